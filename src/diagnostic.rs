@@ -1,0 +1,156 @@
+//! Places in the user's text and what is wrong there.
+//!
+//! A pipeline is made of several texts: its file, and one little text for each `-S path=value`. A [`Origin`] points into
+//! one of them. Whoever finds something wrong adds a [`Diagnostic`] and goes on, so that all errors of a file are
+//! reported together.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+use crate::error::{Category, Error};
+
+/// A stretch of bytes in one of the [`Sources`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Index into [`Sources`].
+    pub source: usize,
+    /// Byte range in that source.
+    pub span: Range<usize>,
+}
+
+/// One text: its name as the user knows it (a path, or ``-S params.epochs=8``) and its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// A path or a description.
+    pub name: String,
+    /// The whole text.
+    pub text: String,
+}
+
+/// All texts that a pipeline is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources(pub Vec<Source>);
+
+impl Sources {
+    /// Adds a text and returns its index.
+    pub fn add(&mut self, name: impl Into<String>, text: impl Into<String>) -> usize {
+        self.0.push(Source { name: name.into(), text: text.into() });
+        self.0.len() - 1
+    }
+
+    /// `file:line:column` of an origin, counted from 1, columns in characters.
+    pub fn locate(&self, origin: &Origin) -> String {
+        let Some(source) = self.0.get(origin.source) else { return String::new() };
+        let start = origin.span.start.min(source.text.len());
+        let before = source.text.get(..start).unwrap_or(&source.text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+        format!("{}:{line}:{column}", source.name)
+    }
+}
+
+/// Something wrong in the user's text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// What is wrong, one sentence without a full stop.
+    pub message: String,
+    /// Where; none if it is nowhere in particular.
+    pub origin: Option<Origin>,
+    /// A few words to stand under the place.
+    pub label: Option<String>,
+    /// What to do: the nearest valid name, the valid range, …
+    pub help: Option<String>,
+}
+
+/// Collects diagnostics, so that parsing can go on after the first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diagnostics(pub Vec<Diagnostic>);
+
+impl Diagnostics {
+    /// Adds one at a place.
+    pub fn error(&mut self, origin: &Origin, message: impl Into<String>) -> &mut Diagnostic {
+        self.push(Diagnostic { message: message.into(), origin: Some(origin.clone()), label: None, help: None })
+    }
+
+    /// Adds one that has no place.
+    pub fn error_nowhere(&mut self, message: impl Into<String>) -> &mut Diagnostic {
+        self.push(Diagnostic { message: message.into(), origin: None, label: None, help: None })
+    }
+
+    fn push(&mut self, diagnostic: Diagnostic) -> &mut Diagnostic {
+        let index = self.0.len();
+        self.0.push(diagnostic);
+        &mut self.0[index]
+    }
+
+    /// Whether nothing is wrong so far.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// `Ok` if nothing is wrong, else one error (exit code 2) with everything rendered in it, in order of place.
+    pub fn into_result(mut self, sources: &Sources) -> Result<(), Error> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        self.0.sort_by_key(|d| d.origin.as_ref().map(|o| (o.source, o.span.start)));
+        self.0.dedup();
+        Err(Error::new(Category::BadInput, self.render(sources)))
+    }
+
+    /// All of them as text, with the offending lines quoted, and a closing line that counts them.
+    pub fn render(&self, sources: &Sources) -> String {
+        let renderer = Renderer::plain();
+        let mut out = String::new();
+        for diagnostic in &self.0 {
+            let _ = writeln!(out, "{}\n", diagnostic.render(sources, &renderer));
+        }
+        let count = self.0.len();
+        let _ = write!(out, "{count} error{} in the pipeline", if count == 1 { "" } else { "s" });
+        out
+    }
+}
+
+impl Diagnostic {
+    /// Adds what to do about it.
+    pub fn help(&mut self, help: impl Into<String>) -> &mut Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Adds a few words under the place.
+    pub fn label(&mut self, label: impl Into<String>) -> &mut Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    fn render(&self, sources: &Sources, renderer: &Renderer) -> String {
+        let mut groups = vec![];
+        let title = Level::ERROR.primary_title(self.message.as_str());
+        let place = self.origin.as_ref().and_then(|o| sources.0.get(o.source).map(|s| (o, s)));
+        let help = self.help.as_deref().map(|h| Level::HELP.message(h));
+        match place {
+            Some((origin, source)) => {
+                let end = origin.span.end.min(source.text.len());
+                let start = origin.span.start.min(end);
+                let mark = AnnotationKind::Primary.span(start..end).label(self.label.as_deref());
+                let snippet = Snippet::source(source.text.as_str()).path(source.name.as_str()).annotation(mark);
+                groups.push(title.element(snippet).elements(help));
+            }
+            None => groups.push(Group::with_title(title).elements(help)),
+        }
+        renderer.render(&groups)
+    }
+}
+
+/// The name among `known` that a misspelt one most likely meant.
+pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|k| (strsim::jaro_winkler(&wrong.to_lowercase(), &k.to_lowercase()), k))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, k)| k)
+}

@@ -1,0 +1,245 @@
+//! Identity: what enters a key, and why.
+//!
+//! | enters | where | why |
+//! |---|---|---|
+//! | record type, [`FORMAT`] | every hash | no two kinds of record can collide; the scheme itself can change |
+//! | stage kind, its `VERSION` | stage, init | a Rust function cannot be hashed: whoever changes results raises VERSION |
+//! | parameters, typed, by name | stage; a chain's start ones in init | they change the result; as values, never as text |
+//! | seed, precision | where the stage reads them | else a new seed would rerun what never looks at it |
+//! | output digests of inputs, by role (lists by label) | stage, init | contents: an input that came out the same stops the wave |
+//! | digests of files read | stage, init | contents, never a path or a time |
+//! | parameters of an epoch | that epoch's link of the chain | 100 + 100 epochs are 200; sweeps share what they have in common |
+//!
+//! What never enters: the number of epochs (a chain's length is its identity), paths, times, hosts, thread counts, devices,
+//! names of stages or points, the order in which things are written, comments, `keep`, `checkpoint_seconds`.
+//!
+//! Every variable-length piece is length-prefixed, every record is tagged, every map is ordered.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::value::{Value, Values};
+
+/// The version of the scheme on this page. Raising it makes every cached result a miss.
+pub const FORMAT: u32 = 1;
+
+/// BLAKE3 of some bytes. Also the type of every [`Key`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+/// The identity of a stage's result, or of a state in a training's chain.
+pub type Key = Digest;
+
+impl Digest {
+    /// The digest of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// The first twelve hexadecimal digits: for people.
+    pub fn short(&self) -> String {
+        hex::encode(&self.0[..6])
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.short())
+    }
+}
+
+impl FromStr for Digest {
+    type Err = hex::FromHexError;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(s, &mut bytes)?;
+        Ok(Self(bytes))
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A hasher that can't be used without separators.
+pub struct Hash(blake3::Hasher);
+
+impl Hash {
+    /// Begins a record of this type.
+    pub fn new(record: &str) -> Self {
+        let mut hash = Self(blake3::Hasher::new());
+        hash.text(record).count(FORMAT as usize);
+        hash
+    }
+
+    /// Adds a string.
+    pub fn text(&mut self, text: &str) -> &mut Self {
+        self.count(text.len());
+        self.0.update(text.as_bytes());
+        self
+    }
+
+    /// Adds a number of things.
+    pub fn count(&mut self, n: usize) -> &mut Self {
+        self.0.update(&(n as u64).to_le_bytes());
+        self
+    }
+
+    /// Adds a float by its bits; the two zeros are one.
+    pub fn float(&mut self, v: f64) -> &mut Self {
+        let v = if v == 0.0 { 0.0 } else { v };
+        self.0.update(&v.to_bits().to_le_bytes());
+        self
+    }
+
+    /// Adds a digest.
+    pub fn digest(&mut self, digest: &Digest) -> &mut Self {
+        self.0.update(&digest.0);
+        self
+    }
+
+    /// Adds a value, tagged by its type.
+    pub fn value(&mut self, value: &Value) -> &mut Self {
+        match value {
+            Value::Bool(v) => self.text("bool").count(usize::from(*v)),
+            Value::Int(v) => {
+                self.text("int");
+                self.0.update(&v.to_le_bytes());
+                self
+            }
+            Value::Float(v) => self.text("float").float(*v),
+            Value::Text(v) => self.text("text").text(v),
+            Value::List(v) => {
+                self.text("list").count(v.len());
+                for item in v {
+                    self.value(item);
+                }
+                self
+            }
+            Value::Table(v) => self.text("table").values(v),
+        }
+    }
+
+    /// Adds named values.
+    pub fn values(&mut self, values: &Values) -> &mut Self {
+        self.count(values.len());
+        for (name, value) in values {
+            self.text(name).value(value);
+        }
+        self
+    }
+
+    /// The digest of everything added.
+    pub fn finish(&self) -> Digest {
+        Digest(*self.0.finalize().as_bytes())
+    }
+}
+
+/// What an input contributes to a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InputDigest {
+    /// One stage's output digest.
+    One(Digest),
+    /// Several, by label (the point's name).
+    Many(BTreeMap<String, Digest>),
+}
+
+/// Everything that enters a key, kept beside the result so that a miss can be explained (old → new).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Components {
+    /// Stage kind.
+    pub kind: String,
+    /// The kind's VERSION.
+    pub version: u32,
+    /// Parameters in canonical form; of a chain, those of its start.
+    pub params: Values,
+    /// The seed, if the stage reads it.
+    pub seed: Option<i64>,
+    /// The precision, if the stage reads it.
+    pub precision: Option<String>,
+    /// Output digests of the inputs by role.
+    pub inputs: BTreeMap<String, InputDigest>,
+    /// Digests of files read, by a name that is part of the pipeline (never an absolute path).
+    pub contents: BTreeMap<String, Digest>,
+    /// The epochs of a chain; none for a stage that is no training.
+    pub segments: Option<Vec<Segment>>,
+}
+
+/// A stretch of equal epochs in a chain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Segment {
+    /// How many.
+    pub epochs: u64,
+    /// The parameters of each.
+    pub params: Values,
+}
+
+impl Components {
+    /// The key of the stage's result. A training's is that of its last state.
+    pub fn key(&self) -> Key {
+        match self.states().last() {
+            Some(state) => *state,
+            None => self.start("stage"),
+        }
+    }
+
+    /// The keys of a chain's states, from state 0 (nothing trained) to the last; empty if this is no chain.
+    pub fn states(&self) -> Vec<Key> {
+        let Some(segments) = &self.segments else { return Vec::new() };
+        let mut states = vec![self.start("init")];
+        let mut last = states[0];
+        for segment in segments {
+            for _ in 0..segment.epochs {
+                last = Hash::new("epoch").digest(&last).values(&segment.params).finish();
+                states.push(last);
+            }
+        }
+        states
+    }
+
+    fn start(&self, record: &str) -> Key {
+        let mut h = Hash::new(record);
+        h.text(&self.kind).count(self.version as usize).values(&self.params);
+        match self.seed {
+            Some(seed) => h.text("seed").value(&Value::Int(seed)),
+            None => h.text("no seed"),
+        };
+        h.text(self.precision.as_deref().unwrap_or("no precision"));
+        h.count(self.inputs.len());
+        for (role, input) in &self.inputs {
+            h.text(role);
+            match input {
+                InputDigest::One(d) => h.text("one").digest(d),
+                InputDigest::Many(many) => {
+                    h.text("many").count(many.len());
+                    for (label, d) in many {
+                        h.text(label).digest(d);
+                    }
+                    &mut h
+                }
+            };
+        }
+        h.count(self.contents.len());
+        for (name, d) in &self.contents {
+            h.text(name).digest(d);
+        }
+        h.finish()
+    }
+}

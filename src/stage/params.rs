@@ -1,0 +1,344 @@
+//! Reading a stage's parameters: typed, with defaults and ranges, every error with its place.
+//!
+//! Reading a parameter is what puts it into the key: a kind can't forget one. What is read in [`Params::segments`] is a
+//! parameter of epochs; everything else is one of the start. Whatever is left unread at the end is an unknown field.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use crate::diagnostic::{Diagnostics, Origin, nearest};
+use crate::key::Segment;
+use crate::stage::Epochs;
+use crate::value::{Data, Node, Table, Value, Values};
+
+/// The range of a float.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bound {
+    /// Any finite number.
+    Finite,
+    /// At least 0.
+    NotNegative,
+    /// Above 0.
+    Positive,
+}
+
+impl Bound {
+    fn holds(self, v: f64) -> bool {
+        v.is_finite()
+            && match self {
+                Self::Finite => true,
+                Self::NotNegative => v >= 0.0,
+                Self::Positive => v > 0.0,
+            }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Finite => "a finite number",
+            Self::NotNegative => "a number that is 0 or more",
+            Self::Positive => "a number above 0",
+        }
+    }
+}
+
+/// A stage's table while its parameters are read.
+pub struct Params<'a> {
+    tables: Vec<&'a Table>,
+    place: Origin,
+    diagnostics: &'a mut Diagnostics,
+    known: Vec<&'static str>,
+    canonical: Values,
+}
+
+impl<'a> Params<'a> {
+    /// Begins to read. `place` is where the stage is written, for errors about what is missing. `reserved` are names
+    /// that the runner itself reads (`kind`, `inputs`, `matrix`, `at`, `seed`).
+    pub fn new(table: &'a Table, place: Origin, reserved: &[&'static str], diagnostics: &'a mut Diagnostics) -> Self {
+        Self { tables: vec![table], place, diagnostics, known: reserved.to_vec(), canonical: Values::new() }
+    }
+
+    /// Reports unknown fields, and returns the canonical parameters.
+    pub fn finish(self) -> Values {
+        let Some(table) = self.tables.first() else { return self.canonical };
+        for entry in &table.0 {
+            if !self.known.contains(&entry.name.as_str()) {
+                let error = self.diagnostics.error(&entry.name_origin, format!("unknown field `{}`", entry.name));
+                match nearest(&entry.name, self.known.iter().copied()) {
+                    Some(near) => error.help(format!("did you mean `{near}`?")),
+                    None => error.help(format!("known here: {}", self.known.join(", "))),
+                };
+            }
+        }
+        self.canonical
+    }
+
+    /// Where errors about the stage as a whole belong.
+    pub fn place(&self) -> &Origin {
+        &self.place
+    }
+
+    /// Reports something that no single reader can know, such as two parameters that exclude each other.
+    pub fn error(&mut self, name: &str, message: impl Into<String>, help: impl Into<String>) {
+        let place = self.find(name).map_or_else(|| self.place.clone(), |n| n.origin.clone());
+        self.diagnostics.error(&place, message).help(help);
+    }
+
+    /// Whether the user wrote this parameter.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// An integer.
+    pub fn int(&mut self, name: &'static str, default: i64, range: RangeInclusive<i64>) -> i64 {
+        let value = self.int_unhashed(name, default, range);
+        self.record(name, value)
+    }
+
+    /// A float; an integer will do.
+    pub fn float(&mut self, name: &'static str, default: f64, bound: Bound) -> f64 {
+        let wanted = || bound.words().to_owned();
+        let value = self.read(name, wanted, |d| match d {
+            Data::Float(v) => Some(*v).filter(|v| bound.holds(*v)),
+            Data::Int(v) => Some(*v as f64).filter(|v| bound.holds(*v)),
+            _ => None,
+        });
+        self.record(name, value.unwrap_or(default))
+    }
+
+    /// true or false.
+    pub fn bool(&mut self, name: &'static str, default: bool) -> bool {
+        let value = self.read(
+            name,
+            || "true or false".to_owned(),
+            |d| match d {
+                Data::Bool(v) => Some(*v),
+                _ => None,
+            },
+        );
+        self.record(name, value.unwrap_or(default))
+    }
+
+    /// One of some words; what is returned stands beside the word. The first is the default where `default` is none.
+    pub fn choice<T: Copy>(&mut self, name: &'static str, default: &str, choices: &[(&str, T)]) -> T {
+        let words: Vec<&str> = choices.iter().map(|(w, _)| *w).collect();
+        let mut wrong = None;
+        let value = self.read(
+            name,
+            || format!("one of {}", words.join(", ")),
+            |d| match d {
+                Data::Text(v) => {
+                    wrong = Some(v.clone());
+                    choices.iter().find(|(w, _)| w == v).map(|(w, _)| (*w).to_owned())
+                }
+                _ => None,
+            },
+        );
+        if let (None, Some(wrong)) = (&value, wrong)
+            && let Some(near) = nearest(&wrong, words.iter().copied())
+            && let Some(last) = self.diagnostics.0.last_mut()
+        {
+            last.help = Some(format!("did you mean `{near}`?"));
+        }
+        let word = self.record(name, value.unwrap_or_else(|| default.to_owned()));
+        let chosen = choices.iter().find(|(w, _)| *w == word).or(choices.first());
+        #[expect(clippy::expect_used, reason = "a kind that offers no choice is a bug in its first test")]
+        let chosen = chosen.expect("at least one choice");
+        chosen.1
+    }
+
+    /// A string, if given. `none` enters the key as the empty list would: as absence.
+    pub fn text(&mut self, name: &'static str) -> Option<String> {
+        let value = self.read(
+            name,
+            || "a string".to_owned(),
+            |d| match d {
+                Data::Text(v) => Some(v.clone()),
+                _ => None,
+            },
+        )?;
+        Some(self.record(name, value))
+    }
+
+    /// A string that names no content and so stays out of the key, such as a path whose file's digest is in it.
+    pub fn text_unhashed(&mut self, name: &'static str) -> Option<String> {
+        self.read(
+            name,
+            || "a string".to_owned(),
+            |d| match d {
+                Data::Text(v) => Some(v.clone()),
+                _ => None,
+            },
+        )
+    }
+
+    /// An integer that can't change the result, such as a time-out.
+    pub fn int_unhashed(&mut self, name: &'static str, default: i64, range: RangeInclusive<i64>) -> i64 {
+        let wanted = || match (*range.start(), *range.end()) {
+            (low, i64::MAX) => format!("an integer, at least {low}"),
+            (low, high) => format!("an integer from {low} to {high}"),
+        };
+        let value = self.read(name, wanted, |d| match d {
+            Data::Int(v) => Some(*v).filter(|v| range.contains(v)),
+            _ => None,
+        });
+        value.unwrap_or(default)
+    }
+
+    /// A list of strings.
+    pub fn texts(&mut self, name: &'static str) -> Option<Vec<String>> {
+        let value = self.read(
+            name,
+            || "a list of strings".to_owned(),
+            |d| match d {
+                Data::List(v) => {
+                    v.iter().map(|n| if let Data::Text(t) = &n.data { Some(t.clone()) } else { None }).collect()
+                }
+                _ => None,
+            },
+        )?;
+        Some(self.record(name, value))
+    }
+
+    /// A list of integers in a range.
+    pub fn ints(&mut self, name: &'static str, range: RangeInclusive<i64>) -> Option<Vec<i64>> {
+        let value = self.ints_unhashed(name, range)?;
+        Some(self.record(name, value))
+    }
+
+    fn ints_unhashed(&mut self, name: &'static str, range: RangeInclusive<i64>) -> Option<Vec<i64>> {
+        let wanted = || format!("a list of integers from {} to {}", range.start(), range.end());
+        self.read(name, wanted, |d| match d {
+            Data::List(v) => v
+                .iter()
+                .map(|n| if let Data::Int(i) = &n.data { Some(*i).filter(|i| range.contains(i)) } else { None })
+                .collect(),
+            _ => None,
+        })
+    }
+
+    /// Anything, as written; it enters the key as it is. For tables whose form is the kind's own affair.
+    pub fn node(&mut self, name: &'static str) -> Option<Node> {
+        self.known.push(name);
+        let node = self.find(name)?.clone();
+        self.canonical.insert(name.to_owned(), node.data.value());
+        Some(node)
+    }
+
+    /// The epochs of a training: `segments = [{ epochs = 50, lr = 1e-3 }, …]`, or the plain parameters as one segment.
+    /// `read` reads the parameters of one segment (all but `epochs`); a segment inherits what stands beside `segments`.
+    /// Also reads `keep` and `keep_every`. Returns what `read` returned, a segment each.
+    pub fn segments<T>(&mut self, default_epochs: i64, mut read: impl FnMut(&mut Params<'_>) -> T) -> (Epochs, Vec<T>) {
+        const EPOCHS: RangeInclusive<i64> = 0..=1_000_000;
+        self.known.extend(["segments", "epochs", "keep", "keep_every"]);
+        let mut epochs = Epochs::default();
+        let mut values = Vec::new();
+        let given = self.find("segments").cloned();
+        let tables: Vec<Table> = match given {
+            None => vec![],
+            Some(Node { data: Data::List(nodes), origin }) => {
+                if self.find("epochs").is_some() {
+                    let help = "give each segment its own `epochs`";
+                    self.diagnostics.error(&origin, "`epochs` and `segments` exclude each other").help(help);
+                }
+                let mut tables = vec![];
+                for node in nodes {
+                    match node.data {
+                        Data::Table(t) => tables.push(t),
+                        other => {
+                            let message = format!("a segment must be a table, not {}", other.describe());
+                            self.diagnostics.error(&node.origin, message);
+                        }
+                    }
+                }
+                if tables.is_empty() {
+                    self.diagnostics.error(&origin, "`segments` is empty").help("give at least one `{ epochs = … }`");
+                }
+                tables
+            }
+            Some(node) => {
+                let message = format!("`segments` must be a list of tables, not {}", node.data.describe());
+                self.diagnostics.error(&node.origin, message);
+                vec![]
+            }
+        };
+        let whole = tables.is_empty();
+        let empty = Table::default();
+        for own in if whole { vec![&empty] } else { tables.iter().collect() } {
+            let mut tables = vec![own];
+            tables.extend(self.tables.iter().copied());
+            let mut part = Params {
+                tables,
+                place: self.place.clone(),
+                diagnostics: &mut *self.diagnostics,
+                known: vec![],
+                canonical: Values::new(),
+            };
+            let count = part.int_unhashed("epochs", default_epochs, EPOCHS);
+            values.push(read(&mut part));
+            if !whole {
+                part.report_unknown_in_segment(own);
+            }
+            let known = std::mem::take(&mut part.known);
+            let params = std::mem::take(&mut part.canonical);
+            self.known.extend(known);
+            epochs.segments.push(Segment { epochs: count as u64, params });
+        }
+        let total = epochs.total();
+        let mut keep = self.ints_unhashed("keep", 0..=total as i64).unwrap_or_default();
+        let every = self.int_unhashed("keep_every", 0, 0..=1_000_000);
+        if every > 0 {
+            keep.extend((1..=total as i64 / every).map(|i| i * every));
+        }
+        epochs.keep = keep.into_iter().map(|e| e as u64).collect();
+        epochs.keep.sort_unstable();
+        epochs.keep.dedup();
+        (epochs, values)
+    }
+
+    fn report_unknown_in_segment(&mut self, own: &Table) {
+        for entry in own.0.iter().filter(|e| !self.known.contains(&e.name.as_str())) {
+            let message = format!("unknown field `{}` in a segment", entry.name);
+            let help = match nearest(&entry.name, self.known.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("a segment may hold {}", self.known.join(", ")),
+            };
+            self.diagnostics.error(&entry.name_origin, message).help(help);
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<&'a Node> {
+        self.tables.iter().find_map(|t| t.get(name))
+    }
+
+    fn record<T: Clone + Into<Value>>(&mut self, name: &str, value: T) -> T {
+        self.canonical.insert(name.to_owned(), value.clone().into());
+        value
+    }
+
+    fn read<T>(
+        &mut self,
+        name: &'static str,
+        wanted: impl FnOnce() -> String,
+        convert: impl FnOnce(&Data) -> Option<T>,
+    ) -> Option<T> {
+        self.known.push(name);
+        let node = self.find(name)?;
+        let value = convert(&node.data);
+        if value.is_none() {
+            let found = match &node.data {
+                Data::List(_) | Data::Table(_) => node.data.describe().to_owned(),
+                scalar => scalar.value().to_string(),
+            };
+            self.diagnostics.error(&node.origin, format!("`{name}` must be {}, not {found}", wanted()));
+        }
+        value
+    }
+}
+
+/// The parameters of a table that is known to be right, by name: for tests and for users of the library.
+impl Params<'_> {
+    /// What has been read so far.
+    pub fn canonical(&self) -> &BTreeMap<String, Value> {
+        &self.canonical
+    }
+}

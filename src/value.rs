@@ -1,0 +1,173 @@
+//! Values of a pipeline: as read, with their places ([`Node`]), and as they enter keys, without ([`Value`]).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::diagnostic::Origin;
+
+/// A typed value in canonical form: what is hashed, stored with a result and shown in reasons. Never text as the user
+/// wrote it: `1e-3` and `0.001` are one value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Value {
+    /// true or false.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// A finite number; an integer given where a float is asked for becomes a float.
+    Float(f64),
+    /// A string.
+    Text(String),
+    /// An ordered list.
+    List(Vec<Value>),
+    /// A table, ordered by name.
+    Table(BTreeMap<String, Value>),
+}
+
+/// Canonical parameters by name.
+pub type Values = BTreeMap<String, Value>;
+
+impl From<bool> for Value {
+    fn from(v: bool) -> Self {
+        Self::Bool(v)
+    }
+}
+impl From<i64> for Value {
+    fn from(v: i64) -> Self {
+        Self::Int(v)
+    }
+}
+impl From<f64> for Value {
+    fn from(v: f64) -> Self {
+        Self::Float(v)
+    }
+}
+impl From<&str> for Value {
+    fn from(v: &str) -> Self {
+        Self::Text(v.to_owned())
+    }
+}
+impl From<String> for Value {
+    fn from(v: String) -> Self {
+        Self::Text(v)
+    }
+}
+impl<T: Into<Value>> From<Vec<T>> for Value {
+    fn from(v: Vec<T>) -> Self {
+        Self::List(v.into_iter().map(Into::into).collect())
+    }
+}
+
+impl fmt::Display for Value {
+    /// As TOML would write it inline; floats in the shortest form that reads back the same.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(v) => write!(f, "{v}"),
+            Self::Int(v) => write!(f, "{v}"),
+            Self::Float(v) => write!(f, "{v:?}"),
+            Self::Text(v) => write!(f, "{v:?}"),
+            Self::List(v) => {
+                f.write_str("[")?;
+                for (i, item) in v.iter().enumerate() {
+                    write!(f, "{}{item}", if i > 0 { ", " } else { "" })?;
+                }
+                f.write_str("]")
+            }
+            Self::Table(v) => {
+                f.write_str("{ ")?;
+                for (i, (name, item)) in v.iter().enumerate() {
+                    write!(f, "{}{name} = {item}", if i > 0 { ", " } else { "" })?;
+                }
+                f.write_str(" }")
+            }
+        }
+    }
+}
+
+/// A value with the place it was written at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// What was written.
+    pub data: Data,
+    /// Where.
+    pub origin: Origin,
+}
+
+/// What can be written in a pipeline file.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Data {
+    /// true or false.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// A number.
+    Float(f64),
+    /// A string.
+    Text(String),
+    /// A list.
+    List(Vec<Node>),
+    /// A table.
+    Table(Table),
+}
+
+/// A table in the order it was written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Table(pub Vec<Entry>);
+
+/// One `name = value` of a table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The name.
+    pub name: String,
+    /// Where the name stands.
+    pub name_origin: Origin,
+    /// The value.
+    pub node: Node,
+}
+
+impl Table {
+    /// The value of a name.
+    pub fn get(&self, name: &str) -> Option<&Node> {
+        self.entry(name).map(|e| &e.node)
+    }
+
+    /// The whole entry of a name.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        self.0.iter().find(|e| e.name == name)
+    }
+
+    /// Replaces or adds an entry.
+    pub fn set(&mut self, entry: Entry) {
+        match self.0.iter_mut().find(|e| e.name == entry.name) {
+            Some(old) => *old = entry,
+            None => self.0.push(entry),
+        }
+    }
+}
+
+impl Data {
+    /// "an integer", "a list", …: for messages.
+    pub fn describe(&self) -> &'static str {
+        match self {
+            Self::Bool(_) => "a boolean",
+            Self::Int(_) => "an integer",
+            Self::Float(_) => "a float",
+            Self::Text(_) => "a string",
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+        }
+    }
+
+    /// Without places.
+    pub fn value(&self) -> Value {
+        match self {
+            Self::Bool(v) => Value::Bool(*v),
+            Self::Int(v) => Value::Int(*v),
+            Self::Float(v) => Value::Float(*v),
+            Self::Text(v) => Value::Text(v.clone()),
+            Self::List(v) => Value::List(v.iter().map(|n| n.data.value()).collect()),
+            Self::Table(t) => Value::Table(t.0.iter().map(|e| (e.name.clone(), e.node.data.value())).collect()),
+        }
+    }
+}
