@@ -1,1 +1,246 @@
-//! To be written.
+//! Graph + store → plan: for every point its key, whether its result is there, and if not, why.
+//!
+//! There is one code path. [`Planner::decide`] takes a point and the output digests of its inputs, as far as they are
+//! known, and says what is to be done. `plan`, `status`, `explain` and `run -n` walk all points with it once; `run` asks
+//! the same question point by point, as inputs become known.
+//!
+//! A point whose inputs are all known is a hit or a miss. Below a miss it is *maybe* where some result exists with the
+//! same components but for the inputs (the input may come out the same), else a miss.
+
+mod reason;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+pub use reason::{Cause, Reason, differences};
+
+use crate::error::{Error, Result};
+use crate::graph::Graph;
+use crate::key::{Components, Digest, InputDigest, Key};
+use crate::spec::{Point, PointInput, Spec};
+use crate::stage::Files;
+use crate::store::{ResultRecord, Store};
+
+/// What is known of a point's result before it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It is in the cache.
+    Hit,
+    /// It will be made.
+    Miss,
+    /// It depends on what comes out above it.
+    Maybe,
+}
+
+/// How much of a training is in the cache already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct CachedEpochs {
+    /// Epochs that need not be trained again.
+    pub cached: u64,
+    /// Epochs in all.
+    pub total: u64,
+}
+
+/// What is to be done about a point.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// Index of the point.
+    pub point: usize,
+    /// Hit, miss or maybe.
+    pub state: State,
+    /// Everything that enters its key; none while inputs are unknown.
+    pub components: Option<Components>,
+    /// The key; none while inputs are unknown.
+    pub key: Option<Key>,
+    /// The result, if it is a hit.
+    pub record: Option<ResultRecord>,
+    /// Why it is no hit.
+    pub reason: Option<Reason>,
+    /// Of a training that is a miss.
+    pub epochs: Option<CachedEpochs>,
+}
+
+/// The decisions about all wanted points, in plan order.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// One for each wanted point.
+    pub decisions: Vec<Decision>,
+}
+
+impl Plan {
+    /// Whether everything is there.
+    pub fn is_complete(&self) -> bool {
+        self.decisions.iter().all(|d| d.state == State::Hit)
+    }
+}
+
+/// Reads the files that enter keys through the store's memory of digests.
+pub struct PipelineFiles<'a> {
+    /// Remembers digests by size, modification time and inode.
+    pub store: &'a Store,
+    /// The folder of the pipeline file.
+    pub base: &'a Path,
+}
+
+impl Files for PipelineFiles<'_> {
+    fn digest(&self, path: &Path) -> std::io::Result<Digest> {
+        self.store.file_digest(path)
+    }
+
+    fn resolve(&self, path: &str) -> PathBuf {
+        self.base.join(path)
+    }
+}
+
+/// Answers for one pipeline and one store.
+pub struct Planner<'a> {
+    /// The pipeline.
+    pub spec: &'a Spec,
+    /// Its graph.
+    pub graph: &'a Graph,
+    /// The cache.
+    pub store: &'a Store,
+    /// The numerics class that chains are continued in; `None` for any (`--mix-devices`).
+    pub numerics: &'a str,
+    /// Points whose result is to be made again, whatever is there.
+    pub forced: &'a BTreeSet<usize>,
+}
+
+impl Planner<'_> {
+    /// Decides about all wanted points, in plan order, without running anything.
+    ///
+    /// # Errors
+    /// If the store fails, or a file that a stage names can't be read.
+    pub fn plan(&self, wanted: &BTreeSet<usize>) -> Result<Plan> {
+        let mut outputs = BTreeMap::new();
+        let mut decisions = Vec::with_capacity(wanted.len());
+        for point in self.graph.order().iter().copied().filter(|p| wanted.contains(p)) {
+            let decision = self.decide(point, &outputs)?;
+            if let Some(record) = &decision.record {
+                outputs.insert(point, record.digest);
+            }
+            decisions.push(decision);
+        }
+        Ok(Plan { decisions })
+    }
+
+    /// Decides about one point. `outputs` holds the output digests of the points that are known so far.
+    ///
+    /// # Errors
+    /// If the store fails, or a file that the stage names can't be read.
+    pub fn decide(&self, point: usize, outputs: &BTreeMap<usize, Digest>) -> Result<Decision> {
+        let unknown = self.unknown_inputs(point, outputs);
+        let components = self.components(point, outputs)?;
+        if !unknown.is_empty() {
+            let maybe = !self.forced.contains(&point) && self.store.exists_but_for_inputs(&components)?;
+            let state = if maybe { State::Maybe } else { State::Miss };
+            let reason = Some(self.reason_below_a_miss(point, &components, unknown)?);
+            return Ok(Decision { point, state, components: None, key: None, record: None, reason, epochs: None });
+        }
+        let key = components.key();
+        let record = self.store.result(&key)?;
+        let forced = self.forced.contains(&point);
+        if let (Some(record), false) = (record, forced) {
+            let (key, components) = (Some(key), Some(components));
+            let record = Some(record);
+            return Ok(Decision { point, state: State::Hit, components, key, record, reason: None, epochs: None });
+        }
+        let reason = if forced { Reason::new(vec![Cause::Forced]) } else { self.reason(point, &components)? };
+        let epochs = if forced { None } else { self.cached_epochs(&components)? };
+        Ok(Decision {
+            point,
+            state: State::Miss,
+            key: Some(key),
+            components: Some(components),
+            record: None,
+            reason: Some(reason),
+            epochs,
+        })
+    }
+
+    fn unknown_inputs(&self, point: usize, outputs: &BTreeMap<usize, Digest>) -> Vec<String> {
+        let inputs = self.point(point).inputs.values().flat_map(PointInput::points);
+        inputs.filter(|i| !outputs.contains_key(i)).map(|i| self.point(i).name.clone()).collect()
+    }
+
+    /// The components of a point's key. Inputs that are not known yet are left out.
+    fn components(&self, point: usize, outputs: &BTreeMap<usize, Digest>) -> Result<Components> {
+        let point = self.point(point);
+        let stage = &point.parsed.stage;
+        let reads = stage.reads();
+        let files = PipelineFiles { store: self.store, base: &self.spec.base };
+        let contents = stage.contents(&files).map_err(|e| {
+            let error = Error::from(e);
+            let place = self.spec.sources.locate(&point.origin);
+            let message = format!("{place}: stage `{}`: {}", point.name, error.message);
+            // A file that the pipeline names and that is not there is a wrong pipeline, whatever the system call said.
+            let category = crate::error::Category::BadInput;
+            Error { message, category, ..error }
+        })?;
+        let mut inputs = BTreeMap::new();
+        for (role, input) in &point.inputs {
+            let digest = match input {
+                PointInput::One(i) => outputs.get(i).copied().map(InputDigest::One),
+                PointInput::Many(list) => list
+                    .iter()
+                    .map(|i| outputs.get(i).map(|d| (self.point(*i).name.clone(), *d)))
+                    .collect::<Option<BTreeMap<_, _>>>()
+                    .map(InputDigest::Many),
+            };
+            if let Some(digest) = digest {
+                inputs.insert(role.clone(), digest);
+            }
+        }
+        Ok(Components {
+            kind: point.parsed.kind.name().to_owned(),
+            version: point.parsed.kind.version(),
+            params: point.parsed.params.clone(),
+            seed: reads.seed.then_some(point.seed),
+            precision: reads.precision.then(|| self.spec.pipeline.precision.name().to_owned()),
+            inputs,
+            contents,
+            segments: stage.epochs().map(|e| e.segments),
+        })
+    }
+
+    fn newest(&self, point: usize) -> Result<Option<ResultRecord>> {
+        Ok(self.store.newest(&self.spec.pipeline.name, &self.point(point).name)?)
+    }
+
+    fn reason(&self, point: usize, components: &Components) -> Result<Reason> {
+        let Some(newest) = self.newest(point)? else { return Ok(Reason::new(vec![Cause::NeverRun])) };
+        let causes = differences(&newest.components, components);
+        Ok(Reason::new(if causes.is_empty() { vec![Cause::Damaged] } else { causes }))
+    }
+
+    /// The inputs of `components` are incomplete here: what differs in them says nothing.
+    fn reason_below_a_miss(&self, point: usize, components: &Components, unknown: Vec<String>) -> Result<Reason> {
+        let mut causes = match self.newest(point)? {
+            None => vec![Cause::NeverRun],
+            Some(newest) => {
+                let mut causes = differences(&newest.components, components);
+                causes.retain(|c| !matches!(c, Cause::Input { .. }));
+                causes
+            }
+        };
+        causes.push(Cause::Upstream { stages: unknown });
+        Ok(Reason::new(causes))
+    }
+
+    fn cached_epochs(&self, components: &Components) -> Result<Option<CachedEpochs>> {
+        let states = components.states();
+        if states.is_empty() {
+            return Ok(None);
+        }
+        let total = states.len() as u64 - 1;
+        let cached = self.store.states_present(&states, self.numerics)?.unwrap_or(0);
+        Ok(Some(CachedEpochs { cached, total }))
+    }
+
+    fn point(&self, index: usize) -> &Point {
+        &self.spec.points[index]
+    }
+}

@@ -1,0 +1,176 @@
+//! A training's chain of states in the store: where it continues, when it saves, and what stays.
+//!
+//! Beside the states that `keep` or a branch of the plan pins, only the newest unfinished state and the final one stay.
+//! A state is removed after its successor is durable, never before.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::artifact::Tensor;
+use crate::error::Error;
+use crate::event::{Event, Listener};
+use crate::key::Key;
+use crate::stage::{Chain, Position, Saved};
+use crate::store::{StateRecord, Store};
+
+use std::collections::BTreeMap;
+
+/// The chain of one training, as the runner keeps it.
+pub struct StoredChain<'a> {
+    store: &'a Arc<Store>,
+    listener: &'a dyn Listener,
+    stage: &'a str,
+    /// state(0) … state(n).
+    states: Vec<Key>,
+    numerics: &'a str,
+    pinned: BTreeSet<u64>,
+    interval: Duration,
+    fresh: bool,
+    moving: Mutex<Moving>,
+}
+
+struct Moving {
+    last_save: Instant,
+    /// The unpinned state that the next save supersedes.
+    superseded: Option<StateRecord>,
+    resumed_at: Option<u64>,
+}
+
+/// What a chain is made of.
+pub struct ChainSettings<'a> {
+    /// state(0) … state(n).
+    pub states: Vec<Key>,
+    /// Only states of this class are continued.
+    pub numerics: &'a str,
+    /// Epochs whose states stay.
+    pub pinned: BTreeSet<u64>,
+    /// Time between checkpoints; zero for one after every epoch.
+    pub interval: Duration,
+    /// Begin at the beginning, whatever is stored (`-f`, `-R`, `verify`).
+    pub fresh: bool,
+}
+
+impl<'a> StoredChain<'a> {
+    /// The chain of `stage`.
+    pub fn new(store: &'a Arc<Store>, listener: &'a dyn Listener, stage: &'a str, settings: ChainSettings<'a>) -> Self {
+        let ChainSettings { states, numerics, pinned, interval, fresh } = settings;
+        let moving = Moving { last_save: Instant::now(), superseded: None, resumed_at: None };
+        Self { store, listener, stage, states, numerics, pinned, interval, fresh, moving: Mutex::new(moving) }
+    }
+
+    /// The epoch where this run took the training up, if it continued one.
+    pub fn resumed_at(&self) -> Option<u64> {
+        self.lock().resumed_at
+    }
+
+    fn total(&self) -> u64 {
+        self.states.len() as u64 - 1
+    }
+
+    fn stays(&self, position: Position) -> bool {
+        position.step == 0 && (position.epoch == self.total() || self.pinned.contains(&position.epoch))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Moving> {
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Chain for StoredChain<'_> {
+    fn resume(&self) -> Result<Option<Saved>, Error> {
+        if self.fresh {
+            return Ok(None);
+        }
+        // A damaged state is forgotten as it is read; the furthest one before it is next.
+        while let Some(record) = self.store.longest_state(&self.states, self.numerics)? {
+            let position = Position { epoch: record.epoch, step: record.step };
+            let tensors = match self.store.read_state(&record) {
+                Ok(tensors) => tensors,
+                Err(error) if error.is_damage() => {
+                    let message = format!("{}: the state at epoch {} is damaged: {error}", self.stage, record.epoch);
+                    self.listener.event(&Event::Warning { message });
+                    self.store.remove_state(&record)?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let mut moving = self.lock();
+            moving.resumed_at = Some(position.epoch);
+            if !record.pinned {
+                moving.superseded = Some(record);
+            }
+            let (stage, epochs) = (self.stage.to_owned(), self.total());
+            self.listener.event(&Event::Resumed { stage, epoch: position.epoch, step: position.step, epochs });
+            return Ok(Some(Saved { position, tensors }));
+        }
+        Ok(None)
+    }
+
+    fn due(&self, position: Position) -> bool {
+        if self.stays(position) {
+            return true;
+        }
+        if self.interval.is_zero() { position.step == 0 } else { self.lock().last_save.elapsed() >= self.interval }
+    }
+
+    fn save(&self, position: Position, tensors: &BTreeMap<String, Tensor>) -> Result<(), Error> {
+        let started = Instant::now();
+        let key = &self.states[position.epoch as usize];
+        let pinned = self.stays(position);
+        let record = self.store.put_state(key, position.epoch, position.step, self.numerics, pinned, tensors)?;
+        let mut moving = self.lock();
+        let replaced = if pinned { moving.superseded.take() } else { moving.superseded.replace(record.clone()) };
+        if let Some(old) = replaced.filter(|old| (old.key, old.epoch, old.step) != (record.key, record.epoch, record.step)) {
+            self.store.remove_state(&old)?;
+        }
+        moving.last_save = Instant::now();
+        drop(moving);
+        let (stage, seconds) = (self.stage.to_owned(), started.elapsed().as_secs_f64());
+        self.listener.event(&Event::StateSaved { stage, epoch: position.epoch, step: position.step, seconds });
+        Ok(())
+    }
+}
+
+/// The epochs at which the chains of several trainings part, for each of them. `chains` gives each training's state keys,
+/// made with stand-ins for inputs that are not known yet; equal prefixes are equal keys.
+pub fn branches(chains: &BTreeMap<usize, Vec<Key>>) -> BTreeMap<usize, BTreeSet<u64>> {
+    let mut successors: BTreeMap<Key, BTreeSet<Option<Key>>> = BTreeMap::new();
+    for states in chains.values() {
+        for (i, state) in states.iter().enumerate() {
+            successors.entry(*state).or_default().insert(states.get(i + 1).copied());
+        }
+    }
+    let parts = |state: &Key| successors.get(state).is_some_and(|s| s.len() > 1);
+    chains
+        .iter()
+        .map(|(point, states)| {
+            let epochs = states.iter().enumerate().filter(|(_, s)| parts(s)).map(|(epoch, _)| epoch as u64);
+            // State 0 is cheaper to make than to store.
+            (*point, epochs.filter(|e| *e > 0).collect())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Digest;
+
+    #[test]
+    fn states_where_chains_part_are_found() {
+        let key = |name: &str| Digest::of(name.as_bytes());
+        let chain = |names: &[&str]| names.iter().map(|n| key(n)).collect::<Vec<_>>();
+        let chains = BTreeMap::from([
+            (0, chain(&["init", "a", "b", "c"])),
+            (1, chain(&["init", "a", "b", "d"])),
+            (2, chain(&["init", "a"])),
+            (3, chain(&["other", "x"])),
+        ]);
+        let branches = branches(&chains);
+        assert_eq!(branches[&0], BTreeSet::from([1, 2]));
+        assert_eq!(branches[&1], BTreeSet::from([1, 2]));
+        assert_eq!(branches[&2], BTreeSet::from([1]));
+        assert_eq!(branches[&3], BTreeSet::new());
+    }
+}

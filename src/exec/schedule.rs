@@ -1,0 +1,445 @@
+//! Which stage runs when: dependency order, independent stages side by side where resources allow.
+//!
+//! One thread decides; each stage runs in a thread of its own and reports back through a channel. A stage that fills all
+//! cores by itself runs alone, and so do two stages on one GPU. Whatever finishes first, what comes out is the same: the
+//! order is only a matter of time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::Scope;
+use std::time::{Duration, Instant};
+
+use crate::error::{Category, Error, Result};
+use crate::event::{Event, Status};
+use crate::exec::worker::{Done, Failure, Job, Shared};
+use crate::key::{Components, Digest, Key};
+use crate::plan::{Decision, Plan, Planner, State};
+use crate::spec::PointInput;
+use crate::stage::Epochs;
+use crate::store::{Holder, Lease, LeaseOutcome, ResultRecord};
+
+/// How often a held key is asked for again, and leases say that their holder lives.
+const TICK: Duration = Duration::from_millis(200);
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// A producer whose bytes are damaged again after it was run again has a broken disk below it.
+const REPAIRS: usize = 2;
+
+/// What became of a point.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Fate {
+    /// Waiting for its inputs, or for room.
+    Waiting,
+    /// Running now.
+    Running,
+    /// Its result was in the cache.
+    Cached,
+    /// It ran.
+    Executed,
+    /// It failed.
+    Failed,
+    /// It did not run because of this point, or because of an interruption.
+    Skipped(Option<usize>),
+}
+
+/// What the scheduler needs to know of the user's wishes.
+pub(crate) struct Wishes<'a> {
+    pub wanted: &'a BTreeSet<usize>,
+    pub forced: &'a BTreeSet<usize>,
+    pub jobs: usize,
+    pub keep_going: bool,
+    pub wait: bool,
+}
+
+pub(crate) struct Scheduler<'a> {
+    planner: &'a Planner<'a>,
+    shared: &'a Shared<'a>,
+    wishes: Wishes<'a>,
+    pub fates: BTreeMap<usize, Fate>,
+    pub records: BTreeMap<usize, ResultRecord>,
+    outputs: BTreeMap<usize, Digest>,
+    pinned: BTreeMap<usize, BTreeSet<u64>>,
+    /// Positions in plan order of points whose inputs are all there.
+    ready: BTreeSet<usize>,
+    order: Vec<usize>,
+    position: BTreeMap<usize, usize>,
+    leases: BTreeMap<usize, Lease>,
+    announced: BTreeSet<usize>,
+    repairs: BTreeMap<usize, usize>,
+    started: BTreeMap<usize, Instant>,
+    /// The first error, which decides the exit code.
+    pub error: Option<Error>,
+    stopping: bool,
+}
+
+impl<'a> Scheduler<'a> {
+    pub(crate) fn new(planner: &'a Planner<'a>, shared: &'a Shared<'a>, wishes: Wishes<'a>, plan: &Plan) -> Self {
+        let order: Vec<usize> = plan.decisions.iter().map(|d| d.point).collect();
+        let position = order.iter().enumerate().map(|(i, p)| (*p, i)).collect();
+        let mut scheduler = Self {
+            pinned: pinned_epochs(planner, &order),
+            planner,
+            shared,
+            wishes,
+            fates: order.iter().map(|p| (*p, Fate::Waiting)).collect(),
+            records: BTreeMap::new(),
+            outputs: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            order,
+            position,
+            leases: BTreeMap::new(),
+            announced: BTreeSet::new(),
+            repairs: BTreeMap::new(),
+            started: BTreeMap::new(),
+            error: None,
+            stopping: false,
+        };
+        for decision in &plan.decisions {
+            if let Some(record) = decision.record.clone() {
+                scheduler.cached(decision.point, record);
+            }
+        }
+        for point in scheduler.order.clone() {
+            scheduler.make_ready(point);
+        }
+        scheduler
+    }
+
+    /// Runs until nothing is left to do.
+    pub(crate) fn run(&mut self) -> Result<()> {
+        let (sender, receiver) = channel();
+        std::thread::scope(|scope| {
+            let ended = self.work(scope, &sender, &receiver);
+            if ended.is_err() {
+                // Whatever still runs must end before the scope can be left.
+                self.shared.cancel.cancel();
+            }
+            ended
+        })
+    }
+
+    /// Takes up the work again for a point whose stored bytes turned out to be gone.
+    pub(crate) fn repair(&mut self, point: usize) -> Result<()> {
+        self.reopen(point);
+        self.run()
+    }
+
+    fn work<'scope, 'env>(
+        &mut self,
+        scope: &'scope Scope<'scope, 'env>,
+        sender: &Sender<Done>,
+        receiver: &Receiver<Done>,
+    ) -> Result<()>
+    where
+        'a: 'scope,
+    {
+        let mut heartbeat = Instant::now();
+        loop {
+            self.stopping |= self.shared.cancel.is_cancelled();
+            let held = if self.stopping { false } else { self.start_what_is_ready(scope, sender)? };
+            if self.count_running() == 0 && !held {
+                break;
+            }
+            match receiver.recv_timeout(TICK) {
+                Ok(done) => self.ended(done)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if heartbeat.elapsed() > HEARTBEAT {
+                heartbeat = Instant::now();
+                for lease in self.leases.values() {
+                    lease.heartbeat()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whatever has not run when all is over was stopped.
+    pub(crate) fn skip_the_rest(&mut self) {
+        for point in self.order.clone() {
+            if self.fates[&point] == Fate::Waiting {
+                self.fates.insert(point, Fate::Skipped(None));
+            }
+        }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        if self.shared.cancel.is_cancelled() {
+            Status::Interrupted
+        } else if self.fates.values().all(|f| matches!(f, Fate::Cached | Fate::Executed)) {
+            Status::Ok
+        } else {
+            Status::Failed
+        }
+    }
+
+    pub(crate) fn order(&self) -> &[usize] {
+        &self.order
+    }
+
+    fn count_running(&self) -> usize {
+        self.started.len()
+    }
+
+    /// Starts what there is room for. Returns whether something waits for a key that another process holds.
+    fn start_what_is_ready<'scope, 'env>(
+        &mut self,
+        scope: &'scope Scope<'scope, 'env>,
+        sender: &Sender<Done>,
+    ) -> Result<bool>
+    where
+        'a: 'scope,
+    {
+        let mut held = false;
+        let mut looked_at = BTreeSet::new();
+        while let Some(position) = self.ready.iter().copied().find(|p| !looked_at.contains(p)) {
+            looked_at.insert(position);
+            let point = self.order[position];
+            if self.stopping {
+                break;
+            }
+            if !self.has_room(point) {
+                continue;
+            }
+            match self.decide(point)? {
+                Next::Settled => {
+                    self.ready.remove(&position);
+                    looked_at.clear();
+                }
+                Next::Held => held = true,
+                Next::Run(job) => {
+                    self.ready.remove(&position);
+                    self.fates.insert(point, Fate::Running);
+                    self.started.insert(point, Instant::now());
+                    let (shared, sender) = (self.shared, sender.clone());
+                    // The receiver lives as long as the scope: a send can't fail.
+                    scope.spawn(move || drop(sender.send(shared.execute(&job))));
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    fn has_room(&self, point: usize) -> bool {
+        let stage = |p: usize| &self.planner.spec.points[p].parsed.stage;
+        let running = || self.started.keys().copied();
+        let on_gpu = !self.shared.compute.device.is_cpu();
+        // On a GPU the token, not the cores, is what such a stage fills.
+        let fills = |p: usize| stage(p).parallel() && !(on_gpu && stage(p).uses_device());
+        if on_gpu && stage(point).uses_device() && running().any(|p| stage(p).uses_device()) {
+            return false;
+        }
+        if fills(point) {
+            return running().all(|p| !fills(p)) && self.count_running() < self.wishes.jobs.max(1) && running().count() == 0;
+        }
+        self.count_running() < self.wishes.jobs.max(1) && !running().any(fills)
+    }
+
+    fn decide(&mut self, point: usize) -> Result<Next> {
+        let decision = match self.planner.decide(point, &self.outputs) {
+            Ok(decision) => decision,
+            Err(error) if error.category == Category::BadInput => {
+                self.failed(point, error, None);
+                return Ok(Next::Settled);
+            }
+            Err(error) => return Err(error),
+        };
+        let Decision { state, components, key, record, reason, .. } = decision;
+        if let (State::Hit, Some(record), false) = (state, record, self.repairs.contains_key(&point)) {
+            self.cached(point, record);
+            return Ok(Next::Settled);
+        }
+        let (Some(components), Some(key)) = (components, key) else {
+            return Err(Error::storage(format!("inputs of `{}` are unknown", self.name(point))));
+        };
+        match self.shared.store.lease(&key)? {
+            LeaseOutcome::Granted(lease) => self.leases.insert(point, lease),
+            LeaseOutcome::HeldBy(holder) => return self.held(point, &holder),
+        };
+        // Somebody may have finished it between the look-up and the lease.
+        if !self.remakes(point)
+            && let Some(record) = self.shared.store.result(&key)?
+        {
+            self.leases.remove(&point);
+            self.cached(point, record);
+            return Ok(Next::Settled);
+        }
+        let (stage, kind) = (self.name(point), components.kind.clone());
+        self.shared.listener.event(&Event::StageStarted { stage, kind, key, reason });
+        Ok(Next::Run(Box::new(self.job(point, components))))
+    }
+
+    fn remakes(&self, point: usize) -> bool {
+        self.wishes.forced.contains(&point) || self.repairs.contains_key(&point)
+    }
+
+    fn held(&mut self, point: usize, holder: &Holder) -> Result<Next> {
+        let (stage, holder) = (self.name(point), holder.to_string());
+        if !self.wishes.wait {
+            let message = format!("`{stage}` is being computed by {holder}");
+            return Err(Error::new(Category::CacheHeld, message).hint("leave out `--no-wait` to wait for it"));
+        }
+        if self.announced.insert(point) {
+            self.shared.listener.event(&Event::StageWaiting { stage, holder });
+        }
+        Ok(Next::Held)
+    }
+
+    fn job(&self, point: usize, components: Components) -> Job {
+        let inputs = self.planner.spec.points[point].inputs.iter();
+        let inputs = inputs.map(|(role, input)| {
+            let members = input.points().filter_map(|p| Some((p, self.records.get(&p)?.clone()))).collect();
+            (role.clone(), members)
+        });
+        Job {
+            point,
+            components,
+            inputs: inputs.collect(),
+            pinned: self.pinned.get(&point).cloned().unwrap_or_default(),
+            fresh: self.wishes.forced.contains(&point),
+        }
+    }
+
+    fn ended(&mut self, done: Done) -> Result<()> {
+        let Done { point, outcome } = done;
+        let seconds = self.started.remove(&point).map_or(0.0, |s| s.elapsed().as_secs_f64());
+        self.leases.remove(&point);
+        match outcome {
+            Ok(record) => {
+                let metrics = record.manifest.metrics.clone();
+                let (stage, key, digest) = (self.name(point), record.key, record.digest);
+                self.shared.listener.event(&Event::StageFinished { stage, key, digest, seconds, metrics });
+                self.settled(point, record, Fate::Executed);
+            }
+            Err(Failure { interrupted: true, .. }) => {
+                self.fates.insert(point, Fate::Skipped(None));
+                self.shared.listener.event(&Event::StageInterrupted { stage: self.name(point) });
+            }
+            Err(Failure { error, damaged, .. }) if !damaged.is_empty() => self.mend(point, error, &damaged),
+            Err(Failure { error, .. }) => {
+                let fatal = error.category == Category::Storage;
+                self.failed(point, error, Some(seconds));
+                self.stopping |= fatal;
+            }
+        }
+        Ok(())
+    }
+
+    /// Inputs turned out to be missing or damaged: their producers run again, then this point does.
+    fn mend(&mut self, point: usize, error: Error, damaged: &BTreeSet<usize>) {
+        if let Some(producer) = damaged.iter().find(|p| self.repairs.get(p).is_some_and(|n| *n >= REPAIRS)) {
+            let hint = format!("the cache keeps losing what `{}` makes: check the disk", self.name(*producer));
+            return self.failed(point, error.hint(hint), None);
+        }
+        self.fates.insert(point, Fate::Waiting);
+        for producer in damaged {
+            let message = format!("the stored result of `{}` is missing or damaged: it runs again", self.name(*producer));
+            self.shared.listener.event(&Event::Warning { message });
+            self.reopen(*producer);
+        }
+        self.make_ready(point);
+    }
+
+    fn reopen(&mut self, point: usize) {
+        *self.repairs.entry(point).or_default() += 1;
+        self.records.remove(&point);
+        self.outputs.remove(&point);
+        self.fates.insert(point, Fate::Waiting);
+        // What waits for it is not ready any more.
+        let (outputs, spec, order) = (&self.outputs, self.planner.spec, &self.order);
+        self.ready.retain(|p| spec.points[order[*p]].inputs.values().flat_map(PointInput::points).all(|i| outputs.contains_key(&i)));
+        self.make_ready(point);
+    }
+
+    fn cached(&mut self, point: usize, record: ResultRecord) {
+        let (stage, key) = (self.name(point), record.key);
+        self.shared.listener.event(&Event::StageCached { stage, key });
+        self.settled(point, record, Fate::Cached);
+    }
+
+    fn settled(&mut self, point: usize, record: ResultRecord, fate: Fate) {
+        self.fates.insert(point, fate);
+        self.outputs.insert(point, record.digest);
+        self.records.insert(point, record);
+        for dependent in self.planner.graph.dependents(point).to_vec() {
+            self.make_ready(dependent);
+        }
+    }
+
+    fn make_ready(&mut self, point: usize) {
+        if self.fates.get(&point) != Some(&Fate::Waiting) {
+            return;
+        }
+        let inputs = self.planner.spec.points[point].inputs.values().flat_map(PointInput::points);
+        if inputs.into_iter().all(|i| self.outputs.contains_key(&i)) {
+            self.ready.insert(self.position[&point]);
+        }
+    }
+
+    fn failed(&mut self, point: usize, error: Error, _seconds: Option<f64>) {
+        let mut text = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(below) = cause {
+            text.push_str(&format!(": {below}"));
+            cause = below.source();
+        }
+        let log = self.shared.log_path(&self.planner.spec.points[point]).display().to_string();
+        let (stage, hint) = (self.name(point), error.hint.clone());
+        self.shared.listener.event(&Event::StageFailed { stage, error: text, hint, log });
+        self.fates.insert(point, Fate::Failed);
+        self.error.get_or_insert(error);
+        self.stopping |= !self.wishes.keep_going;
+        for below in self.planner.graph.downstream(point) {
+            if self.fates.get(&below) == Some(&Fate::Waiting) {
+                self.fates.insert(below, Fate::Skipped(Some(point)));
+                let (stage, because) = (self.name(below), self.name(point));
+                self.shared.listener.event(&Event::StageSkipped { stage, because });
+            }
+        }
+    }
+
+    fn name(&self, point: usize) -> String {
+        self.planner.spec.points[point].name.clone()
+    }
+}
+
+enum Next {
+    /// Nothing to run: it was there, or it failed before it ran.
+    Settled,
+    /// Another process computes it.
+    Held,
+    /// To be run.
+    Run(Box<Job>),
+}
+
+/// The epochs whose states stay, for each training: those its parameters ask for, and those where two of the plan's chains
+/// part. Chains that read the same points with the same parameters are one as far as these agree, whatever the inputs'
+/// bytes: points stand in for digests that are not known yet.
+fn pinned_epochs(planner: &Planner<'_>, order: &[usize]) -> BTreeMap<usize, BTreeSet<u64>> {
+    let mut chains: BTreeMap<usize, Vec<Key>> = BTreeMap::new();
+    let mut pinned: BTreeMap<usize, BTreeSet<u64>> = BTreeMap::new();
+    for &index in order {
+        let point = &planner.spec.points[index];
+        let Some(Epochs { segments, keep }) = point.parsed.stage.epochs() else { continue };
+        let inputs = point.inputs.iter().map(|(role, input)| {
+            let points: Vec<u8> = input.points().flat_map(|p| p.to_le_bytes()).collect();
+            (role.clone(), crate::key::InputDigest::One(Digest::of(&points)))
+        });
+        let components = Components {
+            kind: point.parsed.kind.name().to_owned(),
+            version: point.parsed.kind.version(),
+            params: point.parsed.params.clone(),
+            seed: Some(point.seed),
+            precision: None,
+            inputs: inputs.collect(),
+            contents: BTreeMap::new(),
+            segments: Some(segments),
+        };
+        chains.insert(index, components.states());
+        pinned.entry(index).or_default().extend(keep);
+    }
+    for (index, epochs) in super::chain::branches(&chains) {
+        pinned.entry(index).or_default().extend(epochs);
+    }
+    pinned
+}

@@ -1,0 +1,284 @@
+//! Why a stage runs: data that a test can compare, made from the stored components of the point's newest result.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::key::{Components, InputDigest, Segment};
+use crate::value::{Value, Values};
+
+/// One thing that makes a result another one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "kebab-case")]
+pub enum Cause {
+    /// The point has no earlier result.
+    NeverRun,
+    /// The point now is another kind of stage.
+    Kind {
+        /// Before.
+        old: String,
+        /// Now.
+        new: String,
+    },
+    /// The kind's VERSION was raised: the same parameters give other bytes.
+    Version {
+        /// Before.
+        old: u32,
+        /// Now.
+        new: u32,
+    },
+    /// A parameter changed, came or went.
+    Parameter {
+        /// Its name.
+        name: String,
+        /// Before.
+        old: Option<Value>,
+        /// Now.
+        new: Option<Value>,
+        /// For a parameter of epochs: the first epoch, from 1, that it changes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from_epoch: Option<u64>,
+    },
+    /// The number of epochs changed.
+    Epochs {
+        /// Before.
+        old: u64,
+        /// Now.
+        new: u64,
+    },
+    /// The seed changed.
+    Seed {
+        /// Before.
+        old: Option<i64>,
+        /// Now.
+        new: Option<i64>,
+    },
+    /// The precision changed.
+    Precision {
+        /// Before.
+        old: Option<String>,
+        /// Now.
+        new: Option<String>,
+    },
+    /// An input has other content, came or went.
+    Input {
+        /// Its role.
+        role: String,
+        /// Members of the list that differ; empty if the role is not a list.
+        labels: Vec<String>,
+    },
+    /// A file that the stage reads has other content, came or went.
+    File {
+        /// Its name in the pipeline.
+        name: String,
+    },
+    /// Stages that it reads from will run, or may.
+    Upstream {
+        /// Their points.
+        stages: Vec<String>,
+    },
+    /// The user asked for it (`-f`, `-R`).
+    Forced,
+    /// A result of this very key was there, but is missing or damaged in the cache.
+    Damaged,
+}
+
+/// Why a stage runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reason {
+    /// The code of the first cause.
+    pub code: String,
+    /// All causes in words.
+    pub text: String,
+    /// All causes.
+    pub causes: Vec<Cause>,
+}
+
+impl Reason {
+    /// A reason of these causes, the weightiest first.
+    pub fn new(causes: Vec<Cause>) -> Self {
+        let code = causes.first().map_or("unknown", Cause::code).to_owned();
+        let text = causes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        Self { code, text, causes }
+    }
+}
+
+impl Cause {
+    /// The code that `--json` shows.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NeverRun => "never-run",
+            Self::Kind { .. } => "kind",
+            Self::Version { .. } => "version",
+            Self::Parameter { .. } => "parameter",
+            Self::Epochs { .. } => "epochs",
+            Self::Seed { .. } => "seed",
+            Self::Precision { .. } => "precision",
+            Self::Input { .. } => "input",
+            Self::File { .. } => "file",
+            Self::Upstream { .. } => "upstream",
+            Self::Forced => "forced",
+            Self::Damaged => "damaged",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |v: &Option<Value>| v.as_ref().map_or("unset".to_owned(), Value::to_string);
+        let text = |v: &Option<String>| v.clone().unwrap_or_else(|| "unset".to_owned());
+        let number = |v: &Option<i64>| v.map_or("unset".to_owned(), |v| v.to_string());
+        match self {
+            Self::NeverRun => f.write_str("never run"),
+            Self::Kind { old, new } => write!(f, "kind {old} → {new}"),
+            Self::Version { old, new } => write!(f, "version of the stage kind {old} → {new}"),
+            Self::Parameter { name, old, new, from_epoch } => {
+                write!(f, "{name} {} → {}", word(old), word(new))?;
+                from_epoch.filter(|e| *e > 1).map_or(Ok(()), |e| write!(f, " from epoch {e}"))
+            }
+            Self::Epochs { old, new } => write!(f, "epochs {old} → {new}"),
+            Self::Seed { old, new } => write!(f, "seed {} → {}", number(old), number(new)),
+            Self::Precision { old, new } => write!(f, "precision {} → {}", text(old), text(new)),
+            Self::Input { role, labels } if labels.is_empty() => write!(f, "input {role} changed"),
+            Self::Input { role, labels } => write!(f, "input {role} changed ({})", some_of(labels)),
+            Self::File { name } => write!(f, "file {name} changed"),
+            Self::Upstream { stages } => write!(f, "after {}", some_of(stages)),
+            Self::Forced => f.write_str("forced"),
+            Self::Damaged => f.write_str("the stored result is missing or damaged"),
+        }
+    }
+}
+
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let mut text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
+}
+
+/// What differs between the newest result's components and today's. Empty only if the keys are equal.
+pub fn differences(old: &Components, new: &Components) -> Vec<Cause> {
+    if old.kind != new.kind {
+        return vec![Cause::Kind { old: old.kind.clone(), new: new.kind.clone() }];
+    }
+    let mut causes = Vec::new();
+    if old.version != new.version {
+        causes.push(Cause::Version { old: old.version, new: new.version });
+    }
+    parameters(&old.params, &new.params, None, &mut causes);
+    segments(old.segments.as_deref(), new.segments.as_deref(), &mut causes);
+    if old.seed != new.seed {
+        causes.push(Cause::Seed { old: old.seed, new: new.seed });
+    }
+    if old.precision != new.precision {
+        causes.push(Cause::Precision { old: old.precision.clone(), new: new.precision.clone() });
+    }
+    let roles: BTreeSet<_> = old.inputs.keys().chain(new.inputs.keys()).collect();
+    for role in roles {
+        let (before, now) = (old.inputs.get(role), new.inputs.get(role));
+        if before != now {
+            causes.push(Cause::Input { role: role.clone(), labels: changed_labels(before, now) });
+        }
+    }
+    let names: BTreeSet<_> = old.contents.keys().chain(new.contents.keys()).collect();
+    for name in names {
+        if old.contents.get(name) != new.contents.get(name) {
+            causes.push(Cause::File { name: name.clone() });
+        }
+    }
+    causes
+}
+
+fn changed_labels(old: Option<&InputDigest>, new: Option<&InputDigest>) -> Vec<String> {
+    let (Some(InputDigest::Many(old)), Some(InputDigest::Many(new))) = (old, new) else { return Vec::new() };
+    let labels: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    labels.into_iter().filter(|l| old.get(*l) != new.get(*l)).cloned().collect()
+}
+
+fn parameters(old: &Values, new: &Values, from_epoch: Option<u64>, causes: &mut Vec<Cause>) {
+    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    for name in names {
+        let (before, now) = (old.get(name), new.get(name));
+        if before != now {
+            let (name, old, new) = (name.clone(), before.cloned(), now.cloned());
+            causes.push(Cause::Parameter { name, old, new, from_epoch });
+        }
+    }
+}
+
+/// Walks two chains' epochs to where their parameters first part.
+fn segments(old: Option<&[Segment]>, new: Option<&[Segment]>, causes: &mut Vec<Cause>) {
+    let (Some(old), Some(new)) = (old, new) else { return };
+    let total = |s: &[Segment]| s.iter().map(|s| s.epochs).sum::<u64>();
+    let at = |segments: &'_ [Segment], epoch: u64| {
+        let mut end = 0;
+        segments.iter().position(|s| {
+            end += s.epochs;
+            epoch < end
+        })
+    };
+    let common = total(old).min(total(new));
+    let mut epoch = 0;
+    while epoch < common {
+        let (Some(a), Some(b)) = (at(old, epoch), at(new, epoch)) else { break };
+        if old[a].params != new[b].params {
+            parameters(&old[a].params, &new[b].params, Some(epoch + 1), causes);
+            break;
+        }
+        let end = |s: &[Segment], i: usize| s[..=i].iter().map(|s| s.epochs).sum::<u64>();
+        epoch = end(old, a).min(end(new, b));
+    }
+    if total(old) != total(new) {
+        causes.push(Cause::Epochs { old: total(old), new: total(new) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Digest;
+
+    fn training(epochs: &[(u64, f64)]) -> Components {
+        let segment =
+            |(epochs, lr): &(u64, f64)| Segment { epochs: *epochs, params: Values::from([("lr".into(), (*lr).into())]) };
+        Components {
+            kind: "train-ad".into(),
+            version: 1,
+            params: Values::from([("latent_dim".into(), Value::Int(16))]),
+            seed: Some(7),
+            precision: Some("f32".into()),
+            inputs: [("data".into(), InputDigest::One(Digest::of(b"data")))].into(),
+            contents: Default::default(),
+            segments: Some(epochs.iter().map(segment).collect()),
+        }
+    }
+
+    #[test]
+    fn equal_components_have_no_differences() {
+        assert_eq!(differences(&training(&[(3, 1e-3)]), &training(&[(3, 1e-3)])), []);
+    }
+
+    #[test]
+    fn a_parameter_is_reported_from_old_to_new() {
+        let old = training(&[(3, 1e-3)]);
+        let mut new = old.clone();
+        new.params.insert("latent_dim".into(), Value::Int(32));
+        assert_eq!(Reason::new(differences(&old, &new)).text, "latent_dim 16 → 32");
+    }
+
+    #[test]
+    fn chains_part_at_the_epoch_where_their_parameters_first_differ() {
+        let causes = differences(&training(&[(50, 1e-3), (50, 1e-4)]), &training(&[(60, 1e-3), (60, 1e-4)]));
+        assert_eq!(Reason::new(causes).text, "lr 0.0001 → 0.001 from epoch 51; epochs 100 → 120");
+    }
+
+    #[test]
+    fn splitting_a_segment_changes_nothing() {
+        let (old, new) = (training(&[(100, 1e-3)]), training(&[(40, 1e-3), (60, 1e-3)]));
+        assert_eq!(differences(&old, &new), []);
+        assert_eq!(old.key(), new.key());
+    }
+}
