@@ -141,7 +141,7 @@ impl Planner<'_> {
             return Ok(Decision { point, state, components: None, key: None, record: None, reason, epochs: None });
         }
         let key = components.key();
-        let record = self.store.result(&key)?;
+        let record = self.present(&key)?;
         let forced = self.forced.contains(&point);
         if let (Some(record), false) = (record, forced) {
             let (key, components) = (Some(key), Some(components));
@@ -162,8 +162,8 @@ impl Planner<'_> {
     }
 
     fn unknown_inputs(&self, point: usize, outputs: &BTreeMap<usize, Digest>) -> Vec<String> {
-        let inputs = self.point(point).inputs.values().flat_map(PointInput::points);
-        inputs.filter(|i| !outputs.contains_key(i)).map(|i| self.point(i).name.clone()).collect()
+        let inputs = self.point(point).inputs.values().flat_map(PointInput::indices);
+        inputs.filter(|i| !outputs.contains_key(i)).map(|i| self.point(*i).name.clone()).collect()
     }
 
     /// The components of a point's key. Inputs that are not known yet are left out.
@@ -199,11 +199,22 @@ impl Planner<'_> {
             version: point.parsed.kind.version(),
             params: point.parsed.params.clone(),
             seed: reads.seed.then_some(point.seed),
-            precision: reads.precision.then(|| self.spec.pipeline.precision.name().to_owned()),
+            precision: reads.precision.then(|| self.spec.pipeline.precision.to_string()),
             inputs,
             contents,
             segments: stage.epochs().map(|e| e.segments),
         })
+    }
+
+    /// The result of this key, if its bytes are there as far as the index knows.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn present(&self, key: &Key) -> Result<Option<ResultRecord>> {
+        match self.store.result(key)? {
+            Some(record) if self.store.is_present(&record)? => Ok(Some(record)),
+            _ => Ok(None),
+        }
     }
 
     fn newest(&self, point: usize) -> Result<Option<ResultRecord>> {
@@ -236,7 +247,7 @@ impl Planner<'_> {
             return Ok(None);
         }
         let total = states.len() as u64 - 1;
-        let cached = self.store.states_present(&states, self.numerics)?.unwrap_or(0);
+        let cached = self.store.states_present(&states, self.numerics)?.map_or(0, |p| p.epoch);
         Ok(Some(CachedEpochs { cached, total }))
     }
 

@@ -3,7 +3,7 @@
 //! Beside the states that `keep` or a branch of the plan pins, only the newest unfinished state and the final one stay.
 //! A state is removed after its successor is durable, never before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,9 +12,7 @@ use crate::error::Error;
 use crate::event::{Event, Listener};
 use crate::key::Key;
 use crate::stage::{Chain, Position, Saved};
-use crate::store::{StateRecord, Store};
-
-use std::collections::BTreeMap;
+use crate::store::{StatePosition, Store};
 
 /// The chain of one training, as the runner keeps it.
 pub struct StoredChain<'a> {
@@ -32,8 +30,6 @@ pub struct StoredChain<'a> {
 
 struct Moving {
     last_save: Instant,
-    /// The unpinned state that the next save supersedes.
-    superseded: Option<StateRecord>,
     resumed_at: Option<u64>,
 }
 
@@ -55,7 +51,7 @@ impl<'a> StoredChain<'a> {
     /// The chain of `stage`.
     pub fn new(store: &'a Arc<Store>, listener: &'a dyn Listener, stage: &'a str, settings: ChainSettings<'a>) -> Self {
         let ChainSettings { states, numerics, pinned, interval, fresh } = settings;
-        let moving = Moving { last_save: Instant::now(), superseded: None, resumed_at: None };
+        let moving = Moving { last_save: Instant::now(), resumed_at: None };
         Self { store, listener, stage, states, numerics, pinned, interval, fresh, moving: Mutex::new(moving) }
     }
 
@@ -82,29 +78,13 @@ impl Chain for StoredChain<'_> {
         if self.fresh {
             return Ok(None);
         }
-        // A damaged state is forgotten as it is read; the furthest one before it is next.
-        while let Some(record) = self.store.longest_state(&self.states, self.numerics)? {
-            let position = Position { epoch: record.epoch, step: record.step };
-            let tensors = match self.store.read_state(&record) {
-                Ok(tensors) => tensors,
-                Err(error) if error.is_damage() => {
-                    let message = format!("{}: the state at epoch {} is damaged: {error}", self.stage, record.epoch);
-                    self.listener.event(&Event::Warning { message });
-                    self.store.remove_state(&record)?;
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let mut moving = self.lock();
-            moving.resumed_at = Some(position.epoch);
-            if !record.pinned {
-                moving.superseded = Some(record);
-            }
-            let (stage, epochs) = (self.stage.to_owned(), self.total());
-            self.listener.event(&Event::Resumed { stage, epoch: position.epoch, step: position.step, epochs });
-            return Ok(Some(Saved { position, tensors }));
-        }
-        Ok(None)
+        // Damaged states are forgotten and passed over; the store says so in its warnings.
+        let Some((record, tensors)) = self.store.resume(&self.states, self.numerics)? else { return Ok(None) };
+        let position = Position { epoch: record.epoch, step: record.step };
+        self.lock().resumed_at = Some(position.epoch);
+        let (stage, epochs) = (self.stage.to_owned(), self.total());
+        self.listener.event(&Event::Resumed { stage, epoch: position.epoch, step: position.step, epochs });
+        Ok(Some(Saved { position, tensors }))
     }
 
     fn due(&self, position: Position) -> bool {
@@ -118,12 +98,10 @@ impl Chain for StoredChain<'_> {
         let started = Instant::now();
         let key = &self.states[position.epoch as usize];
         let pinned = self.stays(position);
-        let record = self.store.put_state(key, position.epoch, position.step, self.numerics, pinned, tensors)?;
+        let stored = StatePosition { epoch: position.epoch, step: position.step };
+        let record = self.store.put_state(key, stored, self.numerics, pinned, tensors)?;
+        self.store.remove_superseded(&self.states, &record)?;
         let mut moving = self.lock();
-        let replaced = if pinned { moving.superseded.take() } else { moving.superseded.replace(record.clone()) };
-        if let Some(old) = replaced.filter(|old| (old.key, old.epoch, old.step) != (record.key, record.epoch, record.step)) {
-            self.store.remove_state(&old)?;
-        }
         moving.last_save = Instant::now();
         drop(moving);
         let (stage, seconds) = (self.stage.to_owned(), started.elapsed().as_secs_f64());

@@ -31,7 +31,7 @@ pub fn choose(choice: DeviceChoice, precision: Precision) -> Result<Compute> {
         DeviceChoice::Cuda(index) => cuda(index)?,
     };
     if compute.device.is_cpu() && precision != Precision::F32 {
-        let message = format!("precision {} is not built for the CPU", precision.name());
+        let message = format!("precision {} is not built for the CPU", precision);
         return Err(Error::bad_input(message).hint("use `precision = \"f32\"`"));
     }
     Ok(compute)

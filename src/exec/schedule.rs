@@ -43,7 +43,6 @@ pub(crate) enum Fate {
 
 /// What the scheduler needs to know of the user's wishes.
 pub(crate) struct Wishes<'a> {
-    pub wanted: &'a BTreeSet<usize>,
     pub forced: &'a BTreeSet<usize>,
     pub jobs: usize,
     pub keep_going: bool,
@@ -147,7 +146,7 @@ impl<'a> Scheduler<'a> {
             if heartbeat.elapsed() > HEARTBEAT {
                 heartbeat = Instant::now();
                 for lease in self.leases.values() {
-                    lease.heartbeat()?;
+                    lease.heartbeat();
                 }
             }
         }
@@ -230,7 +229,7 @@ impl<'a> Scheduler<'a> {
             return false;
         }
         if fills(point) {
-            return running().all(|p| !fills(p)) && self.count_running() < self.wishes.jobs.max(1) && running().count() == 0;
+            return self.count_running() == 0;
         }
         self.count_running() < self.wishes.jobs.max(1) && !running().any(fills)
     }
@@ -239,7 +238,7 @@ impl<'a> Scheduler<'a> {
         let decision = match self.planner.decide(point, &self.outputs) {
             Ok(decision) => decision,
             Err(error) if error.category == Category::BadInput => {
-                self.failed(point, error, None);
+                self.failed(point, error);
                 return Ok(Next::Settled);
             }
             Err(error) => return Err(error),
@@ -258,7 +257,7 @@ impl<'a> Scheduler<'a> {
         };
         // Somebody may have finished it between the look-up and the lease.
         if !self.remakes(point)
-            && let Some(record) = self.shared.store.result(&key)?
+            && let Some(record) = self.planner.present(&key)?
         {
             self.leases.remove(&point);
             self.cached(point, record);
@@ -274,7 +273,7 @@ impl<'a> Scheduler<'a> {
     }
 
     fn held(&mut self, point: usize, holder: &Holder) -> Result<Next> {
-        let (stage, holder) = (self.name(point), holder.to_string());
+        let (stage, holder) = (self.name(point), holder.describe());
         if !self.wishes.wait {
             let message = format!("`{stage}` is being computed by {holder}");
             return Err(Error::new(Category::CacheHeld, message).hint("leave out `--no-wait` to wait for it"));
@@ -288,7 +287,7 @@ impl<'a> Scheduler<'a> {
     fn job(&self, point: usize, components: Components) -> Job {
         let inputs = self.planner.spec.points[point].inputs.iter();
         let inputs = inputs.map(|(role, input)| {
-            let members = input.points().filter_map(|p| Some((p, self.records.get(&p)?.clone()))).collect();
+            let members = input.indices().iter().filter_map(|p| Some((*p, self.records.get(p)?.clone()))).collect();
             (role.clone(), members)
         });
         Job {
@@ -318,7 +317,7 @@ impl<'a> Scheduler<'a> {
             Err(Failure { error, damaged, .. }) if !damaged.is_empty() => self.mend(point, error, &damaged),
             Err(Failure { error, .. }) => {
                 let fatal = error.category == Category::Storage;
-                self.failed(point, error, Some(seconds));
+                self.failed(point, error);
                 self.stopping |= fatal;
             }
         }
@@ -329,11 +328,12 @@ impl<'a> Scheduler<'a> {
     fn mend(&mut self, point: usize, error: Error, damaged: &BTreeSet<usize>) {
         if let Some(producer) = damaged.iter().find(|p| self.repairs.get(p).is_some_and(|n| *n >= REPAIRS)) {
             let hint = format!("the cache keeps losing what `{}` makes: check the disk", self.name(*producer));
-            return self.failed(point, error.hint(hint), None);
+            return self.failed(point, error.hint(hint));
         }
         self.fates.insert(point, Fate::Waiting);
         for producer in damaged {
-            let message = format!("the stored result of `{}` is missing or damaged: it runs again", self.name(*producer));
+            let message =
+                format!("the stored result of `{}` is missing or damaged: it runs again", self.name(*producer));
             self.shared.listener.event(&Event::Warning { message });
             self.reopen(*producer);
         }
@@ -347,7 +347,9 @@ impl<'a> Scheduler<'a> {
         self.fates.insert(point, Fate::Waiting);
         // What waits for it is not ready any more.
         let (outputs, spec, order) = (&self.outputs, self.planner.spec, &self.order);
-        self.ready.retain(|p| spec.points[order[*p]].inputs.values().flat_map(PointInput::points).all(|i| outputs.contains_key(&i)));
+        self.ready.retain(|p| {
+            spec.points[order[*p]].inputs.values().flat_map(PointInput::indices).all(|i| outputs.contains_key(i))
+        });
         self.make_ready(point);
     }
 
@@ -361,7 +363,7 @@ impl<'a> Scheduler<'a> {
         self.fates.insert(point, fate);
         self.outputs.insert(point, record.digest);
         self.records.insert(point, record);
-        for dependent in self.planner.graph.dependents(point).to_vec() {
+        for dependent in self.planner.graph.dependents(point) {
             self.make_ready(dependent);
         }
     }
@@ -370,13 +372,13 @@ impl<'a> Scheduler<'a> {
         if self.fates.get(&point) != Some(&Fate::Waiting) {
             return;
         }
-        let inputs = self.planner.spec.points[point].inputs.values().flat_map(PointInput::points);
-        if inputs.into_iter().all(|i| self.outputs.contains_key(&i)) {
+        let inputs = self.planner.spec.points[point].inputs.values().flat_map(PointInput::indices);
+        if inputs.into_iter().all(|i| self.outputs.contains_key(i)) {
             self.ready.insert(self.position[&point]);
         }
     }
 
-    fn failed(&mut self, point: usize, error: Error, _seconds: Option<f64>) {
+    fn failed(&mut self, point: usize, error: Error) {
         let mut text = error.to_string();
         let mut cause = std::error::Error::source(&error);
         while let Some(below) = cause {
@@ -389,7 +391,7 @@ impl<'a> Scheduler<'a> {
         self.fates.insert(point, Fate::Failed);
         self.error.get_or_insert(error);
         self.stopping |= !self.wishes.keep_going;
-        for below in self.planner.graph.downstream(point) {
+        for below in self.planner.graph.downstream([point]) {
             if self.fates.get(&below) == Some(&Fate::Waiting) {
                 self.fates.insert(below, Fate::Skipped(Some(point)));
                 let (stage, because) = (self.name(below), self.name(point));
@@ -422,7 +424,7 @@ fn pinned_epochs(planner: &Planner<'_>, order: &[usize]) -> BTreeMap<usize, BTre
         let point = &planner.spec.points[index];
         let Some(Epochs { segments, keep }) = point.parsed.stage.epochs() else { continue };
         let inputs = point.inputs.iter().map(|(role, input)| {
-            let points: Vec<u8> = input.points().flat_map(|p| p.to_le_bytes()).collect();
+            let points: Vec<u8> = input.indices().iter().flat_map(|p| p.to_le_bytes()).collect();
             (role.clone(), crate::key::InputDigest::One(Digest::of(&points)))
         });
         let components = Components {

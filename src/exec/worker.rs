@@ -17,12 +17,15 @@ use crate::key::Components;
 use crate::rng::Streams;
 use crate::spec::{Point, Spec};
 use crate::stage::{Cancel, Chain, Context, Input, Inputs, Progress, StageError, Update};
-use crate::store::{NewResult, Provenance, ResultRecord, Store, StoreError, StoredArtifact};
+use crate::store::{NewResult, Provenance, ResultRecord, Store, StoreError, host_name};
 
 /// What all stages of a run have in common.
 pub(crate) struct Shared<'a> {
     pub spec: &'a Spec,
+    /// Where inputs are read and files about the run are kept.
     pub store: &'a Arc<Store>,
+    /// Where results and states go: the same, but for `verify`.
+    pub into: &'a Arc<Store>,
     pub listener: &'a dyn Listener,
     pub compute: &'a Compute,
     pub cancel: &'a Cancel,
@@ -96,14 +99,14 @@ impl Shared<'_> {
                 interval: self.checkpoint_interval,
                 fresh: job.fresh,
             };
-            StoredChain::new(self.store, self.listener, &point.name, settings)
+            StoredChain::new(self.into, self.listener, &point.name, settings)
         });
         let progress = StageProgress::new(self.listener, &point.name, chain.as_ref(), log);
         let started = Instant::now();
         let context = Context {
             inputs: self.inputs(job, damaged),
             streams: Streams::new(point.seed),
-            precision: self.spec.pipeline.precision.name().to_owned(),
+            precision: self.spec.pipeline.precision.to_string(),
             device: &self.compute.device,
             scratch: scratch.path(),
             base: &self.spec.base,
@@ -126,28 +129,32 @@ impl Shared<'_> {
         let provenance = Provenance {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             device: self.compute.name.clone(),
-            numerics: self.compute.numerics.clone(),
+            class: self.compute.numerics.clone(),
             threads: self.threads,
             seconds,
-            finished_at: jiff::Timestamp::now().as_millisecond(),
+            finished_at: 0,
             run: self.run.to_owned(),
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            host: host_name(),
         };
         let new = NewResult {
             pipeline: &self.spec.pipeline.name,
             point: &point.name,
             components: &job.components,
-            kind: point.parsed.kind.name(),
             artifact,
             provenance,
         };
-        Ok(self.store.commit(new)?)
+        Ok(self.into.commit(new)?)
     }
 
     fn inputs(&self, job: &Job, damaged: &Arc<Mutex<BTreeSet<usize>>>) -> Inputs {
         let open = |(point, record): &(usize, ResultRecord)| -> Arc<dyn Input> {
-            let artifact = self.store.open_artifact(record, &self.spec.points[*point].name);
-            Arc::new(StoredInput { artifact, point: *point, damaged: Arc::clone(damaged) })
+            Arc::new(StoredInput {
+                store: Arc::clone(self.store),
+                label: self.spec.points[*point].name.clone(),
+                manifest: record.manifest.clone(),
+                point: *point,
+                damaged: Arc::clone(damaged),
+            })
         };
         let mut inputs = BTreeMap::new();
         for (role, members) in &job.inputs {
@@ -169,15 +176,21 @@ fn check_metrics(artifact: &Artifact) -> Result<(), StageError> {
 
 /// An artifact in the store, as a stage reads it. It remembers damage, so that the runner can mend it.
 struct StoredInput {
-    artifact: StoredArtifact,
+    store: Arc<Store>,
+    label: String,
+    manifest: Manifest,
     point: usize,
     damaged: Arc<Mutex<BTreeSet<usize>>>,
 }
 
 impl StoredInput {
+    fn lacks(&self, what: &str, name: &str) -> StoreError {
+        StoreError::NotFound(format!("`{}` holds no {what} `{name}`", self.label))
+    }
+
     fn noting_damage<T>(&self, read: Result<T, StoreError>) -> Result<T, Error> {
         read.map_err(|error| {
-            if error.is_damage() {
+            if matches!(error, StoreError::Damaged { .. }) {
                 self.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(self.point);
             }
             error.into()
@@ -187,19 +200,21 @@ impl StoredInput {
 
 impl Input for StoredInput {
     fn label(&self) -> &str {
-        self.artifact.label()
+        &self.label
     }
 
     fn manifest(&self) -> &Manifest {
-        self.artifact.manifest()
+        &self.manifest
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor, Error> {
-        self.noting_damage(self.artifact.tensor(name))
+        let entry = self.manifest.tensors.get(name).ok_or_else(|| self.lacks("tensor", name));
+        self.noting_damage(entry.and_then(|entry| self.store.read_tensor(entry)))
     }
 
     fn file(&self, name: &str) -> Result<Vec<u8>, Error> {
-        self.noting_damage(self.artifact.file(name))
+        let entry = self.manifest.files.get(name).ok_or_else(|| self.lacks("file", name));
+        self.noting_damage(entry.and_then(|entry| self.store.read_file(entry)))
     }
 }
 

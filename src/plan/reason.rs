@@ -242,8 +242,10 @@ mod tests {
     use crate::key::Digest;
 
     fn training(epochs: &[(u64, f64)]) -> Components {
-        let segment =
-            |(epochs, lr): &(u64, f64)| Segment { epochs: *epochs, params: Values::from([("lr".into(), (*lr).into())]) };
+        let segment = |(epochs, lr): &(u64, f64)| Segment {
+            epochs: *epochs,
+            params: Values::from([("lr".into(), (*lr).into())]),
+        };
         Components {
             kind: "train-ad".into(),
             version: 1,

@@ -1,0 +1,61 @@
+//! `vadpipe doctor`.
+
+use clap::Args;
+use serde_json::json;
+
+use super::Global;
+use super::project::open_store;
+use super::ui::{Ui, bytes};
+use crate::error::{Category, Error, Result};
+
+/// Arguments of `doctor`.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  vadpipe doctor        read and verify everything; what is damaged becomes a miss and runs again
+  vadpipe doctor -n     only look")]
+pub(super) struct DoctorArgs {
+    /// Only look
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// Verifies the cache.
+pub(super) fn doctor(args: &DoctorArgs, global: &Global, ui: &Ui) -> Result<()> {
+    let store = open_store(global, ui)?;
+    let bar = ui.bar("verifying");
+    let report = store.doctor(!args.dry_run, &mut |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let report = report?;
+    for warning in store.warnings() {
+        ui.warn(&warning);
+    }
+    if ui.json {
+        ui.object(&json!({
+            "healthy": report.is_healthy(), "results": report.results, "states": report.states, "blobs": report.blobs,
+            "bytes": report.bytes, "problems": report.problems, "affected": report.affected,
+            "repaired": report.repaired, "set_aside": report.set_aside,
+        }))?;
+    } else {
+        let mut lines: Vec<_> = report.problems.iter().map(|p| format!("damaged: {p}")).collect();
+        let then = if report.repaired { "will be made again" } else { "affected" };
+        lines.extend(report.affected.iter().map(|a| format!("{then}: {a}")));
+        lines.extend(report.set_aside.iter().map(|p| format!("set aside earlier, can be deleted: {}", p.display())));
+        let healthy =
+            if report.is_healthy() { "all fine".to_owned() } else { format!("{} problems", report.problems.len()) };
+        lines.push(format!(
+            "{} results and {} states, {} blobs of {}: {healthy}",
+            report.results,
+            report.states,
+            report.blobs,
+            bytes(report.bytes)
+        ));
+        ui.out(&lines.join("\n"));
+    }
+    if report.is_healthy() || report.repaired {
+        return Ok(());
+    }
+    Err(Error::new(Category::Storage, "the cache is damaged").hint("`vadpipe doctor` without -n repairs what it can"))
+}

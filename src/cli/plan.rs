@@ -1,0 +1,90 @@
+//! `vadpipe plan`, and what `run -n` prints.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::Args;
+use serde_json::json;
+
+use super::project::Project;
+use super::ui::{DIM, GREEN, Ui, YELLOW, paint};
+use super::{Global, PipelineArgs};
+use crate::error::{Category, Error, Result};
+use crate::plan::{Decision, Plan, State};
+use crate::spec::PointInput;
+
+/// Arguments of `plan`.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  vadpipe plan pipelines/full.toml
+  vadpipe plan pipelines/full.toml report -S params.epochs=200
+  vadpipe plan pipelines/full.toml --check || echo 'not up to date'")]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// Exit with code 10 if anything would run
+    #[arg(long)]
+    check: bool,
+}
+
+/// Prints a plan.
+pub(super) fn plan(args: &PlanArgs, global: &Global, ui: &Ui) -> Result<()> {
+    let project = Project::open(&args.pipeline, global, ui)?;
+    let plan = project.plan(&BTreeSet::new())?;
+    print(&project, &plan, ui)?;
+    if args.check && !plan.is_complete() {
+        return Err(Error::new(Category::WouldRun, "something would run"));
+    }
+    Ok(())
+}
+
+/// Prints what would run, and why.
+pub(super) fn print(project: &Project, plan: &Plan, ui: &Ui) -> Result<()> {
+    if ui.json {
+        return ui.object(&object(project, plan));
+    }
+    let width = plan.decisions.iter().map(|d| project.name(d.point).chars().count()).max().unwrap_or(0);
+    let lines: Vec<_> = plan.decisions.iter().map(|d| line(project, d, width)).collect();
+    ui.out(&lines.join("\n"));
+    ui.note(&summary(plan));
+    Ok(())
+}
+
+/// "5 stages: 3 cached, 2 to run".
+pub(super) fn summary(plan: &Plan) -> String {
+    let count = |state| plan.decisions.iter().filter(|d| d.state == state).count();
+    let counts =
+        [(count(State::Hit), "cached"), (count(State::Miss), "to run"), (count(State::Maybe), "perhaps to run")];
+    let counts: Vec<_> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
+    let stages = plan.decisions.len();
+    format!("{stages} stage{}: {}", if stages == 1 { "" } else { "s" }, counts.join(", "))
+}
+
+fn line(project: &Project, decision: &Decision, width: usize) -> String {
+    let word = match decision.state {
+        State::Hit => paint(GREEN, "hit  "),
+        State::Miss => paint(YELLOW, "miss "),
+        State::Maybe => paint(YELLOW, "maybe"),
+    };
+    let name = format!("{:width$}", project.name(decision.point));
+    let why = match (&decision.reason, decision.epochs) {
+        (Some(reason), Some(e)) if e.cached > 0 => {
+            format!("{}; {} of {} epochs cached", reason.text, e.cached, e.total)
+        }
+        (Some(reason), _) => reason.text.clone(),
+        (None, _) => paint(DIM, &decision.key.map(|k| k.short()).unwrap_or_default()),
+    };
+    format!("{word} {name}  {why}").trim_end().to_owned()
+}
+
+fn object(project: &Project, plan: &Plan) -> serde_json::Value {
+    let stages = plan.decisions.iter().map(|d| {
+        let point = &project.spec.points[d.point];
+        let names = |input: &PointInput| input.indices().iter().map(|i| project.name(*i)).collect::<Vec<_>>();
+        let inputs: BTreeMap<_, _> = point.inputs.iter().map(|(role, input)| (role, names(input))).collect();
+        json!({
+            "name": point.name, "kind": point.parsed.kind.name(), "key": d.key, "state": d.state, "reason": d.reason,
+            "inputs": inputs, "epochs": d.epochs,
+        })
+    });
+    json!({ "pipeline": project.spec.pipeline.name, "stages": stages.collect::<Vec<_>>() })
+}

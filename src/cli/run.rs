@@ -1,0 +1,131 @@
+//! `vadpipe run`.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+
+use super::project::{Project, data_dirs};
+use super::ui::{Ui, Watch};
+use super::{Global, PipelineArgs};
+use crate::error::{Category, Error, Result};
+use crate::event::Status;
+use crate::exec;
+use crate::stage::Cancel;
+
+const EXAMPLES: &str = "Examples:
+  vadpipe run pipelines/full.toml                      everything
+  vadpipe run pipelines/full.toml 'vad@*' -k           all points of a stage, whatever fails
+  vadpipe run pipelines/full.toml -R tsne              make one stage again
+  vadpipe run pipelines/full.toml -S params.epochs=200 extend a training: it continues where it ended
+  vadpipe run pipelines/full.toml --json | jq .event   one event a line
+
+Ctrl-C saves the state of running trainings and stops; the same command goes on from there. A second Ctrl-C leaves at
+once, with the last saved state.";
+
+/// Arguments of `run`.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// Only say what would run
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Go on with what doesn't depend on a failed stage
+    #[arg(short, long)]
+    keep_going: bool,
+    /// Make the targets again, whatever is cached
+    #[arg(short, long)]
+    force: bool,
+    /// Make this stage again, whatever is cached (may be given several times)
+    #[arg(short = 'R', long = "rerun", value_name = "STAGE")]
+    rerun: Vec<String>,
+    /// Stages at the same time; a training takes all cores by itself [default: number of cores]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// Threads of a training [default: number of cores]; never changes a result
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// The folder that reports are written to
+    #[arg(long, value_name = "DIR", default_value = "reports")]
+    reports: PathBuf,
+    /// A folder to look for data sets in
+    #[arg(long, value_name = "DIR", env = "VADPIPE_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+/// Runs a pipeline.
+pub(super) fn run(args: &RunArgs, global: &Global, ui: &Ui) -> Result<()> {
+    let project = Project::open(&args.pipeline, global, ui)?;
+    let mut forced: BTreeSet<usize> =
+        if args.rerun.is_empty() { BTreeSet::new() } else { project.graph.targets(&args.rerun)? };
+    if args.force {
+        forced.extend(&project.targets);
+    }
+    if args.dry_run {
+        return super::plan::print(&project, &project.plan(&forced)?, ui);
+    }
+    let threads = start_threads(args.threads)?;
+    let cancel = Cancel::default();
+    let watch = Arc::new(ui.watch());
+    stop_on_signals(&cancel, &watch)?;
+    let given: Vec<String> = std::env::args().skip(1).collect();
+    let options = exec::Options {
+        wanted: &project.wanted,
+        forced: &forced,
+        jobs: args.jobs.map_or(threads, usize::from),
+        keep_going: args.keep_going,
+        wait: !global.no_wait,
+        threads,
+        compute: &project.compute,
+        data_dirs: &data_dirs(args.data_dir.as_ref()),
+        reports: &args.reports,
+        file: &args.pipeline.file.display().to_string(),
+        args: &given,
+    };
+    let outcome = exec::run(&project.spec, &project.graph, &project.store, &options, &cancel, &*watch)?;
+    match outcome.status {
+        Status::Ok => Ok(()),
+        Status::Interrupted => {
+            let hint = "the same command goes on from where it stopped";
+            Err(Error::new(Category::Interrupted, "interrupted").hint(hint))
+        }
+        Status::Failed => {
+            let category = outcome.error.map_or(Category::StageFailed, |e| e.category);
+            Err(Error::new(category, "not everything could be made")
+                .hint("what was finished is cached; `vadpipe log` shows the run"))
+        }
+    }
+}
+
+/// Sets the number of threads for everything that computes, once. Returns it.
+pub(super) fn start_threads(given: Option<u16>) -> Result<usize> {
+    let threads = given.map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), usize::from);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .map_err(|e| Error::new(Category::StageFailed, "can't start threads").caused_by(e))?;
+    Ok(threads)
+}
+
+/// The first signal asks everything to stop and save; the second leaves at once.
+pub(super) fn stop_on_signals(cancel: &Cancel, watch: &Arc<Watch>) -> Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
+        .map_err(|e| Error::new(Category::StageFailed, "can't listen to signals").caused_by(e))?;
+    let (cancel, watch) = (cancel.clone(), Arc::clone(watch));
+    let asked = AtomicBool::new(false);
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            if asked.swap(true, Ordering::SeqCst) {
+                std::process::exit(i32::from(Category::Interrupted.exit_code()));
+            }
+            cancel.cancel();
+            watch.say("stopping: running trainings save their state (once more to leave at once)");
+        }
+    });
+    Ok(())
+}

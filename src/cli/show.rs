@@ -1,0 +1,62 @@
+//! `vadpipe show`.
+
+use clap::Args;
+use serde_json::json;
+
+use super::project::Project;
+use super::ui::{Ui, bytes, figure, seconds};
+use super::{Global, PipelineArgs};
+use crate::error::Result;
+use crate::store::ResultRecord;
+
+/// Arguments of `show`.
+#[derive(Args)]
+#[command(after_help = "Example:\n  vadpipe show pipelines/full.toml ad")]
+pub(super) struct ShowArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+}
+
+/// Prints what cached results hold.
+pub(super) fn show(args: &ShowArgs, global: &Global, ui: &Ui) -> Result<()> {
+    let project = Project::open(&args.pipeline, global, ui)?;
+    let results = project.all_results()?;
+    if ui.json {
+        let all: serde_json::Map<_, _> =
+            results.iter().map(|(point, record)| (project.name(*point).to_owned(), json!(record))).collect();
+        return ui.object(&all);
+    }
+    let texts: Vec<_> = results.iter().map(|(point, record)| text(project.name(*point), record)).collect();
+    ui.out(&texts.join("\n\n"));
+    Ok(())
+}
+
+fn text(name: &str, record: &ResultRecord) -> String {
+    let manifest = &record.manifest;
+    let made = &record.provenance;
+    let when = jiff::Timestamp::from_millisecond(made.finished_at).map(|t| t.strftime("%F %T UTC").to_string());
+    let mut lines = vec![
+        format!("{name} ({})", manifest.kind),
+        format!("  key       {}", record.key),
+        format!("  output    {}", record.digest),
+        format!(
+            "  made      {} by run {} in {}, vadpipe {}, {} ({}), {} threads",
+            when.unwrap_or_default(),
+            made.run,
+            seconds(made.seconds),
+            made.version,
+            made.device,
+            made.class,
+            made.threads
+        ),
+    ];
+    lines.extend(manifest.metrics.iter().map(|(name, value)| format!("  metric    {name} = {}", figure(*value))));
+    lines.extend(manifest.facts.iter().map(|(name, value)| format!("  fact      {name} = {value}")));
+    lines.extend(manifest.tensors.iter().map(|(name, t)| {
+        let shape: Vec<_> = t.shape.iter().map(ToString::to_string).collect();
+        let element = format!("{:?}", t.element).to_lowercase();
+        format!("  tensor    {name}  {element} [{}]  {}", shape.join(", "), bytes(t.blob.size))
+    }));
+    lines.extend(manifest.files.iter().map(|(name, blob)| format!("  file      {name}  {}", bytes(blob.size))));
+    lines.join("\n")
+}

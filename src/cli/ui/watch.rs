@@ -1,0 +1,156 @@
+//! What a run looks like while it happens.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{DIM, GREEN, RED, Ui, YELLOW, figure, paint, seconds};
+use crate::event::{Event, Listener, Status};
+
+/// Listens to a run and prints.
+pub(in crate::cli) struct Watch {
+    ui: Ui,
+    quiet: bool,
+    bars: Option<MultiProgress>,
+    running: Mutex<BTreeMap<String, ProgressBar>>,
+}
+
+impl Watch {
+    pub(super) fn new(ui: Ui, bars: bool, quiet: bool) -> Self {
+        // Ten a second is enough for eyes, and costs nothing.
+        let bars = bars.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)));
+        Self { ui, quiet, bars, running: Mutex::default() }
+    }
+
+    /// A line about the whole run, from outside the events.
+    pub(in crate::cli) fn say(&self, line: &str) {
+        match &self.bars {
+            // Printed above the bars, which are drawn again below.
+            Some(bars) => bars.suspend(|| self.ui.err(line)),
+            None => self.ui.err(line),
+        }
+    }
+
+    fn line(&self, line: &str) {
+        if !self.quiet {
+            self.say(line);
+        }
+    }
+
+    fn start(&self, stage: &str, why: &str) {
+        let Some(bars) = &self.bars else { return self.line(&format!("{} {stage}{why}", paint(DIM, "   start"))) };
+        let bar = bars.add(ProgressBar::no_length());
+        let template = "{spinner} {prefix:<28!} {wide_bar:.cyan/dim} {pos}/{len} {msg} {eta:>5}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("━╸ "));
+        }
+        bar.set_prefix(stage.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        self.bars_running().insert(stage.to_owned(), bar);
+    }
+
+    fn end(&self, stage: &str) {
+        if let Some(bar) = self.bars_running().remove(stage) {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn bars_running(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, ProgressBar>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn advance(&self, stage: &str, done: u64, total: u64, figures: &BTreeMap<String, f64>, rate: Option<f64>) {
+        let running = self.bars_running();
+        let Some(bar) = running.get(stage) else { return };
+        bar.set_length(total);
+        bar.set_position(done);
+        let mut words: Vec<String> = figures.iter().map(|(n, v)| format!("{n} {v:.4}")).collect();
+        words.extend(rate.map(|r| format!("{r:.0}/s")));
+        bar.set_message(words.join(" "));
+    }
+
+    /// Without bars, a training says about twenty times how far it is.
+    fn epoch(&self, stage: &str, epoch: u64, epochs: u64, figures: &BTreeMap<String, f64>) {
+        self.advance(stage, epoch, epochs, figures, None);
+        if self.bars.is_none() && (epoch == epochs || epoch == 1 || epoch.is_multiple_of((epochs / 20).max(1))) {
+            let words: Vec<_> = figures.iter().map(|(n, v)| format!("{n} {v:.4}")).collect();
+            self.line(&format!("{} {stage} epoch {epoch}/{epochs} {}", paint(DIM, "        "), words.join(" ")));
+        }
+    }
+
+    fn text(&self, event: &Event) {
+        match event {
+            Event::RunStarted { run, pipeline, stages, device, numerics, threads, .. } => self.line(&format!(
+                "{} {pipeline}: {stages} stages on {device} ({numerics}), {threads} threads, run {run}",
+                paint(GREEN, "     run")
+            )),
+            Event::StageCached { stage, .. } => self.line(&format!("{} {stage}", paint(DIM, "  cached"))),
+            Event::StageWaiting { stage, holder } => {
+                self.line(&format!("{} {stage}: computed by {holder}", paint(YELLOW, " waiting")));
+            }
+            Event::StageStarted { stage, reason, .. } => {
+                let why = reason.as_ref().map(|r| paint(DIM, &format!("  ({})", r.text))).unwrap_or_default();
+                self.start(stage, &why);
+            }
+            Event::Resumed { stage, epoch, step, epochs } => {
+                let step = if *step > 0 { format!(" and {step} steps") } else { String::new() };
+                self.line(&format!("{} {stage} at epoch {epoch}{step} of {epochs}", paint(GREEN, "  resume")));
+            }
+            Event::Progress { stage, done, total, figures, rate, .. } => {
+                self.advance(stage, *done, *total, figures, *rate);
+            }
+            Event::Epoch { stage, epoch, epochs, figures, .. } => self.epoch(stage, *epoch, *epochs, figures),
+            Event::StateSaved { stage, epoch, step, seconds: s } if self.ui.verbose => {
+                self.line(&format!("   saved {stage} at epoch {epoch}, step {step}, in {}", seconds(*s)));
+            }
+            Event::StateSaved { .. } => {}
+            Event::StageFinished { stage, seconds: s, metrics, .. } => {
+                self.end(stage);
+                let words: Vec<_> = metrics.iter().map(|(n, v)| format!("{n} {}", figure(*v))).collect();
+                let words = paint(DIM, &words.join(" "));
+                self.line(&format!("{} {stage} in {}  {words}", paint(GREEN, "    done"), seconds(*s)));
+            }
+            Event::StageInterrupted { stage } => {
+                self.end(stage);
+                self.line(&format!("{} {stage}: what it had is saved", paint(YELLOW, " stopped")));
+            }
+            Event::StageFailed { stage, error, hint, log } => {
+                self.end(stage);
+                self.say(&format!("{} {stage}: {error}", paint(RED, "  FAILED")));
+                if let Some(hint) = hint {
+                    self.say(&format!("           {} {hint}", paint(GREEN, "hint:")));
+                }
+                self.say(&format!("           log: {log}"));
+            }
+            Event::StageSkipped { stage, because } => {
+                self.line(&format!("{} {stage}: needs {because}", paint(YELLOW, " skipped")));
+            }
+            Event::ReportWritten { path, .. } => self.line(&format!("{} {path}", paint(GREEN, "  report"))),
+            Event::Warning { message } => self.say(&format!("{} {message}", paint(YELLOW, " warning"))),
+            Event::RunFinished { status, executed, cached, failed, skipped, seconds: s, .. } => {
+                let word = match status {
+                    Status::Ok => paint(GREEN, "      ok"),
+                    Status::Failed => paint(RED, "  failed"),
+                    Status::Interrupted => paint(YELLOW, " stopped"),
+                };
+                let counts = [(executed, "ran"), (cached, "cached"), (failed, "failed"), (skipped, "not run")];
+                let counts = counts.iter().filter(|(list, _)| !list.is_empty());
+                let counts: Vec<_> = counts.map(|(list, word)| format!("{} {word}", list.len())).collect();
+                self.line(&format!("{word} {} in {}", counts.join(", "), seconds(*s)));
+            }
+        }
+    }
+}
+
+impl Listener for Watch {
+    fn event(&self, event: &Event) {
+        if !self.ui.json {
+            return self.text(event);
+        }
+        if let Ok(line) = serde_json::to_string(event) {
+            self.ui.out(&line);
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What is kept of a run while it happens: its record in the store, and its events as one NDJSON file.
+//!
+//! The record is written when the run starts, so that `gc` keeps what the run needs and a killed run is known, and again
+//! when it ends. The file holds every event but progress, each line written at once: a run can be watched from outside,
+//! and what happened before a crash is there.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+use crate::event::{Event, Listener, Status};
+use crate::exec::Options;
+use crate::exec::schedule::{Fate, Scheduler};
+use crate::plan::Plan;
+use crate::spec::Spec;
+use crate::store::{Holder, RUN_FORMAT, RunRecord, RunStatus, StageOutcome, StageRun, Store};
+
+/// Passes events on to the user's listener, and keeps them.
+pub(crate) struct Journal<'a> {
+    store: &'a Arc<Store>,
+    spec: &'a Spec,
+    listener: &'a dyn Listener,
+    file: Mutex<File>,
+    record: Mutex<RunRecord>,
+}
+
+impl<'a> Journal<'a> {
+    /// Writes the record of a run that starts.
+    pub(crate) fn begin(
+        store: &'a Arc<Store>,
+        id: &str,
+        spec: &'a Spec,
+        options: &Options<'_>,
+        plan: &Plan,
+        listener: &'a dyn Listener,
+    ) -> Result<Self> {
+        let stage = |d: &crate::plan::Decision| StageRun {
+            name: spec.points[d.point].name.clone(),
+            kind: spec.points[d.point].parsed.kind.name().to_owned(),
+            key: d.key,
+            outcome: StageOutcome::Pending,
+            seconds: 0.0,
+            digest: d.record.as_ref().map(|r| r.digest),
+            resumed_at: None,
+        };
+        let wanted_states = plan.decisions.iter().filter_map(|d| d.components.as_ref());
+        let record = RunRecord {
+            format: RUN_FORMAT,
+            id: id.to_owned(),
+            pipeline: spec.pipeline.name.clone(),
+            file: options.file.to_owned(),
+            args: options.args.to_vec(),
+            started_at: jiff::Timestamp::now().as_millisecond(),
+            finished_at: None,
+            status: RunStatus::Running,
+            holder: Holder::this_process(),
+            device: options.compute.name.clone(),
+            class: options.compute.numerics.clone(),
+            threads: options.threads,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            stages: plan.decisions.iter().map(stage).collect(),
+            states: wanted_states.flat_map(|c| c.states()).collect(),
+        };
+        store.write_run(&record)?;
+        let path = store.dir().join("runs").join(format!("{id}.ndjson"));
+        let storage = |e| Error::storage(format!("can't write {}", path.display())).caused_by(e);
+        path.parent().map_or(Ok(()), fs::create_dir_all).map_err(storage)?;
+        let file = Mutex::new(File::create(&path).map_err(storage)?);
+        Ok(Self { store, spec, listener, file, record: Mutex::new(record) })
+    }
+
+    /// Tells the user what the store has noticed: damage, databases set aside.
+    pub(crate) fn warn_of_the_store(&self) {
+        for message in self.store.warnings() {
+            self.event(&Event::Warning { message });
+        }
+    }
+
+    /// Completes the record.
+    pub(crate) fn end(&self, scheduler: &Scheduler<'_>, status: Status) -> Result<()> {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        for (stage, point) in record.stages.iter_mut().zip(scheduler.order()) {
+            stage.outcome = match &scheduler.fates[point] {
+                Fate::Cached => StageOutcome::Cached,
+                Fate::Executed => StageOutcome::Executed,
+                Fate::Failed => StageOutcome::Failed,
+                Fate::Skipped(_) | Fate::Waiting | Fate::Running => StageOutcome::Skipped,
+            };
+            if let Some(result) = scheduler.records.get(point) {
+                stage.key = Some(result.key);
+                stage.digest = Some(result.digest);
+            }
+        }
+        record.finished_at = Some(jiff::Timestamp::now().as_millisecond());
+        record.status = match status {
+            Status::Ok => RunStatus::Ok,
+            Status::Failed => RunStatus::Failed,
+            Status::Interrupted => RunStatus::Interrupted,
+        };
+        self.store.write_run(&record)?;
+        let name = |point: &usize| self.spec.points[*point].name.as_str();
+        let hits: Vec<_> = scheduler.records.iter().map(|(point, result)| (name(point), result.key)).collect();
+        Ok(self.store.note_hits(&record.pipeline, &hits)?)
+    }
+
+    fn remember(&self, event: &Event) {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let stage_of = |record: &'_ mut RunRecord, name: &str| record.stages.iter().position(|s| s.name == name);
+        match event {
+            Event::StageFinished { stage, seconds, .. } => {
+                if let Some(i) = stage_of(&mut record, stage) {
+                    record.stages[i].seconds = *seconds;
+                }
+            }
+            Event::Resumed { stage, epoch, .. } => {
+                if let Some(i) = stage_of(&mut record, stage) {
+                    record.stages[i].resumed_at = Some(*epoch);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Listener for Journal<'_> {
+    fn event(&self, event: &Event) {
+        self.remember(event);
+        if !matches!(event, Event::Progress { .. })
+            && let Ok(mut line) = serde_json::to_string(event)
+        {
+            line.push('\n');
+            // What counts is in the store; that a full disk cuts the file short is said where the store is written.
+            let _ = self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
+        }
+        self.listener.event(event);
+    }
+}
