@@ -195,12 +195,72 @@ mod tests {
     #[test]
     fn errors_point_into_the_override() {
         let bad = |o: &str| applied("[params]\nepochs = 4\n", &[o]).unwrap_err();
-        insta::assert_snapshot!(bad("params.epochs.x=1"), @"");
-        insta::assert_snapshot!(bad("params..x=1"), @"");
-        insta::assert_snapshot!(bad("params.epochs"), @"");
-        insta::assert_snapshot!(bad("=1"), @"");
-        insta::assert_snapshot!(bad("params.\"x=1"), @"");
-        insta::assert_snapshot!(bad("params/x=1"), @"");
+        insta::assert_snapshot!(bad("params.epochs.x=1"), @r"
+        error: `params.epochs` is an integer, not a table
+         --> -S params.epochs.x=1:1:8
+          |
+        1 | params.epochs.x=1
+          |        ^^^^^^
+          |
+          = help: an override can replace it as a whole
+
+        1 error in the pipeline
+        ");
+        insta::assert_snapshot!(bad("params..x=1"), @r"
+        error: a name of the path is missing here
+         --> -S params..x=1:1:8
+          |
+        1 | params..x=1
+          |        ^
+          |
+          = help: write `-S path=value`, such as `-S params.epochs=8`
+
+        1 error in the pipeline
+        ");
+        insta::assert_snapshot!(bad("params.epochs"), @r"
+        error: there is no `=value` behind this path
+         --> -S params.epochs:1:1
+          |
+        1 | params.epochs
+          | ^^^^^^^^^^^^^
+          |
+          = help: write `-S path=value`, such as `-S params.epochs=8`
+
+        1 error in the pipeline
+        ");
+        insta::assert_snapshot!(bad("=1"), @r"
+        error: a name of the path is missing here
+         --> -S =1:1:1
+          |
+        1 | =1
+          | ^
+          |
+          = help: write `-S path=value`, such as `-S params.epochs=8`
+
+        1 error in the pipeline
+        ");
+        insta::assert_snapshot!(bad("params.\"x=1"), @r#"
+        error: this quoted name is not closed or not TOML
+         --> -S params."x=1:1:8
+          |
+        1 | params."x=1
+          |        ^^^^
+          |
+          = help: write `-S path=value`, such as `-S params.epochs=8`
+
+        1 error in the pipeline
+        "#);
+        insta::assert_snapshot!(bad("params/x=1"), @r"
+        error: a path can't hold this here
+         --> -S params/x=1:1:7
+          |
+        1 | params/x=1
+          |       ^
+          |
+          = help: write `-S path=value`, such as `-S params.epochs=8`
+
+        1 error in the pipeline
+        ");
     }
 
     proptest! {

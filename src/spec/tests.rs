@@ -1,5 +1,7 @@
 //! Stories about reading pipelines that are right.
 
+mod errors;
+
 use std::fmt::Write as _;
 
 use proptest::prelude::*;
@@ -61,7 +63,16 @@ fn epochs(spec: &super::Spec, name: &str) -> u64 {
 #[test]
 fn the_example_expands_as_the_contract_says() {
     let spec = good(MINI);
-    insta::assert_snapshot!(graph(&spec), @"");
+    insta::assert_snapshot!(graph(&spec), @r"
+    data
+    ad@lr=0.001 <- data: data
+    ad@lr=0.01 <- data: data
+    vad@distribution=gaussian <- data: data
+    vad@distribution=uniform <- data: data
+    fit@distribution=gaussian <- data: data; model: vad@distribution=gaussian
+    fit@distribution=uniform <- data: data; model: vad@distribution=uniform
+    report <- shown: [ad@lr=0.001, ad@lr=0.01, vad@distribution=gaussian, vad@distribution=uniform, fit@distribution=gaussian, fit@distribution=uniform]
+    ");
     let stages: Vec<_> =
         spec.stages.iter().map(|s| (s.name.as_str(), s.kind.as_str(), s.axes.join(","), s.points.clone())).collect();
     assert_eq!(stages[1], ("ad", "train", "lr".to_owned(), 1..3));
@@ -112,7 +123,18 @@ fn different_axes_multiply_and_shared_ones_meet() {
         inputs = { data = "data", model = "model" }
         "#,
     );
-    insta::assert_snapshot!(graph(&spec), @"");
+    insta::assert_snapshot!(graph(&spec), @r"
+    data@n=1
+    data@n=2
+    model@n=1,rate=0.5 <- data: data@n=1
+    model@n=1,rate=0.25 <- data: data@n=1
+    model@n=2,rate=0.5 <- data: data@n=2
+    model@n=2,rate=0.25 <- data: data@n=2
+    fit@n=1,rate=0.5 <- data: data@n=1; model: model@n=1,rate=0.5
+    fit@n=1,rate=0.25 <- data: data@n=1; model: model@n=1,rate=0.25
+    fit@n=2,rate=0.5 <- data: data@n=2; model: model@n=2,rate=0.5
+    fit@n=2,rate=0.25 <- data: data@n=2; model: model@n=2,rate=0.25
+    ");
 }
 
 #[test]
@@ -140,7 +162,19 @@ fn lists_gather_over_one_axis_while_the_others_flow_on() {
         inputs = { m = ["model@rate=*,width=*", "data@*"], f = ["per-rate"] }
         "#,
     );
-    insta::assert_snapshot!(graph(&spec), @"");
+    insta::assert_snapshot!(graph(&spec), @r"
+    data
+    model@rate=0.5,width=1 <- data: data
+    model@rate=0.5,width=2 <- data: data
+    model@rate=0.25,width=1 <- data: data
+    model@rate=0.25,width=2 <- data: data
+    per-rate@rate=0.5 <- m: [model@rate=0.5,width=1, model@rate=0.5,width=2, data]
+    per-rate@rate=0.25 <- m: [model@rate=0.25,width=1, model@rate=0.25,width=2, data]
+    fixed@rate=0.5 <- data: data; m: [model@rate=0.5,width=2]; one: model@rate=0.5,width=1
+    fixed@rate=0.25 <- data: data; m: [model@rate=0.25,width=2]; one: model@rate=0.5,width=1
+    all@rate=0.5 <- f: [per-rate@rate=0.5]; m: [model@rate=0.5,width=1, model@rate=0.5,width=2, model@rate=0.25,width=1, model@rate=0.25,width=2, data]
+    all@rate=0.25 <- f: [per-rate@rate=0.25]; m: [model@rate=0.5,width=1, model@rate=0.5,width=2, model@rate=0.25,width=1, model@rate=0.25,width=2, data]
+    ");
 }
 
 #[test]
@@ -305,7 +339,18 @@ fn include_and_exclude_act_on_the_product_and_stages_see_it_projected() {
         inputs = { models = ["model@rate=*"] }
         "#,
     );
-    insta::assert_snapshot!(graph(&spec), @"");
+    insta::assert_snapshot!(graph(&spec), @r"
+    data@n=1
+    data@n=2
+    data@n=3
+    model@n=1,rate=0.5 <- data: data@n=1
+    model@n=1,rate=0.25 <- data: data@n=1
+    model@n=2,rate=0.5 <- data: data@n=2
+    model@n=3,rate=0.125 <- data: data@n=3
+    per-n@n=1 <- models: [model@n=1,rate=0.5, model@n=1,rate=0.25]
+    per-n@n=2 <- models: [model@n=2,rate=0.5]
+    per-n@n=3 <- models: [model@n=3,rate=0.125]
+    ");
 }
 
 #[test]
@@ -314,7 +359,12 @@ fn stages_may_stand_in_any_order() {
         "pipeline.name = 'p'\n[stages.c]\nkind = 'show'\ninputs.a = ['b@*']\n[stages.b]\nkind = 'train'\ninputs.data = 'a'\n\
          matrix.width = [2, 1]\nwidth = '${matrix.width}'\n[stages.a]\nkind = 'load'",
     );
-    insta::assert_snapshot!(graph(&backwards), @"");
+    insta::assert_snapshot!(graph(&backwards), @r"
+    c <- a: [b@width=2, b@width=1]
+    b@width=2 <- data: a
+    b@width=1 <- data: a
+    a
+    ");
 }
 
 #[test]
