@@ -16,15 +16,31 @@
 //! Cost is linear in the text and in the number of points: stages and points are indices, and a stage's parameters are
 //! parsed once for each combination of those axes that its parameters mention, not once for each point.
 
+mod axes;
+mod errors;
+mod expand;
+mod header;
+mod matrix;
+mod overrides;
+mod parameters;
+mod read;
+mod stages;
+mod template;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::diagnostic::{Origin, Sources};
+use crate::diagnostic::{Diagnostics, Origin, Sources};
 use crate::error::Error;
 use crate::stage::{ParsedStage, Registry};
-use crate::value::Value;
+use crate::value::{Data, Node, Table, Value};
 
 /// A pipeline: typed, expanded, and known to be right as far as its text tells.
 pub struct Spec {
@@ -191,6 +207,74 @@ pub fn load(
     overrides: &[String],
     registry: &Registry,
 ) -> Result<Spec, Error> {
-    let _ = (text, file_name, base, overrides, registry);
-    Err(Error::bad_input("reading pipelines is being written"))
+    let mut sources = Sources::default();
+    let mut diagnostics = Diagnostics::default();
+    let file = sources.add(file_name, text);
+    let mut root = read::document(text, file, &mut diagnostics);
+    overrides::apply(overrides, &mut root, &mut sources, &mut diagnostics);
+    // What a broken text seems to say would only bring errors that are none.
+    errors::finish(std::mem::take(&mut diagnostics), &sources)?;
+    let found = typed(&root, &sources, registry, &mut diagnostics);
+    errors::finish(diagnostics, &sources)?;
+    let (pipeline, stages, points) = found;
+    Ok(Spec { sources, pipeline, stages, points, base: base.to_owned() })
+}
+
+const SECTIONS: [&str; 4] = ["pipeline", "params", "matrix", "stages"];
+
+/// The whole tree, typed and expanded. What is returned after an error is not to be used.
+fn typed(
+    root: &Table,
+    sources: &Sources,
+    registry: &Registry,
+    diagnostics: &mut Diagnostics,
+) -> (Header, Vec<StageSpec>, Vec<Point>) {
+    for entry in root.0.iter().filter(|e| !SECTIONS.contains(&e.name.as_str())) {
+        let message = format!("unknown section `{}`", entry.name);
+        errors::suggest(diagnostics, &entry.name_origin, message, &entry.name, SECTIONS.into_iter());
+    }
+    let params = template::params(&section(root, "params", diagnostics), sources, diagnostics);
+    let filled = |name: &str, diagnostics: &mut Diagnostics| {
+        let section = section(root, name, diagnostics);
+        template::Scope::of_params(&params, sources).fill_table(&section, diagnostics).unwrap_or_default()
+    };
+    let place = root.entry("pipeline").map_or(Origin { source: 0, span: 0..0 }, |e| e.name_origin.clone());
+    let pipeline = filled("pipeline", diagnostics);
+    let header = header::read(&pipeline, &place, diagnostics);
+    let mut matrix = matrix::Matrix::read(&filled("matrix", diagnostics), diagnostics);
+
+    let written = section(root, "stages", diagnostics);
+    if written.0.is_empty() {
+        let error = diagnostics.error(&place, "the pipeline has no stages");
+        error.help("add a table such as [stages.data]");
+    }
+    let names = written.0.iter().enumerate().map(|(i, e)| (e.name.as_str(), i)).collect();
+    let reader = stages::Reader { registry, sources, params: &params, names };
+    let drafts = reader.stages(&written, &mut matrix, diagnostics);
+    stages::check_roles(&drafts, diagnostics);
+    let shapes = axes::shapes(&drafts, &matrix, diagnostics);
+    let seed = header.seed;
+    let expansion =
+        expand::Expansion { sources, params: &params, matrix: &matrix, drafts: &drafts, shapes: &shapes, seed };
+    let (points, ranges) = expansion.points(diagnostics);
+    let stages = drafts.iter().zip(&shapes).zip(ranges).map(|((draft, shape), points)| StageSpec {
+        name: draft.name.to_owned(),
+        kind: draft.kind_name.clone(),
+        axes: shape.axes.iter().map(|a| matrix.axes[*a].name.clone()).collect(),
+        points,
+        origin: draft.origin.clone(),
+    });
+    (header, stages.collect(), points)
+}
+
+/// A section of the file; an empty one where there is none or something else stands there.
+fn section<'a>(root: &'a Table, name: &str, diagnostics: &mut Diagnostics) -> Cow<'a, Table> {
+    match root.get(name) {
+        None => Cow::Owned(Table::default()),
+        Some(Node { data: Data::Table(table), .. }) => Cow::Borrowed(table),
+        Some(node) => {
+            diagnostics.error(&node.origin, format!("`{name}` must be a table, not {}", node.data.describe()));
+            Cow::Owned(Table::default())
+        }
+    }
 }

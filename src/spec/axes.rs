@@ -1,0 +1,231 @@
+//! Which axes each stage has, and which combinations of them: worked out in dependency order.
+//!
+//! axes(stage) = declared by it ∪ mentioned by it ∪ those of its inputs that are neither fixed nor gathered. A name means
+//! one axis within a stage: redeclaring one that flows in, or joining two of one name, is an error.
+
+use std::collections::BTreeMap;
+
+use petgraph::algo::kosaraju_scc;
+use petgraph::graph::{DiGraph, NodeIndex};
+
+use super::errors::suggest;
+use super::matrix::{MAX_POINTS, Matrix};
+use super::stages::{Draft, Member, Pick};
+use crate::diagnostic::{Diagnostics, Origin};
+
+/// A stage's axes and combinations.
+#[derive(Debug, Default)]
+pub(super) struct Shape {
+    /// Its axes as indices, ascending: the order in names.
+    pub(super) axes: Vec<usize>,
+    /// Those that its parameters depend on: the positions in `axes` of what they mention and what its `at` match on.
+    pub(super) relevant: Vec<usize>,
+    /// The combinations: for each of `axes` the index of a value.
+    pub(super) rows: Vec<Vec<u32>>,
+    /// Something about its axes is wrong and reported.
+    pub(super) tainted: bool,
+}
+
+impl Shape {
+    /// The position of an axis of this name.
+    pub(super) fn position(&self, name: &str, matrix: &Matrix) -> Option<usize> {
+        self.axes.iter().position(|a| matrix.axes[*a].name == name)
+    }
+}
+
+/// The shapes of all stages. Rings of stages are reported; their members are then looked at as if they did not read each
+/// other.
+pub(super) fn shapes(drafts: &[Draft<'_>], matrix: &Matrix, diagnostics: &mut Diagnostics) -> Vec<Shape> {
+    let mut graph: DiGraph<(), ()> = DiGraph::with_capacity(drafts.len(), drafts.len());
+    for _ in drafts {
+        graph.add_node(());
+    }
+    for (reader, draft) in drafts.iter().enumerate() {
+        for member in draft.inputs.iter().flat_map(|i| &i.members) {
+            graph.add_edge(NodeIndex::new(reader), NodeIndex::new(member.stage), ());
+        }
+    }
+    let mut shapes: Vec<Shape> = Vec::new();
+    shapes.resize_with(drafts.len(), Shape::default);
+    // Components come in an order in which what is read stands before what reads it.
+    for mut ring in kosaraju_scc(&graph) {
+        ring.sort_unstable();
+        let members: Vec<usize> = ring.into_iter().map(NodeIndex::index).collect();
+        if members.len() > 1 {
+            report_ring(&members, drafts, diagnostics);
+            members.iter().for_each(|m| shapes[*m].tainted = true);
+        }
+        for stage in members {
+            let tainted = shapes[stage].tainted;
+            shapes[stage] = Join { matrix, drafts, shapes: &shapes, stage, found: BTreeMap::new() }
+                .shape(tainted || drafts[stage].tainted, diagnostics);
+        }
+    }
+    shapes
+}
+
+/// Names the members of a ring in the order in which they read each other, and points at one of the inputs.
+fn report_ring(members: &[usize], drafts: &[Draft<'_>], diagnostics: &mut Diagnostics) {
+    let next = |stage: usize| {
+        let inputs = drafts[stage].inputs.iter().flat_map(|i| &i.members);
+        inputs.filter(|m| members.binary_search(&m.stage).is_ok()).map(|m| (m.stage, &m.origin)).next()
+    };
+    let mut walk = vec![members[0]];
+    let mut place = drafts[members[0]].origin;
+    while let Some((stage, origin)) = walk.last().and_then(|last| next(*last)) {
+        place = if walk.len() == 1 { origin } else { place };
+        if walk.contains(&stage) || walk.len() > 20 {
+            break;
+        }
+        walk.push(stage);
+    }
+    let mut names: Vec<&str> = members.iter().map(|m| drafts[*m].name).collect();
+    if walk.len() == members.len() {
+        names = walk.iter().chain(&walk[..1]).map(|m| drafts[*m].name).collect();
+    }
+    let joined = names.join(if walk.len() == members.len() { " → " } else { ", " });
+    let error = diagnostics.error(place, format!("these stages depend on each other: {joined}"));
+    error.help("a stage can't need its own result; take one of these inputs away");
+}
+
+/// A stage's axes while they are gathered.
+struct Join<'a, 'b> {
+    matrix: &'a Matrix,
+    drafts: &'a [Draft<'b>],
+    shapes: &'a [Shape],
+    stage: usize,
+    /// Axis by name.
+    found: BTreeMap<&'a str, usize>,
+}
+
+impl<'a> Join<'a, '_> {
+    fn shape(mut self, mut tainted: bool, diagnostics: &mut Diagnostics) -> Shape {
+        let before = diagnostics.0.len();
+        let draft = &self.drafts[self.stage];
+        for axis in &draft.own_axes {
+            self.found.insert(&self.matrix.axes[*axis].name, *axis);
+        }
+        for member in draft.inputs.iter().flat_map(|i| &i.members) {
+            tainted |= self.shapes[member.stage].tainted;
+            self.flow_in(member, diagnostics);
+        }
+        tainted |= diagnostics.0.len() > before;
+        let mut relevant: Vec<usize> = Vec::new();
+        for (name, place) in &draft.mentions {
+            match self.mention(name) {
+                Some(axis) => relevant.push(axis),
+                None if tainted => {}
+                None => self.report_mention(name, place, diagnostics),
+            }
+        }
+        for (name, place) in draft.at.iter().flat_map(|at| at.coordinates.iter().map(|c| (&c.0, at.origin))) {
+            match self.found.get(name.as_str()) {
+                Some(axis) => relevant.push(*axis),
+                None if tainted => {}
+                None => self.report_no_axis(self.stage, name, place, diagnostics),
+            }
+        }
+        tainted |= diagnostics.0.len() > before;
+        let mut axes: Vec<usize> = self.found.values().copied().collect();
+        axes.sort_unstable();
+        relevant.sort_unstable();
+        relevant.dedup();
+        let relevant = relevant.iter().filter_map(|a| axes.binary_search(a).ok()).collect();
+        let rows = self.matrix.combinations(&axes).unwrap_or_else(|| {
+            let message = format!("stage `{}` has more than {MAX_POINTS} points", draft.name);
+            diagnostics.error(draft.origin, message);
+            tainted = true;
+            vec![]
+        });
+        Shape { axes, relevant, rows, tainted }
+    }
+
+    /// Takes in the axes of an input that are neither fixed nor gathered.
+    fn flow_in(&mut self, member: &Member, diagnostics: &mut Diagnostics) {
+        let shape = &self.shapes[member.stage];
+        let matrix = self.matrix;
+        for (name, pick) in &member.picks {
+            let Some(position) = shape.position(name, matrix) else {
+                if !shape.tainted {
+                    self.report_no_axis(member.stage, name, &member.origin, diagnostics);
+                }
+                continue;
+            };
+            let axis = &matrix.axes[shape.axes[position]];
+            if let Pick::Value(value) = pick
+                && axis.find(value).is_none()
+            {
+                let message = format!("axis `{name}` has no value `{value}`");
+                let known = axis.values.iter().map(|v| v.text.as_str());
+                suggest(diagnostics, &member.origin, message, value, known);
+            }
+        }
+        for index in flowing(member, shape, matrix) {
+            let axis = &matrix.axes[index];
+            match self.found.insert(&axis.name, index) {
+                Some(other) if other != index => self.report_clash(other, index, member, diagnostics),
+                _ => {}
+            }
+        }
+    }
+
+    /// The axis that a mention means: one that is here already, or else one of `[matrix]`, which thereby comes in.
+    fn mention(&mut self, name: &str) -> Option<usize> {
+        if let Some(axis) = self.found.get(name) {
+            return Some(*axis);
+        }
+        let axis = self.matrix.shared_axis(name)?;
+        self.found.insert(&self.matrix.axes[axis].name, axis);
+        Some(axis)
+    }
+
+    fn report_mention(&self, name: &str, place: &Origin, diagnostics: &mut Diagnostics) {
+        let message = format!("stage `{}` has no axis `{name}`", self.drafts[self.stage].name);
+        if let Some(elsewhere) = self.matrix.axes.iter().find(|a| a.name == name).and_then(|a| a.owner) {
+            let owner = self.drafts[elsewhere].name;
+            let help = format!("stage `{owner}` declares one; it comes with an input that is not gathered over it");
+            diagnostics.error(place, message).help(help);
+            return;
+        }
+        let shared = self.matrix.axes[..self.matrix.shared].iter().map(|a| a.name.as_str());
+        suggest(diagnostics, place, message, name, self.found.keys().copied().chain(shared));
+    }
+
+    fn report_no_axis(&self, stage: usize, name: &str, place: &Origin, diagnostics: &mut Diagnostics) {
+        let message = format!("stage `{}` has no axis `{name}`", self.drafts[stage].name);
+        let own: Vec<&str> = if stage == self.stage {
+            self.found.keys().copied().collect()
+        } else {
+            self.shapes[stage].axes.iter().map(|a| self.matrix.axes[*a].name.as_str()).collect()
+        };
+        suggest(diagnostics, place, message, name, own.into_iter());
+    }
+
+    fn report_clash(&self, first: usize, second: usize, member: &Member, diagnostics: &mut Diagnostics) {
+        let name = &self.matrix.axes[first].name;
+        let declared = |axis: usize| match self.matrix.axes[axis].owner {
+            None => "[matrix]".to_owned(),
+            Some(stage) => format!("stage `{}`", self.drafts[stage].name),
+        };
+        let own = self.matrix.axes[first].owner == Some(self.stage);
+        let (from, stage) = (self.drafts[member.stage].name, self.drafts[self.stage].name);
+        let (message, place) = if own {
+            let message = format!("stage `{stage}` declares axis `{name}`, which also comes in with `{from}`");
+            (message, &self.matrix.axes[first].origin)
+        } else {
+            let (first, second) = (declared(first), declared(second));
+            (format!("two axes `{name}` meet in stage `{stage}`: of {first} and of {second}"), &member.origin)
+        };
+        let help = format!("give one another name, or fix it in the input: `{from}@{name}=…`");
+        diagnostics.error(place, message).help(help);
+    }
+}
+
+/// The axes of an input that flow on, ascending.
+pub(super) fn flowing(member: &Member, shape: &Shape, matrix: &Matrix) -> Vec<usize> {
+    if member.all {
+        return vec![];
+    }
+    let picked = |axis: &usize| member.picks.iter().any(|(name, _)| *name == matrix.axes[*axis].name);
+    shape.axes.iter().filter(|a| !picked(a)).copied().collect()
+}

@@ -1,0 +1,189 @@
+//! A stage's parameters for each of its points: overrides of `at` laid over them, references replaced, parsed by the kind.
+//!
+//! Parsing is done once for each combination of the axes that matter to it. Where two matching `at` set one field, the one
+//! with more coordinates wins; two with equally many are an error, so that the order they are written in means nothing.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::errors::suggest;
+use super::expand::Expansion;
+use super::stages::{At, RESERVED, is_parameter};
+use super::template::Scope;
+use crate::diagnostic::{Diagnostics, Origin};
+use crate::stage::{Params, ParsedStage, StageKind};
+use crate::value::{Data, Entry, Node, Table};
+
+/// After so many errors in one stage its other combinations are not looked at.
+const ENOUGH_ERRORS: usize = 20;
+
+/// A stage's parameters for some of its points.
+pub(super) struct Parsed {
+    /// Its kind, what to run, and the canonical parameters.
+    pub(super) stage: ParsedStage,
+    /// Its own seed or the pipeline's.
+    pub(super) seed: i64,
+}
+
+/// Parses one stage.
+pub(super) struct Parser<'a> {
+    whole: &'a Expansion<'a>,
+    stage: usize,
+    kind: &'a dyn StageKind,
+    at: Vec<Pattern<'a>>,
+}
+
+/// An `at`, looked up.
+struct Pattern<'a> {
+    at: &'a At<'a>,
+    /// Position of the axis in the stage's axes, index of the value.
+    coordinates: Vec<(usize, u32)>,
+}
+
+impl<'a> Parser<'a> {
+    /// `None` where the kind or the axes are not known, which was reported.
+    pub(super) fn new(whole: &'a Expansion<'a>, stage: usize, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let (draft, shape) = (&whole.drafts[stage], &whole.shapes[stage]);
+        let known = |name: &String| shape.position(name, whole.matrix).is_some();
+        if !draft.mentions.iter().all(|(name, _)| known(name)) {
+            return None;
+        }
+        let mut at = Vec::new();
+        for written in &draft.at {
+            let mut coordinates = Some(Vec::new());
+            for (name, value) in &written.coordinates {
+                let position = shape.position(name, whole.matrix)?;
+                let axis = &whole.matrix.axes[shape.axes[position]];
+                let found = axis.find(value);
+                if found.is_none() {
+                    let message = format!("axis `{name}` has no value `{value}`");
+                    suggest(diagnostics, written.origin, message, value, axis.values.iter().map(|v| v.text.as_str()));
+                }
+                coordinates = coordinates.zip(found).map(|(mut all, f)| {
+                    all.push((position, f as u32));
+                    all
+                });
+            }
+            at.extend(coordinates.map(|coordinates| Pattern { at: written, coordinates }));
+        }
+        Some(Self { whole, stage, kind: draft.kind.as_deref()?, at })
+    }
+
+    /// The different parameters, and for each row which of them are its; `None` after an error.
+    pub(super) fn rows(&self, diagnostics: &mut Diagnostics) -> Option<(Vec<Parsed>, Vec<usize>)> {
+        let shape = &self.whole.shapes[self.stage];
+        let before = diagnostics.0.len();
+        let mut variants = Vec::new();
+        let mut of_row = Vec::with_capacity(shape.rows.len());
+        let mut known: HashMap<Vec<u32>, usize> = HashMap::new();
+        let mut used = vec![false; self.at.len()];
+        for row in &shape.rows {
+            let key: Vec<u32> = shape.relevant.iter().map(|p| row[*p]).collect();
+            if let Some(variant) = known.get(&key) {
+                of_row.push(*variant);
+                continue;
+            }
+            let matching = |p: &Pattern<'_>| p.coordinates.iter().all(|(position, value)| row[*position] == *value);
+            used.iter_mut().zip(&self.at).for_each(|(u, p)| *u |= matching(p));
+            let at: Vec<&Pattern<'_>> = self.at.iter().filter(|p| matching(p)).collect();
+            let from = diagnostics.0.len();
+            variants.extend(self.variant(row, &at, diagnostics));
+            self.label(diagnostics, from);
+            known.insert(key, variants.len().saturating_sub(1));
+            of_row.push(variants.len().saturating_sub(1));
+            if diagnostics.0.len() > before + ENOUGH_ERRORS {
+                return None;
+            }
+        }
+        for (pattern, _) in self.at.iter().zip(used).filter(|(_, used)| !used) {
+            let message = format!("this matches no point of stage `{}`", self.whole.drafts[self.stage].name);
+            diagnostics.error(pattern.at.origin, message).help("the matrix excludes this combination");
+        }
+        (diagnostics.0.len() == before).then_some((variants, of_row))
+    }
+
+    /// The parameters of the points that are like this row.
+    fn variant(&self, row: &[u32], at: &[&Pattern<'_>], diagnostics: &mut Diagnostics) -> Option<Parsed> {
+        let draft = &self.whole.drafts[self.stage];
+        let shape = &self.whole.shapes[self.stage];
+        let mut axes: BTreeMap<&str, &Node> = BTreeMap::new();
+        for position in &shape.relevant {
+            let axis = &self.whole.matrix.axes[shape.axes[*position]];
+            axes.insert(&axis.name, &axis.values[row[*position] as usize].node);
+        }
+        let merged = merged(draft.table, at, diagnostics)?;
+        let mut scope = Scope { axes: Some(&axes), ..Scope::of_params(self.whole.params, self.whole.sources) };
+        let mut table = scope.fill_table(&merged, diagnostics)?;
+        let seed = match table.0.iter().position(|e| e.name == "seed").map(|i| table.0.remove(i).node) {
+            None => self.whole.seed,
+            Some(Node { data: Data::Int(seed), .. }) => seed,
+            Some(node) => {
+                let message = format!("`seed` must be an integer, not {}", node.data.value());
+                diagnostics.error(&node.origin, message);
+                self.whole.seed
+            }
+        };
+        let mut params = Params::new(&table, draft.origin.clone(), &RESERVED, diagnostics);
+        let stage = self.kind.parse(&mut params);
+        let params = params.finish();
+        let kind = draft.kind.clone()?;
+        Some(Parsed { stage: ParsedStage { kind, stage, params }, seed })
+    }
+
+    /// A value that a reference brought in is faulted where it is written, which may be far from the stage: says whose
+    /// error it is.
+    fn label(&self, diagnostics: &mut Diagnostics, from: usize) {
+        let draft = &self.whole.drafts[self.stage];
+        for diagnostic in diagnostics.0.iter_mut().skip(from) {
+            let elsewhere = |o: &Origin| o != draft.origin && !within(draft.table, o);
+            if diagnostic.label.is_none() && diagnostic.origin.as_ref().is_some_and(elsewhere) {
+                diagnostic.label(format!("used by stage `{}`", draft.name));
+            }
+        }
+    }
+}
+
+/// Whether a place is in a table, or in a text of it.
+fn within(table: &Table, place: &Origin) -> bool {
+    fn node(n: &Node, place: &Origin) -> bool {
+        let text = n.origin.source == place.source
+            && n.origin.span.start <= place.span.start
+            && place.span.end <= n.origin.span.end;
+        text || match &n.data {
+            Data::List(items) => items.iter().any(|i| node(i, place)),
+            Data::Table(table) => within(table, place),
+            _ => false,
+        }
+    }
+    table.0.iter().any(|e| e.name_origin == *place || node(&e.node, place))
+}
+
+/// A stage's own parameters with the matching overrides laid over them by name; `None` where they contradict each other.
+fn merged(table: &Table, at: &[&Pattern<'_>], diagnostics: &mut Diagnostics) -> Option<Table> {
+    let is_ours = |e: &&Entry| is_parameter(&e.name) || e.name == "seed";
+    let mut chosen: BTreeMap<&str, (&Entry, &Pattern<'_>)> = BTreeMap::new();
+    let mut by_weight = at.to_vec();
+    by_weight.sort_by_key(|p| p.coordinates.len());
+    let mut fine = true;
+    for pattern in by_weight {
+        for entry in pattern.at.table.0.iter().filter(is_ours) {
+            let before = chosen.insert(&entry.name, (entry, pattern));
+            let rival = before.filter(|(_, p)| p.coordinates.len() == pattern.coordinates.len());
+            if let Some((_, rival)) = rival {
+                fine = false;
+                let message = format!("`{}` is set for the same points by {:?}", entry.name, written(rival.at));
+                let help = "say which is meant in an `at` that has the coordinates of both";
+                diagnostics.error(&entry.name_origin, message).help(help);
+            }
+        }
+    }
+    let mut merged = Table(table.0.iter().filter(is_ours).cloned().collect());
+    for (entry, _) in chosen.into_values() {
+        merged.set(entry.clone());
+    }
+    fine.then_some(merged)
+}
+
+fn written(at: &At<'_>) -> String {
+    let coordinates: Vec<String> = at.coordinates.iter().map(|(axis, value)| format!("{axis}={value}")).collect();
+    coordinates.join(",")
+}

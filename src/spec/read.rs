@@ -1,0 +1,89 @@
+//! TOML text as a tree of nodes with places. Reports every syntax error it finds, not only the first.
+
+use toml::de::{DeTable, DeValue};
+
+use crate::diagnostic::{Diagnostics, Origin};
+use crate::value::{Data, Entry, Node, Table};
+
+/// Where the pieces of one text come from: its index in `Sources`, and how far into it this text begins.
+#[derive(Clone, Copy)]
+pub(super) struct Text {
+    /// Index in `Sources`.
+    pub(super) source: usize,
+    /// Byte at which the TOML begins.
+    pub(super) offset: usize,
+}
+
+impl Text {
+    fn origin(self, span: std::ops::Range<usize>) -> Origin {
+        Origin { source: self.source, span: span.start + self.offset..span.end + self.offset }
+    }
+}
+
+/// A whole document. After a syntax error the tree holds what could still be made out.
+pub(super) fn document(text: &str, source: usize, diagnostics: &mut Diagnostics) -> Table {
+    let place = Text { source, offset: 0 };
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let span = error.span().unwrap_or(text.len()..text.len());
+        diagnostics.error(&place.origin(span), format!("this is not TOML: {}", error.message()));
+    }
+    self::table(table.get_ref(), place, diagnostics)
+}
+
+/// A single value, such as stands on the right of an override; `None` if it is no TOML value or none that a pipeline can
+/// hold.
+pub(super) fn value(text: &str, place: Text) -> Option<Node> {
+    let (value, errors) = DeValue::parse_recoverable(text);
+    if !errors.is_empty() {
+        return None;
+    }
+    let mut diagnostics = Diagnostics::default();
+    let origin = place.origin(value.span());
+    let node = node(value.get_ref(), origin, place, &mut diagnostics)?;
+    diagnostics.is_empty().then_some(node)
+}
+
+/// The crate orders a table by name; here the order is that of the text, which decides the order of axes and points.
+fn table(table: &DeTable<'_>, place: Text, diagnostics: &mut Diagnostics) -> Table {
+    let mut entries: Vec<Entry> = table
+        .iter()
+        .filter_map(|(name, value)| {
+            let node = node(value.get_ref(), place.origin(value.span()), place, diagnostics)?;
+            Some(Entry { name: name.get_ref().to_string(), name_origin: place.origin(name.span()), node })
+        })
+        .collect();
+    entries.sort_by_key(|e| e.name_origin.span.start);
+    Table(entries)
+}
+
+fn node(value: &DeValue<'_>, origin: Origin, place: Text, diagnostics: &mut Diagnostics) -> Option<Node> {
+    let data = match value {
+        DeValue::String(v) => Data::Text(v.to_string()),
+        DeValue::Boolean(v) => Data::Bool(*v),
+        DeValue::Integer(v) => match i64::from_str_radix(v.as_str(), v.radix()) {
+            Ok(v) => Data::Int(v),
+            Err(_) => {
+                diagnostics.error(&origin, "this integer does not fit into 64 bits");
+                return None;
+            }
+        },
+        DeValue::Float(v) => match v.as_str().parse::<f64>() {
+            Ok(v) if v.is_finite() => Data::Float(v),
+            _ => {
+                diagnostics.error(&origin, format!("`{}` is not a finite number", v.as_str()));
+                return None;
+            }
+        },
+        DeValue::Datetime(_) => {
+            diagnostics.error(&origin, "a pipeline holds no dates").help("write it as a string, in quotes");
+            return None;
+        }
+        DeValue::Array(items) => {
+            let items = items.iter();
+            Data::List(items.filter_map(|i| node(i.get_ref(), place.origin(i.span()), place, diagnostics)).collect())
+        }
+        DeValue::Table(entries) => Data::Table(table(entries, place, diagnostics)),
+    };
+    Some(Node { data, origin })
+}

@@ -1,0 +1,365 @@
+//! The runner's own fields of a stage's table: `kind`, `inputs`, `matrix`, `at` and `seed`. Everything else is the kind's.
+//!
+//! An input is written `stage`, `stage@axis=value` (that coordinate fixed, other axes flow on) or, in a list,
+//! `stage@axis=*` (gathered over that axis) and `stage@*` (gathered over all).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::errors::{check_name, suggest};
+use super::matrix::Matrix;
+use super::template::{Scope, mentions, part_of};
+use crate::diagnostic::{Diagnostics, Origin, Sources};
+use crate::stage::{Registry, Role, Roles, StageKind};
+use crate::value::{Data, Entry, Node, Table};
+
+/// The fields that the runner reads in a stage's table.
+pub(super) const RESERVED: [&str; 5] = ["kind", "inputs", "matrix", "at", "seed"];
+
+/// A stage as written, its references to stages looked up.
+pub(super) struct Draft<'a> {
+    /// Its name.
+    pub(super) name: &'a str,
+    /// Where the name is written.
+    pub(super) origin: &'a Origin,
+    /// Its table.
+    pub(super) table: &'a Table,
+    /// Its kind's name, and the kind if there is one of that name.
+    pub(super) kind_name: String,
+    /// See above.
+    pub(super) kind: Option<Arc<dyn StageKind>>,
+    /// Its inputs. What names no stage is left out of them.
+    pub(super) inputs: Vec<DraftInput>,
+    /// `inputs` is not what it should be, which is reported; nothing is known of them.
+    pub(super) unreadable: bool,
+    /// The axes it declares, as indices.
+    pub(super) own_axes: Vec<usize>,
+    /// The axes it mentions in its parameters, and where.
+    pub(super) mentions: Vec<(String, Origin)>,
+    /// Its overrides for some points.
+    pub(super) at: Vec<At<'a>>,
+    /// Something about its inputs or axes is wrong and reported: what else seems wrong may only follow from that.
+    pub(super) tainted: bool,
+}
+
+/// What stands in one role.
+pub(super) struct DraftInput {
+    /// The role.
+    pub(super) role: String,
+    /// Where the role is written.
+    pub(super) role_origin: Origin,
+    /// Where what stands in it is written.
+    pub(super) origin: Origin,
+    /// Whether it is written as a list.
+    pub(super) list: bool,
+    /// What is in it.
+    pub(super) members: Vec<Member>,
+}
+
+/// One reference to a stage.
+pub(super) struct Member {
+    /// The index of the stage.
+    pub(super) stage: usize,
+    /// Gathers over all axes.
+    pub(super) all: bool,
+    /// Coordinates that are fixed or gathered, by the name of their axis.
+    pub(super) picks: Vec<(String, Pick)>,
+    /// Where it is written.
+    pub(super) origin: Origin,
+}
+
+/// What a reference says about an axis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Pick {
+    /// This value, as written.
+    Value(String),
+    /// All values.
+    All,
+}
+
+/// Overrides for the points that match.
+pub(super) struct At<'a> {
+    /// The coordinates, axis and value as written.
+    pub(super) coordinates: Vec<(String, String)>,
+    /// The place of the coordinates.
+    pub(super) origin: &'a Origin,
+    /// What is overridden.
+    pub(super) table: &'a Table,
+}
+
+/// What is needed to read a stage.
+pub(super) struct Reader<'a> {
+    /// The kinds there are.
+    pub(super) registry: &'a Registry,
+    /// All texts.
+    pub(super) sources: &'a Sources,
+    /// Resolved parameters.
+    pub(super) params: &'a BTreeMap<String, Node>,
+    /// The names of all stages.
+    pub(super) names: BTreeMap<&'a str, usize>,
+}
+
+impl<'a> Reader<'a> {
+    /// Reads the `[stages]` section; the stages' axes are added to the matrix. Every stage in `names` gets a draft, so
+    /// that indices hold.
+    pub(super) fn stages(
+        &self,
+        section: &'a Table,
+        matrix: &mut Matrix,
+        diagnostics: &mut Diagnostics,
+    ) -> Vec<Draft<'a>> {
+        const EMPTY: &Table = &Table(Vec::new());
+        let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+        let mut drafts = Vec::with_capacity(section.0.len());
+        for (index, entry) in section.0.iter().enumerate() {
+            if let Some(other) = seen.insert(entry.name.to_lowercase(), &entry.name) {
+                let message = format!("stages `{other}` and `{}` differ only in case", entry.name);
+                let help = "their points' names become names of files, where case may make no difference";
+                diagnostics.error(&entry.name_origin, message).help(help);
+            }
+            let table = match &entry.node.data {
+                Data::Table(table) => table,
+                other => {
+                    let message = format!("stage `{}` must be a table, not {}", entry.name, other.describe());
+                    diagnostics.error(&entry.node.origin, message);
+                    EMPTY
+                }
+            };
+            drafts.push(self.stage(index, entry, table, matrix, diagnostics));
+        }
+        drafts
+    }
+
+    /// Reads the stage with this index.
+    fn stage(
+        &self,
+        index: usize,
+        entry: &'a Entry,
+        table: &'a Table,
+        matrix: &mut Matrix,
+        diagnostics: &mut Diagnostics,
+    ) -> Draft<'a> {
+        check_name("a stage", &entry.name, &entry.name_origin, diagnostics);
+        let (kind_name, kind) = self.kind(entry, table, diagnostics);
+        let before = diagnostics.0.len();
+        let inputs = self.inputs(index, table, diagnostics);
+        let unreadable = inputs.is_none();
+        let inputs = inputs.unwrap_or_default();
+        let own_axes = match table.get("matrix").and_then(|n| self.filled(n, diagnostics)) {
+            None => vec![],
+            Some(Node { data: Data::Table(axes), .. }) => matrix.declare(&axes, Some(index), diagnostics),
+            Some(node) => {
+                let message = format!("`matrix` must be a table, not {}", node.data.describe());
+                diagnostics.error(&node.origin, message).help("matrix = { axis = [value, value] }");
+                vec![]
+            }
+        };
+        let tainted = diagnostics.0.len() > before;
+        let at = at(table, diagnostics);
+        let mut mentioned = Vec::new();
+        let parameters = table.0.iter().filter(|e| is_parameter(&e.name) || e.name == "seed");
+        for entry in parameters.chain(at.iter().flat_map(|a| &a.table.0)) {
+            mentions(&entry.node, self.sources, &mut |axis, place| mentioned.push((axis.to_owned(), place)));
+        }
+        let (name, origin) = (entry.name.as_str(), &entry.name_origin);
+        Draft { name, origin, table, kind_name, kind, inputs, unreadable, own_axes, mentions: mentioned, at, tainted }
+    }
+
+    fn filled(&self, node: &Node, diagnostics: &mut Diagnostics) -> Option<Node> {
+        Scope::of_params(self.params, self.sources).fill(node, diagnostics)
+    }
+
+    fn kind(
+        &self,
+        entry: &Entry,
+        table: &Table,
+        diagnostics: &mut Diagnostics,
+    ) -> (String, Option<Arc<dyn StageKind>>) {
+        let Some(written) = table.get("kind") else {
+            let kinds: Vec<&str> = self.registry.iter().map(|k| k.name()).collect();
+            let error = diagnostics.error(&entry.name_origin, format!("stage `{}` has no `kind`", entry.name));
+            error.help(format!("one of {}", kinds.join(", ")));
+            return (String::new(), None);
+        };
+        let Some(node) = self.filled(written, diagnostics) else { return (String::new(), None) };
+        let Data::Text(name) = node.data else {
+            diagnostics.error(&node.origin, format!("`kind` must be a string, not {}", node.data.describe()));
+            return (String::new(), None);
+        };
+        let kind = self.registry.get(&name);
+        if kind.is_none() {
+            let known: Vec<&str> = self.registry.iter().map(|k| k.name()).collect();
+            let message = format!("there is no stage kind `{name}`");
+            suggest(diagnostics, &node.origin, message, &name, known.into_iter());
+        }
+        (name, kind)
+    }
+
+    fn inputs(&self, index: usize, table: &Table, diagnostics: &mut Diagnostics) -> Option<Vec<DraftInput>> {
+        let Some(written) = table.get("inputs") else { return Some(vec![]) };
+        let node = self.filled(written, diagnostics)?;
+        let Data::Table(roles) = &node.data else {
+            let message = format!("`inputs` must be a table of roles, not {}", node.data.describe());
+            diagnostics.error(&node.origin, message).help("inputs = { role = \"stage\" }");
+            return None;
+        };
+        let mut inputs = Vec::new();
+        for entry in &roles.0 {
+            check_name("a role", &entry.name, &entry.name_origin, diagnostics);
+            let (list, nodes) = match &entry.node.data {
+                Data::List(items) => (true, items.iter().collect()),
+                _ => (false, vec![&entry.node]),
+            };
+            if nodes.is_empty() {
+                let message = format!("the list of `{}` is empty", entry.name);
+                diagnostics.error(&entry.node.origin, message).help("leave the role out, or name a stage");
+            }
+            let members: Vec<Member> =
+                nodes.into_iter().filter_map(|n| self.member(index, n, list, diagnostics)).collect();
+            let (role, role_origin) = (entry.name.clone(), entry.name_origin.clone());
+            inputs.push(DraftInput { role, role_origin, origin: entry.node.origin.clone(), list, members });
+        }
+        Some(inputs)
+    }
+
+    fn member(&self, index: usize, node: &Node, list: bool, diagnostics: &mut Diagnostics) -> Option<Member> {
+        let Data::Text(text) = &node.data else {
+            let message = format!("an input must be the name of a stage, not {}", node.data.describe());
+            diagnostics.error(&node.origin, message);
+            return None;
+        };
+        let (name, coordinates) = match text.split_once('@') {
+            Some((name, coordinates)) => (name, Some(coordinates)),
+            None => (text.as_str(), None),
+        };
+        let Some(&stage) = self.names.get(name) else {
+            let place = part_of(self.sources, &node.origin, name);
+            let known = self.names.keys().copied().filter(|n| self.names.get(n) != Some(&index));
+            suggest(diagnostics, &place, format!("there is no stage `{name}`"), name, known);
+            return None;
+        };
+        if stage == index {
+            diagnostics.error(&node.origin, format!("stage `{name}` is its own input"));
+            return None;
+        }
+        let all = coordinates == Some("*");
+        let picks = match coordinates {
+            Some(coordinates) if !all => self.picks(coordinates, node, diagnostics)?,
+            _ => vec![],
+        };
+        if !list && (all || picks.iter().any(|(_, p)| *p == Pick::All)) {
+            let error = diagnostics.error(&node.origin, format!("`{text}` gathers points, which takes a list"));
+            error.help(format!("[\"{text}\"]"));
+            return None;
+        }
+        Some(Member { stage, all, picks, origin: node.origin.clone() })
+    }
+
+    fn picks(&self, text: &str, node: &Node, diagnostics: &mut Diagnostics) -> Option<Vec<(String, Pick)>> {
+        let found = coordinates(text, &node.origin, self.sources, diagnostics)?;
+        let pick = |value: String| if value == "*" { Pick::All } else { Pick::Value(value) };
+        Some(found.into_iter().map(|(axis, value)| (axis, pick(value))).collect())
+    }
+}
+
+/// Whether a field of a stage's table belongs to its kind.
+pub(super) fn is_parameter(name: &str) -> bool {
+    !RESERVED.contains(&name)
+}
+
+/// `axis=value,axis=value`, no axis twice.
+fn coordinates(
+    text: &str,
+    origin: &Origin,
+    sources: &Sources,
+    diagnostics: &mut Diagnostics,
+) -> Option<Vec<(String, String)>> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    for part in text.split(',') {
+        let (axis, value) = part.split_once('=').map_or((part.trim(), ""), |(a, v)| (a.trim(), v.trim()));
+        let message = if axis.is_empty() || value.is_empty() {
+            format!("{part:?} is not `axis=value`")
+        } else if found.iter().any(|(a, _)| a == axis) {
+            format!("axis `{axis}` stands here twice")
+        } else {
+            found.push((axis.to_owned(), value.to_owned()));
+            continue;
+        };
+        let help = "coordinates are written axis=value,axis=value";
+        diagnostics.error(&part_of(sources, origin, part), message).help(help);
+        return None;
+    }
+    Some(found)
+}
+
+fn at<'a>(table: &'a Table, diagnostics: &mut Diagnostics) -> Vec<At<'a>> {
+    let help = "[stages.NAME.at.\"axis=value\"]";
+    let blocks = match table.get("at") {
+        None => return vec![],
+        Some(Node { data: Data::Table(blocks), .. }) => blocks,
+        Some(node) => {
+            let message = format!("`at` must be a table, not {}", node.data.describe());
+            diagnostics.error(&node.origin, message).help(help);
+            return vec![];
+        }
+    };
+    let mut found = Vec::new();
+    for entry in &blocks.0 {
+        let Data::Table(table) = &entry.node.data else {
+            let message = format!("`at` holds tables by coordinates, not {}", entry.node.data.describe());
+            diagnostics.error(&entry.name_origin, message).help(help);
+            continue;
+        };
+        for field in table.0.iter().filter(|e| !is_parameter(&e.name) && e.name != "seed") {
+            let message = format!("`{}` can't differ between the points of a stage", field.name);
+            diagnostics.error(&field.name_origin, message).help("make it two stages");
+        }
+        let none = Sources::default();
+        if let Some(coordinates) = coordinates(&entry.name, &entry.name_origin, &none, diagnostics) {
+            found.push(At { coordinates, origin: &entry.name_origin, table });
+        }
+    }
+    found
+}
+
+/// Compares each stage's inputs with the roles of its kind.
+pub(super) fn check_roles(drafts: &[Draft<'_>], diagnostics: &mut Diagnostics) {
+    for draft in drafts.iter().filter(|d| !d.unreadable) {
+        let Some(kind) = &draft.kind else { continue };
+        let Roles::Fixed(roles) = kind.roles() else { continue };
+        for role in roles.iter().filter(|r| !r.optional) {
+            if !draft.inputs.iter().any(|i| i.role == role.name) {
+                let message = format!("stage `{}` has no input `{}`", draft.name, role.name);
+                let kinds = if role.kinds.is_empty() { "any kind".to_owned() } else { role.kinds.join(" or ") };
+                let help = format!("inputs = {{ {} = \"…\" }}, a stage of {kinds}", role.name);
+                diagnostics.error(draft.origin, message).help(help);
+            }
+        }
+        for input in &draft.inputs {
+            match roles.iter().find(|r| r.name == input.role) {
+                Some(role) => check_role(draft, input, role, drafts, diagnostics),
+                None => {
+                    let message = format!("kind `{}` has no role `{}`", draft.kind_name, input.role);
+                    suggest(diagnostics, &input.role_origin, message, &input.role, roles.iter().map(|r| r.name));
+                }
+            }
+        }
+    }
+}
+
+fn check_role(draft: &Draft<'_>, input: &DraftInput, role: &Role, drafts: &[Draft<'_>], diagnostics: &mut Diagnostics) {
+    let (name, kind) = (role.name, &draft.kind_name);
+    if input.list {
+        let message = format!("role `{name}` of kind `{kind}` takes one stage, not a list");
+        diagnostics.error(&input.origin, message).help("name one stage, without brackets");
+        return;
+    }
+    for member in &input.members {
+        let given = &drafts[member.stage];
+        if given.kind.is_some() && !role.kinds.is_empty() && !role.kinds.contains(&given.kind_name.as_str()) {
+            let (stage, found) = (given.name, &given.kind_name);
+            let message = format!("role `{name}` of kind `{kind}` does not take `{stage}`, which is of kind `{found}`");
+            diagnostics.error(&member.origin, message).help(format!("it takes {}", role.kinds.join(" or ")));
+        }
+    }
+}

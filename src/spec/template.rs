@@ -1,0 +1,314 @@
+//! References in texts: `${params.x}` and `${matrix.axis}`; `$${` is a literal `${`.
+//!
+//! A text that is only a reference becomes the value itself, type and place included, so that an error about it points at
+//! where the value is written. Inside a longer text a value becomes text. What a reference brought in is not scanned again,
+//! so a value can't smuggle in another reference. Parameters may refer to parameters, in any order, but not in a ring.
+
+use std::collections::BTreeMap;
+
+use petgraph::algo::kosaraju_scc;
+use petgraph::graph::{DiGraph, NodeIndex};
+
+use super::errors::suggest;
+use crate::diagnostic::{Diagnostics, Origin, Sources};
+use crate::value::{Data, Entry, Node, Table};
+
+/// How large all that references bring in may grow, in bytes and nodes: parameters that double each other would otherwise
+/// fill the memory.
+const MAX_GROWTH: usize = 16_000_000;
+
+/// A piece of a text.
+#[derive(Debug, PartialEq, Eq)]
+enum Piece<'a> {
+    /// To be taken as it is.
+    Literal(&'a str),
+    /// `${…}`: all of it, and what stands inside.
+    Reference { whole: &'a str, inner: &'a str },
+    /// `${` that is not closed, with the rest of the text.
+    Open(&'a str),
+}
+
+fn pieces(text: &str) -> Vec<Piece<'_>> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        let (before, from) = rest.split_at(at);
+        if let Some(literal) = before.strip_suffix('$') {
+            found.extend([Piece::Literal(literal), Piece::Literal("${")]);
+            rest = from.get(2..).unwrap_or_default();
+            continue;
+        }
+        found.push(Piece::Literal(before));
+        let Some(end) = from.find('}') else {
+            found.push(Piece::Open(from));
+            return found;
+        };
+        let whole = from.get(..=end).unwrap_or_default();
+        found.push(Piece::Reference { whole, inner: from.get(2..end).unwrap_or_default().trim() });
+        rest = from.get(end + 1..).unwrap_or_default();
+    }
+    found.push(Piece::Literal(rest));
+    found.retain(|p| *p != Piece::Literal(""));
+    found
+}
+
+/// What a reference names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target<'a> {
+    /// A parameter, perhaps a value inside one: `model.size`.
+    Param(&'a str),
+    /// An axis.
+    Axis(&'a str),
+}
+
+fn target(inner: &str) -> Option<Target<'_>> {
+    match inner.split_once('.')? {
+        ("params", path) => Some(Target::Param(path)),
+        ("matrix", axis) => Some(Target::Axis(axis)),
+        _ => None,
+    }
+}
+
+/// Calls `found` for every axis that is mentioned in a node.
+pub(super) fn mentions(node: &Node, sources: &Sources, found: &mut impl FnMut(&str, Origin)) {
+    references(node, &mut |node, whole, target| {
+        if let Target::Axis(axis) = target {
+            found(axis, part_of(sources, &node.origin, whole));
+        }
+    });
+}
+
+fn references(node: &Node, found: &mut impl FnMut(&Node, &str, Target<'_>)) {
+    match &node.data {
+        Data::Text(text) if text.contains("${") => {
+            for piece in pieces(text) {
+                if let Piece::Reference { whole, inner } = piece
+                    && let Some(target) = target(inner)
+                {
+                    found(node, whole, target);
+                }
+            }
+        }
+        Data::List(items) => items.iter().for_each(|i| references(i, found)),
+        Data::Table(table) => table.0.iter().for_each(|e| references(&e.node, found)),
+        _ => {}
+    }
+}
+
+/// The place of a stretch of a text: exact where the text has it verbatim, else the whole text.
+pub(super) fn part_of(sources: &Sources, origin: &Origin, part: &str) -> Origin {
+    let written = sources.0.get(origin.source).and_then(|s| s.text.get(origin.span.clone()));
+    match written.and_then(|w| w.find(part)) {
+        Some(at) if !part.is_empty() => {
+            let start = origin.span.start + at;
+            Origin { source: origin.source, span: start..start + part.len() }
+        }
+        _ => origin.clone(),
+    }
+}
+
+/// What references may name, and where.
+pub(super) struct Scope<'a> {
+    /// Resolved parameters by name.
+    pub(super) params: &'a BTreeMap<String, Node>,
+    /// For exact places.
+    pub(super) sources: &'a Sources,
+    /// The values of axes here; none where no axis can be mentioned.
+    pub(super) axes: Option<&'a BTreeMap<&'a str, &'a Node>>,
+    /// How much references may still bring in.
+    pub(super) budget: usize,
+}
+
+impl<'a> Scope<'a> {
+    /// Where only parameters can be mentioned.
+    pub(super) fn of_params(params: &'a BTreeMap<String, Node>, sources: &'a Sources) -> Self {
+        Self { params, sources, axes: None, budget: MAX_GROWTH }
+    }
+
+    /// The node with all references replaced; `None` after an error.
+    pub(super) fn fill(&mut self, node: &Node, diagnostics: &mut Diagnostics) -> Option<Node> {
+        let data = match &node.data {
+            Data::Text(text) if text.contains("${") => return self.fill_text(node, text, diagnostics),
+            Data::List(items) => {
+                let filled: Vec<Option<Node>> = items.iter().map(|i| self.fill(i, diagnostics)).collect();
+                Data::List(filled.into_iter().collect::<Option<_>>()?)
+            }
+            Data::Table(table) => Data::Table(self.fill_table(table, diagnostics)?),
+            other => other.clone(),
+        };
+        Some(Node { data, origin: node.origin.clone() })
+    }
+
+    /// A table with all references replaced; `None` after an error.
+    pub(super) fn fill_table(&mut self, table: &Table, diagnostics: &mut Diagnostics) -> Option<Table> {
+        let filled: Vec<Option<Entry>> = table
+            .0
+            .iter()
+            .map(|e| {
+                let node = self.fill(&e.node, diagnostics)?;
+                Some(Entry { name: e.name.clone(), name_origin: e.name_origin.clone(), node })
+            })
+            .collect();
+        Some(Table(filled.into_iter().collect::<Option<_>>()?))
+    }
+
+    fn fill_text(&mut self, node: &Node, text: &str, diagnostics: &mut Diagnostics) -> Option<Node> {
+        let pieces = pieces(text);
+        if let [Piece::Reference { whole, inner }] = pieces.as_slice() {
+            let place = part_of(self.sources, &node.origin, whole);
+            let value = self.look_up(inner, &place, diagnostics)?;
+            self.spend(size(value), &place, diagnostics)?;
+            return Some(value.clone());
+        }
+        let mut filled = String::new();
+        for piece in pieces {
+            match piece {
+                Piece::Literal(literal) => filled.push_str(literal),
+                Piece::Open(rest) => {
+                    let place = part_of(self.sources, &node.origin, rest);
+                    diagnostics.error(&place, "this `${` is not closed").help("write `$${` for a literal `${`");
+                    return None;
+                }
+                Piece::Reference { whole, inner } => {
+                    let place = part_of(self.sources, &node.origin, whole);
+                    let value = self.look_up(inner, &place, diagnostics)?;
+                    let Some(text) = as_text(&value.data) else {
+                        let what = value.data.describe();
+                        let message = format!("`{whole}` is {what}, which can't stand inside a longer text");
+                        diagnostics.error(&place, message);
+                        return None;
+                    };
+                    self.spend(text.len(), &place, diagnostics)?;
+                    filled.push_str(&text);
+                }
+            }
+        }
+        Some(Node { data: Data::Text(filled), origin: node.origin.clone() })
+    }
+
+    fn spend(&mut self, size: usize, place: &Origin, diagnostics: &mut Diagnostics) -> Option<()> {
+        if let Some(left) = self.budget.checked_sub(size) {
+            self.budget = left;
+            return Some(());
+        }
+        diagnostics.error(place, "the references up to here bring in more than 16 MB");
+        None
+    }
+
+    fn look_up(&self, inner: &str, place: &Origin, diagnostics: &mut Diagnostics) -> Option<&'a Node> {
+        match target(inner) {
+            Some(Target::Param(path)) => self.param(path, place, diagnostics),
+            Some(Target::Axis(axis)) => match self.axes {
+                Some(axes) => {
+                    let found = axes.get(axis).copied();
+                    if found.is_none() {
+                        // Axes are looked up when the stage's axes are found; this is for what was missed there.
+                        diagnostics.error(place, format!("there is no axis `{axis}` here"));
+                    }
+                    found
+                }
+                None => {
+                    let help = "only a stage's parameters and `seed` can mention an axis";
+                    diagnostics.error(place, "no axis can be mentioned here").help(help);
+                    None
+                }
+            },
+            None => {
+                let help = "`${params.x}` and `${matrix.axis}` are known; write `$${` for a literal `${`";
+                diagnostics.error(place, format!("`{inner}` refers to nothing")).help(help);
+                None
+            }
+        }
+    }
+
+    fn param(&self, path: &str, place: &Origin, diagnostics: &mut Diagnostics) -> Option<&'a Node> {
+        let mut names = path.split('.');
+        let first = names.next().unwrap_or_default();
+        let Some(mut node) = self.params.get(first) else {
+            let error = format!("there is no parameter `{first}` in [params]");
+            suggest(diagnostics, place, error, first, self.params.keys().map(String::as_str));
+            return None;
+        };
+        for name in names {
+            let Data::Table(table) = &node.data else {
+                diagnostics.error(place, format!("`{path}`: {} has no `{name}`", node.data.describe()));
+                return None;
+            };
+            let Some(next) = table.get(name) else {
+                let error = format!("there is no `{name}` in `{path}`");
+                suggest(diagnostics, place, error, name, table.0.iter().map(|e| e.name.as_str()));
+                return None;
+            };
+            node = next;
+        }
+        Some(node)
+    }
+}
+
+/// A number, a boolean or a text as text: floats in the shortest form that reads back the same. None for the rest.
+pub(super) fn as_text(data: &Data) -> Option<String> {
+    match data {
+        Data::Text(v) => Some(v.clone()),
+        Data::Bool(_) | Data::Int(_) | Data::Float(_) => Some(data.value().to_string()),
+        Data::List(_) | Data::Table(_) => None,
+    }
+}
+
+fn size(node: &Node) -> usize {
+    16 + match &node.data {
+        Data::Text(text) => text.len(),
+        Data::List(items) => items.iter().map(size).sum(),
+        Data::Table(table) => table.0.iter().map(|e| e.name.len() + size(&e.node)).sum(),
+        _ => 0,
+    }
+}
+
+/// The `[params]` section with all references between parameters replaced. Those that can't be are left out.
+pub(super) fn params(section: &Table, sources: &Sources, diagnostics: &mut Diagnostics) -> BTreeMap<String, Node> {
+    let index: BTreeMap<&str, usize> = section.0.iter().enumerate().map(|(i, e)| (e.name.as_str(), i)).collect();
+    let mut graph: DiGraph<(), ()> = DiGraph::new();
+    for _ in &section.0 {
+        graph.add_node(());
+    }
+    for (from, entry) in section.0.iter().enumerate() {
+        references(&entry.node, &mut |_, _, target| {
+            if let Target::Param(path) = target
+                && let Some(to) = index.get(path.split('.').next().unwrap_or_default())
+            {
+                graph.add_edge(NodeIndex::new(from), NodeIndex::new(*to), ());
+            }
+        });
+    }
+    let mut resolved = BTreeMap::new();
+    let mut broken: Vec<bool> = vec![false; section.0.len()];
+    let mut budget = MAX_GROWTH;
+    // Components come in an order in which what is referred to stands first.
+    for mut ring in kosaraju_scc(&graph) {
+        ring.sort_unstable();
+        let first = ring[0];
+        let entry = &section.0[first.index()];
+        if ring.len() > 1 || graph.contains_edge(first, first) {
+            let members: Vec<&str> = ring.iter().map(|n| section.0[n.index()].name.as_str()).collect();
+            let message = format!("parameters refer to each other in a ring: {}", members.join(", "));
+            diagnostics.error(&entry.node.origin, message);
+            ring.iter().for_each(|n| broken[n.index()] = true);
+            continue;
+        }
+        if graph.neighbors(first).any(|n| broken[n.index()]) {
+            broken[first.index()] = true;
+            continue;
+        }
+        let mut scope = Scope { params: &resolved, sources, axes: None, budget };
+        let filled = scope.fill(&entry.node, diagnostics);
+        budget = scope.budget;
+        match filled {
+            Some(node) => drop(resolved.insert(entry.name.clone(), node)),
+            None => broken[first.index()] = true,
+        }
+    }
+    // What refers to a broken parameter must not be reported as referring to none.
+    for (entry, _) in section.0.iter().zip(&broken).filter(|(_, b)| **b) {
+        resolved.insert(entry.name.clone(), Node { data: entry.node.data.clone(), origin: entry.node.origin.clone() });
+    }
+    resolved
+}

@@ -1,0 +1,156 @@
+//! Small stage kinds for the tests of this module: what matters of a kind here is its roles and its parser.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Point, PointInput, Spec, load};
+use crate::artifact::Artifact;
+use crate::stage::{Bound, Context, Epochs, Params, Registry, Role, Roles, Stage, StageError, StageKind};
+
+struct Idle(Option<Epochs>);
+
+impl Stage for Idle {
+    fn epochs(&self) -> Option<Epochs> {
+        self.0.clone()
+    }
+    fn run(&self, _context: &Context<'_>) -> Result<Artifact, StageError> {
+        Ok(Artifact::default())
+    }
+}
+
+/// A kind that is nothing but its name, roles and parser.
+struct Kind {
+    name: &'static str,
+    roles: Roles,
+    parse: fn(&mut Params<'_>) -> Option<Epochs>,
+}
+
+impl StageKind for Kind {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+    fn version(&self) -> u32 {
+        1
+    }
+    fn summary(&self) -> &'static str {
+        "for tests"
+    }
+    fn roles(&self) -> Roles {
+        self.roles
+    }
+    fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
+        Arc::new(Idle((self.parse)(params)))
+    }
+}
+
+const fn role(name: &'static str, optional: bool, kinds: &'static [&'static str]) -> Role {
+    Role { name, optional, kinds }
+}
+
+/// `load` (n, source), `train` (data; width, distribution, segments of rate and epochs), `fit` (data, model, optional
+/// start; split, note), `show` (any; title).
+pub(super) fn registry() -> Registry {
+    const DATA: Role = role("data", false, &["load"]);
+    const FIT: &[Role] = &[DATA, role("model", false, &["train"]), role("start", true, &["fit", "train"])];
+    let mut registry = Registry::default();
+    registry.register(Kind {
+        name: "load",
+        roles: Roles::Fixed(&[]),
+        parse: |p| {
+            p.int("n", 100, 1..=i64::MAX);
+            p.text("source");
+            None
+        },
+    });
+    registry.register(Kind {
+        name: "train",
+        roles: Roles::Fixed(&[DATA]),
+        parse: |p| {
+            p.int("width", 8, 1..=4096);
+            p.ints("channels", 1..=4096);
+            p.choice("distribution", "gaussian", &[("gaussian", ()), ("uniform", ())]);
+            Some(p.segments(10, |s| s.float("rate", 0.01, Bound::Positive)).0)
+        },
+    });
+    registry.register(Kind {
+        name: "fit",
+        roles: Roles::Fixed(FIT),
+        parse: |p| {
+            p.choice("split", "test", &[("train", ()), ("test", ())]);
+            p.float("rate", 0.1, Bound::NotNegative);
+            p.text("note");
+            None
+        },
+    });
+    registry.register(Kind {
+        name: "show",
+        roles: Roles::Any,
+        parse: |p| {
+            p.text("title");
+            p.node("reference");
+            None
+        },
+    });
+    registry
+}
+
+/// Reads a pipeline with these kinds.
+pub(super) fn read(text: &str, overrides: &[&str]) -> Result<Spec, String> {
+    let overrides: Vec<String> = overrides.iter().map(|o| (*o).to_owned()).collect();
+    load(text, "p.toml", Path::new("."), &overrides, &registry()).map_err(|e| e.message)
+}
+
+/// Reads one that is right.
+pub(super) fn good(text: &str) -> Spec {
+    good_with(text, &[])
+}
+
+/// Reads one that is right, with overrides.
+pub(super) fn good_with(text: &str, overrides: &[&str]) -> Spec {
+    read(text, overrides).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// What is said about one that is wrong. `[pipeline]` is put in front, on one line.
+pub(super) fn wrong(text: &str) -> String {
+    wrong_with(text, &[])
+}
+
+/// The same with overrides.
+pub(super) fn wrong_with(text: &str, overrides: &[&str]) -> String {
+    match read(&format!("pipeline.name = \"p\"\n{text}"), overrides) {
+        Ok(_) => panic!("nothing was found wrong"),
+        Err(message) => message,
+    }
+}
+
+/// The point of a name.
+pub(super) fn point<'a>(spec: &'a Spec, name: &str) -> &'a Point {
+    let found = spec.points.iter().find(|p| p.name == name);
+    found.unwrap_or_else(|| panic!("no point {name} among {:?}", names(spec)))
+}
+
+/// The names of all points.
+pub(super) fn names(spec: &Spec) -> Vec<&str> {
+    spec.points.iter().map(|p| p.name.as_str()).collect()
+}
+
+/// A point as `name <- role: input; role: [input, input]`.
+pub(super) fn shown(spec: &Spec, point: &Point) -> String {
+    let inputs: Vec<String> = point
+        .inputs
+        .iter()
+        .map(|(role, input)| match input {
+            PointInput::One(i) => format!("{role}: {}", spec.points[*i].name),
+            PointInput::Many(is) => {
+                let names: Vec<&str> = is.iter().map(|i| spec.points[*i].name.as_str()).collect();
+                format!("{role}: [{}]", names.join(", "))
+            }
+        })
+        .collect();
+    if inputs.is_empty() { point.name.clone() } else { format!("{} <- {}", point.name, inputs.join("; ")) }
+}
+
+/// All points that way, a line each.
+pub(super) fn graph(spec: &Spec) -> String {
+    spec.points.iter().map(|p| shown(spec, p)).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,472 @@
+//! Stories about reading pipelines that are right.
+
+mod errors;
+
+use std::fmt::Write as _;
+
+use proptest::prelude::*;
+
+use super::testing::{good, good_with, graph, names, point, read};
+use super::{DeviceChoice, Precision};
+use crate::value::Value;
+
+/// The example of the contract, in the kinds of these tests.
+const MINI: &str = r#"
+[pipeline]
+name = "mini"            # a comment
+seed = 7
+device = "cuda:1"
+precision = "bf16"
+checkpoint_seconds = 5
+
+[params]
+epochs = 4
+
+[matrix]
+lr = [1e-3, 1e-2]
+
+[stages.data]
+kind = "load"
+n = 96
+
+[stages.ad]
+kind = "train"
+inputs = { data = "data" }
+epochs = "${params.epochs}"
+rate = "${matrix.lr}"
+channels = [64, 32, 16, 16]
+
+[stages.vad]
+kind = "train"
+inputs = { data = "data" }
+matrix = { distribution = ["gaussian", "uniform"] }
+distribution = "${matrix.distribution}"
+epochs = 3
+
+[stages.vad.at."distribution=gaussian"]
+epochs = 5
+
+[stages.fit]
+kind = "fit"
+inputs = { data = "data", model = "vad" }
+split = "test"
+
+[stages.report]
+kind = "show"
+inputs = { shown = ["ad@*", "vad@*", "fit@*"] }
+"#;
+
+fn epochs(spec: &super::Spec, name: &str) -> u64 {
+    point(spec, name).parsed.stage.epochs().unwrap().total()
+}
+
+#[test]
+fn the_example_expands_as_the_contract_says() {
+    let spec = good(MINI);
+    insta::assert_snapshot!(graph(&spec), @r"
+    data
+    ad@lr=0.001 <- data: data
+    ad@lr=0.01 <- data: data
+    vad@distribution=gaussian <- data: data
+    vad@distribution=uniform <- data: data
+    fit@distribution=gaussian <- data: data; model: vad@distribution=gaussian
+    fit@distribution=uniform <- data: data; model: vad@distribution=uniform
+    report <- shown: [ad@lr=0.001, ad@lr=0.01, vad@distribution=gaussian, vad@distribution=uniform, fit@distribution=gaussian, fit@distribution=uniform]
+    ");
+    let stages: Vec<_> =
+        spec.stages.iter().map(|s| (s.name.as_str(), s.kind.as_str(), s.axes.join(","), s.points.clone())).collect();
+    assert_eq!(stages[1], ("ad", "train", "lr".to_owned(), 1..3));
+    assert_eq!(stages[4], ("report", "show", String::new(), 7..8));
+    assert_eq!((epochs(&spec, "vad@distribution=gaussian"), epochs(&spec, "vad@distribution=uniform")), (5, 3));
+    assert_eq!(epochs(&spec, "ad@lr=0.01"), 4);
+    let ad = point(&spec, "ad@lr=0.01");
+    assert_eq!(ad.coordinates, [("lr".to_owned(), Value::Float(0.01))]);
+    assert_eq!(ad.parsed.stage.epochs().unwrap().segments[0].params["rate"], Value::Float(0.01));
+}
+
+#[test]
+fn the_header_is_read_and_has_defaults() {
+    let header = good(MINI).pipeline;
+    assert_eq!((header.name.as_str(), header.seed, header.device), ("mini", 7, DeviceChoice::Cuda(1)));
+    assert_eq!((header.precision, header.checkpoint_seconds), (Precision::Bf16, 5.0));
+    let header = good("pipeline.name = 'p'\n[stages.a]\nkind = 'load'").pipeline;
+    assert_eq!((header.seed, header.device, header.precision), (0, DeviceChoice::Auto, Precision::F32));
+    assert_eq!(header.checkpoint_seconds, 60.0);
+}
+
+#[test]
+fn a_device_is_written_as_it_is_read() {
+    for text in ["auto", "cpu", "cuda:0", "cuda:12"] {
+        assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
+    }
+    assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+    for text in ["", "gpu", "cuda:", "cuda:-1", "cuda:+1", "cuda:x", "CPU"] {
+        assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn different_axes_multiply_and_shared_ones_meet() {
+    let spec = good(
+        r#"
+        pipeline.name = "p"
+        matrix = { n = [1, 2], rate = [0.5, 0.25] }
+        [stages.data]
+        kind = "load"
+        n = "${matrix.n}"
+        [stages.model]
+        kind = "train"
+        inputs = { data = "data" }
+        rate = "${matrix.rate}"
+        [stages.fit]
+        kind = "fit"
+        inputs = { data = "data", model = "model" }
+        "#,
+    );
+    insta::assert_snapshot!(graph(&spec), @r"
+    data@n=1
+    data@n=2
+    model@n=1,rate=0.5 <- data: data@n=1
+    model@n=1,rate=0.25 <- data: data@n=1
+    model@n=2,rate=0.5 <- data: data@n=2
+    model@n=2,rate=0.25 <- data: data@n=2
+    fit@n=1,rate=0.5 <- data: data@n=1; model: model@n=1,rate=0.5
+    fit@n=1,rate=0.25 <- data: data@n=1; model: model@n=1,rate=0.25
+    fit@n=2,rate=0.5 <- data: data@n=2; model: model@n=2,rate=0.5
+    fit@n=2,rate=0.25 <- data: data@n=2; model: model@n=2,rate=0.25
+    ");
+}
+
+#[test]
+fn lists_gather_over_one_axis_while_the_others_flow_on() {
+    let spec = good(
+        r#"
+        pipeline.name = "p"
+        matrix.rate = [0.5, 0.25]
+        [stages.data]
+        kind = "load"
+        [stages.model]
+        kind = "train"
+        inputs.data = "data"
+        matrix.width = [1, 2]
+        width = "${matrix.width}"
+        rate = "${matrix.rate}"
+        [stages.per-rate]
+        kind = "show"
+        inputs = { m = ["model@width=*", "data"] }
+        [stages.fixed]
+        kind = "show"
+        inputs = { m = ["model@width=2"], one = "model@rate=0.5,width=1", data = "data" }
+        [stages.all]
+        kind = "show"
+        inputs = { m = ["model@rate=*,width=*", "data@*"], f = ["per-rate"] }
+        "#,
+    );
+    insta::assert_snapshot!(graph(&spec), @r"
+    data
+    model@rate=0.5,width=1 <- data: data
+    model@rate=0.5,width=2 <- data: data
+    model@rate=0.25,width=1 <- data: data
+    model@rate=0.25,width=2 <- data: data
+    per-rate@rate=0.5 <- m: [model@rate=0.5,width=1, model@rate=0.5,width=2, data]
+    per-rate@rate=0.25 <- m: [model@rate=0.25,width=1, model@rate=0.25,width=2, data]
+    fixed@rate=0.5 <- data: data; m: [model@rate=0.5,width=2]; one: model@rate=0.5,width=1
+    fixed@rate=0.25 <- data: data; m: [model@rate=0.25,width=2]; one: model@rate=0.5,width=1
+    all@rate=0.5 <- f: [per-rate@rate=0.5]; m: [model@rate=0.5,width=1, model@rate=0.5,width=2, model@rate=0.25,width=1, model@rate=0.25,width=2, data]
+    all@rate=0.25 <- f: [per-rate@rate=0.25]; m: [model@rate=0.5,width=1, model@rate=0.5,width=2, model@rate=0.25,width=1, model@rate=0.25,width=2, data]
+    ");
+}
+
+#[test]
+fn a_number_is_one_value_however_it_is_written() {
+    let spec = good(
+        r#"
+        pipeline.name = "p"
+        [stages.data]
+        kind = "load"
+        [stages.model]
+        kind = "train"
+        inputs.data = "data"
+        matrix = { rate = [1e-3, 10.0, 1e-9], on = [true], n = [0x10] }
+        rate = "${matrix.rate}"
+        at."rate=0.0010".width = 7
+        at."rate=1e-9,n=16".width = 9
+        [stages.one]
+        kind = "show"
+        inputs = { m = "model@rate=1e-3,n=16,on=true" }
+        "#,
+    );
+    assert_eq!(
+        names(&spec)[1..4],
+        ["model@rate=0.001,on=true,n=16", "model@rate=10.0,on=true,n=16", "model@rate=1e-9,on=true,n=16"]
+    );
+    let width = |name| point(&spec, name).parsed.params["width"].clone();
+    assert_eq!(width(names(&spec)[1]), Value::Int(7));
+    assert_eq!(width(names(&spec)[2]), Value::Int(8));
+    assert_eq!(width(names(&spec)[3]), Value::Int(9));
+    assert_eq!(point(&spec, "one").inputs["m"].indices(), [1]);
+}
+
+#[test]
+fn references_keep_types_alone_and_become_text_in_texts() {
+    let spec = good(
+        r#"
+        pipeline.name = "${params.who}"
+        [params]
+        sizes = [1, 2]
+        twice = "${params.who}-${params.who}"
+        who = "me"
+        model = { width = 32, sizes = "${params.sizes}" }
+        [matrix]
+        rate = "${params.rates}"
+        [params.rates-of]
+        all = [0.5]
+        [stages.data]
+        kind = "load"
+        source = "${params.twice}/${params.model.width}, $${params.who} costs $5 {}"
+        [stages.model]
+        kind = "train"
+        inputs = { data = "data" }
+        width = "${ params.model.width }"
+        channels = "${params.model.sizes}"
+        rate = "${matrix.rate}"
+        [stages.text]
+        kind = "show"
+        title = "rate ${matrix.rate}"
+        reference = { table = ["${matrix.rate}", "$${matrix.rate}"] }
+        "#
+        .replace("${params.rates}", "${params.rates-of.all}")
+        .as_str(),
+    );
+    assert_eq!(spec.pipeline.name, "me");
+    assert_eq!(point(&spec, "data").parsed.params["source"], "me-me/32, ${params.who} costs $5 {}".into());
+    let model = point(&spec, "model@rate=0.5");
+    assert_eq!(model.parsed.params["width"], Value::Int(32));
+    assert_eq!(model.parsed.params["channels"], vec![1i64, 2].into());
+    let text = point(&spec, "text@rate=0.5");
+    assert_eq!(text.parsed.params["title"], "rate 0.5".into());
+    assert_eq!(text.parsed.params["reference"].to_string(), r#"{ table = [0.5, "${matrix.rate}"] }"#);
+}
+
+#[test]
+fn what_a_reference_brings_in_is_not_read_again() {
+    let spec = good(
+        r#"
+        pipeline.name = "p"
+        params = { half = "$", b = "$${params.half}" }
+        [stages.data]
+        kind = "load"
+        source = "${params.half}{params.half} ${params.b}"
+        "#,
+    );
+    assert_eq!(point(&spec, "data").parsed.params["source"], "${params.half} ${params.half}".into());
+}
+
+#[test]
+fn at_overrides_the_points_that_match_and_more_coordinates_win() {
+    let spec = good(
+        r#"
+        pipeline = { name = "p", seed = 3 }
+        matrix.rate = [0.5, 0.25]
+        [stages.data]
+        kind = "load"
+        [stages.model]
+        kind = "train"
+        inputs.data = "data"
+        matrix.kind = ["a", "b"]
+        rate = "${matrix.rate}"
+        epochs = 1
+        at."kind=a,rate=0.5" = { epochs = 3, seed = 9 }
+        at."rate=0.5" = { epochs = 2, width = "${params.wide}" }
+        [params]
+        wide = 64
+        "#,
+    );
+    let of = |name| (epochs(&spec, name), point(&spec, name).parsed.params["width"].clone(), point(&spec, name).seed);
+    assert_eq!(of("model@rate=0.5,kind=a"), (3, Value::Int(64), 9));
+    assert_eq!(of("model@rate=0.5,kind=b"), (2, Value::Int(64), 3));
+    assert_eq!(of("model@rate=0.25,kind=a"), (1, Value::Int(8), 3));
+}
+
+#[test]
+fn a_seed_can_be_swept() {
+    let spec = good(
+        "pipeline = { name = 'p', seed = 5 }\nmatrix.s = [1, 2]\n[stages.a]\nkind = 'load'\nseed = '${matrix.s}'\n\
+         [stages.b]\nkind = 'load'\n",
+    );
+    assert_eq!(spec.points.iter().map(|p| p.seed).collect::<Vec<_>>(), [1, 2, 5]);
+}
+
+#[test]
+fn overrides_are_typed_with_the_rest() {
+    let change = [
+        "params.epochs=8",
+        "pipeline.seed=-3",
+        "pipeline.device=cpu",
+        "stages.ad.channels=[1, 2]",
+        "matrix.lr=[0.5]",
+        "stages.vad.at.\"distribution=gaussian\".epochs=6",
+        "stages.more.kind=show",
+        "stages.more.inputs={ a = 'fit@distribution=uniform' }",
+    ];
+    let spec = good_with(MINI, &change);
+    assert_eq!((spec.pipeline.seed, spec.pipeline.device), (-3, DeviceChoice::Cpu));
+    assert_eq!((epochs(&spec, "ad@lr=0.5"), epochs(&spec, "vad@distribution=gaussian")), (8, 6));
+    assert_eq!(point(&spec, "ad@lr=0.5").parsed.params["channels"], vec![1i64, 2].into());
+    assert_eq!(point(&spec, "more").inputs["a"].indices(), [5]);
+    assert_eq!(spec.sources.0.len(), 1 + change.len());
+}
+
+#[test]
+fn include_and_exclude_act_on_the_product_and_stages_see_it_projected() {
+    let spec = good(
+        r#"
+        pipeline.name = "p"
+        [matrix]
+        n = [1, 2]
+        rate = [0.5, 0.25]
+        exclude = [{ n = 2, rate = 0.25 }]
+        include = [{ n = 3, rate = 0.125 }]
+        [stages.data]
+        kind = "load"
+        n = "${matrix.n}"
+        [stages.model]
+        kind = "train"
+        inputs.data = "data"
+        rate = "${matrix.rate}"
+        [stages.per-n]
+        kind = "show"
+        inputs = { models = ["model@rate=*"] }
+        "#,
+    );
+    insta::assert_snapshot!(graph(&spec), @r"
+    data@n=1
+    data@n=2
+    data@n=3
+    model@n=1,rate=0.5 <- data: data@n=1
+    model@n=1,rate=0.25 <- data: data@n=1
+    model@n=2,rate=0.5 <- data: data@n=2
+    model@n=3,rate=0.125 <- data: data@n=3
+    per-n@n=1 <- models: [model@n=1,rate=0.5, model@n=1,rate=0.25]
+    per-n@n=2 <- models: [model@n=2,rate=0.5]
+    per-n@n=3 <- models: [model@n=3,rate=0.125]
+    ");
+}
+
+#[test]
+fn stages_may_stand_in_any_order() {
+    let backwards = good(
+        "pipeline.name = 'p'\n[stages.c]\nkind = 'show'\ninputs.a = ['b@*']\n[stages.b]\nkind = 'train'\ninputs.data = 'a'\n\
+         matrix.width = [2, 1]\nwidth = '${matrix.width}'\n[stages.a]\nkind = 'load'",
+    );
+    insta::assert_snapshot!(graph(&backwards), @r"
+    c <- a: [b@width=2, b@width=1]
+    b@width=2 <- data: a
+    b@width=1 <- data: a
+    a
+    ");
+}
+
+#[test]
+fn parameters_are_parsed_once_for_points_that_do_not_differ_in_them() {
+    let many: Vec<String> = (1..=50).map(|i| i.to_string()).collect();
+    let spec = good(&format!(
+        "pipeline.name = 'p'\nmatrix.n = [{}]\n[stages.data]\nkind = 'load'\nn = '${{matrix.n}}'\n\
+         [stages.model]\nkind = 'train'\ninputs.data = 'data'\n",
+        many.join(", ")
+    ));
+    assert_eq!(spec.points.len(), 100);
+    let model = |i: usize| &spec.points[50 + i].parsed.stage;
+    assert!((1..50).all(|i| std::sync::Arc::ptr_eq(model(0), model(i))));
+    assert!(!std::sync::Arc::ptr_eq(&spec.points[0].parsed.stage, &spec.points[1].parsed.stage));
+}
+
+/// All that matters of a pipeline: names, kinds, canonical parameters, seeds, inputs; in order of name.
+fn meaning(text: &str) -> Vec<String> {
+    let spec = good(text);
+    let mut found: Vec<String> = spec
+        .points
+        .iter()
+        .map(|p| {
+            let segments = p.parsed.stage.epochs().map(|e| e.segments);
+            let mut inputs = String::new();
+            for (role, input) in &p.inputs {
+                let mut names: Vec<&str> = input.indices().iter().map(|i| spec.points[*i].name.as_str()).collect();
+                names.sort_unstable();
+                let _ = write!(inputs, "{role}: {names:?} ");
+            }
+            format!("{} {} {:?} {segments:?} {} {inputs}", p.name, p.parsed.kind.name(), p.parsed.params, p.seed)
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// The sections of a text, each with its lines.
+fn sections(text: &str) -> Vec<Vec<String>> {
+    let mut found: Vec<Vec<String>> = vec![];
+    for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
+        if line.starts_with('[') {
+            found.push(vec![]);
+        }
+        if let Some(section) = found.last_mut() {
+            section.push(line.to_owned());
+        }
+    }
+    found
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn order_comments_and_white_space_mean_nothing(
+        shuffled in Just(sections(MINI)).prop_shuffle(),
+        turn in 0usize..5,
+        space in "[ \t]{0,3}",
+        comment in "(# [a-z\"\\[\\]=]{0,12})?",
+    ) {
+        let mut text = String::new();
+        for mut section in shuffled {
+            let count = section.len().max(2) - 1;
+            section[1..].rotate_left(turn % count);
+            for line in section {
+                let line = line.replace(" = ", &format!("{space}= {space}"));
+                let _ = writeln!(text, "{space}{line}{space}{comment}\n{comment}");
+            }
+        }
+        prop_assert_eq!(meaning(&text), meaning(MINI));
+    }
+
+    #[test]
+    fn nothing_that_is_broken_in_a_file_makes_it_panic(
+        at in 0usize..MINI.len(),
+        cut in 0usize..40,
+        put in "[\\]\\[\"'${}=.,@*#a-c0-9\n é-]{0,6}",
+    ) {
+        let mut text = MINI.to_owned();
+        let end = (at + cut).min(text.len());
+        text.replace_range(at..end, &put);
+        if let Err(message) = read(&text, &[]) {
+            prop_assert!(message.contains("in the pipeline"), "{}", message);
+        }
+    }
+
+    #[test]
+    fn no_value_makes_it_panic(
+        path in prop::sample::select(vec![
+            "pipeline", "params", "matrix", "stages", "pipeline.name", "pipeline.device", "params.epochs", "matrix.lr",
+            "matrix.include", "matrix.exclude", "stages.ad", "stages.ad.kind", "stages.ad.inputs", "stages.ad.seed",
+            "stages.ad.inputs.data", "stages.vad.matrix", "stages.vad.at", "stages.vad.matrix.distribution",
+            "stages.report.inputs.shown", "stages.ad.epochs", "stages.fit.segments", "stages.ad.segments",
+        ]),
+        value in prop::sample::select(vec![
+            "1", "-1", "0.5", "true", "''", "'*'", "'data@*'", "'ad'", "['vad@distribution=*', 'vad']", "['vad@lr=1']", "[]", "{}",
+            "[{}]", "[{ lr = 0.001 }]", "[{ lr = 5.0 }]", "[1, 1]", "[[1]]", "{ 'lr=0.001' = { epochs = 1 } }", "{ a = {} }", "'${'",
+            "'${matrix.lr}'", "'${params.epochs}'", "['${matrix.distribution}']", "1979-05-27", "9223372036854775808",
+            "'vad@'", "'vad@distribution'", "'vad@distribution=gaussian,distribution=uniform'", "'report'", "[{ epochs = 5 }]",
+        ]),
+    ) {
+        let _ = read(MINI, &[&format!("{path}={value}")]);
+    }
+}
