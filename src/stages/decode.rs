@@ -9,7 +9,7 @@ use crate::model::posterior::Distribution;
 use crate::stage::{Bound, Context, Params, Reads, Role, Roles, Stage, StageError, StageKind};
 
 /// The kind.
-pub struct Decode;
+pub(super) struct Decode;
 
 impl StageKind for Decode {
     fn name(&self) -> &'static str {

@@ -14,7 +14,7 @@ use crate::artifact::Artifact;
 use crate::stage::{Bound, Context, Epochs, Params, Reads, Role, Roles, Stage, StageError, StageKind};
 
 /// The kind.
-pub struct FitLatents;
+pub(super) struct FitLatents;
 
 impl StageKind for FitLatents {
     fn name(&self) -> &'static str {

@@ -12,7 +12,7 @@ use crate::stage::{Context, Input, Params, Reads, Role, Roles, Stage, StageError
 use crate::value::Data;
 
 /// The kind.
-pub struct Interpolate;
+pub(super) struct Interpolate;
 
 impl StageKind for Interpolate {
     fn name(&self) -> &'static str {

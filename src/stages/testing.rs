@@ -229,7 +229,7 @@ pub(super) fn data(train: usize, test: usize) -> Arc<dyn Input> {
     let mut artifact = Artifact::default();
     for (split, count, shift) in [("train", train, 0), ("test", test, 5)] {
         let bar = |i: usize, y: usize, x: usize| {
-            let (across, middle) = (if i % 2 == 0 { x } else { y }, 6 + (i * 3 + shift) % 16);
+            let (across, middle) = (if i.is_multiple_of(2) { x } else { y }, 6 + (i * 3 + shift) % 16);
             if across.abs_diff(middle) < 4 { 220 - 5 * (i % 8) as u8 } else { 10 }
         };
         let pixels: Vec<u8> = (0..count).flat_map(|i| (0..784).map(move |p| bar(i, p / 28, p % 28))).collect();

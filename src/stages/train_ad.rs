@@ -6,7 +6,7 @@ use super::training::joint;
 use crate::stage::{Params, Role, Roles, Stage, StageKind};
 
 /// The kind.
-pub struct TrainAd;
+pub(super) struct TrainAd;
 
 impl StageKind for TrainAd {
     fn name(&self) -> &'static str {

@@ -7,7 +7,7 @@ use crate::model::posterior::Distribution;
 use crate::stage::{Params, Role, Roles, Stage, StageKind};
 
 /// The kind.
-pub struct TrainVad;
+pub(super) struct TrainVad;
 
 impl StageKind for TrainVad {
     fn name(&self) -> &'static str {

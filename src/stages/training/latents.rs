@@ -98,11 +98,6 @@ impl Latents {
         Self { distribution, samples, dim, parameters, step: 0, noise: vec![], z: vec![] }
     }
 
-    /// How many samples they describe.
-    pub(in crate::stages) fn samples(&self) -> usize {
-        self.samples
-    }
-
     /// The family of the posterior; none for plain latents.
     pub(in crate::stages) fn distribution(&self) -> Option<Distribution> {
         self.distribution

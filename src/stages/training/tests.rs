@@ -152,7 +152,7 @@ fn a_change_of_segment_survives_a_stop_on_either_side() {
     let second: Given = vec![("epochs", Data::Int(2)), ("batch", Data::Int(12)), ("latent_lr", Data::Float(0.0))];
     let params = in_segments(small(0), &[first, second]);
     let whole = train(&TrainAd, &params).run().unwrap();
-    for (epoch, step) in [(0, 3), (1, 0), (1, 1), (2, 1)] {
+    for (epoch, step) in [(0, 3), (1, 0), (1, 1), (2, 1), (3, 0)] {
         let chain = MemoryChain::stopping_at(epoch, step);
         assert!(train(&TrainAd, &params).run_on(&chain).is_err());
         assert_same("ad", &train(&TrainAd, &params).run_on(&chain.reopened()).unwrap(), &whole);
