@@ -6,7 +6,7 @@
 //! that the next step reads, so a chain that was interrupted anywhere ends with the same bits as one that was not.
 //!
 //! State: `decoder.*` (where it learns) · `latents.*` with moments and step · `history.*` of finished epochs ·
-//! `history.running`, the sums over the steps done in the running one.
+//! `history.running`, the sums over the steps done in the running one · in mid-epoch `running.rates`, its parameters.
 
 pub(in crate::stages) mod evaluation;
 pub(in crate::stages) mod history;
@@ -72,6 +72,9 @@ pub(in crate::stages) enum Net {
     Frozen(Box<Frozen>),
 }
 
+/// Where a state in mid-epoch holds the parameters of its epoch.
+const RATES: &str = "running.rates";
+
 /// A training on its way.
 pub(in crate::stages) struct Training<'a> {
     /// Keeps the random draws of a training and of a fit apart, which share the seed.
@@ -108,9 +111,11 @@ impl Training<'_> {
         let meter = Meter::new(context.progress, self.schedule.total());
         let mut walk = Walk { context, at: start, saved: None, meter };
         match context.chain.map(Chain::resume).transpose()?.flatten() {
-            Some(saved) => self.resume(&mut walk, &saved)?,
-            None => self.settle(&mut walk)?,
+            Some(saved) if self.leads_here(&saved) => self.resume(&mut walk, &saved)?,
+            Some(_) => context.progress.log("starting over: the saved state is in mid-epoch with other parameters"),
+            None => {}
         }
+        self.settle(&mut walk)?;
         while let Some(rates) = self.schedule.of(walk.at.epoch) {
             self.epoch(&mut walk, rates)?;
         }
@@ -167,7 +172,7 @@ impl Training<'_> {
             && (due || stop)
             && walk.saved != Some(walk.at)
         {
-            let state = self.state()?;
+            let state = self.state(walk.at)?;
             if let Some(name) = first_not_finite(&state) {
                 return Err(spoilt(walk, name));
             }
@@ -175,6 +180,19 @@ impl Training<'_> {
             walk.saved = Some(walk.at);
         }
         if stop { Err(StageError::Interrupted) } else { Ok(()) }
+    }
+
+    /// Whether a state in mid-epoch was made with the parameters that the epoch has now. A chain is known by its finished
+    /// epochs; who stops in mid-epoch, changes a learning rate and goes on must not get half an epoch of each.
+    fn leads_here(&self, saved: &Saved) -> bool {
+        saved.position.step == 0 || saved.tensors.get(RATES) == self.rates(saved.position).as_ref()
+    }
+
+    /// The parameters of the running epoch, as a state in mid-epoch holds them.
+    fn rates(&self, at: Position) -> Option<Tensor> {
+        let Rates { batch, lr, latent_lr, kl_weight } = self.schedule.of(at.epoch)?;
+        let lr = lr.map_or(-1.0, f64::from);
+        Some(Tensor::vector(&[batch as f64, lr, f64::from(latent_lr), kl_weight]))
     }
 
     fn resume(&mut self, walk: &mut Walk<'_>, saved: &Saved) -> Result<(), StageError> {
@@ -187,11 +205,14 @@ impl Training<'_> {
         walk.at = saved.position;
         walk.saved = Some(saved.position);
         walk.context.progress.log(&format!("continuing after epoch {epoch}, step {step}"));
-        walk.context.cancel.check()
+        Ok(())
     }
 
-    fn state(&self) -> Result<BTreeMap<String, Tensor>, TensorError> {
+    fn state(&self, at: Position) -> Result<BTreeMap<String, Tensor>, TensorError> {
         let mut state = self.latents.state()?;
+        if at.step > 0 {
+            state.extend(self.rates(at).map(|rates| (RATES.to_owned(), rates)));
+        }
         state.extend(self.history.state());
         if let Net::Learning(decoder) = &self.net {
             state.extend(decoder.state()?);
