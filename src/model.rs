@@ -1,1 +1,5 @@
-//! To be written.
+//! The model: the decoder, trained and frozen.
+
+pub mod decoder;
+
+pub use decoder::{Decoder, DecoderShape, Frozen, Step};

@@ -1,1 +1,25 @@
-//! To be written.
+//! Operations that candle lacks or does slowly: transposed convolution, batch norm, Adam and the decoder's tail, on CPU.
+//!
+//! # Layout
+//! Everything big is an array of [`block::Block`]s: 16 × 16 numbers, 1 KiB, aligned to a cache line.
+//! - Activations: `[channel panel][pixel][chunk][16 channels][16 samples]`. A panel is 16 channels, a chunk 16 samples of the
+//!   batch; channels and samples are padded with zeros. A SIMD register holds one channel of 16 samples.
+//! - "Rows": the same with each block transposed, `[16 samples][16 channels]`; only gradients have it.
+//! - Weights: `[ci panel][tap][co panel][16 ci][16 co]`.
+//!
+//! With the batch in the lanes, forward pass and input gradient read a weight as a *broadcast scalar*, for which it does
+//! not matter along which of its two channel axes one walks: no transposed copy of the weights is ever needed. For the
+//! weight gradient, which sums over the batch, the activations are the scalars and the gradient's rows the vectors. All
+//! three are one small kernel ([`kernel::accumulate`]).
+//!
+//! # Determinism
+//! Every element of a result is made by one task, as one chain of fused multiply-adds in an order that depends on the shapes
+//! only. Fused multiply-add, division and square root are exactly rounded, so the bytes are the same for any number of threads
+//! and for any instruction set.
+
+pub mod adam;
+pub mod block;
+pub mod kernel;
+pub mod norm;
+pub mod tail;
+pub mod transposed;

@@ -1,0 +1,198 @@
+//! The decoder and one step of its training, with an explicit backward pass.
+//!
+//! ```text
+//! z (latent_dim) ─ fully connected ─ c0×2×2 ─[ transposed conv k4 s2 p1, batch norm, ReLU ]×3 ─ c3×16×16
+//!   ─ transposed conv k4 s2 p1 to one channel ─ 32×32 ─ 1×1 with padding 2 ─ 28×28 ─ 255 σ
+//! ```
+//! All five matrix products are [`Convolution`]s: the fully connected layer one of kernel 2 on a 1 × 1 image, the last one a
+//! 1 × 1 convolution whose 16 output channels are the taps (see [`crate::ops::tail`]). The backward pass goes from the last to
+//! the first; each layer's weights move as soon as its input gradient has been made from the old ones.
+
+mod frozen;
+mod layers;
+mod tensors;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use crate::ops::adam::Rates;
+use crate::ops::block::{Batch, Block, LANES, Row, pack, unpack};
+use crate::ops::norm::{self, Forward, Gradient, Statistics};
+use crate::ops::tail::{PIXELS, Scalars};
+use crate::ops::transposed::{BlockMoments, Convolution, Given};
+use crate::rng::Streams;
+
+pub use frozen::Frozen;
+use layers::{LAYERS, NORMS, Work};
+
+/// The sizes of a decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecoderShape {
+    /// Numbers in a latent.
+    pub latent_dim: usize,
+    /// Channels at 2×2, 4×4, 8×8 and 16×16 pixels.
+    pub channels: [usize; 4],
+}
+
+/// What a step found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step<'a> {
+    /// `‖x − x̂‖_F / (number of pixels in the batch)`, before the step.
+    pub loss: f64,
+    /// d loss / d z, row-major, batch × latent_dim.
+    pub latent_gradient: &'a [f32],
+    /// `‖x − x̂‖²_F` over all pixels of the batch, in grey levels squared.
+    pub squared_error: f64,
+}
+
+/// Parameters outside the convolutions, with their gradient and moments, in rows of 16.
+#[derive(Clone, Debug)]
+struct Small {
+    w: Vec<Row>,
+    gradient: Vec<Row>,
+    m: Vec<Row>,
+    v: Vec<Row>,
+}
+
+impl Small {
+    fn filled(value: f32, rows: usize) -> Self {
+        let zeros = vec![[0.0; LANES]; rows];
+        Self { w: vec![[value; LANES]; rows], gradient: zeros.clone(), m: zeros.clone(), v: zeros }
+    }
+
+    fn update(&mut self, rates: Rates) {
+        rates.rows(&mut self.w, &self.gradient, &mut self.m, &mut self.v);
+    }
+}
+
+/// One batch norm.
+#[derive(Clone, Debug)]
+struct Norm {
+    gamma: Small,
+    beta: Small,
+    statistics: Statistics,
+}
+
+/// A decoder in training: parameters, running statistics, Adam's moments and step, and buffers.
+#[derive(Debug)]
+pub struct Decoder {
+    shape: DecoderShape,
+    step: u64,
+    convolutions: [Convolution; LAYERS],
+    moments: [BlockMoments; LAYERS],
+    /// A row for each panel and pixel of the fully connected layer's output.
+    bias: Small,
+    norms: [Norm; NORMS],
+    /// One row: bias, scale and shift of the tail.
+    tail: Small,
+    /// Buffers by number of chunks: an epoch has whole batches and a last, short one.
+    work: BTreeMap<usize, Work>,
+}
+
+impl Decoder {
+    /// A fresh decoder with PyTorch's default initialisation, drawn from the streams "init decoder …".
+    pub fn new(shape: DecoderShape, streams: &Streams) -> Self {
+        let mut decoder = Self::zeros(shape);
+        tensors::initialise(&mut decoder, streams);
+        decoder
+    }
+
+    fn zeros(shape: DecoderShape) -> Self {
+        let convolutions = layers::convolutions(shape);
+        let moments = std::array::from_fn(|l| BlockMoments::of(&convolutions[l]));
+        let bias = Small::filled(0.0, convolutions[0].co * convolutions[0].plan.outputs());
+        let norms = std::array::from_fn(|n| {
+            let panels = convolutions[n + 1].co;
+            Norm {
+                gamma: Small::filled(1.0, panels),
+                beta: Small::filled(0.0, panels),
+                statistics: Statistics::new(panels),
+            }
+        });
+        let tail = Small::filled(0.0, 1);
+        Self { shape, step: 0, convolutions, moments, bias, norms, tail, work: BTreeMap::new() }
+    }
+
+    /// The sizes.
+    pub fn shape(&self) -> DecoderShape {
+        self.shape
+    }
+
+    /// One step on a batch: forward with batch statistics, loss, backward, and Adam on the decoder with `lr`. The running
+    /// statistics move too. `z` is batch × latent_dim, `images` batch × 784 grey levels, both row-major; the batch is not empty.
+    pub fn train_step(&mut self, z: &[f32], images: &[u8], lr: f32) -> Step<'_> {
+        let batch = layers::batch(self.shape, z, images.len() / PIXELS);
+        self.step += 1;
+        let rates = Rates::new(self.step, lr);
+        let Self { shape, convolutions, moments, bias, norms, tail, work, .. } = self;
+        let work = work.entry(batch.chunks).or_insert_with(|| Work::for_training(*shape, convolutions, batch));
+
+        pack(z, shape.latent_dim, batch, &mut work.latents);
+        forward(convolutions, bias, norms, work, batch);
+        let scalars = scalars(&tail.w);
+        work.tail.forward(&work.activations[LAYERS - 1], scalars, batch);
+        let loss = work.tail.loss(images);
+        let by_scalars = work.tail.backward(loss, scalars, &mut work.gradients[LAYERS - 1]);
+        tail.gradient[0][..3].copy_from_slice(&[by_scalars.bias, by_scalars.scale, by_scalars.shift]);
+        tail.update(rates);
+        backward(convolutions, moments, bias, norms, work, batch, rates);
+        unpack(&work.latent_gradients, shape.latent_dim, batch, &mut work.latent_gradient[..z.len()]);
+        Step { loss: loss.loss, latent_gradient: &work.latent_gradient[..z.len()], squared_error: loss.squared_error }
+    }
+}
+
+/// The tail's numbers, of its row of parameters.
+fn scalars(row: &[Row]) -> Scalars {
+    Scalars { bias: row[0][0], scale: row[0][1], shift: row[0][2] }
+}
+
+fn forward(
+    convolutions: &[Convolution; LAYERS],
+    bias: &Small,
+    norms: &mut [Norm; NORMS],
+    work: &mut Work,
+    batch: Batch,
+) {
+    let chunks = batch.chunks;
+    convolutions[0].forward(&work.latents, &mut work.activations[0], chunks);
+    norm::add_bias::<false>(&mut work.activations[0], &bias.w, batch);
+    for (n, norm) in norms.iter_mut().enumerate() {
+        let (below, above) = work.activations.split_at_mut(n + 1);
+        convolutions[n + 1].forward(&below[n], &mut work.normalised[n], chunks);
+        norm.statistics.forward(&norm.gamma.w, &norm.beta.w, &mut work.normalised[n], &mut above[0], batch);
+    }
+    let (below, above) = work.activations.split_at_mut(LAYERS - 1);
+    convolutions[LAYERS - 1].forward(&below[LAYERS - 2], &mut above[0], chunks);
+}
+
+fn backward(
+    convolutions: &mut [Convolution; LAYERS],
+    moments: &mut [BlockMoments; LAYERS],
+    bias: &mut Small,
+    norms: &mut [Norm; NORMS],
+    work: &mut Work,
+    batch: Batch,
+    rates: Rates,
+) {
+    norm::transpose_all(&work.gradients[LAYERS - 1], &mut work.rows[LAYERS - 1]);
+    for l in (0..LAYERS).rev() {
+        let (below, above) = work.gradients.split_at_mut(l);
+        let gradient: &mut Vec<Block> = &mut above[0];
+        if (1..=NORMS).contains(&l) {
+            let Norm { gamma, beta, statistics } = &mut norms[l - 1];
+            let forward = Forward { normalised: &work.normalised[l - 1], output: &work.activations[l], batch };
+            let dy = Gradient { blocks: gradient, rows: &mut work.rows[l] };
+            statistics.backward(&gamma.w, forward, dy, &mut gamma.gradient, &mut beta.gradient);
+            gamma.update(rates);
+            beta.update(rates);
+        } else if l == 0 {
+            norm::bias_backward(Gradient { blocks: gradient, rows: &mut work.rows[0] }, &mut bias.gradient);
+            bias.update(rates);
+        }
+        let x = if l == 0 { &work.latents } else { &work.activations[l - 1] };
+        let dx = below.last_mut().unwrap_or(&mut work.latent_gradients);
+        let given = Given { x, dy: gradient, rows: &work.rows[l] };
+        convolutions[l].backward_and_update(&mut moments[l], given, dx, batch.chunks, rates);
+    }
+}

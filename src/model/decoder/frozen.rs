@@ -1,0 +1,97 @@
+//! A trained decoder whose latents are fitted: batch norm's running statistics are folded into weights and biases, nothing of the
+//! decoder moves, and only the gradient by the latents is made.
+//!
+//! `γ (W x − mean) / √(var + ε) + β = (γ / √(var + ε)) W x + (β − γ mean / √(var + ε))`
+
+use std::collections::BTreeMap;
+
+use crate::artifact::{Tensor, TensorError};
+use crate::ops::block::{Row, pack, unpack};
+use crate::ops::norm;
+use crate::ops::tail::{PIXELS, Scalars};
+use crate::ops::transposed::Convolution;
+
+use super::layers::{self, LAYERS, NORMS, Work};
+use super::{DecoderShape, Step, tensors};
+
+/// A trained decoder with running statistics, ready to decode and to fit latents.
+#[derive(Debug)]
+pub struct Frozen {
+    pub(super) shape: DecoderShape,
+    pub(super) convolutions: [Convolution; LAYERS],
+    /// A row for each panel and pixel of the fully connected layer's output.
+    pub(super) bias: Vec<Row>,
+    /// A row for each panel, behind each transposed convolution.
+    pub(super) folded: [Vec<Row>; NORMS],
+    pub(super) scalars: Scalars,
+    pub(super) work: BTreeMap<usize, Work>,
+    pub(super) decoded: Vec<f32>,
+}
+
+impl Frozen {
+    /// From the tensors that [`super::Decoder::weights`] gives, or PyTorch's `state_dict`; the shape is read off them.
+    ///
+    /// # Errors
+    /// If a tensor is missing, or its type or shape does not fit the others.
+    pub fn from_weights(tensors: &BTreeMap<String, Tensor>) -> Result<Self, TensorError> {
+        tensors::frozen(tensors)
+    }
+
+    /// The sizes.
+    pub fn shape(&self) -> DecoderShape {
+        self.shape
+    }
+
+    /// The images of latents, batch × 784, row-major, in grey levels 0…255. `z` is batch × latent_dim.
+    pub fn decode(&mut self, z: &[f32]) -> &[f32] {
+        let samples = z.len() / self.shape.latent_dim;
+        self.decoded.resize(samples * PIXELS, 0.0);
+        if samples > 0 {
+            let chunks = self.forward(z, samples);
+            if let Some(work) = self.work.get(&chunks) {
+                work.tail.images(&mut self.decoded);
+            }
+        }
+        &self.decoded
+    }
+
+    /// The loss of a batch and its gradient by the latents; arguments as for [`super::Decoder::train_step`].
+    pub fn loss_and_gradient(&mut self, z: &[f32], images: &[u8]) -> Step<'_> {
+        let batch = layers::batch(self.shape, z, images.len() / PIXELS);
+        self.forward(z, batch.samples);
+        let Self { shape, convolutions, scalars, work, .. } = self;
+        let work = work.entry(batch.chunks).or_insert_with(|| Work::for_inference(*shape, convolutions, batch));
+        let loss = work.tail.loss(images);
+        work.tail.backward(loss, *scalars, &mut work.gradients[LAYERS - 1]);
+        for l in (0..LAYERS).rev() {
+            let (below, above) = work.gradients.split_at_mut(l);
+            if (1..=NORMS).contains(&l) {
+                norm::clip_backward(&mut above[0], &work.activations[l]);
+            }
+            let dx = below.last_mut().unwrap_or(&mut work.latent_gradients);
+            convolutions[l].input_gradient(&above[0], dx, batch.chunks);
+        }
+        let gradient = &mut work.latent_gradient[..z.len()];
+        unpack(&work.latent_gradients, shape.latent_dim, batch, gradient);
+        Step { loss: loss.loss, latent_gradient: gradient, squared_error: loss.squared_error }
+    }
+
+    /// Runs the layers; returns the number of chunks, under which the buffers are.
+    fn forward(&mut self, z: &[f32], samples: usize) -> usize {
+        let batch = layers::batch(self.shape, z, samples);
+        let Self { shape, convolutions, bias, folded, scalars, work, .. } = self;
+        let work = work.entry(batch.chunks).or_insert_with(|| Work::for_inference(*shape, convolutions, batch));
+        pack(z, shape.latent_dim, batch, &mut work.latents);
+        for (l, convolution) in convolutions.iter().enumerate() {
+            let (below, above) = work.activations.split_at_mut(l);
+            convolution.forward(below.last().unwrap_or(&work.latents), &mut above[0], batch.chunks);
+            match l {
+                0 => norm::add_bias::<false>(&mut above[0], bias, batch),
+                1..=NORMS => norm::add_bias::<true>(&mut above[0], &folded[l - 1], batch),
+                _ => {}
+            }
+        }
+        work.tail.forward(&work.activations[LAYERS - 1], *scalars, batch);
+        batch.chunks
+    }
+}

@@ -1,0 +1,93 @@
+//! The decoder's five convolutions and the buffers of a step.
+
+use crate::ops::block::{Batch, Block, zeroed};
+use crate::ops::tail::{INPUT_SIDE, Tail};
+use crate::ops::transposed::{Convolution, Geometry};
+
+use super::DecoderShape;
+
+/// Matrix products: the fully connected layer, three transposed convolutions, the one to the 16 taps.
+pub(super) const LAYERS: usize = 5;
+/// Batch norms, behind the three transposed convolutions.
+pub(super) const NORMS: usize = 3;
+/// Taps of the transposed convolution to one channel.
+pub(super) const LAST_TAPS: usize = 16;
+
+/// Input and output channels of each layer.
+pub(super) fn channels(shape: DecoderShape) -> [(usize, usize); LAYERS] {
+    let [c0, c1, c2, c3] = shape.channels;
+    [(shape.latent_dim, c0), (c0, c1), (c1, c2), (c2, c3), (c3, LAST_TAPS)]
+}
+
+fn geometry(layer: usize) -> Geometry {
+    match layer {
+        0 => Geometry { input: 1, kernel: 2, stride: 1, padding: 0 },
+        4 => Geometry { input: INPUT_SIDE, kernel: 1, stride: 1, padding: 0 },
+        _ => Geometry { input: 1 << layer, kernel: 4, stride: 2, padding: 1 },
+    }
+}
+
+/// The layers, with zero weights.
+pub(super) fn convolutions(shape: DecoderShape) -> [Convolution; LAYERS] {
+    let channels = channels(shape);
+    std::array::from_fn(|l| Convolution::new(geometry(l), channels[l].0, channels[l].1))
+}
+
+/// The batch that `z` holds, which must be `samples` long.
+pub(super) fn batch(shape: DecoderShape, z: &[f32], samples: usize) -> Batch {
+    assert!(samples > 0 && z.len() == samples * shape.latent_dim, "latents and images must make one non-empty batch");
+    Batch::new(samples)
+}
+
+/// The buffers of a step. What a frozen decoder doesn't need is empty.
+#[derive(Debug)]
+pub(super) struct Work {
+    /// z.
+    pub(super) latents: Vec<Block>,
+    /// What each layer gives to the next, after bias, batch norm and ReLU.
+    pub(super) activations: [Vec<Block>; LAYERS],
+    /// x̂ of each batch norm.
+    pub(super) normalised: [Vec<Block>; NORMS],
+    /// The loss's gradient by each layer's product.
+    pub(super) gradients: [Vec<Block>; LAYERS],
+    /// The same, blocks transposed.
+    pub(super) rows: [Vec<Block>; LAYERS],
+    /// The gradient by z.
+    pub(super) latent_gradients: Vec<Block>,
+    /// The same, row-major.
+    pub(super) latent_gradient: Vec<f32>,
+    /// The tail.
+    pub(super) tail: Tail,
+}
+
+impl Work {
+    /// Without what only training needs.
+    pub(super) fn for_inference(shape: DecoderShape, convolutions: &[Convolution; LAYERS], batch: Batch) -> Self {
+        let layer = |l: usize| {
+            let c: &Convolution = &convolutions[l];
+            zeroed(c.co * c.plan.outputs() * batch.chunks)
+        };
+        let latents = zeroed(convolutions[0].ci * batch.chunks);
+        Self {
+            latent_gradient: vec![
+                0.0;
+                latents.len() / convolutions[0].ci * crate::ops::block::LANES * shape.latent_dim
+            ],
+            latent_gradients: latents.clone(),
+            latents,
+            activations: std::array::from_fn(layer),
+            normalised: std::array::from_fn(|_| Vec::new()),
+            gradients: std::array::from_fn(layer),
+            rows: std::array::from_fn(|_| Vec::new()),
+            tail: Tail::new(batch),
+        }
+    }
+
+    /// All of it.
+    pub(super) fn for_training(shape: DecoderShape, convolutions: &[Convolution; LAYERS], batch: Batch) -> Self {
+        let mut work = Self::for_inference(shape, convolutions, batch);
+        work.normalised = std::array::from_fn(|n| work.activations[n + 1].clone());
+        work.rows = std::array::from_fn(|l| work.activations[l].clone());
+        work
+    }
+}

@@ -1,0 +1,295 @@
+//! A decoder as tensors: its whole state in its own layout, and its weights under PyTorch's names and in PyTorch's layout.
+//!
+//! Weights are those of `torch.nn`: `fc` is a `Linear` whose output is viewed as (c0, 2, 2), `net` a `Sequential` with the
+//! transposed convolutions at 0, 3, 6, 9 and 10 and the batch norms at 1, 4 and 7.
+
+use std::collections::BTreeMap;
+
+use crate::artifact::{Tensor, TensorError};
+use crate::ops::block::{LANES, Row};
+use crate::ops::norm;
+use crate::ops::transposed::Convolution;
+use crate::rng::Streams;
+
+use super::layers::{self, LAYERS, NORMS};
+use super::{Decoder, DecoderShape, Frozen, Small, scalars};
+
+/// PyTorch's name of each layer's weight.
+const WEIGHTS: [&str; LAYERS] = ["fc.weight", "net.0.weight", "net.3.weight", "net.6.weight", "net.9.weight"];
+/// PyTorch's names of the batch norms.
+const NORM_NAMES: [&str; NORMS] = ["net.1", "net.4", "net.7"];
+/// PyTorch's names of bias, scale and shift of the tail, with their shapes.
+const TAIL: [(&str, &[usize]); 3] = [("net.9.bias", &[1]), ("net.10.weight", &[1, 1, 1, 1]), ("net.10.bias", &[1])];
+const PREFIX: &str = "decoder.";
+
+/// The shape of a layer's weight in PyTorch.
+fn weight_shape(shape: DecoderShape, layer: usize) -> Vec<usize> {
+    let (ci, co) = layers::channels(shape)[layer];
+    match layer {
+        0 => vec![co * 4, ci],
+        4 => vec![ci, 1, 4, 4],
+        _ => vec![ci, co, 4, 4],
+    }
+}
+
+/// For every weight of a layer: its place in PyTorch's order, its block, its row and its column in there.
+fn places(
+    convolution: &Convolution,
+    shape: DecoderShape,
+    layer: usize,
+) -> impl Iterator<Item = (usize, usize, usize, usize)> + use<> {
+    let (ci, co) = layers::channels(shape)[layer];
+    let (taps, panels) = (convolution.plan.taps(), convolution.co);
+    (0..ci).flat_map(move |i| {
+        (0..co).flat_map(move |o| {
+            (0..taps).map(move |tap| {
+                let place = if layer == 0 { (o * taps + tap) * ci + i } else { (i * co + o) * taps + tap };
+                (place, (i / LANES * taps + tap) * panels + o / LANES, i % LANES, o % LANES)
+            })
+        })
+    })
+}
+
+fn set_weights(convolution: &mut Convolution, shape: DecoderShape, layer: usize, values: &[f32]) {
+    let places = places(convolution, shape, layer);
+    for (place, block, row, column) in places {
+        convolution.weights[block].0[row][column] = values[place];
+    }
+}
+
+fn get_weights(convolution: &Convolution, shape: DecoderShape, layer: usize) -> Vec<f32> {
+    let mut values = vec![0.0; weight_shape(shape, layer).iter().product()];
+    for (place, block, row, column) in places(convolution, shape, layer) {
+        values[place] = convolution.weights[block].0[row][column];
+    }
+    values
+}
+
+/// The fully connected layer's bias between PyTorch's order (channel, pixel) and ours (panel, pixel, channel): ours for
+/// PyTorch's `index`.
+fn bias_place(index: usize, pixels: usize) -> (usize, usize) {
+    let (channel, pixel) = (index / pixels, index % pixels);
+    (channel / LANES * pixels + pixel, channel % LANES)
+}
+
+/// PyTorch's defaults: weights and biases uniform in ± 1 / √fan_in; a transposed convolution's fan_in is co · kernel².
+pub(super) fn initialise(decoder: &mut Decoder, streams: &Streams) {
+    let shape = decoder.shape;
+    let draw = |name: &str, n: usize, fan_in: usize| {
+        let bound = 1.0 / (fan_in as f32).sqrt();
+        let mut values = vec![0.0; n];
+        streams.stream(&format!("init decoder {name}"), 0, 0).uniforms(&mut values);
+        values.iter_mut().for_each(|v| *v = (2.0 * *v - 1.0) * bound);
+        values
+    };
+    for (l, name) in WEIGHTS.iter().enumerate() {
+        let size = weight_shape(shape, l);
+        let fan_in = size[1..].iter().product();
+        set_weights(&mut decoder.convolutions[l], shape, l, &draw(name, size.iter().product(), fan_in));
+    }
+    let pixels = decoder.convolutions[0].plan.outputs();
+    for (index, v) in draw("fc.bias", shape.channels[0] * pixels, shape.latent_dim).into_iter().enumerate() {
+        let (row, lane) = bias_place(index, pixels);
+        decoder.bias.w[row][lane] = v;
+    }
+    for (lane, ((name, _), fan_in)) in TAIL.iter().zip([layers::LAST_TAPS, 1, 1]).enumerate() {
+        decoder.tail.w[0][lane] = draw(name, 1, fan_in)[0];
+    }
+}
+
+impl Small {
+    fn parts(&self) -> [(&'static str, &Vec<Row>); 3] {
+        [("w", &self.w), ("m", &self.m), ("v", &self.v)]
+    }
+
+    fn parts_mut(&mut self) -> [(&'static str, &mut Vec<Row>); 3] {
+        [("w", &mut self.w), ("m", &mut self.m), ("v", &mut self.v)]
+    }
+}
+
+impl Decoder {
+    /// Everything that the next step reads, in the decoder's own layout (see [`crate::ops`]), under names that begin with
+    /// `decoder.`: parameters and their moments, running statistics and the number of steps.
+    ///
+    /// # Errors
+    /// None in practice: the shapes are the tensors' own.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>, TensorError> {
+        let mut tensors = BTreeMap::new();
+        for (l, (c, moments)) in self.convolutions.iter().zip(&self.moments).enumerate() {
+            for (part, blocks) in [("w", &c.weights), ("m", &moments.m), ("v", &moments.v)] {
+                let shape = [c.ci, c.plan.taps(), c.co, LANES, LANES];
+                let tensor = Tensor::new::<f32>(shape, bytemuck::cast_slice(blocks))?;
+                tensors.insert(format!("{PREFIX}{}.{part}", WEIGHTS[l]), tensor);
+            }
+        }
+        for (name, small) in self.smalls() {
+            for (part, rows) in small.parts() {
+                tensors.insert(format!("{PREFIX}{name}.{part}"), rows_tensor(rows)?);
+            }
+        }
+        for (name, norm) in NORM_NAMES.iter().zip(&self.norms) {
+            tensors.insert(format!("{PREFIX}{name}.running_mean"), rows_tensor(&norm.statistics.mean)?);
+            tensors.insert(format!("{PREFIX}{name}.running_var"), rows_tensor(&norm.statistics.variance)?);
+        }
+        tensors.insert(format!("{PREFIX}step"), Tensor::vector(&[self.step as i64]));
+        Ok(tensors)
+    }
+
+    /// The decoder whose [`Decoder::state`] this is; it continues bit for bit. Tensors of other names are not looked at.
+    ///
+    /// # Errors
+    /// If a tensor is missing, or its type or shape is not that of a decoder of this shape.
+    pub fn from_state(shape: DecoderShape, tensors: &BTreeMap<String, Tensor>) -> Result<Self, TensorError> {
+        let mut decoder = Self::zeros(shape);
+        for (l, (c, moments)) in decoder.convolutions.iter_mut().zip(&mut decoder.moments).enumerate() {
+            for (part, blocks) in [("w", &mut c.weights), ("m", &mut moments.m), ("v", &mut moments.v)] {
+                read_into(tensors, &format!("{PREFIX}{}.{part}", WEIGHTS[l]), bytemuck::cast_slice_mut(blocks))?;
+            }
+        }
+        for (name, small) in decoder.smalls_mut() {
+            for (part, rows) in small.parts_mut() {
+                read_into(tensors, &format!("{PREFIX}{name}.{part}"), rows.as_flattened_mut())?;
+            }
+        }
+        for (name, norm) in NORM_NAMES.iter().zip(&mut decoder.norms) {
+            let statistics = &mut norm.statistics;
+            read_into(tensors, &format!("{PREFIX}{name}.running_mean"), statistics.mean.as_flattened_mut())?;
+            read_into(tensors, &format!("{PREFIX}{name}.running_var"), statistics.variance.as_flattened_mut())?;
+        }
+        let step = find(tensors, &format!("{PREFIX}step"))?.to_vec::<i64>()?;
+        let [step] = step[..] else { return Err(misfit("decoder.step", &[step.len()])) };
+        decoder.step = u64::try_from(step).map_err(|_| misfit("decoder.step", &[]))?;
+        Ok(decoder)
+    }
+
+    /// The weights and running statistics under PyTorch's names and in its layout, without `num_batches_tracked`.
+    ///
+    /// # Errors
+    /// None in practice: the shapes are the tensors' own.
+    pub fn weights(&self) -> Result<BTreeMap<String, Tensor>, TensorError> {
+        let mut tensors = BTreeMap::new();
+        for (l, name) in WEIGHTS.iter().enumerate() {
+            let values = get_weights(&self.convolutions[l], self.shape, l);
+            tensors.insert((*name).to_owned(), Tensor::new(weight_shape(self.shape, l), &values)?);
+        }
+        let pixels = self.convolutions[0].plan.outputs();
+        let bias = (0..self.shape.channels[0] * pixels).map(|index| {
+            let (row, lane) = bias_place(index, pixels);
+            self.bias.w[row][lane]
+        });
+        tensors.insert("fc.bias".to_owned(), Tensor::vector(&bias.collect::<Vec<f32>>()));
+        for (n, (name, norm)) in NORM_NAMES.iter().zip(&self.norms).enumerate() {
+            let (mean, variance) = (&norm.statistics.mean, &norm.statistics.variance);
+            let parts =
+                [("weight", &norm.gamma.w), ("bias", &norm.beta.w), ("running_mean", mean), ("running_var", variance)];
+            for (part, rows) in parts {
+                let channels = &rows.as_flattened()[..self.shape.channels[n + 1]];
+                tensors.insert(format!("{name}.{part}"), Tensor::vector(channels));
+            }
+        }
+        for (lane, (name, shape)) in TAIL.iter().enumerate() {
+            tensors.insert((*name).to_owned(), Tensor::new(*shape, &self.tail.w[0][lane..=lane])?);
+        }
+        Ok(tensors)
+    }
+
+    fn smalls(&self) -> Vec<(String, &Small)> {
+        let norms = NORM_NAMES.iter().zip(&self.norms);
+        let of_norms = norms
+            .flat_map(|(name, norm)| [(format!("{name}.weight"), &norm.gamma), (format!("{name}.bias"), &norm.beta)]);
+        [("fc.bias".to_owned(), &self.bias), ("tail".to_owned(), &self.tail)].into_iter().chain(of_norms).collect()
+    }
+
+    fn smalls_mut(&mut self) -> Vec<(String, &mut Small)> {
+        let norms = NORM_NAMES.iter().zip(&mut self.norms);
+        let of_norms = norms.flat_map(|(name, norm)| {
+            [(format!("{name}.weight"), &mut norm.gamma), (format!("{name}.bias"), &mut norm.beta)]
+        });
+        [("fc.bias".to_owned(), &mut self.bias), ("tail".to_owned(), &mut self.tail)]
+            .into_iter()
+            .chain(of_norms)
+            .collect()
+    }
+}
+
+fn rows_tensor(rows: &[Row]) -> Result<Tensor, TensorError> {
+    Tensor::new([rows.len(), LANES], rows.as_flattened())
+}
+
+fn find<'a>(tensors: &'a BTreeMap<String, Tensor>, name: &str) -> Result<&'a Tensor, TensorError> {
+    tensors.get(name).ok_or_else(|| TensorError::Unsupported(format!("the decoder's tensor `{name}` is missing")))
+}
+
+fn misfit(name: &str, shape: &[usize]) -> TensorError {
+    TensorError::Unsupported(format!("tensor `{name}` of shape {shape:?} does not fit the decoder"))
+}
+
+fn read_into(tensors: &BTreeMap<String, Tensor>, name: &str, to: &mut [f32]) -> Result<(), TensorError> {
+    let tensor = find(tensors, name)?;
+    if tensor.len() != to.len() {
+        return Err(misfit(name, tensor.shape()));
+    }
+    to.copy_from_slice(&tensor.to_vec::<f32>()?);
+    Ok(())
+}
+
+/// The values of a tensor that must have this shape.
+fn read(tensors: &BTreeMap<String, Tensor>, name: &str, shape: &[usize]) -> Result<Vec<f32>, TensorError> {
+    let tensor = find(tensors, name)?;
+    if tensor.shape() != shape {
+        return Err(misfit(name, tensor.shape()));
+    }
+    tensor.to_vec()
+}
+
+fn infer_shape(tensors: &BTreeMap<String, Tensor>) -> Result<DecoderShape, TensorError> {
+    let size = |name: &str, axis: usize| {
+        let tensor = find(tensors, name)?;
+        tensor.shape().get(axis).copied().filter(|n| *n > 0).ok_or_else(|| misfit(name, tensor.shape()))
+    };
+    let mut channels = [0; 4];
+    for (c, name) in channels.iter_mut().zip(&WEIGHTS[1..]) {
+        *c = size(name, 0)?;
+    }
+    Ok(DecoderShape { latent_dim: size(WEIGHTS[0], 1)?, channels })
+}
+
+/// [`Frozen::from_weights`].
+pub(super) fn frozen(tensors: &BTreeMap<String, Tensor>) -> Result<Frozen, TensorError> {
+    let shape = infer_shape(tensors)?;
+    let mut convolutions = layers::convolutions(shape);
+    let mut folded: [Vec<Row>; NORMS] = std::array::from_fn(|n| vec![[0.0; LANES]; convolutions[n + 1].co]);
+    for (l, convolution) in convolutions.iter_mut().enumerate() {
+        let mut values = read(tensors, WEIGHTS[l], &weight_shape(shape, l))?;
+        if let Some(n) = l.checked_sub(1).filter(|n| *n < NORMS) {
+            let (scales, shifts) = fold(tensors, NORM_NAMES[n], shape.channels[l])?;
+            let taps = convolution.plan.taps();
+            for (at, v) in values.iter_mut().enumerate() {
+                *v *= scales[at / taps % scales.len()];
+            }
+            folded[n].as_flattened_mut()[..shifts.len()].copy_from_slice(&shifts);
+        }
+        set_weights(convolution, shape, l, &values);
+    }
+    let pixels = convolutions[0].plan.outputs();
+    let mut bias = vec![[0.0; LANES]; convolutions[0].co * pixels];
+    for (index, v) in read(tensors, "fc.bias", &[shape.channels[0] * pixels])?.into_iter().enumerate() {
+        let (row, lane) = bias_place(index, pixels);
+        bias[row][lane] = v;
+    }
+    let mut tail = [[0.0; LANES]];
+    for (lane, (name, shape)) in TAIL.iter().enumerate() {
+        tail[0][lane] = read(tensors, name, shape)?[0];
+    }
+    let (work, decoded) = (BTreeMap::new(), Vec::new());
+    Ok(Frozen { shape, convolutions, bias, folded, scalars: scalars(&tail), work, decoded })
+}
+
+/// A batch norm's running statistics as a scale and a shift for each channel.
+fn fold(tensors: &BTreeMap<String, Tensor>, name: &str, channels: usize) -> Result<(Vec<f32>, Vec<f32>), TensorError> {
+    let read = |part: &str| read(tensors, &format!("{name}.{part}"), &[channels]);
+    let (gamma, beta, mean, variance) = (read("weight")?, read("bias")?, read("running_mean")?, read("running_var")?);
+    let scale = |c: usize| f64::from(gamma[c]) / (f64::from(variance[c]) + norm::EPSILON).sqrt();
+    let shift = |c: usize| f64::from(beta[c]) - f64::from(mean[c]) * scale(c);
+    Ok(((0..channels).map(|c| scale(c) as f32).collect(), (0..channels).map(|c| shift(c) as f32).collect()))
+}

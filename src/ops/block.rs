@@ -1,0 +1,130 @@
+//! The 16 × 16 block that all big arrays are made of, and what is done inside one. See [`crate::ops`] for the layout.
+
+/// Samples in a SIMD register, channels in a panel.
+pub const LANES: usize = 16;
+
+/// One row of a block: one cache line, one AVX-512 register.
+pub type Row = [f32; LANES];
+
+/// 16 rows of 16 numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C, align(64))]
+pub struct Block(pub [Row; LANES]);
+
+// SAFETY: `Block` is `repr(C)` around an array of `f32`; its size, 1024, is a multiple of its alignment, so there is no
+// padding, and every pattern of bits is a valid `f32`.
+#[expect(unsafe_code, reason = "lets bytemuck view blocks as numbers; bytemuck's derive is not among our features")]
+unsafe impl bytemuck::Zeroable for Block {}
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "lets bytemuck view blocks as numbers; bytemuck's derive is not among our features")]
+unsafe impl bytemuck::Pod for Block {}
+
+impl Block {
+    /// All zeros.
+    pub const ZERO: Self = Self([[0.0; LANES]; LANES]);
+
+    /// Rows become columns.
+    #[inline(always)]
+    pub fn transposed(&self) -> Self {
+        let mut out = Self::ZERO;
+        for (r, row) in self.0.iter().enumerate() {
+            for (c, v) in row.iter().enumerate() {
+                out.0[c][r] = *v;
+            }
+        }
+        out
+    }
+}
+
+/// How many panels or chunks `n` channels or samples fill.
+pub fn panels(n: usize) -> usize {
+    n.div_ceil(LANES)
+}
+
+/// Zeroed blocks.
+pub fn zeroed(n: usize) -> Vec<Block> {
+    vec![Block::ZERO; n]
+}
+
+/// The samples of a batch, in chunks of 16, the last of which may be partly filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// The number of samples.
+    pub samples: usize,
+    /// The number of chunks.
+    pub chunks: usize,
+}
+
+impl Batch {
+    /// The chunks of this many samples.
+    pub fn new(samples: usize) -> Self {
+        Self { samples, chunks: panels(samples) }
+    }
+
+    /// How many lanes of a chunk hold samples.
+    #[inline(always)]
+    pub fn filled(self, chunk: usize) -> usize {
+        (self.samples - chunk * LANES).min(LANES)
+    }
+}
+
+/// Sets the lanes from `filled` on to zero.
+#[inline(always)]
+pub fn clear_from(row: &mut Row, filled: usize) {
+    for (l, v) in row.iter_mut().enumerate() {
+        *v = if l < filled { *v } else { 0.0 };
+    }
+}
+
+/// The sum of 16 lanes, in lane order.
+#[inline(always)]
+pub fn sum(lanes: &[f64; LANES]) -> f64 {
+    lanes.iter().sum()
+}
+
+/// Row-major `[samples][channels]` numbers into `[panel][chunk]` blocks with channels as rows.
+pub fn pack(from: &[f32], channels: usize, batch: Batch, to: &mut [Block]) {
+    to.fill(Block::ZERO);
+    for (b, sample) in from.chunks_exact(channels).enumerate() {
+        for (c, v) in sample.iter().enumerate() {
+            to[c / LANES * batch.chunks + b / LANES].0[c % LANES][b % LANES] = *v;
+        }
+    }
+}
+
+/// The opposite of [`pack`].
+pub fn unpack(from: &[Block], channels: usize, batch: Batch, to: &mut [f32]) {
+    for (b, sample) in to.chunks_exact_mut(channels).enumerate() {
+        for (c, v) in sample.iter_mut().enumerate() {
+            *v = from[c / LANES * batch.chunks + b / LANES].0[c % LANES][b % LANES];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_packed_unpacks_and_the_rest_is_zero() {
+        let (channels, batch) = (19, Batch::new(21));
+        let from: Vec<f32> = (1..=channels * batch.samples).map(|i| i as f32).collect();
+        let mut blocks = zeroed(panels(channels) * batch.chunks);
+        pack(&from, channels, batch, &mut blocks);
+        let mut back = vec![0.0; from.len()];
+        unpack(&blocks, channels, batch, &mut back);
+        assert_eq!(from, back);
+        let non_zero = bytemuck::cast_slice::<Block, f32>(&blocks).iter().filter(|v| **v != 0.0).count();
+        assert_eq!(non_zero, from.len());
+        assert_eq!(blocks[1].transposed().0[3][5], blocks[1].0[5][3]);
+    }
+
+    #[test]
+    fn the_last_chunk_knows_its_lanes() {
+        let batch = Batch::new(37);
+        assert_eq!((batch.chunks, batch.filled(0), batch.filled(1), batch.filled(2)), (3, 16, 16, 5));
+        let mut row = [1.0; LANES];
+        clear_from(&mut row, 5);
+        assert_eq!(row.iter().sum::<f32>(), 5.0);
+    }
+}

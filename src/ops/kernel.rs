@@ -1,0 +1,223 @@
+//! The one inner loop: a 16 × 16 tile of results, kept in registers, as a long sum of outer products.
+//!
+//! `acc[r][l] += Σ scalars[k][r] · vectors[k][l]` (or `scalars[r][k]`), over a list of pairs of places and, from each place
+//! on, a run of blocks. On AVX-512 the 16 rows of `acc` are 16 registers, each step one load and 16 multiply-adds with a
+//! broadcast operand: one 512-bit multiply-add a cycle is what Zen 4 can do, and 17 loads in 16 cycles what it can feed.
+//! Each element is one chain of fused multiply-adds whatever the instruction set, so all give the same bits.
+
+use super::block::{Block, LANES, Row};
+
+/// How a run of blocks is walked.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    /// Blocks in a run; at least one.
+    pub blocks: usize,
+    /// From one block of scalars to the next.
+    pub scalars: usize,
+    /// From one block of vectors to the next.
+    pub vectors: usize,
+}
+
+/// Adds to `acc` the products of the blocks of all runs; `pairs` says where each begins, in scalars and in vectors.
+/// `BY_ROW`: rows of the scalars' blocks are rows of the result; else they are steps of the sum.
+#[inline(always)]
+pub fn accumulate<const BY_ROW: bool>(
+    acc: &mut Block,
+    scalars: &[Block],
+    vectors: &[Block],
+    pairs: impl Iterator<Item = (usize, usize)> + Clone,
+    run: Run,
+) {
+    let last = run.blocks - 1;
+    for (s, v) in pairs.clone() {
+        assert!(s + last * run.scalars < scalars.len() && v + last * run.vectors < vectors.len(), "run out of bounds");
+    }
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor has AVX-512F, and every run was checked above to lie inside both slices.
+            #[expect(unsafe_code, reason = "calls the AVX-512 kernel")]
+            return unsafe { x86::avx512::<BY_ROW>(acc, scalars, vectors, pairs, run) };
+        }
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has AVX2 and FMA.
+            #[expect(unsafe_code, reason = "calls the AVX2 kernel")]
+            return unsafe { x86::avx2::<BY_ROW>(acc, scalars, vectors, pairs, run) };
+        }
+    }
+    portable::<BY_ROW>(acc, scalars, vectors, pairs, run);
+}
+
+/// Rows of the tile that the portable kernel keeps in registers at a time: 4 rows are 8 of AVX2's or 16 of NEON's.
+const ROWS: usize = 4;
+
+#[inline(always)]
+fn portable<const BY_ROW: bool>(
+    acc: &mut Block,
+    scalars: &[Block],
+    vectors: &[Block],
+    pairs: impl Iterator<Item = (usize, usize)> + Clone,
+    run: Run,
+) {
+    for (part, rows) in acc.0.chunks_exact_mut(ROWS).enumerate() {
+        let first = part * ROWS;
+        let mut tile: [Row; ROWS] = [[0.0; LANES]; ROWS];
+        tile.copy_from_slice(rows);
+        for (s, v) in pairs.clone() {
+            for j in 0..run.blocks {
+                let (left, right) = (&scalars[s + j * run.scalars].0, &vectors[v + j * run.vectors].0);
+                for (k, lanes) in right.iter().enumerate() {
+                    for (r, row) in tile.iter_mut().enumerate() {
+                        let scalar = if BY_ROW { left[first + r][k] } else { left[k][first + r] };
+                        for (a, x) in row.iter_mut().zip(lanes) {
+                            *a = scalar.mul_add(*x, *a);
+                        }
+                    }
+                }
+            }
+        }
+        rows.copy_from_slice(&tile);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "vector instructions on raw pointers; the checks stand in `accumulate`")]
+mod x86 {
+    use super::{Block, LANES, Run};
+    use std::arch::x86_64::{
+        __m512, _MM_HINT_T0, _mm_prefetch, _mm512_fmadd_ps, _mm512_load_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_store_ps,
+    };
+
+    /// # Safety
+    /// AVX-512F must be there, and every block of every run inside its slice.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn avx512<const BY_ROW: bool>(
+        acc: &mut Block,
+        scalars: &[Block],
+        vectors: &[Block],
+        pairs: impl Iterator<Item = (usize, usize)>,
+        run: Run,
+    ) {
+        // SAFETY: blocks are aligned to 64 bytes and runs lie in bounds (the caller's promise); prefetching any address is
+        // harmless, and `wrapping_add` makes no claim about it.
+        unsafe {
+            let mut tile: [__m512; LANES] = [_mm512_setzero_ps(); LANES];
+            for (register, row) in tile.iter_mut().zip(&acc.0) {
+                *register = _mm512_load_ps(row.as_ptr());
+            }
+            for (s, v) in pairs {
+                let mut left = scalars.as_ptr().add(s);
+                let mut right = vectors.as_ptr().add(v);
+                for _ in 0..run.blocks {
+                    let (next_left, next_right) = (left.wrapping_add(run.scalars), right.wrapping_add(run.vectors));
+                    let (l, r) = (left.cast::<f32>(), right.cast::<f32>());
+                    for k in 0..LANES {
+                        // A block is too short a run for the hardware to see it coming.
+                        _mm_prefetch::<_MM_HINT_T0>(next_left.cast::<i8>().wrapping_add(k * 64));
+                        _mm_prefetch::<_MM_HINT_T0>(next_right.cast::<i8>().wrapping_add(k * 64));
+                        let lanes = _mm512_load_ps(r.add(k * LANES));
+                        for (row, register) in tile.iter_mut().enumerate() {
+                            let scalar = *l.add(if BY_ROW { row * LANES + k } else { k * LANES + row });
+                            *register = _mm512_fmadd_ps(_mm512_set1_ps(scalar), lanes, *register);
+                        }
+                    }
+                    (left, right) = (next_left, next_right);
+                }
+            }
+            for (register, row) in tile.iter().zip(&mut acc.0) {
+                _mm512_store_ps(row.as_mut_ptr(), *register);
+            }
+        }
+    }
+
+    /// # Safety
+    /// AVX2 and FMA must be there.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn avx2<const BY_ROW: bool>(
+        acc: &mut Block,
+        scalars: &[Block],
+        vectors: &[Block],
+        pairs: impl Iterator<Item = (usize, usize)> + Clone,
+        run: Run,
+    ) {
+        super::portable::<BY_ROW>(acc, scalars, vectors, pairs, run);
+    }
+}
+
+/// Runs `f` compiled for the widest vectors that the processor has. Results are the same: Rust never fuses or reorders
+/// floating-point operations by itself. `f` and what it calls must be `#[inline(always)]` to gain anything.
+#[inline(always)]
+pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")]
+        fn wide<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        #[target_feature(enable = "avx2,fma")]
+        fn medium<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        let fma = std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma");
+        if fma
+            && std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("avx512vl")
+            && std::arch::is_x86_feature_detected!("avx512dq")
+            && std::arch::is_x86_feature_detected!("avx512bw")
+        {
+            // SAFETY: all the features asked for are there.
+            #[expect(unsafe_code, reason = "calls a function compiled for features that were just detected")]
+            return unsafe { wide(f) };
+        }
+        if fma {
+            // SAFETY: both features are there.
+            #[expect(unsafe_code, reason = "calls a function compiled for features that were just detected")]
+            return unsafe { medium(f) };
+        }
+    }
+    f()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Streams;
+
+    fn random(n: usize, purpose: &str) -> Vec<Block> {
+        let mut blocks = vec![Block::ZERO; n];
+        Streams::new(1).stream(purpose, 0, 0).normals(bytemuck::cast_slice_mut(&mut blocks));
+        blocks
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits_and_the_sum() {
+        let (s, v) = (random(9, "s"), random(9, "v"));
+        let pairs = [(0, 1), (4, 2), (1, 0)];
+        let run = Run { blocks: 3, scalars: 2, vectors: 3 };
+        let (mut fast, mut plain, mut rows) = (s[8], s[8], s[8]);
+        accumulate::<false>(&mut fast, &s, &v, pairs.into_iter(), run);
+        portable::<false>(&mut plain, &s, &v, pairs.into_iter(), run);
+        assert_eq!(fast, plain);
+        let turned: Vec<Block> = s.iter().map(Block::transposed).collect();
+        accumulate::<true>(&mut rows, &turned, &v, pairs.into_iter(), run);
+        assert_eq!(fast, rows);
+        let mut expected = f64::from(s[8].0[3][7]);
+        for (a, b) in pairs {
+            for j in 0..3 {
+                for k in 0..LANES {
+                    expected += f64::from(s[a + 2 * j].0[k][3]) * f64::from(v[b + 3 * j].0[k][7]);
+                }
+            }
+        }
+        assert!((f64::from(fast.0[3][7]) - expected).abs() < 1e-4);
+    }
+
+    #[test]
+    #[should_panic(expected = "out of bounds")]
+    fn a_run_that_leaves_its_slice_is_refused() {
+        let blocks = random(3, "s");
+        let run = Run { blocks: 2, scalars: 1, vectors: 2 };
+        accumulate::<false>(&mut Block::ZERO.clone(), &blocks, &blocks, std::iter::once((0, 1)), run);
+    }
+}

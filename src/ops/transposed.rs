@@ -1,0 +1,246 @@
+//! Transposed convolution of any kernel, stride and padding, without im2col and without a multiply outside the image.
+//!
+//! Input pixel `i` adds `x[i] · W[k]` to output pixel `o = i · stride − padding + k`, on each axis, for every tap `k` for which
+//! `o` is inside. So every (input pixel, tap) is a plain matrix product over channels and batch; which of them meet in an
+//! output pixel, in an input pixel's gradient and in a tap's gradient is listed once, in a [`Plan`]. For kernel 4, stride 2,
+//! padding 1 on 2 × 2 pixels that leaves 36 of 64 products.
+//!
+//! A fully connected layer to `c × 2 × 2` is the transposed convolution of a 1 × 1 image with kernel 2.
+
+use rayon::prelude::*;
+
+use super::adam::Rates;
+use super::block::{Block, panels, zeroed};
+use super::kernel::{Run, accumulate, vectorised};
+
+/// The sizes of a transposed convolution; the same on both axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Pixels on a side of the input.
+    pub input: usize,
+    /// Taps on a side of the kernel.
+    pub kernel: usize,
+    /// Output pixels from one input pixel to the next.
+    pub stride: usize,
+    /// Output pixels cut off at each edge.
+    pub padding: usize,
+}
+
+impl Geometry {
+    /// Pixels on a side of the output.
+    pub fn output(&self) -> usize {
+        (self.input - 1) * self.stride + self.kernel - 2 * self.padding
+    }
+
+    /// Where an input pixel's tap lands, on one axis.
+    fn lands(&self, input: usize, tap: usize) -> Option<usize> {
+        (input * self.stride + tap).checked_sub(self.padding).filter(|o| *o < self.output())
+    }
+}
+
+/// All (tap, input pixel, output pixel) that meet, by each of the three.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The sizes it was made for.
+    pub geometry: Geometry,
+    /// For each output pixel, the (tap, input pixel) that reach it.
+    pub by_output: Vec<Vec<(usize, usize)>>,
+    /// For each input pixel, the (tap, output pixel) that it reaches.
+    pub by_input: Vec<Vec<(usize, usize)>>,
+    /// For each tap, the (input pixel, output pixel) that it joins.
+    pub by_tap: Vec<Vec<(usize, usize)>>,
+}
+
+impl Plan {
+    /// Lists what meets, in the order of taps, then input pixels.
+    pub fn new(geometry: Geometry) -> Self {
+        let (inputs, outputs, side) = (geometry.input, geometry.output(), geometry.kernel);
+        let mut plan = Self {
+            geometry,
+            by_output: vec![Vec::new(); outputs * outputs],
+            by_input: vec![Vec::new(); inputs * inputs],
+            by_tap: vec![Vec::new(); side * side],
+        };
+        for tap in 0..side * side {
+            for input in 0..inputs * inputs {
+                let row = geometry.lands(input / inputs, tap / side);
+                let column = geometry.lands(input % inputs, tap % side);
+                if let (Some(row), Some(column)) = (row, column) {
+                    let output = row * outputs + column;
+                    plan.by_output[output].push((tap, input));
+                    plan.by_input[input].push((tap, output));
+                    plan.by_tap[tap].push((input, output));
+                }
+            }
+        }
+        plan
+    }
+
+    /// Pixels of the input.
+    pub fn inputs(&self) -> usize {
+        self.by_input.len()
+    }
+
+    /// Pixels of the output.
+    pub fn outputs(&self) -> usize {
+        self.by_output.len()
+    }
+
+    /// Taps of the kernel.
+    pub fn taps(&self) -> usize {
+        self.by_tap.len()
+    }
+}
+
+/// A transposed convolution's weights with its plan.
+#[derive(Clone, Debug)]
+pub struct Convolution {
+    /// What meets where.
+    pub plan: Plan,
+    /// Panels of input channels.
+    pub ci: usize,
+    /// Panels of output channels.
+    pub co: usize,
+    /// `[ci panel][tap][co panel]` blocks of `[16 ci][16 co]`.
+    pub weights: Vec<Block>,
+}
+
+/// Blocks of one operand that a run goes through before the next pixel's turn: the working set of a task (these for all
+/// pixels, and the weights for them) shall stay in a core's own cache (1 MiB on Zen 4).
+const WORKING_SET: usize = 512;
+
+/// How many panels of the summed channel a run covers. Depends on shapes only, as the order of sums does.
+fn run_length(panels: usize, pixels: usize, chunks: usize) -> usize {
+    (WORKING_SET / (pixels * chunks)).clamp(4, 16).min(panels)
+}
+
+impl Convolution {
+    /// Zero weights for these numbers of channels.
+    pub fn new(geometry: Geometry, input_channels: usize, output_channels: usize) -> Self {
+        let plan = Plan::new(geometry);
+        let (ci, co) = (panels(input_channels), panels(output_channels));
+        let weights = zeroed(ci * plan.taps() * co);
+        Self { plan, ci, co, weights }
+    }
+
+    /// `output[o] = Σ x[i] · W[tap]`, overwriting. `x` and `output` are activations of `chunks` chunks.
+    pub fn forward(&self, x: &[Block], output: &mut [Block], chunks: usize) {
+        let pixels = self.plan.outputs();
+        // Few panels are cut into rows of pixels, so that there is work for all; else the weights are read only once.
+        let side = self.plan.geometry.output();
+        let part = if self.co < 4 { side } else { pixels };
+        output.par_chunks_mut(part * chunks).enumerate().for_each(|(task, out)| {
+            let (panel, first) = (task * part / pixels, task * part % pixels);
+            self.forward_part(x, out, chunks, panel, first);
+        });
+    }
+
+    fn forward_part(&self, x: &[Block], out: &mut [Block], chunks: usize, panel: usize, first: usize) {
+        let (inputs, taps) = (self.plan.inputs(), self.plan.taps());
+        let length = run_length(self.ci, inputs, chunks);
+        out.fill(Block::ZERO);
+        for start in (0..self.ci).step_by(length) {
+            let run = Run { blocks: length.min(self.ci - start), scalars: taps * self.co, vectors: inputs * chunks };
+            for (at, acc) in out.iter_mut().enumerate() {
+                let (pixel, chunk) = (first + at / chunks, at % chunks);
+                let pairs = self.plan.by_output[pixel].iter().map(|(tap, input)| {
+                    ((start * taps + tap) * self.co + panel, (start * inputs + input) * chunks + chunk)
+                });
+                accumulate::<false>(acc, &self.weights, x, pairs, run);
+            }
+        }
+    }
+
+    /// `dx[i] = Σ dy[o] · W[tap]ᵀ`, overwriting.
+    pub fn input_gradient(&self, dy: &[Block], dx: &mut [Block], chunks: usize) {
+        let strip = self.plan.taps() * self.co;
+        dx.par_chunks_mut(self.plan.inputs() * chunks)
+            .zip_eq(self.weights.par_chunks(strip))
+            .for_each(|(dx, weights)| input_gradient_panel(&self.plan, self.co, weights, dy, dx, chunks));
+    }
+
+    /// [`Convolution::input_gradient`] with the old weights, then one step of Adam on the weights.
+    ///
+    /// A panel of input channels is one task: its strip of weights is read for the input gradient, and each block of it is
+    /// updated as soon as its gradient is there, while it is in cache; gradients of weights never reach memory.
+    pub fn backward_and_update(
+        &mut self,
+        moments: &mut BlockMoments,
+        given: Given<'_>,
+        dx: &mut [Block],
+        chunks: usize,
+        rates: Rates,
+    ) {
+        let strip = self.plan.taps() * self.co;
+        let pixels = self.plan.inputs() * chunks;
+        let (plan, co) = (&self.plan, self.co);
+        dx.par_chunks_mut(pixels)
+            .zip_eq(given.x.par_chunks(pixels))
+            .zip_eq(self.weights.par_chunks_mut(strip))
+            .zip_eq(moments.m.par_chunks_mut(strip))
+            .zip_eq(moments.v.par_chunks_mut(strip))
+            .for_each(|((((dx, x), weights), m), v)| {
+                input_gradient_panel(plan, co, weights, given.dy, dx, chunks);
+                for (at, ((w, m), v)) in weights.iter_mut().zip(m).zip(v).enumerate() {
+                    let gradient = weight_gradient_block(plan, x, given.rows, at / co, at % co, chunks);
+                    vectorised(
+                        #[inline(always)]
+                        || rates.rows(&mut w.0, &gradient.0, &mut m.0, &mut v.0),
+                    );
+                }
+            });
+    }
+}
+
+/// Adam's moments of a convolution's weights, in the weights' layout.
+#[derive(Clone, Debug)]
+pub struct BlockMoments {
+    /// First moments.
+    pub m: Vec<Block>,
+    /// Second moments.
+    pub v: Vec<Block>,
+}
+
+impl BlockMoments {
+    /// A fresh start for these weights.
+    pub fn of(convolution: &Convolution) -> Self {
+        Self { m: zeroed(convolution.weights.len()), v: zeroed(convolution.weights.len()) }
+    }
+}
+
+/// What the backward pass of a convolution is given.
+#[derive(Clone, Copy)]
+pub struct Given<'a> {
+    /// The input of the forward pass.
+    pub x: &'a [Block],
+    /// The gradient of its output.
+    pub dy: &'a [Block],
+    /// The same with each block transposed.
+    pub rows: &'a [Block],
+}
+
+fn input_gradient_panel(plan: &Plan, co: usize, weights: &[Block], dy: &[Block], dx: &mut [Block], chunks: usize) {
+    let outputs = plan.outputs();
+    let length = run_length(co, outputs, chunks);
+    dx.fill(Block::ZERO);
+    for start in (0..co).step_by(length) {
+        let run = Run { blocks: length.min(co - start), scalars: 1, vectors: outputs * chunks };
+        for (at, acc) in dx.iter_mut().enumerate() {
+            let (pixel, chunk) = (at / chunks, at % chunks);
+            let pairs = plan.by_input[pixel]
+                .iter()
+                .map(|(tap, output)| (tap * co + start, (start * outputs + output) * chunks + chunk));
+            accumulate::<true>(acc, weights, dy, pairs, run);
+        }
+    }
+}
+
+/// The gradient of one block of weights: `x` is one panel's input, `rows` the whole output gradient.
+#[inline(always)]
+fn weight_gradient_block(plan: &Plan, x: &[Block], rows: &[Block], tap: usize, panel: usize, chunks: usize) -> Block {
+    let mut gradient = Block::ZERO;
+    let pairs =
+        plan.by_tap[tap].iter().map(|(input, output)| (input * chunks, (panel * plan.outputs() + output) * chunks));
+    accumulate::<true>(&mut gradient, x, rows, pairs, Run { blocks: chunks, scalars: 1, vectors: 1 });
+    gradient
+}
