@@ -1,5 +1,6 @@
 //! The model: the decoder, trained and frozen.
 
 pub mod decoder;
+pub mod posterior;
 
 pub use decoder::{Decoder, DecoderShape, Frozen, Step};

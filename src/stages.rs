@@ -1,12 +1,28 @@
 //! The stage kinds that ship, one file each. A new kind is one file and one line in [`builtin`].
 
+mod decode;
+mod fit_latents;
+mod interpolate;
 pub mod load_data;
+mod reading;
+mod train_ad;
+mod train_vad;
+mod training;
+
+#[cfg(test)]
+mod testing;
 
 use crate::stage::Registry;
 
 /// All kinds that vadpipe ships.
 pub fn builtin() -> Registry {
     let mut registry = Registry::default();
-    registry.register(load_data::LoadData);
+    registry
+        .register(decode::Decode)
+        .register(fit_latents::FitLatents)
+        .register(interpolate::Interpolate)
+        .register(load_data::LoadData)
+        .register(train_ad::TrainAd)
+        .register(train_vad::TrainVad);
     registry
 }

@@ -1,0 +1,145 @@
+//! `fit-latents`: finds the latents (AD) or posteriors (VAD) of a split for a decoder that stays as it is.
+//!
+//! The decoder uses its running statistics. A VAD's fit drops the KL and keeps the noise: z is drawn anew in each step, and
+//! only the posteriors' parameters learn. It is a chain of epochs like a training, and resumes like one.
+
+use std::sync::Arc;
+
+use super::reading::{self, Images, Model, Split};
+use super::training::evaluation::evaluate;
+use super::training::history::{History, psnr};
+use super::training::latents::Latents;
+use super::training::{Net, Rates, Schedule, Training};
+use crate::artifact::Artifact;
+use crate::stage::{Bound, Context, Epochs, Params, Reads, Role, Roles, Stage, StageError, StageKind};
+
+/// The kind.
+pub(super) struct FitLatents;
+
+impl StageKind for FitLatents {
+    fn name(&self) -> &'static str {
+        "fit-latents"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn summary(&self) -> &'static str {
+        "fit latents or posteriors of a split to a trained decoder"
+    }
+
+    fn roles(&self) -> Roles {
+        Roles::Fixed(&[
+            Role { name: "data", optional: false, kinds: &["load-data"] },
+            Role { name: "model", optional: false, kinds: &["train-ad", "train-vad"] },
+        ])
+    }
+
+    fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
+        let split = params.choice("split", "test", &[("train", Split::Train), ("test", Split::Test)]);
+        let init = params.choice("init", "random", &[("random", Init::Random), ("trained", Init::Trained)]);
+        if (split, init) == (Split::Test, Init::Trained) {
+            let message = "`init = \"trained\"` needs `split = \"train\"`";
+            params.error("init", message, "a training knows no latents of test images: use `init = \"random\"`");
+        }
+        let (epochs, rates) = params.segments(100, |p| Rates {
+            batch: p.int("batch", 16, 1..=65_536) as usize,
+            lr: None,
+            latent_lr: p.float("latent_lr", 1e-2, Bound::NotNegative) as f32,
+            kl_weight: 0.0,
+        });
+        let schedule = Schedule::new(&epochs, rates);
+        Arc::new(Fit { split, init, epochs, schedule })
+    }
+}
+
+/// Where a fit begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Init {
+    /// At the distribution's start.
+    Random,
+    /// At what the training found.
+    Trained,
+}
+
+struct Fit {
+    split: Split,
+    init: Init,
+    epochs: Epochs,
+    schedule: Schedule,
+}
+
+impl Stage for Fit {
+    fn reads(&self) -> Reads {
+        Reads { seed: true, precision: true }
+    }
+
+    fn epochs(&self) -> Option<Epochs> {
+        Some(self.epochs.clone())
+    }
+
+    fn parallel(&self) -> bool {
+        true
+    }
+
+    fn uses_device(&self) -> bool {
+        true
+    }
+
+    fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
+        reading::require_cpu(context)?;
+        reading::require_f32(context)?;
+        let images = reading::images(context.inputs.one("data")?, self.split)?;
+        let model = reading::model(context.inputs.one("model")?)?;
+        let latents = self.start(context, &model, &images)?;
+        let mut training = Training {
+            purpose: "fit",
+            net: Net::Frozen(Box::new(model.decoder)),
+            latents,
+            images: &images,
+            schedule: &self.schedule,
+            history: History::default(),
+        };
+        training.run(context)?;
+        self.artifact(context, &mut training)
+    }
+}
+
+impl Fit {
+    fn start(&self, context: &Context<'_>, model: &Model<'_>, images: &Images) -> Result<Latents, StageError> {
+        let size = (images.count, model.latent_dim());
+        match self.init {
+            Init::Random => Ok(Latents::start(model.distribution, size, 1.0, &context.streams, "fit")),
+            Init::Trained => {
+                model.check_samples(context.inputs.one("data")?, images.count)?;
+                let read = |name: &str| Ok::<_, StageError>(model.input().tensor(name)?);
+                Latents::from_artifact(model.distribution, size, read)
+            }
+        }
+    }
+
+    fn artifact(&self, context: &Context<'_>, training: &mut Training<'_>) -> Result<Artifact, StageError> {
+        let Training { net: Net::Frozen(decoder), latents, images, history, .. } = training else {
+            return Err(StageError::failed("a fit's decoder must not learn"));
+        };
+        let at_mean = evaluate(context, decoder, images, |_, samples| latents.means(samples))?;
+        let mut artifact = Artifact::default();
+        artifact.tensors.extend(latents.to_artifact()?);
+        artifact.tensors.extend(history.to_artifact(false));
+        artifact.tensors.extend(at_mean.pictures(images)?);
+        artifact.metrics.insert("loss".to_owned(), at_mean.loss);
+        artifact.metrics.insert("rmse".to_owned(), at_mean.rmse);
+        artifact.metrics.insert("psnr".to_owned(), psnr(at_mean.rmse));
+        artifact.facts.insert("split".to_owned(), self.split.name().into());
+        if let Some(distribution) = latents.distribution() {
+            let sampled = evaluate(context, decoder, images, |batch, samples| {
+                let mut noise = context.streams.stream("fit evaluation noise", 0, batch);
+                latents.draw(&samples.collect::<Vec<_>>(), &mut noise).to_vec()
+            })?;
+            artifact.metrics.insert("loss_sampled".to_owned(), sampled.loss);
+            artifact.facts.insert("distribution".to_owned(), distribution.name().into());
+        }
+        Ok(artifact)
+    }
+}

@@ -1,0 +1,179 @@
+//! What stages read from the artifacts of others: images and labels of `load-data`, the decoder and latents of a training.
+//! Whatever does not fit is wrong input, and the message says what was found.
+
+use std::collections::BTreeMap;
+
+use crate::artifact::Tensor;
+use crate::model::Frozen;
+use crate::model::posterior::Distribution;
+use crate::stage::{Context, Input, StageError};
+
+/// A part of the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::stages) enum Split {
+    /// What models are trained on.
+    Train,
+    /// What they have not seen.
+    Test,
+}
+
+impl Split {
+    /// Its name in pipelines and artifacts.
+    pub(in crate::stages) fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// Images of 28 × 28 grey levels.
+pub(in crate::stages) struct Images {
+    /// n × 784.
+    pub(in crate::stages) pixels: Vec<u8>,
+    /// n, at least 1.
+    pub(in crate::stages) count: usize,
+}
+
+/// The images of a split.
+///
+/// # Errors
+/// If there are none, or if they are not 28 × 28.
+pub(in crate::stages) fn images(data: &dyn Input, split: Split) -> Result<Images, StageError> {
+    let (name, split) = (format!("{}.images", split.name()), split.name());
+    let tensor = tensor(data, &name)?;
+    let &[count, 28, 28] = tensor.shape() else {
+        let message = format!("`{name}` of `{}` has the shape {:?}, not n × 28 × 28", data.label(), tensor.shape());
+        return Err(StageError::bad_input(message, "use a `load-data` stage for the role `data`"));
+    };
+    if count == 0 {
+        let message = format!("`{}` has no {split} images", data.label());
+        return Err(StageError::bad_input(message, format!("give it `{split} = 1` or more")));
+    }
+    Ok(Images { pixels: tensor.to_vec()?, count })
+}
+
+/// The labels of the train split, and the names of the classes that they point at.
+///
+/// # Errors
+/// If the data has none.
+pub(in crate::stages) fn train_labels(data: &dyn Input) -> Result<(Vec<u8>, Vec<String>), StageError> {
+    let labels = tensor(data, "train.labels")?.to_vec()?;
+    let names = data.manifest().facts.get("classes").and_then(|names| names.as_array());
+    let names = names.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect();
+    Ok((labels, names))
+}
+
+/// What a training made.
+pub(in crate::stages) struct Model<'a> {
+    input: &'a dyn Input,
+    /// The decoder with its running statistics.
+    pub(in crate::stages) decoder: Frozen,
+    /// The family of its posterior; none for an AD.
+    pub(in crate::stages) distribution: Option<Distribution>,
+}
+
+/// Reads a model: the tensors `decoder.*` and the fact `distribution`.
+///
+/// # Errors
+/// If the input is no model.
+pub(in crate::stages) fn model(input: &dyn Input) -> Result<Model<'_>, StageError> {
+    let weights = decoder_weights(input)?;
+    if weights.is_empty() {
+        let message = format!("`{}` has no decoder", input.label());
+        return Err(StageError::bad_input(message, "use a `train-ad` or `train-vad` stage for the role `model`"));
+    }
+    Ok(Model { input, decoder: Frozen::from_weights(&weights)?, distribution: distribution(input)? })
+}
+
+fn decoder_weights(input: &dyn Input) -> Result<BTreeMap<String, Tensor>, StageError> {
+    let names = input.manifest().tensors.keys().filter_map(|name| Some((name, name.strip_prefix("decoder.")?)));
+    names.map(|(name, short)| Ok((short.to_owned(), input.tensor(name)?))).collect()
+}
+
+fn distribution(input: &dyn Input) -> Result<Option<Distribution>, StageError> {
+    let Some(fact) = input.manifest().facts.get("distribution") else { return Ok(None) };
+    let distribution = fact.as_str().and_then(Distribution::from_name);
+    let known = Distribution::ALL.map(Distribution::name).join(", ");
+    distribution.map(Some).ok_or_else(|| {
+        let message = format!("`{}` has the distribution {fact}, which is not known here", input.label());
+        StageError::bad_input(message, format!("known are {known}"))
+    })
+}
+
+impl<'a> Model<'a> {
+    /// The artifact it was read from.
+    pub(in crate::stages) fn input(&self) -> &'a dyn Input {
+        self.input
+    }
+
+    /// The length of a latent vector.
+    pub(in crate::stages) fn latent_dim(&self) -> usize {
+        self.decoder.shape().latent_dim
+    }
+
+    /// Its own latents, n × D, for which it must have been trained on this many images.
+    ///
+    /// # Errors
+    /// If it was trained on another number.
+    pub(in crate::stages) fn check_samples(&self, data: &dyn Input, count: usize) -> Result<(), StageError> {
+        let trained = self.input.manifest().tensors.get("latents").and_then(|t| t.shape.first().copied());
+        if trained == Some(count) {
+            return Ok(());
+        }
+        let (model, data, trained) = (self.input.label(), data.label(), trained.unwrap_or(0));
+        let message = format!("`{model}` was trained on {trained} images, but `{data}` has {count}");
+        Err(StageError::bad_input(message, "use the data that the model was trained on"))
+    }
+}
+
+/// Latent vectors, n × D, of a training or a fit.
+///
+/// # Errors
+/// If it has none of this length.
+pub(in crate::stages) fn latents(input: &dyn Input, latent_dim: usize) -> Result<Vec<f32>, StageError> {
+    let tensor = tensor(input, "latents")?;
+    let &[_, dim] = tensor.shape() else {
+        let message = format!("`latents` of `{}` has the shape {:?}, not n × D", input.label(), tensor.shape());
+        return Err(StageError::bad_input(message, "use a training or a `fit-latents` stage"));
+    };
+    if dim != latent_dim {
+        let message = format!("the latents of `{}` have {dim} numbers, the decoder takes {latent_dim}", input.label());
+        return Err(StageError::bad_input(message, "use latents that were fitted with the same model"));
+    }
+    Ok(tensor.to_vec()?)
+}
+
+/// A tensor that must be there.
+fn tensor(input: &dyn Input, name: &str) -> Result<Tensor, StageError> {
+    let manifest = input.manifest();
+    if !manifest.tensors.contains_key(name) {
+        let has = manifest.tensors.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let message = format!("`{}` (a `{}`) has no tensor `{name}`", input.label(), manifest.kind);
+        return Err(StageError::bad_input(message, format!("it has {}", if has.is_empty() { "none" } else { &has })));
+    }
+    Ok(input.tensor(name)?)
+}
+
+/// Trainings and fits are built for the CPU.
+///
+/// # Errors
+/// If the pipeline's device is another.
+pub(in crate::stages) fn require_cpu(context: &Context<'_>) -> Result<(), StageError> {
+    if context.device.is_cpu() {
+        return Ok(());
+    }
+    Err(StageError::bad_input("this stage is built for the CPU only so far", "run it with `--device cpu`"))
+}
+
+/// The decoder computes in f32.
+///
+/// # Errors
+/// If the pipeline's precision is another.
+pub(in crate::stages) fn require_f32(context: &Context<'_>) -> Result<(), StageError> {
+    if context.precision == "f32" {
+        return Ok(());
+    }
+    let message = format!("the precision {} is not built for the CPU", context.precision);
+    Err(StageError::bad_input(message, "set `precision = \"f32\"` in `[pipeline]`"))
+}

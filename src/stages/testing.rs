@@ -1,0 +1,242 @@
+//! A small world for the tests of stages: inputs and a chain in memory, parameters without a pipeline file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use candle_core::Device;
+
+use crate::artifact::{Artifact, BlobEntry, Manifest, Tensor, TensorEntry};
+use crate::diagnostic::{Diagnostics, Origin};
+use crate::error::Error;
+use crate::rng::Streams;
+use crate::stage::{
+    Cancel, Chain, Context, Input, Inputs, Params, Position, Progress, Saved, Stage, StageError, StageKind, Update,
+};
+use crate::value::{Data, Entry, Node, Table, Values};
+
+/// An artifact as an input.
+pub(super) struct Given {
+    label: String,
+    artifact: Artifact,
+    manifest: Manifest,
+}
+
+/// Hands an artifact on as a stage's output.
+pub(super) fn given(label: &str, kind: &str, artifact: &Artifact) -> Arc<dyn Input> {
+    let entry = |t: &Tensor| TensorEntry {
+        element: t.element(),
+        shape: t.shape().to_vec(),
+        blob: BlobEntry::of(&t.to_blob().unwrap()),
+    };
+    let manifest = Manifest {
+        kind: kind.to_owned(),
+        tensors: artifact.tensors.iter().map(|(name, t)| (name.clone(), entry(t))).collect(),
+        files: artifact.files.iter().map(|(name, f)| (name.clone(), BlobEntry::of(f))).collect(),
+        metrics: artifact.metrics.clone(),
+        facts: artifact.facts.clone(),
+    };
+    Arc::new(Given { label: label.to_owned(), artifact: artifact.clone(), manifest })
+}
+
+impl Input for Given {
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor, Error> {
+        let tensor = self.artifact.tensors.get(name).cloned();
+        tensor.ok_or_else(|| Error::storage(format!("no tensor `{name}` in `{}`", self.label)))
+    }
+
+    fn file(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let file = self.artifact.files.get(name).cloned();
+        file.ok_or_else(|| Error::storage(format!("no file `{name}` in `{}`", self.label)))
+    }
+}
+
+/// A chain that lives in memory, and may ask to stop somewhere.
+#[derive(Default)]
+pub(super) struct MemoryChain {
+    /// States by position.
+    pub(super) saved: Mutex<BTreeMap<Position, BTreeMap<String, Tensor>>>,
+    /// Where a state is wanted besides where it is interrupted.
+    pub(super) wanted: Vec<Position>,
+    /// Where to ask for a stop.
+    pub(super) stop_at: Option<Position>,
+    /// What it asks.
+    pub(super) cancel: Cancel,
+}
+
+impl MemoryChain {
+    /// One that stops here.
+    pub(super) fn stopping_at(epoch: u64, step: u64) -> Self {
+        Self { stop_at: Some(Position { epoch, step }), ..Self::default() }
+    }
+
+    /// One that wants the states after these epochs.
+    pub(super) fn keeping(epochs: &[u64]) -> Self {
+        let wanted = epochs.iter().map(|epoch| Position { epoch: *epoch, step: 0 }).collect();
+        Self { wanted, ..Self::default() }
+    }
+
+    /// A new process on the same store, to be stopped no more.
+    pub(super) fn reopened(self) -> Self {
+        Self { saved: self.saved, ..Self::default() }
+    }
+
+    /// The positions of the states.
+    pub(super) fn positions(&self) -> Vec<(u64, u64)> {
+        self.saved.lock().unwrap().keys().map(|p| (p.epoch, p.step)).collect()
+    }
+}
+
+impl Chain for MemoryChain {
+    fn resume(&self) -> Result<Option<Saved>, Error> {
+        let saved = self.saved.lock().unwrap();
+        Ok(saved.last_key_value().map(|(position, tensors)| Saved { position: *position, tensors: tensors.clone() }))
+    }
+
+    fn due(&self, position: Position) -> bool {
+        if self.stop_at == Some(position) {
+            self.cancel.cancel();
+        }
+        self.wanted.contains(&position)
+    }
+
+    fn save(&self, position: Position, tensors: &BTreeMap<String, Tensor>) -> Result<(), Error> {
+        self.saved.lock().unwrap().insert(position, tensors.clone());
+        Ok(())
+    }
+}
+
+/// Remembers what it is told.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) updates: Mutex<Vec<Update>>,
+    pub(super) lines: Mutex<Vec<String>>,
+}
+
+impl Progress for Told {
+    fn update(&self, update: Update) {
+        self.updates.lock().unwrap().push(update);
+    }
+
+    fn log(&self, line: &str) {
+        self.lines.lock().unwrap().push(line.to_owned());
+    }
+}
+
+/// Parameters by name, as a pipeline file would give them.
+pub(super) fn table(entries: &[(&str, Data)]) -> Table {
+    let origin = Origin { source: 0, span: 0..0 };
+    let entry = |(name, data): &(&str, Data)| Entry {
+        name: (*name).to_owned(),
+        name_origin: origin.clone(),
+        node: Node { data: data.clone(), origin: origin.clone() },
+    };
+    Table(entries.iter().map(entry).collect())
+}
+
+/// A list.
+pub(super) fn list(items: impl IntoIterator<Item = Data>) -> Data {
+    let origin = Origin { source: 0, span: 0..0 };
+    Data::List(items.into_iter().map(|data| Node { data, origin: origin.clone() }).collect())
+}
+
+/// A string.
+pub(super) fn text(text: &str) -> Data {
+    Data::Text(text.to_owned())
+}
+
+/// What a kind makes of parameters, its canonical parameters, and what it finds wrong.
+pub(super) fn parse(kind: &dyn StageKind, entries: &[(&str, Data)]) -> (Arc<dyn Stage>, Values, Vec<String>) {
+    let (table, mut diagnostics) = (table(entries), Diagnostics::default());
+    let mut params = Params::new(&table, Origin { source: 0, span: 0..0 }, &[], &mut diagnostics);
+    let stage = kind.parse(&mut params);
+    let canonical = params.finish();
+    (stage, canonical, diagnostics.0.into_iter().map(|d| d.message).collect())
+}
+
+/// A stage about to run.
+pub(super) struct Bench {
+    stage: Arc<dyn Stage>,
+    inputs: Inputs,
+    pub(super) told: Told,
+    pub(super) precision: String,
+}
+
+impl Bench {
+    /// With parameters that must be right.
+    pub(super) fn new(kind: &dyn StageKind, entries: &[(&str, Data)]) -> Self {
+        let (stage, _, errors) = parse(kind, entries);
+        assert!(errors.is_empty(), "{errors:?}");
+        Self { stage, inputs: Inputs::default(), told: Told::default(), precision: "f32".to_owned() }
+    }
+
+    /// Adds an input.
+    pub(super) fn input(mut self, role: &str, input: &Arc<dyn Input>) -> Self {
+        self.inputs.0.insert(role.to_owned(), vec![input.clone()]);
+        self
+    }
+
+    /// Runs without a chain.
+    pub(super) fn run(&self) -> Result<Artifact, StageError> {
+        self.go(None, &Cancel::default())
+    }
+
+    /// Runs on a chain.
+    pub(super) fn run_on(&self, chain: &MemoryChain) -> Result<Artifact, StageError> {
+        self.go(Some(chain), &chain.cancel)
+    }
+
+    fn go(&self, chain: Option<&MemoryChain>, cancel: &Cancel) -> Result<Artifact, StageError> {
+        let nowhere = Path::new("");
+        self.stage.run(&Context {
+            inputs: self.inputs.clone(),
+            streams: Streams::new(7),
+            precision: self.precision.clone(),
+            device: &Device::Cpu,
+            scratch: nowhere,
+            base: nowhere,
+            data_dirs: &[],
+            log_path: nowhere,
+            progress: &self.told,
+            cancel,
+            chain: chain.map(|c| c as &dyn Chain),
+        })
+    }
+}
+
+/// The error as the user sees it: message, and hint after an arrow.
+pub(super) fn complaint(result: Result<Artifact, StageError>) -> String {
+    match result {
+        Ok(_) => "it went well".to_owned(),
+        Err(StageError::BadInput { message, hint }) => format!("{message} → {}", hint.unwrap_or_default()),
+        Err(other) => other.to_string(),
+    }
+}
+
+/// Names of the two classes of [`data`], and of one that has no image.
+pub(super) const CLASSES: [&str; 3] = ["Trouser", "Shirt", "Ankle boot"];
+
+/// Data of simple content: bars that stand (class 0) or lie (class 1), alternately, each at another place.
+pub(super) fn data(train: usize, test: usize) -> Arc<dyn Input> {
+    let mut artifact = Artifact::default();
+    for (split, count, shift) in [("train", train, 0), ("test", test, 5)] {
+        let bar = |i: usize, y: usize, x: usize| {
+            let (across, middle) = (if i.is_multiple_of(2) { x } else { y }, 6 + (i * 3 + shift) % 16);
+            if across.abs_diff(middle) < 4 { 220 - 5 * (i % 8) as u8 } else { 10 }
+        };
+        let pixels: Vec<u8> = (0..count).flat_map(|i| (0..784).map(move |p| bar(i, p / 28, p % 28))).collect();
+        let labels: Vec<u8> = (0..count).map(|i| (i % 2) as u8).collect();
+        artifact.tensors.insert(format!("{split}.images"), Tensor::new([count, 28, 28], &pixels).unwrap());
+        artifact.tensors.insert(format!("{split}.labels"), Tensor::vector(&labels));
+    }
+    artifact.facts.insert("classes".to_owned(), CLASSES.to_vec().into());
+    given("data", "load-data", &artifact)
+}

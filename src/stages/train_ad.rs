@@ -1,0 +1,31 @@
+//! `train-ad`: an auto-decoder, a decoder trained together with one latent vector for each image.
+
+use std::sync::Arc;
+
+use super::training::joint;
+use crate::stage::{Params, Role, Roles, Stage, StageKind};
+
+/// The kind.
+pub(super) struct TrainAd;
+
+impl StageKind for TrainAd {
+    fn name(&self) -> &'static str {
+        "train-ad"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn summary(&self) -> &'static str {
+        "train an auto-decoder: a decoder and one latent vector for each train image"
+    }
+
+    fn roles(&self) -> Roles {
+        Roles::Fixed(&[Role { name: "data", optional: false, kinds: &["load-data"] }])
+    }
+
+    fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
+        joint::parse(params, None, 1e-3)
+    }
+}

@@ -1,0 +1,34 @@
+//! `train-vad`: a variational auto-decoder, a decoder trained together with one posterior for each image.
+
+use std::sync::Arc;
+
+use super::training::joint;
+use crate::model::posterior::Distribution;
+use crate::stage::{Params, Role, Roles, Stage, StageKind};
+
+/// The kind.
+pub(super) struct TrainVad;
+
+impl StageKind for TrainVad {
+    fn name(&self) -> &'static str {
+        "train-vad"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn summary(&self) -> &'static str {
+        "train a variational auto-decoder: a decoder and one posterior for each train image"
+    }
+
+    fn roles(&self) -> Roles {
+        Roles::Fixed(&[Role { name: "data", optional: false, kinds: &["load-data"] }])
+    }
+
+    fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
+        let families = Distribution::ALL.map(|d| (d.name(), d));
+        let distribution = params.choice("distribution", "gaussian", &families);
+        joint::parse(params, Some(distribution), 1e-2)
+    }
+}

@@ -1,0 +1,273 @@
+//! The one training loop: `train-ad` and `train-vad` move a decoder and latents along their chain with it, `fit-latents`
+//! the latents alone.
+//!
+//! An epoch is a seeded shuffle cut into batches (the last, short one is kept); a step draws z, runs the network, and
+//! lets Adam move what learns. Every draw is a stream of its own by (purpose, epoch, step), and the state holds everything
+//! that the next step reads, so a chain that was interrupted anywhere ends with the same bits as one that was not.
+//!
+//! State: `decoder.*` (where it learns) · `latents.*` with moments and step · `history.*` of finished epochs ·
+//! `history.running`, the sums over the steps done in the running one · in mid-epoch `running.rates`, its parameters.
+
+pub(in crate::stages) mod evaluation;
+pub(in crate::stages) mod history;
+pub(in crate::stages) mod joint;
+pub(in crate::stages) mod latents;
+mod meter;
+
+use std::collections::BTreeMap;
+
+use self::history::{Figures, History, PIXELS};
+use self::latents::Latents;
+use self::meter::Meter;
+use super::reading::Images;
+use crate::artifact::{ElementType, Tensor, TensorError};
+use crate::model::{Decoder, Frozen};
+use crate::stage::{Chain, Context, Epochs, Position, Saved, StageError};
+
+/// The parameters of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::stages) struct Rates {
+    /// Samples of a batch.
+    pub(in crate::stages) batch: usize,
+    /// The decoder's learning rate; none where it does not learn.
+    pub(in crate::stages) lr: Option<f32>,
+    /// The latents' or posteriors' learning rate.
+    pub(in crate::stages) latent_lr: f32,
+    /// The weight of the KL; 0 where there is none.
+    pub(in crate::stages) kl_weight: f64,
+}
+
+/// The parameters of every epoch, as neighbouring stretches.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::stages) struct Schedule(Vec<(u64, Rates)>);
+
+impl Schedule {
+    /// Joins what [`crate::stage::Params::segments`] returned.
+    pub(in crate::stages) fn new(epochs: &Epochs, rates: Vec<Rates>) -> Self {
+        Self(epochs.segments.iter().map(|s| s.epochs).zip(rates).collect())
+    }
+
+    fn total(&self) -> u64 {
+        self.0.iter().map(|(epochs, _)| epochs).sum()
+    }
+
+    /// The parameters of this epoch, counted from 0; none after the last.
+    fn of(&self, epoch: u64) -> Option<Rates> {
+        let mut end = 0;
+        self.0
+            .iter()
+            .find(|(epochs, _)| {
+                end += epochs;
+                epoch < end
+            })
+            .map(|(_, rates)| *rates)
+    }
+}
+
+/// The network of a training.
+pub(in crate::stages) enum Net {
+    /// Learns with the latents, on batch statistics.
+    Learning(Box<Decoder>),
+    /// Stays as it is, on running statistics.
+    Frozen(Box<Frozen>),
+}
+
+/// Where a state in mid-epoch holds the parameters of its epoch.
+const RATES: &str = "running.rates";
+
+/// A training on its way.
+pub(in crate::stages) struct Training<'a> {
+    /// Keeps the random draws of a training and of a fit apart, which share the seed.
+    pub(in crate::stages) purpose: &'static str,
+    /// The decoder.
+    pub(in crate::stages) net: Net,
+    /// What is learned about each sample.
+    pub(in crate::stages) latents: Latents,
+    /// The samples.
+    pub(in crate::stages) images: &'a Images,
+    /// The parameters of each epoch.
+    pub(in crate::stages) schedule: &'a Schedule,
+    /// The curves so far.
+    pub(in crate::stages) history: History,
+}
+
+/// How a walk along the chain stands.
+struct Walk<'a> {
+    context: &'a Context<'a>,
+    at: Position,
+    /// The newest state that the store has.
+    saved: Option<Position>,
+    meter: Meter<'a>,
+}
+
+impl Training<'_> {
+    /// Goes from the furthest stored state to the end of the schedule.
+    ///
+    /// # Errors
+    /// [`StageError::Interrupted`] if asked to stop, after saving the state; [`StageError::Failed`] if the training
+    /// diverges; and if the cache fails.
+    pub(in crate::stages) fn run(&mut self, context: &Context<'_>) -> Result<(), StageError> {
+        let start = Position { epoch: 0, step: 0 };
+        let meter = Meter::new(context.progress, self.schedule.total());
+        let mut walk = Walk { context, at: start, saved: None, meter };
+        match context.chain.map(Chain::resume).transpose()?.flatten() {
+            Some(saved) if self.leads_here(&saved) => self.resume(&mut walk, &saved)?,
+            Some(_) => context.progress.log("starting over: the saved state is in mid-epoch with other parameters"),
+            None => {}
+        }
+        self.settle(&mut walk)?;
+        while let Some(rates) = self.schedule.of(walk.at.epoch) {
+            self.epoch(&mut walk, rates)?;
+        }
+        Ok(())
+    }
+
+    /// The rest of the epoch at hand.
+    fn epoch(&mut self, walk: &mut Walk<'_>, rates: Rates) -> Result<(), StageError> {
+        let epoch = walk.at.epoch;
+        let mut order: Vec<usize> = (0..self.images.count).collect();
+        walk.context.streams.stream(&format!("{} shuffle", self.purpose), epoch, 0).shuffle(&mut order);
+        let batches: Vec<&[usize]> = order.chunks(rates.batch).collect();
+        walk.meter.begin_epoch();
+        for (step, rows) in batches.iter().enumerate().skip(walk.at.step as usize) {
+            let figures = self.step(walk, rows, rates)?;
+            if !figures.loss.is_finite() || !figures.squared_error.is_finite() {
+                return Err(diverged(walk, rates, batches.len()));
+            }
+            self.history.add(figures);
+            if step + 1 < batches.len() {
+                walk.at.step += 1;
+                walk.meter.step(walk.at, batches.len(), rows.len(), &self.history.running);
+            } else {
+                walk.at = Position { epoch: epoch + 1, step: 0 };
+                self.history.close(batches.len(), self.images.count);
+                walk.meter.end_epoch(walk.at, rows.len(), &self.history, self.latents.distribution().is_some());
+            }
+            self.settle(walk)?;
+        }
+        Ok(())
+    }
+
+    /// One step: draw, forward, backward, update.
+    fn step(&mut self, walk: &Walk<'_>, rows: &[usize], rates: Rates) -> Result<Figures, StageError> {
+        let Position { epoch, step } = walk.at;
+        let mut noise = walk.context.streams.stream(&format!("{} noise", self.purpose), epoch, step);
+        let pixels = self.images.gather(rows);
+        let kl = self.latents.kl(rows);
+        let z = self.latents.draw(rows, &mut noise);
+        let done = match &mut self.net {
+            Net::Learning(decoder) => decoder.train_step(z, &pixels, rates.lr.unwrap_or(0.0)),
+            Net::Frozen(frozen) => frozen.loss_and_gradient(z, &pixels),
+        };
+        let (reconstruction, squared_error) = (done.loss, done.squared_error);
+        self.latents.update(rows, done.latent_gradient, rates.kl_weight, rates.latent_lr);
+        Ok(Figures { loss: reconstruction + rates.kl_weight * kl, reconstruction, kl, squared_error })
+    }
+
+    /// After a step: saves where the chain wants it or where we are asked to stop, and stops then.
+    fn settle(&self, walk: &mut Walk<'_>) -> Result<(), StageError> {
+        let due = walk.context.chain.is_some_and(|chain| chain.due(walk.at));
+        let stop = walk.context.cancel.is_cancelled();
+        if let Some(chain) = walk.context.chain
+            && (due || stop)
+            && walk.saved != Some(walk.at)
+        {
+            let state = self.state(walk.at)?;
+            if let Some(name) = first_not_finite(&state) {
+                return Err(spoilt(walk, name));
+            }
+            chain.save(walk.at, &state)?;
+            walk.saved = Some(walk.at);
+        }
+        if stop { Err(StageError::Interrupted) } else { Ok(()) }
+    }
+
+    /// Whether a state in mid-epoch was made with the parameters that the epoch has now. A chain is known by its finished
+    /// epochs; who stops in mid-epoch, changes a learning rate and goes on must not get half an epoch of each.
+    fn leads_here(&self, saved: &Saved) -> bool {
+        saved.position.step == 0 || saved.tensors.get(RATES) == self.rates(saved.position).as_ref()
+    }
+
+    /// The parameters of the running epoch, as a state in mid-epoch holds them.
+    fn rates(&self, at: Position) -> Option<Tensor> {
+        let Rates { batch, lr, latent_lr, kl_weight } = self.schedule.of(at.epoch)?;
+        let lr = lr.map_or(-1.0, f64::from);
+        Some(Tensor::vector(&[batch as f64, lr, f64::from(latent_lr), kl_weight]))
+    }
+
+    fn resume(&mut self, walk: &mut Walk<'_>, saved: &Saved) -> Result<(), StageError> {
+        let Position { epoch, step } = saved.position;
+        self.history = History::from_state(&saved.tensors, epoch)?;
+        self.latents.restore(&saved.tensors)?;
+        if let Net::Learning(decoder) = &mut self.net {
+            **decoder = Decoder::from_state(decoder.shape(), &saved.tensors)?;
+        }
+        walk.at = saved.position;
+        walk.saved = Some(saved.position);
+        walk.context.progress.log(&format!("continuing after epoch {epoch}, step {step}"));
+        Ok(())
+    }
+
+    fn state(&self, at: Position) -> Result<BTreeMap<String, Tensor>, TensorError> {
+        let mut state = self.latents.state()?;
+        if at.step > 0 {
+            state.extend(self.rates(at).map(|rates| (RATES.to_owned(), rates)));
+        }
+        state.extend(self.history.state());
+        if let Net::Learning(decoder) = &self.net {
+            state.extend(decoder.state()?);
+        }
+        Ok(state)
+    }
+}
+
+/// The loss of the step at hand is not finite.
+fn diverged(walk: &Walk<'_>, rates: Rates, batches: usize) -> StageError {
+    let Position { epoch, step } = walk.at;
+    let (epoch, step) = (epoch + 1, step + 1);
+    StageError::failed(format!(
+        "the training diverged: the loss is not a finite number in epoch {epoch}, step {step} of {batches}; {}; {}",
+        kept(walk),
+        match rates.lr {
+            Some(lr) => format!("try a smaller `lr` (now {lr}) or `latent_lr` (now {})", rates.latent_lr),
+            None => format!("try a smaller `latent_lr` (now {})", rates.latent_lr),
+        }
+    ))
+}
+
+/// The loss was still finite, but what the last step left is not.
+fn spoilt(walk: &Walk<'_>, name: &str) -> StageError {
+    let epoch = if walk.at.step > 0 { walk.at.epoch + 1 } else { walk.at.epoch };
+    StageError::failed(format!(
+        "the training diverged: `{name}` holds numbers that are not finite in epoch {epoch}; {}; try smaller learning rates",
+        kept(walk)
+    ))
+}
+
+fn kept(walk: &Walk<'_>) -> String {
+    match walk.saved {
+        None => "no state had been saved yet".to_owned(),
+        Some(Position { epoch, step: 0 }) => format!("the good state after epoch {epoch} is kept"),
+        Some(Position { epoch, step }) => format!("the good state after epoch {epoch} and {step} steps is kept"),
+    }
+}
+
+/// The first tensor that holds an infinity or a NaN.
+fn first_not_finite(state: &BTreeMap<String, Tensor>) -> Option<&str> {
+    let finite = |tensor: &Tensor| match tensor.element() {
+        ElementType::F32 => tensor.bytes().as_chunks().0.iter().all(|b| f32::from_le_bytes(*b).is_finite()),
+        ElementType::F64 => tensor.bytes().as_chunks().0.iter().all(|b| f64::from_le_bytes(*b).is_finite()),
+        ElementType::U8 | ElementType::U32 | ElementType::I64 => true,
+    };
+    state.iter().find(|(_, tensor)| !finite(tensor)).map(|(name, _)| name.as_str())
+}
+
+impl Images {
+    /// The images of these rows, B × 784.
+    fn gather(&self, rows: &[usize]) -> Vec<u8> {
+        rows.iter().flat_map(|row| &self.pixels[row * PIXELS..(row + 1) * PIXELS]).copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

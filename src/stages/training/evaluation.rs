@@ -1,0 +1,94 @@
+//! What a decoder with running statistics makes of a split: loss, error and the first reconstructions.
+//!
+//! The loss of a batch depends on its size, so an evaluation always uses batches of [`BATCH`] in the order of the split,
+//! whatever the training used: the figures of two models can be compared, and no epoch's parameter reaches a result that
+//! has no epochs.
+
+use std::ops::Range;
+
+use super::history::{PIXELS, rmse};
+use crate::artifact::{Tensor, TensorError};
+use crate::model::Frozen;
+use crate::stage::{Context, StageError};
+use crate::stages::reading::Images;
+
+/// Samples of a batch of an evaluation: the experiment's 16.
+const BATCH: usize = 16;
+/// How many originals and reconstructions an artifact shows.
+const SHOWN: usize = 20;
+
+/// The figures of an evaluation.
+pub(in crate::stages) struct Evaluation {
+    /// ‖x − x̂‖_F / (number of elements of x), averaged over batches.
+    pub(in crate::stages) loss: f64,
+    /// In grey levels.
+    pub(in crate::stages) rmse: f64,
+    /// The first [`SHOWN`] images as decoded, k × 784.
+    reconstructions: Vec<u8>,
+}
+
+/// Decodes `z(batch number, samples)` and compares with the images.
+///
+/// # Errors
+/// If asked to stop, or if the decoder makes numbers that are not finite.
+pub(in crate::stages) fn evaluate(
+    context: &Context<'_>,
+    decoder: &mut Frozen,
+    images: &Images,
+    mut z: impl FnMut(u64, Range<usize>) -> Vec<f32>,
+) -> Result<Evaluation, StageError> {
+    let (mut loss, mut squared_error, mut reconstructions) = (0.0, 0.0, vec![]);
+    let batches = images.count.div_ceil(BATCH);
+    for batch in 0..batches {
+        context.cancel.check()?;
+        let samples = batch * BATCH..((batch + 1) * BATCH).min(images.count);
+        let decoded = decoder.decode(&z(batch as u64, samples.clone()));
+        let originals = &images.pixels[samples.start * PIXELS..samples.end * PIXELS];
+        let squares = decoded.iter().zip(originals).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>();
+        loss += squares.sqrt() / originals.len() as f64;
+        squared_error += squares;
+        let missing = (SHOWN * PIXELS).saturating_sub(reconstructions.len());
+        reconstructions.extend(decoded.iter().take(missing).map(|v| grey(*v)));
+    }
+    let loss = loss / batches as f64;
+    if !loss.is_finite() {
+        let message = "the decoder makes numbers that are not finite with its running statistics: the training diverged; \
+                       try smaller learning rates";
+        return Err(StageError::failed(message));
+    }
+    Ok(Evaluation { loss, rmse: rmse(squared_error, images.count), reconstructions })
+}
+
+impl Evaluation {
+    /// `originals` and `reconstructions`, both k × 28 × 28.
+    ///
+    /// # Errors
+    /// None in practice: the shapes are our own.
+    pub(in crate::stages) fn pictures(&self, images: &Images) -> Result<[(String, Tensor); 2], TensorError> {
+        let originals = pictures(&images.pixels[..self.reconstructions.len()])?;
+        Ok([("originals".to_owned(), originals), ("reconstructions".to_owned(), pictures(&self.reconstructions)?)])
+    }
+}
+
+/// Decodes n × D numbers to n × 28 × 28 grey levels.
+///
+/// # Errors
+/// If asked to stop.
+pub(in crate::stages) fn decode(context: &Context<'_>, decoder: &mut Frozen, z: &[f32]) -> Result<Tensor, StageError> {
+    let mut pixels = Vec::with_capacity(z.len() / decoder.shape().latent_dim * PIXELS);
+    for batch in z.chunks(BATCH * decoder.shape().latent_dim) {
+        context.cancel.check()?;
+        pixels.extend(decoder.decode(batch).iter().map(|v| grey(*v)));
+    }
+    Ok(pictures(&pixels)?)
+}
+
+/// A tensor of n × 28 × 28.
+fn pictures(pixels: &[u8]) -> Result<Tensor, TensorError> {
+    Tensor::new([pixels.len() / PIXELS, 28, 28], pixels)
+}
+
+/// The nearest grey level; halves go up.
+fn grey(v: f32) -> u8 {
+    (v + 0.5).clamp(0.0, 255.0) as u8
+}

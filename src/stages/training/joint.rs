@@ -1,0 +1,125 @@
+//! Training a decoder together with its latents: what `train-ad` and `train-vad` share, which is all but the defaults and
+//! the posterior.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::evaluation::evaluate;
+use super::history::{History, psnr};
+use super::latents::Latents;
+use super::{Net, Rates, Schedule, Training};
+use crate::artifact::Artifact;
+use crate::model::posterior::Distribution;
+use crate::model::{Decoder, DecoderShape, Frozen};
+use crate::stage::{Bound, Context, Epochs, Params, Reads, Stage, StageError};
+use crate::stages::reading::{self, Split};
+
+/// A training of decoder and latents.
+struct Joint {
+    shape: DecoderShape,
+    init_std: f32,
+    distribution: Option<Distribution>,
+    epochs: Epochs,
+    schedule: Schedule,
+}
+
+/// Reads the parameters that both kinds have. `latent_lr` is its default.
+pub(in crate::stages) fn parse(
+    params: &mut Params<'_>,
+    distribution: Option<Distribution>,
+    latent_lr: f64,
+) -> Arc<dyn Stage> {
+    let latent_dim = params.int("latent_dim", 128, 1..=4096) as usize;
+    let channels = params.ints("channels", 1..=8192).map(|list| list.iter().map(|c| *c as usize).collect::<Vec<_>>());
+    let channels = channels.unwrap_or_else(|| vec![2048, 512, 256, 128]).try_into().unwrap_or_else(|list: Vec<_>| {
+        let help = "the fully connected layer makes c0 × 2 × 2, the transposed convolutions c0 → c1 → c2 → c3";
+        params.error("channels", format!("`channels` must be four integers, not {}", list.len()), help);
+        [1; 4]
+    });
+    let init_std = params.float("init_std", 1.0, Bound::NotNegative) as f32;
+    let (epochs, rates) = params.segments(100, |p| Rates {
+        batch: p.int("batch", 16, 1..=65_536) as usize,
+        lr: Some(p.float("lr", 1e-3, Bound::NotNegative) as f32),
+        latent_lr: p.float("latent_lr", latent_lr, Bound::NotNegative) as f32,
+        kl_weight: if distribution.is_some() { p.float("kl_weight", 1.0, Bound::NotNegative) } else { 0.0 },
+    });
+    let schedule = Schedule::new(&epochs, rates);
+    Arc::new(Joint { shape: DecoderShape { latent_dim, channels }, init_std, distribution, epochs, schedule })
+}
+
+impl Stage for Joint {
+    fn reads(&self) -> Reads {
+        Reads { seed: true, precision: true }
+    }
+
+    fn epochs(&self) -> Option<Epochs> {
+        Some(self.epochs.clone())
+    }
+
+    fn parallel(&self) -> bool {
+        true
+    }
+
+    fn uses_device(&self) -> bool {
+        true
+    }
+
+    fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
+        reading::require_cpu(context)?;
+        reading::require_f32(context)?;
+        let images = reading::images(context.inputs.one("data")?, Split::Train)?;
+        let size = (images.count, self.shape.latent_dim);
+        let mut training = Training {
+            purpose: "training",
+            net: Net::Learning(Box::new(Decoder::new(self.shape, &context.streams))),
+            latents: Latents::start(self.distribution, size, self.init_std, &context.streams, "training"),
+            images: &images,
+            schedule: &self.schedule,
+            history: History::default(),
+        };
+        training.run(context)?;
+        self.artifact(context, &training)
+    }
+}
+
+impl Joint {
+    fn artifact(&self, context: &Context<'_>, training: &Training<'_>) -> Result<Artifact, StageError> {
+        let Training { latents, images, history, .. } = training;
+        let weights = match &training.net {
+            Net::Learning(decoder) => decoder.weights()?,
+            Net::Frozen(_) => BTreeMap::new(),
+        };
+        let mut frozen = Frozen::from_weights(&weights)?;
+        let evaluation = evaluate(context, &mut frozen, images, |_, samples| latents.means(samples))?;
+
+        let mut artifact = Artifact::default();
+        artifact.tensors.extend(weights.into_iter().map(|(name, tensor)| (format!("decoder.{name}"), tensor)));
+        artifact.tensors.extend(latents.to_artifact()?);
+        artifact.tensors.extend(history.to_artifact(self.distribution.is_some()));
+        artifact.tensors.extend(evaluation.pictures(images)?);
+        artifact.metrics = metrics(history, self.distribution.is_some());
+        artifact.metrics.insert("evaluated_loss".to_owned(), evaluation.loss);
+        artifact.metrics.insert("evaluated_rmse".to_owned(), evaluation.rmse);
+        artifact.facts.insert("split".to_owned(), Split::Train.name().into());
+        artifact.facts.insert("latent_dim".to_owned(), self.shape.latent_dim.into());
+        if let Some(distribution) = self.distribution {
+            artifact.facts.insert("distribution".to_owned(), distribution.name().into());
+        }
+        Ok(artifact)
+    }
+}
+
+/// The figures of the training curve; none if no epoch was trained.
+fn metrics(history: &History, parts: bool) -> BTreeMap<String, f64> {
+    let rmse = history.rmse.last().copied();
+    let parted = |curve: &[f64]| curve.last().copied().filter(|_| parts);
+    let figures = [
+        ("loss_first", history.loss.first().copied()),
+        ("loss", history.loss.last().copied()),
+        ("reconstruction", parted(&history.reconstruction)),
+        ("kl", parted(&history.kl)),
+        ("rmse", rmse),
+        ("psnr", rmse.map(psnr)),
+    ];
+    figures.into_iter().filter_map(|(name, figure)| Some((name.to_owned(), figure?))).collect()
+}

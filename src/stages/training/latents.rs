@@ -1,0 +1,347 @@
+//! What a training learns about each sample: a plain latent vector (AD) or the parameters of a posterior (VAD).
+//!
+//! A plain latent is treated as a posterior with one parameter, no noise and no KL, so that one loop serves both. Each
+//! parameter is an array of n × D, row-major, with Adam moments of the same shape. Adam is dense, as PyTorch's is for
+//! an indexed parameter: rows outside the batch have gradient 0 and still move by their momentum.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::artifact::{Tensor, TensorError};
+use crate::model::posterior::{Distribution, Pair, Start};
+use crate::ops::adam::{self, Moments};
+use crate::rng::{Stream, Streams};
+
+/// The latents of n samples with their optimiser.
+pub(in crate::stages) struct Latents {
+    distribution: Option<Distribution>,
+    samples: usize,
+    dim: usize,
+    parameters: Vec<Learned>,
+    /// Adam steps done.
+    step: u64,
+    /// The noise of the last draw, B × D: the gradient needs it again.
+    noise: Vec<f32>,
+    /// The last draw, B × D.
+    z: Vec<f32>,
+}
+
+/// One learned array.
+struct Learned {
+    name: &'static str,
+    values: Vec<f32>,
+    moments: Moments,
+    /// 0 but for the rows of the batch at hand.
+    gradient: Vec<f32>,
+}
+
+/// The only parameter of a plain latent.
+const PLAIN: &str = "z";
+
+/// The name of each parameter, and how it starts.
+fn parameters(distribution: Option<Distribution>) -> Vec<(&'static str, Start)> {
+    match distribution {
+        None => vec![(PLAIN, Start::InitStd)],
+        Some(d) => d.parameters().iter().map(|p| (p.name, p.start)).collect(),
+    }
+}
+
+/// The name of a parameter's tensor in an artifact.
+pub(in crate::stages) fn tensor_name(distribution: Option<Distribution>, parameter: &str) -> String {
+    if distribution.is_some() { format!("posterior.{parameter}") } else { "latents".to_owned() }
+}
+
+impl Latents {
+    /// At the distribution's start. `purpose` keeps the draws of a training and a fit apart, which share the seed.
+    pub(in crate::stages) fn start(
+        distribution: Option<Distribution>,
+        (samples, dim): (usize, usize),
+        init_std: f32,
+        streams: &Streams,
+        purpose: &str,
+    ) -> Self {
+        let begin = |(name, start): (&'static str, Start)| {
+            let mut values = vec![0.0; samples * dim];
+            let std = match start {
+                Start::Zero => 0.0,
+                Start::InitStd => init_std,
+                Start::Normal(std) => std,
+            };
+            if std > 0.0 {
+                streams.stream(&format!("{purpose} start {name}"), 0, 0).normals(&mut values);
+                values.iter_mut().for_each(|v| *v *= std);
+            }
+            Learned::new(name, values)
+        };
+        let parameters = parameters(distribution).into_iter().map(begin).collect();
+        Self::of(distribution, (samples, dim), parameters)
+    }
+
+    /// From the tensors of an artifact, with a fresh optimiser. `read` gets a tensor by its name in the artifact.
+    ///
+    /// # Errors
+    /// As `read`, or if a tensor is not n × D of f32.
+    pub(in crate::stages) fn from_artifact<E: From<TensorError>>(
+        distribution: Option<Distribution>,
+        (samples, dim): (usize, usize),
+        read: impl Fn(&str) -> Result<Tensor, E>,
+    ) -> Result<Self, E> {
+        let begin = |(name, _)| {
+            let tensor = read(&tensor_name(distribution, name))?;
+            Ok(Learned::new(name, elements(&tensor, &[samples, dim])?))
+        };
+        let parameters = parameters(distribution).into_iter().map(begin).collect::<Result<_, E>>()?;
+        Ok(Self::of(distribution, (samples, dim), parameters))
+    }
+
+    fn of(distribution: Option<Distribution>, (samples, dim): (usize, usize), parameters: Vec<Learned>) -> Self {
+        Self { distribution, samples, dim, parameters, step: 0, noise: vec![], z: vec![] }
+    }
+
+    /// The family of the posterior; none for plain latents.
+    pub(in crate::stages) fn distribution(&self) -> Option<Distribution> {
+        self.distribution
+    }
+
+    /// Draws z for these rows, B × D, with noise from this stream; plain latents as they are. Kept for
+    /// [`Latents::update`].
+    pub(in crate::stages) fn draw(&mut self, rows: &[usize], noise: &mut Stream) -> &[f32] {
+        let dim = self.dim;
+        self.z.resize(rows.len() * dim, 0.0);
+        self.noise.resize(rows.len() * dim, 0.0);
+        if let Some(d) = self.distribution {
+            d.noise(noise, &mut self.noise);
+        }
+        let Self { distribution, parameters, z, noise, .. } = self;
+        for (b, row) in rows.iter().enumerate() {
+            for k in 0..dim {
+                let at = row * dim + k;
+                z[b * dim + k] = match distribution {
+                    None => parameters[0].values[at],
+                    Some(d) => d.sample(pair(parameters, at), f64::from(noise[b * dim + k])) as f32,
+                };
+            }
+        }
+        &self.z
+    }
+
+    /// The KL divergence averaged over these rows and the latent dimensions; 0 for plain latents.
+    pub(in crate::stages) fn kl(&self, rows: &[usize]) -> f64 {
+        let Some(d) = self.distribution else { return 0.0 };
+        let places = rows.iter().flat_map(|row| row * self.dim..(row + 1) * self.dim);
+        places.map(|at| d.kl(pair(&self.parameters, at))).sum::<f64>() / (rows.len() * self.dim) as f64
+    }
+
+    /// One step of Adam on all rows. `gradient` is the loss's with respect to the last draw for these rows, B × D;
+    /// `kl_weight` × [`Latents::kl`] is added to that loss.
+    pub(in crate::stages) fn update(&mut self, rows: &[usize], gradient: &[f32], kl_weight: f64, lr: f32) {
+        let dim = self.dim;
+        let share = kl_weight / (rows.len() * dim) as f64;
+        for (b, row) in rows.iter().enumerate() {
+            for k in 0..dim {
+                let (at, through_z) = (row * dim + k, gradient[b * dim + k]);
+                let Some(d) = self.distribution else {
+                    self.parameters[0].gradient[at] = through_z;
+                    continue;
+                };
+                let p = pair(&self.parameters, at);
+                let dz = d.sample_gradient(p, f64::from(self.noise[b * dim + k]));
+                let dkl = if share == 0.0 { [0.0; 2] } else { d.kl_gradient(p) };
+                for (i, learned) in self.parameters.iter_mut().enumerate() {
+                    learned.gradient[at] = (f64::from(through_z) * dz[i] + share * dkl[i]) as f32;
+                }
+            }
+        }
+        self.step += 1;
+        for learned in &mut self.parameters {
+            adam::update(&mut learned.values, &learned.gradient, &mut learned.moments, self.step, lr);
+            for row in rows {
+                learned.gradient[row * dim..(row + 1) * dim].fill(0.0);
+            }
+        }
+    }
+
+    /// The means of these rows: the latents themselves, or the posterior's means.
+    pub(in crate::stages) fn means(&self, rows: Range<usize>) -> Vec<f32> {
+        let places = rows.start * self.dim..rows.end * self.dim;
+        match self.distribution {
+            None => self.parameters[0].values[places].to_vec(),
+            Some(d) => places.map(|at| d.mean(pair(&self.parameters, at)) as f32).collect(),
+        }
+    }
+
+    /// What an artifact shows of them: `latents`, and for a posterior each `posterior.<parameter>`, n × D.
+    ///
+    /// # Errors
+    /// None in practice: the shapes are our own.
+    pub(in crate::stages) fn to_artifact(&self) -> Result<BTreeMap<String, Tensor>, TensorError> {
+        let shape = [self.samples, self.dim];
+        let mut tensors = BTreeMap::new();
+        for learned in &self.parameters {
+            tensors.insert(tensor_name(self.distribution, learned.name), Tensor::new(shape, &learned.values)?);
+        }
+        if self.distribution.is_some() {
+            tensors.insert("latents".to_owned(), Tensor::new(shape, &self.means(0..self.samples))?);
+        }
+        Ok(tensors)
+    }
+
+    /// Everything that the next step reads, as `latents.*`.
+    ///
+    /// # Errors
+    /// None in practice: the shapes are our own.
+    pub(in crate::stages) fn state(&self) -> Result<BTreeMap<String, Tensor>, TensorError> {
+        let shape = [self.samples, self.dim];
+        let mut tensors = BTreeMap::from([("latents.step".to_owned(), Tensor::vector(&[self.step as i64]))]);
+        for Learned { name, values, moments, .. } in &self.parameters {
+            for (part, array) in [("value", values), ("m", &moments.m), ("v", &moments.v)] {
+                tensors.insert(format!("latents.{name}.{part}"), Tensor::new(shape, array)?);
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// Goes back to what [`Latents::state`] said.
+    ///
+    /// # Errors
+    /// If the state is another's.
+    pub(in crate::stages) fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), TensorError> {
+        let shape = [self.samples, self.dim];
+        let read = |name: &str, part| elements(find(state, &format!("latents.{name}.{part}"))?, &shape);
+        for learned in &mut self.parameters {
+            let moments = Moments { m: read(learned.name, "m")?, v: read(learned.name, "v")? };
+            *learned = Learned { moments, ..Learned::new(learned.name, read(learned.name, "value")?) };
+        }
+        self.step = elements::<i64>(find(state, "latents.step")?, &[1])?[0].unsigned_abs();
+        Ok(())
+    }
+}
+
+impl Learned {
+    fn new(name: &'static str, values: Vec<f32>) -> Self {
+        let zeros = vec![0.0; values.len()];
+        Self { name, values, moments: Moments { m: zeros.clone(), v: zeros.clone() }, gradient: zeros }
+    }
+}
+
+/// Both parameters of the latent number at this place of the arrays.
+fn pair(parameters: &[Learned], at: usize) -> Pair {
+    let value = |i: usize| parameters.get(i).map_or(0.0, |p| f64::from(p.values[at]));
+    [value(0), value(1)]
+}
+
+/// A tensor of a state.
+pub(in crate::stages) fn find<'a>(state: &'a BTreeMap<String, Tensor>, name: &str) -> Result<&'a Tensor, TensorError> {
+    state.get(name).ok_or_else(|| TensorError::Unsupported(format!("the saved state has no `{name}`")))
+}
+
+/// The elements of a tensor that must have this shape.
+pub(in crate::stages) fn elements<T: crate::artifact::Element>(
+    tensor: &Tensor,
+    shape: &[usize],
+) -> Result<Vec<T>, TensorError> {
+    if tensor.shape() != shape {
+        return Err(TensorError::Shape { elements: tensor.len(), shape: shape.to_vec() });
+    }
+    tensor.to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every_family() -> impl Iterator<Item = Option<Distribution>> {
+        Distribution::ALL.into_iter().map(Some).chain([None])
+    }
+
+    fn some(distribution: Option<Distribution>) -> Latents {
+        Latents::start(distribution, (5, 3), 0.7, &Streams::new(4), "test")
+    }
+
+    fn noise() -> Stream {
+        Streams::new(4).stream("noise", 2, 1)
+    }
+
+    /// The loss ½‖z‖² + weight × KL of a draw for some rows.
+    fn loss(latents: &mut Latents, rows: &[usize], weight: f64) -> f64 {
+        let z: f64 = latents.draw(rows, &mut noise()).iter().map(|z| 0.5 * f64::from(*z).powi(2)).sum();
+        z + weight * latents.kl(rows)
+    }
+
+    #[test]
+    fn the_gradient_of_loss_and_kl_reaches_each_parameter() {
+        let (rows, weight) = ([3, 1], 2.5);
+        for distribution in every_family() {
+            let mut latents = some(distribution);
+            // Away from the kink of |u|.
+            let values = latents.parameters.iter_mut().flat_map(|p| &mut p.values);
+            values.filter(|v| v.abs() < 0.05).for_each(|v| *v += 0.1);
+            let z = latents.draw(&rows, &mut noise()).to_vec();
+            // β₁ = 0.9, so after the first step m is a tenth of the gradient.
+            latents.update(&rows, &z, weight, 0.0);
+            for i in 0..latents.parameters.len() {
+                for at in 0..15 {
+                    let found = 10.0 * f64::from(latents.parameters[i].moments.m[at]);
+                    let at_offset = |latents: &mut Latents, offset: f32| {
+                        let value = latents.parameters[i].values[at];
+                        latents.parameters[i].values[at] = value + offset;
+                        let loss = loss(latents, &rows, weight);
+                        latents.parameters[i].values[at] = value;
+                        loss
+                    };
+                    let step = 1f32 / 512.0;
+                    let wanted = (at_offset(&mut latents, step) - at_offset(&mut latents, -step)) / (2.0 / 512.0);
+                    assert!((found - wanted).abs() < 2e-3, "{distribution:?} {i} {at}: {found}, not {wanted}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_outside_the_batch_move_by_their_momentum_only() {
+        let mut latents = some(None);
+        let start = latents.means(0..5);
+        let gradient = [1.0; 3];
+        latents.draw(&[0], &mut noise());
+        latents.update(&[0], &gradient, 0.0, 0.1);
+        let first = latents.means(0..5);
+        assert!(first[..3].iter().zip(&start).all(|(a, b)| a < b));
+        assert_eq!(first[3..], start[3..]);
+        latents.draw(&[1], &mut noise());
+        latents.update(&[1], &gradient, 0.0, 0.1);
+        assert!(latents.means(0..1).iter().zip(&first).all(|(a, b)| a < b), "momentum");
+    }
+
+    #[test]
+    fn what_a_state_says_is_what_comes_back() {
+        for distribution in every_family() {
+            let mut latents = some(distribution);
+            latents.draw(&[0, 4], &mut noise());
+            latents.update(&[0, 4], &[0.3; 6], 1.0, 0.1);
+            let state = latents.state().unwrap();
+            let mut other = Latents::start(distribution, (5, 3), 0.0, &Streams::new(9), "test");
+            other.restore(&state).unwrap();
+            assert_eq!(other.state().unwrap(), state);
+            latents.draw(&[2], &mut noise());
+            latents.update(&[2], &[0.1; 3], 1.0, 0.1);
+            other.draw(&[2], &mut noise());
+            other.update(&[2], &[0.1; 3], 1.0, 0.1);
+            assert_eq!(other.state().unwrap(), latents.state().unwrap());
+            let missing = other.restore(&BTreeMap::new()).unwrap_err().to_string();
+            assert!(missing.starts_with("the saved state has no `latents."), "{missing}");
+        }
+    }
+
+    #[test]
+    fn an_artifact_leads_back_to_the_latents() {
+        for distribution in every_family() {
+            let latents = some(distribution);
+            let shown = latents.to_artifact().unwrap();
+            let read = |name: &str| find(&shown, name).cloned();
+            let back = Latents::from_artifact(distribution, (5, 3), read).unwrap();
+            assert_eq!(back.to_artifact().unwrap(), shown);
+            assert_eq!(shown["latents"].to_vec::<f32>().unwrap(), latents.means(0..5));
+            assert!(Latents::from_artifact(distribution, (4, 3), read).is_err(), "wrong shape");
+        }
+    }
+}

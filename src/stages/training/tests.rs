@@ -1,0 +1,307 @@
+//! Trainings and fits as stories on a chain in memory.
+
+use std::sync::Arc;
+
+use crate::artifact::Artifact;
+use crate::stage::{Input, Position, StageError, StageKind};
+use crate::stages::fit_latents::FitLatents;
+use crate::stages::testing::{Bench, MemoryChain, complaint, data, given, list, parse, text};
+use crate::stages::train_ad::TrainAd;
+use crate::stages::train_vad::TrainVad;
+use crate::value::Data;
+
+const FAMILIES: [&str; 3] = ["gaussian", "exponential", "uniform"];
+
+type Given = Vec<(&'static str, Data)>;
+
+/// A small model: 24 images are two batches of 10 and a short one.
+fn small(epochs: i64) -> Given {
+    vec![
+        ("latent_dim", Data::Int(4)),
+        ("channels", list([8, 6, 5, 4].map(Data::Int))),
+        ("epochs", Data::Int(epochs)),
+        ("batch", Data::Int(10)),
+        ("lr", Data::Float(1e-2)),
+        ("latent_lr", Data::Float(5e-2)),
+    ]
+}
+
+/// `given` with another value for a name.
+fn with(mut given: Given, name: &'static str, data: Data) -> Given {
+    given.retain(|(n, _)| *n != name);
+    given.push((name, data));
+    given
+}
+
+/// The same number of epochs in other words: as segments.
+fn in_segments(given: Given, segments: &[Given]) -> Given {
+    let mut given = with(given, "epochs", Data::Int(0));
+    given.retain(|(name, _)| *name != "epochs");
+    given.push(("segments", list(segments.iter().map(|s| Data::Table(crate::stages::testing::table(s))))));
+    given
+}
+
+/// Every training there is: an AD, and a VAD of each family.
+fn trainings(epochs: i64) -> Vec<(String, &'static dyn StageKind, Given)> {
+    let vad = |family: &'static str| {
+        (family.to_owned(), &TrainVad as &dyn StageKind, with(small(epochs), "distribution", text(family)))
+    };
+    let ad = ("ad".to_owned(), &TrainAd as &dyn StageKind, small(epochs));
+    FAMILIES.into_iter().map(vad).chain([ad]).collect()
+}
+
+fn train(kind: &dyn StageKind, params: &Given) -> Bench {
+    Bench::new(kind, params).input("data", &data(24, 12))
+}
+
+/// A model of each kind, trained for a while.
+fn models() -> Vec<(String, Arc<dyn Input>)> {
+    let made = |(name, kind, params): (String, &'static dyn StageKind, Given)| {
+        let artifact = train(kind, &params).run().unwrap();
+        (name, given("model", kind.name(), &artifact))
+    };
+    trainings(3).into_iter().map(made).collect()
+}
+
+fn fit(model: &Arc<dyn Input>, params: &Given) -> Bench {
+    Bench::new(&FitLatents, params).input("data", &data(24, 12)).input("model", model)
+}
+
+fn fit_params(epochs: i64) -> Given {
+    vec![("epochs", Data::Int(epochs)), ("batch", Data::Int(5)), ("latent_lr", Data::Float(5e-2))]
+}
+
+/// All bytes of an artifact agree. Names the first that do not.
+fn assert_same(name: &str, found: &Artifact, wanted: &Artifact) {
+    for (tensor, bytes) in &wanted.tensors {
+        assert!(found.tensors.get(tensor) == Some(bytes), "{name}: `{tensor}` differs");
+    }
+    assert!(found == wanted, "{name}: metrics or facts differ: {:?} {:?}", found.metrics, wanted.metrics);
+}
+
+#[test]
+fn the_loss_falls() {
+    for (name, kind, params) in trainings(12) {
+        let made = train(kind, &params).run().unwrap();
+        let (first, last) = (made.metrics["loss_first"], made.metrics["loss"]);
+        assert!(last < 0.8 * first, "{name}: {first} → {last}");
+        assert!(made.metrics.values().all(|m| m.is_finite()));
+    }
+}
+
+#[test]
+fn an_artifact_shows_what_readers_need() {
+    for (name, kind, params) in trainings(2) {
+        let made = train(kind, &params).run().unwrap();
+        let shape = |tensor: &str| made.tensors[tensor].shape().to_vec();
+        assert_eq!(shape("latents"), [24, 4]);
+        assert_eq!(shape("history.loss"), [2]);
+        assert_eq!(shape("originals"), [20, 28, 28]);
+        assert_eq!(shape("reconstructions"), [20, 28, 28]);
+        assert!(made.tensors.keys().any(|name| name.starts_with("decoder.")));
+        assert_eq!(made.facts["split"], "train");
+        assert_eq!(made.facts["latent_dim"], 4);
+        let metrics: Vec<&str> = made.metrics.keys().map(String::as_str).collect();
+        if name == "ad" {
+            assert_eq!(metrics, ["evaluated_loss", "evaluated_rmse", "loss", "loss_first", "psnr", "rmse"]);
+            assert!(!made.facts.contains_key("distribution"));
+        } else {
+            let all =
+                ["evaluated_loss", "evaluated_rmse", "kl", "loss", "loss_first", "psnr", "reconstruction", "rmse"];
+            assert_eq!(metrics, all);
+            assert_eq!(made.facts["distribution"], name.as_str());
+            assert_eq!(shape("history.kl"), [2]);
+            let [loss, reconstruction, kl] = ["loss", "reconstruction", "kl"].map(|m| made.metrics[m]);
+            assert!((loss - reconstruction - kl).abs() < 1e-12, "the parts make the whole");
+        }
+    }
+}
+
+#[test]
+fn three_epochs_and_three_more_are_six() {
+    for (name, kind, params) in trainings(6) {
+        let whole = train(kind, &params).run().unwrap();
+        let chain = MemoryChain::keeping(&[3]);
+        train(kind, &with(params.clone(), "epochs", Data::Int(3))).run_on(&chain).unwrap();
+        let chain = chain.reopened();
+        assert_eq!(chain.positions(), [(3, 0)]);
+        let longer = train(kind, &params);
+        assert_same(&name, &longer.run_on(&chain).unwrap(), &whole);
+        assert_eq!(*longer.told.lines.lock().unwrap(), ["continuing after epoch 3, step 0"]);
+    }
+}
+
+#[test]
+fn a_training_that_was_stopped_in_mid_epoch_ends_the_same() {
+    for (name, kind, params) in trainings(3) {
+        let whole = train(kind, &params).run().unwrap();
+        let mut chain = MemoryChain::stopping_at(1, 2);
+        let stopped = train(kind, &params).run_on(&chain);
+        assert!(matches!(stopped, Err(StageError::Interrupted)));
+        assert_eq!(chain.positions(), [(1, 2)]);
+        chain = MemoryChain { stop_at: Some(Position { epoch: 2, step: 0 }), ..chain.reopened() };
+        assert!(matches!(train(kind, &params).run_on(&chain), Err(StageError::Interrupted)));
+        assert_eq!(chain.positions(), [(1, 2), (2, 0)]);
+        assert_same(&name, &train(kind, &params).run_on(&chain.reopened()).unwrap(), &whole);
+    }
+}
+
+#[test]
+fn a_change_of_segment_survives_a_stop_on_either_side() {
+    let first: Given = vec![("epochs", Data::Int(1)), ("batch", Data::Int(7))];
+    let second: Given = vec![("epochs", Data::Int(2)), ("batch", Data::Int(12)), ("latent_lr", Data::Float(0.0))];
+    let params = in_segments(small(0), &[first, second]);
+    let whole = train(&TrainAd, &params).run().unwrap();
+    for (epoch, step) in [(0, 3), (1, 0), (1, 1), (2, 1), (3, 0)] {
+        let chain = MemoryChain::stopping_at(epoch, step);
+        assert!(train(&TrainAd, &params).run_on(&chain).is_err());
+        assert_same("ad", &train(&TrainAd, &params).run_on(&chain.reopened()).unwrap(), &whole);
+    }
+}
+
+#[test]
+fn half_an_epoch_with_other_parameters_is_not_gone_on_with() {
+    let chain = MemoryChain::stopping_at(1, 2);
+    assert!(train(&TrainAd, &small(3)).run_on(&chain).is_err());
+    let changed = with(small(3), "lr", Data::Float(3e-3));
+    let bench = train(&TrainAd, &changed);
+    assert_same("ad", &bench.run_on(&chain.reopened()).unwrap(), &train(&TrainAd, &changed).run().unwrap());
+    assert!(bench.told.lines.lock().unwrap()[0].starts_with("starting over"));
+}
+
+#[test]
+fn equal_segments_are_one() {
+    let part: Given = vec![("epochs", Data::Int(2))];
+    let parts = train(&TrainAd, &in_segments(small(0), &[part.clone(), part])).run().unwrap();
+    assert_same("ad", &parts, &train(&TrainAd, &small(4)).run().unwrap());
+}
+
+#[test]
+fn no_epochs_leave_the_start() {
+    for (name, kind, params) in trainings(0) {
+        let chain = MemoryChain::keeping(&[0]);
+        let made = train(kind, &params).run_on(&chain).unwrap();
+        assert_eq!(chain.positions(), [(0, 0)]);
+        assert_eq!(made.tensors["history.loss"].shape(), [0]);
+        assert_eq!(made.metrics.keys().collect::<Vec<_>>(), ["evaluated_loss", "evaluated_rmse"], "{name}");
+        // The parameters of epochs that are not trained must not reach the result: they are in no key.
+        let other = with(with(params, "batch", Data::Int(3)), "lr", Data::Float(9.0));
+        assert_same(&name, &train(kind, &other).run().unwrap(), &made);
+    }
+}
+
+#[test]
+fn the_epochs_are_told_with_their_figures() {
+    let bench = train(&TrainVad, &small(3));
+    let made = bench.run().unwrap();
+    let told = bench.told.updates.lock().unwrap();
+    let ends: Vec<_> = told.iter().filter(|u| u.epoch_end).collect();
+    assert_eq!(ends.iter().map(|u| (u.done, u.total, u.unit)).collect::<Vec<_>>(), [1, 2, 3].map(|e| (e, 3, "epochs")));
+    let names: Vec<_> = ends[2].figures.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["loss", "rmse", "reconstruction", "kl"]);
+    assert_eq!(ends[2].figures[0].1, made.metrics["loss"]);
+    assert!(ends[2].rate.is_some_and(|rate| rate > 0.0));
+}
+
+#[test]
+fn a_training_that_diverges_says_where_and_keeps_what_was_good() {
+    let calm: Given = vec![("epochs", Data::Int(1))];
+    let wild: Given = vec![("epochs", Data::Int(4)), ("lr", Data::Float(1e38)), ("latent_lr", Data::Float(1e38))];
+    let params = in_segments(small(0), &[calm, wild]);
+    let chain = MemoryChain::keeping(&[1, 2, 3, 4, 5]);
+    let said = complaint(train(&TrainAd, &params).run_on(&chain));
+    assert!(said.starts_with("the training diverged: "), "{said}");
+    assert!(said.contains("in epoch 2") && said.contains("the good state after epoch 1 is kept"), "{said}");
+    assert!(said.contains("try a smaller `lr`"), "{said}");
+    assert_eq!(chain.positions(), [(1, 0)]);
+    let state = &chain.saved.lock().unwrap()[&Position { epoch: 1, step: 0 }];
+    assert_eq!(super::first_not_finite(state), None);
+}
+
+#[test]
+fn a_state_that_is_not_finite_is_found() {
+    let state =
+        |v: f32| std::collections::BTreeMap::from([("z".to_owned(), crate::artifact::Tensor::vector(&[1.0, v]))]);
+    assert_eq!(super::first_not_finite(&state(f32::MAX)), None);
+    assert_eq!(super::first_not_finite(&state(f32::INFINITY)), Some("z"));
+    assert_eq!(super::first_not_finite(&state(f32::NAN)), Some("z"));
+}
+
+#[test]
+fn a_fit_lowers_the_loss_and_leaves_the_decoder() {
+    for (name, model) in models() {
+        for split in ["train", "test"] {
+            let params = |epochs| with(fit_params(epochs), "split", text(split));
+            let (start, made) = (fit(&model, &params(0)).run().unwrap(), fit(&model, &params(10)).run().unwrap());
+            let (before, after) = (start.metrics["loss"], made.metrics["loss"]);
+            assert!(after < before, "{name} {split}: {before} → {after}");
+            assert_eq!(made.facts["split"], split);
+            assert_eq!(made.tensors["latents"].shape(), [if split == "train" { 24 } else { 12 }, 4]);
+            assert_eq!(made.tensors["history.loss"].shape(), [10]);
+            assert_eq!(made.metrics.contains_key("loss_sampled"), name != "ad");
+            assert_eq!(made.facts.get("distribution").map_or("ad", |d| d.as_str().unwrap()), name);
+        }
+    }
+}
+
+#[test]
+fn a_fit_that_was_stopped_in_mid_epoch_ends_the_same() {
+    for (name, model) in models() {
+        let whole = fit(&model, &fit_params(3)).run().unwrap();
+        let chain = MemoryChain::stopping_at(1, 1);
+        assert!(matches!(fit(&model, &fit_params(3)).run_on(&chain), Err(StageError::Interrupted)));
+        assert_eq!(chain.positions(), [(1, 1)]);
+        assert_same(&name, &fit(&model, &fit_params(3)).run_on(&chain.reopened()).unwrap(), &whole);
+    }
+}
+
+#[test]
+fn a_fit_may_go_on_from_what_the_training_found() {
+    for (name, model) in models() {
+        let params = with(with(fit_params(0), "split", text("train")), "init", text("trained"));
+        let made = fit(&model, &params).run().unwrap();
+        assert_eq!(made.tensors["latents"], model.tensor("latents").unwrap(), "{name}");
+        assert_eq!(made.metrics["loss"], model.manifest().metrics["evaluated_loss"], "{name}");
+        assert_eq!(made.metrics["rmse"], model.manifest().metrics["evaluated_rmse"], "{name}");
+    }
+}
+
+#[test]
+fn a_fit_from_the_training_needs_its_images() {
+    let (_, _, errors) = parse(&FitLatents, &[("init", text("trained"))]);
+    assert_eq!(errors, ["`init = \"trained\"` needs `split = \"train\"`"]);
+
+    let params = with(with(fit_params(1), "split", text("train")), "init", text("trained"));
+    let model = &models()[0].1;
+    let other = Bench::new(&FitLatents, &params).input("data", &data(23, 12)).input("model", model);
+    insta::assert_snapshot!(complaint(other.run()), @"`model` was trained on 24 images, but `data` has 23 → use the data that the model was trained on");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_what_was_found() {
+    let empty = Bench::new(&TrainAd, &small(1)).input("data", &data(0, 3));
+    insta::assert_snapshot!(complaint(empty.run()), @"`data` has no train images → give it `train = 1` or more");
+    let strange = Bench::new(&TrainAd, &small(1)).input("data", &given("fit", "fit-latents", &Artifact::default()));
+    insta::assert_snapshot!(complaint(strange.run()), @"`fit` (a `fit-latents`) has no tensor `train.images` → it has none");
+    let mut coarse = train(&TrainAd, &small(1));
+    coarse.precision = "tf32".to_owned();
+    insta::assert_snapshot!(complaint(coarse.run()), @r#"the precision tf32 is not built for the CPU → set `precision = "f32"` in `[pipeline]`"#);
+    let no_model = fit(&data(1, 1), &fit_params(1));
+    insta::assert_snapshot!(complaint(no_model.run()), @"`data` has no decoder → use a `train-ad` or `train-vad` stage for the role `model`");
+}
+
+#[test]
+fn the_key_holds_start_and_epochs_apart() {
+    let (stage, start, _) = parse(&TrainVad, &small(5));
+    let names = |values: &crate::value::Values| values.keys().cloned().collect::<Vec<_>>().join(" ");
+    assert_eq!(names(&start), "channels distribution init_std latent_dim");
+    let epochs = stage.epochs().unwrap();
+    assert_eq!(epochs.total(), 5);
+    assert_eq!(names(&epochs.segments[0].params), "batch kl_weight latent_lr lr");
+
+    let (_, _, errors) = parse(&TrainAd, &[("kl_weight", Data::Float(1.0)), ("channels", list([1, 2].map(Data::Int)))]);
+    assert_eq!(errors, ["`channels` must be four integers, not 2", "unknown field `kl_weight`"]);
+    let (stage, start, _) = parse(&FitLatents, &fit_params(2));
+    assert_eq!(names(&start), "init split");
+    assert_eq!(names(&stage.epochs().unwrap().segments[0].params), "batch latent_lr");
+}
