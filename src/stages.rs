@@ -1,10 +1,12 @@
 //! The stage kinds that ship, one file each. A new kind is one file and one line in [`builtin`].
 
+pub mod command;
 mod decode;
 mod fit_latents;
 mod interpolate;
 pub mod load_data;
 mod reading;
+pub mod report;
 mod train_ad;
 mod train_vad;
 mod training;
@@ -18,10 +20,12 @@ use crate::stage::Registry;
 pub fn builtin() -> Registry {
     let mut registry = Registry::default();
     registry
+        .register(command::Kind)
         .register(decode::Decode)
         .register(fit_latents::FitLatents)
         .register(interpolate::Interpolate)
         .register(load_data::LoadData)
+        .register(report::Kind)
         .register(train_ad::TrainAd)
         .register(train_vad::TrainVad);
     registry

@@ -83,6 +83,11 @@ impl<'a> Params<'a> {
         self.diagnostics.error(&place, message).help(help);
     }
 
+    /// Reports something inside a [`Params::node`], at its own place.
+    pub fn error_at(&mut self, place: &Origin, message: impl Into<String>, help: impl Into<String>) {
+        self.diagnostics.error(place, message).help(help);
+    }
+
     /// Whether the user wrote this parameter.
     pub fn is_given(&self, name: &str) -> bool {
         self.find(name).is_some()

@@ -1,0 +1,121 @@
+//! Stand-ins for tests: an input in memory, and all that a [`Context`] needs.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use candle_core::Device;
+
+use crate::artifact::{Artifact, BlobEntry, Manifest, Tensor, TensorEntry};
+use crate::error::Error;
+use crate::rng::Streams;
+use crate::stage::{Cancel, Context, Input, Inputs, Progress, Update};
+
+/// An artifact in memory as another stage reads it.
+pub(crate) struct FakeInput {
+    label: String,
+    manifest: Manifest,
+    artifact: Artifact,
+}
+
+impl FakeInput {
+    pub(crate) fn new(label: &str, kind: &str, artifact: Artifact) -> Arc<dyn Input> {
+        let entry = |t: &Tensor| TensorEntry {
+            element: t.element(),
+            shape: t.shape().to_vec(),
+            blob: BlobEntry::of(&t.to_blob().unwrap()),
+        };
+        let manifest = Manifest {
+            kind: kind.to_owned(),
+            tensors: artifact.tensors.iter().map(|(n, t)| (n.clone(), entry(t))).collect(),
+            files: artifact.files.iter().map(|(n, f)| (n.clone(), BlobEntry::of(f))).collect(),
+            metrics: artifact.metrics.clone(),
+            facts: artifact.facts.clone(),
+        };
+        Arc::new(Self { label: label.to_owned(), manifest, artifact })
+    }
+}
+
+impl Input for FakeInput {
+    fn label(&self) -> &str {
+        &self.label
+    }
+    fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+    fn tensor(&self, name: &str) -> Result<Tensor, Error> {
+        let found = self.artifact.tensors.get(name).cloned();
+        found.ok_or_else(|| Error::storage(format!("{} has no tensor {name}", self.label)))
+    }
+    fn file(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let found = self.artifact.files.get(name).cloned();
+        found.ok_or_else(|| Error::storage(format!("{} has no file {name}", self.label)))
+    }
+}
+
+/// Remembers what is logged.
+#[derive(Default)]
+pub(crate) struct Log(Mutex<Vec<String>>);
+
+impl Progress for Log {
+    fn update(&self, _update: Update) {}
+    fn log(&self, line: &str) {
+        self.0.lock().unwrap().push(line.to_owned());
+    }
+}
+
+/// Folders and listeners of one running stage; removed with it.
+pub(crate) struct Bench {
+    folder: tempfile::TempDir,
+    log_path: PathBuf,
+    scratch: PathBuf,
+    base: PathBuf,
+    pub(crate) cancel: Cancel,
+    log: Log,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let [scratch, base] = ["scratch", "base"].map(|name| folder.path().join(name));
+        std::fs::create_dir(&scratch).unwrap();
+        std::fs::create_dir(&base).unwrap();
+        let log_path = folder.path().join("stage.log");
+        Self { folder, log_path, scratch, base, cancel: Cancel::default(), log: Log::default() }
+    }
+
+    /// A folder that is neither scratch nor the pipeline's.
+    pub(crate) fn outside(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The folder of the pipeline file.
+    pub(crate) fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// What the stage's programs wrote.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log_path).unwrap_or_default()
+    }
+
+    /// What the stage itself said.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        self.log.0.lock().unwrap().clone()
+    }
+
+    pub(crate) fn context(&self, inputs: Inputs) -> Context<'_> {
+        Context {
+            inputs,
+            streams: Streams::new(0),
+            precision: "f32".to_owned(),
+            device: &Device::Cpu,
+            scratch: &self.scratch,
+            base: &self.base,
+            data_dirs: &[],
+            log_path: &self.log_path,
+            progress: &self.log,
+            cancel: &self.cancel,
+            chain: None,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Runs a program as the leader of a process group and ends the whole group.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
+
+use crate::stage::{Context, StageError};
+
+/// How long a group may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(2);
+/// How much of the log a failure quotes.
+const QUOTED_LINES: usize = 12;
+const QUOTED_BYTES: u64 = 4096;
+
+/// What to run, with everything spelt out.
+pub(super) struct Invocation {
+    /// The program and its arguments.
+    pub(super) argv: Vec<OsString>,
+    /// The whole environment.
+    pub(super) environment: BTreeMap<String, OsString>,
+    /// Where it starts.
+    pub(super) folder: PathBuf,
+    /// When its group is ended; none for never.
+    pub(super) timeout: Option<Duration>,
+}
+
+/// Why the waiting ended.
+enum End {
+    Exited(ExitStatus),
+    TimedOut(Duration),
+    Cancelled,
+}
+
+/// Runs it to its end, its output appended to the stage's log.
+///
+/// # Errors
+/// If it can't be started, exits with anything but 0, or takes too long; the message quotes the end of its output.
+pub(super) fn run(invocation: &Invocation, context: &Context<'_>) -> Result<(), StageError> {
+    let (Some(program), path) = (invocation.argv.first(), context.log_path) else {
+        return Err(StageError::bad_input("`argv` is empty", "its first word is the program"));
+    };
+    let what = format!("can't open the log {}", path.display());
+    let log = OpenOptions::new().create(true).append(true).open(path).map_err(StageError::io(what.clone()))?;
+    let written_before = log.metadata().map_err(StageError::io(what.clone()))?.len();
+    let errors = log.try_clone().map_err(StageError::io(what))?;
+    let name = program.to_string_lossy().into_owned();
+    let mut child = std::process::Command::new(program)
+        .args(&invocation.argv[1..])
+        .env_clear()
+        .envs(&invocation.environment)
+        .current_dir(&invocation.folder)
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(errors)
+        .process_group(0)
+        .spawn()
+        .map_err(|error| cannot_start(&name, error))?;
+    let end = wait(&mut child, invocation.timeout, context);
+    let left = end_group(&mut child);
+    let failure = match end.map_err(StageError::io(format!("can't wait for `{name}`")))? {
+        End::Cancelled => return Err(StageError::Interrupted),
+        End::TimedOut(limit) => format!("`{name}` took longer than {} s and was ended", limit.as_secs()),
+        End::Exited(status) => {
+            if left {
+                context.progress.log(&format!("`{name}` left processes running behind it; they were ended"));
+            }
+            if status.success() {
+                return Ok(());
+            }
+            match (status.code(), status.signal()) {
+                (Some(code), _) => format!("`{name}` exited with code {code}"),
+                (None, Some(signal)) => format!("`{name}` was ended by signal {signal}"),
+                (None, None) => format!("`{name}` failed"),
+            }
+        }
+    };
+    Err(StageError::failed(match tail(path, written_before) {
+        Some(lines) => format!("{failure}; the end of its output:\n{lines}"),
+        None => format!("{failure}, without any output"),
+    }))
+}
+
+fn cannot_start(name: &str, error: io::Error) -> StageError {
+    let hint = match error.kind() {
+        io::ErrorKind::NotFound => "is it installed and in PATH? a script beside the pipeline needs a `/` in its name",
+        io::ErrorKind::PermissionDenied => "is it executable? (chmod +x)",
+        _ => "look at `argv`",
+    };
+    StageError::bad_input(format!("can't start `{name}`: {error}"), hint)
+}
+
+fn wait(child: &mut Child, timeout: Option<Duration>, context: &Context<'_>) -> io::Result<End> {
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(End::Exited(status));
+        }
+        if context.cancel.is_cancelled() {
+            return Ok(End::Cancelled);
+        }
+        match timeout {
+            Some(limit) if start.elapsed() >= limit => return Ok(End::TimedOut(limit)),
+            _ => {}
+        }
+        sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Ends whatever is left of the child's group, the child included. Returns whether there was anything left.
+///
+/// A process group's number is not given to anybody else while the group has members, so signals can't go astray.
+fn end_group(child: &mut Child) -> bool {
+    let group = Pid::from_child(child);
+    let alive = |child: &mut Child| {
+        // Reaps the leader if it has ended: until then it counts as a member.
+        let _ = child.try_wait();
+        test_kill_process_group(group).is_ok()
+    };
+    if !alive(child) {
+        return false;
+    }
+    for signal in [Signal::TERM, Signal::KILL] {
+        let _ = kill_process_group(group, signal);
+        let start = Instant::now();
+        while alive(child) {
+            // Bounded after SIGKILL too: members that nobody reaps stay in the group for ever.
+            if start.elapsed() > GRACE {
+                break;
+            }
+            sleep(Duration::from_millis(5));
+        }
+    }
+    let _ = child.wait();
+    true
+}
+
+/// The last lines written to the log since `from`.
+fn tail(path: &Path, from: u64) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(from.max(length.saturating_sub(QUOTED_BYTES)))).ok()?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(QUOTED_LINES)..];
+    (!last.is_empty()).then(|| last.iter().map(|l| format!("  {l}")).collect::<Vec<_>>().join("\n"))
+}

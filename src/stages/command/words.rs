@@ -1,0 +1,162 @@
+//! The words of argv: placeholders in braces, and names of files that lie beside the pipeline.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// Where a word stands, which says how names of files are found in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The program: a name with a `/`, since others are looked for in `PATH`.
+    Program,
+    /// An argument: the whole word, or what follows its first `=`.
+    Argument,
+    /// A shell script: each piece between white space and the shell's own signs that has a `/` or a `.`.
+    Script,
+}
+
+impl Place {
+    /// The place of the word at this index of argv.
+    pub(super) fn of(index: usize, shell: bool) -> Self {
+        match (index, shell) {
+            (0, true) => Self::Script,
+            (0, false) => Self::Program,
+            _ => Self::Argument,
+        }
+    }
+}
+
+/// Whether this is a name as roles have: `[A-Za-z0-9_-]+`.
+pub(super) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// The roles of `{group.ROLE}` in a word.
+pub(super) fn roles(word: &str, group: &str) -> Vec<String> {
+    placeholders(word)
+        .into_iter()
+        .filter_map(|range| word[range].split_once('.').filter(|(g, _)| *g == group).map(|(_, role)| role.to_owned()))
+        .collect()
+}
+
+/// The files that argv names, as written.
+pub(super) fn files_named(argv: &[String], shell: bool, is_file: &dyn Fn(&str) -> bool) -> BTreeSet<String> {
+    let named = |(at, word): (usize, &String)| {
+        let ranges = file_ranges(word, Place::of(at, shell), is_file);
+        ranges.into_iter().map(|range| word[range].to_owned()).collect::<Vec<_>>()
+    };
+    argv.iter().enumerate().flat_map(named).collect()
+}
+
+/// A word with its placeholders filled in. Names of files go through `lookup` too, as `base`, to become absolute.
+pub(super) fn expand(
+    word: &str,
+    place: Place,
+    is_file: &dyn Fn(&str) -> bool,
+    lookup: &dyn Fn(&str) -> Option<PathBuf>,
+) -> OsString {
+    let mut parts: Vec<(Range<usize>, PathBuf)> = Vec::new();
+    for range in file_ranges(word, place, is_file) {
+        if let Some(base) = lookup("base") {
+            parts.push((range.clone(), base.join(&word[range])));
+        }
+    }
+    for range in placeholders(word) {
+        if let Some(path) = lookup(&word[range.clone()]) {
+            // With the braces.
+            parts.push((range.start - 1..range.end + 1, path));
+        }
+    }
+    parts.sort_by_key(|(range, _)| range.start);
+    let mut out = OsString::new();
+    let mut at = 0;
+    for (range, path) in parts {
+        if range.start < at {
+            continue;
+        }
+        out.push(&word[at..range.start]);
+        if place == Place::Script {
+            out.push(quoted(path.as_os_str()))
+        } else {
+            out.push(path)
+        }
+        at = range.end;
+    }
+    out.push(&word[at..]);
+    out
+}
+
+/// What stands in braces and can be a placeholder: `metrics`, `base`, `inputs.ROLE`, `outputs.ROLE`.
+fn placeholders(word: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    for (open, _) in word.match_indices('{') {
+        let Some(length) = word[open + 1..].find('}') else { break };
+        let range = open + 1..open + 1 + length;
+        let inner = &word[range.clone()];
+        let role = inner.strip_prefix("inputs.").or_else(|| inner.strip_prefix("outputs."));
+        if matches!(inner, "metrics" | "base") || role.is_some_and(is_name) {
+            found.push(range);
+        }
+    }
+    found
+}
+
+fn file_ranges(word: &str, place: Place, is_file: &dyn Fn(&str) -> bool) -> Vec<Range<usize>> {
+    let candidates: Vec<Range<usize>> = match place {
+        Place::Program => vec![0..word.len()],
+        Place::Argument => {
+            let after = word.find('=').map(|at| at + 1..word.len());
+            [Some(0..word.len()), after].into_iter().flatten().collect()
+        }
+        Place::Script => pieces(word),
+    };
+    let counts = |name: &str| match place {
+        Place::Program => name.contains('/'),
+        Place::Argument => true,
+        Place::Script => name.contains(['/', '.']),
+    };
+    let mut found: Vec<Range<usize>> = Vec::new();
+    for range in candidates {
+        let name = &word[range.clone()];
+        let plain = !name.is_empty() && !name.contains(['{', '\0']) && Path::new(name).is_relative();
+        if plain && counts(name) && is_file(name) {
+            found.push(range);
+            if place != Place::Script {
+                break;
+            }
+        }
+    }
+    found
+}
+
+fn pieces(script: &str) -> Vec<Range<usize>> {
+    let separates = |c: char| c.is_whitespace() || ";|&<>()\"'`=$".contains(c);
+    let mut found = Vec::new();
+    let mut start = 0;
+    for (at, c) in script.char_indices().chain([(script.len(), ' ')]) {
+        if separates(c) {
+            if start < at {
+                found.push(start..at);
+            }
+            start = at + c.len_utf8();
+        }
+    }
+    found
+}
+
+/// For a shell: as it is if nothing in it means anything to a shell, else in single quotes.
+pub(super) fn quoted(text: &OsStr) -> OsString {
+    let bytes = text.as_encoded_bytes();
+    if bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"/._-+,:@%".contains(b)) {
+        return text.to_owned();
+    }
+    let mut out = OsString::from("'");
+    match text.to_str() {
+        Some(text) => out.push(text.replace('\'', "'\\''")),
+        // A path that is no UTF-8: quoted whole, which only a `'` in it would break.
+        None => out.push(text),
+    }
+    out.push("'");
+    out
+}
