@@ -172,6 +172,12 @@ impl Matrix {
             let Some(text) = value_text(&entry.node, diagnostics) else { return };
             let known = self.axes[axis].find(&text);
             let values = &mut self.axes[axis].values;
+            let alike = values.iter().find(|v| v.text.to_lowercase() == text.to_lowercase());
+            if let (None, Some(alike)) = (known, alike) {
+                let message = format!("{text:?} and {:?} differ only in case", alike.text);
+                diagnostics.error(&entry.node.origin, message);
+                return;
+            }
             let value = known.unwrap_or_else(|| {
                 values.push(AxisValue { node: entry.node.clone(), text });
                 values.len() - 1

@@ -330,8 +330,8 @@ pub(super) fn check_roles(drafts: &[Draft<'_>], diagnostics: &mut Diagnostics) {
         for role in roles.iter().filter(|r| !r.optional) {
             if !draft.inputs.iter().any(|i| i.role == role.name) {
                 let message = format!("stage `{}` has no input `{}`", draft.name, role.name);
-                let kinds = if role.kinds.is_empty() { "any kind".to_owned() } else { role.kinds.join(" or ") };
-                let help = format!("inputs = {{ {} = \"…\" }}, a stage of {kinds}", role.name);
+                let kinds = if role.kinds.is_empty() { "… (any)".to_owned() } else { role.kinds.join(" or ") };
+                let help = format!("inputs = {{ {} = \"…\" }}, a stage of kind {kinds}", role.name);
                 diagnostics.error(draft.origin, message).help(help);
             }
         }

@@ -278,6 +278,7 @@ fn at_overrides_the_points_that_match_and_more_coordinates_win() {
         epochs = 1
         at."kind=a,rate=0.5" = { epochs = 3, seed = 9 }
         at."rate=0.5" = { epochs = 2, width = "${params.wide}" }
+        at."kind=a" = { epochs = 7 }
         [params]
         wide = 64
         "#,
@@ -285,7 +286,8 @@ fn at_overrides_the_points_that_match_and_more_coordinates_win() {
     let of = |name| (epochs(&spec, name), point(&spec, name).parsed.params["width"].clone(), point(&spec, name).seed);
     assert_eq!(of("model@rate=0.5,kind=a"), (3, Value::Int(64), 9));
     assert_eq!(of("model@rate=0.5,kind=b"), (2, Value::Int(64), 3));
-    assert_eq!(of("model@rate=0.25,kind=a"), (1, Value::Int(8), 3));
+    assert_eq!(of("model@rate=0.25,kind=a"), (7, Value::Int(8), 3));
+    assert_eq!(of("model@rate=0.25,kind=b"), (1, Value::Int(8), 3));
 }
 
 #[test]
@@ -468,5 +470,30 @@ proptest! {
         ]),
     ) {
         let _ = read(MINI, &[&format!("{path}={value}")]);
+    }
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn measure() {
+    let axis = |n: usize| (1..=n).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
+    let wide = format!(
+        "pipeline.name = 'p'\nmatrix = {{ a = [{}], b = [{}] }}\n[stages.d]\nkind = 'load'\nn = '${{matrix.a}}'\n[stages.m]\nkind='train'\ninputs.data='d'\nwidth = '${{matrix.b}}'\n[stages.f]\nkind='fit'\ninputs = {{data='d',model='m'}}\n[stages.all]\nkind='show'\ninputs.x=['m@*','f@*']\n",
+        axis(200),
+        axis(100)
+    );
+    let mut long = String::from("pipeline.name = 'p'\n[stages.d]\nkind='load'\n");
+    for i in 0..40_000 {
+        let _ = writeln!(long, "[stages.s{i}]\nkind = 'train'\ninputs.data = 'd'\nepochs = {}\nwidth=5", i % 50);
+    }
+    for text in [&wide, &long] {
+        let start = std::time::Instant::now();
+        let spec = good(text);
+        let read = start.elapsed();
+        let graph = crate::graph::Graph::of(&spec.points).unwrap();
+        eprintln!("{} points: spec {read:?}, graph {:?}", graph.len(), start.elapsed() - read);
+        let t = std::time::Instant::now();
+        let all = graph.select(&["*@a=100*".to_owned()]).map(|s| s.len());
+        eprintln!("select {all:?} {:?}", t.elapsed());
     }
 }
