@@ -338,6 +338,10 @@ pub(super) fn check_roles(drafts: &[Draft<'_>], diagnostics: &mut Diagnostics) {
         for input in &draft.inputs {
             match roles.iter().find(|r| r.name == input.role) {
                 Some(role) => check_role(draft, input, role, drafts, diagnostics),
+                None if roles.is_empty() => {
+                    let message = format!("kind `{}` takes no inputs", draft.kind_name);
+                    diagnostics.error(&input.role_origin, message);
+                }
                 None => {
                     let message = format!("kind `{}` has no role `{}`", draft.kind_name, input.role);
                     suggest(diagnostics, &input.role_origin, message, &input.role, roles.iter().map(|r| r.name));

@@ -473,6 +473,7 @@ fn inputs() {
     let text = r#"
 [stages.data]
 kind = "load"
+inputs = { data = "model" }
 [stages.none]
 kind = "train"
 [stages.wrong]
@@ -495,75 +496,89 @@ kind = "fit"
 inputs = { data = "data", model = "data" }
 "#;
     assert_snapshot!(wrong(text), @r#"
-    error: stage `none` has no input `data`
-     --> p.toml:5:9
+    error: kind `load` takes no inputs
+     --> p.toml:5:12
       |
-    5 | [stages.none]
+    5 | inputs = { data = "model" }
+      |            ^^^^
+
+    error: these stages depend on each other: data → model → data
+     --> p.toml:5:19
+      |
+    5 | inputs = { data = "model" }
+      |                   ^^^^^^^
+      |
+      = help: a stage can't need its own result; take one of these inputs away
+
+    error: stage `none` has no input `data`
+     --> p.toml:6:9
+      |
+    6 | [stages.none]
       |         ^^^^
       |
       = help: inputs = { data = "…" }, a stage of kind load
 
     error: there is no stage `dta`
-     --> p.toml:9:20
-      |
-    9 | inputs = { data = "dta", dat = "data" }
-      |                    ^^^
-      |
-      = help: did you mean `data`?
+      --> p.toml:10:20
+       |
+    10 | inputs = { data = "dta", dat = "data" }
+       |                    ^^^
+       |
+       = help: did you mean `data`?
 
     error: kind `train` has no role `dat`
-     --> p.toml:9:26
-      |
-    9 | inputs = { data = "dta", dat = "data" }
-      |                          ^^^
-      |
-      = help: did you mean `data`?
+      --> p.toml:10:26
+       |
+    10 | inputs = { data = "dta", dat = "data" }
+       |                          ^^^
+       |
+       = help: did you mean `data`?
 
     error: an input must be the name of a stage, not an integer
-      --> p.toml:12:19
+      --> p.toml:13:19
        |
-    12 | inputs = { data = 5 }
+    13 | inputs = { data = 5 }
        |                   ^
 
     error: role `data` of kind `train` takes one stage, not a list
-      --> p.toml:15:19
+      --> p.toml:16:19
        |
-    15 | inputs = { data = ["data"] }
+    16 | inputs = { data = ["data"] }
        |                   ^^^^^^^^
        |
        = help: name one stage, without brackets
 
     error: stage `self` is its own input
-      --> p.toml:18:16
+      --> p.toml:19:16
        |
-    18 | inputs = { a = "self", b = [] }
+    19 | inputs = { a = "self", b = [] }
        |                ^^^^^^
 
     error: the list of `b` is empty
-      --> p.toml:18:28
+      --> p.toml:19:28
        |
-    18 | inputs = { a = "self", b = [] }
+    19 | inputs = { a = "self", b = [] }
        |                            ^^
        |
        = help: leave the role out, or name a stage
 
     error: `inputs` must be a table of roles, not a string
-      --> p.toml:21:10
+      --> p.toml:22:10
        |
-    21 | inputs = "data"
+    22 | inputs = "data"
        |          ^^^^^^
        |
        = help: inputs = { role = "stage" }
 
     error: role `model` of kind `fit` does not take `data`, which is of kind `load`
-      --> p.toml:24:35
+      --> p.toml:25:35
        |
-    24 | inputs = { data = "data", model = "data" }
+    25 | inputs = { data = "data", model = "data" }
        |                                   ^^^^^^
        |
        = help: it takes train
 
-    9 errors in the pipeline
+    11 errors in the pipeline
     "#);
 }
 
@@ -681,7 +696,7 @@ fn axes() {
 [matrix]
 none = []
 one = 5
-same = [1, 2, 1.0]
+same = [1, 2, 1.0, "1", 0.5, 5e-1, 9007199254740993, 9007199254740992]
 bad = ["a/b", "..", "a,b", "a=b", "a@b", "", "a\u0007", [1], "A", "a"]
 "a b" = [1]
 [stages.a]
@@ -705,11 +720,23 @@ matrix = { include = [] }
       |
       = help: one = [value, value]
 
-    error: axis `same` has 1 and 1.0, which would give two points one name
+    error: axis `same` has 1 and 1.0, which are too alike for the names of points
      --> p.toml:6:15
       |
-    6 | same = [1, 2, 1.0]
+    6 | same = [1, 2, 1.0, "1", 0.5, 5e-1, 9007199254740993, 9007199254740992]
       |               ^^^
+
+    error: axis `same` has 1 and "1", which are too alike for the names of points
+     --> p.toml:6:20
+      |
+    6 | same = [1, 2, 1.0, "1", 0.5, 5e-1, 9007199254740993, 9007199254740992]
+      |                    ^^^
+
+    error: axis `same` has 0.5 twice
+     --> p.toml:6:30
+      |
+    6 | same = [1, 2, 1.0, "1", 0.5, 5e-1, 9007199254740993, 9007199254740992]
+      |                              ^^^^
 
     error: "a/b" can't be in the name of a point: it has '/' in it
      --> p.toml:7:8
@@ -761,7 +788,7 @@ matrix = { include = [] }
       |
       = help: name the variants, and set the parameter for each in the stage's `at`
 
-    error: axis `bad` has "A" and "a", which would give two points one name
+    error: axis `bad` has "A" and "a", which are too alike for the names of points
      --> p.toml:7:67
       |
     7 | bad = ["a/b", "..", "a,b", "a=b", "a@b", "", "a\u0007", [1], "A", "a"]
@@ -783,7 +810,7 @@ matrix = { include = [] }
        |
        = help: [matrix] has
 
-    14 errors in the pipeline
+    16 errors in the pipeline
     "#);
     assert_snapshot!(wrong("[matrix]\nn = [1, 2]\nm = [1, 2]\nexclude = [{ n = 3 }, { k = 1 }, {}, 5]\ninclude = [{ n = 1 }]\n[stages.a]\nkind = \"load\""), @r"
     error: axis `n` has no value 3
