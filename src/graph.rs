@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use globset::GlobBuilder;
+use globset::{GlobBuilder, GlobMatcher};
 use petgraph::Direction::{Incoming, Outgoing};
 use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
@@ -208,8 +208,9 @@ impl Graph {
         seen.iter().enumerate().filter(|(_, s)| **s).map(|(i, _)| i).collect()
     }
 
-    /// What targets name: stages (all their points), points, or globs over both; without what they need. `vad@*` is all
-    /// of `vad` even where it has one point. No target at all is everything.
+    /// What targets name, without what it needs: stages (all their points), points, some coordinates of points
+    /// (`fit@lr=0.1` where there are more axes), or globs. `vad@*` is all of `vad` even where that has one point. No target
+    /// at all is everything.
     ///
     /// # Errors
     /// For a target that matches nothing, or is no valid glob.
@@ -244,13 +245,15 @@ impl Graph {
         points: &BTreeMap<&str, usize>,
         stages: &BTreeMap<&str, Vec<usize>>,
     ) -> Result<BTreeSet<usize>, GraphError> {
-        let glob = GlobBuilder::new(target)
-            .literal_separator(true)
-            .build()
-            .map_err(|e| GraphError::BadPattern { target: target.to_owned(), why: e.kind().to_string() })?;
-        let glob = glob.compile_matcher();
-        let mut found: BTreeSet<usize> = points.iter().filter(|(n, _)| glob.is_match(n)).map(|(_, i)| *i).collect();
-        found.extend(stages.iter().filter(|(n, _)| glob.is_match(n)).flat_map(|(_, i)| i));
+        let whole = glob(target, target)?;
+        let mut found: BTreeSet<usize> = points.iter().filter(|(n, _)| whole.is_match(n)).map(|(_, i)| *i).collect();
+        found.extend(stages.iter().filter(|(n, _)| whole.is_match(n)).flat_map(|(_, i)| i));
+        if let Some((stage, coordinates)) = target.split_once('@') {
+            let stage = glob(stage, target)?;
+            let wanted: Result<Vec<_>, _> = coordinates.split(',').map(|c| Ok((c, glob(c, target)?))).collect();
+            let wanted = wanted?;
+            found.extend(points.iter().filter(|(name, _)| has(name, &stage, &wanted)).map(|(_, i)| *i));
+        }
         if found.is_empty() {
             let known = stages.keys().chain(points.keys()).copied();
             let nearest = nearest(target, known).map(str::to_owned);
@@ -265,5 +268,138 @@ impl Graph {
     /// As [`Graph::targets`].
     pub fn select(&self, targets: &[String]) -> Result<BTreeSet<usize>, GraphError> {
         Ok(self.upstream(self.targets(targets)?))
+    }
+}
+
+fn glob(pattern: &str, target: &str) -> Result<GlobMatcher, GraphError> {
+    let glob = GlobBuilder::new(pattern).build();
+    glob.map(|g| g.compile_matcher())
+        .map_err(|e| GraphError::BadPattern { target: target.to_owned(), why: e.kind().to_string() })
+}
+
+/// Whether a point's name has all these coordinates, each compared as a glob or as a number.
+fn has(name: &str, stage: &GlobMatcher, wanted: &[(&str, GlobMatcher)]) -> bool {
+    let Some((of, coordinates)) = name.split_once('@') else { return false };
+    let same_number = |a: &str, b: &str| {
+        let number = |text: &str| text.split_once('=').and_then(|(_, value)| value.parse::<f64>().ok());
+        a.split_once('=').map(|(axis, _)| axis) == b.split_once('=').map(|(axis, _)| axis)
+            && number(a).is_some_and(|n| Some(n) == number(b))
+    };
+    stage.is_match(of)
+        && wanted.iter().all(|(text, glob)| coordinates.split(',').any(|c| glob.is_match(c) || same_number(c, text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A graph from lines such as `c a b` (c reads a and b), in the order of the file.
+    fn building(lines: &[&str]) -> Building {
+        let mut building = Building::default();
+        let words: Vec<Vec<&str>> = lines.iter().map(|l| l.split(' ').collect()).collect();
+        for line in &words {
+            building.add(line[0], line[0].split('@').next().unwrap());
+        }
+        let index = |name: &str| words.iter().position(|w| w[0] == name).unwrap();
+        for (reader, line) in words.iter().enumerate() {
+            line[1..].iter().for_each(|input| building.connect(index(input), reader));
+        }
+        building
+    }
+
+    fn names(graph: &Graph, points: impl IntoIterator<Item = usize>) -> String {
+        points.into_iter().map(|p| graph.name(p)).collect::<Vec<_>>().join(" ")
+    }
+
+    fn sweep() -> Graph {
+        let lines = ["data", "ad@lr=0.001 data", "ad@lr=0.1 data", "fit@lr=0.001,d=a ad@lr=0.001 data"];
+        let more = ["fit@lr=0.001,d=b ad@lr=0.001", "fit@lr=0.1,d=a ad@lr=0.1", "report ad@lr=0.001 ad@lr=0.1"];
+        building(&[lines.as_slice(), &more].concat()).seal().unwrap()
+    }
+
+    fn select(targets: &[&str]) -> Result<String, GraphError> {
+        let graph = sweep();
+        let targets: Vec<String> = targets.iter().map(|t| (*t).to_owned()).collect();
+        graph.targets(&targets).map(|found| names(&graph, found))
+    }
+
+    #[test]
+    fn the_order_is_that_of_the_file_wherever_it_can_be() {
+        let graph = building(&["report c", "c b", "a", "b a", "free"]).seal().unwrap();
+        assert_eq!(names(&graph, graph.order().iter().copied()), "a b c report free");
+        let graph = building(&["a", "free", "b a", "c b"]).seal().unwrap();
+        assert_eq!(graph.order(), [0, 1, 2, 3]);
+        assert!(Building::default().seal().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_ring_is_named_and_what_only_hangs_on_it_is_not() {
+        let error = building(&["a", "below c", "b a d", "c b", "d c"]).seal().unwrap_err();
+        assert_eq!(error, GraphError::Cycle { members: ["b", "c", "d"].map(str::to_owned).to_vec() });
+        let error = building(&["a a"]).seal().unwrap_err();
+        insta::assert_snapshot!(Error::from(error), @"these depend on each other: a");
+    }
+
+    #[test]
+    fn neighbours_and_reach() {
+        let graph = sweep();
+        assert_eq!(names(&graph, graph.inputs(3)), "data ad@lr=0.001");
+        assert_eq!(names(&graph, graph.dependents(1)), "fit@lr=0.001,d=a fit@lr=0.001,d=b report");
+        assert_eq!(names(&graph, graph.downstream([2])), "ad@lr=0.1 fit@lr=0.1,d=a report");
+        assert_eq!(names(&graph, graph.upstream([5])), "data ad@lr=0.1 fit@lr=0.1,d=a");
+    }
+
+    #[test]
+    fn targets_are_stages_points_coordinates_or_globs() {
+        assert_eq!(select(&["ad"]).unwrap(), "ad@lr=0.001 ad@lr=0.1");
+        assert_eq!(select(&["ad@lr=0.1", "data"]).unwrap(), "data ad@lr=0.1");
+        assert_eq!(select(&["data@*"]).unwrap(), "data");
+        assert_eq!(select(&["fit@*,d=a"]).unwrap(), "fit@lr=0.001,d=a fit@lr=0.1,d=a");
+        assert_eq!(select(&["fit@d=a"]).unwrap(), "fit@lr=0.001,d=a fit@lr=0.1,d=a");
+        assert_eq!(select(&["fit@d=b,lr=1e-3"]).unwrap(), "fit@lr=0.001,d=b");
+        assert_eq!(select(&["?ata", "rep*"]).unwrap(), "data report");
+        assert_eq!(select(&["*@lr=0.1"]).unwrap(), "ad@lr=0.1 fit@lr=0.1,d=a");
+        assert_eq!(select(&[]).unwrap().split(' ').count(), 7);
+    }
+
+    #[test]
+    fn a_target_that_names_nothing_is_refused_with_the_nearest() {
+        let error = |target: &str| Error::from(select(&[target]).unwrap_err());
+        let told = |target: &str| format!("{}; {}", error(target), error(target).hint.unwrap_or_default());
+        insta::assert_snapshot!(told("dta"), @"no stage and no point matches `dta`; did you mean `data`?");
+        insta::assert_snapshot!(told("fit@lr=0.2,d=a"), @"no stage and no point matches `fit@lr=0.2,d=a`; did you mean `fit@lr=0.1,d=a`?");
+        insta::assert_snapshot!(told("xyz*"), @"no stage and no point matches `xyz*`; a target is a stage (`vad`), a point (`vad@lr=0.1`) or a glob (`vad@*`)");
+        insta::assert_snapshot!(told("[a"), @"`[a` is not a valid pattern: unclosed character class; missing ']';");
+        insta::assert_snapshot!(told(""), @"no stage and no point matches ``; a target is a stage (`vad`), a point (`vad@lr=0.1`) or a glob (`vad@*`)");
+    }
+
+    #[test]
+    fn selecting_takes_what_is_needed() {
+        let graph = sweep();
+        assert_eq!(
+            names(&graph, graph.select(&["fit@lr=0.1,d=a".to_owned()]).unwrap()),
+            "data ad@lr=0.1 fit@lr=0.1,d=a"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_respects_every_edge(edges in prop::collection::vec((0usize..30, 0usize..30), 0..80)) {
+            let mut building = Building::default();
+            for i in 0..30 {
+                building.add(&i.to_string(), "s");
+            }
+            // Edges of a graph without rings, under a fixed permutation so that the file's order is not yet one.
+            let edges: Vec<_> = edges.into_iter().filter(|(a, b)| a < b).map(|(a, b)| (a * 7 % 30, b * 7 % 30)).collect();
+            edges.iter().for_each(|(a, b)| building.connect(*a, *b));
+            let graph = building.seal().unwrap();
+            let mut place = [usize::MAX; 30];
+            graph.order().iter().enumerate().for_each(|(i, p)| place[*p] = i);
+            prop_assert!(place.iter().all(|p| *p < 30));
+            prop_assert!(edges.iter().all(|(a, b)| place[*a] < place[*b]));
+            let all = graph.upstream(0..30);
+            prop_assert_eq!(all.len(), 30);
+        }
     }
 }

@@ -40,7 +40,7 @@ use std::path::{Path, PathBuf};
 use crate::diagnostic::{Diagnostics, Origin, Sources};
 use crate::error::Error;
 use crate::stage::{ParsedStage, Registry};
-use crate::value::{Data, Node, Table, Value};
+use crate::value::{Data, Entry, Node, Table, Value};
 
 /// A pipeline: typed, expanded, and known to be right as far as its text tells.
 pub struct Spec {
@@ -229,7 +229,8 @@ fn typed(
     registry: &Registry,
     diagnostics: &mut Diagnostics,
 ) -> (Header, Vec<StageSpec>, Vec<Point>) {
-    for entry in root.0.iter().filter(|e| !SECTIONS.contains(&e.name.as_str())) {
+    let known = |e: &&Entry| SECTIONS.contains(&e.name.as_str());
+    for entry in root.0.iter().filter(|e| !known(e)) {
         let message = format!("unknown section `{}`", entry.name);
         errors::suggest(diagnostics, &entry.name_origin, message, &entry.name, SECTIONS.into_iter());
     }
@@ -244,7 +245,8 @@ fn typed(
     let mut matrix = matrix::Matrix::read(&filled("matrix", diagnostics), diagnostics);
 
     let written = section(root, "stages", diagnostics);
-    if written.0.is_empty() {
+    // Beside a misspelt section this would be noise.
+    if written.0.is_empty() && root.0.iter().all(|e| known(&e)) {
         let error = diagnostics.error(&place, "the pipeline has no stages");
         error.help("add a table such as [stages.data]");
     }

@@ -40,16 +40,21 @@ impl Axis {
     pub(super) fn find(&self, text: &str) -> Option<usize> {
         let exact = self.values.iter().position(|v| v.text == text);
         exact.or_else(|| {
-            let number: f64 = text.parse().ok()?;
-            self.values.iter().position(|v| number_of(&v.node.data) == Some(number))
+            let int = text.parse().ok().map(Data::Int);
+            let wanted = number(&int.or_else(|| text.parse().ok().map(Data::Float))?)?;
+            self.values.iter().position(|v| number(&v.node.data).as_ref() == Some(&wanted))
         })
     }
 }
 
-fn number_of(data: &Data) -> Option<f64> {
+/// A number in one form, whether it is written as an integer or as a float.
+fn number(data: &Data) -> Option<String> {
+    // Whole numbers beyond this are not all floats.
+    const WHOLE: f64 = 9e15;
     match data {
-        Data::Int(v) => Some(*v as f64),
-        Data::Float(v) => Some(*v),
+        Data::Int(v) => Some(v.to_string()),
+        Data::Float(v) if v.fract() == 0.0 && v.abs() < WHOLE => Some((*v as i64).to_string()),
+        Data::Float(v) => Some(format!("{v:?}")),
         _ => None,
     }
 }
@@ -172,6 +177,12 @@ impl Matrix {
             let Some(text) = value_text(&entry.node, diagnostics) else { return };
             let known = self.axes[axis].find(&text);
             let values = &mut self.axes[axis].values;
+            let alike = values.iter().find(|v| v.text.to_lowercase() == text.to_lowercase());
+            if let (None, Some(alike)) = (known, alike) {
+                let message = format!("{text:?} and {:?} differ only in case", alike.text);
+                diagnostics.error(&entry.node.origin, message);
+                return;
+            }
             let value = known.unwrap_or_else(|| {
                 values.push(AxisValue { node: entry.node.clone(), text });
                 values.len() - 1
@@ -234,18 +245,19 @@ fn values(name: &str, node: &Node, diagnostics: &mut Diagnostics) -> Vec<AxisVal
     if items.is_empty() {
         diagnostics.error(&node.origin, format!("axis `{name}` has no values")).help("give at least one");
     }
-    // A name may become a file's name where case makes no difference.
+    // Names of points become names of files, where case may make no difference.
     let mut seen: BTreeMap<String, &Node> = BTreeMap::new();
+    let mut numbers: BTreeMap<String, &Node> = BTreeMap::new();
     let mut values = Vec::new();
     for item in items {
         let Some(text) = value_text(item, diagnostics) else { continue };
-        let same = number_of(&item.data).map_or_else(|| text.to_lowercase(), |n| format!("{n:?}"));
-        if let Some(first) = seen.insert(same, item) {
+        let same_number = number(&item.data).and_then(|n| numbers.insert(n, item));
+        if let Some(first) = seen.insert(text.to_lowercase(), item).or(same_number) {
             let (first, again) = (first.data.value(), item.data.value());
             let message = if first == again {
                 format!("axis `{name}` has {again} twice")
             } else {
-                format!("axis `{name}` has {first} and {again}, which would give two points one name")
+                format!("axis `{name}` has {first} and {again}, which are too alike for the names of points")
             };
             diagnostics.error(&item.origin, message);
             continue;

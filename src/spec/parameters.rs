@@ -3,6 +3,7 @@
 //! Parsing is done once for each combination of the axes that matter to it. Where two matching `at` set one field, the one
 //! with more coordinates wins; two with equally many are an error, so that the order they are written in means nothing.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
 use super::errors::suggest;
@@ -43,15 +44,14 @@ impl<'a> Parser<'a> {
     /// `None` where the kind or the axes are not known, which was reported.
     pub(super) fn new(whole: &'a Expansion<'a>, stage: usize, diagnostics: &mut Diagnostics) -> Option<Self> {
         let (draft, shape) = (&whole.drafts[stage], &whole.shapes[stage]);
-        let known = |name: &String| shape.position(name, whole.matrix).is_some();
-        if !draft.mentions.iter().all(|(name, _)| known(name)) {
-            return None;
-        }
         let mut at = Vec::new();
         for written in &draft.at {
             let mut coordinates = Some(Vec::new());
             for (name, value) in &written.coordinates {
-                let position = shape.position(name, whole.matrix)?;
+                let Some(position) = shape.position(name, whole.matrix) else {
+                    coordinates = None;
+                    continue;
+                };
                 let axis = &whole.matrix.axes[shape.axes[position]];
                 let found = axis.find(value);
                 if found.is_none() {
@@ -98,10 +98,10 @@ impl<'a> Parser<'a> {
             let message = format!("this matches no point of stage `{}`", self.whole.drafts[self.stage].name);
             diagnostics.error(pattern.at.origin, message).help("the matrix excludes this combination");
         }
-        (diagnostics.0.len() == before).then_some((variants, of_row))
+        (diagnostics.0.len() == before && variants.len() == known.len()).then_some((variants, of_row))
     }
 
-    /// The parameters of the points that are like this row.
+    /// The parameters of the points that are like this row; `None` after an error.
     fn variant(&self, row: &[u32], at: &[&Pattern<'_>], diagnostics: &mut Diagnostics) -> Option<Parsed> {
         let draft = &self.whole.drafts[self.stage];
         let shape = &self.whole.shapes[self.stage];
@@ -112,7 +112,16 @@ impl<'a> Parser<'a> {
         }
         let merged = merged(draft.table, at, diagnostics)?;
         let mut scope = Scope { axes: Some(&axes), ..Scope::of_params(self.whole.params, self.whole.sources) };
-        let mut table = scope.fill_table(&merged, diagnostics)?;
+        let mut table = Table::default();
+        for entry in &merged.0 {
+            let node = scope.fill(&entry.node, diagnostics);
+            table.0.extend(node.map(|node| Entry {
+                node,
+                name: entry.name.clone(),
+                name_origin: entry.name_origin.clone(),
+            }));
+        }
+        let complete = table.0.len() == merged.0.len();
         let seed = match table.0.iter().position(|e| e.name == "seed").map(|i| table.0.remove(i).node) {
             None => self.whole.seed,
             Some(Node { data: Data::Int(seed), .. }) => seed,
@@ -122,9 +131,17 @@ impl<'a> Parser<'a> {
                 self.whole.seed
             }
         };
+        let from = diagnostics.0.len();
         let mut params = Params::new(&table, draft.origin.clone(), &RESERVED, diagnostics);
         let stage = self.kind.parse(&mut params);
         let params = params.finish();
+        if !complete {
+            // What seems to be missing may only have a reference that led nowhere.
+            let mut found = diagnostics.0.split_off(from);
+            found.retain(|d| d.origin.as_ref() != Some(draft.origin));
+            diagnostics.0.extend(found);
+            return None;
+        }
         let kind = draft.kind.clone()?;
         Some(Parsed { stage: ParsedStage { kind, stage, params }, seed })
     }
@@ -162,17 +179,19 @@ fn merged(table: &Table, at: &[&Pattern<'_>], diagnostics: &mut Diagnostics) -> 
     let is_ours = |e: &&Entry| is_parameter(&e.name) || e.name == "seed";
     let mut chosen: BTreeMap<&str, (&Entry, &Pattern<'_>)> = BTreeMap::new();
     let mut by_weight = at.to_vec();
-    by_weight.sort_by_key(|p| p.coordinates.len());
+    by_weight.sort_by_key(|p| Reverse(p.coordinates.len()));
     let mut fine = true;
     for pattern in by_weight {
         for entry in pattern.at.table.0.iter().filter(is_ours) {
-            let before = chosen.insert(&entry.name, (entry, pattern));
-            let rival = before.filter(|(_, p)| p.coordinates.len() == pattern.coordinates.len());
-            if let Some((_, rival)) = rival {
-                fine = false;
-                let message = format!("`{}` is set for the same points by {:?}", entry.name, written(rival.at));
-                let help = "say which is meant in an `at` that has the coordinates of both";
-                diagnostics.error(&entry.name_origin, message).help(help);
+            match chosen.get(entry.name.as_str()) {
+                None => drop(chosen.insert(&entry.name, (entry, pattern))),
+                Some((_, rival)) if rival.coordinates.len() == pattern.coordinates.len() => {
+                    fine = false;
+                    let message = format!("`{}` is set for the same points by {:?}", entry.name, written(rival.at));
+                    let help = "say which is meant in an `at` that has the coordinates of both";
+                    diagnostics.error(&entry.name_origin, message).help(help);
+                }
+                Some(_) => {}
             }
         }
     }

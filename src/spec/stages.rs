@@ -330,14 +330,18 @@ pub(super) fn check_roles(drafts: &[Draft<'_>], diagnostics: &mut Diagnostics) {
         for role in roles.iter().filter(|r| !r.optional) {
             if !draft.inputs.iter().any(|i| i.role == role.name) {
                 let message = format!("stage `{}` has no input `{}`", draft.name, role.name);
-                let kinds = if role.kinds.is_empty() { "any kind".to_owned() } else { role.kinds.join(" or ") };
-                let help = format!("inputs = {{ {} = \"…\" }}, a stage of {kinds}", role.name);
+                let kinds = if role.kinds.is_empty() { "… (any)".to_owned() } else { role.kinds.join(" or ") };
+                let help = format!("inputs = {{ {} = \"…\" }}, a stage of kind {kinds}", role.name);
                 diagnostics.error(draft.origin, message).help(help);
             }
         }
         for input in &draft.inputs {
             match roles.iter().find(|r| r.name == input.role) {
                 Some(role) => check_role(draft, input, role, drafts, diagnostics),
+                None if roles.is_empty() => {
+                    let message = format!("kind `{}` takes no inputs", draft.kind_name);
+                    diagnostics.error(&input.role_origin, message);
+                }
                 None => {
                     let message = format!("kind `{}` has no role `{}`", draft.kind_name, input.role);
                     suggest(diagnostics, &input.role_origin, message, &input.role, roles.iter().map(|r| r.name));

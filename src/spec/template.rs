@@ -4,6 +4,7 @@
 //! where the value is written. Inside a longer text a value becomes text. What a reference brought in is not scanned again,
 //! so a value can't smuggle in another reference. Parameters may refer to parameters, in any order, but not in a ring.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use petgraph::algo::kosaraju_scc;
@@ -160,30 +161,34 @@ impl<'a> Scope<'a> {
             self.spend(size(value), &place, diagnostics)?;
             return Some(value.clone());
         }
-        let mut filled = String::new();
-        for piece in pieces {
-            match piece {
-                Piece::Literal(literal) => filled.push_str(literal),
-                Piece::Open(rest) => {
-                    let place = part_of(self.sources, &node.origin, rest);
-                    diagnostics.error(&place, "this `${` is not closed").help("write `$${` for a literal `${`");
+        let parts: Vec<Option<Cow<'_, str>>> =
+            pieces.into_iter().map(|p| self.part(p, &node.origin, diagnostics)).collect();
+        let filled = parts.into_iter().collect::<Option<String>>()?;
+        Some(Node { data: Data::Text(filled), origin: node.origin.clone() })
+    }
+
+    /// A piece of a longer text.
+    fn part<'t>(&mut self, piece: Piece<'t>, origin: &Origin, diagnostics: &mut Diagnostics) -> Option<Cow<'t, str>> {
+        match piece {
+            Piece::Literal(literal) => Some(Cow::Borrowed(literal)),
+            Piece::Open(rest) => {
+                let place = part_of(self.sources, origin, rest);
+                diagnostics.error(&place, "this `${` is not closed").help("write `$${` for a literal `${`");
+                None
+            }
+            Piece::Reference { whole, inner } => {
+                let place = part_of(self.sources, origin, whole);
+                let value = self.look_up(inner, &place, diagnostics)?;
+                let Some(text) = as_text(&value.data) else {
+                    let what = value.data.describe();
+                    let message = format!("`{whole}` is {what}, which can't stand inside a longer text");
+                    diagnostics.error(&place, message);
                     return None;
-                }
-                Piece::Reference { whole, inner } => {
-                    let place = part_of(self.sources, &node.origin, whole);
-                    let value = self.look_up(inner, &place, diagnostics)?;
-                    let Some(text) = as_text(&value.data) else {
-                        let what = value.data.describe();
-                        let message = format!("`{whole}` is {what}, which can't stand inside a longer text");
-                        diagnostics.error(&place, message);
-                        return None;
-                    };
-                    self.spend(text.len(), &place, diagnostics)?;
-                    filled.push_str(&text);
-                }
+                };
+                self.spend(text.len(), &place, diagnostics)?;
+                Some(Cow::Owned(text))
             }
         }
-        Some(Node { data: Data::Text(filled), origin: node.origin.clone() })
     }
 
     fn spend(&mut self, size: usize, place: &Origin, diagnostics: &mut Diagnostics) -> Option<()> {
@@ -199,14 +204,8 @@ impl<'a> Scope<'a> {
         match target(inner) {
             Some(Target::Param(path)) => self.param(path, place, diagnostics),
             Some(Target::Axis(axis)) => match self.axes {
-                Some(axes) => {
-                    let found = axes.get(axis).copied();
-                    if found.is_none() {
-                        // Axes are looked up when the stage's axes are found; this is for what was missed there.
-                        diagnostics.error(place, format!("there is no axis `{axis}` here"));
-                    }
-                    found
-                }
+                // One that is missing was reported when the stage's axes were found.
+                Some(axes) => axes.get(axis).copied(),
                 None => {
                     let help = "only a stage's parameters and `seed` can mention an axis";
                     diagnostics.error(place, "no axis can be mentioned here").help(help);

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use proptest::prelude::*;
 
-use super::testing::{good, good_with, graph, names, point, read};
+use super::testing::{good, good_with, graph, names, point, read, shown};
 use super::{DeviceChoice, Precision};
 use crate::value::Value;
 
@@ -278,6 +278,7 @@ fn at_overrides_the_points_that_match_and_more_coordinates_win() {
         epochs = 1
         at."kind=a,rate=0.5" = { epochs = 3, seed = 9 }
         at."rate=0.5" = { epochs = 2, width = "${params.wide}" }
+        at."kind=a" = { epochs = 7 }
         [params]
         wide = 64
         "#,
@@ -285,7 +286,8 @@ fn at_overrides_the_points_that_match_and_more_coordinates_win() {
     let of = |name| (epochs(&spec, name), point(&spec, name).parsed.params["width"].clone(), point(&spec, name).seed);
     assert_eq!(of("model@rate=0.5,kind=a"), (3, Value::Int(64), 9));
     assert_eq!(of("model@rate=0.5,kind=b"), (2, Value::Int(64), 3));
-    assert_eq!(of("model@rate=0.25,kind=a"), (1, Value::Int(8), 3));
+    assert_eq!(of("model@rate=0.25,kind=a"), (7, Value::Int(8), 3));
+    assert_eq!(of("model@rate=0.25,kind=b"), (1, Value::Int(8), 3));
 }
 
 #[test]
@@ -468,5 +470,76 @@ proptest! {
         ]),
     ) {
         let _ = read(MINI, &[&format!("{path}={value}")]);
+    }
+}
+
+#[test]
+fn forty_thousand_points_are_no_trouble() {
+    let axis = |n: usize| (1..=n).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
+    let spec = good(&format!(
+        "pipeline.name = 'p'\nmatrix = {{ a = [{}], b = [{}] }}\n[stages.d]\nkind = 'load'\nn = '${{matrix.a}}'\n\
+         [stages.m]\nkind = 'train'\ninputs.data = 'd'\nwidth = '${{matrix.b}}'\n\
+         [stages.f]\nkind = 'fit'\ninputs = {{ data = 'd', model = 'm' }}\n[stages.all]\nkind = 'show'\ninputs.x = ['f@*']\n",
+        axis(200),
+        axis(100),
+    ));
+    assert_eq!(spec.points.len(), 200 + 20_000 + 20_000 + 1);
+    assert_eq!(shown(&spec, point(&spec, "f@a=7,b=9")), "f@a=7,b=9 <- data: d@a=7; model: m@a=7,b=9");
+    assert_eq!(point(&spec, "all").inputs["x"].indices().len(), 20_000);
+}
+
+/// A pipeline of `show`s: each declares or mentions some axes and reads some of the stages before it.
+fn arb_pipeline() -> impl Strategy<Value = String> {
+    let stage =
+        (0usize..3, prop::collection::vec(any::<bool>(), 2), prop::collection::vec((0usize..6, 0usize..3), 0..3));
+    prop::collection::vec(stage, 1..6).prop_map(|stages| {
+        let mut text = "pipeline.name = 'p'\nmatrix = { x = [1, 2, 3], y = ['a', 'b'] }\n".to_owned();
+        for (i, (own, mentioned, inputs)) in stages.into_iter().enumerate() {
+            let values = ["1", "1, 2", "1, 2, 3"][own];
+            let _ = writeln!(text, "[stages.s{i}]\nkind = 'show'\nmatrix.own{i} = [{values}]");
+            let axes = ["x", "y"].iter().zip(mentioned).filter(|(_, m)| *m);
+            let _ = writeln!(text, "title = '-{}'", axes.map(|(a, _)| format!("${{matrix.{a}}}")).collect::<String>());
+            for (role, (input, form)) in inputs.into_iter().enumerate().filter(|(_, (input, _))| *input < i) {
+                let form = ["'IN'", "['IN@*']", "['IN@OWN=*']"][form];
+                let form = form.replace("IN", &format!("s{input}")).replace("OWN", &format!("own{input}"));
+                let _ = writeln!(text, "inputs.r{role} = {form}");
+            }
+        }
+        text
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn points_meet_on_what_they_share_and_are_the_product_of_their_axes(text in arb_pipeline()) {
+        let spec = good(&text);
+        let size = |axis: &str| {
+            let mut found: Vec<String> = spec.points.iter().flat_map(|p| &p.coordinates).filter(|(a, _)| a == axis)
+                .map(|(_, v)| v.to_string()).collect();
+            found.sort();
+            found.dedup();
+            found.len()
+        };
+        for stage in &spec.stages {
+            prop_assert_eq!(stage.points.len(), stage.axes.iter().map(|a| size(a)).product::<usize>());
+        }
+        for point in &spec.points {
+            for input in point.inputs.values() {
+                let members: Vec<_> = input.indices().iter().map(|i| &spec.points[*i]).collect();
+                let of = spec.stages.iter().find(|s| s.name == members[0].stage).unwrap();
+                // Axes over which the list gathers take several values in it; on all others it meets the reader.
+                let varies = |axis: usize| members.iter().any(|m| m.coordinates[axis] != members[0].coordinates[axis]);
+                let gathered: usize = (0..of.axes.len()).filter(|a| varies(*a)).map(|a| size(&of.axes[a])).product();
+                prop_assert_eq!(members.len(), gathered);
+                if let super::PointInput::One(index) = input {
+                    let shared = spec.points[*index].coordinates.iter();
+                    prop_assert!(shared.clone().all(|c| point.coordinates.contains(c)));
+                }
+            }
+        }
+        let names: std::collections::BTreeSet<_> = spec.points.iter().map(|p| &p.name).collect();
+        prop_assert_eq!(names.len(), spec.points.len());
     }
 }

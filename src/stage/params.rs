@@ -179,6 +179,7 @@ impl<'a> Params<'a> {
     /// An integer that can't change the result, such as a time-out.
     pub fn int_unhashed(&mut self, name: &'static str, default: i64, range: RangeInclusive<i64>) -> i64 {
         let wanted = || match (*range.start(), *range.end()) {
+            (i64::MIN, i64::MAX) => "an integer".to_owned(),
             (low, i64::MAX) => format!("an integer, at least {low}"),
             (low, high) => format!("an integer from {low} to {high}"),
         };
