@@ -133,7 +133,7 @@ impl Inner {
 
     /// The folder of the current chunk database.
     pub(super) fn chunks_path(self: &Arc<Self>) -> Result<PathBuf> {
-        let generation = self.read_index(|db| index::generation(db))?;
+        let generation = self.read_index(index::generation)?;
         // A new index goes on with the chunks that are there: they are named by content.
         let generation = generation.unwrap_or_else(|| self.generations().last().copied().unwrap_or(0));
         Ok(self.generation_path(generation))

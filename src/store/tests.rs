@@ -1,8 +1,11 @@
 //! Stories about the store.
 
+mod care;
+mod damage;
+mod processes;
+
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use super::*;
 use crate::key::{Digest, InputDigest, Segment};
