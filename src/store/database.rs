@@ -198,6 +198,25 @@ impl Database {
         open_sled(path, self.setup)
     }
 
+    /// Opens a database that failed, as far as it goes: without its snapshots, if need be, so that sled reads its log
+    /// again up to the first flaw. The snapshots stay, in a folder of their own.
+    pub(super) fn open_failed(&self, path: &Path) -> Result<sled::Db, Failure> {
+        self.open_apart(path).or_else(|failure| {
+            if !matches!(failure, Failure::Broken(_)) {
+                return Err(failure);
+            }
+            let aside = path.join("snapshots");
+            fs::create_dir_all(&aside).map_err(Failure::Io)?;
+            for entry in fs::read_dir(path).map_err(Failure::Io)?.flatten() {
+                let name = entry.file_name();
+                if name.to_string_lossy().starts_with("snap.") {
+                    fs::rename(entry.path(), aside.join(name)).map_err(Failure::Io)?;
+                }
+            }
+            self.open_apart(path)
+        })
+    }
+
     fn slot(&self) -> MutexGuard<'_, Slot> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }

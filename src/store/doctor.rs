@@ -14,7 +14,7 @@ impl Store {
     /// # Errors
     /// If a database can't be read at all.
     pub fn doctor(&self, repair: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<DoctorReport> {
-        let mut report = DoctorReport { set_aside: self.set_aside(), ..DoctorReport::default() };
+        let mut report = DoctorReport::default();
         let (lineage, (results, bad_results), (states, bad_states)) =
             self.inner.read_index(|db| Ok((index::lineage(db)?, index::all_results(db)?, index::all_states(db)?)))?;
         (report.results, report.states) = (results.len(), states.len());
@@ -47,6 +47,7 @@ impl Store {
             report.blobs += 1;
             progress(report.blobs, total);
         }
+        report.set_aside = self.set_aside();
         report.affected = affected.into_iter().collect();
         if repair && !lost.is_empty() {
             self.forget_blobs(&lost)?;

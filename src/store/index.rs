@@ -12,6 +12,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::database::{Failure, Setup};
+use super::quiet;
 use super::record::{ResultRecord, StateRecord};
 use crate::key::{Components, Digest, Hash, Key};
 
@@ -191,4 +192,16 @@ pub(super) fn file(db: &sled::Db, path: &[u8]) -> Result<Option<FileRecord>> {
 pub(super) fn put_file(batch: &mut sled::Batch, path: &[u8], record: &FileRecord) -> Result<()> {
     batch.insert(name(b'f', &[path]), json(record)?);
     Ok(())
+}
+
+/// Copies what can be read to another index, up to the first flaw, and returns how many entries that were.
+pub(super) fn copy(from: &sled::Db, to: &sled::Db) -> Result<usize> {
+    let mut copied = 0;
+    let mut entries = from.iter();
+    // A panic is a flaw, too.
+    while let Ok(Some(Ok((name, value)))) = quiet::catch(|| entries.next()) {
+        to.insert(name, value)?;
+        copied += 1;
+    }
+    Ok(copied)
 }

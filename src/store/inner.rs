@@ -281,10 +281,27 @@ impl Place for IndexPlace<'_> {
         Ok(self.0.dir.join("index"))
     }
 
+    /// Saves what entries can be read.
     fn replace(&self, path: &Path, why: &str) -> Result<()> {
+        let inner = self.0;
+        let fresh = inner.dir.join("index-new");
+        if fresh.exists() {
+            fs::remove_dir_all(&fresh).map_err(StoreError::io("can't remove", &fresh))?;
+        }
+        let saved = inner.index.open_failed(path).and_then(|old| {
+            let new = inner.index.open_apart(&fresh)?;
+            let n = index::copy(&old, &new)?;
+            flush(&new, &fresh).map(|()| n)
+        });
         let aside = database::set_aside(path)?;
+        let saved = saved.unwrap_or(0);
+        if saved > 0 {
+            fs::rename(&fresh, path).map_err(StoreError::io("can't rename", &fresh))?;
+        }
         let (path, aside) = (path.display(), aside.display());
-        self.0.warn(format!("the index {path} could not be opened and was set aside as {aside} ({why})"));
+        inner.warn(format!(
+            "the index {path} is damaged ({why}) and was set aside as {aside}; {saved} entries were saved"
+        ));
         Ok(())
     }
 }
@@ -301,7 +318,7 @@ impl Place for ChunksPlace<'_> {
         let inner = self.0;
         let generation = inner.next_generation();
         let wanted = inner.wanted_blobs()?;
-        let saved = inner.chunks.open_apart(path).map_err(|f| failed(f, path)).and_then(|old| {
+        let saved = inner.chunks.open_failed(path).map_err(|f| failed(f, path)).and_then(|old| {
             let to = inner.generation_path(generation);
             let new = inner.open_chunks(&to)?;
             let lost = blobs::copy(&old, &new, &wanted).and_then(|lost| flush(&new, &to).map(|()| lost));
