@@ -18,23 +18,39 @@
 //! No process keeps a database open while it only computes: each is opened when needed and closed after a moment
 //! without use, or at once when somebody else waits for it.
 
+mod blobs;
+mod database;
+mod doctor;
 mod error;
+mod files;
+mod gc;
+mod index;
+mod inner;
+mod lease;
+mod lock;
+mod quiet;
 mod record;
+mod results;
+mod runs;
+mod states;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
-use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::StoreError;
+use inner::Inner;
+pub use lease::{Lease, LeaseOutcome};
 pub use record::{
     Holder, Provenance, RUN_FORMAT, ResultRecord, RunRecord, RunStatus, StageOutcome, StageRun, StatePosition,
     StateRecord, host_name, new_run_id,
 };
 
-use crate::artifact::{Artifact, BlobEntry, Manifest, Tensor, TensorEntry};
-use crate::key::{Components, Digest, Key};
+use crate::artifact::{Artifact, Manifest, Tensor};
+use crate::key::Components;
 
 /// The version of the cache's layout.
 pub const FORMAT: u32 = 1;
@@ -78,8 +94,11 @@ pub struct NewResult<'a> {
 }
 
 /// A cache. Used through `&self` from any number of threads; any number of processes may have one on the same folder.
+///
+/// What it does stands by subject: results (`results.rs`), states of trainings (`states.rs`), leases (`lease.rs`), run
+/// records (`runs.rs`), files (`files.rs`), collection (`gc.rs`) and examination (`doctor.rs`).
 pub struct Store {
-    dir: PathBuf,
+    inner: Arc<Inner>,
 }
 
 impl Store {
@@ -88,116 +107,24 @@ impl Store {
     ///
     /// # Errors
     /// If a later vadpipe wrote it, or there is something else at this path.
-    pub fn open(dir: &Path, _options: Options) -> Result<Self> {
-        Ok(Self { dir: dir.to_owned() })
+    pub fn open(dir: &Path, options: Options) -> Result<Self> {
+        Ok(Self { inner: Inner::new(dir.to_owned(), options)? })
     }
 
     /// The cache's folder.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.inner.dir
     }
 
-    /// What happened to the cache that the user should hear of (a database set aside, results forgotten), since the
-    /// last call. Each is a sentence.
+    /// What happened to the cache that the user should hear of (a database set aside, results lost), since the last
+    /// call. Each is a sentence without a full stop.
     pub fn warnings(&self) -> Vec<String> {
-        todo!()
+        self.inner.take_warnings()
     }
 
     /// Closes the databases now rather than after an idle moment.
     pub fn close(&self) {
-        todo!()
-    }
-
-    // ---- results ----
-
-    /// The result of this key, whether or not its bytes are still there: see [`Store::is_present`].
-    ///
-    /// # Errors
-    /// If the index can't be read.
-    pub fn result(&self, _key: &Key) -> Result<Option<ResultRecord>> {
-        todo!()
-    }
-
-    /// The results of these keys in their order; one opening for all.
-    ///
-    /// # Errors
-    /// If the index can't be read.
-    pub fn results(&self, _keys: &[Key]) -> Result<Vec<Option<ResultRecord>>> {
-        todo!()
-    }
-
-    /// The result that this point of this pipeline used last: what a miss is explained with (old → new).
-    ///
-    /// # Errors
-    /// If the index can't be read.
-    pub fn newest(&self, _pipeline: &str, _point: &str) -> Result<Option<ResultRecord>> {
-        todo!()
-    }
-
-    /// Whether there is a result whose components equal these but for the digests of the inputs.
-    ///
-    /// # Errors
-    /// If the index can't be read.
-    pub fn exists_but_for_inputs(&self, _components: &Components) -> Result<bool> {
-        todo!()
-    }
-
-    /// Whether, as far as the index knows, the bytes of this result are there. Opens no chunks, so it is what a plan
-    /// asks. False after the chunks were set aside. A result without tensors and files is always present.
-    ///
-    /// # Errors
-    /// If the index can't be read.
-    pub fn is_present(&self, _record: &ResultRecord) -> Result<bool> {
-        todo!()
-    }
-
-    /// Whether all chunks of this result exist. Opens the chunks, reads no content.
-    ///
-    /// # Errors
-    /// If a database can't be read.
-    pub fn verify_present(&self, _record: &ResultRecord) -> Result<bool> {
-        todo!()
-    }
-
-    /// Stores a result. Equal blobs and chunks are stored once.
-    ///
-    /// # Errors
-    /// If the cache can't be written.
-    pub fn commit(&self, _new: NewResult<'_>) -> Result<ResultRecord> {
-        todo!()
-    }
-
-    /// Notes that these points used these results, so that [`Store::newest`] follows: `(point, key)`. Writes only what
-    /// is not so already, in one batch.
-    ///
-    /// # Errors
-    /// If the cache can't be written.
-    pub fn note_hits(&self, _pipeline: &str, _hits: &[(&str, Key)]) -> Result<()> {
-        todo!()
-    }
-
-    /// Makes a result a miss, as `-f` and `-R` and a failed verification want.
-    ///
-    /// # Errors
-    /// If the cache can't be written.
-    pub fn forget(&self, _key: &Key) -> Result<()> {
-        todo!()
-    }
-
-    /// A tensor's verified content.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`] if it is missing or has other bytes: what relies on it is forgotten.
-    pub fn read_tensor(&self, _entry: &TensorEntry) -> Result<Tensor> {
-        todo!()
-    }
-
-    /// A blob's verified bytes.
-    ///
-    /// # Errors
-    /// As [`Store::read_tensor`].
-    pub fn read_file(&self, _entry: &BlobEntry) -> Result<Vec<u8>> {
-        todo!()
+        self.inner.close();
     }
 
     /// A result to be read as a stage's input.
@@ -205,136 +132,27 @@ impl Store {
         StoredArtifact { store: Arc::clone(self), label: label.to_owned(), manifest: record.manifest.clone() }
     }
 
-    // ---- states of trainings ----
-
-    /// The furthest stored state of this chain in this numerics class, by the index: `states` are the keys of state(0),
-    /// state(1), … state(n) as [`Components::states`] gives them. A partial state counts by its epoch and step.
-    ///
-    /// # Errors
-    /// If the index can't be read.
-    pub fn longest_state(&self, _states: &[Key], _class: &str) -> Result<Option<StateRecord>> {
-        todo!()
-    }
-
-    /// [`Store::longest_state`]'s position, for a plan.
-    ///
-    /// # Errors
-    /// If the index can't be read.
-    pub fn states_present(&self, states: &[Key], class: &str) -> Result<Option<StatePosition>> {
-        let longest = self.longest_state(states, class)?;
-        Ok(longest.map(|s| StatePosition { epoch: s.epoch, step: s.step }))
-    }
-
-    /// The furthest state that can be read, with its content: damaged ones are forgotten and passed over.
-    ///
-    /// # Errors
-    /// If a database can't be read.
-    pub fn resume(&self, _states: &[Key], _class: &str) -> Result<Option<(StateRecord, BTreeMap<String, Tensor>)>> {
-        todo!()
-    }
-
-    /// Stores a state: `key` is that of state(`epoch`), `step` counts the steps done after it. A state that was pinned
-    /// stays pinned. Durable when this returns.
-    ///
-    /// # Errors
-    /// If the cache can't be written.
-    pub fn put_state(
-        &self,
-        _key: &Key,
-        _position: StatePosition,
-        _class: &str,
-        _pinned: bool,
-        _tensors: &BTreeMap<String, Tensor>,
-    ) -> Result<StateRecord> {
-        todo!()
-    }
-
-    /// A state's verified content.
-    ///
-    /// # Errors
-    /// As [`Store::read_tensor`].
-    pub fn read_state(&self, _record: &StateRecord) -> Result<BTreeMap<String, Tensor>> {
-        todo!()
-    }
-
-    /// Removes the states of this chain and class that are not pinned and lie before `newest`, which must be stored, and
-    /// returns how many. The space of what nothing else uses is used again.
-    ///
-    /// # Errors
-    /// If the cache can't be written.
-    pub fn remove_superseded(&self, _states: &[Key], _newest: &StateRecord) -> Result<usize> {
-        todo!()
-    }
-
-    // ---- leases ----
-
-    /// Takes the key, so that nobody else runs it meanwhile. A dead holder's lease is taken over.
-    ///
-    /// # Errors
-    /// If the cache can't be written.
-    pub fn lease(&self, _key: &Key) -> Result<LeaseOutcome> {
-        todo!()
-    }
-
-    // ---- runs ----
-
-    /// Writes or replaces a run record; durable when this returns.
-    ///
-    /// # Errors
-    /// If the cache can't be written.
-    pub fn write_run(&self, _record: &RunRecord) -> Result<()> {
-        todo!()
-    }
-
-    /// All run records, newest last. One that can't be read is left out, with a warning.
-    ///
-    /// # Errors
-    /// If the folder can't be read.
-    pub fn runs(&self) -> Result<Vec<RunRecord>> {
-        todo!()
-    }
-
-    /// The run whose id begins (or ends) with this; `last` is the newest.
-    ///
-    /// # Errors
-    /// If there is none, or more than one.
-    pub fn run(&self, _id: &str) -> Result<RunRecord> {
-        todo!()
-    }
-
-    // ---- files ----
-
-    /// The digest of a file's content; remembered by size, modification time and inode, as git does.
-    ///
-    /// # Errors
-    /// As reading the file. A failing index is no error: then the file is read.
-    pub fn file_digest(&self, _path: &Path) -> io::Result<Digest> {
-        todo!()
-    }
-
-    // ---- care ----
-
-    /// Copies what lives into a new generation, flips the index to it and removes the old one.
-    ///
-    /// # Errors
-    /// If the cache is in use (and we don't wait) or can't be written. Then nothing has been removed.
-    pub fn gc(&self, _policy: &GcPolicy) -> Result<GcReport> {
-        todo!()
-    }
-
-    /// Reads and verifies everything. With `repair`, what relies on damaged bytes is forgotten. `progress` is told how
-    /// many blobs of how many are done.
-    ///
-    /// # Errors
-    /// If a database can't be read at all.
-    pub fn doctor(&self, _repair: bool, _progress: &mut dyn FnMut(u64, u64)) -> Result<DoctorReport> {
-        todo!()
-    }
-
     /// Bytes on disk of the whole cache.
     pub fn disk_bytes(&self) -> u64 {
-        todo!()
+        folder_bytes(&self.inner.dir)
     }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.inner.close();
+    }
+}
+
+/// Blocks on disk of everything below a folder; what vanishes meanwhile counts nothing.
+fn folder_bytes(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let bytes = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(m) if m.is_dir() => folder_bytes(&entry.path()),
+        Ok(m) => m.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.flatten().map(bytes).sum()
 }
 
 /// An artifact in the cache, read tensor by tensor.
@@ -378,27 +196,6 @@ impl StoredArtifact {
     }
 }
 
-/// What came of asking for a lease.
-pub enum LeaseOutcome {
-    /// It is ours until it is dropped.
-    Granted(Lease),
-    /// Somebody else has it (another thread of this process included).
-    HeldBy(Holder),
-}
-
-/// A key that nobody else runs meanwhile.
-pub struct Lease {
-    /// A dead process that had held it.
-    pub taken_over: Option<Holder>,
-}
-
-impl Lease {
-    /// Shows those who wait that we are alive. The lease is ours without it, too.
-    pub fn heartbeat(&self) {
-        todo!()
-    }
-}
-
 /// What `gc` keeps.
 #[derive(Clone, Debug)]
 pub struct GcPolicy {
@@ -425,8 +222,6 @@ pub struct GcReport {
     pub states_kept: usize,
     /// States removed.
     pub states_removed: usize,
-    /// Run records removed.
-    pub runs_removed: usize,
 }
 
 impl GcReport {

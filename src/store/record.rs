@@ -47,6 +47,9 @@ pub struct ResultRecord {
     pub digest: Digest,
     /// How it was come by.
     pub provenance: Provenance,
+    /// Bytes of it were found to be missing or wrong: it is no hit any more, but its digest stays known.
+    #[serde(default)]
+    pub damaged: bool,
     /// The line of chunk databases that its bytes are in; see [`super::Store::is_present`].
     pub lineage: u64,
 }

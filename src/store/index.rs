@@ -1,0 +1,207 @@
+//! The index: what is known about results, states and files, as JSON under one-letter prefixes.
+//!
+//! ```text
+//! 'm' ‖ name                      numbers: `generation` of the chunk database, `lineage`
+//! 'r' ‖ key                       ResultRecord
+//! 'n' ‖ pipeline ‖ 0 ‖ point      key of the result that the point used last
+//! 's' ‖ digest ‖ key              nothing; the digest is of the result's components without the inputs' digests
+//! 't' ‖ key ‖ step ‖ class        StateRecord (step: u64, big-endian, so that the furthest comes last)
+//! 'f' ‖ path                      FileRecord
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use super::database::{Failure, Setup};
+use super::quiet;
+use super::record::{ResultRecord, StateRecord};
+use crate::key::{Components, Digest, Hash, Key};
+
+/// How the index is set up: records are small, but those with thousands of inputs must not make a node overflow.
+pub(super) const SETUP: Setup = Setup { segment: 2 << 20, cache: 64 << 20 };
+
+type Result<T, E = Failure> = std::result::Result<T, E>;
+
+/// What is remembered about a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FileRecord {
+    pub(super) size: u64,
+    pub(super) modified_ns: i64,
+    pub(super) inode: u64,
+    pub(super) digest: Digest,
+}
+
+/// The number of the chunk database's folder; none in a new index.
+pub(super) fn generation(db: &sled::Db) -> Result<Option<u64>> {
+    number(db, b"mgeneration")
+}
+
+/// The line of chunk databases: raised when one had to be given up with all that was in it.
+pub(super) fn lineage(db: &sled::Db) -> Result<u64> {
+    Ok(number(db, b"mlineage")?.unwrap_or(0))
+}
+
+/// Names another chunk database.
+pub(super) fn set_chunks(batch: &mut sled::Batch, generation: u64, lineage: u64) {
+    batch.insert(b"mgeneration", &generation.to_le_bytes());
+    batch.insert(b"mlineage", &lineage.to_le_bytes());
+}
+
+fn number(db: &sled::Db, name: &[u8]) -> Result<Option<u64>> {
+    Ok(db.get(name)?.and_then(|v| Some(u64::from_le_bytes(v.as_ref().try_into().ok()?))))
+}
+
+fn name(prefix: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut name = vec![prefix];
+    parts.iter().for_each(|p| name.extend_from_slice(p));
+    name
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    // Only a map with keys that are no strings can fail, and there is none.
+    serde_json::to_vec(value).map_err(|e| Failure::Io(e.into()))
+}
+
+/// An entry that can't be read counts as none: whatever it described is made again.
+fn parse<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Option<T> {
+    serde_json::from_slice(bytes).ok()
+}
+
+/// The result of a key.
+pub(super) fn result(db: &sled::Db, key: &Key) -> Result<Option<ResultRecord>> {
+    Ok(db.get(name(b'r', &[&key.0]))?.and_then(|v| parse(&v)))
+}
+
+/// All results, and how many entries could not be read.
+pub(super) fn all_results(db: &sled::Db) -> Result<(Vec<ResultRecord>, usize)> {
+    all(db, b"r")
+}
+
+/// All states, and how many entries could not be read.
+pub(super) fn all_states(db: &sled::Db) -> Result<(Vec<StateRecord>, usize)> {
+    all(db, b"t")
+}
+
+fn all<T: for<'a> Deserialize<'a>>(db: &sled::Db, prefix: &[u8]) -> Result<(Vec<T>, usize)> {
+    let mut records = Vec::new();
+    let mut unreadable = 0;
+    for item in db.scan_prefix(prefix) {
+        match parse(&item?.1) {
+            Some(record) => records.push(record),
+            None => unreadable += 1,
+        }
+    }
+    Ok((records, unreadable))
+}
+
+/// Adds or replaces a result's own entry.
+pub(super) fn put_result(batch: &mut sled::Batch, record: &ResultRecord) -> Result<()> {
+    batch.insert(name(b'r', &[&record.key.0]), json(record)?);
+    batch.insert(name(b's', &[&similar(&record.components).0, &record.key.0]), &[]);
+    Ok(())
+}
+
+/// Removes a result's entry, and its place among the similar ones.
+pub(super) fn remove_result(batch: &mut sled::Batch, record: &ResultRecord) {
+    batch.remove(name(b'r', &[&record.key.0]));
+    batch.remove(name(b's', &[&similar(&record.components).0, &record.key.0]));
+}
+
+/// Whether there is a result that differs at most in its inputs' digests.
+pub(super) fn has_similar(db: &sled::Db, components: &Components) -> Result<bool> {
+    Ok(db.scan_prefix(name(b's', &[&similar(components).0])).next().transpose()?.is_some())
+}
+
+/// The digest of components with the inputs' digests left out: roles and labels stay, and so do the epochs.
+fn similar(components: &Components) -> Digest {
+    use crate::key::InputDigest;
+    let blank = Digest([0; 32]);
+    let mut components = components.clone();
+    for input in components.inputs.values_mut() {
+        match input {
+            InputDigest::One(digest) => *digest = blank,
+            InputDigest::Many(many) => many.values_mut().for_each(|digest| *digest = blank),
+        }
+    }
+    Hash::new("similar").digest(&components.key()).finish()
+}
+
+/// The key that a point used last.
+pub(super) fn newest(db: &sled::Db, pipeline: &str, point: &str) -> Result<Option<Key>> {
+    let found = db.get(newest_name(pipeline, point))?;
+    Ok(found.and_then(|v| Some(Digest(v.as_ref().try_into().ok()?))))
+}
+
+/// All points with the key each used last, as `(pipeline, point, key)`.
+pub(super) fn all_newest(db: &sled::Db) -> Result<Vec<(String, String, Key)>> {
+    let mut all = Vec::new();
+    for item in db.scan_prefix(b"n") {
+        let (name, value) = item?;
+        let name = String::from_utf8_lossy(&name[1..]).into_owned();
+        let key = value.as_ref().try_into().map(Digest);
+        if let (Some((pipeline, point)), Ok(key)) = (name.split_once('\0'), key) {
+            all.push((pipeline.to_owned(), point.to_owned(), key));
+        }
+    }
+    Ok(all)
+}
+
+/// Notes the key that a point used last.
+pub(super) fn put_newest(batch: &mut sled::Batch, pipeline: &str, point: &str, key: &Key) {
+    batch.insert(newest_name(pipeline, point), &key.0);
+}
+
+/// Removes a point.
+pub(super) fn remove_newest(batch: &mut sled::Batch, pipeline: &str, point: &str) {
+    batch.remove(newest_name(pipeline, point));
+}
+
+fn newest_name(pipeline: &str, point: &str) -> Vec<u8> {
+    name(b'n', &[pipeline.as_bytes(), &[0], point.as_bytes()])
+}
+
+/// The states stored under a key, in the order of their steps.
+pub(super) fn states(db: &sled::Db, key: &Key) -> Result<Vec<StateRecord>> {
+    let mut states = Vec::new();
+    for item in db.scan_prefix(name(b't', &[&key.0])) {
+        states.extend(parse::<StateRecord>(&item?.1));
+    }
+    Ok(states)
+}
+
+/// Adds or replaces a state.
+pub(super) fn put_state(batch: &mut sled::Batch, record: &StateRecord) -> Result<()> {
+    batch.insert(state_name(record), json(record)?);
+    Ok(())
+}
+
+/// Removes a state.
+pub(super) fn remove_state(batch: &mut sled::Batch, record: &StateRecord) {
+    batch.remove(state_name(record));
+}
+
+fn state_name(record: &StateRecord) -> Vec<u8> {
+    name(b't', &[&record.key.0, &record.step.to_be_bytes(), record.class.as_bytes()])
+}
+
+/// What is remembered about a file.
+pub(super) fn file(db: &sled::Db, path: &[u8]) -> Result<Option<FileRecord>> {
+    Ok(db.get(name(b'f', &[path]))?.and_then(|v| parse(&v)))
+}
+
+/// Remembers a file.
+pub(super) fn put_file(batch: &mut sled::Batch, path: &[u8], record: &FileRecord) -> Result<()> {
+    batch.insert(name(b'f', &[path]), json(record)?);
+    Ok(())
+}
+
+/// Copies what can be read to another index, up to the first flaw, and returns how many entries that were.
+pub(super) fn copy(from: &sled::Db, to: &sled::Db) -> Result<usize> {
+    let mut copied = 0;
+    let mut entries = from.iter();
+    // A panic is a flaw, too.
+    while let Ok(Some(Ok((name, value)))) = quiet::catch(|| entries.next()) {
+        to.insert(name, value)?;
+        copied += 1;
+    }
+    Ok(copied)
+}

@@ -1,0 +1,88 @@
+//! Leases: one process runs a key at a time.
+//!
+//! A lease is a locked file named by the key, with its holder's name in it. The kernel frees the lock when the holder
+//! dies; the name that it left then tells whose lease was taken over. A holder removes the file before it frees the
+//! lock, so whoever gets a lock looks whether the file it locked is still the one of that name.
+
+use std::fs::{self, File, FileTimes};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::lock::{self, Sharing};
+use super::{Holder, Result, Store, StoreError};
+use crate::key::Key;
+
+/// What came of asking for a lease.
+#[derive(Debug)]
+pub enum LeaseOutcome {
+    /// It is ours until it is dropped.
+    Granted(Lease),
+    /// Somebody else has it (another thread of this process included).
+    HeldBy(Holder),
+}
+
+/// A key that nobody else runs meanwhile.
+#[derive(Debug)]
+pub struct Lease {
+    file: File,
+    path: PathBuf,
+    /// A dead process that had held it.
+    pub taken_over: Option<Holder>,
+}
+
+impl Store {
+    /// Takes the key, so that nobody else runs it meanwhile. A dead holder's lease is taken over.
+    ///
+    /// # Errors
+    /// If the cache can't be written.
+    pub fn lease(&self, key: &Key) -> Result<LeaseOutcome> {
+        self.inner.prepare()?;
+        let folder = self.inner.dir.join("leases");
+        fs::create_dir_all(&folder).map_err(StoreError::io("can't make", &folder))?;
+        let path = folder.join(key.to_string());
+        loop {
+            let file = lock::open(&path)?;
+            if !lock::try_take(&file, &path, Sharing::Exclusive)? {
+                // The holder may be just about to write its name, or to go.
+                match lock::read_holder(&path) {
+                    Some(holder) => return Ok(LeaseOutcome::HeldBy(holder)),
+                    None => std::thread::yield_now(),
+                }
+            } else if is_same(&file, &path) {
+                let taken_over = lock::read_holder(&path);
+                lock::write_holder(&file).map_err(StoreError::io("can't write", &path))?;
+                return Ok(LeaseOutcome::Granted(Lease { file, path, taken_over }));
+            }
+        }
+    }
+
+    /// Who runs this key at the moment, if anybody.
+    pub fn lease_holder(&self, key: &Key) -> Option<Holder> {
+        let path = self.inner.dir.join("leases").join(key.to_string());
+        let file = File::open(&path).ok()?;
+        let free = lock::try_take(&file, &path, Sharing::Shared).ok()?;
+        if free { None } else { lock::read_holder(&path) }
+    }
+}
+
+fn is_same(file: &File, path: &Path) -> bool {
+    let named = fs::metadata(path).map(|m| (m.dev(), m.ino()));
+    let opened = file.metadata().map(|m| (m.dev(), m.ino()));
+    matches!((named, opened), (Ok(named), Ok(opened)) if named == opened)
+}
+
+impl Lease {
+    /// Shows those who look that we are alive: the file's time. The lease is ours without it, too.
+    pub fn heartbeat(&self) {
+        let now = SystemTime::now();
+        let _ = self.file.set_times(FileTimes::new().set_modified(now));
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // Left behind, it would only be taken over as that of a dead process.
+        let _ = fs::remove_file(&self.path);
+    }
+}

@@ -1,0 +1,143 @@
+//! States of trainings: a chain's keys, and what is stored under them.
+//!
+//! Under the key of state(e) stand the state itself (step 0) and partial ones (step s of the epoch after it), each per
+//! numerics class.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::lock::Sharing;
+use super::record::{BlobEntries, now_ms};
+use super::results::encode_tensor;
+use super::{Result, StatePosition, StateRecord, Store, StoreError, blobs, index};
+use crate::artifact::Tensor;
+use crate::key::{Digest, Key};
+
+impl Store {
+    /// The furthest stored state of this chain in this numerics class, by the index: `states` are the keys of state(0),
+    /// state(1), … state(n) as [`crate::key::Components::states`] gives them. A partial state counts by its epoch and
+    /// step, unless it lies beyond state(n).
+    ///
+    /// # Errors
+    /// If the index can't be read.
+    pub fn longest_state(&self, states: &[Key], class: &str) -> Result<Option<StateRecord>> {
+        self.inner.read_index(|db| {
+            let lineage = index::lineage(db)?;
+            let last = states.len().saturating_sub(1);
+            for (epoch, key) in states.iter().enumerate().rev() {
+                let usable = |s: &StateRecord| {
+                    s.class == class && s.lineage == lineage && s.epoch == epoch as u64 && (epoch < last || s.step == 0)
+                };
+                if let Some(state) = index::states(db, key)?.into_iter().rev().find(usable) {
+                    return Ok(Some(state));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// [`Store::longest_state`]'s position, for a plan.
+    ///
+    /// # Errors
+    /// If the index can't be read.
+    pub fn states_present(&self, states: &[Key], class: &str) -> Result<Option<StatePosition>> {
+        let longest = self.longest_state(states, class)?;
+        Ok(longest.map(|s| StatePosition { epoch: s.epoch, step: s.step }))
+    }
+
+    /// The furthest state that can be read, with its content: damaged ones are forgotten and passed over.
+    ///
+    /// # Errors
+    /// If a database can't be read.
+    pub fn resume(&self, states: &[Key], class: &str) -> Result<Option<(StateRecord, BTreeMap<String, Tensor>)>> {
+        while let Some(record) = self.longest_state(states, class)? {
+            match self.read_state(&record) {
+                Ok(tensors) => return Ok(Some((record, tensors))),
+                // It was forgotten, so that the next look finds the one before.
+                Err(StoreError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Stores a state: `key` is that of state(`epoch`), `step` counts the steps done after it. A state that was pinned
+    /// stays pinned. Durable when this returns.
+    ///
+    /// # Errors
+    /// If the cache can't be written.
+    pub fn put_state(
+        &self,
+        key: &Key,
+        position: StatePosition,
+        class: &str,
+        pinned: bool,
+        tensors: &BTreeMap<String, Tensor>,
+    ) -> Result<StateRecord> {
+        let mut bytes = BTreeMap::new();
+        let mut entries = BTreeMap::new();
+        for (name, tensor) in tensors {
+            entries.insert(name.clone(), encode_tensor(tensor, &mut bytes)?);
+        }
+        let _collecting = self.inner.collect_lock(Sharing::Shared)?;
+        self.write_blobs(&bytes)?;
+        let (before, lineage) = self.inner.read_index(|db| Ok((index::states(db, key)?, index::lineage(db)?)))?;
+        let same = before.into_iter().find(|s| s.step == position.step && s.class == class);
+        let record = StateRecord {
+            key: *key,
+            epoch: position.epoch,
+            step: position.step,
+            class: class.to_owned(),
+            pinned: pinned || same.is_some_and(|s| s.pinned),
+            tensors: entries,
+            saved_at: now_ms(),
+            lineage,
+        };
+        self.inner.change_index(|_, batch| index::put_state(batch, &record))?;
+        Ok(record)
+    }
+
+    /// A state's verified content.
+    ///
+    /// # Errors
+    /// As [`Store::read_tensor`].
+    pub fn read_state(&self, record: &StateRecord) -> Result<BTreeMap<String, Tensor>> {
+        record.tensors.iter().map(|(name, entry)| Ok((name.clone(), self.read_tensor(entry)?))).collect()
+    }
+
+    /// Removes the states of this chain and class that are not pinned and lie before `newest`, which must be stored, and
+    /// returns how many. The space of what nothing else uses is used again (but for what others write at this moment:
+    /// then it is left to `gc`).
+    ///
+    /// # Errors
+    /// If the cache can't be written.
+    pub fn remove_superseded(&self, states: &[Key], newest: &StateRecord) -> Result<usize> {
+        let old: Vec<StateRecord> = self.inner.read_index(|db| {
+            let mut old = Vec::new();
+            if !index::states(db, &newest.key)?.iter().any(|s| s.step == newest.step && s.class == newest.class) {
+                return Ok(old);
+            }
+            for key in states {
+                let before = |s: &StateRecord| {
+                    s.class == newest.class && !s.pinned && (s.epoch, s.step) < (newest.epoch, newest.step)
+                };
+                old.extend(index::states(db, key)?.into_iter().filter(before));
+            }
+            Ok(old)
+        })?;
+        if old.is_empty() {
+            return Ok(0);
+        }
+        let removal = self.inner.try_collect_lock()?;
+        self.inner.change_index(|_, batch| {
+            old.iter().for_each(|state| index::remove_state(batch, state));
+            Ok(())
+        })?;
+        if removal.is_some() {
+            let live: BTreeSet<Digest> = self.inner.wanted_blobs()?.into_iter().map(|b| b.0).collect();
+            let blobs = old.iter().flat_map(BlobEntries::blobs).map(|b| b.digest);
+            let dead: BTreeSet<Digest> = blobs.filter(|b| !live.contains(b)).collect();
+            self.inner.chunks(|o| blobs::remove(&o.db, &dead).and_then(|()| o.flush()))?;
+        }
+        Ok(old.len())
+    }
+}

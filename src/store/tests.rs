@@ -1,0 +1,183 @@
+//! Stories about the store.
+
+mod care;
+mod damage;
+mod processes;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::*;
+use crate::key::{Digest, InputDigest, Segment};
+
+pub(super) fn store(dir: &Path) -> Store {
+    Store::open(dir, Options::default()).unwrap()
+}
+
+pub(super) fn components(name: &str, input: u8) -> Components {
+    Components {
+        kind: "test".to_owned(),
+        version: 1,
+        params: BTreeMap::from([("name".to_owned(), name.into())]),
+        seed: None,
+        precision: None,
+        inputs: BTreeMap::from([("data".to_owned(), InputDigest::One(Digest([input; 32])))]),
+        contents: BTreeMap::new(),
+        segments: None,
+    }
+}
+
+/// Bytes that no compression or deduplication makes smaller.
+pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes());
+    hasher.finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+pub(super) fn artifact(seed: u64, len: usize) -> Artifact {
+    let mut artifact = Artifact::default();
+    artifact.files.insert("noise".to_owned(), noise(seed, len));
+    artifact.tensors.insert("t".to_owned(), Tensor::vector(&[seed as f32, 1.0]));
+    artifact.metrics.insert("loss".to_owned(), seed as f64);
+    artifact
+}
+
+pub(super) fn commit(store: &Store, point: &str, components: &Components, artifact: &Artifact) -> ResultRecord {
+    let provenance = Provenance { run: "run-1".to_owned(), ..Provenance::default() };
+    store.commit(NewResult { pipeline: "p", point, components, artifact, provenance }).unwrap()
+}
+
+pub(super) fn read(store: &Store, record: &ResultRecord) -> Result<Artifact> {
+    let mut artifact = Artifact { metrics: record.manifest.metrics.clone(), ..Artifact::default() };
+    for (name, entry) in &record.manifest.files {
+        artifact.files.insert(name.clone(), store.read_file(entry)?);
+    }
+    for (name, entry) in &record.manifest.tensors {
+        artifact.tensors.insert(name.clone(), store.read_tensor(entry)?);
+    }
+    Ok(artifact)
+}
+
+#[test]
+fn what_was_stored_is_read_back_by_another_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let (c, a) = (components("a", 1), artifact(7, 200_000));
+    let written = commit(&store(dir.path()), "x", &c, &a);
+    let store = store(dir.path());
+    let found = store.result(&c.key()).unwrap().unwrap();
+    assert_eq!(found, written);
+    assert_eq!(found.digest, found.manifest.digest());
+    assert!(store.is_present(&found).unwrap() && store.verify_present(&found).unwrap());
+    assert_eq!(read(&store, &found).unwrap(), a);
+    assert_eq!(store.warnings(), [""; 0]);
+}
+
+#[test]
+fn a_cache_that_does_not_exist_reads_as_empty_and_is_not_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(&dir.path().join("cache"));
+    let key = components("a", 1).key();
+    assert_eq!(store.result(&key).unwrap(), None);
+    assert_eq!(store.results(&[key, key]).unwrap(), [None, None]);
+    assert_eq!(store.newest("p", "x").unwrap(), None);
+    assert_eq!(store.longest_state(&[key], "cpu").unwrap(), None);
+    assert!(store.runs().unwrap().is_empty());
+    assert_eq!(store.disk_bytes(), 0);
+    assert_eq!(store.gc(&GcPolicy { keep_runs: 1, named: vec![], dry_run: false }).unwrap(), GcReport::default());
+    assert!(store.doctor(true, &mut |_, _| ()).unwrap().is_healthy());
+    assert!(!store.dir().exists());
+}
+
+#[test]
+fn a_point_remembers_what_it_used_last_and_a_similar_result_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let (old, new) = (components("old", 1), components("new", 1));
+    let first = commit(&store, "x", &old, &artifact(1, 10));
+    commit(&store, "x", &new, &artifact(2, 10));
+    assert_eq!(store.newest("p", "x").unwrap().unwrap().components, new);
+    store.note_hits("p", &[("x", first.key), ("y", first.key)]).unwrap();
+    assert_eq!(store.newest("p", "x").unwrap().unwrap().components, old);
+    assert_eq!(store.newest("p", "y").unwrap().unwrap().components, old);
+    assert!(store.exists_but_for_inputs(&components("old", 99)).unwrap());
+    assert!(!store.exists_but_for_inputs(&components("other", 1)).unwrap());
+    store.forget(&old.key()).unwrap();
+    assert_eq!(store.result(&old.key()).unwrap(), None);
+    assert!(!store.exists_but_for_inputs(&components("old", 99)).unwrap());
+}
+
+#[test]
+fn equal_blobs_and_chunks_are_stored_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let mut big = artifact(1, 12 << 20);
+    commit(&store, "x", &components("a", 1), &big);
+    store.close();
+    let before = store.disk_bytes();
+    // The same bytes under another name, and the same bytes with some more after them.
+    big.files.insert("again".to_owned(), noise(1, 12 << 20));
+    big.files.insert("longer".to_owned(), [noise(1, 12 << 20), noise(2, 1000)].concat());
+    let record = commit(&store, "y", &components("b", 1), &big);
+    store.close();
+    assert!(store.disk_bytes() - before < 10 << 20, "{before} → {}", store.disk_bytes());
+    assert_eq!(read(&store, &record).unwrap(), big);
+}
+
+fn chain(epochs: u64) -> Components {
+    Components { segments: Some(vec![Segment { epochs, params: BTreeMap::new() }]), ..components("chain", 1) }
+}
+
+fn state(seed: u64, len: usize) -> BTreeMap<String, Tensor> {
+    BTreeMap::from([
+        ("w".to_owned(), Tensor::vector(&noise(seed, len))),
+        ("step".to_owned(), Tensor::vector(&[seed as u32])),
+    ])
+}
+
+fn at(epoch: u64, step: u64) -> StatePosition {
+    StatePosition { epoch, step }
+}
+
+#[test]
+fn a_chain_goes_on_from_its_furthest_state_in_its_own_class() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let keys = chain(5).states();
+    assert_eq!(store.states_present(&keys, "cpu").unwrap(), None);
+    store.put_state(&keys[2], at(2, 0), "cpu", true, &state(2, 1000)).unwrap();
+    store.put_state(&keys[3], at(3, 0), "cpu", false, &state(3, 1000)).unwrap();
+    store.put_state(&keys[3], at(3, 9), "cpu", false, &state(39, 1000)).unwrap();
+    store.put_state(&keys[3], at(3, 17), "cpu", false, &state(317, 1000)).unwrap();
+    store.put_state(&keys[4], at(4, 0), "cuda", false, &state(4, 1000)).unwrap();
+    assert_eq!(store.states_present(&keys, "cpu").unwrap(), Some(at(3, 17)));
+    assert_eq!(store.states_present(&keys, "cuda").unwrap(), Some(at(4, 0)));
+    // A chain that ends at epoch 3 has no use for what lies beyond it.
+    assert_eq!(store.states_present(&keys[..4], "cpu").unwrap(), Some(at(3, 0)));
+    let (record, tensors) = store.resume(&keys, "cpu").unwrap().unwrap();
+    assert_eq!(tensors, state(317, 1000));
+    assert_eq!(store.remove_superseded(&keys, &record).unwrap(), 2);
+    assert_eq!(store.states_present(&keys[..4], "cpu").unwrap(), Some(at(2, 0)), "a pinned state stays");
+    assert_eq!(store.states_present(&keys, "cuda").unwrap(), Some(at(4, 0)), "another class is left alone");
+}
+
+#[test]
+fn a_superseded_state_gives_its_space_to_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let keys = chain(40).states();
+    let mut sizes = Vec::new();
+    for (epoch, key) in keys.iter().enumerate() {
+        let epoch = epoch as u64;
+        let record = store.put_state(key, at(epoch, 0), "cpu", false, &state(epoch, 4 << 20)).unwrap();
+        store.remove_superseded(&keys, &record).unwrap();
+        sizes.push(store.disk_bytes() >> 20);
+    }
+    assert_eq!(store.resume(&keys, "cpu").unwrap().unwrap().1, state(40, 4 << 20));
+    // 164 MB were written; 4 live.
+    assert!(sizes[40] < 80, "{sizes:?}");
+    let policy = GcPolicy { keep_runs: 1, named: vec![], dry_run: false };
+    let report = store.gc(&policy).unwrap();
+    assert_eq!((report.states_removed, store.states_present(&keys, "cpu").unwrap()), (1, None));
+}
