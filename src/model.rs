@@ -1,5 +1,7 @@
-//! The model: the decoder, trained and frozen.
+//! The model: the decoder, trained and frozen, and the same through candle's own operations.
 
 pub mod decoder;
+pub mod graph;
 
 pub use decoder::{Decoder, DecoderShape, Frozen, Step};
+pub use graph::{GraphDecoder, GraphStep};
