@@ -145,7 +145,7 @@ impl Training<'_> {
             } else {
                 walk.at = Position { epoch: epoch + 1, step: 0 };
                 self.history.close(batches.len(), self.images.count);
-                walk.meter.end_epoch(walk.at, rows.len(), &self.history, self.latents.distribution().is_some());
+                walk.meter.end_epoch(walk.at, rows.len(), &self.history, self.has_kl());
             }
             self.settle(walk)?;
         }
@@ -157,7 +157,7 @@ impl Training<'_> {
         let Position { epoch, step } = walk.at;
         let mut noise = walk.context.streams.stream(&format!("{} noise", self.purpose), epoch, step);
         let pixels = self.images.gather(rows);
-        let kl = self.latents.kl(rows);
+        let kl = if self.has_kl() { self.latents.kl(rows) } else { 0.0 };
         let z = self.latents.draw(rows, &mut noise);
         let done = match &mut self.net {
             Net::Learning(decoder) => decoder.train_step(z, &pixels, rates.lr.unwrap_or(0.0)),
@@ -166,6 +166,11 @@ impl Training<'_> {
         let (reconstruction, squared_error) = (done.loss, done.squared_error);
         self.latents.update(rows, done.latent_gradient, rates.kl_weight, rates.latent_lr);
         Ok(Figures { loss: reconstruction + rates.kl_weight * kl, reconstruction, kl, squared_error })
+    }
+
+    /// Whether the loss has two parts: a fit drops the KL.
+    fn has_kl(&self) -> bool {
+        matches!(self.net, Net::Learning(_)) && self.latents.distribution().is_some()
     }
 
     /// After a step: saves where the chain wants it or where we are asked to stop, and stops then.

@@ -189,6 +189,15 @@ fn half_an_epoch_with_other_parameters_is_not_gone_on_with() {
 }
 
 #[test]
+fn the_number_of_threads_changes_nothing() {
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| train(&TrainVad, &small(2)).run().unwrap())
+    };
+    assert_same("gaussian", &on(3), &on(1));
+}
+
+#[test]
 fn equal_segments_are_one() {
     let part: Given = vec![("epochs", Data::Int(2))];
     let parts = train(&TrainAd, &in_segments(small(0), &[part.clone(), part])).run().unwrap();
@@ -317,6 +326,10 @@ fn the_key_holds_start_and_epochs_apart() {
     let epochs = stage.epochs().unwrap();
     assert_eq!(epochs.total(), 5);
     assert_eq!(names(&epochs.segments[0].params), "batch kl_weight latent_lr lr");
+
+    let written_out = with(small(5), "channels", list([2048, 512, 256, 128].map(Data::Int)));
+    let left_out: Given = small(5).into_iter().filter(|(name, _)| *name != "channels").collect();
+    assert_eq!(parse(&TrainAd, &written_out).1, parse(&TrainAd, &left_out).1, "writing out a default changes no key");
 
     let (_, _, errors) = parse(&TrainAd, &[("kl_weight", Data::Float(1.0)), ("channels", list([1, 2].map(Data::Int)))]);
     assert_eq!(errors, ["`channels` must be four integers, not 2", "unknown field `kl_weight`"]);
