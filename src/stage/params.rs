@@ -222,6 +222,15 @@ impl<'a> Params<'a> {
         })
     }
 
+    /// Puts a default into the key where the user wrote nothing, for the readers that return an `Option`: so that writing
+    /// the default out changes no key.
+    pub fn default<T: Clone + Into<Value>>(&mut self, name: &'static str, value: T) -> T {
+        if !self.is_given(name) {
+            self.record(name, value.clone());
+        }
+        value
+    }
+
     /// Anything, as written; it enters the key as it is. For tables whose form is the kind's own affair.
     pub fn node(&mut self, name: &'static str) -> Option<Node> {
         self.known.push(name);

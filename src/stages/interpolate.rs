@@ -68,7 +68,7 @@ struct Interpolation {
 /// Reads `from` or `to`: a class name or an index.
 fn choice(params: &mut Params<'_>, name: &'static str, default: &str) -> Choice {
     match params.node(name).map(|node| node.data) {
-        None => Choice::Class(default.to_owned()),
+        None => Choice::Class(params.default(name, default.to_owned())),
         Some(Data::Text(class)) => Choice::Class(class),
         Some(Data::Int(index)) if index >= 0 => Choice::Index(index as usize),
         Some(other) => {

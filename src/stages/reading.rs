@@ -112,7 +112,7 @@ impl<'a> Model<'a> {
         self.decoder.shape().latent_dim
     }
 
-    /// Its own latents, n × D, for which it must have been trained on this many images.
+    /// That it was trained on this many images: a sign that `data` is what it was trained on.
     ///
     /// # Errors
     /// If it was trained on another number.

@@ -119,6 +119,9 @@ impl Training<'_> {
         while let Some(rates) = self.schedule.of(walk.at.epoch) {
             self.epoch(&mut walk, rates)?;
         }
+        if walk.saved != Some(walk.at) {
+            self.good_state(&walk)?;
+        }
         Ok(())
     }
 
@@ -132,7 +135,8 @@ impl Training<'_> {
         for (step, rows) in batches.iter().enumerate().skip(walk.at.step as usize) {
             let figures = self.step(walk, rows, rates)?;
             if !figures.loss.is_finite() || !figures.squared_error.is_finite() {
-                return Err(diverged(walk, rates, batches.len()));
+                let how = format!("the loss is not a finite number at step {} of {}", step + 1, batches.len());
+                return Err(diverged(walk, epoch + 1, &how, Some(rates)));
             }
             self.history.add(figures);
             if step + 1 < batches.len() {
@@ -141,7 +145,7 @@ impl Training<'_> {
             } else {
                 walk.at = Position { epoch: epoch + 1, step: 0 };
                 self.history.close(batches.len(), self.images.count);
-                walk.meter.end_epoch(walk.at, rows.len(), &self.history, self.latents.distribution().is_some());
+                walk.meter.end_epoch(walk.at, rows.len(), &self.history, self.has_kl());
             }
             self.settle(walk)?;
         }
@@ -153,7 +157,7 @@ impl Training<'_> {
         let Position { epoch, step } = walk.at;
         let mut noise = walk.context.streams.stream(&format!("{} noise", self.purpose), epoch, step);
         let pixels = self.images.gather(rows);
-        let kl = self.latents.kl(rows);
+        let kl = if self.has_kl() { self.latents.kl(rows) } else { 0.0 };
         let z = self.latents.draw(rows, &mut noise);
         let done = match &mut self.net {
             Net::Learning(decoder) => decoder.train_step(z, &pixels, rates.lr.unwrap_or(0.0)),
@@ -164,6 +168,11 @@ impl Training<'_> {
         Ok(Figures { loss: reconstruction + rates.kl_weight * kl, reconstruction, kl, squared_error })
     }
 
+    /// Whether the loss has two parts: a fit drops the KL.
+    fn has_kl(&self) -> bool {
+        matches!(self.net, Net::Learning(_)) && self.latents.distribution().is_some()
+    }
+
     /// After a step: saves where the chain wants it or where we are asked to stop, and stops then.
     fn settle(&self, walk: &mut Walk<'_>) -> Result<(), StageError> {
         let due = walk.context.chain.is_some_and(|chain| chain.due(walk.at));
@@ -172,11 +181,7 @@ impl Training<'_> {
             && (due || stop)
             && walk.saved != Some(walk.at)
         {
-            let state = self.state(walk.at)?;
-            if let Some(name) = first_not_finite(&state) {
-                return Err(spoilt(walk, name));
-            }
-            chain.save(walk.at, &state)?;
+            chain.save(walk.at, &self.good_state(walk)?)?;
             walk.saved = Some(walk.at);
         }
         if stop { Err(StageError::Interrupted) } else { Ok(()) }
@@ -208,6 +213,16 @@ impl Training<'_> {
         Ok(())
     }
 
+    /// The state, if it is worth keeping: the loss may still be finite when what the last step left is not.
+    fn good_state(&self, walk: &Walk<'_>) -> Result<BTreeMap<String, Tensor>, StageError> {
+        let state = self.state(walk.at)?;
+        let Some(name) = first_not_finite(&state) else { return Ok(state) };
+        let Position { epoch, step } = walk.at;
+        let epoch = if step > 0 { epoch + 1 } else { epoch };
+        let rates = epoch.checked_sub(1).and_then(|epoch| self.schedule.of(epoch));
+        Err(diverged(walk, epoch, &format!("`{name}` holds numbers that are not finite"), rates))
+    }
+
     fn state(&self, at: Position) -> Result<BTreeMap<String, Tensor>, TensorError> {
         let mut state = self.latents.state()?;
         if at.step > 0 {
@@ -221,27 +236,16 @@ impl Training<'_> {
     }
 }
 
-/// The loss of the step at hand is not finite.
-fn diverged(walk: &Walk<'_>, rates: Rates, batches: usize) -> StageError {
-    let Position { epoch, step } = walk.at;
-    let (epoch, step) = (epoch + 1, step + 1);
-    StageError::failed(format!(
-        "the training diverged: the loss is not a finite number in epoch {epoch}, step {step} of {batches}; {}; {}",
-        kept(walk),
-        match rates.lr {
-            Some(lr) => format!("try a smaller `lr` (now {lr}) or `latent_lr` (now {})", rates.latent_lr),
-            None => format!("try a smaller `latent_lr` (now {})", rates.latent_lr),
+/// What a training that diverged says: in which epoch (counted from 1), how it showed, what is kept, what to try.
+fn diverged(walk: &Walk<'_>, epoch: u64, how: &str, rates: Option<Rates>) -> StageError {
+    let tried = match rates {
+        Some(Rates { lr: Some(lr), latent_lr, .. }) => {
+            format!("try a smaller `lr` (now {lr:?}) or `latent_lr` (now {latent_lr:?})")
         }
-    ))
-}
-
-/// The loss was still finite, but what the last step left is not.
-fn spoilt(walk: &Walk<'_>, name: &str) -> StageError {
-    let epoch = if walk.at.step > 0 { walk.at.epoch + 1 } else { walk.at.epoch };
-    StageError::failed(format!(
-        "the training diverged: `{name}` holds numbers that are not finite in epoch {epoch}; {}; try smaller learning rates",
-        kept(walk)
-    ))
+        Some(Rates { latent_lr, .. }) => format!("try a smaller `latent_lr` (now {latent_lr:?})"),
+        None => "try a smaller `init_std`".to_owned(),
+    };
+    StageError::failed(format!("the training diverged in epoch {epoch}: {how}; {}; {tried}", kept(walk)))
 }
 
 fn kept(walk: &Walk<'_>) -> String {

@@ -42,6 +42,13 @@ fn an_index_names_any_image() {
 }
 
 #[test]
+fn writing_out_the_defaults_changes_no_key() {
+    let written =
+        [("from", text("Trouser")), ("to", text("Shirt")), ("steps", Data::Int(10)), ("mode", text("linear"))];
+    assert_eq!(parse(&Interpolate, &written).1, parse(&Interpolate, &[]).1);
+}
+
+#[test]
 fn what_is_not_there_is_named() {
     let model = model();
     let say = |from: Data| complaint(bench(&model, &[("from", from)]).run());

@@ -23,6 +23,9 @@ struct Joint {
     schedule: Schedule,
 }
 
+/// The default of `channels`.
+const CHANNELS: [i64; 4] = [2048, 512, 256, 128];
+
 /// Reads the parameters that both kinds have. `latent_lr` is its default.
 pub(in crate::stages) fn parse(
     params: &mut Params<'_>,
@@ -30,12 +33,13 @@ pub(in crate::stages) fn parse(
     latent_lr: f64,
 ) -> Arc<dyn Stage> {
     let latent_dim = params.int("latent_dim", 128, 1..=4096) as usize;
-    let channels = params.ints("channels", 1..=8192).map(|list| list.iter().map(|c| *c as usize).collect::<Vec<_>>());
-    let channels = channels.unwrap_or_else(|| vec![2048, 512, 256, 128]).try_into().unwrap_or_else(|list: Vec<_>| {
-        let help = "the fully connected layer makes c0 × 2 × 2, the transposed convolutions c0 → c1 → c2 → c3";
-        params.error("channels", format!("`channels` must be four integers, not {}", list.len()), help);
-        [1; 4]
-    });
+    let channels = params.ints("channels", 1..=8192).unwrap_or_else(|| params.default("channels", CHANNELS.to_vec()));
+    let channels =
+        channels.iter().map(|c| *c as usize).collect::<Vec<_>>().try_into().unwrap_or_else(|list: Vec<_>| {
+            let help = "the fully connected layer makes c0 × 2 × 2, the transposed convolutions c0 → c1 → c2 → c3";
+            params.error("channels", format!("`channels` must be four integers, not {}", list.len()), help);
+            [1; 4]
+        });
     let init_std = params.float("init_std", 1.0, Bound::NotNegative) as f32;
     let (epochs, rates) = params.segments(100, |p| Rates {
         batch: p.int("batch", 16, 1..=65_536) as usize,
