@@ -18,7 +18,7 @@ pub(crate) struct FakeInput {
 }
 
 impl FakeInput {
-    pub(crate) fn new(label: &str, kind: &str, artifact: Artifact) -> Arc<dyn Input> {
+    pub(crate) fn shared(label: &str, kind: &str, artifact: Artifact) -> Arc<dyn Input> {
         let entry = |t: &Tensor| TensorEntry {
             element: t.element(),
             shape: t.shape().to_vec(),

@@ -1,35 +1,111 @@
-//! To be written.
+//! `report`: one self-contained HTML file made of whatever it is given.
+//!
+//! ```toml
+//! [stages.report]
+//! kind = "report"
+//! inputs = { data = "data", shown = ["ad", "vad@*", "fit@*", "tsne@*"] }
+//! title = "Auto-decoders on Fashion-MNIST"      # the default is "Report"
+//!
+//! [stages.report.reference]                     # figures from elsewhere, in the order of their names
+//! "AD, train" = { ours = "ad.loss", seed = "0.9 → 0.06", note = "100 epochs" }
+//! "AD, test"  = { ours = "fit@split=test.loss", seed = 0.16 }
+//! ```
+//!
+//! `ours` is `NAME.METRIC`, a stage as the report shows it: by its role where it stands there alone, else by its point's
+//! name. It may be left out, as may `note`; `seed` is a number or a string. A figure that no input has is an error.
+//!
+//! The artifact is the file `report.html`. It holds nothing of any run; see [`crate::report::overlay()`].
 
 use std::sync::Arc;
 
 use crate::artifact::Artifact;
+use crate::report::{Reference, Spec, build};
 use crate::stage::{Context, Params, Roles, Stage, StageError, StageKind};
+use crate::value::{Data, Entry, Node};
 
 /// The kind `report`.
 pub struct Kind;
 
-struct Report;
+/// The name of the file in the artifact.
+pub const FILE: &str = "report.html";
+
+struct Report(Spec);
 
 impl StageKind for Kind {
     fn name(&self) -> &'static str {
         "report"
     }
+
     fn version(&self) -> u32 {
         1
     }
+
     fn summary(&self) -> &'static str {
         "one self-contained HTML file: figures, curves, images, scatters"
     }
+
     fn roles(&self) -> Roles {
         Roles::Any
     }
-    fn parse(&self, _params: &mut Params<'_>) -> Arc<dyn Stage> {
-        Arc::new(Report)
+
+    fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
+        let title = params.text("title").unwrap_or_else(|| "Report".to_owned());
+        let mut reference = params.node("reference").map(|node| read_reference(params, &node)).unwrap_or_default();
+        // A table has no order in the key, so it has none here.
+        reference.sort_by(|a, b| a.label.cmp(&b.label));
+        Arc::new(Report(Spec { title, reference }))
     }
 }
 
+const FORM: &str = "write `\"AD, test\" = { ours = \"fit.loss\", seed = 0.16, note = \"…\" }`";
+
+fn read_reference(params: &mut Params<'_>, node: &Node) -> Vec<Reference> {
+    let Data::Table(table) = &node.data else {
+        params.error_at(&node.origin, format!("`reference` must be a table, not {}", node.data.describe()), FORM);
+        return Vec::new();
+    };
+    table.0.iter().filter_map(|entry| read_figure(params, entry)).collect()
+}
+
+fn read_figure(params: &mut Params<'_>, entry: &Entry) -> Option<Reference> {
+    let Data::Table(fields) = &entry.node.data else {
+        let message = format!("a reference must be a table, not {}", entry.node.data.describe());
+        params.error_at(&entry.node.origin, message, FORM);
+        return None;
+    };
+    let mut figure = Reference { label: entry.name.clone(), ours: None, seed: String::new(), note: String::new() };
+    for field in &fields.0 {
+        match (field.name.as_str(), &field.node.data) {
+            ("ours", Data::Text(text)) if text.contains('.') => figure.ours = Some(text.clone()),
+            ("ours", _) => {
+                let help = "it is NAME.METRIC, such as \"ad.loss\"";
+                params.error_at(&field.node.origin, "`ours` must name a figure", help);
+            }
+            ("seed", Data::Text(text)) => figure.seed = text.clone(),
+            ("seed", Data::Float(number)) => figure.seed = number.to_string(),
+            ("seed", Data::Int(number)) => figure.seed = number.to_string(),
+            ("note", Data::Text(text)) => figure.note = text.clone(),
+            ("seed" | "note", other) => {
+                let message = format!("`{}` can't be {}", field.name, other.describe());
+                params.error_at(&field.node.origin, message, FORM);
+            }
+            (unknown, _) => {
+                let message = format!("unknown field `{unknown}` in a reference");
+                params.error_at(&field.name_origin, message, "known here: ours, seed, note");
+            }
+        }
+    }
+    if figure.ours.is_none() && figure.seed.is_empty() {
+        params.error_at(&entry.name_origin, format!("the reference `{}` says nothing", entry.name), FORM);
+    }
+    Some(figure)
+}
+
 impl Stage for Report {
-    fn run(&self, _context: &Context<'_>) -> Result<Artifact, StageError> {
-        Ok(Artifact::default())
+    fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
+        let html = build(&self.0, &context.inputs, context.cancel)?;
+        let mut artifact = Artifact::default();
+        artifact.files.insert(FILE.to_owned(), html.into_bytes());
+        Ok(artifact)
     }
 }

@@ -75,7 +75,7 @@ fn digits_named(label: &str) -> Arc<dyn Input> {
     artifact.files.insert("notes.txt".into(), b"as they came".to_vec());
     artifact.metrics.insert("train".into(), 3.0);
     artifact.facts.insert("classes".into(), serde_json::json!(["a", "b"]));
-    FakeInput::new(label, "load-data", artifact)
+    FakeInput::shared(label, "load-data", artifact)
 }
 
 struct Disk(PathBuf);

@@ -104,7 +104,7 @@ fn placeholders(word: &str) -> Vec<Range<usize>> {
 
 fn file_ranges(word: &str, place: Place, is_file: &dyn Fn(&str) -> bool) -> Vec<Range<usize>> {
     let candidates: Vec<Range<usize>> = match place {
-        Place::Program => vec![0..word.len()],
+        Place::Program => std::iter::once(0..word.len()).collect(),
         Place::Argument => {
             let after = word.find('=').map(|at| at + 1..word.len());
             [Some(0..word.len()), after].into_iter().flatten().collect()

@@ -1,0 +1,238 @@
+//! Line charts as inline SVG: one measure, a line per stage, its last value beside the name.
+
+use super::html::{Text, number};
+
+/// The drawing area, in the SVG's own units.
+const WIDTH: f64 = 460.0;
+const HEIGHT: f64 = 260.0;
+const LEFT: f64 = 54.0;
+const RIGHT: f64 = 12.0;
+const TOP: f64 = 10.0;
+const BOTTOM: f64 = 38.0;
+/// More points than this say nothing more at this size.
+const MOST_POINTS: usize = 400;
+/// From this ratio of the largest to the smallest value on, a logarithmic scale shows more.
+const LOG_RATIO: f64 = 6.0;
+
+/// One line: a value per epoch, from epoch 1 on.
+pub(super) struct Series {
+    /// What it is called.
+    pub(super) name: String,
+    /// Its values; those that are not finite leave a gap.
+    pub(super) values: Vec<f64>,
+}
+
+/// A chart of several series with its caption and its legend. Empty if there is no finite value.
+pub(super) fn lines(caption: &str, series: &[Series]) -> String {
+    let finite = || series.iter().flat_map(|s| &s.values).copied().filter(|v| v.is_finite());
+    let (low, high) = finite().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
+    let epochs = series.iter().map(|s| s.values.len()).max().unwrap_or(0);
+    if low > high || epochs == 0 {
+        return String::new();
+    }
+    let y = Scale::fit(low, high);
+    let mut out = String::from("<figure class=\"chart\"><figcaption>");
+    let kind = if y.log { " <small>log scale</small>" } else { "" };
+    out.push_str(&format!("<b>{}</b>{kind}</figcaption>\n", Text(caption)));
+    out.push_str(&format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", Text(caption)));
+    out.push_str(&axes(&y, epochs));
+    for (index, s) in series.iter().enumerate() {
+        out.push_str(&line(s, index, &y, epochs));
+    }
+    out.push_str("</svg>\n");
+    out.push_str(&legend(series));
+    out.push_str("</figure>\n");
+    out
+}
+
+/// The class of the n-th line: ten colours, then the same ones dashed.
+fn class(index: usize) -> String {
+    format!("s{} d{}", index % 10, index / 10 % 3)
+}
+
+fn legend(series: &[Series]) -> String {
+    let mut out = String::from("<ul class=\"legend\">");
+    for (index, s) in series.iter().enumerate() {
+        let last = s.values.last().map(|v| number(*v)).unwrap_or_default();
+        let key = format!(
+            "<svg viewBox=\"0 0 22 8\" aria-hidden=\"true\"><path class=\"{}\" d=\"M1 4H21\"/></svg>",
+            class(index)
+        );
+        out.push_str(&format!("<li>{key}{} <data>{last}</data></li>", Text(&s.name)));
+    }
+    out.push_str("</ul>");
+    out
+}
+
+fn x_of(epoch: usize, epochs: usize) -> f64 {
+    let share = if epochs > 1 { (epoch as f64 - 1.0) / (epochs as f64 - 1.0) } else { 0.5 };
+    LEFT + share * (WIDTH - LEFT - RIGHT)
+}
+
+fn line(series: &Series, index: usize, y: &Scale, epochs: usize) -> String {
+    let count = series.values.len();
+    let stride = count.div_ceil(MOST_POINTS).max(1);
+    let mut path = String::new();
+    let mut pen_down = false;
+    let mut drawn = 0;
+    for (at, value) in series.values.iter().enumerate() {
+        if !value.is_finite() {
+            pen_down = false;
+            continue;
+        }
+        if at % stride != 0 && at + 1 != count {
+            continue;
+        }
+        let command = if pen_down { 'L' } else { 'M' };
+        path.push_str(&format!("{command}{:.1} {:.1}", x_of(at + 1, epochs), y.place(*value)));
+        pen_down = true;
+        drawn += 1;
+    }
+    if drawn == 1 {
+        // A line of no length with round ends is a dot.
+        path.push_str("h0");
+    }
+    let dot = if drawn == 1 { " dot" } else { "" };
+    let title = Text(&series.name);
+    format!("<path class=\"{}{dot}\" d=\"{path}\"><title>{title}</title></path>", class(index))
+}
+
+fn axes(y: &Scale, epochs: usize) -> String {
+    let (left, right, bottom) = (LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM);
+    let mut out = String::new();
+    for tick in y.ticks() {
+        let at = y.place(tick);
+        out.push_str(&format!("<path class=\"grid\" d=\"M{left} {at:.1}H{right}\"/>"));
+        out.push_str(&format!("<text class=\"y\" x=\"{}\" y=\"{:.1}\">{}</text>", left - 6.0, at + 4.0, number(tick)));
+    }
+    for epoch in epoch_ticks(epochs) {
+        let at = x_of(epoch, epochs);
+        out.push_str(&format!("<path class=\"grid\" d=\"M{at:.1} {bottom}v4\"/>"));
+        out.push_str(&format!("<text class=\"x\" x=\"{at:.1}\" y=\"{}\">{epoch}</text>", bottom + 17.0));
+    }
+    out.push_str(&format!("<text class=\"x\" x=\"{:.1}\" y=\"{}\">epoch</text>", (left + right) / 2.0, HEIGHT - 4.0));
+    out
+}
+
+/// Epoch 1, the last, and round ones between.
+fn epoch_ticks(epochs: usize) -> Vec<usize> {
+    let step = nice_step(epochs as f64 / 5.0).max(1.0) as usize;
+    let between = (step..epochs).step_by(step).filter(|e| *e > 1 && epochs - e >= step.div_ceil(2));
+    let mut ticks: Vec<usize> = [1].into_iter().chain(between).chain([epochs]).collect();
+    ticks.dedup();
+    ticks
+}
+
+/// The smallest of 1, 2, 5 × 10ᵏ that is at least `least`.
+fn nice_step(least: f64) -> f64 {
+    let power = libm::pow(10.0, libm::floor(libm::log10(least)));
+    [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= least * (1.0 - 1e-9)).unwrap_or(10.0 * power)
+}
+
+/// From values to heights.
+struct Scale {
+    log: bool,
+    /// Of the axis; logarithms if `log`.
+    low: f64,
+    high: f64,
+}
+
+impl Scale {
+    fn fit(low: f64, high: f64) -> Self {
+        if low > 0.0 && high / low >= LOG_RATIO {
+            let (low, high) = (libm::log10(low), libm::log10(high));
+            let margin = (high - low) * 0.04;
+            return Self { log: true, low: low - margin, high: high + margin };
+        }
+        let low = if low > 0.0 && low < high * 0.5 { 0.0 } else { low };
+        // A flat line lies in the middle.
+        let margin = if high > low { (high - low) * 0.05 } else { (high.abs() * 0.1).max(1e-6) };
+        let bottom = if low == 0.0 && high > 0.0 { 0.0 } else { low - margin };
+        Self { log: false, low: bottom, high: high + margin }
+    }
+
+    fn place(&self, value: f64) -> f64 {
+        let value = if self.log { libm::log10(value) } else { value };
+        let share = (value - self.low) / (self.high - self.low);
+        HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
+    }
+
+    fn ticks(&self) -> Vec<f64> {
+        if !self.log {
+            let step = nice_step((self.high - self.low) / 5.0);
+            let first = libm::ceil(self.low / step - 1e-9) as i64;
+            let last = libm::floor(self.high / step + 1e-9) as i64;
+            return (first..=last).take(20).map(|i| round_to_step(i, step)).collect();
+        }
+        let decades = self.high - self.low;
+        let steps: &[f64] = match decades {
+            d if d < 1.5 => &[1.0, 2.0, 3.0, 5.0],
+            d if d < 4.0 => &[1.0, 3.0],
+            _ => &[1.0],
+        };
+        let powers = libm::floor(self.low) as i32..=libm::ceil(self.high) as i32;
+        let all = powers.flat_map(|p| steps.iter().map(move |s| times_power(*s, p)));
+        all.filter(|v| (self.low..=self.high).contains(&libm::log10(*v))).collect()
+    }
+}
+
+/// `i · step`, without the noise that the product would have: 0.3, not 0.30000000000000004.
+fn round_to_step(i: i64, step: f64) -> f64 {
+    let digits = (-libm::floor(libm::log10(step))).max(0.0) as usize;
+    format!("{:.*}", digits, i as f64 * step).parse().unwrap_or(i as f64 * step)
+}
+
+fn times_power(digit: f64, power: i32) -> f64 {
+    format!("{digit}e{power}").parse().unwrap_or(digit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_loss_that_falls_far_is_drawn_on_a_log_scale() {
+        let falling = Scale::fit(0.06, 0.9);
+        assert!(falling.log);
+        assert_eq!(falling.ticks(), [0.1, 0.2, 0.3, 0.5, 1.0]);
+        let flat = Scale::fit(17.0, 24.0);
+        assert!(!flat.log);
+        assert_eq!(flat.ticks(), [18.0, 20.0, 22.0, 24.0]);
+    }
+
+    #[test]
+    fn epochs_are_marked_at_round_numbers_and_both_ends() {
+        assert_eq!(epoch_ticks(1), [1]);
+        assert_eq!(epoch_ticks(2), [1, 2]);
+        assert_eq!(epoch_ticks(100), [1, 20, 40, 60, 80, 100]);
+        assert_eq!(epoch_ticks(7), [1, 2, 4, 6, 7]);
+    }
+
+    #[test]
+    fn nothing_to_draw_draws_nothing() {
+        assert_eq!(lines("loss", &[]), "");
+        assert_eq!(lines("loss", &[Series { name: "a".into(), values: vec![f64::NAN] }]), "");
+    }
+
+    #[test]
+    fn names_are_escaped() {
+        let chart = lines("a<b", &[Series { name: "<script>".into(), values: vec![1.0] }]);
+        assert!(!chart.contains("<script>") && chart.contains("a&lt;b"), "{chart}");
+    }
+
+    proptest! {
+        #[test]
+        fn every_line_stays_in_the_drawing(values in prop::collection::vec(-1e6f64..1e6, 1..900)) {
+            let chart = lines("x", &[Series { name: "a".into(), values: values.clone() }]);
+            let path = chart.split(" d=\"M").nth(1).unwrap();
+            prop_assert!(!path.contains("NaN") && !path.contains("inf"));
+            let (low, high) = values.iter().fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
+            let y = Scale::fit(low, high);
+            for v in values {
+                prop_assert!((0.0..=HEIGHT).contains(&y.place(v)), "{v} at {}", y.place(v));
+            }
+            prop_assert!(y.ticks().len() <= 20);
+        }
+    }
+}

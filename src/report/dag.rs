@@ -1,0 +1,163 @@
+//! The pipeline's graph as inline SVG, from left to right.
+//!
+//! A point stands in the column of its longest way from a source. Within a column, points stand in the order of the mean
+//! height of what they read (one barycentre sweep), which keeps most edges from crossing.
+
+use std::collections::BTreeMap;
+
+use super::html::Text;
+use super::overlay::StageOverlay;
+
+const BOX_WIDTH: f64 = 164.0;
+const BOX_HEIGHT: f64 = 38.0;
+const COLUMN: f64 = 214.0;
+const ROW: f64 = 50.0;
+const MARGIN: f64 = 8.0;
+/// Characters that fit into a box.
+const NAME_LENGTH: usize = 23;
+
+/// The graph; empty if there is nothing to draw.
+pub(super) fn draw(stages: &[StageOverlay]) -> String {
+    let places = layout(stages);
+    let (Some(columns), Some(rows)) =
+        (places.iter().map(|p| p.0).max(), places.iter().map(|p| p.1).max_by(f64::total_cmp))
+    else {
+        return String::new();
+    };
+    let width = MARGIN * 2.0 + columns as f64 * COLUMN + BOX_WIDTH;
+    let height = MARGIN * 2.0 + rows * ROW + BOX_HEIGHT;
+    let corner = |at: usize| (MARGIN + places[at].0 as f64 * COLUMN, MARGIN + places[at].1 * ROW);
+    let index: BTreeMap<&str, usize> = stages.iter().enumerate().map(|(at, s)| (s.name.as_str(), at)).collect();
+    let mut out = String::from("<div class=\"wide\" tabindex=\"0\">");
+    out.push_str(&format!(
+        "<svg class=\"dag\" viewBox=\"0 0 {width} {height}\" style=\"width:{width}px\" role=\"img\" aria-label=\"the pipeline's stages\">"
+    ));
+    for (at, stage) in stages.iter().enumerate() {
+        for from in stage.inputs.iter().filter_map(|name| index.get(name.as_str())) {
+            out.push_str(&edge(corner(*from), corner(at)));
+        }
+    }
+    for (at, stage) in stages.iter().enumerate() {
+        out.push_str(&node(stage, corner(at)));
+    }
+    out.push_str("</svg></div>\n");
+    out
+}
+
+fn edge((from_x, from_y): (f64, f64), (to_x, to_y): (f64, f64)) -> String {
+    let (x1, y1) = (from_x + BOX_WIDTH, from_y + BOX_HEIGHT / 2.0);
+    let y2 = to_y + BOX_HEIGHT / 2.0;
+    let bend = (COLUMN - BOX_WIDTH) * 0.7;
+    format!("<path class=\"edge\" d=\"M{x1} {y1:.1}C{} {y1:.1} {} {y2:.1} {to_x} {y2:.1}\"/>", x1 + bend, to_x - bend)
+}
+
+fn node(stage: &StageOverlay, (x, y): (f64, f64)) -> String {
+    let state = stage.state.word();
+    let (name, point) = stage.name.split_once('@').unwrap_or((&stage.name, ""));
+    let second = if point.is_empty() { &stage.kind } else { point };
+    let title = format!("{} ({}): {state}", stage.name, stage.kind);
+    let mut out = format!("<g class=\"node {state}\"><title>{}</title>", Text(&title));
+    out.push_str(&format!("<rect x=\"{x}\" y=\"{y:.1}\" width=\"{BOX_WIDTH}\" height=\"{BOX_HEIGHT}\" rx=\"3\"/>"));
+    for (line, baseline, class) in [(name, 16.0, "name"), (second, 30.0, "point")] {
+        let text = shortened(line);
+        out.push_str(&format!(
+            "<text class=\"{class}\" x=\"{}\" y=\"{:.1}\">{}</text>",
+            x + 8.0,
+            y + baseline,
+            Text(&text)
+        ));
+    }
+    out.push_str("</g>");
+    out
+}
+
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= NAME_LENGTH {
+        return text.to_owned();
+    }
+    text.chars().take(NAME_LENGTH - 1).chain(['…']).collect()
+}
+
+/// Column and row of each stage.
+fn layout(stages: &[StageOverlay]) -> Vec<(usize, f64)> {
+    let index: BTreeMap<&str, usize> = stages.iter().enumerate().map(|(at, s)| (s.name.as_str(), at)).collect();
+    let inputs: Vec<Vec<usize>> =
+        stages.iter().map(|s| s.inputs.iter().filter_map(|n| index.get(n.as_str()).copied()).collect()).collect();
+    let mut column = vec![0; stages.len()];
+    // Plan order makes one pass enough; a list in another order needs at most as many as it has stages.
+    for _ in 0..stages.len() {
+        let mut changed = false;
+        for at in 0..stages.len() {
+            let wanted = inputs[at].iter().map(|i| column[*i] + 1).max().unwrap_or(0);
+            if wanted > column[at] && wanted < stages.len() {
+                column[at] = wanted;
+                changed = true;
+            }
+        }
+        if !changed {
+            break;
+        }
+    }
+    let last = column.iter().copied().max().unwrap_or(0);
+    let mut row = vec![0.0; stages.len()];
+    let tallest = (0..=last).map(|c| column.iter().filter(|x| **x == c).count()).max().unwrap_or(0);
+    for current in 0..=last {
+        let mut here: Vec<usize> = (0..stages.len()).filter(|at| column[*at] == current).collect();
+        let mean = |at: usize| inputs[at].iter().map(|i| row[*i]).sum::<f64>() / inputs[at].len().max(1) as f64;
+        let means: BTreeMap<usize, f64> = here.iter().map(|at| (*at, mean(*at))).collect();
+        here.sort_by(|a, b| means[a].total_cmp(&means[b]).then(a.cmp(b)));
+        let top = (tallest - here.len()) as f64 / 2.0;
+        for (position, at) in here.into_iter().enumerate() {
+            row[at] = top + position as f64;
+        }
+    }
+    column.into_iter().zip(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::overlay::StageState;
+    use super::*;
+    use crate::value::Values;
+
+    fn stage(name: &str, inputs: &[&str]) -> StageOverlay {
+        StageOverlay {
+            name: name.to_owned(),
+            kind: "decode".to_owned(),
+            params: Values::new(),
+            state: StageState::Ran,
+            seconds: None,
+            inputs: inputs.iter().map(|s| (*s).to_owned()).collect(),
+            metrics: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_stage_stands_right_of_all_it_reads() {
+        // Not in plan order.
+        let stages = [stage("c", &["a", "b"]), stage("b", &["a"]), stage("a", &[]), stage("d", &["a", "gone"])];
+        let places = layout(&stages);
+        assert_eq!(places.iter().map(|p| p.0).collect::<Vec<_>>(), [2, 1, 0, 1]);
+        assert_ne!(places[1].1, places[3].1);
+    }
+
+    #[test]
+    fn no_two_stages_share_a_place() {
+        let names: Vec<String> = (0..30).map(|i| format!("s{i}")).collect();
+        let stages: Vec<StageOverlay> = (0..30)
+            .map(|i| stage(&names[i], &if i > 2 { vec![names[i / 2].as_str(), &names[i / 3]] } else { vec![] }))
+            .collect();
+        let mut places: Vec<String> = layout(&stages).iter().map(|p| format!("{p:?}")).collect();
+        places.sort();
+        places.dedup();
+        assert_eq!(places.len(), 30);
+    }
+
+    #[test]
+    fn names_are_escaped_and_long_ones_shortened() {
+        let svg = draw(&[stage("<b>", &[]), stage("sweep@distribution=exponential,lr=0.001", &["<b>"])]);
+        assert!(svg.contains("&lt;b&gt;") && !svg.contains("<b>"));
+        assert!(svg.contains(">distribution=exponenti…<"), "{svg}");
+        assert_eq!(draw(&[]), "");
+    }
+}

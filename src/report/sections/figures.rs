@@ -1,0 +1,116 @@
+//! The figures: ours beside the seed's, and every metric of every input, a table per kind.
+
+use std::collections::BTreeSet;
+
+use super::Item;
+use crate::diagnostic::nearest;
+use crate::report::Spec;
+use crate::report::html::{Cell, Table, Text, number};
+use crate::stage::StageError;
+
+/// Metrics in the order in which a reader wants them; others follow by name.
+const ORDER: [&str; 9] =
+    ["loss_first", "loss", "loss_sampled", "reconstruction", "kl", "rmse", "psnr", "knn_purity", "knn_recall"];
+/// Facts that tell inputs of one kind apart.
+const FACTS: [&str; 10] =
+    ["source", "distribution", "split", "latent_dim", "what", "scale", "from", "to", "mode", "perplexity"];
+/// Kinds in the order of an experiment; others follow by name.
+const KINDS: [(&str, &str); 8] = [
+    ("load-data", "Data"),
+    ("train-ad", "Auto-decoders"),
+    ("train-vad", "Variational auto-decoders"),
+    ("fit-latents", "Fitted latents"),
+    ("tsne", "t-SNE"),
+    ("decode", "Decoded latents"),
+    ("interpolate", "Interpolations"),
+    ("command", "Commands"),
+];
+const READING: &str = "<p class=\"note\"><b>loss</b> is ‖x − x̂‖<sub>F</sub> divided by the number of elements of a batch, \
+    averaged over batches (grey levels 0–255); it falls with the square root of the batch size. <b>rmse</b>, in grey \
+    levels, and <b>psnr</b>, in dB, do not. <b>kl</b> is a mean over samples and latent dimensions.</p>\n";
+
+pub(super) fn render(spec: &Spec, items: &[Item<'_>]) -> Result<String, StageError> {
+    let mut out = beside(spec, items)?;
+    let mut kinds: Vec<(&str, &str)> = KINDS.to_vec();
+    let others: BTreeSet<&str> = items.iter().map(Item::kind).filter(|k| KINDS.iter().all(|(n, _)| n != k)).collect();
+    kinds.extend(others.into_iter().map(|kind| (kind, kind)));
+    let mut losses = false;
+    for (kind, title) in kinds {
+        let members: Vec<&Item<'_>> = items.iter().filter(|i| i.kind() == kind).collect();
+        if members.iter().any(|i| !i.manifest().metrics.is_empty()) {
+            losses |= members.iter().any(|i| i.manifest().metrics.contains_key("rmse"));
+            out.push_str(&table(title, &members));
+        }
+    }
+    if losses {
+        out.push_str(READING);
+    }
+    Ok(out)
+}
+
+fn table(title: &str, items: &[&Item<'_>]) -> String {
+    let names: BTreeSet<&str> = items.iter().flat_map(|i| i.manifest().metrics.keys()).map(String::as_str).collect();
+    let ordered = ORDER.into_iter().filter(|n| names.contains(n));
+    let metrics: Vec<&str> = ordered.chain(names.iter().copied().filter(|n| !ORDER.contains(n))).collect();
+    let facts: Vec<&str> = FACTS.into_iter().filter(|f| items.iter().any(|i| i.fact(f).is_some())).collect();
+    let mut table = Table::default();
+    table.column("stage", false);
+    facts.iter().for_each(|fact| {
+        table.column(&fact.replace('_', " "), false);
+    });
+    metrics.iter().for_each(|metric| {
+        table.column(&metric.replace('_', " "), true);
+    });
+    for item in items {
+        let mut cells = vec![Cell::text(&item.name)];
+        cells.extend(facts.iter().map(|fact| Cell::text(&item.fact(fact).unwrap_or_default())));
+        cells.extend(metrics.iter().map(|metric| Cell::number(item.manifest().metrics.get(*metric).copied())));
+        table.row(cells);
+    }
+    table.render(title)
+}
+
+fn beside(spec: &Spec, items: &[Item<'_>]) -> Result<String, StageError> {
+    if spec.reference.is_empty() {
+        return Ok(String::new());
+    }
+    let mut table = Table::default();
+    table.column("figure", false).column("ours", true).column("seed’s", true).column("note", false);
+    for figure in &spec.reference {
+        let ours = figure.ours.as_deref().map(|name| find(name, items)).transpose()?;
+        let title = figure.ours.as_deref().unwrap_or_default();
+        let shown = ours.map(number).unwrap_or_default();
+        let exact = ours.map(|v| v.to_string()).unwrap_or_default();
+        let html = format!("<span title=\"{} = {exact}\">{shown}</span>", Text(title));
+        let ours = if figure.ours.is_some() { Cell::html(html, exact) } else { Cell::text("") };
+        table.row(vec![Cell::text(&figure.label), ours, Cell::text(&figure.seed), Cell::text(&figure.note)]);
+    }
+    Ok(table.render("Ours beside the seed’s"))
+}
+
+/// The value of `NAME.METRIC`. A name may hold dots, a metric of ours does not.
+fn find(wanted: &str, items: &[Item<'_>]) -> Result<f64, StageError> {
+    let named = |name: fn(&Item<'_>) -> String| {
+        let metrics = move |i: &Item<'_>| {
+            let name = name(i);
+            i.manifest().metrics.iter().map(|(m, v)| (format!("{name}.{m}"), *v)).collect::<Vec<_>>()
+        };
+        items.iter().flat_map(metrics).collect::<Vec<_>>()
+    };
+    let shown = named(|i| i.name.clone());
+    if let Some((_, value)) = shown.iter().find(|(name, _)| name == wanted) {
+        return Ok(*value);
+    }
+    // A stage that stands alone in its role may also be called by its own name.
+    if let Some((_, value)) = named(|i| i.input.label().to_owned()).iter().find(|(name, _)| name == wanted) {
+        return Ok(*value);
+    }
+    let hint = match nearest(wanted, shown.iter().map(|(name, _)| name.as_str())) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "write NAME.METRIC, with the name of a stage in the report's inputs".to_owned(),
+    };
+    Err(StageError::bad_input(
+        format!("`reference` names the figure `{wanted}`, which no input of the report has"),
+        hint,
+    ))
+}
