@@ -1,1 +1,3 @@
-//! To be written.
+//! Numerical work on plain slices.
+
+pub mod tsne;
