@@ -23,3 +23,4 @@ pub mod kernel;
 pub mod norm;
 pub mod tail;
 pub mod transposed;
+pub mod tsne;

@@ -1,0 +1,120 @@
+//! t-SNE as a whole.
+
+use super::*;
+
+/// `blobs` far-apart balls of `each` points in `d` dimensions, in turn.
+fn blobs(blobs: usize, each: usize, d: usize) -> Vec<f32> {
+    let mut points = vec![0.0; blobs * each * d];
+    Streams::new(11).stream("points", 0, 0).normals(&mut points);
+    for (i, point) in points.chunks_exact_mut(d).enumerate() {
+        point[i % blobs % d] += 40.0;
+    }
+    points
+}
+
+fn go_on(_: usize, _: Option<f64>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn settings(iterations: usize) -> Settings {
+    Settings { perplexity: 15.0, iterations, exaggeration: 12.0 }
+}
+
+/// The part of 10-nearest neighbours in the map that are of the same blob.
+fn purity(map: &Embedding, blobs: usize) -> f64 {
+    let flat: Vec<f32> = map.coordinates.iter().flatten().copied().collect();
+    let n = map.coordinates.len();
+    let near = neighbours(&flat, n, 2, 10, &mut || ControlFlow::Continue(())).unwrap();
+    let right = (0..n).map(|i| near.of(i).iter().filter(|j| **j as usize % blobs == i % blobs).count()).sum::<usize>();
+    right as f64 / (n * near.k) as f64
+}
+
+#[test]
+fn far_apart_blobs_stay_apart() {
+    let points = blobs(3, 100, 8);
+    let map = embed(&points, 300, 8, &settings(500), Streams::new(1), &mut go_on).unwrap();
+    assert_eq!(purity(&map, 3), 1.0);
+    assert!(map.kl > 0.0 && map.kl < 1.0, "{}", map.kl);
+    let sum = map.coordinates.iter().fold([0.0f32; 2], |s, p| [s[0] + p[0], s[1] + p[1]]);
+    assert!(sum.iter().all(|s| s.abs() < 0.1), "centred: {sum:?}");
+}
+
+#[test]
+fn the_mesh_finds_a_map_as_good_as_all_pairs_do() {
+    let points = blobs(6, 100, 12);
+    let p = |grid: bool| {
+        let neighbours = neighbours(&points, 600, 12, 45, &mut || ControlFlow::Continue(())).unwrap();
+        let p = affinities::affinities(&neighbours, 600, 45, 15.0);
+        let mut descent = Descent::new(start::start(&points, 600, 12, &mut Streams::new(1).stream("", 0, 0)));
+        descent.grid = grid.then(grid::Grid::default);
+        for step in 0..500 {
+            let exaggeration = if step < 200 { 12.0 } else { 1.0 };
+            let z = descent.forces(&p);
+            descent.step(exaggeration, z, 600.0 / exaggeration);
+        }
+        let z = forces::repulsion(&descent.points, &mut descent.push);
+        forces::divergence(&p, &descent.points, z)
+    };
+    let (exact, mesh) = (p(false), p(true));
+    assert!((mesh / exact - 1.0).abs() < 0.03, "{mesh} against {exact}");
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    for (blob, n) in [(150, 450), (1010, 3030)] {
+        let points = blobs(3, blob, 6);
+        let with = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| embed(&points, n, 6, &settings(60), Streams::new(1), &mut go_on).unwrap())
+        };
+        let one = with(1);
+        assert_eq!(one, with(2));
+        assert_eq!(one, with(3));
+        let other = embed(&points, n, 6, &settings(60), Streams::new(2), &mut go_on).unwrap();
+        assert_ne!(one.coordinates, other.coordinates, "the seed counts");
+    }
+}
+
+#[test]
+fn few_points_and_strange_ones_make_no_trouble() {
+    for n in 0..8 {
+        for d in [1, 3] {
+            let distinct: Vec<f32> = (0..n * d).map(|i| (i * i) as f32).collect();
+            for points in [distinct, vec![2.0; n * d]] {
+                let map = embed(&points, n, d, &settings(300), Streams::new(1), &mut go_on).unwrap();
+                assert_eq!(map.coordinates.len(), n);
+                assert!(map.coordinates.iter().flatten().all(|v| v.is_finite()), "{n} points: {:?}", map.coordinates);
+                assert!(map.kl.is_finite());
+            }
+        }
+    }
+    // Two heaps of equal points.
+    let points: Vec<f32> = (0..200).map(|i| (i % 2) as f32).collect();
+    let map = embed(&points, 200, 1, &settings(300), Streams::new(1), &mut go_on).unwrap();
+    assert!(map.coordinates.iter().flatten().all(|v| v.is_finite()));
+    assert_eq!(purity(&map, 2), 1.0);
+}
+
+#[test]
+fn it_tells_how_far_it_is_and_stops_when_told() {
+    let points = blobs(3, 20, 4);
+    let mut heard = vec![];
+    embed(&points, 60, 4, &settings(120), Streams::new(1), &mut |step, kl| {
+        heard.extend(kl.map(|kl| (step, kl)));
+        ControlFlow::Continue(())
+    });
+    assert_eq!(heard.iter().map(|h| h.0).collect::<Vec<_>>(), [50, 100, 120]);
+    assert!(heard[2].1 < heard[0].1, "{heard:?}");
+    let mut steps = 0;
+    let map = embed(&points, 60, 4, &settings(120), Streams::new(1), &mut |step, _| {
+        steps = step;
+        if step < 7 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    assert!(map.is_none() && steps == 7);
+}
+
+#[test]
+fn the_perplexity_is_lowered_for_few_points() {
+    let s = Settings { perplexity: 30.0, iterations: 0, exaggeration: 12.0 };
+    assert_eq!([2, 10, 91, 1000].map(|n| s.perplexity_for(n)), [1.0, 3.0, 30.0, 30.0]);
+}
