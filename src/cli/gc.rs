@@ -41,7 +41,7 @@ pub(super) fn gc(args: &GcArgs, global: &Global, ui: &Ui) -> Result<()> {
             "dry_run": args.dry_run, "bytes_before": report.bytes_before, "bytes_after": report.bytes_after,
             "freed_bytes": report.freed_bytes(), "results_kept": report.results_kept,
             "results_removed": report.results_removed, "states_kept": report.states_kept,
-            "states_removed": report.states_removed, "runs_removed": report.runs_removed,
+            "states_removed": report.states_removed,
         }));
     }
     let (would, about) = if args.dry_run { ("would free", "about ") } else { ("freed", "") };

@@ -15,7 +15,7 @@ use crate::stage::{Chain, Position, Saved};
 use crate::store::{StatePosition, Store};
 
 /// The chain of one training, as the runner keeps it.
-pub struct StoredChain<'a> {
+pub(crate) struct StoredChain<'a> {
     store: &'a Arc<Store>,
     listener: &'a dyn Listener,
     stage: &'a str,
@@ -34,7 +34,7 @@ struct Moving {
 }
 
 /// What a chain is made of.
-pub struct ChainSettings<'a> {
+pub(crate) struct ChainSettings<'a> {
     /// state(0) … state(n).
     pub states: Vec<Key>,
     /// Only states of this class are continued.
@@ -49,14 +49,14 @@ pub struct ChainSettings<'a> {
 
 impl<'a> StoredChain<'a> {
     /// The chain of `stage`.
-    pub fn new(store: &'a Arc<Store>, listener: &'a dyn Listener, stage: &'a str, settings: ChainSettings<'a>) -> Self {
+    pub(crate) fn new(store: &'a Arc<Store>, listener: &'a dyn Listener, stage: &'a str, settings: ChainSettings<'a>) -> Self {
         let ChainSettings { states, numerics, pinned, interval, fresh } = settings;
         let moving = Moving { last_save: Instant::now(), resumed_at: None };
         Self { store, listener, stage, states, numerics, pinned, interval, fresh, moving: Mutex::new(moving) }
     }
 
     /// The epoch where this run took the training up, if it continued one.
-    pub fn resumed_at(&self) -> Option<u64> {
+    pub(crate) fn resumed_at(&self) -> Option<u64> {
         self.lock().resumed_at
     }
 
@@ -112,7 +112,7 @@ impl Chain for StoredChain<'_> {
 
 /// The epochs at which the chains of several trainings part, for each of them. `chains` gives each training's state keys,
 /// made with stand-ins for inputs that are not known yet; equal prefixes are equal keys.
-pub fn branches(chains: &BTreeMap<usize, Vec<Key>>) -> BTreeMap<usize, BTreeSet<u64>> {
+pub(crate) fn branches(chains: &BTreeMap<usize, Vec<Key>>) -> BTreeMap<usize, BTreeSet<u64>> {
     let mut successors: BTreeMap<Key, BTreeSet<Option<Key>>> = BTreeMap::new();
     for states in chains.values() {
         for (i, state) in states.iter().enumerate() {

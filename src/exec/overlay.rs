@@ -11,13 +11,13 @@ use crate::event::Event;
 use crate::exec::schedule::{Fate, Scheduler};
 use crate::exec::worker::Shared;
 use crate::key::Segment;
-use crate::report::{RunOverlay, RunStage, StageState, overlay};
+use crate::report::{RunOverlay, StageOverlay, StageState, overlay};
 use crate::spec::Point;
 use crate::store::StoreError;
 use crate::value::{Value, Values};
 
 /// The name of a report's page among the files of its artifact.
-const PAGE: &str = "report.html";
+const PAGE: &str = crate::stages::report::FILE;
 
 /// Writes `DIR/<point>.html` for every wanted report that is there. Damaged pages are made again.
 pub(crate) fn write_reports(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, dir: &Path) -> Result<()> {
@@ -67,12 +67,12 @@ fn run_overlay(scheduler: &Scheduler<'_>, shared: &Shared<'_>) -> RunOverlay {
         let spec = &shared.spec.points[*point];
         let record = scheduler.records.get(point);
         let inputs = shared.spec.points[*point].inputs.values().flat_map(|i| i.indices());
-        RunStage {
+        StageOverlay {
             name: spec.name.clone(),
             kind: spec.parsed.kind.name().to_owned(),
             params: shown_params(spec),
             state: match scheduler.fates[point] {
-                Fate::Executed => StageState::Executed,
+                Fate::Executed => StageState::Ran,
                 Fate::Cached => StageState::Cached,
                 Fate::Failed => StageState::Failed,
                 _ => StageState::Skipped,

@@ -42,7 +42,7 @@ pub struct StageOverlay {
     pub params: Values,
     /// What became of it.
     pub state: StageState,
-    /// How long it took in this run; none if it did not run.
+    /// How long it took when it ran: in this run, or, if it was cached, in the run that made it.
     pub seconds: Option<f64>,
     /// The names of the points it reads.
     pub inputs: Vec<String>,

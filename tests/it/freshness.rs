@@ -63,7 +63,8 @@ fn reformatting_reruns_nothing() {
     // Another order of stages and fields, comments, white space, other spellings of the same numbers.
     let (head, stages) = MINI.split_once("[stages.data]").expect("a stage");
     let (data, rest) = stages.split_once("[stages.ad]").expect("a stage");
-    let rest = rest.replace("kl_weight = 0.5", "kl_weight = 5e-1 # half").replace("latent_dim = 6", "latent_dim    =   0b110");
+    let rest =
+        rest.replace("kl_weight = 0.5", "kl_weight = 5e-1 # half").replace("latent_dim = 6", "latent_dim    =   0b110");
     let text = format!("# a comment\n{head}\n\n[stages.ad]{rest}\n[stages.data] # the data\n{data}");
     desk.write("p.toml", &text.replace("train = 40\ntest = 20", "test = 2_0\ntrain = 4_0"));
     assert_eq!(desk.run(&[]).executed(), [""; 0]);
@@ -104,11 +105,10 @@ fn an_input_that_came_out_the_same_stops_the_wave() {
 #[test]
 fn targets_run_what_they_need_and_no_more() {
     let desk = Desk::new(MINI);
-    assert_eq!(desk.run(&["fit@distribution=uniform"]).executed(), [
-        "data",
-        "vad@distribution=uniform",
-        "fit@distribution=uniform"
-    ]);
+    assert_eq!(
+        desk.run(&["fit@distribution=uniform"]).executed(),
+        ["data", "vad@distribution=uniform", "fit@distribution=uniform"]
+    );
     assert_eq!(desk.run(&["fit@*"]).executed(), ["vad@distribution=gaussian", "fit@distribution=gaussian"]);
 }
 
@@ -129,7 +129,10 @@ fn force_and_rerun_make_results_again_with_the_same_bytes() {
 fn a_dry_run_says_what_the_run_then_does() {
     let desk = Desk::new(MINI);
     desk.run(&["ad"]);
-    desk.edit("latent_dim = 6\nchannels = [16, 12, 8, 8]\n\n[stages.vad]", "latent_dim = 5\nchannels = [16, 12, 8, 8]\n\n[stages.vad]");
+    desk.edit(
+        "latent_dim = 6\nchannels = [16, 12, 8, 8]\n\n[stages.vad]",
+        "latent_dim = 5\nchannels = [16, 12, 8, 8]\n\n[stages.vad]",
+    );
     let dry = desk.vadpipe(["run", "p.toml", "-n", "--json"]);
     let plan = desk.vadpipe(["plan", "p.toml", "--json"]);
     assert_eq!(dry.out, plan.out);
@@ -151,7 +154,13 @@ fn plan_check_tells_a_script_whether_anything_would_run() {
 fn the_cache_is_shared_by_content_between_pipelines() {
     let desk = Desk::new(MINI);
     desk.run(&["ad"]);
-    desk.write("other.toml", &MINI.replace("name = \"mini\"", "name = \"other\"").replace("stages.ad", "stages.renamed").replace("\"ad\"", "\"renamed\""));
+    desk.write(
+        "other.toml",
+        &MINI
+            .replace("name = \"mini\"", "name = \"other\"")
+            .replace("stages.ad", "stages.renamed")
+            .replace("\"ad\"", "\"renamed\""),
+    );
     let said = desk.vadpipe(["plan", "other.toml", "renamed", "--json"]);
     let plan: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");
     assert!(plan["stages"].as_array().expect("stages").iter().all(|s| s["state"] == "hit"), "{plan}");
@@ -163,7 +172,8 @@ fn no_input_may_be_anything_but_content() {
     let (a, b) = (Desk::new(MINI), Desk::new(MINI));
     a.run(&["ad", "vad"]);
     b.run(&["ad", "vad", "-j", "1", "--threads", "1"]);
-    let keys = |desk: &Desk| desk.plan(&["ad", "vad"]).into_iter().map(|(n, s)| (n, text(&s["key"]))).collect::<Vec<_>>();
+    let keys =
+        |desk: &Desk| desk.plan(&["ad", "vad"]).into_iter().map(|(n, s)| (n, text(&s["key"]))).collect::<Vec<_>>();
     assert_eq!(keys(&a), keys(&b));
 }
 
