@@ -43,6 +43,7 @@ use crate::stage::{ParsedStage, Registry};
 use crate::value::{Data, Entry, Node, Table, Value};
 
 /// A pipeline: typed, expanded, and known to be right as far as its text tells.
+#[derive(Debug)]
 pub struct Spec {
     /// The texts it was made of: the file, then each override.
     pub sources: Sources,
@@ -176,6 +177,15 @@ pub struct Point {
     pub origin: Origin,
 }
 
+impl fmt::Debug for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, parsed, seed, inputs, .. } = self;
+        let mut out = f.debug_struct("Point");
+        out.field("name", name).field("kind", &parsed.kind.name()).field("params", &parsed.params);
+        out.field("seed", seed).field("inputs", inputs).finish_non_exhaustive()
+    }
+}
+
 /// What stands in a role of a point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PointInput {
@@ -211,9 +221,12 @@ pub fn load(
     let mut diagnostics = Diagnostics::default();
     let file = sources.add(file_name, text);
     let mut root = read::document(text, file, &mut diagnostics);
+    let broken = !diagnostics.is_empty();
     overrides::apply(overrides, &mut root, &mut sources, &mut diagnostics);
-    // What a broken text seems to say would only bring errors that are none.
-    errors::finish(std::mem::take(&mut diagnostics), &sources)?;
+    if broken {
+        // What a broken text seems to say would only bring errors that are none.
+        errors::finish(std::mem::take(&mut diagnostics), &sources)?;
+    }
     let found = typed(&root, &sources, registry, &mut diagnostics);
     errors::finish(diagnostics, &sources)?;
     let (pipeline, stages, points) = found;
