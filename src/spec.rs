@@ -10,7 +10,8 @@
 //! - `matrix`: axes and their values, and how a value is written in a point's name.
 //! - `stages`: the runner's own fields of a stage's table (`kind`, `inputs`, `matrix`, `at`, `seed`).
 //! - `axes`: which axes each stage has, in dependency order, and which combinations.
-//! - `expand`: one point for each combination, its parameters parsed by its kind, its inputs linked.
+//! - `parameters`: a stage's parameters with its `at` laid over them, parsed by its kind.
+//! - `expand`: one point for each combination, its inputs linked.
 //!
 //! Whoever finds something wrong adds a diagnostic and goes on with the rest, so that all errors are reported together.
 //! Cost is linear in the text and in the number of points: stages and points are indices, and a stage's parameters are
