@@ -10,7 +10,8 @@
 //! - `matrix`: axes and their values, and how a value is written in a point's name.
 //! - `stages`: the runner's own fields of a stage's table (`kind`, `inputs`, `matrix`, `at`, `seed`).
 //! - `axes`: which axes each stage has, in dependency order, and which combinations.
-//! - `expand`: one point for each combination, its parameters parsed by its kind, its inputs linked.
+//! - `parameters`: a stage's parameters with its `at` laid over them, parsed by its kind.
+//! - `expand`: one point for each combination, its inputs linked.
 //!
 //! Whoever finds something wrong adds a diagnostic and goes on with the rest, so that all errors are reported together.
 //! Cost is linear in the text and in the number of points: stages and points are indices, and a stage's parameters are
@@ -43,6 +44,7 @@ use crate::stage::{ParsedStage, Registry};
 use crate::value::{Data, Entry, Node, Table, Value};
 
 /// A pipeline: typed, expanded, and known to be right as far as its text tells.
+#[derive(Debug)]
 pub struct Spec {
     /// The texts it was made of: the file, then each override.
     pub sources: Sources,
@@ -176,6 +178,15 @@ pub struct Point {
     pub origin: Origin,
 }
 
+impl fmt::Debug for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, parsed, seed, inputs, .. } = self;
+        let mut out = f.debug_struct("Point");
+        out.field("name", name).field("kind", &parsed.kind.name()).field("params", &parsed.params);
+        out.field("seed", seed).field("inputs", inputs).finish_non_exhaustive()
+    }
+}
+
 /// What stands in a role of a point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PointInput {
@@ -211,9 +222,12 @@ pub fn load(
     let mut diagnostics = Diagnostics::default();
     let file = sources.add(file_name, text);
     let mut root = read::document(text, file, &mut diagnostics);
+    let broken = !diagnostics.is_empty();
     overrides::apply(overrides, &mut root, &mut sources, &mut diagnostics);
-    // What a broken text seems to say would only bring errors that are none.
-    errors::finish(std::mem::take(&mut diagnostics), &sources)?;
+    if broken {
+        // What a broken text seems to say would only bring errors that are none.
+        errors::finish(std::mem::take(&mut diagnostics), &sources)?;
+    }
     let found = typed(&root, &sources, registry, &mut diagnostics);
     errors::finish(diagnostics, &sources)?;
     let (pipeline, stages, points) = found;

@@ -2,6 +2,9 @@
 //!
 //! An axis is known by its index: those of `[matrix]` first, then those of the stages in the order of the file, each in the
 //! order it is written. That is also their order in names. A value is known by its index in its axis.
+//!
+//! `exclude` takes away from the product of `[matrix]` every combination that has all coordinates of one of its tables;
+//! then `include` adds its tables, each a whole combination, whose values need not be in the axes' lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -24,9 +24,9 @@ pub(super) struct Draft<'a> {
     pub(super) origin: &'a Origin,
     /// Its table.
     pub(super) table: &'a Table,
-    /// Its kind's name, and the kind if there is one of that name.
+    /// Its kind's name; empty where none can be read.
     pub(super) kind_name: String,
-    /// See above.
+    /// The kind of that name, if there is one.
     pub(super) kind: Option<Arc<dyn StageKind>>,
     /// Its inputs. What names no stage is left out of them.
     pub(super) inputs: Vec<DraftInput>,
