@@ -51,6 +51,9 @@ impl From<sled::Error> for Failure {
     fn from(error: sled::Error) -> Self {
         match error {
             sled::Error::Io(e) if !damage(&e) => Self::Io(e),
+            // One of sled's threads panicked, and sled refuses to work in this process. No database is at fault.
+            sled::Error::ReportableBug(text) if text.contains("IO thread") => Self::Io(io::Error::other(text)),
+            sled::Error::Corruption { .. } => Self::Broken("its file is corrupted".to_owned()),
             other => Self::Broken(other.to_string()),
         }
     }

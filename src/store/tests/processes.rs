@@ -36,7 +36,8 @@ fn in_a_child() {
                 commit(&store, &format!("x{}", i % 3), &c, &artifact(i, 100_000 + 1000 * (i as usize % 300)));
                 let keys = chain(1000).states();
                 let i = (i % 1000) as usize;
-                let state = store.put_state(&keys[i], at(i as u64, 0), "cpu", i % 10 == 0, &state(i as u64, 300_000));
+                let state =
+                    store.put_state(&keys[i], at(i as u64, 0), "cpu", i.is_multiple_of(10), &state(i as u64, 300_000));
                 store.remove_superseded(&keys, &state.unwrap()).unwrap();
             }
         }
