@@ -42,6 +42,19 @@ pub struct Rates {
 }
 
 impl Rates {
+    /// β₁, β₂ and ε.
+    pub const CONSTANTS: (f64, f64, f64) = (BETA1, BETA2, EPSILON as f64);
+
+    /// `lr / (1 − β₁ᵗ)`.
+    pub fn step_size(self) -> f32 {
+        self.step_size
+    }
+
+    /// `√(1 − β₂ᵗ)`.
+    pub fn root_correction(self) -> f32 {
+        self.root_correction
+    }
+
     /// The rates of a step, counted from 1.
     pub fn new(step: u64, lr: f32) -> Self {
         let t = step as f64;
@@ -91,4 +104,34 @@ pub fn update(params: &mut [f32], gradient: &[f32], moments: &mut Moments, step:
                 || rates.step(p, g, m, v),
             )
         });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_follow_the_formula_and_momentum_outlives_the_gradient() {
+        let (mut p, mut moments) = (vec![1.0f32; TASK + 3], Moments::zeros(TASK + 3));
+        let (mut q, mut m, mut v) = (1.0f64, 0.0f64, 0.0f64);
+        for (t, g) in [(1, 0.5f64), (2, -2.0), (3, 0.0), (4, 0.0)] {
+            update(&mut p, &vec![g as f32; TASK + 3], &mut moments, t, 1e-2);
+            m = 0.9 * m + 0.1 * g;
+            v = 0.999 * v + 0.001 * g * g;
+            let (by1, by2) = (1.0 - 0.9f64.powi(t as i32), 1.0 - 0.999f64.powi(t as i32));
+            let before = q;
+            q -= 1e-2 * (m / by1) / ((v / by2).sqrt() + 1e-8);
+            assert!(q != before);
+            assert!((f64::from(p[0]) - q).abs() < 1e-6, "{} {q}", p[0]);
+        }
+        assert!(p.iter().all(|x| *x == p[0]), "every element is treated alike");
+    }
+
+    #[test]
+    fn a_parameter_that_never_had_a_gradient_stays() {
+        let (mut p, mut moments) = (vec![3.0f32; 2], Moments::zeros(2));
+        update(&mut p, &[0.0, 1.0], &mut moments, 1, 0.1);
+        assert_eq!(p[0], 3.0);
+        assert!((p[1] - 2.9).abs() < 1e-6);
+    }
 }

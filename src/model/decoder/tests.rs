@@ -1,6 +1,12 @@
 use super::*;
+use crate::artifact::Tensor;
+use crate::model::GraphDecoder;
+use candle_core::Device;
+use rayon::ThreadPoolBuilder;
 
 const TINY: DecoderShape = DecoderShape { latent_dim: 3, channels: [8, 6, 5, 4] };
+/// More than a panel, and no multiple of it.
+const ODD: DecoderShape = DecoderShape { latent_dim: 18, channels: [35, 33, 20, 17] };
 
 fn batch_of(samples: usize, shape: DecoderShape) -> (Vec<f32>, Vec<u8>) {
     let streams = Streams::new(7);
@@ -9,6 +15,23 @@ fn batch_of(samples: usize, shape: DecoderShape) -> (Vec<f32>, Vec<u8>) {
     let mut stream = streams.stream("images", 0, 0);
     let images = (0..samples * PIXELS).map(|_| stream.below(256) as u8).collect();
     (z, images)
+}
+
+/// The largest difference, as a share of the largest number expected.
+fn difference(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+    let apart = found.iter().zip(expected).fold(0.0f32, |a, (f, e)| a.max((f - e).abs()));
+    apart / largest.max(f32::MIN_POSITIVE)
+}
+
+fn assert_weights_agree(found: &BTreeMap<String, Tensor>, expected: &BTreeMap<String, Tensor>, tolerance: f32) {
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (name, tensor) in found {
+        assert_eq!(tensor.shape(), expected[name].shape(), "{name}");
+        let apart = difference(&tensor.to_vec().unwrap(), &expected[name].to_vec().unwrap());
+        assert!(apart < tolerance, "{name} differs by {apart}");
+    }
 }
 
 #[test]
@@ -22,4 +45,193 @@ fn a_decoder_learns_a_batch() {
     }
     let last = decoder.train_step(&z, &images, 1e-2).loss;
     assert!(last < 0.95 * first, "{first} {last}");
+}
+
+#[test]
+fn training_follows_candles_autograd() {
+    for (shape, samples) in [(TINY, 5), (TINY, 1), (ODD, 21)] {
+        let (z, images) = batch_of(samples, shape);
+        let mut decoder = Decoder::new(shape, &Streams::new(1));
+        let mut graph = GraphDecoder::from_weights(&decoder.weights().unwrap(), &Device::Cpu).unwrap();
+        for step in 0..4 {
+            let expected = graph.train_step(&z, &images, 1e-3).unwrap();
+            let found = decoder.train_step(&z, &images, 1e-3);
+            assert!((found.loss / expected.loss - 1.0).abs() < 1e-5, "{} {}", found.loss, expected.loss);
+            assert!((found.squared_error / expected.squared_error - 1.0).abs() < 1e-5);
+            let apart = difference(found.latent_gradient, &expected.latent_gradient);
+            assert!(apart < 1e-3, "step {step} of {shape:?}: latent gradients differ by {apart}");
+        }
+        // Adam divides by the gradient's size, so where a gradient is all rounding, weights may part by a step.
+        assert_weights_agree(&decoder.weights().unwrap(), &graph.weights().unwrap(), 0.02);
+    }
+}
+
+#[test]
+fn the_first_steps_moments_are_candles_gradients() {
+    let (z, images) = batch_of(21, ODD);
+    let mut decoder = Decoder::new(ODD, &Streams::new(1));
+    let mut graph = GraphDecoder::from_weights(&decoder.weights().unwrap(), &Device::Cpu).unwrap();
+    decoder.train_step(&z, &images, 1e-3);
+    graph.train_step(&z, &images, 1e-3).unwrap();
+    // Moments in place of weights, so that one conversion serves both.
+    for (c, moments) in decoder.convolutions.iter_mut().zip(&decoder.moments) {
+        c.weights.clone_from(&moments.m);
+    }
+    for small in decoder.norms.iter_mut().flat_map(|n| [&mut n.gamma, &mut n.beta]) {
+        small.w.clone_from(&small.m);
+    }
+    decoder.bias.w.clone_from(&decoder.bias.m);
+    decoder.tail.w.clone_from(&decoder.tail.m);
+    let found = decoder.weights().unwrap();
+    for (name, expected) in graph.first_moments().unwrap() {
+        let apart = difference(&found[&name].to_vec().unwrap(), &expected);
+        assert!(apart < 1e-4, "{name} differs by {apart}");
+    }
+}
+
+#[test]
+fn the_latent_gradient_is_the_slope_of_the_loss() {
+    let (z, images) = batch_of(4, TINY);
+    let state = Decoder::new(TINY, &Streams::new(3)).state().unwrap();
+    let fresh = || Decoder::from_state(TINY, &state).unwrap();
+    let mut decoder = fresh();
+    let step = decoder.train_step(&z, &images, 1e-3);
+    let largest = step.latent_gradient.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+    for i in 0..z.len() {
+        let at = |by: f32| {
+            let mut moved = z.clone();
+            moved[i] += by;
+            fresh().train_step(&moved, &images, 1e-3).loss
+        };
+        let h = 1e-3; // Small, so that few units of ReLU change sides; the loss is a mean, so rounding hardly shows.
+        let slope = (at(h) - at(-h)) / f64::from(2.0 * h);
+        let apart = (slope - f64::from(step.latent_gradient[i])).abs() / f64::from(largest);
+        assert!(apart < 0.03, "latent {i}: {slope} {}", step.latent_gradient[i]);
+    }
+}
+
+#[test]
+fn a_frozen_decoder_is_candles_in_eval_mode() {
+    for (shape, samples) in [(TINY, 3), (ODD, 17)] {
+        let (z, images) = batch_of(samples, shape);
+        let mut decoder = Decoder::new(shape, &Streams::new(1));
+        for _ in 0..10 {
+            decoder.train_step(&z, &images, 1e-2);
+        }
+        let weights = decoder.weights().unwrap();
+        let graph = GraphDecoder::from_weights(&weights, &Device::Cpu).unwrap();
+        let mut frozen = Frozen::from_weights(&weights).unwrap();
+        assert_eq!(frozen.shape(), shape);
+        assert!(difference(frozen.decode(&z), &graph.decode(&z).unwrap()) < 1e-5);
+        let expected = graph.loss_and_gradient(&z, &images).unwrap();
+        let found = frozen.loss_and_gradient(&z, &images);
+        assert!((found.loss / expected.loss - 1.0).abs() < 1e-5);
+        assert!(difference(found.latent_gradient, &expected.latent_gradient) < 1e-4);
+    }
+}
+
+#[test]
+fn a_decoder_from_its_state_continues_bit_for_bit() {
+    let (z, images) = batch_of(18, TINY);
+    let mut decoder = Decoder::new(TINY, &Streams::new(1));
+    for samples in [18, 5] {
+        decoder.train_step(&z[..samples * 3], &images[..samples * PIXELS], 1e-3);
+    }
+    let mut again = Decoder::from_state(TINY, &decoder.state().unwrap()).unwrap();
+    for samples in [5, 18, 1] {
+        let (z, images) = (&z[..samples * 3], &images[..samples * PIXELS]);
+        assert_eq!(decoder.train_step(z, images, 1e-3), again.train_step(z, images, 1e-3));
+    }
+    assert_eq!(decoder.state().unwrap(), again.state().unwrap());
+}
+
+#[test]
+fn the_number_of_threads_changes_no_byte() {
+    let (z, images) = batch_of(40, ODD);
+    let train = |threads| {
+        ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
+            let mut decoder = Decoder::new(ODD, &Streams::new(1));
+            let losses: Vec<u64> = (0..3).map(|_| decoder.train_step(&z, &images, 1e-3).loss.to_bits()).collect();
+            let mut frozen = Frozen::from_weights(&decoder.weights().unwrap()).unwrap();
+            let fit = frozen.loss_and_gradient(&z, &images).latent_gradient.to_vec();
+            (losses, fit, decoder.state().unwrap())
+        })
+    };
+    let one = train(1);
+    assert!(one == train(2) && one == train(3));
+}
+
+#[test]
+fn samples_beyond_the_batch_leave_no_trace() {
+    let (z, images) = batch_of(33, TINY);
+    let mut fresh = Decoder::new(TINY, &Streams::new(1));
+    let mut used = Decoder::new(TINY, &Streams::new(1));
+    // Fills the buffers that the short batch will share, without a step.
+    let state = used.state().unwrap();
+    used.train_step(&z[..32 * 3], &images[..32 * PIXELS], 1e-3);
+    let buffers = std::mem::take(&mut used.work);
+    let mut used = Decoder::from_state(TINY, &state).unwrap();
+    used.work = buffers;
+    let (z, images) = (&z[..19 * 3], &images[..19 * PIXELS]);
+    assert_eq!(fresh.train_step(z, images, 1e-3), used.train_step(z, images, 1e-3));
+    assert_eq!(fresh.state().unwrap(), used.state().unwrap());
+}
+
+#[test]
+fn padded_weights_stay_zero() {
+    let (z, images) = batch_of(5, TINY);
+    let mut decoder = Decoder::new(TINY, &Streams::new(1));
+    for _ in 0..3 {
+        decoder.train_step(&z, &images, 1e-2);
+    }
+    let non_zero =
+        |c: &Convolution| bytemuck::cast_slice::<Block, f32>(&c.weights).iter().filter(|w| **w != 0.0).count();
+    assert_eq!(
+        decoder.convolutions.iter().map(non_zero).collect::<Vec<_>>(),
+        [3 * 8 * 4, 8 * 6 * 16, 6 * 5 * 16, 5 * 4 * 16, 4 * 16]
+    );
+}
+
+#[test]
+fn initial_weights_are_pytorchs_and_seeded() {
+    let weights = Decoder::new(ODD, &Streams::new(1)).weights().unwrap();
+    for (name, fan_in) in [("fc.weight", 18), ("fc.bias", 18), ("net.0.weight", 33 * 16), ("net.9.weight", 16)] {
+        let bound = 1.0 / (fan_in as f32).sqrt();
+        let values = weights[name].to_vec::<f32>().unwrap();
+        let largest = values.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+        assert!(largest <= bound && largest > 0.9 * bound, "{name}: {largest} {bound}");
+    }
+    assert_eq!(weights["net.1.running_var"].to_vec::<f32>().unwrap(), vec![1.0; 33]);
+    assert_eq!(weights, Decoder::new(ODD, &Streams::new(1)).weights().unwrap());
+    assert_ne!(weights, Decoder::new(ODD, &Streams::new(2)).weights().unwrap());
+}
+
+#[test]
+fn a_loss_of_zero_has_no_gradient() {
+    let (z, _) = batch_of(2, TINY);
+    let mut weights = Decoder::new(TINY, &Streams::new(1)).weights().unwrap();
+    weights.insert("net.10.bias".to_owned(), Tensor::vector(&[-200f32]));
+    let mut frozen = Frozen::from_weights(&weights).unwrap();
+    let step = frozen.loss_and_gradient(&z, &[0; 2 * PIXELS]);
+    assert_eq!((step.loss, step.squared_error), (0.0, 0.0));
+    assert!(step.latent_gradient.iter().all(|g| *g == 0.0));
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_named() {
+    let mut weights = Decoder::new(TINY, &Streams::new(1)).weights().unwrap();
+    weights.insert("net.4.bias".to_owned(), Tensor::vector(&[0f32; 4]));
+    let error = Frozen::from_weights(&weights).unwrap_err().to_string();
+    insta::assert_snapshot!(error, @"tensor `net.4.bias` of shape [4] does not fit the decoder");
+    weights.remove("net.0.weight");
+    let error = Frozen::from_weights(&weights).unwrap_err().to_string();
+    insta::assert_snapshot!(error, @"the decoder's tensor `net.0.weight` is missing");
+    let state = Decoder::new(TINY, &Streams::new(1)).state().unwrap();
+    assert!(Decoder::from_state(ODD, &state).is_err());
+}
+
+#[test]
+fn no_latents_decode_to_no_images() {
+    let weights = Decoder::new(TINY, &Streams::new(1)).weights().unwrap();
+    assert!(Frozen::from_weights(&weights).unwrap().decode(&[]).is_empty());
 }
