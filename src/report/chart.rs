@@ -1,23 +1,25 @@
 //! Line charts as inline SVG: one measure, a line per stage, its last value beside the name.
 
-use super::html::{Text, number};
+use super::html::{Text, name, number, round_number};
 
 /// The drawing area, in the SVG's own units.
-const WIDTH: f64 = 460.0;
-const HEIGHT: f64 = 260.0;
-const LEFT: f64 = 54.0;
+const WIDTH: f64 = 350.0;
+const HEIGHT: f64 = 210.0;
+const LEFT: f64 = 44.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 10.0;
-const BOTTOM: f64 = 38.0;
+const BOTTOM: f64 = 36.0;
 /// More points than this say nothing more at this size.
 const MOST_POINTS: usize = 400;
 /// From this ratio of the largest to the smallest value on, a logarithmic scale shows more.
-const LOG_RATIO: f64 = 6.0;
+const LOG_RATIO: f64 = 4.0;
 
 /// One line: a value per epoch, from epoch 1 on.
 pub(super) struct Series {
     /// What it is called.
     pub(super) name: String,
+    /// Which of the colours it has, so that a stage keeps its colour from chart to chart.
+    pub(super) colour: usize,
     /// Its values; those that are not finite leave a gap.
     pub(super) values: Vec<f64>,
 }
@@ -36,8 +38,8 @@ pub(super) fn lines(caption: &str, series: &[Series]) -> String {
     out.push_str(&format!("<b>{}</b>{kind}</figcaption>\n", Text(caption)));
     out.push_str(&format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", Text(caption)));
     out.push_str(&axes(&y, epochs));
-    for (index, s) in series.iter().enumerate() {
-        out.push_str(&line(s, index, &y, epochs));
+    for s in series {
+        out.push_str(&line(s, &y, epochs));
     }
     out.push_str("</svg>\n");
     out.push_str(&legend(series));
@@ -52,13 +54,13 @@ fn class(index: usize) -> String {
 
 fn legend(series: &[Series]) -> String {
     let mut out = String::from("<ul class=\"legend\">");
-    for (index, s) in series.iter().enumerate() {
+    for s in series {
         let last = s.values.last().map(|v| number(*v)).unwrap_or_default();
         let key = format!(
             "<svg viewBox=\"0 0 22 8\" aria-hidden=\"true\"><path class=\"{}\" d=\"M1 4H21\"/></svg>",
-            class(index)
+            class(s.colour)
         );
-        out.push_str(&format!("<li>{key}{} <data>{last}</data></li>", Text(&s.name)));
+        out.push_str(&format!("<li>{key}<span>{}</span> <data>{last}</data></li>", name(&s.name)));
     }
     out.push_str("</ul>");
     out
@@ -69,7 +71,7 @@ fn x_of(epoch: usize, epochs: usize) -> f64 {
     LEFT + share * (WIDTH - LEFT - RIGHT)
 }
 
-fn line(series: &Series, index: usize, y: &Scale, epochs: usize) -> String {
+fn line(series: &Series, y: &Scale, epochs: usize) -> String {
     let count = series.values.len();
     let stride = count.div_ceil(MOST_POINTS).max(1);
     let mut path = String::new();
@@ -94,7 +96,7 @@ fn line(series: &Series, index: usize, y: &Scale, epochs: usize) -> String {
     }
     let dot = if drawn == 1 { " dot" } else { "" };
     let title = Text(&series.name);
-    format!("<path class=\"{}{dot}\" d=\"{path}\"><title>{title}</title></path>", class(index))
+    format!("<path class=\"{}{dot}\" d=\"{path}\"><title>{title}</title></path>", class(series.colour))
 }
 
 fn axes(y: &Scale, epochs: usize) -> String {
@@ -103,7 +105,12 @@ fn axes(y: &Scale, epochs: usize) -> String {
     for tick in y.ticks() {
         let at = y.place(tick);
         out.push_str(&format!("<path class=\"grid\" d=\"M{left} {at:.1}H{right}\"/>"));
-        out.push_str(&format!("<text class=\"y\" x=\"{}\" y=\"{:.1}\">{}</text>", left - 6.0, at + 4.0, number(tick)));
+        out.push_str(&format!(
+            "<text class=\"y\" x=\"{}\" y=\"{:.1}\">{}</text>",
+            left - 6.0,
+            at + 4.0,
+            round_number(tick)
+        ));
     }
     for epoch in epoch_ticks(epochs) {
         let at = x_of(epoch, epochs);
@@ -212,19 +219,19 @@ mod tests {
     #[test]
     fn nothing_to_draw_draws_nothing() {
         assert_eq!(lines("loss", &[]), "");
-        assert_eq!(lines("loss", &[Series { name: "a".into(), values: vec![f64::NAN] }]), "");
+        assert_eq!(lines("loss", &[Series { name: "a".into(), colour: 0, values: vec![f64::NAN] }]), "");
     }
 
     #[test]
     fn names_are_escaped() {
-        let chart = lines("a<b", &[Series { name: "<script>".into(), values: vec![1.0] }]);
+        let chart = lines("a<b", &[Series { name: "<script>".into(), colour: 0, values: vec![1.0] }]);
         assert!(!chart.contains("<script>") && chart.contains("a&lt;b"), "{chart}");
     }
 
     proptest! {
         #[test]
         fn every_line_stays_in_the_drawing(values in prop::collection::vec(-1e6f64..1e6, 1..900)) {
-            let chart = lines("x", &[Series { name: "a".into(), values: values.clone() }]);
+            let chart = lines("x", &[Series { name: "a".into(), colour: 0, values: values.clone() }]);
             let path = chart.split(" d=\"M").nth(1).unwrap();
             prop_assert!(!path.contains("NaN") && !path.contains("inf"));
             let (low, high) = values.iter().fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(*v), h.max(*v)));

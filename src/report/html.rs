@@ -43,6 +43,15 @@ pub(super) fn number(v: f64) -> String {
     if v < 0.0 { format!("−{text}") } else { text }
 }
 
+/// A round figure for an axis: as [`number`], without zeros at its end.
+pub(super) fn round_number(v: f64) -> String {
+    let text = number(v);
+    if !text.contains('.') || text.contains('e') {
+        return text;
+    }
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// Whole digits in groups of three, from five digits on.
 fn grouped(digits: &str) -> String {
     if digits.len() < 5 {
@@ -59,9 +68,13 @@ fn grouped(digits: &str) -> String {
     out
 }
 
-/// A name that an `id` and a link can have.
-pub(super) fn anchor(text: &str) -> String {
-    text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
+/// The name of a point, with places where a line may break.
+pub(super) fn name(text: &str) -> String {
+    let mut out = Text(text).to_string();
+    for sign in ["@", "=", ","] {
+        out = out.replace(sign, &format!("{sign}<wbr>"));
+    }
+    out
 }
 
 /// A duration as a person reads it.
@@ -98,6 +111,11 @@ pub(super) struct Cell {
 impl Cell {
     pub(super) fn text(text: &str) -> Self {
         Self { html: Text(text).to_string(), sort: String::new() }
+    }
+
+    /// The name of a point.
+    pub(super) fn name(text: &str) -> Self {
+        Self { html: name(text), sort: text.to_owned() }
     }
 
     pub(super) fn number(v: Option<f64>) -> Self {
@@ -165,6 +183,16 @@ mod tests {
         let shown =
             [0.0609, 0.19713, 1.0, 12345.0, 1000.0, 17.94321, 0.00012345, 3e-7, -2.5, 1e12, f64::NAN, 1234567.8];
         insta::assert_snapshot!(shown.map(number).join("  "), @"0.06090  0.1971  1  12 345  1000  17.94  0.0001234  3.000e-7  −2.500  1.000e12  –  1.235e6");
+    }
+
+    #[test]
+    fn axes_have_no_needless_zeros() {
+        assert_eq!([0.5, 0.03, 100.0, 0.0, 2.5, -0.2].map(round_number).join(" "), "0.5 0.03 100 0 2.5 −0.2");
+    }
+
+    #[test]
+    fn a_points_name_breaks_between_its_parts() {
+        assert_eq!(name("<a>@b=c"), "&lt;a&gt;@<wbr>b=<wbr>c");
     }
 
     #[test]

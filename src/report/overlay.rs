@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::dag;
-use super::html::{Cell, Table, Text, anchor, duration};
+use super::html::{Cell, Table, Text, duration};
 use crate::value::Values;
 
 /// Where the overlay goes.
@@ -124,10 +124,7 @@ fn timings(stages: &[StageOverlay]) -> String {
         let share = stage.seconds.filter(|_| longest > 0.0).map_or(0.0, |s| 100.0 * s / longest);
         let bar = format!("<div class=\"bar\"><i style=\"width:{share:.1}%\"></i></div>");
         table.row(vec![
-            Cell::html(
-                format!("<span id=\"stage-{}\">{}</span>", anchor(&stage.name), Text(&stage.name)),
-                String::new(),
-            ),
+            Cell::name(&stage.name),
             Cell::text(&stage.kind),
             Cell::html(format!("<span class=\"state {state}\">{state}</span>"), state.to_owned()),
             Cell::html(time, stage.seconds.map_or_else(|| "-1".to_owned(), |s| s.to_string())),
@@ -146,7 +143,7 @@ fn parameters(stages: &[StageOverlay]) -> String {
         };
         let params: Vec<String> = stage.params.iter().map(one).collect();
         table.row(vec![
-            Cell::text(&stage.name),
+            Cell::name(&stage.name),
             Cell::text(&stage.kind),
             Cell::html(format!("<code>{}</code>", params.join(" ")), String::new()),
         ]);

@@ -179,8 +179,13 @@ fn run() -> RunOverlay {
             ("lr".to_owned(), Value::Float(1e-3)),
             ("channels".to_owned(), Value::from(vec![2048i64, 512, 256, 128])),
         ]),
-        state: [StageState::Cached, StageState::Ran, StageState::Failed, StageState::Skipped][at.min(6) % 4],
-        seconds: (at % 4 == 1).then_some(13.7 * (at + 1) as f64),
+        state: match at {
+            18 => StageState::Failed,
+            19 => StageState::Skipped,
+            _ if at % 3 == 1 => StageState::Ran,
+            _ => StageState::Cached,
+        },
+        seconds: (at % 3 == 1).then_some(13.7 * (at + 1) as f64),
         inputs: from,
         metrics: input.manifest().metrics.clone(),
     };

@@ -63,8 +63,8 @@ fn charts(items: &[&Item<'_>]) -> Result<String, StageError> {
     for (measure, caption) in known.chain(others) {
         let tensor = format!("{PREFIX}{measure}");
         let mut series = Vec::new();
-        for item in items.iter().filter(|i| i.has(&tensor)) {
-            series.push(Series { name: item.name.clone(), values: item.floats(&tensor)? });
+        for (colour, item) in items.iter().enumerate().filter(|(_, i)| i.has(&tensor)) {
+            series.push(Series { name: item.name.clone(), colour, values: item.floats(&tensor)? });
         }
         out.push_str(&lines(&caption, &series));
     }

@@ -62,7 +62,7 @@ fn table(title: &str, items: &[&Item<'_>]) -> String {
         table.column(&metric.replace('_', " "), true);
     });
     for item in items {
-        let mut cells = vec![Cell::text(&item.name)];
+        let mut cells = vec![Cell::name(&item.name)];
         cells.extend(facts.iter().map(|fact| Cell::text(&item.fact(fact).unwrap_or_default())));
         cells.extend(metrics.iter().map(|metric| Cell::number(item.manifest().metrics.get(*metric).copied())));
         table.row(cells);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Item;
 use crate::key::Digest;
-use crate::report::html::{Text, number};
+use crate::report::html::{Text, name, number, round_number};
 use crate::report::image::{Stack, data_uri};
 use crate::stage::StageError;
 
@@ -23,10 +23,10 @@ fn picture(stack: &Stack, first: usize, count: usize, columns: usize, alt: &str)
     Ok(format!("<img width=\"{width}\" height=\"{height}\" alt=\"{}\" src=\"{source}\">", Text(alt)))
 }
 
-/// A line of images with its name before it.
-fn strip(name: &str, detail: &str, picture: &str) -> String {
+/// A line of images with its title before it.
+fn strip(title: &str, detail: &str, picture: &str) -> String {
     let detail = if detail.is_empty() { String::new() } else { format!(" <small>{}</small>", Text(detail)) };
-    format!("<div class=\"strip\"><div class=\"name\">{}{detail}</div>{picture}</div>\n", Text(name))
+    format!("<div class=\"strip\"><div class=\"name\">{}{detail}</div>{picture}</div>\n", name(title))
 }
 
 fn cut_short(stack: &Stack) -> String {
@@ -130,7 +130,7 @@ pub(super) fn samples(items: &[Item<'_>]) -> Result<String, StageError> {
             let stack = item.images("images")?;
             let detail = match (what, scale(item)) {
                 ("zeros", _) | (_, 1.0) if what != "latents" => cut_short(&stack),
-                (_, scale) => format!("× {} {}", number(scale), cut_short(&stack)),
+                (_, scale) => format!("× {} {}", round_number(scale), cut_short(&stack)),
             };
             let shown = stack.count.min(MOST);
             let picture = picture(&stack, 0, shown, ACROSS, &format!("images decoded by {}", item.name))?;

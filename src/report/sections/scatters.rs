@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Item;
 use crate::artifact::ElementType;
-use crate::report::html::{Text, number};
+use crate::report::html::{Text, name, number};
 use crate::report::scatter::{Point, legend, plot};
 use crate::stage::StageError;
 
@@ -41,7 +41,7 @@ fn figure(item: &Item<'_>, points: &[Point], classes: &[String]) -> String {
         .filter_map(|m| Some(format!("{} {}", m.replace('_', " "), number(*item.manifest().metrics.get(m)?))))
         .collect();
     let count = number(points.len() as f64);
-    let caption = format!("<b>{}</b> <small>{}{count} points</small>", Text(&item.name), Text(&split));
+    let caption = format!("<b>{}</b> <small>{}{count} points</small>", name(&item.name), Text(&split));
     let label = format!("embedding of {}", item.name);
     format!(
         "<figure class=\"chart\"><figcaption>{caption}</figcaption>\n{}\n<p class=\"under\">{}</p></figure>\n",
