@@ -1,6 +1,7 @@
 //! The stage kinds that ship, one file each. A new kind is one file and one line in [`builtin`].
 
 pub mod load_data;
+pub mod tsne;
 
 use crate::stage::Registry;
 
@@ -8,5 +9,6 @@ use crate::stage::Registry;
 pub fn builtin() -> Registry {
     let mut registry = Registry::default();
     registry.register(load_data::LoadData);
+    registry.register(tsne::Tsne);
     registry
 }
