@@ -10,6 +10,7 @@ pub mod report;
 mod train_ad;
 mod train_vad;
 mod training;
+pub mod tsne;
 
 #[cfg(test)]
 mod testing;
@@ -27,6 +28,7 @@ pub fn builtin() -> Registry {
         .register(load_data::LoadData)
         .register(report::Kind)
         .register(train_ad::TrainAd)
-        .register(train_vad::TrainVad);
+        .register(train_vad::TrainVad)
+        .register(tsne::Tsne);
     registry
 }

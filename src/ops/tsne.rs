@@ -31,7 +31,7 @@ use rayon::prelude::*;
 use crate::rng::Streams;
 
 /// From this many points on, the mesh is quicker than all pairs.
-const GRID_FROM: usize = 3000;
+const GRID_FROM: usize = 7000;
 /// Steps of early exaggeration.
 const EARLY: usize = 250;
 /// Iterations between two evaluations of the divergence.
@@ -69,14 +69,14 @@ pub struct Embedding {
     /// n points, centred.
     pub coordinates: Vec<[f32; 2]>,
     /// `KL(P‖Q)` of the final coordinates, over the neighbours that P covers, without exaggeration: what openTSNE
-    /// reports. Z is summed exactly or by the mesh (within 0.1 %).
+    /// reports, but with Z summed exactly.
     pub kl: f64,
     /// The neighbours in the input: at least the ten nearest, if there are as many.
     pub neighbours: Neighbours,
 }
 
 /// Maps `n` points of dimension `d` (row-major, finite). `progress` hears of the number of steps done, and, every 50 of them,
-/// of the divergence; None if it broke off.
+/// of the divergence (before the end with the Z of the mesh, within half a percent); None if it broke off.
 pub fn embed(
     points: &[f32],
     n: usize,
@@ -104,7 +104,7 @@ pub fn embed(
         }
         descent.step(exaggeration, z, n as f32 / exaggeration);
     }
-    let z = descent.forces(&p);
+    let z = forces::repulsion(&descent.points, &mut descent.push);
     let kl = forces::divergence(&p, &descent.points, z);
     if progress(settings.iterations, Some(kl)).is_break() {
         return None;

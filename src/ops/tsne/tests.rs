@@ -61,16 +61,16 @@ fn the_mesh_finds_a_map_as_good_as_all_pairs_do() {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    for (blob, n) in [(150, 450), (1010, 3030)] {
+    for (blob, n) in [(150, 450), (2340, 7020)] {
         let points = blobs(3, blob, 6);
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| embed(&points, n, 6, &settings(60), Streams::new(1), &mut go_on).unwrap())
+            pool.install(|| embed(&points, n, 6, &settings(30), Streams::new(1), &mut go_on).unwrap())
         };
         let one = with(1);
         assert_eq!(one, with(2));
         assert_eq!(one, with(3));
-        let other = embed(&points, n, 6, &settings(60), Streams::new(2), &mut go_on).unwrap();
+        let other = embed(&points, n, 6, &settings(30), Streams::new(2), &mut go_on).unwrap();
         assert_ne!(one.coordinates, other.coordinates, "the seed counts");
     }
 }
