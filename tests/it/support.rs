@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// A small pipeline with every way that stages hang together: lists, axes, `at`, trainings, fits.
-pub const MINI: &str = r#"
+pub(crate) const MINI: &str = r#"
 [pipeline]
 name = "mini"
 seed = 7
@@ -55,53 +55,53 @@ inputs = { shown = ["data", "ad", "vad@*", "fit@*"] }
 "#;
 
 /// A folder with a pipeline in it.
-pub struct Desk {
+pub(crate) struct Desk {
     dir: TempDir,
 }
 
 /// What a command said.
-pub struct Said {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 /// The last event of a run, and those before it.
-pub struct Ran {
-    pub said: Said,
-    pub events: Vec<Value>,
+pub(crate) struct Ran {
+    pub(crate) said: Said,
+    pub(crate) events: Vec<Value>,
 }
 
 impl Desk {
     /// A desk with this pipeline.
-    pub fn new(pipeline: &str) -> Self {
+    pub(crate) fn new(pipeline: &str) -> Self {
         let desk = Self { dir: tempfile::tempdir().expect("a folder") };
         desk.write("p.toml", pipeline);
         desk
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
         std::fs::write(path, text).expect("a file");
     }
 
-    pub fn read(&self, name: &str) -> String {
+    pub(crate) fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(name)).expect("a file")
     }
 
     /// Replaces text in the pipeline; it must be there.
-    pub fn edit(&self, from: &str, to: &str) {
+    pub(crate) fn edit(&self, from: &str, to: &str) {
         let text = self.read("p.toml");
         assert!(text.contains(from), "the pipeline holds {from:?}");
         self.write("p.toml", &text.replace(from, to));
     }
 
-    pub fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
+    pub(crate) fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vadpipe"));
         command.args(args).current_dir(self.dir.path()).env_clear().env("HOME", self.dir.path());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -110,23 +110,23 @@ impl Desk {
     }
 
     /// Runs `vadpipe` to its end.
-    pub fn vadpipe<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Said {
+    pub(crate) fn vadpipe<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Said {
         Said::of(self.command(args).output().expect("vadpipe starts"))
     }
 
-    pub fn start(&self, args: &[&str]) -> Child {
+    pub(crate) fn start(&self, args: &[&str]) -> Child {
         self.command(args).spawn().expect("vadpipe starts")
     }
 
     /// `vadpipe run p.toml --json` with more arguments, whatever comes of it.
-    pub fn try_run(&self, more: &[&str]) -> Ran {
+    pub(crate) fn try_run(&self, more: &[&str]) -> Ran {
         let said = self.vadpipe(["run", "p.toml", "--json"].iter().chain(more));
         let events = said.out.lines().map(|l| serde_json::from_str(l).expect("each line is JSON")).collect();
         Ran { said, events }
     }
 
     /// [`Desk::try_run`], which must succeed.
-    pub fn run(&self, more: &[&str]) -> Ran {
+    pub(crate) fn run(&self, more: &[&str]) -> Ran {
         let ran = self.try_run(more);
         assert_eq!(ran.said.code, 0, "{}\n{}", ran.said.out, ran.said.err);
         assert_eq!(ran.last()["status"], "ok");
@@ -134,19 +134,19 @@ impl Desk {
     }
 
     /// The output digest of every point; all must be cached.
-    pub fn digests(&self) -> BTreeMap<String, String> {
+    pub(crate) fn digests(&self) -> BTreeMap<String, String> {
         self.outputs(&[])
     }
 
     /// The output digests of these targets, which must be cached.
-    pub fn outputs(&self, targets: &[&str]) -> BTreeMap<String, String> {
+    pub(crate) fn outputs(&self, targets: &[&str]) -> BTreeMap<String, String> {
         let said = self.vadpipe(["show", "p.toml", "--json"].iter().chain(targets));
         assert_eq!(said.code, 0, "{}", said.err);
         let all: BTreeMap<String, Value> = serde_json::from_str(&said.out).expect("JSON");
         all.into_iter().map(|(name, record)| (name, text(&record["digest"]))).collect()
     }
 
-    pub fn plan(&self, more: &[&str]) -> BTreeMap<String, Value> {
+    pub(crate) fn plan(&self, more: &[&str]) -> BTreeMap<String, Value> {
         let said = self.vadpipe(["plan", "p.toml", "--json"].iter().chain(more));
         assert_eq!(said.code, 0, "{}", said.err);
         let plan: Value = serde_json::from_str(&said.out).expect("JSON");
@@ -156,14 +156,14 @@ impl Desk {
 }
 
 impl Said {
-    pub fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Self { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
     }
 }
 
 impl Ran {
-    pub fn last(&self) -> &Value {
+    pub(crate) fn last(&self) -> &Value {
         let last = self.events.last().expect("an event");
         assert_eq!(last["event"], "run-finished");
         last
@@ -173,40 +173,40 @@ impl Ran {
         self.last()[name].as_array().expect("a list").iter().map(text).collect()
     }
 
-    pub fn executed(&self) -> Vec<String> {
+    pub(crate) fn executed(&self) -> Vec<String> {
         self.list("executed")
     }
 
-    pub fn cached(&self) -> Vec<String> {
+    pub(crate) fn cached(&self) -> Vec<String> {
         self.list("cached")
     }
 
-    pub fn failed(&self) -> Vec<String> {
+    pub(crate) fn failed(&self) -> Vec<String> {
         self.list("failed")
     }
 
-    pub fn skipped(&self) -> Vec<String> {
+    pub(crate) fn skipped(&self) -> Vec<String> {
         self.list("skipped")
     }
 
-    pub fn of_kind<'a>(&'a self, event: &'a str) -> impl Iterator<Item = &'a Value> {
+    pub(crate) fn of_kind<'a>(&'a self, event: &'a str) -> impl Iterator<Item = &'a Value> {
         self.events.iter().filter(move |e| e["event"] == event)
     }
 }
 
-pub fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     value.as_str().expect("a string").to_owned()
 }
 
 /// Fashion-MNIST, if this machine has it.
-pub fn fashion_mnist() -> Option<PathBuf> {
+pub(crate) fn fashion_mnist() -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/fashion-mnist");
     let given = std::env::var_os("VADPIPE_DATA_DIR").map(PathBuf::from);
     given.into_iter().chain([beside]).find(|d| d.join("train-images-idx3-ubyte.gz").is_file())
 }
 
 /// Whether this program can be run here.
-pub fn has(program: &str) -> bool {
+pub(crate) fn has(program: &str) -> bool {
     let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     found.is_ok_and(|s| s.success())
 }
