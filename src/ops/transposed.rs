@@ -105,17 +105,18 @@ pub struct Convolution {
     pub weights: Vec<Block>,
 }
 
-/// Blocks of one operand that a run goes through before the next pixel's turn: the working set of a task (these for all
-/// pixels, and the weights for them) shall stay in a core's own cache (1 MiB on Zen 4).
-const WORKING_SET: usize = 512;
+/// Blocks of one operand that a run goes through for one chunk before the next run's turn: with a few chunks, these and the
+/// weights for them stay in a core's own cache (1 MiB on Zen 4).
+const WORKING_SET: usize = 128;
 
 /// How many blocks ahead of their update weights and moments are fetched: they come from main memory, which takes as long as
 /// a block's gradient of a small batch.
 const AHEAD: usize = 2;
 
-/// How many panels of the summed channel a run covers. Depends on shapes only, as the order of sums does.
-fn run_length(panels: usize, pixels: usize, chunks: usize) -> usize {
-    (WORKING_SET / (pixels * chunks)).clamp(4, 16).min(panels)
+/// How many panels of the summed channel a run covers. It sets the order of sums, so it depends on the layer only: what comes
+/// of a sample is the same in any batch.
+fn run_length(panels: usize, pixels: usize) -> usize {
+    (WORKING_SET / pixels).clamp(4, 16).min(panels)
 }
 
 impl Convolution {
@@ -141,7 +142,7 @@ impl Convolution {
 
     fn forward_part(&self, x: &[Block], out: &mut [Block], chunks: usize, panel: usize, first: usize) {
         let (inputs, taps) = (self.plan.inputs(), self.plan.taps());
-        let length = run_length(self.ci, inputs, chunks);
+        let length = run_length(self.ci, inputs);
         out.fill(Block::ZERO);
         for start in (0..self.ci).step_by(length) {
             let run = Run { blocks: length.min(self.ci - start), scalars: taps * self.co, vectors: inputs * chunks };
@@ -229,7 +230,7 @@ pub struct Given<'a> {
 
 fn input_gradient_panel(plan: &Plan, co: usize, weights: &[Block], dy: &[Block], dx: &mut [Block], chunks: usize) {
     let outputs = plan.outputs();
-    let length = run_length(co, outputs, chunks);
+    let length = run_length(co, outputs);
     dx.fill(Block::ZERO);
     for start in (0..co).step_by(length) {
         let run = Run { blocks: length.min(co - start), scalars: 1, vectors: outputs * chunks };

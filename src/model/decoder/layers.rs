@@ -1,7 +1,7 @@
 //! The decoder's five convolutions and the buffers of a step.
 
-use crate::ops::block::{Batch, Block, zeroed};
-use crate::ops::tail::{INPUT_SIDE, Tail};
+use crate::ops::block::{Batch, Block, LANES, zeroed};
+use crate::ops::tail::{INPUT_SIDE, PIXELS, Tail};
 use crate::ops::transposed::{Convolution, Geometry};
 
 use super::DecoderShape;
@@ -37,6 +37,12 @@ pub(super) fn convolutions(shape: DecoderShape) -> [Convolution; LAYERS] {
 pub(super) fn batch(shape: DecoderShape, z: &[f32], samples: usize) -> Batch {
     assert!(samples > 0 && z.len() == samples * shape.latent_dim, "latents and images must make one non-empty batch");
     Batch::new(samples)
+}
+
+/// The batch that `z` and `images` make.
+pub(super) fn batch_of_images(shape: DecoderShape, z: &[f32], images: &[u8]) -> Batch {
+    assert!(images.len().is_multiple_of(PIXELS), "images must be whole");
+    batch(shape, z, images.len() / PIXELS)
 }
 
 /// The buffers of a step. What a frozen decoder doesn't need is empty.
