@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use crate::ops::adam::Rates;
 use crate::ops::block::{Batch, Block, LANES, Row, pack, unpack};
 use crate::ops::norm::{self, Forward, Gradient, Statistics};
-use crate::ops::tail::{PIXELS, Scalars};
+use crate::ops::tail::Scalars;
 use crate::ops::transposed::{BlockMoments, Convolution, Given};
 use crate::rng::Streams;
 

@@ -75,10 +75,7 @@ impl Work {
         };
         let latents = zeroed(convolutions[0].ci * batch.chunks);
         Self {
-            latent_gradient: vec![
-                0.0;
-                latents.len() / convolutions[0].ci * crate::ops::block::LANES * shape.latent_dim
-            ],
+            latent_gradient: vec![0.0; batch.chunks * LANES * shape.latent_dim],
             latent_gradients: latents.clone(),
             latents,
             activations: std::array::from_fn(layer),

@@ -1,6 +1,7 @@
 use super::*;
 use crate::artifact::Tensor;
 use crate::model::GraphDecoder;
+use crate::ops::tail::PIXELS;
 use candle_core::Device;
 use rayon::ThreadPoolBuilder;
 
