@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use crate::ops::adam::Rates;
 use crate::ops::block::{Batch, Block, LANES, Row, pack, unpack};
 use crate::ops::norm::{self, Forward, Gradient, Statistics};
-use crate::ops::tail::{PIXELS, Scalars};
+use crate::ops::tail::Scalars;
 use crate::ops::transposed::{BlockMoments, Convolution, Given};
 use crate::rng::Streams;
 
@@ -121,8 +121,11 @@ impl Decoder {
 
     /// One step on a batch: forward with batch statistics, loss, backward, and Adam on the decoder with `lr`. The running
     /// statistics move too. `z` is batch × latent_dim, `images` batch × 784 grey levels, both row-major; the batch is not empty.
+    ///
+    /// # Panics
+    /// If latents and images do not make one batch that is not empty.
     pub fn train_step(&mut self, z: &[f32], images: &[u8], lr: f32) -> Step<'_> {
-        let batch = layers::batch(self.shape, z, images.len() / PIXELS);
+        let batch = layers::batch_of_images(self.shape, z, images);
         self.step += 1;
         let rates = Rates::new(self.step, lr);
         let Self { shape, convolutions, moments, bias, norms, tail, work, .. } = self;

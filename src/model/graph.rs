@@ -215,11 +215,11 @@ fn missing(name: &str) -> Error {
 }
 
 fn adam(p: &mut Parameter, gradient: &Tensor, rates: Rates) -> Result<()> {
-    let (beta1, beta2, epsilon) = Rates::CONSTANTS;
+    let (beta1, beta2) = Rates::BETAS;
     p.m = ((&p.m * beta1)? + (gradient * (1.0 - beta1))?)?;
     p.v = ((&p.v * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
-    let denominator = ((p.v.sqrt()? / f64::from(rates.root_correction()))? + epsilon)?;
-    let moved = (p.value.as_tensor() - ((&p.m / denominator)? * f64::from(rates.step_size()))?)?;
+    let denominator = (p.v.sqrt()? + f64::from(rates.epsilon))?;
+    let moved = (p.value.as_tensor() - ((&p.m / denominator)? * f64::from(rates.step_size))?)?;
     // Moments must not drag the graph of all steps along.
     (p.m, p.v) = (p.m.detach(), p.v.detach());
     p.value.set(&moved.detach())

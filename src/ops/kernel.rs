@@ -48,6 +48,23 @@ pub fn accumulate<const BY_ROW: bool>(
     portable::<BY_ROW>(acc, scalars, vectors, pairs, run);
 }
 
+/// Asks for blocks that will be needed soon. A hint: it changes nothing, and does nothing where there is no such instruction.
+#[inline(always)]
+pub fn prefetch(block: Option<&Block>) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(block) = block {
+        for row in &block.0 {
+            // SAFETY: SSE is part of x86-64, and prefetching has no effect on memory.
+            #[expect(unsafe_code, reason = "a prefetch instruction takes a pointer")]
+            unsafe {
+                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(row.as_ptr().cast());
+            }
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = block;
+}
+
 /// Rows of the tile that the portable kernel keeps in registers at a time: 4 rows are 8 of AVX2's or 16 of NEON's.
 const ROWS: usize = 4;
 

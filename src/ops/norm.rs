@@ -255,3 +255,41 @@ pub fn clip_backward(d: &mut [Block], y: &[Block]) {
         );
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Streams;
+
+    #[test]
+    fn a_normalised_batch_has_mean_0_and_variance_1_and_the_running_statistics_move_a_tenth() {
+        let batch = Batch::new(19);
+        let mut x = vec![Block::ZERO; 4 * batch.chunks];
+        let mut values = Vec::new();
+        let mut stream = Streams::new(1).stream("x", 0, 0);
+        for (at, block) in x.iter_mut().enumerate() {
+            stream.normals(block.0.as_flattened_mut());
+            for row in &mut block.0 {
+                row.iter_mut().for_each(|v| *v = 3.0 * *v + 7.0);
+                clear_from(row, batch.filled(at % batch.chunks));
+            }
+            values.extend_from_slice(&block.0[5][..batch.filled(at % batch.chunks)]);
+        }
+        let n = values.len() as f32;
+        let mean = values.iter().sum::<f32>() / n;
+        let unbiased = values.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / (n - 1.0);
+        let mut statistics = Statistics::new(1);
+        let mut y = x.clone();
+        let (gamma, beta) = ([[2.0; LANES]], [[0.5; LANES]]);
+        statistics.forward(&gamma, &beta, &mut x, &mut y, batch);
+        assert!((statistics.mean[0][5] - 0.1 * mean).abs() < 1e-5);
+        assert!((statistics.variance[0][5] - (0.9 + 0.1 * unbiased)).abs() < 1e-4);
+        let channel = |blocks: &[Block]| blocks.iter().flat_map(|b| b.0[5]).collect::<Vec<f32>>();
+        let normalised = channel(&x);
+        assert!(normalised.iter().sum::<f32>().abs() / n < 1e-5);
+        assert!((normalised.iter().map(|v| v * v).sum::<f32>() / n - 1.0).abs() < 1e-4);
+        let clipped = channel(&y).iter().filter(|v| **v == 0.0).count();
+        let below = normalised.iter().filter(|v| 2.0 * **v + 0.5 <= 0.0).count();
+        assert_eq!(clipped, below + 4 * 13, "what is below 0, and the 13 lanes of each last chunk that hold no sample");
+    }
+}

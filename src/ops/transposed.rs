@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::adam::Rates;
 use super::block::{Block, panels, zeroed};
-use super::kernel::{Run, accumulate, vectorised};
+use super::kernel::{Run, accumulate, prefetch, vectorised};
 
 /// The sizes of a transposed convolution; the same on both axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,13 +105,18 @@ pub struct Convolution {
     pub weights: Vec<Block>,
 }
 
-/// Blocks of one operand that a run goes through before the next pixel's turn: the working set of a task (these for all
-/// pixels, and the weights for them) shall stay in a core's own cache (1 MiB on Zen 4).
-const WORKING_SET: usize = 512;
+/// Blocks of one operand that a run goes through for one chunk before the next run's turn: with a few chunks, these and the
+/// weights for them stay in a core's own cache (1 MiB on Zen 4).
+const WORKING_SET: usize = 128;
 
-/// How many panels of the summed channel a run covers. Depends on shapes only, as the order of sums does.
-fn run_length(panels: usize, pixels: usize, chunks: usize) -> usize {
-    (WORKING_SET / (pixels * chunks)).clamp(4, 16).min(panels)
+/// How many blocks ahead of their update weights and moments are fetched: they come from main memory, which takes as long as
+/// a block's gradient of a small batch.
+const AHEAD: usize = 2;
+
+/// How many panels of the summed channel a run covers. It sets the order of sums, so it depends on the layer only: what comes
+/// of a sample is the same in any batch.
+fn run_length(panels: usize, pixels: usize) -> usize {
+    (WORKING_SET / pixels).clamp(4, 16).min(panels)
 }
 
 impl Convolution {
@@ -137,7 +142,7 @@ impl Convolution {
 
     fn forward_part(&self, x: &[Block], out: &mut [Block], chunks: usize, panel: usize, first: usize) {
         let (inputs, taps) = (self.plan.inputs(), self.plan.taps());
-        let length = run_length(self.ci, inputs, chunks);
+        let length = run_length(self.ci, inputs);
         out.fill(Block::ZERO);
         for start in (0..self.ci).step_by(length) {
             let run = Run { blocks: length.min(self.ci - start), scalars: taps * self.co, vectors: inputs * chunks };
@@ -181,7 +186,11 @@ impl Convolution {
             .zip_eq(moments.v.par_chunks_mut(strip))
             .for_each(|((((dx, x), weights), m), v)| {
                 input_gradient_panel(plan, co, weights, given.dy, dx, chunks);
-                for (at, ((w, m), v)) in weights.iter_mut().zip(m).zip(v).enumerate() {
+                for at in 0..weights.len() {
+                    prefetch(weights.get(at + AHEAD));
+                    prefetch(m.get(at + AHEAD));
+                    prefetch(v.get(at + AHEAD));
+                    let (w, m, v) = (&mut weights[at], &mut m[at], &mut v[at]);
                     let gradient = weight_gradient_block(plan, x, given.rows, at / co, at % co, chunks);
                     vectorised(
                         #[inline(always)]
@@ -221,7 +230,7 @@ pub struct Given<'a> {
 
 fn input_gradient_panel(plan: &Plan, co: usize, weights: &[Block], dy: &[Block], dx: &mut [Block], chunks: usize) {
     let outputs = plan.outputs();
-    let length = run_length(co, outputs, chunks);
+    let length = run_length(co, outputs);
     dx.fill(Block::ZERO);
     for start in (0..co).step_by(length) {
         let run = Run { blocks: length.min(co - start), scalars: 1, vectors: outputs * chunks };
@@ -243,4 +252,121 @@ fn weight_gradient_block(plan: &Plan, x: &[Block], rows: &[Block], tap: usize, p
         plan.by_tap[tap].iter().map(|(input, output)| (input * chunks, (panel * plan.outputs() + output) * chunks));
     accumulate::<true>(&mut gradient, x, rows, pairs, Run { blocks: chunks, scalars: 1, vectors: 1 });
     gradient
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor, Var};
+
+    use super::*;
+    use crate::ops::block::{Batch, LANES};
+    use crate::rng::Streams;
+
+    fn random(n: usize, purpose: &str) -> Vec<f32> {
+        let mut out = vec![0.0; n];
+        Streams::new(5).stream(purpose, 0, 0).normals(&mut out);
+        out
+    }
+
+    /// From candle's `[batch][channel][pixel]` into activations, or out of them.
+    fn each(channels: usize, pixels: usize, batch: Batch, mut f: impl FnMut(usize, (usize, usize, usize))) {
+        for b in 0..batch.samples {
+            for c in 0..channels {
+                for p in 0..pixels {
+                    let block = (c / LANES * pixels + p) * batch.chunks + b / LANES;
+                    f((b * channels + c) * pixels + p, (block, c % LANES, b % LANES));
+                }
+            }
+        }
+    }
+
+    fn pack(from: &[f32], channels: usize, pixels: usize, batch: Batch) -> Vec<Block> {
+        let mut to = zeroed(panels(channels) * pixels * batch.chunks);
+        each(channels, pixels, batch, |at, (block, row, lane)| to[block].0[row][lane] = from[at]);
+        to
+    }
+
+    fn assert_close(found: &[f32], expected: &Tensor) {
+        let expected = expected.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(found.len(), expected.len());
+        for (f, e) in found.iter().zip(&expected) {
+            assert!((f - e).abs() < 1e-4 * (1.0 + e.abs()), "{f} {e}");
+        }
+    }
+
+    /// Weights and Adam's first moments share a layout; `[ci][co][tap]` out of it.
+    fn unpack_weights(c: &Convolution, blocks: &[Block], ci: usize, co: usize) -> Vec<f32> {
+        let taps = c.plan.taps();
+        let at =
+            |i: usize, o: usize, t: usize| blocks[(i / LANES * taps + t) * c.co + o / LANES].0[i % LANES][o % LANES];
+        (0..ci * co * taps).map(|n| at(n / taps / co, n / taps % co, n % taps)).collect()
+    }
+
+    fn against_candle(geometry: Geometry, ci: usize, co: usize, samples: usize) {
+        let (batch, side) = (Batch::new(samples), geometry.input);
+        let mut c = Convolution::new(geometry, ci, co);
+        let (inputs, outputs, taps) = (c.plan.inputs(), c.plan.outputs(), c.plan.taps());
+        let (x, w) = (random(samples * ci * inputs, "x"), random(ci * co * taps, "w"));
+        let dy = random(samples * co * outputs, "dy");
+        let var = |v: &[f32], shape: (usize, usize, usize, usize)| {
+            Var::from_tensor(&Tensor::from_slice(v, shape, &Device::Cpu).unwrap()).unwrap()
+        };
+        let (cx, cw) = (var(&x, (samples, ci, side, side)), var(&w, (ci, co, geometry.kernel, geometry.kernel)));
+        let cy = cx.conv_transpose2d(&cw, geometry.padding, 0, geometry.stride, 1).unwrap();
+        let cdy = Tensor::from_slice(&dy, cy.shape(), &Device::Cpu).unwrap();
+        let gradients = (&cy * cdy).unwrap().sum_all().unwrap().backward().unwrap();
+
+        for (n, value) in w.iter().enumerate() {
+            let (i, o, t) = (n / taps / co, n / taps % co, n % taps);
+            c.weights[(i / LANES * taps + t) * c.co + o / LANES].0[i % LANES][o % LANES] = *value;
+        }
+        let (x, dy) = (pack(&x, ci, inputs, batch), pack(&dy, co, outputs, batch));
+        let mut y = zeroed(dy.len());
+        c.forward(&x, &mut y, batch.chunks);
+        let mut found = vec![0.0; samples * co * outputs];
+        each(co, outputs, batch, |at, (block, row, lane)| found[at] = y[block].0[row][lane]);
+        assert_close(&found, &cy);
+
+        let (mut dx, mut again) = (zeroed(x.len()), zeroed(x.len()));
+        c.input_gradient(&dy, &mut again, batch.chunks);
+        let rows: Vec<Block> = dy.iter().map(Block::transposed).collect();
+        let mut moments = BlockMoments::of(&c);
+        let before = c.weights.clone();
+        let given = Given { x: &x, dy: &dy, rows: &rows };
+        c.backward_and_update(&mut moments, given, &mut dx, batch.chunks, Rates::new(1, 1e-3));
+        assert!(dx == again, "the fused pass makes the input gradient from the old weights");
+        let mut found = vec![0.0; samples * ci * inputs];
+        each(ci, inputs, batch, |at, (block, row, lane)| found[at] = dx[block].0[row][lane]);
+        assert_close(&found, gradients.get(&cx).unwrap());
+
+        // The first moment of a first step is a tenth of the gradient.
+        let first = unpack_weights(&c, &moments.m, ci, co).iter().map(|m| m * 10.0).collect::<Vec<_>>();
+        assert_close(&first, gradients.get(&cw).unwrap());
+        let moved = c.weights.iter().zip(&before).filter(|(a, b)| a != b).count();
+        assert_eq!(moved, before.len(), "every block of weights moved");
+    }
+
+    #[test]
+    fn it_is_candles_transposed_convolution_and_its_autograd() {
+        let sizes = [(2, 4, 2, 1), (1, 2, 1, 0), (4, 4, 2, 1), (3, 3, 1, 1), (5, 3, 2, 0), (4, 5, 3, 2), (3, 1, 1, 0)];
+        for (input, kernel, stride, padding) in sizes {
+            let geometry = Geometry { input, kernel, stride, padding };
+            against_candle(geometry, 5, 3, 2);
+            against_candle(geometry, 33, 18, 17);
+        }
+    }
+
+    #[test]
+    fn long_sums_are_cut_into_runs_without_loss() {
+        // 40 panels, more than a run's 16; and enough pixels and chunks that runs are at their shortest.
+        against_candle(Geometry { input: 2, kernel: 4, stride: 2, padding: 1 }, 640, 20, 3);
+        against_candle(Geometry { input: 8, kernel: 4, stride: 2, padding: 1 }, 90, 100, 33);
+    }
+
+    #[test]
+    fn no_product_falls_outside_the_image() {
+        let plan = Plan::new(Geometry { input: 2, kernel: 4, stride: 2, padding: 1 });
+        let products: usize = plan.by_tap.iter().map(Vec::len).sum();
+        assert_eq!((products, plan.outputs()), (36, 16));
+    }
 }

@@ -14,6 +14,9 @@ use crate::ops::transposed::Convolution;
 use super::layers::{self, LAYERS, NORMS, Work};
 use super::{DecoderShape, Step, tensors};
 
+/// Samples that are decoded at once: their buffers take some 300 KiB each.
+const DECODED_AT_ONCE: usize = 64;
+
 /// A trained decoder with running statistics, ready to decode and to fit latents.
 #[derive(Debug)]
 pub struct Frozen {
@@ -42,22 +45,28 @@ impl Frozen {
         self.shape
     }
 
-    /// The images of latents, batch × 784, row-major, in grey levels 0…255. `z` is batch × latent_dim.
+    /// The images of any number of latents, n × 784, row-major, in grey levels 0…255. `z` is n × latent_dim. An image depends on
+    /// its own latent only, bit for bit.
     pub fn decode(&mut self, z: &[f32]) -> &[f32] {
-        let samples = z.len() / self.shape.latent_dim;
-        self.decoded.resize(samples * PIXELS, 0.0);
-        if samples > 0 {
-            let chunks = self.forward(z, samples);
+        let dim = self.shape.latent_dim;
+        let mut decoded = std::mem::take(&mut self.decoded);
+        decoded.resize(z.len() / dim * PIXELS, 0.0);
+        for (z, images) in z.chunks(DECODED_AT_ONCE * dim).zip(decoded.chunks_mut(DECODED_AT_ONCE * PIXELS)) {
+            let chunks = self.forward(z, z.len() / dim);
             if let Some(work) = self.work.get(&chunks) {
-                work.tail.images(&mut self.decoded);
+                work.tail.images(images);
             }
         }
+        self.decoded = decoded;
         &self.decoded
     }
 
     /// The loss of a batch and its gradient by the latents; arguments as for [`super::Decoder::train_step`].
+    ///
+    /// # Panics
+    /// If latents and images do not make one batch that is not empty.
     pub fn loss_and_gradient(&mut self, z: &[f32], images: &[u8]) -> Step<'_> {
-        let batch = layers::batch(self.shape, z, images.len() / PIXELS);
+        let batch = layers::batch_of_images(self.shape, z, images);
         self.forward(z, batch.samples);
         let Self { shape, convolutions, scalars, work, .. } = self;
         let work = work.entry(batch.chunks).or_insert_with(|| Work::for_inference(*shape, convolutions, batch));

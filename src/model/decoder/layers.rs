@@ -1,7 +1,7 @@
 //! The decoder's five convolutions and the buffers of a step.
 
-use crate::ops::block::{Batch, Block, zeroed};
-use crate::ops::tail::{INPUT_SIDE, Tail};
+use crate::ops::block::{Batch, Block, LANES, zeroed};
+use crate::ops::tail::{INPUT_SIDE, PIXELS, Tail};
 use crate::ops::transposed::{Convolution, Geometry};
 
 use super::DecoderShape;
@@ -39,6 +39,12 @@ pub(super) fn batch(shape: DecoderShape, z: &[f32], samples: usize) -> Batch {
     Batch::new(samples)
 }
 
+/// The batch that `z` and `images` make.
+pub(super) fn batch_of_images(shape: DecoderShape, z: &[f32], images: &[u8]) -> Batch {
+    assert!(images.len().is_multiple_of(PIXELS), "images must be whole");
+    batch(shape, z, images.len() / PIXELS)
+}
+
 /// The buffers of a step. What a frozen decoder doesn't need is empty.
 #[derive(Debug)]
 pub(super) struct Work {
@@ -69,10 +75,7 @@ impl Work {
         };
         let latents = zeroed(convolutions[0].ci * batch.chunks);
         Self {
-            latent_gradient: vec![
-                0.0;
-                latents.len() / convolutions[0].ci * crate::ops::block::LANES * shape.latent_dim
-            ],
+            latent_gradient: vec![0.0; batch.chunks * LANES * shape.latent_dim],
             latent_gradients: latents.clone(),
             latents,
             activations: std::array::from_fn(layer),

@@ -1,6 +1,7 @@
 use super::*;
 use crate::artifact::Tensor;
 use crate::model::GraphDecoder;
+use crate::ops::tail::PIXELS;
 use candle_core::Device;
 use rayon::ThreadPoolBuilder;
 
@@ -234,4 +235,13 @@ fn tensors_that_do_not_fit_are_named() {
 fn no_latents_decode_to_no_images() {
     let weights = Decoder::new(TINY, &Streams::new(1)).weights().unwrap();
     assert!(Frozen::from_weights(&weights).unwrap().decode(&[]).is_empty());
+}
+
+#[test]
+fn an_image_depends_on_its_own_latent_only() {
+    let (z, _) = batch_of(70, ODD);
+    let mut frozen = Frozen::from_weights(&Decoder::new(ODD, &Streams::new(1)).weights().unwrap()).unwrap();
+    let together = frozen.decode(&z).to_vec();
+    let alone: Vec<f32> = z.chunks(ODD.latent_dim).flat_map(|z| frozen.decode(z).to_vec()).collect();
+    assert_eq!(together, alone);
 }
