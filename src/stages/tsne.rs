@@ -19,6 +19,9 @@ use crate::stage::{Context, Input, Params, Reads, Role, Roles, Stage, StageError
 /// Neighbours that purity and recall look at.
 const NEIGHBOURS: usize = 10;
 
+/// The largest latent whose square, summed over dimensions, is still far from overflowing.
+const LARGEST: f32 = 1e15;
+
 /// The stage kind `tsne`.
 pub struct Tsne;
 
@@ -168,7 +171,7 @@ impl Points {
             return Err(StageError::BadInput { message, hint: None });
         };
         let values: Vec<f32> = tensor.to_vec()?;
-        if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+        if let Some(at) = values.iter().position(|v| v.is_nan() || v.abs() > LARGEST) {
             return Err(StageError::bad_input(
                 format!("latent {} of {} is {}", at / d.max(1), latents.label(), values[at]),
                 "the training that made it has diverged; lower its learning rate",

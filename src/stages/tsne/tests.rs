@@ -169,6 +169,8 @@ fn inputs_that_do_not_fit_are_explained() {
     insta::assert_snapshot!(refused(&*train, inputs(&labels, [12, 8], &latents, Some("test"))), @r#"`split = "train"`, but the latents of fit are of the test split (leave `split` out, or name a stage that fits that split)"#);
     insta::assert_snapshot!(refused(&*plain, inputs(&labels, [12, 8], &latents, None)), @r#"fit does not say of which split its latents are (write `split = "train"` or `split = "test"`)"#);
     insta::assert_snapshot!(refused(&*plain, inputs(&labels[..9], [12, 8], &latents, Some("test"))), @"fit has 12 latents, but data has 9 test labels (give as `data` the stage that the latents were trained on)");
+    latents[17] = 1e30;
+    assert!(refused(&*plain, inputs(&labels, [12, 8], &latents, Some("test"))).starts_with("latent 2 of fit is 1"));
     latents[17] = f32::NAN;
     insta::assert_snapshot!(refused(&*plain, inputs(&labels, [12, 8], &latents, Some("test"))), @"latent 2 of fit is NaN (the training that made it has diverged; lower its learning rate)");
 }
