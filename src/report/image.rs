@@ -79,13 +79,17 @@ impl Stack {
     /// The images from `first` on, at most `count` of them.
     pub(super) fn grid(&self, first: usize, count: usize, columns: usize, scale: usize) -> Result<Vec<u8>, ImageError> {
         let count = count.min(self.count.saturating_sub(first));
-        let columns = columns.clamp(1, count.max(1));
+        const LARGEST: usize = 1 << 14;
+        if ![self.height, self.width, count].iter().all(|n| (1..=LARGEST).contains(n)) {
+            return Err(ImageError::Size { width: self.width, height: self.height.saturating_mul(count) });
+        }
+        let columns = columns.clamp(1, count);
         let rows = count.div_ceil(columns);
-        let scale = scale.max(1);
+        let scale = scale.clamp(1, LARGEST);
         let width = (columns * (self.width + 1)).saturating_sub(1) * scale;
         let height = (rows * (self.height + 1)).saturating_sub(1) * scale;
         let size = |w: usize, h: usize| Some((u32::try_from(w).ok()?, u32::try_from(h).ok()?));
-        let drawable = self.width > 0 && self.height > 0 && count > 0 && width.saturating_mul(height) <= 1 << 28;
+        let drawable = width.saturating_mul(height) <= 1 << 28;
         let (Some((png_width, png_height)), true) = (size(width, height), drawable) else {
             return Err(ImageError::Size { width, height });
         };

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::dag;
-use super::html::{Cell, Table, Text, duration};
+use super::html::{Cell, Table, Text, duration, number};
 use crate::value::Values;
 
 /// Where the overlay goes.
@@ -107,7 +107,7 @@ fn section(run: &RunOverlay) -> String {
     out.push_str(&dag::draw(&run.stages));
     out.push_str("<h3 id=\"timings\">Timings</h3>\n");
     out.push_str(&timings(&run.stages));
-    out.push_str("<h3 id=\"parameters\">Parameters</h3>\n");
+    out.push_str("<h3 id=\"parameters\">Parameters and metrics</h3>\n");
     out.push_str(&parameters(&run.stages));
     out.push_str("</section>\n");
     out
@@ -136,16 +136,21 @@ fn timings(stages: &[StageOverlay]) -> String {
 
 fn parameters(stages: &[StageOverlay]) -> String {
     let mut table = Table::default();
-    table.column("stage", false).column("kind", false).column("parameters", false);
+    table.column("stage", false).column("kind", false).column("parameters", false).column("metrics", false);
     for stage in stages {
         let one = |(name, value): (&String, &crate::value::Value)| {
             format!("<span class=\"p\">{} = {}</span>", Text(name), Text(&value.to_string()))
         };
         let params: Vec<String> = stage.params.iter().map(one).collect();
+        let one = |(name, value): (&String, &f64)| {
+            format!("<span class=\"p\" title=\"{value}\">{} {}</span>", Text(name), number(*value))
+        };
+        let metrics: Vec<String> = stage.metrics.iter().map(one).collect();
         table.row(vec![
             Cell::name(&stage.name),
             Cell::text(&stage.kind),
             Cell::html(format!("<code>{}</code>", params.join(" ")), String::new()),
+            Cell::html(format!("<code>{}</code>", metrics.join(" ")), String::new()),
         ]);
     }
     table.render("")

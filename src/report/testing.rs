@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex};
 use candle_core::Device;
 
 use crate::artifact::{Artifact, BlobEntry, Manifest, Tensor, TensorEntry};
+use crate::diagnostic::{Diagnostics, Origin, Sources};
 use crate::error::Error;
 use crate::rng::Streams;
-use crate::stage::{Cancel, Context, Input, Inputs, Progress, Update};
+use crate::stage::{Cancel, Context, Input, Inputs, Params, Progress, Stage, StageKind, Update};
+use crate::value::{Data, Entry, Node, Table, Values};
 
 /// An artifact in memory as another stage reads it.
 pub(crate) struct FakeInput {
@@ -50,6 +52,42 @@ impl Input for FakeInput {
         let found = self.artifact.files.get(name).cloned();
         found.ok_or_else(|| Error::storage(format!("{} has no file {name}", self.label)))
     }
+}
+
+/// A table from TOML, with the place of everything at the start of the text.
+fn table(text: &str) -> Table {
+    fn node(value: toml::Value) -> Node {
+        let data = match value {
+            toml::Value::String(v) => Data::Text(v),
+            toml::Value::Integer(v) => Data::Int(v),
+            toml::Value::Float(v) => Data::Float(v),
+            toml::Value::Boolean(v) => Data::Bool(v),
+            toml::Value::Array(v) => Data::List(v.into_iter().map(node).collect()),
+            toml::Value::Table(v) => Data::Table(entries(v)),
+            toml::Value::Datetime(_) => unreachable!(),
+        };
+        Node { data, origin: Origin { source: 0, span: 0..1 } }
+    }
+    fn entries(table: toml::Table) -> Table {
+        let entry = |(name, value)| Entry { name, name_origin: Origin { source: 0, span: 0..1 }, node: node(value) };
+        Table(table.into_iter().map(entry).collect())
+    }
+    entries(toml::from_str(text).unwrap())
+}
+
+/// Parses a stage's table; errors as lines of message and help.
+pub(crate) fn parse_stage(kind: &dyn StageKind, text: &str) -> Result<(Arc<dyn Stage>, Values), String> {
+    let table = table(text);
+    let mut diagnostics = Diagnostics::default();
+    let mut params = Params::new(&table, Origin { source: 0, span: 0..1 }, &["kind"], &mut diagnostics);
+    let stage = kind.parse(&mut params);
+    let values = params.finish();
+    if diagnostics.is_empty() {
+        return Ok((stage, values));
+    }
+    assert!(diagnostics.clone().into_result(&Sources::default()).is_err());
+    let lines = diagnostics.0.into_iter().map(|d| format!("{} ({})", d.message, d.help.unwrap_or_default()));
+    Err(lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// Remembers what is logged.

@@ -262,7 +262,7 @@ fn what_a_reader_compares_stands_together() {
         own command
       The run
         Timings
-        Parameters
+        Parameters and metrics
     ");
 }
 
@@ -375,6 +375,29 @@ fn a_browser_loads_it_without_complaint() {
     // The script ran to its end: the tables' heads and the classes became buttons.
     assert!(page.dom.contains("<th scope=\"col\"><button type=\"button\">stage</button>"));
     assert!(page.dom.contains("<button type=\"button\" aria-pressed=\"false\">"));
+}
+
+#[test]
+fn a_click_sorts_a_table_and_picks_a_class() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("report.html");
+    let clicks = "<script>
+        const head = [...document.querySelectorAll('th button')].find((b) => b.textContent === 'rmse' &&
+            b.closest('table').textContent.includes('exponential'));
+        head.click();
+        document.querySelector('.legend.classes button').click();
+        </script></body>";
+    std::fs::write(&file, overlay(&html(), &run()).replace("</body>", clicks)).unwrap();
+    let Some(page) = browser::load(&file).unwrap() else {
+        eprintln!("no chromium in PATH: nothing was clicked");
+        return;
+    };
+    assert_eq!(page.complaints, Vec::<String>::new());
+    let sorted = page.dom.split("aria-sort=\"ascending\"").nth(1).unwrap();
+    let place = |name: &str| sorted.find(&format!("data-v=\"vad@distribution={name}\"")).unwrap();
+    assert!(place("gaussian") < place("uniform") && place("uniform") < place("exponential"));
+    assert_eq!(page.dom.matches("class=\"scatter alone\"").count(), 2);
+    assert_eq!(page.dom.matches("chosen\" data-k=\"0\"").count(), 2);
 }
 
 #[test]

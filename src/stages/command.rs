@@ -29,6 +29,8 @@
 //! program itself and words of a script need a `/` or, in a script, a `.` to count), and the values of `env`. Not in the
 //! key: `PATH` and thus which version of a program it finds, the time-out, and whatever else the program reads.
 //!
+//! This is the one place in the library that reads the environment: a declared variable is an input like a file.
+//!
 //! **How it ends.** The program leads a process group. At the time-out or an interruption the whole group gets SIGTERM and
 //! two seconds later SIGKILL; what a program leaves running behind it is ended in the same way.
 

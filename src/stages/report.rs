@@ -95,7 +95,7 @@ fn read_figure(params: &mut Params<'_>, entry: &Entry) -> Option<Reference> {
             }
         }
     }
-    if figure.ours.is_none() && figure.seed.is_empty() {
+    if fields.get("ours").is_none() && fields.get("seed").is_none() {
         params.error_at(&entry.name_origin, format!("the reference `{}` says nothing", entry.name), FORM);
     }
     Some(figure)
@@ -107,5 +107,71 @@ impl Stage for Report {
         let mut artifact = Artifact::default();
         artifact.files.insert(FILE.to_owned(), html.into_bytes());
         Ok(artifact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::report::testing::{Bench, FakeInput, parse_stage};
+    use crate::stage::Inputs;
+
+    fn inputs() -> Inputs {
+        let artifact = Artifact { metrics: BTreeMap::from([("loss".to_owned(), 0.0609)]), ..Artifact::default() };
+        Inputs(BTreeMap::from([("ad".to_owned(), vec![FakeInput::shared("ad", "train-ad", artifact)])]))
+    }
+
+    #[test]
+    fn it_makes_one_file() {
+        let text = r#"
+            title = "Ours & theirs"
+            [reference]
+            "AD, train" = { ours = "ad.loss", seed = 0.06, note = "100 epochs" }
+            "AD, samples" = { seed = "noise" }
+        "#;
+        let (stage, values) = parse_stage(&Kind, text).unwrap();
+        assert_eq!(values.keys().collect::<Vec<_>>(), ["reference", "title"]);
+        let bench = Bench::new();
+        let artifact = stage.run(&bench.context(inputs())).unwrap();
+        assert_eq!(artifact.files.keys().collect::<Vec<_>>(), [FILE]);
+        let html = std::str::from_utf8(&artifact.files[FILE]).unwrap();
+        assert!(html.contains("<title>Ours &amp; theirs</title>"));
+        let (samples, train) = (html.find("AD, samples").unwrap(), html.find("AD, train").unwrap());
+        assert!(samples < train, "in the order of names, since a table in a key has no other");
+    }
+
+    #[test]
+    fn the_order_of_references_changes_nothing() {
+        let run = |text: &str| parse_stage(&Kind, text).unwrap().0.run(&Bench::new().context(inputs())).unwrap();
+        let one = "[reference]\na = { seed = 1 }\nb = { seed = 2 }";
+        let other = "[reference]\nb = { seed = 2 }\na = { seed = 1 }";
+        assert_eq!(run(one), run(other));
+    }
+
+    #[test]
+    fn wrong_references_are_explained() {
+        let errors = [
+            "reference = 3",
+            "reference = { a = 0.16 }",
+            "reference = { a = { ours = 'loss', seed = [1] } }",
+            "reference = { a = { sead = 1 } }",
+            "titel = 'x'",
+        ]
+        .map(|text| parse_stage(&Kind, text).err().unwrap_or_else(|| format!("accepted: {text}")));
+        insta::assert_snapshot!(errors.join("\n--\n"), @r#"
+        `reference` must be a table, not an integer (write `"AD, test" = { ours = "fit.loss", seed = 0.16, note = "…" }`)
+        --
+        a reference must be a table, not a float (write `"AD, test" = { ours = "fit.loss", seed = 0.16, note = "…" }`)
+        --
+        `ours` must name a figure (it is NAME.METRIC, such as "ad.loss")
+        `seed` can't be a list (write `"AD, test" = { ours = "fit.loss", seed = 0.16, note = "…" }`)
+        --
+        unknown field `sead` in a reference (known here: ours, seed, note)
+        the reference `a` says nothing (write `"AD, test" = { ours = "fit.loss", seed = 0.16, note = "…" }`)
+        --
+        unknown field `titel` (did you mean `title`?)
+        "#);
     }
 }

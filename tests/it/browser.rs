@@ -1,8 +1,14 @@
 //! Loads a page in headless Chromium and says what its console says.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long a browser may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a browser made of a page.
 pub(crate) struct Page {
@@ -16,21 +22,37 @@ pub(crate) struct Page {
 pub(crate) fn load(file: &Path) -> io::Result<Option<Page>> {
     let Some(browser) = find() else { return Ok(None) };
     let profile = tempfile::tempdir()?;
-    let output = Command::new(browser)
+    let [dom_path, log_path] = ["dom.html", "log.txt"].map(|name| profile.path().join(name));
+    let mut child = Command::new(browser)
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic"])
         .args(["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"])
         .args(["--enable-logging=stderr", "--v=0", "--virtual-time-budget=2000", "--dump-dom"])
-        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(format!("--user-data-dir={}", profile.path().join("profile").display()))
         .arg(format!("file://{}", file.canonicalize()?.display()))
         .stdin(Stdio::null())
-        .output()?;
-    let log = String::from_utf8_lossy(&output.stderr);
-    if !output.status.success() {
-        return Err(io::Error::other(format!("chromium failed: {log}")));
+        .stdout(File::create(&dom_path)?)
+        .stderr(File::create(&log_path)?)
+        .spawn()?;
+    // A browser that hangs must not hang the tests.
+    let start = Instant::now();
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break status,
+            None if start.elapsed() > PATIENCE => {
+                child.kill()?;
+                break child.wait()?;
+            }
+            None => sleep(Duration::from_millis(20)),
+        }
+    };
+    let read = |path: &Path| std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let log = read(&log_path)?;
+    if !status.success() {
+        return Err(io::Error::other(format!("chromium failed ({status}): {log}")));
     }
     // What the browser itself complains about (no D-Bus, no GPU, …) is not the page's fault.
     let complaints = log.lines().filter(|l| l.contains(":CONSOLE")).map(str::to_owned).collect();
-    Ok(Some(Page { dom: String::from_utf8_lossy(&output.stdout).into_owned(), complaints }))
+    Ok(Some(Page { dom: read(&dom_path)?, complaints }))
 }
 
 fn find() -> Option<PathBuf> {

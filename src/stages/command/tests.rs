@@ -7,46 +7,14 @@ use std::time::{Duration, Instant};
 
 use super::Kind;
 use crate::artifact::{Artifact, Tensor, from_safetensors, to_safetensors};
-use crate::diagnostic::{Diagnostics, Origin, Sources};
 use crate::error::{Category, Error};
 use crate::key::Digest;
-use crate::report::testing::{Bench, FakeInput};
-use crate::stage::{Files, Input, Inputs, Params, Stage, StageError, StageKind};
-use crate::value::{Data, Entry, Node, Table, Value, Values};
-
-/// A table from TOML, with the place of everything at the start of the text.
-fn table(text: &str) -> Table {
-    fn node(value: toml::Value) -> Node {
-        let data = match value {
-            toml::Value::String(v) => Data::Text(v),
-            toml::Value::Integer(v) => Data::Int(v),
-            toml::Value::Float(v) => Data::Float(v),
-            toml::Value::Boolean(v) => Data::Bool(v),
-            toml::Value::Array(v) => Data::List(v.into_iter().map(node).collect()),
-            toml::Value::Table(v) => Data::Table(entries(v)),
-            toml::Value::Datetime(_) => unreachable!(),
-        };
-        Node { data, origin: Origin { source: 0, span: 0..1 } }
-    }
-    fn entries(table: toml::Table) -> Table {
-        let entry = |(name, value)| Entry { name, name_origin: Origin { source: 0, span: 0..1 }, node: node(value) };
-        Table(table.into_iter().map(entry).collect())
-    }
-    entries(toml::from_str(text).unwrap())
-}
+use crate::report::testing::{Bench, FakeInput, parse_stage};
+use crate::stage::{Files, Input, Inputs, Stage, StageError};
+use crate::value::{Value, Values};
 
 fn parse(text: &str) -> Result<(Arc<dyn Stage>, Values), String> {
-    let table = table(text);
-    let mut diagnostics = Diagnostics::default();
-    let mut params = Params::new(&table, Origin { source: 0, span: 0..1 }, &["kind"], &mut diagnostics);
-    let stage = Kind.parse(&mut params);
-    let values = params.finish();
-    if diagnostics.is_empty() {
-        return Ok((stage, values));
-    }
-    assert!(diagnostics.clone().into_result(&Sources::default()).is_err());
-    let lines = diagnostics.0.into_iter().map(|d| format!("{} ({})", d.message, d.help.unwrap_or_default()));
-    Err(lines.collect::<Vec<_>>().join("\n"))
+    parse_stage(&Kind, text)
 }
 
 /// A stage that runs a shell script, with more TOML behind it.
