@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::database::Failure;
+use super::inner::things;
 use super::lock::Sharing;
 use super::record::{BlobEntries, now_ms};
 use super::{NewResult, Result, ResultRecord, Store, StoreError, blobs, index};
@@ -197,7 +198,7 @@ impl Store {
         let what = format!("blob {}", blob.short());
         match self.inner.lose(&BTreeSet::from([*blob])) {
             Ok(forgotten) => {
-                self.inner.warn(format!("{what} is damaged: {why}; {} results or states need it", forgotten.len()));
+                self.inner.warn(format!("{what} is damaged: {why}; relied on by {}", things(forgotten.len())));
                 StoreError::Damaged { what, why, blob: *blob, forgotten }
             }
             Err(error) => error,
