@@ -59,6 +59,7 @@ impl Store {
             return Ok(report);
         }
         self.collect(&keep.into_iter().collect(), &dead, &dead_states)?;
+        self.sweep_leases();
         report.bytes_after = self.disk_bytes();
         Ok(report)
     }

@@ -110,6 +110,34 @@ fn a_flipped_bit_in_the_middle_of_the_log_costs_little() {
 }
 
 #[test]
+fn a_database_that_several_threads_find_broken_is_replaced_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = three(dir.path());
+    commit(&store(dir.path()), "more", &components("more", 1), &artifact(9, 20 << 20));
+    assert!(store(dir.path()).doctor(false, &mut |_, _| ()).unwrap().is_healthy());
+    let file = dir.path().join("chunks-0/db");
+    flip(&file, find(&file, &noise(1, 150_000)[70_000..70_100]));
+    let stores = [store(dir.path()), store(dir.path())];
+    assert!(!stores[0].doctor(true, &mut |_, _| ()).unwrap().is_healthy());
+    std::thread::scope(|scope| {
+        for i in 0..6 {
+            let (store, c, a) = (&stores[i % 2], &all[i % 3].0, &all[i % 3].1);
+            scope.spawn(move || commit(store, &format!("x{}", i % 3), c, a));
+        }
+    });
+    // The bit's node holds chunks of others, too.
+    let more = stores[0].result(&components("more", 1).key()).unwrap().unwrap();
+    match read(&stores[0], &more) {
+        Ok(found) => assert_eq!(found, artifact(9, 20 << 20)),
+        Err(error) => assert!(more.damaged && matches!(error, StoreError::Damaged { .. }), "{error}"),
+    }
+    for (c, a) in &all {
+        assert_eq!(read(&stores[1], &stores[1].result(&c.key()).unwrap().unwrap()).unwrap(), *a);
+    }
+    assert_eq!(stores[0].doctor(false, &mut |_, _| ()).unwrap().set_aside.len(), 1);
+}
+
+#[test]
 fn doctor_repairs_by_forgetting() {
     let dir = tempfile::tempdir().unwrap();
     let all = three(dir.path());
