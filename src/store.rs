@@ -7,6 +7,7 @@
 //! DIR/runs/<id>.json            run records (`<id>.ndjson` beside them is the runner's)
 //! DIR/leases/<key>              who runs a key; held by a file lock, so that the kernel frees it when its holder dies
 //! DIR/*.lock                    one per database: one process at a time, with the holder's name for those who wait
+//! DIR/*.wanted                  somebody waits for that lock
 //! DIR/*-damaged-<n>/            databases that would not open, set aside and never deleted
 //! ```
 //!
@@ -63,7 +64,8 @@ pub type Waiting = Arc<dyn Fn(Option<&Holder>) + Send + Sync>;
 /// How to open a cache.
 #[derive(Clone)]
 pub struct Options {
-    /// Whether to wait while another process has a database open; else that is [`StoreError::Held`] at once.
+    /// Whether to wait while another process has a database open. Everybody has one open for moments, so without
+    /// waiting it is [`StoreError::Held`] after half a second.
     pub wait: bool,
     /// How long at most to wait.
     pub timeout: Duration,

@@ -16,7 +16,7 @@ use super::quiet;
 use crate::artifact::BlobEntry;
 use crate::key::Digest;
 
-/// How the chunk database is set up.
+/// How the chunk database is set up. A change of the segments is one of [`super::FORMAT`].
 pub(super) const SETUP: Setup = Setup { segment: 8 << 20, cache: 64 << 20 };
 /// Bytes of a chunk.
 pub(super) const CHUNK: usize = 64 << 10;

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -76,6 +77,8 @@ pub(super) struct Opened {
     /// The database.
     pub(super) db: sled::Db,
     path: PathBuf,
+    /// Device and inode of its file.
+    identity: Option<(u64, u64)>,
     since: Instant,
     /// Dropped last.
     _lock: File,
@@ -130,7 +133,7 @@ impl Database {
         loop {
             let opened = self.enter(place)?;
             let result = quiet::catch(|| f(&opened)).unwrap_or_else(|panic| Err(Failure::Broken(panic)));
-            let path = opened.path.clone();
+            let (path, identity) = (opened.path.clone(), opened.identity);
             self.leave(opened, matches!(result, Err(Failure::Broken(_) | Failure::Io(_))));
             let why = match result {
                 Ok(value) => return Ok(value),
@@ -140,7 +143,8 @@ impl Database {
             };
             match attempt {
                 0 => {}
-                1 => self.alone(|| place.replace(&path, &why))?,
+                // Unless another thread or process has done so meanwhile.
+                1 => self.alone(|| if identity_of(&path) == identity { place.replace(&path, &why) } else { Ok(()) })?,
                 _ => return Err(StoreError::Database { path, why }),
             }
             attempt += 1;
@@ -305,7 +309,10 @@ impl Database {
         loop {
             let path = place.path()?;
             match open_sled(&path, self.setup) {
-                Ok(db) => return Ok(Opened { db, path, since: Instant::now(), _lock: lock }),
+                Ok(db) => {
+                    let identity = identity_of(&path);
+                    return Ok(Opened { db, path, identity, since: Instant::now(), _lock: lock });
+                }
                 Err(Failure::Store(error)) => return Err(error),
                 Err(Failure::Io(e)) => return Err(StoreError::io("can't open the database", &path)(e)),
                 Err(Failure::Broken(why)) if replaced => return Err(StoreError::Database { path, why }),
@@ -314,6 +321,10 @@ impl Database {
             replaced = true;
         }
     }
+}
+
+fn identity_of(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path.join("db")).ok().map(|m| (m.dev(), m.ino()))
 }
 
 fn drop_opened(opened: Arc<Opened>) {

@@ -35,7 +35,7 @@ impl Store {
         let mut affected = BTreeSet::new();
         let total = blobs.len() as u64;
         for (blobs::BlobKey(digest, size), names) in blobs {
-            match self.check_blob(BlobEntry { digest, size }) {
+            match self.check_blob(BlobEntry { digest, size }, repair) {
                 Ok(None) => report.bytes += size,
                 Ok(Some(why)) => {
                     report.problems.push(format!("blob {} of {}: {why}", digest.short(), names.join(", ")));
@@ -57,12 +57,15 @@ impl Store {
     }
 
     /// What is wrong with a blob, if anything.
-    fn check_blob(&self, entry: BlobEntry) -> Result<Option<String>> {
+    fn check_blob(&self, entry: BlobEntry, repair: bool) -> Result<Option<String>> {
         if !self.inner.chunks_path()?.exists() {
             return Ok(Some("it is missing".to_owned()));
         }
-        let read = self.inner.chunks(|o| Ok(blobs::read(&o.db, &entry)?.err()))?;
-        Ok(read.map(|flaw| flaw.why))
+        let flaw = self.inner.chunks(|o| Ok(blobs::read(&o.db, &entry)?.err()))?;
+        if let (Some(flaw), true) = (&flaw, repair) {
+            self.remove_flawed(&entry, flaw);
+        }
+        Ok(flaw.map(|flaw| flaw.why))
     }
 
     fn forget_blobs(&self, lost: &BTreeSet<Digest>) -> Result<(), StoreError> {

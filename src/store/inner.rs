@@ -252,6 +252,11 @@ impl Inner {
     }
 }
 
+/// "1 result or state", "2 results or states".
+pub(super) fn things(n: usize) -> String {
+    format!("{n} {}", if n == 1 { "result or state" } else { "results or states" })
+}
+
 /// A failure outside of [`Database::with`].
 pub(super) fn failed(failure: Failure, path: &Path) -> StoreError {
     match failure {
@@ -309,8 +314,19 @@ impl Place for IndexPlace<'_> {
 struct ChunksPlace<'a>(&'a Arc<Inner>);
 
 impl Place for ChunksPlace<'_> {
+    /// A folder that is not there is about to be made: what the index says was in it is a miss from now on.
     fn path(&self) -> Result<PathBuf> {
-        self.0.chunks_path()
+        let inner = self.0;
+        let path = inner.chunks_path()?;
+        if !path.join("db").exists() {
+            inner.change_index(|db, batch| {
+                let generation = index::generation(db)?;
+                let generation = generation.unwrap_or_else(|| inner.generations().last().copied().unwrap_or(0));
+                index::set_chunks(batch, generation, index::lineage(db)? + 1);
+                Ok(())
+            })?;
+        }
+        Ok(path)
     }
 
     /// Saves what can be read into a new generation. If nothing can, a new lineage makes all that was there a miss.
@@ -339,7 +355,12 @@ impl Place for ChunksPlace<'_> {
         })?;
         let forgotten = inner.lose(&lost)?.len();
         let what = match opened {
-            true => format!("{} blobs were saved, {forgotten} results or states were lost", wanted.len() - lost.len()),
+            true => format!(
+                "{} of {} blobs were saved; lost: {}",
+                wanted.len() - lost.len(),
+                wanted.len(),
+                things(forgotten)
+            ),
             false => "what was in it will be made again".to_owned(),
         };
         let (path, aside) = (path.display(), aside.display());

@@ -66,6 +66,20 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Removes the files that dead processes left.
+    pub(super) fn sweep_leases(&self) {
+        let Ok(entries) = fs::read_dir(self.inner.dir.join("leases")) else { return };
+        for path in entries.flatten().map(|e| e.path()) {
+            // As if it were taken and dropped. What can't be removed does no harm.
+            let Ok(file) = lock::open(&path) else { continue };
+            if matches!(lock::try_take(&file, &path, Sharing::Exclusive), Ok(true)) && is_same(&file, &path) {
+                drop(Lease { file, path, taken_over: None });
+            }
+        }
+    }
+}
+
 fn is_same(file: &File, path: &Path) -> bool {
     let named = fs::metadata(path).map(|m| (m.dev(), m.ino()));
     let opened = file.metadata().map(|m| (m.dev(), m.ino()));

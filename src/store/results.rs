@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::database::Failure;
+use super::inner::things;
 use super::lock::Sharing;
 use super::record::{BlobEntries, now_ms};
 use super::{NewResult, Result, ResultRecord, Store, StoreError, blobs, index};
@@ -182,14 +183,19 @@ impl Store {
         match self.inner.chunks(|o| blobs::read(&o.db, entry))? {
             Ok(bytes) => Ok(bytes),
             Err(flaw) => {
-                // What can't be removed either makes the next write save the rest into a new database.
-                let _ = self.inner.chunks(|o| match blobs::remove_flawed(&o.db, &entry.digest, &flaw) {
-                    Err(Failure::Broken(_)) => Ok(()),
-                    other => other,
-                });
+                self.remove_flawed(entry, &flaw);
                 Err(self.damaged(&entry.digest, flaw.why))
             }
         }
+    }
+
+    /// Takes a flawed blob out of the chunks, so that it is not taken for there when it is made again. What can't be
+    /// removed either makes the next write save the rest into a new database.
+    pub(super) fn remove_flawed(&self, entry: &BlobEntry, flaw: &blobs::Flaw) {
+        let _ = self.inner.chunks(|o| match blobs::remove_flawed(&o.db, &entry.digest, flaw) {
+            Err(Failure::Broken(_)) => Ok(()),
+            other => other,
+        });
     }
 
     /// Makes whatever relies on this blob a miss, and the error that says so.
@@ -197,7 +203,7 @@ impl Store {
         let what = format!("blob {}", blob.short());
         match self.inner.lose(&BTreeSet::from([*blob])) {
             Ok(forgotten) => {
-                self.inner.warn(format!("{what} is damaged: {why}; {} results or states need it", forgotten.len()));
+                self.inner.warn(format!("{what} is damaged: {why}; relied on by {}", things(forgotten.len())));
                 StoreError::Damaged { what, why, blob: *blob, forgotten }
             }
             Err(error) => error,

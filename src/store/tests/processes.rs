@@ -113,6 +113,27 @@ fn two_processes_and_several_threads_share_a_cache() {
 }
 
 #[test]
+fn gc_beside_a_writer_breaks_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    commit(&store, "y", &components("mine", 1), &artifact(1, 100_000));
+    let mut child = child("write ten", dir.path());
+    let policy = GcPolicy { keep_runs: 1, named: vec![], dry_run: false };
+    while child.try_wait().unwrap().is_none() {
+        store.gc(&policy).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(child.wait().unwrap().success());
+    // Of each point, the newest: there are no run records.
+    assert_eq!(store.gc(&policy).unwrap().results_kept, 2);
+    let newest = store.newest("p", "x").unwrap().unwrap();
+    assert_eq!((newest.key, read(&store, &newest).unwrap()), (components("child 9", 1).key(), artifact(109, 100_000)));
+    assert_eq!(read(&store, &store.newest("p", "y").unwrap().unwrap()).unwrap(), artifact(1, 100_000));
+    assert!(store.doctor(false, &mut |_, _| ()).unwrap().is_healthy());
+    assert_eq!(store.warnings(), [""; 0]);
+}
+
+#[test]
 fn an_idle_store_lets_others_in() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (store(dir.path()), store(dir.path()));
@@ -123,7 +144,7 @@ fn an_idle_store_lets_others_in() {
     }
     // And closes by itself: sled's own lock is free.
     let path = dir.path().join("index");
-    let open = || sled::Config::new().path(&path).segment_size(2 << 20).open().is_ok();
+    let open = || sled::Config::new().path(&path).segment_size(super::super::index::SETUP.segment).open().is_ok();
     assert!((0..500).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
         open()
