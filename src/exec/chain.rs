@@ -49,7 +49,12 @@ pub(crate) struct ChainSettings<'a> {
 
 impl<'a> StoredChain<'a> {
     /// The chain of `stage`.
-    pub(crate) fn new(store: &'a Arc<Store>, listener: &'a dyn Listener, stage: &'a str, settings: ChainSettings<'a>) -> Self {
+    pub(crate) fn new(
+        store: &'a Arc<Store>,
+        listener: &'a dyn Listener,
+        stage: &'a str,
+        settings: ChainSettings<'a>,
+    ) -> Self {
         let ChainSettings { states, numerics, pinned, interval, fresh } = settings;
         let moving = Moving { last_save: Instant::now(), resumed_at: None };
         Self { store, listener, stage, states, numerics, pinned, interval, fresh, moving: Mutex::new(moving) }
@@ -96,7 +101,9 @@ impl Chain for StoredChain<'_> {
 
     fn save(&self, position: Position, tensors: &BTreeMap<String, Tensor>) -> Result<(), Error> {
         let started = Instant::now();
-        let key = &self.states[position.epoch as usize];
+        // Half an epoch belongs to the state that it will become: it depends on that epoch's parameters.
+        let towards = position.epoch + u64::from(position.step > 0);
+        let key = &self.states[towards as usize];
         let pinned = self.stays(position);
         let stored = StatePosition { epoch: position.epoch, step: position.step };
         let record = self.store.put_state(key, stored, self.numerics, pinned, tensors)?;

@@ -151,7 +151,7 @@ fn scale_and_clip(x: &[Block], y: &mut [Block], gamma: &Row, beta: &Row, batch: 
         let filled = batch.filled(at % batch.chunks);
         for c in 0..LANES {
             for (y, x) in y.0[c].iter_mut().zip(&x.0[c]) {
-                *y = (gamma[c] * x + beta[c]).max(0.0);
+                *y = relu(gamma[c] * x + beta[c]);
             }
             clear_from(&mut y.0[c], filled);
         }
@@ -199,7 +199,7 @@ pub fn add_bias<const RELU: bool>(x: &mut [Block], bias: &[Row], batch: Batch) {
             || {
                 for (at, block) in x.iter_mut().enumerate() {
                     for (row, b) in block.0.iter_mut().zip(bias) {
-                        row.iter_mut().for_each(|v| *v = if RELU { (*v + b).max(0.0) } else { *v + b });
+                        row.iter_mut().for_each(|v| *v = if RELU { relu(*v + b) } else { *v + b });
                         clear_from(row, batch.filled(at % batch.chunks));
                     }
                 }
@@ -254,6 +254,12 @@ pub fn clip_backward(d: &mut [Block], y: &[Block]) {
             },
         );
     });
+}
+
+/// `max(v, 0)`, but NaN stays NaN, as in PyTorch: a diverged net must not look finite.
+#[inline(always)]
+fn relu(v: f32) -> f32 {
+    if v < 0.0 { 0.0 } else { v }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! States of trainings: a chain's keys, and what is stored under them.
 //!
-//! Under the key of state(e) stand the state itself (step 0) and partial ones (step s of the epoch after it), each per
-//! numerics class.
+//! Under the key of state(e) stand the state itself (epoch e, step 0) and partial ones on the way to it (epoch e − 1, step
+//! s), each per numerics class. A partial state is under the key of what it will become, since half an epoch depends on
+//! that epoch's parameters: whoever changes them finds state(e − 1) and not the half epoch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,19 +16,20 @@ use crate::key::{Digest, Key};
 impl Store {
     /// The furthest stored state of this chain in this numerics class, by the index: `states` are the keys of state(0),
     /// state(1), … state(n) as [`crate::key::Components::states`] gives them. A partial state counts by its epoch and
-    /// step, unless it lies beyond state(n).
+    /// step.
     ///
     /// # Errors
     /// If the index can't be read.
     pub fn longest_state(&self, states: &[Key], class: &str) -> Result<Option<StateRecord>> {
         self.inner.read_index(|db| {
             let lineage = index::lineage(db)?;
-            let last = states.len().saturating_sub(1);
             for (epoch, key) in states.iter().enumerate().rev() {
                 let usable = |s: &StateRecord| {
-                    s.class == class && s.lineage == lineage && s.epoch == epoch as u64 && (epoch < last || s.step == 0)
+                    let here = if s.step == 0 { s.epoch } else { s.epoch + 1 };
+                    s.class == class && s.lineage == lineage && here == epoch as u64
                 };
-                if let Some(state) = index::states(db, key)?.into_iter().rev().find(usable) {
+                let stored = index::states(db, key)?.into_iter().filter(usable);
+                if let Some(state) = stored.max_by_key(|s| (s.epoch, s.step)) {
                     return Ok(Some(state));
                 }
             }
@@ -60,8 +62,8 @@ impl Store {
         Ok(None)
     }
 
-    /// Stores a state: `key` is that of state(`epoch`), `step` counts the steps done after it. A state that was pinned
-    /// stays pinned. Durable when this returns.
+    /// Stores a state: `key` is that of state(`epoch`), or of state(`epoch` + 1) if `step` (the steps done after `epoch`) is
+    /// not 0. A state that was pinned stays pinned. Durable when this returns.
     ///
     /// # Errors
     /// If the cache can't be written.
