@@ -8,24 +8,24 @@
 //! ```
 //!
 //! The modules are in layers, lowest first; each uses only what stands above it here. A test reads the `use crate::`
-//! lines and holds us to it. The library touches no terminal, no environment variable and no home directory: that is
-//! `cli`'s business, which nobody imports.
+//! lines and holds us to it. The library touches no terminal and no home directory, and no environment variable but
+//! those that a `command` stage declares: that is `cli`'s business, which nobody imports.
 
-pub mod artifact;
-pub mod cli;
-pub mod diagnostic;
 pub mod error;
+pub mod diagnostic;
+pub mod value;
+pub mod key;
+pub mod artifact;
+pub mod rng;
+pub mod store;
+pub mod stage;
+pub mod ops;
+pub mod model;
+pub mod report;
+pub mod stages;
+pub mod spec;
+pub mod graph;
+pub mod plan;
 pub mod event;
 pub mod exec;
-pub mod graph;
-pub mod key;
-pub mod model;
-pub mod ops;
-pub mod plan;
-pub mod report;
-pub mod rng;
-pub mod spec;
-pub mod stage;
-pub mod stages;
-pub mod store;
-pub mod value;
+pub mod cli;

@@ -95,6 +95,9 @@ impl Files for PipelineFiles<'_> {
     }
 }
 
+/// Stands in for the digest of an output that is not known yet.
+const BLANK: Digest = Digest([0; 32]);
+
 /// Answers for one pipeline and one store.
 pub struct Planner<'a> {
     /// The pipeline.
@@ -166,7 +169,7 @@ impl Planner<'_> {
         inputs.filter(|i| !outputs.contains_key(i)).map(|i| self.point(*i).name.clone()).collect()
     }
 
-    /// The components of a point's key. Inputs that are not known yet are left out.
+    /// The components of a point's key. Inputs that are not known yet have a blank digest: their roles and labels are known.
     fn components(&self, point: usize, outputs: &BTreeMap<usize, Digest>) -> Result<Components> {
         let point = self.point(point);
         let stage = &point.parsed.stage;
@@ -182,17 +185,14 @@ impl Planner<'_> {
         })?;
         let mut inputs = BTreeMap::new();
         for (role, input) in &point.inputs {
+            let of = |i: &usize| outputs.get(i).copied().unwrap_or(BLANK);
             let digest = match input {
-                PointInput::One(i) => outputs.get(i).copied().map(InputDigest::One),
-                PointInput::Many(list) => list
-                    .iter()
-                    .map(|i| outputs.get(i).map(|d| (self.point(*i).name.clone(), *d)))
-                    .collect::<Option<BTreeMap<_, _>>>()
-                    .map(InputDigest::Many),
+                PointInput::One(i) => InputDigest::One(of(i)),
+                PointInput::Many(list) => {
+                    InputDigest::Many(list.iter().map(|i| (self.point(*i).name.clone(), of(i))).collect())
+                }
             };
-            if let Some(digest) = digest {
-                inputs.insert(role.clone(), digest);
-            }
+            inputs.insert(role.clone(), digest);
         }
         Ok(Components {
             kind: point.parsed.kind.name().to_owned(),
@@ -227,7 +227,7 @@ impl Planner<'_> {
         Ok(Reason::new(if causes.is_empty() { vec![Cause::Damaged] } else { causes }))
     }
 
-    /// The inputs of `components` are incomplete here: what differs in them says nothing.
+    /// The inputs of `components` are partly blank here: what differs in them says nothing.
     fn reason_below_a_miss(&self, point: usize, components: &Components, unknown: Vec<String>) -> Result<Reason> {
         let mut causes = match self.newest(point)? {
             None => vec![Cause::NeverRun],

@@ -84,7 +84,7 @@ impl Project {
 
 /// Opens the cache as the command line says.
 pub(super) fn open_store(global: &Global, ui: &Ui) -> Result<Arc<Store>> {
-    let says = ui.clone();
+    let says = *ui;
     let waiting = move |holder: Option<&Holder>| {
         let who = holder.map_or_else(|| "another process".to_owned(), Holder::describe);
         says.note(&format!("waiting for the cache: held by {who}"));

@@ -148,8 +148,9 @@ fn a_chain_goes_on_from_its_furthest_state_in_its_own_class() {
     assert_eq!(store.states_present(&keys, "cpu").unwrap(), None);
     store.put_state(&keys[2], at(2, 0), "cpu", true, &state(2, 1000)).unwrap();
     store.put_state(&keys[3], at(3, 0), "cpu", false, &state(3, 1000)).unwrap();
-    store.put_state(&keys[3], at(3, 9), "cpu", false, &state(39, 1000)).unwrap();
-    store.put_state(&keys[3], at(3, 17), "cpu", false, &state(317, 1000)).unwrap();
+    // Partial states stand under the key of what they will become.
+    store.put_state(&keys[4], at(3, 9), "cpu", false, &state(39, 1000)).unwrap();
+    store.put_state(&keys[4], at(3, 17), "cpu", false, &state(317, 1000)).unwrap();
     store.put_state(&keys[4], at(4, 0), "cuda", false, &state(4, 1000)).unwrap();
     assert_eq!(store.states_present(&keys, "cpu").unwrap(), Some(at(3, 17)));
     assert_eq!(store.states_present(&keys, "cuda").unwrap(), Some(at(4, 0)));

@@ -103,8 +103,8 @@ fn a_cache_that_can_t_be_made_is_said_so() {
     let desk = Desk::new(MINI);
     desk.write("file", "no folder");
     let said = desk.vadpipe(["run", "p.toml", "data", "--cache", "file/cache"]);
-    assert_eq!(said.code, 5, "{}", said.err);
-    assert!(said.err.contains("file"), "{}", said.err);
+    assert_eq!(said.code, 2, "{}", said.err);
+    assert!(said.err.contains("file/cache is not a cache"), "{}", said.err);
 }
 
 #[test]

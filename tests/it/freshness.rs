@@ -188,6 +188,7 @@ fn one_and_two_threads_give_the_same_bytes() {
 #[test]
 fn metrics_hold_figures_and_nothing_else() {
     let desk = Desk::new(MINI);
+    desk.edit("epochs = 3", "epochs = 12");
     desk.run(&["ad"]);
     let said = desk.vadpipe(["metrics", "p.toml", "ad", "data", "--json"]);
     let metrics: serde_json::Value = serde_json::from_str(&said.out).expect("JSON");

@@ -1,5 +1,7 @@
 //! Stories about vadpipe as its users know it: the program, a pipeline, a cache.
 
+#![expect(clippy::expect_used, reason = "a test that can't go on says why and fails")]
+
 mod bad_input;
 mod browser;
 mod chains;
