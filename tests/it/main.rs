@@ -8,6 +8,7 @@ mod chains;
 mod freshness;
 mod interruption;
 mod layers;
+mod library;
 mod repair;
 mod shipped;
 mod support;
