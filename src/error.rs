@@ -72,6 +72,17 @@ impl Error {
         Self::new(Category::Storage, message)
     }
 
+    /// The message and what caused it, in one line.
+    pub fn with_causes(&self) -> String {
+        let mut text = self.message.clone();
+        let mut cause = StdError::source(self);
+        while let Some(below) = cause {
+            text.push_str(&format!(": {below}"));
+            cause = below.source();
+        }
+        text
+    }
+
     /// Adds what the user can do about it.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -69,6 +69,8 @@ pub enum Event {
         step: u64,
         /// Epochs in all.
         epochs: u64,
+        /// The same as `epoch`: where this run took the training up.
+        resumed_at: u64,
     },
     /// How far a stage is. Thinned out; not in the run's file.
     Progress {
@@ -84,6 +86,9 @@ pub enum Event {
         figures: BTreeMap<String, f64>,
         /// Samples per second.
         rate: Option<f64>,
+        /// Where this run took the training up, if it continued one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resumed_at: Option<u64>,
     },
     /// A training finished an epoch.
     Epoch {
@@ -109,6 +114,9 @@ pub enum Event {
         step: u64,
         /// Seconds that it took.
         seconds: f64,
+        /// Where this run took the training up, if it continued one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resumed_at: Option<u64>,
     },
     /// A stage's result is in the store.
     StageFinished {
@@ -123,7 +131,7 @@ pub enum Event {
         /// Its metrics.
         metrics: BTreeMap<String, f64>,
     },
-    /// A stage stopped because the user asked; what it had is saved.
+    /// A stage stopped because the user asked. A training saved its state just before.
     StageInterrupted {
         /// The point.
         stage: String,

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use device::{Compute, choose};
+pub(crate) use overlay::replace_file;
 pub use verify::{Verification, verify};
 
 use crate::error::{Error, Result};
@@ -105,7 +106,7 @@ pub fn run(
         data_dirs: options.data_dirs,
         run: &id,
         threads: options.threads,
-        checkpoint_interval: Duration::from_secs_f64(spec.pipeline.checkpoint_seconds),
+        checkpoint_interval: Duration::try_from_secs_f64(spec.pipeline.checkpoint_seconds).unwrap_or(Duration::MAX),
     };
     let wishes =
         Wishes { forced: options.forced, jobs: options.jobs, keep_going: options.keep_going, wait: options.wait };
@@ -115,8 +116,9 @@ pub fn run(
     journal.warn_of_the_store();
     let status = if worked.is_err() { Status::Failed } else { scheduler.status() };
     journal.event(&finished(&scheduler, spec, &id, status, started));
-    journal.end(&scheduler, status)?;
+    let kept = journal.end(&scheduler, status);
     worked?;
+    kept?;
     let error = scheduler.error.take();
     Ok(Outcome { status, run: id.clone(), error })
 }

@@ -106,7 +106,7 @@ pub struct Planner<'a> {
     pub graph: &'a Graph,
     /// The cache.
     pub store: &'a Store,
-    /// The numerics class that chains are continued in; `None` for any (`--mix-devices`).
+    /// The numerics class that chains are continued in.
     pub numerics: &'a str,
     /// Points whose result is to be made again, whatever is there.
     pub forced: &'a BTreeSet<usize>,

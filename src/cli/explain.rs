@@ -23,7 +23,7 @@ pub(super) struct ExplainArgs {
 /// Prints what the targets' keys are made of, and what changed.
 pub(super) fn explain(args: &ExplainArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
-    let plan = project.plan(&BTreeSet::new())?;
+    let plan = project.plan(&BTreeSet::new(), ui)?;
     let decisions = plan.decisions.iter().filter(|d| project.targets.contains(&d.point));
     if ui.json {
         let explained = decisions.map(|d| {

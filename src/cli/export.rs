@@ -12,6 +12,7 @@ use super::ui::Ui;
 use super::{Global, PipelineArgs};
 use crate::artifact::{ElementType, Tensor, to_safetensors};
 use crate::error::{Error, Result};
+use crate::exec::replace_file;
 use crate::report::image;
 use crate::store::{ResultRecord, Store};
 
@@ -37,7 +38,7 @@ pub(super) struct ExportArgs {
 /// Takes results out of the cache.
 pub(super) fn export(args: &ExportArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
-    let results = project.all_results()?;
+    let results = project.all_results(ui)?;
     let planned: Vec<(PathBuf, &ResultRecord)> =
         results.iter().map(|(point, record)| (args.to.join(project.name(*point)), record)).collect();
     let mut existing = Vec::new();
@@ -136,6 +137,6 @@ fn pretty(value: &serde_json::Value) -> Vec<u8> {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(path, bytes));
+    let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| replace_file(path, bytes));
     written.map_err(|e| Error::storage(format!("can't write {}", path.display())).caused_by(e))
 }

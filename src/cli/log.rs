@@ -5,6 +5,7 @@ use clap::Args;
 use super::Global;
 use super::project::open_store;
 use super::ui::{Ui, seconds, table};
+use crate::diagnostic::nearest;
 use crate::error::{Error, Result};
 use crate::store::{RunRecord, RunStatus, StageOutcome};
 
@@ -43,7 +44,17 @@ pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
         return print_file(&folder("runs").join(format!("{}.ndjson", run.id)), ui);
     }
     if let Some(stage) = &args.stage {
-        return print_file(&folder("logs").join(&run.id).join(format!("{stage}.log")), ui);
+        if !run.stages.iter().any(|s| s.name == *stage) {
+            let near = nearest(stage, run.stages.iter().map(|s| s.name.as_str()));
+            let hint = near
+                .map_or_else(|| "`vadpipe log RUN` lists its stages".to_owned(), |n| format!("did you mean `{n}`?"));
+            return Err(Error::bad_input(format!("run {} has no stage `{stage}`", run.id)).hint(hint));
+        }
+        let path = folder("logs").join(&run.id).join(format!("{stage}.log"));
+        if !path.exists() {
+            return Err(Error::bad_input(format!("`{stage}` did not run in {}, so it has no log", run.id)));
+        }
+        return print_file(&path, ui);
     }
     if ui.json {
         return ui.object(&run);

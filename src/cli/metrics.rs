@@ -22,7 +22,7 @@ pub(super) struct MetricsArgs {
 /// Prints the metrics of what is cached.
 pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
-    let results = project.results()?;
+    let results = project.results(ui)?;
     if ui.json {
         let all: BTreeMap<_, _> = results.iter().map(|(p, r)| (project.name(*p), &r.manifest.metrics)).collect();
         return ui.object(&all);

@@ -29,7 +29,7 @@ pub(super) struct PlanArgs {
 /// Prints a plan.
 pub(super) fn plan(args: &PlanArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
-    let plan = project.plan(&BTreeSet::new())?;
+    let plan = project.plan(&BTreeSet::new(), ui)?;
     print(&project, &plan, ui)?;
     if args.check && !plan.is_complete() {
         return Err(Error::new(Category::WouldRun, "something would run"));

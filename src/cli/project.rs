@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::ui::Ui;
 use super::{Global, PipelineArgs};
@@ -31,8 +32,19 @@ pub(super) struct Project {
 }
 
 impl Project {
-    /// Reads the pipeline and opens its cache.
+    /// Reads the pipeline and opens its cache for a question: with `--no-wait`, a held cache is an error.
     pub(super) fn open(args: &PipelineArgs, global: &Global, ui: &Ui) -> Result<Self> {
+        Self::load(args, open_store(global, ui)?)
+    }
+
+    /// Reads the pipeline and opens its cache for a run. A run that is under way waits for the cache however long it
+    /// takes, since what it has computed must not be lost: `--no-wait` is about keys that others compute.
+    pub(super) fn open_to_run(args: &PipelineArgs, global: &Global, ui: &Ui) -> Result<Self> {
+        const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+        Self::load(args, open_store_with(global, ui, Options { wait: true, timeout: FOR_EVER, ..Options::default() })?)
+    }
+
+    fn load(args: &PipelineArgs, store: Arc<Store>) -> Result<Self> {
         let text = std::fs::read_to_string(&args.file)
             .map_err(|e| Error::bad_input(format!("can't read the pipeline {}", args.file.display())).caused_by(e))?;
         // Absolute, so that a stage may change its folder and still find what lies beside the pipeline.
@@ -43,7 +55,6 @@ impl Project {
         let graph = Graph::of(&spec.points)?;
         let targets = graph.targets(&args.targets)?;
         let wanted = graph.upstream(targets.iter().copied());
-        let store = open_store(global, ui)?;
         Ok(Self { spec, graph, store, compute, targets, wanted })
     }
 
@@ -53,21 +64,23 @@ impl Project {
         Planner { spec, graph, store, numerics, forced }
     }
 
-    /// The plan for what is wanted.
-    pub(super) fn plan(&self, forced: &BTreeSet<usize>) -> Result<Plan> {
-        self.planner(forced).plan(&self.wanted)
+    /// The plan for what is wanted. Says what happened to the cache, if anything did.
+    pub(super) fn plan(&self, forced: &BTreeSet<usize>, ui: &Ui) -> Result<Plan> {
+        let plan = self.planner(forced).plan(&self.wanted);
+        self.store.warnings().iter().for_each(|warning| ui.warn(warning));
+        plan
     }
 
     /// The results of the targets that are in the cache, by point.
-    pub(super) fn results(&self) -> Result<BTreeMap<usize, ResultRecord>> {
-        let plan = self.plan(&BTreeSet::new())?;
+    pub(super) fn results(&self, ui: &Ui) -> Result<BTreeMap<usize, ResultRecord>> {
+        let plan = self.plan(&BTreeSet::new(), ui)?;
         let found = plan.decisions.into_iter().filter(|d| self.targets.contains(&d.point));
         Ok(found.filter_map(|d| Some((d.point, d.record?))).collect())
     }
 
     /// [`Project::results`] in plan order; an error if a target has none.
-    pub(super) fn all_results(&self) -> Result<Vec<(usize, ResultRecord)>> {
-        let mut results = self.results()?;
+    pub(super) fn all_results(&self, ui: &Ui) -> Result<Vec<(usize, ResultRecord)>> {
+        let mut results = self.results(ui)?;
         let missing: Vec<_> = self.targets.iter().filter(|p| !results.contains_key(p)).map(|p| self.name(*p)).collect();
         if !missing.is_empty() {
             let message = format!("not in the cache: {}", missing.join(", "));
@@ -84,12 +97,16 @@ impl Project {
 
 /// Opens the cache as the command line says.
 pub(super) fn open_store(global: &Global, ui: &Ui) -> Result<Arc<Store>> {
+    open_store_with(global, ui, Options { wait: !global.no_wait, ..Options::default() })
+}
+
+fn open_store_with(global: &Global, ui: &Ui, options: Options) -> Result<Arc<Store>> {
     let says = *ui;
     let waiting = move |holder: Option<&Holder>| {
         let who = holder.map_or_else(|| "another process".to_owned(), Holder::describe);
         says.note(&format!("waiting for the cache: held by {who}"));
     };
-    let options = Options { wait: !global.no_wait, waiting: Some(Arc::new(waiting)), ..Options::default() };
+    let options = Options { waiting: Some(Arc::new(waiting)), ..options };
     Ok(Arc::new(Store::open(&global.cache, options)?))
 }
 

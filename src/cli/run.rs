@@ -52,21 +52,25 @@ pub(super) struct RunArgs {
     /// The folder that reports are written to
     #[arg(long, value_name = "DIR", default_value = "reports")]
     reports: PathBuf,
-    /// A folder to look for data sets in
-    #[arg(long, value_name = "DIR", env = "VADPIPE_DATA_DIR")]
+    /// A folder to look for data sets in, before that in VADPIPE_DATA_DIR and the user's cache folder
+    #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
 
 /// Runs a pipeline.
 pub(super) fn run(args: &RunArgs, global: &Global, ui: &Ui) -> Result<()> {
-    let project = Project::open(&args.pipeline, global, ui)?;
+    let project = Project::open_to_run(&args.pipeline, global, ui)?;
     let mut forced: BTreeSet<usize> =
         if args.rerun.is_empty() { BTreeSet::new() } else { project.graph.targets(&args.rerun)? };
+    if let Some(outside) = forced.iter().find(|p| !project.wanted.contains(p)) {
+        let message = format!("`{}` is to run again, but no target needs it", project.name(*outside));
+        return Err(Error::bad_input(message).hint("name it as a target, too"));
+    }
     if args.force {
         forced.extend(&project.targets);
     }
     if args.dry_run {
-        return super::plan::print(&project, &project.plan(&forced)?, ui);
+        return super::plan::print(&project, &project.plan(&forced, ui)?, ui);
     }
     let threads = start_threads(args.threads)?;
     let cancel = Cancel::default();
@@ -90,7 +94,11 @@ pub(super) fn run(args: &RunArgs, global: &Global, ui: &Ui) -> Result<()> {
     match outcome.status {
         Status::Ok => Ok(()),
         Status::Interrupted => {
-            let hint = "the same command goes on from where it stopped";
+            let hint = if forced.is_empty() {
+                "the same command goes on from where it stopped"
+            } else {
+                "what was to be made again is as it was before; the same command begins again with it"
+            };
             Err(Error::new(Category::Interrupted, "interrupted").hint(hint))
         }
         Status::Failed => {
@@ -111,16 +119,35 @@ pub(super) fn start_threads(given: Option<u16>) -> Result<usize> {
     Ok(threads)
 }
 
+/// Kills the process groups of our children: a command runs in a group of its own, which the terminal's signals miss.
+/// Only for leaving at once; a stage that stops ends its own.
+fn end_children() {
+    use rustix::process::{Pid, Signal, getpid, kill_process_group};
+    let parent = format!("PPid:\t{}", getpid().as_raw_nonzero());
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    for process in processes {
+        let Some(pid) = process.file_name().to_str().and_then(|n| n.parse().ok()).and_then(Pid::from_raw) else {
+            continue;
+        };
+        let status = std::fs::read_to_string(process.path().join("status")).unwrap_or_default();
+        if status.lines().any(|line| line == parent) {
+            // A child that is gone meanwhile needs no signal.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
 /// The first signal asks everything to stop and save; the second leaves at once.
 pub(super) fn stop_on_signals(cancel: &Cancel, watch: &Arc<Watch>) -> Result<()> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|e| Error::new(Category::StageFailed, "can't listen to signals").caused_by(e))?;
     let (cancel, watch) = (cancel.clone(), Arc::clone(watch));
     let asked = AtomicBool::new(false);
     std::thread::spawn(move || {
         for _ in signals.forever() {
             if asked.swap(true, Ordering::SeqCst) {
+                end_children();
                 std::process::exit(i32::from(Category::Interrupted.exit_code()));
             }
             cancel.cancel();

@@ -20,7 +20,7 @@ pub(super) struct ShowArgs {
 /// Prints what cached results hold.
 pub(super) fn show(args: &ShowArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
-    let results = project.all_results()?;
+    let results = project.all_results(ui)?;
     if ui.json {
         let all: serde_json::Map<_, _> =
             results.iter().map(|(point, record)| (project.name(*point).to_owned(), json!(record))).collect();

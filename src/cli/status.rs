@@ -23,7 +23,7 @@ pub(super) struct StatusArgs {
 /// Prints how a pipeline stands.
 pub(super) fn status(args: &StatusArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
-    let plan = project.plan(&BTreeSet::new())?;
+    let plan = project.plan(&BTreeSet::new(), ui)?;
     let last = project.store.runs()?.into_iter().rfind(|r| r.pipeline == project.spec.pipeline.name);
     if ui.json {
         let count = |state| plan.decisions.iter().filter(|d| d.state == state).count();

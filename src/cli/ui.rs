@@ -44,11 +44,22 @@ impl Ui {
 
     /// Prints a result, ending in a new line. Whoever reads us may stop reading: then we stop, too.
     pub(super) fn out(&self, text: &str) {
+        match self.try_out(text) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+            Err(error) => {
+                let error = Error::storage("can't write to standard output").caused_by(error);
+                self.error(&error);
+                std::process::exit(i32::from(error.category.exit_code()));
+            }
+        }
+    }
+
+    /// [`Ui::out`] for a run, which goes on when nobody reads any more.
+    fn try_out(&self, text: &str) -> std::io::Result<()> {
         let mut out = anstream::stdout().lock();
         let ended = if text.ends_with('\n') { "" } else { "\n" };
-        if write!(out, "{text}{ended}").and_then(|()| out.flush()).is_err() {
-            std::process::exit(0);
-        }
+        write!(out, "{text}{ended}").and_then(|()| out.flush())
     }
 
     /// Prints one JSON value on a line of its own.

@@ -25,15 +25,15 @@ pub(super) struct VerifyArgs {
     /// Threads of a training [default: number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// A folder to look for data sets in
-    #[arg(long, value_name = "DIR", env = "VADPIPE_DATA_DIR")]
+    /// A folder to look for data sets in, before that in VADPIPE_DATA_DIR and the user's cache folder
+    #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
 
 /// Runs stages again and compares.
 pub(super) fn verify(args: &VerifyArgs, global: &Global, ui: &Ui) -> Result<()> {
-    let project = Project::open(&args.pipeline, global, ui)?;
-    let results = project.all_results()?;
+    let project = Project::open_to_run(&args.pipeline, global, ui)?;
+    let results = project.all_results(ui)?;
     let threads = start_threads(args.threads)?;
     let watch = ui.watch_errors();
     let cancel = Cancel::default();

@@ -14,6 +14,9 @@ use crate::key::Key;
 use crate::stage::{Chain, Position, Saved};
 use crate::store::{StatePosition, Store};
 
+/// Nothing is trained yet: cheaper to make than to store.
+const START: Position = Position { epoch: 0, step: 0 };
+
 /// The chain of one training, as the runner keeps it.
 pub(crate) struct StoredChain<'a> {
     store: &'a Arc<Store>,
@@ -87,8 +90,8 @@ impl Chain for StoredChain<'_> {
         let Some((record, tensors)) = self.store.resume(&self.states, self.numerics)? else { return Ok(None) };
         let position = Position { epoch: record.epoch, step: record.step };
         self.lock().resumed_at = Some(position.epoch);
-        let (stage, epochs) = (self.stage.to_owned(), self.total());
-        self.listener.event(&Event::Resumed { stage, epoch: position.epoch, step: position.step, epochs });
+        let (stage, epochs, Position { epoch, step }) = (self.stage.to_owned(), self.total(), position);
+        self.listener.event(&Event::Resumed { stage, epoch, step, epochs, resumed_at: epoch });
         Ok(Some(Saved { position, tensors }))
     }
 
@@ -96,10 +99,16 @@ impl Chain for StoredChain<'_> {
         if self.stays(position) {
             return true;
         }
+        if position == START {
+            return false;
+        }
         if self.interval.is_zero() { position.step == 0 } else { self.lock().last_save.elapsed() >= self.interval }
     }
 
     fn save(&self, position: Position, tensors: &BTreeMap<String, Tensor>) -> Result<(), Error> {
+        if position == START && !self.stays(position) {
+            return Ok(());
+        }
         let started = Instant::now();
         // Half an epoch belongs to the state that it will become: it depends on that epoch's parameters.
         let towards = position.epoch + u64::from(position.step > 0);
@@ -110,9 +119,11 @@ impl Chain for StoredChain<'_> {
         self.store.remove_superseded(&self.states, &record)?;
         let mut moving = self.lock();
         moving.last_save = Instant::now();
+        let resumed_at = moving.resumed_at;
         drop(moving);
-        let (stage, seconds) = (self.stage.to_owned(), started.elapsed().as_secs_f64());
-        self.listener.event(&Event::StateSaved { stage, epoch: position.epoch, step: position.step, seconds });
+        let (stage, Position { epoch, step }) = (self.stage.to_owned(), position);
+        let seconds = started.elapsed().as_secs_f64();
+        self.listener.event(&Event::StateSaved { stage, epoch, step, seconds, resumed_at });
         Ok(())
     }
 }

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::error::{Category, Error, Result};
+use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exec::schedule::{Fate, Scheduler};
 use crate::exec::worker::Shared;
@@ -19,7 +19,7 @@ use crate::value::{Value, Values};
 /// The name of a report's page among the files of its artifact.
 const PAGE: &str = crate::stages::report::FILE;
 
-/// Writes `DIR/<point>.html` for every wanted report that is there. Damaged pages are made again.
+/// Writes `DIR/<pipeline>.<point>.html` for every wanted report that is there. Damaged pages are made again.
 pub(crate) fn write_reports(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, dir: &Path) -> Result<()> {
     let is_report = |p: &usize| shared.spec.points[*p].parsed.kind.name() == "report";
     let reports: Vec<usize> = scheduler.order().iter().copied().filter(is_report).collect();
@@ -27,8 +27,10 @@ pub(crate) fn write_reports(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, 
         let Some(page) = page(scheduler, shared, point)? else { continue };
         let text = String::from_utf8_lossy(&page);
         let whole = overlay(&text, &run_overlay(scheduler, shared));
-        let path = dir.join(format!("{}.html", shared.spec.points[point].name));
-        let written = fs::create_dir_all(dir).and_then(|()| replace(&path, whole.as_bytes()));
+        // Many pipelines have a stage `report`. A pipeline's name holds no dot, so no two of them meet.
+        let (pipeline, name) = (&shared.spec.pipeline.name, &shared.spec.points[point].name);
+        let path = dir.join(format!("{pipeline}.{name}.html"));
+        let written = fs::create_dir_all(dir).and_then(|()| replace_file(&path, whole.as_bytes()));
         written.map_err(|e| Error::storage(format!("can't write {}", path.display())).caused_by(e))?;
         let stage = shared.spec.points[point].name.clone();
         shared.listener.event(&Event::ReportWritten { stage, path: path.display().to_string() });
@@ -36,8 +38,8 @@ pub(crate) fn write_reports(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, 
     Ok(())
 }
 
-/// Whoever reads the old report meanwhile sees the old one or the new one, whole.
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Writes a file so that whoever reads it meanwhile sees the old one or the new one, whole. A link is replaced, not followed.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     std::io::Write::write_all(&mut file, bytes)?;
@@ -47,19 +49,19 @@ fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 fn page(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, point: usize) -> Result<Option<Vec<u8>>> {
-    for attempt in 0.. {
-        let Some(record) = scheduler.records.get(&point) else { return Ok(None) };
-        let Some(entry) = record.manifest.files.get(PAGE).copied() else { return Ok(None) };
-        match shared.store.read_file(&entry) {
-            Ok(page) => return Ok(Some(page)),
-            Err(error @ StoreError::Damaged { .. }) if attempt == 0 => {
-                shared.listener.event(&Event::Warning { message: format!("{error}: it is made again") });
-                scheduler.repair(point)?;
-            }
-            Err(error) => return Err(error.into()),
+    match read_page(scheduler, shared, point) {
+        Err(error @ StoreError::Damaged { .. }) => {
+            shared.listener.event(&Event::Warning { message: format!("{error}: it is made again") });
+            scheduler.repair(point)?;
+            Ok(read_page(scheduler, shared, point)?)
         }
+        read => Ok(read?),
     }
-    Err(Error::new(Category::Storage, "the report can't be read back"))
+}
+
+fn read_page(scheduler: &Scheduler<'_>, shared: &Shared<'_>, point: usize) -> Result<Option<Vec<u8>>, StoreError> {
+    let entry = scheduler.records.get(&point).and_then(|record| record.manifest.files.get(PAGE));
+    entry.map(|entry| shared.store.read_file(entry)).transpose()
 }
 
 fn run_overlay(scheduler: &Scheduler<'_>, shared: &Shared<'_>) -> RunOverlay {

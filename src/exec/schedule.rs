@@ -18,9 +18,8 @@ use crate::spec::PointInput;
 use crate::stage::Epochs;
 use crate::store::{Holder, Lease, LeaseOutcome, ResultRecord};
 
-/// How often a held key is asked for again, and leases say that their holder lives.
+/// How often a held key is asked for again, and a cancellation is noticed.
 const TICK: Duration = Duration::from_millis(200);
-const HEARTBEAT: Duration = Duration::from_secs(10);
 /// A producer whose bytes are damaged again after it was run again has a broken disk below it.
 const REPAIRS: usize = 2;
 
@@ -49,6 +48,13 @@ pub(crate) struct Wishes<'a> {
     pub wait: bool,
 }
 
+/// A job under way.
+struct Started {
+    at: Instant,
+    /// The repairs of its inputs as it started: what it finds damaged may have been mended since.
+    repairs: BTreeMap<usize, usize>,
+}
+
 pub(crate) struct Scheduler<'a> {
     planner: &'a Planner<'a>,
     shared: &'a Shared<'a>,
@@ -62,9 +68,15 @@ pub(crate) struct Scheduler<'a> {
     order: Vec<usize>,
     position: BTreeMap<usize, usize>,
     leases: BTreeMap<usize, Lease>,
-    announced: BTreeSet<usize>,
+    /// The keys that run here: two points may have the same.
+    computing: BTreeMap<Key, usize>,
+    /// Points whose key another process computes.
+    held: BTreeMap<usize, Key>,
+    /// How often each point was run again because its bytes were gone.
     repairs: BTreeMap<usize, usize>,
-    started: BTreeMap<usize, Instant>,
+    /// What came of points before they were run again.
+    before: BTreeMap<usize, Digest>,
+    started: BTreeMap<usize, Started>,
     /// The first error, which decides the exit code.
     pub error: Option<Error>,
     stopping: bool,
@@ -86,8 +98,10 @@ impl<'a> Scheduler<'a> {
             order,
             position,
             leases: BTreeMap::new(),
-            announced: BTreeSet::new(),
+            computing: BTreeMap::new(),
+            held: BTreeMap::new(),
             repairs: BTreeMap::new(),
+            before: BTreeMap::new(),
             started: BTreeMap::new(),
             error: None,
             stopping: false,
@@ -109,8 +123,11 @@ impl<'a> Scheduler<'a> {
         std::thread::scope(|scope| {
             let ended = self.work(scope, &sender, &receiver);
             if ended.is_err() {
-                // Whatever still runs must end before the scope can be left.
+                // Whatever still runs must end before the scope can be left, and what it did counts.
                 self.shared.cancel.cancel();
+                while let (false, Ok(done)) = (self.started.is_empty(), receiver.recv()) {
+                    let _ = self.ended(done);
+                }
             }
             ended
         })
@@ -131,7 +148,6 @@ impl<'a> Scheduler<'a> {
     where
         'a: 'scope,
     {
-        let mut heartbeat = Instant::now();
         loop {
             self.stopping |= self.shared.cancel.is_cancelled();
             let held = if self.stopping { false } else { self.start_what_is_ready(scope, sender)? };
@@ -140,14 +156,8 @@ impl<'a> Scheduler<'a> {
             }
             match receiver.recv_timeout(TICK) {
                 Ok(done) => self.ended(done)?,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-            if heartbeat.elapsed() > HEARTBEAT {
-                heartbeat = Instant::now();
-                for lease in self.leases.values() {
-                    lease.heartbeat();
-                }
+                // We hold a sender ourselves, so the channel is never closed.
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
         }
         Ok(())
@@ -163,10 +173,11 @@ impl<'a> Scheduler<'a> {
     }
 
     pub(crate) fn status(&self) -> Status {
-        if self.shared.cancel.is_cancelled() {
-            Status::Interrupted
-        } else if self.fates.values().all(|f| matches!(f, Fate::Cached | Fate::Executed)) {
+        let storage_failed = self.error.as_ref().is_some_and(|e| e.category == Category::Storage);
+        if self.fates.values().all(|f| matches!(f, Fate::Cached | Fate::Executed)) {
             Status::Ok
+        } else if self.shared.cancel.is_cancelled() && !storage_failed {
+            Status::Interrupted
         } else {
             Status::Failed
         }
@@ -201,6 +212,7 @@ impl<'a> Scheduler<'a> {
                 continue;
             }
             match self.decide(point)? {
+                Next::Busy => {}
                 Next::Settled => {
                     self.ready.remove(&position);
                     looked_at.clear();
@@ -209,7 +221,8 @@ impl<'a> Scheduler<'a> {
                 Next::Run(job) => {
                     self.ready.remove(&position);
                     self.fates.insert(point, Fate::Running);
-                    self.started.insert(point, Instant::now());
+                    let repairs = job.inputs.values().flatten().map(|(p, _)| (*p, self.repaired(*p))).collect();
+                    self.started.insert(point, Started { at: Instant::now(), repairs });
                     let (shared, sender) = (self.shared, sender.clone());
                     // The receiver lives as long as the scope: a send can't fail.
                     scope.spawn(move || drop(sender.send(shared.execute(&job))));
@@ -235,6 +248,12 @@ impl<'a> Scheduler<'a> {
     }
 
     fn decide(&mut self, point: usize) -> Result<Next> {
+        if let Some(key) = self.held.get(&point) {
+            if self.shared.store.lease_holder(key).is_some() {
+                return Ok(Next::Held);
+            }
+            self.held.remove(&point);
+        }
         let decision = match self.planner.decide(point, &self.outputs) {
             Ok(decision) => decision,
             Err(error) if error.category == Category::BadInput => {
@@ -251,9 +270,12 @@ impl<'a> Scheduler<'a> {
         let (Some(components), Some(key)) = (components, key) else {
             return Err(Error::storage(format!("inputs of `{}` are unknown", self.name(point))));
         };
+        if self.computing.contains_key(&key) {
+            return Ok(Next::Busy);
+        }
         match self.shared.store.lease(&key)? {
             LeaseOutcome::Granted(lease) => self.leases.insert(point, lease),
-            LeaseOutcome::HeldBy(holder) => return self.held(point, &holder),
+            LeaseOutcome::HeldBy(holder) => return Ok(self.wait_for(point, key, &holder)),
         };
         // Somebody may have finished it between the look-up and the lease.
         if !self.remakes(point)
@@ -263,6 +285,7 @@ impl<'a> Scheduler<'a> {
             self.cached(point, record);
             return Ok(Next::Settled);
         }
+        self.computing.insert(key, point);
         let (stage, kind) = (self.name(point), components.kind.clone());
         self.shared.listener.event(&Event::StageStarted { stage, kind, key, reason });
         Ok(Next::Run(Box::new(self.job(point, components))))
@@ -272,16 +295,17 @@ impl<'a> Scheduler<'a> {
         self.wishes.forced.contains(&point) || self.repairs.contains_key(&point)
     }
 
-    fn held(&mut self, point: usize, holder: &Holder) -> Result<Next> {
+    fn wait_for(&mut self, point: usize, key: Key, holder: &Holder) -> Next {
         let (stage, holder) = (self.name(point), holder.describe());
         if !self.wishes.wait {
             let message = format!("`{stage}` is being computed by {holder}");
-            return Err(Error::new(Category::CacheHeld, message).hint("leave out `--no-wait` to wait for it"));
+            let error = Error::new(Category::CacheHeld, message).hint("leave out `--no-wait` to wait for it");
+            self.failed(point, error);
+            return Next::Settled;
         }
-        if self.announced.insert(point) {
-            self.shared.listener.event(&Event::StageWaiting { stage, holder });
-        }
-        Ok(Next::Held)
+        self.held.insert(point, key);
+        self.shared.listener.event(&Event::StageWaiting { stage, holder });
+        Next::Held
     }
 
     fn job(&self, point: usize, components: Components) -> Job {
@@ -301,8 +325,10 @@ impl<'a> Scheduler<'a> {
 
     fn ended(&mut self, done: Done) -> Result<()> {
         let Done { point, outcome } = done;
-        let seconds = self.started.remove(&point).map_or(0.0, |s| s.elapsed().as_secs_f64());
+        let started = self.started.remove(&point);
+        let seconds = started.as_ref().map_or(0.0, |s| s.at.elapsed().as_secs_f64());
         self.leases.remove(&point);
+        self.computing.retain(|_, p| *p != point);
         match outcome {
             Ok(record) => {
                 let metrics = record.manifest.metrics.clone();
@@ -314,7 +340,10 @@ impl<'a> Scheduler<'a> {
                 self.fates.insert(point, Fate::Skipped(None));
                 self.shared.listener.event(&Event::StageInterrupted { stage: self.name(point) });
             }
-            Err(Failure { error, damaged, .. }) if !damaged.is_empty() => self.mend(point, error, &damaged),
+            Err(Failure { error, damaged, .. }) if !damaged.is_empty() => {
+                let repairs = started.map(|s| s.repairs).unwrap_or_default();
+                self.mend(point, error, &damaged, &repairs);
+            }
             Err(Failure { error, .. }) => {
                 let fatal = error.category == Category::Storage;
                 self.failed(point, error);
@@ -324,26 +353,40 @@ impl<'a> Scheduler<'a> {
         Ok(())
     }
 
-    /// Inputs turned out to be missing or damaged: their producers run again, then this point does.
-    fn mend(&mut self, point: usize, error: Error, damaged: &BTreeSet<usize>) {
-        if let Some(producer) = damaged.iter().find(|p| self.repairs.get(p).is_some_and(|n| *n >= REPAIRS)) {
+    /// Inputs turned out to be missing or damaged: their producers run again, then this point does. `repairs` says how
+    /// often they had been when this point started: another reader may have had them mended since.
+    fn mend(&mut self, point: usize, error: Error, damaged: &BTreeSet<usize>, repairs: &BTreeMap<usize, usize>) {
+        let unmended = |p: &&usize| self.repaired(**p) <= repairs.get(p).copied().unwrap_or(0);
+        let broken: Vec<usize> = damaged.iter().filter(unmended).copied().collect();
+        if let Some(producer) = broken.iter().find(|p| self.repaired(**p) >= REPAIRS) {
             let hint = format!("the cache keeps losing what `{}` makes: check the disk", self.name(*producer));
             return self.failed(point, error.hint(hint));
         }
         self.fates.insert(point, Fate::Waiting);
-        for producer in damaged {
+        for producer in broken {
             let message =
-                format!("the stored result of `{}` is missing or damaged: it runs again", self.name(*producer));
+                format!("the stored result of `{}` is missing or damaged: it runs again", self.name(producer));
             self.shared.listener.event(&Event::Warning { message });
-            self.reopen(*producer);
+            self.reopen(producer);
         }
         self.make_ready(point);
     }
 
+    fn repaired(&self, point: usize) -> usize {
+        self.repairs.get(&point).copied().unwrap_or(0)
+    }
+
     fn reopen(&mut self, point: usize) {
         *self.repairs.entry(point).or_default() += 1;
+        self.withdraw(point);
+    }
+
+    /// Makes a point wait again: it runs, or is looked up, when its inputs are there.
+    fn withdraw(&mut self, point: usize) {
         self.records.remove(&point);
-        self.outputs.remove(&point);
+        if let Some(digest) = self.outputs.remove(&point) {
+            self.before.insert(point, digest);
+        }
         self.fates.insert(point, Fate::Waiting);
         // What waits for it is not ready any more.
         let (outputs, spec, order) = (&self.outputs, self.planner.spec, &self.order);
@@ -362,6 +405,14 @@ impl<'a> Scheduler<'a> {
     fn settled(&mut self, point: usize, record: ResultRecord, fate: Fate) {
         self.fates.insert(point, fate);
         self.outputs.insert(point, record.digest);
+        if self.before.remove(&point).is_some_and(|before| before != record.digest) {
+            // What was already made of the old bytes is looked up, or made, anew.
+            for below in self.planner.graph.dependents(point) {
+                if matches!(self.fates.get(&below), Some(Fate::Cached | Fate::Executed)) {
+                    self.withdraw(below);
+                }
+            }
+        }
         self.records.insert(point, record);
         for dependent in self.planner.graph.dependents(point) {
             self.make_ready(dependent);
@@ -379,12 +430,7 @@ impl<'a> Scheduler<'a> {
     }
 
     fn failed(&mut self, point: usize, error: Error) {
-        let mut text = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(below) = cause {
-            text.push_str(&format!(": {below}"));
-            cause = below.source();
-        }
+        let text = error.with_causes();
         let log = self.shared.log_path(&self.planner.spec.points[point]).display().to_string();
         let (stage, hint) = (self.name(point), error.hint.clone());
         self.shared.listener.event(&Event::StageFailed { stage, error: text, hint, log });
@@ -408,6 +454,8 @@ impl<'a> Scheduler<'a> {
 enum Next {
     /// Nothing to run: it was there, or it failed before it ran.
     Settled,
+    /// Another point of this run has the same key, and runs.
+    Busy,
     /// Another process computes it.
     Held,
     /// To be run.

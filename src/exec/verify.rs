@@ -60,7 +60,28 @@ pub fn verify(
     let plan = planner.plan(&planner.graph.upstream(points.iter().copied()))?;
     let records: BTreeMap<usize, ResultRecord> =
         plan.decisions.into_iter().filter_map(|d| Some((d.point, d.record?))).collect();
+    for point in points {
+        comparable(planner, compute, &records, *point)?;
+    }
     points.iter().map(|point| verify_one(&shared, &records, *point)).collect()
+}
+
+/// A training's bytes depend on how the device rounds: only the same class can give them again.
+fn comparable(
+    planner: &Planner<'_>,
+    compute: &Compute,
+    records: &BTreeMap<usize, ResultRecord>,
+    point: usize,
+) -> Result<()> {
+    let Some(record) = records.get(&point) else { return Ok(()) };
+    let made_on = &record.provenance.class;
+    if record.components.segments.is_none() || *made_on == compute.numerics {
+        return Ok(());
+    }
+    let name = &planner.spec.points[point].name;
+    let message =
+        format!("`{name}` was trained on {made_on}, this is {}: their bytes can't be compared", compute.numerics);
+    Err(Error::bad_input(message).hint("verify it on a machine of the same class"))
 }
 
 fn verify_one(shared: &Shared<'_>, records: &BTreeMap<usize, ResultRecord>, point: usize) -> Result<Verification> {

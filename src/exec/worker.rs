@@ -14,6 +14,7 @@ use crate::event::{Event, Listener};
 use crate::exec::chain::{ChainSettings, StoredChain};
 use crate::exec::device::Compute;
 use crate::key::Components;
+use crate::plan::PipelineFiles;
 use crate::rng::Streams;
 use crate::spec::{Point, Spec};
 use crate::stage::{Cancel, Chain, Context, Input, Inputs, Progress, StageError, Update};
@@ -69,10 +70,19 @@ impl Shared<'_> {
 
     pub(crate) fn execute(&self, job: &Job) -> Done {
         let damaged = Arc::new(Mutex::new(BTreeSet::new()));
-        let outcome = self.try_execute(job, &damaged).map_err(|error| {
+        // Whatever happens in there, the scheduler must hear that the job ended.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.try_execute(job, &damaged))).unwrap_or_else(|panic| {
+            let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            Err(StageError::failed(format!("internal error: {}", said.unwrap_or("the stage panicked"))))
+        });
+        let outcome = outcome.map_err(|error| {
             let interrupted = matches!(error, StageError::Interrupted);
             let damaged = damaged.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            Failure { error: error.into(), interrupted, damaged }
+            let error = Error::from(error);
+            if !interrupted {
+                self.log_failure(job, &error);
+            }
+            Failure { error, interrupted, damaged }
         });
         Done { point: job.point, outcome }
     }
@@ -84,7 +94,9 @@ impl Shared<'_> {
         let storage = |what: String, e| StageError::Storage(Error::storage(what).caused_by(e));
         let make = |p: &Path| fs::create_dir_all(p).map_err(|e| storage(format!("can't create {}", p.display()), e));
         make(folder)?;
-        let log = File::create(&log_path).map_err(|e| storage(format!("can't write {}", log_path.display()), e))?;
+        // A command's own output is appended to the same file.
+        let log = File::options().create(true).append(true).open(&log_path);
+        let log = log.map_err(|e| storage(format!("can't write {}", log_path.display()), e))?;
         let scratch_root = self.store.dir().join("scratch");
         make(&scratch_root)?;
         let scratch = tempfile::Builder::new()
@@ -116,12 +128,36 @@ impl Shared<'_> {
             cancel: self.cancel,
             chain: chain.as_ref().map(|c| c as &dyn Chain),
         };
-        let artifact = catch_unwind(AssertUnwindSafe(|| point.parsed.stage.run(&context))).unwrap_or_else(|panic| {
-            let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            Err(StageError::failed(format!("internal error: {}", said.unwrap_or("the stage panicked"))))
-        })?;
+        let artifact = point.parsed.stage.run(&context)?;
         check_metrics(&artifact)?;
+        self.check_files(job)?;
         Ok(self.commit(job, &artifact, started.elapsed().as_secs_f64())?)
+    }
+
+    /// The key holds what files held when it was made: if they changed meanwhile, the result belongs to no key.
+    fn check_files(&self, job: &Job) -> Result<(), StageError> {
+        let files = PipelineFiles { store: self.store, base: &self.spec.base };
+        let now = self.spec.points[job.point].parsed.stage.contents(&files)?;
+        let before = &job.components.contents;
+        let changed = now.keys().chain(before.keys()).find(|name| now.get(*name) != before.get(*name));
+        match changed {
+            Some(name) => {
+                let message = format!("{name} changed while the stage ran: its result was not kept");
+                Err(StageError::bad_input(message, "run again"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn log_failure(&self, job: &Job, error: &Error) {
+        let Ok(mut log) = File::options().append(true).open(self.log_path(&self.spec.points[job.point])) else {
+            return;
+        };
+        // The failure itself is told elsewhere: here it only completes the log.
+        let _ = writeln!(log, "failed: {}", error.with_causes());
+        if let Some(hint) = &error.hint {
+            let _ = writeln!(log, "hint: {hint}");
+        }
     }
 
     fn commit(&self, job: &Job, artifact: &Artifact, seconds: f64) -> Result<ResultRecord, Error> {
@@ -237,13 +273,13 @@ impl Progress for StageProgress<'_> {
         let Update { done, total, unit, figures, rate, epoch_end } = update;
         let figures: BTreeMap<_, _> = figures.into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
         let stage = self.stage.to_owned();
+        let resumed_at = self.chain.and_then(StoredChain::resumed_at);
         let event = if epoch_end {
-            let resumed_at = self.chain.and_then(StoredChain::resumed_at);
             let words: Vec<_> = figures.iter().map(|(n, v)| format!("{n} {v:.6}")).collect();
             self.log(&format!("epoch {done}/{total} {}", words.join(" ")));
             Event::Epoch { stage, epoch: done, epochs: total, figures, resumed_at }
         } else {
-            Event::Progress { stage, done, total, unit: unit.to_owned(), figures, rate }
+            Event::Progress { stage, done, total, unit: unit.to_owned(), figures, rate, resumed_at }
         };
         self.listener.event(&event);
     }

@@ -82,7 +82,7 @@ fn a_failure_shows_its_cause_and_its_log_and_keep_going_runs_the_rest() {
         "{failure}"
     );
     let log = failure["log"].as_str().expect("a path");
-    assert!(desk.read(log).contains("this is why"));
+    assert!(desk.read(log).contains("this is why") && desk.read(log).contains("failed: "), "{}", desk.read(log));
     let said = desk.vadpipe(["log", "last", "--stage", "bad"]);
     assert!(said.out.contains("this is why"), "{}{}", said.out, said.err);
 }
@@ -168,4 +168,25 @@ fn help_has_examples_for_every_command() {
         let said = desk.vadpipe([name, "--help"]);
         assert!(said.out.contains("Example"), "{name}: {}", said.out);
     }
+}
+
+#[test]
+fn a_file_that_changes_while_its_stage_runs_makes_no_result() {
+    let desk = Desk::new(
+        "[pipeline]\nname = \"p\"\n[stages.reads]\nkind = \"command\"\nsources = [\"data.txt\"]\n\
+         argv = [\"sh\", \"-c\", \"cat $0/data.txt; date +%N >> $0/data.txt\", \"{base}\"]\n",
+    );
+    desk.write("data.txt", "1\n");
+    let ran = desk.try_run(&[]);
+    assert_eq!(ran.said.code, 2, "{}{}", ran.said.out, ran.said.err);
+    let failure = ran.of_kind("stage-failed").next().expect("a failure");
+    assert!(failure["error"].to_string().contains("data.txt changed while the stage ran"), "{failure}");
+}
+
+#[test]
+fn running_again_what_no_target_needs_is_a_mistake() {
+    let desk = Desk::new(MINI);
+    let said = desk.vadpipe(["run", "p.toml", "data", "-R", "ad"]);
+    assert_eq!(said.code, 2, "{}", said.err);
+    assert!(said.err.contains("`ad` is to run again, but no target needs it"), "{}", said.err);
 }

@@ -25,7 +25,7 @@ fn the_first_run_makes_everything_and_the_second_nothing() {
     let second = desk.run(&[]);
     assert_eq!(second.executed(), [""; 0]);
     assert_eq!(second.cached().len(), ALL.len());
-    assert!(desk.read("reports/report.html").contains("<html"));
+    assert!(desk.read("reports/mini.report.html").contains("<html"));
 }
 
 #[test]
@@ -215,4 +215,14 @@ fn verify_finds_a_command_that_answers_otherwise_each_time() {
     let said = desk.vadpipe(["verify", "p.toml", "now"]);
     assert_eq!(said.code, 3, "{}{}", said.out, said.err);
     assert!(said.out.contains("file x.bin has other bytes"), "{}", said.out);
+}
+
+#[test]
+fn two_stages_with_one_key_run_once() {
+    let desk = Desk::new(
+        "[pipeline]\nname = \"p\"\n[stages.a]\nkind = \"load-data\"\nsource = \"synthetic\"\n\
+         [stages.b]\nkind = \"load-data\"\nsource = \"synthetic\"\n",
+    );
+    let ran = desk.run(&["-j", "2", "--no-wait"]);
+    assert_eq!((ran.executed(), ran.cached()), (vec!["a".into()], vec!["b".into()]));
 }

@@ -105,3 +105,40 @@ fn plan_and_log_answer_beside_a_running_training() {
     child.wait().expect("it ends");
     assert!(desk.vadpipe(["log"]).out.contains("killed"));
 }
+
+#[test]
+fn a_run_goes_on_when_nobody_listens_any_more() {
+    let desk = Desk::new(MINI);
+    let mut child = desk.start(&["run", "p.toml", "ad", "--json"]);
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().expect("its output")).read_line(&mut first).expect("a line");
+    assert!(first.contains("run-started"));
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    assert_eq!(desk.vadpipe(["plan", "p.toml", "ad", "--check"]).code, 0);
+}
+
+#[test]
+fn a_second_ctrl_c_leaves_at_once_and_takes_its_children_along() {
+    let desk = Desk::new(
+        "[pipeline]\nname = \"p\"\n[stages.stubborn]\nkind = \"command\"\n\
+         argv = [\"sh\", \"-c\", \"trap '' TERM INT; echo $$ > \\\"$0\\\"; sleep 30; sleep 30\", \"{base}/pid\"]\n",
+    );
+    let mut child = desk.start(&["run", "p.toml", "--json"]);
+    let pid = loop {
+        match std::fs::read_to_string(desk.path("pid")).ok().and_then(|t| t.trim().parse::<i32>().ok()) {
+            Some(pid) => break pid,
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    signal(&child, Signal::INT);
+    std::thread::sleep(Duration::from_millis(100));
+    signal(&child, Signal::INT);
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let gone = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        let state = state();
+        state.is_empty() || state.contains(") Z ")
+    });
+    assert!(gone, "the command's shell is still there: {}", state());
+}

@@ -41,7 +41,7 @@ fn the_quickstart_ends_with_a_report_that_a_browser_shows_without_complaint() {
     let to = reports.display().to_string();
     let said = vadpipe_in_repo(&desk, &["run", file, "--reports", &to, "-S", "params.epochs=2", "--json"]);
     assert_eq!(said.code, 0, "{}{}", said.out, said.err);
-    let page = reports.join("report.html");
+    let page = reports.join("quickstart.report.html");
     let html = std::fs::read_to_string(&page).expect("a report");
     for stage in
         ["ad", "vad@distribution=exponential", "tsne-vad@distribution=uniform", "between@distribution=gaussian"]

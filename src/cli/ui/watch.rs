@@ -1,6 +1,7 @@
 //! What a run looks like while it happens.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,13 +16,17 @@ pub(in crate::cli) struct Watch {
     quiet: bool,
     bars: Option<MultiProgress>,
     running: Mutex<BTreeMap<String, ProgressBar>>,
+    /// Where the newest saved state of each training is.
+    saved: Mutex<BTreeMap<String, (u64, u64)>>,
+    /// Nobody reads standard output any more.
+    unheard: AtomicBool,
 }
 
 impl Watch {
     pub(super) fn new(ui: Ui, bars: bool, quiet: bool) -> Self {
         // Ten a second is enough for eyes, and costs nothing.
         let bars = bars.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)));
-        Self { ui, quiet, bars, running: Mutex::default() }
+        Self { ui, quiet, bars, running: Mutex::default(), saved: Mutex::default(), unheard: AtomicBool::new(false) }
     }
 
     /// A line about the whole run, from outside the events.
@@ -94,7 +99,7 @@ impl Watch {
                 let why = reason.as_ref().map(|r| paint(DIM, &format!("  ({})", r.text))).unwrap_or_default();
                 self.start(stage, &why);
             }
-            Event::Resumed { stage, epoch, step, epochs } => {
+            Event::Resumed { stage, epoch, step, epochs, .. } => {
                 let step = if *step > 0 { format!(" and {step} steps") } else { String::new() };
                 self.line(&format!("{} {stage} at epoch {epoch}{step} of {epochs}", paint(GREEN, "  resume")));
             }
@@ -102,10 +107,12 @@ impl Watch {
                 self.advance(stage, *done, *total, figures, *rate);
             }
             Event::Epoch { stage, epoch, epochs, figures, .. } => self.epoch(stage, *epoch, *epochs, figures),
-            Event::StateSaved { stage, epoch, step, seconds: s } if self.ui.verbose => {
-                self.line(&format!("   saved {stage} at epoch {epoch}, step {step}, in {}", seconds(*s)));
+            Event::StateSaved { stage, epoch, step, seconds: s, .. } => {
+                self.saved.lock().unwrap_or_else(PoisonError::into_inner).insert(stage.clone(), (*epoch, *step));
+                if self.ui.verbose {
+                    self.line(&format!("   saved {stage} at epoch {epoch}, step {step}, in {}", seconds(*s)));
+                }
             }
-            Event::StateSaved { .. } => {}
             Event::StageFinished { stage, seconds: s, metrics, .. } => {
                 self.end(stage);
                 let words: Vec<_> = metrics.iter().map(|(n, v)| format!("{n} {}", figure(*v))).collect();
@@ -114,7 +121,13 @@ impl Watch {
             }
             Event::StageInterrupted { stage } => {
                 self.end(stage);
-                self.line(&format!("{} {stage}: what it had is saved", paint(YELLOW, " stopped")));
+                let saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner).get(stage).copied();
+                let saved = match saved {
+                    Some((epoch, 0)) => format!(": its state after epoch {epoch} is saved"),
+                    Some((epoch, step)) => format!(": its state after epoch {epoch} and {step} steps is saved"),
+                    None => String::new(),
+                };
+                self.line(&format!("{} {stage}{saved}", paint(YELLOW, " stopped")));
             }
             Event::StageFailed { stage, error, hint, log } => {
                 self.end(stage);
@@ -149,8 +162,12 @@ impl Listener for Watch {
         if !self.ui.json {
             return self.text(event);
         }
-        if let Ok(line) = serde_json::to_string(event) {
-            self.ui.out(&line);
+        if let Ok(line) = serde_json::to_string(event)
+            && !self.unheard.load(Ordering::Relaxed)
+            && self.ui.try_out(&line).is_err()
+        {
+            // A run is worth more than its listeners: it goes on, and is kept in its file.
+            self.unheard.store(true, Ordering::Relaxed);
         }
     }
 }
