@@ -179,16 +179,6 @@ fn a_change_of_segment_survives_a_stop_on_either_side() {
 }
 
 #[test]
-fn half_an_epoch_with_other_parameters_is_not_gone_on_with() {
-    let chain = MemoryChain::stopping_at(1, 2);
-    assert!(train(&TrainAd, &small(3)).run_on(&chain).is_err());
-    let changed = with(small(3), "lr", Data::Float(3e-3));
-    let bench = train(&TrainAd, &changed);
-    assert_same("ad", &bench.run_on(&chain.reopened()).unwrap(), &train(&TrainAd, &changed).run().unwrap());
-    assert!(bench.told.lines.lock().unwrap()[0].starts_with("starting over"));
-}
-
-#[test]
 fn the_number_of_threads_changes_nothing() {
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
