@@ -10,6 +10,7 @@
 //! will become, parameters and all, so whatever the chain hands back may be gone on with.
 
 pub(in crate::stages) mod evaluation;
+pub(in crate::stages) mod fixed;
 pub(in crate::stages) mod history;
 pub(in crate::stages) mod joint;
 pub(in crate::stages) mod latents;
@@ -17,12 +18,13 @@ mod meter;
 
 use std::collections::BTreeMap;
 
+use self::fixed::Fixed;
 use self::history::{Figures, History, PIXELS};
 use self::latents::Latents;
 use self::meter::Meter;
 use super::reading::Images;
 use crate::artifact::{ElementType, Tensor, TensorError};
-use crate::model::{Decoder, Frozen};
+use crate::model::Decoder;
 use crate::stage::{Chain, Context, Epochs, Position, Saved, StageError};
 
 /// The parameters of an epoch.
@@ -69,8 +71,8 @@ impl Schedule {
 pub(in crate::stages) enum Net {
     /// Learns with the latents, on batch statistics.
     Learning(Box<Decoder>),
-    /// Stays as it is, on running statistics.
-    Frozen(Box<Frozen>),
+    /// Stays as it is.
+    Fixed(Fixed),
 }
 
 /// A training on its way.
@@ -157,7 +159,7 @@ impl Training<'_> {
         let z = self.latents.draw(rows, &mut noise);
         let done = match &mut self.net {
             Net::Learning(decoder) => decoder.train_step(z, &pixels, rates.lr.unwrap_or(0.0)),
-            Net::Frozen(frozen) => frozen.loss_and_gradient(z, &pixels),
+            Net::Fixed(fixed) => fixed.loss_and_gradient(z, &pixels),
         };
         let (reconstruction, squared_error) = (done.loss, done.squared_error);
         self.latents.update(rows, done.latent_gradient, rates.kl_weight, rates.latent_lr);
