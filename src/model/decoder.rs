@@ -6,7 +6,8 @@
 //! ```
 //! All five matrix products are [`Convolution`]s: the fully connected layer one of kernel 2 on a 1 × 1 image, the last one a
 //! 1 × 1 convolution whose 16 output channels are the taps (see [`crate::ops::tail`]). The backward pass goes from the last to
-//! the first; each layer's weights move as soon as its input gradient has been made from the old ones.
+//! the first; each layer's weights move as soon as its input gradient has been made from the old ones. Without rates the same
+//! pass updates nothing: it makes the gradient by z only, and leaves parameters, moments and running statistics as they are.
 
 mod frozen;
 mod layers;
@@ -19,7 +20,7 @@ use std::collections::BTreeMap;
 use crate::ops::adam::Rates;
 use crate::ops::block::{Batch, Block, LANES, Row, pack, unpack};
 use crate::ops::norm::{self, Forward, Gradient, Statistics};
-use crate::ops::tail::Scalars;
+use crate::ops::tail::{PIXELS, Scalars};
 use crate::ops::transposed::{BlockMoments, Convolution, Given};
 use crate::rng::Streams;
 
@@ -125,23 +126,70 @@ impl Decoder {
     /// # Panics
     /// If latents and images do not make one batch that is not empty.
     pub fn train_step(&mut self, z: &[f32], images: &[u8], lr: f32) -> Step<'_> {
-        let batch = layers::batch_of_images(self.shape, z, images);
         self.step += 1;
         let rates = Rates::new(self.step, lr);
+        self.pass(z, images, Some(rates))
+    }
+
+    /// The loss of a batch and its gradient by the latents, with batch statistics: to the bit what [`Decoder::train_step`]
+    /// finds, but parameters, moments and running statistics stay. Arguments are the same.
+    ///
+    /// # Panics
+    /// If latents and images do not make one batch that is not empty.
+    pub fn batch_loss_and_gradient(&mut self, z: &[f32], images: &[u8]) -> Step<'_> {
+        self.pass(z, images, None)
+    }
+
+    /// The images of a batch of latents, with batch statistics: an image depends on the whole batch. `z` is batch ×
+    /// latent_dim; returns batch × 784, row-major, in grey levels 0…255. Nothing of the decoder moves.
+    ///
+    /// # Panics
+    /// If `z` is empty or no whole number of latents.
+    pub fn decode_batch(&mut self, z: &[f32]) -> Vec<f32> {
+        let batch = layers::batch(self.shape, z, z.len() / self.shape.latent_dim);
+        let mut images = vec![0.0; batch.samples * PIXELS];
+        self.forward::<false>(z, batch).tail.images(&mut images);
+        images
+    }
+
+    /// Forward, loss and backward; with rates, everything is updated and the running statistics move.
+    fn pass(&mut self, z: &[f32], images: &[u8], update: Option<Rates>) -> Step<'_> {
+        let batch = layers::batch_of_images(self.shape, z, images);
+        match update {
+            Some(_) => self.forward::<true>(z, batch),
+            None => self.forward::<false>(z, batch),
+        };
         let Self { shape, convolutions, moments, bias, norms, tail, work, .. } = self;
         let work = work.entry(batch.chunks).or_insert_with(|| Work::for_training(*shape, convolutions, batch));
-
-        pack(z, shape.latent_dim, batch, &mut work.latents);
-        forward(convolutions, bias, norms, work, batch);
-        let scalars = scalars(&tail.w);
-        work.tail.forward(&work.activations[LAYERS - 1], scalars, batch);
         let loss = work.tail.loss(images);
-        let by_scalars = work.tail.backward(loss, scalars, &mut work.gradients[LAYERS - 1]);
-        tail.gradient[0][..3].copy_from_slice(&[by_scalars.bias, by_scalars.scale, by_scalars.shift]);
-        tail.update(rates);
-        backward(convolutions, moments, bias, norms, work, batch, rates);
+        let by_scalars = work.tail.backward(loss, scalars(&tail.w), &mut work.gradients[LAYERS - 1]);
+        if let Some(rates) = update {
+            tail.gradient[0][..3].copy_from_slice(&[by_scalars.bias, by_scalars.scale, by_scalars.shift]);
+            tail.update(rates);
+        }
+        backward(convolutions, moments, bias, norms, work, batch, update);
         unpack(&work.latent_gradients, shape.latent_dim, batch, &mut work.latent_gradient[..z.len()]);
         Step { loss: loss.loss, latent_gradient: &work.latent_gradient[..z.len()], squared_error: loss.squared_error }
+    }
+
+    /// Runs the layers with batch statistics; the running ones move if `TRACK`.
+    fn forward<const TRACK: bool>(&mut self, z: &[f32], batch: Batch) -> &mut Work {
+        let Self { shape, convolutions, bias, norms, tail, work, .. } = self;
+        let work = work.entry(batch.chunks).or_insert_with(|| Work::for_training(*shape, convolutions, batch));
+        pack(z, shape.latent_dim, batch, &mut work.latents);
+        let chunks = batch.chunks;
+        convolutions[0].forward(&work.latents, &mut work.activations[0], chunks);
+        norm::add_bias::<false>(&mut work.activations[0], &bias.w, batch);
+        for (n, norm) in norms.iter_mut().enumerate() {
+            let (below, above) = work.activations.split_at_mut(n + 1);
+            let x = &mut work.normalised[n];
+            convolutions[n + 1].forward(&below[n], x, chunks);
+            norm.statistics.forward::<TRACK>(&norm.gamma.w, &norm.beta.w, x, &mut above[0], batch);
+        }
+        let (below, above) = work.activations.split_at_mut(LAYERS - 1);
+        convolutions[LAYERS - 1].forward(&below[LAYERS - 2], &mut above[0], chunks);
+        work.tail.forward(&work.activations[LAYERS - 1], scalars(&tail.w), batch);
+        work
     }
 }
 
@@ -150,25 +198,7 @@ fn scalars(row: &[Row]) -> Scalars {
     Scalars { bias: row[0][0], scale: row[0][1], shift: row[0][2] }
 }
 
-fn forward(
-    convolutions: &[Convolution; LAYERS],
-    bias: &Small,
-    norms: &mut [Norm; NORMS],
-    work: &mut Work,
-    batch: Batch,
-) {
-    let chunks = batch.chunks;
-    convolutions[0].forward(&work.latents, &mut work.activations[0], chunks);
-    norm::add_bias::<false>(&mut work.activations[0], &bias.w, batch);
-    for (n, norm) in norms.iter_mut().enumerate() {
-        let (below, above) = work.activations.split_at_mut(n + 1);
-        convolutions[n + 1].forward(&below[n], &mut work.normalised[n], chunks);
-        norm.statistics.forward(&norm.gamma.w, &norm.beta.w, &mut work.normalised[n], &mut above[0], batch);
-    }
-    let (below, above) = work.activations.split_at_mut(LAYERS - 1);
-    convolutions[LAYERS - 1].forward(&below[LAYERS - 2], &mut above[0], chunks);
-}
-
+/// From the last layer to the first; with rates, each layer's parameters are updated as soon as they have served.
 fn backward(
     convolutions: &mut [Convolution; LAYERS],
     moments: &mut [BlockMoments; LAYERS],
@@ -176,9 +206,11 @@ fn backward(
     norms: &mut [Norm; NORMS],
     work: &mut Work,
     batch: Batch,
-    rates: Rates,
+    update: Option<Rates>,
 ) {
-    norm::transpose_all(&work.gradients[LAYERS - 1], &mut work.rows[LAYERS - 1]);
+    if update.is_some() {
+        norm::transpose_all(&work.gradients[LAYERS - 1], &mut work.rows[LAYERS - 1]);
+    }
     for l in (0..LAYERS).rev() {
         let (below, above) = work.gradients.split_at_mut(l);
         let gradient: &mut Vec<Block> = &mut above[0];
@@ -187,15 +219,22 @@ fn backward(
             let forward = Forward { normalised: &work.normalised[l - 1], output: &work.activations[l], batch };
             let dy = Gradient { blocks: gradient, rows: &mut work.rows[l] };
             statistics.backward(&gamma.w, forward, dy, &mut gamma.gradient, &mut beta.gradient);
-            gamma.update(rates);
-            beta.update(rates);
-        } else if l == 0 {
+            if let Some(rates) = update {
+                gamma.update(rates);
+                beta.update(rates);
+            }
+        } else if let (0, Some(rates)) = (l, update) {
             norm::bias_backward(Gradient { blocks: gradient, rows: &mut work.rows[0] }, &mut bias.gradient);
             bias.update(rates);
         }
         let x = if l == 0 { &work.latents } else { &work.activations[l - 1] };
         let dx = below.last_mut().unwrap_or(&mut work.latent_gradients);
-        let given = Given { x, dy: gradient, rows: &work.rows[l] };
-        convolutions[l].backward_and_update(&mut moments[l], given, dx, batch.chunks, rates);
+        match update {
+            Some(rates) => {
+                let given = Given { x, dy: gradient, rows: &work.rows[l] };
+                convolutions[l].backward_and_update(&mut moments[l], given, dx, batch.chunks, rates);
+            }
+            None => convolutions[l].input_gradient(gradient, dx, batch.chunks),
+        }
     }
 }

@@ -36,8 +36,15 @@ impl Statistics {
         }
     }
 
-    /// Forward: `x` becomes x̂, `y` the output; the running statistics move.
-    pub fn forward(&mut self, gamma: &[Row], beta: &[Row], x: &mut [Block], y: &mut [Block], batch: Batch) {
+    /// Forward: `x` becomes x̂, `y` the output; the running statistics move if `TRACK`.
+    pub fn forward<const TRACK: bool>(
+        &mut self,
+        gamma: &[Row],
+        beta: &[Row],
+        x: &mut [Block],
+        y: &mut [Block],
+        batch: Batch,
+    ) {
         let part = x.len() / gamma.len();
         x.par_chunks_mut(part)
             .zip_eq(y.par_chunks_mut(part))
@@ -49,8 +56,10 @@ impl Statistics {
                     || {
                         for c in 0..LANES {
                             let found = normalise(x, c, batch);
-                            mean[c] += (found.mean as f32 - mean[c]) * MOMENTUM;
-                            variance[c] += (found.unbiased as f32 - variance[c]) * MOMENTUM;
+                            if TRACK {
+                                mean[c] += (found.mean as f32 - mean[c]) * MOMENTUM;
+                                variance[c] += (found.unbiased as f32 - variance[c]) * MOMENTUM;
+                            }
                             inverse[c] = found.inverse;
                         }
                         scale_and_clip(x, y, gamma, beta, batch);
@@ -287,7 +296,9 @@ mod tests {
         let mut statistics = Statistics::new(1);
         let mut y = x.clone();
         let (gamma, beta) = ([[2.0; LANES]], [[0.5; LANES]]);
-        statistics.forward(&gamma, &beta, &mut x, &mut y, batch);
+        statistics.forward::<false>(&gamma, &beta, &mut x.clone(), &mut y, batch);
+        assert_eq!((statistics.mean[0][5], statistics.variance[0][5]), (0.0, 1.0), "not tracked");
+        statistics.forward::<true>(&gamma, &beta, &mut x, &mut y, batch);
         assert!((statistics.mean[0][5] - 0.1 * mean).abs() < 1e-5);
         assert!((statistics.variance[0][5] - (0.9 + 0.1 * unbiased)).abs() < 1e-4);
         let channel = |blocks: &[Block]| blocks.iter().flat_map(|b| b.0[5]).collect::<Vec<f32>>();

@@ -1,12 +1,18 @@
 //! `fit-latents`: finds the latents (AD) or posteriors (VAD) of a split for a decoder that stays as it is.
 //!
-//! The decoder uses its running statistics. A VAD's fit drops the KL and keeps the noise: z is drawn anew in each step, and
-//! only the posteriors' parameters learn. It is a chain of epochs like a training, and resumes like one.
+//! With `statistics = "running"` the decoder's batch norms use the running statistics of its training, PyTorch's evaluation mode.
+//! With `"batch"` they use those of the batch at hand, PyTorch's training mode, in each step of the fit and in its evaluation,
+//! which goes through the split in order and in batches of 16; an image then depends on the others of its batch, and so do the
+//! figures. Neither moves anything of the decoder. What else reads the latents, such as `decode`, uses running statistics.
+//!
+//! A VAD's fit drops the KL and keeps the noise: z is drawn anew in each step, and only the posteriors' parameters learn. A fit
+//! is a chain of epochs like a training, and resumes like one.
 
 use std::sync::Arc;
 
 use super::reading::{self, Images, Model, Split};
 use super::training::evaluation::evaluate;
+use super::training::fixed::Fixed;
 use super::training::history::{History, psnr};
 use super::training::latents::Latents;
 use super::training::{Net, Rates, Schedule, Training};
@@ -43,6 +49,8 @@ impl StageKind for FitLatents {
             let message = "`init = \"trained\"` needs `split = \"train\"`";
             params.error("init", message, "a training knows no latents of test images: use `init = \"random\"`");
         }
+        let choices = [("running", Statistics::Running), ("batch", Statistics::Batch)];
+        let statistics = params.choice("statistics", "running", &choices);
         let (epochs, rates) = params.segments(100, |p| Rates {
             batch: p.int("batch", 16, 1..=65_536) as usize,
             lr: None,
@@ -50,7 +58,7 @@ impl StageKind for FitLatents {
             kl_weight: 0.0,
         });
         let schedule = Schedule::new(&epochs, rates);
-        Arc::new(Fit { split, init, epochs, schedule })
+        Arc::new(Fit { split, init, statistics, epochs, schedule })
     }
 }
 
@@ -63,9 +71,19 @@ enum Init {
     Trained,
 }
 
+/// What the decoder's batch norms normalise with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Statistics {
+    /// The means and variances that the training gathered.
+    Running,
+    /// Those of the batch at hand.
+    Batch,
+}
+
 struct Fit {
     split: Split,
     init: Init,
+    statistics: Statistics,
     epochs: Epochs,
     schedule: Schedule,
 }
@@ -93,9 +111,13 @@ impl Stage for Fit {
         let images = reading::images(context.inputs.one("data")?, self.split)?;
         let model = reading::model(context.inputs.one("model")?)?;
         let latents = self.start(context, &model, &images)?;
+        let fixed = match self.statistics {
+            Statistics::Running => Fixed::Running(Box::new(model.decoder)),
+            Statistics::Batch => Fixed::Batch(Box::new(model.unfolded()?)),
+        };
         let mut training = Training {
             purpose: "fit",
-            net: Net::Frozen(Box::new(model.decoder)),
+            net: Net::Fixed(fixed),
             latents,
             images: &images,
             schedule: &self.schedule,
@@ -120,7 +142,7 @@ impl Fit {
     }
 
     fn artifact(&self, context: &Context<'_>, training: &mut Training<'_>) -> Result<Artifact, StageError> {
-        let Training { net: Net::Frozen(decoder), latents, images, history, .. } = training else {
+        let Training { net: Net::Fixed(decoder), latents, images, history, .. } = training else {
             return Err(StageError::failed("a fit's decoder must not learn"));
         };
         let at_mean = evaluate(context, decoder, images, |_, samples| latents.means(samples))?;
@@ -132,6 +154,9 @@ impl Fit {
         artifact.metrics.insert("rmse".to_owned(), at_mean.rmse);
         artifact.metrics.insert("psnr".to_owned(), psnr(at_mean.rmse));
         artifact.facts.insert("split".to_owned(), self.split.name().into());
+        if self.statistics == Statistics::Batch {
+            artifact.facts.insert("statistics".to_owned(), "batch".into());
+        }
         if let Some(distribution) = latents.distribution() {
             let sampled = evaluate(context, decoder, images, |batch, samples| {
                 let mut noise = context.streams.stream("fit evaluation noise", 0, batch);

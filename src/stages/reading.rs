@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::artifact::Tensor;
-use crate::model::Frozen;
 use crate::model::posterior::Distribution;
+use crate::model::{Decoder, Frozen};
 use crate::stage::{Context, Input, StageError};
 
 /// A part of the data.
@@ -105,6 +105,14 @@ impl<'a> Model<'a> {
     /// The artifact it was read from.
     pub(in crate::stages) fn input(&self) -> &'a dyn Input {
         self.input
+    }
+
+    /// The decoder unfolded, for batch statistics.
+    ///
+    /// # Errors
+    /// If its tensors can't be read.
+    pub(in crate::stages) fn unfolded(&self) -> Result<Decoder, StageError> {
+        Ok(Decoder::from_weights(&decoder_weights(self.input)?)?)
     }
 
     /// The length of a latent vector.

@@ -6,9 +6,11 @@
 //! that the next step reads, so a chain that was interrupted anywhere ends with the same bits as one that was not.
 //!
 //! State: `decoder.*` (where it learns) · `latents.*` with moments and step · `history.*` of finished epochs ·
-//! `history.running`, the sums over the steps done in the running one · in mid-epoch `running.rates`, its parameters.
+//! `history.running`, the sums over the steps done in the running one. A state in mid-epoch is known by the epoch that it
+//! will become, parameters and all, so whatever the chain hands back may be gone on with.
 
 pub(in crate::stages) mod evaluation;
+pub(in crate::stages) mod fixed;
 pub(in crate::stages) mod history;
 pub(in crate::stages) mod joint;
 pub(in crate::stages) mod latents;
@@ -16,12 +18,13 @@ mod meter;
 
 use std::collections::BTreeMap;
 
+use self::fixed::Fixed;
 use self::history::{Figures, History, PIXELS};
 use self::latents::Latents;
 use self::meter::Meter;
 use super::reading::Images;
 use crate::artifact::{ElementType, Tensor, TensorError};
-use crate::model::{Decoder, Frozen};
+use crate::model::Decoder;
 use crate::stage::{Chain, Context, Epochs, Position, Saved, StageError};
 
 /// The parameters of an epoch.
@@ -68,12 +71,9 @@ impl Schedule {
 pub(in crate::stages) enum Net {
     /// Learns with the latents, on batch statistics.
     Learning(Box<Decoder>),
-    /// Stays as it is, on running statistics.
-    Frozen(Box<Frozen>),
+    /// Stays as it is.
+    Fixed(Fixed),
 }
-
-/// Where a state in mid-epoch holds the parameters of its epoch.
-const RATES: &str = "running.rates";
 
 /// A training on its way.
 pub(in crate::stages) struct Training<'a> {
@@ -110,10 +110,8 @@ impl Training<'_> {
         let start = Position { epoch: 0, step: 0 };
         let meter = Meter::new(context.progress, self.schedule.total());
         let mut walk = Walk { context, at: start, saved: None, meter };
-        match context.chain.map(Chain::resume).transpose()?.flatten() {
-            Some(saved) if self.leads_here(&saved) => self.resume(&mut walk, &saved)?,
-            Some(_) => context.progress.log("starting over: the saved state is in mid-epoch with other parameters"),
-            None => {}
+        if let Some(saved) = context.chain.map(Chain::resume).transpose()?.flatten() {
+            self.resume(&mut walk, &saved)?;
         }
         self.settle(&mut walk)?;
         while let Some(rates) = self.schedule.of(walk.at.epoch) {
@@ -161,7 +159,7 @@ impl Training<'_> {
         let z = self.latents.draw(rows, &mut noise);
         let done = match &mut self.net {
             Net::Learning(decoder) => decoder.train_step(z, &pixels, rates.lr.unwrap_or(0.0)),
-            Net::Frozen(frozen) => frozen.loss_and_gradient(z, &pixels),
+            Net::Fixed(fixed) => fixed.loss_and_gradient(z, &pixels),
         };
         let (reconstruction, squared_error) = (done.loss, done.squared_error);
         self.latents.update(rows, done.latent_gradient, rates.kl_weight, rates.latent_lr);
@@ -187,19 +185,6 @@ impl Training<'_> {
         if stop { Err(StageError::Interrupted) } else { Ok(()) }
     }
 
-    /// Whether a state in mid-epoch was made with the parameters that the epoch has now. A chain is known by its finished
-    /// epochs; who stops in mid-epoch, changes a learning rate and goes on must not get half an epoch of each.
-    fn leads_here(&self, saved: &Saved) -> bool {
-        saved.position.step == 0 || saved.tensors.get(RATES) == self.rates(saved.position).as_ref()
-    }
-
-    /// The parameters of the running epoch, as a state in mid-epoch holds them.
-    fn rates(&self, at: Position) -> Option<Tensor> {
-        let Rates { batch, lr, latent_lr, kl_weight } = self.schedule.of(at.epoch)?;
-        let lr = lr.map_or(-1.0, f64::from);
-        Some(Tensor::vector(&[batch as f64, lr, f64::from(latent_lr), kl_weight]))
-    }
-
     fn resume(&mut self, walk: &mut Walk<'_>, saved: &Saved) -> Result<(), StageError> {
         let Position { epoch, step } = saved.position;
         self.history = History::from_state(&saved.tensors, epoch)?;
@@ -215,7 +200,7 @@ impl Training<'_> {
 
     /// The state, if it is worth keeping: the loss may still be finite when what the last step left is not.
     fn good_state(&self, walk: &Walk<'_>) -> Result<BTreeMap<String, Tensor>, StageError> {
-        let state = self.state(walk.at)?;
+        let state = self.state()?;
         let Some(name) = first_not_finite(&state) else { return Ok(state) };
         let Position { epoch, step } = walk.at;
         let epoch = if step > 0 { epoch + 1 } else { epoch };
@@ -223,11 +208,8 @@ impl Training<'_> {
         Err(diverged(walk, epoch, &format!("`{name}` holds numbers that are not finite"), rates))
     }
 
-    fn state(&self, at: Position) -> Result<BTreeMap<String, Tensor>, TensorError> {
+    fn state(&self) -> Result<BTreeMap<String, Tensor>, TensorError> {
         let mut state = self.latents.state()?;
-        if at.step > 0 {
-            state.extend(self.rates(at).map(|rates| (RATES.to_owned(), rates)));
-        }
         state.extend(self.history.state());
         if let Net::Learning(decoder) = &self.net {
             state.extend(decoder.state()?);

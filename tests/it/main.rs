@@ -6,6 +6,7 @@ mod bad_input;
 mod browser;
 mod chains;
 mod freshness;
+mod golden;
 mod interruption;
 mod layers;
 mod library;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::artifact::{Tensor, TensorError};
 use crate::ops::block::{LANES, Row};
-use crate::ops::norm;
+use crate::ops::norm::{self, Statistics};
 use crate::ops::transposed::Convolution;
 use crate::rng::Streams;
 
@@ -193,6 +193,31 @@ impl Decoder {
         Ok(tensors)
     }
 
+    /// The decoder whose [`Decoder::weights`] these are, or that of PyTorch's `state_dict`; the shape is read off them. Moments
+    /// and the number of steps are 0.
+    ///
+    /// # Errors
+    /// If a tensor is missing, or its type or shape does not fit the others.
+    pub fn from_weights(tensors: &BTreeMap<String, Tensor>) -> Result<Self, TensorError> {
+        let shape = infer_shape(tensors)?;
+        let mut decoder = Self::zeros(shape);
+        for (l, convolution) in decoder.convolutions.iter_mut().enumerate() {
+            set_weights(convolution, shape, l, &read(tensors, WEIGHTS[l], &weight_shape(shape, l))?);
+        }
+        decoder.bias.w = read_bias(tensors, shape, &decoder.convolutions[0])?;
+        for (n, (name, norm)) in NORM_NAMES.iter().zip(&mut decoder.norms).enumerate() {
+            let channels = shape.channels[n + 1];
+            let Statistics { mean, variance, .. } = &mut norm.statistics;
+            let (gamma, beta) = (&mut norm.gamma.w, &mut norm.beta.w);
+            for (part, rows) in [("weight", gamma), ("bias", beta), ("running_mean", mean), ("running_var", variance)] {
+                let values = read(tensors, &format!("{name}.{part}"), &[channels])?;
+                rows.as_flattened_mut()[..channels].copy_from_slice(&values);
+            }
+        }
+        decoder.tail.w = vec![read_tail(tensors)?];
+        Ok(decoder)
+    }
+
     fn smalls(&self) -> Vec<(String, &Small)> {
         let norms = NORM_NAMES.iter().zip(&self.norms);
         let of_norms = norms
@@ -271,18 +296,33 @@ pub(super) fn frozen(tensors: &BTreeMap<String, Tensor>) -> Result<Frozen, Tenso
         }
         set_weights(convolution, shape, l, &values);
     }
-    let pixels = convolutions[0].plan.outputs();
-    let mut bias = vec![[0.0; LANES]; convolutions[0].co * pixels];
+    let (bias, tail) = (read_bias(tensors, shape, &convolutions[0])?, read_tail(tensors)?);
+    let (work, decoded) = (BTreeMap::new(), Vec::new());
+    Ok(Frozen { shape, convolutions, bias, folded, scalars: scalars(&[tail]), work, decoded })
+}
+
+/// The fully connected layer's bias, a row for each panel and pixel.
+fn read_bias(
+    tensors: &BTreeMap<String, Tensor>,
+    shape: DecoderShape,
+    connected: &Convolution,
+) -> Result<Vec<Row>, TensorError> {
+    let pixels = connected.plan.outputs();
+    let mut bias = vec![[0.0; LANES]; connected.co * pixels];
     for (index, v) in read(tensors, "fc.bias", &[shape.channels[0] * pixels])?.into_iter().enumerate() {
         let (row, lane) = bias_place(index, pixels);
         bias[row][lane] = v;
     }
-    let mut tail = [[0.0; LANES]];
+    Ok(bias)
+}
+
+/// The tail's row of parameters.
+fn read_tail(tensors: &BTreeMap<String, Tensor>) -> Result<Row, TensorError> {
+    let mut tail = [0.0; LANES];
     for (lane, (name, shape)) in TAIL.iter().enumerate() {
-        tail[0][lane] = read(tensors, name, shape)?[0];
+        tail[lane] = read(tensors, name, shape)?[0];
     }
-    let (work, decoded) = (BTreeMap::new(), Vec::new());
-    Ok(Frozen { shape, convolutions, bias, folded, scalars: scalars(&tail), work, decoded })
+    Ok(tail)
 }
 
 /// A batch norm's running statistics as a scale and a shift for each channel.

@@ -111,6 +111,74 @@ fn the_latent_gradient_is_the_slope_of_the_loss() {
     }
 }
 
+/// A decoder with moments, steps and running statistics of its own.
+fn trained(shape: DecoderShape) -> Decoder {
+    let (z, images) = batch_of(9, shape);
+    let mut decoder = Decoder::new(shape, &Streams::new(3));
+    for _ in 0..5 {
+        decoder.train_step(&z, &images, 1e-2);
+    }
+    decoder
+}
+
+#[test]
+fn without_an_update_a_step_finds_the_same_and_nothing_moves() {
+    for (shape, samples) in [(TINY, 5), (TINY, 1), (ODD, 21)] {
+        let (z, images) = batch_of(samples, shape);
+        let mut decoder = trained(shape);
+        let before = decoder.state().unwrap();
+        decoder.decode_batch(&z);
+        let still = decoder.batch_loss_and_gradient(&z, &images);
+        let (loss, gradient) = (still.loss, still.latent_gradient.to_vec());
+        assert!(decoder.state().unwrap() == before, "parameters, moments and statistics stay");
+        let step = decoder.train_step(&z, &images, 1e-2);
+        assert_eq!((loss, &gradient[..]), (step.loss, step.latent_gradient));
+        assert!(decoder.state().unwrap() != before);
+    }
+}
+
+#[test]
+fn the_gradient_without_an_update_is_the_slope_of_what_is_decoded() {
+    let (z, images) = batch_of(4, TINY);
+    let mut decoder = trained(TINY);
+    let gradient = decoder.batch_loss_and_gradient(&z, &images).latent_gradient.to_vec();
+    let largest = gradient.iter().fold(0.0f32, |a, v| a.max(v.abs()));
+    for i in 0..z.len() {
+        let mut at = |by: f32| {
+            let mut moved = z.clone();
+            moved[i] += by;
+            let decoded = decoder.decode_batch(&moved);
+            let squares = decoded.iter().zip(&images).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+            squares.sum::<f64>().sqrt() / images.len() as f64
+        };
+        let h = 1e-3;
+        let slope = (at(h) - at(-h)) / f64::from(2.0 * h);
+        let apart = (slope - f64::from(gradient[i])).abs() / f64::from(largest);
+        assert!(apart < 0.03, "latent {i}: {slope} {}", gradient[i]);
+    }
+}
+
+#[test]
+fn a_decoder_from_its_weights_has_them_and_no_past() {
+    for shape in [TINY, ODD] {
+        let (z, images) = batch_of(7, shape);
+        let mut decoder = trained(shape);
+        let weights = decoder.weights().unwrap();
+        let mut again = Decoder::from_weights(&weights).unwrap();
+        assert_eq!(again.shape(), shape);
+        assert_eq!(again.weights().unwrap(), weights);
+        assert_eq!(again.decode_batch(&z), decoder.decode_batch(&z));
+        assert_eq!(again.batch_loss_and_gradient(&z, &images), decoder.batch_loss_and_gradient(&z, &images));
+        for (name, tensor) in again.state().unwrap().iter().filter(|(n, _)| n.ends_with(".m") || n.ends_with(".v")) {
+            assert!(tensor.to_vec::<f32>().unwrap().iter().all(|v| *v == 0.0), "{name}");
+        }
+    }
+    let mut weights = trained(TINY).weights().unwrap();
+    weights.insert("net.4.running_var".to_owned(), Tensor::vector(&[0f32; 4]));
+    let error = Decoder::from_weights(&weights).unwrap_err().to_string();
+    insta::assert_snapshot!(error, @"tensor `net.4.running_var` of shape [4] does not fit the decoder");
+}
+
 #[test]
 fn a_frozen_decoder_is_candles_in_eval_mode() {
     for (shape, samples) in [(TINY, 3), (ODD, 17)] {

@@ -1,11 +1,12 @@
-//! What a decoder with running statistics makes of a split: loss, error and the first reconstructions.
+//! What a decoder that does not learn makes of a split: loss, error and the first reconstructions.
 //!
 //! The loss of a batch depends on its size, so an evaluation always uses batches of [`BATCH`] in the order of the split,
 //! whatever the training used: the figures of two models can be compared, and no epoch's parameter reaches a result that
-//! has no epochs.
+//! has no epochs. With batch statistics an image depends on the others of its batch, so that order is part of the result.
 
 use std::ops::Range;
 
+use super::fixed::Fixed;
 use super::history::{PIXELS, rmse};
 use crate::artifact::{Tensor, TensorError};
 use crate::model::Frozen;
@@ -33,7 +34,7 @@ pub(in crate::stages) struct Evaluation {
 /// If asked to stop, or if the decoder makes numbers that are not finite.
 pub(in crate::stages) fn evaluate(
     context: &Context<'_>,
-    decoder: &mut Frozen,
+    decoder: &mut Fixed,
     images: &Images,
     mut z: impl FnMut(u64, Range<usize>) -> Vec<f32>,
 ) -> Result<Evaluation, StageError> {
@@ -52,9 +53,10 @@ pub(in crate::stages) fn evaluate(
     }
     let loss = loss / batches as f64;
     if !loss.is_finite() {
-        let message = "the decoder makes numbers that are not finite with its running statistics: the training diverged; \
-                       try smaller learning rates";
-        return Err(StageError::failed(message));
+        return Err(StageError::failed(format!(
+            "the decoder makes numbers that are not finite with {}: the training diverged; try smaller learning rates",
+            decoder.statistics()
+        )));
     }
     Ok(Evaluation { loss, rmse: rmse(squared_error, images.count), reconstructions })
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::evaluation::evaluate;
+use super::fixed::Fixed;
 use super::history::{History, psnr};
 use super::latents::Latents;
 use super::{Net, Rates, Schedule, Training};
@@ -91,10 +92,10 @@ impl Joint {
         let Training { latents, images, history, .. } = training;
         let weights = match &training.net {
             Net::Learning(decoder) => decoder.weights()?,
-            Net::Frozen(_) => BTreeMap::new(),
+            Net::Fixed(_) => BTreeMap::new(),
         };
-        let mut frozen = Frozen::from_weights(&weights)?;
-        let evaluation = evaluate(context, &mut frozen, images, |_, samples| latents.means(samples))?;
+        let mut fixed = Fixed::Running(Box::new(Frozen::from_weights(&weights)?));
+        let evaluation = evaluate(context, &mut fixed, images, |_, samples| latents.means(samples))?;
 
         let mut artifact = Artifact::default();
         artifact.tensors.extend(weights.into_iter().map(|(name, tensor)| (format!("decoder.{name}"), tensor)));

@@ -179,16 +179,6 @@ fn a_change_of_segment_survives_a_stop_on_either_side() {
 }
 
 #[test]
-fn half_an_epoch_with_other_parameters_is_not_gone_on_with() {
-    let chain = MemoryChain::stopping_at(1, 2);
-    assert!(train(&TrainAd, &small(3)).run_on(&chain).is_err());
-    let changed = with(small(3), "lr", Data::Float(3e-3));
-    let bench = train(&TrainAd, &changed);
-    assert_same("ad", &bench.run_on(&chain.reopened()).unwrap(), &train(&TrainAd, &changed).run().unwrap());
-    assert!(bench.told.lines.lock().unwrap()[0].starts_with("starting over"));
-}
-
-#[test]
 fn the_number_of_threads_changes_nothing() {
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -301,6 +291,41 @@ fn a_fit_that_was_stopped_in_mid_epoch_ends_the_same() {
 }
 
 #[test]
+fn a_fit_on_batch_statistics_lowers_its_own_loss_and_resumes_bit_for_bit() {
+    let params = |epochs| with(fit_params(epochs), "statistics", text("batch"));
+    for (name, model) in models() {
+        let (start, whole) = (fit(&model, &params(0)).run().unwrap(), fit(&model, &params(10)).run().unwrap());
+        let (before, after) = (start.metrics["loss"], whole.metrics["loss"]);
+        assert!(after < before, "{name}: {before} → {after}");
+        assert_eq!(whole.facts["statistics"], "batch");
+        for (epoch, step) in [(0, 1), (4, 0), (7, 2)] {
+            let chain = MemoryChain::stopping_at(epoch, step);
+            assert!(matches!(fit(&model, &params(10)).run_on(&chain), Err(StageError::Interrupted)));
+            assert_same(&name, &fit(&model, &params(10)).run_on(&chain.reopened()).unwrap(), &whole);
+        }
+    }
+}
+
+#[test]
+fn the_statistics_reach_every_figure_of_a_fit() {
+    for (name, model) in models() {
+        let [running, batch] = ["running", "batch"].map(|word| {
+            let made = fit(&model, &with(fit_params(2), "statistics", text(word))).run().unwrap();
+            assert!(made.tensors.keys().all(|name| !name.starts_with("decoder.")));
+            made
+        });
+        assert_same(&name, &fit(&model, &fit_params(2)).run().unwrap(), &running);
+        assert!(!running.facts.contains_key("statistics"), "results are what they were before there was a choice");
+        for metric in running.metrics.keys() {
+            assert_ne!(running.metrics[metric], batch.metrics[metric], "{name}: {metric}");
+        }
+        for tensor in ["latents", "history.loss", "reconstructions"] {
+            assert!(running.tensors[tensor] != batch.tensors[tensor], "{name}: {tensor}");
+        }
+    }
+}
+
+#[test]
 fn a_fit_may_go_on_from_what_the_training_found() {
     for (name, model) in models() {
         let params = with(with(fit_params(0), "split", text("train")), "init", text("trained"));
@@ -351,6 +376,6 @@ fn the_key_holds_start_and_epochs_apart() {
     let (_, _, errors) = parse(&TrainAd, &[("kl_weight", Data::Float(1.0)), ("channels", list([1, 2].map(Data::Int)))]);
     assert_eq!(errors, ["`channels` must be four integers, not 2", "unknown field `kl_weight`"]);
     let (stage, start, _) = parse(&FitLatents, &fit_params(2));
-    assert_eq!(names(&start), "init split");
+    assert_eq!(names(&start), "init split statistics");
     assert_eq!(names(&stage.epochs().unwrap().segments[0].params), "batch latent_lr");
 }
