@@ -8,6 +8,7 @@ mod chain;
 mod device;
 mod journal;
 mod overlay;
+mod pinned;
 mod schedule;
 mod verify;
 mod worker;

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Category, Error, Result};
 use crate::event::{Event, Status};
+use crate::exec::pinned::pinned_epochs;
 use crate::exec::worker::{Done, Failure, Job, Shared};
 use crate::key::{Components, Digest, Key};
 use crate::plan::{Decision, Plan, Planner, State};
 use crate::spec::PointInput;
-use crate::stage::Epochs;
 use crate::store::{Holder, Lease, LeaseOutcome, ResultRecord};
 
 /// How often a held key is asked for again, and a cancellation is noticed.
@@ -460,36 +460,4 @@ enum Next {
     Held,
     /// To be run.
     Run(Box<Job>),
-}
-
-/// The epochs whose states stay, for each training: those its parameters ask for, and those where two of the plan's chains
-/// part. Chains that read the same points with the same parameters are one as far as these agree, whatever the inputs'
-/// bytes: points stand in for digests that are not known yet.
-fn pinned_epochs(planner: &Planner<'_>, order: &[usize]) -> BTreeMap<usize, BTreeSet<u64>> {
-    let mut chains: BTreeMap<usize, Vec<Key>> = BTreeMap::new();
-    let mut pinned: BTreeMap<usize, BTreeSet<u64>> = BTreeMap::new();
-    for &index in order {
-        let point = &planner.spec.points[index];
-        let Some(Epochs { segments, keep }) = point.parsed.stage.epochs() else { continue };
-        let inputs = point.inputs.iter().map(|(role, input)| {
-            let points: Vec<u8> = input.indices().iter().flat_map(|p| p.to_le_bytes()).collect();
-            (role.clone(), crate::key::InputDigest::One(Digest::of(&points)))
-        });
-        let components = Components {
-            kind: point.parsed.kind.name().to_owned(),
-            version: point.parsed.kind.version(),
-            params: point.parsed.params.clone(),
-            seed: Some(point.seed),
-            precision: None,
-            inputs: inputs.collect(),
-            contents: BTreeMap::new(),
-            segments: Some(segments),
-        };
-        chains.insert(index, components.states());
-        pinned.entry(index).or_default().extend(keep);
-    }
-    for (index, epochs) in super::chain::branches(&chains) {
-        pinned.entry(index).or_default().extend(epochs);
-    }
-    pinned
 }

@@ -6,57 +6,19 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::Device;
 
-use crate::artifact::{Artifact, BlobEntry, Manifest, Tensor, TensorEntry};
+use crate::artifact::{Artifact, Tensor};
 use crate::diagnostic::{Diagnostics, Origin};
 use crate::error::Error;
+use crate::report::testing::FakeInput;
 use crate::rng::Streams;
 use crate::stage::{
     Cancel, Chain, Context, Input, Inputs, Params, Position, Progress, Saved, Stage, StageError, StageKind, Update,
 };
 use crate::value::{Data, Entry, Node, Table, Values};
 
-/// An artifact as an input.
-pub(super) struct Given {
-    label: String,
-    artifact: Artifact,
-    manifest: Manifest,
-}
-
 /// Hands an artifact on as a stage's output.
 pub(super) fn given(label: &str, kind: &str, artifact: &Artifact) -> Arc<dyn Input> {
-    let entry = |t: &Tensor| TensorEntry {
-        element: t.element(),
-        shape: t.shape().to_vec(),
-        blob: BlobEntry::of(&t.to_blob().unwrap()),
-    };
-    let manifest = Manifest {
-        kind: kind.to_owned(),
-        tensors: artifact.tensors.iter().map(|(name, t)| (name.clone(), entry(t))).collect(),
-        files: artifact.files.iter().map(|(name, f)| (name.clone(), BlobEntry::of(f))).collect(),
-        metrics: artifact.metrics.clone(),
-        facts: artifact.facts.clone(),
-    };
-    Arc::new(Given { label: label.to_owned(), artifact: artifact.clone(), manifest })
-}
-
-impl Input for Given {
-    fn label(&self) -> &str {
-        &self.label
-    }
-
-    fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
-    fn tensor(&self, name: &str) -> Result<Tensor, Error> {
-        let tensor = self.artifact.tensors.get(name).cloned();
-        tensor.ok_or_else(|| Error::storage(format!("no tensor `{name}` in `{}`", self.label)))
-    }
-
-    fn file(&self, name: &str) -> Result<Vec<u8>, Error> {
-        let file = self.artifact.files.get(name).cloned();
-        file.ok_or_else(|| Error::storage(format!("no file `{name}` in `{}`", self.label)))
-    }
+    FakeInput::shared(label, kind, artifact.clone())
 }
 
 /// A chain that lives in memory, and may ask to stop somewhere.
