@@ -85,7 +85,7 @@ pub fn run(
     let started = Instant::now();
     let compute = options.compute;
     let planner = Planner { spec, graph, store, numerics: &compute.numerics, forced: options.forced };
-    let plan = planner.plan(options.wanted)?;
+    let plan = if options.keep_going { planner.plan_around(options.wanted) } else { planner.plan(options.wanted) }?;
     let id = new_run_id();
     let journal = Journal::begin(store, &id, spec, options, &plan, listener)?;
     journal.event(&Event::RunStarted {

@@ -16,11 +16,12 @@ use serde::Serialize;
 
 pub use reason::{Cause, Reason, differences};
 
+use crate::diagnostic::Diagnostics;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::key::{Components, Digest, InputDigest, Key};
 use crate::spec::{Point, PointInput, Spec};
-use crate::stage::Files;
+use crate::stage::{Files, StageError};
 use crate::store::{ResultRecord, Store};
 
 /// What is known of a point's result before it runs.
@@ -116,18 +117,56 @@ impl Planner<'_> {
     /// Decides about all wanted points, in plan order, without running anything.
     ///
     /// # Errors
-    /// If the store fails, or a file that a stage names can't be read.
+    /// If the store fails, or files that stages name can't be read: then one error (exit code 2) says so of all of them.
     pub fn plan(&self, wanted: &BTreeSet<usize>) -> Result<Plan> {
+        let (plan, unreadable) = self.walk(wanted)?;
+        self.report(unreadable)?;
+        Ok(plan)
+    }
+
+    /// [`Planner::plan`] for who goes on where it can: a point whose files can't be read is a miss, and [`Planner::decide`]
+    /// says what is wrong with it when its turn comes.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn plan_around(&self, wanted: &BTreeSet<usize>) -> Result<Plan> {
+        Ok(self.walk(wanted)?.0)
+    }
+
+    fn walk(&self, wanted: &BTreeSet<usize>) -> Result<(Plan, Vec<(usize, StageError)>)> {
         let mut outputs = BTreeMap::new();
         let mut decisions = Vec::with_capacity(wanted.len());
+        let mut unreadable = Vec::new();
         for point in self.graph.order().iter().copied().filter(|p| wanted.contains(p)) {
-            let decision = self.decide(point, &outputs)?;
+            let decision = match self.contents(point) {
+                Ok(contents) => self.decide_with(point, &outputs, contents)?,
+                Err(StageError::Storage(error)) => return Err(error),
+                Err(error) => {
+                    unreadable.push((point, error));
+                    let (state, reason) = (State::Miss, None);
+                    Decision { point, state, components: None, key: None, record: None, reason, epochs: None }
+                }
+            };
             if let Some(record) = &decision.record {
                 outputs.insert(point, record.digest);
             }
             decisions.push(decision);
         }
-        Ok(Plan { decisions })
+        Ok((Plan { decisions }, unreadable))
+    }
+
+    /// `Ok` if nothing is wrong. The points of one stage often miss the same file: that is said once.
+    fn report(&self, unreadable: Vec<(usize, StageError)>) -> Result<()> {
+        let (mut diagnostics, mut said) = (Diagnostics::default(), BTreeSet::new());
+        for (point, error) in unreadable {
+            let point = self.point(point);
+            let (message, hint) = explained(error);
+            if said.insert((point.stage.as_str(), message.clone())) {
+                let message = format!("stage `{}`: {message}", point.stage);
+                diagnostics.error(&point.origin, message).help = hint;
+            }
+        }
+        diagnostics.into_result(&self.spec.sources)
     }
 
     /// Decides about one point. `outputs` holds the output digests of the points that are known so far.
@@ -135,8 +174,28 @@ impl Planner<'_> {
     /// # Errors
     /// If the store fails, or a file that the stage names can't be read.
     pub fn decide(&self, point: usize, outputs: &BTreeMap<usize, Digest>) -> Result<Decision> {
+        let contents = match self.contents(point) {
+            Ok(contents) => contents,
+            Err(StageError::Storage(error)) => return Err(error),
+            Err(error) => {
+                let point = self.point(point);
+                let (message, hint) = explained(error);
+                let place = self.spec.sources.locate(&point.origin);
+                let error = Error::bad_input(format!("{place}: stage `{}`: {message}", point.name));
+                return Err(Error { hint, ..error });
+            }
+        };
+        self.decide_with(point, outputs, contents)
+    }
+
+    fn decide_with(
+        &self,
+        point: usize,
+        outputs: &BTreeMap<usize, Digest>,
+        contents: BTreeMap<String, Digest>,
+    ) -> Result<Decision> {
         let unknown = self.unknown_inputs(point, outputs);
-        let components = self.components(point, outputs)?;
+        let components = self.components(point, outputs, contents);
         if !unknown.is_empty() {
             let maybe = !self.forced.contains(&point) && self.store.exists_but_for_inputs(&components)?;
             let state = if maybe { State::Maybe } else { State::Miss };
@@ -169,20 +228,22 @@ impl Planner<'_> {
         inputs.filter(|i| !outputs.contains_key(i)).map(|i| self.point(*i).name.clone()).collect()
     }
 
+    /// The digests of the files that a point's stage names.
+    fn contents(&self, point: usize) -> Result<BTreeMap<String, Digest>, StageError> {
+        let files = PipelineFiles { store: self.store, base: &self.spec.base };
+        self.point(point).parsed.stage.contents(&files)
+    }
+
     /// The components of a point's key. Inputs that are not known yet have a blank digest: their roles and labels are known.
-    fn components(&self, point: usize, outputs: &BTreeMap<usize, Digest>) -> Result<Components> {
+    fn components(
+        &self,
+        point: usize,
+        outputs: &BTreeMap<usize, Digest>,
+        contents: BTreeMap<String, Digest>,
+    ) -> Components {
         let point = self.point(point);
         let stage = &point.parsed.stage;
         let reads = stage.reads();
-        let files = PipelineFiles { store: self.store, base: &self.spec.base };
-        let contents = stage.contents(&files).map_err(|e| {
-            let error = Error::from(e);
-            let place = self.spec.sources.locate(&point.origin);
-            let message = format!("{place}: stage `{}`: {}", point.name, error.message);
-            // A file that the pipeline names and that is not there is a wrong pipeline, whatever the system call said.
-            let category = crate::error::Category::BadInput;
-            Error { message, category, ..error }
-        })?;
         let mut inputs = BTreeMap::new();
         for (role, input) in &point.inputs {
             let of = |i: &usize| outputs.get(i).copied().unwrap_or(BLANK);
@@ -194,7 +255,7 @@ impl Planner<'_> {
             };
             inputs.insert(role.clone(), digest);
         }
-        Ok(Components {
+        Components {
             kind: point.parsed.kind.name().to_owned(),
             version: point.parsed.kind.version(),
             params: point.parsed.params.clone(),
@@ -203,7 +264,7 @@ impl Planner<'_> {
             inputs,
             contents,
             segments: stage.epochs().map(|e| e.segments),
-        })
+        }
     }
 
     /// The result of this key, if its bytes are there as far as the index knows.
@@ -255,3 +316,16 @@ impl Planner<'_> {
         &self.spec.points[index]
     }
 }
+
+/// What is wrong with a stage's files, in one sentence, and what to do. A file that the pipeline names and that is not there
+/// is a wrong pipeline, whatever the system call said.
+fn explained(error: StageError) -> (String, Option<String>) {
+    match error {
+        StageError::BadInput { message, hint } => (message, hint),
+        StageError::Io { what, source } => (format!("{what}: {source}"), None),
+        other => (other.to_string(), None),
+    }
+}
+
+#[cfg(test)]
+mod tests;

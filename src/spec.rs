@@ -60,7 +60,7 @@ pub struct Spec {
 }
 
 /// The `[pipeline]` section.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Header {
     /// The pipeline's name: `[A-Za-z0-9_-]+`.
     pub name: String,
@@ -248,19 +248,21 @@ fn typed(
         let message = format!("unknown section `{}`", entry.name);
         errors::suggest(diagnostics, &entry.name_origin, message, &entry.name, SECTIONS.into_iter());
     }
-    let params = template::params(&section(root, "params", diagnostics), sources, diagnostics);
+    let params = template::params(&section(root, "params", diagnostics).unwrap_or_default(), sources, diagnostics);
     let filled = |name: &str, diagnostics: &mut Diagnostics| {
-        let section = section(root, name, diagnostics);
-        template::Scope::of_params(&params, sources).fill_table(&section, diagnostics).unwrap_or_default()
+        let section = section(root, name, diagnostics)?;
+        Some(template::Scope::of_params(&params, sources).fill_table(&section, diagnostics).unwrap_or_default())
     };
     let place = root.entry("pipeline").map_or(Origin { source: 0, span: 0..0 }, |e| e.name_origin.clone());
     let pipeline = filled("pipeline", diagnostics);
-    let header = header::read(&pipeline, &place, diagnostics);
-    let mut matrix = matrix::Matrix::read(&filled("matrix", diagnostics), diagnostics);
+    let header = pipeline.map_or_else(Header::default, |section| header::read(&section, &place, diagnostics));
+    let mut matrix = matrix::Matrix::read(&filled("matrix", diagnostics).unwrap_or_default(), diagnostics);
 
-    let written = section(root, "stages", diagnostics);
+    let stages = section(root, "stages", diagnostics);
+    let missing = stages.as_ref().is_some_and(|s| s.0.is_empty());
+    let written = stages.unwrap_or_default();
     // Beside a misspelt section this would be noise.
-    if written.0.is_empty() && root.0.iter().all(|e| known(&e)) {
+    if missing && root.0.iter().all(|e| known(&e)) {
         let error = diagnostics.error(&place, "the pipeline has no stages");
         error.help("add a table such as [stages.data]");
     }
@@ -283,14 +285,14 @@ fn typed(
     (header, stages.collect(), points)
 }
 
-/// A section of the file; an empty one where there is none or something else stands there.
-fn section<'a>(root: &'a Table, name: &str, diagnostics: &mut Diagnostics) -> Cow<'a, Table> {
+/// A section of the file; an empty one where there is none, `None` where something else stands there, which is reported.
+fn section<'a>(root: &'a Table, name: &str, diagnostics: &mut Diagnostics) -> Option<Cow<'a, Table>> {
     match root.get(name) {
-        None => Cow::Owned(Table::default()),
-        Some(Node { data: Data::Table(table), .. }) => Cow::Borrowed(table),
+        None => Some(Cow::Owned(Table::default())),
+        Some(Node { data: Data::Table(table), .. }) => Some(Cow::Borrowed(table)),
         Some(node) => {
             diagnostics.error(&node.origin, format!("`{name}` must be a table, not {}", node.data.describe()));
-            Cow::Owned(Table::default())
+            None
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::diagnostic::{Diagnostics, Origin, nearest};
 use crate::error::{Error, Result};
 use crate::stage::{Params, Roles, StageKind};
 use crate::stages::builtin;
-use crate::value::{Table, Values};
+use crate::value::{Table, Value};
 
 /// Arguments of `kinds`.
 #[derive(Args)]
@@ -31,9 +31,10 @@ pub(super) fn kinds(args: &KindsArgs, ui: &Ui) -> Result<()> {
     let shown = registry.iter().filter(|k| args.kind.as_deref().is_none_or(|name| name == k.name()));
     if ui.json {
         let object = |kind: &dyn StageKind| {
-            let defaults: serde_json::Map<_, _> =
-                defaults(kind).iter().map(|(n, v)| (n.clone(), json!(v.to_string()))).collect();
-            json!({ "name": kind.name(), "version": kind.version(), "summary": kind.summary(), "parameters": defaults })
+            let parameters = parameters(kind).into_iter();
+            let parameters: serde_json::Map<_, _> =
+                parameters.map(|(name, value)| (name.to_owned(), json!(value.map(|v| v.to_string())))).collect();
+            json!({ "name": kind.name(), "version": kind.version(), "summary": kind.summary(), "parameters": parameters })
         };
         let all: Vec<_> = shown.map(|k| object(&**k)).collect();
         return ui.object(&json!({ "kinds": all }));
@@ -53,19 +54,65 @@ fn text(kind: &dyn StageKind) -> String {
             format!("  input       {}{optional}{kinds}", role.name)
         })),
     }
-    lines.extend(defaults(kind).iter().map(|(name, value)| format!("  parameter   {name} = {value}")));
+    lines.extend(parameters(kind).into_iter().map(|(name, default)| match default {
+        Some(value) => format!("  parameter   {name} = {value}"),
+        None => format!("  parameter   {name}"),
+    }));
     lines.join("\n")
 }
 
-/// The parameters of a kind with their defaults: what it reads from a table that says nothing.
-fn defaults(kind: &dyn StageKind) -> Values {
+/// The parameters of a kind in the order in which it reads them, each with its default if it has one: what it reads from a
+/// table that says nothing.
+fn parameters(kind: &dyn StageKind) -> Vec<(&'static str, Option<Value>)> {
     let (table, mut ignored) = (Table::default(), Diagnostics::default());
     let mut params = Params::new(&table, Origin { source: 0, span: 0..0 }, &[], &mut ignored);
     let stage = kind.parse(&mut params);
-    let mut values = params.finish();
+    let names = params.known().to_vec();
+    let mut defaults = params.finish();
     if let Some(epochs) = stage.epochs() {
-        values.insert("epochs".to_owned(), crate::value::Value::Int(epochs.total() as i64));
-        values.extend(epochs.segments.into_iter().flat_map(|s| s.params));
+        defaults.insert("epochs".to_owned(), Value::Int(epochs.total() as i64));
+        defaults.extend(epochs.segments.into_iter().flat_map(|s| s.params));
     }
-    values
+    names.into_iter().map(|name| (name, defaults.remove(name))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_parameter_is_told_once_with_or_without_a_default() {
+        let registry = builtin();
+        insta::assert_snapshot!(text(&*registry.get("command").unwrap()), @r"
+        command: a program of yours: inputs and outputs as files, so that a stage can be written in any language
+          inputs      any names, single or lists
+          parameter   argv
+          parameter   outputs
+          parameter   sources
+          parameter   env
+          parameter   timeout_seconds
+          parameter   shell = false
+        ");
+        insta::assert_snapshot!(text(&*registry.get("train-vad").unwrap()), @r#"
+        train-vad: train a variational auto-decoder: a decoder and one posterior for each train image
+          input       data: load-data
+          parameter   distribution = "gaussian"
+          parameter   latent_dim = 128
+          parameter   channels = [2048, 512, 256, 128]
+          parameter   init_std = 1.0
+          parameter   segments
+          parameter   epochs = 100
+          parameter   keep
+          parameter   keep_every
+          parameter   batch = 16
+          parameter   lr = 0.001
+          parameter   latent_lr = 0.01
+          parameter   kl_weight = 1.0
+        "#);
+        for kind in registry.iter() {
+            let names: Vec<&str> = parameters(&**kind).into_iter().map(|(name, _)| name).collect();
+            assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{}: {names:?}", kind.name());
+        }
+    }
 }

@@ -1,12 +1,14 @@
 //! A pipeline file, read and ready to be asked about: what nearly every command begins with.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::ui::Ui;
 use super::{Global, PipelineArgs};
+use crate::diagnostic::{Diagnostics, Origin, Sources};
 use crate::error::{Error, Result};
 use crate::exec::{Compute, choose};
 use crate::graph::Graph;
@@ -45,8 +47,9 @@ impl Project {
     }
 
     fn load(args: &PipelineArgs, store: Arc<Store>) -> Result<Self> {
-        let text = std::fs::read_to_string(&args.file)
+        let bytes = std::fs::read(&args.file)
             .map_err(|e| Error::bad_input(format!("can't read the pipeline {}", args.file.display())).caused_by(e))?;
+        let text = utf8(bytes, &args.file.display().to_string())?;
         // Absolute, so that a stage may change its folder and still find what lies beside the pipeline.
         let file = std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone());
         let base = file.parent().unwrap_or(Path::new(".")).to_owned();
@@ -110,9 +113,76 @@ fn open_store_with(global: &Global, ui: &Ui, options: Options) -> Result<Arc<Sto
     Ok(Arc::new(Store::open(&global.cache, options)?))
 }
 
-/// Where data files are looked for: as the command line or the environment says, then the user's cache folder.
+/// A pipeline's text; an error that points to the first byte that is none.
+fn utf8(bytes: Vec<u8>, file: &str) -> Result<String> {
+    String::from_utf8(bytes).or_else(|error| {
+        let start = error.utf8_error().valid_up_to();
+        // Up to there the readable text is the same; there, the sign for what can't be read stands.
+        let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+        let byte = error.as_bytes().get(start).copied().unwrap_or_default();
+        let (mut sources, mut diagnostics) = (Sources::default(), Diagnostics::default());
+        let span = start..start + char::REPLACEMENT_CHARACTER.len_utf8();
+        let origin = Origin { source: sources.add(file, text.as_str()), span };
+        let message = format!("this is not UTF-8 text: the byte 0x{byte:02x} stands here");
+        diagnostics.error(&origin, message).help("save the file as UTF-8");
+        diagnostics.into_result(&sources).map(|()| text)
+    })
+}
+
+/// Where data files are looked for, in this order: as the command line says, as `VADPIPE_DATA_DIR` says, in the user's
+/// cache folder.
 pub(super) fn data_dirs(given: Option<&PathBuf>) -> Vec<PathBuf> {
-    let home = || std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache"));
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-    given.cloned().into_iter().chain(cache.map(|c| c.join("vadpipe"))).collect()
+    data_dirs_of(given, |name| std::env::var_os(name))
+}
+
+fn data_dirs_of(given: Option<&PathBuf>, variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let variable = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
+    let all = given.cloned().into_iter().chain(variable("VADPIPE_DATA_DIR")).chain(cache.map(|c| c.join("vadpipe")));
+    let mut dirs: Vec<PathBuf> = Vec::new();
+    for dir in all {
+        if !dirs.contains(&dir) {
+            dirs.push(dir);
+        }
+    }
+    dirs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_no_text_is_faulted_at_its_first_bad_byte() {
+        assert_eq!(utf8("é = 1".into(), "p.toml").unwrap(), "é = 1");
+        let error = utf8(b"[pipeline]\n# \xc3\xa9t\xe9 \xff\nname = \"a\"\n".to_vec(), "p.toml").unwrap_err();
+        assert_eq!(error.category, crate::error::Category::BadInput);
+        insta::assert_snapshot!(error.message, @r"
+        error: this is not UTF-8 text: the byte 0xe9 stands here
+         --> p.toml:2:5
+          |
+        2 | # ét� �
+          |     ^
+          |
+          = help: save the file as UTF-8
+
+        1 error in the pipeline
+        ");
+        // A character cut off by the end of the file.
+        assert!(utf8(b"# \xc3".to_vec(), "p.toml").unwrap_err().message.contains("p.toml:1:3"));
+    }
+
+    #[test]
+    fn data_is_looked_for_where_the_command_line_says_then_the_environment_then_the_cache() {
+        let dirs = |given: Option<&str>, set: &[(&str, &str)]| {
+            let variable = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v));
+            let dirs = data_dirs_of(given.map(PathBuf::from).as_ref(), variable);
+            dirs.iter().map(|d| d.display().to_string()).collect::<Vec<_>>()
+        };
+        let all = [("VADPIPE_DATA_DIR", "/env"), ("XDG_CACHE_HOME", "/xdg"), ("HOME", "/home/u")];
+        assert_eq!(dirs(Some("own"), &all), ["own", "/env", "/xdg/vadpipe"]);
+        assert_eq!(dirs(Some("/env"), &all), ["/env", "/xdg/vadpipe"]);
+        assert_eq!(dirs(None, &[("VADPIPE_DATA_DIR", ""), ("HOME", "/home/u")]), ["/home/u/.cache/vadpipe"]);
+        assert_eq!(dirs(None, &[]), Vec::<String>::new());
+    }
 }

@@ -30,11 +30,18 @@ pub fn choose(choice: DeviceChoice, precision: Precision) -> Result<Compute> {
         DeviceChoice::Auto => cuda(0).unwrap_or_else(|_| cpu()),
         DeviceChoice::Cuda(index) => cuda(index)?,
     };
-    if compute.device.is_cpu() && precision != Precision::F32 {
-        let message = format!("precision {} is not built for the CPU", precision);
-        return Err(Error::bad_input(message).hint("use `precision = \"f32\"`"));
-    }
+    check_precision(&compute.name, precision)?;
     Ok(compute)
+}
+
+/// No kernel of ours computes with less than 32 bits yet, on no device: better said before anything runs.
+fn check_precision(device: &str, precision: Precision) -> Result<()> {
+    if precision == Precision::F32 {
+        return Ok(());
+    }
+    let device = if device == "cpu" { "the CPU" } else { device };
+    let message = format!("precision {precision} is not built for {device}");
+    Err(Error::bad_input(message).hint("use `precision = \"f32\"`"))
 }
 
 fn cpu() -> Compute {
@@ -69,4 +76,20 @@ fn cpu_class() -> &'static str {
 #[cfg(not(target_arch = "x86_64"))]
 fn cpu_class() -> &'static str {
     if cfg!(target_arch = "aarch64") { "cpu-neon" } else { "cpu-scalar" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_than_32_bits_is_refused_on_every_device() {
+        let complaint = |device, precision| check_precision(device, precision).unwrap_err();
+        assert_eq!(complaint("cuda:0", Precision::Bf16).message, "precision bf16 is not built for cuda:0");
+        assert_eq!(complaint("cuda:1", Precision::Tf32).message, "precision tf32 is not built for cuda:1");
+        assert_eq!(complaint("cpu", Precision::Tf32).message, "precision tf32 is not built for the CPU");
+        assert_eq!(complaint("cuda:0", Precision::Bf16).category, crate::error::Category::BadInput);
+        assert!(check_precision("cuda:0", Precision::F32).is_ok());
+        assert!(choose(DeviceChoice::Cpu, Precision::Bf16).is_err());
+    }
 }

@@ -36,6 +36,15 @@ pub struct DecoderShape {
     pub channels: [usize; 4],
 }
 
+impl DecoderShape {
+    /// Roughly the bytes that training it with batches of this many samples takes: weights and both of Adam's moments, and
+    /// the buffers of a step, all in blocks of 16 × 16 floats. Biases and batch norms are left out, and what
+    /// does not fit into 64 bits is as much as that.
+    pub fn training_bytes(&self, batch: usize) -> u64 {
+        layers::training_bytes(*self, Batch::new(batch))
+    }
+}
+
 /// What a step found.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step<'a> {

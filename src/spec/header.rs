@@ -9,6 +9,9 @@ use crate::value::Table;
 const PRECISIONS: &[(&str, Precision)] =
     &[("f32", Precision::F32), ("tf32", Precision::Tf32), ("bf16", Precision::Bf16)];
 
+/// Seconds. Nobody means to train for longer without a checkpoint, and what computes with it can't overflow.
+const YEAR: f64 = 31_536_000.0;
+
 /// Reads the section; `place` is its header.
 pub(super) fn read(section: &Table, place: &Origin, diagnostics: &mut Diagnostics) -> Header {
     let mut params = Params::new(section, place.clone(), &[], diagnostics);
@@ -16,7 +19,7 @@ pub(super) fn read(section: &Table, place: &Origin, diagnostics: &mut Diagnostic
     let seed = params.int("seed", 0, i64::MIN..=i64::MAX);
     let device = params.text("device").map_or(Ok(DeviceChoice::Auto), |d| d.parse());
     let precision = params.choice("precision", "f32", PRECISIONS);
-    let checkpoint_seconds = params.float("checkpoint_seconds", 60.0, Bound::NotNegative);
+    let checkpoint_seconds = params.float("checkpoint_seconds", 60.0, Bound::Between(0.0, YEAR));
     if let Err(message) = &device {
         params.error("device", message.as_str(), "`auto` takes a GPU where there is one");
     }

@@ -132,7 +132,11 @@ impl<'a> Parser<'a> {
             }
         };
         let from = diagnostics.0.len();
+        let roles: Vec<(&str, &Origin)> = draft.inputs.iter().map(|i| (i.role.as_str(), &i.role_origin)).collect();
         let mut params = Params::new(&table, draft.origin.clone(), &RESERVED, diagnostics);
+        if !draft.unreadable {
+            params = params.with_inputs(&roles);
+        }
         let stage = self.kind.parse(&mut params);
         let params = params.finish();
         if !complete {

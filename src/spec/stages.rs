@@ -108,7 +108,6 @@ impl<'a> Reader<'a> {
         matrix: &mut Matrix,
         diagnostics: &mut Diagnostics,
     ) -> Vec<Draft<'a>> {
-        const EMPTY: &Table = &Table(Vec::new());
         let mut seen: BTreeMap<String, &str> = BTreeMap::new();
         let mut drafts = Vec::with_capacity(section.0.len());
         for (index, entry) in section.0.iter().enumerate() {
@@ -117,15 +116,14 @@ impl<'a> Reader<'a> {
                 let help = "their points' names become names of files, where case may make no difference";
                 diagnostics.error(&entry.name_origin, message).help(help);
             }
-            let table = match &entry.node.data {
-                Data::Table(table) => table,
+            drafts.push(match &entry.node.data {
+                Data::Table(table) => self.stage(index, entry, table, matrix, diagnostics),
                 other => {
                     let message = format!("stage `{}` must be a table, not {}", entry.name, other.describe());
                     diagnostics.error(&entry.node.origin, message);
-                    EMPTY
+                    no_stage(entry)
                 }
-            };
-            drafts.push(self.stage(index, entry, table, matrix, diagnostics));
+            });
         }
         drafts
     }
@@ -259,6 +257,24 @@ impl<'a> Reader<'a> {
         let found = coordinates(text, &node.origin, self.sources, diagnostics)?;
         let pick = |value: String| if value == "*" { Pick::All } else { Pick::Value(value) };
         Some(found.into_iter().map(|(axis, value)| (axis, pick(value))).collect())
+    }
+}
+
+/// Stands for a stage that is no table, which is reported: nothing is known of it.
+fn no_stage(entry: &Entry) -> Draft<'_> {
+    const EMPTY: &Table = &Table(Vec::new());
+    Draft {
+        name: &entry.name,
+        origin: &entry.name_origin,
+        table: EMPTY,
+        kind_name: String::new(),
+        kind: None,
+        inputs: vec![],
+        unreadable: true,
+        own_axes: vec![],
+        mentions: vec![],
+        at: vec![],
+        tainted: true,
     }
 }
 

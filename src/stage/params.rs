@@ -20,6 +20,8 @@ pub enum Bound {
     NotNegative,
     /// Above 0.
     Positive,
+    /// At least the first, at most the second.
+    Between(f64, f64),
 }
 
 impl Bound {
@@ -29,14 +31,16 @@ impl Bound {
                 Self::Finite => true,
                 Self::NotNegative => v >= 0.0,
                 Self::Positive => v > 0.0,
+                Self::Between(low, high) => (low..=high).contains(&v),
             }
     }
 
-    fn words(self) -> &'static str {
+    fn words(self) -> String {
         match self {
-            Self::Finite => "a finite number",
-            Self::NotNegative => "a number that is 0 or more",
-            Self::Positive => "a number above 0",
+            Self::Finite => "a finite number".to_owned(),
+            Self::NotNegative => "a number that is 0 or more".to_owned(),
+            Self::Positive => "a number above 0".to_owned(),
+            Self::Between(low, high) => format!("a number from {low} to {high}"),
         }
     }
 }
@@ -48,13 +52,46 @@ pub struct Params<'a> {
     diagnostics: &'a mut Diagnostics,
     known: Vec<&'static str>,
     canonical: Values,
+    /// The roles of the stage's inputs and where they are written; none where nobody knows.
+    inputs: Option<&'a [(&'a str, &'a Origin)]>,
 }
 
 impl<'a> Params<'a> {
     /// Begins to read. `place` is where the stage is written, for errors about what is missing. `reserved` are names
     /// that the runner itself reads (`kind`, `inputs`, `matrix`, `at`, `seed`).
     pub fn new(table: &'a Table, place: Origin, reserved: &[&'static str], diagnostics: &'a mut Diagnostics) -> Self {
-        Self { tables: vec![table], place, diagnostics, known: reserved.to_vec(), canonical: Values::new() }
+        let (tables, known) = (vec![table], reserved.to_vec());
+        Self { tables, place, diagnostics, known, canonical: Values::new(), inputs: None }
+    }
+
+    /// Says which roles are given, and where they are written.
+    #[must_use]
+    pub fn with_inputs(mut self, roles: &'a [(&'a str, &'a Origin)]) -> Self {
+        self.inputs = Some(roles);
+        self
+    }
+
+    /// Whether the stage has an input in this role; none where that is not known.
+    pub fn has_input(&self, role: &str) -> Option<bool> {
+        Some(self.inputs?.iter().any(|(name, _)| *name == role))
+    }
+
+    /// Reports an input that does not go with the parameters, at the place of its role.
+    pub fn error_in_input(&mut self, role: &str, message: impl Into<String>, help: impl Into<String>) {
+        let given = self.inputs.unwrap_or_default().iter().find(|(name, _)| *name == role);
+        let place = given.map_or_else(|| self.place.clone(), |(_, place)| (*place).clone());
+        self.diagnostics.error(&place, message).help(help);
+    }
+
+    /// The names that have been read so far, in that order, each once.
+    pub fn known(&self) -> &[&'static str] {
+        &self.known
+    }
+
+    fn know(&mut self, name: &'static str) {
+        if !self.known.contains(&name) {
+            self.known.push(name);
+        }
     }
 
     /// Reports unknown fields, and returns the canonical parameters.
@@ -101,7 +138,7 @@ impl<'a> Params<'a> {
 
     /// A float; an integer will do.
     pub fn float(&mut self, name: &'static str, default: f64, bound: Bound) -> f64 {
-        let wanted = || bound.words().to_owned();
+        let wanted = || bound.words();
         let value = self.read(name, wanted, |d| match d {
             Data::Float(v) => Some(*v).filter(|v| bound.holds(*v)),
             Data::Int(v) => Some(*v as f64).filter(|v| bound.holds(*v)),
@@ -192,16 +229,7 @@ impl<'a> Params<'a> {
 
     /// A list of strings.
     pub fn texts(&mut self, name: &'static str) -> Option<Vec<String>> {
-        let value = self.read(
-            name,
-            || "a list of strings".to_owned(),
-            |d| match d {
-                Data::List(v) => {
-                    v.iter().map(|n| if let Data::Text(t) = &n.data { Some(t.clone()) } else { None }).collect()
-                }
-                _ => None,
-            },
-        )?;
+        let value = self.list(name, "strings", |d| if let Data::Text(t) = d { Some(t.clone()) } else { None })?;
         Some(self.record(name, value))
     }
 
@@ -212,14 +240,30 @@ impl<'a> Params<'a> {
     }
 
     fn ints_unhashed(&mut self, name: &'static str, range: RangeInclusive<i64>) -> Option<Vec<i64>> {
-        let wanted = || format!("a list of integers from {} to {}", range.start(), range.end());
-        self.read(name, wanted, |d| match d {
-            Data::List(v) => v
-                .iter()
-                .map(|n| if let Data::Int(i) = &n.data { Some(*i).filter(|i| range.contains(i)) } else { None })
-                .collect(),
-            _ => None,
-        })
+        let wanted = format!("integers from {} to {}", range.start(), range.end());
+        self.list(name, &wanted, |d| if let Data::Int(i) = d { Some(*i).filter(|i| range.contains(i)) } else { None })
+    }
+
+    /// A list whose members `convert` takes; those that it does not take are faulted each at its own place.
+    fn list<T>(&mut self, name: &'static str, wanted: &str, convert: impl Fn(&Data) -> Option<T>) -> Option<Vec<T>> {
+        self.know(name);
+        let node = self.find(name)?;
+        let Data::List(members) = &node.data else {
+            let message = format!("`{name}` must be a list of {wanted}, not {}", found(&node.data));
+            self.diagnostics.error(&node.origin, message);
+            return None;
+        };
+        let mut values = Vec::with_capacity(members.len());
+        for member in members {
+            match convert(&member.data) {
+                Some(value) => values.push(value),
+                None => {
+                    let message = format!("`{name}` must hold {wanted}, not {}", found(&member.data));
+                    self.diagnostics.error(&member.origin, message);
+                }
+            }
+        }
+        (values.len() == members.len()).then_some(values)
     }
 
     /// Puts a default into the key where the user wrote nothing, for the readers that return an `Option`: so that writing
@@ -233,7 +277,7 @@ impl<'a> Params<'a> {
 
     /// Anything, as written; it enters the key as it is. For tables whose form is the kind's own affair.
     pub fn node(&mut self, name: &'static str) -> Option<Node> {
-        self.known.push(name);
+        self.know(name);
         let node = self.find(name)?.clone();
         self.canonical.insert(name.to_owned(), node.data.value());
         Some(node)
@@ -244,7 +288,7 @@ impl<'a> Params<'a> {
     /// Also reads `keep` and `keep_every`. Returns what `read` returned, a segment each.
     pub fn segments<T>(&mut self, default_epochs: i64, mut read: impl FnMut(&mut Params<'_>) -> T) -> (Epochs, Vec<T>) {
         const EPOCHS: RangeInclusive<i64> = 0..=1_000_000;
-        self.known.extend(["segments", "epochs", "keep", "keep_every"]);
+        ["segments", "epochs", "keep", "keep_every"].into_iter().for_each(|name| self.know(name));
         let mut epochs = Epochs::default();
         let mut values = Vec::new();
         let given = self.find("segments").cloned();
@@ -287,6 +331,7 @@ impl<'a> Params<'a> {
                 diagnostics: &mut *self.diagnostics,
                 known: vec![],
                 canonical: Values::new(),
+                inputs: self.inputs,
             };
             let count = part.int_unhashed("epochs", default_epochs, EPOCHS);
             values.push(read(&mut part));
@@ -295,7 +340,7 @@ impl<'a> Params<'a> {
             }
             let known = std::mem::take(&mut part.known);
             let params = std::mem::take(&mut part.canonical);
-            self.known.extend(known);
+            known.into_iter().for_each(|name| self.know(name));
             epochs.segments.push(Segment { epochs: count as u64, params });
         }
         let total = epochs.total();
@@ -336,17 +381,22 @@ impl<'a> Params<'a> {
         wanted: impl FnOnce() -> String,
         convert: impl FnOnce(&Data) -> Option<T>,
     ) -> Option<T> {
-        self.known.push(name);
+        self.know(name);
         let node = self.find(name)?;
         let value = convert(&node.data);
         if value.is_none() {
-            let found = match &node.data {
-                Data::List(_) | Data::Table(_) => node.data.describe().to_owned(),
-                scalar => scalar.value().to_string(),
-            };
-            self.diagnostics.error(&node.origin, format!("`{name}` must be {}, not {found}", wanted()));
+            let message = format!("`{name}` must be {}, not {}", wanted(), found(&node.data));
+            self.diagnostics.error(&node.origin, message);
         }
         value
+    }
+}
+
+/// What stands there, for messages: a scalar itself, of anything larger what it is.
+fn found(data: &Data) -> String {
+    match data {
+        Data::List(_) | Data::Table(_) => data.describe().to_owned(),
+        scalar => scalar.value().to_string(),
     }
 }
 

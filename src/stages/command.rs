@@ -141,9 +141,14 @@ fn read_outputs(params: &mut Params<'_>, node: &Node) -> BTreeMap<String, String
             params.error_at(&entry.node.origin, message, "an output lies below the stage's own output folder");
             continue;
         }
-        if outputs.values().any(|other| file_name(other) == file_name(path)) {
-            let message = format!("two outputs have the file name `{}`", file_name(path));
+        let name = file_name(path);
+        let rival = outputs.values().map(|other| file_name(other)).find(|o| o.to_lowercase() == name.to_lowercase());
+        if rival == Some(name) {
+            let message = format!("two outputs have the file name `{name}`");
             params.error_at(&entry.node.origin, message, "an artifact's files are known by their names");
+        } else if let Some(rival) = rival {
+            let message = format!("the outputs `{rival}` and `{name}` differ only in case");
+            params.error_at(&entry.node.origin, message, "on some disks upper and lower case make no difference");
         }
         outputs.insert(entry.name.clone(), path.clone());
     }
@@ -165,7 +170,7 @@ fn output_problem(path: &str) -> Option<&'static str> {
     if path.split('/').any(|c| c.is_empty() || c == ".") {
         return Some("is not written plainly");
     }
-    RESERVED.contains(&file_name(path)).then_some("has a name that vadpipe uses beside it")
+    RESERVED.iter().any(|r| r.eq_ignore_ascii_case(file_name(path))).then_some("has a name that vadpipe uses beside it")
 }
 
 /// The last component of an output's path.
@@ -174,6 +179,12 @@ fn file_name(path: &str) -> &str {
 }
 
 fn check_placeholders(params: &mut Params<'_>, argv: &[String], outputs: &BTreeMap<String, String>) {
+    for role in argv.iter().flat_map(|word| words::roles(word, "inputs")) {
+        if params.has_input(&role) == Some(false) {
+            let message = format!("`argv` names `{{inputs.{role}}}`, which is no input");
+            params.error("argv", message, format!("add it: `inputs = {{ {role} = \"STAGE\" }}`"));
+        }
+    }
     for role in argv.iter().flat_map(|word| words::roles(word, "outputs")) {
         if outputs.contains_key(&role) {
             continue;

@@ -8,6 +8,10 @@ use crate::artifact::{Artifact, Tensor};
 use crate::model::posterior::Distribution;
 use crate::stage::{Bound, Context, Params, Reads, Role, Roles, Stage, StageError, StageKind};
 
+/// Said while planning, where it is known which inputs there are, and else at the latest when it runs.
+const NO_LATENTS: &str = "`what = \"latents\"` needs the input `latents`";
+const ADD_LATENTS: &str = "add a stage with latents to `inputs`, such as `latents = \"fit\"`";
+
 /// The kind.
 pub(super) struct Decode;
 
@@ -35,6 +39,14 @@ impl StageKind for Decode {
         let what = params.choice("what", "prior", &What::ALL.map(|what| (what.name(), what)));
         let count = params.int("count", 10, 1..=100_000) as usize;
         let scale = params.float("scale", 1.0, Bound::Finite);
+        match (what, params.has_input("latents")) {
+            (What::Latents, Some(false)) => params.error("what", NO_LATENTS, ADD_LATENTS),
+            (What::Prior | What::Ones | What::Zeros, Some(true)) => {
+                let message = format!("`what = \"{}\"` does not read the input `latents`", what.name());
+                params.error_in_input("latents", message, "write `what = \"latents\"`, or leave the input out");
+            }
+            _ => {}
+        }
         Arc::new(Decoding { what, count, scale })
     }
 }
@@ -107,10 +119,8 @@ impl Decoding {
                 Ok(z)
             }
             What::Latents => {
-                let given = context.inputs.optional("latents").ok_or_else(|| {
-                    let hint = "add a stage with latents to `inputs`, such as `latents = \"fit\"`";
-                    StageError::bad_input("`what = \"latents\"` needs the input `latents`", hint)
-                })?;
+                let given = context.inputs.optional("latents");
+                let given = given.ok_or_else(|| StageError::bad_input(NO_LATENTS, ADD_LATENTS))?;
                 let mut z = reading::latents(given, model.latent_dim())?;
                 let there = z.len() / model.latent_dim();
                 if there < self.count {

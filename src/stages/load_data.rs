@@ -30,10 +30,12 @@ use crate::rng::Streams;
 use crate::stage::{Context, Files, Params, Reads, Roles, Stage, StageError, StageKind};
 use crate::value::{Data, Node};
 
-/// The most images a split may have; as many as there are in Fashion-MNIST.
+/// The images of Fashion-MNIST's train split, and as many as are drawn at most.
 const TRAIN: usize = 60_000;
 /// See [`TRAIN`].
 const TEST: usize = 10_000;
+/// As many images as an IDX file can hold: its header counts them in 32 bits.
+const IDX: i64 = u32::MAX as i64;
 /// Images of each class in the grid of examples, at most.
 const EXAMPLES: usize = 10;
 
@@ -73,12 +75,14 @@ impl StageKind for LoadData {
             ),
             _ => {}
         }
+        // How many an IDX file has is known when it is read.
+        let (most_train, most_test) = if source == Source::Idx { (IDX, IDX) } else { (TRAIN as i64, TEST as i64) };
         let subsets = [("balanced", Subset::Balanced), ("first", Subset::First), ("random", Subset::Random)];
         let stage = Load {
             source,
             path,
-            train: params.int("train", 1000, 1..=TRAIN as i64) as usize,
-            test: params.int("test", 1000, 0..=TEST as i64) as usize,
+            train: params.int("train", 1000, 1..=most_train) as usize,
+            test: params.int("test", 1000, 0..=most_test) as usize,
             subset: params.choice("subset", "balanced", &subsets),
             classes: params.node("classes").and_then(|node| choices(params, &node)),
         };

@@ -24,6 +24,32 @@ fn broken_toml_has_a_line_and_a_column() {
 }
 
 #[test]
+fn a_file_that_is_not_utf8_has_a_line_and_a_column() {
+    let desk = Desk::new(MINI);
+    std::fs::write(desk.path("p.toml"), b"[pipeline]\nname = \"\xe9\"\n").expect("a file");
+    let said = desk.vadpipe(["plan", "p.toml"]);
+    assert_eq!(said.code, 2);
+    assert!(said.err.contains("p.toml:2:9"), "{}", said.err);
+}
+
+#[test]
+fn a_missing_source_stops_all_at_once_or_with_keep_going_its_own_point() {
+    let desk = Desk::new(&FAILING.replace(
+        "argv = [\"sh\", \"-c\", \"echo this",
+        "sources = [\"gone.py\"]\nargv = [\"sh\", \"-c\", \"echo this",
+    ));
+    let said = desk.vadpipe(["run", "p.toml"]);
+    assert_eq!(said.code, 2);
+    assert!(said.err.contains("gone.py") && said.err.contains("p.toml:5:"), "{}", said.err);
+    let ran = desk.try_run(&["-k"]);
+    assert_eq!(ran.said.code, 2, "{}{}", ran.said.out, ran.said.err);
+    assert_eq!(
+        (ran.failed(), ran.skipped(), ran.executed()),
+        (vec!["bad".into()], vec!["below".into()], vec!["beside".into()])
+    );
+}
+
+#[test]
 fn a_missing_file_and_a_misspelt_target_are_the_user_s_to_mend() {
     let desk = Desk::new(MINI);
     assert_eq!(desk.vadpipe(["run", "q.toml"]).code, 2);

@@ -1,6 +1,6 @@
 //! The decoder's five convolutions and the buffers of a step.
 
-use crate::ops::block::{Batch, Block, LANES, zeroed};
+use crate::ops::block::{Batch, Block, LANES, panels, zeroed};
 use crate::ops::tail::{INPUT_SIDE, PIXELS, Tail};
 use crate::ops::transposed::{Convolution, Geometry};
 
@@ -31,6 +31,22 @@ fn geometry(layer: usize) -> Geometry {
 pub(super) fn convolutions(shape: DecoderShape) -> [Convolution; LAYERS] {
     let channels = channels(shape);
     std::array::from_fn(|l| Convolution::new(geometry(l), channels[l].0, channels[l].1))
+}
+
+/// See [`DecoderShape::training_bytes`]. Each layer's output is held as it is, normalised or not, with its gradient, and
+/// with that transposed.
+pub(super) fn training_bytes(shape: DecoderShape, batch: Batch) -> u64 {
+    const BLOCK: u64 = size_of::<Block>() as u64;
+    let panels = |channels: usize| panels(channels) as u64;
+    let blocks = (0..LAYERS).zip(channels(shape)).map(|(l, (ci, co))| {
+        let geometry = geometry(l);
+        let taps = (geometry.kernel * geometry.kernel) as u64;
+        let pixels = (geometry.output() * geometry.output()) as u64;
+        let weights = panels(ci).saturating_mul(panels(co)).saturating_mul(3 * taps);
+        let copies = if (1..=NORMS).contains(&l) { 4 } else { 3 };
+        weights.saturating_add(panels(co).saturating_mul(copies * pixels).saturating_mul(batch.chunks as u64))
+    });
+    blocks.fold(0, u64::saturating_add).saturating_mul(BLOCK)
 }
 
 /// The batch that `z` holds, which must be `samples` long.

@@ -75,14 +75,6 @@ fn sections() {
     1 error in the pipeline
     ");
     assert_snapshot!(wrong("params = 1\nmatrix = []\nstages = \"a\""), @r#"
-    error: the pipeline has no stages
-     --> p.toml:1:1
-      |
-    1 | pipeline.name = "p"
-      | ^^^^^^^^
-      |
-      = help: add a table such as [stages.data]
-
     error: `params` must be a table, not an integer
      --> p.toml:2:10
       |
@@ -101,7 +93,7 @@ fn sections() {
     4 | stages = "a"
       |          ^^^
 
-    4 errors in the pipeline
+    3 errors in the pipeline
     "#);
     assert_snapshot!(read("", &[]).err().unwrap(), @r#"
     error: the pipeline has no `name`
@@ -167,7 +159,7 @@ fn the_header() {
       |
       = help: did you mean `f32`?
 
-    error: `checkpoint_seconds` must be a number that is 0 or more, not -1
+    error: `checkpoint_seconds` must be a number from 0 to 31536000, not -1
      --> p.toml:7:22
       |
     7 | checkpoint_seconds = -1
@@ -202,21 +194,13 @@ fn kinds_and_fields() {
     4 | stages.c.kind = 1
       |                 ^
 
-    error: stage `d` has no `kind`
-     --> p.toml:5:8
-      |
-    5 | stages.d = 1
-      |        ^
-      |
-      = help: one of fit, load, show, train
-
     error: stage `d` must be a table, not an integer
      --> p.toml:5:12
       |
     5 | stages.d = 1
       |            ^
 
-    5 errors in the pipeline
+    4 errors in the pipeline
     "#);
     assert_snapshot!(wrong("[stages.a]\nkind = \"load\"\nsuorce = \"x\"\nn = 0\n[stages.b]\nkind = \"load\"\nn = \"many\"\nseed = 1.5\n"), @r#"
     error: unknown field `suorce`
@@ -474,4 +458,137 @@ fn references() {
 
     2 errors in the pipeline
     "#);
+}
+
+#[test]
+fn seconds_between_checkpoints_have_an_upper_bound() {
+    let with = |seconds: &str| {
+        let text = format!("[pipeline]\nname = \"p\"\ncheckpoint_seconds = {seconds}\n[stages.a]\nkind = \"load\"\n");
+        read(&text, &[])
+    };
+    assert_eq!(with("31_536_000").unwrap().pipeline.checkpoint_seconds, 31_536_000.0);
+    assert_eq!(with("0").unwrap().pipeline.checkpoint_seconds, 0.0);
+    assert_snapshot!(with("1e20").err().unwrap(), @r"
+    error: `checkpoint_seconds` must be a number from 0 to 31536000, not 1e20
+     --> p.toml:3:22
+      |
+    3 | checkpoint_seconds = 1e20
+      |                      ^^^^
+
+    1 error in the pipeline
+    ");
+}
+
+#[test]
+fn a_wrong_type_is_one_error_where_it_is_written() {
+    let with = |set: &str| {
+        wrong_with("[stages.data]\nkind = \"load\"\n[stages.b]\nkind = \"show\"\ninputs = { d = \"data\" }", &[set])
+    };
+    assert_snapshot!(with("stages.data=load"), @r"
+    error: stage `data` must be a table, not a string
+     --> -S stages.data=load:1:13
+      |
+    1 | stages.data=load
+      |             ^^^^
+
+    1 error in the pipeline
+    ");
+    assert_snapshot!(with("stages=3"), @r"
+    error: `stages` must be a table, not an integer
+     --> -S stages=3:1:8
+      |
+    1 | stages=3
+      |        ^
+
+    1 error in the pipeline
+    ");
+    assert_snapshot!(with("pipeline=3"), @r"
+    error: `pipeline` must be a table, not an integer
+     --> -S pipeline=3:1:10
+      |
+    1 | pipeline=3
+      |          ^
+
+    1 error in the pipeline
+    ");
+    assert_snapshot!(with("stages.b.inputs=3"), @r#"
+    error: `inputs` must be a table of roles, not an integer
+     --> -S stages.b.inputs=3:1:17
+      |
+    1 | stages.b.inputs=3
+      |                 ^
+      |
+      = help: inputs = { role = "stage" }
+
+    1 error in the pipeline
+    "#);
+    assert_snapshot!(wrong("[stages]\na = 5\n"), @r"
+    error: stage `a` must be a table, not an integer
+     --> p.toml:3:5
+      |
+    3 | a = 5
+      |     ^
+
+    1 error in the pipeline
+    ");
+}
+
+#[test]
+fn a_wrong_member_of_a_list_is_named_and_marked() {
+    let train = "[stages.data]\nkind = \"load\"\n[stages.t]\nkind = \"train\"\ninputs = { data = \"data\" }\n";
+    assert_snapshot!(wrong(&format!("{train}channels = [1, 2, 3, 4.0]\nepochs = 8\nkeep = [1, 9]\n")), @r"
+    error: `channels` must hold integers from 1 to 4096, not 4.0
+     --> p.toml:7:22
+      |
+    7 | channels = [1, 2, 3, 4.0]
+      |                      ^^^
+
+    error: `keep` must hold integers from 0 to 8, not 9
+     --> p.toml:9:12
+      |
+    9 | keep = [1, 9]
+      |            ^
+
+    2 errors in the pipeline
+    ");
+    assert_snapshot!(wrong(&format!("{train}channels = [\n  1,\n  0,\n  [2],\n]\n")), @r"
+    error: `channels` must hold integers from 1 to 4096, not 0
+     --> p.toml:9:3
+      |
+    9 |   0,
+      |   ^
+
+    error: `channels` must hold integers from 1 to 4096, not a list
+      --> p.toml:10:3
+       |
+    10 |   [2],
+       |   ^^^
+
+    2 errors in the pipeline
+    ");
+    assert_snapshot!(wrong(&format!("{train}channels = 7\n")), @r"
+    error: `channels` must be a list of integers from 1 to 4096, not 7
+     --> p.toml:7:12
+      |
+    7 | channels = 7
+      |            ^
+
+    1 error in the pipeline
+    ");
+}
+
+#[test]
+fn the_names_that_are_known_are_told_once() {
+    let text = "[stages.data]\nkind = \"load\"\n[stages.t]\nkind = \"train\"\ninputs = { data = \"data\" }\nzzz = 1\n";
+    assert_snapshot!(wrong(text), @r"
+    error: unknown field `zzz`
+     --> p.toml:7:1
+      |
+    7 | zzz = 1
+      | ^^^
+      |
+      = help: known here: kind, inputs, matrix, at, seed, width, channels, distribution, segments, epochs, keep, keep_every, rate
+
+    1 error in the pipeline
+    ");
 }

@@ -344,6 +344,7 @@ fn wrong_parameters_are_explained() {
         "argv = ['x', '{outputs.plto}']\noutputs = { plot = 'p.png' }",
         "argv = ['x']\noutputs = { a = '/etc/passwd', b = '../b', c = 'd/', d = 3, 'e f' = 'e', g = 'metrics.json' }",
         "argv = ['x']\noutputs = { a = 'x/f', b = 'y/f' }",
+        "argv = ['x']\noutputs = { a = 'Plot.png', b = 'plot.PNG', c = 'Metrics.json' }",
         "argv = ['x']\noutputs = 'a'",
         "argv = ['x']\nenv = ['A=B', 'VADPIPE_INPUTS']",
         "argv = ['x']\ntimeout = 3",
@@ -365,6 +366,9 @@ fn wrong_parameters_are_explained() {
     --
     two outputs have the file name `f` (an artifact's files are known by their names)
     --
+    the outputs `Plot.png` and `plot.PNG` differ only in case (on some disks upper and lower case make no difference)
+    the output `Metrics.json` has a name that vadpipe uses beside it (an output lies below the stage's own output folder)
+    --
     `outputs` must be a table, not a string (write `outputs = { plot = "plot.png" }`: a name, and a path below the output folder)
     --
     `A=B` can't be handed through (`env` lists names of variables; those that begin with VADPIPE_ are ours)
@@ -381,6 +385,31 @@ fn an_input_that_argv_names_but_the_stage_lacks_is_the_pipelines_fault() {
         (error.category, error.message.as_str()),
         (Category::BadInput, "`argv` names `{inputs.dat}`, which is no input")
     );
+}
+
+#[test]
+fn an_input_that_argv_names_but_the_pipeline_lacks_is_known_before_anything_runs() {
+    let read = |inputs: &str| {
+        let text = format!(
+            "pipeline.name = \"p\"\n[stages.data]\nkind = \"load-data\"\n[stages.c]\nkind = \"command\"\n{inputs}\n\
+             argv = [\"cat\", \"{{inputs.data}}/notes.txt\"]\n"
+        );
+        let read = crate::spec::load(&text, "p.toml", Path::new("."), &[], &crate::stages::builtin());
+        read.map(|_| ()).map_err(|e| e.message)
+    };
+    assert_eq!(read("inputs = { data = \"data\" }"), Ok(()));
+    assert_eq!(read("inputs = { data = [\"data\"] }"), Ok(()));
+    insta::assert_snapshot!(read("inputs = { dat = \"data\" }").unwrap_err(), @r#"
+    error: `argv` names `{inputs.data}`, which is no input
+     --> p.toml:7:8
+      |
+    7 | argv = ["cat", "{inputs.data}/notes.txt"]
+      |        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: add it: `inputs = { data = "STAGE" }`
+
+    1 error in the pipeline
+    "#);
 }
 
 #[test]

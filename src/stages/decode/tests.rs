@@ -83,3 +83,42 @@ fn latents_that_are_missing_too_few_or_of_another_model_are_refused() {
     let other = given("fit", "fit-latents", &other);
     insta::assert_snapshot!(complaint(decode(&model, "latents", 1.0).input("latents", &other).run()), @"the latents of `fit` have 3 numbers, the decoder takes 4 → use latents that were fitted with the same model");
 }
+
+#[test]
+fn latents_that_are_missing_or_not_read_are_known_before_anything_runs() {
+    let complaints = |what: &str, inputs: &str| {
+        let text = format!(
+            "pipeline.name = \"p\"\n[stages.data]\nkind = \"load-data\"\n[stages.ad]\nkind = \"train-ad\"\n\
+             inputs = {{ data = \"data\" }}\n[stages.d]\nkind = \"decode\"\n{inputs}\nwhat = \"{what}\"\n"
+        );
+        let read = crate::spec::load(&text, "p.toml", std::path::Path::new("."), &[], &crate::stages::builtin());
+        read.map(|_| ()).map_err(|e| e.message)
+    };
+    let (without, with) = ("inputs = { model = \"ad\" }", "inputs = { model = \"ad\", latents = \"ad\" }");
+    for what in ["prior", "ones", "zeros"] {
+        assert_eq!(complaints(what, without), Ok(()));
+    }
+    assert_eq!(complaints("latents", with), Ok(()));
+    insta::assert_snapshot!(complaints("latents", without).unwrap_err(), @r#"
+    error: `what = "latents"` needs the input `latents`
+      --> p.toml:10:8
+       |
+    10 | what = "latents"
+       |        ^^^^^^^^^
+       |
+       = help: add a stage with latents to `inputs`, such as `latents = "fit"`
+
+    1 error in the pipeline
+    "#);
+    insta::assert_snapshot!(complaints("prior", with).unwrap_err(), @r#"
+    error: `what = "prior"` does not read the input `latents`
+     --> p.toml:9:26
+      |
+    9 | inputs = { model = "ad", latents = "ad" }
+      |                          ^^^^^^^
+      |
+      = help: write `what = "latents"`, or leave the input out
+
+    1 error in the pipeline
+    "#);
+}

@@ -214,6 +214,19 @@ fn idx_files_are_read_and_their_labels_renumbered() {
 }
 
 #[test]
+fn only_sources_of_a_known_size_limit_the_number_of_images() {
+    let many = |source: &str| json!({"source": source, "path": "mine", "train": 60_001, "test": 10_001});
+    assert!(parse(many("idx")).is_ok());
+    let refused = parse(many("fashion-mnist")).err().unwrap();
+    assert!(refused.contains("from 1 to 60000") && refused.contains("from 0 to 10000"), "{refused}");
+    assert!(parse(json!({"source": "synthetic", "train": 60_001})).is_err());
+    let base = idx_folder();
+    let few = run_in(base.path(), &[], 0, json!({"source": "idx", "path": "mine", "train": 60_001, "subset": "first"}));
+    let Err(StageError::BadInput { message, .. }) = few else { panic!("there are only 40") };
+    assert_eq!(message, "`train = 60001`: there are only 40 train images");
+}
+
+#[test]
 fn the_files_of_idx_enter_the_key_and_those_of_fashion_mnist_by_their_sums() {
     let base = idx_folder();
     let stage = parse(json!({"source": "idx", "path": "mine"})).unwrap();

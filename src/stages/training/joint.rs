@@ -73,6 +73,7 @@ impl Stage for Joint {
         reading::require_cpu(context)?;
         reading::require_f32(context)?;
         let images = reading::images(context.inputs.one("data")?, Split::Train)?;
+        self.check_memory(images.count, memory())?;
         let size = (images.count, self.shape.latent_dim);
         let mut training = Training {
             purpose: "training",
@@ -88,6 +89,17 @@ impl Stage for Joint {
 }
 
 impl Joint {
+    /// Refuses a decoder that can't fit: the allocator would end the whole program. `memory` in bytes; no check without.
+    fn check_memory(&self, images: usize, memory: Option<u64>) -> Result<(), StageError> {
+        let largest = self.schedule.0.iter().map(|(_, rates)| rates.batch).max().unwrap_or(0);
+        let batch = largest.min(images);
+        let needed = self.shape.training_bytes(batch);
+        let Some(memory) = memory.filter(|memory| needed > *memory) else { return Ok(()) };
+        let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
+        let message = format!("training this decoder takes about {}; this machine has {}", gib(needed), gib(memory));
+        Err(StageError::bad_input(message, "give it fewer `channels`, a smaller `latent_dim` or a smaller `batch`"))
+    }
+
     fn artifact(&self, context: &Context<'_>, training: &Training<'_>) -> Result<Artifact, StageError> {
         let Training { latents, images, history, .. } = training;
         let weights = match &training.net {
@@ -114,6 +126,17 @@ impl Joint {
     }
 }
 
+/// The machine's memory in bytes, where the system tells. It decides only whether to begin, never what comes out.
+fn memory() -> Option<u64> {
+    total_of(&std::fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+/// The total of `/proc/meminfo`: a line such as `MemTotal:       16318492 kB`.
+fn total_of(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// The figures of the training curve; none if no epoch was trained.
 fn metrics(history: &History, parts: bool) -> BTreeMap<String, f64> {
     let rmse = history.rmse.last().copied();
@@ -127,4 +150,41 @@ fn metrics(history: &History, parts: bool) -> BTreeMap<String, f64> {
         ("psnr", rmse.map(psnr)),
     ];
     figures.into_iter().filter_map(|(name, figure)| Some((name.to_owned(), figure?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joint(latent_dim: usize, channels: [usize; 4], batch: usize) -> Joint {
+        let epochs =
+            Epochs { segments: vec![crate::key::Segment { epochs: 1, params: BTreeMap::new() }], keep: vec![] };
+        let schedule = Schedule::new(&epochs, vec![Rates { batch, lr: None, latent_lr: 0.0, kl_weight: 0.0 }]);
+        Joint { shape: DecoderShape { latent_dim, channels }, init_std: 1.0, distribution: None, epochs, schedule }
+    }
+
+    #[test]
+    fn a_decoder_that_does_not_fit_is_refused_before_it_is_made() {
+        const GIB: u64 = 1 << 30;
+        let huge = joint(4096, [8192; 4], 16);
+        let Err(StageError::BadInput { message, hint }) = huge.check_memory(1000, Some(16 * GIB)) else {
+            panic!("it was not refused")
+        };
+        insta::assert_snapshot!(message, @"training this decoder takes about 38.2 GiB; this machine has 16.0 GiB");
+        assert_eq!(hint.as_deref(), Some("give it fewer `channels`, a smaller `latent_dim` or a smaller `batch`"));
+        assert!(huge.check_memory(1000, None).is_ok());
+        let usual = joint(128, CHANNELS.map(|c| c as usize), 16);
+        assert!(usual.check_memory(1000, Some(GIB)).is_ok());
+        // No batch is larger than the data.
+        let wide = joint(128, CHANNELS.map(|c| c as usize), 65_536);
+        assert!(wide.check_memory(16, Some(GIB)).is_ok());
+        assert!(wide.check_memory(60_000, Some(GIB)).is_err());
+    }
+
+    #[test]
+    fn the_machines_memory_is_read_from_its_line() {
+        assert_eq!(total_of("MemTotal:       16318492 kB\nMemFree: 1 kB\n"), Some(16_318_492 * 1024));
+        assert_eq!(total_of("MemFree: 1 kB\n"), None);
+        assert_eq!(total_of("MemTotal: many kB\n"), None);
+    }
 }

@@ -1,0 +1,95 @@
+//! Files that a pipeline names and that can't be read, through the real kinds and a real store.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::error::Category;
+use crate::spec::load;
+use crate::stages::builtin;
+use crate::store::Options;
+
+/// Two stages whose files are not there (one of them at two points that miss the same file), and one that needs none.
+const PIPELINE: &str = r#"[pipeline]
+name = "p"
+
+[stages.own]
+kind = "load-data"
+source = "idx"
+path = "nowhere"
+
+[stages.summary]
+kind = "command"
+matrix = { size = ["s", "l"] }
+argv = ["true", "${matrix.size}"]
+sources = ["helper.py"]
+
+[stages.drawn]
+kind = "load-data"
+source = "synthetic"
+
+[stages.below]
+kind = "command"
+inputs = { data = "own" }
+argv = ["true"]
+"#;
+
+/// Asks `f` with a planner for this pipeline, whose folder (the second argument) holds nothing but the cache.
+fn with_planner<T>(f: impl FnOnce(&Planner<'_>, &Path) -> T) -> T {
+    let dir = tempfile::tempdir().unwrap();
+    let spec = load(PIPELINE, "p.toml", dir.path(), &[], &builtin()).unwrap();
+    let graph = Graph::of(&spec.points).unwrap();
+    let store = Store::open(&dir.path().join("cache"), Options::default()).unwrap();
+    let forced = BTreeSet::new();
+    f(&Planner { spec: &spec, graph: &graph, store: &store, numerics: "cpu", forced: &forced }, dir.path())
+}
+
+fn points(planner: &Planner<'_>, stages: &[&str]) -> BTreeSet<usize> {
+    let points = planner.spec.points.iter().enumerate();
+    points.filter(|(_, p)| stages.contains(&p.stage.as_str())).map(|(i, _)| i).collect()
+}
+
+#[test]
+fn all_files_that_are_missing_are_said_at_once_where_their_stages_stand() {
+    with_planner(|planner, base| {
+        let all = (0..planner.spec.points.len()).collect();
+        let error = planner.plan(&all).unwrap_err();
+        assert_eq!(error.category, Category::BadInput);
+        let said = error.message.replace(base.to_str().unwrap(), "BASE");
+        let wanted = [
+            "error: stage `own`: there is no train-images-idx3-ubyte and no train-images-idx3-ubyte.gz in BASE/nowhere",
+            "p.toml:4:9",
+            "error: stage `summary`: the source `helper.py` can't be read",
+            "p.toml:9:9",
+            "2 errors in the pipeline",
+        ];
+        let found: Vec<_> = wanted.iter().filter_map(|w| said.find(w)).collect();
+        assert!(found.len() == wanted.len() && found.is_sorted(), "{said}");
+    });
+}
+
+#[test]
+fn what_is_not_wanted_may_miss_its_files() {
+    with_planner(|planner, _| {
+        assert_eq!(planner.plan(&points(planner, &["drawn"])).unwrap().decisions.len(), 1);
+        let said = planner.plan(&points(planner, &["drawn", "summary"])).unwrap_err().message;
+        assert!(said.contains("helper.py") && !said.contains("ubyte"), "{said}");
+    });
+}
+
+#[test]
+fn who_goes_on_gets_a_plan_and_the_error_when_the_points_turn_comes() {
+    with_planner(|planner, base| {
+        let all: BTreeSet<usize> = (0..planner.spec.points.len()).collect();
+        let plan = planner.plan_around(&all).unwrap();
+        assert_eq!(plan.decisions.iter().map(|d| d.point).collect::<BTreeSet<_>>(), all);
+        assert!(plan.decisions.iter().all(|d| d.state == State::Miss));
+        let own = points(planner, &["own"]).into_iter().next().unwrap();
+        let error = planner.decide(own, &BTreeMap::new()).unwrap_err();
+        let said = error.message.replace(base.to_str().unwrap(), "BASE");
+        let wanted = "p.toml:4:9: stage `own`: there is no train-images-idx3-ubyte";
+        assert!(said.starts_with(wanted) && !said.contains('\n'), "{said}");
+        assert_eq!(error.category, Category::BadInput);
+        let drawn = points(planner, &["drawn"]).into_iter().next().unwrap();
+        assert!(planner.decide(drawn, &BTreeMap::new()).unwrap().key.is_some());
+    });
+}
