@@ -14,7 +14,7 @@ use crate::exec::Options;
 use crate::exec::schedule::{Fate, Scheduler};
 use crate::plan::Plan;
 use crate::spec::Spec;
-use crate::store::{Holder, RUN_FORMAT, RunRecord, RunStatus, StageOutcome, StageRun, Store};
+use crate::store::{AtWork, Holder, RUN_FORMAT, RunRecord, RunStatus, StageOutcome, StageRun, Store};
 
 /// Passes events on to the user's listener, and keeps them.
 pub(crate) struct Journal<'a> {
@@ -23,6 +23,8 @@ pub(crate) struct Journal<'a> {
     listener: &'a dyn Listener,
     file: Mutex<File>,
     record: Mutex<RunRecord>,
+    /// Scratch folders stay while this run is under way.
+    _at_work: AtWork,
 }
 
 impl<'a> Journal<'a> {
@@ -44,7 +46,11 @@ impl<'a> Journal<'a> {
             digest: d.record.as_ref().map(|r| r.digest),
             resumed_at: None,
         };
-        let wanted_states = plan.decisions.iter().filter_map(|d| d.components.as_ref());
+        // A partial state is under the key of the next one.
+        let begins = |d: &crate::plan::Decision| {
+            let (components, epochs) = (d.components.as_ref()?, d.epochs.as_ref()?);
+            Some(components.states().into_iter().skip(usize::try_from(epochs.cached).ok()?).take(2).collect::<Vec<_>>())
+        };
         let record = RunRecord {
             format: RUN_FORMAT,
             id: id.to_owned(),
@@ -60,14 +66,15 @@ impl<'a> Journal<'a> {
             threads: options.threads,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             stages: plan.decisions.iter().map(stage).collect(),
-            states: wanted_states.flat_map(|c| c.states()).collect(),
+            states: plan.decisions.iter().filter_map(begins).flatten().collect(),
         };
+        let at_work = store.at_work()?;
         store.write_run(&record)?;
         let path = store.dir().join("runs").join(format!("{id}.ndjson"));
         let storage = |e| Error::storage(format!("can't write {}", path.display())).caused_by(e);
         path.parent().map_or(Ok(()), fs::create_dir_all).map_err(storage)?;
         let file = Mutex::new(File::create(&path).map_err(storage)?);
-        Ok(Self { store, spec, listener, file, record: Mutex::new(record) })
+        Ok(Self { store, spec, listener, file, record: Mutex::new(record), _at_work: at_work })
     }
 
     /// Tells the user what the store has noticed: damage, databases set aside.
