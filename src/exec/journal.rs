@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Listener, Status};
 use crate::exec::Options;
 use crate::exec::schedule::{Fate, Scheduler};
-use crate::plan::Plan;
+use crate::key::Key;
+use crate::plan::{Decision, Plan};
 use crate::spec::Spec;
 use crate::store::{AtWork, Holder, RUN_FORMAT, RunRecord, RunStatus, StageOutcome, StageRun, Store};
 
@@ -37,7 +38,7 @@ impl<'a> Journal<'a> {
         plan: &Plan,
         listener: &'a dyn Listener,
     ) -> Result<Self> {
-        let stage = |d: &crate::plan::Decision| StageRun {
+        let stage = |d: &Decision| StageRun {
             name: spec.points[d.point].name.clone(),
             kind: spec.points[d.point].parsed.kind.name().to_owned(),
             key: d.key,
@@ -45,11 +46,6 @@ impl<'a> Journal<'a> {
             seconds: 0.0,
             digest: d.record.as_ref().map(|r| r.digest),
             resumed_at: None,
-        };
-        // A partial state is under the key of the next one.
-        let begins = |d: &crate::plan::Decision| {
-            let (components, epochs) = (d.components.as_ref()?, d.epochs.as_ref()?);
-            Some(components.states().into_iter().skip(usize::try_from(epochs.cached).ok()?).take(2).collect::<Vec<_>>())
         };
         let record = RunRecord {
             format: RUN_FORMAT,
@@ -66,7 +62,7 @@ impl<'a> Journal<'a> {
             threads: options.threads,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             stages: plan.decisions.iter().map(stage).collect(),
-            states: plan.decisions.iter().filter_map(begins).flatten().collect(),
+            states: plan.decisions.iter().flat_map(begins).collect(),
         };
         let at_work = store.at_work()?;
         store.write_run(&record)?;
@@ -130,6 +126,14 @@ impl<'a> Journal<'a> {
     }
 }
 
+/// The keys of the state that a training goes on from: that of the state itself and, since half an epoch is under the key
+/// of what it will become, the next one.
+fn begins(decision: &Decision) -> Vec<Key> {
+    let (Some(components), Some(epochs)) = (&decision.components, &decision.epochs) else { return Vec::new() };
+    let cached = usize::try_from(epochs.cached).unwrap_or(usize::MAX);
+    components.states().into_iter().skip(cached).take(2).collect()
+}
+
 impl Listener for Journal<'_> {
     fn event(&self, event: &Event) {
         self.remember(event);
@@ -141,5 +145,39 @@ impl Listener for Journal<'_> {
             let _ = self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
         }
         self.listener.event(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::{Components, Segment};
+    use crate::plan::{CachedEpochs, State};
+
+    #[test]
+    fn a_record_names_two_states_of_a_training_however_long_it_is() {
+        let components = |epochs| Components {
+            kind: "test".to_owned(),
+            version: 1,
+            params: Default::default(),
+            seed: None,
+            precision: None,
+            inputs: Default::default(),
+            contents: Default::default(),
+            segments: Some(vec![Segment { epochs, params: Default::default() }]),
+        };
+        let decision = |cached, total| Decision {
+            point: 0,
+            state: State::Miss,
+            key: Some(components(total).key()),
+            components: Some(components(total)),
+            record: None,
+            reason: None,
+            epochs: Some(CachedEpochs { cached, total }),
+        };
+        let states = components(5000).states();
+        assert_eq!(begins(&decision(4000, 5000)), states[4000..4002]);
+        assert_eq!(begins(&decision(5000, 5000)), states[5000..]);
+        assert_eq!(begins(&decision(9, 10)).len(), 2);
     }
 }
