@@ -44,7 +44,8 @@ fn states(dir: &std::path::Path, plain: &std::path::Path) -> Outcome {
     let keys = chain(0, 8).states();
     let store = Store::open(dir, Options::default())?;
     let mb = STATE_MB as f64;
-    for (epoch, key) in keys.iter().enumerate() {
+    let mut before = None;
+    for epoch in 0..keys.len() {
         let tensors = state(epoch as u64)?;
         let ((), file) = timed(|| {
             let mut file = File::create(plain)?;
@@ -52,8 +53,11 @@ fn states(dir: &std::path::Path, plain: &std::path::Path) -> Outcome {
             Ok(file.sync_all()?)
         })?;
         let position = StatePosition { epoch: epoch as u64, step: 0 };
-        let (record, put) = timed(|| Ok(store.put_state(key, position, "cpu", false, &tensors)?))?;
-        let (_, removed) = timed(|| Ok(store.remove_superseded(&keys, &record)?))?;
+        let (record, put) = timed(|| Ok(store.put_state(&keys, position, "cpu", false, &tensors)?))?;
+        let (_, removed) = timed(|| match before.replace(record.clone()) {
+            Some(old) => Ok(store.remove_superseded(&old, &record)?),
+            None => Ok(false),
+        })?;
         store.close();
         let (back, read) = timed(|| Ok(store.read_state(&record)?))?;
         assert_eq!(back, tensors);

@@ -3,9 +3,11 @@
 //! ```text
 //! DIR/FORMAT                    the layout's version, as text
 //! DIR/index/                    sled: results, states, newest result per point, digests of files
+//! DIR/small/<digest>            small files of results, each a file of its own
 //! DIR/chunks-<generation>/      sled: chunks of 64 KiB, and for each blob the list of its chunks
 //! DIR/runs/<id>.json            run records (`<id>.ndjson` beside them is the runner's)
 //! DIR/leases/<key>              who runs a key; held by a file lock, so that the kernel frees it when its holder dies
+//! DIR/work.lock                 shared by whoever runs stages
 //! DIR/*.lock                    one per database: one process at a time, with the holder's name for those who wait
 //! DIR/*.wanted                  somebody waits for that lock
 //! DIR/*-damaged-<n>/            databases that would not open, set aside and never deleted
@@ -32,8 +34,11 @@ mod lock;
 mod quiet;
 mod record;
 mod results;
+mod roots;
 mod runs;
+mod small;
 mod states;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -49,8 +54,9 @@ pub use record::{
     Holder, Provenance, RUN_FORMAT, ResultRecord, RunRecord, RunStatus, StageOutcome, StageRun, StatePosition,
     StateRecord, host_name, new_run_id,
 };
+pub use sweep::AtWork;
 
-use crate::artifact::{Artifact, Manifest, Tensor};
+use crate::artifact::Artifact;
 use crate::key::Components;
 
 /// The version of the cache's layout.
@@ -129,11 +135,6 @@ impl Store {
         self.inner.close();
     }
 
-    /// A result to be read as a stage's input.
-    pub fn open_input(self: &Arc<Self>, record: &ResultRecord, label: &str) -> StoredArtifact {
-        StoredArtifact { store: Arc::clone(self), label: label.to_owned(), manifest: record.manifest.clone() }
-    }
-
     /// Bytes on disk of the whole cache.
     pub fn disk_bytes(&self) -> u64 {
         folder_bytes(&self.inner.dir)
@@ -157,51 +158,19 @@ fn folder_bytes(dir: &Path) -> u64 {
     entries.flatten().map(bytes).sum()
 }
 
-/// An artifact in the cache, read tensor by tensor.
-pub struct StoredArtifact {
-    store: Arc<Store>,
-    label: String,
-    manifest: Manifest,
-}
-
-impl StoredArtifact {
-    /// The name of the point that made it.
-    pub fn label(&self) -> &str {
-        &self.label
-    }
-
-    /// What is in it.
-    pub fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
-    /// One tensor, verified.
-    ///
-    /// # Errors
-    /// If there is none of this name, or it is damaged.
-    pub fn tensor(&self, name: &str) -> crate::error::Result<Tensor> {
-        let Some(entry) = self.manifest.tensors.get(name) else {
-            return Err(StoreError::NotFound(format!("`{}` holds no tensor `{name}`", self.label)).into());
-        };
-        Ok(self.store.read_tensor(entry)?)
-    }
-
-    /// One file, verified.
-    ///
-    /// # Errors
-    /// As [`StoredArtifact::tensor`].
-    pub fn file(&self, name: &str) -> crate::error::Result<Vec<u8>> {
-        let Some(entry) = self.manifest.files.get(name) else {
-            return Err(StoreError::NotFound(format!("`{}` holds no file `{name}`", self.label)).into());
-        };
-        Ok(self.store.read_file(entry)?)
+/// Blocks on disk of a file, or of everything in a folder.
+fn path_bytes(path: &Path) -> u64 {
+    match std::fs::symlink_metadata(path) {
+        Ok(m) if m.is_dir() => folder_bytes(path),
+        Ok(m) => m.blocks() * 512,
+        Err(_) => 0,
     }
 }
 
 /// What `gc` keeps.
 #[derive(Clone, Debug)]
 pub struct GcPolicy {
-    /// What the newest so many runs of each pipeline name (those still under way always).
+    /// What the newest so many runs of each pipeline name (those still under way always, and the newest).
     pub keep_runs: usize,
     /// What is left in place besides: ids of runs.
     pub named: Vec<String>,
@@ -224,6 +193,8 @@ pub struct GcReport {
     pub states_kept: usize,
     /// States removed.
     pub states_removed: usize,
+    /// Runs whose record, events and logs were removed.
+    pub runs_removed: usize,
 }
 
 impl GcReport {

@@ -16,7 +16,7 @@ use crate::store::GcPolicy;
   vadpipe gc --keep-runs 3          keep what the last three runs of each pipeline need
   vadpipe gc --keep 20261122-10     and what this run needs")]
 pub(super) struct GcArgs {
-    /// Keep what the newest so many runs of each pipeline need
+    /// Keep the newest so many runs of each pipeline and what they need (one at least)
     #[arg(long, default_value_t = 10, value_name = "N")]
     keep_runs: usize,
     /// Keep what this run needs, too (its id; may be given several times)
@@ -41,16 +41,17 @@ pub(super) fn gc(args: &GcArgs, global: &Global, ui: &Ui) -> Result<()> {
             "dry_run": args.dry_run, "bytes_before": report.bytes_before, "bytes_after": report.bytes_after,
             "freed_bytes": report.freed_bytes(), "results_kept": report.results_kept,
             "results_removed": report.results_removed, "states_kept": report.states_kept,
-            "states_removed": report.states_removed,
+            "states_removed": report.states_removed, "runs_removed": report.runs_removed,
         }));
     }
     let (would, about) = if args.dry_run { ("would free", "about ") } else { ("freed", "") };
     ui.out(&format!(
-        "{would} {about}{} of {}: {} results and {} states removed, {} and {} kept",
+        "{would} {about}{} of {}: {} results, {} states and {} runs removed; {} results and {} states kept",
         bytes(report.freed_bytes()),
         bytes(report.bytes_before),
         report.results_removed,
         report.states_removed,
+        report.runs_removed,
         report.results_kept,
         report.states_kept
     ));

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::event::{Event, Listener};
 use crate::key::Key;
 use crate::stage::{Chain, Position, Saved};
-use crate::store::{StatePosition, Store};
+use crate::store::{StatePosition, StateRecord, Store};
 
 /// Nothing is trained yet: cheaper to make than to store.
 const START: Position = Position { epoch: 0, step: 0 };
@@ -34,6 +34,8 @@ pub(crate) struct StoredChain<'a> {
 struct Moving {
     last_save: Instant,
     resumed_at: Option<u64>,
+    /// The state that this job saved last or went on from, unless it stays.
+    last: Option<StateRecord>,
 }
 
 /// What a chain is made of.
@@ -59,7 +61,7 @@ impl<'a> StoredChain<'a> {
         settings: ChainSettings<'a>,
     ) -> Self {
         let ChainSettings { states, numerics, pinned, interval, fresh } = settings;
-        let moving = Moving { last_save: Instant::now(), resumed_at: None };
+        let moving = Moving { last_save: Instant::now(), resumed_at: None, last: None };
         Self { store, listener, stage, states, numerics, pinned, interval, fresh, moving: Mutex::new(moving) }
     }
 
@@ -89,7 +91,10 @@ impl Chain for StoredChain<'_> {
         // Damaged states are forgotten and passed over; the store says so in its warnings.
         let Some((record, tensors)) = self.store.resume(&self.states, self.numerics)? else { return Ok(None) };
         let position = Position { epoch: record.epoch, step: record.step };
-        self.lock().resumed_at = Some(position.epoch);
+        let mut moving = self.lock();
+        moving.resumed_at = Some(position.epoch);
+        moving.last = Some(record).filter(|r| !r.pinned);
+        drop(moving);
         let (stage, epochs, Position { epoch, step }) = (self.stage.to_owned(), self.total(), position);
         self.listener.event(&Event::Resumed { stage, epoch, step, epochs, resumed_at: epoch });
         Ok(Some(Saved { position, tensors }))
@@ -110,14 +115,15 @@ impl Chain for StoredChain<'_> {
             return Ok(());
         }
         let started = Instant::now();
-        // Half an epoch belongs to the state that it will become: it depends on that epoch's parameters.
-        let towards = position.epoch + u64::from(position.step > 0);
-        let key = &self.states[towards as usize];
         let pinned = self.stays(position);
         let stored = StatePosition { epoch: position.epoch, step: position.step };
-        let record = self.store.put_state(key, stored, self.numerics, pinned, tensors)?;
-        self.store.remove_superseded(&self.states, &record)?;
+        let record = self.store.put_state(&self.states, stored, self.numerics, pinned, tensors)?;
+        let before = self.lock().last.take();
+        if let Some(old) = before {
+            self.store.remove_superseded(&old, &record)?;
+        }
         let mut moving = self.lock();
+        moving.last = Some(record).filter(|r| !r.pinned);
         moving.last_save = Instant::now();
         let resumed_at = moving.resumed_at;
         drop(moving);

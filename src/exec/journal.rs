@@ -12,9 +12,10 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Listener, Status};
 use crate::exec::Options;
 use crate::exec::schedule::{Fate, Scheduler};
-use crate::plan::Plan;
+use crate::key::Key;
+use crate::plan::{Decision, Plan};
 use crate::spec::Spec;
-use crate::store::{Holder, RUN_FORMAT, RunRecord, RunStatus, StageOutcome, StageRun, Store};
+use crate::store::{AtWork, Holder, RUN_FORMAT, RunRecord, RunStatus, StageOutcome, StageRun, Store};
 
 /// Passes events on to the user's listener, and keeps them.
 pub(crate) struct Journal<'a> {
@@ -23,6 +24,8 @@ pub(crate) struct Journal<'a> {
     listener: &'a dyn Listener,
     file: Mutex<File>,
     record: Mutex<RunRecord>,
+    /// Scratch folders stay while this run is under way.
+    _at_work: AtWork,
 }
 
 impl<'a> Journal<'a> {
@@ -35,7 +38,7 @@ impl<'a> Journal<'a> {
         plan: &Plan,
         listener: &'a dyn Listener,
     ) -> Result<Self> {
-        let stage = |d: &crate::plan::Decision| StageRun {
+        let stage = |d: &Decision| StageRun {
             name: spec.points[d.point].name.clone(),
             kind: spec.points[d.point].parsed.kind.name().to_owned(),
             key: d.key,
@@ -44,7 +47,6 @@ impl<'a> Journal<'a> {
             digest: d.record.as_ref().map(|r| r.digest),
             resumed_at: None,
         };
-        let wanted_states = plan.decisions.iter().filter_map(|d| d.components.as_ref());
         let record = RunRecord {
             format: RUN_FORMAT,
             id: id.to_owned(),
@@ -60,14 +62,15 @@ impl<'a> Journal<'a> {
             threads: options.threads,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             stages: plan.decisions.iter().map(stage).collect(),
-            states: wanted_states.flat_map(|c| c.states()).collect(),
+            states: plan.decisions.iter().flat_map(begins).collect(),
         };
+        let at_work = store.at_work()?;
         store.write_run(&record)?;
         let path = store.dir().join("runs").join(format!("{id}.ndjson"));
         let storage = |e| Error::storage(format!("can't write {}", path.display())).caused_by(e);
         path.parent().map_or(Ok(()), fs::create_dir_all).map_err(storage)?;
         let file = Mutex::new(File::create(&path).map_err(storage)?);
-        Ok(Self { store, spec, listener, file, record: Mutex::new(record) })
+        Ok(Self { store, spec, listener, file, record: Mutex::new(record), _at_work: at_work })
     }
 
     /// Tells the user what the store has noticed: damage, databases set aside.
@@ -123,6 +126,14 @@ impl<'a> Journal<'a> {
     }
 }
 
+/// The keys of the state that a training goes on from: that of the state itself and, since half an epoch is under the key
+/// of what it will become, the next one.
+fn begins(decision: &Decision) -> Vec<Key> {
+    let (Some(components), Some(epochs)) = (&decision.components, &decision.epochs) else { return Vec::new() };
+    let cached = usize::try_from(epochs.cached).unwrap_or(usize::MAX);
+    components.states().into_iter().skip(cached).take(2).collect()
+}
+
 impl Listener for Journal<'_> {
     fn event(&self, event: &Event) {
         self.remember(event);
@@ -134,5 +145,39 @@ impl Listener for Journal<'_> {
             let _ = self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
         }
         self.listener.event(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::{Components, Segment};
+    use crate::plan::{CachedEpochs, State};
+
+    #[test]
+    fn a_record_names_two_states_of_a_training_however_long_it_is() {
+        let components = |epochs| Components {
+            kind: "test".to_owned(),
+            version: 1,
+            params: Default::default(),
+            seed: None,
+            precision: None,
+            inputs: Default::default(),
+            contents: Default::default(),
+            segments: Some(vec![Segment { epochs, params: Default::default() }]),
+        };
+        let decision = |cached, total| Decision {
+            point: 0,
+            state: State::Miss,
+            key: Some(components(total).key()),
+            components: Some(components(total)),
+            record: None,
+            reason: None,
+            epochs: Some(CachedEpochs { cached, total }),
+        };
+        let states = components(5000).states();
+        assert_eq!(begins(&decision(4000, 5000)), states[4000..4002]);
+        assert_eq!(begins(&decision(5000, 5000)), states[5000..]);
+        assert_eq!(begins(&decision(9, 10)).len(), 2);
     }
 }

@@ -38,6 +38,8 @@ pub fn verify(
     cancel: &Cancel,
     listener: &dyn Listener,
 ) -> Result<Vec<Verification>> {
+    // Nobody removes its folders meanwhile.
+    let _at_work = store.at_work()?;
     let apart = tempfile::Builder::new()
         .prefix("verify-")
         .tempdir_in(store.dir())

@@ -23,7 +23,7 @@ impl Store {
         }
         // Who relies on each blob, as people know them. What is known to be lost is no news.
         let mut blobs: BTreeMap<blobs::BlobKey, Vec<String>> = BTreeMap::new();
-        for r in results.iter().filter(|r| r.lineage == lineage && !r.damaged) {
+        for r in results.iter().filter(|r| !r.damaged && (r.lineage == lineage || self.inner.needs_no_chunks(r))) {
             let name = format!("{}/{}", r.pipeline, r.point);
             r.blobs().into_iter().for_each(|b| blobs.entry(b.into()).or_default().push(name.clone()));
         }
@@ -58,10 +58,7 @@ impl Store {
 
     /// What is wrong with a blob, if anything.
     fn check_blob(&self, entry: BlobEntry, repair: bool) -> Result<Option<String>> {
-        if !self.inner.chunks_path()?.exists() {
-            return Ok(Some("it is missing".to_owned()));
-        }
-        let flaw = self.inner.chunks(|o| Ok(blobs::read(&o.db, &entry)?.err()))?;
+        let flaw = self.find_blob(&entry)?.err();
         if let (Some(flaw), true) = (&flaw, repair) {
             self.remove_flawed(&entry, flaw);
         }

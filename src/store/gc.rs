@@ -1,9 +1,7 @@
 //! Collection: what no kept run needs goes, and the disk gets its space back.
 //!
-//! Roots are the newest run records of each pipeline, those named, and those under way. A result lives if a kept run
-//! names its key or made it, or if a point of a kept run used it last; so does the newest result of every point of a
-//! pipeline of which there is no run record at all. A state lives if a kept run names its key, if it lies on the chain
-//! of a living result and is pinned or the last, or if a kept run that has not finished well saved it.
+//! What lives is decided in `roots.rs`, and what else nobody removes (records of old runs, what killed processes left) is
+//! found in `sweep.rs`.
 //!
 //! The chunks that live are copied into a new generation; the index is flipped to it in one batch, and only then the
 //! old folder is removed. A crash leaves a folder that the next collection removes.
@@ -15,8 +13,10 @@ use std::path::Path;
 use super::database::flush;
 use super::inner::{failed, things};
 use super::lock::Sharing;
-use super::record::{BlobEntries, RunStatus};
-use super::{GcPolicy, GcReport, Result, ResultRecord, RunRecord, StateRecord, Store, StoreError, blobs, index};
+use super::record::BlobEntries;
+use super::roots::Live;
+use super::{GcPolicy, GcReport, Result, ResultRecord, RunRecord, StateRecord, Store, StoreError, blobs, index, small};
+use super::{folder_bytes, path_bytes};
 use crate::artifact::BlobEntry;
 use crate::key::{Digest, Key};
 
@@ -30,15 +30,14 @@ impl Store {
             return Ok(GcReport::default());
         }
         let _alone = self.inner.collect_lock(Sharing::Exclusive)?;
-        let runs = self.kept_runs(policy)?;
+        let (runs, old_runs) = self.kept_runs(policy)?;
+        let leftovers = self.leftovers(&runs, &old_runs);
         let (results, states, newest) = self
             .inner
             .read_index(|db| Ok((index::all_results(db)?.0, index::all_states(db)?.0, index::all_newest(db)?)))?;
         let live = Live::new(&runs, &results, &newest);
         let (kept, dead): (Vec<_>, Vec<_>) = results.into_iter().partition(|r| live.results.contains(&r.key));
-        let chains = live.chains(&kept);
-        let (kept_states, dead_states): (Vec<_>, Vec<_>) =
-            states.into_iter().partition(|s| live.keeps_state(&chains, s));
+        let (kept_states, dead_states) = live.split_states(states, &kept, &dead);
         let mut report = GcReport {
             bytes_before: self.disk_bytes(),
             bytes_after: 0,
@@ -46,54 +45,64 @@ impl Store {
             results_removed: dead.len(),
             states_kept: kept_states.len(),
             states_removed: dead_states.len(),
+            runs_removed: old_runs.len(),
         };
         let blobs_of = |results: &[ResultRecord], states: &[StateRecord]| -> BTreeMap<Digest, u64> {
             let all = results.iter().flat_map(BlobEntries::blobs).chain(states.iter().flat_map(BlobEntries::blobs));
             all.map(|BlobEntry { digest, size }| (digest, size)).collect()
         };
         let keep = blobs_of(&kept, &kept_states);
+        let old_small = small::others(&self.inner.dir, &keep);
+        let keep = keep.into_iter().map(|(digest, size)| blobs::BlobKey(digest, size));
+        let in_chunks = keep.filter(|b| !small::has(&self.inner.dir, b.0, b.1)).collect();
         if policy.dry_run {
-            let gone = blobs_of(&dead, &dead_states);
-            let gone: u64 = gone.iter().filter(|(digest, _)| !keep.contains_key(digest)).map(|(_, size)| size).sum();
-            report.bytes_after = report.bytes_before.saturating_sub(gone);
+            let files = leftovers.bytes() + old_small.iter().map(|p| path_bytes(p)).sum::<u64>();
+            let after = report.bytes_before.saturating_sub(files + self.chunk_savings(&in_chunks));
+            report.bytes_after = after;
             return Ok(report);
         }
-        self.collect(&keep.into_iter().collect(), &dead, &dead_states)?;
+        self.collect(&in_chunks, &dead, &dead_states)?;
         self.sweep_leases();
+        // Only now that nothing names them any more.
+        old_small.iter().for_each(|path| drop(fs::remove_file(path)));
+        leftovers.remove();
         report.bytes_after = self.disk_bytes();
         Ok(report)
     }
 
-    fn kept_runs(&self, policy: &GcPolicy) -> Result<Vec<RunRecord>> {
+    /// About how many bytes a new generation saves that holds only these.
+    fn chunk_savings(&self, keep: &BTreeSet<blobs::BlobKey>) -> u64 {
+        let generations = self.inner.generations().into_iter();
+        let now: u64 = generations.map(|g| folder_bytes(&self.inner.generation_path(g))).sum();
+        now.saturating_sub(blobs::fresh_bytes(keep.iter().map(|b| b.1).sum()))
+    }
+
+    /// The runs that are roots, and the others. Whatever the policy, the newest of each pipeline is kept.
+    fn kept_runs(&self, policy: &GcPolicy) -> Result<(Vec<RunRecord>, Vec<RunRecord>)> {
         for id in &policy.named {
             self.run(id)?;
         }
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        let mut kept = Vec::new();
-        for run in self.runs()?.into_iter().rev() {
+        Ok(self.runs()?.into_iter().rev().partition(|run| {
             let count = counts.entry(run.pipeline.clone()).or_default();
             *count += 1;
             let named = policy.named.iter().any(|id| run.id.starts_with(id.as_str()) || run.id.ends_with(id.as_str()));
-            if *count <= policy.keep_runs || named || run.is_running() {
-                kept.push(run);
-            }
-        }
-        Ok(kept)
+            *count <= policy.keep_runs.max(1) || named || run.is_running()
+        }))
     }
 
     fn collect(
         &self,
-        keep: &BTreeSet<(Digest, u64)>,
+        keep: &BTreeSet<blobs::BlobKey>,
         dead: &[ResultRecord],
         dead_states: &[StateRecord],
     ) -> Result<()> {
         let inner = &self.inner;
-        let keep = keep.iter().map(|(digest, size)| blobs::BlobKey(*digest, *size)).collect();
         let lost = inner.chunks_alone(|old_path| {
             let generation = inner.next_generation();
             let new_path = inner.generation_path(generation);
             let lost = match old_path.exists() {
-                true => copy_chunks(self, old_path, &new_path, &keep).inspect_err(|_| {
+                true => copy_chunks(self, old_path, &new_path, keep).inspect_err(|_| {
                     // What was begun only takes space, which may be what is short.
                     let _ = fs::remove_dir_all(&new_path);
                 })?,
@@ -130,51 +139,4 @@ fn copy_chunks(store: &Store, from: &Path, to: &Path, keep: &BTreeSet<blobs::Blo
     let new = store.inner.open_chunks(to)?;
     let copied = blobs::copy(&old, &new, keep).and_then(|lost| flush(&new, to).map(|()| lost));
     copied.map_err(|f| failed(f, to))
-}
-
-/// The keys that kept runs hold on to.
-struct Live {
-    results: BTreeSet<Key>,
-    /// Named by a run, as a result's or a state's key.
-    named: BTreeSet<Key>,
-    /// Times (start, end) of kept runs that have not finished well: Unix milliseconds.
-    unfinished: Vec<(i64, i64)>,
-}
-
-impl Live {
-    fn new(runs: &[RunRecord], results: &[ResultRecord], newest: &[(String, String, Key)]) -> Self {
-        let mut named: BTreeSet<Key> = runs.iter().flat_map(|r| r.states.iter().copied()).collect();
-        named.extend(runs.iter().flat_map(|r| r.stages.iter().filter_map(|s| s.key)));
-        let mut live = named.clone();
-        let ids: BTreeSet<&str> = runs.iter().map(|r| r.id.as_str()).collect();
-        live.extend(results.iter().filter(|r| ids.contains(r.provenance.run.as_str())).map(|r| r.key));
-        let points: BTreeSet<(&str, &str)> =
-            runs.iter().flat_map(|r| r.stages.iter().map(|s| (r.pipeline.as_str(), s.name.as_str()))).collect();
-        let pipelines: BTreeSet<&str> = runs.iter().map(|r| r.pipeline.as_str()).collect();
-        for (pipeline, point, key) in newest {
-            if points.contains(&(pipeline, point)) || !pipelines.contains(pipeline.as_str()) {
-                live.insert(*key);
-            }
-        }
-        let unfinished = runs.iter().filter(|r| r.status != RunStatus::Ok);
-        let unfinished = unfinished.map(|r| (r.started_at, r.finished_at.unwrap_or(i64::MAX))).collect();
-        Self { results: live, named, unfinished }
-    }
-
-    /// The states on the chains of these results, and whether each is the last of one.
-    fn chains(&self, results: &[ResultRecord]) -> BTreeMap<Key, bool> {
-        let mut chains = BTreeMap::new();
-        for record in results {
-            for key in record.components.states() {
-                *chains.entry(key).or_insert(false) |= key == record.key;
-            }
-        }
-        chains
-    }
-
-    fn keeps_state(&self, chains: &BTreeMap<Key, bool>, state: &StateRecord) -> bool {
-        let during = self.unfinished.iter().any(|(start, end)| (*start..=*end).contains(&state.saved_at));
-        let on_chain = chains.get(&state.key).is_some_and(|last| state.pinned || (*last && state.step == 0));
-        on_chain || during || self.named.contains(&state.key)
-    }
 }

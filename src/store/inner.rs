@@ -13,7 +13,7 @@ use super::database::{self, Database, Failure, Opened, Place, flush};
 use super::index::{self, FileRecord};
 use super::lock::{self, Sharing};
 use super::record::BlobEntries;
-use super::{FORMAT, Options, Result, StoreError};
+use super::{FORMAT, Options, Result, ResultRecord, StoreError, small};
 use crate::key::{Digest, Key};
 
 /// How often the closer looks at open databases.
@@ -201,7 +201,13 @@ impl Inner {
         Ok(keys.into_iter().collect())
     }
 
-    /// All blobs that results and states rely on, leaving out what is known to be lost.
+    /// Whether all that a result is made of stands in files of its own (or it is made of nothing), whatever becomes of the
+    /// chunks.
+    pub(super) fn needs_no_chunks(&self, record: &ResultRecord) -> bool {
+        record.blobs().iter().all(|b| small::has(&self.dir, b.digest, b.size))
+    }
+
+    /// All blobs among the chunks that results and states rely on, leaving out what is known to be lost.
     pub(super) fn wanted_blobs(self: &Arc<Self>) -> Result<BTreeSet<BlobKey>> {
         self.read_index(|db| {
             let lineage = index::lineage(db)?;
@@ -209,7 +215,8 @@ impl Inner {
             let results = results.filter(|r| r.lineage == lineage && !r.damaged).flat_map(|r| r.blobs());
             let states = index::all_states(db)?.0.into_iter();
             let states = states.filter(|s| s.lineage == lineage).flat_map(|s| s.blobs());
-            Ok(results.chain(states).map(BlobKey::from).collect())
+            let chunked = results.chain(states).filter(|b| !small::has(&self.dir, b.digest, b.size));
+            Ok(chunked.map(BlobKey::from).collect())
         })
     }
 

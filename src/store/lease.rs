@@ -1,17 +1,20 @@
 //! Leases: one process runs a key at a time.
 //!
 //! A lease is a locked file named by the key, with its holder's name in it. The kernel frees the lock when the holder
-//! dies; the name that it left then tells whose lease was taken over. A holder removes the file before it frees the
+//! dies, and whoever asks next has it. A holder removes the file before it frees the
 //! lock, so whoever gets a lock looks whether the file it locked is still the one of that name.
 
-use std::fs::{self, File, FileTimes};
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant};
 
 use super::lock::{self, Sharing};
 use super::{Holder, Result, Store, StoreError};
 use crate::key::Key;
+
+/// How long a holder may take to write its name.
+const NAMELESS: Duration = Duration::from_millis(100);
 
 /// What came of asking for a lease.
 #[derive(Debug)]
@@ -25,14 +28,13 @@ pub enum LeaseOutcome {
 /// A key that nobody else runs meanwhile.
 #[derive(Debug)]
 pub struct Lease {
-    file: File,
+    /// Locked as long as it is open.
+    _file: File,
     path: PathBuf,
-    /// A dead process that had held it.
-    pub taken_over: Option<Holder>,
 }
 
 impl Store {
-    /// Takes the key, so that nobody else runs it meanwhile. A dead holder's lease is taken over.
+    /// Takes the key, so that nobody else runs it meanwhile. A dead holder has it no more.
     ///
     /// # Errors
     /// If the cache can't be written.
@@ -41,18 +43,19 @@ impl Store {
         let folder = self.inner.dir.join("leases");
         fs::create_dir_all(&folder).map_err(StoreError::io("can't make", &folder))?;
         let path = folder.join(key.to_string());
+        let begin = Instant::now();
         loop {
             let file = lock::open(&path)?;
             if !lock::try_take(&file, &path, Sharing::Exclusive)? {
                 // The holder may be just about to write its name, or to go.
                 match lock::read_holder(&path) {
                     Some(holder) => return Ok(LeaseOutcome::HeldBy(holder)),
-                    None => std::thread::yield_now(),
+                    None if begin.elapsed() > NAMELESS => return Ok(LeaseOutcome::HeldBy(Holder::unknown())),
+                    None => std::thread::sleep(Duration::from_millis(2)),
                 }
             } else if is_same(&file, &path) {
-                let taken_over = lock::read_holder(&path);
                 lock::write_holder(&file).map_err(StoreError::io("can't write", &path))?;
-                return Ok(LeaseOutcome::Granted(Lease { file, path, taken_over }));
+                return Ok(LeaseOutcome::Granted(Lease { _file: file, path }));
             }
         }
     }
@@ -62,7 +65,7 @@ impl Store {
         let path = self.inner.dir.join("leases").join(key.to_string());
         let file = File::open(&path).ok()?;
         let free = lock::try_take(&file, &path, Sharing::Shared).ok()?;
-        if free { None } else { lock::read_holder(&path) }
+        if free { None } else { Some(lock::read_holder(&path).unwrap_or_else(Holder::unknown)) }
     }
 }
 
@@ -74,7 +77,7 @@ impl Store {
             // As if it were taken and dropped. What can't be removed does no harm.
             let Ok(file) = lock::open(&path) else { continue };
             if matches!(lock::try_take(&file, &path, Sharing::Exclusive), Ok(true)) && is_same(&file, &path) {
-                drop(Lease { file, path, taken_over: None });
+                drop(Lease { _file: file, path });
             }
         }
     }
@@ -86,17 +89,9 @@ fn is_same(file: &File, path: &Path) -> bool {
     matches!((named, opened), (Ok(named), Ok(opened)) if named == opened)
 }
 
-impl Lease {
-    /// Shows those who look that we are alive: the file's time. The lease is ours without it, too.
-    pub fn heartbeat(&self) {
-        let now = SystemTime::now();
-        let _ = self.file.set_times(FileTimes::new().set_modified(now));
-    }
-}
-
 impl Drop for Lease {
     fn drop(&mut self) {
-        // Left behind, it would only be taken over as that of a dead process.
+        // Left behind, it would only be an empty claim.
         let _ = fs::remove_file(&self.path);
     }
 }

@@ -57,8 +57,12 @@ pub struct ResultRecord {
 /// A stored state of a training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StateRecord {
-    /// The key of state(`epoch`).
+    /// The key of state(`epoch`), or of state(`epoch` + 1) for a partial one.
     pub key: Key,
+    /// The key of the last state of the training that saved it: whose it is, where chains share a beginning. None in
+    /// those of earlier versions.
+    #[serde(default)]
+    pub towards: Option<Key>,
     /// Finished epochs.
     pub epoch: u64,
     /// Steps done in the epoch after them; 0 for the state proper.
@@ -164,7 +168,8 @@ pub struct RunRecord {
     pub version: String,
     /// The stages, in plan order.
     pub stages: Vec<StageRun>,
-    /// Keys of states that it wants to stay, besides the results' own.
+    /// Keys of the states that its trainings would go on from as it began: those may have been saved for another
+    /// training. What it saves itself is known by [`StateRecord::towards`].
     pub states: Vec<Key>,
 }
 
@@ -217,8 +222,16 @@ impl Holder {
         Self { pid, host: host_name(), since: now_ms(), start_ticks: start_ticks(pid).unwrap_or(0) }
     }
 
+    /// Somebody who has not left a name.
+    pub fn unknown() -> Self {
+        Self { pid: 0, host: String::new(), since: now_ms(), start_ticks: 0 }
+    }
+
     /// "process 123 on lab7, since 2026-11-22 10:04:05 UTC".
     pub fn describe(&self) -> String {
+        if self.pid == 0 {
+            return "an unknown process".to_owned();
+        }
         let since = jiff::Timestamp::from_millisecond(self.since).map(|t| t.strftime("%F %T UTC").to_string());
         format!("process {} on {}, since {}", self.pid, self.host, since.unwrap_or_default())
     }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::database::Failure;
 use super::inner::things;
 use super::lock::Sharing;
-use super::record::{BlobEntries, now_ms};
-use super::{NewResult, Result, ResultRecord, Store, StoreError, blobs, index};
+use super::record::now_ms;
+use super::{NewResult, Result, ResultRecord, Store, StoreError, blobs, index, small};
 use crate::artifact::{Artifact, BlobEntry, Manifest, Tensor, TensorEntry};
 use crate::key::{Components, Digest, Key};
 
@@ -65,33 +65,9 @@ impl Store {
     pub fn are_present(&self, records: &[&ResultRecord]) -> Result<Vec<bool>> {
         let (generation, lineage) = self.inner.read_index(|db| Ok((index::generation(db)?, index::lineage(db)?)))?;
         let folder = self.inner.generation_path(generation.unwrap_or_default()).exists();
-        let present = |r: &&ResultRecord| {
-            let empty = r.manifest.tensors.is_empty() && r.manifest.files.is_empty();
-            !r.damaged && (empty || (folder && r.lineage == lineage))
-        };
+        let present =
+            |r: &&ResultRecord| !r.damaged && ((folder && r.lineage == lineage) || self.inner.needs_no_chunks(r));
         Ok(records.iter().map(present).collect())
-    }
-
-    /// Whether all chunks of this result exist. Opens the chunks, reads no content.
-    ///
-    /// # Errors
-    /// If a database can't be read.
-    pub fn verify_present(&self, record: &ResultRecord) -> Result<bool> {
-        if !self.is_present(record)? {
-            return Ok(false);
-        }
-        let wanted = record.blobs();
-        if wanted.is_empty() {
-            return Ok(true);
-        }
-        self.inner.chunks(|o| {
-            for entry in &wanted {
-                if !blobs::is_complete(&o.db, entry)? {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        })
     }
 
     /// Stores a result. Equal blobs and chunks are stored once.
@@ -99,8 +75,11 @@ impl Store {
     /// # Errors
     /// If the cache can't be written, or a tensor's shape overflows.
     pub fn commit(&self, new: NewResult<'_>) -> Result<ResultRecord> {
-        let (manifest, bytes) = encode_artifact(&new.components.kind, new.artifact)?;
+        let (manifest, mut bytes) = encode_artifact(&new.components.kind, new.artifact)?;
+        let small = small::choose(&new.artifact.files).into_iter();
+        let small = small.filter_map(|digest| Some((digest, bytes.remove(&digest)?))).collect();
         let _collecting = self.inner.collect_lock(Sharing::Shared)?;
+        small::write(&self.inner.dir, &small)?;
         self.write_blobs(&bytes)?;
         let mut provenance = new.provenance;
         if provenance.finished_at == 0 {
@@ -145,20 +124,6 @@ impl Store {
         })
     }
 
-    /// Removes a result from the index, as a failed verification wants: from now on it was never made.
-    ///
-    /// # Errors
-    /// If the cache can't be written.
-    pub fn forget(&self, key: &Key) -> Result<()> {
-        match self.result(key)? {
-            None => Ok(()),
-            Some(record) => self.inner.change_index(|_, batch| {
-                index::remove_result(batch, &record);
-                Ok(())
-            }),
-        }
-    }
-
     /// A tensor's verified content.
     ///
     /// # Errors
@@ -177,10 +142,7 @@ impl Store {
     /// # Errors
     /// As [`Store::read_tensor`].
     pub fn read_file(&self, entry: &BlobEntry) -> Result<Vec<u8>> {
-        if !self.inner.chunks_path()?.exists() {
-            return Err(self.damaged(&entry.digest, "it is missing".to_owned()));
-        }
-        match self.inner.chunks(|o| blobs::read(&o.db, entry))? {
+        match self.find_blob(entry)? {
             Ok(bytes) => Ok(bytes),
             Err(flaw) => {
                 self.remove_flawed(entry, &flaw);
@@ -189,9 +151,28 @@ impl Store {
         }
     }
 
-    /// Takes a flawed blob out of the chunks, so that it is not taken for there when it is made again. What can't be
+    /// A blob's verified bytes, or what is wrong with it.
+    pub(super) fn find_blob(&self, entry: &BlobEntry) -> Result<Result<Vec<u8>, blobs::Flaw>> {
+        let small = match small::read(&self.inner.dir, entry)? {
+            Some(Ok(bytes)) => return Ok(Ok(bytes)),
+            Some(Err(why)) => Some(why),
+            None => None,
+        };
+        // A database is not made to look for something in it.
+        let among_chunks = match self.inner.chunks_path()?.exists() {
+            true => self.inner.chunks(|o| blobs::read(&o.db, entry))?,
+            false => Err(blobs::Flaw::new("it is missing")),
+        };
+        Ok(among_chunks.map_err(|flaw| small.map_or(flaw, blobs::Flaw::new)))
+    }
+
+    /// Takes a flawed blob out of the small files and the chunks, so that it is not taken for there when it is made again. What can't be
     /// removed either makes the next write save the rest into a new database.
     pub(super) fn remove_flawed(&self, entry: &BlobEntry, flaw: &blobs::Flaw) {
+        small::remove(&self.inner.dir, entry.digest);
+        if !self.inner.chunks_path().is_ok_and(|p| p.exists()) {
+            return;
+        }
         let _ = self.inner.chunks(|o| match blobs::remove_flawed(&o.db, &entry.digest, flaw) {
             Err(Failure::Broken(_)) => Ok(()),
             other => other,

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::database::Failure;
 use super::lock::Sharing;
 use super::record::{BlobEntries, now_ms};
 use super::results::encode_tensor;
@@ -62,19 +63,24 @@ impl Store {
         Ok(None)
     }
 
-    /// Stores a state: `key` is that of state(`epoch`), or of state(`epoch` + 1) if `step` (the steps done after `epoch`) is
-    /// not 0. A state that was pinned stays pinned. Durable when this returns.
+    /// Stores a state of the chain `states` (the keys of state(0) … state(n)). It goes under the key of state(`epoch`), or
+    /// of state(`epoch` + 1) if `step` (the steps done after `epoch`) is not 0. A state that was pinned stays pinned, and
+    /// one that two trainings save becomes so: their chains part behind it. Durable when this returns.
     ///
     /// # Errors
-    /// If the cache can't be written.
+    /// If the cache can't be written, or the chain has no such state.
     pub fn put_state(
         &self,
-        key: &Key,
+        states: &[Key],
         position: StatePosition,
         class: &str,
         pinned: bool,
         tensors: &BTreeMap<String, Tensor>,
     ) -> Result<StateRecord> {
+        let place = usize::try_from(position.epoch).ok().and_then(|e| e.checked_add(usize::from(position.step > 0)));
+        let (Some(key), Some(towards)) = (place.and_then(|place| states.get(place)), states.last().copied()) else {
+            return Err(StoreError::NotFound(format!("the chain has no state {}+{}", position.epoch, position.step)));
+        };
         let mut bytes = BTreeMap::new();
         let mut entries = BTreeMap::new();
         for (name, tensor) in tensors {
@@ -84,12 +90,14 @@ impl Store {
         self.write_blobs(&bytes)?;
         let (before, lineage) = self.inner.read_index(|db| Ok((index::states(db, key)?, index::lineage(db)?)))?;
         let same = before.into_iter().find(|s| s.step == position.step && s.class == class);
+        let shared = same.as_ref().is_some_and(|s| s.towards.is_some_and(|other| other != towards));
         let record = StateRecord {
             key: *key,
+            towards: Some(towards),
             epoch: position.epoch,
             step: position.step,
             class: class.to_owned(),
-            pinned: pinned || same.is_some_and(|s| s.pinned),
+            pinned: pinned || shared || same.is_some_and(|s| s.pinned),
             tensors: entries,
             saved_at: now_ms(),
             lineage,
@@ -106,40 +114,37 @@ impl Store {
         record.tensors.iter().map(|(name, entry)| Ok((name.clone(), self.read_tensor(entry)?))).collect()
     }
 
-    /// Removes the states of this chain and class that are not pinned and lie before `newest`, which must be stored, and
-    /// returns how many. The space of what nothing else uses is used again (but for what others write at this moment:
-    /// then it is left to `gc`).
+    /// Removes `old`, which `newest` replaces, and returns whether it did. It stays if it is pinned, if another training
+    /// saved it (whoever took it up from there leaves it to its owner, and to `gc`), or if `newest` is not stored. The space
+    /// of what nothing else uses is used again (but for what others write at this moment: then it is left to `gc`).
     ///
     /// # Errors
     /// If the cache can't be written.
-    pub fn remove_superseded(&self, states: &[Key], newest: &StateRecord) -> Result<usize> {
-        let old: Vec<StateRecord> = self.inner.read_index(|db| {
-            let mut old = Vec::new();
-            if !index::states(db, &newest.key)?.iter().any(|s| s.step == newest.step && s.class == newest.class) {
-                return Ok(old);
-            }
-            for key in states {
-                let before = |s: &StateRecord| {
-                    s.class == newest.class && !s.pinned && (s.epoch, s.step) < (newest.epoch, newest.step)
-                };
-                old.extend(index::states(db, key)?.into_iter().filter(before));
-            }
-            Ok(old)
-        })?;
-        if old.is_empty() {
-            return Ok(0);
+    pub fn remove_superseded(&self, old: &StateRecord, newest: &StateRecord) -> Result<bool> {
+        let name = |s: &StateRecord| (s.key, s.step, s.class.clone());
+        if name(old) == name(newest) {
+            return Ok(false);
         }
+        let removable = self.inner.read_index(|db| {
+            let stored = |state: &StateRecord| -> Result<_, Failure> {
+                Ok(index::states(db, &state.key)?.into_iter().find(|s| name(s) == name(state)))
+            };
+            // As it is stored now: another process may have pinned it, or saved it for its own training.
+            let old = stored(old)?.filter(|s| !s.pinned && s.towards.is_none_or(|t| Some(t) == newest.towards));
+            Ok(old.filter(|_| matches!(stored(newest), Ok(Some(_)))))
+        })?;
+        let Some(old) = removable else { return Ok(false) };
         let removal = self.inner.try_collect_lock()?;
         self.inner.change_index(|_, batch| {
-            old.iter().for_each(|state| index::remove_state(batch, state));
+            index::remove_state(batch, &old);
             Ok(())
         })?;
         if removal.is_some() {
             let live: BTreeSet<Digest> = self.inner.wanted_blobs()?.into_iter().map(|b| b.0).collect();
-            let blobs = old.iter().flat_map(BlobEntries::blobs).map(|b| b.digest);
+            let blobs = old.blobs().into_iter().map(|b| b.digest);
             let dead: BTreeSet<Digest> = blobs.filter(|b| !live.contains(b)).collect();
             self.inner.chunks(|o| blobs::remove(&o.db, &dead).and_then(|()| o.flush()))?;
         }
-        Ok(old.len())
+        Ok(true)
     }
 }

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::*;
-use crate::key::{Digest, InputDigest, Segment};
+use crate::artifact::Tensor;
+use crate::key::{Digest, InputDigest, Key, Segment};
 
 pub(super) fn store(dir: &Path) -> Store {
     Store::open(dir, Options::default()).unwrap()
@@ -38,7 +39,11 @@ pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 pub(super) fn artifact(seed: u64, len: usize) -> Artifact {
     let mut artifact = Artifact::default();
-    artifact.files.insert("noise".to_owned(), noise(seed, len));
+    // Small files stand outside of the chunks; most of these stories are about chunks.
+    match len {
+        50_000..=1_048_576 => drop(artifact.tensors.insert("noise".to_owned(), Tensor::vector(&noise(seed, len)))),
+        _ => drop(artifact.files.insert("noise".to_owned(), noise(seed, len))),
+    }
     artifact.tensors.insert("t".to_owned(), Tensor::vector(&[seed as f32, 1.0]));
     artifact.metrics.insert("loss".to_owned(), seed as f64);
     artifact
@@ -69,7 +74,7 @@ fn what_was_stored_is_read_back_by_another_store() {
     let found = store.result(&c.key()).unwrap().unwrap();
     assert_eq!(found, written);
     assert_eq!(found.digest, found.manifest.digest());
-    assert!(store.is_present(&found).unwrap() && store.verify_present(&found).unwrap());
+    assert!(store.is_present(&found).unwrap());
     assert_eq!(read(&store, &found).unwrap(), a);
     assert_eq!(store.warnings(), [""; 0]);
 }
@@ -103,9 +108,6 @@ fn a_point_remembers_what_it_used_last_and_a_similar_result_is_found() {
     assert_eq!(store.newest("p", "y").unwrap().unwrap().components, old);
     assert!(store.exists_but_for_inputs(&components("old", 99)).unwrap());
     assert!(!store.exists_but_for_inputs(&components("other", 1)).unwrap());
-    store.forget(&old.key()).unwrap();
-    assert_eq!(store.result(&old.key()).unwrap(), None);
-    assert!(!store.exists_but_for_inputs(&components("old", 99)).unwrap());
 }
 
 #[test]
@@ -146,20 +148,24 @@ fn a_chain_goes_on_from_its_furthest_state_in_its_own_class() {
     let store = store(dir.path());
     let keys = chain(5).states();
     assert_eq!(store.states_present(&keys, "cpu").unwrap(), None);
-    store.put_state(&keys[2], at(2, 0), "cpu", true, &state(2, 1000)).unwrap();
-    store.put_state(&keys[3], at(3, 0), "cpu", false, &state(3, 1000)).unwrap();
+    store.put_state(&keys, at(2, 0), "cpu", true, &state(2, 1000)).unwrap();
+    store.put_state(&keys, at(3, 0), "cpu", false, &state(3, 1000)).unwrap();
     // Partial states stand under the key of what they will become.
-    store.put_state(&keys[4], at(3, 9), "cpu", false, &state(39, 1000)).unwrap();
-    store.put_state(&keys[4], at(3, 17), "cpu", false, &state(317, 1000)).unwrap();
-    store.put_state(&keys[4], at(4, 0), "cuda", false, &state(4, 1000)).unwrap();
+    store.put_state(&keys, at(3, 9), "cpu", false, &state(39, 1000)).unwrap();
+    store.put_state(&keys, at(3, 17), "cpu", false, &state(317, 1000)).unwrap();
+    store.put_state(&keys, at(4, 0), "cuda", false, &state(4, 1000)).unwrap();
     assert_eq!(store.states_present(&keys, "cpu").unwrap(), Some(at(3, 17)));
     assert_eq!(store.states_present(&keys, "cuda").unwrap(), Some(at(4, 0)));
     // A chain that ends at epoch 3 has no use for what lies beyond it.
     assert_eq!(store.states_present(&keys[..4], "cpu").unwrap(), Some(at(3, 0)));
     let (record, tensors) = store.resume(&keys, "cpu").unwrap().unwrap();
     assert_eq!(tensors, state(317, 1000));
-    assert_eq!(store.remove_superseded(&keys, &record).unwrap(), 2);
+    let state_at = |chain: &[Key]| store.longest_state(chain, "cpu").unwrap().unwrap();
+    assert!(store.remove_superseded(&state_at(&keys[..4]), &record).unwrap());
+    assert_eq!(store.states_present(&keys[..4], "cpu").unwrap(), Some(at(2, 0)));
+    assert!(!store.remove_superseded(&state_at(&keys[..4]), &record).unwrap());
     assert_eq!(store.states_present(&keys[..4], "cpu").unwrap(), Some(at(2, 0)), "a pinned state stays");
+    assert_eq!(store.states_present(&keys, "cpu").unwrap(), Some(at(3, 17)));
     assert_eq!(store.states_present(&keys, "cuda").unwrap(), Some(at(4, 0)), "another class is left alone");
 }
 
@@ -169,10 +175,11 @@ fn a_superseded_state_gives_its_space_to_the_next() {
     let store = store(dir.path());
     let keys = chain(40).states();
     let mut sizes = Vec::new();
-    for (epoch, key) in keys.iter().enumerate() {
-        let epoch = epoch as u64;
-        let record = store.put_state(key, at(epoch, 0), "cpu", false, &state(epoch, 4 << 20)).unwrap();
-        store.remove_superseded(&keys, &record).unwrap();
+    let mut before: Option<StateRecord> = None;
+    for epoch in 0..=40 {
+        let record = store.put_state(&keys, at(epoch, 0), "cpu", false, &state(epoch, 4 << 20)).unwrap();
+        assert!(before.is_none_or(|old| store.remove_superseded(&old, &record).unwrap()));
+        before = Some(record);
         sizes.push(store.disk_bytes() >> 20);
     }
     assert_eq!(store.resume(&keys, "cpu").unwrap().unwrap().1, state(40, 4 << 20));

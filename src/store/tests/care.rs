@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 
 use super::*;
-use crate::key::Key;
+
 use crate::store::blobs::CHUNK;
 
 pub(super) fn run(id: &str, keys: &[(&str, Key)]) -> RunRecord {
@@ -57,6 +57,28 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn any_record_comes_back_to_the_last_bit(
+        numbers in proptest::collection::vec(proptest::num::f64::NORMAL | proptest::num::f64::SUBNORMAL, 1..60),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut c, mut a) = (chain(2), Artifact::default());
+        for (i, x) in numbers.iter().enumerate() {
+            c.params.insert(format!("p{i}"), (*x).into());
+            a.metrics.insert(format!("m{i}"), *x);
+        }
+        let written = commit(&store(dir.path()), "x", &c, &a);
+        let found = store(dir.path()).result(&c.key()).unwrap().unwrap();
+        prop_assert_eq!(found.components.states(), c.states());
+        for (name, x) in &a.metrics {
+            prop_assert_eq!(found.manifest.metrics[name].to_bits(), x.to_bits());
+        }
+        prop_assert_eq!(found, written);
+    }
+}
+
 #[test]
 fn gc_frees_the_disk_and_keeps_what_recent_runs_need() {
     let dir = tempfile::tempdir().unwrap();
@@ -93,21 +115,182 @@ fn gc_frees_the_disk_and_keeps_what_recent_runs_need() {
 }
 
 #[test]
-fn gc_keeps_states_of_living_chains_and_of_runs_that_did_not_finish() {
+fn gc_keeps_states_of_living_chains_and_the_newest_of_trainings_that_did_not_finish() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let c = chain(3);
     let keys = c.states();
     commit(&store, "x", &c, &artifact(1, 10));
     for (epoch, pinned) in [(1, true), (2, false), (3, false)] {
-        store.put_state(&keys[epoch as usize], at(epoch, 0), "cpu", pinned, &state(epoch, 1000)).unwrap();
+        store.put_state(&keys, at(epoch, 0), "cpu", pinned, &state(epoch, 1000)).unwrap();
     }
     let policy = GcPolicy { keep_runs: 5, named: vec![], dry_run: true };
     assert_eq!(store.gc(&policy).unwrap().states_kept, 2, "without any record, the newest result and its states stay");
-    let mut killed = run("run-1", &[("x", c.key())]);
-    (killed.status, killed.finished_at) = (RunStatus::Running, None);
+    // Two more trainings, of which a killed run knew one's key; nothing knows the third.
+    let (longer, unknown, nobodys) = (chain(9).states(), another_chain(7).states(), another_chain(8).states());
+    for (states, at) in [(&longer, at(4, 0)), (&longer, at(5, 2)), (&unknown, at(1, 0)), (&unknown, at(2, 0))] {
+        store.put_state(states, at, "cpu", false, &state(at.epoch, 1000)).unwrap();
+    }
+    store.put_state(&longer, at(1, 0), "cuda", false, &state(1, 1000)).unwrap();
+    let mut killed = run("run-1", &[("x", longer[9])]);
+    (killed.status, killed.finished_at, killed.holder.start_ticks) = (RunStatus::Running, None, 1);
     store.write_run(&killed).unwrap();
-    assert_eq!(store.gc(&policy).unwrap().states_kept, 3);
+    std::thread::sleep(Duration::from_millis(2));
+    killed.finished_at = Some(super::super::record::now_ms());
+    store.write_run(&killed).unwrap();
+    std::thread::sleep(Duration::from_millis(2));
+    store.put_state(&nobodys, at(1, 0), "cpu", false, &state(11, 1000)).unwrap();
+    let report = store.gc(&GcPolicy { dry_run: false, ..policy.clone() }).unwrap();
+    assert_eq!((report.states_kept, report.states_removed), (5, 4));
+    let (record, tensors) = store.resume(&longer, "cpu").unwrap().unwrap();
+    assert_eq!(((record.epoch, record.step), tensors), ((5, 2), state(5, 1000)), "the same bytes");
+    assert_eq!(store.states_present(&longer, "cuda").unwrap(), Some(at(1, 0)));
+    assert_eq!(store.states_present(&longer[..5], "cpu").unwrap(), Some(at(3, 0)), "state 4 was superseded");
+    assert_eq!(store.states_present(&unknown, "cpu").unwrap(), Some(at(2, 0)));
+    assert_eq!(store.states_present(&nobodys, "cpu").unwrap(), None);
+    assert_eq!(store.gc(&policy).unwrap().states_removed, 0);
+}
+
+fn another_chain(input: u8) -> Components {
+    Components { inputs: components("", input).inputs, ..chain(6) }
+}
+
+#[test]
+fn trainings_whose_chains_part_leave_each_others_states_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let (short, long) = (chain(5).states(), chain(9).states());
+    assert_eq!(short[3], long[3]);
+    let put = |states: &[Key], epoch| store.put_state(states, at(epoch, 0), "cpu", false, &state(epoch, 1000)).unwrap();
+    let theirs = put(&short, 3);
+    // The other goes on from there, and saves.
+    let (taken_up, _) = store.resume(&long, "cpu").unwrap().unwrap();
+    assert_eq!(taken_up, theirs);
+    let mine = put(&long, 6);
+    assert!(!store.remove_superseded(&taken_up, &mine).unwrap());
+    assert_eq!(store.states_present(&short, "cpu").unwrap(), Some(at(3, 0)));
+    // Both save the state behind which they part: it stays.
+    let (both, next) = (put(&short, 4), put(&short, 5));
+    assert!(put(&long, 4).pinned && !both.pinned);
+    assert!(!store.remove_superseded(&both, &next).unwrap());
+    // A successor that was never stored replaces nothing.
+    let lost = StateRecord { key: long[8], epoch: 8, ..mine.clone() };
+    assert!(!store.remove_superseded(&mine, &lost).unwrap());
+    assert!(!store.remove_superseded(&mine, &mine).unwrap());
+    assert!(store.remove_superseded(&mine, &put(&long, 8)).unwrap());
+    assert!(store.put_state(&long, at(9, 1), "cpu", false, &state(1, 10)).is_err(), "beyond the chain's end");
+}
+
+#[test]
+fn gc_removes_what_old_runs_and_dead_processes_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let has = |path: &str| dir.path().join(path).exists();
+    let make = |path: &str, days: u64| {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, noise(1, 1 << 20)).unwrap();
+        let time = SystemTime::now() - Duration::from_secs(days * 24 * 3600 + 60);
+        fs::File::open(path.parent().unwrap()).unwrap().set_modified(time).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    };
+    commit(&store, "x", &components("a", 1), &artifact(1, 10));
+    for id in ["run-1", "run-2", "run-3"] {
+        store.write_run(&run(id, &[])).unwrap();
+        make(&format!("runs/{id}.ndjson"), 0);
+        make(&format!("logs/{id}/x.log"), 0);
+    }
+    let mut under_way = run("run-0", &[]);
+    (under_way.status, under_way.finished_at) = (RunStatus::Running, None);
+    store.write_run(&under_way).unwrap();
+    make("scratch/x-1/file", 0);
+    make("verify-1/file", 0);
+    make("logs/verified-today/x.log", 0);
+    make("logs/verified-earlier/x.log", 3);
+    store.close();
+    let policy = GcPolicy { keep_runs: 0, named: vec!["run-2".to_owned()], dry_run: false };
+    let planned = store.gc(&GcPolicy { dry_run: true, ..policy.clone() }).unwrap();
+    let report = store.gc(&policy).unwrap();
+    assert_eq!((planned.runs_removed, report.runs_removed), (1, 1));
+    assert!(planned.freed_bytes() >= 3 << 20 && planned.freed_bytes() < (3 << 20) + (1 << 19), "{planned:?}");
+    let ids = |store: &Store| store.runs().unwrap().into_iter().map(|r| r.id).collect::<Vec<_>>();
+    assert_eq!(ids(&store), ["run-0", "run-2", "run-3"], "the newest stays whatever the policy, and who runs");
+    assert!(!has("logs/run-1") && !has("runs/run-1.ndjson") && has("logs/run-2/x.log") && has("runs/run-3.ndjson"));
+    assert!(has("logs/verified-today") && !has("logs/verified-earlier"));
+    assert!(has("scratch/x-1/file") && has("verify-1/file"), "a run is under way");
+    store.write_run(&run("run-0", &[])).unwrap();
+    let at_work = store.at_work().unwrap();
+    store.gc(&policy).unwrap();
+    assert!(has("scratch/x-1/file") && has("verify-1/file"), "somebody verifies");
+    drop(at_work);
+    store.gc(&policy).unwrap();
+    assert!(!has("scratch/x-1") && !has("verify-1") && has("scratch"));
+}
+
+#[test]
+fn a_dry_run_tells_about_what_the_real_one_frees() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let keys = chain(30).states();
+    let c = components("a", 1);
+    commit(&store, "x", &c, &artifact(1, 20 << 20));
+    let mut before: Option<StateRecord> = None;
+    // Superseded states leave holes that only a collection closes.
+    for epoch in 1..=12 {
+        let record = store.put_state(&keys, at(epoch, 0), "cpu", false, &state(epoch, 10 << 20)).unwrap();
+        before.replace(record.clone()).map(|old| store.remove_superseded(&old, &record).unwrap());
+    }
+    store.close();
+    let policy = GcPolicy { keep_runs: 1, named: vec![], dry_run: true };
+    let planned = store.gc(&policy).unwrap();
+    let report = store.gc(&GcPolicy { dry_run: false, ..policy }).unwrap();
+    store.close();
+    let (planned, freed) = (planned.freed_bytes() as f64, report.freed_bytes() as f64);
+    assert!(planned > 10e6 && (planned - freed).abs() < 0.3 * freed.max(40e6), "{planned} {freed} {report:?}");
+}
+
+#[test]
+fn small_files_stand_apart_and_heal() {
+    let dir = tempfile::tempdir().unwrap();
+    let (c, a) = (components("a", 1), {
+        let mut a = Artifact::default();
+        a.files.insert("report.html".to_owned(), noise(1, 300_000));
+        a.files.insert("empty".to_owned(), vec![]);
+        a
+    });
+    let first = store(dir.path());
+    let record = commit(&first, "x", &c, &a);
+    assert!(!dir.path().join("chunks-0").exists(), "nothing went there");
+    assert!(first.is_present(&record).unwrap());
+    assert_eq!(read(&first, &record).unwrap(), a);
+    // Chunks come and go; this result doesn't depend on them.
+    commit(&first, "y", &components("b", 1), &artifact(2, 100_000));
+    assert!(first.is_present(&first.result(&c.key()).unwrap().unwrap()).unwrap());
+    let policy = GcPolicy { keep_runs: 1, named: vec![], dry_run: false };
+    first.gc(&policy).unwrap();
+    assert_eq!(read(&first, &record).unwrap(), a);
+    assert_eq!(first.warnings(), [""; 0]);
+    assert!(first.doctor(false, &mut |_, _| ()).unwrap().is_healthy());
+    // A flipped bit is noticed, told, and mended by making the result again.
+    let path = dir.path().join("small").join(Digest::of(&a.files["report.html"]).to_string());
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[7] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(first.doctor(false, &mut |_, _| ()).unwrap().affected, ["p/x"]);
+    assert!(matches!(read(&first, &record), Err(StoreError::Damaged { .. })));
+    assert!(!first.is_present(&first.result(&c.key()).unwrap().unwrap()).unwrap());
+    let record = commit(&first, "x", &c, &a);
+    assert_eq!(read(&first, &record).unwrap(), a);
+    // The file goes with the last result that has it.
+    commit(&first, "x", &components("other", 1), &artifact(3, 10));
+    first.gc(&policy).unwrap();
+    assert!(!path.exists());
+    // Many files of one artifact go among the chunks.
+    let mut many = Artifact::default();
+    (0..40).for_each(|i| drop(many.files.insert(format!("f{i}"), noise(100 + i, 1000))));
+    let record = commit(&first, "m", &components("many", 1), &many);
+    assert_eq!(read(&first, &record).unwrap(), many);
+    assert!(fs::read_dir(dir.path().join("small")).unwrap().count() < 5);
 }
 
 #[test]

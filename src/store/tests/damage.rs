@@ -49,7 +49,7 @@ fn heals(dir: &Path, all: &[(Components, Artifact)]) -> Vec<String> {
     let second = store(dir);
     for (c, a) in all {
         let record = second.result(&c.key()).unwrap().unwrap();
-        assert!(second.verify_present(&record).unwrap());
+        assert!(second.is_present(&record).unwrap());
         assert_eq!(read(&second, &record).unwrap(), *a);
     }
     assert!(second.doctor(false, &mut |_, _| ()).unwrap().is_healthy());
@@ -234,8 +234,8 @@ fn a_damaged_state_is_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let keys = chain(3).states();
     let first = store(dir.path());
-    first.put_state(&keys[1], at(1, 0), "cpu", true, &state(1, 150_000)).unwrap();
-    first.put_state(&keys[2], at(2, 0), "cpu", false, &state(2, 150_000)).unwrap();
+    first.put_state(&keys, at(1, 0), "cpu", true, &state(1, 150_000)).unwrap();
+    first.put_state(&keys, at(2, 0), "cpu", false, &state(2, 150_000)).unwrap();
     drop(first);
     let file = dir.path().join("chunks-0/db");
     flip(&file, find(&file, &noise(2, 150_000)[1000..1100]));
