@@ -1,6 +1,6 @@
 //! The command line: one file per command, each its arguments and one function. Nobody imports this module.
 //!
-//! Only [`ui`] prints. A command gets a [`Ui`], returns what it has to say through it, and ends in `Ok` or in an error
+//! Only `ui` prints. A command gets a `Ui`, returns what it has to say through it, and ends in `Ok` or in an error
 //! whose category is the exit code.
 
 mod doctor;

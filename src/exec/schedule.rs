@@ -404,6 +404,7 @@ impl<'a> Scheduler<'a> {
 
     fn settled(&mut self, point: usize, record: ResultRecord, fate: Fate) {
         self.fates.insert(point, fate);
+        self.ready.remove(&self.position[&point]);
         self.outputs.insert(point, record.digest);
         if self.before.remove(&point).is_some_and(|before| before != record.digest) {
             // What was already made of the old bytes is looked up, or made, anew.

@@ -25,6 +25,7 @@ fn the_first_run_makes_everything_and_the_second_nothing() {
     let second = desk.run(&[]);
     assert_eq!(second.executed(), [""; 0]);
     assert_eq!(second.cached().len(), ALL.len());
+    assert_eq!(second.of_kind("stage-cached").count(), ALL.len(), "each is told once");
     assert!(desk.read("reports/mini.report.html").contains("<html"));
 }
 

@@ -66,7 +66,7 @@ fn only_the_ui_prints_and_only_the_store_names_sled() {
         let tests = name.ends_with("tests.rs") || name.ends_with("testing.rs") || name.contains("/tests/");
         if !name.starts_with("cli/ui") && !tests {
             let prints = |l: &&str| l.contains("println!(") || l.contains("io::stdout()") || l.contains("anstream::");
-            assert!(!code.iter().any(|l| prints(l)), "{name} prints");
+            assert!(!code.iter().any(prints), "{name} prints");
         }
     }
 }
