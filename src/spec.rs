@@ -228,6 +228,7 @@ pub fn load(
         // What a broken text seems to say would only bring errors that are none.
         errors::finish(std::mem::take(&mut diagnostics), &sources)?;
     }
+    overrides::report_unheeded(&root, file, &sources, &mut diagnostics);
     let found = typed(&root, &sources, registry, &mut diagnostics);
     errors::finish(diagnostics, &sources)?;
     let (pipeline, stages, points) = found;

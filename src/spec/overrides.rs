@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::read::{self, Text};
-use crate::diagnostic::{Diagnostics, Origin, Sources};
+use crate::diagnostic::{Diagnostics, Origin, Sources, nearest};
 use crate::value::{Data, Entry, Node, Table};
 
 /// A pipeline file has no use for deeper tables, and a tree of any depth could exhaust the stack.
@@ -139,6 +139,29 @@ fn set(root: &mut Table, path: &[Segment], source: usize, node: Node, diagnostic
     table.set(Entry { name: last.name.clone(), name_origin, node });
 }
 
+/// Reports overrides of parameters that nothing mentions. Any name may stand in `[params]`, so a misspelt one would
+/// otherwise change nothing, and the report would be about another experiment than its reader believes.
+pub(super) fn report_unheeded(root: &Table, file: usize, sources: &Sources, diagnostics: &mut Diagnostics) {
+    let Some(Data::Table(params)) = root.get("params").map(|node| &node.data) else { return };
+    let spaceless = |text: &str| text.split_whitespace().collect::<String>();
+    let texts: Vec<String> = sources.0.iter().map(|source| spaceless(&source.text)).collect();
+    let mentioned = |name: &str| {
+        texts
+            .iter()
+            .any(|text| text.contains(&format!("${{params.{name}}}")) || text.contains(&format!("${{params.{name}.")))
+    };
+    let bare = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    for entry in params.0.iter().filter(|e| e.name_origin.source != file && bare(&e.name) && !mentioned(&e.name)) {
+        let message = format!("nothing uses the parameter `{}`", entry.name);
+        let error = diagnostics.error(&entry.name_origin, message);
+        let others = params.0.iter().map(|e| e.name.as_str()).filter(|n| *n != entry.name);
+        match nearest(&entry.name, others) {
+            Some(near) => error.help(format!("did you mean `params.{near}`?")),
+            None => error.help(format!("a stage uses it by `${{params.{}}}`", entry.name)),
+        };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +205,27 @@ mod tests {
         assert_eq!(value("", &["a=[64,"]), "{ a = \"[64,\" }");
         assert_eq!(value("", &["a=2024-01-01"]), "{ a = \"2024-01-01\" }");
         assert_eq!(value("", &["a="]), "{ a = \"\" }");
+    }
+
+    #[test]
+    fn an_override_of_a_parameter_that_nothing_uses_is_a_mistake() {
+        let check = |set: &str| {
+            let (mut sources, mut diagnostics) = (Sources::default(), Diagnostics::default());
+            let text = "[params]\nepochs = 3\n[stages.a]\nn = \"${ params.epochs }\"\nm = \"${params.late}\"\n";
+            let file = sources.add("p.toml", text);
+            let mut root = read::document(text, file, &mut diagnostics);
+            apply(&[set.to_owned()], &mut root, &mut sources, &mut diagnostics);
+            report_unheeded(&root, file, &sources, &mut diagnostics);
+            diagnostics
+                .0
+                .into_iter()
+                .map(|d| format!("{}; {}", d.message, d.help.unwrap_or_default()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(check("params.epochs=4"), [""; 0]);
+        assert_eq!(check("params.late=4"), [""; 0], "the file uses it without giving it a value");
+        assert_eq!(check("params.epoch=4"), ["nothing uses the parameter `epoch`; did you mean `params.epochs`?"]);
+        assert_eq!(check("params.zz=4"), ["nothing uses the parameter `zz`; a stage uses it by `${params.zz}`"]);
     }
 
     #[test]
