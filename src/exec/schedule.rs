@@ -389,10 +389,9 @@ impl<'a> Scheduler<'a> {
         }
         self.fates.insert(point, Fate::Waiting);
         // What waits for it is not ready any more.
-        let (outputs, spec, order) = (&self.outputs, self.planner.spec, &self.order);
-        self.ready.retain(|p| {
-            spec.points[order[*p]].inputs.values().flat_map(PointInput::indices).all(|i| outputs.contains_key(i))
-        });
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.retain(|p| self.has_inputs(self.order[*p]));
+        self.ready = ready;
         self.make_ready(point);
     }
 
@@ -421,13 +420,14 @@ impl<'a> Scheduler<'a> {
     }
 
     fn make_ready(&mut self, point: usize) {
-        if self.fates.get(&point) != Some(&Fate::Waiting) {
-            return;
-        }
-        let inputs = self.planner.spec.points[point].inputs.values().flat_map(PointInput::indices);
-        if inputs.into_iter().all(|i| self.outputs.contains_key(i)) {
+        if self.fates.get(&point) == Some(&Fate::Waiting) && self.has_inputs(point) {
             self.ready.insert(self.position[&point]);
         }
+    }
+
+    fn has_inputs(&self, point: usize) -> bool {
+        let mut inputs = self.planner.spec.points[point].inputs.values().flat_map(PointInput::indices);
+        inputs.all(|i| self.outputs.contains_key(i))
     }
 
     fn failed(&mut self, point: usize, error: Error) {
