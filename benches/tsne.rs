@@ -8,6 +8,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde_json::json;
 use vadpipe::ops::tsne::{Exact, Neighbours, Settings, embed, neighbours, recall};
@@ -22,7 +23,7 @@ mod reply;
 mod stats;
 
 use peer::Peer;
-use stats::{Options, median, timed};
+use stats::{Options, median};
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
@@ -48,7 +49,7 @@ fn main() -> Outcome {
     let (source, pixels) = images(sizes.iter().copied().max().unwrap_or(0))?;
     let peer_name = peer.as_ref().map_or("no peer", |peer| peer.name.as_str());
     println!("t-SNE of {source}, {} threads, {rounds} rounds in turn; peer: {peer_name}", rayon::current_num_threads());
-    println!("  points     seconds (median)      ratio     exact KL            10-NN recall");
+    println!("  points     seconds               ratio     exact KL            10-NN recall      (medians)");
     println!("              ours      peer   peer/ours    ours    peer       ours    peer");
     for n in sizes {
         let points = points(&pixels[..n * PIXELS], *n, &mut peer, folder.path())?;
@@ -95,40 +96,54 @@ fn read(path: &Path, count: usize) -> Outcome<Vec<f32>> {
     if floats.len() == count { Ok(floats) } else { Err(format!("the peer wrote {} numbers", floats.len()).into()) }
 }
 
-/// A line of the table.
+/// What one side made: seconds, divergence and recall of each round.
+#[derive(Default)]
+struct Side([Vec<f64>; 3]);
+
+impl Side {
+    fn add(&mut self, figures: [f64; 3]) {
+        self.0.iter_mut().zip(figures).for_each(|(list, figure)| list.push(figure));
+    }
+
+    fn medians(&self) -> [f64; 3] {
+        [0, 1, 2].map(|i| median(&self.0[i]))
+    }
+}
+
+/// A line of the table. Each round has a seed of its own, the same number on both sides.
 fn compare(points: &[f32], peer: &mut Option<Peer>, folder: &Path, rounds: usize) -> Outcome<String> {
     let n = points.len() / DIMENSIONS;
-    let (mut ours, mut theirs) = (vec![], vec![]);
-    let (mut our_map, mut their_map) = (vec![], None);
     let (given, made) = (folder.join("points"), folder.join("map"));
-    for _ in 0..rounds {
-        let go_on = &mut |_, _| ControlFlow::Continue(());
-        let (map, seconds) = timed(|| embed(points, n, DIMENSIONS, &SETTINGS, Streams::new(0), go_on));
-        our_map = map.ok_or("the embedding broke off")?.coordinates;
-        ours.push(seconds);
-        let Some(peer) = peer else { continue };
-        let threads = rayon::current_num_threads();
-        theirs.push(
-            peer.seconds(&json!({ "command": "embed", "points": given, "n": n, "threads": threads, "out": made }))?,
-        );
-        their_map = Some(read(&made, 2 * n)?.as_chunks().0.to_vec());
-    }
     let exact = Exact::new(points, DIMENSIONS, SETTINGS.perplexity);
     let before = nearest(points, DIMENSIONS)?;
-    let score = |map: &Vec<[f32; 2]>| -> Outcome<(f64, f64)> {
-        Ok((exact.divergence(map), recall(&before, &nearest(map.as_flattened(), 2)?, NEAREST)))
+    let score = |seconds: f64, map: &[[f32; 2]]| -> Outcome<[f64; 3]> {
+        Ok([seconds, exact.divergence(map), recall(&before, &nearest(map.as_flattened(), 2)?, NEAREST)])
     };
-    let (our_kl, our_recall) = score(&our_map)?;
-    let seconds = median(&ours);
-    Ok(match their_map.as_ref().map(score).transpose()? {
-        Some((kl, recall)) => {
-            let (peer, ratio) = (median(&theirs), median(&theirs) / seconds);
-            format!("{n:8} {seconds:9.2} {peer:9.2} {ratio:9.2} × {our_kl:9.3} {kl:7.3} {our_recall:10.3} {recall:7.3}")
-        }
-        None => {
-            format!("{n:8} {seconds:9.2} {:>9} {:>9}   {our_kl:9.3} {:>7} {our_recall:10.3} {:>7}", "-", "-", "-", "-")
-        }
-    })
+    let (mut ours, mut theirs) = (Side::default(), Side::default());
+    for seed in 0..rounds {
+        let go_on = &mut |_, _| ControlFlow::Continue(());
+        let streams = Streams::new(seed as i64);
+        let begin = Instant::now();
+        let map = embed(points, n, DIMENSIONS, &SETTINGS, streams, go_on).ok_or("the embedding broke off")?;
+        let seconds = begin.elapsed().as_secs_f64();
+        ours.add(score(seconds, &map.coordinates)?);
+        let Some(peer) = peer else { continue };
+        let threads = rayon::current_num_threads();
+        let request = json!({
+            "command": "embed", "points": given, "n": n, "threads": threads, "seed": seed, "out": made,
+        });
+        let seconds = peer.seconds(&request)?;
+        theirs.add(score(seconds, read(&made, 2 * n)?.as_chunks().0)?);
+    }
+    let [seconds, kl, kept] = ours.medians();
+    if peer.is_none() {
+        return Ok(format!("{n:8} {seconds:9.2} {:>9} {:>9}   {kl:9.3} {:>7} {kept:10.3} {:>7}", "-", "-", "-", "-"));
+    }
+    let [peer_seconds, peer_kl, peer_kept] = theirs.medians();
+    let ratio = peer_seconds / seconds;
+    Ok(format!(
+        "{n:8} {seconds:9.2} {peer_seconds:9.2} {ratio:9.2} × {kl:9.3} {peer_kl:7.3} {kept:10.3} {peer_kept:7.3}"
+    ))
 }
 
 /// The nearest neighbours of all points.

@@ -1,7 +1,5 @@
 //! What benches do with their figures and their command line.
 
-use std::time::Instant;
-
 /// The middle one, or the mean of the two in the middle; NaN of nothing.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
@@ -11,12 +9,6 @@ pub(crate) fn median(values: &[f64]) -> f64 {
         (middle, 0) => (sorted[middle - 1] + sorted[middle]) / 2.0,
         (middle, _) => sorted[middle],
     }
-}
-
-/// Seconds that a call takes by the clock, with what it returns.
-pub(crate) fn timed<T>(call: impl FnOnce() -> T) -> (T, f64) {
-    let begin = Instant::now();
-    (call(), begin.elapsed().as_secs_f64())
 }
 
 /// What stands after `--`: options with a value (`--rounds 3`), flags (`--quick`) and words that choose parts (`ad`).

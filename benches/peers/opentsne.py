@@ -34,9 +34,9 @@ def principal(pixels):
     return np.ascontiguousarray(PCA(50, random_state=0).fit_transform(pixels / 255.).astype(np.float32))
 
 
-def embed(x, threads):
+def embed(x, threads, seed=0):
     begin = time.perf_counter()
-    embedding = openTSNE.TSNE(n_jobs=threads, random_state=0).fit(x)
+    embedding = openTSNE.TSNE(n_jobs=threads, random_state=seed).fit(x)
     return embedding, time.perf_counter() - begin
 
 
@@ -47,9 +47,9 @@ class Served:
         principal(np.fromfile(pixels, np.uint8).reshape(n, -1)).tofile(out)
         return {}
 
-    def embed(self, points, n, threads, out):
+    def embed(self, points, n, threads, seed, out):
         x = np.fromfile(points, np.float32).reshape(n, -1)
-        embedding, seconds = embed(x, threads)
+        embedding, seconds = embed(x, threads, seed)
         np.asarray(embedding, np.float32).tofile(out)
         return dict(seconds=seconds, kl=float(embedding.kl_divergence))
 

@@ -21,12 +21,6 @@ fn the_median_is_the_middle_one_or_between_the_two() {
 }
 
 #[test]
-fn a_call_is_timed_and_gives_what_it_returns() {
-    let (answer, seconds) = stats::timed(|| 7);
-    assert!(answer == 7 && seconds >= 0.0);
-}
-
-#[test]
 fn a_command_line_chooses_rounds_parts_and_what_the_bench_knows() {
     let all = parse("--bench").expect("cargo's own flag");
     assert!(all == Options::default() && all.wants("ad") && all.wants("fit"));
