@@ -60,10 +60,8 @@ const SETTINGS: [Setting; 4] = [
     Setting { name: "compiled channels_last", channels_last: true, compiled: true },
 ];
 
-/// The best of [`SETTINGS`] as `--peer-settings` found it on the machine of `benches/README.md`.
-fn usual(_batch: usize) -> Setting {
-    SETTINGS[0]
-}
+/// The best of [`SETTINGS`] at each batch size, as `--peer-settings` found it on the machine of `benches/README.md`.
+const USUAL: Setting = SETTINGS[0];
 
 /// A run of the bench.
 struct Bench {
@@ -203,7 +201,7 @@ impl Bench {
     fn open_peer(&mut self, part: &Part, batch: usize) -> Outcome<Option<Setting>> {
         let sweep = self.options.others.iter().any(|(name, _)| name == "--peer-settings");
         let Some(peer) = &mut self.peer else { return Ok(None) };
-        let mut best = (usual(batch), f64::INFINITY);
+        let mut best = (USUAL, f64::INFINITY);
         for setting in SETTINGS.iter().filter(|_| sweep) {
             // A setting that does not work here is not its best.
             let measured = open(peer, part, batch, *setting).and_then(|begin| {
@@ -261,7 +259,7 @@ impl Bench {
             let theirs = match Peer::start_if_there(SCRIPT) {
                 Some(mut peer) => {
                     let imports = peer.ask(&json!({ "command": "peak" }))?;
-                    open(&mut peer, &AD, batch, usual(batch))?;
+                    open(&mut peer, &AD, batch, USUAL)?;
                     let training = peer.ask(&json!({ "command": "peak" }))?;
                     [training, imports].map(|reply| megabytes(reply.get("bytes")))
                 }
