@@ -85,6 +85,11 @@ pub(super) struct Opened {
 }
 
 impl Opened {
+    /// The folder it is in.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Makes everything written so far durable.
     pub(super) fn flush(&self) -> Result<(), Failure> {
         flush(&self.db, &self.path)
