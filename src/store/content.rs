@@ -4,6 +4,7 @@
 //! elements are written and read apart, so that a large tensor is never copied on its way.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use super::blobs::{self, Flaw, Source};
 use super::database::Failure;
@@ -163,10 +164,9 @@ impl Store {
             small.extend(bytes.map(|bytes| (digest, bytes)));
         }
         for _ in 0..ATTEMPTS {
-            let path = self.inner.chunks(|o| Ok(o.path().to_owned()))?;
-            let written = match large.is_empty() {
-                true => Written::default(),
-                false => self.pack(&large, &path)?,
+            let (path, written) = match large.is_empty() {
+                true => (self.inner.chunks(|o| Ok(o.path().to_owned()))?, Written::default()),
+                false => self.pack(&large)?,
             };
             // A database that was set aside meanwhile took the pack with it.
             if self.inner.chunks(|o| Ok(o.path() == path && blobs::commit(o, &small, &written)?))? {
@@ -181,10 +181,20 @@ impl Store {
         Err(StoreError::Database { path: self.inner.chunks_path()?, why })
     }
 
-    fn pack(&self, large: &[&Source<'_>], database: &std::path::Path) -> Result<Written> {
+    /// Writes large blobs to a pack beside the database whose folder is returned with what came of it.
+    fn pack(&self, large: &[&Source<'_>]) -> Result<(PathBuf, Written)> {
         self.inner.raise_format()?;
-        let known = |pieces: &[Digest]| self.inner.chunks(|o| packs::known(&o.db, pieces));
-        pack_writer::write(large, &packs::folder(database), &known)
+        // Where there is no database yet, it is made, which changes what the index says about it.
+        let path = match self.inner.chunks_path()? {
+            path if path.join("db").exists() => path,
+            _ => self.inner.chunks(|o| Ok(o.path().to_owned()))?,
+        };
+        let known = |pieces: &[Digest]| {
+            self.inner.touch_index();
+            self.inner.chunks(|o| packs::known(&o.db, pieces))
+        };
+        let written = pack_writer::write(large, &packs::folder(&path), &known)?;
+        Ok((path, written))
     }
 }
 

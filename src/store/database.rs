@@ -156,6 +156,14 @@ impl Database {
         }
     }
 
+    /// Counts as a use if it is open: it is about to be used again.
+    pub(super) fn touch(&self) {
+        let mut slot = self.slot();
+        if slot.open.is_some() {
+            slot.last_use = Some(Instant::now());
+        }
+    }
+
     /// Whether it is open in this process.
     pub(super) fn is_open(&self) -> bool {
         let slot = self.slot();

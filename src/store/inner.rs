@@ -136,6 +136,11 @@ impl Inner {
         result
     }
 
+    /// Keeps an open index open for another moment (unless somebody waits for it): a write that takes its time ends there.
+    pub(super) fn touch_index(&self) {
+        self.index.touch();
+    }
+
     /// Closes the chunks and works on their folder, which nobody else has meanwhile: `f` gets its path.
     pub(super) fn chunks_alone<T>(self: &Arc<Self>, f: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
         let path = || self.chunks_path();

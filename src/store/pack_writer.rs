@@ -1,7 +1,8 @@
 //! Writes packs: hashing on all threads, writing by one at a time, syncing beside both.
 //!
-//! A blob is handled in groups of 16 pieces (4 MiB). Each thread takes the next group, hashes it, waits for its turn,
-//! asks which of the pieces are stored already and appends the others, which are in the processor's cache now. So a pack
+//! A blob is handled in groups of 4 pieces (4 MiB). Each thread takes the next group and hashes it. Whoever finds that
+//! the group whose turn it is has been hashed and that nobody writes asks which of its pieces are stored already and
+//! appends the others; the rest hash on, up to 16 groups ahead, which hides the time that the database takes to open. So a pack
 //! has the same bytes whatever the number of threads, and hashing costs no time of its own where writing takes as long.
 //! Writing fills the page cache only; another thread has the kernel carry it to the disk meanwhile.
 
@@ -11,7 +12,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::blobs::{List, Source};
@@ -21,9 +22,11 @@ use super::{Result, StoreError};
 use crate::key::Digest;
 
 /// Pieces that are hashed at a time.
-const GROUP: usize = 16;
+const GROUP: usize = 4;
+/// Groups that may be hashed ahead of the one that is written.
+const AHEAD: usize = 16;
 /// Bytes after which they are carried to the disk.
-const SYNC: u64 = 32 << 20;
+const SYNC: u64 = 16 << 20;
 /// A file that is being written is locked; one that isn't and is so old was left by a killed process.
 const ABANDONED: Duration = Duration::from_secs(60);
 /// More threads than this only wait for the disk.
@@ -31,7 +34,8 @@ const THREADS: usize = 4;
 
 /// How many threads work on a blob.
 pub(super) fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(THREADS)
+    static COUNT: OnceLock<usize> = OnceLock::new();
+    *COUNT.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from).min(THREADS))
 }
 
 /// Makes a folder of packs, durably.
@@ -115,14 +119,22 @@ struct Group {
     pieces: usize,
 }
 
-/// What the threads share; whoever's turn it is changes it.
+/// What the threads share.
 struct Work {
-    /// The group whose turn it is.
+    /// The group whose turn it is to be written.
     turn: usize,
+    /// Names of the pieces of groups that were hashed and not yet written.
+    hashed: BTreeMap<usize, Vec<Digest>>,
+    /// What whoever writes works on; none while somebody does.
+    target: Option<Target>,
+    failed: Option<StoreError>,
+}
+
+/// What is being written.
+struct Target {
     pack: Option<Pack>,
     names: Vec<Vec<Digest>>,
     known: BTreeSet<Digest>,
-    failed: Option<StoreError>,
 }
 
 struct Writer<'a> {
@@ -149,7 +161,8 @@ pub(super) fn write(
         groups.extend(firsts.map(|first| Group { source, first, pieces: GROUP.min(pieces - first) }));
     }
     let names = vec![Vec::new(); sources.len()];
-    let work = Work { turn: 0, pack: None, names, known: BTreeSet::new(), failed: None };
+    let target = Some(Target { pack: None, names, known: BTreeSet::new() });
+    let work = Work { turn: 0, hashed: BTreeMap::new(), target, failed: None };
     let (work, turned, sync) = (Mutex::new(work), Condvar::new(), Syncer::default());
     let writer = Writer { sources, folder, known, groups, next: AtomicUsize::new(0), work, turned, sync };
     std::thread::scope(|scope| {
@@ -170,36 +183,49 @@ impl Writer<'_> {
         loop {
             let i = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(group) = self.groups.get(i) else { return };
+            let far = |work: &mut Work| work.turn + AHEAD < i && work.failed.is_none();
+            drop(self.turned.wait_while(self.lock(), far));
             let source = self.sources[group.source];
             let pieces = group.first..group.first + group.pieces;
-            let names: Vec<Digest> = pieces.clone().map(|piece| tree::name(piece, source.piece(piece))).collect();
-            let waiting = |work: &mut Work| work.turn != i && work.failed.is_none();
-            let work = self.turned.wait_while(self.lock(), waiting);
-            let mut work = work.unwrap_or_else(PoisonError::into_inner);
-            if work.failed.is_some() {
+            let size = source.len() as u64;
+            let names = pieces.map(|piece| tree::name(piece, size, source.piece(piece))).collect();
+            let mut work = self.lock();
+            work.hashed.insert(i, names);
+            self.write_ready(work);
+        }
+    }
+
+    /// Writes the groups whose turn has come, unless somebody else does.
+    fn write_ready<'w>(&'w self, mut work: MutexGuard<'w, Work>) {
+        while work.failed.is_none() {
+            let turn = work.turn;
+            let Some(mut target) = work.target.take() else { return };
+            let Some(names) = work.hashed.remove(&turn) else {
+                work.target = Some(target);
                 return;
-            }
-            if let Err(error) = self.append(&mut work, group, &names) {
-                work.failed = Some(error);
-            }
-            work.turn += 1;
+            };
             drop(work);
+            let written = self.append(&mut target, &self.groups[turn], &names);
+            work = self.lock();
+            work.target = Some(target);
+            work.turn += 1;
+            work.failed = written.err();
             self.turned.notify_all();
         }
     }
 
-    fn append(&self, work: &mut Work, group: &Group, names: &[Digest]) -> Result<()> {
+    fn append(&self, target: &mut Target, group: &Group, names: &[Digest]) -> Result<()> {
         let known = (self.known)(names)?;
         for ((i, name), known) in names.iter().enumerate().zip(known) {
-            work.names[group.source].push(*name);
+            target.names[group.source].push(*name);
             if known {
-                work.known.insert(*name);
+                target.known.insert(*name);
                 continue;
             }
             let failed = || StoreError::io("can't write to", self.folder);
-            let pack = match &mut work.pack {
+            let pack = match &mut target.pack {
                 Some(pack) => pack,
-                None => work.pack.insert(self.begin().map_err(failed())?),
+                None => target.pack.insert(self.begin().map_err(failed())?),
             };
             if !pack.pieces.contains_key(name) {
                 pack.push(*name, self.sources[group.source].piece(group.first + i)).map_err(failed())?;
@@ -221,25 +247,25 @@ impl Writer<'_> {
     }
 
     fn finish(self) -> Result<Written> {
+        let broken = || StoreError::io("can't write to", self.folder)(io::Error::other("a thread failed"));
         let work = self.work.into_inner().unwrap_or_else(PoisonError::into_inner);
-        if let Some(error) = work.failed {
-            return Err(error);
-        }
+        let target = match (work.failed, work.target) {
+            (Some(error), _) => return Err(error),
+            (None, Some(target)) => target,
+            (None, None) => return Err(broken()),
+        };
         let synced = self.sync.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         // The kernel tells an error of writing once per open file.
-        let finished = synced.failed.map_or(Ok(()), Err).and_then(|()| work.pack.map(Pack::finish).transpose());
+        let finished = synced.failed.map_or(Ok(()), Err).and_then(|()| target.pack.map(Pack::finish).transpose());
         let places = finished.map_err(StoreError::io("can't write to", self.folder))?.unwrap_or_default();
         let mut lists = Vec::with_capacity(self.sources.len());
-        for (source, chunks) in self.sources.iter().zip(work.names) {
+        for (source, chunks) in self.sources.iter().zip(target.names) {
             let size = source.len() as u64;
             // Only a thread that failed leaves a list short.
-            let Some(digest) = tree::root(&chunks, size) else {
-                let error = io::Error::other("a thread failed");
-                return Err(StoreError::io("can't write to", self.folder)(error));
-            };
+            let digest = tree::root(&chunks, size).ok_or_else(broken)?;
             lists.push((digest, List { size, chunks }));
         }
-        Ok(Written { lists, places, known: work.known })
+        Ok(Written { lists, places, known: target.known })
     }
 }
 

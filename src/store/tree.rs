@@ -1,8 +1,8 @@
 //! BLAKE3's tree over pieces of a blob, so that pieces are hashed once, on any thread, and each can be verified alone.
 //!
 //! BLAKE3 cuts its input into chunks of 1 KiB and joins their chaining values in a binary tree whose left side is always
-//! a full power of two. An aligned piece of 2⁸ chunks (256 KiB; the last one may be shorter) is a subtree of that tree,
-//! and its chaining value is what we name the piece by. The blob's digest, the same as `blake3::hash` of all of it,
+//! a full power of two. An aligned piece of 2¹⁰ chunks (1 MiB; the last one may be shorter) is a subtree of that tree,
+//! and its chaining value is what we name the piece by (one that is all of its blob, by its digest). The blob's digest, the same as `blake3::hash` of all of it,
 //! follows from the names alone: a list of names that joins to the digest is the right list, and a piece that hashes to
 //! its name is the right piece. Since a chaining value knows its place, equal bytes have one name only at equal offsets.
 
@@ -11,20 +11,28 @@ use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_sub
 use crate::key::Digest;
 
 /// Bytes of a piece.
-pub(super) const PIECE: usize = 256 << 10;
+pub(super) const PIECE: usize = 1 << 20;
 
-/// The name of a blob's piece `index`, whose bytes are these one after the other.
-pub(super) fn name(index: usize, parts: [&[u8]; 2]) -> Digest {
+/// The name of piece `index` of a blob of `size` bytes, whose own bytes are these one after the other.
+pub(super) fn name(index: usize, size: u64, parts: [&[u8]; 2]) -> Digest {
     let mut hasher = blake3::Hasher::new();
+    if size <= PIECE as u64 {
+        return Digest(*hasher.update(parts[0]).update(parts[1]).finalize().as_bytes());
+    }
     hasher.set_input_offset(index as u64 * PIECE as u64);
     hasher.update(parts[0]).update(parts[1]);
     Digest(hasher.finalize_non_root())
 }
 
-/// The digest of a blob of `size` bytes from its pieces' names; none if their number doesn't fit the size, or there are
-/// fewer than two (a single piece's chaining value does not tell the digest).
+/// The digest of a blob of `size` bytes from its pieces' names; none if their number doesn't fit the size.
 pub(super) fn root(names: &[Digest], size: u64) -> Option<Digest> {
-    if size <= PIECE as u64 || size.div_ceil(PIECE as u64) != names.len() as u64 {
+    if size.div_ceil(PIECE as u64) != names.len() as u64 {
+        return None;
+    }
+    if let [one] = names {
+        return Some(*one);
+    }
+    if names.is_empty() {
         return None;
     }
     let (left, right) = halves(names, size);
@@ -57,18 +65,19 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
         #[test]
-        fn names_of_pieces_join_to_the_digest(pieces in 0_usize..12, rest in 0_usize..3000, cut in 0_usize..PIECE) {
+        fn names_of_pieces_join_to_the_digest(pieces in 0_usize..7, rest in 0_usize..3000, cut in 0_usize..PIECE) {
             let mut bytes = vec![0; pieces * PIECE + rest];
             blake3::Hasher::new().update(&rest.to_le_bytes()).finalize_xof().fill(&mut bytes);
             let parts = |piece: &'_ [u8]| piece.len().min(cut);
+            let size = bytes.len() as u64;
             let names: Vec<Digest> = bytes
                 .chunks(PIECE)
                 .enumerate()
-                .map(|(i, piece)| name(i, [&piece[..parts(piece)], &piece[parts(piece)..]]))
+                .map(|(i, piece)| name(i, size, [&piece[..parts(piece)], &piece[parts(piece)..]]))
                 .collect();
-            let expected = (bytes.len() > PIECE).then(|| Digest::of(&bytes));
-            prop_assert_eq!(root(&names, bytes.len() as u64), expected);
-            prop_assert_eq!(root(&names[..names.len().saturating_sub(1)], bytes.len() as u64), None);
+            let expected = (size > 0).then(|| Digest::of(&bytes));
+            prop_assert_eq!(root(&names, size), expected);
+            prop_assert_eq!(root(&names[..names.len().saturating_sub(1)], size), None);
         }
     }
 }

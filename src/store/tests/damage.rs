@@ -12,14 +12,14 @@ pub(super) fn flip(file: &Path, position: usize) {
     fs::write(file, bytes).unwrap();
 }
 
-fn find(file: &Path, pattern: &[u8]) -> usize {
+pub(super) fn find(file: &Path, pattern: &[u8]) -> usize {
     let bytes = fs::read(file).unwrap();
     // The last copy: sled writes a node again as it grows.
     bytes.windows(pattern.len()).rposition(|w| w == pattern).unwrap()
 }
 
 /// Three results, written and closed.
-fn three(dir: &Path) -> Vec<(Components, Artifact)> {
+pub(super) fn three(dir: &Path) -> Vec<(Components, Artifact)> {
     let store = store(dir);
     let all: Vec<_> = (0..3).map(|i| (components(&format!("c{i}"), 1), artifact(i, 150_000))).collect();
     all.iter().zip(["x0", "x1", "x2"]).for_each(|((c, a), point)| drop(commit(&store, point, c, a)));
