@@ -170,9 +170,10 @@ pub(super) fn write(
         let syncing = large.then(|| scope.spawn(|| writer.sync.run()));
         let others: Vec<_> =
             (1..threads().min(writer.groups.len())).map(|_| scope.spawn(|| writer.work_along())).collect();
+        let stop = StopAtEnd(&writer.sync);
         writer.work_along();
         others.into_iter().for_each(|other| drop(other.join()));
-        writer.sync.stop();
+        drop(stop);
         syncing.map(std::thread::ScopedJoinHandle::join);
     });
     writer.finish()
@@ -283,6 +284,15 @@ struct Syncing {
     synced: u64,
     done: bool,
     failed: Option<io::Error>,
+}
+
+/// Ends the syncing thread even if whoever holds this panics, who would wait for it else.
+struct StopAtEnd<'a>(&'a Syncer);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 impl Syncer {
