@@ -124,6 +124,9 @@ const WORKING_SET: usize = 128;
 /// a block's gradient of a small batch.
 const AHEAD: usize = 2;
 
+/// Tasks of a forward pass, at least, where there are rows of pixels enough.
+const TASKS: usize = 32;
+
 /// How many panels of the summed channel a run covers. It sets the order of sums, so it depends on the layer only: what comes
 /// of a sample is the same in any batch.
 fn run_length(panels: usize, pixels: usize) -> usize {
@@ -144,9 +147,10 @@ impl Convolution {
     /// `output[o] = Σ x[i] · W[tap]`, overwriting. `x` and `output` are activations of `chunks` chunks.
     pub fn forward(&self, x: &[Block], output: &mut [Block], chunks: usize) {
         let pixels = self.plan.outputs();
-        // Few panels are cut into rows of pixels, so that there is work for all; else the weights are read only once.
+        // Few panels are cut into rows of pixels, so that there is work for all to the end; else the weights are read only once.
         let side = self.plan.geometry.output();
-        let part = if self.co < 4 { side } else { pixels };
+        let parts = (1..=side).find(|n| side.is_multiple_of(*n) && n * self.co >= TASKS).unwrap_or(side);
+        let part = pixels / parts;
         output.par_chunks_mut(part * chunks).enumerate().for_each(|(task, out)| {
             let (panel, first) = (task * part / pixels, task * part % pixels);
             self.forward_part(x, out, chunks, panel, first);
