@@ -54,7 +54,10 @@ impl Project {
         // Absolute, so that a stage may change its folder and still find what lies beside the pipeline.
         let file = std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone());
         let base = file.parent().unwrap_or(Path::new(".")).to_owned();
-        let spec = load(&text, &args.file.display().to_string(), &base, &args.set, registry)?;
+        let spec = std::thread::scope(|scope| {
+            scope.spawn(|| store.open_ahead());
+            load(&text, &args.file.display().to_string(), &base, &args.set, registry)
+        })?;
         let compute = choose(args.device.unwrap_or(spec.pipeline.device), spec.pipeline.precision)?;
         let graph = Graph::of(&spec.points)?;
         let targets = graph.targets(&args.targets)?;
@@ -91,6 +94,13 @@ impl Project {
             return Err(Error::bad_input(message).hint("`vadpipe run` makes it; `vadpipe plan` says why it is missing"));
         }
         Ok(self.graph.order().iter().filter_map(|p| Some((*p, results.remove(p)?))).collect())
+    }
+
+    /// For the end of the process: closes the cache and leaves the memory to the system. To free ten thousand points piece
+    /// by piece would take longer than to look them up.
+    pub(super) fn leave(self) {
+        self.store.close();
+        std::mem::forget(self);
     }
 
     /// The name of a point.

@@ -108,10 +108,16 @@ impl<'a> Journal<'a> {
             Status::Failed => RunStatus::Failed,
             Status::Interrupted => RunStatus::Interrupted,
         };
-        self.store.write_run(&record)?;
         let name = |point: &usize| self.spec.points[*point].name.as_str();
         let hits: Vec<_> = scheduler.results.iter().map(|(point, (key, _))| (name(point), *key)).collect();
-        Ok(self.store.note_hits(&record.pipeline, &hits)?)
+        // One waits for the disk while the other reads the index.
+        let noted = std::thread::scope(|scope| {
+            let noting = scope.spawn(|| self.store.note_hits(&self.spec.pipeline.name, &hits));
+            let written = self.store.write_run(&record);
+            let noted = noting.join().unwrap_or(Ok(()));
+            written.and(noted)
+        });
+        Ok(noted?)
     }
 
     fn remember(&self, event: &Event) {

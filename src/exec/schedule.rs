@@ -417,7 +417,9 @@ impl<'a> Scheduler<'a> {
                 let metrics = record.manifest.metrics.clone();
                 let (stage, key, digest) = (self.name(point), record.key, record.digest);
                 self.shared.listener.event(&Event::StageFinished { stage, key, digest, seconds, metrics });
-                self.records.insert(point, Arc::new(record));
+                if !self.planner.graph.dependents(point).is_empty() {
+                    self.records.insert(point, Arc::new(record));
+                }
                 self.settled(point, key, digest, Fate::Executed);
             }
             Err(Failure { interrupted: true, .. }) => {

@@ -33,6 +33,14 @@ impl From<Failure> for LookError {
 }
 
 impl Store {
+    /// Opens the index, if there is one and nobody else has it, for look-ups that are about to follow: beside other work,
+    /// since to open it takes the longer the more it holds. What fails here fails again where it matters.
+    pub fn open_ahead(&self) {
+        if self.inner.dir.join("index").exists() && self.inner.index_is_free() {
+            let _ = self.look(|_| Ok(()));
+        }
+    }
+
     /// Calls `f` with the index held open. It may be called again if the index had to be mended, and must not use the store
     /// otherwise.
     ///
