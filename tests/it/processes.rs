@@ -19,12 +19,12 @@ i = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
 
 [stages.first]
 kind = "command"
-argv = ["sh", "-c", "echo first-$0 >> \"$1\"; sleep 0.02", "${matrix.i}", "{base}/ran"]
+argv = ["sh", "-c", "echo first-$0 >> \"$1\"; sleep 0.02", "i${matrix.i}", "{base}/ran"]
 
 [stages.second]
 kind = "command"
 inputs = { before = "first" }
-argv = ["sh", "-c", "echo second-$0 >> \"$1\"", "${matrix.i}", "{base}/ran"]
+argv = ["sh", "-c", "echo second-$0 >> \"$1\"", "i${matrix.i}", "{base}/ran"]
 "#;
 
 fn events(said: &Said) -> Vec<Value> {
