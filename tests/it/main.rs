@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "a test that can't go on says why and fails")]
 
 mod bad_input;
+mod benches;
 mod browser;
 mod chains;
 mod freshness;
