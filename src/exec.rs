@@ -5,6 +5,7 @@
 //! takes up from there.
 
 mod chain;
+mod crew;
 mod device;
 mod journal;
 mod overlay;

@@ -31,7 +31,11 @@ pub(super) fn plan(args: &PlanArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
     let plan = project.plan(&BTreeSet::new(), ui)?;
     print(&project, &plan, ui)?;
-    if args.check && !plan.is_complete() {
+    let complete = plan.is_complete();
+    // The process ends here: see `leave`.
+    std::mem::forget(plan);
+    project.leave();
+    if args.check && !complete {
         return Err(Error::new(Category::WouldRun, "something would run"));
     }
     Ok(())

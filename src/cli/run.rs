@@ -91,6 +91,7 @@ pub(super) fn run(args: &RunArgs, global: &Global, ui: &Ui) -> Result<()> {
         args: &given,
     };
     let outcome = exec::run(&project.spec, &project.graph, &project.store, &options, &cancel, &*watch)?;
+    project.leave();
     match outcome.status {
         Status::Ok => Ok(()),
         Status::Interrupted => {

@@ -60,8 +60,7 @@ pub fn verify(
         checkpoint_interval: Duration::MAX,
     };
     let plan = planner.plan(&planner.graph.upstream(points.iter().copied()))?;
-    let records: BTreeMap<usize, ResultRecord> =
-        plan.decisions.into_iter().filter_map(|d| Some((d.point, d.record?))).collect();
+    let records = planner.records(&plan)?.into_iter().map(|(point, record)| (point, Arc::new(record))).collect();
     for point in points {
         comparable(planner, compute, &records, *point)?;
     }
@@ -72,7 +71,7 @@ pub fn verify(
 fn comparable(
     planner: &Planner<'_>,
     compute: &Compute,
-    records: &BTreeMap<usize, ResultRecord>,
+    records: &BTreeMap<usize, Arc<ResultRecord>>,
     point: usize,
 ) -> Result<()> {
     let Some(record) = records.get(&point) else { return Ok(()) };
@@ -86,7 +85,7 @@ fn comparable(
     Err(Error::bad_input(message).hint("verify it on a machine of the same class"))
 }
 
-fn verify_one(shared: &Shared<'_>, records: &BTreeMap<usize, ResultRecord>, point: usize) -> Result<Verification> {
+fn verify_one(shared: &Shared<'_>, records: &BTreeMap<usize, Arc<ResultRecord>>, point: usize) -> Result<Verification> {
     let spec = &shared.spec.points[point];
     let record = |p: &usize| {
         let missing = || Error::bad_input(format!("`{}` is not in the cache", shared.spec.points[*p].name));
@@ -100,7 +99,9 @@ fn verify_one(shared: &Shared<'_>, records: &BTreeMap<usize, ResultRecord>, poin
     }
     let components = stored.components.clone();
     let job = Job { point, components, inputs, pinned: BTreeSet::new(), fresh: true };
-    let again = shared.execute(&job).outcome.map_err(|failure| failure.error)?;
+    let made = shared.execute(job).map_err(|failure| failure.error)?;
+    let done = shared.commit(&[made]).pop();
+    let again = done.ok_or_else(|| Error::storage("nothing was stored"))?.outcome.map_err(|failure| failure.error)?;
     let difference = if again.digest == stored.digest { None } else { Some(difference(shared, &stored, &again)?) };
     Ok(Verification { name: spec.name.clone(), difference })
 }

@@ -115,31 +115,39 @@ impl Store {
         }
     }
 
-    /// Writes what an artifact is made of, durably. Called while nobody collects.
-    pub(super) fn write_artifact(&self, kind: &str, artifact: &Artifact) -> Result<Manifest> {
-        let apart = small::choose(&artifact.files);
-        let mut files = BTreeMap::new();
-        let mut small = BTreeMap::new();
-        let mut sources = Vec::new();
-        for (name, content) in &artifact.files {
-            if apart.contains(name) {
-                let entry = BlobEntry::of(content);
-                small.insert(entry.digest, content.as_slice());
-                files.insert(name.clone(), entry);
-            } else {
-                sources.push((name, Source { head: Vec::new(), body: content }));
+    /// Writes what artifacts (each with its kind) are made of, durably, with one flush of each kind for all. Called while
+    /// nobody collects.
+    pub(super) fn write_artifacts(&self, all: &[(&str, &Artifact)]) -> Result<Vec<Manifest>> {
+        let (mut small, mut sources) = (BTreeMap::new(), Vec::new());
+        let mut files = Vec::with_capacity(all.len());
+        for (_, artifact) in all {
+            let apart = small::choose(&artifact.files);
+            let mut own = Vec::with_capacity(artifact.files.len());
+            for (name, content) in &artifact.files {
+                let entry = apart.contains(name).then(|| BlobEntry::of(content));
+                match entry {
+                    Some(entry) => drop(small.insert(entry.digest, content.as_slice())),
+                    None => sources.push(Source { head: Vec::new(), body: content }),
+                }
+                own.push((name.clone(), entry));
             }
+            for tensor in artifact.tensors.values() {
+                sources.push(tensor_source(tensor)?);
+            }
+            files.push(own);
         }
         small::write(&self.inner.dir, &small)?;
-        let names: Vec<_> = sources.iter().map(|(name, _)| (*name).clone()).collect();
-        let mut sources: Vec<_> = sources.into_iter().map(|(_, source)| source).collect();
-        sources.extend(artifact.tensors.values().map(tensor_source).collect::<Result<Vec<_>>>()?);
+        // In the order in which they were gathered: of each artifact the files that are not apart, then the tensors.
         let mut entries = self.write_blobs(&sources)?.into_iter();
-        files.extend(names.into_iter().zip(entries.by_ref()));
-        let tensors =
-            artifact.tensors.iter().zip(entries).map(|((name, t), blob)| (name.clone(), tensor_entry(t, blob)));
-        let (metrics, facts) = (artifact.metrics.clone(), artifact.facts.clone());
-        Ok(Manifest { kind: kind.to_owned(), tensors: tensors.collect(), files, metrics, facts })
+        let manifest = |((kind, artifact), own): (&(&str, &Artifact), Vec<(String, Option<BlobEntry>)>)| {
+            let of = |(name, entry): (String, Option<BlobEntry>)| Some((name, entry.or_else(|| entries.next())?));
+            let files = own.into_iter().filter_map(of).collect();
+            let tensors = artifact.tensors.iter().zip(entries.by_ref());
+            let tensors = tensors.map(|((name, t), blob)| (name.clone(), tensor_entry(t, blob))).collect();
+            let (metrics, facts) = (artifact.metrics.clone(), artifact.facts.clone());
+            Manifest { kind: (*kind).to_owned(), tensors, files, metrics, facts }
+        };
+        Ok(all.iter().zip(files).map(manifest).collect())
     }
 
     /// Writes tensors, durably. Called while nobody collects.

@@ -243,6 +243,13 @@ impl Inner {
         })
     }
 
+    /// Whether no other process has the index at this moment.
+    pub(super) fn index_is_free(&self) -> bool {
+        let path = self.dir.join("index.lock");
+        let free = |file: File| lock::try_take(&file, &path, Sharing::Shared).unwrap_or(false);
+        File::open(&path).is_ok_and(free)
+    }
+
     /// Closes both databases once they are not in use.
     pub(super) fn close(&self) {
         self.chunks.close_now();

@@ -112,6 +112,54 @@ fn a_point_remembers_what_it_used_last_and_a_similar_result_is_found() {
 }
 
 #[test]
+fn a_group_is_stored_as_each_by_itself_would_be() {
+    let (together, apart) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let all: Vec<_> = (0..5).map(|i| (components(&format!("c{i}"), 1), artifact(i % 3, 60_000 * i as usize))).collect();
+    let new = |(components, artifact)| {
+        let provenance = Provenance { run: "run-1".to_owned(), finished_at: 1, ..Provenance::default() };
+        NewResult { pipeline: "p", point: "x", components, artifact, provenance }
+    };
+    let group = store(together.path());
+    let records = group.commit_all(all.iter().map(|(c, a)| new((c, a))).collect()).unwrap();
+    let one_by_one = store(apart.path());
+    for ((c, a), record) in all.iter().zip(&records) {
+        assert_eq!(one_by_one.commit(new((c, a))).unwrap(), *record);
+        assert_eq!(group.result(&c.key()).unwrap().as_ref(), Some(record));
+        assert_eq!(read(&group, record).unwrap(), *a);
+    }
+    assert_eq!(group.newest("p", "x").unwrap().unwrap(), records[4]);
+    assert_eq!(group.commit_all(Vec::new()).unwrap(), []);
+}
+
+#[test]
+fn a_hit_is_told_without_the_record_and_never_without_the_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let hit = |store: &Store, c: &Components| store.look(|look| look.hit(&c.key())).unwrap();
+    let (c, other) = (components("a", 1), components("b", 1));
+    let store = store(dir.path());
+    assert_eq!(hit(&store, &c), None, "there is no index yet");
+    let record = commit(&store, "x", &c, &artifact(1, 100_000));
+    assert_eq!((hit(&store, &c), hit(&store, &other)), (Some(record.digest), None));
+    // One that an earlier vadpipe wrote has no such entry.
+    let usable = [b"u".as_slice(), &c.key().0].concat();
+    let forget = |_: &sled::Db, batch: &mut sled::Batch| {
+        batch.remove(usable.as_slice());
+        Ok(())
+    };
+    store.inner.change_index(forget).unwrap();
+    assert_eq!(hit(&store, &c), Some(record.digest));
+    let again = commit(&store, "x", &c, &artifact(1, 100_000));
+    let blob = again.manifest.tensors["noise"].blob.digest;
+    store.inner.lose(&[blob].into()).unwrap();
+    assert_eq!(hit(&store, &c), None, "its bytes are known to be damaged");
+    commit(&store, "x", &c, &artifact(1, 100_000));
+    assert_eq!(hit(&store, &c), Some(record.digest), "and were made again");
+    store.close();
+    std::fs::remove_dir_all(dir.path().join("chunks-0")).unwrap();
+    assert_eq!(hit(&store, &c), None, "the chunks are gone");
+}
+
+#[test]
 fn equal_blobs_and_chunks_are_stored_once() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());

@@ -11,6 +11,7 @@ mod golden;
 mod interruption;
 mod layers;
 mod library;
+mod processes;
 mod repair;
 mod shipped;
 mod support;

@@ -102,6 +102,9 @@ fn gc_frees_the_disk_and_keeps_what_recent_runs_need() {
     assert_eq!((report.results_kept, report.results_removed), (2, 2));
     assert!(report.freed_bytes() >= 30 << 20, "{report:?}");
     let kept: Vec<bool> = store.results(&keys).unwrap().iter().map(Option::is_some).collect();
+    let hits = store
+        .look(|look| keys.iter().map(|key| Ok(look.hit(key)?.is_some())).collect::<Result<Vec<bool>, LookError>>());
+    assert_eq!(hits.unwrap(), kept, "what is gone is no hit");
     assert_eq!(kept, [false, true, false, true]);
     for i in [1, 3] {
         let record = store.result(&keys[i]).unwrap().unwrap();
