@@ -185,7 +185,11 @@ impl Writer<'_> {
             let i = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(group) = self.groups.get(i) else { return };
             let far = |work: &mut Work| work.turn + AHEAD < i && work.failed.is_none();
-            drop(self.turned.wait_while(self.lock(), far));
+            let work = self.turned.wait_while(self.lock(), far).unwrap_or_else(PoisonError::into_inner);
+            if work.failed.is_some() {
+                return;
+            }
+            drop(work);
             let source = self.sources[group.source];
             let pieces = group.first..group.first + group.pieces;
             let size = source.len() as u64;
