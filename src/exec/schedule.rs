@@ -1,8 +1,8 @@
 //! Which stage runs when: dependency order, independent stages side by side where resources allow.
 //!
-//! One thread decides; each stage runs in a thread of its own and reports back through a channel. A stage that fills all
-//! cores by itself runs alone, and so do two stages on one GPU. Whatever finishes first, what comes out is the same: the
-//! order is only a matter of time.
+//! One thread decides; each stage runs in a thread of its own and reports back through a channel. Who runs beside whom is
+//! `room.rs`'s affair, which points of a sweep are stopped early `pruning.rs`'s. Whatever finishes first, what comes out is
+//! the same: the order is only a matter of time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use crate::error::{Category, Error, Result};
 use crate::event::{Event, Status};
 use crate::exec::pinned::pinned_epochs;
+use crate::exec::pruning::Climb;
+use crate::exec::room::Room;
 use crate::exec::worker::{Done, Failure, Job, Shared};
 use crate::key::{Components, Digest, Key};
-use crate::plan::{Decision, Plan, Planner, State};
+use crate::plan::{Decision, Known, Ladder, Plan, Planner, State};
 use crate::spec::PointInput;
 use crate::store::{Holder, Lease, LeaseOutcome, ResultRecord};
 
@@ -38,6 +40,8 @@ pub(crate) enum Fate {
     Failed,
     /// It did not run because of this point, or because of an interruption.
     Skipped(Option<usize>),
+    /// It has no result: it was pruned, or hangs on points that are.
+    Pruned,
 }
 
 /// What the scheduler needs to know of the user's wishes.
@@ -56,17 +60,22 @@ struct Started {
 }
 
 pub(crate) struct Scheduler<'a> {
-    planner: &'a Planner<'a>,
-    shared: &'a Shared<'a>,
+    pub(super) planner: &'a Planner<'a>,
+    pub(super) shared: &'a Shared<'a>,
     wishes: Wishes<'a>,
+    room: Room<'a>,
     pub fates: BTreeMap<usize, Fate>,
     pub records: BTreeMap<usize, ResultRecord>,
-    outputs: BTreeMap<usize, Digest>,
+    pub(super) known: Known,
+    /// Where the pipeline prunes: what is known of the points that are compared.
+    pub(super) ladder: Option<Ladder>,
+    /// The keys that pruned trainings would have come to.
+    pub pruned: BTreeMap<usize, Key>,
     pinned: BTreeMap<usize, BTreeSet<u64>>,
     /// Positions in plan order of points whose inputs are all there.
-    ready: BTreeSet<usize>,
+    pub(super) ready: BTreeSet<usize>,
     order: Vec<usize>,
-    position: BTreeMap<usize, usize>,
+    pub(super) position: BTreeMap<usize, usize>,
     leases: BTreeMap<usize, Lease>,
     /// The keys that run here: two points may have the same.
     computing: BTreeMap<Key, usize>,
@@ -88,12 +97,15 @@ impl<'a> Scheduler<'a> {
         let position = order.iter().enumerate().map(|(i, p)| (*p, i)).collect();
         let mut scheduler = Self {
             pinned: pinned_epochs(planner, &order),
+            room: Room::new(shared, wishes.jobs),
             planner,
             shared,
             wishes,
             fates: order.iter().map(|p| (*p, Fate::Waiting)).collect(),
             records: BTreeMap::new(),
-            outputs: BTreeMap::new(),
+            known: Known::default(),
+            ladder: plan.ladder.clone(),
+            pruned: BTreeMap::new(),
             ready: BTreeSet::new(),
             order,
             position,
@@ -110,6 +122,7 @@ impl<'a> Scheduler<'a> {
             if let Some(record) = decision.record.clone() {
                 scheduler.cached(decision.point, record);
             }
+            scheduler.already_pruned(decision);
         }
         for point in scheduler.order.clone() {
             scheduler.make_ready(point);
@@ -174,7 +187,7 @@ impl<'a> Scheduler<'a> {
 
     pub(crate) fn status(&self) -> Status {
         let storage_failed = self.error.as_ref().is_some_and(|e| e.category == Category::Storage);
-        if self.fates.values().all(|f| matches!(f, Fate::Cached | Fate::Executed)) {
+        if self.fates.values().all(|f| matches!(f, Fate::Cached | Fate::Executed | Fate::Pruned)) {
             Status::Ok
         } else if self.shared.cancel.is_cancelled() && !storage_failed {
             Status::Interrupted
@@ -208,7 +221,7 @@ impl<'a> Scheduler<'a> {
             if self.stopping {
                 break;
             }
-            if !self.has_room(point) {
+            if !self.room.is_there_for(point, self.started.keys().copied()) {
                 continue;
             }
             match self.decide(point)? {
@@ -232,21 +245,6 @@ impl<'a> Scheduler<'a> {
         Ok(held)
     }
 
-    fn has_room(&self, point: usize) -> bool {
-        let stage = |p: usize| &self.planner.spec.points[p].parsed.stage;
-        let running = || self.started.keys().copied();
-        let on_gpu = !self.shared.compute.device.is_cpu();
-        // On a GPU the token, not the cores, is what such a stage fills.
-        let fills = |p: usize| stage(p).parallel() && !(on_gpu && stage(p).uses_device());
-        if on_gpu && stage(point).uses_device() && running().any(|p| stage(p).uses_device()) {
-            return false;
-        }
-        if fills(point) {
-            return self.count_running() == 0;
-        }
-        self.count_running() < self.wishes.jobs.max(1) && !running().any(fills)
-    }
-
     fn decide(&mut self, point: usize) -> Result<Next> {
         if let Some(key) = self.held.get(&point) {
             if self.shared.store.lease_holder(key).is_some() {
@@ -254,7 +252,7 @@ impl<'a> Scheduler<'a> {
             }
             self.held.remove(&point);
         }
-        let decision = match self.planner.decide(point, &self.outputs) {
+        let decision = match self.planner.decide(point, &self.known) {
             Ok(decision) => decision,
             Err(error) if error.category == Category::BadInput => {
                 self.failed(point, error);
@@ -262,8 +260,13 @@ impl<'a> Scheduler<'a> {
             }
             Err(error) => return Err(error),
         };
+        let rung = match self.climb(point, &decision)? {
+            Climb::Train(rung) => rung,
+            Climb::Not(next) => return Ok(next),
+        };
         let Decision { state, components, key, record, reason, .. } = decision;
-        if let (State::Hit, Some(record), false) = (state, record, self.repairs.contains_key(&point)) {
+        let usable = rung.is_none() && !self.repairs.contains_key(&point);
+        if let (State::Hit, Some(record), true) = (state, record, usable) {
             self.cached(point, record);
             return Ok(Next::Settled);
         }
@@ -278,7 +281,8 @@ impl<'a> Scheduler<'a> {
             LeaseOutcome::HeldBy(holder) => return Ok(self.wait_for(point, key, &holder)),
         };
         // Somebody may have finished it between the look-up and the lease.
-        if !self.remakes(point)
+        if rung.is_none()
+            && !self.remakes(point)
             && let Some(record) = self.planner.present(&key)?
         {
             self.leases.remove(&point);
@@ -288,7 +292,7 @@ impl<'a> Scheduler<'a> {
         self.computing.insert(key, point);
         let (stage, kind) = (self.name(point), components.kind.clone());
         self.shared.listener.event(&Event::StageStarted { stage, kind, key, reason });
-        Ok(Next::Run(Box::new(self.job(point, components))))
+        Ok(Next::Run(Box::new(self.job(point, components, rung))))
     }
 
     fn remakes(&self, point: usize) -> bool {
@@ -308,7 +312,7 @@ impl<'a> Scheduler<'a> {
         Next::Held
     }
 
-    fn job(&self, point: usize, components: Components) -> Job {
+    fn job(&self, point: usize, components: Components, rung: Option<u64>) -> Job {
         let inputs = self.planner.spec.points[point].inputs.iter();
         let inputs = inputs.map(|(role, input)| {
             let members = input.indices().iter().filter_map(|p| Some((*p, self.records.get(p)?.clone()))).collect();
@@ -319,7 +323,10 @@ impl<'a> Scheduler<'a> {
             components,
             inputs: inputs.collect(),
             pinned: self.pinned.get(&point).cloned().unwrap_or_default(),
-            fresh: self.wishes.forced.contains(&point),
+            // On the way to a decision it goes on from what is there; what is made again is the result.
+            fresh: self.wishes.forced.contains(&point) && rung.is_none(),
+            threads: self.room.threads_for(point, self.started.is_empty() && self.ready.len() == 1),
+            rung,
         }
     }
 
@@ -336,6 +343,7 @@ impl<'a> Scheduler<'a> {
                 self.shared.listener.event(&Event::StageFinished { stage, key, digest, seconds, metrics });
                 self.settled(point, record, Fate::Executed);
             }
+            Err(Failure { at_rung: Some(epoch), .. }) => self.at_rung(point, epoch, seconds),
             Err(Failure { interrupted: true, .. }) => {
                 self.fates.insert(point, Fate::Skipped(None));
                 self.shared.listener.event(&Event::StageInterrupted { stage: self.name(point) });
@@ -384,7 +392,7 @@ impl<'a> Scheduler<'a> {
     /// Makes a point wait again: it runs, or is looked up, when its inputs are there.
     fn withdraw(&mut self, point: usize) {
         self.records.remove(&point);
-        if let Some(digest) = self.outputs.remove(&point) {
+        if let Some(digest) = self.known.outputs.remove(&point) {
             self.before.insert(point, digest);
         }
         self.fates.insert(point, Fate::Waiting);
@@ -404,8 +412,9 @@ impl<'a> Scheduler<'a> {
     fn settled(&mut self, point: usize, record: ResultRecord, fate: Fate) {
         self.fates.insert(point, fate);
         self.ready.remove(&self.position[&point]);
-        self.outputs.insert(point, record.digest);
+        self.known.outputs.insert(point, record.digest);
         if self.before.remove(&point).is_some_and(|before| before != record.digest) {
+            self.compare_anew();
             // What was already made of the old bytes is looked up, or made, anew.
             for below in self.planner.graph.dependents(point) {
                 if matches!(self.fates.get(&below), Some(Fate::Cached | Fate::Executed)) {
@@ -419,7 +428,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    fn make_ready(&mut self, point: usize) {
+    pub(super) fn make_ready(&mut self, point: usize) {
         if self.fates.get(&point) == Some(&Fate::Waiting) && self.has_inputs(point) {
             self.ready.insert(self.position[&point]);
         }
@@ -427,7 +436,7 @@ impl<'a> Scheduler<'a> {
 
     fn has_inputs(&self, point: usize) -> bool {
         let mut inputs = self.planner.spec.points[point].inputs.values().flat_map(PointInput::indices);
-        inputs.all(|i| self.outputs.contains_key(i))
+        inputs.all(|i| self.known.is_settled(*i))
     }
 
     fn failed(&mut self, point: usize, error: Error) {
@@ -439,6 +448,7 @@ impl<'a> Scheduler<'a> {
         self.error.get_or_insert(error);
         self.stopping |= !self.wishes.keep_going;
         for below in self.planner.graph.downstream([point]) {
+            self.ladder.iter_mut().for_each(|ladder| ladder.fail(below));
             if self.fates.get(&below) == Some(&Fate::Waiting) {
                 self.fates.insert(below, Fate::Skipped(Some(point)));
                 let (stage, because) = (self.name(below), self.name(point));
@@ -447,12 +457,12 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    fn name(&self, point: usize) -> String {
+    pub(super) fn name(&self, point: usize) -> String {
         self.planner.spec.points[point].name.clone()
     }
 }
 
-enum Next {
+pub(super) enum Next {
     /// Nothing to run: it was there, or it failed before it ran.
     Settled,
     /// Another point of this run has the same key, and runs.

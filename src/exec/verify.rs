@@ -60,12 +60,13 @@ pub fn verify(
         checkpoint_interval: Duration::MAX,
     };
     let plan = planner.plan(&planner.graph.upstream(points.iter().copied()))?;
+    let pruned = plan.pruned();
     let records: BTreeMap<usize, ResultRecord> =
         plan.decisions.into_iter().filter_map(|d| Some((d.point, d.record?))).collect();
     for point in points {
         comparable(planner, compute, &records, *point)?;
     }
-    points.iter().map(|point| verify_one(&shared, &records, *point)).collect()
+    points.iter().map(|point| verify_one(&shared, &records, &pruned, *point)).collect()
 }
 
 /// A training's bytes depend on how the device rounds: only the same class can give them again.
@@ -86,7 +87,12 @@ fn comparable(
     Err(Error::bad_input(message).hint("verify it on a machine of the same class"))
 }
 
-fn verify_one(shared: &Shared<'_>, records: &BTreeMap<usize, ResultRecord>, point: usize) -> Result<Verification> {
+fn verify_one(
+    shared: &Shared<'_>,
+    records: &BTreeMap<usize, ResultRecord>,
+    pruned: &BTreeSet<usize>,
+    point: usize,
+) -> Result<Verification> {
     let spec = &shared.spec.points[point];
     let record = |p: &usize| {
         let missing = || Error::bad_input(format!("`{}` is not in the cache", shared.spec.points[*p].name));
@@ -95,11 +101,12 @@ fn verify_one(shared: &Shared<'_>, records: &BTreeMap<usize, ResultRecord>, poin
     let stored = record(&point)?;
     let mut inputs = BTreeMap::new();
     for (role, input) in &spec.inputs {
-        let members = input.indices().iter().map(|p| Ok((*p, record(p)?))).collect::<Result<_>>()?;
+        let left = input.indices().iter().filter(|p| !pruned.contains(p));
+        let members = left.map(|p| Ok((*p, record(p)?))).collect::<Result<_>>()?;
         inputs.insert(role.clone(), members);
     }
     let components = stored.components.clone();
-    let job = Job { point, components, inputs, pinned: BTreeSet::new(), fresh: true };
+    let job = Job { point, components, inputs, pinned: BTreeSet::new(), fresh: true, threads: None, rung: None };
     let again = shared.execute(&job).outcome.map_err(|failure| failure.error)?;
     let difference = if again.digest == stored.digest { None } else { Some(difference(shared, &stored, &again)?) };
     Ok(Verification { name: spec.name.clone(), difference })

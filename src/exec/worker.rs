@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -46,12 +47,18 @@ pub(crate) struct Job {
     pub pinned: BTreeSet<u64>,
     /// Make it again, whatever is stored.
     pub fresh: bool,
+    /// Threads for it alone; none to share those of the process.
+    pub threads: Option<usize>,
+    /// Train no further than to this epoch, where the point is compared with others; there is no result then.
+    pub rung: Option<u64>,
 }
 
 /// Why a job made nothing.
 pub(crate) struct Failure {
     pub error: Error,
     pub interrupted: bool,
+    /// It stopped because it is at this rung.
+    pub at_rung: Option<u64>,
     /// Points whose stored results turned out to be missing or damaged.
     pub damaged: BTreeSet<usize>,
 }
@@ -70,11 +77,13 @@ impl Shared<'_> {
 
     pub(crate) fn execute(&self, job: &Job) -> Done {
         let damaged = Arc::new(Mutex::new(BTreeSet::new()));
+        let at_rung = AtomicBool::new(false);
         // Whatever happens in there, the scheduler must hear that the job ended.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.try_execute(job, &damaged))).unwrap_or_else(|panic| {
-            let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            Err(StageError::failed(format!("internal error: {}", said.unwrap_or("the stage panicked"))))
-        });
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| self.try_execute(job, &damaged, &at_rung))).unwrap_or_else(|panic| {
+                let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+                Err(StageError::failed(format!("internal error: {}", said.unwrap_or("the stage panicked"))))
+            });
         let outcome = outcome.map_err(|error| {
             let interrupted = matches!(error, StageError::Interrupted);
             let damaged = damaged.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -82,12 +91,18 @@ impl Shared<'_> {
             if !interrupted {
                 self.log_failure(job, &error);
             }
-            Failure { error, interrupted, damaged }
+            let at_rung = job.rung.filter(|_| interrupted && at_rung.load(Ordering::Relaxed));
+            Failure { error, interrupted, at_rung, damaged }
         });
         Done { point: job.point, outcome }
     }
 
-    fn try_execute(&self, job: &Job, damaged: &Arc<Mutex<BTreeSet<usize>>>) -> Result<ResultRecord, StageError> {
+    fn try_execute(
+        &self,
+        job: &Job,
+        damaged: &Arc<Mutex<BTreeSet<usize>>>,
+        at_rung: &AtomicBool,
+    ) -> Result<ResultRecord, StageError> {
         let point = &self.spec.points[job.point];
         let log_path = self.log_path(point);
         let folder = log_path.parent().unwrap_or(Path::new("."));
@@ -103,6 +118,7 @@ impl Shared<'_> {
             .prefix(&format!("{}-", point.stage))
             .tempdir_in(&scratch_root)
             .map_err(|e| storage(format!("can't create a folder in {}", scratch_root.display()), e))?;
+        let cancel = self.cancel.for_one();
         let chain = job.components.segments.as_ref().map(|_| {
             let settings = ChainSettings {
                 states: job.components.states(),
@@ -110,6 +126,8 @@ impl Shared<'_> {
                 pinned: job.pinned.clone(),
                 interval: self.checkpoint_interval,
                 fresh: job.fresh,
+                rung: job.rung,
+                cancel: cancel.clone(),
             };
             StoredChain::new(self.into, self.listener, &point.name, settings)
         });
@@ -125,10 +143,15 @@ impl Shared<'_> {
             data_dirs: self.data_dirs,
             log_path: &log_path,
             progress: &progress,
-            cancel: self.cancel,
+            cancel: &cancel,
             chain: chain.as_ref().map(|c| c as &dyn Chain),
         };
-        let artifact = point.parsed.stage.run(&context)?;
+        let made = match job.threads {
+            None => point.parsed.stage.run(&context),
+            Some(threads) => threads_of_its_own(threads)?.install(|| point.parsed.stage.run(&context)),
+        };
+        at_rung.store(chain.as_ref().is_some_and(StoredChain::is_at_rung), Ordering::Relaxed);
+        let artifact = made?;
         check_metrics(&artifact)?;
         self.check_files(job)?;
         Ok(self.commit(job, &artifact, started.elapsed().as_secs_f64())?)
@@ -200,6 +223,12 @@ impl Shared<'_> {
         }
         Inputs(inputs)
     }
+}
+
+/// Results are the same for any number of threads: this only decides who waits for whom.
+fn threads_of_its_own(threads: usize) -> Result<rayon::ThreadPool, StageError> {
+    let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    built.map_err(|e| StageError::failed(format!("can't start threads: {e}")))
 }
 
 /// A metric is a number that can be compared and written as JSON.

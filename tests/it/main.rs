@@ -13,3 +13,4 @@ mod library;
 mod repair;
 mod shipped;
 mod support;
+mod sweeps;

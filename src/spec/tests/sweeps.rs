@@ -2,6 +2,7 @@
 
 use insta::assert_snapshot;
 
+use super::super::Mode;
 use super::super::testing::{good, good_with, names, wrong, wrong_with};
 
 /// The points' names of a stage that has these axes of `[matrix]`.
@@ -326,4 +327,42 @@ fn an_axis_that_no_stage_mentions_is_refused() {
     // Who fixes a parameter for once need not take its axis away.
     let text = "pipeline.name = 'p'\nmatrix.n = [1, 2]\n[stages.s]\nkind = 'load'\nn = '${matrix.n}'\n";
     assert_eq!(names(&good_with(text, &["stages.s.n=5"])), ["s"]);
+}
+
+/// A training that has an axis, and what stands in `[matrix.prune]`.
+fn pruning(prune: &str) -> String {
+    format!(
+        "[stages.d]\nkind = \"load\"\n[stages.t]\nkind = \"train\"\ninputs.data = \"d\"\nrate = \"${{matrix.rate}}\"\n\
+         epochs = 9\n[matrix]\nrate = [0.1, 0.2]\n[matrix.prune]\n{prune}\n"
+    )
+}
+
+#[test]
+fn pruning_has_a_stage_a_figure_and_rungs_before_the_last_epoch() {
+    let read = |prune: &str| good(&format!("pipeline.name = \"p\"\n{}", pruning(prune))).prune;
+    let found = read("metric = \"t.rmse\"\nrungs = [1, 8]").expect("a pruning");
+    assert_eq!((found.stage, found.curve.as_str(), found.mode), (1, "rmse", Mode::Min));
+    assert_eq!((found.rungs, found.reduction), (vec![1, 8], 3));
+    assert_eq!(read("metric = \"t.loss\"\nrungs = []\nmode = \"max\"\nreduction = 2"), None);
+}
+
+#[test]
+fn what_is_wrong_with_pruning_is_said_at_its_place() {
+    let said = |prune: &str| {
+        let message = wrong(&pruning(prune));
+        message
+            .lines()
+            .filter(|l| l.starts_with("error") || l.contains("help"))
+            .map(str::trim)
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    assert_snapshot!(said("metric = \"t.loss\"\nrungs = [3, 3, 9]"), @"");
+    assert_snapshot!(said("metric = \"t.loss\"\nrungs = [3, 9]"), @"");
+    assert_snapshot!(said("metric = \"t.los\"\nrungs = [3]"), @"");
+    assert_snapshot!(said("metric = \"loss\"\nrungs = [3]"), @"");
+    assert_snapshot!(said("metric = \"tt.loss\"\nrungs = [3]"), @"");
+    assert_snapshot!(said("rung = [3]\nmode = \"least\"\nreduction = 1"), @"");
+    let stage = "[stages.a]\nkind = \"show\"\nmatrix.prune = { metric = \"a.loss\" }\n";
+    assert!(wrong(stage).contains("a stage's matrix has no `prune`"));
 }
