@@ -21,10 +21,13 @@ mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::error::Result;
+use crate::stage::Registry;
+use crate::stages::builtin;
 use ui::Ui;
 
 /// Runs experiment pipelines: a TOML file describes a DAG of stages; only what changed runs again, and no epoch is ever
@@ -65,6 +68,18 @@ struct Global {
     /// Don't wait for a cache or a key that another process holds: exit with code 4
     #[arg(long, global = true)]
     no_wait: bool,
+    #[arg(skip)]
+    kinds: Kinds,
+}
+
+/// The stage kinds that pipelines may use: no argument, but what the program was started with.
+#[derive(Clone)]
+struct Kinds(Arc<Registry>);
+
+impl Default for Kinds {
+    fn default() -> Self {
+        Self(Arc::new(builtin()))
+    }
 }
 
 #[derive(Subcommand)]
@@ -122,7 +137,14 @@ struct PipelineArgs {
 
 /// Parses the command line, does what it says and returns the exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    main_with(builtin(), std::env::args_os())
+}
+
+/// [`main`] with other stage kinds and arguments (the first is the program's name): a crate with kinds of its own is a
+/// `vadpipe` of its own with `main_with(registry, std::env::args_os())`.
+pub fn main_with(registry: Registry, args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
+    let mut cli = Cli::parse_from(args);
+    cli.global.kinds = Kinds(Arc::new(registry));
     let ui = Ui::new(cli.global.json, cli.global.quiet, cli.global.verbose);
     match dispatch(cli, &ui) {
         Ok(()) => ExitCode::SUCCESS,
@@ -148,7 +170,7 @@ fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
         Command::Log(args) => log::log(&args, global, ui),
         Command::Gc(args) => gc::gc(&args, global, ui),
         Command::Doctor(args) => doctor::doctor(&args, global, ui),
-        Command::Kinds(args) => kinds::kinds(&args, ui),
+        Command::Kinds(args) => kinds::kinds(&args, global, ui),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "vadpipe", &mut script);

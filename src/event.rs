@@ -204,6 +204,15 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Whether such events come by the thousand where stages take no time. They may be held back until
+    /// [`Listener::pause`]; all others are passed on at once, behind what was held back.
+    pub fn is_one_of_many(&self) -> bool {
+        use Event::{StageCached, StageFinished, StageSkipped, StageStarted};
+        matches!(self, StageCached { .. } | StageStarted { .. } | StageFinished { .. } | StageSkipped { .. })
+    }
+}
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -231,4 +240,7 @@ impl Status {
 pub trait Listener: Send + Sync {
     /// Takes an event. Must not block for long.
     fn event(&self, event: &Event);
+    /// Nothing happens for a moment: whoever holds events back, to write several at once, passes them on. After the last
+    /// event it is not called any more.
+    fn pause(&self) {}
 }

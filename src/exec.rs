@@ -5,11 +5,13 @@
 //! takes up from there.
 
 mod chain;
+mod crew;
 mod device;
 mod journal;
 mod overlay;
 mod pinned;
 mod pruning;
+mod repair;
 mod room;
 mod schedule;
 mod verify;

@@ -45,9 +45,19 @@ impl Digest {
     }
 }
 
+impl Digest {
+    /// Calls `f` with all hexadecimal digits; nothing is allocated.
+    fn with_hex<T>(&self, f: impl FnOnce(&str) -> T) -> T {
+        let mut text = [b'0'; 64];
+        // Twice as many digits as bytes: it can't fail, and digits are text.
+        let _ = hex::encode_to_slice(self.0, &mut text);
+        f(std::str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        self.with_hex(|text| f.write_str(text))
     }
 }
 
@@ -68,7 +78,7 @@ impl FromStr for Digest {
 
 impl Serialize for Digest {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
+        self.with_hex(|text| s.serialize_str(text))
     }
 }
 

@@ -25,7 +25,7 @@ use crate::graph::Graph;
 use crate::key::{Components, Digest, InputDigest, Key};
 use crate::spec::{Point, PointInput, Spec};
 use crate::stage::{Files, StageError};
-use crate::store::{ResultRecord, Store};
+use crate::store::{Look, LookError, ResultRecord, Store};
 
 /// What is known of a point's result before it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -61,12 +61,19 @@ pub struct Decision {
     pub components: Option<Components>,
     /// The key; none while inputs are unknown.
     pub key: Option<Key>,
-    /// The result, if it is a hit.
-    pub record: Option<ResultRecord>,
+    /// The digest of the result, if it is a hit.
+    pub output: Option<Digest>,
     /// Why it is no hit.
     pub reason: Option<Reason>,
     /// Of a training that is a miss.
     pub epochs: Option<CachedEpochs>,
+}
+
+impl Decision {
+    /// That a point is to run, and nothing else known of it.
+    fn miss(point: usize, reason: Option<Reason>) -> Self {
+        Self { point, state: State::Miss, components: None, key: None, output: None, reason, epochs: None }
+    }
 }
 
 /// The decisions about all wanted points, in plan order.
@@ -113,7 +120,15 @@ impl Known {
         };
         !self.out.is_empty() && point.inputs.values().any(all_out)
     }
+
+    fn take(&mut self, decision: &Decision) {
+        self.outputs.extend(decision.output.map(|output| (decision.point, output)));
+        self.out.extend((decision.state == State::Pruned).then_some(decision.point));
+    }
 }
+
+/// A point, and the digests of the files that it names; none where these can't be read.
+type Read = (usize, Option<BTreeMap<String, Digest>>);
 
 /// Reads the files that enter keys through the store's memory of digests.
 pub struct PipelineFiles<'a> {
@@ -170,32 +185,55 @@ impl Planner<'_> {
         Ok(self.walk(wanted)?.0)
     }
 
+    /// The index is opened once for all points, and after their files were looked at, which may open it, too.
     fn walk(&self, wanted: &BTreeSet<usize>) -> Result<(Plan, Vec<(usize, StageError)>)> {
         let wanted = with_rivals(self.spec, self.graph, wanted);
-        let mut ladder = Ladder::of(self.spec, self.graph, &wanted);
-        let mut known = Known::default();
-        let mut decisions = Vec::with_capacity(wanted.len());
+        let mut points = Vec::with_capacity(wanted.len());
         let mut unreadable = Vec::new();
         for point in self.graph.order().iter().copied().filter(|p| wanted.contains(p)) {
-            let decision = match self.contents(point) {
-                _ if known.hangs_on_pruned(self.point(point)) => self.left_out(point, &known),
-                Ok(contents) => self.judged(self.decide_with(point, &known, contents)?, ladder.as_mut())?,
+            match self.contents(point) {
+                Ok(contents) => points.push((point, Some(contents))),
                 Err(StageError::Storage(error)) => return Err(error),
                 Err(error) => {
                     unreadable.push((point, error));
-                    let (state, reason) = (State::Miss, None);
-                    Decision { point, state, components: None, key: None, record: None, reason, epochs: None }
+                    points.push((point, None));
                 }
-            };
-            if let Some(record) = &decision.record {
-                known.outputs.insert(point, record.digest);
             }
-            if decision.state == State::Pruned {
-                known.out.insert(point);
-            }
-            decisions.push(decision);
         }
+        let mut ladder = Ladder::of(self.spec, self.graph, &wanted);
+        let decisions = match &mut ladder {
+            None => self.decide_all(&points)?,
+            Some(ladder) => self.decide_and_judge(&points, ladder)?,
+        };
         Ok((Plan { decisions, ladder }, unreadable))
+    }
+
+    fn decide_all(&self, points: &[Read]) -> Result<Vec<Decision>> {
+        let decisions = self.store.look(|look| {
+            let mut known = Known::default();
+            let mut decisions = Vec::with_capacity(points.len());
+            for (point, contents) in points {
+                let decision = match contents {
+                    Some(contents) => self.decide_with(look, *point, &known, contents)?,
+                    None => Decision::miss(*point, None),
+                };
+                known.take(&decision);
+                decisions.push(decision);
+            }
+            Ok(decisions)
+        });
+        Ok(decisions?)
+    }
+
+    /// The records of a plan's hits. A record that can't be read (any more) is left out.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn records(&self, plan: &Plan) -> Result<BTreeMap<usize, ResultRecord>> {
+        let hits = plan.decisions.iter().filter(|d| d.state == State::Hit);
+        let (points, keys): (Vec<_>, Vec<_>) = hits.filter_map(|d| Some((d.point, d.key?))).unzip();
+        let found = self.store.results(&keys)?;
+        Ok(points.into_iter().zip(found).filter_map(|(point, record)| Some((point, record?))).collect())
     }
 
     /// `Ok` if nothing is wrong. The points of one stage often miss the same file: that is said once.
@@ -228,37 +266,40 @@ impl Planner<'_> {
                 return Err(Error { hint, ..error });
             }
         };
-        self.decide_with(point, known, contents)
+        Ok(self.store.look(|look| self.decide_with(look, point, known, &contents))?)
     }
 
-    fn decide_with(&self, point: usize, known: &Known, contents: BTreeMap<String, Digest>) -> Result<Decision> {
+    fn decide_with(
+        &self,
+        look: &Look<'_>,
+        point: usize,
+        known: &Known,
+        contents: &BTreeMap<String, Digest>,
+    ) -> Result<Decision, LookError> {
         let unknown = self.unknown_inputs(point, known);
+        let forced = self.forced.contains(&point);
+        if !unknown.is_empty() && look.is_empty() {
+            let causes = vec![Cause::NeverRun, Cause::Upstream { stages: unknown }];
+            return Ok(Decision::miss(point, Some(Reason::new(causes))));
+        }
         let components = self.components(point, known, contents);
         if !unknown.is_empty() {
-            let maybe = !self.forced.contains(&point) && self.store.exists_but_for_inputs(&components)?;
+            let maybe = !forced && look.exists_but_for_inputs(&components)?;
+            let reason = Some(self.reason_below_a_miss(look, point, &components, unknown)?);
             let state = if maybe { State::Maybe } else { State::Miss };
-            let reason = Some(self.reason_below_a_miss(point, &components, unknown)?);
-            return Ok(Decision { point, state, components: None, key: None, record: None, reason, epochs: None });
+            return Ok(Decision { state, ..Decision::miss(point, reason) });
         }
         let key = components.key();
-        let record = self.present(&key)?;
-        let forced = self.forced.contains(&point);
-        if let (Some(record), false) = (record, forced) {
-            let (key, components) = (Some(key), Some(components));
-            let record = Some(record);
-            return Ok(Decision { point, state: State::Hit, components, key, record, reason: None, epochs: None });
+        let output = if forced { None } else { look.hit(&key)? };
+        let mut decision = Decision { state: State::Hit, key: Some(key), output, ..Decision::miss(point, None) };
+        if output.is_none() {
+            let reason = if forced { Reason::new(vec![Cause::Forced]) } else { self.reason(look, point, &components)? };
+            decision.state = State::Miss;
+            decision.epochs = if forced { None } else { self.cached_epochs(look, &components)? };
+            decision.reason = Some(reason);
         }
-        let reason = if forced { Reason::new(vec![Cause::Forced]) } else { self.reason(point, &components)? };
-        let epochs = if forced { None } else { self.cached_epochs(&components)? };
-        Ok(Decision {
-            point,
-            state: State::Miss,
-            key: Some(key),
-            components: Some(components),
-            record: None,
-            reason: Some(reason),
-            epochs,
-        })
+        decision.components = Some(components);
+        Ok(decision)
     }
 
     fn unknown_inputs(&self, point: usize, known: &Known) -> Vec<String> {
@@ -273,7 +314,7 @@ impl Planner<'_> {
     }
 
     /// The components of a point's key. Inputs that are not known yet have a blank digest: their roles and labels are known.
-    fn components(&self, point: usize, known: &Known, contents: BTreeMap<String, Digest>) -> Components {
+    fn components(&self, point: usize, known: &Known, contents: &BTreeMap<String, Digest>) -> Components {
         let point = self.point(point);
         let stage = &point.parsed.stage;
         let reads = stage.reads();
@@ -296,35 +337,38 @@ impl Planner<'_> {
             seed: reads.seed.then_some(point.seed),
             precision: reads.precision.then(|| self.spec.pipeline.precision.to_string()),
             inputs,
-            contents,
+            contents: contents.clone(),
             segments: stage.epochs().map(|e| e.segments),
         }
     }
 
-    /// The result of this key, if its bytes are there as far as the index knows.
+    /// The output digest of this key's result, if its bytes are there as far as the index knows.
     ///
     /// # Errors
     /// If the store fails.
-    pub fn present(&self, key: &Key) -> Result<Option<ResultRecord>> {
-        match self.store.result(key)? {
-            Some(record) if self.store.is_present(&record)? => Ok(Some(record)),
-            _ => Ok(None),
-        }
+    pub fn present(&self, key: &Key) -> Result<Option<Digest>> {
+        Ok(self.store.look(|look| look.hit(key))?)
     }
 
-    fn newest(&self, point: usize) -> Result<Option<ResultRecord>> {
-        Ok(self.store.newest(&self.spec.pipeline.name, &self.point(point).name)?)
+    fn newest(&self, look: &Look<'_>, point: usize) -> Result<Option<ResultRecord>, LookError> {
+        look.newest(&self.spec.pipeline.name, &self.point(point).name)
     }
 
-    fn reason(&self, point: usize, components: &Components) -> Result<Reason> {
-        let Some(newest) = self.newest(point)? else { return Ok(Reason::new(vec![Cause::NeverRun])) };
+    fn reason(&self, look: &Look<'_>, point: usize, components: &Components) -> Result<Reason, LookError> {
+        let Some(newest) = self.newest(look, point)? else { return Ok(Reason::new(vec![Cause::NeverRun])) };
         let causes = differences(&newest.components, components);
         Ok(Reason::new(if causes.is_empty() { vec![Cause::Damaged] } else { causes }))
     }
 
     /// The inputs of `components` are partly blank here: what differs in them says nothing.
-    fn reason_below_a_miss(&self, point: usize, components: &Components, unknown: Vec<String>) -> Result<Reason> {
-        let mut causes = match self.newest(point)? {
+    fn reason_below_a_miss(
+        &self,
+        look: &Look<'_>,
+        point: usize,
+        components: &Components,
+        unknown: Vec<String>,
+    ) -> Result<Reason, LookError> {
+        let mut causes = match self.newest(look, point)? {
             None => vec![Cause::NeverRun],
             Some(newest) => {
                 let mut causes = differences(&newest.components, components);
@@ -336,13 +380,13 @@ impl Planner<'_> {
         Ok(Reason::new(causes))
     }
 
-    fn cached_epochs(&self, components: &Components) -> Result<Option<CachedEpochs>> {
+    fn cached_epochs(&self, look: &Look<'_>, components: &Components) -> Result<Option<CachedEpochs>, LookError> {
         let states = components.states();
         if states.is_empty() {
             return Ok(None);
         }
         let total = states.len() as u64 - 1;
-        let cached = self.store.states_present(&states, self.numerics)?.map_or(0, |p| p.epoch);
+        let cached = look.states_present(&states, self.numerics)?.map_or(0, |p| p.epoch);
         Ok(Some(CachedEpochs { cached, total }))
     }
 

@@ -31,6 +31,7 @@ mod index;
 mod inner;
 mod lease;
 mod lock;
+mod look;
 mod quiet;
 mod record;
 mod results;
@@ -50,6 +51,7 @@ use std::time::Duration;
 pub use error::StoreError;
 use inner::Inner;
 pub use lease::{Lease, LeaseOutcome};
+pub use look::{Look, LookError};
 pub use record::{
     Holder, Provenance, RUN_FORMAT, ResultRecord, RunRecord, RunStatus, StageOutcome, StageRun, StatePosition,
     StateRecord, host_name, new_run_id,

@@ -61,8 +61,8 @@ fn text(project: &Project, plan: &Plan, decision: &Decision) -> String {
         Some(components) => lines.extend(parts(components)),
         None => lines.push("  its key is not known before its inputs are".to_owned()),
     }
-    if let Some(record) = &decision.record {
-        lines.push(format!("  output      {}", record.digest));
+    if let Some(output) = &decision.output {
+        lines.push(format!("  output      {output}"));
     }
     lines.join("\n")
 }

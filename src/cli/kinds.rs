@@ -3,11 +3,11 @@
 use clap::Args;
 use serde_json::json;
 
+use super::Global;
 use super::ui::Ui;
 use crate::diagnostic::{Diagnostics, Origin, nearest};
 use crate::error::{Error, Result};
 use crate::stage::{Params, Roles, StageKind};
-use crate::stages::builtin;
 use crate::value::{Table, Value};
 
 /// Arguments of `kinds`.
@@ -19,8 +19,8 @@ pub(super) struct KindsArgs {
 }
 
 /// Prints the stage kinds.
-pub(super) fn kinds(args: &KindsArgs, ui: &Ui) -> Result<()> {
-    let registry = builtin();
+pub(super) fn kinds(args: &KindsArgs, global: &Global, ui: &Ui) -> Result<()> {
+    let registry = &global.kinds.0;
     if let Some(name) = &args.kind
         && registry.get(name).is_none()
     {
@@ -79,6 +79,7 @@ fn parameters(kind: &dyn StageKind) -> Vec<(&'static str, Option<Value>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stages::builtin;
     use std::collections::BTreeSet;
 
     #[test]

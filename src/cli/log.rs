@@ -44,13 +44,17 @@ pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
         return print_file(&folder("runs").join(format!("{}.ndjson", run.id)), ui);
     }
     if let Some(stage) = &args.stage {
-        if !run.stages.iter().any(|s| s.name == *stage) {
+        let Some(entry) = run.stages.iter().find(|s| s.name == *stage) else {
             let near = nearest(stage, run.stages.iter().map(|s| s.name.as_str()));
             let hint = near
                 .map_or_else(|| "`vadpipe log RUN` lists its stages".to_owned(), |n| format!("did you mean `{n}`?"));
             return Err(Error::bad_input(format!("run {} has no stage `{stage}`", run.id)).hint(hint));
-        }
+        };
         let path = folder("logs").join(&run.id).join(format!("{stage}.log"));
+        if !path.exists() && entry.outcome == StageOutcome::Executed {
+            ui.note(&format!("`{stage}` said nothing in {}", run.id));
+            return Ok(());
+        }
         if !path.exists() {
             return Err(Error::bad_input(format!("`{stage}` did not run in {}, so it has no log", run.id)));
         }

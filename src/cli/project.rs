@@ -14,7 +14,7 @@ use crate::exec::{Compute, choose};
 use crate::graph::Graph;
 use crate::plan::{Plan, Planner};
 use crate::spec::{Spec, load};
-use crate::stages::builtin;
+use crate::stage::Registry;
 use crate::store::{Holder, Options, ResultRecord, Store};
 
 /// A pipeline with its graph, its cache and its device.
@@ -36,24 +36,25 @@ pub(super) struct Project {
 impl Project {
     /// Reads the pipeline and opens its cache for a question: with `--no-wait`, a held cache is an error.
     pub(super) fn open(args: &PipelineArgs, global: &Global, ui: &Ui) -> Result<Self> {
-        Self::load(args, open_store(global, ui)?)
+        Self::load(args, &global.kinds.0, open_store(global, ui)?)
     }
 
     /// Reads the pipeline and opens its cache for a run. A run that is under way waits for the cache however long it
     /// takes, since what it has computed must not be lost: `--no-wait` is about keys that others compute.
     pub(super) fn open_to_run(args: &PipelineArgs, global: &Global, ui: &Ui) -> Result<Self> {
         const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
-        Self::load(args, open_store_with(global, ui, Options { wait: true, timeout: FOR_EVER, ..Options::default() })?)
+        let options = Options { wait: true, timeout: FOR_EVER, ..Options::default() };
+        Self::load(args, &global.kinds.0, open_store_with(global, ui, options)?)
     }
 
-    fn load(args: &PipelineArgs, store: Arc<Store>) -> Result<Self> {
+    fn load(args: &PipelineArgs, registry: &Registry, store: Arc<Store>) -> Result<Self> {
         let bytes = std::fs::read(&args.file)
             .map_err(|e| Error::bad_input(format!("can't read the pipeline {}", args.file.display())).caused_by(e))?;
         let text = utf8(bytes, &args.file.display().to_string())?;
         // Absolute, so that a stage may change its folder and still find what lies beside the pipeline.
         let file = std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone());
         let base = file.parent().unwrap_or(Path::new(".")).to_owned();
-        let spec = load(&text, &args.file.display().to_string(), &base, &args.set, &builtin())?;
+        let spec = load(&text, &args.file.display().to_string(), &base, &args.set, registry)?;
         let compute = choose(args.device.unwrap_or(spec.pipeline.device), spec.pipeline.precision)?;
         let graph = Graph::of(&spec.points)?;
         let targets = graph.targets(&args.targets)?;
@@ -80,10 +81,9 @@ impl Project {
     }
 
     fn results_and_pruned(&self, ui: &Ui) -> Result<(BTreeMap<usize, ResultRecord>, BTreeSet<usize>)> {
-        let plan = self.plan(&BTreeSet::new(), ui)?;
-        let pruned = plan.pruned();
-        let found = plan.decisions.into_iter().filter(|d| self.targets.contains(&d.point));
-        Ok((found.filter_map(|d| Some((d.point, d.record?))).collect(), pruned))
+        let mut plan = self.plan(&BTreeSet::new(), ui)?;
+        plan.decisions.retain(|d| self.targets.contains(&d.point));
+        Ok((self.planner(&BTreeSet::new()).records(&plan)?, plan.pruned()))
     }
 
     /// [`Project::results`] in plan order; an error if a target has none. Pruned points are passed over.

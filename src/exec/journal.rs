@@ -1,11 +1,12 @@
 //! What is kept of a run while it happens: its record in the store, and its events as one NDJSON file.
 //!
 //! The record is written when the run starts, so that `gc` keeps what the run needs and a killed run is known, and again
-//! when it ends. The file holds every event but progress, each line written at once: a run can be watched from outside,
-//! and what happened before a crash is there.
+//! when it ends. The file holds every event but progress, each line written before anything is waited for: a run can be
+//! watched from outside, and what happened before a crash is there.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{BufWriter, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
@@ -22,8 +23,10 @@ pub(crate) struct Journal<'a> {
     store: &'a Arc<Store>,
     spec: &'a Spec,
     listener: &'a dyn Listener,
-    file: Mutex<File>,
+    file: Mutex<BufWriter<File>>,
     record: Mutex<RunRecord>,
+    /// Where each stage stands in the record.
+    places: BTreeMap<&'a str, usize>,
     /// Scratch folders stay while this run is under way.
     _at_work: AtWork,
 }
@@ -44,7 +47,7 @@ impl<'a> Journal<'a> {
             key: d.key,
             outcome: StageOutcome::Pending,
             seconds: 0.0,
-            digest: d.record.as_ref().map(|r| r.digest),
+            digest: d.output,
             resumed_at: None,
         };
         let record = RunRecord {
@@ -65,12 +68,16 @@ impl<'a> Journal<'a> {
             states: plan.decisions.iter().flat_map(begins).collect(),
         };
         let at_work = store.at_work()?;
-        store.write_run(&record)?;
+        // What is all there already needs no protection, and one that is not waited for is not watched.
+        if !plan.is_complete() {
+            store.write_run(&record)?;
+        }
+        let places = plan.decisions.iter().enumerate().map(|(i, d)| (spec.points[d.point].name.as_str(), i)).collect();
         let path = store.dir().join("runs").join(format!("{id}.ndjson"));
         let storage = |e| Error::storage(format!("can't write {}", path.display())).caused_by(e);
         path.parent().map_or(Ok(()), fs::create_dir_all).map_err(storage)?;
-        let file = Mutex::new(File::create(&path).map_err(storage)?);
-        Ok(Self { store, spec, listener, file, record: Mutex::new(record), _at_work: at_work })
+        let file = Mutex::new(BufWriter::new(File::create(&path).map_err(storage)?));
+        Ok(Self { store, spec, listener, file, record: Mutex::new(record), places, _at_work: at_work })
     }
 
     /// Tells the user what the store has noticed: damage, databases set aside.
@@ -91,9 +98,9 @@ impl<'a> Journal<'a> {
                 Fate::Pruned => StageOutcome::Pruned,
                 Fate::Skipped(_) | Fate::Waiting | Fate::Running => StageOutcome::Skipped,
             };
-            if let Some(result) = scheduler.records.get(point) {
-                stage.key = Some(result.key);
-                stage.digest = Some(result.digest);
+            if let Some((key, digest)) = scheduler.results.get(point) {
+                stage.key = Some(*key);
+                stage.digest = Some(*digest);
             }
         }
         // So that `gc` keeps the states that they ended with.
@@ -108,25 +115,31 @@ impl<'a> Journal<'a> {
         };
         self.store.write_run(&record)?;
         let name = |point: &usize| self.spec.points[*point].name.as_str();
-        let hits: Vec<_> = scheduler.records.iter().map(|(point, result)| (name(point), result.key)).collect();
+        let hits: Vec<_> = scheduler.results.iter().map(|(point, (key, _))| (name(point), *key)).collect();
         Ok(self.store.note_hits(&record.pipeline, &hits)?)
     }
 
     fn remember(&self, event: &Event) {
+        let (stage, seconds, epoch) = match event {
+            Event::StageFinished { stage, seconds, .. } => (stage, Some(*seconds), None),
+            Event::Resumed { stage, epoch, .. } => (stage, None, Some(*epoch)),
+            _ => return,
+        };
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        let stage_of = |record: &'_ mut RunRecord, name: &str| record.stages.iter().position(|s| s.name == name);
-        match event {
-            Event::StageFinished { stage, seconds, .. } => {
-                if let Some(i) = stage_of(&mut record, stage) {
-                    record.stages[i].seconds = *seconds;
-                }
-            }
-            Event::Resumed { stage, epoch, .. } => {
-                if let Some(i) = stage_of(&mut record, stage) {
-                    record.stages[i].resumed_at = Some(*epoch);
-                }
-            }
-            _ => {}
+        let place = self.places.get(stage.as_str()).copied();
+        if let Some(stage) = place.and_then(|place| record.stages.get_mut(place)) {
+            stage.seconds = seconds.unwrap_or(stage.seconds);
+            stage.resumed_at = epoch.or(stage.resumed_at);
+        }
+    }
+
+    fn keep(&self, event: &Event) {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        // What counts is in the store; that a full disk cuts the file short is said where the store is written.
+        let _ = serde_json::to_writer(&mut *file, event);
+        let _ = file.write_all(b"\n");
+        if !event.is_one_of_many() {
+            let _ = file.flush();
         }
     }
 }
@@ -142,14 +155,15 @@ fn begins(decision: &Decision) -> Vec<Key> {
 impl Listener for Journal<'_> {
     fn event(&self, event: &Event) {
         self.remember(event);
-        if !matches!(event, Event::Progress { .. })
-            && let Ok(mut line) = serde_json::to_string(event)
-        {
-            line.push('\n');
-            // What counts is in the store; that a full disk cuts the file short is said where the store is written.
-            let _ = self.file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line.as_bytes());
+        if !matches!(event, Event::Progress { .. }) {
+            self.keep(event);
         }
         self.listener.event(event);
+    }
+
+    fn pause(&self) {
+        let _ = self.file.lock().unwrap_or_else(PoisonError::into_inner).flush();
+        self.listener.pause();
     }
 }
 
@@ -176,7 +190,7 @@ mod tests {
             state: State::Miss,
             key: Some(components(total).key()),
             components: Some(components(total)),
-            record: None,
+            output: None,
             reason: None,
             epochs: Some(CachedEpochs { cached, total }),
         };

@@ -23,6 +23,10 @@ const PAGE: &str = crate::stages::report::FILE;
 pub(crate) fn write_reports(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, dir: &Path) -> Result<()> {
     let is_report = |p: &usize| shared.spec.points[*p].parsed.kind.name() == "report";
     let reports: Vec<usize> = scheduler.order().iter().copied().filter(is_report).collect();
+    if !reports.is_empty() {
+        let all = scheduler.order().to_vec();
+        scheduler.look_up_records(&all)?;
+    }
     for point in reports {
         let Some(page) = page(scheduler, shared, point)? else { continue };
         let text = String::from_utf8_lossy(&page);

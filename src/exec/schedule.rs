@@ -1,29 +1,36 @@
 //! Which stage runs when: dependency order, independent stages side by side where resources allow.
 //!
-//! One thread decides; each stage runs in a thread of its own and reports back through a channel. Who runs beside whom is
-//! `room.rs`'s affair, which points of a sweep are stopped early `pruning.rs`'s. Whatever finishes first, what comes out is
-//! the same: the order is only a matter of time.
+//! One thread decides; stages run in others (`crew.rs`) and report back through a channel. Who runs beside whom is `room.rs`'s
+//! affair, which points of a sweep are stopped early `pruning.rs`'s, and what becomes of damaged results `repair.rs`'s. A
+//! stage that ended makes room at once; what reads its result waits until that is durable. Whatever finishes first, what
+//! comes out is the same: the order is only a matter of time.
+//!
+//! The cost of a decision does not grow with the number of points: what is ready is gone through once for each thing that
+//! happened, and no further than there is room.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::Scope;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use crate::error::{Category, Error, Result};
 use crate::event::{Event, Status};
+use crate::exec::crew::{Crew, News};
 use crate::exec::pinned::pinned_epochs;
 use crate::exec::pruning::Climb;
 use crate::exec::room::Room;
 use crate::exec::worker::{Done, Failure, Job, Shared};
 use crate::key::{Components, Digest, Key};
-use crate::plan::{Decision, Known, Ladder, Plan, Planner, State};
+use crate::plan::{Decision, Known, Ladder, Plan, Planner};
 use crate::spec::PointInput;
 use crate::store::{Holder, Lease, LeaseOutcome, ResultRecord};
 
 /// How often a held key is asked for again, and a cancellation is noticed.
 const TICK: Duration = Duration::from_millis(200);
-/// A producer whose bytes are damaged again after it was run again has a broken disk below it.
-const REPAIRS: usize = 2;
+/// A held key is not asked for more often than that, whatever else happens meanwhile.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+/// So many results at most wait to be committed, and so many bytes of them: then nothing starts before some are.
+const BACKLOG: (usize, usize) = (512, 256 << 20);
 
 /// What became of a point.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +62,9 @@ pub(crate) struct Wishes<'a> {
 /// A job under way.
 struct Started {
     at: Instant,
+    key: Key,
+    /// Once it ended: the seconds it took, and the bytes that are to be committed.
+    ended: Option<(f64, usize)>,
     /// The repairs of its inputs as it started: what it finds damaged may have been mended since.
     repairs: BTreeMap<usize, usize>,
 }
@@ -65,27 +75,34 @@ pub(crate) struct Scheduler<'a> {
     wishes: Wishes<'a>,
     room: Room<'a>,
     pub fates: BTreeMap<usize, Fate>,
-    pub records: BTreeMap<usize, ResultRecord>,
+    /// What is there: the key and the output digest of each point.
+    pub results: BTreeMap<usize, (Key, Digest)>,
+    /// Of those the records that somebody needed: a no-op needs none.
+    pub records: BTreeMap<usize, Arc<ResultRecord>>,
     pub(super) known: Known,
     /// Where the pipeline prunes: what is known of the points that are compared.
     pub(super) ladder: Option<Ladder>,
     /// The keys that pruned trainings would have come to.
     pub pruned: BTreeMap<usize, Key>,
-    pinned: BTreeMap<usize, BTreeSet<u64>>,
+    /// Worked out when the first training runs.
+    pinned: Option<BTreeMap<usize, BTreeSet<u64>>>,
     /// Positions in plan order of points whose inputs are all there.
     pub(super) ready: BTreeSet<usize>,
-    order: Vec<usize>,
+    pub(super) order: Vec<usize>,
     pub(super) position: BTreeMap<usize, usize>,
     leases: BTreeMap<usize, Lease>,
     /// The keys that run here: two points may have the same.
     computing: BTreeMap<Key, usize>,
     /// Points whose key another process computes.
-    held: BTreeMap<usize, Key>,
+    held: BTreeMap<usize, (Key, Instant)>,
     /// How often each point was run again because its bytes were gone.
-    repairs: BTreeMap<usize, usize>,
+    pub(super) repairs: BTreeMap<usize, usize>,
     /// What came of points before they were run again.
-    before: BTreeMap<usize, Digest>,
+    pub(super) before: BTreeMap<usize, Digest>,
     started: BTreeMap<usize, Started>,
+    /// What ended and is not yet in the store, and the bytes of all of it.
+    committing: BTreeMap<usize, Started>,
+    backlog: usize,
     /// The first error, which decides the exit code.
     pub error: Option<Error>,
     stopping: bool,
@@ -96,12 +113,13 @@ impl<'a> Scheduler<'a> {
         let order: Vec<usize> = plan.decisions.iter().map(|d| d.point).collect();
         let position = order.iter().enumerate().map(|(i, p)| (*p, i)).collect();
         let mut scheduler = Self {
-            pinned: pinned_epochs(planner, &order),
+            pinned: None,
             room: Room::new(shared, wishes.jobs),
             planner,
             shared,
             wishes,
             fates: order.iter().map(|p| (*p, Fate::Waiting)).collect(),
+            results: BTreeMap::new(),
             records: BTreeMap::new(),
             known: Known::default(),
             ladder: plan.ladder.clone(),
@@ -115,12 +133,14 @@ impl<'a> Scheduler<'a> {
             repairs: BTreeMap::new(),
             before: BTreeMap::new(),
             started: BTreeMap::new(),
+            committing: BTreeMap::new(),
+            backlog: 0,
             error: None,
             stopping: false,
         };
         for decision in &plan.decisions {
-            if let Some(record) = decision.record.clone() {
-                scheduler.cached(decision.point, record);
+            if let (Some(key), Some(output)) = (decision.key, decision.output) {
+                scheduler.cached(decision.point, key, output);
             }
             scheduler.already_pruned(decision);
         }
@@ -134,46 +154,65 @@ impl<'a> Scheduler<'a> {
     pub(crate) fn run(&mut self) -> Result<()> {
         let (sender, receiver) = channel();
         std::thread::scope(|scope| {
-            let ended = self.work(scope, &sender, &receiver);
+            let mut crew = Crew::new(scope, self.shared, sender);
+            let ended = self.work(&mut crew, &receiver);
             if ended.is_err() {
                 // Whatever still runs must end before the scope can be left, and what it did counts.
                 self.shared.cancel.cancel();
-                while let (false, Ok(done)) = (self.started.is_empty(), receiver.recv()) {
-                    let _ = self.ended(done);
+                while self.is_busy()
+                    && let Ok(news) = receiver.recv()
+                {
+                    let _ = self.hear(news, &mut crew);
                 }
             }
             ended
         })
     }
 
-    /// Takes up the work again for a point whose stored bytes turned out to be gone.
-    pub(crate) fn repair(&mut self, point: usize) -> Result<()> {
-        self.reopen(point);
-        self.run()
-    }
-
-    fn work<'scope, 'env>(
-        &mut self,
-        scope: &'scope Scope<'scope, 'env>,
-        sender: &Sender<Done>,
-        receiver: &Receiver<Done>,
-    ) -> Result<()>
-    where
-        'a: 'scope,
-    {
+    fn work(&mut self, crew: &mut Crew<'_, '_>, receiver: &Receiver<News>) -> Result<()> {
         loop {
             self.stopping |= self.shared.cancel.is_cancelled();
-            let held = if self.stopping { false } else { self.start_what_is_ready(scope, sender)? };
-            if self.count_running() == 0 && !held {
-                break;
+            let held = if self.stopping { false } else { self.start_what_is_ready(crew)? };
+            if !self.is_busy() && !held {
+                return Ok(());
             }
-            match receiver.recv_timeout(TICK) {
-                Ok(done) => self.ended(done)?,
+            let mut heard = receiver.try_recv().ok();
+            if heard.is_none() {
+                self.shared.listener.pause();
                 // We hold a sender ourselves, so the channel is never closed.
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+                heard = receiver.recv_timeout(TICK).ok();
+            }
+            while let Some(news) = heard {
+                self.hear(news, crew)?;
+                heard = receiver.try_recv().ok();
             }
         }
-        Ok(())
+    }
+
+    /// Something runs or is being committed.
+    fn is_busy(&self) -> bool {
+        !(self.started.is_empty() && self.committing.is_empty())
+    }
+
+    fn hear(&mut self, news: News, crew: &mut Crew<'_, '_>) -> Result<()> {
+        match news {
+            News::Made(made) => {
+                crew.ended();
+                if let Some(mut started) = self.started.remove(&made.point) {
+                    let bytes = made.bytes();
+                    started.ended = Some((started.at.elapsed().as_secs_f64(), bytes));
+                    self.backlog += bytes;
+                    self.committing.insert(made.point, started);
+                }
+                crew.commit(*made);
+                Ok(())
+            }
+            News::Failed(point, failure) => {
+                crew.ended();
+                self.ended(Done { point, outcome: Err(*failure) })
+            }
+            News::Committed(done) => self.ended(*done),
+        }
     }
 
     /// Whatever has not run when all is over was stopped.
@@ -205,48 +244,58 @@ impl<'a> Scheduler<'a> {
     }
 
     /// Starts what there is room for. Returns whether something waits for a key that another process holds.
-    fn start_what_is_ready<'scope, 'env>(
-        &mut self,
-        scope: &'scope Scope<'scope, 'env>,
-        sender: &Sender<Done>,
-    ) -> Result<bool>
-    where
-        'a: 'scope,
-    {
-        let mut held = false;
-        let mut looked_at = BTreeSet::new();
-        while let Some(position) = self.ready.iter().copied().find(|p| !looked_at.contains(p)) {
-            looked_at.insert(position);
-            let point = self.order[position];
-            if self.stopping {
-                break;
-            }
-            if !self.room.is_there_for(point, self.started.keys().copied()) {
-                continue;
-            }
-            match self.decide(point)? {
-                Next::Busy => {}
-                Next::Settled => {
-                    self.ready.remove(&position);
-                    looked_at.clear();
+    fn start_what_is_ready(&mut self, crew: &mut Crew<'_, '_>) -> Result<bool> {
+        loop {
+            let (mut held, mut settled, mut next) = (false, false, 0);
+            // What becomes ready on the way stands further on, since it reads what was settled.
+            while let Some(position) = self.ready.range(next..).next().copied() {
+                next = position + 1;
+                let point = self.order[position];
+                if self.stopping || self.is_full() {
+                    return Ok(held);
                 }
-                Next::Held => held = true,
-                Next::Run(job) => {
-                    self.ready.remove(&position);
-                    self.fates.insert(point, Fate::Running);
-                    let repairs = job.inputs.values().flatten().map(|(p, _)| (*p, self.repaired(*p))).collect();
-                    self.started.insert(point, Started { at: Instant::now(), repairs });
-                    let (shared, sender) = (self.shared, sender.clone());
-                    // The receiver lives as long as the scope: a send can't fail.
-                    scope.spawn(move || drop(sender.send(shared.execute(&job))));
+                if !self.room.is_there_for(point, self.started.keys().copied()) {
+                    continue;
                 }
+                match self.decide(point)? {
+                    Next::Busy => {}
+                    Next::Settled => {
+                        self.ready.remove(&position);
+                        settled = true;
+                    }
+                    Next::Held => held = true,
+                    Next::Run(job) => {
+                        self.ready.remove(&position);
+                        self.begin(job, crew);
+                    }
+                }
+            }
+            if !settled {
+                return Ok(held);
             }
         }
-        Ok(held)
+    }
+
+    fn begin(&mut self, (key, job): (Key, Box<Job>), crew: &mut Crew<'_, '_>) {
+        let point = job.point;
+        self.fates.insert(point, Fate::Running);
+        let repairs = job.inputs.values().flatten().map(|(p, _)| (*p, self.repaired(*p))).collect();
+        self.started.insert(point, Started { at: Instant::now(), key, ended: None, repairs });
+        crew.start(job);
+    }
+
+    /// Whether nothing at all has room, so that it is no use to ask for each point.
+    fn is_full(&self) -> bool {
+        let (results, bytes) = BACKLOG;
+        self.count_running() >= self.wishes.jobs.max(1) || self.committing.len() >= results || self.backlog >= bytes
     }
 
     fn decide(&mut self, point: usize) -> Result<Next> {
-        if let Some(key) = self.held.get(&point) {
+        if let Some((key, asked)) = self.held.get_mut(&point) {
+            if asked.elapsed() < ASK_AGAIN {
+                return Ok(Next::Held);
+            }
+            *asked = Instant::now();
             if self.shared.store.lease_holder(key).is_some() {
                 return Ok(Next::Held);
             }
@@ -264,17 +313,22 @@ impl<'a> Scheduler<'a> {
             Climb::Train(rung) => rung,
             Climb::Not(next) => return Ok(next),
         };
-        let Decision { state, components, key, record, reason, .. } = decision;
-        let usable = rung.is_none() && !self.repairs.contains_key(&point);
-        if let (State::Hit, Some(record), true) = (state, record, usable) {
-            self.cached(point, record);
-            return Ok(Next::Settled);
-        }
+        let Decision { components, key, output, reason, .. } = decision;
         let (Some(components), Some(key)) = (components, key) else {
             return Err(Error::storage(format!("inputs of `{}` are unknown", self.name(point))));
         };
+        if let (Some(output), None, false) = (output, rung, self.repairs.contains_key(&point)) {
+            self.cached(point, key, output);
+            return Ok(Next::Settled);
+        }
         if self.computing.contains_key(&key) {
             return Ok(Next::Busy);
+        }
+        let inputs: Vec<usize> = self.planner.graph.inputs(point);
+        let gone = self.look_up_records(&inputs)?;
+        if !gone.is_empty() {
+            self.mend(point, Error::storage("an input is not in the cache any more"), &gone, &self.repairs.clone());
+            return Ok(Next::Settled);
         }
         match self.shared.store.lease(&key)? {
             LeaseOutcome::Granted(lease) => self.leases.insert(point, lease),
@@ -283,16 +337,16 @@ impl<'a> Scheduler<'a> {
         // Somebody may have finished it between the look-up and the lease.
         if rung.is_none()
             && !self.remakes(point)
-            && let Some(record) = self.planner.present(&key)?
+            && let Some(output) = self.planner.present(&key)?
         {
             self.leases.remove(&point);
-            self.cached(point, record);
+            self.cached(point, key, output);
             return Ok(Next::Settled);
         }
         self.computing.insert(key, point);
         let (stage, kind) = (self.name(point), components.kind.clone());
         self.shared.listener.event(&Event::StageStarted { stage, kind, key, reason });
-        Ok(Next::Run(Box::new(self.job(point, components, rung))))
+        Ok(Next::Run((key, Box::new(self.job(point, components, rung)))))
     }
 
     fn remakes(&self, point: usize) -> bool {
@@ -307,43 +361,67 @@ impl<'a> Scheduler<'a> {
             self.failed(point, error);
             return Next::Settled;
         }
-        self.held.insert(point, key);
+        self.held.insert(point, (key, Instant::now()));
         self.shared.listener.event(&Event::StageWaiting { stage, holder });
         Next::Held
     }
 
-    fn job(&self, point: usize, components: Components, rung: Option<u64>) -> Job {
+    /// The inputs' records are there.
+    fn job(&mut self, point: usize, components: Components, rung: Option<u64>) -> Job {
         let inputs = self.planner.spec.points[point].inputs.iter();
         let inputs = inputs.map(|(role, input)| {
-            let members = input.indices().iter().filter_map(|p| Some((*p, self.records.get(p)?.clone()))).collect();
+            let members = input.indices().iter().filter_map(|p| Some((*p, Arc::clone(self.records.get(p)?)))).collect();
             (role.clone(), members)
         });
-        Job {
-            point,
-            components,
-            inputs: inputs.collect(),
-            pinned: self.pinned.get(&point).cloned().unwrap_or_default(),
-            // On the way to a decision it goes on from what is there; what is made again is the result.
-            fresh: self.wishes.forced.contains(&point) && rung.is_none(),
-            threads: self.room.threads_for(point, self.started.is_empty() && self.ready.len() == 1),
-            rung,
+        let inputs = inputs.collect();
+        let pinned = match components.segments {
+            Some(_) => self.pinned.get_or_insert_with(|| pinned_epochs(self.planner, &self.order)).get(&point).cloned(),
+            None => None,
+        };
+        // On the way to a decision it goes on from what is there; what is made again is the result.
+        let fresh = self.wishes.forced.contains(&point) && rung.is_none();
+        let threads = self.room.threads_for(point, self.started.is_empty() && self.ready.len() == 1);
+        Job { point, components, inputs, pinned: pinned.unwrap_or_default(), fresh, threads, rung }
+    }
+
+    /// Reads the records of these points' results, of those that have one. Returns those whose record is gone.
+    pub(crate) fn look_up_records(&mut self, points: &[usize]) -> Result<BTreeSet<usize>> {
+        let missing = points.iter().filter(|p| !self.records.contains_key(p));
+        let (points, keys): (Vec<usize>, Vec<Key>) = missing.filter_map(|p| Some((*p, self.results.get(p)?.0))).unzip();
+        if points.is_empty() {
+            return Ok(BTreeSet::new());
         }
+        let mut gone = BTreeSet::new();
+        for (point, record) in points.into_iter().zip(self.shared.store.results(&keys)?) {
+            match record {
+                Some(record) => drop(self.records.insert(point, Arc::new(record))),
+                None => drop(gone.insert(point)),
+            }
+        }
+        Ok(gone)
     }
 
     fn ended(&mut self, done: Done) -> Result<()> {
         let Done { point, outcome } = done;
-        let started = self.started.remove(&point);
-        let seconds = started.as_ref().map_or(0.0, |s| s.at.elapsed().as_secs_f64());
+        let started = self.started.remove(&point).or_else(|| self.committing.remove(&point));
+        let (seconds, bytes) = started.as_ref().and_then(|s| s.ended).unwrap_or_default();
+        self.backlog = self.backlog.saturating_sub(bytes);
         self.leases.remove(&point);
-        self.computing.retain(|_, p| *p != point);
+        if let Some(started) = &started {
+            self.computing.remove(&started.key);
+        }
         match outcome {
             Ok(record) => {
                 let metrics = record.manifest.metrics.clone();
                 let (stage, key, digest) = (self.name(point), record.key, record.digest);
                 self.shared.listener.event(&Event::StageFinished { stage, key, digest, seconds, metrics });
-                self.settled(point, record, Fate::Executed);
+                self.records.insert(point, Arc::new(record));
+                self.settled(point, key, digest, Fate::Executed);
             }
-            Err(Failure { at_rung: Some(epoch), .. }) => self.at_rung(point, epoch, seconds),
+            Err(Failure { at_rung: Some(epoch), .. }) => {
+                let seconds = started.map_or(0.0, |s| s.at.elapsed().as_secs_f64());
+                self.at_rung(point, epoch, seconds);
+            }
             Err(Failure { interrupted: true, .. }) => {
                 self.fates.insert(point, Fate::Skipped(None));
                 self.shared.listener.event(&Event::StageInterrupted { stage: self.name(point) });
@@ -361,68 +439,19 @@ impl<'a> Scheduler<'a> {
         Ok(())
     }
 
-    /// Inputs turned out to be missing or damaged: their producers run again, then this point does. `repairs` says how
-    /// often they had been when this point started: another reader may have had them mended since.
-    fn mend(&mut self, point: usize, error: Error, damaged: &BTreeSet<usize>, repairs: &BTreeMap<usize, usize>) {
-        let unmended = |p: &&usize| self.repaired(**p) <= repairs.get(p).copied().unwrap_or(0);
-        let broken: Vec<usize> = damaged.iter().filter(unmended).copied().collect();
-        if let Some(producer) = broken.iter().find(|p| self.repaired(**p) >= REPAIRS) {
-            let hint = format!("the cache keeps losing what `{}` makes: check the disk", self.name(*producer));
-            return self.failed(point, error.hint(hint));
-        }
-        self.fates.insert(point, Fate::Waiting);
-        for producer in broken {
-            let message =
-                format!("the stored result of `{}` is missing or damaged: it runs again", self.name(producer));
-            self.shared.listener.event(&Event::Warning { message });
-            self.reopen(producer);
-        }
-        self.make_ready(point);
+    fn cached(&mut self, point: usize, key: Key, output: Digest) {
+        self.shared.listener.event(&Event::StageCached { stage: self.name(point), key });
+        self.settled(point, key, output, Fate::Cached);
     }
 
-    fn repaired(&self, point: usize) -> usize {
-        self.repairs.get(&point).copied().unwrap_or(0)
-    }
-
-    fn reopen(&mut self, point: usize) {
-        *self.repairs.entry(point).or_default() += 1;
-        self.withdraw(point);
-    }
-
-    /// Makes a point wait again: it runs, or is looked up, when its inputs are there.
-    fn withdraw(&mut self, point: usize) {
-        self.records.remove(&point);
-        if let Some(digest) = self.known.outputs.remove(&point) {
-            self.before.insert(point, digest);
-        }
-        self.fates.insert(point, Fate::Waiting);
-        // What waits for it is not ready any more.
-        let mut ready = std::mem::take(&mut self.ready);
-        ready.retain(|p| self.has_inputs(self.order[*p]));
-        self.ready = ready;
-        self.make_ready(point);
-    }
-
-    fn cached(&mut self, point: usize, record: ResultRecord) {
-        let (stage, key) = (self.name(point), record.key);
-        self.shared.listener.event(&Event::StageCached { stage, key });
-        self.settled(point, record, Fate::Cached);
-    }
-
-    fn settled(&mut self, point: usize, record: ResultRecord, fate: Fate) {
+    fn settled(&mut self, point: usize, key: Key, output: Digest, fate: Fate) {
         self.fates.insert(point, fate);
         self.ready.remove(&self.position[&point]);
-        self.known.outputs.insert(point, record.digest);
-        if self.before.remove(&point).is_some_and(|before| before != record.digest) {
-            self.compare_anew();
-            // What was already made of the old bytes is looked up, or made, anew.
-            for below in self.planner.graph.dependents(point) {
-                if matches!(self.fates.get(&below), Some(Fate::Cached | Fate::Executed)) {
-                    self.withdraw(below);
-                }
-            }
+        self.known.outputs.insert(point, output);
+        if self.before.remove(&point).is_some_and(|before| before != output) {
+            self.withdraw_below(point);
         }
-        self.records.insert(point, record);
+        self.results.insert(point, (key, output));
         for dependent in self.planner.graph.dependents(point) {
             self.make_ready(dependent);
         }
@@ -434,12 +463,12 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    fn has_inputs(&self, point: usize) -> bool {
+    pub(super) fn has_inputs(&self, point: usize) -> bool {
         let mut inputs = self.planner.spec.points[point].inputs.values().flat_map(PointInput::indices);
         inputs.all(|i| self.known.is_settled(*i))
     }
 
-    fn failed(&mut self, point: usize, error: Error) {
+    pub(super) fn failed(&mut self, point: usize, error: Error) {
         let text = error.with_causes();
         let log = self.shared.log_path(&self.planner.spec.points[point]).display().to_string();
         let (stage, hint) = (self.name(point), error.hint.clone());
@@ -470,5 +499,5 @@ pub(super) enum Next {
     /// Another process computes it.
     Held,
     /// To be run.
-    Run(Box<Job>),
+    Run((Key, Box<Job>)),
 }

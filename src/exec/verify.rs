@@ -61,8 +61,7 @@ pub fn verify(
     };
     let plan = planner.plan(&planner.graph.upstream(points.iter().copied()))?;
     let pruned = plan.pruned();
-    let records: BTreeMap<usize, ResultRecord> =
-        plan.decisions.into_iter().filter_map(|d| Some((d.point, d.record?))).collect();
+    let records = planner.records(&plan)?.into_iter().map(|(point, record)| (point, Arc::new(record))).collect();
     for point in points {
         comparable(planner, compute, &records, *point)?;
     }
@@ -73,7 +72,7 @@ pub fn verify(
 fn comparable(
     planner: &Planner<'_>,
     compute: &Compute,
-    records: &BTreeMap<usize, ResultRecord>,
+    records: &BTreeMap<usize, Arc<ResultRecord>>,
     point: usize,
 ) -> Result<()> {
     let Some(record) = records.get(&point) else { return Ok(()) };
@@ -89,7 +88,7 @@ fn comparable(
 
 fn verify_one(
     shared: &Shared<'_>,
-    records: &BTreeMap<usize, ResultRecord>,
+    records: &BTreeMap<usize, Arc<ResultRecord>>,
     pruned: &BTreeSet<usize>,
     point: usize,
 ) -> Result<Verification> {
@@ -107,7 +106,9 @@ fn verify_one(
     }
     let components = stored.components.clone();
     let job = Job { point, components, inputs, pinned: BTreeSet::new(), fresh: true, threads: None, rung: None };
-    let again = shared.execute(&job).outcome.map_err(|failure| failure.error)?;
+    let made = shared.execute(job).map_err(|failure| failure.error)?;
+    let done = shared.commit(&[made]).pop();
+    let again = done.ok_or_else(|| Error::storage("nothing was stored"))?.outcome.map_err(|failure| failure.error)?;
     let difference = if again.digest == stored.digest { None } else { Some(difference(shared, &stored, &again)?) };
     Ok(Verification { name: spec.name.clone(), difference })
 }

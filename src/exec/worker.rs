@@ -1,4 +1,4 @@
-//! Runs one stage: gives it its context, catches what may happen, and commits what it made.
+//! Runs one stage: gives it its context and catches what may happen; and commits what stages made, several at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -42,7 +42,7 @@ pub(crate) struct Job {
     pub point: usize,
     pub components: Components,
     /// By role: the label, the point and its result.
-    pub inputs: BTreeMap<String, Vec<(usize, ResultRecord)>>,
+    pub inputs: BTreeMap<String, Vec<(usize, Arc<ResultRecord>)>>,
     /// Epochs whose states stay.
     pub pinned: BTreeSet<u64>,
     /// Make it again, whatever is stored.
@@ -63,7 +63,24 @@ pub(crate) struct Failure {
     pub damaged: BTreeSet<usize>,
 }
 
-/// A job that ended.
+/// What a job made, not yet in the store.
+pub(crate) struct Made {
+    pub point: usize,
+    components: Components,
+    artifact: Artifact,
+    /// Seconds it ran.
+    pub seconds: f64,
+}
+
+impl Made {
+    /// Bytes in memory, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let tensors = self.artifact.tensors.values().map(|t| t.bytes().len());
+        tensors.chain(self.artifact.files.values().map(Vec::len)).sum()
+    }
+}
+
+/// A job that ended: its result is in the store, or there is none.
 pub(crate) struct Done {
     pub point: usize,
     pub outcome: Result<ResultRecord, Failure>,
@@ -75,26 +92,33 @@ impl Shared<'_> {
         self.store.dir().join("logs").join(self.run).join(format!("{}.log", point.name))
     }
 
-    pub(crate) fn execute(&self, job: &Job) -> Done {
+    /// Runs a stage. What it made is for [`Shared::commit`].
+    pub(crate) fn execute(&self, job: Job) -> Result<Made, Failure> {
         let damaged = Arc::new(Mutex::new(BTreeSet::new()));
         let at_rung = AtomicBool::new(false);
+        let started = Instant::now();
         // Whatever happens in there, the scheduler must hear that the job ended.
         let outcome =
-            catch_unwind(AssertUnwindSafe(|| self.try_execute(job, &damaged, &at_rung))).unwrap_or_else(|panic| {
+            catch_unwind(AssertUnwindSafe(|| self.try_execute(&job, &damaged, &at_rung))).unwrap_or_else(|panic| {
                 let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
                 Err(StageError::failed(format!("internal error: {}", said.unwrap_or("the stage panicked"))))
             });
-        let outcome = outcome.map_err(|error| {
-            let interrupted = matches!(error, StageError::Interrupted);
-            let damaged = damaged.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let error = Error::from(error);
-            if !interrupted {
-                self.log_failure(job, &error);
+        match outcome {
+            Ok(artifact) => {
+                let seconds = started.elapsed().as_secs_f64();
+                Ok(Made { point: job.point, components: job.components, artifact, seconds })
             }
-            let at_rung = job.rung.filter(|_| interrupted && at_rung.load(Ordering::Relaxed));
-            Failure { error, interrupted, at_rung, damaged }
-        });
-        Done { point: job.point, outcome }
+            Err(error) => {
+                let interrupted = matches!(error, StageError::Interrupted);
+                let damaged = damaged.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let error = Error::from(error);
+                if !interrupted {
+                    self.log_failure(job.point, &error);
+                }
+                let at_rung = job.rung.filter(|_| interrupted && at_rung.load(Ordering::Relaxed));
+                Err(Failure { error, interrupted, at_rung, damaged })
+            }
+        }
     }
 
     fn try_execute(
@@ -102,22 +126,20 @@ impl Shared<'_> {
         job: &Job,
         damaged: &Arc<Mutex<BTreeSet<usize>>>,
         at_rung: &AtomicBool,
-    ) -> Result<ResultRecord, StageError> {
+    ) -> Result<Artifact, StageError> {
         let point = &self.spec.points[job.point];
         let log_path = self.log_path(point);
-        let folder = log_path.parent().unwrap_or(Path::new("."));
-        let storage = |what: String, e| StageError::Storage(Error::storage(what).caused_by(e));
-        let make = |p: &Path| fs::create_dir_all(p).map_err(|e| storage(format!("can't create {}", p.display()), e));
-        make(folder)?;
-        // A command's own output is appended to the same file.
-        let log = File::options().create(true).append(true).open(&log_path);
-        let log = log.map_err(|e| storage(format!("can't write {}", log_path.display()), e))?;
         let scratch_root = self.store.dir().join("scratch");
+        let make = |folder: &Path| {
+            let error = |e| Error::storage(format!("can't create {}", folder.display())).caused_by(e);
+            if folder.exists() { Ok(()) } else { fs::create_dir_all(folder).map_err(error) }
+        };
+        make(log_path.parent().unwrap_or(Path::new(".")))?;
         make(&scratch_root)?;
         let scratch = tempfile::Builder::new()
             .prefix(&format!("{}-", point.stage))
             .tempdir_in(&scratch_root)
-            .map_err(|e| storage(format!("can't create a folder in {}", scratch_root.display()), e))?;
+            .map_err(|e| Error::storage(format!("can't create a folder in {}", scratch_root.display())).caused_by(e))?;
         let cancel = self.cancel.for_one();
         let chain = job.components.segments.as_ref().map(|_| {
             let settings = ChainSettings {
@@ -131,8 +153,7 @@ impl Shared<'_> {
             };
             StoredChain::new(self.into, self.listener, &point.name, settings)
         });
-        let progress = StageProgress::new(self.listener, &point.name, chain.as_ref(), log);
-        let started = Instant::now();
+        let progress = StageProgress::new(self.listener, &point.name, chain.as_ref(), &log_path);
         let context = Context {
             inputs: self.inputs(job, damaged),
             streams: Streams::new(point.seed),
@@ -154,7 +175,7 @@ impl Shared<'_> {
         let artifact = made?;
         check_metrics(&artifact)?;
         self.check_files(job)?;
-        Ok(self.commit(job, &artifact, started.elapsed().as_secs_f64())?)
+        Ok(artifact)
     }
 
     /// The key holds what files held when it was made: if they changed meanwhile, the result belongs to no key.
@@ -172,10 +193,9 @@ impl Shared<'_> {
         }
     }
 
-    fn log_failure(&self, job: &Job, error: &Error) {
-        let Ok(mut log) = File::options().append(true).open(self.log_path(&self.spec.points[job.point])) else {
-            return;
-        };
+    fn log_failure(&self, point: usize, error: &Error) {
+        let log = File::options().create(true).append(true).open(self.log_path(&self.spec.points[point]));
+        let Ok(mut log) = log else { return };
         // The failure itself is told elsewhere: here it only completes the log.
         let _ = writeln!(log, "failed: {}", error.with_causes());
         if let Some(hint) = &error.hint {
@@ -183,34 +203,47 @@ impl Shared<'_> {
         }
     }
 
-    fn commit(&self, job: &Job, artifact: &Artifact, seconds: f64) -> Result<ResultRecord, Error> {
-        let point = &self.spec.points[job.point];
+    /// Puts what stages made into the store, all of it durable together. If that fails, each is tried by itself, so that
+    /// one can't spoil the others.
+    pub(crate) fn commit(&self, made: &[Made]) -> Vec<Done> {
+        let done = |made: &Made, outcome: Result<ResultRecord, StoreError>| {
+            let failure =
+                |e| Failure { error: Error::from(e), interrupted: false, at_rung: None, damaged: BTreeSet::new() };
+            Done { point: made.point, outcome: outcome.map_err(failure) }
+        };
+        match self.into.commit_all(made.iter().map(|m| self.new_result(m)).collect()) {
+            Ok(records) => made.iter().zip(records).map(|(m, record)| done(m, Ok(record))).collect(),
+            Err(error) if made.len() == 1 => made.iter().zip([error]).map(|(m, error)| done(m, Err(error))).collect(),
+            Err(_) => made.iter().map(|m| done(m, self.into.commit(self.new_result(m)))).collect(),
+        }
+    }
+
+    fn new_result<'m>(&'m self, made: &'m Made) -> NewResult<'m> {
         let provenance = Provenance {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             device: self.compute.name.clone(),
             class: self.compute.numerics.clone(),
             threads: self.threads,
-            seconds,
+            seconds: made.seconds,
             finished_at: 0,
             run: self.run.to_owned(),
             host: host_name(),
         };
-        let new = NewResult {
+        NewResult {
             pipeline: &self.spec.pipeline.name,
-            point: &point.name,
-            components: &job.components,
-            artifact,
+            point: &self.spec.points[made.point].name,
+            components: &made.components,
+            artifact: &made.artifact,
             provenance,
-        };
-        Ok(self.into.commit(new)?)
+        }
     }
 
     fn inputs(&self, job: &Job, damaged: &Arc<Mutex<BTreeSet<usize>>>) -> Inputs {
-        let open = |(point, record): &(usize, ResultRecord)| -> Arc<dyn Input> {
+        let open = |(point, record): &(usize, Arc<ResultRecord>)| -> Arc<dyn Input> {
             Arc::new(StoredInput {
                 store: Arc::clone(self.store),
                 label: self.spec.points[*point].name.clone(),
-                manifest: record.manifest.clone(),
+                record: Arc::clone(record),
                 point: *point,
                 damaged: Arc::clone(damaged),
             })
@@ -243,7 +276,7 @@ fn check_metrics(artifact: &Artifact) -> Result<(), StageError> {
 struct StoredInput {
     store: Arc<Store>,
     label: String,
-    manifest: Manifest,
+    record: Arc<ResultRecord>,
     point: usize,
     damaged: Arc<Mutex<BTreeSet<usize>>>,
 }
@@ -269,31 +302,32 @@ impl Input for StoredInput {
     }
 
     fn manifest(&self) -> &Manifest {
-        &self.manifest
+        &self.record.manifest
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor, Error> {
-        let entry = self.manifest.tensors.get(name).ok_or_else(|| self.lacks("tensor", name));
+        let entry = self.record.manifest.tensors.get(name).ok_or_else(|| self.lacks("tensor", name));
         self.noting_damage(entry.and_then(|entry| self.store.read_tensor(entry)))
     }
 
     fn file(&self, name: &str) -> Result<Vec<u8>, Error> {
-        let entry = self.manifest.files.get(name).ok_or_else(|| self.lacks("file", name));
+        let entry = self.record.manifest.files.get(name).ok_or_else(|| self.lacks("file", name));
         self.noting_damage(entry.and_then(|entry| self.store.read_file(entry)))
     }
 }
 
-/// Turns what a stage says into events and lines of its log.
+/// Turns what a stage says into events and lines of its log. The log is made with its first line.
 struct StageProgress<'a> {
     listener: &'a dyn Listener,
     stage: &'a str,
     chain: Option<&'a StoredChain<'a>>,
-    log: Mutex<File>,
+    log_path: &'a Path,
+    log: Mutex<Option<File>>,
 }
 
 impl<'a> StageProgress<'a> {
-    fn new(listener: &'a dyn Listener, stage: &'a str, chain: Option<&'a StoredChain<'a>>, log: File) -> Self {
-        Self { listener, stage, chain, log: Mutex::new(log) }
+    fn new(listener: &'a dyn Listener, stage: &'a str, chain: Option<&'a StoredChain<'a>>, log_path: &'a Path) -> Self {
+        Self { listener, stage, chain, log_path, log: Mutex::new(None) }
     }
 }
 
@@ -315,7 +349,11 @@ impl Progress for StageProgress<'_> {
 
     fn log(&self, line: &str) {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.is_none() {
+            // A command's own output is appended to the same file.
+            *log = File::options().create(true).append(true).open(self.log_path).ok();
+        }
         // The log is a help, not a result: a full disk will be reported where it matters.
-        let _ = writeln!(log, "{line}");
+        let _ = log.as_mut().map(|log| writeln!(log, "{line}"));
     }
 }

@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Cause, Decision, Known, Planner, Reason, State};
+use super::{Cause, Decision, Known, Planner, Read, Reason, State};
 use crate::artifact::TensorEntry;
 use crate::error::{Category, Error, Result};
 use crate::graph::Graph;
@@ -257,9 +257,29 @@ impl Planner<'_> {
         }
     }
 
+    /// Decisions in plan order where some points are compared: each look at the index is for one point, since figures are
+    /// read between.
+    pub(super) fn decide_and_judge(&self, points: &[Read], ladder: &mut Ladder) -> Result<Vec<Decision>> {
+        let mut known = Known::default();
+        let mut decisions = Vec::with_capacity(points.len());
+        for (point, contents) in points {
+            let decision = match contents {
+                _ if known.hangs_on_pruned(&self.spec.points[*point]) => self.left_out(*point, &known),
+                Some(contents) => {
+                    let decision = self.store.look(|look| self.decide_with(look, *point, &known, contents))?;
+                    self.judged(decision, ladder)?
+                }
+                None => Decision::miss(*point, None),
+            };
+            known.take(&decision);
+            decisions.push(decision);
+        }
+        Ok(decisions)
+    }
+
     /// A decision with what pruning says to it.
-    pub(super) fn judged(&self, decision: Decision, ladder: Option<&mut Ladder>) -> Result<Decision> {
-        let (Some(ladder), Some(components)) = (ladder, &decision.components) else { return Ok(decision) };
+    fn judged(&self, decision: Decision, ladder: &mut Ladder) -> Result<Decision> {
+        let Some(components) = &decision.components else { return Ok(decision) };
         let point = decision.point;
         if !ladder.has(point) {
             return Ok(decision);
@@ -281,14 +301,13 @@ impl Planner<'_> {
                 State::Maybe
             }
         };
-        Ok(Decision { state, record: None, reason: Some(Reason::new(causes)), ..decision })
+        Ok(Decision { state, output: None, reason: Some(Reason::new(causes)), ..decision })
     }
 
     /// The decision about a point that hangs on pruned points only.
-    pub(super) fn left_out(&self, point: usize, known: &Known) -> Decision {
-        let reason = Some(Reason::new(vec![self.cause_of_leaving_out(point, known)]));
-        let state = State::Pruned;
-        Decision { point, state, components: None, key: None, record: None, reason, epochs: None }
+    fn left_out(&self, point: usize, known: &Known) -> Decision {
+        let reason = Reason::new(vec![self.cause_of_leaving_out(point, known)]);
+        Decision { state: State::Pruned, ..Decision::miss(point, Some(reason)) }
     }
 
     /// Why a point that hangs on pruned points only is left out.

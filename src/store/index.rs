@@ -7,13 +7,14 @@
 //! 's' ‖ digest ‖ key              nothing; the digest is of the result's components without the inputs' digests
 //! 't' ‖ key ‖ step ‖ class        StateRecord (step: u64, big-endian, so that the furthest comes last)
 //! 'f' ‖ path                      FileRecord
+//! 'u' ‖ key                       Usable: of a result that is not damaged, what tells a hit; see `look.rs`
 //! ```
 
 use serde::{Deserialize, Serialize};
 
 use super::database::{Failure, Setup};
 use super::quiet;
-use super::record::{ResultRecord, StateRecord};
+use super::record::{BlobEntries, ResultRecord, StateRecord};
 use crate::key::{Components, Digest, Hash, Key};
 
 /// How the index is set up. Small segments open faster (4 to 20 ms with 5,000 results of 2.5 KB on a busy machine), but
@@ -29,6 +30,37 @@ pub(super) struct FileRecord {
     pub(super) modified_ns: i64,
     pub(super) inode: u64,
     pub(super) digest: Digest,
+}
+
+/// What tells a hit. Its letter stands behind that of the results: what saves a damaged index up to the first flaw saves
+/// the results first.
+pub(super) struct Usable {
+    pub(super) digest: Digest,
+    pub(super) lineage: u64,
+    /// Whether it relies on any blob.
+    pub(super) blobs: bool,
+}
+
+impl Usable {
+    fn encode(&self) -> [u8; 41] {
+        let mut bytes = [0; 41];
+        bytes[..32].copy_from_slice(&self.digest.0);
+        bytes[32..40].copy_from_slice(&self.lineage.to_le_bytes());
+        bytes[40] = u8::from(self.blobs);
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (digest, rest) = bytes.split_first_chunk::<32>()?;
+        let (lineage, rest) = rest.split_first_chunk::<8>()?;
+        let &[blobs] = rest else { return None };
+        Some(Self { digest: Digest(*digest), lineage: u64::from_le_bytes(*lineage), blobs: blobs != 0 })
+    }
+}
+
+/// What tells whether the result of a key is there; none if only its record can.
+pub(super) fn usable(db: &sled::Db, key: &Key) -> Result<Option<Usable>> {
+    Ok(db.get(name(b'u', &[&key.0]))?.and_then(|v| Usable::decode(&v)))
 }
 
 /// The number of the chunk database's folder; none in a new index.
@@ -98,6 +130,14 @@ fn all<T: for<'a> Deserialize<'a>>(db: &sled::Db, prefix: &[u8]) -> Result<(Vec<
 pub(super) fn put_result(batch: &mut sled::Batch, record: &ResultRecord) -> Result<()> {
     batch.insert(name(b'r', &[&record.key.0]), json(record)?);
     batch.insert(name(b's', &[&similar(&record.components).0, &record.key.0]), &[]);
+    let usable = name(b'u', &[&record.key.0]);
+    if record.damaged {
+        batch.remove(usable);
+    } else {
+        let blobs = !record.blobs().is_empty();
+        let entry = Usable { digest: record.digest, lineage: record.lineage, blobs };
+        batch.insert(usable, entry.encode().as_slice());
+    }
     Ok(())
 }
 
@@ -105,6 +145,7 @@ pub(super) fn put_result(batch: &mut sled::Batch, record: &ResultRecord) -> Resu
 pub(super) fn remove_result(batch: &mut sled::Batch, record: &ResultRecord) {
     batch.remove(name(b'r', &[&record.key.0]));
     batch.remove(name(b's', &[&similar(&record.components).0, &record.key.0]));
+    batch.remove(name(b'u', &[&record.key.0]));
 }
 
 /// Whether there is a result that differs at most in its inputs' digests.
@@ -130,6 +171,17 @@ fn similar(components: &Components) -> Digest {
 pub(super) fn newest(db: &sled::Db, pipeline: &str, point: &str) -> Result<Option<Key>> {
     let found = db.get(newest_name(pipeline, point))?;
     Ok(found.and_then(|v| Some(Digest(v.as_ref().try_into().ok()?))))
+}
+
+/// The points of a pipeline with the key each used last, in order of their names.
+pub(super) fn newest_of(db: &sled::Db, pipeline: &str) -> impl Iterator<Item = Result<(sled::IVec, sled::IVec)>> {
+    let all = db.scan_prefix(newest_name(pipeline, ""));
+    all.map(|item| Ok(item?))
+}
+
+/// Where a point's name begins in what [`newest_of`] gives.
+pub(super) fn newest_offset(pipeline: &str) -> usize {
+    newest_name(pipeline, "").len()
 }
 
 /// All points with the key each used last, as `(pipeline, point, key)`.

@@ -39,9 +39,11 @@ impl Store {
     /// # Errors
     /// If the cache can't be written.
     pub fn lease(&self, key: &Key) -> Result<LeaseOutcome> {
-        self.inner.prepare()?;
         let folder = self.inner.dir.join("leases");
-        fs::create_dir_all(&folder).map_err(StoreError::io("can't make", &folder))?;
+        if !folder.exists() {
+            self.inner.prepare()?;
+            fs::create_dir_all(&folder).map_err(StoreError::io("can't make", &folder))?;
+        }
         let path = folder.join(key.to_string());
         let begin = Instant::now();
         loop {

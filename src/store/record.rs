@@ -220,8 +220,13 @@ pub(super) trait BlobEntries {
 impl Holder {
     /// This process, as of now.
     pub fn this_process() -> Self {
+        // The same from the beginning to the end, but in a child that has been forked off.
+        static START: std::sync::OnceLock<(u32, u64)> = std::sync::OnceLock::new();
         let pid = std::process::id();
-        Self { pid, host: host_name(), since: now_ms(), start_ticks: start_ticks(pid).unwrap_or(0) }
+        let own = || (pid, start_ticks(pid).unwrap_or(0));
+        let (known, ticks) = *START.get_or_init(own);
+        let start_ticks = if known == pid { ticks } else { own().1 };
+        Self { pid, host: host_name(), since: now_ms(), start_ticks }
     }
 
     /// Somebody who has not left a name.

@@ -24,9 +24,7 @@ impl Store {
     /// # Errors
     /// If the index can't be read.
     pub fn results(&self, keys: &[Key]) -> Result<Vec<Option<ResultRecord>>> {
-        let found: Vec<_> = self.inner.read_index(|db| keys.iter().map(|key| index::result(db, key)).collect())?;
-        // Where there is no index, nothing was found.
-        Ok(if found.is_empty() { vec![None; keys.len()] } else { found })
+        self.look(|look| look.results(keys))
     }
 
     /// The result that this point of this pipeline used last: what a miss is explained with (old → new).
@@ -34,10 +32,7 @@ impl Store {
     /// # Errors
     /// If the index can't be read.
     pub fn newest(&self, pipeline: &str, point: &str) -> Result<Option<ResultRecord>> {
-        self.inner.read_index(|db| match index::newest(db, pipeline, point)? {
-            Some(key) => index::result(db, &key),
-            None => Ok(None),
-        })
+        self.look(|look| look.newest(pipeline, point))
     }
 
     /// Whether there is a result whose components equal these but for the digests of the inputs.
@@ -45,7 +40,7 @@ impl Store {
     /// # Errors
     /// If the index can't be read.
     pub fn exists_but_for_inputs(&self, components: &Components) -> Result<bool> {
-        self.inner.read_index(|db| index::has_similar(db, components))
+        self.look(|look| look.exists_but_for_inputs(components))
     }
 
     /// Whether, as far as the index knows, the bytes of this result are there. Opens no chunks, so it is what a plan
@@ -63,11 +58,7 @@ impl Store {
     /// # Errors
     /// If the index can't be read.
     pub fn are_present(&self, records: &[&ResultRecord]) -> Result<Vec<bool>> {
-        let (generation, lineage) = self.inner.read_index(|db| Ok((index::generation(db)?, index::lineage(db)?)))?;
-        let folder = self.inner.generation_path(generation.unwrap_or_default()).exists();
-        let present =
-            |r: &&ResultRecord| !r.damaged && ((folder && r.lineage == lineage) || self.inner.needs_no_chunks(r));
-        Ok(records.iter().map(present).collect())
+        self.look(|look| Ok(records.iter().map(|r| look.is_present(r)).collect()))
     }
 
     /// Stores a result. Equal blobs and chunks are stored once.
@@ -75,34 +66,52 @@ impl Store {
     /// # Errors
     /// If the cache can't be written, or a tensor's shape overflows.
     pub fn commit(&self, new: NewResult<'_>) -> Result<ResultRecord> {
-        let (manifest, mut bytes) = encode_artifact(&new.components.kind, new.artifact)?;
-        let small = small::choose(&new.artifact.files).into_iter();
-        let small = small.filter_map(|digest| Some((digest, bytes.remove(&digest)?))).collect();
+        let stored = self.commit_all(vec![new])?.pop();
+        stored.ok_or_else(|| StoreError::NotFound("nothing was stored".to_owned()))
+    }
+
+    /// Stores several results with one flush of each kind for all: chunks, lists of chunks, index. All or none of them are
+    /// in the index then.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]; then none is stored.
+    pub fn commit_all(&self, new: Vec<NewResult<'_>>) -> Result<Vec<ResultRecord>> {
+        let (mut small, mut chunked) = (BTreeMap::new(), BTreeMap::new());
+        let mut records = Vec::with_capacity(new.len());
+        let now = now_ms();
+        for NewResult { pipeline, point, components, artifact, mut provenance } in new {
+            let (manifest, mut bytes) = encode_artifact(&components.kind, artifact)?;
+            let own = small::choose(&artifact.files).into_iter();
+            small.extend(own.filter_map(|digest| Some((digest, bytes.remove(&digest)?))));
+            chunked.append(&mut bytes);
+            if provenance.finished_at == 0 {
+                provenance.finished_at = now;
+            }
+            records.push(ResultRecord {
+                key: components.key(),
+                pipeline: pipeline.to_owned(),
+                point: point.to_owned(),
+                components: components.clone(),
+                digest: manifest.digest(),
+                manifest,
+                provenance,
+                damaged: false,
+                lineage: 0,
+            });
+        }
         let _collecting = self.inner.collect_lock(Sharing::Shared)?;
         small::write(&self.inner.dir, &small)?;
-        self.write_blobs(&bytes)?;
-        let mut provenance = new.provenance;
-        if provenance.finished_at == 0 {
-            provenance.finished_at = now_ms();
-        }
-        let mut record = ResultRecord {
-            key: new.components.key(),
-            pipeline: new.pipeline.to_owned(),
-            point: new.point.to_owned(),
-            components: new.components.clone(),
-            digest: manifest.digest(),
-            manifest,
-            provenance,
-            damaged: false,
-            lineage: 0,
-        };
-        record.lineage = self.inner.read_index(index::lineage)?;
+        self.write_blobs(&chunked)?;
+        let lineage = self.inner.read_index(index::lineage)?;
+        records.iter_mut().for_each(|record| record.lineage = lineage);
         self.inner.change_index(|_, batch| {
-            index::put_result(batch, &record)?;
-            index::put_newest(batch, new.pipeline, new.point, &record.key);
+            for record in &records {
+                index::put_result(batch, record)?;
+                index::put_newest(batch, &record.pipeline, &record.point, &record.key);
+            }
             Ok(())
         })?;
-        Ok(record)
+        Ok(records)
     }
 
     /// Notes that these points used these results, so that [`Store::newest`] follows: `(point, key)`. Writes only what
@@ -112,15 +121,24 @@ impl Store {
     /// If the cache can't be written.
     pub fn note_hits(&self, pipeline: &str, hits: &[(&str, Key)]) -> Result<()> {
         self.inner.read_index(|db| {
-            let mut batch = sled::Batch::default();
-            let mut any = false;
-            for (point, key) in hits {
-                if index::newest(db, pipeline, point)?.as_ref() != Some(key) {
-                    index::put_newest(&mut batch, pipeline, point, key);
-                    any = true;
+            let mut new: BTreeMap<&[u8], Key> = hits.iter().map(|(point, key)| (point.as_bytes(), *key)).collect();
+            // One pass is quicker than a search for each; it reads what the pipeline had before, which is seldom much more.
+            let offset = index::newest_offset(pipeline);
+            for item in index::newest_of(db, pipeline) {
+                let (name, key) = item?;
+                let point = name.get(offset..).unwrap_or_default();
+                if new.get(point).is_some_and(|k| k.0 == *key) {
+                    new.remove(point);
                 }
             }
-            if any { Ok(db.apply_batch(batch)?) } else { Ok(()) }
+            if new.is_empty() {
+                return Ok(());
+            }
+            let mut batch = sled::Batch::default();
+            for (point, key) in hits.iter().filter(|(point, _)| new.contains_key(point.as_bytes())) {
+                index::put_newest(&mut batch, pipeline, point, key);
+            }
+            Ok(db.apply_batch(batch)?)
         })
     }
 

@@ -22,20 +22,7 @@ impl Store {
     /// # Errors
     /// If the index can't be read.
     pub fn longest_state(&self, states: &[Key], class: &str) -> Result<Option<StateRecord>> {
-        self.inner.read_index(|db| {
-            let lineage = index::lineage(db)?;
-            for (epoch, key) in states.iter().enumerate().rev() {
-                let usable = |s: &StateRecord| {
-                    let here = if s.step == 0 { s.epoch } else { s.epoch + 1 };
-                    s.class == class && s.lineage == lineage && here == epoch as u64
-                };
-                let stored = index::states(db, key)?.into_iter().filter(usable);
-                if let Some(state) = stored.max_by_key(|s| (s.epoch, s.step)) {
-                    return Ok(Some(state));
-                }
-            }
-            Ok(None)
-        })
+        self.inner.read_index(|db| longest(db, states, class))
     }
 
     /// [`Store::longest_state`]'s position, for a plan.
@@ -147,4 +134,20 @@ impl Store {
         }
         Ok(true)
     }
+}
+
+/// [`Store::longest_state`] on an open index.
+pub(super) fn longest(db: &sled::Db, states: &[Key], class: &str) -> Result<Option<StateRecord>, Failure> {
+    let lineage = index::lineage(db)?;
+    for (epoch, key) in states.iter().enumerate().rev() {
+        let usable = |s: &StateRecord| {
+            let here = if s.step == 0 { s.epoch } else { s.epoch + 1 };
+            s.class == class && s.lineage == lineage && here == epoch as u64
+        };
+        let stored = index::states(db, key)?.into_iter().filter(usable);
+        if let Some(state) = stored.max_by_key(|s| (s.epoch, s.step)) {
+            return Ok(Some(state));
+        }
+    }
+    Ok(None)
 }

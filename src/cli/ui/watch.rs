@@ -18,15 +18,21 @@ pub(in crate::cli) struct Watch {
     running: Mutex<BTreeMap<String, ProgressBar>>,
     /// Where the newest saved state of each training is.
     saved: Mutex<BTreeMap<String, (u64, u64)>>,
+    /// Events as JSON that are to be written together.
+    held_back: Mutex<String>,
     /// Nobody reads standard output any more.
     unheard: AtomicBool,
 }
+
+/// So much is held back at most.
+const MOST_HELD_BACK: usize = 64 << 10;
 
 impl Watch {
     pub(super) fn new(ui: Ui, bars: bool, quiet: bool) -> Self {
         // Ten a second is enough for eyes, and costs nothing.
         let bars = bars.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)));
-        Self { ui, quiet, bars, running: Mutex::default(), saved: Mutex::default(), unheard: AtomicBool::new(false) }
+        let (running, saved, held_back) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { ui, quiet, bars, running, saved, held_back, unheard: AtomicBool::new(false) }
     }
 
     /// A line about the whole run, from outside the events.
@@ -87,6 +93,8 @@ impl Watch {
 
     fn text(&self, event: &Event) {
         match event {
+            // By the thousand: not even made into text.
+            Event::StageCached { .. } if self.quiet => {}
             Event::RunStarted { run, pipeline, stages, device, numerics, threads, .. } => self.line(&format!(
                 "{} {pipeline}: {stages} stages on {device} ({numerics}), {threads} threads, run {run}",
                 paint(GREEN, "     run")
@@ -165,17 +173,31 @@ impl Watch {
     }
 }
 
+impl Watch {
+    fn write_out(&self, held_back: &mut String) {
+        if !(held_back.is_empty() || self.unheard.load(Ordering::Relaxed)) && self.ui.try_out(held_back).is_err() {
+            // A run is worth more than its listeners: it goes on, and is kept in its file.
+            self.unheard.store(true, Ordering::Relaxed);
+        }
+        held_back.clear();
+    }
+}
+
 impl Listener for Watch {
     fn event(&self, event: &Event) {
         if !self.ui.json {
             return self.text(event);
         }
-        if let Ok(line) = serde_json::to_string(event)
-            && !self.unheard.load(Ordering::Relaxed)
-            && self.ui.try_out(&line).is_err()
-        {
-            // A run is worth more than its listeners: it goes on, and is kept in its file.
-            self.unheard.store(true, Ordering::Relaxed);
+        let Ok(line) = serde_json::to_string(event) else { return };
+        let mut held_back = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
+        held_back.push_str(&line);
+        held_back.push('\n');
+        if !event.is_one_of_many() || held_back.len() > MOST_HELD_BACK {
+            self.write_out(&mut held_back);
         }
+    }
+
+    fn pause(&self) {
+        self.write_out(&mut self.held_back.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }

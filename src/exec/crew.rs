@@ -1,0 +1,97 @@
+//! The threads of a run: a few that run stages, and one that commits what they made.
+//!
+//! A commit waits for the disk. While it does, stages go on, and what they make meanwhile is committed together with the
+//! next flush: trivial stages cost a share of a flush each, and a lone one no more than before. Whatever reads a result
+//! starts when that is durable, so the index holds nothing whose inputs it lacks.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Scope;
+
+use crate::exec::worker::{Done, Failure, Job, Made, Shared};
+
+/// What the scheduler hears.
+pub(crate) enum News {
+    /// A stage ended, and its result is to be committed.
+    Made(Box<Made>),
+    /// A stage made nothing.
+    Failed(usize, Box<Failure>),
+    /// A result is in the store, or could not be put there.
+    Committed(Box<Done>),
+}
+
+/// At most so many results in one commit: what waits is held in memory.
+const GROUP: usize = 256;
+
+/// The threads of a run. They end when this is dropped.
+pub(crate) struct Crew<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    shared: &'scope Shared<'scope>,
+    jobs: Sender<Box<Job>>,
+    queue: Arc<Mutex<Receiver<Box<Job>>>>,
+    made: Sender<Made>,
+    news: Sender<News>,
+    workers: usize,
+    open: usize,
+}
+
+impl<'scope, 'env> Crew<'scope, 'env> {
+    /// Starts the thread that commits.
+    pub(crate) fn new(scope: &'scope Scope<'scope, 'env>, shared: &'scope Shared<'scope>, news: Sender<News>) -> Self {
+        let (jobs, queue) = channel();
+        let (made, waiting) = channel();
+        let told = news.clone();
+        scope.spawn(move || commit_groups(shared, &waiting, &told));
+        Self { scope, shared, jobs, queue: Arc::new(Mutex::new(queue)), made, news, workers: 0, open: 0 }
+    }
+
+    /// Runs a job, in a thread of its own if all are busy.
+    pub(crate) fn start(&mut self, job: Box<Job>) {
+        self.open += 1;
+        if self.open > self.workers {
+            self.workers += 1;
+            let (shared, queue, news) = (self.shared, Arc::clone(&self.queue), self.news.clone());
+            self.scope.spawn(move || work(shared, &queue, &news));
+        }
+        // The crew holds the other end.
+        let _ = self.jobs.send(job);
+    }
+
+    /// A job ended: its thread is free.
+    pub(crate) fn ended(&mut self) {
+        self.open = self.open.saturating_sub(1);
+    }
+
+    /// Commits with the next group.
+    pub(crate) fn commit(&self, made: Made) {
+        let _ = self.made.send(made);
+    }
+}
+
+fn work(shared: &Shared<'_>, queue: &Mutex<Receiver<Box<Job>>>, news: &Sender<News>) {
+    loop {
+        // Whoever waits for a job holds the lock meanwhile: the others wait for that.
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        let point = job.point;
+        let heard = match shared.execute(*job) {
+            Ok(made) => News::Made(Box::new(made)),
+            Err(failure) => News::Failed(point, Box::new(failure)),
+        };
+        if news.send(heard).is_err() {
+            return;
+        }
+    }
+}
+
+fn commit_groups(shared: &Shared<'_>, waiting: &Receiver<Made>, news: &Sender<News>) {
+    while let Ok(first) = waiting.recv() {
+        let mut group = vec![first];
+        group.extend(waiting.try_iter().take(GROUP - 1));
+        for done in shared.commit(&group) {
+            if news.send(News::Committed(Box::new(done))).is_err() {
+                return;
+            }
+        }
+    }
+}

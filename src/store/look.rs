@@ -1,0 +1,120 @@
+//! Many look-ups with one opening: what a plan asks of the index.
+//!
+//! Beside each result's record stands a compact entry with no more than what tells a hit: 'u' ‖ key → digest ‖ lineage ‖
+//! whether it relies on blobs (41 bytes instead of some thousand, and nothing to parse). The two are written and removed in
+//! one batch, and the entry is removed when the result is found damaged, so it never promises what the record doesn't hold.
+//! A record without one (written before there were such entries) is read itself.
+
+use std::sync::Arc;
+
+use super::database::Failure;
+use super::inner::{Inner, failed};
+use super::{Result, ResultRecord, StatePosition, Store, index};
+use crate::key::{Components, Digest, Key};
+
+/// The index, held open for some look-ups.
+pub struct Look<'a> {
+    /// None where there is no index yet.
+    db: Option<&'a sled::Db>,
+    inner: &'a Arc<Inner>,
+    lineage: u64,
+    /// The folder of the chunks is there.
+    chunks: bool,
+}
+
+/// Why a look-up failed: for [`Store::look`], which mends what can be mended.
+#[derive(Debug)]
+pub struct LookError(Failure);
+
+impl From<Failure> for LookError {
+    fn from(failure: Failure) -> Self {
+        Self(failure)
+    }
+}
+
+impl Store {
+    /// Calls `f` with the index held open. It may be called again if the index had to be mended, and must not use the store
+    /// otherwise.
+    ///
+    /// # Errors
+    /// If the index can't be read.
+    pub fn look<T>(&self, f: impl Fn(&Look<'_>) -> Result<T, LookError>) -> Result<T> {
+        let inner = &self.inner;
+        if !inner.dir.join("index").exists() {
+            let nothing = Look { db: None, inner, lineage: 0, chunks: false };
+            return f(&nothing).map_err(|LookError(failure)| failed(failure, &inner.dir));
+        }
+        inner.index(|opened| {
+            let db = &opened.db;
+            let chunks = inner.generation_path(index::generation(db)?.unwrap_or_default()).exists();
+            let look = Look { db: Some(db), inner, lineage: index::lineage(db)?, chunks };
+            f(&look).map_err(|LookError(failure)| failure)
+        })
+    }
+}
+
+impl Look<'_> {
+    /// Whether there is nothing to be found.
+    pub fn is_empty(&self) -> bool {
+        self.db.is_none()
+    }
+
+    /// The output digest of this key's result, if its bytes are there as far as the index knows: see
+    /// [`Store::is_present`].
+    ///
+    /// # Errors
+    /// If the index can't be read.
+    pub fn hit(&self, key: &Key) -> Result<Option<Digest>, LookError> {
+        let Some(db) = self.db else { return Ok(None) };
+        if let Some(usable) = index::usable(db, key)?
+            && (!usable.blobs || (self.chunks && usable.lineage == self.lineage))
+        {
+            return Ok(Some(usable.digest));
+        }
+        let record = index::result(db, key)?;
+        Ok(record.filter(|r| self.is_present(r)).map(|r| r.digest))
+    }
+
+    /// [`Store::is_present`].
+    pub(super) fn is_present(&self, record: &ResultRecord) -> bool {
+        let among_chunks = self.chunks && record.lineage == self.lineage;
+        !record.damaged && (among_chunks || self.inner.needs_no_chunks(record))
+    }
+
+    /// The records of these keys, in their order.
+    ///
+    /// # Errors
+    /// If the index can't be read.
+    pub fn results(&self, keys: &[Key]) -> Result<Vec<Option<ResultRecord>>, LookError> {
+        let of = |key| self.db.map_or(Ok(None), |db| index::result(db, key));
+        Ok(keys.iter().map(of).collect::<Result<_, Failure>>()?)
+    }
+
+    /// The result that this point of this pipeline used last.
+    ///
+    /// # Errors
+    /// If the index can't be read.
+    pub fn newest(&self, pipeline: &str, point: &str) -> Result<Option<ResultRecord>, LookError> {
+        let Some(db) = self.db else { return Ok(None) };
+        let Some(key) = index::newest(db, pipeline, point)? else { return Ok(None) };
+        Ok(index::result(db, &key)?)
+    }
+
+    /// Whether there is a result whose components equal these but for the digests of the inputs.
+    ///
+    /// # Errors
+    /// If the index can't be read.
+    pub fn exists_but_for_inputs(&self, components: &Components) -> Result<bool, LookError> {
+        self.db.map_or(Ok(false), |db| Ok(index::has_similar(db, components)?))
+    }
+
+    /// The furthest stored state of this chain in this numerics class: see [`Store::longest_state`].
+    ///
+    /// # Errors
+    /// If the index can't be read.
+    pub fn states_present(&self, states: &[Key], class: &str) -> Result<Option<StatePosition>, LookError> {
+        let Some(db) = self.db else { return Ok(None) };
+        let longest = super::states::longest(db, states, class)?;
+        Ok(longest.map(|s| StatePosition { epoch: s.epoch, step: s.step }))
+    }
+}
