@@ -118,6 +118,22 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         resumed_at: Option<u64>,
     },
+    /// A training was taken to a rung of `[matrix.prune]` and its state is in the store: now it is compared.
+    RungReached {
+        /// The point.
+        stage: String,
+        /// Finished epochs.
+        epoch: u64,
+        /// Seconds it ran.
+        seconds: f64,
+    },
+    /// A point has no result, since it was pruned or hangs on points that are.
+    StagePruned {
+        /// The point.
+        stage: String,
+        /// From what that was decided.
+        reason: Reason,
+    },
     /// A stage's result is in the store.
     StageFinished {
         /// The point.
@@ -180,6 +196,9 @@ pub enum Event {
         failed: Vec<String>,
         /// Points that did not run because of others, or of an interruption.
         skipped: Vec<String>,
+        /// Points that have no result, since they were pruned or hang on points that are.
+        #[serde(default)]
+        pruned: Vec<String>,
         /// Seconds from the first event.
         seconds: f64,
     },

@@ -10,6 +10,9 @@ mod device;
 mod journal;
 mod overlay;
 mod pinned;
+mod pruning;
+mod repair;
+mod room;
 mod schedule;
 mod verify;
 mod worker;
@@ -137,6 +140,7 @@ fn finished(scheduler: &Scheduler<'_>, spec: &Spec, run: &str, status: Status, s
         cached: named(|f| *f == Fate::Cached),
         failed: named(|f| *f == Fate::Failed),
         skipped: named(|f| matches!(f, Fate::Skipped(_) | Fate::Waiting | Fate::Running)),
+        pruned: named(|f| *f == Fate::Pruned),
         seconds: started.elapsed().as_secs_f64(),
     }
 }

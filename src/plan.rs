@@ -5,8 +5,10 @@
 //! the same question point by point, as inputs become known.
 //!
 //! A point whose inputs are all known is a hit or a miss. Below a miss it is *maybe* where some result exists with the
-//! same components but for the inputs (the input may come out the same), else a miss.
+//! same components but for the inputs (the input may come out the same), else a miss. Where the pipeline prunes a sweep
+//! ([`Ladder`]), a point is *pruned* if the states that are there say so, and so is what hangs on pruned points only.
 
+mod prune;
 mod reason;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+pub use prune::{Ladder, Standing, Verdict, with_rivals};
 pub use reason::{Cause, Reason, differences};
 
 use crate::diagnostic::Diagnostics;
@@ -34,6 +37,8 @@ pub enum State {
     Miss,
     /// It depends on what comes out above it.
     Maybe,
+    /// It ends before its last epoch, or hangs on points that do; it has no result.
+    Pruned,
 }
 
 /// How much of a training is in the cache already.
@@ -76,14 +81,54 @@ impl Decision {
 pub struct Plan {
     /// One for each wanted point.
     pub decisions: Vec<Decision>,
+    /// Where the pipeline prunes: what is known of the points that are compared.
+    pub ladder: Option<Ladder>,
 }
 
 impl Plan {
     /// Whether everything is there.
     pub fn is_complete(&self) -> bool {
-        self.decisions.iter().all(|d| d.state == State::Hit)
+        self.decisions.iter().all(|d| matches!(d.state, State::Hit | State::Pruned))
+    }
+
+    /// The points that are pruned, as far as that is known.
+    pub fn pruned(&self) -> BTreeSet<usize> {
+        self.decisions.iter().filter(|d| d.state == State::Pruned).map(|d| d.point).collect()
     }
 }
+
+/// What is known of the points so far.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// The output digests of those whose result is there.
+    pub outputs: BTreeMap<usize, Digest>,
+    /// Those that are pruned: no list gathers them.
+    pub out: BTreeSet<usize>,
+}
+
+impl Known {
+    /// Whether the result of an input is there, or none will ever be.
+    pub fn is_settled(&self, input: usize) -> bool {
+        self.outputs.contains_key(&input) || self.out.contains(&input)
+    }
+
+    /// Whether a point hangs on pruned points only: it reads one where it needs that very one, or a list with no other.
+    pub fn hangs_on_pruned(&self, point: &Point) -> bool {
+        let all_out = |input: &PointInput| {
+            let members = input.indices();
+            !members.is_empty() && members.iter().all(|p| self.out.contains(p))
+        };
+        !self.out.is_empty() && point.inputs.values().any(all_out)
+    }
+
+    fn take(&mut self, decision: &Decision) {
+        self.outputs.extend(decision.output.map(|output| (decision.point, output)));
+        self.out.extend((decision.state == State::Pruned).then_some(decision.point));
+    }
+}
+
+/// A point, and the digests of the files that it names; none where these can't be read.
+type Read = (usize, Option<BTreeMap<String, Digest>>);
 
 /// Reads the files that enter keys through the store's memory of digests.
 pub struct PipelineFiles<'a> {
@@ -142,6 +187,7 @@ impl Planner<'_> {
 
     /// The index is opened once for all points, and after their files were looked at, which may open it, too.
     fn walk(&self, wanted: &BTreeSet<usize>) -> Result<(Plan, Vec<(usize, StageError)>)> {
+        let wanted = with_rivals(self.spec, self.graph, wanted);
         let mut points = Vec::with_capacity(wanted.len());
         let mut unreadable = Vec::new();
         for point in self.graph.order().iter().copied().filter(|p| wanted.contains(p)) {
@@ -154,20 +200,29 @@ impl Planner<'_> {
                 }
             }
         }
+        let mut ladder = Ladder::of(self.spec, self.graph, &wanted);
+        let decisions = match &mut ladder {
+            None => self.decide_all(&points)?,
+            Some(ladder) => self.decide_and_judge(&points, ladder)?,
+        };
+        Ok((Plan { decisions, ladder }, unreadable))
+    }
+
+    fn decide_all(&self, points: &[Read]) -> Result<Vec<Decision>> {
         let decisions = self.store.look(|look| {
-            let mut outputs = BTreeMap::new();
+            let mut known = Known::default();
             let mut decisions = Vec::with_capacity(points.len());
-            for (point, contents) in &points {
+            for (point, contents) in points {
                 let decision = match contents {
-                    Some(contents) => self.decide_with(look, *point, &outputs, contents)?,
+                    Some(contents) => self.decide_with(look, *point, &known, contents)?,
                     None => Decision::miss(*point, None),
                 };
-                outputs.extend(decision.output.map(|output| (*point, output)));
+                known.take(&decision);
                 decisions.push(decision);
             }
             Ok(decisions)
-        })?;
-        Ok((Plan { decisions }, unreadable))
+        });
+        Ok(decisions?)
     }
 
     /// The records of a plan's hits. A record that can't be read (any more) is left out.
@@ -195,11 +250,11 @@ impl Planner<'_> {
         diagnostics.into_result(&self.spec.sources)
     }
 
-    /// Decides about one point. `outputs` holds the output digests of the points that are known so far.
+    /// Decides about one point, but for its pruning. What it hangs on must not be pruned altogether.
     ///
     /// # Errors
     /// If the store fails, or a file that the stage names can't be read.
-    pub fn decide(&self, point: usize, outputs: &BTreeMap<usize, Digest>) -> Result<Decision> {
+    pub fn decide(&self, point: usize, known: &Known) -> Result<Decision> {
         let contents = match self.contents(point) {
             Ok(contents) => contents,
             Err(StageError::Storage(error)) => return Err(error),
@@ -211,23 +266,23 @@ impl Planner<'_> {
                 return Err(Error { hint, ..error });
             }
         };
-        Ok(self.store.look(|look| self.decide_with(look, point, outputs, &contents))?)
+        Ok(self.store.look(|look| self.decide_with(look, point, known, &contents))?)
     }
 
     fn decide_with(
         &self,
         look: &Look<'_>,
         point: usize,
-        outputs: &BTreeMap<usize, Digest>,
+        known: &Known,
         contents: &BTreeMap<String, Digest>,
     ) -> Result<Decision, LookError> {
-        let unknown = self.unknown_inputs(point, outputs);
+        let unknown = self.unknown_inputs(point, known);
         let forced = self.forced.contains(&point);
         if !unknown.is_empty() && look.is_empty() {
             let causes = vec![Cause::NeverRun, Cause::Upstream { stages: unknown }];
             return Ok(Decision::miss(point, Some(Reason::new(causes))));
         }
-        let components = self.components(point, outputs, contents);
+        let components = self.components(point, known, contents);
         if !unknown.is_empty() {
             let maybe = !forced && look.exists_but_for_inputs(&components)?;
             let reason = Some(self.reason_below_a_miss(look, point, &components, unknown)?);
@@ -247,9 +302,9 @@ impl Planner<'_> {
         Ok(decision)
     }
 
-    fn unknown_inputs(&self, point: usize, outputs: &BTreeMap<usize, Digest>) -> Vec<String> {
+    fn unknown_inputs(&self, point: usize, known: &Known) -> Vec<String> {
         let inputs = self.point(point).inputs.values().flat_map(PointInput::indices);
-        inputs.filter(|i| !outputs.contains_key(i)).map(|i| self.point(*i).name.clone()).collect()
+        inputs.filter(|i| !known.is_settled(**i)).map(|i| self.point(*i).name.clone()).collect()
     }
 
     /// The digests of the files that a point's stage names.
@@ -259,22 +314,18 @@ impl Planner<'_> {
     }
 
     /// The components of a point's key. Inputs that are not known yet have a blank digest: their roles and labels are known.
-    fn components(
-        &self,
-        point: usize,
-        outputs: &BTreeMap<usize, Digest>,
-        contents: &BTreeMap<String, Digest>,
-    ) -> Components {
+    fn components(&self, point: usize, known: &Known, contents: &BTreeMap<String, Digest>) -> Components {
         let point = self.point(point);
         let stage = &point.parsed.stage;
         let reads = stage.reads();
         let mut inputs = BTreeMap::new();
         for (role, input) in &point.inputs {
-            let of = |i: &usize| outputs.get(i).copied().unwrap_or(BLANK);
+            let of = |i: &usize| known.outputs.get(i).copied().unwrap_or(BLANK);
             let digest = match input {
                 PointInput::One(i) => InputDigest::One(of(i)),
                 PointInput::Many(list) => {
-                    InputDigest::Many(list.iter().map(|i| (self.point(*i).name.clone(), of(i))).collect())
+                    let left = list.iter().filter(|i| !known.out.contains(i));
+                    InputDigest::Many(left.map(|i| (self.point(*i).name.clone(), of(i))).collect())
                 }
             };
             inputs.insert(role.clone(), digest);

@@ -7,7 +7,9 @@
 //! - `read`: the TOML text as a tree of nodes with places; all syntax errors at once.
 //! - `overrides`: each `-S path=value` is a little text of its own and is put into the tree before anything is typed.
 //! - `template`: `${params.x}` and `${matrix.axis}`. What a reference brings in is never scanned again.
-//! - `matrix`: axes and their values, and how a value is written in a point's name.
+//! - `values`: the values of an axis (lists, ranges, samples), and how a value is written in a point's name.
+//! - `matrix`: all axes, and which combinations of their values there are.
+//! - `prune`: which of them are stopped early.
 //! - `stages`: the runner's own fields of a stage's table (`kind`, `inputs`, `matrix`, `at`, `seed`).
 //! - `axes`: which axes each stage has, in dependency order, and which combinations.
 //! - `parameters`: a stage's parameters with its `at` laid over them, parsed by its kind.
@@ -24,13 +26,17 @@ mod header;
 mod matrix;
 mod overrides;
 mod parameters;
+mod prune;
 mod read;
 mod stages;
 mod template;
+mod values;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+
+pub use prune::{Mode, Prune};
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -55,6 +61,8 @@ pub struct Spec {
     /// The points of all stages: stages in the order of the file, points in the order of their axes' values, the last axis
     /// fastest. An input may stand after what reads it; see [`crate::graph::Graph`] for an order to run in.
     pub points: Vec<Point>,
+    /// How a sweep is pruned, if it is.
+    pub prune: Option<Prune>,
     /// The folder that relative paths in the pipeline are relative to.
     pub base: PathBuf,
 }
@@ -231,19 +239,22 @@ pub fn load(
     overrides::report_unheeded(&root, file, &sources, &mut diagnostics);
     let found = typed(&root, &sources, registry, &mut diagnostics);
     errors::finish(diagnostics, &sources)?;
-    let (pipeline, stages, points) = found;
-    Ok(Spec { sources, pipeline, stages, points, base: base.to_owned() })
+    let Typed { pipeline, stages, points, prune } = found;
+    Ok(Spec { sources, pipeline, stages, points, prune, base: base.to_owned() })
 }
 
 const SECTIONS: [&str; 4] = ["pipeline", "params", "matrix", "stages"];
 
+/// What [`typed`] finds.
+struct Typed {
+    pipeline: Header,
+    stages: Vec<StageSpec>,
+    points: Vec<Point>,
+    prune: Option<Prune>,
+}
+
 /// The whole tree, typed and expanded. What is returned after an error is not to be used.
-fn typed(
-    root: &Table,
-    sources: &Sources,
-    registry: &Registry,
-    diagnostics: &mut Diagnostics,
-) -> (Header, Vec<StageSpec>, Vec<Point>) {
+fn typed(root: &Table, sources: &Sources, registry: &Registry, diagnostics: &mut Diagnostics) -> Typed {
     let known = |e: &&Entry| SECTIONS.contains(&e.name.as_str());
     for entry in root.0.iter().filter(|e| !known(e)) {
         let message = format!("unknown section `{}`", entry.name);
@@ -257,7 +268,8 @@ fn typed(
     let place = root.entry("pipeline").map_or(Origin { source: 0, span: 0..0 }, |e| e.name_origin.clone());
     let pipeline = filled("pipeline", diagnostics);
     let header = pipeline.map_or_else(Header::default, |section| header::read(&section, &place, diagnostics));
-    let mut matrix = matrix::Matrix::read(&filled("matrix", diagnostics).unwrap_or_default(), diagnostics);
+    let swept = filled("matrix", diagnostics).unwrap_or_default();
+    let mut matrix = matrix::Matrix::read(&swept, diagnostics);
 
     let stages = section(root, "stages", diagnostics);
     let missing = stages.as_ref().is_some_and(|s| s.0.is_empty());
@@ -276,6 +288,11 @@ fn typed(
     let expansion =
         expand::Expansion { sources, params: &params, matrix: &matrix, drafts: &drafts, shapes: &shapes, seed };
     let (points, ranges) = expansion.points(diagnostics);
+    // An override may have taken the place of what mentions an axis: whoever fixes a value for once leaves the axis there.
+    let fixed = sources.0.iter().skip(1).any(|s| s.text.trim_start().starts_with("stages"));
+    if diagnostics.is_empty() && !fixed {
+        axes::check_use(&shapes, &matrix, diagnostics);
+    }
     let stages = drafts.iter().zip(&shapes).zip(ranges).map(|((draft, shape), points)| StageSpec {
         name: draft.name.to_owned(),
         kind: draft.kind_name.clone(),
@@ -283,7 +300,9 @@ fn typed(
         points,
         origin: draft.origin.clone(),
     });
-    (header, stages.collect(), points)
+    let stages: Vec<StageSpec> = stages.collect();
+    let prune = prune::read(&swept, &stages, &points, diagnostics);
+    Typed { pipeline: header, stages, points, prune }
 }
 
 /// A section of the file; an empty one where there is none, `None` where something else stands there, which is reported.

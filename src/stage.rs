@@ -64,9 +64,19 @@ pub trait Stage: Send + Sync {
     fn epochs(&self) -> Option<Epochs> {
         None
     }
+    /// For a training: the figures that its states and its result hold for every finished epoch, `loss` as the vector
+    /// `history.loss` of f64. Sweeps can be pruned by them.
+    fn curves(&self) -> &'static [&'static str] {
+        &[]
+    }
     /// Whether it fills all cores by itself.
     fn parallel(&self) -> bool {
         false
+    }
+    /// Of a stage that is [`Stage::parallel`]: how many of `all` threads it makes good use of. With fewer than all, several
+    /// such stages run beside each other.
+    fn threads(&self, all: usize) -> usize {
+        all
     }
     /// Whether it computes on the pipeline's device (and so needs the GPU token where that is a GPU).
     fn uses_device(&self) -> bool {

@@ -10,7 +10,7 @@ use super::ui::Ui;
 use super::{Global, PipelineArgs};
 use crate::error::Result;
 use crate::key::{Components, InputDigest};
-use crate::plan::{Decision, State};
+use crate::plan::{Decision, Ladder, Plan, State, Verdict};
 
 /// Arguments of `explain`.
 #[derive(Args)]
@@ -29,21 +29,22 @@ pub(super) fn explain(args: &ExplainArgs, global: &Global, ui: &Ui) -> Result<()
         let explained = decisions.map(|d| {
             json!({
                 "name": project.name(d.point), "state": d.state, "key": d.key, "reason": d.reason,
-                "components": d.components, "epochs": d.epochs,
+                "components": d.components, "epochs": d.epochs, "rungs": rungs(&project, &plan, d.point),
             })
         });
         return ui.object(&json!({ "stages": explained.collect::<Vec<_>>() }));
     }
-    let texts: Vec<_> = decisions.map(|d| text(&project, d)).collect();
+    let texts: Vec<_> = decisions.map(|d| text(&project, &plan, d)).collect();
     ui.out(&texts.join("\n\n"));
     Ok(())
 }
 
-fn text(project: &Project, decision: &Decision) -> String {
+fn text(project: &Project, plan: &Plan, decision: &Decision) -> String {
     let state = match decision.state {
         State::Hit => "hit",
         State::Miss => "miss",
         State::Maybe => "maybe",
+        State::Pruned => "pruned",
     };
     let mut lines = vec![format!("{}: {state}", project.name(decision.point))];
     if let Some(reason) = &decision.reason {
@@ -52,6 +53,7 @@ fn text(project: &Project, decision: &Decision) -> String {
     if let Some(epochs) = decision.epochs {
         lines.push(format!("  cached      {} of {} epochs", epochs.cached, epochs.total));
     }
+    lines.extend(plan.ladder.iter().flat_map(|ladder| comparisons(project, ladder, decision.point)));
     if let Some(key) = decision.key {
         lines.push(format!("  key         {key}"));
     }
@@ -63,6 +65,30 @@ fn text(project: &Project, decision: &Decision) -> String {
         lines.push(format!("  output      {output}"));
     }
     lines.join("\n")
+}
+
+/// What decided at each rung whether a point goes on, and from which figures.
+fn comparisons(project: &Project, ladder: &Ladder, point: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for verdict in ladder.verdicts(point) {
+        let Verdict { epoch, place, of, best, goes_on, .. } = verdict;
+        let word = if goes_on { "goes on" } else { "ends here" };
+        let figure = &ladder.curve;
+        lines.push(format!("  epoch {epoch:<6}{figure} is number {place} of {of}, {best} of them go on: it {word}"));
+        let compared = ladder.compared(point, epoch);
+        lines.extend(compared.iter().map(|(other, value)| format!("    {value:<14.6}{}", project.name(*other))));
+    }
+    lines
+}
+
+fn rungs(project: &Project, plan: &Plan, point: usize) -> Vec<serde_json::Value> {
+    let Some(ladder) = &plan.ladder else { return vec![] };
+    let rung = |verdict: Verdict| {
+        let compared = ladder.compared(point, verdict.epoch);
+        let compared = compared.iter().map(|(other, value)| json!({ "name": project.name(*other), "value": value }));
+        json!({ "figure": ladder.curve, "verdict": verdict, "compared": compared.collect::<Vec<_>>() })
+    };
+    ladder.verdicts(point).into_iter().map(rung).collect()
 }
 
 fn parts(components: &Components) -> Vec<String> {

@@ -56,8 +56,12 @@ pub(super) fn print(project: &Project, plan: &Plan, ui: &Ui) -> Result<()> {
 /// "5 stages: 3 cached, 2 to run".
 pub(super) fn summary(plan: &Plan) -> String {
     let count = |state| plan.decisions.iter().filter(|d| d.state == state).count();
-    let counts =
-        [(count(State::Hit), "cached"), (count(State::Miss), "to run"), (count(State::Maybe), "perhaps to run")];
+    let counts = [
+        (count(State::Hit), "cached"),
+        (count(State::Miss), "to run"),
+        (count(State::Maybe), "perhaps to run"),
+        (count(State::Pruned), "pruned"),
+    ];
     let counts: Vec<_> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
     let stages = plan.decisions.len();
     format!("{stages} stage{}: {}", if stages == 1 { "" } else { "s" }, counts.join(", "))
@@ -68,6 +72,7 @@ fn line(project: &Project, decision: &Decision, width: usize) -> String {
         State::Hit => paint(GREEN, "hit  "),
         State::Miss => paint(YELLOW, "miss "),
         State::Maybe => paint(YELLOW, "maybe"),
+        State::Pruned => paint(DIM, "out  "),
     };
     let name = format!("{:width$}", project.name(decision.point));
     let why = match (&decision.reason, decision.epochs) {

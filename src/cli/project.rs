@@ -80,15 +80,20 @@ impl Project {
 
     /// The results of the targets that are in the cache, by point.
     pub(super) fn results(&self, ui: &Ui) -> Result<BTreeMap<usize, ResultRecord>> {
-        let mut plan = self.plan(&BTreeSet::new(), ui)?;
-        plan.decisions.retain(|d| self.targets.contains(&d.point));
-        self.planner(&BTreeSet::new()).records(&plan)
+        Ok(self.results_and_pruned(ui)?.0)
     }
 
-    /// [`Project::results`] in plan order; an error if a target has none.
+    fn results_and_pruned(&self, ui: &Ui) -> Result<(BTreeMap<usize, ResultRecord>, BTreeSet<usize>)> {
+        let mut plan = self.plan(&BTreeSet::new(), ui)?;
+        plan.decisions.retain(|d| self.targets.contains(&d.point));
+        Ok((self.planner(&BTreeSet::new()).records(&plan)?, plan.pruned()))
+    }
+
+    /// [`Project::results`] in plan order; an error if a target has none. Pruned points are passed over.
     pub(super) fn all_results(&self, ui: &Ui) -> Result<Vec<(usize, ResultRecord)>> {
-        let mut results = self.results(ui)?;
-        let missing: Vec<_> = self.targets.iter().filter(|p| !results.contains_key(p)).map(|p| self.name(*p)).collect();
+        let (mut results, pruned) = self.results_and_pruned(ui)?;
+        let missing = self.targets.iter().filter(|p| !results.contains_key(p) && !pruned.contains(p));
+        let missing: Vec<_> = missing.map(|p| self.name(*p)).collect();
         if !missing.is_empty() {
             let message = format!("not in the cache: {}", missing.join(", "));
             return Err(Error::bad_input(message).hint("`vadpipe run` makes it; `vadpipe plan` says why it is missing"));

@@ -28,10 +28,11 @@ pub(super) fn status(args: &StatusArgs, global: &Global, ui: &Ui) -> Result<()> 
     if ui.json {
         let count = |state| plan.decisions.iter().filter(|d| d.state == state).count();
         let (hit, miss, maybe) = (count(State::Hit), count(State::Miss), count(State::Maybe));
-        let complete = plan.is_complete();
+        let (complete, pruned) = (plan.is_complete(), plan.pruned());
+        let pruned: Vec<&str> = pruned.iter().map(|p| project.name(*p)).collect();
         let pipeline = &project.spec.pipeline.name;
         return ui.object(
-            &json!({ "pipeline": pipeline, "complete": complete, "hit": hit, "miss": miss, "maybe": maybe, "last_run": last }),
+            &json!({ "pipeline": pipeline, "complete": complete, "hit": hit, "miss": miss, "maybe": maybe, "pruned": pruned, "last_run": last }),
         );
     }
     let mut lines = vec![plan::summary(&plan)];

@@ -2,6 +2,9 @@
 //!
 //! Beside the states that `keep` or a branch of the plan pins, only the newest unfinished state and the final one stay.
 //! A state is removed after its successor is durable, never before.
+//!
+//! A training that a sweep may prune is taken to one rung after the other: the chain saves the state there and asks the
+//! stage to stop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +14,7 @@ use crate::artifact::Tensor;
 use crate::error::Error;
 use crate::event::{Event, Listener};
 use crate::key::Key;
-use crate::stage::{Chain, Position, Saved};
+use crate::stage::{Cancel, Chain, Position, Saved};
 use crate::store::{StatePosition, StateRecord, Store};
 
 /// Nothing is trained yet: cheaper to make than to store.
@@ -28,6 +31,8 @@ pub(crate) struct StoredChain<'a> {
     pinned: BTreeSet<u64>,
     interval: Duration,
     fresh: bool,
+    rung: Option<u64>,
+    cancel: Cancel,
     moving: Mutex<Moving>,
 }
 
@@ -36,6 +41,7 @@ struct Moving {
     resumed_at: Option<u64>,
     /// The state that this job saved last or went on from, unless it stays.
     last: Option<StateRecord>,
+    at_rung: bool,
 }
 
 /// What a chain is made of.
@@ -50,6 +56,10 @@ pub(crate) struct ChainSettings<'a> {
     pub interval: Duration,
     /// Begin at the beginning, whatever is stored (`-f`, `-R`, `verify`).
     pub fresh: bool,
+    /// Go no further than to this epoch.
+    pub rung: Option<u64>,
+    /// Stops this training alone.
+    pub cancel: Cancel,
 }
 
 impl<'a> StoredChain<'a> {
@@ -60,9 +70,22 @@ impl<'a> StoredChain<'a> {
         stage: &'a str,
         settings: ChainSettings<'a>,
     ) -> Self {
-        let ChainSettings { states, numerics, pinned, interval, fresh } = settings;
-        let moving = Moving { last_save: Instant::now(), resumed_at: None, last: None };
-        Self { store, listener, stage, states, numerics, pinned, interval, fresh, moving: Mutex::new(moving) }
+        let ChainSettings { states, numerics, pinned, interval, fresh, rung, cancel } = settings;
+        let moving = Mutex::new(Moving { last_save: Instant::now(), resumed_at: None, last: None, at_rung: false });
+        Self { store, listener, stage, states, numerics, pinned, interval, fresh, rung, cancel, moving }
+    }
+
+    /// Whether the state at the rung, or one behind it, is stored.
+    pub(crate) fn is_at_rung(&self) -> bool {
+        self.lock().at_rung
+    }
+
+    /// A state is stored: stops the training if it is as far as it should go.
+    fn stop_at_rung(&self, epoch: u64) {
+        if self.rung.is_some_and(|rung| epoch >= rung) {
+            self.lock().at_rung = true;
+            self.cancel.cancel();
+        }
     }
 
     /// The epoch where this run took the training up, if it continued one.
@@ -95,13 +118,14 @@ impl Chain for StoredChain<'_> {
         moving.resumed_at = Some(position.epoch);
         moving.last = Some(record).filter(|r| !r.pinned);
         drop(moving);
+        self.stop_at_rung(position.epoch);
         let (stage, epochs, Position { epoch, step }) = (self.stage.to_owned(), self.total(), position);
         self.listener.event(&Event::Resumed { stage, epoch, step, epochs, resumed_at: epoch });
         Ok(Some(Saved { position, tensors }))
     }
 
     fn due(&self, position: Position) -> bool {
-        if self.stays(position) {
+        if self.stays(position) || (position.step == 0 && self.rung == Some(position.epoch)) {
             return true;
         }
         if position == START {
@@ -127,6 +151,7 @@ impl Chain for StoredChain<'_> {
         moving.last_save = Instant::now();
         let resumed_at = moving.resumed_at;
         drop(moving);
+        self.stop_at_rung(position.epoch);
         let (stage, Position { epoch, step }) = (self.stage.to_owned(), position);
         let seconds = started.elapsed().as_secs_f64();
         self.listener.event(&Event::StateSaved { stage, epoch, step, seconds, resumed_at });

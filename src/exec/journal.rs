@@ -95,12 +95,17 @@ impl<'a> Journal<'a> {
                 Fate::Cached => StageOutcome::Cached,
                 Fate::Executed => StageOutcome::Executed,
                 Fate::Failed => StageOutcome::Failed,
+                Fate::Pruned => StageOutcome::Pruned,
                 Fate::Skipped(_) | Fate::Waiting | Fate::Running => StageOutcome::Skipped,
             };
             if let Some((key, digest)) = scheduler.results.get(point) {
                 stage.key = Some(*key);
                 stage.digest = Some(*digest);
             }
+        }
+        // So that `gc` keeps the states that they ended with.
+        for (stage, point) in record.stages.iter_mut().zip(scheduler.order()) {
+            stage.key = stage.key.or(scheduler.pruned.get(point).copied());
         }
         record.finished_at = Some(jiff::Timestamp::now().as_millisecond());
         record.status = match status {

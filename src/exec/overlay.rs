@@ -81,6 +81,7 @@ fn run_overlay(scheduler: &Scheduler<'_>, shared: &Shared<'_>) -> RunOverlay {
                 Fate::Executed => StageState::Ran,
                 Fate::Cached => StageState::Cached,
                 Fate::Failed => StageState::Failed,
+                Fate::Pruned => StageState::Pruned,
                 _ => StageState::Skipped,
             },
             seconds: record.map(|r| r.provenance.seconds),

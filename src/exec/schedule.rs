@@ -1,8 +1,9 @@
 //! Which stage runs when: dependency order, independent stages side by side where resources allow.
 //!
-//! One thread decides; stages run in others (`crew.rs`) and report back through a channel. A stage that fills all cores by
-//! itself runs alone, and so do two stages on one GPU. A stage that ended makes room at once; what reads its result waits
-//! until that is durable. Whatever finishes first, what comes out is the same: the order is only a matter of time.
+//! One thread decides; stages run in others (`crew.rs`) and report back through a channel. Who runs beside whom is `room.rs`'s
+//! affair, which points of a sweep are stopped early `pruning.rs`'s, and what becomes of damaged results `repair.rs`'s. A
+//! stage that ended makes room at once; what reads its result waits until that is durable. Whatever finishes first, what
+//! comes out is the same: the order is only a matter of time.
 //!
 //! The cost of a decision does not grow with the number of points: what is ready is gone through once for each thing that
 //! happened, and no further than there is room.
@@ -16,9 +17,11 @@ use crate::error::{Category, Error, Result};
 use crate::event::{Event, Status};
 use crate::exec::crew::{Crew, News};
 use crate::exec::pinned::pinned_epochs;
+use crate::exec::pruning::Climb;
+use crate::exec::room::Room;
 use crate::exec::worker::{Done, Failure, Job, Shared};
 use crate::key::{Components, Digest, Key};
-use crate::plan::{Decision, Plan, Planner};
+use crate::plan::{Decision, Known, Ladder, Plan, Planner};
 use crate::spec::PointInput;
 use crate::store::{Holder, Lease, LeaseOutcome, ResultRecord};
 
@@ -28,8 +31,6 @@ const TICK: Duration = Duration::from_millis(200);
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 /// So many results at most wait to be committed, and so many bytes of them: then nothing starts before some are.
 const BACKLOG: (usize, usize) = (512, 256 << 20);
-/// A producer whose bytes are damaged again after it was run again has a broken disk below it.
-const REPAIRS: usize = 2;
 
 /// What became of a point.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +47,8 @@ pub(crate) enum Fate {
     Failed,
     /// It did not run because of this point, or because of an interruption.
     Skipped(Option<usize>),
+    /// It has no result: it was pruned, or hangs on points that are.
+    Pruned,
 }
 
 /// What the scheduler needs to know of the user's wishes.
@@ -67,30 +70,35 @@ struct Started {
 }
 
 pub(crate) struct Scheduler<'a> {
-    planner: &'a Planner<'a>,
-    shared: &'a Shared<'a>,
+    pub(super) planner: &'a Planner<'a>,
+    pub(super) shared: &'a Shared<'a>,
     wishes: Wishes<'a>,
+    room: Room<'a>,
     pub fates: BTreeMap<usize, Fate>,
     /// What is there: the key and the output digest of each point.
     pub results: BTreeMap<usize, (Key, Digest)>,
     /// Of those the records that somebody needed: a no-op needs none.
     pub records: BTreeMap<usize, Arc<ResultRecord>>,
-    outputs: BTreeMap<usize, Digest>,
+    pub(super) known: Known,
+    /// Where the pipeline prunes: what is known of the points that are compared.
+    pub(super) ladder: Option<Ladder>,
+    /// The keys that pruned trainings would have come to.
+    pub pruned: BTreeMap<usize, Key>,
     /// Worked out when the first training runs.
     pinned: Option<BTreeMap<usize, BTreeSet<u64>>>,
     /// Positions in plan order of points whose inputs are all there.
-    ready: BTreeSet<usize>,
-    order: Vec<usize>,
-    position: BTreeMap<usize, usize>,
+    pub(super) ready: BTreeSet<usize>,
+    pub(super) order: Vec<usize>,
+    pub(super) position: BTreeMap<usize, usize>,
     leases: BTreeMap<usize, Lease>,
     /// The keys that run here: two points may have the same.
     computing: BTreeMap<Key, usize>,
     /// Points whose key another process computes.
     held: BTreeMap<usize, (Key, Instant)>,
     /// How often each point was run again because its bytes were gone.
-    repairs: BTreeMap<usize, usize>,
+    pub(super) repairs: BTreeMap<usize, usize>,
     /// What came of points before they were run again.
-    before: BTreeMap<usize, Digest>,
+    pub(super) before: BTreeMap<usize, Digest>,
     started: BTreeMap<usize, Started>,
     /// What ended and is not yet in the store, and the bytes of all of it.
     committing: BTreeMap<usize, Started>,
@@ -106,13 +114,16 @@ impl<'a> Scheduler<'a> {
         let position = order.iter().enumerate().map(|(i, p)| (*p, i)).collect();
         let mut scheduler = Self {
             pinned: None,
+            room: Room::new(shared, wishes.jobs),
             planner,
             shared,
             wishes,
             fates: order.iter().map(|p| (*p, Fate::Waiting)).collect(),
             results: BTreeMap::new(),
             records: BTreeMap::new(),
-            outputs: BTreeMap::new(),
+            known: Known::default(),
+            ladder: plan.ladder.clone(),
+            pruned: BTreeMap::new(),
             ready: BTreeSet::new(),
             order,
             position,
@@ -131,6 +142,7 @@ impl<'a> Scheduler<'a> {
             if let (Some(key), Some(output)) = (decision.key, decision.output) {
                 scheduler.cached(decision.point, key, output);
             }
+            scheduler.already_pruned(decision);
         }
         for point in scheduler.order.clone() {
             scheduler.make_ready(point);
@@ -155,12 +167,6 @@ impl<'a> Scheduler<'a> {
             }
             ended
         })
-    }
-
-    /// Takes up the work again for a point whose stored bytes turned out to be gone.
-    pub(crate) fn repair(&mut self, point: usize) -> Result<()> {
-        self.reopen(point);
-        self.run()
     }
 
     fn work(&mut self, crew: &mut Crew<'_, '_>, receiver: &Receiver<News>) -> Result<()> {
@@ -220,7 +226,7 @@ impl<'a> Scheduler<'a> {
 
     pub(crate) fn status(&self) -> Status {
         let storage_failed = self.error.as_ref().is_some_and(|e| e.category == Category::Storage);
-        if self.fates.values().all(|f| matches!(f, Fate::Cached | Fate::Executed)) {
+        if self.fates.values().all(|f| matches!(f, Fate::Cached | Fate::Executed | Fate::Pruned)) {
             Status::Ok
         } else if self.shared.cancel.is_cancelled() && !storage_failed {
             Status::Interrupted
@@ -248,7 +254,7 @@ impl<'a> Scheduler<'a> {
                 if self.stopping || self.is_full() {
                     return Ok(held);
                 }
-                if !self.has_room(point) {
+                if !self.room.is_there_for(point, self.started.keys().copied()) {
                     continue;
                 }
                 match self.decide(point)? {
@@ -284,21 +290,6 @@ impl<'a> Scheduler<'a> {
         self.count_running() >= self.wishes.jobs.max(1) || self.committing.len() >= results || self.backlog >= bytes
     }
 
-    fn has_room(&self, point: usize) -> bool {
-        let stage = |p: usize| &self.planner.spec.points[p].parsed.stage;
-        let running = || self.started.keys().copied();
-        let on_gpu = !self.shared.compute.device.is_cpu();
-        // On a GPU the token, not the cores, is what such a stage fills.
-        let fills = |p: usize| stage(p).parallel() && !(on_gpu && stage(p).uses_device());
-        if on_gpu && stage(point).uses_device() && running().any(|p| stage(p).uses_device()) {
-            return false;
-        }
-        if fills(point) {
-            return self.count_running() == 0;
-        }
-        self.count_running() < self.wishes.jobs.max(1) && !running().any(fills)
-    }
-
     fn decide(&mut self, point: usize) -> Result<Next> {
         if let Some((key, asked)) = self.held.get_mut(&point) {
             if asked.elapsed() < ASK_AGAIN {
@@ -310,7 +301,7 @@ impl<'a> Scheduler<'a> {
             }
             self.held.remove(&point);
         }
-        let decision = match self.planner.decide(point, &self.outputs) {
+        let decision = match self.planner.decide(point, &self.known) {
             Ok(decision) => decision,
             Err(error) if error.category == Category::BadInput => {
                 self.failed(point, error);
@@ -318,11 +309,15 @@ impl<'a> Scheduler<'a> {
             }
             Err(error) => return Err(error),
         };
+        let rung = match self.climb(point, &decision)? {
+            Climb::Train(rung) => rung,
+            Climb::Not(next) => return Ok(next),
+        };
         let Decision { components, key, output, reason, .. } = decision;
         let (Some(components), Some(key)) = (components, key) else {
             return Err(Error::storage(format!("inputs of `{}` are unknown", self.name(point))));
         };
-        if let (Some(output), false) = (output, self.repairs.contains_key(&point)) {
+        if let (Some(output), None, false) = (output, rung, self.repairs.contains_key(&point)) {
             self.cached(point, key, output);
             return Ok(Next::Settled);
         }
@@ -340,7 +335,8 @@ impl<'a> Scheduler<'a> {
             LeaseOutcome::HeldBy(holder) => return Ok(self.wait_for(point, key, &holder)),
         };
         // Somebody may have finished it between the look-up and the lease.
-        if !self.remakes(point)
+        if rung.is_none()
+            && !self.remakes(point)
             && let Some(output) = self.planner.present(&key)?
         {
             self.leases.remove(&point);
@@ -350,7 +346,7 @@ impl<'a> Scheduler<'a> {
         self.computing.insert(key, point);
         let (stage, kind) = (self.name(point), components.kind.clone());
         self.shared.listener.event(&Event::StageStarted { stage, kind, key, reason });
-        Ok(Next::Run((key, Box::new(self.job(point, components)))))
+        Ok(Next::Run((key, Box::new(self.job(point, components, rung)))))
     }
 
     fn remakes(&self, point: usize) -> bool {
@@ -371,7 +367,7 @@ impl<'a> Scheduler<'a> {
     }
 
     /// The inputs' records are there.
-    fn job(&mut self, point: usize, components: Components) -> Job {
+    fn job(&mut self, point: usize, components: Components, rung: Option<u64>) -> Job {
         let inputs = self.planner.spec.points[point].inputs.iter();
         let inputs = inputs.map(|(role, input)| {
             let members = input.indices().iter().filter_map(|p| Some((*p, Arc::clone(self.records.get(p)?)))).collect();
@@ -382,8 +378,10 @@ impl<'a> Scheduler<'a> {
             Some(_) => self.pinned.get_or_insert_with(|| pinned_epochs(self.planner, &self.order)).get(&point).cloned(),
             None => None,
         };
-        let fresh = self.wishes.forced.contains(&point);
-        Job { point, components, inputs, pinned: pinned.unwrap_or_default(), fresh }
+        // On the way to a decision it goes on from what is there; what is made again is the result.
+        let fresh = self.wishes.forced.contains(&point) && rung.is_none();
+        let threads = self.room.threads_for(point, self.started.is_empty() && self.ready.len() == 1);
+        Job { point, components, inputs, pinned: pinned.unwrap_or_default(), fresh, threads, rung }
     }
 
     /// Reads the records of these points' results, of those that have one. Returns those whose record is gone.
@@ -422,6 +420,10 @@ impl<'a> Scheduler<'a> {
                 }
                 self.settled(point, key, digest, Fate::Executed);
             }
+            Err(Failure { at_rung: Some(epoch), .. }) => {
+                let seconds = started.map_or(0.0, |s| s.at.elapsed().as_secs_f64());
+                self.at_rung(point, epoch, seconds);
+            }
             Err(Failure { interrupted: true, .. }) => {
                 self.fates.insert(point, Fate::Skipped(None));
                 self.shared.listener.event(&Event::StageInterrupted { stage: self.name(point) });
@@ -439,49 +441,6 @@ impl<'a> Scheduler<'a> {
         Ok(())
     }
 
-    /// Inputs turned out to be missing or damaged: their producers run again, then this point does. `repairs` says how
-    /// often they had been when this point started: another reader may have had them mended since.
-    fn mend(&mut self, point: usize, error: Error, damaged: &BTreeSet<usize>, repairs: &BTreeMap<usize, usize>) {
-        let unmended = |p: &&usize| self.repaired(**p) <= repairs.get(p).copied().unwrap_or(0);
-        let broken: Vec<usize> = damaged.iter().filter(unmended).copied().collect();
-        if let Some(producer) = broken.iter().find(|p| self.repaired(**p) >= REPAIRS) {
-            let hint = format!("the cache keeps losing what `{}` makes: check the disk", self.name(*producer));
-            return self.failed(point, error.hint(hint));
-        }
-        self.fates.insert(point, Fate::Waiting);
-        for producer in broken {
-            let message =
-                format!("the stored result of `{}` is missing or damaged: it runs again", self.name(producer));
-            self.shared.listener.event(&Event::Warning { message });
-            self.reopen(producer);
-        }
-        self.make_ready(point);
-    }
-
-    fn repaired(&self, point: usize) -> usize {
-        self.repairs.get(&point).copied().unwrap_or(0)
-    }
-
-    fn reopen(&mut self, point: usize) {
-        *self.repairs.entry(point).or_default() += 1;
-        self.withdraw(point);
-    }
-
-    /// Makes a point wait again: it runs, or is looked up, when its inputs are there.
-    fn withdraw(&mut self, point: usize) {
-        self.records.remove(&point);
-        self.results.remove(&point);
-        if let Some(digest) = self.outputs.remove(&point) {
-            self.before.insert(point, digest);
-        }
-        self.fates.insert(point, Fate::Waiting);
-        // What waits for it is not ready any more.
-        let mut ready = std::mem::take(&mut self.ready);
-        ready.retain(|p| self.has_inputs(self.order[*p]));
-        self.ready = ready;
-        self.make_ready(point);
-    }
-
     fn cached(&mut self, point: usize, key: Key, output: Digest) {
         self.shared.listener.event(&Event::StageCached { stage: self.name(point), key });
         self.settled(point, key, output, Fate::Cached);
@@ -490,14 +449,9 @@ impl<'a> Scheduler<'a> {
     fn settled(&mut self, point: usize, key: Key, output: Digest, fate: Fate) {
         self.fates.insert(point, fate);
         self.ready.remove(&self.position[&point]);
-        self.outputs.insert(point, output);
+        self.known.outputs.insert(point, output);
         if self.before.remove(&point).is_some_and(|before| before != output) {
-            // What was already made of the old bytes is looked up, or made, anew.
-            for below in self.planner.graph.dependents(point) {
-                if matches!(self.fates.get(&below), Some(Fate::Cached | Fate::Executed)) {
-                    self.withdraw(below);
-                }
-            }
+            self.withdraw_below(point);
         }
         self.results.insert(point, (key, output));
         for dependent in self.planner.graph.dependents(point) {
@@ -505,18 +459,18 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    fn make_ready(&mut self, point: usize) {
+    pub(super) fn make_ready(&mut self, point: usize) {
         if self.fates.get(&point) == Some(&Fate::Waiting) && self.has_inputs(point) {
             self.ready.insert(self.position[&point]);
         }
     }
 
-    fn has_inputs(&self, point: usize) -> bool {
+    pub(super) fn has_inputs(&self, point: usize) -> bool {
         let mut inputs = self.planner.spec.points[point].inputs.values().flat_map(PointInput::indices);
-        inputs.all(|i| self.outputs.contains_key(i))
+        inputs.all(|i| self.known.is_settled(*i))
     }
 
-    fn failed(&mut self, point: usize, error: Error) {
+    pub(super) fn failed(&mut self, point: usize, error: Error) {
         let text = error.with_causes();
         let log = self.shared.log_path(&self.planner.spec.points[point]).display().to_string();
         let (stage, hint) = (self.name(point), error.hint.clone());
@@ -525,6 +479,7 @@ impl<'a> Scheduler<'a> {
         self.error.get_or_insert(error);
         self.stopping |= !self.wishes.keep_going;
         for below in self.planner.graph.downstream([point]) {
+            self.ladder.iter_mut().for_each(|ladder| ladder.fail(below));
             if self.fates.get(&below) == Some(&Fate::Waiting) {
                 self.fates.insert(below, Fate::Skipped(Some(point)));
                 let (stage, because) = (self.name(below), self.name(point));
@@ -533,12 +488,12 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    fn name(&self, point: usize) -> String {
+    pub(super) fn name(&self, point: usize) -> String {
         self.planner.spec.points[point].name.clone()
     }
 }
 
-enum Next {
+pub(super) enum Next {
     /// Nothing to run: it was there, or it failed before it ran.
     Settled,
     /// Another point of this run has the same key, and runs.

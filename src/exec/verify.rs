@@ -60,11 +60,12 @@ pub fn verify(
         checkpoint_interval: Duration::MAX,
     };
     let plan = planner.plan(&planner.graph.upstream(points.iter().copied()))?;
+    let pruned = plan.pruned();
     let records = planner.records(&plan)?.into_iter().map(|(point, record)| (point, Arc::new(record))).collect();
     for point in points {
         comparable(planner, compute, &records, *point)?;
     }
-    points.iter().map(|point| verify_one(&shared, &records, *point)).collect()
+    points.iter().map(|point| verify_one(&shared, &records, &pruned, *point)).collect()
 }
 
 /// A training's bytes depend on how the device rounds: only the same class can give them again.
@@ -85,7 +86,12 @@ fn comparable(
     Err(Error::bad_input(message).hint("verify it on a machine of the same class"))
 }
 
-fn verify_one(shared: &Shared<'_>, records: &BTreeMap<usize, Arc<ResultRecord>>, point: usize) -> Result<Verification> {
+fn verify_one(
+    shared: &Shared<'_>,
+    records: &BTreeMap<usize, Arc<ResultRecord>>,
+    pruned: &BTreeSet<usize>,
+    point: usize,
+) -> Result<Verification> {
     let spec = &shared.spec.points[point];
     let record = |p: &usize| {
         let missing = || Error::bad_input(format!("`{}` is not in the cache", shared.spec.points[*p].name));
@@ -94,11 +100,12 @@ fn verify_one(shared: &Shared<'_>, records: &BTreeMap<usize, Arc<ResultRecord>>,
     let stored = record(&point)?;
     let mut inputs = BTreeMap::new();
     for (role, input) in &spec.inputs {
-        let members = input.indices().iter().map(|p| Ok((*p, record(p)?))).collect::<Result<_>>()?;
+        let left = input.indices().iter().filter(|p| !pruned.contains(p));
+        let members = left.map(|p| Ok((*p, record(p)?))).collect::<Result<_>>()?;
         inputs.insert(role.clone(), members);
     }
     let components = stored.components.clone();
-    let job = Job { point, components, inputs, pinned: BTreeSet::new(), fresh: true };
+    let job = Job { point, components, inputs, pinned: BTreeSet::new(), fresh: true, threads: None, rung: None };
     let made = shared.execute(job).map_err(|failure| failure.error)?;
     let done = shared.commit(&[made]).pop();
     let again = done.ok_or_else(|| Error::storage("nothing was stored"))?.outcome.map_err(|failure| failure.error)?;

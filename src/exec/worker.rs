@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -46,12 +47,18 @@ pub(crate) struct Job {
     pub pinned: BTreeSet<u64>,
     /// Make it again, whatever is stored.
     pub fresh: bool,
+    /// Threads for it alone; none to share those of the process.
+    pub threads: Option<usize>,
+    /// Train no further than to this epoch, where the point is compared with others; there is no result then.
+    pub rung: Option<u64>,
 }
 
 /// Why a job made nothing.
 pub(crate) struct Failure {
     pub error: Error,
     pub interrupted: bool,
+    /// It stopped because it is at this rung.
+    pub at_rung: Option<u64>,
     /// Points whose stored results turned out to be missing or damaged.
     pub damaged: BTreeSet<usize>,
 }
@@ -88,12 +95,14 @@ impl Shared<'_> {
     /// Runs a stage. What it made is for [`Shared::commit`].
     pub(crate) fn execute(&self, job: Job) -> Result<Made, Failure> {
         let damaged = Arc::new(Mutex::new(BTreeSet::new()));
+        let at_rung = AtomicBool::new(false);
         let started = Instant::now();
         // Whatever happens in there, the scheduler must hear that the job ended.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.try_execute(&job, &damaged))).unwrap_or_else(|panic| {
-            let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            Err(StageError::failed(format!("internal error: {}", said.unwrap_or("the stage panicked"))))
-        });
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| self.try_execute(&job, &damaged, &at_rung))).unwrap_or_else(|panic| {
+                let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+                Err(StageError::failed(format!("internal error: {}", said.unwrap_or("the stage panicked"))))
+            });
         match outcome {
             Ok(artifact) => {
                 let seconds = started.elapsed().as_secs_f64();
@@ -106,12 +115,18 @@ impl Shared<'_> {
                 if !interrupted {
                     self.log_failure(job.point, &error);
                 }
-                Err(Failure { error, interrupted, damaged })
+                let at_rung = job.rung.filter(|_| interrupted && at_rung.load(Ordering::Relaxed));
+                Err(Failure { error, interrupted, at_rung, damaged })
             }
         }
     }
 
-    fn try_execute(&self, job: &Job, damaged: &Arc<Mutex<BTreeSet<usize>>>) -> Result<Artifact, StageError> {
+    fn try_execute(
+        &self,
+        job: &Job,
+        damaged: &Arc<Mutex<BTreeSet<usize>>>,
+        at_rung: &AtomicBool,
+    ) -> Result<Artifact, StageError> {
         let point = &self.spec.points[job.point];
         let log_path = self.log_path(point);
         let scratch_root = self.store.dir().join("scratch");
@@ -125,6 +140,7 @@ impl Shared<'_> {
             .prefix(&format!("{}-", point.stage))
             .tempdir_in(&scratch_root)
             .map_err(|e| Error::storage(format!("can't create a folder in {}", scratch_root.display())).caused_by(e))?;
+        let cancel = self.cancel.for_one();
         let chain = job.components.segments.as_ref().map(|_| {
             let settings = ChainSettings {
                 states: job.components.states(),
@@ -132,6 +148,8 @@ impl Shared<'_> {
                 pinned: job.pinned.clone(),
                 interval: self.checkpoint_interval,
                 fresh: job.fresh,
+                rung: job.rung,
+                cancel: cancel.clone(),
             };
             StoredChain::new(self.into, self.listener, &point.name, settings)
         });
@@ -146,10 +164,15 @@ impl Shared<'_> {
             data_dirs: self.data_dirs,
             log_path: &log_path,
             progress: &progress,
-            cancel: self.cancel,
+            cancel: &cancel,
             chain: chain.as_ref().map(|c| c as &dyn Chain),
         };
-        let artifact = point.parsed.stage.run(&context)?;
+        let made = match job.threads {
+            None => point.parsed.stage.run(&context),
+            Some(threads) => threads_of_its_own(threads)?.install(|| point.parsed.stage.run(&context)),
+        };
+        at_rung.store(chain.as_ref().is_some_and(StoredChain::is_at_rung), Ordering::Relaxed);
+        let artifact = made?;
         check_metrics(&artifact)?;
         self.check_files(job)?;
         Ok(artifact)
@@ -184,7 +207,8 @@ impl Shared<'_> {
     /// one can't spoil the others.
     pub(crate) fn commit(&self, made: &[Made]) -> Vec<Done> {
         let done = |made: &Made, outcome: Result<ResultRecord, StoreError>| {
-            let failure = |e| Failure { error: Error::from(e), interrupted: false, damaged: BTreeSet::new() };
+            let failure =
+                |e| Failure { error: Error::from(e), interrupted: false, at_rung: None, damaged: BTreeSet::new() };
             Done { point: made.point, outcome: outcome.map_err(failure) }
         };
         match self.into.commit_all(made.iter().map(|m| self.new_result(m)).collect()) {
@@ -232,6 +256,12 @@ impl Shared<'_> {
         }
         Inputs(inputs)
     }
+}
+
+/// Results are the same for any number of threads: this only decides who waits for whom.
+fn threads_of_its_own(threads: usize) -> Result<rayon::ThreadPool, StageError> {
+    let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    built.map_err(|e| StageError::failed(format!("can't start threads: {e}")))
 }
 
 /// A metric is a number that can be compared and written as JSON.

@@ -37,6 +37,14 @@ pub struct DecoderShape {
 }
 
 impl DecoderShape {
+    /// Multiply-adds of a forward pass over a batch: the fully connected layer, and 16 taps for each pixel that goes into a
+    /// transposed convolution (2 × 2, 4 × 4, 8 × 8, 16 × 16), those that fall outside the image among them.
+    pub fn multiply_adds(&self, batch: usize) -> u64 {
+        let [c0, c1, c2, c3] = self.channels.map(|c| c as u64);
+        let convolutions = 64 * c0 * c1 + 256 * c1 * c2 + 1024 * c2 * c3 + 4096 * c3;
+        (batch as u64).saturating_mul(4 * self.latent_dim as u64 * c0 + convolutions)
+    }
+
     /// Roughly the bytes that training it with batches of this many samples takes: weights and both of Adam's moments, and
     /// the buffers of a step, all in blocks of 16 × 16 floats. Biases and batch norms are left out, and what
     /// does not fit into 64 bits is as much as that.

@@ -78,6 +78,31 @@ pub enum Cause {
         /// Their points.
         stages: Vec<String>,
     },
+    /// It is trained that far, and then compared with the points before it.
+    Compared {
+        /// The rung.
+        epoch: u64,
+    },
+    /// It was compared, and is not among the best.
+    Pruned {
+        /// The rung.
+        epoch: u64,
+        /// What is compared.
+        figure: String,
+        /// Its own.
+        value: f64,
+        /// Its place among those before it and itself, from 1.
+        place: usize,
+        /// How many these are.
+        of: usize,
+        /// How many of them go on.
+        best: usize,
+    },
+    /// All that it reads in some role is pruned.
+    LeftOut {
+        /// The pruned points that it would read.
+        stages: Vec<String>,
+    },
     /// The user asked for it (`-f`, `-R`).
     Forced,
     /// A result of this very key was there, but is missing or damaged in the cache.
@@ -118,6 +143,9 @@ impl Cause {
             Self::Input { .. } => "input",
             Self::File { .. } => "file",
             Self::Upstream { .. } => "upstream",
+            Self::Compared { .. } => "compared",
+            Self::Pruned { .. } => "pruned",
+            Self::LeftOut { .. } => "left-out",
             Self::Forced => "forced",
             Self::Damaged => "damaged",
         }
@@ -144,6 +172,12 @@ impl fmt::Display for Cause {
             Self::Input { role, labels } => write!(f, "input {role} changed ({})", some_of(labels)),
             Self::File { name } => write!(f, "file {name} changed"),
             Self::Upstream { stages } => write!(f, "after {}", some_of(stages)),
+            Self::Compared { epoch } => write!(f, "compared after epoch {epoch}"),
+            Self::Pruned { epoch, figure, value, place, of, best } => {
+                let go = if *best == 1 { "only the best goes on".to_owned() } else { format!("the best {best} go on") };
+                write!(f, "pruned after epoch {epoch}: its {figure} {value:.6} is number {place} of {of}, {go}")
+            }
+            Self::LeftOut { stages } => write!(f, "pruned with {}", some_of(stages)),
             Self::Forced => f.write_str("forced"),
             Self::Damaged => f.write_str("the stored result is missing or damaged"),
         }

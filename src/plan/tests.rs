@@ -84,12 +84,12 @@ fn who_goes_on_gets_a_plan_and_the_error_when_the_points_turn_comes() {
         assert_eq!(plan.decisions.iter().map(|d| d.point).collect::<BTreeSet<_>>(), all);
         assert!(plan.decisions.iter().all(|d| d.state == State::Miss));
         let own = points(planner, &["own"]).into_iter().next().unwrap();
-        let error = planner.decide(own, &BTreeMap::new()).unwrap_err();
+        let error = planner.decide(own, &Known::default()).unwrap_err();
         let said = error.message.replace(base.to_str().unwrap(), "BASE");
         let wanted = "p.toml:4:9: stage `own`: there is no train-images-idx3-ubyte";
         assert!(said.starts_with(wanted) && !said.contains('\n'), "{said}");
         assert_eq!(error.category, Category::BadInput);
         let drawn = points(planner, &["drawn"]).into_iter().next().unwrap();
-        assert!(planner.decide(drawn, &BTreeMap::new()).unwrap().key.is_some());
+        assert!(planner.decide(drawn, &Known::default()).unwrap().key.is_some());
     });
 }

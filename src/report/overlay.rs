@@ -63,6 +63,8 @@ pub enum StageState {
     Failed,
     /// It did not run, since something else failed or the run was interrupted.
     Skipped,
+    /// It was stopped before its last epoch by comparison with others, or hangs on points that were.
+    Pruned,
 }
 
 impl StageState {
@@ -74,6 +76,7 @@ impl StageState {
             Self::Running => "running",
             Self::Failed => "failed",
             Self::Skipped => "skipped",
+            Self::Pruned => "pruned",
         }
     }
 }
@@ -85,7 +88,8 @@ pub fn overlay(html: &str, run: &RunOverlay) -> String {
 
 fn section(run: &RunOverlay) -> String {
     let count = |state: StageState| run.stages.iter().filter(|s| s.state == state).count();
-    let states = [StageState::Ran, StageState::Cached, StageState::Running, StageState::Failed, StageState::Skipped];
+    use StageState::{Cached, Failed, Pruned, Ran, Running, Skipped};
+    let states = [Ran, Cached, Running, Failed, Skipped, Pruned];
     let counts: Vec<String> = states
         .iter()
         .filter(|s| count(**s) > 0)

@@ -3,13 +3,13 @@
 //! axes(stage) = declared by it ∪ mentioned by it ∪ those of its inputs that are neither fixed nor gathered. A name means
 //! one axis within a stage: redeclaring one that flows in, or joining two of one name, is an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use super::errors::suggest;
-use super::matrix::{MAX_POINTS, Matrix};
+use super::matrix::{Matrix, TooMany, grouped};
 use super::stages::{Draft, Member, Pick};
 use crate::diagnostic::{Diagnostics, Origin};
 
@@ -131,9 +131,8 @@ impl<'a> Join<'a, '_> {
         relevant.sort_unstable();
         relevant.dedup();
         let relevant = relevant.iter().filter_map(|a| axes.binary_search(a).ok()).collect();
-        let rows = self.matrix.combinations(&axes).unwrap_or_else(|| {
-            let message = format!("stage `{}` has more than {MAX_POINTS} points", draft.name);
-            diagnostics.error(draft.origin, message);
+        let rows = self.matrix.combinations(&axes).unwrap_or_else(|many| {
+            self.report_too_many(&axes, &many, diagnostics);
             tainted = true;
             vec![]
         });
@@ -191,6 +190,21 @@ impl<'a> Join<'a, '_> {
         suggest(diagnostics, place, message, name, self.found.keys().copied().chain(shared));
     }
 
+    fn report_too_many(&self, axes: &[usize], many: &TooMany, diagnostics: &mut Diagnostics) {
+        let TooMany { product, count, limit } = many;
+        let draft = &self.drafts[self.stage];
+        let names: Vec<&str> = axes.iter().map(|a| self.matrix.axes[*a].name.as_str()).collect();
+        let (names, limit) = (names.join(" × "), grouped(*limit as u128));
+        let message = format!("stage `{}` has {product} points ({names}), more than the limit of {limit}", draft.name);
+        let most = super::matrix::MAX_POINTS as u128;
+        let help = if *count <= most {
+            format!("if that is meant: `limit = {count}` in [matrix], or `-S matrix.limit={count}`")
+        } else {
+            format!("take values away: {} are the most that a limit allows", grouped(most))
+        };
+        diagnostics.error(draft.origin, message).help(help);
+    }
+
     fn report_no_axis(&self, stage: usize, name: &str, place: &Origin, diagnostics: &mut Diagnostics) {
         let message = format!("stage `{}` has no axis `{name}`", self.drafts[stage].name);
         let own: Vec<&str> = if stage == self.stage {
@@ -218,6 +232,15 @@ impl<'a> Join<'a, '_> {
         };
         let help = format!("give one another name, or fix it in the input: `{from}@{name}=…`");
         diagnostics.error(place, message).help(help);
+    }
+}
+
+/// Refuses axes of `[matrix]` that no stage has: what they were to vary does not vary.
+pub(super) fn check_use(shapes: &[Shape], matrix: &Matrix, diagnostics: &mut Diagnostics) {
+    let used: BTreeSet<usize> = shapes.iter().flat_map(|s| s.axes.iter().copied()).collect();
+    for axis in (0..matrix.shared).filter(|a| !used.contains(a)).map(|a| &matrix.axes[a]) {
+        let help = format!("write `${{matrix.{}}}` where a stage is to vary with it, or take the axis away", axis.name);
+        diagnostics.error(&axis.origin, format!("no stage mentions the axis `{}`", axis.name)).help(help);
     }
 }
 

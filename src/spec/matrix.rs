@@ -4,17 +4,29 @@
 //! order it is written. That is also their order in names. A value is known by its index in its axis.
 //!
 //! `exclude` takes away from the product of `[matrix]` every combination that has all coordinates of one of its tables;
-//! then `include` adds its tables, each a whole combination, whose values need not be in the axes' lists.
+//! then `include` adds its tables, each a whole combination, whose values need not be in the axes' lists. GitHub Actions has
+//! the same two but for this: there an `include` that fits combinations which exist gives them further variables, and one
+//! may leave variables out. Here a combination has a value for every axis and nothing else; what differs at some points
+//! besides is said in a stage's `at`. And an `exclude` that excludes nothing is an error here, not silence.
+//!
+//! Axes that are drawn together (see `values`) are one factor of the product: their combinations are the draws.
+//!
+//! No stage may have more points than `limit` in `[matrix]` (10,000 without): whoever adds an axis too many is told the
+//! product before anything is made of it. A name that stands in `[matrix]` for a setting (`limit`, `prune`) is an axis where
+//! a list is given.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 
 use super::errors::{check_name, suggest};
 use super::template::as_text;
+use super::values::{Together, check_together, value_text, values};
 use crate::diagnostic::{Diagnostics, Origin};
-use crate::value::{Data, Node, Table};
+use crate::value::{Data, Entry, Node, Table};
 
-/// More combinations than this are a mistake, and would fill the memory before anybody sees it.
+/// More combinations than this would fill the memory, whatever `limit` says.
 pub(super) const MAX_POINTS: usize = 1_000_000;
+/// As many points of a stage as anybody means without saying so.
+const LIMIT: usize = 10_000;
 
 /// One axis.
 #[derive(Debug)]
@@ -27,6 +39,8 @@ pub(super) struct Axis {
     pub(super) owner: Option<usize>,
     /// Its values. `include` can add some that the product has not.
     pub(super) values: Vec<AxisValue>,
+    /// Its draws, if others are drawn together with it.
+    pub(super) together: Option<Together>,
 }
 
 /// One value of an axis.
@@ -51,7 +65,7 @@ impl Axis {
 }
 
 /// A number in one form, whether it is written as an integer or as a float.
-fn number(data: &Data) -> Option<String> {
+pub(super) fn number(data: &Data) -> Option<String> {
     // Whole numbers beyond this are not all floats.
     const WHOLE: f64 = 9e15;
     match data {
@@ -63,7 +77,7 @@ fn number(data: &Data) -> Option<String> {
 }
 
 /// All axes of the pipeline, and the combinations of those of `[matrix]` where they are fewer or more than the product.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Matrix {
     /// All axes.
     pub(super) axes: Vec<Axis>,
@@ -71,12 +85,34 @@ pub(super) struct Matrix {
     pub(super) shared: usize,
     /// With `include` or `exclude`: the combinations, in order, as indices of values.
     rows: Option<Vec<Vec<u32>>>,
+    /// The most points that a stage may have.
+    limit: usize,
+}
+
+/// Why there are no combinations: their number, as the product that it is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TooMany {
+    /// `20 × 30 = 600`.
+    pub(super) product: String,
+    /// The number itself.
+    pub(super) count: u128,
+    /// How many there may be.
+    pub(super) limit: usize,
+}
+
+/// Some axes whose values go together: one for an axis that multiplies with all others.
+struct Factor {
+    /// Where its axes stand among those asked for.
+    positions: Vec<usize>,
+    /// Their combinations.
+    tuples: Vec<Vec<u32>>,
 }
 
 impl Matrix {
-    /// Reads the `[matrix]` section.
+    /// Reads the `[matrix]` section but for `prune`.
     pub(super) fn read(section: &Table, diagnostics: &mut Diagnostics) -> Self {
-        let mut matrix = Self::default();
+        let limit = limit(section, diagnostics);
+        let mut matrix = Self { axes: vec![], shared: 0, rows: None, limit };
         matrix.declare(section, None, diagnostics);
         matrix.shared = matrix.axes.len();
         let exclude = picks_list(section, "exclude", diagnostics);
@@ -85,12 +121,15 @@ impl Matrix {
             return matrix;
         }
         let all: Vec<usize> = (0..matrix.shared).collect();
-        let Some(mut rows) = matrix.combinations(&all) else {
-            let place = section.0.first().map(|e| e.name_origin.clone());
-            if let Some(place) = place {
-                diagnostics.error(&place, format!("[matrix] has more than {MAX_POINTS} combinations"));
+        let mut rows = match matrix.product(&all, MAX_POINTS) {
+            Ok(rows) => rows,
+            Err(TooMany { product, limit, .. }) => {
+                if let Some(place) = section.0.first().map(|e| e.name_origin.clone()) {
+                    let message = format!("[matrix] has {product} combinations, more than {}", grouped(limit as u128));
+                    diagnostics.error(&place, message);
+                }
+                return matrix;
             }
-            return matrix;
         };
         for table in exclude {
             matrix.exclude(table, &mut rows, diagnostics);
@@ -98,9 +137,7 @@ impl Matrix {
         for node in include {
             matrix.include(node, &mut rows, diagnostics);
         }
-        rows.sort_unstable();
-        rows.dedup();
-        matrix.rows = Some(rows);
+        matrix.rows = Some(matrix.distinct(rows));
         matrix
     }
 
@@ -108,40 +145,89 @@ impl Matrix {
     pub(super) fn declare(&mut self, table: &Table, owner: Option<usize>, diagnostics: &mut Diagnostics) -> Vec<usize> {
         let first = self.axes.len();
         for entry in &table.0 {
-            let reserved = matches!(entry.name.as_str(), "include" | "exclude");
+            let reserved = is_setting(entry);
             if reserved && owner.is_some() {
                 let message = format!("a stage's matrix has no `{}`", entry.name);
                 diagnostics.error(&entry.name_origin, message).help("[matrix] has");
             }
             if !reserved && check_name("an axis", &entry.name, &entry.name_origin, diagnostics) {
-                let values = values(&entry.name, &entry.node, diagnostics);
+                let found = values(&entry.name, &entry.node, diagnostics);
                 let (name, origin) = (entry.name.clone(), entry.name_origin.clone());
-                self.axes.push(Axis { name, origin, owner, values });
+                self.axes.push(Axis { name, origin, owner, values: found.values, together: found.together });
             }
         }
+        check_together(&self.axes[first..], diagnostics);
         (first..self.axes.len()).collect()
     }
 
-    /// All combinations of values of some axes (ascending), the last axis fastest; `None` if they are too many.
-    pub(super) fn combinations(&self, axes: &[usize]) -> Option<Vec<Vec<u32>>> {
-        let shared = axes.partition_point(|a| *a < self.shared);
-        let mut rows: Vec<Vec<u32>> = vec![vec![]];
-        let mut rest = axes;
+    /// All combinations of values of some axes (ascending), the last axis fastest.
+    ///
+    /// # Errors
+    /// If they are more than `limit` allows.
+    pub(super) fn combinations(&self, axes: &[usize]) -> Result<Vec<Vec<u32>>, TooMany> {
+        self.product(axes, self.limit)
+    }
+
+    fn product(&self, axes: &[usize], limit: usize) -> Result<Vec<Vec<u32>>, TooMany> {
+        let factors = self.factors(axes);
+        let sizes = || factors.iter().map(|f| f.tuples.len() as u128);
+        let count = sizes().fold(1u128, u128::saturating_mul);
+        if count > limit as u128 {
+            let sizes: Vec<String> = sizes().filter(|n| *n > 1).map(grouped).collect();
+            let total = grouped(count);
+            let product = if sizes.len() > 1 { format!("{} = {total}", sizes.join(" × ")) } else { total };
+            return Err(TooMany { product, count, limit });
+        }
+        let mut rows = vec![vec![0; axes.len()]];
+        for Factor { positions, tuples } in &factors {
+            let with = |row: &Vec<u32>, tuple: &Vec<u32>| {
+                let mut row = row.clone();
+                positions.iter().zip(tuple).for_each(|(position, value)| row[*position] = *value);
+                row
+            };
+            rows = rows.iter().flat_map(|row| tuples.iter().map(move |tuple| with(row, tuple))).collect();
+        }
+        Ok(rows)
+    }
+
+    fn factors(&self, axes: &[usize]) -> Vec<Factor> {
+        let mut factors = Vec::new();
+        let mut done = 0;
         if let Some(all) = &self.rows {
-            let (own, others) = axes.split_at(shared);
-            let seen: BTreeSet<Vec<u32>> = all.iter().map(|row| own.iter().map(|a| row[*a]).collect()).collect();
-            rows = seen.into_iter().collect();
-            rest = others;
+            done = axes.partition_point(|a| *a < self.shared);
+            let tuples = all.iter().map(|row| axes[..done].iter().map(|a| row[*a]).collect()).collect();
+            factors.push(Factor { positions: (0..done).collect(), tuples: self.distinct(tuples) });
         }
-        for axis in rest {
-            let count = self.axes[*axis].values.len();
-            if rows.len().checked_mul(count).is_none_or(|n| n > MAX_POINTS) {
-                return None;
-            }
-            let count = u32::try_from(count).ok()?;
-            rows = rows.iter().flat_map(|row| (0..count).map(|v| [row.as_slice(), &[v]].concat())).collect();
+        let mut groups: BTreeMap<(Option<usize>, &str), usize> = BTreeMap::new();
+        for (position, axis) in axes.iter().map(|a| &self.axes[*a]).enumerate().skip(done) {
+            let Some(together) = &axis.together else {
+                let tuples = (0..axis.values.len() as u32).map(|v| vec![v]).collect();
+                factors.push(Factor { positions: vec![position], tuples });
+                continue;
+            };
+            let factor = *groups.entry((axis.owner, &together.name)).or_insert_with(|| {
+                factors.push(Factor { positions: vec![], tuples: vec![vec![]; together.draws.len()] });
+                factors.len() - 1
+            });
+            factors[factor].positions.push(position);
+            factors[factor].tuples.iter_mut().zip(&together.draws).for_each(|(tuple, value)| tuple.push(*value));
         }
-        Some(rows)
+        for factor in groups.into_values() {
+            first_of_each(&mut factors[factor].tuples);
+        }
+        factors
+    }
+
+    /// Each combination once: in the order of the values, but draws in the order they are drawn, so that more of them come
+    /// behind those that were there.
+    fn distinct(&self, mut rows: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
+        if self.axes[..self.shared].iter().any(|a| a.together.is_some()) {
+            first_of_each(&mut rows);
+        } else {
+            rows.sort_unstable();
+            rows.dedup();
+        }
+        rows
     }
 
     /// The index of the `[matrix]` axis of a name.
@@ -239,58 +325,42 @@ fn as_table<'a>(node: &'a Node, name: &str, diagnostics: &mut Diagnostics) -> Op
     }
 }
 
-fn values(name: &str, node: &Node, diagnostics: &mut Diagnostics) -> Vec<AxisValue> {
-    let Data::List(items) = &node.data else {
-        let message = format!("axis `{name}` must be a list of values, not {}", node.data.describe());
-        diagnostics.error(&node.origin, message).help(format!("{name} = [value, value]"));
-        return vec![];
-    };
-    if items.is_empty() {
-        diagnostics.error(&node.origin, format!("axis `{name}` has no values")).help("give at least one");
+/// Whether an entry of a matrix is no axis.
+fn is_setting(entry: &Entry) -> bool {
+    match entry.name.as_str() {
+        "include" | "exclude" => true,
+        "limit" | "prune" => !matches!(entry.node.data, Data::List(_)),
+        _ => false,
     }
-    // Names of points become names of files, where case may make no difference.
-    let mut seen: BTreeMap<String, &Node> = BTreeMap::new();
-    let mut numbers: BTreeMap<String, &Node> = BTreeMap::new();
-    let mut values = Vec::new();
-    for item in items {
-        let Some(text) = value_text(item, diagnostics) else { continue };
-        let same_number = number(&item.data).and_then(|n| numbers.insert(n, item));
-        if let Some(first) = seen.insert(text.to_lowercase(), item).or(same_number) {
-            let (first, again) = (first.data.value(), item.data.value());
-            let message = if first == again {
-                format!("axis `{name}` has {again} twice")
-            } else {
-                format!("axis `{name}` has {first} and {again}, which are too alike for the names of points")
-            };
-            diagnostics.error(&item.origin, message);
-            continue;
-        }
-        values.push(AxisValue { node: item.clone(), text });
-    }
-    values
 }
 
-/// A value as it stands in a point's name. Names become files' names and are written in inputs, `at` and targets, so what
-/// has a meaning in a path, in those or in a glob can't be in one.
-fn value_text(node: &Node, diagnostics: &mut Diagnostics) -> Option<String> {
-    let Some(text) = as_text(&node.data) else {
-        let message = format!("an axis has texts, numbers and booleans, not {}", node.data.describe());
-        let help = "name the variants, and set the parameter for each in the stage's `at`";
-        diagnostics.error(&node.origin, message).help(help);
-        return None;
-    };
-    let unsafe_char = |c: char| c.is_control() || "/\\,=@*?[]{}<>|\":".contains(c);
-    let problem = if text.is_empty() {
-        "it is empty".to_owned()
-    } else if let Some(c) = text.chars().find(|c| unsafe_char(*c)) {
-        format!("it has {c:?} in it")
-    } else if text.contains("..") {
-        "it has \"..\" in it".to_owned()
-    } else if text.trim() != text {
-        "it begins or ends with white space".to_owned()
-    } else {
-        return Some(text);
-    };
-    diagnostics.error(&node.origin, format!("{text:?} can't be in the name of a point: {problem}"));
-    None
+fn limit(section: &Table, diagnostics: &mut Diagnostics) -> usize {
+    let Some(entry) = section.entry("limit").filter(|e| is_setting(e)) else { return LIMIT };
+    match entry.node.data {
+        Data::Int(limit) if (1..=MAX_POINTS as i64).contains(&limit) => limit as usize,
+        ref other => {
+            let most = grouped(MAX_POINTS as u128);
+            let message = format!("`limit` must be an integer from 1 to {most}, not {}", other.value());
+            diagnostics.error(&entry.node.origin, message).help("the most points that a stage may have");
+            LIMIT
+        }
+    }
+}
+
+fn first_of_each(rows: &mut Vec<Vec<u32>>) {
+    let mut seen = HashSet::new();
+    rows.retain(|row| seen.insert(row.clone()));
+}
+
+/// 24000 as `24,000`.
+pub(super) fn grouped(n: u128) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }

@@ -13,6 +13,9 @@ impl Stage for Idle {
     fn epochs(&self) -> Option<Epochs> {
         self.0.clone()
     }
+    fn curves(&self) -> &'static [&'static str] {
+        &["loss", "rmse"]
+    }
     fn run(&self, _context: &Context<'_>) -> Result<Artifact, StageError> {
         Ok(Artifact::default())
     }

@@ -2,6 +2,7 @@
 
 mod errors;
 mod properties;
+mod sweeps;
 mod wiring;
 
 use super::testing::{good, good_with, graph, names, point, shown};
@@ -385,7 +386,7 @@ fn parameters_are_parsed_once_for_points_that_do_not_differ_in_them() {
 fn forty_thousand_points_are_no_trouble() {
     let axis = |n: usize| (1..=n).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
     let spec = good(&format!(
-        "pipeline.name = 'p'\nmatrix = {{ a = [{}], b = [{}] }}\n[stages.d]\nkind = 'load'\nn = '${{matrix.a}}'\n\
+        "pipeline.name = 'p'\nmatrix = {{ limit = 20000, a = [{}], b = [{}] }}\n[stages.d]\nkind = 'load'\nn = '${{matrix.a}}'\n\
          [stages.m]\nkind = 'train'\ninputs.data = 'd'\nwidth = '${{matrix.b}}'\n\
          [stages.f]\nkind = 'fit'\ninputs = {{ data = 'd', model = 'm' }}\n[stages.all]\nkind = 'show'\ninputs.x = ['f@*']\n",
         axis(200),

@@ -51,17 +51,26 @@ impl Inputs {
 
 /// Asks running stages to stop.
 #[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel {
+    asked: Arc<AtomicBool>,
+    /// Whoever asks all of them.
+    all: Option<Box<Self>>,
+}
 
 impl Cancel {
     /// From now on, everybody who asks stops.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.asked.store(true, Ordering::SeqCst);
     }
 
     /// Whether to stop.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.asked.load(Ordering::Relaxed) || self.all.as_ref().is_some_and(|all| all.is_cancelled())
+    }
+
+    /// For one stage alone: it stops when it is asked itself, and with all others.
+    pub fn for_one(&self) -> Self {
+        Self { asked: Arc::default(), all: Some(Box::new(self.clone())) }
     }
 
     /// `Err(Interrupted)` if to stop: `context.cancel.check()?` in every loop that lasts longer than 0.1 s.
@@ -126,7 +135,8 @@ pub trait Chain: Send + Sync {
     /// Whether a state should be saved here: after the last epoch, where `keep` or a branch asks, or when
     /// `checkpoint_seconds` have passed. Cheap.
     fn due(&self, position: Position) -> bool;
-    /// Saves a state.
+    /// Saves a state. Ask [`Cancel`] again afterwards: the runner may want no more than this state, as where the points of a
+    /// sweep are compared.
     ///
     /// # Errors
     /// If the cache fails.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::reading::{self, Images, Model, Split};
 use super::training::evaluation::evaluate;
 use super::training::fixed::Fixed;
-use super::training::history::psnr;
+use super::training::history::{self, psnr};
 use super::training::latents::Latents;
 use super::training::{Net, Rates, Schedule, Training};
 use crate::artifact::Artifact;
@@ -95,6 +95,10 @@ impl Stage for Fit {
 
     fn epochs(&self) -> Option<Epochs> {
         Some(self.epochs.clone())
+    }
+
+    fn curves(&self) -> &'static [&'static str] {
+        history::names(false)
     }
 
     fn parallel(&self) -> bool {

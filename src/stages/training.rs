@@ -193,13 +193,15 @@ impl<'a> Training<'a> {
     /// After a step: saves where the chain wants it or where we are asked to stop, and stops then.
     fn settle(&mut self, walk: &mut Walk<'_>) -> Result<(), StageError> {
         let due = walk.context.chain.is_some_and(|chain| chain.due(walk.at));
-        let stop = walk.context.cancel.is_cancelled();
+        let mut stop = walk.context.cancel.is_cancelled();
         if let Some(chain) = walk.context.chain
             && (due || stop)
             && walk.saved != Some(walk.at)
         {
             chain.save(walk.at, &self.good_state(walk)?)?;
             walk.saved = Some(walk.at);
+            // The runner may want no more than this state.
+            stop = walk.context.cancel.is_cancelled();
         }
         if stop { Err(StageError::Interrupted) } else { Ok(()) }
     }

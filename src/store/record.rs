@@ -102,6 +102,8 @@ pub enum StageOutcome {
     Failed,
     /// Something it needs failed, or the run was interrupted before.
     Skipped,
+    /// It was stopped before its last epoch by comparison with others, or hangs on points that were.
+    Pruned,
 }
 
 /// How a run fared.

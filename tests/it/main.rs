@@ -15,3 +15,4 @@ mod processes;
 mod repair;
 mod shipped;
 mod support;
+mod sweeps;

@@ -121,6 +121,13 @@ impl Watch {
                     self.line(&format!("   saved {stage} at epoch {epoch}, step {step}, in {}", seconds(*s)));
                 }
             }
+            Event::RungReached { stage, epoch, seconds: s } => {
+                self.end(stage);
+                self.line(&format!("{} {stage} to epoch {epoch} in {}", paint(GREEN, " trained"), seconds(*s)));
+            }
+            Event::StagePruned { stage, reason } => {
+                self.line(&format!("{} {stage}: {}", paint(YELLOW, "  pruned"), reason.text));
+            }
             Event::StageFinished { stage, seconds: s, metrics, .. } => {
                 self.end(stage);
                 let words: Vec<_> = metrics.iter().map(|(n, v)| format!("{n} {}", figure(*v))).collect();
@@ -150,14 +157,15 @@ impl Watch {
             }
             Event::ReportWritten { path, .. } => self.line(&format!("{} {path}", paint(GREEN, "  report"))),
             Event::Warning { message } => self.say(&format!("{} {message}", paint(YELLOW, " warning"))),
-            Event::RunFinished { status, executed, cached, failed, skipped, seconds: s, .. } => {
+            Event::RunFinished { status, executed, cached, failed, skipped, pruned, seconds: s, .. } => {
                 let word = match status {
                     Status::Ok => paint(GREEN, "      ok"),
                     Status::Failed => paint(RED, "  failed"),
                     Status::Interrupted => paint(YELLOW, " stopped"),
                 };
-                let counts = [(executed, "ran"), (cached, "cached"), (failed, "failed"), (skipped, "not run")];
-                let counts = counts.iter().filter(|(list, _)| !list.is_empty());
+                let ran = [(executed, "ran"), (cached, "cached"), (pruned, "pruned")];
+                let counts = [(failed, "failed"), (skipped, "not run")];
+                let counts = ran.iter().chain(&counts).filter(|(list, _)| !list.is_empty());
                 let counts: Vec<_> = counts.map(|(list, word)| format!("{} {word}", list.len())).collect();
                 self.line(&format!("{word} {} in {}", counts.join(", "), seconds(*s)));
             }

@@ -108,6 +108,8 @@ fn arb_pipeline() -> impl Strategy<Value = String> {
             let values = ["1", "1, 2", "1, 2, 3"][own];
             let _ = writeln!(text, "[stages.s{i}]\nkind = 'show'\nmatrix.own{i} = [{values}]");
             let axes = ["x", "y"].iter().zip(mentioned).filter(|(_, m)| *m);
+            // The first mentions all: an axis that nobody does is refused.
+            let axes = axes.chain(["x", "y"].iter().zip(std::iter::repeat(true)).filter(|_| i == 0));
             let _ = writeln!(text, "title = '-{}'", axes.map(|(a, _)| format!("${{matrix.{a}}}")).collect::<String>());
             for (role, (input, form)) in inputs.into_iter().enumerate().filter(|(_, (input, _))| *input < i) {
                 let form = ["'IN'", "['IN@*']", "['IN@OWN=*']"][form];

@@ -593,7 +593,11 @@ fn too_much() {
     let axis = |n: usize| (0..n).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
     let text = format!("[stages.a]\nkind = \"load\"\nmatrix = {{ a = [{0}], b = [{0}], c = [{0}] }}\n", axis(101));
     let message = wrong(&text);
-    assert!(message.contains("stage `a` has more than 1000000 points"), "{message}");
+    assert!(
+        message.contains("stage `a` has 101 × 101 × 101 = 1,030,301 points (a × b × c), more than the limit"),
+        "{message}"
+    );
+    assert!(message.contains("1,000,000 are the most"), "{message}");
 
     let mut text = String::from("[params]\np0 = \"0123456789\"\n");
     for i in 1..60 {

@@ -60,7 +60,7 @@ impl History {
 
     /// What an artifact shows: `history.loss`, `history.rmse`, and with `parts` the two parts of the loss.
     pub(in crate::stages) fn to_artifact(&self, parts: bool) -> BTreeMap<String, Tensor> {
-        let shown = self.curves().into_iter().filter(|(name, _)| parts || !matches!(*name, "kl" | "reconstruction"));
+        let shown = self.curves().into_iter().filter(|(name, _)| names(parts).contains(name));
         shown.map(|(name, curve)| (format!("history.{name}"), Tensor::vector(curve))).collect()
     }
 
@@ -97,6 +97,11 @@ impl History {
     fn curves(&self) -> [(&'static str, &[f64]); 4] {
         [("loss", &self.loss), ("reconstruction", &self.reconstruction), ("kl", &self.kl), ("rmse", &self.rmse)]
     }
+}
+
+/// The curves that [`History::to_artifact`] shows.
+pub(in crate::stages) fn names(parts: bool) -> &'static [&'static str] {
+    if parts { &["loss", "reconstruction", "kl", "rmse"] } else { &["loss", "rmse"] }
 }
 
 /// Root mean squared error in grey levels from the sum of squares over this many images.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::evaluation::evaluate;
 use super::fixed::Fixed;
-use super::history::{History, psnr};
+use super::history::{self, History, psnr};
 use super::latents::Latents;
 use super::{Net, Rates, Schedule, Training};
 use crate::artifact::Artifact;
@@ -24,6 +24,8 @@ struct Joint {
     schedule: Schedule,
 }
 
+/// Fewer multiply-adds of a forward pass than these do not keep a second thread busy: see `exec/room.rs` for figures.
+const SMALL_STEP: u64 = 1 << 28;
 /// The default of `channels`.
 const CHANNELS: [i64; 4] = [2048, 512, 256, 128];
 
@@ -61,8 +63,17 @@ impl Stage for Joint {
         Some(self.epochs.clone())
     }
 
+    fn curves(&self) -> &'static [&'static str] {
+        history::names(self.distribution.is_some())
+    }
+
     fn parallel(&self) -> bool {
         true
+    }
+
+    fn threads(&self, all: usize) -> usize {
+        let largest = self.schedule.0.iter().map(|(_, rates)| rates.batch).max().unwrap_or(0);
+        if self.shape.multiply_adds(largest) < SMALL_STEP { 1 } else { all }
     }
 
     fn uses_device(&self) -> bool {

@@ -1,0 +1,94 @@
+//! Pruning while a run goes on: points of a sweep are trained to a rung, compared, and stopped or trained on.
+//!
+//! What is decided, and that it does not depend on what finishes first, is [`Ladder`]'s affair; here it is asked. A point
+//! whose figure at the next rung is not known is trained to there: a job that ends with a state, not with a result. A point
+//! whose figure is known but not all of those before it stays ready and is asked again when something has ended.
+
+use crate::error::Result;
+use crate::event::Event;
+use crate::exec::schedule::{Fate, Next, Scheduler};
+use crate::plan::{Cause, Decision, Ladder, Reason, Standing, State};
+
+/// What is to be done about a point.
+pub(super) enum Climb {
+    /// Train it: to this rung, or to its end.
+    Train(Option<u64>),
+    /// Something else.
+    Not(Next),
+}
+
+impl Scheduler<'_> {
+    /// How far a point is to be trained now. Every point that is not compared with others is run as it is.
+    pub(super) fn climb(&mut self, point: usize, decision: &Decision) -> Result<Climb> {
+        let Some(ladder) = self.ladder.as_mut().filter(|ladder| ladder.has(point)) else {
+            return Ok(Climb::Train(None));
+        };
+        let mut standing = ladder.standing(point);
+        if let (Standing::Below { .. }, Some(components)) = (standing, &decision.components) {
+            ladder.tell(point, &self.planner.curve(components, &ladder.curve)?);
+            standing = ladder.standing(point);
+        }
+        Ok(match standing {
+            Standing::GoesOn => Climb::Train(None),
+            Standing::Below { epoch } => Climb::Train(Some(epoch)),
+            Standing::Undecided { .. } => Climb::Not(Next::Busy),
+            Standing::Pruned(verdict) => {
+                let cause = ladder.cause(&verdict);
+                self.pruned.extend(decision.key.map(|key| (point, key)));
+                self.prune(point, cause);
+                Climb::Not(Next::Settled)
+            }
+        })
+    }
+
+    /// Takes over what the plan knows to be pruned.
+    pub(super) fn already_pruned(&mut self, decision: &Decision) {
+        let Decision { point, state: State::Pruned, key, reason: Some(reason), .. } = decision else { return };
+        self.pruned.extend(key.map(|key| (*point, key)));
+        // It may be known already from what it hangs on.
+        if let (Some(Fate::Waiting), Some(cause)) = (self.fates.get(point), reason.causes.first()) {
+            self.prune(*point, cause.clone());
+        }
+    }
+
+    /// A point has no result, and neither has what hangs on it and others like it only.
+    fn prune(&mut self, point: usize, cause: Cause) {
+        self.fates.insert(point, Fate::Pruned);
+        self.ready.remove(&self.position[&point]);
+        self.known.out.insert(point);
+        let (stage, reason) = (self.name(point), Reason::new(vec![cause]));
+        self.shared.listener.event(&Event::StagePruned { stage, reason });
+        for below in self.planner.graph.dependents(point) {
+            if self.fates.get(&below) != Some(&Fate::Waiting) {
+                continue;
+            }
+            if self.known.hangs_on_pruned(&self.planner.spec.points[below]) {
+                let cause = self.planner.cause_of_leaving_out(below, &self.known);
+                self.prune(below, cause);
+            } else {
+                self.make_ready(below);
+            }
+        }
+    }
+
+    /// A training's state at a rung is in the store: the point is asked about again.
+    pub(super) fn at_rung(&mut self, point: usize, epoch: u64, seconds: f64) {
+        self.shared.listener.event(&Event::RungReached { stage: self.name(point), epoch, seconds });
+        self.fates.insert(point, Fate::Waiting);
+        self.make_ready(point);
+    }
+
+    /// What points were trained on came out with other bytes than before: nothing that was compared counts any more.
+    pub(super) fn compare_anew(&mut self) {
+        if self.ladder.is_none() {
+            return;
+        }
+        let wanted = self.order().iter().copied().collect();
+        self.ladder = Ladder::of(self.planner.spec, self.planner.graph, &wanted);
+        self.pruned.clear();
+        for point in std::mem::take(&mut self.known.out) {
+            self.fates.insert(point, Fate::Waiting);
+            self.make_ready(point);
+        }
+    }
+}

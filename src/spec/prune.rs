@@ -1,0 +1,138 @@
+//! `[matrix.prune]`: which points of a sweep are stopped before their last epoch.
+//!
+//! ```toml
+//! [matrix.prune]
+//! metric = "ad.loss"      # a training stage, and a figure that it has for every epoch
+//! mode = "min"            # or "max"; "min" if nothing is said
+//! rungs = [5, 20, 50]     # after so many epochs points are compared; none: nothing is pruned
+//! reduction = 3           # the best third goes on
+//! ```
+//!
+//! Here it is only read and checked; what it decides is said in [`crate::plan::Ladder`].
+
+use super::errors::suggest;
+use super::{Point, StageSpec};
+use crate::diagnostic::Diagnostics;
+use crate::stage::Params;
+use crate::value::{Data, Entry, Node, Table};
+
+/// How a sweep is pruned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prune {
+    /// The index of the stage whose points are compared.
+    pub stage: usize,
+    /// The figure that they are compared by, as its states call it: `loss` for `history.loss`.
+    pub curve: String,
+    /// Whether the smallest or the largest is the best.
+    pub mode: Mode,
+    /// The epochs after which points are compared, ascending; never empty.
+    pub rungs: Vec<u64>,
+    /// Of so many points, one goes on: at least 2.
+    pub reduction: u64,
+}
+
+/// What is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// A small figure.
+    Min,
+    /// A large one.
+    Max,
+}
+
+/// Halving would keep too many of few points, and the papers take 3 or 4.
+const REDUCTION: i64 = 3;
+
+/// Reads `prune` of `[matrix]`. The stages and points are only looked at if they are right.
+pub(super) fn read(
+    matrix: &Table,
+    stages: &[StageSpec],
+    points: &[Point],
+    diagnostics: &mut Diagnostics,
+) -> Option<Prune> {
+    let Entry { name_origin, node, .. } = matrix.entry("prune").filter(|e| !matches!(e.node.data, Data::List(_)))?;
+    let Data::Table(table) = &node.data else {
+        let message = format!("`prune` must be a table, not {}", node.data.describe());
+        diagnostics.error(&node.origin, message).help("prune = { metric = \"stage.loss\", rungs = [5, 20] }");
+        return None;
+    };
+    let fine = diagnostics.is_empty();
+    let mut params = Params::new(table, name_origin.clone(), &[], diagnostics);
+    let metric = params.text("metric");
+    let mode = params.choice("mode", "min", &[("min", Mode::Min), ("max", Mode::Max)]);
+    let rungs = params.ints("rungs", 1..=1_000_000);
+    let reduction = params.int("reduction", REDUCTION, 2..=1_000_000) as u64;
+    for (field, example) in [("metric", "metric = \"stage.loss\""), ("rungs", "rungs = [5, 20]")] {
+        if !params.is_given(field) {
+            params.error(field, format!("[matrix.prune] has no `{field}`"), example);
+        }
+    }
+    params.finish();
+    let (Some(metric), Some(rungs), Some(place)) = (metric, rungs, table.get("metric")) else { return None };
+    if !fine {
+        return None;
+    }
+    let (stage, curve) = stage_and_curve(&metric, place, stages, points, diagnostics)?;
+    let rungs: Vec<u64> = rungs.into_iter().map(|r| r as u64).collect();
+    check_rungs(&rungs, table.get("rungs")?, &stages[stage], points, diagnostics)?;
+    (!rungs.is_empty()).then_some(Prune { stage, curve, mode, rungs, reduction })
+}
+
+fn stage_and_curve(
+    metric: &str,
+    place: &Node,
+    stages: &[StageSpec],
+    points: &[Point],
+    diagnostics: &mut Diagnostics,
+) -> Option<(usize, String)> {
+    let Some((name, curve)) = metric.split_once('.') else {
+        let message = format!("{metric:?} is not a stage and one of its figures");
+        diagnostics.error(&place.origin, message).help("write `stage.figure`, such as `ad.loss`");
+        return None;
+    };
+    let Some(index) = stages.iter().position(|s| s.name == name) else {
+        let known = stages.iter().map(|s| s.name.as_str());
+        suggest(diagnostics, &place.origin, format!("there is no stage `{name}`"), name, known);
+        return None;
+    };
+    let stage = &stages[index];
+    let first = points.get(stage.points.start)?;
+    let curves = first.parsed.stage.curves();
+    if first.parsed.stage.epochs().is_none() || curves.is_empty() {
+        let message = format!("stage `{name}` has no figures for every epoch: it is no training");
+        diagnostics.error(&place.origin, message).help("name the training whose points are to be compared");
+    } else if !curves.contains(&curve) {
+        let message = format!("kind `{}` has no figure `{curve}` for every epoch", stage.kind);
+        suggest(diagnostics, &place.origin, message, curve, curves.iter().copied());
+    } else if stage.axes.is_empty() {
+        let message = format!("stage `{name}` has no axis: there is nothing to compare");
+        diagnostics.error(&place.origin, message).help("mention an axis in it, or take `prune` away");
+    } else {
+        return Some((index, curve.to_owned()));
+    }
+    None
+}
+
+fn check_rungs(
+    rungs: &[u64],
+    place: &Node,
+    stage: &StageSpec,
+    points: &[Point],
+    diagnostics: &mut Diagnostics,
+) -> Option<()> {
+    let Data::List(written) = &place.data else { return None };
+    if let Some(at) = rungs.windows(2).position(|pair| pair[0] >= pair[1]) {
+        let message = format!("after {} comes {}: rungs must ascend", rungs[at], rungs[at + 1]);
+        diagnostics.error(&written.get(at + 1)?.origin, message);
+        return None;
+    }
+    let shortest = points[stage.points.clone()].iter().filter_map(|p| Some((p.parsed.stage.epochs()?.total(), p)));
+    let (epochs, point) = shortest.min_by_key(|(epochs, _)| *epochs)?;
+    if let Some(at) = rungs.iter().position(|r| *r >= epochs) {
+        let message = format!("`{}` has {epochs} epochs, so it can't be stopped after {}", point.name, rungs[at]);
+        let help = "rungs are epochs before the last; `-S matrix.prune.rungs=[]` prunes nothing";
+        diagnostics.error(&written.get(at)?.origin, message).help(help);
+        return None;
+    }
+    Some(())
+}
