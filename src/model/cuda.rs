@@ -98,6 +98,16 @@ pub struct Options {
     pub graph: bool,
 }
 
+/// The number of the emulated GPU that tests compute on.
+#[cfg(test)]
+pub(crate) const EMULATED: usize = usize::MAX;
+
+/// Whether there is one.
+#[cfg(test)]
+pub(crate) fn emulates() -> bool {
+    emulated::Emulated::new().is_some()
+}
+
 /// Latents or the parameters of posteriors on the host: for each parameter values, first and second moments, n × dim.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LatentArrays {
@@ -155,6 +165,11 @@ impl CudaTraining {
         latents: &LatentArrays,
         images: &[u8],
     ) -> Result<Self, CudaError> {
+        #[cfg(test)]
+        if options.ordinal == EMULATED {
+            let machine = emulated::Emulated::new().ok_or(CudaError::Missing("g++"))?;
+            return Self::on(Box::new(machine), (shape, statistics), decoder, latents, images);
+        }
         Self::on(Box::new(Gpu::new(options)?), (shape, statistics), decoder, latents, images)
     }
 

@@ -7,7 +7,9 @@ use super::plan::Call;
 #[derive(Debug, thiserror::Error)]
 pub enum CudaError {
     /// A library that is loaded when a GPU is asked for.
-    #[error("{0} was not found: install NVIDIA's driver and CUDA's cuBLAS and NVRTC, or put their folders into LD_LIBRARY_PATH")]
+    #[error(
+        "{0} was not found: install NVIDIA's driver and CUDA's cuBLAS and NVRTC, or put their folders into LD_LIBRARY_PATH"
+    )]
     Missing(&'static str),
     /// A call that failed.
     #[error("{action}: {message}")]

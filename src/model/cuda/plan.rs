@@ -327,7 +327,8 @@ mod tests {
                 for b in 0..batch {
                     for i in 0..layer.ci {
                         for o in 0..layer.co {
-                            let (x_at, y_at) = ((input * batch + b) * layer.ci + i, (place_at * batch + b) * layer.co + o);
+                            let (x_at, y_at) =
+                                ((input * batch + b) * layer.ci + i, (place_at * batch + b) * layer.co + o);
                             let w_at = (tap * layer.ci + i) * layer.co + o;
                             y[y_at] += x[x_at] * w[w_at];
                             dx[x_at] += dy[y_at] * w[w_at];
@@ -352,7 +353,7 @@ mod tests {
             })
         };
         let usual = |input, kernel, stride, padding, ci, co| Layer { input, kernel, stride, padding, ci, co };
-        assert_eq!(shape(usual(1, 2, 1, 0, 128, 2048)), [(1, 1), (1, 4), (1, 1)]);
+        assert_eq!(shape(usual(1, 2, 1, 0, 128, 2048)), [(1, 2), (1, 4), (1, 1)]);
         assert_eq!(shape(usual(2, 4, 2, 1, 2048, 512)), [(2, 4), (4, 4), (4, 1)]);
         assert_eq!(shape(usual(4, 4, 2, 1, 512, 256)), [(2, 4), (4, 4), (2, 4)]);
         assert_eq!(shape(usual(8, 4, 2, 1, 256, 128)), [(2, 4), (4, 4), (2, 8)]);

@@ -16,7 +16,8 @@ pub(super) fn multiply_one(call: &Call, a: &[f32], b: &[f32], c: &mut [f32]) {
         [if call.transposed[0] { (lda, 1) } else { (1, lda) }, if call.transposed[1] { (ldb, 1) } else { (1, ldb) }];
     for column in 0..n {
         for row in 0..m {
-            let factors = |i: usize| f64::from(a[row * row_a + i * inner_a]) * f64::from(b[i * inner_b + column * column_b]);
+            let factors =
+                |i: usize| f64::from(a[row * row_a + i * inner_a]) * f64::from(b[i * inner_b + column * column_b]);
             let sum: f64 = (0..k).map(factors).sum();
             let to = &mut c[column * ldc + row];
             *to = if call.accumulate { *to + sum as f32 } else { sum as f32 };

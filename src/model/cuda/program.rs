@@ -107,12 +107,7 @@ struct Builder<'a> {
 
 impl Program {
     /// For steps of `batch` samples in an epoch whose batches have `full`, but for the last.
-    pub(super) fn new(
-        machine: &dyn Machine,
-        shared: &Shared,
-        full: usize,
-        batch: usize,
-    ) -> Result<Self, CudaError> {
+    pub(super) fn new(machine: &dyn Machine, shared: &Shared, full: usize, batch: usize) -> Result<Self, CudaError> {
         let mut builder = Builder::new(machine, shared, full, batch)?;
         builder.draw();
         builder.forward()?;
