@@ -58,7 +58,8 @@ impl Project {
         let base = file.parent().unwrap_or(Path::new(".")).to_owned();
         let spec = load(&text, &args.file.display().to_string(), &base, &args.set, &builtin())?;
         let compute = choose(args.device.unwrap_or(spec.pipeline.device), spec.pipeline.precision)?;
-        let compute = if std::env::var_os(CUDA_GRAPH).is_some_and(|v| v == "1") { compute.with_graphs() } else { compute };
+        let compute =
+            if std::env::var_os(CUDA_GRAPH).is_some_and(|v| v == "1") { compute.with_graphs() } else { compute };
         let graph = Graph::of(&spec.points)?;
         let targets = graph.targets(&args.targets)?;
         let wanted = graph.upstream(targets.iter().copied());

@@ -105,4 +105,16 @@ mod tests {
         assert!(check_precision("cuda:1", Precision::Tf32).is_ok());
         assert!(choose(DeviceChoice::Cpu, Precision::Bf16).is_err());
     }
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_wrong_input() {
+        let error = choose(DeviceChoice::Cuda(4095), Precision::F32).unwrap_err();
+        assert_eq!(error.category, crate::error::Category::BadInput);
+        if cfg!(feature = "cuda") {
+            assert_eq!(error.message, "there is no device cuda:4095");
+        } else {
+            assert_eq!(error.message, "this vadpipe was built without CUDA");
+            assert!(error.hint.is_some_and(|hint| hint.contains("--features cuda")));
+        }
+    }
 }

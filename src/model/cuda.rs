@@ -323,8 +323,8 @@ fn share(
 ) -> Result<Shared, CudaError> {
     let layout = Layout::new(shape);
     let too_many = |message: &str| CudaError::Call { action: "sizing the training", message: message.to_owned() };
-    if i32::try_from(samples).is_err() {
-        return Err(too_many("there are more samples than a kernel counts"));
+    if i32::try_from(samples * shape.latent_dim).is_err() {
+        return Err(too_many("the samples have more latent numbers in all than the kernels count"));
     }
     let [p, m, v] = &decoder.parameters;
     let of = |numbers: &[f32]| upload_new(machine, numbers, "the decoder");

@@ -10,7 +10,8 @@ use crate::error::Error;
 use crate::report::testing::FakeInput;
 use crate::rng::Streams;
 use crate::stage::{
-    Cancel, Chain, Context, Device, Input, Inputs, Params, Position, Progress, Saved, Stage, StageError, StageKind, Update,
+    Cancel, Chain, Context, Device, Input, Inputs, Params, Position, Progress, Saved, Stage, StageError, StageKind,
+    Update,
 };
 use crate::value::{Data, Entry, Node, Table, Values};
 
@@ -136,7 +137,13 @@ impl Bench {
     pub(super) fn new(kind: &dyn StageKind, entries: &[(&str, Data)]) -> Self {
         let (stage, _, errors) = parse(kind, entries);
         assert!(errors.is_empty(), "{errors:?}");
-        Self { stage, inputs: Inputs::default(), told: Told::default(), precision: "f32".to_owned(), device: Device::Cpu }
+        Self {
+            stage,
+            inputs: Inputs::default(),
+            told: Told::default(),
+            precision: "f32".to_owned(),
+            device: Device::Cpu,
+        }
     }
 
     /// Adds an input.

@@ -36,6 +36,9 @@
 typedef long long i64;
 typedef unsigned char u8;
 
+// Divisions are of `int`s: those of 64 bits take longer than what is done with their result. Kernels over activations have a row of
+// blocks for each pixel, with the `size` numbers of its samples and channels.
+
 // What a step reads of the epoch's table: its rates of Adam and the weight of one number's KL.
 #define RATES 5
 
@@ -143,9 +146,9 @@ KERNEL(draw)(int family, const int *cursor, const int *order, const float *a, co
     SHARED double sums[THREADS];
     const i64 start = (i64)cursor[0] * full;
     EACH_THREAD(t) {
-        const i64 i = global_index(t);
+        const int i = (int)global_index(t);
         double kl = 0.0;
-        if (i < (i64)batch * dim) {
+        if (i < batch * dim) {
             const i64 at = (i64)order[start + i / dim] * dim + i % dim;
             if (family == PLAIN) {
                 z[i] = a[at];
@@ -167,11 +170,11 @@ KERNEL(draw)(int family, const int *cursor, const int *order, const float *a, co
 // order; `dz` the gradient of the batch's z.
 KERNEL(latents_step)(int family, const int *cursor, const int *position, const float *noise, const float *dz, int slots,
                      i64 stride, const double *rates, float *a, float *am, float *av, float *b, float *bm, float *bv,
-                     int full, int batch, int dim, i64 n) {
+                     int full, int batch, int dim, int n) {
     const double *now = rates + (i64)cursor[0] * RATES;
     const i64 start = (i64)cursor[0] * full;
     EACH_THREAD(t) {
-        const i64 i = global_index(t);
+        const int i = (int)global_index(t);
         if (i < n) {
             const i64 at = position[i / dim] - start;
             float by_a = 0.0f, by_b = 0.0f;
@@ -204,12 +207,12 @@ KERNEL(advance)(int *cursor) {
 
 // ---- The fully connected layer's bias, [pixel][channel]
 
-KERNEL(add_bias)(const float *x, int slots, i64 stride, const float *bias, float *y, int batch, int channels, i64 n) {
+KERNEL(add_bias)(const float *x, int slots, i64 stride, const float *bias, float *y, int channels, int size) {
     EACH_THREAD(t) {
-        const i64 i = global_index(t);
-        if (i < n) {
-            const i64 pixel = i / ((i64)batch * channels);
-            y[i] = add_slots(x, i, slots, stride) + bias[pixel * channels + i % channels];
+        const int j = (int)global_index(t);
+        if (j < size) {
+            const i64 i = (i64)blockIdx.y * size + j;
+            y[i] = add_slots(x, i, slots, stride) + bias[(i64)blockIdx.y * channels + j % channels];
         }
     }
 }
@@ -325,21 +328,15 @@ KERNEL(norm_statistics)(const double *partial, float *mean, float *inverse, floa
     }
 }
 
-DEVICE i64 plain_place(i64 i, const int *place, int batch, int channels) {
-    const i64 size = (i64)batch * channels;
-    return place[i / size] * size + i % size;
-}
-
 // y = relu(γ x̂ + β), at its plain place.
 KERNEL(norm_apply)(const float *x, int slots, i64 stride, const float *mean, const float *inverse, const float *gamma,
-                   const float *beta, const int *place, float *y, int batch, int channels, i64 n) {
+                   const float *beta, const int *place, float *y, int channels, int size) {
     EACH_THREAD(t) {
-        const i64 i = global_index(t);
-        if (i < n) {
-            const int c = (int)(i % channels);
-            const float normalised = (add_slots(x, i, slots, stride) - mean[c]) * inverse[c];
-            const float v = gamma[c] * normalised + beta[c];
-            y[plain_place(i, place, batch, channels)] = v > 0.0f ? v : 0.0f;
+        const int j = (int)global_index(t), c = j % channels;
+        if (j < size) {
+            const float sum = add_slots(x, (i64)blockIdx.y * size + j, slots, stride);
+            const float v = gamma[c] * ((sum - mean[c]) * inverse[c]) + beta[c];
+            y[(i64)place[blockIdx.y] * size + j] = v > 0.0f ? v : 0.0f;
         }
     }
 }
@@ -359,8 +356,10 @@ KERNEL(norm_backward_sums)(const float *dy, int slots, i64 stride, const float *
                 const i64 at = (i64)r * channels + c;
                 const float normalised = (x[at] - mean[c]) * inverse[c];
                 float g = 0.0f;
-                if (gamma[c] * normalised + beta[c] > 0.0f)
-                    g = add_slots(dy, plain_place(at, place, batch, channels), slots, stride);
+                if (gamma[c] * normalised + beta[c] > 0.0f) {
+                    const i64 plain = (i64)place[r / batch] * batch + r % batch;
+                    g = add_slots(dy, plain * channels + c, slots, stride);
+                }
                 d[at] = g;
                 sum += g;
                 dot += (double)g * normalised;
@@ -392,11 +391,11 @@ KERNEL(norm_backward_statistics)(const double *partial, float *dgamma, float *db
 
 // g becomes γ / √(var + ε) · (g − dβ / n − x̂ dγ / n).
 KERNEL(norm_backward_apply)(float *d, const float *x, const float *mean, const float *inverse, const float *gamma,
-                            const float *means, int channels, i64 n) {
+                            const float *means, int channels, int size) {
     EACH_THREAD(t) {
-        const i64 i = global_index(t);
-        if (i < n) {
-            const int c = (int)(i % channels);
+        const int j = (int)global_index(t), c = j % channels;
+        if (j < size) {
+            const i64 i = (i64)blockIdx.y * size + j;
             const float normalised = (x[i] - mean[c]) * inverse[c];
             d[i] = gamma[c] * inverse[c] * (d[i] - means[c] - normalised * means[channels + c]);
         }
@@ -404,13 +403,12 @@ KERNEL(norm_backward_apply)(float *d, const float *x, const float *mean, const f
 }
 
 // The same where the norm is folded into the weights: only ReLU is left.
-KERNEL(clip_backward)(const float *dy, int slots, i64 stride, const float *y, const int *place, float *d, int batch,
-                      int channels, i64 n) {
+KERNEL(clip_backward)(const float *dy, int slots, i64 stride, const float *y, const int *place, float *d, int size) {
     EACH_THREAD(t) {
-        const i64 i = global_index(t);
-        if (i < n) {
-            const i64 at = plain_place(i, place, batch, channels);
-            d[i] = y[at] > 0.0f ? add_slots(dy, at, slots, stride) : 0.0f;
+        const int j = (int)global_index(t);
+        if (j < size) {
+            const i64 at = (i64)place[blockIdx.y] * size + j;
+            d[(i64)blockIdx.y * size + j] = y[at] > 0.0f ? add_slots(dy, at, slots, stride) : 0.0f;
         }
     }
 }
@@ -424,10 +422,10 @@ KERNEL(tail_forward)(const float *taps, int slots, i64 stride, const float *scal
     SHARED double squares[THREADS];
     const i64 start = (i64)cursor[0] * full;
     EACH_THREAD(t) {
-        const i64 i = global_index(t);
+        const int i = (int)global_index(t);
         double square = 0.0;
-        if (i < (i64)PIXELS * batch) {
-            const int b = (int)(i % batch), pixel = (int)(i / batch);
+        if (i < PIXELS * batch) {
+            const int b = i % batch, pixel = i / batch;
             const int oy = pixel / SIDE + CROP + 1, ox = pixel % SIDE + CROP + 1;
             float u = scalars[0];
             for (int ky = oy % 2; ky < 4; ky += 2) {
@@ -533,11 +531,11 @@ KERNEL(tail_scalars)(const double *partial, int blocks, const float *scalars, fl
 }
 
 // Every tap's product gets the gradient of the pixel that it went to; 0 where that was cropped.
-KERNEL(tail_spread)(const float *gradient, float *taps, int batch, i64 n) {
+KERNEL(tail_spread)(const float *gradient, float *taps, int batch, int n) {
     EACH_THREAD(t) {
-        const i64 i = global_index(t);
+        const int i = (int)global_index(t);
         if (i < n) {
-            const int tap = (int)(i % TAPS), b = (int)(i / TAPS % batch), input = (int)(i / TAPS / batch);
+            const int tap = i % TAPS, b = i / TAPS % batch, input = i / TAPS / batch;
             const int y = input / INPUT_SIDE * 2 + tap / 4 - 1 - CROP, x = input % INPUT_SIDE * 2 + tap % 4 - 1 - CROP;
             const int inside = y >= 0 && y < SIDE && x >= 0 && x < SIDE;
             taps[i] = inside ? gradient[(i64)(y * SIDE + x) * batch + b] : 0.0f;

@@ -109,6 +109,9 @@ struct Run {
     length: usize,
 }
 
+/// Runs that don't write the same place, each with its slot and whether it is the first to write there.
+type Round = Vec<(bool, usize, Run)>;
+
 /// What meets where in a layer.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
@@ -163,8 +166,8 @@ impl Plan {
         Calls { slots, calls }
     }
 
-    /// Slots, and for each round its runs, each with its slot and whether it is the first to write there.
-    fn rounds(&self, pass: Pass) -> (usize, Vec<Vec<(bool, usize, Run)>>) {
+    /// Slots and rounds.
+    fn rounds(&self, pass: Pass) -> (usize, Vec<Round>) {
         let mut groups: Vec<Vec<Run>> = Vec::new();
         let mut keys: Vec<usize> = Vec::new();
         for run in &self.runs {
@@ -184,7 +187,7 @@ impl Plan {
         if pass != Pass::Weights && !groups.iter().all(|group| self.covered(pass, group, slots)) {
             slots = most;
         }
-        let mut rounds: Vec<Vec<(bool, usize, Run)>> = Vec::new();
+        let mut rounds: Vec<Round> = Vec::new();
         for group in &groups {
             let mut turn = 0;
             for (n, run) in group.iter().enumerate() {

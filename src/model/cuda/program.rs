@@ -172,6 +172,19 @@ impl<'a> Builder<'a> {
         self.launch(kernel, [blocks(n), 1], arguments);
     }
 
+    /// The same, but the kernel counts in an `int`.
+    fn launch_over_few(&mut self, n: usize, kernel: Kernel, mut arguments: Vec<Argument>) {
+        arguments.push(int(n));
+        self.launch(kernel, [blocks(n), 1], arguments);
+    }
+
+    /// A kernel with a thread for each number of a layer's output, pixel by pixel.
+    fn launch_over_pixels(&mut self, layer: Layer, kernel: Kernel, mut arguments: Vec<Argument>) {
+        let size = self.batch * layer.co;
+        arguments.push(int(size));
+        self.launch(kernel, [blocks(size), layer.output().pow(2)], arguments);
+    }
+
     fn products(&mut self, calls: Calls, arrays: [Address; 3]) -> Result<(), CudaError> {
         for call in calls.calls {
             let mut pointers = arrays;
@@ -214,8 +227,8 @@ impl<'a> Builder<'a> {
                 0 => {
                     let bias = self.parameter(self.shared.layout.bias.start);
                     let mut arguments = slotted(buffers.product, slots, stride);
-                    arguments.extend([bias.into(), self.buffers[1].x.into(), int(self.batch), int(layer.co)]);
-                    self.launch_over(stride, Kernel::AddBias, arguments);
+                    arguments.extend([bias.into(), self.buffers[1].x.into(), int(layer.co)]);
+                    self.launch_over_pixels(layer, Kernel::AddBias, arguments);
                 }
                 1..=NORMS => self.norm(l, slots),
                 _ => {}
@@ -253,8 +266,8 @@ impl<'a> Builder<'a> {
         }
         let [gamma, beta] = self.gamma_and_beta(l);
         x.extend([mean, inverse, gamma, beta, self.shared.places[l], self.buffers[l + 1].x].map(Argument::from));
-        x.extend([int(self.batch), int(layer.co)]);
-        self.launch_over(n, Kernel::NormApply, x);
+        x.push(int(layer.co));
+        self.launch_over_pixels(layer, Kernel::NormApply, x);
     }
 
     fn loss(&mut self) {
@@ -291,7 +304,7 @@ impl<'a> Builder<'a> {
         if self.learns() {
             self.launch(Kernel::TailScalars, [1, 1], by_scalars);
         }
-        self.launch_over(outputs(self.layers[last], self.batch), Kernel::TailSpread, spread);
+        self.launch_over_few(outputs(self.layers[last], self.batch), Kernel::TailSpread, spread);
     }
 
     fn backward(&mut self) -> Result<(), CudaError> {
@@ -318,27 +331,26 @@ impl<'a> Builder<'a> {
     }
 
     /// The gradient by a layer's output, from the layer above: its slots and their stride.
-    fn from_above(&self, l: usize) -> Vec<Argument> {
+    fn above(&self, l: usize) -> Vec<Argument> {
         slotted(self.buffers[l + 1].dx, self.passes[l + 1].input.slots, outputs(self.layers[l], self.batch))
     }
 
     fn bias_backward(&mut self) {
         let layer = self.layers[0];
         let gradient = self.shared.gradient.floats(self.shared.layout.bias.start);
-        let mut arguments = self.from_above(0);
+        let mut arguments = self.above(0);
         arguments.extend([self.buffers[0].d.into(), gradient.into(), int(self.batch), int(layer.co)]);
         self.launch_over(layer.co * layer.output().pow(2), Kernel::BiasBackward, arguments);
     }
 
     fn norm_backward(&mut self, l: usize) {
         let (layer, Buffers { sum, d, .. }) = (self.layers[l], self.buffers[l]);
-        let (n, rows) = (outputs(layer, self.batch), layer.output().pow(2) * self.batch);
+        let rows = layer.output().pow(2) * self.batch;
         let place = self.shared.places[l];
-        let mut arguments = self.from_above(l);
+        let mut arguments = self.above(l);
         if self.shared.statistics == Statistics::Folded {
             arguments.extend([self.buffers[l + 1].x, place, d].map(Argument::from));
-            arguments.extend([int(self.batch), int(layer.co)]);
-            return self.launch_over(n, Kernel::ClipBackward, arguments);
+            return self.launch_over_pixels(layer, Kernel::ClipBackward, arguments);
         }
         let (chunk, chunks) = chunks(rows);
         let across = layer.co.div_ceil(CHANNELS);
@@ -352,7 +364,7 @@ impl<'a> Builder<'a> {
         self.launch(Kernel::NormBackwardStatistics, [across, 1], arguments);
         let mut arguments = [d, sum, mean, inverse, gamma, self.means].map(Argument::from).to_vec();
         arguments.push(int(layer.co));
-        self.launch_over(n, Kernel::NormBackwardApply, arguments);
+        self.launch_over_pixels(layer, Kernel::NormBackwardApply, arguments);
     }
 
     fn update(&mut self) {
@@ -371,7 +383,7 @@ impl<'a> Builder<'a> {
         arguments.push(epoch.rates.into());
         arguments.extend([a[0], a[1], a[2], b[0], b[1], b[2]].map(Argument::from));
         arguments.extend([self.full, self.batch, shape.latent_dim].map(int));
-        self.launch_over(samples * shape.latent_dim, Kernel::LatentsStep, arguments);
+        self.launch_over_few(samples * shape.latent_dim, Kernel::LatentsStep, arguments);
         self.launch(Kernel::Advance, [1, 1], vec![epoch.cursor.into()]);
     }
 
@@ -413,7 +425,7 @@ fn slotted(array: Address, slots: usize, stride: usize) -> Vec<Argument> {
     vec![array.into(), int(slots), long(stride)]
 }
 
-/// Sizes that a kernel takes as an `int`; all were counted from memory that exists.
+/// Sizes that a kernel takes as an `int`; those of the data were checked where it was sent.
 fn int(n: usize) -> Argument {
     Argument::Int(i32::try_from(n).unwrap_or(i32::MAX))
 }

@@ -178,36 +178,43 @@ fn an_epoch_of_training_is_the_cpus() {
     }
 }
 
-#[test]
-fn one_step_makes_the_cpus_gradients() {
-    let Some(machine) = machine() else { return };
+/// The worst deviation of a gradient after one step with all samples, by each parameter array's own scale.
+fn worst_gradient(machine: Box<dyn Machine>, seed: i64) -> f32 {
     // From fresh moments, the first one after a step is a tenth of the gradient.
-    let mut decoder = Decoder::from_weights(&decoder().weights().unwrap()).unwrap();
+    let mut decoder = Decoder::new(SHAPE, &Streams::new(seed));
     let mut state = decoder.state().unwrap();
-    let start = latents(None);
-    let mut training = CudaTraining::on(machine, (SHAPE, Statistics::Learning), &state, &start, &images()).unwrap();
-    training.begin_epoch(&order(), 0, &[], EpochRates { batch: SAMPLES, ..RATES }).unwrap();
+    let (start, images, order, dim) = (latents(None), images(), order(), SHAPE.latent_dim);
+    let mut training = CudaTraining::on(machine, (SHAPE, Statistics::Learning), &state, &start, &images).unwrap();
+    training.begin_epoch(&order, 0, &[], EpochRates { batch: SAMPLES, ..RATES }).unwrap();
     training.step().unwrap();
-    let expected = {
-        let (images, order, dim) = (images(), order(), SHAPE.latent_dim);
-        let rows = |row: &usize| images[row * PIXELS..(row + 1) * PIXELS].to_vec();
-        let z: Vec<f32> = order.iter().flat_map(|r| start.parameters[0][0][r * dim..(r + 1) * dim].to_vec()).collect();
-        let pixels: Vec<u8> = order.iter().flat_map(rows).collect();
-        decoder.train_step(&z, &pixels, RATES.lr).squared_error
-    };
+    let z: Vec<f32> = order.iter().flat_map(|r| start.parameters[0][0][r * dim..(r + 1) * dim].to_vec()).collect();
+    let pixels: Vec<u8> = order.iter().flat_map(|r| images[r * PIXELS..(r + 1) * PIXELS].to_vec()).collect();
+    let expected = decoder.train_step(&z, &pixels, RATES.lr).squared_error;
     let found = training.losses(0..1).unwrap()[0].squared_error;
     assert!((found / expected - 1.0).abs() < 1e-6, "{found} {expected}");
     training.decoder_into(&mut state).unwrap();
     let layout = Layout::new(SHAPE);
     let (found, wanted) = (layout.read(&state).unwrap(), layout.read(&decoder.state().unwrap()).unwrap());
-    for range in layout.weights.iter().chain(layout.norms.iter().flatten()).chain([&layout.bias, &layout.tail]) {
-        let slice = |a: &Arrays| a.parameters[1][range.clone()].to_vec();
-        let (f, w) = (slice(&found), slice(&wanted));
-        let scale = w.iter().fold(0.0f32, |s, w| s.max(w.abs()));
-        let worst = f.iter().zip(&w).fold(0.0f32, |s, (f, w)| s.max((f - w).abs()));
-        eprintln!("{range:?} scale {scale:e} worst {:e}", worst / scale);
-    }
     close(&found.statistics, &wanted.statistics, 1e-6, "running statistics");
+    let parts = layout.weights.iter().chain(layout.norms.iter().flatten()).chain([&layout.bias, &layout.tail]);
+    let deviation = |range: &std::ops::Range<usize>| {
+        let (found, wanted) = (&found.parameters[1][range.clone()], &wanted.parameters[1][range.clone()]);
+        let scale = wanted.iter().fold(0.0f32, |s, w| s.max(w.abs()));
+        found.iter().zip(wanted).fold(0.0f32, |s, (f, w)| s.max((f - w).abs())) / scale
+    };
+    parts.map(deviation).fold(0.0, f32::max)
+}
+
+#[test]
+fn one_step_makes_the_cpus_gradients() {
+    // Where a ReLU's input is all but 0, rounding decides whether a gradient passes: that may happen to some decoders, not to most.
+    let mut worst = Vec::new();
+    for seed in 10..15 {
+        let Some(machine) = machine() else { return };
+        worst.push(worst_gradient(machine, seed));
+    }
+    worst.sort_by(f32::total_cmp);
+    assert!(worst[2] < 2e-5, "{worst:?}");
 }
 
 #[test]

@@ -5,8 +5,6 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-
 use rayon::prelude::*;
 
 use super::fixed::Fixed;
@@ -36,54 +34,55 @@ fn names(distribution: Option<Distribution>) -> Vec<&'static str> {
 /// The parts of a parameter in a state of the latents, in the order of [`LatentArrays`].
 const PARTS: [&str; 3] = ["value", "m", "v"];
 
+/// A training on a GPU, with the noise of the epoch to come: it is made while the GPU is still busy with the one before.
+pub(super) struct Gpu {
+    training: CudaTraining,
+    ahead: Option<(Position, Vec<f32>)>,
+}
+
 impl Training<'_> {
     /// Puts the training onto the GPU, if that is where the context computes.
-    pub(super) fn on_gpu(&self, context: &Context<'_>) -> Result<Option<CudaTraining>, StageError> {
+    pub(super) fn on_gpu(&self, context: &Context<'_>) -> Result<Option<Gpu>, StageError> {
         let Device::Cuda { ordinal, graph } = *context.device else { return Ok(None) };
         let (shape, statistics, state) = match &self.net {
             Net::Learning(decoder) => (decoder.shape(), Statistics::Learning, decoder.state()?),
             Net::Fixed(Fixed::Batch(decoder)) => (decoder.shape(), Statistics::Batch, decoder.state()?),
             Net::Fixed(Fixed::Running(frozen)) => (frozen.shape(), Statistics::Folded, frozen.unfolded_state()?),
         };
-        let latents = self.latent_arrays(self.images.count, shape.latent_dim)?;
+        let latents = self.latent_arrays()?;
         let options = Options { ordinal, graph, tf32: context.precision == "tf32" };
-        Ok(Some(CudaTraining::new(options, (shape, statistics), &state, &latents, &self.images.pixels)?))
+        let training = CudaTraining::new(options, (shape, statistics), &state, &latents, &self.images.pixels)?;
+        Ok(Some(Gpu { training, ahead: None }))
     }
 
     /// The rest of the epoch at hand.
-    pub(super) fn epoch_on_gpu(
-        &mut self,
-        gpu: &mut CudaTraining,
-        walk: &mut Walk<'_>,
-        rates: Rates,
-    ) -> Result<(), StageError> {
+    pub(super) fn epoch_on_gpu(&mut self, gpu: &mut Gpu, walk: &mut Walk<'_>, rates: Rates) -> Result<(), StageError> {
         let Position { epoch, step: from } = walk.at;
         let from = from as usize;
         let mut order: Vec<usize> = (0..self.images.count).collect();
         walk.context.streams.stream(&format!("{} shuffle", self.purpose), epoch, 0).shuffle(&mut order);
         let steps = order.len().div_ceil(rates.batch);
-        let noise = self.noise(walk, order.len(), rates.batch)?;
-        let (lr, kl_weight) = (rates.lr.unwrap_or(0.0), rates.kl_weight);
-        gpu.begin_epoch(
-            &order,
-            from,
-            &noise,
-            EpochRates { batch: rates.batch, lr, latent_lr: rates.latent_lr, kl_weight },
-        )?;
+        let noise = match gpu.ahead.take() {
+            Some((at, noise)) if at == walk.at => noise,
+            _ => self.noise(walk.context, walk.at, rates.batch),
+        };
+        let Rates { batch, latent_lr, kl_weight, .. } = rates;
+        let table = EpochRates { batch, lr: rates.lr.unwrap_or(0.0), latent_lr, kl_weight };
+        gpu.training.begin_epoch(&order, from, &noise, table)?;
         walk.meter.begin_epoch();
         let mut read = from;
         for step in from..steps {
-            gpu.step()?;
+            gpu.training.step()?;
             let last = step + 1 == steps;
-            let at = if last {
-                Position { epoch: epoch + 1, step: 0 }
-            } else {
-                Position { epoch, step: step as u64 + 1 }
-            };
+            let at =
+                if last { Position { epoch: epoch + 1, step: 0 } } else { Position { epoch, step: step as u64 + 1 } };
             let due = walk.context.chain.is_some_and(|chain| chain.due(at));
             let save = due || walk.context.cancel.is_cancelled();
             if !last && !save {
                 continue;
+            }
+            if let (true, Some(next)) = (last, self.schedule.of(epoch + 1)) {
+                gpu.ahead = Some((at, self.noise(walk.context, at, next.batch)));
             }
             self.read_losses(gpu, walk, read..step + 1, rates)?;
             walk.at = at;
@@ -102,16 +101,16 @@ impl Training<'_> {
     }
 
     /// Brings decoder and latents back to the host.
-    pub(super) fn fetch(&mut self, gpu: &CudaTraining) -> Result<(), StageError> {
+    pub(super) fn fetch(&mut self, gpu: &Gpu) -> Result<(), StageError> {
         if let Net::Learning(decoder) = &mut self.net {
             let mut state = decoder.state()?;
-            gpu.decoder_into(&mut state)?;
+            gpu.training.decoder_into(&mut state)?;
             **decoder = Decoder::from_state(decoder.shape(), &state)?;
         }
         let mut state = self.latents.state()?;
-        let shape = self.latent_shape(&state)?;
-        let mut latents = self.latent_arrays(shape[0], shape[1])?;
-        gpu.latents_into(&mut latents)?;
+        let mut latents = self.latent_arrays()?;
+        let shape = [self.images.count, self.latent_dim()];
+        gpu.training.latents_into(&mut latents)?;
         for (name, arrays) in names(latents.distribution).into_iter().zip(&latents.parameters) {
             for (part, array) in PARTS.into_iter().zip(arrays) {
                 state.insert(format!("latents.{name}.{part}"), Tensor::new(shape, array)?);
@@ -121,29 +120,36 @@ impl Training<'_> {
         Ok(self.latents.restore(&state)?)
     }
 
-    /// ε of the whole epoch, in its order: for each step from the stream that the CPU would take.
-    fn noise(&self, walk: &Walk<'_>, samples: usize, batch: usize) -> Result<Vec<f32>, StageError> {
-        let Some(distribution) = self.latents.distribution() else { return Ok(Vec::new()) };
-        let dim = self.latent_shape(&self.latents.state()?)?[1];
-        let Position { epoch, step } = walk.at;
+    /// ε of an epoch from this step on, in its order: for each step from the stream that the CPU would take.
+    fn noise(&self, context: &Context<'_>, Position { epoch, step }: Position, batch: usize) -> Vec<f32> {
+        let Some(distribution) = self.latents.distribution() else { return Vec::new() };
+        let dim = self.latent_dim();
         let purpose = format!("{} noise", self.purpose);
-        let mut noise = vec![0.0; samples * dim];
+        let mut noise = vec![0.0; self.images.count * dim];
         noise.par_chunks_mut(batch * dim).enumerate().skip(step as usize).for_each(|(step, noise)| {
-            distribution.noise(&mut walk.context.streams.stream(&purpose, epoch, step as u64), noise);
+            distribution.noise(&mut context.streams.stream(&purpose, epoch, step as u64), noise);
         });
-        Ok(noise)
+        noise
+    }
+
+    /// Numbers of a latent.
+    fn latent_dim(&self) -> usize {
+        match &self.net {
+            Net::Learning(decoder) | Net::Fixed(Fixed::Batch(decoder)) => decoder.shape().latent_dim,
+            Net::Fixed(Fixed::Running(frozen)) => frozen.shape().latent_dim,
+        }
     }
 
     /// Adds the figures of these steps to the epoch's; waits for them.
     fn read_losses(
         &mut self,
-        gpu: &CudaTraining,
+        gpu: &Gpu,
         walk: &Walk<'_>,
         steps: std::ops::Range<usize>,
         rates: Rates,
     ) -> Result<(), StageError> {
         let all = self.images.count.div_ceil(rates.batch);
-        for (step, found) in steps.clone().zip(gpu.losses(steps)?) {
+        for (step, found) in steps.clone().zip(gpu.training.losses(steps)?) {
             let batch = rates.batch.min(self.images.count - step * rates.batch);
             let reconstruction = found.squared_error.sqrt() / (batch * PIXELS) as f64;
             let kl = if self.has_kl() { found.kl } else { 0.0 };
@@ -157,20 +163,14 @@ impl Training<'_> {
         Ok(())
     }
 
-    /// Samples and dimensions of the latents.
-    fn latent_shape(&self, state: &BTreeMap<String, Tensor>) -> Result<[usize; 2], TensorError> {
-        let name = names(self.latents.distribution())[0];
-        let shape = find(state, &format!("latents.{name}.value"))?.shape();
-        <[usize; 2]>::try_from(shape).map_err(|_| TensorError::Unsupported("latents have two axes".to_owned()))
-    }
-
-    fn latent_arrays(&self, samples: usize, dim: usize) -> Result<LatentArrays, TensorError> {
+    fn latent_arrays(&self) -> Result<LatentArrays, TensorError> {
         let (state, distribution) = (self.latents.state()?, self.latents.distribution());
+        let shape = [self.images.count, self.latent_dim()];
         let mut parameters = Vec::new();
         for name in names(distribution) {
             let mut arrays = [const { Vec::new() }; 3];
             for (array, part) in arrays.iter_mut().zip(PARTS) {
-                *array = elements(find(&state, &format!("latents.{name}.{part}"))?, &[samples, dim])?;
+                *array = elements(find(&state, &format!("latents.{name}.{part}"))?, &shape)?;
             }
             parameters.push(arrays);
         }

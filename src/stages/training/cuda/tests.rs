@@ -129,7 +129,7 @@ fn a_training_that_diverges_says_where() {
     params.push(("latent_lr", Data::Float(1e30)));
     let bench = train(&TrainVad, &params);
     let cpu = complaint(bench.run());
-    assert!(cpu.contains("diverged in epoch 1"), "{cpu}");
+    assert!(cpu.starts_with("the training diverged in epoch"), "{cpu}");
     assert_eq!(complaint(on(bench).run()), cpu);
 }
 
