@@ -2,7 +2,7 @@
 //! cuBLAS's it runs whole steps, with the very arguments that a GPU would get, but for the order of some sums.
 
 use std::cell::RefCell;
-use std::ffi::{CString, c_char, c_uint, c_void};
+use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -13,12 +13,14 @@ use super::product::{extents, multiply_one};
 const SOURCE: &str = include_str!("kernels.cu");
 const SHIM: &str = include_str!("emulated.cpp");
 
-type Emulate = unsafe extern "C" fn(*const c_char, c_uint, c_uint, *const *const c_void) -> i32;
+type Emulate = unsafe extern "C" fn(*const c_char, c_int, c_uint, c_uint, *const *const c_void) -> i32;
 
 /// A machine whose memory is ours.
 pub(super) struct Emulated {
     emulate: Emulate,
     memory: RefCell<Vec<Vec<u64>>>,
+    /// Whether threads, blocks and the products of a call go in the opposite order, which nothing may depend on.
+    pub(super) backwards: bool,
 }
 
 impl Emulated {
@@ -26,7 +28,7 @@ impl Emulated {
     pub(super) fn new() -> Option<Self> {
         static EMULATE: OnceLock<Option<(Emulate, libloading::Library)>> = OnceLock::new();
         let (emulate, _) = EMULATE.get_or_init(build).as_ref()?;
-        Some(Self { emulate: *emulate, memory: RefCell::default() })
+        Some(Self { emulate: *emulate, memory: RefCell::default(), backwards: false })
     }
 
     fn launch(&self, launch: &Launch) {
@@ -44,14 +46,16 @@ impl Emulated {
         let [x, y] = launch.blocks.map(|n| n as c_uint);
         // SAFETY: the shim takes as many arguments as it counts from the kernel's own type.
         #[expect(unsafe_code, reason = "a call into the emulated kernels")]
-        let arguments = unsafe { (self.emulate)(name.as_ptr(), x, y, pointers.as_ptr()) };
+        let arguments = unsafe { (self.emulate)(name.as_ptr(), c_int::from(self.backwards), x, y, pointers.as_ptr()) };
         assert_eq!(arguments, launch.arguments.len() as i32, "{:?}", launch.kernel);
     }
 
-    fn multiply(product: &Product) {
+    fn multiply(&self, product: &Product) {
         let lengths = extents(&product.call);
         let lists = product.pointers.map(|list| std::ptr::with_exposed_provenance::<u64>(list.0 as usize));
-        for n in 0..product.call.products.len() {
+        let count = product.call.products.len();
+        for n in 0..count {
+            let n = if self.backwards { count - 1 - n } else { n };
             // SAFETY: the lists hold an address for each product; these are memory of this machine, never freed while it lives, and
             // a result is never an operand of its own product.
             #[expect(unsafe_code, reason = "the machine's addresses are the host's")]
@@ -99,7 +103,7 @@ impl Machine for Emulated {
     fn run(&self, operation: &Operation) -> Result<(), CudaError> {
         match operation {
             Operation::Launch(launch) => self.launch(launch),
-            Operation::Product(product) => Self::multiply(product),
+            Operation::Product(product) => self.multiply(product),
         }
         Ok(())
     }

@@ -12,7 +12,7 @@
 //! | | products of one tap and row | slots | calls |
 //! |---|---|---|---|
 //! | forward | `co × (S or S−1)·B × ci` | 4 | 2 |
-//! | gradient by the input | `ci × (S or S−1)·B × co` | 4 | 4 |
+//! | gradient by the input | `ci × (S or S−1)·B × co` | 8 | 2 |
 //! | gradient by the weights | `co × ci × (S or S−1)·B` | 1 … S | 2 × ⌈S / slots⌉ |
 //!
 //! No slot is ever cleared: where a later product of a slot would write what the slot's first did not, it gets a slot of its own,
@@ -51,13 +51,13 @@ impl Layer {
         self.taps() * self.ci * self.co
     }
 
-    /// How many copies the calls of a pass may write at least, before they must accumulate: all for the forward pass, which
-    /// writes no more in 4 copies than it would read and write accumulating; 4 for the input gradient, whose 16 addends would
-    /// take more room than the rest of the step; for the weight gradient what 32 MiB hold.
+    /// How many copies the calls of a pass may write before they must accumulate. Both move the same bytes; slots take room,
+    /// but let all products run at once. So: all for the forward pass, at most 4 here; 8 of the input gradient's 16, which are as
+    /// many as one length has; for the weight gradient what 32 MiB hold.
     fn slots(&self, pass: Pass) -> usize {
         match pass {
             Pass::Forward => usize::MAX,
-            Pass::Input => 4,
+            Pass::Input => 8,
             Pass::Weights => ((32 << 20) / (4 * self.weights())).max(1),
         }
     }
@@ -184,21 +184,14 @@ impl Plan {
         groups.iter_mut().for_each(|group| group.sort_by_key(|run| std::cmp::Reverse(run.length)));
         let most = groups.iter().map(Vec::len).max().unwrap_or(1);
         let mut slots = self.layer.slots(pass).min(most);
-        if pass != Pass::Weights && !groups.iter().all(|group| self.covered(pass, group, slots)) {
+        if !groups.iter().all(|group| self.sound(pass, group, slots)) {
             slots = most;
         }
         let mut rounds: Vec<Round> = Vec::new();
         for group in &groups {
-            let mut turn = 0;
-            for (n, run) in group.iter().enumerate() {
-                // A shorter run begins a new round, so that those of one length stay together.
-                if n > 0 && run.length != group[n - 1].length && turn > slots {
-                    turn = turn.next_multiple_of(slots);
-                }
-                let (round, slot) = (turn / slots, turn % slots);
+            for (run, (round, slot)) in group.iter().zip(turns(group, slots)) {
                 rounds.resize_with(rounds.len().max(round + 1), Vec::new);
                 rounds[round].push((round == 0, slot, *run));
-                turn += 1;
             }
         }
         // Long runs first, for the order of calls; the sort is stable.
@@ -206,14 +199,18 @@ impl Plan {
         (slots, rounds)
     }
 
-    /// Whether every slot's first run holds all that its later ones write.
-    fn covered(&self, pass: Pass, group: &[Run], slots: usize) -> bool {
+    /// Whether in every slot what comes first, in the first round, holds all that comes later.
+    fn sound(&self, pass: Pass, group: &[Run], slots: usize) -> bool {
         let begin = |run: &Run| if pass == Pass::Forward { run.output } else { run.input };
         let holds = |first: &Run, later: &Run| {
             begin(later) >= begin(first) && begin(later) + later.length <= begin(first) + first.length
         };
-        let (firsts, later) = group.split_at(slots.min(group.len()));
-        firsts.iter().all(|first| later.iter().all(|run| holds(first, run)))
+        let turns = turns(group, slots);
+        group.iter().zip(&turns).all(|(later, (round, slot))| {
+            let first = turns.iter().position(|turn| *turn == (0, *slot));
+            // A weight gradient is written as a whole each time.
+            *round == 0 || first.is_some_and(|first| pass == Pass::Weights || holds(&group[first], later))
+        })
     }
 
     /// What a run writes: a row of one remainder of the output, a row of the input, or a tap.
@@ -252,6 +249,20 @@ impl Plan {
             Pass::Weights => [y, x, weights + slot * layer.weights()],
         }
     }
+}
+
+/// Round and slot of each run of a group. Shorter runs begin a new round, so that those of one length stay together in a call.
+fn turns(group: &[Run], slots: usize) -> Vec<(usize, usize)> {
+    let mut turn = 0;
+    let mut turns = Vec::new();
+    for (n, run) in group.iter().enumerate() {
+        if n > 0 && run.length != group[n - 1].length && group.len() > slots {
+            turn = usize::next_multiple_of(turn, slots);
+        }
+        turns.push((turn / slots, turn % slots));
+        turn += 1;
+    }
+    turns
 }
 
 /// Where an input pixel's tap lands, on one axis.
@@ -357,9 +368,9 @@ mod tests {
         };
         let usual = |input, kernel, stride, padding, ci, co| Layer { input, kernel, stride, padding, ci, co };
         assert_eq!(shape(usual(1, 2, 1, 0, 128, 2048)), [(1, 2), (1, 4), (1, 1)]);
-        assert_eq!(shape(usual(2, 4, 2, 1, 2048, 512)), [(2, 4), (4, 4), (4, 1)]);
-        assert_eq!(shape(usual(4, 4, 2, 1, 512, 256)), [(2, 4), (4, 4), (2, 4)]);
-        assert_eq!(shape(usual(8, 4, 2, 1, 256, 128)), [(2, 4), (4, 4), (2, 8)]);
+        assert_eq!(shape(usual(2, 4, 2, 1, 2048, 512)), [(2, 4), (2, 8), (4, 1)]);
+        assert_eq!(shape(usual(4, 4, 2, 1, 512, 256)), [(2, 4), (2, 8), (2, 4)]);
+        assert_eq!(shape(usual(8, 4, 2, 1, 256, 128)), [(2, 4), (2, 8), (2, 8)]);
         assert_eq!(shape(usual(16, 1, 1, 0, 128, 16)), [(1, 1), (1, 1), (1, 16)]);
     }
 

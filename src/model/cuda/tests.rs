@@ -277,6 +277,25 @@ fn an_epoch_in_two_parts_is_the_same_bytes() {
 }
 
 #[test]
+fn nothing_depends_on_the_order_of_threads_blocks_and_products() {
+    for distribution in families() {
+        let run = |backwards| {
+            let mut machine = Emulated::new()?;
+            machine.backwards = backwards;
+            let mut state = decoder().state().unwrap();
+            let mut latents = latents(distribution);
+            let setting = (SHAPE, Statistics::Learning);
+            let mut training = CudaTraining::on(Box::new(machine), setting, &state, &latents, &images()).unwrap();
+            let losses = epoch(&mut training, &noise(distribution), RATES);
+            training.decoder_into(&mut state).unwrap();
+            training.latents_into(&mut latents).unwrap();
+            Some((losses, state, latents))
+        };
+        assert!(run(false) == run(true), "{distribution:?}: a race");
+    }
+}
+
+#[test]
 fn the_kernels_compile_for_gpus() {
     // NVRTC needs no GPU; without it there is nothing to compile with.
     if super::device::compiler().is_err() {
