@@ -12,6 +12,7 @@ use super::product::{extents, multiply_one};
 
 const SOURCE: &str = include_str!("kernels.cu");
 const SHIM: &str = include_str!("emulated.cpp");
+const FAKE_DRIVER: &str = include_str!("fake_driver.cpp");
 
 type Emulate = unsafe extern "C" fn(*const c_char, c_int, c_uint, c_uint, *const *const c_void) -> i32;
 
@@ -120,7 +121,7 @@ impl Machine for Emulated {
 fn build() -> Option<(Emulate, libloading::Library)> {
     let folder = tempfile::tempdir().unwrap();
     let library = folder.path().join("kernels.so");
-    if !compile(folder.path(), &library) {
+    if !compile(folder.path(), &library, SHIM) {
         return None;
     }
     // SAFETY: our own library, without initialisers; `emulate` has this type, and the library stays loaded beside it.
@@ -132,13 +133,28 @@ fn build() -> Option<(Emulate, libloading::Library)> {
     }
 }
 
+/// Makes the folder hold stand-ins for driver, cuBLAS and NVRTC, under the names by which they are looked for; false where there is
+/// no compiler.
+pub(super) fn fake_driver(folder: &Path) -> bool {
+    std::fs::write(folder.join("emulated.cpp"), SHIM).unwrap();
+    let fake = folder.join("libcuda.so");
+    if !compile(folder, &fake, FAKE_DRIVER) {
+        return false;
+    }
+    for name in ["libcublas.so", "libnvrtc.so"] {
+        // Links, so that all three are one library, which knows what it was told under another name.
+        std::os::unix::fs::symlink(&fake, folder.join(name)).unwrap();
+    }
+    true
+}
+
 /// False where there is no compiler; panics where the kernels don't compile.
-fn compile(folder: &Path, library: &Path) -> bool {
+fn compile(folder: &Path, library: &Path, main: &str) -> bool {
     let table: String = Kernel::ALL.iter().map(|kernel| format!("K({})\n", kernel.name())).collect();
     std::fs::write(folder.join("kernels.cu"), SOURCE).unwrap();
     std::fs::write(folder.join("kernels.def"), table).unwrap();
-    let shim = folder.join("emulated.cpp");
-    std::fs::write(&shim, SHIM).unwrap();
+    let shim = folder.join("main.cpp");
+    std::fs::write(&shim, main).unwrap();
     let flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"];
     let built = Command::new("g++").args(flags).arg("-o").arg(library).arg(&shim).output();
     let Ok(output) = built else { return false };

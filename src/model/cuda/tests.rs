@@ -295,6 +295,49 @@ fn nothing_depends_on_the_order_of_threads_blocks_and_products() {
     }
 }
 
+/// The driver is looked for once in a process, so the test proper runs in one of its own, which finds the fake.
+#[test]
+fn a_gpu_is_spoken_to_as_the_emulated_machine_is() {
+    let folder = tempfile::tempdir().unwrap();
+    if !super::emulated::fake_driver(folder.path()) {
+        eprintln!("skipped: there is no g++ to build the kernels with");
+        return;
+    }
+    let name = "model::cuda::tests::on_a_fake_driver";
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", name])
+        .env("LD_LIBRARY_PATH", folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+#[ignore = "run by a_gpu_is_spoken_to_as_the_emulated_machine_is"]
+fn on_a_fake_driver() {
+    assert_eq!(class(0).unwrap(), "cuda-sm90");
+    assert!(class(1).is_err());
+    let run = |machine: Box<dyn Machine>, statistics| {
+        let mut state = decoder().state().unwrap();
+        let mut latents = latents(Some(Distribution::Gaussian));
+        let mut training = CudaTraining::on(machine, (SHAPE, statistics), &state, &latents, &images()).unwrap();
+        // Two epochs: from the second on, a recording is replayed.
+        let noise = noise(latents.distribution);
+        let losses = [epoch(&mut training, &noise, RATES), epoch(&mut training, &noise, RATES)];
+        training.decoder_into(&mut state).unwrap();
+        training.latents_into(&mut latents).unwrap();
+        (losses, state, latents)
+    };
+    for statistics in [Statistics::Learning, Statistics::Batch, Statistics::Folded] {
+        let wanted = run(self::machine().unwrap(), statistics);
+        for (graph, tf32) in [(false, false), (true, false), (true, true)] {
+            let gpu = Gpu::new(Options { ordinal: 0, tf32, graph }).unwrap();
+            assert!(run(Box::new(gpu), statistics) == wanted, "{statistics:?} {graph} {tf32}");
+        }
+    }
+}
+
 #[test]
 fn the_kernels_compile_for_gpus() {
     // NVRTC needs no GPU; without it there is nothing to compile with.
