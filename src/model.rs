@@ -1,5 +1,7 @@
 //! The model: the decoder, trained and frozen, the same through candle's own operations, and the posteriors.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod decoder;
 pub mod graph;
 pub mod posterior;

@@ -33,6 +33,9 @@ pub(super) struct Project {
     pub(super) wanted: BTreeSet<usize>,
 }
 
+/// Set to 1, lets trainings on a GPU replay CUDA graphs. An experiment's switch, so no option.
+const CUDA_GRAPH: &str = "VADPIPE_CUDA_GRAPH";
+
 impl Project {
     /// Reads the pipeline and opens its cache for a question: with `--no-wait`, a held cache is an error.
     pub(super) fn open(args: &PipelineArgs, global: &Global, ui: &Ui) -> Result<Self> {
@@ -59,6 +62,8 @@ impl Project {
             load(&text, &args.file.display().to_string(), &base, &args.set, registry)
         })?;
         let compute = choose(args.device.unwrap_or(spec.pipeline.device), spec.pipeline.precision)?;
+        let compute =
+            if std::env::var_os(CUDA_GRAPH).is_some_and(|v| v == "1") { compute.with_graphs() } else { compute };
         let graph = Graph::of(&spec.points)?;
         let targets = graph.targets(&args.targets)?;
         let wanted = graph.upstream(targets.iter().copied());

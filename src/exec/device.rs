@@ -3,15 +3,14 @@
 //! A class names what two machines must have in common for a chain to continue bit for bit on the other. Finished results
 //! are shared across classes; states are not.
 
-use candle_core::Device;
-
 use crate::error::{Error, Result};
 use crate::spec::{DeviceChoice, Precision};
+use crate::stage::Device;
 
 /// A device, ready to compute on.
 #[derive(Clone, Debug)]
 pub struct Compute {
-    /// candle's handle.
+    /// What stages are given.
     pub device: Device,
     /// "cpu" or "cuda:0".
     pub name: String,
@@ -34,31 +33,45 @@ pub fn choose(choice: DeviceChoice, precision: Precision) -> Result<Compute> {
     Ok(compute)
 }
 
-/// No kernel of ours computes with less than 32 bits yet, on no device: better said before anything runs.
+/// No kernel of ours computes with 16 bits, and TF32 is a format of NVIDIA's GPUs: better said before anything runs.
 fn check_precision(device: &str, precision: Precision) -> Result<()> {
-    if precision == Precision::F32 {
-        return Ok(());
-    }
-    let device = if device == "cpu" { "the CPU" } else { device };
-    let message = format!("precision {precision} is not built for {device}");
-    Err(Error::bad_input(message).hint("use `precision = \"f32\"`"))
+    let (device, hint) = match (device, precision) {
+        (_, Precision::F32) => return Ok(()),
+        ("cpu", _) => ("the CPU", "use `precision = \"f32\"`"),
+        (_, Precision::Tf32) => return Ok(()),
+        (device, Precision::Bf16) => (device, "use `precision = \"f32\"` or `precision = \"tf32\"`"),
+    };
+    Err(Error::bad_input(format!("precision {precision} is not built for {device}")).hint(hint))
 }
 
 fn cpu() -> Compute {
     Compute { device: Device::Cpu, name: "cpu".to_owned(), numerics: cpu_class().to_owned() }
 }
 
-fn cuda(index: usize) -> Result<Compute> {
-    if !cfg!(feature = "cuda") {
-        let hint = "build it with `cargo install --path . --features cuda`, or use `--device cpu`";
-        return Err(Error::bad_input("this vadpipe was built without CUDA").hint(hint));
-    }
-    let device = Device::new_cuda(index).map_err(|e| {
-        Error::bad_input(format!("there is no device cuda:{index}")).caused_by(e).hint("use `--device cpu`")
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: usize) -> Result<Compute> {
+    let hint = "build it with `cargo install --path . --features cuda`, or use `--device cpu`";
+    Err(Error::bad_input("this vadpipe was built without CUDA").hint(hint))
+}
+
+/// The GPU's architecture decides what its kernels are compiled to, and so their rounding.
+#[cfg(feature = "cuda")]
+fn cuda(ordinal: usize) -> Result<Compute> {
+    let numerics = crate::model::cuda::class(ordinal).map_err(|e| {
+        Error::bad_input(format!("there is no device cuda:{ordinal}")).caused_by(e).hint("use `--device cpu`")
     })?;
-    // The compute capability that the kernels were compiled for decides their rounding.
-    let class = option_env!("CUDA_COMPUTE_CAP").unwrap_or("unknown");
-    Ok(Compute { device, name: format!("cuda:{index}"), numerics: format!("cuda-sm{class}") })
+    let device = Device::Cuda { ordinal, graph: false };
+    Ok(Compute { device, name: format!("cuda:{ordinal}"), numerics })
+}
+
+impl Compute {
+    /// The same, but a GPU records each training's step as a CUDA graph. Nothing else changes, and no result.
+    pub fn with_graphs(mut self) -> Self {
+        if let Device::Cuda { graph, .. } = &mut self.device {
+            *graph = true;
+        }
+        self
+    }
 }
 
 /// The instruction set that the matrix kernels use here: it decides the order of additions.
@@ -83,13 +96,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn less_than_32_bits_is_refused_on_every_device() {
+    fn what_a_device_does_not_compute_is_refused() {
         let complaint = |device, precision| check_precision(device, precision).unwrap_err();
         assert_eq!(complaint("cuda:0", Precision::Bf16).message, "precision bf16 is not built for cuda:0");
-        assert_eq!(complaint("cuda:1", Precision::Tf32).message, "precision tf32 is not built for cuda:1");
         assert_eq!(complaint("cpu", Precision::Tf32).message, "precision tf32 is not built for the CPU");
         assert_eq!(complaint("cuda:0", Precision::Bf16).category, crate::error::Category::BadInput);
         assert!(check_precision("cuda:0", Precision::F32).is_ok());
+        assert!(check_precision("cuda:1", Precision::Tf32).is_ok());
         assert!(choose(DeviceChoice::Cpu, Precision::Bf16).is_err());
+    }
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_wrong_input() {
+        let error = choose(DeviceChoice::Cuda(4095), Precision::F32).unwrap_err();
+        assert_eq!(error.category, crate::error::Category::BadInput);
+        if cfg!(feature = "cuda") {
+            assert_eq!(error.message, "there is no device cuda:4095");
+        } else {
+            assert_eq!(error.message, "this vadpipe was built without CUDA");
+            assert!(error.hint.is_some_and(|hint| hint.contains("--features cuda")));
+        }
     }
 }

@@ -9,6 +9,8 @@
 //! the first; each layer's weights move as soon as its input gradient has been made from the old ones. Without rates the same
 //! pass updates nothing: it makes the gradient by z only, and leaves parameters, moments and running statistics as they are.
 
+#[cfg(feature = "cuda")]
+mod export;
 mod frozen;
 mod layers;
 mod tensors;

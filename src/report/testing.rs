@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use candle_core::Device;
+use crate::stage::Device;
 
 use crate::artifact::{Artifact, BlobEntry, Manifest, Tensor, TensorEntry};
 use crate::diagnostic::{Diagnostics, Origin, Sources};

@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::Device;
-
 use super::StageError;
 use crate::artifact::{Manifest, Tensor};
 use crate::error::Error;
@@ -46,6 +44,27 @@ impl Inputs {
     /// The input of a role, if it is given.
     pub fn optional(&self, role: &str) -> Option<&dyn Input> {
         self.0.get(role).and_then(|list| list.first()).map(|i| &**i)
+    }
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda {
+        /// Its number.
+        ordinal: usize,
+        /// Whether a step of a training is recorded as a CUDA graph and replayed: the same bytes, fewer orders.
+        graph: bool,
+    },
+}
+
+impl Device {
+    /// Whether it is the processor.
+    pub fn is_cpu(self) -> bool {
+        self == Self::Cpu
     }
 }
 

@@ -163,25 +163,27 @@ fn tensor(input: &dyn Input, name: &str) -> Result<Tensor, StageError> {
     Ok(input.tensor(name)?)
 }
 
-/// Trainings and fits are built for the CPU.
+/// Trainings and fits are built for the CPU, and with the feature `cuda` for GPUs.
 ///
 /// # Errors
 /// If the pipeline's device is another.
 pub(in crate::stages) fn require_cpu(context: &Context<'_>) -> Result<(), StageError> {
-    if context.device.is_cpu() {
+    if context.device.is_cpu() || cfg!(feature = "cuda") {
         return Ok(());
     }
     Err(StageError::bad_input("this stage is built for the CPU only so far", "run it with `--device cpu`"))
 }
 
-/// The decoder computes in f32.
+/// The decoder computes in f32, on a GPU also with factors rounded to TF32.
 ///
 /// # Errors
 /// If the pipeline's precision is another.
 pub(in crate::stages) fn require_f32(context: &Context<'_>) -> Result<(), StageError> {
-    if context.precision == "f32" {
+    let precision = context.precision.as_str();
+    if precision == "f32" || (precision == "tf32" && !context.device.is_cpu()) {
         return Ok(());
     }
-    let message = format!("the precision {} is not built for the CPU", context.precision);
+    let device = if context.device.is_cpu() { "the CPU" } else { "a GPU" };
+    let message = format!("the precision {precision} is not built for {device}");
     Err(StageError::bad_input(message, "set `precision = \"f32\"` in `[pipeline]`"))
 }

@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use candle_core::Device;
-
 use crate::artifact::{Artifact, Tensor};
 use crate::diagnostic::{Diagnostics, Origin};
 use crate::error::Error;
 use crate::report::testing::FakeInput;
 use crate::rng::Streams;
 use crate::stage::{
-    Cancel, Chain, Context, Input, Inputs, Params, Position, Progress, Saved, Stage, StageError, StageKind, Update,
+    Cancel, Chain, Context, Device, Input, Inputs, Params, Position, Progress, Saved, Stage, StageError, StageKind,
+    Update,
 };
 use crate::value::{Data, Entry, Node, Table, Values};
 
@@ -130,6 +129,7 @@ pub(super) struct Bench {
     inputs: Inputs,
     pub(super) told: Told,
     pub(super) precision: String,
+    pub(super) device: Device,
 }
 
 impl Bench {
@@ -137,7 +137,13 @@ impl Bench {
     pub(super) fn new(kind: &dyn StageKind, entries: &[(&str, Data)]) -> Self {
         let (stage, _, errors) = parse(kind, entries);
         assert!(errors.is_empty(), "{errors:?}");
-        Self { stage, inputs: Inputs::default(), told: Told::default(), precision: "f32".to_owned() }
+        Self {
+            stage,
+            inputs: Inputs::default(),
+            told: Told::default(),
+            precision: "f32".to_owned(),
+            device: Device::Cpu,
+        }
     }
 
     /// Adds an input.
@@ -162,7 +168,7 @@ impl Bench {
             inputs: self.inputs.clone(),
             streams: Streams::new(7),
             precision: self.precision.clone(),
-            device: &Device::Cpu,
+            device: &self.device,
             scratch: nowhere,
             base: nowhere,
             data_dirs: &[],

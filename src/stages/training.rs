@@ -9,6 +9,8 @@
 //! `history.running`, the sums over the steps done in the running one. A state in mid-epoch is known by the epoch that it
 //! will become, parameters and all, so whatever the chain hands back may be gone on with.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 pub(in crate::stages) mod evaluation;
 pub(in crate::stages) mod fixed;
 pub(in crate::stages) mod history;
@@ -131,6 +133,13 @@ impl<'a> Training<'a> {
             self.resume(&mut walk, &saved)?;
         }
         self.settle(&mut walk)?;
+        #[cfg(feature = "cuda")]
+        if let Some(mut gpu) = self.on_gpu(context)? {
+            while let Some(rates) = self.schedule.of(walk.at.epoch) {
+                self.epoch_on_gpu(&mut gpu, &mut walk, rates)?;
+            }
+            self.fetch(&gpu)?;
+        }
         while let Some(rates) = self.schedule.of(walk.at.epoch) {
             self.epoch(&mut walk, rates)?;
         }

@@ -200,7 +200,7 @@ mod tests {
             inputs: Inputs::default(),
             streams: Streams::new(0),
             precision: String::new(),
-            device: &candle_core::Device::Cpu,
+            device: &crate::stage::Device::Cpu,
             scratch: base,
             base,
             data_dirs,

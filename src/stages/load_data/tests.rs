@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::sync::Mutex;
 
-use candle_core::Device;
+use crate::stage::Device;
 use serde_json::json;
 
 use super::idx::tests::{gzip, images, labels};

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Mutex;
 
-use candle_core::Device;
+use crate::stage::Device;
 use serde_json::json;
 
 use super::*;

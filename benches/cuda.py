@@ -1,0 +1,188 @@
+"""Called by cuda.sh: correctness of vadpipe on a GPU against its CPU, then speed against PyTorch. See there."""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+BINARY, REHEARSE = sys.argv[1], '--rehearse' in sys.argv
+HERE = pathlib.Path(__file__).resolve().parent
+GPU = 'cpu' if REHEARSE else 'cuda:0'
+# What a figure of a GPU may differ by from the CPU's, relative: rounding, grown over a few hundred steps of Adam.
+TOLERANCE = dict(f32=0.02, tf32=0.05)
+# The same for the first epoch, before much has grown.
+FIRST = dict(f32=0.003, tf32=0.02)
+CHANNELS, LATENT = ([16, 16, 16, 16], 16) if REHEARSE else ([2048, 512, 256, 128], 128)
+IMAGES, SPEED_IMAGES, TIMED_EPOCHS = (64, 128, 2) if REHEARSE else (1024, 8192, 5)
+BATCHES = (16, 64, 128)
+
+PIPELINE = f'''
+[pipeline]
+name = "cuda"
+seed = 11
+checkpoint_seconds = 3600
+precision = "f32"
+
+[params]
+epochs = 3
+batch = 16
+images = {IMAGES}
+
+[stages.data]
+kind = "load-data"
+source = "synthetic"
+train = "${{params.images}}"
+test = 64
+
+[stages.ad]
+kind = "train-ad"
+inputs = {{ data = "data" }}
+epochs = "${{params.epochs}}"
+batch = "${{params.batch}}"
+latent_dim = {LATENT}
+channels = {CHANNELS}
+
+[stages.vad]
+kind = "train-vad"
+inputs = {{ data = "data" }}
+matrix = {{ distribution = ["gaussian", "exponential", "uniform"] }}
+distribution = "${{matrix.distribution}}"
+epochs = "${{params.epochs}}"
+batch = "${{params.batch}}"
+kl_weight = 0.05
+latent_dim = {LATENT}
+channels = {CHANNELS}
+'''
+for model in ('ad', 'vad'):
+    for statistics in ('running', 'batch'):
+        PIPELINE += f'''
+[stages.fit-{model}-{statistics}]
+kind = "fit-latents"
+inputs = {{ data = "data", model = "{model}" }}
+statistics = "{statistics}"
+epochs = "${{params.epochs}}"
+batch = "${{params.batch}}"
+'''
+
+FOLDER = tempfile.TemporaryDirectory()
+ROOT = pathlib.Path(FOLDER.name)
+(ROOT / 'cuda.toml').write_text(PIPELINE)
+
+
+def fail(message):
+    sys.exit(f'cuda.sh: FAILED: {message}')
+
+
+def command(cache, device, sets, targets):
+    words = [BINARY, 'run', str(ROOT / 'cuda.toml'), *targets, '--json', '--cache', str(ROOT / cache), '--device', device]
+    for name, value in sets.items():
+        words += ['-S', f'{name}={value}']
+    return words
+
+
+def run(cache, device, targets=(), graph=False, **sets):
+    """Runs the pipeline; the last event of each stage that was made."""
+    sets = {name.replace('__', '.'): value for name, value in sets.items()}
+    environment = dict(os.environ, VADPIPE_CUDA_GRAPH='1' if graph else '0')
+    done = subprocess.run(command(cache, device, sets, targets), capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        fail(f'vadpipe on {device}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}')
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    if not REHEARSE and device != 'cpu' and not events[0]['numerics'].startswith('cuda-sm'):
+        fail(f'it did not run on a GPU: {events[0]}')
+    return {e['stage']: e for e in events if e['event'] in ('stage-finished', 'stage-cached')}
+
+
+def compare(name, found, wanted, precision):
+    """The figures of trainings and fits, and the largest relative difference."""
+    worst = 0.
+    for stage, event in wanted.items():
+        if stage == 'data' or 'metrics' not in event:
+            continue
+        for metric, value in event['metrics'].items():
+            difference = abs(found[stage]['metrics'][metric] - value) / max(abs(value), 1e-9)
+            limit = (FIRST if metric == 'loss_first' else TOLERANCE)[precision]
+            if metric == 'kl':
+                limit *= 2
+            if not difference <= limit:
+                fail(f'{name}: {metric} of {stage} is {found[stage]["metrics"][metric]}, the CPU has {value}')
+            worst = max(worst, difference)
+    print(f'ok  {name}: figures within {worst:.1e} of the CPU\'s', flush=True)
+
+
+def same(name, one, other):
+    for stage, event in one.items():
+        if 'digest' in event and 'digest' in other[stage] and event['digest'] != other[stage]['digest']:
+            fail(f'{name}: {stage} has other bytes')
+    print(f'ok  {name}: the same bytes', flush=True)
+
+
+def correctness():
+    cpu = run('cpu', 'cpu')
+    if len(cpu) != 13:
+        fail(f'stages are missing: {sorted(cpu)}')
+    gpu = run('gpu', GPU)
+    compare('f32 on the GPU', gpu, cpu, 'f32')
+    if not REHEARSE:
+        if gpu['ad']['digest'] == cpu['ad']['digest']:
+            fail('the GPU gave the CPU\'s very bytes: was it used?')
+        tf32 = run('tf32', GPU, pipeline__precision='tf32')
+        compare('tf32 on the GPU', tf32, cpu, 'tf32')
+        same('tf32, a second time', tf32, run('tf32-again', GPU, pipeline__precision='tf32'))
+    same('f32, a second time', gpu, run('gpu-again', GPU))
+    same('f32 with CUDA graphs', gpu, run('gpu-graph', GPU, graph=True))
+    run('gpu-resumed', GPU, ('ad', 'vad'), params__epochs=1)
+    same('f32, continued after an epoch', gpu, run('gpu-resumed', GPU))
+
+
+def ours(batch, precision, graph):
+    """Samples a second: the median over epochs after the first, by the clock of whoever reads the events."""
+    sets = {'params.batch': batch, 'params.images': SPEED_IMAGES, 'params.epochs': 1000, 'pipeline.precision': precision}
+    environment = dict(os.environ, VADPIPE_CUDA_GRAPH='1' if graph else '0')
+    words = command('speed', GPU, sets, ('ad',))
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as program:
+        times = []
+        for line in program.stdout:
+            if json.loads(line)['event'] == 'epoch':
+                times.append(time.perf_counter())
+            if len(times) == TIMED_EPOCHS + 2:
+                break
+        program.kill()
+        if len(times) < TIMED_EPOCHS + 2:
+            fail(f'no {TIMED_EPOCHS + 2} epochs at batch {batch}: {program.stderr.read()[-3000:]}')
+    seconds = sorted(b - a for a, b in zip(times[1:], times[2:]))
+    return SPEED_IMAGES / seconds[len(seconds) // 2]
+
+
+def torch(batch, precision, *flags):
+    words = [sys.executable, str(HERE / 'peers' / 'torch_train.py'), '--n', str(SPEED_IMAGES), '--batch', str(batch),
+             '--epochs', str(TIMED_EPOCHS + 2), '--device', 'cuda', '--fused', *flags]
+    done = subprocess.run(words + ['--tf32'] * (precision == 'tf32'), capture_output=True, text=True)
+    if done.returncode != 0 and '--compile' in flags:
+        # It wants a C compiler and Triton, which not every machine has.
+        print(f'cuda.sh: torch.compile does not work here: {done.stderr[-500:]}', file=sys.stderr)
+        return None
+    if done.returncode != 0:
+        fail(f'PyTorch: {done.stderr[-3000:]}')
+    return json.loads(done.stdout.splitlines()[-1])['samples_per_s']
+
+
+def speed():
+    peers = {} if REHEARSE else {
+        'torch': (), 'torch channels-last': ('--channels-last',), 'torch compiled': ('--compile',)}
+    heads = ['batch', 'precision', 'vadpipe', 'with graphs', *peers, 'ours / best torch']
+    print('\nAD training, samples/s (median over epochs):\n| ' + ' | '.join(heads) + ' |\n|' + '---|' * len(heads), flush=True)
+    for precision in ('f32',) if REHEARSE else ('f32', 'tf32'):
+        for batch in BATCHES:
+            mine = [ours(batch, precision, graph) for graph in (False, True)]
+            theirs = [torch(batch, precision, *flags) for flags in peers.values()]
+            ratio = f'{max(mine) / max(rate for rate in theirs if rate):.2f}' if theirs else '-'
+            cells = [str(batch), precision, *(f'{rate:.0f}' if rate else '-' for rate in mine + theirs), ratio]
+            print('| ' + ' | '.join(cells) + ' |', flush=True)
+
+
+correctness()
+speed()
+print('\nall is well')

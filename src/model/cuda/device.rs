@@ -1,0 +1,305 @@
+//! A GPU as a [`Machine`]: one stream, on which everything runs in order; cuBLAS with a workspace of its own, so that it chooses the
+//! same kernels and the same sums each time; and `kernels.cu`, compiled by NVRTC when the first training begins.
+//!
+//! Driver, cuBLAS and NVRTC are loaded by name when a GPU is asked for, so the program starts where they are missing.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::cublas::{CudaBlas, sys as blas};
+use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, result, sys};
+use cudarc::nvrtc::{Ptx, result as nvrtc, sys as nvrtc_sys};
+
+use super::Options;
+use super::machine::{Address, Argument, CudaError, Kernel, Launch, Machine, Operation, Product, THREADS};
+
+const SOURCE: &str = include_str!("kernels.cu");
+/// What cuBLAS recommends for the newest GPUs.
+const WORKSPACE: usize = 32 << 20;
+
+/// The numerics class of this GPU, such as `cuda-sm90`: machines of one class go on with each other's states.
+///
+/// # Errors
+/// If there is no such GPU, or no driver, or a library is missing.
+pub fn class(ordinal: usize) -> Result<String, CudaError> {
+    let (major, minor) = capability(&*open(ordinal)?)?;
+    Ok(format!("cuda-sm{major}{minor}"))
+}
+
+fn open(ordinal: usize) -> Result<Arc<CudaContext>, CudaError> {
+    libraries()?;
+    CudaContext::new(ordinal).map_err(CudaError::call("opening the GPU"))
+}
+
+fn capability(context: &CudaContext) -> Result<(i32, i32), CudaError> {
+    context.compute_capability().map_err(CudaError::call("asking for the GPU's architecture"))
+}
+
+#[cfg(not(feature = "candle-cuda"))]
+type Library = (&'static str, unsafe fn() -> bool);
+
+/// Whether all libraries are there: the bindings panic where one is missing.
+#[cfg(not(feature = "candle-cuda"))]
+fn libraries() -> Result<(), CudaError> {
+    present(&[("NVIDIA's driver library libcuda", sys::is_culib_present), ("cuBLAS", blas::is_culib_present)])?;
+    compiler()
+}
+
+/// Whether NVRTC is there.
+#[cfg(not(feature = "candle-cuda"))]
+pub(super) fn compiler() -> Result<(), CudaError> {
+    present(&[("NVRTC", nvrtc_sys::is_culib_present)])
+}
+
+#[cfg(not(feature = "candle-cuda"))]
+fn present(libraries: &[Library]) -> Result<(), CudaError> {
+    for (name, present) in libraries {
+        // SAFETY: it only tries to load a library, whose initialisers are NVIDIA's own.
+        #[expect(unsafe_code, reason = "loading a library runs its initialisers")]
+        let found = unsafe { present() };
+        if !found {
+            return Err(CudaError::Missing(name));
+        }
+    }
+    Ok(())
+}
+
+/// candle's feature links them.
+#[cfg(feature = "candle-cuda")]
+fn libraries() -> Result<(), CudaError> {
+    compiler()
+}
+
+/// The same.
+#[cfg(feature = "candle-cuda")]
+pub(super) fn compiler() -> Result<(), CudaError> {
+    Ok(())
+}
+
+/// See [`super::device`].
+pub(super) struct Gpu {
+    graphs: RefCell<Vec<CudaGraph>>,
+    memory: RefCell<Vec<CudaSlice<u8>>>,
+    functions: Vec<CudaFunction>,
+    blas: CudaBlas,
+    compute: blas::cublasComputeType_t,
+    stream: Arc<CudaStream>,
+    context: Arc<CudaContext>,
+    records: bool,
+}
+
+impl Gpu {
+    pub(super) fn new(options: Options) -> Result<Self, CudaError> {
+        let context = open(options.ordinal)?;
+        // SAFETY: everything here uses one stream, on which the order of commands is the order of events.
+        #[expect(unsafe_code, reason = "cudarc then no longer orders streams among each other")]
+        unsafe {
+            context.disable_event_tracking();
+        }
+        let stream = context.new_stream().map_err(CudaError::call("making a stream"))?;
+        let blas = CudaBlas::new(stream.clone()).map_err(CudaError::call("starting cuBLAS"))?;
+        let compute = if options.tf32 {
+            blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
+        } else {
+            blas::cublasComputeType_t::CUBLAS_COMPUTE_32F
+        };
+        let functions = functions(&context)?;
+        let (memory, graphs) = (RefCell::default(), RefCell::default());
+        let gpu = Self { graphs, memory, functions, blas, compute, stream, context, records: options.graph };
+        let workspace = gpu.allocate(WORKSPACE, "cuBLAS")?;
+        // SAFETY: the workspace is ours, of this size, and lives as long as the handle.
+        #[expect(unsafe_code, reason = "a call into cuBLAS")]
+        let set = unsafe { blas::cublasSetWorkspace_v2(*gpu.blas.handle(), pointer(workspace), WORKSPACE) };
+        set.result().map_err(CudaError::call("giving cuBLAS its workspace"))?;
+        Ok(gpu)
+    }
+
+    fn launch(&self, launch: &Launch) -> Result<(), CudaError> {
+        let mut pointers = [std::ptr::null_mut::<c_void>(); 24];
+        for (pointer, argument) in pointers.iter_mut().zip(&launch.arguments) {
+            *pointer = match argument {
+                Argument::Pointer(address) => (&raw const address.0).cast_mut().cast(),
+                Argument::Int(value) => (&raw const *value).cast_mut().cast(),
+                Argument::Long(value) => (&raw const *value).cast_mut().cast(),
+                Argument::Double(value) => (&raw const *value).cast_mut().cast(),
+            };
+        }
+        let function = self.functions[launch.kernel as usize].cu_function();
+        let [x, y] = launch.blocks.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+        // SAFETY: arguments are in number, order and type the kernel's own and point into memory of this machine; the emulated
+        // machine runs every program with the same arguments in the tests.
+        #[expect(unsafe_code, reason = "a kernel's launch")]
+        let launched = unsafe {
+            let stream = self.stream.cu_stream();
+            result::launch_kernel(function, (x, y, 1), (THREADS as u32, 1, 1), 0, stream, &mut pointers)
+        };
+        launched.map_err(CudaError::call("starting a kernel"))
+    }
+
+    fn multiply(&self, product: &Product) -> Result<(), CudaError> {
+        let (call, one) = (&product.call, 1.0f32);
+        let beta = if call.accumulate { 1.0f32 } else { 0.0 };
+        let operation = |transposed| match transposed {
+            true => blas::cublasOperation_t::CUBLAS_OP_T,
+            false => blas::cublasOperation_t::CUBLAS_OP_N,
+        };
+        let int = |n: usize| i32::try_from(n).map_err(|_| too_large());
+        let float = blas::cudaDataType_t::CUDA_R_32F;
+        let ([m, n, k], [lda, ldb, ldc]) = (call.size, call.leading);
+        let [a, b, c] = product.pointers;
+        // SAFETY: the three lists hold as many pointers as there are products, each to a matrix of these sizes inside memory of this
+        // machine; products of one call write different places (a test looks at that).
+        #[expect(unsafe_code, reason = "a call into cuBLAS")]
+        let multiplied = unsafe {
+            blas::cublasGemmBatchedEx(
+                *self.blas.handle(),
+                operation(call.transposed[0]),
+                operation(call.transposed[1]),
+                int(m)?,
+                int(n)?,
+                int(k)?,
+                (&raw const one).cast(),
+                pointer::<*const c_void>(a).cast_const(),
+                float,
+                int(lda)?,
+                pointer::<*const c_void>(b).cast_const(),
+                float,
+                int(ldb)?,
+                (&raw const beta).cast(),
+                pointer::<*mut c_void>(c).cast_const(),
+                float,
+                int(ldc)?,
+                int(call.products.len())?,
+                self.compute,
+                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+        };
+        multiplied.result().map_err(CudaError::call("a product of cuBLAS's"))
+    }
+}
+
+impl Machine for Gpu {
+    fn allocate(&self, bytes: usize, what: &'static str) -> Result<Address, CudaError> {
+        let full = |error: cudarc::driver::DriverError| match error.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => CudaError::Memory { bytes, what },
+            _ => CudaError::call("taking memory")(error),
+        };
+        let slice = self.stream.alloc_zeros::<u8>(bytes.max(1)).map_err(full)?;
+        let address = Address(slice.device_ptr(&self.stream).0);
+        self.memory.borrow_mut().push(slice);
+        Ok(address)
+    }
+
+    fn upload(&self, to: Address, bytes: &[u8]) -> Result<(), CudaError> {
+        // SAFETY: `to` is memory of this machine, made for at least so many bytes; from ordinary memory, the driver has copied the bytes
+        // when the call returns.
+        #[expect(unsafe_code, reason = "a copy to an address on the GPU")]
+        let copied = unsafe { result::memcpy_htod_async(to.0, bytes, self.stream.cu_stream()) };
+        copied.map_err(CudaError::call("sending to the GPU"))
+    }
+
+    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), CudaError> {
+        // SAFETY: `from` is memory of this machine, made for at least so many bytes, and the copy is waited for below.
+        #[expect(unsafe_code, reason = "a copy from an address on the GPU")]
+        let copied = unsafe { result::memcpy_dtoh_async(bytes, from.0, self.stream.cu_stream()) };
+        copied.map_err(CudaError::call("reading from the GPU"))?;
+        self.stream.synchronize().map_err(CudaError::call("waiting for the GPU"))
+    }
+
+    fn run(&self, operation: &Operation) -> Result<(), CudaError> {
+        match operation {
+            Operation::Launch(launch) => self.launch(launch),
+            Operation::Product(product) => self.multiply(product),
+        }
+    }
+
+    fn record(&self, operations: &[Operation]) -> Result<Option<usize>, CudaError> {
+        if !self.records {
+            return Ok(None);
+        }
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream.begin_capture(mode).map_err(CudaError::call("beginning a graph"))?;
+        let given = operations.iter().try_for_each(|operation| self.run(operation));
+        // The capture must end also where an order failed; that failure is the one to tell of.
+        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = self.stream.end_capture(flags).map_err(CudaError::call("making a graph"));
+        given?;
+        let Some(graph) = graph? else { return Ok(None) };
+        let mut graphs = self.graphs.borrow_mut();
+        graphs.push(graph);
+        Ok(Some(graphs.len() - 1))
+    }
+
+    fn replay(&self, recording: usize) -> Result<(), CudaError> {
+        match self.graphs.borrow().get(recording) {
+            Some(graph) => graph.launch().map_err(CudaError::call("starting a graph")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        // Memory must not go while something still writes to it. Nobody is left to hear of an error.
+        self.context.record_err(self.stream.synchronize());
+    }
+}
+
+fn pointer<T>(address: Address) -> *mut T {
+    std::ptr::with_exposed_provenance_mut(address.0 as usize)
+}
+
+fn too_large() -> CudaError {
+    CudaError::Call { action: "a product of cuBLAS's", message: "a matrix is too large".to_owned() }
+}
+
+/// The kernels, in the order of [`Kernel::ALL`].
+fn functions(context: &Arc<CudaContext>) -> Result<Vec<CudaFunction>, CudaError> {
+    let binary = compiled(capability(context)?)?;
+    let module = context.load_module(Ptx::from_binary(binary)).map_err(CudaError::call("loading the kernels"))?;
+    let load = |kernel: &Kernel| module.load_function(kernel.name()).map_err(CudaError::call("finding a kernel"));
+    Kernel::ALL.iter().map(load).collect()
+}
+
+/// `kernels.cu` for an architecture; compiled once in a process.
+fn compiled(architecture: (i32, i32)) -> Result<Vec<u8>, CudaError> {
+    static COMPILED: Mutex<BTreeMap<(i32, i32), Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(binary) = compiled.get(&architecture) {
+        return Ok(binary.clone());
+    }
+    let binary = compile(architecture)?;
+    compiled.insert(architecture, binary.clone());
+    Ok(binary)
+}
+
+/// To machine code, which any driver takes that knows the GPU: an older driver refuses a newer compiler's PTX.
+pub(super) fn compile((major, minor): (i32, i32)) -> Result<Vec<u8>, CudaError> {
+    let options = [format!("--gpu-architecture=sm_{major}{minor}"), "--fmad=false".to_owned()];
+    let source = CString::new(SOURCE).map_err(CudaError::call("reading the kernels"))?;
+    let program = nvrtc::create_program(&source, Some(c"kernels.cu")).map_err(CudaError::call("starting NVRTC"))?;
+    // SAFETY: the program is live until it is destroyed at the end, and `source` outlives it; the buffer has the size that NVRTC
+    // asked for.
+    #[expect(unsafe_code, reason = "calls into NVRTC")]
+    unsafe {
+        let binary = match nvrtc::compile_program(program, &options) {
+            Ok(()) => {
+                let mut size = 0;
+                let asked = nvrtc_sys::nvrtcGetCUBINSize(program, &raw mut size).result();
+                let mut binary = vec![0u8; size];
+                let got = nvrtc_sys::nvrtcGetCUBIN(program, binary.as_mut_ptr().cast::<c_char>()).result();
+                asked.and(got).map(|()| binary).map_err(CudaError::call("fetching the kernels"))
+            }
+            Err(error) => {
+                let log = nvrtc::get_program_log(program).unwrap_or_default();
+                let text = CStr::from_bytes_until_nul(bytemuck::cast_slice(&log)).unwrap_or_default();
+                let message = format!("{error:?} for sm_{major}{minor}: {}", text.to_string_lossy());
+                Err(CudaError::Call { action: "compiling the kernels", message })
+            }
+        };
+        nvrtc::destroy_program(program).map_err(CudaError::call("closing NVRTC"))?;
+        binary
+    }
+}

@@ -1,0 +1,163 @@
+//! `kernels.cu` on the processor: built with a C++ compiler, a function call for each block. With plain products in the place of
+//! cuBLAS's it runs whole steps, with the very arguments that a GPU would get, but for the order of some sums.
+
+use std::cell::RefCell;
+use std::ffi::{CString, c_char, c_int, c_uint, c_void};
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use super::machine::{Address, Argument, CudaError, Kernel, Launch, Machine, Operation, Product};
+use super::product::{extents, multiply_one};
+
+const SOURCE: &str = include_str!("kernels.cu");
+const SHIM: &str = include_str!("emulated.cpp");
+const FAKE_DRIVER: &str = include_str!("fake_driver.cpp");
+
+type Emulate = unsafe extern "C" fn(*const c_char, c_int, c_uint, c_uint, *const *const c_void) -> i32;
+
+/// A machine whose memory is ours.
+pub(super) struct Emulated {
+    emulate: Emulate,
+    memory: RefCell<Vec<Vec<u64>>>,
+    /// Whether threads, blocks and the products of a call go in the opposite order, which nothing may depend on.
+    pub(super) backwards: bool,
+}
+
+impl Emulated {
+    /// None where there is no C++ compiler.
+    pub(super) fn new() -> Option<Self> {
+        static EMULATE: OnceLock<Option<(Emulate, libloading::Library)>> = OnceLock::new();
+        let (emulate, _) = EMULATE.get_or_init(build).as_ref()?;
+        Some(Self { emulate: *emulate, memory: RefCell::default(), backwards: false })
+    }
+
+    fn launch(&self, launch: &Launch) {
+        let pointers: Vec<*const c_void> = launch
+            .arguments
+            .iter()
+            .map(|argument| match argument {
+                Argument::Pointer(address) => (&raw const address.0).cast(),
+                Argument::Int(value) => (&raw const *value).cast(),
+                Argument::Long(value) => (&raw const *value).cast(),
+                Argument::Double(value) => (&raw const *value).cast(),
+            })
+            .collect();
+        let name = CString::new(launch.kernel.name()).unwrap();
+        let [x, y] = launch.blocks.map(|n| n as c_uint);
+        // SAFETY: the shim takes as many arguments as it counts from the kernel's own type.
+        #[expect(unsafe_code, reason = "a call into the emulated kernels")]
+        let arguments = unsafe { (self.emulate)(name.as_ptr(), c_int::from(self.backwards), x, y, pointers.as_ptr()) };
+        assert_eq!(arguments, launch.arguments.len() as i32, "{:?}", launch.kernel);
+    }
+
+    fn multiply(&self, product: &Product) {
+        let lengths = extents(&product.call);
+        let lists = product.pointers.map(|list| std::ptr::with_exposed_provenance::<u64>(list.0 as usize));
+        let count = product.call.products.len();
+        for n in 0..count {
+            let n = if self.backwards { count - 1 - n } else { n };
+            // SAFETY: the lists hold an address for each product; these are memory of this machine, never freed while it lives, and
+            // a result is never an operand of its own product.
+            #[expect(unsafe_code, reason = "the machine's addresses are the host's")]
+            let (a, b, c) = unsafe {
+                let start = |list: *const u64| std::ptr::with_exposed_provenance_mut::<f32>(*list.add(n) as usize);
+                (
+                    std::slice::from_raw_parts(start(lists[0]).cast_const(), lengths[0]),
+                    std::slice::from_raw_parts(start(lists[1]).cast_const(), lengths[1]),
+                    std::slice::from_raw_parts_mut(start(lists[2]), lengths[2]),
+                )
+            };
+            multiply_one(&product.call, a, b, c);
+        }
+    }
+}
+
+impl Machine for Emulated {
+    fn allocate(&self, bytes: usize, _: &'static str) -> Result<Address, CudaError> {
+        let mut memory = vec![0u64; bytes.div_ceil(8).max(1)];
+        let address = Address(memory.as_mut_ptr().expose_provenance() as u64);
+        self.memory.borrow_mut().push(memory);
+        Ok(address)
+    }
+
+    fn upload(&self, to: Address, bytes: &[u8]) -> Result<(), CudaError> {
+        let to = std::ptr::with_exposed_provenance_mut::<u8>(to.0 as usize);
+        // SAFETY: memory of this machine, made for so many bytes.
+        #[expect(unsafe_code, reason = "the machine's addresses are the host's")]
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        }
+        Ok(())
+    }
+
+    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), CudaError> {
+        let from = std::ptr::with_exposed_provenance::<u8>(from.0 as usize);
+        // SAFETY: as above.
+        #[expect(unsafe_code, reason = "the machine's addresses are the host's")]
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len());
+        }
+        Ok(())
+    }
+
+    fn run(&self, operation: &Operation) -> Result<(), CudaError> {
+        match operation {
+            Operation::Launch(launch) => self.launch(launch),
+            Operation::Product(product) => self.multiply(product),
+        }
+        Ok(())
+    }
+
+    fn record(&self, _: &[Operation]) -> Result<Option<usize>, CudaError> {
+        Ok(None)
+    }
+
+    fn replay(&self, _: usize) -> Result<(), CudaError> {
+        Ok(())
+    }
+}
+
+fn build() -> Option<(Emulate, libloading::Library)> {
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("kernels.so");
+    if !compile(folder.path(), &library, SHIM) {
+        return None;
+    }
+    // SAFETY: our own library, without initialisers; `emulate` has this type, and the library stays loaded beside it.
+    #[expect(unsafe_code, reason = "loads the emulated kernels")]
+    unsafe {
+        let library = libloading::Library::new(library).unwrap();
+        let emulate = *library.get::<Emulate>(b"emulate").unwrap();
+        Some((emulate, library))
+    }
+}
+
+/// Makes the folder hold stand-ins for driver, cuBLAS and NVRTC, under the names by which they are looked for; false where there is
+/// no compiler.
+pub(super) fn fake_driver(folder: &Path) -> bool {
+    std::fs::write(folder.join("emulated.cpp"), SHIM).unwrap();
+    let fake = folder.join("libcuda.so");
+    if !compile(folder, &fake, FAKE_DRIVER) {
+        return false;
+    }
+    for name in ["libcublas.so", "libnvrtc.so"] {
+        // Links, so that all three are one library, which knows what it was told under another name.
+        std::os::unix::fs::symlink(&fake, folder.join(name)).unwrap();
+    }
+    true
+}
+
+/// False where there is no compiler; panics where the kernels don't compile.
+fn compile(folder: &Path, library: &Path, main: &str) -> bool {
+    let table: String = Kernel::ALL.iter().map(|kernel| format!("K({})\n", kernel.name())).collect();
+    std::fs::write(folder.join("kernels.cu"), SOURCE).unwrap();
+    std::fs::write(folder.join("kernels.def"), table).unwrap();
+    let shim = folder.join("main.cpp");
+    std::fs::write(&shim, main).unwrap();
+    let flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"];
+    let built = Command::new("g++").args(flags).arg("-o").arg(library).arg(&shim).output();
+    let Ok(output) = built else { return false };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    true
+}

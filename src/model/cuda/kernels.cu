@@ -1,0 +1,544 @@
+// The small kernels of the decoder's training on a GPU: everything but the matrix products, which are cuBLAS's.
+//
+// Compiled with NVRTC for the GPU at hand, without contraction into fused multiply-adds: all of this is bound by memory, and so
+// the same file gives the same rounding when a C++ compiler builds it for the tests. There is no GPU in those: a block is then a
+// function call, and EACH_THREAD a loop over its threads. That works because no thread keeps anything in a register across a
+// SYNC(); what must last lies in shared memory. Sums are trees or runs in a fixed order, with no atomics: the same bytes always.
+//
+// Layouts: activations [pixel][sample][channel]; what a product gives has its pixels in "product order" (columns grouped by
+// their remainder), and `place` says which plain pixel each one is. The tail's arrays are [pixel][sample]. Gradients and products
+// may come as several addends ("slots") of one size, `stride` apart, that the reader adds up.
+
+#ifndef EMULATED
+#define KERNEL(name) extern "C" __global__ void __launch_bounds__(256) name
+#define DEVICE static __device__ __forceinline__
+#define SHARED __shared__
+#define EACH_THREAD(t) for (int t = threadIdx.x, todo = 1; todo; todo = 0)
+#define SYNC() __syncthreads()
+#endif
+
+#define THREADS 256
+#define CHANNELS 32
+#define LANES (THREADS / CHANNELS)
+
+#define PLAIN 0
+#define GAUSSIAN 1
+#define EXPONENTIAL 2
+#define UNIFORM 3
+
+#define SIDE 28
+#define PIXELS (SIDE * SIDE)
+#define INPUT_SIDE 16
+#define TAPS 16
+#define CROP 2
+#define WHITE 255.0f
+
+typedef long long i64;
+typedef unsigned char u8;
+
+// Divisions are of `int`s: those of 64 bits take longer than what is done with their result. Kernels over activations have a row of
+// blocks for each pixel, with the `size` numbers of its samples and channels.
+
+// What a step reads of the epoch's table: its rates of Adam and the weight of one number's KL.
+#define RATES 5
+
+DEVICE i64 global_index(int t) { return (i64)blockIdx.x * THREADS + t; }
+
+// sums[0] becomes the sum of all; every thread has written its own before the last SYNC.
+DEVICE void block_sum(double *sums) {
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        EACH_THREAD(t) {
+            if (t < half) sums[t] += sums[t + half];
+        }
+        SYNC();
+    }
+}
+
+DEVICE float add_slots(const float *x, i64 at, int slots, i64 stride) {
+    float sum = x[at];
+    for (int s = 1; s < slots; ++s) sum += x[at + s * stride];
+    return sum;
+}
+
+// ---- Adam: ops/adam.rs
+
+DEVICE void adam_step(float *p, float *m, float *v, float g, float step_size, float epsilon) {
+    const float moved = *m + (g - *m) * (float)(1.0 - 0.9);
+    const float square = *v * (float)0.999 + (float)(1.0 - 0.999) * g * g;
+    *m = moved;
+    *v = square;
+    *p -= step_size * moved / (sqrtf(square) + epsilon);
+}
+
+// All parameters of the decoder. `segments`: rows of (begin, end, offset in `extra`, further slots) of the gradients that come in
+// addends; the first addend of each stands in `g`.
+KERNEL(adam)(float *p, float *m, float *v, const float *g, const float *extra, const i64 *segments, int count,
+             const double *rates, const int *cursor, i64 n) {
+    const double *now = rates + (i64)cursor[0] * RATES;
+    EACH_THREAD(t) {
+        const i64 i = global_index(t);
+        if (i < n) {
+            float gradient = g[i];
+            for (int s = 0; s < count; ++s) {
+                const i64 *segment = segments + s * 4;
+                if (i < segment[0] || i >= segment[1]) continue;
+                const i64 size = segment[1] - segment[0];
+                for (i64 k = 0; k < segment[3]; ++k) gradient += extra[segment[2] + k * size + i - segment[0]];
+            }
+            adam_step(p + i, m + i, v + i, gradient, (float)now[0], (float)now[1]);
+        }
+    }
+}
+
+// ---- Posteriors: model/posterior.rs
+
+#define SQRT_3 1.7320508075688772
+#define LN_2 0.6931471805599453
+
+DEVICE double sigmoid64(double x) { return 1.0 / (1.0 + exp(-x)); }
+DEVICE double softplus(double x) { return (x > 0.0 ? x : 0.0) + log1p(exp(-fabs(x))); }
+DEVICE double sign_of(double x) { return (double)((x > 0.0) - (x < 0.0)); }
+DEVICE double half_width(double u, double v) { return 2.0 * SQRT_3 * sigmoid64(-2.0 * fabs(u)) * sigmoid64(v); }
+
+DEVICE double sample(int family, double a, double b, double e) {
+    if (family == GAUSSIAN) return a + exp(0.5 * b) * e;
+    if (family == EXPONENTIAL) return -log(e) * exp(-a);
+    return SQRT_3 * tanh(a) + half_width(a, b) * (2.0 * e - 1.0);
+}
+
+DEVICE void sample_gradient(int family, double a, double b, double e, double *by_a, double *by_b) {
+    if (family == GAUSSIAN) {
+        *by_a = 1.0;
+        *by_b = 0.5 * exp(0.5 * b) * e;
+    } else if (family == EXPONENTIAL) {
+        *by_a = log(e) * exp(-a);
+        *by_b = 0.0;
+    } else {
+        const double c = tanh(a), slope = SQRT_3 * (1.0 - c * c), sign = 2.0 * e - 1.0;
+        *by_a = slope * (1.0 - sign_of(a) * sigmoid64(b) * sign);
+        *by_b = half_width(a, b) * sigmoid64(-b) * sign;
+    }
+}
+
+DEVICE double divergence(int family, double a, double b) {
+    if (family == GAUSSIAN) return 0.5 * (expm1(b) + a * a - b);
+    if (family == EXPONENTIAL) return a + expm1(-a);
+    if (family == UNIFORM) return softplus(2.0 * fabs(a)) - LN_2 + softplus(-b);
+    return 0.0;
+}
+
+DEVICE void divergence_gradient(int family, double a, double b, double *by_a, double *by_b) {
+    if (family == GAUSSIAN) {
+        *by_a = a;
+        *by_b = 0.5 * expm1(b);
+    } else if (family == EXPONENTIAL) {
+        *by_a = -expm1(-a);
+        *by_b = 0.0;
+    } else {
+        *by_a = 2.0 * sign_of(a) * sigmoid64(2.0 * fabs(a));
+        *by_b = -sigmoid64(-b);
+    }
+}
+
+// z of the batch at hand, and a sum of its KL for each block. Families of one parameter get `a` for `b` too.
+KERNEL(draw)(int family, const int *cursor, const int *order, const float *a, const float *b, const float *noise,
+             float *z, double *partial, int full, int batch, int dim) {
+    SHARED double sums[THREADS];
+    const i64 start = (i64)cursor[0] * full;
+    EACH_THREAD(t) {
+        const int i = (int)global_index(t);
+        double kl = 0.0;
+        if (i < batch * dim) {
+            const i64 at = (i64)order[start + i / dim] * dim + i % dim;
+            if (family == PLAIN) {
+                z[i] = a[at];
+            } else {
+                z[i] = (float)sample(family, a[at], b[at], noise[start * dim + i]);
+                kl = divergence(family, a[at], b[at]);
+            }
+        }
+        sums[t] = kl;
+    }
+    SYNC();
+    block_sum(sums);
+    EACH_THREAD(t) {
+        if (t == 0) partial[blockIdx.x] = sums[0];
+    }
+}
+
+// Adam on every number of every latent: rows outside the batch move by their momentum. `position` is the inverse of the epoch's
+// order; `dz` the gradient of the batch's z.
+KERNEL(latents_step)(int family, const int *cursor, const int *position, const float *noise, const float *dz, int slots,
+                     i64 stride, const double *rates, float *a, float *am, float *av, float *b, float *bm, float *bv,
+                     int full, int batch, int dim, int n) {
+    const double *now = rates + (i64)cursor[0] * RATES;
+    const i64 start = (i64)cursor[0] * full;
+    EACH_THREAD(t) {
+        const int i = (int)global_index(t);
+        if (i < n) {
+            const i64 at = position[i / dim] - start;
+            float by_a = 0.0f, by_b = 0.0f;
+            if (at >= 0 && at < batch) {
+                const i64 j = at * dim + i % dim;
+                const float g = add_slots(dz, j, slots, stride);
+                if (family == PLAIN) {
+                    by_a = g;
+                } else {
+                    double za, zb, ka = 0.0, kb = 0.0;
+                    sample_gradient(family, a[i], b[i], noise[start * dim + j], &za, &zb);
+                    if (now[4] != 0.0) divergence_gradient(family, a[i], b[i], &ka, &kb);
+                    by_a = (float)((double)g * za + now[4] * ka);
+                    by_b = (float)((double)g * zb + now[4] * kb);
+                }
+            }
+            adam_step(a + i, am + i, av + i, by_a, (float)now[2], (float)now[3]);
+            if (family == GAUSSIAN || family == UNIFORM)
+                adam_step(b + i, bm + i, bv + i, by_b, (float)now[2], (float)now[3]);
+        }
+    }
+}
+
+// The next step of the epoch.
+KERNEL(advance)(int *cursor) {
+    EACH_THREAD(t) {
+        if (t == 0) cursor[0] += 1;
+    }
+}
+
+// ---- The fully connected layer's bias, [pixel][channel]
+
+KERNEL(add_bias)(const float *x, int slots, i64 stride, const float *bias, float *y, int channels, int size) {
+    EACH_THREAD(t) {
+        const int j = (int)global_index(t);
+        if (j < size) {
+            const i64 i = (i64)blockIdx.y * size + j;
+            y[i] = add_slots(x, i, slots, stride) + bias[(i64)blockIdx.y * channels + j % channels];
+        }
+    }
+}
+
+// d becomes the sum of the slots, and each bias gets its sum over the batch. A thread for each pixel and channel.
+KERNEL(bias_backward)(const float *dy, int slots, i64 stride, float *d, float *gradient, int batch, int channels, i64 n) {
+    EACH_THREAD(t) {
+        const i64 i = global_index(t);
+        if (i < n) {
+            const i64 first = i / channels * batch * channels + i % channels;
+            double sum = 0.0;
+            for (int s = 0; s < batch; ++s) {
+                const float g = add_slots(dy, first + (i64)s * channels, slots, stride);
+                d[first + (i64)s * channels] = g;
+                sum += g;
+            }
+            gradient[i] = (float)sum;
+        }
+    }
+}
+
+// ---- Batch norm and ReLU: ops/norm.rs. Rows are (pixel, sample). A block sums CHANNELS channels over `chunk` rows, LANES rows at
+// a time; `partial` is [chunk][2][channel].
+
+// Two sums of a block, from its threads' own to `partial`.
+DEVICE void store_partial(const double *first, const double *second, double *partial, int channels) {
+    EACH_THREAD(t) {
+        const int c = blockIdx.x * CHANNELS + t;
+        if (t < CHANNELS && c < channels) {
+            double a = 0.0, b = 0.0;
+            for (int lane = 0; lane < LANES; ++lane) {
+                a += first[lane * CHANNELS + t];
+                b += second[lane * CHANNELS + t];
+            }
+            partial[(i64)blockIdx.y * 2 * channels + c] = a;
+            partial[((i64)blockIdx.y * 2 + 1) * channels + c] = b;
+        }
+    }
+}
+
+// The opposite end: each thread's share of the chunks' sums.
+DEVICE void load_partial(const double *partial, double *first, double *second, int chunks, int channels) {
+    EACH_THREAD(t) {
+        const int c = blockIdx.x * CHANNELS + t % CHANNELS;
+        double a = 0.0, b = 0.0;
+        if (c < channels) {
+            for (i64 chunk = t / CHANNELS; chunk < chunks; chunk += LANES) {
+                a += partial[chunk * 2 * channels + c];
+                b += partial[(chunk * 2 + 1) * channels + c];
+            }
+        }
+        first[t] = a;
+        second[t] = b;
+    }
+    SYNC();
+    EACH_THREAD(t) {
+        if (t < CHANNELS) {
+            for (int lane = 1; lane < LANES; ++lane) {
+                first[t] += first[lane * CHANNELS + t];
+                second[t] += second[lane * CHANNELS + t];
+            }
+        }
+    }
+    SYNC();
+}
+
+// Adds up the product's slots into `x` and sums x and x².
+KERNEL(norm_sums)(const float *product, int slots, i64 stride, float *x, double *partial, int rows, int channels,
+                  int chunk) {
+    SHARED double sums[THREADS];
+    SHARED double squares[THREADS];
+    EACH_THREAD(t) {
+        const int c = blockIdx.x * CHANNELS + t % CHANNELS;
+        const int first = blockIdx.y * chunk, end = first + chunk < rows ? first + chunk : rows;
+        double sum = 0.0, square = 0.0;
+        if (c < channels) {
+            for (int r = first + t / CHANNELS; r < end; r += LANES) {
+                const i64 at = (i64)r * channels + c;
+                const float v = add_slots(product, at, slots, stride);
+                x[at] = v;
+                sum += v;
+                square += (double)v * v;
+            }
+        }
+        sums[t] = sum;
+        squares[t] = square;
+    }
+    SYNC();
+    store_partial(sums, squares, partial, channels);
+}
+
+// Mean and 1 / √(var + ε) of each channel; the running statistics move if `track`.
+KERNEL(norm_statistics)(const double *partial, float *mean, float *inverse, float *running_mean, float *running_var,
+                        int chunks, int rows, int channels, int track) {
+    SHARED double sums[THREADS];
+    SHARED double squares[THREADS];
+    load_partial(partial, sums, squares, chunks, channels);
+    EACH_THREAD(t) {
+        const int c = blockIdx.x * CHANNELS + t;
+        if (t < CHANNELS && c < channels) {
+            const double n = rows, average = sums[t] / n;
+            // In f64 the difference of two sums of f32 numbers keeps enough digits; 0 may come out a little below.
+            double deviation = squares[t] - average * sums[t];
+            if (deviation < 0.0) deviation = 0.0;
+            mean[c] = (float)average;
+            inverse[c] = (float)(1.0 / sqrt(deviation / n + 1e-5));
+            if (track) {
+                const float unbiased = (float)(deviation / (n > 2.0 ? n - 1.0 : 1.0));
+                running_mean[c] += ((float)average - running_mean[c]) * 0.1f;
+                running_var[c] += (unbiased - running_var[c]) * 0.1f;
+            }
+        }
+    }
+}
+
+// y = relu(γ x̂ + β), at its plain place.
+KERNEL(norm_apply)(const float *x, int slots, i64 stride, const float *mean, const float *inverse, const float *gamma,
+                   const float *beta, const int *place, float *y, int channels, int size) {
+    EACH_THREAD(t) {
+        const int j = (int)global_index(t), c = j % channels;
+        if (j < size) {
+            const float sum = add_slots(x, (i64)blockIdx.y * size + j, slots, stride);
+            const float v = gamma[c] * ((sum - mean[c]) * inverse[c]) + beta[c];
+            y[(i64)place[blockIdx.y] * size + j] = v > 0.0f ? v : 0.0f;
+        }
+    }
+}
+
+// g = dy · [y > 0] in product order into `d`, and the sums of g and g x̂.
+KERNEL(norm_backward_sums)(const float *dy, int slots, i64 stride, const float *x, const float *mean,
+                           const float *inverse, const float *gamma, const float *beta, const int *place, float *d,
+                           double *partial, int rows, int channels, int batch, int chunk) {
+    SHARED double sums[THREADS];
+    SHARED double dots[THREADS];
+    EACH_THREAD(t) {
+        const int c = blockIdx.x * CHANNELS + t % CHANNELS;
+        const int first = blockIdx.y * chunk, end = first + chunk < rows ? first + chunk : rows;
+        double sum = 0.0, dot = 0.0;
+        if (c < channels) {
+            for (int r = first + t / CHANNELS; r < end; r += LANES) {
+                const i64 at = (i64)r * channels + c;
+                const float normalised = (x[at] - mean[c]) * inverse[c];
+                float g = 0.0f;
+                if (gamma[c] * normalised + beta[c] > 0.0f) {
+                    const i64 plain = (i64)place[r / batch] * batch + r % batch;
+                    g = add_slots(dy, plain * channels + c, slots, stride);
+                }
+                d[at] = g;
+                sum += g;
+                dot += (double)g * normalised;
+            }
+        }
+        sums[t] = sum;
+        dots[t] = dot;
+    }
+    SYNC();
+    store_partial(sums, dots, partial, channels);
+}
+
+// dβ, dγ and both divided by the number of rows, [2][channel].
+KERNEL(norm_backward_statistics)(const double *partial, float *dgamma, float *dbeta, float *means, int chunks, int rows,
+                                 int channels) {
+    SHARED double sums[THREADS];
+    SHARED double dots[THREADS];
+    load_partial(partial, sums, dots, chunks, channels);
+    EACH_THREAD(t) {
+        const int c = blockIdx.x * CHANNELS + t;
+        if (t < CHANNELS && c < channels) {
+            dbeta[c] = (float)sums[t];
+            dgamma[c] = (float)dots[t];
+            means[c] = (float)(sums[t] / rows);
+            means[channels + c] = (float)(dots[t] / rows);
+        }
+    }
+}
+
+// g becomes γ / √(var + ε) · (g − dβ / n − x̂ dγ / n).
+KERNEL(norm_backward_apply)(float *d, const float *x, const float *mean, const float *inverse, const float *gamma,
+                            const float *means, int channels, int size) {
+    EACH_THREAD(t) {
+        const int j = (int)global_index(t), c = j % channels;
+        if (j < size) {
+            const i64 i = (i64)blockIdx.y * size + j;
+            const float normalised = (x[i] - mean[c]) * inverse[c];
+            d[i] = gamma[c] * inverse[c] * (d[i] - means[c] - normalised * means[channels + c]);
+        }
+    }
+}
+
+// The same where the norm is folded into the weights: only ReLU is left.
+KERNEL(clip_backward)(const float *dy, int slots, i64 stride, const float *y, const int *place, float *d, int size) {
+    EACH_THREAD(t) {
+        const int j = (int)global_index(t);
+        if (j < size) {
+            const i64 at = (i64)place[blockIdx.y] * size + j;
+            d[(i64)blockIdx.y * size + j] = y[at] > 0.0f ? add_slots(dy, at, slots, stride) : 0.0f;
+        }
+    }
+}
+
+// ---- The tail and the loss: ops/tail.rs. `scalars` are bias, scale and shift.
+
+// From the taps' products [input pixel][sample][tap] to σ, and x̂ − x with a sum of its squares for each block.
+KERNEL(tail_forward)(const float *taps, int slots, i64 stride, const float *scalars, const u8 *images, const int *cursor,
+                     const int *order, float *before, float *sigmoid, float *error, double *partial, int full,
+                     int batch) {
+    SHARED double squares[THREADS];
+    const i64 start = (i64)cursor[0] * full;
+    EACH_THREAD(t) {
+        const int i = (int)global_index(t);
+        double square = 0.0;
+        if (i < PIXELS * batch) {
+            const int b = i % batch, pixel = i / batch;
+            const int oy = pixel / SIDE + CROP + 1, ox = pixel % SIDE + CROP + 1;
+            float u = scalars[0];
+            for (int ky = oy % 2; ky < 4; ky += 2) {
+                for (int kx = ox % 2; kx < 4; kx += 2) {
+                    const int iy = (oy - ky) / 2, ix = (ox - kx) / 2;
+                    if (oy < ky || ox < kx || iy >= INPUT_SIDE || ix >= INPUT_SIDE) continue;
+                    const i64 at = ((i64)(iy * INPUT_SIDE + ix) * batch + b) * TAPS + ky * 4 + kx;
+                    u += add_slots(taps, at, slots, stride);
+                }
+            }
+            const float s = 1.0f / (1.0f + expf(-(scalars[1] * u + scalars[2])));
+            const float e = s * WHITE - (float)images[(i64)order[start + b] * PIXELS + pixel];
+            before[i] = u;
+            sigmoid[i] = s;
+            error[i] = e;
+            square = (double)e * e;
+        }
+        squares[t] = square;
+    }
+    SYNC();
+    block_sum(squares);
+    EACH_THREAD(t) {
+        if (t == 0) partial[blockIdx.x] = squares[0];
+    }
+}
+
+// The step's squared error and mean KL into `losses`, and 255 / (‖x − x̂‖ n), or 0, into `factor`. One block.
+KERNEL(tail_loss)(const double *squares, int blocks, const double *kl, int kl_blocks, const int *cursor, double *losses,
+                  double *factor, double pixels, double numbers) {
+    SHARED double sums[THREADS];
+    SHARED double kls[THREADS];
+    EACH_THREAD(t) {
+        double sum = 0.0, divergence = 0.0;
+        for (int i = t; i < blocks; i += THREADS) sum += squares[i];
+        for (int i = t; i < kl_blocks; i += THREADS) divergence += kl[i];
+        sums[t] = sum;
+        kls[t] = divergence;
+    }
+    SYNC();
+    block_sum(sums);
+    block_sum(kls);
+    EACH_THREAD(t) {
+        if (t == 0) {
+            const double norm = sqrt(sums[0]);
+            losses[(i64)cursor[0] * 2] = sums[0];
+            losses[(i64)cursor[0] * 2 + 1] = kls[0] / numbers;
+            factor[0] = norm > 0.0 ? (double)WHITE / (norm * pixels) : 0.0;
+        }
+    }
+}
+
+// The gradient by u in the place of the error, and for each block the sums of the gradients by shift and scale.
+KERNEL(tail_backward)(const float *before, const float *sigmoid, const float *scalars, const double *factor,
+                      float *gradient, double *partial, i64 n) {
+    SHARED double shifts[THREADS];
+    SHARED double scales[THREADS];
+    EACH_THREAD(t) {
+        const i64 i = global_index(t);
+        double shift = 0.0, scale = 0.0;
+        if (i < n) {
+            const float by_a = gradient[i] * (float)factor[0] * sigmoid[i] * (1.0f - sigmoid[i]);
+            shift = by_a;
+            scale = (double)by_a * before[i];
+            gradient[i] = by_a * scalars[1];
+        }
+        shifts[t] = shift;
+        scales[t] = scale;
+    }
+    SYNC();
+    block_sum(shifts);
+    block_sum(scales);
+    EACH_THREAD(t) {
+        if (t == 0) {
+            partial[(i64)blockIdx.x * 2] = shifts[0];
+            partial[(i64)blockIdx.x * 2 + 1] = scales[0];
+        }
+    }
+}
+
+// The gradients of bias, scale and shift. One block.
+KERNEL(tail_scalars)(const double *partial, int blocks, const float *scalars, float *gradient) {
+    SHARED double shifts[THREADS];
+    SHARED double scales[THREADS];
+    EACH_THREAD(t) {
+        double shift = 0.0, scale = 0.0;
+        for (int i = t; i < blocks; i += THREADS) {
+            shift += partial[(i64)i * 2];
+            scale += partial[(i64)i * 2 + 1];
+        }
+        shifts[t] = shift;
+        scales[t] = scale;
+    }
+    SYNC();
+    block_sum(shifts);
+    block_sum(scales);
+    EACH_THREAD(t) {
+        if (t == 0) {
+            gradient[0] = (float)(shifts[0] * scalars[1]);
+            gradient[1] = (float)scales[0];
+            gradient[2] = (float)shifts[0];
+        }
+    }
+}
+
+// Every tap's product gets the gradient of the pixel that it went to; 0 where that was cropped.
+KERNEL(tail_spread)(const float *gradient, float *taps, int batch, int n) {
+    EACH_THREAD(t) {
+        const int i = (int)global_index(t);
+        if (i < n) {
+            const int tap = i % TAPS, b = i / TAPS % batch, input = i / TAPS / batch;
+            const int y = input / INPUT_SIDE * 2 + tap / 4 - 1 - CROP, x = input % INPUT_SIDE * 2 + tap % 4 - 1 - CROP;
+            const int inside = y >= 0 && y < SIDE && x >= 0 && x < SIDE;
+            taps[i] = inside ? gradient[(i64)(y * SIDE + x) * batch + b] : 0.0f;
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The decoder's state between the host's layout (blocks of 16 × 16, see [`crate::ops`]) and the GPU's: every parameter in one long
+//! array, weights as `[tap][ci][co]`, the first bias as `[pixel][channel]`, the rest by channel.
+//!
+//! The state's tensors are those of [`crate::model::Decoder::state`], names and shapes. What fills the blocks up there is left
+//! as it was.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::plan::Layer;
+use crate::artifact::{Tensor, TensorError};
+use crate::model::DecoderShape;
+use crate::ops::block::LANES;
+
+/// Matrix products of the decoder.
+pub(super) const LAYERS: usize = 5;
+/// Batch norms, behind layers 1 to 3.
+pub(super) const NORMS: usize = 3;
+/// Each layer's weight, in the state.
+const WEIGHTS: [&str; LAYERS] = ["fc.weight", "net.0.weight", "net.3.weight", "net.6.weight", "net.9.weight"];
+/// The batch norms, in the state.
+const NORM_NAMES: [&str; NORMS] = ["net.1", "net.4", "net.7"];
+/// Bias, scale and shift of the tail.
+const TAIL: usize = 3;
+
+/// The layers of a decoder.
+pub(super) fn layers(shape: DecoderShape) -> [Layer; LAYERS] {
+    let [c0, c1, c2, c3] = shape.channels;
+    let channels = [(shape.latent_dim, c0), (c0, c1), (c1, c2), (c2, c3), (c3, 16)];
+    std::array::from_fn(|l| {
+        let (ci, co) = channels[l];
+        let (input, kernel, stride, padding) = match l {
+            0 => (1, 2, 1, 0),
+            4 => (16, 1, 1, 0),
+            _ => (1 << l, 4, 2, 1),
+        };
+        Layer { input, kernel, stride, padding, ci, co }
+    })
+}
+
+/// Where each parameter stands in the long array.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Layout {
+    layers: [Layer; LAYERS],
+    /// Each layer's weights.
+    pub(super) weights: [Range<usize>; LAYERS],
+    /// The first layer's bias.
+    pub(super) bias: Range<usize>,
+    /// γ and β of each norm.
+    pub(super) norms: [[Range<usize>; 2]; NORMS],
+    /// The tail.
+    pub(super) tail: Range<usize>,
+    /// All of it.
+    pub(super) parameters: usize,
+    /// Mean and variance of each norm, in an array of their own.
+    pub(super) running: [[Range<usize>; 2]; NORMS],
+    /// All of these.
+    pub(super) statistics: usize,
+}
+
+/// A part of the state: its name, its array, and where each of its tensor's numbers stands there, if anywhere.
+struct Part<'a> {
+    name: String,
+    place: Box<dyn Fn(usize) -> Option<usize> + 'a>,
+}
+
+/// The arrays of a state.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Arrays {
+    /// Parameters, first and second moments.
+    pub(super) parameters: [Vec<f32>; 3],
+    /// Running means and variances.
+    pub(super) statistics: Vec<f32>,
+    /// Steps done.
+    pub(super) step: u64,
+}
+
+impl Layout {
+    pub(super) fn new(shape: DecoderShape) -> Self {
+        let layers = layers(shape);
+        let mut end = 0;
+        // Every part begins at a multiple of 16 numbers: cuBLAS is quickest on aligned arrays.
+        let mut take = |n: usize| {
+            let begin = end;
+            end = (begin + n).next_multiple_of(LANES);
+            begin..begin + n
+        };
+        let weights = std::array::from_fn(|l| take(layers[l].weights()));
+        let bias = take(layers[0].co * layers[0].taps());
+        let norms = std::array::from_fn(|n| std::array::from_fn(|_| take(layers[n + 1].co)));
+        let tail = take(TAIL);
+        let parameters = end;
+        let mut end = 0;
+        let running = std::array::from_fn(|n| {
+            std::array::from_fn(|_| {
+                end += layers[n + 1].co;
+                end - layers[n + 1].co..end
+            })
+        });
+        Self { layers, weights, bias, norms, tail, parameters, running, statistics: end }
+    }
+
+    /// The parameters' parts; names without what `w`, `m` or `v` adds.
+    fn parts(&self) -> Vec<Part<'_>> {
+        let mut parts: Vec<Part<'_>> = Vec::new();
+        for (l, name) in WEIGHTS.iter().enumerate() {
+            let place = move |i| self.weight_place(l, i);
+            parts.push(Part { name: format!("decoder.{name}"), place: Box::new(place) });
+        }
+        let (channels, pixels) = (self.layers[0].co, self.layers[0].taps());
+        let bias = move |i: usize| {
+            let (row, lane) = (i / LANES, i % LANES);
+            let (channel, pixel) = (row / pixels * LANES + lane, row % pixels);
+            (channel < channels).then(|| self.bias.start + pixel * channels + channel)
+        };
+        parts.push(Part { name: "decoder.fc.bias".to_owned(), place: Box::new(bias) });
+        parts.push(Part { name: "decoder.tail".to_owned(), place: simple(&self.tail) });
+        for (name, [gamma, beta]) in NORM_NAMES.iter().zip(&self.norms) {
+            parts.push(Part { name: format!("decoder.{name}.weight"), place: simple(gamma) });
+            parts.push(Part { name: format!("decoder.{name}.bias"), place: simple(beta) });
+        }
+        parts
+    }
+
+    fn running_parts(&self) -> Vec<Part<'_>> {
+        let pairs = NORM_NAMES.iter().zip(&self.running);
+        pairs
+            .flat_map(|(name, [mean, variance])| {
+                [("running_mean", mean), ("running_var", variance)]
+                    .map(|(part, range)| Part { name: format!("decoder.{name}.{part}"), place: simple(range) })
+            })
+            .collect()
+    }
+
+    /// From `[ci panel][tap][co panel][16 ci][16 co]`.
+    fn weight_place(&self, l: usize, i: usize) -> Option<usize> {
+        let layer = self.layers[l];
+        let (block, row, column) = (i / (LANES * LANES), i / LANES % LANES, i % LANES);
+        let panels = layer.co.div_ceil(LANES);
+        let (co, rest) = (block % panels * LANES + column, block / panels);
+        let (tap, ci) = (rest % layer.taps(), rest / layer.taps() * LANES + row);
+        let inside = ci < layer.ci && co < layer.co;
+        inside.then(|| self.weights[l].start + (tap * layer.ci + ci) * layer.co + co)
+    }
+
+    /// Reads a state.
+    ///
+    /// # Errors
+    /// If a tensor is missing, or of another type.
+    pub(super) fn read(&self, state: &BTreeMap<String, Tensor>) -> Result<Arrays, TensorError> {
+        let mut parameters = [(); 3].map(|()| vec![0.0; self.parameters]);
+        for part in self.parts() {
+            for (array, suffix) in parameters.iter_mut().zip(["w", "m", "v"]) {
+                part.read(&find(state, &format!("{}.{suffix}", part.name))?.to_vec::<f32>()?, array);
+            }
+        }
+        let mut statistics = vec![0.0; self.statistics];
+        for part in self.running_parts() {
+            part.read(&find(state, &part.name)?.to_vec::<f32>()?, &mut statistics);
+        }
+        let step = find(state, STEP)?.to_vec::<i64>()?.first().map_or(0, |step| step.unsigned_abs());
+        Ok(Arrays { parameters, statistics, step })
+    }
+
+    /// Writes the arrays into a state that has all tensors already.
+    ///
+    /// # Errors
+    /// As [`Layout::read`].
+    pub(super) fn write(&self, arrays: &Arrays, state: &mut BTreeMap<String, Tensor>) -> Result<(), TensorError> {
+        for part in self.parts() {
+            for (array, suffix) in arrays.parameters.iter().zip(["w", "m", "v"]) {
+                part.write(array, &format!("{}.{suffix}", part.name), state)?;
+            }
+        }
+        for part in self.running_parts() {
+            part.write(&arrays.statistics, &part.name, state)?;
+        }
+        state.insert(STEP.to_owned(), Tensor::vector(&[arrays.step as i64]));
+        Ok(())
+    }
+}
+
+const STEP: &str = "decoder.step";
+
+/// A row for each panel: the channels one after the other, and what fills the last panel.
+fn simple(range: &Range<usize>) -> Box<dyn Fn(usize) -> Option<usize>> {
+    let range = range.clone();
+    Box::new(move |i| (i < range.len()).then(|| range.start + i))
+}
+
+impl Part<'_> {
+    fn read(&self, values: &[f32], array: &mut [f32]) {
+        for (i, value) in values.iter().enumerate() {
+            if let Some(slot) = (self.place)(i).and_then(|at| array.get_mut(at)) {
+                *slot = *value;
+            }
+        }
+    }
+
+    fn write(&self, array: &[f32], name: &str, state: &mut BTreeMap<String, Tensor>) -> Result<(), TensorError> {
+        let old = find(state, name)?;
+        let mut values = old.to_vec::<f32>()?;
+        for (i, value) in values.iter_mut().enumerate() {
+            if let Some(new) = (self.place)(i).and_then(|at| array.get(at)) {
+                *value = *new;
+            }
+        }
+        let shape = old.shape().to_vec();
+        state.insert(name.to_owned(), Tensor::new(shape, &values)?);
+        Ok(())
+    }
+}
+
+fn find<'a>(state: &'a BTreeMap<String, Tensor>, name: &str) -> Result<&'a Tensor, TensorError> {
+    state.get(name).ok_or_else(|| TensorError::Unsupported(format!("the state's tensor `{name}` is missing")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Decoder;
+    use crate::rng::Streams;
+
+    fn decoder() -> Decoder {
+        let shape = DecoderShape { latent_dim: 5, channels: [20, 18, 17, 3] };
+        let mut decoder = Decoder::new(shape, &Streams::new(8));
+        decoder.train_step(&[0.3; 15], &[90; 3 * 784], 1e-2);
+        decoder
+    }
+
+    #[test]
+    fn a_state_that_is_read_and_written_is_the_same() {
+        let decoder = decoder();
+        let layout = Layout::new(decoder.shape());
+        let state = decoder.state().unwrap();
+        let arrays = layout.read(&state).unwrap();
+        assert_eq!(arrays.step, 1);
+        let mut other = Decoder::new(decoder.shape(), &Streams::new(9)).state().unwrap();
+        layout.write(&arrays, &mut other).unwrap();
+        // What fills blocks up counts for nothing, and the running statistics are the only ones in which it moves.
+        assert_eq!(layout.read(&other).unwrap(), arrays);
+        for (name, tensor) in state.iter().filter(|(name, _)| !name.contains("running")) {
+            assert_eq!(&other[name], tensor, "{name}");
+        }
+    }
+
+    #[test]
+    fn weights_stand_by_tap_input_and_output_channel() {
+        let decoder = decoder();
+        let layout = Layout::new(decoder.shape());
+        let arrays = layout.read(&decoder.state().unwrap()).unwrap();
+        let torch = decoder.weights().unwrap();
+        let w = torch["net.3.weight"].to_vec::<f32>().unwrap();
+        let at = |i: usize, o: usize, tap: usize| layout.weights[2].start + (tap * 18 + i) * 17 + o;
+        assert_eq!(arrays.parameters[0][at(3, 16, 7)], w[(3 * 17 + 16) * 16 + 7]);
+        let fc = torch["fc.weight"].to_vec::<f32>().unwrap();
+        assert_eq!(arrays.parameters[0][layout.weights[0].start + (2 * 5 + 4) * 20 + 19], fc[(19 * 4 + 2) * 5 + 4]);
+        let bias = torch["fc.bias"].to_vec::<f32>().unwrap();
+        assert_eq!(arrays.parameters[0][layout.bias.start + 3 * 20 + 17], bias[17 * 4 + 3]);
+        let running = torch["net.7.running_var"].to_vec::<f32>().unwrap();
+        assert_eq!(arrays.statistics[layout.running[2][1].clone()], running);
+    }
+}

@@ -1,0 +1,397 @@
+//! A transposed convolution as few, large batched matrix products over valid taps only.
+//!
+//! Input pixel `i` adds `x[i] · W[tap]` to output pixel `i · stride − padding + tap`. With the samples of a pixel next to each
+//! other, the pixels of one image row that a tap joins are one longer product if they are neighbours on both sides. On the input
+//! side they are; on the output side they are `stride` apart, so products and their gradients keep each row's columns grouped
+//! by their remainder ("product order", [`Plan::place`]). All products of one shape that don't write the same place make one call.
+//!
+//! Where several products meet in one place, they go to different copies of it ("slots", which the next kernel adds up as it
+//! reads) or to different calls, the later ones accumulating. Slots cost memory traffic, calls cost launches and leave the GPU half
+//! empty; see [`Layer::slots`]. For kernel 4, stride 2, padding 1 and S × S input pixels:
+//!
+//! | | products of one tap and row | slots | calls |
+//! |---|---|---|---|
+//! | forward | `co × (S or S−1)·B × ci` | 4 | 2 |
+//! | gradient by the input | `ci × (S or S−1)·B × co` | 8 | 2 |
+//! | gradient by the weights | `co × ci × (S or S−1)·B` | 1 … S | 2 × ⌈S / slots⌉ |
+//!
+//! No slot is ever cleared: where a later product of a slot would write what the slot's first did not, it gets a slot of its own,
+//! and what no product writes stays the zero it was made with.
+
+/// The sizes of a transposed convolution and its channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layer {
+    /// Pixels on a side of the input.
+    pub(super) input: usize,
+    /// Taps on a side of the kernel.
+    pub(super) kernel: usize,
+    /// Output pixels from one input pixel to the next.
+    pub(super) stride: usize,
+    /// Output pixels cut off at each edge.
+    pub(super) padding: usize,
+    /// Input channels.
+    pub(super) ci: usize,
+    /// Output channels.
+    pub(super) co: usize,
+}
+
+impl Layer {
+    /// Pixels on a side of the output.
+    pub(super) fn output(&self) -> usize {
+        (self.input - 1) * self.stride + self.kernel - 2 * self.padding
+    }
+
+    /// Taps of the kernel.
+    pub(super) fn taps(&self) -> usize {
+        self.kernel * self.kernel
+    }
+
+    /// Numbers of the weights, `[tap][ci][co]`.
+    pub(super) fn weights(&self) -> usize {
+        self.taps() * self.ci * self.co
+    }
+
+    /// How many copies the calls of a pass may write before they must accumulate. Both move the same bytes; slots take room,
+    /// but let all products run at once. So: all for the forward pass, at most 4 here; 8 of the input gradient's 16, which are as
+    /// many as one length has; for the weight gradient what 32 MiB hold.
+    fn slots(&self, pass: Pass) -> usize {
+        match pass {
+            Pass::Forward => usize::MAX,
+            Pass::Input => 8,
+            Pass::Weights => ((32 << 20) / (4 * self.weights())).max(1),
+        }
+    }
+}
+
+/// What is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// `y += x W`.
+    Forward,
+    /// `dx += dy Wᵀ`.
+    Input,
+    /// `dW += xᵀ dy`.
+    Weights,
+}
+
+/// One batched product in cuBLAS's terms: column-major `C (m × n) = A · B (+ C)`, or with either operand transposed.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Call {
+    /// Whether A and B are transposed.
+    pub(super) transposed: [bool; 2],
+    /// m, n and k.
+    pub(super) size: [usize; 3],
+    /// Leading dimensions of A, B and C.
+    pub(super) leading: [usize; 3],
+    /// Whether C is added to.
+    pub(super) accumulate: bool,
+    /// Where A, B and C of each product begin, in numbers, from the beginning of their arrays.
+    pub(super) products: Vec<[usize; 3]>,
+}
+
+/// The calls of one pass of a layer for one size of batch.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Calls {
+    /// Copies that the result comes in; the reader adds them up.
+    pub(super) slots: usize,
+    /// In this order.
+    pub(super) calls: Vec<Call>,
+}
+
+/// A run of neighbouring pixels of one image row that one tap joins.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    tap: usize,
+    /// First pixel of the input, in plain order.
+    input: usize,
+    /// First pixel of the output, in product order.
+    output: usize,
+    length: usize,
+}
+
+/// Runs that don't write the same place, each with its slot and whether it is the first to write there.
+type Round = Vec<(bool, usize, Run)>;
+
+/// What meets where in a layer.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    layer: Layer,
+    runs: Vec<Run>,
+}
+
+impl Plan {
+    /// Lists the runs in the order of taps, then input rows.
+    pub(super) fn new(layer: Layer) -> Self {
+        let (kernel, side) = (layer.kernel, layer.input);
+        let mut runs = Vec::new();
+        for tap in 0..layer.taps() {
+            for iy in 0..side {
+                let Some(oy) = lands(layer, iy, tap / kernel) else { continue };
+                let columns: Vec<_> = (0..side).filter_map(|ix| Some((ix, lands(layer, ix, tap % kernel)?))).collect();
+                let Some((ix, ox)) = columns.first().copied() else { continue };
+                let output = oy * layer.output() + column_place(layer, ox);
+                runs.push(Run { tap, input: iy * side + ix, output, length: columns.len() });
+            }
+        }
+        Self { layer, runs }
+    }
+
+    /// For every place in product order, the pixel that it is in plain order.
+    pub(super) fn place(&self) -> Vec<usize> {
+        let side = self.layer.output();
+        let mut places = vec![0; side * side];
+        for pixel in 0..side * side {
+            places[pixel / side * side + column_place(self.layer, pixel % side)] = pixel;
+        }
+        places
+    }
+
+    /// The calls of a pass over this many samples.
+    pub(super) fn calls(&self, pass: Pass, batch: usize) -> Calls {
+        let (slots, rounds) = self.rounds(pass);
+        let mut calls: Vec<Call> = Vec::new();
+        for round in rounds {
+            // Products of one shape share a call; none of a round write the same place.
+            let begin = calls.len();
+            for (first, slot, run) in round {
+                let call = self.call(pass, run, batch, !first);
+                let product = self.product(pass, slot, run, batch);
+                let same = |c: &&mut Call| c.size == call.size && c.accumulate == call.accumulate;
+                match calls[begin..].iter_mut().find(same) {
+                    Some(c) => c.products.push(product),
+                    None => calls.push(Call { products: vec![product], ..call }),
+                }
+            }
+        }
+        Calls { slots, calls }
+    }
+
+    /// Slots and rounds.
+    fn rounds(&self, pass: Pass) -> (usize, Vec<Round>) {
+        let mut groups: Vec<Vec<Run>> = Vec::new();
+        let mut keys: Vec<usize> = Vec::new();
+        for run in &self.runs {
+            let key = self.destination(pass, *run);
+            match keys.iter().position(|k| *k == key) {
+                Some(at) => groups[at].push(*run),
+                None => {
+                    keys.push(key);
+                    groups.push(vec![*run]);
+                }
+            }
+        }
+        // Whole rows first: what follows in a slot must lie inside.
+        groups.iter_mut().for_each(|group| group.sort_by_key(|run| std::cmp::Reverse(run.length)));
+        let most = groups.iter().map(Vec::len).max().unwrap_or(1);
+        let mut slots = self.layer.slots(pass).min(most);
+        if !groups.iter().all(|group| self.sound(pass, group, slots)) {
+            slots = most;
+        }
+        let mut rounds: Vec<Round> = Vec::new();
+        for group in &groups {
+            for (run, (round, slot)) in group.iter().zip(turns(group, slots)) {
+                rounds.resize_with(rounds.len().max(round + 1), Vec::new);
+                rounds[round].push((round == 0, slot, *run));
+            }
+        }
+        // Long runs first, for the order of calls; the sort is stable.
+        rounds.iter_mut().for_each(|round| round.sort_by_key(|(_, _, run)| std::cmp::Reverse(run.length)));
+        (slots, rounds)
+    }
+
+    /// Whether in every slot what comes first, in the first round, holds all that comes later.
+    fn sound(&self, pass: Pass, group: &[Run], slots: usize) -> bool {
+        let begin = |run: &Run| if pass == Pass::Forward { run.output } else { run.input };
+        let holds = |first: &Run, later: &Run| {
+            begin(later) >= begin(first) && begin(later) + later.length <= begin(first) + first.length
+        };
+        let turns = turns(group, slots);
+        group.iter().zip(&turns).all(|(later, (round, slot))| {
+            let first = turns.iter().position(|turn| *turn == (0, *slot));
+            // A weight gradient is written as a whole each time.
+            *round == 0 || first.is_some_and(|first| pass == Pass::Weights || holds(&group[first], later))
+        })
+    }
+
+    /// What a run writes: a row of one remainder of the output, a row of the input, or a tap.
+    fn destination(&self, pass: Pass, run: Run) -> usize {
+        let side = self.layer.output();
+        match pass {
+            Pass::Forward => {
+                let (row, place) = (run.output / side, run.output % side);
+                let group = (0..self.layer.stride).take_while(|r| group_begin(self.layer, *r) <= place).count();
+                row * self.layer.stride + group
+            }
+            Pass::Input => run.input / self.layer.input,
+            Pass::Weights => run.tap,
+        }
+    }
+
+    fn call(&self, pass: Pass, run: Run, batch: usize, accumulate: bool) -> Call {
+        let Layer { ci, co, .. } = self.layer;
+        let rows = run.length * batch;
+        let (transposed, size, leading) = match pass {
+            Pass::Forward => ([false, false], [co, rows, ci], [co, ci, co]),
+            Pass::Input => ([true, false], [ci, rows, co], [co, co, ci]),
+            Pass::Weights => ([false, true], [co, ci, rows], [co, ci, co]),
+        };
+        Call { transposed, size, leading, accumulate, products: Vec::new() }
+    }
+
+    fn product(&self, pass: Pass, slot: usize, run: Run, batch: usize) -> [usize; 3] {
+        let layer = self.layer;
+        let weights = run.tap * layer.ci * layer.co;
+        let (x, y) = (run.input * batch * layer.ci, run.output * batch * layer.co);
+        let (inputs, outputs) = (layer.input * layer.input, layer.output() * layer.output());
+        match pass {
+            Pass::Forward => [weights, x, y + slot * outputs * batch * layer.co],
+            Pass::Input => [weights, y, x + slot * inputs * batch * layer.ci],
+            Pass::Weights => [y, x, weights + slot * layer.weights()],
+        }
+    }
+}
+
+/// Round and slot of each run of a group. Shorter runs begin a new round, so that those of one length stay together in a call.
+fn turns(group: &[Run], slots: usize) -> Vec<(usize, usize)> {
+    let mut turn = 0;
+    let mut turns = Vec::new();
+    for (n, run) in group.iter().enumerate() {
+        if n > 0 && run.length != group[n - 1].length && group.len() > slots {
+            turn = usize::next_multiple_of(turn, slots);
+        }
+        turns.push((turn / slots, turn % slots));
+        turn += 1;
+    }
+    turns
+}
+
+/// Where an input pixel's tap lands, on one axis.
+fn lands(layer: Layer, input: usize, tap: usize) -> Option<usize> {
+    (input * layer.stride + tap).checked_sub(layer.padding).filter(|o| *o < layer.output())
+}
+
+/// Where a column of the output stands in its row, in product order.
+fn column_place(layer: Layer, column: usize) -> usize {
+    group_begin(layer, column % layer.stride) + column / layer.stride
+}
+
+/// Where the columns of one remainder begin.
+fn group_begin(layer: Layer, remainder: usize) -> usize {
+    (0..remainder).map(|r| (layer.output() - r.min(layer.output())).div_ceil(layer.stride)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Streams;
+
+    fn layer(input: usize, kernel: usize, stride: usize, padding: usize) -> Layer {
+        Layer { input, kernel, stride, padding, ci: 3, co: 2 }
+    }
+
+    /// The decoder's, and others.
+    fn layers() -> Vec<Layer> {
+        let sizes = [(1, 2, 1, 0), (2, 4, 2, 1), (4, 4, 2, 1), (8, 4, 2, 1), (16, 1, 1, 0), (4, 5, 3, 2), (3, 3, 1, 1)];
+        sizes.iter().map(|(i, k, s, p)| layer(*i, *k, *s, *p)).collect()
+    }
+
+    fn random(n: usize, purpose: &str) -> Vec<f32> {
+        let mut out = vec![0.0; n];
+        Streams::new(3).stream(purpose, 0, 0).normals(&mut out);
+        out
+    }
+
+    /// Runs the calls twice on the same result, as steps do, and adds up the slots.
+    fn run(calls: &Calls, a: &[f32], b: &[f32], size: usize) -> Vec<f32> {
+        let mut c = vec![0.0; size * calls.slots];
+        for _ in 0..2 {
+            for call in &calls.calls {
+                crate::model::cuda::product::multiply(call, a, b, &mut c);
+            }
+        }
+        (0..size).map(|i| c.iter().skip(i).step_by(size).sum()).collect()
+    }
+
+    fn close(found: &[f32], wanted: &[f32]) {
+        assert_eq!(found.len(), wanted.len());
+        for (f, w) in found.iter().zip(wanted) {
+            assert!((f - w).abs() < 1e-4 * (1.0 + w.abs()), "{f} {w}");
+        }
+    }
+
+    #[test]
+    fn the_calls_add_up_to_the_transposed_convolution_and_its_gradients() {
+        let batch = 3;
+        for layer in layers() {
+            let plan = Plan::new(layer);
+            let (inputs, outputs, place) = (layer.input.pow(2), layer.output().pow(2), plan.place());
+            let x = random(inputs * batch * layer.ci, "x");
+            let w = random(layer.weights(), "w");
+            let dy = random(outputs * batch * layer.co, "dy");
+            let (mut y, mut dx, mut dw) = (vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; w.len()]);
+            for at in 0..place.len() * inputs * layer.taps() {
+                let (at, tap) = (at / layer.taps(), at % layer.taps());
+                let (place_at, input) = (at / inputs, at % inputs);
+                let pixel = place[place_at];
+                let row = lands(layer, input / layer.input, tap / layer.kernel);
+                let column = lands(layer, input % layer.input, tap % layer.kernel);
+                if row != Some(pixel / layer.output()) || column != Some(pixel % layer.output()) {
+                    continue;
+                }
+                for b in 0..batch {
+                    for i in 0..layer.ci {
+                        for o in 0..layer.co {
+                            let (x_at, y_at) =
+                                ((input * batch + b) * layer.ci + i, (place_at * batch + b) * layer.co + o);
+                            let w_at = (tap * layer.ci + i) * layer.co + o;
+                            y[y_at] += x[x_at] * w[w_at];
+                            dx[x_at] += dy[y_at] * w[w_at];
+                            dw[w_at] += x[x_at] * dy[y_at];
+                        }
+                    }
+                }
+            }
+            close(&run(&plan.calls(Pass::Forward, batch), &w, &x, y.len()), &y);
+            close(&run(&plan.calls(Pass::Input, batch), &w, &dy, dx.len()), &dx);
+            close(&run(&plan.calls(Pass::Weights, batch), &dy, &x, dw.len()), &dw);
+        }
+    }
+
+    #[test]
+    fn the_decoders_layers_take_few_calls() {
+        let shape = |layer: Layer| {
+            let plan = Plan::new(layer);
+            [Pass::Forward, Pass::Input, Pass::Weights].map(|pass| {
+                let calls = plan.calls(pass, 16);
+                (calls.calls.len(), calls.slots)
+            })
+        };
+        let usual = |input, kernel, stride, padding, ci, co| Layer { input, kernel, stride, padding, ci, co };
+        assert_eq!(shape(usual(1, 2, 1, 0, 128, 2048)), [(1, 2), (1, 4), (1, 1)]);
+        assert_eq!(shape(usual(2, 4, 2, 1, 2048, 512)), [(2, 4), (2, 8), (4, 1)]);
+        assert_eq!(shape(usual(4, 4, 2, 1, 512, 256)), [(2, 4), (2, 8), (2, 4)]);
+        assert_eq!(shape(usual(8, 4, 2, 1, 256, 128)), [(2, 4), (2, 8), (2, 8)]);
+        assert_eq!(shape(usual(16, 1, 1, 0, 128, 16)), [(1, 1), (1, 1), (1, 16)]);
+    }
+
+    #[test]
+    fn no_product_of_a_call_writes_where_another_does_and_none_is_wasted() {
+        let plan = Plan::new(Layer { input: 2, kernel: 4, stride: 2, padding: 1, ci: 4, co: 4 });
+        for pass in [Pass::Forward, Pass::Input, Pass::Weights] {
+            let calls = plan.calls(pass, 1);
+            let work: usize = calls.calls.iter().map(|c| c.size.iter().product::<usize>() * c.products.len()).sum();
+            assert_eq!(work, 36 * 16, "36 of 64 products lie inside");
+            for call in &calls.calls {
+                let mut written: Vec<usize> = call
+                    .products
+                    .iter()
+                    .flat_map(|p| (0..call.size[1]).map(move |n| p[2] + n * call.leading[2]))
+                    .collect();
+                let all = written.len();
+                written.sort_unstable();
+                written.dedup();
+                assert_eq!(written.len(), all, "{pass:?}");
+            }
+        }
+    }
+}
