@@ -88,6 +88,33 @@ impl Shared<'_> {
     }
 
     fn try_execute(&self, job: &Job, damaged: &Arc<Mutex<BTreeSet<usize>>>) -> Result<ResultRecord, StageError> {
+        let chain = job.components.segments.as_ref().map(|_| {
+            let settings = ChainSettings {
+                states: job.components.states(),
+                numerics: &self.compute.numerics,
+                pinned: job.pinned.clone(),
+                interval: self.checkpoint_interval,
+                fresh: job.fresh,
+            };
+            StoredChain::new(self.into, self.listener, &self.spec.points[job.point].name, settings)
+        });
+        let (walked, stored) = (chain.as_ref().map(|c| c as &dyn Chain), chain.as_ref());
+        let (artifact, seconds) = self.run_stage(job, damaged, walked, stored, self.cancel)?;
+        check_metrics(&artifact)?;
+        self.check_files(job)?;
+        Ok(self.commit(job, &artifact, seconds)?)
+    }
+
+    /// Runs a stage on a chain, if it is a training, and says how long it took. `stored` is that chain where it is one of
+    /// the store: progress says where it was taken up.
+    pub(crate) fn run_stage(
+        &self,
+        job: &Job,
+        damaged: &Arc<Mutex<BTreeSet<usize>>>,
+        chain: Option<&dyn Chain>,
+        stored: Option<&StoredChain<'_>>,
+        cancel: &Cancel,
+    ) -> Result<(Artifact, f64), StageError> {
         let point = &self.spec.points[job.point];
         let log_path = self.log_path(point);
         let folder = log_path.parent().unwrap_or(Path::new("."));
@@ -103,17 +130,7 @@ impl Shared<'_> {
             .prefix(&format!("{}-", point.stage))
             .tempdir_in(&scratch_root)
             .map_err(|e| storage(format!("can't create a folder in {}", scratch_root.display()), e))?;
-        let chain = job.components.segments.as_ref().map(|_| {
-            let settings = ChainSettings {
-                states: job.components.states(),
-                numerics: &self.compute.numerics,
-                pinned: job.pinned.clone(),
-                interval: self.checkpoint_interval,
-                fresh: job.fresh,
-            };
-            StoredChain::new(self.into, self.listener, &point.name, settings)
-        });
-        let progress = StageProgress::new(self.listener, &point.name, chain.as_ref(), log);
+        let progress = StageProgress::new(self.listener, &point.name, stored, log);
         let started = Instant::now();
         let context = Context {
             inputs: self.inputs(job, damaged),
@@ -125,13 +142,11 @@ impl Shared<'_> {
             data_dirs: self.data_dirs,
             log_path: &log_path,
             progress: &progress,
-            cancel: self.cancel,
-            chain: chain.as_ref().map(|c| c as &dyn Chain),
+            cancel,
+            chain,
         };
         let artifact = point.parsed.stage.run(&context)?;
-        check_metrics(&artifact)?;
-        self.check_files(job)?;
-        Ok(self.commit(job, &artifact, started.elapsed().as_secs_f64())?)
+        Ok((artifact, started.elapsed().as_secs_f64()))
     }
 
     /// The key holds what files held when it was made: if they changed meanwhile, the result belongs to no key.

@@ -2,14 +2,18 @@
 
 #![expect(clippy::expect_used, reason = "a test that can't go on says why and fails")]
 
+mod answers;
 mod bad_input;
 mod browser;
 mod chains;
+mod comparing;
 mod freshness;
 mod golden;
 mod interruption;
 mod layers;
 mod library;
 mod repair;
+mod shells;
 mod shipped;
 mod support;
+mod watching;
