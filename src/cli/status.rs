@@ -121,7 +121,7 @@ fn stored(plan: &Plan, states: &[StateRecord]) -> BTreeMap<usize, Stored> {
         let found: Vec<&StateRecord> = chain.iter().filter_map(|key| by_key.get(key)).flatten().copied().collect();
         if !found.is_empty() {
             let epochs = found.iter().map(|s| s.epoch).collect();
-            let bytes = found.iter().map(|s| s.bytes()).sum();
+            let bytes = blob_bytes(found.iter().copied());
             stored.insert(decision.point, Stored { count: found.len(), bytes, epochs });
         }
     }
@@ -129,9 +129,14 @@ fn stored(plan: &Plan, states: &[StateRecord]) -> BTreeMap<usize, Stored> {
 }
 
 fn disk(project: &Project, states: &[StateRecord]) -> Disk {
+    Disk { bytes: project.store.disk_bytes(), states_bytes: blob_bytes(states), states: states.len() }
+}
+
+/// Bytes of these states' blobs, each once.
+fn blob_bytes<'a>(states: impl IntoIterator<Item = &'a StateRecord>) -> u64 {
     let blobs: BTreeMap<Digest, u64> =
-        states.iter().flat_map(|s| s.tensors.values()).map(|t| (t.blob.digest, t.blob.size)).collect();
-    Disk { bytes: project.store.disk_bytes(), states_bytes: blobs.values().sum(), states: states.len() }
+        states.into_iter().flat_map(|s| s.tensors.values()).map(|t| (t.blob.digest, t.blob.size)).collect();
+    blobs.values().sum()
 }
 
 fn disk_lines(project: &Project, disk: Disk, stored: &BTreeMap<usize, Stored>) -> Vec<String> {

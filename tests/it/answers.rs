@@ -87,13 +87,15 @@ fn metrics_of_a_sweep_are_a_table_that_is_sorted_and_filtered() {
         said.out.lines().map(str::to_owned).collect::<Vec<_>>()
     };
     let all = csv(&["ad"]);
-    assert_eq!(all[0], "stage,lr,latent_dim,loss,loss_first,psnr,rmse");
+    let header: Vec<&str> = all[0].split(',').collect();
+    assert_eq!(header[..3], ["stage", "lr", "latent_dim"]);
+    let loss = header.iter().position(|name| *name == "loss").expect("a loss");
     let axes = |lines: &[String]| -> Vec<String> {
         lines[1..].iter().map(|l| l.split(',').take(3).collect::<Vec<_>>().join(" ")).collect()
     };
     assert_eq!(axes(&all), ["ad 0.001 4", "ad 0.001 6", "ad 0.01 4", "ad 0.01 6"]);
     let losses = |lines: &[String]| -> Vec<f64> {
-        lines[1..].iter().map(|l| l.split(',').nth(3).expect("a loss").parse().expect("a number")).collect()
+        lines[1..].iter().map(|l| l.split(',').nth(loss).expect("a loss").parse().expect("a number")).collect()
     };
     let mut sorted = losses(&all);
     sorted.sort_by(f64::total_cmp);
@@ -111,8 +113,8 @@ fn metrics_of_a_sweep_are_a_table_that_is_sorted_and_filtered() {
     assert_eq!(losses(&csv(&["--where", &bound, "--sort", "loss"])).len(), 2, "{bound}");
     let markdown = desk.vadpipe(["metrics", "p.toml", "ad", "--md", "--where", "lr=0.01"]).out;
     let lines: Vec<&str> = markdown.lines().collect();
-    assert_eq!(lines[0], "| stage | lr | latent_dim | loss | loss_first | psnr | rmse |");
-    assert_eq!(lines[1], "| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+    assert_eq!(lines[0], format!("| {} |", header.join(" | ")));
+    assert_eq!(lines[1], format!("| ---{} |", " | ---:".repeat(header.len() - 1)));
     assert!(lines.len() == 4 && lines[2].starts_with("| ad | 0.01 | 4 | "), "{markdown}");
 }
 
@@ -264,7 +266,8 @@ fn the_disk_of_a_long_training_s_states_comes_back() {
     desk.run(&["ad", "-S", "params.epochs=1", "-S", "pipeline.seed=8"]);
     let planned = json(&desk.vadpipe(["gc", "-n", "--keep-runs", "1", "--json"]));
     assert_eq!((&planned["states_removed"], &planned["states_kept"]), (&8.into(), &1.into()));
-    assert_eq!(planned["states_bytes_removed"], long["states_bytes"]);
+    let removed = planned["states_bytes_removed"].as_u64().expect("bytes");
+    assert!(removed * 10 > long["states_bytes"].as_u64().expect("bytes") * 9, "all but a little: {planned}");
     let said = desk.vadpipe(["gc", "-n", "--keep-runs", "1"]).out;
     assert!(said.contains("8 states (") && said.contains("MB)"), "{said}");
     let freed = json(&desk.vadpipe(["gc", "--keep-runs", "1", "--json"]));
@@ -287,7 +290,7 @@ shell = true
 argv = ["""
 n=$(cat {base}/count); echo $((n + 1)) > {base}/count
 head='{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[3],"data_offsets":[2,5]}}'
-printf "\\\\$(printf %o ${#head})\\0\\0\\0\\0\\0\\0\\0%s\\1\\2\\3\\4\\\\$(printf %o $n)" "$head" > {outputs.out}
+printf "\\\\$(printf %o $${#head})\\0\\0\\0\\0\\0\\0\\0%s\\1\\2\\3\\4\\\\$(printf %o $n)" "$head" > {outputs.out}
 """]
 outputs = { out = "out.safetensors" }
 "#;
@@ -308,7 +311,7 @@ fn verify_says_how_much_the_first_tensor_differs() {
     assert_eq!(difference["max_abs"], 5.0);
     desk.write("count", "17\n");
     let said = desk.vadpipe(["verify", "p.toml"]);
-    assert!(said.out.contains("tensor b: 1 of 3 elements differ, by 7e0 at most"), "{}", said.out);
+    assert!(said.out.contains("tensor b differs in 1 of 3 elements, by 7e0 at most"), "{}", said.out);
 }
 
 #[test]
@@ -363,8 +366,32 @@ fn a_plan_says_how_long_it_will_take_as_far_as_it_can_know() {
     assert!(points["ad@lr=0.01,latent_dim=4"].as_f64().is_some(), "the same shape: {points:?}");
     assert_eq!(points["ad@lr=0.001,latent_dim=6"], Value::Null, "another shape: {points:?}");
     assert_eq!(points["report"], Value::Null);
-    let said = desk.vadpipe(["plan", "p.toml", ad, "-S", "params.epochs=2000000"]);
+    let said = desk.vadpipe(["plan", "p.toml", ad, "-S", "params.epochs=1000000"]);
     assert!(said.err.contains("1 to run; about "), "{}", said.err);
-    let whole = desk.vadpipe(["plan", "p.toml", "-S", "params.epochs=2000000"]);
+    let whole = desk.vadpipe(["plan", "p.toml", "-S", "params.epochs=1000000"]);
     assert!(whole.err.contains("stages that never ran here"), "{}", whole.err);
+}
+
+#[test]
+fn status_says_which_process_runs_a_point() {
+    let desk = Desk::new(MINI);
+    let more = ["-S", "params.epochs=1000000", "-S", "pipeline.checkpoint_seconds=1000"];
+    let args: Vec<&str> = ["run", "p.toml", "ad"].iter().chain(&more).copied().collect();
+    let mut child = desk.start(&args);
+    let running = loop {
+        let status = json(&desk.vadpipe(["status", "p.toml", "ad", "--json"].iter().chain(&more)));
+        let stages = status["stages"].as_array().expect("stages");
+        let ad = stages.iter().find(|s| s["name"] == "ad").expect("a point").clone();
+        if !ad["running"].is_null() {
+            break ad["running"].clone();
+        }
+        assert!(child.try_wait().expect("a child").is_none(), "the run goes on");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    let said = desk.vadpipe(["status", "p.toml", "ad"].iter().chain(&more)).out;
+    child.kill().expect("killed");
+    child.wait().expect("it ends");
+    assert_eq!(running["pid"], child.id());
+    assert!(text(&running["since"]).ends_with(" UTC"), "{running}");
+    assert!(said.contains(&format!("[running: process {} on ", child.id())), "{said}");
 }

@@ -49,7 +49,7 @@ impl fmt::Display for Difference {
             Part::Metric => "metric",
             Part::Fact => "fact",
         };
-        write!(f, "{part} {}: {}", self.name, self.how)
+        write!(f, "{part} {} {}", self.name, self.how)
     }
 }
 
@@ -86,7 +86,7 @@ pub(super) fn of_results(shared: &Shared<'_>, stored: &ResultRecord, again: &Res
     if let Some(name) = names.into_iter().find(|name| old.metrics.get(*name) != new.metrics.get(*name)) {
         let (before, now) = (old.metrics.get(name), new.metrics.get(name));
         let word = |v: Option<&f64>| v.map_or_else(|| "nothing".to_owned(), f64::to_string);
-        let mut difference = Difference::new(Part::Metric, name, format!("{} before, {} now", word(before), word(now)));
+        let mut difference = Difference::new(Part::Metric, name, format!("was {}, is {} now", word(before), word(now)));
         difference.max_abs = before.zip(now).map(|(a, b)| (a - b).abs());
         return Ok(difference);
     }
@@ -114,7 +114,7 @@ pub(super) fn of_states(
 /// Elements are compared by their bits; the largest difference is one of numbers.
 fn of_tensors(name: &str, a: &Tensor, b: &Tensor) -> Result<Difference> {
     if a.shape() != b.shape() || a.element() != b.element() {
-        return Ok(Difference::new(Part::Tensor, name, format!("{a:?} before, {b:?} now")));
+        return Ok(Difference::new(Part::Tensor, name, format!("was {a:?}, is {b:?} now")));
     }
     let size = a.element().size();
     let differs = a.bytes().chunks_exact(size).zip(b.bytes().chunks_exact(size)).map(|(a, b)| a != b);
@@ -128,7 +128,8 @@ fn of_tensors(name: &str, a: &Tensor, b: &Tensor) -> Result<Difference> {
     }
     let elements = a.len() as u64;
     let by = if odd { "not all of them finite".to_owned() } else { format!("by {most:e} at most") };
-    let mut difference = Difference::new(Part::Tensor, name, format!("{count} of {elements} elements differ, {by}"));
+    let mut difference =
+        Difference::new(Part::Tensor, name, format!("differs in {count} of {elements} elements, {by}"));
     difference.elements = Some(elements);
     difference.differing = Some(count);
     difference.max_abs = (!odd).then_some(most);
@@ -157,12 +158,12 @@ mod tests {
 
     #[test]
     fn a_difference_has_a_size() {
-        assert_eq!(said(&[1.0, 2.0, 3.0], &[1.0, 2.5, 2.75]), "tensor w: 2 of 3 elements differ, by 5e-1 at most");
+        assert_eq!(said(&[1.0, 2.0, 3.0], &[1.0, 2.5, 2.75]), "tensor w differs in 2 of 3 elements, by 5e-1 at most");
         // Equal as numbers, but not the same bytes.
-        assert_eq!(said(&[0.0], &[-0.0]), "tensor w: 1 of 1 elements differ, by 0e0 at most");
-        assert_eq!(said(&[1.0, f32::NAN], &[2.0, f32::NAN]), "tensor w: 1 of 2 elements differ, by 1e0 at most");
-        assert_eq!(said(&[1.0], &[f32::NAN]), "tensor w: 1 of 1 elements differ, not all of them finite");
-        assert_eq!(said(&[1.0], &[1.0, 2.0]), "tensor w: Tensor(F32 [1]) before, Tensor(F32 [2]) now");
+        assert_eq!(said(&[0.0], &[-0.0]), "tensor w differs in 1 of 1 elements, by 0e0 at most");
+        assert_eq!(said(&[1.0, f32::NAN], &[2.0, f32::NAN]), "tensor w differs in 1 of 2 elements, by 1e0 at most");
+        assert_eq!(said(&[1.0], &[f32::NAN]), "tensor w differs in 1 of 1 elements, not all of them finite");
+        assert_eq!(said(&[1.0], &[1.0, 2.0]), "tensor w was Tensor(F32 [1]), is Tensor(F32 [2]) now");
     }
 
     #[test]
@@ -173,8 +174,11 @@ mod tests {
         let stored = state(&[("a", &[1.0]), ("b", &[2.0])]);
         let said = |again: &[(&str, &[f32])]| of_states(&stored, &state(again)).unwrap().map(|d| d.to_string());
         assert_eq!(said(&[("a", &[1.0]), ("b", &[2.0])]), None);
-        assert_eq!(said(&[("a", &[1.0])]).unwrap(), "tensor b: was not made again");
-        assert_eq!(said(&[("a", &[1.0]), ("b", &[2.0]), ("c", &[])]).unwrap(), "tensor c: was not there before");
-        assert_eq!(said(&[("b", &[2.0]), ("a", &[3.0])]).unwrap(), "tensor a: 1 of 1 elements differ, by 2e0 at most");
+        assert_eq!(said(&[("a", &[1.0])]).unwrap(), "tensor b was not made again");
+        assert_eq!(said(&[("a", &[1.0]), ("b", &[2.0]), ("c", &[])]).unwrap(), "tensor c was not there before");
+        assert_eq!(
+            said(&[("b", &[2.0]), ("a", &[3.0])]).unwrap(),
+            "tensor a differs in 1 of 1 elements, by 2e0 at most"
+        );
     }
 }
