@@ -105,12 +105,14 @@ fn question(args: &DiffArgs, global: &Global, ui: &Ui, store: &Store) -> Result<
 
 fn text(found: &Comparison) -> String {
     let mut parts = Vec::new();
-    let header = format!("{} ↔ {}", found.a, found.b);
     let rows = |changes: &[crate::report::Change]| -> Vec<Vec<String>> {
         let word = |value: &Option<String>| value.clone().unwrap_or_else(|| "unset".to_owned());
         changes.iter().map(|c| vec![format!("  {}", c.name), word(&c.a), word(&c.b)]).collect()
     };
-    parts.push(header);
+    // Of two points there is one pair, whose own line says the same.
+    if found.changed.iter().all(|pair| pair.title() != found.title()) {
+        parts.push(found.title());
+    }
     if !found.facts.is_empty() {
         parts.push(columns(rows(&found.facts)));
     }

@@ -11,7 +11,6 @@ use super::{Global, PipelineArgs};
 use crate::error::Result;
 use crate::key::{Digest, Segment};
 use crate::plan::{Decision, PipelineFiles, State};
-use crate::spec::PointInput;
 use crate::store::{ResultRecord, StateRecord};
 
 /// Arguments of `explain`.
@@ -125,8 +124,7 @@ impl<'a> Explanation<'a> {
             lines.push(format!("  precision   {}", self.project.spec.pipeline.precision));
         }
         for (role, input) in &point.inputs {
-            let role = if matches!(input, PointInput::Many(_)) { format!("{role}:") } else { format!("{role} =") };
-            lines.extend(input.indices().iter().map(|i| format!("  input       {role} {}", self.input(*i))));
+            lines.extend(input.indices().iter().map(|i| format!("  input       {role} from {}", self.input(*i))));
         }
         lines.extend(self.contents.iter().map(|(name, digest)| format!("  file        {name} = {}", digest.short())));
         lines

@@ -10,6 +10,7 @@ use super::project::Project;
 use super::ui::{Ui, figure, table};
 use super::{Global, PipelineArgs};
 use crate::error::{Error, Result};
+use crate::spec::StageSpec;
 
 /// Arguments of `metrics`.
 #[derive(Args)]
@@ -62,6 +63,9 @@ pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()
     let project = Project::open(&args.pipeline, global, ui)?;
     let results = project.results(ui)?;
     let missing = project.targets.len() - results.len();
+    if missing > 0 {
+        ui.note(&format!("{missing} of {} stages are not in the cache", project.targets.len()));
+    }
     let points = project.graph.order().iter().filter_map(|p| Some((&project.spec.points[*p], results.get(p)?)));
     let mut rows: Vec<Row> = points
         .map(|(point, record)| Row {
@@ -71,7 +75,7 @@ pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()
             metrics: record.manifest.metrics.clone(),
         })
         .collect();
-    let axes = axes(&project, &rows);
+    let axes = axes(&project);
     let metrics: BTreeSet<String> = rows.iter().flat_map(|r| r.metrics.keys().cloned()).collect();
     let mut known = vec!["stage"];
     known.extend(axes.iter().chain(&metrics).map(String::as_str));
@@ -79,9 +83,6 @@ pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()
     rows.retain(|row| filter.holds(|name| row.get(name)));
     if let Some(by) = &args.sort {
         sort(&mut rows, by, &known)?;
-    }
-    if missing > 0 {
-        ui.note(&format!("{missing} of {} stages are not in the cache", project.targets.len()));
     }
     if ui.json {
         return print_json(&rows, ui);
@@ -99,11 +100,11 @@ pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()
     Ok(())
 }
 
-/// The axes of the shown points, in the order of their declaration.
-fn axes(project: &Project, rows: &[Row]) -> Vec<String> {
+/// The axes of the targets, in the order of their declaration.
+fn axes(project: &Project) -> Vec<String> {
     let mut axes: Vec<String> = Vec::new();
-    let stages: BTreeSet<&str> = rows.iter().map(|r| r.stage.as_str()).collect();
-    for stage in project.spec.stages.iter().filter(|s| stages.contains(s.name.as_str())) {
+    let points = |s: &StageSpec| project.targets.range(s.points.clone()).next().is_some();
+    for stage in project.spec.stages.iter().filter(|s| points(s)) {
         for axis in &stage.axes {
             if !axes.contains(axis) {
                 axes.push(axis.clone());

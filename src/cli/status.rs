@@ -153,7 +153,8 @@ fn disk_lines(project: &Project, disk: Disk, stored: &BTreeMap<usize, Stored>) -
     lines.extend(largest.iter().take(SHOWN).map(|(point, s)| {
         let epochs: Vec<_> = s.epochs.iter().map(ToString::to_string).collect();
         let (name, size) = (project.name(**point), bytes(s.bytes));
-        format!("  {name}: {size} in {} states, after epochs {}", s.count, shortened(&epochs))
+        let (states, after) = if s.count == 1 { ("state", "epoch") } else { ("states", "epochs") };
+        format!("  {name}: {size} in {} {states}, after {after} {}", s.count, shortened(&epochs))
     }));
     if largest.len() > SHOWN {
         lines.push(format!("  and {} more trainings", largest.len() - SHOWN));

@@ -92,6 +92,13 @@ pub struct Curve {
     pub values: [Vec<f64>; 2],
 }
 
+impl Comparison {
+    /// What the comparison is called.
+    pub fn title(&self) -> String {
+        format!("{} ↔ {}", self.a, self.b)
+    }
+}
+
 impl Pair {
     /// What the pair is called.
     pub fn title(&self) -> String {
@@ -101,7 +108,7 @@ impl Pair {
 
 /// The comparison as a page that refers to nothing outside itself.
 pub fn comparison(found: &Comparison) -> String {
-    let heading = format!("{} ↔ {}", found.a, found.b);
+    let heading = found.title();
     let title = Text(&heading);
     let mut out = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -132,7 +139,11 @@ pub fn comparison(found: &Comparison) -> String {
 }
 
 fn section(found: &Comparison, pair: &Pair) -> String {
-    let mut out = format!("<section><h2>{}</h2>\n", name(&pair.title()));
+    let mut out = String::from("<section>");
+    // Of two points there is one pair, and the page bears its name.
+    if pair.title() != found.title() {
+        out.push_str(&format!("<h2>{}</h2>\n", name(&pair.title())));
+    }
     if let Some(true) = pair.same_output {
         out.push_str("<p class=\"note\">Both have the same bytes.</p>\n");
     }

@@ -10,7 +10,7 @@ const TOP: f64 = 34.0;
 const BOTTOM: f64 = 12.0;
 const LEFT: f64 = 72.0;
 const RIGHT: f64 = 44.0;
-const SPACING: f64 = 132.0;
+const SPACING: f64 = 114.0;
 /// More values than these are drawn to scale, if they are numbers.
 const MOST_STEPS: usize = 12;
 /// From this ratio of the largest to the smallest number on, a logarithmic scale shows more.
@@ -44,6 +44,14 @@ pub(super) struct Step {
 }
 
 impl Step {
+    /// Numbers in their order, before words in theirs.
+    pub(super) fn order(&self, other: &Self) -> std::cmp::Ordering {
+        match (self.number, other.number) {
+            (Some(a), Some(b)) => a.total_cmp(&b),
+            (a, b) => b.is_some().cmp(&a.is_some()).then_with(|| self.text.cmp(&other.text)),
+        }
+    }
+
     /// As it stands in a point's name.
     pub(super) fn new(text: &str) -> Self {
         Self { text: text.to_owned(), number: text.parse().ok().filter(|n: &f64| n.is_finite()) }

@@ -107,6 +107,7 @@ for (const part of document.querySelectorAll(".sweep")) {
   };
   heads.forEach((head, at) => {
     const values = [...new Set(rows.map((row) => value(row, at)))];
+    if (values.every((v) => !Number.isNaN(Number(v)))) values.sort((a, b) => a - b);
     if (!head.dataset.axis || values.length < 2 || values.length > 12) return;
     chosen.set(at, new Set());
     group(head.textContent.trim(), values.map((v) => [v, v]), (button, v) => {

@@ -211,7 +211,7 @@ fn explain_names_every_component_and_what_changed_and_what_would_hit() {
         "epochs      5 with batch = 16, ",
         "seed        7\n",
         "precision   f32\n",
-        "input       data = data = ",
+        "input       data from data = ",
     ] {
         assert!(said.contains(part), "{part} is not in:\n{said}");
     }

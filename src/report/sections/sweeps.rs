@@ -40,6 +40,13 @@ pub(super) fn render(items: &[Item<'_>]) -> Result<String, StageError> {
             None => sweeps.push(Sweep { stage, kind: item.kind(), axes, points: vec![point] }),
         }
     }
+    for sweep in &mut sweeps {
+        // Labels are in the order of their text, where 16 comes before 8.
+        sweep.points.sort_by(|a, b| {
+            let orders = a.values.iter().zip(&b.values).map(|(a, b)| a.order(b));
+            orders.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
+        });
+    }
     Ok(sweeps.iter().filter(|s| s.points.len() > 1).map(Sweep::render).collect())
 }
 
