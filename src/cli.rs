@@ -3,9 +3,13 @@
 //! Only `ui` prints. A command gets a `Ui`, returns what it has to say through it, and ends in `Ok` or in an error
 //! whose category is the exit code.
 
+mod completion;
+mod diff;
 mod doctor;
+mod estimate;
 mod explain;
 mod export;
+mod filter;
 mod gc;
 mod graph;
 mod kinds;
@@ -23,7 +27,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
 
 use crate::error::Result;
 use crate::stage::Registry;
@@ -50,6 +55,12 @@ const EXAMPLES: &str = "Examples:
 
 Exit codes: 0 fine, 1 a stage failed, 2 pipeline, data or command line wrong, 3 verify differs, 4 cache held,
 5 cache or disk failed, 10 plan --check: something would run, 130 interrupted.";
+
+const COMPLETIONS: &str = "Examples:
+  vadpipe completions bash > ~/.local/share/bash-completion/completions/vadpipe
+  vadpipe completions zsh  > ~/.zfunc/_vadpipe          with ~/.zfunc in fpath before compinit
+  vadpipe completions fish > ~/.config/fish/completions/vadpipe.fish
+  source <(vadpipe completions bash)                    for this shell alone";
 
 #[derive(Args, Clone)]
 struct Global {
@@ -92,6 +103,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Say what a stage's key is made of, and what changed against its newest result
     Explain(explain::ExplainArgs),
+    /// Compare two runs, two points or stages, or two pipelines
+    Diff(diff::DiffArgs),
     /// Print the graph of a pipeline
     Graph(graph::GraphArgs),
     /// Print the metrics of cached results
@@ -110,8 +123,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// List the stage kinds with their inputs and parameters
     Kinds(kinds::KindsArgs),
-    /// Print a completion script for a shell
-    #[command(after_help = "Example:\n  vadpipe completions bash > ~/.local/share/bash-completion/completions/vadpipe")]
+    /// Print a completion script for a shell: it completes stages and points of the given file, too
+    #[command(after_help = COMPLETIONS)]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -122,10 +135,10 @@ enum Command {
 #[derive(Args, Clone)]
 struct PipelineArgs {
     /// The pipeline's file
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", add = ArgValueCompleter::new(completion::files))]
     file: PathBuf,
     /// Stages, points (`vad@lr=0.01`) or globs (`vad@*`); everything if none is given
-    #[arg(value_name = "TARGET")]
+    #[arg(value_name = "TARGET", add = ArgValueCompleter::new(completion::targets))]
     targets: Vec<String>,
     /// Set a value before the file is read: `-S params.epochs=8`, `-S 'stages.ad.channels=[64,32,16,16]'`
     #[arg(short = 'S', long = "set", value_name = "PATH=VALUE")]
@@ -143,6 +156,7 @@ pub fn main() -> ExitCode {
 /// [`main`] with other stage kinds and arguments (the first is the program's name): a crate with kinds of its own is a
 /// `vadpipe` of its own with `main_with(registry, std::env::args_os())`.
 pub fn main_with(registry: Registry, args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
+    completion::answer(&registry);
     let mut cli = Cli::parse_from(args);
     cli.global.kinds = Kinds(Arc::new(registry));
     let ui = Ui::new(cli.global.json, cli.global.quiet, cli.global.verbose);
@@ -162,6 +176,7 @@ fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
         Command::Plan(args) => plan::plan(&args, global, ui),
         Command::Status(args) => status::status(&args, global, ui),
         Command::Explain(args) => explain::explain(&args, global, ui),
+        Command::Diff(args) => diff::diff(&args, global, ui),
         Command::Graph(args) => graph::graph(&args, global, ui),
         Command::Metrics(args) => metrics::metrics(&args, global, ui),
         Command::Show(args) => show::show(&args, global, ui),
@@ -172,9 +187,7 @@ fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
         Command::Doctor(args) => doctor::doctor(&args, global, ui),
         Command::Kinds(args) => kinds::kinds(&args, global, ui),
         Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "vadpipe", &mut script);
-            ui.out(&String::from_utf8_lossy(&script));
+            ui.out(&completion::script(&shell.to_string())?);
             Ok(())
         }
     }

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use device::{Compute, choose};
 pub(crate) use overlay::replace_file;
-pub use verify::{Verification, verify};
+pub use verify::{Difference, Part, Sample, Sampled, Stretch, Verification, Verifier};
 
 use crate::error::{Error, Result};
 use crate::event::{Event, Listener, Status, VERSION};

@@ -8,10 +8,12 @@
 //! members of a list are shown under their labels, which are.
 
 mod chart;
+mod comparison;
 mod dag;
 mod html;
 pub mod image;
 mod overlay;
+mod parallel;
 mod scatter;
 mod sections;
 #[cfg(test)]
@@ -19,6 +21,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use comparison::{Change, Comparison, Curve, Figure, Pair, Picture, comparison};
 pub use overlay::{RunOverlay, StageOverlay, StageState, overlay};
 pub use sections::names;
 

@@ -201,6 +201,10 @@ pub struct GcReport {
     pub states_kept: usize,
     /// States removed.
     pub states_removed: usize,
+    /// Bytes of the states kept, each blob once.
+    pub states_bytes_kept: u64,
+    /// Bytes that only states removed had, each blob once.
+    pub states_bytes_removed: u64,
     /// Runs whose record, events and logs were removed.
     pub runs_removed: usize,
 }

@@ -1,70 +1,73 @@
 //! `vadpipe explain`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::project::Project;
-use super::ui::Ui;
+use super::ui::{Ui, bytes, when};
 use super::{Global, PipelineArgs};
 use crate::error::Result;
-use crate::key::{Components, InputDigest};
-use crate::plan::{Decision, Ladder, Plan, State, Verdict};
+use crate::key::{Digest, Segment};
+use crate::plan::{Decision, Ladder, PipelineFiles, Plan, State, Verdict};
+use crate::store::{ResultRecord, StateRecord};
 
 /// Arguments of `explain`.
 #[derive(Args)]
-#[command(after_help = "Example:\n  vadpipe explain pipelines/full.toml ad -S params.epochs=200")]
+#[command(after_help = "Examples:
+  vadpipe explain pipelines/full.toml ad                          what its key is made of, what changed
+  vadpipe explain pipelines/full.toml ad -S params.epochs=200     what would change, and where it would go on
+  vadpipe explain pipelines/full.toml 'vad@*' --json")]
 pub(super) struct ExplainArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
 }
 
-/// Prints what the targets' keys are made of, and what changed.
+/// All that is said about one point.
+struct Explanation<'a> {
+    project: &'a Project,
+    decision: &'a Decision,
+    /// Of all points; a sweep's comparisons are in it.
+    plan: &'a Plan,
+    /// The result, if it is a hit.
+    record: Option<&'a ResultRecord>,
+    /// The output digests that are known, by point.
+    outputs: &'a BTreeMap<usize, Digest>,
+    /// Digests of the files it reads, by name.
+    contents: BTreeMap<String, Digest>,
+    /// The newest result of the point, whatever its key.
+    newest: Option<ResultRecord>,
+    /// What is stored of its chain, if it is a training whose inputs are known.
+    chain: Option<Chain>,
+}
+
+/// What is stored of a training's chain.
+struct Chain {
+    total: u64,
+    /// The furthest that can be gone on from here.
+    nearest: Option<StateRecord>,
+    /// The result that the training which saved that state ended in.
+    of: Option<ResultRecord>,
+    /// The furthest of another numerics class.
+    elsewhere: Option<StateRecord>,
+}
+
+/// Prints what the targets' keys are made of, what changed, and what would hit.
 pub(super) fn explain(args: &ExplainArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
     let plan = project.plan(&BTreeSet::new(), ui)?;
+    let outputs: BTreeMap<usize, Digest> = plan.decisions.iter().filter_map(|d| Some((d.point, d.output?))).collect();
+    let records = project.planner(&BTreeSet::new()).records(&plan)?;
     let decisions = plan.decisions.iter().filter(|d| project.targets.contains(&d.point));
+    let explanations: Vec<_> =
+        decisions.map(|d| Explanation::new(&project, &plan, d, (&outputs, &records))).collect::<Result<_>>()?;
     if ui.json {
-        let explained = decisions.map(|d| {
-            json!({
-                "name": project.name(d.point), "state": d.state, "key": d.key, "reason": d.reason,
-                "components": d.components, "epochs": d.epochs, "rungs": rungs(&project, &plan, d.point),
-            })
-        });
-        return ui.object(&json!({ "stages": explained.collect::<Vec<_>>() }));
+        return ui.object(&json!({ "stages": explanations.iter().map(Explanation::object).collect::<Vec<_>>() }));
     }
-    let texts: Vec<_> = decisions.map(|d| text(&project, &plan, d)).collect();
+    let texts: Vec<_> = explanations.iter().map(Explanation::text).collect();
     ui.out(&texts.join("\n\n"));
     Ok(())
-}
-
-fn text(project: &Project, plan: &Plan, decision: &Decision) -> String {
-    let state = match decision.state {
-        State::Hit => "hit",
-        State::Miss => "miss",
-        State::Maybe => "maybe",
-        State::Pruned => "pruned",
-    };
-    let mut lines = vec![format!("{}: {state}", project.name(decision.point))];
-    if let Some(reason) = &decision.reason {
-        lines.extend(reason.causes.iter().map(|cause| format!("  because     {cause}")));
-    }
-    if let Some(epochs) = decision.epochs {
-        lines.push(format!("  cached      {} of {} epochs", epochs.cached, epochs.total));
-    }
-    lines.extend(plan.ladder.iter().flat_map(|ladder| comparisons(project, ladder, decision.point)));
-    if let Some(key) = decision.key {
-        lines.push(format!("  key         {key}"));
-    }
-    match &decision.components {
-        Some(components) => lines.extend(parts(components)),
-        None => lines.push("  its key is not known before its inputs are".to_owned()),
-    }
-    if let Some(output) = &decision.output {
-        lines.push(format!("  output      {output}"));
-    }
-    lines.join("\n")
 }
 
 /// What decided at each rung whether a point goes on, and from which figures.
@@ -81,7 +84,7 @@ fn comparisons(project: &Project, ladder: &Ladder, point: usize) -> Vec<String> 
     lines
 }
 
-fn rungs(project: &Project, plan: &Plan, point: usize) -> Vec<serde_json::Value> {
+fn rungs(project: &Project, plan: &Plan, point: usize) -> Vec<Value> {
     let Some(ladder) = &plan.ladder else { return vec![] };
     let rung = |verdict: Verdict| {
         let compared = ladder.compared(point, verdict.epoch);
@@ -91,23 +94,155 @@ fn rungs(project: &Project, plan: &Plan, point: usize) -> Vec<serde_json::Value>
     ladder.verdicts(point).into_iter().map(rung).collect()
 }
 
-fn parts(components: &Components) -> Vec<String> {
-    let mut lines = vec![format!("  kind        {}, version {}", components.kind, components.version)];
-    lines.extend(components.params.iter().map(|(name, value)| format!("  parameter   {name} = {value}")));
-    for segment in components.segments.iter().flatten() {
-        let params = segment.params.iter().map(|(name, value)| format!("{name} = {value}"));
-        lines.push(format!("  epochs      {} with {}", segment.epochs, params.collect::<Vec<_>>().join(", ")));
+impl<'a> Explanation<'a> {
+    fn new(
+        project: &'a Project,
+        plan: &'a Plan,
+        decision: &'a Decision,
+        (outputs, records): (&'a BTreeMap<usize, Digest>, &'a BTreeMap<usize, ResultRecord>),
+    ) -> Result<Self> {
+        let point = &project.spec.points[decision.point];
+        let files = PipelineFiles { store: &project.store, base: &project.spec.base };
+        Ok(Self {
+            project,
+            decision,
+            plan,
+            record: records.get(&decision.point),
+            outputs,
+            contents: point.parsed.stage.contents(&files)?,
+            newest: project.store.newest(&project.spec.pipeline.name, &point.name)?,
+            chain: Chain::of(project, decision)?,
+        })
     }
-    lines.extend(components.seed.map(|seed| format!("  seed        {seed}")));
-    lines.extend(components.precision.as_ref().map(|precision| format!("  precision   {precision}")));
-    for (role, input) in &components.inputs {
-        match input {
-            InputDigest::One(digest) => lines.push(format!("  input       {role} = {}", digest.short())),
-            InputDigest::Many(many) => {
-                lines.extend(many.iter().map(|(label, d)| format!("  input       {role}: {label} = {}", d.short())));
-            }
+
+    fn text(&self) -> String {
+        let Decision { point, state, reason, key, .. } = self.decision;
+        let record = self.record;
+        let word = match state {
+            State::Hit => "hit",
+            State::Miss => "miss",
+            State::Maybe => "maybe",
+            State::Pruned => "pruned",
+        };
+        let mut lines = vec![format!("{}: {word}", self.project.name(*point))];
+        if let Some(reason) = reason {
+            lines.extend(reason.causes.iter().map(|cause| format!("  because     {cause}")));
+        }
+        if let (Some(newest), None) = (&self.newest, record) {
+            lines.push(format!("  before      {}, {}", newest.key.short(), made(newest)));
+        }
+        if *state != State::Hit
+            && let Some(chain) = &self.chain
+        {
+            lines.push(format!("  cached      {}", chain.text(&self.project.compute.numerics)));
+        }
+        lines.extend(self.plan.ladder.iter().flat_map(|ladder| comparisons(self.project, ladder, *point)));
+        match key {
+            Some(key) => lines.push(format!("  key         {key}")),
+            None => lines.push("  key         not known before its inputs are".to_owned()),
+        }
+        lines.extend(self.parts());
+        if let Some(record) = record {
+            lines.push(format!("  output      {}", record.digest));
+            lines.push(format!("  made        {}", made(record)));
+        }
+        lines.join("\n")
+    }
+
+    /// A line for every component of the key.
+    fn parts(&self) -> Vec<String> {
+        let point = &self.project.spec.points[self.decision.point];
+        let (kind, stage) = (&point.parsed.kind, &point.parsed.stage);
+        let mut lines = vec![format!("  kind        {}, version {}", kind.name(), kind.version())];
+        lines.extend(point.parsed.params.iter().map(|(name, value)| format!("  parameter   {name} = {value}")));
+        lines.extend(stage.epochs().iter().flat_map(|e| &e.segments).map(segment));
+        if stage.reads().seed {
+            lines.push(format!("  seed        {}", point.seed));
+        }
+        if stage.reads().precision {
+            lines.push(format!("  precision   {}", self.project.spec.pipeline.precision));
+        }
+        for (role, input) in &point.inputs {
+            lines.extend(input.indices().iter().map(|i| format!("  input       {role} from {}", self.input(*i))));
+        }
+        lines.extend(self.contents.iter().map(|(name, digest)| format!("  file        {name} = {}", digest.short())));
+        lines
+    }
+
+    fn input(&self, point: usize) -> String {
+        let name = self.project.name(point);
+        match self.outputs.get(&point) {
+            Some(digest) => format!("{name} = {}", digest.short()),
+            None => format!("{name}, not known before it ran"),
         }
     }
-    lines.extend(components.contents.iter().map(|(name, digest)| format!("  file        {name} = {}", digest.short())));
-    lines
+
+    fn object(&self) -> Value {
+        let Decision { point, state, key, reason, components, epochs, .. } = self.decision;
+        let inputs = self.project.spec.points[*point].inputs.iter().map(|(role, input)| {
+            let of = |i: &usize| (self.project.name(*i).to_owned(), json!(self.outputs.get(i)));
+            (role.clone(), Value::Object(input.indices().iter().map(of).collect()))
+        });
+        let newest = self.newest.as_ref().map(|r| {
+            json!({ "key": r.key, "digest": r.digest, "run": r.provenance.run, "finished_at": r.provenance.finished_at })
+        });
+        json!({
+            "name": self.project.name(*point), "state": state, "key": key, "reason": reason, "components": components,
+            "epochs": epochs, "rungs": rungs(self.project, self.plan, *point), "inputs": Value::Object(inputs.collect()), "newest": newest,
+            "nearest_state": self.chain.as_ref().and_then(Chain::object),
+        })
+    }
+}
+
+impl Chain {
+    fn of(project: &Project, decision: &Decision) -> Result<Option<Self>> {
+        let states = decision.components.as_ref().map(|c| c.states()).unwrap_or_default();
+        let Some(total) = states.len().checked_sub(1) else { return Ok(None) };
+        let (here, others): (Vec<_>, Vec<_>) =
+            project.store.chain_states(&states)?.into_iter().partition(|state| state.class == project.compute.numerics);
+        let nearest = here.into_iter().next_back();
+        let of = match nearest.as_ref().and_then(|s| s.towards) {
+            Some(key) => project.store.result(&key)?,
+            None => None,
+        };
+        Ok(Some(Self { total: total as u64, nearest, of, elsewhere: others.into_iter().next_back() }))
+    }
+
+    fn text(&self, numerics: &str) -> String {
+        let total = self.total;
+        let Some(state) = &self.nearest else {
+            let elsewhere = self.elsewhere.as_ref().map(|s| {
+                format!("; {} epochs were trained on {}, which can't be continued on {numerics}", s.epoch, s.class)
+            });
+            return format!("nothing of {total} epochs{}", elsewhere.unwrap_or_default());
+        };
+        let step = if state.step > 0 { format!(" and {} steps", state.step) } else { String::new() };
+        let of = self.of.as_ref().map(|r| format!(" of {}/{} (run {})", r.pipeline, r.point, r.provenance.run));
+        format!(
+            "{} of {total} epochs{step}, from the state{} that was saved {}, {}",
+            state.epoch,
+            of.unwrap_or_default(),
+            when(state.saved_at),
+            bytes(state.bytes())
+        )
+    }
+
+    fn object(&self) -> Option<Value> {
+        let state = self.nearest.as_ref()?;
+        let of = self.of.as_ref();
+        let of = of.map(|r| json!({ "pipeline": r.pipeline, "point": r.point, "run": r.provenance.run }));
+        Some(json!({
+            "key": state.key, "epoch": state.epoch, "step": state.step, "class": state.class, "saved_at": state.saved_at,
+            "bytes": state.bytes(), "of": of,
+        }))
+    }
+}
+
+fn segment(segment: &Segment) -> String {
+    let params = segment.params.iter().map(|(name, value)| format!("{name} = {value}"));
+    format!("  epochs      {} with {}", segment.epochs, params.collect::<Vec<_>>().join(", "))
+}
+
+fn made(record: &ResultRecord) -> String {
+    format!("by run {} on {}", record.provenance.run, when(record.provenance.finished_at))
 }

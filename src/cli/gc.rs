@@ -41,19 +41,25 @@ pub(super) fn gc(args: &GcArgs, global: &Global, ui: &Ui) -> Result<()> {
             "dry_run": args.dry_run, "bytes_before": report.bytes_before, "bytes_after": report.bytes_after,
             "freed_bytes": report.freed_bytes(), "results_kept": report.results_kept,
             "results_removed": report.results_removed, "states_kept": report.states_kept,
-            "states_removed": report.states_removed, "runs_removed": report.runs_removed,
+            "states_removed": report.states_removed, "states_bytes_kept": report.states_bytes_kept,
+            "states_bytes_removed": report.states_bytes_removed, "runs_removed": report.runs_removed,
         }));
     }
     let (would, about) = if args.dry_run { ("would free", "about ") } else { ("freed", "") };
     ui.out(&format!(
-        "{would} {about}{} of {}: {} results, {} states and {} runs removed; {} results and {} states kept",
+        "{would} {about}{} of {}: {} results, {} and {} runs removed; {} results and {} kept",
         bytes(report.freed_bytes()),
         bytes(report.bytes_before),
         report.results_removed,
-        report.states_removed,
+        states(report.states_removed, report.states_bytes_removed),
         report.runs_removed,
         report.results_kept,
-        report.states_kept
+        states(report.states_kept, report.states_bytes_kept)
     ));
     Ok(())
+}
+
+/// "3 states (12.0 MB)".
+fn states(count: usize, size: u64) -> String {
+    format!("{count} state{} ({})", if count == 1 { "" } else { "s" }, bytes(size))
 }

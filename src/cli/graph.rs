@@ -14,7 +14,8 @@ use crate::error::Result;
 #[derive(Args)]
 #[command(after_help = "Examples:
   vadpipe graph pipelines/full.toml
-  vadpipe graph pipelines/full.toml --dot | dot -Tsvg > graph.svg")]
+  vadpipe graph pipelines/full.toml --dot | dot -Tsvg > graph.svg
+  vadpipe graph pipelines/full.toml report-gaussian --mermaid      for a ```mermaid block in Markdown")]
 pub(super) struct GraphArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
@@ -57,11 +58,11 @@ fn text(project: &Project, points: &[usize]) -> String {
 }
 
 fn dot(project: &Project, points: &[usize]) -> String {
-    // Rust's escapes for a string in quotes are graphviz's, too.
     let mut out = String::from("digraph pipeline {\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n");
     for p in points {
         let kind = project.spec.points[*p].parsed.kind.name();
-        let _ = writeln!(out, "  n{p} [label={:?}];", format!("{}\n{kind}", project.name(*p)));
+        let (name, kind) = (dot_text(project.name(*p)), dot_text(kind));
+        let _ = writeln!(out, "  n{p} [label=\"{name}\\n{kind}\"];");
         for input in project.graph.inputs(*p) {
             let _ = writeln!(out, "  n{input} -> n{p};");
         }
@@ -70,14 +71,45 @@ fn dot(project: &Project, points: &[usize]) -> String {
     out
 }
 
+/// A text inside a quoted label of graphviz, where a backslash begins an escape such as `\N`.
+fn dot_text(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"")
+}
+
 fn mermaid(project: &Project, points: &[usize]) -> String {
     let mut out = String::from("flowchart LR\n");
     for p in points {
-        let label = project.name(*p).replace('"', "#quot;");
-        let _ = writeln!(out, "  n{p}[\"{label}\"]");
+        let kind = project.spec.points[*p].parsed.kind.name();
+        let _ = writeln!(out, "  n{p}[\"{}<br/>{}\"]", mermaid_text(project.name(*p)), mermaid_text(kind));
         for input in project.graph.inputs(*p) {
             let _ = writeln!(out, "  n{input} --> n{p}");
         }
     }
     out
+}
+
+/// A text inside a quoted label of Mermaid, which knows no backslash but the entities of HTML, written with `#`. Labels may
+/// hold HTML and Markdown, so everything that begins either is written so.
+fn mermaid_text(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            c if c.is_alphanumeric() || " @=,.-+:()".contains(c) => out.push(c),
+            c => {
+                let _ = write!(out, "#{};", u32::from(c));
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_a_meaning_in_a_label_is_escaped() {
+        assert_eq!(dot_text(r#"a@b="\N""#), r#"a@b=\"\\N\""#);
+        assert_eq!(mermaid_text("vad_2@lr=0.001,x=it's `1` #é"), "vad#95;2@lr=0.001,x=it#39;s #96;1#96; #35;é");
+    }
 }

@@ -1,80 +1,214 @@
-//! `vadpipe log`.
+//! `vadpipe log`: runs, what stages did in them, and what one run did in full.
+
+mod filters;
+
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use clap::Args;
+use serde::Serialize;
+use serde_json::json;
 
+use self::filters::{Filters, Status};
 use super::Global;
 use super::project::open_store;
-use super::ui::{Ui, seconds, table};
+use super::ui::{GREEN, RED, Ui, paint, seconds, table, when};
 use crate::diagnostic::nearest;
 use crate::error::{Error, Result};
-use crate::store::{RunRecord, RunStatus, StageOutcome};
+use crate::event::Event;
+use crate::store::{RunRecord, RunStatus, StageOutcome, StageRun, Store};
 
 /// Arguments of `log`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe log                  all runs, newest last
-  vadpipe log last             what the newest run did
-  vadpipe log last --events    everything that happened in it, one JSON object a line
-  vadpipe log last --stage ad  what the stage itself said")]
+  vadpipe log                                  the newest runs, newest last
+  vadpipe log --status failed --since 2d       what failed in the last two days, and why
+  vadpipe log --stage 'vad@*' --limit 5        what became of these points, in their five newest runs
+  vadpipe log --run 20261122 --status executed what ran in the runs of a day
+  vadpipe log last                             what the newest run did, with the errors of what failed
+  vadpipe log last --events                    everything that happened in it, one JSON object a line
+  vadpipe log last --stage ad                  what the stage itself said
+
+Without RUN, `--stage`, `--run` and the outcome of a stage (executed, cached, failed, skipped) list stages; the others
+list runs. A date is one of UTC, as are the times that are printed.")]
 pub(super) struct LogArgs {
     /// A run's id, the beginning or the end of one, or `last`
-    run: Option<String>,
+    #[arg(value_name = "RUN")]
+    id: Option<String>,
     /// Print the run's events as NDJSON
-    #[arg(long, requires = "run")]
+    #[arg(long, requires = "id", conflicts_with_all = ["stage", "status", "since", "run"])]
     events: bool,
-    /// Print the log of this stage or point
-    #[arg(long, value_name = "POINT", requires = "run", conflicts_with = "events")]
+    /// Only stages and points that match; with RUN, print the log of this stage or point
+    #[arg(long, value_name = "GLOB")]
     stage: Option<String>,
-    /// Only the newest so many runs
-    #[arg(short = 'n', long, default_value_t = 20, value_name = "N")]
-    count: usize,
+    /// Only stages, or runs, that ended so
+    #[arg(long, value_name = "STATUS", conflicts_with = "id")]
+    status: Option<Status>,
+    /// Only what began since then: `2d`, `90min`, `2026-11-20`, `2026-11-20T18:00`
+    #[arg(long, value_name = "TIME", conflicts_with = "id")]
+    since: Option<String>,
+    /// Only stages of the runs whose id begins or ends so, or of the `last`
+    #[arg(long, value_name = "ID", conflicts_with = "id")]
+    run: Option<String>,
+    /// Only the newest so many
+    #[arg(short = 'n', long, alias = "count", default_value_t = 20, value_name = "N")]
+    limit: usize,
 }
 
-/// Lists runs, or prints one.
+/// Why a stage failed.
+#[derive(Clone, Debug, Serialize)]
+struct Why {
+    error: String,
+    hint: Option<String>,
+    log: String,
+}
+
+/// A stage in a run.
+#[derive(Serialize)]
+struct Row<'a> {
+    run: &'a str,
+    pipeline: &'a str,
+    started_at: i64,
+    stage: &'a StageRun,
+    failure: Option<Why>,
+}
+
+/// Lists runs or stages, or prints one run.
 pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
+    let filters = Filters::new(args)?;
     let store = open_store(global, ui)?;
-    let Some(id) = &args.run else {
-        let runs = store.runs()?;
-        let shown = &runs[runs.len().saturating_sub(args.count)..];
-        return if ui.json { ui.object(&serde_json::json!({ "runs": shown })) } else { list(shown, ui) };
+    let Some(id) = &args.id else {
+        let mut runs = store.runs()?;
+        store.warnings().iter().for_each(|warning| ui.warn(warning));
+        if args.run.as_deref() == Some("last") {
+            runs.drain(..runs.len().saturating_sub(1));
+        }
+        runs.retain(|run| filters.takes_run(run));
+        return if filters.lists_stages() {
+            stages(&store, &runs, &filters, args.limit, ui)
+        } else {
+            list(&runs[runs.len().saturating_sub(args.limit)..], ui)
+        };
     };
     let run = store.run(id)?;
-    let folder = |kind: &str| store.dir().join(kind);
     if args.events {
-        return print_file(&folder("runs").join(format!("{}.ndjson", run.id)), ui);
+        return print_file(&events_path(&store, &run), ui);
     }
     if let Some(stage) = &args.stage {
-        let Some(entry) = run.stages.iter().find(|s| s.name == *stage) else {
-            let near = nearest(stage, run.stages.iter().map(|s| s.name.as_str()));
-            let hint = near
-                .map_or_else(|| "`vadpipe log RUN` lists its stages".to_owned(), |n| format!("did you mean `{n}`?"));
-            return Err(Error::bad_input(format!("run {} has no stage `{stage}`", run.id)).hint(hint));
-        };
-        let path = folder("logs").join(&run.id).join(format!("{stage}.log"));
-        if !path.exists() && entry.outcome == StageOutcome::Executed {
-            ui.note(&format!("`{stage}` said nothing in {}", run.id));
-            return Ok(());
-        }
-        if !path.exists() {
-            return Err(Error::bad_input(format!("`{stage}` did not run in {}, so it has no log", run.id)));
-        }
-        return print_file(&path, ui);
+        return stage_log(&store, &run, stage, ui);
     }
+    let failures = failures(&store, &run);
     if ui.json {
-        return ui.object(&run);
+        let mut object = serde_json::to_value(&run).map_err(|e| Error::storage("can't write JSON").caused_by(e))?;
+        object["failures"] = json!(failures);
+        return ui.object(&object);
     }
-    ui.out(&text(&run));
+    ui.out(&text(&run, &failures));
     Ok(())
 }
 
-fn print_file(path: &std::path::Path, ui: &Ui) -> Result<()> {
+fn events_path(store: &Store, run: &RunRecord) -> std::path::PathBuf {
+    store.dir().join("runs").join(format!("{}.ndjson", run.id))
+}
+
+/// Why stages failed, by point. The run's events say so; where that file is gone or cut short, nobody knows any more.
+fn failures(store: &Store, run: &RunRecord) -> BTreeMap<String, Why> {
+    let events = std::fs::read_to_string(events_path(store, run)).unwrap_or_default();
+    let failed = events.lines().filter(|line| line.contains("stage-failed"));
+    let why = |line| match serde_json::from_str(line).ok()? {
+        Event::StageFailed { stage, error, hint, log } => Some((stage, Why { error, hint, log })),
+        _ => None,
+    };
+    failed.filter_map(why).collect()
+}
+
+fn stage_log(store: &Store, run: &RunRecord, stage: &str, ui: &Ui) -> Result<()> {
+    let Some(entry) = run.stages.iter().find(|s| s.name == stage) else {
+        let near = nearest(stage, run.stages.iter().map(|s| s.name.as_str()));
+        let hint =
+            near.map_or_else(|| "`vadpipe log RUN` lists its stages".to_owned(), |n| format!("did you mean `{n}`?"));
+        return Err(Error::bad_input(format!("run {} has no stage `{stage}`", run.id)).hint(hint));
+    };
+    let path = store.dir().join("logs").join(&run.id).join(format!("{stage}.log"));
+    if !path.exists() && entry.outcome == StageOutcome::Executed {
+        ui.note(&format!("`{stage}` said nothing in {}", run.id));
+        return Ok(());
+    }
+    if !path.exists() {
+        return Err(Error::bad_input(format!("`{stage}` did not run in {}, so it has no log", run.id)));
+    }
+    print_file(&path, ui)
+}
+
+fn print_file(path: &Path, ui: &Ui) -> Result<()> {
     let text =
         std::fs::read(path).map_err(|e| Error::bad_input(format!("can't read {}", path.display())).caused_by(e))?;
     ui.out(&String::from_utf8_lossy(&text));
     Ok(())
 }
 
+/// The newest `limit` stages that the filters let through, newest last.
+fn stages(store: &Store, runs: &[RunRecord], filters: &Filters, limit: usize, ui: &Ui) -> Result<()> {
+    let mut rows = Vec::new();
+    for run in runs.iter().rev() {
+        let mut why = run.stages.iter().any(|s| s.outcome == StageOutcome::Failed).then(|| failures(store, run));
+        for stage in run.stages.iter().rev().filter(|s| filters.takes_stage(run, s)) {
+            let failure = why.as_mut().and_then(|why| why.remove(&stage.name));
+            let (id, pipeline, started_at) = (&run.id, &run.pipeline, run.started_at);
+            rows.push(Row { run: id, pipeline, started_at, stage, failure });
+        }
+        if rows.len() >= limit {
+            rows.truncate(limit);
+            break;
+        }
+    }
+    rows.reverse();
+    if ui.json {
+        return ui.object(&json!({ "stages": rows }));
+    }
+    if rows.is_empty() {
+        ui.note("nothing matches");
+        return Ok(());
+    }
+    let line = |row: &Row<'_>| {
+        let mut cells = vec![row.run.to_owned(), row.pipeline.to_owned()];
+        cells.extend(stage_cells(row.stage));
+        cells.push(row.failure.as_ref().map(|why| first_line(&why.error)).unwrap_or_default());
+        cells
+    };
+    let lines: Vec<_> = rows.iter().map(line).collect();
+    let header = ["run", "pipeline", "stage", "kind", "outcome", "took", "output", "resumed", "error"];
+    ui.out(&table(&header, &lines));
+    Ok(())
+}
+
+/// Name, kind, outcome, time, output and where it resumed.
+fn stage_cells(stage: &StageRun) -> Vec<String> {
+    let took = if stage.outcome == StageOutcome::Executed { seconds(stage.seconds) } else { String::new() };
+    let resumed = stage.resumed_at.map(|e| format!("from epoch {e}")).unwrap_or_default();
+    let digest = stage.digest.map(|d| d.short()).unwrap_or_default();
+    vec![stage.name.clone(), stage.kind.clone(), outcome(stage).to_owned(), took, digest, resumed]
+}
+
+fn outcome(stage: &StageRun) -> &'static str {
+    match stage.outcome {
+        StageOutcome::Pending => "pending",
+        StageOutcome::Executed => "executed",
+        StageOutcome::Cached => "cached",
+        StageOutcome::Failed => "failed",
+        StageOutcome::Skipped => "skipped",
+        StageOutcome::Pruned => "pruned",
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
 fn list(runs: &[RunRecord], ui: &Ui) -> Result<()> {
+    if ui.json {
+        return ui.object(&json!({ "runs": runs }));
+    }
     let row = |run: &RunRecord| {
         let count = |outcome| run.stages.iter().filter(|s| s.outcome == outcome).count().to_string();
         let took = run.finished_at.map(|end| seconds((end - run.started_at) as f64 / 1000.0)).unwrap_or_default();
@@ -91,7 +225,8 @@ fn list(runs: &[RunRecord], ui: &Ui) -> Result<()> {
     Ok(())
 }
 
-fn word(run: &RunRecord) -> &'static str {
+/// How a run stands, in a word.
+pub(super) fn word(run: &RunRecord) -> &'static str {
     match run.status {
         RunStatus::Running if run.is_running() => "running",
         RunStatus::Running => "killed",
@@ -101,13 +236,12 @@ fn word(run: &RunRecord) -> &'static str {
     }
 }
 
-fn text(run: &RunRecord) -> String {
-    let started = jiff::Timestamp::from_millisecond(run.started_at).map(|t| t.strftime("%F %T UTC").to_string());
+fn text(run: &RunRecord, failures: &BTreeMap<String, Why>) -> String {
     let mut lines = vec![
         format!("run {} of {} ({}): {}", run.id, run.pipeline, run.file, word(run)),
         format!(
             "started {}, {} ({}), {} threads, vadpipe {}",
-            started.unwrap_or_default(),
+            when(run.started_at),
             run.device,
             run.class,
             run.threads,
@@ -115,23 +249,13 @@ fn text(run: &RunRecord) -> String {
         ),
         format!("vadpipe {}", run.args.join(" ")),
     ];
-    let rows: Vec<_> = run
-        .stages
-        .iter()
-        .map(|s| {
-            let outcome = format!("{:?}", s.outcome).to_lowercase();
-            let took = if s.outcome == StageOutcome::Executed { seconds(s.seconds) } else { String::new() };
-            let resumed = s.resumed_at.map(|e| format!("from epoch {e}")).unwrap_or_default();
-            vec![
-                s.name.clone(),
-                s.kind.clone(),
-                outcome,
-                took,
-                s.digest.map(|d| d.short()).unwrap_or_default(),
-                resumed,
-            ]
-        })
-        .collect();
+    let rows: Vec<_> = run.stages.iter().map(stage_cells).collect();
     lines.push(table(&["stage", "kind", "outcome", "took", "output", "resumed"], &rows));
+    for stage in &run.stages {
+        let Some(why) = failures.get(&stage.name) else { continue };
+        lines.push(format!("{} {}: {}", paint(RED, "FAILED"), stage.name, why.error.replace('\n', "\n       ")));
+        lines.extend(why.hint.iter().map(|hint| format!("       {} {hint}", paint(GREEN, "hint:"))));
+        lines.push(format!("       log: {}", why.log));
+    }
     lines.join("\n")
 }

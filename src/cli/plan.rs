@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::Args;
 use serde_json::json;
 
+use super::estimate::{Estimates, about};
 use super::project::Project;
 use super::ui::{DIM, GREEN, Ui, YELLOW, paint};
 use super::{Global, PipelineArgs};
@@ -17,7 +18,9 @@ use crate::spec::PointInput;
 #[command(after_help = "Examples:
   vadpipe plan pipelines/full.toml
   vadpipe plan pipelines/full.toml report -S params.epochs=200
-  vadpipe plan pipelines/full.toml --check || echo 'not up to date'")]
+  vadpipe plan pipelines/full.toml --check || echo 'not up to date'
+
+Times are estimates from what earlier runs on this machine took; of what never ran here, none is given.")]
 pub(super) struct PlanArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
@@ -43,13 +46,15 @@ pub(super) fn plan(args: &PlanArgs, global: &Global, ui: &Ui) -> Result<()> {
 
 /// Prints what would run, and why.
 pub(super) fn print(project: &Project, plan: &Plan, ui: &Ui) -> Result<()> {
+    let estimates = Estimates::of(project, plan)?;
     if ui.json {
-        return ui.object(&object(project, plan));
+        return ui.object(&object(project, plan, &estimates));
     }
     let width = plan.decisions.iter().map(|d| project.name(d.point).chars().count()).max().unwrap_or(0);
-    let lines: Vec<_> = plan.decisions.iter().map(|d| line(project, d, width)).collect();
+    let lines: Vec<_> = plan.decisions.iter().map(|d| line(project, d, &estimates, width)).collect();
     ui.out(&lines.join("\n"));
-    ui.note(&summary(plan));
+    let time = estimates.words().map(|words| format!("; {words}"));
+    ui.note(&format!("{}{}", summary(plan), time.unwrap_or_default()));
     Ok(())
 }
 
@@ -67,7 +72,7 @@ pub(super) fn summary(plan: &Plan) -> String {
     format!("{stages} stage{}: {}", if stages == 1 { "" } else { "s" }, counts.join(", "))
 }
 
-fn line(project: &Project, decision: &Decision, width: usize) -> String {
+fn line(project: &Project, decision: &Decision, estimates: &Estimates, width: usize) -> String {
     let word = match decision.state {
         State::Hit => paint(GREEN, "hit  "),
         State::Miss => paint(YELLOW, "miss "),
@@ -82,18 +87,21 @@ fn line(project: &Project, decision: &Decision, width: usize) -> String {
         (Some(reason), _) => reason.text.clone(),
         (None, _) => paint(DIM, &decision.key.map(|k| k.short()).unwrap_or_default()),
     };
-    format!("{word} {name}  {why}").trim_end().to_owned()
+    let time = estimates.point(decision.point).filter(|s| *s >= 1.0).map(|s| format!("  {}", about(s)));
+    let time = time.map(|time| paint(DIM, &time)).unwrap_or_default();
+    format!("{word} {name}  {why}{time}").trim_end().to_owned()
 }
 
-fn object(project: &Project, plan: &Plan) -> serde_json::Value {
+fn object(project: &Project, plan: &Plan, estimates: &Estimates) -> serde_json::Value {
     let stages = plan.decisions.iter().map(|d| {
         let point = &project.spec.points[d.point];
         let names = |input: &PointInput| input.indices().iter().map(|i| project.name(*i)).collect::<Vec<_>>();
         let inputs: BTreeMap<_, _> = point.inputs.iter().map(|(role, input)| (role, names(input))).collect();
         json!({
             "name": point.name, "kind": point.parsed.kind.name(), "key": d.key, "state": d.state, "reason": d.reason,
-            "inputs": inputs, "epochs": d.epochs,
+            "inputs": inputs, "epochs": d.epochs, "estimate_seconds": estimates.point(d.point),
         })
     });
-    json!({ "pipeline": project.spec.pipeline.name, "stages": stages.collect::<Vec<_>>() })
+    let stages: Vec<_> = stages.collect();
+    json!({ "pipeline": project.spec.pipeline.name, "stages": stages, "estimate_seconds": estimates.seconds() })
 }

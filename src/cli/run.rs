@@ -1,12 +1,16 @@
 //! `vadpipe run`.
 
+mod watching;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
+use super::completion;
 use super::project::{Project, data_dirs};
 use super::ui::{Ui, Watch};
 use super::{Global, PipelineArgs};
@@ -21,9 +25,11 @@ const EXAMPLES: &str = "Examples:
   vadpipe run pipelines/full.toml -R tsne              make one stage again
   vadpipe run pipelines/full.toml -S params.epochs=200 extend a training: it continues where it ended
   vadpipe run pipelines/full.toml --json | jq .event   one event a line
+  vadpipe run pipelines/own-script.toml --watch        again after every edit, and only what it touches
 
 Ctrl-C saves the state of running trainings and stops; the same command goes on from there. A second Ctrl-C leaves at
-once, with the last saved state.";
+once, with the last saved state. `--watch` lets a run end before it looks for edits; Ctrl-C while it waits ends it with
+exit code 0, Ctrl-C in the middle of a run with 130.";
 
 /// Arguments of `run`.
 #[derive(Args)]
@@ -34,6 +40,9 @@ pub(super) struct RunArgs {
     /// Only say what would run
     #[arg(short = 'n', long)]
     dry_run: bool,
+    /// Run again whenever the pipeline's file, or a file that enters a key, is saved
+    #[arg(short, long)]
+    watch: bool,
     /// Go on with what doesn't depend on a failed stage
     #[arg(short, long)]
     keep_going: bool,
@@ -41,7 +50,7 @@ pub(super) struct RunArgs {
     #[arg(short, long)]
     force: bool,
     /// Make this stage again, whatever is cached (may be given several times)
-    #[arg(short = 'R', long = "rerun", value_name = "STAGE")]
+    #[arg(short = 'R', long = "rerun", value_name = "STAGE", add = ArgValueCompleter::new(completion::targets))]
     rerun: Vec<String>,
     /// Stages at the same time; a training takes all cores by itself [default: number of cores]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -59,39 +68,65 @@ pub(super) struct RunArgs {
 
 /// Runs a pipeline.
 pub(super) fn run(args: &RunArgs, global: &Global, ui: &Ui) -> Result<()> {
+    if args.watch {
+        return watching::watch(args, global, ui);
+    }
     let project = Project::open_to_run(&args.pipeline, global, ui)?;
-    let mut forced: BTreeSet<usize> =
-        if args.rerun.is_empty() { BTreeSet::new() } else { project.graph.targets(&args.rerun)? };
-    if let Some(outside) = forced.iter().find(|p| !project.wanted.contains(p)) {
-        let message = format!("`{}` is to run again, but no target needs it", project.name(*outside));
-        return Err(Error::bad_input(message).hint("name it as a target, too"));
+    let session = Session::start(args, ui)?;
+    let ended = once(&project, args, true, &session, global, ui);
+    project.leave();
+    ended
+}
+
+/// What all runs of a process have in common.
+struct Session {
+    threads: usize,
+    cancel: Cancel,
+    watch: Arc<Watch>,
+    /// Nothing runs that would have to be stopped.
+    idle: Arc<AtomicBool>,
+}
+
+impl Session {
+    fn start(args: &RunArgs, ui: &Ui) -> Result<Self> {
+        let (threads, cancel) = (start_threads(args.threads)?, Cancel::default());
+        let (watch, idle) = (Arc::new(ui.watch()), Arc::new(AtomicBool::new(false)));
+        let (says, quietly) = (Arc::clone(&watch), Arc::clone(&idle));
+        stop_on_signals(&cancel, move || {
+            if !quietly.load(Ordering::SeqCst) {
+                says.say(STOPPING);
+            }
+        })?;
+        Ok(Self { threads, cancel, watch, idle })
     }
-    if args.force {
-        forced.extend(&project.targets);
+
+    fn idle(&self, idle: bool) {
+        self.idle.store(idle, Ordering::SeqCst);
     }
+}
+
+/// Runs a pipeline once. `force` says whether what the command line forces is made again.
+fn once(project: &Project, args: &RunArgs, force: bool, session: &Session, global: &Global, ui: &Ui) -> Result<()> {
+    let forced = if force { forced(project, args)? } else { BTreeSet::new() };
     if args.dry_run {
-        return super::plan::print(&project, &project.plan(&forced, ui)?, ui);
+        return super::plan::print(project, &project.plan(&forced, ui)?, ui);
     }
-    let threads = start_threads(args.threads)?;
-    let cancel = Cancel::default();
-    let watch = Arc::new(ui.watch());
-    stop_on_signals(&cancel, &watch)?;
     let given: Vec<String> = std::env::args().skip(1).collect();
     let options = exec::Options {
         wanted: &project.wanted,
         forced: &forced,
-        jobs: args.jobs.map_or(threads, usize::from),
+        jobs: args.jobs.map_or(session.threads, usize::from),
         keep_going: args.keep_going,
         wait: !global.no_wait,
-        threads,
+        threads: session.threads,
         compute: &project.compute,
         data_dirs: &data_dirs(args.data_dir.as_ref()),
         reports: &args.reports,
         file: &args.pipeline.file.display().to_string(),
         args: &given,
     };
-    let outcome = exec::run(&project.spec, &project.graph, &project.store, &options, &cancel, &*watch)?;
-    project.leave();
+    let (cancel, watch) = (&session.cancel, &*session.watch);
+    let outcome = exec::run(&project.spec, &project.graph, &project.store, &options, cancel, watch)?;
     match outcome.status {
         Status::Ok => Ok(()),
         Status::Interrupted => {
@@ -108,6 +143,19 @@ pub(super) fn run(args: &RunArgs, global: &Global, ui: &Ui) -> Result<()> {
                 .hint("what was finished is cached; `vadpipe log` shows the run"))
         }
     }
+}
+
+/// The points that the command line wants made again.
+fn forced(project: &Project, args: &RunArgs) -> Result<BTreeSet<usize>> {
+    let mut forced = if args.rerun.is_empty() { BTreeSet::new() } else { project.graph.targets(&args.rerun)? };
+    if let Some(outside) = forced.iter().find(|p| !project.wanted.contains(p)) {
+        let message = format!("`{}` is to run again, but no target needs it", project.name(*outside));
+        return Err(Error::bad_input(message).hint("name it as a target, too"));
+    }
+    if args.force {
+        forced.extend(&project.targets);
+    }
+    Ok(forced)
 }
 
 /// Sets the number of threads for everything that computes, once. Returns it.
@@ -138,12 +186,15 @@ fn end_children() {
     }
 }
 
-/// The first signal asks everything to stop and save; the second leaves at once.
-pub(super) fn stop_on_signals(cancel: &Cancel, watch: &Arc<Watch>) -> Result<()> {
+/// What is said at the first signal.
+pub(super) const STOPPING: &str = "stopping: running trainings save their state (once more to leave at once)";
+
+/// The first signal asks everything to stop and save, and is told to `say`; the second leaves at once.
+pub(super) fn stop_on_signals(cancel: &Cancel, say: impl Fn() + Send + 'static) -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|e| Error::new(Category::StageFailed, "can't listen to signals").caused_by(e))?;
-    let (cancel, watch) = (cancel.clone(), Arc::clone(watch));
+    let cancel = cancel.clone();
     let asked = AtomicBool::new(false);
     std::thread::spawn(move || {
         for _ in signals.forever() {
@@ -152,7 +203,7 @@ pub(super) fn stop_on_signals(cancel: &Cancel, watch: &Arc<Watch>) -> Result<()>
                 std::process::exit(i32::from(Category::Interrupted.exit_code()));
             }
             cancel.cancel();
-            watch.say("stopping: running trainings save their state (once more to leave at once)");
+            say();
         }
     });
     Ok(())

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::project::Project;
-use super::ui::{Ui, bytes, figure, seconds};
+use super::ui::{Ui, bytes, figure, seconds, when};
 use super::{Global, PipelineArgs};
 use crate::error::Result;
 use crate::store::ResultRecord;
@@ -34,14 +34,13 @@ pub(super) fn show(args: &ShowArgs, global: &Global, ui: &Ui) -> Result<()> {
 fn text(name: &str, record: &ResultRecord) -> String {
     let manifest = &record.manifest;
     let made = &record.provenance;
-    let when = jiff::Timestamp::from_millisecond(made.finished_at).map(|t| t.strftime("%F %T UTC").to_string());
     let mut lines = vec![
         format!("{name} ({})", manifest.kind),
         format!("  key       {}", record.key),
         format!("  output    {}", record.digest),
         format!(
             "  made      {} by run {} in {}, vadpipe {}, {} ({}), {} threads",
-            when.unwrap_or_default(),
+            when(made.finished_at),
             made.run,
             seconds(made.seconds),
             made.version,

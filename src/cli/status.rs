@@ -1,60 +1,182 @@
 //! `vadpipe status`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
+use serde::Serialize;
 use serde_json::json;
 
 use super::project::Project;
-use super::ui::{Ui, seconds};
-use super::{Global, PipelineArgs, plan};
+use super::ui::{Ui, bytes, seconds, when};
+use super::{Global, PipelineArgs, log, plan};
 use crate::error::Result;
-use crate::plan::State;
-use crate::store::{RunRecord, RunStatus};
+use crate::key::{Digest, Key};
+use crate::plan::{CachedEpochs, Decision, Plan, State};
+use crate::store::{Holder, RunRecord, RunStatus, StateRecord};
 
 /// Arguments of `status`.
 #[derive(Args)]
-#[command(after_help = "Example:\n  vadpipe status pipelines/full.toml")]
+#[command(after_help = "Examples:
+  vadpipe status pipelines/full.toml
+  vadpipe status pipelines/full.toml 'vad@*' --json | jq '.stages[] | select(.running)'
+
+It answers beside a running training, too. The bytes of states are those that a training's checkpoints and kept states
+take; `vadpipe gc` gives back what recent runs don't need.")]
 pub(super) struct StatusArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
+}
+
+/// What is stored of one training's chain. States that several chains share count in each.
+#[derive(Clone, Debug, Serialize)]
+struct Stored {
+    /// How many states.
+    count: usize,
+    /// Their bytes.
+    bytes: u64,
+    /// The epochs after which they were saved.
+    epochs: BTreeSet<u64>,
+}
+
+/// Disk that the cache takes.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Disk {
+    /// Blocks on disk of the whole cache.
+    bytes: u64,
+    /// Bytes of all stored states, each blob once.
+    states_bytes: u64,
+    /// How many states.
+    states: usize,
 }
 
 /// Prints how a pipeline stands.
 pub(super) fn status(args: &StatusArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
     let plan = project.plan(&BTreeSet::new(), ui)?;
-    let last = project.store.runs()?.into_iter().rfind(|r| r.pipeline == project.spec.pipeline.name);
+    let runs = project.store.runs()?;
+    let last = runs.into_iter().rfind(|r| r.pipeline == project.spec.pipeline.name);
+    let states = project.store.all_states()?;
+    let stored = stored(&plan, &states);
+    let disk = disk(&project, &states);
+    let running: BTreeMap<usize, Holder> =
+        plan.decisions.iter().filter_map(|d| Some((d.point, holder(&project, d)?))).collect();
     if ui.json {
+        let stages: Vec<_> =
+            plan.decisions.iter().map(|d| point(&project, d, running.get(&d.point), stored.get(&d.point))).collect();
         let count = |state| plan.decisions.iter().filter(|d| d.state == state).count();
-        let (hit, miss, maybe) = (count(State::Hit), count(State::Miss), count(State::Maybe));
-        let (complete, pruned) = (plan.is_complete(), plan.pruned());
+        let pruned = plan.pruned();
         let pruned: Vec<&str> = pruned.iter().map(|p| project.name(*p)).collect();
-        let pipeline = &project.spec.pipeline.name;
-        return ui.object(
-            &json!({ "pipeline": pipeline, "complete": complete, "hit": hit, "miss": miss, "maybe": maybe, "pruned": pruned, "last_run": last }),
-        );
+        return ui.object(&json!({
+            "pipeline": project.spec.pipeline.name, "complete": plan.is_complete(), "hit": count(State::Hit),
+            "miss": count(State::Miss), "maybe": count(State::Maybe), "pruned": pruned, "stages": stages, "disk": disk,
+            "last_run": last,
+        }));
     }
     let mut lines = vec![plan::summary(&plan)];
-    let open = plan.decisions.iter().filter(|d| d.state != State::Hit);
-    lines.extend(open.map(|d| {
+    for d in plan.decisions.iter().filter(|d| d.state != State::Hit) {
         let why = d.reason.as_ref().map(|r| r.text.as_str()).unwrap_or_default();
         let epochs = d.epochs.filter(|e| e.cached > 0);
         let epochs = epochs.map(|e| format!(" ({} of {} epochs cached)", e.cached, e.total)).unwrap_or_default();
-        format!("  {}: {why}{epochs}", project.name(d.point))
-    }));
+        let now = running.get(&d.point).map(|h| format!(" [running: {}]", h.describe())).unwrap_or_default();
+        lines.push(format!("  {}: {why}{epochs}{now}", project.name(d.point)));
+    }
+    lines.extend(disk_lines(&project, disk, &stored));
     lines.extend(last.map(|run| last_run(&run)));
     ui.out(&lines.join("\n"));
     Ok(())
+}
+
+/// Who computes a point at the moment, if anybody.
+fn holder(project: &Project, decision: &Decision) -> Option<Holder> {
+    let key = decision.key.as_ref().filter(|_| decision.state != State::Hit)?;
+    project.store.lease_holder(key)
+}
+
+fn point(
+    project: &Project,
+    decision: &Decision,
+    running: Option<&Holder>,
+    stored: Option<&Stored>,
+) -> serde_json::Value {
+    let spec = &project.spec.points[decision.point];
+    // A training that is there has all its epochs.
+    let total = spec.parsed.stage.epochs().map(|e| e.total());
+    let done = total.filter(|_| decision.state == State::Hit).map(|total| CachedEpochs { cached: total, total });
+    let unknown = total.map(|total| CachedEpochs { cached: 0, total });
+    let running = running.map(|h| json!({ "pid": h.pid, "host": h.host, "since": when(h.since) }));
+    json!({
+        "name": spec.name, "kind": spec.parsed.kind.name(), "key": decision.key, "state": decision.state,
+        "reason": decision.reason, "epochs": done.or(decision.epochs).or(unknown), "running": running,
+        "states": stored,
+    })
+}
+
+/// What is stored of each training's chain.
+fn stored(plan: &Plan, states: &[StateRecord]) -> BTreeMap<usize, Stored> {
+    let mut by_key: BTreeMap<Key, Vec<&StateRecord>> = BTreeMap::new();
+    for state in states {
+        by_key.entry(state.key).or_default().push(state);
+    }
+    let mut stored = BTreeMap::new();
+    for decision in plan.decisions.iter().filter(|_| !by_key.is_empty()) {
+        let chain = decision.components.as_ref().map(|c| c.states()).unwrap_or_default();
+        let found: Vec<&StateRecord> = chain.iter().filter_map(|key| by_key.get(key)).flatten().copied().collect();
+        if !found.is_empty() {
+            let epochs = found.iter().map(|s| s.epoch).collect();
+            let bytes = blob_bytes(found.iter().copied());
+            stored.insert(decision.point, Stored { count: found.len(), bytes, epochs });
+        }
+    }
+    stored
+}
+
+fn disk(project: &Project, states: &[StateRecord]) -> Disk {
+    Disk { bytes: project.store.disk_bytes(), states_bytes: blob_bytes(states), states: states.len() }
+}
+
+/// Bytes of these states' blobs, each once.
+fn blob_bytes<'a>(states: impl IntoIterator<Item = &'a StateRecord>) -> u64 {
+    let blobs: BTreeMap<Digest, u64> =
+        states.into_iter().flat_map(|s| s.tensors.values()).map(|t| (t.blob.digest, t.blob.size)).collect();
+    blobs.values().sum()
+}
+
+fn disk_lines(project: &Project, disk: Disk, stored: &BTreeMap<usize, Stored>) -> Vec<String> {
+    /// More trainings than these would hide everything else.
+    const SHOWN: usize = 8;
+    let all = match disk.states {
+        0 => String::new(),
+        1 => format!(", 1 state of a training with {}", bytes(disk.states_bytes)),
+        n => format!(", {n} states of trainings with {}", bytes(disk.states_bytes)),
+    };
+    let mut lines = vec![format!("disk: {}{all}", bytes(disk.bytes))];
+    let mut largest: Vec<_> = stored.iter().collect();
+    largest.sort_by_key(|(point, s)| (std::cmp::Reverse(s.bytes), **point));
+    lines.extend(largest.iter().take(SHOWN).map(|(point, s)| {
+        let epochs: Vec<_> = s.epochs.iter().map(ToString::to_string).collect();
+        let (name, size) = (project.name(**point), bytes(s.bytes));
+        let (states, after) = if s.count == 1 { ("state", "epoch") } else { ("states", "epochs") };
+        format!("  {name}: {size} in {} {states}, after {after} {}", s.count, shortened(&epochs))
+    }));
+    if largest.len() > SHOWN {
+        lines.push(format!("  and {} more trainings", largest.len() - SHOWN));
+    }
+    lines
+}
+
+fn shortened(epochs: &[String]) -> String {
+    const ENDS: usize = 4;
+    if epochs.len() <= 2 * ENDS + 1 {
+        return epochs.join(", ");
+    }
+    format!("{}, …, {}", epochs[..ENDS].join(", "), epochs[epochs.len() - ENDS..].join(", "))
 }
 
 fn last_run(run: &RunRecord) -> String {
     let ended = match run.status {
         RunStatus::Running if run.is_running() => format!("running in {}", run.holder.describe()),
         RunStatus::Running => "was killed; the next run goes on from its last saved state".to_owned(),
-        RunStatus::Ok => "ok".to_owned(),
-        RunStatus::Failed => "failed".to_owned(),
-        RunStatus::Interrupted => "interrupted".to_owned(),
+        _ => log::word(run).to_owned(),
     };
     let took = run.finished_at.map(|end| format!(" after {}", seconds((end - run.started_at) as f64 / 1000.0)));
     format!("last run {}: {ended}{}", run.id, took.unwrap_or_default())

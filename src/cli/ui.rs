@@ -164,6 +164,12 @@ pub(super) fn seconds(s: f64) -> String {
     }
 }
 
+/// A time in Unix milliseconds as people say it.
+pub(super) fn when(milliseconds: i64) -> String {
+    let time = jiff::Timestamp::from_millisecond(milliseconds);
+    time.map(|t| t.strftime("%F %T UTC").to_string()).unwrap_or_default()
+}
+
 /// A figure with the digits that matter.
 pub(super) fn figure(v: f64) -> String {
     if v == v.trunc() && v.abs() < 1e9 { format!("{v}") } else { format!("{v:.4}") }

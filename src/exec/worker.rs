@@ -127,6 +127,38 @@ impl Shared<'_> {
         damaged: &Arc<Mutex<BTreeSet<usize>>>,
         at_rung: &AtomicBool,
     ) -> Result<Artifact, StageError> {
+        let cancel = self.cancel.for_one();
+        let chain = job.components.segments.as_ref().map(|_| {
+            let settings = ChainSettings {
+                states: job.components.states(),
+                numerics: &self.compute.numerics,
+                pinned: job.pinned.clone(),
+                interval: self.checkpoint_interval,
+                fresh: job.fresh,
+                rung: job.rung,
+                cancel: cancel.clone(),
+            };
+            StoredChain::new(self.into, self.listener, &self.spec.points[job.point].name, settings)
+        });
+        let (walked, stored) = (chain.as_ref().map(|c| c as &dyn Chain), chain.as_ref());
+        let made = self.run_stage(job, damaged, walked, stored, &cancel);
+        at_rung.store(chain.as_ref().is_some_and(StoredChain::is_at_rung), Ordering::Relaxed);
+        let artifact = made?;
+        check_metrics(&artifact)?;
+        self.check_files(job)?;
+        Ok(artifact)
+    }
+
+    /// Runs a stage on a chain, if it is a training. `stored` is that chain where it is one of the store: progress says where
+    /// it was taken up.
+    pub(crate) fn run_stage(
+        &self,
+        job: &Job,
+        damaged: &Arc<Mutex<BTreeSet<usize>>>,
+        chain: Option<&dyn Chain>,
+        stored: Option<&StoredChain<'_>>,
+        cancel: &Cancel,
+    ) -> Result<Artifact, StageError> {
         let point = &self.spec.points[job.point];
         let log_path = self.log_path(point);
         let scratch_root = self.store.dir().join("scratch");
@@ -140,20 +172,7 @@ impl Shared<'_> {
             .prefix(&format!("{}-", point.stage))
             .tempdir_in(&scratch_root)
             .map_err(|e| Error::storage(format!("can't create a folder in {}", scratch_root.display())).caused_by(e))?;
-        let cancel = self.cancel.for_one();
-        let chain = job.components.segments.as_ref().map(|_| {
-            let settings = ChainSettings {
-                states: job.components.states(),
-                numerics: &self.compute.numerics,
-                pinned: job.pinned.clone(),
-                interval: self.checkpoint_interval,
-                fresh: job.fresh,
-                rung: job.rung,
-                cancel: cancel.clone(),
-            };
-            StoredChain::new(self.into, self.listener, &point.name, settings)
-        });
-        let progress = StageProgress::new(self.listener, &point.name, chain.as_ref(), &log_path);
+        let progress = StageProgress::new(self.listener, &point.name, stored, &log_path);
         let context = Context {
             inputs: self.inputs(job, damaged),
             streams: Streams::new(point.seed),
@@ -164,18 +183,13 @@ impl Shared<'_> {
             data_dirs: self.data_dirs,
             log_path: &log_path,
             progress: &progress,
-            cancel: &cancel,
-            chain: chain.as_ref().map(|c| c as &dyn Chain),
+            cancel,
+            chain,
         };
-        let made = match job.threads {
+        match job.threads {
             None => point.parsed.stage.run(&context),
             Some(threads) => threads_of_its_own(threads)?.install(|| point.parsed.stage.run(&context)),
-        };
-        at_rung.store(chain.as_ref().is_some_and(StoredChain::is_at_rung), Ordering::Relaxed);
-        let artifact = made?;
-        check_metrics(&artifact)?;
-        self.check_files(job)?;
-        Ok(artifact)
+        }
     }
 
     /// The key holds what files held when it was made: if they changed meanwhile, the result belongs to no key.

@@ -100,6 +100,8 @@ pub(super) struct Table {
 struct Column {
     title: String,
     figures: bool,
+    /// Attributes for the script.
+    data: &'static str,
 }
 
 /// A cell: what it shows (HTML), and what it is sorted by.
@@ -134,7 +136,12 @@ impl Cell {
 impl Table {
     /// Adds a column of words or, aligned to the right, of figures.
     pub(super) fn column(&mut self, title: &str, figures: bool) -> &mut Self {
-        self.head.push(Column { title: title.to_owned(), figures });
+        self.column_with(title, figures, "")
+    }
+
+    /// A column whose head has an attribute such as ` data-axis="1"`.
+    pub(super) fn column_with(&mut self, title: &str, figures: bool, data: &'static str) -> &mut Self {
+        self.head.push(Column { title: title.to_owned(), figures, data });
         self
     }
 
@@ -152,7 +159,7 @@ impl Table {
         out.push_str("<thead><tr>");
         for column in &self.head {
             let class = if column.figures { " class=\"n\"" } else { "" };
-            out.push_str(&format!("<th scope=\"col\"{class}>{}</th>", Text(&column.title)));
+            out.push_str(&format!("<th scope=\"col\"{class}{}>{}</th>", column.data, Text(&column.title)));
         }
         out.push_str("</tr></thead><tbody>\n");
         for row in &self.rows {

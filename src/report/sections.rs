@@ -5,6 +5,7 @@ mod figures;
 mod images;
 mod other;
 mod scatters;
+mod sweeps;
 
 use std::collections::BTreeSet;
 
@@ -98,7 +99,8 @@ pub(super) fn all(spec: &Spec, inputs: &Inputs, cancel: &Cancel) -> Result<Vec<S
     let items = items(inputs);
     let mut sections = vec![Section { id: "figures", title: "Figures", html: figures::render(spec, &items)? }];
     type Render = fn(&[Item<'_>]) -> Result<String, StageError>;
-    let rest: [(&'static str, &'static str, Render); 8] = [
+    let rest: [(&'static str, &'static str, Render); 9] = [
+        ("sweeps", "Sweeps", sweeps::render),
         ("data", "Data", images::data),
         ("training", "Training", curves::trainings),
         ("fitting", "Fitting latents", curves::fits),

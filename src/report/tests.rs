@@ -400,6 +400,77 @@ fn a_click_sorts_a_table_and_picks_a_class() {
     assert_eq!(page.dom.matches("chosen\" data-k=\"0\"").count(), 2);
 }
 
+/// Three learning rates by four sizes; the best in the middle.
+fn sweep() -> Inputs {
+    let point = |lr: &str, dim: usize| {
+        let far = (libm::log10(lr.parse::<f64>().unwrap()) + 2.7).abs();
+        let loss = 0.06 + 0.05 * far + 0.3 / dim as f64;
+        training("train-ad", &format!("ad@lr={lr},latent_dim={dim}"), loss, None)
+    };
+    let all = ["0.0003", "0.001", "0.003"].iter().flat_map(|lr| [8, 16, 64, 128].map(|dim| point(lr, dim)));
+    Inputs(BTreeMap::from([("shown".to_owned(), all.collect())]))
+}
+
+#[test]
+fn the_points_of_a_sweep_are_lines_and_rows() {
+    let html = build(&Spec::default(), &sweep(), &Cancel::default()).unwrap();
+    let part = html.split("<div class=\"sweep\">").nth(1).unwrap();
+    assert_eq!(part.matches("class=\"line q").count(), 12);
+    assert!(part.contains("data-axis=\"1\">lr</th>") && part.contains("data-colour=\"1\">loss first</th>"));
+    // The axes that are swept, and the metrics that differ: `loss_first` is the same for all.
+    let titles: Vec<&str> =
+        part.split("class=\"title\"").skip(1).map(|t| t.split(['>', '<']).nth(1).unwrap()).collect();
+    assert_eq!(titles, ["lr", "latent_dim", "loss", "rmse", "psnr"]);
+    // Nothing is swept where no point has an axis, or nothing differs.
+    assert!(!build(&Spec::default(), &Inputs::default(), &Cancel::default()).unwrap().contains("class=\"sweep\""));
+    let inputs = ["a", "b"].map(|w| decoded(&format!("samples@w={w}"), "prior", 1.0));
+    let inputs = Inputs(BTreeMap::from([("x".to_owned(), inputs.to_vec())]));
+    assert!(!build(&Spec::default(), &inputs, &Cancel::default()).unwrap().contains("class=\"sweep\""));
+}
+
+#[test]
+fn a_sweep_is_coloured_filtered_and_picked_from_by_buttons() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("report.html");
+    let clicks = "<script>
+        const press = (title, text) => [...document.querySelectorAll(`.controls [aria-label='${title}'] button`)]
+            .find((b) => b.textContent === text).click();
+        press('colour', 'psnr');
+        press('lr', '0.001'); press('lr', '0.003'); press('latent_dim', '64');
+        document.querySelector('.sweep tbody tr:not([hidden]) th button').click();
+        </script></body>";
+    let html = build(&Spec::default(), &sweep(), &Cancel::default()).unwrap().replace("</body>", clicks);
+    std::fs::write(&file, html).unwrap();
+    let Some(page) = browser::load(&file).unwrap() else {
+        eprintln!("no chromium in PATH: nothing was clicked");
+        return;
+    };
+    assert_eq!(page.complaints, Vec::<String>::new());
+    let part = page.dom.split("<div class=\"sweep\">").nth(1).unwrap();
+    assert!(part.contains("<b>psnr</b>"), "the legend says what the colours mean");
+    // Of twelve points, two have these values: their rows and their lines are left.
+    assert_eq!(part.matches("<tr hidden=\"\">").count(), 10);
+    assert_eq!(part.split("<tr").filter(|tr| tr.starts_with(" hidden")).count(), 10);
+    let off = part.split("<path class=\"").filter(|p| p.starts_with("line") && p[..30].contains(" off")).count();
+    assert_eq!(off, 10);
+    // The first of the two is picked: its row and its line stand out.
+    assert!(part.contains("parallel alone"));
+    let chosen = part.split("<path class=\"").find(|p| p.starts_with("line") && p[..30].contains("chosen")).unwrap();
+    assert!(chosen.contains("<title>ad@lr=0.001,latent_dim=64</title>"), "{chosen}");
+}
+
+#[test]
+#[ignore = "writes a report for the eye"]
+fn a_sweep_for_the_eye() {
+    let file = std::env::temp_dir().join("vadpipe-sweep.html");
+    std::fs::write(&file, overlay(&build(&spec_of_sweep(), &sweep(), &Cancel::default()).unwrap(), &run())).unwrap();
+    println!("{}", file.display());
+}
+
+fn spec_of_sweep() -> Spec {
+    Spec { title: "A sweep".to_owned(), reference: Vec::new() }
+}
+
 #[test]
 #[ignore = "writes a report for the eye"]
 fn for_the_eye() {

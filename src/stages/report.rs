@@ -37,7 +37,7 @@ impl StageKind for Kind {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn summary(&self) -> &'static str {

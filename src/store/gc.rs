@@ -44,6 +44,8 @@ impl Store {
             results_removed: dead.len(),
             states_kept: kept_states.len(),
             states_removed: dead_states.len(),
+            states_bytes_kept: state_bytes(&kept_states, &BTreeSet::new()),
+            states_bytes_removed: state_bytes(&dead_states, &blobs_of_states(&kept_states)),
             runs_removed: old_runs.len(),
         };
         let blobs_of = |results: &[ResultRecord], states: &[StateRecord]| -> BTreeMap<Digest, u64> {
@@ -131,6 +133,17 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn blobs_of_states(states: &[StateRecord]) -> BTreeSet<Digest> {
+    states.iter().flat_map(BlobEntries::blobs).map(|b| b.digest).collect()
+}
+
+/// Bytes of the blobs of these states, but for those that others have, too.
+fn state_bytes(states: &[StateRecord], others: &BTreeSet<Digest>) -> u64 {
+    let blobs: BTreeMap<Digest, u64> =
+        states.iter().flat_map(BlobEntries::blobs).map(|BlobEntry { digest, size }| (digest, size)).collect();
+    blobs.iter().filter(|(digest, _)| !others.contains(digest)).map(|(_, size)| size).sum()
 }
 
 fn copy_chunks(store: &Store, from: &Path, to: &Path, keep: &BTreeSet<blobs::BlobKey>) -> Result<BTreeSet<Digest>> {

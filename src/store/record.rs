@@ -79,6 +79,13 @@ pub struct StateRecord {
     pub lineage: u64,
 }
 
+impl StateRecord {
+    /// Bytes of its tensors, before they are cut into chunks.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.values().map(|t| t.blob.size).sum()
+    }
+}
+
 /// The furthest state of a chain, without its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct StatePosition {

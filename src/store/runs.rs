@@ -46,6 +46,35 @@ impl Store {
         Ok(runs)
     }
 
+    /// The newest run records, newest first, as many as have together no more than so many bytes; one at least. Those that
+    /// can't be read are left out: [`Store::runs`] says so.
+    ///
+    /// # Errors
+    /// If the folder can't be read.
+    pub fn newest_runs(&self, bytes: u64) -> Result<Vec<RunRecord>> {
+        let folder = self.inner.dir.join("runs");
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(StoreError::io("can't read", &folder)(e)),
+        };
+        let mut paths: Vec<_> = entries.flatten().map(|e| e.path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|e| e == "json"));
+        // Ids sort by time.
+        paths.sort_unstable_by(|a, b| b.cmp(a));
+        let (mut runs, mut left) = (Vec::new(), bytes);
+        for path in paths {
+            let Ok(content) = fs::read(&path) else { continue };
+            let size = content.len() as u64;
+            if size > left && !runs.is_empty() {
+                break;
+            }
+            left = left.saturating_sub(size);
+            runs.extend(parse(&content).ok());
+        }
+        Ok(runs)
+    }
+
     /// The run whose id begins or ends with this; `last` is the newest.
     ///
     /// # Errors

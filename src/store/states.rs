@@ -33,6 +33,34 @@ impl Store {
         Ok(longest.map(|s| StatePosition { epoch: s.epoch, step: s.step }))
     }
 
+    /// All stored states of this chain in any numerics class, by the index, in the order of the chain.
+    ///
+    /// # Errors
+    /// If the index can't be read.
+    pub fn chain_states(&self, states: &[Key]) -> Result<Vec<StateRecord>> {
+        self.inner.read_index(|db| {
+            let lineage = index::lineage(db)?;
+            let mut found = Vec::new();
+            for (epoch, key) in states.iter().enumerate() {
+                let here = |s: &StateRecord| s.epoch + u64::from(s.step > 0) == epoch as u64;
+                found.extend(index::states(db, key)?.into_iter().filter(|s| s.lineage == lineage && here(s)));
+            }
+            found.sort_by_key(|s: &StateRecord| (s.epoch, s.step));
+            Ok(found)
+        })
+    }
+
+    /// All stored states of all trainings, by the index.
+    ///
+    /// # Errors
+    /// If the index can't be read.
+    pub fn all_states(&self) -> Result<Vec<StateRecord>> {
+        self.inner.read_index(|db| {
+            let lineage = index::lineage(db)?;
+            Ok(index::all_states(db)?.0.into_iter().filter(|s| s.lineage == lineage).collect())
+        })
+    }
+
     /// The furthest state that can be read, with its content: damaged ones are forgotten and passed over.
     ///
     /// # Errors

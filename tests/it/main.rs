@@ -2,10 +2,12 @@
 
 #![expect(clippy::expect_used, reason = "a test that can't go on says why and fails")]
 
+mod answers;
 mod bad_input;
 mod benches;
 mod browser;
 mod chains;
+mod comparing;
 mod freshness;
 mod golden;
 mod interruption;
@@ -13,6 +15,8 @@ mod layers;
 mod library;
 mod processes;
 mod repair;
+mod shells;
 mod shipped;
 mod support;
 mod sweeps;
+mod watching;

@@ -9,7 +9,7 @@ use crate::report::html::{Cell, Table, Text, number};
 use crate::stage::StageError;
 
 /// Metrics in the order in which a reader wants them; others follow by name.
-const ORDER: [&str; 9] =
+pub(super) const ORDER: [&str; 9] =
     ["loss_first", "loss", "loss_sampled", "reconstruction", "kl", "rmse", "psnr", "knn_purity", "knn_recall"];
 /// Facts that tell inputs of one kind apart.
 const FACTS: [&str; 10] =

@@ -1,0 +1,286 @@
+//! What is compared: points as they stand in a pipeline, or as a run found them.
+//!
+//! What makes a point's key is in its [`Components`]. Those of a run hold the digests of inputs. Those of a pipeline's point
+//! are made without looking at any result: in place of an input's digest stands the key that the input's own components
+//! give, so two pipelines can be compared before anything ran.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::cli::project::Project;
+use crate::cli::ui::Ui;
+use crate::error::{Error, Result};
+use crate::key::{Components, InputDigest, Key, Segment};
+use crate::plan::PipelineFiles;
+use crate::report::{Change, Comparison, Figure, Pair};
+use crate::spec::PointInput;
+use crate::store::{ResultRecord, RunRecord, RunStatus, Store};
+use crate::value::Value;
+
+/// One point on one side.
+#[derive(Clone, Debug)]
+pub(super) struct Side {
+    /// The point's name.
+    pub(super) name: String,
+    /// What makes its key; none if nobody knows any more.
+    components: Option<Components>,
+    /// The names of what it reads, by role.
+    inputs: BTreeMap<String, Vec<String>>,
+    /// Its real key, if that is known.
+    key: Option<Key>,
+    /// Its result, if that is in the cache.
+    pub(super) record: Option<ResultRecord>,
+    /// How it ended, in a run.
+    outcome: Option<String>,
+}
+
+/// The points of a pipeline, by index.
+pub(super) fn of_project(project: &Project, ui: &Ui) -> Result<BTreeMap<usize, Side>> {
+    let plan = project.plan(&BTreeSet::new(), ui)?;
+    let mut records = project.planner(&BTreeSet::new()).records(&plan)?;
+    let keys: BTreeMap<usize, Key> = plan.decisions.iter().filter_map(|d| Some((d.point, d.key?))).collect();
+    let mut sides: BTreeMap<usize, Side> = BTreeMap::new();
+    let mut identity: BTreeMap<usize, Key> = BTreeMap::new();
+    let files = PipelineFiles { store: &project.store, base: &project.spec.base };
+    for index in project.graph.order().iter().copied().filter(|p| project.wanted.contains(p)) {
+        let point = &project.spec.points[index];
+        let stage = &point.parsed.stage;
+        let reads = stage.reads();
+        let of = |i: &usize| identity.get(i).copied().unwrap_or(crate::key::Digest([0; 32]));
+        let digest = |input: &PointInput| match input {
+            PointInput::One(i) => InputDigest::One(of(i)),
+            PointInput::Many(list) => {
+                InputDigest::Many(list.iter().map(|i| (project.name(*i).to_owned(), of(i))).collect())
+            }
+        };
+        let components = Components {
+            kind: point.parsed.kind.name().to_owned(),
+            version: point.parsed.kind.version(),
+            params: point.parsed.params.clone(),
+            seed: reads.seed.then_some(point.seed),
+            precision: reads.precision.then(|| project.spec.pipeline.precision.to_string()),
+            inputs: point.inputs.iter().map(|(role, input)| (role.clone(), digest(input))).collect(),
+            contents: stage.contents(&files)?,
+            segments: stage.epochs().map(|e| e.segments),
+        };
+        identity.insert(index, components.key());
+        let names = |input: &PointInput| input.indices().iter().map(|i| project.name(*i).to_owned()).collect();
+        let inputs = point.inputs.iter().map(|(role, input)| (role.clone(), names(input))).collect();
+        let (key, record) = (keys.get(&index).copied(), records.remove(&index));
+        let (name, components) = (point.name.clone(), Some(components));
+        sides.insert(index, Side { name, components, inputs, key, record, outcome: None });
+    }
+    Ok(sides)
+}
+
+/// The run of an id, the beginning or the end of one; `last` and `last~1`, `last~2`, … count from the newest.
+pub(super) fn run(store: &Store, id: &str) -> Result<RunRecord> {
+    let Some(back) = id.strip_prefix("last~") else { return Ok(store.run(id)?) };
+    let wrong = || Error::bad_input(format!("there is no run `{id}`")).hint("`vadpipe log` lists the runs");
+    let back: usize = back.parse().map_err(|_| wrong())?;
+    store.runs()?.into_iter().rev().nth(back).ok_or_else(wrong)
+}
+
+/// The points of a run, as far as the cache still knows them.
+pub(super) fn of_run(store: &Store, run: &RunRecord) -> Result<Vec<Side>> {
+    let keys: Vec<Key> = run.stages.iter().filter_map(|s| s.key).collect();
+    let mut records: BTreeMap<Key, ResultRecord> =
+        store.results(&keys)?.into_iter().flatten().map(|r| (r.key, r)).collect();
+    let side = |stage: &crate::store::StageRun| {
+        let record = stage.key.and_then(|key| records.remove(&key));
+        Side {
+            name: stage.name.clone(),
+            components: record.as_ref().map(|r| r.components.clone()),
+            inputs: BTreeMap::new(),
+            key: stage.key,
+            record,
+            outcome: Some(format!("{:?}", stage.outcome).to_lowercase()),
+        }
+    };
+    Ok(run.stages.iter().map(side).collect())
+}
+
+fn change(name: &str, a: Option<String>, b: Option<String>) -> Option<Change> {
+    (a != b).then(|| Change { name: name.to_owned(), a, b })
+}
+
+/// What differs between two runs as a whole.
+pub(super) fn run_facts(a: &RunRecord, b: &RunRecord) -> Vec<Change> {
+    let status = |r: &RunRecord| match r.status {
+        RunStatus::Running => "not finished",
+        RunStatus::Ok => "ok",
+        RunStatus::Failed => "failed",
+        RunStatus::Interrupted => "interrupted",
+    };
+    type Fact = fn(&RunRecord) -> String;
+    let facts: [(&str, Fact); 6] = [
+        ("pipeline", |r| r.pipeline.clone()),
+        ("command", |r| r.args.join(" ")),
+        ("device", |r| format!("{} ({})", r.device, r.class)),
+        ("threads", |r| r.threads.to_string()),
+        ("machine", |r| r.holder.host.clone()),
+        ("vadpipe", |r| r.version.clone()),
+    ];
+    let facts = facts.iter().filter_map(|(name, of)| change(name, Some(of(a)), Some(of(b))));
+    facts.chain(change("status", Some(status(a).to_owned()), Some(status(b).to_owned()))).collect()
+}
+
+/// What differs between two pipelines as a whole.
+pub(super) fn headers(a: &Project, b: &Project) -> Vec<Change> {
+    let (a, b) = (&a.spec.pipeline, &b.spec.pipeline);
+    let text = |v: &dyn ToString| Some(v.to_string());
+    [
+        change("name", Some(a.name.clone()), Some(b.name.clone())),
+        change("seed", text(&a.seed), text(&b.seed)),
+        change("precision", text(&a.precision), text(&b.precision)),
+        change("device", text(&a.device), text(&b.device)),
+        change("checkpoint_seconds", text(&a.checkpoint_seconds), text(&b.checkpoint_seconds)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Compares points of the same name. Returns the pairs beside what was found, in the order of [`Comparison::changed`].
+pub(super) fn compare(
+    a: &str,
+    b: &str,
+    facts: Vec<Change>,
+    first: Vec<Side>,
+    second: Vec<Side>,
+) -> (Comparison, Vec<[Side; 2]>) {
+    let mut found = Comparison { a: a.to_owned(), b: b.to_owned(), facts, ..Comparison::default() };
+    let mut others: BTreeMap<String, Side> = second.iter().map(|s| (s.name.clone(), s.clone())).collect();
+    let mut pairs = Vec::new();
+    for side in first {
+        match others.remove(&side.name) {
+            None => found.only_a.push(side.name),
+            Some(other) => {
+                let pair = pair(&side, &other);
+                if is_same(&side, &other, &pair) {
+                    found.same.push(side.name);
+                } else {
+                    found.changed.push(pair);
+                    pairs.push([side, other]);
+                }
+            }
+        }
+    }
+    found.only_b = second.into_iter().map(|s| s.name).filter(|name| others.contains_key(name)).collect();
+    (found, pairs)
+}
+
+/// Compares the points of two targets where their axes have the same values, or the one point of each.
+pub(super) fn pair_up(a: &str, b: &str, first: Vec<Side>, second: Vec<Side>) -> (Comparison, Vec<[Side; 2]>) {
+    let mut found = Comparison { a: a.to_owned(), b: b.to_owned(), ..Comparison::default() };
+    let single = first.len() == 1 && second.len() == 1;
+    let coordinates = |side: &Side| side.name.split_once('@').map(|(_, c)| c.to_owned()).unwrap_or_default();
+    let mut others: Vec<Option<Side>> = second.into_iter().map(Some).collect();
+    let mut pairs = Vec::new();
+    for side in first {
+        let meets = |o: &&mut Option<Side>| o.as_ref().is_some_and(|o| single || coordinates(o) == coordinates(&side));
+        match others.iter_mut().find(meets).and_then(Option::take) {
+            None => found.only_a.push(side.name),
+            Some(other) => {
+                found.changed.push(pair(&side, &other));
+                pairs.push([side, other]);
+            }
+        }
+    }
+    found.only_b = others.into_iter().flatten().map(|s| s.name).collect();
+    (found, pairs)
+}
+
+fn is_same(a: &Side, b: &Side, pair: &Pair) -> bool {
+    let keys = match (a.key, b.key) {
+        (Some(a), Some(b)) => a == b,
+        (None, None) => true,
+        _ => a.components.is_some() && b.components.is_some(),
+    };
+    keys && pair.parameters.is_empty() && pair.same_output != Some(false)
+}
+
+fn pair(a: &Side, b: &Side) -> Pair {
+    let mut parameters = match (&a.components, &b.components) {
+        (Some(x), Some(y)) => differing(&flat(x), &flat(y)),
+        _ => Vec::new(),
+    };
+    parameters.extend(inputs(a, b));
+    if a.components.is_none() || b.components.is_none() {
+        parameters.extend(change("outcome", a.outcome.clone(), b.outcome.clone()));
+    }
+    let same_output = a.record.as_ref().zip(b.record.as_ref()).map(|(a, b)| a.digest == b.digest);
+    let (name, keys) = ((a.name.clone(), b.name.clone()), [a.key, b.key]);
+    let (metrics, pictures, curves) = (metrics(a, b), Vec::new(), Vec::new());
+    Pair { a: name.0, b: name.1, keys, parameters, metrics, same_output, pictures, curves }
+}
+
+fn metrics(a: &Side, b: &Side) -> Vec<Figure> {
+    let of = |side: &Side| side.record.as_ref().map(|r| r.manifest.metrics.clone()).unwrap_or_default();
+    let (a, b) = (of(a), of(b));
+    let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    let figure = |name: &String| Figure { name: name.clone(), a: a.get(name).copied(), b: b.get(name).copied() };
+    names.into_iter().map(figure).collect()
+}
+
+/// All that makes a key, as text by name; the inputs aside.
+fn flat(components: &Components) -> BTreeMap<String, String> {
+    let mut all: BTreeMap<String, String> =
+        components.params.iter().map(|(name, value)| (name.clone(), value.to_string())).collect();
+    all.insert("kind".to_owned(), components.kind.clone());
+    all.insert("version of the kind".to_owned(), components.version.to_string());
+    all.extend(components.seed.map(|seed| ("seed".to_owned(), seed.to_string())));
+    all.extend(components.precision.iter().map(|precision| ("precision".to_owned(), precision.clone())));
+    all.extend(components.contents.iter().map(|(name, digest)| (format!("file {name}"), digest.short())));
+    if let Some(segments) = &components.segments {
+        let total: u64 = segments.iter().map(|s| s.epochs).sum();
+        all.insert("epochs".to_owned(), total.to_string());
+        match segments.as_slice() {
+            [only] => all.extend(only.params.iter().map(|(name, value)| (name.clone(), value.to_string()))),
+            several => {
+                let table = |s: &Segment| {
+                    let mut table = s.params.clone();
+                    table.insert("epochs".to_owned(), Value::Int(s.epochs as i64));
+                    Value::Table(table)
+                };
+                let list = Value::List(several.iter().map(table).collect());
+                all.insert("segments".to_owned(), list.to_string());
+            }
+        }
+    }
+    all
+}
+
+fn differing(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) -> Vec<Change> {
+    let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    names.into_iter().filter_map(|name| change(name, a.get(name).cloned(), b.get(name).cloned())).collect()
+}
+
+/// The roles in which other content stands, with the names of what stands there or, of runs, digests.
+fn inputs(a: &Side, b: &Side) -> Vec<Change> {
+    let of = |side: &Side| side.components.as_ref().map(|c| c.inputs.clone()).unwrap_or_default();
+    let (x, y) = (of(a), of(b));
+    if a.components.is_none() || b.components.is_none() {
+        return Vec::new();
+    }
+    let roles: BTreeSet<&String> = x.keys().chain(y.keys()).collect();
+    let mut changes = Vec::new();
+    for role in roles.into_iter().filter(|role| x.get(*role) != y.get(*role)) {
+        let (was, now) = (described(a, role, x.get(role)), described(b, role, y.get(role)));
+        // The same names, so what they stand for is another thing.
+        let now = if was == now { now.map(|now| format!("{now}, which differs")) } else { now };
+        changes.push(Change { name: format!("input {role}"), a: was, b: now });
+    }
+    changes
+}
+
+fn described(side: &Side, role: &str, input: Option<&InputDigest>) -> Option<String> {
+    if let Some(names) = side.inputs.get(role) {
+        return Some(names.join(", "));
+    }
+    Some(match input? {
+        InputDigest::One(digest) => digest.short(),
+        InputDigest::Many(many) => {
+            many.iter().map(|(label, digest)| format!("{label} {}", digest.short())).collect::<Vec<_>>().join(", ")
+        }
+    })
+}

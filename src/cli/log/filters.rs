@@ -1,0 +1,159 @@
+//! Which runs and stages `log` lists.
+
+use clap::ValueEnum;
+use globset::{Glob, GlobMatcher};
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp, Zoned};
+
+use super::LogArgs;
+use crate::error::{Error, Result};
+use crate::store::{RunRecord, RunStatus, StageOutcome, StageRun};
+
+/// How a stage or a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Status {
+    /// Stages that ran
+    Executed,
+    /// Stages whose result was there
+    Cached,
+    /// Stages that failed
+    Failed,
+    /// Stages that did not run, since something they need failed or the run was stopped
+    Skipped,
+    /// Stages that ended early, since others of their sweep did better.
+    Pruned,
+    /// Runs that made everything
+    Ok,
+    /// Runs that the user stopped
+    Interrupted,
+    /// Runs under way
+    Running,
+    /// Runs that were killed
+    Killed,
+}
+
+impl Status {
+    /// The outcome of a stage that it names, if it names one.
+    fn outcome(self) -> Option<StageOutcome> {
+        match self {
+            Self::Executed => Some(StageOutcome::Executed),
+            Self::Cached => Some(StageOutcome::Cached),
+            Self::Failed => Some(StageOutcome::Failed),
+            Self::Skipped => Some(StageOutcome::Skipped),
+            Self::Pruned => Some(StageOutcome::Pruned),
+            Self::Ok | Self::Interrupted | Self::Running | Self::Killed => None,
+        }
+    }
+
+    fn is(self, run: &RunRecord) -> bool {
+        match self {
+            Self::Ok => run.status == RunStatus::Ok,
+            Self::Interrupted => run.status == RunStatus::Interrupted,
+            Self::Running => run.is_running(),
+            Self::Killed => run.status == RunStatus::Running && !run.is_running(),
+            Self::Executed | Self::Cached | Self::Failed | Self::Skipped | Self::Pruned => true,
+        }
+    }
+}
+
+/// The filters of the command line.
+pub(super) struct Filters {
+    lists_stages: bool,
+    stage: Option<GlobMatcher>,
+    status: Option<Status>,
+    /// Unix milliseconds.
+    since: Option<i64>,
+    run: Option<String>,
+}
+
+impl Filters {
+    pub(super) fn new(args: &LogArgs) -> Result<Self> {
+        let glob = |text: &String| {
+            let wrong = |e: globset::Error| Error::bad_input(format!("`{text}` is not a valid pattern: {}", e.kind()));
+            Glob::new(text).map(|g| g.compile_matcher()).map_err(wrong)
+        };
+        let outcome = args.status.is_some_and(|s| s.outcome().is_some());
+        let lists_stages = args.stage.is_some() || args.run.is_some() || outcome;
+        // With RUN, `--stage` is the name of one log.
+        let stage = args.stage.as_ref().filter(|_| args.id.is_none()).map(glob).transpose()?;
+        let since = args.since.as_deref().map(|text| since(text, &Zoned::now())).transpose()?;
+        let run = args.run.clone().filter(|id| id != "last");
+        Ok(Self { lists_stages, stage, status: args.status, since, run })
+    }
+
+    /// Whether stages are asked for rather than runs.
+    pub(super) fn lists_stages(&self) -> bool {
+        self.lists_stages
+    }
+
+    pub(super) fn takes_run(&self, run: &RunRecord) -> bool {
+        let named = |id: &String| run.id.starts_with(id.as_str()) || run.id.ends_with(id.as_str());
+        self.since.is_none_or(|since| run.started_at >= since)
+            && self.status.is_none_or(|status| status.is(run))
+            && self.run.as_ref().is_none_or(named)
+    }
+
+    /// Whether to list this stage of a run that was let through. A point is found by its stage's name, too.
+    pub(super) fn takes_stage(&self, run: &RunRecord, stage: &StageRun) -> bool {
+        let of = stage.name.split('@').next().unwrap_or_default();
+        let matches = |glob: &GlobMatcher| glob.is_match(&stage.name) || glob.is_match(of);
+        // A run that is under way has not said yet what became of its stages, but for those that were there.
+        let cached =
+            run.status == RunStatus::Running && stage.outcome == StageOutcome::Pending && stage.digest.is_some();
+        let outcome = if cached { StageOutcome::Cached } else { stage.outcome };
+        self.stage.as_ref().is_none_or(matches)
+            && self.status.and_then(Status::outcome).is_none_or(|wanted| outcome == wanted)
+    }
+}
+
+/// The time that a text names, in Unix milliseconds: so long before `now`, or a date or a time (of UTC, unless it says).
+fn since(text: &str, now: &Zoned) -> Result<i64> {
+    if let Ok(span) = text.parse::<Span>() {
+        let begin = now.checked_sub(span.abs());
+        let far = |e| Error::bad_input(format!("`--since {text}` is too long ago")).caused_by(e);
+        return begin.map(|t| t.timestamp().as_millisecond()).map_err(far);
+    }
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time.as_millisecond());
+    }
+    let date = text.parse::<DateTime>().ok().and_then(|date| date.to_zoned(TimeZone::UTC).ok());
+    date.map(|date| date.timestamp().as_millisecond()).ok_or_else(|| {
+        let message = format!("`--since {text}` is neither a time span nor a date");
+        Error::bad_input(message).hint("write `2d`, `12h`, `90min`, `2026-11-20` or `2026-11-20T18:00`")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_takes_spans_and_dates() {
+        let now: Zoned = "2026-11-22T12:00:00+00:00[UTC]".parse().unwrap();
+        let at = |text: &str| Timestamp::from_millisecond(since(text, &now).unwrap()).unwrap().to_string();
+        let texts = [
+            "2d",
+            "12h",
+            "90min",
+            "1w",
+            "2026-11-20",
+            "2026-11-20T18:00",
+            "2026-11-20 18:00",
+            "2026-11-20T18:00+02:00",
+        ];
+        insta::assert_snapshot!(texts.map(at).join("\n"), @r"
+        2026-11-20T12:00:00Z
+        2026-11-22T00:00:00Z
+        2026-11-22T10:30:00Z
+        2026-11-15T12:00:00Z
+        2026-11-20T00:00:00Z
+        2026-11-20T18:00:00Z
+        2026-11-20T18:00:00Z
+        2026-11-20T16:00:00Z
+        ");
+        for wrong in ["", "yesterday", "2x", "2026-13-01", "99999999y"] {
+            assert_eq!(since(wrong, &now).unwrap_err().category, crate::error::Category::BadInput, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! In what two results, or two states of a training, differ: the first thing only, with its size.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::artifact::{ElementType, Tensor, TensorError};
+use crate::error::{Category, Error, Result};
+use crate::exec::worker::Shared;
+use crate::store::ResultRecord;
+
+/// What kind of thing differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// A tensor.
+    Tensor,
+    /// A file.
+    File,
+    /// A metric.
+    Metric,
+    /// A fact.
+    Fact,
+}
+
+/// The first thing in which two results differ.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Difference {
+    /// What it is.
+    pub part: Part,
+    /// Its name.
+    pub name: String,
+    /// How it differs, in words.
+    pub how: String,
+    /// Of a tensor: its elements.
+    pub elements: Option<u64>,
+    /// Of a tensor: how many of them differ.
+    pub differing: Option<u64>,
+    /// Of a tensor or a metric: the largest absolute difference; none where a number is not finite.
+    pub max_abs: Option<f64>,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = match self.part {
+            Part::Tensor => "tensor",
+            Part::File => "file",
+            Part::Metric => "metric",
+            Part::Fact => "fact",
+        };
+        write!(f, "{part} {} {}", self.name, self.how)
+    }
+}
+
+impl Difference {
+    fn new(part: Part, name: &str, how: impl Into<String>) -> Self {
+        Self { part, name: name.to_owned(), how: how.into(), elements: None, differing: None, max_abs: None }
+    }
+}
+
+/// Says in what two results differ. Their digests must.
+pub(super) fn of_results(shared: &Shared<'_>, stored: &ResultRecord, again: &ResultRecord) -> Result<Difference> {
+    let (old, new) = (&stored.manifest, &again.manifest);
+    for (name, entry) in &old.tensors {
+        match new.tensors.get(name) {
+            None => return Ok(Difference::new(Part::Tensor, name, "was not made again")),
+            Some(other) if other == entry => {}
+            Some(other) => {
+                return of_tensors(name, &shared.store.read_tensor(entry)?, &shared.into.read_tensor(other)?);
+            }
+        }
+    }
+    if let Some(name) = new.tensors.keys().find(|n| !old.tensors.contains_key(*n)) {
+        return Ok(Difference::new(Part::Tensor, name, "was not there before"));
+    }
+    let names = old.files.keys().chain(new.files.keys());
+    if let Some(name) = names.into_iter().find(|name| old.files.get(*name) != new.files.get(*name)) {
+        let size = |files: &BTreeMap<String, crate::artifact::BlobEntry>| {
+            files.get(name).map_or_else(|| "nothing".to_owned(), |blob| format!("{} bytes", blob.size))
+        };
+        let how = format!("has other bytes ({} before, {} now)", size(&old.files), size(&new.files));
+        return Ok(Difference::new(Part::File, name, how));
+    }
+    let names = old.metrics.keys().chain(new.metrics.keys());
+    if let Some(name) = names.into_iter().find(|name| old.metrics.get(*name) != new.metrics.get(*name)) {
+        let (before, now) = (old.metrics.get(name), new.metrics.get(name));
+        let word = |v: Option<&f64>| v.map_or_else(|| "nothing".to_owned(), f64::to_string);
+        let mut difference = Difference::new(Part::Metric, name, format!("was {}, is {} now", word(before), word(now)));
+        difference.max_abs = before.zip(now).map(|(a, b)| (a - b).abs());
+        return Ok(difference);
+    }
+    let names = old.facts.keys().chain(new.facts.keys());
+    let name = names.into_iter().find(|name| old.facts.get(*name) != new.facts.get(*name));
+    Ok(Difference::new(Part::Fact, name.map_or("", String::as_str), "is another one"))
+}
+
+/// Says in what two states differ; none if they don't.
+pub(super) fn of_states(
+    stored: &BTreeMap<String, Tensor>,
+    again: &BTreeMap<String, Tensor>,
+) -> Result<Option<Difference>> {
+    for (name, old) in stored {
+        match again.get(name) {
+            None => return Ok(Some(Difference::new(Part::Tensor, name, "was not made again"))),
+            Some(new) if new == old => {}
+            Some(new) => return of_tensors(name, old, new).map(Some),
+        }
+    }
+    let new = again.keys().find(|n| !stored.contains_key(*n));
+    Ok(new.map(|name| Difference::new(Part::Tensor, name, "was not there before")))
+}
+
+/// Elements are compared by their bits; the largest difference is one of numbers.
+fn of_tensors(name: &str, a: &Tensor, b: &Tensor) -> Result<Difference> {
+    if a.shape() != b.shape() || a.element() != b.element() {
+        return Ok(Difference::new(Part::Tensor, name, format!("was {a:?}, is {b:?} now")));
+    }
+    let size = a.element().size();
+    let differs = a.bytes().chunks_exact(size).zip(b.bytes().chunks_exact(size)).map(|(a, b)| a != b);
+    let (numbers_a, numbers_b) = (numbers(a)?, numbers(b)?);
+    let (mut count, mut most, mut odd) = (0u64, 0.0f64, false);
+    for ((a, b), _) in numbers_a.iter().zip(&numbers_b).zip(differs).filter(|(_, differs)| *differs) {
+        let by = (a - b).abs();
+        count += 1;
+        most = most.max(by);
+        odd |= !by.is_finite();
+    }
+    let elements = a.len() as u64;
+    let by = if odd { "not all of them finite".to_owned() } else { format!("by {most:e} at most") };
+    let mut difference =
+        Difference::new(Part::Tensor, name, format!("differs in {count} of {elements} elements, {by}"));
+    difference.elements = Some(elements);
+    difference.differing = Some(count);
+    difference.max_abs = (!odd).then_some(most);
+    Ok(difference)
+}
+
+fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
+    let error = |e: TensorError| Error::new(Category::Storage, "a tensor can't be read").caused_by(e);
+    let wide = |v: Vec<f32>| v.into_iter().map(f64::from).collect();
+    match tensor.element() {
+        ElementType::F32 => tensor.to_vec::<f32>().map(wide).map_err(error),
+        ElementType::F64 => tensor.to_vec::<f64>().map_err(error),
+        ElementType::U8 => tensor.to_vec::<u8>().map(|v| v.into_iter().map(f64::from).collect()).map_err(error),
+        ElementType::U32 => tensor.to_vec::<u32>().map(|v| v.into_iter().map(f64::from).collect()).map_err(error),
+        ElementType::I64 => tensor.to_vec::<i64>().map(|v| v.into_iter().map(|v| v as f64).collect()).map_err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(a: &[f32], b: &[f32]) -> String {
+        of_tensors("w", &Tensor::vector(a), &Tensor::vector(b)).unwrap().to_string()
+    }
+
+    #[test]
+    fn a_difference_has_a_size() {
+        assert_eq!(said(&[1.0, 2.0, 3.0], &[1.0, 2.5, 2.75]), "tensor w differs in 2 of 3 elements, by 5e-1 at most");
+        // Equal as numbers, but not the same bytes.
+        assert_eq!(said(&[0.0], &[-0.0]), "tensor w differs in 1 of 1 elements, by 0e0 at most");
+        assert_eq!(said(&[1.0, f32::NAN], &[2.0, f32::NAN]), "tensor w differs in 1 of 2 elements, by 1e0 at most");
+        assert_eq!(said(&[1.0], &[f32::NAN]), "tensor w differs in 1 of 1 elements, not all of them finite");
+        assert_eq!(said(&[1.0], &[1.0, 2.0]), "tensor w was Tensor(F32 [1]), is Tensor(F32 [2]) now");
+    }
+
+    #[test]
+    fn states_are_compared_tensor_by_tensor() {
+        let state = |tensors: &[(&str, &[f32])]| -> BTreeMap<String, Tensor> {
+            tensors.iter().map(|(name, values)| ((*name).to_owned(), Tensor::vector(values))).collect()
+        };
+        let stored = state(&[("a", &[1.0]), ("b", &[2.0])]);
+        let said = |again: &[(&str, &[f32])]| of_states(&stored, &state(again)).unwrap().map(|d| d.to_string());
+        assert_eq!(said(&[("a", &[1.0]), ("b", &[2.0])]), None);
+        assert_eq!(said(&[("a", &[1.0])]).unwrap(), "tensor b was not made again");
+        assert_eq!(said(&[("a", &[1.0]), ("b", &[2.0]), ("c", &[])]).unwrap(), "tensor c was not there before");
+        assert_eq!(
+            said(&[("b", &[2.0]), ("a", &[3.0])]).unwrap(),
+            "tensor a differs in 1 of 1 elements, by 2e0 at most"
+        );
+    }
+}

@@ -1,0 +1,151 @@
+//! Re-trains stretches of a chain instead of the whole training.
+//!
+//! Each stored state is the end of a stretch that begins at the one before it, or at the start. A stretch is trained from its
+//! beginning, as it is stored, and what comes out is compared with its end. So one stretch of `n` epochs costs `n` epochs,
+//! however long the training is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+
+use super::difference::{self, Difference};
+use crate::artifact::Tensor;
+use crate::error::{Error, Result};
+use crate::exec::worker::{Job, Shared};
+use crate::rng::Streams;
+use crate::stage::{Cancel, Chain, Position, Saved, StageError};
+use crate::store::StateRecord;
+
+/// How much of each training to check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// How many stretches of each training.
+    pub count: usize,
+    /// Picks them.
+    pub seed: i64,
+}
+
+/// What of a training was checked.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sampled {
+    /// The stretches that were re-trained, in the order of the chain.
+    pub stretches: Vec<Stretch>,
+    /// The epochs after which there are states: as many stretches as these could have been picked.
+    pub states: Vec<u64>,
+    /// Epochs of the whole training.
+    pub total: u64,
+}
+
+/// A stretch of epochs between two stored states.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stretch {
+    /// Epochs before it; 0 for the start, which is made and not stored.
+    pub from: u64,
+    /// Epochs at its end.
+    pub to: u64,
+    /// The first tensor in which the state at its end differs.
+    pub difference: Option<Difference>,
+}
+
+impl Sample {
+    /// Re-trains stretches of a training and compares.
+    pub(super) fn check(self, shared: &Shared<'_>, job: &Job) -> Result<Sampled> {
+        let keys = job.components.states();
+        let total = keys.len().saturating_sub(1) as u64;
+        let whole = |s: &StateRecord| s.step == 0 && s.epoch > 0 && s.class == shared.compute.numerics;
+        let stored: Vec<StateRecord> = shared.store.chain_states(&keys)?.into_iter().filter(whole).collect();
+        let name = &shared.spec.points[job.point].name;
+        if stored.is_empty() {
+            let message = format!(
+                "no state of `{name}` is stored for {}: there is nothing to compare with",
+                shared.compute.numerics
+            );
+            return Err(Error::bad_input(message).hint("without `--sample` the whole training runs again"));
+        }
+        let states: Vec<u64> = stored.iter().map(|s| s.epoch).collect();
+        let mut stretches = Vec::new();
+        for at in self.pick(name, stored.len()) {
+            let before = at.checked_sub(1).map(|at| &stored[at]);
+            stretches.push(stretch(shared, job, before, &stored[at])?);
+        }
+        Ok(Sampled { stretches, states, total })
+    }
+
+    /// Which of `available` stretches, ascending. Each training draws for itself.
+    fn pick(self, name: &str, available: usize) -> BTreeSet<usize> {
+        let mut order: Vec<usize> = (0..available).collect();
+        Streams::new(self.seed).stream(&format!("verify {name}"), 0, 0).shuffle(&mut order);
+        order.into_iter().take(self.count.max(1)).collect()
+    }
+}
+
+fn stretch(shared: &Shared<'_>, job: &Job, before: Option<&StateRecord>, end: &StateRecord) -> Result<Stretch> {
+    let from = before.map_or(0, |s| s.epoch);
+    let start = before.map(|s| shared.store.read_state(s)).transpose()?;
+    let replay = Replay {
+        start: start.map(|tensors| Saved { position: Position { epoch: from, step: 0 }, tensors }),
+        end: Position { epoch: end.epoch, step: 0 },
+        asked: shared.cancel,
+        stop: Cancel::default(),
+        reached: Mutex::default(),
+    };
+    let damaged = Arc::default();
+    let ran = shared.run_stage(job, &damaged, Some(&replay), None, &replay.stop);
+    let reached = replay.reached.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Some(again) = reached else {
+        // Interrupted by the user, or failed.
+        return Err(match ran {
+            Err(error) => error.into(),
+            Ok(_) => StageError::failed("the stage did not save the state that was asked for").into(),
+        });
+    };
+    let difference = difference::of_states(&shared.store.read_state(end)?, &again)?;
+    Ok(Stretch { from, to: end.epoch, difference })
+}
+
+/// The part of a chain from one state to another. The stage is asked to stop once it has shown the end.
+struct Replay<'a> {
+    start: Option<Saved>,
+    end: Position,
+    /// Whether the user wants to stop.
+    asked: &'a Cancel,
+    /// Whether the stage is to stop.
+    stop: Cancel,
+    reached: Mutex<Option<BTreeMap<String, Tensor>>>,
+}
+
+impl Chain for Replay<'_> {
+    fn resume(&self) -> Result<Option<Saved>, Error> {
+        Ok(self.start.clone())
+    }
+
+    fn due(&self, position: Position) -> bool {
+        if self.asked.is_cancelled() {
+            self.stop.cancel();
+        }
+        position == self.end
+    }
+
+    fn save(&self, position: Position, tensors: &BTreeMap<String, Tensor>) -> Result<(), Error> {
+        if position == self.end {
+            *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(tensors.clone());
+            self.stop.cancel();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_picks_the_same_stretches_again_and_no_more_than_there_are() {
+        let pick = |seed, count| Sample { count, seed }.pick("ad", 20);
+        assert_eq!(pick(1, 3), pick(1, 3));
+        assert_eq!(pick(1, 3).len(), 3);
+        assert!((2..9).any(|seed| pick(seed, 3) != pick(1, 3)));
+        assert_eq!(pick(5, 99), (0..20).collect());
+    }
+}

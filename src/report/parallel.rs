@@ -1,0 +1,239 @@
+//! Parallel coordinates as inline SVG: a vertical axis for each swept value and each metric, a line for each point.
+//!
+//! The values of a swept axis stand at even distances in their order, whatever they are, unless they are too many; a metric
+//! is drawn to scale. A line's colour is one of five, by its value of one metric from the lowest to the highest.
+
+use super::html::{Text, round_number};
+
+const HEIGHT: f64 = 280.0;
+const TOP: f64 = 34.0;
+const BOTTOM: f64 = 12.0;
+const LEFT: f64 = 72.0;
+const RIGHT: f64 = 44.0;
+const SPACING: f64 = 114.0;
+/// More values than these are drawn to scale, if they are numbers.
+const MOST_STEPS: usize = 12;
+/// From this ratio of the largest to the smallest number on, a logarithmic scale shows more.
+const LOG_RATIO: f64 = 50.0;
+/// Colours of lines.
+const COLOURS: f64 = 5.0;
+
+/// One vertical axis.
+pub(super) struct Axis {
+    title: String,
+    scale: Scale,
+    /// Where each point stands: 0 at the bottom, 1 at the top.
+    places: Vec<Option<f64>>,
+}
+
+enum Scale {
+    /// Values at even distances.
+    Steps(Vec<String>),
+    Numbers {
+        low: f64,
+        high: f64,
+        log: bool,
+    },
+}
+
+/// A value of a swept axis: a text and, where it is one, a number.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Step {
+    pub(super) text: String,
+    pub(super) number: Option<f64>,
+}
+
+impl Step {
+    /// Numbers in their order, before words in theirs.
+    pub(super) fn order(&self, other: &Self) -> std::cmp::Ordering {
+        match (self.number, other.number) {
+            (Some(a), Some(b)) => a.total_cmp(&b),
+            (a, b) => b.is_some().cmp(&a.is_some()).then_with(|| self.text.cmp(&other.text)),
+        }
+    }
+
+    /// As it stands in a point's name.
+    pub(super) fn new(text: &str) -> Self {
+        Self { text: text.to_owned(), number: text.parse().ok().filter(|n: &f64| n.is_finite()) }
+    }
+}
+
+impl Axis {
+    /// An axis of a sweep. `values` has one for each point.
+    pub(super) fn swept(title: &str, values: &[Step]) -> Self {
+        let mut steps: Vec<&Step> = values.iter().collect();
+        let numeric = steps.iter().all(|s| s.number.is_some());
+        steps.sort_by(|a, b| match (a.number, b.number) {
+            (Some(a), Some(b)) if numeric => a.total_cmp(&b),
+            // In the order of the points, which is that of the pipeline's list.
+            _ => std::cmp::Ordering::Equal,
+        });
+        let mut texts: Vec<String> = Vec::new();
+        for step in steps {
+            if !texts.contains(&step.text) {
+                texts.push(step.text.clone());
+            }
+        }
+        if numeric && texts.len() > MOST_STEPS {
+            return Self::metric(title, &values.iter().map(|v| v.number).collect::<Vec<_>>());
+        }
+        let last = texts.len().saturating_sub(1).max(1) as f64;
+        let place = |v: &Step| texts.iter().position(|t| *t == v.text).map(|at| at as f64 / last);
+        let places = values.iter().map(place).collect();
+        Self { title: title.to_owned(), scale: Scale::Steps(texts), places }
+    }
+
+    /// An axis of numbers, drawn to scale.
+    pub(super) fn metric(title: &str, values: &[Option<f64>]) -> Self {
+        let finite = || values.iter().flatten().copied().filter(|v| v.is_finite());
+        let (low, high) = finite().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
+        let log = low > 0.0 && high / low >= LOG_RATIO;
+        let scaled = |v: f64| if log { libm::log10(v) } else { v };
+        let (bottom, top) = (scaled(low), scaled(high));
+        let share = |v: f64| if top > bottom { (scaled(v) - bottom) / (top - bottom) } else { 0.5 };
+        let places = values.iter().map(|v| v.filter(|v| v.is_finite()).map(share)).collect();
+        Self { title: title.to_owned(), scale: Scale::Numbers { low, high, log }, places }
+    }
+
+    /// The colour class of each point, by its place.
+    fn colours(&self) -> Vec<Option<u8>> {
+        self.places.iter().map(|p| p.map(|p| libm::floor(p * COLOURS).clamp(0.0, COLOURS - 1.0) as u8)).collect()
+    }
+
+    /// Places and labels of ticks.
+    fn ticks(&self) -> Vec<(f64, String)> {
+        match &self.scale {
+            Scale::Steps(texts) => {
+                let last = texts.len().saturating_sub(1).max(1) as f64;
+                texts.iter().enumerate().map(|(at, text)| (at as f64 / last, shortened(text))).collect()
+            }
+            Scale::Numbers { low, high, .. } if low >= high => vec![(0.5, round_number(*low))],
+            Scale::Numbers { low, high, log } => {
+                let at = |share: f64| match log {
+                    true => libm::pow(10.0, libm::log10(*low) + share * (libm::log10(*high) - libm::log10(*low))),
+                    false => low + share * (high - low),
+                };
+                [0.0, 0.25, 0.5, 0.75, 1.0].into_iter().map(|share| (share, round_number(at(share)))).collect()
+            }
+        }
+    }
+}
+
+/// The plot. `names` has one for each point; the lines have the colours of the axis `coloured`.
+pub(super) fn plot(label: &str, axes: &[Axis], names: &[String], coloured: usize) -> String {
+    let width = LEFT + RIGHT + SPACING * axes.len().saturating_sub(1) as f64;
+    let x = |axis: usize| LEFT + SPACING * axis as f64;
+    let y = |share: f64| HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP);
+    let mut out = format!(
+        "<div class=\"wide\" tabindex=\"0\"><svg class=\"parallel\" viewBox=\"0 0 {width} {HEIGHT}\" \
+         style=\"width:{width}px\" role=\"img\" aria-label=\"{}\">\n",
+        Text(label)
+    );
+    for (at, axis) in axes.iter().enumerate() {
+        let here = x(at);
+        out.push_str(&format!("<path class=\"axis\" d=\"M{here} {TOP}V{}\"/>", HEIGHT - BOTTOM));
+        out.push_str(&format!(
+            "<text class=\"title\" x=\"{here}\" y=\"14\">{}</text>\n",
+            Text(&shortened(&axis.title))
+        ));
+    }
+    // Lines below the labels of the axes.
+    out.push_str("<g>\n");
+    let colours = axes.get(coloured).map(Axis::colours).unwrap_or_default();
+    for (point, name) in names.iter().enumerate() {
+        let mut path = String::new();
+        let mut pen_down = false;
+        for (at, axis) in axes.iter().enumerate() {
+            match axis.places.get(point).copied().flatten() {
+                None => pen_down = false,
+                Some(share) => {
+                    let command = if pen_down { 'L' } else { 'M' };
+                    path.push_str(&format!("{command}{} {:.1}", x(at), y(share)));
+                    pen_down = true;
+                }
+            }
+        }
+        let colour = colours.get(point).copied().flatten().map(|q| format!(" q{q}")).unwrap_or_default();
+        out.push_str(&format!("<path class=\"line{colour}\" data-p=\"{point}\" d=\"{path}\">"));
+        out.push_str(&format!("<title>{}</title></path>\n", Text(name)));
+    }
+    out.push_str("</g>\n");
+    for (at, axis) in axes.iter().enumerate() {
+        for (share, text) in axis.ticks() {
+            let (here, there) = (x(at), y(share));
+            out.push_str(&format!("<path class=\"tick\" d=\"M{} {there:.1}h4\"/>", here - 4.0));
+            out.push_str(&format!("<text x=\"{}\" y=\"{:.1}\">{}</text>", here - 7.0, there + 4.0, Text(&text)));
+        }
+        out.push('\n');
+    }
+    out.push_str("</svg></div>\n");
+    out
+}
+
+/// What the colours mean.
+pub(super) fn ramp(metric: &str) -> String {
+    let colours: String = (0..COLOURS as u8).map(|q| format!("<i class=\"q{q}\"></i>")).collect();
+    format!("<p class=\"ramp\"><b>{}</b> low {colours} high</p>\n", Text(metric))
+}
+
+fn shortened(text: &str) -> String {
+    const MOST: usize = 16;
+    if text.chars().count() <= MOST {
+        return text.to_owned();
+    }
+    text.chars().take(MOST - 1).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn steps(texts: &[&str]) -> Vec<Step> {
+        texts.iter().map(|t| Step::new(t)).collect()
+    }
+
+    #[test]
+    fn swept_values_stand_at_even_distances_in_their_order() {
+        let axis = Axis::swept("lr", &steps(&["0.1", "0.001", "0.01", "0.001"]));
+        assert_eq!(axis.places, [Some(1.0), Some(0.0), Some(0.5), Some(0.0)]);
+        let words = Axis::swept("distribution", &steps(&["uniform", "gaussian", "uniform"]));
+        assert_eq!(words.ticks(), [(0.0, "uniform".to_owned()), (1.0, "gaussian".to_owned())]);
+        let one = Axis::swept("x", &steps(&["1", "1"]));
+        assert_eq!(one.places, [Some(0.0), Some(0.0)]);
+    }
+
+    #[test]
+    fn many_numbers_are_drawn_to_scale_and_on_a_log_scale_where_they_reach_far() {
+        let texts: Vec<String> = (0..20).map(|i| format!("{}", i + 1)).collect();
+        let axis = Axis::swept("x", &texts.iter().map(|t| Step::new(t)).collect::<Vec<_>>());
+        assert!(matches!(axis.scale, Scale::Numbers { log: false, .. }));
+        let far = Axis::metric("x", &[Some(1e-4), Some(1e-2), Some(1.0), None]);
+        assert_eq!(far.places, [Some(0.0), Some(0.5), Some(1.0), None]);
+    }
+
+    #[test]
+    fn names_are_escaped() {
+        let axes = [Axis::metric("<m>", &[Some(1.0)])];
+        let plot = plot("a \"b\"", &axes, &["<script>".to_owned()], 0);
+        assert!(!plot.contains("<script>") && !plot.contains("<m>") && plot.contains("a &quot;b&quot;"));
+    }
+
+    proptest! {
+        #[test]
+        fn every_line_stays_in_the_drawing(values in prop::collection::vec(prop::option::of(-1e6f64..1e6), 1..40)) {
+            let axis = Axis::metric("x", &values);
+            for place in axis.places.iter().flatten() {
+                prop_assert!((0.0..=1.0).contains(place), "{place}");
+            }
+            for colour in axis.colours().into_iter().flatten() {
+                prop_assert!(colour < 5);
+            }
+            let names: Vec<String> = values.iter().map(|v| format!("{v:?}")).collect();
+            let plot = plot("p", &[axis], &names, 0);
+            prop_assert!(!plot.contains("NaN") && !plot.contains("inf\""));
+            prop_assert_eq!(plot.matches("class=\"line").count(), values.len());
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! Questions about pipelines, results and runs, and their answers.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::{Desk, MINI, Said, text};
+
+/// Four points of a training that takes a moment.
+pub(crate) const SWEEP: &str = r#"
+[pipeline]
+name = "sweep"
+seed = 7
+checkpoint_seconds = 1000
+
+[params]
+epochs = 2
+
+[matrix]
+lr = [1e-3, 1e-2]
+latent_dim = [4, 6]
+
+[stages.data]
+kind = "load-data"
+source = "synthetic"
+train = 24
+test = 12
+
+[stages.ad]
+kind = "train-ad"
+inputs = { data = "data" }
+epochs = "${params.epochs}"
+lr = "${matrix.lr}"
+latent_dim = "${matrix.latent_dim}"
+channels = [8, 8, 8, 8]
+
+[stages.report]
+kind = "report"
+inputs = { shown = ["ad@*"] }
+"#;
+
+/// A stage that fails with two lines.
+const FAILING: &str = r#"
+[pipeline]
+name = "failing"
+
+[stages.fine]
+kind = "command"
+argv = ["cp", "/dev/null", "{outputs.nothing}"]
+outputs = { nothing = "nothing" }
+
+[stages.bad]
+kind = "command"
+inputs = { fine = "fine" }
+argv = ["false"]
+outputs = { never = "never" }
+"#;
+
+fn json(said: &Said) -> Value {
+    assert_eq!(said.code, 0, "{}", said.err);
+    serde_json::from_str(&said.out).expect("JSON")
+}
+
+/// What a program makes of some input; `None` where it can't be started.
+pub(crate) fn pipe(program: &str, args: &[&str], input: &str) -> Option<(bool, String, String)> {
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .ok()?;
+    child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    Some((output.status.success(), out, err))
+}
+
+#[test]
+fn metrics_of_a_sweep_are_a_table_that_is_sorted_and_filtered() {
+    let desk = Desk::new(SWEEP);
+    desk.run(&["ad"]);
+    let csv = |more: &[&str]| {
+        let said = desk.vadpipe(["metrics", "p.toml", "--csv"].iter().chain(more));
+        assert_eq!(said.code, 0, "{}", said.err);
+        said.out.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let all = csv(&["ad"]);
+    let header: Vec<&str> = all[0].split(',').collect();
+    assert_eq!(header[..3], ["stage", "lr", "latent_dim"]);
+    let loss = header.iter().position(|name| *name == "loss").expect("a loss");
+    let axes = |lines: &[String]| -> Vec<String> {
+        lines[1..].iter().map(|l| l.split(',').take(3).collect::<Vec<_>>().join(" ")).collect()
+    };
+    assert_eq!(axes(&all), ["ad 0.001 4", "ad 0.001 6", "ad 0.01 4", "ad 0.01 6"]);
+    let losses = |lines: &[String]| -> Vec<f64> {
+        lines[1..].iter().map(|l| l.split(',').nth(loss).expect("a loss").parse().expect("a number")).collect()
+    };
+    let mut sorted = losses(&all);
+    sorted.sort_by(f64::total_cmp);
+    assert_eq!(losses(&csv(&["ad", "--sort", "loss"])), sorted);
+    sorted.reverse();
+    assert_eq!(losses(&csv(&["ad", "--sort", "-loss"])), sorted);
+    // What has no loss comes last either way, and CSV has all digits.
+    assert!(csv(&["--sort", "-loss"]).last().expect("a line").starts_with("data,"));
+    let json = json(&desk.vadpipe(["metrics", "p.toml", "ad", "--json", "--sort", "loss"]));
+    assert_eq!(json.as_object().expect("points").len(), 4);
+    assert!(json.as_object().expect("points").values().any(|p| p["loss"].as_f64() == Some(sorted[0])));
+    assert_eq!(axes(&csv(&["ad", "--where", "lr<0.005 && latent_dim=6"])), ["ad 0.001 6"]);
+    assert_eq!(axes(&csv(&["--where", "lr=1e-2", "--where", "latent_dim!=6"])), ["ad 0.01 4"]);
+    let bound = format!("loss<{}", sorted[1]);
+    assert_eq!(losses(&csv(&["--where", &bound, "--sort", "loss"])).len(), 2, "{bound}");
+    let markdown = desk.vadpipe(["metrics", "p.toml", "ad", "--md", "--where", "lr=0.01"]).out;
+    let lines: Vec<&str> = markdown.lines().collect();
+    assert_eq!(lines[0], format!("| {} |", header.join(" | ")));
+    assert_eq!(lines[1], format!("| ---{} |", " | ---:".repeat(header.len() - 1)));
+    assert!(lines.len() == 4 && lines[2].starts_with("| ad | 0.01 | 4 | "), "{markdown}");
+}
+
+#[test]
+fn a_wrong_question_about_metrics_is_explained() {
+    let desk = Desk::new(SWEEP);
+    desk.run(&["data"]);
+    let wrong = |args: &[&str]| {
+        let said = desk.vadpipe(["metrics", "p.toml"].iter().chain(args));
+        assert_eq!(said.code, 2, "{}", said.err);
+        said.err
+    };
+    let said = wrong(&["--where", "tran<3"]);
+    assert!(
+        said.contains("no axis and no metric is called `tran`") && said.contains("did you mean `train`?"),
+        "{said}"
+    );
+    assert!(wrong(&["--sort", "-tran"]).contains("did you mean `train`?"));
+    assert!(wrong(&["--where", "train"]).contains("it compares nothing"));
+}
+
+#[test]
+fn the_log_says_what_failed_and_why() {
+    let desk = Desk::new(FAILING);
+    assert_eq!(desk.vadpipe(["run", "p.toml"]).code, 1);
+    assert_eq!(desk.vadpipe(["run", "p.toml"]).code, 1);
+    let last = desk.vadpipe(["log", "last"]).out;
+    assert!(last.contains("FAILED bad: ") && last.contains("exit"), "{last}");
+    assert!(last.contains("bad.log"), "{last}");
+    let object = json(&desk.vadpipe(["log", "last", "--json"]));
+    assert!(text(&object["failures"]["bad"]["error"]).contains("exit"), "{object}");
+    let stages = |more: &[&str]| {
+        let listed = json(&desk.vadpipe(["log", "--json"].iter().chain(more)));
+        let stages = listed["stages"].as_array().expect("stages").iter();
+        stages.map(|s| format!("{} {}", text(&s["stage"]["name"]), text(&s["stage"]["outcome"]))).collect::<Vec<_>>()
+    };
+    assert_eq!(stages(&["--status", "failed"]), ["bad failed", "bad failed"]);
+    assert_eq!(stages(&["--stage", "f*"]), ["fine executed", "fine cached"]);
+    assert_eq!(stages(&["--status", "executed"]), ["fine executed"]);
+    assert_eq!(stages(&["--run", "last"]), ["fine cached", "bad failed"]);
+    assert_eq!(stages(&["--status", "failed", "--limit", "1"]), ["bad failed"]);
+    assert_eq!(stages(&["--status", "failed", "--since", "2d"]).len(), 2);
+    assert_eq!(stages(&["--status", "failed", "--since", "2999-01-01"]), [""; 0]);
+    let runs = |more: &[&str]| {
+        let listed = json(&desk.vadpipe(["log", "--json"].iter().chain(more)));
+        listed["runs"].as_array().expect("runs").len()
+    };
+    assert_eq!((runs(&[]), runs(&["--limit", "1"]), runs(&["--status", "ok"]), runs(&["--since", "1h"])), (2, 1, 0, 2));
+    let said = desk.vadpipe(["log", "--since", "yesterday"]);
+    assert!(said.code == 2 && said.err.contains("write `2d`"), "{}", said.err);
+    assert_eq!(desk.vadpipe(["log", "--stage", "a{"]).code, 2);
+}
+
+#[test]
+fn graphviz_draws_the_graph() {
+    let desk = Desk::new(SWEEP);
+    let said = desk.vadpipe(["graph", "p.toml", "--dot"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let Some((fine, plain, complaints)) = pipe("dot", &["-Tplain"], &said.out) else {
+        eprintln!("graphviz is not here: that it reads `graph --dot` was not checked");
+        return;
+    };
+    assert!(fine && complaints.is_empty(), "{complaints}");
+    assert_eq!(plain.lines().filter(|l| l.starts_with("node ")).count(), 6, "{plain}");
+    assert_eq!(plain.lines().filter(|l| l.starts_with("edge ")).count(), 8, "{plain}");
+    assert!(plain.contains("ad@lr=0.001,latent_dim=4\\ntrain-ad"), "{plain}");
+}
+
+#[test]
+fn mermaid_gets_names_that_it_reads() {
+    let desk = Desk::new(SWEEP);
+    let said = desk.vadpipe(["graph", "p.toml", "ad@lr=0.001,latent_dim=4", "--mermaid"]);
+    insta::assert_snapshot!(said.out, @r#"
+    flowchart LR
+      n0["data<br/>load-data"]
+      n1["ad@lr=0.001,latent#95;dim=4<br/>train-ad"]
+      n0 --> n1
+    "#);
+}
+
+#[test]
+fn explain_names_every_component_and_what_changed_and_what_would_hit() {
+    let desk = Desk::new(MINI);
+    let ran = desk.run(&["ad"]);
+    let run = text(&ran.last()["run"]);
+    let said = desk.vadpipe(["explain", "p.toml", "ad", "-S", "params.epochs=5", "-S", "pipeline.seed=7"]).out;
+    for part in [
+        "ad: miss\n",
+        "because     epochs 3 → 5\n",
+        &format!("by run {run}"),
+        &format!("cached      3 of 5 epochs, from the state of mini/ad (run {run})"),
+        "kind        train-ad, version ",
+        "parameter   latent_dim = 6\n",
+        "epochs      5 with batch = 16, ",
+        "seed        7\n",
+        "precision   f32\n",
+        "input       data from data = ",
+    ] {
+        assert!(said.contains(part), "{part} is not in:\n{said}");
+    }
+    let object = json(&desk.vadpipe(["explain", "p.toml", "ad", "-S", "params.epochs=5", "--json"]));
+    let ad = &object["stages"][0];
+    assert_eq!(ad["nearest_state"]["epoch"], 3);
+    assert_eq!(ad["nearest_state"]["of"], serde_json::json!({ "pipeline": "mini", "point": "ad", "run": run }));
+    assert_eq!(text(&ad["newest"]["run"]), run);
+    // Another learning rate from the start: nothing to go on from.
+    let other = desk.vadpipe(["explain", "p.toml", "ad", "-S", "stages.ad.lr=0.5"]).out;
+    assert!(other.contains("cached      nothing of 3 epochs\n"), "{other}");
+    // Below what will run, the key is not known, but all else is.
+    let below = desk.vadpipe(["explain", "p.toml", "fit@distribution=uniform"]).out;
+    assert!(
+        below.contains("key         not known") && below.contains("vad@distribution=uniform, not known"),
+        "{below}"
+    );
+    let hit = desk.vadpipe(["explain", "p.toml", "ad"]).out;
+    assert!(hit.contains("ad: hit") && hit.contains("made        by run") && hit.contains("output "), "{hit}");
+}
+
+#[test]
+fn status_says_what_is_there_and_what_the_states_of_a_training_take() {
+    let desk = Desk::new(&MINI.replacen("latent_dim = 6", "keep_every = 1\nlatent_dim = 6", 1));
+    desk.run(&["ad"]);
+    let status = json(&desk.vadpipe(["status", "p.toml", "--json", "-S", "params.epochs=6"]));
+    let points = status["stages"].as_array().expect("stages");
+    let of = |name: &str| points.iter().find(|p| p["name"] == name).expect("a point");
+    assert_eq!(of("data")["state"], "hit");
+    assert_eq!(of("data")["epochs"], Value::Null);
+    assert_eq!(of("ad")["epochs"], serde_json::json!({ "cached": 3, "total": 6 }));
+    assert_eq!(of("ad")["running"], Value::Null);
+    assert_eq!(of("vad@distribution=uniform")["epochs"], serde_json::json!({ "cached": 0, "total": 6 }));
+    let states = &of("ad")["states"];
+    assert_eq!(states["epochs"], serde_json::json!([1, 2, 3]));
+    assert_eq!(status["disk"]["states"], 3);
+    assert_eq!(status["disk"]["states_bytes"], states["bytes"]);
+    assert!(status["disk"]["bytes"].as_u64() > states["bytes"].as_u64());
+    let said = desk.vadpipe(["status", "p.toml"]).out;
+    assert!(said.contains("3 states of trainings with ") && said.contains("after epochs 1, 2, 3\n"), "{said}");
+}
+
+#[test]
+fn the_disk_of_a_long_training_s_states_comes_back() {
+    let keeping = MINI.replacen("latent_dim = 6", "keep_every = 1\nlatent_dim = 6", 1);
+    let desk = Desk::new(&keeping.replace("channels = [16, 12, 8, 8]", "channels = [128, 64, 32, 16]"));
+    desk.run(&["ad", "-S", "params.epochs=8"]);
+    let took = |more: &[&str]| json(&desk.vadpipe(["status", "p.toml", "--json"].iter().chain(more)))["disk"].clone();
+    let long = took(&[]);
+    assert_eq!(long["states"], 8);
+    // Another training replaces it, and only that is wanted from now on.
+    desk.run(&["ad", "-S", "params.epochs=1", "-S", "pipeline.seed=8"]);
+    let planned = json(&desk.vadpipe(["gc", "-n", "--keep-runs", "1", "--json"]));
+    assert_eq!((&planned["states_removed"], &planned["states_kept"]), (&8.into(), &1.into()));
+    let removed = planned["states_bytes_removed"].as_u64().expect("bytes");
+    assert!(removed * 10 > long["states_bytes"].as_u64().expect("bytes") * 9, "all but a little: {planned}");
+    let said = desk.vadpipe(["gc", "-n", "--keep-runs", "1"]).out;
+    assert!(said.contains("8 states (") && said.contains("MB)"), "{said}");
+    let freed = json(&desk.vadpipe(["gc", "--keep-runs", "1", "--json"]));
+    let short = took(&[]);
+    assert_eq!(short["states"], 1);
+    let (before, after) = (long["bytes"].as_u64().expect("bytes"), short["bytes"].as_u64().expect("bytes"));
+    let of_states = long["states_bytes"].as_u64().expect("bytes");
+    assert!(before - after > of_states / 2, "{before} → {after}, {of_states} were states");
+    assert!(freed["freed_bytes"].as_u64() > Some(of_states / 2), "{freed}");
+}
+
+/// A command that makes a tensor of two floats, another one each time: 1.0, and the file's number.
+const DIFFERS: &str = r#"
+[pipeline]
+name = "differs"
+
+[stages.now]
+kind = "command"
+shell = true
+argv = ["""
+n=$(cat {base}/count); echo $((n + 1)) > {base}/count
+head='{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[3],"data_offsets":[2,5]}}'
+printf "\\\\$(printf %o $${#head})\\0\\0\\0\\0\\0\\0\\0%s\\1\\2\\3\\4\\\\$(printf %o $n)" "$head" > {outputs.out}
+"""]
+outputs = { out = "out.safetensors" }
+"#;
+
+#[test]
+fn verify_says_how_much_the_first_tensor_differs() {
+    let desk = Desk::new(DIFFERS);
+    desk.write("count", "10\n");
+    desk.run(&[]);
+    desk.write("count", "15\n");
+    let said = desk.vadpipe(["verify", "p.toml", "--json"]);
+    assert_eq!(said.code, 3, "{}", said.err);
+    let object: Value = serde_json::from_str(&said.out).expect("JSON");
+    let difference = &object["stages"][0]["difference"];
+    assert_eq!(difference["part"], "tensor");
+    assert_eq!(difference["name"], "b");
+    assert_eq!((&difference["differing"], &difference["elements"]), (&1.into(), &3.into()));
+    assert_eq!(difference["max_abs"], 5.0);
+    desk.write("count", "17\n");
+    let said = desk.vadpipe(["verify", "p.toml"]);
+    assert!(said.out.contains("tensor b differs in 1 of 3 elements, by 7e0 at most"), "{}", said.out);
+}
+
+#[test]
+fn verify_samples_stretches_of_a_training() {
+    let desk = Desk::new(&MINI.replacen("latent_dim = 6", "keep = [2, 3, 5]\nlatent_dim = 6", 1));
+    desk.edit("epochs = 3", "epochs = 6");
+    desk.run(&["ad"]);
+    let sampled = |more: &[&str]| {
+        let said = desk.vadpipe(["verify", "p.toml", "ad", "--json", "--sample"].iter().chain(more));
+        json(&said)
+    };
+    let two = sampled(&["2", "--seed", "4"]);
+    assert_eq!(two, sampled(&["2", "--seed", "4"]), "the same seed picks the same stretches");
+    let ad = &two["stages"][0];
+    assert_eq!((&ad["same"], &ad["sampled"]["states"]), (&true.into(), &serde_json::json!([2, 3, 5, 6])));
+    let stretches = ad["sampled"]["stretches"].as_array().expect("stretches");
+    assert_eq!(stretches.len(), 2);
+    let ends = [[0, 2], [2, 3], [3, 5], [5, 6]].map(|[from, to]| (Value::from(from), Value::from(to)));
+    assert!(stretches.iter().all(|s| ends.contains(&(s["from"].clone(), s["to"].clone()))), "{ad}");
+    let said = desk.vadpipe(["verify", "p.toml", "ad", "--sample", "9"]);
+    assert_eq!((said.code, said.out.lines().count()), (0, 4), "{}", said.err);
+    assert!(said.out.starts_with("same    ad from epoch 0 to 2 of 6\n"), "{}", said.out);
+    assert!(said.err.contains("no more than 4 stretches") && said.err.contains("--seed "), "{}", said.err);
+    // Without kept states there is one stretch: the whole.
+    desk.run(&["vad@distribution=uniform"]);
+    let said = desk.vadpipe(["verify", "p.toml", "vad@distribution=uniform", "--sample", "2"]);
+    assert!(said.code == 0 && said.err.contains("the whole training was run again"), "{}", said.err);
+}
+
+#[test]
+fn a_plan_says_how_long_it_will_take_as_far_as_it_can_know() {
+    let desk = Desk::new(SWEEP);
+    let before = json(&desk.vadpipe(["plan", "p.toml", "--json"]));
+    assert_eq!(before["estimate_seconds"], Value::Null, "nothing ran yet");
+    desk.run(&["ad@lr=0.001,latent_dim=4"]);
+    let estimate = |more: &[&str]| json(&desk.vadpipe(["plan", "p.toml", "--json"].iter().chain(more)));
+    let points = |plan: &Value| -> std::collections::BTreeMap<String, Value> {
+        let stages = plan["stages"].as_array().expect("stages").iter();
+        stages.map(|s| (text(&s["name"]), s["estimate_seconds"].clone())).collect()
+    };
+    let ad = "ad@lr=0.001,latent_dim=4";
+    let seconds = |epochs: u64, more: &str| {
+        let plan = estimate(&[ad, "-S", &format!("params.epochs={epochs}"), "-S", more]);
+        let seconds = points(&plan)[ad].as_f64();
+        assert_eq!(plan["estimate_seconds"].as_f64(), seconds, "it is all that will run");
+        seconds.expect("an estimate")
+    };
+    // Two epochs are cached, so what is left is twice as much; another learning rate changes nothing.
+    let (a, b) = (seconds(102, "pipeline.seed=7"), seconds(202, "pipeline.seed=7"));
+    assert!((b / a - 2.0).abs() < 1e-9, "{a} {b}");
+    let points = points(&estimate(&[]));
+    assert!(points["ad@lr=0.01,latent_dim=4"].as_f64().is_some(), "the same shape: {points:?}");
+    assert_eq!(points["ad@lr=0.001,latent_dim=6"], Value::Null, "another shape: {points:?}");
+    assert_eq!(points["report"], Value::Null);
+    let said = desk.vadpipe(["plan", "p.toml", ad, "-S", "params.epochs=1000000"]);
+    assert!(said.err.contains("1 to run; about "), "{}", said.err);
+    let whole = desk.vadpipe(["plan", "p.toml", "-S", "params.epochs=1000000"]);
+    assert!(whole.err.contains("stages that never ran here"), "{}", whole.err);
+}
+
+#[test]
+fn status_says_which_process_runs_a_point() {
+    let desk = Desk::new(MINI);
+    let more = ["-S", "params.epochs=1000000", "-S", "pipeline.checkpoint_seconds=1000"];
+    let args: Vec<&str> = ["run", "p.toml", "ad"].iter().chain(&more).copied().collect();
+    let mut child = desk.start(&args);
+    let running = loop {
+        let status = json(&desk.vadpipe(["status", "p.toml", "ad", "--json"].iter().chain(&more)));
+        let stages = status["stages"].as_array().expect("stages");
+        let ad = stages.iter().find(|s| s["name"] == "ad").expect("a point").clone();
+        if !ad["running"].is_null() {
+            break ad["running"].clone();
+        }
+        assert!(child.try_wait().expect("a child").is_none(), "the run goes on");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    let said = desk.vadpipe(["status", "p.toml", "ad"].iter().chain(&more)).out;
+    child.kill().expect("killed");
+    child.wait().expect("it ends");
+    assert_eq!(running["pid"], child.id());
+    assert!(text(&running["since"]).ends_with(" UTC"), "{running}");
+    assert!(said.contains(&format!("[running: process {} on ", child.id())), "{said}");
+}
