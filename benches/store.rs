@@ -1,25 +1,38 @@
-//! The store against a plain file, and how long a no-op's look-ups take. `cargo bench --bench store`.
+//! The store against a plain file and against the machine, and how long a no-op's look-ups take. `cargo bench --bench
+//! store`, with a folder as its argument to measure another disk.
 //!
-//! Each line is one measurement; the ratios stand beside what they compare with, measured in the same run.
+//! Ours and the plain file take turns in the same folder, each time with fresh bytes; what is printed are medians. The
+//! plain file is written and synced, and read with its BLAKE3 digest taken, as one would without a store. The floors:
+//! for a write, the plain file, since the same bytes have to reach the same disk; for a verified read, one copy of the
+//! bytes by all threads at the memory's measured rate and one BLAKE3 by all threads at its own.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
+use std::path::Path;
 use std::time::Instant;
 
 use vadpipe::artifact::{Artifact, Tensor};
 use vadpipe::key::{Components, Key, Segment};
-use vadpipe::store::{NewResult, Options, Provenance, StatePosition, Store};
+use vadpipe::store::{GcPolicy, NewResult, Options, Provenance, StatePosition, StateRecord, Store};
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+type State = BTreeMap<String, Tensor>;
 
-/// Megabytes of a state: 20.5 M parameters with their two moments.
+/// Mebibytes of a state: 20.5 M parameters with their two moments.
 const STATE_MB: usize = 246;
+/// Tensors of it.
+const PARTS: usize = 4;
+/// Measurements of each kind.
+const ROUNDS: u64 = 7;
+/// Checkpoints that replace each other.
+const REPLACED: u64 = 20;
 
 fn main() -> Outcome {
-    let folder =
-        tempfile::tempdir_in(std::env::args().nth(1).filter(|a| !a.starts_with('-')).unwrap_or(".".to_owned()))?;
+    let base = std::env::args().nth(1).filter(|a| !a.starts_with('-')).unwrap_or(".".to_owned());
+    let folder = tempfile::tempdir_in(base)?;
     states(&folder.path().join("states"), &folder.path().join("plain"))?;
+    growth(&folder.path().join("growth"))?;
     lookups(&folder.path().join("lookups"))
 }
 
@@ -33,44 +46,161 @@ fn say(line: &str) {
     println!("{line}");
 }
 
-fn state(seed: u64) -> Outcome<BTreeMap<String, Tensor>> {
-    let mut bytes = vec![0; STATE_MB << 20];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    let parts = bytes.chunks(STATE_MB << 18).enumerate();
-    Ok(parts.map(|(i, part)| (format!("part {i}"), Tensor::vector(part))).collect())
+fn median(mut seconds: Vec<f64>) -> f64 {
+    seconds.sort_by(f64::total_cmp);
+    seconds[seconds.len() / 2]
 }
 
-fn states(dir: &std::path::Path, plain: &std::path::Path) -> Outcome {
-    let keys = chain(0, 8).states();
+/// GB/s (10⁹ bytes) of a state that took so long.
+fn rate(seconds: f64) -> f64 {
+    (STATE_MB << 20) as f64 / 1e9 / seconds
+}
+
+/// A state whose tensors are fresh, but for the first `shared` ones, which any state of that kind has.
+fn state(seed: u64, shared: usize) -> State {
+    let part = |i: usize| {
+        let mut bytes = vec![0; (STATE_MB << 20) / PARTS];
+        let seed = if i < shared { i as u64 } else { 1000 + seed };
+        blake3::Hasher::new().update(&[seed, i as u64].map(u64::to_le_bytes).concat()).finalize_xof().fill(&mut bytes);
+        (format!("part {i}"), Tensor::vector(&bytes))
+    };
+    (0..PARTS).map(part).collect()
+}
+
+/// Seconds of writing a state into a file of its own, synced.
+fn write_plain(path: &Path, tensors: &State) -> Outcome<f64> {
+    let _ = fs::remove_file(path);
+    let write = || {
+        let mut file = File::create(path)?;
+        tensors.values().try_for_each(|t| file.write_all(t.bytes()))?;
+        Ok(file.sync_all()?)
+    };
+    Ok(timed(write)?.1)
+}
+
+fn states(dir: &Path, plain: &Path) -> Outcome {
+    let keys = chain(0, 2 * ROUNDS + 2).states();
     let store = Store::open(dir, Options::default())?;
-    let mb = STATE_MB as f64;
-    let mut before = None;
-    for epoch in 0..keys.len() {
-        let tensors = state(epoch as u64)?;
-        let ((), file) = timed(|| {
-            let mut file = File::create(plain)?;
-            tensors.values().try_for_each(|t| file.write_all(t.bytes()))?;
-            Ok(file.sync_all()?)
-        })?;
-        let position = StatePosition { epoch: epoch as u64, step: 0 };
-        let (record, put) = timed(|| Ok(store.put_state(&keys, position, "cpu", false, &tensors)?))?;
-        let (_, removed) = timed(|| match before.replace(record.clone()) {
-            Some(old) => Ok(store.remove_superseded(&old, &record)?),
-            None => Ok(false),
-        })?;
-        store.close();
-        let (back, read) = timed(|| Ok(store.read_state(&record)?))?;
-        assert_eq!(back, tensors);
-        let on_disk = store.disk_bytes() >> 20;
+    let mut before: Option<StateRecord> = None;
+    let mut epoch = 0;
+    for shared in [0, PARTS / 2] {
+        let (mut plains, mut puts, mut removals, mut reads, mut plain_reads) = (vec![], vec![], vec![], vec![], vec![]);
+        // The first makes the databases, and what the others share.
+        for round in 0..=ROUNDS {
+            let tensors = state(epoch, shared);
+            let file = write_plain(plain, &tensors)?;
+            let position = StatePosition { epoch, step: 0 };
+            let (record, put) = timed(|| Ok(store.put_state(&keys, position, "cpu", false, &tensors)?))?;
+            let (_, removal) = timed(|| match before.replace(record.clone()) {
+                Some(old) => Ok(store.remove_superseded(&old, &record)?),
+                None => Ok(false),
+            })?;
+            store.close();
+            let (back, read) = timed(|| Ok(store.read_state(&record)?))?;
+            assert!(back == tensors, "what was stored comes back");
+            let (_, plain_read) = timed(|| Ok(std::hint::black_box(blake3::hash(&fs::read(plain)?))))?;
+            epoch += 1;
+            if round > 0 {
+                plains.push(file);
+                puts.push(put);
+                removals.push(removal);
+                reads.push(read);
+                plain_reads.push(plain_read);
+            }
+        }
+        let (file, put, removal) = (median(plains), median(puts), median(removals));
+        let what = format!("state of {STATE_MB} MiB, {shared} of its {PARTS} tensors stored before");
         say(&format!(
-            "state {epoch}: plain file {:.0} MB/s, put {:.0} MB/s ({:.1}× the time), remove {removed:.2} s, \
-             open and verified read {:.0} MB/s, {on_disk} MB on disk",
-            mb / file,
-            mb / put,
-            put / file,
-            mb / read
+            "write of a {what}: {:.2} GB/s; plain file + fsync {:.2} GB/s; {:.2} × the plain file (floor), median of \
+             {ROUNDS}; and {:.0} ms to remove the one before it",
+            rate(put),
+            rate(file),
+            file / put,
+            removal * 1e3
         ));
+        if shared == 0 {
+            say_read(median(reads), median(plain_reads), &state(0, 0));
+            let on_disk = store.disk_bytes() as f64 / (STATE_MB << 20) as f64;
+            say(&format!("bytes on disk per byte stored: {on_disk:.3}"));
+        }
     }
+    Ok(())
+}
+
+fn say_read(read: f64, plain: f64, tensors: &State) {
+    let parts: Vec<&[u8]> = tensors.values().map(Tensor::bytes).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let on_threads = |work: &(dyn Fn(&[u8], &mut [u8]) + Sync)| {
+        let mut target = vec![1_u8; STATE_MB << 20];
+        let runs = (0..3).map(|_| {
+            let begin = Instant::now();
+            for (from, to) in parts.iter().zip(target.chunks_mut((STATE_MB << 20) / PARTS)) {
+                let share = from.len().div_ceil(threads);
+                std::thread::scope(|scope| {
+                    let shares = from.chunks(share).zip(to.chunks_mut(share));
+                    shares.for_each(|(from, to)| drop(scope.spawn(move || work(from, to))));
+                });
+            }
+            begin.elapsed().as_secs_f64()
+        });
+        median(runs.collect())
+    };
+    let copy = on_threads(&|from, to| to.copy_from_slice(from));
+    let hash = on_threads(&|from, _| {
+        std::hint::black_box(blake3::hash(from));
+    });
+    let floor = copy + hash;
+    say(&format!(
+        "open and verified read from the page cache: {:.2} GB/s; plain read + BLAKE3 {:.2} GB/s ({:.2} ×); floor {:.2} \
+         GB/s (copy {:.2}, BLAKE3 {:.2}, {threads} threads): {:.2} × its time",
+        rate(read),
+        rate(plain),
+        plain / read,
+        rate(floor),
+        rate(copy),
+        rate(hash),
+        read / floor
+    ));
+}
+
+/// Checkpoints that replace each other, a quarter of each being what it was.
+fn growth(dir: &Path) -> Outcome {
+    let all = chain(1, REPLACED);
+    let keys = all.states();
+    let store = Store::open(dir, Options::default())?;
+    let size = |store: &Store| store.disk_bytes() as f64 / (STATE_MB << 20) as f64;
+    let mut before: Option<StateRecord> = None;
+    let mut sizes = Vec::new();
+    for epoch in 0..=REPLACED {
+        let tensors = state(epoch, 1);
+        let record = store.put_state(&keys, StatePosition { epoch, step: 0 }, "cpu", false, &tensors)?;
+        before.replace(record.clone()).map_or(Ok(false), |old| store.remove_superseded(&old, &record))?;
+        sizes.push(size(&store));
+    }
+    let artifact = Artifact::default();
+    store.commit(NewResult {
+        pipeline: "p",
+        point: "x",
+        components: &all,
+        artifact: &artifact,
+        provenance: Provenance::default(),
+    })?;
+    store.close();
+    let (found, open) = timed(|| Ok(store.longest_state(&keys, "cpu")?))?;
+    let found = found.ok_or("the last state is there")?;
+    let (_, gc) = timed(|| Ok(store.gc(&GcPolicy { keep_runs: 1, named: vec![], dry_run: false })?))?;
+    store.close();
+    assert!(store.read_state(&found)? == state(REPLACED, 1), "a collection keeps the last state");
+    say(&format!(
+        "disk over {REPLACED} replaced states, in states: {:.2} after the first, {:.2} at most, {:.2} after the last, \
+         {:.2} after gc (which took {:.0} ms); then the index opens and finds the last in {:.1} ms",
+        sizes[0],
+        sizes.iter().copied().fold(0.0, f64::max),
+        sizes[sizes.len() - 1],
+        size(&store),
+        gc * 1e3,
+        open * 1e3
+    ));
     Ok(())
 }
 

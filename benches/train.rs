@@ -1,181 +1,312 @@
-//! How fast the decoder trains and fits, beside the speed of a plain matrix product measured in the same moment.
+//! Training beside PyTorch's, in turn, and the floor beneath both.
 //!
-//! `cargo bench --bench train [-- SECONDS]`: each line is measured for that long (3 s). "Of floor" is the share of the floor's
-//! GFLOP/s at which a step does its useful 0.57 GFLOP a sample (two thirds of that for fitting); noise moves both alike.
+//! `cargo bench --bench train [-- ad fit vad memory kernels --batch N --rounds N --peer-images N --peer-settings --quick]`
+//!
+//! Ours is what a pipeline runs: whole epochs of 1,000 images through the stage kinds. The peer is `peers/torch_train.py`. What each
+//! number means, and the floor's arithmetic, is in `benches/README.md`.
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use vadpipe::model::{Decoder, DecoderShape, Frozen};
-use vadpipe::ops::adam::Rates;
-use vadpipe::ops::block::{Block, zeroed};
-use vadpipe::ops::kernel::{Run, accumulate};
-use vadpipe::ops::transposed::{BlockMoments, Convolution, Geometry, Given};
-use vadpipe::rng::Streams;
+use serde_json::{Value, json};
+use vadpipe::model::DecoderShape;
 
-const BATCHES: [usize; 3] = [16, 64, 128];
+#[path = "common/floor.rs"]
+mod floor;
+#[path = "train/kernels.rs"]
+mod kernels;
+#[path = "train/ours.rs"]
+mod ours;
+#[path = "common/peer.rs"]
+mod peer;
+#[path = "common/reply.rs"]
+mod reply;
+#[path = "common/stats.rs"]
+mod stats;
+
+use floor::{Floor, computing};
+use ours::{Ours, Work};
+use peer::Peer;
+use stats::{Options, median};
+
+type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+/// The decoder of the experiment, the default of `channels`.
 const SHAPE: DecoderShape = DecoderShape { latent_dim: 128, channels: [2048, 512, 256, 128] };
 /// Multiply-adds of a sample's forward pass inside the image, times two.
 const FORWARD_GFLOP: f64 = 2.0
     * (128.0 * 8192.0 + 36.0 * 2048.0 * 512.0 + 196.0 * 512.0 * 256.0 + 900.0 * 256.0 * 128.0 + 256.0 * 16.0 * 128.0)
     / 1e9;
+/// What Adam updates: weights and biases of the layers, scale and shift of the batch norms.
+const PARAMETERS: usize =
+    (128 + 1) * 8192 + 16 * (2048 * 512 + 512 * 256 + 256 * 128 + 128) + 1 + 2 + 2 * (512 + 256 + 128);
+/// Bytes of a weight and its two moments, read and written.
+const ADAM_BYTES: f64 = 2.0 * 3.0 * 4.0;
+/// Images of an epoch.
+const IMAGES: usize = 1000;
 
-/// Seconds of one call: the fastest by the clock, and the mean of what the process's threads spent computing. On a busy
-/// machine only the second says much.
+/// How PyTorch can be set. Adam is fused in all: it is slower without everywhere.
 #[derive(Clone, Copy)]
-struct Cost {
-    clock: f64,
-    computing: f64,
+struct Setting {
+    name: &'static str,
+    channels_last: bool,
+    compiled: bool,
+}
+const SETTINGS: [Setting; 4] = [
+    Setting { name: "eager", channels_last: false, compiled: false },
+    Setting { name: "channels_last", channels_last: true, compiled: false },
+    Setting { name: "compiled", channels_last: false, compiled: true },
+    Setting { name: "compiled channels_last", channels_last: true, compiled: true },
+];
+
+/// The best of [`SETTINGS`] at each batch size, as `--peer-settings` found it on the machine of `benches/README.md`.
+const USUAL: Setting = SETTINGS[0];
+
+/// A run of the bench.
+struct Bench {
+    options: Options,
+    rounds: usize,
+    peer_images: usize,
+    floor: Floor,
+    peer: Option<Peer>,
 }
 
-/// What a call costs, measured for about `limit`.
-fn cost(limit: Duration, mut call: impl FnMut()) -> Cost {
-    call();
-    let (start, spent, mut clock, mut calls) = (Instant::now(), computing(), f64::INFINITY, 0.0);
-    while start.elapsed() < limit {
-        let at = Instant::now();
-        call();
-        clock = clock.min(at.elapsed().as_secs_f64());
-        calls += 1.0;
+fn main() -> Outcome {
+    let known = [("--batch", true), ("--peer-images", true), ("--peer-settings", false), ("--alone", true)];
+    let options = Options::parse(std::env::args().skip(1), &known, &["ad", "fit", "vad", "memory", "kernels"])?;
+    if let Some(batch) = numbers(&options, "--alone").first() {
+        return alone(*batch);
     }
-    Cost { clock, computing: (computing() - spent) / calls }
-}
-
-/// Seconds that all threads of this process have been running (Linux; elsewhere 0).
-fn computing() -> f64 {
-    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let nanoseconds = tasks.filter_map(|task| {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse::<f64>().ok()
-    });
-    nanoseconds.sum::<f64>() / 1e9
-}
-
-/// GFLOP of a 2048³ product.
-const FLOOR_GFLOP: f64 = 2.0 * 2048.0 * 2048.0 * 2048.0 / 1e9;
-
-/// A 2048³ product by the `gemm` crate on all of rayon's threads.
-fn floor(limit: Duration) -> Cost {
-    let n = 2048;
-    let (a, b, mut c) = (vec![1.0f32; n * n], vec![1.0f32; n * n], vec![0.0f32; n * n]);
-    let threads = match rayon::current_num_threads() {
-        1 => gemm::Parallelism::None,
-        n => gemm::Parallelism::Rayon(n),
+    let quick = options.quick;
+    let peer_images = numbers(&options, "--peer-images").first().copied();
+    let mut bench = Bench {
+        rounds: options.rounds.unwrap_or(if quick { 1 } else { 5 }),
+        peer_images: peer_images.unwrap_or(if quick { 256 } else { IMAGES }),
+        floor: Floor::new(),
+        peer: ["ad", "fit"].iter().any(|part| options.wants(part)).then(|| Peer::start_if_there(SCRIPT)).flatten(),
+        options,
     };
-    cost(limit, || {
-        let stride = n as isize;
-        // SAFETY: three n × n row-major matrices, c apart from the others.
-        #[expect(unsafe_code, reason = "gemm's only interface")]
-        unsafe {
-            gemm::gemm(
-                n,
-                n,
-                n,
-                c.as_mut_ptr(),
-                1,
-                stride,
-                false,
-                a.as_ptr(),
-                1,
-                stride,
-                b.as_ptr(),
-                1,
-                stride,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                threads,
-            );
-        }
-    })
-}
-
-/// GFLOP/s of one core's multiply-adds when all operands are in its first-level cache: the kernel's own ceiling.
-fn ceiling(limit: Duration) -> f64 {
-    let (a, b) = (vec![Block([[0.5; 16]; 16]); 8], vec![Block([[0.25; 16]; 16]); 8]);
-    let mut acc = Block::ZERO;
-    let run = Run { blocks: 8, scalars: 1, vectors: 1 };
-    let cost = cost(limit, || {
-        for _ in 0..1000 {
-            accumulate::<true>(&mut acc, &a, &b, (0..4).map(|_| (0, 0)), run);
-        }
-    });
-    2.0 * 4096.0 * 8.0 * 4.0 * 1000.0 / cost.clock / 1e9
-}
-
-/// Each layer's products, by themselves: percent of their sum, and GFLOP/s per core while computing.
-fn layers(limit: Duration, batch: usize) {
-    let chunks = batch.div_ceil(16);
-    let up = |input| Geometry { input, kernel: 4, stride: 2, padding: 1 };
-    let full = Geometry { input: 1, kernel: 2, stride: 1, padding: 0 };
-    let taps = Geometry { input: 16, kernel: 1, stride: 1, padding: 0 };
-    let shapes = [(full, 128, 2048), (up(2), 2048, 512), (up(4), 512, 256), (up(8), 256, 128), (taps, 128, 16)];
-    let mut lines = Vec::new();
-    for (geometry, ci, co) in shapes {
-        let mut c = Convolution::new(geometry, ci, co);
-        let mut moments = BlockMoments::of(&c);
-        let (x, mut y) = (zeroed(c.ci * c.plan.inputs() * chunks), zeroed(c.co * c.plan.outputs() * chunks));
-        let (mut dx, rows) = (x.clone(), y.clone());
-        let products: usize = c.plan.by_tap.iter().map(Vec::len).sum();
-        let gflop = 2.0 * (products * ci * co * batch) as f64 / 1e9;
-        let forward = cost(limit, || c.forward(&x, &mut y, chunks)).computing;
-        let input = cost(limit, || c.input_gradient(&y, &mut dx, chunks)).computing;
-        let given = Given { x: &x, dy: &y, rows: &rows };
-        let rates = Rates::new(1, 1e-3);
-        let backward = cost(limit, || c.backward_and_update(&mut moments, given, &mut dx, chunks, rates)).computing;
-        lines.push((ci, co, [(forward, gflop), (input, gflop), (backward - input, gflop)]));
+    println!("{} rounds in turn on {} threads; {}", bench.rounds, rayon::current_num_threads(), bench.peer_line());
+    if bench.options.wants("ad") {
+        bench.against_peer(&AD)?;
     }
-    let total: f64 = lines.iter().flat_map(|(_, _, parts)| parts).map(|p| p.0).sum();
-    println!("batch {batch:3}      forward           input gradient    weight gradient and Adam");
-    for (ci, co, parts) in lines {
-        let parts = parts.map(|(s, gflop)| format!("{:4.1} % {:4.0} GFLOP/s", 100.0 * s / total, gflop / s));
-        println!("{ci:5} → {co:4}  {}", parts.join("  "));
+    if bench.options.wants("fit") {
+        bench.against_peer(&FIT)?;
     }
+    bench.peer = None;
+    if bench.options.wants("vad") {
+        bench.vad()?;
+    }
+    if bench.options.wants("memory") {
+        bench.memory()?;
+    }
+    if bench.options.wants("kernels") {
+        let limit = Duration::from_secs_f64(if quick { 0.5 } else { 3.0 });
+        let batches = bench.batches(&[16, 64, 128]);
+        kernels::steps(limit, &mut bench.floor, &batches);
+        kernels::ceiling(limit / 4);
+        batches.iter().for_each(|batch| kernels::layers(limit / 10, *batch));
+    }
+    Ok(())
 }
 
-fn main() {
-    let seconds = std::env::args().filter_map(|a| a.parse().ok()).next().unwrap_or(3.0);
-    let limit = Duration::from_secs_f64(seconds);
-    let streams = Streams::new(0);
-    let mut decoder = Decoder::new(SHAPE, &streams);
-    let mut frozen = decoder.weights().and_then(|w| Frozen::from_weights(&w)).ok();
-    println!("        by the clock                    computing, per core (floor: 2048³ by gemm)");
-    println!("  batch samples/s  GFLOP/s  of floor  samples/s  GFLOP/s  of floor");
-    for batch in BATCHES {
-        let mut z = vec![0.0; batch * SHAPE.latent_dim];
-        streams.stream("z", 0, 0).normals(&mut z);
-        let images: Vec<u8> = (0..batch * 784).map(|i| (i * 7919 % 256) as u8).collect();
-        let floor = floor(limit / 4);
-        let line = |what: &str, cost: Cost, passes: f64| {
-            let part = |seconds: f64, floor: f64| {
-                let gflops = FORWARD_GFLOP * passes * batch as f64 / seconds;
-                let floor = FLOOR_GFLOP / floor;
-                format!("{:9.0} {gflops:8.0} {:4.0} % of {floor:3.0}", batch as f64 / seconds, 100.0 * gflops / floor)
+const SCRIPT: &str = "torch_train.py";
+
+/// A part that is held against PyTorch and the floor.
+struct Part {
+    title: &'static str,
+    kind: &'static str,
+    /// The peer's name for it.
+    mode: &'static str,
+    batches: &'static [usize],
+    /// Passes over the products: forward, input gradient, weight gradient.
+    passes: f64,
+    /// Whether Adam updates the decoder.
+    adam: bool,
+}
+const AD: Part =
+    Part { title: "AD training", kind: "train-ad", mode: "ad", batches: &[16, 64, 128], passes: 3.0, adam: true };
+const FIT: Part =
+    Part { title: "latent fitting", kind: "fit-latents", mode: "fit", batches: &[16, 64], passes: 2.0, adam: false };
+
+impl Bench {
+    fn peer_line(&self) -> String {
+        let images = self.peer_images;
+        let say = |peer: &Peer| format!("peer: {}, fused Adam, {images} images a round; ours {IMAGES}", peer.name);
+        self.peer.as_ref().map_or_else(|| format!("no peer; {IMAGES} images a round"), say)
+    }
+
+    /// The batch sizes asked for with `--batch`, or these.
+    fn batches(&self, usual: &[usize]) -> Vec<usize> {
+        let asked = numbers(&self.options, "--batch");
+        if asked.is_empty() { usual.to_vec() } else { asked }
+    }
+
+    /// Ours and PyTorch in turn, at each batch size.
+    fn against_peer(&mut self, part: &Part) -> Outcome {
+        println!("\n{:<15} samples/s (median)           floor                     ours / floor", part.title);
+        println!("  batch cores    ours    peer   ratio   samples/s  GFLOP/s   GB/s  seconds       peer's setting");
+        for batch in self.batches(part.batches) {
+            let setting = self.open_peer(part, batch)?;
+            let mut inputs = vec![("data", ours::data()?)];
+            if !part.adam {
+                inputs.push(("model", ours::model()?));
+            }
+            let work = Work { kind: part.kind, distribution: None, batch, epochs: 1_000_000, inputs };
+            let mut training = Ours::begin(&work)?;
+            let (mut our_seconds, mut their_seconds, mut cores) = (vec![], vec![], vec![]);
+            for _ in 0..self.rounds {
+                let before = computing();
+                let seconds = training.epoch()?;
+                our_seconds.push(seconds);
+                cores.push((computing() - before) / seconds);
+                if let Some(peer) = &mut self.peer {
+                    let round = json!({ "command": "round", "name": part.mode, "images": self.peer_images });
+                    their_seconds.push(peer.seconds(&round)?);
+                }
+                self.floor.measure(Duration::from_millis(500));
+            }
+            if let Some(peer) = &mut self.peer {
+                peer.ask(&json!({ "command": "close", "name": part.mode }))?;
+            }
+            let seconds = median(&our_seconds);
+            let ours = IMAGES as f64 / seconds;
+            let theirs = self.peer_images as f64 / median(&their_seconds);
+            let floor = self.floor_seconds(part, batch);
+            let (gflops, gbytes) = (self.floor.gflops, self.floor.gbytes);
+            let peer = match setting {
+                Some(_) => format!("{theirs:7.1} {:5.2} ×", ours / theirs),
+                None => format!("{:>7} {:>7}", "-", "-"),
             };
-            let (clock, computing) = (part(cost.clock, floor.clock), part(cost.computing, floor.computing));
-            println!("{what:5} {batch:3} {clock} {computing}");
-        };
-        line(
-            "train",
-            cost(limit, || {
-                decoder.train_step(&z, &images, 1e-3);
-            }),
-            3.0,
-        );
-        if let Some(frozen) = &mut frozen {
-            line(
-                "fit",
-                cost(limit, || {
-                    frozen.loss_and_gradient(&z, &images);
-                }),
-                2.0,
+            println!(
+                "{batch:7} {:5.2} {ours:7.1} {peer} {:11.1} {gflops:8.0} {gbytes:6.1} {:8.2} ×   {}",
+                median(&cores),
+                IMAGES as f64 / floor,
+                seconds / floor,
+                setting.map_or("-", |s| s.name)
             );
         }
+        Ok(())
     }
-    println!("one core's multiply-adds in cache: {:.0} GFLOP/s", ceiling(limit / 4));
-    for batch in BATCHES {
-        layers(limit / 10, batch);
+
+    /// Seconds of an epoch if nothing but the products and Adam's bytes took time.
+    fn floor_seconds(&self, part: &Part, batch: usize) -> f64 {
+        let products = IMAGES as f64 * FORWARD_GFLOP * part.passes / self.floor.gflops;
+        let steps = if part.adam { IMAGES.div_ceil(batch) } else { 0 };
+        products + steps as f64 * PARAMETERS as f64 * ADAM_BYTES / 1e9 / self.floor.gbytes
     }
+
+    /// Starts the peer's training with its best setting; none without a peer.
+    fn open_peer(&mut self, part: &Part, batch: usize) -> Outcome<Option<Setting>> {
+        let sweep = self.options.others.iter().any(|(name, _)| name == "--peer-settings");
+        let Some(peer) = &mut self.peer else { return Ok(None) };
+        let mut best = (USUAL, f64::INFINITY);
+        for setting in SETTINGS.iter().filter(|_| sweep) {
+            // A setting that does not work here is not its best.
+            let measured = open(peer, part, batch, *setting).and_then(|begin| {
+                let images = (2 * batch).max(128);
+                let round = json!({ "command": "round", "name": part.mode, "images": images });
+                Ok((begin, peer.seconds(&round)? / images as f64))
+            });
+            match measured {
+                Ok((begin, seconds)) => {
+                    println!("  setting {:24} {:7.1} samples/s, begun in {begin:.0} s", setting.name, 1.0 / seconds);
+                    best = if seconds < best.1 { (*setting, seconds) } else { best };
+                }
+                Err(why) => println!("  setting {:24} {why}", setting.name),
+            }
+        }
+        open(peer, part, batch, best.0)?;
+        Ok(Some(best.0))
+    }
+
+    /// Each family of posteriors against plain latents, in turn.
+    fn vad(&self) -> Outcome {
+        const FAMILIES: [&str; 3] = ["gaussian", "exponential", "uniform"];
+        println!("\nVAD training     samples/s (median), and the time as a multiple of AD's");
+        println!("  batch      AD         {}", FAMILIES.map(|f| format!("{f:18}")).join(""));
+        for batch in self.batches(&[16, 64]) {
+            let data = ours::data()?;
+            let begin = |distribution: Option<&'static str>| {
+                let kind = if distribution.is_some() { "train-vad" } else { "train-ad" };
+                let inputs = vec![("data", data.clone())];
+                Ours::begin(&Work { kind, distribution, batch, epochs: 1_000_000, inputs })
+            };
+            let families = FAMILIES.map(Some);
+            let mut all = [None].into_iter().chain(families).map(begin).collect::<Outcome<Vec<_>>>()?;
+            let mut seconds = vec![vec![]; all.len()];
+            for _ in 0..self.rounds {
+                for (training, seconds) in all.iter_mut().zip(&mut seconds) {
+                    seconds.push(training.epoch()?);
+                }
+            }
+            let medians: Vec<f64> = seconds.iter().map(|s| median(s)).collect();
+            let column = |s: &f64| format!("{:7.1} {:6.3} ×  ", IMAGES as f64 / s, s / medians[0]);
+            println!("{batch:7} {}", medians.iter().map(column).collect::<String>());
+        }
+        Ok(())
+    }
+
+    /// The most memory that each holds at once, in a process of its own.
+    fn memory(&self) -> Outcome {
+        println!("\npeak memory, MB     ours            peer");
+        println!("  batch     training   stage   training   imports");
+        for batch in self.batches(&[16, 64, 128]) {
+            let child = Command::new(std::env::current_exe()?).args(["--alone", &batch.to_string()]).output()?;
+            let ours = reply::parse(&String::from_utf8(child.stdout)?)?;
+            let ours = ["training", "stage"].map(|key| megabytes(ours.get(key)));
+            let theirs = match Peer::start_if_there(SCRIPT) {
+                Some(mut peer) => {
+                    let imports = peer.ask(&json!({ "command": "peak" }))?;
+                    open(&mut peer, &AD, batch, USUAL)?;
+                    let training = peer.ask(&json!({ "command": "peak" }))?;
+                    [training, imports].map(|reply| megabytes(reply.get("bytes")))
+                }
+                None => ["-", "-"].map(str::to_owned),
+            };
+            println!("{batch:7} {:>12} {:>7} {:>10} {:>9}", ours[0], ours[1], theirs[0], theirs[1]);
+        }
+        Ok(())
+    }
+}
+
+/// Starts a training of the peer's, warmed up: seconds that this took.
+fn open(peer: &mut Peer, part: &Part, batch: usize, setting: Setting) -> Result<f64, String> {
+    let Setting { channels_last, compiled, .. } = setting;
+    peer.seconds(&json!({
+        "command": "open", "name": part.mode, "mode": part.mode, "batch": batch, "n": IMAGES, "fused": true,
+        "channels_last": channels_last, "compiled": compiled, "threads": rayon::current_num_threads(),
+    }))
+}
+
+/// The numbers, 1 or more, given with one of the bench's own options, in order.
+fn numbers(options: &Options, name: &str) -> Vec<usize> {
+    options
+        .others
+        .iter()
+        .filter(|(other, _)| other == name)
+        .filter_map(|(_, number)| Some((*number)?.max(1.0) as usize))
+        .collect()
+}
+
+fn megabytes(bytes: Option<&Value>) -> String {
+    bytes.and_then(Value::as_f64).map_or_else(|| "-".to_owned(), |bytes| format!("{:.0}", bytes / 1e6))
+}
+
+/// The child of the part `memory`: trains an epoch and says what it held, up to the epoch's end and with the artifact.
+fn alone(batch: usize) -> Outcome {
+    let work = Work { kind: "train-ad", distribution: None, batch, epochs: 1, inputs: vec![("data", ours::data()?)] };
+    let training = Ours::begin(&work)?;
+    let during = peak();
+    training.finish()?;
+    println!("{}", json!({ "training": during, "stage": peak() }));
+    Ok(())
+}
+
+/// Bytes that this process has ever held in memory at once; none where the system does not tell (it is Linux's).
+fn peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::key::{Digest, Hash};
@@ -178,6 +178,22 @@ impl Tensor {
     /// Only if the shape overflows, which [`Tensor::from_bytes`] excludes.
     pub fn to_blob(&self) -> Result<Vec<u8>, TensorError> {
         to_safetensors([(BLOB_NAME, self)])
+    }
+
+    /// The beginning of the blob, before [`Tensor::bytes`]: who writes or reads the two apart needs no copy of a large
+    /// tensor.
+    ///
+    /// # Errors
+    /// If the shape overflows.
+    pub(crate) fn blob_header(element: ElementType, shape: &[usize]) -> Result<Vec<u8>, TensorError> {
+        let overflow = || TensorError::Unsupported(format!("a tensor of shape {shape:?} has too many elements"));
+        let len = shape.iter().try_fold(element.size(), |n, d| n.checked_mul(*d)).ok_or_else(overflow)?;
+        let info = TensorInfo { dtype: element.dtype(), shape: shape.to_vec(), data_offsets: (0, len) };
+        let metadata = Metadata::new(None, vec![(BLOB_NAME.to_owned(), info)])?;
+        let mut json = serde_json::to_vec(&metadata).map_err(|e| TensorError::Unsupported(e.to_string()))?;
+        // As safetensors does, so that elements are aligned.
+        json.resize(json.len().next_multiple_of(8), b' ');
+        Ok([&(json.len() as u64).to_le_bytes(), json.as_slice()].concat())
     }
 
     /// Reads what [`Tensor::to_blob`] wrote.

@@ -4,7 +4,8 @@
 //! DIR/FORMAT                    the layout's version, as text
 //! DIR/index/                    sled: results, states, newest result per point, digests of files
 //! DIR/small/<digest>            small files of results, each a file of its own
-//! DIR/chunks-<generation>/      sled: chunks of 64 KiB, and for each blob the list of its chunks
+//! DIR/chunks-<generation>/      sled: small blobs, where the pieces of large ones are, and the list of each blob's pieces
+//! DIR/chunks-<generation>/packs/<name>   the pieces of large blobs
 //! DIR/runs/<id>.json            run records (`<id>.ndjson` beside them is the runner's)
 //! DIR/leases/<key>              who runs a key; held by a file lock, so that the kernel frees it when its holder dies
 //! DIR/work.lock                 shared by whoever runs stages
@@ -13,8 +14,8 @@
 //! DIR/*-damaged-<n>/            databases that would not open, set aside and never deleted
 //! ```
 //!
-//! What is written is written in this order, with a flush after each: chunks, the blob's list of chunks, the index's
-//! entry. Nothing refers to what may be missing. Every read is verified; what is missing or has other bytes is an error
+//! What is written is written in this order, with a flush or sync after each: packs, chunks and places of pieces, the
+//! blobs' lists of them, the index's entry. Nothing refers to what may be missing. Every read is verified; what is missing or has other bytes is an error
 //! ([`StoreError::Damaged`]) whose victims are forgotten, so that they are made again. A database that won't open (sled
 //! may return an error or panic after a hard kill) is set aside, and an empty one begun.
 //!
@@ -22,6 +23,7 @@
 //! without use, or at once when somebody else waits for it.
 
 mod blobs;
+mod content;
 mod database;
 mod doctor;
 mod error;
@@ -31,6 +33,8 @@ mod index;
 mod inner;
 mod lease;
 mod lock;
+mod pack_writer;
+mod packs;
 mod quiet;
 mod record;
 mod results;
@@ -41,6 +45,7 @@ mod states;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -59,8 +64,9 @@ pub use sweep::AtWork;
 use crate::artifact::Artifact;
 use crate::key::Components;
 
-/// The version of the cache's layout.
-pub const FORMAT: u32 = 1;
+/// The version of the cache's layout: 2 since large blobs are in packs. One of format 1 is read as it is, and becomes 2
+/// when a pack is first written.
+pub const FORMAT: u32 = 2;
 
 type Result<T, E = StoreError> = std::result::Result<T, E>;
 
@@ -103,7 +109,7 @@ pub struct NewResult<'a> {
 
 /// A cache. Used through `&self` from any number of threads; any number of processes may have one on the same folder.
 ///
-/// What it does stands by subject: results (`results.rs`), states of trainings (`states.rs`), leases (`lease.rs`), run
+/// What it does stands by subject: results (`results.rs`), their bytes (`content.rs`), states of trainings (`states.rs`), leases (`lease.rs`), run
 /// records (`runs.rs`), files (`files.rs`), collection (`gc.rs`) and examination (`doctor.rs`).
 pub struct Store {
     inner: Arc<Inner>,

@@ -137,7 +137,7 @@ impl Decoder {
     pub fn train_step(&mut self, z: &[f32], images: &[u8], lr: f32) -> Step<'_> {
         self.step += 1;
         let rates = Rates::new(self.step, lr);
-        self.pass(z, images, Some(rates))
+        on_the_pool(|| self.pass(z, images, Some(rates)))
     }
 
     /// The loss of a batch and its gradient by the latents, with batch statistics: to the bit what [`Decoder::train_step`]
@@ -146,7 +146,7 @@ impl Decoder {
     /// # Panics
     /// If latents and images do not make one batch that is not empty.
     pub fn batch_loss_and_gradient(&mut self, z: &[f32], images: &[u8]) -> Step<'_> {
-        self.pass(z, images, None)
+        on_the_pool(|| self.pass(z, images, None))
     }
 
     /// The images of a batch of latents, with batch statistics: an image depends on the whole batch. `z` is batch ×
@@ -200,6 +200,12 @@ impl Decoder {
         work.tail.forward(&work.activations[LAYERS - 1], scalars(&tail.w), batch);
         work
     }
+}
+
+/// Runs a step on one of the pool's threads: from there its forty or so parallel loops are started without waking anybody, while
+/// from outside each would be handed over and waited for.
+fn on_the_pool<R: Send>(step: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| step())
 }
 
 /// The tail's numbers, of its row of parameters.

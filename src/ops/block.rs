@@ -1,5 +1,7 @@
 //! The 16 × 16 block that all big arrays are made of, and what is done inside one. See [`crate::ops`] for the layout.
 
+use std::mem::MaybeUninit;
+
 /// Samples in a SIMD register, channels in a panel.
 pub const LANES: usize = 16;
 
@@ -41,9 +43,34 @@ pub fn panels(n: usize) -> usize {
     n.div_ceil(LANES)
 }
 
-/// Zeroed blocks.
+/// Zeroed blocks, on large pages where there are enough of them to fill some: a pass over weights jumps from block to block, and
+/// with pages of four blocks each jump would look up another page.
 pub fn zeroed(n: usize) -> Vec<Block> {
-    vec![Block::ZERO; n]
+    let mut blocks = Vec::with_capacity(n);
+    advise_large_pages(blocks.spare_capacity_mut());
+    blocks.resize(n, Block::ZERO);
+    blocks
+}
+
+/// Asks the kernel for large pages. A hint: without them all is the same, only slower.
+fn advise_large_pages(memory: &mut [MaybeUninit<Block>]) {
+    #[cfg(target_os = "linux")]
+    {
+        /// On x86-64 and on most Arm.
+        const LARGE: usize = 2 << 20;
+        let start = memory.as_mut_ptr() as usize;
+        let (first, end) = (start.next_multiple_of(LARGE), (start + size_of_val(memory)) / LARGE * LARGE);
+        if first < end {
+            let pages = memory.as_mut_ptr().wrapping_byte_add(first - start).cast();
+            // SAFETY: the range lies inside `memory`, and how large its pages are changes nothing of what they hold.
+            #[expect(unsafe_code, reason = "madvise takes a pointer")]
+            unsafe {
+                libc::madvise(pages, end - first, libc::MADV_HUGEPAGE);
+            }
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
 }
 
 /// The samples of a batch, in chunks of 16, the last of which may be partly filled.

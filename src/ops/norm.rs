@@ -54,15 +54,16 @@ impl Statistics {
                 vectorised(
                     #[inline(always)]
                     || {
-                        for c in 0..LANES {
-                            let found = normalise(x, c, batch);
-                            if TRACK {
-                                mean[c] += (found.mean as f32 - mean[c]) * MOMENTUM;
-                                variance[c] += (found.unbiased as f32 - variance[c]) * MOMENTUM;
+                        for first in (0..LANES).step_by(GROUP) {
+                            let found = normalise(x, y, first, (gamma, beta), batch);
+                            for (c, found) in (first..).zip(found) {
+                                if TRACK {
+                                    mean[c] += (found.mean - mean[c]) * MOMENTUM;
+                                    variance[c] += (found.unbiased - variance[c]) * MOMENTUM;
+                                }
+                                inverse[c] = found.inverse;
                             }
-                            inverse[c] = found.inverse;
                         }
-                        scale_and_clip(x, y, gamma, beta, batch);
                     },
                 );
             });
@@ -89,8 +90,12 @@ impl Statistics {
                 vectorised(
                     #[inline(always)]
                     || {
-                        for c in 0..LANES {
-                            (dgamma[c], dbeta[c]) = channel_backward(d, xhat, y, c, gamma[c] * inverse[c], batch);
+                        let scale = std::array::from_fn(|c| gamma[c] * inverse[c]);
+                        for first in (0..LANES).step_by(GROUP) {
+                            let found = gradient(d, (xhat, y), first, &scale, batch);
+                            for (c, (dot, sum)) in (first..).zip(found) {
+                                (dgamma[c], dbeta[c]) = (dot, sum);
+                            }
                         }
                         transpose(d, rows);
                     },
@@ -118,78 +123,119 @@ pub struct Gradient<'a> {
     pub rows: &'a mut [Block],
 }
 
+/// Channels that go through memory together: their rows of a block are neighbouring cache lines, and their sums fit into registers.
+const GROUP: usize = 4;
+
+/// Sums of each channel of a group, a lane each.
+type Sums = [[f64; LANES]; GROUP];
+
+/// The statistics of a channel.
 struct Found {
-    mean: f64,
-    unbiased: f64,
+    mean: f32,
+    unbiased: f32,
     inverse: f32,
 }
 
-/// Normalises channel `c` of a panel in place.
+/// A group's rows of a block.
 #[inline(always)]
-fn normalise(x: &mut [Block], c: usize, batch: Batch) -> Found {
+fn group(block: &Block, first: usize) -> &[Row; GROUP] {
+    &block.0.as_chunks().0[first / GROUP]
+}
+
+#[inline(always)]
+fn group_mut(block: &mut Block, first: usize) -> &mut [Row; GROUP] {
+    &mut block.0.as_chunks_mut().0[first / GROUP]
+}
+
+/// Normalises the channels of a panel from `first` on, in place, and writes the output γ x̂ + β, clipped at 0.
+#[inline(always)]
+fn normalise(
+    x: &mut [Block],
+    y: &mut [Block],
+    first: usize,
+    (gamma, beta): (&Row, &Row),
+    batch: Batch,
+) -> [Found; GROUP] {
     let n = (x.len() / batch.chunks * batch.samples) as f64;
     // Lanes without a sample are zero here, so only the squares need to know about them.
-    let mut lanes = [0.0; LANES];
+    let mut sums: Sums = [[0.0; LANES]; GROUP];
     for block in &*x {
-        for (s, v) in lanes.iter_mut().zip(&block.0[c]) {
-            *s += f64::from(*v);
+        for (sums, row) in sums.iter_mut().zip(group(block, first)) {
+            sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
         }
     }
-    let mean = sum(&lanes) / n;
-    let shift = mean as f32;
-    let mut lanes = [0.0; LANES];
-    for (at, block) in x.iter_mut().enumerate() {
-        let row = &mut block.0[c];
-        row.iter_mut().for_each(|v| *v -= shift);
-        clear_from(row, batch.filled(at % batch.chunks));
-        for (s, v) in lanes.iter_mut().zip(row) {
-            *s += f64::from(*v) * f64::from(*v);
-        }
-    }
-    let squares = sum(&lanes);
-    let inverse = (1.0 / (squares / n + EPSILON).sqrt()) as f32;
-    for block in x {
-        block.0[c].iter_mut().for_each(|v| *v *= inverse);
-    }
-    Found { mean, unbiased: squares / (n - 1.0).max(1.0), inverse }
-}
-
-#[inline(always)]
-fn scale_and_clip(x: &[Block], y: &mut [Block], gamma: &Row, beta: &Row, batch: Batch) {
-    for (at, (x, y)) in x.iter().zip(y).enumerate() {
+    let mean = sums.map(|lanes| (sum(&lanes) / n) as f32);
+    let mut sums: Sums = [[0.0; LANES]; GROUP];
+    for (at, block) in x.iter().enumerate() {
         let filled = batch.filled(at % batch.chunks);
-        for c in 0..LANES {
-            for (y, x) in y.0[c].iter_mut().zip(&x.0[c]) {
-                *y = relu(gamma[c] * x + beta[c]);
-            }
-            clear_from(&mut y.0[c], filled);
+        for c in 0..GROUP {
+            let mut shifted = group(block, first)[c].map(|v| v - mean[c]);
+            clear_from(&mut shifted, filled);
+            sums[c].iter_mut().zip(&shifted).for_each(|(s, v)| *s += f64::from(*v) * f64::from(*v));
         }
     }
+    let squares = sums.map(|lanes| sum(&lanes));
+    let inverse = squares.map(|s| (1.0 / (s / n + EPSILON).sqrt()) as f32);
+    for (at, (x, y)) in x.iter_mut().zip(y).enumerate() {
+        let filled = batch.filled(at % batch.chunks);
+        let (x, y) = (group_mut(x, first), group_mut(y, first));
+        for c in 0..GROUP {
+            x[c] = x[c].map(|v| (v - mean[c]) * inverse[c]);
+            clear_from(&mut x[c], filled);
+            y[c] = x[c].map(|x| relu(gamma[first + c] * x + beta[first + c]));
+            clear_from(&mut y[c], filled);
+        }
+    }
+    std::array::from_fn(|c| Found {
+        mean: mean[c],
+        unbiased: (squares[c] / (n - 1.0).max(1.0)) as f32,
+        inverse: inverse[c],
+    })
 }
 
-/// Channel `c`'s gradient in place; `scale` is γ / √(var + ε). Returns γ's and β's gradients.
+/// The gradient of the channels from `first` on, in place; `scale` is γ / √(var + ε). Returns γ's and β's gradients.
 #[inline(always)]
-fn channel_backward(d: &mut [Block], xhat: &[Block], y: &[Block], c: usize, scale: f32, batch: Batch) -> (f32, f32) {
+fn gradient(
+    d: &mut [Block],
+    (xhat, y): (&[Block], &[Block]),
+    first: usize,
+    scale: &Row,
+    batch: Batch,
+) -> [(f32, f32); GROUP] {
     let n = (d.len() / batch.chunks * batch.samples) as f64;
-    let (mut dots, mut sums) = ([0.0; LANES], [0.0; LANES]);
-    for ((d, x), y) in d.iter_mut().zip(xhat).zip(y) {
-        for l in 0..LANES {
-            let g = if y.0[c][l] > 0.0 { d.0[c][l] } else { 0.0 };
-            d.0[c][l] = g;
-            sums[l] += f64::from(g);
-            dots[l] += f64::from(g) * f64::from(x.0[c][l]);
+    let (mut dots, mut sums): (Sums, Sums) = ([[0.0; LANES]; GROUP], [[0.0; LANES]; GROUP]);
+    for ((d, x), y) in d.iter().zip(xhat).zip(y) {
+        let (d, x, y) = (group(d, first), group(x, first), group(y, first));
+        for c in 0..GROUP {
+            let g = clipped(&d[c], &y[c]);
+            sums[c].iter_mut().zip(&g).for_each(|(s, g)| *s += f64::from(*g));
+            dots[c].iter_mut().zip(g.iter().zip(&x[c])).for_each(|(s, (g, x))| *s += f64::from(*g) * f64::from(*x));
         }
     }
-    let (dot, total) = (sum(&dots), sum(&sums));
-    let (mean_dot, mean) = ((dot / n) as f32, (total / n) as f32);
-    for (at, (d, x)) in d.iter_mut().zip(xhat).enumerate() {
-        let row = &mut d.0[c];
-        for (g, x) in row.iter_mut().zip(&x.0[c]) {
-            *g = scale * (*g - mean - x * mean_dot);
+    let (dots, sums) = (dots.map(|lanes| sum(&lanes)), sums.map(|lanes| sum(&lanes)));
+    for (at, ((d, x), y)) in d.iter_mut().zip(xhat).zip(y).enumerate() {
+        let filled = batch.filled(at % batch.chunks);
+        let (d, x, y) = (group_mut(d, first), group(x, first), group(y, first));
+        for c in 0..GROUP {
+            let (mean_dot, mean) = ((dots[c] / n) as f32, (sums[c] / n) as f32);
+            d[c] = clipped(&d[c], &y[c]);
+            for (g, x) in d[c].iter_mut().zip(&x[c]) {
+                *g = scale[first + c] * (*g - mean - x * mean_dot);
+            }
+            clear_from(&mut d[c], filled);
         }
-        clear_from(row, batch.filled(at % batch.chunks));
     }
-    (dot as f32, total as f32)
+    std::array::from_fn(|c| (dots[c] as f32, sums[c] as f32))
+}
+
+/// The gradient before ReLU: 0 where that gave 0.
+#[inline(always)]
+fn clipped(d: &Row, y: &Row) -> Row {
+    let mut out = *d;
+    for (g, y) in out.iter_mut().zip(y) {
+        *g = if *y > 0.0 { *g } else { 0.0 };
+    }
+    out
 }
 
 #[inline(always)]

@@ -76,6 +76,14 @@ impl Plan {
         plan
     }
 
+    /// Taps, those together whose products go to the same output pixels.
+    fn by_residue(&self) -> Vec<usize> {
+        let Geometry { kernel, stride, .. } = self.geometry;
+        let mut taps: Vec<usize> = (0..self.taps()).collect();
+        taps.sort_by_key(|tap| (tap / kernel % stride, tap % kernel % stride));
+        taps
+    }
+
     /// Pixels of the input.
     pub fn inputs(&self) -> usize {
         self.by_input.len()
@@ -103,6 +111,9 @@ pub struct Convolution {
     pub co: usize,
     /// `[ci panel][tap][co panel]` blocks of `[16 ci][16 co]`.
     pub weights: Vec<Block>,
+    /// The order in which a strip's blocks are updated: one panel of output channels after the other, and of each the taps together
+    /// that meet in the same output pixels. So a panel's gradient is read from memory once and not once for each tap.
+    order: Vec<usize>,
 }
 
 /// Blocks of one operand that a run goes through for one chunk before the next run's turn: with a few chunks, these and the
@@ -112,6 +123,9 @@ const WORKING_SET: usize = 128;
 /// How many blocks ahead of their update weights and moments are fetched: they come from main memory, which takes as long as
 /// a block's gradient of a small batch.
 const AHEAD: usize = 2;
+
+/// Tasks of a forward pass, at least, where there are rows of pixels enough.
+const TASKS: usize = 32;
 
 /// How many panels of the summed channel a run covers. It sets the order of sums, so it depends on the layer only: what comes
 /// of a sample is the same in any batch.
@@ -125,15 +139,18 @@ impl Convolution {
         let plan = Plan::new(geometry);
         let (ci, co) = (panels(input_channels), panels(output_channels));
         let weights = zeroed(ci * plan.taps() * co);
-        Self { plan, ci, co, weights }
+        let taps = plan.by_residue();
+        let order = (0..co).flat_map(|panel| taps.iter().map(move |tap| tap * co + panel)).collect();
+        Self { plan, ci, co, weights, order }
     }
 
     /// `output[o] = Σ x[i] · W[tap]`, overwriting. `x` and `output` are activations of `chunks` chunks.
     pub fn forward(&self, x: &[Block], output: &mut [Block], chunks: usize) {
         let pixels = self.plan.outputs();
-        // Few panels are cut into rows of pixels, so that there is work for all; else the weights are read only once.
+        // Few panels are cut into rows of pixels, so that there is work for all to the end; else the weights are read only once.
         let side = self.plan.geometry.output();
-        let part = if self.co < 4 { side } else { pixels };
+        let parts = (1..=side).find(|n| side.is_multiple_of(*n) && n * self.co >= TASKS).unwrap_or(side);
+        let part = pixels / parts;
         output.par_chunks_mut(part * chunks).enumerate().for_each(|(task, out)| {
             let (panel, first) = (task * part / pixels, task * part % pixels);
             self.forward_part(x, out, chunks, panel, first);
@@ -178,7 +195,7 @@ impl Convolution {
     ) {
         let strip = self.plan.taps() * self.co;
         let pixels = self.plan.inputs() * chunks;
-        let (plan, co) = (&self.plan, self.co);
+        let (plan, co, order) = (&self.plan, self.co, &self.order);
         dx.par_chunks_mut(pixels)
             .zip_eq(given.x.par_chunks(pixels))
             .zip_eq(self.weights.par_chunks_mut(strip))
@@ -186,10 +203,12 @@ impl Convolution {
             .zip_eq(moments.v.par_chunks_mut(strip))
             .for_each(|((((dx, x), weights), m), v)| {
                 input_gradient_panel(plan, co, weights, given.dy, dx, chunks);
-                for at in 0..weights.len() {
-                    prefetch(weights.get(at + AHEAD));
-                    prefetch(m.get(at + AHEAD));
-                    prefetch(v.get(at + AHEAD));
+                for (n, at) in order.iter().copied().enumerate() {
+                    if let Some(ahead) = order.get(n + AHEAD) {
+                        prefetch(weights.get(*ahead));
+                        prefetch(m.get(*ahead));
+                        prefetch(v.get(*ahead));
+                    }
                     let (w, m, v) = (&mut weights[at], &mut m[at], &mut v[at]);
                     let gradient = weight_gradient_block(plan, x, given.rows, at / co, at % co, chunks);
                     vectorised(

@@ -12,6 +12,7 @@
 //! | start | `start` | orthogonal iteration on the covariance |
 //! | attraction, small repulsion | `forces` | exact, vectorised |
 //! | large repulsion | `grid` | a mesh and FFTs |
+//! | scores of any map | `quality` | all pairs |
 //!
 //! The result depends on the points, the settings and the seed alone: tasks are cut where the number of points says, never
 //! by the number of threads, and sums run in the order of the tasks.
@@ -21,11 +22,13 @@ mod forces;
 mod grid;
 mod lanes;
 mod neighbours;
+mod quality;
 mod start;
 
 use std::ops::ControlFlow;
 
 pub use neighbours::{Neighbours, neighbours};
+pub use quality::{Exact, recall};
 use rayon::prelude::*;
 
 use crate::rng::Streams;

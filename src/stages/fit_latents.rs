@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::reading::{self, Images, Model, Split};
 use super::training::evaluation::evaluate;
 use super::training::fixed::Fixed;
-use super::training::history::{History, psnr};
+use super::training::history::psnr;
 use super::training::latents::Latents;
 use super::training::{Net, Rates, Schedule, Training};
 use crate::artifact::Artifact;
@@ -115,14 +115,7 @@ impl Stage for Fit {
             Statistics::Running => Fixed::Running(Box::new(model.decoder)),
             Statistics::Batch => Fixed::Batch(Box::new(model.unfolded()?)),
         };
-        let mut training = Training {
-            purpose: "fit",
-            net: Net::Fixed(fixed),
-            latents,
-            images: &images,
-            schedule: &self.schedule,
-            history: History::default(),
-        };
+        let mut training = Training::new("fit", Net::Fixed(fixed), latents, &images, &self.schedule);
         training.run(context)?;
         self.artifact(context, &mut training)
     }

@@ -25,6 +25,7 @@ use self::meter::Meter;
 use super::reading::Images;
 use crate::artifact::{ElementType, Tensor, TensorError};
 use crate::model::Decoder;
+use crate::rng::Streams;
 use crate::stage::{Chain, Context, Epochs, Position, Saved, StageError};
 
 /// The parameters of an epoch.
@@ -89,6 +90,10 @@ pub(in crate::stages) struct Training<'a> {
     pub(in crate::stages) schedule: &'a Schedule,
     /// The curves so far.
     pub(in crate::stages) history: History,
+    /// The purpose of the stream of a step's noise.
+    noise: String,
+    /// The images of the batch at hand, B × 784.
+    pixels: Vec<u8>,
 }
 
 /// How a walk along the chain stands.
@@ -100,7 +105,19 @@ struct Walk<'a> {
     meter: Meter<'a>,
 }
 
-impl Training<'_> {
+impl<'a> Training<'a> {
+    /// Before its first epoch.
+    pub(in crate::stages) fn new(
+        purpose: &'static str,
+        net: Net,
+        latents: Latents,
+        images: &'a Images,
+        schedule: &'a Schedule,
+    ) -> Self {
+        let (history, noise) = (History::default(), format!("{purpose} noise"));
+        Self { purpose, net, latents, images, schedule, history, noise, pixels: vec![] }
+    }
+
     /// Goes from the furthest stored state to the end of the schedule.
     ///
     /// # Errors
@@ -120,6 +137,7 @@ impl Training<'_> {
         if walk.saved != Some(walk.at) {
             self.good_state(&walk)?;
         }
+        self.latents.catch_up();
         Ok(())
     }
 
@@ -128,21 +146,22 @@ impl Training<'_> {
         let epoch = walk.at.epoch;
         let mut order: Vec<usize> = (0..self.images.count).collect();
         walk.context.streams.stream(&format!("{} shuffle", self.purpose), epoch, 0).shuffle(&mut order);
-        let batches: Vec<&[usize]> = order.chunks(rates.batch).collect();
+        let steps = order.len().div_ceil(rates.batch);
+        self.latents.begin_epoch(steps, rates.batch);
         walk.meter.begin_epoch();
-        for (step, rows) in batches.iter().enumerate().skip(walk.at.step as usize) {
-            let figures = self.step(walk, rows, rates)?;
+        for (step, rows) in order.chunks(rates.batch).enumerate().skip(walk.at.step as usize) {
+            let figures = self.step(&walk.context.streams, walk.at, rows, rates);
             if !figures.loss.is_finite() || !figures.squared_error.is_finite() {
-                let how = format!("the loss is not a finite number at step {} of {}", step + 1, batches.len());
+                let how = format!("the loss is not a finite number at step {} of {steps}", step + 1);
                 return Err(diverged(walk, epoch + 1, &how, Some(rates)));
             }
             self.history.add(figures);
-            if step + 1 < batches.len() {
+            if step + 1 < steps {
                 walk.at.step += 1;
-                walk.meter.step(walk.at, batches.len(), rows.len(), &self.history.running);
+                walk.meter.step(walk.at, steps, rows.len(), &self.history.running);
             } else {
                 walk.at = Position { epoch: epoch + 1, step: 0 };
-                self.history.close(batches.len(), self.images.count);
+                self.history.close(steps, self.images.count);
                 walk.meter.end_epoch(walk.at, rows.len(), &self.history, self.has_kl());
             }
             self.settle(walk)?;
@@ -150,20 +169,20 @@ impl Training<'_> {
         Ok(())
     }
 
-    /// One step: draw, forward, backward, update.
-    fn step(&mut self, walk: &Walk<'_>, rows: &[usize], rates: Rates) -> Result<Figures, StageError> {
-        let Position { epoch, step } = walk.at;
-        let mut noise = walk.context.streams.stream(&format!("{} noise", self.purpose), epoch, step);
-        let pixels = self.images.gather(rows);
+    /// One step: draw, forward, backward, update. Nothing in it allocates once there are buffers for both sizes of batch.
+    fn step(&mut self, streams: &Streams, at: Position, rows: &[usize], rates: Rates) -> Figures {
+        let mut noise = streams.stream(&self.noise, at.epoch, at.step);
+        self.images.gather(rows, &mut self.pixels);
+        self.latents.draw(rows, &mut noise);
         let kl = if self.has_kl() { self.latents.kl(rows) } else { 0.0 };
-        let z = self.latents.draw(rows, &mut noise);
+        let (z, pixels) = (self.latents.drawn(), &self.pixels);
         let done = match &mut self.net {
-            Net::Learning(decoder) => decoder.train_step(z, &pixels, rates.lr.unwrap_or(0.0)),
-            Net::Fixed(fixed) => fixed.loss_and_gradient(z, &pixels),
+            Net::Learning(decoder) => decoder.train_step(z, pixels, rates.lr.unwrap_or(0.0)),
+            Net::Fixed(fixed) => fixed.loss_and_gradient(z, pixels),
         };
         let (reconstruction, squared_error) = (done.loss, done.squared_error);
         self.latents.update(rows, done.latent_gradient, rates.kl_weight, rates.latent_lr);
-        Ok(Figures { loss: reconstruction + rates.kl_weight * kl, reconstruction, kl, squared_error })
+        Figures { loss: reconstruction + rates.kl_weight * kl, reconstruction, kl, squared_error }
     }
 
     /// Whether the loss has two parts: a fit drops the KL.
@@ -172,7 +191,7 @@ impl Training<'_> {
     }
 
     /// After a step: saves where the chain wants it or where we are asked to stop, and stops then.
-    fn settle(&self, walk: &mut Walk<'_>) -> Result<(), StageError> {
+    fn settle(&mut self, walk: &mut Walk<'_>) -> Result<(), StageError> {
         let due = walk.context.chain.is_some_and(|chain| chain.due(walk.at));
         let stop = walk.context.cancel.is_cancelled();
         if let Some(chain) = walk.context.chain
@@ -199,7 +218,8 @@ impl Training<'_> {
     }
 
     /// The state, if it is worth keeping: the loss may still be finite when what the last step left is not.
-    fn good_state(&self, walk: &Walk<'_>) -> Result<BTreeMap<String, Tensor>, StageError> {
+    fn good_state(&mut self, walk: &Walk<'_>) -> Result<BTreeMap<String, Tensor>, StageError> {
+        self.latents.catch_up();
         let state = self.state()?;
         let Some(name) = first_not_finite(&state) else { return Ok(state) };
         let Position { epoch, step } = walk.at;
@@ -250,10 +270,15 @@ fn first_not_finite(state: &BTreeMap<String, Tensor>) -> Option<&str> {
 
 impl Images {
     /// The images of these rows, B × 784.
-    fn gather(&self, rows: &[usize]) -> Vec<u8> {
-        rows.iter().flat_map(|row| &self.pixels[row * PIXELS..(row + 1) * PIXELS]).copied().collect()
+    fn gather(&self, rows: &[usize], to: &mut Vec<u8>) {
+        to.clear();
+        for row in rows {
+            to.extend_from_slice(&self.pixels[row * PIXELS..(row + 1) * PIXELS]);
+        }
     }
 }
 
+#[cfg(test)]
+mod allocations;
 #[cfg(test)]
 mod tests;

@@ -5,14 +5,19 @@
 //! 'b' ‖ digest(blob)    the blob's length (u64, little-endian), then the digests of its chunks in order
 //! ```
 //!
+//! Here are the small blobs; large ones are in packs (`packs.rs`, with their keys `p` and `l` in the same database), but for
+//! those in caches of format 1, which had all of them here. They are read as ever, and the next collection moves them.
+//!
 //! sled keeps 16 to 26 values in a node, so a node of chunks holds up to 1.7 MB: with segments of 8 MiB it stays below
-//! the quarter above which sled writes a node into a file of its own that it never syncs. Measured with 100 MB states
-//! that replace each other, two being kept: 220–590 MB/s written (a plain file: 264), about 500 MB on disk, no growth.
+//! the quarter above which sled writes a node into a file of its own that it never syncs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-use super::database::{Failure, Setup};
-use super::quiet;
+use super::database::{Failure, Opened, Setup, flush};
+use super::pack_writer::Written;
+use super::tree::PIECE;
+use super::{packs, quiet};
 use crate::artifact::BlobEntry;
 use crate::key::Digest;
 
@@ -38,13 +43,41 @@ impl Flaw {
     }
 }
 
-/// A blob's list of chunks.
-pub(super) struct ChunkList {
-    size: u64,
-    chunks: Vec<Digest>,
+/// A blob about to be written, in two parts: a tensor's header is not in one piece with its elements.
+pub(super) struct Source<'a> {
+    /// The first bytes: fewer than a piece.
+    pub(super) head: Vec<u8>,
+    /// The others.
+    pub(super) body: &'a [u8],
 }
 
-impl ChunkList {
+impl Source<'_> {
+    pub(super) fn len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+
+    /// A piece's bytes, as [`super::tree`] counts pieces.
+    pub(super) fn piece(&self, index: usize) -> [&[u8]; 2] {
+        let (start, end) = (index * PIECE, ((index + 1) * PIECE).min(self.len()));
+        let head = self.head.len();
+        let part = &self.head[start.min(head)..end.min(head)];
+        [part, &self.body[start.max(head) - head..end.max(head) - head]]
+    }
+
+    /// All of it in one.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        [&self.head, self.body].concat()
+    }
+}
+
+/// A blob's list of chunks, or of pieces in packs.
+#[derive(Clone)]
+pub(super) struct List {
+    pub(super) size: u64,
+    pub(super) chunks: Vec<Digest>,
+}
+
+impl List {
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(8 + DIGEST * self.chunks.len());
         bytes.extend_from_slice(&self.size.to_le_bytes());
@@ -52,31 +85,67 @@ impl ChunkList {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    /// None unless the number of chunks, of so many bytes each, fits the length: a wrong length can't ask for absurd
+    /// amounts of memory.
+    pub(super) fn decode(bytes: &[u8], chunk: usize) -> Option<Self> {
         let (size, digests) = bytes.split_first_chunk::<8>()?;
         let (chunks, rest) = digests.as_chunks::<DIGEST>();
         let size = u64::from_le_bytes(*size);
-        let fits = rest.is_empty() && chunks.len() as u64 == size.div_ceil(CHUNK as u64);
+        let fits = rest.is_empty() && chunks.len() as u64 == size.div_ceil(chunk as u64);
         fits.then(|| Self { size, chunks: chunks.iter().map(|c| Digest(*c)).collect() })
     }
 }
 
-fn key(prefix: u8, digest: &Digest) -> [u8; 1 + DIGEST] {
+pub(super) fn key(prefix: u8, digest: &Digest) -> [u8; 1 + DIGEST] {
     let mut key = [prefix; 1 + DIGEST];
     key[1..].copy_from_slice(&digest.0);
     key
 }
 
-/// Whether the blob is there, going by its list of chunks.
-pub(super) fn has(db: &sled::Db, blob: &Digest) -> Result<bool, Failure> {
-    Ok(db.contains_key(key(b'b', blob))?)
+/// Whether the blob is there, going by its list of chunks or pieces.
+fn has(db: &sled::Db, blob: &Digest) -> Result<bool, Failure> {
+    Ok(db.contains_key(key(b'b', blob))? || db.contains_key(key(b'l', blob))?)
 }
 
-/// Writes what is new among a blob's chunks. The list goes to [`put_list`] after a flush.
+/// Makes blobs part of the database: `small` ones with their bytes, and those that were written to packs. False if a
+/// piece that was taken for stored is so no more; then nothing has been noted.
+pub(super) fn commit(o: &Opened, small: &BTreeMap<Digest, Vec<u8>>, packed: &Written) -> Result<bool, Failure> {
+    let mut packed_lists = Vec::new();
+    for (digest, list) in &packed.lists {
+        if !has(&o.db, digest)? {
+            packed_lists.push((digest, list));
+        }
+    }
+    let known: Vec<Digest> = packed.known.iter().copied().collect();
+    if packs::known(&o.db, &known)?.contains(&false) {
+        return Ok(false);
+    }
+    let mut small_lists = Vec::new();
+    for (digest, bytes) in small {
+        if !has(&o.db, digest)? {
+            small_lists.push((digest, put_chunks(&o.db, bytes)?));
+        }
+    }
+    if packed_lists.is_empty() && small_lists.is_empty() {
+        return Ok(true);
+    }
+    packs::put_places(&o.db, &packed.places)?;
+    o.flush()?;
+    for (digest, list) in packed_lists {
+        o.db.insert(key(b'l', digest), list.encode())?;
+    }
+    for (digest, list) in &small_lists {
+        o.db.insert(key(b'b', digest), list.encode())?;
+    }
+    o.flush()?;
+    Ok(true)
+}
+
+/// Writes what is new among a blob's chunks. The list goes after them, after a flush.
 ///
 /// In the order of their digests, here and in [`read`]: neighbours share a node, and a node of 1 MB that is not in
 /// sled's cache is read as a whole.
-pub(super) fn put_chunks(db: &sled::Db, bytes: &[u8]) -> Result<ChunkList, Failure> {
+fn put_chunks(db: &sled::Db, bytes: &[u8]) -> Result<List, Failure> {
     let chunks: Vec<Digest> = bytes.chunks(CHUNK).map(Digest::of).collect();
     let mut ordered: Vec<_> = chunks.iter().zip(bytes.chunks(CHUNK)).collect();
     ordered.sort_unstable_by_key(|(digest, _)| **digest);
@@ -86,17 +155,11 @@ pub(super) fn put_chunks(db: &sled::Db, bytes: &[u8]) -> Result<ChunkList, Failu
             db.insert(key, chunk)?;
         }
     }
-    Ok(ChunkList { size: bytes.len() as u64, chunks })
-}
-
-/// Writes a blob's list of chunks, which must be durable.
-pub(super) fn put_list(db: &sled::Db, blob: &Digest, list: &ChunkList) -> Result<(), Failure> {
-    db.insert(key(b'b', blob), list.encode())?;
-    Ok(())
+    Ok(List { size: bytes.len() as u64, chunks })
 }
 
 /// What sled can't read is a flaw of this blob; a failing disk is not.
-fn get(db: &sled::Db, key: &[u8]) -> Result<Result<Option<sled::IVec>, Flaw>, Failure> {
+pub(super) fn get(db: &sled::Db, key: &[u8]) -> Result<Result<Option<sled::IVec>, Flaw>, Failure> {
     match db.get(key).map_err(Failure::from) {
         Ok(found) => Ok(Ok(found)),
         Err(Failure::Broken(why)) => Ok(Err(Flaw::new(why))),
@@ -104,17 +167,17 @@ fn get(db: &sled::Db, key: &[u8]) -> Result<Result<Option<sled::IVec>, Flaw>, Fa
     }
 }
 
-fn list(db: &sled::Db, entry: &BlobEntry) -> Result<Result<ChunkList, Flaw>, Failure> {
+fn list(db: &sled::Db, entry: &BlobEntry) -> Result<Result<List, Flaw>, Failure> {
     let found = match get(db, &key(b'b', &entry.digest))? {
         Ok(found) => found,
         Err(flaw) => return Ok(Err(flaw)),
     };
     let Some(bytes) = found else { return Ok(Err(Flaw::new("it is missing"))) };
-    let list = ChunkList::decode(&bytes).filter(|l| l.size == entry.size);
+    let list = List::decode(&bytes, CHUNK).filter(|l| l.size == entry.size);
     Ok(list.ok_or_else(|| Flaw::new("its list of chunks is damaged")))
 }
 
-/// A blob's bytes, verified.
+/// The bytes, verified, of a blob in the database itself.
 pub(super) fn read(db: &sled::Db, entry: &BlobEntry) -> Result<Result<Vec<u8>, Flaw>, Failure> {
     let list = match list(db, entry)? {
         Ok(list) => list,
@@ -153,59 +216,111 @@ pub(super) fn read(db: &sled::Db, entry: &BlobEntry) -> Result<Result<Vec<u8>, F
 /// Removes what is known to be bad, so that it is written again rather than taken for there.
 pub(super) fn remove_flawed(db: &sled::Db, blob: &Digest, flaw: &Flaw) -> Result<(), Failure> {
     db.remove(key(b'b', blob))?;
+    db.remove(key(b'l', blob))?;
     for chunk in &flaw.chunks {
         db.remove(key(b'c', chunk))?;
+        db.remove(key(b'p', chunk))?;
     }
     Ok(())
 }
 
-/// Removes these blobs and those of their chunks that no other blob has.
-pub(super) fn remove(db: &sled::Db, blobs: &BTreeSet<Digest>) -> Result<(), Failure> {
-    let mut gone = BTreeSet::new();
-    let mut kept = BTreeSet::new();
-    for item in db.scan_prefix(b"b") {
-        let (name, value) = item?;
-        let Some(list) = ChunkList::decode(&value) else { continue };
-        let removed = name[1..].try_into().is_ok_and(|d| blobs.contains(&Digest(d)));
-        if removed { &mut gone } else { &mut kept }.extend(list.chunks);
+/// Removes these blobs and those of their chunks and pieces that no other blob has; the disk gets back what was in packs.
+/// Only while nobody writes.
+pub(super) fn remove(o: &Opened, blobs: &BTreeSet<Digest>) -> Result<(), Failure> {
+    let mut batch = sled::Batch::default();
+    let mut orphans = Vec::new();
+    for (lists, entries, bytes) in [(b'b', b'c', CHUNK), (b'l', b'p', PIECE)] {
+        let mut gone = BTreeSet::new();
+        let mut kept = BTreeSet::new();
+        for item in o.db.scan_prefix([lists]) {
+            let (name, value) = item?;
+            let Some(list) = List::decode(&value, bytes) else { continue };
+            let removed = name[1..].try_into().is_ok_and(|d| blobs.contains(&Digest(d)));
+            if removed { &mut gone } else { &mut kept }.extend(list.chunks);
+        }
+        blobs.iter().for_each(|blob| batch.remove(key(lists, blob).as_slice()));
+        orphans.extend(gone.difference(&kept).map(|chunk| key(entries, chunk)));
     }
     // The lists first: a list may never name what is missing.
-    for blob in blobs {
-        db.remove(key(b'b', blob))?;
+    o.db.apply_batch(batch)?;
+    o.flush()?;
+    for orphan in orphans {
+        o.db.remove(orphan)?;
     }
-    db.flush()?;
-    for chunk in gone.difference(&kept) {
-        db.remove(key(b'c', chunk))?;
-    }
-    Ok(())
+    o.flush()?;
+    packs::tidy(o)
 }
 
-/// Copies blobs to another database, verifying each, and returns those that could not be had. Nothing may refer to the
-/// copies before a flush.
-pub(super) fn copy(from: &sled::Db, to: &sled::Db, blobs: &BTreeSet<BlobKey>) -> Result<BTreeSet<Digest>, Failure> {
+/// A database and the folder it is in.
+pub(super) struct At<'a> {
+    pub(super) db: &'a sled::Db,
+    pub(super) path: &'a Path,
+}
+
+/// Copies blobs to another database, durably, verifying each, and returns those that could not be had. Large ones that
+/// are in the database itself go to a pack.
+pub(super) fn copy(from: &At<'_>, to: &At<'_>, blobs: &BTreeSet<BlobKey>) -> Result<BTreeSet<Digest>, Failure> {
     let mut lost = BTreeSet::new();
+    let mut lists: Vec<(u8, Digest, List)> = Vec::new();
     for BlobKey(digest, size) in blobs {
         let entry = BlobEntry { digest: *digest, size: *size };
         // A panic is this blob's loss, not everybody's.
-        let read = quiet::catch(|| read(from, &entry)).unwrap_or_else(|panic| Ok(Err(Flaw::new(panic))))?;
-        match read {
-            Ok(bytes) => {
-                let list = put_chunks(to, &bytes)?;
-                put_list(to, digest, &list)?;
-            }
-            Err(_) => {
-                lost.insert(*digest);
-            }
+        let copied = quiet::catch(|| copy_one(from, to, &entry)).unwrap_or_else(|_| Ok(None))?;
+        match copied {
+            Some((prefix, list)) => lists.push((prefix, *digest, list)),
+            None => drop(lost.insert(*digest)),
         }
     }
+    let packed = |prefix: u8| prefix == b'l';
+    let pieces =
+        lists.iter().filter(|(prefix, ..)| packed(*prefix)).flat_map(|(_, _, list)| list.chunks.iter().copied());
+    let mut wanted = pieces.collect::<BTreeSet<_>>();
+    // Those of blobs that were moved to a pack just now have their places already.
+    for (piece, known) in
+        wanted.clone().into_iter().zip(packs::known(to.db, &wanted.iter().copied().collect::<Vec<_>>())?)
+    {
+        if known {
+            wanted.remove(&piece);
+        }
+    }
+    let (places, gone) = packs::take_over(from.db, from.path, to.path, &wanted)?;
+    packs::put_places(to.db, &places)?;
+    flush(to.db, to.path)?;
+    for (prefix, digest, list) in &lists {
+        if packed(*prefix) && list.chunks.iter().any(|piece| gone.contains(piece)) {
+            lost.insert(*digest);
+        } else {
+            to.db.insert(key(*prefix, digest), list.encode())?;
+        }
+    }
+    flush(to.db, to.path)?;
     Ok(lost)
 }
 
-/// About how many bytes on disk a new database takes that so many bytes of blobs are copied into: measured are 58 MB for
-/// 21 MB, 530 MB for 320 MB.
-pub(super) fn fresh_bytes(bytes: u64) -> u64 {
-    let segment = SETUP.segment as u64;
-    bytes + (2 * bytes).clamp(segment, bytes / 2 + 3 * segment)
+/// Verifies a blob and copies its chunks; pieces in packs are left to [`packs::take_over`]. Returns its list, and the
+/// prefix that belongs to; none if the blob could not be had.
+fn copy_one(from: &At<'_>, to: &At<'_>, entry: &BlobEntry) -> Result<Option<(u8, List)>, Failure> {
+    if let Some(located) = packs::locate(from.db, from.path, entry)? {
+        let verified = located.and_then(|l| l.read(0).map(|_| l.into_list()));
+        return Ok(verified.ok().map(|list| (b'l', list)));
+    }
+    let Ok(bytes) = read(from.db, entry)? else { return Ok(None) };
+    if !packs::is_packed(entry.size) {
+        return Ok(Some((b'b', put_chunks(to.db, &bytes)?)));
+    }
+    let source = Source { head: Vec::new(), body: &bytes };
+    let known = |pieces: &[Digest]| Ok(vec![false; pieces.len()]);
+    let written = super::pack_writer::write(&[&source], &packs::folder(to.path), &known)?;
+    packs::put_places(to.db, &written.places)?;
+    Ok(written.lists.into_iter().next().map(|(_, list)| (b'l', list)))
+}
+
+/// About how many bytes on disk a new database and its packs take that these blobs are copied into: measured for those in
+/// the database itself are 58 MB for 21 MB, 530 MB for 320 MB.
+pub(super) fn fresh_bytes(blobs: &BTreeSet<BlobKey>) -> u64 {
+    let sum = |packed: bool| blobs.iter().map(|b| b.1).filter(|size| packs::is_packed(*size) == packed).sum::<u64>();
+    let (small, segment) = (sum(false), SETUP.segment as u64);
+    sum(true) + small + (2 * small).clamp(segment, small / 2 + 3 * segment)
 }
 
 /// A [`BlobEntry`] that can be ordered.

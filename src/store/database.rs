@@ -85,6 +85,11 @@ pub(super) struct Opened {
 }
 
 impl Opened {
+    /// The folder it is in.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Makes everything written so far durable.
     pub(super) fn flush(&self) -> Result<(), Failure> {
         flush(&self.db, &self.path)
@@ -148,6 +153,14 @@ impl Database {
                 _ => return Err(StoreError::Database { path, why }),
             }
             attempt += 1;
+        }
+    }
+
+    /// Counts as a use if it is open: it is about to be used again.
+    pub(super) fn touch(&self) {
+        let mut slot = self.slot();
+        if slot.open.is_some() {
+            slot.last_use = Some(Instant::now());
         }
     }
 

@@ -58,7 +58,7 @@ impl Store {
 
     /// What is wrong with a blob, if anything.
     fn check_blob(&self, entry: BlobEntry, repair: bool) -> Result<Option<String>> {
-        let flaw = self.find_blob(&entry)?.err();
+        let flaw = self.find_blob(&entry, 0)?.err();
         if let (Some(flaw), true) = (&flaw, repair) {
             self.remove_flawed(&entry, flaw);
         }

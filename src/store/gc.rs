@@ -3,14 +3,13 @@
 //! What lives is decided in `roots.rs`, and what else nobody removes (records of old runs, what killed processes left) is
 //! found in `sweep.rs`.
 //!
-//! The chunks that live are copied into a new generation; the index is flipped to it in one batch, and only then the
-//! old folder is removed. A crash leaves a folder that the next collection removes.
+//! The chunks that live are copied into a new generation, and packs of which all lives are linked into it; the index is
+//! flipped to it in one batch, and only then the old folder is removed. A crash leaves a folder that the next collection removes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use super::database::flush;
 use super::inner::{failed, things};
 use super::lock::Sharing;
 use super::record::BlobEntries;
@@ -76,7 +75,7 @@ impl Store {
     fn chunk_savings(&self, keep: &BTreeSet<blobs::BlobKey>) -> u64 {
         let generations = self.inner.generations().into_iter();
         let now: u64 = generations.map(|g| folder_bytes(&self.inner.generation_path(g))).sum();
-        now.saturating_sub(blobs::fresh_bytes(keep.iter().map(|b| b.1).sum()))
+        now.saturating_sub(blobs::fresh_bytes(keep))
     }
 
     /// The runs that are roots, and the others. Whatever the policy, the newest of each pipeline is kept.
@@ -150,6 +149,6 @@ fn state_bytes(states: &[StateRecord], others: &BTreeSet<Digest>) -> u64 {
 fn copy_chunks(store: &Store, from: &Path, to: &Path, keep: &BTreeSet<blobs::BlobKey>) -> Result<BTreeSet<Digest>> {
     let old = store.inner.open_chunks(from)?;
     let new = store.inner.open_chunks(to)?;
-    let copied = blobs::copy(&old, &new, keep).and_then(|lost| flush(&new, to).map(|()| lost));
-    copied.map_err(|f| failed(f, to))
+    let (from, to) = (blobs::At { db: &old, path: from }, blobs::At { db: &new, path: to });
+    blobs::copy(&from, &to, keep).map_err(|f| failed(f, to.path))
 }

@@ -25,6 +25,8 @@ pub(super) struct Inner {
     index: Database,
     chunks: Database,
     warnings: Mutex<Vec<String>>,
+    /// Whether FORMAT is known to hold ours.
+    current: AtomicBool,
     closing: AtomicBool,
     /// Files whose digest is known, with a `FileRecord` as in the index.
     pub(super) files: Mutex<BTreeMap<PathBuf, FileRecord>>,
@@ -38,6 +40,7 @@ impl Inner {
             options,
             dir,
             warnings: Mutex::default(),
+            current: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             files: Mutex::default(),
         };
@@ -68,6 +71,21 @@ impl Inner {
         }
         fs::create_dir_all(&self.dir).map_err(StoreError::io("can't make the cache", &self.dir))?;
         write_atomically(&path, format!("{FORMAT}\n").as_bytes())
+    }
+
+    /// Says in FORMAT that there may be packs, which an earlier vadpipe would not find: before the first is written.
+    pub(super) fn raise_format(&self) -> Result<()> {
+        if self.current.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.prepare()?;
+        let path = self.dir.join("FORMAT");
+        let ours = format!("{FORMAT}\n");
+        if fs::read_to_string(&path).map_err(StoreError::io("can't read", &path))? != ours {
+            write_atomically(&path, ours.as_bytes())?;
+        }
+        self.current.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     pub(super) fn warn(&self, warning: String) {
@@ -116,6 +134,11 @@ impl Inner {
         let result = self.chunks.with(&ChunksPlace(self), f);
         self.start_closer();
         result
+    }
+
+    /// Keeps an open index open for another moment (unless somebody waits for it): a write that takes its time ends there.
+    pub(super) fn touch_index(&self) {
+        self.index.touch();
     }
 
     /// Closes the chunks and works on their folder, which nobody else has meanwhile: `f` gets its path.
@@ -344,8 +367,8 @@ impl Place for ChunksPlace<'_> {
         let saved = inner.chunks.open_failed(path).map_err(|f| failed(f, path)).and_then(|old| {
             let to = inner.generation_path(generation);
             let new = inner.open_chunks(&to)?;
-            let lost = blobs::copy(&old, &new, &wanted).and_then(|lost| flush(&new, &to).map(|()| lost));
-            lost.map_err(|f| failed(f, &to))
+            let (from, to) = (blobs::At { db: &old, path }, blobs::At { db: &new, path: &to });
+            blobs::copy(&from, &to, &wanted).map_err(|f| failed(f, to.path))
         });
         let opened = saved.is_ok();
         let lost = match saved {

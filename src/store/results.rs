@@ -1,14 +1,9 @@
-//! Results: looking them up, storing them, reading what they are made of.
+//! Results: looking them up and storing them.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use super::database::Failure;
-use super::inner::things;
 use super::lock::Sharing;
 use super::record::now_ms;
-use super::{NewResult, Result, ResultRecord, Store, StoreError, blobs, index, small};
-use crate::artifact::{Artifact, BlobEntry, Manifest, Tensor, TensorEntry};
-use crate::key::{Components, Digest, Key};
+use super::{NewResult, Result, ResultRecord, Store, index};
+use crate::key::{Components, Key};
 
 impl Store {
     /// The result of this key, whether or not its bytes are still there: see [`Store::is_present`].
@@ -75,12 +70,8 @@ impl Store {
     /// # Errors
     /// If the cache can't be written, or a tensor's shape overflows.
     pub fn commit(&self, new: NewResult<'_>) -> Result<ResultRecord> {
-        let (manifest, mut bytes) = encode_artifact(&new.components.kind, new.artifact)?;
-        let small = small::choose(&new.artifact.files).into_iter();
-        let small = small.filter_map(|digest| Some((digest, bytes.remove(&digest)?))).collect();
         let _collecting = self.inner.collect_lock(Sharing::Shared)?;
-        small::write(&self.inner.dir, &small)?;
-        self.write_blobs(&bytes)?;
+        let manifest = self.write_artifact(&new.components.kind, new.artifact)?;
         let mut provenance = new.provenance;
         if provenance.finished_at == 0 {
             provenance.finished_at = now_ms();
@@ -123,118 +114,4 @@ impl Store {
             if any { Ok(db.apply_batch(batch)?) } else { Ok(()) }
         })
     }
-
-    /// A tensor's verified content.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`] if it is missing or has other bytes: what relies on it is a miss from then on.
-    pub fn read_tensor(&self, entry: &TensorEntry) -> Result<Tensor> {
-        let bytes = self.read_file(&entry.blob)?;
-        let tensor = Tensor::from_blob(&bytes).ok();
-        let tensor = tensor.filter(|t| t.element() == entry.element && t.shape() == entry.shape);
-        // The bytes are what was stored, but not what the manifest says: somebody wrote the index wrongly.
-        tensor
-            .ok_or_else(|| self.damaged(&entry.blob.digest, "it is not the tensor that the manifest names".to_owned()))
-    }
-
-    /// A blob's verified bytes.
-    ///
-    /// # Errors
-    /// As [`Store::read_tensor`].
-    pub fn read_file(&self, entry: &BlobEntry) -> Result<Vec<u8>> {
-        match self.find_blob(entry)? {
-            Ok(bytes) => Ok(bytes),
-            Err(flaw) => {
-                self.remove_flawed(entry, &flaw);
-                Err(self.damaged(&entry.digest, flaw.why))
-            }
-        }
-    }
-
-    /// A blob's verified bytes, or what is wrong with it.
-    pub(super) fn find_blob(&self, entry: &BlobEntry) -> Result<Result<Vec<u8>, blobs::Flaw>> {
-        let small = match small::read(&self.inner.dir, entry)? {
-            Some(Ok(bytes)) => return Ok(Ok(bytes)),
-            Some(Err(why)) => Some(why),
-            None => None,
-        };
-        // A database is not made to look for something in it.
-        let among_chunks = match self.inner.chunks_path()?.exists() {
-            true => self.inner.chunks(|o| blobs::read(&o.db, entry))?,
-            false => Err(blobs::Flaw::new("it is missing")),
-        };
-        Ok(among_chunks.map_err(|flaw| small.map_or(flaw, blobs::Flaw::new)))
-    }
-
-    /// Takes a flawed blob out of the small files and the chunks, so that it is not taken for there when it is made again. What can't be
-    /// removed either makes the next write save the rest into a new database.
-    pub(super) fn remove_flawed(&self, entry: &BlobEntry, flaw: &blobs::Flaw) {
-        small::remove(&self.inner.dir, entry.digest);
-        if !self.inner.chunks_path().is_ok_and(|p| p.exists()) {
-            return;
-        }
-        let _ = self.inner.chunks(|o| match blobs::remove_flawed(&o.db, &entry.digest, flaw) {
-            Err(Failure::Broken(_)) => Ok(()),
-            other => other,
-        });
-    }
-
-    /// Makes whatever relies on this blob a miss, and the error that says so.
-    fn damaged(&self, blob: &Digest, why: String) -> StoreError {
-        let what = format!("blob {}", blob.short());
-        match self.inner.lose(&BTreeSet::from([*blob])) {
-            Ok(forgotten) => {
-                self.inner.warn(format!("{what} is damaged: {why}; relied on by {}", things(forgotten.len())));
-                StoreError::Damaged { what, why, blob: *blob, forgotten }
-            }
-            Err(error) => error,
-        }
-    }
-
-    /// Writes blobs: chunks, flush, lists of chunks, flush.
-    pub(super) fn write_blobs(&self, new: &BTreeMap<Digest, Vec<u8>>) -> Result<()> {
-        if new.is_empty() {
-            return Ok(());
-        }
-        self.inner.chunks(|o| {
-            let mut lists = Vec::new();
-            for (digest, bytes) in new {
-                if !blobs::has(&o.db, digest)? {
-                    lists.push((digest, blobs::put_chunks(&o.db, bytes)?));
-                }
-            }
-            if lists.is_empty() {
-                return Ok(());
-            }
-            o.flush()?;
-            for (digest, list) in &lists {
-                blobs::put_list(&o.db, digest, list)?;
-            }
-            o.flush()
-        })
-    }
-}
-
-/// A tensor's entry, and its blob for [`Store::write_blobs`].
-pub(super) fn encode_tensor(tensor: &Tensor, bytes: &mut BTreeMap<Digest, Vec<u8>>) -> Result<TensorEntry> {
-    let blob = tensor.to_blob().map_err(|e| StoreError::NotFound(format!("a tensor can't be stored: {e}")))?;
-    let entry = BlobEntry::of(&blob);
-    bytes.insert(entry.digest, blob);
-    Ok(TensorEntry { element: tensor.element(), shape: tensor.shape().to_vec(), blob: entry })
-}
-
-fn encode_artifact(kind: &str, artifact: &Artifact) -> Result<(Manifest, BTreeMap<Digest, Vec<u8>>)> {
-    let mut bytes = BTreeMap::new();
-    let mut tensors = BTreeMap::new();
-    for (name, tensor) in &artifact.tensors {
-        tensors.insert(name.clone(), encode_tensor(tensor, &mut bytes)?);
-    }
-    let mut files = BTreeMap::new();
-    for (name, content) in &artifact.files {
-        let entry = BlobEntry::of(content);
-        bytes.insert(entry.digest, content.clone());
-        files.insert(name.clone(), entry);
-    }
-    let (metrics, facts) = (artifact.metrics.clone(), artifact.facts.clone());
-    Ok((Manifest { kind: kind.to_owned(), tensors, files, metrics, facts }, bytes))
 }

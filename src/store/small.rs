@@ -28,10 +28,10 @@ fn path(dir: &Path, blob: Digest) -> PathBuf {
     folder(dir).join(blob.to_string())
 }
 
-/// Which of an artifact's files go here.
-pub(super) fn choose(files: &BTreeMap<String, Vec<u8>>) -> BTreeSet<Digest> {
-    let fitting = || files.values().filter(|content| content.len() <= LARGEST);
-    if fitting().count() > MANY { BTreeSet::new() } else { fitting().map(|content| Digest::of(content)).collect() }
+/// Which of an artifact's files go here, by name.
+pub(super) fn choose(files: &BTreeMap<String, Vec<u8>>) -> BTreeSet<&String> {
+    let fitting = || files.iter().filter(|(_, content)| content.len() <= LARGEST);
+    if fitting().count() > MANY { BTreeSet::new() } else { fitting().map(|(name, _)| name).collect() }
 }
 
 /// Whether the blob is here, going by its length.
@@ -55,7 +55,7 @@ pub(super) fn read(dir: &Path, entry: &BlobEntry) -> Result<Option<Result<Vec<u8
 }
 
 /// Writes blobs; durable when this returns. What is there already is read, so that damage doesn't stay.
-pub(super) fn write(dir: &Path, blobs: &BTreeMap<Digest, Vec<u8>>) -> Result<()> {
+pub(super) fn write(dir: &Path, blobs: &BTreeMap<Digest, &[u8]>) -> Result<()> {
     if blobs.is_empty() {
         return Ok(());
     }

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::database::Failure;
 use super::lock::Sharing;
 use super::record::{BlobEntries, now_ms};
-use super::results::encode_tensor;
 use super::{Result, StatePosition, StateRecord, Store, StoreError, blobs, index};
 use crate::artifact::Tensor;
 use crate::key::{Digest, Key};
@@ -109,13 +108,8 @@ impl Store {
         let (Some(key), Some(towards)) = (place.and_then(|place| states.get(place)), states.last().copied()) else {
             return Err(StoreError::NotFound(format!("the chain has no state {}+{}", position.epoch, position.step)));
         };
-        let mut bytes = BTreeMap::new();
-        let mut entries = BTreeMap::new();
-        for (name, tensor) in tensors {
-            entries.insert(name.clone(), encode_tensor(tensor, &mut bytes)?);
-        }
         let _collecting = self.inner.collect_lock(Sharing::Shared)?;
-        self.write_blobs(&bytes)?;
+        let entries = self.write_tensors(tensors)?;
         let (before, lineage) = self.inner.read_index(|db| Ok((index::states(db, key)?, index::lineage(db)?)))?;
         let same = before.into_iter().find(|s| s.step == position.step && s.class == class);
         let shared = same.as_ref().is_some_and(|s| s.towards.is_some_and(|other| other != towards));
@@ -171,7 +165,7 @@ impl Store {
             let live: BTreeSet<Digest> = self.inner.wanted_blobs()?.into_iter().map(|b| b.0).collect();
             let blobs = old.blobs().into_iter().map(|b| b.digest);
             let dead: BTreeSet<Digest> = blobs.filter(|b| !live.contains(b)).collect();
-            self.inner.chunks(|o| blobs::remove(&o.db, &dead).and_then(|()| o.flush()))?;
+            self.inner.chunks(|o| blobs::remove(o, &dead))?;
         }
         Ok(true)
     }

@@ -2,6 +2,7 @@
 
 mod care;
 mod damage;
+mod packs;
 mod processes;
 
 use std::collections::BTreeMap;

@@ -4,6 +4,7 @@
 
 mod answers;
 mod bad_input;
+mod benches;
 mod browser;
 mod chains;
 mod comparing;

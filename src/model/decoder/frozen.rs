@@ -12,7 +12,7 @@ use crate::ops::tail::{PIXELS, Scalars};
 use crate::ops::transposed::Convolution;
 
 use super::layers::{self, LAYERS, NORMS, Work};
-use super::{DecoderShape, Step, tensors};
+use super::{DecoderShape, Step, on_the_pool, tensors};
 
 /// Samples that are decoded at once: their buffers take some 300 KiB each.
 const DECODED_AT_ONCE: usize = 64;
@@ -66,6 +66,10 @@ impl Frozen {
     /// # Panics
     /// If latents and images do not make one batch that is not empty.
     pub fn loss_and_gradient(&mut self, z: &[f32], images: &[u8]) -> Step<'_> {
+        on_the_pool(|| self.pass(z, images))
+    }
+
+    fn pass(&mut self, z: &[f32], images: &[u8]) -> Step<'_> {
         let batch = layers::batch_of_images(self.shape, z, images);
         self.forward(z, batch.samples);
         let Self { shape, convolutions, scalars, work, .. } = self;

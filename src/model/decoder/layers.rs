@@ -105,8 +105,9 @@ impl Work {
     /// All of it.
     pub(super) fn for_training(shape: DecoderShape, convolutions: &[Convolution; LAYERS], batch: Batch) -> Self {
         let mut work = Self::for_inference(shape, convolutions, batch);
-        work.normalised = std::array::from_fn(|n| work.activations[n + 1].clone());
-        work.rows = std::array::from_fn(|l| work.activations[l].clone());
+        // Not clones: these are to lie on large pages, too.
+        work.normalised = std::array::from_fn(|n| zeroed(work.activations[n + 1].len()));
+        work.rows = std::array::from_fn(|l| zeroed(work.activations[l].len()));
         work
     }
 }

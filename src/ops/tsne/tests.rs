@@ -3,7 +3,7 @@
 use super::*;
 
 /// `blobs` far-apart balls of `each` points in `d` dimensions, in turn.
-fn blobs(blobs: usize, each: usize, d: usize) -> Vec<f32> {
+pub(super) fn blobs(blobs: usize, each: usize, d: usize) -> Vec<f32> {
     let mut points = vec![0.0; blobs * each * d];
     Streams::new(11).stream("points", 0, 0).normals(&mut points);
     for (i, point) in points.chunks_exact_mut(d).enumerate() {
@@ -12,11 +12,11 @@ fn blobs(blobs: usize, each: usize, d: usize) -> Vec<f32> {
     points
 }
 
-fn go_on(_: usize, _: Option<f64>) -> ControlFlow<()> {
+pub(super) fn go_on(_: usize, _: Option<f64>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-fn settings(iterations: usize) -> Settings {
+pub(super) fn settings(iterations: usize) -> Settings {
     Settings { perplexity: 15.0, iterations, exaggeration: 12.0 }
 }
 

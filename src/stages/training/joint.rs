@@ -75,14 +75,9 @@ impl Stage for Joint {
         let images = reading::images(context.inputs.one("data")?, Split::Train)?;
         self.check_memory(images.count, memory())?;
         let size = (images.count, self.shape.latent_dim);
-        let mut training = Training {
-            purpose: "training",
-            net: Net::Learning(Box::new(Decoder::new(self.shape, &context.streams))),
-            latents: Latents::start(self.distribution, size, self.init_std, &context.streams, "training"),
-            images: &images,
-            schedule: &self.schedule,
-            history: History::default(),
-        };
+        let net = Net::Learning(Box::new(Decoder::new(self.shape, &context.streams)));
+        let latents = Latents::start(self.distribution, size, self.init_std, &context.streams, "training");
+        let mut training = Training::new("training", net, latents, &images, &self.schedule);
         training.run(context)?;
         self.artifact(context, &training)
     }

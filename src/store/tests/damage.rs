@@ -6,20 +6,20 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::error::{Category, Error};
 
-fn flip(file: &Path, position: usize) {
+pub(super) fn flip(file: &Path, position: usize) {
     let mut bytes = fs::read(file).unwrap();
     bytes[position] ^= 0x10;
     fs::write(file, bytes).unwrap();
 }
 
-fn find(file: &Path, pattern: &[u8]) -> usize {
+pub(super) fn find(file: &Path, pattern: &[u8]) -> usize {
     let bytes = fs::read(file).unwrap();
     // The last copy: sled writes a node again as it grows.
     bytes.windows(pattern.len()).rposition(|w| w == pattern).unwrap()
 }
 
 /// Three results, written and closed.
-fn three(dir: &Path) -> Vec<(Components, Artifact)> {
+pub(super) fn three(dir: &Path) -> Vec<(Components, Artifact)> {
     let store = store(dir);
     let all: Vec<_> = (0..3).map(|i| (components(&format!("c{i}"), 1), artifact(i, 150_000))).collect();
     all.iter().zip(["x0", "x1", "x2"]).for_each(|((c, a), point)| drop(commit(&store, point, c, a)));
@@ -27,7 +27,7 @@ fn three(dir: &Path) -> Vec<(Components, Artifact)> {
 }
 
 /// Each result is right, or a miss, or known to be damaged; and after it was made again, all are right.
-fn heals(dir: &Path, all: &[(Components, Artifact)]) -> Vec<String> {
+pub(super) fn heals(dir: &Path, all: &[(Components, Artifact)]) -> Vec<String> {
     let first = store(dir);
     for (c, a) in all {
         if let Some(record) = first.result(&c.key()).unwrap()
@@ -56,12 +56,19 @@ fn heals(dir: &Path, all: &[(Components, Artifact)]) -> Vec<String> {
     warnings
 }
 
+/// A result of so many bytes in blobs that are not large, so that they are in the database itself.
+fn many(bytes: usize) -> Artifact {
+    let mut many = Artifact::default();
+    (0..bytes as u64 / 200_000).for_each(|i| drop(many.files.insert(format!("f{i}"), noise(1000 + i, 200_000))));
+    many
+}
+
 /// One bit of a chunk flips; one result is lost, the others are not, and all are there when it was made again.
 fn a_bit_flips(more: usize) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let all = three(dir.path());
     if more > 0 {
-        commit(&store(dir.path()), "more", &components("more", 1), &artifact(9, more));
+        commit(&store(dir.path()), "more", &components("more", 1), &many(more));
     }
     // Opening makes sled take a snapshot. In a log without one, a flipped bit looks like its torn end.
     assert!(store(dir.path()).doctor(false, &mut |_, _| ()).unwrap().is_healthy());
@@ -113,7 +120,7 @@ fn a_flipped_bit_in_the_middle_of_the_log_costs_little() {
 fn a_database_that_several_threads_find_broken_is_replaced_once() {
     let dir = tempfile::tempdir().unwrap();
     let all = three(dir.path());
-    commit(&store(dir.path()), "more", &components("more", 1), &artifact(9, 20 << 20));
+    commit(&store(dir.path()), "more", &components("more", 1), &many(20 << 20));
     assert!(store(dir.path()).doctor(false, &mut |_, _| ()).unwrap().is_healthy());
     let file = dir.path().join("chunks-0/db");
     flip(&file, find(&file, &noise(1, 150_000)[70_000..70_100]));
@@ -128,7 +135,7 @@ fn a_database_that_several_threads_find_broken_is_replaced_once() {
     // The bit's node holds chunks of others, too.
     let more = stores[0].result(&components("more", 1).key()).unwrap().unwrap();
     match read(&stores[0], &more) {
-        Ok(found) => assert_eq!(found, artifact(9, 20 << 20)),
+        Ok(found) => assert_eq!(found, many(20 << 20)),
         Err(error) => assert!(more.damaged && matches!(error, StoreError::Damaged { .. }), "{error}"),
     }
     for (c, a) in &all {
@@ -169,7 +176,7 @@ fn bits_flipped_anywhere_never_give_wrong_bytes() {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().flatten() {
         let target = to.join(entry.file_name());
@@ -249,10 +256,10 @@ fn a_damaged_state_is_passed_over() {
 #[test]
 fn a_later_format_and_things_that_are_no_cache_are_refused_with_a_hint() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("FORMAT"), "2\n").unwrap();
+    fs::write(dir.path().join("FORMAT"), "3\n").unwrap();
     let error = Error::from(Store::open(dir.path(), Options::default()).err().unwrap());
     assert_eq!(error.category.exit_code(), 5);
-    insta::assert_snapshot!(error.message.replace(&dir.path().display().to_string(), "DIR"), @"the cache DIR has format 2; this vadpipe reads formats up to 1");
+    insta::assert_snapshot!(error.message.replace(&dir.path().display().to_string(), "DIR"), @"the cache DIR has format 3; this vadpipe reads formats up to 2");
     insta::assert_snapshot!(error.hint.unwrap(), @"use the vadpipe that wrote it or a later one, or give another folder with --cache");
     fs::write(dir.path().join("FORMAT"), "pears").unwrap();
     assert!(matches!(Store::open(dir.path(), Options::default()), Err(StoreError::NotACache { .. })));

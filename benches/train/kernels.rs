@@ -1,0 +1,91 @@
+//! Where a step's time goes: the bare step, each layer's products, and one core's ceiling.
+
+use std::time::Duration;
+
+use vadpipe::model::{Decoder, Frozen};
+use vadpipe::ops::adam::Rates;
+use vadpipe::ops::block::{Block, zeroed};
+use vadpipe::ops::kernel::{Run, accumulate};
+use vadpipe::ops::transposed::{BlockMoments, Convolution, Geometry, Given};
+use vadpipe::rng::Streams;
+
+use crate::floor::{Cost, Floor, cost};
+use crate::{FORWARD_GFLOP, SHAPE};
+
+/// The bare steps, without what a training does around them: samples/s and GFLOP/s by the clock and for each core's computing
+/// second, beside a plain product's.
+pub(crate) fn steps(limit: Duration, floor: &mut Floor, batches: &[usize]) {
+    let streams = Streams::new(0);
+    let mut decoder = Decoder::new(SHAPE, &streams);
+    let mut frozen = decoder.weights().and_then(|w| Frozen::from_weights(&w)).ok();
+    println!("bare steps        by the clock                    computing, per core (of: 2048³ by gemm)");
+    println!("  batch samples/s  GFLOP/s  of gemm   samples/s  GFLOP/s  of gemm");
+    for batch in batches.iter().copied() {
+        let mut z = vec![0.0; batch * SHAPE.latent_dim];
+        streams.stream("z", 0, 0).normals(&mut z);
+        let images: Vec<u8> = (0..batch * 784).map(|i| (i * 7919 % 256) as u8).collect();
+        floor.measure(limit / 2);
+        let line = |what: &str, cost: Cost, passes: f64| {
+            let part = |seconds: f64, gemm: f64| {
+                let gflops = FORWARD_GFLOP * passes * batch as f64 / seconds;
+                format!("{:9.0} {gflops:8.0} {:4.0} % of {gemm:3.0}", batch as f64 / seconds, 100.0 * gflops / gemm)
+            };
+            let (clock, core) = (part(cost.clock, floor.gflops), part(cost.computing, floor.gflops_per_core));
+            println!("{what:5} {batch:3} {clock} {core}");
+        };
+        let train = cost(limit, || {
+            decoder.train_step(&z, &images, 1e-3);
+        });
+        line("train", train, 3.0);
+        if let Some(frozen) = &mut frozen {
+            let fit = cost(limit, || {
+                frozen.loss_and_gradient(&z, &images);
+            });
+            line("fit", fit, 2.0);
+        }
+    }
+}
+
+/// GFLOP/s of one core's multiply-adds when all operands are in its first-level cache: the kernel's own ceiling.
+pub(crate) fn ceiling(limit: Duration) {
+    let (a, b) = (vec![Block([[0.5; 16]; 16]); 8], vec![Block([[0.25; 16]; 16]); 8]);
+    let mut acc = Block::ZERO;
+    let run = Run { blocks: 8, scalars: 1, vectors: 1 };
+    let cost = cost(limit, || {
+        for _ in 0..1000 {
+            accumulate::<true>(&mut acc, &a, &b, (0..4).map(|_| (0, 0)), run);
+        }
+    });
+    let gflops = 2.0 * 4096.0 * 8.0 * 4.0 * 1000.0 / cost.clock / 1e9;
+    println!("one core's multiply-adds in cache: {gflops:.0} GFLOP/s");
+}
+
+/// Each layer's products, by themselves: percent of their sum, and GFLOP/s per core while computing.
+pub(crate) fn layers(limit: Duration, batch: usize) {
+    let chunks = batch.div_ceil(16);
+    let up = |input| Geometry { input, kernel: 4, stride: 2, padding: 1 };
+    let full = Geometry { input: 1, kernel: 2, stride: 1, padding: 0 };
+    let taps = Geometry { input: 16, kernel: 1, stride: 1, padding: 0 };
+    let shapes = [(full, 128, 2048), (up(2), 2048, 512), (up(4), 512, 256), (up(8), 256, 128), (taps, 128, 16)];
+    let mut lines = Vec::new();
+    for (geometry, ci, co) in shapes {
+        let mut c = Convolution::new(geometry, ci, co);
+        let mut moments = BlockMoments::of(&c);
+        let (x, mut y) = (zeroed(c.ci * c.plan.inputs() * chunks), zeroed(c.co * c.plan.outputs() * chunks));
+        let (mut dx, rows) = (x.clone(), y.clone());
+        let products: usize = c.plan.by_tap.iter().map(Vec::len).sum();
+        let gflop = 2.0 * (products * ci * co * batch) as f64 / 1e9;
+        let forward = cost(limit, || c.forward(&x, &mut y, chunks)).computing;
+        let input = cost(limit, || c.input_gradient(&y, &mut dx, chunks)).computing;
+        let given = Given { x: &x, dy: &y, rows: &rows };
+        let rates = Rates::new(1, 1e-3);
+        let backward = cost(limit, || c.backward_and_update(&mut moments, given, &mut dx, chunks, rates)).computing;
+        lines.push((ci, co, [(forward, gflop), (input, gflop), (backward - input, gflop)]));
+    }
+    let total: f64 = lines.iter().flat_map(|(_, _, parts)| parts).map(|p| p.0).sum();
+    println!("batch {batch:3}      forward           input gradient    weight gradient and Adam");
+    for (ci, co, parts) in lines {
+        let parts = parts.map(|(s, gflop)| format!("{:4.1} % {:4.0} GFLOP/s", 100.0 * s / total, gflop / s));
+        println!("{ci:5} → {co:4}  {}", parts.join("  "));
+    }
+}

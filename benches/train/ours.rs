@@ -1,0 +1,213 @@
+//! A training as a pipeline runs it: the stage kind's own code, an epoch for each turn.
+//!
+//! The stage runs in a thread of its own and is held at the end of each epoch, where it tells how far it is, until it is its
+//! turn again. So a turn is everything that an epoch is: shuffle, gathering images, drawing z, the step, the latents' Adam,
+//! the history.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use candle_core::Device;
+use vadpipe::artifact::{BlobEntry, Manifest, Tensor, TensorEntry};
+use vadpipe::diagnostic::{Diagnostics, Origin};
+use vadpipe::error::Error;
+use vadpipe::model::Decoder;
+use vadpipe::rng::Streams;
+use vadpipe::stage::{Cancel, Context, Input, Inputs, Params, Progress, Stage, StageError, Update};
+use vadpipe::stages::builtin;
+use vadpipe::value::{Data, Entry, Node, Table};
+
+use crate::{IMAGES, Outcome, SHAPE};
+
+/// An artifact in memory.
+struct InMemory {
+    manifest: Manifest,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+impl InMemory {
+    fn shared(kind: &str, tensors: BTreeMap<String, Tensor>) -> Arc<dyn Input> {
+        let entry = |t: &Tensor| TensorEntry {
+            element: t.element(),
+            shape: t.shape().to_vec(),
+            blob: BlobEntry::of(t.bytes()),
+        };
+        let manifest = Manifest {
+            kind: kind.to_owned(),
+            tensors: tensors.iter().map(|(name, t)| (name.clone(), entry(t))).collect(),
+            files: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+            facts: BTreeMap::new(),
+        };
+        Arc::new(Self { manifest, tensors })
+    }
+}
+
+impl Input for InMemory {
+    fn label(&self) -> &str {
+        &self.manifest.kind
+    }
+    fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+    fn tensor(&self, name: &str) -> Result<Tensor, Error> {
+        self.tensors.get(name).cloned().ok_or_else(|| Error::storage(format!("there is no {name}")))
+    }
+    fn file(&self, name: &str) -> Result<Vec<u8>, Error> {
+        Err(Error::storage(format!("there is no {name}")))
+    }
+}
+
+/// Images of random grey levels: the speed does not depend on them.
+pub(crate) fn data() -> Outcome<Arc<dyn Input>> {
+    let mut tensors = BTreeMap::new();
+    for split in ["train", "test"] {
+        let mut pixels = vec![0u8; IMAGES * 784];
+        blake3::Hasher::new().update(split.as_bytes()).finalize_xof().fill(&mut pixels);
+        tensors.insert(format!("{split}.images"), Tensor::new([IMAGES, 28, 28], &pixels)?);
+    }
+    Ok(InMemory::shared("load-data", tensors))
+}
+
+/// A decoder that was not trained.
+pub(crate) fn model() -> Outcome<Arc<dyn Input>> {
+    let weights = Decoder::new(SHAPE, &Streams::new(0)).weights()?;
+    let named = weights.into_iter().map(|(name, tensor)| (format!("decoder.{name}"), tensor));
+    Ok(InMemory::shared("train-ad", named.collect()))
+}
+
+/// What one of ours is: a stage kind with its parameters and inputs.
+pub(crate) struct Work<'a> {
+    pub(crate) kind: &'a str,
+    /// The posterior's family, for `train-vad`.
+    pub(crate) distribution: Option<&'a str>,
+    pub(crate) batch: usize,
+    pub(crate) epochs: usize,
+    pub(crate) inputs: Vec<(&'a str, Arc<dyn Input>)>,
+}
+
+impl Work<'_> {
+    fn stage(&self) -> Outcome<Arc<dyn Stage>> {
+        let origin = Origin { source: 0, span: 0..0 };
+        let entry = |(name, data): (&str, Data)| Entry {
+            name: name.to_owned(),
+            name_origin: origin.clone(),
+            node: Node { data, origin: origin.clone() },
+        };
+        let numbers = [("batch", self.batch), ("epochs", self.epochs)].map(|(name, n)| (name, Data::Int(n as i64)));
+        let family = self.distribution.map(|d| ("distribution", Data::Text(d.to_owned())));
+        let table = Table(numbers.into_iter().chain(family).map(entry).collect());
+        let kind = builtin().get(self.kind).ok_or("there is no such kind")?;
+        let mut wrong = Diagnostics::default();
+        let mut params = Params::new(&table, origin.clone(), &[], &mut wrong);
+        let stage = kind.parse(&mut params);
+        params.finish();
+        if wrong.is_empty() { Ok(stage) } else { Err(format!("{:?}", wrong.0).into()) }
+    }
+}
+
+/// A training that waits for its turn.
+pub(crate) struct Ours {
+    go: Option<Sender<()>>,
+    done: Receiver<f64>,
+    cancel: Cancel,
+    thread: Option<JoinHandle<Result<(), StageError>>>,
+}
+
+impl Ours {
+    /// Begins it, and waits for its first epoch, which is not measured.
+    pub(crate) fn begin(work: &Work<'_>) -> Outcome<Self> {
+        let stage = work.stage()?;
+        let inputs = work.inputs.iter().map(|(role, input)| ((*role).to_owned(), vec![input.clone()]));
+        let inputs = Inputs(inputs.collect());
+        let ((go, turn), (tell, done)) = (channel(), channel());
+        let cancel = Cancel::default();
+        let turns = Turns { state: Mutex::new((turn, tell, Instant::now())), cancel: cancel.clone() };
+        let thread = std::thread::spawn(move || run(&*stage, inputs, &turns));
+        let mut ours = Self { go: Some(go), done, cancel, thread: Some(thread) };
+        ours.wait()?;
+        Ok(ours)
+    }
+
+    /// One epoch: its seconds.
+    pub(crate) fn epoch(&mut self) -> Outcome<f64> {
+        self.go_on();
+        self.wait()
+    }
+
+    /// Lets it end by itself after its last epoch: evaluation and artifact.
+    pub(crate) fn finish(mut self) -> Outcome {
+        self.go_on();
+        self.ended()
+    }
+
+    fn go_on(&self) {
+        // If it has ended, whoever waits for it will hear why.
+        let _ended = self.go.as_ref().map(|go| go.send(()));
+    }
+
+    fn wait(&mut self) -> Outcome<f64> {
+        match self.done.recv() {
+            Ok(seconds) => Ok(seconds),
+            Err(_) => Err(self.ended().err().unwrap_or_else(|| "the training has ended".into())),
+        }
+    }
+
+    fn ended(&mut self) -> Outcome {
+        let thread = self.thread.take().ok_or("the training was over")?;
+        Ok(thread.join().map_err(|_| "the training panicked")??)
+    }
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+        self.go = None;
+        // It says that it was interrupted, or panicked, which it said already.
+        drop(self.thread.take().map(JoinHandle::join));
+    }
+}
+
+fn run(stage: &dyn Stage, inputs: Inputs, turns: &Turns) -> Result<(), StageError> {
+    let nowhere = Path::new("");
+    let context = Context {
+        inputs,
+        streams: Streams::new(0),
+        precision: "f32".to_owned(),
+        device: &Device::Cpu,
+        scratch: nowhere,
+        base: nowhere,
+        data_dirs: &[],
+        log_path: nowhere,
+        progress: turns,
+        cancel: &turns.cancel,
+        chain: None,
+    };
+    stage.run(&context).map(drop)
+}
+
+/// Holds a training at the end of each epoch.
+struct Turns {
+    state: Mutex<(Receiver<()>, Sender<f64>, Instant)>,
+    cancel: Cancel,
+}
+
+impl Progress for Turns {
+    fn update(&self, update: Update) {
+        if !update.epoch_end {
+            return;
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (turn, tell, begun) = &mut *state;
+        if tell.send(begun.elapsed().as_secs_f64()).is_err() || turn.recv().is_err() {
+            self.cancel.cancel();
+        }
+        *begun = Instant::now();
+    }
+
+    fn log(&self, _line: &str) {}
+}

@@ -1,0 +1,209 @@
+//! What results and states are made of: writing and reading blobs, wherever they stand.
+//!
+//! A blob is looked for among the small files, then in the packs, then among the chunks. A tensor's header and its
+//! elements are written and read apart, so that a large tensor is never copied on its way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use super::blobs::{self, Flaw, Source};
+use super::database::Failure;
+use super::inner::things;
+use super::pack_writer::{self, Written};
+use super::{Result, Store, StoreError, packs, small};
+use crate::artifact::{Artifact, BlobEntry, Manifest, Tensor, TensorEntry};
+use crate::key::Digest;
+
+/// So often a write begins anew because what it took for stored was removed meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// A blob's bytes: the first so many, if they were asked for apart, and the others.
+pub(super) type Parts = (Vec<u8>, Vec<u8>);
+
+impl Store {
+    /// A tensor's verified content.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if it is missing or has other bytes: what relies on it is a miss from then on.
+    pub fn read_tensor(&self, entry: &TensorEntry) -> Result<Tensor> {
+        let header = Tensor::blob_header(entry.element, &entry.shape).unwrap_or_default();
+        let (head, body) = self.read_parts(&entry.blob, header.len())?;
+        let tensor = match head.is_empty() {
+            true => Tensor::from_blob(&body).ok(),
+            false if head == header => Tensor::from_bytes(entry.element, entry.shape.as_slice(), body).ok(),
+            false => Tensor::from_blob(&[head, body].concat()).ok(),
+        };
+        let tensor = tensor.filter(|t| t.element() == entry.element && t.shape() == entry.shape);
+        // The bytes are what was stored, but not what the manifest says: somebody wrote the index wrongly.
+        tensor
+            .ok_or_else(|| self.damaged(&entry.blob.digest, "it is not the tensor that the manifest names".to_owned()))
+    }
+
+    /// A blob's verified bytes.
+    ///
+    /// # Errors
+    /// As [`Store::read_tensor`].
+    pub fn read_file(&self, entry: &BlobEntry) -> Result<Vec<u8>> {
+        Ok(self.read_parts(entry, 0)?.1)
+    }
+
+    fn read_parts(&self, entry: &BlobEntry, head: usize) -> Result<Parts> {
+        match self.find_blob(entry, head)? {
+            Ok(parts) => Ok(parts),
+            Err(flaw) => {
+                self.remove_flawed(entry, &flaw);
+                Err(self.damaged(&entry.digest, flaw.why))
+            }
+        }
+    }
+
+    /// A blob's verified bytes, or what is wrong with it. The first `head` stand apart if it is a large one.
+    pub(super) fn find_blob(&self, entry: &BlobEntry, head: usize) -> Result<Result<Parts, Flaw>> {
+        let whole = |bytes| (Vec::new(), bytes);
+        let small = match small::read(&self.inner.dir, entry)? {
+            Some(Ok(bytes)) => return Ok(Ok(whole(bytes))),
+            Some(Err(why)) => Some(why),
+            None => None,
+        };
+        // A database is not made to look for something in it.
+        let found = match self.inner.chunks_path()?.exists() {
+            true => self.find_among_chunks(entry, head)?,
+            false => Err(Flaw::new("it is missing")),
+        };
+        Ok(found.map_err(|flaw| small.map_or(flaw, Flaw::new)))
+    }
+
+    fn find_among_chunks(&self, entry: &BlobEntry, head: usize) -> Result<Result<Parts, Flaw>> {
+        /// Where it was found.
+        enum Found {
+            Packed(Result<packs::Located, Flaw>),
+            Chunked(Result<Vec<u8>, Flaw>),
+        }
+        let found = self.inner.chunks(|o| match packs::locate(&o.db, o.path(), entry)? {
+            Some(located) => Ok(Found::Packed(located)),
+            None => Ok(Found::Chunked(blobs::read(&o.db, entry)?)),
+        })?;
+        // The packs are open: others may have the database while they are read.
+        Ok(match found {
+            Found::Packed(located) => located.and_then(|located| located.read(head)),
+            Found::Chunked(bytes) => bytes.map(|bytes| (Vec::new(), bytes)),
+        })
+    }
+
+    /// Takes a flawed blob out of the small files and the chunks, so that it is not taken for there when it is made
+    /// again. What can't be removed either makes the next write save the rest into a new database.
+    pub(super) fn remove_flawed(&self, entry: &BlobEntry, flaw: &Flaw) {
+        small::remove(&self.inner.dir, entry.digest);
+        if !self.inner.chunks_path().is_ok_and(|p| p.exists()) {
+            return;
+        }
+        let _ = self.inner.chunks(|o| match blobs::remove_flawed(&o.db, &entry.digest, flaw) {
+            Err(Failure::Broken(_)) => Ok(()),
+            other => other,
+        });
+    }
+
+    /// Makes whatever relies on this blob a miss, and the error that says so.
+    fn damaged(&self, blob: &Digest, why: String) -> StoreError {
+        let what = format!("blob {}", blob.short());
+        match self.inner.lose(&BTreeSet::from([*blob])) {
+            Ok(forgotten) => {
+                self.inner.warn(format!("{what} is damaged: {why}; relied on by {}", things(forgotten.len())));
+                StoreError::Damaged { what, why, blob: *blob, forgotten }
+            }
+            Err(error) => error,
+        }
+    }
+
+    /// Writes what an artifact is made of, durably. Called while nobody collects.
+    pub(super) fn write_artifact(&self, kind: &str, artifact: &Artifact) -> Result<Manifest> {
+        let apart = small::choose(&artifact.files);
+        let mut files = BTreeMap::new();
+        let mut small = BTreeMap::new();
+        let mut sources = Vec::new();
+        for (name, content) in &artifact.files {
+            if apart.contains(name) {
+                let entry = BlobEntry::of(content);
+                small.insert(entry.digest, content.as_slice());
+                files.insert(name.clone(), entry);
+            } else {
+                sources.push((name, Source { head: Vec::new(), body: content }));
+            }
+        }
+        small::write(&self.inner.dir, &small)?;
+        let names: Vec<_> = sources.iter().map(|(name, _)| (*name).clone()).collect();
+        let mut sources: Vec<_> = sources.into_iter().map(|(_, source)| source).collect();
+        sources.extend(artifact.tensors.values().map(tensor_source).collect::<Result<Vec<_>>>()?);
+        let mut entries = self.write_blobs(&sources)?.into_iter();
+        files.extend(names.into_iter().zip(entries.by_ref()));
+        let tensors =
+            artifact.tensors.iter().zip(entries).map(|((name, t), blob)| (name.clone(), tensor_entry(t, blob)));
+        let (metrics, facts) = (artifact.metrics.clone(), artifact.facts.clone());
+        Ok(Manifest { kind: kind.to_owned(), tensors: tensors.collect(), files, metrics, facts })
+    }
+
+    /// Writes tensors, durably. Called while nobody collects.
+    pub(super) fn write_tensors(&self, tensors: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, TensorEntry>> {
+        let sources = tensors.values().map(tensor_source).collect::<Result<Vec<_>>>()?;
+        let entries = self.write_blobs(&sources)?;
+        Ok(tensors.iter().zip(entries).map(|((name, t), blob)| (name.clone(), tensor_entry(t, blob))).collect())
+    }
+
+    /// Writes blobs: large ones to a pack, and then small ones and the places of the others; returns their entries.
+    fn write_blobs(&self, sources: &[Source<'_>]) -> Result<Vec<BlobEntry>> {
+        if sources.is_empty() {
+            return Ok(Vec::new());
+        }
+        let is_large = |s: &Source<'_>| packs::is_packed(s.len() as u64);
+        let large: Vec<&Source<'_>> = sources.iter().filter(|s| is_large(s)).collect();
+        let (mut small, mut entries) = (BTreeMap::new(), Vec::with_capacity(sources.len()));
+        for source in sources {
+            let bytes = (!is_large(source)).then(|| source.bytes());
+            let digest = bytes.as_deref().map_or(Digest([0; 32]), Digest::of);
+            entries.push(BlobEntry { digest, size: source.len() as u64 });
+            small.extend(bytes.map(|bytes| (digest, bytes)));
+        }
+        for _ in 0..ATTEMPTS {
+            let (path, written) = match large.is_empty() {
+                true => (self.inner.chunks(|o| Ok(o.path().to_owned()))?, Written::default()),
+                false => self.pack(&large)?,
+            };
+            // A database that was set aside meanwhile took the pack with it.
+            if self.inner.chunks(|o| Ok(o.path() == path && blobs::commit(o, &small, &written)?))? {
+                let mut lists = written.lists.iter();
+                for entry in entries.iter_mut().zip(sources).filter(|(_, s)| is_large(s)).map(|(e, _)| e) {
+                    entry.digest = lists.next().map_or(entry.digest, |(digest, _)| *digest);
+                }
+                return Ok(entries);
+            }
+        }
+        let why = "what is stored changes again and again while more is written".to_owned();
+        Err(StoreError::Database { path: self.inner.chunks_path()?, why })
+    }
+
+    /// Writes large blobs to a pack beside the database whose folder is returned with what came of it.
+    fn pack(&self, large: &[&Source<'_>]) -> Result<(PathBuf, Written)> {
+        self.inner.raise_format()?;
+        // Where there is no database yet, it is made, which changes what the index says about it.
+        let path = match self.inner.chunks_path()? {
+            path if path.join("db").exists() => path,
+            _ => self.inner.chunks(|o| Ok(o.path().to_owned()))?,
+        };
+        let known = |pieces: &[Digest]| {
+            self.inner.touch_index();
+            self.inner.chunks(|o| packs::known(&o.db, pieces))
+        };
+        let written = pack_writer::write(large, &packs::folder(&path), &known)?;
+        Ok((path, written))
+    }
+}
+
+fn tensor_source(tensor: &Tensor) -> Result<Source<'_>> {
+    let head = Tensor::blob_header(tensor.element(), tensor.shape());
+    let head = head.map_err(|e| StoreError::NotFound(format!("a tensor can't be stored: {e}")))?;
+    Ok(Source { head, body: tensor.bytes() })
+}
+
+fn tensor_entry(tensor: &Tensor, blob: BlobEntry) -> TensorEntry {
+    TensorEntry { element: tensor.element(), shape: tensor.shape().to_vec(), blob }
+}

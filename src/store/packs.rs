@@ -1,0 +1,313 @@
+//! Large blobs: their bytes stand in pack files, and the chunk database names their pieces.
+//!
+//! ```text
+//! chunks-<generation>/packs/<name>   pieces one after the other, and nothing else
+//! 'p' ‖ name(piece)                  where it is: the pack's name, offset (u64), length (u32), little-endian
+//! 'l' ‖ digest(blob)                 the blob's length (u64), then the names of its pieces in order
+//! ```
+//!
+//! sled writes a value at least twice (a node again whenever it grows), reads it with a checksum and two copies, and
+//! replays it as it opens. What it does well is finding small things. So blobs of more than 256 KiB go
+//! to files that are written once, front to back, and only the places of their pieces ([`tree`]) go to sled: 80 bytes for
+//! 1 MiB. (Pieces of 256 KiB cost sled four times the time, a fifth of a write, when a training state is written.)
+//!
+//! The order of writing is pack, sync, rename, sync of the folder → places, flush → lists, flush; whoever names the blob
+//! in the index does so after that. A pack is named by the names of its pieces, so writing the same again replaces it by
+//! the same. It never changes: what loses its last piece is removed, after the places' removal was flushed; what loses
+//! more than half is written again without the rest ([`tidy`]). What was written and never named is removed then, too.
+//! A piece is verified against its name whenever it is read; a pack that is missing, cut short or damaged is a flaw of
+//! the blobs in it, as a missing chunk is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::blobs::{Flaw, List, get, key};
+use super::database::{Failure, Opened};
+use super::pack_writer::{self, Pack};
+use super::tree::{self, PIECE};
+use crate::artifact::BlobEntry;
+use crate::key::Digest;
+
+/// Blobs of so many bytes stay in the database; a part of a piece is enough for a pack.
+const SMALL: u64 = 256 << 10;
+/// Blobs of fewer bytes than this are read on one thread.
+const ALONE: usize = 2 << 20;
+
+/// Whether a blob of so many bytes goes to a pack.
+pub(super) fn is_packed(size: u64) -> bool {
+    size > SMALL
+}
+
+/// The folder of packs beside a database.
+pub(super) fn folder(database: &Path) -> PathBuf {
+    database.join("packs")
+}
+
+/// Where a piece is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) pack: Digest,
+    pub(super) offset: u64,
+    pub(super) len: u32,
+}
+
+impl Place {
+    pub(super) fn encode(&self) -> [u8; 44] {
+        let mut bytes = [0; 44];
+        bytes[..32].copy_from_slice(&self.pack.0);
+        bytes[32..40].copy_from_slice(&self.offset.to_le_bytes());
+        bytes[40..].copy_from_slice(&self.len.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (pack, rest) = bytes.split_first_chunk::<32>()?;
+        let (offset, len) = rest.split_first_chunk::<8>()?;
+        let len = u32::from_le_bytes(len.try_into().ok()?);
+        Some(Self { pack: Digest(*pack), offset: u64::from_le_bytes(*offset), len })
+    }
+}
+
+/// Which of these pieces have a place.
+pub(super) fn known(db: &sled::Db, pieces: &[Digest]) -> Result<Vec<bool>, Failure> {
+    pieces.iter().map(|piece| Ok(db.contains_key(key(b'p', piece))?)).collect()
+}
+
+/// Notes where pieces are; they must be durable.
+pub(super) fn put_places(db: &sled::Db, places: &BTreeMap<Digest, Place>) -> Result<(), Failure> {
+    let mut batch = sled::Batch::default();
+    places.iter().for_each(|(piece, place)| batch.insert(key(b'p', piece).as_slice(), place.encode().as_slice()));
+    Ok(db.apply_batch(batch)?)
+}
+
+/// A blob whose pieces were found, with its packs open: they may be removed meanwhile.
+pub(super) struct Located {
+    list: List,
+    places: Vec<Result<Place, String>>,
+    packs: BTreeMap<Digest, Result<File, String>>,
+}
+
+/// Looks for a blob's pieces; none if the database has no list of them.
+pub(super) fn locate(
+    db: &sled::Db,
+    database: &Path,
+    entry: &BlobEntry,
+) -> Result<Option<Result<Located, Flaw>>, Failure> {
+    let bytes = match get(db, &key(b'l', &entry.digest))? {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(None),
+        Err(flaw) => return Ok(Some(Err(flaw))),
+    };
+    let list = List::decode(&bytes, PIECE);
+    let right = |l: &List| l.size == entry.size && tree::root(&l.chunks, l.size) == Some(entry.digest);
+    let Some(list) = list.filter(right) else {
+        return Ok(Some(Err(Flaw::new("its list of pieces is damaged"))));
+    };
+    let mut located = Located { places: Vec::with_capacity(list.chunks.len()), packs: BTreeMap::new(), list };
+    for piece in &located.list.chunks {
+        let place = match get(db, &key(b'p', piece))? {
+            Ok(found) => found.and_then(|bytes| Place::decode(&bytes)).ok_or_else(|| "is missing".to_owned()),
+            Err(flaw) => Err(format!("can't be found ({})", flaw.why)),
+        };
+        if let Ok(place) = &place {
+            let path = folder(database).join(place.pack.to_string());
+            located.packs.entry(place.pack).or_insert_with(|| File::open(path).map_err(|e| pack_trouble(&e)));
+        }
+        located.places.push(place);
+    }
+    Ok(Some(Ok(located)))
+}
+
+fn pack_trouble(e: &io::Error) -> String {
+    match e.kind() {
+        io::ErrorKind::NotFound => "is missing (its pack is gone)".to_owned(),
+        io::ErrorKind::UnexpectedEof => "is missing (its pack is cut short)".to_owned(),
+        _ => format!("can't be read ({e})"),
+    }
+}
+
+/// A piece to be read, and the two parts of memory where it goes.
+struct Job<'a> {
+    index: usize,
+    parts: [&'a mut [u8]; 2],
+}
+
+impl Located {
+    pub(super) fn into_list(self) -> List {
+        self.list
+    }
+
+    /// The blob's verified bytes: the first `head` of them, and the rest. On several threads; each verifies a piece while
+    /// that is in its cache.
+    pub(super) fn read(&self, head: usize) -> Result<(Vec<u8>, Vec<u8>), Flaw> {
+        let size = usize::try_from(self.list.size).map_err(|_| Flaw::new("it is larger than memory"))?;
+        // The header of a tensor is shorter than a piece; whoever asks for more than that has the wrong blob.
+        let head = if head < PIECE.min(size) { head } else { 0 };
+        let (mut first, mut rest) = (vec![0; head], vec![0; size - head]);
+        let mut jobs = Vec::with_capacity(self.places.len());
+        let (start, others) = rest.split_at_mut(PIECE.min(size) - head);
+        jobs.push(Job { index: 0, parts: [&mut first, start] });
+        let others = others.chunks_mut(PIECE).enumerate();
+        jobs.extend(others.map(|(i, part)| Job { index: i + 1, parts: [&mut [], part] }));
+        let threads = if size < ALONE { 1 } else { pack_writer::threads() };
+        let share = jobs.len().div_ceil(threads);
+        let mut flaws: Vec<(usize, String)> = std::thread::scope(|scope| {
+            let mut shares = Vec::new();
+            while !jobs.is_empty() {
+                let rest = jobs.split_off(share.min(jobs.len()));
+                shares.push(std::mem::replace(&mut jobs, rest));
+            }
+            let own = shares.pop();
+            let run = |share: Vec<Job<'_>>| share.into_iter().filter_map(|job| self.fill(job)).collect::<Vec<_>>();
+            let others: Vec<_> = shares.into_iter().map(|share| scope.spawn(move || run(share))).collect();
+            let mut flaws = own.map(run).unwrap_or_default();
+            for other in others {
+                flaws.extend(other.join().unwrap_or_else(|_| vec![(0, "can't be read (a thread failed)".to_owned())]));
+            }
+            flaws
+        });
+        flaws.sort();
+        match flaws.first() {
+            None => Ok((first, rest)),
+            Some((i, why)) => Err(Flaw {
+                why: format!("piece {} of {} {why}", i + 1, self.places.len()),
+                chunks: flaws.iter().map(|(i, _)| self.list.chunks[*i]).collect(),
+            }),
+        }
+    }
+
+    /// Reads and verifies a piece; says what is wrong with it.
+    fn fill(&self, job: Job<'_>) -> Option<(usize, String)> {
+        let Job { index, parts: [first, second] } = job;
+        let mut read = || {
+            let place = self.places[index].as_ref().map_err(String::clone)?;
+            if place.len as usize != first.len() + second.len() {
+                return Err("has another length".to_owned());
+            }
+            let Some(Ok(pack)) = self.packs.get(&place.pack) else {
+                let why = self.packs.get(&place.pack).and_then(|p| p.as_ref().err()).cloned();
+                return Err(why.unwrap_or_else(|| "is missing".to_owned()));
+            };
+            let read = pack.read_exact_at(first, place.offset);
+            read.and_then(|()| pack.read_exact_at(second, place.offset + first.len() as u64))
+                .map_err(|e| pack_trouble(&e))?;
+            match tree::name(index, self.list.size, [first, second]) == self.list.chunks[index] {
+                true => Ok(()),
+                false => Err("has other bytes".to_owned()),
+            }
+        };
+        read().err().map(|why| (index, why))
+    }
+}
+
+/// All places, by pack in the order of their offsets. What can't be read is left out.
+fn places(db: &sled::Db) -> Result<BTreeMap<Digest, Vec<(Place, Digest)>>, Failure> {
+    let mut packs: BTreeMap<Digest, Vec<(Place, Digest)>> = BTreeMap::new();
+    for item in db.scan_prefix(b"p") {
+        let (name, value) = item?;
+        if let (Some(place), Ok(piece)) = (Place::decode(&value), name[1..].try_into().map(Digest)) {
+            packs.entry(place.pack).or_default().push((place, piece));
+        }
+    }
+    packs.values_mut().for_each(|pieces| pieces.sort_unstable());
+    Ok(packs)
+}
+
+/// Removes packs that hold no piece any more, and writes those anew of which less than half is left. Only while nobody
+/// writes; the removal of the places must be durable.
+pub(super) fn tidy(o: &Opened) -> Result<(), Failure> {
+    let folder = folder(o.path());
+    let Ok(entries) = fs::read_dir(&folder) else { return Ok(()) };
+    let mut packs = places(&o.db)?;
+    for entry in entries.flatten() {
+        // Another name is that of a file that is being written, or was.
+        let Some(pack) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let size = entry.metadata().map_or(0, |m| m.len());
+        let pieces = packs.remove(&pack).unwrap_or_default();
+        let live: u64 = pieces.iter().map(|(place, _)| u64::from(place.len)).sum();
+        if 2 * live >= size.max(1) {
+            continue;
+        }
+        // A damaged pack is left as it is: whoever reads it says so.
+        if !pieces.is_empty() {
+            match rewrite(&entry.path(), &pieces, &folder) {
+                Ok((new, _)) if new.values().all(|place| place.pack == pack) => continue,
+                Ok((new, lost)) if lost.is_empty() => {
+                    put_places(&o.db, &new)?;
+                    o.flush()?;
+                }
+                Ok(_) => continue,
+                Err(e) => return Err(Failure::Io(e)),
+            }
+        }
+        fs::remove_file(entry.path()).map_err(Failure::Io)?;
+    }
+    Ok(())
+}
+
+/// Copies these pieces of a pack to a new one, durably, and returns their places and those that can't be read.
+fn rewrite(
+    pack: &Path,
+    pieces: &[(Place, Digest)],
+    folder: &Path,
+) -> io::Result<(BTreeMap<Digest, Place>, BTreeSet<Digest>)> {
+    let mut lost = BTreeSet::new();
+    let from = match File::open(pack) {
+        Ok(file) => file,
+        Err(_) => return Ok((BTreeMap::new(), pieces.iter().map(|p| p.1).collect())),
+    };
+    pack_writer::make_folder(folder)?;
+    let mut new = Pack::begin(folder)?;
+    let mut buffer = Vec::new();
+    for (place, piece) in pieces {
+        buffer.resize(place.len as usize, 0);
+        match from.read_exact_at(&mut buffer, place.offset) {
+            Ok(()) => new.push(*piece, [&buffer, &[]])?,
+            Err(_) => drop(lost.insert(*piece)),
+        }
+    }
+    Ok((new.finish()?, lost))
+}
+
+/// Takes these pieces over into another database's folder: a pack of which all is wanted becomes a link to the same
+/// file, of others the wanted pieces are copied. The pieces have been verified. Returns their places, durable, and those
+/// that were lost all the same.
+pub(super) fn take_over(
+    from: &sled::Db,
+    old: &Path,
+    new: &Path,
+    wanted: &BTreeSet<Digest>,
+) -> Result<(BTreeMap<Digest, Place>, BTreeSet<Digest>), Failure> {
+    let (mut taken, mut lost) = (BTreeMap::new(), BTreeSet::new());
+    let mut packs: BTreeMap<Digest, Vec<(Place, Digest)>> = BTreeMap::new();
+    for piece in wanted {
+        match get(from, &key(b'p', piece))?.ok().flatten().and_then(|bytes| Place::decode(&bytes)) {
+            Some(place) => packs.entry(place.pack).or_default().push((place, *piece)),
+            None => drop(lost.insert(*piece)),
+        }
+    }
+    let (old, new) = (folder(old), folder(new));
+    if !packs.is_empty() {
+        pack_writer::make_folder(&new).map_err(Failure::Io)?;
+    }
+    for (pack, mut pieces) in packs {
+        let path = old.join(pack.to_string());
+        let live: u64 = pieces.iter().map(|(place, _)| u64::from(place.len)).sum();
+        let whole = fs::metadata(&path).is_ok_and(|m| m.len() == live);
+        if whole && fs::hard_link(&path, new.join(pack.to_string())).is_ok() {
+            taken.extend(pieces.into_iter().map(|(place, piece)| (piece, place)));
+            continue;
+        }
+        pieces.sort_unstable();
+        let (places, gone) = rewrite(&path, &pieces, &new).map_err(Failure::Io)?;
+        taken.extend(places);
+        lost.extend(gone);
+    }
+    if !taken.is_empty() {
+        File::open(&new).and_then(|f| f.sync_all()).map_err(Failure::Io)?;
+    }
+    Ok((taken, lost))
+}

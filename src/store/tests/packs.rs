@@ -1,0 +1,313 @@
+//! Large blobs in packs: crashes between any two steps, damage, what is shared, and space.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use super::damage::{copy, find, flip, heals, three};
+use super::*;
+use crate::store::blobs::{self, Source};
+use crate::store::tree::PIECE;
+use crate::store::{pack_writer, packs};
+
+const MB: usize = 1 << 20;
+
+fn pack_files(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let mut found = Vec::new();
+    for path in entries.map(|e| e.unwrap().path()) {
+        match path.is_dir() {
+            true => found.extend(pack_files(&path)),
+            false if path.parent().unwrap().ends_with("packs") => found.push(path),
+            false => {}
+        }
+    }
+    found.sort();
+    found
+}
+
+fn bytes_of(files: &[PathBuf]) -> u64 {
+    files.iter().map(|f| f.metadata().unwrap().len()).sum()
+}
+
+/// Results with large blobs, written and closed: a tensor and a file each.
+fn large(dir: &Path) -> Vec<(Components, Artifact)> {
+    let store = store(dir);
+    let all: Vec<_> =
+        (0..3_u64).map(|i| (components(&format!("l{i}"), 1), artifact(i, MB + 1000 * i as usize))).collect();
+    all.iter().zip(["y0", "y1", "y2"]).for_each(|((c, a), point)| drop(commit(&store, point, c, a)));
+    all
+}
+
+fn policy() -> GcPolicy {
+    GcPolicy { keep_runs: 1, named: vec![], dry_run: false }
+}
+
+#[test]
+fn blobs_of_any_size_around_a_piece_come_back_the_same_whatever_the_number_of_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut a = Artifact::default();
+    for (i, len) in [PIECE / 4 + 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 9 * PIECE - 1, 9 * PIECE, 9 * PIECE + 1]
+        .iter()
+        .enumerate()
+    {
+        a.tensors.insert(format!("t{i}"), Tensor::vector(&noise(i as u64, *len)));
+        a.files.insert(format!("f{i}"), noise(10 + i as u64, *len));
+    }
+    let record = commit(&store(dir.path()), "x", &components("a", 1), &a);
+    // The digests are those of the whole blobs, as in caches that had no packs.
+    for (name, entry) in &record.manifest.files {
+        assert_eq!(entry.digest, Digest::of(&a.files[name]));
+    }
+    for (name, entry) in &record.manifest.tensors {
+        assert_eq!(entry.blob.digest, Digest::of(&a.tensors[name].to_blob().unwrap()));
+    }
+    assert_eq!(read(&store(dir.path()), &record).unwrap(), a);
+    // All that is large stands in one file, and its name tells that its bytes are in the same order each time.
+    let name = |dir: &Path| pack_files(dir).iter().map(|f| f.file_name().unwrap().to_owned()).collect::<Vec<_>>();
+    let other = tempfile::tempdir().unwrap();
+    commit(&store(other.path()), "x", &components("a", 1), &a);
+    assert_eq!((name(dir.path()).len(), name(dir.path())), (1, name(other.path())));
+}
+
+#[test]
+fn a_write_that_ends_between_any_two_steps_costs_nothing_and_is_taken_up() {
+    let keys = chain(3).states();
+    let tensors = BTreeMap::from([("w".to_owned(), Tensor::vector(&noise(7, 3 * MB)))]);
+    for step in 0..4 {
+        let dir = tempfile::tempdir().unwrap();
+        let first = store(dir.path());
+        first.put_state(&keys, at(1, 0), "cpu", false, &state(1, MB)).unwrap();
+        let blob = tensors["w"].to_blob().unwrap();
+        let source = Source { head: Vec::new(), body: &blob };
+        let folder = packs::folder(&dir.path().join("chunks-0"));
+        // As a killed process would leave it: half a pack, a pack that nobody names, one whose places are known, and one
+        // whose list is written, too; but no entry in the index.
+        let mut abandoned = None;
+        if step == 0 {
+            let half = folder.join(".tmpkilled");
+            fs::write(&half, &blob[..MB]).unwrap();
+            fs::File::open(&half).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+            abandoned = Some(half);
+        } else {
+            let written = pack_writer::write(&[&source], &folder, &|p| Ok(vec![false; p.len()])).unwrap();
+            match step {
+                1 => {}
+                2 => {
+                    first.inner.chunks(|o| packs::put_places(&o.db, &written.places).and_then(|()| o.flush())).unwrap()
+                }
+                _ => assert!(first.inner.chunks(|o| blobs::commit(o, &BTreeMap::new(), &written)).unwrap()),
+            }
+        }
+        drop(first);
+        let again = store(dir.path());
+        assert!(again.doctor(false, &mut |_, _| ()).unwrap().is_healthy());
+        assert_eq!(again.resume(&keys, "cpu").unwrap().unwrap().1, state(1, MB));
+        let record = again.put_state(&keys, at(2, 0), "cpu", false, &tensors).unwrap();
+        assert_eq!(again.read_state(&record).unwrap(), tensors);
+        assert!(abandoned.is_none_or(|half| !half.exists()), "what was left is removed");
+        assert_eq!(pack_files(dir.path()).len(), 2, "step {step}: nothing is stored twice");
+        assert_eq!(again.warnings(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_pack_that_nobody_names_goes_when_a_state_is_superseded() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let keys = chain(3).states();
+    let one = store.put_state(&keys, at(1, 0), "cpu", false, &state(1, MB)).unwrap();
+    let blob = noise(9, MB);
+    let source = Source { head: Vec::new(), body: &blob };
+    let folder = packs::folder(&dir.path().join("chunks-0"));
+    pack_writer::write(&[&source], &folder, &|p| Ok(vec![false; p.len()])).unwrap();
+    let two = store.put_state(&keys, at(2, 0), "cpu", false, &state(2, MB)).unwrap();
+    assert_eq!(pack_files(dir.path()).len(), 3);
+    assert!(store.remove_superseded(&one, &two).unwrap());
+    assert_eq!(pack_files(dir.path()).len(), 1);
+    assert_eq!(store.read_state(&two).unwrap(), state(2, MB));
+}
+
+#[test]
+fn a_damaged_pack_is_a_miss_and_is_healed_by_making_its_result_again() {
+    let template = tempfile::tempdir().unwrap();
+    let all = large(template.path());
+    let files = pack_files(template.path());
+    assert_eq!(files.len(), 3);
+    for damage in ["flip", "cut", "empty", "gone", "swapped", "all gone"] {
+        let dir = tempfile::tempdir().unwrap();
+        copy(template.path(), dir.path());
+        let there = |i: usize| dir.path().join(files[i].strip_prefix(template.path()).unwrap());
+        let cut = |len| fs::OpenOptions::new().write(true).open(there(1)).unwrap().set_len(len).unwrap();
+        match damage {
+            "flip" => flip(&there(1), 700_000),
+            "cut" => cut(300_000),
+            "empty" => cut(0),
+            "gone" => fs::remove_file(there(1)).unwrap(),
+            "swapped" => drop(fs::copy(there(0), there(1)).unwrap()),
+            _ => fs::remove_dir_all(there(1).parent().unwrap()).unwrap(),
+        }
+        let report = store(dir.path()).doctor(false, &mut |_, _| ()).unwrap();
+        assert_eq!(report.affected.len(), if damage == "all gone" { 3 } else { 1 }, "{damage}: {report:?}");
+        let warnings = heals(dir.path(), &all);
+        assert!(warnings[0].contains("is damaged: piece "), "{damage}: {warnings:?}");
+        store(dir.path()).gc(&policy()).unwrap();
+        heals(dir.path(), &all);
+        // One of them is a tensor, whose header is 80 bytes long.
+        let live = 3 * MB as u64 + 3000 + 80;
+        assert_eq!(bytes_of(&pack_files(dir.path())), live, "{damage}: a collection leaves what lives");
+    }
+}
+
+#[test]
+fn bits_flipped_anywhere_beside_packs_never_give_wrong_bytes() {
+    let template = tempfile::tempdir().unwrap();
+    let all = large(template.path());
+    let pack = pack_files(template.path())[1].strip_prefix(template.path()).unwrap().to_owned();
+    let mut state = 5_u64;
+    for name in [PathBuf::from("chunks-0/db"), PathBuf::from("index/db"), pack] {
+        let used = fs::read(template.path().join(&name)).unwrap();
+        let used = used.iter().rposition(|b| *b != 0).unwrap_or(0) + 1;
+        for round in 0..4 {
+            let dir = tempfile::tempdir().unwrap();
+            copy(template.path(), dir.path());
+            for _ in 0..=round {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                flip(&dir.path().join(&name), (state >> 33) as usize % used);
+            }
+            heals(dir.path(), &all);
+        }
+    }
+}
+
+#[test]
+fn packs_are_set_aside_with_a_database_that_will_not_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = large(dir.path());
+    let inodes = |files: &[PathBuf]| files.iter().map(|f| f.metadata().unwrap().ino()).collect::<BTreeSet<_>>();
+    let before = inodes(&pack_files(&dir.path().join("chunks-0")));
+    fs::write(dir.path().join("chunks-0/conf"), noise(5, 100)).unwrap();
+    let warnings = heals(dir.path(), &all);
+    assert!(warnings[0].contains("set aside"), "{warnings:?}");
+    assert_eq!(inodes(&pack_files(&dir.path().join("chunks-0-damaged-1"))), before, "nothing was deleted");
+    assert_eq!(pack_files(&dir.path().join("chunks-1")).len(), 3);
+}
+
+#[test]
+fn packs_outlive_a_database_of_which_a_part_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = large(dir.path());
+    let small = three(dir.path());
+    assert!(store(dir.path()).doctor(false, &mut |_, _| ()).unwrap().is_healthy());
+    let file = dir.path().join("chunks-0/db");
+    flip(&file, find(&file, &noise(1, 150_000)[70_000..70_100]));
+    let first = store(dir.path());
+    for (c, a) in &all {
+        assert_eq!(read(&first, &first.result(&c.key()).unwrap().unwrap()).unwrap(), *a);
+    }
+    drop(first);
+    heals(dir.path(), &small);
+    heals(dir.path(), &all);
+}
+
+#[test]
+fn a_collection_links_whole_packs_and_copies_what_lives_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    commit(&store, "whole", &components("whole", 1), &artifact(1, 5 * MB));
+    let whole = pack_files(dir.path())[0].metadata().unwrap().ino();
+    // The second shares its first 2 MB with one that goes.
+    let mut part = Artifact::default();
+    part.files.insert("f".to_owned(), [noise(2, 2 * MB), noise(3, 4 * MB)].concat());
+    commit(&store, "part", &components("goes", 1), &part);
+    part.files.insert("f".to_owned(), noise(2, 2 * MB));
+    commit(&store, "part", &components("stays", 1), &part);
+    assert_eq!(bytes_of(&pack_files(dir.path())) / MB as u64, 11, "shared pieces are stored once");
+    let report = store.gc(&policy()).unwrap();
+    assert!(report.freed_bytes() > 3 * MB as u64, "{report:?}");
+    let files = pack_files(dir.path());
+    assert_eq!((files.len(), bytes_of(&files) / MB as u64), (2, 7));
+    assert!(files.iter().all(|f| f.starts_with(dir.path().join("chunks-1"))));
+    assert!(files.iter().any(|f| f.metadata().unwrap().ino() == whole), "that one was linked");
+    for (point, name, a) in [("whole", "whole", &artifact(1, 5 * MB)), ("part", "stays", &part)] {
+        assert_eq!(store.newest("p", point).unwrap().unwrap().key, components(name, 1).key());
+        assert_eq!(read(&store, &store.newest("p", point).unwrap().unwrap()).unwrap(), *a);
+    }
+    // The disk comes back as soon as the last goes.
+    commit(&store, "whole", &components("none", 1), &Artifact::default());
+    store.gc(&policy()).unwrap();
+    assert_eq!(bytes_of(&pack_files(dir.path())) / MB as u64, 2);
+}
+
+#[test]
+fn checkpoints_that_share_a_part_do_not_pile_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let keys = chain(60).states();
+    let mut sizes = Vec::new();
+    let mut before: Option<StateRecord> = None;
+    // Most of it changes each time, a part every seven times, and a part never.
+    let tensors = |epoch: u64| {
+        BTreeMap::from([
+            ("changes".to_owned(), Tensor::vector(&noise(epoch, 3 * MB))),
+            ("seldom".to_owned(), Tensor::vector(&noise(1000 + epoch / 7, MB))),
+            ("never".to_owned(), Tensor::vector(&noise(2000, MB))),
+        ])
+    };
+    for epoch in 0..=60 {
+        let record = store.put_state(&keys, at(epoch, 0), "cpu", false, &tensors(epoch)).unwrap();
+        assert!(before.is_none_or(|old| store.remove_superseded(&old, &record).unwrap()));
+        before = Some(record);
+        sizes.push(bytes_of(&pack_files(dir.path())) as usize);
+        assert_eq!(store.resume(&keys, "cpu").unwrap().unwrap().1, tensors(epoch));
+    }
+    assert!(sizes.iter().all(|size| *size < 10 * MB + MB / 2), "{sizes:?}");
+    assert_eq!(store.warnings(), [""; 0]);
+}
+
+#[test]
+fn a_cache_of_format_1_is_read_as_it_is_and_moves_when_it_is_collected() {
+    let dir = tempfile::tempdir().unwrap();
+    let (c, a) = (components("a", 1), artifact(4, 3 * MB));
+    // What the first format had: all blobs in the database, as chunks.
+    let old = store(dir.path());
+    let record = commit(&old, "x", &c, &a);
+    let all: BTreeSet<Digest> = [record.manifest.files["noise"].digest].into();
+    old.inner.chunks(|o| blobs::remove(o, &all)).unwrap();
+    let small = BTreeMap::from([(Digest::of(&a.files["noise"]), a.files["noise"].clone())]);
+    assert!(old.inner.chunks(|o| blobs::commit(o, &small, &Default::default())).unwrap());
+    drop(old);
+    fs::write(dir.path().join("FORMAT"), "1\n").unwrap();
+    let format = || fs::read_to_string(dir.path().join("FORMAT")).unwrap();
+    let store = store(dir.path());
+    assert_eq!(read(&store, &record).unwrap(), a);
+    assert!(store.doctor(false, &mut |_, _| ()).unwrap().is_healthy());
+    // The same bytes are not stored again, whichever format has them.
+    commit(&store, "y", &components("b", 1), &artifact(5, 1000));
+    assert_eq!((format().as_str(), pack_files(dir.path()).len()), ("1\n", 0), "the earlier vadpipe still reads it");
+    commit(&store, "z", &components("c", 1), &artifact(6, 2 * MB));
+    assert_eq!((format().as_str(), pack_files(dir.path()).len()), ("2\n", 1));
+    store.gc(&policy()).unwrap();
+    assert_eq!(pack_files(dir.path()).len(), 2);
+    assert_eq!(read(&store, &record).unwrap(), a);
+    assert_eq!(store.warnings(), [""; 0]);
+}
+
+#[test]
+fn a_tensors_header_is_the_beginning_of_its_blob() {
+    for shape in [vec![0], vec![1], vec![], vec![3, 0, 7], vec![2, 3, 4], vec![100, 1000], vec![1; 12]] {
+        let n: usize = shape.iter().product();
+        let tensors = [
+            Tensor::new(shape.clone(), &vec![1_f32; n]).unwrap(),
+            Tensor::new(shape.clone(), &vec![1_f64; n]).unwrap(),
+            Tensor::new(shape.clone(), &vec![1_u8; n]).unwrap(),
+            Tensor::new(shape.clone(), &vec![1_i64; n]).unwrap(),
+        ];
+        for t in tensors {
+            let blob = [Tensor::blob_header(t.element(), t.shape()).unwrap(), t.bytes().to_vec()].concat();
+            assert_eq!(blob, t.to_blob().unwrap());
+        }
+    }
+    assert!(Tensor::blob_header(crate::artifact::ElementType::F64, &[usize::MAX, 2]).is_err());
+}
