@@ -118,7 +118,7 @@ impl Filter {
     ///
     /// # Errors
     /// For the first that is not, with the nearest that is.
-    pub(super) fn check<'a>(&self, known: &[&'a str]) -> Result<()> {
+    pub(super) fn check(&self, known: &[&str]) -> Result<()> {
         self.0.iter().try_for_each(|c| check_name(&c.name, known))
     }
 

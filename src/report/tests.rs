@@ -240,6 +240,8 @@ fn what_a_reader_compares_stands_together() {
     insta::assert_snapshot!(outline(&overlay(&html(), &run())), @r"
     Auto-decoders &amp; variational auto-decoders on Fashion-MNIST
       Figures
+      Sweeps
+        vad train-vad, 3 points
       Data
         data fashion-mnist
       Training

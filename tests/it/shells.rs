@@ -7,10 +7,7 @@ use crate::support::Desk;
 fn shell(name: &str, desk: &Desk, script: &str) -> Option<Vec<String>> {
     let script = format!("cd '{}'\n{script}", desk.path("").display());
     let args: &[&str] = if name == "fish" { &["--no-config"] } else { &[] };
-    let Some((fine, out, err)) = pipe(name, args, &script) else {
-        eprintln!("{name} is not here: its completions were not tried");
-        return None;
-    };
+    let (fine, out, err) = pipe(name, args, &script)?;
     assert!(fine, "{err}");
     Some(out.lines().map(|line| line.split('\t').next().unwrap_or_default().to_owned()).collect())
 }
@@ -38,7 +35,10 @@ fn bash(desk: &Desk, line: &str) -> Option<Vec<String>> {
 #[test]
 fn bash_completes_stages_and_points_of_the_file() {
     let desk = Desk::new(SWEEP);
-    let Some(stages) = bash(&desk, "vadpipe run p.toml r") else { return };
+    let Some(stages) = bash(&desk, "vadpipe run p.toml r") else {
+        eprintln!("bash is not here: its completions were not tried");
+        return;
+    };
     assert_eq!(stages, ["report"]);
     let all = bash(&desk, "vadpipe plan p.toml ").expect("bash");
     assert!(["data", "ad", "ad@lr=0.01,latent_dim=6"].iter().all(|name| all.contains(&(*name).to_owned())), "{all:?}");
@@ -57,7 +57,10 @@ fn fish_completes_stages_and_points_of_the_file() {
     let desk = Desk::new(SWEEP);
     let ask =
         |line: &str| shell("fish", &desk, &format!("{} completions fish | source\ncomplete -C '{line}'\n", program()));
-    let Some(points) = ask("vadpipe run p.toml ad@lr=0.01") else { return };
+    let Some(points) = ask("vadpipe run p.toml ad@lr=0.01") else {
+        eprintln!("fish is not here: its completions were not tried");
+        return;
+    };
     assert_eq!(points, ["ad@lr=0.01,latent_dim=4", "ad@lr=0.01,latent_dim=6"]);
     assert_eq!(ask("vadpipe metr").expect("fish"), ["metrics"]);
 }
@@ -74,6 +77,9 @@ fn zsh_completes_stages_and_points_of_the_file() {
         );
         shell("zsh", &desk, &script)
     };
-    let Some(points) = ask("vadpipe run p.toml ad@lr=0.01", 4) else { return };
+    let Some(points) = ask("vadpipe run p.toml ad@lr=0.01", 4) else {
+        eprintln!("zsh is not here: its completions were not tried");
+        return;
+    };
     assert_eq!(points, ["ad@lr=0.01,latent_dim=4:train-ad", "ad@lr=0.01,latent_dim=6:train-ad"]);
 }
