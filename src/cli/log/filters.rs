@@ -21,7 +21,7 @@ pub(super) enum Status {
     Failed,
     /// Stages that did not run, since something they need failed or the run was stopped
     Skipped,
-    /// Stages that ended early, since others of their sweep did better.
+    /// Stages that ended early, since others of their sweep did better
     Pruned,
     /// Runs that made everything
     Ok,
