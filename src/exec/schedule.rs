@@ -63,6 +63,8 @@ pub(crate) struct Wishes<'a> {
 struct Started {
     at: Instant,
     key: Key,
+    /// The states on its way, if it is a training.
+    states: Vec<Key>,
     /// Once it ended: the seconds it took, and the bytes that are to be committed.
     ended: Option<(f64, usize)>,
     /// The repairs of its inputs as it started: what it finds damaged may have been mended since.
@@ -280,7 +282,8 @@ impl<'a> Scheduler<'a> {
         let point = job.point;
         self.fates.insert(point, Fate::Running);
         let repairs = job.inputs.values().flatten().map(|(p, _)| (*p, self.repaired(*p))).collect();
-        self.started.insert(point, Started { at: Instant::now(), key, ended: None, repairs });
+        let states = job.components.states();
+        self.started.insert(point, Started { at: Instant::now(), key, states, ended: None, repairs });
         crew.start(job);
     }
 
@@ -313,7 +316,7 @@ impl<'a> Scheduler<'a> {
             Climb::Train(rung) => rung,
             Climb::Not(next) => return Ok(next),
         };
-        let Decision { components, key, output, reason, .. } = decision;
+        let Decision { components, key, output, reason, epochs, .. } = decision;
         let (Some(components), Some(key)) = (components, key) else {
             return Err(Error::storage(format!("inputs of `{}` are unknown", self.name(point))));
         };
@@ -321,7 +324,8 @@ impl<'a> Scheduler<'a> {
             self.cached(point, key, output);
             return Ok(Next::Settled);
         }
-        if self.computing.contains_key(&key) {
+        let cached = epochs.map_or(0, |e| e.cached);
+        if self.computing.contains_key(&key) || self.is_under_way(&components, cached) {
             return Ok(Next::Busy);
         }
         let inputs: Vec<usize> = self.planner.graph.inputs(point);
@@ -347,6 +351,13 @@ impl<'a> Scheduler<'a> {
         let (stage, kind) = (self.name(point), components.kind.clone());
         self.shared.listener.event(&Event::StageStarted { stage, kind, key, reason });
         Ok(Next::Run((key, Box::new(self.job(point, components, rung)))))
+    }
+
+    /// Whether a training that runs is on epochs that this one begins with, too: it waits for them, and goes on from there.
+    fn is_under_way(&self, components: &Components, cached: u64) -> bool {
+        let states = components.states();
+        let epochs = |other: &Started| states.iter().zip(&other.states).skip(1).take_while(|(a, b)| a == b).count();
+        self.started.values().any(|other| epochs(other) as u64 > cached)
     }
 
     fn remakes(&self, point: usize) -> bool {
@@ -496,7 +507,8 @@ impl<'a> Scheduler<'a> {
 pub(super) enum Next {
     /// Nothing to run: it was there, or it failed before it ran.
     Settled,
-    /// Another point of this run has the same key, and runs.
+    /// It waits for another point of this run: one with the same key, or with the same first epochs, or one that it is
+    /// compared with.
     Busy,
     /// Another process computes it.
     Held,
