@@ -11,13 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use candle_core::Device;
 use vadpipe::artifact::{BlobEntry, Manifest, Tensor, TensorEntry};
 use vadpipe::diagnostic::{Diagnostics, Origin};
 use vadpipe::error::Error;
 use vadpipe::model::Decoder;
 use vadpipe::rng::Streams;
-use vadpipe::stage::{Cancel, Context, Input, Inputs, Params, Progress, Stage, StageError, Update};
+use vadpipe::stage::{Cancel, Context, Device, Input, Inputs, Params, Progress, Stage, StageError, Update};
 use vadpipe::stages::builtin;
 use vadpipe::value::{Data, Entry, Node, Table};
 

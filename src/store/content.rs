@@ -139,15 +139,18 @@ impl Store {
         small::write(&self.inner.dir, &small)?;
         // In the order in which they were gathered: of each artifact the files that are not apart, then the tensors.
         let mut entries = self.write_blobs(&sources)?.into_iter();
-        let manifest = |((kind, artifact), own): (&(&str, &Artifact), Vec<(String, Option<BlobEntry>)>)| {
-            let of = |(name, entry): (String, Option<BlobEntry>)| Some((name, entry.or_else(|| entries.next())?));
-            let files = own.into_iter().filter_map(of).collect();
+        let mut manifests = Vec::with_capacity(all.len());
+        for ((kind, artifact), own) in all.iter().zip(files) {
+            let mut files = BTreeMap::new();
+            for (name, apart) in own {
+                files.extend(apart.or_else(|| entries.next()).map(|entry| (name, entry)));
+            }
             let tensors = artifact.tensors.iter().zip(entries.by_ref());
             let tensors = tensors.map(|((name, t), blob)| (name.clone(), tensor_entry(t, blob))).collect();
             let (metrics, facts) = (artifact.metrics.clone(), artifact.facts.clone());
-            Manifest { kind: (*kind).to_owned(), tensors, files, metrics, facts }
-        };
-        Ok(all.iter().zip(files).map(manifest).collect())
+            manifests.push(Manifest { kind: (*kind).to_owned(), tensors, files, metrics, facts });
+        }
+        Ok(manifests)
     }
 
     /// Writes tensors, durably. Called while nobody collects.
