@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::emulated::Emulated;
 use super::*;
 use crate::model::{Decoder, Frozen};
-use crate::ops::adam::{self, Moments};
+use crate::ops::adam::Rates;
 use crate::rng::Streams;
 
 const SHAPE: DecoderShape = DecoderShape { latent_dim: 5, channels: [20, 18, 17, 3] };
@@ -107,9 +107,7 @@ fn expected(
         }
         latents.step += 1;
         for ([p, m, v], gradient) in latents.parameters.iter_mut().zip(&gradients) {
-            let mut moments = Moments { m: std::mem::take(m), v: std::mem::take(v) };
-            adam::update(p, gradient, &mut moments, latents.step, RATES.latent_lr);
-            (*m, *v) = (moments.m, moments.v);
+            Rates::new(latents.step, RATES.latent_lr).step(p, gradient, m, v);
         }
     }
     Expected { losses, latents }
