@@ -191,7 +191,7 @@ impl Ladder {
             let Rung { epoch, next, sorted } = &mut self.rungs[at];
             while let Some(member) = self.members.get_mut(*next) {
                 let reached = at == 0 || member.verdicts[at - 1].is_some_and(|v| v.goes_on);
-                let out = at > 0 && member.verdicts[at - 1].is_some_and(|v| !v.goes_on);
+                let out = member.verdicts[..at].iter().flatten().any(|v| !v.goes_on);
                 match member.values[at].filter(|_| reached) {
                     Some(value) => {
                         let key = if self.mode == Mode::Max { -value } else { value };

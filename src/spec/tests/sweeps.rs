@@ -357,12 +357,33 @@ fn what_is_wrong_with_pruning_is_said_at_its_place() {
             .collect::<Vec<_>>()
             .join("\n")
     };
-    assert_snapshot!(said("metric = \"t.loss\"\nrungs = [3, 3, 9]"), @"");
-    assert_snapshot!(said("metric = \"t.loss\"\nrungs = [3, 9]"), @"");
-    assert_snapshot!(said("metric = \"t.los\"\nrungs = [3]"), @"");
-    assert_snapshot!(said("metric = \"loss\"\nrungs = [3]"), @"");
-    assert_snapshot!(said("metric = \"tt.loss\"\nrungs = [3]"), @"");
-    assert_snapshot!(said("rung = [3]\nmode = \"least\"\nreduction = 1"), @"");
+    assert_snapshot!(said("metric = \"t.loss\"\nrungs = [3, 3, 9]"), @"error: after 3 comes 3: rungs must ascend");
+    assert_snapshot!(said("metric = \"t.loss\"\nrungs = [3, 9]"), @r"
+    error: `t@rate=0.1` has 9 epochs, so it can't be stopped after 9
+    = help: rungs are epochs before the last; `-S matrix.prune.rungs=[]` prunes nothing
+    ");
+    assert_snapshot!(said("metric = \"t.los\"\nrungs = [3]"), @r"
+    error: kind `train` has no figure `los` for every epoch
+    = help: did you mean `loss`?
+    ");
+    assert_snapshot!(said("metric = \"loss\"\nrungs = [3]"), @r#"
+    error: "loss" is not a stage and one of its figures
+    = help: write `stage.figure`, such as `ad.loss`
+    "#);
+    assert_snapshot!(said("metric = \"tt.loss\"\nrungs = [3]"), @r"
+    error: there is no stage `tt`
+    = help: did you mean `t`?
+    ");
+    assert_snapshot!(said("rung = [3]\nmode = \"least\"\nreduction = 1"), @r#"
+    error: [matrix.prune] has no `metric`
+    = help: metric = "stage.loss"
+    error: [matrix.prune] has no `rungs`
+    = help: rungs = [5, 20]
+    error: unknown field `rung`
+    = help: did you mean `rungs`?
+    error: `mode` must be one of min, max, not "least"
+    error: `reduction` must be an integer from 2 to 1000000, not 1
+    "#);
     let stage = "[stages.a]\nkind = \"show\"\nmatrix.prune = { metric = \"a.loss\" }\n";
     assert!(wrong(stage).contains("a stage's matrix has no `prune`"));
 }
