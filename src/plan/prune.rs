@@ -366,6 +366,15 @@ mod tests {
         assert_eq!(ladder.standing(2), Standing::Below { epoch: 1 });
     }
 
+    #[test]
+    fn who_was_pruned_at_the_first_rung_keeps_nobody_waiting_at_the_third() {
+        let mut ladder = Ladder::new(&prune(&[1, 2, 4], 2, Mode::Min), 0..3);
+        for (point, curve) in [[0.0, 4.0, 0.0, 0.0], [3.0, 0.0, 0.0, 0.0], [0.0; 4]].iter().enumerate() {
+            ladder.tell(point, curve);
+        }
+        assert_eq!(ends(&mut ladder, 3), [None, Some(1), None]);
+    }
+
     /// The definition at the top of this file, word by word.
     fn by_definition(curves: &[Vec<f64>], rungs: &[u64], reduction: u64) -> Vec<Option<u64>> {
         let mut end = vec![None; curves.len()];
