@@ -395,3 +395,31 @@ fn status_says_which_process_runs_a_point() {
     assert!(text(&running["since"]).ends_with(" UTC"), "{running}");
     assert!(said.contains(&format!("[running: process {} on ", child.id())), "{said}");
 }
+
+#[test]
+fn points_of_a_run_that_share_a_result_are_both_compared() {
+    let twins = r#"
+[pipeline]
+name = "twins"
+
+[params]
+train = 24
+
+[stages.one]
+kind = "load-data"
+source = "synthetic"
+train = "${params.train}"
+test = 12
+
+[stages.two]
+kind = "load-data"
+source = "synthetic"
+train = "${params.train}"
+test = 12
+"#;
+    let desk = Desk::new(twins);
+    desk.run(&[]);
+    desk.run(&["-S", "params.train=30"]);
+    let said = desk.vadpipe(["diff", "last~1", "last"]).out;
+    assert_eq!(said.matches("24 → 30").count(), 4, "the parameter and the figure of each: {said}");
+}
