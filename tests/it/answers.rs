@@ -140,7 +140,6 @@ fn a_wrong_question_about_metrics_is_explained() {
 
 #[test]
 fn an_axis_and_a_metric_of_one_name_are_two_columns() {
-    // Half of the metric is another order than the axis.
     let pipeline = r#"
 [pipeline]
 name = "both"
