@@ -6,10 +6,12 @@
 //! operator   = "<" | "<=" | ">" | ">=" | "=" | "==" | "!="
 //! ```
 //!
-//! A name is an axis, a metric, or `stage`. Numbers are compared as numbers, so `lr=1e-3` finds `0.001`; anything else as
-//! text, for which there is only equal and unequal. A point that has no such value fulfils no condition on it.
+//! A name is an axis, a metric, or `stage`; `axis.NAME` and `metric.NAME` say which, and must where both are called so.
+//! Numbers are compared as numbers, so `lr=1e-3` finds `0.001`; anything else as text, for which there is only equal and
+//! unequal. A point that has no such value fulfils no condition on it.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::diagnostic::nearest;
@@ -114,37 +116,139 @@ impl Filter {
         conditions.collect::<Result<_>>().map(Self)
     }
 
-    /// Checks that every name is one of those known.
+    /// Lets those rows through that fulfil it. `get` gives the value of a column in a row.
     ///
     /// # Errors
-    /// For the first that is not, with the nearest that is.
-    pub(super) fn check(&self, known: &[&str]) -> Result<()> {
-        self.0.iter().try_for_each(|c| check_name(&c.name, known))
-    }
-
-    /// Whether a point fulfils it. `get` gives the value of an axis or a metric.
-    pub(super) fn holds(&self, get: impl Fn(&str) -> Option<Cell>) -> bool {
-        self.0.iter().all(|c| get(&c.name).is_some_and(|cell| c.holds(&cell)))
+    /// If a name is none or may mean two things, or if a text is asked to be less or more.
+    pub(super) fn retain<R>(
+        &self,
+        rows: &mut Vec<R>,
+        names: &Names,
+        get: impl Fn(&R, &Column) -> Option<Cell>,
+    ) -> Result<()> {
+        let columns: Vec<Column> = self.0.iter().map(|c| names.find(&c.name)).collect::<Result<_>>()?;
+        for (condition, column) in self.0.iter().zip(&columns) {
+            condition.check(rows.iter().filter_map(|row| get(row, column)))?;
+        }
+        let holds = |(c, column): (&Condition, &Column), row: &R| get(row, column).is_some_and(|cell| c.holds(&cell));
+        rows.retain(|row| self.0.iter().zip(&columns).all(|both| holds(both, row)));
+        Ok(())
     }
 }
 
-/// An error unless `name` is an axis or a metric of something.
-pub(super) fn check_name(name: &str, known: &[&str]) -> Result<()> {
-    if known.contains(&name) {
-        return Ok(());
+/// What a name in a question means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Column {
+    /// The stage.
+    Stage,
+    /// An axis.
+    Axis(String),
+    /// A metric.
+    Metric(String),
+}
+
+/// What can be asked for: `stage`, axes and metrics. A metric may be called as an axis is.
+pub(super) struct Names {
+    /// In the order of their declaration.
+    pub(super) axes: Vec<String>,
+    /// Those that something cached has.
+    pub(super) metrics: BTreeSet<String>,
+}
+
+const STAGE: &str = "stage";
+const OF_AXIS: &str = "axis.";
+const OF_METRIC: &str = "metric.";
+
+impl Names {
+    /// Every column but that of the stage: the axes, then the metrics.
+    pub(super) fn columns(&self) -> Vec<Column> {
+        let axes = self.axes.iter().cloned().map(Column::Axis);
+        axes.chain(self.metrics.iter().cloned().map(Column::Metric)).collect()
     }
-    let hint = match nearest(name, known.iter().copied()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None if known.is_empty() => "nothing that is cached has any".to_owned(),
-        None => format!("known here: {}", known.join(", ")),
-    };
-    Err(Error::bad_input(format!("no axis and no metric is called `{name}`")).hint(hint))
+
+    /// What a column is called: an axis or a metric by its name, unless something before it is called so.
+    pub(super) fn label(&self, column: &Column) -> String {
+        let taken = |name: &str| name == STAGE || name.starts_with(OF_AXIS) || name.starts_with(OF_METRIC);
+        match column {
+            Column::Stage => STAGE.to_owned(),
+            Column::Axis(name) if taken(name) => format!("{OF_AXIS}{name}"),
+            Column::Metric(name) if taken(name) || self.axes.contains(name) => format!("{OF_METRIC}{name}"),
+            Column::Axis(name) | Column::Metric(name) => name.clone(),
+        }
+    }
+
+    /// The column that a name means. `stage` is always the stage, and a prefix always a prefix.
+    ///
+    /// # Errors
+    /// If there is none, with the nearest that there is; if an axis and a metric are called so.
+    pub(super) fn find(&self, name: &str) -> Result<Column> {
+        let axis = |name: &str| self.axes.iter().any(|a| a == name).then(|| Column::Axis(name.to_owned()));
+        let metric = |name: &str| self.metrics.contains(name).then(|| Column::Metric(name.to_owned()));
+        if name == STAGE {
+            return Ok(Column::Stage);
+        }
+        let prefixed = name.strip_prefix(OF_AXIS).and_then(axis).or(name.strip_prefix(OF_METRIC).and_then(metric));
+        if let Some(column) = prefixed {
+            return Ok(column);
+        }
+        match (axis(name), metric(name)) {
+            (Some(_), Some(_)) => {
+                let message = format!("an axis and a metric are both called `{name}`");
+                Err(Error::bad_input(message).hint(format!("write `{OF_AXIS}{name}` or `{OF_METRIC}{name}`")))
+            }
+            (Some(column), None) | (None, Some(column)) => Ok(column),
+            (None, None) => Err(self.unknown(name)),
+        }
+    }
+
+    fn unknown(&self, name: &str) -> Error {
+        let axes = self.axes.iter().map(String::as_str);
+        let metrics = self.metrics.iter().map(String::as_str);
+        // The prefix alone would make everything near.
+        let near = match (name.strip_prefix(OF_AXIS), name.strip_prefix(OF_METRIC)) {
+            (Some(axis), _) => nearest(axis, axes).map(|near| format!("{OF_AXIS}{near}")),
+            (_, Some(metric)) => nearest(metric, metrics).map(|near| format!("{OF_METRIC}{near}")),
+            _ => nearest(name, std::iter::once(STAGE).chain(axes).chain(metrics)).map(str::to_owned),
+        };
+        let all = || {
+            let labels: Vec<String> = self.columns().iter().map(|column| self.label(column)).collect();
+            [vec![STAGE.to_owned()], labels].concat().join(", ")
+        };
+        let hint = match near {
+            _ if self.metrics.is_empty() && !name.starts_with(OF_AXIS) => {
+                let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+                format!("nothing that is cached has any metric{near}")
+            }
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("known here: {}", all()),
+        };
+        Error::bad_input(format!("no axis and no metric is called `{name}`")).hint(hint)
+    }
 }
 
 impl Condition {
+    /// Whether it asks what is less or more.
+    fn is_ordered(&self) -> bool {
+        !matches!(self.operator, Operator::Equal | Operator::Unequal)
+    }
+
+    /// An error if it asks for less or more, and none of its values is a number.
+    fn check(&self, mut cells: impl Iterator<Item = Cell>) -> Result<()> {
+        let Some(first) = cells.next().filter(|_| self.is_ordered()) else { return Ok(()) };
+        let number = |cell: &Cell| matches!(cell, Cell::Number(_));
+        if number(&first) || cells.any(|cell| number(&cell)) {
+            return Ok(());
+        }
+        let name = &self.name;
+        let message = format!("`{name}` is text, and only numbers are more or less");
+        Err(Error::bad_input(message).hint(format!("write `{name}={first}` or `{name}!={first}`")))
+    }
+
     fn holds(&self, cell: &Cell) -> bool {
         let order = match (cell, self.value.parse::<f64>()) {
             (Cell::Number(a), Ok(b)) => a.partial_cmp(&b),
+            // The order of the alphabet is none that anybody asks for.
+            _ if self.is_ordered() => None,
             (cell, _) => Some(cell.to_string().cmp(&self.value)),
         };
         order.is_some_and(|order| self.operator.holds(order))
@@ -169,11 +273,11 @@ fn condition(text: &str) -> Result<Condition> {
     if value.is_empty() || value.starts_with(['<', '>', '=', '!']) {
         return Err(wrong("it has no value"));
     }
-    let ordered = !matches!(operator, Operator::Equal | Operator::Unequal);
-    if ordered && value.parse::<f64>().is_err() {
+    let condition = Condition { name: name.to_owned(), operator, value: value.to_owned() };
+    if condition.is_ordered() && value.parse::<f64>().is_err() {
         return Err(wrong(&format!("`{value}` is no number, and only numbers are more or less")));
     }
-    Ok(Condition { name: name.to_owned(), operator, value: value.to_owned() })
+    Ok(condition)
 }
 
 #[cfg(test)]
@@ -182,14 +286,30 @@ mod tests {
 
     use super::*;
 
+    fn names(axes: &[&str], metrics: &[&str]) -> Names {
+        let owned = |n: &&str| (*n).to_owned();
+        Names { axes: axes.iter().map(owned).collect(), metrics: metrics.iter().map(owned).collect() }
+    }
+
+    /// Whether a point with these axes is let through beside one where `mixed` is a number.
     fn holds(text: &str, values: &[(&str, Cell)]) -> bool {
         let filter = Filter::parse(&[text.to_owned()]).unwrap();
-        filter.holds(|name| values.iter().find(|(n, _)| *n == name).map(|(_, v)| v.clone()))
+        let axes: Vec<&str> = values.iter().map(|(name, _)| *name).chain(["psnr"]).collect();
+        let other = [("mixed", Cell::Number(f64::INFINITY))];
+        let mut rows = vec![(true, values), (false, other.as_slice())];
+        let get = |(_, row): &(bool, &[(&str, Cell)]), column: &Column| match column {
+            Column::Axis(axis) => row.iter().find(|(n, _)| n == axis).map(|(_, v)| v.clone()),
+            _ => None,
+        };
+        filter.retain(&mut rows, &names(&axes, &[]), get).unwrap();
+        rows.iter().any(|(own, _)| *own)
     }
 
     #[test]
     fn conditions_compare_numbers_as_numbers_and_words_as_words() {
-        let point = [("lr", Cell::Number(0.001)), ("loss", Cell::Number(0.2)), ("kind", Cell::Text("uniform".into()))];
+        let text = |text: &str| Cell::Text(text.to_owned());
+        let point =
+            [("lr", Cell::Number(0.001)), ("loss", Cell::Number(0.2)), ("kind", text("uniform")), ("mixed", text("0"))];
         for (text, wanted) in [
             ("lr=1e-3", true),
             ("lr == 0.0010", true),
@@ -203,6 +323,10 @@ mod tests {
             ("kind!=gaussian", true),
             ("psnr<100", false),
             ("psnr!=100", false),
+            // In the alphabet it would be less.
+            ("mixed<5", false),
+            ("mixed<=0", false),
+            ("mixed=0", true),
         ] {
             assert_eq!(holds(text, &point), wanted, "{text}");
         }
@@ -225,8 +349,66 @@ mod tests {
         `lr<small` is no condition: `small` is no number, and only numbers are more or less
         `` is no condition: it compares nothing
         ");
-        let error = Filter::parse(&["los<1".to_owned()]).unwrap().check(&["loss", "lr"]).unwrap_err();
-        assert_eq!(error.hint.as_deref(), Some("did you mean `loss`?"));
+        let mut rows = vec![Cell::Text("gaussian".to_owned()), Cell::Text("uniform".to_owned())];
+        let filter = Filter::parse(&["kind>=3".to_owned()]).unwrap();
+        let error = filter.retain(&mut rows, &names(&["kind"], &[]), |row, _| Some(row.clone())).unwrap_err();
+        assert_eq!(error.message, "`kind` is text, and only numbers are more or less");
+        assert_eq!(error.hint.as_deref(), Some("write `kind=gaussian` or `kind!=gaussian`"));
+    }
+
+    #[test]
+    fn a_name_means_one_column_and_every_column_has_a_name_of_its_own() {
+        let known = names(&["kl", "lr", "stage", "axis.lr"], &["kl", "loss", "stage", "metric.loss"]);
+        let (axis, metric) = (|n: &str| Column::Axis(n.to_owned()), |n: &str| Column::Metric(n.to_owned()));
+        for (name, wanted) in [
+            ("stage", Column::Stage),
+            ("lr", axis("lr")),
+            ("loss", metric("loss")),
+            ("axis.kl", axis("kl")),
+            ("axis.lr", axis("lr")),
+            ("axis.stage", axis("stage")),
+            ("metric.kl", metric("kl")),
+            ("metric.loss", metric("loss")),
+            ("metric.metric.loss", metric("metric.loss")),
+        ] {
+            assert_eq!(known.find(name).unwrap(), wanted, "{name}");
+        }
+        let labels: Vec<String> = known.columns().iter().map(|column| known.label(column)).collect();
+        assert_eq!(labels.iter().collect::<BTreeSet<_>>().len(), 8, "{labels:?}");
+        assert_eq!(labels[0..3], ["kl", "lr", "axis.stage"]);
+        assert_eq!(labels[4..6], ["metric.kl", "loss"]);
+        for (column, label) in known.columns().iter().zip(&labels).filter(|(_, label)| *label != "kl") {
+            assert_eq!(known.find(label).unwrap(), *column);
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_none_or_two_is_explained() {
+        let full = names(&["kl", "lr"], &["kl", "loss", "psnr"]);
+        let said = |names: &Names, name: &str| {
+            let error = names.find(name).unwrap_err();
+            assert_eq!(error.category, crate::error::Category::BadInput);
+            format!("{}: {}", error.message, error.hint.unwrap_or_default())
+        };
+        let empty = names(&["lr"], &[]);
+        let all = [
+            said(&full, "kl"),
+            said(&full, "los"),
+            said(&full, "metric.los"),
+            said(&full, "axis.loss"),
+            said(&full, "xyz"),
+            said(&empty, "loss"),
+            said(&empty, "lrs"),
+        ];
+        insta::assert_snapshot!(all.join("\n"), @r"
+        an axis and a metric are both called `kl`: write `axis.kl` or `metric.kl`
+        no axis and no metric is called `los`: did you mean `loss`?
+        no axis and no metric is called `metric.los`: did you mean `metric.loss`?
+        no axis and no metric is called `axis.loss`: known here: stage, kl, lr, metric.kl, loss, psnr
+        no axis and no metric is called `xyz`: known here: stage, kl, lr, metric.kl, loss, psnr
+        no axis and no metric is called `loss`: nothing that is cached has any metric
+        no axis and no metric is called `lrs`: nothing that is cached has any metric; did you mean `lr`?
+        ");
     }
 
     proptest! {

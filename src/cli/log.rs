@@ -29,8 +29,8 @@ use crate::store::{RunRecord, RunStatus, StageOutcome, StageRun, Store};
   vadpipe log last --events                    everything that happened in it, one JSON object a line
   vadpipe log last --stage ad                  what the stage itself said
 
-Without RUN, `--stage`, `--run` and the outcome of a stage (executed, cached, failed, skipped) list stages; the others
-list runs. A date is one of UTC, as are the times that are printed.")]
+Without RUN, `--stage`, `--run` and the outcome of a stage (executed, cached, failed, skipped, pruned) list stages;
+the others list runs. `--limit` counts runs, of which something is listed. A date is one of UTC, as are the times that are printed.")]
 pub(super) struct LogArgs {
     /// A run's id, the beginning or the end of one, or `last`
     #[arg(value_name = "RUN")]
@@ -50,7 +50,7 @@ pub(super) struct LogArgs {
     /// Only stages of the runs whose id begins or ends so, or of the `last`
     #[arg(long, value_name = "ID", conflicts_with = "id")]
     run: Option<String>,
-    /// Only the newest so many
+    /// Only the newest so many runs
     #[arg(short = 'n', long, alias = "count", default_value_t = 20, value_name = "N")]
     limit: usize,
 }
@@ -80,8 +80,8 @@ pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
     let Some(id) = &args.id else {
         let mut runs = store.runs()?;
         store.warnings().iter().for_each(|warning| ui.warn(warning));
-        if args.run.as_deref() == Some("last") {
-            runs.drain(..runs.len().saturating_sub(1));
+        if let Some(id) = &args.run {
+            filters::of_id(&mut runs, id)?;
         }
         runs.retain(|run| filters.takes_run(run));
         return if filters.lists_stages() {
@@ -147,19 +147,16 @@ fn print_file(path: &Path, ui: &Ui) -> Result<()> {
     Ok(())
 }
 
-/// The newest `limit` stages that the filters let through, newest last.
+/// The stages that the filters let through of the newest `limit` runs that have such, newest last.
 fn stages(store: &Store, runs: &[RunRecord], filters: &Filters, limit: usize, ui: &Ui) -> Result<()> {
     let mut rows = Vec::new();
-    for run in runs.iter().rev() {
+    let takes = |run: &&RunRecord| run.stages.iter().any(|s| filters.takes_stage(s));
+    for run in runs.iter().rev().filter(takes).take(limit) {
         let mut why = run.stages.iter().any(|s| s.outcome == StageOutcome::Failed).then(|| failures(store, run));
-        for stage in run.stages.iter().rev().filter(|s| filters.takes_stage(run, s)) {
+        for stage in run.stages.iter().rev().filter(|s| filters.takes_stage(s)) {
             let failure = why.as_mut().and_then(|why| why.remove(&stage.name));
             let (id, pipeline, started_at) = (&run.id, &run.pipeline, run.started_at);
             rows.push(Row { run: id, pipeline, started_at, stage, failure });
-        }
-        if rows.len() >= limit {
-            rows.truncate(limit);
-            break;
         }
     }
     rows.reverse();
@@ -209,19 +206,26 @@ fn list(runs: &[RunRecord], ui: &Ui) -> Result<()> {
     if ui.json {
         return ui.object(&json!({ "runs": runs }));
     }
+    // Few pipelines prune anything.
+    let prunes = runs.iter().flat_map(|run| &run.stages).any(|s| s.outcome == StageOutcome::Pruned);
     let row = |run: &RunRecord| {
         let count = |outcome| run.stages.iter().filter(|s| s.outcome == outcome).count().to_string();
         let took = run.finished_at.map(|end| seconds((end - run.started_at) as f64 / 1000.0)).unwrap_or_default();
-        let counts = [StageOutcome::Executed, StageOutcome::Cached, StageOutcome::Failed].map(count);
-        let [ran, cached, failed] = counts;
-        vec![run.id.clone(), run.pipeline.clone(), word(run).to_owned(), ran, cached, failed, took]
+        let mut cells = vec![run.id.clone(), run.pipeline.clone(), word(run).to_owned()];
+        cells.extend([StageOutcome::Executed, StageOutcome::Cached, StageOutcome::Failed].map(count));
+        cells.extend(prunes.then(|| count(StageOutcome::Pruned)));
+        cells.push(took);
+        cells
     };
     if runs.is_empty() {
         ui.note("no runs yet");
         return Ok(());
     }
     let rows: Vec<_> = runs.iter().map(row).collect();
-    ui.out(&table(&["run", "pipeline", "status", "ran", "cached", "failed", "took"], &rows));
+    let mut header = vec!["run", "pipeline", "status", "ran", "cached", "failed"];
+    header.extend(prunes.then_some("pruned"));
+    header.push("took");
+    ui.out(&table(&header, &rows));
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::Args;
 use serde::Serializer as _;
 
-use super::filter::{Cell, Filter, check_name};
+use super::filter::{Cell, Column, Filter, Names};
 use super::project::Project;
 use super::ui::{Ui, figure, table};
 use super::{Global, PipelineArgs};
@@ -23,7 +23,9 @@ use crate::spec::StageSpec;
   vadpipe metrics pipelines/sweep.toml 'ad@*' --json | jq
 
 A condition compares an axis, a metric or `stage` with <, <=, >, >=, = or !=; several are joined by `&&` or by giving
-`--where` again. Columns are the axes of the points, then the metrics. CSV has all digits, text and Markdown four.")]
+`--where` again. Columns are the axes of the points, then the metrics. CSV has all digits, text and Markdown four.
+Where an axis and a metric are both called `kl`, the column of the metric is `metric.kl`, and `--sort` and `--where` want
+`axis.kl` or `metric.kl`.")]
 pub(super) struct MetricsArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
@@ -50,10 +52,12 @@ struct Row {
 }
 
 impl Row {
-    fn get(&self, name: &str) -> Option<Cell> {
-        let own = || (name == "stage").then(|| Cell::Text(self.stage.clone()));
-        let metric = || self.metrics.get(name).map(|v| Cell::Number(*v));
-        self.axes.get(name).cloned().or_else(metric).or_else(own)
+    fn get(&self, column: &Column) -> Option<Cell> {
+        match column {
+            Column::Stage => Some(Cell::Text(self.stage.clone())),
+            Column::Axis(name) => self.axes.get(name).cloned(),
+            Column::Metric(name) => self.metrics.get(name).map(|v| Cell::Number(*v)),
+        }
     }
 }
 
@@ -61,10 +65,14 @@ impl Row {
 pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()> {
     let filter = Filter::parse(&args.conditions)?;
     let project = Project::open(&args.pipeline, global, ui)?;
-    let results = project.results(ui)?;
-    let missing = project.targets.len() - results.len();
+    let (results, pruned) = project.results_and_pruned(ui)?;
+    let targets = project.targets.len();
+    let missing = project.targets.iter().filter(|p| !results.contains_key(p) && !pruned.contains(p)).count();
     if missing > 0 {
-        ui.note(&format!("{missing} of {} stages are not in the cache", project.targets.len()));
+        ui.note(&format!("{missing} of {targets} stages are not in the cache"));
+    }
+    if !pruned.is_empty() {
+        ui.note(&format!("{} of {targets} stages are pruned", pruned.len()));
     }
     let points = project.graph.order().iter().filter_map(|p| Some((&project.spec.points[*p], results.get(p)?)));
     let mut rows: Vec<Row> = points
@@ -75,26 +83,25 @@ pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()
             metrics: record.manifest.metrics.clone(),
         })
         .collect();
-    let axes = axes(&project);
     let metrics: BTreeSet<String> = rows.iter().flat_map(|r| r.metrics.keys().cloned()).collect();
-    let mut known = vec!["stage"];
-    known.extend(axes.iter().chain(&metrics).map(String::as_str));
-    filter.check(&known)?;
-    rows.retain(|row| filter.holds(|name| row.get(name)));
+    let names = Names { axes: axes(&project), metrics };
+    filter.retain(&mut rows, &names, Row::get)?;
     if let Some(by) = &args.sort {
-        sort(&mut rows, by, &known)?;
+        sort(&mut rows, by, &names)?;
     }
     if ui.json {
         return print_json(&rows, ui);
     }
     rows.retain(|row| !row.metrics.is_empty());
-    let used = |name: &&String| rows.iter().any(|row| row.get(name).is_some());
-    let columns: Vec<String> = axes.iter().filter(used).chain(metrics.iter().filter(used)).cloned().collect();
+    let used = |column: &Column| rows.iter().any(|row| row.get(column).is_some());
+    let columns: Vec<Column> = std::iter::once(Column::Stage).chain(names.columns()).collect();
+    let columns: Vec<Column> = columns.into_iter().filter(|c| *c == Column::Stage || used(c)).collect();
+    let header: Vec<String> = columns.iter().map(|column| names.label(column)).collect();
     let text = match (args.csv, args.md) {
-        (true, _) => csv(&rows, &columns)?,
-        (_, true) => markdown(&rows, &columns),
+        (true, _) => csv(&header, &rows, &columns)?,
+        (_, true) => markdown(header, &rows, &columns),
         _ if rows.is_empty() => return Ok(()),
-        _ => plain(&rows, &columns),
+        _ => plain(&header, &rows, &columns),
     };
     ui.out(&text);
     Ok(())
@@ -115,13 +122,13 @@ fn axes(project: &Project) -> Vec<String> {
 }
 
 /// Sorts stably, so that equal ones stay in plan order.
-fn sort(rows: &mut [Row], by: &str, known: &[&str]) -> Result<()> {
+fn sort(rows: &mut [Row], by: &str, names: &Names) -> Result<()> {
     let (name, down) = match by.strip_prefix('-') {
         Some(name) => (name, true),
         None => (by, false),
     };
-    check_name(name, known)?;
-    rows.sort_by(|a, b| match (a.get(name), b.get(name)) {
+    let column = names.find(name)?;
+    rows.sort_by(|a, b| match (a.get(&column), b.get(&column)) {
         (Some(a), Some(b)) if down => b.order(&a),
         (Some(a), Some(b)) => a.order(&b),
         (a, b) => a.is_none().cmp(&b.is_none()),
@@ -139,30 +146,26 @@ fn print_json(rows: &[Row], ui: &Ui) -> Result<()> {
     Ok(())
 }
 
-fn header(columns: &[String]) -> Vec<&str> {
-    std::iter::once("stage").chain(columns.iter().map(String::as_str)).collect()
-}
-
 /// The cells of a row, figures with the digits that matter or, `exact`, with all.
-fn cells(row: &Row, columns: &[String], exact: bool) -> Vec<String> {
-    let cell = |name: &String| match (row.axes.get(name), row.metrics.get(name)) {
-        (Some(axis), _) => axis.to_string(),
-        (None, Some(metric)) if exact => metric.to_string(),
-        (None, Some(metric)) => figure(*metric),
-        (None, None) => String::new(),
+fn cells(row: &Row, columns: &[Column], exact: bool) -> Vec<String> {
+    let cell = |column: &Column| match (column, row.get(column)) {
+        (Column::Metric(_), Some(Cell::Number(metric))) if !exact => figure(metric),
+        (_, Some(cell)) => cell.to_string(),
+        (_, None) => String::new(),
     };
-    std::iter::once(row.stage.clone()).chain(columns.iter().map(cell)).collect()
+    columns.iter().map(cell).collect()
 }
 
-fn plain(rows: &[Row], columns: &[String]) -> String {
+fn plain(header: &[String], rows: &[Row], columns: &[Column]) -> String {
     let rows: Vec<_> = rows.iter().map(|row| cells(row, columns, false)).collect();
-    table(&header(columns), &rows)
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    table(&header, &rows)
 }
 
-fn csv(rows: &[Row], columns: &[String]) -> Result<String> {
+fn csv(header: &[String], rows: &[Row], columns: &[Column]) -> Result<String> {
     let failed = |e: csv::Error| Error::storage("can't write CSV").caused_by(e);
     let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(header(columns)).map_err(failed)?;
+    writer.write_record(header).map_err(failed)?;
     for row in rows {
         writer.write_record(cells(row, columns, true)).map_err(failed)?;
     }
@@ -170,15 +173,16 @@ fn csv(rows: &[Row], columns: &[String]) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn markdown(rows: &[Row], columns: &[String]) -> String {
+fn markdown(header: Vec<String>, rows: &[Row], columns: &[Column]) -> String {
     let line = |cells: Vec<String>| {
         let cells: Vec<_> = cells.iter().map(|c| c.replace('\\', "\\\\").replace('|', "\\|")).collect();
         format!("| {} |", cells.join(" | "))
     };
-    let numeric = |name: &&String| rows.iter().all(|r| !matches!(r.get(name), Some(Cell::Text(_))));
-    let rules = columns.iter().map(|c| if numeric(&c) { "---:" } else { "---" });
-    let mut lines = vec![line(header(columns).into_iter().map(str::to_owned).collect())];
-    lines.push(format!("| {} |", std::iter::once("---").chain(rules).collect::<Vec<_>>().join(" | ")));
+    let numeric = |column: &Column| {
+        *column != Column::Stage && rows.iter().all(|r| !matches!(r.get(column), Some(Cell::Text(_))))
+    };
+    let rules: Vec<_> = columns.iter().map(|c| if numeric(c) { "---:" } else { "---" }).collect();
+    let mut lines = vec![line(header), format!("| {} |", rules.join(" | "))];
     lines.extend(rows.iter().map(|row| line(cells(row, columns, false))));
     lines.join("\n")
 }

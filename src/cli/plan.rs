@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use anstyle::Style;
 use clap::Args;
 use serde_json::json;
 
@@ -50,7 +51,9 @@ pub(super) fn print(project: &Project, plan: &Plan, ui: &Ui) -> Result<()> {
     if ui.json {
         return ui.object(&object(project, plan, &estimates));
     }
-    let width = plan.decisions.iter().map(|d| project.name(d.point).chars().count()).max().unwrap_or(0);
+    let names = plan.decisions.iter().map(|d| project.name(d.point).chars().count()).max().unwrap_or(0);
+    let words = plan.decisions.iter().map(|d| word(d.state).0.len()).max().unwrap_or(0).max("maybe".len());
+    let width = (words, names);
     let lines: Vec<_> = plan.decisions.iter().map(|d| line(project, d, &estimates, width)).collect();
     ui.out(&lines.join("\n"));
     let time = estimates.words().map(|words| format!("; {words}"));
@@ -72,13 +75,19 @@ pub(super) fn summary(plan: &Plan) -> String {
     format!("{stages} stage{}: {}", if stages == 1 { "" } else { "s" }, counts.join(", "))
 }
 
-fn line(project: &Project, decision: &Decision, estimates: &Estimates, width: usize) -> String {
-    let word = match decision.state {
-        State::Hit => paint(GREEN, "hit  "),
-        State::Miss => paint(YELLOW, "miss "),
-        State::Maybe => paint(YELLOW, "maybe"),
-        State::Pruned => paint(DIM, "out  "),
-    };
+/// What a state is called, and its style.
+fn word(state: State) -> (&'static str, Style) {
+    match state {
+        State::Hit => ("hit", GREEN),
+        State::Miss => ("miss", YELLOW),
+        State::Maybe => ("maybe", YELLOW),
+        State::Pruned => ("pruned", DIM),
+    }
+}
+
+fn line(project: &Project, decision: &Decision, estimates: &Estimates, (words, width): (usize, usize)) -> String {
+    let (word, style) = word(decision.state);
+    let word = paint(style, &format!("{word:words$}"));
     let name = format!("{:width$}", project.name(decision.point));
     let why = match (&decision.reason, decision.epochs) {
         (Some(reason), Some(e)) if e.cached > 0 => {

@@ -83,18 +83,14 @@ impl Project {
         plan
     }
 
-    /// The results of the targets that are in the cache, by point.
-    pub(super) fn results(&self, ui: &Ui) -> Result<BTreeMap<usize, ResultRecord>> {
-        Ok(self.results_and_pruned(ui)?.0)
-    }
-
-    fn results_and_pruned(&self, ui: &Ui) -> Result<(BTreeMap<usize, ResultRecord>, BTreeSet<usize>)> {
+    /// The results of the targets that are in the cache, by point, and the targets that are pruned.
+    pub(super) fn results_and_pruned(&self, ui: &Ui) -> Result<(BTreeMap<usize, ResultRecord>, BTreeSet<usize>)> {
         let mut plan = self.plan(&BTreeSet::new(), ui)?;
         plan.decisions.retain(|d| self.targets.contains(&d.point));
         Ok((self.planner(&BTreeSet::new()).records(&plan)?, plan.pruned()))
     }
 
-    /// [`Project::results`] in plan order; an error if a target has none. Pruned points are passed over.
+    /// The results of the targets in plan order; an error if one has none. Pruned points are passed over.
     pub(super) fn all_results(&self, ui: &Ui) -> Result<Vec<(usize, ResultRecord)>> {
         let (mut results, pruned) = self.results_and_pruned(ui)?;
         let missing = self.targets.iter().filter(|p| !results.contains_key(p) && !pruned.contains(p));

@@ -134,6 +134,66 @@ fn a_wrong_question_about_metrics_is_explained() {
     );
     assert!(wrong(&["--sort", "-tran"]).contains("did you mean `train`?"));
     assert!(wrong(&["--where", "train"]).contains("it compares nothing"));
+    let empty = wrong(&["--where", "loss<1", "--cache", "empty"]);
+    assert!(empty.contains("nothing that is cached has any metric"), "{empty}");
+}
+
+#[test]
+fn an_axis_and_a_metric_of_one_name_are_two_columns() {
+    let pipeline = r#"
+[pipeline]
+name = "both"
+
+[matrix]
+kl = [1, 2, 3]
+shape = ["round", "square"]
+
+[stages.m]
+kind = "command"
+shell = true
+argv = ["echo '{\"kl\": '$((10 - ${matrix.kl}))'}' > {metrics}; echo ${matrix.shape} > {outputs.out}"]
+outputs = { out = "out" }
+"#;
+    let desk = Desk::new(pipeline);
+    desk.run(&[]);
+    let csv = |more: &[&str]| {
+        let said = desk.vadpipe(["metrics", "p.toml", "--csv"].iter().chain(more));
+        assert_eq!(said.code, 0, "{}", said.err);
+        said.out
+    };
+    let round = ["--where", "shape=round"];
+    let sorted = |by: &str| csv(&[&round[..], &["--sort", by]].concat());
+    let up = "stage,kl,shape,metric.kl\nm,1,round,9\nm,2,round,8\nm,3,round,7\n";
+    let down = "stage,kl,shape,metric.kl\nm,3,round,7\nm,2,round,8\nm,1,round,9\n";
+    assert_eq!((sorted("axis.kl").trim_end(), sorted("metric.kl").trim_end()), (up.trim_end(), down.trim_end()));
+    let one = csv(&["--where", "metric.kl>=8 && axis.kl>1", "--where", "axis.shape=round"]);
+    assert_eq!(one.trim_end(), "stage,kl,shape,metric.kl\nm,2,round,8");
+    for question in [["--sort", "-kl"], ["--where", "kl<3"]] {
+        let said = desk.vadpipe(["metrics", "p.toml"].iter().chain(&question));
+        assert_eq!(said.code, 2, "{}", said.err);
+        assert!(said.err.contains("an axis and a metric are both called `kl`"), "{}", said.err);
+        assert!(said.err.contains("write `axis.kl` or `metric.kl`"), "{}", said.err);
+    }
+    let said = desk.vadpipe(["metrics", "p.toml", "--where", "shape<3"]);
+    assert!(said.code == 2 && said.err.contains("`shape` is text"), "{}", said.err);
+}
+
+#[test]
+fn what_a_killed_run_left_pending_is_not_listed_as_cached() {
+    let desk = Desk::new(MINI);
+    desk.run(&["data"]);
+    let mut child = desk.start(&["run", "p.toml", "ad", "--json", "-S", "params.epochs=1000000"]);
+    let out = std::io::BufReader::new(child.stdout.take().expect("a pipe"));
+    let trains = std::io::BufRead::lines(out).map_while(Result::ok).any(|line| line.contains("\"stage-started\""));
+    child.kill().expect("killed");
+    child.wait().expect("it ends");
+    assert!(trains, "it came to the training");
+    let listed = json(&desk.vadpipe(["log", "--run", "last", "--json"]));
+    let outcomes: Vec<&Value> =
+        listed["stages"].as_array().expect("stages").iter().map(|s| &s["stage"]["outcome"]).collect();
+    assert_eq!(outcomes, ["pending", "pending"]);
+    let cached = json(&desk.vadpipe(["log", "--status", "cached", "--json"]));
+    assert_eq!(cached["stages"], serde_json::json!([]), "{listed}");
 }
 
 #[test]
@@ -156,6 +216,15 @@ fn the_log_says_what_failed_and_why() {
     assert_eq!(stages(&["--status", "executed"]), ["fine executed"]);
     assert_eq!(stages(&["--run", "last"]), ["fine cached", "bad failed"]);
     assert_eq!(stages(&["--status", "failed", "--limit", "1"]), ["bad failed"]);
+    // Runs are counted: those that something is listed of.
+    assert_eq!(stages(&["--stage", "*", "--limit", "1"]), ["fine cached", "bad failed"]);
+    assert_eq!(stages(&["--status", "executed", "--limit", "1"]), ["fine executed"]);
+    assert_eq!(stages(&["--stage", "*", "--limit", "0"]), [""; 0]);
+    let said = desk.vadpipe(["log", "--run", "nothing"]);
+    assert!(said.code == 2 && said.err.contains("there is no run `nothing`"), "{}", said.err);
+    assert!(said.err.contains("`vadpipe log` lists the runs"), "{}", said.err);
+    let said = desk.vadpipe(["log", "--run", "last", "--cache", "empty"]);
+    assert!(said.code == 2 && said.err.contains("there is no run yet"), "{}", said.err);
     assert_eq!(stages(&["--status", "failed", "--since", "2d"]).len(), 2);
     assert_eq!(stages(&["--status", "failed", "--since", "2999-01-01"]), [""; 0]);
     let runs = |more: &[&str]| {
@@ -394,4 +463,38 @@ fn status_says_which_process_runs_a_point() {
     assert_eq!(running["pid"], child.id());
     assert!(text(&running["since"]).ends_with(" UTC"), "{running}");
     assert!(said.contains(&format!("[running: process {} on ", child.id())), "{said}");
+}
+
+#[test]
+fn points_of_a_run_that_share_a_result_are_both_compared() {
+    let twins = r#"
+[pipeline]
+name = "twins"
+
+[params]
+train = 24
+
+[stages.one]
+kind = "load-data"
+source = "synthetic"
+train = "${params.train}"
+test = 12
+
+[stages.two]
+kind = "load-data"
+source = "synthetic"
+train = "${params.train}"
+test = 12
+"#;
+    let desk = Desk::new(twins);
+    desk.run(&[]);
+    desk.run(&["-S", "params.train=30"]);
+    let found = json(&desk.vadpipe(["diff", "last~1", "last", "--json"]));
+    let changed = found["changed"].as_array().expect("pairs");
+    assert_eq!(changed.len(), 2, "{found}");
+    for pair in changed {
+        let train = serde_json::json!([{ "name": "train", "a": "24", "b": "30" }]);
+        assert_eq!(pair["parameters"], train, "{pair}");
+        assert_eq!(pair["same_output"], false);
+    }
 }

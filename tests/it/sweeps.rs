@@ -99,6 +99,14 @@ fn the_worst_points_are_stopped_at_their_rungs_and_left_out() {
     let plan = desk.plan(&[]);
     let said: BTreeSet<String> = plan.values().filter(|s| s["state"] == "pruned").map(|s| text(&s["name"])).collect();
     assert_eq!(said, out);
+    assert!(out.iter().all(|p| plan[p]["estimate_seconds"].is_null()), "what won't run takes no time: {plan:?}");
+    let text_of_plan = desk.vadpipe(["plan", "p.toml"]).out;
+    assert_eq!(text_of_plan.lines().filter(|l| l.starts_with("pruned ")).count(), out.len(), "{text_of_plan}");
+    let listed = desk.vadpipe(["log"]).out;
+    assert!(listed.lines().next().expect("a header").contains("pruned"), "{listed}");
+    let note = desk.vadpipe(["metrics", "p.toml"]).err;
+    assert!(note.contains(&format!("{} of ", out.len())) && note.contains("pruned"), "{note}");
+    assert!(!note.contains("not in the cache"), "{note}");
     let status: Value = serde_json::from_str(&desk.vadpipe(["status", "p.toml", "--json"]).out).expect("JSON");
     assert_eq!(status["pruned"].as_array().expect("a list").len(), out.len());
     assert!(desk.vadpipe(["log", "last"]).out.contains("pruned"));

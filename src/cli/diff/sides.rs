@@ -83,10 +83,11 @@ pub(super) fn run(store: &Store, id: &str) -> Result<RunRecord> {
 /// The points of a run, as far as the cache still knows them.
 pub(super) fn of_run(store: &Store, run: &RunRecord) -> Result<Vec<Side>> {
     let keys: Vec<Key> = run.stages.iter().filter_map(|s| s.key).collect();
-    let mut records: BTreeMap<Key, ResultRecord> =
+    let records: BTreeMap<Key, ResultRecord> =
         store.results(&keys)?.into_iter().flatten().map(|r| (r.key, r)).collect();
     let side = |stage: &crate::store::StageRun| {
-        let record = stage.key.and_then(|key| records.remove(&key));
+        // Points with the same key share a result.
+        let record = stage.key.and_then(|key| records.get(&key).cloned());
         Side {
             name: stage.name.clone(),
             components: record.as_ref().map(|r| r.components.clone()),

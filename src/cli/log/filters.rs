@@ -64,7 +64,6 @@ pub(super) struct Filters {
     status: Option<Status>,
     /// Unix milliseconds.
     since: Option<i64>,
-    run: Option<String>,
 }
 
 impl Filters {
@@ -78,8 +77,7 @@ impl Filters {
         // With RUN, `--stage` is the name of one log.
         let stage = args.stage.as_ref().filter(|_| args.id.is_none()).map(glob).transpose()?;
         let since = args.since.as_deref().map(|text| since(text, &Zoned::now())).transpose()?;
-        let run = args.run.clone().filter(|id| id != "last");
-        Ok(Self { lists_stages, stage, status: args.status, since, run })
+        Ok(Self { lists_stages, stage, status: args.status, since })
     }
 
     /// Whether stages are asked for rather than runs.
@@ -88,23 +86,33 @@ impl Filters {
     }
 
     pub(super) fn takes_run(&self, run: &RunRecord) -> bool {
-        let named = |id: &String| run.id.starts_with(id.as_str()) || run.id.ends_with(id.as_str());
-        self.since.is_none_or(|since| run.started_at >= since)
-            && self.status.is_none_or(|status| status.is(run))
-            && self.run.as_ref().is_none_or(named)
+        self.since.is_none_or(|since| run.started_at >= since) && self.status.is_none_or(|status| status.is(run))
     }
 
     /// Whether to list this stage of a run that was let through. A point is found by its stage's name, too.
-    pub(super) fn takes_stage(&self, run: &RunRecord, stage: &StageRun) -> bool {
+    pub(super) fn takes_stage(&self, stage: &StageRun) -> bool {
         let of = stage.name.split('@').next().unwrap_or_default();
         let matches = |glob: &GlobMatcher| glob.is_match(&stage.name) || glob.is_match(of);
-        // A run that is under way has not said yet what became of its stages, but for those that were there.
-        let cached =
-            run.status == RunStatus::Running && stage.outcome == StageOutcome::Pending && stage.digest.is_some();
-        let outcome = if cached { StageOutcome::Cached } else { stage.outcome };
+        // A run that is under way has not said yet what became of its stages: they are pending.
         self.stage.as_ref().is_none_or(matches)
-            && self.status.and_then(Status::outcome).is_none_or(|wanted| outcome == wanted)
+            && self.status.and_then(Status::outcome).is_none_or(|wanted| stage.outcome == wanted)
     }
+}
+
+/// Keeps of all runs, newest last, those whose id begins or ends so, or the `last`.
+///
+/// # Errors
+/// If there is none.
+pub(super) fn of_id(runs: &mut Vec<RunRecord>, id: &str) -> Result<()> {
+    match id {
+        "last" => drop(runs.drain(..runs.len().saturating_sub(1))),
+        _ => runs.retain(|run| run.id.starts_with(id) || run.id.ends_with(id)),
+    }
+    if runs.is_empty() {
+        let message = if id == "last" { "there is no run yet".to_owned() } else { format!("there is no run `{id}`") };
+        return Err(Error::bad_input(message).hint("`vadpipe log` lists the runs"));
+    }
+    Ok(())
 }
 
 /// The time that a text names, in Unix milliseconds: so long before `now`, or a date or a time (of UTC, unless it says).
