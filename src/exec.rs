@@ -87,6 +87,8 @@ pub fn run(
     listener: &dyn Listener,
 ) -> Result<Outcome> {
     let started = Instant::now();
+    // A run that fails stops what still runs, and not whatever the caller does next.
+    let own = cancel.for_one();
     let compute = options.compute;
     let planner = Planner { spec, graph, store, numerics: &compute.numerics, forced: options.forced };
     let plan = if options.keep_going { planner.plan_around(options.wanted) } else { planner.plan(options.wanted) }?;
@@ -107,7 +109,7 @@ pub fn run(
         into: store,
         listener: &journal,
         compute,
-        cancel,
+        cancel: &own,
         data_dirs: options.data_dirs,
         run: &id,
         threads: options.threads,
@@ -119,7 +121,7 @@ pub fn run(
     let worked = scheduler.run().and_then(|()| overlay::write_reports(&mut scheduler, &shared, options.reports));
     scheduler.skip_the_rest();
     journal.warn_of_the_store();
-    let status = if worked.is_err() { Status::Failed } else { scheduler.status() };
+    let status = if worked.is_err() { Status::Failed } else { scheduler.status(cancel) };
     journal.event(&finished(&scheduler, spec, &id, status, started));
     let kept = journal.end(&scheduler, status);
     worked?;

@@ -17,6 +17,7 @@ use super::{Global, PipelineArgs};
 use crate::error::{Category, Error, Result};
 use crate::event::Status;
 use crate::exec;
+use crate::plan::with_rivals;
 use crate::stage::Cancel;
 
 const EXAMPLES: &str = "Examples:
@@ -148,7 +149,9 @@ fn once(project: &Project, args: &RunArgs, force: bool, session: &Session, globa
 /// The points that the command line wants made again.
 fn forced(project: &Project, args: &RunArgs) -> Result<BTreeSet<usize>> {
     let mut forced = if args.rerun.is_empty() { BTreeSet::new() } else { project.graph.targets(&args.rerun)? };
-    if let Some(outside) = forced.iter().find(|p| !project.wanted.contains(p)) {
+    // A run makes as much of the points that decide about a wanted one as it takes.
+    let run = with_rivals(&project.spec, &project.graph, &project.wanted);
+    if let Some(outside) = forced.iter().find(|p| !run.contains(p)) {
         let message = format!("`{}` is to run again, but no target needs it", project.name(*outside));
         return Err(Error::bad_input(message).hint("name it as a target, too"));
     }

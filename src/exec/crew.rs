@@ -4,11 +4,14 @@
 //! next flush: trivial stages cost a share of a flush each, and a lone one no more than before. Whatever reads a result
 //! starts when that is durable, so the index holds nothing whose inputs it lacks.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SendError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::Scope;
+use std::thread::{Builder, Scope};
 
-use crate::exec::worker::{Done, Failure, Job, Made, Shared};
+use crate::error::{Category, Error, Result};
+use crate::exec::worker::{Done, Failure, Job, Made, Shared, said};
 
 /// What the scheduler hears.
 pub(crate) enum News {
@@ -37,21 +40,36 @@ pub(crate) struct Crew<'scope, 'env> {
 
 impl<'scope, 'env> Crew<'scope, 'env> {
     /// Starts the thread that commits.
-    pub(crate) fn new(scope: &'scope Scope<'scope, 'env>, shared: &'scope Shared<'scope>, news: Sender<News>) -> Self {
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub(crate) fn new(
+        scope: &'scope Scope<'scope, 'env>,
+        shared: &'scope Shared<'scope>,
+        news: Sender<News>,
+    ) -> Result<Self> {
         let (jobs, queue) = channel();
         let (made, waiting) = channel();
         let told = news.clone();
-        scope.spawn(move || commit_groups(shared, &waiting, &told));
-        Self { scope, shared, jobs, queue: Arc::new(Mutex::new(queue)), made, news, workers: 0, open: 0 }
+        Builder::new().spawn_scoped(scope, move || commit_groups(shared, &waiting, &told)).map_err(no_thread)?;
+        Ok(Self { scope, shared, jobs, queue: Arc::new(Mutex::new(queue)), made, news, workers: 0, open: 0 })
     }
 
-    /// Runs a job, in a thread of its own if all are busy.
+    /// Runs a job, in a thread of its own if all are busy and the system gives one. Without any the job fails.
     pub(crate) fn start(&mut self, job: Box<Job>) {
         self.open += 1;
         if self.open > self.workers {
-            self.workers += 1;
             let (shared, queue, news) = (self.shared, Arc::clone(&self.queue), self.news.clone());
-            self.scope.spawn(move || work(shared, &queue, &news));
+            match Builder::new().spawn_scoped(self.scope, move || work(shared, &queue, &news)) {
+                Ok(_) => self.workers += 1,
+                // One of those that are there takes it later.
+                Err(_) if self.workers > 0 => {}
+                Err(error) => {
+                    let failure = Failure::of(no_thread(error));
+                    let _ = self.news.send(News::Failed(job.point, Box::new(failure)));
+                    return;
+                }
+            }
         }
         // The crew holds the other end.
         let _ = self.jobs.send(job);
@@ -64,8 +82,18 @@ impl<'scope, 'env> Crew<'scope, 'env> {
 
     /// Commits with the next group.
     pub(crate) fn commit(&self, made: Made) {
-        let _ = self.made.send(made);
+        if let Err(SendError(made)) = self.made.send(made) {
+            let error = Error::storage("internal error: nothing commits results any more");
+            let done = Done { point: made.point, outcome: Err(Failure::of(error)) };
+            // We are who hears it, later.
+            let _ = self.news.send(News::Committed(Box::new(done)));
+        }
     }
+}
+
+fn no_thread(error: io::Error) -> Error {
+    let made = Error::new(Category::StageFailed, "can't start a thread").caused_by(error);
+    made.hint("the system allows no more threads: see `ulimit -u`, or run with a smaller `--jobs`")
 }
 
 fn work(shared: &Shared<'_>, queue: &Mutex<Receiver<Box<Job>>>, news: &Sender<News>) {
@@ -88,7 +116,13 @@ fn commit_groups(shared: &Shared<'_>, waiting: &Receiver<Made>, news: &Sender<Ne
     while let Ok(first) = waiting.recv() {
         let mut group = vec![first];
         group.extend(waiting.try_iter().take(GROUP - 1));
-        for done in shared.commit(&group) {
+        // Whatever happens in there, the scheduler must hear what became of each.
+        let done = catch_unwind(AssertUnwindSafe(|| shared.commit(&group))).unwrap_or_else(|panic| {
+            let message = format!("internal error: {}", said(&*panic).unwrap_or("storing a result panicked"));
+            let failed = |m: &Made| Done { point: m.point, outcome: Err(Failure::of(Error::storage(&message))) };
+            group.iter().map(failed).collect()
+        });
+        for done in done {
             if news.send(News::Committed(Box::new(done))).is_err() {
                 return;
             }

@@ -57,6 +57,9 @@ fn page(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, point: usize) -> Res
         Err(error @ StoreError::Damaged { .. }) => {
             shared.listener.event(&Event::Warning { message: format!("{error}: it is made again") });
             scheduler.repair(point)?;
+            // The repair took the records out of what it made again, and nothing reads those of a report.
+            let all = scheduler.order().to_vec();
+            scheduler.look_up_records(&all)?;
             Ok(read_page(scheduler, shared, point)?)
         }
         read => Ok(read?),

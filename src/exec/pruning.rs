@@ -4,10 +4,12 @@
 //! whose figure at the next rung is not known is trained to there: a job that ends with a state, not with a result. A point
 //! whose figure is known but not all of those before it stays ready and is asked again when something has ended.
 
+use std::collections::BTreeSet;
+
 use crate::error::Result;
 use crate::event::Event;
 use crate::exec::schedule::{Fate, Next, Scheduler};
-use crate::plan::{Cause, Decision, Ladder, Reason, Standing, State};
+use crate::plan::{Cause, Decision, Reason, Standing, State};
 
 /// What is to be done about a point.
 pub(super) enum Climb {
@@ -56,9 +58,12 @@ impl Scheduler<'_> {
         self.fates.insert(point, Fate::Pruned);
         self.ready.remove(&self.position[&point]);
         self.known.out.insert(point);
+        self.before.remove(&point);
         let (stage, reason) = (self.name(point), Reason::new(vec![cause]));
         self.shared.listener.event(&Event::StagePruned { stage, reason });
         for below in self.planner.graph.dependents(point) {
+            // It may have had a result before points were compared anew.
+            self.withdraw_if_made(below);
             if self.fates.get(&below) != Some(&Fate::Waiting) {
                 continue;
             }
@@ -78,16 +83,25 @@ impl Scheduler<'_> {
         self.make_ready(point);
     }
 
-    /// What points were trained on came out with other bytes than before: nothing that was compared counts any more.
-    pub(super) fn compare_anew(&mut self) {
-        if self.ladder.is_none() {
+    /// A point came out with other bytes than before. Where members of the comparison read it, their figures count no more,
+    /// and neither does what was decided with them: who was pruned is asked about again, and so is what was made without.
+    /// Members further below are told of it by what stands between, if that changes, too.
+    pub(super) fn compare_anew(&mut self, changed: usize) {
+        let Some(ladder) = &mut self.ladder else { return };
+        let readers = self.planner.graph.dependents(changed).into_iter().filter(|p| ladder.has(*p)).collect();
+        if BTreeSet::is_empty(&readers) {
             return;
         }
-        let wanted = self.order().iter().copied().collect();
-        self.ladder = Ladder::of(self.planner.spec, self.planner.graph, &wanted);
+        ladder.forget(&readers);
         self.pruned.clear();
-        for point in std::mem::take(&mut self.known.out) {
-            self.fates.insert(point, Fate::Waiting);
+        let out = std::mem::take(&mut self.known.out);
+        self.fates.extend(out.iter().map(|point| (*point, Fate::Waiting)));
+        let gathered: BTreeSet<usize> = out.iter().flat_map(|point| self.planner.graph.dependents(*point)).collect();
+        for below in gathered {
+            self.withdraw_if_made(below);
+        }
+        self.drop_unready();
+        for point in out {
             self.make_ready(point);
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exec::schedule::{Fate, Scheduler};
+use crate::key::Digest;
 
 /// A producer whose bytes are damaged again after it was run again has a broken disk below it.
 const REPAIRS: usize = 2;
@@ -58,20 +59,47 @@ impl Scheduler<'_> {
             self.before.insert(point, digest);
         }
         self.fates.insert(point, Fate::Waiting);
-        // What waits for it is not ready any more.
+        self.drop_unready();
+        self.make_ready(point);
+    }
+
+    /// What waits for a point that was there and is not is not ready any more.
+    pub(super) fn drop_unready(&mut self) {
         let mut ready = std::mem::take(&mut self.ready);
         ready.retain(|p| self.has_inputs(self.order[*p]));
         self.ready = ready;
-        self.make_ready(point);
+    }
+
+    /// [`Scheduler::withdraw`], where there is a result. What runs is asked about when it ends.
+    pub(super) fn withdraw_if_made(&mut self, point: usize) {
+        if matches!(self.fates.get(&point), Some(Fate::Cached | Fate::Executed)) {
+            self.withdraw(point);
+        }
     }
 
     /// A point came out with other bytes than before: what was already made of the old ones is looked up, or made, anew.
     pub(super) fn withdraw_below(&mut self, point: usize) {
-        self.compare_anew();
+        self.compare_anew(point);
         for below in self.planner.graph.dependents(point) {
-            if matches!(self.fates.get(&below), Some(Fate::Cached | Fate::Executed)) {
-                self.withdraw(below);
-            }
+            self.withdraw_if_made(below);
         }
+    }
+
+    /// What a point reads: of those that were pruned, none.
+    pub(super) fn inputs_now(&self, point: usize) -> BTreeMap<usize, Option<Digest>> {
+        let inputs = self.planner.graph.inputs(point);
+        inputs.into_iter().map(|p| (p, self.known.outputs.get(&p).copied())).collect()
+    }
+
+    /// Whether what a job read is not what is there now. An input that is made again is taken to come out as before: if it
+    /// does not, what was made of it is withdrawn then.
+    pub(super) fn is_outdated(&self, read: &BTreeMap<usize, Option<Digest>>) -> bool {
+        read.iter().any(|(input, read)| {
+            if self.known.out.contains(input) {
+                return read.is_some();
+            }
+            let now = self.known.outputs.get(input).or_else(|| self.before.get(input));
+            now.is_none() || now != read.as_ref()
+        })
     }
 }

@@ -23,6 +23,7 @@ use crate::exec::worker::{Done, Failure, Job, Shared};
 use crate::key::{Components, Digest, Key};
 use crate::plan::{Decision, Known, Ladder, Plan, Planner};
 use crate::spec::PointInput;
+use crate::stage::Cancel;
 use crate::store::{Holder, Lease, LeaseOutcome, ResultRecord};
 
 /// How often a held key is asked for again, and a cancellation is noticed.
@@ -67,6 +68,8 @@ struct Started {
     states: Vec<Key>,
     /// Once it ended: the seconds it took, and the bytes that are to be committed.
     ended: Option<(f64, usize)>,
+    /// The digests of its inputs as it started: they may have been replaced since.
+    read: BTreeMap<usize, Option<Digest>>,
     /// The repairs of its inputs as it started: what it finds damaged may have been mended since.
     repairs: BTreeMap<usize, usize>,
 }
@@ -156,7 +159,7 @@ impl<'a> Scheduler<'a> {
     pub(crate) fn run(&mut self) -> Result<()> {
         let (sender, receiver) = channel();
         std::thread::scope(|scope| {
-            let mut crew = Crew::new(scope, self.shared, sender);
+            let mut crew = Crew::new(scope, self.shared, sender)?;
             let ended = self.work(&mut crew, &receiver);
             if ended.is_err() {
                 // Whatever still runs must end before the scope can be left, and what it did counts.
@@ -176,6 +179,7 @@ impl<'a> Scheduler<'a> {
             self.stopping |= self.shared.cancel.is_cancelled();
             let held = if self.stopping { false } else { self.start_what_is_ready(crew)? };
             if !self.is_busy() && !held {
+                self.forgets_nobody();
                 return Ok(());
             }
             let mut heard = receiver.try_recv().ok();
@@ -188,6 +192,18 @@ impl<'a> Scheduler<'a> {
                 self.hear(news, crew)?;
                 heard = receiver.try_recv().ok();
             }
+        }
+    }
+
+    /// Whatever is over, nobody waits for something that won't happen: that would be an error of ours, and is said to be one.
+    fn forgets_nobody(&mut self) {
+        if self.stopping || self.error.is_some() {
+            return;
+        }
+        if let Some(point) = self.order.iter().copied().find(|p| self.fates[p] == Fate::Waiting) {
+            let message = format!("internal error: `{}` was never run", self.name(point));
+            let hint = "run again: what was finished is cached; please report this";
+            self.failed(point, Error::new(Category::StageFailed, message).hint(hint));
         }
     }
 
@@ -226,11 +242,12 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    pub(crate) fn status(&self) -> Status {
+    /// How the run ended. `asked` is what the user stops everything with.
+    pub(crate) fn status(&self, asked: &Cancel) -> Status {
         let storage_failed = self.error.as_ref().is_some_and(|e| e.category == Category::Storage);
         if self.fates.values().all(|f| matches!(f, Fate::Cached | Fate::Executed | Fate::Pruned)) {
             Status::Ok
-        } else if self.shared.cancel.is_cancelled() && !storage_failed {
+        } else if asked.is_cancelled() && !storage_failed {
             Status::Interrupted
         } else {
             Status::Failed
@@ -283,7 +300,8 @@ impl<'a> Scheduler<'a> {
         self.fates.insert(point, Fate::Running);
         let repairs = job.inputs.values().flatten().map(|(p, _)| (*p, self.repaired(*p))).collect();
         let states = job.components.states();
-        self.started.insert(point, Started { at: Instant::now(), key, states, ended: None, repairs });
+        let read = self.inputs_now(point);
+        self.started.insert(point, Started { at: Instant::now(), key, states, ended: None, read, repairs });
         crew.start(job);
     }
 
@@ -325,7 +343,9 @@ impl<'a> Scheduler<'a> {
             return Ok(Next::Settled);
         }
         let cached = epochs.map_or(0, |e| e.cached);
-        if self.computing.contains_key(&key) || self.is_under_way(&components, cached) {
+        // What is made afresh takes nothing over from another.
+        let is_under_way = !self.is_fresh(point, rung) && self.is_under_way(&components, cached);
+        if self.computing.contains_key(&key) || is_under_way {
             return Ok(Next::Busy);
         }
         let inputs: Vec<usize> = self.planner.graph.inputs(point);
@@ -360,6 +380,12 @@ impl<'a> Scheduler<'a> {
         self.started.values().any(|other| epochs(other) as u64 > cached)
     }
 
+    /// Whether it is made again from its beginning. On the way to a decision it goes on from what is there: what is made
+    /// again is the result.
+    fn is_fresh(&self, point: usize, rung: Option<u64>) -> bool {
+        self.wishes.forced.contains(&point) && rung.is_none()
+    }
+
     fn remakes(&self, point: usize) -> bool {
         self.wishes.forced.contains(&point) || self.repairs.contains_key(&point)
     }
@@ -389,8 +415,7 @@ impl<'a> Scheduler<'a> {
             Some(_) => self.pinned.get_or_insert_with(|| pinned_epochs(self.planner, &self.order)).get(&point).cloned(),
             None => None,
         };
-        // On the way to a decision it goes on from what is there; what is made again is the result.
-        let fresh = self.wishes.forced.contains(&point) && rung.is_none();
+        let fresh = self.is_fresh(point, rung);
         let threads = self.room.threads_for(point, self.started.is_empty() && self.ready.len() == 1);
         Job { point, components, inputs, pinned: pinned.unwrap_or_default(), fresh, threads, rung }
     }
@@ -426,6 +451,12 @@ impl<'a> Scheduler<'a> {
                 let metrics = record.manifest.metrics.clone();
                 let (stage, key, digest) = (self.name(point), record.key, record.digest);
                 self.shared.listener.event(&Event::StageFinished { stage, key, digest, seconds, metrics });
+                if started.is_some_and(|s| self.is_outdated(&s.read)) {
+                    // It stays in the store, under a key that nobody asks for now.
+                    self.fates.insert(point, Fate::Waiting);
+                    self.make_ready(point);
+                    return Ok(());
+                }
                 if !self.planner.graph.dependents(point).is_empty() {
                     self.records.insert(point, Arc::new(record));
                 }

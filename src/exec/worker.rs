@@ -1,5 +1,6 @@
 //! Runs one stage: gives it its context and catches what may happen; and commits what stages made, several at a time.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -63,6 +64,18 @@ pub(crate) struct Failure {
     pub damaged: BTreeSet<usize>,
 }
 
+impl Failure {
+    /// It failed with this.
+    pub(crate) fn of(error: Error) -> Self {
+        Self { error, interrupted: false, at_rung: None, damaged: BTreeSet::new() }
+    }
+}
+
+/// What a panic said.
+pub(crate) fn said(panic: &(dyn Any + Send)) -> Option<&str> {
+    panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied())
+}
+
 /// What a job made, not yet in the store.
 pub(crate) struct Made {
     pub point: usize,
@@ -100,8 +113,8 @@ impl Shared<'_> {
         // Whatever happens in there, the scheduler must hear that the job ended.
         let outcome =
             catch_unwind(AssertUnwindSafe(|| self.try_execute(&job, &damaged, &at_rung))).unwrap_or_else(|panic| {
-                let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-                Err(StageError::failed(format!("internal error: {}", said.unwrap_or("the stage panicked"))))
+                let said = said(&*panic).unwrap_or("the stage panicked");
+                Err(StageError::failed(format!("internal error: {said}")))
             });
         match outcome {
             Ok(artifact) => {
@@ -217,18 +230,25 @@ impl Shared<'_> {
         }
     }
 
-    /// Puts what stages made into the store, all of it durable together. If that fails, each is tried by itself, so that
-    /// one can't spoil the others.
+    /// Puts what stages made into the store, all of it durable together. If that fails for what may be one's own fault, each
+    /// is tried by itself, so that one can't spoil the others; what fails the cache fails all of them.
     pub(crate) fn commit(&self, made: &[Made]) -> Vec<Done> {
-        let done = |made: &Made, outcome: Result<ResultRecord, StoreError>| {
-            let failure =
-                |e| Failure { error: Error::from(e), interrupted: false, at_rung: None, damaged: BTreeSet::new() };
-            Done { point: made.point, outcome: outcome.map_err(failure) }
+        let done = |made: &Made, outcome: Result<ResultRecord, Error>| Done {
+            point: made.point,
+            outcome: outcome.map_err(Failure::of),
         };
         match self.into.commit_all(made.iter().map(|m| self.new_result(m)).collect()) {
             Ok(records) => made.iter().zip(records).map(|(m, record)| done(m, Ok(record))).collect(),
-            Err(error) if made.len() == 1 => made.iter().zip([error]).map(|(m, error)| done(m, Err(error))).collect(),
-            Err(_) => made.iter().map(|m| done(m, self.into.commit(self.new_result(m)))).collect(),
+            // A full disk may have room for the small ones.
+            Err(StoreError::Full { .. } | StoreError::NotFound(_) | StoreError::Damaged { .. }) if made.len() > 1 => {
+                let alone = |m| done(m, self.into.commit(self.new_result(m)).map_err(Error::from));
+                made.iter().map(alone).collect()
+            }
+            Err(error) => {
+                let error = Error::from(error);
+                let same = || Error { hint: error.hint.clone(), ..Error::new(error.category, error.with_causes()) };
+                made.iter().map(|m| done(m, Err(same()))).collect()
+            }
         }
     }
 

@@ -146,6 +146,19 @@ impl Ladder {
         }
     }
 
+    /// The figures of these points count no more, since what they were trained on changed: all is judged anew.
+    pub fn forget(&mut self, points: &BTreeSet<usize>) {
+        for member in &mut self.members {
+            member.verdicts.fill(None);
+            if points.contains(&member.point) {
+                member.values.fill(None);
+            }
+        }
+        for rung in &mut self.rungs {
+            (rung.next, rung.sorted) = (0, vec![]);
+        }
+    }
+
     /// How a point stands, as far as is known by now.
     pub fn standing(&mut self, point: usize) -> Standing {
         self.judge();

@@ -19,7 +19,8 @@
 //! are of one number.
 //!
 //! Whole numbers: a range between integers has integers where all its values are whole (`{ from = 8, to = 64, steps = 4,
-//! scale = "log" }` is 8, 16, 32, 64), else floats. `integer = true` makes them whole in any case: a range is rounded, with
+//! scale = "log" }` is 8, 16, 32, 64), else floats. `integer = true` makes them whole in any case, between ends that are: a
+//! range is rounded, with
 //! `uniform` each integer from a to b has the same chance, with `log_uniform` the integer n that of [n, n + 1).
 
 use std::collections::BTreeMap;
@@ -209,6 +210,11 @@ impl Reading<'_, '_> {
             }
         }
         if !self.ends_are_fine(["from", "to"], ends, log) || steps < 2 {
+            return vec![];
+        }
+        if let (true, Some(end)) = (integer, (0..2).find(|i| whole(ends[*i]).is_none())) {
+            let message = "with `integer` both ends of a range must be whole numbers";
+            self.params.error(["from", "to"][end], message, "{ from = 1, to = 10, steps = 4, integer = true }");
             return vec![];
         }
         let values = (0..steps).map(|i| between(ends, i, steps - 1, log));

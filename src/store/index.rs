@@ -141,6 +141,11 @@ pub(super) fn put_result(batch: &mut sled::Batch, record: &ResultRecord) -> Resu
     Ok(())
 }
 
+/// Removes what tells a hit: the record does it then.
+pub(super) fn remove_usable(batch: &mut sled::Batch, key: &Key) {
+    batch.remove(name(b'u', &[&key.0]));
+}
+
 /// Removes a result's entry, and its place among the similar ones.
 pub(super) fn remove_result(batch: &mut sled::Batch, record: &ResultRecord) {
     batch.remove(name(b'r', &[&record.key.0]));

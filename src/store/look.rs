@@ -3,7 +3,8 @@
 //! Beside each result's record stands a compact entry with no more than what tells a hit: 'u' ‖ key → digest ‖ lineage ‖
 //! whether it relies on blobs (41 bytes instead of some thousand, and nothing to parse). The two are written and removed in
 //! one batch, and the entry is removed when the result is found damaged, so it never promises what the record doesn't hold.
-//! A record without one (written before there were such entries) is read itself.
+//! A record without one (written before there were such entries, or to a cache of an earlier format, whose vadpipe would leave
+//! the entry behind) is read itself.
 
 use std::sync::Arc;
 

@@ -1,10 +1,11 @@
 //! Results: looking them up and storing them.
 
 use std::collections::BTreeMap;
+use std::fs;
 
 use super::lock::Sharing;
 use super::record::now_ms;
-use super::{NewResult, Result, ResultRecord, Store, StoreError, index};
+use super::{FORMAT, NewResult, Result, ResultRecord, Store, StoreError, index};
 use crate::artifact::Manifest;
 use crate::key::{Components, Key};
 
@@ -96,14 +97,27 @@ impl Store {
             }
         };
         let records: Vec<ResultRecord> = new.into_iter().zip(manifests).map(record).collect();
+        // A vadpipe that still reads an earlier format would remove a result and leave behind what tells a hit.
+        let compact = self.has_our_format()?;
         self.inner.change_index(|_, batch| {
             for record in &records {
                 index::put_result(batch, record)?;
+                if !compact {
+                    index::remove_usable(batch, &record.key);
+                }
                 index::put_newest(batch, &record.pipeline, &record.point, &record.key);
             }
             Ok(())
         })?;
         Ok(records)
+    }
+
+    /// Whether no earlier vadpipe writes to this cache.
+    fn has_our_format(&self) -> Result<bool> {
+        self.inner.prepare()?;
+        let path = self.inner.dir.join("FORMAT");
+        let text = fs::read_to_string(&path).map_err(StoreError::io("can't read", &path))?;
+        Ok(text.trim().parse() == Ok(FORMAT))
     }
 
     /// Notes that these points used these results, so that [`Store::newest`] follows: `(point, key)`. Writes only what

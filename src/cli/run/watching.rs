@@ -17,7 +17,7 @@ use crate::cli::project::Project;
 use crate::cli::ui::{DIM, Ui, paint};
 use crate::error::{Category, Result};
 use crate::key::Digest;
-use crate::plan::PipelineFiles;
+use crate::plan::{PipelineFiles, with_rivals};
 use crate::stage::{Cancel, Files};
 
 /// How often files are looked at.
@@ -103,13 +103,13 @@ fn stamp(path: &Path) -> Stamp {
     Some((m.size(), m.mtime(), m.mtime_nsec(), m.ino()))
 }
 
-/// The files and folders that the wanted points name, there or not.
+/// The files and folders that the wanted points name, and those that decide about them; there or not.
 fn named(project: &Project) -> BTreeSet<PathBuf> {
     let files = Recorder {
         files: PipelineFiles { store: &project.store, base: &project.spec.base },
         named: RefCell::default(),
     };
-    for point in &project.wanted {
+    for point in with_rivals(&project.spec, &project.graph, &project.wanted).iter() {
         // What can't be read is said by the run, and is waited for here.
         let _ = project.spec.points[*point].parsed.stage.contents(&files);
     }

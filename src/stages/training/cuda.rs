@@ -124,10 +124,9 @@ impl Training<'_> {
     fn noise(&self, context: &Context<'_>, Position { epoch, step }: Position, batch: usize) -> Vec<f32> {
         let Some(distribution) = self.latents.distribution() else { return Vec::new() };
         let dim = self.latent_dim();
-        let purpose = format!("{} noise", self.purpose);
         let mut noise = vec![0.0; self.images.count * dim];
         noise.par_chunks_mut(batch * dim).enumerate().skip(step as usize).for_each(|(step, noise)| {
-            distribution.noise(&mut context.streams.stream(&purpose, epoch, step as u64), noise);
+            distribution.noise(&mut context.streams.stream(&self.noise, epoch, step as u64), noise);
         });
         noise
     }
