@@ -388,6 +388,20 @@ mod tests {
         assert_eq!(ends(&mut ladder, 3), [None, Some(1), None]);
     }
 
+    #[test]
+    fn what_is_forgotten_is_judged_anew_and_what_failed_stays_so() {
+        let mut ladder = Ladder::new(&prune(&[1], 2, Mode::Min), 0..4);
+        [(0, 0.5), (1, 0.6), (3, 0.7)].into_iter().for_each(|(point, value)| ladder.tell(point, &[value]));
+        ladder.fail(2);
+        assert!(matches!(ladder.standing(1), Standing::Pruned(_)) && matches!(ladder.standing(3), Standing::Pruned(_)));
+        ladder.forget(&BTreeSet::from([0]));
+        assert_eq!(ladder.standing(0), Standing::Below { epoch: 1 });
+        assert_eq!(ladder.standing(1), Standing::Undecided { epoch: 1 });
+        ladder.tell(0, &[0.9]);
+        assert_eq!(ladder.standing(1), Standing::GoesOn);
+        assert_eq!(ladder.compared(3, 1), [(0, 0.9), (1, 0.6), (3, 0.7)]);
+    }
+
     /// The definition at the top of this file, word by word.
     fn by_definition(curves: &[Vec<f64>], rungs: &[u64], reduction: u64) -> Vec<Option<u64>> {
         let mut end = vec![None; curves.len()];

@@ -281,6 +281,21 @@ m = { uniform = [0, 1], samples = 4, together = "t" }
 }
 
 #[test]
+fn a_range_of_integers_has_whole_ends() {
+    assert_snapshot!(wrong(&pipeline("n = { from = 1, to = 4.5, steps = 3, integer = true }")), @r#"
+    error: with `integer` both ends of a range must be whole numbers
+     --> p.toml:6:20
+      |
+    6 | n = { from = 1, to = 4.5, steps = 3, integer = true }
+      |                      ^^^
+      |
+      = help: { from = 1, to = 10, steps = 4, integer = true }
+    "#);
+    let far = wrong(&pipeline("n = { from = 1, to = 1e20, steps = 3, integer = true }"));
+    assert!(far.contains("must be whole numbers"), "{far}");
+}
+
+#[test]
 fn an_explosion_is_refused_with_the_product_that_it_is() {
     let axis = |name: &str, n: usize| format!("{name} = {{ from = 1, to = {n}, steps = {n} }}\n");
     let of = |a, b, c| axis("lr", a) + &axis("kl", b) + &axis("d", c);
