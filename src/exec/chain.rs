@@ -144,7 +144,11 @@ impl Chain for StoredChain<'_> {
         let record = self.store.put_state(&self.states, stored, self.numerics, pinned, tensors)?;
         let before = self.lock().last.take();
         if let Some(old) = before {
-            self.store.remove_superseded(&old, &record)?;
+            // The new state is durable: a training doesn't fail for what is only left lying about.
+            if let Err(error) = self.store.remove_superseded(&old, &record) {
+                let what = format!("an earlier state of {} could not be removed", self.stage);
+                self.listener.event(&Event::Warning { message: format!("{what}: {error}; `vadpipe gc` removes it") });
+            }
         }
         let mut moving = self.lock();
         moving.last = Some(record).filter(|r| !r.pinned);

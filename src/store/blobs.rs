@@ -303,8 +303,9 @@ pub(super) fn copy(from: &At<'_>, to: &At<'_>, blobs: &BTreeSet<BlobKey>) -> Res
 /// prefix that belongs to; none if the blob could not be had.
 fn copy_one(from: &At<'_>, to: &At<'_>, entry: &BlobEntry) -> Result<Option<(u8, List)>, Failure> {
     if let Some(located) = packs::locate(from.db, from.path, entry)? {
-        let verified = located.and_then(|l| l.read(0).map(|_| l.into_list()));
-        return Ok(verified.ok().map(|list| (b'l', list)));
+        // A pack that can't be opened at this moment may be whole: that is an error, and ends the copying.
+        let Ok(located) = located else { return Ok(None) };
+        return Ok(located.read(0)?.ok().map(|_| (b'l', located.into_list())));
     }
     let Ok(bytes) = read(from.db, entry)? else { return Ok(None) };
     if !packs::is_packed(entry.size) {

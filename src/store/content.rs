@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use super::blobs::{self, Flaw, Source};
 use super::database::Failure;
-use super::inner::things;
+use super::inner::{is_there, things};
 use super::pack_writer::{self, Written};
 use super::{Result, Store, StoreError, packs, small};
 use crate::artifact::{Artifact, BlobEntry, Manifest, Tensor, TensorEntry};
@@ -16,9 +16,13 @@ use crate::key::Digest;
 
 /// So often a write begins anew because what it took for stored was removed meanwhile.
 const ATTEMPTS: usize = 3;
+/// So often a read begins anew because what it was about to read was moved meanwhile.
+const MOVES: usize = 20;
 
 /// A blob's bytes: the first so many, if they were asked for apart, and the others.
 pub(super) type Parts = (Vec<u8>, Vec<u8>);
+/// The folder of the chunk database, and where in it a blob's pieces are, as a read went by them.
+type Seen = (PathBuf, Option<packs::Places>);
 
 impl Store {
     /// A tensor's verified content.
@@ -65,28 +69,45 @@ impl Store {
             Some(Err(why)) => Some(why),
             None => None,
         };
-        // A database is not made to look for something in it.
-        let found = match self.inner.chunks_path()?.exists() {
-            true => self.find_among_chunks(entry, head)?,
-            false => Err(Flaw::new("it is missing")),
-        };
-        Ok(found.map_err(|flaw| small.map_or(flaw, Flaw::new)))
+        let mut before: Option<Seen> = None;
+        for _ in 0..MOVES {
+            let (found, seen) = self.find_among_chunks(entry, head)?;
+            let flaw = match found {
+                Ok(parts) => return Ok(Ok(parts)),
+                Err(flaw) => flaw,
+            };
+            // A collection (of another process, too) moves and removes what is read beside it. Only what is not as it should
+            // be in the same place twice is a flaw.
+            if seen.is_none() || seen == before {
+                return Ok(Err(small.map_or(flaw, Flaw::new)));
+            }
+            before = seen;
+        }
+        let why = "what is stored is moved again and again while it is read".to_owned();
+        Err(StoreError::Database { path: self.inner.chunks_path()?, why })
     }
 
-    fn find_among_chunks(&self, entry: &BlobEntry, head: usize) -> Result<Result<Parts, Flaw>> {
+    /// A blob among the chunks and in packs. A flaw comes with what the read went by, unless that can't have changed.
+    fn find_among_chunks(&self, entry: &BlobEntry, head: usize) -> Result<(Result<Parts, Flaw>, Option<Seen>)> {
         /// Where it was found.
         enum Found {
-            Packed(Result<packs::Located, Flaw>),
+            Packed(PathBuf, packs::Located),
             Chunked(Result<Vec<u8>, Flaw>),
         }
+        let path = self.inner.chunks_path()?;
+        // A database is not made to look for something in it.
+        if !is_there(&path)? {
+            return Ok((Err(Flaw::new("it is missing")), Some((path, None))));
+        }
         let found = self.inner.chunks(|o| match packs::locate(&o.db, o.path(), entry)? {
-            Some(located) => Ok(Found::Packed(located)),
+            Some(Ok(located)) => Ok(Found::Packed(o.path().to_owned(), located)),
+            Some(Err(flaw)) => Ok(Found::Chunked(Err(flaw))),
             None => Ok(Found::Chunked(blobs::read(&o.db, entry)?)),
         })?;
-        // The packs are open: others may have the database while they are read.
+        // Others may have the database while packs are read.
         Ok(match found {
-            Found::Packed(located) => located.and_then(|located| located.read(head)),
-            Found::Chunked(bytes) => bytes.map(|bytes| (Vec::new(), bytes)),
+            Found::Packed(path, located) => (located.read(head)?, Some((path, Some(located.places())))),
+            Found::Chunked(bytes) => (bytes.map(|bytes| (Vec::new(), bytes)), None),
         })
     }
 

@@ -391,7 +391,9 @@ pub(super) fn set_aside(path: &Path) -> Result<PathBuf> {
     loop {
         let aside = path.with_file_name(format!("{name}-damaged-{n}"));
         if !aside.exists() {
-            fs::rename(path, &aside).map_err(StoreError::io("can't set aside", path))?;
+            let folder = path.parent().unwrap_or(Path::new("."));
+            let renamed = fs::rename(path, &aside).and_then(|()| File::open(folder)?.sync_all());
+            renamed.map_err(StoreError::io("can't set aside", path))?;
             return Ok(aside);
         }
         n += 1;

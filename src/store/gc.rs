@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use super::inner::{failed, things};
+use super::inner::{failed, is_there, things};
 use super::lock::Sharing;
 use super::record::BlobEntries;
 use super::roots::Live;
@@ -25,7 +25,7 @@ impl Store {
     /// # Errors
     /// If the cache is in use (and we don't wait) or can't be written. Then nothing has been removed.
     pub fn gc(&self, policy: &GcPolicy) -> Result<GcReport> {
-        if !self.inner.dir.join("index").exists() {
+        if !self.inner.has_index()? {
             return Ok(GcReport::default());
         }
         let _alone = self.inner.collect_lock(Sharing::Exclusive)?;
@@ -102,7 +102,7 @@ impl Store {
         let lost = inner.chunks_alone(|old_path| {
             let generation = inner.next_generation();
             let new_path = inner.generation_path(generation);
-            let lost = match old_path.exists() {
+            let lost = match is_there(old_path)? {
                 true => copy_chunks(self, old_path, &new_path, keep).inspect_err(|_| {
                     // What was begun only takes space, which may be what is short.
                     let _ = fs::remove_dir_all(&new_path);
@@ -147,6 +147,7 @@ fn state_bytes(states: &[StateRecord], others: &BTreeSet<Digest>) -> u64 {
 }
 
 fn copy_chunks(store: &Store, from: &Path, to: &Path, keep: &BTreeSet<blobs::BlobKey>) -> Result<BTreeSet<Digest>> {
+    store.inner.raise_format_for(keep)?;
     let old = store.inner.open_chunks(from)?;
     let new = store.inner.open_chunks(to)?;
     let (from, to) = (blobs::At { db: &old, path: from }, blobs::At { db: &new, path: to });

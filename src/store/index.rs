@@ -257,7 +257,13 @@ pub(super) fn copy(from: &sled::Db, to: &sled::Db) -> Result<usize> {
     let mut copied = 0;
     let mut entries = from.iter();
     // A panic is a flaw, too.
-    while let Ok(Some(Ok((name, value)))) = quiet::catch(|| entries.next()) {
+    while let Ok(Some(entry)) = quiet::catch(|| entries.next()) {
+        let (name, value) = match entry.map_err(Failure::from) {
+            Ok(entry) => entry,
+            Err(Failure::Broken(_)) => break,
+            // A failing disk: another time there may be more.
+            Err(other) => return Err(other),
+        };
         to.insert(name, value)?;
         copied += 1;
     }

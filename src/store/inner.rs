@@ -13,11 +13,13 @@ use super::database::{self, Database, Failure, Opened, Place, flush};
 use super::index::{self, FileRecord};
 use super::lock::{self, Sharing};
 use super::record::BlobEntries;
-use super::{FORMAT, Options, Result, ResultRecord, StoreError, small};
+use super::{FORMAT, Options, Result, ResultRecord, StoreError, packs, small};
 use crate::key::{Digest, Key};
 
 /// How often the closer looks at open databases.
 const TICK: Duration = Duration::from_millis(10);
+/// What could be read of a damaged index, complete, until it takes that one's place.
+const SAVED_INDEX: &str = "index-saved";
 
 pub(super) struct Inner {
     pub(super) dir: PathBuf,
@@ -88,6 +90,11 @@ impl Inner {
         Ok(())
     }
 
+    /// [`Inner::raise_format`] if some of these blobs belong in packs.
+    pub(super) fn raise_format_for(&self, blobs: &BTreeSet<BlobKey>) -> Result<()> {
+        if blobs.iter().any(|b| packs::is_packed(b.1)) { self.raise_format() } else { Ok(()) }
+    }
+
     pub(super) fn warn(&self, warning: String) {
         let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
         if !warnings.contains(&warning) {
@@ -109,10 +116,15 @@ impl Inner {
 
     /// Reads the index; where there is none, that is the default.
     pub(super) fn read_index<T: Default>(self: &Arc<Self>, f: impl Fn(&sled::Db) -> Result<T, Failure>) -> Result<T> {
-        if !self.dir.join("index").exists() {
+        if !self.has_index()? {
             return Ok(T::default());
         }
         self.index(|o| f(&o.db))
+    }
+
+    /// Whether there is an index, be it one that was saved from a damaged one and is not yet in its place.
+    pub(super) fn has_index(&self) -> Result<bool> {
+        Ok(is_there(&self.dir.join("index"))? || is_there(&self.dir.join(SAVED_INDEX))?)
     }
 
     /// Writes to the index in one piece, durably.
@@ -303,6 +315,27 @@ pub(super) fn failed(failure: Failure, path: &Path) -> StoreError {
     }
 }
 
+/// Whether there is something at this path. Where that can't be told (a folder that may not be read, say), it is an error:
+/// what is taken for gone is made again.
+pub(super) fn is_there(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(|source| StoreError::Io { what: format!("can't read {}", path.display()), source })
+}
+
+/// Removes a folder if it is there.
+fn remove_folder(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("can't remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Renames a folder within the cache's, durably.
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    let folder = to.parent().unwrap_or(Path::new("."));
+    let renamed = fs::rename(from, to).and_then(|()| File::open(folder)?.sync_all());
+    renamed.map_err(StoreError::io("can't rename", from))
+}
+
 /// Writes a file so that it is there as a whole or not at all.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
@@ -320,25 +353,42 @@ struct IndexPlace<'a>(&'a Arc<Inner>);
 
 impl Place for IndexPlace<'_> {
     fn path(&self) -> Result<PathBuf> {
-        Ok(self.0.dir.join("index"))
+        let (path, saved) = (self.0.dir.join("index"), self.0.dir.join(SAVED_INDEX));
+        // Somebody was killed between the two renames of `replace`.
+        if !is_there(&path)? && is_there(&saved)? {
+            rename(&saved, &path)?;
+        }
+        Ok(path)
     }
 
-    /// Saves what entries can be read.
+    /// Saves what entries can be read. They are complete under a name of their own before the damaged index goes, so that
+    /// a kill at any moment leaves the one or the other.
     fn replace(&self, path: &Path, why: &str) -> Result<()> {
         let inner = self.0;
         let fresh = inner.dir.join("index-new");
-        if fresh.exists() {
-            fs::remove_dir_all(&fresh).map_err(StoreError::io("can't remove", &fresh))?;
-        }
+        let complete = inner.dir.join(SAVED_INDEX);
+        remove_folder(&fresh)?;
+        remove_folder(&complete)?;
         let saved = inner.index.open_failed(path).and_then(|old| {
             let new = inner.index.open_apart(&fresh)?;
             let n = index::copy(&old, &new)?;
             flush(&new, &fresh).map(|()| n)
         });
-        let aside = database::set_aside(path)?;
-        let saved = saved.unwrap_or(0);
+        let saved = match saved {
+            Ok(saved) => saved,
+            Err(Failure::Broken(_)) => 0,
+            // A full disk, say: everything stays as it was.
+            Err(failure) => {
+                let _ = remove_folder(&fresh);
+                return Err(failed(failure, path));
+            }
+        };
         if saved > 0 {
-            fs::rename(&fresh, path).map_err(StoreError::io("can't rename", &fresh))?;
+            rename(&fresh, &complete)?;
+        }
+        let aside = database::set_aside(path)?;
+        if saved > 0 {
+            rename(&complete, path)?;
         }
         let (path, aside) = (path.display(), aside.display());
         inner.warn(format!(
@@ -355,7 +405,7 @@ impl Place for ChunksPlace<'_> {
     fn path(&self) -> Result<PathBuf> {
         let inner = self.0;
         let path = inner.chunks_path()?;
-        if !path.join("db").exists() {
+        if !is_there(&path.join("db"))? {
             inner.change_index(|db, batch| {
                 let generation = index::generation(db)?;
                 let generation = generation.unwrap_or_else(|| inner.generations().last().copied().unwrap_or(0));
@@ -371,6 +421,7 @@ impl Place for ChunksPlace<'_> {
         let inner = self.0;
         let generation = inner.next_generation();
         let wanted = inner.wanted_blobs()?;
+        inner.raise_format_for(&wanted)?;
         let saved = inner.chunks.open_failed(path).map_err(|f| failed(f, path)).and_then(|old| {
             let to = inner.generation_path(generation);
             let new = inner.open_chunks(&to)?;
@@ -382,9 +433,12 @@ impl Place for ChunksPlace<'_> {
             Ok(lost) => lost,
             Err(StoreError::Database { .. }) => BTreeSet::new(),
             // A full disk, say: everything stays as it was.
-            Err(error) => return Err(error),
+            Err(error) => {
+                let _ = remove_folder(&inner.generation_path(generation));
+                return Err(error);
+            }
         };
-        let aside = database::set_aside(path)?;
+        // First the index, then the folder: after a kill in between, what was saved is in use.
         inner.change_index(|db, batch| {
             let lineage = index::lineage(db)? + u64::from(!opened);
             index::set_chunks(batch, generation, lineage);
@@ -400,8 +454,12 @@ impl Place for ChunksPlace<'_> {
             ),
             false => "what was in it will be made again".to_owned(),
         };
-        let (path, aside) = (path.display(), aside.display());
-        inner.warn(format!("the database {path} is damaged ({why}) and was set aside as {aside}; {what}"));
+        let aside = match database::set_aside(path) {
+            Ok(aside) => format!("was set aside as {}", aside.display()),
+            // It is no more in use, and the next collection removes it.
+            Err(error) => format!("is left behind ({error})"),
+        };
+        inner.warn(format!("the database {} is damaged ({why}) and {aside}; {what}", path.display()));
         Ok(())
     }
 }

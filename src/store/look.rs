@@ -37,7 +37,7 @@ impl Store {
     /// Opens the index, if there is one and nobody else has it, for look-ups that are about to follow: beside other work,
     /// since to open it takes the longer the more it holds. What fails here fails again where it matters.
     pub fn open_ahead(&self) {
-        if self.inner.dir.join("index").exists() && self.inner.index_is_free() {
+        if self.inner.has_index().unwrap_or(false) && self.inner.index_is_free() {
             let _ = self.look(|_| Ok(()));
         }
     }
@@ -49,7 +49,7 @@ impl Store {
     /// If the index can't be read.
     pub fn look<T>(&self, f: impl Fn(&Look<'_>) -> Result<T, LookError>) -> Result<T> {
         let inner = &self.inner;
-        if !inner.dir.join("index").exists() {
+        if !inner.has_index()? {
             let nothing = Look { db: None, inner, lineage: 0, chunks: false };
             return f(&nothing).map_err(|LookError(failure)| failed(failure, &inner.dir));
         }

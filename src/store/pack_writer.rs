@@ -167,10 +167,13 @@ pub(super) fn write(
     let writer = Writer { sources, folder, known, groups, next: AtomicUsize::new(0), work, turned, sync };
     std::thread::scope(|scope| {
         let large = sources.iter().map(|s| s.len() as u64).sum::<u64>() > SYNC;
-        let syncing = large.then(|| scope.spawn(|| writer.sync.run()));
-        let others: Vec<_> =
-            (1..threads().min(writer.groups.len())).map(|_| scope.spawn(|| writer.work_along())).collect();
         let stop = StopAtEnd(&writer.sync);
+        // Where no more threads are to be had, fewer do; without the syncing one, all is synced at the end.
+        let spawn = std::thread::Builder::new;
+        let syncing = large.then(|| spawn().spawn_scoped(scope, || writer.sync.run()).ok()).flatten();
+        let others = (1..threads().min(writer.groups.len()))
+            .map_while(|_| spawn().spawn_scoped(scope, || writer.work_along()).ok())
+            .collect::<Vec<_>>();
         writer.work_along();
         others.into_iter().for_each(|other| drop(other.join()));
         drop(stop);
@@ -179,8 +182,25 @@ pub(super) fn write(
     writer.finish()
 }
 
+/// Makes the others stop if the thread that holds it panics: its group would never have its turn.
+struct FailOnPanic<'a>(&'a Writer<'a>);
+
+impl Drop for FailOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lock().failed.get_or_insert_with(|| self.0.broken());
+            self.0.turned.notify_all();
+        }
+    }
+}
+
 impl Writer<'_> {
+    fn broken(&self) -> StoreError {
+        StoreError::io("can't write to", self.folder)(io::Error::other("a thread failed"))
+    }
+
     fn work_along(&self) {
+        let _guard = FailOnPanic(self);
         loop {
             let i = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(group) = self.groups.get(i) else { return };
@@ -214,7 +234,8 @@ impl Writer<'_> {
             work = self.lock();
             work.target = Some(target);
             work.turn += 1;
-            work.failed = written.err();
+            // Another thread may have failed meanwhile.
+            work.failed = work.failed.take().or(written.err());
             self.turned.notify_all();
         }
     }
@@ -252,7 +273,8 @@ impl Writer<'_> {
     }
 
     fn finish(self) -> Result<Written> {
-        let broken = || StoreError::io("can't write to", self.folder)(io::Error::other("a thread failed"));
+        let folder = self.folder;
+        let broken = || StoreError::io("can't write to", folder)(io::Error::other("a thread failed"));
         let work = self.work.into_inner().unwrap_or_else(PoisonError::into_inner);
         let target = match (work.failed, work.target) {
             (Some(error), _) => return Err(error),

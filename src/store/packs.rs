@@ -16,18 +16,22 @@
 //! the same. It never changes: what loses its last piece is removed, after the places' removal was flushed; what loses
 //! more than half is written again without the rest ([`tidy`]). What was written and never named is removed then, too.
 //! A piece is verified against its name whenever it is read; a pack that is missing, cut short or damaged is a flaw of
-//! the blobs in it, as a missing chunk is.
+//! the blobs in it, as a missing chunk is. Whatever else keeps a pack from being read (no permission, no more open files, a
+//! failing disk) is an error and no flaw: the bytes may be as they were, so nothing is forgotten for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::blobs::{Flaw, List, get, key};
+use super::content::Parts;
 use super::database::{Failure, Opened};
 use super::pack_writer::{self, Pack};
 use super::tree::{self, PIECE};
+use super::{Result, StoreError};
 use crate::artifact::BlobEntry;
 use crate::key::Digest;
 
@@ -83,11 +87,15 @@ pub(super) fn put_places(db: &sled::Db, places: &BTreeMap<Digest, Place>) -> Res
     Ok(db.apply_batch(batch)?)
 }
 
-/// A blob whose pieces were found, with its packs open: they may be removed meanwhile.
+/// Where a blob's pieces are, in their order; or what is wrong with an entry.
+pub(super) type Places = Vec<Result<Place, String>>;
+
+/// A blob whose pieces were found. Its packs are opened one by one as they are read, and may be removed until then: a
+/// flaw is one only if the blob is still in the same places afterwards.
 pub(super) struct Located {
     list: List,
-    places: Vec<Result<Place, String>>,
-    packs: BTreeMap<Digest, Result<File, String>>,
+    places: Places,
+    folder: PathBuf,
 }
 
 /// Looks for a blob's pieces; none if the database has no list of them.
@@ -106,27 +114,39 @@ pub(super) fn locate(
     let Some(list) = list.filter(right) else {
         return Ok(Some(Err(Flaw::new("its list of pieces is damaged"))));
     };
-    let mut located = Located { places: Vec::with_capacity(list.chunks.len()), packs: BTreeMap::new(), list };
+    let mut located = Located { places: Vec::with_capacity(list.chunks.len()), folder: folder(database), list };
     for piece in &located.list.chunks {
         let place = match get(db, &key(b'p', piece))? {
             Ok(found) => found.and_then(|bytes| Place::decode(&bytes)).ok_or_else(|| "is missing".to_owned()),
             Err(flaw) => Err(format!("can't be found ({})", flaw.why)),
         };
-        if let Ok(place) = &place {
-            let path = folder(database).join(place.pack.to_string());
-            located.packs.entry(place.pack).or_insert_with(|| File::open(path).map_err(|e| pack_trouble(&e)));
-        }
         located.places.push(place);
     }
     Ok(Some(Ok(located)))
 }
 
-fn pack_trouble(e: &io::Error) -> String {
-    match e.kind() {
-        io::ErrorKind::NotFound => "is missing (its pack is gone)".to_owned(),
-        io::ErrorKind::UnexpectedEof => "is missing (its pack is cut short)".to_owned(),
-        _ => format!("can't be read ({e})"),
+/// Why a piece was not read.
+enum Trouble {
+    /// It is damaged or gone: the end of a sentence.
+    Flaw(String),
+    /// Nobody knows how it is.
+    Error(io::Error),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(e: io::Error) -> Self {
+        match e.kind() {
+            io::ErrorKind::NotFound => Self::Flaw("is missing (its pack is gone)".to_owned()),
+            io::ErrorKind::UnexpectedEof => Self::Flaw("is missing (its pack is cut short)".to_owned()),
+            _ => Self::Error(e),
+        }
     }
+}
+
+/// A pack can't be read, which says nothing of what is in it.
+fn unreadable(pack: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let what = format!("can't read {}", pack.display());
+    |source| StoreError::Io { what, source }
 }
 
 /// A piece to be read, and the two parts of memory where it goes.
@@ -140,10 +160,20 @@ impl Located {
         self.list
     }
 
+    /// The places, to see whether they change.
+    pub(super) fn places(&self) -> Places {
+        self.places.clone()
+    }
+
     /// The blob's verified bytes: the first `head` of them, and the rest. On several threads; each verifies a piece while
-    /// that is in its cache.
-    pub(super) fn read(&self, head: usize) -> Result<(Vec<u8>, Vec<u8>), Flaw> {
-        let size = usize::try_from(self.list.size).map_err(|_| Flaw::new("it is larger than memory"))?;
+    /// that is in its cache, and has one pack open at a time.
+    ///
+    /// # Errors
+    /// If a pack can't be read for a reason that is no flaw of its.
+    pub(super) fn read(&self, head: usize) -> Result<Result<Parts, Flaw>> {
+        let Ok(size) = usize::try_from(self.list.size) else {
+            return Ok(Err(Flaw::new("it is larger than memory")));
+        };
         // The header of a tensor is shorter than a piece; whoever asks for more than that has the wrong blob.
         let head = if head < PIECE.min(size) { head } else { 0 };
         let (mut first, mut rest) = (vec![0; head], vec![0; size - head]);
@@ -153,53 +183,66 @@ impl Located {
         let others = others.chunks_mut(PIECE).enumerate();
         jobs.extend(others.map(|(i, part)| Job { index: i + 1, parts: [&mut [], part] }));
         let threads = if size < ALONE { 1 } else { pack_writer::threads() };
-        let share = jobs.len().div_ceil(threads);
-        let mut flaws: Vec<(usize, String)> = std::thread::scope(|scope| {
-            let mut shares = Vec::new();
-            while !jobs.is_empty() {
-                let rest = jobs.split_off(share.min(jobs.len()));
-                shares.push(std::mem::replace(&mut jobs, rest));
+        let jobs = Mutex::new(jobs.into_iter());
+        let run = || -> Result<Vec<(usize, String)>> {
+            let (mut flaws, mut last) = (Vec::new(), None);
+            loop {
+                let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(job) = job else { return Ok(flaws) };
+                let index = job.index;
+                match self.fill(job, &mut last)? {
+                    Ok(()) => {}
+                    Err(why) => flaws.push((index, why)),
+                }
             }
-            let own = shares.pop();
-            let run = |share: Vec<Job<'_>>| share.into_iter().filter_map(|job| self.fill(job)).collect::<Vec<_>>();
-            let others: Vec<_> = shares.into_iter().map(|share| scope.spawn(move || run(share))).collect();
-            let mut flaws = own.map(run).unwrap_or_default();
-            for other in others {
-                flaws.extend(other.join().unwrap_or_else(|_| vec![(0, "can't be read (a thread failed)".to_owned())]));
-            }
-            flaws
+        };
+        let found: Result<Vec<Vec<(usize, String)>>> = std::thread::scope(|scope| {
+            // Where no more threads are to be had, fewer do.
+            let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, run).ok();
+            let others: Vec<_> = (1..threads).map_while(spawn).collect();
+            let failed = || Err(unreadable(&self.folder)(io::Error::other("a thread failed")));
+            let own = run();
+            let others = others.into_iter().map(|other| other.join().unwrap_or_else(|_| failed()));
+            std::iter::once(own).chain(others).collect()
         });
+        let mut flaws = found?.concat();
         flaws.sort();
-        match flaws.first() {
+        Ok(match flaws.first() {
             None => Ok((first, rest)),
             Some((i, why)) => Err(Flaw {
                 why: format!("piece {} of {} {why}", i + 1, self.places.len()),
                 chunks: flaws.iter().map(|(i, _)| self.list.chunks[*i]).collect(),
             }),
-        }
+        })
     }
 
-    /// Reads and verifies a piece; says what is wrong with it.
-    fn fill(&self, job: Job<'_>) -> Option<(usize, String)> {
+    /// Reads and verifies a piece; says what is wrong with it. `last` is the pack that is open.
+    fn fill(&self, job: Job<'_>, last: &mut Option<(Digest, File)>) -> Result<Result<(), String>> {
         let Job { index, parts: [first, second] } = job;
-        let mut read = || {
-            let place = self.places[index].as_ref().map_err(String::clone)?;
-            if place.len as usize != first.len() + second.len() {
-                return Err("has another length".to_owned());
-            }
-            let Some(Ok(pack)) = self.packs.get(&place.pack) else {
-                let why = self.packs.get(&place.pack).and_then(|p| p.as_ref().err()).cloned();
-                return Err(why.unwrap_or_else(|| "is missing".to_owned()));
+        let place = match &self.places[index] {
+            Ok(place) if place.len as usize == first.len() + second.len() => place,
+            Ok(_) => return Ok(Err("has another length".to_owned())),
+            Err(why) => return Ok(Err(why.clone())),
+        };
+        let path = self.folder.join(place.pack.to_string());
+        let mut read = || -> Result<(), Trouble> {
+            let open = match last.take().filter(|(pack, _)| *pack == place.pack) {
+                Some(open) => open,
+                None => (place.pack, File::open(&path)?),
             };
-            let read = pack.read_exact_at(first, place.offset);
-            read.and_then(|()| pack.read_exact_at(second, place.offset + first.len() as u64))
-                .map_err(|e| pack_trouble(&e))?;
+            let (_, pack) = last.insert(open);
+            pack.read_exact_at(first, place.offset)?;
+            pack.read_exact_at(second, place.offset + first.len() as u64)?;
             match tree::name(index, self.list.size, [first, second]) == self.list.chunks[index] {
                 true => Ok(()),
-                false => Err("has other bytes".to_owned()),
+                false => Err(Trouble::Flaw("has other bytes".to_owned())),
             }
         };
-        read().err().map(|why| (index, why))
+        match read() {
+            Ok(()) => Ok(Ok(())),
+            Err(Trouble::Flaw(why)) => Ok(Err(why)),
+            Err(Trouble::Error(e)) => Err(unreadable(&path)(e)),
+        }
     }
 }
 
@@ -218,37 +261,55 @@ fn places(db: &sled::Db) -> Result<BTreeMap<Digest, Vec<(Place, Digest)>>, Failu
 
 /// Removes packs that hold no piece any more, and writes those anew of which less than half is left. Only while nobody
 /// writes; the removal of the places must be durable.
+///
+/// Removals come first, and all before anything is written: a new pack may get the name of one that a killed process left.
+/// What can't be removed or written (on a full disk, say) stays as it is until the next time.
+///
+/// # Errors
+/// Those of the database.
 pub(super) fn tidy(o: &Opened) -> Result<(), Failure> {
     let folder = folder(o.path());
-    let Ok(entries) = fs::read_dir(&folder) else { return Ok(()) };
     let mut packs = places(&o.db)?;
-    for entry in entries.flatten() {
-        // Another name is that of a file that is being written, or was.
-        let Some(pack) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let size = entry.metadata().map_or(0, |m| m.len());
+    let mut sparse = Vec::new();
+    for (pack, size) in packs_in(&folder) {
         let pieces = packs.remove(&pack).unwrap_or_default();
         let live: u64 = pieces.iter().map(|(place, _)| u64::from(place.len)).sum();
-        if 2 * live >= size.max(1) {
-            continue;
+        if pieces.is_empty() {
+            let _ = fs::remove_file(folder.join(pack.to_string()));
+        } else if 2 * live < size {
+            sparse.push((pack, pieces));
         }
+    }
+    let mut written = BTreeSet::new();
+    for (pack, pieces) in sparse {
+        let path = folder.join(pack.to_string());
+        let Ok((new, lost)) = rewrite(&path, &pieces, &folder) else { continue };
+        written.extend(new.values().map(|place| place.pack));
         // A damaged pack is left as it is: whoever reads it says so.
-        if !pieces.is_empty() {
-            match rewrite(&entry.path(), &pieces, &folder) {
-                Ok((new, _)) if new.values().all(|place| place.pack == pack) => continue,
-                Ok((new, lost)) if lost.is_empty() => {
-                    put_places(&o.db, &new)?;
-                    o.flush()?;
-                }
-                Ok(_) => continue,
-                Err(e) => return Err(Failure::Io(e)),
-            }
+        if lost.is_empty() && !written.contains(&pack) {
+            put_places(&o.db, &new)?;
+            o.flush()?;
+            let _ = fs::remove_file(path);
         }
-        fs::remove_file(entry.path()).map_err(Failure::Io)?;
     }
     Ok(())
 }
 
-/// Copies these pieces of a pack to a new one, durably, and returns their places and those that can't be read.
+/// The packs in a folder with their bytes, in the order of their names. Another name is that of a file that is being
+/// written, or was.
+fn packs_in(folder: &Path) -> BTreeMap<Digest, u64> {
+    let Ok(entries) = fs::read_dir(folder) else { return BTreeMap::new() };
+    let pack = |entry: fs::DirEntry| {
+        let name = entry.file_name().to_str()?.parse().ok()?;
+        Some((name, entry.metadata().map_or(0, |m| m.len())))
+    };
+    entries.flatten().filter_map(pack).collect()
+}
+
+/// Copies these pieces of a pack to a new one, durably, and returns their places and those that are gone.
+///
+/// # Errors
+/// If the pack can't be read for a reason that is no flaw of its, or the new one can't be written.
 fn rewrite(
     pack: &Path,
     pieces: &[(Place, Digest)],
@@ -257,7 +318,10 @@ fn rewrite(
     let mut lost = BTreeSet::new();
     let from = match File::open(pack) {
         Ok(file) => file,
-        Err(_) => return Ok((BTreeMap::new(), pieces.iter().map(|p| p.1).collect())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Ok((BTreeMap::new(), pieces.iter().map(|p| p.1).collect()));
+        }
+        Err(e) => return Err(e),
     };
     pack_writer::make_folder(folder)?;
     let mut new = Pack::begin(folder)?;
@@ -266,7 +330,8 @@ fn rewrite(
         buffer.resize(place.len as usize, 0);
         match from.read_exact_at(&mut buffer, place.offset) {
             Ok(()) => new.push(*piece, [&buffer, &[]])?,
-            Err(_) => drop(lost.insert(*piece)),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => drop(lost.insert(*piece)),
+            Err(e) => return Err(e),
         }
     }
     Ok((new.finish()?, lost))

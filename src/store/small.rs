@@ -49,8 +49,8 @@ pub(super) fn read(dir: &Path, entry: &BlobEntry) -> Result<Option<Result<Vec<u8
         Ok(bytes) if bytes.len() as u64 == entry.size && Digest::of(&bytes) == entry.digest => Ok(Some(Ok(bytes))),
         Ok(_) => Ok(Some(Err("its file has other bytes".to_owned()))),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(StoreError::io("can't read", &path)(e)),
-        Err(e) => Ok(Some(Err(format!("its file can't be read: {e}")))),
+        // What keeps it from being read says nothing of what is in it.
+        Err(source) => Err(StoreError::Io { what: format!("can't read {}", path.display()), source }),
     }
 }
 

@@ -4,6 +4,7 @@ mod care;
 mod damage;
 mod packs;
 mod processes;
+mod trouble;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -13,7 +13,7 @@ use crate::store::{pack_writer, packs};
 
 const MB: usize = 1 << 20;
 
-fn pack_files(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn pack_files(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut found = Vec::new();
     for path in entries.map(|e| e.unwrap().path()) {
@@ -40,7 +40,7 @@ fn large(dir: &Path) -> Vec<(Components, Artifact)> {
     all
 }
 
-fn policy() -> GcPolicy {
+pub(super) fn policy() -> GcPolicy {
     GcPolicy { keep_runs: 1, named: vec![], dry_run: false }
 }
 
@@ -280,6 +280,12 @@ fn a_cache_of_format_1_is_read_as_it_is_and_moves_when_it_is_collected() {
     drop(old);
     fs::write(dir.path().join("FORMAT"), "1\n").unwrap();
     let format = || fs::read_to_string(dir.path().join("FORMAT")).unwrap();
+    // Whoever only collects says so before there is a pack, too.
+    let other = tempfile::tempdir().unwrap();
+    copy(dir.path(), other.path());
+    self::store(other.path()).gc(&policy()).unwrap();
+    assert_eq!(fs::read_to_string(other.path().join("FORMAT")).unwrap(), "2\n");
+    assert_eq!(pack_files(other.path()).len(), 1);
     let store = store(dir.path());
     assert_eq!(read(&store, &record).unwrap(), a);
     assert!(store.doctor(false, &mut |_, _| ()).unwrap().is_healthy());

@@ -1,0 +1,197 @@
+//! Trouble that is no damage: what can't be read or written at this moment costs nothing that is stored.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use super::damage::{copy, find, flip, three};
+use super::packs::{pack_files, policy};
+use super::*;
+use crate::store::blobs::{self, Source};
+use crate::store::{pack_writer, packs};
+
+const MB: usize = 1 << 20;
+
+/// A result whose two tensors, of 1 and 4 MiB, share a pack; and the folder of packs.
+fn two_in_a_pack(dir: &Path, seed: u64) -> (ResultRecord, Artifact, PathBuf) {
+    let store = store(dir);
+    let mut a = Artifact::default();
+    a.tensors.insert("a".to_owned(), Tensor::vector(&noise(seed, MB)));
+    a.tensors.insert("b".to_owned(), Tensor::vector(&noise(100 + seed, 4 * MB)));
+    (commit(&store, "x", &components("a", 1), &a), a, packs::folder(&dir.join("chunks-0")))
+}
+
+/// Removes the tensor `b`, so that little of its pack is left.
+fn remove_b(dir: &Path, record: &ResultRecord) {
+    let b = BTreeSet::from([record.manifest.tensors["b"].blob.digest]);
+    store(dir).inner.chunks(|o| blobs::remove(o, &b)).unwrap();
+}
+
+/// Writes a pack with the tensor `a` alone, that nobody names: as a process leaves it that was killed in [`packs::tidy`].
+fn orphan(folder: &Path, a: &Artifact) {
+    let blob = a.tensors["a"].to_blob().unwrap();
+    let source = Source { head: Vec::new(), body: &blob };
+    pack_writer::write(&[&source], folder, &|p| Ok(vec![false; p.len()])).unwrap();
+}
+
+#[test]
+fn a_pack_left_by_a_killed_process_is_not_taken_for_the_one_that_is_written_anew() {
+    for seed in 0..8 {
+        let dir = tempfile::tempdir().unwrap();
+        // The order of a folder's entries is that of their making, or the reverse, or neither.
+        let folder = packs::folder(&dir.path().join("chunks-0"));
+        let (record, a) = if seed % 2 == 0 {
+            let (record, a, _) = two_in_a_pack(dir.path(), seed);
+            orphan(&folder, &a);
+            (record, a)
+        } else {
+            let a = two_in_a_pack(tempfile::tempdir().unwrap().path(), seed).1;
+            commit(&store(dir.path()), "y", &components("y", 1), &artifact(1, 10));
+            pack_writer::make_folder(&folder).unwrap();
+            orphan(&folder, &a);
+            (two_in_a_pack(dir.path(), seed).0, a)
+        };
+        assert_eq!(pack_files(dir.path()).len(), 2);
+        remove_b(dir.path(), &record);
+        assert_eq!(pack_files(dir.path()).len(), 1);
+        assert_eq!(store(dir.path()).read_tensor(&record.manifest.tensors["a"]).unwrap(), a.tensors["a"], "{seed}");
+    }
+}
+
+#[test]
+fn what_can_not_be_tidied_stays_and_nothing_fails_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (record, a, folder) = two_in_a_pack(dir.path(), 1);
+    // A folder is where the new pack would be.
+    let before = pack_files(dir.path());
+    orphan(&folder, &a);
+    let name = pack_files(dir.path()).into_iter().find(|p| !before.contains(p)).unwrap();
+    fs::remove_file(&name).unwrap();
+    fs::create_dir_all(name.join("full")).unwrap();
+    remove_b(dir.path(), &record);
+    let store = store(dir.path());
+    assert_eq!(store.read_tensor(&record.manifest.tensors["a"]).unwrap(), a.tensors["a"]);
+    fs::remove_dir_all(&name).unwrap();
+    assert_eq!(pack_files(dir.path()), before);
+}
+
+#[test]
+fn a_pack_that_can_not_be_read_is_an_error_and_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (record, a, _) = two_in_a_pack(dir.path(), 1);
+    let pack = pack_files(dir.path()).remove(0);
+    let aside = dir.path().join("pack");
+    fs::rename(&pack, &aside).unwrap();
+    // Reading it is refused to anybody, as a file without permissions is to all but root.
+    fs::create_dir(&pack).unwrap();
+    let store = store(dir.path());
+    let refused = |error: StoreError| assert!(matches!(error, StoreError::Io { .. }), "{error}");
+    refused(store.read_tensor(&record.manifest.tensors["a"]).unwrap_err());
+    refused(store.doctor(true, &mut |_, _| ()).unwrap_err());
+    refused(store.gc(&policy()).unwrap_err());
+    assert!(!dir.path().join("chunks-1").exists(), "what was begun is removed");
+    fs::remove_dir(&pack).unwrap();
+    fs::rename(&aside, &pack).unwrap();
+    assert_eq!(store.result(&record.key).unwrap().unwrap(), record);
+    assert_eq!(read(&store, &record).unwrap(), a);
+    assert!(store.doctor(false, &mut |_, _| ()).unwrap().is_healthy());
+    store.gc(&policy()).unwrap();
+    assert_eq!(read(&store, &record).unwrap(), a);
+    assert_eq!(store.warnings(), [""; 0]);
+}
+
+#[test]
+fn a_small_file_that_can_not_be_read_is_an_error_and_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let a = artifact(1, 1000);
+    let record = commit(&store, "x", &components("a", 1), &a);
+    let file = dir.path().join("small").join(record.manifest.files["noise"].digest.to_string());
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    assert!(matches!(read(&store, &record), Err(StoreError::Io { .. })));
+    fs::remove_dir(&file).unwrap();
+    fs::write(&file, &a.files["noise"]).unwrap();
+    assert_eq!(read(&store, &record).unwrap(), a);
+    assert_eq!(store.result(&record.key).unwrap().unwrap(), record);
+}
+
+#[test]
+fn a_saved_index_that_a_killed_process_had_not_put_in_its_place_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = three(dir.path());
+    let index = dir.path().join("index");
+    copy(&index, &dir.path().join("index-saved"));
+    fs::rename(&index, dir.path().join("index-damaged-1")).unwrap();
+    let store = store(dir.path());
+    for (c, a) in &all {
+        assert_eq!(read(&store, &store.result(&c.key()).unwrap().unwrap()).unwrap(), *a);
+    }
+    assert!(index.exists() && !dir.path().join("index-saved").exists());
+}
+
+#[test]
+fn what_was_saved_is_in_use_before_the_damaged_database_is_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = three(dir.path());
+    assert!(store(dir.path()).doctor(false, &mut |_, _| ()).unwrap().is_healthy());
+    let file = dir.path().join("chunks-0/db");
+    flip(&file, find(&file, &noise(1, 150_000)[70_000..70_100]));
+    // It can't be: the name is taken, and seems free.
+    std::os::unix::fs::symlink("nowhere", dir.path().join("chunks-0-damaged-1")).unwrap();
+    let first = store(dir.path());
+    let right = all.iter().filter(|(c, a)| {
+        let record = first.result(&c.key()).unwrap().unwrap();
+        match read(&first, &record) {
+            Ok(found) => found == *a,
+            Err(error) => {
+                assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+                false
+            }
+        }
+    });
+    assert!(right.count() >= 1);
+    let warnings = first.warnings();
+    assert!(warnings[0].contains("is left behind") && warnings[0].contains("were saved"), "{warnings:?}");
+    assert!(dir.path().join("chunks-0").exists() && dir.path().join("chunks-1").exists());
+}
+
+#[test]
+fn a_read_beside_collections_and_removals_finds_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (record, a, _) = two_in_a_pack(dir.path(), 1);
+    let reader = store(dir.path());
+    std::thread::scope(|scope| {
+        let collector = scope.spawn(|| {
+            let store = store(dir.path());
+            let keys = chain(20).states();
+            let mut before: Option<StateRecord> = None;
+            for i in 0..12 {
+                let state = store.put_state(&keys, at(i, 0), "cpu", false, &state(i, MB)).unwrap();
+                if let Some(old) = before.replace(state.clone()) {
+                    store.remove_superseded(&old, &state).unwrap();
+                }
+                store.gc(&policy()).unwrap();
+            }
+        });
+        while !collector.is_finished() {
+            assert_eq!(read(&reader, &record).unwrap(), a);
+        }
+        collector.join().unwrap();
+    });
+    assert_eq!(reader.warnings(), [""; 0]);
+    assert_eq!(reader.result(&record.key).unwrap().unwrap(), record);
+}
+
+#[test]
+fn a_thread_that_fails_while_a_pack_is_written_ends_the_writing() {
+    let dir = tempfile::tempdir().unwrap();
+    let blob = vec![0; 80 * MB];
+    let source = Source { head: Vec::new(), body: &blob };
+    // More groups than are hashed ahead, so that the others wait for the one that fails.
+    let write = || pack_writer::write(&[&source], dir.path(), &|_| panic!("as it should"));
+    let ended = catch_unwind(AssertUnwindSafe(write));
+    assert!(ended.is_err() || ended.is_ok_and(|written| written.is_err()));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
