@@ -385,7 +385,8 @@ mod tests {
         for (point, curve) in [[0.0, 4.0, 0.0, 0.0], [3.0, 0.0, 0.0, 0.0], [0.0; 4]].iter().enumerate() {
             ladder.tell(point, curve);
         }
-        assert_eq!(ends(&mut ladder, 3), [None, Some(1), None]);
+        // At the third the last equals the first, which stands before it.
+        assert_eq!(ends(&mut ladder, 3), [None, Some(1), Some(4)]);
     }
 
     #[test]
