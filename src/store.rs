@@ -11,12 +11,14 @@
 //! DIR/work.lock                 shared by whoever runs stages
 //! DIR/*.lock                    one per database: one process at a time, with the holder's name for those who wait
 //! DIR/*.wanted                  somebody waits for that lock
+//! DIR/index-saved/              what a damaged index still held, complete, until it takes the index's place at the next open
 //! DIR/*-damaged-<n>/            databases that would not open, set aside and never deleted
 //! ```
 //!
 //! What is written is written in this order, with a flush or sync after each: packs, chunks and places of pieces, the
-//! blobs' lists of them, the index's entry. Nothing refers to what may be missing. Every read is verified; what is missing or has other bytes is an error
-//! ([`StoreError::Damaged`]) whose victims are forgotten, so that they are made again. A database that won't open (sled
+//! blobs' lists of them, the index's entry. Nothing refers to what may be missing. Every read is verified; what is missing or
+//! has other bytes is an error ([`StoreError::Damaged`]) whose victims are forgotten, so that they are made again; what the
+//! system refuses to open or read is an error that changes nothing. A database that won't open (sled
 //! may return an error or panic after a hard kill) is set aside, and an empty one begun.
 //!
 //! No process keeps a database open while it only computes: each is opened when needed and closed after a moment
