@@ -56,21 +56,27 @@ pub struct Reference {
     pub note: String,
 }
 
+/// A page up to its heading. It refers to nothing outside itself.
+fn opening(title: &str) -> String {
+    let title = Text(title);
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <title>{title}</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
+         <header><h1>{title}</h1></header>\n"
+    )
+}
+
 /// The whole report, with the place for [`overlay()`] still empty.
 ///
 /// # Errors
 /// If a reference names a figure that no input has, if an input is damaged or not what its kind makes, or if cancelled.
 pub fn build(spec: &Spec, inputs: &Inputs, cancel: &Cancel) -> Result<String, StageError> {
     let sections = sections::all(spec, inputs, cancel)?;
-    let title = Text(&spec.title);
-    let mut out = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{title}</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
-         <header><h1>{title}</h1></header>\n<nav aria-label=\"Contents\"><ol>\n"
-    );
+    let mut out = opening(&spec.title);
+    out.push_str("<nav aria-label=\"Contents\"><ol>\n");
     for section in &sections {
         out.push_str(&format!("<li><a href=\"#{}\">{}</a></li>\n", section.id, Text(section.title)));
     }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::chart::{Series, lines};
 use super::html::{Cell, Table, Text, name, number};
 use super::image::data_uri;
-use super::{POLICY, SCRIPT, STYLE};
+use super::{SCRIPT, opening};
 use crate::key::Key;
 
 /// What two things have in common and what not.
@@ -108,16 +108,8 @@ impl Pair {
 
 /// The comparison as a page that refers to nothing outside itself.
 pub fn comparison(found: &Comparison) -> String {
-    let heading = found.title();
-    let title = Text(&heading);
-    let mut out = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{title}</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
-         <header><h1>{title}</h1></header>\n<main>\n"
-    );
+    let mut out = opening(&found.title());
+    out.push_str("<main>\n");
     if !found.facts.is_empty() {
         out.push_str(&changes("In the whole", found, &found.facts));
     }

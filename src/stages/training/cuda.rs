@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::fixed::Fixed;
 use super::history::{Figures, PIXELS};
-use super::latents::{elements, find};
+use super::latents::{elements, find, parameters};
 use super::{Net, Rates, Training, Walk, diverged};
 use crate::artifact::{Tensor, TensorError};
 use crate::model::Decoder;
@@ -28,7 +28,7 @@ impl From<CudaError> for StageError {
 
 /// Names of the parameters in a state of the latents.
 fn names(distribution: Option<Distribution>) -> Vec<&'static str> {
-    distribution.map_or(vec!["z"], |d| d.parameters().iter().map(|p| p.name).collect())
+    parameters(distribution).into_iter().map(|(name, _)| name).collect()
 }
 
 /// The parts of a parameter in a state of the latents, in the order of [`LatentArrays`].

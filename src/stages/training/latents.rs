@@ -51,7 +51,7 @@ struct Learned {
 const PLAIN: &str = "z";
 
 /// The name of each parameter, and how it starts.
-fn parameters(distribution: Option<Distribution>) -> Vec<(&'static str, Start)> {
+pub(super) fn parameters(distribution: Option<Distribution>) -> Vec<(&'static str, Start)> {
     match distribution {
         None => vec![(PLAIN, Start::InitStd)],
         Some(d) => d.parameters().iter().map(|p| (p.name, p.start)).collect(),
