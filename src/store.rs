@@ -40,6 +40,7 @@ mod pack_writer;
 mod packs;
 mod quiet;
 mod record;
+mod rescue;
 mod results;
 mod roots;
 mod runs;

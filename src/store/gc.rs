@@ -13,8 +13,9 @@ use std::path::Path;
 use super::inner::{failed, is_there, things};
 use super::lock::Sharing;
 use super::record::BlobEntries;
+use super::rescue::retire;
 use super::roots::Live;
-use super::{GcPolicy, GcReport, Result, ResultRecord, RunRecord, StateRecord, Store, StoreError, blobs, index, small};
+use super::{GcPolicy, GcReport, Result, ResultRecord, RunRecord, StateRecord, Store, blobs, index, small};
 use super::{folder_bytes, path_bytes};
 use crate::artifact::BlobEntry;
 use crate::key::{Digest, Key};
@@ -122,8 +123,7 @@ impl Store {
                 Ok(())
             })?;
             for old in inner.generations().into_iter().filter(|g| *g != generation) {
-                let path = inner.generation_path(old);
-                fs::remove_dir_all(&path).map_err(StoreError::io("can't remove", &path))?;
+                retire(&inner.generation_path(old))?;
             }
             Ok(lost)
         })?;

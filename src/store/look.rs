@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use super::database::Failure;
-use super::inner::{Inner, failed};
+use super::inner::{Inner, failed, is_there};
 use super::{Result, ResultRecord, StatePosition, Store, index};
 use crate::key::{Components, Digest, Key};
 
@@ -55,7 +55,7 @@ impl Store {
         }
         inner.index(|opened| {
             let db = &opened.db;
-            let chunks = inner.generation_path(index::generation(db)?.unwrap_or_default()).exists();
+            let chunks = is_there(&inner.generation_path(index::generation(db)?.unwrap_or_default()))?;
             let look = Look { db: Some(db), inner, lineage: index::lineage(db)?, chunks };
             f(&look).map_err(|LookError(failure)| failure)
         })
