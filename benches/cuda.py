@@ -2,9 +2,11 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 BINARY, REHEARSE = sys.argv[1], '--rehearse' in sys.argv
@@ -12,11 +14,14 @@ HERE = pathlib.Path(__file__).resolve().parent
 GPU = 'cpu' if REHEARSE else 'cuda:0'
 # What a figure of a GPU may differ by from the CPU's, relative: rounding, grown over a few hundred steps of Adam.
 TOLERANCE = dict(f32=0.02, tf32=0.05)
-# The same for the first epoch, before much has grown.
+# The same for a training's first epoch, before much has grown.
 FIRST = dict(f32=0.003, tf32=0.02)
 CHANNELS, LATENT = ([16, 16, 16, 16], 16) if REHEARSE else ([2048, 512, 256, 128], 128)
 IMAGES, SPEED_IMAGES, TIMED_EPOCHS = (64, 128, 2) if REHEARSE else (1024, 8192, 5)
 BATCHES = (16, 64, 128)
+# Seconds that one program may take: what hangs should not use up the time on somebody else's GPU.
+LIMIT = 240
+FAILED = []
 
 PIPELINE = f'''
 [pipeline]
@@ -72,7 +77,14 @@ ROOT = pathlib.Path(FOLDER.name)
 
 
 def fail(message):
+    """There is no use in going on."""
     sys.exit(f'cuda.sh: FAILED: {message}')
+
+
+def wrong(message):
+    """What follows is worth knowing all the same."""
+    FAILED.append(message)
+    print(f'BAD {message}', flush=True)
 
 
 def command(cache, device, sets, targets):
@@ -86,7 +98,11 @@ def run(cache, device, targets=(), graph=False, **sets):
     """Runs the pipeline; the last event of each stage that was made."""
     sets = {name.replace('__', '.'): value for name, value in sets.items()}
     environment = dict(os.environ, VADPIPE_CUDA_GRAPH='1' if graph else '0')
-    done = subprocess.run(command(cache, device, sets, targets), capture_output=True, text=True, env=environment)
+    words = command(cache, device, sets, targets)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        fail(f'vadpipe on {device} takes longer than {LIMIT} s: {words}')
     if done.returncode != 0:
         fail(f'vadpipe on {device}: {done.stdout[-3000:]}\n{done.stderr[-3000:]}')
     events = [json.loads(line) for line in done.stdout.splitlines()]
@@ -103,38 +119,57 @@ def compare(name, found, wanted, precision):
             continue
         for metric, value in event['metrics'].items():
             difference = abs(found[stage]['metrics'][metric] - value) / max(abs(value), 1e-9)
-            limit = (FIRST if metric == 'loss_first' else TOLERANCE)[precision]
+            # The decoder that a fit begins with has come from hundreds of steps already.
+            early = metric == 'loss_first' and not stage.startswith('fit-')
+            limit = (FIRST if early else TOLERANCE)[precision]
             if metric == 'kl':
                 limit *= 2
             if not difference <= limit:
-                fail(f'{name}: {metric} of {stage} is {found[stage]["metrics"][metric]}, the CPU has {value}')
+                wrong(f'{name}: {metric} of {stage} is {found[stage]["metrics"][metric]}, the CPU has {value}')
             worst = max(worst, difference)
-    print(f'ok  {name}: figures within {worst:.1e} of the CPU\'s', flush=True)
+    print(f'    {name}: figures within {worst:.1e} of the CPU\'s', flush=True)
 
 
 def same(name, one, other):
-    for stage, event in one.items():
-        if 'digest' in event and 'digest' in other[stage] and event['digest'] != other[stage]['digest']:
-            fail(f'{name}: {stage} has other bytes')
-    print(f'ok  {name}: the same bytes', flush=True)
+    # What was in the cache is told without its digest.
+    made = [s for s in one if 'digest' in one[s] and 'digest' in other[s]]
+    others = [s for s in made if one[s]['digest'] != other[s]['digest']]
+    if others or not made:
+        wrong(f'{name}: other bytes of {", ".join(others)}')
+    else:
+        print(f'    {name}: the same bytes', flush=True)
+
+
+def forget(*caches):
+    """A cache holds some 2 GB of states."""
+    for cache in caches:
+        shutil.rmtree(ROOT / cache, ignore_errors=True)
 
 
 def correctness():
+    # First of all, whether it trains on a GPU at all: the CPU's turn takes a while.
+    tiny = dict(params__epochs=1, params__images=64, stages__ad__channels='[16,16,16,16]')
+    run('tiny', GPU, ('ad',), **tiny)
+    begin = time.perf_counter()
     cpu = run('cpu', 'cpu')
+    print(f'    the CPU took {time.perf_counter() - begin:.0f} s', flush=True)
     if len(cpu) != 13:
         fail(f'stages are missing: {sorted(cpu)}')
     gpu = run('gpu', GPU)
     compare('f32 on the GPU', gpu, cpu, 'f32')
     if not REHEARSE:
         if gpu['ad']['digest'] == cpu['ad']['digest']:
-            fail('the GPU gave the CPU\'s very bytes: was it used?')
+            wrong('the GPU gave the CPU\'s very bytes: was it used?')
         tf32 = run('tf32', GPU, pipeline__precision='tf32')
         compare('tf32 on the GPU', tf32, cpu, 'tf32')
         same('tf32, a second time', tf32, run('tf32-again', GPU, pipeline__precision='tf32'))
+        forget('cpu', 'tf32', 'tf32-again')
     same('f32, a second time', gpu, run('gpu-again', GPU))
     same('f32 with CUDA graphs', gpu, run('gpu-graph', GPU, graph=True))
+    forget('gpu-again', 'gpu-graph')
     run('gpu-resumed', GPU, ('ad', 'vad'), params__epochs=1)
     same('f32, continued after an epoch', gpu, run('gpu-resumed', GPU))
+    forget('gpu', 'gpu-resumed')
 
 
 def ours(batch, precision, graph):
@@ -144,11 +179,14 @@ def ours(batch, precision, graph):
     words = command('speed', GPU, sets, ('ad',))
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as program:
         times = []
+        timer = threading.Timer(LIMIT, program.kill)
+        timer.start()
         for line in program.stdout:
             if json.loads(line)['event'] == 'epoch':
                 times.append(time.perf_counter())
             if len(times) == TIMED_EPOCHS + 2:
                 break
+        timer.cancel()
         program.kill()
         if len(times) < TIMED_EPOCHS + 2:
             fail(f'no {TIMED_EPOCHS + 2} epochs at batch {batch}: {program.stderr.read()[-3000:]}')
@@ -159,7 +197,12 @@ def ours(batch, precision, graph):
 def torch(batch, precision, *flags):
     words = [sys.executable, str(HERE / 'peers' / 'torch_train.py'), '--n', str(SPEED_IMAGES), '--batch', str(batch),
              '--epochs', str(TIMED_EPOCHS + 2), '--device', 'cuda', '--fused', *flags]
-    done = subprocess.run(words + ['--tf32'] * (precision == 'tf32'), capture_output=True, text=True)
+    words += ['--tf32'] * (precision == 'tf32')
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        print(f'cuda.sh: no result in {LIMIT} s: {words}', file=sys.stderr)
+        return None
     if done.returncode != 0 and '--compile' in flags:
         # It wants a C compiler and Triton, which not every machine has.
         print(f'cuda.sh: torch.compile does not work here: {done.stderr[-500:]}', file=sys.stderr)
@@ -170,19 +213,29 @@ def torch(batch, precision, *flags):
 
 
 def speed():
-    peers = {} if REHEARSE else {
-        'torch': (), 'torch channels-last': ('--channels-last',), 'torch compiled': ('--compile',)}
-    heads = ['batch', 'precision', 'vadpipe', 'with graphs', *peers, 'ours / best torch']
-    print('\nAD training, samples/s (median over epochs):\n| ' + ' | '.join(heads) + ' |\n|' + '---|' * len(heads), flush=True)
-    for precision in ('f32',) if REHEARSE else ('f32', 'tf32'):
-        for batch in BATCHES:
-            mine = [ours(batch, precision, graph) for graph in (False, True)]
-            theirs = [torch(batch, precision, *flags) for flags in peers.values()]
-            ratio = f'{max(mine) / max(rate for rate in theirs if rate):.2f}' if theirs else '-'
-            cells = [str(batch), precision, *(f'{rate:.0f}' if rate else '-' for rate in mine + theirs), ratio]
-            print('| ' + ' | '.join(cells) + ' |', flush=True)
+    """The slowest to start, PyTorch's compiler, comes last: if time runs out, the rest has been said."""
+    precisions = ('f32',) if REHEARSE else ('f32', 'tf32')
+    cases = [(batch, precision) for precision in precisions for batch in BATCHES]
+    peers = {} if REHEARSE else {'torch': (), 'torch channels-last': ('--channels-last',), 'torch compiled': ('--compile',)}
+    print('\nAD training, samples/s (median over epochs):', flush=True)
+    rates = {case: {} for case in cases}
+    columns = {'vadpipe': lambda *case: ours(*case, False), 'vadpipe with graphs': lambda *case: ours(*case, True)}
+    columns.update({name: lambda *case, flags=flags: torch(*case, *flags) for name, flags in peers.items()})
+    for name, measure in columns.items():
+        for batch, precision in cases:
+            rates[batch, precision][name] = rate = measure(batch, precision)
+            print(f'    {name:<20} {precision:<4} {batch:4} {rate and round(rate)}', flush=True)
+    print('\n| batch | precision | ' + ' | '.join(columns) + ' | ours / best torch |\n|' + '---|' * (len(columns) + 3))
+    for (batch, precision), row in rates.items():
+        mine = max(rate for name, rate in row.items() if name.startswith('vadpipe'))
+        theirs = max((row[name] for name in peers if row[name]), default=None)
+        cells = [batch, precision, *(round(rate) if rate else '-' for rate in row.values())]
+        ratio = f'{mine / theirs:.2f}' if theirs else '-'
+        print('| ' + ' | '.join(map(str, [*cells, ratio])) + ' |', flush=True)
 
 
 correctness()
 speed()
+if FAILED:
+    fail('; '.join(FAILED))
 print('\nall is well')

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::cublas::{CudaBlas, sys as blas};
@@ -19,13 +20,42 @@ const SOURCE: &str = include_str!("kernels.cu");
 /// What cuBLAS recommends for the newest GPUs.
 const WORKSPACE: usize = 32 << 20;
 
-/// The numerics class of this GPU, such as `cuda-sm90`: machines of one class go on with each other's states.
+/// The numerics class of this GPU, such as `cuda-sm90x132-cublas13.1.0-nvrtc13.1`: machines of one class go on with each other's
+/// states. cuBLAS promises the same bits for one version of its own on GPUs of one architecture with as many multiprocessors;
+/// the other kernels are NVRTC's.
 ///
 /// # Errors
 /// If there is no such GPU, or no driver, or a library is missing.
 pub fn class(ordinal: usize) -> Result<String, CudaError> {
-    let (major, minor) = capability(&*open(ordinal)?)?;
-    Ok(format!("cuda-sm{major}{minor}"))
+    let context = open(ordinal)?;
+    let (major, minor) = capability(&context)?;
+    let processors = context
+        .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+        .map_err(CudaError::call("asking for the GPU's multiprocessors"))?;
+    let (blas, compiler) = (blas_version()?, compiler_version()?);
+    Ok(format!("cuda-sm{major}{minor}x{processors}-cublas{blas}-nvrtc{compiler}"))
+}
+
+fn blas_version() -> Result<String, CudaError> {
+    use blas::libraryPropertyType_t::{MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL};
+    let mut numbers = [0; 3];
+    for (number, part) in numbers.iter_mut().zip([MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL]) {
+        // SAFETY: it writes one `int`.
+        #[expect(unsafe_code, reason = "a call into cuBLAS")]
+        let asked = unsafe { blas::cublasGetProperty(part, &raw mut *number) };
+        asked.result().map_err(CudaError::call("asking for cuBLAS's version"))?;
+    }
+    let [major, minor, patch] = numbers;
+    Ok(format!("{major}.{minor}.{patch}"))
+}
+
+fn compiler_version() -> Result<String, CudaError> {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: it writes two `int`s.
+    #[expect(unsafe_code, reason = "a call into NVRTC")]
+    let asked = unsafe { nvrtc_sys::nvrtcVersion(&raw mut major, &raw mut minor) };
+    asked.result().map_err(CudaError::call("asking for NVRTC's version"))?;
+    Ok(format!("{major}.{minor}"))
 }
 
 fn open(ordinal: usize) -> Result<Arc<CudaContext>, CudaError> {
@@ -80,10 +110,12 @@ pub(super) fn compiler() -> Result<(), CudaError> {
 
 /// See [`super::device`].
 pub(super) struct Gpu {
+    /// First of all, since it uses memory of ours. cudarc panics if it can't be closed, as after an error that the GPU does not
+    /// recover from: then it is left open.
+    blas: ManuallyDrop<CudaBlas>,
     graphs: RefCell<Vec<CudaGraph>>,
     memory: RefCell<Vec<CudaSlice<u8>>>,
     functions: Vec<CudaFunction>,
-    blas: CudaBlas,
     compute: blas::cublasComputeType_t,
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
@@ -107,7 +139,8 @@ impl Gpu {
         };
         let functions = functions(&context)?;
         let (memory, graphs) = (RefCell::default(), RefCell::default());
-        let gpu = Self { graphs, memory, functions, blas, compute, stream, context, records: options.graph };
+        let blas = ManuallyDrop::new(blas);
+        let gpu = Self { blas, graphs, memory, functions, compute, stream, context, records: options.graph };
         let workspace = gpu.allocate(WORKSPACE, "cuBLAS")?;
         // SAFETY: the workspace is ours, of this size, and lives as long as the handle.
         #[expect(unsafe_code, reason = "a call into cuBLAS")]
@@ -149,6 +182,7 @@ impl Gpu {
         let float = blas::cudaDataType_t::CUDA_R_32F;
         let ([m, n, k], [lda, ldb, ldc]) = (call.size, call.leading);
         let [a, b, c] = product.pointers;
+        let compute = if product.aligned { self.compute } else { blas::cublasComputeType_t::CUBLAS_COMPUTE_32F };
         // SAFETY: the three lists hold as many pointers as there are products, each to a matrix of these sizes inside memory of this
         // machine; products of one call write different places (a test looks at that).
         #[expect(unsafe_code, reason = "a call into cuBLAS")]
@@ -172,7 +206,7 @@ impl Gpu {
                 float,
                 int(ldc)?,
                 int(call.products.len())?,
-                self.compute,
+                compute,
                 blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
         };
@@ -193,11 +227,11 @@ impl Machine for Gpu {
     }
 
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<(), CudaError> {
-        // SAFETY: `to` is memory of this machine, made for at least so many bytes; from ordinary memory, the driver has copied the bytes
-        // when the call returns.
+        // SAFETY: `to` is memory of this machine, made for at least so many bytes, and the copy is waited for below.
         #[expect(unsafe_code, reason = "a copy to an address on the GPU")]
         let copied = unsafe { result::memcpy_htod_async(to.0, bytes, self.stream.cu_stream()) };
-        copied.map_err(CudaError::call("sending to the GPU"))
+        copied.map_err(CudaError::call("sending to the GPU"))?;
+        self.stream.synchronize().map_err(CudaError::call("waiting for the GPU"))
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), CudaError> {
@@ -243,7 +277,15 @@ impl Machine for Gpu {
 impl Drop for Gpu {
     fn drop(&mut self) {
         // Memory must not go while something still writes to it. Nobody is left to hear of an error.
-        self.context.record_err(self.stream.synchronize());
+        let ended = self.stream.synchronize();
+        if ended.is_ok() {
+            // SAFETY: nobody uses it after this.
+            #[expect(unsafe_code, reason = "the one place where it is dropped")]
+            unsafe {
+                ManuallyDrop::drop(&mut self.blas);
+            }
+        }
+        self.context.record_err(ended);
     }
 }
 

@@ -80,6 +80,7 @@ CALL(cuGraphExecDestroy)(void *) { return 0; }
 CALL(cuGraphDestroy)(void *graph) { return delete (Graph *)graph, 0; }
 
 CALL(cublasCreate_v2)(void **handle) { return *handle = (void *)4, 0; }
+CALL(cublasGetProperty)(int which, int *value) { return *value = which == 0 ? 13 : which, 0; }
 CALL(cublasDestroy_v2)(void *) { return 0; }
 CALL(cublasSetStream_v2)(void *, void *stream) { return stream == (void *)2 ? 0 : 7; }
 CALL(cublasSetWorkspace_v2)(void *, void *at, size_t bytes) { return at && bytes ? 0 : 7; }
@@ -90,6 +91,9 @@ CALL(cublasGemmBatchedEx)(void *handle, int op_a, int op_b, int m, int n, int k,
     if (handle != (void *)4 || type_a || type_b || type_c || (compute != 68 && compute != 77) || algorithm != -1) return 7;
     if (*(const float *)alpha != 1.0f || lda < (op_a ? k : m) || ldb < (op_b ? n : k) || ldc < m) return 7;
     const float factor = *(const float *)beta;
+    // What cuBLAS's documentation asks of TF32.
+    for (int p = 0; p < count && compute == 77; ++p)
+        if (((uint64_t)a[p] | (uint64_t)b[p] | (uint64_t)c[p]) % 16 || (lda | ldb | ldc) % 4) return 7;
 
     return do_or_record([=]() {
         for (int p = 0; p < count; ++p) {
@@ -111,6 +115,7 @@ CALL(cublasGemmBatchedEx)(void *handle, int op_a, int op_b, int m, int n, int k,
 CALL(nvrtcCreateProgram)(void **program, const char *source, const char *, int, const void *, const void *) {
     return *program = (void *)5, std::strstr(source, "KERNEL(adam)") ? 0 : 3;
 }
+CALL(nvrtcVersion)(int *major, int *minor) { return *major = 13, *minor = 1, 0; }
 CALL(nvrtcCompileProgram)(void *, int count, const char *const *options) {
     return count == 2 && !std::strcmp(options[0], "--gpu-architecture=sm_90") && !std::strcmp(options[1], "--fmad=false") ? 0 : 5;
 }

@@ -122,6 +122,8 @@ pub(super) struct Product {
     pub(super) call: Call,
     /// Where the lists of A's, B's and C's addresses are, in the machine's memory.
     pub(super) pointers: [Address; 3],
+    /// Whether all matrices begin at, and all their columns are apart by, a multiple of 16 bytes: cuBLAS asks that of TF32.
+    pub(super) aligned: bool,
 }
 
 /// One thing to do.

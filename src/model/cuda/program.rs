@@ -188,11 +188,13 @@ impl<'a> Builder<'a> {
     fn products(&mut self, calls: Calls, arrays: [Address; 3]) -> Result<(), CudaError> {
         for call in calls.calls {
             let mut pointers = arrays;
+            let mut aligned = call.leading.iter().all(|n| n.is_multiple_of(4));
             for (operand, array) in arrays.into_iter().enumerate() {
                 let list: Vec<u64> = call.products.iter().map(|p| array.floats(p[operand]).0).collect();
+                aligned &= list.iter().all(|address| address.is_multiple_of(16));
                 pointers[operand] = upload_new(self.machine, &list, "the lists of products")?;
             }
-            self.operations.push(Operation::Product(Product { call, pointers }));
+            self.operations.push(Operation::Product(Product { call, pointers, aligned }));
         }
         Ok(())
     }

@@ -314,7 +314,7 @@ fn a_gpu_is_spoken_to_as_the_emulated_machine_is() {
 #[test]
 #[ignore = "run by a_gpu_is_spoken_to_as_the_emulated_machine_is"]
 fn on_a_fake_driver() {
-    assert_eq!(class(0).unwrap(), "cuda-sm90");
+    assert_eq!(class(0).unwrap(), "cuda-sm90x1-cublas13.1.2-nvrtc13.1");
     assert!(class(1).is_err());
     let run = |machine: Box<dyn Machine>, statistics| {
         let mut state = decoder().state().unwrap();
