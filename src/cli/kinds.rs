@@ -110,6 +110,7 @@ mod tests {
           parameter   lr = 0.001
           parameter   latent_lr = 0.01
           parameter   kl_weight = 1.0
+          parameter   noise
         "#);
         for kind in registry.iter() {
             let names: Vec<&str> = parameters(&**kind).into_iter().map(|(name, _)| name).collect();

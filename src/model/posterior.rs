@@ -92,6 +92,23 @@ impl Distribution {
         }
     }
 
+    /// The same, `scale` times as far from the posterior's mean: z is mean + scale × (z − mean) of what it would be, for the noise
+    /// of a mean draw is 0 (Gaussian), 1/e (exponential, whose z is −ln ε × mean) and ½ (uniform).
+    pub fn scaled_noise(self, stream: &mut Stream, scale: f64, out: &mut [f32]) {
+        self.noise(stream, out);
+        if scale == 1.0 {
+            return;
+        }
+        for v in out {
+            let e = f64::from(*v);
+            *v = match self {
+                Self::Gaussian => scale * e,
+                Self::Exponential => libm::exp(scale * (libm::log(e) + 1.0) - 1.0),
+                Self::Uniform => 0.5 + scale * (e - 0.5),
+            } as f32;
+        }
+    }
+
     /// Fills with samples of the prior.
     pub fn prior(self, stream: &mut Stream, out: &mut [f32]) {
         self.noise(stream, out);

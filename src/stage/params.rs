@@ -147,6 +147,16 @@ impl<'a> Params<'a> {
         self.record(name, value.unwrap_or(default))
     }
 
+    /// The same for a parameter that a kind got later than its others: its default enters no key, so that results from before
+    /// count on.
+    pub fn float_added(&mut self, name: &'static str, default: f64, bound: Bound) -> f64 {
+        let value = self.float(name, default, bound);
+        if value == default {
+            self.canonical.remove(name);
+        }
+        value
+    }
+
     /// true or false.
     pub fn bool(&mut self, name: &'static str, default: bool) -> bool {
         let value = self.read(

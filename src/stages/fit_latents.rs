@@ -56,6 +56,7 @@ impl StageKind for FitLatents {
             lr: None,
             latent_lr: p.float("latent_lr", 1e-2, Bound::NotNegative) as f32,
             kl_weight: 0.0,
+            noise: 1.0,
         });
         let schedule = Schedule::new(&epochs, rates);
         Arc::new(Fit { split, init, statistics, epochs, schedule })
@@ -157,7 +158,7 @@ impl Fit {
         if let Some(distribution) = latents.distribution() {
             let sampled = evaluate(context, decoder, images, |batch, samples| {
                 let mut noise = context.streams.stream("fit evaluation noise", 0, batch);
-                latents.draw(&samples.collect::<Vec<_>>(), &mut noise).to_vec()
+                latents.draw(&samples.collect::<Vec<_>>(), &mut noise, 1.0).to_vec()
             })?;
             artifact.metrics.insert("loss_sampled".to_owned(), sampled.loss);
             artifact.facts.insert("distribution".to_owned(), distribution.name().into());

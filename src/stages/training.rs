@@ -41,6 +41,8 @@ pub(in crate::stages) struct Rates {
     pub(in crate::stages) latent_lr: f32,
     /// The weight of the KL; 0 where there is none.
     pub(in crate::stages) kl_weight: f64,
+    /// How far from a posterior's mean z is drawn: 1 is the posterior itself, 0 always the mean.
+    pub(in crate::stages) noise: f64,
 }
 
 /// The parameters of every epoch, as neighbouring stretches.
@@ -182,7 +184,7 @@ impl<'a> Training<'a> {
     fn step(&mut self, streams: &Streams, at: Position, rows: &[usize], rates: Rates) -> Figures {
         let mut noise = streams.stream(&self.noise, at.epoch, at.step);
         self.images.gather(rows, &mut self.pixels);
-        self.latents.draw(rows, &mut noise);
+        self.latents.draw(rows, &mut noise, rates.noise);
         let kl = if self.has_kl() { self.latents.kl(rows) } else { 0.0 };
         let (z, pixels) = (self.latents.drawn(), &self.pixels);
         let done = match &mut self.net {

@@ -182,3 +182,23 @@ fn names_lead_back() {
     }
     assert_eq!(Distribution::from_name("gauss"), None);
 }
+
+#[test]
+fn scaled_noise_draws_so_many_times_as_far_from_the_mean() {
+    let stream = || crate::rng::Streams::new(3).stream("noise", 0, 0);
+    for d in Distribution::ALL {
+        let p = [0.3, -0.4];
+        let (mut plain, mut same, mut scaled) = ([0.0f32; 64], [0.0f32; 64], [0.0f32; 64]);
+        d.noise(&mut stream(), &mut plain);
+        d.scaled_noise(&mut stream(), 1.0, &mut same);
+        assert_eq!(same, plain);
+        for scale in [0.0, 0.25, 1.75] {
+            d.scaled_noise(&mut stream(), scale, &mut scaled);
+            for (e, plain) in scaled.iter().zip(plain) {
+                let wanted = d.mean(p) + scale * (d.sample(p, f64::from(plain)) - d.mean(p));
+                let found = d.sample(p, f64::from(*e));
+                assert!((found - wanted).abs() < 1e-5, "{d:?} × {scale}: {found}, not {wanted}");
+            }
+        }
+    }
+}

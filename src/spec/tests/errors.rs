@@ -592,3 +592,57 @@ fn the_names_that_are_known_are_told_once() {
     1 error in the pipeline
     ");
 }
+
+#[test]
+fn segments_that_make_no_sense() {
+    let train = "[stages.data]\nkind = \"load\"\n[stages.t]\nkind = \"train\"\ninputs = { data = \"data\" }\n";
+    let said = |line: &str| wrong(&format!("{train}{line}\n"));
+    assert_snapshot!(said("epochs = 4\nsegments = [{ epochs = 4 }]"), @r"
+    error: `epochs` and `segments` exclude each other
+     --> p.toml:8:12
+      |
+    8 | segments = [{ epochs = 4 }]
+      |            ^^^^^^^^^^^^^^^^
+      |
+      = help: give each segment its own `epochs`
+
+    1 error in the pipeline
+    ");
+    assert_snapshot!(said("segments = []"), @r"
+    error: `segments` is empty
+     --> p.toml:7:12
+      |
+    7 | segments = []
+      |            ^^
+      |
+      = help: give at least one `{ epochs = … }`
+
+    1 error in the pipeline
+    ");
+    assert_snapshot!(said("segments = [4, { epochs = 2, rat = 0.1 }]"), @r"
+    error: a segment must be a table, not an integer
+     --> p.toml:7:13
+      |
+    7 | segments = [4, { epochs = 2, rat = 0.1 }]
+      |             ^
+
+    error: unknown field `rat` in a segment
+     --> p.toml:7:30
+      |
+    7 | segments = [4, { epochs = 2, rat = 0.1 }]
+      |                              ^^^
+      |
+      = help: did you mean `rate`?
+
+    2 errors in the pipeline
+    ");
+    assert_snapshot!(said("segments = { epochs = 4 }"), @r"
+    error: `segments` must be a list of tables, not a table
+     --> p.toml:7:12
+      |
+    7 | segments = { epochs = 4 }
+      |            ^^^^^^^^^^^^^^
+
+    1 error in the pipeline
+    ");
+}

@@ -81,7 +81,7 @@ fn trainings<'a>(images: &'a Images, schedule: &'a Schedule) -> Vec<(String, Tra
 #[test]
 fn a_step_allocates_nothing() {
     let images = Images { pixels: (0..24 * PIXELS).map(|i| (i / PIXELS * 10) as u8).collect(), count: 24 };
-    let rates = Rates { batch: 10, lr: Some(1e-3), latent_lr: 1e-2, kl_weight: 0.1 };
+    let rates = Rates { batch: 10, lr: Some(1e-3), latent_lr: 1e-2, kl_weight: 0.1, noise: 1.0 };
     let schedule = Schedule(vec![(2, rates)]);
     let mark = |_| COUNTED.with(|counted| counted.set(true));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).start_handler(mark).build().unwrap();

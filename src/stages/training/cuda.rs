@@ -64,7 +64,7 @@ impl Training<'_> {
         let steps = order.len().div_ceil(rates.batch);
         let noise = match gpu.ahead.take() {
             Some((at, noise)) if at == walk.at => noise,
-            _ => self.noise(walk.context, walk.at, rates.batch),
+            _ => self.noise(walk.context, walk.at, rates),
         };
         let Rates { batch, latent_lr, kl_weight, .. } = rates;
         let table = EpochRates { batch, lr: rates.lr.unwrap_or(0.0), latent_lr, kl_weight };
@@ -82,7 +82,7 @@ impl Training<'_> {
                 continue;
             }
             if let (true, Some(next)) = (last, self.schedule.of(epoch + 1)) {
-                gpu.ahead = Some((at, self.noise(walk.context, at, next.batch)));
+                gpu.ahead = Some((at, self.noise(walk.context, at, next)));
             }
             self.read_losses(gpu, walk, read..step + 1, rates)?;
             walk.at = at;
@@ -121,12 +121,13 @@ impl Training<'_> {
     }
 
     /// ε of an epoch from this step on, in its order: for each step from the stream that the CPU would take.
-    fn noise(&self, context: &Context<'_>, Position { epoch, step }: Position, batch: usize) -> Vec<f32> {
+    fn noise(&self, context: &Context<'_>, Position { epoch, step }: Position, rates: Rates) -> Vec<f32> {
         let Some(distribution) = self.latents.distribution() else { return Vec::new() };
         let dim = self.latent_dim();
         let mut noise = vec![0.0; self.images.count * dim];
-        noise.par_chunks_mut(batch * dim).enumerate().skip(step as usize).for_each(|(step, noise)| {
-            distribution.noise(&mut context.streams.stream(&self.noise, epoch, step as u64), noise);
+        noise.par_chunks_mut(rates.batch * dim).enumerate().skip(step as usize).for_each(|(step, noise)| {
+            let mut stream = context.streams.stream(&self.noise, epoch, step as u64);
+            distribution.scaled_noise(&mut stream, rates.noise, noise);
         });
         noise
     }

@@ -49,6 +49,7 @@ pub(in crate::stages) fn parse(
         lr: Some(p.float("lr", 1e-3, Bound::NotNegative) as f32),
         latent_lr: p.float("latent_lr", latent_lr, Bound::NotNegative) as f32,
         kl_weight: if distribution.is_some() { p.float("kl_weight", 1.0, Bound::NotNegative) } else { 0.0 },
+        noise: if distribution.is_some() { p.float_added("noise", 1.0, Bound::NotNegative) } else { 1.0 },
     });
     let schedule = Schedule::new(&epochs, rates);
     Arc::new(Joint { shape: DecoderShape { latent_dim, channels }, init_std, distribution, epochs, schedule })
@@ -165,7 +166,8 @@ mod tests {
     fn joint(latent_dim: usize, channels: [usize; 4], batch: usize) -> Joint {
         let epochs =
             Epochs { segments: vec![crate::key::Segment { epochs: 1, params: BTreeMap::new() }], keep: vec![] };
-        let schedule = Schedule::new(&epochs, vec![Rates { batch, lr: None, latent_lr: 0.0, kl_weight: 0.0 }]);
+        let schedule =
+            Schedule::new(&epochs, vec![Rates { batch, lr: None, latent_lr: 0.0, kl_weight: 0.0, noise: 1.0 }]);
         Joint { shape: DecoderShape { latent_dim, channels }, init_std: 1.0, distribution: None, epochs, schedule }
     }
 

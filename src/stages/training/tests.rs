@@ -109,6 +109,22 @@ fn the_weight_of_the_kl_pulls_the_posterior_to_its_prior() {
 }
 
 #[test]
+fn without_noise_a_posterior_is_drawn_at_its_mean() {
+    for family in FAMILIES {
+        let curve = |noise| {
+            // Nothing learns and the batch is everything, so the epochs differ by what is drawn only.
+            let params = with(with(small(2), "distribution", text(family)), "noise", Data::Float(noise));
+            let params = with(with(params, "lr", Data::Float(0.0)), "latent_lr", Data::Float(0.0));
+            let made = train(&TrainVad, &with(params, "batch", Data::Int(24))).run().unwrap();
+            made.tensors["history.rmse"].to_vec::<f64>().unwrap()
+        };
+        let (none, some) = (curve(0.0), curve(0.5));
+        assert!((none[0] / none[1] - 1.0).abs() < 1e-5, "{family}: {none:?}");
+        assert!((some[0] / some[1] - 1.0).abs() > 1e-5, "{family}: {some:?}");
+    }
+}
+
+#[test]
 fn an_artifact_shows_what_readers_need() {
     for (name, kind, params) in trainings(2) {
         let made = train(kind, &params).run().unwrap();
@@ -368,6 +384,10 @@ fn the_key_holds_start_and_epochs_apart() {
     let epochs = stage.epochs().unwrap();
     assert_eq!(epochs.total(), 5);
     assert_eq!(names(&epochs.segments[0].params), "batch kl_weight latent_lr lr");
+
+    assert_eq!(parse(&TrainVad, &with(small(5), "noise", Data::Float(1.0))).0.epochs(), Some(epochs));
+    let quiet = parse(&TrainVad, &with(small(5), "noise", Data::Float(0.5))).0.epochs().unwrap();
+    assert_eq!(names(&quiet.segments[0].params), "batch kl_weight latent_lr lr noise");
 
     let written_out = with(small(5), "channels", list([2048, 512, 256, 128].map(Data::Int)));
     let left_out: Given = small(5).into_iter().filter(|(name, _)| *name != "channels").collect();
