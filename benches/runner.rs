@@ -4,8 +4,10 @@
 //! first, the rest is `vadpipe`'s command line. Every figure is one of a whole process: from its start to its end, as a
 //! user waits for it, and its peak memory as the kernel counts it. Medians of [`ROUNDS`].
 //!
-//! Words after `--` choose parts: `scale`, `reach`, `epochs`, `peers`; all of them if none is given. Peers are measured where
-//! they are installed: `ninja` and `dvc` on the PATH, or beside the Python that `VADPIPE_PYTHON` names.
+//! Words after `--` choose parts: `scale`, `reach` (with the peers), `epochs`, `beside`; all of them if none is given. Peers are
+//! measured where they are installed: `ninja` and `dvc` on the PATH, or beside the Python that `VADPIPE_PYTHON` names. A run that
+//! does not do what it is measured for (a no-op that executes something, an extended training with other bytes) ends the bench
+//! with exit code 1.
 
 #[path = "runner/peers.rs"]
 mod peers;
@@ -16,8 +18,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use peers::Peers;
 use vadpipe::artifact::Artifact;
 use vadpipe::stage::{Bound, Context, Params, Registry, Roles, Stage, StageError, StageKind};
 
@@ -102,13 +105,13 @@ fn measure() -> Outcome {
         bench.scale()?;
     }
     if wants("reach") {
-        bench.reach()?;
+        bench.reach(&Peers::measure(folder.path())?)?;
     }
     if wants("epochs") {
         bench.epochs()?;
     }
-    if wants("peers") {
-        peers::measure(folder.path())?;
+    if wants("beside") {
+        bench.beside()?;
     }
     Ok(())
 }
@@ -182,36 +185,51 @@ impl Bench {
         Ok(())
     }
 
-    /// The rows of the issue's table.
-    fn reach(&self) -> Outcome {
-        say("what                                               measured                  at least");
-        let row = |what: &str, took: Took, bound: &str| {
-            let measured = format!("{:.3} s, {:.0} MB", took.seconds, took.megabytes);
-            say(&format!("{what:<50} {measured:<25} {bound}"));
+    /// The whole table: ours, what it must reach, and what the peers take for the like of it.
+    fn reach(&self, peers: &Peers) -> Outcome {
+        let row = |what: &str, measured: String, bound: &str, beside: String| {
+            say(&format!("{what:<52} {measured:<17} {bound:<14} {beside}"));
         };
+        let took = |t: Took| format!("{:.3} s, {:.0} MB", t.seconds, t.megabytes);
+        say("what                                                 measured          at most        peers");
         for (shape, text) in [("matrix", pipelines::matrix(10_000, 1)), ("tables", pipelines::tables(10_000))] {
             let (file, cache) = (format!("{shape}.toml"), format!("cache-{shape}"));
             self.write(&file, &text)?;
             let first = self.first(&file, &cache)?;
             let noop = self.median(&["run", &file, "-q", "--cache", &cache])?;
+            self.expect_to_run(0, &file, &cache)?;
             let edited = (1..=ROUNDS).map(|round| {
                 // Another value each time, and the file as it was for the next.
                 self.write(&file, &pipelines::edited(&text, round))?;
                 self.vadpipe(&["run", &file, "-q", "--cache", &cache])
             });
             let edited = median(edited.collect::<Outcome<Vec<_>>>()?);
-            row(&format!("no-op run of 10,000 stages ({shape})"), noop, "0.15 s");
-            row(&format!("edit one of 10,000 stages, rerun ({shape})"), edited, "0.3 s");
-            let each = Took { seconds: (first.seconds - noop.seconds) / 10_000.0, megabytes: first.megabytes };
-            let measured = format!("{:.3} ms, {:.0} MB", each.seconds * 1e3, each.megabytes);
-            say(&format!("{:<50} {measured:<25} 1 ms", format!("overhead of an executed trivial stage ({shape})")));
+            self.write(&file, &pipelines::edited(&text, ROUNDS + 1))?;
+            self.expect_to_run(1, &file, &cache)?;
+            row(&format!("no-op run of 10,000 stages ({shape})"), took(noop), "0.15 s", peers.noop());
+            row(&format!("edit one of 10,000 stages, rerun ({shape})"), took(edited), "0.3 s", String::new());
+            let each = 1e3 * (first.seconds - noop.seconds) / 10_000.0;
+            let measured = format!("{each:.3} ms, {:.0} MB", first.megabytes);
+            row(&format!("overhead of an executed trivial stage ({shape})"), measured, "1 ms", peers.each());
         }
         for (shape, text) in [("matrix", pipelines::matrix(10_000, 4)), ("tables", pipelines::tables(40_000))] {
             self.write("large.toml", &text)?;
             let plan = self.median(&["plan", "large.toml", "-q", "--cache", "none"])?;
-            row(&format!("plan of 40,000 stages, cold cache ({shape})"), plan, "0.5 s, 200 MB");
+            let what = format!("plan of 40,000 stages, cold cache ({shape})");
+            row(&what, took(plan), "0.5 s, 200 MB", String::new());
         }
         Ok(())
+    }
+
+    /// What a run executes, which is not measured: `count` stages.
+    fn expect_to_run(&self, count: usize, file: &str, cache: &str) -> Outcome {
+        self.vadpipe(&["run", file, "--json", "--cache", cache])?;
+        let out = std::fs::read_to_string(self.folder.join("out"))?;
+        let last: serde_json::Value = serde_json::from_str(out.lines().last().unwrap_or_default())?;
+        match last["executed"].as_array() {
+            Some(executed) if executed.len() == count => Ok(()),
+            other => Err(format!("{count} stages were to run, not {other:?}").into()),
+        }
     }
 
     /// 100 → 200 epochs of a small decoder, and 4 → 8 of one as large as the shipped: what that costs besides the epochs.
@@ -219,19 +237,48 @@ impl Bench {
         for (what, model, half) in [("small", pipelines::SMALL, 100), ("shipped size", pipelines::SHIPPED, 4)] {
             self.write("half.toml", &pipelines::training(model, half))?;
             self.write("whole.toml", &pipelines::training(model, 2 * half))?;
-            let short = self.first("half.toml", "extended")?;
-            let extended = self.vadpipe(&["run", "whole.toml", "-q", "--cache", "extended"])?;
-            let whole = self.first("whole.toml", "at-once")?;
-            let besides = extended.seconds - (whole.seconds - short.seconds);
-            let same = self.digest("extended")? == self.digest("at-once")?;
+            let mut rounds = Vec::new();
+            for _ in 0..ROUNDS {
+                let short = self.first("half.toml", "extended")?;
+                let extended = self.vadpipe(&["run", "whole.toml", "-q", "--cache", "extended"])?;
+                let whole = self.first("whole.toml", "at-once")?;
+                if self.digest("extended")? != self.digest("at-once")? {
+                    return Err(format!("epochs {half} → {} ({what}): other bytes than in one go", 2 * half).into());
+                }
+                rounds.push([extended.seconds - (whole.seconds - short.seconds), extended.seconds, whole.seconds]);
+            }
+            rounds.sort_by(|a, b| a[0].total_cmp(&b[0]));
+            let [besides, extended, whole] = rounds[ROUNDS / 2];
             say(&format!(
-                "epochs {half} → {} ({what}): {:.2} s, and {:.2} s in one go; besides the epochs {besides:.2} s (at most 1 s); {}",
+                "epochs {half} → {} ({what}): {extended:.2} s, and {whole:.2} s in one go, the same bytes; besides the epochs \
+                 {besides:.2} s (at most 1 s)",
                 2 * half,
-                extended.seconds,
-                whole.seconds,
-                if same { "the same bytes" } else { "OTHER BYTES" }
             ));
         }
+        Ok(())
+    }
+
+    /// What is asked while a training of the shipped size runs: the slowest of each question.
+    fn beside(&self) -> Outcome {
+        self.write("long.toml", &pipelines::training(pipelines::SHIPPED, 100_000).replace("1e6", "1"))?;
+        let mut command = Command::new(&self.program);
+        command.args(["--vadpipe", "run", "long.toml", "-q", "--cache", "busy"]).current_dir(&self.folder);
+        let mut training = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        // With a checkpoint each second: the cache is in use all the time.
+        std::thread::sleep(Duration::from_secs(5));
+        let mut slowest = Vec::new();
+        for question in [&["plan", "long.toml"][..], &["status", "long.toml"], &["log"], &["log", "last", "--events"]] {
+            let asked = (0..ROUNDS).map(|_| self.vadpipe(&[question, &["--cache", "busy"]].concat()));
+            let took = asked.collect::<Outcome<Vec<_>>>().map(|all| all.iter().map(|t| t.seconds).fold(0.0, f64::max));
+            slowest.push(format!("{} {:.3} s", question.join(" ").replace(" long.toml", ""), took?));
+        }
+        let running = training.try_wait()?.is_none();
+        training.kill()?;
+        training.wait()?;
+        if !running {
+            return Err("the training ended while it was asked about".into());
+        }
+        say(&format!("beside a running training, the slowest of {ROUNDS} (at most 1 s): {}", slowest.join(", ")));
         Ok(())
     }
 

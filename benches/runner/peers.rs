@@ -10,20 +10,44 @@ use super::{Outcome, ROUNDS, find, say};
 const EDGES: usize = 10_000;
 const STAGES: usize = 100;
 
-/// Prints a line for each peer, or that it is not installed.
-pub(crate) fn measure(folder: &Path) -> Outcome {
-    match find("ninja") {
-        Some(ninja) => self::ninja(&ninja, &folder.join("ninja"))?,
-        None => say("ninja is not installed: no figure (`pip install ninja`)"),
-    }
-    match find("dvc") {
-        Some(dvc) => self::dvc(&dvc, &folder.join("dvc"))?,
-        None => say("DVC is not installed: no figure (`pip install dvc`)"),
-    }
-    Ok(())
+/// Seconds of a first run and of a no-op, by those that are installed.
+pub(crate) struct Peers {
+    ninja: Option<[f64; 2]>,
+    dvc: Option<[f64; 2]>,
 }
 
-fn ninja(program: &Path, folder: &Path) -> Outcome {
+impl Peers {
+    /// Measures those that are installed, and says which are not.
+    pub(crate) fn measure(folder: &Path) -> Outcome<Self> {
+        let ninja = find("ninja").map(|ninja| self::ninja(&ninja, &folder.join("ninja"))).transpose()?;
+        let dvc = find("dvc").map(|dvc| self::dvc(&dvc, &folder.join("dvc"))).transpose()?;
+        for (name, _) in [("ninja", ninja), ("dvc", dvc)].iter().filter(|(_, figures)| figures.is_none()) {
+            say(&format!("{name} is not installed: no figure (`pip install {name}`)"));
+        }
+        Ok(Self { ninja, dvc })
+    }
+
+    /// A no-op's seconds, beside ours of 10,000 stages.
+    pub(crate) fn noop(&self) -> String {
+        let ninja = self.ninja.map(|[_, noop]| format!("ninja {noop:.3} s ({EDGES} edges)"));
+        let dvc = self.dvc.map(|[_, noop]| format!("DVC {noop:.2} s ({STAGES} stages)"));
+        joined(ninja, dvc)
+    }
+
+    /// What each stage of a first run takes.
+    pub(crate) fn each(&self) -> String {
+        let each = |[first, noop]: [f64; 2], count: usize| (first - noop) / count as f64;
+        let ninja = self.ninja.map(|took| format!("ninja {:.1} ms", 1e3 * each(took, EDGES)));
+        let dvc = self.dvc.map(|took| format!("DVC {:.2} s", each(took, STAGES)));
+        joined(ninja, dvc)
+    }
+}
+
+fn joined(ninja: Option<String>, dvc: Option<String>) -> String {
+    [ninja, dvc].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn ninja(program: &Path, folder: &Path) -> Outcome<[f64; 2]> {
     std::fs::create_dir_all(folder)?;
     let mut text = String::from("rule t\n command = : > $out\n");
     for i in 0..EDGES {
@@ -32,11 +56,10 @@ fn ninja(program: &Path, folder: &Path) -> Outcome {
     std::fs::write(folder.join("build.ninja"), text)?;
     let first = timed(Command::new(program).current_dir(folder))?;
     let noop = median(|| timed(Command::new(program).current_dir(folder)))?;
-    say(&format!("ninja, {EDGES} edges: first run {first:.2} s, no-op {noop:.3} s"));
-    Ok(())
+    Ok([first, noop])
 }
 
-fn dvc(program: &Path, folder: &Path) -> Outcome {
+fn dvc(program: &Path, folder: &Path) -> Outcome<[f64; 2]> {
     std::fs::create_dir_all(folder)?;
     let bin = program.parent().unwrap_or(Path::new("."));
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -56,9 +79,7 @@ fn dvc(program: &Path, folder: &Path) -> Outcome {
     std::fs::write(folder.join("dvc.yaml"), text)?;
     let first = run(program, &["repro", "-q"])?;
     let noop = median(|| run(program, &["repro", "-q"]))?;
-    let each = (first - noop) / STAGES as f64;
-    say(&format!("DVC, {STAGES} stages: first run {first:.2} s ({each:.3} s a stage), no-op {noop:.2} s"));
-    Ok(())
+    Ok([first, noop])
 }
 
 fn median(mut f: impl FnMut() -> Outcome<f64>) -> Outcome<f64> {
