@@ -8,6 +8,7 @@ mod chain;
 mod crew;
 mod device;
 mod journal;
+mod outcome;
 mod overlay;
 mod pinned;
 mod pruning;
@@ -29,7 +30,8 @@ pub use verify::{Difference, Part, Sample, Sampled, Stretch, Verification, Verif
 use crate::error::{Error, Result};
 use crate::event::{Event, Listener, Status, VERSION};
 use crate::exec::journal::Journal;
-use crate::exec::schedule::{Fate, Scheduler, Wishes};
+use crate::exec::outcome::Fate;
+use crate::exec::schedule::{Scheduler, Wishes};
 use crate::exec::worker::Shared;
 use crate::graph::Graph;
 use crate::plan::Planner;

@@ -61,7 +61,7 @@ pub struct Decision {
     pub components: Option<Components>,
     /// The key; none while inputs are unknown.
     pub key: Option<Key>,
-    /// The digest of the result, if it is a hit.
+    /// The digest of the result, if it is there: a hit, or one that pruning has yet to have its say about.
     pub output: Option<Digest>,
     /// Why it is no hit.
     pub reason: Option<Reason>,
@@ -122,7 +122,8 @@ impl Known {
     }
 
     fn take(&mut self, decision: &Decision) {
-        self.outputs.extend(decision.output.map(|output| (decision.point, output)));
+        let there = decision.output.filter(|_| decision.state == State::Hit);
+        self.outputs.extend(there.map(|output| (decision.point, output)));
         self.out.extend((decision.state == State::Pruned).then_some(decision.point));
     }
 }
@@ -225,12 +226,13 @@ impl Planner<'_> {
         Ok(decisions?)
     }
 
-    /// The records of a plan's hits. A record that can't be read (any more) is left out.
+    /// The records of the results that are there, whether or not pruning has its say about them yet. A record that can't be
+    /// read (any more) is left out.
     ///
     /// # Errors
     /// If the store fails.
     pub fn records(&self, plan: &Plan) -> Result<BTreeMap<usize, ResultRecord>> {
-        let hits = plan.decisions.iter().filter(|d| d.state == State::Hit);
+        let hits = plan.decisions.iter().filter(|d| d.output.is_some());
         let (points, keys): (Vec<_>, Vec<_>) = hits.filter_map(|d| Some((d.point, d.key?))).unzip();
         let found = self.store.results(&keys)?;
         Ok(points.into_iter().zip(found).filter_map(|(point, record)| Some((point, record?))).collect())

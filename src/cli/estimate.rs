@@ -10,6 +10,7 @@
 //! quick. Nothing of this reaches a key or a result.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 
 use super::project::Project;
 use crate::error::Result;
@@ -45,7 +46,7 @@ impl Estimates {
             return Ok(estimates);
         }
         let history = History::read(project, &open)?;
-        let cores = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let (mut alone, mut together, mut longest) = (0.0, 0.0, 0.0f64);
         for decision in open {
             let will_run = decision.state == State::Miss;
@@ -54,7 +55,10 @@ impl Estimates {
                 continue;
             };
             estimates.points.insert(decision.point, seconds);
-            match project.spec.points[decision.point].parsed.stage.parallel() {
+            let stage = &project.spec.points[decision.point].parsed.stage;
+            // A training that doesn't fill the cores runs beside others: see `exec/room.rs`.
+            let fills_the_cores = stage.parallel() && stage.threads(cores) >= cores;
+            match fills_the_cores {
                 _ if !will_run => {}
                 true => alone += seconds,
                 false => {
@@ -63,7 +67,7 @@ impl Estimates {
                 }
             }
         }
-        estimates.total = alone + longest.max(together / cores);
+        estimates.total = alone + longest.max(together / cores as f64);
         Ok(estimates)
     }
 

@@ -71,9 +71,6 @@ pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()
     if missing > 0 {
         ui.note(&format!("{missing} of {targets} stages are not in the cache"));
     }
-    if !pruned.is_empty() {
-        ui.note(&format!("{} of {targets} stages are pruned", pruned.len()));
-    }
     let points = project.graph.order().iter().filter_map(|p| Some((&project.spec.points[*p], results.get(p)?)));
     let mut rows: Vec<Row> = points
         .map(|(point, record)| Row {

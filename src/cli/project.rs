@@ -58,7 +58,8 @@ impl Project {
         let file = std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone());
         let base = file.parent().unwrap_or(Path::new(".")).to_owned();
         let spec = std::thread::scope(|scope| {
-            scope.spawn(|| store.open_ahead());
+            // Without a thread, it is opened when it is needed.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, || store.open_ahead());
             load(&text, &args.file.display().to_string(), &base, &args.set, registry)
         })?;
         let compute = choose(args.device.unwrap_or(spec.pipeline.device), spec.pipeline.precision)?;
@@ -83,11 +84,16 @@ impl Project {
         plan
     }
 
-    /// The results of the targets that are in the cache, by point, and the targets that are pruned.
+    /// The results of the targets that are in the cache, by point, and the targets that are pruned, of which it says how many
+    /// there are.
     pub(super) fn results_and_pruned(&self, ui: &Ui) -> Result<(BTreeMap<usize, ResultRecord>, BTreeSet<usize>)> {
         let mut plan = self.plan(&BTreeSet::new(), ui)?;
         plan.decisions.retain(|d| self.targets.contains(&d.point));
-        Ok((self.planner(&BTreeSet::new()).records(&plan)?, plan.pruned()))
+        let (results, pruned) = (self.planner(&BTreeSet::new()).records(&plan)?, plan.pruned());
+        if !pruned.is_empty() {
+            ui.note(&format!("{} of {} stages are pruned", pruned.len(), self.targets.len()));
+        }
+        Ok((results, pruned))
     }
 
     /// The results of the targets in plan order; an error if one has none. Pruned points are passed over.

@@ -199,7 +199,7 @@ pub(super) fn stop_on_signals(cancel: &Cancel, say: impl Fn() + Send + 'static) 
         .map_err(|e| Error::new(Category::StageFailed, "can't listen to signals").caused_by(e))?;
     let cancel = cancel.clone();
     let asked = AtomicBool::new(false);
-    std::thread::spawn(move || {
+    let listen = move || {
         for _ in signals.forever() {
             if asked.swap(true, Ordering::SeqCst) {
                 end_children();
@@ -208,6 +208,7 @@ pub(super) fn stop_on_signals(cancel: &Cancel, say: impl Fn() + Send + 'static) 
             cancel.cancel();
             say();
         }
-    });
-    Ok(())
+    };
+    let listener = std::thread::Builder::new().name("vadpipe-signals".to_owned()).spawn(listen);
+    listener.map(drop).map_err(|e| Error::new(Category::StageFailed, "can't start a thread").caused_by(e))
 }

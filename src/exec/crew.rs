@@ -51,7 +51,11 @@ impl<'scope, 'env> Crew<'scope, 'env> {
         let (jobs, queue) = channel();
         let (made, waiting) = channel();
         let told = news.clone();
-        Builder::new().spawn_scoped(scope, move || commit_groups(shared, &waiting, &told)).map_err(no_thread)?;
+        Builder::new()
+            .spawn_scoped(scope, move || {
+                commit_groups(|group| shared.commit(group), |made: &Made| made.point, &waiting, &told);
+            })
+            .map_err(no_thread)?;
         Ok(Self { scope, shared, jobs, queue: Arc::new(Mutex::new(queue)), made, news, workers: 0, open: 0 })
     }
 
@@ -112,14 +116,20 @@ fn work(shared: &Shared<'_>, queue: &Mutex<Receiver<Box<Job>>>, news: &Sender<Ne
     }
 }
 
-fn commit_groups(shared: &Shared<'_>, waiting: &Receiver<Made>, news: &Sender<News>) {
+/// Commits what waits, as much as there is at a time. `point` says whose a thing is.
+fn commit_groups<T>(
+    commit: impl Fn(&[T]) -> Vec<Done>,
+    point: impl Fn(&T) -> usize,
+    waiting: &Receiver<T>,
+    news: &Sender<News>,
+) {
     while let Ok(first) = waiting.recv() {
         let mut group = vec![first];
         group.extend(waiting.try_iter().take(GROUP - 1));
         // Whatever happens in there, the scheduler must hear what became of each.
-        let done = catch_unwind(AssertUnwindSafe(|| shared.commit(&group))).unwrap_or_else(|panic| {
+        let done = catch_unwind(AssertUnwindSafe(|| commit(&group))).unwrap_or_else(|panic| {
             let message = format!("internal error: {}", said(&*panic).unwrap_or("storing a result panicked"));
-            let failed = |m: &Made| Done { point: m.point, outcome: Err(Failure::of(Error::storage(&message))) };
+            let failed = |m: &T| Done { point: point(m), outcome: Err(Failure::of(Error::storage(&message))) };
             group.iter().map(failed).collect()
         });
         for done in done {
@@ -127,5 +137,36 @@ fn commit_groups(shared: &Shared<'_>, waiting: &Receiver<Made>, news: &Sender<Ne
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_while_results_are_stored_is_told_of_each_and_the_next_are_stored() {
+        let (made, waiting) = channel();
+        let (news, heard) = channel();
+        let commit = |group: &[usize]| {
+            assert!(!group.contains(&3), "three");
+            let done = |point: &usize| Done { point: *point, outcome: Err(Failure::of(Error::storage("stored"))) };
+            group.iter().map(done).collect()
+        };
+        [3, 4].into_iter().for_each(|point| made.send(point).unwrap());
+        let told = std::thread::scope(|scope| {
+            scope.spawn(move || commit_groups(commit, |point| *point, &waiting, &news));
+            let next = || match heard.recv().unwrap() {
+                News::Committed(done) => (done.point, done.outcome.unwrap_err().error.message),
+                _ => panic!("nothing else is told"),
+            };
+            let told = [next(), next()];
+            made.send(5).unwrap();
+            let told = [&told[..], &[next()]].concat();
+            drop(made);
+            told
+        });
+        let failed = "internal error: three".to_owned();
+        assert_eq!(told, [(3, failed.clone()), (4, failed), (5, "stored".to_owned())]);
     }
 }

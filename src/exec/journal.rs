@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::error::{Error, Result};
 use crate::event::{Event, Listener, Status};
 use crate::exec::Options;
-use crate::exec::schedule::{Fate, Scheduler};
+use crate::exec::outcome::Fate;
+use crate::exec::schedule::Scheduler;
 use crate::key::Key;
-use crate::plan::{Decision, Plan};
+use crate::plan::{Decision, Plan, State};
 use crate::spec::Spec;
 use crate::store::{AtWork, Holder, RUN_FORMAT, RunRecord, RunStatus, StageOutcome, StageRun, Store};
 
@@ -47,7 +48,7 @@ impl<'a> Journal<'a> {
             key: d.key,
             outcome: StageOutcome::Pending,
             seconds: 0.0,
-            digest: d.output,
+            digest: d.output.filter(|_| d.state == State::Hit),
             resumed_at: None,
         };
         let record = RunRecord {
@@ -115,11 +116,15 @@ impl<'a> Journal<'a> {
         };
         let name = |point: &usize| self.spec.points[*point].name.as_str();
         let hits: Vec<_> = scheduler.results.iter().map(|(point, (key, _))| (name(point), *key)).collect();
-        // One waits for the disk while the other reads the index.
+        let note = || self.store.note_hits(&self.spec.pipeline.name, &hits);
+        // One waits for the disk while the other reads the index, if there is a thread to be had.
         let noted = std::thread::scope(|scope| {
-            let noting = scope.spawn(|| self.store.note_hits(&self.spec.pipeline.name, &hits));
+            let noting = std::thread::Builder::new().spawn_scoped(scope, note);
             let written = self.store.write_run(&record);
-            let noted = noting.join().unwrap_or(Ok(()));
+            let noted = match noting {
+                Ok(noting) => noting.join().unwrap_or(Ok(())),
+                Err(_) => note(),
+            };
             written.and(noted)
         });
         Ok(noted?)

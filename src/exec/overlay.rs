@@ -8,7 +8,8 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::exec::schedule::{Fate, Scheduler};
+use crate::exec::outcome::Fate;
+use crate::exec::schedule::Scheduler;
 use crate::exec::worker::Shared;
 use crate::key::Segment;
 use crate::report::{RunOverlay, StageOverlay, StageState, overlay};

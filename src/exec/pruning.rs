@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 
 use crate::error::Result;
 use crate::event::Event;
-use crate::exec::schedule::{Fate, Next, Scheduler};
+use crate::exec::outcome::Fate;
+use crate::exec::schedule::{Next, Scheduler};
 use crate::plan::{Cause, Decision, Reason, Standing, State};
 
 /// What is to be done about a point.
@@ -43,6 +44,17 @@ impl Scheduler<'_> {
         })
     }
 
+    /// Another process trains this point: the figures that it has come to decide about others here.
+    pub(super) fn hear_of(&mut self, point: usize) -> Result<()> {
+        let Some(ladder) = self.ladder.as_mut().filter(|ladder| ladder.has(point)) else { return Ok(()) };
+        if let (Standing::Below { .. }, Some(components)) =
+            (ladder.standing(point), self.planner.decide(point, &self.known)?.components)
+        {
+            ladder.tell(point, &self.planner.curve(&components, &ladder.curve)?);
+        }
+        Ok(())
+    }
+
     /// Takes over what the plan knows to be pruned.
     pub(super) fn already_pruned(&mut self, decision: &Decision) {
         let Decision { point, state: State::Pruned, key, reason: Some(reason), .. } = decision else { return };
@@ -54,7 +66,7 @@ impl Scheduler<'_> {
     }
 
     /// A point has no result, and neither has what hangs on it and others like it only.
-    fn prune(&mut self, point: usize, cause: Cause) {
+    pub(super) fn prune(&mut self, point: usize, cause: Cause) {
         self.fates.insert(point, Fate::Pruned);
         self.ready.remove(&self.position[&point]);
         self.known.out.insert(point);
@@ -93,11 +105,13 @@ impl Scheduler<'_> {
             return;
         }
         ladder.forget(&readers);
+        let members: Vec<usize> = ladder.points().collect();
         self.pruned.clear();
         let out = std::mem::take(&mut self.known.out);
         self.fates.extend(out.iter().map(|point| (*point, Fate::Waiting)));
         let gathered: BTreeSet<usize> = out.iter().flat_map(|point| self.planner.graph.dependents(*point)).collect();
-        for below in gathered {
+        // Those that came to their end are judged anew, too, whatever they read.
+        for below in gathered.into_iter().chain(members) {
             self.withdraw_if_made(below);
         }
         self.drop_unready();

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::exec::schedule::{Fate, Scheduler};
+use crate::exec::outcome::Fate;
+use crate::exec::schedule::Scheduler;
 use crate::key::Digest;
 
 /// A producer whose bytes are damaged again after it was run again has a broken disk below it.

@@ -14,16 +14,15 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use crate::error::{Category, Error, Result};
-use crate::event::{Event, Status};
+use crate::event::Event;
 use crate::exec::crew::{Crew, News};
+use crate::exec::outcome::Fate;
 use crate::exec::pinned::pinned_epochs;
 use crate::exec::pruning::Climb;
 use crate::exec::room::Room;
-use crate::exec::worker::{Done, Failure, Job, Shared};
+use crate::exec::worker::{Done, Job, Shared};
 use crate::key::{Components, Digest, Key};
-use crate::plan::{Decision, Known, Ladder, Plan, Planner};
-use crate::spec::PointInput;
-use crate::stage::Cancel;
+use crate::plan::{Decision, Known, Ladder, Plan, Planner, State};
 use crate::store::{Holder, Lease, LeaseOutcome, ResultRecord};
 
 /// How often a held key is asked for again, and a cancellation is noticed.
@@ -32,25 +31,6 @@ const TICK: Duration = Duration::from_millis(200);
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 /// So many results at most wait to be committed, and so many bytes of them: then nothing starts before some are.
 const BACKLOG: (usize, usize) = (512, 256 << 20);
-
-/// What became of a point.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Fate {
-    /// Waiting for its inputs, or for room.
-    Waiting,
-    /// Running now.
-    Running,
-    /// Its result was in the cache.
-    Cached,
-    /// It ran.
-    Executed,
-    /// It failed.
-    Failed,
-    /// It did not run because of this point, or because of an interruption.
-    Skipped(Option<usize>),
-    /// It has no result: it was pruned, or hangs on points that are.
-    Pruned,
-}
 
 /// What the scheduler needs to know of the user's wishes.
 pub(crate) struct Wishes<'a> {
@@ -61,23 +41,23 @@ pub(crate) struct Wishes<'a> {
 }
 
 /// A job under way.
-struct Started {
-    at: Instant,
-    key: Key,
+pub(super) struct Started {
+    pub(super) at: Instant,
+    pub(super) key: Key,
     /// The states on its way, if it is a training.
-    states: Vec<Key>,
+    pub(super) states: Vec<Key>,
     /// Once it ended: the seconds it took, and the bytes that are to be committed.
-    ended: Option<(f64, usize)>,
+    pub(super) ended: Option<(f64, usize)>,
     /// The digests of its inputs as it started: they may have been replaced since.
-    read: BTreeMap<usize, Option<Digest>>,
+    pub(super) read: BTreeMap<usize, Option<Digest>>,
     /// The repairs of its inputs as it started: what it finds damaged may have been mended since.
-    repairs: BTreeMap<usize, usize>,
+    pub(super) repairs: BTreeMap<usize, usize>,
 }
 
 pub(crate) struct Scheduler<'a> {
     pub(super) planner: &'a Planner<'a>,
     pub(super) shared: &'a Shared<'a>,
-    wishes: Wishes<'a>,
+    pub(super) wishes: Wishes<'a>,
     room: Room<'a>,
     pub fates: BTreeMap<usize, Fate>,
     /// What is there: the key and the output digest of each point.
@@ -95,22 +75,22 @@ pub(crate) struct Scheduler<'a> {
     pub(super) ready: BTreeSet<usize>,
     pub(super) order: Vec<usize>,
     pub(super) position: BTreeMap<usize, usize>,
-    leases: BTreeMap<usize, Lease>,
+    pub(super) leases: BTreeMap<usize, Lease>,
     /// The keys that run here: two points may have the same.
-    computing: BTreeMap<Key, usize>,
+    pub(super) computing: BTreeMap<Key, usize>,
     /// Points whose key another process computes.
     held: BTreeMap<usize, (Key, Instant)>,
     /// How often each point was run again because its bytes were gone.
     pub(super) repairs: BTreeMap<usize, usize>,
     /// What came of points before they were run again.
     pub(super) before: BTreeMap<usize, Digest>,
-    started: BTreeMap<usize, Started>,
+    pub(super) started: BTreeMap<usize, Started>,
     /// What ended and is not yet in the store, and the bytes of all of it.
-    committing: BTreeMap<usize, Started>,
-    backlog: usize,
+    pub(super) committing: BTreeMap<usize, Started>,
+    pub(super) backlog: usize,
     /// The first error, which decides the exit code.
     pub error: Option<Error>,
-    stopping: bool,
+    pub(super) stopping: bool,
 }
 
 impl<'a> Scheduler<'a> {
@@ -144,7 +124,7 @@ impl<'a> Scheduler<'a> {
             stopping: false,
         };
         for decision in &plan.decisions {
-            if let (Some(key), Some(output)) = (decision.key, decision.output) {
+            if let (State::Hit, Some(key), Some(output)) = (decision.state, decision.key, decision.output) {
                 scheduler.cached(decision.point, key, output);
             }
             scheduler.already_pruned(decision);
@@ -167,7 +147,7 @@ impl<'a> Scheduler<'a> {
                 while self.is_busy()
                     && let Ok(news) = receiver.recv()
                 {
-                    let _ = self.hear(news, &mut crew);
+                    self.hear(news, &mut crew);
                 }
             }
             ended
@@ -189,21 +169,9 @@ impl<'a> Scheduler<'a> {
                 heard = receiver.recv_timeout(TICK).ok();
             }
             while let Some(news) = heard {
-                self.hear(news, crew)?;
+                self.hear(news, crew);
                 heard = receiver.try_recv().ok();
             }
-        }
-    }
-
-    /// Whatever is over, nobody waits for something that won't happen: that would be an error of ours, and is said to be one.
-    fn forgets_nobody(&mut self) {
-        if self.stopping || self.error.is_some() {
-            return;
-        }
-        if let Some(point) = self.order.iter().copied().find(|p| self.fates[p] == Fate::Waiting) {
-            let message = format!("internal error: `{}` was never run", self.name(point));
-            let hint = "run again: what was finished is cached; please report this";
-            self.failed(point, Error::new(Category::StageFailed, message).hint(hint));
         }
     }
 
@@ -212,7 +180,7 @@ impl<'a> Scheduler<'a> {
         !(self.started.is_empty() && self.committing.is_empty())
     }
 
-    fn hear(&mut self, news: News, crew: &mut Crew<'_, '_>) -> Result<()> {
+    fn hear(&mut self, news: News, crew: &mut Crew<'_, '_>) {
         match news {
             News::Made(made) => {
                 crew.ended();
@@ -223,34 +191,12 @@ impl<'a> Scheduler<'a> {
                     self.committing.insert(made.point, started);
                 }
                 crew.commit(*made);
-                Ok(())
             }
             News::Failed(point, failure) => {
                 crew.ended();
-                self.ended(Done { point, outcome: Err(*failure) })
+                self.ended(Done { point, outcome: Err(*failure) });
             }
             News::Committed(done) => self.ended(*done),
-        }
-    }
-
-    /// Whatever has not run when all is over was stopped.
-    pub(crate) fn skip_the_rest(&mut self) {
-        for point in self.order.clone() {
-            if self.fates[&point] == Fate::Waiting {
-                self.fates.insert(point, Fate::Skipped(None));
-            }
-        }
-    }
-
-    /// How the run ended. `asked` is what the user stops everything with.
-    pub(crate) fn status(&self, asked: &Cancel) -> Status {
-        let storage_failed = self.error.as_ref().is_some_and(|e| e.category == Category::Storage);
-        if self.fates.values().all(|f| matches!(f, Fate::Cached | Fate::Executed | Fate::Pruned)) {
-            Status::Ok
-        } else if asked.is_cancelled() && !storage_failed {
-            Status::Interrupted
-        } else {
-            Status::Failed
         }
     }
 
@@ -318,6 +264,7 @@ impl<'a> Scheduler<'a> {
             }
             *asked = Instant::now();
             if self.shared.store.lease_holder(key).is_some() {
+                self.hear_of(point)?;
                 return Ok(Next::Held);
             }
             self.held.remove(&point);
@@ -435,99 +382,6 @@ impl<'a> Scheduler<'a> {
             }
         }
         Ok(gone)
-    }
-
-    fn ended(&mut self, done: Done) -> Result<()> {
-        let Done { point, outcome } = done;
-        let started = self.started.remove(&point).or_else(|| self.committing.remove(&point));
-        let (seconds, bytes) = started.as_ref().and_then(|s| s.ended).unwrap_or_default();
-        self.backlog = self.backlog.saturating_sub(bytes);
-        self.leases.remove(&point);
-        if let Some(started) = &started {
-            self.computing.remove(&started.key);
-        }
-        match outcome {
-            Ok(record) => {
-                let metrics = record.manifest.metrics.clone();
-                let (stage, key, digest) = (self.name(point), record.key, record.digest);
-                self.shared.listener.event(&Event::StageFinished { stage, key, digest, seconds, metrics });
-                if started.is_some_and(|s| self.is_outdated(&s.read)) {
-                    // It stays in the store, under a key that nobody asks for now.
-                    self.fates.insert(point, Fate::Waiting);
-                    self.make_ready(point);
-                    return Ok(());
-                }
-                if !self.planner.graph.dependents(point).is_empty() {
-                    self.records.insert(point, Arc::new(record));
-                }
-                self.settled(point, key, digest, Fate::Executed);
-            }
-            Err(Failure { at_rung: Some(epoch), .. }) => {
-                let seconds = started.map_or(0.0, |s| s.at.elapsed().as_secs_f64());
-                self.at_rung(point, epoch, seconds);
-            }
-            Err(Failure { interrupted: true, .. }) => {
-                self.fates.insert(point, Fate::Skipped(None));
-                self.shared.listener.event(&Event::StageInterrupted { stage: self.name(point) });
-            }
-            Err(Failure { error, damaged, .. }) if !damaged.is_empty() => {
-                let repairs = started.map(|s| s.repairs).unwrap_or_default();
-                self.mend(point, error, &damaged, &repairs);
-            }
-            Err(Failure { error, .. }) => {
-                let fatal = error.category == Category::Storage;
-                self.failed(point, error);
-                self.stopping |= fatal;
-            }
-        }
-        Ok(())
-    }
-
-    fn cached(&mut self, point: usize, key: Key, output: Digest) {
-        self.shared.listener.event(&Event::StageCached { stage: self.name(point), key });
-        self.settled(point, key, output, Fate::Cached);
-    }
-
-    fn settled(&mut self, point: usize, key: Key, output: Digest, fate: Fate) {
-        self.fates.insert(point, fate);
-        self.ready.remove(&self.position[&point]);
-        self.known.outputs.insert(point, output);
-        if self.before.remove(&point).is_some_and(|before| before != output) {
-            self.withdraw_below(point);
-        }
-        self.results.insert(point, (key, output));
-        for dependent in self.planner.graph.dependents(point) {
-            self.make_ready(dependent);
-        }
-    }
-
-    pub(super) fn make_ready(&mut self, point: usize) {
-        if self.fates.get(&point) == Some(&Fate::Waiting) && self.has_inputs(point) {
-            self.ready.insert(self.position[&point]);
-        }
-    }
-
-    pub(super) fn has_inputs(&self, point: usize) -> bool {
-        let mut inputs = self.planner.spec.points[point].inputs.values().flat_map(PointInput::indices);
-        inputs.all(|i| self.known.is_settled(*i))
-    }
-
-    pub(super) fn failed(&mut self, point: usize, error: Error) {
-        let text = error.with_causes();
-        let log = self.shared.log_path(&self.planner.spec.points[point]).display().to_string();
-        let (stage, hint) = (self.name(point), error.hint.clone());
-        self.shared.listener.event(&Event::StageFailed { stage, error: text, hint, log });
-        self.fates.insert(point, Fate::Failed);
-        self.error.get_or_insert(error);
-        self.stopping |= !self.wishes.keep_going;
-        for below in self.planner.graph.downstream([point]) {
-            self.ladder.iter_mut().for_each(|ladder| ladder.fail(below));
-            if self.fates.get(&below) == Some(&Fate::Waiting) {
-                self.fates.insert(below, Fate::Skipped(Some(point)));
-                let (stage, because) = (self.name(below), self.name(point));
-                self.shared.listener.event(&Event::StageSkipped { stage, because });
-            }
-        }
     }
 
     pub(super) fn name(&self, point: usize) -> String {

@@ -124,6 +124,11 @@ impl Ladder {
         Some(Self::new(prune, points))
     }
 
+    /// The points that are compared, in plan order.
+    pub fn points(&self) -> impl Iterator<Item = usize> {
+        self.members.iter().map(|member| member.point)
+    }
+
     /// Whether it is a point of the pruned stage.
     pub fn has(&self, point: usize) -> bool {
         self.places.contains_key(&point)
@@ -312,7 +317,8 @@ impl Planner<'_> {
             }
             Standing::Undecided { epoch } => {
                 causes.push(Cause::Compared { epoch });
-                State::Maybe
+                // A result that is there stays to be read: another point has failed, say, or was put in before it.
+                return Ok(Decision { state: State::Maybe, reason: Some(Reason::new(causes)), ..decision });
             }
         };
         Ok(Decision { state, output: None, reason: Some(Reason::new(causes)), ..decision })

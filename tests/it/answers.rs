@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{Desk, MINI, Said, text};
+use crate::support::{Desk, MINI, json, text};
 
 /// Four points of a training that takes a moment.
 pub(crate) const SWEEP: &str = r#"
@@ -56,11 +56,6 @@ inputs = { fine = "fine" }
 argv = ["false"]
 outputs = { never = "never" }
 "#;
-
-fn json(said: &Said) -> Value {
-    assert_eq!(said.code, 0, "{}", said.err);
-    serde_json::from_str(&said.out).expect("JSON")
-}
 
 /// What a program makes of some input; `None` where it can't be started.
 pub(crate) fn pipe(program: &str, args: &[&str], input: &str) -> Option<(bool, String, String)> {
@@ -346,68 +341,6 @@ fn the_disk_of_a_long_training_s_states_comes_back() {
     let of_states = long["states_bytes"].as_u64().expect("bytes");
     assert!(before - after > of_states / 2, "{before} → {after}, {of_states} were states");
     assert!(freed["freed_bytes"].as_u64() > Some(of_states / 2), "{freed}");
-}
-
-/// A command that makes a tensor of two floats, another one each time: 1.0, and the file's number.
-const DIFFERS: &str = r#"
-[pipeline]
-name = "differs"
-
-[stages.now]
-kind = "command"
-shell = true
-argv = ["""
-n=$(cat {base}/count); echo $((n + 1)) > {base}/count
-head='{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[3],"data_offsets":[2,5]}}'
-printf "\\\\$(printf %o $${#head})\\0\\0\\0\\0\\0\\0\\0%s\\1\\2\\3\\4\\\\$(printf %o $n)" "$head" > {outputs.out}
-"""]
-outputs = { out = "out.safetensors" }
-"#;
-
-#[test]
-fn verify_says_how_much_the_first_tensor_differs() {
-    let desk = Desk::new(DIFFERS);
-    desk.write("count", "10\n");
-    desk.run(&[]);
-    desk.write("count", "15\n");
-    let said = desk.vadpipe(["verify", "p.toml", "--json"]);
-    assert_eq!(said.code, 3, "{}", said.err);
-    let object: Value = serde_json::from_str(&said.out).expect("JSON");
-    let difference = &object["stages"][0]["difference"];
-    assert_eq!(difference["part"], "tensor");
-    assert_eq!(difference["name"], "b");
-    assert_eq!((&difference["differing"], &difference["elements"]), (&1.into(), &3.into()));
-    assert_eq!(difference["max_abs"], 5.0);
-    desk.write("count", "17\n");
-    let said = desk.vadpipe(["verify", "p.toml"]);
-    assert!(said.out.contains("tensor b differs in 1 of 3 elements, by 7e0 at most"), "{}", said.out);
-}
-
-#[test]
-fn verify_samples_stretches_of_a_training() {
-    let desk = Desk::new(&MINI.replacen("latent_dim = 6", "keep = [2, 3, 5]\nlatent_dim = 6", 1));
-    desk.edit("epochs = 3", "epochs = 6");
-    desk.run(&["ad"]);
-    let sampled = |more: &[&str]| {
-        let said = desk.vadpipe(["verify", "p.toml", "ad", "--json", "--sample"].iter().chain(more));
-        json(&said)
-    };
-    let two = sampled(&["2", "--seed", "4"]);
-    assert_eq!(two, sampled(&["2", "--seed", "4"]), "the same seed picks the same stretches");
-    let ad = &two["stages"][0];
-    assert_eq!((&ad["same"], &ad["sampled"]["states"]), (&true.into(), &serde_json::json!([2, 3, 5, 6])));
-    let stretches = ad["sampled"]["stretches"].as_array().expect("stretches");
-    assert_eq!(stretches.len(), 2);
-    let ends = [[0, 2], [2, 3], [3, 5], [5, 6]].map(|[from, to]| (Value::from(from), Value::from(to)));
-    assert!(stretches.iter().all(|s| ends.contains(&(s["from"].clone(), s["to"].clone()))), "{ad}");
-    let said = desk.vadpipe(["verify", "p.toml", "ad", "--sample", "9"]);
-    assert_eq!((said.code, said.out.lines().count()), (0, 4), "{}", said.err);
-    assert!(said.out.starts_with("same    ad from epoch 0 to 2 of 6\n"), "{}", said.out);
-    assert!(said.err.contains("no more than 4 stretches") && said.err.contains("--seed "), "{}", said.err);
-    // Without kept states there is one stretch: the whole.
-    desk.run(&["vad@distribution=uniform"]);
-    let said = desk.vadpipe(["verify", "p.toml", "vad@distribution=uniform", "--sample", "2"]);
-    assert!(said.code == 0 && said.err.contains("the whole training was run again"), "{}", said.err);
 }
 
 #[test]

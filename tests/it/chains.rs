@@ -30,6 +30,12 @@ fn two_points_that_part_late_share_what_comes_before() {
     let desk = Desk::new(&pipeline);
     let ran = desk.run(&["ad"]);
     assert_eq!(ran.of_kind("epoch").count(), 6 + 2, "four epochs are shared");
+    // Each by itself has the same bytes.
+    for point in ["ad@late=0.001", "ad@late=0.0001"] {
+        let alone = Desk::new(&pipeline);
+        alone.run(&[point]);
+        assert_eq!(alone.outputs(&[point]), desk.outputs(&[point]));
+    }
 }
 
 #[test]
@@ -40,6 +46,25 @@ fn a_kept_state_lets_a_training_be_cut_back() {
     let cut = desk.run(&["ad", "-S", "params.epochs=2"]);
     assert_eq!(cut.of_kind("epoch").count(), 0, "state 2 was kept");
     assert_eq!(cut.executed(), ["ad"]);
+    let short = Desk::new(&MINI.replace("epochs = 3", "epochs = 2"));
+    short.run(&["ad"]);
+    assert_eq!(desk.outputs(&["ad", "-S", "params.epochs=2"]), short.outputs(&["ad"]));
+}
+
+#[test]
+fn every_second_state_is_kept_and_the_plan_says_what_of_a_chain_is_there() {
+    let desk = Desk::new(&MINI.replacen("latent_dim = 6", "keep_every = 2\nlatent_dim = 6", 1));
+    desk.edit("checkpoint_seconds = 0", "checkpoint_seconds = 1000");
+    desk.run(&["ad", "-S", "params.epochs=5"]);
+    let trained = |epochs: u64| {
+        let plan = desk.plan(&["ad", "-S", &format!("params.epochs={epochs}")]);
+        plan["ad"]["epochs"]["cached"].as_u64()
+    };
+    // States 2, 4 and the last stay; from 2 on, 3 is an epoch away.
+    assert_eq!([1, 2, 3, 4, 6].map(trained), [Some(0), Some(2), Some(2), Some(4), Some(5)]);
+    let said = desk.vadpipe(["plan", "p.toml", "ad", "-S", "params.epochs=6"]).out;
+    assert!(said.contains("5 of 6 epochs cached"), "{said}");
+    assert_eq!(desk.run(&["ad", "-S", "params.epochs=3"]).of_kind("epoch").count(), 1);
 }
 
 #[test]

@@ -168,6 +168,48 @@ fn the_cache_is_shared_by_content_between_pipelines() {
 }
 
 #[test]
+fn a_point_of_a_sweep_is_a_plain_stage_elsewhere() {
+    let desk = Desk::new(MINI);
+    desk.run(&["vad@distribution=uniform"]);
+    let swept = desk.outputs(&["vad@distribution=uniform"]);
+    let plain = MINI
+        .replace("matrix = { distribution = [\"gaussian\", \"uniform\"] }\n", "")
+        .replace("\"${matrix.distribution}\"", "\"uniform\"")
+        .replace("[stages.vad.at.\"distribution=gaussian\"]\nkl_weight = 0.5\n", "")
+        .replace("\"vad@*\", \"fit@*\"", "\"vad\", \"fit\"");
+    desk.write("p.toml", &plain.replace("name = \"mini\"", "name = \"plain\""));
+    assert_eq!(desk.run(&["vad"]).executed(), [""; 0]);
+    assert_eq!(desk.outputs(&["vad"]).into_values().collect::<Vec<_>>(), swept.into_values().collect::<Vec<_>>());
+    let longer = desk.run(&["vad", "-S", "params.epochs=5"]);
+    assert_eq!(longer.of_kind("epoch").count(), 2, "the other pipeline's epochs count");
+}
+
+#[test]
+fn small_trainings_run_side_by_side_and_a_large_one_alone() {
+    let sweep = MINI.replace("epochs = 3", "epochs = 20");
+    // Where the second begins, and where the first comes to its last epoch.
+    let order = |pipeline: &str| {
+        let ran = Desk::new(pipeline).run(&["vad", "--threads", "2", "-j", "2"]);
+        let vads = |event: &str, stage: &str| {
+            let wanted = |e: &serde_json::Value| {
+                e["event"] == event && e["stage"].as_str().is_some_and(|name| name.starts_with(stage))
+            };
+            ran.events.iter().enumerate().filter(|(_, e)| wanted(e)).map(|(at, _)| at).collect::<Vec<_>>()
+        };
+        let started = vads("stage-started", "vad");
+        let first = text(&ran.events[started[0]]["stage"]);
+        (started[1], *vads("epoch", &first).last().expect("an epoch"))
+    };
+    let (second, end) = order(&sweep);
+    assert!(second < end, "both run: {second} {end}");
+    // 2²⁸ multiply-adds a step are where two threads pay.
+    let large = sweep.replace("[16, 12, 8, 8]", "[512, 512, 64, 8]").replace("epochs = 20", "epochs = 1");
+    let large = large.replace("train = 40", "train = 64").replace("latent_dim", "batch = 64\nlatent_dim");
+    let (second, end) = order(&large);
+    assert!(second > end, "one after the other: {second} {end}");
+}
+
+#[test]
 fn no_input_may_be_anything_but_content() {
     // The same pipeline in another folder, at another time, with another cache: the same keys and bytes.
     let (a, b) = (Desk::new(MINI), Desk::new(MINI));
@@ -196,26 +238,6 @@ fn metrics_hold_figures_and_nothing_else() {
     assert_eq!(metrics["data"], json!({ "classes": 10.0, "test": 20.0, "train": 40.0 }));
     let (first, last) = (metrics["ad"]["loss_first"].as_f64(), metrics["ad"]["loss"].as_f64());
     assert!(last < first, "{metrics}");
-}
-
-#[test]
-fn verify_runs_again_and_finds_the_same_bytes() {
-    let desk = Desk::new(MINI);
-    desk.run(&["ad"]);
-    let said = desk.vadpipe(["verify", "p.toml", "ad"]);
-    assert_eq!((said.code, said.out.contains("same")), (0, true), "{}{}", said.out, said.err);
-}
-
-#[test]
-fn verify_finds_a_command_that_answers_otherwise_each_time() {
-    let desk = Desk::new(
-        "[pipeline]\nname = \"p\"\n[stages.now]\nkind = \"command\"\n\
-         argv = [\"sh\", \"-c\", \"head -c 16 /dev/urandom > \\\"$0\\\"\", \"{outputs.x}\"]\noutputs = { x = \"x.bin\" }\n",
-    );
-    desk.run(&[]);
-    let said = desk.vadpipe(["verify", "p.toml", "now"]);
-    assert_eq!(said.code, 3, "{}{}", said.out, said.err);
-    assert!(said.out.contains("file x.bin has other bytes"), "{}", said.out);
 }
 
 #[test]

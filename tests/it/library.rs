@@ -1,6 +1,7 @@
 //! vadpipe as a library: the README's stage kind, registered by a crate that is not ours.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use vadpipe::artifact::Artifact;
@@ -67,14 +68,13 @@ matrix = { scale = [1.0, 2.0] }
 scale = \"${matrix.scale}\"
 ";
 
-#[test]
-fn a_kind_from_another_crate_runs_and_is_cached_like_ours() {
-    let folder = tempfile::tempdir().expect("a folder");
+/// Runs a pipeline in this folder with our kind: what was told.
+fn run(folder: &Path, pipeline: &str) -> Vec<Event> {
     let mut registry = vadpipe::stages::builtin();
     registry.register(Mean);
-    let spec = spec::load(PIPELINE, "means.toml", folder.path(), &[], &registry).expect("a pipeline");
+    let spec = spec::load(pipeline, "means.toml", folder, &[], &registry).expect("a pipeline");
     let graph = Graph::of(&spec.points).expect("a graph");
-    let store = Arc::new(Store::open(&folder.path().join("cache"), Default::default()).expect("a cache"));
+    let store = Arc::new(Store::open(&folder.join("cache"), Default::default()).expect("a cache"));
     let compute = choose(DeviceChoice::Cpu, Precision::F32).expect("a CPU");
     let (wanted, forced) = (graph.select(&[]).expect("all"), BTreeSet::new());
     let options = Options {
@@ -86,22 +86,44 @@ fn a_kind_from_another_crate_runs_and_is_cached_like_ours() {
         threads: 1,
         compute: &compute,
         data_dirs: &[],
-        reports: folder.path(),
+        reports: folder,
         file: "means.toml",
         args: &[],
     };
-    let run = || {
-        let heard = Heard::default();
-        let outcome = exec::run(&spec, &graph, &store, &options, &Cancel::default(), &heard).expect("a run");
-        assert_eq!(outcome.status, Status::Ok);
-        heard.0.into_inner().expect("a list")
-    };
-    let means: Vec<f64> = run()
+    let heard = Heard::default();
+    let outcome = exec::run(&spec, &graph, &store, &options, &Cancel::default(), &heard).expect("a run");
+    assert_eq!(outcome.status, Status::Ok);
+    heard.0.into_inner().expect("a list")
+}
+
+/// The last event's lists: what was executed, and how much was cached.
+fn executed_and_cached(mut events: Vec<Event>) -> (Vec<String>, usize) {
+    match events.pop() {
+        Some(Event::RunFinished { executed, cached, .. }) => (executed, cached.len()),
+        other => panic!("the last event ends the run, not {other:?}"),
+    }
+}
+
+#[test]
+fn a_kind_from_another_crate_runs_and_is_cached_like_ours() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let means: Vec<f64> = run(folder.path(), PIPELINE)
         .into_iter()
         .filter_map(|e| if let Event::StageFinished { metrics, .. } = e { metrics.get("mean").copied() } else { None })
         .collect();
     assert_eq!(means.len(), 2);
     assert!(means.contains(&(2.0 * means[0])) || means.contains(&(means[0] / 2.0)), "{means:?}");
-    let Some(Event::RunFinished { executed, cached, .. }) = run().pop() else { panic!("the last event ends the run") };
-    assert_eq!((executed.len(), cached.len()), (0, 3));
+    assert_eq!(executed_and_cached(run(folder.path(), PIPELINE)), (vec![], 3));
+}
+
+#[test]
+fn a_thousand_points_run_once_each_and_an_edit_runs_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let scales: Vec<String> = (1..=1000).map(|i| format!("{i}.0")).collect();
+    let sweep = PIPELINE.replace("1.0, 2.0", &scales.join(", "));
+    let (executed, cached) = executed_and_cached(run(folder.path(), &sweep));
+    assert_eq!((executed.iter().collect::<BTreeSet<_>>().len(), executed.len(), cached), (1001, 1001, 0));
+    assert_eq!(executed_and_cached(run(folder.path(), &sweep)), (vec![], 1001));
+    let edited = sweep.replace(", 500.0,", ", 500.5,");
+    assert_eq!(executed_and_cached(run(folder.path(), &edited)), (vec!["mean@scale=500.5".to_owned()], 1000));
 }

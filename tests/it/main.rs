@@ -19,4 +19,5 @@ mod shells;
 mod shipped;
 mod support;
 mod sweeps;
+mod verifying;
 mod watching;

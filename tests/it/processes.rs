@@ -1,6 +1,7 @@
 //! Several processes on one cache: each key runs once, nobody fails, and nobody waits for the dead.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
 use std::process::Child;
 use std::time::Duration;
 
@@ -114,6 +115,31 @@ fn a_killed_holder_lets_the_one_that_waits_go_on() {
     let ran: usize = said.iter().map(|s| stages(&events(s), "stage-finished").len()).sum();
     assert_eq!(ran, 1, "one of them took it over");
     assert!(said.iter().any(|s| told(s) > 0), "they waited for the holder");
+}
+
+#[test]
+fn a_training_whose_process_was_killed_is_taken_over_where_it_was() {
+    let pipeline = MINI.replace("epochs = 3", "epochs = 120").replace("train = 40", "train = 160");
+    let (desk, undisturbed) = (Desk::new(&pipeline), Desk::new(&pipeline));
+    undisturbed.run(&["ad"]);
+    let start = || {
+        let mut child = desk.start(&["run", "p.toml", "ad", "--json"]);
+        let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        (child, lines.map_while(Result::ok).filter_map(|line| serde_json::from_str::<Value>(&line).ok()))
+    };
+    let (mut holder, mut told) = start();
+    assert_eq!(told.by_ref().filter(|e| e["event"] == "epoch").take(3).count(), 3);
+    let (mut waiting, mut heard) = start();
+    assert!(heard.any(|e| e["event"] == "stage-waiting"), "it waits for the holder");
+    holder.kill().expect("killed");
+    holder.wait().expect("it ends");
+    let rest: Vec<Value> = heard.collect();
+    assert_eq!(waiting.wait().expect("it ends").code(), Some(0));
+    let resumed = rest.iter().find(|e| e["event"] == "resumed").expect("it goes on")["epoch"].as_u64();
+    assert!(resumed >= Some(3), "every epoch was saved: {resumed:?}");
+    let first = rest.iter().find(|e| e["event"] == "epoch").expect("an epoch")["epoch"].as_u64();
+    assert_eq!(first, resumed.map(|epoch| epoch + 1));
+    assert_eq!(desk.outputs(&["ad"]), undisturbed.outputs(&["ad"]));
 }
 
 #[test]

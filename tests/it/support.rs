@@ -194,6 +194,12 @@ impl Ran {
     }
 }
 
+/// What a command that succeeded printed with `--json`.
+pub(crate) fn json(said: &Said) -> Value {
+    assert_eq!(said.code, 0, "{}", said.err);
+    serde_json::from_str(&said.out).expect("JSON")
+}
+
 pub(crate) fn text(value: &Value) -> String {
     value.as_str().expect("a string").to_owned()
 }

@@ -141,3 +141,18 @@ fn a_watch_that_is_stopped_in_the_middle_of_a_run_says_so() {
     watched.signal("-INT");
     assert_eq!(watched.code(), Some(130));
 }
+
+#[test]
+fn a_failed_run_is_watched_on_and_the_edit_that_mends_it_runs() {
+    let desk = desk();
+    desk.write("one.sh", "exit 3\n");
+    let watched = Watched::start(&desk, &[]);
+    assert!(!watched.next_run().contains(&"one".to_owned()));
+    watched.until_it_says("watching");
+    desk.write("one.sh", "echo mended > \"$1\"\n");
+    let mended = watched.next_run();
+    assert!(["one", "two"].iter().all(|stage| mended.contains(&(*stage).to_owned())), "{mended:?}");
+    watched.until_it_says("watching");
+    watched.signal("-INT");
+    assert_eq!(watched.code(), Some(0));
+}
