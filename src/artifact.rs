@@ -5,6 +5,7 @@
 //! once. An artifact's identity is the digest of its [`Manifest`]. Nothing in an artifact may depend on the time, the
 //! host, the device, the number of threads or on what was cached: that is provenance and belongs to the run record.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -118,6 +119,28 @@ impl Tensor {
         Self::from_bytes(T::TYPE, shape, bytemuck::cast_slice(elements).to_vec())
     }
 
+    /// A tensor whose elements `fill` writes; they are 0 before. Without the copy that [`Tensor::new`] makes.
+    ///
+    /// # Errors
+    /// If the shape overflows.
+    pub fn filled<T: Element>(shape: impl Into<Vec<usize>>, fill: impl FnOnce(&mut [T])) -> Result<Self, TensorError> {
+        let shape = shape.into();
+        let Some(size) = shape.iter().try_fold(size_of::<T>(), |n, d| n.checked_mul(*d)) else {
+            return Err(TensorError::Shape { elements: 0, shape });
+        };
+        let mut bytes = vec![0u8; size];
+        match bytemuck::try_cast_slice_mut(&mut bytes) {
+            Ok(elements) => fill(elements),
+            // No allocator gives out so little alignment for large memory, but it may.
+            Err(_) => {
+                let mut elements = bytemuck::zeroed_vec(size / size_of::<T>());
+                fill(&mut elements);
+                bytes.copy_from_slice(bytemuck::cast_slice(&elements));
+            }
+        }
+        Self::from_bytes(T::TYPE, shape, bytes)
+    }
+
     /// A tensor of one dimension.
     pub fn vector<T: Element>(elements: &[T]) -> Self {
         Self { element: T::TYPE, shape: vec![elements.len()], bytes: Arc::new(bytemuck::cast_slice(elements).to_vec()) }
@@ -170,6 +193,17 @@ impl Tensor {
             return Err(TensorError::Type { found: self.element, wanted: T::TYPE });
         }
         Ok(bytemuck::pod_collect_to_vec(&self.bytes))
+    }
+
+    /// The elements, row-major, where they are if they are aligned.
+    ///
+    /// # Errors
+    /// If it holds another type.
+    pub fn to_slice<T: Element>(&self) -> Result<Cow<'_, [T]>, TensorError> {
+        match bytemuck::try_cast_slice(&self.bytes) {
+            Ok(elements) if self.element == T::TYPE => Ok(Cow::Borrowed(elements)),
+            _ => self.to_vec().map(Cow::Owned),
+        }
     }
 
     /// The blob: a safetensors file with this one tensor.
@@ -329,5 +363,23 @@ impl Manifest {
             h.text(name).text(&fact.to_string());
         }
         h.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_filled_in_is_what_is_seen() {
+        let tensor = Tensor::filled([2, 3], |elements: &mut [f32]| {
+            assert_eq!(elements, [0.0; 6]);
+            elements.iter_mut().zip(1u8..).for_each(|(e, n)| *e = f32::from(n));
+        });
+        let tensor = tensor.unwrap();
+        assert_eq!(tensor, Tensor::new([2, 3], &[1f32, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap());
+        assert_eq!(*tensor.to_slice::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert!(tensor.to_slice::<u32>().is_err() && tensor.to_slice::<u8>().is_err(), "another type");
+        assert!(Tensor::filled([usize::MAX, 2], |_: &mut [f32]| ()).is_err(), "too large for any machine");
     }
 }

@@ -113,12 +113,13 @@ pub struct Decoder {
 impl Decoder {
     /// A fresh decoder with PyTorch's default initialisation, drawn from the streams "init decoder …".
     pub fn new(shape: DecoderShape, streams: &Streams) -> Self {
-        let mut decoder = Self::zeros(shape);
-        tensors::initialise(&mut decoder, streams);
+        let mut decoder = Self::blank(shape);
+        decoder.initialise(streams);
         decoder
     }
 
-    fn zeros(shape: DecoderShape) -> Self {
+    /// A decoder whose weights are all 0, which takes no time: for [`Decoder::initialise`] or [`Decoder::restore`].
+    pub fn blank(shape: DecoderShape) -> Self {
         let convolutions = layers::convolutions(shape);
         let moments = std::array::from_fn(|l| BlockMoments::of(&convolutions[l]));
         let bias = Small::filled(0.0, convolutions[0].co * convolutions[0].plan.outputs());

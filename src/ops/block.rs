@@ -1,7 +1,5 @@
 //! The 16 × 16 block that all big arrays are made of, and what is done inside one. See [`crate::ops`] for the layout.
 
-use std::mem::MaybeUninit;
-
 /// Samples in a SIMD register, channels in a panel.
 pub const LANES: usize = 16;
 
@@ -46,14 +44,14 @@ pub fn panels(n: usize) -> usize {
 /// Zeroed blocks, on large pages where there are enough of them to fill some: a pass over weights jumps from block to block, and
 /// with pages of four blocks each jump would look up another page.
 pub fn zeroed(n: usize) -> Vec<Block> {
-    let mut blocks = Vec::with_capacity(n);
-    advise_large_pages(blocks.spare_capacity_mut());
-    blocks.resize(n, Block::ZERO);
+    // From the system, which hands out zeroed pages when they are first touched: by several threads, or where they are needed.
+    let mut blocks = bytemuck::zeroed_vec(n);
+    advise_large_pages(&mut blocks);
     blocks
 }
 
 /// Asks the kernel for large pages. A hint: without them all is the same, only slower.
-fn advise_large_pages(memory: &mut [MaybeUninit<Block>]) {
+fn advise_large_pages(memory: &mut [Block]) {
     #[cfg(target_os = "linux")]
     {
         /// On x86-64 and on most Arm.

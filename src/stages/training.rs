@@ -20,6 +20,8 @@ mod meter;
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
+
 use self::fixed::Fixed;
 use self::history::{Figures, History, PIXELS};
 use self::latents::Latents;
@@ -74,7 +76,7 @@ impl Schedule {
 
 /// The network of a training.
 pub(in crate::stages) enum Net {
-    /// Learns with the latents, on batch statistics.
+    /// Learns with the latents, on batch statistics. A blank one is initialised where the training begins at its start.
     Learning(Box<Decoder>),
     /// Stays as it is.
     Fixed(Fixed),
@@ -133,6 +135,8 @@ impl<'a> Training<'a> {
         let mut walk = Walk { context, at: start, saved: None, meter };
         if let Some(saved) = context.chain.map(Chain::resume).transpose()?.flatten() {
             self.resume(&mut walk, &saved)?;
+        } else if let Net::Learning(decoder) = &mut self.net {
+            decoder.initialise(&context.streams);
         }
         self.settle(&mut walk)?;
         #[cfg(feature = "cuda")]
@@ -222,7 +226,7 @@ impl<'a> Training<'a> {
         self.history = History::from_state(&saved.tensors, epoch)?;
         self.latents.restore(&saved.tensors)?;
         if let Net::Learning(decoder) = &mut self.net {
-            **decoder = Decoder::from_state(decoder.shape(), &saved.tensors)?;
+            decoder.restore(&saved.tensors)?;
         }
         walk.at = saved.position;
         walk.saved = Some(saved.position);
@@ -273,10 +277,12 @@ fn kept(walk: &Walk<'_>) -> String {
 
 /// The first tensor that holds an infinity or a NaN.
 fn first_not_finite(state: &BTreeMap<String, Tensor>) -> Option<&str> {
-    let finite = |tensor: &Tensor| match tensor.element() {
-        ElementType::F32 => tensor.bytes().as_chunks().0.iter().all(|b| f32::from_le_bytes(*b).is_finite()),
-        ElementType::F64 => tensor.bytes().as_chunks().0.iter().all(|b| f64::from_le_bytes(*b).is_finite()),
-        ElementType::U8 | ElementType::U32 | ElementType::I64 => true,
+    let finite = |tensor: &Tensor| {
+        tensor.bytes().par_chunks(1 << 20).all(|bytes| match tensor.element() {
+            ElementType::F32 => bytes.as_chunks().0.iter().all(|b| f32::from_le_bytes(*b).is_finite()),
+            ElementType::F64 => bytes.as_chunks().0.iter().all(|b| f64::from_le_bytes(*b).is_finite()),
+            ElementType::U8 | ElementType::U32 | ElementType::I64 => true,
+        })
     };
     state.iter().find(|(_, tensor)| !finite(tensor)).map(|(name, _)| name.as_str())
 }

@@ -14,7 +14,7 @@ impl Frozen {
     /// # Errors
     /// None in practice: the shapes are the tensors' own.
     pub fn unfolded_state(&self) -> Result<BTreeMap<String, Tensor>, TensorError> {
-        let mut decoder = Decoder::zeros(self.shape);
+        let mut decoder = Decoder::blank(self.shape);
         decoder.convolutions = self.convolutions.clone();
         decoder.bias.w.clone_from(&self.bias);
         for (norm, folded) in decoder.norms.iter_mut().zip(&self.folded) {

@@ -3,9 +3,12 @@
 //! Weights are those of `torch.nn`: `fc` is a `Linear` whose output is viewed as (c0, 2, 2), `net` a `Sequential` with the
 //! transposed convolutions at 0, 3, 6, 9 and 10 and the batch norms at 1, 4 and 7.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use crate::artifact::{Tensor, TensorError};
+use rayon::prelude::*;
+
+use crate::artifact::{ElementType, Tensor, TensorError};
 use crate::ops::block::{LANES, Row};
 use crate::ops::norm::{self, Statistics};
 use crate::ops::transposed::Convolution;
@@ -21,6 +24,8 @@ const NORM_NAMES: [&str; NORMS] = ["net.1", "net.4", "net.7"];
 /// PyTorch's names of bias, scale and shift of the tail, with their shapes.
 const TAIL: [(&str, &[usize]); 3] = [("net.9.bias", &[1]), ("net.10.weight", &[1, 1, 1, 1]), ("net.10.bias", &[1])];
 const PREFIX: &str = "decoder.";
+/// Numbers that a thread copies at a time.
+const PIECE: usize = 1 << 20;
 
 /// The shape of a layer's weight in PyTorch.
 fn weight_shape(shape: DecoderShape, layer: usize) -> Vec<usize> {
@@ -32,37 +37,79 @@ fn weight_shape(shape: DecoderShape, layer: usize) -> Vec<usize> {
     }
 }
 
-/// For every weight of a layer: its place in PyTorch's order, its block, its row and its column in there.
-fn places(
-    convolution: &Convolution,
-    shape: DecoderShape,
+/// How a layer's weights lie, in PyTorch's order and in ours.
+#[derive(Clone, Copy)]
+struct Weights {
     layer: usize,
-) -> impl Iterator<Item = (usize, usize, usize, usize)> + use<> {
-    let (ci, co) = layers::channels(shape)[layer];
-    let (taps, panels) = (convolution.plan.taps(), convolution.co);
-    (0..ci).flat_map(move |i| {
-        (0..co).flat_map(move |o| {
-            (0..taps).map(move |tap| {
-                let place = if layer == 0 { (o * taps + tap) * ci + i } else { (i * co + o) * taps + tap };
-                (place, (i / LANES * taps + tap) * panels + o / LANES, i % LANES, o % LANES)
+    ci: usize,
+    co: usize,
+    taps: usize,
+    /// Blocks of a panel of input channels.
+    blocks: usize,
+}
+
+impl Weights {
+    fn of(convolution: &Convolution, shape: DecoderShape, layer: usize) -> Self {
+        let ((ci, co), taps) = (layers::channels(shape)[layer], convolution.plan.taps());
+        Self { layer, ci, co, taps, blocks: taps * convolution.co }
+    }
+
+    /// The weights of a panel of input channels.
+    fn places(self, panel: usize) -> impl Iterator<Item = Place> {
+        let Self { layer, ci, co, taps, blocks } = self;
+        let channels = panel * LANES..((panel + 1) * LANES).min(ci);
+        channels.flat_map(move |i| {
+            (0..co).flat_map(move |o| {
+                (0..taps).map(move |tap| Place {
+                    theirs: if layer == 0 { (o * taps + tap) * ci + i } else { (i * co + o) * taps + tap },
+                    block: tap * (blocks / taps) + o / LANES,
+                    row: i % LANES,
+                    column: o % LANES,
+                    output: o,
+                })
             })
         })
-    })
-}
-
-fn set_weights(convolution: &mut Convolution, shape: DecoderShape, layer: usize, values: &[f32]) {
-    let places = places(convolution, shape, layer);
-    for (place, block, row, column) in places {
-        convolution.weights[block].0[row][column] = values[place];
     }
 }
 
-fn get_weights(convolution: &Convolution, shape: DecoderShape, layer: usize) -> Vec<f32> {
-    let mut values = vec![0.0; weight_shape(shape, layer).iter().product()];
-    for (place, block, row, column) in places(convolution, shape, layer) {
-        values[place] = convolution.weights[block].0[row][column];
+/// Where a weight is.
+struct Place {
+    /// In PyTorch's order.
+    theirs: usize,
+    /// Its block among its panel's.
+    block: usize,
+    row: usize,
+    column: usize,
+    /// Its output channel.
+    output: usize,
+}
+
+/// Takes weights over, those of each output channel times its scale; a single scale is for all.
+fn set_weights(convolution: &mut Convolution, shape: DecoderShape, layer: usize, values: &[f32], scales: &[f32]) {
+    let weights = Weights::of(convolution, shape, layer);
+    let scale = |output| if scales.len() == 1 { scales[0] } else { scales[output] };
+    convolution.weights.par_chunks_mut(weights.blocks).enumerate().for_each(|(panel, blocks)| {
+        for Place { theirs, block, row, column, output } in weights.places(panel) {
+            blocks[block].0[row][column] = values[theirs] * scale(output);
+        }
+    });
+}
+
+fn get_weights(convolution: &Convolution, shape: DecoderShape, layer: usize, values: &mut [f32]) {
+    let weights = Weights::of(convolution, shape, layer);
+    if layer == 0 {
+        // In PyTorch's order, a panel's weights of the fully connected layer stand far apart.
+        for (panel, blocks) in convolution.weights.chunks(weights.blocks).enumerate() {
+            weights.places(panel).for_each(|p| values[p.theirs] = blocks[p.block].0[p.row][p.column]);
+        }
+        return;
     }
-    values
+    let of_panel = LANES * weights.co * weights.taps;
+    let panels = convolution.weights.par_chunks(weights.blocks).zip(values.par_chunks_mut(of_panel)).enumerate();
+    panels.for_each(|(panel, (blocks, values))| {
+        let first = panel * of_panel;
+        weights.places(panel).for_each(|p| values[p.theirs - first] = blocks[p.block].0[p.row][p.column]);
+    });
 }
 
 /// The fully connected layer's bias between PyTorch's order (channel, pixel) and ours (panel, pixel, channel): ours for
@@ -72,8 +119,8 @@ fn bias_place(index: usize, pixels: usize) -> (usize, usize) {
     (channel / LANES * pixels + pixel, channel % LANES)
 }
 
-/// PyTorch's defaults: weights and biases uniform in ± 1 / √fan_in; a transposed convolution's fan_in is co · kernel².
-pub(super) fn initialise(decoder: &mut Decoder, streams: &Streams) {
+/// [`Decoder::initialise`].
+fn initialise(decoder: &mut Decoder, streams: &Streams) {
     let shape = decoder.shape;
     let draw = |name: &str, n: usize, fan_in: usize| {
         let bound = 1.0 / (fan_in as f32).sqrt();
@@ -85,7 +132,7 @@ pub(super) fn initialise(decoder: &mut Decoder, streams: &Streams) {
     for (l, name) in WEIGHTS.iter().enumerate() {
         let size = weight_shape(shape, l);
         let fan_in = size[1..].iter().product();
-        set_weights(&mut decoder.convolutions[l], shape, l, &draw(name, size.iter().product(), fan_in));
+        set_weights(&mut decoder.convolutions[l], shape, l, &draw(name, size.iter().product(), fan_in), &[1.0]);
     }
     let pixels = decoder.convolutions[0].plan.outputs();
     for (index, v) in draw("fc.bias", shape.channels[0] * pixels, shape.latent_dim).into_iter().enumerate() {
@@ -108,20 +155,29 @@ impl Small {
 }
 
 impl Decoder {
+    /// PyTorch's defaults for a blank decoder: weights and biases uniform in ± 1 / √fan_in, where a transposed convolution's fan_in is
+    /// co · kernel²; drawn from the streams "init decoder …".
+    pub fn initialise(&mut self, streams: &Streams) {
+        initialise(self, streams);
+    }
+
     /// Everything that the next step reads, in the decoder's own layout (see [`crate::ops`]), under names that begin with
     /// `decoder.`: parameters and their moments, running statistics and the number of steps.
     ///
     /// # Errors
     /// None in practice: the shapes are the tensors' own.
     pub fn state(&self) -> Result<BTreeMap<String, Tensor>, TensorError> {
-        let mut tensors = BTreeMap::new();
-        for (l, (c, moments)) in self.convolutions.iter().zip(&self.moments).enumerate() {
-            for (part, blocks) in [("w", &c.weights), ("m", &moments.m), ("v", &moments.v)] {
-                let shape = [c.ci, c.plan.taps(), c.co, LANES, LANES];
-                let tensor = Tensor::new::<f32>(shape, bytemuck::cast_slice(blocks))?;
-                tensors.insert(format!("{PREFIX}{}.{part}", WEIGHTS[l]), tensor);
-            }
-        }
+        let layers = self.convolutions.iter().zip(&self.moments).zip(WEIGHTS);
+        let large: Vec<_> = layers
+            .flat_map(|((c, moments), name)| {
+                [("w", &c.weights), ("m", &moments.m), ("v", &moments.v)].map(|(part, blocks)| (name, part, c, blocks))
+            })
+            .collect();
+        let copied = large.into_par_iter().map(|(name, part, c, blocks)| {
+            let shape = [c.ci, c.plan.taps(), c.co, LANES, LANES];
+            Ok((format!("{PREFIX}{name}.{part}"), Tensor::new::<f32>(shape, bytemuck::cast_slice(blocks))?))
+        });
+        let mut tensors: BTreeMap<String, Tensor> = copied.collect::<Result<_, TensorError>>()?;
         for (name, small) in self.smalls() {
             for (part, rows) in small.parts() {
                 tensors.insert(format!("{PREFIX}{name}.{part}"), rows_tensor(rows)?);
@@ -140,26 +196,35 @@ impl Decoder {
     /// # Errors
     /// If a tensor is missing, or its type or shape is not that of a decoder of this shape.
     pub fn from_state(shape: DecoderShape, tensors: &BTreeMap<String, Tensor>) -> Result<Self, TensorError> {
-        let mut decoder = Self::zeros(shape);
-        for (l, (c, moments)) in decoder.convolutions.iter_mut().zip(&mut decoder.moments).enumerate() {
+        let mut decoder = Self::blank(shape);
+        decoder.restore(tensors)?;
+        Ok(decoder)
+    }
+
+    /// Becomes the decoder of this shape whose [`Decoder::state`] this is.
+    ///
+    /// # Errors
+    /// As [`Decoder::from_state`]; then it is half the one and half the other.
+    pub fn restore(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<(), TensorError> {
+        for (l, (c, moments)) in self.convolutions.iter_mut().zip(&mut self.moments).enumerate() {
             for (part, blocks) in [("w", &mut c.weights), ("m", &mut moments.m), ("v", &mut moments.v)] {
                 read_into(tensors, &format!("{PREFIX}{}.{part}", WEIGHTS[l]), bytemuck::cast_slice_mut(blocks))?;
             }
         }
-        for (name, small) in decoder.smalls_mut() {
+        for (name, small) in self.smalls_mut() {
             for (part, rows) in small.parts_mut() {
                 read_into(tensors, &format!("{PREFIX}{name}.{part}"), rows.as_flattened_mut())?;
             }
         }
-        for (name, norm) in NORM_NAMES.iter().zip(&mut decoder.norms) {
+        for (name, norm) in NORM_NAMES.iter().zip(&mut self.norms) {
             let statistics = &mut norm.statistics;
             read_into(tensors, &format!("{PREFIX}{name}.running_mean"), statistics.mean.as_flattened_mut())?;
             read_into(tensors, &format!("{PREFIX}{name}.running_var"), statistics.variance.as_flattened_mut())?;
         }
         let step = find(tensors, &format!("{PREFIX}step"))?.to_vec::<i64>()?;
         let [step] = step[..] else { return Err(misfit("decoder.step", &[step.len()])) };
-        decoder.step = u64::try_from(step).map_err(|_| misfit("decoder.step", &[]))?;
-        Ok(decoder)
+        self.step = u64::try_from(step).map_err(|_| misfit("decoder.step", &[]))?;
+        Ok(())
     }
 
     /// The weights and running statistics under PyTorch's names and in its layout, without `num_batches_tracked`.
@@ -169,8 +234,8 @@ impl Decoder {
     pub fn weights(&self) -> Result<BTreeMap<String, Tensor>, TensorError> {
         let mut tensors = BTreeMap::new();
         for (l, name) in WEIGHTS.iter().enumerate() {
-            let values = get_weights(&self.convolutions[l], self.shape, l);
-            tensors.insert((*name).to_owned(), Tensor::new(weight_shape(self.shape, l), &values)?);
+            let fill = |values: &mut [f32]| get_weights(&self.convolutions[l], self.shape, l, values);
+            tensors.insert((*name).to_owned(), Tensor::filled(weight_shape(self.shape, l), fill)?);
         }
         let pixels = self.convolutions[0].plan.outputs();
         let bias = (0..self.shape.channels[0] * pixels).map(|index| {
@@ -200,9 +265,9 @@ impl Decoder {
     /// If a tensor is missing, or its type or shape does not fit the others.
     pub fn from_weights(tensors: &BTreeMap<String, Tensor>) -> Result<Self, TensorError> {
         let shape = infer_shape(tensors)?;
-        let mut decoder = Self::zeros(shape);
+        let mut decoder = Self::blank(shape);
         for (l, convolution) in decoder.convolutions.iter_mut().enumerate() {
-            set_weights(convolution, shape, l, &read(tensors, WEIGHTS[l], &weight_shape(shape, l))?);
+            set_weights(convolution, shape, l, &read(tensors, WEIGHTS[l], &weight_shape(shape, l))?, &[1.0]);
         }
         decoder.bias.w = read_bias(tensors, shape, &decoder.convolutions[0])?;
         for (n, (name, norm)) in NORM_NAMES.iter().zip(&mut decoder.norms).enumerate() {
@@ -254,17 +319,22 @@ fn read_into(tensors: &BTreeMap<String, Tensor>, name: &str, to: &mut [f32]) -> 
     if tensor.len() != to.len() {
         return Err(misfit(name, tensor.shape()));
     }
-    to.copy_from_slice(&tensor.to_vec::<f32>()?);
+    if tensor.element() != ElementType::F32 {
+        return Err(TensorError::Type { found: tensor.element(), wanted: ElementType::F32 });
+    }
+    // By several threads: most of the time goes into the pages, which are touched for the first time.
+    let bytes = tensor.bytes().par_chunks(PIECE * size_of::<f32>());
+    to.par_chunks_mut(PIECE).zip(bytes).for_each(|(to, from)| bytemuck::cast_slice_mut(to).copy_from_slice(from));
     Ok(())
 }
 
 /// The values of a tensor that must have this shape.
-fn read(tensors: &BTreeMap<String, Tensor>, name: &str, shape: &[usize]) -> Result<Vec<f32>, TensorError> {
+fn read<'a>(tensors: &'a BTreeMap<String, Tensor>, name: &str, shape: &[usize]) -> Result<Cow<'a, [f32]>, TensorError> {
     let tensor = find(tensors, name)?;
     if tensor.shape() != shape {
         return Err(misfit(name, tensor.shape()));
     }
-    tensor.to_vec()
+    tensor.to_slice()
 }
 
 fn infer_shape(tensors: &BTreeMap<String, Tensor>) -> Result<DecoderShape, TensorError> {
@@ -285,16 +355,14 @@ pub(super) fn frozen(tensors: &BTreeMap<String, Tensor>) -> Result<Frozen, Tenso
     let mut convolutions = layers::convolutions(shape);
     let mut folded: [Vec<Row>; NORMS] = std::array::from_fn(|n| vec![[0.0; LANES]; convolutions[n + 1].co]);
     for (l, convolution) in convolutions.iter_mut().enumerate() {
-        let mut values = read(tensors, WEIGHTS[l], &weight_shape(shape, l))?;
+        let values = read(tensors, WEIGHTS[l], &weight_shape(shape, l))?;
+        let mut scales = vec![1.0];
         if let Some(n) = l.checked_sub(1).filter(|n| *n < NORMS) {
-            let (scales, shifts) = fold(tensors, NORM_NAMES[n], shape.channels[l])?;
-            let taps = convolution.plan.taps();
-            for (at, v) in values.iter_mut().enumerate() {
-                *v *= scales[at / taps % scales.len()];
-            }
+            let shifts;
+            (scales, shifts) = fold(tensors, NORM_NAMES[n], shape.channels[l])?;
             folded[n].as_flattened_mut()[..shifts.len()].copy_from_slice(&shifts);
         }
-        set_weights(convolution, shape, l, &values);
+        set_weights(convolution, shape, l, &values, &scales);
     }
     let (bias, tail) = (read_bias(tensors, shape, &convolutions[0])?, read_tail(tensors)?);
     let (work, decoded) = (BTreeMap::new(), Vec::new());
@@ -309,9 +377,9 @@ fn read_bias(
 ) -> Result<Vec<Row>, TensorError> {
     let pixels = connected.plan.outputs();
     let mut bias = vec![[0.0; LANES]; connected.co * pixels];
-    for (index, v) in read(tensors, "fc.bias", &[shape.channels[0] * pixels])?.into_iter().enumerate() {
+    for (index, v) in read(tensors, "fc.bias", &[shape.channels[0] * pixels])?.iter().enumerate() {
         let (row, lane) = bias_place(index, pixels);
-        bias[row][lane] = v;
+        bias[row][lane] = *v;
     }
     Ok(bias)
 }

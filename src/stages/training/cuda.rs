@@ -12,7 +12,6 @@ use super::history::{Figures, PIXELS};
 use super::latents::{elements, find, parameters};
 use super::{Net, Rates, Training, Walk, diverged};
 use crate::artifact::{Tensor, TensorError};
-use crate::model::Decoder;
 use crate::model::cuda::{CudaError, CudaTraining, EpochRates, LatentArrays, Options, Statistics};
 use crate::model::posterior::Distribution;
 use crate::stage::{Context, Device, Position, StageError};
@@ -105,7 +104,7 @@ impl Training<'_> {
         if let Net::Learning(decoder) = &mut self.net {
             let mut state = decoder.state()?;
             gpu.training.decoder_into(&mut state)?;
-            **decoder = Decoder::from_state(decoder.shape(), &state)?;
+            decoder.restore(&state)?;
         }
         let mut state = self.latents.state()?;
         let mut latents = self.latent_arrays()?;

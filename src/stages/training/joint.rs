@@ -87,7 +87,7 @@ impl Stage for Joint {
         let images = reading::images(context.inputs.one("data")?, Split::Train)?;
         self.check_memory(images.count, memory())?;
         let size = (images.count, self.shape.latent_dim);
-        let net = Net::Learning(Box::new(Decoder::new(self.shape, &context.streams)));
+        let net = Net::Learning(Box::new(Decoder::blank(self.shape)));
         let latents = Latents::start(self.distribution, size, self.init_std, &context.streams, "training");
         let mut training = Training::new("training", net, latents, &images, &self.schedule);
         training.run(context)?;
