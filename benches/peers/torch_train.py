@@ -119,8 +119,8 @@ class Training:
         if freeze:
             decoder.requires_grad_(False)
         # On a GPU with CUDA graphs, as ours.
-        mode = 'default' if device == 'cpu' else 'reduce-overhead'
-        self.net = torch.compile(decoder, mode=mode) if compiled else decoder
+        how = 'default' if device == 'cpu' else 'reduce-overhead'
+        self.net = torch.compile(decoder, mode=how) if compiled else decoder
 
         starts, self.z, self.kl = FAMILIES[mode]
         self.latents = [(start * torch.randn(n, LATENT, device=device)).requires_grad_() for start in starts]
