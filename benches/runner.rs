@@ -266,19 +266,22 @@ impl Bench {
         let mut training = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         // With a checkpoint each second: the cache is in use all the time.
         std::thread::sleep(Duration::from_secs(5));
-        let mut slowest = Vec::new();
-        for question in [&["plan", "long.toml"][..], &["status", "long.toml"], &["log"], &["log", "last", "--events"]] {
+        let questions: [&[&str]; 4] =
+            [&["plan", "long.toml"], &["status", "long.toml"], &["log"], &["log", "last", "--events"]];
+        let slowest = questions.map(|question| {
             let asked = (0..ROUNDS).map(|_| self.vadpipe(&[question, &["--cache", "busy"]].concat()));
-            let took = asked.collect::<Outcome<Vec<_>>>().map(|all| all.iter().map(|t| t.seconds).fold(0.0, f64::max));
-            slowest.push(format!("{} {:.3} s", question.join(" ").replace(" long.toml", ""), took?));
-        }
+            let all = asked.collect::<Outcome<Vec<_>>>()?;
+            let slowest = all.iter().map(|t| t.seconds).fold(0.0, f64::max);
+            Ok(format!("{} {slowest:.3} s", question.join(" ").replace(" long.toml", "")))
+        });
         let running = training.try_wait()?.is_none();
         training.kill()?;
         training.wait()?;
         if !running {
             return Err("the training ended while it was asked about".into());
         }
-        say(&format!("beside a running training, the slowest of {ROUNDS} (at most 1 s): {}", slowest.join(", ")));
+        let slowest = slowest.into_iter().collect::<Outcome<Vec<_>>>()?.join(", ");
+        say(&format!("beside a running training, the slowest of {ROUNDS} (at most 1 s): {slowest}"));
         Ok(())
     }
 

@@ -39,8 +39,11 @@ impl Estimates {
     /// # Errors
     /// If the cache can't be read.
     pub(super) fn of(project: &Project, plan: &Plan) -> Result<Self> {
-        let open: Vec<&Decision> =
-            plan.decisions.iter().filter(|d| matches!(d.state, State::Miss | State::Maybe)).collect();
+        let open: Vec<&Decision> = plan
+            .decisions
+            .iter()
+            .filter(|d| matches!(d.state, State::Miss | State::Maybe) && d.output.is_none())
+            .collect();
         let mut estimates = Self { points: BTreeMap::new(), unknown: 0, total: 0.0 };
         if open.is_empty() {
             return Ok(estimates);

@@ -101,7 +101,7 @@ fn point(
     let spec = &project.spec.points[decision.point];
     // A training that is there has all its epochs.
     let total = spec.parsed.stage.epochs().map(|e| e.total());
-    let done = total.filter(|_| decision.state == State::Hit).map(|total| CachedEpochs { cached: total, total });
+    let done = total.filter(|_| decision.output.is_some()).map(|total| CachedEpochs { cached: total, total });
     let unknown = total.map(|total| CachedEpochs { cached: 0, total });
     let running = running.map(|h| json!({ "pid": h.pid, "host": h.host, "since": when(h.since) }));
     json!({

@@ -7,6 +7,7 @@ use crate::event::{Event, Status};
 use crate::exec::schedule::Scheduler;
 use crate::exec::worker::{Done, Failure};
 use crate::key::{Digest, Key};
+use crate::plan::Standing;
 use crate::spec::PointInput;
 use crate::stage::Cancel;
 
@@ -44,8 +45,10 @@ impl Scheduler<'_> {
                 let metrics = record.manifest.metrics.clone();
                 let (stage, key, digest) = (self.name(point), record.key, record.digest);
                 self.shared.listener.event(&Event::StageFinished { stage, key, digest, seconds, metrics });
-                if started.is_some_and(|s| self.is_outdated(&s.read)) {
-                    // It stays in the store, under a key that nobody asks for now.
+                let is_judged_anew =
+                    self.ladder.as_mut().is_some_and(|ladder| ladder.standing(point) != Standing::GoesOn);
+                if is_judged_anew || started.is_some_and(|s| self.is_outdated(&s.read)) {
+                    // It stays in the store, under a key that nobody asks for now, or until it is decided that it goes on.
                     self.fates.insert(point, Fate::Waiting);
                     self.make_ready(point);
                     return;

@@ -44,17 +44,6 @@ impl Scheduler<'_> {
         })
     }
 
-    /// Another process trains this point: the figures that it has come to decide about others here.
-    pub(super) fn hear_of(&mut self, point: usize) -> Result<()> {
-        let Some(ladder) = self.ladder.as_mut().filter(|ladder| ladder.has(point)) else { return Ok(()) };
-        if let (Standing::Below { .. }, Some(components)) =
-            (ladder.standing(point), self.planner.decide(point, &self.known)?.components)
-        {
-            ladder.tell(point, &self.planner.curve(&components, &ladder.curve)?);
-        }
-        Ok(())
-    }
-
     /// Takes over what the plan knows to be pruned.
     pub(super) fn already_pruned(&mut self, decision: &Decision) {
         let Decision { point, state: State::Pruned, key, reason: Some(reason), .. } = decision else { return };

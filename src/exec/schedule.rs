@@ -264,7 +264,6 @@ impl<'a> Scheduler<'a> {
             }
             *asked = Instant::now();
             if self.shared.store.lease_holder(key).is_some() {
-                self.hear_of(point)?;
                 return Ok(Next::Held);
             }
             self.held.remove(&point);

@@ -93,7 +93,8 @@ impl Distribution {
     }
 
     /// The same, `scale` times as far from the posterior's mean: z is mean + scale × (z − mean) of what it would be, for the noise
-    /// of a mean draw is 0 (Gaussian), 1/e (exponential, whose z is −ln ε × mean) and ½ (uniform).
+    /// of a mean draw is 0 (Gaussian), 1/e (exponential, whose z is −ln ε × mean) and ½ (uniform). From a scale of 6 on, an exponential's
+    /// ε may become 0, and z infinite.
     pub fn scaled_noise(self, stream: &mut Stream, scale: f64, out: &mut [f32]) {
         self.noise(stream, out);
         if scale == 1.0 {

@@ -280,20 +280,39 @@ impl Planner<'_> {
     /// read between.
     pub(super) fn decide_and_judge(&self, points: &[Read], ladder: &mut Ladder) -> Result<Vec<Decision>> {
         let mut known = Known::default();
+        // With results that pruning has yet to have its say about: what reads one of them, and is there, can be read, too.
+        let mut stored = Known::default();
         let mut decisions = Vec::with_capacity(points.len());
         for (point, contents) in points {
             let decision = match contents {
                 _ if known.hangs_on_pruned(&self.spec.points[*point]) => self.left_out(*point, &known),
                 Some(contents) => {
-                    let decision = self.store.look(|look| self.decide_with(look, *point, &known, contents))?;
+                    let decide =
+                        |known: &Known| self.store.look(|look| self.decide_with(look, *point, known, contents));
+                    let mut decision = decide(&known)?;
+                    if decision.key.is_none() && self.reads_one_by_one(*point, &known, &stored) {
+                        let there = decide(&stored)?;
+                        if there.output.is_some() {
+                            decision = Decision { state: State::Maybe, reason: decision.reason, ..there };
+                        }
+                    }
                     self.judged(decision, ladder)?
                 }
                 None => Decision::miss(*point, None),
             };
             known.take(&decision);
+            stored.take(&decision);
+            stored.outputs.extend(decision.output.map(|output| (*point, output)));
             decisions.push(decision);
         }
         Ok(decisions)
+    }
+
+    /// Whether what is stored and not yet decided enters a point as single inputs only: a list may yet lose members.
+    fn reads_one_by_one(&self, point: usize, known: &Known, stored: &Known) -> bool {
+        let undecided = |p: &usize| stored.outputs.contains_key(p) && !known.is_settled(*p);
+        let lists = self.spec.points[point].inputs.values().filter(|input| matches!(input, PointInput::Many(_)));
+        stored.outputs.len() > known.outputs.len() && !lists.flat_map(PointInput::indices).any(undecided)
     }
 
     /// A decision with what pruning says to it.

@@ -123,7 +123,17 @@ impl Store {
                 Ok(())
             })?;
             for old in inner.generations().into_iter().filter(|g| *g != generation) {
-                retire(&inner.generation_path(old))?;
+                let path = inner.generation_path(old);
+                match retire(&path) {
+                    Ok(None) => {}
+                    Ok(Some(aside)) => inner.warn(format!(
+                        "the database {} was damaged and replaced before: it was set aside as {}",
+                        path.display(),
+                        aside.display()
+                    )),
+                    // It is no more in use: the next collection tries again.
+                    Err(error) => inner.warn(format!("{} is left behind ({error})", path.display())),
+                }
             }
             Ok(lost)
         })?;

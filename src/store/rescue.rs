@@ -17,10 +17,11 @@ pub(super) const SAVED_INDEX: &str = "index-saved";
 const MARK: &str = "damaged";
 
 /// Removes the folder of a chunk database that is out of use; one that is so because it is damaged is set aside.
-pub(super) fn retire(path: &Path) -> Result<()> {
+/// Returns where that is.
+pub(super) fn retire(path: &Path) -> Result<Option<PathBuf>> {
     match is_there(&path.join(MARK))? {
-        true => database::set_aside(path).map(drop),
-        false => remove_folder(path),
+        true => database::set_aside(path).map(Some),
+        false => remove_folder(path).map(|()| None),
     }
 }
 
@@ -132,13 +133,17 @@ impl Place for ChunksPlace<'_> {
         };
         // First the index, then the folder: after a kill in between, what was saved is in use, and the mark keeps a collection
         // from removing what was not.
-        write_atomically(&path.join(MARK), format!("{why}\n").as_bytes()).inspect_err(|_| {
+        let mark = path.join(MARK);
+        let flipped = write_atomically(&mark, format!("{why}\n").as_bytes()).and_then(|()| {
+            inner.change_index(|db, batch| {
+                let lineage = index::lineage(db)? + u64::from(!opened);
+                index::set_chunks(batch, generation, lineage);
+                Ok(())
+            })
+        });
+        flipped.inspect_err(|_| {
+            let _ = fs::remove_file(&mark);
             let _ = remove_folder(&inner.generation_path(generation));
-        })?;
-        inner.change_index(|db, batch| {
-            let lineage = index::lineage(db)? + u64::from(!opened);
-            index::set_chunks(batch, generation, lineage);
-            Ok(())
         })?;
         let forgotten = inner.lose(&lost)?.len();
         let what = match opened {

@@ -186,7 +186,8 @@ fn a_point_of_a_sweep_is_a_plain_stage_elsewhere() {
 
 #[test]
 fn small_trainings_run_side_by_side_and_a_large_one_alone() {
-    let sweep = MINI.replace("epochs = 3", "epochs = 20");
+    let sweep =
+        MINI.replace("epochs = 3", "epochs = 200").replace("checkpoint_seconds = 0", "checkpoint_seconds = 1000");
     // Where the second begins, and where the first comes to its last epoch.
     let order = |pipeline: &str| {
         let ran = Desk::new(pipeline).run(&["vad", "--threads", "2", "-j", "2"]);
@@ -203,7 +204,7 @@ fn small_trainings_run_side_by_side_and_a_large_one_alone() {
     let (second, end) = order(&sweep);
     assert!(second < end, "both run: {second} {end}");
     // 2²⁸ multiply-adds a step are where two threads pay.
-    let large = sweep.replace("[16, 12, 8, 8]", "[512, 512, 64, 8]").replace("epochs = 20", "epochs = 1");
+    let large = sweep.replace("[16, 12, 8, 8]", "[512, 512, 64, 8]").replace("epochs = 200", "epochs = 1");
     let large = large.replace("train = 40", "train = 64").replace("latent_dim", "batch = 64\nlatent_dim");
     let (second, end) = order(&large);
     assert!(second > end, "one after the other: {second} {end}");

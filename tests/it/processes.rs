@@ -119,7 +119,7 @@ fn a_killed_holder_lets_the_one_that_waits_go_on() {
 
 #[test]
 fn a_training_whose_process_was_killed_is_taken_over_where_it_was() {
-    let pipeline = MINI.replace("epochs = 3", "epochs = 120").replace("train = 40", "train = 160");
+    let pipeline = MINI.replace("epochs = 3", "epochs = 300").replace("train = 40", "train = 160");
     let (desk, undisturbed) = (Desk::new(&pipeline), Desk::new(&pipeline));
     undisturbed.run(&["ad"]);
     let start = || {
@@ -136,7 +136,8 @@ fn a_training_whose_process_was_killed_is_taken_over_where_it_was() {
     let rest: Vec<Value> = heard.collect();
     assert_eq!(waiting.wait().expect("it ends").code(), Some(0));
     let resumed = rest.iter().find(|e| e["event"] == "resumed").expect("it goes on")["epoch"].as_u64();
-    assert!(resumed >= Some(3), "every epoch was saved: {resumed:?}");
+    // An epoch is told before it is saved.
+    assert!(resumed >= Some(2), "every epoch was saved: {resumed:?}");
     let first = rest.iter().find(|e| e["event"] == "epoch").expect("an epoch")["epoch"].as_u64();
     assert_eq!(first, resumed.map(|epoch| epoch + 1));
     assert_eq!(desk.outputs(&["ad"]), undisturbed.outputs(&["ad"]));

@@ -49,7 +49,7 @@ pub(in crate::stages) fn parse(
         lr: Some(p.float("lr", 1e-3, Bound::NotNegative) as f32),
         latent_lr: p.float("latent_lr", latent_lr, Bound::NotNegative) as f32,
         kl_weight: if distribution.is_some() { p.float("kl_weight", 1.0, Bound::NotNegative) } else { 0.0 },
-        noise: if distribution.is_some() { p.float_added("noise", 1.0, Bound::NotNegative) } else { 1.0 },
+        noise: if distribution.is_some() { p.float_added("noise", 1.0, Bound::Between(0.0, 4.0)) } else { 1.0 },
     });
     let schedule = Schedule::new(&epochs, rates);
     Arc::new(Joint { shape: DecoderShape { latent_dim, channels }, init_std, distribution, epochs, schedule })
