@@ -21,6 +21,8 @@ pub mod adam;
 pub mod block;
 pub mod kernel;
 pub mod norm;
+pub mod plan;
 pub mod tail;
 pub mod transposed;
 pub mod tsne;
+pub mod winograd;

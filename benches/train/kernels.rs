@@ -6,7 +6,8 @@ use vadpipe::model::{Decoder, Frozen};
 use vadpipe::ops::adam::Rates;
 use vadpipe::ops::block::{Block, zeroed};
 use vadpipe::ops::kernel::{Run, accumulate};
-use vadpipe::ops::transposed::{BlockMoments, Convolution, Geometry, Given};
+use vadpipe::ops::plan::Geometry;
+use vadpipe::ops::transposed::{BlockMoments, Buffers, Convolution, Given};
 use vadpipe::rng::Streams;
 
 use crate::floor::{Cost, Floor, cost};
@@ -71,15 +72,16 @@ pub(crate) fn layers(limit: Duration, batch: usize) {
     for (geometry, ci, co) in shapes {
         let mut c = Convolution::new(geometry, ci, co);
         let mut moments = BlockMoments::of(&c);
-        let (x, mut y) = (zeroed(c.ci * c.plan.inputs() * chunks), zeroed(c.co * c.plan.outputs() * chunks));
-        let (mut dx, rows) = (x.clone(), y.clone());
-        let products: usize = c.plan.by_tap.iter().map(Vec::len).sum();
-        let gflop = 2.0 * (products * ci * co * batch) as f64 / 1e9;
-        let forward = cost(limit, || c.forward(&x, &mut y, chunks)).computing;
-        let input = cost(limit, || c.input_gradient(&y, &mut dx, chunks)).computing;
-        let given = Given { x: &x, dy: &y, rows: &rows };
+        let (x, mut y) = (zeroed(c.ci * geometry.inputs() * chunks), zeroed(c.co * geometry.outputs() * chunks));
+        let mut dx = x.clone();
+        let mut buffers = Buffers::new::<true>(&c, chunks);
+        let gflop = 2.0 * (c.products() * ci * co * batch) as f64 / 1e9;
+        let forward = cost(limit, || c.forward(&x, &mut y, &mut buffers, chunks)).computing;
+        let input = cost(limit, || c.input_gradient(&y, &mut dx, &mut buffers, chunks)).computing;
+        let given = Given { x: &x, dy: &y };
         let rates = Rates::new(1, 1e-3);
-        let backward = cost(limit, || c.backward_and_update(&mut moments, given, &mut dx, chunks, rates)).computing;
+        let backward = cost(limit, || c.backward_and_update(&mut moments, given, &mut dx, &mut buffers, chunks, rates));
+        let backward = backward.computing;
         lines.push((ci, co, [(forward, gflop), (input, gflop), (backward - input, gflop)]));
     }
     let total: f64 = lines.iter().flat_map(|(_, _, parts)| parts).map(|p| p.0).sum();

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use crate::ops::adam::Rates;
 use crate::ops::block::{Batch, Block, LANES, Row, pack, unpack};
-use crate::ops::norm::{self, Forward, Gradient, Statistics};
+use crate::ops::norm::{self, Forward, Statistics};
 use crate::ops::tail::{PIXELS, Scalars};
 use crate::ops::transposed::{BlockMoments, Convolution, Given};
 use crate::rng::Streams;
@@ -122,7 +122,7 @@ impl Decoder {
     pub fn blank(shape: DecoderShape) -> Self {
         let convolutions = layers::convolutions(shape);
         let moments = std::array::from_fn(|l| BlockMoments::of(&convolutions[l]));
-        let bias = Small::filled(0.0, convolutions[0].co * convolutions[0].plan.outputs());
+        let bias = Small::filled(0.0, convolutions[0].co * convolutions[0].geometry.outputs());
         let norms = std::array::from_fn(|n| {
             let panels = convolutions[n + 1].co;
             Norm {
@@ -198,16 +198,17 @@ impl Decoder {
         let work = work.entry(batch.chunks).or_insert_with(|| Work::for_training(*shape, convolutions, batch));
         pack(z, shape.latent_dim, batch, &mut work.latents);
         let chunks = batch.chunks;
-        convolutions[0].forward(&work.latents, &mut work.activations[0], chunks);
+        convolutions[0].forward(&work.latents, &mut work.activations[0], &mut work.buffers[0], chunks);
         norm::add_bias::<false>(&mut work.activations[0], &bias.w, batch);
         for (n, norm) in norms.iter_mut().enumerate() {
             let (below, above) = work.activations.split_at_mut(n + 1);
             let x = &mut work.normalised[n];
-            convolutions[n + 1].forward(&below[n], x, chunks);
+            convolutions[n + 1].forward(&below[n], x, &mut work.buffers[n + 1], chunks);
             norm.statistics.forward::<TRACK>(&norm.gamma.w, &norm.beta.w, x, &mut above[0], batch);
         }
         let (below, above) = work.activations.split_at_mut(LAYERS - 1);
-        convolutions[LAYERS - 1].forward(&below[LAYERS - 2], &mut above[0], chunks);
+        let buffers = &mut work.buffers[LAYERS - 1];
+        convolutions[LAYERS - 1].forward(&below[LAYERS - 2], &mut above[0], buffers, chunks);
         work.tail.forward(&work.activations[LAYERS - 1], scalars(&tail.w), batch);
         work
     }
@@ -234,33 +235,30 @@ fn backward(
     batch: Batch,
     update: Option<Rates>,
 ) {
-    if update.is_some() {
-        norm::transpose_all(&work.gradients[LAYERS - 1], &mut work.rows[LAYERS - 1]);
-    }
     for l in (0..LAYERS).rev() {
         let (below, above) = work.gradients.split_at_mut(l);
         let gradient: &mut Vec<Block> = &mut above[0];
         if (1..=NORMS).contains(&l) {
             let Norm { gamma, beta, statistics } = &mut norms[l - 1];
             let forward = Forward { normalised: &work.normalised[l - 1], output: &work.activations[l], batch };
-            let dy = Gradient { blocks: gradient, rows: &mut work.rows[l] };
-            statistics.backward(&gamma.w, forward, dy, &mut gamma.gradient, &mut beta.gradient);
+            statistics.backward(&gamma.w, forward, gradient, &mut gamma.gradient, &mut beta.gradient);
             if let Some(rates) = update {
                 gamma.update(rates);
                 beta.update(rates);
             }
         } else if let (0, Some(rates)) = (l, update) {
-            norm::bias_backward(Gradient { blocks: gradient, rows: &mut work.rows[0] }, &mut bias.gradient);
+            norm::bias_backward(gradient, &mut bias.gradient);
             bias.update(rates);
         }
         let x = if l == 0 { &work.latents } else { &work.activations[l - 1] };
         let dx = below.last_mut().unwrap_or(&mut work.latent_gradients);
+        let buffers = &mut work.buffers[l];
         match update {
             Some(rates) => {
-                let given = Given { x, dy: gradient, rows: &work.rows[l] };
-                convolutions[l].backward_and_update(&mut moments[l], given, dx, batch.chunks, rates);
+                let given = Given { x, dy: gradient };
+                convolutions[l].backward_and_update(&mut moments[l], given, dx, buffers, batch.chunks, rates);
             }
-            None => convolutions[l].input_gradient(gradient, dx, batch.chunks),
+            None => convolutions[l].input_gradient(gradient, dx, buffers, batch.chunks),
         }
     }
 }

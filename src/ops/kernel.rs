@@ -113,7 +113,7 @@ mod x86 {
         acc: &mut Block,
         scalars: &[Block],
         vectors: &[Block],
-        pairs: impl Iterator<Item = (usize, usize)>,
+        mut pairs: impl Iterator<Item = (usize, usize)>,
         run: Run,
     ) {
         // SAFETY: blocks are aligned to 64 bytes and runs lie in bounds (the caller's promise); prefetching any address is
@@ -123,11 +123,17 @@ mod x86 {
             for (register, row) in tile.iter_mut().zip(&acc.0) {
                 *register = _mm512_load_ps(row.as_ptr());
             }
-            for (s, v) in pairs {
+            let mut next = pairs.next();
+            while let Some((s, v)) = next {
+                next = pairs.next();
                 let mut left = scalars.as_ptr().add(s);
                 let mut right = vectors.as_ptr().add(v);
-                for _ in 0..run.blocks {
-                    let (next_left, next_right) = (left.wrapping_add(run.scalars), right.wrapping_add(run.vectors));
+                for at in 1..=run.blocks {
+                    let (mut next_left, mut next_right) =
+                        (left.wrapping_add(run.scalars), right.wrapping_add(run.vectors));
+                    if let (Some((s, v)), true) = (next, at == run.blocks) {
+                        (next_left, next_right) = (scalars.as_ptr().add(s), vectors.as_ptr().add(v));
+                    }
                     let (l, r) = (left.cast::<f32>(), right.cast::<f32>());
                     for k in 0..LANES {
                         // A block is too short a run for the hardware to see it coming.

@@ -69,24 +69,22 @@ impl Statistics {
             });
     }
 
-    /// Backward: `dy` becomes dx and `rows` its transposed blocks; γ's and β's gradients are written.
+    /// Backward: `dy` becomes dx; γ's and β's gradients are written.
     pub fn backward(
         &self,
         gamma: &[Row],
         forward: Forward<'_>,
-        dy: Gradient<'_>,
+        dy: &mut [Block],
         dgamma: &mut [Row],
         dbeta: &mut [Row],
     ) {
-        let part = dy.blocks.len() / gamma.len();
+        let part = dy.len() / gamma.len();
         let batch = forward.batch;
-        dy.blocks
-            .par_chunks_mut(part)
-            .zip_eq(dy.rows.par_chunks_mut(part))
+        dy.par_chunks_mut(part)
             .zip_eq(forward.normalised.par_chunks(part).zip_eq(forward.output.par_chunks(part)))
             .zip_eq(gamma.par_iter().zip_eq(&self.inverse))
             .zip_eq(dgamma.par_iter_mut().zip_eq(dbeta))
-            .for_each(|((((d, rows), (xhat, y)), (gamma, inverse)), (dgamma, dbeta))| {
+            .for_each(|(((d, (xhat, y)), (gamma, inverse)), (dgamma, dbeta))| {
                 vectorised(
                     #[inline(always)]
                     || {
@@ -97,7 +95,6 @@ impl Statistics {
                                 (dgamma[c], dbeta[c]) = (dot, sum);
                             }
                         }
-                        transpose(d, rows);
                     },
                 );
             });
@@ -113,14 +110,6 @@ pub struct Forward<'a> {
     pub output: &'a [Block],
     /// The batch.
     pub batch: Batch,
-}
-
-/// A gradient and the same with each block transposed.
-pub struct Gradient<'a> {
-    /// Channels are rows.
-    pub blocks: &'a mut [Block],
-    /// Samples are rows.
-    pub rows: &'a mut [Block],
 }
 
 /// Channels that go through memory together: their rows of a block are neighbouring cache lines, and their sums fit into registers.
@@ -263,10 +252,10 @@ pub fn add_bias<const RELU: bool>(x: &mut [Block], bias: &[Row], batch: Batch) {
     });
 }
 
-/// The backward pass of a bias alone: its gradient (rows as in [`add_bias`]) and the transposed blocks.
-pub fn bias_backward(dy: Gradient<'_>, dbias: &mut [Row]) {
-    let part = dy.blocks.len() / dbias.len();
-    dy.blocks.par_chunks(part).zip_eq(dy.rows.par_chunks_mut(part)).zip_eq(dbias).for_each(|((d, rows), dbias)| {
+/// The gradient of a bias (rows as in [`add_bias`]).
+pub fn bias_backward(dy: &[Block], dbias: &mut [Row]) {
+    let part = dy.len() / dbias.len();
+    dy.par_chunks(part).zip_eq(dbias).for_each(|(d, dbias)| {
         vectorised(
             #[inline(always)]
             || {
@@ -279,7 +268,6 @@ pub fn bias_backward(dy: Gradient<'_>, dbias: &mut [Row]) {
                     }
                     *out = sum(&lanes) as f32;
                 }
-                transpose(d, rows);
             },
         );
     });

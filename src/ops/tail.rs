@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::block::{Batch, Block, LANES, Row};
 use super::kernel::vectorised;
-use super::transposed::{Geometry, Plan};
+use super::plan::{Axis, Geometry, Plan};
 
 /// Pixels on a side of an image.
 pub const SIDE: usize = 28;
@@ -59,7 +59,7 @@ impl Tail {
     /// Buffers for batches of so many chunks.
     pub fn new(batch: Batch) -> Self {
         let rows = vec![[0.0; LANES]; PIXELS * batch.chunks];
-        let plan = Plan::new(Geometry { input: INPUT_SIDE, kernel: 4, stride: 2, padding: 1 });
+        let plan = Plan::new(&Axis::direct(Geometry { input: INPUT_SIDE, kernel: 4, stride: 2, padding: 1 }));
         Self { plan, batch, before: rows.clone(), sigmoid: rows.clone(), gradient: rows, partial: vec![[0.0; 2]; SIDE] }
     }
 

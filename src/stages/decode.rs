@@ -21,7 +21,7 @@ impl StageKind for Decode {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn summary(&self) -> &'static str {

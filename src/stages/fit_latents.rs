@@ -28,7 +28,7 @@ impl StageKind for FitLatents {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn summary(&self) -> &'static str {

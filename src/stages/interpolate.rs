@@ -20,7 +20,7 @@ impl StageKind for Interpolate {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn summary(&self) -> &'static str {

@@ -14,7 +14,7 @@ impl StageKind for TrainAd {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn summary(&self) -> &'static str {

@@ -15,7 +15,7 @@ impl StageKind for TrainVad {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn summary(&self) -> &'static str {

@@ -82,7 +82,7 @@ impl Frozen {
                 norm::clip_backward(&mut above[0], &work.activations[l]);
             }
             let dx = below.last_mut().unwrap_or(&mut work.latent_gradients);
-            convolutions[l].input_gradient(&above[0], dx, batch.chunks);
+            convolutions[l].input_gradient(&above[0], dx, &mut work.buffers[l], batch.chunks);
         }
         let gradient = &mut work.latent_gradient[..z.len()];
         unpack(&work.latent_gradients, shape.latent_dim, batch, gradient);
@@ -97,7 +97,8 @@ impl Frozen {
         pack(z, shape.latent_dim, batch, &mut work.latents);
         for (l, convolution) in convolutions.iter().enumerate() {
             let (below, above) = work.activations.split_at_mut(l);
-            convolution.forward(below.last().unwrap_or(&work.latents), &mut above[0], batch.chunks);
+            let x = below.last().unwrap_or(&work.latents);
+            convolution.forward(x, &mut above[0], &mut work.buffers[l], batch.chunks);
             match l {
                 0 => norm::add_bias::<false>(&mut above[0], bias, batch),
                 1..=NORMS => norm::add_bias::<true>(&mut above[0], &folded[l - 1], batch),

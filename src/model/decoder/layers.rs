@@ -1,8 +1,12 @@
 //! The decoder's five convolutions and the buffers of a step.
 
+use std::sync::LazyLock;
+
 use crate::ops::block::{Batch, Block, LANES, panels, zeroed};
+use crate::ops::plan::Geometry;
 use crate::ops::tail::{INPUT_SIDE, PIXELS, Tail};
-use crate::ops::transposed::{Convolution, Geometry};
+use crate::ops::transposed::{Buffers, Convolution};
+use crate::ops::winograd::{Minimal, Sizes};
 
 use super::DecoderShape;
 
@@ -33,18 +37,27 @@ pub(super) fn convolutions(shape: DecoderShape) -> [Convolution; LAYERS] {
     std::array::from_fn(|l| Convolution::new(geometry(l), channels[l].0, channels[l].1))
 }
 
-/// See [`DecoderShape::training_bytes`]. Each layer's output is held as it is, normalised or not, with its gradient, and
-/// with that transposed.
+/// Each layer's sizes by minimal filtering, where it is used: asked for at every training that is planned.
+static MINIMAL: LazyLock<[Option<Sizes>; LAYERS]> =
+    LazyLock::new(|| std::array::from_fn(|l| Minimal::sizes(geometry(l))));
+
+/// See [`DecoderShape::training_bytes`]. Each layer's output is held as it is, normalised or not, and with its gradient, and what
+/// its products need besides: sums transposed, and by minimal filtering forms, signals and sums.
 pub(super) fn training_bytes(shape: DecoderShape, batch: Batch) -> u64 {
     const BLOCK: u64 = size_of::<Block>() as u64;
     let panels = |channels: usize| panels(channels) as u64;
     let blocks = (0..LAYERS).zip(channels(shape)).map(|(l, (ci, co))| {
         let geometry = geometry(l);
-        let taps = (geometry.kernel * geometry.kernel) as u64;
-        let pixels = (geometry.output() * geometry.output()) as u64;
-        let weights = panels(ci).saturating_mul(panels(co)).saturating_mul(3 * taps);
-        let copies = if (1..=NORMS).contains(&l) { 4 } else { 3 };
-        weights.saturating_add(panels(co).saturating_mul(copies * pixels).saturating_mul(batch.chunks as u64))
+        let (pixels, taps) = (geometry.outputs() as u64, geometry.taps() as u64);
+        let copies = if (1..=NORMS).contains(&l) { 3 } else { 2 };
+        let (forms, signals, sums) = match MINIMAL[l] {
+            Some(Sizes { signals, forms, sums }) => (forms as u64, 2 * signals as u64, 2 * sums as u64),
+            None => (0, 0, pixels),
+        };
+        let weights = panels(ci).saturating_mul(panels(co)).saturating_mul(3 * taps + forms);
+        let activations = panels(co).saturating_mul(copies * pixels + sums);
+        let of_chunk = activations.saturating_add(panels(ci).saturating_mul(signals));
+        weights.saturating_add(of_chunk.saturating_mul(batch.chunks as u64))
     });
     blocks.fold(0, u64::saturating_add).saturating_mul(BLOCK)
 }
@@ -72,8 +85,8 @@ pub(super) struct Work {
     pub(super) normalised: [Vec<Block>; NORMS],
     /// The loss's gradient by each layer's product.
     pub(super) gradients: [Vec<Block>; LAYERS],
-    /// The same, blocks transposed.
-    pub(super) rows: [Vec<Block>; LAYERS],
+    /// What each layer's product needs besides.
+    pub(super) buffers: [Buffers; LAYERS],
     /// The gradient by z.
     pub(super) latent_gradients: Vec<Block>,
     /// The same, row-major.
@@ -87,7 +100,7 @@ impl Work {
     pub(super) fn for_inference(shape: DecoderShape, convolutions: &[Convolution; LAYERS], batch: Batch) -> Self {
         let layer = |l: usize| {
             let c: &Convolution = &convolutions[l];
-            zeroed(c.co * c.plan.outputs() * batch.chunks)
+            zeroed(c.co * c.geometry.outputs() * batch.chunks)
         };
         let latents = zeroed(convolutions[0].ci * batch.chunks);
         Self {
@@ -97,7 +110,7 @@ impl Work {
             activations: std::array::from_fn(layer),
             normalised: std::array::from_fn(|_| Vec::new()),
             gradients: std::array::from_fn(layer),
-            rows: std::array::from_fn(|_| Vec::new()),
+            buffers: std::array::from_fn(|l| Buffers::new::<false>(&convolutions[l], batch.chunks)),
             tail: Tail::new(batch),
         }
     }
@@ -107,7 +120,7 @@ impl Work {
         let mut work = Self::for_inference(shape, convolutions, batch);
         // Not clones: these are to lie on large pages, too.
         work.normalised = std::array::from_fn(|n| zeroed(work.activations[n + 1].len()));
-        work.rows = std::array::from_fn(|l| zeroed(work.activations[l].len()));
+        work.buffers = std::array::from_fn(|l| Buffers::new::<true>(&convolutions[l], batch.chunks));
         work
     }
 }

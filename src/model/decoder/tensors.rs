@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use crate::artifact::{ElementType, Tensor, TensorError};
-use crate::ops::block::{LANES, Row};
+use crate::ops::block::{Block, LANES, Row};
 use crate::ops::norm::{self, Statistics};
 use crate::ops::transposed::Convolution;
 use crate::rng::Streams;
@@ -50,7 +50,7 @@ struct Weights {
 
 impl Weights {
     fn of(convolution: &Convolution, shape: DecoderShape, layer: usize) -> Self {
-        let ((ci, co), taps) = (layers::channels(shape)[layer], convolution.plan.taps());
+        let ((ci, co), taps) = (layers::channels(shape)[layer], convolution.geometry.taps());
         Self { layer, ci, co, taps, blocks: taps * convolution.co }
     }
 
@@ -88,10 +88,12 @@ struct Place {
 fn set_weights(convolution: &mut Convolution, shape: DecoderShape, layer: usize, values: &[f32], scales: &[f32]) {
     let weights = Weights::of(convolution, shape, layer);
     let scale = |output| if scales.len() == 1 { scales[0] } else { scales[output] };
-    convolution.weights.par_chunks_mut(weights.blocks).enumerate().for_each(|(panel, blocks)| {
-        for Place { theirs, block, row, column, output } in weights.places(panel) {
-            blocks[block].0[row][column] = values[theirs] * scale(output);
-        }
+    convolution.change_weights(|all| {
+        all.par_chunks_mut(weights.blocks).enumerate().for_each(|(panel, blocks)| {
+            for Place { theirs, block, row, column, output } in weights.places(panel) {
+                blocks[block].0[row][column] = values[theirs] * scale(output);
+            }
+        });
     });
 }
 
@@ -99,13 +101,13 @@ fn get_weights(convolution: &Convolution, shape: DecoderShape, layer: usize, val
     let weights = Weights::of(convolution, shape, layer);
     if layer == 0 {
         // In PyTorch's order, a panel's weights of the fully connected layer stand far apart.
-        for (panel, blocks) in convolution.weights.chunks(weights.blocks).enumerate() {
+        for (panel, blocks) in convolution.weights().chunks(weights.blocks).enumerate() {
             weights.places(panel).for_each(|p| values[p.theirs] = blocks[p.block].0[p.row][p.column]);
         }
         return;
     }
     let of_panel = LANES * weights.co * weights.taps;
-    let panels = convolution.weights.par_chunks(weights.blocks).zip(values.par_chunks_mut(of_panel)).enumerate();
+    let panels = convolution.weights().par_chunks(weights.blocks).zip(values.par_chunks_mut(of_panel)).enumerate();
     panels.for_each(|(panel, (blocks, values))| {
         let first = panel * of_panel;
         weights.places(panel).for_each(|p| values[p.theirs - first] = blocks[p.block].0[p.row][p.column]);
@@ -134,7 +136,7 @@ fn initialise(decoder: &mut Decoder, streams: &Streams) {
         let fan_in = size[1..].iter().product();
         set_weights(&mut decoder.convolutions[l], shape, l, &draw(name, size.iter().product(), fan_in), &[1.0]);
     }
-    let pixels = decoder.convolutions[0].plan.outputs();
+    let pixels = decoder.convolutions[0].geometry.outputs();
     for (index, v) in draw("fc.bias", shape.channels[0] * pixels, shape.latent_dim).into_iter().enumerate() {
         let (row, lane) = bias_place(index, pixels);
         decoder.bias.w[row][lane] = v;
@@ -170,11 +172,11 @@ impl Decoder {
         let layers = self.convolutions.iter().zip(&self.moments).zip(WEIGHTS);
         let large: Vec<_> = layers
             .flat_map(|((c, moments), name)| {
-                [("w", &c.weights), ("m", &moments.m), ("v", &moments.v)].map(|(part, blocks)| (name, part, c, blocks))
+                [("w", c.weights()), ("m", &moments.m), ("v", &moments.v)].map(|(part, blocks)| (name, part, c, blocks))
             })
             .collect();
         let copied = large.into_par_iter().map(|(name, part, c, blocks)| {
-            let shape = [c.ci, c.plan.taps(), c.co, LANES, LANES];
+            let shape = [c.ci, c.geometry.taps(), c.co, LANES, LANES];
             Ok((format!("{PREFIX}{name}.{part}"), Tensor::new::<f32>(shape, bytemuck::cast_slice(blocks))?))
         });
         let mut tensors: BTreeMap<String, Tensor> = copied.collect::<Result<_, TensorError>>()?;
@@ -207,9 +209,12 @@ impl Decoder {
     /// As [`Decoder::from_state`]; then it is half the one and half the other.
     pub fn restore(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<(), TensorError> {
         for (l, (c, moments)) in self.convolutions.iter_mut().zip(&mut self.moments).enumerate() {
-            for (part, blocks) in [("w", &mut c.weights), ("m", &mut moments.m), ("v", &mut moments.v)] {
-                read_into(tensors, &format!("{PREFIX}{}.{part}", WEIGHTS[l]), bytemuck::cast_slice_mut(blocks))?;
-            }
+            let read = |part: &str, blocks: &mut [Block]| {
+                read_into(tensors, &format!("{PREFIX}{}.{part}", WEIGHTS[l]), bytemuck::cast_slice_mut(blocks))
+            };
+            c.change_weights(|weights| read("w", weights))?;
+            read("m", &mut moments.m)?;
+            read("v", &mut moments.v)?;
         }
         for (name, small) in self.smalls_mut() {
             for (part, rows) in small.parts_mut() {
@@ -237,7 +242,7 @@ impl Decoder {
             let fill = |values: &mut [f32]| get_weights(&self.convolutions[l], self.shape, l, values);
             tensors.insert((*name).to_owned(), Tensor::filled(weight_shape(self.shape, l), fill)?);
         }
-        let pixels = self.convolutions[0].plan.outputs();
+        let pixels = self.convolutions[0].geometry.outputs();
         let bias = (0..self.shape.channels[0] * pixels).map(|index| {
             let (row, lane) = bias_place(index, pixels);
             self.bias.w[row][lane]
@@ -375,7 +380,7 @@ fn read_bias(
     shape: DecoderShape,
     connected: &Convolution,
 ) -> Result<Vec<Row>, TensorError> {
-    let pixels = connected.plan.outputs();
+    let pixels = connected.geometry.outputs();
     let mut bias = vec![[0.0; LANES]; connected.co * pixels];
     for (index, v) in read(tensors, "fc.bias", &[shape.channels[0] * pixels])?.iter().enumerate() {
         let (row, lane) = bias_place(index, pixels);
