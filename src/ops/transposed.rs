@@ -54,9 +54,14 @@ const AHEAD: usize = 2;
 /// Tasks of a forward pass, at least, where there are rows of pixels enough.
 const TASKS: usize = 32;
 
-/// Panels of input channels that one task of minimal filtering goes through together: a sum's gradient takes part in few
+/// Panels of input channels that one task of minimal filtering goes through together, at most: a sum's gradient takes part in few
 /// products of each, and comes from afar.
-const GROUP: usize = 2;
+const GROUP: usize = 4;
+
+/// How many of so many panels make a group, so that each thread has two groups if possible. The bytes do not depend on it.
+fn group_of(panels: usize) -> usize {
+    (panels / (2 * rayon::current_num_threads())).clamp(1, GROUP)
+}
 
 /// How many panels of the summed channel a run covers. It sets the order of sums, so it depends on the layer only: what comes
 /// of a sample is the same in any batch.
@@ -164,10 +169,11 @@ impl Convolution {
                 .for_each(|(dx, weights)| input_gradient_panels(plan, self.co, weights, dy, dx, chunks)),
             Method::Minimal { algorithm, forms } => {
                 let Buffers { signals, sums, .. } = buffers;
+                let group = group_of(self.ci);
                 algorithm.sum_gradients.panels(dy, sums, chunks);
-                dx.par_chunks_mut(GROUP * self.geometry.inputs() * chunks)
-                    .zip_eq(signals.par_chunks_mut(GROUP * algorithm.plan.inputs() * chunks))
-                    .zip_eq(forms.par_chunks(GROUP * strip))
+                dx.par_chunks_mut(group * self.geometry.inputs() * chunks)
+                    .zip_eq(signals.par_chunks_mut(group * algorithm.plan.inputs() * chunks))
+                    .zip_eq(forms.par_chunks(group * strip))
                     .for_each(|((dx, signals), forms)| {
                         input_gradient_panels(&algorithm.plan, self.co, forms, sums, signals, chunks);
                         algorithm.input_gradients.panels(signals, dx, chunks);
@@ -192,7 +198,7 @@ impl Convolution {
     ) {
         let Self { geometry, co, weights, method, .. } = self;
         let (strip, pixels) = (geometry.taps() * *co, geometry.inputs() * chunks);
-        let group = if matches!(method, Method::Direct { .. }) { 1 } else { GROUP };
+        let group = if matches!(method, Method::Direct { .. }) { 1 } else { group_of(self.ci) };
         let weights = weights.par_chunks_mut(group * strip);
         let moments = moments.m.par_chunks_mut(group * strip).zip_eq(moments.v.par_chunks_mut(group * strip));
         let parameters = weights.zip_eq(moments).map(|(w, (m, v))| Parameters { w, m, v });
@@ -214,12 +220,11 @@ impl Convolution {
                 );
             }
             Method::Minimal { algorithm, forms } => {
-                algorithm.sum_gradients.panels(given.dy, sums, chunks);
-                norm::transpose_all(sums, rows);
-                let of_group = GROUP * algorithm.plan.inputs() * chunks;
-                dx.par_chunks_mut(GROUP * pixels)
+                algorithm.sum_gradients.panels_and_rows(given.dy, sums, rows, chunks);
+                let of_group = group * algorithm.plan.inputs() * chunks;
+                dx.par_chunks_mut(group * pixels)
                     .zip_eq(signals.par_chunks(of_group).zip_eq(signal_gradients.par_chunks_mut(of_group)))
-                    .zip_eq(parameters.zip_eq(forms.par_chunks_mut(GROUP * algorithm.plan.taps() * *co)))
+                    .zip_eq(parameters.zip_eq(forms.par_chunks_mut(group * algorithm.plan.taps() * *co)))
                     .for_each(|((dx, (signals, dsignals)), (mut parameters, forms))| {
                         input_gradient_panels(&algorithm.plan, *co, forms, sums, dsignals, chunks);
                         algorithm.input_gradients.panels(dsignals, dx, chunks);

@@ -95,6 +95,23 @@ impl Transform {
         );
     }
 
+    /// [`Transform::panels`], and the same with each block transposed.
+    pub fn panels_and_rows(&self, from: &[Block], to: &mut [Block], rows: &mut [Block], each: usize) {
+        let of_panel = self.outputs() * each;
+        let panels = to.par_chunks_mut(of_panel).zip_eq(rows.par_chunks_mut(of_panel));
+        panels.zip_eq(from.par_chunks(self.from * each)).for_each(|((to, rows), from)| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (at, (to, row)) in to.iter_mut().zip(rows).enumerate() {
+                        *to = self.one(at / each, |input| &from[input * each + at % each]);
+                        *row = to.transposed();
+                    }
+                },
+            );
+        });
+    }
+
     /// [`Transform::all`] for each panel of `[panel][input][each]`.
     pub fn panels(&self, from: &[Block], to: &mut [Block], each: usize) {
         from.par_chunks(self.from * each)
