@@ -51,7 +51,7 @@ pub(crate) fn steps(limit: Duration, floor: &mut Floor, batches: &[usize]) {
 pub(crate) fn ceiling(limit: Duration) {
     let (a, b) = (vec![Block([[0.5; 16]; 16]); 8], vec![Block([[0.25; 16]; 16]); 8]);
     let mut acc = Block::ZERO;
-    let run = Run { blocks: 8, scalars: 1, vectors: 1 };
+    let run = Run { blocks: 8, scalars: 1, vectors: 1, fresh: false };
     let cost = cost(limit, || {
         for _ in 0..1000 {
             accumulate::<true>(&mut acc, &a, &b, (0..4).map(|_| (0, 0)), run);

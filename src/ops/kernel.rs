@@ -16,6 +16,8 @@ pub struct Run {
     pub scalars: usize,
     /// From one block of vectors to the next.
     pub vectors: usize,
+    /// Whether the sum begins at 0, whatever stood there.
+    pub fresh: bool,
 }
 
 /// Adds to `acc` the products of the blocks of all runs; `pairs` says where each begins, in scalars and in vectors.
@@ -79,7 +81,9 @@ fn portable<const BY_ROW: bool>(
     for (part, rows) in acc.0.chunks_exact_mut(ROWS).enumerate() {
         let first = part * ROWS;
         let mut tile: [Row; ROWS] = [[0.0; LANES]; ROWS];
-        tile.copy_from_slice(rows);
+        if !run.fresh {
+            tile.copy_from_slice(rows);
+        }
         for (s, v) in pairs.clone() {
             for j in 0..run.blocks {
                 let (left, right) = (&scalars[s + j * run.scalars].0, &vectors[v + j * run.vectors].0);
@@ -120,8 +124,10 @@ mod x86 {
         // harmless, and `wrapping_add` makes no claim about it.
         unsafe {
             let mut tile: [__m512; LANES] = [_mm512_setzero_ps(); LANES];
-            for (register, row) in tile.iter_mut().zip(&acc.0) {
-                *register = _mm512_load_ps(row.as_ptr());
+            if !run.fresh {
+                for (register, row) in tile.iter_mut().zip(&acc.0) {
+                    *register = _mm512_load_ps(row.as_ptr());
+                }
             }
             let mut next = pairs.next();
             while let Some((s, v)) = next {
@@ -217,7 +223,7 @@ mod tests {
     fn every_instruction_set_gives_the_same_bits_and_the_sum() {
         let (s, v) = (random(9, "s"), random(9, "v"));
         let pairs = [(0, 1), (4, 2), (1, 0)];
-        let run = Run { blocks: 3, scalars: 2, vectors: 3 };
+        let run = Run { blocks: 3, scalars: 2, vectors: 3, fresh: false };
         let (mut fast, mut plain, mut rows) = (s[8], s[8], s[8]);
         accumulate::<false>(&mut fast, &s, &v, pairs.into_iter(), run);
         portable::<false>(&mut plain, &s, &v, pairs.into_iter(), run);
@@ -234,13 +240,19 @@ mod tests {
             }
         }
         assert!((f64::from(fast.0[3][7]) - expected).abs() < 1e-4);
+
+        let (run, mut zero) = (Run { fresh: true, ..run }, Block::ZERO);
+        accumulate::<false>(&mut zero, &s, &v, pairs.into_iter(), Run { fresh: false, ..run });
+        accumulate::<false>(&mut fast, &s, &v, pairs.into_iter(), run);
+        portable::<false>(&mut plain, &s, &v, pairs.into_iter(), run);
+        assert_eq!((fast, plain), (zero, zero), "a fresh sum forgets what stood there");
     }
 
     #[test]
     #[should_panic(expected = "out of bounds")]
     fn a_run_that_leaves_its_slice_is_refused() {
         let blocks = random(3, "s");
-        let run = Run { blocks: 2, scalars: 1, vectors: 2 };
+        let run = Run { blocks: 2, scalars: 1, vectors: 2, fresh: true };
         accumulate::<false>(&mut Block::ZERO.clone(), &blocks, &blocks, std::iter::once((0, 1)), run);
     }
 }

@@ -319,9 +319,9 @@ fn forward_part(
 ) {
     let (inputs, taps) = (plan.inputs(), plan.taps());
     let length = run_length(ci, inputs);
-    out.fill(Block::ZERO);
     for start in (0..ci).step_by(length) {
-        let run = Run { blocks: length.min(ci - start), scalars: taps * co, vectors: inputs * chunks };
+        let run =
+            Run { blocks: length.min(ci - start), scalars: taps * co, vectors: inputs * chunks, fresh: start == 0 };
         for (at, acc) in out.iter_mut().enumerate() {
             let (pixel, chunk) = (first + at / chunks, at % chunks);
             let pairs = plan.by_output[pixel]
@@ -337,9 +337,8 @@ fn forward_part(
 fn input_gradient_panels(plan: &Plan, co: usize, weights: &[Block], dy: &[Block], dx: &mut [Block], chunks: usize) {
     let (inputs, outputs, strip) = (plan.inputs(), plan.outputs(), plan.taps() * co);
     let length = run_length(co, outputs);
-    dx.fill(Block::ZERO);
     for start in (0..co).step_by(length) {
-        let run = Run { blocks: length.min(co - start), scalars: 1, vectors: outputs * chunks };
+        let run = Run { blocks: length.min(co - start), scalars: 1, vectors: outputs * chunks, fresh: start == 0 };
         for (pixel, meets) in plan.by_input.iter().enumerate() {
             for (panel, weights) in weights.chunks(strip).enumerate() {
                 let first = (panel * inputs + pixel) * chunks;
@@ -360,7 +359,7 @@ fn weight_gradient_block(plan: &Plan, x: &[Block], rows: &[Block], tap: usize, p
     let mut gradient = Block::ZERO;
     let pairs =
         plan.by_tap[tap].iter().map(|(input, output)| (input * chunks, (panel * plan.outputs() + output) * chunks));
-    accumulate::<true>(&mut gradient, x, rows, pairs, Run { blocks: chunks, scalars: 1, vectors: 1 });
+    accumulate::<true>(&mut gradient, x, rows, pairs, Run { blocks: chunks, scalars: 1, vectors: 1, fresh: true });
     gradient
 }
 
