@@ -12,8 +12,11 @@
 //! weight gradient, which sums over the batch, the activations are the scalars and the gradient's rows the vectors. All
 //! three are one small kernel ([`kernel::accumulate`]).
 //!
+//! Which blocks are multiplied is listed by a [`plan`]: pixels and taps as they are, or by [`winograd`]'s minimal filtering linear
+//! forms of both, in the same layouts with signals and sums in the place of pixels, and forms in that of taps.
+//!
 //! # Determinism
-//! Every element of a result is made by one task, as one chain of fused multiply-adds in an order that depends on the shapes
+//! Every element of a result is made by one task, as one chain of fused multiply-adds, or a few, in an order that depends on the shapes
 //! only. Fused multiply-add, division and square root are exactly rounded, so the bytes are the same for any number of threads
 //! and for any instruction set.
 
