@@ -16,8 +16,8 @@
 //! forms of both, in the same layouts with signals and sums in the place of pixels, and forms in that of taps.
 //!
 //! # Determinism
-//! Every element of a result is made by one task, as one chain of fused multiply-adds, or a few, in an order that depends on the shapes
-//! only. Fused multiply-add, division and square root are exactly rounded, so the bytes are the same for any number of threads
+//! Every element of a result is made by one task, as chains of fused multiply-adds, a few with minimal filtering, which are then added, in an order that depends on the shapes
+//! only. Additions, multiplications, fused multiply-adds, divisions and square roots are exactly rounded, and the compiler fuses none, so the bytes are the same for any number of threads
 //! and for any instruction set.
 
 pub mod adam;

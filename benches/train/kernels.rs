@@ -78,6 +78,7 @@ pub(crate) fn layers(limit: Duration, batch: usize) {
         let gflop = 2.0 * (c.products() * ci * co * batch) as f64 / 1e9;
         let forward = cost(limit, || c.forward(&x, &mut y, &mut buffers, chunks)).computing;
         let input = cost(limit, || c.input_gradient(&y, &mut dx, &mut buffers, chunks)).computing;
+        c.forward(&x, &mut y, &mut buffers, chunks);
         let given = Given { x: &x, dy: &y };
         let rates = Rates::new(1, 1e-3);
         let backward = cost(limit, || c.backward_and_update(&mut moments, given, &mut dx, &mut buffers, chunks, rates));

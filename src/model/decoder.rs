@@ -47,11 +47,13 @@ impl DecoderShape {
         (batch as u64).saturating_mul(4 * self.latent_dim as u64 * c0 + convolutions)
     }
 
-    /// Roughly the bytes that training it with batches of this many samples takes: weights and both of Adam's moments, and
-    /// the buffers of a step, all in blocks of 16 × 16 floats. Biases and batch norms are left out, and what
-    /// does not fit into 64 bits is as much as that.
-    pub fn training_bytes(&self, batch: usize) -> u64 {
-        layers::training_bytes(*self, Batch::new(batch))
+    /// Roughly the bytes that training it on so many images in batches of this many takes: weights with their linear forms and
+    /// both of Adam's moments, and the buffers of a step for whole batches and for a last, short one, all in blocks of 16 × 16
+    /// floats. Biases and batch norms are left out, and what does not fit into 64 bits is as much as that.
+    pub fn training_bytes(&self, batch: usize, images: usize) -> u64 {
+        let whole = batch.min(images);
+        let last = images.checked_rem(whole).unwrap_or(0);
+        layers::training_bytes(*self, [Batch::new(whole), Batch::new(last)])
     }
 }
 

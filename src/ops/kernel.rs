@@ -20,7 +20,7 @@ pub struct Run {
     pub fresh: bool,
 }
 
-/// Adds to `acc` the products of the blocks of all runs; `pairs` says where each begins, in scalars and in vectors.
+/// Adds to `acc`, or to 0 if the run is fresh, the products of the blocks of all runs; `pairs` says where each begins, in scalars and in vectors.
 /// `BY_ROW`: rows of the scalars' blocks are rows of the result; else they are steps of the sum.
 #[inline(always)]
 pub fn accumulate<const BY_ROW: bool>(

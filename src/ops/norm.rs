@@ -227,13 +227,6 @@ fn clipped(d: &Row, y: &Row) -> Row {
     out
 }
 
-#[inline(always)]
-fn transpose(from: &[Block], to: &mut [Block]) {
-    for (from, to) in from.iter().zip(to) {
-        *to = from.transposed();
-    }
-}
-
 /// Adds a bias per channel (`bias` holds a row for each panel, or for each panel and pixel), and clips at 0 if `RELU`.
 pub fn add_bias<const RELU: bool>(x: &mut [Block], bias: &[Row], batch: Batch) {
     let part = x.len() / bias.len();
@@ -269,16 +262,6 @@ pub fn bias_backward(dy: &[Block], dbias: &mut [Row]) {
                     *out = sum(&lanes) as f32;
                 }
             },
-        );
-    });
-}
-
-/// Writes the transposed blocks.
-pub fn transpose_all(from: &[Block], to: &mut [Block]) {
-    from.par_chunks(LANES).zip_eq(to.par_chunks_mut(LANES)).for_each(|(from, to)| {
-        vectorised(
-            #[inline(always)]
-            || transpose(from, to),
         );
     });
 }

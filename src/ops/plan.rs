@@ -83,7 +83,8 @@ impl Axis {
     }
 }
 
-/// All (tap, input pixel, output pixel) of an image that meet, by each of the three.
+/// All (tap, input pixel, output pixel) of an image that meet, by each of the three; with minimal filtering forms, signals and
+/// sums are in their place.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// For each output pixel, the (tap, input pixel) that reach it.

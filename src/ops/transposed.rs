@@ -11,7 +11,6 @@ use rayon::prelude::*;
 use super::adam::Rates;
 use super::block::{Block, panels, zeroed};
 use super::kernel::{Run, accumulate, prefetch, vectorised};
-use super::norm;
 use super::plan::{Axis, Geometry, Plan};
 use super::winograd::Minimal;
 
@@ -51,7 +50,7 @@ const WORKING_SET: usize = 128;
 /// a block's gradient of a small batch.
 const AHEAD: usize = 2;
 
-/// Tasks of a forward pass, at least, where there are rows of pixels enough.
+/// Tasks of a forward pass, at least, where there are pixels enough.
 const TASKS: usize = 32;
 
 /// Panels of input channels that one task of minimal filtering goes through together, at most: a sum's gradient takes part in few
@@ -159,7 +158,7 @@ impl Convolution {
         }
     }
 
-    /// `dx[i] = Σ dy[o] · W[tap]ᵀ`, overwriting.
+    /// `dx[i] = Σ dy[o] · W[tap]ᵀ`, overwriting. An update needs another forward pass first: this takes its buffers.
     pub fn input_gradient(&self, dy: &[Block], dx: &mut [Block], buffers: &mut Buffers, chunks: usize) {
         let strip = self.plan().taps() * self.co;
         match &self.method {
@@ -176,7 +175,7 @@ impl Convolution {
                     .zip_eq(forms.par_chunks(group * strip))
                     .for_each(|((dx, signals), forms)| {
                         input_gradient_panels(&algorithm.plan, self.co, forms, sums, signals, chunks);
-                        algorithm.input_gradients.panels(signals, dx, chunks);
+                        algorithm.input_gradients.each_panel(signals, dx, chunks);
                     });
             }
         }
@@ -205,7 +204,7 @@ impl Convolution {
         let Buffers { signals, sums, rows, signal_gradients } = buffers;
         match method {
             Method::Direct { plan, order } => {
-                norm::transpose_all(given.dy, rows);
+                transpose_all(given.dy, rows);
                 dx.par_chunks_mut(pixels).zip_eq(given.x.par_chunks(pixels)).zip_eq(parameters).for_each(
                     |((dx, x), mut parameters)| {
                         input_gradient_panels(plan, *co, parameters.w, given.dy, dx, chunks);
@@ -227,7 +226,7 @@ impl Convolution {
                     .zip_eq(parameters.zip_eq(forms.par_chunks_mut(group * algorithm.plan.taps() * *co)))
                     .for_each(|((dx, (signals, dsignals)), (mut parameters, forms))| {
                         input_gradient_panels(&algorithm.plan, *co, forms, sums, dsignals, chunks);
-                        algorithm.input_gradients.panels(dsignals, dx, chunks);
+                        algorithm.input_gradients.each_panel(dsignals, dx, chunks);
                         for panel in 0..*co {
                             update_minimal(
                                 algorithm,
@@ -290,7 +289,7 @@ impl BlockMoments {
 /// What the backward pass of a convolution is given.
 #[derive(Clone, Copy)]
 pub struct Given<'a> {
-    /// The input of the forward pass.
+    /// The input of the forward pass. Minimal filtering has its signals in the buffers.
     pub x: &'a [Block],
     /// The gradient of its output.
     pub dy: &'a [Block],
@@ -353,6 +352,18 @@ fn input_gradient_panels(plan: &Plan, co: usize, weights: &[Block], dy: &[Block]
     }
 }
 
+/// Writes the transposed blocks.
+fn transpose_all(from: &[Block], to: &mut [Block]) {
+    /// Blocks of a task.
+    const PIECE: usize = 16;
+    from.par_chunks(PIECE).zip_eq(to.par_chunks_mut(PIECE)).for_each(|(from, to)| {
+        vectorised(
+            #[inline(always)]
+            || from.iter().zip(to).for_each(|(from, to)| *to = from.transposed()),
+        );
+    });
+}
+
 /// The gradient of one block of weights: `x` is one panel's input, `rows` the whole output gradient.
 #[inline(always)]
 fn weight_gradient_block(plan: &Plan, x: &[Block], rows: &[Block], tap: usize, panel: usize, chunks: usize) -> Block {
@@ -409,7 +420,7 @@ mod tests {
     use candle_core::{Device, Tensor, Var};
 
     use super::*;
-    use crate::ops::block::{Batch, LANES};
+    use crate::ops::block::{Batch, LANES, Row};
     use crate::rng::Streams;
 
     fn random(n: usize, purpose: &str) -> Vec<f32> {
@@ -497,6 +508,12 @@ mod tests {
         // The first moment of a first step is a tenth of the gradient.
         let first = unpack_weights(&c, &moments.m, ci, co).iter().map(|m| m * 10.0).collect::<Vec<_>>();
         assert_close(&first, gradients.get(&cw).unwrap());
+        let (mut y, mut fresh) = (zeroed(dy.len()), zeroed(dy.len()));
+        let mut again = c.clone();
+        again.change_weights(|_| ());
+        c.forward(&x, &mut y, &mut buffers, batch.chunks);
+        again.forward(&x, &mut fresh, &mut Buffers::new::<false>(&again, batch.chunks), batch.chunks);
+        assert!(y == fresh, "an update leaves the forms that the new weights have");
         let moved = c.weights.iter().zip(&before).filter(|(a, b)| a != b).count();
         assert_eq!(moved, before.len(), "every block of weights moved");
     }
@@ -518,5 +535,37 @@ mod tests {
         // 40 panels, more than a run's 16; and enough pixels and chunks that runs are at their shortest.
         against_candle(Geometry { input: 2, kernel: 4, stride: 2, padding: 1 }, 640, 20, 3);
         against_candle(Geometry { input: 8, kernel: 4, stride: 2, padding: 1 }, 90, 100, 33);
+    }
+
+    #[test]
+    fn panels_that_one_task_takes_together_change_no_byte() {
+        // 7 panels: groups of 3, 3 and 1 for one thread, of 1 for four.
+        let (geometry, chunks) = (Geometry { input: 4, kernel: 4, stride: 2, padding: 1 }, 2);
+        let step = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut c = Convolution::new(geometry, 7 * LANES, 20);
+                let blocks = |n: usize, purpose: &str| -> Vec<Block> {
+                    let numbers = random(n * LANES * LANES, purpose);
+                    bytemuck::cast_slice(&numbers).iter().map(|rows: &[Row; LANES]| Block(*rows)).collect()
+                };
+                let w = blocks(c.weights.len(), "w");
+                c.change_weights(|weights| weights.copy_from_slice(&w));
+                let (x, dy) = (blocks(7 * 16 * chunks, "x"), blocks(2 * 64 * chunks, "dy"));
+                let (mut y, mut dx) = (dy.clone(), x.clone());
+                let (mut buffers, mut moments) = (Buffers::new::<true>(&c, chunks), BlockMoments::of(&c));
+                c.input_gradient(&dy, &mut dx, &mut buffers, chunks);
+                let alone = dx.clone();
+                c.forward(&x, &mut y, &mut buffers, chunks);
+                let given = Given { x: &x, dy: &dy };
+                c.backward_and_update(&mut moments, given, &mut dx, &mut buffers, chunks, Rates::new(1, 1e-3));
+                assert!(alone == dx);
+                c.forward(&x, &mut y, &mut buffers, chunks);
+                (group_of(c.ci), (y, dx, c.weights, moments.m, moments.v))
+            })
+        };
+        let (one, four) = (step(1), step(4));
+        assert_eq!((one.0, four.0), (3, 1));
+        assert!(one.1 == four.1);
     }
 }

@@ -13,7 +13,7 @@
 //! 100 products instead of 196, on 8 × 8 pixels 484 instead of 900.
 //!
 //! What is multiplied are linear forms of pixels (*signals*) and of taps (*forms*), and what comes out are *sums*, of which the
-//! outputs are made. All coefficients are ± 1 and ½, and they stay small in the gradients, which are the same maps
+//! outputs are made. All coefficients are ± 1, ± ½ and, on both axes together, ± ¼, and so they are in the gradients, which are the same maps
 //! transposed: `dsums = outputsᵀ dy`, `dx = signalsᵀ dsignals`, `dW = formsᵀ dforms`. So the rounding is that of a few more additions.
 
 use rayon::prelude::*;
@@ -68,7 +68,7 @@ impl Transform {
     }
 
     /// How many blocks it makes.
-    pub fn outputs(&self) -> usize {
+    fn outputs(&self) -> usize {
         self.forms.len()
     }
 
@@ -97,6 +97,7 @@ impl Transform {
 
     /// [`Transform::panels`], and the same with each block transposed.
     pub fn panels_and_rows(&self, from: &[Block], to: &mut [Block], rows: &mut [Block], each: usize) {
+        assert!(to.len() == rows.len(), "rows of another size");
         let of_panel = self.outputs() * each;
         let panels = to.par_chunks_mut(of_panel).zip_eq(rows.par_chunks_mut(of_panel));
         panels.zip_eq(from.par_chunks(self.from * each)).for_each(|((to, rows), from)| {
@@ -110,6 +111,12 @@ impl Transform {
                 },
             );
         });
+    }
+
+    /// [`Transform::all`] for each panel of `[panel][input][each]`, on this thread.
+    pub fn each_panel(&self, from: &[Block], to: &mut [Block], each: usize) {
+        let panels = from.chunks(self.from * each).zip(to.chunks_mut(self.outputs() * each));
+        panels.for_each(|(from, to)| self.all(from, to, each));
     }
 
     /// [`Transform::all`] for each panel of `[panel][input][each]`.
@@ -319,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn the_products_come_to_the_direct_ones_with_all_coefficients_halves() {
+    fn the_products_come_to_the_direct_ones_and_all_coefficients_are_powers_of_two() {
         for (input, kernel, stride, padding) in [(4, 4, 2, 1), (8, 4, 2, 1), (7, 2, 1, 0), (6, 6, 3, 2)] {
             let geometry = Geometry { input, kernel, stride, padding };
             let minimal = Minimal::new(geometry).unwrap();

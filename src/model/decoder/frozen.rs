@@ -14,7 +14,7 @@ use crate::ops::transposed::Convolution;
 use super::layers::{self, LAYERS, NORMS, Work};
 use super::{DecoderShape, Step, on_the_pool, tensors};
 
-/// Samples that are decoded at once: their buffers take some 300 KiB each.
+/// Samples that are decoded at once: their buffers take some 800 KiB each.
 const DECODED_AT_ONCE: usize = 64;
 
 /// A trained decoder with running statistics, ready to decode and to fit latents.

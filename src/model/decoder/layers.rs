@@ -43,7 +43,10 @@ static MINIMAL: LazyLock<[Option<Sizes>; LAYERS]> =
 
 /// See [`DecoderShape::training_bytes`]. Each layer's output is held as it is, normalised or not, and with its gradient, and what
 /// its products need besides: sums transposed, and by minimal filtering forms, signals and sums.
-pub(super) fn training_bytes(shape: DecoderShape, batch: Batch) -> u64 {
+pub(super) fn training_bytes(shape: DecoderShape, batches: [Batch; 2]) -> u64 {
+    let chunks = batches.map(|batch| batch.chunks as u64);
+    // Batches of one number of chunks share their buffers.
+    let chunks = if chunks[0] == chunks[1] { chunks[0] } else { chunks[0].saturating_add(chunks[1]) };
     const BLOCK: u64 = size_of::<Block>() as u64;
     let panels = |channels: usize| panels(channels) as u64;
     let blocks = (0..LAYERS).zip(channels(shape)).map(|(l, (ci, co))| {
@@ -57,7 +60,7 @@ pub(super) fn training_bytes(shape: DecoderShape, batch: Batch) -> u64 {
         let weights = panels(ci).saturating_mul(panels(co)).saturating_mul(3 * taps + forms);
         let activations = panels(co).saturating_mul(copies * pixels + sums);
         let of_chunk = activations.saturating_add(panels(ci).saturating_mul(signals));
-        weights.saturating_add(of_chunk.saturating_mul(batch.chunks as u64))
+        weights.saturating_add(of_chunk.saturating_mul(chunks))
     });
     blocks.fold(0, u64::saturating_add).saturating_mul(BLOCK)
 }

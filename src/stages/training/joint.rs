@@ -99,8 +99,7 @@ impl Joint {
     /// Refuses a decoder that can't fit: the allocator would end the whole program. `memory` in bytes; no check without.
     fn check_memory(&self, images: usize, memory: Option<u64>) -> Result<(), StageError> {
         let largest = self.schedule.0.iter().map(|(_, rates)| rates.batch).max().unwrap_or(0);
-        let batch = largest.min(images);
-        let needed = self.shape.training_bytes(batch);
+        let needed = self.shape.training_bytes(largest, images);
         let Some(memory) = memory.filter(|memory| needed > *memory) else { return Ok(()) };
         let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
         let message = format!("training this decoder takes about {}; this machine has {}", gib(needed), gib(memory));
