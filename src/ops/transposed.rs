@@ -184,7 +184,7 @@ impl Convolution {
     /// [`Convolution::input_gradient`] with the old weights, then one step of Adam on the weights. `x` and `buffers` are those
     /// of the last forward pass.
     ///
-    /// A panel of input channels is one task: its strip of weights is read for the input gradient, and each block of it is
+    /// A panel of input channels is one task (with minimal filtering, a few are): its strip of weights is read for the input gradient, and each block of it is
     /// updated as soon as its gradient is there, while it is in cache; gradients of weights never reach memory.
     pub fn backward_and_update(
         &mut self,
@@ -244,7 +244,7 @@ impl Convolution {
     }
 }
 
-/// Weights and moments of a panel of input channels.
+/// Weights and moments of a task's panels of input channels.
 struct Parameters<'a> {
     w: &'a mut [Block],
     m: &'a mut [Block],
@@ -374,7 +374,7 @@ fn weight_gradient_block(plan: &Plan, x: &[Block], rows: &[Block], tap: usize, p
     gradient
 }
 
-/// An update of one panel of output channels: the forms' gradients take the place of the forms, which have served, until the
+/// An update of what leads from a task's panels of input channels to one panel of output channels: the forms' gradients take the place of the forms, which have served, until the
 /// weights that they come to have moved.
 fn update_minimal(
     algorithm: &Minimal,
