@@ -1,46 +1,54 @@
-//! The cache: content-addressed and rebuildable by design. The only place that names sled.
+//! The cache: content-addressed, and rebuildable by design. The only place that names sled.
 //!
 //! ```text
 //! DIR/FORMAT                    the layout's version, as text
-//! DIR/index/                    sled: results, states, newest result per point, digests of files
+//! DIR/index/journal             every change of the index: results, states, newest result per point
+//! DIR/index/                    sled: the same for look-ups, and digests of files
 //! DIR/small/<digest>            small files of results, each a file of its own
-//! DIR/chunks-<generation>/      sled: small blobs, where the pieces of large ones are, and the list of each blob's pieces
-//! DIR/chunks-<generation>/packs/<name>   the pieces of large blobs
+//! DIR/chunks-<generation>/packs/<name>   the bytes of all other blobs, in pieces
+//! DIR/chunks-<generation>/journal        every change of the places of pieces, and of the list of each blob's pieces
+//! DIR/chunks-<generation>/      sled: the same for look-ups; small blobs of earlier versions
 //! DIR/runs/<id>.json            run records (`<id>.ndjson` beside them is the runner's)
 //! DIR/leases/<key>              who runs a key; held by a file lock, so that the kernel frees it when its holder dies
-//! DIR/work.lock                 shared by whoever runs stages
+//! DIR/work.lock                 shared by processes that run stages
 //! DIR/*.lock                    one per database: one process at a time, with the holder's name for those who wait
 //! DIR/*.wanted                  somebody waits for that lock
-//! DIR/index-saved/              what a damaged index still held, complete, until it takes the index's place at the next open
+//! DIR/reserve                   space for a collection on a full disk
 //! DIR/*-damaged-<n>/            databases that would not open, set aside and never deleted
 //! ```
 //!
-//! What is written is written in this order, with a flush or sync after each: packs, chunks and places of pieces, the
-//! blobs' lists of them, the index's entry. Nothing refers to what may be missing. Every read is verified; what is missing or
-//! has other bytes is an error ([`StoreError::Damaged`]) whose victims are forgotten, so that they are made again; what the
-//! system refuses to open or read is an error that changes nothing. A database that won't open (sled
-//! may return an error or panic after a hard kill) is set aside, and an empty one begun.
+//! Packs, small files and the journals are the cache. sled is an index of them and can be rebuilt at any time, so a kill
+//! or a full disk while sled writes costs nothing. What is written is written in this order, with a sync after each: packs,
+//! the journal of the places of their pieces, the journal of the index. Nothing refers to what may be missing.
+//!
+//! Every read is verified. What is missing or has other bytes is an error ([`StoreError::Damaged`]); what relied on it is
+//! forgotten and computed again. What the system refuses to open or read is an error that changes nothing. Where the cache
+//! can't be written (another user's, a full disk), look-ups use a temporary copy of a database.
 //!
 //! No process keeps a database open while it only computes: each is opened when needed and closed after a moment
-//! without use, or at once when somebody else waits for it.
+//! without use, or at once when another process waits for it.
 
 mod blobs;
 mod content;
 mod database;
+mod disk;
 mod doctor;
 mod error;
 mod files;
 mod gc;
 mod index;
 mod inner;
+mod journal;
 mod lease;
 mod lock;
 mod look;
 mod pack_writer;
 mod packs;
+mod places;
 mod quiet;
 mod record;
-mod rescue;
+mod recovery;
+mod restore;
 mod results;
 mod roots;
 mod runs;
@@ -69,14 +77,17 @@ pub use sweep::AtWork;
 use crate::artifact::Artifact;
 use crate::key::Components;
 
-/// The version of the cache's layout: 2 since large blobs are in packs. One of format 1 is read as it is, and becomes 2
-/// when a pack is first written.
-pub const FORMAT: u32 = 2;
+/// The version of the cache's layout: 2 since large blobs are in packs, 3 since databases have journals. Caches of formats
+/// 1 and 2 are read as they are, and become format 3 at the first change.
+pub const FORMAT: u32 = 3;
 
 type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// Called when somebody else has the cache: once at the beginning of a wait that lasts longer than a moment.
 pub type Waiting = Arc<dyn Fn(Option<&Holder>) + Send + Sync>;
+
+/// Whether the user has interrupted the program.
+pub type Cancelled = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// How to open a cache.
 #[derive(Clone)]
@@ -88,13 +99,21 @@ pub struct Options {
     pub timeout: Duration,
     /// How long a database stays open without use.
     pub idle: Duration,
-    /// Told of long waits.
+    /// Called once for each long wait.
     pub waiting: Option<Waiting>,
+    /// Asked while waiting: whether to give up with [`StoreError::Cancelled`].
+    pub cancelled: Option<Cancelled>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { wait: true, timeout: Duration::from_secs(600), idle: Duration::from_millis(150), waiting: None }
+        Self {
+            wait: true,
+            timeout: Duration::from_secs(600),
+            idle: Duration::from_millis(150),
+            waiting: None,
+            cancelled: None,
+        }
     }
 }
 
@@ -239,6 +258,10 @@ pub struct DoctorReport {
     pub repaired: bool,
     /// Databases that were set aside earlier and can be deleted by hand.
     pub set_aside: Vec<PathBuf>,
+    /// Results that were found in indexes set aside earlier, whose bytes are still here: brought back by a repair.
+    pub results_restored: usize,
+    /// States, likewise.
+    pub states_restored: usize,
 }
 
 impl DoctorReport {

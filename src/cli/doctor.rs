@@ -11,7 +11,7 @@ use crate::error::{Category, Error, Result};
 /// Arguments of `doctor`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe doctor        read and verify everything; what is damaged becomes a miss and runs again
+  vadpipe doctor        verify everything; what is damaged will run again, and lost entries are brought back
   vadpipe doctor -n     only look")]
 pub(super) struct DoctorArgs {
     /// Only look
@@ -37,11 +37,17 @@ pub(super) fn doctor(args: &DoctorArgs, global: &Global, ui: &Ui) -> Result<()> 
             "healthy": report.is_healthy(), "results": report.results, "states": report.states, "blobs": report.blobs,
             "bytes": report.bytes, "problems": report.problems, "affected": report.affected,
             "repaired": report.repaired, "set_aside": report.set_aside,
+            "results_restored": report.results_restored, "states_restored": report.states_restored,
         }))?;
     } else {
         let mut lines: Vec<_> = report.problems.iter().map(|p| format!("damaged: {p}")).collect();
         let then = if report.repaired { "will be made again" } else { "affected" };
         lines.extend(report.affected.iter().map(|a| format!("{then}: {a}")));
+        if report.results_restored + report.states_restored > 0 {
+            let verb = if args.dry_run { "can be brought back" } else { "were brought back" };
+            let (results, states) = (report.results_restored, report.states_restored);
+            lines.push(format!("{results} results and {states} states {verb} from an index that was set aside"));
+        }
         lines.extend(report.set_aside.iter().map(|p| format!("set aside earlier, can be deleted: {}", p.display())));
         let healthy =
             if report.is_healthy() { "all fine".to_owned() } else { format!("{} problems", report.problems.len()) };

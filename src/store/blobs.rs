@@ -1,33 +1,34 @@
-//! Blobs in the chunk database.
+//! Blobs by their digest: which there are, and which can go.
+//!
+//! The bytes of blobs are in packs (`packs.rs`). The chunk database knows the list of each blob's pieces and the place of
+//! each piece. Earlier versions kept small blobs (format 2) or all blobs (format 1) in the database itself:
 //!
 //! ```text
 //! 'c' ‖ digest(chunk)   the chunk: up to 64 KiB
 //! 'b' ‖ digest(blob)    the blob's length (u64, little-endian), then the digests of its chunks in order
 //! ```
 //!
-//! Here are the small blobs; large ones are in packs (`packs.rs`, with their keys `p` and `l` in the same database), but for
-//! those in caches of format 1, which had all of them here. They are read as ever, and the next collection moves them.
-//!
-//! sled keeps 16 to 26 values in a node, so a node of chunks holds up to 1.7 MB: with segments of 8 MiB it stays below
-//! the quarter above which sled writes a node into a file of its own that it never syncs.
+//! They are still read. The next collection moves them to packs ([`move_to_packs`]).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::BTreeSet;
 
-use super::database::{Failure, Opened, Setup, flush};
-use super::pack_writer::Written;
+use super::database::{Failure, Opened, Setup};
+use super::journal::Changes;
+use super::pack_writer::{self, Written};
+use super::packs;
 use super::tree::PIECE;
-use super::{packs, quiet};
 use crate::artifact::BlobEntry;
 use crate::key::Digest;
 
 /// How the chunk database is set up. A change of the segments is one of [`super::FORMAT`].
-pub(super) const SETUP: Setup = Setup { segment: 8 << 20, cache: 64 << 20 };
+pub(super) const SETUP: Setup = Setup { segment: 8 << 20, cache: 64 << 20, unjournaled: b"bc", precious: b"bc" };
 /// Bytes of a chunk.
 pub(super) const CHUNK: usize = 64 << 10;
 
 /// About how many bytes on disk an almost empty database takes.
 const EMPTY: u64 = 512 << 10;
+/// Bytes of chunks that are moved to one pack.
+const MOVED: usize = 64 << 20;
 const DIGEST: usize = 32;
 
 /// Why a blob can't be had.
@@ -65,11 +66,6 @@ impl Source<'_> {
         let part = &self.head[start.min(head)..end.min(head)];
         [part, &self.body[start.max(head) - head..end.max(head) - head]]
     }
-
-    /// All of it in one.
-    pub(super) fn bytes(&self) -> Vec<u8> {
-        [&self.head, self.body].concat()
-    }
 }
 
 /// A blob's list of chunks, or of pieces in packs.
@@ -104,60 +100,29 @@ pub(super) fn key(prefix: u8, digest: &Digest) -> [u8; 1 + DIGEST] {
     key
 }
 
-/// Whether the blob is there, going by its list of chunks or pieces.
-fn has(db: &sled::Db, blob: &Digest) -> Result<bool, Failure> {
-    Ok(db.contains_key(key(b'b', blob))? || db.contains_key(key(b'l', blob))?)
+/// Whether the blob is there, going by its list of pieces or chunks.
+pub(super) fn has(db: &sled::Db, blob: &Digest) -> Result<bool, Failure> {
+    Ok(db.contains_key(key(b'l', blob))? || db.contains_key(key(b'b', blob))?)
 }
 
-/// Makes blobs part of the database: `small` ones with their bytes, and those that were written to packs. False if a
-/// piece that was taken for stored is so no more; then nothing has been noted.
-pub(super) fn commit(o: &Opened, small: &BTreeMap<Digest, Vec<u8>>, packed: &Written) -> Result<bool, Failure> {
-    let mut packed_lists = Vec::new();
-    for (digest, list) in &packed.lists {
-        if !has(&o.db, digest)? {
-            packed_lists.push((digest, list));
+/// Adds blobs that were written to packs. False if a piece that was taken for stored is gone; then nothing was added.
+pub(super) fn commit(o: &Opened, written: &Written) -> Result<bool, Failure> {
+    let mut changes = Changes::default();
+    for (digest, list) in &written.lists {
+        // One that an earlier version wrote may be damaged in a way that it can't be removed.
+        if !o.db.contains_key(key(b'l', digest))? {
+            changes.insert(key(b'l', digest), list.encode());
         }
     }
-    let known: Vec<Digest> = packed.known.iter().copied().collect();
+    let known: Vec<Digest> = written.known.iter().copied().collect();
     if packs::known(&o.db, &known)?.contains(&false) {
         return Ok(false);
     }
-    let mut small_lists = Vec::new();
-    for (digest, bytes) in small {
-        if !has(&o.db, digest)? {
-            small_lists.push((digest, put_chunks(&o.db, bytes)?));
-        }
+    if !changes.is_empty() {
+        packs::put_places(&mut changes, &written.places);
+        o.write(&changes)?;
     }
-    if packed_lists.is_empty() && small_lists.is_empty() {
-        return Ok(true);
-    }
-    packs::put_places(&o.db, &packed.places)?;
-    o.flush()?;
-    for (digest, list) in packed_lists {
-        o.db.insert(key(b'l', digest), list.encode())?;
-    }
-    for (digest, list) in &small_lists {
-        o.db.insert(key(b'b', digest), list.encode())?;
-    }
-    o.flush()?;
     Ok(true)
-}
-
-/// Writes what is new among a blob's chunks. The list goes after them, after a flush.
-///
-/// In the order of their digests, here and in [`read`]: neighbours share a node, and a node of 1 MB that is not in
-/// sled's cache is read as a whole.
-fn put_chunks(db: &sled::Db, bytes: &[u8]) -> Result<List, Failure> {
-    let chunks: Vec<Digest> = bytes.chunks(CHUNK).map(Digest::of).collect();
-    let mut ordered: Vec<_> = chunks.iter().zip(bytes.chunks(CHUNK)).collect();
-    ordered.sort_unstable_by_key(|(digest, _)| **digest);
-    for (digest, chunk) in ordered {
-        let key = key(b'c', digest);
-        if !db.contains_key(key)? {
-            db.insert(key, chunk)?;
-        }
-    }
-    Ok(List { size: bytes.len() as u64, chunks })
 }
 
 /// What sled can't read is a flaw of this blob; a failing disk is not.
@@ -215,115 +180,99 @@ pub(super) fn read(db: &sled::Db, entry: &BlobEntry) -> Result<Result<Vec<u8>, F
     Ok(Err(Flaw { why, chunks: flaws.into_iter().map(|(_, digest, _)| digest).collect() }))
 }
 
-/// Removes what is known to be bad, so that it is written again rather than taken for there.
-pub(super) fn remove_flawed(db: &sled::Db, blob: &Digest, flaw: &Flaw) -> Result<(), Failure> {
-    db.remove(key(b'b', blob))?;
-    db.remove(key(b'l', blob))?;
+/// Removes what is known to be damaged, so that it is written again and not taken for there.
+pub(super) fn remove_flawed(o: &Opened, blob: &Digest, flaw: &Flaw) -> Result<(), Failure> {
+    let mut changes = Changes::default();
+    changes.remove(key(b'l', blob));
+    let mut old = vec![key(b'b', blob).to_vec()];
     for chunk in &flaw.chunks {
-        db.remove(key(b'c', chunk))?;
-        db.remove(key(b'p', chunk))?;
+        changes.remove(key(b'p', chunk));
+        old.push(key(b'c', chunk).to_vec());
     }
-    Ok(())
+    o.write(&changes)?;
+    o.remove_unjournaled(&old)
 }
 
-/// Removes these blobs and those of their chunks and pieces that no other blob has; the disk gets back what was in packs.
-/// Only while nobody writes.
-pub(super) fn remove(o: &Opened, blobs: &BTreeSet<Digest>) -> Result<(), Failure> {
-    let mut batch = sled::Batch::default();
-    let mut orphans = Vec::new();
-    for (lists, entries, bytes) in [(b'b', b'c', CHUNK), (b'l', b'p', PIECE)] {
-        let mut gone = BTreeSet::new();
-        let mut kept = BTreeSet::new();
+/// Removes the blobs that `is_dead` picks, and those of their pieces and chunks that no other blob has. The disk gets back
+/// what was in packs. Only while nobody writes.
+pub(super) fn remove(o: &Opened, is_dead: impl Fn(&Digest) -> bool) -> Result<(), Failure> {
+    let (mut changes, mut old) = (Changes::default(), Vec::new());
+    for (lists, entries, bytes) in [(b'l', b'p', PIECE), (b'b', b'c', CHUNK)] {
+        let (mut dead, mut kept) = (BTreeSet::new(), BTreeSet::new());
+        let mut names = Vec::new();
         for item in o.db.scan_prefix([lists]) {
             let (name, value) = item?;
-            let Some(list) = List::decode(&value, bytes) else { continue };
-            let removed = name[1..].try_into().is_ok_and(|d| blobs.contains(&Digest(d)));
-            if removed { &mut gone } else { &mut kept }.extend(list.chunks);
+            let pieces = List::decode(&value, bytes).map(|list| list.chunks).unwrap_or_default();
+            if name[1..].try_into().is_ok_and(|digest| is_dead(&Digest(digest))) {
+                names.push(name.to_vec());
+                dead.extend(pieces);
+            } else {
+                kept.extend(pieces);
+            }
         }
-        blobs.iter().for_each(|blob| batch.remove(key(lists, blob).as_slice()));
-        orphans.extend(gone.difference(&kept).map(|chunk| key(entries, chunk)));
+        names.extend(dead.difference(&kept).map(|piece| key(entries, piece).to_vec()));
+        match lists {
+            b'l' => names.iter().for_each(|name| changes.remove(name)),
+            _ => old = names,
+        }
     }
-    // The lists first: a list may never name what is missing.
-    o.db.apply_batch(batch)?;
-    o.flush()?;
-    for orphan in orphans {
-        o.db.remove(orphan)?;
+    o.write(&changes)?;
+    if !old.is_empty() {
+        o.remove_unjournaled(&old)?;
     }
-    o.flush()?;
     packs::tidy(o)
 }
 
-/// A database and the folder it is in.
-pub(super) struct At<'a> {
-    pub(super) db: &'a sled::Db,
-    pub(super) path: &'a Path,
-}
-
-/// Copies blobs to another database, durably, verifying each, and returns those that could not be had. Large ones that
-/// are in the database itself go to a pack.
-pub(super) fn copy(from: &At<'_>, to: &At<'_>, blobs: &BTreeSet<BlobKey>) -> Result<BTreeSet<Digest>, Failure> {
-    let mut lost = BTreeSet::new();
-    let mut lists: Vec<(u8, Digest, List)> = Vec::new();
-    for BlobKey(digest, size) in blobs {
-        let entry = BlobEntry { digest: *digest, size: *size };
-        // A panic is this blob's loss, not everybody's.
-        let copied = quiet::catch(|| copy_one(from, to, &entry)).unwrap_or(Ok(None))?;
-        match copied {
-            Some((prefix, list)) => lists.push((prefix, *digest, list)),
-            None => drop(lost.insert(*digest)),
+/// Moves blobs that an earlier version kept in the database to packs, and returns those that are damaged. Only while
+/// nobody writes.
+pub(super) fn move_to_packs(o: &Opened) -> Result<BTreeSet<Digest>, Failure> {
+    let (mut lost, mut blobs) = (BTreeSet::new(), Vec::new());
+    for item in o.db.scan_prefix(b"b") {
+        let (name, value) = item?;
+        let (Ok(digest), Some(list)) = (name[1..].try_into().map(Digest), List::decode(&value, CHUNK)) else {
+            continue;
+        };
+        blobs.push(BlobEntry { digest, size: list.size });
+    }
+    let mut group: Vec<Vec<u8>> = Vec::new();
+    for blob in &blobs {
+        match read(&o.db, blob)? {
+            Ok(bytes) => group.push(bytes),
+            Err(_) => drop(lost.insert(blob.digest)),
+        }
+        if group.iter().map(Vec::len).sum::<usize>() >= MOVED {
+            write_group(o, &std::mem::take(&mut group))?;
         }
     }
-    let packed = |prefix: u8| prefix == b'l';
-    let pieces =
-        lists.iter().filter(|(prefix, ..)| packed(*prefix)).flat_map(|(_, _, list)| list.chunks.iter().copied());
-    let mut wanted = pieces.collect::<BTreeSet<_>>();
-    // Those of blobs that were moved to a pack just now have their places already.
-    for (piece, known) in
-        wanted.clone().into_iter().zip(packs::known(to.db, &wanted.iter().copied().collect::<Vec<_>>())?)
-    {
-        if known {
-            wanted.remove(&piece);
-        }
+    write_group(o, &group)?;
+    let mut old: Vec<Vec<u8>> = Vec::new();
+    for item in o.db.scan_prefix(b"b").chain(o.db.scan_prefix(b"c")) {
+        old.push(item?.0.to_vec());
     }
-    let (places, gone) = packs::take_over(from.db, from.path, to.path, &wanted)?;
-    packs::put_places(to.db, &places)?;
-    flush(to.db, to.path)?;
-    for (prefix, digest, list) in &lists {
-        if packed(*prefix) && list.chunks.iter().any(|piece| gone.contains(piece)) {
-            lost.insert(*digest);
-        } else {
-            to.db.insert(key(*prefix, digest), list.encode())?;
-        }
+    if !old.is_empty() {
+        o.remove_unjournaled(&old)?;
     }
-    flush(to.db, to.path)?;
     Ok(lost)
 }
 
-/// Verifies a blob and copies its chunks; pieces in packs are left to [`packs::take_over`]. Returns its list, and the
-/// prefix that belongs to; none if the blob could not be had.
-fn copy_one(from: &At<'_>, to: &At<'_>, entry: &BlobEntry) -> Result<Option<(u8, List)>, Failure> {
-    if let Some(located) = packs::locate(from.db, from.path, entry)? {
-        // A pack that can't be opened at this moment may be whole: that is an error, and ends the copying.
-        let Ok(located) = located else { return Ok(None) };
-        return Ok(located.read(0)?.ok().map(|_| (b'l', located.into_list())));
+fn write_group(o: &Opened, group: &[Vec<u8>]) -> Result<(), Failure> {
+    if group.is_empty() {
+        return Ok(());
     }
-    let Ok(bytes) = read(from.db, entry)? else { return Ok(None) };
-    if !packs::is_packed(entry.size) {
-        return Ok(Some((b'b', put_chunks(to.db, &bytes)?)));
+    let sources: Vec<_> = group.iter().map(|bytes| Source { head: Vec::new(), body: bytes }).collect();
+    let known = |pieces: &[Digest]| packs::known(&o.db, pieces).map_err(|f| super::database::failed(f, o.path()));
+    let written = pack_writer::write(&sources.iter().collect::<Vec<_>>(), &packs::folder(o.path()), &known)?;
+    let mut changes = Changes::default();
+    packs::put_places(&mut changes, &written.places);
+    for (digest, list) in &written.lists {
+        changes.insert(key(b'l', digest), list.encode());
     }
-    let source = Source { head: Vec::new(), body: &bytes };
-    let known = |pieces: &[Digest]| Ok(vec![false; pieces.len()]);
-    let written = super::pack_writer::write(&[&source], &packs::folder(to.path), &known)?;
-    packs::put_places(to.db, &written.places)?;
-    Ok(written.lists.into_iter().next().map(|(_, list)| (b'l', list)))
+    o.write(&changes)
 }
 
-/// About how many bytes on disk a new database and its packs take that these blobs are copied into: measured for those in
-/// the database itself are 58 MB for 21 MB, 530 MB for 320 MB. What is in packs takes its own bytes.
+/// About how many bytes on disk a database and its packs take that hold only these blobs.
 pub(super) fn fresh_bytes(blobs: &BTreeSet<BlobKey>) -> u64 {
-    let sum = |packed: bool| blobs.iter().map(|b| b.1).filter(|size| packs::is_packed(*size) == packed).sum::<u64>();
-    let (small, segment) = (sum(false), SETUP.segment as u64);
-    sum(true) + EMPTY + small + (2 * small).min(small / 2 + 3 * segment)
+    EMPTY + blobs.iter().map(|b| b.1).sum::<u64>()
 }
 
 /// A [`BlobEntry`] that can be ordered.

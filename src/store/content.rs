@@ -1,6 +1,6 @@
 //! What results and states are made of: writing and reading blobs, wherever they stand.
 //!
-//! A blob is looked for among the small files, then in the packs, then among the chunks. A tensor's header and its
+//! A blob is looked for among the small files, then in the packs, then among the chunks of earlier versions. A tensor's header and its
 //! elements are written and read apart, so that a large tensor is never copied on its way.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use super::blobs::{self, Flaw, Source};
 use super::database::Failure;
-use super::inner::{is_there, things};
+use super::inner::things;
 use super::pack_writer::{self, Written};
 use super::{Result, Store, StoreError, packs, small};
 use crate::artifact::{Artifact, BlobEntry, Manifest, Tensor, TensorEntry};
@@ -39,8 +39,10 @@ impl Store {
         };
         let tensor = tensor.filter(|t| t.element() == entry.element && t.shape() == entry.shape);
         // The bytes are what was stored, but not what the manifest says: somebody wrote the index wrongly.
-        tensor
-            .ok_or_else(|| self.damaged(&entry.blob.digest, "it is not the tensor that the manifest names".to_owned()))
+        tensor.ok_or_else(|| {
+            let why = "it is not the tensor that the manifest names".to_owned();
+            self.damaged(&entry.blob.digest, why, &BTreeSet::from([entry.blob.digest]))
+        })
     }
 
     /// A blob's verified bytes.
@@ -55,8 +57,13 @@ impl Store {
         match self.find_blob(entry, head)? {
             Ok(parts) => Ok(parts),
             Err(flaw) => {
+                let mut lost = BTreeSet::from([entry.digest]);
+                for (neighbour, flaw) in self.flawed_neighbours(&flaw)? {
+                    self.remove_flawed(&neighbour, &flaw);
+                    lost.insert(neighbour.digest);
+                }
                 self.remove_flawed(entry, &flaw);
-                Err(self.damaged(&entry.digest, flaw.why))
+                Err(self.damaged(&entry.digest, flaw.why, &lost))
             }
         }
     }
@@ -94,12 +101,11 @@ impl Store {
             Packed(PathBuf, packs::Located),
             Chunked(Result<Vec<u8>, Flaw>),
         }
-        let path = self.inner.chunks_path()?;
-        // A database is not made to look for something in it.
-        if !is_there(&path)? {
-            return Ok((Err(Flaw::new("it is missing")), Some((path, None))));
+        // Reading must not create the database.
+        if !self.inner.has_chunks()? {
+            return Ok((Err(Flaw::new("it is missing")), Some((self.inner.chunks_path()?, None))));
         }
-        let found = self.inner.chunks(|o| match packs::locate(&o.db, o.path(), entry)? {
+        let found = self.inner.read_chunks(|o| match packs::locate(&o.db, o.path(), entry)? {
             Some(Ok(located)) => Ok(Found::Packed(o.path().to_owned(), located)),
             Some(Err(flaw)) => Ok(Found::Chunked(Err(flaw))),
             None => Ok(Found::Chunked(blobs::read(&o.db, entry)?)),
@@ -115,19 +121,34 @@ impl Store {
     /// again. What can't be removed either makes the next write save the rest into a new database.
     pub(super) fn remove_flawed(&self, entry: &BlobEntry, flaw: &Flaw) {
         small::remove(&self.inner.dir, entry.digest);
-        if !self.inner.chunks_path().is_ok_and(|p| p.exists()) {
+        if !self.inner.has_chunks().unwrap_or(false) {
             return;
         }
-        let _ = self.inner.chunks(|o| match blobs::remove_flawed(&o.db, &entry.digest, flaw) {
+        let _ = self.inner.change_chunks(|o| match blobs::remove_flawed(o, &entry.digest, flaw) {
             Err(Failure::Broken(_)) => Ok(()),
             other => other,
         });
     }
 
-    /// Makes whatever relies on this blob a miss, and the error that says so.
-    fn damaged(&self, blob: &Digest, why: String) -> StoreError {
+    /// Other blobs in the packs of a damaged one that are damaged too. They would be taken for there when their results are
+    /// computed again.
+    fn flawed_neighbours(&self, flaw: &Flaw) -> Result<Vec<(BlobEntry, Flaw)>> {
+        if flaw.chunks.is_empty() || !self.inner.has_chunks()? {
+            return Ok(Vec::new());
+        }
+        let mut flawed = Vec::new();
+        for entry in self.inner.read_chunks(|o| packs::neighbours(&o.db, &flaw.chunks))? {
+            if let Err(flaw) = self.find_blob(&entry, 0)? {
+                flawed.push((entry, flaw));
+            }
+        }
+        Ok(flawed)
+    }
+
+    /// Makes what relies on lost blobs a miss, and the error that says so of one of them.
+    fn damaged(&self, blob: &Digest, why: String, lost: &BTreeSet<Digest>) -> StoreError {
         let what = format!("blob {}", blob.short());
-        match self.inner.lose(&BTreeSet::from([*blob])) {
+        match self.inner.lose(lost) {
             Ok(forgotten) => {
                 self.inner.warn(format!("{what} is damaged: {why}; relied on by {}", things(forgotten.len())));
                 StoreError::Damaged { what, why, blob: *blob, forgotten }
@@ -181,51 +202,36 @@ impl Store {
         Ok(tensors.iter().zip(entries).map(|((name, t), blob)| (name.clone(), tensor_entry(t, blob))).collect())
     }
 
-    /// Writes blobs: large ones to a pack, and then small ones and the places of the others; returns their entries.
+    /// Writes blobs to a pack, and returns their entries.
     fn write_blobs(&self, sources: &[Source<'_>]) -> Result<Vec<BlobEntry>> {
         if sources.is_empty() {
             return Ok(Vec::new());
         }
-        let is_large = |s: &Source<'_>| packs::is_packed(s.len() as u64);
-        let large: Vec<&Source<'_>> = sources.iter().filter(|s| is_large(s)).collect();
-        let (mut small, mut entries) = (BTreeMap::new(), Vec::with_capacity(sources.len()));
-        for source in sources {
-            let bytes = (!is_large(source)).then(|| source.bytes());
-            let digest = bytes.as_deref().map_or(Digest([0; 32]), Digest::of);
-            entries.push(BlobEntry { digest, size: source.len() as u64 });
-            small.extend(bytes.map(|bytes| (digest, bytes)));
-        }
+        let sources: Vec<&Source<'_>> = sources.iter().collect();
         for _ in 0..ATTEMPTS {
-            let (path, written) = match large.is_empty() {
-                true => (self.inner.chunks(|o| Ok(o.path().to_owned()))?, Written::default()),
-                false => self.pack(&large)?,
-            };
-            // A database that was set aside meanwhile took the pack with it.
-            if self.inner.chunks(|o| Ok(o.path() == path && blobs::commit(o, &small, &written)?))? {
-                let mut lists = written.lists.iter();
-                for entry in entries.iter_mut().zip(sources).filter(|(_, s)| is_large(s)).map(|(e, _)| e) {
-                    entry.digest = lists.next().map_or(entry.digest, |(digest, _)| *digest);
-                }
-                return Ok(entries);
+            let (path, written) = self.pack(&sources)?;
+            // A database that was set aside meanwhile no longer has the places of the pieces.
+            if self.inner.change_chunks(|o| Ok(o.path() == path && blobs::commit(o, &written)?))? {
+                let entry = |(digest, list): &(Digest, blobs::List)| BlobEntry { digest: *digest, size: list.size };
+                return Ok(written.lists.iter().map(entry).collect());
             }
         }
         let why = "what is stored changes again and again while more is written".to_owned();
         Err(StoreError::Database { path: self.inner.chunks_path()?, why })
     }
 
-    /// Writes large blobs to a pack beside the database whose folder is returned with what came of it.
-    fn pack(&self, large: &[&Source<'_>]) -> Result<(PathBuf, Written)> {
-        self.inner.raise_format()?;
-        // Where there is no database yet, it is made, which changes what the index says about it.
-        let path = match self.inner.chunks_path()? {
-            path if path.join("db").exists() => path,
-            _ => self.inner.chunks(|o| Ok(o.path().to_owned()))?,
+    /// Writes blobs to a pack beside the database whose folder is returned with the outcome.
+    fn pack(&self, sources: &[&Source<'_>]) -> Result<(PathBuf, Written)> {
+        // Where there is no database yet, it is created, which changes what the index says about it.
+        let path = match self.inner.has_chunks()? {
+            true => self.inner.chunks_path()?,
+            false => self.inner.change_chunks(|o| Ok(o.path().to_owned()))?,
         };
         let known = |pieces: &[Digest]| {
             self.inner.touch_index();
-            self.inner.chunks(|o| packs::known(&o.db, pieces))
+            self.inner.change_chunks(|o| packs::known(&o.db, pieces))
         };
-        let written = pack_writer::write(large, &packs::folder(&path), &known)?;
+        let written = pack_writer::write(sources, &packs::folder(&path), &known)?;
         Ok((path, written))
     }
 }

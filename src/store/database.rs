@@ -1,8 +1,10 @@
-//! One sled database: opened when needed, closed after an idle moment, set aside when it won't open.
+//! One sled database with its journal: opened when needed, closed after an idle moment.
 //!
-//! Beside each database stands a lock file of ours. sled locks its own file too, but may free it only some time after
+//! Beside each database there is a lock file of ours. sled locks its own file too, but may free it only some time after
 //! the database was dropped, and can't say who holds it. A process that waits for the lock leaves a `.wanted` file;
-//! whoever holds the database closes it then as soon as nothing uses it, and gives way for a moment.
+//! the holder then closes the database as soon as nothing uses it, and gives way for a moment.
+//!
+//! Changes go to the journal first and then to sled ([`Opened::write`]). What happens when sled fails: `recovery.rs`.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,21 +13,35 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::journal::{self, Changes, Journal};
 use super::lock::{self, Sharing};
-use super::{Options, Result, StoreError, quiet};
+use super::recovery::{self, Recovery, TemporaryCopy};
+use super::{Options, Result, StoreError, disk, quiet};
 
 /// How long whoever gave way waits before it opens the database again: several polls of a waiting process.
 const GIVE_WAY: Duration = Duration::from_millis(20);
 /// How long sled's own lock may outlive the database, or be somebody's who doesn't know of ours.
 const SLED_LOCK: Duration = Duration::from_secs(5);
 
-/// Where a database is, and what to do when it has to be given up.
+/// Which folder a database is in, and what depends on its content.
 pub(super) trait Place {
-    /// Its folder, at this moment. Called with the database's lock held.
+    /// Its folder. Called with the database's lock held.
     fn path(&self) -> Result<PathBuf>;
-    /// The database in `path` is unusable: puts it out of the way, so that [`Place::path`] names another or an empty
-    /// folder. Called with the database's lock held and the database closed.
-    fn replace(&self, path: &Path, why: &str) -> Result<()>;
+    /// Called before a database is created in a folder that has none.
+    fn create(&self) -> Result<()>;
+    /// Called after the database was opened, if entries may have been lost on the way.
+    fn recovered(&self, opened: &Opened, recovery: &Recovery) -> Result<()>;
+}
+
+/// Whether changes are about to follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Only look-ups. Where the database can't be written (no permission, a full disk), a temporary copy serves.
+    Read,
+    /// Look-ups and changes.
+    Write,
+    /// The same for a collection. On a full disk a temporary copy serves, but its changes go to the journal.
+    Collect,
 }
 
 /// How sled is set up.
@@ -35,6 +51,10 @@ pub(super) struct Setup {
     pub(super) segment: usize,
     /// Bytes of sled's cache.
     pub(super) cache: u64,
+    /// First letters of keys that are not in the journal.
+    pub(super) unjournaled: &'static [u8],
+    /// Those of them whose entries can't be computed again: chunks that earlier versions wrote.
+    pub(super) precious: &'static [u8],
 }
 
 /// Why an operation on an open database failed.
@@ -60,6 +80,12 @@ impl From<sled::Error> for Failure {
     }
 }
 
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
@@ -74,14 +100,19 @@ fn damage(e: &io::Error) -> bool {
 
 /// An open database and the lock that makes it ours.
 pub(super) struct Opened {
-    /// The database.
+    /// The database. Changes go through [`Opened::write`].
     pub(super) db: sled::Db,
+    /// None until the first change, in a database of an earlier version.
+    journal: Mutex<Option<Journal>>,
+    setup: Setup,
     path: PathBuf,
     /// Device and inode of its file.
     identity: Option<(u64, u64)>,
     since: Instant,
+    /// Set if this is a temporary copy for reading.
+    copy: Option<TemporaryCopy>,
     /// Dropped last.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl Opened {
@@ -90,9 +121,52 @@ impl Opened {
         &self.path
     }
 
-    /// Makes everything written so far durable.
-    pub(super) fn flush(&self) -> Result<(), Failure> {
-        flush(&self.db, &self.path)
+    /// Applies changes together; they are durable when this returns.
+    pub(super) fn write(&self, changes: &Changes) -> Result<(), Failure> {
+        self.append(changes, true)
+    }
+
+    /// Applies changes together without waiting for the disk.
+    pub(super) fn write_soon(&self, changes: &Changes) -> Result<(), Failure> {
+        self.append(changes, false)
+    }
+
+    fn append(&self, changes: &Changes, sync: bool) -> Result<(), Failure> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let journal = match (&mut *journal, &self.copy) {
+            (Some(journal), _) => journal,
+            (None, Some(copy)) => return Err(copy.refusal().into()),
+            (None, None) => journal.insert(recovery::start_journal(&self.db, &self.path, self.setup)?),
+        };
+        let position = journal.append(changes, sync)?;
+        recovery::apply(&self.db, &changes.iter(), position)
+    }
+
+    /// Sets an entry that is not in the journal, because it can be computed again.
+    pub(super) fn remember(&self, key: &[u8], value: &[u8]) -> Result<(), Failure> {
+        debug_assert!(key.first().is_some_and(|letter| self.setup.unjournaled.contains(letter)));
+        self.db.insert(key, value)?;
+        Ok(())
+    }
+
+    /// Compares the database with its journal, and returns what is wrong.
+    pub(super) fn check(&self) -> Result<Vec<String>, Failure> {
+        recovery::check(&self.db, &self.path, self.setup)
+    }
+
+    /// Removes entries that are not in the journal, durably.
+    pub(super) fn remove_unjournaled(&self, keys: &[Vec<u8>]) -> Result<(), Failure> {
+        if self.copy.is_some() {
+            // They stay until there is space again.
+            return Ok(());
+        }
+        let mut batch = sled::Batch::default();
+        keys.iter().for_each(|key| batch.remove(key.as_slice()));
+        self.db.apply_batch(batch)?;
+        recovery::flush(&self.db, &self.path)
     }
 }
 
@@ -131,29 +205,55 @@ impl Database {
         }
     }
 
-    /// Runs `f` on the open database. If the database is at fault it is reopened and `f` runs again; if it still is,
-    /// it is replaced, and `f` runs a last time on the new one.
-    pub(super) fn with<T>(&self, place: &dyn Place, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
+    /// Runs `f` on the open database. If the database fails, it is opened again and `f` runs again; if it still fails,
+    /// it is rebuilt, and `f` runs a last time.
+    pub(super) fn with<T>(
+        &self,
+        place: &dyn Place,
+        access: Access,
+        f: impl Fn(&Opened) -> Result<T, Failure>,
+    ) -> Result<T> {
         let mut attempt = 0;
         loop {
-            let opened = self.enter(place)?;
+            let opened = self.enter(place, access)?;
             let result = quiet::catch(|| f(&opened)).unwrap_or_else(|panic| Err(Failure::Broken(panic)));
             let (path, identity) = (opened.path.clone(), opened.identity);
             self.leave(opened, matches!(result, Err(Failure::Broken(_) | Failure::Io(_))));
             let why = match result {
                 Ok(value) => return Ok(value),
-                Err(Failure::Store(error)) => return Err(error),
-                Err(Failure::Io(e)) => return Err(StoreError::io("can't use the database", &path)(e)),
                 Err(Failure::Broken(why)) => why,
+                Err(other) => return Err(failed(other, &path)),
             };
             match attempt {
                 0 => {}
                 // Unless another thread or process has done so meanwhile.
-                1 => self.alone(|| if identity_of(&path) == identity { place.replace(&path, &why) } else { Ok(()) })?,
+                1 => self.alone(|| match identity_of(&path) == identity {
+                    true => recovery::discard(&path, &why).map_err(|f| failed(f, &path)),
+                    false => Ok(()),
+                })?,
                 _ => return Err(StoreError::Database { path, why }),
             }
             attempt += 1;
         }
+    }
+
+    /// Writes the journal again without what was removed, and gives back the space that sled no longer needs.
+    pub(super) fn compact(&self, place: &dyn Place) -> Result<()> {
+        self.alone(|| {
+            let path = place.path()?;
+            match is_database(&path)? {
+                true => recovery::compact(&path, self.setup).map_err(|f| failed(f, &path)),
+                false => Ok(()),
+            }
+        })
+    }
+
+    /// Repairs a database that differs from its journal: from the journal if that is whole, else the other way.
+    pub(super) fn rebuild(&self, place: &dyn Place) -> Result<()> {
+        self.alone(|| {
+            let path = place.path()?;
+            recovery::rebuild(&path, self.setup).map_err(|f| failed(f, &path))
+        })
     }
 
     /// Counts as a use if it is open: it is about to be used again.
@@ -213,30 +313,6 @@ impl Database {
         result
     }
 
-    /// Opens the database in this folder apart from the one that is shared; the caller sees to it that it is alone.
-    pub(super) fn open_apart(&self, path: &Path) -> Result<sled::Db, Failure> {
-        open_sled(path, self.setup)
-    }
-
-    /// Opens a database that failed, as far as it goes: without its snapshots, if need be, so that sled reads its log
-    /// again up to the first flaw. The snapshots stay, in a folder of their own.
-    pub(super) fn open_failed(&self, path: &Path) -> Result<sled::Db, Failure> {
-        self.open_apart(path).or_else(|failure| {
-            if !matches!(failure, Failure::Broken(_)) {
-                return Err(failure);
-            }
-            let aside = path.join("snapshots");
-            fs::create_dir_all(&aside).map_err(Failure::Io)?;
-            for entry in fs::read_dir(path).map_err(Failure::Io)?.flatten() {
-                let name = entry.file_name();
-                if name.to_string_lossy().starts_with("snap.") {
-                    fs::rename(entry.path(), aside.join(name)).map_err(Failure::Io)?;
-                }
-            }
-            self.open_apart(path)
-        })
-    }
-
     fn slot(&self) -> MutexGuard<'_, Slot> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -263,19 +339,33 @@ impl Database {
         Ok(lock)
     }
 
-    fn enter(&self, place: &dyn Place) -> Result<Arc<Opened>> {
-        let mut slot = self.wait(self.slot(), |s| s.busy || s.draining);
-        if let Some(opened) = slot.open.clone() {
-            slot.users += 1;
-            return Ok(opened);
-        }
+    fn enter(&self, place: &dyn Place, access: Access) -> Result<Arc<Opened>> {
+        let mut slot = loop {
+            let mut slot = self.wait(self.slot(), |s| s.busy || s.draining);
+            let Some(opened) = slot.open.clone() else { break slot };
+            let serves = match (access, &opened.copy) {
+                (_, None) | (Access::Read, _) => true,
+                (Access::Write, Some(_)) => false,
+                (Access::Collect, Some(copy)) => copy.is_for_collection,
+            };
+            if serves {
+                slot.users += 1;
+                return Ok(opened);
+            }
+            // A copy can't be written. When its readers are done, the database itself is opened.
+            drop(opened);
+            slot.draining = slot.users > 0;
+            if slot.users == 0 {
+                self.close(slot);
+            }
+        };
         slot.busy = true;
         let give_way = slot.give_way_until.take();
         drop(slot);
         if let Some(rest) = give_way.and_then(|until| until.checked_duration_since(Instant::now())) {
             std::thread::sleep(rest);
         }
-        let opened = self.take_lock().and_then(|lock| self.open_or_replace(lock, place)).map(Arc::new);
+        let opened = self.open(place, access).map(Arc::new);
         let mut slot = self.slot();
         slot.busy = false;
         if let Ok(opened) = &opened {
@@ -286,6 +376,54 @@ impl Database {
         drop(slot);
         self.changed.notify_all();
         opened
+    }
+
+    fn open(&self, place: &dyn Place, access: Access) -> Result<Opened> {
+        let in_place = self.take_lock().and_then(|lock| self.open_in_place(lock, place));
+        match (in_place, access) {
+            (
+                Err(refusal @ (StoreError::ReadOnly { .. } | StoreError::Full { .. })),
+                Access::Read | Access::Collect,
+            ) => self.open_copy(place, refusal, access),
+            (other, _) => other,
+        }
+    }
+
+    fn open_in_place(&self, lock: File, place: &dyn Place) -> Result<Opened> {
+        let path = place.path()?;
+        if !is_database(&path)? {
+            place.create()?;
+        }
+        let (db, journal, recovery) = recovery::open(&path, self.setup).map_err(|f| failed(f, &path))?;
+        let opened = self.opened(db, journal, path, None, Some(lock));
+        if recovery.has_lost_entries() {
+            place.recovered(&opened, &recovery)?;
+        }
+        Ok(opened)
+    }
+
+    /// Opens a temporary copy of a database that can't be written. A collection keeps the lock, since it writes to the
+    /// journal.
+    fn open_copy(&self, place: &dyn Place, refusal: StoreError, access: Access) -> Result<Opened> {
+        let path = place.path()?;
+        // Where nobody may write, nobody holds the lock either.
+        let lock = lock::take_existing(&self.lock, &self.options)?;
+        let open = recovery::open_copy(&path, self.setup, refusal, access == Access::Collect);
+        let (db, journal, copy) = open.map_err(|f| failed(f, &path))?;
+        let lock = lock.filter(|_| access == Access::Collect);
+        Ok(self.opened(db, journal, path, Some(copy), lock))
+    }
+
+    fn opened(
+        &self,
+        db: sled::Db,
+        journal: Option<Journal>,
+        path: PathBuf,
+        copy: Option<TemporaryCopy>,
+        lock: Option<File>,
+    ) -> Opened {
+        let (identity, since) = (identity_of(&path), Instant::now());
+        Opened { db, journal: Mutex::new(journal), setup: self.setup, path, identity, since, copy, _lock: lock }
     }
 
     fn leave(&self, opened: Arc<Opened>, broken: bool) {
@@ -316,24 +454,16 @@ impl Database {
         drop_opened(opened);
         self.settle();
     }
+}
 
-    fn open_or_replace(&self, lock: File, place: &dyn Place) -> Result<Opened> {
-        let mut replaced = false;
-        loop {
-            let path = place.path()?;
-            match open_sled(&path, self.setup) {
-                Ok(db) => {
-                    let identity = identity_of(&path);
-                    return Ok(Opened { db, path, identity, since: Instant::now(), _lock: lock });
-                }
-                Err(Failure::Store(error)) => return Err(error),
-                Err(Failure::Io(e)) => return Err(StoreError::io("can't open the database", &path)(e)),
-                Err(Failure::Broken(why)) if replaced => return Err(StoreError::Database { path, why }),
-                Err(Failure::Broken(why)) => place.replace(&path, &why)?,
-            }
-            replaced = true;
+/// Whether there is a database in this folder, or what one can be built of.
+pub(super) fn is_database(path: &Path) -> Result<bool> {
+    for name in [journal::FILE, "db", recovery::MOVING, recovery::SAVING] {
+        if disk::exists(&path.join(name))? {
+            return Ok(true);
         }
     }
+    Ok(false)
 }
 
 fn identity_of(path: &Path) -> Option<(u64, u64)> {
@@ -346,7 +476,7 @@ fn drop_opened(opened: Arc<Opened>) {
 }
 
 /// Opens sled, waiting for its own lock, which may outlive a database that was just dropped.
-fn open_sled(path: &Path, setup: Setup) -> Result<sled::Db, Failure> {
+pub(super) fn open_sled(path: &Path, setup: Setup) -> Result<sled::Db, Failure> {
     let begin = Instant::now();
     loop {
         let config = sled::Config::new().path(path).cache_capacity(setup.cache).segment_size(setup.segment);
@@ -365,37 +495,11 @@ fn open_sled(path: &Path, setup: Setup) -> Result<sled::Db, Failure> {
     }
 }
 
-/// Makes everything written so far durable. sled's flush alone is no barrier against a power loss, and never syncs the
-/// files that it makes for large nodes.
-pub(super) fn flush(db: &sled::Db, path: &Path) -> Result<(), Failure> {
-    db.flush()?;
-    File::open(path.join("db")).and_then(|f| f.sync_all()).map_err(Failure::Io)?;
-    let blobs = path.join("blobs");
-    let Ok(entries) = fs::read_dir(&blobs) else { return Ok(()) };
-    let mut any = false;
-    for entry in entries.flatten() {
-        any = true;
-        // sled may remove one at any moment; then it is not needed.
-        let _ = File::open(entry.path()).and_then(|f| f.sync_all());
-    }
-    if any {
-        File::open(&blobs).and_then(|f| f.sync_all()).map_err(Failure::Io)?;
-    }
-    Ok(())
-}
-
-/// Renames a folder to `<name>-damaged-<n>`, the first that is free, and returns the new path.
-pub(super) fn set_aside(path: &Path) -> Result<PathBuf> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut n = 1;
-    loop {
-        let aside = path.with_file_name(format!("{name}-damaged-{n}"));
-        if !aside.exists() {
-            let folder = path.parent().unwrap_or(Path::new("."));
-            let renamed = fs::rename(path, &aside).and_then(|()| File::open(folder)?.sync_all());
-            renamed.map_err(StoreError::io("can't set aside", path))?;
-            return Ok(aside);
-        }
-        n += 1;
+/// A failure outside of [`Database::with`].
+pub(super) fn failed(failure: Failure, path: &Path) -> StoreError {
+    match failure {
+        Failure::Store(error) => error,
+        Failure::Io(e) => StoreError::io("can't use the database", path)(e),
+        Failure::Broken(why) => StoreError::Database { path: path.to_owned(), why },
     }
 }

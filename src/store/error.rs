@@ -16,6 +16,9 @@ pub enum StoreError {
         /// Who, if it left its name.
         holder: Option<Holder>,
     },
+    /// The user interrupted the wait for another process.
+    #[error("interrupted while waiting for the cache")]
+    Cancelled,
     /// A later vadpipe wrote this cache.
     #[error("the cache {} has format {found}; this vadpipe reads formats up to {known}", dir.display())]
     Newer {
@@ -100,6 +103,7 @@ impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let category = match &error {
             StoreError::Held { .. } => Category::CacheHeld,
+            StoreError::Cancelled => Category::Interrupted,
             StoreError::NotACache { .. } | StoreError::NotFound(_) => Category::BadInput,
             _ => Category::Storage,
         };
@@ -117,7 +121,7 @@ impl From<StoreError> for Error {
             ),
             StoreError::Damaged { .. } => Some("run the pipeline again: what was lost is made anew".to_owned()),
             StoreError::Database { .. } => Some("`vadpipe doctor` looks for the damage".to_owned()),
-            StoreError::Io { .. } | StoreError::NotFound(_) => None,
+            StoreError::Io { .. } | StoreError::NotFound(_) | StoreError::Cancelled => None,
         };
         let made = Self::new(category, error.to_string());
         let made = match hint {

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::PoisonError;
 
 use super::Store;
+use super::database::Access;
 use super::index::{self, FileRecord};
 use super::record::now_ms;
 use crate::key::Digest;
@@ -42,12 +43,13 @@ impl Store {
         let old_enough = now_ms().saturating_mul(1_000_000).saturating_sub(modified_ns) > YOUNG_NS;
         if old_enough && stat(&before) == stat(&after) {
             let record = FileRecord { size, modified_ns, inode, digest };
-            // Only where there is an index already: looking at a pipeline makes no cache.
-            let _ = self.inner.read_index(|db| {
-                let mut batch = sled::Batch::default();
-                index::put_file(&mut batch, name, &record)?;
-                Ok(db.apply_batch(batch)?)
-            });
+            // Only where there is an index already: looking at a pipeline creates no cache.
+            if self.inner.has_index().unwrap_or(false) {
+                let _ = self.inner.index(Access::Write, |o| {
+                    let (key, value) = index::file_entry(name, &record)?;
+                    o.remember(&key, &value)
+                });
+            }
             self.inner.files.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone(), record);
         }
         Ok(digest)

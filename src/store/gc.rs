@@ -1,30 +1,33 @@
-//! Collection: what no kept run needs goes, and the disk gets its space back.
+//! Collection: removes what no kept run needs, and gives its space back to the disk.
 //!
-//! What lives is decided in `roots.rs`, and what else nobody removes (records of old runs, what killed processes left) is
+//! What lives is decided in `roots.rs`. What else nobody removes (records of old runs, what killed processes left) is
 //! found in `sweep.rs`.
 //!
-//! The chunks that live are copied into a new generation, and packs of which all lives are linked into it; the index is
-//! flipped to it in one batch, and only then the old folder is removed. A crash leaves a folder that the next collection removes.
+//! A collection must work on a full disk, since it is what helps there. So it removes first what needs no database; then
+//! it appends to the journals what is removed, which takes a few blocks (`reserve` holds some back for this); then it
+//! removes the packs. Writing the rest compactly comes last, and is left out where there is no space for it. A kill at any
+//! moment leaves what the journals say, and perhaps files that nothing names, which the next collection removes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 
-use super::inner::{failed, is_there, things};
+use super::database::is_database;
+use super::disk;
+use super::inner::things;
+use super::journal::Changes;
 use super::lock::Sharing;
 use super::record::BlobEntries;
-use super::rescue::retire;
 use super::roots::Live;
-use super::{GcPolicy, GcReport, Result, ResultRecord, RunRecord, StateRecord, Store, blobs, index, small};
+use super::{GcPolicy, GcReport, Result, ResultRecord, RunRecord, StateRecord, Store, StoreError, blobs, index, small};
 use super::{folder_bytes, path_bytes};
 use crate::artifact::BlobEntry;
 use crate::key::{Digest, Key};
 
 impl Store {
-    /// Copies what lives into a new generation, flips the index to it and removes the old one.
+    /// Removes what no kept run needs.
     ///
     /// # Errors
-    /// If the cache is in use (and we don't wait) or can't be written. Then nothing has been removed.
+    /// If the cache is in use (and we don't wait) or can't be written. Then only leftovers may have been removed.
     pub fn gc(&self, policy: &GcPolicy) -> Result<GcReport> {
         if !self.inner.has_index()? {
             return Ok(GcReport::default());
@@ -63,16 +66,17 @@ impl Store {
             report.bytes_after = after;
             return Ok(report);
         }
-        self.collect(&in_chunks, &dead, &dead_states)?;
+        leftovers.remove();
         self.sweep_leases();
+        self.forget(&dead, &dead_states)?;
         // Only now that nothing names them any more.
         old_small.iter().for_each(|path| drop(fs::remove_file(path)));
-        leftovers.remove();
+        self.collect(&in_chunks)?;
         report.bytes_after = self.disk_bytes();
         Ok(report)
     }
 
-    /// About how many bytes a new generation saves that holds only these.
+    /// About how many bytes the chunk database and its packs give back if only these blobs are kept.
     fn chunk_savings(&self, keep: &BTreeSet<blobs::BlobKey>) -> u64 {
         let generations = self.inner.generations().into_iter();
         let now: u64 = generations.map(|g| folder_bytes(&self.inner.generation_path(g))).sum();
@@ -93,53 +97,73 @@ impl Store {
         }))
     }
 
-    fn collect(
-        &self,
-        keep: &BTreeSet<blobs::BlobKey>,
-        dead: &[ResultRecord],
-        dead_states: &[StateRecord],
-    ) -> Result<()> {
+    /// Removes results and states from the index.
+    fn forget(&self, dead: &[ResultRecord], dead_states: &[StateRecord]) -> Result<()> {
         let inner = &self.inner;
-        let lost = inner.chunks_alone(|old_path| {
-            let generation = inner.next_generation();
-            let new_path = inner.generation_path(generation);
-            let lost = match is_there(old_path)? {
-                true => copy_chunks(self, old_path, &new_path, keep).inspect_err(|_| {
-                    // What was begun only takes space, which may be what is short.
-                    let _ = fs::remove_dir_all(&new_path);
-                })?,
-                false => BTreeSet::new(),
-            };
-            let newest = inner.read_index(index::all_newest)?;
-            inner.change_index(|db, batch| {
-                let lineage = index::lineage(db)?;
-                index::set_chunks(batch, generation, lineage);
-                dead.iter().for_each(|r| index::remove_result(batch, r));
-                dead_states.iter().for_each(|s| index::remove_state(batch, s));
-                let dead: BTreeSet<Key> = dead.iter().map(|r| r.key).collect();
-                for (pipeline, point, _) in newest.iter().filter(|(_, _, key)| dead.contains(key)) {
-                    index::remove_newest(batch, pipeline, point);
+        let keys: BTreeSet<Key> = dead.iter().map(|r| r.key).collect();
+        let forget = || {
+            inner.collect_index(|db, changes: &mut Changes| {
+                dead.iter().for_each(|r| index::remove_result(changes, r));
+                dead_states.iter().for_each(|s| index::remove_state(changes, s));
+                for (pipeline, point, _) in index::all_newest(db)?.iter().filter(|(_, _, key)| keys.contains(key)) {
+                    index::remove_newest(changes, pipeline, point);
                 }
                 Ok(())
-            })?;
-            for old in inner.generations().into_iter().filter(|g| *g != generation) {
-                let path = inner.generation_path(old);
-                match retire(&path) {
-                    Ok(None) => {}
-                    Ok(Some(aside)) => inner.warn(format!(
-                        "the database {} was damaged and replaced before: it was set aside as {}",
-                        path.display(),
-                        aside.display()
-                    )),
-                    // It is no more in use: the next collection tries again.
-                    Err(error) => inner.warn(format!("{} is left behind ({error})", path.display())),
-                }
-            }
-            Ok(lost)
-        })?;
+            })
+        };
+        inner.with_reserve(forget)
+    }
+
+    /// Removes all blobs but these, and what else the databases don't need.
+    fn collect(&self, keep: &BTreeSet<blobs::BlobKey>) -> Result<()> {
+        let inner = &self.inner;
+        let keep: BTreeSet<Digest> = keep.iter().map(|b| b.0).collect();
+        if inner.has_chunks()? {
+            inner.with_reserve(|| inner.collect_chunks(|o| blobs::remove(o, |blob| !keep.contains(blob))))?;
+        }
+        let compacted = self.move_old_chunks().and_then(|()| inner.compact());
+        inner.reserve();
+        match compacted {
+            // It is only larger than it could be.
+            Err(StoreError::Full { .. }) => {}
+            other => other?,
+        }
+        self.remove_old_generations()
+    }
+
+    /// Moves chunks of earlier versions to packs.
+    fn move_old_chunks(&self) -> Result<()> {
+        let inner = &self.inner;
+        if !inner.has_chunks()? {
+            return Ok(());
+        }
+        let lost = inner.change_chunks(blobs::move_to_packs)?;
         if !lost.is_empty() {
-            let n = inner.lose(&lost)?.len();
-            inner.warn(format!("{} damaged blobs were found; to be made again: {}", lost.len(), things(n)));
+            let affected = inner.lose(&lost)?.len();
+            inner.warn(format!("{} damaged blobs were found; to be computed again: {}", lost.len(), things(affected)));
+        }
+        Ok(())
+    }
+
+    /// Removes databases that a collection of an earlier version had replaced, and did not come to remove. One that was
+    /// replaced because it was damaged is set aside.
+    fn remove_old_generations(&self) -> Result<()> {
+        let inner = &self.inner;
+        let current = inner.chunks_path()?;
+        for path in inner.generations().into_iter().map(|g| inner.generation_path(g)).filter(|path| *path != current) {
+            let is_damaged = disk::exists(&path.join("damaged"))?;
+            let retired = match is_damaged {
+                true => disk::set_aside(&path).map(|aside| {
+                    inner.warn(format!("the damaged database {} was set aside as {}", path.display(), aside.display()));
+                }),
+                false if is_database(&path)? => disk::remove_folder(&path),
+                // Not a database of ours.
+                false => Ok(()),
+            };
+            // It is no longer in use. The next collection tries again.
+            if let Err(error) = retired {
+                inner.warn(format!("{} is left behind ({error})", path.display()));
+            }
         }
         Ok(())
     }
@@ -154,12 +178,4 @@ fn state_bytes(states: &[StateRecord], others: &BTreeSet<Digest>) -> u64 {
     let blobs: BTreeMap<Digest, u64> =
         states.iter().flat_map(BlobEntries::blobs).map(|BlobEntry { digest, size }| (digest, size)).collect();
     blobs.iter().filter(|(digest, _)| !others.contains(digest)).map(|(_, size)| size).sum()
-}
-
-fn copy_chunks(store: &Store, from: &Path, to: &Path, keep: &BTreeSet<blobs::BlobKey>) -> Result<BTreeSet<Digest>> {
-    store.inner.raise_format_for(keep)?;
-    let old = store.inner.open_chunks(from)?;
-    let new = store.inner.open_chunks(to)?;
-    let (from, to) = (blobs::At { db: &old, path: from }, blobs::At { db: &new, path: to });
-    blobs::copy(&from, &to, keep).map_err(|f| failed(f, to.path))
 }

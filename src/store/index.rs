@@ -13,13 +13,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::database::{Failure, Setup};
-use super::quiet;
+use super::journal::Changes;
 use super::record::{BlobEntries, ResultRecord, StateRecord};
 use crate::key::{Components, Digest, Hash, Key};
 
 /// How the index is set up. Small segments open faster (4 to 20 ms with 5,000 results of 2.5 KB on a busy machine), but
 /// records with hundreds of inputs must not make a node overflow. A change of it is one of [`super::FORMAT`].
-pub(super) const SETUP: Setup = Setup { segment: 1 << 20, cache: 64 << 20 };
+pub(super) const SETUP: Setup = Setup { segment: 1 << 20, cache: 64 << 20, unjournaled: b"f", precious: b"" };
 
 type Result<T, E = Failure> = std::result::Result<T, E>;
 
@@ -32,8 +32,8 @@ pub(super) struct FileRecord {
     pub(super) digest: Digest,
 }
 
-/// What tells a hit. Its letter stands behind that of the results: what saves a damaged index up to the first flaw saves
-/// the results first.
+/// What tells a hit. Its letter comes after that of the results, so that what saves a damaged index up to the first damage
+/// saves the results first.
 pub(super) struct Usable {
     pub(super) digest: Digest,
     pub(super) lineage: u64,
@@ -74,9 +74,9 @@ pub(super) fn lineage(db: &sled::Db) -> Result<u64> {
 }
 
 /// Names another chunk database.
-pub(super) fn set_chunks(batch: &mut sled::Batch, generation: u64, lineage: u64) {
-    batch.insert(b"mgeneration", &generation.to_le_bytes());
-    batch.insert(b"mlineage", &lineage.to_le_bytes());
+pub(super) fn set_chunks(batch: &mut Changes, generation: u64, lineage: u64) {
+    batch.insert(b"mgeneration", generation.to_le_bytes());
+    batch.insert(b"mlineage", lineage.to_le_bytes());
 }
 
 fn number(db: &sled::Db, name: &[u8]) -> Result<Option<u64>> {
@@ -94,60 +94,92 @@ fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| Failure::Io(e.into()))
 }
 
-/// An entry that can't be read counts as none: whatever it described is made again.
-fn parse<T: for<'a> Deserialize<'a>>(bytes: &[u8]) -> Option<T> {
-    serde_json::from_slice(bytes).ok()
+/// What can be verified after it was read.
+trait Verified: for<'a> Deserialize<'a> {
+    /// Whether its content is what was written.
+    fn is_right(&self) -> bool;
+}
+
+impl Verified for ResultRecord {
+    fn is_right(&self) -> bool {
+        self.digest == self.manifest.digest() && self.key == self.components.key()
+    }
+}
+
+impl Verified for StateRecord {
+    fn is_right(&self) -> bool {
+        self.check.is_none_or(|check| check == self.compute_check())
+    }
+}
+
+impl Verified for FileRecord {
+    fn is_right(&self) -> bool {
+        true
+    }
+}
+
+/// An entry that can't be read or was altered counts as none: what it described is computed again.
+fn parse<T: Verified>(bytes: &[u8]) -> Option<T> {
+    serde_json::from_slice(bytes).ok().filter(T::is_right)
 }
 
 /// The result of a key.
 pub(super) fn result(db: &sled::Db, key: &Key) -> Result<Option<ResultRecord>> {
-    Ok(db.get(name(b'r', &[&key.0]))?.and_then(|v| parse(&v)))
+    Ok(db.get(name(b'r', &[&key.0]))?.and_then(|v| parse(&v)).filter(|record: &ResultRecord| record.key == *key))
 }
 
-/// All results, and how many entries could not be read.
-pub(super) fn all_results(db: &sled::Db) -> Result<(Vec<ResultRecord>, usize)> {
+/// Whether a key has an entry that [`result`] refuses.
+pub(super) fn is_altered(db: &sled::Db, key: &Key) -> Result<bool> {
+    Ok(db.contains_key(name(b'r', &[&key.0]))? && result(db, key)?.is_none())
+}
+
+/// Removes an entry that [`all_results`] or [`all_states`] refuses, by its key.
+pub(super) fn remove_refused(changes: &mut Changes, key: &[u8]) {
+    changes.remove(key);
+    if let Some((b'r', digest)) = key.split_first() {
+        changes.remove(name(b'u', &[digest]));
+    }
+}
+
+/// All results, and the keys of entries that can't be read or were altered.
+pub(super) fn all_results(db: &sled::Db) -> Result<(Vec<ResultRecord>, Vec<Vec<u8>>)> {
     all(db, b"r")
 }
 
-/// All states, and how many entries could not be read.
-pub(super) fn all_states(db: &sled::Db) -> Result<(Vec<StateRecord>, usize)> {
+/// All states, and the keys of entries that can't be read or were altered.
+pub(super) fn all_states(db: &sled::Db) -> Result<(Vec<StateRecord>, Vec<Vec<u8>>)> {
     all(db, b"t")
 }
 
-fn all<T: for<'a> Deserialize<'a>>(db: &sled::Db, prefix: &[u8]) -> Result<(Vec<T>, usize)> {
-    let mut records = Vec::new();
-    let mut unreadable = 0;
+fn all<T: Verified>(db: &sled::Db, prefix: &[u8]) -> Result<(Vec<T>, Vec<Vec<u8>>)> {
+    let (mut records, mut refused) = (Vec::new(), Vec::new());
     for item in db.scan_prefix(prefix) {
-        match parse(&item?.1) {
+        let (key, value) = item?;
+        match parse(&value) {
             Some(record) => records.push(record),
-            None => unreadable += 1,
+            None => refused.push(key.to_vec()),
         }
     }
-    Ok((records, unreadable))
+    Ok((records, refused))
 }
 
 /// Adds or replaces a result's own entry.
-pub(super) fn put_result(batch: &mut sled::Batch, record: &ResultRecord) -> Result<()> {
+pub(super) fn put_result(batch: &mut Changes, record: &ResultRecord) -> Result<()> {
     batch.insert(name(b'r', &[&record.key.0]), json(record)?);
-    batch.insert(name(b's', &[&similar(&record.components).0, &record.key.0]), &[]);
+    batch.insert(name(b's', &[&similar(&record.components).0, &record.key.0]), []);
     let usable = name(b'u', &[&record.key.0]);
     if record.damaged {
         batch.remove(usable);
     } else {
         let blobs = !record.blobs().is_empty();
         let entry = Usable { digest: record.digest, lineage: record.lineage, blobs };
-        batch.insert(usable, entry.encode().as_slice());
+        batch.insert(usable, entry.encode());
     }
     Ok(())
 }
 
-/// Removes what tells a hit: the record does it then.
-pub(super) fn remove_usable(batch: &mut sled::Batch, key: &Key) {
-    batch.remove(name(b'u', &[&key.0]));
-}
-
 /// Removes a result's entry, and its place among the similar ones.
-pub(super) fn remove_result(batch: &mut sled::Batch, record: &ResultRecord) {
+pub(super) fn remove_result(batch: &mut Changes, record: &ResultRecord) {
     batch.remove(name(b'r', &[&record.key.0]));
     batch.remove(name(b's', &[&similar(&record.components).0, &record.key.0]));
     batch.remove(name(b'u', &[&record.key.0]));
@@ -204,12 +236,12 @@ pub(super) fn all_newest(db: &sled::Db) -> Result<Vec<(String, String, Key)>> {
 }
 
 /// Notes the key that a point used last.
-pub(super) fn put_newest(batch: &mut sled::Batch, pipeline: &str, point: &str, key: &Key) {
-    batch.insert(newest_name(pipeline, point), &key.0);
+pub(super) fn put_newest(batch: &mut Changes, pipeline: &str, point: &str, key: &Key) {
+    batch.insert(newest_name(pipeline, point), key.0);
 }
 
 /// Removes a point.
-pub(super) fn remove_newest(batch: &mut sled::Batch, pipeline: &str, point: &str) {
+pub(super) fn remove_newest(batch: &mut Changes, pipeline: &str, point: &str) {
     batch.remove(newest_name(pipeline, point));
 }
 
@@ -227,13 +259,13 @@ pub(super) fn states(db: &sled::Db, key: &Key) -> Result<Vec<StateRecord>> {
 }
 
 /// Adds or replaces a state.
-pub(super) fn put_state(batch: &mut sled::Batch, record: &StateRecord) -> Result<()> {
+pub(super) fn put_state(batch: &mut Changes, record: &StateRecord) -> Result<()> {
     batch.insert(state_name(record), json(record)?);
     Ok(())
 }
 
 /// Removes a state.
-pub(super) fn remove_state(batch: &mut sled::Batch, record: &StateRecord) {
+pub(super) fn remove_state(batch: &mut Changes, record: &StateRecord) {
     batch.remove(state_name(record));
 }
 
@@ -246,26 +278,7 @@ pub(super) fn file(db: &sled::Db, path: &[u8]) -> Result<Option<FileRecord>> {
     Ok(db.get(name(b'f', &[path]))?.and_then(|v| parse(&v)))
 }
 
-/// Remembers a file.
-pub(super) fn put_file(batch: &mut sled::Batch, path: &[u8], record: &FileRecord) -> Result<()> {
-    batch.insert(name(b'f', &[path]), json(record)?);
-    Ok(())
-}
-
-/// Copies what can be read to another index, up to the first flaw, and returns how many entries that were.
-pub(super) fn copy(from: &sled::Db, to: &sled::Db) -> Result<usize> {
-    let mut copied = 0;
-    let mut entries = from.iter();
-    // A panic is a flaw, too.
-    while let Ok(Some(entry)) = quiet::catch(|| entries.next()) {
-        let (name, value) = match entry.map_err(Failure::from) {
-            Ok(entry) => entry,
-            Err(Failure::Broken(_)) => break,
-            // A failing disk: another time there may be more.
-            Err(other) => return Err(other),
-        };
-        to.insert(name, value)?;
-        copied += 1;
-    }
-    Ok(copied)
+/// The entry that remembers a file: its key and its value. Not in the journal, because it can be computed again.
+pub(super) fn file_entry(path: &[u8], record: &FileRecord) -> Result<(Vec<u8>, Vec<u8>)> {
+    Ok((name(b'f', &[path]), json(record)?))
 }

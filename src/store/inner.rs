@@ -1,31 +1,40 @@
-//! What the parts of the store share: its folder, its two databases, and how they are opened and closed. How one that is
-//! damaged is replaced: `rescue.rs`.
+//! What the parts of the store share: its folder, its two databases, and how they are opened and closed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::blobs::{self, BlobKey};
-use super::database::{Database, Failure, Opened};
+use super::database::{Access, Database, Failure, Opened, is_database};
+use super::disk::{self, exists, write_atomically};
 use super::index::{self, FileRecord};
+use super::journal::{Changes, Journal};
 use super::lock::{self, Sharing};
+use super::places::{ChunksPlace, IndexPlace, SAVED_INDEX};
 use super::record::BlobEntries;
-use super::rescue::{ChunksPlace, IndexPlace, SAVED_INDEX};
-use super::{FORMAT, Options, Result, ResultRecord, StoreError, packs, small};
+use super::{FORMAT, Options, Result, ResultRecord, StoreError, small};
 use crate::key::{Digest, Key};
 
 /// How often the closer looks at open databases.
 const TICK: Duration = Duration::from_millis(10);
+/// A file that a collection on a full disk removes, so that it can append to the journals.
+const RESERVE: &str = "reserve";
+const RESERVE_BYTES: u64 = 1 << 20;
+/// Bytes of the longest FORMAT.
+const FORMAT_LIMIT: u64 = 64;
+
 pub(super) struct Inner {
     pub(super) dir: PathBuf,
     pub(super) options: Options,
     pub(super) index: Database,
     pub(super) chunks: Database,
     warnings: Mutex<Vec<String>>,
+    /// Results whose entries were found to be altered.
+    altered: Mutex<BTreeSet<Key>>,
     /// Whether FORMAT is known to hold ours.
     current: AtomicBool,
     closing: AtomicBool,
@@ -41,6 +50,7 @@ impl Inner {
             options,
             dir,
             warnings: Mutex::default(),
+            altered: Mutex::default(),
             current: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             files: Mutex::default(),
@@ -49,49 +59,89 @@ impl Inner {
         Ok(Arc::new(inner))
     }
 
+    /// Whether the folder is a cache that this version can read, or may become one.
     fn check_format(&self) -> Result<()> {
-        let not_a_cache = |why: &str| StoreError::NotACache { dir: self.dir.clone(), why: why.to_owned() };
+        let not_a_cache = |why: String| StoreError::NotACache { dir: self.dir.clone(), why };
         let path = self.dir.join("FORMAT");
-        match fs::read_to_string(&path) {
-            Ok(text) => match text.trim().parse::<u32>() {
-                Ok(found) if found > FORMAT => Err(StoreError::Newer { dir: self.dir.clone(), found, known: FORMAT }),
-                Ok(_) => Ok(()),
-                Err(_) => Err(not_a_cache("its file FORMAT holds no number")),
+        match disk::read(&path, FORMAT_LIMIT) {
+            Ok(bytes) => match String::from_utf8_lossy(&bytes).trim().parse::<u32>() {
+                Ok(found) if found > FORMAT && !self.has_our_index() => {
+                    Err(StoreError::Newer { dir: self.dir.clone(), found, known: FORMAT })
+                }
+                Ok(found) if found <= FORMAT => Ok(()),
+                _ if self.has_our_index() => self.restore_format("was damaged"),
+                _ => Err(not_a_cache("its file FORMAT holds no number".to_owned())),
             },
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::NotADirectory => Err(not_a_cache("it is no folder")),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => match self.foreign_name()? {
+                None => Ok(()),
+                Some(_) if self.has_our_index() => self.restore_format("was missing"),
+                Some(name) => Err(not_a_cache(format!("it has no file FORMAT, but holds `{name}`"))),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => Err(not_a_cache("it is not a folder".to_owned())),
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => Err(not_a_cache(format!("FORMAT: {e}"))),
             Err(e) => Err(StoreError::io("can't read", &path)(e)),
         }
     }
 
-    /// Makes the folder and its FORMAT, before the first write.
-    pub(super) fn prepare(&self) -> Result<()> {
-        let path = self.dir.join("FORMAT");
-        if path.exists() {
-            return Ok(());
-        }
-        fs::create_dir_all(&self.dir).map_err(StoreError::io("can't make the cache", &self.dir))?;
-        write_atomically(&path, format!("{FORMAT}\n").as_bytes())
+    /// Whether the index has a journal of this format, whatever FORMAT says.
+    fn has_our_index(&self) -> bool {
+        let index = self.dir.join("index");
+        Journal::open(&index, false).is_ok_and(|journal| journal.is_some_and(|j| j.is_whole()))
     }
 
-    /// Says in FORMAT that there may be packs, which an earlier vadpipe would not find: before the first is written.
+    fn restore_format(&self, what: &str) -> Result<()> {
+        self.warn(format!("the file FORMAT of the cache {} {what}; it was written again", self.dir.display()));
+        // A cache that can't be written is read as it is.
+        match self.write_format() {
+            Err(StoreError::ReadOnly { .. } | StoreError::Full { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// A name in the folder that a cache without FORMAT can't have: it was begun by a process that was killed, or somebody
+    /// else's files are there.
+    fn foreign_name(&self) -> Result<Option<String>> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(StoreError::io("can't read", &self.dir)(e)),
+        };
+        let is_begun = |entry: &fs::DirEntry| {
+            let half_format = entry.file_name().to_string_lossy().starts_with(disk::TEMPORARY)
+                && entry.metadata().is_ok_and(|m| m.is_file() && m.len() <= FORMAT_LIMIT);
+            half_format || entry.file_name() == ".gitignore"
+        };
+        let foreign = entries.flatten().find(|entry| !is_begun(entry));
+        Ok(foreign.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+    }
+
+    fn write_format(&self) -> Result<()> {
+        fs::create_dir_all(&self.dir).map_err(StoreError::io("can't create the cache", &self.dir))?;
+        write_atomically(&self.dir.join("FORMAT"), format!("{FORMAT}\n").as_bytes())
+    }
+
+    /// Creates the folder and its FORMAT, before the first write.
+    pub(super) fn prepare(&self) -> Result<()> {
+        match exists(&self.dir.join("FORMAT"))? {
+            true => Ok(()),
+            false => self.write_format(),
+        }
+    }
+
+    /// Raises FORMAT to ours, so that an earlier version doesn't change a database without its journal. Before each change.
     pub(super) fn raise_format(&self) -> Result<()> {
         if self.current.load(Ordering::Relaxed) {
             return Ok(());
         }
         self.prepare()?;
         let path = self.dir.join("FORMAT");
-        let ours = format!("{FORMAT}\n");
-        if fs::read_to_string(&path).map_err(StoreError::io("can't read", &path))? != ours {
-            write_atomically(&path, ours.as_bytes())?;
+        let found = disk::read(&path, FORMAT_LIMIT).map_err(StoreError::io("can't read", &path))?;
+        if found != format!("{FORMAT}\n").as_bytes() {
+            self.write_format()?;
         }
+        self.reserve();
         self.current.store(true, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// [`Inner::raise_format`] if some of these blobs belong in packs.
-    pub(super) fn raise_format_for(&self, blobs: &BTreeSet<BlobKey>) -> Result<()> {
-        if blobs.iter().any(|b| packs::is_packed(b.1)) { self.raise_format() } else { Ok(()) }
     }
 
     pub(super) fn warn(&self, warning: String) {
@@ -105,46 +155,117 @@ impl Inner {
         std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Writes to the index, which is made if need be.
-    pub(super) fn index<T>(self: &Arc<Self>, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
-        self.prepare()?;
-        let result = self.index.with(&IndexPlace(self), f);
-        self.start_closer();
-        result
-    }
-
-    /// Reads the index; where there is none, that is the default.
+    /// Reads the index; where there is none, the answer is the default.
     pub(super) fn read_index<T: Default>(self: &Arc<Self>, f: impl Fn(&sled::Db) -> Result<T, Failure>) -> Result<T> {
         if !self.has_index()? {
             return Ok(T::default());
         }
-        self.index(|o| f(&o.db))
+        self.index(Access::Read, |o| f(&o.db))
     }
 
-    /// Whether there is an index, be it one that was saved from a damaged one and is not yet in its place.
+    /// Whether there is an index, be it one that an earlier version saved and did not put in its place.
     pub(super) fn has_index(&self) -> Result<bool> {
-        Ok(is_there(&self.dir.join("index"))? || is_there(&self.dir.join(SAVED_INDEX))?)
+        Ok(is_database(&self.dir.join("index"))? || exists(&self.dir.join(SAVED_INDEX))?)
     }
 
-    /// Writes to the index in one piece, durably.
+    /// Changes the index in one piece, durably. It is created if there is none.
     pub(super) fn change_index(
         self: &Arc<Self>,
-        f: impl Fn(&sled::Db, &mut sled::Batch) -> Result<(), Failure>,
+        f: impl Fn(&sled::Db, &mut Changes) -> Result<(), Failure>,
     ) -> Result<()> {
-        self.index(|o| {
-            let mut batch = sled::Batch::default();
-            f(&o.db, &mut batch)?;
-            o.db.apply_batch(batch)?;
-            o.flush()
+        self.raise_format()?;
+        self.index(Access::Write, |o| {
+            let mut changes = Changes::default();
+            f(&o.db, &mut changes)?;
+            o.write(&changes)
         })
     }
 
-    /// Uses the chunks, which are made if need be.
-    pub(super) fn chunks<T>(self: &Arc<Self>, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
-        self.prepare()?;
-        let result = self.chunks.with(&ChunksPlace(self), f);
+    /// [`Inner::change_index`] for a collection: on a full disk only the journal is written.
+    pub(super) fn collect_index(
+        self: &Arc<Self>,
+        f: impl Fn(&sled::Db, &mut Changes) -> Result<(), Failure>,
+    ) -> Result<()> {
+        self.index(Access::Collect, |o| {
+            let mut changes = Changes::default();
+            f(&o.db, &mut changes)?;
+            o.write(&changes)
+        })
+    }
+
+    /// Uses the index, which exists or is about to be written.
+    pub(super) fn index<T>(self: &Arc<Self>, access: Access, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
+        let result = self.index.with(&IndexPlace(self), access, f);
         self.start_closer();
         result
+    }
+
+    /// Reads the chunk database, which must exist.
+    pub(super) fn read_chunks<T>(self: &Arc<Self>, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
+        let result = self.chunks.with(&ChunksPlace(self), Access::Read, f);
+        self.start_closer();
+        result
+    }
+
+    /// Changes the chunk database, which is created if there is none.
+    pub(super) fn change_chunks<T>(self: &Arc<Self>, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
+        self.raise_format()?;
+        let result = self.chunks.with(&ChunksPlace(self), Access::Write, f);
+        self.start_closer();
+        result
+    }
+
+    /// [`Inner::change_chunks`] for a collection: on a full disk only the journal is written.
+    pub(super) fn collect_chunks<T>(self: &Arc<Self>, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
+        let result = self.chunks.with(&ChunksPlace(self), Access::Collect, f);
+        self.start_closer();
+        result
+    }
+
+    /// Runs `f`, and once more without the reserve if the disk is full.
+    pub(super) fn with_reserve<T>(&self, f: impl Fn() -> Result<T>) -> Result<T> {
+        match f() {
+            Err(StoreError::Full { .. }) if fs::remove_file(self.dir.join(RESERVE)).is_ok() => f(),
+            other => other,
+        }
+    }
+
+    /// Holds some space back for a collection on a full disk, if there is some.
+    pub(super) fn reserve(&self) {
+        let path = self.dir.join(RESERVE);
+        if fs::metadata(&path).is_ok_and(|m| m.len() == RESERVE_BYTES) {
+            return;
+        }
+        let allocate = || -> io::Result<()> {
+            let file = File::create(&path)?;
+            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE_BYTES)?;
+            Ok(())
+        };
+        if allocate().is_err() {
+            let _ = fs::remove_file(&path);
+        }
+    }
+
+    /// Whether there is a chunk database.
+    pub(super) fn has_chunks(self: &Arc<Self>) -> Result<bool> {
+        is_database(&self.chunks_path()?)
+    }
+
+    /// Gives back the space that the databases no longer need.
+    pub(super) fn compact(self: &Arc<Self>) -> Result<()> {
+        self.chunks.compact(&ChunksPlace(self))?;
+        let compacted = self.index.compact(&IndexPlace(self));
+        self.start_closer();
+        compacted
+    }
+
+    /// Repairs databases that differ from their journals.
+    pub(super) fn rebuild(self: &Arc<Self>) -> Result<()> {
+        self.raise_format()?;
+        if self.has_chunks()? {
+            self.chunks.rebuild(&ChunksPlace(self))?;
+        }
+        self.index.rebuild(&IndexPlace(self))
     }
 
     /// Keeps an open index open for another moment (unless somebody waits for it): a write that takes its time ends there.
@@ -152,25 +273,20 @@ impl Inner {
         self.index.touch();
     }
 
-    /// Closes the chunks and works on their folder, which nobody else has meanwhile: `f` gets its path.
-    pub(super) fn chunks_alone<T>(self: &Arc<Self>, f: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-        let path = || self.chunks_path();
-        let result = self.chunks.alone(|| f(&path()?));
-        self.start_closer();
-        result
-    }
-
-    /// Opens a chunk database by its folder; only within [`Inner::chunks_alone`].
-    pub(super) fn open_chunks(&self, path: &Path) -> Result<sled::Db> {
-        self.chunks.open_apart(path).map_err(|f| failed(f, path))
-    }
-
     /// The folder of the current chunk database.
     pub(super) fn chunks_path(self: &Arc<Self>) -> Result<PathBuf> {
-        let generation = self.read_index(index::generation)?;
-        // A new index goes on with the chunks that are there: they are named by content.
-        let generation = generation.unwrap_or_else(|| self.generations().last().copied().unwrap_or(0));
-        Ok(self.generation_path(generation))
+        self.chunks_path_of(self.read_index(index::generation)?)
+    }
+
+    /// The folder of the chunk database that the index names as current.
+    pub(super) fn chunks_path_of(&self, generation: Option<u64>) -> Result<PathBuf> {
+        if let Some(path) = generation.map(|generation| self.generation_path(generation))
+            && exists(&path)?
+        {
+            return Ok(path);
+        }
+        // Blobs are named by their content, so the chunks that are there serve whatever index there is.
+        Ok(self.generation_path(self.generations().last().copied().or(generation).unwrap_or(0)))
     }
 
     pub(super) fn generation_path(&self, generation: u64) -> PathBuf {
@@ -189,13 +305,6 @@ impl Inner {
         entries.flatten().filter_map(|e| e.file_name().into_string().ok()).collect()
     }
 
-    /// A number that no chunk database has or had.
-    pub(super) fn next_generation(&self) -> u64 {
-        let names = self.names();
-        let numbers = names.iter().filter_map(|n| n.strip_prefix("chunks-")?.split('-').next()?.parse::<u64>().ok());
-        numbers.max().map_or(0, |n| n + 1)
-    }
-
     /// A lock that lets many write results while nobody collects, or one collect. Free when dropped.
     pub(super) fn collect_lock(&self, sharing: Sharing) -> Result<File> {
         self.prepare()?;
@@ -208,6 +317,25 @@ impl Inner {
         let path = self.dir.join("gc.lock");
         let file = lock::open(&path)?;
         Ok(lock::try_take(&file, &path, Sharing::Exclusive)?.then_some(file))
+    }
+
+    /// Notes that the entry of a result was altered.
+    pub(super) fn note_altered(&self, key: Key) {
+        self.altered.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+    }
+
+    /// Removes the entries that were found to be altered, so that their results are computed again.
+    pub(super) fn remove_altered(self: &Arc<Self>) {
+        let altered = std::mem::take(&mut *self.altered.lock().unwrap_or_else(PoisonError::into_inner));
+        if altered.is_empty() {
+            return;
+        }
+        self.warn(format!("{} were altered in the index and will be computed again", things(altered.len())));
+        // Where the index can't be written, they are refused each time.
+        let _ = self.change_index(|_, changes| {
+            altered.iter().for_each(|key| index::remove_refused(changes, &[b"r", key.0.as_slice()].concat()));
+            Ok(())
+        });
     }
 
     /// Marks the results that rely on these blobs as damaged, forgets the states that do, and returns their keys.
@@ -303,32 +431,4 @@ impl Inner {
 /// "1 result or state", "2 results or states".
 pub(super) fn things(n: usize) -> String {
     format!("{n} {}", if n == 1 { "result or state" } else { "results or states" })
-}
-
-/// A failure outside of [`Database::with`].
-pub(super) fn failed(failure: Failure, path: &Path) -> StoreError {
-    match failure {
-        Failure::Store(error) => error,
-        Failure::Io(e) => StoreError::io("can't use the database", path)(e),
-        Failure::Broken(why) => StoreError::Database { path: path.to_owned(), why },
-    }
-}
-
-/// Whether there is something at this path. Where that can't be told (a folder that may not be read, say), it is an error:
-/// what is taken for gone is made again.
-pub(super) fn is_there(path: &Path) -> Result<bool> {
-    path.try_exists().map_err(|source| StoreError::Io { what: format!("can't read {}", path.display()), source })
-}
-
-/// Writes a file so that it is there as a whole or not at all.
-pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let write = || {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|e| e.error)?;
-        File::open(folder)?.sync_all()
-    };
-    write().map_err(StoreError::io("can't write", path))
 }

@@ -4,18 +4,21 @@
 //! one process exclude each other as well, so the same locks serve threads.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{Seek, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::record::Holder;
-use super::{Options, Result, StoreError};
+use super::{Options, Result, StoreError, disk};
 
 /// How often a waiting process asks.
 const POLL: Duration = Duration::from_millis(5);
 /// A wait that lasts longer than this is told; one of a process that was told not to wait ends here, since databases
 /// are held for moments by everybody.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// Bytes of the longest name of a holder.
+const LONGEST: u64 = 4096;
 
 /// Whether others may have the lock at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +33,7 @@ pub(super) enum Sharing {
 pub(super) fn open(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).read(true).write(true);
-    options.open(path).map_err(StoreError::io("can't open", path))
+    disk::open_regular(&options, path).map_err(StoreError::io("can't open", path))
 }
 
 /// Takes the lock if it is free.
@@ -50,25 +53,40 @@ pub(super) fn try_take(file: &File, path: &Path, sharing: Sharing) -> Result<boo
 /// is dropped.
 pub(super) fn take(path: &Path, sharing: Sharing, options: &Options, meanwhile: &dyn Fn()) -> Result<File> {
     let file = open(path)?;
-    let begin = Instant::now();
-    let mut told = false;
-    while !try_take(&file, path, sharing)? {
-        let waited = begin.elapsed();
-        if waited >= GRACE && (!options.wait || waited >= options.timeout) {
-            return Err(StoreError::Held { holder: read_holder(path) });
-        }
-        if let (false, true, Some(waiting)) = (told, waited >= GRACE, &options.waiting) {
-            told = true;
-            waiting(read_holder(path).as_ref());
-        }
-        meanwhile();
-        std::thread::sleep(POLL);
-    }
+    wait(&file, path, sharing, options, meanwhile)?;
     if sharing == Sharing::Exclusive {
         // Only for those who wait: that it can't be written (a full disk) is no reason to fail.
         let _ = write_holder(&file);
     }
     Ok(file)
+}
+
+/// Takes the lock for us alone without writing anything; none if nobody ever took it, or if it can't even be read.
+pub(super) fn take_existing(path: &Path, options: &Options) -> Result<Option<File>> {
+    let Ok(file) = disk::open_regular(OpenOptions::new().read(true), path) else { return Ok(None) };
+    wait(&file, path, Sharing::Exclusive, options, &|| {})?;
+    Ok(Some(file))
+}
+
+fn wait(file: &File, path: &Path, sharing: Sharing, options: &Options, meanwhile: &dyn Fn()) -> Result<()> {
+    let begin = Instant::now();
+    let mut reported = false;
+    while !try_take(file, path, sharing)? {
+        let waited = begin.elapsed();
+        if options.cancelled.as_ref().is_some_and(|cancelled| cancelled()) {
+            return Err(StoreError::Cancelled);
+        }
+        if waited >= GRACE && (!options.wait || waited >= options.timeout) {
+            return Err(StoreError::Held { holder: read_holder(path) });
+        }
+        if let (false, true, Some(waiting)) = (reported, waited >= GRACE, &options.waiting) {
+            reported = true;
+            waiting(read_holder(path).as_ref());
+        }
+        meanwhile();
+        std::thread::sleep(POLL);
+    }
+    Ok(())
 }
 
 /// Leaves our name in a lock file that we hold.
@@ -81,7 +99,5 @@ pub(super) fn write_holder(mut file: &File) -> std::io::Result<()> {
 
 /// Who left its name in a lock file.
 pub(super) fn read_holder(path: &Path) -> Option<Holder> {
-    let mut text = String::new();
-    File::open(path).ok()?.read_to_string(&mut text).ok()?;
-    serde_json::from_str(&text).ok()
+    serde_json::from_slice(&disk::read(path, LONGEST).ok()?).ok()
 }

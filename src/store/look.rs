@@ -8,8 +8,9 @@
 
 use std::sync::Arc;
 
-use super::database::Failure;
-use super::inner::{Inner, failed, is_there};
+use super::database::{Access, Failure, failed};
+use super::disk::exists;
+use super::inner::Inner;
 use super::{Result, ResultRecord, StatePosition, Store, index};
 use crate::key::{Components, Digest, Key};
 
@@ -53,12 +54,14 @@ impl Store {
             let nothing = Look { db: None, inner, lineage: 0, chunks: false };
             return f(&nothing).map_err(|LookError(failure)| failed(failure, &inner.dir));
         }
-        inner.index(|opened| {
+        let answer = inner.index(Access::Read, |opened| {
             let db = &opened.db;
-            let chunks = is_there(&inner.generation_path(index::generation(db)?.unwrap_or_default()))?;
+            let chunks = exists(&inner.chunks_path_of(index::generation(db)?)?)?;
             let look = Look { db: Some(db), inner, lineage: index::lineage(db)?, chunks };
             f(&look).map_err(|LookError(failure)| failure)
-        })
+        })?;
+        inner.remove_altered();
+        Ok(answer)
     }
 }
 
@@ -80,8 +83,7 @@ impl Look<'_> {
         {
             return Ok(Some(usable.digest));
         }
-        let record = index::result(db, key)?;
-        Ok(record.filter(|r| self.is_present(r)).map(|r| r.digest))
+        Ok(self.result(key)?.filter(|r| self.is_present(r)).map(|r| r.digest))
     }
 
     /// [`Store::is_present`].
@@ -95,8 +97,17 @@ impl Look<'_> {
     /// # Errors
     /// If the index can't be read.
     pub fn results(&self, keys: &[Key]) -> Result<Vec<Option<ResultRecord>>, LookError> {
-        let of = |key| self.db.map_or(Ok(None), |db| index::result(db, key));
-        Ok(keys.iter().map(of).collect::<Result<_, Failure>>()?)
+        keys.iter().map(|key| self.result(key)).collect()
+    }
+
+    /// The record of this key. One that was altered is none, and is removed after the look-ups.
+    fn result(&self, key: &Key) -> Result<Option<ResultRecord>, LookError> {
+        let Some(db) = self.db else { return Ok(None) };
+        let record = index::result(db, key)?;
+        if record.is_none() && index::is_altered(db, key)? {
+            self.inner.note_altered(*key);
+        }
+        Ok(record)
     }
 
     /// The result that this point of this pipeline used last.
@@ -106,7 +117,7 @@ impl Look<'_> {
     pub fn newest(&self, pipeline: &str, point: &str) -> Result<Option<ResultRecord>, LookError> {
         let Some(db) = self.db else { return Ok(None) };
         let Some(key) = index::newest(db, pipeline, point)? else { return Ok(None) };
-        Ok(index::result(db, &key)?)
+        self.result(&key)
     }
 
     /// Whether there is a result whose components equal these but for the digests of the inputs.

@@ -7,9 +7,8 @@
 //! Writing fills the page cache only; another thread has the kernel carry it to the disk meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -18,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use super::blobs::{List, Source};
 use super::packs::Place;
 use super::tree::{self, PIECE};
-use super::{Result, StoreError};
+use super::{Result, StoreError, disk};
 use crate::key::Digest;
 
 /// Pieces that are hashed at a time.
@@ -29,6 +28,8 @@ const AHEAD: usize = 16;
 const SYNC: u64 = 16 << 20;
 /// A file that is being written is locked; one that isn't and is so old was left by a killed process.
 const ABANDONED: Duration = Duration::from_secs(60);
+/// So many bytes are written on one thread.
+const ALONE: u64 = 2 << 20;
 /// More threads than this only wait for the disk.
 const THREADS: usize = 4;
 
@@ -59,8 +60,7 @@ pub(super) struct Pack {
 impl Pack {
     pub(super) fn begin(folder: &Path) -> io::Result<Self> {
         remove_abandoned(folder);
-        // As any other file of the cache, so that others may read it.
-        let file = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(folder)?;
+        let file = disk::temporary(folder)?;
         file.as_file().lock()?;
         let (pieces, name) = (BTreeMap::new(), blake3::Hasher::new());
         Ok(Self { file, folder: folder.to_owned(), offset: 0, pieces, name })
@@ -92,7 +92,7 @@ impl Pack {
 /// Removes what killed processes had begun.
 fn remove_abandoned(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(".tmp")) {
+    for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(disk::TEMPORARY)) {
         let changed = entry.metadata().and_then(|m| m.modified());
         let old = changed.is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|age| age > ABANDONED));
         if old && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
@@ -166,12 +166,13 @@ pub(super) fn write(
     let (work, turned, sync) = (Mutex::new(work), Condvar::new(), Syncer::default());
     let writer = Writer { sources, folder, known, groups, next: AtomicUsize::new(0), work, turned, sync };
     std::thread::scope(|scope| {
-        let large = sources.iter().map(|s| s.len() as u64).sum::<u64>() > SYNC;
+        let bytes = sources.iter().map(|s| s.len() as u64).sum::<u64>();
+        let (large, threads) = (bytes > SYNC, if bytes < ALONE { 1 } else { threads() });
         let stop = StopAtEnd(&writer.sync);
         // Where no more threads are to be had, fewer do; without the syncing one, all is synced at the end.
         let spawn = std::thread::Builder::new;
         let syncing = large.then(|| spawn().spawn_scoped(scope, || writer.sync.run()).ok()).flatten();
-        let others = (1..threads().min(writer.groups.len()))
+        let others = (1..threads.min(writer.groups.len()))
             .map_while(|_| spawn().spawn_scoped(scope, || writer.work_along()).ok())
             .collect::<Vec<_>>();
         writer.work_along();

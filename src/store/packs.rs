@@ -1,4 +1,4 @@
-//! Large blobs: their bytes stand in pack files, and the chunk database names their pieces.
+//! Pack files, which hold the bytes of blobs. The chunk database knows their pieces.
 //!
 //! ```text
 //! chunks-<generation>/packs/<name>   pieces one after the other, and nothing else
@@ -7,20 +7,20 @@
 //! ```
 //!
 //! sled writes a value at least twice (a node again whenever it grows), reads it with a checksum and two copies, and
-//! replays it as it opens. What it does well is finding small things. So blobs of more than 256 KiB go
-//! to files that are written once, front to back, and only the places of their pieces ([`tree`]) go to sled: 80 bytes for
-//! 1 MiB. (Pieces of 256 KiB cost sled four times the time, a fifth of a write, when a training state is written.)
+//! replays it as it opens. It is good at finding small entries. So the bytes go to files that are written once, front to
+//! back, and only the places of their pieces ([`tree`]) go to the database: 80 bytes for 1 MiB.
 //!
-//! The order of writing is pack, sync, rename, sync of the folder → places, flush → lists, flush; whoever names the blob
-//! in the index does so after that. A pack is named by the names of its pieces, so writing the same again replaces it by
-//! the same. It never changes: what loses its last piece is removed, after the places' removal was flushed; what loses
-//! more than half is written again without the rest ([`tidy`]). What was written and never named is removed then, too.
+//! The order of writing is: pack, sync, rename, sync of the folder; then places and lists in one frame of the journal.
+//! The index names the blob after that. A pack is named by the names of its pieces, so writing the same again replaces
+//! it by the same. A pack never changes. It is removed when its last piece is gone, after the removal of the places is
+//! durable; it is written again without the rest when more than half of it is gone ([`tidy`]). What was written and never
+//! named is removed then, too.
 //! A piece is verified against its name whenever it is read; a pack that is missing, cut short or damaged is a flaw of
 //! the blobs in it, as a missing chunk is. Whatever else keeps a pack from being read (no permission, no more open files, a
 //! failing disk) is an error and no flaw: the bytes may be as they were, so nothing is forgotten for it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -29,21 +29,16 @@ use std::sync::{Mutex, PoisonError};
 use super::blobs::{Flaw, List, get, key};
 use super::content::Parts;
 use super::database::{Failure, Opened};
+use super::disk;
+use super::journal::Changes;
 use super::pack_writer::{self, Pack};
 use super::tree::{self, PIECE};
 use super::{Result, StoreError};
 use crate::artifact::BlobEntry;
 use crate::key::Digest;
 
-/// Blobs of so many bytes stay in the database; a part of a piece is enough for a pack.
-const SMALL: u64 = 256 << 10;
 /// Blobs of fewer bytes than this are read on one thread.
 const ALONE: usize = 2 << 20;
-
-/// Whether a blob of so many bytes goes to a pack.
-pub(super) fn is_packed(size: u64) -> bool {
-    size > SMALL
-}
 
 /// The folder of packs beside a database.
 pub(super) fn folder(database: &Path) -> PathBuf {
@@ -71,6 +66,10 @@ impl Place {
         let (pack, rest) = bytes.split_first_chunk::<32>()?;
         let (offset, len) = rest.split_first_chunk::<8>()?;
         let len = u32::from_le_bytes(len.try_into().ok()?);
+        // No piece is longer, and memory of this length will be asked for.
+        if len as usize > PIECE {
+            return None;
+        }
         Some(Self { pack: Digest(*pack), offset: u64::from_le_bytes(*offset), len })
     }
 }
@@ -80,11 +79,9 @@ pub(super) fn known(db: &sled::Db, pieces: &[Digest]) -> Result<Vec<bool>, Failu
     pieces.iter().map(|piece| Ok(db.contains_key(key(b'p', piece))?)).collect()
 }
 
-/// Notes where pieces are; they must be durable.
-pub(super) fn put_places(db: &sled::Db, places: &BTreeMap<Digest, Place>) -> Result<(), Failure> {
-    let mut batch = sled::Batch::default();
-    places.iter().for_each(|(piece, place)| batch.insert(key(b'p', piece).as_slice(), place.encode().as_slice()));
-    Ok(db.apply_batch(batch)?)
+/// Adds the places of pieces, which must be durable.
+pub(super) fn put_places(changes: &mut Changes, places: &BTreeMap<Digest, Place>) {
+    places.iter().for_each(|(piece, place)| changes.insert(key(b'p', piece), place.encode()));
 }
 
 /// Where a blob's pieces are, in their order; or what is wrong with an entry.
@@ -125,6 +122,31 @@ pub(super) fn locate(
     Ok(Some(Ok(located)))
 }
 
+/// The blobs that have a piece in a pack of one of these pieces: what may be damaged with them.
+pub(super) fn neighbours(db: &sled::Db, pieces: &[Digest]) -> Result<Vec<BlobEntry>, Failure> {
+    let place = |piece: &Digest| -> Result<Option<Place>, Failure> {
+        Ok(get(db, &key(b'p', piece))?.ok().flatten().and_then(|bytes| Place::decode(&bytes)))
+    };
+    let mut packs = BTreeSet::new();
+    for piece in pieces {
+        packs.extend(place(piece)?.map(|place| place.pack));
+    }
+    let mut found = Vec::new();
+    for item in db.scan_prefix(b"l") {
+        let (name, value) = item?;
+        let (Ok(digest), Some(list)) = (name[1..].try_into().map(Digest), List::decode(&value, PIECE)) else {
+            continue;
+        };
+        for piece in &list.chunks {
+            if place(piece)?.is_some_and(|place| packs.contains(&place.pack)) {
+                found.push(BlobEntry { digest, size: list.size });
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// Why a piece was not read.
 enum Trouble {
     /// It is damaged or gone: the end of a sentence.
@@ -156,10 +178,6 @@ struct Job<'a> {
 }
 
 impl Located {
-    pub(super) fn into_list(self) -> List {
-        self.list
-    }
-
     /// The places, to see whether they change.
     pub(super) fn places(&self) -> Places {
         self.places.clone()
@@ -174,6 +192,9 @@ impl Located {
         let Ok(size) = usize::try_from(self.list.size) else {
             return Ok(Err(Flaw::new("it is larger than memory")));
         };
+        if size == 0 {
+            return Ok(Ok((Vec::new(), Vec::new())));
+        }
         // The header of a tensor is shorter than a piece; whoever asks for more than that has the wrong blob.
         let head = if head < PIECE.min(size) { head } else { 0 };
         let (mut first, mut rest) = (vec![0; head], vec![0; size - head]);
@@ -228,7 +249,7 @@ impl Located {
         let mut read = || -> Result<(), Trouble> {
             let open = match last.take().filter(|(pack, _)| *pack == place.pack) {
                 Some(open) => open,
-                None => (place.pack, File::open(&path)?),
+                None => (place.pack, disk::open_regular(OpenOptions::new().read(true), &path)?),
             };
             let (_, pack) = last.insert(open);
             pack.read_exact_at(first, place.offset)?;
@@ -287,8 +308,9 @@ pub(super) fn tidy(o: &Opened) -> Result<(), Failure> {
         written.extend(new.values().map(|place| place.pack));
         // A damaged pack is left as it is: whoever reads it says so.
         if lost.is_empty() && !written.contains(&pack) {
-            put_places(&o.db, &new)?;
-            o.flush()?;
+            let mut changes = Changes::default();
+            put_places(&mut changes, &new);
+            o.write(&changes)?;
             let _ = fs::remove_file(path);
         }
     }
@@ -335,44 +357,4 @@ fn rewrite(
         }
     }
     Ok((new.finish()?, lost))
-}
-
-/// Takes these pieces over into another database's folder: a pack of which all is wanted becomes a link to the same
-/// file, of others the wanted pieces are copied. The pieces have been verified. Returns their places, durable, and those
-/// that were lost all the same.
-pub(super) fn take_over(
-    from: &sled::Db,
-    old: &Path,
-    new: &Path,
-    wanted: &BTreeSet<Digest>,
-) -> Result<(BTreeMap<Digest, Place>, BTreeSet<Digest>), Failure> {
-    let (mut taken, mut lost) = (BTreeMap::new(), BTreeSet::new());
-    let mut packs: BTreeMap<Digest, Vec<(Place, Digest)>> = BTreeMap::new();
-    for piece in wanted {
-        match get(from, &key(b'p', piece))?.ok().flatten().and_then(|bytes| Place::decode(&bytes)) {
-            Some(place) => packs.entry(place.pack).or_default().push((place, *piece)),
-            None => drop(lost.insert(*piece)),
-        }
-    }
-    let (old, new) = (folder(old), folder(new));
-    if !packs.is_empty() {
-        pack_writer::make_folder(&new).map_err(Failure::Io)?;
-    }
-    for (pack, mut pieces) in packs {
-        let path = old.join(pack.to_string());
-        let live: u64 = pieces.iter().map(|(place, _)| u64::from(place.len)).sum();
-        let whole = fs::metadata(&path).is_ok_and(|m| m.len() == live);
-        if whole && fs::hard_link(&path, new.join(pack.to_string())).is_ok() {
-            taken.extend(pieces.into_iter().map(|(place, piece)| (piece, place)));
-            continue;
-        }
-        pieces.sort_unstable();
-        let (places, gone) = rewrite(&path, &pieces, &new).map_err(Failure::Io)?;
-        taken.extend(places);
-        lost.extend(gone);
-    }
-    if !taken.is_empty() {
-        File::open(&new).and_then(|f| f.sync_all()).map_err(Failure::Io)?;
-    }
-    Ok((taken, lost))
 }

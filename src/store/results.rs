@@ -1,11 +1,12 @@
 //! Results: looking them up and storing them.
 
 use std::collections::BTreeMap;
-use std::fs;
 
+use super::database::Access;
+use super::journal::Changes;
 use super::lock::Sharing;
 use super::record::now_ms;
-use super::{FORMAT, NewResult, Result, ResultRecord, Store, StoreError, index};
+use super::{NewResult, Result, ResultRecord, Store, StoreError, index};
 use crate::artifact::Manifest;
 use crate::key::{Components, Key};
 
@@ -15,7 +16,7 @@ impl Store {
     /// # Errors
     /// If the index can't be read.
     pub fn result(&self, key: &Key) -> Result<Option<ResultRecord>> {
-        self.inner.read_index(|db| index::result(db, key))
+        Ok(self.results(&[*key])?.pop().flatten())
     }
 
     /// The results of these keys in their order; one opening for all.
@@ -97,27 +98,14 @@ impl Store {
             }
         };
         let records: Vec<ResultRecord> = new.into_iter().zip(manifests).map(record).collect();
-        // A vadpipe that still reads an earlier format would remove a result and leave behind what tells a hit.
-        let compact = self.has_our_format()?;
         self.inner.change_index(|_, batch| {
             for record in &records {
                 index::put_result(batch, record)?;
-                if !compact {
-                    index::remove_usable(batch, &record.key);
-                }
                 index::put_newest(batch, &record.pipeline, &record.point, &record.key);
             }
             Ok(())
         })?;
         Ok(records)
-    }
-
-    /// Whether no earlier vadpipe writes to this cache.
-    fn has_our_format(&self) -> Result<bool> {
-        self.inner.prepare()?;
-        let path = self.inner.dir.join("FORMAT");
-        let text = fs::read_to_string(&path).map_err(StoreError::io("can't read", &path))?;
-        Ok(text.trim().parse() == Ok(FORMAT))
     }
 
     /// Notes that these points used these results, so that [`Store::newest`] follows: `(point, key)`. Writes only what
@@ -126,7 +114,7 @@ impl Store {
     /// # Errors
     /// If the cache can't be written.
     pub fn note_hits(&self, pipeline: &str, hits: &[(&str, Key)]) -> Result<()> {
-        self.inner.read_index(|db| {
+        let new = self.inner.read_index(|db| {
             let mut new: BTreeMap<&[u8], Key> = hits.iter().map(|(point, key)| (point.as_bytes(), *key)).collect();
             // One pass is quicker than a search for each; it reads what the pipeline had before, which is seldom much more.
             let offset = index::newest_offset(pipeline);
@@ -137,14 +125,19 @@ impl Store {
                     new.remove(point);
                 }
             }
-            if new.is_empty() {
-                return Ok(());
-            }
-            let mut batch = sled::Batch::default();
-            for (point, key) in hits.iter().filter(|(point, _)| new.contains_key(point.as_bytes())) {
-                index::put_newest(&mut batch, pipeline, point, key);
-            }
-            Ok(db.apply_batch(batch)?)
+            Ok(new
+                .into_iter()
+                .map(|(point, key)| (String::from_utf8_lossy(point).into_owned(), key))
+                .collect::<Vec<_>>())
+        })?;
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.inner.raise_format()?;
+        self.inner.index(Access::Write, |o| {
+            let mut changes = Changes::default();
+            new.iter().for_each(|(point, key)| index::put_newest(&mut changes, pipeline, point, key));
+            o.write_soon(&changes)
         })
     }
 }

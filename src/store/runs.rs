@@ -3,8 +3,11 @@
 use std::fs;
 use std::io;
 
-use super::inner::write_atomically;
+use super::disk::{self, write_atomically};
 use super::{Result, RunRecord, Store, StoreError};
+
+/// Bytes of the longest run record: one of 40,000 stages has about 10 MB.
+const LONGEST: u64 = 1 << 30;
 
 impl Store {
     /// Writes or replaces a run record; durable when this returns.
@@ -37,7 +40,7 @@ impl Store {
             if path.extension().is_none_or(|e| e != "json") {
                 continue;
             }
-            match fs::read(&path).map_err(|e| e.to_string()).and_then(|b| parse(&b)) {
+            match disk::read(&path, LONGEST).map_err(|e| e.to_string()).and_then(|b| parse(&b)) {
                 Ok(run) => runs.push(run),
                 Err(why) => self.inner.warn(format!("the run record {} can't be read: {why}", path.display())),
             }
@@ -64,7 +67,7 @@ impl Store {
         paths.sort_unstable_by(|a, b| b.cmp(a));
         let (mut runs, mut left) = (Vec::new(), bytes);
         for path in paths {
-            let Ok(content) = fs::read(&path) else { continue };
+            let Ok(content) = disk::read(&path, LONGEST) else { continue };
             let size = content.len() as u64;
             if size > left && !runs.is_empty() {
                 break;

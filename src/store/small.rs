@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::{Result, StoreError};
+use super::{Result, StoreError, disk};
 use crate::artifact::BlobEntry;
 use crate::key::Digest;
 
@@ -36,7 +36,7 @@ pub(super) fn choose(files: &BTreeMap<String, Vec<u8>>) -> BTreeSet<&String> {
 
 /// Whether the blob is here, going by its length.
 pub(super) fn has(dir: &Path, blob: Digest, size: u64) -> bool {
-    size <= LARGEST as u64 && fs::metadata(path(dir, blob)).is_ok_and(|m| m.len() == size)
+    size <= LARGEST as u64 && fs::metadata(path(dir, blob)).is_ok_and(|m| m.is_file() && m.len() == size)
 }
 
 /// A blob's bytes, verified; or what is wrong with them; or none if it is not here.
@@ -45,10 +45,11 @@ pub(super) fn read(dir: &Path, entry: &BlobEntry) -> Result<Option<Result<Vec<u8
         return Ok(None);
     }
     let path = path(dir, entry.digest);
-    match fs::read(&path) {
+    match disk::read(&path, LARGEST as u64) {
         Ok(bytes) if bytes.len() as u64 == entry.size && Digest::of(&bytes) == entry.digest => Ok(Some(Ok(bytes))),
         Ok(_) => Ok(Some(Err("its file has other bytes".to_owned()))),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(Some(Err("its file has other bytes".to_owned()))),
         // What keeps it from being read says nothing of what is in it.
         Err(source) => Err(StoreError::Io { what: format!("can't read {}", path.display()), source }),
     }
@@ -67,10 +68,10 @@ pub(super) fn write(dir: &Path, blobs: &BTreeMap<Digest, &[u8]>) -> Result<()> {
         }
         for (digest, bytes) in blobs {
             let path = path(dir, *digest);
-            if fs::read(&path).is_ok_and(|there| there == *bytes) {
+            if disk::read(&path, LARGEST as u64).is_ok_and(|there| there == *bytes) {
                 continue;
             }
-            let mut file = tempfile::NamedTempFile::new_in(&folder)?;
+            let mut file = disk::temporary(&folder)?;
             file.write_all(bytes)?;
             file.as_file().sync_all()?;
             file.persist(path).map_err(|e| e.error)?;
@@ -90,6 +91,6 @@ pub(super) fn others(dir: &Path, keep: &BTreeMap<Digest, u64>) -> Vec<PathBuf> {
     let keep: BTreeSet<String> = keep.keys().map(Digest::to_string).collect();
     let Ok(entries) = fs::read_dir(folder(dir)) else { return Vec::new() };
     let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
-    // A file under another name is one that is being written, or was; `sweep.rs` knows of those.
-    names.filter(|n| !n.starts_with('.') && !keep.contains(n)).map(|n| folder(dir).join(n)).collect()
+    // A file with another name is not ours, or is one that is being written; `sweep.rs` removes the latter.
+    names.filter(|n| n.parse::<Digest>().is_ok() && !keep.contains(n)).map(|n| folder(dir).join(n)).collect()
 }

@@ -100,7 +100,7 @@ impl Store {
         let (before, lineage) = self.inner.read_index(|db| Ok((index::states(db, key)?, index::lineage(db)?)))?;
         let same = before.into_iter().find(|s| s.step == position.step && s.class == class);
         let shared = same.as_ref().is_some_and(|s| s.towards.is_some_and(|other| other != towards));
-        let record = StateRecord {
+        let mut record = StateRecord {
             key: *key,
             towards: Some(towards),
             epoch: position.epoch,
@@ -110,7 +110,9 @@ impl Store {
             tensors: entries,
             saved_at: now_ms(),
             lineage,
+            check: None,
         };
+        record.check = Some(record.compute_check());
         self.inner.change_index(|_, batch| index::put_state(batch, &record))?;
         Ok(record)
     }
@@ -152,7 +154,7 @@ impl Store {
             let live: BTreeSet<Digest> = self.inner.wanted_blobs()?.into_iter().map(|b| b.0).collect();
             let blobs = old.blobs().into_iter().map(|b| b.digest);
             let dead: BTreeSet<Digest> = blobs.filter(|b| !live.contains(b)).collect();
-            self.inner.chunks(|o| blobs::remove(o, &dead))?;
+            self.inner.change_chunks(|o| blobs::remove(o, |blob| dead.contains(blob)))?;
         }
         Ok(true)
     }

@@ -1,15 +1,18 @@
-//! What lies about in the cache's folder and nobody else removes: records, events and logs of runs that are no longer kept,
+//! What is left in the cache's folder and nobody else removes: records, events and logs of runs that are no longer kept,
 //! and the folders that killed processes left.
 //!
-//! Whoever runs or verifies stages holds a shared lock on `work.lock` ([`Store::at_work`]). Scratch folders and caches of
-//! `verify` are removed only while nobody does. What belongs to no run record (logs of `verify`, files whose writer was
-//! killed) is removed when it is a day old.
+//! A process that runs or verifies stages holds a shared lock on `work.lock` ([`Store::at_work`]). Scratch folders and
+//! caches of `verify` are removed only while nobody holds it. What belongs to no run record (logs of `verify`, files whose
+//! writer was killed) is removed when it is a day old.
+//!
+//! Only names that this program gives are removed. A user may have put other files into the folder.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::disk::TEMPORARY;
 use super::lock::{self, Sharing};
 use super::{Result, RunRecord, Store, path_bytes};
 
@@ -67,16 +70,18 @@ impl Store {
         // Records that can't be read keep what is theirs.
         let entries = entries(&runs);
         let known: BTreeSet<String> = entries.iter().filter_map(|p| stem(p, "json")).collect();
-        let orphan = |p: &&PathBuf| is_temporary(p) || stem(p, "ndjson").is_some_and(|id| !known.contains(&id));
+        let is_orphan = |id: String| is_run_id(&id) && !known.contains(&id);
+        let orphan = |p: &&PathBuf| is_temporary(p) || stem(p, "ndjson").is_some_and(is_orphan);
         paths.extend(entries.iter().filter(orphan).filter(|p| is_old(p)).cloned());
-        let nobodys = self::entries(&logs).into_iter().filter(|p| !known.contains(&name(p)));
+        let nobodys = self::entries(&logs).into_iter().filter(|p| is_run_id(&name(p)) && !known.contains(&name(p)));
         paths.extend(nobodys.filter(|p| is_old(p)));
         let temporary = self::entries(dir).into_iter().chain(self::entries(&dir.join("small")));
         paths.extend(temporary.filter(|p| is_temporary(p) && is_old(p)));
         let alone = self.nobody_works(kept);
         if alone.is_some() {
-            paths.extend(self::entries(&dir.join("scratch")));
-            paths.extend(self::entries(dir).into_iter().filter(|p| name(p).starts_with("verify-") && p.is_dir()));
+            paths.extend(self::entries(&dir.join("scratch")).into_iter().filter(|p| is_folder_of_work(p)));
+            let is_cache_of_verify = |p: &PathBuf| name(p).starts_with("verify-") && is_folder_of_work(p);
+            paths.extend(self::entries(dir).into_iter().filter(is_cache_of_verify));
         }
         Leftovers { paths, _alone: alone }
     }
@@ -107,9 +112,24 @@ fn stem(path: &Path, extension: &str) -> Option<String> {
     Some(name(path).strip_suffix(extension)?.strip_suffix('.')?.to_owned())
 }
 
-/// A file that is renamed when it is whole, and was not.
+/// A file that was to be renamed when it was complete.
 fn is_temporary(path: &Path) -> bool {
-    name(path).starts_with(".tmp")
+    name(path).starts_with(TEMPORARY)
+}
+
+/// Whether a name has the form of a run's id: see [`super::new_run_id`].
+fn is_run_id(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('-').collect();
+    let [day, time, process] = parts[..] else { return false };
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let is_hex = !process.is_empty() && process.bytes().all(|b| b.is_ascii_hexdigit());
+    day.len() == 8 && (6..=9).contains(&time.len()) && digits(day) && digits(time) && is_hex
+}
+
+/// Whether this is a folder that a stage or `verify` works in: `<name>-<six letters or digits>`.
+fn is_folder_of_work(path: &Path) -> bool {
+    let is_random = |end: &str| end.len() == 6 && end.bytes().all(|b| b.is_ascii_alphanumeric());
+    name(path).rsplit_once('-').is_some_and(|(_, end)| is_random(end)) && path.is_dir() && !path.is_symlink()
 }
 
 fn is_old(path: &Path) -> bool {

@@ -1,9 +1,12 @@
 //! Stories about the store.
 
+mod access;
 mod care;
 mod damage;
+mod earlier_formats;
 mod packs;
 mod processes;
+mod rebuilding;
 mod trouble;
 
 use std::collections::BTreeMap;
@@ -143,7 +146,7 @@ fn a_hit_is_told_without_the_record_and_never_without_the_result() {
     assert_eq!((hit(&store, &c), hit(&store, &other)), (Some(record.digest), None));
     // One that an earlier vadpipe wrote has no such entry.
     let usable = [b"u".as_slice(), &c.key().0].concat();
-    let forget = |_: &sled::Db, batch: &mut sled::Batch| {
+    let forget = |_: &sled::Db, batch: &mut crate::store::journal::Changes| {
         batch.remove(usable.as_slice());
         Ok(())
     };

@@ -206,28 +206,33 @@ fn gc_removes_what_old_runs_and_dead_processes_left() {
     let mut under_way = run("run-0", &[]);
     (under_way.status, under_way.finished_at) = (RunStatus::Running, None);
     store.write_run(&under_way).unwrap();
-    make("scratch/x-1/file", 0);
-    make("verify-1/file", 0);
-    make("logs/verified-today/x.log", 0);
-    make("logs/verified-earlier/x.log", 3);
+    make("scratch/x-aB3dE6/file", 0);
+    make("verify-Zz09aa/file", 0);
+    make("logs/20261120-101500123-1f3a0/x.log", 0);
+    make("logs/20261110-101500123-1f3a0/x.log", 3);
+    // What a user put there is not ours, however old it is.
+    let others =
+        ["scratch/notes.txt", "verify-plan/file", "verify-123456.txt", "logs/lab/x.log", "small/readme", "data.csv"];
+    others.iter().for_each(|path| make(path, 30));
     store.close();
     let policy = GcPolicy { keep_runs: 0, named: vec!["run-2".to_owned()], dry_run: false };
     let planned = store.gc(&GcPolicy { dry_run: true, ..policy.clone() }).unwrap();
     let report = store.gc(&policy).unwrap();
     assert_eq!((planned.runs_removed, report.runs_removed), (1, 1));
-    assert!(planned.freed_bytes() >= 3 << 20 && planned.freed_bytes() < (3 << 20) + (1 << 19), "{planned:?}");
+    assert!(planned.freed_bytes() >= 3 << 20 && planned.freed_bytes() < 4 << 20, "{planned:?}");
     let ids = |store: &Store| store.runs().unwrap().into_iter().map(|r| r.id).collect::<Vec<_>>();
     assert_eq!(ids(&store), ["run-0", "run-2", "run-3"], "the newest stays whatever the policy, and who runs");
     assert!(!has("logs/run-1") && !has("runs/run-1.ndjson") && has("logs/run-2/x.log") && has("runs/run-3.ndjson"));
-    assert!(has("logs/verified-today") && !has("logs/verified-earlier"));
-    assert!(has("scratch/x-1/file") && has("verify-1/file"), "a run is under way");
+    assert!(has("logs/20261120-101500123-1f3a0") && !has("logs/20261110-101500123-1f3a0"));
+    assert!(has("scratch/x-aB3dE6/file") && has("verify-Zz09aa/file"), "a run is under way");
     store.write_run(&run("run-0", &[])).unwrap();
     let at_work = store.at_work().unwrap();
     store.gc(&policy).unwrap();
-    assert!(has("scratch/x-1/file") && has("verify-1/file"), "somebody verifies");
+    assert!(has("scratch/x-aB3dE6/file") && has("verify-Zz09aa/file"), "somebody verifies");
     drop(at_work);
     store.gc(&policy).unwrap();
-    assert!(!has("scratch/x-1") && !has("verify-1") && has("scratch"));
+    assert!(!has("scratch/x-aB3dE6") && !has("verify-Zz09aa") && has("scratch"));
+    assert!(others.iter().all(|path| has(path)));
 }
 
 #[test]
@@ -288,7 +293,7 @@ fn small_files_stand_apart_and_heal() {
     commit(&first, "x", &components("other", 1), &artifact(3, 10));
     first.gc(&policy).unwrap();
     assert!(!path.exists());
-    // Many files of one artifact go among the chunks.
+    // Many files of one artifact go to a pack.
     let mut many = Artifact::default();
     (0..40).for_each(|i| drop(many.files.insert(format!("f{i}"), noise(100 + i, 1000))));
     let record = commit(&first, "m", &components("many", 1), &many);

@@ -1,13 +1,14 @@
 //! Large blobs in packs: crashes between any two steps, damage, what is shared, and space.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use super::damage::{copy, find, flip, heals, three};
+use super::damage::{copy, flip, heals};
 use super::*;
 use crate::store::blobs::{self, Source};
+use crate::store::journal::Changes;
+use crate::store::record::BlobEntries;
 use crate::store::tree::PIECE;
 use crate::store::{pack_writer, packs};
 
@@ -95,9 +96,11 @@ fn a_write_that_ends_between_any_two_steps_costs_nothing_and_is_taken_up() {
             match step {
                 1 => {}
                 2 => {
-                    first.inner.chunks(|o| packs::put_places(&o.db, &written.places).and_then(|()| o.flush())).unwrap()
+                    let mut changes = Changes::default();
+                    packs::put_places(&mut changes, &written.places);
+                    first.inner.change_chunks(|o| o.write(&changes)).unwrap();
                 }
-                _ => assert!(first.inner.chunks(|o| blobs::commit(o, &BTreeMap::new(), &written)).unwrap()),
+                _ => assert!(first.inner.change_chunks(|o| blobs::commit(o, &written)).unwrap()),
             }
         }
         drop(first);
@@ -154,8 +157,12 @@ fn a_damaged_pack_is_a_miss_and_is_healed_by_making_its_result_again() {
         assert!(warnings[0].contains("is damaged: piece "), "{damage}: {warnings:?}");
         store(dir.path()).gc(&policy()).unwrap();
         heals(dir.path(), &all);
-        // One of them is a tensor, whose header is 80 bytes long.
-        let live = 3 * MB as u64 + 3000 + 80;
+        let live: BTreeMap<Digest, u64> = all
+            .iter()
+            .flat_map(|(c, _)| store(dir.path()).result(&c.key()).unwrap().unwrap().blobs())
+            .map(|b| (b.digest, b.size))
+            .collect();
+        let live: u64 = live.values().sum();
         assert_eq!(bytes_of(&pack_files(dir.path())), live, "{damage}: a collection leaves what lives");
     }
 }
@@ -182,37 +189,7 @@ fn bits_flipped_anywhere_beside_packs_never_give_wrong_bytes() {
 }
 
 #[test]
-fn packs_are_set_aside_with_a_database_that_will_not_open() {
-    let dir = tempfile::tempdir().unwrap();
-    let all = large(dir.path());
-    let inodes = |files: &[PathBuf]| files.iter().map(|f| f.metadata().unwrap().ino()).collect::<BTreeSet<_>>();
-    let before = inodes(&pack_files(&dir.path().join("chunks-0")));
-    fs::write(dir.path().join("chunks-0/conf"), noise(5, 100)).unwrap();
-    let warnings = heals(dir.path(), &all);
-    assert!(warnings[0].contains("set aside"), "{warnings:?}");
-    assert_eq!(inodes(&pack_files(&dir.path().join("chunks-0-damaged-1"))), before, "nothing was deleted");
-    assert_eq!(pack_files(&dir.path().join("chunks-1")).len(), 3);
-}
-
-#[test]
-fn packs_outlive_a_database_of_which_a_part_can_be_read() {
-    let dir = tempfile::tempdir().unwrap();
-    let all = large(dir.path());
-    let small = three(dir.path());
-    assert!(store(dir.path()).doctor(false, &mut |_, _| ()).unwrap().is_healthy());
-    let file = dir.path().join("chunks-0/db");
-    flip(&file, find(&file, &noise(1, 150_000)[70_000..70_100]));
-    let first = store(dir.path());
-    for (c, a) in &all {
-        assert_eq!(read(&first, &first.result(&c.key()).unwrap().unwrap()).unwrap(), *a);
-    }
-    drop(first);
-    heals(dir.path(), &small);
-    heals(dir.path(), &all);
-}
-
-#[test]
-fn a_collection_links_whole_packs_and_copies_what_lives_of_others() {
+fn collection_leaves_whole_packs_and_writes_sparse_ones_again() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     commit(&store, "whole", &components("whole", 1), &artifact(1, 5 * MB));
@@ -225,11 +202,10 @@ fn a_collection_links_whole_packs_and_copies_what_lives_of_others() {
     commit(&store, "part", &components("stays", 1), &part);
     assert_eq!(bytes_of(&pack_files(dir.path())) / MB as u64, 11, "shared pieces are stored once");
     let report = store.gc(&policy()).unwrap();
-    assert!(report.freed_bytes() > 3 * MB as u64, "{report:?}");
+    assert!(report.freed_bytes() >= 3 * MB as u64, "{report:?}");
     let files = pack_files(dir.path());
     assert_eq!((files.len(), bytes_of(&files) / MB as u64), (2, 7));
-    assert!(files.iter().all(|f| f.starts_with(dir.path().join("chunks-1"))));
-    assert!(files.iter().any(|f| f.metadata().unwrap().ino() == whole), "that one was linked");
+    assert!(files.iter().any(|f| f.metadata().unwrap().ino() == whole), "that one was left alone");
     for (point, name, a) in [("whole", "whole", &artifact(1, 5 * MB)), ("part", "stays", &part)] {
         assert_eq!(store.newest("p", point).unwrap().unwrap().key, components(name, 1).key());
         assert_eq!(read(&store, &store.newest("p", point).unwrap().unwrap()).unwrap(), *a);
@@ -263,40 +239,6 @@ fn checkpoints_that_share_a_part_do_not_pile_up() {
         assert_eq!(store.resume(&keys, "cpu").unwrap().unwrap().1, tensors(epoch));
     }
     assert!(sizes.iter().all(|size| *size < 10 * MB + MB / 2), "{sizes:?}");
-    assert_eq!(store.warnings(), [""; 0]);
-}
-
-#[test]
-fn a_cache_of_format_1_is_read_as_it_is_and_moves_when_it_is_collected() {
-    let dir = tempfile::tempdir().unwrap();
-    let (c, a) = (components("a", 1), artifact(4, 3 * MB));
-    // What the first format had: all blobs in the database, as chunks.
-    let old = store(dir.path());
-    let record = commit(&old, "x", &c, &a);
-    let all: BTreeSet<Digest> = [record.manifest.files["noise"].digest].into();
-    old.inner.chunks(|o| blobs::remove(o, &all)).unwrap();
-    let small = BTreeMap::from([(Digest::of(&a.files["noise"]), a.files["noise"].clone())]);
-    assert!(old.inner.chunks(|o| blobs::commit(o, &small, &Default::default())).unwrap());
-    drop(old);
-    fs::write(dir.path().join("FORMAT"), "1\n").unwrap();
-    let format = || fs::read_to_string(dir.path().join("FORMAT")).unwrap();
-    // Whoever only collects says so before there is a pack, too.
-    let other = tempfile::tempdir().unwrap();
-    copy(dir.path(), other.path());
-    self::store(other.path()).gc(&policy()).unwrap();
-    assert_eq!(fs::read_to_string(other.path().join("FORMAT")).unwrap(), "2\n");
-    assert_eq!(pack_files(other.path()).len(), 1);
-    let store = store(dir.path());
-    assert_eq!(read(&store, &record).unwrap(), a);
-    assert!(store.doctor(false, &mut |_, _| ()).unwrap().is_healthy());
-    // The same bytes are not stored again, whichever format has them.
-    commit(&store, "y", &components("b", 1), &artifact(5, 1000));
-    assert_eq!((format().as_str(), pack_files(dir.path()).len()), ("1\n", 0), "the earlier vadpipe still reads it");
-    commit(&store, "z", &components("c", 1), &artifact(6, 2 * MB));
-    assert_eq!((format().as_str(), pack_files(dir.path()).len()), ("2\n", 1));
-    store.gc(&policy()).unwrap();
-    assert_eq!(pack_files(dir.path()).len(), 2);
-    assert_eq!(read(&store, &record).unwrap(), a);
     assert_eq!(store.warnings(), [""; 0]);
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
+use crate::store::database::Access;
 
 /// Starts `act(what)` in a process of its own.
 fn child(what: &str, dir: &Path) -> Child {
@@ -56,7 +57,7 @@ fn in_a_child() {
         }
         "hold the index" => store
             .inner
-            .index(|_| {
+            .index(Access::Read, |_| {
                 println!("ready");
                 std::thread::sleep(Duration::from_secs(60));
                 Ok(())

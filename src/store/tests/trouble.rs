@@ -5,7 +5,7 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
-use super::damage::{copy, find, flip, three};
+use super::damage::{copy, three};
 use super::packs::{pack_files, policy};
 use super::*;
 use crate::store::blobs::{self, Source};
@@ -25,7 +25,7 @@ fn two_in_a_pack(dir: &Path, seed: u64) -> (ResultRecord, Artifact, PathBuf) {
 /// Removes the tensor `b`, so that little of its pack is left.
 fn remove_b(dir: &Path, record: &ResultRecord) {
     let b = BTreeSet::from([record.manifest.tensors["b"].blob.digest]);
-    store(dir).inner.chunks(|o| blobs::remove(o, &b)).unwrap();
+    store(dir).inner.change_chunks(|o| blobs::remove(o, |blob| b.contains(blob))).unwrap();
 }
 
 /// Writes a pack with the tensor `a` alone, that nobody names: as a process leaves it that was killed in [`packs::tidy`].
@@ -52,9 +52,11 @@ fn a_pack_left_by_a_killed_process_is_not_taken_for_the_one_that_is_written_anew
             orphan(&folder, &a);
             (two_in_a_pack(dir.path(), seed).0, a)
         };
-        assert_eq!(pack_files(dir.path()).len(), 2);
+        // The result `y` has a pack of its own.
+        let others = seed as usize % 2;
+        assert_eq!(pack_files(dir.path()).len(), 2 + others);
         remove_b(dir.path(), &record);
-        assert_eq!(pack_files(dir.path()).len(), 1);
+        assert_eq!(pack_files(dir.path()).len(), 1 + others);
         assert_eq!(store(dir.path()).read_tensor(&record.manifest.tensors["a"]).unwrap(), a.tensors["a"], "{seed}");
     }
 }
@@ -89,8 +91,7 @@ fn a_pack_that_can_not_be_read_is_an_error_and_no_damage() {
     let refused = |error: StoreError| assert!(matches!(error, StoreError::Io { .. }), "{error}");
     refused(store.read_tensor(&record.manifest.tensors["a"]).unwrap_err());
     refused(store.doctor(true, &mut |_, _| ()).unwrap_err());
-    refused(store.gc(&policy()).unwrap_err());
-    assert!(!dir.path().join("chunks-1").exists(), "what was begun is removed");
+    store.gc(&policy()).unwrap();
     fs::remove_dir(&pack).unwrap();
     fs::rename(&aside, &pack).unwrap();
     assert_eq!(store.result(&record.key).unwrap().unwrap(), record);
@@ -129,37 +130,6 @@ fn a_saved_index_that_a_killed_process_had_not_put_in_its_place_is_taken() {
         assert_eq!(read(&store, &store.result(&c.key()).unwrap().unwrap()).unwrap(), *a);
     }
     assert!(index.exists() && !dir.path().join("index-saved").exists());
-}
-
-#[test]
-fn what_was_saved_is_in_use_before_the_damaged_database_is_set_aside() {
-    let dir = tempfile::tempdir().unwrap();
-    let all = three(dir.path());
-    assert!(store(dir.path()).doctor(false, &mut |_, _| ()).unwrap().is_healthy());
-    let file = dir.path().join("chunks-0/db");
-    flip(&file, find(&file, &noise(1, 150_000)[70_000..70_100]));
-    // It can't be: the name is taken, and seems free.
-    std::os::unix::fs::symlink("nowhere", dir.path().join("chunks-0-damaged-1")).unwrap();
-    let first = store(dir.path());
-    let right = all.iter().filter(|(c, a)| {
-        let record = first.result(&c.key()).unwrap().unwrap();
-        match read(&first, &record) {
-            Ok(found) => found == *a,
-            Err(error) => {
-                assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
-                false
-            }
-        }
-    });
-    assert!(right.count() >= 1);
-    let warnings = first.warnings();
-    assert!(warnings[0].contains("is left behind") && warnings[0].contains("were saved"), "{warnings:?}");
-    assert!(dir.path().join("chunks-0").exists() && dir.path().join("chunks-1").exists());
-    // As after a kill in between: the next collection sets it aside, and doesn't remove it with what it could not save.
-    fs::remove_file(dir.path().join("chunks-0-damaged-1")).unwrap();
-    first.gc(&policy()).unwrap();
-    assert!(!dir.path().join("chunks-0").exists());
-    assert!(dir.path().join("chunks-0-damaged-1/db").exists());
 }
 
 #[test]

@@ -1,0 +1,108 @@
+//! Files of the cache: opening, reading and writing them with care.
+//!
+//! The cache is a folder that anybody may change. So nothing here waits for a pipe, follows a length that a file claims,
+//! or leaves a file half written under its final name.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+use super::{Result, StoreError};
+
+/// What the names of files begin with that are not yet complete.
+pub(super) const TEMPORARY: &str = ".tmp";
+
+/// Opens a regular file. A pipe, a device or a folder is an error, and opening it does not wait.
+pub(super) fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = options.clone().custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+}
+
+/// Reads a regular file of at most `limit` bytes.
+pub(super) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut file = open_regular(OpenOptions::new().read(true), path)?;
+    if file.metadata()?.len() > limit {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it has more than {limit} bytes")));
+    }
+    let mut bytes = Vec::new();
+    Read::by_ref(&mut file).take(limit + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Creates a file with a temporary name. Its permissions are those that the umask leaves, so that others can read it.
+pub(super) fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(TEMPORARY).permissions(Permissions::from_mode(0o666)).tempfile_in(folder)
+}
+
+/// Writes a file completely or not at all, durably.
+pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let write = || {
+        let mut file = temporary(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|e| e.error)?;
+        sync_folder(folder)
+    };
+    write().map_err(StoreError::io("can't write", path))
+}
+
+/// Makes the names in a folder durable.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Whether something exists at this path. If that can't be determined it is an error, because what seems to be gone is
+/// computed again.
+pub(super) fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(|source| StoreError::Io { what: format!("can't read {}", path.display()), source })
+}
+
+/// Removes a folder if it exists.
+pub(super) fn remove_folder(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("can't remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Renames within the cache, durably.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
+    let folder = to.parent().unwrap_or(Path::new("."));
+    let renamed = fs::rename(from, to).and_then(|()| sync_folder(folder));
+    renamed.map_err(StoreError::io("can't rename", from))
+}
+
+/// Renames a folder to `<name>-damaged-<n>` with the first number that is free, and returns the new path.
+pub(super) fn set_aside(path: &Path) -> Result<PathBuf> {
+    let aside = free_name(path);
+    rename(path, &aside).map(|()| aside)
+}
+
+/// The first free path `<path>-damaged-<n>`.
+pub(super) fn free_name(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let numbered = (1_u64..).map(|n| path.with_file_name(format!("{name}-damaged-{n}")));
+    // The numbers don't end before a free one is found.
+    numbered.into_iter().find(|path| fs::symlink_metadata(path).is_err()).unwrap_or_default()
+}
+
+/// Copies a file, or a folder with all that is in it.
+pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    if !from.is_dir() {
+        return fs::copy(from, to).map(drop);
+    }
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        copy(&entry.path(), &to.join(entry.file_name()))?;
+    }
+    Ok(())
+}

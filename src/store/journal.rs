@@ -1,0 +1,316 @@
+//! The journal of a database: an append-only file that holds every change.
+//!
+//! sled finds entries quickly, but a kill or a full disk at the wrong moment can make it lose some or all of them. So each
+//! change is appended to the journal and synced before sled gets it. The journal is the record. sled is an index of it,
+//! which remembers how far it has followed the journal, and which can be rebuilt from it at any time.
+//!
+//! ```text
+//! file     MAGIC ‖ flags (u32) ‖ id (16 bytes) ‖ checksum of these (8 bytes) ‖ frame …
+//! frame    MARK ‖ length of the payload (u32) ‖ checksum (16 bytes) ‖ payload
+//! payload  change …
+//! change   0 ‖ length of the key (u32) ‖ key                                          removes the key
+//!          1 ‖ length of the key (u32) ‖ key ‖ length of the value (u32) ‖ value      sets the key
+//! ```
+//!
+//! Numbers are little-endian. The checksum is the first half of BLAKE3(offset of the frame ‖ payload). The changes of a
+//! frame are applied together or not at all.
+//!
+//! A process that is killed while it appends leaves a torn frame at the end, which the next append overwrites. A damaged
+//! frame costs its own changes only: the reader looks for the next frame whose checksum holds.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::disk;
+use super::record::new_run_id;
+use crate::key::Digest;
+
+/// The name of the journal in its database's folder.
+pub(super) const FILE: &str = "journal";
+/// Flag: sled holds entries that this journal lacks (chunks that an earlier version wrote).
+pub(super) const HAS_CHUNKS: u32 = 1;
+
+const MAGIC: [u8; 16] = *b"vadpipe journal\n";
+const HEADER: usize = 44;
+const MARK: [u8; 4] = [0xF5, b'v', b'j', 0xA3];
+const FRAME_HEADER: usize = 24;
+/// Bytes that are read at a time in search of the next frame.
+const WINDOW: usize = 64 << 10;
+
+/// Changes of a database that are applied together.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Changes {
+    payload: Vec<u8>,
+}
+
+/// A key, and its new value; none if the key was removed.
+pub(super) type Change<'a> = (&'a [u8], Option<&'a [u8]>);
+
+impl Changes {
+    /// Sets a key.
+    pub(super) fn insert(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.payload.push(1);
+        self.bytes(key.as_ref());
+        self.bytes(value.as_ref());
+    }
+
+    /// Removes a key.
+    pub(super) fn remove(&mut self, key: impl AsRef<[u8]>) {
+        self.payload.push(0);
+        self.bytes(key.as_ref());
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.payload.is_empty()
+    }
+
+    /// Bytes that these changes take in the journal.
+    pub(super) fn len(&self) -> usize {
+        self.payload.len()
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        // No key and no value is near 4 GiB: records are some thousand bytes long.
+        self.payload.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+        self.payload.extend_from_slice(bytes);
+    }
+
+    /// The changes in their order.
+    pub(super) fn iter(&self) -> Vec<Change<'_>> {
+        decode(&self.payload).unwrap_or_default()
+    }
+}
+
+/// The changes of a payload; none if it is malformed.
+fn decode(mut payload: &[u8]) -> Option<Vec<Change<'_>>> {
+    fn take<'a>(payload: &mut &'a [u8]) -> Option<&'a [u8]> {
+        let (len, rest) = payload.split_first_chunk::<4>()?;
+        let (bytes, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+        *payload = rest;
+        Some(bytes)
+    }
+    let mut changes = Vec::new();
+    while let Some((op, rest)) = payload.split_first() {
+        payload = rest;
+        let key = take(&mut payload)?;
+        changes.push(match op {
+            0 => (key, None),
+            1 => (key, Some(take(&mut payload)?)),
+            _ => return None,
+        });
+    }
+    Some(changes)
+}
+
+/// How far a database has followed a journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) id: [u8; 16],
+    pub(super) offset: u64,
+}
+
+impl Position {
+    pub(super) fn encode(&self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        bytes[..16].copy_from_slice(&self.id);
+        bytes[16..].copy_from_slice(&self.offset.to_le_bytes());
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (id, offset) = bytes.split_first_chunk::<16>()?;
+        Some(Self { id: *id, offset: u64::from_le_bytes(offset.try_into().ok()?) })
+    }
+}
+
+/// What a replay found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Replay {
+    /// Where the last whole frame ends.
+    pub(super) end: u64,
+    /// Stretches of the file that hold no whole frame although later ones do.
+    pub(super) damaged: usize,
+}
+
+/// An open journal.
+#[derive(Debug)]
+pub(super) struct Journal {
+    file: File,
+    flags: u32,
+    id: [u8; 16],
+    /// Where the next frame goes.
+    end: u64,
+}
+
+impl Journal {
+    /// Opens the journal in this folder; none if there is none. If its header is damaged, [`Journal::is_whole`] is false
+    /// and its frames can still be replayed.
+    pub(super) fn open(folder: &Path, writable: bool) -> io::Result<Option<Self>> {
+        let path = folder.join(FILE);
+        let file = match disk::open_regular(OpenOptions::new().read(true).write(writable), &path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let mut header = [0; HEADER];
+        let length = file.metadata()?.len();
+        if length >= HEADER as u64 {
+            file.read_exact_at(&mut header, 0)?;
+        }
+        let (mut flags, mut id) = ([0; 4], [0; 16]);
+        if header[..16] == MAGIC && header[36..] == Digest::of(&header[..36]).0[..8] {
+            flags.copy_from_slice(&header[16..20]);
+            id.copy_from_slice(&header[20..36]);
+        }
+        Ok(Some(Self { file, flags: u32::from_le_bytes(flags), id, end: length.max(HEADER as u64) }))
+    }
+
+    /// Writes a new journal in the place of the one in this folder, if any. `fill` appends to it. It is durable when
+    /// this returns, and the old one stays if this fails.
+    pub(super) fn create<E: From<io::Error>>(
+        folder: &Path,
+        flags: u32,
+        fill: impl FnOnce(&mut Self) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let named = disk::temporary(folder)?;
+        let id = new_id();
+        let mut header = Vec::with_capacity(HEADER);
+        header.extend_from_slice(&MAGIC);
+        header.extend_from_slice(&flags.to_le_bytes());
+        header.extend_from_slice(&id);
+        header.extend_from_slice(&Digest::of(&header).0[..8]);
+        let file = named.as_file().try_clone()?;
+        file.write_all_at(&header, 0)?;
+        let mut journal = Self { file, flags, id, end: HEADER as u64 };
+        fill(&mut journal)?;
+        journal.file.sync_all()?;
+        named.persist(folder.join(FILE)).map_err(|e| e.error)?;
+        File::open(folder)?.sync_all()?;
+        Ok(journal)
+    }
+
+    /// Whether sled holds entries that this journal lacks.
+    pub(super) fn has_chunks(&self) -> bool {
+        self.flags & HAS_CHUNKS != 0
+    }
+
+    /// Whether the header is that of a journal.
+    pub(super) fn is_whole(&self) -> bool {
+        self.id != [0; 16]
+    }
+
+    /// Where the journal ends.
+    pub(super) fn position(&self) -> Position {
+        Position { id: self.id, offset: self.end }
+    }
+
+    /// Appends changes as one frame, and returns the position after it. With `sync` they are durable then. Nothing is
+    /// appended if this fails.
+    pub(super) fn append(&mut self, changes: &Changes, sync: bool) -> io::Result<Position> {
+        let mut frame = Vec::with_capacity(FRAME_HEADER + changes.payload.len());
+        let length = u32::try_from(changes.payload.len()).map_err(io::Error::other)?;
+        frame.extend_from_slice(&MARK);
+        frame.extend_from_slice(&length.to_le_bytes());
+        frame.extend_from_slice(&checksum(self.end, &changes.payload));
+        frame.extend_from_slice(&changes.payload);
+        if self.file.metadata()?.len() != self.end {
+            self.file.set_len(self.end)?;
+        }
+        let written = self.file.write_all_at(&frame, self.end);
+        let written = written.and_then(|()| if sync { self.file.sync_data() } else { Ok(()) });
+        if let Err(error) = written {
+            // If this fails too, the next append or the next reader passes over the torn frame.
+            let _ = self.file.set_len(self.end);
+            return Err(error);
+        }
+        self.end += frame.len() as u64;
+        Ok(self.position())
+    }
+
+    /// Calls `apply` with the changes of each whole frame from `start` on (0: of all frames), and the position after it.
+    /// The next append goes behind the last whole frame.
+    pub(super) fn replay<E: From<io::Error>>(
+        &mut self,
+        start: u64,
+        mut apply: impl FnMut(&[Change<'_>], Position) -> Result<(), E>,
+    ) -> Result<Replay, E> {
+        let length = self.file.metadata()?.len();
+        let mut found = Replay { end: start.max(HEADER as u64), damaged: 0 };
+        let mut at = found.end;
+        loop {
+            if let Some(payload) = self.frame(at, length)?
+                && let Some(changes) = decode(&payload)
+            {
+                found.damaged += usize::from(at != found.end);
+                found.end = at + (FRAME_HEADER + payload.len()) as u64;
+                at = found.end;
+                apply(&changes, Position { id: self.id, offset: at })?;
+            } else if let Some(next) = self.next_mark(at + 1, length)? {
+                at = next;
+            } else {
+                self.end = found.end;
+                return Ok(found);
+            }
+        }
+    }
+
+    /// The payload of the frame at this offset, if there is a whole one.
+    fn frame(&self, at: u64, length: u64) -> io::Result<Option<Vec<u8>>> {
+        let room = length.saturating_sub(at);
+        if room < FRAME_HEADER as u64 {
+            return Ok(None);
+        }
+        let mut header = [0; FRAME_HEADER];
+        self.file.read_exact_at(&mut header, at)?;
+        let (mark, rest) = header.split_at(4);
+        let (size, sum) = rest.split_at(4);
+        let size = u32::from_le_bytes(size.try_into().unwrap_or_default());
+        if mark != MARK || u64::from(size) > room - FRAME_HEADER as u64 {
+            return Ok(None);
+        }
+        let mut payload = vec![0; size as usize];
+        self.file.read_exact_at(&mut payload, at + FRAME_HEADER as u64)?;
+        Ok((checksum(at, &payload) == sum).then_some(payload))
+    }
+
+    /// The offset of the next MARK.
+    fn next_mark(&self, from: u64, length: u64) -> io::Result<Option<u64>> {
+        let mut at = from;
+        let mut window = vec![0; WINDOW];
+        while length.saturating_sub(at) >= FRAME_HEADER as u64 {
+            let size = WINDOW.min(usize::try_from(length - at).unwrap_or(WINDOW));
+            self.file.read_exact_at(&mut window[..size], at)?;
+            if let Some(found) = window[..size].windows(MARK.len()).position(|w| w == MARK) {
+                return Ok(Some(at + found as u64));
+            }
+            at += (size - (MARK.len() - 1)) as u64;
+        }
+        Ok(None)
+    }
+}
+
+fn checksum(offset: u64, payload: &[u8]) -> [u8; 16] {
+    let hash = *blake3::Hasher::new().update(&offset.to_le_bytes()).update(payload).finalize().as_bytes();
+    let mut half = [0; 16];
+    half.copy_from_slice(&hash[..16]);
+    half
+}
+
+/// An id that no journal in this folder had before.
+fn new_id() -> [u8; 16] {
+    let now = jiff::Timestamp::now().as_nanosecond();
+    let digest = Digest::of(format!("{}-{now}", new_run_id()).as_bytes());
+    let mut id = [0; 16];
+    id.copy_from_slice(&digest.0[..16]);
+    id
+}
+
+/// Where a folder's journal is.
+pub(super) fn path(folder: &Path) -> PathBuf {
+    folder.join(FILE)
+}
+
+#[cfg(test)]
+mod tests;

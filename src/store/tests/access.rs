@@ -1,0 +1,182 @@
+//! Who may read and write: foreign folders, special files, caches that can't be written, waits that end.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::damage::three;
+use super::packs::policy;
+use super::rebuilding::all_are_there;
+use super::*;
+use crate::error::{Category, Error};
+use crate::store::{index, recovery};
+
+fn open(dir: &Path) -> Result<Store> {
+    Store::open(dir, Options::default())
+}
+
+fn pipe(path: &Path) {
+    rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RWXU).unwrap();
+}
+
+#[test]
+fn folder_with_other_files_is_not_taken_for_a_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("scratch")).unwrap();
+    fs::write(dir.path().join("scratch/thesis.txt"), "three years").unwrap();
+    let error = Error::from(open(dir.path()).err().unwrap());
+    assert_eq!(error.category, Category::BadInput);
+    let message = error.message.replace(&dir.path().display().to_string(), "DIR");
+    insta::assert_snapshot!(message, @"DIR is not a cache: it has no file FORMAT, but holds `scratch`");
+    assert!(dir.path().join("scratch/thesis.txt").exists() && !dir.path().join("FORMAT").exists());
+}
+
+#[test]
+fn folder_of_a_cache_that_was_just_begun_is_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(".gitignore"), "*\n").unwrap();
+    fs::write(dir.path().join(".tmpAbC123"), "3").unwrap();
+    commit(&open(dir.path()).unwrap(), "x", &components("a", 1), &artifact(1, 10));
+    // A temporary file of somebody else is larger.
+    let other = tempfile::tempdir().unwrap();
+    fs::write(other.path().join(".tmp.docx"), noise(1, 1000)).unwrap();
+    assert!(matches!(open(other.path()), Err(StoreError::NotACache { .. })));
+}
+
+#[test]
+fn lost_or_damaged_format_is_written_again_where_the_index_is_ours() {
+    for found in [None, Some("pears"), Some("7\n"), Some("")] {
+        let dir = tempfile::tempdir().unwrap();
+        let all = three(dir.path());
+        let format = dir.path().join("FORMAT");
+        match found {
+            None => fs::remove_file(&format).unwrap(),
+            Some(text) => fs::write(&format, text).unwrap(),
+        }
+        let store = open(dir.path()).unwrap();
+        assert!(store.warnings()[0].contains("it was written again"));
+        all_are_there(&store, &all, "FORMAT");
+        assert_eq!(fs::read_to_string(&format).unwrap(), "3\n");
+    }
+}
+
+#[test]
+fn pipes_and_folders_in_the_place_of_files_are_errors_and_nothing_waits() {
+    for name in ["FORMAT", "index.lock", "index/journal", "small", "runs/20260101-101010-1.json"] {
+        for make in [pipe, |path: &Path| fs::create_dir(path).unwrap()] {
+            let dir = tempfile::tempdir().unwrap();
+            let all = three(dir.path());
+            store(dir.path()).write_run(&super::care::run("20260101-101010-1", &[])).unwrap();
+            let mut path = dir.path().join(name);
+            if name == "small" {
+                path = fs::read_dir(&path)
+                    .map_or(path.join("x"), |mut e| e.next().map_or(path.join("x"), |e| e.unwrap().path()));
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+            }
+            let _ = fs::remove_file(&path);
+            make(&path);
+            let begin = Instant::now();
+            let answer = open(dir.path()).and_then(|store| {
+                let found = store.result(&all[0].0.key())?;
+                found.map(|record| read(&store, &record)).transpose()?;
+                store.runs()?;
+                Ok(store.warnings())
+            });
+            assert!(begin.elapsed() < Duration::from_secs(5), "{name}");
+            match name {
+                // Results don't depend on these.
+                "small" => assert!(answer.is_ok()),
+                "runs/20260101-101010-1.json" => assert_eq!(answer.unwrap().len(), 1),
+                _ => assert!(answer.is_err(), "{name}: {answer:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn files_of_a_cache_can_be_read_by_those_whom_the_umask_lets() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let mut a = artifact(1, 10);
+    a.files.insert("page.html".to_owned(), noise(3, 1000));
+    commit(&store, "x", &components("a", 1), &a);
+    store.write_run(&super::care::run("run-1", &[])).unwrap();
+    store.close();
+    fn check(folder: &Path, umask: u32) {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let mode = entry.metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o444, 0o444 & !umask, "{}", entry.path().display());
+            if entry.path().is_dir() {
+                check(&entry.path(), umask);
+            }
+        }
+    }
+    let probe = dir.path().join("probe");
+    fs::write(&probe, "").unwrap();
+    let umask = 0o666 & !fs::metadata(&probe).unwrap().permissions().mode();
+    check(dir.path(), umask);
+}
+
+#[test]
+fn copy_of_a_database_that_can_not_be_written_answers_and_refuses_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = three(dir.path());
+    let path = dir.path().join("index");
+    let refusal = || StoreError::Full { path: path.clone() };
+    let before: Vec<_> = fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()).collect();
+    for broken in [false, true] {
+        if broken {
+            fs::write(path.join("conf"), noise(5, 100)).unwrap();
+        }
+        let (db, journal, copy) = recovery::open_copy(&path, index::SETUP, refusal(), false).unwrap();
+        for (c, _) in &all {
+            assert!(index::result(&db, &c.key()).unwrap().is_some());
+        }
+        assert!(journal.is_none() && matches!(copy.refusal(), StoreError::Full { .. }));
+    }
+    assert_eq!(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>(), before);
+}
+
+#[test]
+fn collection_on_a_full_disk_writes_to_the_journal_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = three(dir.path());
+    let path = dir.path().join("index");
+    let refusal = StoreError::Full { path: path.clone() };
+    let (db, journal, _copy) = recovery::open_copy(&path, index::SETUP, refusal, true).unwrap();
+    let record = index::result(&db, &all[0].0.key()).unwrap().unwrap();
+    let mut changes = crate::store::journal::Changes::default();
+    index::remove_result(&mut changes, &record);
+    journal.unwrap().append(&changes, true).unwrap();
+    let store = store(dir.path());
+    assert_eq!(store.result(&record.key).unwrap(), None);
+    all_are_there(&store, &all[1..], "the others");
+    store.gc(&policy()).unwrap();
+    all_are_there(&store, &all[1..], "the others");
+}
+
+#[test]
+fn wait_for_a_held_cache_ends_when_it_is_cancelled() {
+    let dir = tempfile::tempdir().unwrap();
+    three(dir.path());
+    let lock = fs::File::open(dir.path().join("index.lock")).unwrap();
+    lock.lock().unwrap();
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let options = Options {
+        cancelled: Some(Arc::new({
+            let cancelled = cancelled.clone();
+            move || cancelled.load(Ordering::SeqCst)
+        })),
+        ..Options::default()
+    };
+    let store = Store::open(dir.path(), options).unwrap();
+    let waiting = std::thread::spawn(move || store.newest("p", "x0"));
+    std::thread::sleep(Duration::from_millis(50));
+    cancelled.store(true, Ordering::SeqCst);
+    let error = waiting.join().unwrap().unwrap_err();
+    assert!(matches!(error, StoreError::Cancelled));
+    assert_eq!(Error::from(error).category, Category::Interrupted);
+}
