@@ -28,13 +28,16 @@
 //! No process keeps a database open while it only computes: each is opened when needed and closed after a moment
 //! without use, or at once when another process waits for it.
 
+mod aside;
 mod blobs;
 mod content;
 mod database;
 mod disk;
 mod doctor;
+mod engine;
 mod error;
 mod files;
+mod format;
 mod gc;
 mod index;
 mod inner;

@@ -12,7 +12,8 @@
 
 use std::collections::BTreeSet;
 
-use super::database::{Failure, Opened, Setup};
+use super::database::Opened;
+use super::engine::{Failure, Setup};
 use super::journal::Changes;
 use super::pack_writer::{self, Written};
 use super::packs;
@@ -260,7 +261,7 @@ fn write_group(o: &Opened, group: &[Vec<u8>]) -> Result<(), Failure> {
         return Ok(());
     }
     let sources: Vec<_> = group.iter().map(|bytes| Source { head: Vec::new(), body: bytes }).collect();
-    let known = |pieces: &[Digest]| packs::known(&o.db, pieces).map_err(|f| super::database::failed(f, o.path()));
+    let known = |pieces: &[Digest]| packs::known(&o.db, pieces).map_err(|f| super::engine::failed(f, o.path()));
     let written = pack_writer::write(&sources.iter().collect::<Vec<_>>(), &packs::folder(o.path()), &known)?;
     let mut changes = Changes::default();
     packs::put_places(&mut changes, &written.places);

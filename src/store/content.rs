@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::blobs::{self, Flaw, Source};
-use super::database::Failure;
+use super::engine::Failure;
 use super::inner::things;
 use super::pack_writer::{self, Written};
 use super::{Result, Store, StoreError, packs, small};

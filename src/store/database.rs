@@ -7,12 +7,13 @@
 //! Changes go to the journal first and then to sled ([`Opened::write`]). What happens when sled fails: `recovery.rs`.
 
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::aside;
+use super::engine::{Failure, Setup, failed, flush};
 use super::journal::{self, Changes, Journal};
 use super::lock::{self, Sharing};
 use super::recovery::{self, Recovery, TemporaryCopy};
@@ -20,9 +21,6 @@ use super::{Options, Result, StoreError, disk, quiet};
 
 /// How long whoever gave way waits before it opens the database again: several polls of a waiting process.
 const GIVE_WAY: Duration = Duration::from_millis(20);
-/// How long sled's own lock may outlive the database, or be somebody's who doesn't know of ours.
-const SLED_LOCK: Duration = Duration::from_secs(5);
-
 /// Which folder a database is in, and what depends on its content.
 pub(super) trait Place {
     /// Its folder. Called with the database's lock held.
@@ -42,60 +40,6 @@ pub(super) enum Access {
     Write,
     /// The same for a collection. On a full disk a temporary copy serves, but its changes go to the journal.
     Collect,
-}
-
-/// How sled is set up.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Setup {
-    /// Bytes of a segment. Nodes of sled's tree (16 to 26 values) above a quarter of it become files of their own.
-    pub(super) segment: usize,
-    /// Bytes of sled's cache.
-    pub(super) cache: u64,
-    /// First letters of keys that are not in the journal.
-    pub(super) unjournaled: &'static [u8],
-    /// Those of them whose entries can't be computed again: chunks that earlier versions wrote.
-    pub(super) precious: &'static [u8],
-}
-
-/// Why an operation on an open database failed.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// The database itself is at fault: an inconsistency or a panic.
-    Broken(String),
-    /// The file system is at fault.
-    Io(io::Error),
-    /// Ours.
-    Store(StoreError),
-}
-
-impl From<sled::Error> for Failure {
-    fn from(error: sled::Error) -> Self {
-        match error {
-            sled::Error::Io(e) if !damage(&e) => Self::Io(e),
-            // One of sled's threads panicked, and sled refuses to work in this process. No database is at fault.
-            sled::Error::ReportableBug(text) if text.contains("IO thread") => Self::Io(io::Error::other(text)),
-            sled::Error::Corruption { .. } => Self::Broken("its file is corrupted".to_owned()),
-            other => Self::Broken(other.to_string()),
-        }
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-/// Errors of the file system that speak of what is in the file rather than of the disk.
-fn damage(e: &io::Error) -> bool {
-    use io::ErrorKind as K;
-    matches!(e.kind(), K::UnexpectedEof | K::InvalidData | K::InvalidInput | K::Other | K::NotFound)
 }
 
 /// An open database and the lock that makes it ours.
@@ -166,7 +110,7 @@ impl Opened {
         let mut batch = sled::Batch::default();
         keys.iter().for_each(|key| batch.remove(key.as_slice()));
         self.db.apply_batch(batch)?;
-        recovery::flush(&self.db, &self.path)
+        flush(&self.db, &self.path)
     }
 }
 
@@ -458,7 +402,7 @@ impl Database {
 
 /// Whether there is a database in this folder, or what one can be built of.
 pub(super) fn is_database(path: &Path) -> Result<bool> {
-    for name in [journal::FILE, "db", recovery::MOVING, recovery::SAVING] {
+    for name in [journal::FILE, "db", aside::MOVING, aside::SAVING] {
         if disk::exists(&path.join(name))? {
             return Ok(true);
         }
@@ -473,33 +417,4 @@ fn identity_of(path: &Path) -> Option<(u64, u64)> {
 fn drop_opened(opened: Arc<Opened>) {
     // A database that failed may panic while it is dropped, too. There is nothing left to save then.
     let _ = quiet::catch(|| drop(opened));
-}
-
-/// Opens sled, waiting for its own lock, which may outlive a database that was just dropped.
-pub(super) fn open_sled(path: &Path, setup: Setup) -> Result<sled::Db, Failure> {
-    let begin = Instant::now();
-    loop {
-        let config = sled::Config::new().path(path).cache_capacity(setup.cache).segment_size(setup.segment);
-        let opened = quiet::catch(|| config.flush_every_ms(None).open());
-        match opened {
-            Ok(Ok(db)) => return Ok(db),
-            Ok(Err(sled::Error::Io(e))) if e.to_string().contains("could not acquire lock") => {
-                if begin.elapsed() > SLED_LOCK {
-                    return Err(StoreError::Held { holder: None }.into());
-                }
-                std::thread::sleep(Duration::from_millis(2));
-            }
-            Ok(Err(e)) => return Err(e.into()),
-            Err(panic) => return Err(Failure::Broken(panic)),
-        }
-    }
-}
-
-/// A failure outside of [`Database::with`].
-pub(super) fn failed(failure: Failure, path: &Path) -> StoreError {
-    match failure {
-        Failure::Store(error) => error,
-        Failure::Io(e) => StoreError::io("can't use the database", path)(e),
-        Failure::Broken(why) => StoreError::Database { path: path.to_owned(), why },
-    }
 }

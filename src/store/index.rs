@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::database::{Failure, Setup};
+use super::engine::{Failure, Setup};
 use super::journal::Changes;
 use super::record::{BlobEntries, ResultRecord, StateRecord};
 use crate::key::{Components, Digest, Hash, Key};

@@ -9,14 +9,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::blobs::{self, BlobKey};
-use super::database::{Access, Database, Failure, Opened, is_database};
-use super::disk::{self, exists, write_atomically};
+use super::database::{Access, Database, Opened, is_database};
+use super::disk::exists;
+use super::engine::Failure;
 use super::index::{self, FileRecord};
-use super::journal::{Changes, Journal};
+use super::journal::Changes;
 use super::lock::{self, Sharing};
 use super::places::{ChunksPlace, IndexPlace, SAVED_INDEX};
 use super::record::BlobEntries;
-use super::{FORMAT, Options, Result, ResultRecord, StoreError, small};
+use super::{Options, Result, ResultRecord, StoreError, small};
 use crate::key::{Digest, Key};
 
 /// How often the closer looks at open databases.
@@ -24,8 +25,6 @@ const TICK: Duration = Duration::from_millis(10);
 /// A file that a collection on a full disk removes, so that it can append to the journals.
 const RESERVE: &str = "reserve";
 const RESERVE_BYTES: u64 = 1 << 20;
-/// Bytes of the longest FORMAT.
-const FORMAT_LIMIT: u64 = 64;
 
 pub(super) struct Inner {
     pub(super) dir: PathBuf,
@@ -36,7 +35,7 @@ pub(super) struct Inner {
     /// Results whose entries were found to be altered.
     altered: Mutex<BTreeSet<Key>>,
     /// Whether FORMAT is known to hold ours.
-    current: AtomicBool,
+    pub(super) current: AtomicBool,
     closing: AtomicBool,
     /// Files whose digest is known, with a `FileRecord` as in the index.
     pub(super) files: Mutex<BTreeMap<PathBuf, FileRecord>>,
@@ -57,91 +56,6 @@ impl Inner {
         };
         inner.check_format()?;
         Ok(Arc::new(inner))
-    }
-
-    /// Whether the folder is a cache that this version can read, or may become one.
-    fn check_format(&self) -> Result<()> {
-        let not_a_cache = |why: String| StoreError::NotACache { dir: self.dir.clone(), why };
-        let path = self.dir.join("FORMAT");
-        match disk::read(&path, FORMAT_LIMIT) {
-            Ok(bytes) => match String::from_utf8_lossy(&bytes).trim().parse::<u32>() {
-                Ok(found) if found > FORMAT && !self.has_our_index() => {
-                    Err(StoreError::Newer { dir: self.dir.clone(), found, known: FORMAT })
-                }
-                Ok(found) if found <= FORMAT => Ok(()),
-                _ if self.has_our_index() => self.restore_format("was damaged"),
-                _ => Err(not_a_cache("its file FORMAT holds no number".to_owned())),
-            },
-            Err(e) if e.kind() == io::ErrorKind::NotFound => match self.foreign_name()? {
-                None => Ok(()),
-                Some(_) if self.has_our_index() => self.restore_format("was missing"),
-                Some(name) => Err(not_a_cache(format!("it has no file FORMAT, but holds `{name}`"))),
-            },
-            Err(e) if e.kind() == io::ErrorKind::NotADirectory => Err(not_a_cache("it is not a folder".to_owned())),
-            Err(e) if e.kind() == io::ErrorKind::InvalidInput => Err(not_a_cache(format!("FORMAT: {e}"))),
-            Err(e) => Err(StoreError::io("can't read", &path)(e)),
-        }
-    }
-
-    /// Whether the index has a journal of this format, whatever FORMAT says.
-    fn has_our_index(&self) -> bool {
-        let index = self.dir.join("index");
-        Journal::open(&index, false).is_ok_and(|journal| journal.is_some_and(|j| j.is_whole()))
-    }
-
-    fn restore_format(&self, what: &str) -> Result<()> {
-        self.warn(format!("the file FORMAT of the cache {} {what}; it was written again", self.dir.display()));
-        // A cache that can't be written is read as it is.
-        match self.write_format() {
-            Err(StoreError::ReadOnly { .. } | StoreError::Full { .. }) => Ok(()),
-            other => other,
-        }
-    }
-
-    /// A name in the folder that a cache without FORMAT can't have: it was begun by a process that was killed, or somebody
-    /// else's files are there.
-    fn foreign_name(&self) -> Result<Option<String>> {
-        let entries = match fs::read_dir(&self.dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(StoreError::io("can't read", &self.dir)(e)),
-        };
-        let is_begun = |entry: &fs::DirEntry| {
-            let half_format = entry.file_name().to_string_lossy().starts_with(disk::TEMPORARY)
-                && entry.metadata().is_ok_and(|m| m.is_file() && m.len() <= FORMAT_LIMIT);
-            half_format || entry.file_name() == ".gitignore"
-        };
-        let foreign = entries.flatten().find(|entry| !is_begun(entry));
-        Ok(foreign.map(|entry| entry.file_name().to_string_lossy().into_owned()))
-    }
-
-    fn write_format(&self) -> Result<()> {
-        fs::create_dir_all(&self.dir).map_err(StoreError::io("can't create the cache", &self.dir))?;
-        write_atomically(&self.dir.join("FORMAT"), format!("{FORMAT}\n").as_bytes())
-    }
-
-    /// Creates the folder and its FORMAT, before the first write.
-    pub(super) fn prepare(&self) -> Result<()> {
-        match exists(&self.dir.join("FORMAT"))? {
-            true => Ok(()),
-            false => self.write_format(),
-        }
-    }
-
-    /// Raises FORMAT to ours, so that an earlier version doesn't change a database without its journal. Before each change.
-    pub(super) fn raise_format(&self) -> Result<()> {
-        if self.current.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        self.prepare()?;
-        let path = self.dir.join("FORMAT");
-        let found = disk::read(&path, FORMAT_LIMIT).map_err(StoreError::io("can't read", &path))?;
-        if found != format!("{FORMAT}\n").as_bytes() {
-            self.write_format()?;
-        }
-        self.reserve();
-        self.current.store(true, Ordering::Relaxed);
-        Ok(())
     }
 
     pub(super) fn warn(&self, warning: String) {

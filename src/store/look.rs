@@ -8,8 +8,9 @@
 
 use std::sync::Arc;
 
-use super::database::{Access, Failure, failed};
+use super::database::Access;
 use super::disk::exists;
+use super::engine::{Failure, failed};
 use super::inner::Inner;
 use super::{Result, ResultRecord, StatePosition, Store, index};
 use crate::key::{Components, Digest, Key};

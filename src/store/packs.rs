@@ -28,8 +28,9 @@ use std::sync::{Mutex, PoisonError};
 
 use super::blobs::{Flaw, List, get, key};
 use super::content::Parts;
-use super::database::{Failure, Opened};
+use super::database::Opened;
 use super::disk;
+use super::engine::Failure;
 use super::journal::Changes;
 use super::pack_writer::{self, Pack};
 use super::tree::{self, PIECE};

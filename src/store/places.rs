@@ -63,7 +63,7 @@ impl Place for ChunksPlace<'_> {
         let mut lost = BTreeSet::<Digest>::new();
         for blob in inner.wanted_blobs()? {
             let has = blobs::has(&opened.db, &blob.0);
-            if !has.map_err(|f| super::database::failed(f, opened.path()))? {
+            if !has.map_err(|f| super::engine::failed(f, opened.path()))? {
                 lost.insert(blob.0);
             }
         }

@@ -15,13 +15,16 @@
 //! alone until a collection moves them to packs; the journal's flag [`journal::HAS_CHUNKS`] says so.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::database::{Failure, Setup, open_sled};
+use super::aside::{
+    SAVING, finish_moving, remove_file, remove_sled, remove_unfinished_snapshots, save, set_aside, sled_files,
+};
+use super::engine::{Failure, Setup, flush, open_sled};
 use super::journal::{self, Change, Changes, Journal, Position};
 use super::{StoreError, disk, quiet};
 
@@ -33,11 +36,6 @@ const POSITION: &[u8] = b"j";
 const FRAME: usize = 1 << 20;
 /// A copy of more bytes than this is not made in memory.
 const IN_MEMORY: u64 = 256 << 20;
-/// Names the folder that sled's files are being moved to, until all of them are there.
-pub(super) const MOVING: &str = "set-aside";
-/// The same from then on, until what can be read of them was saved.
-pub(super) const SAVING: &str = "set-aside-complete";
-
 /// What it took to open a database.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
@@ -98,7 +96,7 @@ fn try_open(path: &Path, setup: Setup) -> Result<(sled::Db, Option<Journal>, Rec
         recovery.journal = follow(&db, journal, setup)?;
     }
     if let Some((aside, _)) = &recovery.aside {
-        recovery.saved = save(aside, &db, setup)?;
+        recovery.saved = save(aside, &db, setup, |key| key != POSITION)?;
         flush(&db, path)?;
     }
     if recovery.has_lost_entries() {
@@ -196,133 +194,6 @@ pub(super) fn discard(path: &Path, why: &str) -> Result<()> {
     }
 }
 
-/// Begins to move sled's files to a folder of their own. [`finish_moving`] goes on if this is cut short.
-fn set_aside(path: &Path, why: &str) -> Result<()> {
-    let aside = disk::free_name(path);
-    fs::create_dir(&aside)?;
-    let aside = aside.file_name().unwrap_or_default().to_string_lossy();
-    let note = format!("{aside}\n{}\n", why.replace('\n', " "));
-    disk::write_atomically(&path.join(MOVING), note.as_bytes())?;
-    finish_moving(path).map(drop)
-}
-
-/// Completes a move to a folder of their own of sled's files, if one was begun. Returns that folder and why they were
-/// moved. What sled wrote since then is removed: it is built again.
-fn finish_moving(path: &Path) -> Result<Option<(PathBuf, String)>> {
-    let (moving, saving) = (path.join(MOVING), path.join(SAVING));
-    let is_moving = disk::exists(&moving)?;
-    if !is_moving && !disk::exists(&saving)? {
-        return Ok(None);
-    }
-    let note = disk::read(if is_moving { &moving } else { &saving }, FRAME as u64)?;
-    let note = String::from_utf8_lossy(&note);
-    let mut lines = note.lines();
-    let (name, why) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
-    // The name is one of ours. Anything else would move files to anywhere.
-    if !name.contains("-damaged-") || name.contains('/') {
-        remove_file(&moving)?;
-        remove_file(&saving)?;
-        return Ok(None);
-    }
-    let aside = path.with_file_name(name);
-    if is_moving {
-        fs::create_dir_all(&aside)?;
-        for name in sled_files(path)? {
-            fs::rename(path.join(&name), aside.join(&name))?;
-        }
-        disk::sync_folder(&aside)?;
-        disk::rename(&moving, &saving)?;
-    } else {
-        remove_sled(path)?;
-    }
-    Ok(Some((aside, why.to_owned())))
-}
-
-/// Adds the entries that can be read of a database that was set aside, unless newer ones are there, and returns how many.
-fn save(aside: &Path, db: &sled::Db, setup: Setup) -> Result<usize> {
-    let mut saved = 0;
-    let Some(old) = open_damaged(aside, setup)? else { return Ok(0) };
-    let mut entries = old.iter();
-    // A panic is damage, too.
-    while let Ok(Some(entry)) = quiet::catch(|| entries.next()) {
-        let (key, value) = match entry.map_err(Failure::from) {
-            Ok(entry) => entry,
-            Err(Failure::Broken(_)) => break,
-            // The disk fails. Another time there may be more.
-            Err(other) => return Err(other),
-        };
-        if *key != *POSITION && !db.contains_key(&key)? {
-            db.insert(key, value)?;
-            saved += 1;
-        }
-    }
-    let _ = quiet::catch(|| drop((entries, old)));
-    Ok(saved)
-}
-
-/// Opens a damaged database as far as that is possible: without its newest snapshot, then without the one before, and so
-/// on, so that sled reads its log again up to the first damage. The snapshots are kept in a folder of their own.
-pub(super) fn open_damaged(path: &Path, setup: Setup) -> Result<Option<sled::Db>> {
-    loop {
-        remove_unfinished_snapshots(path)?;
-        match open_sled(path, setup) {
-            Ok(db) => return Ok(Some(db)),
-            Err(Failure::Broken(_)) => {}
-            Err(other) => return Err(other),
-        }
-        let mut snapshots = sled_files(path)?;
-        snapshots.retain(|name| name.starts_with("snap."));
-        let Some(newest) = snapshots.pop() else { return Ok(None) };
-        let kept = path.join("snapshots");
-        fs::create_dir_all(&kept)?;
-        fs::rename(path.join(&newest), kept.join(newest))?;
-    }
-}
-
-/// Removes snapshots that sled had not completed when its process ended. sled 0.34.7 would take such a file for its
-/// newest snapshot, and find it corrupted.
-fn remove_unfinished_snapshots(path: &Path) -> io::Result<()> {
-    for name in sled_files(path)?.iter().filter(|n| n.ends_with(".generating")) {
-        remove_file(&path.join(name))?;
-    }
-    Ok(())
-}
-
-/// The names of sled's own files in this folder, in order.
-fn sled_files(path: &Path) -> io::Result<Vec<String>> {
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        names.extend(entry?.file_name().into_string().ok().filter(|name| is_sled_file(name)));
-    }
-    names.sort();
-    Ok(names)
-}
-
-fn is_sled_file(name: &str) -> bool {
-    matches!(name, "db" | "conf" | "blobs") || name.starts_with("snap.")
-}
-
-/// Removes sled's files. Snapshots go first, because sled reads a log without a snapshot from its beginning.
-fn remove_sled(path: &Path) -> io::Result<()> {
-    for name in sled_files(path)?.into_iter().rev() {
-        let file = path.join(&name);
-        if file.is_dir() { fs::remove_dir_all(file)? } else { remove_file(&file)? }
-    }
-    Ok(())
-}
-
-fn remove_file(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
-}
-
 /// Writes the journal again with what the database holds now, and builds sled's files again, which don't shrink
 /// themselves. Chunks of earlier versions keep sled's files in their place.
 pub(super) fn compact(path: &Path, setup: Setup) -> Result<()> {
@@ -381,23 +252,6 @@ pub(super) fn check(db: &sled::Db, path: &Path, setup: Setup) -> Result<Vec<Stri
     different += entries.len();
     let problem = format!("{different} entries of the database `{name}` differ from its journal");
     Ok(if different > 0 { vec![problem] } else { Vec::new() })
-}
-
-/// Makes sled's own files durable: for entries that are not in the journal. sled's flush alone is no barrier against a
-/// power loss, and never syncs the files that it makes for large nodes.
-pub(super) fn flush(db: &sled::Db, path: &Path) -> Result<()> {
-    db.flush()?;
-    File::open(path.join("db"))?.sync_all()?;
-    let blobs = path.join("blobs");
-    let Ok(entries) = fs::read_dir(&blobs) else { return Ok(()) };
-    for entry in entries.flatten() {
-        match File::open(entry.path()).and_then(|f| f.sync_all()) {
-            // sled removes one when it is no longer needed.
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
-            _ => {}
-        }
-    }
-    Ok(File::open(&blobs)?.sync_all()?)
 }
 
 /// A copy of a database that can't be written; removed when dropped.

@@ -8,11 +8,11 @@
 use std::fs;
 use std::path::Path;
 
-use super::database::{Failure, failed};
+use super::aside::open_damaged;
 use super::disk::{self, TEMPORARY};
+use super::engine::{Failure, failed};
 use super::index;
 use super::record::BlobEntries;
-use super::recovery;
 use super::{DoctorReport, Result, ResultRecord, StateRecord, Store, StoreError, blobs, small};
 use crate::artifact::BlobEntry;
 use crate::key::Key;
@@ -74,7 +74,7 @@ impl Store {
         };
         copy().map_err(StoreError::io("can't copy", aside))?;
         let read = || -> Result<_, Failure> {
-            let Some(db) = recovery::open_damaged(&copied, index::SETUP)? else { return Ok(None) };
+            let Some(db) = open_damaged(&copied, index::SETUP)? else { return Ok(None) };
             let (results, states) = (index::all_results(&db)?.0, index::all_states(&db)?.0);
             Ok(Some(Content { results, states, newest: index::all_newest(&db)? }))
         };

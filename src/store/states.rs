@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::database::Failure;
+use super::engine::Failure;
 use super::lock::Sharing;
 use super::record::{BlobEntries, now_ms};
 use super::{Result, StatePosition, StateRecord, Store, StoreError, blobs, index};

@@ -10,7 +10,7 @@ use super::rebuilding::all_are_there;
 use super::*;
 use crate::store::blobs::{self, BlobKey, CHUNK};
 use crate::store::database::Opened;
-use crate::store::recovery::flush;
+use crate::store::engine::flush;
 
 /// Turns a cache into one of an earlier format.
 fn make_old(dir: &Path, format: u32) {
