@@ -40,7 +40,7 @@ impl Inner {
     /// Whether the index has a journal of this format, whatever FORMAT says.
     fn has_our_index(&self) -> bool {
         let index = self.dir.join("index");
-        Journal::open(&index, false).is_ok_and(|journal| journal.is_some_and(|j| j.is_whole()))
+        Journal::open(&index, false).is_ok_and(|journal| journal.is_some_and(|j| j.is_ours()))
     }
 
     fn restore_format(&self, what: &str) -> Result<()> {

@@ -5,12 +5,15 @@
 //! which remembers how far it has followed the journal, and which can be rebuilt from it at any time.
 //!
 //! ```text
-//! file     MAGIC ‖ flags (u32) ‖ id (16 bytes) ‖ checksum of these (8 bytes) ‖ frame …
+//! file     MAGIC ‖ FORMAT (u32) ‖ flags (u32) ‖ id (16 bytes) ‖ checksum of these (8 bytes) ‖ frame …
 //! frame    MARK ‖ length of the payload (u32) ‖ checksum (16 bytes) ‖ payload
 //! payload  change …
 //! change   0 ‖ length of the key (u32) ‖ key                                          removes the key
 //!          1 ‖ length of the key (u32) ‖ key ‖ length of the value (u32) ‖ value      sets the key
 //! ```
+//!
+//! A version that raises [`super::FORMAT`] writes the index's journal again first, so that a damaged file FORMAT is told
+//! from that of a later version.
 //!
 //! Numbers are little-endian. The checksum is the first half of BLAKE3(offset of the frame ‖ payload). The changes of a
 //! frame are applied together or not at all.
@@ -23,8 +26,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::disk;
 use super::record::new_run_id;
+use super::{FORMAT, disk};
 use crate::key::Digest;
 
 /// The name of the journal in its database's folder.
@@ -33,7 +36,7 @@ pub(super) const FILE: &str = "journal";
 pub(super) const HAS_CHUNKS: u32 = 1;
 
 const MAGIC: [u8; 16] = *b"vadpipe journal\n";
-const HEADER: usize = 44;
+const HEADER: usize = 48;
 const MARK: [u8; 4] = [0xF5, b'v', b'j', 0xA3];
 const FRAME_HEADER: usize = 24;
 /// Bytes that are read at a time in search of the next frame.
@@ -138,6 +141,7 @@ pub(super) struct Replay {
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
+    format: u32,
     flags: u32,
     id: [u8; 16],
     /// Where the next frame goes.
@@ -159,12 +163,14 @@ impl Journal {
         if length >= HEADER as u64 {
             file.read_exact_at(&mut header, 0)?;
         }
-        let (mut flags, mut id) = ([0; 4], [0; 16]);
-        if header[..16] == MAGIC && header[36..] == Digest::of(&header[..36]).0[..8] {
-            flags.copy_from_slice(&header[16..20]);
-            id.copy_from_slice(&header[20..36]);
+        let (mut format, mut flags, mut id) = ([0; 4], [0; 4], [0; 16]);
+        if header[..16] == MAGIC && header[40..] == Digest::of(&header[..40]).0[..8] {
+            format.copy_from_slice(&header[16..20]);
+            flags.copy_from_slice(&header[20..24]);
+            id.copy_from_slice(&header[24..40]);
         }
-        Ok(Some(Self { file, flags: u32::from_le_bytes(flags), id, end: length.max(HEADER as u64) }))
+        let (format, flags) = (u32::from_le_bytes(format), u32::from_le_bytes(flags));
+        Ok(Some(Self { file, format, flags, id, end: length.max(HEADER as u64) }))
     }
 
     /// Writes a new journal in the place of the one in this folder, if any. `fill` appends to it. It is durable when
@@ -178,12 +184,13 @@ impl Journal {
         let id = new_id();
         let mut header = Vec::with_capacity(HEADER);
         header.extend_from_slice(&MAGIC);
+        header.extend_from_slice(&FORMAT.to_le_bytes());
         header.extend_from_slice(&flags.to_le_bytes());
         header.extend_from_slice(&id);
         header.extend_from_slice(&Digest::of(&header).0[..8]);
         let file = named.as_file().try_clone()?;
         file.write_all_at(&header, 0)?;
-        let mut journal = Self { file, flags, id, end: HEADER as u64 };
+        let mut journal = Self { file, format: FORMAT, flags, id, end: HEADER as u64 };
         fill(&mut journal)?;
         journal.file.sync_all()?;
         named.persist(folder.join(FILE)).map_err(|e| e.error)?;
@@ -199,6 +206,11 @@ impl Journal {
     /// Whether the header is that of a journal.
     pub(super) fn is_whole(&self) -> bool {
         self.id != [0; 16]
+    }
+
+    /// Whether this version can write it.
+    pub(super) fn is_ours(&self) -> bool {
+        self.is_whole() && self.format <= FORMAT
     }
 
     /// Where the journal ends.
