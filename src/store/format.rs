@@ -28,6 +28,8 @@ impl Inner {
             },
             Err(e) if e.kind() == io::ErrorKind::NotFound => match self.foreign_name()? {
                 None => Ok(()),
+                // Another process has created the cache meanwhile.
+                Some(_) if exists(&path)? => self.check_format(),
                 Some(_) if self.has_our_index() => self.restore_format("was missing"),
                 Some(name) => Err(not_a_cache(format!("it has no file FORMAT, but holds `{name}`"))),
             },
@@ -61,9 +63,13 @@ impl Inner {
             Err(e) => return Err(StoreError::io("can't read", &self.dir)(e)),
         };
         let is_begun = |entry: &fs::DirEntry| {
-            let half_format = entry.file_name().to_string_lossy().starts_with(disk::TEMPORARY)
-                && entry.metadata().is_ok_and(|m| m.is_file() && m.len() <= LONGEST);
-            half_format || entry.file_name() == ".gitignore"
+            let is_half_format = || match entry.metadata() {
+                Ok(m) => m.is_file() && m.len() <= LONGEST,
+                // It was renamed meanwhile.
+                Err(e) => e.kind() == io::ErrorKind::NotFound,
+            };
+            let is_temporary = entry.file_name().to_string_lossy().starts_with(disk::TEMPORARY);
+            (is_temporary && is_half_format()) || entry.file_name() == ".gitignore"
         };
         let foreign = entries.flatten().find(|entry| !is_begun(entry));
         Ok(foreign.map(|entry| entry.file_name().to_string_lossy().into_owned()))
