@@ -5,10 +5,13 @@
 //! once. An artifact's identity is the digest of its [`Manifest`]. Nothing in an artifact may depend on the time, the
 //! host, the device, the number of threads or on what was cached: that is provenance and belongs to the run record.
 
+mod fault;
+
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
 use serde::{Deserialize, Serialize};
 
@@ -103,11 +106,17 @@ pub enum TensorError {
         wanted: ElementType,
     },
     /// The bytes are not a safetensors file.
-    #[error("not a safetensors file")]
-    Format(#[from] safetensors::SafeTensorError),
+    #[error("not a safetensors file: {0}")]
+    Format(String),
     /// A type that vadpipe does not handle, or not the one tensor that a blob holds.
     #[error("{0}")]
     Unsupported(String),
+}
+
+impl From<SafeTensorError> for TensorError {
+    fn from(error: SafeTensorError) -> Self {
+        Self::Unsupported(error.to_string())
+    }
 }
 
 impl Tensor {
@@ -252,7 +261,7 @@ const BLOB_NAME: &str = "tensor";
 /// A safetensors file of several named tensors, without a metadata map.
 ///
 /// # Errors
-/// Only if a shape overflows.
+/// If a shape overflows, or if two tensors have one name.
 pub fn to_safetensors<'a, N: AsRef<str> + Ord + std::fmt::Display>(
     tensors: impl IntoIterator<Item = (N, &'a Tensor)>,
 ) -> Result<Vec<u8>, TensorError> {
@@ -260,6 +269,11 @@ pub fn to_safetensors<'a, N: AsRef<str> + Ord + std::fmt::Display>(
         .into_iter()
         .map(|(name, t)| Ok((name, TensorView::new(t.element.dtype(), t.shape.clone(), &t.bytes)?)))
         .collect::<Result<Vec<_>, TensorError>>()?;
+    // The crate panics at it.
+    let mut names = BTreeSet::new();
+    if let Some((twice, _)) = views.iter().find(|(name, _)| !names.insert(name)) {
+        return Err(TensorError::Unsupported(format!("two tensors have the name `{twice}`")));
+    }
     Ok(safetensors::serialize(views, None)?)
 }
 
@@ -268,7 +282,7 @@ pub fn to_safetensors<'a, N: AsRef<str> + Ord + std::fmt::Display>(
 /// # Errors
 /// If it is none, or holds a type that vadpipe does not handle.
 pub fn from_safetensors(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, TensorError> {
-    let file = SafeTensors::deserialize(bytes)?;
+    let file = SafeTensors::deserialize(bytes).map_err(|e| TensorError::Format(fault::explain(bytes, &e)))?;
     file.iter()
         .map(|(name, view)| {
             let element = ElementType::from_dtype(view.dtype()).ok_or_else(|| {

@@ -10,6 +10,7 @@ mod chains;
 mod comparing;
 mod freshness;
 mod golden;
+mod hostile;
 mod interruption;
 mod layers;
 mod library;

@@ -1,0 +1,176 @@
+//! Says what is wrong with the bytes of a safetensors file. The crate's own errors name neither numbers nor tensors.
+//!
+//! ```text
+//! 8 bytes     length of the header, little-endian
+//! header      JSON: { "NAME": { "dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24] }, … }
+//! data        the tensors without gaps, each at its offsets
+//! ```
+
+use safetensors::SafeTensorError;
+use safetensors::tensor::TensorInfo;
+use serde_json::Value;
+
+/// Bytes of the header's length.
+const LENGTH: usize = 8;
+/// Bytes of a header that the crate reads at most.
+const LARGEST_HEADER: u64 = 100_000_000;
+/// Characters of a name that are quoted.
+const QUOTED: usize = 100;
+
+/// What is wrong with a file that `error` was found in, as a clause: "its header has …".
+pub(super) fn explain(bytes: &[u8], error: &SafeTensorError) -> String {
+    let Some((length, rest)) = bytes.split_at_checked(LENGTH) else {
+        return format!("it has {} bytes, fewer than the {LENGTH} that say how long its header is", bytes.len());
+    };
+    let length = length.iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
+    match error {
+        SafeTensorError::HeaderTooLarge => {
+            format!("its first {LENGTH} bytes say that its header has {length} bytes; {LARGEST_HEADER} are the most")
+        }
+        SafeTensorError::InvalidHeaderLength => {
+            format!("its first {LENGTH} bytes say that its header has {length} bytes, but only {} follow", rest.len())
+        }
+        SafeTensorError::InvalidHeader(utf8) => {
+            format!("its header is not UTF-8 text: a wrong byte follows {} right ones", utf8.valid_up_to())
+        }
+        SafeTensorError::InvalidHeaderDeserialization(json) if !json.is_data() => {
+            format!("its header is not JSON: {json}")
+        }
+        _ => {
+            let header = usize::try_from(length).ok().and_then(|length| rest.split_at_checked(length));
+            let fault = header.and_then(|(header, data)| {
+                let header = serde_json::from_slice(header).ok()?;
+                header_fault(&header, data.len())
+            });
+            fault.unwrap_or_else(|| error.to_string())
+        }
+    }
+}
+
+/// What is wrong with a header that is JSON.
+fn header_fault(header: &Value, data: usize) -> Option<String> {
+    let Value::Object(entries) = header else { return Some("its header is not a JSON object".to_owned()) };
+    let mut tensors = Vec::new();
+    for (name, entry) in entries {
+        if name == "__metadata__" {
+            let fine = entry.as_object().is_some_and(|map| map.values().all(Value::is_string)) || entry.is_null();
+            if !fine {
+                return Some("its `__metadata__` is not a JSON object of strings".to_owned());
+            }
+            continue;
+        }
+        match serde_json::from_value::<TensorInfo>(entry.clone()) {
+            Ok(info) => tensors.push((name, info)),
+            Err(error) => return Some(entry_fault(name, entry, &error)),
+        }
+    }
+    tensors.sort_by_key(|(_, info)| info.data_offsets);
+    let mut end = 0;
+    for (name, info) in &tensors {
+        if let Some(fault) = tensor_fault(info, end, data) {
+            return Some(format!("tensor `{}` {fault}", quoted(name)));
+        }
+        end = info.data_offsets.1;
+    }
+    (end < data).then(|| format!("{} bytes follow its last tensor", data - end))
+}
+
+/// What is wrong with an entry that does not describe a tensor.
+fn entry_fault(name: &str, entry: &Value, error: &serde_json::Error) -> String {
+    let name = quoted(name);
+    let known = |dtype: &Value| serde_json::from_value::<safetensors::Dtype>(dtype.clone()).is_ok();
+    match entry.get("dtype") {
+        Some(Value::String(dtype)) if !known(&Value::from(dtype.as_str())) => {
+            format!("tensor `{name}` has the unknown dtype `{}`", quoted(dtype))
+        }
+        _ => format!("tensor `{name}` is not described as a tensor: {}", quoted(&error.to_string())),
+    }
+}
+
+/// What is wrong with a tensor whose data should begin at `expected` and end within `data` bytes.
+fn tensor_fault(info: &TensorInfo, expected: usize, data: usize) -> Option<String> {
+    let (start, end) = info.data_offsets;
+    let TensorInfo { dtype, shape, .. } = info;
+    if end < start {
+        return Some(format!("has the data offsets [{start}, {end}]: its end is before its start"));
+    }
+    if end > data {
+        return Some(format!("has the data offsets [{start}, {end}], but the file has {data} bytes of data"));
+    }
+    if start != expected {
+        return Some(format!("has the data offsets [{start}, {end}], but the data before it end at byte {expected}"));
+    }
+    let bits = shape.iter().try_fold(dtype.bitsize(), |n, size| n.checked_mul(*size));
+    let Some(bits) = bits else { return Some(format!("of shape {shape:?} has too many elements")) };
+    let wrong = bits % 8 != 0 || bits / 8 != end - start;
+    wrong.then(|| {
+        let (takes, has) = (bits.div_ceil(8), end - start);
+        format!("of type {dtype} and shape {shape:?} takes {takes} bytes, but its data offsets hold {has}")
+    })
+}
+
+fn quoted(text: &str) -> String {
+    let mut start: String = text.chars().take(QUOTED).collect();
+    if start.len() < text.len() {
+        start.push('…');
+    }
+    start
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::artifact::from_safetensors;
+
+    /// A file with this header and so many bytes of data.
+    fn file(header: &str, data: usize) -> Vec<u8> {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.resize(bytes.len() + data, 0);
+        bytes
+    }
+
+    fn refused(bytes: &[u8]) -> String {
+        let message = from_safetensors(bytes).unwrap_err().to_string();
+        message.strip_prefix("not a safetensors file: ").unwrap_or_else(|| panic!("{message}")).to_owned()
+    }
+
+    #[test]
+    fn a_wrong_header_length_is_named() {
+        insta::assert_snapshot!(refused(b""), @"it has 0 bytes, fewer than the 8 that say how long its header is");
+        insta::assert_snapshot!(refused(b"PK\x03\x04 torch zip"), @"its first 8 bytes say that its header has 8245937123593767760 bytes; 100000000 are the most");
+        insta::assert_snapshot!(refused(&file("{}", 0)[..9]), @"its first 8 bytes say that its header has 2 bytes, but only 1 follow");
+    }
+
+    #[test]
+    fn a_header_that_is_no_json_is_faulted_at_its_place() {
+        insta::assert_snapshot!(refused(&file("{\"x\": }", 0)), @"its header is not JSON: expected value at line 1 column 7");
+        insta::assert_snapshot!(refused(&file("{", 0)), @"its header is not JSON: EOF while parsing an object at line 1 column 1");
+        let mut bytes = file("{}  ", 0);
+        bytes[10] = 0xff;
+        insta::assert_snapshot!(refused(&bytes), @"its header is not UTF-8 text: a wrong byte follows 2 right ones");
+        insta::assert_snapshot!(refused(&file("[1]", 0)), @"its header is not a JSON object");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_tensor_is_said_with_its_name() {
+        let one = |entry: &str, data: usize| refused(&file(&format!("{{\"x\": {entry}}}"), data));
+        insta::assert_snapshot!(one(r#"{"dtype":"F33","shape":[2],"data_offsets":[0,8]}"#, 8), @"tensor `x` has the unknown dtype `F33`");
+        insta::assert_snapshot!(one(r#"{"dtype":"F32","data_offsets":[0,8]}"#, 8), @"tensor `x` is not described as a tensor: missing field `shape`");
+        insta::assert_snapshot!(one(r#"{"dtype":"F32","shape":[200],"data_offsets":[0,800]}"#, 16), @"tensor `x` has the data offsets [0, 800], but the file has 16 bytes of data");
+        insta::assert_snapshot!(one(r#"{"dtype":"F32","shape":[1],"data_offsets":[8,4]}"#, 8), @"tensor `x` has the data offsets [8, 4]: its end is before its start");
+        insta::assert_snapshot!(one(r#"{"dtype":"F32","shape":[1],"data_offsets":[4,8]}"#, 8), @"tensor `x` has the data offsets [4, 8], but the data before it end at byte 0");
+        insta::assert_snapshot!(one(r#"{"dtype":"F32","shape":[2,2],"data_offsets":[0,12]}"#, 12), @"tensor `x` of type F32 and shape [2, 2] takes 16 bytes, but its data offsets hold 12");
+        insta::assert_snapshot!(one(r#"{"dtype":"F32","shape":[9223372036854775807,4],"data_offsets":[0,8]}"#, 8), @"tensor `x` of shape [9223372036854775807, 4] has too many elements");
+        insta::assert_snapshot!(one(r#"{"dtype":"U8","shape":[2],"data_offsets":[0,2]}"#, 5), @"3 bytes follow its last tensor");
+        insta::assert_snapshot!(one("3", 0), @"tensor `x` is not described as a tensor: invalid type: integer `3`, expected struct TensorInfo");
+        insta::assert_snapshot!(refused(&file(r#"{"__metadata__": {"a": 1}}"#, 0)), @"its `__metadata__` is not a JSON object of strings");
+    }
+
+    #[test]
+    fn a_long_name_is_quoted_in_part() {
+        let name = "n".repeat(1 << 20);
+        let message =
+            refused(&file(&format!("{{\"{name}\": {{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,9]}}}}"), 4));
+        assert!(message.len() < 300, "{} bytes", message.len());
+    }
+}
