@@ -33,6 +33,8 @@ pub(super) struct Project {
     pub(super) wanted: BTreeSet<usize>,
 }
 
+/// A pipeline file with a million points is far smaller.
+const MAX_PIPELINE_BYTES: u64 = 64 << 20;
 /// Set to 1, lets trainings on a GPU replay CUDA graphs. An experiment's switch, so no option.
 const CUDA_GRAPH: &str = "VADPIPE_CUDA_GRAPH";
 
@@ -51,7 +53,7 @@ impl Project {
     }
 
     fn load(args: &PipelineArgs, registry: &Registry, store: Arc<Store>) -> Result<Self> {
-        let bytes = std::fs::read(&args.file)
+        let bytes = crate::file::read(&args.file, MAX_PIPELINE_BYTES)
             .map_err(|e| Error::bad_input(format!("can't read the pipeline {}", args.file.display())).caused_by(e))?;
         let text = utf8(bytes, &args.file.display().to_string())?;
         // Absolute, so that a stage may change its folder and still find what lies beside the pipeline.

@@ -25,6 +25,7 @@ use subset::{Subset, select};
 
 use crate::artifact::{Artifact, Tensor};
 use crate::diagnostic::nearest;
+use crate::file;
 use crate::key::Digest;
 use crate::rng::Streams;
 use crate::stage::{Context, Files, Params, Reads, Roles, Stage, StageError, StageKind};
@@ -137,9 +138,10 @@ impl Stage for Load {
             (Source::Idx, Some(path)) => {
                 let folder = files.resolve(path);
                 let digest = |(name, _): &(&'static str, Form)| {
-                    let file = idx_file(&folder, name)?;
+                    let path = idx_file(&folder, name)?;
+                    file::open(&path).map_err(|e| idx::IdxError::from(e).in_file(&path, None))?;
                     let digest =
-                        files.digest(&file).map_err(StageError::io(format!("can't read {}", file.display())))?;
+                        files.digest(&path).map_err(StageError::io(format!("can't read {}", path.display())))?;
                     Ok(((*name).to_owned(), digest))
                 };
                 idx_names(self.test > 0).iter().map(digest).collect()
@@ -204,10 +206,7 @@ impl Load {
                 for (name, form) in idx_names(self.test > 0) {
                     context.cancel.check()?;
                     let path = idx_file(&folder, name)?;
-                    let idx = idx::open(&path, *form).map_err(|e| StageError::BadInput {
-                        message: format!("{}: {e}", path.display()),
-                        hint: None,
-                    })?;
+                    let idx = idx::open(&path, *form).map_err(|e| e.in_file(&path, None))?;
                     files.push((idx, path));
                 }
                 let (train, test) = pools_of(files)?;
@@ -289,7 +288,7 @@ fn idx_names(test: bool) -> &'static [(&'static str, Form)] {
 }
 
 fn idx_file(folder: &Path, name: &str) -> Result<PathBuf, StageError> {
-    idx::find(folder, name).ok_or_else(|| {
+    idx::find(folder, name).or_else(|| idx::find_special(folder, name)).ok_or_else(|| {
         StageError::bad_input(
             format!("there is no {name} and no {name}.gz in {}", folder.display()),
             "`path` is relative to the pipeline file; if there is no test split, write `test = 0`",

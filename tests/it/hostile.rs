@@ -1,16 +1,140 @@
 //! Files and texts that are not what they should be: nothing hangs, nothing is lost, and the message says what is wrong.
 
 use std::io::Write as _;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use vadpipe::artifact::{Tensor, to_safetensors};
 
-use crate::support::Desk;
+use crate::support::{Desk, Said};
+
+/// Runs `vadpipe` and fails if it does not end.
+fn ends(desk: &Desk, args: &[&str]) -> Said {
+    let mut child = desk.start(args);
+    let start = Instant::now();
+    while child.try_wait().expect("a process").is_none() {
+        if start.elapsed() > Duration::from_secs(30) {
+            child.kill().expect("killed");
+            panic!("{args:?} hangs");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Said::of(child.wait_with_output().expect("output"))
+}
+
+fn make_fifo(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
+}
 
 /// A pipeline of one command, whose script is `script`.
 fn pipeline_of(script: &str, more: &str) -> String {
     format!(
         "[pipeline]\nname = \"p\"\n[stages.it]\nkind = \"command\"\nshell = true\nargv = ['''{script}''']\n{more}\n"
     )
+}
+
+#[test]
+fn a_pipeline_file_that_is_no_regular_file_is_refused() {
+    let desk = Desk::new("");
+    make_fifo(&desk.path("fifo.toml"));
+    let _socket = std::os::unix::net::UnixListener::bind(desk.path("socket.toml")).expect("a socket");
+    std::fs::create_dir(desk.path("folder.toml")).expect("a folder");
+    std::os::unix::fs::symlink("fifo.toml", desk.path("link.toml")).expect("a link");
+    for (file, what) in [
+        ("fifo.toml", "a FIFO"),
+        ("link.toml", "a FIFO"),
+        ("socket.toml", "a socket"),
+        ("folder.toml", "a directory"),
+        ("/dev/zero", "a device"),
+    ] {
+        for command in ["plan", "run", "metrics"] {
+            let said = ends(&desk, &[command, file]);
+            assert_eq!(said.code, 2, "{file}: {}", said.err);
+            let wanted = format!("can't read the pipeline {file}\n  caused by: it is {what}, not a regular file");
+            assert!(said.err.contains(&wanted), "{}", said.err);
+        }
+    }
+}
+
+#[test]
+fn a_pipeline_file_of_gigabytes_is_refused_unread() {
+    let desk = Desk::new("");
+    std::fs::File::create(desk.path("p.toml")).and_then(|f| f.set_len(1 << 40)).expect("a sparse file");
+    let said = ends(&desk, &["plan", "p.toml"]);
+    assert_eq!(said.code, 2, "{}", said.err);
+    assert!(said.err.contains("it has more than 67108864 bytes"), "{}", said.err);
+}
+
+#[test]
+fn a_fifo_among_the_data_or_the_sources_is_refused() {
+    let desk = Desk::new(
+        "[pipeline]\nname = \"p\"\n[stages.data]\nkind = \"load-data\"\nsource = \"idx\"\npath = \"d\"\ntest = 0\n\
+         [stages.it]\nkind = \"command\"\nargv = [\"true\"]\nsources = [\"scripts\"]\n",
+    );
+    desk.write("d/train-images-idx3-ubyte", "");
+    make_fifo(&desk.path("d/train-labels-idx1-ubyte.gz"));
+    desk.write("scripts/a.py", "");
+    make_fifo(&desk.path("scripts/b.py"));
+    for command in ["plan", "run"] {
+        let said = ends(&desk, &[command, "p.toml", "data"]);
+        assert_eq!(said.code, 2, "{}", said.err);
+        assert!(
+            said.err.contains("train-labels-idx1-ubyte.gz: can't be read: it is a FIFO, not a regular file"),
+            "{}",
+            said.err
+        );
+        let said = ends(&desk, &[command, "p.toml", "it"]);
+        assert_eq!(said.code, 2, "{}", said.err);
+        assert!(said.err.contains("the source `scripts/b.py` is a FIFO"), "{}", said.err);
+    }
+    let fifo = std::fs::metadata(desk.path("scripts/b.py")).expect("still there");
+    assert!(fifo.file_type().is_fifo());
+}
+
+#[test]
+fn an_output_that_is_a_fifo_or_endless_fails_its_stage() {
+    for (script, what) in [
+        ("mkfifo out", "is not a plain file: it is a FIFO"),
+        ("ln -s /dev/zero out", "is a link or lies behind one"),
+        ("truncate -s 10T out", "bytes, the limit"),
+        ("touch out; truncate -s 1T {metrics}", "the metrics file has more than 16777216 bytes, the limit"),
+        ("touch out; mkfifo {metrics}", "the metrics file is not a plain file: it is a FIFO"),
+    ] {
+        let desk = Desk::new(&pipeline_of(script, "outputs = { o = \"out\" }"));
+        let said = ends(&desk, &["run", "p.toml"]);
+        assert_eq!(said.code, 1, "{script}: {}", said.err);
+        assert!(said.err.contains(what), "{script}: {}", said.err);
+    }
+}
+
+#[test]
+fn too_few_file_handles_are_no_reason_to_remove_a_data_file() {
+    let desk = Desk::new("[pipeline]\nname = \"p\"\n[stages.data]\nkind = \"load-data\"\ntest = 0\n");
+    for name in ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"] {
+        desk.write(&format!("d/{name}"), "not what was published, but nobody has looked yet");
+    }
+    let mut short = 0;
+    for handles in 6..40 {
+        let script = format!("ulimit -n {handles}; exec \"$0\" run p.toml --data-dir d --cache c{handles}");
+        let output = Command::new("sh")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_vadpipe")])
+            .current_dir(desk.path(""))
+            .stdin(Stdio::null())
+            .output()
+            .expect("sh");
+        let said = Said::of(output);
+        assert_ne!(said.code, 0);
+        if said.err.contains("train-images") && said.err.contains("Too many open files") {
+            short += 1;
+            assert!(!said.err.contains("remove the file"), "{handles}: {}", said.err);
+        }
+        if said.err.contains("not an IDX file") {
+            assert!(said.err.contains("remove the file"), "{handles}: {}", said.err);
+        }
+    }
+    assert!(short > 0, "no number of handles was too small for the data file alone");
 }
 
 #[test]

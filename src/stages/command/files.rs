@@ -2,12 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
 
 use super::{Folders, file_name};
 use crate::artifact::{Artifact, Tensor, from_safetensors, to_safetensors};
+use crate::file::{self, FileError};
 use crate::stage::{Cancel, Context, Files, Input, Inputs, StageError};
+
+/// Metrics are a few numbers: a file of this size holds half a million.
+const MAX_METRICS_BYTES: u64 = 16 << 20;
+/// Bytes of a metric's name: it stands in every table.
+const MAX_METRIC_NAME: usize = 1000;
 
 /// The files of a source as written in the pipeline: itself, or all files below a folder but hidden ones and Python's
 /// `__pycache__`, which the command itself may write.
@@ -23,6 +32,11 @@ pub(super) fn source_files(source: &str, files: &dyn Files) -> Result<BTreeSet<S
         if metadata.is_file() {
             found.insert(name);
             continue;
+        }
+        if !metadata.is_dir() {
+            let kind = file::kind(metadata.file_type());
+            let message = format!("the source `{name}` is {kind}; a source is a regular file or a folder");
+            return Err(StageError::bad_input(message, "name the files that the command reads"));
         }
         let what = format!("can't list the source {name}");
         for entry in fs::read_dir(&path).map_err(StageError::io(what.clone()))? {
@@ -107,7 +121,7 @@ pub(super) fn collect(
     let tables = outputs.values().filter(|path| is_safetensors(path)).count();
     for (role, path) in outputs {
         context.cancel.check()?;
-        let bytes = read_output(role, path, &folders.outputs)?;
+        let bytes = read_output(role, path, &folders.outputs, largest_output())?;
         if !is_safetensors(path) {
             artifact.files.insert(file_name(path).to_owned(), bytes);
             continue;
@@ -131,46 +145,81 @@ fn is_safetensors(path: &str) -> bool {
     path.ends_with(".safetensors")
 }
 
-fn read_output(role: &str, path: &str, folder: &Path) -> Result<Vec<u8>, StageError> {
-    let mut so_far = folder.to_owned();
-    let mut regular = false;
+/// Reads an output that lies below `folder`, with no link on its way. What is checked is what is read: each part of the path
+/// is opened below the one before it.
+fn read_output(role: &str, path: &str, folder: &Path, limit: u64) -> Result<Vec<u8>, StageError> {
+    let what = format!("the output `{role}` ({path})");
+    let mut file = open_below(CWD, folder, OFlags::DIRECTORY).map_err(|error| cannot_open(&what, error))?;
     for part in path.split('/') {
-        so_far.push(part);
-        let metadata = fs::symlink_metadata(&so_far).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => StageError::failed(format!(
+        file = open_below(&file, part, OFlags::NOFOLLOW).map_err(|error| match error {
+            Errno::NOENT => StageError::failed(format!(
                 "the command did not write its output `{role}`; it belongs at {{outputs.{role}}}, or at `{path}` in the \
                  folder that the command starts in"
             )),
-            _ => StageError::Io { what: format!("can't look at the output `{role}` ({path})"), source: error },
+            error => cannot_open(&what, error),
         })?;
-        if metadata.is_symlink() {
-            return Err(StageError::failed(format!("the output `{role}` ({path}) is a link or lies behind one")));
-        }
-        regular = metadata.is_file();
     }
-    if !regular {
-        return Err(StageError::failed(format!("the output `{role}` ({path}) is not a plain file")));
+    read_file(&what, file, limit)
+}
+
+/// Opens without waiting for a writer, as the opening of a FIFO would.
+fn open_below(folder: impl AsFd, name: impl rustix::path::Arg, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    openat(folder, name, flags, Mode::empty())
+}
+
+fn cannot_open(what: &str, error: Errno) -> StageError {
+    match error {
+        Errno::LOOP => StageError::failed(format!("{what} is a link or lies behind one")),
+        Errno::NOTDIR => StageError::failed(format!("{what} lies below something that is not a folder")),
+        // The answer of a socket.
+        Errno::NXIO => StageError::failed(format!("{what} is not a plain file: it is a socket")),
+        error => StageError::Io { what: format!("can't open {what}"), source: error.into() },
     }
-    fs::read(&so_far).map_err(StageError::io(format!("can't read the output `{role}` ({path})")))
+}
+
+fn read_file(what: &str, file: OwnedFd, limit: u64) -> Result<Vec<u8>, StageError> {
+    file::read_from(file.into(), limit).map_err(|error| match error {
+        FileError::NotRegular(kind) => StageError::failed(format!("{what} is not a plain file: it is {kind}")),
+        FileError::TooLong { limit } => StageError::failed(format!("{what} has more than {limit} bytes, the limit")),
+        FileError::Io(source) => StageError::Io { what: format!("can't read {what}"), source },
+    })
+}
+
+/// An output becomes an artifact in memory, so none may be larger than the memory of this machine.
+fn largest_output() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
 }
 
 fn read_metrics(path: &Path) -> Result<BTreeMap<String, f64>, StageError> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Ok(metadata) if metadata.is_file() => {}
-        _ => return Err(StageError::failed("the metrics file is not a plain file")),
-    }
-    let text = fs::read(path).map_err(StageError::io("can't read the metrics file"))?;
-    let wrong = |what: String| StageError::failed(format!("the metrics file must be a JSON object of numbers: {what}"));
+    const WHAT: &str = "the metrics file";
+    let file = match open_below(CWD, path, OFlags::NOFOLLOW) {
+        Err(Errno::NOENT) => return Ok(BTreeMap::new()),
+        opened => opened.map_err(|error| cannot_open(WHAT, error))?,
+    };
+    let text = read_file(WHAT, file, MAX_METRICS_BYTES)?;
+    let wrong = |what: String| StageError::failed(format!("{WHAT} must be a JSON object of numbers: {what}"));
     let value: serde_json::Value = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
     let serde_json::Value::Object(object) = value else { return Err(wrong("it is no object".to_owned())) };
     object
         .into_iter()
         .map(|(name, value)| match value.as_f64().filter(|v| v.is_finite()) {
+            _ if name.len() > MAX_METRIC_NAME => {
+                let (start, length) = (shortened(&name), name.len());
+                Err(wrong(format!("the name `{start}` has {length} bytes; the limit is {MAX_METRIC_NAME}")))
+            }
             Some(number) => Ok((name, number)),
-            None => Err(wrong(format!("`{name}` is {value}"))),
+            None => Err(wrong(format!("`{name}` is {}", shortened(&value.to_string())))),
         })
         .collect()
+}
+
+/// The beginning of a long text.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 60;
+    let start: String = text.chars().take(MOST).collect();
+    if start.len() < text.len() { start + "…" } else { start }
 }
 
 /// Files below the output folder that nobody declared: at most ten names, sorted.
@@ -196,4 +245,53 @@ fn make_folder(path: &Path) -> Result<(), StageError> {
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
     fs::write(path, bytes).map_err(StageError::io(format!("can't write {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn an_output_is_read_from_what_was_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("d")).unwrap();
+        fs::write(at("d/plain"), "text").unwrap();
+        symlink(at("d"), at("linked")).unwrap();
+        symlink("plain", at("d/link")).unwrap();
+        rustix::fs::mknodat(CWD, at("d/fifo"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("d/socket")).unwrap();
+        let read = |path: &str| read_output("o", path, dir.path(), 4).map_err(|error| error.to_string());
+        assert_eq!(read("d/plain"), Ok(b"text".to_vec()));
+        let refused = |path: &str, what: &str| assert_eq!(read(path), Err(format!("the output `o` ({path}) {what}")));
+        refused("linked/plain", "is a link or lies behind one");
+        refused("d/link", "is a link or lies behind one");
+        refused("d/plain/x", "lies below something that is not a folder");
+        refused("d/fifo", "is not a plain file: it is a FIFO");
+        refused("d/socket", "is not a plain file: it is a socket");
+        refused("d", "is not a plain file: it is a directory");
+        fs::write(at("d/plain"), "text!").unwrap();
+        refused("d/plain", "has more than 4 bytes, the limit");
+    }
+
+    #[test]
+    fn metrics_are_limited_in_size_and_length_of_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.json");
+        let read = || read_metrics(&path).map_err(|error| error.to_string());
+        assert_eq!(read(), Ok(BTreeMap::new()), "there need be none");
+        // Sparse: a file of a tebibyte that takes no disk must take no memory either.
+        fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(read(), Err("the metrics file has more than 16777216 bytes, the limit".to_owned()));
+        fs::write(&path, format!("{{\"{}\": 1}}", "n".repeat(1001))).unwrap();
+        let message = read().unwrap_err();
+        assert!(message.ends_with("…` has 1001 bytes; the limit is 1000") && message.len() < 200, "{message}");
+        fs::write(&path, format!("{{\"{}\": 1}}", "n".repeat(1000))).unwrap();
+        assert_eq!(read().map(|metrics| metrics.len()), Ok(1));
+        fs::remove_file(&path).unwrap();
+        symlink("elsewhere", &path).unwrap();
+        assert_eq!(read(), Err("the metrics file is a link or lies behind one".to_owned()));
+    }
 }

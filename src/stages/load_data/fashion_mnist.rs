@@ -81,10 +81,8 @@ pub fn open(context: &Context<'_>, path: Option<&str>, test: bool) -> Result<Vec
                 Some(path) => path,
                 None => fetch(context, &places, file, OFFICIAL)?,
             };
-            let idx = idx::open(&path, file.form).map_err(|e| {
-                let message = format!("{}: {e}", path.display());
-                StageError::bad_input(message, "remove the file; it is then downloaded again")
-            })?;
+            let hint = "remove the file; it is then downloaded again";
+            let idx = idx::open(&path, file.form).map_err(|e| e.in_file(&path, Some(hint)))?;
             verify(file, &path, &idx)?;
             Ok((idx, path))
         })
@@ -134,7 +132,8 @@ impl Places {
     }
 
     fn find(&self, name: &str) -> Option<PathBuf> {
-        self.searched.iter().find_map(|place| idx::find(place, name))
+        let special = || self.searched.iter().find_map(|place| idx::find_special(place, name));
+        self.searched.iter().find_map(|place| idx::find(place, name)).or_else(special)
     }
 
     /// What was looked for where, why it could not be fetched, and what to do.

@@ -11,12 +11,14 @@
 //! [`MAX_BYTES`] before anything is read, and no more is ever decompressed than it says (and one byte, to notice that
 //! there is more): neither a lying header nor a gzip bomb takes memory.
 
-use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
+
+use crate::file::{self, FileError};
+use crate::stage::StageError;
 
 /// Height and width of every image: what the decoder makes.
 pub const SIDE: usize = 28;
@@ -68,9 +70,35 @@ pub enum IdxError {
         /// Columns of an image.
         width: u32,
     },
-    /// The file can't be read, or its gzip stream is damaged.
+    /// The gzip stream is damaged.
+    #[error("the gzip stream is damaged: {0}")]
+    Gzip(io::Error),
+    /// The system can't read the file: its content may be fine.
     #[error("can't be read: {0}")]
-    Read(#[from] io::Error),
+    Read(#[from] FileError),
+}
+
+impl From<io::Error> for IdxError {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+        // The decoder's own errors have no number, those of the system have one.
+        let of_decoder = matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof);
+        if of_decoder && error.raw_os_error().is_none() { Self::Gzip(error) } else { Self::Read(error.into()) }
+    }
+}
+
+impl IdxError {
+    /// As an error of the stage. `hint` says what to do about wrong content; an error of the system never gets it.
+    pub(super) fn in_file(self, path: &Path, hint: Option<&str>) -> StageError {
+        let message = format!("{}: {self}", path.display());
+        match self {
+            Self::Read(FileError::Io(source)) if !FileError::is_about_file(&source) => {
+                StageError::Io { what: format!("can't read {}", path.display()), source }
+            }
+            Self::Read(_) => StageError::BadInput { message, hint: None },
+            _ => StageError::BadInput { message, hint: hint.map(str::to_owned) },
+        }
+    }
 }
 
 /// The elements of an IDX file and the SHA-256 of its decompressed bytes.
@@ -109,9 +137,18 @@ impl Form {
     }
 }
 
-/// `folder/name` or `folder/name.gz`, whichever is a file.
+/// `folder/name` or `folder/name.gz`, whichever is a regular file.
 pub fn find(folder: &Path, name: &str) -> Option<PathBuf> {
-    [folder.join(name), folder.join(format!("{name}.gz"))].into_iter().find(|p| p.is_file())
+    candidates(folder, name).into_iter().find(|p| p.is_file())
+}
+
+/// `folder/name` or `folder/name.gz`, whichever is something else than a regular file.
+pub(super) fn find_special(folder: &Path, name: &str) -> Option<PathBuf> {
+    candidates(folder, name).into_iter().find(|p| p.exists() && !p.is_file())
+}
+
+fn candidates(folder: &Path, name: &str) -> [PathBuf; 2] {
+    [folder.join(name), folder.join(format!("{name}.gz"))]
 }
 
 /// Reads an IDX file, gzipped or not.
@@ -119,7 +156,7 @@ pub fn find(folder: &Path, name: &str) -> Option<PathBuf> {
 /// # Errors
 /// See [`IdxError`].
 pub fn open(path: &Path, form: Form) -> Result<Idx, IdxError> {
-    read(BufReader::with_capacity(1 << 16, File::open(path)?), form)
+    read(BufReader::with_capacity(1 << 16, file::open(path)?), form)
 }
 
 /// Reads an IDX file, gzipped or not, from a stream.
@@ -241,7 +278,7 @@ pub(super) mod tests {
         let zipped = gzip(&images(2, &[7; 2 * PIXELS]));
         assert!(matches!(
             read(&zipped[..zipped.len() - 12], Form::Images),
-            Err(IdxError::Read(_) | IdxError::Truncated { .. })
+            Err(IdxError::Gzip(_) | IdxError::Truncated { .. })
         ));
     }
 
@@ -254,6 +291,30 @@ pub(super) mod tests {
         bomb.resize(64 << 20, 0);
         let idx = read(&gzip(&bomb)[..], Form::Labels);
         assert!(matches!(idx, Err(IdxError::Trailing { wanted: 1 })));
+    }
+
+    #[test]
+    fn only_wrong_content_gets_a_hint_to_replace_the_file() {
+        let hint_of = |error: IdxError| match error.in_file(Path::new("x.gz"), Some("replace it")) {
+            StageError::BadInput { hint, .. } => hint,
+            StageError::Io { what, .. } => {
+                assert_eq!(what, "can't read x.gz");
+                None
+            }
+            other => panic!("{other:?}"),
+        };
+        // Too many open files, out of memory, an error of the disk, and an EINVAL, which looks like a decoder's error.
+        for number in [24, 12, 5, 22] {
+            assert_eq!(hint_of(io::Error::from_raw_os_error(number).into()), None, "{number}");
+        }
+        assert_eq!(hint_of(io::Error::from(io::ErrorKind::OutOfMemory).into()), None);
+        assert_eq!(hint_of(FileError::NotRegular("a FIFO").into()), None);
+        let zipped = gzip(&labels(&[1; 1000]));
+        let mut flipped = zipped.clone();
+        flipped[15] ^= 0xff;
+        for bytes in [&zipped[..zipped.len() - 4], &flipped, b"\x1f\x8b rest", b"", b"<html>"] {
+            assert_eq!(hint_of(read(bytes, Form::Labels).unwrap_err()).as_deref(), Some("replace it"), "{bytes:?}");
+        }
     }
 
     #[test]

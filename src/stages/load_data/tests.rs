@@ -284,6 +284,20 @@ fn wrong_data_is_explained() {
 }
 
 #[test]
+fn what_is_no_regular_file_is_said_to_be_none() {
+    let base = idx_folder();
+    let labels = base.path().join("mine/t10k-labels-idx1-ubyte");
+    fs::remove_file(&labels).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &labels, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    let parameters = json!({"source": "idx", "path": "mine", "train": 1, "test": 1});
+    let message = "BASE/mine/t10k-labels-idx1-ubyte: can't be read: it is a FIFO, not a regular file (-)";
+    assert_eq!(refused(base.path(), parameters.clone()), message);
+    let stage = parse(parameters).unwrap();
+    let Err(StageError::BadInput { message, .. }) = stage.contents(&InFolder(base.path())) else { panic!("it waits") };
+    assert!(message.ends_with("can't be read: it is a FIFO, not a regular file"), "{message}");
+}
+
+#[test]
 fn files_that_only_look_like_fashion_mnist_are_refused() {
     let base = idx_folder();
     insta::assert_snapshot!(refused(base.path(), json!({"path": "mine"})), @r#"BASE/mine/train-images-idx3-ubyte.gz is not the published train-images-idx3-ubyte: its decompressed bytes have SHA-256 5d54d7be467f463be0a997031e89d37092cc3c4f16059f16953ddca9e1aabddd, not c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888 (remove the file, so that it is downloaded again; for other data in this format write `source = "idx"`)"#);
