@@ -187,7 +187,7 @@ fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
         Command::Doctor(args) => doctor::doctor(&args, global, ui),
         Command::Kinds(args) => kinds::kinds(&args, global, ui),
         Command::Completions { shell } => {
-            ui.out(&completion::script(&shell.to_string())?);
+            ui.exact(&completion::script(&shell.to_string())?);
             Ok(())
         }
     }

@@ -4,12 +4,14 @@
 //! one of them. Whoever finds something wrong adds a [`Diagnostic`] and goes on, so that all errors of a file are
 //! reported together.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use crate::error::{Category, Error};
+use crate::escape::{escape, is_hidden};
 
 /// A stretch of bytes in one of the [`Sources`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,21 +130,36 @@ impl Diagnostic {
 
     fn render(&self, sources: &Sources, renderer: &Renderer) -> String {
         let mut groups = vec![];
-        let title = Level::ERROR.primary_title(self.message.as_str());
+        // The renderer would put a `�` for some hidden characters and leave out others.
+        let title = Level::ERROR.primary_title(escape(&self.message));
         let place = self.origin.as_ref().and_then(|o| sources.0.get(o.source).map(|s| (o, s)));
-        let help = self.help.as_deref().map(|h| Level::HELP.message(h));
+        let help = self.help.as_deref().map(|h| Level::HELP.message(escape(h)));
         match place {
             Some((origin, source)) => {
                 let end = origin.span.end.min(source.text.len());
-                let start = origin.span.start.min(end);
-                let mark = AnnotationKind::Primary.span(start..end).label(self.label.as_deref());
-                let snippet = Snippet::source(source.text.as_str()).path(source.name.as_str()).annotation(mark);
+                let (text, span) = quotable(&source.text, origin.span.start.min(end)..end);
+                let mark = AnnotationKind::Primary.span(span).label(self.label.as_deref().map(escape));
+                let snippet = Snippet::source(text).path(escape(&source.name)).annotation(mark);
                 groups.push(title.element(snippet).elements(help));
             }
             None => groups.push(Group::with_title(title).elements(help)),
         }
         renderer.render(&groups)
     }
+}
+
+/// The text with a `�` for each hidden character that the renderer would print or leave out, and the span in it. Columns
+/// stay what they are in the file.
+fn quotable(text: &str, span: Range<usize>) -> (Cow<'_, str>, Range<usize>) {
+    let replaced = |c: char| !c.is_ascii() && is_hidden(c);
+    if !text.chars().any(replaced) {
+        return (Cow::Borrowed(text), span);
+    }
+    let quotable = |text: &str| -> String {
+        text.chars().map(|c| if replaced(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    };
+    let length = |end: usize| text.get(..end).map_or(0, |before| quotable(before).len());
+    (Cow::Owned(quotable(text)), length(span.start)..length(span.end))
 }
 
 /// The name among `known` that a misspelt one most likely meant.
@@ -153,4 +170,30 @@ pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         .filter(|(likeness, _)| *likeness > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, k)| k)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hidden_characters_are_escaped_in_messages_and_marked_in_quoted_lines() {
+        let (mut sources, mut diagnostics) = (Sources::default(), Diagnostics::default());
+        let text = "a = \"\u{202e}\u{200b}\u{9b}x\"  # \u{feff}\n";
+        let source = sources.add("p\u{202e}.toml", text);
+        let start = text.find('x').unwrap();
+        let error = diagnostics.error(&Origin { source, span: start..start + 1 }, "`\u{202e}x` is unknown");
+        error.help("known: \u{2066}y").label("\u{200b}here");
+        insta::assert_snapshot!(diagnostics.render(&sources), @r#"
+    error: `\u{202e}x` is unknown
+     --> p\u{202e}.toml:1:9
+      |
+    1 | a = "���x"  # �
+      |         ^ \u{200b}here
+      |
+      = help: known: \u{2066}y
+
+    1 error in the pipeline
+    "#);
+    }
 }

@@ -39,11 +39,11 @@ pub(super) fn graph(args: &GraphArgs, global: &Global, ui: &Ui) -> Result<()> {
         };
         return ui.object(&json!({ "stages": points.iter().map(node).collect::<Vec<_>>() }));
     }
-    ui.out(&match (args.dot, args.mermaid) {
-        (true, _) => dot(&project, &points),
-        (_, true) => mermaid(&project, &points),
-        _ => text(&project, &points),
-    });
+    match (args.dot, args.mermaid) {
+        (true, _) => ui.document(&dot(&project, &points)),
+        (_, true) => ui.document(&mermaid(&project, &points)),
+        _ => ui.out(&text(&project, &points)),
+    }
     Ok(())
 }
 

@@ -92,7 +92,7 @@ pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
     };
     let run = store.run(id)?;
     if args.events {
-        return print_file(&events_path(&store, &run), ui);
+        return print_file(&events_path(&store, &run), |text| ui.exact(text));
     }
     if let Some(stage) = &args.stage {
         return stage_log(&store, &run, stage, ui);
@@ -137,13 +137,13 @@ fn stage_log(store: &Store, run: &RunRecord, stage: &str, ui: &Ui) -> Result<()>
     if !path.exists() {
         return Err(Error::bad_input(format!("`{stage}` did not run in {}, so it has no log", run.id)));
     }
-    print_file(&path, ui)
+    print_file(&path, |text| ui.out(text))
 }
 
-fn print_file(path: &Path, ui: &Ui) -> Result<()> {
+fn print_file(path: &Path, print: impl FnOnce(&str)) -> Result<()> {
     let text =
         std::fs::read(path).map_err(|e| Error::bad_input(format!("can't read {}", path.display())).caused_by(e))?;
-    ui.out(&String::from_utf8_lossy(&text));
+    print(&String::from_utf8_lossy(&text));
     Ok(())
 }
 

@@ -100,7 +100,11 @@ pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()
         _ if rows.is_empty() => return Ok(()),
         _ => plain(&header, &rows, &columns),
     };
-    ui.out(&text);
+    if args.csv {
+        ui.document(&text)
+    } else {
+        ui.out(&text)
+    }
     Ok(())
 }
 
@@ -139,7 +143,7 @@ fn print_json(rows: &[Row], ui: &Ui) -> Result<()> {
     let mut json = serde_json::Serializer::new(&mut bytes);
     let written = (&mut json).collect_map(rows.iter().map(|row| (&row.name, &row.metrics)));
     written.map_err(|e| Error::storage("can't write JSON").caused_by(e))?;
-    ui.out(&String::from_utf8_lossy(&bytes));
+    ui.exact(&String::from_utf8_lossy(&bytes));
     Ok(())
 }
 

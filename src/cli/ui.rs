@@ -2,6 +2,7 @@
 
 mod watch;
 
+use std::borrow::Cow;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{Error, Result};
+use crate::escape::{escape, is_hidden};
 
 pub(super) use watch::Watch;
 
@@ -32,9 +34,37 @@ pub(super) const RED: Style = AnsiColor::Red.on_default().bold();
 /// Beside the point.
 pub(super) const DIM: Style = Style::new().dimmed();
 
+/// Stands for the escape character of our own styles until the text is printed: the real one is escaped wherever it comes
+/// from. It is one of the code points that Unicode keeps for use inside programs.
+const STYLE_MARK: char = '\u{fdd0}';
+
 /// A word in a style; nothing is styled where the output is no terminal.
 pub(super) fn paint(style: Style, text: &str) -> String {
-    format!("{style}{text}{style:#}")
+    let [on, off] = [style.render().to_string(), style.render_reset().to_string()];
+    let marked = |sequence: String| sequence.replace('\u{1b}', STYLE_MARK.encode_utf8(&mut [0; 4]));
+    format!("{}{}{}", marked(on), escape(text), marked(off))
+}
+
+/// The text as it is printed: hidden characters escaped, our own styles as the terminal knows them.
+fn printable(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_hidden) {
+        return Cow::Borrowed(text);
+    }
+    let mut pieces = text.split(STYLE_MARK);
+    let mut out = escape(pieces.next().unwrap_or_default()).into_owned();
+    for piece in pieces {
+        // A mark that comes from outside may style text, and do nothing else.
+        let body =
+            piece.strip_prefix('[').map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';'));
+        let is_style = body.is_some_and(|rest| rest.starts_with('m'));
+        if is_style {
+            out.push('\u{1b}')
+        } else {
+            out.extend(STYLE_MARK.escape_default())
+        }
+        out.push_str(&escape(piece));
+    }
+    Cow::Owned(out)
 }
 
 impl Ui {
@@ -42,9 +72,29 @@ impl Ui {
         Self { json, quiet, verbose }
     }
 
-    /// Prints a result, ending in a new line. Whoever reads us may stop reading: then we stop, too.
+    /// Prints a result for people, ending in a new line. Hidden characters are escaped.
     pub(super) fn out(&self, text: &str) {
-        match self.try_out(text) {
+        let text = printable(text);
+        let ended = if text.ends_with('\n') { "" } else { "\n" };
+        let mut out = anstream::stdout().lock();
+        let written = write!(out, "{text}{ended}").and_then(|()| out.flush());
+        drop(out);
+        self.check_written(written);
+    }
+
+    /// Prints a result for programs, ending in a new line: exact, except that a terminal gets no hidden characters.
+    pub(super) fn document(&self, text: &str) {
+        if std::io::stdout().is_terminal() { self.out(text) } else { self.exact(text) }
+    }
+
+    /// Prints a result for programs, ending in a new line, byte for byte.
+    pub(super) fn exact(&self, text: &str) {
+        self.check_written(self.try_out(text));
+    }
+
+    /// If nobody reads our output any more, the process ends without an error.
+    fn check_written(&self, written: std::io::Result<()>) {
+        match written {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
             Err(error) => {
@@ -55,9 +105,9 @@ impl Ui {
         }
     }
 
-    /// [`Ui::out`] for a run, which goes on when nobody reads any more.
+    /// [`Ui::exact`] for a run, which goes on when nobody reads any more.
     fn try_out(&self, text: &str) -> std::io::Result<()> {
-        let mut out = anstream::stdout().lock();
+        let mut out = std::io::stdout().lock();
         let ended = if text.ends_with('\n') { "" } else { "\n" };
         write!(out, "{text}{ended}").and_then(|()| out.flush())
     }
@@ -68,7 +118,7 @@ impl Ui {
     /// If it can't be written as JSON: a bug.
     pub(super) fn object(&self, value: &impl serde::Serialize) -> Result<()> {
         let text = serde_json::to_string(value).map_err(|e| Error::storage("can't write JSON").caused_by(e))?;
-        self.out(&text);
+        self.exact(&text);
         Ok(())
     }
 
@@ -105,7 +155,7 @@ impl Ui {
 
     fn err(&self, text: &str) {
         // Nobody left to tell.
-        let _ = writeln!(anstream::stderr().lock(), "{text}");
+        let _ = writeln!(anstream::stderr().lock(), "{}", printable(text));
     }
 
     /// A bar for something that counts; invisible where there is no terminal.
@@ -130,19 +180,21 @@ impl Ui {
     }
 }
 
-/// Aligned columns with a header.
+/// Aligned columns with a header. Hidden characters are escaped here already, so that the columns line up.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    let header: Vec<Cow<'_, str>> = header.iter().map(|cell| escape(cell)).collect();
+    let rows: Vec<Vec<Cow<'_, str>>> = rows.iter().map(|row| row.iter().map(|cell| escape(cell)).collect()).collect();
     let width = |i: usize| {
         let cells = rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count());
         cells.chain([header[i].chars().count()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let line = |cells: Vec<&str>| {
+    let line = |cells: &[Cow<'_, str>]| {
         let padded = cells.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
-    let mut lines = vec![line(header.to_vec())];
-    lines.extend(rows.iter().map(|r| line(r.iter().map(String::as_str).collect())));
+    let mut lines = vec![line(&header)];
+    lines.extend(rows.iter().map(|r| line(r)));
     lines.join("\n")
 }
 
@@ -173,4 +225,31 @@ pub(super) fn when(milliseconds: i64) -> String {
 /// A figure with the digits that matter.
 pub(super) fn figure(v: f64) -> String {
     if v == v.trunc() && v.abs() < 1e9 { format!("{v}") } else { format!("{v:.4}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_styles_reach_the_terminal() {
+        let painted = format!("{} {}", paint(GREEN, "fine \u{1b}[2J"), "\u{1b}]0;title\u{7}\u{202e}");
+        assert_eq!(printable(&painted), "\u{1b}[32mfine \\u{1b}[2J\u{1b}[0m \\u{1b}]0;title\\u{7}\\u{202e}");
+    }
+
+    #[test]
+    fn a_style_mark_from_outside_starts_no_other_sequence() {
+        for (text, wanted) in
+            [("\u{fdd0}[2J", "\\u{fdd0}[2J"), ("\u{fdd0}]0;x", "\\u{fdd0}]0;x"), ("\u{fdd0}", "\\u{fdd0}")]
+        {
+            assert_eq!(printable(text), wanted);
+        }
+        assert_eq!(paint(DIM, "\u{fdd0}[31m").matches(STYLE_MARK).count(), 2, "text in a style is escaped");
+    }
+
+    #[test]
+    fn columns_line_up_with_escaped_cells() {
+        let rows = [vec!["a\u{202e}".to_owned(), "1".to_owned()], vec!["b".to_owned(), "2".to_owned()]];
+        assert_eq!(table(&["name", "n"], &rows), "name       n\na\\u{202e}  1\nb          2");
+    }
 }

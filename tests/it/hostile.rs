@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use vadpipe::artifact::{Tensor, to_safetensors};
 
-use crate::support::{Desk, Said};
+use crate::support::{Desk, Said, json};
 
 /// Runs `vadpipe` and fails if it does not end.
 fn ends(desk: &Desk, args: &[&str]) -> Said {
@@ -135,6 +135,60 @@ fn too_few_file_handles_are_no_reason_to_remove_a_data_file() {
         }
     }
     assert!(short > 0, "no number of handles was too small for the data file alone");
+}
+
+/// What a terminal would act on, or show in another order, or not at all.
+const HIDDEN: [char; 6] = ['\u{202e}', '\u{2066}', '\u{200b}', '\u{feff}', '\u{1b}', '\u{9b}'];
+
+fn assert_nothing_hidden(text: &str) {
+    assert!(!text.contains(HIDDEN), "{text:?}");
+}
+
+#[test]
+fn hidden_characters_in_the_pipeline_are_escaped_on_their_way_to_the_terminal() {
+    let desk = Desk::new(
+        "[pipeline]\nname = \"p\"\n[matrix]\nw = [\"a\u{202e}b\", \"c\u{200b}\"]\n[stages.it]\nkind = \"command\"\n\
+         argv = [\"sh\", \"-c\", \"true\", \"${matrix.w}\"]\n",
+    );
+    for args in [&["plan", "p.toml"][..], &["run", "p.toml"], &["log", "last"], &["graph", "p.toml"]] {
+        let said = desk.vadpipe(args);
+        assert_eq!(said.code, 0, "{}", said.err);
+        let both = said.out + &said.err;
+        assert_nothing_hidden(&both);
+        assert!(both.contains(r"it@w=a\u{202e}b") && both.contains(r"it@w=c\u{200b}"), "{args:?}: {both}");
+    }
+    let names = json(&desk.vadpipe(["plan", "p.toml", "--json"]));
+    assert_eq!(names["stages"][0]["name"], "it@w=a\u{202e}b", "JSON is exact");
+    desk.write("p.toml", "[pipeline]\nname = \"p\"\n[stages.\"a\u{202e}b\"]\nkind = \"lo\u{2066}ad\"\n");
+    let said = desk.vadpipe(["plan", "p.toml"]);
+    assert_eq!(said.code, 2);
+    assert_nothing_hidden(&said.err);
+    assert!(said.err.contains(r"a\u{202e}b") && said.err.contains(r"lo\u{2066}ad"), "{}", said.err);
+}
+
+#[test]
+fn hidden_characters_of_a_program_are_escaped_on_their_way_to_the_terminal() {
+    let script = r#"printf '\342\200\256oops \033[2J\r' >&2; printf '{"m\342\200\256": 1}' > {metrics}"#;
+    let desk = Desk::new(&pipeline_of(&format!("{script}; exit $(cat {{base}}/code)"), ""));
+    desk.write("code", "1");
+    let said = desk.vadpipe(["run", "p.toml"]);
+    assert_eq!(said.code, 1, "{}", said.err);
+    assert_nothing_hidden(&said.err);
+    assert!(said.err.contains(r"\u{202e}oops \u{1b}[2J"), "{}", said.err);
+    let log = desk.vadpipe(["log", "last", "--stage", "it"]);
+    assert_nothing_hidden(&log.out);
+    assert!(log.out.contains(r"\u{202e}oops \u{1b}[2J\r"), "{}", log.out);
+    let events = desk.try_run(&[]);
+    let failure = events.of_kind("stage-failed").next().expect("a failure");
+    assert!(failure["error"].as_str().expect("text").contains("\u{202e}oops \u{1b}[2J"), "JSON is exact: {failure}");
+
+    desk.write("code", "0");
+    assert_eq!(desk.vadpipe(["run", "p.toml"]).code, 0);
+    let table = desk.vadpipe(["metrics", "p.toml"]).out;
+    assert!(table.contains(r"m\u{202e}"), "{table}");
+    assert_nothing_hidden(&table);
+    assert!(desk.vadpipe(["metrics", "p.toml", "--csv"]).out.contains("m\u{202e}"), "CSV in a pipe is exact");
+    assert_eq!(json(&desk.vadpipe(["metrics", "p.toml", "--json"]))["it"]["m\u{202e}"], 1.0);
 }
 
 #[test]

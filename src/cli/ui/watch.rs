@@ -8,6 +8,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{DIM, GREEN, RED, Ui, YELLOW, figure, paint, seconds};
+use crate::escape::escape;
 use crate::event::{Event, Listener, Status};
 
 /// Listens to a run and prints.
@@ -57,7 +58,7 @@ impl Watch {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("━╸ "));
         }
-        bar.set_prefix(stage.to_owned());
+        bar.set_prefix(escape(stage).into_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
         self.bars_running().insert(stage.to_owned(), bar);
     }
@@ -79,7 +80,7 @@ impl Watch {
         bar.set_position(done);
         let mut words: Vec<String> = figures.iter().map(|(n, v)| format!("{n} {v:.4}")).collect();
         words.extend(rate.map(|r| format!("{r:.0}/s")));
-        bar.set_message(words.join(" "));
+        bar.set_message(escape(&words.join(" ")).into_owned());
     }
 
     /// Without bars, a training says about twenty times how far it is.
