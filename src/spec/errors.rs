@@ -1,8 +1,8 @@
 //! Saying what is wrong, without drowning anybody in it and without quadratic cost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
-use crate::diagnostic::{Diagnostics, Origin, Sources, nearest};
+use crate::diagnostic::{Diagnostic, Diagnostics, Origin, Sources, nearest};
 use crate::error::Error;
 
 /// As many errors as anybody reads at once; every one quotes its line, which takes a walk through the text.
@@ -54,6 +54,85 @@ pub(super) fn finish(mut diagnostics: Diagnostics, sources: &Sources) -> Result<
         }
         other => other,
     }
+}
+
+/// The errors of a stage's points, each kind of error at a place once, with the points that have it.
+#[derive(Default)]
+pub(super) struct PointErrors {
+    errors: Vec<PointError>,
+    /// Index in `errors` by place and by [`without_values`] of the message.
+    known: HashMap<(Option<(usize, usize, usize)>, String), usize>,
+}
+
+/// One of [`PointErrors`].
+struct PointError {
+    /// As it was first reported.
+    first: Diagnostic,
+    /// Other messages that differ from the first only in the value at fault.
+    others: BTreeSet<String>,
+    /// The different parameters that have it.
+    variants: BTreeSet<usize>,
+}
+
+impl PointErrors {
+    /// Adds what is wrong with the parameters of this number.
+    pub(super) fn add(&mut self, variant: usize, found: Vec<Diagnostic>) {
+        for diagnostic in found {
+            let place = diagnostic.origin.as_ref().map(|o| (o.source, o.span.start, o.span.end));
+            let index = *self.known.entry((place, without_values(&diagnostic.message))).or_insert(self.errors.len());
+            match self.errors.get_mut(index) {
+                Some(known) => {
+                    known.variants.insert(variant);
+                    if diagnostic.message != known.first.message {
+                        known.others.insert(diagnostic.message);
+                    }
+                }
+                None => {
+                    let variants = BTreeSet::from([variant]);
+                    self.errors.push(PointError { first: diagnostic, others: BTreeSet::new(), variants });
+                }
+            }
+        }
+    }
+
+    /// How many different errors there are.
+    pub(super) fn len(&self) -> usize {
+        self.errors.len()
+    }
+
+    /// Reports them. `points[v]` is the number of points that have the parameters of number `v`.
+    pub(super) fn report(self, points: &[usize], diagnostics: &mut Diagnostics) {
+        let all: usize = points.iter().sum();
+        for PointError { mut first, others, variants } in self.errors {
+            let count: usize = variants.iter().filter_map(|v| points.get(*v)).sum();
+            if !others.is_empty() {
+                let values = if others.len() == 1 { "value" } else { "values" };
+                first.message.push_str(&format!(" (the same for {} other {values})", others.len()));
+            }
+            let by_value = count < all || !others.is_empty();
+            if by_value && count > 1 {
+                let label = first.label.take().map_or_else(String::new, |label| format!("{label}, "));
+                first.label = Some(format!("{label}in {count} points"));
+            }
+            diagnostics.0.push(first);
+        }
+    }
+}
+
+/// A message without the values in it, so that the same error about two values has one text: what stands behind ", not ",
+/// numbers, and quoted text. Names in backticks stay.
+fn without_values(message: &str) -> String {
+    let message = message.rsplit_once(", not ").map_or(message, |(before, _)| before);
+    let (mut name, mut quoted) = (false, false);
+    let keep = |c: &char| {
+        match c {
+            '`' if !quoted => name = !name,
+            '"' if !name => quoted = !quoted,
+            _ => {}
+        }
+        name || !(quoted || c.is_ascii_digit() || matches!(c, '.' | '-'))
+    };
+    message.chars().filter(keep).collect()
 }
 
 /// Whether a name is safe everywhere a pipeline's or a stage's name goes: `[A-Za-z0-9_-]+`.

@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-use super::errors::suggest;
+use super::errors::{PointErrors, suggest};
 use super::expand::Expansion;
 use super::stages::{At, RESERVED, is_parameter};
 use super::template::Scope;
@@ -14,7 +14,7 @@ use crate::diagnostic::{Diagnostics, Origin};
 use crate::stage::{Params, ParsedStage, StageKind};
 use crate::value::{Data, Entry, Node, Table};
 
-/// After so many errors in one stage its other combinations are not looked at.
+/// After so many different errors in one stage its other combinations are not looked at.
 const ENOUGH_ERRORS: usize = 20;
 
 /// A stage's parameters for some of its points.
@@ -75,11 +75,13 @@ impl<'a> Parser<'a> {
         let mut variants = Vec::new();
         let mut of_row = Vec::with_capacity(shape.rows.len());
         let mut known: HashMap<Vec<u32>, usize> = HashMap::new();
+        let (mut errors, mut points) = (PointErrors::default(), Vec::new());
         let mut used = vec![false; self.at.len()];
         for row in &shape.rows {
             let key: Vec<u32> = shape.relevant.iter().map(|p| row[*p]).collect();
             if let Some(variant) = known.get(&key) {
                 of_row.push(*variant);
+                points[*variant] += 1;
                 continue;
             }
             let matching = |p: &Pattern<'_>| p.coordinates.iter().all(|(position, value)| row[*position] == *value);
@@ -88,11 +90,20 @@ impl<'a> Parser<'a> {
             let from = diagnostics.0.len();
             variants.extend(self.variant(row, &at, diagnostics));
             self.label(diagnostics, from);
-            known.insert(key, variants.len().saturating_sub(1));
-            of_row.push(variants.len().saturating_sub(1));
-            if diagnostics.0.len() > before + ENOUGH_ERRORS {
-                return None;
+            // The index in `variants` as long as nothing is wrong.
+            let variant = known.len();
+            errors.add(variant, diagnostics.0.split_off(from));
+            known.insert(key, variant);
+            of_row.push(variant);
+            points.push(1);
+            if errors.len() > ENOUGH_ERRORS {
+                break;
             }
+        }
+        let complete = errors.len() <= ENOUGH_ERRORS;
+        errors.report(&points, diagnostics);
+        if !complete {
+            return None;
         }
         for (pattern, _) in self.at.iter().zip(used).filter(|(_, used)| !used) {
             let message = format!("this matches no point of stage `{}`", self.whole.drafts[self.stage].name);

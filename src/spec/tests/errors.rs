@@ -646,3 +646,63 @@ fn segments_that_make_no_sense() {
     1 error in the pipeline
     ");
 }
+
+#[test]
+fn an_error_of_many_points_is_said_once_with_their_number() {
+    let sweep = |axes: &str, fields: &str| {
+        let kind = "[stages.d]\nkind = \"load\"\n[stages.a]\nkind = \"train\"\ninputs = { data = \"d\" }\n";
+        wrong(&format!("[matrix]\n{axes}\n{kind}{fields}\n"))
+    };
+    // All values of a range are written at one place.
+    assert_snapshot!(sweep("r = { from = -20, to = -1, steps = 20 }", "rate = \"${matrix.r}\""), @r"
+    error: `rate` must be a number above 0, not -20 (the same for 19 other values)
+     --> p.toml:3:5
+      |
+    3 | r = { from = -20, to = -1, steps = 20 }
+      |     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ used by stage `a`, in 20 points
+
+    1 error in the pipeline
+    ");
+    // One value among others, at the points that have it.
+    assert_snapshot!(sweep("r = [0.1, -1]\nw = [1, 2, 3]", "rate = \"${matrix.r}\"\nwidth = \"${matrix.w}\""), @r"
+    error: `rate` must be a number above 0, not -1
+     --> p.toml:3:11
+      |
+    3 | r = [0.1, -1]
+      |           ^^ used by stage `a`, in 3 points
+
+    1 error in the pipeline
+    ");
+    // A text that a value is part of.
+    assert_snapshot!(sweep("i = [1, 2]", "distribution = \"gauss${matrix.i}\""), @r#"
+    error: `distribution` must be one of gaussian, uniform, not "gauss1" (the same for 1 other value)
+     --> p.toml:9:16
+      |
+    9 | distribution = "gauss${matrix.i}"
+      |                ^^^^^^^^^^^^^^^^^^ in 2 points
+      |
+      = help: did you mean `gaussian`?
+
+    1 error in the pipeline
+    "#);
+    // What is wrong at every point has no number.
+    assert_snapshot!(sweep("w = [1, 2]", "width = \"${matrix.w}\"\nwdth = 3"), @r"
+    error: unknown field `wdth`
+      --> p.toml:10:1
+       |
+    10 | wdth = 3
+       | ^^^^
+       |
+       = help: did you mean `width`?
+
+    1 error in the pipeline
+    ");
+}
+
+#[test]
+fn many_wrong_values_hide_no_other_error() {
+    let text = "[matrix]\nr = { from = -40, to = -1, steps = 40 }\nw = [1, 0]\n[stages.d]\nkind = \"load\"\n[stages.a]\n\
+                kind = \"train\"\ninputs = { data = \"d\" }\nwidth = \"${matrix.w}\"\nrate = \"${matrix.r}\"\n";
+    let message = wrong(text).replace("w = [1, 0]", "");
+    assert!(message.contains("`width` must be") && message.ends_with("2 errors in the pipeline"), "{message}");
+}
