@@ -1,20 +1,22 @@
 //! `vadpipe export`.
 
-use std::collections::BTreeMap;
+mod layout;
+
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
+use self::layout::{Content, ExportFile};
 use super::project::Project;
 use super::ui::Ui;
 use super::{Global, PipelineArgs};
-use crate::artifact::{ElementType, Tensor, to_safetensors};
+use crate::artifact::{Tensor, TensorEntry, to_safetensors};
 use crate::error::{Error, Result};
 use crate::exec::replace_file;
 use crate::report::image;
-use crate::store::{ResultRecord, Store};
+use crate::store::Store;
 
 /// Arguments of `export`.
 #[derive(Args)]
@@ -23,7 +25,8 @@ use crate::store::{ResultRecord, Store};
   vadpipe export pipelines/full.toml 'vad@*' fit-ad --to out --overwrite
 
 A tensor `decoder.fc.weight` is written to decoder.safetensors as `fc.weight`, so that PyTorch's load_state_dict takes
-the file; tensors without a dot in their name go to tensors.safetensors, stacks of images to PNG files as well.")]
+the file; tensors without a dot in their name go to tensors.safetensors, stacks of images to PNG files as well. Where two
+files would have one name, the second gets a number: a stack of images `plot` beside a file plot.png goes to plot-2.png.")]
 pub(super) struct ExportArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
@@ -39,13 +42,16 @@ pub(super) struct ExportArgs {
 pub(super) fn export(args: &ExportArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
     let results = project.all_results(ui)?;
-    let planned: Vec<(PathBuf, &ResultRecord)> =
-        results.iter().map(|(point, record)| (args.to.join(project.name(*point)), record)).collect();
-    let mut existing = Vec::new();
-    for (folder, record) in &planned {
-        existing
-            .extend(names(record)?.into_iter().map(|name| folder.join(name)).filter(|p| p.symlink_metadata().is_ok()));
-    }
+    let planned = results.iter().map(|(point, record)| {
+        let files = layout::files(&record.manifest).map_err(|fault| {
+            let message = format!("`{}` can't be exported: {fault}", project.name(*point));
+            Error::bad_input(message).hint("nothing was written")
+        })?;
+        Ok((args.to.join(project.name(*point)), files))
+    });
+    let planned: Vec<(PathBuf, Vec<ExportFile<'_>>)> = planned.collect::<Result<_>>()?;
+    let paths = planned.iter().flat_map(|(folder, files)| files.iter().map(|f| folder.join(&f.name)));
+    let existing: Vec<PathBuf> = paths.filter(|p| p.symlink_metadata().is_ok()).collect();
     if let (Some(first), false) = (existing.first(), args.overwrite) {
         let others = existing.len() - 1;
         let more = if others > 0 { format!(" (and {others} more files)") } else { String::new() };
@@ -53,11 +59,12 @@ pub(super) fn export(args: &ExportArgs, global: &Global, ui: &Ui) -> Result<()> 
         return Err(Error::bad_input(message).hint("give another folder, or `--overwrite`"));
     }
     let mut written = Vec::new();
-    for (folder, record) in &planned {
-        for (name, bytes) in files(&project.store, record)? {
-            let path = folder.join(name);
-            write(&path, &bytes)?;
-            ui.note(&format!("wrote {}", path.display()));
+    for (folder, files) in &planned {
+        for file in files {
+            let path = folder.join(&file.name);
+            write(&path, &content(&project.store, &file.content)?)?;
+            let instead = file.instead_of.as_ref().map(|name| format!(" ({name} is another file)")).unwrap_or_default();
+            ui.note(&format!("wrote {}{instead}", path.display()));
             written.push(path);
         }
     }
@@ -67,73 +74,25 @@ pub(super) fn export(args: &ExportArgs, global: &Global, ui: &Ui) -> Result<()> 
     Ok(())
 }
 
-/// The file that a tensor goes to, and its name in it.
-fn place(tensor: &str) -> (String, &str) {
-    match tensor.split_once('.') {
-        Some((group, name)) => (format!("{group}.safetensors"), name),
-        None => ("tensors.safetensors".to_owned(), tensor),
-    }
-}
-
-fn is_image_stack(element: ElementType, shape: &[usize]) -> bool {
-    element == ElementType::U8 && shape.len() == 3 && shape[0] <= MOST_IMAGES
-}
-
-/// More than these are a data set, not something to look at.
-const MOST_IMAGES: usize = 400;
-
-/// The files that a result is written to, without reading it.
-fn names(record: &ResultRecord) -> Result<Vec<String>> {
-    let manifest = &record.manifest;
-    let mut names = vec!["metrics.json".to_owned(), "facts.json".to_owned()];
-    for (name, entry) in &manifest.tensors {
-        names.push(place(name).0);
-        if is_image_stack(entry.element, &entry.shape) {
-            names.push(format!("{name}.png"));
+fn content(store: &Store, content: &Content<'_>) -> Result<Vec<u8>> {
+    match content {
+        Content::Json(value) => Ok(format!("{value:#}\n").into_bytes()),
+        Content::File(blob) => Ok(store.read_file(blob)?),
+        Content::Tensors(entries) => {
+            let read = |(name, entry): &(&str, &TensorEntry)| Ok(((*name).to_owned(), store.read_tensor(entry)?));
+            let tensors = entries.iter().map(read).collect::<Result<Vec<(String, Tensor)>>>()?;
+            to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).map_err(as_storage)
+        }
+        Content::Picture(entry) => {
+            let tensor = store.read_tensor(entry)?;
+            let count = tensor.shape().first().copied().unwrap_or_default();
+            image::grid(&tensor, layout::columns(count), layout::SCALE).map_err(as_storage)
         }
     }
-    names.extend(manifest.files.keys().cloned());
-    names.sort();
-    names.dedup();
-    match names.iter().find(|n| !Path::new(n).components().all(|c| matches!(c, Component::Normal(_)))) {
-        Some(bad) => Err(Error::bad_input(format!("`{bad}` is no name for a file"))),
-        None => Ok(names),
-    }
-}
-
-/// The files with their content.
-fn files(store: &Store, record: &ResultRecord) -> Result<BTreeMap<String, Vec<u8>>> {
-    let manifest = &record.manifest;
-    let mut files = BTreeMap::new();
-    let mut groups: BTreeMap<String, Vec<(String, Tensor)>> = BTreeMap::new();
-    for (name, entry) in &manifest.tensors {
-        let tensor = store.read_tensor(entry)?;
-        if is_image_stack(entry.element, &entry.shape) {
-            let columns = (entry.shape[0] as f64).sqrt().ceil() as usize;
-            let png = image::grid(&tensor, columns.clamp(1, 10), 2).map_err(as_storage)?;
-            files.insert(format!("{name}.png"), png);
-        }
-        let (file, short) = place(name);
-        groups.entry(file).or_default().push((short.to_owned(), tensor));
-    }
-    for (file, tensors) in groups {
-        let bytes = to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).map_err(as_storage)?;
-        files.insert(file, bytes);
-    }
-    for (name, blob) in &manifest.files {
-        files.insert(name.clone(), store.read_file(blob)?);
-    }
-    files.insert("metrics.json".to_owned(), pretty(&json!(manifest.metrics)));
-    files.insert("facts.json".to_owned(), pretty(&json!(manifest.facts)));
-    Ok(files)
 }
 
 fn as_storage(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::storage("a result can't be written as a file").caused_by(error)
-}
-
-fn pretty(value: &serde_json::Value) -> Vec<u8> {
-    format!("{value:#}\n").into_bytes()
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

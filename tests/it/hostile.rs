@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use vadpipe::artifact::{Tensor, to_safetensors};
+use vadpipe::artifact::{Tensor, from_safetensors, to_safetensors};
 
 use crate::support::{Desk, Said, json};
 
@@ -214,4 +214,28 @@ fn a_damaged_safetensors_output_is_said_to_be_damaged_where() {
         assert_eq!(said.code, 1, "{}", said.err);
         assert!(said.err.contains(&format!("not a safetensors file: {what}")), "{what}: {}", said.err);
     }
+}
+
+#[test]
+fn export_keeps_apart_what_would_have_one_name() {
+    let images = Tensor::new([2, 3, 3], &[7u8; 18]).expect("a tensor");
+    let (one, two) = (Tensor::vector(&[1f32]), Tensor::vector(&[2f32]));
+    let bytes = to_safetensors([("a", &images), ("tensors.x", &two), ("x", &one)]).expect("a file");
+    let desk = Desk::new(&pipeline_of(
+        "cp {base}/t.safetensors {outputs.t}; echo mine > a.png",
+        "outputs = { t = \"own.safetensors\", p = \"a.png\" }\nsources = [\"t.safetensors\"]",
+    ));
+    std::fs::write(desk.path("t.safetensors"), bytes).expect("a file");
+    let said = desk.vadpipe(["run", "p.toml"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let said = desk.vadpipe(["export", "p.toml", "--to", "out"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let exported = std::fs::read(desk.path("out/it/tensors.safetensors")).expect("tensors");
+    let tensors = from_safetensors(&exported).expect("a safetensors file");
+    assert_eq!(tensors.keys().collect::<Vec<_>>(), ["a", "tensors.x", "x"]);
+    assert_eq!((&tensors["x"], &tensors["tensors.x"]), (&one, &two));
+    assert_eq!(desk.read("out/it/a.png"), "mine\n");
+    assert!(std::fs::read(desk.path("out/it/a-2.png")).expect("a picture").starts_with(b"\x89PNG"));
+    assert!(said.err.contains("wrote out/it/a-2.png (a.png is another file)"), "{}", said.err);
+    assert_eq!(desk.vadpipe(["export", "p.toml", "--to", "out"]).code, 2, "all of them are seen to exist");
 }
