@@ -5,6 +5,7 @@
 //! reported together.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::ops::Range;
 
@@ -66,6 +67,9 @@ pub struct Diagnostic {
     pub help: Option<String>,
 }
 
+/// As many errors as anybody reads at once; every one quotes its line, which takes a walk through the text.
+pub const MOST_SHOWN: usize = 50;
+
 /// Collects diagnostics, so that parsing can go on after the first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics(pub Vec<Diagnostic>);
@@ -92,14 +96,22 @@ impl Diagnostics {
         self.0.is_empty()
     }
 
-    /// `Ok` if nothing is wrong, else one error (exit code 2) with everything rendered in it, in order of place.
+    /// `Ok` if nothing is wrong, else one error (exit code 2) with all of them rendered in order of place, none twice. Of
+    /// very many, only the first are shown, and the others are counted.
     pub fn into_result(mut self, sources: &Sources) -> Result<(), Error> {
         if self.is_empty() {
             return Ok(());
         }
+        let mut seen = BTreeSet::new();
+        self.0.retain(|d| seen.insert((d.place(), d.message.clone())));
         self.0.sort_by_key(|d| d.origin.as_ref().map(|o| (o.source, o.span.start)));
-        self.0.dedup();
-        Err(Error::new(Category::BadInput, self.render(sources)))
+        let more = self.0.len().saturating_sub(MOST_SHOWN);
+        self.0.truncate(MOST_SHOWN);
+        let mut message = self.render(sources);
+        if more > 0 {
+            message.push_str(&format!(", and {more} more"));
+        }
+        Err(Error::new(Category::BadInput, message))
     }
 
     /// All of them as text, with the offending lines quoted, and a closing line that counts them.
@@ -126,6 +138,11 @@ impl Diagnostic {
     pub fn label(&mut self, label: impl Into<String>) -> &mut Self {
         self.label = Some(label.into());
         self
+    }
+
+    /// Its place as numbers that can be ordered and looked up: source, first byte, end.
+    pub fn place(&self) -> Option<(usize, usize, usize)> {
+        self.origin.as_ref().map(|o| (o.source, o.span.start, o.span.end))
     }
 
     fn render(&self, sources: &Sources, renderer: &Renderer) -> String {
@@ -175,6 +192,18 @@ pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_very_many_errors_the_first_are_shown_and_none_twice() {
+        let (mut sources, mut diagnostics) = (Sources::default(), Diagnostics::default());
+        let source = sources.add("p.toml", "x".repeat(200));
+        for n in (0..70).rev().chain(0..70) {
+            diagnostics.error(&Origin { source, span: n..n + 1 }, format!("error number {n}"));
+        }
+        let message = diagnostics.into_result(&sources).unwrap_err().message;
+        assert!(message.starts_with("error: error number 0\n") && message.contains("number 49\n"), "{message}");
+        assert!(message.ends_with("50 errors in the pipeline, and 20 more"), "{message}");
+    }
 
     #[test]
     fn hidden_characters_are_escaped_in_messages_and_marked_in_quoted_lines() {

@@ -234,11 +234,11 @@ pub fn load(
     overrides::apply(overrides, &mut root, &mut sources, &mut diagnostics);
     if broken {
         // What a broken text seems to say would only bring errors that are none.
-        errors::finish(std::mem::take(&mut diagnostics), &sources)?;
+        std::mem::take(&mut diagnostics).into_result(&sources)?;
     }
     overrides::report_unheeded(&root, file, &sources, &mut diagnostics);
     let found = typed(&root, &sources, registry, &mut diagnostics);
-    errors::finish(diagnostics, &sources)?;
+    diagnostics.into_result(&sources)?;
     let Typed { pipeline, stages, points, prune } = found;
     Ok(Spec { sources, pipeline, stages, points, prune, base: base.to_owned() })
 }

@@ -2,11 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::diagnostic::{Diagnostic, Diagnostics, Origin, Sources, nearest};
-use crate::error::Error;
-
-/// As many errors as anybody reads at once; every one quotes its line, which takes a walk through the text.
-const SHOWN: usize = 50;
+use crate::diagnostic::{Diagnostic, Diagnostics, MOST_SHOWN, Origin, nearest};
 
 /// Adds an error whose help is the nearest name among `known`, or else a few of them.
 pub(super) fn suggest<'a>(
@@ -16,7 +12,7 @@ pub(super) fn suggest<'a>(
     wrong: &str,
     known: impl Iterator<Item = &'a str> + Clone,
 ) {
-    let late = diagnostics.0.len() > 2 * SHOWN;
+    let late = diagnostics.0.len() > 2 * MOST_SHOWN;
     let error = diagnostics.error(place, message);
     if late {
         return;
@@ -34,35 +30,15 @@ pub(super) fn suggest<'a>(
     }
 }
 
-/// `Ok` if nothing is wrong, else everything in one error (exit code 2), in order of place and nothing twice.
-pub(super) fn finish(mut diagnostics: Diagnostics, sources: &Sources) -> Result<(), Error> {
-    if diagnostics.is_empty() {
-        return Ok(());
-    }
-    let mut seen = BTreeSet::new();
-    diagnostics.0.retain(|d| {
-        let place = d.origin.as_ref().map(|o| (o.source, o.span.start, o.span.end));
-        seen.insert((place, d.message.clone()))
-    });
-    diagnostics.0.sort_by_key(|d| d.origin.as_ref().map(|o| (o.source, o.span.start)));
-    let more = diagnostics.0.len().saturating_sub(SHOWN);
-    diagnostics.0.truncate(SHOWN);
-    match diagnostics.into_result(sources) {
-        Err(mut error) if more > 0 => {
-            error.message.push_str(&format!(", and {more} more"));
-            Err(error)
-        }
-        other => other,
-    }
-}
-
-/// The errors of a stage's points, each kind of error at a place once, with the points that have it.
+/// Collects the errors of a stage's points: each kind of error at each place once, with its number of points.
 #[derive(Default)]
 pub(super) struct PointErrors {
     errors: Vec<PointError>,
-    /// Index in `errors` by place and by [`without_values`] of the message.
-    known: HashMap<(Option<(usize, usize, usize)>, String), usize>,
+    known: HashMap<Kind, usize>,
 }
+
+/// What makes two errors the same: the place, and the message [`without_values`].
+type Kind = (Option<(usize, usize, usize)>, String);
 
 /// One of [`PointErrors`].
 struct PointError {
@@ -78,8 +54,8 @@ impl PointErrors {
     /// Adds what is wrong with the parameters of this number.
     pub(super) fn add(&mut self, variant: usize, found: Vec<Diagnostic>) {
         for diagnostic in found {
-            let place = diagnostic.origin.as_ref().map(|o| (o.source, o.span.start, o.span.end));
-            let index = *self.known.entry((place, without_values(&diagnostic.message))).or_insert(self.errors.len());
+            let kind = (diagnostic.place(), without_values(&diagnostic.message));
+            let index = *self.known.entry(kind).or_insert(self.errors.len());
             match self.errors.get_mut(index) {
                 Some(known) => {
                     known.variants.insert(variant);
@@ -119,8 +95,8 @@ impl PointErrors {
     }
 }
 
-/// A message without the values in it, so that the same error about two values has one text: what stands behind ", not ",
-/// numbers, and quoted text. Names in backticks stay.
+/// A message without its values, so that the same error about two values gives the same text. Drops the end from ", not "
+/// on, digits, and text in double quotes. Keeps names in backticks.
 fn without_values(message: &str) -> String {
     let message = message.rsplit_once(", not ").map_or(message, |(before, _)| before);
     let (mut name, mut quoted) = (false, false);

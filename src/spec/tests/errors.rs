@@ -648,7 +648,7 @@ fn segments_that_make_no_sense() {
 }
 
 #[test]
-fn an_error_of_many_points_is_said_once_with_their_number() {
+fn error_of_many_points_is_reported_once_with_their_number() {
     let sweep = |axes: &str, fields: &str| {
         let kind = "[stages.d]\nkind = \"load\"\n[stages.a]\nkind = \"train\"\ninputs = { data = \"d\" }\n";
         wrong(&format!("[matrix]\n{axes}\n{kind}{fields}\n"))
@@ -685,7 +685,7 @@ fn an_error_of_many_points_is_said_once_with_their_number() {
 
     1 error in the pipeline
     "#);
-    // What is wrong at every point has no number.
+    // An error of every point gets no number.
     assert_snapshot!(sweep("w = [1, 2]", "width = \"${matrix.w}\"\nwdth = 3"), @r"
     error: unknown field `wdth`
       --> p.toml:10:1
