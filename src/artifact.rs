@@ -261,7 +261,7 @@ const BLOB_NAME: &str = "tensor";
 /// A safetensors file of several named tensors, without a metadata map.
 ///
 /// # Errors
-/// If a shape overflows, or if two tensors have one name.
+/// If a shape overflows, or if two tensors have the same name.
 pub fn to_safetensors<'a, N: AsRef<str> + Ord + std::fmt::Display>(
     tensors: impl IntoIterator<Item = (N, &'a Tensor)>,
 ) -> Result<Vec<u8>, TensorError> {
@@ -269,7 +269,7 @@ pub fn to_safetensors<'a, N: AsRef<str> + Ord + std::fmt::Display>(
         .into_iter()
         .map(|(name, t)| Ok((name, TensorView::new(t.element.dtype(), t.shape.clone(), &t.bytes)?)))
         .collect::<Result<Vec<_>, TensorError>>()?;
-    // The crate panics at it.
+    // The crate panics if two names are equal.
     let mut names = BTreeSet::new();
     if let Some((twice, _)) = views.iter().find(|(name, _)| !names.insert(name)) {
         return Err(TensorError::Unsupported(format!("two tensors have the name `{twice}`")));

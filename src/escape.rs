@@ -8,8 +8,8 @@ use std::borrow::Cow;
 /// Code points that are invisible or change how the text around them is shown: format characters (category Cf), separators
 /// of lines and paragraphs, and characters without a glyph. Control characters and noncharacters are not listed here.
 ///
-/// Marks that Arabic, Syriac and Kaithi put around digits are in category Cf as well, but they are visible, and so are
-/// variation selectors in their effect. They are left alone.
+/// Arabic, Syriac and Kaithi number marks are in category Cf too, but they are visible, so they are left alone. So are
+/// variation selectors, which emoji need.
 const INVISIBLE: &[(char, char)] = &[
     ('\u{ad}', '\u{ad}'),       // soft hyphen
     ('\u{34f}', '\u{34f}'),     // combining grapheme joiner

@@ -1,7 +1,7 @@
 //! Reading files that a user names: only regular files, and never more than they may hold.
 //!
 //! Opening a FIFO waits for a writer, and a device such as `/dev/zero` never ends. So a file is opened without waiting,
-//! and what was opened is looked at before anything is read from it.
+//! and its type is checked before anything is read from it.
 
 use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::{self, Read as _};
@@ -78,7 +78,7 @@ fn check(metadata: &Metadata) -> Result<(), FileError> {
     if metadata.is_file() { Ok(()) } else { Err(FileError::NotRegular(kind(metadata.file_type()))) }
 }
 
-/// "a FIFO", "a directory", …: for messages about what is no regular file.
+/// "a FIFO", "a directory", …: for messages about anything but a regular file.
 pub fn kind(file_type: FileType) -> &'static str {
     match file_type {
         t if t.is_dir() => "a directory",
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn only_regular_files_are_read_and_no_other_is_waited_for() {
+    fn special_files_are_refused_without_waiting() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_over_its_limit_is_refused_before_it_is_read() {
+    fn file_over_the_limit_is_refused_unread() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, [7; 100]).unwrap();

@@ -88,7 +88,7 @@ fn pipeline(words: impl Iterator<Item = OsString>) -> Option<PathBuf> {
 
 /// A pipeline; none if it can't be read or is wrong: nobody is told in the middle of a word.
 fn read(file: &Path) -> Option<Spec> {
-    let text = std::fs::read_to_string(file).ok()?;
+    let text = String::from_utf8(crate::file::read(file, super::project::MAX_PIPELINE_BYTES).ok()?).ok()?;
     let base = file.parent().unwrap_or(Path::new("."));
     load(&text, &file.display().to_string(), base, &[], KINDS.get()?).ok()
 }

@@ -25,8 +25,8 @@ use crate::store::Store;
   vadpipe export pipelines/full.toml 'vad@*' fit-ad --to out --overwrite
 
 A tensor `decoder.fc.weight` is written to decoder.safetensors as `fc.weight`, so that PyTorch's load_state_dict takes
-the file; tensors without a dot in their name go to tensors.safetensors, stacks of images to PNG files as well. Where two
-files would have one name, the second gets a number: a stack of images `plot` beside a file plot.png goes to plot-2.png.")]
+the file; tensors without a dot in their name go to tensors.safetensors, stacks of images to PNG files as well. If two
+files would have the same name, the second gets a number: images `plot` beside a file plot.png go to plot-2.png.")]
 pub(super) struct ExportArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,

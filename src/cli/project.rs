@@ -34,7 +34,7 @@ pub(super) struct Project {
 }
 
 /// A pipeline file with a million points is far smaller.
-const MAX_PIPELINE_BYTES: u64 = 64 << 20;
+pub(super) const MAX_PIPELINE_BYTES: u64 = 64 << 20;
 /// Set to 1, lets trainings on a GPU replay CUDA graphs. An experiment's switch, so no option.
 const CUDA_GRAPH: &str = "VADPIPE_CUDA_GRAPH";
 

@@ -34,8 +34,8 @@ pub(super) const RED: Style = AnsiColor::Red.on_default().bold();
 /// Beside the point.
 pub(super) const DIM: Style = Style::new().dimmed();
 
-/// Stands for the escape character of our own styles until the text is printed: the real one is escaped wherever it comes
-/// from. It is one of the code points that Unicode keeps for use inside programs.
+/// Replaces the escape character in our own styles until the text is printed. A real escape character always comes from
+/// outside and is escaped. Unicode reserves this code point for use inside programs.
 const STYLE_MARK: char = '\u{fdd0}';
 
 /// A word in a style; nothing is styled where the output is no terminal.
@@ -53,7 +53,7 @@ fn printable(text: &str) -> Cow<'_, str> {
     let mut pieces = text.split(STYLE_MARK);
     let mut out = escape(pieces.next().unwrap_or_default()).into_owned();
     for piece in pieces {
-        // A mark that comes from outside may style text, and do nothing else.
+        // A mark from outside can only start a style, no other sequence.
         let body =
             piece.strip_prefix('[').map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';'));
         let is_style = body.is_some_and(|rest| rest.starts_with('m'));

@@ -1,4 +1,4 @@
-//! Files and texts that are not what they should be: nothing hangs, nothing is lost, and the message says what is wrong.
+//! Special files, damaged files and hidden characters: nothing hangs, and the message names the fault.
 
 use std::io::Write as _;
 use std::os::unix::fs::FileTypeExt as _;
@@ -36,7 +36,7 @@ fn pipeline_of(script: &str, more: &str) -> String {
 }
 
 #[test]
-fn a_pipeline_file_that_is_no_regular_file_is_refused() {
+fn pipeline_file_that_is_a_fifo_socket_folder_or_device_is_refused() {
     let desk = Desk::new("");
     make_fifo(&desk.path("fifo.toml"));
     let _socket = std::os::unix::net::UnixListener::bind(desk.path("socket.toml")).expect("a socket");
@@ -59,7 +59,7 @@ fn a_pipeline_file_that_is_no_regular_file_is_refused() {
 }
 
 #[test]
-fn a_pipeline_file_of_gigabytes_is_refused_unread() {
+fn pipeline_file_over_64_mb_is_refused_unread() {
     let desk = Desk::new("");
     std::fs::File::create(desk.path("p.toml")).and_then(|f| f.set_len(1 << 40)).expect("a sparse file");
     let said = ends(&desk, &["plan", "p.toml"]);
@@ -68,7 +68,7 @@ fn a_pipeline_file_of_gigabytes_is_refused_unread() {
 }
 
 #[test]
-fn a_fifo_among_the_data_or_the_sources_is_refused() {
+fn fifo_among_data_or_sources_is_refused() {
     let desk = Desk::new(
         "[pipeline]\nname = \"p\"\n[stages.data]\nkind = \"load-data\"\nsource = \"idx\"\npath = \"d\"\ntest = 0\n\
          [stages.it]\nkind = \"command\"\nargv = [\"true\"]\nsources = [\"scripts\"]\n",
@@ -94,7 +94,7 @@ fn a_fifo_among_the_data_or_the_sources_is_refused() {
 }
 
 #[test]
-fn an_output_that_is_a_fifo_or_endless_fails_its_stage() {
+fn output_that_is_a_fifo_or_too_large_fails_its_stage() {
     for (script, what) in [
         ("mkfifo out", "is not a plain file: it is a FIFO"),
         ("ln -s /dev/zero out", "is a link or lies behind one"),
@@ -110,7 +110,18 @@ fn an_output_that_is_a_fifo_or_endless_fails_its_stage() {
 }
 
 #[test]
-fn too_few_file_handles_are_no_reason_to_remove_a_data_file() {
+fn reading_an_output_named_like_its_stage_fails_with_the_reason() {
+    let desk = Desk::new(&pipeline_of(
+        "echo mine > {outputs.o}",
+        "outputs = { o = \"it\" }\n[stages.reads]\nkind = \"command\"\ninputs = { x = \"it\" }\nargv = [\"true\"]",
+    ));
+    let said = desk.vadpipe(["run", "p.toml"]);
+    assert_eq!(said.code, 2, "{}", said.err);
+    assert!(said.err.contains("`it` has a file `it`") && said.err.contains("another file name"), "{}", said.err);
+}
+
+#[test]
+fn shortage_of_file_handles_brings_no_hint_to_remove_a_data_file() {
     let desk = Desk::new("[pipeline]\nname = \"p\"\n[stages.data]\nkind = \"load-data\"\ntest = 0\n");
     for name in ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"] {
         desk.write(&format!("d/{name}"), "not what was published, but nobody has looked yet");
@@ -137,7 +148,7 @@ fn too_few_file_handles_are_no_reason_to_remove_a_data_file() {
     assert!(short > 0, "no number of handles was too small for the data file alone");
 }
 
-/// What a terminal would act on, or show in another order, or not at all.
+/// Characters that a terminal acts on, reorders text by, or does not show.
 const HIDDEN: [char; 6] = ['\u{202e}', '\u{2066}', '\u{200b}', '\u{feff}', '\u{1b}', '\u{9b}'];
 
 fn assert_nothing_hidden(text: &str) {
@@ -145,7 +156,7 @@ fn assert_nothing_hidden(text: &str) {
 }
 
 #[test]
-fn hidden_characters_in_the_pipeline_are_escaped_on_their_way_to_the_terminal() {
+fn hidden_characters_in_names_are_escaped_in_output() {
     let desk = Desk::new(
         "[pipeline]\nname = \"p\"\n[matrix]\nw = [\"a\u{202e}b\", \"c\u{200b}\"]\n[stages.it]\nkind = \"command\"\n\
          argv = [\"sh\", \"-c\", \"true\", \"${matrix.w}\"]\n",
@@ -167,7 +178,7 @@ fn hidden_characters_in_the_pipeline_are_escaped_on_their_way_to_the_terminal() 
 }
 
 #[test]
-fn hidden_characters_of_a_program_are_escaped_on_their_way_to_the_terminal() {
+fn hidden_characters_in_program_messages_and_metrics_are_escaped_in_output() {
     let script = r#"printf '\342\200\256oops \033[2J\r' >&2; printf '{"m\342\200\256": 1}' > {metrics}"#;
     let desk = Desk::new(&pipeline_of(&format!("{script}; exit $(cat {{base}}/code)"), ""));
     desk.write("code", "1");
@@ -192,7 +203,7 @@ fn hidden_characters_of_a_program_are_escaped_on_their_way_to_the_terminal() {
 }
 
 #[test]
-fn a_damaged_safetensors_output_is_said_to_be_damaged_where() {
+fn damaged_safetensors_output_fails_with_the_fault_and_its_place() {
     let script = "cp {base}/t.safetensors out.safetensors";
     let desk = Desk::new(&pipeline_of(script, "outputs = { o = \"out.safetensors\" }\nsources = [\"t.safetensors\"]"));
     let whole = to_safetensors([("x", &Tensor::vector(&[1f32, 2.0]))]).expect("a file");
@@ -217,7 +228,7 @@ fn a_damaged_safetensors_output_is_said_to_be_damaged_where() {
 }
 
 #[test]
-fn export_keeps_apart_what_would_have_one_name() {
+fn export_keeps_tensors_and_files_of_the_same_name_apart() {
     let images = Tensor::new([2, 3, 3], &[7u8; 18]).expect("a tensor");
     let (one, two) = (Tensor::vector(&[1f32]), Tensor::vector(&[2f32]));
     let bytes = to_safetensors([("a", &images), ("tensors.x", &two), ("x", &one)]).expect("a file");

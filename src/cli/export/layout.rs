@@ -12,7 +12,7 @@ use crate::artifact::{BlobEntry, ElementType, Manifest, TensorEntry};
 pub(super) struct ExportFile<'a> {
     /// Its path below the point's folder.
     pub(super) name: String,
-    /// The name that it would have if no other file had it.
+    /// The name that it would have had, if another file has it.
     pub(super) instead_of: Option<String>,
     /// What goes into it.
     pub(super) content: Content<'a>,
@@ -34,8 +34,8 @@ pub(super) enum Content<'a> {
 /// The file of tensors that have no dot in their names.
 const UNGROUPED: &str = "tensors";
 
-/// The files that a result is exported to, sorted by name. No two have the same name. Files that others rely on keep their
-/// names: first metrics.json and facts.json, then the result's own files, then tensors, then pictures.
+/// The files that a result is exported to, sorted by name. If two would have the same name,
+/// the second gets a number, in this order: metrics.json and facts.json, the result's own files, tensors, pictures.
 ///
 /// # Errors
 /// If a name can't be that of a file; what is wrong with it.
@@ -66,7 +66,7 @@ pub(super) fn files(manifest: &Manifest) -> Result<Vec<ExportFile<'_>>, String> 
 /// Tensors by the file that they go to: `decoder.fc.weight` is `fc.weight` in the group `decoder`.
 fn groups<'a>(manifest: &'a Manifest) -> BTreeMap<&'a str, Vec<(&'a str, &'a TensorEntry)>> {
     let place = |name: &'a str| name.split_once('.').unwrap_or((UNGROUPED, name));
-    // `x` and `tensors.x` would both be `x` in one file. Then all of this file keep their whole names.
+    // `x` and `tensors.x` would both be `x` in the same file. In that case all tensors of the file keep their full names.
     let clash = manifest.tensors.keys().any(|name| match name.split_once('.') {
         Some((group, short)) => group == UNGROUPED && !short.contains('.') && manifest.tensors.contains_key(short),
         None => false,
@@ -195,13 +195,13 @@ mod tests {
     }
 
     #[test]
-    fn tensors_that_would_have_one_name_keep_their_whole_names() {
+    fn tensors_with_the_same_short_name_keep_their_full_names() {
         insta::assert_snapshot!(laid_out(&vectors(&["x", "y", "tensors.x", "tensors.tensors.x"]), &[]).unwrap(),
             @"tensors.safetensors: tensors.tensors.x tensors.x x y");
     }
 
     #[test]
-    fn a_picture_gives_way_to_a_file_of_its_name() {
+    fn second_file_of_the_same_name_gets_a_number() {
         let tensors = [("a", IMAGES.0, IMAGES.1), ("a-2", IMAGES.0, IMAGES.1)];
         insta::assert_snapshot!(laid_out(&tensors, &["a.png"]).unwrap(), @r"
         a-2.png: picture
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_no_paths_are_refused() {
+    fn names_that_are_not_plain_paths_are_refused() {
         for (name, message) in [
             ("../x.png", "\"../x.png\" can't be the name of a file"),
             ("/x", "\"/x\" can't be the name of a file"),

@@ -15,7 +15,7 @@ use crate::stage::{Cancel, Context, Files, Input, Inputs, StageError};
 
 /// Metrics are a few numbers: a file of this size holds half a million.
 const MAX_METRICS_BYTES: u64 = 16 << 20;
-/// Bytes of a metric's name: it stands in every table.
+/// Bytes of a metric's name, which every table prints.
 const MAX_METRIC_NAME: usize = 1000;
 
 /// The files of a source as written in the pipeline: itself, or all files below a folder but hidden ones and Python's
@@ -101,6 +101,12 @@ fn link_all(from: &Path, to: &Path) -> Result<(), StageError> {
     let what = || format!("can't link the files of {}", from.display());
     for entry in fs::read_dir(from).map_err(StageError::io(what()))? {
         let entry = entry.map_err(StageError::io(what()))?;
+        if from.file_name() == Some(&entry.file_name()) {
+            let name = entry.file_name().display().to_string();
+            let message =
+                format!("`{name}` has a file `{name}`, which can't lie beside the folder `{name}` of the input");
+            return Err(StageError::bad_input(message, "give that output another file name"));
+        }
         fs::hard_link(entry.path(), to.join(entry.file_name())).map_err(StageError::io(what()))?;
     }
     Ok(())
@@ -145,8 +151,8 @@ fn is_safetensors(path: &str) -> bool {
     path.ends_with(".safetensors")
 }
 
-/// Reads an output that lies below `folder`, with no link on its way. What is checked is what is read: each part of the path
-/// is opened below the one before it.
+/// Reads an output below `folder`, and refuses links on the way. Each part of the path is opened relative to the one before
+/// it, so that nothing can be swapped between the check and the read.
 fn read_output(role: &str, path: &str, folder: &Path, limit: u64) -> Result<Vec<u8>, StageError> {
     let what = format!("the output `{role}` ({path})");
     let mut file = open_below(CWD, folder, OFlags::DIRECTORY).map_err(|error| cannot_open(&what, error))?;
@@ -254,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_output_is_read_from_what_was_checked() {
+    fn output_is_read_only_from_a_regular_file_without_links_on_the_way() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         fs::create_dir(at("d")).unwrap();

@@ -88,7 +88,7 @@ impl From<io::Error> for IdxError {
 }
 
 impl IdxError {
-    /// As an error of the stage. `hint` says what to do about wrong content; an error of the system never gets it.
+    /// Converts it into an error of the stage. `hint` says what to do about wrong content; errors of the system don't get it.
     pub(super) fn in_file(self, path: &Path, hint: Option<&str>) -> StageError {
         let message = format!("{}: {self}", path.display());
         match self {
@@ -142,7 +142,7 @@ pub fn find(folder: &Path, name: &str) -> Option<PathBuf> {
     candidates(folder, name).into_iter().find(|p| p.is_file())
 }
 
-/// `folder/name` or `folder/name.gz`, whichever is something else than a regular file.
+/// The first of `folder/name` and `folder/name.gz` that exists but is not a regular file: for the message.
 pub(super) fn find_special(folder: &Path, name: &str) -> Option<PathBuf> {
     candidates(folder, name).into_iter().find(|p| p.exists() && !p.is_file())
 }

@@ -284,7 +284,7 @@ fn wrong_data_is_explained() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_said_to_be_none() {
+fn special_file_among_the_data_is_refused() {
     let base = idx_folder();
     let labels = base.path().join("mine/t10k-labels-idx1-ubyte");
     fs::remove_file(&labels).unwrap();
