@@ -1,0 +1,231 @@
+//! Damage to the cache's files: flipped bits, truncations, deletions, zeroed blocks.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::judge::{Fault, Verdict, compare_export, compare_records};
+use crate::program::{Answer, Desk, copy_folder, files_below, remove_folder};
+use crate::random::Random;
+use crate::scenario::{Lab, View};
+
+/// A row of the table that damages files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// One bit of a file.
+    Flip,
+    /// A file's end is missing.
+    Truncate,
+    /// A file or a folder is missing.
+    Delete,
+    /// A block of 4 KB, or the whole of a smaller file, is zero.
+    Zero,
+}
+
+/// One damage to one file.
+#[derive(Clone, Debug)]
+pub(crate) enum Damage {
+    Flip { file: PathBuf, at: u64, bit: u8 },
+    Truncate { file: PathBuf, len: u64 },
+    Delete { path: PathBuf },
+    Zero { file: PathBuf, at: u64, len: u64 },
+}
+
+const BLOCK: u64 = 4096;
+
+impl Damage {
+    /// `count` damages of a kind to a cache, spread over its files; paths are relative to the cache.
+    pub(crate) fn choose(kind: Kind, cache: &Path, count: usize, random: &mut Random) -> io::Result<Vec<Self>> {
+        let relative = |p: &Path| p.strip_prefix(cache).unwrap_or(p).to_owned();
+        let files = files_below(cache)?;
+        let filled: Vec<(PathBuf, Vec<u8>)> =
+            files.iter().map(|f| Ok((relative(f), fs::read(f)?))).collect::<io::Result<_>>()?;
+        let filled: Vec<(PathBuf, Vec<u8>)> = filled.into_iter().filter(|(_, bytes)| !bytes.is_empty()).collect();
+        let mut chosen = Vec::new();
+        match kind {
+            Kind::Flip | Kind::Zero => {
+                while chosen.len() < count {
+                    for (file, bytes) in &filled {
+                        chosen.push(Self::inside(kind, file, bytes, random));
+                    }
+                }
+            }
+            Kind::Truncate => {
+                while chosen.len() < count {
+                    for (file, bytes) in &filled {
+                        let all = bytes.len() as u64;
+                        let lens = [0, all / 2, all - 1, random.below(all)];
+                        chosen.extend(lens.map(|len| Self::Truncate { file: file.clone(), len }));
+                    }
+                }
+            }
+            Kind::Delete => {
+                chosen.extend(files.iter().map(|f| Self::Delete { path: relative(f) }));
+                chosen.extend(folders(cache)?.iter().map(|f| Self::Delete { path: relative(f) }));
+            }
+        }
+        random.shuffle(&mut chosen);
+        chosen.truncate(count);
+        Ok(chosen)
+    }
+
+    /// A flip or a zeroed block at a byte that is not zero: a database's file is mostly empty.
+    fn inside(kind: Kind, file: &Path, bytes: &[u8], random: &mut Random) -> Self {
+        let len = bytes.len() as u64;
+        let start = random.below(len) as usize;
+        let used = bytes[start..].iter().position(|b| *b != 0).map(|i| start + i);
+        let at = used.or_else(|| bytes.iter().rposition(|b| *b != 0)).unwrap_or(start) as u64;
+        let file = file.to_owned();
+        if kind == Kind::Flip {
+            return Self::Flip { file, at, bit: random.below(8) as u8 };
+        }
+        let at = at / BLOCK * BLOCK;
+        Self::Zero { file, at, len: BLOCK.min(len - at) }
+    }
+
+    fn apply(&self, cache: &Path) -> io::Result<()> {
+        match self {
+            Self::Flip { file, at, bit } => edit(&cache.join(file), |bytes| bytes[*at as usize] ^= 1 << bit),
+            Self::Zero { file, at, len } => {
+                edit(&cache.join(file), |bytes| bytes[*at as usize..(*at + *len) as usize].fill(0))
+            }
+            Self::Truncate { file, len } => fs::OpenOptions::new().write(true).open(cache.join(file))?.set_len(*len),
+            Self::Delete { path } => {
+                let path = cache.join(path);
+                if path.is_dir() { remove_folder(&path) } else { fs::remove_file(path) }
+            }
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Flip { file, at, bit } => format!("bit {bit} of byte {at} of {}", file.display()),
+            Self::Zero { file, at, len } => format!("{len} zeroes at {at} of {}", file.display()),
+            Self::Truncate { file, len } => format!("{} cut to {len}", file.display()),
+            Self::Delete { path } => format!("{} deleted", path.display()),
+        }
+    }
+}
+
+/// Changes a file in place, so that hard links to it change, too.
+fn edit(path: &Path, change: impl FnOnce(&mut [u8])) -> io::Result<()> {
+    let mut bytes = fs::read(path)?;
+    change(&mut bytes);
+    use std::io::Write as _;
+    fs::OpenOptions::new().write(true).open(path)?.write_all(&bytes)
+}
+
+fn folders(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
+            found.extend(folders(&entry.path())?);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// One trial on the prepared cache of the scenario `plan`; also says what was damaged.
+pub(crate) fn trial(lab: &Lab, dir: &Path, damage: &Damage, turn: usize) -> io::Result<(Verdict, String)> {
+    let desk = lab.copy(lab.scenario("plan"), dir)?;
+    damage.apply(desk.cache())?;
+    let mut trial = Trial { lab, desk: &desk, affected: affected(&desk)?, verdict: Verdict::default() };
+    let first: &[&str] = [
+        &["run", "p.toml", "--json"][..],
+        &["plan", "p.toml", "--json"],
+        &["run", "p.toml", "-S", "params.ones=2", "--json"],
+        &["gc"],
+        &["run", "p.toml", "-R", "ones", "--json"],
+        &["doctor"],
+    ][turn % 6];
+    trial.command(first)?;
+    for view in [View::Base, View::More, View::Seed] {
+        trial.run(view)?;
+    }
+    trial.bytes()?;
+    Ok((trial.verdict, format!("{}, then `{}`", damage.describe(), first.join(" "))))
+}
+
+struct Trial<'a> {
+    lab: &'a Lab,
+    desk: &'a Desk,
+    /// The points that `doctor -n` called affected, before anything else ran.
+    affected: BTreeSet<String>,
+    verdict: Verdict,
+}
+
+/// What `doctor -n` calls affected, asked on a copy: `PIPELINE/POINT`, or a state.
+fn affected(desk: &Desk) -> io::Result<BTreeSet<String>> {
+    let copy = desk.dir().with_extension("doctor");
+    copy_folder(desk.dir(), &copy)?;
+    let program = desk.moved(&copy);
+    let answer = program.ask(&["doctor", "-n", "--json"])?;
+    remove_folder(&copy)?;
+    let report = answer.json().unwrap_or_default();
+    let names = report["affected"].as_array().cloned().unwrap_or_default();
+    Ok(names.iter().filter_map(|n| n.as_str()).map(str::to_owned).collect())
+}
+
+impl Trial<'_> {
+    /// A command that must succeed in spite of the damage.
+    fn command<A: AsRef<std::ffi::OsStr> + AsRef<str>>(&mut self, args: &[A]) -> io::Result<Answer> {
+        let what = args.iter().map(AsRef::<str>::as_ref).collect::<Vec<_>>().join(" ");
+        let answer = self.desk.ask(args)?;
+        self.verdict.look_at(&what, &answer, true);
+        if !answer.succeeded() {
+            self.verdict.add(Fault::Wrong, format!("`{what}` failed: {}", answer.describe()));
+        }
+        self.check_executed(&what, &answer);
+        Ok(answer)
+    }
+
+    /// Only what relied on damaged bytes may be made again.
+    fn check_executed(&mut self, what: &str, answer: &Answer) {
+        let events = answer.events();
+        let kept = &self.lab.scenario("plan").kept;
+        let forced = |stage: &str| what.contains(&format!("-R {stage}"));
+        let started = events.iter().filter(|e| e["event"] == "stage-started");
+        let known = started.filter(|e| e["key"].as_str().is_some_and(|key| kept.contains(key)));
+        let again: Vec<&str> = known.filter_map(|e| e["stage"].as_str()).filter(|s| !forced(s)).collect();
+        let unaffected: Vec<&str> =
+            again.into_iter().filter(|s| !self.affected.contains(&format!("campaign/{s}"))).collect();
+        if !unaffected.is_empty() {
+            let text = format!("`{what}` makes {} again; affected: {:?}", unaffected.join(", "), self.affected);
+            self.verdict.add(Fault::Lost, text);
+        }
+    }
+
+    /// The run succeeds, and its results are right without another run.
+    fn run(&mut self, view: View) -> io::Result<()> {
+        self.command(&view.json("run"))?;
+        let shown = self.desk.ask(&view.json("show"))?;
+        self.verdict.look_at("show", &shown, true);
+        if shown.succeeded() {
+            compare_records(self.lab, view, &shown, &mut self.verdict);
+        } else {
+            self.verdict.add(Fault::Wrong, format!("`show` failed after `run` of {view:?}: {}", shown.describe()));
+        }
+        Ok(())
+    }
+
+    /// All bytes are right, if not at once then after `doctor` and one more run.
+    fn bytes(&mut self) -> io::Result<()> {
+        if !compare_export(self.lab, self.desk, &mut self.verdict)? {
+            self.command(&View::Base.json("run"))?;
+            if !compare_export(self.lab, self.desk, &mut self.verdict)? {
+                self.verdict.add(Fault::Wrong, "`export` fails after two runs");
+            }
+        }
+        self.command(&["doctor"])?;
+        self.command(&View::Base.json("run"))?;
+        let after = self.desk.ask(&["doctor", "-n", "--json"])?;
+        if !after.succeeded() {
+            self.verdict.add(Fault::Wrong, format!("the cache is damaged after `doctor`: {}", after.describe()));
+        }
+        Ok(())
+    }
+}
