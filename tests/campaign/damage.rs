@@ -98,6 +98,17 @@ impl Damage {
         }
     }
 
+    fn hits_format(&self) -> bool {
+        match self {
+            Self::Flip { file, .. } | Self::Truncate { file, .. } | Self::Zero { file, .. } => file == "FORMAT",
+            Self::Delete { path } => path == "FORMAT",
+        }
+    }
+
+    fn deletes_runs(&self) -> bool {
+        matches!(self, Self::Delete { path } if path.starts_with("runs"))
+    }
+
     fn describe(&self) -> String {
         match self {
             Self::Flip { file, at, bit } => format!("bit {bit} of byte {at} of {}", file.display()),
@@ -133,8 +144,14 @@ fn folders(dir: &Path) -> io::Result<Vec<PathBuf>> {
 pub(crate) fn trial(lab: &Lab, dir: &Path, damage: &Damage, turn: usize) -> io::Result<(Verdict, String)> {
     let desk = lab.copy(lab.scenario("plan"), dir)?;
     damage.apply(desk.cache())?;
-    let mut trial = Trial { lab, desk: &desk, affected: affected(&desk)?, verdict: Verdict::default() };
-    let first: &[&str] = [
+    let mut refusal = Verdict::default();
+    let refused = damage.hits_format() && refuses(&desk, &mut refusal)?;
+    if refused {
+        // Whoever restores the file has everything again.
+        fs::copy(lab.scenario("plan").base.join("cache/FORMAT"), desk.cache().join("FORMAT"))?;
+    }
+    let mut trial = Trial { lab, desk: &desk, affected: affected(&desk)?, verdict: refusal };
+    let mut first: &[&str] = [
         &["run", "p.toml", "--json"][..],
         &["plan", "p.toml", "--json"],
         &["run", "p.toml", "-S", "params.ones=2", "--json"],
@@ -142,6 +159,10 @@ pub(crate) fn trial(lab: &Lab, dir: &Path, damage: &Damage, turn: usize) -> io::
         &["run", "p.toml", "-R", "ones", "--json"],
         &["doctor"],
     ][turn % 6];
+    if damage.deletes_runs() && first == ["gc"] {
+        // A collection keeps what runs need; nothing is left that says what a deleted run needed.
+        first = &["doctor"];
+    }
     trial.command(first)?;
     for view in [View::Base, View::More, View::Seed] {
         trial.run(view)?;
@@ -156,6 +177,22 @@ struct Trial<'a> {
     /// The points that `doctor -n` called affected, before anything else ran.
     affected: BTreeSet<String>,
     verdict: Verdict,
+}
+
+/// Whether the program refuses a cache whose `FORMAT` says something else: it can't know that the file was damaged, since
+/// a later version may have written it, or the folder may be no cache.
+fn refuses(desk: &Desk, verdict: &mut Verdict) -> io::Result<bool> {
+    for args in [&["run", "p.toml", "--json"][..], &["gc"], &["doctor"]] {
+        let answer = desk.ask(args)?;
+        verdict.look_at(&args.join(" "), &answer, true);
+        if answer.succeeded() {
+            return Ok(false);
+        }
+        if !matches!(answer.code, Some(2 | 5)) || !answer.err.to_lowercase().contains("format") {
+            verdict.add(Fault::Wrong, format!("`{}` with another FORMAT: {}", args.join(" "), answer.describe()));
+        }
+    }
+    Ok(true)
 }
 
 /// What `doctor -n` calls affected, asked on a copy: `PIPELINE/POINT`, or a state.

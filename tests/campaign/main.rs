@@ -102,20 +102,26 @@ fn campaign(args: &Args) -> io::Result<bool> {
     for attack in ATTACKS.iter().filter(|a| args.attacks.is_empty() || args.attacks.iter().any(|name| name == a.name)) {
         let begun = Instant::now();
         let row = campaign.run(attack)?;
-        let shown = if args.verbose { usize::MAX } else { SHOWN };
-        row.failures.iter().take(shown).for_each(|line| println!("{line}"));
-        if row.failures.len() > shown {
-            println!("{}: {} more failures", row.name, row.failures.len() - shown);
-        }
+        print_failures(&row, args.verbose);
         eprintln!("{}: {} trials in {:.1} s", row.name, row.trials, begun.elapsed().as_secs_f64());
         rows.push(row);
     }
     println!("\n{}", table::render(&rows));
-    let all: Vec<&str> = rows.iter().flat_map(|r| r.failures.iter().map(String::as_str)).collect();
+    let all: Vec<&str> = rows.iter().flat_map(|r| r.failures.iter().map(|f| f.text.as_str())).collect();
     if !all.is_empty() {
         let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("campaign-failures.txt");
         std::fs::write(&file, all.join("\n") + "\n")?;
         println!("all failures are in {}", file.display());
     }
     Ok(rows.iter().all(table::Row::is_clean))
+}
+
+/// Prints the first failures of each trial, [`SHOWN`] at most, or all.
+fn print_failures(row: &table::Row, all: bool) {
+    let wanted: Vec<&str> = row.failures.iter().filter(|f| all || f.is_first).map(|f| f.text.as_str()).collect();
+    let shown = if all { wanted.len() } else { SHOWN };
+    wanted.iter().take(shown).for_each(|line| println!("{line}"));
+    if row.failures.len() > shown.min(wanted.len()) {
+        println!("{}: {} more failures", row.name, row.failures.len() - shown.min(wanted.len()));
+    }
 }

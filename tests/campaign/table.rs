@@ -5,6 +5,13 @@ use std::fmt::Write as _;
 
 use crate::judge::{Fault, Verdict};
 
+/// A fault that a trial found.
+pub(crate) struct Failure {
+    pub(crate) text: String,
+    /// It is the first of its kind in its trial; the others often follow from it.
+    pub(crate) is_first: bool,
+}
+
 /// A row.
 #[derive(Default)]
 pub(crate) struct Row {
@@ -13,7 +20,7 @@ pub(crate) struct Row {
     /// Trials with at least one fault of a kind.
     counts: BTreeMap<Fault, usize>,
     /// Where and what, one line each.
-    pub(crate) failures: Vec<String>,
+    pub(crate) failures: Vec<Failure>,
     /// Why the row was not run.
     pub(crate) skipped: Option<String>,
 }
@@ -31,8 +38,10 @@ impl Row {
                 *self.counts.entry(fault).or_default() += 1;
             }
         }
-        for (fault, text) in &verdict.faults {
-            self.failures.push(format!("{} [{place}] {}: {text}", self.name, fault.name()));
+        for (i, (fault, text)) in verdict.faults.iter().enumerate() {
+            let text = format!("{} [{place}] {}: {text}", self.name, fault.name());
+            let is_first = verdict.faults[..i].iter().all(|(f, _)| f != fault);
+            self.failures.push(Failure { text, is_first });
         }
     }
 
