@@ -95,7 +95,9 @@ impl<'a> Campaign<'a> {
         }
         let (trial, count) = self.trials(attack)?;
         let count = self.args.trials.unwrap_or(count).min(count);
-        self.work(&mut row, &trial, count, (!self.args.full).then(|| Duration::from_secs(attack.seconds)))?;
+        row.planned = count;
+        let by_time = !self.args.full && self.args.trials.is_none();
+        self.work(&mut row, &trial, count, by_time.then(|| Duration::from_secs(attack.seconds)))?;
         Ok(row)
     }
 

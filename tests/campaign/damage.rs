@@ -105,6 +105,11 @@ impl Damage {
         }
     }
 
+    /// It deletes a folder with a journal: the records are nowhere else.
+    fn deletes_journal(&self, base: &Path) -> bool {
+        matches!(self, Self::Delete { path } if base.join(path).join("journal").exists())
+    }
+
     fn deletes_runs(&self) -> bool {
         matches!(self, Self::Delete { path } if path.starts_with("runs"))
     }
@@ -143,14 +148,16 @@ fn folders(dir: &Path) -> io::Result<Vec<PathBuf>> {
 /// One trial on the prepared cache of the scenario `plan`; also says what was damaged.
 pub(crate) fn trial(lab: &Lab, dir: &Path, damage: &Damage, turn: usize) -> io::Result<(Verdict, String)> {
     let desk = lab.copy(lab.scenario("plan"), dir)?;
+    let base = lab.scenario("plan").base.join("cache");
     damage.apply(desk.cache())?;
     let mut refusal = Verdict::default();
     let refused = damage.hits_format() && refuses(&desk, &mut refusal)?;
     if refused {
         // Whoever restores the file has everything again.
-        fs::copy(lab.scenario("plan").base.join("cache/FORMAT"), desk.cache().join("FORMAT"))?;
+        fs::copy(base.join("FORMAT"), desk.cache().join("FORMAT"))?;
     }
-    let mut trial = Trial { lab, desk: &desk, affected: affected(&desk)?, verdict: refusal };
+    let affected = affected(&desk)?;
+    let mut trial = Trial { lab, desk: &desk, affected, may_lose_all: damage.deletes_journal(&base), verdict: refusal };
     let mut first: &[&str] = [
         &["run", "p.toml", "--json"][..],
         &["plan", "p.toml", "--json"],
@@ -176,6 +183,7 @@ struct Trial<'a> {
     desk: &'a Desk,
     /// The points that `doctor -n` called affected, before anything else ran.
     affected: BTreeSet<String>,
+    may_lose_all: bool,
     verdict: Verdict,
 }
 
@@ -230,7 +238,7 @@ impl Trial<'_> {
         let again: Vec<&str> = known.filter_map(|e| e["stage"].as_str()).filter(|s| !forced(s)).collect();
         let unaffected: Vec<&str> =
             again.into_iter().filter(|s| !self.affected.contains(&format!("campaign/{s}"))).collect();
-        if !unaffected.is_empty() {
+        if !unaffected.is_empty() && !self.may_lose_all {
             let text = format!("`{what}` makes {} again; affected: {:?}", unaffected.join(", "), self.affected);
             self.verdict.add(Fault::Lost, text);
         }

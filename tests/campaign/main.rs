@@ -42,7 +42,7 @@ pub(crate) struct Args {
     /// Every point of each attack, however long it takes
     #[arg(long)]
     full: bool,
-    /// At most so many trials of each attack
+    /// So many trials of each attack, if there are as many, without a limit of time
     #[arg(long, value_name = "N")]
     trials: Option<usize>,
     /// Chooses the sample and the random moments
@@ -103,7 +103,8 @@ fn campaign(args: &Args) -> io::Result<bool> {
         let begun = Instant::now();
         let row = campaign.run(attack)?;
         print_failures(&row, args.verbose);
-        eprintln!("{}: {} trials in {:.1} s", row.name, row.trials, begun.elapsed().as_secs_f64());
+        let seconds = begun.elapsed().as_secs_f64();
+        eprintln!("{}: {} trials in {seconds:.1} s; {} places to strike", row.name, row.trials, row.planned);
         rows.push(row);
     }
     println!("\n{}", table::render(&rows));

@@ -250,7 +250,7 @@ impl Lab {
         let desk = self.fresh(preparer, "base-rebuild")?;
         must(&desk, &Seed.json("run"))?;
         must(&desk, &Base.json("run"))?;
-        remove_folder(&desk.cache().join("index"))?;
+        remove_databases(desk.cache())?;
         self.add("rebuild", &desk, Base.json("run"), &[Base, Seed], true)
     }
 
@@ -298,6 +298,26 @@ impl Lab {
         self.scenarios.push(scenario);
         Ok(())
     }
+}
+
+/// Removes everything of the databases but their journals, from which they can be built again.
+fn remove_databases(cache: &Path) -> io::Result<()> {
+    for folder in fs::read_dir(cache)? {
+        let folder = folder?;
+        let name = folder.file_name().to_string_lossy().into_owned();
+        if name != "index" && !name.starts_with("chunks-") || !folder.file_type()?.is_dir() {
+            continue;
+        }
+        for entry in fs::read_dir(folder.path())? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() && entry.file_name() != "packs" {
+                remove_folder(&entry.path())?;
+            } else if entry.file_type()?.is_file() && entry.file_name() != "journal" {
+                fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Runs a command that must succeed, since nothing disturbs it.

@@ -17,6 +17,8 @@ pub(crate) struct Failure {
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) trials: usize,
+    /// Trials that there could be; in the short form the time ends earlier.
+    pub(crate) planned: usize,
     /// Trials with at least one fault of a kind.
     counts: BTreeMap<Fault, usize>,
     /// Where and what, one line each.
