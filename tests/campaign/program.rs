@@ -179,10 +179,19 @@ impl Answer {
     }
 }
 
-/// Copies a folder with its hard links, modes, times and holes.
+/// Copies a folder with its hard links, modes and times. Blocks of zeroes become holes, which is faster.
 pub(crate) fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+    copy(from, to, "--sparse=always")
+}
+
+/// [`copy_folder`] without holes: on a full disk it matters that a file has the space that it seems to have.
+pub(crate) fn copy_dense(from: &Path, to: &Path) -> io::Result<()> {
+    copy(from, to, "--sparse=never")
+}
+
+fn copy(from: &Path, to: &Path, sparse: &str) -> io::Result<()> {
     remove_folder(to)?;
-    let status = Command::new("cp").arg("-a").arg("--sparse=always").arg(from).arg(to).status()?;
+    let status = Command::new("cp").arg("-a").arg(sparse).arg(from).arg(to).status()?;
     if status.success() { Ok(()) } else { Err(io::Error::other(format!("cp {}: {status}", from.display()))) }
 }
 
