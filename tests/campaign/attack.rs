@@ -169,7 +169,7 @@ impl<'a> Campaign<'a> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let jobs = self.args.jobs.unwrap_or(cores).clamp(1, count.max(1));
         let (next, begun) = (AtomicUsize::new(0), Instant::now());
-        let results: Mutex<Vec<(usize, Verdict, String, usize)>> = Mutex::default();
+        let row = Mutex::new(row);
         let job = |job: usize| -> io::Result<()> {
             let dir: PathBuf = self.lab.path(&format!("job-{job}"));
             loop {
@@ -178,18 +178,17 @@ impl<'a> Campaign<'a> {
                     return remove_folder(&dir);
                 }
                 let (verdict, place, trials) = trial(&dir, n)?;
-                results.lock().expect("no job panics").push((n, verdict, place, trials));
+                let mut row = row.lock().expect("no job panics");
+                let shown = row.failures.len();
+                row.add(&place, &verdict, trials);
+                crate::print_failures(&row, shown, self.args.verbose);
             }
         };
         let ended: Vec<io::Result<()>> = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..jobs).map(|n| scope.spawn(move || job(n))).collect();
             workers.into_iter().map(|w| w.join().expect("no job panics")).collect()
         });
-        ended.into_iter().collect::<io::Result<()>>()?;
-        let mut results = results.into_inner().expect("no job panics");
-        results.sort_by_key(|(n, ..)| *n);
-        results.iter().for_each(|(_, verdict, place, trials)| row.add(place, verdict, *trials));
-        Ok(())
+        ended.into_iter().collect()
     }
 }
 

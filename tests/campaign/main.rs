@@ -102,7 +102,6 @@ fn campaign(args: &Args) -> io::Result<bool> {
     for attack in ATTACKS.iter().filter(|a| args.attacks.is_empty() || args.attacks.iter().any(|name| name == a.name)) {
         let begun = Instant::now();
         let row = campaign.run(attack)?;
-        print_failures(&row, args.verbose);
         let seconds = begun.elapsed().as_secs_f64();
         eprintln!("{}: {} trials in {seconds:.1} s; {} places to strike", row.name, row.trials, row.planned);
         rows.push(row);
@@ -112,17 +111,15 @@ fn campaign(args: &Args) -> io::Result<bool> {
     if !all.is_empty() {
         let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("campaign-failures.txt");
         std::fs::write(&file, all.join("\n") + "\n")?;
-        println!("all failures are in {}", file.display());
+        println!("all {} failures are in {}", all.len(), file.display());
     }
     Ok(rows.iter().all(table::Row::is_clean))
 }
 
-/// Prints the first failures of each trial, [`SHOWN`] at most, or all.
-fn print_failures(row: &table::Row, all: bool) {
-    let wanted: Vec<&str> = row.failures.iter().filter(|f| all || f.is_first).map(|f| f.text.as_str()).collect();
-    let shown = if all { wanted.len() } else { SHOWN };
-    wanted.iter().take(shown).for_each(|line| println!("{line}"));
-    if row.failures.len() > shown.min(wanted.len()) {
-        println!("{}: {} more failures", row.name, row.failures.len() - shown.min(wanted.len()));
-    }
+/// Prints the failures of a row from the `from`-th on: the first ones of each trial, [`SHOWN`] in all, or all with `verbose`.
+pub(crate) fn print_failures(row: &table::Row, from: usize, verbose: bool) {
+    let before = row.failures[..from].iter().filter(|f| f.is_first).count();
+    let wanted = row.failures[from..].iter().filter(|f| verbose || f.is_first);
+    let room = if verbose { usize::MAX } else { SHOWN.saturating_sub(before) };
+    wanted.take(room).for_each(|f| println!("{}", f.text));
 }
