@@ -23,6 +23,9 @@ mod status;
 mod ui;
 mod verify;
 
+#[cfg(any(fuzzing, test))]
+pub(crate) use filter::fuzz::check as check_filter;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -31,3 +31,6 @@ pub mod plan;
 pub mod event;
 pub mod exec;
 pub mod cli;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;

@@ -316,7 +316,7 @@ impl Planner<'_> {
     }
 
     /// The components of a point's key. Inputs that are not known yet have a blank digest: their roles and labels are known.
-    fn components(&self, point: usize, known: &Known, contents: &BTreeMap<String, Digest>) -> Components {
+    pub(crate) fn components(&self, point: usize, known: &Known, contents: &BTreeMap<String, Digest>) -> Components {
         let point = self.point(point);
         let stage = &point.parsed.stage;
         let reads = stage.reads();

@@ -14,6 +14,8 @@ pub mod tsne;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+pub(crate) use training::allocations::peak;
 
 use crate::stage::Registry;
 

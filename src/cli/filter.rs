@@ -10,6 +10,9 @@
 //! Numbers are compared as numbers, so `lr=1e-3` finds `0.001`; anything else as text, for which there is only equal and
 //! unequal. A point that has no such value fulfils no condition on it.
 
+#[cfg(any(fuzzing, test))]
+pub(super) mod fuzz;
+
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fmt;

@@ -298,6 +298,6 @@ impl Images {
 }
 
 #[cfg(test)]
-mod allocations;
+pub(crate) mod allocations;
 #[cfg(test)]
 mod tests;

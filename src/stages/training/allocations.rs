@@ -1,6 +1,7 @@
 //! Shows that a step of a training allocates nothing: buffers are made once.
 //!
 //! The test binary's allocator counts what threads ask for that say so; the threads of one pool do, and the steps run on them.
+//! It also measures the bytes that a thread has allocated, for [`peak`].
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -14,6 +15,10 @@ use crate::rng::Streams;
 
 thread_local! {
     static COUNTED: Cell<bool> = const { Cell::new(false) };
+    /// Bytes that this thread has allocated and not freed. Memory that another thread allocated can make it negative.
+    static BYTES: Cell<isize> = const { Cell::new(0) };
+    /// The most that [`BYTES`] has been.
+    static MOST: Cell<isize> = const { Cell::new(0) };
 }
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
@@ -29,28 +34,49 @@ fn count() {
     }
 }
 
+/// Notes that this thread allocated so many bytes, or freed them.
+fn add(bytes: isize) {
+    let now = BYTES.with(Cell::get).wrapping_add(bytes);
+    BYTES.with(|b| b.set(now));
+    MOST.with(|most| most.set(most.get().max(now)));
+}
+
+/// Runs a closure and returns the most bytes that it had allocated on this thread at any one time.
+pub(crate) fn peak(run: &mut dyn FnMut()) -> u64 {
+    let before = BYTES.with(Cell::get);
+    MOST.with(|most| most.set(before));
+    run();
+    MOST.with(Cell::get).wrapping_sub(before).unsigned_abs() as u64
+}
+
 // SAFETY: everything is handed to the system's allocator as it came; counting allocates nothing.
 #[expect(unsafe_code, reason = "an allocator that counts")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
+        add(layout.size().cast_signed());
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count();
+        add(layout.size().cast_signed());
         // SAFETY: the caller's promise.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count();
+        // The old and the new memory exist at the same time unless it grows in place.
+        add(size.cast_signed());
+        add(layout.size().cast_signed().wrapping_neg());
         // SAFETY: the caller's promise.
         unsafe { System.realloc(place, layout, size) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        add(layout.size().cast_signed().wrapping_neg());
         // SAFETY: the caller's promise.
         unsafe { System.dealloc(place, layout) }
     }

@@ -1,0 +1,38 @@
+//! Properties that must hold for any input. Compiled for tests and for the fuzz targets only.
+//!
+//! Each fuzz target in `tests/campaign/fuzz/` passes the bytes that the fuzzer made to [`check`], which panics if a
+//! property does not hold. The unit test below passes every file of the committed corpus to the same functions, so an
+//! input that once failed is tried again by `cargo test`, without a fuzzer and without a nightly toolchain.
+
+mod data;
+mod document;
+mod pipeline;
+#[cfg(test)]
+mod tests;
+
+use crate::cli;
+
+/// Runs a closure and returns the most bytes that it had allocated at any one time.
+pub type Peak = fn(&mut dyn FnMut()) -> u64;
+
+/// Checks the properties of one target for one input.
+type Check = fn(&[u8], Peak);
+
+/// Every target by its name, which is also the name of its corpus folder.
+const TARGETS: [(&str, Check); 5] = [
+    ("filter", |bytes, _| cli::check_filter(bytes)),
+    ("idx", data::idx),
+    ("overrides", |bytes, _| pipeline::overrides(bytes)),
+    ("pipeline", |bytes, _| pipeline::text(bytes)),
+    ("tensors", data::tensors),
+];
+
+/// Checks the properties of the target of this name.
+///
+/// # Panics
+/// If a property does not hold for these bytes, or if there is no such target.
+pub fn check(target: &str, bytes: &[u8], peak: Peak) {
+    let found = TARGETS.iter().find(|(name, _)| *name == target);
+    let Some((_, check)) = found else { panic!("there is no fuzz target `{target}`") };
+    check(bytes, peak);
+}
