@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Fuzzes targets one after the other, each for SECONDS, and prints a table.
+#
+#   run.sh SECONDS [TARGET…]
+#
+# Needs a nightly toolchain and cargo-fuzz. Inputs that reach new code are kept in work/TARGET, from where the next run
+# goes on; inputs that break a property are kept in artifacts/TARGET. Exit status: 0 no failure, 1 failures, 2 wrong usage.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+if ! [[ ${1:-} =~ ^[1-9][0-9]*$ ]]; then
+  echo "usage: run.sh SECONDS [TARGET…]" >&2
+  exit 2
+fi
+seconds=$1
+shift
+mapfile -t all < <(sed -n 's/^name = "\(.*\)"$/\1/p' Cargo.toml | grep -v '^vadpipe-fuzz$')
+targets=("${@:-${all[@]}}")
+if [ $# = 0 ]; then targets=("${all[@]}"); fi
+for target in "${targets[@]}"; do
+  [ -d "corpus/$target" ] || { echo "there is no target $target; there are: ${all[*]}" >&2; exit 2; }
+done
+command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz" >&2; exit 2; }
+
+# Most of a target's time would be spent in the address sanitizer, which finds little in code without `unsafe`.
+fuzz=(cargo +nightly fuzz)
+options=(--fuzz-dir . --sanitizer none)
+# One failure ends the fuzzer. It is started again as often as this.
+restarts=10
+
+"${fuzz[@]}" build "${options[@]}"
+
+count() { find "artifacts/$1" -type f 2>/dev/null | wc -l; }
+# The last number behind a word in a log, 0 without any.
+last() { grep -oE "$1:? *[0-9]+" "$2" 2>/dev/null | tail -n 1 | grep -oE '[0-9]+$' || echo 0; }
+
+failed=0
+rows=()
+for target in "${targets[@]}"; do
+  mkdir -p "work/$target" "artifacts/$target"
+  log="work/$target.log"
+  : >"$log"
+  before=$(count "$target")
+  begin=$SECONDS
+  executions=0 first='' cov=0 added=0 ends=0
+  while left=$((seconds - (SECONDS - begin))) && [ "$left" -gt 0 ] && [ "$ends" -le "$restarts" ]; do
+    flags=(-max_total_time="$left" -print_final_stats=1 -timeout=30 -rss_limit_mb=2560 -verbosity=1)
+    [ -f "dictionaries/$target" ] && flags+=(-dict="dictionaries/$target")
+    part="work/$target.part.log"
+    status=0
+    "${fuzz[@]}" run "${options[@]}" "$target" "work/$target" "corpus/$target" -- "${flags[@]}" >"$part" 2>&1 || status=$?
+    cat "$part" >>"$log"
+    # Coverage of the committed corpus and what earlier runs added.
+    first=${first:-$(grep -m 1 -oE 'INITED cov: [0-9]+' "$part" | grep -oE '[0-9]+' || true)}
+    cov=$(last 'cov' "$part")
+    executions=$((executions + $(last 'stat::number_of_executed_units' "$part")))
+    added=$((added + $(last 'stat::new_units_added' "$part")))
+    rm -f "$part"
+    [ "$status" = 0 ] && break
+    ends=$((ends + 1))
+  done
+  crashes=$(($(count "$target") - before))
+  # The fuzzer may also end without leaving an input, for instance if it is killed.
+  [ "$crashes" = 0 ] && crashes=$ends
+  [ "$crashes" = 0 ] || failed=1
+  row=$(printf '%-12s %8s %12s %10s %14s %10s %8s' "$target" "$((SECONDS - begin))" "$executions" "$cov" "$((cov - ${first:-0}))" "$added" "$crashes")
+  echo "$row"
+  rows+=("$row")
+done
+
+printf '\n%-12s %8s %12s %10s %14s %10s %8s\n' target seconds executions coverage "new coverage" "new inputs" crashes
+printf '%s\n' "${rows[@]}"
+exit "$failed"
