@@ -17,6 +17,9 @@ pub(crate) fn check(bytes: &[u8]) {
         Ok(filter) => filter,
         Err(error) => return assert_eq!(error.category, Category::BadInput, "{error}"),
     };
+    if filter.0.is_empty() {
+        return;
+    }
     let printed = print(&filter);
     let again = Filter::parse(std::slice::from_ref(&printed));
     let again = again.unwrap_or_else(|e| panic!("a printed filter is refused: {printed}: {e}"));
