@@ -11,6 +11,7 @@ mod pipeline;
 mod tests;
 
 use crate::cli;
+use crate::store::fuzz as store;
 
 /// Runs a closure and returns the most bytes that it had allocated at any one time.
 pub type Peak = fn(&mut dyn FnMut()) -> u64;
@@ -19,11 +20,15 @@ pub type Peak = fn(&mut dyn FnMut()) -> u64;
 type Check = fn(&[u8], Peak);
 
 /// Every target by its name, which is also the name of its corpus folder.
-const TARGETS: [(&str, Check); 5] = [
+const TARGETS: [(&str, Check); 9] = [
     ("filter", |bytes, _| cli::check_filter(bytes)),
+    ("format", |bytes, _| store::format(bytes)),
     ("idx", data::idx),
+    ("journal", |bytes, _| store::journal(bytes)),
     ("overrides", |bytes, _| pipeline::overrides(bytes)),
+    ("packs", store::packs),
     ("pipeline", |bytes, _| pipeline::text(bytes)),
+    ("records", |bytes, _| store::records(bytes)),
     ("tensors", data::tensors),
 ];
 

@@ -38,6 +38,8 @@ mod engine;
 mod error;
 mod files;
 mod format;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod gc;
 mod index;
 mod inner;

@@ -47,4 +47,4 @@ macro_rules! corpus {
     };
 }
 
-corpus! { filter idx overrides pipeline tensors }
+corpus! { filter format idx journal overrides packs pipeline records tensors }

@@ -77,7 +77,7 @@ pub(super) struct List {
 }
 
 impl List {
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(8 + DIGEST * self.chunks.len());
         bytes.extend_from_slice(&self.size.to_le_bytes());
         self.chunks.iter().for_each(|c| bytes.extend_from_slice(&c.0));

@@ -63,7 +63,7 @@ impl Place {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (pack, rest) = bytes.split_first_chunk::<32>()?;
         let (offset, len) = rest.split_first_chunk::<8>()?;
         let len = u32::from_le_bytes(len.try_into().ok()?);

@@ -15,20 +15,26 @@ fi
 seconds=$1
 shift
 mapfile -t all < <(sed -n 's/^name = "\(.*\)"$/\1/p' Cargo.toml | grep -v '^vadpipe-fuzz$')
-targets=("${@:-${all[@]}}")
-if [ $# = 0 ]; then targets=("${all[@]}"); fi
+targets=("$@")
+[ $# -gt 0 ] || targets=("${all[@]}")
 for target in "${targets[@]}"; do
   [ -d "corpus/$target" ] || { echo "there is no target $target; there are: ${all[*]}" >&2; exit 2; }
 done
 command -v cargo-fuzz >/dev/null || { echo "cargo-fuzz is missing: cargo install cargo-fuzz" >&2; exit 2; }
 
 # Most of a target's time would be spent in the address sanitizer, which finds little in code without `unsafe`.
-fuzz=(cargo +nightly fuzz)
-options=(--fuzz-dir . --sanitizer none)
+cargo +nightly fuzz build --fuzz-dir . --sanitizer none
+# A copy, so that the sources and the target folder may change while this runs.
+mkdir -p work/bin
+built="${CARGO_TARGET_DIR:-target}/$(rustc +nightly -vV | sed -n 's/^host: //p')/release"
+for target in "${targets[@]}"; do cp "$built/$target" work/bin/; done
 # One failure ends the fuzzer. It is started again as often as this.
 restarts=10
 
-"${fuzz[@]}" build "${options[@]}"
+# The caches that targets make are small and many, so they are in memory where that is possible.
+TMPDIR=$(mktemp -d -p /dev/shm vadpipe-fuzz-XXXXXX 2>/dev/null || mktemp -d -t vadpipe-fuzz-XXXXXX)
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
 
 count() { find "artifacts/$1" -type f 2>/dev/null | wc -l; }
 # The last number behind a word in a log, 0 without any.
@@ -44,11 +50,11 @@ for target in "${targets[@]}"; do
   begin=$SECONDS
   executions=0 first='' cov=0 added=0 ends=0
   while left=$((seconds - (SECONDS - begin))) && [ "$left" -gt 0 ] && [ "$ends" -le "$restarts" ]; do
-    flags=(-max_total_time="$left" -print_final_stats=1 -timeout=30 -rss_limit_mb=2560 -verbosity=1)
+    flags=(-max_total_time="$left" -print_final_stats=1 -timeout=30 -rss_limit_mb=2560 -artifact_prefix="artifacts/$target/")
     [ -f "dictionaries/$target" ] && flags+=(-dict="dictionaries/$target")
     part="work/$target.part.log"
     status=0
-    "${fuzz[@]}" run "${options[@]}" "$target" "work/$target" "corpus/$target" -- "${flags[@]}" >"$part" 2>&1 || status=$?
+    "work/bin/$target" "${flags[@]}" "work/$target" "corpus/$target" >"$part" 2>&1 || status=$?
     cat "$part" >>"$log"
     # Coverage of the committed corpus and what earlier runs added.
     first=${first:-$(grep -m 1 -oE 'INITED cov: [0-9]+' "$part" | grep -oE '[0-9]+' || true)}

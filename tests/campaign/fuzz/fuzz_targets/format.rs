@@ -1,0 +1,3 @@
+#![no_main]
+
+vadpipe_fuzz::target!("format");
