@@ -66,12 +66,13 @@ impl Place {
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (pack, rest) = bytes.split_first_chunk::<32>()?;
         let (offset, len) = rest.split_first_chunk::<8>()?;
-        let len = u32::from_le_bytes(len.try_into().ok()?);
-        // No piece is longer, and memory of this length will be asked for.
-        if len as usize > PIECE {
+        let (offset, len) = (u64::from_le_bytes(*offset), u32::from_le_bytes(len.try_into().ok()?));
+        // No piece is longer, and memory of this length will be asked for. No file is longer, and the system would
+        // refuse to read there, which is not to be taken for a failing disk.
+        if len as usize > PIECE || offset > i64::MAX as u64 - PIECE as u64 {
             return None;
         }
-        Some(Self { pack: Digest(*pack), offset: u64::from_le_bytes(*offset), len })
+        Some(Self { pack: Digest(*pack), offset, len })
     }
 }
 
