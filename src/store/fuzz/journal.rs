@@ -8,7 +8,7 @@ use super::folder;
 use crate::store::journal::{Change, Changes, Journal, Position, path};
 
 /// As the head comment of the journal describes them, not as its code has them.
-const HEADER: usize = 44;
+const HEADER: usize = 48;
 const MARK: [u8; 4] = [0xF5, b'v', b'j', 0xA3];
 const FRAME_HEADER: usize = 24;
 
@@ -119,8 +119,8 @@ fn checksum(offset: usize, payload: &[u8]) -> [u8; 16] {
 fn fix_header(content: &mut Vec<u8>) {
     content.resize(content.len().max(HEADER), 0);
     content[..16].copy_from_slice(b"vadpipe journal\n");
-    let hash = blake3::hash(&content[..36]);
-    content[36..HEADER].copy_from_slice(&hash.as_bytes()[..8]);
+    let hash = blake3::hash(&content[..40]);
+    content[40..HEADER].copy_from_slice(&hash.as_bytes()[..8]);
 }
 
 /// Gives each frame that fits into the file the right checksum, from front to back.
