@@ -4,7 +4,6 @@ use std::fs;
 
 use super::{folder, with_database};
 use crate::artifact::BlobEntry;
-use crate::fuzzing::Peak;
 use crate::key::Digest;
 use crate::store::blobs::{List, key};
 use crate::store::packs::{self, Place};
@@ -12,6 +11,9 @@ use crate::store::tree::{self, PIECE};
 
 /// Blobs of more pieces are not tried, to keep the fuzzer fast.
 const PIECES: u64 = 3;
+/// Runs a closure and returns the most bytes that it had allocated at any one time.
+type Peak = fn(&mut dyn FnMut()) -> u64;
+
 /// What reading may allocate besides the blob.
 const FIXED: u64 = 64 << 10;
 
