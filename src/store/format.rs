@@ -17,7 +17,12 @@ impl Inner {
     pub(super) fn check_format(&self) -> Result<()> {
         let not_a_cache = |why: String| StoreError::NotACache { dir: self.dir.clone(), why };
         let path = self.dir.join("FORMAT");
-        match disk::read(&path, LONGEST) {
+        let found = match disk::read(&path, LONGEST) {
+            // It is longer than any FORMAT.
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(Vec::new()),
+            other => other,
+        };
+        match found {
             Ok(bytes) => match String::from_utf8_lossy(&bytes).trim().parse::<u32>() {
                 Ok(found) if found > FORMAT && !self.has_our_index() => {
                     Err(StoreError::Newer { dir: self.dir.clone(), found, known: FORMAT })

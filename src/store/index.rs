@@ -21,6 +21,9 @@ use crate::key::{Components, Digest, Hash, Key};
 /// records with hundreds of inputs must not make a node overflow. A change of it is one of [`super::FORMAT`].
 pub(super) const SETUP: Setup = Setup { segment: 1 << 20, cache: 64 << 20, unjournaled: b"f", precious: b"" };
 
+/// More epochs than any training has: it would take years.
+const MOST_EPOCHS: u64 = 100_000_000;
+
 type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// What is remembered about a file.
@@ -102,7 +105,10 @@ trait Verified: for<'a> Deserialize<'a> {
 
 impl Verified for ResultRecord {
     fn is_right(&self) -> bool {
-        self.digest == self.manifest.digest() && self.key == self.components.key()
+        // The key of a training takes a hash for each epoch. A record that was altered must not make that endless.
+        let segments = self.components.segments.iter().flatten();
+        let epochs = segments.fold(0, |sum: u64, segment| sum.saturating_add(segment.epochs));
+        epochs <= MOST_EPOCHS && self.digest == self.manifest.digest() && self.key == self.components.key()
     }
 }
 

@@ -48,7 +48,13 @@ fn folder_of_a_cache_that_was_just_begun_is_accepted() {
 
 #[test]
 fn lost_or_damaged_format_is_written_again_where_the_index_is_ours() {
-    for found in [None, Some("pears"), Some("7\n"), Some("")] {
+    for found in [
+        None,
+        Some("pears"),
+        Some("7\n"),
+        Some(""),
+        Some("a text that is longer than any version of the cache's format would be"),
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let all = three(dir.path());
         let format = dir.path().join("FORMAT");
