@@ -32,7 +32,11 @@ impl Store {
         if !self.inner.has_index()? {
             return Ok(GcReport::default());
         }
-        let _alone = self.inner.collect_lock(Sharing::Exclusive)?;
+        let _alone = match self.inner.collect_lock(Sharing::Exclusive) {
+            // Whoever can't write here can still ask what would be removed.
+            Err(StoreError::ReadOnly { .. } | StoreError::Full { .. }) if policy.dry_run => None,
+            lock => Some(lock?),
+        };
         let (runs, old_runs) = self.kept_runs(policy)?;
         let leftovers = self.leftovers(&runs, &old_runs);
         let (results, states, newest) = self
