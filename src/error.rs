@@ -5,6 +5,9 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
+
+use rustix::io::Errno;
 
 /// What went wrong, as far as a script that called us cares. The exit codes are part of the command line's contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +20,7 @@ pub enum Category {
     Differs,
     /// Another process holds the cache and we were told not to wait: exit code 4.
     CacheHeld,
-    /// The cache or the disk failed: exit code 5.
+    /// The cache, the disk or another resource of the system failed: exit code 5.
     Storage,
     /// `plan --check`: something would run: exit code 10.
     WouldRun,
@@ -38,6 +41,16 @@ impl Category {
             Self::Interrupted => 130,
         }
     }
+}
+
+/// What to do when [`is_exhausted`].
+pub const EXHAUSTED_HINT: &str = "a limit of the system is reached: see `ulimit -a`, or run with a smaller `--jobs`";
+
+/// Whether the system refused an operation because a limit is reached: of open files, memory, threads or processes.
+pub fn is_exhausted(error: &io::Error) -> bool {
+    let limits = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
+    limits.iter().any(|limit| error.raw_os_error() == Some(limit.raw_os_error()))
+        || error.kind() == io::ErrorKind::OutOfMemory
 }
 
 /// An error on its way to the user: a category, a sentence, what to do about it, and the causes below it.

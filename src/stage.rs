@@ -16,7 +16,7 @@ pub use context::{Cancel, Chain, Context, Device, Input, Inputs, Position, Progr
 pub use params::{Bound, Params};
 
 use crate::artifact::{Artifact, TensorError};
-use crate::error::{Category, Error};
+use crate::error::{Category, EXHAUSTED_HINT, Error, is_exhausted};
 use crate::key::{Digest, Segment};
 use crate::value::Values;
 
@@ -190,9 +190,11 @@ impl From<StageError> for Error {
             StageError::BadInput { message, hint } => Error { hint, ..Error::bad_input(message) },
             StageError::Interrupted => Error::new(Category::Interrupted, "interrupted"),
             StageError::Io { what, source } => {
-                let full = source.kind() == io::ErrorKind::StorageFull;
-                let category = if full { Category::Storage } else { Category::StageFailed };
-                Error::new(category, what).caused_by(source)
+                let exhausted = is_exhausted(&source);
+                let is_system = exhausted || source.kind() == io::ErrorKind::StorageFull;
+                let category = if is_system { Category::Storage } else { Category::StageFailed };
+                let error = Error::new(category, what).caused_by(source);
+                if exhausted { error.hint(EXHAUSTED_HINT) } else { error }
             }
             other => Error::new(Category::StageFailed, other.to_string()),
         }

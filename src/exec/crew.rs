@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, SendError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, Scope};
 
-use crate::error::{Category, Error, Result};
+use crate::error::{EXHAUSTED_HINT, Error, Result};
 use crate::exec::worker::{Done, Failure, Job, Made, Shared, said};
 
 /// What the scheduler hears.
@@ -96,8 +96,7 @@ impl<'scope, 'env> Crew<'scope, 'env> {
 }
 
 fn no_thread(error: io::Error) -> Error {
-    let made = Error::new(Category::StageFailed, "can't start a thread").caused_by(error);
-    made.hint("the system allows no more threads: see `ulimit -u`, or run with a smaller `--jobs`")
+    Error::storage("can't start a thread").caused_by(error).hint(EXHAUSTED_HINT)
 }
 
 fn work(shared: &Shared<'_>, queue: &Mutex<Receiver<Box<Job>>>, news: &Sender<News>) {

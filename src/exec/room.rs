@@ -9,23 +9,48 @@
 //! Trainings that have their first epochs in common do not run side by side before these are stored: no epoch twice.
 //!
 //! On a GPU the device, not the cores, is what a training fills: one stage at a time uses it.
+//!
+//! Each stage holds files open while it runs, and its lease until its result is stored. Where the system allows few open
+//! files (`ulimit -n`), fewer stages run at the same time, and fewer results wait to be stored.
+
+use rustix::process::{Resource, getrlimit};
 
 use crate::exec::worker::Shared;
 use crate::spec::Spec;
 use crate::stage::Stage;
+
+/// Files that the databases, the run's record and the standard streams need.
+const FILES: usize = 20;
+/// Files that a stage needs while it runs. The most are open while a command is started.
+const FILES_OF_A_STAGE: usize = 8;
+/// At most so many results wait to be stored.
+const BACKLOG: usize = 512;
 
 /// The room of a run.
 pub(crate) struct Room<'a> {
     spec: &'a Spec,
     threads: usize,
     jobs: usize,
+    backlog: usize,
     on_gpu: bool,
 }
 
 impl<'a> Room<'a> {
     pub(crate) fn new(shared: &Shared<'a>, jobs: usize) -> Self {
         let on_gpu = !shared.compute.device.is_cpu();
-        Self { spec: shared.spec, threads: shared.threads.max(1), jobs: jobs.max(1), on_gpu }
+        let files = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
+        let (jobs, backlog) = within_files(files.unwrap_or(usize::MAX), jobs);
+        Self { spec: shared.spec, threads: shared.threads.max(1), jobs, backlog, on_gpu }
+    }
+
+    /// The most stages that run at the same time.
+    pub(crate) fn jobs(&self) -> usize {
+        self.jobs
+    }
+
+    /// The most results that wait to be stored.
+    pub(crate) fn backlog(&self) -> usize {
+        self.backlog
     }
 
     /// Whether a point can start beside these.
@@ -54,6 +79,13 @@ impl<'a> Room<'a> {
     }
 }
 
+/// The stages at the same time, and the results that wait, that so many open files allow.
+fn within_files(files: usize, jobs: usize) -> (usize, usize) {
+    let free = files.saturating_sub(FILES);
+    let jobs = jobs.min(free / FILES_OF_A_STAGE).max(1);
+    (jobs, free.saturating_sub(jobs * FILES_OF_A_STAGE).clamp(1, BACKLOG))
+}
+
 /// Whether a stage that needs so many of `threads` can start beside stages that need these.
 fn fits(need: usize, running: impl Iterator<Item = usize>, threads: usize, jobs: usize) -> bool {
     let (mut count, mut taken) = (0, 0);
@@ -70,6 +102,16 @@ fn fits(need: usize, running: impl Iterator<Item = usize>, threads: usize, jobs:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_open_files_mean_fewer_stages_at_the_same_time() {
+        assert_eq!(within_files(1024, 2), (2, 512));
+        assert_eq!(within_files(1024, 200), (125, 4));
+        assert_eq!(within_files(64, 16), (5, 4));
+        assert_eq!(within_files(32, 2), (1, 4));
+        assert_eq!(within_files(8, 2), (1, 1));
+        assert_eq!(within_files(usize::MAX, 0), (1, 512));
+    }
 
     #[test]
     fn what_fills_all_threads_runs_alone_and_the_rest_share_them() {

@@ -29,8 +29,8 @@ use crate::store::{Holder, Lease, LeaseOutcome, ResultRecord};
 const TICK: Duration = Duration::from_millis(200);
 /// A held key is not asked for more often than that, whatever else happens meanwhile.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
-/// So many results at most wait to be committed, and so many bytes of them: then nothing starts before some are.
-const BACKLOG: (usize, usize) = (512, 256 << 20);
+/// Nothing starts while results of so many bytes wait to be stored.
+const BACKLOG_BYTES: usize = 256 << 20;
 
 /// What the scheduler needs to know of the user's wishes.
 pub(crate) struct Wishes<'a> {
@@ -253,8 +253,9 @@ impl<'a> Scheduler<'a> {
 
     /// Whether nothing at all has room, so that it is no use to ask for each point.
     fn is_full(&self) -> bool {
-        let (results, bytes) = BACKLOG;
-        self.count_running() >= self.wishes.jobs.max(1) || self.committing.len() >= results || self.backlog >= bytes
+        self.count_running() >= self.room.jobs()
+            || self.committing.len() >= self.room.backlog()
+            || self.backlog >= BACKLOG_BYTES
     }
 
     fn decide(&mut self, point: usize) -> Result<Next> {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::artifact::{Artifact, Manifest, Tensor};
-use crate::error::Error;
+use crate::error::{Category, Error};
 use crate::event::{Event, Listener};
 use crate::exec::chain::{ChainSettings, StoredChain};
 use crate::exec::device::Compute;
@@ -67,7 +67,8 @@ pub(crate) struct Failure {
 impl Failure {
     /// It failed with this.
     pub(crate) fn of(error: Error) -> Self {
-        Self { error, interrupted: false, at_rung: None, damaged: BTreeSet::new() }
+        let interrupted = error.category == Category::Interrupted;
+        Self { error, interrupted, at_rung: None, damaged: BTreeSet::new() }
     }
 }
 
@@ -122,14 +123,13 @@ impl Shared<'_> {
                 Ok(Made { point: job.point, components: job.components, artifact, seconds })
             }
             Err(error) => {
-                let interrupted = matches!(error, StageError::Interrupted);
-                let damaged = damaged.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                let error = Error::from(error);
-                if !interrupted {
-                    self.log_failure(job.point, &error);
+                let mut failure = Failure::of(Error::from(error));
+                if !failure.interrupted {
+                    self.log_failure(job.point, &failure.error);
                 }
-                let at_rung = job.rung.filter(|_| interrupted && at_rung.load(Ordering::Relaxed));
-                Err(Failure { error, interrupted, at_rung, damaged })
+                failure.damaged = damaged.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                failure.at_rung = job.rung.filter(|_| failure.interrupted && at_rung.load(Ordering::Relaxed));
+                Err(failure)
             }
         }
     }
@@ -199,9 +199,9 @@ impl Shared<'_> {
             cancel,
             chain,
         };
-        match job.threads {
+        match job.threads.and_then(threads_of_its_own) {
             None => point.parsed.stage.run(&context),
-            Some(threads) => threads_of_its_own(threads)?.install(|| point.parsed.stage.run(&context)),
+            Some(threads) => threads.install(|| point.parsed.stage.run(&context)),
         }
     }
 
@@ -292,10 +292,10 @@ impl Shared<'_> {
     }
 }
 
-/// Results are the same for any number of threads: this only decides who waits for whom.
-fn threads_of_its_own(threads: usize) -> Result<rayon::ThreadPool, StageError> {
-    let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    built.map_err(|e| StageError::failed(format!("can't start threads: {e}")))
+/// None if the system gives no more threads: then the stage shares those of the process. Results are the same for any
+/// number of threads.
+fn threads_of_its_own(threads: usize) -> Option<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().ok()
 }
 
 /// A metric is a number that can be compared and written as JSON.
