@@ -27,7 +27,7 @@ pub use device::{Compute, choose};
 pub(crate) use overlay::replace_file;
 pub use verify::{Difference, Part, Sample, Sampled, Stretch, Verification, Verifier};
 
-use crate::error::{Error, Result};
+use crate::error::{Category, Error, Result};
 use crate::event::{Event, Listener, Status, VERSION};
 use crate::exec::journal::Journal;
 use crate::exec::outcome::Fate;
@@ -120,16 +120,33 @@ pub fn run(
     let wishes =
         Wishes { forced: options.forced, jobs: options.jobs, keep_going: options.keep_going, wait: options.wait };
     let mut scheduler = Scheduler::new(&planner, &shared, wishes, &plan);
-    let worked = scheduler.run().and_then(|()| overlay::write_reports(&mut scheduler, &shared, options.reports));
+    let worked = work(&mut scheduler, &shared, &journal, options.reports);
     scheduler.skip_the_rest();
     journal.warn_of_the_store();
-    let status = if worked.is_err() { Status::Failed } else { scheduler.status(cancel) };
+    let status = match &worked {
+        Ok(()) => scheduler.status(cancel),
+        Err(error) if error.category == Category::Interrupted => Status::Interrupted,
+        Err(_) => Status::Failed,
+    };
     journal.event(&finished(&scheduler, spec, &id, status, started));
     let kept = journal.end(&scheduler, status);
     worked?;
     kept?;
     let error = scheduler.error.take();
     Ok(Outcome { status, run: id.clone(), error })
+}
+
+/// Runs the stages and writes the reports. Results that turned out to be lost meanwhile are made again.
+fn work(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, journal: &Journal<'_>, reports: &Path) -> Result<()> {
+    scheduler.run()?;
+    loop {
+        // Each point is repaired only so often, so this ends.
+        while scheduler.remake_lost(journal.warn_of_the_store())? {}
+        overlay::write_reports(scheduler, shared, reports)?;
+        if !scheduler.remake_lost(journal.warn_of_the_store())? {
+            return Ok(());
+        }
+    }
 }
 
 fn finished(scheduler: &Scheduler<'_>, spec: &Spec, run: &str, status: Status, started: Instant) -> Event {

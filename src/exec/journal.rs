@@ -81,11 +81,15 @@ impl<'a> Journal<'a> {
         Ok(Self { store, spec, listener, file, record: Mutex::new(record), places, _at_work: at_work })
     }
 
-    /// Tells the user what the store has noticed: damage, databases set aside.
-    pub(crate) fn warn_of_the_store(&self) {
-        for message in self.store.warnings() {
+    /// Reports what the store has noticed since the last call: damage, databases set aside. Returns whether there was
+    /// anything.
+    pub(crate) fn warn_of_the_store(&self) -> bool {
+        let warnings = self.store.warnings();
+        let noticed = !warnings.is_empty();
+        for message in warnings {
             self.event(&Event::Warning { message });
         }
+        noticed
     }
 
     /// Completes the record.

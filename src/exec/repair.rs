@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exec::outcome::Fate;
 use crate::exec::schedule::Scheduler;
-use crate::key::Digest;
+use crate::key::{Digest, Key};
 
 /// A producer whose bytes are damaged again after it was run again has a broken disk below it.
 const REPAIRS: usize = 2;
@@ -14,8 +14,46 @@ const REPAIRS: usize = 2;
 impl Scheduler<'_> {
     /// Takes up the work again for a point whose stored bytes turned out to be gone.
     pub(crate) fn repair(&mut self, point: usize) -> Result<()> {
+        self.loss_noticed = true;
         self.reopen(point);
         self.run()
+    }
+
+    /// After a loss was noticed: looks up all results of this run once more, and runs again what is gone. One loss may
+    /// take many results along (a database that can't be opened any more), of which the run reads only some. Returns
+    /// whether anything ran.
+    ///
+    /// # Errors
+    /// If the cache fails.
+    pub(crate) fn remake_lost(&mut self, noticed: bool) -> Result<bool> {
+        if !std::mem::take(&mut self.loss_noticed) && !noticed || self.stopping || self.shared.cancel.is_cancelled() {
+            return Ok(false);
+        }
+        let (points, keys): (Vec<usize>, Vec<Key>) =
+            self.results.iter().map(|(point, (key, _))| (*point, *key)).unzip();
+        let there =
+            self.shared.store.look(|look| keys.iter().map(|key| look.hit(key)).collect::<Result<Vec<_>, _>>())?;
+        let lost = points.into_iter().zip(there).filter(|(_, there)| there.is_none());
+        let lost: Vec<usize> = lost.map(|(point, _)| point).collect();
+        for point in &lost {
+            if self.repaired(*point) >= REPAIRS {
+                self.results.remove(point);
+                let message = format!("the result of `{}` is lost again and again", self.name(*point));
+                self.failed(*point, Error::storage(message).hint("check the disk of the cache"));
+            } else {
+                self.announce_repair(*point);
+                self.reopen(*point);
+            }
+        }
+        if !lost.is_empty() {
+            self.run()?;
+        }
+        Ok(!lost.is_empty())
+    }
+
+    fn announce_repair(&self, point: usize) {
+        let message = format!("the stored result of `{}` is missing or damaged: it runs again", self.name(point));
+        self.shared.listener.event(&Event::Warning { message });
     }
 
     /// Inputs turned out to be missing or damaged: their producers run again, then this point does. `repairs` says how
@@ -27,6 +65,7 @@ impl Scheduler<'_> {
         damaged: &BTreeSet<usize>,
         repairs: &BTreeMap<usize, usize>,
     ) {
+        self.loss_noticed = true;
         let unmended = |p: &&usize| self.repaired(**p) <= repairs.get(p).copied().unwrap_or(0);
         let broken: Vec<usize> = damaged.iter().filter(unmended).copied().collect();
         if let Some(producer) = broken.iter().find(|p| self.repaired(**p) >= REPAIRS) {
@@ -35,9 +74,7 @@ impl Scheduler<'_> {
         }
         self.fates.insert(point, Fate::Waiting);
         for producer in broken {
-            let message =
-                format!("the stored result of `{}` is missing or damaged: it runs again", self.name(producer));
-            self.shared.listener.event(&Event::Warning { message });
+            self.announce_repair(producer);
             self.reopen(producer);
         }
         self.make_ready(point);

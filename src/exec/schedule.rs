@@ -82,6 +82,8 @@ pub(crate) struct Scheduler<'a> {
     held: BTreeMap<usize, (Key, Instant)>,
     /// How often each point was run again because its bytes were gone.
     pub(super) repairs: BTreeMap<usize, usize>,
+    /// Stored bytes turned out to be gone since the results were last looked up.
+    pub(super) loss_noticed: bool,
     /// What came of points before they were run again.
     pub(super) before: BTreeMap<usize, Digest>,
     pub(super) started: BTreeMap<usize, Started>,
@@ -116,6 +118,7 @@ impl<'a> Scheduler<'a> {
             computing: BTreeMap::new(),
             held: BTreeMap::new(),
             repairs: BTreeMap::new(),
+            loss_noticed: false,
             before: BTreeMap::new(),
             started: BTreeMap::new(),
             committing: BTreeMap::new(),

@@ -14,6 +14,7 @@ mod hostile;
 mod interruption;
 mod layers;
 mod library;
+mod losses;
 mod processes;
 mod repair;
 mod shells;
