@@ -32,8 +32,12 @@
 //! This is the one place in the library that reads the environment: a declared variable is an input like a file.
 //!
 //! **How it ends.** The program leads a process group. At the time-out or an interruption the whole group gets SIGTERM and
-//! two seconds later SIGKILL; what a program leaves running behind it is ended in the same way.
+//! two seconds later SIGKILL. Processes that are still running when the program has ended get the same signals, and so do
+//! those that left the group with `setsid` or `setpgid`: a descendant is recognised by `VADPIPE_SCRATCH` in its
+//! environment or, in the program `vadpipe`, also without it by its parent. One that cleared its environment while other
+//! commands run is ended together with the last of these. A process of another user (after `sudo`, say) can't be ended.
 
+mod descendants;
 mod files;
 mod process;
 #[cfg(test)]
@@ -47,6 +51,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use self::descendants::{adopt_orphans, kill_children};
 use crate::artifact::Artifact;
 use crate::diagnostic::nearest;
 use crate::key::{Digest, Hash};

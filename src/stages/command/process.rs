@@ -1,21 +1,19 @@
-//! Runs a program as the leader of a process group and ends the whole group.
+//! Runs a program and ends all processes that it started.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
-
+use super::descendants::Family;
+use crate::error::{EXHAUSTED_HINT, Error, is_exhausted};
 use crate::stage::{Context, StageError};
 
-/// How long a group may take to end after SIGTERM.
-const GRACE: Duration = Duration::from_secs(2);
 /// How much of the log a failure quotes.
 const QUOTED_LINES: usize = 12;
 const QUOTED_BYTES: u64 = 4096;
@@ -28,7 +26,7 @@ pub(super) struct Invocation {
     pub(super) environment: BTreeMap<String, OsString>,
     /// Where it starts.
     pub(super) folder: PathBuf,
-    /// When its group is ended; none for never.
+    /// When it is ended with all its descendants; none for never.
     pub(super) timeout: Option<Duration>,
 }
 
@@ -52,19 +50,15 @@ pub(super) fn run(invocation: &Invocation, context: &Context<'_>) -> Result<(), 
     let written_before = log.metadata().map_err(StageError::io(what.clone()))?.len();
     let errors = log.try_clone().map_err(StageError::io(what))?;
     let name = program.to_string_lossy().into_owned();
-    let mut child = std::process::Command::new(program)
-        .args(&invocation.argv[1..])
-        .env_clear()
-        .envs(&invocation.environment)
-        .current_dir(&invocation.folder)
-        .stdin(Stdio::null())
-        .stdout(log)
-        .stderr(errors)
-        .process_group(0)
-        .spawn()
-        .map_err(|error| cannot_start(&name, error))?;
-    let end = wait(&mut child, invocation.timeout, context);
-    let left = end_group(&mut child);
+    let mut command = std::process::Command::new(program);
+    command.args(&invocation.argv[1..]).env_clear().envs(&invocation.environment);
+    command.current_dir(&invocation.folder).stdin(Stdio::null()).stdout(log).stderr(errors);
+    let started = Family::start(&mut command);
+    // The log is open twice in there.
+    drop(command);
+    let mut family = started.map_err(|error| cannot_start(&name, error))?;
+    let end = wait(&mut family, invocation.timeout, context);
+    let left = family.end();
     let failure = match end.map_err(StageError::io(format!("can't wait for `{name}`")))? {
         End::Cancelled => return Err(StageError::Interrupted),
         End::TimedOut(limit) => format!("`{name}` took longer than {} s and was ended", limit.as_secs()),
@@ -89,6 +83,9 @@ pub(super) fn run(invocation: &Invocation, context: &Context<'_>) -> Result<(), 
 }
 
 fn cannot_start(name: &str, error: io::Error) -> StageError {
+    if is_exhausted(&error) {
+        return Error::storage(format!("can't start `{name}`")).hint(EXHAUSTED_HINT).caused_by(error).into();
+    }
     let hint = match error.kind() {
         io::ErrorKind::NotFound => "is it installed and in PATH? a script beside the pipeline needs a `/` in its name",
         io::ErrorKind::PermissionDenied => "is it executable? (chmod +x)",
@@ -97,11 +94,11 @@ fn cannot_start(name: &str, error: io::Error) -> StageError {
     StageError::bad_input(format!("can't start `{name}`: {error}"), hint)
 }
 
-fn wait(child: &mut Child, timeout: Option<Duration>, context: &Context<'_>) -> io::Result<End> {
+fn wait(family: &mut Family, timeout: Option<Duration>, context: &Context<'_>) -> io::Result<End> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
-        if let Some(status) = child.try_wait()? {
+        if let Some(status) = family.try_wait()? {
             return Ok(End::Exited(status));
         }
         if context.cancel.is_cancelled() {
@@ -114,34 +111,6 @@ fn wait(child: &mut Child, timeout: Option<Duration>, context: &Context<'_>) -> 
         sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }
-}
-
-/// Ends whatever is left of the child's group, the child included. Returns whether there was anything left.
-///
-/// A process group's number is not given to anybody else while the group has members, so signals can't go astray.
-fn end_group(child: &mut Child) -> bool {
-    let group = Pid::from_child(child);
-    let alive = |child: &mut Child| {
-        // Reaps the leader if it has ended: until then it counts as a member.
-        let _ = child.try_wait();
-        test_kill_process_group(group).is_ok()
-    };
-    if !alive(child) {
-        return false;
-    }
-    for signal in [Signal::TERM, Signal::KILL] {
-        let _ = kill_process_group(group, signal);
-        let start = Instant::now();
-        while alive(child) {
-            // Bounded after SIGKILL too: members that nobody reaps stay in the group for ever.
-            if start.elapsed() > GRACE {
-                break;
-            }
-            sleep(Duration::from_millis(5));
-        }
-    }
-    let _ = child.wait();
-    true
 }
 
 /// The last lines written to the log since `from`.
