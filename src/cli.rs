@@ -13,8 +13,10 @@ mod filter;
 mod gc;
 mod graph;
 mod kinds;
+mod limits;
 mod log;
 mod metrics;
+mod patience;
 mod plan;
 mod project;
 mod run;
@@ -36,6 +38,7 @@ use clap_complete::engine::ArgValueCompleter;
 use crate::error::Result;
 use crate::stage::Registry;
 use crate::stages::builtin;
+use crate::stages::command::adopt_orphans;
 use ui::Ui;
 
 /// Runs experiment pipelines: a TOML file describes a DAG of stages; only what changed runs again, and no epoch is ever
@@ -57,7 +60,7 @@ const EXAMPLES: &str = "Examples:
   vadpipe export pipelines/full.toml ad --to out      take results out of the cache
 
 Exit codes: 0 fine, 1 a stage failed, 2 pipeline, data or command line wrong, 3 verify differs, 4 cache held,
-5 cache or disk failed, 10 plan --check: something would run, 130 interrupted.";
+5 cache, disk or another resource of the system failed, 10 plan --check: something would run, 130 interrupted.";
 
 const COMPLETIONS: &str = "Examples:
   vadpipe completions bash > ~/.local/share/bash-completion/completions/vadpipe
@@ -153,17 +156,27 @@ struct PipelineArgs {
 
 /// Parses the command line, does what it says and returns the exit code.
 pub fn main() -> ExitCode {
-    main_with(builtin(), std::env::args_os())
+    main_of(builtin(), std::env::args_os(), true)
 }
 
 /// [`main`] with other stage kinds and arguments (the first is the program's name): a crate with kinds of its own is a
 /// `vadpipe` of its own with `main_with(registry, std::env::args_os())`.
 pub fn main_with(registry: Registry, args: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
+    // Kinds of others may start processes that are none of our business.
+    main_of(registry, args, false)
+}
+
+fn main_of(
+    registry: Registry,
+    args: impl IntoIterator<Item = std::ffi::OsString>,
+    owns_all_children: bool,
+) -> ExitCode {
     completion::answer(&registry);
+    adopt_orphans(owns_all_children);
     let mut cli = Cli::parse_from(args);
     cli.global.kinds = Kinds(Arc::new(registry));
     let ui = Ui::new(cli.global.json, cli.global.quiet, cli.global.verbose);
-    match dispatch(cli, &ui) {
+    match limits::check().and_then(|()| dispatch(cli, &ui)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             ui.error(&error);

@@ -61,7 +61,7 @@ pub(super) fn diff(args: &DiffArgs, global: &Global, ui: &Ui) -> Result<()> {
     if ui.json {
         return ui.object(&found);
     }
-    ui.out(&text(&found));
+    ui.text(&text(&found));
     Ok(())
 }
 

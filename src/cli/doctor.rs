@@ -58,7 +58,7 @@ pub(super) fn doctor(args: &DoctorArgs, global: &Global, ui: &Ui) -> Result<()> 
             report.blobs,
             bytes(report.bytes)
         ));
-        ui.out(&lines.join("\n"));
+        ui.text(&lines.join("\n"));
     }
     if report.is_healthy() || report.repaired {
         return Ok(());

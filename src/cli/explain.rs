@@ -66,7 +66,7 @@ pub(super) fn explain(args: &ExplainArgs, global: &Global, ui: &Ui) -> Result<()
         return ui.object(&json!({ "stages": explanations.iter().map(Explanation::object).collect::<Vec<_>>() }));
     }
     let texts: Vec<_> = explanations.iter().map(Explanation::text).collect();
-    ui.out(&texts.join("\n\n"));
+    ui.text(&texts.join("\n\n"));
     Ok(())
 }
 

@@ -103,7 +103,7 @@ pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
         object["failures"] = json!(failures);
         return ui.object(&object);
     }
-    ui.out(&text(&run, &failures));
+    ui.text(&text(&run, &failures));
     Ok(())
 }
 

@@ -55,7 +55,7 @@ pub(super) fn print(project: &Project, plan: &Plan, ui: &Ui) -> Result<()> {
     let words = plan.decisions.iter().map(|d| word(d.state).0.len()).max().unwrap_or(0).max("maybe".len());
     let width = (words, names);
     let lines: Vec<_> = plan.decisions.iter().map(|d| line(project, d, &estimates, width)).collect();
-    ui.out(&lines.join("\n"));
+    ui.text(&lines.join("\n"));
     let time = estimates.words().map(|words| format!("; {words}"));
     ui.note(&format!("{}{}", summary(plan), time.unwrap_or_default()));
     Ok(())

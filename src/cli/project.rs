@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
+use super::patience::Patience;
 use super::ui::Ui;
 use super::{Global, PipelineArgs};
 use crate::diagnostic::{Diagnostics, Origin, Sources};
@@ -44,12 +44,9 @@ impl Project {
         Self::load(args, &global.kinds.0, open_store(global, ui)?)
     }
 
-    /// Reads the pipeline and opens its cache for a run. A run that is under way waits for the cache however long it
-    /// takes, since what it has computed must not be lost: `--no-wait` is about keys that others compute.
-    pub(super) fn open_to_run(args: &PipelineArgs, global: &Global, ui: &Ui) -> Result<Self> {
-        const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
-        let options = Options { wait: true, timeout: FOR_EVER, ..Options::default() };
-        Self::load(args, &global.kinds.0, open_store_with(global, ui, options)?)
+    /// Reads the pipeline and opens its cache for a run, which waits for the cache as `patience` says.
+    pub(super) fn open_to_run(args: &PipelineArgs, global: &Global, ui: &Ui, patience: &Patience) -> Result<Self> {
+        Self::load(args, &global.kinds.0, Arc::new(Store::open(&global.cache, patience.options(ui))?))
     }
 
     fn load(args: &PipelineArgs, registry: &Registry, store: Arc<Store>) -> Result<Self> {
@@ -125,16 +122,12 @@ impl Project {
 
 /// Opens the cache as the command line says.
 pub(super) fn open_store(global: &Global, ui: &Ui) -> Result<Arc<Store>> {
-    open_store_with(global, ui, Options { wait: !global.no_wait, ..Options::default() })
-}
-
-fn open_store_with(global: &Global, ui: &Ui, options: Options) -> Result<Arc<Store>> {
     let says = *ui;
     let waiting = move |holder: Option<&Holder>| {
         let who = holder.map_or_else(|| "another process".to_owned(), Holder::describe);
         says.note(&format!("waiting for the cache: held by {who}"));
     };
-    let options = Options { waiting: Some(Arc::new(waiting)), ..options };
+    let options = Options { wait: !global.no_wait, waiting: Some(Arc::new(waiting)), ..Options::default() };
     Ok(Arc::new(Store::open(&global.cache, options)?))
 }
 

@@ -11,14 +11,16 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
 use super::completion;
+use super::patience::{Attentive, Patience};
 use super::project::{Project, data_dirs};
 use super::ui::{Ui, Watch};
 use super::{Global, PipelineArgs};
-use crate::error::{Category, Error, Result};
+use crate::error::{Category, EXHAUSTED_HINT, Error, Result};
 use crate::event::Status;
 use crate::exec;
 use crate::plan::with_rivals;
 use crate::stage::Cancel;
+use crate::stages::command::kill_children;
 
 const EXAMPLES: &str = "Examples:
   vadpipe run pipelines/full.toml                      everything
@@ -72,9 +74,10 @@ pub(super) fn run(args: &RunArgs, global: &Global, ui: &Ui) -> Result<()> {
     if args.watch {
         return watching::watch(args, global, ui);
     }
-    let project = Project::open_to_run(&args.pipeline, global, ui)?;
     let session = Session::start(args, ui)?;
-    let ended = once(&project, args, true, &session, global, ui);
+    let patience = Patience::new(&session.cancel, global.no_wait);
+    let project = Project::open_to_run(&args.pipeline, global, ui, &patience)?;
+    let ended = once(&project, args, true, &session, &patience, global, ui).map_err(|e| patience.explain(e));
     project.leave();
     ended
 }
@@ -107,7 +110,15 @@ impl Session {
 }
 
 /// Runs a pipeline once. `force` says whether what the command line forces is made again.
-fn once(project: &Project, args: &RunArgs, force: bool, session: &Session, global: &Global, ui: &Ui) -> Result<()> {
+fn once(
+    project: &Project,
+    args: &RunArgs,
+    force: bool,
+    session: &Session,
+    patience: &Patience,
+    global: &Global,
+    ui: &Ui,
+) -> Result<()> {
     let forced = if force { forced(project, args)? } else { BTreeSet::new() };
     if args.dry_run {
         return super::plan::print(project, &project.plan(&forced, ui)?, ui);
@@ -126,10 +137,10 @@ fn once(project: &Project, args: &RunArgs, force: bool, session: &Session, globa
         file: &args.pipeline.file.display().to_string(),
         args: &given,
     };
-    let (cancel, watch) = (&session.cancel, &*session.watch);
-    let outcome = exec::run(&project.spec, &project.graph, &project.store, &options, cancel, watch)?;
+    let listener = Attentive { patience, listener: &*session.watch };
+    let outcome = exec::run(&project.spec, &project.graph, &project.store, &options, &session.cancel, &listener)?;
     match outcome.status {
-        Status::Ok => Ok(()),
+        Status::Ok => session.watch.check_output(),
         Status::Interrupted => {
             let hint = if forced.is_empty() {
                 "the same command goes on from where it stopped"
@@ -167,26 +178,8 @@ pub(super) fn start_threads(given: Option<u16>) -> Result<usize> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()
-        .map_err(|e| Error::new(Category::StageFailed, "can't start threads").caused_by(e))?;
+        .map_err(|e| Error::storage("can't start threads").caused_by(e).hint(EXHAUSTED_HINT))?;
     Ok(threads)
-}
-
-/// Kills the process groups of our children: a command runs in a group of its own, which the terminal's signals miss.
-/// Only for leaving at once; a stage that stops ends its own.
-fn end_children() {
-    use rustix::process::{Pid, Signal, getpid, kill_process_group};
-    let parent = format!("PPid:\t{}", getpid().as_raw_nonzero());
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    for process in processes {
-        let Some(pid) = process.file_name().to_str().and_then(|n| n.parse().ok()).and_then(Pid::from_raw) else {
-            continue;
-        };
-        let status = std::fs::read_to_string(process.path().join("status")).unwrap_or_default();
-        if status.lines().any(|line| line == parent) {
-            // A child that is gone meanwhile needs no signal.
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
-    }
 }
 
 /// What is said at the first signal.
@@ -196,13 +189,13 @@ pub(super) const STOPPING: &str = "stopping: running trainings save their state 
 pub(super) fn stop_on_signals(cancel: &Cancel, say: impl Fn() + Send + 'static) -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
-        .map_err(|e| Error::new(Category::StageFailed, "can't listen to signals").caused_by(e))?;
+        .map_err(|e| Error::storage("can't listen to signals").caused_by(e).hint(EXHAUSTED_HINT))?;
     let cancel = cancel.clone();
     let asked = AtomicBool::new(false);
     let listen = move || {
         for _ in signals.forever() {
             if asked.swap(true, Ordering::SeqCst) {
-                end_children();
+                kill_children();
                 std::process::exit(i32::from(Category::Interrupted.exit_code()));
             }
             cancel.cancel();
@@ -210,5 +203,5 @@ pub(super) fn stop_on_signals(cancel: &Cancel, say: impl Fn() + Send + 'static) 
         }
     };
     let listener = std::thread::Builder::new().name("vadpipe-signals".to_owned()).spawn(listen);
-    listener.map(drop).map_err(|e| Error::new(Category::StageFailed, "can't start a thread").caused_by(e))
+    listener.map(drop).map_err(|e| Error::storage("can't start a thread").caused_by(e).hint(EXHAUSTED_HINT))
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::project::Project;
-use super::ui::{Ui, bytes, figure, seconds, when};
+use super::ui::{Ui, bytes, figure, seconds, shorten, when};
 use super::{Global, PipelineArgs};
 use crate::error::Result;
 use crate::store::ResultRecord;
@@ -27,7 +27,7 @@ pub(super) fn show(args: &ShowArgs, global: &Global, ui: &Ui) -> Result<()> {
         return ui.object(&all);
     }
     let texts: Vec<_> = results.iter().map(|(point, record)| text(project.name(*point), record)).collect();
-    ui.out(&texts.join("\n\n"));
+    ui.text(&texts.join("\n\n"));
     Ok(())
 }
 
@@ -49,13 +49,22 @@ fn text(name: &str, record: &ResultRecord) -> String {
             made.threads
         ),
     ];
-    lines.extend(manifest.metrics.iter().map(|(name, value)| format!("  metric    {name} = {}", figure(*value))));
-    lines.extend(manifest.facts.iter().map(|(name, value)| format!("  fact      {name} = {value}")));
+    lines.extend(
+        manifest.metrics.iter().map(|(name, value)| format!("  metric    {} = {}", shorten(name), figure(*value))),
+    );
+    lines.extend(
+        manifest
+            .facts
+            .iter()
+            .map(|(name, value)| format!("  fact      {} = {}", shorten(name), shorten(&value.to_string()))),
+    );
     lines.extend(manifest.tensors.iter().map(|(name, t)| {
         let shape: Vec<_> = t.shape.iter().map(ToString::to_string).collect();
         let element = format!("{:?}", t.element).to_lowercase();
-        format!("  tensor    {name}  {element} [{}]  {}", shape.join(", "), bytes(t.blob.size))
+        format!("  tensor    {}  {element} [{}]  {}", shorten(name), shape.join(", "), bytes(t.blob.size))
     }));
-    lines.extend(manifest.files.iter().map(|(name, blob)| format!("  file      {name}  {}", bytes(blob.size))));
+    lines.extend(
+        manifest.files.iter().map(|(name, blob)| format!("  file      {}  {}", shorten(name), bytes(blob.size))),
+    );
     lines.join("\n")
 }

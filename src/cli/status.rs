@@ -82,7 +82,7 @@ pub(super) fn status(args: &StatusArgs, global: &Global, ui: &Ui) -> Result<()> 
     }
     lines.extend(disk_lines(&project, disk, &stored));
     lines.extend(last.map(|run| last_run(&run)));
-    ui.out(&lines.join("\n"));
+    ui.text(&lines.join("\n"));
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! The only place that prints: results to standard output, everything about progress and errors to standard error.
 
+mod short;
 mod watch;
 
 use std::borrow::Cow;
@@ -13,6 +14,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::error::{Error, Result};
 use crate::escape::{escape, is_hidden};
 
+pub(super) use short::shorten;
+use short::shorten_lines;
 pub(super) use watch::Watch;
 
 /// How this process talks.
@@ -98,11 +101,16 @@ impl Ui {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
             Err(error) => {
-                let error = Error::storage("can't write to standard output").caused_by(error);
+                let error = output_failed(error);
                 self.error(&error);
                 std::process::exit(i32::from(error.category.exit_code()));
             }
         }
+    }
+
+    /// Prints a result for people: long lines are shortened.
+    pub(super) fn text(&self, text: &str) {
+        self.out(&shorten_lines(text));
     }
 
     /// [`Ui::exact`] for a run, which goes on when nobody reads any more.
@@ -154,8 +162,8 @@ impl Ui {
     }
 
     fn err(&self, text: &str) {
-        // Nobody left to tell.
-        let _ = writeln!(anstream::stderr().lock(), "{}", printable(text));
+        // If standard error is closed, there is nowhere to report that.
+        let _ = writeln!(anstream::stderr().lock(), "{}", printable(&shorten_lines(text)));
     }
 
     /// A bar for something that counts; invisible where there is no terminal.
@@ -180,16 +188,22 @@ impl Ui {
     }
 }
 
-/// Aligned columns with a header. Hidden characters are escaped here already, so that the columns line up.
+fn output_failed(error: std::io::Error) -> Error {
+    Error::storage("can't write to standard output").caused_by(error)
+}
+
+/// Aligned columns with a header. Long cells are shortened. Hidden characters are escaped here already, so that the columns
+/// line up.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let header: Vec<Cow<'_, str>> = header.iter().map(|cell| escape(cell)).collect();
-    let rows: Vec<Vec<Cow<'_, str>>> = rows.iter().map(|row| row.iter().map(|cell| escape(cell)).collect()).collect();
+    let cell = |text: &str| escape(&shorten(text)).into_owned();
+    let header: Vec<String> = header.iter().map(|text| cell(text)).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|text| cell(text)).collect()).collect();
     let width = |i: usize| {
         let cells = rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count());
         cells.chain([header[i].chars().count()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let line = |cells: &[Cow<'_, str>]| {
+    let line = |cells: &[String]| {
         let padded = cells.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };

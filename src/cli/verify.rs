@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::patience::{Attentive, Patience};
 use super::project::{Project, data_dirs};
 use super::run::{STOPPING, start_threads, stop_on_signals};
 use super::ui::{GREEN, RED, Ui, paint};
@@ -44,13 +45,27 @@ pub(super) struct VerifyArgs {
 
 /// Runs stages again and compares.
 pub(super) fn verify(args: &VerifyArgs, global: &Global, ui: &Ui) -> Result<()> {
-    let project = Project::open_to_run(&args.pipeline, global, ui)?;
-    let results = project.all_results(ui)?;
     let threads = start_threads(args.threads)?;
     let watch = ui.watch_errors();
     let cancel = Cancel::default();
     let says = Arc::clone(&watch);
     stop_on_signals(&cancel, move || says.say(STOPPING))?;
+    let patience = Patience::new(&cancel, global.no_wait);
+    let listener = Attentive { patience: &patience, listener: &*watch };
+    again(args, global, ui, threads, &cancel, &patience, &listener).map_err(|e| patience.explain(e))
+}
+
+fn again(
+    args: &VerifyArgs,
+    global: &Global,
+    ui: &Ui,
+    threads: usize,
+    cancel: &Cancel,
+    patience: &Patience,
+    listener: &Attentive<'_>,
+) -> Result<()> {
+    let project = Project::open_to_run(&args.pipeline, global, ui, patience)?;
+    let results = project.all_results(ui)?;
     let points: Vec<usize> = results.iter().map(|(point, _)| *point).collect();
     let seed = args.seed.unwrap_or_else(|| jiff::Timestamp::now().as_microsecond() % 1_000_000);
     let sample = args.sample.map(|n| Sample { count: n as usize, seed });
@@ -63,8 +78,8 @@ pub(super) fn verify(args: &VerifyArgs, global: &Global, ui: &Ui) -> Result<()> 
         compute: &project.compute,
         data_dirs: &data_dirs(args.data_dir.as_ref()),
         threads,
-        cancel: &cancel,
-        listener: &*watch,
+        cancel,
+        listener,
     };
     let found = verifier.verify(&points, sample)?;
     let differing = found.iter().filter(|v| v.difference.is_some()).count();
@@ -72,7 +87,7 @@ pub(super) fn verify(args: &VerifyArgs, global: &Global, ui: &Ui) -> Result<()> 
         let seed = sample.map(|s| s.seed);
         ui.object(&json!({ "seed": seed, "stages": found.iter().map(object).collect::<Vec<_>>() }))?;
     } else {
-        ui.out(&found.iter().map(line).collect::<Vec<_>>().join("\n"));
+        ui.text(&found.iter().map(line).collect::<Vec<_>>().join("\n"));
         if let Some(sample) = sample {
             found.iter().filter_map(|v| shortage(v, sample)).for_each(|text| ui.warn(&text));
         }

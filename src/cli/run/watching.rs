@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::{RunArgs, Session, once};
 use crate::cli::Global;
+use crate::cli::patience::Patience;
 use crate::cli::project::Project;
 use crate::cli::ui::{DIM, Ui, paint};
 use crate::error::{Category, Result};
@@ -39,7 +40,8 @@ pub(super) fn watch(args: &RunArgs, global: &Global, ui: &Ui) -> Result<()> {
     let mut first = true;
     loop {
         session.idle(false);
-        let ran = Project::open_to_run(&args.pipeline, global, ui).and_then(|project| {
+        let patience = Patience::new(&session.cancel, global.no_wait);
+        let ran = Project::open_to_run(&args.pipeline, global, ui, &patience).and_then(|project| {
             // Whatever changes from here on is seen after the run.
             let named = named(&project);
             stamps.retain(|path, _| *path == pipeline || named.contains(path));
@@ -47,8 +49,9 @@ pub(super) fn watch(args: &RunArgs, global: &Global, ui: &Ui) -> Result<()> {
                 let now = stamp(&path);
                 stamps.entry(path).or_insert(now);
             }
-            once(&project, args, first, &session, global, ui)
+            once(&project, args, first, &session, &patience, global, ui)
         });
+        let ran = ran.map_err(|e| patience.explain(e));
         session.idle(true);
         match ran {
             Ok(()) => {}

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{DIM, GREEN, RED, Ui, YELLOW, figure, paint, seconds};
+use super::{DIM, GREEN, RED, Ui, YELLOW, figure, output_failed, paint, seconds, shorten};
+use crate::error::Result;
 use crate::escape::escape;
 use crate::event::{Event, Listener, Status};
 
@@ -21,8 +22,10 @@ pub(in crate::cli) struct Watch {
     saved: Mutex<BTreeMap<String, (u64, u64)>>,
     /// Events as JSON that are to be written together.
     held_back: Mutex<String>,
-    /// Nobody reads standard output any more.
+    /// Standard output can't be written any more.
     unheard: AtomicBool,
+    /// Why, if that is an error: nobody has to read to the end.
+    failed: Mutex<Option<std::io::Error>>,
 }
 
 /// So much is held back at most.
@@ -33,7 +36,16 @@ impl Watch {
         // Ten a second is enough for eyes, and costs nothing.
         let bars = bars.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)));
         let (running, saved, held_back) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { ui, quiet, bars, running, saved, held_back, unheard: AtomicBool::new(false) }
+        let (unheard, failed) = (AtomicBool::new(false), Mutex::default());
+        Self { ui, quiet, bars, running, saved, held_back, unheard, failed }
+    }
+
+    /// Fails if events could not be written to standard output. A closed pipe is no error.
+    pub(in crate::cli) fn check_output(&self) -> Result<()> {
+        match self.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(error) => Err(output_failed(error)),
+            None => Ok(()),
+        }
     }
 
     /// A line about the whole run, from outside the events.
@@ -131,7 +143,7 @@ impl Watch {
             }
             Event::StageFinished { stage, seconds: s, metrics, .. } => {
                 self.end(stage);
-                let words: Vec<_> = metrics.iter().map(|(n, v)| format!("{n} {}", figure(*v))).collect();
+                let words: Vec<_> = metrics.iter().map(|(n, v)| format!("{} {}", shorten(n), figure(*v))).collect();
                 let words = paint(DIM, &words.join(" "));
                 self.line(&format!("{} {stage} in {}  {words}", paint(GREEN, "    done"), seconds(*s)));
             }
@@ -176,9 +188,14 @@ impl Watch {
 
 impl Watch {
     fn write_out(&self, held_back: &mut String) {
-        if !(held_back.is_empty() || self.unheard.load(Ordering::Relaxed)) && self.ui.try_out(held_back).is_err() {
-            // A run is worth more than its listeners: it goes on, and is kept in its file.
+        if !(held_back.is_empty() || self.unheard.load(Ordering::Relaxed))
+            && let Err(error) = self.ui.try_out(held_back)
+        {
+            // The run goes on, and its events are kept in its file.
             self.unheard.store(true, Ordering::Relaxed);
+            if error.kind() != std::io::ErrorKind::BrokenPipe {
+                *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            }
         }
         held_back.clear();
     }

@@ -1,0 +1,90 @@
+//! What the limits of the system (`ulimit`) leave to this process.
+
+use rustix::process::{Resource, getrlimit};
+
+use crate::error::{Error, Result};
+
+/// Address space that a small pipeline needs besides the stacks of the threads.
+const BASE: u64 = 128 << 20;
+/// A thread's stack.
+const STACK: u64 = 2 << 20;
+/// Threads of the database and of the runner that do not depend on the number of cores.
+const THREADS: u64 = 16;
+/// The main thread's stack grows while it is used. Where no address space is left then, the process dies of a
+/// segmentation fault, so it grows to this size at the start.
+const MAIN_STACK: usize = 1 << 20;
+
+/// Threads that run at the same time even in a small pipeline, besides one for each core.
+const FEWEST_THREADS: usize = 11;
+/// A limit from which on there are certainly enough threads.
+const MANY_PROCESSES: u64 = 4096;
+
+/// Prepares for a limited address space (`ulimit -v`) and few processes (`ulimit -u`).
+///
+/// # Errors
+/// If so little is left that the threads of a run could not be started: the database waits for ever where it gets none.
+pub(super) fn check() -> Result<()> {
+    check_address_space()?;
+    match getrlimit(Resource::Nproc).current {
+        Some(limit) if limit < MANY_PROCESSES => check_threads(FEWEST_THREADS + cores()),
+        _ => Ok(()),
+    }
+}
+
+/// Starts so many threads at the same time.
+fn check_threads(count: usize) -> Result<()> {
+    let (running, until) = std::sync::mpsc::channel::<()>();
+    let until = std::sync::Mutex::new(until);
+    std::thread::scope(|scope| {
+        for _ in 0..count {
+            let wait = || drop(until.lock().map(|until| until.recv()));
+            if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, wait) {
+                drop(running);
+                let message = format!("too few threads: the system allows fewer than {count} more");
+                return Err(Error::storage(message).caused_by(error).hint("raise the limit: see `ulimit -u`"));
+            }
+        }
+        drop(running);
+        Ok(())
+    })
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn check_address_space() -> Result<()> {
+    let Some(limit) = getrlimit(Resource::As).current else { return Ok(()) };
+    use_few_arenas();
+    let needed = BASE + STACK * (THREADS + 2 * cores() as u64);
+    let used = address_space().unwrap_or(0);
+    if limit.saturating_sub(used) >= needed {
+        std::hint::black_box(&mut [0u8; MAIN_STACK]);
+        return Ok(());
+    }
+    let mb = |bytes: u64| bytes.div_ceil(1 << 20);
+    let message = format!(
+        "too little memory: the address space is limited to {} MB, and at least {} MB are needed",
+        limit >> 20,
+        mb(used + needed)
+    );
+    Err(Error::storage(message).hint("raise the limit: see `ulimit -v`"))
+}
+
+/// Bytes of address space in use.
+fn address_space() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let size = text.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
+    let kilobytes: u64 = size.split_ascii_whitespace().next()?.parse().ok()?;
+    Some(kilobytes << 10)
+}
+
+/// glibc reserves 64 MB of address space for every thread that allocates, up to eight times the number of cores.
+fn use_few_arenas() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "a setting of the C library")]
+    // SAFETY: only sets a number in the allocator; called before other threads start.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
