@@ -82,7 +82,8 @@ struct Global {
     /// Say more
     #[arg(short, long, global = true)]
     verbose: bool,
-    /// Don't wait for a cache or a key that another process holds: exit with code 4
+    /// Don't wait for a cache or a key that another process holds: exit with code 4. Once a stage has started, `run` and
+    /// `verify` wait for the cache, so that no result is lost
     #[arg(long, global = true)]
     no_wait: bool,
     #[arg(skip)]
