@@ -106,7 +106,7 @@ pub struct Options {
     pub idle: Duration,
     /// Called once for each long wait.
     pub waiting: Option<Waiting>,
-    /// Asked while waiting: whether to give up with [`StoreError::Cancelled`].
+    /// Asked during long waits: whether to give up with [`StoreError::Cancelled`].
     pub cancelled: Option<Cancelled>,
 }
 

@@ -3,10 +3,9 @@
 //! A run waits however long it takes, since what it has computed must not be lost: until the user stops it. With
 //! `--no-wait` it does not wait before its first stage starts, since nothing is computed yet.
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::ui::Ui;
 use crate::error::{Category, Error};
@@ -16,15 +15,6 @@ use crate::store::{Holder, Options};
 
 /// Longer than any run.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Every process holds the cache for moments. A training that saves its state after Ctrl-C waits for so long.
-const GRACE: Duration = Duration::from_millis(500);
-/// The cache asks every few milliseconds while it waits. After a longer gap it is another wait.
-const GAP: Duration = Duration::from_millis(250);
-
-thread_local! {
-    /// When the wait of this thread began, and when it was last asked about.
-    static WAIT: Cell<Option<(Instant, Instant)>> = const { Cell::new(None) };
-}
 
 /// Decides whether the cache goes on waiting.
 #[derive(Clone, Default)]
@@ -77,11 +67,10 @@ impl Patience {
         gives_up
     }
 
-    /// Whether the cache is to stop waiting. Called again and again by the thread that waits.
+    /// Whether a long wait for the cache is to end.
     fn is_over(&self) -> bool {
-        let waited = waited();
         let gave_up = || self.state.is_without.load(Ordering::SeqCst) && self.holder().is_some();
-        self.cancel.is_cancelled() && waited >= GRACE || gave_up()
+        self.cancel.is_cancelled() || gave_up()
     }
 
     /// An error of a wait that ended: whether the user stopped it, or nobody wanted to wait.
@@ -97,17 +86,6 @@ impl Patience {
     fn holder(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         self.state.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// How long this thread has been waiting.
-fn waited() -> Duration {
-    let now = Instant::now();
-    let began = match WAIT.get() {
-        Some((began, asked)) if now.duration_since(asked) < GAP => began,
-        _ => now,
-    };
-    WAIT.set(Some((began, now)));
-    now.duration_since(began)
 }
 
 /// Passes events on, and notes when the first stage starts.
@@ -157,26 +135,6 @@ mod tests {
         assert!(!patience.is_over() && !patience.gives_up("pid 8") && !patience.is_over());
     }
 
-    fn wait_ends(patience: &Patience) -> bool {
-        let begin = Instant::now();
-        while !patience.is_over() && begin.elapsed() < Duration::from_secs(10) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        patience.is_over()
-    }
-
-    #[test]
-    fn short_waits_go_on_although_the_user_asked_to_stop() {
-        let cancel = Cancel::default();
-        let patience = Patience::new(&cancel, false);
-        cancel.cancel();
-        for _ in 0..3 {
-            assert!(!patience.is_over(), "a new wait");
-            std::thread::sleep(GAP * 2);
-        }
-        assert!(wait_ends(&patience), "a long one");
-    }
-
     #[test]
     fn the_user_ends_every_wait_and_is_told_so() {
         for no_wait in [false, true] {
@@ -184,7 +142,7 @@ mod tests {
             let patience = Patience::new(&cancel, no_wait);
             patience.gives_up("pid 7");
             cancel.cancel();
-            assert!(wait_ends(&patience));
+            assert!(patience.is_over());
             assert_eq!(patience.explain(interrupted()).category, Category::Interrupted);
         }
         let storage = Patience::new(&Cancel::default(), true).explain(Error::storage("a disk"));

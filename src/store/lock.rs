@@ -73,7 +73,8 @@ fn wait(file: &File, path: &Path, sharing: Sharing, options: &Options, meanwhile
     let mut reported = false;
     while !try_take(file, path, sharing)? {
         let waited = begin.elapsed();
-        if options.cancelled.as_ref().is_some_and(|cancelled| cancelled()) {
+        // A training that saves its state after an interruption may have to wait for a moment.
+        if waited >= GRACE && options.cancelled.as_ref().is_some_and(|cancelled| cancelled()) {
             return Err(StoreError::Cancelled);
         }
         if waited >= GRACE && (!options.wait || waited >= options.timeout) {
@@ -82,6 +83,7 @@ fn wait(file: &File, path: &Path, sharing: Sharing, options: &Options, meanwhile
         if let (false, true, Some(waiting)) = (reported, waited >= GRACE, &options.waiting) {
             reported = true;
             waiting(read_holder(path).as_ref());
+            continue;
         }
         meanwhile();
         std::thread::sleep(POLL);
