@@ -94,8 +94,8 @@ impl<'a> Campaign<'a> {
             return Ok(row);
         }
         let (trial, count) = self.trials(attack)?;
-        let count = self.args.trials.unwrap_or(count).min(count);
         row.planned = count;
+        let count = self.args.trials.unwrap_or(count).min(count);
         let by_time = !self.args.full && self.args.trials.is_none();
         self.work(&mut row, &trial, count, by_time.then(|| Duration::from_secs(attack.seconds)))?;
         Ok(row)

@@ -12,8 +12,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
-/// A command that takes longer than this hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// A command that takes longer than this hangs: a minute, and on a machine with more to do than it has cores a multiple.
+pub(crate) fn patience() -> Duration {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().and_then(|l| l.parse::<f64>().ok()).unwrap_or(0.0);
+    let cores = std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64);
+    Duration::from_secs(60).mul_f64((load / cores).max(1.0))
+}
 
 /// A folder with a pipeline `p.toml` and a cache `cache`.
 #[derive(Clone)]
@@ -31,7 +36,7 @@ pub(crate) struct Answer {
     pub(crate) signal: Option<i32>,
     pub(crate) out: String,
     pub(crate) err: String,
-    /// It had to be killed after [`PATIENCE`].
+    /// It had to be killed after [`patience`].
     pub(crate) hung: bool,
 }
 
@@ -118,14 +123,17 @@ impl Started {
     pub(crate) fn wait(mut self) -> io::Result<Answer> {
         let begun = Instant::now();
         let mut pause = Duration::from_micros(300);
-        let mut hung = false;
+        let (mut hung, mut limit) = (false, Duration::from_secs(60));
         let status = loop {
             if let Some(status) = self.child.try_wait()? {
                 break status;
             }
-            if begun.elapsed() > PATIENCE && !hung {
-                hung = true;
-                self.kill();
+            if begun.elapsed() > limit && !hung {
+                limit = patience();
+                hung = begun.elapsed() > limit;
+                if hung {
+                    self.kill();
+                }
             }
             std::thread::sleep(pause);
             pause = (pause * 3 / 2).min(Duration::from_millis(5));

@@ -11,7 +11,7 @@ use std::process::ExitStatus;
 use std::sync::mpsc;
 
 use super::calls::{Call, Reader};
-use crate::program::{Answer, Desk, PATIENCE, kill_group};
+use crate::program::{Answer, Desk, kill_group, patience};
 
 /// How to disturb the program. Calls are counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,7 +71,7 @@ pub(crate) fn trace(desk: &Desk, args: &[String], action: Action) -> io::Result<
     let leader = i32::try_from(child.id()).map_err(io::Error::other)?;
     let (done, ended) = mpsc::channel::<()>();
     let watchdog = std::thread::spawn(move || {
-        let hung = ended.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout);
+        let hung = ended.recv_timeout(patience()) == Err(mpsc::RecvTimeoutError::Timeout);
         if hung {
             kill_group(leader.unsigned_abs());
         }
