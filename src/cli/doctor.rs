@@ -48,7 +48,10 @@ pub(super) fn doctor(args: &DoctorArgs, global: &Global, ui: &Ui) -> Result<()> 
             let (results, states) = (report.results_restored, report.states_restored);
             lines.push(format!("{results} results and {states} states {verb} from an index that was set aside"));
         }
-        lines.extend(report.set_aside.iter().map(|p| format!("set aside earlier, can be deleted: {}", p.display())));
+        let restorable = args.dry_run && report.results_restored + report.states_restored > 0;
+        let note =
+            if restorable { "run `vadpipe doctor` before you delete it" } else { "nothing more can be brought back" };
+        lines.extend(report.set_aside.iter().map(|p| format!("set aside earlier ({note}): {}", p.display())));
         let healthy =
             if report.is_healthy() { "all fine".to_owned() } else { format!("{} problems", report.problems.len()) };
         lines.push(format!(

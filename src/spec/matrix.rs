@@ -209,8 +209,11 @@ impl Matrix {
                 factors.push(Factor { positions: vec![], tuples: vec![vec![]; together.draws.len()] });
                 factors.len() - 1
             });
-            factors[factor].positions.push(position);
-            factors[factor].tuples.iter_mut().zip(&together.draws).for_each(|(tuple, value)| tuple.push(*value));
+            let Factor { positions, tuples } = &mut factors[factor];
+            positions.push(position);
+            // An axis with an error has no draws. The whole group has no combinations then.
+            tuples.truncate(together.draws.len());
+            tuples.iter_mut().zip(&together.draws).for_each(|(tuple, value)| tuple.push(*value));
         }
         for factor in groups.into_values() {
             first_of_each(&mut factors[factor].tuples);

@@ -4,36 +4,42 @@
 //! or leaves a file half written under its final name.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
 use super::{Result, StoreError};
+use crate::file::{self, FileError};
 
 /// What the names of files begin with that are not yet complete.
 pub(super) const TEMPORARY: &str = ".tmp";
 
-/// Opens a regular file. A pipe, a device or a folder is an error, and opening it does not wait.
+/// Opens a regular file as the options say ([`file::open`] is for reading only). A pipe, a device or a folder is an error, and
+/// opening it does not wait.
 pub(super) fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<File> {
-    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let file = options.clone().custom_flags(flags).open(path)?;
-    if file.metadata()?.is_file() {
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() {
         return Ok(file);
     }
-    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+    Err(not_regular(FileError::NotRegular(file::kind(kind))))
 }
 
-/// Reads a regular file of at most `limit` bytes.
+fn not_regular(error: FileError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
+}
+
+/// Reads a regular file of at most `limit` bytes. Other files are [`io::ErrorKind::InvalidInput`], longer ones
+/// [`io::ErrorKind::InvalidData`].
 pub(super) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let mut file = open_regular(OpenOptions::new().read(true), path)?;
-    if file.metadata()?.len() > limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it has more than {limit} bytes")));
-    }
-    let mut bytes = Vec::new();
-    Read::by_ref(&mut file).take(limit + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    file::read(path, limit).map_err(|error| match error {
+        FileError::Io(error) => error,
+        FileError::TooLong { .. } => io::Error::new(io::ErrorKind::InvalidData, error),
+        FileError::NotRegular(_) => not_regular(error),
+    })
 }
 
 /// Creates a file with a temporary name. Its permissions are those that the umask leaves, so that others can read it.

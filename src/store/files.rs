@@ -1,6 +1,6 @@
 //! Digests of files, remembered by size, modification time and inode.
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -11,6 +11,7 @@ use super::Store;
 use super::database::Access;
 use super::index::{self, FileRecord};
 use super::record::now_ms;
+use crate::file::{self, FileError};
 use crate::key::Digest;
 
 /// A file changed this recently may change again within the resolution of its time: its digest is not remembered.
@@ -62,7 +63,10 @@ fn stat(m: &Metadata) -> (u64, i64, u64) {
 
 /// Digest of the content, and what the file was after it was read.
 fn read(path: &Path) -> io::Result<(Digest, Metadata)> {
-    let mut file = File::open(path)?;
+    let mut file = file::open(path).map_err(|error| match error {
+        FileError::Io(error) => error,
+        other => io::Error::new(io::ErrorKind::InvalidInput, other),
+    })?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

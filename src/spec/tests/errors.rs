@@ -706,3 +706,13 @@ fn many_wrong_values_hide_no_other_error() {
     let message = wrong(text).replace("w = [1, 0]", "");
     assert!(message.contains("`width` must be") && message.ends_with("2 errors in the pipeline"), "{message}");
 }
+
+#[test]
+fn wrong_axis_that_is_drawn_together_with_others_is_an_error_and_nothing_else() {
+    let text = "[matrix]\nu = { uniform = [0, 1], samples = 4, together = \"t\" }\n\
+                l = { log_uniform = [0, 100], samples = 4, together = \"t\" }\n\
+                [stages.d]\nkind = \"load\"\n[stages.a]\nkind = \"train\"\ninputs = { data = \"d\" }\n\
+                rate = \"${matrix.u}\"\nwidth = \"${matrix.l}\"\n";
+    let message = wrong(text);
+    assert!(message.contains("log_uniform"), "{message}");
+}
