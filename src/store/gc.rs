@@ -42,7 +42,7 @@ impl Store {
         let (results, states, newest) = self
             .inner
             .read_index(|db| Ok((index::all_results(db)?.0, index::all_states(db)?.0, index::all_newest(db)?)))?;
-        let live = Live::new(&runs, &results, &newest);
+        let live = Live::new(&runs, &self.unreadable_runs()?, &results, &newest);
         let (kept, dead): (Vec<_>, Vec<_>) = results.into_iter().partition(|r| live.results.contains(&r.key));
         let (kept_states, dead_states) = live.split_states(states, &kept, &dead);
         let mut report = GcReport {

@@ -77,7 +77,7 @@ pub struct StateRecord {
     pub saved_at: i64,
     /// As in [`ResultRecord`].
     pub lineage: u64,
-    /// [`StateRecord::compute_check`]. None in those of earlier versions.
+    /// A digest of what a training reads of this record. None in those of earlier versions.
     #[serde(default)]
     pub check: Option<Digest>,
 }

@@ -1,7 +1,7 @@
 //! What a collection keeps.
 //!
-//! Roots are the newest run records of each pipeline, those named, and those under way. A result lives if a kept run
-//! names its key or made it, or if a point of a kept run used it last; so does the newest result of every point of a
+//! Roots are the newest run records of each pipeline, those named, those under way, and those that can't be read. A result
+//! lives if a kept run names its key or made it, or if a point of a kept run used it last; so does the newest result of every point of a
 //! pipeline of which there is no run record at all. A state lives
 //!
 //! - if it lies on the chain of a living result and is pinned or the last, or a kept run names its key; or
@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::record::RunStatus;
+use super::runs::UnreadableRuns;
 use super::{ResultRecord, RunRecord, StateRecord};
 use crate::key::Key;
 
@@ -26,11 +27,18 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn new(runs: &[RunRecord], results: &[ResultRecord], newest: &[(String, String, Key)]) -> Self {
+    pub(super) fn new(
+        runs: &[RunRecord],
+        unreadable: &UnreadableRuns,
+        results: &[ResultRecord],
+        newest: &[(String, String, Key)],
+    ) -> Self {
         let mut live: BTreeSet<Key> = runs.iter().flat_map(|r| r.stages.iter().filter_map(|s| s.key)).collect();
         let mut named = live.clone();
         named.extend(runs.iter().flat_map(|r| r.states.iter().copied()));
-        let ids: BTreeSet<&str> = runs.iter().map(|r| r.id.as_str()).collect();
+        named.extend(&unreadable.keys);
+        let mut ids: BTreeSet<&str> = runs.iter().map(|r| r.id.as_str()).collect();
+        ids.extend(unreadable.ids.iter().map(String::as_str));
         live.extend(results.iter().filter(|r| ids.contains(r.provenance.run.as_str())).map(|r| r.key));
         // A result whose key is that of a state that a run began with is another training's.
         live.extend(results.iter().filter(|r| named.contains(&r.key)).map(|r| r.key));

@@ -1,13 +1,30 @@
 //! Run records: one JSON file each, so that they outlive every database and can be read beside a running one.
+//!
+//! The last field of a record is `check`, the digest of what stands before it. A collection keeps what a run names, so a
+//! record that was damaged must not be taken for one that names less ([`Store::unreadable_runs`]).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
 use super::disk::{self, write_atomically};
 use super::{Result, RunRecord, Store, StoreError};
+use crate::key::{Digest, Key};
+
+/// What stands before the digest of a record.
+const CHECK: &str = ",\"check\":\"";
 
 /// Bytes of the longest run record: one of 40,000 stages has about 10 MB.
 const LONGEST: u64 = 1 << 30;
+
+/// Runs whose record can't be read.
+#[derive(Debug, Default)]
+pub(super) struct UnreadableRuns {
+    /// Their ids, by the names of their files.
+    pub(super) ids: BTreeSet<String>,
+    /// The digests that can be made out in their files: more than the keys that they name, and perhaps not all.
+    pub(super) keys: BTreeSet<Key>,
+}
 
 impl Store {
     /// Writes or replaces a run record; durable when this returns.
@@ -19,8 +36,33 @@ impl Store {
         let folder = self.inner.dir.join("runs");
         fs::create_dir_all(&folder).map_err(StoreError::io("can't make", &folder))?;
         let path = folder.join(format!("{}.json", record.id));
-        let bytes = serde_json::to_vec(record).map_err(|e| StoreError::io("can't write", &path)(e.into()))?;
-        write_atomically(&path, &bytes)
+        let text = serde_json::to_string(record).map_err(|e| StoreError::io("can't write", &path)(e.into()))?;
+        let body = text.strip_suffix('}').unwrap_or(&text);
+        write_atomically(&path, format!("{body}{CHECK}{}\"}}", Digest::of(body.as_bytes())).as_bytes())
+    }
+
+    /// Runs whose record is damaged or missing, and what may be known of them.
+    pub(super) fn unreadable_runs(&self) -> Result<UnreadableRuns> {
+        let folder = self.inner.dir.join("runs");
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(UnreadableRuns::default()),
+            Err(e) => return Err(StoreError::io("can't read", &folder)(e)),
+        };
+        let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
+        let id = |name: String| Some(name.strip_suffix(".json").or(name.strip_suffix(".ndjson"))?.to_owned());
+        let mut unreadable = UnreadableRuns { ids: names.filter_map(id).collect(), keys: BTreeSet::new() };
+        for run in self.runs()? {
+            unreadable.ids.remove(&run.id);
+        }
+        for id in &unreadable.ids {
+            for name in [format!("{id}.json"), format!("{id}.ndjson")] {
+                // What can't be read names nothing.
+                let content = disk::read(&folder.join(name), LONGEST).unwrap_or_default();
+                unreadable.keys.extend(keys(&content));
+            }
+        }
+        Ok(unreadable)
     }
 
     /// All run records, newest last. One that can't be read is left out, with a warning.
@@ -97,5 +139,19 @@ impl Store {
 }
 
 fn parse(bytes: &[u8]) -> Result<RunRecord, String> {
+    let body = bytes.windows(CHECK.len()).rposition(|w| w == CHECK.as_bytes());
+    // Records of earlier versions have no check.
+    if let Some(body) = body {
+        let check = bytes.get(body + CHECK.len()..).and_then(|rest| rest.strip_suffix(b"\"}"));
+        if check != Some(Digest::of(&bytes[..body]).to_string().as_bytes()) {
+            return Err("it was changed".to_owned());
+        }
+    }
     serde_json::from_slice(bytes).map_err(|e| e.to_string())
+}
+
+/// All digests in a text.
+fn keys(text: &[u8]) -> impl Iterator<Item = Key> {
+    let words = text.split(|byte| !byte.is_ascii_hexdigit()).filter(|word| word.len() == 64);
+    words.filter_map(|word| std::str::from_utf8(word).ok()?.parse().ok())
 }

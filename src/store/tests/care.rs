@@ -118,6 +118,44 @@ fn gc_frees_the_disk_and_keeps_what_recent_runs_need() {
 }
 
 #[test]
+fn gc_keeps_what_a_run_needs_whose_record_is_damaged_or_gone() {
+    for damage in ["flipped", "cut", "emptied", "gone"] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let of = |i: u64| (components(&format!("c{i}"), 1), artifact(i, 100));
+        let made = |i: u64, id: &str| {
+            let (c, a) = of(i);
+            let provenance = Provenance { run: id.to_owned(), ..Provenance::default() };
+            store.commit(NewResult { pipeline: "p", point: "x", components: &c, artifact: &a, provenance }).unwrap().key
+        };
+        // The first run's results are named by the second run only.
+        let (used, own) = (made(0, "20260101-101010101-1"), made(1, "20260102-101010101-2"));
+        let id = "20260102-101010101-2";
+        store.write_run(&run(id, &[("x", used), ("y", own)])).unwrap();
+        let path = dir.path().join(format!("runs/{id}.json"));
+        fs::write(path.with_extension("ndjson"), format!("{{\"key\":\"{used}\"}}\n")).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        match damage {
+            "flipped" => {
+                // A digit of a key: still JSON, and still a key.
+                let at = bytes.windows(64).position(|w| w == used.to_string().as_bytes()).unwrap();
+                let mut bytes = bytes.clone();
+                bytes[at] = if bytes[at] == b'0' { b'1' } else { b'0' };
+                fs::write(&path, bytes).unwrap();
+            }
+            "cut" => fs::write(&path, &bytes[..bytes.len() / 2]).unwrap(),
+            "emptied" => fs::write(&path, "").unwrap(),
+            _ => fs::remove_file(&path).unwrap(),
+        }
+        let newest = made(2, "20260103-101010101-3");
+        store.write_run(&run("20260103-101010101-3", &[("x", newest)])).unwrap();
+        store.gc(&GcPolicy { keep_runs: 1, named: vec![], dry_run: false }).unwrap();
+        let kept: Vec<_> = store.results(&[used, own, newest]).unwrap().iter().map(Option::is_some).collect();
+        assert_eq!(kept, [true; 3], "{damage}");
+    }
+}
+
+#[test]
 fn gc_keeps_states_of_living_chains_and_the_newest_of_trainings_that_did_not_finish() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
