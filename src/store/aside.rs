@@ -1,7 +1,7 @@
 //! Setting sled's files aside, and reading what can be read of them.
 //!
-//! The files are moved one by one, so the move is noted first: a process that is killed meanwhile leaves a note, and the
-//! next opening goes on. The note stays until what can be read was saved into a new database.
+//! The files are moved one by one. A note is written before the first is moved. After a kill, the next opening reads it and
+//! finishes the move. The note stays until what can be read was saved into a new database.
 
 use std::fs;
 use std::io;
@@ -14,6 +14,8 @@ type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// Bytes of the longest note.
 const LONGEST_NOTE: u64 = 64 << 10;
+/// A file in a folder that was set aside: nothing more can be brought back from it.
+pub(super) const RESTORED: &str = "restored";
 /// Names the folder that sled's files are being moved to, until all of them are there.
 pub(super) const MOVING: &str = "set-aside";
 /// The same from then on, until what can be read of them was saved.
@@ -21,6 +23,10 @@ pub(super) const SAVING: &str = "set-aside-complete";
 
 /// Begins to move sled's files to a folder of their own. [`finish_moving`] goes on if this is cut short.
 pub(super) fn set_aside(path: &Path, why: &str) -> Result<()> {
+    if disk::exists(&path.join(SAVING))? {
+        // What was set aside before has everything. Since then sled's files only held what was saved of it.
+        return Ok(remove_sled(path)?);
+    }
     let aside = disk::free_name(path);
     fs::create_dir(&aside)?;
     let aside = aside.file_name().unwrap_or_default().to_string_lossy();
@@ -84,8 +90,9 @@ pub(super) fn save(aside: &Path, db: &sled::Db, setup: Setup, is_wanted: impl Fn
     Ok(saved)
 }
 
-/// Opens a damaged database as far as that is possible: without its newest snapshot, then without the one before, and so
-/// on, so that sled reads its log again up to the first damage. The snapshots are kept in a folder of their own.
+/// Opens a damaged database as far as that is possible: without its settings, which we know; then without its newest
+/// snapshot, without the one before, and so on, so that sled reads its log again up to the first damage. What is left out
+/// is kept in a folder of its own.
 pub(super) fn open_damaged(path: &Path, setup: Setup) -> Result<Option<sled::Db>> {
     loop {
         remove_unfinished_snapshots(path)?;
@@ -94,12 +101,14 @@ pub(super) fn open_damaged(path: &Path, setup: Setup) -> Result<Option<sled::Db>
             Err(Failure::Broken(_)) => {}
             Err(other) => return Err(other),
         }
-        let mut snapshots = sled_files(path)?;
-        snapshots.retain(|name| name.starts_with("snap."));
-        let Some(newest) = snapshots.pop() else { return Ok(None) };
         let kept = path.join("snapshots");
         fs::create_dir_all(&kept)?;
-        fs::rename(path.join(&newest), kept.join(newest))?;
+        let mut left = sled_files(path)?;
+        left.retain(|name| name.starts_with("snap.") || (name == "conf" && !kept.join("conf").exists()));
+        // The settings come first.
+        let next = left.iter().position(|name| name == "conf").or(left.len().checked_sub(1));
+        let Some(name) = next.and_then(|i| left.get(i)) else { return Ok(None) };
+        fs::rename(path.join(name), kept.join(name))?;
     }
 }
 
@@ -131,9 +140,12 @@ fn is_sled_file(name: &str) -> bool {
     matches!(name, "db" | "conf" | "blobs") || name.starts_with("snap.")
 }
 
-/// Removes sled's files. Snapshots go first, because sled reads a log without a snapshot from its beginning.
+/// Removes sled's files. Snapshots go first, because sled reads a log without a snapshot from its beginning; then the files
+/// of large nodes, since a new log may want their names.
 pub(super) fn remove_sled(path: &Path) -> io::Result<()> {
-    for name in sled_files(path)?.into_iter().rev() {
+    let mut names = sled_files(path)?;
+    names.sort_by_key(|name| (!name.starts_with("snap."), name != "blobs"));
+    for name in names {
         let file = path.join(&name);
         if file.is_dir() { fs::remove_dir_all(file)? } else { remove_file(&file)? }
     }

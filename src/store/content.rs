@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use super::blobs::{self, Flaw, Source};
 use super::engine::Failure;
 use super::inner::things;
+use super::lock::Sharing;
 use super::pack_writer::{self, Written};
 use super::{Result, Store, StoreError, packs, small};
 use crate::artifact::{Artifact, BlobEntry, Manifest, Tensor, TensorEntry};
@@ -54,18 +55,33 @@ impl Store {
     }
 
     fn read_parts(&self, entry: &BlobEntry, head: usize) -> Result<Parts> {
-        match self.find_blob(entry, head)? {
-            Ok(parts) => Ok(parts),
-            Err(flaw) => {
-                let mut lost = BTreeSet::from([entry.digest]);
-                for (neighbour, flaw) in self.flawed_neighbours(&flaw)? {
-                    self.remove_flawed(&neighbour, &flaw);
-                    lost.insert(neighbour.digest);
-                }
-                self.remove_flawed(entry, &flaw);
-                Err(self.damaged(&entry.digest, flaw.why, &lost))
+        let flaw = match self.find_blob(entry, head)? {
+            Ok(parts) => return Ok(parts),
+            Err(flaw) => flaw,
+        };
+        // Nobody writes, moves or removes blobs while it is decided what is damaged.
+        let _alone = match self.inner.collect_lock(Sharing::Exclusive) {
+            Ok(lock) => lock,
+            // Nothing can be forgotten here.
+            Err(StoreError::ReadOnly { .. } | StoreError::Full { .. }) => {
+                let (what, why) = (format!("blob {}", entry.digest.short()), flaw.why);
+                return Err(StoreError::Damaged { what, why, blob: entry.digest, forgotten: Vec::new() });
             }
+            Err(error) => return Err(error),
+        };
+        // What is open may be a copy that is behind.
+        self.inner.chunks.close_now();
+        let flaw = match self.find_blob(entry, head)? {
+            Ok(parts) => return Ok(parts),
+            Err(flaw) => flaw,
+        };
+        let mut lost = BTreeSet::from([entry.digest]);
+        for (neighbour, flaw) in self.flawed_neighbours(&flaw)? {
+            self.remove_flawed(&neighbour, &flaw);
+            lost.insert(neighbour.digest);
         }
+        self.remove_flawed(entry, &flaw);
+        Err(self.damaged(&entry.digest, flaw.why, &lost))
     }
 
     /// A blob's verified bytes, or what is wrong with it. The first `head` stand apart if it is a large one.
@@ -117,8 +133,8 @@ impl Store {
         })
     }
 
-    /// Takes a flawed blob out of the small files and the chunks, so that it is not taken for there when it is made
-    /// again. What can't be removed either makes the next write save the rest into a new database.
+    /// Takes a flawed blob out of the small files and the packs, so that it is not taken for there when it is computed
+    /// again. Only while nobody writes.
     pub(super) fn remove_flawed(&self, entry: &BlobEntry, flaw: &Flaw) {
         small::remove(&self.inner.dir, entry.digest);
         if !self.inner.has_chunks().unwrap_or(false) {

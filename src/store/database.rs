@@ -21,12 +21,14 @@ use super::{Options, Result, StoreError, disk, quiet};
 
 /// How long whoever gave way waits before it opens the database again: several polls of a waiting process.
 const GIVE_WAY: Duration = Duration::from_millis(20);
-/// Which folder a database is in, and what depends on its content.
+/// Where a database is, and what to do when it is created or recovered.
 pub(super) trait Place {
     /// Its folder. Called with the database's lock held.
     fn path(&self) -> Result<PathBuf>;
     /// Called before a database is created in a folder that has none.
     fn create(&self) -> Result<()>;
+    /// Called before the first journal of a database is written.
+    fn before_journal(&self) -> Result<()>;
     /// Called after the database was opened, if entries may have been lost on the way.
     fn recovered(&self, opened: &Opened, recovery: &Recovery) -> Result<()>;
 }
@@ -76,13 +78,12 @@ impl Opened {
     }
 
     fn append(&self, changes: &Changes, sync: bool) -> Result<(), Failure> {
-        if changes.is_empty() {
-            return Ok(());
-        }
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         let journal = match (&mut *journal, &self.copy) {
-            (Some(journal), _) => journal,
+            // Also without changes: what depends on them must not be done either.
             (None, Some(copy)) => return Err(copy.refusal().into()),
+            _ if changes.is_empty() => return Ok(()),
+            (Some(journal), _) => journal,
             (None, None) => journal.insert(recovery::start_journal(&self.db, &self.path, self.setup)?),
         };
         let position = journal.append(changes, sync)?;
@@ -221,6 +222,7 @@ impl Database {
         let wanted = self.wanted.exists();
         if wanted && slot.users > 0 && opened.since.elapsed() > Duration::from_millis(100) {
             slot.draining = true;
+            slot.give_way_until = Some(Instant::now() + GIVE_WAY);
         }
         let quiet = slot.last_use.is_none_or(|t| t.elapsed() >= idle);
         if slot.users > 0 || slot.busy || !(wanted || quiet) {
@@ -276,7 +278,7 @@ impl Database {
 
     fn take_lock(&self) -> Result<File> {
         let wanted = || {
-            let _ = File::create(&self.wanted);
+            let _ = disk::open_regular(File::options().create(true).truncate(true).write(true), &self.wanted);
         };
         let lock = lock::take(&self.lock, Sharing::Exclusive, &self.options, &wanted)?;
         let _ = fs::remove_file(&self.wanted);
@@ -338,10 +340,12 @@ impl Database {
         if !is_database(&path)? {
             place.create()?;
         }
-        let (db, journal, recovery) = recovery::open(&path, self.setup).map_err(|f| failed(f, &path))?;
+        let open = recovery::open(&path, self.setup, &|| place.before_journal());
+        let (db, journal, recovery) = open.map_err(|f| failed(f, &path))?;
         let opened = self.opened(db, journal, path, None, Some(lock));
         if recovery.has_lost_entries() {
             place.recovered(&opened, &recovery)?;
+            recovery::finish(&opened.path, &recovery).map_err(|f| failed(f, &opened.path))?;
         }
         Ok(opened)
     }
@@ -352,6 +356,9 @@ impl Database {
         let path = place.path()?;
         // Where nobody may write, nobody holds the lock either.
         let lock = lock::take_existing(&self.lock, &self.options)?;
+        if access == Access::Collect && lock.is_none() {
+            return Err(refusal);
+        }
         let open = recovery::open_copy(&path, self.setup, refusal, access == Access::Collect);
         let (db, journal, copy) = open.map_err(|f| failed(f, &path))?;
         let lock = lock.filter(|_| access == Access::Collect);

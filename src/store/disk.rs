@@ -112,3 +112,11 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Removes files in a folder that processes left which were killed while they wrote them. Only while nobody writes there.
+pub(super) fn remove_temporary(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(TEMPORARY)) {
+        let _ = fs::remove_file(entry.path());
+    }
+}

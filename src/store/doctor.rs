@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::database::{Access, Opened};
+use super::lock::Sharing;
 use super::record::BlobEntries;
 use super::restore::is_set_aside;
 use super::{DoctorReport, Result, Store, blobs, index};
@@ -71,11 +72,17 @@ impl Store {
 
     /// What is wrong with a blob, if anything.
     fn check_blob(&self, entry: BlobEntry, repair: bool) -> Result<Option<String>> {
-        let flaw = self.find_blob(&entry, 0)?.err();
-        if let (Some(flaw), true) = (&flaw, repair && self.is_wanted(&entry.digest)?) {
-            self.remove_flawed(&entry, flaw);
+        let Err(flaw) = self.find_blob(&entry, 0)? else { return Ok(None) };
+        if !repair {
+            return Ok(Some(flaw.why));
         }
-        Ok(flaw.map(|flaw| flaw.why))
+        // Nobody writes, moves or removes blobs while it is decided what is damaged.
+        let _alone = self.inner.collect_lock(Sharing::Exclusive)?;
+        let Err(flaw) = self.find_blob(&entry, 0)? else { return Ok(None) };
+        if self.is_wanted(&entry.digest)? {
+            self.remove_flawed(&entry, &flaw);
+        }
+        Ok(Some(flaw.why))
     }
 
     /// Whether a result or a state relies on this blob now.

@@ -101,8 +101,14 @@ impl Inner {
         self.prepare()?;
         let path = self.dir.join("FORMAT");
         let found = disk::read(&path, LONGEST).map_err(StoreError::io("can't read", &path))?;
-        if found != format!("{FORMAT}\n").as_bytes() {
-            self.write_format()?;
+        let text = String::from_utf8_lossy(&found);
+        match text.trim().parse::<u32>() {
+            Ok(FORMAT) => {}
+            // A later version has raised it since this process opened the cache.
+            Ok(found) if found > FORMAT => {
+                return Err(StoreError::Newer { dir: self.dir.clone(), found, known: FORMAT });
+            }
+            _ => self.write_format()?,
         }
         self.reserve();
         self.current.store(true, Ordering::Relaxed);

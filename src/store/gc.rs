@@ -5,13 +5,13 @@
 //!
 //! A collection must work on a full disk, since it is what helps there. So it removes first what needs no database; then
 //! it appends to the journals what is removed, which takes a few blocks (`reserve` holds some back for this); then it
-//! removes the packs. Writing the rest compactly comes last, and is left out where there is no space for it. A kill at any
+//! removes the packs. (A cache of an earlier format has no journals, and needs some space.) Writing the rest compactly comes last, and is left out where there is no space for it. A kill at any
 //! moment leaves what the journals say, and perhaps files that nothing names, which the next collection removes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use super::database::is_database;
+use super::database::{Access, is_database};
 use super::disk;
 use super::inner::things;
 use super::journal::Changes;
@@ -39,9 +39,11 @@ impl Store {
         };
         let (runs, old_runs) = self.kept_runs(policy)?;
         let leftovers = self.leftovers(&runs, &old_runs);
-        let (results, states, newest) = self
-            .inner
-            .read_index(|db| Ok((index::all_results(db)?.0, index::all_states(db)?.0, index::all_newest(db)?)))?;
+        // What is read decides what is removed, so it must not come from a copy that may lack something.
+        let access = if policy.dry_run { Access::Read } else { Access::Collect };
+        let (results, states, newest) = self.inner.index(access, |o| {
+            Ok((index::all_results(&o.db)?.0, index::all_states(&o.db)?.0, index::all_newest(&o.db)?))
+        })?;
         let live = Live::new(&runs, &self.unreadable_runs()?, &results, &newest);
         let (kept, dead): (Vec<_>, Vec<_>) = results.into_iter().partition(|r| live.results.contains(&r.key));
         let (kept_states, dead_states) = live.split_states(states, &kept, &dead);
@@ -72,6 +74,7 @@ impl Store {
         }
         leftovers.remove();
         self.sweep_leases();
+        self.inner.with_reserve(|| self.inner.raise_format())?;
         self.forget(&dead, &dead_states)?;
         // Only now that nothing names them any more.
         old_small.iter().for_each(|path| drop(fs::remove_file(path)));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::blobs::{self, BlobKey};
 use super::database::{Access, Database, Opened, is_database};
-use super::disk::exists;
+use super::disk::{self, exists};
 use super::engine::Failure;
 use super::index::{self, FileRecord};
 use super::journal::Changes;
@@ -151,7 +151,7 @@ impl Inner {
             return;
         }
         let allocate = || -> io::Result<()> {
-            let file = File::create(&path)?;
+            let file = disk::open_regular(File::options().create(true).truncate(true).write(true), &path)?;
             rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, RESERVE_BYTES)?;
             Ok(())
         };
@@ -300,7 +300,7 @@ impl Inner {
     pub(super) fn index_is_free(&self) -> bool {
         let path = self.dir.join("index.lock");
         let free = |file: File| lock::try_take(&file, &path, Sharing::Shared).unwrap_or(false);
-        File::open(&path).is_ok_and(free)
+        disk::open_regular(File::options().read(true), &path).is_ok_and(free)
     }
 
     /// Closes both databases once they are not in use.
@@ -337,7 +337,9 @@ impl Inner {
         if spawned.is_err() {
             // No thread to be had: then they are closed at once.
             self.closing.store(false, Ordering::SeqCst);
-            self.close();
+            // One that is being opened by this thread can't be waited for.
+            self.chunks.close_if_idle(Duration::ZERO);
+            self.index.close_if_idle(Duration::ZERO);
         }
     }
 }

@@ -12,8 +12,8 @@
 //!          1 ‖ length of the key (u32) ‖ key ‖ length of the value (u32) ‖ value      sets the key
 //! ```
 //!
-//! A version that raises [`super::FORMAT`] writes the index's journal again first, so that a damaged file FORMAT is told
-//! from that of a later version.
+//! A version that raises [`super::FORMAT`] writes the index's journal again first, so that a damaged FORMAT can be
+//! distinguished from a newer one.
 //!
 //! Numbers are little-endian. The checksum is the first half of BLAKE3(offset of the frame ‖ payload). The changes of a
 //! frame are applied together or not at all.
@@ -24,7 +24,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::record::new_run_id;
 use super::{FORMAT, disk};
@@ -208,6 +208,11 @@ impl Journal {
         self.id != [0; 16]
     }
 
+    /// The format of the version that wrote it.
+    pub(super) fn format(&self) -> u32 {
+        self.format
+    }
+
     /// Whether this version can write it.
     pub(super) fn is_ours(&self) -> bool {
         self.is_whole() && self.format <= FORMAT
@@ -317,11 +322,6 @@ fn new_id() -> [u8; 16] {
     let mut id = [0; 16];
     id.copy_from_slice(&digest.0[..16]);
     id
-}
-
-/// Where a folder's journal is.
-pub(super) fn path(folder: &Path) -> PathBuf {
-    folder.join(FILE)
 }
 
 #[cfg(test)]

@@ -4,11 +4,12 @@
 //! dies, and whoever asks next has it. A holder removes the file before it frees the
 //! lock, so whoever gets a lock looks whether the file it locked is still the one of that name.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::disk;
 use super::lock::{self, Sharing};
 use super::{Holder, Result, Store, StoreError};
 use crate::key::Key;
@@ -65,7 +66,7 @@ impl Store {
     /// Who runs this key at the moment, if anybody.
     pub fn lease_holder(&self, key: &Key) -> Option<Holder> {
         let path = self.inner.dir.join("leases").join(key.to_string());
-        let file = File::open(&path).ok()?;
+        let file = disk::open_regular(OpenOptions::new().read(true), &path).ok()?;
         let free = lock::try_take(&file, &path, Sharing::Shared).ok()?;
         if free { None } else { Some(lock::read_holder(&path).unwrap_or_else(Holder::unknown)) }
     }

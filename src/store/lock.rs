@@ -4,7 +4,7 @@
 //! one process exclude each other as well, so the same locks serve threads.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Seek, Write};
+use std::io::{ErrorKind, Seek, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -61,9 +61,13 @@ pub(super) fn take(path: &Path, sharing: Sharing, options: &Options, meanwhile: 
     Ok(file)
 }
 
-/// Takes the lock for us alone without writing anything; none if nobody ever took it, or if it can't even be read.
+/// Takes the lock for us alone without writing anything; none if nobody ever took it, or if we may not read it.
 pub(super) fn take_existing(path: &Path, options: &Options) -> Result<Option<File>> {
-    let Ok(file) = disk::open_regular(OpenOptions::new().read(true), path) else { return Ok(None) };
+    let file = match disk::open_regular(OpenOptions::new().read(true), path) {
+        Ok(file) => file,
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => return Ok(None),
+        Err(e) => return Err(StoreError::io("can't open", path)(e)),
+    };
     wait(&file, path, Sharing::Exclusive, options, &|| {})?;
     Ok(Some(file))
 }

@@ -1,10 +1,9 @@
 //! Many look-ups with one opening: what a plan asks of the index.
 //!
-//! Beside each result's record stands a compact entry with no more than what tells a hit: 'u' ‖ key → digest ‖ lineage ‖
-//! whether it relies on blobs (41 bytes instead of some thousand, and nothing to parse). The two are written and removed in
-//! one batch, and the entry is removed when the result is found damaged, so it never promises what the record doesn't hold.
-//! A record without one (written before there were such entries, or to a cache of an earlier format, whose vadpipe would leave
-//! the entry behind) is read itself.
+//! Beside each result's record there is a compact entry with just what tells a hit: 'u' ‖ key → digest ‖ lineage ‖
+//! whether it relies on blobs (41 bytes instead of some thousand, and nothing to parse). The two are written and removed
+//! together, and the entry is removed when the result is found damaged, so it never promises what the record doesn't hold.
+//! Records of earlier versions may have no such entry. They are read themselves.
 
 use std::sync::Arc;
 

@@ -8,7 +8,7 @@ use super::database::{Opened, Place};
 use super::disk::{exists, rename};
 use super::inner::{Inner, things};
 use super::recovery::Recovery;
-use super::{Result, blobs, index};
+use super::{Result, StoreError, blobs, index};
 use crate::key::Digest;
 
 /// What versions before format 3 saved of a damaged index, complete, until it took that one's place.
@@ -21,17 +21,24 @@ impl Place for IndexPlace<'_> {
     fn path(&self) -> Result<PathBuf> {
         let (path, saved) = (self.0.dir.join("index"), self.0.dir.join(SAVED_INDEX));
         if !exists(&path)? && exists(&saved)? {
-            rename(&saved, &path)?;
+            match rename(&saved, &path) {
+                // It is read where it is.
+                Err(StoreError::ReadOnly { .. } | StoreError::Full { .. }) => return Ok(saved),
+                other => other?,
+            }
         }
         Ok(path)
     }
 
     fn create(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn before_journal(&self) -> Result<()> {
         self.0.raise_format()
     }
 
     fn recovered(&self, opened: &Opened, recovery: &Recovery) -> Result<()> {
-        self.0.raise_format()?;
         self.0.warn(recovery.describe(opened.path()));
         Ok(())
     }
@@ -56,10 +63,13 @@ impl Place for ChunksPlace<'_> {
         })
     }
 
+    fn before_journal(&self) -> Result<()> {
+        self.0.raise_format()
+    }
+
     /// Results and states that rely on lost blobs are misses from now on.
     fn recovered(&self, opened: &Opened, recovery: &Recovery) -> Result<()> {
         let inner = self.0;
-        inner.raise_format()?;
         let mut lost = BTreeSet::<Digest>::new();
         for blob in inner.wanted_blobs()? {
             let has = blobs::has(&opened.db, &blob.0);

@@ -22,11 +22,12 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::aside::{
-    SAVING, finish_moving, remove_file, remove_sled, remove_unfinished_snapshots, save, set_aside, sled_files,
+    MOVING, RESTORED, SAVING, finish_moving, remove_file, remove_sled, remove_unfinished_snapshots, save, set_aside,
+    sled_files,
 };
 use super::engine::{Failure, Setup, flush, open_sled};
 use super::journal::{self, Change, Changes, Journal, Position};
-use super::{StoreError, disk, quiet};
+use super::{FORMAT, StoreError, disk, quiet};
 
 type Result<T, E = Failure> = std::result::Result<T, E>;
 
@@ -34,6 +35,8 @@ type Result<T, E = Failure> = std::result::Result<T, E>;
 const POSITION: &[u8] = b"j";
 /// Bytes of a frame when a whole database is written to a journal.
 const FRAME: usize = 1 << 20;
+/// What the names of copies begin with; the process's id follows.
+const COPY: &str = "vadpipe-index-";
 /// A copy of more bytes than this is not made in memory.
 const IN_MEMORY: u64 = 256 << 20;
 /// What it took to open a database.
@@ -71,24 +74,40 @@ impl Recovery {
     }
 }
 
-/// Opens the database in this folder, and brings it up to date with its journal.
-pub(super) fn open(path: &Path, setup: Setup) -> Result<(sled::Db, Option<Journal>, Recovery)> {
-    match try_open(path, setup) {
+/// Opens the database in this folder, and brings it up to date with its journal. `before_journal` is called before a
+/// journal is written for a database that has none. After a recovery the caller ends it with [`finish`].
+pub(super) fn open(
+    path: &Path,
+    setup: Setup,
+    before_journal: &dyn Fn() -> Result<(), StoreError>,
+) -> Result<(sled::Db, Option<Journal>, Recovery)> {
+    let attempt = || quietly(|| try_open(path, setup, before_journal));
+    match attempt() {
         Err(Failure::Broken(why)) => {
             discard(path, &why)?;
-            try_open(path, setup)
+            attempt()
         }
         other => other,
     }
 }
 
-fn try_open(path: &Path, setup: Setup) -> Result<(sled::Db, Option<Journal>, Recovery)> {
+/// Runs `f`. A panic of sled means that the database is broken.
+fn quietly<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
+    quiet::catch(f).unwrap_or_else(|panic| Err(Failure::Broken(panic)))
+}
+
+fn try_open(
+    path: &Path,
+    setup: Setup,
+    before_journal: &dyn Fn() -> Result<(), StoreError>,
+) -> Result<(sled::Db, Option<Journal>, Recovery)> {
     fs::create_dir_all(path)?;
     let mut recovery = Recovery { aside: finish_moving(path)?, ..Recovery::default() };
     remove_unfinished_snapshots(path)?;
-    let mut journal = Journal::open(path, true)?;
-    if journal.is_none() && sled_files(path)?.is_empty() {
+    let mut journal = open_journal(path, true)?;
+    if journal.is_none() && recovery.aside.is_none() && sled_files(path)?.is_empty() {
         // Before sled creates its files, so that nothing depends on these if the process ends while they are created.
+        before_journal()?;
         journal = Some(Journal::create(path, 0, |_| Ok::<_, Failure>(()))?);
     }
     let db = open_sled(path, setup)?;
@@ -96,35 +115,76 @@ fn try_open(path: &Path, setup: Setup) -> Result<(sled::Db, Option<Journal>, Rec
         recovery.journal = follow(&db, journal, setup)?;
     }
     if let Some((aside, _)) = &recovery.aside {
-        recovery.saved = save(aside, &db, setup, |key| key != POSITION)?;
+        // A whole journal knows what was removed. What was set aside may be older.
+        let is_right = journal.is_some() && recovery.journal.is_none();
+        recovery.saved = save(aside, &db, setup, |key| key != POSITION && !(is_right && is_journaled(key, setup)))?;
         flush(&db, path)?;
     }
     if recovery.has_lost_entries() {
+        before_journal()?;
         journal = Some(start_journal(&db, path, setup)?);
-        remove_file(&path.join(SAVING))?;
     }
     Ok((db, journal, recovery))
 }
 
-/// Applies what sled lacks of the journal. Returns what is wrong with the journal, if anything; sled then holds what can
-/// be known, and the journal must be written again.
+/// Ends a recovery: what was set aside is no longer needed.
+pub(super) fn finish(path: &Path, recovery: &Recovery) -> Result<()> {
+    if let Some((aside, _)) = &recovery.aside {
+        fs::write(aside.join(RESTORED), "")?;
+    }
+    Ok(remove_file(&path.join(SAVING))?)
+}
+
+/// Opens the journal of this folder, unless a later version wrote it.
+fn open_journal(path: &Path, writable: bool) -> Result<Option<Journal>> {
+    let journal = Journal::open(path, writable)?;
+    match journal {
+        Some(journal) if journal.is_whole() && !journal.is_ours() => {
+            let (dir, found) = (path.to_owned(), journal.format());
+            Err(StoreError::Newer { dir, found, known: FORMAT }.into())
+        }
+        other => Ok(other),
+    }
+}
+
+/// Applies what sled lacks of the journal. Returns what is wrong with the journal, if anything; sled then holds everything
+/// that could be read, and the journal must be written again.
 fn follow(db: &sled::Db, journal: &mut Journal, setup: Setup) -> Result<Option<String>> {
     let position = db.get(POSITION)?.and_then(|bytes| Position::decode(&bytes));
     let end = journal.position();
     let start = match position {
-        Some(_) if !journal.is_whole() => return Ok(Some("had a damaged header".to_owned())),
-        Some(p) if p.id == end.id && p.offset > end.offset => return Ok(Some("was cut short".to_owned())),
-        Some(p) if p.id == end.id => p.offset,
+        Some(p) if journal.is_whole() && p.id == end.id && p.offset > end.offset => {
+            return Ok(Some("was cut short".to_owned()));
+        }
+        Some(p) if journal.is_whole() && p.id == end.id => p.offset,
         _ => {
-            clear(db, setup)?;
+            // Only a journal that holds everything may replace what sled holds.
+            if is_undamaged(journal)? {
+                clear(db, setup)?;
+            }
             0
         }
     };
     let replay = journal.replay(start, |changes, position| apply(db, changes, position))?;
-    if replay.damaged > 0 || !journal.is_whole() {
-        return Ok(Some(format!("was damaged in {} places", replay.damaged.max(1))));
+    if !journal.is_whole() {
+        return Ok(Some("had a damaged header".to_owned()));
     }
-    Ok(None)
+    let places = replay.damaged;
+    Ok((places > 0).then(|| format!("was damaged in {places} places")))
+}
+
+/// Whether the header and all frames of a journal are whole.
+fn is_undamaged(journal: &mut Journal) -> Result<bool> {
+    let replay = journal.replay(0, |_, _| Ok::<_, Failure>(()))?;
+    Ok(journal.is_whole() && replay.damaged == 0)
+}
+
+/// Whether a database can be built from its journal alone.
+fn has_complete_journal(path: &Path) -> Result<bool> {
+    match open_journal(path, false)? {
+        Some(mut journal) => Ok(!journal.has_chunks() && is_undamaged(&mut journal)?),
+        None => Ok(false),
+    }
 }
 
 /// Applies changes together with the position that they lead to.
@@ -160,6 +220,7 @@ pub(super) fn start_journal(db: &sled::Db, path: &Path, setup: Setup) -> Result<
     let mut precious = setup.precious.iter();
     let has_chunks = precious.any(|letter| db.scan_prefix([*letter]).next().is_some());
     let flags = if has_chunks { journal::HAS_CHUNKS } else { 0 };
+    disk::remove_temporary(path);
     let journal = Journal::create(path, flags, |journal| {
         let mut changes = Changes::default();
         for item in db.iter() {
@@ -181,14 +242,7 @@ pub(super) fn start_journal(db: &sled::Db, path: &Path, setup: Setup) -> Result<
 /// Gives up sled's files, so that the next opening builds the database again from the journal. They are set aside if the
 /// journal doesn't hold everything.
 pub(super) fn discard(path: &Path, why: &str) -> Result<()> {
-    let is_complete = match Journal::open(path, false)? {
-        Some(mut journal) => {
-            let replay = journal.replay(0, |_, _| Ok::<_, Failure>(()))?;
-            journal.is_whole() && !journal.has_chunks() && replay.damaged == 0
-        }
-        None => false,
-    };
-    match is_complete {
+    match has_complete_journal(path)? {
         true => Ok(remove_sled(path)?),
         false => set_aside(path, why),
     }
@@ -197,36 +251,49 @@ pub(super) fn discard(path: &Path, why: &str) -> Result<()> {
 /// Writes the journal again with what the database holds now, and builds sled's files again, which don't shrink
 /// themselves. Chunks of earlier versions keep sled's files in their place.
 pub(super) fn compact(path: &Path, setup: Setup) -> Result<()> {
-    let (db, _, _) = open(path, setup)?;
-    let journal = start_journal(&db, path, setup)?;
-    if journal.has_chunks() {
-        return flush(&db, path);
-    }
-    let _ = quiet::catch(|| drop(db));
-    remove_sled(path)?;
-    open(path, setup).map(drop)
+    quietly(|| {
+        let (db, _, recovery) = open(path, setup, &|| Ok(()))?;
+        if recovery.has_lost_entries() {
+            // The next opening tells the user. There will be another collection.
+            return Ok(());
+        }
+        let journal = start_journal(&db, path, setup)?;
+        if journal.has_chunks() {
+            return flush(&db, path);
+        }
+        let _ = quiet::catch(|| drop(db));
+        remove_sled(path)?;
+        open(path, setup, &|| Ok(())).map(drop)
+    })
 }
 
-/// Repairs a database that differs from its journal. A whole journal is right; else sled is, which no read has found
-/// damaged.
+/// Repairs a database that differs from its journal. A whole journal is right. Otherwise sled is taken to be right: no read
+/// has failed on it.
 pub(super) fn rebuild(path: &Path, setup: Setup) -> Result<()> {
-    let (db, journal, _) = open(path, setup)?;
-    if let Some(mut journal) = journal {
-        let replay = journal.replay(0, |_, _| Ok::<_, Failure>(()))?;
-        if journal.is_whole() && replay.damaged == 0 {
+    quietly(|| {
+        let (db, journal, _) = open(path, setup, &|| Ok(()))?;
+        if let Some(mut journal) = journal
+            && is_undamaged(&mut journal)?
+        {
             clear(&db, setup)?;
             journal.replay(0, |changes, position| apply(&db, changes, position))?;
             return flush(&db, path);
         }
-    }
-    start_journal(&db, path, setup).map(drop)
+        start_journal(&db, path, setup).map(drop)
+    })
 }
 
 /// Compares a database with its journal, and returns what is wrong.
 pub(super) fn check(db: &sled::Db, path: &Path, setup: Setup) -> Result<Vec<String>> {
     let Some(mut journal) = Journal::open(path, false)? else { return Ok(Vec::new()) };
+    // A copy of a database may be behind its journal, to which another process appends.
+    let position = db.get(POSITION)?.and_then(|bytes| Position::decode(&bytes));
+    let is_followed = |at: Position| position.is_none_or(|p| p.id != at.id || at.offset <= p.offset);
     let mut entries: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-    let replay = journal.replay(0, |changes, _| {
+    let replay = journal.replay(0, |changes, at| {
+        if !is_followed(at) {
+            return Ok(());
+        }
         for (key, value) in changes {
             match value {
                 Some(value) => drop(entries.insert(key.to_vec(), value.to_vec())),
@@ -265,48 +332,75 @@ pub(super) struct TemporaryCopy {
 impl TemporaryCopy {
     /// Why the database itself could not be opened: what an attempt to change the copy is answered with.
     pub(super) fn refusal(&self) -> StoreError {
-        match &self.refusal {
-            StoreError::ReadOnly { path, source } => {
-                StoreError::ReadOnly { path: path.clone(), source: io::Error::new(source.kind(), source.to_string()) }
-            }
-            StoreError::Full { path } => StoreError::Full { path: path.clone() },
-            other => StoreError::NotFound(other.to_string()),
+        again(&self.refusal)
+    }
+}
+
+/// The same refusal once more.
+fn again(refusal: &StoreError) -> StoreError {
+    match refusal {
+        StoreError::ReadOnly { path, source } => {
+            StoreError::ReadOnly { path: path.clone(), source: io::Error::new(source.kind(), source.to_string()) }
         }
+        StoreError::Full { path } => StoreError::Full { path: path.clone() },
+        other => StoreError::NotFound(other.to_string()),
     }
 }
 
 /// Opens a temporary copy of the database in this folder, brought up to date with its journal. For a collection the
-/// journal is returned, too, if it can be written.
+/// journal is returned, too: a collection removes what the copy doesn't name, so it is refused a copy that may lack
+/// something.
 pub(super) fn open_copy(
     path: &Path,
     setup: Setup,
     refusal: StoreError,
     is_for_collection: bool,
 ) -> Result<(sled::Db, Option<Journal>, TemporaryCopy)> {
+    // What was set aside is not in the database yet.
+    if disk::exists(&path.join(MOVING))? || disk::exists(&path.join(SAVING))? {
+        return Err(refusal.into());
+    }
+    let folder = folder_for_copy(path)?;
+    for name in sled_files(path)?.iter().filter(|n| !n.ends_with(".generating")) {
+        disk::copy(&path.join(name), &folder.path().join(name))?;
+    }
+    let attempt = || {
+        quietly(|| {
+            let db = open_sled(folder.path(), setup)?;
+            let mut journal = open_journal(path, is_for_collection)?;
+            let trouble = journal.as_mut().map(|journal| follow(&db, journal, setup)).transpose()?.flatten();
+            Ok((db, journal, trouble))
+        })
+    };
+    let (db, journal, trouble) = match attempt() {
+        Err(Failure::Broken(_)) if has_complete_journal(path)? => {
+            remove_sled(folder.path())?;
+            attempt()
+        }
+        other => other,
+    }?;
+    if is_for_collection && (journal.is_none() || trouble.is_some()) {
+        return Err(refusal.into());
+    }
+    Ok((db, journal.filter(|_| is_for_collection), TemporaryCopy { _folder: folder, refusal, is_for_collection }))
+}
+
+/// A temporary folder for a copy of a database: in memory unless it is large. Those of processes that were killed are
+/// removed.
+fn folder_for_copy(path: &Path) -> Result<TempDir> {
     let mut size = 0;
     for name in sled_files(path)? {
         size += fs::metadata(path.join(&name))?.len();
     }
     let memory = Path::new("/dev/shm");
     let place = if size <= IN_MEMORY && memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-    let folder = tempfile::Builder::new().prefix("vadpipe-index-").tempdir_in(place)?;
-    for name in sled_files(path)?.iter().filter(|n| !n.ends_with(".generating")) {
-        disk::copy(&path.join(name), &folder.path().join(name))?;
-    }
-    let attempt = || -> Result<_> {
-        let db = open_sled(folder.path(), setup)?;
-        let mut journal = Journal::open(path, is_for_collection)?;
-        let trouble = journal.as_mut().map(|journal| follow(&db, journal, setup)).transpose()?.flatten();
-        // A journal that has to be written again must not be appended to.
-        Ok((db, journal.filter(|_| is_for_collection && trouble.is_none())))
-    };
-    let (db, journal) = match attempt() {
-        Err(Failure::Broken(_)) if journal::path(path).exists() => {
-            remove_sled(folder.path())?;
-            attempt()
+    for entry in fs::read_dir(&place).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(COPY).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) && Path::new("/proc/self").exists()
+        {
+            let _ = fs::remove_dir_all(entry.path());
         }
-        other => other,
-    }?;
-    let is_for_collection = journal.is_some();
-    Ok((db, journal, TemporaryCopy { _folder: folder, refusal, is_for_collection }))
+    }
+    Ok(tempfile::Builder::new().prefix(&format!("{COPY}{}-", std::process::id())).tempdir_in(place)?)
 }

@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::aside::open_damaged;
+use super::aside::{RESTORED, open_damaged};
 use super::disk::{self, TEMPORARY};
 use super::engine::{Failure, failed};
 use super::index;
@@ -38,7 +38,7 @@ impl Store {
     pub(super) fn restore(&self, repair: bool, report: &mut DoctorReport) -> Result<()> {
         for aside in self.set_aside() {
             let is_index = aside.file_name().is_some_and(|name| name.to_string_lossy().starts_with("index-"));
-            if !is_index {
+            if !is_index || disk::exists(&aside.join(RESTORED))? {
                 continue;
             }
             let content = match self.read_set_aside(&aside) {
@@ -52,6 +52,8 @@ impl Store {
             report.states_restored += lacking.states.len();
             if repair {
                 self.bring_back(&lacking)?;
+                // Later collections decide what stays.
+                disk::write_atomically(&aside.join(RESTORED), b"")?;
             }
         }
         Ok(())
@@ -68,6 +70,9 @@ impl Store {
             let Ok(snapshots) = fs::read_dir(copied.join("snapshots")) else { return Ok(()) };
             for snapshot in snapshots {
                 let snapshot = snapshot?;
+                if snapshot.file_name() == "conf" {
+                    continue;
+                }
                 fs::rename(snapshot.path(), copied.join(snapshot.file_name()))?;
             }
             Ok(())

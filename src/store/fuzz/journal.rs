@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::folder;
-use crate::store::journal::{Change, Changes, Journal, Position, path};
+use crate::store::journal::{Change, Changes, FILE, Journal, Position};
 
 /// As the head comment of the journal describes them, not as its code has them.
 const HEADER: usize = 48;
@@ -30,7 +30,7 @@ pub(crate) fn check(bytes: &[u8]) {
         fix_frames(&mut content);
     }
     let folder = folder();
-    fs::write(path(folder.path()), &content).unwrap_or_else(|e| panic!("can't write a journal: {e}"));
+    fs::write(folder.path().join(FILE), &content).unwrap_or_else(|e| panic!("can't write a journal: {e}"));
     let (mut journal, found) = replayed(folder.path(), 0);
     are_whole(&found, &content);
     is_resumable(folder.path(), &found);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 
 use proptest::prelude::*;
 
@@ -10,6 +11,10 @@ use super::*;
 type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 /// The changes of a frame, and the position after it.
 type Frame = (Vec<(Vec<u8>, Option<Vec<u8>>)>, Position);
+
+fn path(folder: &Path) -> PathBuf {
+    folder.join(FILE)
+}
 
 fn new(folder: &Path) -> Journal {
     Journal::create(folder, 0, |_| Ok::<_, io::Error>(())).unwrap()

@@ -12,6 +12,7 @@ use super::packs::policy;
 use super::rebuilding::all_are_there;
 use super::*;
 use crate::error::{Category, Error};
+use crate::store::engine::Failure;
 use crate::store::{index, recovery};
 
 fn open(dir: &Path) -> Result<Store> {
@@ -144,6 +145,25 @@ fn copy_of_a_database_that_can_not_be_written_answers_and_refuses_changes() {
         assert!(journal.is_none() && matches!(copy.refusal(), StoreError::Full { .. }));
     }
     assert_eq!(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>(), before);
+}
+
+#[test]
+fn collection_is_refused_a_copy_that_may_lack_something() {
+    for what in ["set-aside", "set-aside-complete", "no journal", "damaged journal"] {
+        let dir = tempfile::tempdir().unwrap();
+        three(dir.path());
+        let path = dir.path().join("index");
+        match what {
+            "no journal" => fs::remove_file(path.join("journal")).unwrap(),
+            "damaged journal" => {
+                super::damage::flip(&path.join("journal"), 20);
+                fs::remove_file(path.join("db")).unwrap();
+            }
+            marker => fs::write(path.join(marker), "index-damaged-1\nit would not open\n").unwrap(),
+        }
+        let refused = recovery::open_copy(&path, index::SETUP, StoreError::Full { path: path.clone() }, true);
+        assert!(matches!(refused, Err(Failure::Store(StoreError::Full { .. }))), "{what}");
+    }
 }
 
 #[test]

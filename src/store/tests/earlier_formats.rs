@@ -85,6 +85,45 @@ fn caches_of_earlier_formats_are_read_without_a_change_and_move_to_packs_when_co
 }
 
 #[test]
+fn collection_raises_the_format_before_it_begins_a_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = three(dir.path());
+    make_old(dir.path(), 2);
+    store(dir.path()).gc(&policy()).unwrap();
+    assert_eq!(format(dir.path()), "3\n");
+    all_are_there(&store(dir.path()), &all, "after a collection");
+}
+
+#[test]
+fn entries_that_a_whole_journal_removed_are_not_brought_back_from_what_was_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut all = three(dir.path());
+    make_old(dir.path(), 2);
+    let first = store(dir.path());
+    all.push((components("large", 1), artifact(4, 3 << 20)));
+    let large = commit(&first, "l", &all[3].0, &all[3].1);
+    first.close();
+    // sled as it was before the removal, and then damaged.
+    let chunks = dir.path().join("chunks-0");
+    let older = tempfile::tempdir().unwrap();
+    super::damage::copy(&chunks, older.path());
+    let gone = large.manifest.files["noise"].digest;
+    first.inner.change_chunks(|o| blobs::remove(o, |digest| *digest == gone)).unwrap();
+    drop(first);
+    for entry in fs::read_dir(older.path()).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name == "db" || name.starts_with("snap.") {
+            fs::copy(entry.path(), chunks.join(name)).unwrap();
+        }
+    }
+    fs::write(chunks.join("conf"), noise(5, 100)).unwrap();
+    let second = store(dir.path());
+    let has = second.inner.change_chunks(|o| blobs::has(&o.db, &gone)).unwrap();
+    assert!(!has, "the journal removed it");
+    all_are_there(&second, &all[..3], "chunks of format 2");
+}
+
+#[test]
 fn unfinished_snapshot_in_a_cache_of_format_2_costs_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let all = three(dir.path());

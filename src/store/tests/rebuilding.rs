@@ -205,13 +205,31 @@ fn sled_that_lags_behind_follows_the_journal() {
 }
 
 #[test]
+fn damaged_header_loses_no_change_that_sled_has_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = three(dir.path());
+    let (old, index) = (tempfile::tempdir().unwrap(), dir.path().join("index"));
+    copy(&index, old.path());
+    commit(&store(dir.path()), "x1", &components("later", 1), &artifact(8, 100));
+    let journal = fs::read(index.join("journal")).unwrap();
+    fs::remove_dir_all(&index).unwrap();
+    copy(old.path(), &index);
+    fs::write(index.join("journal"), &journal).unwrap();
+    flip(&index.join("journal"), 20);
+    let store = store(dir.path());
+    all_are_there(&store, &all, "before");
+    all_are_there(&store, &[(components("later", 1), artifact(8, 100))], "not followed");
+    assert!(store.warnings()[0].contains("had a damaged header"));
+}
+
+#[test]
 fn sled_of_another_journal_is_built_again() {
     let dir = tempfile::tempdir().unwrap();
     let all = three(dir.path());
     let path = dir.path().join("index");
     // As a kill leaves it in a collection: the journal is the new one, which lacks what was removed.
     let gone = all[0].0.key();
-    let (db, _, _) = recovery::open(&path, index::SETUP).unwrap();
+    let (db, _, _) = recovery::open(&path, index::SETUP, &|| Ok(())).unwrap();
     let entries: Vec<_> = db.iter().map(Result::unwrap).filter(|(key, _)| **key != *b"j").collect();
     drop(db);
     Journal::create(&path, 0, |journal| {
