@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -147,7 +148,8 @@ impl Inner {
     /// Holds some space back for a collection on a full disk, if there is some.
     pub(super) fn reserve(&self) {
         let path = self.dir.join(RESERVE);
-        if fs::metadata(&path).is_ok_and(|m| m.len() == RESERVE_BYTES) {
+        // A copy of a cache may have a hole in its place.
+        if fs::metadata(&path).is_ok_and(|m| m.len() == RESERVE_BYTES && m.blocks() * 512 >= RESERVE_BYTES) {
             return;
         }
         let allocate = || -> io::Result<()> {
