@@ -116,13 +116,12 @@ pub(super) fn commit(o: &Opened, written: &Written) -> Result<bool, Failure> {
         }
     }
     let known: Vec<Digest> = written.known.iter().copied().collect();
-    if packs::known(&o.db, &known)?.contains(&false) {
+    if packs::known(&o.db, o.path(), &known)?.contains(&false) {
         return Ok(false);
     }
-    if !changes.is_empty() {
-        packs::put_places(&mut changes, &written.places);
-        o.write(&changes)?;
-    }
+    // Also of blobs that are listed: their pack may have been gone.
+    packs::put_places(&mut changes, &written.places);
+    o.write(&changes)?;
     Ok(true)
 }
 
@@ -261,7 +260,8 @@ fn write_group(o: &Opened, group: &[Vec<u8>]) -> Result<(), Failure> {
         return Ok(());
     }
     let sources: Vec<_> = group.iter().map(|bytes| Source { head: Vec::new(), body: bytes }).collect();
-    let known = |pieces: &[Digest]| packs::known(&o.db, pieces).map_err(|f| super::engine::failed(f, o.path()));
+    let known =
+        |pieces: &[Digest]| packs::known(&o.db, o.path(), pieces).map_err(|f| super::engine::failed(f, o.path()));
     let written = pack_writer::write(&sources.iter().collect::<Vec<_>>(), &packs::folder(o.path()), &known)?;
     let mut changes = Changes::default();
     packs::put_places(&mut changes, &written.places);

@@ -5,13 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use super::blobs::{self, Flaw, Source};
+use super::database::Opened;
+use super::disk::exists;
 use super::engine::Failure;
 use super::inner::things;
 use super::lock::Sharing;
 use super::pack_writer::{self, Written};
-use super::{Result, Store, StoreError, packs, small};
+use super::{Result, Store, StoreError, index, packs, small};
 use crate::artifact::{Artifact, BlobEntry, Manifest, Tensor, TensorEntry};
 use crate::key::Digest;
 
@@ -236,6 +239,22 @@ impl Store {
         Err(StoreError::Database { path: self.inner.chunks_path()?, why })
     }
 
+    /// Creates the folder of packs. If there was one and it is gone, all results that rely on it are misses from now on.
+    fn create_packs(&self, o: &Opened) -> Result<(), Failure> {
+        // No other process has the database meanwhile, but other threads of this one have.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = packs::folder(o.path());
+        if !exists(&folder)? && o.db.scan_prefix(b"p").next().is_some() {
+            self.inner.change_index(|db, changes| {
+                let generation = index::generation(db)?.unwrap_or_default();
+                index::set_chunks(changes, generation, index::lineage(db)? + 1);
+                Ok(())
+            })?;
+        }
+        Ok(pack_writer::make_folder(&folder)?)
+    }
+
     /// Writes blobs to a pack beside the database whose folder is returned with the outcome.
     fn pack(&self, sources: &[&Source<'_>]) -> Result<(PathBuf, Written)> {
         // Where there is no database yet, it is created, which changes what the index says about it.
@@ -243,9 +262,12 @@ impl Store {
             true => self.inner.chunks_path()?,
             false => self.inner.change_chunks(|o| Ok(o.path().to_owned()))?,
         };
+        if !exists(&packs::folder(&path))? {
+            self.inner.change_chunks(|o| self.create_packs(o))?;
+        }
         let known = |pieces: &[Digest]| {
             self.inner.touch_index();
-            self.inner.change_chunks(|o| packs::known(&o.db, pieces))
+            self.inner.change_chunks(|o| packs::known(&o.db, o.path(), pieces))
         };
         let written = pack_writer::write(sources, &packs::folder(&path), &known)?;
         Ok((path, written))

@@ -5,13 +5,14 @@
 //! together, and the entry is removed when the result is found damaged, so it never promises what the record doesn't hold.
 //! Records of earlier versions may have no such entry. They are read themselves.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::database::Access;
 use super::disk::exists;
 use super::engine::{Failure, failed};
 use super::inner::Inner;
-use super::{Result, ResultRecord, StatePosition, Store, index};
+use super::{Result, ResultRecord, StatePosition, Store, index, journal, packs};
 use crate::key::{Components, Digest, Key};
 
 /// The index, held open for some look-ups.
@@ -20,7 +21,7 @@ pub struct Look<'a> {
     db: Option<&'a sled::Db>,
     inner: &'a Arc<Inner>,
     lineage: u64,
-    /// The folder of the chunks is there.
+    /// The bytes of blobs are there.
     chunks: bool,
 }
 
@@ -56,13 +57,18 @@ impl Store {
         }
         let answer = inner.index(Access::Read, |opened| {
             let db = &opened.db;
-            let chunks = exists(&inner.chunks_path_of(index::generation(db)?)?)?;
+            let chunks = has_bytes(&inner.chunks_path_of(index::generation(db)?)?)?;
             let look = Look { db: Some(db), inner, lineage: index::lineage(db)?, chunks };
             f(&look).map_err(|LookError(failure)| failure)
         })?;
         inner.remove_altered();
         Ok(answer)
     }
+}
+
+/// Whether there are bytes of blobs beside or, in earlier versions, in a chunk database, as far as a look at its folder tells.
+fn has_bytes(path: &Path) -> Result<bool> {
+    Ok(exists(&packs::folder(path))? || (exists(path)? && !exists(&path.join(journal::FILE))?))
 }
 
 impl Look<'_> {

@@ -76,9 +76,16 @@ impl Place {
     }
 }
 
-/// Which of these pieces have a place.
-pub(super) fn known(db: &sled::Db, pieces: &[Digest]) -> Result<Vec<bool>, Failure> {
-    pieces.iter().map(|piece| Ok(db.contains_key(key(b'p', piece))?)).collect()
+/// Which of these pieces have a place in a pack that exists.
+pub(super) fn known(db: &sled::Db, database: &Path, pieces: &[Digest]) -> Result<Vec<bool>, Failure> {
+    let (folder, mut packs) = (folder(database), BTreeMap::new());
+    let mut exists = |pack: Digest| *packs.entry(pack).or_insert_with(|| folder.join(pack.to_string()).is_file());
+    let mut known = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let place = db.get(key(b'p', piece))?.and_then(|bytes| Place::decode(&bytes));
+        known.push(place.is_some_and(|place| exists(place.pack)));
+    }
+    Ok(known)
 }
 
 /// Adds the places of pieces, which must be durable.
