@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{BlobEntry, Manifest, TensorEntry};
-use crate::key::{Components, Digest, Hash, Key};
+use crate::key::{Components, Digest, Key};
 
 /// How a result was come by: never part of its identity.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -77,27 +77,9 @@ pub struct StateRecord {
     pub saved_at: i64,
     /// As in [`ResultRecord`].
     pub lineage: u64,
-    /// A digest of what a training reads of this record. None in those of earlier versions.
-    #[serde(default)]
-    pub check: Option<Digest>,
 }
 
 impl StateRecord {
-    /// A digest of what a training reads of this record, so that a record that was altered is noticed.
-    pub(super) fn compute_check(&self) -> Digest {
-        let mut hash = Hash::new("state-record");
-        hash.digest(&self.key).count(self.epoch as usize).count(self.step as usize).text(&self.class);
-        hash.count(self.tensors.len());
-        for (name, tensor) in &self.tensors {
-            hash.text(name).text(&format!("{:?}", tensor.element)).count(tensor.shape.len());
-            for length in &tensor.shape {
-                hash.count(*length);
-            }
-            hash.digest(&tensor.blob.digest);
-        }
-        hash.finish()
-    }
-
     /// Bytes of its tensors, before they are cut into chunks.
     pub fn bytes(&self) -> u64 {
         self.tensors.values().map(|t| t.blob.size).sum()

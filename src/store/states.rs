@@ -100,7 +100,7 @@ impl Store {
         let (before, lineage) = self.inner.read_index(|db| Ok((index::states(db, key)?, index::lineage(db)?)))?;
         let same = before.into_iter().find(|s| s.step == position.step && s.class == class);
         let shared = same.as_ref().is_some_and(|s| s.towards.is_some_and(|other| other != towards));
-        let mut record = StateRecord {
+        let record = StateRecord {
             key: *key,
             towards: Some(towards),
             epoch: position.epoch,
@@ -110,9 +110,7 @@ impl Store {
             tensors: entries,
             saved_at: now_ms(),
             lineage,
-            check: None,
         };
-        record.check = Some(record.compute_check());
         self.inner.change_index(|_, batch| index::put_state(batch, &record))?;
         Ok(record)
     }

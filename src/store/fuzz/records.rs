@@ -71,20 +71,22 @@ fn result(mut record: ResultRecord) {
 }
 
 /// What the index returns for an entry of a state.
-fn indexed_state(record: &StateRecord) -> Option<StateRecord> {
+fn indexed_state(record: &StateRecord, entry: Vec<u8>) -> Option<StateRecord> {
     let name = [b"t".as_slice(), &record.key.0, &record.step.to_be_bytes(), record.class.as_bytes()].concat();
-    with_database(&[(name, json(record))], |db| {
+    with_database(&[(name, entry)], |db| {
         let Ok(found) = index::states(db, &record.key) else { panic!("a record makes the index fail") };
         assert!(found.len() <= 1);
         found.into_iter().next()
     })
 }
 
-fn state(mut record: StateRecord) {
-    record.check = Some(record.compute_check());
-    assert_eq!(indexed_state(&record).as_ref(), Some(&record), "a right record is refused");
-    record.epoch ^= 1;
-    assert_eq!(indexed_state(&record), None, "an altered record is returned");
+fn state(record: StateRecord) {
+    assert_eq!(indexed_state(&record, json(&record)).as_ref(), Some(&record), "one of an earlier version is refused");
+    let Ok(mut entry) = index::checked(&record) else { panic!("a record can't be written") };
+    assert_eq!(indexed_state(&record, entry.clone()).as_ref(), Some(&record), "a right record is refused");
+    let middle = entry.len() / 2;
+    entry[middle] ^= 1;
+    assert_eq!(indexed_state(&record, entry), None, "an altered record is returned");
 }
 
 /// A run record in its file is listed; one that can't be read is a warning.

@@ -278,12 +278,18 @@ fn altered_record_of_a_state_is_passed_over() {
     let keys = chain(3).states();
     store.put_state(&keys, at(1, 0), "cpu", true, &state(1, 1000)).unwrap();
     let good = store.put_state(&keys, at(2, 0), "cpu", true, &state(2, 1000)).unwrap();
-    // Two tensors of equal form change places.
-    let mut altered = good.clone();
-    let (a, b) = (good.tensors["w"].clone(), good.tensors["step"].clone());
-    altered.tensors.insert("w".to_owned(), b);
-    altered.tensors.insert("step".to_owned(), a);
-    store.inner.change_index(|_, changes| index::put_state(changes, &altered)).unwrap();
+    // Two tensors change places.
+    let alter = |o: &Opened| {
+        let (name, value) = o.db.scan_prefix([b"t".as_slice(), &good.key.0].concat()).next().unwrap()?;
+        let record = String::from_utf8(value.to_vec()).unwrap();
+        let altered =
+            record.replace("\"w\":", "\"x\":").replace("\"step\":{", "\"w\":{").replace("\"x\":", "\"step\":");
+        assert_ne!(record, altered);
+        let mut changes = Changes::default();
+        changes.insert(name, altered);
+        o.write(&changes)
+    };
+    store.inner.index(Access::Write, alter).unwrap();
     assert_eq!(store.states_present(&keys, "cpu").unwrap(), Some(at(1, 0)));
     assert_eq!(store.doctor(true, &mut |_, _| ()).unwrap().problems.len(), 1);
     assert!(store.doctor(false, &mut |_, _| ()).unwrap().is_healthy());
