@@ -59,7 +59,6 @@ pub(super) struct Pack {
 
 impl Pack {
     pub(super) fn begin(folder: &Path) -> io::Result<Self> {
-        remove_abandoned(folder);
         let file = disk::temporary(folder)?;
         file.as_file().lock()?;
         let (pieces, name) = (BTreeMap::new(), blake3::Hasher::new());
@@ -90,7 +89,7 @@ impl Pack {
 }
 
 /// Removes what killed processes had begun.
-fn remove_abandoned(folder: &Path) {
+pub(super) fn remove_abandoned(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(disk::TEMPORARY)) {
         let changed = entry.metadata().and_then(|m| m.modified());
@@ -264,6 +263,10 @@ impl Writer<'_> {
 
     fn begin(&self) -> io::Result<Pack> {
         make_folder(self.folder)?;
+        // A look at all names takes the longer the more packs there are: not for each of ten thousand small results.
+        if self.sources.iter().map(|s| s.len() as u64).sum::<u64>() >= ALONE {
+            remove_abandoned(self.folder);
+        }
         let pack = Pack::begin(self.folder)?;
         self.sync.lock().file = Some(pack.file.as_file().try_clone()?);
         Ok(pack)

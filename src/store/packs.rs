@@ -299,6 +299,7 @@ fn places(db: &sled::Db) -> Result<BTreeMap<Digest, Vec<(Place, Digest)>>, Failu
 /// Those of the database.
 pub(super) fn tidy(o: &Opened) -> Result<(), Failure> {
     let folder = folder(o.path());
+    pack_writer::remove_abandoned(&folder);
     let mut packs = places(&o.db)?;
     let mut sparse = Vec::new();
     for (pack, size) in packs_in(&folder) {
