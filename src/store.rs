@@ -261,7 +261,7 @@ pub struct DoctorReport {
     pub affected: Vec<String>,
     /// Whether those were forgotten.
     pub repaired: bool,
-    /// Databases that were set aside earlier and can be deleted by hand.
+    /// Databases that were set aside earlier. They can be deleted by hand once nothing can be brought back from them.
     pub set_aside: Vec<PathBuf>,
     /// Results that were found in indexes set aside earlier, whose bytes are still here: brought back by a repair.
     pub results_restored: usize,

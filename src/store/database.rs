@@ -21,6 +21,7 @@ use super::{Options, Result, StoreError, disk, quiet};
 
 /// How long whoever gave way waits before it opens the database again: several polls of a waiting process.
 const GIVE_WAY: Duration = Duration::from_millis(20);
+
 /// Where a database is, and what to do when it is created or recovered.
 pub(super) trait Place {
     /// Its folder. Called with the database's lock held.

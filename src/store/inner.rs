@@ -89,11 +89,7 @@ impl Inner {
         f: impl Fn(&sled::Db, &mut Changes) -> Result<(), Failure>,
     ) -> Result<()> {
         self.raise_format()?;
-        self.index(Access::Write, |o| {
-            let mut changes = Changes::default();
-            f(&o.db, &mut changes)?;
-            o.write(&changes)
-        })
+        self.write_index(Access::Write, f)
     }
 
     /// [`Inner::change_index`] for a collection: on a full disk only the journal is written.
@@ -101,7 +97,15 @@ impl Inner {
         self: &Arc<Self>,
         f: impl Fn(&sled::Db, &mut Changes) -> Result<(), Failure>,
     ) -> Result<()> {
-        self.index(Access::Collect, |o| {
+        self.write_index(Access::Collect, f)
+    }
+
+    fn write_index(
+        self: &Arc<Self>,
+        access: Access,
+        f: impl Fn(&sled::Db, &mut Changes) -> Result<(), Failure>,
+    ) -> Result<()> {
+        self.index(access, |o| {
             let mut changes = Changes::default();
             f(&o.db, &mut changes)?;
             o.write(&changes)
@@ -117,22 +121,22 @@ impl Inner {
 
     /// Reads the chunk database, which must exist.
     pub(super) fn read_chunks<T>(self: &Arc<Self>, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
-        let result = self.chunks.with(&ChunksPlace(self), Access::Read, f);
-        self.start_closer();
-        result
+        self.chunks(Access::Read, f)
     }
 
     /// Changes the chunk database, which is created if there is none.
     pub(super) fn change_chunks<T>(self: &Arc<Self>, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
         self.raise_format()?;
-        let result = self.chunks.with(&ChunksPlace(self), Access::Write, f);
-        self.start_closer();
-        result
+        self.chunks(Access::Write, f)
     }
 
     /// [`Inner::change_chunks`] for a collection: on a full disk only the journal is written.
     pub(super) fn collect_chunks<T>(self: &Arc<Self>, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
-        let result = self.chunks.with(&ChunksPlace(self), Access::Collect, f);
+        self.chunks(Access::Collect, f)
+    }
+
+    fn chunks<T>(self: &Arc<Self>, access: Access, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
+        let result = self.chunks.with(&ChunksPlace(self), access, f);
         self.start_closer();
         result
     }

@@ -194,7 +194,7 @@ impl Journal {
         fill(&mut journal)?;
         journal.file.sync_all()?;
         named.persist(folder.join(FILE)).map_err(|e| e.error)?;
-        File::open(folder)?.sync_all()?;
+        disk::sync_folder(folder)?;
         Ok(journal)
     }
 

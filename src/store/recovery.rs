@@ -39,6 +39,7 @@ const FRAME: usize = 1 << 20;
 const COPY: &str = "vadpipe-index-";
 /// A copy of more bytes than this is not made in memory.
 const IN_MEMORY: u64 = 256 << 20;
+
 /// What it took to open a database.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
@@ -150,7 +151,7 @@ fn open_journal(path: &Path, writable: bool) -> Result<Option<Journal>> {
 /// Applies what sled lacks of the journal. Returns what is wrong with the journal, if anything; sled then holds everything
 /// that could be read, and the journal must be written again.
 fn follow(db: &sled::Db, journal: &mut Journal, setup: Setup) -> Result<Option<String>> {
-    let position = db.get(POSITION)?.and_then(|bytes| Position::decode(&bytes));
+    let position = position(db)?;
     let end = journal.position();
     let start = match position {
         Some(p) if journal.is_whole() && p.id == end.id && p.offset > end.offset => {
@@ -171,6 +172,11 @@ fn follow(db: &sled::Db, journal: &mut Journal, setup: Setup) -> Result<Option<S
     }
     let places = replay.damaged;
     Ok((places > 0).then(|| format!("was damaged in {places} places")))
+}
+
+/// How far sled has followed its journal.
+fn position(db: &sled::Db) -> Result<Option<Position>> {
+    Ok(db.get(POSITION)?.and_then(|bytes| Position::decode(&bytes)))
 }
 
 /// Whether the header and all frames of a journal are whole.
@@ -287,7 +293,7 @@ pub(super) fn rebuild(path: &Path, setup: Setup) -> Result<()> {
 pub(super) fn check(db: &sled::Db, path: &Path, setup: Setup) -> Result<Vec<String>> {
     let Some(mut journal) = Journal::open(path, false)? else { return Ok(Vec::new()) };
     // A copy of a database may be behind its journal, to which another process appends.
-    let position = db.get(POSITION)?.and_then(|bytes| Position::decode(&bytes));
+    let position = position(db)?;
     let is_followed = |at: Position| position.is_none_or(|p| p.id != at.id || at.offset <= p.offset);
     let mut entries: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     let replay = journal.replay(0, |changes, at| {
