@@ -1,4 +1,4 @@
-//! Says what is wrong with the bytes of a safetensors file. The crate's own errors name neither numbers nor tensors.
+//! Describes the fault in a damaged safetensors file. The crate's own errors name neither numbers nor tensors.
 //!
 //! ```text
 //! 8 bytes     length of the header, little-endian
@@ -17,7 +17,7 @@ const LARGEST_HEADER: u64 = 100_000_000;
 /// Characters of a name that are quoted.
 const QUOTED: usize = 100;
 
-/// What is wrong with a file that `error` was found in, as a clause: "its header has …".
+/// Describes the fault behind `error`, as a clause: "its header has …".
 pub(super) fn explain(bytes: &[u8], error: &SafeTensorError) -> String {
     let Some((length, rest)) = bytes.split_at_checked(LENGTH) else {
         return format!("it has {} bytes, fewer than the {LENGTH} that say how long its header is", bytes.len());
@@ -47,7 +47,7 @@ pub(super) fn explain(bytes: &[u8], error: &SafeTensorError) -> String {
     }
 }
 
-/// What is wrong with a header that is JSON.
+/// Describes the fault in a header that is valid JSON.
 fn header_fault(header: &Value, data: usize) -> Option<String> {
     let Value::Object(entries) = header else { return Some("its header is not a JSON object".to_owned()) };
     let mut tensors = Vec::new();
@@ -75,7 +75,7 @@ fn header_fault(header: &Value, data: usize) -> Option<String> {
     (end < data).then(|| format!("{} bytes follow its last tensor", data - end))
 }
 
-/// What is wrong with an entry that does not describe a tensor.
+/// Describes the fault in a header entry that is not a tensor description.
 fn entry_fault(name: &str, entry: &Value, error: &serde_json::Error) -> String {
     let name = quoted(name);
     let known = |dtype: &Value| serde_json::from_value::<safetensors::Dtype>(dtype.clone()).is_ok();
@@ -87,7 +87,7 @@ fn entry_fault(name: &str, entry: &Value, error: &serde_json::Error) -> String {
     }
 }
 
-/// What is wrong with a tensor whose data should begin at `expected` and end within `data` bytes.
+/// Describes the fault in a tensor. Its data must begin at `expected` and end within `data` bytes.
 fn tensor_fault(info: &TensorInfo, expected: usize, data: usize) -> Option<String> {
     let (start, end) = info.data_offsets;
     let TensorInfo { dtype, shape, .. } = info;

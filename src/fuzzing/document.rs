@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use crate::diagnostic::Origin;
 use crate::value::{Data, Entry, Node, Table};
 
-/// Reads a document; none if it is no TOML or has a value that a pipeline can't hold.
+/// Reads a document. `None` if it is not TOML, or has a value that a pipeline can't hold.
 pub(super) fn read(text: &str) -> Option<Table> {
     table(DeTable::parse(text).ok()?.get_ref())
 }
@@ -44,8 +44,8 @@ fn data(value: &DeValue<'_>) -> Option<Data> {
     })
 }
 
-/// Sets what `change` says in a document, as an override does: none if it changes more than one value, or if a value that
-/// is no table is in the way.
+/// Applies `change` to a document, as an override does. `None` if it changes more than one value, or if its path leads
+/// through a value that is not a table.
 pub(super) fn set(document: &mut Table, change: &Table) -> Option<()> {
     let [Entry { name, node, .. }] = change.0.as_slice() else { return None };
     let into = document.entry(name).map(|e| &e.node.data);

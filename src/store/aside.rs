@@ -35,8 +35,8 @@ pub(super) fn set_aside(path: &Path, why: &str) -> Result<()> {
     finish_moving(path).map(drop)
 }
 
-/// Completes a move to a folder of their own of sled's files, if one was begun. Returns that folder and why they were
-/// moved. What sled wrote since then is removed: it is built again.
+/// If a move of sled's files was begun, completes it. Returns the folder that they are in, and why they were moved. What
+/// sled wrote since then is removed, and will be built again.
 pub(super) fn finish_moving(path: &Path) -> Result<Option<(PathBuf, String)>> {
     let (moving, saving) = (path.join(MOVING), path.join(SAVING));
     let is_moving = disk::exists(&moving)?;

@@ -38,7 +38,7 @@ const UNGROUPED: &str = "tensors";
 /// the second gets a number, in this order: metrics.json and facts.json, the result's own files, tensors, pictures.
 ///
 /// # Errors
-/// If a name can't be that of a file; what is wrong with it.
+/// Returns the reason if a name can't be a file's name.
 pub(super) fn files(manifest: &Manifest) -> Result<Vec<ExportFile<'_>>, String> {
     let mut wanted = vec![
         ("metrics.json".to_owned(), Content::Json(json!(manifest.metrics))),

@@ -40,7 +40,7 @@ impl Watch {
         Self { ui, quiet, bars, running, saved, held_back, unheard, failed }
     }
 
-    /// Fails if events could not be written to standard output. A closed pipe is no error.
+    /// Fails if events could not be written to standard output. A closed pipe is not an error.
     pub(in crate::cli) fn check_output(&self) -> Result<()> {
         match self.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(error) => Err(output_failed(error)),
