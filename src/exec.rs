@@ -34,6 +34,7 @@ use crate::exec::outcome::Fate;
 use crate::exec::schedule::{Scheduler, Wishes};
 use crate::exec::worker::Shared;
 use crate::graph::Graph;
+use crate::id::PointId;
 use crate::plan::Planner;
 use crate::spec::Spec;
 use crate::stage::Cancel;
@@ -42,9 +43,9 @@ use crate::store::{Store, new_run_id};
 /// What the user wants of a run.
 pub struct Options<'a> {
     /// The points to make, with everything they need.
-    pub wanted: &'a BTreeSet<usize>,
+    pub wanted: &'a BTreeSet<PointId>,
     /// The points to make again, whatever is there.
-    pub forced: &'a BTreeSet<usize>,
+    pub forced: &'a BTreeSet<PointId>,
     /// Stages at the same time.
     pub jobs: usize,
     /// Go on with what does not depend on a failure.
@@ -152,7 +153,7 @@ fn work(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, journal: &Journal<'_
 fn finished(scheduler: &Scheduler<'_>, spec: &Spec, run: &str, status: Status, started: Instant) -> Event {
     let named = |wanted: fn(&Fate) -> bool| {
         let points = scheduler.order().iter().filter(|p| wanted(&scheduler.fates[p]));
-        points.map(|p| spec.points[*p].name.clone()).collect()
+        points.map(|p| spec.point(*p).name.clone()).collect()
     };
     Event::RunFinished {
         status,

@@ -1,7 +1,7 @@
 //! Points as a sealed graph: who reads whom, and an order to run in.
 //!
 //! [`Building`] takes points and edges; [`Building::seal`] checks that there is no cycle and gives a [`Graph`], which can't
-//! change any more. Whoever executes sees only the latter. Points are the indices of [`crate::spec::Spec::points`]; every
+//! change any more. Whoever executes sees only the latter. Every
 //! operation is linear in the points and edges it touches (the order: times a logarithm).
 //!
 //! The order is topological; among points that are ready together, the one that stands first in the file comes first.
@@ -16,6 +16,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::diagnostic::nearest;
 use crate::error::Error;
+use crate::id::PointId;
 use crate::spec::Point;
 
 /// What can be wrong with a graph or with the targets that are looked up in it.
@@ -74,19 +75,19 @@ struct Node {
 #[derive(Debug)]
 pub struct Graph {
     graph: DiGraph<Node, ()>,
-    order: Vec<usize>,
+    order: Vec<PointId>,
 }
 
 impl Building {
-    /// Adds a point and returns its index: 0, 1, 2, …
-    pub fn add(&mut self, name: &str, stage: &str) -> usize {
-        self.graph.add_node(Node { name: name.to_owned(), stage: stage.to_owned() }).index()
+    /// Adds a point and returns its id: 0, 1, 2, …
+    pub fn add(&mut self, name: &str, stage: &str) -> PointId {
+        point(self.graph.add_node(Node { name: name.to_owned(), stage: stage.to_owned() }))
     }
 
     /// Says that `reader` reads the result of `input`. Both must have been added; otherwise nothing is connected.
-    pub fn connect(&mut self, input: usize, reader: usize) {
-        if input < self.graph.node_count() && reader < self.graph.node_count() {
-            self.graph.add_edge(NodeIndex::new(input), NodeIndex::new(reader), ());
+    pub fn connect(&mut self, input: PointId, reader: PointId) {
+        if input.index().max(reader.index()) < self.graph.node_count() {
+            self.graph.add_edge(node(input), node(reader), ());
         }
     }
 
@@ -98,15 +99,15 @@ impl Building {
         let graph = self.graph;
         let mut missing: Vec<usize> =
             graph.node_indices().map(|n| graph.neighbors_directed(n, Incoming).count()).collect();
-        let mut ready: BinaryHeap<Reverse<usize>> =
-            missing.iter().enumerate().filter(|(_, n)| **n == 0).map(|(i, _)| Reverse(i)).collect();
+        let mut ready: BinaryHeap<Reverse<NodeIndex>> =
+            graph.node_indices().filter(|n| missing[n.index()] == 0).map(Reverse).collect();
         let mut order = Vec::with_capacity(graph.node_count());
-        while let Some(Reverse(point)) = ready.pop() {
-            order.push(point);
-            for reader in graph.neighbors_directed(NodeIndex::new(point), Outgoing) {
+        while let Some(Reverse(next)) = ready.pop() {
+            order.push(point(next));
+            for reader in graph.neighbors_directed(next, Outgoing) {
                 missing[reader.index()] -= 1;
                 if missing[reader.index()] == 0 {
-                    ready.push(Reverse(reader.index()));
+                    ready.push(Reverse(reader));
                 }
             }
         }
@@ -115,6 +116,14 @@ impl Building {
         }
         Ok(Graph { graph, order })
     }
+}
+
+fn node(point: PointId) -> NodeIndex {
+    NodeIndex::new(point.index())
+}
+
+fn point(node: NodeIndex) -> PointId {
+    PointId::new(node.index())
 }
 
 /// The names of the first ring in the order of the file.
@@ -139,8 +148,8 @@ impl Graph {
         for point in points {
             building.add(&point.name, &point.stage);
         }
-        for (reader, point) in points.iter().enumerate() {
-            let inputs: BTreeSet<usize> = point.inputs.values().flat_map(|i| i.indices()).copied().collect();
+        for (reader, point) in PointId::first(points.len()).zip(points) {
+            let inputs: BTreeSet<PointId> = point.inputs.values().flat_map(|i| i.points()).copied().collect();
             for input in inputs {
                 building.connect(input, reader);
             }
@@ -159,53 +168,51 @@ impl Graph {
     }
 
     /// A point's name.
-    pub fn name(&self, point: usize) -> &str {
-        &self.graph[NodeIndex::new(point)].name
+    pub fn name(&self, point: PointId) -> &str {
+        &self.graph[node(point)].name
     }
 
     /// All points, each after everything it reads; ties in the order of the file. The order of every plan.
-    pub fn order(&self) -> &[usize] {
+    pub fn order(&self) -> &[PointId] {
         &self.order
     }
 
     /// The points whose results this one reads, ascending, none twice.
-    pub fn inputs(&self, point: usize) -> Vec<usize> {
+    pub fn inputs(&self, point: PointId) -> Vec<PointId> {
         self.neighbours(point, Incoming)
     }
 
     /// The points that read this one's result, ascending, none twice.
-    pub fn dependents(&self, point: usize) -> Vec<usize> {
+    pub fn dependents(&self, point: PointId) -> Vec<PointId> {
         self.neighbours(point, Outgoing)
     }
 
-    fn neighbours(&self, point: usize, direction: petgraph::Direction) -> Vec<usize> {
-        let mut found: Vec<usize> =
-            self.graph.neighbors_directed(NodeIndex::new(point), direction).map(NodeIndex::index).collect();
+    fn neighbours(&self, of: PointId, direction: petgraph::Direction) -> Vec<PointId> {
+        let mut found: Vec<PointId> = self.graph.neighbors_directed(node(of), direction).map(point).collect();
         found.sort_unstable();
         found.dedup();
         found
     }
 
     /// These points and everything that depends on them, directly or not.
-    pub fn downstream(&self, points: impl IntoIterator<Item = usize>) -> BTreeSet<usize> {
+    pub fn downstream(&self, points: impl IntoIterator<Item = PointId>) -> BTreeSet<PointId> {
         self.reach(points, Outgoing)
     }
 
     /// These points and everything they need, directly or not.
-    pub fn upstream(&self, points: impl IntoIterator<Item = usize>) -> BTreeSet<usize> {
+    pub fn upstream(&self, points: impl IntoIterator<Item = PointId>) -> BTreeSet<PointId> {
         self.reach(points, Incoming)
     }
 
-    fn reach(&self, points: impl IntoIterator<Item = usize>, direction: petgraph::Direction) -> BTreeSet<usize> {
+    fn reach(&self, points: impl IntoIterator<Item = PointId>, direction: petgraph::Direction) -> BTreeSet<PointId> {
         let mut seen = vec![false; self.len()];
-        let mut open: Vec<usize> = points.into_iter().collect();
-        while let Some(point) = open.pop() {
-            if !std::mem::replace(&mut seen[point], true) {
-                let next = self.graph.neighbors_directed(NodeIndex::new(point), direction);
-                open.extend(next.map(NodeIndex::index).filter(|n| !seen[*n]));
+        let mut open: Vec<NodeIndex> = points.into_iter().map(node).collect();
+        while let Some(next) = open.pop() {
+            if !std::mem::replace(&mut seen[next.index()], true) {
+                open.extend(self.graph.neighbors_directed(next, direction).filter(|n| !seen[n.index()]));
             }
         }
-        seen.iter().enumerate().filter(|(_, s)| **s).map(|(i, _)| i).collect()
+        PointId::first(seen.len()).filter(|p| seen[p.index()]).collect()
     }
 
     /// What targets name, without what it needs: stages (all their points), points, some coordinates of points
@@ -214,16 +221,16 @@ impl Graph {
     ///
     /// # Errors
     /// For a target that matches nothing, or is no valid glob.
-    pub fn targets(&self, targets: &[String]) -> Result<BTreeSet<usize>, GraphError> {
+    pub fn targets(&self, targets: &[String]) -> Result<BTreeSet<PointId>, GraphError> {
         if targets.is_empty() {
-            return Ok((0..self.len()).collect());
+            return Ok(PointId::first(self.len()).collect());
         }
-        let mut points: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut stages: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        let mut points: BTreeMap<&str, PointId> = BTreeMap::new();
+        let mut stages: BTreeMap<&str, Vec<PointId>> = BTreeMap::new();
         for index in self.graph.node_indices() {
             let node = &self.graph[index];
-            points.insert(&node.name, index.index());
-            stages.entry(&node.stage).or_default().push(index.index());
+            points.insert(&node.name, point(index));
+            stages.entry(&node.stage).or_default().push(point(index));
         }
         let mut found = BTreeSet::new();
         for target in targets {
@@ -242,11 +249,11 @@ impl Graph {
     fn matching(
         &self,
         target: &str,
-        points: &BTreeMap<&str, usize>,
-        stages: &BTreeMap<&str, Vec<usize>>,
-    ) -> Result<BTreeSet<usize>, GraphError> {
+        points: &BTreeMap<&str, PointId>,
+        stages: &BTreeMap<&str, Vec<PointId>>,
+    ) -> Result<BTreeSet<PointId>, GraphError> {
         let whole = glob(target, target)?;
-        let mut found: BTreeSet<usize> = points.iter().filter(|(n, _)| whole.is_match(n)).map(|(_, i)| *i).collect();
+        let mut found: BTreeSet<PointId> = points.iter().filter(|(n, _)| whole.is_match(n)).map(|(_, i)| *i).collect();
         found.extend(stages.iter().filter(|(n, _)| whole.is_match(n)).flat_map(|(_, i)| i));
         if let Some((stage, coordinates)) = target.split_once('@') {
             let stage = glob(stage, target)?;
@@ -266,7 +273,7 @@ impl Graph {
     ///
     /// # Errors
     /// As [`Graph::targets`].
-    pub fn select(&self, targets: &[String]) -> Result<BTreeSet<usize>, GraphError> {
+    pub fn select(&self, targets: &[String]) -> Result<BTreeSet<PointId>, GraphError> {
         Ok(self.upstream(self.targets(targets)?))
     }
 }
@@ -301,14 +308,14 @@ mod tests {
         for line in &words {
             building.add(line[0], line[0].split('@').next().unwrap());
         }
-        let index = |name: &str| words.iter().position(|w| w[0] == name).unwrap();
-        for (reader, line) in words.iter().enumerate() {
+        let index = |name: &str| PointId::new(words.iter().position(|w| w[0] == name).unwrap());
+        for (reader, line) in PointId::first(words.len()).zip(&words) {
             line[1..].iter().for_each(|input| building.connect(index(input), reader));
         }
         building
     }
 
-    fn names(graph: &Graph, points: impl IntoIterator<Item = usize>) -> String {
+    fn names(graph: &Graph, points: impl IntoIterator<Item = PointId>) -> String {
         points.into_iter().map(|p| graph.name(p)).collect::<Vec<_>>().join(" ")
     }
 
@@ -329,7 +336,7 @@ mod tests {
         let graph = building(&["report c", "c b", "a", "b a", "free"]).seal().unwrap();
         assert_eq!(names(&graph, graph.order().iter().copied()), "a b c report free");
         let graph = building(&["a", "free", "b a", "c b"]).seal().unwrap();
-        assert_eq!(graph.order(), [0, 1, 2, 3]);
+        assert!(graph.order().iter().copied().eq(PointId::first(4)));
         assert!(Building::default().seal().unwrap().is_empty());
     }
 
@@ -344,10 +351,10 @@ mod tests {
     #[test]
     fn neighbours_and_reach() {
         let graph = sweep();
-        assert_eq!(names(&graph, graph.inputs(3)), "data ad@lr=0.001");
-        assert_eq!(names(&graph, graph.dependents(1)), "fit@lr=0.001,d=a fit@lr=0.001,d=b report");
-        assert_eq!(names(&graph, graph.downstream([2])), "ad@lr=0.1 fit@lr=0.1,d=a report");
-        assert_eq!(names(&graph, graph.upstream([5])), "data ad@lr=0.1 fit@lr=0.1,d=a");
+        assert_eq!(names(&graph, graph.inputs(PointId::new(3))), "data ad@lr=0.001");
+        assert_eq!(names(&graph, graph.dependents(PointId::new(1))), "fit@lr=0.001,d=a fit@lr=0.001,d=b report");
+        assert_eq!(names(&graph, graph.downstream([PointId::new(2)])), "ad@lr=0.1 fit@lr=0.1,d=a report");
+        assert_eq!(names(&graph, graph.upstream([PointId::new(5)])), "data ad@lr=0.1 fit@lr=0.1,d=a");
     }
 
     #[test]
@@ -392,13 +399,13 @@ mod tests {
             }
             // Edges of a graph without rings, under a fixed permutation so that the file's order is not yet one.
             let edges: Vec<_> = edges.into_iter().filter(|(a, b)| a < b).map(|(a, b)| (a * 7 % 30, b * 7 % 30)).collect();
-            edges.iter().for_each(|(a, b)| building.connect(*a, *b));
+            edges.iter().for_each(|(a, b)| building.connect(PointId::new(*a), PointId::new(*b)));
             let graph = building.seal().unwrap();
             let mut place = [usize::MAX; 30];
-            graph.order().iter().enumerate().for_each(|(i, p)| place[*p] = i);
+            graph.order().iter().enumerate().for_each(|(i, p)| place[p.index()] = i);
             prop_assert!(place.iter().all(|p| *p < 30));
             prop_assert!(edges.iter().all(|(a, b)| place[*a] < place[*b]));
-            let all = graph.upstream(0..30);
+            let all = graph.upstream(PointId::first(30));
             prop_assert_eq!(all.len(), 30);
         }
     }

@@ -12,6 +12,7 @@
 //! those that a `command` stage declares: that is `cli`'s business, which nobody imports.
 
 pub mod error;
+pub mod id;
 pub mod escape;
 pub mod file;
 pub mod diagnostic;

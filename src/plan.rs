@@ -22,6 +22,7 @@ pub use reason::{Cause, Reason, differences};
 use crate::diagnostic::Diagnostics;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
+use crate::id::PointId;
 use crate::key::{Components, Digest, InputDigest, Key};
 use crate::spec::{Point, PointInput, Spec};
 use crate::stage::{Files, StageError};
@@ -53,8 +54,8 @@ pub struct CachedEpochs {
 /// What is to be done about a point.
 #[derive(Clone, Debug)]
 pub struct Decision {
-    /// Index of the point.
-    pub point: usize,
+    /// The point.
+    pub point: PointId,
     /// Hit, miss or maybe.
     pub state: State,
     /// Everything that enters its key; none while inputs are unknown.
@@ -71,7 +72,7 @@ pub struct Decision {
 
 impl Decision {
     /// That a point is to run, and nothing else known of it.
-    fn miss(point: usize, reason: Option<Reason>) -> Self {
+    fn miss(point: PointId, reason: Option<Reason>) -> Self {
         Self { point, state: State::Miss, components: None, key: None, output: None, reason, epochs: None }
     }
 }
@@ -92,44 +93,44 @@ impl Plan {
     }
 
     /// The points that are pruned, as far as that is known.
-    pub fn pruned(&self) -> BTreeSet<usize> {
+    pub fn pruned(&self) -> BTreeSet<PointId> {
         self.decisions.iter().filter(|d| d.state == State::Pruned).map(|d| d.point).collect()
     }
 }
 
 /// What is known of the points so far.
 #[derive(Clone, Debug, Default)]
-pub struct Known {
+pub struct ResolvedInputs {
     /// The output digests of those whose result is there.
-    pub outputs: BTreeMap<usize, Digest>,
+    pub outputs: BTreeMap<PointId, Digest>,
     /// Those that are pruned: no list gathers them.
-    pub out: BTreeSet<usize>,
+    pub pruned: BTreeSet<PointId>,
 }
 
-impl Known {
+impl ResolvedInputs {
     /// Whether the result of an input is there, or none will ever be.
-    pub fn is_settled(&self, input: usize) -> bool {
-        self.outputs.contains_key(&input) || self.out.contains(&input)
+    pub fn is_settled(&self, input: PointId) -> bool {
+        self.outputs.contains_key(&input) || self.pruned.contains(&input)
     }
 
     /// Whether a point hangs on pruned points only: it reads one where it needs that very one, or a list with no other.
-    pub fn hangs_on_pruned(&self, point: &Point) -> bool {
-        let all_out = |input: &PointInput| {
-            let members = input.indices();
-            !members.is_empty() && members.iter().all(|p| self.out.contains(p))
+    pub fn has_only_pruned_inputs(&self, point: &Point) -> bool {
+        let all_pruned = |input: &PointInput| {
+            let members = input.points();
+            !members.is_empty() && members.iter().all(|p| self.pruned.contains(p))
         };
-        !self.out.is_empty() && point.inputs.values().any(all_out)
+        !self.pruned.is_empty() && point.inputs.values().any(all_pruned)
     }
 
     fn take(&mut self, decision: &Decision) {
         let there = decision.output.filter(|_| decision.state == State::Hit);
         self.outputs.extend(there.map(|output| (decision.point, output)));
-        self.out.extend((decision.state == State::Pruned).then_some(decision.point));
+        self.pruned.extend((decision.state == State::Pruned).then_some(decision.point));
     }
 }
 
 /// A point, and the digests of the files that it names; none where these can't be read.
-type Read = (usize, Option<BTreeMap<String, Digest>>);
+type Read = (PointId, Option<BTreeMap<String, Digest>>);
 
 /// Reads the files that enter keys through the store's memory of digests.
 pub struct PipelineFiles<'a> {
@@ -163,7 +164,7 @@ pub struct Planner<'a> {
     /// The numerics class that chains are continued in.
     pub numerics: &'a str,
     /// Points whose result is to be made again, whatever is there.
-    pub forced: &'a BTreeSet<usize>,
+    pub forced: &'a BTreeSet<PointId>,
 }
 
 impl Planner<'_> {
@@ -171,7 +172,7 @@ impl Planner<'_> {
     ///
     /// # Errors
     /// If the store fails, or files that stages name can't be read: then one error (exit code 2) says so of all of them.
-    pub fn plan(&self, wanted: &BTreeSet<usize>) -> Result<Plan> {
+    pub fn plan(&self, wanted: &BTreeSet<PointId>) -> Result<Plan> {
         let (plan, unreadable) = self.walk(wanted)?;
         self.report(unreadable)?;
         Ok(plan)
@@ -182,12 +183,12 @@ impl Planner<'_> {
     ///
     /// # Errors
     /// If the store fails.
-    pub fn plan_around(&self, wanted: &BTreeSet<usize>) -> Result<Plan> {
+    pub fn plan_around(&self, wanted: &BTreeSet<PointId>) -> Result<Plan> {
         Ok(self.walk(wanted)?.0)
     }
 
     /// The index is opened once for all points, and after their files were looked at, which may open it, too.
-    fn walk(&self, wanted: &BTreeSet<usize>) -> Result<(Plan, Vec<(usize, StageError)>)> {
+    fn walk(&self, wanted: &BTreeSet<PointId>) -> Result<(Plan, Vec<(PointId, StageError)>)> {
         let wanted = with_rivals(self.spec, self.graph, wanted);
         let mut points = Vec::with_capacity(wanted.len());
         let mut unreadable = Vec::new();
@@ -211,7 +212,7 @@ impl Planner<'_> {
 
     fn decide_all(&self, points: &[Read]) -> Result<Vec<Decision>> {
         let decisions = self.store.look(|look| {
-            let mut known = Known::default();
+            let mut known = ResolvedInputs::default();
             let mut decisions = Vec::with_capacity(points.len());
             for (point, contents) in points {
                 let decision = match contents {
@@ -231,7 +232,7 @@ impl Planner<'_> {
     ///
     /// # Errors
     /// If the store fails.
-    pub fn records(&self, plan: &Plan) -> Result<BTreeMap<usize, ResultRecord>> {
+    pub fn records(&self, plan: &Plan) -> Result<BTreeMap<PointId, ResultRecord>> {
         let hits = plan.decisions.iter().filter(|d| d.output.is_some());
         let (points, keys): (Vec<_>, Vec<_>) = hits.filter_map(|d| Some((d.point, d.key?))).unzip();
         let found = self.store.results(&keys)?;
@@ -239,7 +240,7 @@ impl Planner<'_> {
     }
 
     /// `Ok` if nothing is wrong. The points of one stage often miss the same file: that is said once.
-    fn report(&self, unreadable: Vec<(usize, StageError)>) -> Result<()> {
+    fn report(&self, unreadable: Vec<(PointId, StageError)>) -> Result<()> {
         let (mut diagnostics, mut said) = (Diagnostics::default(), BTreeSet::new());
         for (point, error) in unreadable {
             let point = self.point(point);
@@ -256,7 +257,7 @@ impl Planner<'_> {
     ///
     /// # Errors
     /// If the store fails, or a file that the stage names can't be read.
-    pub fn decide(&self, point: usize, known: &Known) -> Result<Decision> {
+    pub fn decide(&self, point: PointId, known: &ResolvedInputs) -> Result<Decision> {
         let contents = match self.contents(point) {
             Ok(contents) => contents,
             Err(StageError::Storage(error)) => return Err(error),
@@ -274,8 +275,8 @@ impl Planner<'_> {
     fn decide_with(
         &self,
         look: &Look<'_>,
-        point: usize,
-        known: &Known,
+        point: PointId,
+        known: &ResolvedInputs,
         contents: &BTreeMap<String, Digest>,
     ) -> Result<Decision, LookError> {
         let unknown = self.unknown_inputs(point, known);
@@ -304,29 +305,34 @@ impl Planner<'_> {
         Ok(decision)
     }
 
-    fn unknown_inputs(&self, point: usize, known: &Known) -> Vec<String> {
-        let inputs = self.point(point).inputs.values().flat_map(PointInput::indices);
+    fn unknown_inputs(&self, point: PointId, known: &ResolvedInputs) -> Vec<String> {
+        let inputs = self.point(point).inputs.values().flat_map(PointInput::points);
         inputs.filter(|i| !known.is_settled(**i)).map(|i| self.point(*i).name.clone()).collect()
     }
 
     /// The digests of the files that a point's stage names.
-    fn contents(&self, point: usize) -> Result<BTreeMap<String, Digest>, StageError> {
+    fn contents(&self, point: PointId) -> Result<BTreeMap<String, Digest>, StageError> {
         let files = PipelineFiles { store: self.store, base: &self.spec.base };
         self.point(point).parsed.stage.contents(&files)
     }
 
     /// The components of a point's key. Inputs that are not known yet have a blank digest: their roles and labels are known.
-    pub(crate) fn components(&self, point: usize, known: &Known, contents: &BTreeMap<String, Digest>) -> Components {
+    pub(crate) fn components(
+        &self,
+        point: PointId,
+        known: &ResolvedInputs,
+        contents: &BTreeMap<String, Digest>,
+    ) -> Components {
         let point = self.point(point);
         let stage = &point.parsed.stage;
         let reads = stage.reads();
         let mut inputs = BTreeMap::new();
         for (role, input) in &point.inputs {
-            let of = |i: &usize| known.outputs.get(i).copied().unwrap_or(BLANK);
+            let of = |i: &PointId| known.outputs.get(i).copied().unwrap_or(BLANK);
             let digest = match input {
                 PointInput::One(i) => InputDigest::One(of(i)),
                 PointInput::Many(list) => {
-                    let left = list.iter().filter(|i| !known.out.contains(i));
+                    let left = list.iter().filter(|i| !known.pruned.contains(i));
                     InputDigest::Many(left.map(|i| (self.point(*i).name.clone(), of(i))).collect())
                 }
             };
@@ -352,11 +358,11 @@ impl Planner<'_> {
         Ok(self.store.look(|look| look.hit(key))?)
     }
 
-    fn newest(&self, look: &Look<'_>, point: usize) -> Result<Option<ResultRecord>, LookError> {
+    fn newest(&self, look: &Look<'_>, point: PointId) -> Result<Option<ResultRecord>, LookError> {
         look.newest(&self.spec.pipeline.name, &self.point(point).name)
     }
 
-    fn reason(&self, look: &Look<'_>, point: usize, components: &Components) -> Result<Reason, LookError> {
+    fn reason(&self, look: &Look<'_>, point: PointId, components: &Components) -> Result<Reason, LookError> {
         let Some(newest) = self.newest(look, point)? else { return Ok(Reason::new(vec![Cause::NeverRun])) };
         let causes = differences(&newest.components, components);
         Ok(Reason::new(if causes.is_empty() { vec![Cause::Damaged] } else { causes }))
@@ -366,7 +372,7 @@ impl Planner<'_> {
     fn reason_below_a_miss(
         &self,
         look: &Look<'_>,
-        point: usize,
+        point: PointId,
         components: &Components,
         unknown: Vec<String>,
     ) -> Result<Reason, LookError> {
@@ -392,8 +398,8 @@ impl Planner<'_> {
         Ok(Some(CachedEpochs { cached, total }))
     }
 
-    fn point(&self, index: usize) -> &Point {
-        &self.spec.points[index]
+    fn point(&self, id: PointId) -> &Point {
+        self.spec.point(id)
     }
 }
 

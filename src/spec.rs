@@ -16,7 +16,7 @@
 //! - `expand`: one point for each combination, its inputs linked.
 //!
 //! Whoever finds something wrong adds a diagnostic and goes on with the rest, so that all errors are reported together.
-//! Cost is linear in the text and in the number of points: stages and points are indices, and a stage's parameters are
+//! Cost is linear in the text and in the number of points: a stage's parameters are
 //! parsed once for each combination of those axes that its parameters mention, not once for each point.
 
 mod axes;
@@ -46,6 +46,7 @@ use std::path::{Path, PathBuf};
 
 use crate::diagnostic::{Diagnostics, Origin, Sources};
 use crate::error::Error;
+use crate::id::{PointId, StageId};
 use crate::stage::{ParsedStage, Registry};
 use crate::value::{Data, Entry, Node, Table, Value};
 
@@ -65,6 +66,23 @@ pub struct Spec {
     pub prune: Option<Prune>,
     /// The folder that relative paths in the pipeline are relative to.
     pub base: PathBuf,
+}
+
+impl Spec {
+    /// The point with this id, which must be one of this pipeline's.
+    pub fn point(&self, id: PointId) -> &Point {
+        &self.points[id.index()]
+    }
+
+    /// The stage with this id, which must be one of this pipeline's.
+    pub fn stage(&self, id: StageId) -> &StageSpec {
+        &self.stages[id.index()]
+    }
+
+    /// The ids of all points, in the order of [`Spec::points`].
+    pub fn point_ids(&self) -> impl ExactSizeIterator<Item = PointId> + DoubleEndedIterator + Clone + use<> {
+        PointId::first(self.points.len())
+    }
 }
 
 /// The `[pipeline]` section.
@@ -161,10 +179,17 @@ pub struct StageSpec {
     pub kind: String,
     /// The names of its axes in the order of declaration (the order in its points' names).
     pub axes: Vec<String>,
-    /// Its points, as indices into [`Spec::points`]. Never empty.
-    pub points: Range<usize>,
+    /// Its points. Never empty.
+    pub points: Range<PointId>,
     /// Where its name is written.
     pub origin: Origin,
+}
+
+impl StageSpec {
+    /// Where its points are in [`Spec::points`].
+    pub fn range(&self) -> Range<usize> {
+        self.points.start.index()..self.points.end.index()
+    }
 }
 
 /// One combination of a stage's axes: what is planned, run and cached.
@@ -198,18 +223,18 @@ impl fmt::Debug for Point {
 /// What stands in a role of a point.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PointInput {
-    /// One point, as an index into [`Spec::points`].
-    One(usize),
+    /// One point.
+    One(PointId),
     /// A list of points, labelled by their names; no point twice, in the order of the list in the file.
-    Many(Vec<usize>),
+    Many(Vec<PointId>),
 }
 
 impl PointInput {
-    /// The points, as indices into [`Spec::points`].
-    pub fn indices(&self) -> &[usize] {
+    /// The points.
+    pub fn points(&self) -> &[PointId] {
         match self {
-            Self::One(index) => std::slice::from_ref(index),
-            Self::Many(indices) => indices,
+            Self::One(point) => std::slice::from_ref(point),
+            Self::Many(points) => points,
         }
     }
 }
@@ -279,7 +304,7 @@ fn typed(root: &Table, sources: &Sources, registry: &Registry, diagnostics: &mut
         let error = diagnostics.error(&place, "the pipeline has no stages");
         error.help("add a table such as [stages.data]");
     }
-    let names = written.0.iter().enumerate().map(|(i, e)| (e.name.as_str(), i)).collect();
+    let names = written.0.iter().map(|e| e.name.as_str()).zip(StageId::first(written.0.len())).collect();
     let reader = stages::Reader { registry, sources, params: &params, names };
     let drafts = reader.stages(&written, &mut matrix, diagnostics);
     stages::check_roles(&drafts, diagnostics);
@@ -296,7 +321,7 @@ fn typed(root: &Table, sources: &Sources, registry: &Registry, diagnostics: &mut
     let stages = drafts.iter().zip(&shapes).zip(ranges).map(|((draft, shape), points)| StageSpec {
         name: draft.name.to_owned(),
         kind: draft.kind_name.clone(),
-        axes: shape.axes.iter().map(|a| matrix.axes[*a].name.clone()).collect(),
+        axes: shape.axes.iter().map(|a| matrix.axis(*a).name.clone()).collect(),
         points,
         origin: draft.origin.clone(),
     });

@@ -99,7 +99,7 @@ fn offered(spec: &Spec, current: &str) -> Vec<(String, String)> {
     let mut names = Vec::new();
     for stage in &spec.stages {
         names.push((stage.name.clone(), stage.kind.clone()));
-        let points = spec.points[stage.points.clone()].iter().filter(|p| few && p.name != stage.name);
+        let points = spec.points[stage.range()].iter().filter(|p| few && p.name != stage.name);
         names.extend(points.map(|p| (p.name.clone(), stage.kind.clone())));
     }
     names.retain(|(name, _)| name.starts_with(current));

@@ -14,6 +14,7 @@ use std::num::NonZeroUsize;
 
 use super::project::Project;
 use crate::error::Result;
+use crate::id::PointId;
 use crate::key::{Digest, Hash, InputDigest, Key, Segment};
 use crate::plan::{Decision, Plan, State};
 use crate::spec::PointInput;
@@ -26,7 +27,7 @@ const BUDGET: u64 = 1 << 20;
 /// Seconds that what is to run would take.
 pub(super) struct Estimates {
     /// By point; those of which nothing is known are not in it.
-    points: BTreeMap<usize, f64>,
+    points: BTreeMap<PointId, f64>,
     /// Points that will run and of which nothing is known.
     unknown: usize,
     /// All that will run, stages side by side where they may be. What may run is left out.
@@ -58,7 +59,7 @@ impl Estimates {
                 continue;
             };
             estimates.points.insert(decision.point, seconds);
-            let stage = &project.spec.points[decision.point].parsed.stage;
+            let stage = &project.spec.point(decision.point).parsed.stage;
             // A training that doesn't fill the cores runs beside others: see `exec/room.rs`.
             let fills_the_cores = stage.parallel() && stage.threads(cores) >= cores;
             match fills_the_cores {
@@ -75,7 +76,7 @@ impl Estimates {
     }
 
     /// Seconds that this point would take, if anything is known.
-    pub(super) fn point(&self, point: usize) -> Option<f64> {
+    pub(super) fn point(&self, point: PointId) -> Option<f64> {
         self.points.get(&point).copied()
     }
 
@@ -179,12 +180,12 @@ impl History {
         }
         let mean = |(name, all): (&str, Vec<f64>)| (name.to_owned(), all.iter().sum::<f64>() / all.len() as f64);
         history.stages = of_stages.into_iter().map(mean).collect();
-        let spec = |point: usize| &project.spec.points[point];
+        let spec = |point: PointId| project.spec.point(point);
         let trainings = open.iter().map(|d| spec(d.point)).filter(|p| p.parsed.stage.epochs().is_some());
         let mut kinds: BTreeSet<&str> = BTreeSet::new();
         for point in trainings {
             kinds.insert(point.parsed.kind.name());
-            kinds.extend(point.inputs.values().flat_map(PointInput::indices).map(|i| spec(*i).parsed.kind.name()));
+            kinds.extend(point.inputs.values().flat_map(PointInput::points).map(|i| spec(*i).parsed.kind.name()));
         }
         if !kinds.is_empty() {
             runs.retain(|run| run.class == project.compute.numerics);
@@ -214,11 +215,11 @@ impl History {
     }
 
     fn estimate(&self, project: &Project, decision: &Decision) -> Option<f64> {
-        let point = &project.spec.points[decision.point];
+        let point = project.spec.point(decision.point);
         let Some(epochs) = point.parsed.stage.epochs() else {
             return self.points.get(&point.name).or_else(|| self.stages.get(&point.stage)).copied();
         };
-        let data = point.inputs.get("data").and_then(|i| Some(planned(project, *i.indices().first()?)));
+        let data = point.inputs.get("data").and_then(|i| Some(planned(project, *i.points().first()?)));
         let samples = samples(&point.parsed.params, data.as_ref());
         let shape = planned(project, decision.point);
         let mut left = epochs.total() - decision.epochs.map_or(0, |e| e.cached);
@@ -236,8 +237,8 @@ impl History {
 }
 
 /// The shape of a point as the pipeline has it.
-fn planned(project: &Project, point: usize) -> Shape {
-    let point = &project.spec.points[point];
+fn planned(project: &Project, point: PointId) -> Shape {
+    let point = project.spec.point(point);
     let one = |input: &PointInput| match input {
         PointInput::One(i) => Some(planned(project, *i)),
         PointInput::Many(_) => None,

@@ -9,6 +9,7 @@ use super::project::Project;
 use super::ui::{Ui, bytes, when};
 use super::{Global, PipelineArgs};
 use crate::error::Result;
+use crate::id::PointId;
 use crate::key::{Digest, Segment};
 use crate::plan::{Decision, Ladder, PipelineFiles, Plan, State, Verdict};
 use crate::store::{ResultRecord, StateRecord};
@@ -33,7 +34,7 @@ struct Explanation<'a> {
     /// The result, if it is a hit.
     record: Option<&'a ResultRecord>,
     /// The output digests that are known, by point.
-    outputs: &'a BTreeMap<usize, Digest>,
+    outputs: &'a BTreeMap<PointId, Digest>,
     /// Digests of the files it reads, by name.
     contents: BTreeMap<String, Digest>,
     /// The newest result of the point, whatever its key.
@@ -57,7 +58,7 @@ struct Chain {
 pub(super) fn explain(args: &ExplainArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
     let plan = project.plan(&BTreeSet::new(), ui)?;
-    let outputs: BTreeMap<usize, Digest> = plan.decisions.iter().filter_map(|d| Some((d.point, d.output?))).collect();
+    let outputs: BTreeMap<PointId, Digest> = plan.decisions.iter().filter_map(|d| Some((d.point, d.output?))).collect();
     let records = project.planner(&BTreeSet::new()).records(&plan)?;
     let decisions = plan.decisions.iter().filter(|d| project.targets.contains(&d.point));
     let explanations: Vec<_> =
@@ -71,7 +72,7 @@ pub(super) fn explain(args: &ExplainArgs, global: &Global, ui: &Ui) -> Result<()
 }
 
 /// What decided at each rung whether a point goes on, and from which figures.
-fn comparisons(project: &Project, ladder: &Ladder, point: usize) -> Vec<String> {
+fn comparisons(project: &Project, ladder: &Ladder, point: PointId) -> Vec<String> {
     let mut lines = Vec::new();
     for verdict in ladder.verdicts(point) {
         let Verdict { epoch, place, of, best, goes_on, .. } = verdict;
@@ -84,7 +85,7 @@ fn comparisons(project: &Project, ladder: &Ladder, point: usize) -> Vec<String> 
     lines
 }
 
-fn rungs(project: &Project, plan: &Plan, point: usize) -> Vec<Value> {
+fn rungs(project: &Project, plan: &Plan, point: PointId) -> Vec<Value> {
     let Some(ladder) = &plan.ladder else { return vec![] };
     let rung = |verdict: Verdict| {
         let compared = ladder.compared(point, verdict.epoch);
@@ -99,9 +100,9 @@ impl<'a> Explanation<'a> {
         project: &'a Project,
         plan: &'a Plan,
         decision: &'a Decision,
-        (outputs, records): (&'a BTreeMap<usize, Digest>, &'a BTreeMap<usize, ResultRecord>),
+        (outputs, records): (&'a BTreeMap<PointId, Digest>, &'a BTreeMap<PointId, ResultRecord>),
     ) -> Result<Self> {
-        let point = &project.spec.points[decision.point];
+        let point = project.spec.point(decision.point);
         let files = PipelineFiles { store: &project.store, base: &project.spec.base };
         Ok(Self {
             project,
@@ -151,7 +152,7 @@ impl<'a> Explanation<'a> {
 
     /// A line for every component of the key.
     fn parts(&self) -> Vec<String> {
-        let point = &self.project.spec.points[self.decision.point];
+        let point = self.project.spec.point(self.decision.point);
         let (kind, stage) = (&point.parsed.kind, &point.parsed.stage);
         let mut lines = vec![format!("  kind        {}, version {}", kind.name(), kind.version())];
         lines.extend(point.parsed.params.iter().map(|(name, value)| format!("  parameter   {name} = {value}")));
@@ -163,13 +164,13 @@ impl<'a> Explanation<'a> {
             lines.push(format!("  precision   {}", self.project.spec.pipeline.precision));
         }
         for (role, input) in &point.inputs {
-            lines.extend(input.indices().iter().map(|i| format!("  input       {role} from {}", self.input(*i))));
+            lines.extend(input.points().iter().map(|i| format!("  input       {role} from {}", self.input(*i))));
         }
         lines.extend(self.contents.iter().map(|(name, digest)| format!("  file        {name} = {}", digest.short())));
         lines
     }
 
-    fn input(&self, point: usize) -> String {
+    fn input(&self, point: PointId) -> String {
         let name = self.project.name(point);
         match self.outputs.get(&point) {
             Some(digest) => format!("{name} = {}", digest.short()),
@@ -179,9 +180,9 @@ impl<'a> Explanation<'a> {
 
     fn object(&self) -> Value {
         let Decision { point, state, key, reason, components, epochs, .. } = self.decision;
-        let inputs = self.project.spec.points[*point].inputs.iter().map(|(role, input)| {
-            let of = |i: &usize| (self.project.name(*i).to_owned(), json!(self.outputs.get(i)));
-            (role.clone(), Value::Object(input.indices().iter().map(of).collect()))
+        let inputs = self.project.spec.point(*point).inputs.iter().map(|(role, input)| {
+            let of = |i: &PointId| (self.project.name(*i).to_owned(), json!(self.outputs.get(i)));
+            (role.clone(), Value::Object(input.points().iter().map(of).collect()))
         });
         let newest = self.newest.as_ref().map(|r| {
             json!({ "key": r.key, "digest": r.digest, "run": r.provenance.run, "finished_at": r.provenance.finished_at })

@@ -9,6 +9,7 @@ use super::project::Project;
 use super::ui::Ui;
 use super::{Global, PipelineArgs};
 use crate::error::Result;
+use crate::id::PointId;
 
 /// Arguments of `graph`.
 #[derive(Args)]
@@ -30,12 +31,12 @@ pub(super) struct GraphArgs {
 /// Prints the graph.
 pub(super) fn graph(args: &GraphArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
-    let points: Vec<usize> = project.graph.order().iter().copied().filter(|p| project.wanted.contains(p)).collect();
+    let points: Vec<PointId> = project.graph.order().iter().copied().filter(|p| project.wanted.contains(p)).collect();
     if ui.json {
-        let node = |p: &usize| {
+        let node = |p: &PointId| {
             let inputs = project.graph.inputs(*p);
             let inputs: Vec<_> = inputs.iter().map(|i| project.name(*i)).collect();
-            json!({ "name": project.name(*p), "kind": project.spec.points[*p].parsed.kind.name(), "inputs": inputs })
+            json!({ "name": project.name(*p), "kind": project.spec.point(*p).parsed.kind.name(), "inputs": inputs })
         };
         return ui.object(&json!({ "stages": points.iter().map(node).collect::<Vec<_>>() }));
     }
@@ -47,20 +48,20 @@ pub(super) fn graph(args: &GraphArgs, global: &Global, ui: &Ui) -> Result<()> {
     Ok(())
 }
 
-fn text(project: &Project, points: &[usize]) -> String {
-    let line = |p: &usize| {
+fn text(project: &Project, points: &[PointId]) -> String {
+    let line = |p: &PointId| {
         let inputs = project.graph.inputs(*p);
         let inputs: Vec<_> = inputs.iter().map(|i| project.name(*i)).collect();
         let from = if inputs.is_empty() { String::new() } else { format!("  ← {}", inputs.join(", ")) };
-        format!("{} ({}){from}", project.name(*p), project.spec.points[*p].parsed.kind.name())
+        format!("{} ({}){from}", project.name(*p), project.spec.point(*p).parsed.kind.name())
     };
     points.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn dot(project: &Project, points: &[usize]) -> String {
+fn dot(project: &Project, points: &[PointId]) -> String {
     let mut out = String::from("digraph pipeline {\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n");
     for p in points {
-        let kind = project.spec.points[*p].parsed.kind.name();
+        let kind = project.spec.point(*p).parsed.kind.name();
         let (name, kind) = (dot_text(project.name(*p)), dot_text(kind));
         let _ = writeln!(out, "  n{p} [label=\"{name}\\n{kind}\"];");
         for input in project.graph.inputs(*p) {
@@ -76,10 +77,10 @@ fn dot_text(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"")
 }
 
-fn mermaid(project: &Project, points: &[usize]) -> String {
+fn mermaid(project: &Project, points: &[PointId]) -> String {
     let mut out = String::from("flowchart LR\n");
     for p in points {
-        let kind = project.spec.points[*p].parsed.kind.name();
+        let kind = project.spec.point(*p).parsed.kind.name();
         let _ = writeln!(out, "  n{p}[\"{}<br/>{}\"]", mermaid_text(project.name(*p)), mermaid_text(kind));
         for input in project.graph.inputs(*p) {
             let _ = writeln!(out, "  n{input} --> n{p}");

@@ -71,7 +71,7 @@ pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()
     if missing > 0 {
         ui.note(&format!("{missing} of {targets} stages are not in the cache"));
     }
-    let points = project.graph.order().iter().filter_map(|p| Some((&project.spec.points[*p], results.get(p)?)));
+    let points = project.graph.order().iter().filter_map(|p| Some((project.spec.point(*p), results.get(p)?)));
     let mut rows: Vec<Row> = points
         .map(|(point, record)| Row {
             name: point.name.clone(),

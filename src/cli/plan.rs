@@ -103,8 +103,8 @@ fn line(project: &Project, decision: &Decision, estimates: &Estimates, (words, w
 
 fn object(project: &Project, plan: &Plan, estimates: &Estimates) -> serde_json::Value {
     let stages = plan.decisions.iter().map(|d| {
-        let point = &project.spec.points[d.point];
-        let names = |input: &PointInput| input.indices().iter().map(|i| project.name(*i)).collect::<Vec<_>>();
+        let point = project.spec.point(d.point);
+        let names = |input: &PointInput| input.points().iter().map(|i| project.name(*i)).collect::<Vec<_>>();
         let inputs: BTreeMap<_, _> = point.inputs.iter().map(|(role, input)| (role, names(input))).collect();
         json!({
             "name": point.name, "kind": point.parsed.kind.name(), "key": d.key, "state": d.state, "reason": d.reason,

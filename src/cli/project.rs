@@ -12,6 +12,7 @@ use crate::diagnostic::{Diagnostics, Origin, Sources};
 use crate::error::{Error, Result};
 use crate::exec::{Compute, choose};
 use crate::graph::Graph;
+use crate::id::PointId;
 use crate::plan::{Plan, Planner};
 use crate::spec::{Spec, load};
 use crate::stage::Registry;
@@ -28,9 +29,9 @@ pub(super) struct Project {
     /// What computes.
     pub(super) compute: Compute,
     /// The points that the targets name.
-    pub(super) targets: BTreeSet<usize>,
+    pub(super) targets: BTreeSet<PointId>,
     /// These and everything they need.
-    pub(super) wanted: BTreeSet<usize>,
+    pub(super) wanted: BTreeSet<PointId>,
 }
 
 /// A pipeline file with a million points is far smaller.
@@ -71,13 +72,13 @@ impl Project {
     }
 
     /// Asks `f` with a planner that makes `forced` again.
-    pub(super) fn planner<'a>(&'a self, forced: &'a BTreeSet<usize>) -> Planner<'a> {
+    pub(super) fn planner<'a>(&'a self, forced: &'a BTreeSet<PointId>) -> Planner<'a> {
         let (spec, graph, store, numerics) = (&self.spec, &self.graph, &self.store, &self.compute.numerics);
         Planner { spec, graph, store, numerics, forced }
     }
 
     /// The plan for what is wanted. Says what happened to the cache, if anything did.
-    pub(super) fn plan(&self, forced: &BTreeSet<usize>, ui: &Ui) -> Result<Plan> {
+    pub(super) fn plan(&self, forced: &BTreeSet<PointId>, ui: &Ui) -> Result<Plan> {
         let plan = self.planner(forced).plan(&self.wanted);
         self.store.warnings().iter().for_each(|warning| ui.warn(warning));
         plan
@@ -85,7 +86,7 @@ impl Project {
 
     /// The results of the targets that are in the cache, by point, and the targets that are pruned, of which it says how many
     /// there are.
-    pub(super) fn results_and_pruned(&self, ui: &Ui) -> Result<(BTreeMap<usize, ResultRecord>, BTreeSet<usize>)> {
+    pub(super) fn results_and_pruned(&self, ui: &Ui) -> Result<(BTreeMap<PointId, ResultRecord>, BTreeSet<PointId>)> {
         let mut plan = self.plan(&BTreeSet::new(), ui)?;
         plan.decisions.retain(|d| self.targets.contains(&d.point));
         let (results, pruned) = (self.planner(&BTreeSet::new()).records(&plan)?, plan.pruned());
@@ -96,7 +97,7 @@ impl Project {
     }
 
     /// The results of the targets in plan order; an error if one has none. Pruned points are passed over.
-    pub(super) fn all_results(&self, ui: &Ui) -> Result<Vec<(usize, ResultRecord)>> {
+    pub(super) fn all_results(&self, ui: &Ui) -> Result<Vec<(PointId, ResultRecord)>> {
         let (mut results, pruned) = self.results_and_pruned(ui)?;
         let missing = self.targets.iter().filter(|p| !results.contains_key(p) && !pruned.contains(p));
         let missing: Vec<_> = missing.map(|p| self.name(*p)).collect();
@@ -115,8 +116,8 @@ impl Project {
     }
 
     /// The name of a point.
-    pub(super) fn name(&self, point: usize) -> &str {
-        &self.spec.points[point].name
+    pub(super) fn name(&self, point: PointId) -> &str {
+        &self.spec.point(point).name
     }
 }
 

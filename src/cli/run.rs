@@ -18,6 +18,7 @@ use super::{Global, PipelineArgs};
 use crate::error::{Category, EXHAUSTED_HINT, Error, Result};
 use crate::event::Status;
 use crate::exec;
+use crate::id::PointId;
 use crate::plan::with_rivals;
 use crate::stage::Cancel;
 use crate::stages::command::kill_children;
@@ -158,7 +159,7 @@ fn once(
 }
 
 /// The points that the command line wants made again.
-fn forced(project: &Project, args: &RunArgs) -> Result<BTreeSet<usize>> {
+fn forced(project: &Project, args: &RunArgs) -> Result<BTreeSet<PointId>> {
     let mut forced = if args.rerun.is_empty() { BTreeSet::new() } else { project.graph.targets(&args.rerun)? };
     // A run makes as much of the points that decide about a wanted one as it takes.
     let run = with_rivals(&project.spec, &project.graph, &project.wanted);

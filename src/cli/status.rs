@@ -10,6 +10,7 @@ use super::project::Project;
 use super::ui::{Ui, bytes, seconds, when};
 use super::{Global, PipelineArgs, log, plan};
 use crate::error::Result;
+use crate::id::PointId;
 use crate::key::{Digest, Key};
 use crate::plan::{CachedEpochs, Decision, Plan, State};
 use crate::store::{Holder, RunRecord, RunStatus, StateRecord};
@@ -58,7 +59,7 @@ pub(super) fn status(args: &StatusArgs, global: &Global, ui: &Ui) -> Result<()> 
     let states = project.store.all_states()?;
     let stored = stored(&plan, &states);
     let disk = disk(&project, &states);
-    let running: BTreeMap<usize, Holder> =
+    let running: BTreeMap<PointId, Holder> =
         plan.decisions.iter().filter_map(|d| Some((d.point, holder(&project, d)?))).collect();
     if ui.json {
         let stages: Vec<_> =
@@ -98,7 +99,7 @@ fn point(
     running: Option<&Holder>,
     stored: Option<&Stored>,
 ) -> serde_json::Value {
-    let spec = &project.spec.points[decision.point];
+    let spec = project.spec.point(decision.point);
     // A training that is there has all its epochs.
     let total = spec.parsed.stage.epochs().map(|e| e.total());
     let done = total.filter(|_| decision.output.is_some()).map(|total| CachedEpochs { cached: total, total });
@@ -112,7 +113,7 @@ fn point(
 }
 
 /// What is stored of each training's chain.
-fn stored(plan: &Plan, states: &[StateRecord]) -> BTreeMap<usize, Stored> {
+fn stored(plan: &Plan, states: &[StateRecord]) -> BTreeMap<PointId, Stored> {
     let mut by_key: BTreeMap<Key, Vec<&StateRecord>> = BTreeMap::new();
     for state in states {
         by_key.entry(state.key).or_default().push(state);
@@ -141,7 +142,7 @@ fn blob_bytes<'a>(states: impl IntoIterator<Item = &'a StateRecord>) -> u64 {
     blobs.values().sum()
 }
 
-fn disk_lines(project: &Project, disk: Disk, stored: &BTreeMap<usize, Stored>) -> Vec<String> {
+fn disk_lines(project: &Project, disk: Disk, stored: &BTreeMap<PointId, Stored>) -> Vec<String> {
     /// More trainings than these would hide everything else.
     const SHOWN: usize = 8;
     let all = match disk.states {

@@ -13,6 +13,7 @@ use super::ui::{GREEN, RED, Ui, paint};
 use super::{Global, PipelineArgs};
 use crate::error::{Category, Error, Result};
 use crate::exec::{Sample, Sampled, Verification, Verifier};
+use crate::id::PointId;
 use crate::stage::Cancel;
 
 /// Arguments of `verify`.
@@ -66,7 +67,7 @@ fn again(
 ) -> Result<()> {
     let project = Project::open_to_run(&args.pipeline, global, ui, patience)?;
     let results = project.all_results(ui)?;
-    let points: Vec<usize> = results.iter().map(|(point, _)| *point).collect();
+    let points: Vec<PointId> = results.iter().map(|(point, _)| *point).collect();
     let seed = args.seed.unwrap_or_else(|| jiff::Timestamp::now().as_microsecond() % 1_000_000);
     let sample = args.sample.map(|n| Sample { count: n as usize, seed });
     if sample.is_some() {
@@ -99,7 +100,7 @@ fn again(
     Ok(())
 }
 
-static NOTHING: std::collections::BTreeSet<usize> = std::collections::BTreeSet::new();
+static NOTHING: std::collections::BTreeSet<PointId> = std::collections::BTreeSet::new();
 
 fn object(verification: &Verification) -> Value {
     let Verification { name, difference, sampled } = verification;

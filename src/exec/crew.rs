@@ -12,13 +12,14 @@ use std::thread::{Builder, Scope};
 
 use crate::error::{EXHAUSTED_HINT, Error, Result};
 use crate::exec::worker::{Done, Failure, Job, Made, Shared, said};
+use crate::id::PointId;
 
 /// What the scheduler hears.
 pub(crate) enum News {
     /// A stage ended, and its result is to be committed.
     Made(Box<Made>),
     /// A stage made nothing.
-    Failed(usize, Box<Failure>),
+    Failed(PointId, Box<Failure>),
     /// A result is in the store, or could not be put there.
     Committed(Box<Done>),
 }
@@ -118,7 +119,7 @@ fn work(shared: &Shared<'_>, queue: &Mutex<Receiver<Box<Job>>>, news: &Sender<Ne
 /// Commits what waits, as much as there is at a time. `point` says whose a thing is.
 fn commit_groups<T>(
     commit: impl Fn(&[T]) -> Vec<Done>,
-    point: impl Fn(&T) -> usize,
+    point: impl Fn(&T) -> PointId,
     waiting: &Receiver<T>,
     news: &Sender<News>,
 ) {
@@ -147,20 +148,20 @@ mod tests {
     fn a_panic_while_results_are_stored_is_told_of_each_and_the_next_are_stored() {
         let (made, waiting) = channel();
         let (news, heard) = channel();
-        let commit = |group: &[usize]| {
-            assert!(!group.contains(&3), "three");
-            let done = |point: &usize| Done { point: *point, outcome: Err(Failure::of(Error::storage("stored"))) };
+        let commit = |group: &[PointId]| {
+            assert!(!group.contains(&PointId::new(3)), "three");
+            let done = |point: &PointId| Done { point: *point, outcome: Err(Failure::of(Error::storage("stored"))) };
             group.iter().map(done).collect()
         };
-        [3, 4].into_iter().for_each(|point| made.send(point).unwrap());
+        [3, 4].into_iter().for_each(|point| made.send(PointId::new(point)).unwrap());
         let told = std::thread::scope(|scope| {
             scope.spawn(move || commit_groups(commit, |point| *point, &waiting, &news));
             let next = || match heard.recv().unwrap() {
-                News::Committed(done) => (done.point, done.outcome.unwrap_err().error.message),
+                News::Committed(done) => (done.point.index(), done.outcome.unwrap_err().error.message),
                 _ => panic!("nothing else is told"),
             };
             let told = [next(), next()];
-            made.send(5).unwrap();
+            made.send(PointId::new(5)).unwrap();
             let told = [&told[..], &[next()]].concat();
             drop(made);
             told

@@ -14,6 +14,7 @@ use crate::event::{Event, Listener, Status};
 use crate::exec::Options;
 use crate::exec::outcome::Fate;
 use crate::exec::schedule::Scheduler;
+use crate::id::PointId;
 use crate::key::Key;
 use crate::plan::{Decision, Plan, State};
 use crate::spec::Spec;
@@ -43,8 +44,8 @@ impl<'a> Journal<'a> {
         listener: &'a dyn Listener,
     ) -> Result<Self> {
         let stage = |d: &Decision| StageRun {
-            name: spec.points[d.point].name.clone(),
-            kind: spec.points[d.point].parsed.kind.name().to_owned(),
+            name: spec.point(d.point).name.clone(),
+            kind: spec.point(d.point).parsed.kind.name().to_owned(),
             key: d.key,
             outcome: StageOutcome::Pending,
             seconds: 0.0,
@@ -73,7 +74,7 @@ impl<'a> Journal<'a> {
         if !plan.is_complete() {
             store.write_run(&record)?;
         }
-        let places = plan.decisions.iter().enumerate().map(|(i, d)| (spec.points[d.point].name.as_str(), i)).collect();
+        let places = plan.decisions.iter().enumerate().map(|(i, d)| (spec.point(d.point).name.as_str(), i)).collect();
         let path = store.dir().join("runs").join(format!("{id}.ndjson"));
         let storage = |e| Error::storage(format!("can't write {}", path.display())).caused_by(e);
         path.parent().map_or(Ok(()), fs::create_dir_all).map_err(storage)?;
@@ -118,7 +119,7 @@ impl<'a> Journal<'a> {
             Status::Failed => RunStatus::Failed,
             Status::Interrupted => RunStatus::Interrupted,
         };
-        let name = |point: &usize| self.spec.points[*point].name.as_str();
+        let name = |point: &PointId| self.spec.point(*point).name.as_str();
         let hits: Vec<_> = scheduler.results.iter().map(|(point, (key, _))| (name(point), *key)).collect();
         let note = || self.store.note_hits(&self.spec.pipeline.name, &hits);
         // One waits for the disk while the other reads the index, if there is a thread to be had.
@@ -201,7 +202,7 @@ mod tests {
             segments: Some(vec![Segment { epochs, params: Default::default() }]),
         };
         let decision = |cached, total| Decision {
-            point: 0,
+            point: PointId::new(0),
             state: State::Miss,
             key: Some(components(total).key()),
             components: Some(components(total)),

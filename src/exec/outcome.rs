@@ -6,6 +6,7 @@ use crate::error::{Category, Error};
 use crate::event::{Event, Status};
 use crate::exec::schedule::Scheduler;
 use crate::exec::worker::{Done, Failure};
+use crate::id::PointId;
 use crate::key::{Digest, Key};
 use crate::plan::Standing;
 use crate::spec::PointInput;
@@ -25,7 +26,7 @@ pub(crate) enum Fate {
     /// It failed.
     Failed,
     /// It did not run because of this point, or because of an interruption.
-    Skipped(Option<usize>),
+    Skipped(Option<PointId>),
     /// It has no result: it was pruned, or hangs on points that are.
     Pruned,
 }
@@ -78,12 +79,12 @@ impl Scheduler<'_> {
         }
     }
 
-    pub(super) fn cached(&mut self, point: usize, key: Key, output: Digest) {
+    pub(super) fn cached(&mut self, point: PointId, key: Key, output: Digest) {
         self.shared.listener.event(&Event::StageCached { stage: self.name(point), key });
         self.settled(point, key, output, Fate::Cached);
     }
 
-    fn settled(&mut self, point: usize, key: Key, output: Digest, fate: Fate) {
+    fn settled(&mut self, point: PointId, key: Key, output: Digest, fate: Fate) {
         self.fates.insert(point, fate);
         self.ready.remove(&self.position[&point]);
         self.known.outputs.insert(point, output);
@@ -96,25 +97,25 @@ impl Scheduler<'_> {
         }
     }
 
-    pub(super) fn make_ready(&mut self, point: usize) {
+    pub(super) fn make_ready(&mut self, point: PointId) {
         if self.fates.get(&point) != Some(&Fate::Waiting) || !self.has_inputs(point) {
             return;
         }
-        if self.known.hangs_on_pruned(&self.planner.spec.points[point]) {
+        if self.known.has_only_pruned_inputs(self.planner.spec.point(point)) {
             let cause = self.planner.cause_of_leaving_out(point, &self.known);
             return self.prune(point, cause);
         }
         self.ready.insert(self.position[&point]);
     }
 
-    pub(super) fn has_inputs(&self, point: usize) -> bool {
-        let mut inputs = self.planner.spec.points[point].inputs.values().flat_map(PointInput::indices);
+    pub(super) fn has_inputs(&self, point: PointId) -> bool {
+        let mut inputs = self.planner.spec.point(point).inputs.values().flat_map(PointInput::points);
         inputs.all(|i| self.known.is_settled(*i))
     }
 
-    pub(super) fn failed(&mut self, point: usize, error: Error) {
+    pub(super) fn failed(&mut self, point: PointId, error: Error) {
         let text = error.with_causes();
-        let log = self.shared.log_path(&self.planner.spec.points[point]).display().to_string();
+        let log = self.shared.log_path(self.planner.spec.point(point)).display().to_string();
         let (stage, hint) = (self.name(point), error.hint.clone());
         self.shared.listener.event(&Event::StageFailed { stage, error: text, hint, log });
         self.fates.insert(point, Fate::Failed);

@@ -11,6 +11,7 @@ use crate::event::Event;
 use crate::exec::outcome::Fate;
 use crate::exec::schedule::Scheduler;
 use crate::exec::worker::Shared;
+use crate::id::PointId;
 use crate::key::Segment;
 use crate::report::{RunOverlay, StageOverlay, StageState, overlay};
 use crate::spec::Point;
@@ -22,8 +23,8 @@ const PAGE: &str = crate::stages::report::FILE;
 
 /// Writes `DIR/<pipeline>.<point>.html` for every wanted report that is there. Damaged pages are made again.
 pub(crate) fn write_reports(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, dir: &Path) -> Result<()> {
-    let is_report = |p: &usize| shared.spec.points[*p].parsed.kind.name() == "report";
-    let reports: Vec<usize> = scheduler.order().iter().copied().filter(is_report).collect();
+    let is_report = |p: &PointId| shared.spec.point(*p).parsed.kind.name() == "report";
+    let reports: Vec<PointId> = scheduler.order().iter().copied().filter(is_report).collect();
     if !reports.is_empty() {
         let all = scheduler.order().to_vec();
         scheduler.look_up_records(&all)?;
@@ -33,11 +34,11 @@ pub(crate) fn write_reports(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, 
         let text = String::from_utf8_lossy(&page);
         let whole = overlay(&text, &run_overlay(scheduler, shared));
         // Many pipelines have a stage `report`. A pipeline's name holds no dot, so no two of them meet.
-        let (pipeline, name) = (&shared.spec.pipeline.name, &shared.spec.points[point].name);
+        let (pipeline, name) = (&shared.spec.pipeline.name, &shared.spec.point(point).name);
         let path = dir.join(format!("{pipeline}.{name}.html"));
         let written = fs::create_dir_all(dir).and_then(|()| replace_file(&path, whole.as_bytes()));
         written.map_err(|e| Error::storage(format!("can't write {}", path.display())).caused_by(e))?;
-        let stage = shared.spec.points[point].name.clone();
+        let stage = shared.spec.point(point).name.clone();
         shared.listener.event(&Event::ReportWritten { stage, path: path.display().to_string() });
     }
     Ok(())
@@ -53,7 +54,7 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.persist(path).map(drop).map_err(|e| e.error)
 }
 
-fn page(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, point: usize) -> Result<Option<Vec<u8>>> {
+fn page(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, point: PointId) -> Result<Option<Vec<u8>>> {
     match read_page(scheduler, shared, point) {
         Err(error @ StoreError::Damaged { .. }) => {
             shared.listener.event(&Event::Warning { message: format!("{error}: it is made again") });
@@ -67,16 +68,16 @@ fn page(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, point: usize) -> Res
     }
 }
 
-fn read_page(scheduler: &Scheduler<'_>, shared: &Shared<'_>, point: usize) -> Result<Option<Vec<u8>>, StoreError> {
+fn read_page(scheduler: &Scheduler<'_>, shared: &Shared<'_>, point: PointId) -> Result<Option<Vec<u8>>, StoreError> {
     let entry = scheduler.records.get(&point).and_then(|record| record.manifest.files.get(PAGE));
     entry.map(|entry| shared.store.read_file(entry)).transpose()
 }
 
 fn run_overlay(scheduler: &Scheduler<'_>, shared: &Shared<'_>) -> RunOverlay {
     let stages = scheduler.order().iter().map(|point| {
-        let spec = &shared.spec.points[*point];
+        let spec = shared.spec.point(*point);
         let record = scheduler.records.get(point);
-        let inputs = shared.spec.points[*point].inputs.values().flat_map(|i| i.indices());
+        let inputs = shared.spec.point(*point).inputs.values().flat_map(|i| i.points());
         StageOverlay {
             name: spec.name.clone(),
             kind: spec.parsed.kind.name().to_owned(),
@@ -89,7 +90,7 @@ fn run_overlay(scheduler: &Scheduler<'_>, shared: &Shared<'_>) -> RunOverlay {
                 _ => StageState::Skipped,
             },
             seconds: record.map(|r| r.provenance.seconds),
-            inputs: inputs.map(|i| shared.spec.points[*i].name.clone()).collect(),
+            inputs: inputs.map(|i| shared.spec.point(*i).name.clone()).collect(),
             metrics: record.map(|r| r.manifest.metrics.clone()).unwrap_or_default(),
         }
     });

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::id::PointId;
 use crate::key::{Components, Digest, InputDigest, Key};
 use crate::plan::Planner;
 use crate::stage::Epochs;
@@ -9,14 +10,14 @@ use crate::stage::Epochs;
 /// The epochs whose states stay, for each training: those its parameters ask for, and those where two of the plan's chains
 /// part. Chains that read the same points with the same parameters are one as far as these agree, whatever the inputs'
 /// bytes: points stand in for digests that are not known yet.
-pub(crate) fn pinned_epochs(planner: &Planner<'_>, order: &[usize]) -> BTreeMap<usize, BTreeSet<u64>> {
-    let mut chains: BTreeMap<usize, Vec<Key>> = BTreeMap::new();
-    let mut pinned: BTreeMap<usize, BTreeSet<u64>> = BTreeMap::new();
+pub(crate) fn pinned_epochs(planner: &Planner<'_>, order: &[PointId]) -> BTreeMap<PointId, BTreeSet<u64>> {
+    let mut chains: BTreeMap<PointId, Vec<Key>> = BTreeMap::new();
+    let mut pinned: BTreeMap<PointId, BTreeSet<u64>> = BTreeMap::new();
     for &index in order {
-        let point = &planner.spec.points[index];
+        let point = planner.spec.point(index);
         let Some(Epochs { segments, keep }) = point.parsed.stage.epochs() else { continue };
         let inputs = point.inputs.iter().map(|(role, input)| {
-            let points: Vec<u8> = input.indices().iter().flat_map(|p| p.to_le_bytes()).collect();
+            let points: Vec<u8> = input.points().iter().flat_map(|p| p.index().to_le_bytes()).collect();
             (role.clone(), InputDigest::One(Digest::of(&points)))
         });
         let components = Components {
@@ -40,7 +41,7 @@ pub(crate) fn pinned_epochs(planner: &Planner<'_>, order: &[usize]) -> BTreeMap<
 
 /// The epochs at which the chains of several trainings part, for each of them. `chains` gives each training's state keys,
 /// made with stand-ins for inputs that are not known yet; equal prefixes are equal keys.
-fn branches(chains: &BTreeMap<usize, Vec<Key>>) -> BTreeMap<usize, BTreeSet<u64>> {
+fn branches(chains: &BTreeMap<PointId, Vec<Key>>) -> BTreeMap<PointId, BTreeSet<u64>> {
     let mut successors: BTreeMap<Key, BTreeSet<Option<Key>>> = BTreeMap::new();
     for states in chains.values() {
         for (i, state) in states.iter().enumerate() {
@@ -68,15 +69,15 @@ mod tests {
         let key = |name: &str| Digest::of(name.as_bytes());
         let chain = |names: &[&str]| names.iter().map(|n| key(n)).collect::<Vec<_>>();
         let chains = BTreeMap::from([
-            (0, chain(&["init", "a", "b", "c"])),
-            (1, chain(&["init", "a", "b", "d"])),
-            (2, chain(&["init", "a"])),
-            (3, chain(&["other", "x"])),
+            (PointId::new(0), chain(&["init", "a", "b", "c"])),
+            (PointId::new(1), chain(&["init", "a", "b", "d"])),
+            (PointId::new(2), chain(&["init", "a"])),
+            (PointId::new(3), chain(&["other", "x"])),
         ]);
         let branches = branches(&chains);
-        assert_eq!(branches[&0], BTreeSet::from([1, 2]));
-        assert_eq!(branches[&1], BTreeSet::from([1, 2]));
-        assert_eq!(branches[&2], BTreeSet::from([1]));
-        assert_eq!(branches[&3], BTreeSet::new());
+        assert_eq!(branches[&PointId::new(0)], BTreeSet::from([1, 2]));
+        assert_eq!(branches[&PointId::new(1)], BTreeSet::from([1, 2]));
+        assert_eq!(branches[&PointId::new(2)], BTreeSet::from([1]));
+        assert_eq!(branches[&PointId::new(3)], BTreeSet::new());
     }
 }

@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::event::Event;
 use crate::exec::outcome::Fate;
 use crate::exec::schedule::{Next, Scheduler};
+use crate::id::PointId;
 use crate::plan::{Cause, Decision, Reason, Standing, State};
 
 /// What is to be done about a point.
@@ -22,7 +23,7 @@ pub(super) enum Climb {
 
 impl Scheduler<'_> {
     /// How far a point is to be trained now. Every point that is not compared with others is run as it is.
-    pub(super) fn climb(&mut self, point: usize, decision: &Decision) -> Result<Climb> {
+    pub(super) fn climb(&mut self, point: PointId, decision: &Decision) -> Result<Climb> {
         let Some(ladder) = self.ladder.as_mut().filter(|ladder| ladder.has(point)) else {
             return Ok(Climb::Train(None));
         };
@@ -55,10 +56,10 @@ impl Scheduler<'_> {
     }
 
     /// A point has no result, and neither has what hangs on it and others like it only.
-    pub(super) fn prune(&mut self, point: usize, cause: Cause) {
+    pub(super) fn prune(&mut self, point: PointId, cause: Cause) {
         self.fates.insert(point, Fate::Pruned);
         self.ready.remove(&self.position[&point]);
-        self.known.out.insert(point);
+        self.known.pruned.insert(point);
         self.before.remove(&point);
         let (stage, reason) = (self.name(point), Reason::new(vec![cause]));
         self.shared.listener.event(&Event::StagePruned { stage, reason });
@@ -68,7 +69,7 @@ impl Scheduler<'_> {
             if self.fates.get(&below) != Some(&Fate::Waiting) {
                 continue;
             }
-            if self.known.hangs_on_pruned(&self.planner.spec.points[below]) {
+            if self.known.has_only_pruned_inputs(self.planner.spec.point(below)) {
                 let cause = self.planner.cause_of_leaving_out(below, &self.known);
                 self.prune(below, cause);
             } else {
@@ -78,7 +79,7 @@ impl Scheduler<'_> {
     }
 
     /// A training's state at a rung is in the store: the point is asked about again.
-    pub(super) fn at_rung(&mut self, point: usize, epoch: u64, seconds: f64) {
+    pub(super) fn at_rung(&mut self, point: PointId, epoch: u64, seconds: f64) {
         self.shared.listener.event(&Event::RungReached { stage: self.name(point), epoch, seconds });
         self.fates.insert(point, Fate::Waiting);
         self.make_ready(point);
@@ -87,18 +88,18 @@ impl Scheduler<'_> {
     /// A point came out with other bytes than before. Where members of the comparison read it, their figures count no more,
     /// and neither does what was decided with them: who was pruned is asked about again, and so is what was made without.
     /// Members further below are told of it by what stands between, if that changes, too.
-    pub(super) fn compare_anew(&mut self, changed: usize) {
+    pub(super) fn compare_anew(&mut self, changed: PointId) {
         let Some(ladder) = &mut self.ladder else { return };
         let readers = self.planner.graph.dependents(changed).into_iter().filter(|p| ladder.has(*p)).collect();
         if BTreeSet::is_empty(&readers) {
             return;
         }
         ladder.forget(&readers);
-        let members: Vec<usize> = ladder.points().collect();
+        let members: Vec<PointId> = ladder.points().collect();
         self.pruned.clear();
-        let out = std::mem::take(&mut self.known.out);
+        let out = std::mem::take(&mut self.known.pruned);
         self.fates.extend(out.iter().map(|point| (*point, Fate::Waiting)));
-        let gathered: BTreeSet<usize> = out.iter().flat_map(|point| self.planner.graph.dependents(*point)).collect();
+        let gathered: BTreeSet<PointId> = out.iter().flat_map(|point| self.planner.graph.dependents(*point)).collect();
         // Those that came to their end are judged anew, too, whatever they read.
         for below in gathered.into_iter().chain(members) {
             self.withdraw_if_made(below);

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exec::outcome::Fate;
 use crate::exec::schedule::Scheduler;
+use crate::id::PointId;
 use crate::key::{Digest, Key};
 
 /// A producer whose bytes are damaged again after it was run again has a broken disk below it.
@@ -13,7 +14,7 @@ const REPAIRS: usize = 2;
 
 impl Scheduler<'_> {
     /// Takes up the work again for a point whose stored bytes turned out to be gone.
-    pub(crate) fn repair(&mut self, point: usize) -> Result<()> {
+    pub(crate) fn repair(&mut self, point: PointId) -> Result<()> {
         self.loss_noticed = true;
         self.reopen(point);
         self.run()
@@ -29,12 +30,12 @@ impl Scheduler<'_> {
         if !std::mem::take(&mut self.loss_noticed) && !noticed || self.stopping || self.shared.cancel.is_cancelled() {
             return Ok(false);
         }
-        let (points, keys): (Vec<usize>, Vec<Key>) =
+        let (points, keys): (Vec<PointId>, Vec<Key>) =
             self.results.iter().map(|(point, (key, _))| (*point, *key)).unzip();
         let there =
             self.shared.store.look(|look| keys.iter().map(|key| look.hit(key)).collect::<Result<Vec<_>, _>>())?;
         let lost = points.into_iter().zip(there).filter(|(_, there)| there.is_none());
-        let lost: Vec<usize> = lost.map(|(point, _)| point).collect();
+        let lost: Vec<PointId> = lost.map(|(point, _)| point).collect();
         for point in &lost {
             if self.repaired(*point) >= REPAIRS {
                 self.results.remove(point);
@@ -51,7 +52,7 @@ impl Scheduler<'_> {
         Ok(!lost.is_empty())
     }
 
-    fn announce_repair(&self, point: usize) {
+    fn announce_repair(&self, point: PointId) {
         let message = format!("the stored result of `{}` is missing or damaged: it runs again", self.name(point));
         self.shared.listener.event(&Event::Warning { message });
     }
@@ -60,14 +61,14 @@ impl Scheduler<'_> {
     /// often they had been when this point started: another reader may have had them mended since.
     pub(super) fn mend(
         &mut self,
-        point: usize,
+        point: PointId,
         error: Error,
-        damaged: &BTreeSet<usize>,
-        repairs: &BTreeMap<usize, usize>,
+        damaged: &BTreeSet<PointId>,
+        repairs: &BTreeMap<PointId, usize>,
     ) {
         self.loss_noticed = true;
-        let unmended = |p: &&usize| self.repaired(**p) <= repairs.get(p).copied().unwrap_or(0);
-        let broken: Vec<usize> = damaged.iter().filter(unmended).copied().collect();
+        let unmended = |p: &&PointId| self.repaired(**p) <= repairs.get(p).copied().unwrap_or(0);
+        let broken: Vec<PointId> = damaged.iter().filter(unmended).copied().collect();
         if let Some(producer) = broken.iter().find(|p| self.repaired(**p) >= REPAIRS) {
             let hint = format!("the cache keeps losing what `{}` makes: check the disk", self.name(*producer));
             return self.failed(point, error.hint(hint));
@@ -80,17 +81,17 @@ impl Scheduler<'_> {
         self.make_ready(point);
     }
 
-    pub(super) fn repaired(&self, point: usize) -> usize {
+    pub(super) fn repaired(&self, point: PointId) -> usize {
         self.repairs.get(&point).copied().unwrap_or(0)
     }
 
-    fn reopen(&mut self, point: usize) {
+    fn reopen(&mut self, point: PointId) {
         *self.repairs.entry(point).or_default() += 1;
         self.withdraw(point);
     }
 
     /// Makes a point wait again: it runs, or is looked up, when its inputs are there.
-    fn withdraw(&mut self, point: usize) {
+    fn withdraw(&mut self, point: PointId) {
         self.records.remove(&point);
         self.results.remove(&point);
         if let Some(digest) = self.known.outputs.remove(&point) {
@@ -109,14 +110,14 @@ impl Scheduler<'_> {
     }
 
     /// [`Scheduler::withdraw`], where there is a result. What runs is asked about when it ends.
-    pub(super) fn withdraw_if_made(&mut self, point: usize) {
+    pub(super) fn withdraw_if_made(&mut self, point: PointId) {
         if matches!(self.fates.get(&point), Some(Fate::Cached | Fate::Executed)) {
             self.withdraw(point);
         }
     }
 
     /// A point came out with other bytes than before: what was already made of the old ones is looked up, or made, anew.
-    pub(super) fn withdraw_below(&mut self, point: usize) {
+    pub(super) fn withdraw_below(&mut self, point: PointId) {
         self.compare_anew(point);
         for below in self.planner.graph.dependents(point) {
             self.withdraw_if_made(below);
@@ -124,16 +125,16 @@ impl Scheduler<'_> {
     }
 
     /// What a point reads: of those that were pruned, none.
-    pub(super) fn inputs_now(&self, point: usize) -> BTreeMap<usize, Option<Digest>> {
+    pub(super) fn inputs_now(&self, point: PointId) -> BTreeMap<PointId, Option<Digest>> {
         let inputs = self.planner.graph.inputs(point);
         inputs.into_iter().map(|p| (p, self.known.outputs.get(&p).copied())).collect()
     }
 
     /// Whether what a job read is not what is there now. An input that is made again is taken to come out as before: if it
     /// does not, what was made of it is withdrawn then.
-    pub(super) fn is_outdated(&self, read: &BTreeMap<usize, Option<Digest>>) -> bool {
+    pub(super) fn is_outdated(&self, read: &BTreeMap<PointId, Option<Digest>>) -> bool {
         read.iter().any(|(input, read)| {
-            if self.known.out.contains(input) {
+            if self.known.pruned.contains(input) {
                 return read.is_some();
             }
             let now = self.known.outputs.get(input).or_else(|| self.before.get(input));

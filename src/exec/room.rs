@@ -16,6 +16,7 @@
 use rustix::process::{Resource, getrlimit};
 
 use crate::exec::worker::Shared;
+use crate::id::PointId;
 use crate::spec::Spec;
 use crate::stage::Stage;
 
@@ -54,7 +55,7 @@ impl<'a> Room<'a> {
     }
 
     /// Whether a point can start beside these.
-    pub(crate) fn is_there_for(&self, point: usize, running: impl Iterator<Item = usize> + Clone) -> bool {
+    pub(crate) fn is_there_for(&self, point: PointId, running: impl Iterator<Item = PointId> + Clone) -> bool {
         let on_gpu = |p| self.on_gpu && self.stage(p).uses_device();
         if on_gpu(point) && running.clone().any(on_gpu) {
             return false;
@@ -64,18 +65,18 @@ impl<'a> Room<'a> {
 
     /// The threads that a point gets for itself: none if it shares those of the process. `alone` where nothing will run
     /// beside it.
-    pub(crate) fn threads_for(&self, point: usize, alone: bool) -> Option<usize> {
+    pub(crate) fn threads_for(&self, point: PointId, alone: bool) -> Option<usize> {
         Some(self.needs(point)).filter(|needs| (1..self.threads).contains(needs) && !alone)
     }
 
     /// Threads of the pool. A stage that uses no pool is only counted among the jobs.
-    fn needs(&self, point: usize) -> usize {
+    fn needs(&self, point: PointId) -> usize {
         let stage = self.stage(point);
         if stage.parallel() && !(self.on_gpu && stage.uses_device()) { stage.threads(self.threads) } else { 0 }
     }
 
-    fn stage(&self, point: usize) -> &dyn Stage {
-        &*self.spec.points[point].parsed.stage
+    fn stage(&self, point: PointId) -> &dyn Stage {
+        &*self.spec.point(point).parsed.stage
     }
 }
 

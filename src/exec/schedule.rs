@@ -21,8 +21,9 @@ use crate::exec::pinned::pinned_epochs;
 use crate::exec::pruning::Climb;
 use crate::exec::room::Room;
 use crate::exec::worker::{Done, Job, Shared};
+use crate::id::PointId;
 use crate::key::{Components, Digest, Key};
-use crate::plan::{Decision, Known, Ladder, Plan, Planner, State};
+use crate::plan::{Decision, Ladder, Plan, Planner, ResolvedInputs, State};
 use crate::store::{Holder, Lease, LeaseOutcome, ResultRecord};
 
 /// How often a held key is asked for again, and a cancellation is noticed.
@@ -34,7 +35,7 @@ const BACKLOG_BYTES: usize = 256 << 20;
 
 /// What the scheduler needs to know of the user's wishes.
 pub(crate) struct Wishes<'a> {
-    pub forced: &'a BTreeSet<usize>,
+    pub forced: &'a BTreeSet<PointId>,
     pub jobs: usize,
     pub keep_going: bool,
     pub wait: bool,
@@ -49,9 +50,9 @@ pub(super) struct Started {
     /// Once it ended: the seconds it took, and the bytes that are to be committed.
     pub(super) ended: Option<(f64, usize)>,
     /// The digests of its inputs as it started: they may have been replaced since.
-    pub(super) read: BTreeMap<usize, Option<Digest>>,
+    pub(super) read: BTreeMap<PointId, Option<Digest>>,
     /// The repairs of its inputs as it started: what it finds damaged may have been mended since.
-    pub(super) repairs: BTreeMap<usize, usize>,
+    pub(super) repairs: BTreeMap<PointId, usize>,
 }
 
 pub(crate) struct Scheduler<'a> {
@@ -59,36 +60,36 @@ pub(crate) struct Scheduler<'a> {
     pub(super) shared: &'a Shared<'a>,
     pub(super) wishes: Wishes<'a>,
     room: Room<'a>,
-    pub fates: BTreeMap<usize, Fate>,
+    pub fates: BTreeMap<PointId, Fate>,
     /// What is there: the key and the output digest of each point.
-    pub results: BTreeMap<usize, (Key, Digest)>,
+    pub results: BTreeMap<PointId, (Key, Digest)>,
     /// Of those the records that somebody needed: a no-op needs none.
-    pub records: BTreeMap<usize, Arc<ResultRecord>>,
-    pub(super) known: Known,
+    pub records: BTreeMap<PointId, Arc<ResultRecord>>,
+    pub(super) known: ResolvedInputs,
     /// Where the pipeline prunes: what is known of the points that are compared.
     pub(super) ladder: Option<Ladder>,
     /// The keys that pruned trainings would have come to.
-    pub pruned: BTreeMap<usize, Key>,
+    pub pruned: BTreeMap<PointId, Key>,
     /// Worked out when the first training runs.
-    pinned: Option<BTreeMap<usize, BTreeSet<u64>>>,
+    pinned: Option<BTreeMap<PointId, BTreeSet<u64>>>,
     /// Positions in plan order of points whose inputs are all there.
     pub(super) ready: BTreeSet<usize>,
-    pub(super) order: Vec<usize>,
-    pub(super) position: BTreeMap<usize, usize>,
-    pub(super) leases: BTreeMap<usize, Lease>,
+    pub(super) order: Vec<PointId>,
+    pub(super) position: BTreeMap<PointId, usize>,
+    pub(super) leases: BTreeMap<PointId, Lease>,
     /// The keys that run here: two points may have the same.
-    pub(super) computing: BTreeMap<Key, usize>,
+    pub(super) computing: BTreeMap<Key, PointId>,
     /// Points whose key another process computes.
-    held: BTreeMap<usize, (Key, Instant)>,
+    held: BTreeMap<PointId, (Key, Instant)>,
     /// How often each point was run again because its bytes were gone.
-    pub(super) repairs: BTreeMap<usize, usize>,
+    pub(super) repairs: BTreeMap<PointId, usize>,
     /// Stored bytes turned out to be gone since the results were last looked up.
     pub(super) loss_noticed: bool,
     /// What came of points before they were run again.
-    pub(super) before: BTreeMap<usize, Digest>,
-    pub(super) started: BTreeMap<usize, Started>,
+    pub(super) before: BTreeMap<PointId, Digest>,
+    pub(super) started: BTreeMap<PointId, Started>,
     /// What ended and is not yet in the store, and the bytes of all of it.
-    pub(super) committing: BTreeMap<usize, Started>,
+    pub(super) committing: BTreeMap<PointId, Started>,
     pub(super) backlog: usize,
     /// The first error, which decides the exit code.
     pub error: Option<Error>,
@@ -97,7 +98,7 @@ pub(crate) struct Scheduler<'a> {
 
 impl<'a> Scheduler<'a> {
     pub(crate) fn new(planner: &'a Planner<'a>, shared: &'a Shared<'a>, wishes: Wishes<'a>, plan: &Plan) -> Self {
-        let order: Vec<usize> = plan.decisions.iter().map(|d| d.point).collect();
+        let order: Vec<PointId> = plan.decisions.iter().map(|d| d.point).collect();
         let position = order.iter().enumerate().map(|(i, p)| (*p, i)).collect();
         let mut scheduler = Self {
             pinned: None,
@@ -108,7 +109,7 @@ impl<'a> Scheduler<'a> {
             fates: order.iter().map(|p| (*p, Fate::Waiting)).collect(),
             results: BTreeMap::new(),
             records: BTreeMap::new(),
-            known: Known::default(),
+            known: ResolvedInputs::default(),
             ladder: plan.ladder.clone(),
             pruned: BTreeMap::new(),
             ready: BTreeSet::new(),
@@ -203,7 +204,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    pub(crate) fn order(&self) -> &[usize] {
+    pub(crate) fn order(&self) -> &[PointId] {
         &self.order
     }
 
@@ -261,7 +262,7 @@ impl<'a> Scheduler<'a> {
             || self.backlog >= BACKLOG_BYTES
     }
 
-    fn decide(&mut self, point: usize) -> Result<Next> {
+    fn decide(&mut self, point: PointId) -> Result<Next> {
         if let Some((key, asked)) = self.held.get_mut(&point) {
             if asked.elapsed() < ASK_AGAIN {
                 return Ok(Next::Held);
@@ -298,7 +299,7 @@ impl<'a> Scheduler<'a> {
         if self.computing.contains_key(&key) || is_under_way {
             return Ok(Next::Busy);
         }
-        let inputs: Vec<usize> = self.planner.graph.inputs(point);
+        let inputs: Vec<PointId> = self.planner.graph.inputs(point);
         let gone = self.look_up_records(&inputs)?;
         if !gone.is_empty() {
             self.mend(point, Error::storage("an input is not in the cache any more"), &gone, &self.repairs.clone());
@@ -332,15 +333,15 @@ impl<'a> Scheduler<'a> {
 
     /// Whether it is made again from its beginning. On the way to a decision it goes on from what is there: what is made
     /// again is the result.
-    fn is_fresh(&self, point: usize, rung: Option<u64>) -> bool {
+    fn is_fresh(&self, point: PointId, rung: Option<u64>) -> bool {
         self.wishes.forced.contains(&point) && rung.is_none()
     }
 
-    fn remakes(&self, point: usize) -> bool {
+    fn remakes(&self, point: PointId) -> bool {
         self.wishes.forced.contains(&point) || self.repairs.contains_key(&point)
     }
 
-    fn wait_for(&mut self, point: usize, key: Key, holder: &Holder) -> Next {
+    fn wait_for(&mut self, point: PointId, key: Key, holder: &Holder) -> Next {
         let (stage, holder) = (self.name(point), holder.describe());
         if !self.wishes.wait {
             let message = format!("`{stage}` is being computed by {holder}");
@@ -354,10 +355,10 @@ impl<'a> Scheduler<'a> {
     }
 
     /// The inputs' records are there.
-    fn job(&mut self, point: usize, components: Components, rung: Option<u64>) -> Job {
-        let inputs = self.planner.spec.points[point].inputs.iter();
+    fn job(&mut self, point: PointId, components: Components, rung: Option<u64>) -> Job {
+        let inputs = self.planner.spec.point(point).inputs.iter();
         let inputs = inputs.map(|(role, input)| {
-            let members = input.indices().iter().filter_map(|p| Some((*p, Arc::clone(self.records.get(p)?)))).collect();
+            let members = input.points().iter().filter_map(|p| Some((*p, Arc::clone(self.records.get(p)?)))).collect();
             (role.clone(), members)
         });
         let inputs = inputs.collect();
@@ -371,9 +372,10 @@ impl<'a> Scheduler<'a> {
     }
 
     /// Reads the records of these points' results, of those that have one. Returns those whose record is gone.
-    pub(crate) fn look_up_records(&mut self, points: &[usize]) -> Result<BTreeSet<usize>> {
+    pub(crate) fn look_up_records(&mut self, points: &[PointId]) -> Result<BTreeSet<PointId>> {
         let missing = points.iter().filter(|p| !self.records.contains_key(p));
-        let (points, keys): (Vec<usize>, Vec<Key>) = missing.filter_map(|p| Some((*p, self.results.get(p)?.0))).unzip();
+        let (points, keys): (Vec<PointId>, Vec<Key>) =
+            missing.filter_map(|p| Some((*p, self.results.get(p)?.0))).unzip();
         if points.is_empty() {
             return Ok(BTreeSet::new());
         }
@@ -387,8 +389,8 @@ impl<'a> Scheduler<'a> {
         Ok(gone)
     }
 
-    pub(super) fn name(&self, point: usize) -> String {
-        self.planner.spec.points[point].name.clone()
+    pub(super) fn name(&self, point: PointId) -> String {
+        self.planner.spec.point(point).name.clone()
     }
 }
 

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::event::Listener;
 use crate::exec::device::Compute;
 use crate::exec::worker::{Job, Shared};
+use crate::id::PointId;
 use crate::plan::Planner;
 use crate::stage::Cancel;
 use crate::store::{Options, ResultRecord, Store, new_run_id};
@@ -54,7 +55,7 @@ impl Verifier<'_> {
     ///
     /// # Errors
     /// If a point is not cached, a training has no stored state to compare with, or a stage fails.
-    pub fn verify(&self, points: &[usize], sample: Option<Sample>) -> Result<Vec<Verification>> {
+    pub fn verify(&self, points: &[PointId], sample: Option<Sample>) -> Result<Vec<Verification>> {
         let Self { planner, store, compute, .. } = *self;
         // Nobody removes its folders meanwhile.
         let _at_work = store.at_work()?;
@@ -91,15 +92,15 @@ impl Verifier<'_> {
 fn comparable(
     planner: &Planner<'_>,
     compute: &Compute,
-    records: &BTreeMap<usize, Arc<ResultRecord>>,
-    point: usize,
+    records: &BTreeMap<PointId, Arc<ResultRecord>>,
+    point: PointId,
 ) -> Result<()> {
     let Some(record) = records.get(&point) else { return Ok(()) };
     let made_on = &record.provenance.class;
     if record.components.segments.is_none() || *made_on == compute.numerics {
         return Ok(());
     }
-    let name = &planner.spec.points[point].name;
+    let name = &planner.spec.point(point).name;
     let message =
         format!("`{name}` was trained on {made_on}, this is {}: their bytes can't be compared", compute.numerics);
     Err(Error::bad_input(message).hint("verify it on a machine of the same class"))
@@ -107,20 +108,20 @@ fn comparable(
 
 fn verify_one(
     shared: &Shared<'_>,
-    records: &BTreeMap<usize, Arc<ResultRecord>>,
-    pruned: &BTreeSet<usize>,
-    point: usize,
+    records: &BTreeMap<PointId, Arc<ResultRecord>>,
+    pruned: &BTreeSet<PointId>,
+    point: PointId,
     sample: Option<Sample>,
 ) -> Result<Verification> {
-    let spec = &shared.spec.points[point];
-    let record = |p: &usize| {
-        let missing = || Error::bad_input(format!("`{}` is not in the cache", shared.spec.points[*p].name));
+    let spec = shared.spec.point(point);
+    let record = |p: &PointId| {
+        let missing = || Error::bad_input(format!("`{}` is not in the cache", shared.spec.point(*p).name));
         records.get(p).cloned().ok_or_else(missing)
     };
     let stored = record(&point)?;
     let mut inputs = BTreeMap::new();
     for (role, input) in &spec.inputs {
-        let left = input.indices().iter().filter(|p| !pruned.contains(p));
+        let left = input.points().iter().filter(|p| !pruned.contains(p));
         let members = left.map(|p| Ok((*p, record(p)?))).collect::<Result<_>>()?;
         inputs.insert(role.clone(), members);
     }

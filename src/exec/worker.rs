@@ -15,6 +15,7 @@ use crate::error::{Category, Error};
 use crate::event::{Event, Listener};
 use crate::exec::chain::{ChainSettings, StoredChain};
 use crate::exec::device::Compute;
+use crate::id::PointId;
 use crate::key::Components;
 use crate::plan::PipelineFiles;
 use crate::rng::Streams;
@@ -40,10 +41,10 @@ pub(crate) struct Shared<'a> {
 
 /// One stage to run.
 pub(crate) struct Job {
-    pub point: usize,
+    pub point: PointId,
     pub components: Components,
     /// By role: the label, the point and its result.
-    pub inputs: BTreeMap<String, Vec<(usize, Arc<ResultRecord>)>>,
+    pub inputs: BTreeMap<String, Vec<(PointId, Arc<ResultRecord>)>>,
     /// Epochs whose states stay.
     pub pinned: BTreeSet<u64>,
     /// Make it again, whatever is stored.
@@ -61,7 +62,7 @@ pub(crate) struct Failure {
     /// It stopped because it is at this rung.
     pub at_rung: Option<u64>,
     /// Points whose stored results turned out to be missing or damaged.
-    pub damaged: BTreeSet<usize>,
+    pub damaged: BTreeSet<PointId>,
 }
 
 impl Failure {
@@ -79,7 +80,7 @@ pub(crate) fn said(panic: &(dyn Any + Send)) -> Option<&str> {
 
 /// What a job made, not yet in the store.
 pub(crate) struct Made {
-    pub point: usize,
+    pub point: PointId,
     components: Components,
     artifact: Artifact,
     /// Seconds it ran.
@@ -96,7 +97,7 @@ impl Made {
 
 /// A job that ended: its result is in the store, or there is none.
 pub(crate) struct Done {
-    pub point: usize,
+    pub point: PointId,
     pub outcome: Result<ResultRecord, Failure>,
 }
 
@@ -137,7 +138,7 @@ impl Shared<'_> {
     fn try_execute(
         &self,
         job: &Job,
-        damaged: &Arc<Mutex<BTreeSet<usize>>>,
+        damaged: &Arc<Mutex<BTreeSet<PointId>>>,
         at_rung: &AtomicBool,
     ) -> Result<Artifact, StageError> {
         let cancel = self.cancel.for_one();
@@ -151,7 +152,7 @@ impl Shared<'_> {
                 rung: job.rung,
                 cancel: cancel.clone(),
             };
-            StoredChain::new(self.into, self.listener, &self.spec.points[job.point].name, settings)
+            StoredChain::new(self.into, self.listener, &self.spec.point(job.point).name, settings)
         });
         let (walked, stored) = (chain.as_ref().map(|c| c as &dyn Chain), chain.as_ref());
         let made = self.run_stage(job, damaged, walked, stored, &cancel);
@@ -167,12 +168,12 @@ impl Shared<'_> {
     pub(crate) fn run_stage(
         &self,
         job: &Job,
-        damaged: &Arc<Mutex<BTreeSet<usize>>>,
+        damaged: &Arc<Mutex<BTreeSet<PointId>>>,
         chain: Option<&dyn Chain>,
         stored: Option<&StoredChain<'_>>,
         cancel: &Cancel,
     ) -> Result<Artifact, StageError> {
-        let point = &self.spec.points[job.point];
+        let point = self.spec.point(job.point);
         let log_path = self.log_path(point);
         let scratch_root = self.store.dir().join("scratch");
         let make = |folder: &Path| {
@@ -208,7 +209,7 @@ impl Shared<'_> {
     /// The key holds what files held when it was made: if they changed meanwhile, the result belongs to no key.
     fn check_files(&self, job: &Job) -> Result<(), StageError> {
         let files = PipelineFiles { store: self.store, base: &self.spec.base };
-        let now = self.spec.points[job.point].parsed.stage.contents(&files)?;
+        let now = self.spec.point(job.point).parsed.stage.contents(&files)?;
         let before = &job.components.contents;
         let changed = now.keys().chain(before.keys()).find(|name| now.get(*name) != before.get(*name));
         match changed {
@@ -220,8 +221,8 @@ impl Shared<'_> {
         }
     }
 
-    fn log_failure(&self, point: usize, error: &Error) {
-        let log = File::options().create(true).append(true).open(self.log_path(&self.spec.points[point]));
+    fn log_failure(&self, point: PointId, error: &Error) {
+        let log = File::options().create(true).append(true).open(self.log_path(self.spec.point(point)));
         let Ok(mut log) = log else { return };
         // The failure itself is told elsewhere: here it only completes the log.
         let _ = writeln!(log, "failed: {}", error.with_causes());
@@ -265,18 +266,18 @@ impl Shared<'_> {
         };
         NewResult {
             pipeline: &self.spec.pipeline.name,
-            point: &self.spec.points[made.point].name,
+            point: &self.spec.point(made.point).name,
             components: &made.components,
             artifact: &made.artifact,
             provenance,
         }
     }
 
-    fn inputs(&self, job: &Job, damaged: &Arc<Mutex<BTreeSet<usize>>>) -> Inputs {
-        let open = |(point, record): &(usize, Arc<ResultRecord>)| -> Arc<dyn Input> {
+    fn inputs(&self, job: &Job, damaged: &Arc<Mutex<BTreeSet<PointId>>>) -> Inputs {
+        let open = |(point, record): &(PointId, Arc<ResultRecord>)| -> Arc<dyn Input> {
             Arc::new(StoredInput {
                 store: Arc::clone(self.store),
-                label: self.spec.points[*point].name.clone(),
+                label: self.spec.point(*point).name.clone(),
                 record: Arc::clone(record),
                 point: *point,
                 damaged: Arc::clone(damaged),
@@ -311,8 +312,8 @@ struct StoredInput {
     store: Arc<Store>,
     label: String,
     record: Arc<ResultRecord>,
-    point: usize,
-    damaged: Arc<Mutex<BTreeSet<usize>>>,
+    point: PointId,
+    damaged: Arc<Mutex<BTreeSet<PointId>>>,
 }
 
 impl StoredInput {

@@ -6,8 +6,9 @@ use std::path::Path;
 use super::document;
 use crate::error::{Category, Error};
 use crate::graph::Graph;
+use crate::id::PointId;
 use crate::key::Key;
-use crate::plan::{Known, Planner, State};
+use crate::plan::{Planner, ResolvedInputs, State};
 use crate::spec::{Spec, load};
 use crate::stages::builtin;
 use crate::store::{Options, Store};
@@ -85,14 +86,15 @@ fn is_consistent(spec: &Spec) {
     assert_eq!(names.len(), spec.points.len(), "two points have the same name");
     let mut next = 0;
     for stage in &spec.stages {
-        assert!(stage.points.start == next && !stage.points.is_empty(), "stage {} has no points", stage.name);
-        next = stage.points.end;
-        assert!(spec.points[stage.points.clone()].iter().all(|p| p.stage == stage.name));
+        let range = stage.range();
+        assert!(range.start == next && !range.is_empty(), "stage {} has no points", stage.name);
+        next = range.end;
+        assert!(spec.points[range].iter().all(|p| p.stage == stage.name));
     }
     assert_eq!(next, spec.points.len(), "points of no stage");
     for point in &spec.points {
-        let inputs = || point.inputs.values().flat_map(|input| input.indices());
-        assert!(inputs().all(|i| *i < spec.points.len()), "{} reads a point that does not exist", point.name);
+        let inputs = || point.inputs.values().flat_map(|input| input.points());
+        assert!(inputs().all(|i| i.index() < spec.points.len()), "{} reads a point that does not exist", point.name);
         assert!(point.name.len() < 256 && !point.name.contains(['/', '\0']), "{:?} can't be a file's name", point.name);
     }
 }
@@ -107,20 +109,20 @@ fn keys(spec: &Spec) -> Option<Vec<(String, Key)>> {
     let store = no_cache();
     let forced = BTreeSet::new();
     let planner = Planner { spec, graph: &graph, store: &store, numerics: "cpu", forced: &forced };
-    let mut known = Known::default();
+    let mut known = ResolvedInputs::default();
     for point in graph.order() {
         let key = planner.components(*point, &known, &BTreeMap::new()).key();
         known.outputs.insert(*point, key);
     }
-    Some(known.outputs.into_iter().map(|(point, key)| (spec.points[point].name.clone(), key)).collect())
+    Some(known.outputs.into_iter().map(|(point, key)| (spec.point(point).name.clone(), key)).collect())
 }
 
 fn graph(spec: &Spec) -> Graph {
     let graph = Graph::of(&spec.points).unwrap_or_else(|e| panic!("a pipeline that was read has a cycle: {e}"));
     let mut seen = vec![false; spec.points.len()];
     for point in graph.order() {
-        assert!(graph.inputs(*point).iter().all(|i| seen[*i]), "a point stands before its input");
-        assert!(!std::mem::replace(&mut seen[*point], true), "a point stands in the order twice");
+        assert!(graph.inputs(*point).iter().all(|i| seen[i.index()]), "a point stands before its input");
+        assert!(!std::mem::replace(&mut seen[point.index()], true), "a point stands in the order twice");
     }
     assert!(seen.iter().all(|s| *s), "a point is missing in the order");
     graph
@@ -140,7 +142,7 @@ fn is_planned(spec: &Spec, text: &str) {
     }
     let (graph, store, forced) = (graph(spec), no_cache(), BTreeSet::new());
     let planner = Planner { spec, graph: &graph, store: &store, numerics: "cpu", forced: &forced };
-    let all: BTreeSet<usize> = (0..graph.len()).collect();
+    let all: BTreeSet<PointId> = spec.point_ids().collect();
     match planner.plan(&all) {
         Ok(plan) => {
             assert_eq!(plan.decisions.len(), spec.points.len());

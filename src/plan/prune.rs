@@ -25,10 +25,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Cause, Decision, Known, Planner, Read, Reason, State};
+use super::{Cause, Decision, Planner, Read, Reason, ResolvedInputs, State};
 use crate::artifact::TensorEntry;
 use crate::error::{Category, Error, Result};
 use crate::graph::Graph;
+use crate::id::PointId;
 use crate::key::Components;
 use crate::spec::{Mode, PointInput, Prune, Spec};
 use crate::store::StoreError;
@@ -42,7 +43,7 @@ pub struct Ladder {
     reduction: u64,
     rungs: Vec<Rung>,
     members: Vec<Member>,
-    places: BTreeMap<usize, usize>,
+    places: BTreeMap<PointId, usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -56,7 +57,7 @@ struct Rung {
 
 #[derive(Clone, Debug)]
 struct Member {
-    point: usize,
+    point: PointId,
     failed: bool,
     /// By rung.
     values: Vec<Option<f64>>,
@@ -102,7 +103,7 @@ pub enum Standing {
 
 impl Ladder {
     /// A ladder for these points, which stand in plan order.
-    pub fn new(prune: &Prune, points: impl IntoIterator<Item = usize>) -> Self {
+    pub fn new(prune: &Prune, points: impl IntoIterator<Item = PointId>) -> Self {
         let count = prune.rungs.len();
         let member = |point| Member { point, failed: false, values: vec![None; count], verdicts: vec![None; count] };
         let members: Vec<Member> = points.into_iter().map(member).collect();
@@ -117,25 +118,25 @@ impl Ladder {
     }
 
     /// The ladder of what is wanted, if the pipeline prunes.
-    pub fn of(spec: &Spec, graph: &Graph, wanted: &BTreeSet<usize>) -> Option<Self> {
+    pub fn of(spec: &Spec, graph: &Graph, wanted: &BTreeSet<PointId>) -> Option<Self> {
         let prune = spec.prune.as_ref()?;
-        let range = &spec.stages[prune.stage].points;
+        let range = &spec.stage(prune.stage).points;
         let points = graph.order().iter().copied().filter(|p| range.contains(p) && wanted.contains(p));
         Some(Self::new(prune, points))
     }
 
     /// The points that are compared, in plan order.
-    pub fn points(&self) -> impl Iterator<Item = usize> {
+    pub fn points(&self) -> impl Iterator<Item = PointId> {
         self.members.iter().map(|member| member.point)
     }
 
     /// Whether it is a point of the pruned stage.
-    pub fn has(&self, point: usize) -> bool {
+    pub fn has(&self, point: PointId) -> bool {
         self.places.contains_key(&point)
     }
 
     /// The curve of a point so far: as much of it as is known.
-    pub fn tell(&mut self, point: usize, curve: &[f64]) {
+    pub fn tell(&mut self, point: PointId, curve: &[f64]) {
         let Some(place) = self.places.get(&point) else { return };
         let values = &mut self.members[*place].values;
         for (rung, value) in self.rungs.iter().zip(values) {
@@ -145,14 +146,14 @@ impl Ladder {
     }
 
     /// A point will never get further than it is.
-    pub fn fail(&mut self, point: usize) {
+    pub fn fail(&mut self, point: PointId) {
         if let Some(place) = self.places.get(&point) {
             self.members[*place].failed = true;
         }
     }
 
     /// The figures of these points count no more, since what they were trained on changed: all is judged anew.
-    pub fn forget(&mut self, points: &BTreeSet<usize>) {
+    pub fn forget(&mut self, points: &BTreeSet<PointId>) {
         for member in &mut self.members {
             member.verdicts.fill(None);
             if points.contains(&member.point) {
@@ -165,7 +166,7 @@ impl Ladder {
     }
 
     /// How a point stands, as far as is known by now.
-    pub fn standing(&mut self, point: usize) -> Standing {
+    pub fn standing(&mut self, point: PointId) -> Standing {
         self.judge();
         let Some(place) = self.places.get(&point) else { return Standing::GoesOn };
         let Member { values, verdicts, .. } = &self.members[*place];
@@ -181,13 +182,13 @@ impl Ladder {
     }
 
     /// What was decided about a point, rung by rung.
-    pub fn verdicts(&self, point: usize) -> Vec<Verdict> {
+    pub fn verdicts(&self, point: PointId) -> Vec<Verdict> {
         let place = self.places.get(&point);
         place.map(|place| self.members[*place].verdicts.iter().flatten().copied().collect()).unwrap_or_default()
     }
 
     /// The figures that a point was compared with at a rung, its own the last: points in plan order.
-    pub fn compared(&self, point: usize, epoch: u64) -> Vec<(usize, f64)> {
+    pub fn compared(&self, point: PointId, epoch: u64) -> Vec<(PointId, f64)> {
         let (Some(place), Some(rung)) =
             (self.places.get(&point), self.rungs.iter().position(|rung| rung.epoch == epoch))
         else {
@@ -232,11 +233,11 @@ impl Ladder {
 
 /// What is wanted, and with it the points whose figures decide about points that are: those before them in plan order, and
 /// all that these need.
-pub fn with_rivals<'a>(spec: &Spec, graph: &Graph, wanted: &'a BTreeSet<usize>) -> Cow<'a, BTreeSet<usize>> {
+pub fn with_rivals<'a>(spec: &Spec, graph: &Graph, wanted: &'a BTreeSet<PointId>) -> Cow<'a, BTreeSet<PointId>> {
     let Some(prune) = &spec.prune else { return Cow::Borrowed(wanted) };
     let mut all = wanted.clone();
-    let range = &spec.stages[prune.stage].points;
-    let members: Vec<usize> = graph.order().iter().copied().filter(|p| range.contains(p)).collect();
+    let range = &spec.stage(prune.stage).points;
+    let members: Vec<PointId> = graph.order().iter().copied().filter(|p| range.contains(p)).collect();
     if let Some(last) = members.iter().rposition(|p| wanted.contains(p)) {
         all.extend(graph.upstream(members[..=last].iter().copied()));
     }
@@ -279,16 +280,17 @@ impl Planner<'_> {
     /// Decisions in plan order where some points are compared: each look at the index is for one point, since figures are
     /// read between.
     pub(super) fn decide_and_judge(&self, points: &[Read], ladder: &mut Ladder) -> Result<Vec<Decision>> {
-        let mut known = Known::default();
+        let mut known = ResolvedInputs::default();
         // With results that pruning has yet to have its say about: what reads one of them, and is there, can be read, too.
-        let mut stored = Known::default();
+        let mut stored = ResolvedInputs::default();
         let mut decisions = Vec::with_capacity(points.len());
         for (point, contents) in points {
             let decision = match contents {
-                _ if known.hangs_on_pruned(&self.spec.points[*point]) => self.left_out(*point, &known),
+                _ if known.has_only_pruned_inputs(self.spec.point(*point)) => self.left_out(*point, &known),
                 Some(contents) => {
-                    let decide =
-                        |known: &Known| self.store.look(|look| self.decide_with(look, *point, known, contents));
+                    let decide = |known: &ResolvedInputs| {
+                        self.store.look(|look| self.decide_with(look, *point, known, contents))
+                    };
                     let mut decision = decide(&known)?;
                     if decision.key.is_none() && self.reads_one_by_one(*point, &known, &stored) {
                         let there = decide(&stored)?;
@@ -309,10 +311,10 @@ impl Planner<'_> {
     }
 
     /// Whether what is stored and not yet decided enters a point as single inputs only: a list may yet lose members.
-    fn reads_one_by_one(&self, point: usize, known: &Known, stored: &Known) -> bool {
-        let undecided = |p: &usize| stored.outputs.contains_key(p) && !known.is_settled(*p);
-        let lists = self.spec.points[point].inputs.values().filter(|input| matches!(input, PointInput::Many(_)));
-        stored.outputs.len() > known.outputs.len() && !lists.flat_map(PointInput::indices).any(undecided)
+    fn reads_one_by_one(&self, point: PointId, known: &ResolvedInputs, stored: &ResolvedInputs) -> bool {
+        let undecided = |p: &PointId| stored.outputs.contains_key(p) && !known.is_settled(*p);
+        let lists = self.spec.point(point).inputs.values().filter(|input| matches!(input, PointInput::Many(_)));
+        stored.outputs.len() > known.outputs.len() && !lists.flat_map(PointInput::points).any(undecided)
     }
 
     /// A decision with what pruning says to it.
@@ -344,26 +346,31 @@ impl Planner<'_> {
     }
 
     /// The decision about a point that hangs on pruned points only.
-    fn left_out(&self, point: usize, known: &Known) -> Decision {
+    fn left_out(&self, point: PointId, known: &ResolvedInputs) -> Decision {
         let reason = Reason::new(vec![self.cause_of_leaving_out(point, known)]);
         Decision { state: State::Pruned, ..Decision::miss(point, Some(reason)) }
     }
 
     /// Why a point that hangs on pruned points only is left out.
-    pub(crate) fn cause_of_leaving_out(&self, point: usize, known: &Known) -> Cause {
-        let inputs = self.spec.points[point].inputs.values().flat_map(PointInput::indices);
-        let pruned = inputs.filter(|p| known.out.contains(p));
-        Cause::LeftOut { stages: pruned.map(|p| self.spec.points[*p].name.clone()).collect() }
+    pub(crate) fn cause_of_leaving_out(&self, point: PointId, known: &ResolvedInputs) -> Cause {
+        let inputs = self.spec.point(point).inputs.values().flat_map(PointInput::points);
+        let pruned = inputs.filter(|p| known.pruned.contains(p));
+        Cause::LeftOut { stages: pruned.map(|p| self.spec.point(*p).name.clone()).collect() }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::StageId;
     use proptest::prelude::*;
 
+    fn p(index: usize) -> PointId {
+        PointId::new(index)
+    }
+
     fn prune(rungs: &[u64], reduction: u64, mode: Mode) -> Prune {
-        Prune { stage: 0, curve: "loss".to_owned(), mode, rungs: rungs.to_vec(), reduction }
+        Prune { stage: StageId::new(0), curve: "loss".to_owned(), mode, rungs: rungs.to_vec(), reduction }
     }
 
     /// Where each point ends: the rung, or nothing.
@@ -373,42 +380,42 @@ mod tests {
             Standing::GoesOn => None,
             other => panic!("{p}: {other:?}"),
         };
-        (0..points).map(end).collect()
+        PointId::first(points).map(end).collect()
     }
 
     #[test]
     fn the_first_goes_on_and_each_is_compared_with_those_before_it() {
-        let mut ladder = Ladder::new(&prune(&[1], 3, Mode::Min), 0..5);
+        let mut ladder = Ladder::new(&prune(&[1], 3, Mode::Min), PointId::first(5));
         for (point, value) in [0.5, 0.6, 0.4, 0.45, 0.5].into_iter().enumerate() {
-            ladder.tell(point, &[value]);
+            ladder.tell(p(point), &[value]);
         }
         // Of four, two go on: 0.45 is the second of 0.4, 0.45, 0.5, 0.6. The last equals the first, which stands before it.
         assert_eq!(ends(&mut ladder, 5), [None, Some(1), None, None, Some(1)]);
         let last = Verdict { epoch: 1, value: 0.5, place: 4, of: 5, best: 2, goes_on: false };
-        assert_eq!(ladder.verdicts(4), [last]);
-        assert_eq!(ladder.compared(2, 1), [(0, 0.5), (1, 0.6), (2, 0.4)]);
+        assert_eq!(ladder.verdicts(p(4)), [last]);
+        assert_eq!(ladder.compared(p(2), 1), [(p(0), 0.5), (p(1), 0.6), (p(2), 0.4)]);
     }
 
     #[test]
     fn a_point_waits_for_those_before_it_and_not_for_those_behind() {
-        let mut ladder = Ladder::new(&prune(&[1, 3], 2, Mode::Max), 0..3);
-        ladder.tell(1, &[5.0]);
-        assert_eq!(ladder.standing(1), Standing::Undecided { epoch: 1 });
-        assert_eq!(ladder.standing(0), Standing::Below { epoch: 1 });
-        ladder.tell(0, &[1.0]);
-        assert_eq!(ladder.standing(1), Standing::Below { epoch: 3 }, "it is better, and goes on to the next rung");
-        ladder.tell(1, &[5.0, 5.0, 9.0]);
-        assert_eq!(ladder.standing(1), Standing::Undecided { epoch: 3 }, "the first goes on, too");
-        ladder.fail(0);
-        assert_eq!(ladder.standing(1), Standing::GoesOn, "one that failed is not waited for");
-        assert_eq!(ladder.standing(2), Standing::Below { epoch: 1 });
+        let mut ladder = Ladder::new(&prune(&[1, 3], 2, Mode::Max), PointId::first(3));
+        ladder.tell(p(1), &[5.0]);
+        assert_eq!(ladder.standing(p(1)), Standing::Undecided { epoch: 1 });
+        assert_eq!(ladder.standing(p(0)), Standing::Below { epoch: 1 });
+        ladder.tell(p(0), &[1.0]);
+        assert_eq!(ladder.standing(p(1)), Standing::Below { epoch: 3 }, "it is better, and goes on to the next rung");
+        ladder.tell(p(1), &[5.0, 5.0, 9.0]);
+        assert_eq!(ladder.standing(p(1)), Standing::Undecided { epoch: 3 }, "the first goes on, too");
+        ladder.fail(p(0));
+        assert_eq!(ladder.standing(p(1)), Standing::GoesOn, "one that failed is not waited for");
+        assert_eq!(ladder.standing(p(2)), Standing::Below { epoch: 1 });
     }
 
     #[test]
     fn who_was_pruned_at_the_first_rung_keeps_nobody_waiting_at_the_third() {
-        let mut ladder = Ladder::new(&prune(&[1, 2, 4], 2, Mode::Min), 0..3);
+        let mut ladder = Ladder::new(&prune(&[1, 2, 4], 2, Mode::Min), PointId::first(3));
         for (point, curve) in [[0.0, 4.0, 0.0, 0.0], [3.0, 0.0, 0.0, 0.0], [0.0; 4]].iter().enumerate() {
-            ladder.tell(point, curve);
+            ladder.tell(p(point), curve);
         }
         // At the third the last equals the first, which stands before it.
         assert_eq!(ends(&mut ladder, 3), [None, Some(1), Some(4)]);
@@ -416,16 +423,19 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_is_judged_anew_and_what_failed_stays_so() {
-        let mut ladder = Ladder::new(&prune(&[1], 2, Mode::Min), 0..4);
-        [(0, 0.5), (1, 0.6), (3, 0.7)].into_iter().for_each(|(point, value)| ladder.tell(point, &[value]));
-        ladder.fail(2);
-        assert!(matches!(ladder.standing(1), Standing::Pruned(_)) && matches!(ladder.standing(3), Standing::Pruned(_)));
-        ladder.forget(&BTreeSet::from([0]));
-        assert_eq!(ladder.standing(0), Standing::Below { epoch: 1 });
-        assert_eq!(ladder.standing(1), Standing::Undecided { epoch: 1 });
-        ladder.tell(0, &[0.9]);
-        assert_eq!(ladder.standing(1), Standing::GoesOn);
-        assert_eq!(ladder.compared(3, 1), [(0, 0.9), (1, 0.6), (3, 0.7)]);
+        let mut ladder = Ladder::new(&prune(&[1], 2, Mode::Min), PointId::first(4));
+        [(0, 0.5), (1, 0.6), (3, 0.7)].into_iter().for_each(|(point, value)| ladder.tell(p(point), &[value]));
+        ladder.fail(p(2));
+        assert!(
+            matches!(ladder.standing(p(1)), Standing::Pruned(_))
+                && matches!(ladder.standing(p(3)), Standing::Pruned(_))
+        );
+        ladder.forget(&BTreeSet::from([p(0)]));
+        assert_eq!(ladder.standing(p(0)), Standing::Below { epoch: 1 });
+        assert_eq!(ladder.standing(p(1)), Standing::Undecided { epoch: 1 });
+        ladder.tell(p(0), &[0.9]);
+        assert_eq!(ladder.standing(p(1)), Standing::GoesOn);
+        assert_eq!(ladder.compared(p(3), 1), [(p(0), 0.9), (p(1), 0.6), (p(3), 0.7)]);
     }
 
     /// The definition at the top of this file, word by word.
@@ -454,15 +464,15 @@ mod tests {
             order in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
         ) {
             let rungs = [1, 2, 4];
-            let mut ladder = Ladder::new(&prune(&rungs, reduction, Mode::Min), 0..curves.len());
+            let mut ladder = Ladder::new(&prune(&rungs, reduction, Mode::Min), PointId::first(curves.len()));
             for index in order {
                 let point = index.index(curves.len());
-                ladder.tell(point, &curves[point][..1]);
-                let _ = ladder.standing(point);
+                ladder.tell(p(point), &curves[point][..1]);
+                let _ = ladder.standing(p(point));
             }
             for (point, curve) in curves.iter().enumerate().rev() {
-                ladder.tell(point, curve);
-                let _ = ladder.standing(point);
+                ladder.tell(p(point), curve);
+                let _ = ladder.standing(p(point));
             }
             prop_assert_eq!(ends(&mut ladder, curves.len()), by_definition(&curves, &rungs, reduction));
         }

@@ -43,15 +43,14 @@ fn with_planner<T>(f: impl FnOnce(&Planner<'_>, &Path) -> T) -> T {
     f(&Planner { spec: &spec, graph: &graph, store: &store, numerics: "cpu", forced: &forced }, dir.path())
 }
 
-fn points(planner: &Planner<'_>, stages: &[&str]) -> BTreeSet<usize> {
-    let points = planner.spec.points.iter().enumerate();
-    points.filter(|(_, p)| stages.contains(&p.stage.as_str())).map(|(i, _)| i).collect()
+fn points(planner: &Planner<'_>, stages: &[&str]) -> BTreeSet<PointId> {
+    planner.spec.point_ids().filter(|p| stages.contains(&planner.spec.point(*p).stage.as_str())).collect()
 }
 
 #[test]
 fn all_files_that_are_missing_are_said_at_once_where_their_stages_stand() {
     with_planner(|planner, base| {
-        let all = (0..planner.spec.points.len()).collect();
+        let all = planner.spec.point_ids().collect();
         let error = planner.plan(&all).unwrap_err();
         assert_eq!(error.category, Category::BadInput);
         let said = error.message.replace(base.to_str().unwrap(), "BASE");
@@ -79,17 +78,17 @@ fn what_is_not_wanted_may_miss_its_files() {
 #[test]
 fn who_goes_on_gets_a_plan_and_the_error_when_the_points_turn_comes() {
     with_planner(|planner, base| {
-        let all: BTreeSet<usize> = (0..planner.spec.points.len()).collect();
+        let all: BTreeSet<PointId> = planner.spec.point_ids().collect();
         let plan = planner.plan_around(&all).unwrap();
         assert_eq!(plan.decisions.iter().map(|d| d.point).collect::<BTreeSet<_>>(), all);
         assert!(plan.decisions.iter().all(|d| d.state == State::Miss));
         let own = points(planner, &["own"]).into_iter().next().unwrap();
-        let error = planner.decide(own, &Known::default()).unwrap_err();
+        let error = planner.decide(own, &ResolvedInputs::default()).unwrap_err();
         let said = error.message.replace(base.to_str().unwrap(), "BASE");
         let wanted = "p.toml:4:9: stage `own`: there is no train-images-idx3-ubyte";
         assert!(said.starts_with(wanted) && !said.contains('\n'), "{said}");
         assert_eq!(error.category, Category::BadInput);
         let drawn = points(planner, &["drawn"]).into_iter().next().unwrap();
-        assert!(planner.decide(drawn, &Known::default()).unwrap().key.is_some());
+        assert!(planner.decide(drawn, &ResolvedInputs::default()).unwrap().key.is_some());
     });
 }

@@ -9,6 +9,7 @@ use super::parameters::{Parsed, Parser};
 use super::stages::{Draft, DraftInput, Member, Pick};
 use super::{Point, PointInput};
 use crate::diagnostic::{Diagnostics, Sources};
+use crate::id::{PointId, StageId};
 use crate::value::{Node, Value};
 
 /// A file system takes names of 255 bytes, and a point's name gets something behind it.
@@ -34,12 +35,13 @@ pub(super) struct Expansion<'a> {
 
 impl Expansion<'_> {
     /// All points, and the range of each stage's. What can't be made after an error is left out.
-    pub(super) fn points(&self, diagnostics: &mut Diagnostics) -> (Vec<Point>, Vec<Range<usize>>) {
+    pub(super) fn points(&self, diagnostics: &mut Diagnostics) -> (Vec<Point>, Vec<Range<PointId>>) {
         let mut ranges = Vec::with_capacity(self.shapes.len());
         let mut total = 0;
         for shape in self.shapes {
-            ranges.push(total..total + shape.rows.len());
+            let first = PointId::new(total);
             total += shape.rows.len();
+            ranges.push(first..PointId::new(total));
         }
         if total > MAX_POINTS {
             diagnostics.error_nowhere(format!("the pipeline has {total} points, more than {MAX_POINTS}"));
@@ -47,31 +49,41 @@ impl Expansion<'_> {
         }
         let mut points = Vec::with_capacity(total);
         let mut links = 0;
-        for (stage, range) in ranges.iter().enumerate() {
+        for stage in StageId::first(self.drafts.len()) {
             let names = self.names(stage, diagnostics);
             let parsed = Parser::new(self, stage, diagnostics).and_then(|p| p.rows(diagnostics));
-            let inputs = Links { whole: self, ranges: &ranges, stage }.rows(range.len(), &mut links, diagnostics);
+            let inputs = Links { whole: self, ranges: &ranges, stage }.rows(&mut links, diagnostics);
             // Without one of them there was an error, and the points will not be used.
             let (Some((variants, of_row)), Some(inputs)) = (parsed, inputs) else { continue };
             for (((name, coordinates), variant), inputs) in names.into_iter().zip(of_row).zip(inputs) {
                 let Parsed { stage: parsed, seed } = &variants[variant];
-                let (stage, origin) = (self.drafts[stage].name.to_owned(), self.drafts[stage].origin.clone());
+                let (stage, origin) = (self.draft(stage).name.to_owned(), self.draft(stage).origin.clone());
                 points.push(Point { name, stage, coordinates, parsed: parsed.clone(), seed: *seed, inputs, origin });
             }
         }
         (points, ranges)
     }
 
+    /// The stage as written.
+    pub(super) fn draft(&self, stage: StageId) -> &Draft<'_> {
+        &self.drafts[stage.index()]
+    }
+
+    /// The stage's axes and combinations.
+    pub(super) fn shape(&self, stage: StageId) -> &Shape {
+        &self.shapes[stage.index()]
+    }
+
     /// The name and coordinates of each point of a stage.
-    fn names(&self, stage: usize, diagnostics: &mut Diagnostics) -> Vec<(String, Vec<(String, Value)>)> {
-        let (draft, shape) = (&self.drafts[stage], &self.shapes[stage]);
+    fn names(&self, stage: StageId, diagnostics: &mut Diagnostics) -> Vec<(String, Vec<(String, Value)>)> {
+        let (draft, shape) = (self.draft(stage), self.shape(stage));
         let mut names = Vec::with_capacity(shape.rows.len());
         let mut longest = 0;
         for row in &shape.rows {
             let mut name = draft.name.to_owned();
             let mut coordinates = Vec::with_capacity(row.len());
             for (i, (axis, value)) in shape.axes.iter().zip(row).enumerate() {
-                let axis = &self.matrix.axes[*axis];
+                let axis = self.matrix.axis(*axis);
                 let value = &axis.values[*value as usize];
                 name.push(if i == 0 { '@' } else { ',' });
                 name.push_str(&axis.name);
@@ -94,28 +106,23 @@ impl Expansion<'_> {
 /// The inputs of a stage's points.
 struct Links<'a> {
     whole: &'a Expansion<'a>,
-    ranges: &'a [Range<usize>],
-    stage: usize,
+    ranges: &'a [Range<PointId>],
+    stage: StageId,
 }
 
 /// The points of an input by the coordinates that flow on.
 struct Index {
     /// Where the flowing coordinates stand in the reader's row.
     positions: Vec<usize>,
-    points: HashMap<Vec<u32>, Vec<usize>>,
+    points: HashMap<Vec<u32>, Vec<PointId>>,
 }
 
 impl Links<'_> {
     /// The inputs of each row, by role; `None` after an error.
-    fn rows(
-        &self,
-        count: usize,
-        links: &mut usize,
-        diagnostics: &mut Diagnostics,
-    ) -> Option<Vec<BTreeMap<String, PointInput>>> {
-        let mut rows = vec![BTreeMap::new(); count];
+    fn rows(&self, links: &mut usize, diagnostics: &mut Diagnostics) -> Option<Vec<BTreeMap<String, PointInput>>> {
+        let mut rows = vec![BTreeMap::new(); self.whole.shape(self.stage).rows.len()];
         let mut fine = true;
-        for input in &self.whole.drafts[self.stage].inputs {
+        for input in &self.whole.draft(self.stage).inputs {
             fine &= self.role(input, &mut rows, links, diagnostics).is_some();
         }
         fine.then_some(rows)
@@ -130,21 +137,20 @@ impl Links<'_> {
     ) -> Option<()> {
         let indices: Option<Vec<Index>> = input.members.iter().map(|m| self.index(m)).collect();
         let indices = indices?;
-        let stages: HashSet<usize> = input.members.iter().map(|m| m.stage).collect();
+        let stages: HashSet<StageId> = input.members.iter().map(|m| m.stage).collect();
         let may_repeat = stages.len() < input.members.len();
-        for (row, inputs) in self.whole.shapes[self.stage].rows.iter().zip(rows) {
-            let mut found: Vec<usize> = Vec::new();
+        for (row, inputs) in self.whole.shape(self.stage).rows.iter().zip(rows) {
+            let mut found: Vec<PointId> = Vec::new();
             for (index, member) in indices.iter().zip(&input.members) {
                 let key: Vec<u32> = index.positions.iter().map(|p| row[*p]).collect();
                 let Some(points) = index.points.get(&key) else {
-                    let stage = self.whole.drafts[member.stage].name;
+                    let stage = self.whole.draft(member.stage).name;
                     let message = format!("no point of `{stage}` has these coordinates");
                     diagnostics.error(&member.origin, message).help("the matrix excludes this combination");
                     return None;
                 };
                 if may_repeat && points.iter().any(|p| found.contains(p)) {
-                    let message =
-                        format!("a point of `{}` is in this list twice", self.whole.drafts[member.stage].name);
+                    let message = format!("a point of `{}` is in this list twice", self.whole.draft(member.stage).name);
                     diagnostics.error(&member.origin, message).help("take one of the two out");
                     return None;
                 }
@@ -164,8 +170,8 @@ impl Links<'_> {
     /// `None` where an error was reported.
     fn index(&self, member: &Member) -> Option<Index> {
         let matrix = self.whole.matrix;
-        let shape = &self.whole.shapes[member.stage];
-        let own = &self.whole.shapes[self.stage];
+        let shape = self.whole.shape(member.stage);
+        let own = self.whole.shape(self.stage);
         let flow = flowing(member, shape, matrix);
         let positions: Option<Vec<usize>> = flow.iter().map(|a| own.axes.binary_search(a).ok()).collect();
         let sources: Option<Vec<usize>> = flow.iter().map(|a| shape.axes.binary_search(a).ok()).collect();
@@ -174,14 +180,14 @@ impl Links<'_> {
         for (name, pick) in &member.picks {
             let position = shape.position(name, matrix)?;
             if let Pick::Value(value) = pick {
-                fixed.push((position, matrix.axes[shape.axes[position]].find(value)? as u32));
+                fixed.push((position, matrix.axis(shape.axes[position]).find(value)? as u32));
             }
         }
-        let mut points: HashMap<Vec<u32>, Vec<usize>> = HashMap::new();
-        let start = self.ranges[member.stage].start;
+        let mut points: HashMap<Vec<u32>, Vec<PointId>> = HashMap::new();
+        let start = self.ranges[member.stage.index()].start.index();
         for (i, row) in shape.rows.iter().enumerate() {
             if fixed.iter().all(|(position, value)| row[*position] == *value) {
-                points.entry(sources.iter().map(|p| row[*p]).collect()).or_default().push(start + i);
+                points.entry(sources.iter().map(|p| row[*p]).collect()).or_default().push(PointId::new(start + i));
             }
         }
         Some(Index { positions, points })

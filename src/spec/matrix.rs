@@ -1,6 +1,6 @@
 //! Axes: their values, how a value is written in a point's name, and which combinations there are.
 //!
-//! An axis is known by its index: those of `[matrix]` first, then those of the stages in the order of the file, each in the
+//! An axis is known by its id: those of `[matrix]` first, then those of the stages in the order of the file, each in the
 //! order it is written. That is also their order in names. A value is known by its index in its axis.
 //!
 //! `exclude` takes away from the product of `[matrix]` every combination that has all coordinates of one of its tables;
@@ -21,6 +21,7 @@ use super::errors::{check_name, suggest};
 use super::template::as_text;
 use super::values::{Together, check_together, value_text, values};
 use crate::diagnostic::{Diagnostics, Origin};
+use crate::id::{AxisId, StageId};
 use crate::value::{Data, Entry, Node, Table};
 
 /// More combinations than this would fill the memory, whatever `limit` says.
@@ -35,8 +36,8 @@ pub(super) struct Axis {
     pub(super) name: String,
     /// Where the name is declared.
     pub(super) origin: Origin,
-    /// The index of the stage that declares it; none for `[matrix]`.
-    pub(super) owner: Option<usize>,
+    /// The stage that declares it; none for `[matrix]`.
+    pub(super) owner: Option<StageId>,
     /// Its values. `include` can add some that the product has not.
     pub(super) values: Vec<AxisValue>,
     /// Its draws, if others are drawn together with it.
@@ -120,7 +121,7 @@ impl Matrix {
         if exclude.is_empty() && include.is_empty() {
             return matrix;
         }
-        let all: Vec<usize> = (0..matrix.shared).collect();
+        let all: Vec<AxisId> = AxisId::first(matrix.shared).collect();
         let mut rows = match matrix.product(&all, MAX_POINTS) {
             Ok(rows) => rows,
             Err(TooMany { product, limit, .. }) => {
@@ -141,8 +142,18 @@ impl Matrix {
         matrix
     }
 
-    /// Adds the axes of a table and returns their indices. `owner` is the declaring stage, none for `[matrix]`.
-    pub(super) fn declare(&mut self, table: &Table, owner: Option<usize>, diagnostics: &mut Diagnostics) -> Vec<usize> {
+    /// The axis with this id.
+    pub(super) fn axis(&self, id: AxisId) -> &Axis {
+        &self.axes[id.index()]
+    }
+
+    /// Adds the axes of a table and returns their ids. `owner` is the declaring stage, none for `[matrix]`.
+    pub(super) fn declare(
+        &mut self,
+        table: &Table,
+        owner: Option<StageId>,
+        diagnostics: &mut Diagnostics,
+    ) -> Vec<AxisId> {
         let first = self.axes.len();
         for entry in &table.0 {
             let reserved = is_setting(entry);
@@ -157,18 +168,18 @@ impl Matrix {
             }
         }
         check_together(&self.axes[first..], diagnostics);
-        (first..self.axes.len()).collect()
+        AxisId::first(self.axes.len()).skip(first).collect()
     }
 
     /// All combinations of values of some axes (ascending), the last axis fastest.
     ///
     /// # Errors
     /// If they are more than `limit` allows.
-    pub(super) fn combinations(&self, axes: &[usize]) -> Result<Vec<Vec<u32>>, TooMany> {
+    pub(super) fn combinations(&self, axes: &[AxisId]) -> Result<Vec<Vec<u32>>, TooMany> {
         self.product(axes, self.limit)
     }
 
-    fn product(&self, axes: &[usize], limit: usize) -> Result<Vec<Vec<u32>>, TooMany> {
+    fn product(&self, axes: &[AxisId], limit: usize) -> Result<Vec<Vec<u32>>, TooMany> {
         let factors = self.factors(axes);
         let sizes = || factors.iter().map(|f| f.tuples.len() as u128);
         let count = sizes().fold(1u128, u128::saturating_mul);
@@ -190,16 +201,16 @@ impl Matrix {
         Ok(rows)
     }
 
-    fn factors(&self, axes: &[usize]) -> Vec<Factor> {
+    fn factors(&self, axes: &[AxisId]) -> Vec<Factor> {
         let mut factors = Vec::new();
         let mut done = 0;
         if let Some(all) = &self.rows {
-            done = axes.partition_point(|a| *a < self.shared);
-            let tuples = all.iter().map(|row| axes[..done].iter().map(|a| row[*a]).collect()).collect();
+            done = axes.partition_point(|a| a.index() < self.shared);
+            let tuples = all.iter().map(|row| axes[..done].iter().map(|a| row[a.index()]).collect()).collect();
             factors.push(Factor { positions: (0..done).collect(), tuples: self.distinct(tuples) });
         }
-        let mut groups: BTreeMap<(Option<usize>, &str), usize> = BTreeMap::new();
-        for (position, axis) in axes.iter().map(|a| &self.axes[*a]).enumerate().skip(done) {
+        let mut groups: BTreeMap<(Option<StageId>, &str), usize> = BTreeMap::new();
+        for (position, axis) in axes.iter().map(|a| self.axis(*a)).enumerate().skip(done) {
             let Some(together) = &axis.together else {
                 let tuples = (0..axis.values.len() as u32).map(|v| vec![v]).collect();
                 factors.push(Factor { positions: vec![position], tuples });
@@ -233,9 +244,9 @@ impl Matrix {
         rows
     }
 
-    /// The index of the `[matrix]` axis of a name.
-    pub(super) fn shared_axis(&self, name: &str) -> Option<usize> {
-        self.axes.iter().take(self.shared).position(|a| a.name == name)
+    /// The `[matrix]` axis of a name.
+    pub(super) fn shared_axis(&self, name: &str) -> Option<AxisId> {
+        self.axes.iter().take(self.shared).position(|a| a.name == name).map(AxisId::new)
     }
 
     fn exclude(&self, node: &Node, rows: &mut Vec<Vec<u32>>, diagnostics: &mut Diagnostics) {
@@ -244,16 +255,16 @@ impl Matrix {
         for entry in &table.0 {
             let Some(axis) = self.axis_of(&entry.name, &entry.name_origin, diagnostics) else { return };
             let text = as_text(&entry.node.data).unwrap_or_default();
-            let Some(value) = self.axes[axis].find(&text) else {
+            let Some(value) = self.axis(axis).find(&text) else {
                 let message = format!("axis `{}` has no value {}", entry.name, entry.node.data.value());
-                let known = self.axes[axis].values.iter().map(|v| v.text.as_str());
+                let known = self.axis(axis).values.iter().map(|v| v.text.as_str());
                 suggest(diagnostics, &entry.node.origin, message, &text, known);
                 return;
             };
             wanted.push((axis, value as u32));
         }
         let before = rows.len();
-        rows.retain(|row| wanted.is_empty() || wanted.iter().any(|(axis, value)| row[*axis] != *value));
+        rows.retain(|row| wanted.is_empty() || wanted.iter().any(|(axis, value)| row[axis.index()] != *value));
         if rows.len() == before {
             diagnostics.error(&node.origin, "this excludes nothing");
         } else if rows.is_empty() {
@@ -267,8 +278,8 @@ impl Matrix {
         for entry in &table.0 {
             let Some(axis) = self.axis_of(&entry.name, &entry.name_origin, diagnostics) else { return };
             let Some(text) = value_text(&entry.node, diagnostics) else { return };
-            let known = self.axes[axis].find(&text);
-            let values = &mut self.axes[axis].values;
+            let known = self.axis(axis).find(&text);
+            let values = &mut self.axes[axis.index()].values;
             let alike = values.iter().find(|v| v.text.to_lowercase() == text.to_lowercase());
             if let (None, Some(alike)) = (known, alike) {
                 let message = format!("{text:?} and {:?} differ only in case", alike.text);
@@ -282,7 +293,7 @@ impl Matrix {
             row.insert(axis, value as u32);
         }
         let missing: Vec<&str> =
-            (0..self.shared).filter(|a| !row.contains_key(a)).map(|a| self.axes[a].name.as_str()).collect();
+            AxisId::first(self.shared).filter(|a| !row.contains_key(a)).map(|a| self.axis(a).name.as_str()).collect();
         if missing.is_empty() {
             rows.push(row.into_values().collect());
         } else {
@@ -291,7 +302,7 @@ impl Matrix {
         }
     }
 
-    fn axis_of(&self, name: &str, place: &Origin, diagnostics: &mut Diagnostics) -> Option<usize> {
+    fn axis_of(&self, name: &str, place: &Origin, diagnostics: &mut Diagnostics) -> Option<AxisId> {
         let found = self.shared_axis(name);
         if found.is_none() {
             let known = self.axes.iter().take(self.shared).map(|a| a.name.as_str());

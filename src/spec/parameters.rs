@@ -11,6 +11,7 @@ use super::expand::Expansion;
 use super::stages::{At, RESERVED, is_parameter};
 use super::template::Scope;
 use crate::diagnostic::{Diagnostics, Origin};
+use crate::id::StageId;
 use crate::stage::{Params, ParsedStage, StageKind};
 use crate::value::{Data, Entry, Node, Table};
 
@@ -28,7 +29,7 @@ pub(super) struct Parsed {
 /// Parses one stage.
 pub(super) struct Parser<'a> {
     whole: &'a Expansion<'a>,
-    stage: usize,
+    stage: StageId,
     kind: &'a dyn StageKind,
     at: Vec<Pattern<'a>>,
 }
@@ -42,8 +43,8 @@ struct Pattern<'a> {
 
 impl<'a> Parser<'a> {
     /// `None` where the kind or the axes are not known, which was reported.
-    pub(super) fn new(whole: &'a Expansion<'a>, stage: usize, diagnostics: &mut Diagnostics) -> Option<Self> {
-        let (draft, shape) = (&whole.drafts[stage], &whole.shapes[stage]);
+    pub(super) fn new(whole: &'a Expansion<'a>, stage: StageId, diagnostics: &mut Diagnostics) -> Option<Self> {
+        let (draft, shape) = (whole.draft(stage), whole.shape(stage));
         let mut at = Vec::new();
         for written in &draft.at {
             let mut coordinates = Some(Vec::new());
@@ -52,7 +53,7 @@ impl<'a> Parser<'a> {
                     coordinates = None;
                     continue;
                 };
-                let axis = &whole.matrix.axes[shape.axes[position]];
+                let axis = whole.matrix.axis(shape.axes[position]);
                 let found = axis.find(value);
                 if found.is_none() {
                     let message = format!("axis `{name}` has no value `{value}`");
@@ -70,7 +71,7 @@ impl<'a> Parser<'a> {
 
     /// The different parameters, and for each row which of them are its; `None` after an error.
     pub(super) fn rows(&self, diagnostics: &mut Diagnostics) -> Option<(Vec<Parsed>, Vec<usize>)> {
-        let shape = &self.whole.shapes[self.stage];
+        let shape = self.whole.shape(self.stage);
         let before = diagnostics.0.len();
         let mut variants = Vec::new();
         let mut of_row = Vec::with_capacity(shape.rows.len());
@@ -106,7 +107,7 @@ impl<'a> Parser<'a> {
             return None;
         }
         for (pattern, _) in self.at.iter().zip(used).filter(|(_, used)| !used) {
-            let message = format!("this matches no point of stage `{}`", self.whole.drafts[self.stage].name);
+            let message = format!("this matches no point of stage `{}`", self.whole.draft(self.stage).name);
             diagnostics.error(pattern.at.origin, message).help("the matrix excludes this combination");
         }
         (diagnostics.0.len() == before && variants.len() == known.len()).then_some((variants, of_row))
@@ -114,11 +115,11 @@ impl<'a> Parser<'a> {
 
     /// The parameters of the points that are like this row; `None` after an error.
     fn variant(&self, row: &[u32], at: &[&Pattern<'_>], diagnostics: &mut Diagnostics) -> Option<Parsed> {
-        let draft = &self.whole.drafts[self.stage];
-        let shape = &self.whole.shapes[self.stage];
+        let draft = self.whole.draft(self.stage);
+        let shape = self.whole.shape(self.stage);
         let mut axes: BTreeMap<&str, &Node> = BTreeMap::new();
         for position in &shape.relevant {
-            let axis = &self.whole.matrix.axes[shape.axes[*position]];
+            let axis = self.whole.matrix.axis(shape.axes[*position]);
             axes.insert(&axis.name, &axis.values[row[*position] as usize].node);
         }
         let merged = merged(draft.table, at, diagnostics)?;
@@ -164,7 +165,7 @@ impl<'a> Parser<'a> {
     /// A value that a reference brought in is faulted where it is written, which may be far from the stage: says whose
     /// error it is.
     fn label(&self, diagnostics: &mut Diagnostics, from: usize) {
-        let draft = &self.whole.drafts[self.stage];
+        let draft = self.whole.draft(self.stage);
         for diagnostic in diagnostics.0.iter_mut().skip(from) {
             let elsewhere = |o: &Origin| o != draft.origin && !within(draft.table, o);
             if diagnostic.label.is_none() && diagnostic.origin.as_ref().is_some_and(elsewhere) {

@@ -13,14 +13,15 @@
 use super::errors::suggest;
 use super::{Point, StageSpec};
 use crate::diagnostic::Diagnostics;
+use crate::id::StageId;
 use crate::stage::Params;
 use crate::value::{Data, Entry, Node, Table};
 
 /// How a sweep is pruned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prune {
-    /// The index of the stage whose points are compared.
-    pub stage: usize,
+    /// The stage whose points are compared.
+    pub stage: StageId,
     /// The figure that they are compared by, as its states call it: `loss` for `history.loss`.
     pub curve: String,
     /// Whether the smallest or the largest is the best.
@@ -74,7 +75,7 @@ pub(super) fn read(
     }
     let (stage, curve) = stage_and_curve(&metric, place, stages, points, diagnostics)?;
     let rungs: Vec<u64> = rungs.into_iter().map(|r| r as u64).collect();
-    check_rungs(&rungs, table.get("rungs")?, &stages[stage], points, diagnostics)?;
+    check_rungs(&rungs, table.get("rungs")?, &stages[stage.index()], points, diagnostics)?;
     (!rungs.is_empty()).then_some(Prune { stage, curve, mode, rungs, reduction })
 }
 
@@ -84,7 +85,7 @@ fn stage_and_curve(
     stages: &[StageSpec],
     points: &[Point],
     diagnostics: &mut Diagnostics,
-) -> Option<(usize, String)> {
+) -> Option<(StageId, String)> {
     let Some((name, curve)) = metric.split_once('.') else {
         let message = format!("{metric:?} is not a stage and one of its figures");
         diagnostics.error(&place.origin, message).help("write `stage.figure`, such as `ad.loss`");
@@ -96,7 +97,7 @@ fn stage_and_curve(
         return None;
     };
     let stage = &stages[index];
-    let first = points.get(stage.points.start)?;
+    let first = points.get(stage.points.start.index())?;
     let curves = first.parsed.stage.curves();
     if first.parsed.stage.epochs().is_none() || curves.is_empty() {
         let message = format!("stage `{name}` has no figures for every epoch: it is no training");
@@ -108,7 +109,7 @@ fn stage_and_curve(
         let message = format!("stage `{name}` has no axis: there is nothing to compare");
         diagnostics.error(&place.origin, message).help("mention an axis in it, or take `prune` away");
     } else {
-        return Some((index, curve.to_owned()));
+        return Some((StageId::new(index), curve.to_owned()));
     }
     None
 }
@@ -126,7 +127,7 @@ fn check_rungs(
         diagnostics.error(&written.get(at + 1)?.origin, message);
         return None;
     }
-    let shortest = points[stage.points.clone()].iter().filter_map(|p| Some((p.parsed.stage.epochs()?.total(), p)));
+    let shortest = points[stage.range()].iter().filter_map(|p| Some((p.parsed.stage.epochs()?.total(), p)));
     let (epochs, point) = shortest.min_by_key(|(epochs, _)| *epochs)?;
     if let Some(at) = rungs.iter().position(|r| *r >= epochs) {
         let message = format!("`{}` has {epochs} epochs, so it can't be stopped after {}", point.name, rungs[at]);

@@ -10,6 +10,7 @@ use super::errors::{check_name, suggest};
 use super::matrix::Matrix;
 use super::template::{Scope, mentions, part_of};
 use crate::diagnostic::{Diagnostics, Origin, Sources};
+use crate::id::{AxisId, StageId};
 use crate::stage::{Registry, Role, Roles, StageKind};
 use crate::value::{Data, Entry, Node, Table};
 
@@ -32,8 +33,8 @@ pub(super) struct Draft<'a> {
     pub(super) inputs: Vec<DraftInput>,
     /// `inputs` is not what it should be, which is reported; nothing is known of them.
     pub(super) unreadable: bool,
-    /// The axes it declares, as indices.
-    pub(super) own_axes: Vec<usize>,
+    /// The axes it declares.
+    pub(super) own_axes: Vec<AxisId>,
     /// The axes it mentions in its parameters, and where.
     pub(super) mentions: Vec<(String, Origin)>,
     /// Its overrides for some points.
@@ -58,8 +59,8 @@ pub(super) struct DraftInput {
 
 /// One reference to a stage.
 pub(super) struct Member {
-    /// The index of the stage.
-    pub(super) stage: usize,
+    /// The stage.
+    pub(super) stage: StageId,
     /// Gathers over all axes.
     pub(super) all: bool,
     /// Coordinates that are fixed or gathered, by the name of their axis.
@@ -96,12 +97,12 @@ pub(super) struct Reader<'a> {
     /// Resolved parameters.
     pub(super) params: &'a BTreeMap<String, Node>,
     /// The names of all stages.
-    pub(super) names: BTreeMap<&'a str, usize>,
+    pub(super) names: BTreeMap<&'a str, StageId>,
 }
 
 impl<'a> Reader<'a> {
     /// Reads the `[stages]` section; the stages' axes are added to the matrix. Every stage in `names` gets a draft, so
-    /// that indices hold.
+    /// that ids hold.
     pub(super) fn stages(
         &self,
         section: &'a Table,
@@ -110,14 +111,14 @@ impl<'a> Reader<'a> {
     ) -> Vec<Draft<'a>> {
         let mut seen: BTreeMap<String, &str> = BTreeMap::new();
         let mut drafts = Vec::with_capacity(section.0.len());
-        for (index, entry) in section.0.iter().enumerate() {
+        for (id, entry) in StageId::first(section.0.len()).zip(&section.0) {
             if let Some(other) = seen.insert(entry.name.to_lowercase(), &entry.name) {
                 let message = format!("stages `{other}` and `{}` differ only in case", entry.name);
                 let help = "their points' names become names of files, where case may make no difference";
                 diagnostics.error(&entry.name_origin, message).help(help);
             }
             drafts.push(match &entry.node.data {
-                Data::Table(table) => self.stage(index, entry, table, matrix, diagnostics),
+                Data::Table(table) => self.stage(id, entry, table, matrix, diagnostics),
                 other => {
                     let message = format!("stage `{}` must be a table, not {}", entry.name, other.describe());
                     diagnostics.error(&entry.node.origin, message);
@@ -128,10 +129,10 @@ impl<'a> Reader<'a> {
         drafts
     }
 
-    /// Reads the stage with this index.
+    /// Reads the stage with this id.
     fn stage(
         &self,
-        index: usize,
+        id: StageId,
         entry: &'a Entry,
         table: &'a Table,
         matrix: &mut Matrix,
@@ -140,12 +141,12 @@ impl<'a> Reader<'a> {
         check_name("a stage", &entry.name, &entry.name_origin, diagnostics);
         let (kind_name, kind) = self.kind(entry, table, diagnostics);
         let before = diagnostics.0.len();
-        let inputs = self.inputs(index, table, diagnostics);
+        let inputs = self.inputs(id, table, diagnostics);
         let unreadable = inputs.is_none();
         let inputs = inputs.unwrap_or_default();
         let own_axes = match table.get("matrix").and_then(|n| self.filled(n, diagnostics)) {
             None => vec![],
-            Some(Node { data: Data::Table(axes), .. }) => matrix.declare(&axes, Some(index), diagnostics),
+            Some(Node { data: Data::Table(axes), .. }) => matrix.declare(&axes, Some(id), diagnostics),
             Some(node) => {
                 let message = format!("`matrix` must be a table, not {}", node.data.describe());
                 diagnostics.error(&node.origin, message).help("matrix = { axis = [value, value] }");
@@ -193,7 +194,7 @@ impl<'a> Reader<'a> {
         (name, kind)
     }
 
-    fn inputs(&self, index: usize, table: &Table, diagnostics: &mut Diagnostics) -> Option<Vec<DraftInput>> {
+    fn inputs(&self, reader: StageId, table: &Table, diagnostics: &mut Diagnostics) -> Option<Vec<DraftInput>> {
         let Some(written) = table.get("inputs") else { return Some(vec![]) };
         let node = self.filled(written, diagnostics)?;
         let Data::Table(roles) = &node.data else {
@@ -213,14 +214,14 @@ impl<'a> Reader<'a> {
                 diagnostics.error(&entry.node.origin, message).help("leave the role out, or name a stage");
             }
             let members: Vec<Member> =
-                nodes.into_iter().filter_map(|n| self.member(index, n, list, diagnostics)).collect();
+                nodes.into_iter().filter_map(|n| self.member(reader, n, list, diagnostics)).collect();
             let (role, role_origin) = (entry.name.clone(), entry.name_origin.clone());
             inputs.push(DraftInput { role, role_origin, origin: entry.node.origin.clone(), list, members });
         }
         Some(inputs)
     }
 
-    fn member(&self, index: usize, node: &Node, list: bool, diagnostics: &mut Diagnostics) -> Option<Member> {
+    fn member(&self, reader: StageId, node: &Node, list: bool, diagnostics: &mut Diagnostics) -> Option<Member> {
         let Data::Text(text) = &node.data else {
             let message = format!("an input must be the name of a stage, not {}", node.data.describe());
             diagnostics.error(&node.origin, message);
@@ -232,11 +233,11 @@ impl<'a> Reader<'a> {
         };
         let Some(&stage) = self.names.get(name) else {
             let place = part_of(self.sources, &node.origin, name);
-            let known = self.names.keys().copied().filter(|n| self.names.get(n) != Some(&index));
+            let known = self.names.keys().copied().filter(|n| self.names.get(n) != Some(&reader));
             suggest(diagnostics, &place, format!("there is no stage `{name}`"), name, known);
             return None;
         };
-        if stage == index {
+        if stage == reader {
             diagnostics.error(&node.origin, format!("stage `{name}` is its own input"));
             return None;
         }
@@ -375,7 +376,7 @@ fn check_role(draft: &Draft<'_>, input: &DraftInput, role: &Role, drafts: &[Draf
         return;
     }
     for member in &input.members {
-        let given = &drafts[member.stage];
+        let given = &drafts[member.stage.index()];
         if given.kind.is_some() && !role.kinds.is_empty() && !role.kinds.contains(&given.kind_name.as_str()) {
             let (stage, found) = (given.name, &given.kind_name);
             let message = format!("role `{name}` of kind `{kind}` does not take `{stage}`, which is of kind `{found}`");

@@ -143,9 +143,9 @@ pub(super) fn shown(spec: &Spec, point: &Point) -> String {
         .inputs
         .iter()
         .map(|(role, input)| match input {
-            PointInput::One(i) => format!("{role}: {}", spec.points[*i].name),
+            PointInput::One(i) => format!("{role}: {}", spec.point(*i).name),
             PointInput::Many(is) => {
-                let names: Vec<&str> = is.iter().map(|i| spec.points[*i].name.as_str()).collect();
+                let names: Vec<&str> = is.iter().map(|i| spec.point(*i).name.as_str()).collect();
                 format!("{role}: [{}]", names.join(", "))
             }
         })

@@ -7,6 +7,7 @@ mod wiring;
 
 use super::testing::{good, good_with, graph, names, point, shown};
 use super::{DeviceChoice, Precision};
+use crate::id::PointId;
 use crate::value::Value;
 
 /// The example of the contract, in the kinds of these tests.
@@ -73,7 +74,7 @@ fn the_example_expands_as_the_contract_says() {
     report <- shown: [ad@lr=0.001, ad@lr=0.01, vad@distribution=gaussian, vad@distribution=uniform, fit@distribution=gaussian, fit@distribution=uniform]
     ");
     let stages: Vec<_> =
-        spec.stages.iter().map(|s| (s.name.as_str(), s.kind.as_str(), s.axes.join(","), s.points.clone())).collect();
+        spec.stages.iter().map(|s| (s.name.as_str(), s.kind.as_str(), s.axes.join(","), s.range())).collect();
     assert_eq!(stages[1], ("ad", "train", "lr".to_owned(), 1..3));
     assert_eq!(stages[4], ("report", "show", String::new(), 7..8));
     assert_eq!((epochs(&spec, "vad@distribution=gaussian"), epochs(&spec, "vad@distribution=uniform")), (5, 3));
@@ -203,7 +204,7 @@ fn a_number_is_one_value_however_it_is_written() {
     assert_eq!(width(names(&spec)[1]), Value::Int(7));
     assert_eq!(width(names(&spec)[2]), Value::Int(8));
     assert_eq!(width(names(&spec)[3]), Value::Int(9));
-    assert_eq!(point(&spec, "one").inputs["m"].indices(), [1]);
+    assert_eq!(point(&spec, "one").inputs["m"].points(), [PointId::new(1)]);
 }
 
 #[test]
@@ -314,7 +315,7 @@ fn overrides_are_typed_with_the_rest() {
     assert_eq!((spec.pipeline.seed, spec.pipeline.device), (-3, DeviceChoice::Cpu));
     assert_eq!((epochs(&spec, "ad@lr=0.5"), epochs(&spec, "vad@distribution=gaussian")), (8, 6));
     assert_eq!(point(&spec, "ad@lr=0.5").parsed.params["channels"], vec![1i64, 2].into());
-    assert_eq!(point(&spec, "more").inputs["a"].indices(), [5]);
+    assert_eq!(point(&spec, "more").inputs["a"].points(), [PointId::new(5)]);
     assert_eq!(spec.sources.0.len(), 1 + change.len());
 }
 
@@ -394,5 +395,5 @@ fn forty_thousand_points_are_no_trouble() {
     ));
     assert_eq!(spec.points.len(), 200 + 20_000 + 20_000 + 1);
     assert_eq!(shown(&spec, point(&spec, "f@a=7,b=9")), "f@a=7,b=9 <- data: d@a=7; model: m@a=7,b=9");
-    assert_eq!(point(&spec, "all").inputs["x"].indices().len(), 20_000);
+    assert_eq!(point(&spec, "all").inputs["x"].points().len(), 20_000);
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cli::project::Project;
 use crate::cli::ui::Ui;
 use crate::error::{Error, Result};
+use crate::id::PointId;
 use crate::key::{Components, InputDigest, Key, Segment};
 use crate::plan::PipelineFiles;
 use crate::report::{Change, Comparison, Figure, Pair};
@@ -34,18 +35,18 @@ pub(super) struct Side {
 }
 
 /// The points of a pipeline, by index.
-pub(super) fn of_project(project: &Project, ui: &Ui) -> Result<BTreeMap<usize, Side>> {
+pub(super) fn of_project(project: &Project, ui: &Ui) -> Result<BTreeMap<PointId, Side>> {
     let plan = project.plan(&BTreeSet::new(), ui)?;
     let mut records = project.planner(&BTreeSet::new()).records(&plan)?;
-    let keys: BTreeMap<usize, Key> = plan.decisions.iter().filter_map(|d| Some((d.point, d.key?))).collect();
-    let mut sides: BTreeMap<usize, Side> = BTreeMap::new();
-    let mut identity: BTreeMap<usize, Key> = BTreeMap::new();
+    let keys: BTreeMap<PointId, Key> = plan.decisions.iter().filter_map(|d| Some((d.point, d.key?))).collect();
+    let mut sides: BTreeMap<PointId, Side> = BTreeMap::new();
+    let mut identity: BTreeMap<PointId, Key> = BTreeMap::new();
     let files = PipelineFiles { store: &project.store, base: &project.spec.base };
     for index in project.graph.order().iter().copied().filter(|p| project.wanted.contains(p)) {
-        let point = &project.spec.points[index];
+        let point = project.spec.point(index);
         let stage = &point.parsed.stage;
         let reads = stage.reads();
-        let of = |i: &usize| identity.get(i).copied().unwrap_or(crate::key::Digest([0; 32]));
+        let of = |i: &PointId| identity.get(i).copied().unwrap_or(crate::key::Digest([0; 32]));
         let digest = |input: &PointInput| match input {
             PointInput::One(i) => InputDigest::One(of(i)),
             PointInput::Many(list) => {
@@ -63,7 +64,7 @@ pub(super) fn of_project(project: &Project, ui: &Ui) -> Result<BTreeMap<usize, S
             segments: stage.epochs().map(|e| e.segments),
         };
         identity.insert(index, components.key());
-        let names = |input: &PointInput| input.indices().iter().map(|i| project.name(*i).to_owned()).collect();
+        let names = |input: &PointInput| input.points().iter().map(|i| project.name(*i).to_owned()).collect();
         let inputs = point.inputs.iter().map(|(role, input)| (role.clone(), names(input))).collect();
         let (key, record) = (keys.get(&index).copied(), records.remove(&index));
         let (name, components) = (point.name.clone(), Some(components));

@@ -114,7 +114,7 @@ fn named(project: &Project) -> BTreeSet<PathBuf> {
     };
     for point in with_rivals(&project.spec, &project.graph, &project.wanted).iter() {
         // What can't be read is said by the run, and is waited for here.
-        let _ = project.spec.points[*point].parsed.stage.contents(&files);
+        let _ = project.spec.point(*point).parsed.stage.contents(&files);
     }
     files.named.into_inner()
 }

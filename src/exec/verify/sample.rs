@@ -55,7 +55,7 @@ impl Sample {
         let total = keys.len().saturating_sub(1) as u64;
         let whole = |s: &StateRecord| s.step == 0 && s.epoch > 0 && s.class == shared.compute.numerics;
         let stored: Vec<StateRecord> = shared.store.chain_states(&keys)?.into_iter().filter(whole).collect();
-        let name = &shared.spec.points[job.point].name;
+        let name = &shared.spec.point(job.point).name;
         if stored.is_empty() {
             let message = format!(
                 "no state of `{name}` is stored for {}: there is nothing to compare with",

@@ -18,7 +18,7 @@ fn meaning(text: &str) -> Vec<String> {
             let segments = p.parsed.stage.epochs().map(|e| e.segments);
             let mut inputs = String::new();
             for (role, input) in &p.inputs {
-                let mut names: Vec<&str> = input.indices().iter().map(|i| spec.points[*i].name.as_str()).collect();
+                let mut names: Vec<&str> = input.points().iter().map(|i| spec.point(*i).name.as_str()).collect();
                 names.sort_unstable();
                 let _ = write!(inputs, "{role}: {names:?} ");
             }
@@ -135,18 +135,18 @@ proptest! {
             found.len()
         };
         for stage in &spec.stages {
-            prop_assert_eq!(stage.points.len(), stage.axes.iter().map(|a| size(a)).product::<usize>());
+            prop_assert_eq!(stage.range().len(), stage.axes.iter().map(|a| size(a)).product::<usize>());
         }
         for point in &spec.points {
             for input in point.inputs.values() {
-                let members: Vec<_> = input.indices().iter().map(|i| &spec.points[*i]).collect();
+                let members: Vec<_> = input.points().iter().map(|i| spec.point(*i)).collect();
                 let of = spec.stages.iter().find(|s| s.name == members[0].stage).unwrap();
                 // Axes over which the list gathers take several values in it; on all others it meets the reader.
                 let varies = |axis: usize| members.iter().any(|m| m.coordinates[axis] != members[0].coordinates[axis]);
                 let gathered: usize = (0..of.axes.len()).filter(|a| varies(*a)).map(|a| size(&of.axes[a])).product();
                 prop_assert_eq!(members.len(), gathered);
                 if let PointInput::One(index) = input {
-                    let shared = spec.points[*index].coordinates.iter();
+                    let shared = spec.point(*index).coordinates.iter();
                     prop_assert!(shared.clone().all(|c| point.coordinates.contains(c)));
                 }
             }

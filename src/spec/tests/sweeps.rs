@@ -127,8 +127,8 @@ fn axes_that_are_drawn_together_do_not_multiply() {
     let text = pipeline(&matrix(3)).replace("${matrix.lr}", "").replace("${matrix.seed-like}", "");
     let text = format!("{text}[stages.t]\nkind = \"show\"\ntitle = \"${{matrix.lr}}${{matrix.seed-like}}\"\n");
     let spec = good(&text);
-    assert!(spec.stages[0].points.len() <= 2, "{:?}", names(&spec));
-    assert_eq!(spec.stages[1].points.len(), 6);
+    assert!(spec.stages[0].range().len() <= 2, "{:?}", names(&spec));
+    assert_eq!(spec.stages[1].range().len(), 6);
 }
 
 #[test]
@@ -351,7 +351,7 @@ fn pruning(prune: &str) -> String {
 fn pruning_has_a_stage_a_figure_and_rungs_before_the_last_epoch() {
     let read = |prune: &str| good(&format!("pipeline.name = \"p\"\n{}", pruning(prune))).prune;
     let found = read("metric = \"t.rmse\"\nrungs = [1, 8]").expect("a pruning");
-    assert_eq!((found.stage, found.curve.as_str(), found.mode), (1, "rmse", Mode::Min));
+    assert_eq!((found.stage.index(), found.curve.as_str(), found.mode), (1, "rmse", Mode::Min));
     assert_eq!((found.rungs, found.reduction), (vec![1, 8], 3));
     assert_eq!(read("metric = \"t.loss\"\nrungs = []\nmode = \"max\"\nreduction = 2"), None);
 }
