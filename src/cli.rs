@@ -24,6 +24,7 @@ mod show;
 mod status;
 mod ui;
 mod verify;
+mod work;
 
 #[cfg(any(fuzzing, test))]
 pub(crate) use filter::fuzz::check as check_filter;
@@ -130,6 +131,9 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// List the stage kinds with their inputs and parameters
     Kinds(kinds::KindsArgs),
+    /// Run the job of another vadpipe (`run --isolate`)
+    #[command(hide = true)]
+    Work(work::WorkArgs),
     /// Print a completion script for a shell: it completes stages and points of the given file, too
     #[command(after_help = COMPLETIONS)]
     Completions {
@@ -203,6 +207,7 @@ fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
         Command::Gc(args) => gc::gc(&args, global, ui),
         Command::Doctor(args) => doctor::doctor(&args, global, ui),
         Command::Kinds(args) => kinds::kinds(&args, global, ui),
+        Command::Work(args) => work::work(&args, global, ui),
         Command::Completions { shell } => {
             ui.exact(&completion::script(&shell.to_string())?);
             Ok(())

@@ -8,9 +8,10 @@ use std::fmt;
 use std::io;
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 /// What went wrong, as far as a script that called us cares. The exit codes are part of the command line's contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Category {
     /// A stage failed while it ran: exit code 1.
     StageFailed,

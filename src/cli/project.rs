@@ -10,12 +10,13 @@ use super::ui::Ui;
 use super::{Global, PipelineArgs};
 use crate::diagnostic::{Diagnostics, Origin, Sources};
 use crate::error::{Error, Result};
-use crate::exec::{Compute, choose};
+use crate::event::Listener;
+use crate::exec::{Compute, RunContext, choose};
 use crate::graph::Graph;
 use crate::id::PointId;
 use crate::plan::{Plan, Planner};
 use crate::spec::{Spec, load};
-use crate::stage::Registry;
+use crate::stage::{Cancel, Registry};
 use crate::store::{Holder, Options, ResultRecord, Store};
 
 /// A pipeline with its graph, its cache and its device.
@@ -71,7 +72,19 @@ impl Project {
         Ok(Self { spec, graph, store, compute, targets, wanted })
     }
 
-    /// Asks `f` with a planner that makes `forced` again.
+    /// What a run of this pipeline needs.
+    pub(super) fn context<'a>(
+        &'a self,
+        data_dirs: &'a [PathBuf],
+        threads: usize,
+        cancel: &'a Cancel,
+        listener: &'a dyn Listener,
+    ) -> RunContext<'a> {
+        let (spec, graph, store, compute) = (&self.spec, &self.graph, &self.store, &self.compute);
+        RunContext { spec, graph, store, compute, data_dirs, threads, cancel, listener }
+    }
+
+    /// A planner for which the results of `forced` do not count.
     pub(super) fn planner<'a>(&'a self, forced: &'a BTreeSet<PointId>) -> Planner<'a> {
         let (spec, graph, store, numerics) = (&self.spec, &self.graph, &self.store, &self.compute.numerics);
         Planner { spec, graph, store, numerics, forced }

@@ -62,6 +62,9 @@ pub(super) struct RunArgs {
     /// Threads of a training [default: number of cores]; never changes a result
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Run each stage in a process of its own: one that crashes or runs out of memory fails alone
+    #[arg(long)]
+    isolate: bool,
     /// The folder that reports are written to
     #[arg(long, value_name = "DIR", default_value = "reports")]
     reports: PathBuf,
@@ -124,6 +127,7 @@ fn once(
     if args.dry_run {
         return super::plan::print(project, &project.plan(&forced, ui)?, ui);
     }
+    let program = if args.isolate { Some(own_program()?) } else { None };
     let given: Vec<String> = std::env::args().skip(1).collect();
     let options = exec::Options {
         wanted: &project.wanted,
@@ -131,15 +135,14 @@ fn once(
         jobs: args.jobs.map_or(session.threads, usize::from),
         keep_going: args.keep_going,
         wait: !global.no_wait,
-        threads: session.threads,
-        compute: &project.compute,
-        data_dirs: &data_dirs(args.data_dir.as_ref()),
+        isolate: program.as_deref(),
         reports: &args.reports,
         file: &args.pipeline.file.display().to_string(),
         args: &given,
     };
     let listener = Attentive { patience, listener: &*session.watch };
-    let outcome = exec::run(&project.spec, &project.graph, &project.store, &options, &session.cancel, &listener)?;
+    let data_dirs = data_dirs(args.data_dir.as_ref());
+    let outcome = exec::run(&project.context(&data_dirs, session.threads, &session.cancel, &listener), &options)?;
     match outcome.status {
         Status::Ok => session.watch.check_output(),
         Status::Interrupted => {
@@ -156,6 +159,11 @@ fn once(
                 .hint("what was finished is cached; `vadpipe log` shows the run"))
         }
     }
+}
+
+/// This program, which also runs single jobs.
+fn own_program() -> Result<PathBuf> {
+    std::env::current_exe().map_err(|e| Error::storage("can't find this program's file").caused_by(e))
 }
 
 /// The points that the command line wants made again.

@@ -114,7 +114,7 @@ impl Ui {
     }
 
     /// [`Ui::exact`] for a run, which goes on when nobody reads any more.
-    fn try_out(&self, text: &str) -> std::io::Result<()> {
+    pub(super) fn try_out(&self, text: &str) -> std::io::Result<()> {
         let mut out = std::io::stdout().lock();
         let ended = if text.ends_with('\n') { "" } else { "\n" };
         write!(out, "{text}{ended}").and_then(|()| out.flush())

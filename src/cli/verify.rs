@@ -12,7 +12,7 @@ use super::run::{STOPPING, start_threads, stop_on_signals};
 use super::ui::{GREEN, RED, Ui, paint};
 use super::{Global, PipelineArgs};
 use crate::error::{Category, Error, Result};
-use crate::exec::{Sample, Sampled, Verification, Verifier};
+use crate::exec::{self, Sample, Sampled, Verification};
 use crate::id::PointId;
 use crate::stage::Cancel;
 
@@ -73,16 +73,9 @@ fn again(
     if sample.is_some() {
         ui.note(&format!("stretches are picked with --seed {seed}"));
     }
-    let verifier = Verifier {
-        planner: &project.planner(&NOTHING),
-        store: &project.store,
-        compute: &project.compute,
-        data_dirs: &data_dirs(args.data_dir.as_ref()),
-        threads,
-        cancel,
-        listener,
-    };
-    let found = verifier.verify(&points, sample)?;
+    let data_dirs = data_dirs(args.data_dir.as_ref());
+    let context = project.context(&data_dirs, threads, cancel, listener);
+    let found = exec::verify(&context, &points, sample)?;
     let differing = found.iter().filter(|v| v.difference.is_some()).count();
     if ui.json {
         let seed = sample.map(|s| s.seed);
@@ -99,8 +92,6 @@ fn again(
     }
     Ok(())
 }
-
-static NOTHING: std::collections::BTreeSet<PointId> = std::collections::BTreeSet::new();
 
 fn object(verification: &Verification) -> Value {
     let Verification { name, difference, sampled } = verification;

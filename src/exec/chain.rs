@@ -28,7 +28,7 @@ pub(crate) struct StoredChain<'a> {
     /// state(0) … state(n).
     states: Vec<Key>,
     numerics: &'a str,
-    pinned: BTreeSet<u64>,
+    kept: BTreeSet<u64>,
     interval: Duration,
     fresh: bool,
     rung: Option<u64>,
@@ -51,7 +51,7 @@ pub(crate) struct ChainSettings<'a> {
     /// Only states of this class are continued.
     pub numerics: &'a str,
     /// Epochs whose states stay.
-    pub pinned: BTreeSet<u64>,
+    pub kept: BTreeSet<u64>,
     /// Time between checkpoints; zero for one after every epoch.
     pub interval: Duration,
     /// Begin at the beginning, whatever is stored (`-f`, `-R`, `verify`).
@@ -70,9 +70,9 @@ impl<'a> StoredChain<'a> {
         stage: &'a str,
         settings: ChainSettings<'a>,
     ) -> Self {
-        let ChainSettings { states, numerics, pinned, interval, fresh, rung, cancel } = settings;
+        let ChainSettings { states, numerics, kept, interval, fresh, rung, cancel } = settings;
         let moving = Mutex::new(Moving { last_save: Instant::now(), resumed_at: None, last: None, at_rung: false });
-        Self { store, listener, stage, states, numerics, pinned, interval, fresh, rung, cancel, moving }
+        Self { store, listener, stage, states, numerics, kept, interval, fresh, rung, cancel, moving }
     }
 
     /// Whether the state at the rung, or one behind it, is stored.
@@ -98,7 +98,7 @@ impl<'a> StoredChain<'a> {
     }
 
     fn stays(&self, position: Position) -> bool {
-        position.step == 0 && (position.epoch == self.total() || self.pinned.contains(&position.epoch))
+        position.step == 0 && (position.epoch == self.total() || self.kept.contains(&position.epoch))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Moving> {
@@ -139,9 +139,9 @@ impl Chain for StoredChain<'_> {
             return Ok(());
         }
         let started = Instant::now();
-        let pinned = self.stays(position);
+        let kept = self.stays(position);
         let stored = StatePosition { epoch: position.epoch, step: position.step };
-        let record = self.store.put_state(&self.states, stored, self.numerics, pinned, tensors)?;
+        let record = self.store.put_state(&self.states, stored, self.numerics, kept, tensors)?;
         let before = self.lock().last.take();
         if let Some(old) = before {
             // The new state is durable: a training doesn't fail for what is only left lying about.

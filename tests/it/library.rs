@@ -83,15 +83,23 @@ fn run(folder: &Path, pipeline: &str) -> Vec<Event> {
         jobs: 2,
         keep_going: false,
         wait: true,
-        threads: 1,
-        compute: &compute,
-        data_dirs: &[],
+        isolate: None,
         reports: folder,
         file: "means.toml",
         args: &[],
     };
     let heard = Heard::default();
-    let outcome = exec::run(&spec, &graph, &store, &options, &Cancel::default(), &heard).expect("a run");
+    let context = exec::RunContext {
+        spec: &spec,
+        graph: &graph,
+        store: &store,
+        compute: &compute,
+        data_dirs: &[],
+        threads: 1,
+        cancel: &Cancel::default(),
+        listener: &heard,
+    };
+    let outcome = exec::run(&context, &options).expect("a run");
     assert_eq!(outcome.status, Status::Ok);
     heard.0.into_inner().expect("a list")
 }

@@ -10,9 +10,9 @@ use crate::stage::Epochs;
 /// The epochs whose states stay, for each training: those its parameters ask for, and those where two of the plan's chains
 /// part. Chains that read the same points with the same parameters are one as far as these agree, whatever the inputs'
 /// bytes: points stand in for digests that are not known yet.
-pub(crate) fn pinned_epochs(planner: &Planner<'_>, order: &[PointId]) -> BTreeMap<PointId, BTreeSet<u64>> {
+pub(crate) fn kept_epochs(planner: &Planner<'_>, order: &[PointId]) -> BTreeMap<PointId, BTreeSet<u64>> {
     let mut chains: BTreeMap<PointId, Vec<Key>> = BTreeMap::new();
-    let mut pinned: BTreeMap<PointId, BTreeSet<u64>> = BTreeMap::new();
+    let mut kept: BTreeMap<PointId, BTreeSet<u64>> = BTreeMap::new();
     for &index in order {
         let point = planner.spec.point(index);
         let Some(Epochs { segments, keep }) = point.parsed.stage.epochs() else { continue };
@@ -31,12 +31,12 @@ pub(crate) fn pinned_epochs(planner: &Planner<'_>, order: &[PointId]) -> BTreeMa
             segments: Some(segments),
         };
         chains.insert(index, components.states());
-        pinned.entry(index).or_default().extend(keep);
+        kept.entry(index).or_default().extend(keep);
     }
     for (index, epochs) in branches(&chains) {
-        pinned.entry(index).or_default().extend(epochs);
+        kept.entry(index).or_default().extend(epochs);
     }
-    pinned
+    kept
 }
 
 /// The epochs at which the chains of several trainings part, for each of them. `chains` gives each training's state keys,

@@ -1,48 +1,60 @@
-//! What is kept of a run while it happens: its record in the store, and its events as one NDJSON file.
+//! What is kept of a run: its record in the store, and its events as an NDJSON file.
 //!
 //! The record is written when the run starts, so that `gc` keeps what the run needs and a killed run is known, and again
-//! when it ends. The file holds every event but progress, each line written before anything is waited for: a run can be
-//! watched from outside, and what happened before a crash is there.
+//! when it ends. The file holds every event except progress. Each line is written before the driver waits for anything, so
+//! a run can be watched from outside, and the events before a crash are there.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::event::{Event, Listener, Status};
-use crate::exec::Options;
-use crate::exec::outcome::Fate;
-use crate::exec::schedule::Scheduler;
+use crate::exec::context::RunContext;
 use crate::id::PointId;
-use crate::key::Key;
+use crate::key::{Digest, Key};
 use crate::plan::{Decision, Plan, State};
-use crate::spec::Spec;
-use crate::store::{AtWork, Holder, RUN_FORMAT, RunRecord, RunStatus, StageOutcome, StageRun, Store};
+use crate::store::{AtWork, Holder, RUN_FORMAT, RunRecord, RunStatus, StageOutcome, StageRun};
+
+/// What to record of a run besides its events.
+#[derive(Clone, Copy)]
+pub(crate) struct RunInfo<'a> {
+    /// The run's id.
+    pub id: &'a str,
+    /// The pipeline's file as given.
+    pub file: &'a str,
+    /// The command line after the program's name.
+    pub args: &'a [String],
+}
+
+/// How a point ended.
+pub(crate) struct StageEnd {
+    pub point: PointId,
+    pub outcome: StageOutcome,
+    /// The key of its result, or of the one that a pruned point would have had.
+    pub key: Option<Key>,
+    pub digest: Option<Digest>,
+}
 
 /// Passes events on to the user's listener, and keeps them.
-pub(crate) struct Journal<'a> {
-    store: &'a Arc<Store>,
-    spec: &'a Spec,
-    listener: &'a dyn Listener,
+pub(crate) struct RunLog<'a> {
+    context: RunContext<'a>,
     file: Mutex<BufWriter<File>>,
     record: Mutex<RunRecord>,
-    /// Where each stage stands in the record.
-    places: BTreeMap<&'a str, usize>,
-    /// Scratch folders stay while this run is under way.
+    /// The position of each stage in the record.
+    positions: BTreeMap<&'a str, usize>,
+    /// Keeps scratch folders while the run is under way.
     _at_work: AtWork,
 }
 
-impl<'a> Journal<'a> {
+impl<'a> RunLog<'a> {
     /// Writes the record of a run that starts.
-    pub(crate) fn begin(
-        store: &'a Arc<Store>,
-        id: &str,
-        spec: &'a Spec,
-        options: &Options<'_>,
-        plan: &Plan,
-        listener: &'a dyn Listener,
-    ) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If the cache can't be written.
+    pub(crate) fn start(context: RunContext<'a>, info: RunInfo<'_>, plan: &Plan) -> Result<Self> {
+        let RunContext { spec, store, compute, .. } = context;
         let stage = |d: &Decision| StageRun {
             name: spec.point(d.point).name.clone(),
             kind: spec.point(d.point).parsed.kind.name().to_owned(),
@@ -54,38 +66,38 @@ impl<'a> Journal<'a> {
         };
         let record = RunRecord {
             format: RUN_FORMAT,
-            id: id.to_owned(),
+            id: info.id.to_owned(),
             pipeline: spec.pipeline.name.clone(),
-            file: options.file.to_owned(),
-            args: options.args.to_vec(),
+            file: info.file.to_owned(),
+            args: info.args.to_vec(),
             started_at: jiff::Timestamp::now().as_millisecond(),
             finished_at: None,
             status: RunStatus::Running,
             holder: Holder::this_process(),
-            device: options.compute.name.clone(),
-            class: options.compute.numerics.clone(),
-            threads: options.threads,
+            device: compute.name.clone(),
+            class: compute.numerics.clone(),
+            threads: context.threads,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             stages: plan.decisions.iter().map(stage).collect(),
             states: plan.decisions.iter().flat_map(begins).collect(),
         };
         let at_work = store.at_work()?;
-        // What is all there already needs no protection, and one that is not waited for is not watched.
+        // A run in which everything is cached needs no protection from `gc`.
         if !plan.is_complete() {
             store.write_run(&record)?;
         }
-        let places = plan.decisions.iter().enumerate().map(|(i, d)| (spec.point(d.point).name.as_str(), i)).collect();
-        let path = store.dir().join("runs").join(format!("{id}.ndjson"));
+        let positions =
+            plan.decisions.iter().enumerate().map(|(i, d)| (spec.point(d.point).name.as_str(), i)).collect();
+        let path = store.dir().join("runs").join(format!("{}.ndjson", info.id));
         let storage = |e| Error::storage(format!("can't write {}", path.display())).caused_by(e);
         path.parent().map_or(Ok(()), fs::create_dir_all).map_err(storage)?;
         let file = Mutex::new(BufWriter::new(File::create(&path).map_err(storage)?));
-        Ok(Self { store, spec, listener, file, record: Mutex::new(record), places, _at_work: at_work })
+        Ok(Self { context, file, record: Mutex::new(record), positions, _at_work: at_work })
     }
 
-    /// Reports what the store has noticed since the last call: damage, databases set aside. Returns whether there was
-    /// anything.
+    /// Reports what the store noticed since the last call, such as damage. Returns whether there was anything.
     pub(crate) fn warn_of_the_store(&self) -> bool {
-        let warnings = self.store.warnings();
+        let warnings = self.context.store.warnings();
         let noticed = !warnings.is_empty();
         for message in warnings {
             self.event(&Event::Warning { message });
@@ -94,24 +106,16 @@ impl<'a> Journal<'a> {
     }
 
     /// Completes the record.
-    pub(crate) fn end(&self, scheduler: &Scheduler<'_>, status: Status) -> Result<()> {
+    ///
+    /// # Errors
+    /// If the cache can't be written.
+    pub(crate) fn end(&self, ends: &[StageEnd], status: Status) -> Result<()> {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        for (stage, point) in record.stages.iter_mut().zip(scheduler.order()) {
-            stage.outcome = match &scheduler.fates[point] {
-                Fate::Cached => StageOutcome::Cached,
-                Fate::Executed => StageOutcome::Executed,
-                Fate::Failed => StageOutcome::Failed,
-                Fate::Pruned => StageOutcome::Pruned,
-                Fate::Skipped(_) | Fate::Waiting | Fate::Running => StageOutcome::Skipped,
-            };
-            if let Some((key, digest)) = scheduler.results.get(point) {
-                stage.key = Some(*key);
-                stage.digest = Some(*digest);
-            }
-        }
-        // So that `gc` keeps the states that they ended with.
-        for (stage, point) in record.stages.iter_mut().zip(scheduler.order()) {
-            stage.key = stage.key.or(scheduler.pruned.get(point).copied());
+        for (stage, end) in record.stages.iter_mut().zip(ends) {
+            stage.outcome = end.outcome;
+            // `gc` keeps the states that a pruned training ended with.
+            stage.key = end.key.or(stage.key);
+            stage.digest = end.digest.or(stage.digest);
         }
         record.finished_at = Some(jiff::Timestamp::now().as_millisecond());
         record.status = match status {
@@ -119,13 +123,14 @@ impl<'a> Journal<'a> {
             Status::Failed => RunStatus::Failed,
             Status::Interrupted => RunStatus::Interrupted,
         };
-        let name = |point: &PointId| self.spec.point(*point).name.as_str();
-        let hits: Vec<_> = scheduler.results.iter().map(|(point, (key, _))| (name(point), *key)).collect();
-        let note = || self.store.note_hits(&self.spec.pipeline.name, &hits);
-        // One waits for the disk while the other reads the index, if there is a thread to be had.
+        let hit = |end: &StageEnd| end.digest.and(end.key).map(|key| (self.context.name(end.point), key));
+        let hits: Vec<_> = ends.iter().filter_map(hit).collect();
+        let store = self.context.store;
+        let note = || store.note_hits(&self.context.spec.pipeline.name, &hits);
+        // One thread waits for the disk while the other reads the index.
         let noted = std::thread::scope(|scope| {
             let noting = std::thread::Builder::new().spawn_scoped(scope, note);
-            let written = self.store.write_run(&record);
+            let written = store.write_run(&record);
             let noted = match noting {
                 Ok(noting) => noting.join().unwrap_or(Ok(())),
                 Err(_) => note(),
@@ -142,8 +147,8 @@ impl<'a> Journal<'a> {
             _ => return,
         };
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = self.places.get(stage.as_str()).copied();
-        if let Some(stage) = place.and_then(|place| record.stages.get_mut(place)) {
+        let position = self.positions.get(stage.as_str()).copied();
+        if let Some(stage) = position.and_then(|position| record.stages.get_mut(position)) {
             stage.seconds = seconds.unwrap_or(stage.seconds);
             stage.resumed_at = epoch.or(stage.resumed_at);
         }
@@ -151,7 +156,7 @@ impl<'a> Journal<'a> {
 
     fn keep(&self, event: &Event) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        // What counts is in the store; that a full disk cuts the file short is said where the store is written.
+        // Results are in the store, which reports a full disk.
         let _ = serde_json::to_writer(&mut *file, event);
         let _ = file.write_all(b"\n");
         if !event.is_one_of_many() {
@@ -160,26 +165,26 @@ impl<'a> Journal<'a> {
     }
 }
 
-/// The keys of the state that a training goes on from: that of the state itself and, since half an epoch is under the key
-/// of what it will become, the next one.
+/// The keys of the states that a training continues from: the furthest stored one and the next, since a state in the
+/// middle of an epoch is stored under the key of that epoch's end.
 fn begins(decision: &Decision) -> Vec<Key> {
     let (Some(components), Some(epochs)) = (&decision.components, &decision.epochs) else { return Vec::new() };
     let cached = usize::try_from(epochs.cached).unwrap_or(usize::MAX);
     components.states().into_iter().skip(cached).take(2).collect()
 }
 
-impl Listener for Journal<'_> {
+impl Listener for RunLog<'_> {
     fn event(&self, event: &Event) {
         self.remember(event);
         if !matches!(event, Event::Progress { .. }) {
             self.keep(event);
         }
-        self.listener.event(event);
+        self.context.listener.event(event);
     }
 
     fn pause(&self) {
         let _ = self.file.lock().unwrap_or_else(PoisonError::into_inner).flush();
-        self.listener.pause();
+        self.context.listener.pause();
     }
 }
 
@@ -190,7 +195,7 @@ mod tests {
     use crate::plan::{CachedEpochs, State};
 
     #[test]
-    fn a_record_names_two_states_of_a_training_however_long_it_is() {
+    fn record_of_a_long_training_names_two_states() {
         let components = |epochs| Components {
             kind: "test".to_owned(),
             version: 1,
