@@ -118,6 +118,7 @@ fn pipeline(dice: &mut Dice) -> Pipeline {
     if dice.once_in(2) {
         let roles = models[0].roles.clone();
         let first = 1 + dice.below(count - 1);
+        models[0] = Model { salt: 99, unstable: trouble.unstable, fails: false, ..models[0].clone() };
         for index in first..count.min(first + 2 + dice.below(5)) {
             let inputs = if dice.once_in(2) { vec![vec![PointId::new(0)]] } else { roles.clone() };
             models[index] = Model { roles: inputs, salt: index as u64, epochs: Some((4, 0)), ..models[index].clone() };
@@ -195,6 +196,8 @@ struct Running {
     options: StartOptions,
     inputs: Vec<(PointId, Key, Digest)>,
     epoch: u64,
+    /// Whether it has read its inputs.
+    has_read: bool,
     made: bool,
 }
 
@@ -317,6 +320,7 @@ impl Simulation {
         let commands = self.state.finish();
         self.take(commands);
         self.check_outcome();
+        self.check_pruned();
         self.outcome()
     }
 
@@ -379,7 +383,7 @@ impl Simulation {
             }
         }
         let epoch = if options.fresh { 0 } else { cached };
-        let job = Running { key, chain, options, inputs, epoch, made: false };
+        let job = Running { key, chain, options, inputs, epoch, has_read: false, made: false };
         for (other, running) in &self.running {
             assert_ne!(running.key, key, "{point} and {other} compute the same key");
             let shared = job.remaining().intersection(&running.remaining()).count();
@@ -522,6 +526,17 @@ impl Simulation {
             self.running.remove(&point);
             return Some(Input::Ended(point, Ended::WorkerLost(Error::new(Category::StageFailed, "lost"))));
         }
+        if !running.has_read {
+            running.has_read = true;
+            let results = &self.world.results;
+            let damaged = running.inputs.iter().filter(|(_, key, output)| results.get(key) != Some(output));
+            let damaged: BTreeSet<PointId> = damaged.map(|(input, ..)| *input).collect();
+            if !damaged.is_empty() {
+                self.running.remove(&point);
+                return Some(Input::Ended(point, Ended::Damaged(damaged, Error::storage("damaged"))));
+            }
+            return None;
+        }
         if running.epoch < running.end() {
             running.epoch += 1;
             let state = running.chain[running.epoch as usize];
@@ -531,13 +546,6 @@ impl Simulation {
                 return Some(Input::StateSaved(point));
             }
             return None;
-        }
-        let results = &self.world.results;
-        let damaged = running.inputs.iter().filter(|(_, key, output)| results.get(key) != Some(output));
-        let damaged: BTreeSet<PointId> = damaged.map(|(input, ..)| *input).collect();
-        if !damaged.is_empty() {
-            self.running.remove(&point);
-            return Some(Input::Ended(point, Ended::Damaged(damaged, Error::storage("damaged"))));
         }
         if let Some(epoch) = running.options.rung {
             self.running.remove(&point);
@@ -589,6 +597,40 @@ impl Simulation {
                     || (!self.failures.is_empty() && !self.pipeline.policy.keep_going);
                 assert!(stopped, "{point} was skipped without a reason");
             }
+        }
+    }
+
+    /// The points that are pruned are those of the definition in `plan/prune.rs`.
+    fn check_pruned(&self) {
+        let table = self.state.table();
+        let members: Vec<PointId> = self.pipeline.members.iter().copied().collect();
+        let is_resolved = |p: &PointId| matches!(table.state(*p), PointState::Done(_) | PointState::Pruned(_));
+        let has_inputs = |p: &PointId| table.inputs(*p).iter().all(|i| matches!(table.state(*i), PointState::Done(_)));
+        if !members.iter().all(|p| is_resolved(p) && has_inputs(p)) {
+            return;
+        }
+        let curve_of = |p: &PointId| {
+            let outputs = table.inputs(*p).iter().filter_map(|i| match table.state(*i) {
+                PointState::Done(done) => Some((*i, done.output)),
+                _ => None,
+            });
+            let inputs = ResolvedInputs { outputs: outputs.collect(), pruned: BTreeSet::new() };
+            curve(&keys(self.model(*p), *p, &inputs).1, 4)
+        };
+        let curves: BTreeMap<PointId, Vec<f64>> = members.iter().map(|p| (*p, curve_of(p))).collect();
+        let mut reached = members.clone();
+        for rung in RUNGS {
+            let value = |p: &PointId| curves[p][rung as usize - 1];
+            let goes_on = |p: &&PointId| {
+                let group: Vec<&PointId> = reached.iter().filter(|q| q <= p).collect();
+                let better = group.iter().filter(|q| (value(q), **q) < (value(p), *p)).count();
+                better < group.len().div_ceil(2)
+            };
+            reached = reached.iter().filter(goes_on).copied().collect();
+        }
+        for point in members {
+            let is_pruned = matches!(table.state(point), PointState::Pruned(_));
+            assert_eq!(is_pruned, !reached.contains(&point), "whether {point} is pruned");
         }
     }
 
