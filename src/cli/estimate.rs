@@ -14,7 +14,7 @@ use std::num::NonZeroUsize;
 
 use super::project::Project;
 use crate::error::Result;
-use crate::id::PointId;
+use crate::id::{PointId, PointName};
 use crate::key::{Digest, Hash, InputDigest, Key, Segment};
 use crate::plan::{Decision, Plan, State};
 use crate::spec::PointInput;
@@ -176,7 +176,7 @@ impl History {
         }
         let mut of_stages: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         for (name, seconds) in &history.points {
-            of_stages.entry(name.split('@').next().unwrap_or(name)).or_default().push(*seconds);
+            of_stages.entry(PointName::parse(name).stage).or_default().push(*seconds);
         }
         let mean = |(name, all): (&str, Vec<f64>)| (name.to_owned(), all.iter().sum::<f64>() / all.len() as f64);
         history.stages = of_stages.into_iter().map(mean).collect();

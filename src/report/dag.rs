@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::html::Text;
 use super::overlay::StageOverlay;
+use crate::id::PointName;
 
 const BOX_WIDTH: f64 = 164.0;
 const BOX_HEIGHT: f64 = 38.0;
@@ -53,8 +54,8 @@ fn edge((from_x, from_y): (f64, f64), (to_x, to_y): (f64, f64)) -> String {
 
 fn node(stage: &StageOverlay, (x, y): (f64, f64)) -> String {
     let state = stage.state.word();
-    let (name, point) = stage.name.split_once('@').unwrap_or((&stage.name, ""));
-    let second = if point.is_empty() { &stage.kind } else { point };
+    let PointName { stage: name, coordinates } = PointName::parse(&stage.name);
+    let second = coordinates.unwrap_or(&stage.kind);
     let title = format!("{} ({}): {state}", stage.name, stage.kind);
     let mut out = format!("<g class=\"node {state}\"><title>{}</title>", Text(&title));
     out.push_str(&format!("<rect x=\"{x}\" y=\"{y:.1}\" width=\"{BOX_WIDTH}\" height=\"{BOX_HEIGHT}\" rx=\"3\"/>"));

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cli::project::Project;
 use crate::cli::ui::Ui;
 use crate::error::{Error, Result};
-use crate::id::PointId;
+use crate::id::{PointId, PointName};
 use crate::key::{Components, InputDigest, Key, Segment};
 use crate::plan::PipelineFiles;
 use crate::report::{Change, Comparison, Figure, Pair};
@@ -175,7 +175,6 @@ pub(super) fn compare(
 pub(super) fn pair_up(a: &str, b: &str, first: Vec<Side>, second: Vec<Side>) -> (Comparison, Vec<[Side; 2]>) {
     let mut found = Comparison { a: a.to_owned(), b: b.to_owned(), ..Comparison::default() };
     let single = first.len() == 1 && second.len() == 1;
-    let coordinates = |side: &Side| side.name.split_once('@').map(|(_, c)| c.to_owned()).unwrap_or_default();
     let mut others: Vec<Option<Side>> = second.into_iter().map(Some).collect();
     let mut pairs = Vec::new();
     for side in first {
@@ -190,6 +189,10 @@ pub(super) fn pair_up(a: &str, b: &str, first: Vec<Side>, second: Vec<Side>) -> 
     }
     found.only_b = others.into_iter().flatten().map(|s| s.name).collect();
     (found, pairs)
+}
+
+fn coordinates(side: &Side) -> Option<&str> {
+    PointName::parse(&side.name).coordinates
 }
 
 fn is_same(a: &Side, b: &Side, pair: &Pair) -> bool {

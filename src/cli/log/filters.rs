@@ -8,6 +8,7 @@ use jiff::{Span, Timestamp, Zoned};
 
 use super::LogArgs;
 use crate::error::{Error, Result};
+use crate::id::PointName;
 use crate::store::{RunRecord, RunStatus, StageOutcome, StageRun};
 
 /// How a stage or a run ended.
@@ -91,7 +92,7 @@ impl Filters {
 
     /// Whether to list this stage of a run that was let through. A point is found by its stage's name, too.
     pub(super) fn takes_stage(&self, stage: &StageRun) -> bool {
-        let of = stage.name.split('@').next().unwrap_or_default();
+        let of = PointName::parse(&stage.name).stage;
         let matches = |glob: &GlobMatcher| glob.is_match(&stage.name) || glob.is_match(of);
         // A run that is under way has not said yet what became of its stages: they are pending.
         self.stage.as_ref().is_none_or(matches)
