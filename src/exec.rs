@@ -28,7 +28,7 @@ pub(crate) use overlay::replace_file;
 pub use verify::{Difference, Part, Sample, Sampled, Stretch, Verification, Verifier};
 
 use crate::error::{Category, Error, Result};
-use crate::event::{Event, Listener, Status, VERSION};
+use crate::event::{Event, Listener, VERSION};
 use crate::exec::journal::Journal;
 use crate::exec::outcome::Fate;
 use crate::exec::schedule::{Scheduler, Wishes};
@@ -38,6 +38,7 @@ use crate::id::PointId;
 use crate::plan::Planner;
 use crate::spec::Spec;
 use crate::stage::Cancel;
+use crate::status::RunStatus;
 use crate::store::{Store, new_run_id};
 
 /// What the user wants of a run.
@@ -70,7 +71,7 @@ pub struct Options<'a> {
 #[derive(Debug)]
 pub struct Outcome {
     /// How.
-    pub status: Status,
+    pub status: RunStatus,
     /// The run's id.
     pub run: String,
     /// The first failure, which decides the exit code.
@@ -126,8 +127,8 @@ pub fn run(
     journal.warn_of_the_store();
     let status = match &worked {
         Ok(()) => scheduler.status(cancel),
-        Err(error) if error.category == Category::Interrupted => Status::Interrupted,
-        Err(_) => Status::Failed,
+        Err(error) if error.category == Category::Interrupted => RunStatus::Interrupted,
+        Err(_) => RunStatus::Failed,
     };
     journal.event(&finished(&scheduler, spec, &id, status, started));
     let kept = journal.end(&scheduler, status);
@@ -150,7 +151,7 @@ fn work(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, journal: &Journal<'_
     }
 }
 
-fn finished(scheduler: &Scheduler<'_>, spec: &Spec, run: &str, status: Status, started: Instant) -> Event {
+fn finished(scheduler: &Scheduler<'_>, spec: &Spec, run: &str, status: RunStatus, started: Instant) -> Event {
     let named = |wanted: fn(&Fate) -> bool| {
         let points = scheduler.order().iter().filter(|p| wanted(&scheduler.fates[p]));
         points.map(|p| spec.point(*p).name.clone()).collect()

@@ -10,7 +10,7 @@ use std::io::{BufWriter, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::event::{Event, Listener, Status};
+use crate::event::{Event, Listener};
 use crate::exec::Options;
 use crate::exec::outcome::Fate;
 use crate::exec::schedule::Scheduler;
@@ -18,7 +18,8 @@ use crate::id::PointId;
 use crate::key::Key;
 use crate::plan::{Decision, Plan, State};
 use crate::spec::Spec;
-use crate::store::{AtWork, Holder, RUN_FORMAT, RunRecord, RunStatus, StageOutcome, StageRun, Store};
+use crate::status::{RunStatus, StageStatus};
+use crate::store::{AtWork, Holder, RUN_FORMAT, RunRecord, StageRun, Store};
 
 /// Passes events on to the user's listener, and keeps them.
 pub(crate) struct Journal<'a> {
@@ -47,7 +48,7 @@ impl<'a> Journal<'a> {
             name: spec.point(d.point).name.clone(),
             kind: spec.point(d.point).parsed.kind.name().to_owned(),
             key: d.key,
-            outcome: StageOutcome::Pending,
+            outcome: StageStatus::Pending,
             seconds: 0.0,
             digest: d.output.filter(|_| d.state == State::Hit),
             resumed_at: None,
@@ -94,15 +95,15 @@ impl<'a> Journal<'a> {
     }
 
     /// Completes the record.
-    pub(crate) fn end(&self, scheduler: &Scheduler<'_>, status: Status) -> Result<()> {
+    pub(crate) fn end(&self, scheduler: &Scheduler<'_>, status: RunStatus) -> Result<()> {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         for (stage, point) in record.stages.iter_mut().zip(scheduler.order()) {
             stage.outcome = match &scheduler.fates[point] {
-                Fate::Cached => StageOutcome::Cached,
-                Fate::Executed => StageOutcome::Executed,
-                Fate::Failed => StageOutcome::Failed,
-                Fate::Pruned => StageOutcome::Pruned,
-                Fate::Skipped(_) | Fate::Waiting | Fate::Running => StageOutcome::Skipped,
+                Fate::Cached => StageStatus::Cached,
+                Fate::Executed => StageStatus::Executed,
+                Fate::Failed => StageStatus::Failed,
+                Fate::Pruned => StageStatus::Pruned,
+                Fate::Skipped(_) | Fate::Waiting | Fate::Running => StageStatus::Skipped,
             };
             if let Some((key, digest)) = scheduler.results.get(point) {
                 stage.key = Some(*key);
@@ -114,11 +115,7 @@ impl<'a> Journal<'a> {
             stage.key = stage.key.or(scheduler.pruned.get(point).copied());
         }
         record.finished_at = Some(jiff::Timestamp::now().as_millisecond());
-        record.status = match status {
-            Status::Ok => RunStatus::Ok,
-            Status::Failed => RunStatus::Failed,
-            Status::Interrupted => RunStatus::Interrupted,
-        };
+        record.status = status;
         let name = |point: &PointId| self.spec.point(*point).name.as_str();
         let hits: Vec<_> = scheduler.results.iter().map(|(point, (key, _))| (name(point), *key)).collect();
         let note = || self.store.note_hits(&self.spec.pipeline.name, &hits);

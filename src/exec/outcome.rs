@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{Category, Error};
-use crate::event::{Event, Status};
+use crate::event::Event;
 use crate::exec::schedule::Scheduler;
 use crate::exec::worker::{Done, Failure};
 use crate::id::PointId;
@@ -11,6 +11,7 @@ use crate::key::{Digest, Key};
 use crate::plan::Standing;
 use crate::spec::PointInput;
 use crate::stage::Cancel;
+use crate::status::RunStatus;
 
 /// What became of a point.
 #[derive(Clone, Debug, PartialEq)]
@@ -155,14 +156,14 @@ impl Scheduler<'_> {
     }
 
     /// How the run ended. `asked` is what the user stops everything with.
-    pub(crate) fn status(&self, asked: &Cancel) -> Status {
+    pub(crate) fn status(&self, asked: &Cancel) -> RunStatus {
         let storage_failed = self.error.as_ref().is_some_and(|e| e.category == Category::Storage);
         if self.fates.values().all(|f| matches!(f, Fate::Cached | Fate::Executed | Fate::Pruned)) {
-            Status::Ok
+            RunStatus::Ok
         } else if asked.is_cancelled() && !storage_failed {
-            Status::Interrupted
+            RunStatus::Interrupted
         } else {
-            Status::Failed
+            RunStatus::Failed
         }
     }
 }

@@ -13,8 +13,9 @@ use crate::exec::schedule::Scheduler;
 use crate::exec::worker::Shared;
 use crate::id::PointId;
 use crate::key::Segment;
-use crate::report::{RunOverlay, StageOverlay, StageState, overlay};
+use crate::report::{RunOverlay, StageOverlay, overlay};
 use crate::spec::Point;
+use crate::status::StageStatus;
 use crate::store::StoreError;
 use crate::value::{Value, Values};
 
@@ -82,12 +83,12 @@ fn run_overlay(scheduler: &Scheduler<'_>, shared: &Shared<'_>) -> RunOverlay {
             name: spec.name.clone(),
             kind: spec.parsed.kind.name().to_owned(),
             params: shown_params(spec),
-            state: match scheduler.fates[point] {
-                Fate::Executed => StageState::Ran,
-                Fate::Cached => StageState::Cached,
-                Fate::Failed => StageState::Failed,
-                Fate::Pruned => StageState::Pruned,
-                _ => StageState::Skipped,
+            status: match scheduler.fates[point] {
+                Fate::Executed => StageStatus::Executed,
+                Fate::Cached => StageStatus::Cached,
+                Fate::Failed => StageStatus::Failed,
+                Fate::Pruned => StageStatus::Pruned,
+                _ => StageStatus::Skipped,
             },
             seconds: record.map(|r| r.provenance.seconds),
             inputs: inputs.map(|i| shared.spec.point(*i).name.clone()).collect(),

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::html::Text;
-use super::overlay::StageOverlay;
+use super::overlay::{StageOverlay, word};
 use crate::id::PointName;
 
 const BOX_WIDTH: f64 = 164.0;
@@ -53,7 +53,7 @@ fn edge((from_x, from_y): (f64, f64), (to_x, to_y): (f64, f64)) -> String {
 }
 
 fn node(stage: &StageOverlay, (x, y): (f64, f64)) -> String {
-    let state = stage.state.word();
+    let state = word(stage.status);
     let PointName { stage: name, coordinates } = PointName::parse(&stage.name);
     let second = coordinates.unwrap_or(&stage.kind);
     let title = format!("{} ({}): {state}", stage.name, stage.kind);
@@ -117,8 +117,8 @@ fn layout(stages: &[StageOverlay]) -> Vec<(usize, f64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::overlay::StageState;
     use super::*;
+    use crate::status::StageStatus;
     use crate::value::Values;
 
     fn stage(name: &str, inputs: &[&str]) -> StageOverlay {
@@ -126,7 +126,7 @@ mod tests {
             name: name.to_owned(),
             kind: "decode".to_owned(),
             params: Values::new(),
-            state: StageState::Ran,
+            status: StageStatus::Executed,
             seconds: None,
             inputs: inputs.iter().map(|s| (*s).to_owned()).collect(),
             metrics: BTreeMap::new(),

@@ -14,7 +14,8 @@ use crate::key::{Components, InputDigest, Key, Segment};
 use crate::plan::PipelineFiles;
 use crate::report::{Change, Comparison, Figure, Pair};
 use crate::spec::PointInput;
-use crate::store::{ResultRecord, RunRecord, RunStatus, Store};
+use crate::status::RunStatus;
+use crate::store::{ResultRecord, RunRecord, Store};
 use crate::value::Value;
 
 /// One point on one side.
@@ -95,7 +96,7 @@ pub(super) fn of_run(store: &Store, run: &RunRecord) -> Result<Vec<Side>> {
             inputs: BTreeMap::new(),
             key: stage.key,
             record,
-            outcome: Some(format!("{:?}", stage.outcome).to_lowercase()),
+            outcome: Some(stage.outcome.word().to_owned()),
         }
     };
     Ok(run.stages.iter().map(side).collect())
@@ -109,9 +110,7 @@ fn change(name: &str, a: Option<String>, b: Option<String>) -> Option<Change> {
 pub(super) fn run_facts(a: &RunRecord, b: &RunRecord) -> Vec<Change> {
     let status = |r: &RunRecord| match r.status {
         RunStatus::Running => "not finished",
-        RunStatus::Ok => "ok",
-        RunStatus::Failed => "failed",
-        RunStatus::Interrupted => "interrupted",
+        status => status.word(),
     };
     type Fact = fn(&RunRecord) -> String;
     let facts: [(&str, Fact); 6] = [
