@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::key::Key;
 use crate::plan::Reason;
+use crate::status::RunStatus;
+
+// The earlier name.
+pub use crate::status::RunStatus as Status;
 
 /// The version of this vocabulary; it stands in the first event of a run.
 pub const VERSION: u32 = 1;
@@ -185,7 +189,7 @@ pub enum Event {
     /// The last.
     RunFinished {
         /// How it ended.
-        status: Status,
+        status: RunStatus,
         /// The run's id.
         run: String,
         /// Points that ran, in plan order.
@@ -210,29 +214,6 @@ impl Event {
     pub fn is_one_of_many(&self) -> bool {
         use Event::{StageCached, StageFinished, StageSkipped, StageStarted};
         matches!(self, StageCached { .. } | StageStarted { .. } | StageFinished { .. } | StageSkipped { .. })
-    }
-}
-
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// All that was wanted is there.
-    Ok,
-    /// A stage failed.
-    Failed,
-    /// The user stopped it.
-    Interrupted,
-}
-
-impl Status {
-    /// The word in records and JSON.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Failed => "failed",
-            Self::Interrupted => "interrupted",
-        }
     }
 }
 

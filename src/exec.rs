@@ -42,7 +42,7 @@ pub(crate) use reports::replace_file;
 pub use verify::{Difference, Part, Sample, Sampled, Stretch, Verification, verify};
 
 use crate::error::{Category, Error, Result};
-use crate::event::{Event, Listener, Status, VERSION};
+use crate::event::{Event, Listener, VERSION};
 use crate::exec::driver::Driver;
 use crate::exec::executor::Executor;
 use crate::exec::executor::local::LocalExecutor;
@@ -54,7 +54,8 @@ use crate::exec::state::{Planned, Policy, RunState};
 use crate::exec::worker::Worker;
 use crate::id::PointId;
 use crate::plan::{Decision, Plan, Planner, State};
-use crate::store::{StageOutcome, new_run_id};
+use crate::status::{RunStatus, StageStatus};
+use crate::store::new_run_id;
 
 /// What the user asked of a run.
 pub struct Options<'a> {
@@ -83,7 +84,7 @@ pub struct Options<'a> {
 #[derive(Debug)]
 pub struct Outcome {
     /// Whether everything wanted is there.
-    pub status: Status,
+    pub status: RunStatus,
     /// The run's id.
     pub run: String,
     /// The first failure, which decides the exit code.
@@ -133,8 +134,8 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     let ends = driver.ends();
     let status = match &worked {
         Ok(()) => status(&ends, driver.error(), context.cancel.is_cancelled()),
-        Err(error) if error.category == Category::Interrupted => Status::Interrupted,
-        Err(_) => Status::Failed,
+        Err(error) if error.category == Category::Interrupted => RunStatus::Interrupted,
+        Err(_) => RunStatus::Failed,
     };
     log.event(&finished(context, &ends, &id, status, started));
     let recorded = log.end(&ends, status);
@@ -190,32 +191,32 @@ fn work(
     }
 }
 
-fn status(ends: &[StageEnd], error: Option<&Error>, interrupted: bool) -> Status {
+fn status(ends: &[StageEnd], error: Option<&Error>, interrupted: bool) -> RunStatus {
     let storage_failed = error.is_some_and(|e| e.category == Category::Storage);
     let is_fine =
-        |end: &StageEnd| matches!(end.outcome, StageOutcome::Cached | StageOutcome::Executed | StageOutcome::Pruned);
+        |end: &StageEnd| matches!(end.status, StageStatus::Cached | StageStatus::Executed | StageStatus::Pruned);
     if ends.iter().all(is_fine) {
-        Status::Ok
+        RunStatus::Ok
     } else if interrupted && !storage_failed {
-        Status::Interrupted
+        RunStatus::Interrupted
     } else {
-        Status::Failed
+        RunStatus::Failed
     }
 }
 
-fn finished(context: &RunContext<'_>, ends: &[StageEnd], run: &str, status: Status, started: Instant) -> Event {
-    let named = |outcome: StageOutcome| {
-        let ends = ends.iter().filter(|end| end.outcome == outcome);
+fn finished(context: &RunContext<'_>, ends: &[StageEnd], run: &str, status: RunStatus, started: Instant) -> Event {
+    let named = |status: StageStatus| {
+        let ends = ends.iter().filter(|end| end.status == status);
         ends.map(|end| context.name(end.point).to_owned()).collect()
     };
     Event::RunFinished {
         status,
         run: run.to_owned(),
-        executed: named(StageOutcome::Executed),
-        cached: named(StageOutcome::Cached),
-        failed: named(StageOutcome::Failed),
-        skipped: named(StageOutcome::Skipped),
-        pruned: named(StageOutcome::Pruned),
+        executed: named(StageStatus::Executed),
+        cached: named(StageStatus::Cached),
+        failed: named(StageStatus::Failed),
+        skipped: named(StageStatus::Skipped),
+        pruned: named(StageStatus::Pruned),
         seconds: started.elapsed().as_secs_f64(),
     }
 }

@@ -16,7 +16,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::diagnostic::nearest;
 use crate::error::Error;
-use crate::id::PointId;
+use crate::id::{PointId, PointName};
 use crate::spec::Point;
 
 /// What can be wrong with a graph or with the targets that are looked up in it.
@@ -234,8 +234,9 @@ impl Graph {
         }
         let mut found = BTreeSet::new();
         for target in targets {
-            let stage = target.strip_suffix("@*").unwrap_or(target);
-            if let Some(members) = stages.get(stage) {
+            let name = PointName::parse(target);
+            let whole = name.coordinates.is_none_or(|coordinates| coordinates == "*");
+            if let Some(members) = stages.get(name.stage).filter(|_| whole) {
                 found.extend(members);
             } else if let Some(point) = points.get(target.as_str()) {
                 found.insert(*point);
@@ -255,9 +256,10 @@ impl Graph {
         let whole = glob(target, target)?;
         let mut found: BTreeSet<PointId> = points.iter().filter(|(n, _)| whole.is_match(n)).map(|(_, i)| *i).collect();
         found.extend(stages.iter().filter(|(n, _)| whole.is_match(n)).flat_map(|(_, i)| i));
-        if let Some((stage, coordinates)) = target.split_once('@') {
+        if let PointName { stage, coordinates: Some(coordinates) } = PointName::parse(target) {
             let stage = glob(stage, target)?;
-            let wanted: Result<Vec<_>, _> = coordinates.split(',').map(|c| Ok((c, glob(c, target)?))).collect();
+            let coordinates = PointName::split_coordinates(coordinates);
+            let wanted: Result<Vec<_>, _> = coordinates.map(|c| Ok((c, glob(c, target)?))).collect();
             let wanted = wanted?;
             found.extend(points.iter().filter(|(name, _)| has(name, &stage, &wanted)).map(|(_, i)| *i));
         }
@@ -284,16 +286,21 @@ fn glob(pattern: &str, target: &str) -> Result<GlobMatcher, GraphError> {
         .map_err(|e| GraphError::BadPattern { target: target.to_owned(), why: e.kind().to_string() })
 }
 
+/// An axis and its value, where that is a number.
+fn number(coordinate: &str) -> Option<(&str, f64)> {
+    let (axis, value) = PointName::split_coordinate(coordinate)?;
+    Some((axis, value.parse().ok()?))
+}
+
 /// Whether a point's name has all these coordinates, each compared as a glob or as a number.
 fn has(name: &str, stage: &GlobMatcher, wanted: &[(&str, GlobMatcher)]) -> bool {
-    let Some((of, coordinates)) = name.split_once('@') else { return false };
-    let same_number = |a: &str, b: &str| {
-        let number = |text: &str| text.split_once('=').and_then(|(_, value)| value.parse::<f64>().ok());
-        a.split_once('=').map(|(axis, _)| axis) == b.split_once('=').map(|(axis, _)| axis)
-            && number(a).is_some_and(|n| Some(n) == number(b))
+    let PointName { stage: of, coordinates: Some(coordinates) } = PointName::parse(name) else { return false };
+    let is_among = |(text, glob): &(&str, GlobMatcher)| {
+        let wanted = number(text);
+        PointName::split_coordinates(coordinates)
+            .any(|c| glob.is_match(c) || wanted.is_some_and(|wanted| number(c) == Some(wanted)))
     };
-    stage.is_match(of)
-        && wanted.iter().all(|(text, glob)| coordinates.split(',').any(|c| glob.is_match(c) || same_number(c, text)))
+    stage.is_match(of) && wanted.iter().all(is_among)
 }
 
 #[cfg(test)]
@@ -306,7 +313,7 @@ mod tests {
         let mut building = Building::default();
         let words: Vec<Vec<&str>> = lines.iter().map(|l| l.split(' ').collect()).collect();
         for line in &words {
-            building.add(line[0], line[0].split('@').next().unwrap());
+            building.add(line[0], PointName::parse(line[0]).stage);
         }
         let index = |name: &str| PointId::new(words.iter().position(|w| w[0] == name).unwrap());
         for (reader, line) in PointId::first(words.len()).zip(&words) {

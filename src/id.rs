@@ -1,4 +1,4 @@
-//! The identities of points, stages and axes: positions in the pipeline file, each with a type of its own.
+//! How points, stages and axes are identified: by ids, which are positions in the pipeline, and points also by name.
 
 use std::fmt;
 
@@ -49,4 +49,70 @@ id! {
 id! {
     /// An axis: first those of `[matrix]`, then those of the stages, in the order of the file.
     AxisId
+}
+
+/// A point's name in its parts: `stage`, or `stage@axis=value,axis=value`. Inputs in a pipeline file and targets on the
+/// command line have the same form, and may have `*` or a glob in place of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PointName<'a> {
+    /// The name of the stage.
+    pub stage: &'a str,
+    /// The coordinates: `axis=value,axis=value`. A stage without axes has none.
+    pub coordinates: Option<&'a str>,
+}
+
+impl<'a> PointName<'a> {
+    /// The characters between the parts. No name of a stage or an axis and no value contains one of them.
+    pub const SEPARATORS: [char; 3] = ['@', '=', ','];
+
+    /// Splits a name.
+    pub fn parse(name: &'a str) -> Self {
+        let (stage, coordinates) = name.split_once('@').map_or((name, None), |(stage, rest)| (stage, Some(rest)));
+        Self { stage, coordinates }
+    }
+
+    /// The name of the point of `stage` that has these values on these axes.
+    pub fn write<'c>(stage: &str, coordinates: impl Iterator<Item = (&'c str, &'c str)>) -> String {
+        let mut name = stage.to_owned();
+        let mut separator = '@';
+        for (axis, value) in coordinates {
+            name.push(separator);
+            name.push_str(axis);
+            name.push('=');
+            name.push_str(value);
+            separator = ',';
+        }
+        name
+    }
+
+    /// Splits `axis=value,axis=value` at the commas.
+    pub fn split_coordinates(coordinates: &'a str) -> impl Iterator<Item = &'a str> {
+        coordinates.split(',')
+    }
+
+    /// Splits `axis=value`; none without an equals sign.
+    pub fn split_coordinate(coordinate: &'a str) -> Option<(&'a str, &'a str)> {
+        coordinate.split_once('=')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_name_is_parsed_into_the_same_parts() {
+        let name = PointName::write("fit", [("lr", "0.1"), ("d", "a")].into_iter());
+        assert_eq!(name, "fit@lr=0.1,d=a");
+        let PointName { stage, coordinates } = PointName::parse(&name);
+        let parts: Vec<_> =
+            PointName::split_coordinates(coordinates.unwrap()).map(PointName::split_coordinate).collect();
+        assert_eq!((stage, parts), ("fit", vec![Some(("lr", "0.1")), Some(("d", "a"))]));
+    }
+
+    #[test]
+    fn name_of_a_stage_without_axes_is_that_of_the_stage() {
+        assert_eq!(PointName::write("data", std::iter::empty()), "data");
+        assert_eq!(PointName::parse("data"), PointName { stage: "data", coordinates: None });
+    }
 }

@@ -13,6 +13,7 @@
 
 pub mod error;
 pub mod id;
+pub mod status;
 pub mod escape;
 pub mod file;
 pub mod diagnostic;

@@ -74,10 +74,13 @@ use inner::Inner;
 pub use lease::{Lease, LeaseOutcome};
 pub use look::{Look, LookError};
 pub use record::{
-    Holder, Provenance, RUN_FORMAT, ResultRecord, RunRecord, RunStatus, StageOutcome, StageRun, StatePosition,
-    StateRecord, host_name, new_run_id,
+    Holder, Provenance, RUN_FORMAT, ResultRecord, RunRecord, StageRun, StatePosition, StateRecord, host_name,
+    new_run_id,
 };
 pub use sweep::AtWork;
+
+// The earlier names.
+pub use crate::status::{RunStatus, StageStatus as StageOutcome};
 
 use crate::artifact::Artifact;
 use crate::key::Components;

@@ -19,6 +19,7 @@ use clap_complete::env::{Bash, Elvish, EnvCompleter, Fish, Powershell, Shells, Z
 
 use super::Cli;
 use crate::error::{Error, Result};
+use crate::id::PointName;
 use crate::spec::{Spec, load};
 use crate::stage::Registry;
 
@@ -95,7 +96,7 @@ fn read(file: &Path) -> Option<Spec> {
 
 /// Names that begin so, with their kinds: stages, and points where there are not too many.
 fn offered(spec: &Spec, current: &str) -> Vec<(String, String)> {
-    let few = spec.points.len() <= MOST_POINTS || current.contains('@');
+    let few = spec.points.len() <= MOST_POINTS || PointName::parse(current).coordinates.is_some();
     let mut names = Vec::new();
     for stage in &spec.stages {
         names.push((stage.name.clone(), stage.kind.clone()));

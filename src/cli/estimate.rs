@@ -14,11 +14,12 @@ use std::num::NonZeroUsize;
 
 use super::project::Project;
 use crate::error::Result;
-use crate::id::PointId;
+use crate::id::{PointId, PointName};
 use crate::key::{Digest, Hash, InputDigest, Key, Segment};
 use crate::plan::{Decision, Plan, State};
 use crate::spec::PointInput;
-use crate::store::{ResultRecord, RunRecord, StageOutcome, host_name};
+use crate::status::StageStatus;
+use crate::store::{ResultRecord, RunRecord, host_name};
 use crate::value::{Value, Values};
 
 /// Bytes of run records that are read.
@@ -170,13 +171,13 @@ impl History {
         runs.retain(|run| run.holder.host == here);
         let mut history = Self::default();
         for run in runs.iter().filter(|run| run.pipeline == project.spec.pipeline.name) {
-            for stage in run.stages.iter().filter(|s| s.outcome == StageOutcome::Executed) {
+            for stage in run.stages.iter().filter(|s| s.outcome == StageStatus::Executed) {
                 history.points.entry(stage.name.clone()).or_insert(stage.seconds);
             }
         }
         let mut of_stages: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         for (name, seconds) in &history.points {
-            of_stages.entry(name.split('@').next().unwrap_or(name)).or_default().push(*seconds);
+            of_stages.entry(PointName::parse(name).stage).or_default().push(*seconds);
         }
         let mean = |(name, all): (&str, Vec<f64>)| (name.to_owned(), all.iter().sum::<f64>() / all.len() as f64);
         history.stages = of_stages.into_iter().map(mean).collect();
@@ -197,7 +198,7 @@ impl History {
     /// Takes the rates of a run's trainings.
     fn learn(&mut self, project: &Project, run: &RunRecord, kinds: &BTreeSet<&str>) -> Result<()> {
         let trained =
-            |s: &crate::store::StageRun| s.outcome == StageOutcome::Executed && kinds.contains(s.kind.as_str());
+            |s: &crate::store::StageRun| s.outcome == StageStatus::Executed && kinds.contains(s.kind.as_str());
         if !run.stages.iter().any(trained) {
             return Ok(());
         }

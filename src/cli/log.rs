@@ -16,7 +16,8 @@ use super::ui::{GREEN, RED, Ui, paint, seconds, table, when};
 use crate::diagnostic::nearest;
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::store::{RunRecord, RunStatus, StageOutcome, StageRun, Store};
+use crate::status::{RunStatus, StageStatus};
+use crate::store::{RunRecord, StageRun, Store};
 
 /// Arguments of `log`.
 #[derive(Args)]
@@ -42,7 +43,7 @@ pub(super) struct LogArgs {
     #[arg(long, value_name = "GLOB")]
     stage: Option<String>,
     /// Only stages, or runs, that ended so
-    #[arg(long, value_name = "STATUS", conflicts_with = "id")]
+    #[arg(long, value_name = "STATUS", conflicts_with = "id", value_parser = Status::parser())]
     status: Option<Status>,
     /// Only what began since then: `2d`, `90min`, `2026-11-20`, `2026-11-20T18:00`
     #[arg(long, value_name = "TIME", conflicts_with = "id")]
@@ -130,7 +131,7 @@ fn stage_log(store: &Store, run: &RunRecord, stage: &str, ui: &Ui) -> Result<()>
         return Err(Error::bad_input(format!("run {} has no stage `{stage}`", run.id)).hint(hint));
     };
     let path = store.dir().join("logs").join(&run.id).join(format!("{stage}.log"));
-    if !path.exists() && entry.outcome == StageOutcome::Executed {
+    if !path.exists() && entry.outcome == StageStatus::Executed {
         ui.note(&format!("`{stage}` said nothing in {}", run.id));
         return Ok(());
     }
@@ -152,7 +153,7 @@ fn stages(store: &Store, runs: &[RunRecord], filters: &Filters, limit: usize, ui
     let mut rows = Vec::new();
     let takes = |run: &&RunRecord| run.stages.iter().any(|s| filters.takes_stage(s));
     for run in runs.iter().rev().filter(takes).take(limit) {
-        let mut why = run.stages.iter().any(|s| s.outcome == StageOutcome::Failed).then(|| failures(store, run));
+        let mut why = run.stages.iter().any(|s| s.outcome == StageStatus::Failed).then(|| failures(store, run));
         for stage in run.stages.iter().rev().filter(|s| filters.takes_stage(s)) {
             let failure = why.as_mut().and_then(|why| why.remove(&stage.name));
             let (id, pipeline, started_at) = (&run.id, &run.pipeline, run.started_at);
@@ -181,21 +182,10 @@ fn stages(store: &Store, runs: &[RunRecord], filters: &Filters, limit: usize, ui
 
 /// Name, kind, outcome, time, output and where it resumed.
 fn stage_cells(stage: &StageRun) -> Vec<String> {
-    let took = if stage.outcome == StageOutcome::Executed { seconds(stage.seconds) } else { String::new() };
+    let took = if stage.outcome == StageStatus::Executed { seconds(stage.seconds) } else { String::new() };
     let resumed = stage.resumed_at.map(|e| format!("from epoch {e}")).unwrap_or_default();
     let digest = stage.digest.map(|d| d.short()).unwrap_or_default();
-    vec![stage.name.clone(), stage.kind.clone(), outcome(stage).to_owned(), took, digest, resumed]
-}
-
-fn outcome(stage: &StageRun) -> &'static str {
-    match stage.outcome {
-        StageOutcome::Pending => "pending",
-        StageOutcome::Executed => "executed",
-        StageOutcome::Cached => "cached",
-        StageOutcome::Failed => "failed",
-        StageOutcome::Skipped => "skipped",
-        StageOutcome::Pruned => "pruned",
-    }
+    vec![stage.name.clone(), stage.kind.clone(), stage.outcome.word().to_owned(), took, digest, resumed]
 }
 
 fn first_line(text: &str) -> String {
@@ -207,13 +197,13 @@ fn list(runs: &[RunRecord], ui: &Ui) -> Result<()> {
         return ui.object(&json!({ "runs": runs }));
     }
     // Few pipelines prune anything.
-    let prunes = runs.iter().flat_map(|run| &run.stages).any(|s| s.outcome == StageOutcome::Pruned);
+    let prunes = runs.iter().flat_map(|run| &run.stages).any(|s| s.outcome == StageStatus::Pruned);
     let row = |run: &RunRecord| {
         let count = |outcome| run.stages.iter().filter(|s| s.outcome == outcome).count().to_string();
         let took = run.finished_at.map(|end| seconds((end - run.started_at) as f64 / 1000.0)).unwrap_or_default();
         let mut cells = vec![run.id.clone(), run.pipeline.clone(), word(run).to_owned()];
-        cells.extend([StageOutcome::Executed, StageOutcome::Cached, StageOutcome::Failed].map(count));
-        cells.extend(prunes.then(|| count(StageOutcome::Pruned)));
+        cells.extend([StageStatus::Executed, StageStatus::Cached, StageStatus::Failed].map(count));
+        cells.extend(prunes.then(|| count(StageStatus::Pruned)));
         cells.push(took);
         cells
     };
@@ -229,14 +219,14 @@ fn list(runs: &[RunRecord], ui: &Ui) -> Result<()> {
     Ok(())
 }
 
-/// How a run stands, in a word.
+/// The word for a run that ended before it could record how.
+const KILLED: &str = "killed";
+
+/// How far a run is or how it ended, in a word.
 pub(super) fn word(run: &RunRecord) -> &'static str {
     match run.status {
-        RunStatus::Running if run.is_running() => "running",
-        RunStatus::Running => "killed",
-        RunStatus::Ok => "ok",
-        RunStatus::Failed => "failed",
-        RunStatus::Interrupted => "interrupted",
+        RunStatus::Running if !run.is_running() => KILLED,
+        status => status.word(),
     }
 }
 

@@ -16,12 +16,12 @@ use super::project::{Project, data_dirs};
 use super::ui::{Ui, Watch};
 use super::{Global, PipelineArgs};
 use crate::error::{Category, EXHAUSTED_HINT, Error, Result};
-use crate::event::Status;
 use crate::exec;
 use crate::id::PointId;
 use crate::plan::with_rivals;
 use crate::stage::Cancel;
 use crate::stages::command::kill_children;
+use crate::status::RunStatus;
 
 const EXAMPLES: &str = "Examples:
   vadpipe run pipelines/full.toml                      everything
@@ -144,8 +144,8 @@ fn once(
     let data_dirs = data_dirs(args.data_dir.as_ref());
     let outcome = exec::run(&project.context(&data_dirs, session.threads, &session.cancel, &listener), &options)?;
     match outcome.status {
-        Status::Ok => session.watch.check_output(),
-        Status::Interrupted => {
+        RunStatus::Ok => session.watch.check_output(),
+        RunStatus::Interrupted => {
             let hint = if forced.is_empty() {
                 "the same command goes on from where it stopped"
             } else {
@@ -153,7 +153,7 @@ fn once(
             };
             Err(Error::new(Category::Interrupted, "interrupted").hint(hint))
         }
-        Status::Failed => {
+        RunStatus::Failed | RunStatus::Running => {
             let category = outcome.error.map_or(Category::StageFailed, |e| e.category);
             Err(Error::new(category, "not everything could be made")
                 .hint("what was finished is cached; `vadpipe log` shows the run"))

@@ -13,7 +13,8 @@ use crate::error::Result;
 use crate::id::PointId;
 use crate::key::{Digest, Key};
 use crate::plan::{CachedEpochs, Decision, Plan, State};
-use crate::store::{Holder, RunRecord, RunStatus, StateRecord};
+use crate::status::RunStatus;
+use crate::store::{Holder, RunRecord, StateRecord};
 
 /// Arguments of `status`.
 #[derive(Args)]

@@ -19,7 +19,8 @@ use crate::exec::worker::{Worker, log_path};
 use crate::id::PointId;
 use crate::key::Key;
 use crate::plan::{Cause, Decision, Planner, Reason, ResolvedInputs};
-use crate::store::{Lease, LeaseOutcome, ResultRecord, StageOutcome};
+use crate::status::StageStatus;
+use crate::store::{Lease, LeaseOutcome, ResultRecord};
 
 /// How often the driver asks for leases that others hold, and whether the user stopped the run.
 const TICK: Duration = Duration::from_millis(200);
@@ -432,18 +433,18 @@ impl<'a> Driver<'a> {
     pub(crate) fn ends(&self) -> Vec<StageEnd> {
         let table = self.state.table();
         let end = |point: &PointId| {
-            let (outcome, key, digest) = match table.state(*point) {
+            let (status, key, digest) = match table.state(*point) {
                 PointState::Done(Done { key, output, executed: true }) => {
-                    (StageOutcome::Executed, Some(*key), Some(*output))
+                    (StageStatus::Executed, Some(*key), Some(*output))
                 }
                 PointState::Done(Done { key, output, executed: false }) => {
-                    (StageOutcome::Cached, Some(*key), Some(*output))
+                    (StageStatus::Cached, Some(*key), Some(*output))
                 }
-                PointState::Pruned(key) => (StageOutcome::Pruned, *key, None),
-                PointState::Failed | PointState::Refused => (StageOutcome::Failed, None, None),
-                _ => (StageOutcome::Skipped, None, None),
+                PointState::Pruned(key) => (StageStatus::Pruned, *key, None),
+                PointState::Failed | PointState::Refused => (StageStatus::Failed, None, None),
+                _ => (StageStatus::Skipped, None, None),
             };
-            StageEnd { point: *point, outcome, key, digest }
+            StageEnd { point: *point, status, key, digest }
         };
         table.order().iter().map(end).collect()
     }

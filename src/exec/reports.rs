@@ -12,9 +12,9 @@ use crate::exec::context::RunContext;
 use crate::exec::driver::Driver;
 use crate::id::PointId;
 use crate::key::Segment;
-use crate::report::{RunOverlay, StageOverlay, StageState, overlay};
+use crate::report::{RunOverlay, StageOverlay, overlay};
 use crate::spec::Point;
-use crate::store::{StageOutcome, StoreError};
+use crate::store::StoreError;
 use crate::value::{Value, Values};
 
 /// The name of a report's page among the files of its artifact.
@@ -79,13 +79,7 @@ fn run_overlay(context: &RunContext<'_>, driver: &Driver<'_>, run: &str) -> RunO
             name: point.name.clone(),
             kind: point.parsed.kind.name().to_owned(),
             params: shown_params(point),
-            state: match end.outcome {
-                StageOutcome::Executed => StageState::Ran,
-                StageOutcome::Cached => StageState::Cached,
-                StageOutcome::Failed => StageState::Failed,
-                StageOutcome::Pruned => StageState::Pruned,
-                StageOutcome::Pending | StageOutcome::Skipped => StageState::Skipped,
-            },
+            status: end.status,
             seconds: record.map(|r| r.provenance.seconds),
             inputs: inputs.map(|i| context.name(*i).to_owned()).collect(),
             metrics: record.map(|r| r.manifest.metrics.clone()).unwrap_or_default(),

@@ -10,12 +10,13 @@ use std::io::{BufWriter, Write as _};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::event::{Event, Listener, Status};
+use crate::event::{Event, Listener};
 use crate::exec::context::RunContext;
 use crate::id::PointId;
 use crate::key::{Digest, Key};
 use crate::plan::{Decision, Plan, State};
-use crate::store::{AtWork, Holder, RUN_FORMAT, RunRecord, RunStatus, StageOutcome, StageRun};
+use crate::status::{RunStatus, StageStatus};
+use crate::store::{AtWork, Holder, RUN_FORMAT, RunRecord, StageRun};
 
 /// What to record of a run besides its events.
 #[derive(Clone, Copy)]
@@ -31,7 +32,7 @@ pub(crate) struct RunInfo<'a> {
 /// How a point ended.
 pub(crate) struct StageEnd {
     pub point: PointId,
-    pub outcome: StageOutcome,
+    pub status: StageStatus,
     /// The key of its result, or of the one that a pruned point would have had.
     pub key: Option<Key>,
     pub digest: Option<Digest>,
@@ -59,7 +60,7 @@ impl<'a> RunLog<'a> {
             name: spec.point(d.point).name.clone(),
             kind: spec.point(d.point).parsed.kind.name().to_owned(),
             key: d.key,
-            outcome: StageOutcome::Pending,
+            outcome: StageStatus::Pending,
             seconds: 0.0,
             digest: d.output.filter(|_| d.state == State::Hit),
             resumed_at: None,
@@ -109,20 +110,16 @@ impl<'a> RunLog<'a> {
     ///
     /// # Errors
     /// If the cache can't be written.
-    pub(crate) fn end(&self, ends: &[StageEnd], status: Status) -> Result<()> {
+    pub(crate) fn end(&self, ends: &[StageEnd], status: RunStatus) -> Result<()> {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         for (stage, end) in record.stages.iter_mut().zip(ends) {
-            stage.outcome = end.outcome;
+            stage.outcome = end.status;
             // `gc` keeps the states that a pruned training ended with.
             stage.key = end.key.or(stage.key);
             stage.digest = end.digest.or(stage.digest);
         }
         record.finished_at = Some(jiff::Timestamp::now().as_millisecond());
-        record.status = match status {
-            Status::Ok => RunStatus::Ok,
-            Status::Failed => RunStatus::Failed,
-            Status::Interrupted => RunStatus::Interrupted,
-        };
+        record.status = status;
         let hit = |end: &StageEnd| end.digest.and(end.key).map(|key| (self.context.name(end.point), key));
         let hits: Vec<_> = ends.iter().filter_map(hit).collect();
         let store = self.context.store;

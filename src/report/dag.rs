@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::html::Text;
-use super::overlay::StageOverlay;
+use super::overlay::{StageOverlay, word};
+use crate::id::PointName;
 
 const BOX_WIDTH: f64 = 164.0;
 const BOX_HEIGHT: f64 = 38.0;
@@ -52,9 +53,9 @@ fn edge((from_x, from_y): (f64, f64), (to_x, to_y): (f64, f64)) -> String {
 }
 
 fn node(stage: &StageOverlay, (x, y): (f64, f64)) -> String {
-    let state = stage.state.word();
-    let (name, point) = stage.name.split_once('@').unwrap_or((&stage.name, ""));
-    let second = if point.is_empty() { &stage.kind } else { point };
+    let state = word(stage.status);
+    let PointName { stage: name, coordinates } = PointName::parse(&stage.name);
+    let second = coordinates.unwrap_or(&stage.kind);
     let title = format!("{} ({}): {state}", stage.name, stage.kind);
     let mut out = format!("<g class=\"node {state}\"><title>{}</title>", Text(&title));
     out.push_str(&format!("<rect x=\"{x}\" y=\"{y:.1}\" width=\"{BOX_WIDTH}\" height=\"{BOX_HEIGHT}\" rx=\"3\"/>"));
@@ -116,8 +117,8 @@ fn layout(stages: &[StageOverlay]) -> Vec<(usize, f64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::overlay::StageState;
     use super::*;
+    use crate::status::StageStatus;
     use crate::value::Values;
 
     fn stage(name: &str, inputs: &[&str]) -> StageOverlay {
@@ -125,7 +126,7 @@ mod tests {
             name: name.to_owned(),
             kind: "decode".to_owned(),
             params: Values::new(),
-            state: StageState::Ran,
+            status: StageStatus::Executed,
             seconds: None,
             inputs: inputs.iter().map(|s| (*s).to_owned()).collect(),
             metrics: BTreeMap::new(),

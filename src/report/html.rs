@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::id::PointName;
+
 /// A text, escaped for content and for attributes in double quotes.
 pub(super) struct Text<'a>(pub(super) &'a str);
 
@@ -71,8 +73,8 @@ fn grouped(digits: &str) -> String {
 /// The name of a point, with places where a line may break.
 pub(super) fn name(text: &str) -> String {
     let mut out = Text(text).to_string();
-    for sign in ["@", "=", ","] {
-        out = out.replace(sign, &format!("{sign}<wbr>"));
+    for separator in PointName::SEPARATORS {
+        out = out.replace(separator, &format!("{separator}<wbr>"));
     }
     out
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::dag;
 use super::html::{Cell, Table, Text, duration, number};
+use crate::status::StageStatus;
 use crate::value::Values;
 
 /// Where the overlay goes.
@@ -41,7 +42,7 @@ pub struct StageOverlay {
     /// Its parameters.
     pub params: Values,
     /// What became of it.
-    pub state: StageState,
+    pub status: StageStatus,
     /// How long it took when it ran: in this run, or, if it was cached, in the run that made it.
     pub seconds: Option<f64>,
     /// The names of the points it reads.
@@ -50,34 +51,11 @@ pub struct StageOverlay {
     pub metrics: BTreeMap<String, f64>,
 }
 
-/// What became of a point in a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StageState {
-    /// Its result was there already.
-    Cached,
-    /// It ran.
-    Ran,
-    /// It is this report's own, or runs yet.
-    Running,
-    /// It failed.
-    Failed,
-    /// It did not run, since something else failed or the run was interrupted.
-    Skipped,
-    /// It was stopped before its last epoch by comparison with others, or hangs on points that were.
-    Pruned,
-}
-
-impl StageState {
-    /// As shown.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Cached => "cached",
-            Self::Ran => "ran",
-            Self::Running => "running",
-            Self::Failed => "failed",
-            Self::Skipped => "skipped",
-            Self::Pruned => "pruned",
-        }
+/// The word for what became of a point.
+pub(super) fn word(status: StageStatus) -> &'static str {
+    match status {
+        StageStatus::Executed => "ran",
+        other => other.word(),
     }
 }
 
@@ -87,13 +65,12 @@ pub fn overlay(html: &str, run: &RunOverlay) -> String {
 }
 
 fn section(run: &RunOverlay) -> String {
-    let count = |state: StageState| run.stages.iter().filter(|s| s.state == state).count();
-    use StageState::{Cached, Failed, Pruned, Ran, Running, Skipped};
-    let states = [Ran, Cached, Running, Failed, Skipped, Pruned];
-    let counts: Vec<String> = states
+    let count = |status| run.stages.iter().filter(|s| s.status == status).count();
+    use StageStatus::{Cached, Executed, Failed, Pruned, Running, Skipped};
+    let counts: Vec<String> = [Executed, Cached, Running, Failed, Skipped, Pruned]
         .iter()
         .filter(|s| count(**s) > 0)
-        .map(|s| format!("<span class=\"state {0}\">{1} {0}</span>", s.word(), count(*s)))
+        .map(|s| format!("<span class=\"state {0}\">{1} {0}</span>", word(*s), count(*s)))
         .collect();
     let mut out = String::from("<section id=\"run\"><h2>The run</h2>\n<dl class=\"facts\">");
     let facts = [
@@ -123,7 +100,7 @@ fn timings(stages: &[StageOverlay]) -> String {
     let mut table = Table::default();
     table.column("stage", false).column("kind", false).column("state", false).column("time", true).column("", false);
     for stage in stages {
-        let state = stage.state.word();
+        let state = word(stage.status);
         let time = stage.seconds.map_or_else(String::new, duration);
         let share = stage.seconds.filter(|_| longest > 0.0).map_or(0.0, |s| 100.0 * s / longest);
         let bar = format!("<div class=\"bar\"><i style=\"width:{share:.1}%\"></i></div>");

@@ -11,6 +11,7 @@ use super::*;
 use crate::artifact::{Artifact, Tensor};
 use crate::rng::Streams;
 use crate::stage::Input;
+use crate::status::StageStatus;
 use crate::value::{Value, Values};
 
 const CLASSES: [&str; 10] =
@@ -179,11 +180,11 @@ fn run() -> RunOverlay {
             ("lr".to_owned(), Value::Float(1e-3)),
             ("channels".to_owned(), Value::from(vec![2048i64, 512, 256, 128])),
         ]),
-        state: match at {
-            18 => StageState::Failed,
-            19 => StageState::Skipped,
-            _ if at % 3 == 1 => StageState::Ran,
-            _ => StageState::Cached,
+        status: match at {
+            18 => StageStatus::Failed,
+            19 => StageStatus::Skipped,
+            _ if at % 3 == 1 => StageStatus::Executed,
+            _ => StageStatus::Cached,
         },
         seconds: (at % 3 == 1).then_some(13.7 * (at + 1) as f64),
         inputs: from,

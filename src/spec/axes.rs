@@ -12,7 +12,7 @@ use super::errors::suggest;
 use super::matrix::{Matrix, TooMany, grouped};
 use super::stages::{Draft, Member, Pick};
 use crate::diagnostic::{Diagnostics, Origin};
-use crate::id::{AxisId, StageId};
+use crate::id::{AxisId, PointName, StageId};
 
 /// A stage's axes and combinations.
 #[derive(Debug, Default)]
@@ -230,7 +230,8 @@ impl<'a> Join<'a, '_> {
             let (first, second) = (declared(first), declared(second));
             (format!("two axes `{name}` meet in stage `{stage}`: of {first} and of {second}"), &member.origin)
         };
-        let help = format!("give one another name, or fix it in the input: `{from}@{name}=…`");
+        let fixed = PointName::write(from, std::iter::once((name.as_str(), "…")));
+        let help = format!("give one another name, or fix it in the input: `{fixed}`");
         diagnostics.error(place, message).help(help);
     }
 }

@@ -9,7 +9,7 @@ use super::parameters::{Parsed, Parser};
 use super::stages::{Draft, DraftInput, Member, Pick};
 use super::{Point, PointInput};
 use crate::diagnostic::{Diagnostics, Sources};
-use crate::id::{PointId, StageId};
+use crate::id::{PointId, PointName, StageId};
 use crate::value::{Node, Value};
 
 /// A file system takes names of 255 bytes, and a point's name gets something behind it.
@@ -80,17 +80,12 @@ impl Expansion<'_> {
         let mut names = Vec::with_capacity(shape.rows.len());
         let mut longest = 0;
         for row in &shape.rows {
-            let mut name = draft.name.to_owned();
-            let mut coordinates = Vec::with_capacity(row.len());
-            for (i, (axis, value)) in shape.axes.iter().zip(row).enumerate() {
+            let values = shape.axes.iter().zip(row).map(|(axis, value)| {
                 let axis = self.matrix.axis(*axis);
-                let value = &axis.values[*value as usize];
-                name.push(if i == 0 { '@' } else { ',' });
-                name.push_str(&axis.name);
-                name.push('=');
-                name.push_str(&value.text);
-                coordinates.push((axis.name.clone(), value.node.data.value()));
-            }
+                (axis.name.as_str(), &axis.values[*value as usize])
+            });
+            let name = PointName::write(draft.name, values.clone().map(|(axis, value)| (axis, value.text.as_str())));
+            let coordinates = values.map(|(axis, value)| (axis.to_owned(), value.node.data.value())).collect();
             longest = longest.max(name.len());
             names.push((name, coordinates));
         }

@@ -11,7 +11,7 @@ use super::expand::Expansion;
 use super::stages::{At, RESERVED, is_parameter};
 use super::template::Scope;
 use crate::diagnostic::{Diagnostics, Origin};
-use crate::id::StageId;
+use crate::id::{PointName, StageId};
 use crate::stage::{Params, ParsedStage, StageKind};
 use crate::value::{Data, Entry, Node, Table};
 
@@ -219,6 +219,6 @@ fn merged(table: &Table, at: &[&Pattern<'_>], diagnostics: &mut Diagnostics) -> 
 }
 
 fn written(at: &At<'_>) -> String {
-    let coordinates: Vec<String> = at.coordinates.iter().map(|(axis, value)| format!("{axis}={value}")).collect();
-    coordinates.join(",")
+    let name = PointName::write("", at.coordinates.iter().map(|(axis, value)| (axis.as_str(), value.as_str())));
+    PointName::parse(&name).coordinates.unwrap_or_default().to_owned()
 }

@@ -10,7 +10,7 @@ use super::errors::{check_name, suggest};
 use super::matrix::Matrix;
 use super::template::{Scope, mentions, part_of};
 use crate::diagnostic::{Diagnostics, Origin, Sources};
-use crate::id::{AxisId, StageId};
+use crate::id::{AxisId, PointName, StageId};
 use crate::stage::{Registry, Role, Roles, StageKind};
 use crate::value::{Data, Entry, Node, Table};
 
@@ -227,10 +227,7 @@ impl<'a> Reader<'a> {
             diagnostics.error(&node.origin, message);
             return None;
         };
-        let (name, coordinates) = match text.split_once('@') {
-            Some((name, coordinates)) => (name, Some(coordinates)),
-            None => (text.as_str(), None),
-        };
+        let PointName { stage: name, coordinates } = PointName::parse(text);
         let Some(&stage) = self.names.get(name) else {
             let place = part_of(self.sources, &node.origin, name);
             let known = self.names.keys().copied().filter(|n| self.names.get(n) != Some(&reader));
@@ -292,8 +289,8 @@ fn coordinates(
     diagnostics: &mut Diagnostics,
 ) -> Option<Vec<(String, String)>> {
     let mut found: Vec<(String, String)> = Vec::new();
-    for part in text.split(',') {
-        let (axis, value) = part.split_once('=').map_or((part.trim(), ""), |(a, v)| (a.trim(), v.trim()));
+    for part in PointName::split_coordinates(text) {
+        let (axis, value) = PointName::split_coordinate(part).map_or((part.trim(), ""), |(a, v)| (a.trim(), v.trim()));
         let message = if axis.is_empty() || value.is_empty() {
             format!("{part:?} is not `axis=value`")
         } else if found.iter().any(|(a, _)| a == axis) {

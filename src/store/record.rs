@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::{BlobEntry, Manifest, TensorEntry};
 use crate::key::{Components, Digest, Key};
+use crate::status::{RunStatus, StageStatus};
 
 /// How a result was come by: never part of its identity.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -95,38 +96,6 @@ pub struct StatePosition {
     pub step: u64,
 }
 
-/// How a stage fared in a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StageOutcome {
-    /// Not yet finished.
-    Pending,
-    /// It ran.
-    Executed,
-    /// Its result was there.
-    Cached,
-    /// It failed.
-    Failed,
-    /// Something it needs failed, or the run was interrupted before.
-    Skipped,
-    /// It was stopped before its last epoch by comparison with others, or hangs on points that were.
-    Pruned,
-}
-
-/// How a run fared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RunStatus {
-    /// Under way, or killed: ask whether its process lives.
-    Running,
-    /// Everything asked for is there.
-    Ok,
-    /// A stage failed.
-    Failed,
-    /// Interrupted by the user.
-    Interrupted,
-}
-
 /// A stage in a run record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StageRun {
@@ -136,8 +105,8 @@ pub struct StageRun {
     pub kind: String,
     /// Its key, once known.
     pub key: Option<Key>,
-    /// How it fared.
-    pub outcome: StageOutcome,
+    /// What became of it.
+    pub outcome: StageStatus,
     /// Wall-clock seconds of this run.
     pub seconds: f64,
     /// The result's digest.
@@ -163,7 +132,7 @@ pub struct RunRecord {
     pub started_at: i64,
     /// Unix milliseconds.
     pub finished_at: Option<i64>,
-    /// How it fared.
+    /// How far it is, or how it ended.
     pub status: RunStatus,
     /// Who runs it.
     pub holder: Holder,

@@ -11,10 +11,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::record::RunStatus;
 use super::runs::UnreadableRuns;
 use super::{ResultRecord, RunRecord, StateRecord};
 use crate::key::Key;
+use crate::status::RunStatus;
 
 /// The keys that kept runs hold on to.
 pub(super) struct Live {

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use vadpipe::artifact::Artifact;
-use vadpipe::event::{Event, Listener, Status};
+use vadpipe::event::{Event, Listener};
 use vadpipe::exec::{self, Options, choose};
 use vadpipe::graph::Graph;
 use vadpipe::spec::{self, DeviceChoice, Precision};
 use vadpipe::stage::{Bound, Cancel, Context, Params, Role, Roles, Stage, StageError, StageKind};
+use vadpipe::status::RunStatus;
 use vadpipe::store::Store;
 
 struct Mean;
@@ -100,7 +101,7 @@ fn run(folder: &Path, pipeline: &str) -> Vec<Event> {
         listener: &heard,
     };
     let outcome = exec::run(&context, &options).expect("a run");
-    assert_eq!(outcome.status, Status::Ok);
+    assert_eq!(outcome.status, RunStatus::Ok);
     heard.0.into_inner().expect("a list")
 }
 

@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cli::project::Project;
 use crate::cli::ui::Ui;
 use crate::error::{Error, Result};
-use crate::id::PointId;
+use crate::id::{PointId, PointName};
 use crate::key::{Components, InputDigest, Key, Segment};
 use crate::plan::PipelineFiles;
 use crate::report::{Change, Comparison, Figure, Pair};
 use crate::spec::PointInput;
-use crate::store::{ResultRecord, RunRecord, RunStatus, Store};
+use crate::status::RunStatus;
+use crate::store::{ResultRecord, RunRecord, Store};
 use crate::value::Value;
 
 /// One point on one side.
@@ -95,7 +96,7 @@ pub(super) fn of_run(store: &Store, run: &RunRecord) -> Result<Vec<Side>> {
             inputs: BTreeMap::new(),
             key: stage.key,
             record,
-            outcome: Some(format!("{:?}", stage.outcome).to_lowercase()),
+            outcome: Some(stage.outcome.word().to_owned()),
         }
     };
     Ok(run.stages.iter().map(side).collect())
@@ -109,9 +110,7 @@ fn change(name: &str, a: Option<String>, b: Option<String>) -> Option<Change> {
 pub(super) fn run_facts(a: &RunRecord, b: &RunRecord) -> Vec<Change> {
     let status = |r: &RunRecord| match r.status {
         RunStatus::Running => "not finished",
-        RunStatus::Ok => "ok",
-        RunStatus::Failed => "failed",
-        RunStatus::Interrupted => "interrupted",
+        status => status.word(),
     };
     type Fact = fn(&RunRecord) -> String;
     let facts: [(&str, Fact); 6] = [
@@ -175,7 +174,6 @@ pub(super) fn compare(
 pub(super) fn pair_up(a: &str, b: &str, first: Vec<Side>, second: Vec<Side>) -> (Comparison, Vec<[Side; 2]>) {
     let mut found = Comparison { a: a.to_owned(), b: b.to_owned(), ..Comparison::default() };
     let single = first.len() == 1 && second.len() == 1;
-    let coordinates = |side: &Side| side.name.split_once('@').map(|(_, c)| c.to_owned()).unwrap_or_default();
     let mut others: Vec<Option<Side>> = second.into_iter().map(Some).collect();
     let mut pairs = Vec::new();
     for side in first {
@@ -190,6 +188,10 @@ pub(super) fn pair_up(a: &str, b: &str, first: Vec<Side>, second: Vec<Side>) -> 
     }
     found.only_b = others.into_iter().flatten().map(|s| s.name).collect();
     (found, pairs)
+}
+
+fn coordinates(side: &Side) -> Option<&str> {
+    PointName::parse(&side.name).coordinates
 }
 
 fn is_same(a: &Side, b: &Side, pair: &Pair) -> bool {

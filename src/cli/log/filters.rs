@@ -1,58 +1,63 @@
 //! Which runs and stages `log` lists.
 
-use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use globset::{Glob, GlobMatcher};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Zoned};
 
-use super::LogArgs;
+use super::{KILLED, LogArgs};
 use crate::error::{Error, Result};
-use crate::store::{RunRecord, RunStatus, StageOutcome, StageRun};
+use crate::id::PointName;
+use crate::status::{RunStatus, StageStatus};
+use crate::store::{RunRecord, StageRun};
 
-/// How a stage or a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// What `--status` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Status {
-    /// Stages that ran
-    Executed,
-    /// Stages whose result was there
-    Cached,
-    /// Stages that failed
-    Failed,
-    /// Stages that did not run, since something they need failed or the run was stopped
-    Skipped,
-    /// Stages that ended early, since others of their sweep did better
-    Pruned,
-    /// Runs that made everything
-    Ok,
-    /// Runs that the user stopped
-    Interrupted,
-    /// Runs under way
-    Running,
-    /// Runs that were killed
-    Killed,
+    /// Stages with this status.
+    Stage(StageStatus),
+    /// Runs with this word for how far they are or how they ended.
+    Run(&'static str),
 }
 
+/// The values of `--status` and their help texts.
+const STATUSES: [(Status, &str); 9] = [
+    (Status::Stage(StageStatus::Executed), "Stages that ran"),
+    (Status::Stage(StageStatus::Cached), "Stages whose result was there"),
+    (Status::Stage(StageStatus::Failed), "Stages that failed"),
+    (
+        Status::Stage(StageStatus::Skipped),
+        "Stages that did not run, since something they need failed or the run was stopped",
+    ),
+    (Status::Stage(StageStatus::Pruned), "Stages that ended early, since others of their sweep did better"),
+    (Status::Run(RunStatus::Ok.word()), "Runs that made everything"),
+    (Status::Run(RunStatus::Interrupted.word()), "Runs that the user stopped"),
+    (Status::Run(RunStatus::Running.word()), "Runs under way"),
+    (Status::Run(KILLED), "Runs that were killed"),
+];
+
 impl Status {
-    /// The outcome of a stage that it names, if it names one.
-    fn outcome(self) -> Option<StageOutcome> {
+    /// Reads a value of `--status`.
+    pub(super) fn parser() -> impl TypedValueParser<Value = Self> {
+        let values = STATUSES.map(|(status, help)| PossibleValue::new(status.word()).help(help));
+        PossibleValuesParser::new(values).try_map(|word| {
+            let found = STATUSES.iter().find(|(status, _)| status.word() == word);
+            found.map(|(status, _)| *status).ok_or("not a status")
+        })
+    }
+
+    fn word(self) -> &'static str {
         match self {
-            Self::Executed => Some(StageOutcome::Executed),
-            Self::Cached => Some(StageOutcome::Cached),
-            Self::Failed => Some(StageOutcome::Failed),
-            Self::Skipped => Some(StageOutcome::Skipped),
-            Self::Pruned => Some(StageOutcome::Pruned),
-            Self::Ok | Self::Interrupted | Self::Running | Self::Killed => None,
+            Self::Stage(status) => status.word(),
+            Self::Run(word) => word,
         }
     }
 
-    fn is(self, run: &RunRecord) -> bool {
+    fn of_stage(self) -> Option<StageStatus> {
         match self {
-            Self::Ok => run.status == RunStatus::Ok,
-            Self::Interrupted => run.status == RunStatus::Interrupted,
-            Self::Running => run.is_running(),
-            Self::Killed => run.status == RunStatus::Running && !run.is_running(),
-            Self::Executed | Self::Cached | Self::Failed | Self::Skipped | Self::Pruned => true,
+            Self::Stage(status) => Some(status),
+            Self::Run(_) => None,
         }
     }
 }
@@ -72,7 +77,7 @@ impl Filters {
             let wrong = |e: globset::Error| Error::bad_input(format!("`{text}` is not a valid pattern: {}", e.kind()));
             Glob::new(text).map(|g| g.compile_matcher()).map_err(wrong)
         };
-        let outcome = args.status.is_some_and(|s| s.outcome().is_some());
+        let outcome = args.status.is_some_and(|s| s.of_stage().is_some());
         let lists_stages = args.stage.is_some() || args.run.is_some() || outcome;
         // With RUN, `--stage` is the name of one log.
         let stage = args.stage.as_ref().filter(|_| args.id.is_none()).map(glob).transpose()?;
@@ -86,16 +91,17 @@ impl Filters {
     }
 
     pub(super) fn takes_run(&self, run: &RunRecord) -> bool {
-        self.since.is_none_or(|since| run.started_at >= since) && self.status.is_none_or(|status| status.is(run))
+        self.since.is_none_or(|since| run.started_at >= since)
+            && self.status.is_none_or(|status| status.of_stage().is_some() || status.word() == super::word(run))
     }
 
     /// Whether to list this stage of a run that was let through. A point is found by its stage's name, too.
     pub(super) fn takes_stage(&self, stage: &StageRun) -> bool {
-        let of = stage.name.split('@').next().unwrap_or_default();
+        let of = PointName::parse(&stage.name).stage;
         let matches = |glob: &GlobMatcher| glob.is_match(&stage.name) || glob.is_match(of);
         // A run that is under way has not said yet what became of its stages: they are pending.
         self.stage.as_ref().is_none_or(matches)
-            && self.status.and_then(Status::outcome).is_none_or(|wanted| stage.outcome == wanted)
+            && self.status.and_then(Status::of_stage).is_none_or(|wanted| stage.outcome == wanted)
     }
 }
 

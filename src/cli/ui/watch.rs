@@ -10,7 +10,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::{DIM, GREEN, RED, Ui, YELLOW, figure, output_failed, paint, seconds, shorten};
 use crate::error::Result;
 use crate::escape::escape;
-use crate::event::{Event, Listener, Status};
+use crate::event::{Event, Listener};
+use crate::status::RunStatus;
 
 /// Listens to a run and prints.
 pub(in crate::cli) struct Watch {
@@ -172,9 +173,9 @@ impl Watch {
             Event::Warning { message } => self.say(&format!("{} {message}", paint(YELLOW, " warning"))),
             Event::RunFinished { status, executed, cached, failed, skipped, pruned, seconds: s, .. } => {
                 let word = match status {
-                    Status::Ok => paint(GREEN, "      ok"),
-                    Status::Failed => paint(RED, "  failed"),
-                    Status::Interrupted => paint(YELLOW, " stopped"),
+                    RunStatus::Ok => paint(GREEN, "      ok"),
+                    RunStatus::Failed => paint(RED, "  failed"),
+                    RunStatus::Interrupted | RunStatus::Running => paint(YELLOW, " stopped"),
                 };
                 let ran = [(executed, "ran"), (cached, "cached"), (pruned, "pruned")];
                 let counts = [(failed, "failed"), (skipped, "not run")];

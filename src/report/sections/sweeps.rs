@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use super::Item;
 use super::figures::ORDER;
+use crate::id::PointName;
 use crate::report::html::{Cell, Table, Text};
 use crate::report::parallel::{Axis, Step, plot, ramp};
 use crate::stage::StageError;
@@ -50,10 +51,11 @@ pub(super) fn render(items: &[Item<'_>]) -> Result<String, StageError> {
     Ok(sweeps.iter().filter(|s| s.points.len() > 1).map(Sweep::render).collect())
 }
 
-/// Stage and coordinates of `stage@axis=value,axis=value`.
+/// The stage and the coordinates of a point with axes.
 fn coordinates(label: &str) -> Option<(&str, Vec<(&str, &str)>)> {
-    let (stage, rest) = label.split_once('@')?;
-    Some((stage, rest.split(',').map(|c| c.split_once('=')).collect::<Option<_>>()?))
+    let PointName { stage, coordinates } = PointName::parse(label);
+    let coordinates = PointName::split_coordinates(coordinates?).map(PointName::split_coordinate);
+    Some((stage, coordinates.collect::<Option<_>>()?))
 }
 
 impl Sweep<'_> {

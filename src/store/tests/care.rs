@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+use crate::status::{RunStatus, StageStatus};
 use crate::store::blobs::CHUNK;
 
 pub(super) fn run(id: &str, keys: &[(&str, Key)]) -> RunRecord {
@@ -14,7 +15,7 @@ pub(super) fn run(id: &str, keys: &[(&str, Key)]) -> RunRecord {
         name: (*name).to_owned(),
         kind: "test".to_owned(),
         key: Some(*key),
-        outcome: StageOutcome::Executed,
+        outcome: StageStatus::Executed,
         seconds: 1.0,
         digest: None,
         resumed_at: None,

@@ -1,0 +1,56 @@
+//! What became of a stage and of a run, with the words that run records, events and the terminal use.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! status {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$variant_doc])* #[serde(rename = $word)] $variant,)+
+        }
+
+        impl $name {
+            /// The word for it.
+            pub const fn word(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)+
+                }
+            }
+        }
+    };
+}
+
+status! {
+    /// What became of a point in a run.
+    StageStatus {
+        /// It waits for its inputs or for a free worker.
+        Pending = "pending",
+        /// It is running.
+        Running = "running",
+        /// It ran, and its result is stored.
+        Executed = "executed",
+        /// Its result was in the cache.
+        Cached = "cached",
+        /// It failed.
+        Failed = "failed",
+        /// It did not run, because a point that it needs failed or because the run was interrupted.
+        Skipped = "skipped",
+        /// It has no result, because it or all points of one of its inputs were pruned.
+        Pruned = "pruned",
+    }
+}
+
+status! {
+    /// How far a run is, and how it ended.
+    RunStatus {
+        /// It is running, or it was killed: whether its process is alive tells which.
+        Running = "running",
+        /// Everything that was asked for is there.
+        Ok = "ok",
+        /// A stage failed.
+        Failed = "failed",
+        /// The user stopped it.
+        Interrupted = "interrupted",
+    }
+}
