@@ -189,7 +189,7 @@ impl Shared<'_> {
         let context = Context {
             inputs: self.inputs(job, damaged),
             streams: Streams::new(point.seed),
-            precision: self.spec.pipeline.precision.to_string(),
+            precision: self.spec.pipeline.precision,
             device: &self.compute.device,
             scratch: scratch.path(),
             base: &self.spec.base,

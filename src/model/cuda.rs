@@ -44,8 +44,8 @@ use self::machine::{Address, Machine, upload_new};
 use self::plan::{Pass, Plan};
 use self::program::{Program, Shared, Tables};
 use crate::artifact::Tensor;
-use crate::model::DecoderShape;
 use crate::model::posterior::Distribution;
+use crate::model::{DecoderShape, StepLoss};
 use crate::ops::adam::Rates;
 use crate::ops::tail::PIXELS;
 
@@ -117,15 +117,6 @@ pub struct LatentArrays {
     pub parameters: Vec<[Vec<f32>; 3]>,
     /// Steps of Adam done.
     pub step: u64,
-}
-
-/// What a step found, read after it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepLoss {
-    /// `‖x − x̂‖²_F` over the batch.
-    pub squared_error: f64,
-    /// The mean KL; 0 for plain latents.
-    pub kl: f64,
 }
 
 /// The parameters of an epoch.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::artifact::Artifact;
-use crate::stage::{Input, Position, StageError, StageKind};
+use crate::stage::{Input, Position, Precision, StageError, StageKind};
 use crate::stages::fit_latents::FitLatents;
 use crate::stages::testing::{Bench, MemoryChain, complaint, data, given, list, parse, text};
 use crate::stages::train_ad::TrainAd;
@@ -370,7 +370,7 @@ fn what_does_not_fit_is_refused_with_what_was_found() {
     let strange = Bench::new(&TrainAd, &small(1)).input("data", &given("fit", "fit-latents", &Artifact::default()));
     insta::assert_snapshot!(complaint(strange.run()), @"`fit` (a `fit-latents`) has no tensor `train.images` → it has none");
     let mut coarse = train(&TrainAd, &small(1));
-    coarse.precision = "tf32".to_owned();
+    coarse.precision = Precision::Tf32;
     insta::assert_snapshot!(complaint(coarse.run()), @r#"the precision tf32 is not built for the CPU → set `precision = "f32"` in `[pipeline]`"#);
     let no_model = fit(&data(1, 1), &fit_params(1));
     insta::assert_snapshot!(complaint(no_model.run()), @"`data` has no decoder → use a `train-ad` or `train-vad` stage for the role `model`");
