@@ -3,15 +3,16 @@
 //! | enters | where | why |
 //! |---|---|---|
 //! | record type, [`FORMAT`] | every hash | no two kinds of record can collide; the scheme itself can change |
-//! | stage kind, its `VERSION` | stage, init | a Rust function cannot be hashed: a change that alters results raises VERSION |
-//! | parameters, typed, by name | stage; a chain's start ones in init | they change the result; as values, never as text |
+//! | stage kind, its `VERSION` | stage, init | functions can't be hashed: a change of results raises it |
+//! | parameters, typed, by name | stage; of a training's start: init | they change the result; as values, not as text |
 //! | seed, precision | where the stage reads them | a new seed reruns only the stages that draw random numbers |
-//! | output digests of inputs, by role (lists by label) | stage, init | contents: a rerun that gives the same bytes reruns nothing after it |
+//! | output digests of inputs, by role (lists by label) | stage, init | equal contents rerun nothing |
 //! | digests of files read | stage, init | contents, never a path or a time |
-//! | parameters of an epoch | that epoch's link of the chain | 100 + 100 epochs are 200; trainings share the epochs that they begin with |
+//! | parameters of an epoch | that epoch's key in the chain | trainings share the epochs with which they begin |
 //!
-//! What never enters: the number of epochs (the last key of a longer chain is another key anyway), paths, times, hosts, thread
-//! counts, devices, names of stages or points, the order in the pipeline file, comments, `keep`, `checkpoint_seconds`.
+//! What never enters: the number of epochs (the last key of a longer chain is another key anyway), paths, times, hosts,
+//! thread counts, devices, names of stages or points, the order in the pipeline file, comments, `keep`,
+//! `checkpoint_seconds`.
 //!
 //! Every variable-length piece is length-prefixed, every record is tagged, every map is ordered.
 
@@ -182,7 +183,8 @@ pub struct Components {
     pub params: Values,
     /// The seed, if the stage reads it.
     pub seed: Option<i64>,
-    /// The precision, if the stage reads it. A string, so that a record whose precision is newer than this program can be read.
+    /// The precision, if the stage reads it. A string, so that a record whose precision is newer than this program can
+    /// be read.
     pub precision: Option<String>,
     /// Output digests of the inputs by role.
     pub inputs: BTreeMap<String, InputDigest>,
@@ -212,8 +214,8 @@ pub struct Position {
 
 /// The keys of a training's states: that of the start, then one for each epoch.
 ///
-/// Two trainings whose chains begin with the same keys share the states behind those keys. The chain of a stage that is not a
-/// training is empty.
+/// Two trainings whose chains begin with the same keys share the states behind those keys. The chain of a stage that is
+/// not a training is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateChain {
     keys: Vec<Key>,
@@ -235,8 +237,8 @@ impl StateChain {
         self.keys.get(usize::try_from(epoch).ok()?).copied()
     }
 
-    /// How many keys both chains have in common, counted from the start. The shared state that is furthest is the one after
-    /// one epoch less.
+    /// How many keys both chains have in common, counted from the start. The shared state that is furthest is the one
+    /// after one epoch less.
     pub fn shared_prefix(&self, other: &Self) -> usize {
         self.keys.iter().zip(&other.keys).take_while(|(a, b)| a == b).count()
     }

@@ -1,4 +1,5 @@
-//! The decoder, trainable and frozen, on the CPU, on a GPU and through candle's own operations; and the posteriors of its latents.
+//! The decoder, trainable and frozen, on the CPU, on a GPU and through candle's own operations; and the posteriors of
+//! its latents.
 
 #[cfg(feature = "cuda")]
 pub mod cuda;

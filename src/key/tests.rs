@@ -92,7 +92,7 @@ fn every_component_changes_the_key() {
     }
 }
 
-/// Few different values, so that equal ones are met.
+/// Few different values, so that equal ones occur.
 fn value() -> impl Strategy<Value = Value> {
     let scalar = prop_oneof![
         any::<bool>().prop_map(Value::Bool),
@@ -110,7 +110,7 @@ fn value() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn values_hash_alike_where_they_are_equal(a in value(), b in value(), c in value(), d in value()) {
+    fn equal_values_have_equal_hashes(a in value(), b in value(), c in value(), d in value()) {
         let of = |values: &[&Value]| {
             let mut hash = Hash::new("test");
             values.iter().for_each(|v| { hash.value(v); });
@@ -144,9 +144,15 @@ proptest! {
         let (whole, parts) = (training(whole), training(parts.collect()));
         prop_assert_eq!(whole.states(), parts.states());
         prop_assert_eq!(whole.key(), parts.key());
-        // A chain is known by its beginning: one epoch more only adds a state.
+        // One epoch more only adds a key.
         let mut longer = whole.clone();
         longer.segments.iter_mut().flatten().next_back().into_iter().for_each(|s| s.epochs += 1);
-        prop_assert_eq!(&longer.states()[..whole.states().len()], &whole.states()[..]);
+        let (longer, whole) = (longer.chain(), whole.chain());
+        prop_assert_eq!(longer.shared_prefix(&whole), whole.keys().len());
+        if let Some(last) = whole.keys().last() {
+            prop_assert_eq!(whole.at(whole.total()), Some(*last));
+            prop_assert_eq!(longer.at(whole.total()), Some(*last));
+        }
+        prop_assert_eq!(longer.at(longer.total() + 1), None);
     }
 }

@@ -58,7 +58,8 @@ pub enum Device {
     Cuda {
         /// Its number.
         ordinal: usize,
-        /// Whether a training step is recorded as a CUDA graph and replayed: the same bytes with fewer calls to the driver.
+        /// Whether a training step is recorded as a CUDA graph and replayed: the same bytes with fewer calls to the
+        /// driver.
         graph: bool,
     },
 }
@@ -166,19 +167,19 @@ pub struct Saved {
     pub tensors: BTreeMap<String, Tensor>,
 }
 
-/// A training's chain of states. The stage advances along it; the runner keeps the keys and the leases, and decides which
-/// states stay in the store.
+/// A training's chain of states. The stage advances along it; the runner keeps the keys and the leases, and decides
+/// which states stay in the store.
 pub trait Chain: Send + Sync {
     /// The furthest stored state on this chain, if any.
     ///
     /// # Errors
     /// If the cache fails. A damaged state is not an error: the state before it is returned.
     fn resume(&self) -> Result<Option<Saved>, Error>;
-    /// Whether to save the state at this position: after the last epoch, at an epoch that `keep` or another training asks for,
-    /// or when `checkpoint_seconds` have passed. Called after every step, so it must be cheap.
+    /// Whether to save the state at this position: after the last epoch, at an epoch that `keep` or another training
+    /// asks for, or when `checkpoint_seconds` have passed. Called after every step, so it must be cheap.
     fn due(&self, position: Position) -> bool;
-    /// Saves a state. Check [`Cancel`] again afterwards: the runner may stop the training at this state, for example to compare
-    /// the points of a sweep.
+    /// Saves a state. Check [`Cancel`] again afterwards: the runner may stop the training at this state, for example to
+    /// compare the points of a sweep.
     ///
     /// # Errors
     /// If the cache fails.

@@ -1,12 +1,13 @@
 //! `fit-latents`: finds the latents (AD) or posteriors (VAD) of a split for a trained decoder, which does not change.
 //!
-//! With `statistics = "running"` the decoder's batch norms use the running statistics of its training: PyTorch's evaluation mode.
-//! With `"batch"` they use the statistics of each batch, as in PyTorch's training mode, in the fit's steps and in its evaluation.
-//! The evaluation takes the split in order, in batches of 16. An image then depends on the other images of its batch, and so do the
-//! figures. Other readers of the latents, such as `decode`, always use running statistics.
+//! With `statistics = "running"` the decoder's batch norms use the running statistics of its training: PyTorch's
+//! evaluation mode. With `"batch"` they use the statistics of each batch, as in PyTorch's training mode, in the fit's
+//! steps and in its evaluation. The evaluation takes the split in order, in batches of 16. An image then depends on the
+//! other images of its batch, and so do the figures. Other readers of the latents, such as `decode`, always use running
+//! statistics.
 //!
-//! The fit of a VAD has no KL in its loss but keeps the noise: each step draws z, and only the posteriors' parameters learn. A fit
-//! has epochs and states like a training, and resumes like one.
+//! The fit of a VAD has no KL in its loss but keeps the noise: each step draws z, and only the posteriors' parameters
+//! learn. A fit has epochs and states like a training, and resumes like one.
 
 use std::sync::Arc;
 

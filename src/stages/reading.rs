@@ -1,5 +1,5 @@
-//! What stages read from the artifacts of others: images and labels of `load-data`, the decoder and latents of a training.
-//! Whatever does not fit is wrong input, and the message says what was found.
+//! What stages read from the artifacts of others: images and labels of `load-data`, the decoder and latents of a
+//! training. Whatever does not fit is wrong input, and the message says what was found.
 
 use std::collections::BTreeMap;
 

@@ -137,13 +137,7 @@ impl Bench {
     pub(super) fn new(kind: &dyn StageKind, entries: &[(&str, Data)]) -> Self {
         let (stage, _, errors) = parse(kind, entries);
         assert!(errors.is_empty(), "{errors:?}");
-        Self {
-            stage,
-            inputs: Inputs::default(),
-            told: Told::default(),
-            precision: Precision::F32,
-            device: Device::Cpu,
-        }
+        Self { stage, inputs: Inputs::default(), told: Told::default(), precision: Precision::F32, device: Device::Cpu }
     }
 
     /// Adds an input.

@@ -1,10 +1,10 @@
-//! The training loop of `train-ad`, `train-vad` and `fit-latents`. The first two train a decoder and latents, the third only
-//! latents. An [`engine::Engine`] computes the steps, on the processor or on a GPU.
+//! The training loop of `train-ad`, `train-vad` and `fit-latents`. The first two train a decoder and latents, the third
+//! only latents. An [`engine::Engine`] computes the steps, on the processor or on a GPU.
 //!
-//! An epoch is a seeded shuffle of all samples, cut into batches; the last batch may be smaller. A step draws z, runs the network
-//! forward and backward, and updates what learns with Adam. Each random draw has a stream of its own by purpose, epoch and step,
-//! and a state holds everything that the next step reads. So a training that is interrupted after any step ends with the same bytes
-//! as one that is not.
+//! An epoch is a seeded shuffle of all samples, cut into batches; the last batch may be smaller. A step draws z, runs
+//! the network forward and backward, and updates what learns with Adam. Each random draw has a stream of its own by
+//! purpose, epoch and step, and a state holds everything that the next step reads. So a training that is interrupted
+//! after any step ends with the same bytes as one that is not.
 //!
 //! A state holds
 //! - `decoder.*`, if the decoder learns;
@@ -12,8 +12,8 @@
 //! - `history.*`: the curves of the finished epochs;
 //! - `history.running`: sums over the finished steps of the current epoch.
 //!
-//! A state in mid-epoch is stored under the key of the state at the end of that epoch, which depends on the epoch's parameters.
-//! So any state that the chain returns can be continued.
+//! A state in mid-epoch is stored under the key of the state at the end of that epoch, which depends on the epoch's
+//! parameters. So any state that the chain returns can be continued.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -58,12 +58,12 @@ pub(in crate::stages) struct Training<'a> {
 }
 
 impl Training<'_> {
-    /// Trains from the furthest saved state, or from the start, to the end of the schedule. Network and latents are trained in
-    /// place; returns the curves.
+    /// Trains from the furthest saved state, or from the start, to the end of the schedule. Network and latents are
+    /// trained in place; returns the curves.
     ///
     /// # Errors
-    /// [`StageError::Interrupted`] if it is cancelled, once its state is saved; [`StageError::Failed`] if the loss or the state
-    /// stops being finite; and any error of the cache or of the device.
+    /// [`StageError::Interrupted`] if it is cancelled, once its state is saved; [`StageError::Failed`] if the loss or
+    /// the state stops being finite; and any error of the cache or of the device.
     pub(in crate::stages) fn run(self, context: &Context<'_>) -> Result<History, StageError> {
         let Self { purpose, mut net, latents, images, schedule } = self;
         let saved = context.chain.map(Chain::resume).transpose()?.flatten();
@@ -175,8 +175,8 @@ impl TrainingLoop<'_> {
         Ok(())
     }
 
-    /// Adds losses to the history: those of all started steps if `wait`, otherwise those that the engine knows by now. Returns the
-    /// number of samples in these steps.
+    /// Adds losses to the history: those of all started steps if `wait`, otherwise those that the engine knows by now.
+    /// Returns the number of samples in these steps.
     fn read_losses(&mut self, epoch: &Epoch<'_>, wait: bool) -> Result<usize, StageError> {
         self.engine.losses(wait, &mut self.losses)?;
         let (mut step, mut samples) = (self.at.step as usize, 0);
@@ -217,7 +217,8 @@ impl TrainingLoop<'_> {
         if stop { Err(StageError::Interrupted) } else { Ok(()) }
     }
 
-    /// The current state. Fails if the state is not finite, which the loss does not always show: it is that before the last update.
+    /// The current state. Fails if the state is not finite, which the loss does not always show: it is that before the
+    /// last update.
     fn good_state(&mut self) -> Result<BTreeMap<String, Tensor>, StageError> {
         let mut state = self.engine.state()?;
         state.extend(self.history.state());
@@ -229,7 +230,8 @@ impl TrainingLoop<'_> {
     }
 }
 
-/// The error of a training that diverged in `epoch` (counted from 1): how it showed, which state is saved, and what to try.
+/// The error of a training that diverged in `epoch` (counted from 1): how it showed, which state is saved, and what to
+/// try.
 fn diverged(saved: Option<Position>, epoch: u64, how: &str, rates: Option<Rates>) -> StageError {
     let kept = match saved {
         None => "no state had been saved yet".to_owned(),

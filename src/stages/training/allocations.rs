@@ -1,7 +1,7 @@
 //! Tests that a training step allocates nothing once its buffers exist.
 //!
-//! The allocator of the test binary counts the allocations of the threads of one pool, on which the test runs its steps. It also
-//! measures how many bytes each thread has allocated, for [`peak`].
+//! The allocator of the test binary counts the allocations of the threads of one pool, on which the test runs its
+//! steps. It also measures how many bytes each thread has allocated, for [`peak`].
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -17,7 +17,8 @@ use crate::rng::Streams;
 thread_local! {
     /// Whether to count this thread's allocations.
     static COUNTED: Cell<bool> = const { Cell::new(false) };
-    /// Bytes that this thread has allocated minus those that it has freed. Freeing another thread's memory can make it negative.
+    /// Bytes that this thread has allocated minus those that it has freed. Freeing another thread's memory can make it
+    /// negative.
     static BYTES: Cell<isize> = const { Cell::new(0) };
     /// The maximum of [`BYTES`].
     static MOST: Cell<isize> = const { Cell::new(0) };

@@ -1,7 +1,8 @@
 //! The engine that computes on an NVIDIA GPU.
 //!
-//! Decoder, latents and images stay on the GPU during an epoch, and the host only starts steps. Losses are read at the end of an
-//! epoch, and before a state is saved. A state passes through the host's decoder and latents, so it has the CPU's layout.
+//! Decoder, latents and images stay on the GPU during an epoch, and the host only starts steps. Losses are read at the
+//! end of an epoch, and before a state is saved. A state passes through the host's decoder and latents, so it has the
+//! CPU's layout.
 
 #[cfg(test)]
 mod tests;
@@ -49,8 +50,8 @@ impl<'a> GpuEngine<'a> {
         Self { host, options, device: None, host_is_behind: false, ahead: None, unread: 0..0 }
     }
 
-    /// Draws ε of an epoch from a step on, one number for each latent number of each sample, in the order of the steps. Each step
-    /// has the stream that it has on the CPU. Empty for plain latents.
+    /// Draws ε of an epoch from a step on, one number for each latent number of each sample, in the order of the steps.
+    /// Each step has the stream that it has on the CPU. Empty for plain latents.
     fn draw_noise(&self, Position { epoch, step }: Position, rates: Rates) -> Vec<f32> {
         let CpuEngine { net, latents, images, streams, noise: purpose, .. } = &self.host;
         let Some(distribution) = latents.distribution() else { return Vec::new() };

@@ -1,8 +1,8 @@
 //! Evaluates a decoder on a split: loss, error and the first reconstructions.
 //!
-//! The loss of a batch depends on its size. So an evaluation always uses batches of [`BATCH`] in the order of the split: figures
-//! of two models can be compared, and a result of no epochs does not depend on the parameters of epochs. With batch statistics an
-//! image also depends on the other images of its batch.
+//! The loss of a batch depends on its size. So an evaluation always uses batches of [`BATCH`] in the order of the
+//! split: figures of two models can be compared, and a result of no epochs does not depend on the parameters of epochs.
+//! With batch statistics an image also depends on the other images of its batch.
 
 use std::ops::Range;
 
@@ -28,8 +28,8 @@ pub(in crate::stages) struct Evaluation {
     reconstructions: Vec<u8>,
 }
 
-/// Decodes a latent for each image and compares. `z` gets the number of a batch and its samples, and returns their latents,
-/// B × latent_dim.
+/// Decodes a latent for each image and compares. `z` gets the number of a batch and its samples, and returns their
+/// latents, B × latent_dim.
 ///
 /// # Errors
 /// If the stage is cancelled, or the decoder's output is not finite.

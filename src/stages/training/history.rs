@@ -119,8 +119,8 @@ pub(in crate::stages) fn rmse(squared_error: f64, samples: usize) -> f64 {
     (squared_error / (samples * PIXELS) as f64).sqrt()
 }
 
-/// Peak signal-to-noise ratio `20 log₁₀(255 / rmse)` in dB, for an RMSE in grey levels. Metrics must be finite, so an RMSE below
-/// 1e-7 counts as 1e-7 (about 188 dB); f32 arithmetic can't distinguish it from 0.
+/// Peak signal-to-noise ratio `20 log₁₀(255 / rmse)` in dB, for an RMSE in grey levels. Metrics must be finite, so an
+/// RMSE below 1e-7 counts as 1e-7 (about 188 dB); f32 arithmetic can't distinguish it from 0.
 pub(in crate::stages) fn psnr(rmse: f64) -> f64 {
     20.0 * libm::log10(255.0 / rmse.max(1e-7))
 }

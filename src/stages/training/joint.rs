@@ -1,4 +1,5 @@
-//! Training a decoder together with its latents: what `train-ad` and `train-vad` share. They differ in defaults and posterior.
+//! Training a decoder together with its latents: what `train-ad` and `train-vad` share. They differ in defaults and
+//! posterior.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +25,8 @@ struct Joint {
     schedule: Schedule,
 }
 
-/// A forward pass with fewer multiply-adds than this gains nothing from a second thread: see `exec/room.rs` for figures.
+/// A forward pass with fewer multiply-adds than this gains nothing from a second thread: see `exec/room.rs` for
+/// figures.
 const SMALL_STEP: u64 = 1 << 28;
 /// The default of `channels`.
 const CHANNELS: [i64; 4] = [2048, 512, 256, 128];
@@ -101,8 +103,8 @@ impl Stage for Joint {
 }
 
 impl Joint {
-    /// Refuses a decoder that does not fit into `memory` (bytes): a failed allocation would abort the program. Checks nothing if
-    /// `memory` is unknown.
+    /// Refuses a decoder that does not fit into `memory` (bytes): a failed allocation would abort the program. Checks
+    /// nothing if `memory` is unknown.
     fn check_memory(&self, images: usize, memory: Option<u64>) -> Result<(), StageError> {
         let needed = self.shape.training_bytes(self.schedule.largest_batch(), images);
         let Some(memory) = memory.filter(|memory| needed > *memory) else { return Ok(()) };
@@ -140,7 +142,8 @@ impl Joint {
     }
 }
 
-/// The machine's memory in bytes; `None` where it is unknown. It decides whether a training starts, never what it computes.
+/// The machine's memory in bytes; `None` where it is unknown. It decides whether a training starts, never what it
+/// computes.
 fn memory() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {

@@ -1,11 +1,11 @@
 //! What a training learns about each sample: a plain latent vector (AD) or the parameters of a posterior (VAD).
 //!
-//! A plain latent is handled as a posterior with one parameter, no noise and no KL. Each parameter is an array of n × D, row-major,
-//! with Adam moments of the same shape.
+//! A plain latent is handled as a posterior with one parameter, no noise and no KL. Each parameter is an array of n ×
+//! D, row-major, with Adam moments of the same shape.
 //!
-//! Adam is dense, as in PyTorch for an indexed parameter: rows outside the batch have gradient 0, but still move by their momentum.
-//! A row is read only when it is drawn and at the end of the epoch, so the steps that it missed are applied then, with the same bits.
-//! With 60,000 samples, a dense pass in each step would move hundreds of megabytes.
+//! Adam is dense, as in PyTorch for an indexed parameter: rows outside the batch have gradient 0, but still move by
+//! their momentum. A row is read only when it is drawn and at the end of the epoch, so the steps that it missed are
+//! applied then, with the same bits. With 60,000 samples, a dense pass in each step would move hundreds of megabytes.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -67,8 +67,8 @@ pub(in crate::stages) fn tensor_name(distribution: Option<Distribution>, paramet
 }
 
 impl Latents {
-    /// Latents at the random start of the distribution. `purpose` separates the draws of a training from those of a fit with the
-    /// same seed.
+    /// Latents at the random start of the distribution. `purpose` separates the draws of a training from those of a fit
+    /// with the same seed.
     pub(in crate::stages) fn start(
         distribution: Option<Distribution>,
         (samples, dim): (usize, usize),
@@ -163,8 +163,8 @@ impl Latents {
         made.fill(0);
     }
 
-    /// Draws z for these rows, B × D. For posteriors, `noise` is the source of ε, and z is `scale` times as far from the mean as a
-    /// sample of the posterior. For plain latents, z is the latents. [`Latents::update`] uses this draw.
+    /// Draws z for these rows, B × D. For posteriors, `noise` is the source of ε, and z is `scale` times as far from
+    /// the mean as a sample of the posterior. For plain latents, z is the latents. [`Latents::update`] uses this draw.
     pub(in crate::stages) fn draw(&mut self, rows: &[usize], noise: &mut Stream, scale: f64) -> &[f32] {
         self.catch_up_rows(rows);
         let dim = self.dim;
@@ -191,16 +191,16 @@ impl Latents {
         &self.z
     }
 
-    /// The KL divergence from the prior in nats, averaged over the latent dimensions and over these rows, which must be those of the
-    /// last draw. 0 for plain latents.
+    /// The KL divergence from the prior in nats, averaged over the latent dimensions and over these rows, which must be
+    /// those of the last draw. 0 for plain latents.
     pub(in crate::stages) fn kl(&self, rows: &[usize]) -> f64 {
         let Some(d) = self.distribution else { return 0.0 };
         let places = rows.iter().flat_map(|row| row * self.dim..(row + 1) * self.dim);
         places.map(|at| d.kl(pair(&self.parameters, at))).sum::<f64>() / (rows.len() * self.dim) as f64
     }
 
-    /// One step of Adam on all rows; rows outside the batch are updated later. `gradient` is that of the loss with respect to the
-    /// last draw, for these rows, B × D. `kl_weight` × [`Latents::kl`] is added to the loss.
+    /// One step of Adam on all rows; rows outside the batch are updated later. `gradient` is that of the loss with
+    /// respect to the last draw, for these rows, B × D. `kl_weight` × [`Latents::kl`] is added to the loss.
     pub(in crate::stages) fn update(&mut self, rows: &[usize], gradient: &[f32], kl_weight: f64, lr: f32) {
         self.gradients(rows, gradient, kl_weight / (rows.len() * self.dim) as f64);
         self.step += 1;
@@ -220,8 +220,8 @@ impl Latents {
         }
     }
 
-    /// Computes the gradient of each parameter from `by_z`, that with respect to the last draw. `share` is the weight of the KL of
-    /// one latent number.
+    /// Computes the gradient of each parameter from `by_z`, that with respect to the last draw. `share` is the weight
+    /// of the KL of one latent number.
     fn gradients(&mut self, rows: &[usize], by_z: &[f32], share: f64) {
         let dim = self.dim;
         for learned in &mut self.parameters {

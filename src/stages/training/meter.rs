@@ -1,5 +1,5 @@
-//! Reports the progress of a training: at most ten times a second, and at the end of each epoch. This is the only part of a
-//! training that reads a clock, and no result depends on it.
+//! Reports the progress of a training: at most ten times a second, and at the end of each epoch. This is the only part
+//! of a training that reads a clock, and no result depends on it.
 
 use std::time::{Duration, Instant};
 

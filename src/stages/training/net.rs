@@ -20,8 +20,8 @@ impl Net<'_> {
         }
     }
 
-    /// The loss of a batch and its gradient with respect to `z` (B × latent_dim). A learning decoder is updated with `lr`.
-    /// `images` are B × 784 grey levels; B is not 0.
+    /// The loss of a batch and its gradient with respect to `z` (B × latent_dim). A learning decoder is updated with
+    /// `lr`. `images` are B × 784 grey levels; B is not 0.
     pub(super) fn step(&mut self, z: &[f32], images: &[u8], lr: f32) -> Step<'_> {
         match self {
             Self::Learning(decoder) => decoder.train_step(z, images, lr),

@@ -1,4 +1,5 @@
-//! Trainings and fits through the GPU's loop, on the emulated machine, against the CPU's. Without a C++ compiler they say so and pass.
+//! Trainings and fits through the GPU's loop, on the emulated machine, against the CPU's. Without a C++ compiler they
+//! say so and pass.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
