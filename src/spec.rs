@@ -36,6 +36,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use crate::stage::Precision;
 pub use prune::{Mode, Prune};
 
 use std::borrow::Cow;
@@ -138,35 +139,6 @@ impl fmt::Display for DeviceChoice {
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(n) => write!(f, "cuda:{n}"),
         }
-    }
-}
-
-/// What matrix products are computed with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// 32-bit floats.
-    #[default]
-    F32,
-    /// 32-bit floats whose products are rounded to 10 bits of mantissa (tensor cores).
-    Tf32,
-    /// 16-bit floats with 8 bits of exponent.
-    Bf16,
-}
-
-impl Precision {
-    /// As the pipeline file and the keys have it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Tf32 => "tf32",
-            Self::Bf16 => "bf16",
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use context::{Cancel, Chain, Context, Device, Input, Inputs, Position, Progress, Saved, Update};
+pub use context::{Cancel, Chain, Context, Device, Input, Inputs, Position, Precision, Progress, Saved, Update};
 pub use params::{Bound, Params};
 
 use crate::artifact::{Artifact, TensorError};

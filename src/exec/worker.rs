@@ -150,7 +150,7 @@ impl<'a> Worker<'a> {
         let context = Context {
             inputs: stored_inputs(&self.context, job, damaged),
             streams: Streams::new(point.seed),
-            precision: spec.pipeline.precision.to_string(),
+            precision: spec.pipeline.precision,
             device: &compute.device,
             scratch: scratch.path(),
             base: &spec.base,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use crate::stage::Device;
+use crate::stage::{Device, Precision};
 
 use crate::artifact::{Artifact, BlobEntry, Manifest, Tensor, TensorEntry};
 use crate::diagnostic::{Diagnostics, Origin, Sources};
@@ -145,7 +145,7 @@ impl Bench {
         Context {
             inputs,
             streams: Streams::new(0),
-            precision: "f32".to_owned(),
+            precision: Precision::F32,
             device: &Device::Cpu,
             scratch: &self.scratch,
             base: &self.base,

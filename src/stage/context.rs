@@ -1,6 +1,7 @@
 //! What a running stage sees of the world.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::StageError;
 use crate::artifact::{Manifest, Tensor};
 use crate::error::Error;
+pub use crate::key::Position;
 use crate::rng::Streams;
 
 /// An artifact that a stage reads, tensor by tensor, each verified against its digest.
@@ -47,7 +49,7 @@ impl Inputs {
     }
 }
 
-/// What computes.
+/// Where a stage computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     /// The processor.
@@ -56,9 +58,39 @@ pub enum Device {
     Cuda {
         /// Its number.
         ordinal: usize,
-        /// Whether a step of a training is recorded as a CUDA graph and replayed: the same bytes, fewer orders.
+        /// Whether a training step is recorded as a CUDA graph and replayed: the same bytes with fewer calls to the
+        /// driver.
         graph: bool,
     },
+}
+
+/// The number format of matrix products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 32-bit floats whose products are rounded to 10 bits of mantissa (tensor cores).
+    Tf32,
+    /// 16-bit floats with 8 bits of exponent.
+    Bf16,
+}
+
+impl Precision {
+    /// Its name in pipeline files and keys.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Tf32 => "tf32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 impl Device {
@@ -126,36 +158,28 @@ pub trait Progress: Send + Sync {
     fn log(&self, line: &str);
 }
 
-/// A point in a chain: `epoch` epochs are finished, and of the next one `step` steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
-    /// Finished epochs.
-    pub epoch: u64,
-    /// Steps done in the epoch after them.
-    pub step: u64,
-}
-
-/// A state as it was saved: named tensors, everything that the next step reads and any result shows.
+/// A saved state: everything that the next step reads and that the result is made of.
 #[derive(Clone, Debug)]
 pub struct Saved {
-    /// Where in the chain.
+    /// Its place on the chain.
     pub position: Position,
-    /// The state.
+    /// Its tensors, by name.
     pub tensors: BTreeMap<String, Tensor>,
 }
 
-/// A training's chain of states. The stage walks it; keys, leases and what stays are the runner's.
+/// A training's chain of states. The stage advances along it; the runner keeps the keys and the leases, and decides
+/// which states stay in the store.
 pub trait Chain: Send + Sync {
     /// The furthest stored state on this chain, if any.
     ///
     /// # Errors
-    /// If the cache fails. A damaged state is not an error: the one before it is returned.
+    /// If the cache fails. A damaged state is not an error: the state before it is returned.
     fn resume(&self) -> Result<Option<Saved>, Error>;
-    /// Whether a state should be saved here: after the last epoch, where `keep` or a branch asks, or when
-    /// `checkpoint_seconds` have passed. Cheap.
+    /// Whether to save the state at this position: after the last epoch, at an epoch that `keep` or another training
+    /// asks for, or when `checkpoint_seconds` have passed. Called after every step, so it must be cheap.
     fn due(&self, position: Position) -> bool;
-    /// Saves a state. Ask [`Cancel`] again afterwards: the runner may want no more than this state, as where the points of a
-    /// sweep are compared.
+    /// Saves a state. Check [`Cancel`] again afterwards: the runner may stop the training at this state, for example to
+    /// compare the points of a sweep.
     ///
     /// # Errors
     /// If the cache fails.
@@ -168,8 +192,8 @@ pub struct Context<'a> {
     pub inputs: Inputs,
     /// Random numbers. Use only if [`super::Reads::seed`] is set.
     pub streams: Streams,
-    /// `f32`, `tf32` or `bf16`. Use only if [`super::Reads::precision`] is set.
-    pub precision: String,
+    /// The precision to compute with. Use only if [`super::Reads::precision`] is set.
+    pub precision: Precision,
     /// Where to compute.
     pub device: &'a Device,
     /// An empty folder of its own, removed afterwards.

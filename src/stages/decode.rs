@@ -89,7 +89,7 @@ impl Stage for Decoding {
     }
 
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
-        reading::require_f32(context)?;
+        reading::check_precision(context)?;
         let mut model = reading::model(context.inputs.one("model")?)?;
         let mut z = self.latents(context, &model)?;
         z.iter_mut().for_each(|v| *v *= self.scale as f32);

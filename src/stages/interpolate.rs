@@ -136,7 +136,7 @@ impl Stage for Interpolation {
     }
 
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
-        reading::require_f32(context)?;
+        reading::check_precision(context)?;
         let data = context.inputs.one("data")?;
         let count = reading::images(data, reading::Split::Train)?.count;
         let mut model = reading::model(context.inputs.one("model")?)?;

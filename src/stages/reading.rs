@@ -1,12 +1,12 @@
-//! What stages read from the artifacts of others: images and labels of `load-data`, the decoder and latents of a training.
-//! Whatever does not fit is wrong input, and the message says what was found.
+//! What stages read from the artifacts of others: images and labels of `load-data`, the decoder and latents of a
+//! training. Whatever does not fit is wrong input, and the message says what was found.
 
 use std::collections::BTreeMap;
 
 use crate::artifact::Tensor;
 use crate::model::posterior::Distribution;
 use crate::model::{Decoder, Frozen};
-use crate::stage::{Context, Input, StageError};
+use crate::stage::{Context, Input, Precision, StageError};
 
 /// A part of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,27 +163,27 @@ fn tensor(input: &dyn Input, name: &str) -> Result<Tensor, StageError> {
     Ok(input.tensor(name)?)
 }
 
-/// Trainings and fits are built for the CPU, and with the feature `cuda` for GPUs.
+/// Checks that a training or a fit can run on the device: the CPU, and with the feature `cuda` an NVIDIA GPU.
 ///
 /// # Errors
-/// If the pipeline's device is another.
-pub(in crate::stages) fn require_cpu(context: &Context<'_>) -> Result<(), StageError> {
+/// [`StageError::BadInput`] if this program was built without the feature and the device is a GPU.
+pub(in crate::stages) fn check_device(context: &Context<'_>) -> Result<(), StageError> {
     if context.device.is_cpu() || cfg!(feature = "cuda") {
         return Ok(());
     }
-    Err(StageError::bad_input("this stage is built for the CPU only so far", "run it with `--device cpu`"))
+    Err(StageError::bad_input("this build of vadpipe can't train on a GPU", "run it with `--device cpu`"))
 }
 
-/// The decoder computes in f32, on a GPU also with factors rounded to TF32.
+/// Checks that the decoder can compute with the precision: f32, and on a GPU also tf32.
 ///
 /// # Errors
-/// If the pipeline's precision is another.
-pub(in crate::stages) fn require_f32(context: &Context<'_>) -> Result<(), StageError> {
-    let precision = context.precision.as_str();
-    if precision == "f32" || (precision == "tf32" && !context.device.is_cpu()) {
-        return Ok(());
-    }
-    let device = if context.device.is_cpu() { "the CPU" } else { "a GPU" };
-    let message = format!("the precision {precision} is not built for {device}");
+/// [`StageError::BadInput`] for any other precision.
+pub(in crate::stages) fn check_precision(context: &Context<'_>) -> Result<(), StageError> {
+    let device = match (context.precision, context.device.is_cpu()) {
+        (Precision::F32, _) | (Precision::Tf32, false) => return Ok(()),
+        (_, true) => "the CPU",
+        (_, false) => "a GPU",
+    };
+    let message = format!("the precision {} is not built for {device}", context.precision);
     Err(StageError::bad_input(message, "set `precision = \"f32\"` in `[pipeline]`"))
 }

@@ -10,8 +10,8 @@ use crate::error::Error;
 use crate::report::testing::FakeInput;
 use crate::rng::Streams;
 use crate::stage::{
-    Cancel, Chain, Context, Device, Input, Inputs, Params, Position, Progress, Saved, Stage, StageError, StageKind,
-    Update,
+    Cancel, Chain, Context, Device, Input, Inputs, Params, Position, Precision, Progress, Saved, Stage, StageError,
+    StageKind, Update,
 };
 use crate::value::{Data, Entry, Node, Table, Values};
 
@@ -128,7 +128,7 @@ pub(super) struct Bench {
     stage: Arc<dyn Stage>,
     inputs: Inputs,
     pub(super) told: Told,
-    pub(super) precision: String,
+    pub(super) precision: Precision,
     pub(super) device: Device,
 }
 
@@ -137,13 +137,7 @@ impl Bench {
     pub(super) fn new(kind: &dyn StageKind, entries: &[(&str, Data)]) -> Self {
         let (stage, _, errors) = parse(kind, entries);
         assert!(errors.is_empty(), "{errors:?}");
-        Self {
-            stage,
-            inputs: Inputs::default(),
-            told: Told::default(),
-            precision: "f32".to_owned(),
-            device: Device::Cpu,
-        }
+        Self { stage, inputs: Inputs::default(), told: Told::default(), precision: Precision::F32, device: Device::Cpu }
     }
 
     /// Adds an input.
@@ -167,7 +161,7 @@ impl Bench {
         self.stage.run(&Context {
             inputs: self.inputs.clone(),
             streams: Streams::new(7),
-            precision: self.precision.clone(),
+            precision: self.precision,
             device: &self.device,
             scratch: nowhere,
             base: nowhere,

@@ -87,14 +87,7 @@ impl StateRecord {
     }
 }
 
-/// The furthest state of a chain, without its content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct StatePosition {
-    /// Finished epochs.
-    pub epoch: u64,
-    /// Steps done in the epoch after them.
-    pub step: u64,
-}
+pub use crate::key::Position as StatePosition;
 
 /// A stage in a run record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

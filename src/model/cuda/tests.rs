@@ -1,4 +1,5 @@
-//! Whole steps on the emulated machine, held against the CPU's operations. Without a C++ compiler these tests say so and pass.
+//! Whole steps on the emulated machine, held against the CPU's operations. Without a C++ compiler these tests say so
+//! and pass.
 
 use std::collections::BTreeMap;
 
@@ -205,7 +206,8 @@ fn worst_gradient(machine: Box<dyn Machine>, seed: i64) -> f32 {
 
 #[test]
 fn one_step_makes_the_cpus_gradients() {
-    // Where a ReLU's input is all but 0, rounding decides whether a gradient passes: that may happen to some decoders, not to most.
+    // Where a ReLU's input is all but 0, rounding decides whether a gradient passes: that may happen to some decoders,
+    // not to most.
     let mut worst = Vec::new();
     for seed in 10..15 {
         let Some(machine) = machine() else { return };

@@ -198,7 +198,7 @@ mod tests {
         let context = Context {
             inputs: Inputs::default(),
             streams: Streams::new(0),
-            precision: String::new(),
+            precision: crate::stage::Precision::F32,
             device: &crate::stage::Device::Cpu,
             scratch: base,
             base,

@@ -1,11 +1,12 @@
-//! Trainings and fits through the GPU's loop, on the emulated machine, against the CPU's. Without a C++ compiler they say so and pass.
+//! Trainings and fits through the GPU's loop, on the emulated machine, against the CPU's. Without a C++ compiler they
+//! say so and pass.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::artifact::{Artifact, Tensor};
 use crate::model::cuda::{EMULATED, emulates};
-use crate::stage::{Device, Input, StageError, StageKind};
+use crate::stage::{Device, Input, Precision, StageError, StageKind};
 use crate::stages::fit_latents::FitLatents;
 use crate::stages::testing::{Bench, MemoryChain, complaint, data, given, list, text};
 use crate::stages::train_ad::TrainAd;
@@ -139,8 +140,8 @@ fn what_a_gpu_does_not_compute_is_refused() {
         return;
     }
     let mut bench = on(train(&TrainAd, &small(None)));
-    bench.precision = "bf16".to_owned();
+    bench.precision = Precision::Bf16;
     insta::assert_snapshot!(complaint(bench.run()), @r#"the precision bf16 is not built for a GPU → set `precision = "f32"` in `[pipeline]`"#);
-    bench.precision = "tf32".to_owned();
+    bench.precision = Precision::Tf32;
     assert!(bench.run().is_ok());
 }
