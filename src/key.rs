@@ -222,6 +222,12 @@ pub struct StateChain {
 }
 
 impl StateChain {
+    /// The chain of these keys.
+    #[cfg(test)]
+    pub(crate) fn of(keys: Vec<Key>) -> Self {
+        Self { keys }
+    }
+
     /// All keys. The key at index `n` is that of the state after `n` epochs.
     pub fn keys(&self) -> &[Key] {
         &self.keys

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::artifact::Tensor;
 use crate::error::Error;
 use crate::event::{Event, Listener};
-use crate::key::Key;
+use crate::key::StateChain;
 use crate::stage::{Cancel, Chain, Position, Saved};
 use crate::store::{StatePosition, StateRecord, Store};
 
@@ -25,8 +25,7 @@ pub(crate) struct StoredChain<'a> {
     store: &'a Arc<Store>,
     listener: &'a dyn Listener,
     stage: &'a str,
-    /// state(0) … state(n).
-    states: Vec<Key>,
+    states: StateChain,
     numerics: &'a str,
     kept: BTreeSet<u64>,
     interval: Duration,
@@ -46,8 +45,8 @@ struct Moving {
 
 /// What a chain is made of.
 pub(crate) struct ChainSettings<'a> {
-    /// state(0) … state(n).
-    pub states: Vec<Key>,
+    /// The states of the training.
+    pub states: StateChain,
     /// Only states of this class are continued.
     pub numerics: &'a str,
     /// Epochs whose states stay.
@@ -94,7 +93,7 @@ impl<'a> StoredChain<'a> {
     }
 
     fn total(&self) -> u64 {
-        self.states.len() as u64 - 1
+        self.states.total()
     }
 
     fn stays(&self, position: Position) -> bool {
@@ -112,7 +111,7 @@ impl Chain for StoredChain<'_> {
             return Ok(None);
         }
         // Damaged states are forgotten and passed over; the store says so in its warnings.
-        let Some((record, tensors)) = self.store.resume(&self.states, self.numerics)? else { return Ok(None) };
+        let Some((record, tensors)) = self.store.resume(self.states.keys(), self.numerics)? else { return Ok(None) };
         let position = Position { epoch: record.epoch, step: record.step };
         let mut moving = self.lock();
         moving.resumed_at = Some(position.epoch);
@@ -141,7 +140,7 @@ impl Chain for StoredChain<'_> {
         let started = Instant::now();
         let kept = self.stays(position);
         let stored = StatePosition { epoch: position.epoch, step: position.step };
-        let record = self.store.put_state(&self.states, stored, self.numerics, kept, tensors)?;
+        let record = self.store.put_state(self.states.keys(), stored, self.numerics, kept, tensors)?;
         let before = self.lock().last.take();
         if let Some(old) = before {
             // The new state is durable: a training doesn't fail for what is only left lying about.

@@ -300,7 +300,7 @@ impl<'a> Driver<'a> {
             Some(bracket) => self.planner.curve(components, &bracket.curve)?,
             None => Vec::new(),
         };
-        let chain = if components.segments.is_some() { components.states() } else { Vec::new() };
+        let chain = components.chain();
         let cached_epochs = decision.epochs.map_or(0, |epochs| epochs.cached);
         let lookup = Lookup { key, chain, cached_epochs, output: decision.output, curve };
         self.decisions.insert(point, decision);

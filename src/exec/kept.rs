@@ -1,17 +1,16 @@
-//! Which states of the plan's trainings stay: those their parameters ask for, and those where two of their chains part.
+//! Which states of trainings are kept: those that their parameters ask for, and those after which two chains part.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::PointId;
-use crate::key::{Components, Digest, InputDigest, Key};
+use crate::key::{Components, Digest, InputDigest, Key, StateChain};
 use crate::plan::Planner;
 use crate::stage::Epochs;
 
-/// The epochs whose states stay, for each training: those its parameters ask for, and those where two of the plan's chains
-/// part. Chains that read the same points with the same parameters are one as far as these agree, whatever the inputs'
-/// bytes: points stand in for digests that are not known yet.
+/// The epochs after which the state of each training is kept. Digests of inputs are not known yet, so a digest of the
+/// inputs' ids stands in for them: chains that read the same points with the same parameters are equal.
 pub(crate) fn kept_epochs(planner: &Planner<'_>, order: &[PointId]) -> BTreeMap<PointId, BTreeSet<u64>> {
-    let mut chains: BTreeMap<PointId, Vec<Key>> = BTreeMap::new();
+    let mut chains: BTreeMap<PointId, StateChain> = BTreeMap::new();
     let mut kept: BTreeMap<PointId, BTreeSet<u64>> = BTreeMap::new();
     for &index in order {
         let point = planner.spec.point(index);
@@ -30,7 +29,7 @@ pub(crate) fn kept_epochs(planner: &Planner<'_>, order: &[PointId]) -> BTreeMap<
             contents: BTreeMap::new(),
             segments: Some(segments),
         };
-        chains.insert(index, components.states());
+        chains.insert(index, components.chain());
         kept.entry(index).or_default().extend(keep);
     }
     for (index, epochs) in branches(&chains) {
@@ -39,24 +38,21 @@ pub(crate) fn kept_epochs(planner: &Planner<'_>, order: &[PointId]) -> BTreeMap<
     kept
 }
 
-/// The epochs at which the chains of several trainings part, for each of them. `chains` gives each training's state keys,
-/// made with stand-ins for inputs that are not known yet; equal prefixes are equal keys.
-fn branches(chains: &BTreeMap<PointId, Vec<Key>>) -> BTreeMap<PointId, BTreeSet<u64>> {
+/// For each training the epochs after which its chain and another part.
+fn branches(chains: &BTreeMap<PointId, StateChain>) -> BTreeMap<PointId, BTreeSet<u64>> {
     let mut successors: BTreeMap<Key, BTreeSet<Option<Key>>> = BTreeMap::new();
-    for states in chains.values() {
-        for (i, state) in states.iter().enumerate() {
-            successors.entry(*state).or_default().insert(states.get(i + 1).copied());
+    for chain in chains.values() {
+        for (epoch, state) in (0..).zip(chain.keys()) {
+            successors.entry(*state).or_default().insert(chain.at(epoch + 1));
         }
     }
     let parts = |state: &Key| successors.get(state).is_some_and(|s| s.len() > 1);
-    chains
-        .iter()
-        .map(|(point, states)| {
-            let epochs = states.iter().enumerate().filter(|(_, s)| parts(s)).map(|(epoch, _)| epoch as u64);
-            // State 0 is cheaper to make than to store.
-            (*point, epochs.filter(|e| *e > 0).collect())
-        })
-        .collect()
+    let branches_of = |chain: &StateChain| {
+        let epochs = (0..).zip(chain.keys()).filter(|(_, state)| parts(state)).map(|(epoch, _)| epoch);
+        // The initial state is cheaper to make than to store.
+        epochs.filter(|epoch| *epoch > 0).collect()
+    };
+    chains.iter().map(|(point, chain)| (*point, branches_of(chain))).collect()
 }
 
 #[cfg(test)]
@@ -65,9 +61,9 @@ mod tests {
     use crate::key::Digest;
 
     #[test]
-    fn states_where_chains_part_are_found() {
+    fn states_after_which_chains_part_are_kept() {
         let key = |name: &str| Digest::of(name.as_bytes());
-        let chain = |names: &[&str]| names.iter().map(|n| key(n)).collect::<Vec<_>>();
+        let chain = |names: &[&str]| StateChain::of(names.iter().map(|n| key(n)).collect());
         let chains = BTreeMap::from([
             (PointId::new(0), chain(&["init", "a", "b", "c"])),
             (PointId::new(1), chain(&["init", "a", "b", "d"])),

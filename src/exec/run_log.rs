@@ -167,7 +167,7 @@ impl<'a> RunLog<'a> {
 fn begins(decision: &Decision) -> Vec<Key> {
     let (Some(components), Some(epochs)) = (&decision.components, &decision.epochs) else { return Vec::new() };
     let cached = usize::try_from(epochs.cached).unwrap_or(usize::MAX);
-    components.states().into_iter().skip(cached).take(2).collect()
+    components.chain().keys().iter().skip(cached).take(2).copied().collect()
 }
 
 impl Listener for RunLog<'_> {

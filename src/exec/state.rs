@@ -29,7 +29,7 @@ use self::table::PointTable;
 use crate::error::{Category, Error};
 use crate::exec::job::{Ended, StartOptions};
 use crate::id::PointId;
-use crate::key::{Digest, Key};
+use crate::key::{Digest, Key, StateChain};
 use crate::plan::{Cause, Ladder, ResolvedInputs, Standing, Verdict};
 
 /// How often a point is started again after its worker was lost.
@@ -82,8 +82,8 @@ pub(crate) enum Input {
 #[derive(Clone, Debug)]
 pub(crate) struct Lookup {
     pub key: Key,
-    /// The keys of a training's states, the initial state first.
-    pub chain: Vec<Key>,
+    /// The states of a training.
+    pub chain: StateChain,
     /// Epochs that need not be trained again.
     pub cached_epochs: u64,
     /// The digest of the result, if it is there.
@@ -305,9 +305,9 @@ impl RunState {
     }
 
     /// A running training of epochs that are on this chain and not cached yet. No epoch is trained twice.
-    fn trains_missing_epochs(&self, chain: &[Key], cached: u64) -> Option<PointId> {
-        let shared = |other: &Attempt| chain.iter().zip(&other.chain).skip(1).take_while(|(a, b)| a == b).count();
-        self.table.attempts().find(|(_, other)| shared(other) as u64 > cached).map(|(point, _)| point)
+    fn trains_missing_epochs(&self, chain: &StateChain, cached: u64) -> Option<PointId> {
+        let epochs = |other: &Attempt| chain.shared_prefix(&other.chain).saturating_sub(1) as u64;
+        self.table.attempts().find(|(_, other)| epochs(other) > cached).map(|(point, _)| point)
     }
 
     fn block(&mut self, point: PointId, blocker: Blocker) {

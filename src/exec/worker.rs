@@ -103,7 +103,7 @@ impl<'a> Worker<'a> {
         let cancel = self.context.cancel.for_one();
         let chain = job.components.segments.as_ref().map(|_| {
             let settings = ChainSettings {
-                states: job.components.states(),
+                states: job.components.chain(),
                 numerics: &self.context.compute.numerics,
                 kept: job.kept.clone(),
                 interval: self.checkpoint_interval,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::id::PointId;
-use crate::key::{Digest, Key};
+use crate::key::{Digest, Key, StateChain};
 
 /// What a point of a run is doing.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,8 +58,8 @@ pub(crate) struct Done {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Attempt {
     pub key: Key,
-    /// The keys of a training's states.
-    pub chain: Vec<Key>,
+    /// The states of a training.
+    pub chain: StateChain,
     /// The epoch to stop at for a comparison. `None` to train to the end.
     pub rung: Option<u64>,
     /// Whether stored states are ignored.

@@ -11,7 +11,7 @@ use crate::error::{Category, Error};
 use crate::exec::job::Ended;
 use crate::exec::resources::{Demand, ResourcePool};
 use crate::id::PointId;
-use crate::key::Digest;
+use crate::key::{Digest, StateChain};
 
 /// A run of points that each read the points in its list, with room for two jobs.
 fn run(inputs: &[&[usize]], policy: Policy) -> RunState {
@@ -31,7 +31,7 @@ fn digest(text: &str) -> Digest {
 /// Takes a point from its look-up to the start of its job. Returns the last commands.
 fn start(state: &mut RunState, point: usize) -> Vec<Command> {
     let key = digest(&format!("key {point}"));
-    let lookup = Lookup { key, chain: vec![], cached_epochs: 0, output: None, curve: vec![] };
+    let lookup = Lookup { key, chain: StateChain::default(), cached_epochs: 0, output: None, curve: vec![] };
     state.apply(Input::LookedUp(PointId::new(point), Ok(lookup)));
     state.apply(Input::Claimed(PointId::new(point), Claim::Granted))
 }
@@ -110,7 +110,7 @@ fn reader_of_the_old_bytes_runs_again_when_its_input_comes_out_different() {
 fn point_with_the_same_key_waits_for_the_first() {
     let mut state = run(&[&[], &[]], Policy::default());
     let key = digest("the key of both");
-    let lookup = || Lookup { key, chain: vec![], cached_epochs: 0, output: None, curve: vec![] };
+    let lookup = || Lookup { key, chain: StateChain::default(), cached_epochs: 0, output: None, curve: vec![] };
     let [first, second] = [PointId::new(0), PointId::new(1)];
     state.apply(Input::LookedUp(first, Ok(lookup())));
     assert!(state.apply(Input::LookedUp(second, Ok(lookup()))).is_empty());

@@ -52,10 +52,10 @@ pub struct Stretch {
 impl Sample {
     /// Re-trains stretches of a training and compares.
     pub(super) fn check(self, worker: &Worker<'_>, job: &Job) -> Result<Sampled> {
-        let keys = job.components.states();
-        let total = keys.len().saturating_sub(1) as u64;
+        let chain = job.components.chain();
         let whole = |s: &StateRecord| s.step == 0 && s.epoch > 0 && s.class == worker.context.compute.numerics;
-        let stored: Vec<StateRecord> = worker.context.store.chain_states(&keys)?.into_iter().filter(whole).collect();
+        let stored: Vec<StateRecord> =
+            worker.context.store.chain_states(chain.keys())?.into_iter().filter(whole).collect();
         let name = worker.context.name(job.point);
         if stored.is_empty() {
             let message = format!(
@@ -70,7 +70,7 @@ impl Sample {
             let before = at.checked_sub(1).map(|at| &stored[at]);
             stretches.push(stretch(worker, job, before, &stored[at])?);
         }
-        Ok(Sampled { stretches, states, total })
+        Ok(Sampled { stretches, states, total: chain.total() })
     }
 
     /// Which of `available` stretches, ascending. Each training draws for itself.

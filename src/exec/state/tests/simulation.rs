@@ -18,7 +18,7 @@ use crate::exec::state::point::{Blocker, PointState};
 use crate::exec::state::table::{Dependencies, PointTable};
 use crate::exec::state::{Claim, Command, Failure, Input, Lookup, Planned, Policy, Report, RunState};
 use crate::id::{PointId, StageId};
-use crate::key::{Digest, Key};
+use crate::key::{Digest, Key, StateChain};
 use crate::plan::{Ladder, ResolvedInputs};
 use crate::spec::{Mode, Prune};
 
@@ -474,6 +474,7 @@ impl Simulation {
         let curve = if with_curve { curve(&chain, epochs) } else { Vec::new() };
         // A forced training that is compared continues from its stored states.
         self.lookups.insert(point, (key, chain.clone(), epochs));
+        let chain = StateChain::of(chain);
         Input::LookedUp(point, Ok(Lookup { key, chain, cached_epochs, output, curve }))
     }
 
