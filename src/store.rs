@@ -44,6 +44,7 @@ mod journal;
 mod engine;
 mod aside;
 mod recovery;
+mod folder;
 mod database;
 // Packs, and the database of their pieces.
 mod pack;
@@ -52,7 +53,6 @@ mod pieces;
 mod old_chunks;
 // The index, and all blobs.
 mod small_files;
-mod folder;
 mod entries;
 mod index;
 mod blobs;

@@ -48,10 +48,6 @@ impl Host for Blobs {
         self.index.raise_lineage()
     }
 
-    fn before_journal(&self) -> Result<()> {
-        self.index.folder.raise_format()
-    }
-
     /// Results and states that need lost blobs are misses from now on.
     fn recovered(&self, opened: &Opened, recovery: &Recovery) -> Result<()> {
         let mut lost = BTreeSet::new();
@@ -68,9 +64,7 @@ impl Host for Blobs {
 
 impl Blobs {
     pub(super) fn new(index: Arc<Index>) -> Self {
-        let folder = &index.folder;
-        let database = Database::new(&folder.dir, "chunks", pieces::SETUP, folder.options.clone());
-        Self { index, database }
+        Self { database: Database::new(index.folder.clone(), "chunks", pieces::SETUP), index }
     }
 
     /// Whether there is a chunk database.
@@ -85,8 +79,13 @@ impl Blobs {
 
     /// Changes the chunk database, which is created if there is none.
     pub(super) fn change<T>(&self, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
+        self.change_for(Access::Write, f)
+    }
+
+    /// The same; on a full disk, [`Access::Collect`] writes to the journal only.
+    fn change_for<T>(&self, access: Access, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
         self.index.folder.raise_format()?;
-        self.database.with(self, Access::Write, f)
+        self.database.with(self, access, f)
     }
 
     /// Which of these blobs are stored, without reading them.
@@ -272,11 +271,9 @@ impl Blobs {
         Ok(disk::create_folder(&folder)?)
     }
 
-    /// Removes the blobs that `is_dead` picks. Only while no process writes. On a full disk, [`Access::Collect`] writes to
-    /// the journal only.
+    /// Removes the blobs that `is_dead` picks. Only while no process writes.
     pub(super) fn remove(&self, access: Access, is_dead: impl Fn(&Digest) -> bool) -> Result<()> {
-        self.index.folder.raise_format()?;
-        self.database.with(self, access, |o| {
+        self.change_for(access, |o| {
             pieces::remove(o, &is_dead)?;
             old_chunks::remove(o, &is_dead)
         })

@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use super::aside;
 use super::disk;
-use super::engine::{Failure, InUse, Setup, catch, flush};
+use super::engine::{Failure, Setup, catch, flush};
 use super::error::{Result, StoreError};
+use super::folder::Folder;
 use super::journal::{self, Changes, Journal};
 use super::lock::{self, Sharing};
-use super::options::Options;
 use super::recovery::{self, Recovery, TemporaryCopy};
 
 /// How often an open database is checked for being idle or wanted.
@@ -38,8 +38,6 @@ pub(super) trait Host {
     fn create(&self) -> Result<()> {
         Ok(())
     }
-    /// Called before the first journal of a database is written.
-    fn before_journal(&self) -> Result<()>;
     /// Called when the database was opened, if entries may have been lost.
     fn recovered(&self, opened: &Opened, recovery: &Recovery) -> Result<()>;
 }
@@ -70,7 +68,6 @@ pub(super) struct Opened {
     has_failed: AtomicBool,
     /// Set if this is a temporary copy.
     copy: Option<TemporaryCopy>,
-    _in_use: InUse,
     /// Dropped last.
     _lock: Option<File>,
 }
@@ -142,7 +139,7 @@ pub(super) struct Database {
     lock: PathBuf,
     wanted: PathBuf,
     setup: Setup,
-    options: Options,
+    folder: Arc<Folder>,
     /// Users hold it for reading. Opening, closing and work on the database's folder hold it for writing.
     opened: RwLock<Option<Opened>>,
     last_use: Mutex<Instant>,
@@ -153,12 +150,12 @@ pub(super) struct Database {
 
 impl Database {
     /// Opens nothing yet. `name` is that of the lock file.
-    pub(super) fn new(dir: &Path, name: &str, setup: Setup, options: Options) -> Arc<Self> {
+    pub(super) fn new(folder: Arc<Folder>, name: &str, setup: Setup) -> Arc<Self> {
         Arc::new(Self {
-            lock: dir.join(format!("{name}.lock")),
-            wanted: dir.join(format!("{name}.wanted")),
+            lock: folder.dir.join(format!("{name}.lock")),
+            wanted: folder.dir.join(format!("{name}.wanted")),
             setup,
-            options,
+            folder,
             opened: RwLock::default(),
             last_use: Mutex::new(Instant::now()),
             give_way_until: Mutex::default(),
@@ -253,7 +250,7 @@ impl Database {
         let wanted = || {
             let _ = disk::open_regular(File::options().create(true).truncate(true).write(true), &self.wanted);
         };
-        let lock = lock::take(&self.lock, Sharing::Exclusive, &self.options, &wanted)?;
+        let lock = lock::take(&self.lock, Sharing::Exclusive, &self.folder.options, &wanted)?;
         let _ = fs::remove_file(&self.wanted);
         Ok(lock)
     }
@@ -291,7 +288,7 @@ impl Database {
         if !is_database(&path)? {
             host.create()?;
         }
-        let open = recovery::open(&path, self.setup, &|| host.before_journal());
+        let open = recovery::open(&path, self.setup, &|| self.folder.raise_format());
         let (db, journal, recovery) = open.map_err(|f| f.at(&path))?;
         let opened = self.opened(db, journal, path, None, Some(lock));
         if recovery.has_lost_entries() {
@@ -307,7 +304,7 @@ impl Database {
         let path = host.path()?;
         let is_collection = access == Access::Collect;
         // Where no process may write, none holds the lock either.
-        let lock = lock::take_existing(&self.lock, &self.options)?;
+        let lock = lock::take_existing(&self.lock, &self.folder.options)?;
         if is_collection && lock.is_none() {
             return Err(refusal);
         }
@@ -333,7 +330,6 @@ impl Database {
             since: Instant::now(),
             has_failed: AtomicBool::new(false),
             copy,
-            _in_use: InUse::begin(),
             _lock: lock,
         }
     }
@@ -363,7 +359,7 @@ impl Database {
             };
             let Some(mut slot) = slot else { continue };
             let last_use = *self.last_use.lock().unwrap_or_else(PoisonError::into_inner);
-            if slot.is_some() && !is_wanted && last_use.elapsed() < self.options.idle {
+            if slot.is_some() && !is_wanted && last_use.elapsed() < self.folder.options.idle {
                 continue;
             }
             if slot.is_some() && is_wanted {

@@ -6,7 +6,6 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Once;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::disk;
@@ -122,28 +121,8 @@ thread_local! {
     static IS_CATCHING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Calls of [`catch`] in progress, and open databases.
-static USES: AtomicUsize = AtomicUsize::new(0);
-
-/// Counts a use of sled until it is dropped.
-pub(super) struct InUse;
-
-impl InUse {
-    pub(super) fn begin() -> Self {
-        USES.fetch_add(1, Ordering::Relaxed);
-        Self
-    }
-}
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        USES.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Runs `f`. A panic of sled means that the database is broken.
 pub(super) fn catch<T>(f: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    let _in_use = InUse::begin();
     let was_catching = IS_CATCHING.replace(true);
     let result = catch_unwind(AssertUnwindSafe(f));
     IS_CATCHING.set(was_catching);
@@ -154,24 +133,19 @@ pub(super) fn catch<T>(f: impl FnOnce() -> Result<T, Failure>) -> Result<T, Fail
     })
 }
 
-/// Makes panics of sled silent that a [`super::Store`] catches. A damaged database can make sled panic; the store then
-/// rebuilds it.
+/// Silences the panics of sled that a [`super::Store`] catches. A damaged database can make sled panic; the store then rebuilds
+/// it.
 ///
-/// This replaces the panic hook of the process once and for all by one that calls the hook before it for all other panics:
-/// those of any thread outside of the store's calls, except sled's own threads while a store uses sled. The library never
-/// calls this. A program that shows its users a terminal may call it when it starts.
+/// This installs a panic hook, which passes all other panics to the hook before it. Threads that sled starts are silent too.
+/// The library never calls this: the hook belongs to the whole process, so it is for the program to decide.
 pub fn silence_caught_panics() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             let is_sleds = std::thread::current().name().is_some_and(|name| name.starts_with("sled-"));
-            let is_caught = match is_sleds {
-                true => USES.load(Ordering::Relaxed) > 0,
-                // A thread that ends has no flag any more, and nothing to silence.
-                false => IS_CATCHING.try_with(Cell::get).unwrap_or(false),
-            };
-            if !is_caught {
+            // A thread that ends has no flag any more, and nothing to silence.
+            if !is_sleds && !IS_CATCHING.try_with(Cell::get).unwrap_or(false) {
                 before(info);
             }
         }));

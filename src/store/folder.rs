@@ -113,6 +113,16 @@ impl Folder {
         if exists(&self.dir.join("FORMAT"))? { Ok(()) } else { self.write_format() }
     }
 
+    /// A folder in the cache, which is created if there is none.
+    pub(super) fn create(&self, name: &str) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        if !path.exists() {
+            self.prepare()?;
+            fs::create_dir_all(&path).map_err(StoreError::io("can't make", &path))?;
+        }
+        Ok(path)
+    }
+
     /// Raises FORMAT to ours, so that an earlier version doesn't change a database without its journal. Called before each
     /// change.
     pub(super) fn raise_format(&self) -> Result<()> {

@@ -149,7 +149,7 @@ impl Store {
     /// Removes results and states from the index.
     fn forget(&self, dead: &[ResultRecord], dead_states: &[StateRecord]) -> Result<()> {
         let keys: BTreeSet<Key> = dead.iter().map(|r| r.key).collect();
-        self.index.collect(|db, changes| {
+        self.index.change_for(Access::Collect, |db, changes| {
             dead.iter().for_each(|r| entries::remove_result(changes, r));
             dead_states.iter().for_each(|s| entries::remove_state(changes, s));
             for (pipeline, point, _) in entries::all_newest(db)?.iter().filter(|(_, _, key)| keys.contains(key)) {

@@ -17,6 +17,10 @@ use super::index::Index;
 use super::options::Options;
 
 /// A cache. Any number of threads may use it through `&self`, and any number of processes may open the same folder.
+///
+/// # Errors
+/// Every method fails if the cache can't be read, and a method that changes something fails if the cache can't be written.
+/// Methods with other errors say so.
 pub struct Store {
     pub(super) index: Arc<Index>,
     pub(super) blobs: Blobs,
@@ -31,7 +35,7 @@ impl Store {
     /// # Errors
     /// If a later vadpipe wrote it, or if something else is at this path.
     pub fn open(dir: &Path, options: Options) -> Result<Self> {
-        let index = Arc::new(Index::new(Folder::new(dir, options)?));
+        let index = Arc::new(Index::new(Arc::new(Folder::new(dir, options)?)));
         Ok(Self { blobs: Blobs::new(index.clone()), index, files: Mutex::default() })
     }
 

@@ -24,7 +24,7 @@ const SAVED_INDEX: &str = "index-saved";
 
 /// The index of a cache.
 pub(super) struct Index {
-    pub(super) folder: Folder,
+    pub(super) folder: Arc<Folder>,
     pub(super) small: SmallFiles,
     pub(super) database: Arc<Database>,
     /// Results whose entries were found to be altered.
@@ -44,10 +44,6 @@ impl Host for Index {
         Ok(path)
     }
 
-    fn before_journal(&self) -> Result<()> {
-        self.folder.raise_format()
-    }
-
     fn recovered(&self, opened: &Opened, recovery: &Recovery) -> Result<()> {
         self.folder.warn(recovery.describe(opened.path()));
         Ok(())
@@ -55,8 +51,8 @@ impl Host for Index {
 }
 
 impl Index {
-    pub(super) fn new(folder: Folder) -> Self {
-        let database = Database::new(&folder.dir, "index", entries::SETUP, folder.options.clone());
+    pub(super) fn new(folder: Arc<Folder>) -> Self {
+        let database = Database::new(folder.clone(), "index", entries::SETUP);
         Self { small: SmallFiles::new(&folder.dir), folder, database, altered: Mutex::default() }
     }
 
@@ -86,16 +82,16 @@ impl Index {
 
     /// Changes the index together, durably. It is created if there is none.
     pub(super) fn change<T>(&self, f: impl Fn(&sled::Db, &mut Changes) -> Result<T, Failure>) -> Result<T> {
-        self.folder.raise_format()?;
         self.change_for(Access::Write, f)
     }
 
-    /// [`Index::change`] for a collection: on a full disk only the journal is written.
-    pub(super) fn collect<T>(&self, f: impl Fn(&sled::Db, &mut Changes) -> Result<T, Failure>) -> Result<T> {
-        self.change_for(Access::Collect, f)
-    }
-
-    fn change_for<T>(&self, access: Access, f: impl Fn(&sled::Db, &mut Changes) -> Result<T, Failure>) -> Result<T> {
+    /// The same; on a full disk, [`Access::Collect`] writes to the journal only.
+    pub(super) fn change_for<T>(
+        &self,
+        access: Access,
+        f: impl Fn(&sled::Db, &mut Changes) -> Result<T, Failure>,
+    ) -> Result<T> {
+        self.folder.raise_format()?;
         self.with(access, |o| {
             let mut changes = Changes::default();
             let answer = f(&o.db, &mut changes)?;

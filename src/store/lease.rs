@@ -38,16 +38,8 @@ pub struct Lease {
 
 impl Store {
     /// Takes the key, so that no other process runs it meanwhile. A dead process holds no key.
-    ///
-    /// # Errors
-    /// If the cache can't be written.
     pub fn lease(&self, key: &Key) -> Result<LeaseOutcome> {
-        let folder = self.leases();
-        if !folder.exists() {
-            self.index.folder.prepare()?;
-            fs::create_dir_all(&folder).map_err(StoreError::io("can't make", &folder))?;
-        }
-        let path = folder.join(key.to_string());
+        let path = self.index.folder.create("leases")?.join(key.to_string());
         let begin = Instant::now();
         loop {
             let file = lock::open(&path)?;

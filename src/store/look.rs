@@ -50,9 +50,6 @@ impl Store {
 
     /// Calls `f` with the index held open. If the index had to be repaired, `f` is called again. It must not use the store
     /// otherwise.
-    ///
-    /// # Errors
-    /// If the index can't be read.
     pub fn look<T>(&self, f: impl Fn(&Look<'_>) -> Result<T, LookError>) -> Result<T> {
         let index = &*self.index;
         if !index.exists()? {
@@ -70,34 +67,22 @@ impl Store {
     }
 
     /// The result of this key, whether or not its bytes are there: see [`Store::are_present`].
-    ///
-    /// # Errors
-    /// If the index can't be read.
     pub fn result(&self, key: &Key) -> Result<Option<ResultRecord>> {
         self.look(|look| look.result(key))
     }
 
     /// The results of these keys in their order.
-    ///
-    /// # Errors
-    /// If the index can't be read.
     pub fn results(&self, keys: &[Key]) -> Result<Vec<Option<ResultRecord>>> {
         self.look(|look| look.results(keys))
     }
 
     /// The newest result of this point, which explains a miss (old → new).
-    ///
-    /// # Errors
-    /// If the index can't be read.
     pub fn newest(&self, pipeline: &str, point: &str) -> Result<Option<ResultRecord>> {
         self.look(|look| look.newest(pipeline, point))
     }
 
     /// Whether the bytes of these results are there, as far as the index knows. False if they were found damaged, or if the
     /// packs are gone. True for a result without tensors and files. Opens no chunk database, so it is fast.
-    ///
-    /// # Errors
-    /// If the index can't be read.
     pub fn are_present(&self, records: &[&ResultRecord]) -> Result<Vec<bool>> {
         self.look(|look| Ok(records.iter().map(|r| look.is_present(r)).collect()))
     }
@@ -115,9 +100,6 @@ impl Look<'_> {
     }
 
     /// The output digest of this key's result, if its bytes are there: see [`Store::are_present`].
-    ///
-    /// # Errors
-    /// If the index can't be read.
     pub fn hit(&self, key: &Key) -> Result<Option<Digest>, LookError> {
         let Some(db) = self.db else { return Ok(None) };
         if let Some(usable) = entries::usable(db, key)?
@@ -134,9 +116,6 @@ impl Look<'_> {
     }
 
     /// The records of these keys, in their order.
-    ///
-    /// # Errors
-    /// If the index can't be read.
     pub fn results(&self, keys: &[Key]) -> Result<Vec<Option<ResultRecord>>, LookError> {
         keys.iter().map(|key| self.result(key)).collect()
     }
@@ -152,9 +131,6 @@ impl Look<'_> {
     }
 
     /// The newest result of this point.
-    ///
-    /// # Errors
-    /// If the index can't be read.
     pub fn newest(&self, pipeline: &str, point: &str) -> Result<Option<ResultRecord>, LookError> {
         let Some(db) = self.db else { return Ok(None) };
         let Some(key) = entries::newest(db, pipeline, point)? else { return Ok(None) };
@@ -162,17 +138,11 @@ impl Look<'_> {
     }
 
     /// Whether there is a result whose components differ from these at most in the digests of the inputs.
-    ///
-    /// # Errors
-    /// If the index can't be read.
     pub fn exists_but_for_inputs(&self, components: &Components) -> Result<bool, LookError> {
         self.db.map_or(Ok(false), |db| Ok(entries::has_similar(db, components)?))
     }
 
     /// The position of [`Store::longest_state`].
-    ///
-    /// # Errors
-    /// If the index can't be read.
     pub fn states_present(&self, states: &[Key], class: &str) -> Result<Option<StatePosition>, LookError> {
         let Some(db) = self.db else { return Ok(None) };
         let longest = entries::longest_state(db, states, class)?;

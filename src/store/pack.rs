@@ -8,7 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::disk;
 use super::error::{Result, StoreError};
@@ -138,9 +138,7 @@ impl PackReader {
 /// Removes the incomplete packs of killed processes.
 pub(super) fn remove_abandoned(folder: &Path) {
     for path in disk::entries(folder).unwrap_or_default().iter().filter(|path| disk::is_temporary(path)) {
-        let changed = fs::metadata(path).and_then(|m| m.modified());
-        let is_old = changed.is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|age| age > ABANDONED));
-        if is_old && File::open(path).is_ok_and(|file| file.try_lock().is_ok()) {
+        if disk::is_older(path, ABANDONED) && File::open(path).is_ok_and(|file| file.try_lock().is_ok()) {
             let _ = fs::remove_file(path);
         }
     }

@@ -157,9 +157,6 @@ impl Store {
 
     /// Notes that these points used these results, so that [`Store::newest`] follows: `(point, key)`. Writes only changes, all
     /// together, and without waiting for the disk, because this serves explanations only.
-    ///
-    /// # Errors
-    /// If the cache can't be written.
     pub fn note_hits(&self, pipeline: &str, hits: &[(&str, Key)]) -> Result<()> {
         let new = self.index.read(|db| {
             let mut new: BTreeMap<&[u8], (&str, Key)> =

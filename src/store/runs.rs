@@ -4,7 +4,6 @@
 //! damaged record must not pass for one that names less ([`Store::unreadable_runs`]).
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::PathBuf;
 
 use super::disk::{self, write_atomically};
@@ -30,14 +29,8 @@ pub(super) struct UnreadableRuns {
 
 impl Store {
     /// Writes or replaces a run record, durably.
-    ///
-    /// # Errors
-    /// If the cache can't be written.
     pub fn write_run(&self, record: &RunRecord) -> Result<()> {
-        self.index.folder.prepare()?;
-        let folder = self.runs_folder();
-        fs::create_dir_all(&folder).map_err(StoreError::io("can't make", &folder))?;
-        let path = folder.join(format!("{}.json", record.id));
+        let path = self.index.folder.create("runs")?.join(format!("{}.json", record.id));
         let text = serde_json::to_string(record).map_err(|e| StoreError::io("can't write", &path)(e.into()))?;
         let body = text.strip_suffix('}').unwrap_or(&text);
         write_atomically(&path, format!("{body}{CHECK}{}\"}}", Digest::of(body.as_bytes())).as_bytes())
@@ -75,9 +68,6 @@ impl Store {
     }
 
     /// All run records, newest last. One that can't be read is left out, with a warning.
-    ///
-    /// # Errors
-    /// If the folder can't be read.
     pub fn runs(&self) -> Result<Vec<RunRecord>> {
         let mut runs = Vec::new();
         for path in self.run_files()?.iter().filter(|path| path.extension().is_some_and(|e| e == "json")) {
@@ -92,9 +82,6 @@ impl Store {
 
     /// The newest run records, newest first: at least one, and as many as take together at most so many bytes. Unreadable
     /// records are left out; [`Store::runs`] warns about them.
-    ///
-    /// # Errors
-    /// If the folder can't be read.
     pub fn newest_runs(&self, bytes: u64) -> Result<Vec<RunRecord>> {
         let (mut runs, mut left) = (Vec::new(), bytes);
         // Ids sort by time.

@@ -21,17 +21,11 @@ impl Store {
     /// The furthest stored state of this chain in this numerics class, as far as the index knows. `states` are the keys of
     /// state(0), state(1), … state(n) as [`crate::key::Components::states`] gives them. Partial states count by their epoch
     /// and step.
-    ///
-    /// # Errors
-    /// If the index can't be read.
     pub fn longest_state(&self, states: &[Key], class: &str) -> Result<Option<StateRecord>> {
         self.index.read(|db| entries::longest_state(db, states, class))
     }
 
     /// All stored states of this chain in any numerics class, by the index, in the order of the chain.
-    ///
-    /// # Errors
-    /// If the index can't be read.
     pub fn chain_states(&self, states: &[Key]) -> Result<Vec<StateRecord>> {
         self.index.read(|db| {
             let lineage = entries::lineage(db)?;
@@ -46,9 +40,6 @@ impl Store {
     }
 
     /// All stored states of all trainings, by the index.
-    ///
-    /// # Errors
-    /// If the index can't be read.
     pub fn all_states(&self) -> Result<Vec<StateRecord>> {
         self.index.read(|db| {
             let lineage = entries::lineage(db)?;
@@ -57,9 +48,6 @@ impl Store {
     }
 
     /// The furthest readable state, with its content. Damaged states are forgotten and skipped.
-    ///
-    /// # Errors
-    /// If a database can't be read.
     pub fn resume(&self, states: &[Key], class: &str) -> Result<Option<(StateRecord, BTreeMap<String, Tensor>)>> {
         while let Some(record) = self.longest_state(states, class)? {
             match self.read_state(&record) {
@@ -121,9 +109,6 @@ impl Store {
     /// Removes `old`, which `newest` replaces, and returns whether it did. It stays if it is pinned, if another training
     /// saved it, or if `newest` is not stored. Frees the space of the blobs that nothing else uses, unless another process
     /// writes at this moment; then `gc` frees it.
-    ///
-    /// # Errors
-    /// If the cache can't be written.
     pub fn remove_superseded(&self, old: &StateRecord, newest: &StateRecord) -> Result<bool> {
         if old.has_name_of(newest) {
             return Ok(false);

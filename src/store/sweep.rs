@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::disk::{self, is_temporary, name};
 use super::error::Result;
@@ -78,7 +78,7 @@ impl Store {
         let orphans = orphans.chain(entries(logs).into_iter().filter(|path| is_orphan(&name(path))));
         let folders = [dir.to_owned(), dir.join("runs"), dir.join("small")];
         let temporary = folders.into_iter().flat_map(entries).filter(|path| is_temporary(path));
-        paths.extend(orphans.chain(temporary).filter(|path| is_old(path)));
+        paths.extend(orphans.chain(temporary).filter(|path| disk::is_older(path, OLD)));
         let alone = self.alone(kept);
         if alone.is_some() {
             let caches_of_verify = entries(dir.to_owned()).into_iter().filter(|path| name(path).starts_with("verify-"));
@@ -114,9 +114,4 @@ fn is_run_id(name: &str) -> bool {
 fn is_folder_of_work(path: &Path) -> bool {
     let is_random = |end: &str| end.len() == 6 && end.bytes().all(|b| b.is_ascii_alphanumeric());
     name(path).rsplit_once('-').is_some_and(|(_, end)| is_random(end)) && path.is_dir() && !path.is_symlink()
-}
-
-fn is_old(path: &Path) -> bool {
-    let changed = fs::metadata(path).and_then(|m| m.modified());
-    changed.is_ok_and(|t| SystemTime::now().duration_since(t).is_ok_and(|age| age > OLD))
 }
