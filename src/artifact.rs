@@ -335,7 +335,7 @@ pub struct TensorEntry {
 }
 
 /// A blob in a manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct BlobEntry {
     /// Digest of all its bytes.
     pub digest: Digest,

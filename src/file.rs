@@ -35,16 +35,38 @@ impl FileError {
     }
 }
 
+impl From<FileError> for io::Error {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Io(error) => error,
+            FileError::NotRegular(_) => Self::new(io::ErrorKind::InvalidInput, error),
+            FileError::TooLong { .. } => Self::new(io::ErrorKind::InvalidData, error),
+        }
+    }
+}
+
 /// Opens a regular file for reading; links are followed. Never waits.
 ///
 /// # Errors
 /// See [`FileError`].
 pub fn open(path: &Path) -> Result<File, FileError> {
-    // A device may act on being opened, and a socket can't be.
-    check(&std::fs::metadata(path)?)?;
+    open_with(OpenOptions::new().read(true), path)
+}
+
+/// Opens or creates a regular file as the options say; links are followed. Never waits.
+///
+/// # Errors
+/// See [`FileError`].
+pub fn open_with(options: &OpenOptions, path: &Path) -> Result<File, FileError> {
+    // A device may act on being opened, and a socket can't be opened.
+    match std::fs::metadata(path) {
+        Ok(metadata) => check(&metadata)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e.into()),
+    }
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
-    // Something else may lie there by now.
+    let file = options.clone().custom_flags(flags.bits().cast_signed()).open(path)?;
+    // Another file may have taken its place.
     check(&file.metadata()?)?;
     Ok(file)
 }

@@ -13,7 +13,7 @@ use super::rebuilding::all_are_there;
 use super::*;
 use crate::error::{Category, Error};
 use crate::store::engine::Failure;
-use crate::store::{index, recovery};
+use crate::store::{entries, recovery};
 
 fn open(dir: &Path) -> Result<Store> {
     Store::open(dir, Options::default())
@@ -138,9 +138,9 @@ fn copy_of_a_database_that_can_not_be_written_answers_and_refuses_changes() {
         if broken {
             fs::write(path.join("conf"), noise(5, 100)).unwrap();
         }
-        let (db, journal, copy) = recovery::open_copy(&path, index::SETUP, refusal(), false).unwrap();
+        let (db, journal, copy) = recovery::open_copy(&path, entries::SETUP, refusal(), false).unwrap();
         for (c, _) in &all {
-            assert!(index::result(&db, &c.key()).unwrap().is_some());
+            assert!(entries::result(&db, &c.key()).unwrap().is_some());
         }
         assert!(journal.is_none() && matches!(copy.refusal(), StoreError::Full { .. }));
     }
@@ -161,7 +161,7 @@ fn collection_is_refused_a_copy_that_may_lack_something() {
             }
             marker => fs::write(path.join(marker), "index-damaged-1\nit would not open\n").unwrap(),
         }
-        let refused = recovery::open_copy(&path, index::SETUP, StoreError::Full { path: path.clone() }, true);
+        let refused = recovery::open_copy(&path, entries::SETUP, StoreError::Full { path: path.clone() }, true);
         assert!(matches!(refused, Err(Failure::Store(StoreError::Full { .. }))), "{what}");
     }
 }
@@ -172,10 +172,10 @@ fn collection_on_a_full_disk_writes_to_the_journal_only() {
     let all = three(dir.path());
     let path = dir.path().join("index");
     let refusal = StoreError::Full { path: path.clone() };
-    let (db, journal, _copy) = recovery::open_copy(&path, index::SETUP, refusal, true).unwrap();
-    let record = index::result(&db, &all[0].0.key()).unwrap().unwrap();
+    let (db, journal, _copy) = recovery::open_copy(&path, entries::SETUP, refusal, true).unwrap();
+    let record = entries::result(&db, &all[0].0.key()).unwrap().unwrap();
     let mut changes = crate::store::journal::Changes::default();
-    index::remove_result(&mut changes, &record);
+    entries::remove_result(&mut changes, &record);
     journal.unwrap().append(&changes, true).unwrap();
     let store = store(dir.path());
     assert_eq!(store.result(&record.key).unwrap(), None);

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 use crate::status::{RunStatus, StageStatus};
-use crate::store::blobs::CHUNK;
+use crate::store::old_chunks::CHUNK;
 
 pub(super) fn run(id: &str, keys: &[(&str, Key)]) -> RunRecord {
     let stage = |(name, key): &(&str, Key)| StageRun {
@@ -109,7 +109,7 @@ fn gc_frees_the_disk_and_keeps_what_recent_runs_need() {
     assert_eq!(kept, [false, true, false, true]);
     for i in [1, 3] {
         let record = store.result(&keys[i]).unwrap().unwrap();
-        assert!(store.is_present(&record).unwrap());
+        assert!(is_present(&store, &record));
         assert_eq!(read(&store, &record).unwrap(), artifact(i as u64, 16 << 20));
     }
     let again = store.gc(&GcPolicy { dry_run: false, ..policy.clone() }).unwrap();
@@ -178,7 +178,7 @@ fn gc_keeps_states_of_living_chains_and_the_newest_of_trainings_that_did_not_fin
     (killed.status, killed.finished_at, killed.holder.start_ticks) = (RunStatus::Running, None, 1);
     store.write_run(&killed).unwrap();
     std::thread::sleep(Duration::from_millis(2));
-    killed.finished_at = Some(super::super::record::now_ms());
+    killed.finished_at = Some(crate::store::holder::now_ms());
     store.write_run(&killed).unwrap();
     std::thread::sleep(Duration::from_millis(2));
     store.put_state(&nobodys, at(1, 0), "cpu", false, &state(11, 1000)).unwrap();
@@ -186,10 +186,10 @@ fn gc_keeps_states_of_living_chains_and_the_newest_of_trainings_that_did_not_fin
     assert_eq!((report.states_kept, report.states_removed), (5, 4));
     let (record, tensors) = store.resume(&longer, "cpu").unwrap().unwrap();
     assert_eq!(((record.epoch, record.step), tensors), ((5, 2), state(5, 1000)), "the same bytes");
-    assert_eq!(store.states_present(&longer, "cuda").unwrap(), Some(at(1, 0)));
-    assert_eq!(store.states_present(&longer[..5], "cpu").unwrap(), Some(at(3, 0)), "state 4 was superseded");
-    assert_eq!(store.states_present(&unknown, "cpu").unwrap(), Some(at(2, 0)));
-    assert_eq!(store.states_present(&nobodys, "cpu").unwrap(), None);
+    assert_eq!(furthest(&store, &longer, "cuda"), Some(at(1, 0)));
+    assert_eq!(furthest(&store, &longer[..5], "cpu"), Some(at(3, 0)), "state 4 was superseded");
+    assert_eq!(furthest(&store, &unknown, "cpu"), Some(at(2, 0)));
+    assert_eq!(furthest(&store, &nobodys, "cpu"), None);
     assert_eq!(store.gc(&policy).unwrap().states_removed, 0);
 }
 
@@ -210,7 +210,7 @@ fn trainings_whose_chains_part_leave_each_others_states_alone() {
     assert_eq!(taken_up, theirs);
     let mine = put(&long, 6);
     assert!(!store.remove_superseded(&taken_up, &mine).unwrap());
-    assert_eq!(store.states_present(&short, "cpu").unwrap(), Some(at(3, 0)));
+    assert_eq!(furthest(&store, &short, "cpu"), Some(at(3, 0)));
     // Both save the state behind which they part: it stays.
     let (both, next) = (put(&short, 4), put(&short, 5));
     assert!(put(&long, 4).pinned && !both.pinned);
@@ -308,11 +308,11 @@ fn small_files_stand_apart_and_heal() {
     let first = store(dir.path());
     let record = commit(&first, "x", &c, &a);
     assert!(!dir.path().join("chunks-0").exists(), "nothing went there");
-    assert!(first.is_present(&record).unwrap());
+    assert!(is_present(&first, &record));
     assert_eq!(read(&first, &record).unwrap(), a);
     // Chunks come and go; this result doesn't depend on them.
     commit(&first, "y", &components("b", 1), &artifact(2, 100_000));
-    assert!(first.is_present(&first.result(&c.key()).unwrap().unwrap()).unwrap());
+    assert!(is_present(&first, &first.result(&c.key()).unwrap().unwrap()));
     let policy = GcPolicy { keep_runs: 1, named: vec![], dry_run: false };
     first.gc(&policy).unwrap();
     assert_eq!(read(&first, &record).unwrap(), a);
@@ -325,7 +325,7 @@ fn small_files_stand_apart_and_heal() {
     fs::write(&path, bytes).unwrap();
     assert_eq!(first.doctor(false, &mut |_, _| ()).unwrap().affected, ["p/x"]);
     assert!(matches!(read(&first, &record), Err(StoreError::Damaged { .. })));
-    assert!(!first.is_present(&first.result(&c.key()).unwrap().unwrap()).unwrap());
+    assert!(!is_present(&first, &first.result(&c.key()).unwrap().unwrap()));
     let record = commit(&first, "x", &c, &a);
     assert_eq!(read(&first, &record).unwrap(), a);
     // The file goes with the last result that has it.

@@ -6,11 +6,10 @@ use std::path::PathBuf;
 
 use super::damage::{copy, flip, heals};
 use super::*;
-use crate::store::blobs::{self, Source};
 use crate::store::journal::Changes;
-use crate::store::record::BlobEntries;
+use crate::store::pack_writer::Source;
 use crate::store::tree::PIECE;
-use crate::store::{pack_writer, packs};
+use crate::store::{pack, pack_writer, pieces};
 
 const MB: usize = 1 << 20;
 
@@ -82,7 +81,7 @@ fn a_write_that_ends_between_any_two_steps_costs_nothing_and_is_taken_up() {
         first.put_state(&keys, at(1, 0), "cpu", false, &state(1, MB)).unwrap();
         let blob = tensors["w"].to_blob().unwrap();
         let source = Source { head: Vec::new(), body: &blob };
-        let folder = packs::folder(&dir.path().join("chunks-0"));
+        let folder = pack::folder(&dir.path().join("chunks-0"));
         // As a killed process would leave it: half a pack, a pack that nobody names, one whose places are known, and one
         // whose list is written, too; but no entry in the index.
         let mut abandoned = None;
@@ -92,15 +91,15 @@ fn a_write_that_ends_between_any_two_steps_costs_nothing_and_is_taken_up() {
             fs::File::open(&half).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
             abandoned = Some(half);
         } else {
-            let written = pack_writer::write(&[&source], &folder, &|p| Ok(vec![false; p.len()])).unwrap();
+            let written = pack_writer::write(&[source], &folder, &|p| Ok(vec![false; p.len()])).unwrap();
             match step {
                 1 => {}
                 2 => {
                     let mut changes = Changes::default();
-                    packs::put_places(&mut changes, &written.places);
-                    first.inner.change_chunks(|o| o.write(&changes)).unwrap();
+                    pieces::put_locations(&mut changes, &written.locations);
+                    first.blobs.change(|o| o.write(&changes)).unwrap();
                 }
-                _ => assert!(first.inner.change_chunks(|o| blobs::commit(o, &written)).unwrap()),
+                _ => assert!(first.blobs.change(|o| pieces::commit(o, &written)).unwrap()),
             }
         }
         drop(first);
@@ -123,8 +122,8 @@ fn a_pack_that_nobody_names_goes_when_a_state_is_superseded() {
     let one = store.put_state(&keys, at(1, 0), "cpu", false, &state(1, MB)).unwrap();
     let blob = noise(9, MB);
     let source = Source { head: Vec::new(), body: &blob };
-    let folder = packs::folder(&dir.path().join("chunks-0"));
-    pack_writer::write(&[&source], &folder, &|p| Ok(vec![false; p.len()])).unwrap();
+    let folder = pack::folder(&dir.path().join("chunks-0"));
+    pack_writer::write(&[source], &folder, &|p| Ok(vec![false; p.len()])).unwrap();
     let two = store.put_state(&keys, at(2, 0), "cpu", false, &state(2, MB)).unwrap();
     assert_eq!(pack_files(dir.path()).len(), 3);
     assert!(store.remove_superseded(&one, &two).unwrap());
@@ -161,7 +160,7 @@ fn a_damaged_pack_is_a_miss_and_is_healed_by_making_its_result_again() {
         heals(dir.path(), &all);
         let live: BTreeMap<Digest, u64> = all
             .iter()
-            .flat_map(|(c, _)| store(dir.path()).result(&c.key()).unwrap().unwrap().blobs())
+            .flat_map(|(c, _)| store(dir.path()).result(&c.key()).unwrap().unwrap().blobs().collect::<Vec<_>>())
             .map(|b| (b.digest, b.size))
             .collect();
         let live: u64 = live.values().sum();

@@ -56,8 +56,8 @@ fn in_a_child() {
             std::thread::sleep(Duration::from_secs(60));
         }
         "hold the index" => store
-            .inner
-            .index(Access::Read, |_| {
+            .index
+            .with(Access::Read, |_| {
                 println!("ready");
                 std::thread::sleep(Duration::from_secs(60));
                 Ok(())
@@ -148,7 +148,7 @@ fn an_idle_store_lets_others_in() {
     }
     // And closes by itself: sled's own lock is free.
     let path = dir.path().join("index");
-    let open = || sled::Config::new().path(&path).segment_size(super::super::index::SETUP.segment).open().is_ok();
+    let open = || sled::Config::new().path(&path).segment_size(crate::store::entries::SETUP.segment).open().is_ok();
     assert!((0..500).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
         open()

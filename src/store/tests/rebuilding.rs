@@ -8,7 +8,7 @@ use super::damage::{copy, flip, three};
 use super::*;
 use crate::store::database::{Access, Opened};
 use crate::store::journal::{Changes, Journal};
-use crate::store::{index, recovery};
+use crate::store::{entries, recovery};
 
 /// Every result is a hit and has its bytes, without being computed again.
 pub(super) fn all_are_there(store: &Store, all: &[(Components, Artifact)], what: &str) {
@@ -229,7 +229,7 @@ fn sled_of_another_journal_is_built_again() {
     let path = dir.path().join("index");
     // As a kill leaves it in a collection: the journal is the new one, which lacks what was removed.
     let gone = all[0].0.key();
-    let (db, _, _) = recovery::open(&path, index::SETUP, &|| Ok(())).unwrap();
+    let (db, _, _) = recovery::open(&path, entries::SETUP, &|| Ok(())).unwrap();
     let entries: Vec<_> = db.iter().map(Result::unwrap).filter(|(key, _)| **key != *b"j").collect();
     drop(db);
     Journal::create(&path, 0, |journal| {
@@ -260,7 +260,7 @@ fn altered_record_is_refused_and_its_result_computed_again() {
         changes.insert(&name, altered);
         o.write(&changes)
     };
-    store.inner.index(Access::Write, alter).unwrap();
+    store.index.with(Access::Write, alter).unwrap();
     let report = store.doctor(false, &mut |_, _| ()).unwrap();
     assert_eq!(report.problems, ["1 entries of the index can't be read or were altered"]);
     assert_eq!(store.result(&key).unwrap(), None);
@@ -289,8 +289,8 @@ fn altered_record_of_a_state_is_passed_over() {
         changes.insert(name, altered);
         o.write(&changes)
     };
-    store.inner.index(Access::Write, alter).unwrap();
-    assert_eq!(store.states_present(&keys, "cpu").unwrap(), Some(at(1, 0)));
+    store.index.with(Access::Write, alter).unwrap();
+    assert_eq!(furthest(&store, &keys, "cpu"), Some(at(1, 0)));
     assert_eq!(store.doctor(true, &mut |_, _| ()).unwrap().problems.len(), 1);
     assert!(store.doctor(false, &mut |_, _| ()).unwrap().is_healthy());
 }
@@ -306,7 +306,7 @@ fn database_that_differs_from_its_journal_is_found_and_repaired_by_doctor() {
         o.db.insert(&keys[1], "other")?;
         Ok(())
     };
-    store.inner.index(Access::Write, alter).unwrap();
+    store.index.with(Access::Write, alter).unwrap();
     let report = store.doctor(false, &mut |_, _| ()).unwrap();
     assert_eq!(report.problems, ["2 entries of the database `index` differ from its journal"]);
     assert!(store.doctor(true, &mut |_, _| ()).unwrap().repaired);

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use super::damage::{copy, three};
 use super::packs::{pack_files, policy};
 use super::*;
-use crate::store::blobs::{self, Source};
-use crate::store::{pack_writer, packs};
+use crate::store::pack_writer::Source;
+use crate::store::{pack, pack_writer, pieces};
 
 const MB: usize = 1 << 20;
 
@@ -19,20 +19,20 @@ fn two_in_a_pack(dir: &Path, seed: u64) -> (ResultRecord, Artifact, PathBuf) {
     let mut a = Artifact::default();
     a.tensors.insert("a".to_owned(), Tensor::vector(&noise(seed, MB)));
     a.tensors.insert("b".to_owned(), Tensor::vector(&noise(100 + seed, 4 * MB)));
-    (commit(&store, "x", &components("a", 1), &a), a, packs::folder(&dir.join("chunks-0")))
+    (commit(&store, "x", &components("a", 1), &a), a, pack::folder(&dir.join("chunks-0")))
 }
 
 /// Removes the tensor `b`, so that little of its pack is left.
 fn remove_b(dir: &Path, record: &ResultRecord) {
     let b = BTreeSet::from([record.manifest.tensors["b"].blob.digest]);
-    store(dir).inner.change_chunks(|o| blobs::remove(o, |blob| b.contains(blob))).unwrap();
+    store(dir).blobs.change(|o| pieces::remove(o, |blob| b.contains(blob))).unwrap();
 }
 
 /// Writes a pack with the tensor `a` alone, that nobody names: as a process leaves it that was killed in [`packs::tidy`].
 fn orphan(folder: &Path, a: &Artifact) {
     let blob = a.tensors["a"].to_blob().unwrap();
     let source = Source { head: Vec::new(), body: &blob };
-    pack_writer::write(&[&source], folder, &|p| Ok(vec![false; p.len()])).unwrap();
+    pack_writer::write(&[source], folder, &|p| Ok(vec![false; p.len()])).unwrap();
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn a_pack_left_by_a_killed_process_is_not_taken_for_the_one_that_is_written_anew
     for seed in 0..8 {
         let dir = tempfile::tempdir().unwrap();
         // The order of a folder's entries is that of their making, or the reverse, or neither.
-        let folder = packs::folder(&dir.path().join("chunks-0"));
+        let folder = pack::folder(&dir.path().join("chunks-0"));
         let (record, a) = if seed % 2 == 0 {
             let (record, a, _) = two_in_a_pack(dir.path(), seed);
             orphan(&folder, &a);
@@ -48,7 +48,6 @@ fn a_pack_left_by_a_killed_process_is_not_taken_for_the_one_that_is_written_anew
         } else {
             let a = two_in_a_pack(tempfile::tempdir().unwrap().path(), seed).1;
             commit(&store(dir.path()), "y", &components("y", 1), &artifact(1, 10));
-            pack_writer::make_folder(&folder).unwrap();
             orphan(&folder, &a);
             (two_in_a_pack(dir.path(), seed).0, a)
         };
@@ -165,7 +164,7 @@ fn a_thread_that_fails_while_a_pack_is_written_ends_the_writing() {
     let blob = vec![0; 80 * MB];
     let source = Source { head: Vec::new(), body: &blob };
     // More groups than are hashed ahead, so that the others wait for the one that fails.
-    let write = || pack_writer::write(&[&source], dir.path(), &|_| panic!("as it should"));
+    let write = || pack_writer::write(&[source], dir.path(), &|_| panic!("as it should"));
     let ended = catch_unwind(AssertUnwindSafe(write));
     assert!(ended.is_err() || ended.is_ok_and(|written| written.is_err()));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
