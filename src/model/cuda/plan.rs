@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_calls_add_up_to_the_transposed_convolution_and_its_gradients() {
+    fn calls_add_up_to_transposed_convolution_and_its_gradients() {
         let batch = 3;
         for layer in layers() {
             let plan = Plan::new(layer);
