@@ -14,7 +14,7 @@
 #[cfg(feature = "cuda")]
 mod export;
 mod frozen;
-mod layers;
+pub(super) mod layers;
 mod tensors;
 #[cfg(test)]
 mod tests;

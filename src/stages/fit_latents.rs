@@ -21,7 +21,7 @@ use super::training::schedule::{Rates, Schedule};
 use crate::artifact::Artifact;
 use crate::stage::{Bound, Context, Epochs, Params, Reads, Role, Roles, Stage, StageError, StageKind};
 
-/// The kind.
+/// The stage kind `fit-latents`.
 pub(super) struct FitLatents;
 
 impl StageKind for FitLatents {

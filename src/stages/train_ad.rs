@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::training::joint;
 use crate::stage::{Params, Role, Roles, Stage, StageKind};
 
-/// The kind.
+/// The stage kind `train-ad`.
 pub(super) struct TrainAd;
 
 impl StageKind for TrainAd {

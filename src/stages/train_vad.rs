@@ -6,7 +6,7 @@ use super::training::joint;
 use crate::model::posterior::Distribution;
 use crate::stage::{Params, Role, Roles, Stage, StageKind};
 
-/// The kind.
+/// The stage kind `train-vad`.
 pub(super) struct TrainVad;
 
 impl StageKind for TrainVad {

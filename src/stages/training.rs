@@ -41,7 +41,7 @@ use self::schedule::{Epoch, Rates, Schedule};
 use super::reading::Images;
 use crate::artifact::{ElementType, Tensor};
 use crate::model::StepLoss;
-use crate::stage::{Chain, Context, Device, Position, Saved, StageError};
+use crate::stage::{Chain, Context, Position, Saved, StageError};
 
 /// A training before its first epoch.
 pub(in crate::stages) struct Training<'a> {
@@ -71,13 +71,19 @@ impl Training<'_> {
             decoder.initialise(&context.streams);
         }
         let cpu = CpuEngine::new(purpose, net, latents, images, context.streams);
+        let has_kl = cpu.has_kl();
+        #[cfg(feature = "cuda")]
+        let engine = cuda::engine(context, cpu);
+        // Without the feature, `reading::check_device` has refused every other device.
+        #[cfg(not(feature = "cuda"))]
+        let engine = Box::new(cpu);
         let mut training = TrainingLoop {
             context,
             schedule,
             purpose,
             samples: images.count,
-            has_kl: cpu.has_kl(),
-            engine: engine(context, cpu),
+            has_kl,
+            engine,
             history: History::default(),
             at: Position { epoch: 0, step: 0 },
             saved: None,
@@ -89,19 +95,6 @@ impl Training<'_> {
         }
         training.run()?;
         Ok(training.history)
-    }
-}
-
-/// The engine for the context's device.
-fn engine<'a>(context: &Context<'_>, cpu: CpuEngine<'a>) -> Box<dyn Engine + 'a> {
-    match *context.device {
-        #[cfg(feature = "cuda")]
-        Device::Cuda { ordinal, graph } => {
-            let tf32 = context.precision == crate::stage::Precision::Tf32;
-            Box::new(cuda::GpuEngine::new(cpu, crate::model::cuda::Options { ordinal, graph, tf32 }))
-        }
-        // Without the feature, `reading::check_device` has refused every other device.
-        _ => Box::new(cpu),
     }
 }
 
@@ -230,8 +223,8 @@ impl TrainingLoop<'_> {
     }
 }
 
-/// The error of a training that diverged in `epoch` (counted from 1): how it showed, which state is saved, and what to
-/// try.
+/// The error of a training that diverged in `epoch` (counted from 1). `how` names what is not finite. The message also
+/// names the saved state, and what to try.
 fn diverged(saved: Option<Position>, epoch: u64, how: &str, rates: Option<Rates>) -> StageError {
     let kept = match saved {
         None => "no state had been saved yet".to_owned(),

@@ -10,32 +10,16 @@ use std::ops::Range;
 use super::plan::Layer;
 use crate::artifact::{Tensor, TensorError};
 use crate::model::DecoderShape;
+use crate::model::decoder::layers::{LAYERS, NORM_NAMES, NORMS, WEIGHTS, channels, find, geometry};
 use crate::ops::block::LANES;
 
-/// The number of layers, each a matrix product.
-pub(super) const LAYERS: usize = 5;
-/// The number of batch norms, which follow layers 1 to 3.
-pub(super) const NORMS: usize = 3;
-/// The name of each layer's weight in a state.
-const WEIGHTS: [&str; LAYERS] = ["fc.weight", "net.0.weight", "net.3.weight", "net.6.weight", "net.9.weight"];
-/// The name of each batch norm in a state.
-const NORM_NAMES: [&str; NORMS] = ["net.1", "net.4", "net.7"];
 /// The number of parameters of the tail: bias, scale and shift.
 const TAIL: usize = 3;
 
 /// The layers of a decoder.
 pub(super) fn layers(shape: DecoderShape) -> [Layer; LAYERS] {
-    let [c0, c1, c2, c3] = shape.channels;
-    let channels = [(shape.latent_dim, c0), (c0, c1), (c1, c2), (c2, c3), (c3, 16)];
-    std::array::from_fn(|l| {
-        let (ci, co) = channels[l];
-        let (input, kernel, stride, padding) = match l {
-            0 => (1, 2, 1, 0),
-            4 => (16, 1, 1, 0),
-            _ => (1 << l, 4, 2, 1),
-        };
-        Layer { input, kernel, stride, padding, ci, co }
-    })
+    let channels = channels(shape);
+    std::array::from_fn(|l| Layer { geometry: geometry(l), ci: channels[l].0, co: channels[l].1 })
 }
 
 /// The range of each parameter in the long array.
@@ -86,7 +70,7 @@ impl Layout {
             begin..begin + n
         };
         let weights = std::array::from_fn(|l| take(layers[l].weights()));
-        let bias = take(layers[0].co * layers[0].taps());
+        let bias = take(layers[0].co * layers[0].geometry.taps());
         let norms = std::array::from_fn(|n| std::array::from_fn(|_| take(layers[n + 1].co)));
         let tail = take(TAIL);
         let parameters = end;
@@ -107,7 +91,7 @@ impl Layout {
             let place = move |i| self.weight_place(l, i);
             parts.push(Part { name: format!("decoder.{name}"), place: Box::new(place) });
         }
-        let (channels, pixels) = (self.layers[0].co, self.layers[0].taps());
+        let (channels, pixels) = (self.layers[0].co, self.layers[0].geometry.taps());
         let bias = move |i: usize| {
             let (row, lane) = (i / LANES, i % LANES);
             let (channel, pixel) = (row / pixels * LANES + lane, row % pixels);
@@ -140,7 +124,7 @@ impl Layout {
         let (block, row, column) = (i / (LANES * LANES), i / LANES % LANES, i % LANES);
         let panels = layer.co.div_ceil(LANES);
         let (co, rest) = (block % panels * LANES + column, block / panels);
-        let (tap, ci) = (rest % layer.taps(), rest / layer.taps() * LANES + row);
+        let (tap, ci) = (rest % layer.geometry.taps(), rest / layer.geometry.taps() * LANES + row);
         let inside = ci < layer.ci && co < layer.co;
         inside.then(|| self.weights[l].start + (tap * layer.ci + ci) * layer.co + co)
     }
@@ -211,10 +195,6 @@ impl Part<'_> {
         state.insert(name.to_owned(), Tensor::new(shape, &values)?);
         Ok(())
     }
-}
-
-fn find<'a>(state: &'a BTreeMap<String, Tensor>, name: &str) -> Result<&'a Tensor, TensorError> {
-    state.get(name).ok_or_else(|| TensorError::Unsupported(format!("the state's tensor `{name}` is missing")))
 }
 
 #[cfg(test)]

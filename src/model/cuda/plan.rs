@@ -20,17 +20,12 @@
 //! Slots are never cleared. A later product of a slot writes only places that the slot's first product wrote; otherwise
 //! it gets a slot of its own. Places that no product writes keep the zeros of their allocation.
 
-/// The sizes of a transposed convolution and its channels.
+use crate::ops::plan::Geometry;
+
+/// A transposed convolution with its numbers of channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layer {
-    /// Pixels on a side of the input.
-    pub(super) input: usize,
-    /// Taps on a side of the kernel.
-    pub(super) kernel: usize,
-    /// The distance in output pixels between neighbouring input pixels.
-    pub(super) stride: usize,
-    /// Output pixels cut off at each edge.
-    pub(super) padding: usize,
+    pub(super) geometry: Geometry,
     /// Input channels.
     pub(super) ci: usize,
     /// Output channels.
@@ -38,19 +33,9 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// Pixels on a side of the output.
-    pub(super) fn output(&self) -> usize {
-        (self.input - 1) * self.stride + self.kernel - 2 * self.padding
-    }
-
-    /// Taps of the kernel.
-    pub(super) fn taps(&self) -> usize {
-        self.kernel * self.kernel
-    }
-
     /// The number of weights, `[tap][ci][co]`.
     pub(super) fn weights(&self) -> usize {
-        self.taps() * self.ci * self.co
+        self.geometry.taps() * self.ci * self.co
     }
 
     /// The maximum number of slots of a pass; further products accumulate. Both move the same bytes. Slots take memory,
@@ -125,14 +110,15 @@ pub(super) struct Plan {
 impl Plan {
     /// Lists the runs in the order of taps, then input rows.
     pub(super) fn new(layer: Layer) -> Self {
-        let (kernel, side) = (layer.kernel, layer.input);
+        let Geometry { kernel, input: side, .. } = layer.geometry;
         let mut runs = Vec::new();
-        for tap in 0..layer.taps() {
+        for tap in 0..layer.geometry.taps() {
             for iy in 0..side {
-                let Some(oy) = lands(layer, iy, tap / kernel) else { continue };
-                let columns: Vec<_> = (0..side).filter_map(|ix| Some((ix, lands(layer, ix, tap % kernel)?))).collect();
+                let Some(oy) = layer.geometry.lands(iy, tap / kernel) else { continue };
+                let columns: Vec<_> =
+                    (0..side).filter_map(|ix| Some((ix, layer.geometry.lands(ix, tap % kernel)?))).collect();
                 let Some((ix, ox)) = columns.first().copied() else { continue };
-                let output = oy * layer.output() + column_place(layer, ox);
+                let output = oy * layer.geometry.output() + column_place(layer.geometry, ox);
                 runs.push(Run { tap, input: iy * side + ix, output, length: columns.len() });
             }
         }
@@ -141,10 +127,10 @@ impl Plan {
 
     /// For each output pixel in product order, its index in plain order.
     pub(super) fn place(&self) -> Vec<usize> {
-        let side = self.layer.output();
+        let side = self.layer.geometry.output();
         let mut places = vec![0; side * side];
         for pixel in 0..side * side {
-            places[pixel / side * side + column_place(self.layer, pixel % side)] = pixel;
+            places[pixel / side * side + column_place(self.layer.geometry, pixel % side)] = pixel;
         }
         places
     }
@@ -218,14 +204,15 @@ impl Plan {
 
     /// What a run writes: the output columns of one row and remainder, an input row, or a tap.
     fn destination(&self, pass: Pass, run: Run) -> usize {
-        let side = self.layer.output();
+        let side = self.layer.geometry.output();
         match pass {
             Pass::Forward => {
                 let (row, place) = (run.output / side, run.output % side);
-                let group = (0..self.layer.stride).take_while(|r| group_begin(self.layer, *r) <= place).count();
-                row * self.layer.stride + group
+                let geometry = self.layer.geometry;
+                let group = (0..geometry.stride).take_while(|r| group_begin(geometry, *r) <= place).count();
+                row * geometry.stride + group
             }
-            Pass::Input => run.input / self.layer.input,
+            Pass::Input => run.input / self.layer.geometry.input,
             Pass::Weights => run.tap,
         }
     }
@@ -245,7 +232,7 @@ impl Plan {
         let layer = self.layer;
         let weights = run.tap * layer.ci * layer.co;
         let (x, y) = (run.input * batch * layer.ci, run.output * batch * layer.co);
-        let (inputs, outputs) = (layer.input * layer.input, layer.output() * layer.output());
+        let (inputs, outputs) = (layer.geometry.inputs(), layer.geometry.outputs());
         match pass {
             Pass::Forward => [weights, x, y + slot * outputs * batch * layer.co],
             Pass::Input => [weights, y, x + slot * inputs * batch * layer.ci],
@@ -269,19 +256,15 @@ fn turns(group: &[Run], slots: usize) -> Vec<(usize, usize)> {
     turns
 }
 
-/// The output pixel of an input pixel and a tap, on one axis; `None` outside the image.
-fn lands(layer: Layer, input: usize, tap: usize) -> Option<usize> {
-    (input * layer.stride + tap).checked_sub(layer.padding).filter(|o| *o < layer.output())
-}
-
 /// The index of an output column in its row, in product order.
-fn column_place(layer: Layer, column: usize) -> usize {
-    group_begin(layer, column % layer.stride) + column / layer.stride
+fn column_place(geometry: Geometry, column: usize) -> usize {
+    group_begin(geometry, column % geometry.stride) + column / geometry.stride
 }
 
 /// The index of the first column with this remainder.
-fn group_begin(layer: Layer, remainder: usize) -> usize {
-    (0..remainder).map(|r| (layer.output() - r.min(layer.output())).div_ceil(layer.stride)).sum()
+fn group_begin(geometry: Geometry, remainder: usize) -> usize {
+    let output = geometry.output();
+    (0..remainder).map(|r| (output - r.min(output)).div_ceil(geometry.stride)).sum()
 }
 
 #[cfg(test)]
@@ -290,7 +273,7 @@ mod tests {
     use crate::rng::Streams;
 
     fn layer(input: usize, kernel: usize, stride: usize, padding: usize) -> Layer {
-        Layer { input, kernel, stride, padding, ci: 3, co: 2 }
+        Layer { geometry: Geometry { input, kernel, stride, padding }, ci: 3, co: 2 }
     }
 
     /// The sizes of the decoder's layers, and others.
@@ -324,22 +307,22 @@ mod tests {
     }
 
     #[test]
-    fn the_calls_add_up_to_the_transposed_convolution_and_its_gradients() {
+    fn calls_add_up_to_transposed_convolution_and_its_gradients() {
         let batch = 3;
         for layer in layers() {
             let plan = Plan::new(layer);
-            let (inputs, outputs, place) = (layer.input.pow(2), layer.output().pow(2), plan.place());
+            let (inputs, outputs, place) = (layer.geometry.inputs(), layer.geometry.outputs(), plan.place());
             let x = random(inputs * batch * layer.ci, "x");
             let w = random(layer.weights(), "w");
             let dy = random(outputs * batch * layer.co, "dy");
             let (mut y, mut dx, mut dw) = (vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; w.len()]);
-            for at in 0..place.len() * inputs * layer.taps() {
-                let (at, tap) = (at / layer.taps(), at % layer.taps());
+            for at in 0..place.len() * inputs * layer.geometry.taps() {
+                let (at, tap) = (at / layer.geometry.taps(), at % layer.geometry.taps());
                 let (place_at, input) = (at / inputs, at % inputs);
                 let pixel = place[place_at];
-                let row = lands(layer, input / layer.input, tap / layer.kernel);
-                let column = lands(layer, input % layer.input, tap % layer.kernel);
-                if row != Some(pixel / layer.output()) || column != Some(pixel % layer.output()) {
+                let row = layer.geometry.lands(input / layer.geometry.input, tap / layer.geometry.kernel);
+                let column = layer.geometry.lands(input % layer.geometry.input, tap % layer.geometry.kernel);
+                if row != Some(pixel / layer.geometry.output()) || column != Some(pixel % layer.geometry.output()) {
                     continue;
                 }
                 for b in 0..batch {
@@ -370,7 +353,10 @@ mod tests {
                 (calls.calls.len(), calls.slots)
             })
         };
-        let usual = |input, kernel, stride, padding, ci, co| Layer { input, kernel, stride, padding, ci, co };
+        let usual = |input, kernel, stride, padding, ci, co| {
+            let geometry = Geometry { input, kernel, stride, padding };
+            Layer { geometry, ci, co }
+        };
         assert_eq!(shape(usual(1, 2, 1, 0, 128, 2048)), [(1, 2), (1, 4), (1, 1)]);
         assert_eq!(shape(usual(2, 4, 2, 1, 2048, 512)), [(2, 4), (2, 8), (4, 1)]);
         assert_eq!(shape(usual(4, 4, 2, 1, 512, 256)), [(2, 4), (2, 8), (2, 4)]);
@@ -380,7 +366,7 @@ mod tests {
 
     #[test]
     fn products_of_a_call_write_different_places_and_all_are_inside() {
-        let plan = Plan::new(Layer { input: 2, kernel: 4, stride: 2, padding: 1, ci: 4, co: 4 });
+        let plan = Plan::new(Layer { geometry: Geometry { input: 2, kernel: 4, stride: 2, padding: 1 }, ci: 4, co: 4 });
         for pass in [Pass::Forward, Pass::Input, Pass::Weights] {
             let calls = plan.calls(pass, 1);
             let work: usize = calls.calls.iter().map(|c| c.size.iter().product::<usize>() * c.products.len()).sum();

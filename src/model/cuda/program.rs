@@ -4,11 +4,12 @@
 //! read them from the tables of the epoch, at the number of the step (`cursor`). So running a step means to run the
 //! list, which allocates nothing, or to replay its recording.
 
-use super::layout::{LAYERS, NORMS, layers};
+use super::layout::layers;
 use super::machine::{Address, Argument, CudaError, Kernel, Launch, Machine, Operation, Product, THREADS, upload_new};
 use super::plan::{Calls, Layer, Pass, Plan};
 use super::settings::Statistics;
 use super::shared::Shared;
+use crate::model::decoder::layers::{LAYERS, NORMS};
 use crate::ops::tail::PIXELS;
 
 /// The number of channels in a block of the norms' sums, as in `kernels.cu`.
@@ -142,7 +143,7 @@ impl<'a> Builder<'a> {
     fn launch_over_pixels(&mut self, layer: Layer, kernel: Kernel, mut arguments: Vec<Argument>) {
         let size = self.batch * layer.co;
         arguments.push(int(size));
-        self.launch(kernel, [blocks(size), layer.output().pow(2)], arguments);
+        self.launch(kernel, [blocks(size), layer.geometry.outputs()], arguments);
     }
 
     fn products(&mut self, calls: Calls, arrays: [Address; 3]) -> Result<(), CudaError> {
@@ -201,7 +202,7 @@ impl<'a> Builder<'a> {
 
     fn norm(&mut self, l: usize, slots: usize) {
         let (layer, Buffers { product, sum, .. }) = (self.layers[l], self.buffers[l]);
-        let (n, rows) = (outputs(layer, self.batch), layer.output().pow(2) * self.batch);
+        let (n, rows) = (outputs(layer, self.batch), layer.geometry.outputs() * self.batch);
         let (chunk, chunks) = chunks(rows);
         let across = layer.co.div_ceil(CHANNELS);
         let mut x = slotted(sum, 1, 0);
@@ -302,12 +303,12 @@ impl<'a> Builder<'a> {
         let gradient = self.shared.gradient.floats(self.shared.layout.bias.start);
         let mut arguments = self.above(0);
         arguments.extend([self.buffers[0].d.into(), gradient.into(), int(self.batch), int(layer.co)]);
-        self.launch_over(layer.co * layer.output().pow(2), Kernel::BiasBackward, arguments);
+        self.launch_over(layer.co * layer.geometry.outputs(), Kernel::BiasBackward, arguments);
     }
 
     fn norm_backward(&mut self, l: usize) {
         let (layer, Buffers { sum, d, .. }) = (self.layers[l], self.buffers[l]);
-        let rows = layer.output().pow(2) * self.batch;
+        let rows = layer.geometry.outputs() * self.batch;
         let place = self.shared.places[l];
         let mut arguments = self.above(l);
         if self.shared.statistics == Statistics::Folded {
@@ -364,12 +365,12 @@ impl<'a> Builder<'a> {
 
 /// The number of elements of a layer's input.
 fn inputs(layer: Layer, batch: usize) -> usize {
-    layer.input.pow(2) * batch * layer.ci
+    layer.geometry.inputs() * batch * layer.ci
 }
 
 /// The number of elements of a layer's output.
 fn outputs(layer: Layer, batch: usize) -> usize {
-    layer.output().pow(2) * batch * layer.co
+    layer.geometry.outputs() * batch * layer.co
 }
 
 /// The number of thread blocks for n threads.

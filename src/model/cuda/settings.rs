@@ -1,4 +1,4 @@
-//! What a training on a GPU is told once.
+//! The settings of a training on a GPU.
 
 use crate::model::posterior::Distribution;
 

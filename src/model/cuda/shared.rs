@@ -1,10 +1,11 @@
 //! What all programs of a training share: the memory on the GPU whose size does not depend on the batch.
 
-use super::layout::{Arrays, LAYERS, Layout, NORMS, layers};
+use super::layout::{Arrays, Layout, layers};
 use super::machine::{Address, CudaError, Machine, upload_new};
 use super::plan::{Layer, Pass, Plan};
 use super::settings::{Family, Statistics};
 use crate::model::DecoderShape;
+use crate::model::decoder::layers::{LAYERS, NORMS};
 use crate::model::posterior::Distribution;
 use crate::ops::tail::PIXELS;
 

@@ -1,7 +1,9 @@
 //! The sizes of a decoder, its five convolutions, and the buffers and results of a step.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use crate::artifact::{Tensor, TensorError};
 use crate::ops::block::{Batch, Block, LANES, panels, zeroed};
 use crate::ops::plan::Geometry;
 use crate::ops::tail::{INPUT_SIDE, PIXELS, Tail};
@@ -77,19 +79,26 @@ pub(super) fn on_the_pool<R: Send>(step: impl FnOnce() -> R + Send) -> R {
 
 /// The number of matrix products: the fully connected layer, three transposed convolutions, and the products of the 16
 /// taps.
-pub(super) const LAYERS: usize = 5;
+pub(in crate::model) const LAYERS: usize = 5;
 /// The number of batch norms, which follow the three transposed convolutions.
-pub(super) const NORMS: usize = 3;
+pub(in crate::model) const NORMS: usize = 3;
 /// The number of taps of the transposed convolution to one channel.
 pub(super) const LAST_TAPS: usize = 16;
 
+/// PyTorch's name of each layer's weight.
+pub(in crate::model) const WEIGHTS: [&str; LAYERS] =
+    ["fc.weight", "net.0.weight", "net.3.weight", "net.6.weight", "net.9.weight"];
+/// PyTorch's names of the batch norms.
+pub(in crate::model) const NORM_NAMES: [&str; NORMS] = ["net.1", "net.4", "net.7"];
+
 /// The input and output channels of each layer.
-pub(super) fn channels(shape: DecoderShape) -> [(usize, usize); LAYERS] {
+pub(in crate::model) fn channels(shape: DecoderShape) -> [(usize, usize); LAYERS] {
     let [c0, c1, c2, c3] = shape.channels;
     [(shape.latent_dim, c0), (c0, c1), (c1, c2), (c2, c3), (c3, LAST_TAPS)]
 }
 
-fn geometry(layer: usize) -> Geometry {
+/// The sizes of each layer's convolution.
+pub(in crate::model) fn geometry(layer: usize) -> Geometry {
     match layer {
         0 => Geometry { input: 1, kernel: 2, stride: 1, padding: 0 },
         4 => Geometry { input: INPUT_SIDE, kernel: 1, stride: 1, padding: 0 },
@@ -107,6 +116,14 @@ pub(super) fn convolutions(shape: DecoderShape) -> [Convolution; LAYERS] {
 /// training.
 static MINIMAL: LazyLock<[Option<Sizes>; LAYERS]> =
     LazyLock::new(|| std::array::from_fn(|l| Minimal::sizes(geometry(l))));
+
+/// The tensor of this name.
+///
+/// # Errors
+/// If there is none.
+pub(in crate::model) fn find<'a>(tensors: &'a BTreeMap<String, Tensor>, name: &str) -> Result<&'a Tensor, TensorError> {
+    tensors.get(name).ok_or_else(|| TensorError::Unsupported(format!("the decoder's tensor `{name}` is missing")))
+}
 
 /// The batch of `z`.
 ///

@@ -14,13 +14,9 @@ use crate::ops::norm::{self, Statistics};
 use crate::ops::transposed::Convolution;
 use crate::rng::Streams;
 
-use super::layers::{self, LAYERS, NORMS};
+use super::layers::{self, NORM_NAMES, NORMS, WEIGHTS, find};
 use super::{Decoder, DecoderShape, Frozen, Small, scalars};
 
-/// PyTorch's name of each layer's weight.
-const WEIGHTS: [&str; LAYERS] = ["fc.weight", "net.0.weight", "net.3.weight", "net.6.weight", "net.9.weight"];
-/// PyTorch's names of the batch norms.
-const NORM_NAMES: [&str; NORMS] = ["net.1", "net.4", "net.7"];
 /// PyTorch's names and shapes of bias, scale and shift of the tail.
 const TAIL: [(&str, &[usize]); 3] = [("net.9.bias", &[1]), ("net.10.weight", &[1, 1, 1, 1]), ("net.10.bias", &[1])];
 /// The prefix of all names in a state.
@@ -308,10 +304,6 @@ impl Decoder {
 
 fn rows_tensor(rows: &[Row]) -> Result<Tensor, TensorError> {
     Tensor::new([rows.len(), LANES], rows.as_flattened())
-}
-
-fn find<'a>(tensors: &'a BTreeMap<String, Tensor>, name: &str) -> Result<&'a Tensor, TensorError> {
-    tensors.get(name).ok_or_else(|| TensorError::Unsupported(format!("the decoder's tensor `{name}` is missing")))
 }
 
 fn misfit(name: &str, shape: &[usize]) -> TensorError {

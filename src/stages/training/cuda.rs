@@ -19,7 +19,7 @@ use super::schedule::{Epoch, Rates};
 use crate::artifact::Tensor;
 use crate::model::StepLoss;
 use crate::model::cuda::{CudaError, CudaTraining, EpochRates, Options, Statistics};
-use crate::stage::{Position, StageError};
+use crate::stage::{Context, Device, Position, Precision, StageError};
 
 impl From<CudaError> for StageError {
     fn from(error: CudaError) -> Self {
@@ -30,8 +30,19 @@ impl From<CudaError> for StageError {
     }
 }
 
+/// The engine for the context's device.
+pub(super) fn engine<'a>(context: &Context<'_>, cpu: CpuEngine<'a>) -> Box<dyn Engine + 'a> {
+    match *context.device {
+        Device::Cpu => Box::new(cpu),
+        Device::Cuda { ordinal, graph } => {
+            let tf32 = context.precision == Precision::Tf32;
+            Box::new(GpuEngine::new(cpu, Options { ordinal, graph, tf32 }))
+        }
+    }
+}
+
 /// A training on a GPU.
-pub(super) struct GpuEngine<'a> {
+struct GpuEngine<'a> {
     /// The training on the host: where the GPU's copy begins, and where states are read from.
     host: CpuEngine<'a>,
     options: Options,
@@ -46,7 +57,7 @@ pub(super) struct GpuEngine<'a> {
 }
 
 impl<'a> GpuEngine<'a> {
-    pub(super) fn new(host: CpuEngine<'a>, options: Options) -> Self {
+    fn new(host: CpuEngine<'a>, options: Options) -> Self {
         Self { host, options, device: None, host_is_behind: false, ahead: None, unread: 0..0 }
     }
 

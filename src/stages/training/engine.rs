@@ -1,4 +1,4 @@
-//! What computes the steps of a training: the CPU ([`super::cpu`]) or a GPU ([`super::cuda`]).
+//! The interface between the training loop and the device that computes its steps. `cpu` and `cuda` implement it.
 
 use std::collections::BTreeMap;
 

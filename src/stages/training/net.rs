@@ -1,6 +1,8 @@
 //! The network of a training: a decoder that learns, or one that stays as it is.
 
-use crate::model::{Decoder, DecoderShape, Frozen, Step};
+#[cfg(feature = "cuda")]
+use crate::model::DecoderShape;
+use crate::model::{Decoder, Frozen, Step};
 
 /// The network of a training.
 pub(in crate::stages) enum Net<'a> {
@@ -12,6 +14,7 @@ pub(in crate::stages) enum Net<'a> {
 
 impl Net<'_> {
     /// The decoder's sizes.
+    #[cfg(feature = "cuda")]
     pub(super) fn shape(&self) -> DecoderShape {
         match self {
             Self::Learning(decoder) => decoder.shape(),

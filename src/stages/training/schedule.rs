@@ -57,6 +57,7 @@ pub(super) struct Epoch<'a> {
     /// Its parameters.
     pub(super) rates: Rates,
     /// The parameters of the epoch after it; `None` if it is the last.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only the GPU's engine draws noise ahead"))]
     pub(super) next: Option<Rates>,
 }
 
