@@ -65,7 +65,7 @@ pub(super) struct Written {
     /// Where the new pieces are.
     pub(super) locations: BTreeMap<Digest, PackLocation>,
     /// Pieces that were not written, because they have a location already.
-    pub(super) known: BTreeSet<Digest>,
+    pub(super) reused: BTreeSet<Digest>,
 }
 
 /// Pieces next to each other in a blob.
@@ -144,22 +144,28 @@ pub(super) fn write_streams<'a>(
     let (mut pack, mut lists) = (NewPack::begin(folder).map_err(failed())?, Vec::new());
     for blob in blobs {
         let name = || format!("blob {}", blob.digest);
-        let (mut stream, mut pieces, mut piece) = (open(blob)?, Vec::new(), Vec::new());
-        for i in 0..usize::try_from(blob.size.div_ceil(PIECE as u64)).unwrap_or(usize::MAX) {
+        let (mut stream, mut pieces, mut piece, mut left) = (open(blob)?, Vec::new(), Vec::new(), blob.size);
+        while left > 0 {
             piece.clear();
-            let read = stream.by_ref().take(PIECE as u64).read_to_end(&mut piece);
+            let read = stream.by_ref().take(left.min(PIECE as u64)).read_to_end(&mut piece);
             read.map_err(|e| RemoteError::Failed { what: format!("read {}", name()), source: e.into() })?;
-            pieces.push(tree::name(i, blob.size, [&piece, &[]]));
-            if !pack.has(&pieces[i]) {
-                pack.push(pieces[i], [&piece, &[]]).map_err(failed())?;
+            if piece.is_empty() {
+                break;
             }
+            left -= piece.len() as u64;
+            let digest = tree::name(pieces.len(), blob.size, [&piece, &[]]);
+            if !pack.has(&digest) {
+                pack.push(digest, [&piece, &[]]).map_err(failed())?;
+            }
+            pieces.push(digest);
         }
+        // Also if it ends early: then there are too few pieces, or the last one is another.
         if tree::root(&pieces, blob.size) != Some(blob.digest) {
             return Err(RemoteError::Altered(name()).into());
         }
         lists.push((blob.digest, PieceList { size: blob.size, pieces }));
     }
-    Ok(Written { lists, locations: pack.finish().map_err(failed())?, known: BTreeSet::new() })
+    Ok(Written { lists, locations: pack.finish().map_err(failed())?, reused: BTreeSet::new() })
 }
 
 /// The work of the calling thread.
@@ -267,6 +273,6 @@ impl<'scope> Writer<'_, 'scope> {
             let digest = tree::root(&pieces, size).ok_or_else(|| self.failed("a thread failed"))?;
             lists.push((digest, PieceList { size, pieces }));
         }
-        Ok(Written { lists, locations, known: self.reused })
+        Ok(Written { lists, locations, reused: self.reused })
     }
 }

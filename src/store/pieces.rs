@@ -138,7 +138,7 @@ pub(super) fn commit(o: &Opened, written: &Written) -> Result<bool, Failure> {
             changes.insert(key(b'l', digest), list.encode());
         }
     }
-    if known(o, &written.known.iter().copied().collect::<Vec<_>>())?.contains(&false) {
+    if known(o, &written.reused.iter().copied().collect::<Vec<_>>())?.contains(&false) {
         return Ok(false);
     }
     // Also the pieces of blobs that have a list: their pack may have been gone.

@@ -37,11 +37,11 @@ pub trait Remote: Send + Sync {
     /// [`RemoteError::Missing`] if there is no such record.
     fn get_record(&self, name: &str) -> Result<Vec<u8>, RemoteError>;
 
-    /// Writes a record completely or not at all, durably.
+    /// Creates a record completely or not at all, durably. False if there is a record of this name; it stays as it is.
     ///
     /// # Errors
     /// If the store can't be written.
-    fn put_record(&self, name: &str, record: &[u8]) -> Result<(), RemoteError>;
+    fn put_record(&self, name: &str, record: &[u8]) -> Result<bool, RemoteError>;
 
     /// Whether there is a blob of this digest and size.
     ///
@@ -55,7 +55,8 @@ pub trait Remote: Send + Sync {
     /// [`RemoteError::Missing`] if there is no such blob.
     fn get_blob(&self, blob: &BlobEntry) -> Result<Box<dyn Read + '_>, RemoteError>;
 
-    /// Writes a blob from a stream, completely or not at all, durably. If the stream fails, nothing is written.
+    /// Writes a blob from a stream, completely or not at all, durably. If the stream fails, nothing is written. An existing blob
+    /// may be written again.
     ///
     /// # Errors
     /// If the store can't be written, or the stream fails.

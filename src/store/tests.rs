@@ -1,4 +1,4 @@
-//! Stories about the store.
+//! Tests of the store, and helpers that they share.
 
 mod access;
 mod care;
@@ -46,7 +46,7 @@ pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 pub(super) fn artifact(seed: u64, len: usize) -> Artifact {
     let mut artifact = Artifact::default();
-    // Small files stand outside of the chunks; most of these stories are about chunks.
+    // Small files are not in packs. Most of these tests are about packs.
     match len {
         50_000..=1_048_576 => drop(artifact.tensors.insert("noise".to_owned(), Tensor::vector(&noise(seed, len)))),
         _ => drop(artifact.files.insert("noise".to_owned(), noise(seed, len))),
@@ -83,7 +83,7 @@ pub(super) fn read(store: &Store, record: &ResultRecord) -> Result<Artifact> {
 }
 
 #[test]
-fn what_was_stored_is_read_back_by_another_store() {
+fn stored_result_is_read_by_another_store() {
     let dir = tempfile::tempdir().unwrap();
     let (c, a) = (components("a", 1), artifact(7, 200_000));
     let written = commit(&store(dir.path()), "x", &c, &a);
@@ -97,7 +97,7 @@ fn what_was_stored_is_read_back_by_another_store() {
 }
 
 #[test]
-fn a_cache_that_does_not_exist_reads_as_empty_and_is_not_made() {
+fn missing_cache_reads_as_empty_and_is_not_created() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir.path().join("cache"));
     let key = components("a", 1).key();
@@ -113,7 +113,7 @@ fn a_cache_that_does_not_exist_reads_as_empty_and_is_not_made() {
 }
 
 #[test]
-fn a_point_remembers_what_it_used_last_and_a_similar_result_is_found() {
+fn newest_result_of_a_point_follows_hits_and_similar_results_are_found() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let (old, new) = (components("old", 1), components("new", 1));
@@ -128,7 +128,7 @@ fn a_point_remembers_what_it_used_last_and_a_similar_result_is_found() {
 }
 
 #[test]
-fn a_group_is_stored_as_each_by_itself_would_be() {
+fn results_stored_together_equal_results_stored_one_by_one() {
     let (together, apart) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let all: Vec<_> = (0..5).map(|i| (components(&format!("c{i}"), 1), artifact(i % 3, 60_000 * i as usize))).collect();
     let new = |(components, artifact)| {
@@ -148,7 +148,7 @@ fn a_group_is_stored_as_each_by_itself_would_be() {
 }
 
 #[test]
-fn a_hit_is_told_without_the_record_and_never_without_the_result() {
+fn hit_needs_no_record_but_needs_the_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let hit = |store: &Store, c: &Components| store.look(|look| look.hit(&c.key())).unwrap();
     let (c, other) = (components("a", 1), components("b", 1));
@@ -156,7 +156,7 @@ fn a_hit_is_told_without_the_record_and_never_without_the_result() {
     assert_eq!(hit(&store, &c), None, "there is no index yet");
     let record = commit(&store, "x", &c, &artifact(1, 100_000));
     assert_eq!((hit(&store, &c), hit(&store, &other)), (Some(record.digest), None));
-    // One that an earlier vadpipe wrote has no such entry.
+    // A result of an earlier version has no short entry.
     let usable = [b"u".as_slice(), &c.key().0].concat();
     let forget = |_: &sled::Db, batch: &mut crate::store::journal::Changes| {
         batch.remove(usable.as_slice());
@@ -176,7 +176,7 @@ fn a_hit_is_told_without_the_record_and_never_without_the_result() {
 }
 
 #[test]
-fn equal_blobs_and_chunks_are_stored_once() {
+fn equal_blobs_and_pieces_are_stored_once() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let mut big = artifact(1, 12 << 20);
@@ -208,20 +208,20 @@ fn at(epoch: u64, step: u64) -> StatePosition {
 }
 
 #[test]
-fn a_chain_goes_on_from_its_furthest_state_in_its_own_class() {
+fn training_resumes_from_furthest_state_of_its_class() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let keys = chain(5).states();
     assert_eq!(furthest(&store, &keys, "cpu"), None);
     store.put_state(&keys, at(2, 0), "cpu", true, &state(2, 1000)).unwrap();
     store.put_state(&keys, at(3, 0), "cpu", false, &state(3, 1000)).unwrap();
-    // Partial states stand under the key of what they will become.
+    // A partial state has the key of the state that it will become.
     store.put_state(&keys, at(3, 9), "cpu", false, &state(39, 1000)).unwrap();
     store.put_state(&keys, at(3, 17), "cpu", false, &state(317, 1000)).unwrap();
     store.put_state(&keys, at(4, 0), "cuda", false, &state(4, 1000)).unwrap();
     assert_eq!(furthest(&store, &keys, "cpu"), Some(at(3, 17)));
     assert_eq!(furthest(&store, &keys, "cuda"), Some(at(4, 0)));
-    // A chain that ends at epoch 3 has no use for what lies beyond it.
+    // A chain that ends at epoch 3 uses no later state.
     assert_eq!(furthest(&store, &keys[..4], "cpu"), Some(at(3, 0)));
     let (record, tensors) = store.resume(&keys, "cpu").unwrap().unwrap();
     assert_eq!(tensors, state(317, 1000));
@@ -235,7 +235,7 @@ fn a_chain_goes_on_from_its_furthest_state_in_its_own_class() {
 }
 
 #[test]
-fn a_superseded_state_gives_its_space_to_the_next() {
+fn superseded_states_free_their_space() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let keys = chain(40).states();

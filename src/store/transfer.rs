@@ -33,18 +33,8 @@ impl Store {
                 written += 1;
             }
         }
-        let name = result_name(key);
-        match remote.get_record(&name) {
-            Ok(_) => Ok(written),
-            Err(RemoteError::Missing(_)) => {
-                remote.put_record(
-                    &name,
-                    &entries::checked(&ResultRecord { lineage: 0, ..record }).map_err(|f| f.at(self.dir()))?,
-                )?;
-                Ok(written + 1)
-            }
-            Err(error) => Err(error.into()),
-        }
+        let record = entries::checked(&ResultRecord { lineage: 0, ..record }).map_err(|f| f.at(self.dir()))?;
+        Ok(written + usize::from(remote.put_record(&result_name(key), &record)?))
     }
 
     fn push_blob(&self, blob: &BlobEntry, remote: &dyn Remote) -> Result<()> {

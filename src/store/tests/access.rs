@@ -1,4 +1,4 @@
-//! Who may read and write: foreign folders, special files, caches that can't be written, waits that end.
+//! Access: foreign folders, special files, read-only caches, and waits for other processes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -36,12 +36,12 @@ fn folder_with_other_files_is_not_taken_for_a_cache() {
 }
 
 #[test]
-fn folder_of_a_cache_that_was_just_begun_is_accepted() {
+fn folder_of_a_cache_whose_creation_was_interrupted_is_accepted() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(".gitignore"), "*\n").unwrap();
     fs::write(dir.path().join(".tmpAbC123"), "3").unwrap();
     commit(&open(dir.path()).unwrap(), "x", &components("a", 1), &artifact(1, 10));
-    // A temporary file of somebody else is larger.
+    // A larger temporary file is another program's.
     let other = tempfile::tempdir().unwrap();
     fs::write(other.path().join(".tmp.docx"), noise(1, 1000)).unwrap();
     assert!(matches!(open(other.path()), Err(StoreError::NotACache { .. })));
@@ -71,7 +71,7 @@ fn lost_or_damaged_format_is_written_again_where_the_index_is_ours() {
 }
 
 #[test]
-fn pipes_and_folders_in_the_place_of_files_are_errors_and_nothing_waits() {
+fn pipes_and_folders_instead_of_files_are_errors_without_waiting() {
     for name in ["FORMAT", "index.lock", "index/journal", "small", "runs/20260101-101010-1.json"] {
         for make in [pipe, |path: &Path| fs::create_dir(path).unwrap()] {
             let dir = tempfile::tempdir().unwrap();
@@ -104,7 +104,7 @@ fn pipes_and_folders_in_the_place_of_files_are_errors_and_nothing_waits() {
 }
 
 #[test]
-fn files_of_a_cache_can_be_read_by_those_whom_the_umask_lets() {
+fn modes_of_new_files_follow_the_umask() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let mut a = artifact(1, 10);
@@ -128,7 +128,7 @@ fn files_of_a_cache_can_be_read_by_those_whom_the_umask_lets() {
 }
 
 #[test]
-fn copy_of_a_database_that_can_not_be_written_answers_and_refuses_changes() {
+fn copy_of_a_read_only_database_answers_look_ups_and_refuses_changes() {
     let dir = tempfile::tempdir().unwrap();
     let all = three(dir.path());
     let path = dir.path().join("index");
@@ -148,7 +148,7 @@ fn copy_of_a_database_that_can_not_be_written_answers_and_refuses_changes() {
 }
 
 #[test]
-fn collection_is_refused_a_copy_that_may_lack_something() {
+fn collection_is_refused_a_copy_that_may_lack_entries() {
     for what in ["set-aside", "set-aside-complete", "no journal", "damaged journal"] {
         let dir = tempfile::tempdir().unwrap();
         three(dir.path());

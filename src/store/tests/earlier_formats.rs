@@ -61,7 +61,7 @@ fn many(bytes: usize) -> Artifact {
 }
 
 #[test]
-fn caches_of_earlier_formats_are_read_without_a_change_and_move_to_packs_when_collected() {
+fn caches_of_earlier_formats_are_read_unchanged_and_move_to_packs_when_collected() {
     for old in [1, 2] {
         let dir = tempfile::tempdir().unwrap();
         let mut all = three(dir.path());
@@ -73,7 +73,7 @@ fn caches_of_earlier_formats_are_read_without_a_change_and_move_to_packs_when_co
         assert!(store.doctor(false, &mut |_, _| ()).unwrap().is_healthy());
         assert_eq!(format(dir.path()), format!("{old}\n"), "reading changes nothing");
         assert!(!dir.path().join("index/journal").exists());
-        // The same bytes are not stored again, whichever format has them.
+        // Bytes that are stored in any format are not stored again.
         let packs = pack_files(dir.path()).len();
         commit(&store, "again", &components("again", 1), &all[0].1);
         assert_eq!((format(dir.path()).as_str(), pack_files(dir.path()).len()), ("3\n", packs + 1));
@@ -98,7 +98,7 @@ fn collection_raises_the_format_before_it_begins_a_journal() {
 }
 
 #[test]
-fn entries_that_a_whole_journal_removed_are_not_brought_back_from_what_was_set_aside() {
+fn entries_that_a_whole_journal_removed_are_not_restored_from_set_aside_files() {
     let dir = tempfile::tempdir().unwrap();
     let mut all = three(dir.path());
     make_old(dir.path(), 2);
@@ -106,7 +106,7 @@ fn entries_that_a_whole_journal_removed_are_not_brought_back_from_what_was_set_a
     all.push((components("large", 1), artifact(4, 3 << 20)));
     let large = commit(&first, "l", &all[3].0, &all[3].1);
     first.close();
-    // sled as it was before the removal, and then damaged.
+    // sled's files from before the removal, damaged.
     let chunks = dir.path().join("chunks-0");
     let older = tempfile::tempdir().unwrap();
     super::damage::copy(&chunks, older.path());
@@ -140,7 +140,7 @@ fn unfinished_snapshot_in_a_cache_of_format_2_costs_nothing() {
 }
 
 #[test]
-fn damaged_index_of_format_2_is_kept_and_what_can_be_read_is_saved() {
+fn damaged_index_of_format_2_is_kept_and_its_readable_entries_are_saved() {
     let dir = tempfile::tempdir().unwrap();
     let all = three(dir.path());
     make_old(dir.path(), 2);
@@ -159,7 +159,7 @@ fn damaged_index_of_format_2_is_kept_and_what_can_be_read_is_saved() {
 }
 
 #[test]
-fn flipped_bit_among_chunks_of_format_2_costs_what_has_the_bit() {
+fn flipped_bit_in_chunks_of_format_2_costs_only_its_own_result() {
     for more in [0, 30 << 20] {
         let dir = tempfile::tempdir().unwrap();
         let all = three(dir.path());
@@ -194,7 +194,7 @@ fn flipped_bit_among_chunks_of_format_2_costs_what_has_the_bit() {
 }
 
 #[test]
-fn doctor_brings_back_an_index_that_an_earlier_version_lost() {
+fn doctor_restores_an_index_that_an_earlier_version_lost() {
     let dir = tempfile::tempdir().unwrap();
     let all = three(dir.path());
     let keys = chain(3).states();

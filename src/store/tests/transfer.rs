@@ -32,9 +32,10 @@ impl Remote for MemoryRemote {
         self.get(name.to_owned())
     }
 
-    fn put_record(&self, name: &str, record: &[u8]) -> Result<(), RemoteError> {
-        self.objects().insert(name.to_owned(), record.to_owned());
-        Ok(())
+    fn put_record(&self, name: &str, record: &[u8]) -> Result<bool, RemoteError> {
+        let is_new = !self.objects().contains_key(name);
+        self.objects().entry(name.to_owned()).or_insert_with(|| record.to_owned());
+        Ok(is_new)
     }
 
     fn has_blob(&self, blob: &BlobEntry) -> Result<bool, RemoteError> {
@@ -137,6 +138,18 @@ fn altered_or_missing_remote_object_is_a_miss_and_nothing_is_stored() {
 }
 
 #[test]
+fn pull_repairs_a_damaged_result() {
+    let (dir, store, record, a) = with_result();
+    let remote = MemoryRemote::default();
+    store.push_result(&record.key, &remote).unwrap();
+    flip(&pack_files(dir.path())[0], 2 << 20);
+    assert!(matches!(read(&store, &record), Err(StoreError::Damaged { .. })));
+    let pulled = store.pull_result(&record.key, &remote).unwrap().unwrap();
+    assert_eq!((pulled.damaged, read(&store, &pulled).unwrap()), (false, a));
+    assert!(store.doctor(false, &mut |_, _| ()).unwrap().is_healthy());
+}
+
+#[test]
 fn damaged_blob_is_not_pushed() {
     let (dir, store, record, _) = with_result();
     let large = record.manifest.tensors["large"].blob;
@@ -159,7 +172,7 @@ fn failing_remote_store_is_an_error_with_its_cause() {
         fn get_record(&self, _: &str) -> Result<Vec<u8>, RemoteError> {
             failed()
         }
-        fn put_record(&self, _: &str, _: &[u8]) -> Result<(), RemoteError> {
+        fn put_record(&self, _: &str, _: &[u8]) -> Result<bool, RemoteError> {
             failed()
         }
         fn has_blob(&self, _: &BlobEntry) -> Result<bool, RemoteError> {
