@@ -8,7 +8,7 @@ use crate::exec::schedule::Scheduler;
 use crate::exec::worker::{Done, Failure};
 use crate::id::PointId;
 use crate::key::{Digest, Key};
-use crate::plan::Standing;
+use crate::plan::RungStatus;
 use crate::spec::PointInput;
 use crate::stage::Cancel;
 use crate::status::RunStatus;
@@ -48,7 +48,7 @@ impl Scheduler<'_> {
                 let (stage, key, digest) = (self.name(point), record.key, record.digest);
                 self.shared.listener.event(&Event::StageFinished { stage, key, digest, seconds, metrics });
                 let is_judged_anew =
-                    self.ladder.as_mut().is_some_and(|ladder| ladder.standing(point) != Standing::GoesOn);
+                    self.ladder.as_mut().is_some_and(|ladder| ladder.status(point) != RungStatus::Promoted);
                 if is_judged_anew || started.is_some_and(|s| self.is_outdated(&s.read)) {
                     // It stays in the store, under a key that nobody asks for now, or until it is decided that it goes on.
                     self.fates.insert(point, Fate::Waiting);

@@ -1,6 +1,6 @@
 //! Pruning while a run goes on: points of a sweep are trained to a rung, compared, and stopped or trained on.
 //!
-//! What is decided, and that it does not depend on what finishes first, is [`Ladder`]'s affair; here it is asked. A point
+//! What is decided, and that it does not depend on what finishes first, is [`crate::plan::Bracket`]'s affair; here it is asked. A point
 //! whose figure at the next rung is not known is trained to there: a job that ends with a state, not with a result. A point
 //! whose figure is known but not all of those before it stays ready and is asked again when something has ended.
 
@@ -11,7 +11,7 @@ use crate::event::Event;
 use crate::exec::outcome::Fate;
 use crate::exec::schedule::{Next, Scheduler};
 use crate::id::PointId;
-use crate::plan::{Cause, Decision, Reason, Standing, State};
+use crate::plan::{Cause, Decision, Reason, RungStatus, State};
 
 /// What is to be done about a point.
 pub(super) enum Climb {
@@ -24,19 +24,19 @@ pub(super) enum Climb {
 impl Scheduler<'_> {
     /// How far a point is to be trained now. Every point that is not compared with others is run as it is.
     pub(super) fn climb(&mut self, point: PointId, decision: &Decision) -> Result<Climb> {
-        let Some(ladder) = self.ladder.as_mut().filter(|ladder| ladder.has(point)) else {
+        let Some(ladder) = self.ladder.as_mut().filter(|ladder| ladder.contains(point)) else {
             return Ok(Climb::Train(None));
         };
-        let mut standing = ladder.standing(point);
-        if let (Standing::Below { .. }, Some(components)) = (standing, &decision.components) {
-            ladder.tell(point, &self.planner.curve(components, &ladder.curve)?);
-            standing = ladder.standing(point);
+        let mut standing = ladder.status(point);
+        if let (RungStatus::Below { .. }, Some(components)) = (standing, &decision.components) {
+            ladder.record(point, &self.planner.curve(components, &ladder.curve)?);
+            standing = ladder.status(point);
         }
         Ok(match standing {
-            Standing::GoesOn => Climb::Train(None),
-            Standing::Below { epoch } => Climb::Train(Some(epoch)),
-            Standing::Undecided { .. } => Climb::Not(Next::Busy),
-            Standing::Pruned(verdict) => {
+            RungStatus::Promoted => Climb::Train(None),
+            RungStatus::Below { epoch } => Climb::Train(Some(epoch)),
+            RungStatus::Undecided { .. } => Climb::Not(Next::Busy),
+            RungStatus::Pruned(verdict) => {
                 let cause = ladder.cause(&verdict);
                 self.pruned.extend(decision.key.map(|key| (point, key)));
                 self.prune(point, cause);
@@ -90,11 +90,11 @@ impl Scheduler<'_> {
     /// Members further below are told of it by what stands between, if that changes, too.
     pub(super) fn compare_anew(&mut self, changed: PointId) {
         let Some(ladder) = &mut self.ladder else { return };
-        let readers = self.planner.graph.dependents(changed).into_iter().filter(|p| ladder.has(*p)).collect();
+        let readers = self.planner.graph.dependents(changed).into_iter().filter(|p| ladder.contains(*p)).collect();
         if BTreeSet::is_empty(&readers) {
             return;
         }
-        ladder.forget(&readers);
+        ladder.discard(&readers);
         let members: Vec<PointId> = ladder.points().collect();
         self.pruned.clear();
         let out = std::mem::take(&mut self.known.pruned);

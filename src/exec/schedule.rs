@@ -23,7 +23,7 @@ use crate::exec::room::Room;
 use crate::exec::worker::{Done, Job, Shared};
 use crate::id::PointId;
 use crate::key::{Components, Digest, Key};
-use crate::plan::{Decision, Ladder, Plan, Planner, ResolvedInputs, State};
+use crate::plan::{Bracket, Decision, Plan, Planner, ResolvedInputs, State};
 use crate::store::{Holder, Lease, LeaseOutcome, ResultRecord};
 
 /// How often a held key is asked for again, and a cancellation is noticed.
@@ -67,7 +67,7 @@ pub(crate) struct Scheduler<'a> {
     pub records: BTreeMap<PointId, Arc<ResultRecord>>,
     pub(super) known: ResolvedInputs,
     /// Where the pipeline prunes: what is known of the points that are compared.
-    pub(super) ladder: Option<Ladder>,
+    pub(super) ladder: Option<Bracket>,
     /// The keys that pruned trainings would have come to.
     pub pruned: BTreeMap<PointId, Key>,
     /// Worked out when the first training runs.
@@ -110,7 +110,7 @@ impl<'a> Scheduler<'a> {
             results: BTreeMap::new(),
             records: BTreeMap::new(),
             known: ResolvedInputs::default(),
-            ladder: plan.ladder.clone(),
+            ladder: plan.bracket.clone(),
             pruned: BTreeMap::new(),
             ready: BTreeSet::new(),
             order,
