@@ -120,7 +120,7 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     // An error of this run stops its stages, and not what the caller does next.
     let cancel = context.cancel.for_one();
     let worker = Worker::new(RunContext { listener: &log, cancel: &cancel, ..*context }, &id);
-    let state = RunState::new(table(context, options, &plan), policy(options), plan.ladder.clone());
+    let state = RunState::new(table(context, options, &plan), policy(options), plan.bracket.clone());
     let mut driver = Driver::new(&planner, worker, &log, state);
     let worked = std::thread::scope(|scope| {
         let mut executor: Box<dyn Executor> = match options.isolate {

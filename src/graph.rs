@@ -1,10 +1,11 @@
-//! Points as a sealed graph: who reads whom, and an order to run in.
+//! The points of a pipeline as an acyclic graph: which points each one reads, and an order to run them in.
 //!
-//! [`Building`] takes points and edges; [`Building::seal`] checks that there is no cycle and gives a [`Graph`], which can't
-//! change any more. Whoever executes sees only the latter. Every
-//! operation is linear in the points and edges it touches (the order: times a logarithm).
+//! [`GraphBuilder`] takes points and edges. [`GraphBuilder::seal`] checks that there is no cycle and returns a
+//! [`Graph`], which can't be changed. Every operation is linear in the points and edges that it touches; finding the
+//! order takes a logarithmic factor more.
 //!
-//! The order is topological; among points that are ready together, the one that stands first in the file comes first.
+//! The order is topological. Among points that are ready at the same time, the one that comes first in the file comes
+//! first.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -19,24 +20,24 @@ use crate::error::Error;
 use crate::id::{PointId, PointName};
 use crate::spec::Point;
 
-/// What can be wrong with a graph or with the targets that are looked up in it.
+/// What can be wrong with a graph, or with a target.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum GraphError {
-    /// Points that read each other in a ring.
+    /// Points that depend on each other in a cycle.
     #[error("these depend on each other: {}", members.join(" → "))]
     Cycle {
         /// Their names, in the order of the file.
         members: Vec<String>,
     },
-    /// A target that is the name of nothing here.
+    /// A target that matches no stage and no point.
     #[error("no stage and no point matches `{target}`")]
     NoTarget {
         /// As given.
         target: String,
-        /// The most likely meant name.
+        /// The most similar name.
         nearest: Option<String>,
     },
-    /// A target that is no valid glob.
+    /// A target that is not a valid glob.
     #[error("`{target}` is not a valid pattern: {why}")]
     BadPattern {
         /// As given.
@@ -59,9 +60,9 @@ impl From<GraphError> for Error {
     }
 }
 
-/// A graph that still grows.
+/// Collects the points and edges of a [`Graph`].
 #[derive(Debug, Default)]
-pub struct Building {
+pub struct GraphBuilder {
     graph: DiGraph<Node, ()>,
 }
 
@@ -71,30 +72,30 @@ struct Node {
     stage: String,
 }
 
-/// A graph that can't change any more and has no cycle.
+/// An acyclic graph of points. It can't be changed.
 #[derive(Debug)]
 pub struct Graph {
     graph: DiGraph<Node, ()>,
     order: Vec<PointId>,
 }
 
-impl Building {
+impl GraphBuilder {
     /// Adds a point and returns its id: 0, 1, 2, …
     pub fn add(&mut self, name: &str, stage: &str) -> PointId {
         point(self.graph.add_node(Node { name: name.to_owned(), stage: stage.to_owned() }))
     }
 
-    /// Says that `reader` reads the result of `input`. Both must have been added; otherwise nothing is connected.
+    /// Records that `reader` reads the result of `input`. Does nothing unless both points have been added.
     pub fn connect(&mut self, input: PointId, reader: PointId) {
         if input.index().max(reader.index()) < self.graph.node_count() {
             self.graph.add_edge(node(input), node(reader), ());
         }
     }
 
-    /// Closes the graph.
+    /// Finds the order and returns the graph.
     ///
     /// # Errors
-    /// If points depend on each other in a ring.
+    /// If points depend on each other in a cycle.
     pub fn seal(self) -> Result<Graph, GraphError> {
         let graph = self.graph;
         let mut missing: Vec<usize> =
@@ -112,7 +113,7 @@ impl Building {
             }
         }
         if order.len() < graph.node_count() {
-            return Err(GraphError::Cycle { members: ring(&graph) });
+            return Err(GraphError::Cycle { members: first_cycle(&graph) });
         }
         Ok(Graph { graph, order })
     }
@@ -126,15 +127,15 @@ fn point(node: NodeIndex) -> PointId {
     PointId::new(node.index())
 }
 
-/// The names of the first ring in the order of the file.
-fn ring(graph: &DiGraph<Node, ()>) -> Vec<String> {
-    let mut rings = kosaraju_scc(graph);
-    rings.retain(|r| r.len() > 1 || r.iter().any(|n| graph.contains_edge(*n, *n)));
-    for ring in &mut rings {
-        ring.sort_unstable();
+/// The names of the points in the first cycle, in the order of the file.
+fn first_cycle(graph: &DiGraph<Node, ()>) -> Vec<String> {
+    let mut cycles = kosaraju_scc(graph);
+    cycles.retain(|c| c.len() > 1 || c.iter().any(|n| graph.contains_edge(*n, *n)));
+    for cycle in &mut cycles {
+        cycle.sort_unstable();
     }
-    rings.sort_unstable();
-    let first = rings.into_iter().next().unwrap_or_default();
+    cycles.sort_unstable();
+    let first = cycles.into_iter().next().unwrap_or_default();
     first.into_iter().map(|n| graph[n].name.clone()).collect()
 }
 
@@ -142,27 +143,27 @@ impl Graph {
     /// The graph of these points.
     ///
     /// # Errors
-    /// If points depend on each other in a ring; what [`crate::spec::load`] returns does not.
+    /// If points depend on each other in a cycle. Points that [`crate::spec::load`] returns never do.
     pub fn of(points: &[Point]) -> Result<Self, GraphError> {
-        let mut building = Building::default();
+        let mut builder = GraphBuilder::default();
         for point in points {
-            building.add(&point.name, &point.stage);
+            builder.add(&point.name, &point.stage);
         }
         for (reader, point) in PointId::first(points.len()).zip(points) {
             let inputs: BTreeSet<PointId> = point.inputs.values().flat_map(|i| i.points()).copied().collect();
             for input in inputs {
-                building.connect(input, reader);
+                builder.connect(input, reader);
             }
         }
-        building.seal()
+        builder.seal()
     }
 
-    /// How many points there are.
+    /// The number of points.
     pub fn len(&self) -> usize {
         self.order.len()
     }
 
-    /// Whether there is no point.
+    /// Whether there are no points.
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
@@ -172,17 +173,18 @@ impl Graph {
         &self.graph[node(point)].name
     }
 
-    /// All points, each after everything it reads; ties in the order of the file. The order of every plan.
+    /// All points, each after the points that it reads. Ties are in the order of the file. This is the order of every
+    /// plan.
     pub fn order(&self) -> &[PointId] {
         &self.order
     }
 
-    /// The points whose results this one reads, ascending, none twice.
+    /// The points that this one reads, ascending, without duplicates.
     pub fn inputs(&self, point: PointId) -> Vec<PointId> {
         self.neighbours(point, Incoming)
     }
 
-    /// The points that read this one's result, ascending, none twice.
+    /// The points that read this one, ascending, without duplicates.
     pub fn dependents(&self, point: PointId) -> Vec<PointId> {
         self.neighbours(point, Outgoing)
     }
@@ -194,12 +196,12 @@ impl Graph {
         found
     }
 
-    /// These points and everything that depends on them, directly or not.
+    /// These points and everything that depends on them, directly or indirectly.
     pub fn downstream(&self, points: impl IntoIterator<Item = PointId>) -> BTreeSet<PointId> {
         self.reach(points, Outgoing)
     }
 
-    /// These points and everything they need, directly or not.
+    /// These points and everything that they depend on, directly or indirectly.
     pub fn upstream(&self, points: impl IntoIterator<Item = PointId>) -> BTreeSet<PointId> {
         self.reach(points, Incoming)
     }
@@ -215,12 +217,12 @@ impl Graph {
         PointId::first(seen.len()).filter(|p| seen[p.index()]).collect()
     }
 
-    /// What targets name, without what it needs: stages (all their points), points, some coordinates of points
-    /// (`fit@lr=0.1` where there are more axes), or globs. `vad@*` is all of `vad` even where that has one point. No target
-    /// at all is everything.
+    /// The points that the targets match, without the points that they depend on. A target is a stage (all its
+    /// points), a point, some of the coordinates of points (`fit@lr=0.1` where `fit` has more axes), or a glob.
+    /// `vad@*` matches all points of `vad`, even if `vad` has no axes. Without targets, all points match.
     ///
     /// # Errors
-    /// For a target that matches nothing, or is no valid glob.
+    /// If a target matches nothing or is not a valid glob.
     pub fn targets(&self, targets: &[String]) -> Result<BTreeSet<PointId>, GraphError> {
         if targets.is_empty() {
             return Ok(PointId::first(self.len()).collect());
@@ -271,7 +273,7 @@ impl Graph {
         Ok(found)
     }
 
-    /// [`Graph::targets`] and everything they need.
+    /// The points that the targets match, and everything that they depend on.
     ///
     /// # Errors
     /// As [`Graph::targets`].
@@ -286,13 +288,13 @@ fn glob(pattern: &str, target: &str) -> Result<GlobMatcher, GraphError> {
         .map_err(|e| GraphError::BadPattern { target: target.to_owned(), why: e.kind().to_string() })
 }
 
-/// An axis and its value, where that is a number.
+/// The axis and the value of a coordinate, if the value is a number.
 fn number(coordinate: &str) -> Option<(&str, f64)> {
     let (axis, value) = PointName::split_coordinate(coordinate)?;
     Some((axis, value.parse().ok()?))
 }
 
-/// Whether a point's name has all these coordinates, each compared as a glob or as a number.
+/// Whether a point's name has all these coordinates. Each matches as a glob or as an equal number.
 fn has(name: &str, stage: &GlobMatcher, wanted: &[(&str, GlobMatcher)]) -> bool {
     let PointName { stage: of, coordinates: Some(coordinates) } = PointName::parse(name) else { return false };
     let is_among = |(text, glob): &(&str, GlobMatcher)| {
@@ -308,18 +310,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A graph from lines such as `c a b` (c reads a and b), in the order of the file.
-    fn building(lines: &[&str]) -> Building {
-        let mut building = Building::default();
+    /// A graph from lines such as `c a b` (`c` reads `a` and `b`), in the order of the file.
+    fn building(lines: &[&str]) -> GraphBuilder {
+        let mut builder = GraphBuilder::default();
         let words: Vec<Vec<&str>> = lines.iter().map(|l| l.split(' ').collect()).collect();
         for line in &words {
-            building.add(line[0], PointName::parse(line[0]).stage);
+            builder.add(line[0], PointName::parse(line[0]).stage);
         }
         let index = |name: &str| PointId::new(words.iter().position(|w| w[0] == name).unwrap());
         for (reader, line) in PointId::first(words.len()).zip(&words) {
-            line[1..].iter().for_each(|input| building.connect(index(input), reader));
+            line[1..].iter().for_each(|input| builder.connect(index(input), reader));
         }
-        building
+        builder
     }
 
     fn names(graph: &Graph, points: impl IntoIterator<Item = PointId>) -> String {
@@ -339,16 +341,16 @@ mod tests {
     }
 
     #[test]
-    fn the_order_is_that_of_the_file_wherever_it_can_be() {
+    fn order_is_that_of_the_file_among_points_that_are_ready() {
         let graph = building(&["report c", "c b", "a", "b a", "free"]).seal().unwrap();
         assert_eq!(names(&graph, graph.order().iter().copied()), "a b c report free");
         let graph = building(&["a", "free", "b a", "c b"]).seal().unwrap();
         assert!(graph.order().iter().copied().eq(PointId::first(4)));
-        assert!(Building::default().seal().unwrap().is_empty());
+        assert!(GraphBuilder::default().seal().unwrap().is_empty());
     }
 
     #[test]
-    fn a_ring_is_named_and_what_only_hangs_on_it_is_not() {
+    fn cycle_error_names_its_members_but_not_their_dependents() {
         let error = building(&["a", "below c", "b a d", "c b", "d c"]).seal().unwrap_err();
         assert_eq!(error, GraphError::Cycle { members: ["b", "c", "d"].map(str::to_owned).to_vec() });
         let error = building(&["a a"]).seal().unwrap_err();
@@ -356,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_and_reach() {
+    fn inputs_dependents_downstream_and_upstream() {
         let graph = sweep();
         assert_eq!(names(&graph, graph.inputs(PointId::new(3))), "data ad@lr=0.001");
         assert_eq!(names(&graph, graph.dependents(PointId::new(1))), "fit@lr=0.001,d=a fit@lr=0.001,d=b report");
@@ -365,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_stages_points_coordinates_or_globs() {
+    fn target_matches_stages_points_coordinates_or_globs() {
         assert_eq!(select(&["ad"]).unwrap(), "ad@lr=0.001 ad@lr=0.1");
         assert_eq!(select(&["ad@lr=0.1", "data"]).unwrap(), "data ad@lr=0.1");
         assert_eq!(select(&["data@*"]).unwrap(), "data");
@@ -378,18 +380,18 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_names_nothing_is_refused_with_the_nearest() {
+    fn target_that_matches_nothing_is_an_error_with_the_most_similar_name() {
         let error = |target: &str| Error::from(select(&[target]).unwrap_err());
-        let told = |target: &str| format!("{}; {}", error(target), error(target).hint.unwrap_or_default());
-        insta::assert_snapshot!(told("dta"), @"no stage and no point matches `dta`; did you mean `data`?");
-        insta::assert_snapshot!(told("fit@lr=0.2,d=a"), @"no stage and no point matches `fit@lr=0.2,d=a`; did you mean `fit@lr=0.1,d=a`?");
-        insta::assert_snapshot!(told("xyz*"), @"no stage and no point matches `xyz*`; a target is a stage (`vad`), a point (`vad@lr=0.1`) or a glob (`vad@*`)");
-        insta::assert_snapshot!(told("[a"), @"`[a` is not a valid pattern: unclosed character class; missing ']';");
-        insta::assert_snapshot!(told(""), @"no stage and no point matches ``; a target is a stage (`vad`), a point (`vad@lr=0.1`) or a glob (`vad@*`)");
+        let shown = |target: &str| format!("{}; {}", error(target), error(target).hint.unwrap_or_default());
+        insta::assert_snapshot!(shown("dta"), @"no stage and no point matches `dta`; did you mean `data`?");
+        insta::assert_snapshot!(shown("fit@lr=0.2,d=a"), @"no stage and no point matches `fit@lr=0.2,d=a`; did you mean `fit@lr=0.1,d=a`?");
+        insta::assert_snapshot!(shown("xyz*"), @"no stage and no point matches `xyz*`; a target is a stage (`vad`), a point (`vad@lr=0.1`) or a glob (`vad@*`)");
+        insta::assert_snapshot!(shown("[a"), @"`[a` is not a valid pattern: unclosed character class; missing ']';");
+        insta::assert_snapshot!(shown(""), @"no stage and no point matches ``; a target is a stage (`vad`), a point (`vad@lr=0.1`) or a glob (`vad@*`)");
     }
 
     #[test]
-    fn selecting_takes_what_is_needed() {
+    fn selection_includes_dependencies() {
         let graph = sweep();
         assert_eq!(
             names(&graph, graph.select(&["fit@lr=0.1,d=a".to_owned()]).unwrap()),
@@ -399,15 +401,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_order_respects_every_edge(edges in prop::collection::vec((0usize..30, 0usize..30), 0..80)) {
-            let mut building = Building::default();
+        fn order_respects_every_edge(edges in prop::collection::vec((0usize..30, 0usize..30), 0..80)) {
+            let mut builder = GraphBuilder::default();
             for i in 0..30 {
-                building.add(&i.to_string(), "s");
+                builder.add(&i.to_string(), "s");
             }
-            // Edges of a graph without rings, under a fixed permutation so that the file's order is not yet one.
+            // Acyclic edges, with the points permuted so that the order of the file is not topological.
             let edges: Vec<_> = edges.into_iter().filter(|(a, b)| a < b).map(|(a, b)| (a * 7 % 30, b * 7 % 30)).collect();
-            edges.iter().for_each(|(a, b)| building.connect(PointId::new(*a), PointId::new(*b)));
-            let graph = building.seal().unwrap();
+            edges.iter().for_each(|(a, b)| builder.connect(PointId::new(*a), PointId::new(*b)));
+            let graph = builder.seal().unwrap();
             let mut place = [usize::MAX; 30];
             graph.order().iter().enumerate().for_each(|(i, p)| place[p.index()] = i);
             prop_assert!(place.iter().all(|p| *p < 30));

@@ -1,12 +1,13 @@
-//! Graph + store → plan: for every point its key, whether its result is there, and if not, why.
+//! What a run would do: for every point its key, whether its result is in the cache, and if not, why.
 //!
-//! There is one code path. [`Planner::decide`] takes a point and the output digests of its inputs, as far as they are
-//! known, and says what is to be done. `plan`, `status`, `explain` and `run -n` walk all points with it once; `run` asks
-//! the same question point by point, as inputs become known.
+//! There is one code path. [`Planner::decide`] takes a point and the digests of those of its inputs that are known,
+//! and decides. `plan`, `status`, `explain` and `run -n` decide about all points once, in plan order. `run` decides
+//! about each point when its inputs are known.
 //!
-//! A point whose inputs are all known is a hit or a miss. Below a miss it is *maybe* where some result exists with the
-//! same components but for the inputs (the input may come out the same), else a miss. Where the pipeline prunes a sweep
-//! ([`Ladder`]), a point is *pruned* if the states that are there say so, and so is what hangs on pruned points only.
+//! A point whose inputs are all known is a hit or a miss. A point with an unknown input is *maybe* a hit if there is
+//! a result whose components differ in the inputs only, because the input may come out unchanged; otherwise it is a
+//! miss. Where the pipeline prunes a sweep ([`Bracket`]), the points that lose at a rung are *pruned*, and so is
+//! every point for which all points of an input are pruned.
 
 mod prune;
 mod reason;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-pub use prune::{Ladder, Standing, Verdict, with_rivals};
+pub use prune::{Bracket, RungDecision, RungStatus, with_earlier_points};
 pub use reason::{Cause, Reason, differences};
 
 use crate::diagnostic::Diagnostics;
@@ -28,92 +29,92 @@ use crate::spec::{Point, PointInput, Spec};
 use crate::stage::{Files, StageError};
 use crate::store::{Look, LookError, ResultRecord, Store};
 
-/// What is known of a point's result before it runs.
+/// Whether a point will run, as far as the plan can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It is in the cache.
+    /// Its result is in the cache.
     Hit,
-    /// It will be made.
+    /// It will run.
     Miss,
-    /// It depends on what comes out above it.
+    /// It runs unless its inputs come out unchanged, or unless pruning stops it.
     Maybe,
-    /// It ends before its last epoch, or hangs on points that do; it has no result.
+    /// It has no result, because it or all points of one of its inputs are pruned.
     Pruned,
 }
 
 /// How much of a training is in the cache already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct CachedEpochs {
-    /// Epochs that need not be trained again.
+    /// Epochs that are not trained again.
     pub cached: u64,
-    /// Epochs in all.
+    /// All epochs.
     pub total: u64,
 }
 
-/// What is to be done about a point.
+/// The plan for one point.
 #[derive(Clone, Debug)]
 pub struct Decision {
     /// The point.
     pub point: PointId,
-    /// Hit, miss or maybe.
+    /// Whether it will run.
     pub state: State,
-    /// Everything that enters its key; none while inputs are unknown.
+    /// The components of its key. None while an input is unknown.
     pub components: Option<Components>,
-    /// The key; none while inputs are unknown.
+    /// Its key. None while an input is unknown.
     pub key: Option<Key>,
-    /// The digest of the result, if it is there: a hit, or one that pruning has yet to have its say about.
+    /// The digest of its result, if that is in the cache. The point may still be pruned.
     pub output: Option<Digest>,
-    /// Why it is no hit.
+    /// Why it is not a hit.
     pub reason: Option<Reason>,
-    /// Of a training that is a miss.
+    /// How much of it is in the cache, if it is a training and a miss.
     pub epochs: Option<CachedEpochs>,
 }
 
 impl Decision {
-    /// That a point is to run, and nothing else known of it.
+    /// A miss about which nothing else is known.
     fn miss(point: PointId, reason: Option<Reason>) -> Self {
         Self { point, state: State::Miss, components: None, key: None, output: None, reason, epochs: None }
     }
 }
 
-/// The decisions about all wanted points, in plan order.
+/// The decisions about all requested points.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// One for each wanted point.
+    /// One decision for each requested point, in plan order.
     pub decisions: Vec<Decision>,
-    /// Where the pipeline prunes: what is known of the points that are compared.
-    pub ladder: Option<Ladder>,
+    /// The comparison of the points of the pruned stage, if the pipeline prunes a sweep.
+    pub bracket: Option<Bracket>,
 }
 
 impl Plan {
-    /// Whether everything is there.
+    /// Whether nothing has to run.
     pub fn is_complete(&self) -> bool {
         self.decisions.iter().all(|d| matches!(d.state, State::Hit | State::Pruned))
     }
 
-    /// The points that are pruned, as far as that is known.
+    /// The points that are known to be pruned.
     pub fn pruned(&self) -> BTreeSet<PointId> {
         self.decisions.iter().filter(|d| d.state == State::Pruned).map(|d| d.point).collect()
     }
 }
 
-/// What is known of the points so far.
+/// The points that are known to have a result, or to have none.
 #[derive(Clone, Debug, Default)]
 pub struct ResolvedInputs {
-    /// The output digests of those whose result is there.
+    /// The digests of the results in the cache.
     pub outputs: BTreeMap<PointId, Digest>,
-    /// Those that are pruned: no list gathers them.
+    /// The points that are pruned. Lists of inputs leave them out.
     pub pruned: BTreeSet<PointId>,
 }
 
 impl ResolvedInputs {
-    /// Whether the result of an input is there, or none will ever be.
+    /// Whether an input has a result or is pruned.
     pub fn is_settled(&self, input: PointId) -> bool {
         self.outputs.contains_key(&input) || self.pruned.contains(&input)
     }
 
-    /// Whether a point hangs on pruned points only: it reads one where it needs that very one, or a list with no other.
+    /// Whether all points of one of this point's inputs are pruned.
     pub fn has_only_pruned_inputs(&self, point: &Point) -> bool {
         let all_pruned = |input: &PointInput| {
             let members = input.points();
@@ -122,19 +123,19 @@ impl ResolvedInputs {
         !self.pruned.is_empty() && point.inputs.values().any(all_pruned)
     }
 
-    fn take(&mut self, decision: &Decision) {
-        let there = decision.output.filter(|_| decision.state == State::Hit);
-        self.outputs.extend(there.map(|output| (decision.point, output)));
+    fn add(&mut self, decision: &Decision) {
+        let hit = decision.output.filter(|_| decision.state == State::Hit);
+        self.outputs.extend(hit.map(|output| (decision.point, output)));
         self.pruned.extend((decision.state == State::Pruned).then_some(decision.point));
     }
 }
 
-/// A point, and the digests of the files that it names; none where these can't be read.
-type Read = (PointId, Option<BTreeMap<String, Digest>>);
+/// A point and the digests of the files that its stage reads; none if the files can't be read.
+type PointFiles = (PointId, Option<BTreeMap<String, Digest>>);
 
-/// Reads the files that enter keys through the store's memory of digests.
+/// Digests the files that are part of keys, using the digests that the store remembers.
 pub struct PipelineFiles<'a> {
-    /// Remembers digests by size, modification time and inode.
+    /// Remembers a file's digest by its size, modification time and inode.
     pub store: &'a Store,
     /// The folder of the pipeline file.
     pub base: &'a Path,
@@ -150,10 +151,10 @@ impl Files for PipelineFiles<'_> {
     }
 }
 
-/// Stands in for the digest of an output that is not known yet.
-const BLANK: Digest = Digest([0; 32]);
+/// A placeholder for the digest of a result that is not known yet.
+const UNKNOWN: Digest = Digest([0; 32]);
 
-/// Answers for one pipeline and one store.
+/// Decides which points of a pipeline have to run.
 pub struct Planner<'a> {
     /// The pipeline.
     pub spec: &'a Spec,
@@ -161,25 +162,25 @@ pub struct Planner<'a> {
     pub graph: &'a Graph,
     /// The cache.
     pub store: &'a Store,
-    /// The numerics class that chains are continued in.
+    /// The numerics class whose states can be continued.
     pub numerics: &'a str,
-    /// Points whose result is to be made again, whatever is there.
+    /// Points that run even if their result is in the cache.
     pub forced: &'a BTreeSet<PointId>,
 }
 
 impl Planner<'_> {
-    /// Decides about all wanted points, in plan order, without running anything.
+    /// Decides about all requested points.
     ///
     /// # Errors
-    /// If the store fails, or files that stages name can't be read: then one error (exit code 2) says so of all of them.
+    /// If the store fails, or if files that stages read can't be read. One error (exit code 2) lists all such files.
     pub fn plan(&self, wanted: &BTreeSet<PointId>) -> Result<Plan> {
         let (plan, unreadable) = self.walk(wanted)?;
         self.report(unreadable)?;
         Ok(plan)
     }
 
-    /// [`Planner::plan`] for who goes on where it can: a point whose files can't be read is a miss, and [`Planner::decide`]
-    /// says what is wrong with it when its turn comes.
+    /// [`Planner::plan`] for `--keep-going`: a point whose files can't be read is a miss. [`Planner::decide`] returns
+    /// the error when the point is about to run.
     ///
     /// # Errors
     /// If the store fails.
@@ -187,9 +188,9 @@ impl Planner<'_> {
         Ok(self.walk(wanted)?.0)
     }
 
-    /// The index is opened once for all points, and after their files were looked at, which may open it, too.
+    /// Digests all files first, because that may open the index, too; then opens the index once for all points.
     fn walk(&self, wanted: &BTreeSet<PointId>) -> Result<(Plan, Vec<(PointId, StageError)>)> {
-        let wanted = with_rivals(self.spec, self.graph, wanted);
+        let wanted = with_earlier_points(self.spec, self.graph, wanted);
         let mut points = Vec::with_capacity(wanted.len());
         let mut unreadable = Vec::new();
         for point in self.graph.order().iter().copied().filter(|p| wanted.contains(p)) {
@@ -202,15 +203,15 @@ impl Planner<'_> {
                 }
             }
         }
-        let mut ladder = Ladder::of(self.spec, self.graph, &wanted);
-        let decisions = match &mut ladder {
+        let mut bracket = Bracket::of(self.spec, self.graph, &wanted);
+        let decisions = match &mut bracket {
             None => self.decide_all(&points)?,
-            Some(ladder) => self.decide_and_judge(&points, ladder)?,
+            Some(bracket) => self.decide_and_prune(&points, bracket)?,
         };
-        Ok((Plan { decisions, ladder }, unreadable))
+        Ok((Plan { decisions, bracket }, unreadable))
     }
 
-    fn decide_all(&self, points: &[Read]) -> Result<Vec<Decision>> {
+    fn decide_all(&self, points: &[PointFiles]) -> Result<Vec<Decision>> {
         let decisions = self.store.look(|look| {
             let mut known = ResolvedInputs::default();
             let mut decisions = Vec::with_capacity(points.len());
@@ -219,7 +220,7 @@ impl Planner<'_> {
                     Some(contents) => self.decide_with(look, *point, &known, contents)?,
                     None => Decision::miss(*point, None),
                 };
-                known.take(&decision);
+                known.add(&decision);
                 decisions.push(decision);
             }
             Ok(decisions)
@@ -227,8 +228,8 @@ impl Planner<'_> {
         Ok(decisions?)
     }
 
-    /// The records of the results that are there, whether or not pruning has its say about them yet. A record that can't be
-    /// read (any more) is left out.
+    /// The records of all results in the cache, including those of points that may still be pruned. Records that
+    /// can't be read are left out.
     ///
     /// # Errors
     /// If the store fails.
@@ -239,13 +240,13 @@ impl Planner<'_> {
         Ok(points.into_iter().zip(found).filter_map(|(point, record)| Some((point, record?))).collect())
     }
 
-    /// `Ok` if nothing is wrong. The points of one stage often miss the same file: that is said once.
+    /// Turns the errors into one. Points of a stage often lack the same file, which is reported once.
     fn report(&self, unreadable: Vec<(PointId, StageError)>) -> Result<()> {
-        let (mut diagnostics, mut said) = (Diagnostics::default(), BTreeSet::new());
+        let (mut diagnostics, mut reported) = (Diagnostics::default(), BTreeSet::new());
         for (point, error) in unreadable {
             let point = self.point(point);
             let (message, hint) = explained(error);
-            if said.insert((point.stage.as_str(), message.clone())) {
+            if reported.insert((point.stage.as_str(), message.clone())) {
                 let message = format!("stage `{}`: {message}", point.stage);
                 diagnostics.error(&point.origin, message).help = hint;
             }
@@ -253,10 +254,10 @@ impl Planner<'_> {
         diagnostics.into_result(&self.spec.sources)
     }
 
-    /// Decides about one point, but for its pruning. What it hangs on must not be pruned altogether.
+    /// Decides about one point, without pruning. None of its inputs may consist of pruned points only.
     ///
     /// # Errors
-    /// If the store fails, or a file that the stage names can't be read.
+    /// If the store fails, or if a file that the stage reads can't be read.
     pub fn decide(&self, point: PointId, known: &ResolvedInputs) -> Result<Decision> {
         let contents = match self.contents(point) {
             Ok(contents) => contents,
@@ -310,13 +311,13 @@ impl Planner<'_> {
         inputs.filter(|i| !known.is_settled(**i)).map(|i| self.point(*i).name.clone()).collect()
     }
 
-    /// The digests of the files that a point's stage names.
+    /// The digests of the files that a point's stage reads.
     fn contents(&self, point: PointId) -> Result<BTreeMap<String, Digest>, StageError> {
         let files = PipelineFiles { store: self.store, base: &self.spec.base };
         self.point(point).parsed.stage.contents(&files)
     }
 
-    /// The components of a point's key. Inputs that are not known yet have a blank digest: their roles and labels are known.
+    /// The components of a point's key. Inputs that are not known yet get a placeholder for their digest.
     pub(crate) fn components(
         &self,
         point: PointId,
@@ -328,7 +329,7 @@ impl Planner<'_> {
         let reads = stage.reads();
         let mut inputs = BTreeMap::new();
         for (role, input) in &point.inputs {
-            let of = |i: &PointId| known.outputs.get(i).copied().unwrap_or(BLANK);
+            let of = |i: &PointId| known.outputs.get(i).copied().unwrap_or(UNKNOWN);
             let digest = match input {
                 PointInput::One(i) => InputDigest::One(of(i)),
                 PointInput::Many(list) => {
@@ -350,7 +351,7 @@ impl Planner<'_> {
         }
     }
 
-    /// The output digest of this key's result, if its bytes are there as far as the index knows.
+    /// The digest of this key's result, if the result is in the cache according to the index.
     ///
     /// # Errors
     /// If the store fails.
@@ -368,7 +369,7 @@ impl Planner<'_> {
         Ok(Reason::new(if causes.is_empty() { vec![Cause::Damaged] } else { causes }))
     }
 
-    /// The inputs of `components` are partly blank here: what differs in them says nothing.
+    /// Ignores differences in inputs, because some inputs in `components` are placeholders.
     fn reason_below_a_miss(
         &self,
         look: &Look<'_>,
@@ -403,8 +404,8 @@ impl Planner<'_> {
     }
 }
 
-/// What is wrong with a stage's files, in one sentence, and what to do. A file that the pipeline names and that is not there
-/// is a wrong pipeline, whatever the system call said.
+/// The message and the hint for an error in reading a stage's files. A missing file counts as an error in the
+/// pipeline, not as an I/O error.
 fn explained(error: StageError) -> (String, Option<String>) {
     match error {
         StageError::BadInput { message, hint } => (message, hint),

@@ -11,7 +11,7 @@ use super::{Global, PipelineArgs};
 use crate::error::Result;
 use crate::id::PointId;
 use crate::key::{Digest, Segment};
-use crate::plan::{Decision, Ladder, PipelineFiles, Plan, State, Verdict};
+use crate::plan::{Bracket, Decision, PipelineFiles, Plan, RungDecision, State};
 use crate::store::{ResultRecord, StateRecord};
 
 /// Arguments of `explain`.
@@ -71,28 +71,28 @@ pub(super) fn explain(args: &ExplainArgs, global: &Global, ui: &Ui) -> Result<()
     Ok(())
 }
 
-/// What decided at each rung whether a point goes on, and from which figures.
-fn comparisons(project: &Project, ladder: &Ladder, point: PointId) -> Vec<String> {
+/// The decision about a point at each rung, and the values that were compared.
+fn comparisons(project: &Project, bracket: &Bracket, point: PointId) -> Vec<String> {
     let mut lines = Vec::new();
-    for verdict in ladder.verdicts(point) {
-        let Verdict { epoch, place, of, best, goes_on, .. } = verdict;
+    for decision in bracket.decisions(point) {
+        let RungDecision { epoch, place, of, best, goes_on, .. } = decision;
         let word = if goes_on { "goes on" } else { "ends here" };
-        let figure = &ladder.curve;
+        let figure = &bracket.curve;
         lines.push(format!("  epoch {epoch:<6}{figure} is number {place} of {of}, {best} of them go on: it {word}"));
-        let compared = ladder.compared(point, epoch);
+        let compared = bracket.compared(point, epoch);
         lines.extend(compared.iter().map(|(other, value)| format!("    {value:<14.6}{}", project.name(*other))));
     }
     lines
 }
 
 fn rungs(project: &Project, plan: &Plan, point: PointId) -> Vec<Value> {
-    let Some(ladder) = &plan.ladder else { return vec![] };
-    let rung = |verdict: Verdict| {
-        let compared = ladder.compared(point, verdict.epoch);
+    let Some(bracket) = &plan.bracket else { return vec![] };
+    let rung = |decision: RungDecision| {
+        let compared = bracket.compared(point, decision.epoch);
         let compared = compared.iter().map(|(other, value)| json!({ "name": project.name(*other), "value": value }));
-        json!({ "figure": ladder.curve, "verdict": verdict, "compared": compared.collect::<Vec<_>>() })
+        json!({ "figure": bracket.curve, "verdict": decision, "compared": compared.collect::<Vec<_>>() })
     };
-    ladder.verdicts(point).into_iter().map(rung).collect()
+    bracket.decisions(point).into_iter().map(rung).collect()
 }
 
 impl<'a> Explanation<'a> {
@@ -137,7 +137,7 @@ impl<'a> Explanation<'a> {
         {
             lines.push(format!("  cached      {}", chain.text(&self.project.compute.numerics)));
         }
-        lines.extend(self.plan.ladder.iter().flat_map(|ladder| comparisons(self.project, ladder, *point)));
+        lines.extend(self.plan.bracket.iter().flat_map(|bracket| comparisons(self.project, bracket, *point)));
         match key {
             Some(key) => lines.push(format!("  key         {key}")),
             None => lines.push("  key         not known before its inputs are".to_owned()),

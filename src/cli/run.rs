@@ -18,7 +18,7 @@ use super::{Global, PipelineArgs};
 use crate::error::{Category, EXHAUSTED_HINT, Error, Result};
 use crate::exec;
 use crate::id::PointId;
-use crate::plan::with_rivals;
+use crate::plan::with_earlier_points;
 use crate::stage::Cancel;
 use crate::stages::command::kill_children;
 use crate::status::RunStatus;
@@ -170,7 +170,7 @@ fn own_program() -> Result<PathBuf> {
 fn forced(project: &Project, args: &RunArgs) -> Result<BTreeSet<PointId>> {
     let mut forced = if args.rerun.is_empty() { BTreeSet::new() } else { project.graph.targets(&args.rerun)? };
     // A run makes as much of the points that decide about a wanted one as it takes.
-    let run = with_rivals(&project.spec, &project.graph, &project.wanted);
+    let run = with_earlier_points(&project.spec, &project.graph, &project.wanted);
     if let Some(outside) = forced.iter().find(|p| !run.contains(p)) {
         let message = format!("`{}` is to run again, but no target needs it", project.name(*outside));
         return Err(Error::bad_input(message).hint("name it as a target, too"));

@@ -397,8 +397,8 @@ impl<'a> Driver<'a> {
     fn cause(&self, cause: &PruneCause) -> Cause {
         match cause {
             PruneCause::Planned(cause) => cause.clone(),
-            PruneCause::Compared(verdict) => match self.state.bracket() {
-                Some(bracket) => bracket.cause(verdict),
+            PruneCause::Compared(decision) => match self.state.bracket() {
+                Some(bracket) => bracket.cause(decision),
                 None => Cause::LeftOut { stages: Vec::new() },
             },
             PruneCause::LeftOut(points) => {

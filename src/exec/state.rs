@@ -30,7 +30,7 @@ use crate::error::{Category, Error};
 use crate::exec::job::{Ended, StartOptions};
 use crate::id::PointId;
 use crate::key::{Digest, Key, StateChain};
-use crate::plan::{Cause, Ladder, ResolvedInputs, Standing, Verdict};
+use crate::plan::{Cause, Bracket, ResolvedInputs, RungStatus, RungDecision};
 
 /// How often a point is started again after its worker was lost.
 const WORKER_LOSSES: u32 = 2;
@@ -145,7 +145,7 @@ pub(crate) enum PruneCause {
     /// The plan found it out.
     Planned(Cause),
     /// Its figures were not among the best.
-    Compared(Verdict),
+    Compared(RungDecision),
     /// It reads nothing but these pruned points in one of its roles.
     LeftOut(Vec<PointId>),
 }
@@ -169,7 +169,7 @@ pub(crate) enum Failure {
 pub(crate) struct RunState {
     table: PointTable,
     policy: Policy,
-    bracket: Option<Ladder>,
+    bracket: Option<Bracket>,
     stopping: bool,
     failed: bool,
     commands: Vec<Command>,
@@ -177,7 +177,7 @@ pub(crate) struct RunState {
 
 impl RunState {
     /// A run in which every point waits.
-    pub(crate) fn new(table: PointTable, policy: Policy, bracket: Option<Ladder>) -> Self {
+    pub(crate) fn new(table: PointTable, policy: Policy, bracket: Option<Bracket>) -> Self {
         Self { table, policy, bracket, stopping: false, failed: false, commands: Vec::new() }
     }
 
@@ -254,7 +254,7 @@ impl RunState {
     }
 
     /// What is known of the points that are compared.
-    pub(crate) fn bracket(&self) -> Option<&Ladder> {
+    pub(crate) fn bracket(&self) -> Option<&Bracket> {
         self.bracket.as_ref()
     }
 
@@ -266,7 +266,7 @@ impl RunState {
             let snapshot = self.table.snapshot(point);
             let outputs = snapshot.digests.iter().filter_map(|(p, digest)| Some((*p, (*digest)?))).collect();
             let pruned = self.table.pruned_inputs(point).into_iter().collect();
-            let curve = self.bracket.as_mut().is_some_and(|b| matches!(b.standing(point), Standing::Below { .. }));
+            let curve = self.bracket.as_mut().is_some_and(|b| matches!(b.status(point), RungStatus::Below { .. }));
             self.table.set(point, PointState::LookingUp(snapshot));
             self.commands.push(Command::LookUp { point, inputs: ResolvedInputs { outputs, pruned }, curve });
         }
@@ -283,11 +283,11 @@ impl RunState {
             Err(error) => return self.fail(point, Failure::Job(error)),
         };
         let Lookup { key, chain, cached_epochs, output, curve } = lookup;
-        let rung = match self.standing_with(point, &curve) {
-            Standing::GoesOn => None,
-            Standing::Below { epoch } => Some(epoch),
-            Standing::Undecided { .. } => return self.block(point, Blocker::Comparison),
-            Standing::Pruned(verdict) => return self.prune(point, Some(key), PruneCause::Compared(verdict)),
+        let rung = match self.rung_status_with(point, &curve) {
+            RungStatus::Promoted => None,
+            RungStatus::Below { epoch } => Some(epoch),
+            RungStatus::Undecided { .. } => return self.block(point, Blocker::Comparison),
+            RungStatus::Pruned(decision) => return self.prune(point, Some(key), PruneCause::Compared(decision)),
         };
         let was_lost = self.table.repairs(point) > 0;
         if let (Some(output), None, false) = (output, rung, was_lost) {
@@ -362,7 +362,7 @@ impl RunState {
         match ended {
             Ended::Made(output) => {
                 // A result that does not count stays in the cache, under a key that nothing asks for now.
-                let counts = self.standing(point) == Standing::GoesOn && !self.table.is_outdated(&attempt.inputs);
+                let counts = self.rung_status(point) == RungStatus::Promoted && !self.table.is_outdated(&attempt.inputs);
                 if counts { self.settle(point, attempt.key, output, true) } else { self.requeue(point) }
             }
             Ended::AtRung(_) => self.requeue(point),
@@ -394,23 +394,23 @@ impl RunState {
         }
     }
 
-    fn standing(&mut self, point: PointId) -> Standing {
-        self.bracket.as_mut().map_or(Standing::GoesOn, |bracket| bracket.standing(point))
+    fn rung_status(&mut self, point: PointId) -> RungStatus {
+        self.bracket.as_mut().map_or(RungStatus::Promoted, |bracket| bracket.status(point))
     }
 
-    /// The standing of a point after its stored figures were taken into account.
-    fn standing_with(&mut self, point: PointId, curve: &[f64]) -> Standing {
+    /// The status of a point after its stored figures were taken into account.
+    fn rung_status_with(&mut self, point: PointId, curve: &[f64]) -> RungStatus {
         if let Some(bracket) = self.bracket.as_mut() {
-            bracket.tell(point, curve);
+            bracket.record(point, curve);
         }
         self.requeue_decided();
-        self.standing(point)
+        self.rung_status(point)
     }
 
     /// Looks up the points whose comparison is decided now.
     fn requeue_decided(&mut self) {
         for point in self.table.undecided() {
-            if !matches!(self.standing(point), Standing::Undecided { .. }) {
+            if !matches!(self.rung_status(point), RungStatus::Undecided { .. }) {
                 self.requeue(point);
             }
         }

@@ -1,31 +1,34 @@
-//! Early stopping across the points of a sweep: asynchronous successive halving (ASHA, Li et al. 2020), made a pure
-//! function of states.
+//! Early stopping of points of a sweep: asynchronous successive halving (ASHA, Li et al. 2020), as a pure function of
+//! stored states.
 //!
 //! # Definition
-//! The points of the stage that `metric` names stand in plan order. All of them *reach* the first rung. Of the points up to
-//! and including p that reached rung r, let n be their number and k = ⌈n / reduction⌉. p *goes on* past r if its value there
-//! is among the best k of these n values, where of equal values the earlier point's is the better one; then it reaches the
-//! next rung. Else it is *pruned*: it ends with its state at r and has no result. A point that failed before it was at r has
-//! not reached r. A value is the figure of the last epoch before the rung, from the history that every state carries.
+//! The points of the stage that `metric` names form a *bracket*, in plan order. All of them reach the first rung. For a
+//! point p that reached rung r, take all points up to p in plan order that reached r, including p. Let n be their number
+//! and k = ⌈n / reduction⌉. If the value of p at r is among the best k of these n values, p is *promoted* and reaches the
+//! next rung. Of two equal values, that of the earlier point is better. If p is not promoted, it is *pruned*: it stops
+//! with its state at r and has no result. A point that failed before r has not reached r. The value is the metric in
+//! the last epoch before the rung, read from the history that every state contains.
 //!
-//! # What follows
-//! - A decision reads only points before it in plan order. So it is the same whatever finishes first, on one thread or on
-//!   many, interrupted or not, and it never changes when values are added at the end of an axis, or more samples drawn.
-//! - The first point always goes on, and the first `reduction` points are compared with few: k of n is generous there. A
-//!   sweep whose points come from the worst to the best prunes nothing. An order without tendency is best: samples.
-//! - More than one of `reduction` points goes on: each point that was among the best when its turn came, even if better
-//!   ones followed. It is what an asynchronous scheme costs, and it never takes a decision back.
-//! - Whoever selects some points gets those before them, too: their values are needed. `-S matrix.prune.rungs=[]` prunes
-//!   nothing, and is the way to train a pruned point, which then goes on from its rung.
-//! - Pruning is in no key: the states and results of points that go on are those of a sweep without it. What gathers points
-//!   gathers those that are left, so its key is known when their decisions are.
+//! # Consequences
+//! - A decision depends only on earlier points in plan order. It is the same whichever point finishes first, on any
+//!   number of threads, interrupted or not. It does not change when values are appended to an axis or more samples
+//!   are drawn.
+//! - The first point is always promoted, and the first `reduction` points are compared with few others, so more of
+//!   them are promoted. A sweep whose points come in order from worst to best prunes nothing. Random samples have no
+//!   such order.
+//! - More than one in `reduction` points is promoted: each point that was among the best of the points up to it, even
+//!   if later points are better. Asynchronous halving never reverses a decision, and this is its cost.
+//! - A run of some of the points includes the earlier points, because their values are needed.
+//!   `-S matrix.prune.rungs=[]` turns pruning off. That is also how to finish a pruned point: it continues from its rung.
+//! - Pruning is not part of any key: states and results of promoted points are those of a sweep without pruning. A
+//!   list of inputs leaves out pruned points, so its key is known once their decisions are.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Cause, Decision, Planner, Read, Reason, ResolvedInputs, State};
+use super::{Cause, Decision, Planner, PointFiles, Reason, ResolvedInputs, State};
 use crate::artifact::TensorEntry;
 use crate::error::{Category, Error, Result};
 use crate::graph::Graph;
@@ -34,24 +37,26 @@ use crate::key::Components;
 use crate::spec::{Mode, PointInput, Prune, Spec};
 use crate::store::StoreError;
 
-/// The points of a pruned stage with what is known of them.
+/// The points of a pruned stage, their values at the rungs, and the decisions about them.
 #[derive(Clone, Debug)]
-pub struct Ladder {
-    /// The figure that is compared.
+pub struct Bracket {
+    /// The metric that is compared.
     pub curve: String,
     mode: Mode,
     reduction: u64,
     rungs: Vec<Rung>,
+    /// In plan order.
     members: Vec<Member>,
+    /// The index in `members` of each point.
     places: BTreeMap<PointId, usize>,
 }
 
 #[derive(Clone, Debug)]
 struct Rung {
     epoch: u64,
-    /// The first member that is not judged here yet.
+    /// The first member without a decision at this rung.
     next: usize,
-    /// The values of those that were, ascending, the best first.
+    /// The values that were compared so far, the best first. Negated if large values are better.
     sorted: Vec<f64>,
 }
 
@@ -59,53 +64,53 @@ struct Rung {
 struct Member {
     point: PointId,
     failed: bool,
-    /// By rung.
+    /// The value at each rung, if known.
     values: Vec<Option<f64>>,
-    /// By rung.
-    verdicts: Vec<Option<Verdict>>,
+    /// The decision at each rung, if made.
+    decisions: Vec<Option<RungDecision>>,
 }
 
-/// What was decided about a point at a rung, and from what.
+/// The decision about a point at a rung, and what it is based on.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Verdict {
-    /// The rung: the epochs after which points are compared.
+pub struct RungDecision {
+    /// The rung: the number of epochs after which points are compared.
     pub epoch: u64,
-    /// The point's own figure.
+    /// The point's value.
     pub value: f64,
-    /// Its place among the figures, from 1.
+    /// The rank of that value, from 1.
     pub place: usize,
-    /// How many figures there were, its own among them.
+    /// How many values were compared, including the point's own.
     pub of: usize,
-    /// How many of them go on.
+    /// How many of them are promoted.
     pub best: usize,
-    /// Whether it goes on.
+    /// Whether this point is promoted.
     pub goes_on: bool,
 }
 
-/// How a point stands.
+/// How far a point has come in its bracket.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Standing {
-    /// Its figure at this rung is not known: it has to be trained that far.
+pub enum RungStatus {
+    /// Its value at this rung is not known: it must be trained to there.
     Below {
         /// The rung.
         epoch: u64,
     },
-    /// Its own figure is known, but not all of those that it is compared with.
+    /// Its value at this rung is known, but not all values that it is compared with.
     Undecided {
         /// The rung.
         epoch: u64,
     },
-    /// It ends here.
-    Pruned(Verdict),
-    /// It is trained to its end.
-    GoesOn,
+    /// It was not promoted.
+    Pruned(RungDecision),
+    /// It was promoted at all rungs, or is not in the bracket: it is trained to its last epoch.
+    Promoted,
 }
 
-impl Ladder {
-    /// A ladder for these points, which stand in plan order.
+impl Bracket {
+    /// A bracket of these points, which are in plan order.
     pub fn new(prune: &Prune, points: impl IntoIterator<Item = PointId>) -> Self {
         let count = prune.rungs.len();
-        let member = |point| Member { point, failed: false, values: vec![None; count], verdicts: vec![None; count] };
+        let member = |point| Member { point, failed: false, values: vec![None; count], decisions: vec![None; count] };
         let members: Vec<Member> = points.into_iter().map(member).collect();
         Self {
             curve: prune.curve.clone(),
@@ -117,7 +122,7 @@ impl Ladder {
         }
     }
 
-    /// The ladder of what is wanted, if the pipeline prunes.
+    /// The bracket of the requested points, if the pipeline prunes a sweep.
     pub fn of(spec: &Spec, graph: &Graph, wanted: &BTreeSet<PointId>) -> Option<Self> {
         let prune = spec.prune.as_ref()?;
         let range = &spec.stage(prune.stage).points;
@@ -125,18 +130,18 @@ impl Ladder {
         Some(Self::new(prune, points))
     }
 
-    /// The points that are compared, in plan order.
+    /// The points of the bracket, in plan order.
     pub fn points(&self) -> impl Iterator<Item = PointId> {
         self.members.iter().map(|member| member.point)
     }
 
-    /// Whether it is a point of the pruned stage.
-    pub fn has(&self, point: PointId) -> bool {
+    /// Whether a point is in the bracket.
+    pub fn contains(&self, point: PointId) -> bool {
         self.places.contains_key(&point)
     }
 
-    /// The curve of a point so far: as much of it as is known.
-    pub fn tell(&mut self, point: PointId, curve: &[f64]) {
+    /// Records the metric of a point in its first epochs. Values that are already known stay.
+    pub fn record(&mut self, point: PointId, curve: &[f64]) {
         let Some(place) = self.places.get(&point) else { return };
         let values = &mut self.members[*place].values;
         for (rung, value) in self.rungs.iter().zip(values) {
@@ -145,17 +150,17 @@ impl Ladder {
         }
     }
 
-    /// A point will never get further than it is.
+    /// Records that a point failed and will reach no further rung.
     pub fn fail(&mut self, point: PointId) {
         if let Some(place) = self.places.get(&point) {
             self.members[*place].failed = true;
         }
     }
 
-    /// The figures of these points count no more, since what they were trained on changed: all is judged anew.
-    pub fn forget(&mut self, points: &BTreeSet<PointId>) {
+    /// Discards the values of these points, whose training data changed, and all decisions.
+    pub fn discard(&mut self, points: &BTreeSet<PointId>) {
         for member in &mut self.members {
-            member.verdicts.fill(None);
+            member.decisions.fill(None);
             if points.contains(&member.point) {
                 member.values.fill(None);
             }
@@ -165,53 +170,53 @@ impl Ladder {
         }
     }
 
-    /// How a point stands, as far as is known by now.
-    pub fn standing(&mut self, point: PointId) -> Standing {
-        self.judge();
-        let Some(place) = self.places.get(&point) else { return Standing::GoesOn };
-        let Member { values, verdicts, .. } = &self.members[*place];
-        for ((rung, value), verdict) in self.rungs.iter().zip(values).zip(verdicts) {
-            match verdict {
-                Some(verdict) if verdict.goes_on => {}
-                Some(verdict) => return Standing::Pruned(*verdict),
-                None if value.is_none() => return Standing::Below { epoch: rung.epoch },
-                None => return Standing::Undecided { epoch: rung.epoch },
+    /// The status of a point, after all decisions that the known values allow.
+    pub fn status(&mut self, point: PointId) -> RungStatus {
+        self.decide();
+        let Some(place) = self.places.get(&point) else { return RungStatus::Promoted };
+        let Member { values, decisions, .. } = &self.members[*place];
+        for ((rung, value), decision) in self.rungs.iter().zip(values).zip(decisions) {
+            match decision {
+                Some(decision) if decision.goes_on => {}
+                Some(decision) => return RungStatus::Pruned(*decision),
+                None if value.is_none() => return RungStatus::Below { epoch: rung.epoch },
+                None => return RungStatus::Undecided { epoch: rung.epoch },
             }
         }
-        Standing::GoesOn
+        RungStatus::Promoted
     }
 
-    /// What was decided about a point, rung by rung.
-    pub fn verdicts(&self, point: PointId) -> Vec<Verdict> {
+    /// The decisions about a point, in the order of the rungs.
+    pub fn decisions(&self, point: PointId) -> Vec<RungDecision> {
         let place = self.places.get(&point);
-        place.map(|place| self.members[*place].verdicts.iter().flatten().copied().collect()).unwrap_or_default()
+        place.map(|place| self.members[*place].decisions.iter().flatten().copied().collect()).unwrap_or_default()
     }
 
-    /// The figures that a point was compared with at a rung, its own the last: points in plan order.
+    /// The points and values that were compared in the decision about a point at a rung, in plan order. The point
+    /// itself is the last.
     pub fn compared(&self, point: PointId, epoch: u64) -> Vec<(PointId, f64)> {
         let (Some(place), Some(rung)) =
             (self.places.get(&point), self.rungs.iter().position(|rung| rung.epoch == epoch))
         else {
             return vec![];
         };
-        let figure = |m: &Member| Some((m.point, m.verdicts[rung]?.value));
-        self.members[..=*place].iter().filter_map(figure).collect()
+        let value = |m: &Member| Some((m.point, m.decisions[rung]?.value));
+        self.members[..=*place].iter().filter_map(value).collect()
     }
 
-    /// Why a point ends where it does.
-    pub fn cause(&self, verdict: &Verdict) -> Cause {
-        let Verdict { epoch, value, place, of, best, .. } = *verdict;
+    /// The reason that a pruned point gets.
+    pub fn cause(&self, decision: &RungDecision) -> Cause {
+        let RungDecision { epoch, value, place, of, best, .. } = *decision;
         Cause::Pruned { epoch, figure: self.curve.clone(), value, place, of, best }
     }
 
-    /// Judges whom it can: at each rung the points in plan order, up to the first of which something is missing.
-    fn judge(&mut self) {
+    /// Decides at each rung about the members in plan order, up to the first member whose value is missing.
+    fn decide(&mut self) {
         for at in 0..self.rungs.len() {
             let Rung { epoch, next, sorted } = &mut self.rungs[at];
             while let Some(member) = self.members.get_mut(*next) {
-                let reached = at == 0 || member.verdicts[at - 1].is_some_and(|v| v.goes_on);
-                // Pruned at the rung before, or at any below that.
-                let out = member.verdicts[..at].iter().flatten().any(|v| !v.goes_on);
+                let reached = at == 0 || member.decisions[at - 1].is_some_and(|d| d.goes_on);
+                let pruned_below = member.decisions[..at].iter().flatten().any(|d| !d.goes_on);
                 match member.values[at].filter(|_| reached) {
                     Some(value) => {
                         let key = if self.mode == Mode::Max { -value } else { value };
@@ -220,9 +225,9 @@ impl Ladder {
                         let (place, of) = (before + 1, sorted.len());
                         let best = of.div_ceil(usize::try_from(self.reduction).unwrap_or(usize::MAX));
                         let goes_on = place <= best;
-                        member.verdicts[at] = Some(Verdict { epoch: *epoch, value, place, of, best, goes_on });
+                        member.decisions[at] = Some(RungDecision { epoch: *epoch, value, place, of, best, goes_on });
                     }
-                    None if out || member.failed => {}
+                    None if pruned_below || member.failed => {}
                     None => break,
                 }
                 *next += 1;
@@ -231,9 +236,12 @@ impl Ladder {
     }
 }
 
-/// What is wanted, and with it the points whose figures decide about points that are: those before them in plan order, and
-/// all that these need.
-pub fn with_rivals<'a>(spec: &Spec, graph: &Graph, wanted: &'a BTreeSet<PointId>) -> Cow<'a, BTreeSet<PointId>> {
+/// The requested points, the points before them in their bracket, and everything that those depend on.
+pub fn with_earlier_points<'a>(
+    spec: &Spec,
+    graph: &Graph,
+    wanted: &'a BTreeSet<PointId>,
+) -> Cow<'a, BTreeSet<PointId>> {
     let Some(prune) = &spec.prune else { return Cow::Borrowed(wanted) };
     let mut all = wanted.clone();
     let range = &spec.stage(prune.stage).points;
@@ -245,7 +253,7 @@ pub fn with_rivals<'a>(spec: &Spec, graph: &Graph, wanted: &'a BTreeSet<PointId>
 }
 
 impl Planner<'_> {
-    /// The history of a training as far as it is stored: that of its result, or else of its furthest state.
+    /// The values of a metric in the stored epochs of a training: from its result, or from its latest state.
     ///
     /// # Errors
     /// If the store fails.
@@ -260,7 +268,7 @@ impl Planner<'_> {
         let states = components.states();
         while let Some(state) = self.store.longest_state(&states, self.numerics)? {
             let Some(entry) = state.tensors.get(&name) else { break };
-            // A state that turned out to be damaged is forgotten: the next look finds the one before.
+            // The store removes a state that it finds damaged. The next iteration finds the state before it.
             if let Some(curve) = self.readable(entry)? {
                 return Ok(curve);
             }
@@ -269,7 +277,8 @@ impl Planner<'_> {
     }
 
     fn readable(&self, entry: &TensorEntry) -> Result<Option<Vec<f64>>> {
-        let error = |e| Error::new(Category::StageFailed, "the history of a training is no list of f64").caused_by(e);
+        let error =
+            |e| Error::new(Category::StageFailed, "the history of a training is not a list of f64").caused_by(e);
         match self.store.read_tensor(entry) {
             Ok(tensor) => tensor.to_vec::<f64>().map(Some).map_err(error),
             Err(StoreError::Damaged { .. }) => Ok(None),
@@ -277,81 +286,83 @@ impl Planner<'_> {
         }
     }
 
-    /// Decisions in plan order where some points are compared: each look at the index is for one point, since figures are
-    /// read between.
-    pub(super) fn decide_and_judge(&self, points: &[Read], ladder: &mut Ladder) -> Result<Vec<Decision>> {
+    /// Decides about points in plan order and prunes. Opens the index for each point, because the values of other
+    /// points are read in between.
+    pub(super) fn decide_and_prune(&self, points: &[PointFiles], bracket: &mut Bracket) -> Result<Vec<Decision>> {
         let mut known = ResolvedInputs::default();
-        // With results that pruning has yet to have its say about: what reads one of them, and is there, can be read, too.
+        // Also has the results of undecided points, so that results that were made from them are found.
         let mut stored = ResolvedInputs::default();
         let mut decisions = Vec::with_capacity(points.len());
         for (point, contents) in points {
             let decision = match contents {
-                _ if known.has_only_pruned_inputs(self.spec.point(*point)) => self.left_out(*point, &known),
+                _ if known.has_only_pruned_inputs(self.spec.point(*point)) => self.without_inputs(*point, &known),
                 Some(contents) => {
                     let decide = |known: &ResolvedInputs| {
                         self.store.look(|look| self.decide_with(look, *point, known, contents))
                     };
                     let mut decision = decide(&known)?;
-                    if decision.key.is_none() && self.reads_one_by_one(*point, &known, &stored) {
-                        let there = decide(&stored)?;
-                        if there.output.is_some() {
-                            decision = Decision { state: State::Maybe, reason: decision.reason, ..there };
+                    if decision.key.is_none() && self.reads_undecided_points_singly(*point, &known, &stored) {
+                        let found = decide(&stored)?;
+                        if found.output.is_some() {
+                            decision = Decision { state: State::Maybe, reason: decision.reason, ..found };
                         }
                     }
-                    self.judged(decision, ladder)?
+                    self.pruned(decision, bracket)?
                 }
                 None => Decision::miss(*point, None),
             };
-            known.take(&decision);
-            stored.take(&decision);
+            known.add(&decision);
+            stored.add(&decision);
             stored.outputs.extend(decision.output.map(|output| (*point, output)));
             decisions.push(decision);
         }
         Ok(decisions)
     }
 
-    /// Whether what is stored and not yet decided enters a point as single inputs only: a list may yet lose members.
-    fn reads_one_by_one(&self, point: PointId, known: &ResolvedInputs, stored: &ResolvedInputs) -> bool {
+    /// Whether a point reads stored results of undecided points, but none of them in a list, which pruning may still
+    /// shorten.
+    fn reads_undecided_points_singly(&self, point: PointId, known: &ResolvedInputs, stored: &ResolvedInputs) -> bool {
         let undecided = |p: &PointId| stored.outputs.contains_key(p) && !known.is_settled(*p);
         let lists = self.spec.point(point).inputs.values().filter(|input| matches!(input, PointInput::Many(_)));
         stored.outputs.len() > known.outputs.len() && !lists.flat_map(PointInput::points).any(undecided)
     }
 
-    /// A decision with what pruning says to it.
-    fn judged(&self, decision: Decision, ladder: &mut Ladder) -> Result<Decision> {
+    /// Applies pruning to a decision.
+    fn pruned(&self, decision: Decision, bracket: &mut Bracket) -> Result<Decision> {
         let Some(components) = &decision.components else { return Ok(decision) };
         let point = decision.point;
-        if !ladder.has(point) {
+        if !bracket.contains(point) {
             return Ok(decision);
         }
-        ladder.tell(point, &self.curve(components, &ladder.curve)?);
+        bracket.record(point, &self.curve(components, &bracket.curve)?);
         let mut causes = decision.reason.as_ref().map(|r| r.causes.clone()).unwrap_or_default();
-        let state = match ladder.standing(point) {
-            Standing::GoesOn => return Ok(decision),
-            Standing::Pruned(verdict) => {
-                causes = vec![ladder.cause(&verdict)];
+        let state = match bracket.status(point) {
+            RungStatus::Promoted => return Ok(decision),
+            RungStatus::Pruned(at_rung) => {
+                causes = vec![bracket.cause(&at_rung)];
                 State::Pruned
             }
-            Standing::Below { epoch } => {
+            RungStatus::Below { epoch } => {
                 causes.push(Cause::Compared { epoch });
                 State::Miss
             }
-            Standing::Undecided { epoch } => {
+            RungStatus::Undecided { epoch } => {
                 causes.push(Cause::Compared { epoch });
-                // A result that is there stays to be read: another point has failed, say, or was put in before it.
+                // The result can still be read. It is undecided because an earlier point failed or was added, for
+                // example.
                 return Ok(Decision { state: State::Maybe, reason: Some(Reason::new(causes)), ..decision });
             }
         };
         Ok(Decision { state, output: None, reason: Some(Reason::new(causes)), ..decision })
     }
 
-    /// The decision about a point that hangs on pruned points only.
-    fn left_out(&self, point: PointId, known: &ResolvedInputs) -> Decision {
+    /// The decision about a point for which all points of an input are pruned.
+    fn without_inputs(&self, point: PointId, known: &ResolvedInputs) -> Decision {
         let reason = Reason::new(vec![self.cause_of_leaving_out(point, known)]);
         Decision { state: State::Pruned, ..Decision::miss(point, Some(reason)) }
     }
 
-    /// Why a point that hangs on pruned points only is left out.
+    /// The reason that a point gets if all points of one of its inputs are pruned.
     pub(crate) fn cause_of_leaving_out(&self, point: PointId, known: &ResolvedInputs) -> Cause {
         let inputs = self.spec.point(point).inputs.values().flat_map(PointInput::points);
         let pruned = inputs.filter(|p| known.pruned.contains(p));
@@ -373,83 +384,88 @@ mod tests {
         Prune { stage: StageId::new(0), curve: "loss".to_owned(), mode, rungs: rungs.to_vec(), reduction }
     }
 
-    /// Where each point ends: the rung, or nothing.
-    fn ends(ladder: &mut Ladder, points: usize) -> Vec<Option<u64>> {
-        let end = |p| match ladder.standing(p) {
-            Standing::Pruned(verdict) => Some(verdict.epoch),
-            Standing::GoesOn => None,
+    /// The rung at which each point is pruned, if it is.
+    fn ends(bracket: &mut Bracket, points: usize) -> Vec<Option<u64>> {
+        let end = |p| match bracket.status(p) {
+            RungStatus::Pruned(decision) => Some(decision.epoch),
+            RungStatus::Promoted => None,
             other => panic!("{p}: {other:?}"),
         };
         PointId::first(points).map(end).collect()
     }
 
     #[test]
-    fn the_first_goes_on_and_each_is_compared_with_those_before_it() {
-        let mut ladder = Ladder::new(&prune(&[1], 3, Mode::Min), PointId::first(5));
+    fn first_point_is_promoted_and_each_point_is_compared_with_earlier_ones() {
+        let mut bracket = Bracket::new(&prune(&[1], 3, Mode::Min), PointId::first(5));
         for (point, value) in [0.5, 0.6, 0.4, 0.45, 0.5].into_iter().enumerate() {
-            ladder.tell(p(point), &[value]);
+            bracket.record(p(point), &[value]);
         }
-        // Of four, two go on: 0.45 is the second of 0.4, 0.45, 0.5, 0.6. The last equals the first, which stands before it.
-        assert_eq!(ends(&mut ladder, 5), [None, Some(1), None, None, Some(1)]);
-        let last = Verdict { epoch: 1, value: 0.5, place: 4, of: 5, best: 2, goes_on: false };
-        assert_eq!(ladder.verdicts(p(4)), [last]);
-        assert_eq!(ladder.compared(p(2), 1), [(p(0), 0.5), (p(1), 0.6), (p(2), 0.4)]);
+        // Two of four are promoted, and 0.45 is the second of 0.4, 0.45, 0.5, 0.6. The last value equals the first,
+        // so it ranks below.
+        assert_eq!(ends(&mut bracket, 5), [None, Some(1), None, None, Some(1)]);
+        let last = RungDecision { epoch: 1, value: 0.5, place: 4, of: 5, best: 2, goes_on: false };
+        assert_eq!(bracket.decisions(p(4)), [last]);
+        assert_eq!(bracket.compared(p(2), 1), [(p(0), 0.5), (p(1), 0.6), (p(2), 0.4)]);
     }
 
     #[test]
-    fn a_point_waits_for_those_before_it_and_not_for_those_behind() {
-        let mut ladder = Ladder::new(&prune(&[1, 3], 2, Mode::Max), PointId::first(3));
-        ladder.tell(p(1), &[5.0]);
-        assert_eq!(ladder.standing(p(1)), Standing::Undecided { epoch: 1 });
-        assert_eq!(ladder.standing(p(0)), Standing::Below { epoch: 1 });
-        ladder.tell(p(0), &[1.0]);
-        assert_eq!(ladder.standing(p(1)), Standing::Below { epoch: 3 }, "it is better, and goes on to the next rung");
-        ladder.tell(p(1), &[5.0, 5.0, 9.0]);
-        assert_eq!(ladder.standing(p(1)), Standing::Undecided { epoch: 3 }, "the first goes on, too");
-        ladder.fail(p(0));
-        assert_eq!(ladder.standing(p(1)), Standing::GoesOn, "one that failed is not waited for");
-        assert_eq!(ladder.standing(p(2)), Standing::Below { epoch: 1 });
-    }
-
-    #[test]
-    fn who_was_pruned_at_the_first_rung_keeps_nobody_waiting_at_the_third() {
-        let mut ladder = Ladder::new(&prune(&[1, 2, 4], 2, Mode::Min), PointId::first(3));
-        for (point, curve) in [[0.0, 4.0, 0.0, 0.0], [3.0, 0.0, 0.0, 0.0], [0.0; 4]].iter().enumerate() {
-            ladder.tell(p(point), curve);
-        }
-        // At the third the last equals the first, which stands before it.
-        assert_eq!(ends(&mut ladder, 3), [None, Some(1), Some(4)]);
-    }
-
-    #[test]
-    fn what_is_forgotten_is_judged_anew_and_what_failed_stays_so() {
-        let mut ladder = Ladder::new(&prune(&[1], 2, Mode::Min), PointId::first(4));
-        [(0, 0.5), (1, 0.6), (3, 0.7)].into_iter().for_each(|(point, value)| ladder.tell(p(point), &[value]));
-        ladder.fail(p(2));
-        assert!(
-            matches!(ladder.standing(p(1)), Standing::Pruned(_))
-                && matches!(ladder.standing(p(3)), Standing::Pruned(_))
+    fn decision_needs_the_values_of_earlier_points_only() {
+        let mut bracket = Bracket::new(&prune(&[1, 3], 2, Mode::Max), PointId::first(3));
+        bracket.record(p(1), &[5.0]);
+        assert_eq!(bracket.status(p(1)), RungStatus::Undecided { epoch: 1 });
+        assert_eq!(bracket.status(p(0)), RungStatus::Below { epoch: 1 });
+        bracket.record(p(0), &[1.0]);
+        assert_eq!(bracket.status(p(1)), RungStatus::Below { epoch: 3 }, "it is better, so it is promoted");
+        bracket.record(p(1), &[5.0, 5.0, 9.0]);
+        assert_eq!(
+            bracket.status(p(1)),
+            RungStatus::Undecided { epoch: 3 },
+            "the first point is promoted, too, and its value is missing"
         );
-        ladder.forget(&BTreeSet::from([p(0)]));
-        assert_eq!(ladder.standing(p(0)), Standing::Below { epoch: 1 });
-        assert_eq!(ladder.standing(p(1)), Standing::Undecided { epoch: 1 });
-        ladder.tell(p(0), &[0.9]);
-        assert_eq!(ladder.standing(p(1)), Standing::GoesOn);
-        assert_eq!(ladder.compared(p(3), 1), [(p(0), 0.9), (p(1), 0.6), (p(3), 0.7)]);
+        bracket.fail(p(0));
+        assert_eq!(bracket.status(p(1)), RungStatus::Promoted, "a failed point is not compared");
+        assert_eq!(bracket.status(p(2)), RungStatus::Below { epoch: 1 });
     }
 
-    /// The definition at the top of this file, word by word.
+    #[test]
+    fn point_pruned_at_first_rung_does_not_block_third() {
+        let mut bracket = Bracket::new(&prune(&[1, 2, 4], 2, Mode::Min), PointId::first(3));
+        for (point, curve) in [[0.0, 4.0, 0.0, 0.0], [3.0, 0.0, 0.0, 0.0], [0.0; 4]].iter().enumerate() {
+            bracket.record(p(point), curve);
+        }
+        // At the third rung the last value equals the first, so it ranks below.
+        assert_eq!(ends(&mut bracket, 3), [None, Some(1), Some(4)]);
+    }
+
+    #[test]
+    fn discarding_values_resets_decisions_but_not_failures() {
+        let mut bracket = Bracket::new(&prune(&[1], 2, Mode::Min), PointId::first(4));
+        [(0, 0.5), (1, 0.6), (3, 0.7)].into_iter().for_each(|(point, value)| bracket.record(p(point), &[value]));
+        bracket.fail(p(2));
+        assert!(
+            matches!(bracket.status(p(1)), RungStatus::Pruned(_))
+                && matches!(bracket.status(p(3)), RungStatus::Pruned(_))
+        );
+        bracket.discard(&BTreeSet::from([p(0)]));
+        assert_eq!(bracket.status(p(0)), RungStatus::Below { epoch: 1 });
+        assert_eq!(bracket.status(p(1)), RungStatus::Undecided { epoch: 1 });
+        bracket.record(p(0), &[0.9]);
+        assert_eq!(bracket.status(p(1)), RungStatus::Promoted);
+        assert_eq!(bracket.compared(p(3), 1), [(p(0), 0.9), (p(1), 0.6), (p(3), 0.7)]);
+    }
+
+    /// A direct implementation of the definition at the top of this file.
     fn by_definition(curves: &[Vec<f64>], rungs: &[u64], reduction: u64) -> Vec<Option<u64>> {
         let mut end = vec![None; curves.len()];
         let mut reached: Vec<usize> = (0..curves.len()).collect();
         for rung in rungs {
             let value = |p: usize| curves[p][*rung as usize - 1];
-            let goes_on = |p: usize| {
+            let is_promoted = |p: usize| {
                 let group: Vec<usize> = reached.iter().copied().filter(|q| *q <= p).collect();
                 let better = group.iter().filter(|q| (value(**q), **q) < (value(p), p)).count();
                 better < group.len().div_ceil(reduction as usize)
             };
-            let (on, out): (Vec<usize>, Vec<usize>) = reached.iter().partition(|p| goes_on(**p));
+            let (on, out): (Vec<usize>, Vec<usize>) = reached.iter().partition(|p| is_promoted(**p));
             out.into_iter().for_each(|p| end[p] = Some(*rung));
             reached = on;
         }
@@ -458,23 +474,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decisions_are_those_of_the_definition_in_whatever_order_figures_come(
+        fn decisions_follow_the_definition_in_any_order_of_values(
             curves in prop::collection::vec(prop::collection::vec((0u8..6).prop_map(f64::from), 4), 1..14),
             reduction in 2u64..5,
             order in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
         ) {
             let rungs = [1, 2, 4];
-            let mut ladder = Ladder::new(&prune(&rungs, reduction, Mode::Min), PointId::first(curves.len()));
+            let mut bracket = Bracket::new(&prune(&rungs, reduction, Mode::Min), PointId::first(curves.len()));
             for index in order {
                 let point = index.index(curves.len());
-                ladder.tell(p(point), &curves[point][..1]);
-                let _ = ladder.standing(p(point));
+                bracket.record(p(point), &curves[point][..1]);
+                let _ = bracket.status(p(point));
             }
             for (point, curve) in curves.iter().enumerate().rev() {
-                ladder.tell(p(point), curve);
-                let _ = ladder.standing(p(point));
+                bracket.record(p(point), curve);
+                let _ = bracket.status(p(point));
             }
-            prop_assert_eq!(ends(&mut ladder, curves.len()), by_definition(&curves, &rungs, reduction));
+            prop_assert_eq!(ends(&mut bracket, curves.len()), by_definition(&curves, &rungs, reduction));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Why a stage runs: data that a test can compare, made from the stored components of the point's newest result.
+//! Why a point runs: the differences between its components and those of its newest result.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,27 +8,27 @@ use serde::{Deserialize, Serialize};
 use crate::key::{Components, InputDigest, Segment};
 use crate::value::{Value, Values};
 
-/// One thing that makes a result another one.
+/// One reason for a point to run, or to be pruned.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "code", rename_all = "kebab-case")]
 pub enum Cause {
     /// The point has no earlier result.
     NeverRun,
-    /// The point now is another kind of stage.
+    /// The stage has another kind.
     Kind {
         /// Before.
         old: String,
         /// Now.
         new: String,
     },
-    /// The kind's VERSION was raised: the same parameters give other bytes.
+    /// The version of the stage kind changed: the same parameters now give other bytes.
     Version {
         /// Before.
         old: u32,
         /// Now.
         new: u32,
     },
-    /// A parameter changed, came or went.
+    /// A parameter was changed, added or removed.
     Parameter {
         /// Its name.
         name: String,
@@ -36,7 +36,7 @@ pub enum Cause {
         old: Option<Value>,
         /// Now.
         new: Option<Value>,
-        /// For a parameter of epochs: the first epoch, from 1, that it changes.
+        /// The first epoch that it affects, from 1, if it is a parameter of epochs.
         #[serde(skip_serializing_if = "Option::is_none")]
         from_epoch: Option<u64>,
     },
@@ -61,55 +61,55 @@ pub enum Cause {
         /// Now.
         new: Option<String>,
     },
-    /// An input has other content, came or went.
+    /// An input has other content, or was added or removed.
     Input {
         /// Its role.
         role: String,
-        /// Members of the list that differ; empty if the role is not a list.
+        /// The points of the list that differ. Empty if the input is not a list.
         labels: Vec<String>,
     },
-    /// A file that the stage reads has other content, came or went.
+    /// A file that the stage reads has other content, or was added or removed.
     File {
         /// Its name in the pipeline.
         name: String,
     },
-    /// Stages that it reads from will run, or may.
+    /// Points that it reads will run, or may run.
     Upstream {
-        /// Their points.
+        /// The names of these points.
         stages: Vec<String>,
     },
-    /// It is trained that far, and then compared with the points before it.
+    /// It is trained to a rung and then compared with the points before it.
     Compared {
         /// The rung.
         epoch: u64,
     },
-    /// It was compared, and is not among the best.
+    /// It was not promoted at a rung.
     Pruned {
         /// The rung.
         epoch: u64,
-        /// What is compared.
+        /// The metric that was compared.
         figure: String,
-        /// Its own.
+        /// Its value.
         value: f64,
-        /// Its place among those before it and itself, from 1.
+        /// The rank of its value, from 1.
         place: usize,
-        /// How many these are.
+        /// How many values were compared, including its own.
         of: usize,
-        /// How many of them go on.
+        /// How many of them are promoted.
         best: usize,
     },
-    /// All that it reads in some role is pruned.
+    /// All points of one of its inputs are pruned.
     LeftOut {
-        /// The pruned points that it would read.
+        /// The names of the pruned points among its inputs.
         stages: Vec<String>,
     },
-    /// The user asked for it (`-f`, `-R`).
+    /// The user requested it (`-f`, `-R`).
     Forced,
-    /// A result of this very key was there, but is missing or damaged in the cache.
+    /// The cache has a record of a result with the same key, but the result is missing or damaged.
     Damaged,
 }
 
-/// Why a stage runs.
+/// Why a point runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reason {
     /// The code of the first cause.
@@ -121,7 +121,7 @@ pub struct Reason {
 }
 
 impl Reason {
-    /// A reason of these causes, the weightiest first.
+    /// A reason with these causes, the most important first.
     pub fn new(causes: Vec<Cause>) -> Self {
         let code = causes.first().map_or("unknown", Cause::code).to_owned();
         let text = causes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
@@ -193,7 +193,7 @@ fn some_of(names: &[String]) -> String {
     text
 }
 
-/// What differs between the newest result's components and today's. Empty only if the keys are equal.
+/// The differences between the components of the newest result and the current ones. Empty only if the keys are equal.
 pub fn differences(old: &Components, new: &Components) -> Vec<Cause> {
     if old.kind != new.kind {
         return vec![Cause::Kind { old: old.kind.clone(), new: new.kind.clone() }];
@@ -243,7 +243,7 @@ fn parameters(old: &Values, new: &Values, from_epoch: Option<u64>, causes: &mut 
     }
 }
 
-/// Walks two chains' epochs to where their parameters first part.
+/// Finds the first epoch in which the parameters of two chains differ, and a difference in the number of epochs.
 fn segments(old: Option<&[Segment]>, new: Option<&[Segment]>, causes: &mut Vec<Cause>) {
     let (Some(old), Some(new)) = (old, new) else { return };
     let total = |s: &[Segment]| s.iter().map(|s| s.epochs).sum::<u64>();
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_is_reported_from_old_to_new() {
+    fn changed_parameter_is_reported_with_its_old_and_new_value() {
         let old = training(&[(3, 1e-3)]);
         let mut new = old.clone();
         new.params.insert("latent_dim".into(), Value::Int(32));
@@ -306,13 +306,13 @@ mod tests {
     }
 
     #[test]
-    fn chains_part_at_the_epoch_where_their_parameters_first_differ() {
+    fn first_epoch_with_a_changed_parameter_is_reported() {
         let causes = differences(&training(&[(50, 1e-3), (50, 1e-4)]), &training(&[(60, 1e-3), (60, 1e-4)]));
         assert_eq!(Reason::new(causes).text, "lr 0.0001 → 0.001 from epoch 51; epochs 100 → 120");
     }
 
     #[test]
-    fn splitting_a_segment_changes_nothing() {
+    fn splitting_a_segment_makes_no_difference() {
         let (old, new) = (training(&[(100, 1e-3)]), training(&[(40, 1e-3), (60, 1e-3)]));
         assert_eq!(differences(&old, &new), []);
         assert_eq!(old.key(), new.key());

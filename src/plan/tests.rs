@@ -1,4 +1,4 @@
-//! Files that a pipeline names and that can't be read, through the real kinds and a real store.
+//! Plans of pipelines whose files can't be read, with the built-in kinds and a real store.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,8 @@ use crate::spec::load;
 use crate::stages::builtin;
 use crate::store::Options;
 
-/// Two stages whose files are not there (one of them at two points that miss the same file), and one that needs none.
+/// Two stages whose files are missing, of which one has two points that read the same file, and a stage that reads no
+/// file.
 const PIPELINE: &str = r#"[pipeline]
 name = "p"
 
@@ -33,7 +34,7 @@ inputs = { data = "own" }
 argv = ["true"]
 "#;
 
-/// Asks `f` with a planner for this pipeline, whose folder (the second argument) holds nothing but the cache.
+/// Calls `f` with a planner for this pipeline and with the pipeline's folder, which contains only the cache.
 fn with_planner<T>(f: impl FnOnce(&Planner<'_>, &Path) -> T) -> T {
     let dir = tempfile::tempdir().unwrap();
     let spec = load(PIPELINE, "p.toml", dir.path(), &[], &builtin()).unwrap();
@@ -48,12 +49,12 @@ fn points(planner: &Planner<'_>, stages: &[&str]) -> BTreeSet<PointId> {
 }
 
 #[test]
-fn all_files_that_are_missing_are_said_at_once_where_their_stages_stand() {
+fn one_error_lists_all_missing_files_with_the_places_of_their_stages() {
     with_planner(|planner, base| {
         let all = planner.spec.point_ids().collect();
         let error = planner.plan(&all).unwrap_err();
         assert_eq!(error.category, Category::BadInput);
-        let said = error.message.replace(base.to_str().unwrap(), "BASE");
+        let message = error.message.replace(base.to_str().unwrap(), "BASE");
         let wanted = [
             "error: stage `own`: there is no train-images-idx3-ubyte and no train-images-idx3-ubyte.gz in BASE/nowhere",
             "p.toml:4:9",
@@ -61,22 +62,22 @@ fn all_files_that_are_missing_are_said_at_once_where_their_stages_stand() {
             "p.toml:9:9",
             "2 errors in the pipeline",
         ];
-        let found: Vec<_> = wanted.iter().filter_map(|w| said.find(w)).collect();
-        assert!(found.len() == wanted.len() && found.is_sorted(), "{said}");
+        let found: Vec<_> = wanted.iter().filter_map(|w| message.find(w)).collect();
+        assert!(found.len() == wanted.len() && found.is_sorted(), "{message}");
     });
 }
 
 #[test]
-fn what_is_not_wanted_may_miss_its_files() {
+fn missing_files_of_points_that_are_not_requested_are_ignored() {
     with_planner(|planner, _| {
         assert_eq!(planner.plan(&points(planner, &["drawn"])).unwrap().decisions.len(), 1);
-        let said = planner.plan(&points(planner, &["drawn", "summary"])).unwrap_err().message;
-        assert!(said.contains("helper.py") && !said.contains("ubyte"), "{said}");
+        let message = planner.plan(&points(planner, &["drawn", "summary"])).unwrap_err().message;
+        assert!(message.contains("helper.py") && !message.contains("ubyte"), "{message}");
     });
 }
 
 #[test]
-fn who_goes_on_gets_a_plan_and_the_error_when_the_points_turn_comes() {
+fn with_keep_going_unreadable_files_are_an_error_of_their_point_only() {
     with_planner(|planner, base| {
         let all: BTreeSet<PointId> = planner.spec.point_ids().collect();
         let plan = planner.plan_around(&all).unwrap();
@@ -84,9 +85,9 @@ fn who_goes_on_gets_a_plan_and_the_error_when_the_points_turn_comes() {
         assert!(plan.decisions.iter().all(|d| d.state == State::Miss));
         let own = points(planner, &["own"]).into_iter().next().unwrap();
         let error = planner.decide(own, &ResolvedInputs::default()).unwrap_err();
-        let said = error.message.replace(base.to_str().unwrap(), "BASE");
+        let message = error.message.replace(base.to_str().unwrap(), "BASE");
         let wanted = "p.toml:4:9: stage `own`: there is no train-images-idx3-ubyte";
-        assert!(said.starts_with(wanted) && !said.contains('\n'), "{said}");
+        assert!(message.starts_with(wanted) && !message.contains('\n'), "{message}");
         assert_eq!(error.category, Category::BadInput);
         let drawn = points(planner, &["drawn"]).into_iter().next().unwrap();
         assert!(planner.decide(drawn, &ResolvedInputs::default()).unwrap().key.is_some());

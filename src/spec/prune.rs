@@ -8,7 +8,7 @@
 //! reduction = 3           # the best third goes on
 //! ```
 //!
-//! Here it is only read and checked; what it decides is said in [`crate::plan::Ladder`].
+//! Here it is only read and checked; what it decides is said in [`crate::plan::Bracket`].
 
 use super::errors::suggest;
 use super::{Point, StageSpec};

@@ -18,7 +18,7 @@ use crate::cli::project::Project;
 use crate::cli::ui::{DIM, Ui, paint};
 use crate::error::{Category, Result};
 use crate::key::Digest;
-use crate::plan::{PipelineFiles, with_rivals};
+use crate::plan::{PipelineFiles, with_earlier_points};
 use crate::stage::{Cancel, Files};
 
 /// How often files are looked at.
@@ -112,7 +112,7 @@ fn named(project: &Project) -> BTreeSet<PathBuf> {
         files: PipelineFiles { store: &project.store, base: &project.spec.base },
         named: RefCell::default(),
     };
-    for point in with_rivals(&project.spec, &project.graph, &project.wanted).iter() {
+    for point in with_earlier_points(&project.spec, &project.graph, &project.wanted).iter() {
         // What can't be read is said by the run, and is waited for here.
         let _ = project.spec.point(*point).parsed.stage.contents(&files);
     }

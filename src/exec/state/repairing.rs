@@ -77,11 +77,11 @@ impl RunState {
     fn compare_again(&mut self, changed: PointId) {
         let Some(bracket) = &mut self.bracket else { return };
         let dependents = self.table.dependents(changed).into_iter();
-        let readers: BTreeSet<PointId> = dependents.filter(|p| bracket.has(*p)).collect();
+        let readers: BTreeSet<PointId> = dependents.filter(|p| bracket.contains(*p)).collect();
         if readers.is_empty() {
             return;
         }
-        bracket.forget(&readers);
+        bracket.discard(&readers);
         let members: Vec<PointId> = bracket.points().collect();
         let pruned = self.table.pruned();
         for point in &pruned {

@@ -19,7 +19,7 @@ use crate::exec::state::table::{Dependencies, PointTable};
 use crate::exec::state::{Claim, Command, Failure, Input, Lookup, Planned, Policy, Report, RunState};
 use crate::id::{PointId, StageId};
 use crate::key::{Digest, Key, StateChain};
-use crate::plan::{Ladder, ResolvedInputs};
+use crate::plan::{Bracket, ResolvedInputs};
 use crate::spec::{Mode, Prune};
 
 const SEEDS: u64 = 30_000;
@@ -261,7 +261,7 @@ impl Simulation {
             reduction: 2,
         };
         let members = &pipeline.members;
-        let bracket = (!members.is_empty()).then(|| Ladder::new(&prune, members.iter().copied()));
+        let bracket = (!members.is_empty()).then(|| Bracket::new(&prune, members.iter().copied()));
         let state = RunState::new(table, pipeline.policy.clone(), bracket);
         let simulation = Self {
             pipeline,
