@@ -17,13 +17,10 @@ use crate::spec::Point;
 use crate::store::StoreError;
 use crate::value::{Value, Values};
 
-/// The name of a report's page among the files of its artifact.
-const PAGE: &str = crate::stages::report::FILE;
-
 /// Writes `DIR/<pipeline>.<point>.html` for every wanted report that is there. Damaged pages are made again.
 pub(crate) fn write_reports(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, dir: &Path) -> Result<()> {
-    let is_report = |p: &usize| shared.spec.points[*p].parsed.kind.name() == "report";
-    let reports: Vec<usize> = scheduler.order().iter().copied().filter(is_report).collect();
+    let has_page = |p: &usize| shared.spec.points[*p].parsed.kind.page().is_some();
+    let reports: Vec<usize> = scheduler.order().iter().copied().filter(has_page).collect();
     if !reports.is_empty() {
         let all = scheduler.order().to_vec();
         scheduler.look_up_records(&all)?;
@@ -68,7 +65,9 @@ fn page(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, point: usize) -> Res
 }
 
 fn read_page(scheduler: &Scheduler<'_>, shared: &Shared<'_>, point: usize) -> Result<Option<Vec<u8>>, StoreError> {
-    let entry = scheduler.records.get(&point).and_then(|record| record.manifest.files.get(PAGE));
+    let record = scheduler.records.get(&point);
+    let file = shared.spec.points[point].parsed.kind.page();
+    let entry = record.zip(file).and_then(|(record, file)| record.manifest.files.get(file));
     entry.map(|entry| shared.store.read_file(entry)).transpose()
 }
 

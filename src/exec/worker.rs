@@ -156,7 +156,7 @@ impl Shared<'_> {
         let (walked, stored) = (chain.as_ref().map(|c| c as &dyn Chain), chain.as_ref());
         let made = self.run_stage(job, damaged, walked, stored, &cancel);
         at_rung.store(chain.as_ref().is_some_and(StoredChain::is_at_rung), Ordering::Relaxed);
-        let artifact = made?;
+        let artifact = self.spec.points[job.point].parsed.kind.declare(made?)?;
         check_metrics(&artifact)?;
         self.check_files(job)?;
         Ok(artifact)
@@ -274,9 +274,12 @@ impl Shared<'_> {
 
     fn inputs(&self, job: &Job, damaged: &Arc<Mutex<BTreeSet<usize>>>) -> Inputs {
         let open = |(point, record): &(usize, Arc<ResultRecord>)| -> Arc<dyn Input> {
+            let kind = &self.spec.points[*point].parsed.kind;
             Arc::new(StoredInput {
                 store: Arc::clone(self.store),
                 label: self.spec.points[*point].name.clone(),
+                provides: record.provides(kind.provides()),
+                heading: kind.heading(),
                 record: Arc::clone(record),
                 point: *point,
                 damaged: Arc::clone(damaged),
@@ -310,6 +313,8 @@ fn check_metrics(artifact: &Artifact) -> Result<(), StageError> {
 struct StoredInput {
     store: Arc<Store>,
     label: String,
+    provides: BTreeSet<String>,
+    heading: &'static str,
     record: Arc<ResultRecord>,
     point: usize,
     damaged: Arc<Mutex<BTreeSet<usize>>>,
@@ -337,6 +342,14 @@ impl Input for StoredInput {
 
     fn manifest(&self) -> &Manifest {
         &self.record.manifest
+    }
+
+    fn provides(&self) -> &BTreeSet<String> {
+        &self.provides
+    }
+
+    fn heading(&self) -> &str {
+        self.heading
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor, Error> {

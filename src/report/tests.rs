@@ -49,7 +49,7 @@ fn artifact(tensors: Vec<(&str, Tensor)>, metrics: &[(&str, f64)], facts: serde_
         tensors: tensors.into_iter().map(|(n, t)| (n.to_owned(), t)).collect(),
         metrics: metrics.iter().map(|(n, m)| ((*n).to_owned(), *m)).collect(),
         facts: facts.as_object().unwrap().clone().into_iter().collect(),
-        files: BTreeMap::new(),
+        ..Artifact::default()
     }
 }
 

@@ -1,12 +1,12 @@
-//! `fit-latents`: finds the latents (AD) or posteriors (VAD) of a split for a decoder that stays as it is.
+//! `fit-latents`: finds the latents (AD) or posteriors (VAD) of a split for a fixed decoder.
 //!
 //! With `statistics = "running"` the decoder's batch norms use the running statistics of its training, PyTorch's evaluation mode.
-//! With `"batch"` they use those of the batch at hand, PyTorch's training mode, in each step of the fit and in its evaluation,
-//! which goes through the split in order and in batches of 16; an image then depends on the others of its batch, and so do the
-//! figures. Neither moves anything of the decoder. What else reads the latents, such as `decode`, uses running statistics.
+//! With `"batch"` they use those of the current batch, PyTorch's training mode, in each step of the fit and in its evaluation,
+//! which goes through the split in order and in batches of 16. Then the result for an image, and so each figure, depends on
+//! the other images of its batch. Both leave the decoder unchanged. Other stages, such as `decode`, use running statistics.
 //!
-//! A VAD's fit drops the KL and keeps the noise: z is drawn anew in each step, and only the posteriors' parameters learn. A fit
-//! is a chain of epochs like a training, and resumes like one.
+//! The fit of a VAD has no KL but keeps the noise: each step draws a new z, and only the parameters of the posteriors learn.
+//! A fit is a chain of epochs and resumes like a training.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::training::history::{self, psnr};
 use super::training::latents::Latents;
 use super::training::{Net, Rates, Schedule, Training};
 use crate::artifact::Artifact;
-use crate::stage::{Bound, Context, Epochs, Params, Reads, Role, Roles, Stage, StageError, StageKind};
+use crate::stage::{Bound, Capability, Context, Epochs, Params, Reads, Role, Roles, Stage, StageError, StageKind};
 
 /// The kind.
 pub(super) struct FitLatents;
@@ -37,9 +37,17 @@ impl StageKind for FitLatents {
 
     fn roles(&self) -> Roles {
         Roles::Fixed(&[
-            Role { name: "data", optional: false, kinds: &["load-data"] },
-            Role { name: "model", optional: false, kinds: &["train-ad", "train-vad"] },
+            Role { name: "data", optional: false, needs: &[Capability::IMAGES] },
+            Role { name: "model", optional: false, needs: &[Capability::DECODER] },
         ])
+    }
+
+    fn provides(&self) -> &'static [Capability] {
+        &[Capability::LATENTS, Capability::FITTED_LATENTS, Capability::HISTORY, Capability::RECONSTRUCTIONS]
+    }
+
+    fn heading(&self) -> &'static str {
+        "Fitted latents"
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
@@ -47,7 +55,10 @@ impl StageKind for FitLatents {
         let init = params.choice("init", "random", &[("random", Init::Random), ("trained", Init::Trained)]);
         if (split, init) == (Split::Test, Init::Trained) {
             let message = "`init = \"trained\"` needs `split = \"train\"`";
-            params.error("init", message, "a training knows no latents of test images: use `init = \"random\"`");
+            params.error("init", message, "a training has no latents of test images: use `init = \"random\"`");
+        }
+        if init == Init::Trained {
+            params.need_of_input("model", Capability::LATENTS, "`init = \"trained\"`");
         }
         let choices = [("running", Statistics::Running), ("batch", Statistics::Batch)];
         let statistics = params.choice("statistics", "running", &choices);
@@ -63,21 +74,21 @@ impl StageKind for FitLatents {
     }
 }
 
-/// Where a fit begins.
+/// The initial latents of a fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Init {
-    /// At the distribution's start.
+    /// The start of the distribution.
     Random,
-    /// At what the training found.
+    /// The latents of the training.
     Trained,
 }
 
-/// What the decoder's batch norms normalise with.
+/// The statistics for the decoder's batch norms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Statistics {
-    /// The means and variances that the training gathered.
+    /// The running means and variances of the training.
     Running,
-    /// Those of the batch at hand.
+    /// Those of the current batch.
     Batch,
 }
 

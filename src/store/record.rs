@@ -2,11 +2,11 @@
 //!
 //! A field that is added later gets `#[serde(default)]`; anything else raises [`super::FORMAT`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::{BlobEntry, Manifest, TensorEntry};
+use crate::artifact::{BlobEntry, Capability, Manifest, TensorEntry};
 use crate::key::{Components, Digest, Key};
 
 /// How a result was come by: never part of its identity.
@@ -45,6 +45,9 @@ pub struct ResultRecord {
     pub manifest: Manifest,
     /// The manifest's digest.
     pub digest: Digest,
+    /// The names of what it provides; see [`ResultRecord::provides`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provides: Option<BTreeSet<String>>,
     /// How it was come by.
     pub provenance: Provenance,
     /// Bytes of it were found to be missing or wrong: it is no hit any more, but its digest stays known.
@@ -52,6 +55,14 @@ pub struct ResultRecord {
     pub damaged: bool,
     /// The line of chunk databases that its bytes are in; see [`super::Store::is_present`].
     pub lineage: u64,
+}
+
+impl ResultRecord {
+    /// The names of what it provides. A record of an earlier version doesn't hold them; it provides what its kind does.
+    pub fn provides(&self, of_kind: &[Capability]) -> BTreeSet<String> {
+        let names = || of_kind.iter().map(|capability| capability.name().to_owned()).collect();
+        self.provides.clone().unwrap_or_else(names)
+    }
 }
 
 /// A stored state of a training.
@@ -284,5 +295,27 @@ fn start_ticks(pid: u32) -> Option<u64> {
             let pid = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
             rustix::process::test_kill_process(pid).ok().map(|()| 0)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::Artifact;
+    use crate::store::tests::{commit, components, store};
+
+    #[test]
+    fn record_of_an_earlier_version_provides_what_its_kind_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let artifact = Artifact { provides: BTreeSet::from(["tokens".to_owned()]), ..Artifact::default() };
+        let record = commit(&store, "x", &components("a", 1), &artifact);
+        let of_kind = [Capability::LATENTS];
+        assert_eq!(record.provides(&of_kind), BTreeSet::from(["tokens".to_owned()]));
+        let mut json = serde_json::to_value(&record).unwrap();
+        json.as_object_mut().unwrap().remove("provides").unwrap();
+        let earlier: ResultRecord = serde_json::from_value(json).unwrap();
+        assert_eq!(earlier.provides(&of_kind), BTreeSet::from(["latents".to_owned()]));
+        assert_eq!(earlier.digest, record.digest, "no part of the identity");
     }
 }

@@ -9,7 +9,7 @@ use vadpipe::event::{Event, Listener, Status};
 use vadpipe::exec::{self, Options, choose};
 use vadpipe::graph::Graph;
 use vadpipe::spec::{self, DeviceChoice, Precision};
-use vadpipe::stage::{Bound, Cancel, Context, Params, Role, Roles, Stage, StageError, StageKind};
+use vadpipe::stage::{Bound, Cancel, Capability, Context, Params, Role, Roles, Stage, StageError, StageKind};
 use vadpipe::store::Store;
 
 struct Mean;
@@ -25,7 +25,7 @@ impl StageKind for Mean {
         "the mean of a split's pixels"
     }
     fn roles(&self) -> Roles {
-        Roles::Fixed(&[Role { name: "data", optional: false, kinds: &["load-data"] }])
+        Roles::Fixed(&[Role { name: "data", optional: false, needs: &[Capability::IMAGES] }])
     }
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
         Arc::new(MeanOf(params.float("scale", 1.0, Bound::Positive)))
