@@ -11,6 +11,7 @@
 //! - `matrix`: all axes, and which combinations of their values there are.
 //! - `prune`: which of them are stopped early.
 //! - `stages`: the runner's own fields of a stage's table (`kind`, `inputs`, `matrix`, `at`, `seed`).
+//! - `roles`: whether inputs provide what the roles of their stage need.
 //! - `axes`: which axes each stage has, in dependency order, and which combinations.
 //! - `parameters`: a stage's parameters with its `at` laid over them, parsed by its kind.
 //! - `expand`: one point for each combination, its inputs linked.
@@ -28,6 +29,7 @@ mod overrides;
 mod parameters;
 mod prune;
 mod read;
+mod roles;
 mod stages;
 mod template;
 mod values;
@@ -279,7 +281,7 @@ fn typed(root: &Table, sources: &Sources, registry: &Registry, diagnostics: &mut
     let names = written.0.iter().map(|e| e.name.as_str()).zip(StageId::first(written.0.len())).collect();
     let reader = stages::Reader { registry, sources, params: &params, names };
     let drafts = reader.stages(&written, &mut matrix, diagnostics);
-    stages::check_roles(&drafts, diagnostics);
+    roles::check(&drafts, registry, diagnostics);
     let shapes = axes::shapes(&drafts, &matrix, diagnostics);
     let seed = header.seed;
     let expansion =

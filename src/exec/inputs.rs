@@ -17,9 +17,12 @@ pub(crate) type DamagedInputs = Arc<Mutex<BTreeSet<PointId>>>;
 /// The inputs of a job. Those whose bytes turn out to be missing or damaged are added to `damaged`.
 pub(crate) fn stored_inputs(context: &RunContext<'_>, job: &Job, damaged: &DamagedInputs) -> Inputs {
     let open = |input: &JobInput| -> Arc<dyn Input> {
+        let kind = &context.point(input.point).parsed.kind;
         Arc::new(StoredInput {
             store: Arc::clone(context.store),
             label: context.name(input.point).to_owned(),
+            provides: input.record.provides(kind.provides()),
+            heading: kind.heading(),
             record: Arc::clone(&input.record),
             point: input.point,
             damaged: Arc::clone(damaged),
@@ -37,6 +40,8 @@ pub(crate) fn stored_inputs(context: &RunContext<'_>, job: &Job, damaged: &Damag
 struct StoredInput {
     store: Arc<Store>,
     label: String,
+    provides: BTreeSet<String>,
+    heading: &'static str,
     record: Arc<ResultRecord>,
     point: PointId,
     damaged: DamagedInputs,
@@ -64,6 +69,14 @@ impl Input for StoredInput {
 
     fn manifest(&self) -> &Manifest {
         &self.record.manifest
+    }
+
+    fn provides(&self) -> &BTreeSet<String> {
+        &self.provides
+    }
+
+    fn heading(&self) -> &str {
+        self.heading
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor, Error> {

@@ -17,9 +17,6 @@ use crate::spec::Point;
 use crate::store::StoreError;
 use crate::value::{Value, Values};
 
-/// The name of a report's page among the files of its artifact.
-const PAGE: &str = crate::stages::report::FILE;
-
 /// Writes `DIR/<pipeline>.<point>.html` for every report among the wanted points that has a result. Returns the reports
 /// whose page is damaged.
 ///
@@ -31,15 +28,16 @@ pub(crate) fn write_reports(
     run: &str,
     dir: &Path,
 ) -> Result<Vec<PointId>> {
-    let is_report = |p: &PointId| context.point(*p).parsed.kind.name() == "report";
+    let has_page = |p: &PointId| context.point(*p).parsed.kind.page().is_some();
     let all = driver.state().table().order().to_vec();
-    let reports: Vec<PointId> = all.iter().copied().filter(is_report).collect();
+    let reports: Vec<PointId> = all.iter().copied().filter(has_page).collect();
     let mut damaged = Vec::new();
     if !reports.is_empty() {
         driver.read_records(&all)?;
     }
     for point in reports {
-        let entry = driver.record(point).and_then(|record| record.manifest.files.get(PAGE));
+        let file = context.point(point).parsed.kind.page();
+        let entry = driver.record(point).zip(file).and_then(|(record, file)| record.manifest.files.get(file));
         let page = match entry.map(|entry| context.store.read_file(entry)).transpose() {
             Ok(Some(page)) => page,
             Ok(None) => continue,

@@ -30,7 +30,7 @@ use crate::error::{Category, Error};
 use crate::exec::job::{Ended, StartOptions};
 use crate::id::PointId;
 use crate::key::{Digest, Key, StateChain};
-use crate::plan::{Cause, Bracket, ResolvedInputs, RungStatus, RungDecision};
+use crate::plan::{Bracket, Cause, ResolvedInputs, RungDecision, RungStatus};
 
 /// How often a point is started again after its worker was lost.
 const WORKER_LOSSES: u32 = 2;
@@ -362,7 +362,8 @@ impl RunState {
         match ended {
             Ended::Made(output) => {
                 // A result that does not count stays in the cache, under a key that nothing asks for now.
-                let counts = self.rung_status(point) == RungStatus::Promoted && !self.table.is_outdated(&attempt.inputs);
+                let counts =
+                    self.rung_status(point) == RungStatus::Promoted && !self.table.is_outdated(&attempt.inputs);
                 if counts { self.settle(point, attempt.key, output, true) } else { self.requeue(point) }
             }
             Ended::AtRung(_) => self.requeue(point),

@@ -116,7 +116,7 @@ impl<'a> Worker<'a> {
         let (for_stage, for_progress) = (chain.as_ref().map(|c| c as &dyn Chain), chain.as_ref());
         let made = self.run_stage(job, damaged, for_stage, for_progress, &cancel);
         at_rung.store(chain.as_ref().is_some_and(StoredChain::is_at_rung), Ordering::Relaxed);
-        let artifact = made?;
+        let artifact = self.context.point(job.point).parsed.kind.declare(made?)?;
         check_metrics(&artifact)?;
         self.check_files(job)?;
         Ok(artifact)

@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::errors::{PointErrors, suggest};
 use super::expand::Expansion;
-use super::stages::{At, RESERVED, is_parameter};
+use super::stages::{At, DraftInput, RESERVED, is_parameter};
 use super::template::Scope;
 use crate::diagnostic::{Diagnostics, Origin};
 use crate::id::{PointName, StageId};
-use crate::stage::{Params, ParsedStage, StageKind};
+use crate::stage::{GivenInput, Params, ParsedStage, StageKind};
 use crate::value::{Data, Entry, Node, Table};
 
 /// After so many different errors in one stage its other combinations are not looked at.
@@ -144,10 +144,15 @@ impl<'a> Parser<'a> {
             }
         };
         let from = diagnostics.0.len();
-        let roles: Vec<(&str, &Origin)> = draft.inputs.iter().map(|i| (i.role.as_str(), &i.role_origin)).collect();
+        let kinds = |input: &'a DraftInput| {
+            input.members.iter().filter_map(|m| self.whole.drafts[m.stage.index()].kind.as_deref()).collect()
+        };
+        let given =
+            |input: &'a DraftInput| GivenInput { role: &input.role, place: &input.role_origin, kinds: kinds(input) };
+        let inputs: Vec<GivenInput<'_>> = draft.inputs.iter().map(given).collect();
         let mut params = Params::new(&table, draft.origin.clone(), &RESERVED, diagnostics);
         if !draft.unreadable {
-            params = params.with_inputs(&roles);
+            params = params.with_inputs(&inputs);
         }
         let stage = self.kind.parse(&mut params);
         let params = params.finish();

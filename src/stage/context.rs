@@ -1,6 +1,6 @@
-//! What a running stage sees of the world.
+//! What a running stage may use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +18,15 @@ pub trait Input: Send + Sync {
     fn label(&self) -> &str;
     /// What is in it: names, shapes, metrics, facts.
     fn manifest(&self) -> &Manifest;
+    /// The names of what it provides, see [`super::Capability`].
+    fn provides(&self) -> &BTreeSet<String> {
+        static NONE: BTreeSet<String> = BTreeSet::new();
+        &NONE
+    }
+    /// The heading of its kind, see [`super::StageKind::heading`].
+    fn heading(&self) -> &str {
+        &self.manifest().kind
+    }
     /// One tensor.
     ///
     /// # Errors
@@ -104,12 +113,12 @@ impl Device {
 #[derive(Clone, Debug, Default)]
 pub struct Cancel {
     asked: Arc<AtomicBool>,
-    /// Whoever asks all of them.
+    /// Stops all stages.
     all: Option<Box<Self>>,
 }
 
 impl Cancel {
-    /// From now on, everybody who asks stops.
+    /// Stops every stage that has this or a copy of it.
     pub fn cancel(&self) {
         self.asked.store(true, Ordering::SeqCst);
     }
@@ -119,12 +128,12 @@ impl Cancel {
         self.asked.load(Ordering::Relaxed) || self.all.as_ref().is_some_and(|all| all.is_cancelled())
     }
 
-    /// For one stage alone: it stops when it is asked itself, and with all others.
+    /// One for a single stage, which stops with it or together with all others.
     pub fn for_one(&self) -> Self {
         Self { asked: Arc::default(), all: Some(Box::new(self.clone())) }
     }
 
-    /// `Err(Interrupted)` if to stop: `context.cancel.check()?` in every loop that lasts longer than 0.1 s.
+    /// `Err(Interrupted)` if the stage is to stop. Call `context.cancel.check()?` in every loop that takes more than 0.1 s.
     ///
     /// # Errors
     /// [`StageError::Interrupted`].
@@ -142,17 +151,17 @@ pub struct Update {
     pub total: u64,
     /// "epochs", "iterations", "MB".
     pub unit: &'static str,
-    /// Figures of the moment, such as `("loss", 0.12)`.
+    /// Current figures, such as `("loss", 0.12)`.
     pub figures: Vec<(&'static str, f64)>,
     /// Samples per second, if that is meaningful.
     pub rate: Option<f64>,
-    /// For a training, whether this closes an epoch: then the figures are the epoch's and enter the run's events.
+    /// For a training: whether an epoch ends here. Then the figures are those of the epoch and enter the run's events.
     pub epoch_end: bool,
 }
 
-/// Where a stage says how far it is.
+/// Where a stage reports its progress.
 pub trait Progress: Send + Sync {
-    /// Called as often as is convenient; the listener thins out.
+    /// Can be called often: the listener drops updates that come too fast.
     fn update(&self, update: Update);
     /// A line for the stage's log, which is kept.
     fn log(&self, line: &str);
@@ -201,11 +210,11 @@ pub struct Context<'a> {
     /// The folder of the pipeline file: relative paths start there.
     pub base: &'a Path,
     /// Where to look for data files after the pipeline's own `path`: `--data-dir`, `VADPIPE_DATA_DIR`, the user's
-    /// cache folder. The last one is where downloads go.
+    /// cache folder. Downloads go to the last one.
     pub data_dirs: &'a [PathBuf],
-    /// The log of this stage, for what it says itself and for programs it starts.
+    /// The log of this stage and of the programs that it starts.
     pub log_path: &'a Path,
-    /// How far it is.
+    /// Where to report progress.
     pub progress: &'a dyn Progress,
     /// Whether to stop.
     pub cancel: &'a Cancel,

@@ -55,7 +55,7 @@ pub(crate) use self::descendants::{adopt_orphans, kill_children};
 use crate::artifact::Artifact;
 use crate::diagnostic::nearest;
 use crate::key::{Digest, Hash};
-use crate::stage::{Context, Files, Params, Roles, Stage, StageError, StageKind};
+use crate::stage::{Capability, Context, Files, Params, Roles, Stage, StageError, StageKind};
 use crate::value::{Data, Node};
 
 /// The kind `command`.
@@ -90,6 +90,14 @@ impl StageKind for Kind {
 
     fn roles(&self) -> Roles {
         Roles::Any
+    }
+
+    fn provides(&self) -> &'static [Capability] {
+        &[Capability::OUTPUTS]
+    }
+
+    fn heading(&self) -> &'static str {
+        "Commands"
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {

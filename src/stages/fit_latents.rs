@@ -19,7 +19,7 @@ use super::training::latents::Latents;
 use super::training::net::{Fixed, Net};
 use super::training::schedule::{Rates, Schedule};
 use crate::artifact::Artifact;
-use crate::stage::{Bound, Context, Epochs, Params, Reads, Role, Roles, Stage, StageError, StageKind};
+use crate::stage::{Bound, Capability, Context, Epochs, Params, Reads, Role, Roles, Stage, StageError, StageKind};
 
 /// The stage kind `fit-latents`.
 pub(super) struct FitLatents;
@@ -39,9 +39,17 @@ impl StageKind for FitLatents {
 
     fn roles(&self) -> Roles {
         Roles::Fixed(&[
-            Role { name: "data", optional: false, kinds: &["load-data"] },
-            Role { name: "model", optional: false, kinds: &["train-ad", "train-vad"] },
+            Role { name: "data", optional: false, needs: &[Capability::IMAGES] },
+            Role { name: "model", optional: false, needs: &[Capability::DECODER] },
         ])
+    }
+
+    fn provides(&self) -> &'static [Capability] {
+        &[Capability::LATENTS, Capability::FITTED_LATENTS, Capability::HISTORY, Capability::RECONSTRUCTIONS]
+    }
+
+    fn heading(&self) -> &'static str {
+        "Fitted latents"
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
@@ -50,6 +58,9 @@ impl StageKind for FitLatents {
         if (split, init) == (Split::Test, Init::Trained) {
             let message = "`init = \"trained\"` needs `split = \"train\"`";
             params.error("init", message, "a training has no latents of test images: use `init = \"random\"`");
+        }
+        if init == Init::Trained {
+            params.need_of_input("model", Capability::LATENTS, "`init = \"trained\"`");
         }
         let choices = [("running", Statistics::Running), ("batch", Statistics::Batch)];
         let statistics = params.choice("statistics", "running", &choices);

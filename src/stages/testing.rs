@@ -1,4 +1,4 @@
-//! A small world for the tests of stages: inputs and a chain in memory, parameters without a pipeline file.
+//! For the tests of stages: inputs and a chain in memory, and parameters without a pipeline file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::stage::{
 };
 use crate::value::{Data, Entry, Node, Table, Values};
 
-/// Hands an artifact on as a stage's output.
+/// An artifact as an input of another stage.
 pub(super) fn given(label: &str, kind: &str, artifact: &Artifact) -> Arc<dyn Input> {
     FakeInput::shared(label, kind, artifact.clone())
 }
@@ -75,7 +75,7 @@ impl Chain for MemoryChain {
     }
 }
 
-/// Remembers what it is told.
+/// Records updates and lines.
 #[derive(Default)]
 pub(super) struct Told {
     pub(super) updates: Mutex<Vec<Update>>,
@@ -114,7 +114,7 @@ pub(super) fn text(text: &str) -> Data {
     Data::Text(text.to_owned())
 }
 
-/// What a kind makes of parameters, its canonical parameters, and what it finds wrong.
+/// Parses parameters. Returns the stage, the canonical parameters and the errors.
 pub(super) fn parse(kind: &dyn StageKind, entries: &[(&str, Data)]) -> (Arc<dyn Stage>, Values, Vec<String>) {
     let (table, mut diagnostics) = (table(entries), Diagnostics::default());
     let mut params = Params::new(&table, Origin { source: 0, span: 0..0 }, &[], &mut diagnostics);
@@ -186,7 +186,7 @@ pub(super) fn complaint(result: Result<Artifact, StageError>) -> String {
 /// Names of the two classes of [`data`], and of one that has no image.
 pub(super) const CLASSES: [&str; 3] = ["Trouser", "Shirt", "Ankle boot"];
 
-/// Data of simple content: bars that stand (class 0) or lie (class 1), alternately, each at another place.
+/// Simple data: alternately vertical (class 0) and horizontal bars (class 1) at different places.
 pub(super) fn data(train: usize, test: usize) -> Arc<dyn Input> {
     let mut artifact = Artifact::default();
     for (split, count, shift) in [("train", train, 0), ("test", test, 5)] {

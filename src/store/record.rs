@@ -2,12 +2,12 @@
 //!
 //! A new field gets `#[serde(default)]`; any other change raises [`super::FORMAT`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::holder::Holder;
-use crate::artifact::{BlobEntry, Manifest, TensorEntry};
+use crate::artifact::{BlobEntry, Capability, Manifest, TensorEntry};
 use crate::key::{Components, Digest, Key};
 use crate::status::{RunStatus, StageStatus};
 
@@ -47,6 +47,9 @@ pub struct ResultRecord {
     pub manifest: Manifest,
     /// The manifest's digest.
     pub digest: Digest,
+    /// The names of what it provides; see [`ResultRecord::provides`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provides: Option<BTreeSet<String>>,
     /// Where it comes from.
     pub provenance: Provenance,
     /// Bytes of it were found missing or altered: it is a miss, but its digest stays known.
@@ -60,6 +63,12 @@ impl ResultRecord {
     /// The blobs it needs.
     pub(super) fn blobs(&self) -> impl Iterator<Item = BlobEntry> {
         self.manifest.tensors.values().map(|t| t.blob).chain(self.manifest.files.values().copied())
+    }
+
+    /// The names of what it provides. A record of an earlier version doesn't hold them; it provides what its kind does.
+    pub fn provides(&self, of_kind: &[Capability]) -> BTreeSet<String> {
+        let names = || of_kind.iter().map(|capability| capability.name().to_owned()).collect();
+        self.provides.clone().unwrap_or_else(names)
     }
 }
 
@@ -181,5 +190,27 @@ impl RunRecord {
     /// Whether it has not finished and its process may live (on this machine or another).
     pub fn is_running(&self) -> bool {
         self.finished_at.is_none() && self.holder.may_live()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::Artifact;
+    use crate::store::tests::{commit, components, store};
+
+    #[test]
+    fn record_of_an_earlier_version_provides_what_its_kind_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let artifact = Artifact { provides: BTreeSet::from(["tokens".to_owned()]), ..Artifact::default() };
+        let record = commit(&store, "x", &components("a", 1), &artifact);
+        let of_kind = [Capability::LATENTS];
+        assert_eq!(record.provides(&of_kind), BTreeSet::from(["tokens".to_owned()]));
+        let mut json = serde_json::to_value(&record).unwrap();
+        json.as_object_mut().unwrap().remove("provides").unwrap();
+        let earlier: ResultRecord = serde_json::from_value(json).unwrap();
+        assert_eq!(earlier.provides(&of_kind), BTreeSet::from(["latents".to_owned()]));
+        assert_eq!(earlier.digest, record.digest, "no part of the identity");
     }
 }

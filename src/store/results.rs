@@ -88,6 +88,7 @@ impl Store {
                 point: new.point.to_owned(),
                 components: new.components.clone(),
                 digest: manifest.digest(),
+                provides: Some(new.artifact.provides.clone()),
                 manifest,
                 provenance,
                 damaged: false,
