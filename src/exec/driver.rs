@@ -225,26 +225,27 @@ impl<'a> Driver<'a> {
                 let Some((started, seconds)) = self.jobs.remove(&point) else { return Ok(()) };
                 let seconds = seconds.unwrap_or_else(|| started.elapsed().as_secs_f64());
                 self.loss_noticed |= matches!(ended, Ended::Damaged(..));
-                self.note_end(point, &ended, seconds);
-                self.apply(Input::Ended(point, ended.map(|record| record.digest)), executor)
+                let ended = self.note_end(point, ended, seconds);
+                self.apply(Input::Ended(point, ended), executor)
             }
         }
     }
 
-    fn note_end(&mut self, point: PointId, ended: &Ended<Box<ResultRecord>>, seconds: f64) {
+    /// Sends the events of a job's end and remembers its record if another point reads it.
+    fn note_end(&mut self, point: PointId, ended: Ended<Box<ResultRecord>>, seconds: f64) -> Ended {
         let stage = self.name(point).to_owned();
-        match ended {
-            Ended::Made(record) => {
-                let metrics = record.manifest.metrics.clone();
-                let (key, digest) = (record.key, record.digest);
-                self.log.event(&Event::StageFinished { stage, key, digest, seconds, metrics });
-                if !self.state.table().dependents(point).is_empty() {
-                    self.records.insert(point, Arc::new((**record).clone()));
-                }
-            }
-            Ended::AtRung(epoch) => self.log.event(&Event::RungReached { stage, epoch: *epoch, seconds }),
-            _ => {}
+        if let Ended::AtRung(epoch) = ended {
+            self.log.event(&Event::RungReached { stage, epoch, seconds });
+            return Ended::AtRung(epoch);
         }
+        ended.map(|record| {
+            let (key, digest, metrics) = (record.key, record.digest, record.manifest.metrics.clone());
+            self.log.event(&Event::StageFinished { stage, key, digest, seconds, metrics });
+            if self.state.table().has_dependents(point) {
+                self.records.insert(point, Arc::from(record));
+            }
+            digest
+        })
     }
 
     /// Tells the state machine what happened, and carries out what it wants.

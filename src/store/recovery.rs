@@ -189,8 +189,19 @@ fn has_complete_journal(path: &Path) -> Result<bool> {
     }
 }
 
-/// Applies changes together with the position that they lead to.
+/// Applies changes and then the position that they lead to.
+///
+/// sled writes to disk twice for each batch, so changes that only insert are made one by one, in their order: an entry
+/// comes after those that it refers to. After a crash between two of them the position is the old one, and all are made
+/// again from the journal. Other changes are visible all at once.
 pub(super) fn apply(db: &sled::Db, changes: &[Change<'_>], position: Position) -> Result<()> {
+    if changes.iter().all(|(_, value)| value.is_some()) {
+        for (key, value) in changes {
+            db.insert(key, value.unwrap_or_default())?;
+        }
+        db.insert(POSITION, position.encode().as_slice())?;
+        return Ok(());
+    }
     let mut batch = sled::Batch::default();
     for (key, value) in changes {
         match value {

@@ -257,6 +257,11 @@ impl PointTable {
         self.entries[point.index()].dependents.clone()
     }
 
+    /// Whether a wanted point reads this one.
+    pub(crate) fn has_dependents(&self, point: PointId) -> bool {
+        !self.entries[point.index()].dependents.is_empty()
+    }
+
     /// The points that depend on a point, directly or not, in plan order.
     #[cfg(test)]
     pub(crate) fn downstream(&self, point: PointId) -> Vec<PointId> {
