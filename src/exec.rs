@@ -9,6 +9,7 @@
 //! - [`driver`]: carries decisions out: look-ups, leases, events.
 //! - [`executor`]: where jobs run: threads, or processes with `--isolate`.
 //! - [`worker`]: runs one job and stores what it made.
+//! - [`reporter`]: describes decisions as events and errors.
 //! - [`run_log`]: the run's record and its events.
 //! - [`reports`]: writes the pages of report stages at the end.
 //!
@@ -24,6 +25,7 @@ mod inputs;
 mod job;
 mod kept;
 mod progress;
+mod reporter;
 mod reports;
 mod resources;
 mod run_log;

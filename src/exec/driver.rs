@@ -12,13 +12,14 @@ use crate::event::{Event, Listener};
 use crate::exec::executor::{Executor, ExecutorEvent};
 use crate::exec::job::{Ended, Job, JobInput, StartOptions};
 use crate::exec::kept::kept_epochs;
+use crate::exec::reporter::Reporter;
 use crate::exec::run_log::{RunLog, StageEnd};
 use crate::exec::state::point::{Done, PointState};
-use crate::exec::state::{Claim, Command, Failure, Input, Lookup, Planned, PruneCause, Report, RunState};
-use crate::exec::worker::{Worker, log_path};
+use crate::exec::state::{Claim, Command, Input, Lookup, Planned, Report, RunState};
+use crate::exec::worker::Worker;
 use crate::id::PointId;
 use crate::key::Key;
-use crate::plan::{Cause, Decision, Planner, Reason, ResolvedInputs};
+use crate::plan::{Decision, Planner, ResolvedInputs};
 use crate::status::StageStatus;
 use crate::store::{Lease, LeaseOutcome, ResultRecord};
 
@@ -370,59 +371,11 @@ impl<'a> Driver<'a> {
     }
 
     fn report(&mut self, report: Report) {
-        let name = |point: PointId| self.name(point).to_owned();
-        let event = match report {
-            Report::Cached(point, key) => Event::StageCached { stage: name(point), key },
-            Report::WaitsFor(point, holder) => Event::StageWaiting { stage: name(point), holder },
-            Report::RunsAgain(point) => {
-                let message = format!("the stored result of `{}` is missing or damaged: it runs again", name(point));
-                Event::Warning { message }
-            }
-            Report::Pruned(point, cause) => {
-                Event::StagePruned { stage: name(point), reason: Reason::new(vec![self.cause(&cause)]) }
-            }
-            Report::Interrupted(point) => Event::StageInterrupted { stage: name(point) },
-            Report::Skipped(point, because) => Event::StageSkipped { stage: name(point), because: name(because) },
-            Report::Failed(point, failure) => {
-                let error = self.error_of(point, failure);
-                let log = log_path(self.worker.context.store, self.worker.run, self.worker.context.point(point));
-                let (stage, hint) = (name(point), error.hint.clone());
-                let text = error.with_causes();
-                self.error.get_or_insert(error);
-                Event::StageFailed { stage, error: text, hint, log: log.display().to_string() }
-            }
-        };
+        let reporter = Reporter { worker: &self.worker, bracket: self.state.bracket() };
+        let (event, error) = reporter.describe(report);
         self.log.event(&event);
-    }
-
-    fn cause(&self, cause: &PruneCause) -> Cause {
-        match cause {
-            PruneCause::Planned(cause) => cause.clone(),
-            PruneCause::Compared(decision) => match self.state.bracket() {
-                Some(bracket) => bracket.cause(decision),
-                None => Cause::LeftOut { stages: Vec::new() },
-            },
-            PruneCause::LeftOut(points) => {
-                Cause::LeftOut { stages: points.iter().map(|p| self.name(*p).to_owned()).collect() }
-            }
-        }
-    }
-
-    fn error_of(&self, point: PointId, failure: Failure) -> Error {
-        let name = self.name(point);
-        match failure {
-            Failure::Job(error) => error,
-            Failure::Held(holder) => {
-                let message = format!("`{name}` is being computed by {holder}");
-                Error::new(Category::CacheHeld, message).hint("leave out `--no-wait` to wait for it")
-            }
-            Failure::KeepsLosing(producer, error) => {
-                error.hint(format!("the cache keeps losing the result of `{}`: check the disk", self.name(producer)))
-            }
-            Failure::KeepsBeingLost => Error::storage(format!("the cache keeps losing the result of `{name}`"))
-                .hint("check the disk of the cache"),
-            Failure::NeverRan => Error::new(Category::StageFailed, format!("internal error: `{name}` never ran"))
-                .hint("run again: finished stages are cached; please report this"),
+        if let Some(error) = error {
+            self.error.get_or_insert(error);
         }
     }
 
