@@ -1,5 +1,6 @@
 //! Short stories about the state machine. `simulation.rs` tests it at large.
 
+mod pipelines;
 mod simulation;
 
 use std::collections::BTreeSet;
