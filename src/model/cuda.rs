@@ -1,8 +1,10 @@
-//! The decoder's training on an NVIDIA GPU: the same step as [`super::Decoder`]'s, latents and all, with nothing of it on the host.
+//! The decoder's training on an NVIDIA GPU: the same step as [`super::Decoder`]'s, latents and all, with nothing of it
+//! on the host.
 //!
 //! # Arithmetic
-//! Products are cuBLAS's, over valid taps only ([`plan`]), on activations `[row][column][sample][channel]`; the rest is small
-//! kernels (`kernels.cu`, compiled by NVRTC for the GPU at hand). For the usual decoder (128 → 2048, 512, 256, 128) and a sample:
+//! Products are cuBLAS's, over valid taps only ([`plan`]), on activations `[row][column][sample][channel]`; the rest is
+//! small kernels (`kernels.cu`, compiled by NVRTC for the GPU at hand). For the usual decoder (128 → 2048, 512, 256,
+//! 128) and a sample:
 //!
 //! | layer | multiply-adds forward | of all taps | the same backward | products in calls, forward + backward |
 //! |---|---|---|---|---|
@@ -12,23 +14,26 @@
 //! | 8×8 → 16×16 | 29.5 M | 33.6 M | 2 × | 120 in 2 + 240 in 4 |
 //! | last, 16 taps | 0.5 M | | 2 × | 16 in 1 + 32 in 2 |
 //!
-//! 283 M a sample and step in all, so 9 GFLOP at batch 16 and 72 at 128. Adam reads four and writes three times 82 MB. Of a sample,
-//! the forward products write 0.9 MB (4 slots of 57,344 numbers), the input gradients 1.0 MB (8 of 32,768) and as much again
-//! accumulating, twice as much to and fro; the norms' passes move some 2 MB. A step is 55 launches, whatever the batch.
+//! 283 M a sample and step in all, so 9 GFLOP at batch 16 and 72 at 128. Adam reads four and writes three times 82 MB.
+//! Of a sample, the forward products write 0.9 MB (4 slots of 57,344 numbers), the input gradients 1.0 MB (8 of 32,768)
+//! and as much again accumulating, twice as much to and fro; the norms' passes move some 2 MB. A step is 55 launches,
+//! whatever the batch.
 //!
 //! # Determinism
-//! One stream, no atomics, sums in an order that the shapes give, cuBLAS with a workspace of its own: the same bytes from the same
-//! inputs with the same GPU and libraries. They are not the CPU's bytes, so a chain goes on in its own numerics class only.
+//! One stream, no atomics, sums in an order that the shapes give, cuBLAS with a workspace of its own: the same bytes
+//! from the same inputs with the same GPU and libraries. They are not the CPU's bytes, so a chain goes on in its own
+//! numerics class only.
 //!
 //! # Synchronisation
-//! [`CudaTraining::begin_epoch`] sends what an epoch needs; [`CudaTraining::step`] only gives orders; the losses come back when
-//! [`CudaTraining::losses`] asks.
+//! [`CudaTraining::begin_epoch`] sends what an epoch needs; [`CudaTraining::step`] only gives orders; the losses come
+//! back when [`CudaTraining::losses`] asks.
 
 mod device;
 #[cfg(test)]
 mod emulated;
 mod layout;
 mod machine;
+mod options;
 mod plan;
 #[cfg(test)]
 mod product;
@@ -41,6 +46,7 @@ use std::collections::BTreeMap;
 use self::device::Gpu;
 use self::layout::{Arrays, LAYERS, Layout, layers};
 use self::machine::{Address, Machine, upload_new};
+use self::options::Family;
 use self::plan::{Pass, Plan};
 use self::program::{Program, Shared, Tables};
 use crate::artifact::Tensor;
@@ -51,52 +57,11 @@ use crate::ops::tail::PIXELS;
 
 pub use self::device::class;
 pub use self::machine::CudaError;
+pub use self::options::{Options, Statistics};
 
-/// Numbers of a step in the epoch's table: Adam's step size and ε for the decoder and for the latents, the weight of a number's KL.
+/// Numbers of a step in the epoch's table: Adam's step size and ε for the decoder and for the latents, the weight of a
+/// number's KL.
 const RATES: usize = 5;
-
-/// What the batch norms use, and whether the decoder learns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Statistics {
-    /// The batch's, and the decoder learns.
-    Learning,
-    /// The batch's; the decoder stays.
-    Batch,
-    /// None: they are folded into weights and β, γ is 1; the decoder stays.
-    Folded,
-}
-
-/// The kernels' number of a posterior.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-enum Family {
-    Plain = 0,
-    Gaussian = 1,
-    Exponential = 2,
-    Uniform = 3,
-}
-
-impl Family {
-    fn of(distribution: Option<Distribution>) -> Self {
-        match distribution {
-            None => Self::Plain,
-            Some(Distribution::Gaussian) => Self::Gaussian,
-            Some(Distribution::Exponential) => Self::Exponential,
-            Some(Distribution::Uniform) => Self::Uniform,
-        }
-    }
-}
-
-/// Which GPU, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Its number.
-    pub ordinal: usize,
-    /// Whether products may round their factors to TF32.
-    pub tf32: bool,
-    /// Whether a step is recorded as a CUDA graph and replayed.
-    pub graph: bool,
-}
 
 /// The number of the emulated GPU that tests compute on.
 #[cfg(test)]
@@ -187,8 +152,8 @@ impl CudaTraining {
         Ok(Self { machine, shared, programs: BTreeMap::new(), decoder_step, latent_step, epoch: (1, 0) })
     }
 
-    /// Begins an epoch, or goes on with one after `from` steps: `order` are the samples in their order, `noise` one number for each
-    /// of their latents' in that order (empty for plain latents).
+    /// Begins an epoch, or goes on with one after `from` steps: `order` are the samples in their order, `noise` one
+    /// number for each of their latents' in that order (empty for plain latents).
     ///
     /// # Errors
     /// If the GPU fails.

@@ -4,10 +4,11 @@
 //! z (latent_dim) ─ fully connected ─ c0×2×2 ─[ transposed conv k4 s2 p1, batch norm, ReLU ]×3 ─ c3×16×16
 //!   ─ transposed conv k4 s2 p1 to one channel ─ 32×32 ─ 1×1 with padding 2 ─ 28×28 ─ 255 σ
 //! ```
-//! All five matrix products are [`Convolution`]s: the fully connected layer one of kernel 2 on a 1 × 1 image, the last one a
-//! 1 × 1 convolution whose 16 output channels are the taps (see [`crate::ops::tail`]). The backward pass goes from the last to
-//! the first; each layer's weights move as soon as its input gradient has been made from the old ones. Without rates the same
-//! pass updates nothing: it makes the gradient by z only, and leaves parameters, moments and running statistics as they are.
+//! All five matrix products are [`Convolution`]s: the fully connected layer one of kernel 2 on a 1 × 1 image, the last
+//! one a 1 × 1 convolution whose 16 output channels are the taps (see [`crate::ops::tail`]). The backward pass goes
+//! from the last to the first; each layer's weights move as soon as its input gradient has been made from the old ones.
+//! Without rates the same pass updates nothing: it makes the gradient by z only, and leaves parameters, moments and
+//! running statistics as they are.
 
 #[cfg(feature = "cuda")]
 mod export;
@@ -27,35 +28,8 @@ use crate::ops::transposed::{BlockMoments, Convolution, Given};
 use crate::rng::Streams;
 
 pub use frozen::Frozen;
+pub use layers::DecoderShape;
 use layers::{LAYERS, NORMS, Work};
-
-/// The sizes of a decoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DecoderShape {
-    /// Numbers in a latent.
-    pub latent_dim: usize,
-    /// Channels at 2×2, 4×4, 8×8 and 16×16 pixels.
-    pub channels: [usize; 4],
-}
-
-impl DecoderShape {
-    /// Multiply-adds of a forward pass over a batch: the fully connected layer, and 16 taps for each pixel that goes into a
-    /// transposed convolution (2 × 2, 4 × 4, 8 × 8, 16 × 16), those that fall outside the image among them.
-    pub fn multiply_adds(&self, batch: usize) -> u64 {
-        let [c0, c1, c2, c3] = self.channels.map(|c| c as u64);
-        let convolutions = 64 * c0 * c1 + 256 * c1 * c2 + 1024 * c2 * c3 + 4096 * c3;
-        (batch as u64).saturating_mul(4 * self.latent_dim as u64 * c0 + convolutions)
-    }
-
-    /// Roughly the bytes that training it on so many images in batches of this many takes: weights with their linear forms and
-    /// both of Adam's moments, and the buffers of a step for whole batches and for a last, short one, all in blocks of 16 × 16
-    /// floats. Biases and batch norms are left out, and what does not fit into 64 bits is as much as that.
-    pub fn training_bytes(&self, batch: usize, images: usize) -> u64 {
-        let whole = batch.min(images);
-        let last = images.checked_rem(whole).unwrap_or(0);
-        layers::training_bytes(*self, [Batch::new(whole), Batch::new(last)])
-    }
-}
 
 /// What a step found.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -142,8 +116,9 @@ impl Decoder {
         self.shape
     }
 
-    /// One step on a batch: forward with batch statistics, loss, backward, and Adam on the decoder with `lr`. The running
-    /// statistics move too. `z` is batch × latent_dim, `images` batch × 784 grey levels, both row-major; the batch is not empty.
+    /// One step on a batch: forward with batch statistics, loss, backward, and Adam on the decoder with `lr`. The
+    /// running statistics move too. `z` is batch × latent_dim, `images` batch × 784 grey levels, both row-major; the
+    /// batch is not empty.
     ///
     /// # Panics
     /// If latents and images do not make one batch that is not empty.
@@ -153,8 +128,8 @@ impl Decoder {
         on_the_pool(|| self.pass(z, images, Some(rates)))
     }
 
-    /// The loss of a batch and its gradient by the latents, with batch statistics: to the bit what [`Decoder::train_step`]
-    /// finds, but parameters, moments and running statistics stay. Arguments are the same.
+    /// The loss of a batch and its gradient by the latents, with batch statistics: to the bit what
+    /// [`Decoder::train_step`] finds, but parameters, moments and running statistics stay. Arguments are the same.
     ///
     /// # Panics
     /// If latents and images do not make one batch that is not empty.
@@ -216,8 +191,8 @@ impl Decoder {
     }
 }
 
-/// Runs a step on one of the pool's threads: from there its forty or so parallel loops are started without waking anybody, while
-/// from outside each would be handed over and waited for.
+/// Runs a step on one of the pool's threads: from there its forty or so parallel loops are started without waking
+/// anybody, while from outside each would be handed over and waited for.
 fn on_the_pool<R: Send>(step: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| step())
 }

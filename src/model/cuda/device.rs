@@ -1,5 +1,6 @@
-//! A GPU as a [`Machine`]: one stream, on which everything runs in order; cuBLAS with a workspace of its own, so that it chooses the
-//! same kernels and the same sums each time; and `kernels.cu`, compiled by NVRTC when the first training begins.
+//! A GPU as a [`Machine`]: one stream, on which everything runs in order; cuBLAS with a workspace of its own, so that
+//! it chooses the same kernels and the same sums each time; and `kernels.cu`, compiled by NVRTC when the first training
+//! begins.
 //!
 //! Driver, cuBLAS and NVRTC are loaded by name when a GPU is asked for, so the program starts where they are missing.
 
@@ -13,16 +14,16 @@ use cudarc::cublas::{CudaBlas, sys as blas};
 use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, result, sys};
 use cudarc::nvrtc::{Ptx, result as nvrtc, sys as nvrtc_sys};
 
-use super::Options;
 use super::machine::{Address, Argument, CudaError, Kernel, Launch, Machine, Operation, Product, THREADS};
+use super::options::Options;
 
 const SOURCE: &str = include_str!("kernels.cu");
 /// What cuBLAS recommends for the newest GPUs.
 const WORKSPACE: usize = 32 << 20;
 
-/// The numerics class of this GPU, such as `cuda-sm90x132-cublas13.1.0-nvrtc13.1`: machines of one class go on with each other's
-/// states. cuBLAS promises the same bits for one version of its own on GPUs of one architecture with as many multiprocessors;
-/// the other kernels are NVRTC's.
+/// The numerics class of this GPU, such as `cuda-sm90x132-cublas13.1.0-nvrtc13.1`: machines of one class go on with
+/// each other's states. cuBLAS promises the same bits for one version of its own on GPUs of one architecture with as
+/// many multiprocessors; the other kernels are NVRTC's.
 ///
 /// # Errors
 /// If there is no such GPU, or no driver, or a library is missing.
@@ -110,8 +111,8 @@ pub(super) fn compiler() -> Result<(), CudaError> {
 
 /// See [`super::device`].
 pub(super) struct Gpu {
-    /// First of all, since it uses memory of ours. cudarc panics if it can't be closed, as after an error that the GPU does not
-    /// recover from: then it is left open.
+    /// First of all, since it uses memory of ours. cudarc panics if it can't be closed, as after an error that the GPU
+    /// does not recover from: then it is left open.
     blas: ManuallyDrop<CudaBlas>,
     graphs: RefCell<Vec<CudaGraph>>,
     memory: RefCell<Vec<CudaSlice<u8>>>,
@@ -161,8 +162,8 @@ impl Gpu {
         }
         let function = self.functions[launch.kernel as usize].cu_function();
         let [x, y] = launch.blocks.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-        // SAFETY: arguments are in number, order and type the kernel's own and point into memory of this machine; the emulated
-        // machine runs every program with the same arguments in the tests.
+        // SAFETY: arguments are in number, order and type the kernel's own and point into memory of this machine; the
+        // emulated machine runs every program with the same arguments in the tests.
         #[expect(unsafe_code, reason = "a kernel's launch")]
         let launched = unsafe {
             let stream = self.stream.cu_stream();
@@ -183,8 +184,8 @@ impl Gpu {
         let ([m, n, k], [lda, ldb, ldc]) = (call.size, call.leading);
         let [a, b, c] = product.pointers;
         let compute = if product.aligned { self.compute } else { blas::cublasComputeType_t::CUBLAS_COMPUTE_32F };
-        // SAFETY: the three lists hold as many pointers as there are products, each to a matrix of these sizes inside memory of this
-        // machine; products of one call write different places (a test looks at that).
+        // SAFETY: the three lists hold as many pointers as there are products, each to a matrix of these sizes inside
+        // memory of this machine; products of one call write different places (a test looks at that).
         #[expect(unsafe_code, reason = "a call into cuBLAS")]
         let multiplied = unsafe {
             blas::cublasGemmBatchedEx(
@@ -322,8 +323,8 @@ pub(super) fn compile((major, minor): (i32, i32)) -> Result<Vec<u8>, CudaError> 
     let options = [format!("--gpu-architecture=sm_{major}{minor}"), "--fmad=false".to_owned()];
     let source = CString::new(SOURCE).map_err(CudaError::call("reading the kernels"))?;
     let program = nvrtc::create_program(&source, Some(c"kernels.cu")).map_err(CudaError::call("starting NVRTC"))?;
-    // SAFETY: the program is live until it is destroyed at the end, and `source` outlives it; the buffer has the size that NVRTC
-    // asked for.
+    // SAFETY: the program is live until it is destroyed at the end, and `source` outlives it; the buffer has the size
+    // that NVRTC asked for.
     #[expect(unsafe_code, reason = "calls into NVRTC")]
     unsafe {
         let binary = match nvrtc::compile_program(program, &options) {

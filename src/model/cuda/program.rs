@@ -1,11 +1,11 @@
-//! One step as a list of operations with all their arguments, made once for a size of batch: what changes from step to step (the
-//! samples, the rates of Adam, where the loss goes) the kernels read from the epoch's tables by the step's number, `cursor`. So a
-//! step is a walk along the list, without allocation, or the replay of its recording.
+//! One step as a list of operations with all their arguments, made once for a size of batch: what changes from step to
+//! step (the samples, the rates of Adam, where the loss goes) the kernels read from the epoch's tables by the step's
+//! number, `cursor`. So a step is a walk along the list, without allocation, or the replay of its recording.
 
 use super::layout::{LAYERS, Layout, NORMS, layers};
 use super::machine::{Address, Argument, CudaError, Kernel, Launch, Machine, Operation, Product, THREADS, upload_new};
+use super::options::{Family, Statistics};
 use super::plan::{Calls, Layer, Pass, Plan};
-use super::{Family, Statistics};
 use crate::model::DecoderShape;
 use crate::ops::tail::PIXELS;
 
@@ -96,7 +96,8 @@ struct Builder<'a> {
     layers: [Layer; LAYERS],
     passes: Vec<Passes>,
     buffers: Vec<Buffers>,
-    /// Scratch for sums: of the KL, of the squares, of the tail's gradients and of the norms; 255 / (norm n); two means a channel.
+    /// Scratch for sums: of the KL, of the squares, of the tail's gradients and of the norms; 255 / (norm n); two means
+    /// a channel.
     sums: [Address; 4],
     factor: Address,
     means: Address,

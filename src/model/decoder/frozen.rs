@@ -1,18 +1,17 @@
-//! A trained decoder whose latents are fitted: batch norm's running statistics are folded into weights and biases, nothing of the
-//! decoder moves, and only the gradient by the latents is made.
+//! A trained decoder whose latents are fitted: batch norm's running statistics are folded into weights and biases,
+//! nothing of the decoder moves, and only the gradient by the latents is made.
 //!
 //! `γ (W x − mean) / √(var + ε) + β = (γ / √(var + ε)) W x + (β − γ mean / √(var + ε))`
 
 use std::collections::BTreeMap;
 
-use crate::artifact::{Tensor, TensorError};
 use crate::ops::block::{Row, pack, unpack};
 use crate::ops::norm;
 use crate::ops::tail::{PIXELS, Scalars};
 use crate::ops::transposed::Convolution;
 
 use super::layers::{self, LAYERS, NORMS, Work};
-use super::{DecoderShape, Step, on_the_pool, tensors};
+use super::{DecoderShape, Step, on_the_pool};
 
 /// Samples that are decoded at once: their buffers take some 800 KiB each.
 const DECODED_AT_ONCE: usize = 64;
@@ -32,21 +31,13 @@ pub struct Frozen {
 }
 
 impl Frozen {
-    /// From the tensors that [`super::Decoder::weights`] gives, or PyTorch's `state_dict`; the shape is read off them.
-    ///
-    /// # Errors
-    /// If a tensor is missing, or its type or shape does not fit the others.
-    pub fn from_weights(tensors: &BTreeMap<String, Tensor>) -> Result<Self, TensorError> {
-        tensors::frozen(tensors)
-    }
-
     /// The sizes.
     pub fn shape(&self) -> DecoderShape {
         self.shape
     }
 
-    /// The images of any number of latents, n × 784, row-major, in grey levels 0…255. `z` is n × latent_dim. An image depends on
-    /// its own latent only, bit for bit.
+    /// The images of any number of latents, n × 784, row-major, in grey levels 0…255. `z` is n × latent_dim. An image
+    /// depends on its own latent only, bit for bit.
     pub fn decode(&mut self, z: &[f32]) -> &[f32] {
         let dim = self.shape.latent_dim;
         let mut decoded = std::mem::take(&mut self.decoded);

@@ -8,14 +8,41 @@ use crate::ops::tail::{INPUT_SIDE, PIXELS, Tail};
 use crate::ops::transposed::{Buffers, Convolution};
 use crate::ops::winograd::{Minimal, Sizes};
 
-use super::DecoderShape;
-
 /// Matrix products: the fully connected layer, three transposed convolutions, the one to the 16 taps.
 pub(super) const LAYERS: usize = 5;
 /// Batch norms, behind the three transposed convolutions.
 pub(super) const NORMS: usize = 3;
 /// Taps of the transposed convolution to one channel.
 pub(super) const LAST_TAPS: usize = 16;
+
+/// The sizes of a decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecoderShape {
+    /// Numbers in a latent.
+    pub latent_dim: usize,
+    /// Channels at 2×2, 4×4, 8×8 and 16×16 pixels.
+    pub channels: [usize; 4],
+}
+
+impl DecoderShape {
+    /// Multiply-adds of a forward pass over a batch: the fully connected layer, and 16 taps for each pixel that goes
+    /// into a transposed convolution (2 × 2, 4 × 4, 8 × 8, 16 × 16), those that fall outside the image among them.
+    pub fn multiply_adds(&self, batch: usize) -> u64 {
+        let [c0, c1, c2, c3] = self.channels.map(|c| c as u64);
+        let convolutions = 64 * c0 * c1 + 256 * c1 * c2 + 1024 * c2 * c3 + 4096 * c3;
+        (batch as u64).saturating_mul(4 * self.latent_dim as u64 * c0 + convolutions)
+    }
+
+    /// Roughly the bytes that training it on so many images in batches of this many takes: weights with their linear
+    /// forms and both of Adam's moments, and the buffers of a step for whole batches and for a last, short one, all in
+    /// blocks of 16 × 16 floats. Biases and batch norms are left out, and what does not fit into 64 bits is as much as
+    /// that.
+    pub fn training_bytes(&self, batch: usize, images: usize) -> u64 {
+        let whole = batch.min(images);
+        let last = images.checked_rem(whole).unwrap_or(0);
+        training_bytes(*self, [Batch::new(whole), Batch::new(last)])
+    }
+}
 
 /// Input and output channels of each layer.
 pub(super) fn channels(shape: DecoderShape) -> [(usize, usize); LAYERS] {
@@ -41,8 +68,8 @@ pub(super) fn convolutions(shape: DecoderShape) -> [Convolution; LAYERS] {
 static MINIMAL: LazyLock<[Option<Sizes>; LAYERS]> =
     LazyLock::new(|| std::array::from_fn(|l| Minimal::sizes(geometry(l))));
 
-/// See [`DecoderShape::training_bytes`]. Each layer's output is held as it is, normalised or not, and with its gradient, and what
-/// its products need besides: sums transposed, and by minimal filtering forms, signals and sums.
+/// See [`DecoderShape::training_bytes`]. Each layer's output is held as it is, normalised or not, and with its
+/// gradient, and what its products need besides: sums transposed, and by minimal filtering forms, signals and sums.
 pub(super) fn training_bytes(shape: DecoderShape, batches: [Batch; 2]) -> u64 {
     let chunks = batches.map(|batch| batch.chunks as u64);
     // Batches of one number of chunks share their buffers.

@@ -1,7 +1,8 @@
-//! A decoder as tensors: its whole state in its own layout, and its weights under PyTorch's names and in PyTorch's layout.
+//! A decoder as tensors: its whole state in its own layout, and its weights under PyTorch's names and in PyTorch's
+//! layout.
 //!
-//! Weights are those of `torch.nn`: `fc` is a `Linear` whose output is viewed as (c0, 2, 2), `net` a `Sequential` with the
-//! transposed convolutions at 0, 3, 6, 9 and 10 and the batch norms at 1, 4 and 7.
+//! Weights are those of `torch.nn`: `fc` is a `Linear` whose output is viewed as (c0, 2, 2), `net` a `Sequential` with
+//! the transposed convolutions at 0, 3, 6, 9 and 10 and the batch norms at 1, 4 and 7.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -157,14 +158,14 @@ impl Small {
 }
 
 impl Decoder {
-    /// PyTorch's defaults for a blank decoder: weights and biases uniform in ± 1 / √fan_in, where a transposed convolution's fan_in is
-    /// co · kernel²; drawn from the streams "init decoder …".
+    /// PyTorch's defaults for a blank decoder: weights and biases uniform in ± 1 / √fan_in, where a transposed
+    /// convolution's fan_in is co · kernel²; drawn from the streams "init decoder …".
     pub fn initialise(&mut self, streams: &Streams) {
         initialise(self, streams);
     }
 
-    /// Everything that the next step reads, in the decoder's own layout (see [`crate::ops`]), under names that begin with
-    /// `decoder.`: parameters and their moments, running statistics and the number of steps.
+    /// Everything that the next step reads, in the decoder's own layout (see [`crate::ops`]), under names that begin
+    /// with `decoder.`: parameters and their moments, running statistics and the number of steps.
     ///
     /// # Errors
     /// None in practice: the shapes are the tensors' own.
@@ -193,7 +194,8 @@ impl Decoder {
         Ok(tensors)
     }
 
-    /// The decoder whose [`Decoder::state`] this is; it continues bit for bit. Tensors of other names are not looked at.
+    /// The decoder whose [`Decoder::state`] this is; it continues bit for bit. Tensors of other names are not looked
+    /// at.
     ///
     /// # Errors
     /// If a tensor is missing, or its type or shape is not that of a decoder of this shape.
@@ -263,8 +265,8 @@ impl Decoder {
         Ok(tensors)
     }
 
-    /// The decoder whose [`Decoder::weights`] these are, or that of PyTorch's `state_dict`; the shape is read off them. Moments
-    /// and the number of steps are 0.
+    /// The decoder whose [`Decoder::weights`] these are, or that of PyTorch's `state_dict`; the shape is read off them.
+    /// Moments and the number of steps are 0.
     ///
     /// # Errors
     /// If a tensor is missing, or its type or shape does not fit the others.
@@ -354,24 +356,29 @@ fn infer_shape(tensors: &BTreeMap<String, Tensor>) -> Result<DecoderShape, Tenso
     Ok(DecoderShape { latent_dim: size(WEIGHTS[0], 1)?, channels })
 }
 
-/// [`Frozen::from_weights`].
-pub(super) fn frozen(tensors: &BTreeMap<String, Tensor>) -> Result<Frozen, TensorError> {
-    let shape = infer_shape(tensors)?;
-    let mut convolutions = layers::convolutions(shape);
-    let mut folded: [Vec<Row>; NORMS] = std::array::from_fn(|n| vec![[0.0; LANES]; convolutions[n + 1].co]);
-    for (l, convolution) in convolutions.iter_mut().enumerate() {
-        let values = read(tensors, WEIGHTS[l], &weight_shape(shape, l))?;
-        let mut scales = vec![1.0];
-        if let Some(n) = l.checked_sub(1).filter(|n| *n < NORMS) {
-            let shifts;
-            (scales, shifts) = fold(tensors, NORM_NAMES[n], shape.channels[l])?;
-            folded[n].as_flattened_mut()[..shifts.len()].copy_from_slice(&shifts);
+impl Frozen {
+    /// From the tensors that [`super::Decoder::weights`] gives, or PyTorch's `state_dict`; the shape is read off them.
+    ///
+    /// # Errors
+    /// If a tensor is missing, or its type or shape does not fit the others.
+    pub fn from_weights(tensors: &BTreeMap<String, Tensor>) -> Result<Self, TensorError> {
+        let shape = infer_shape(tensors)?;
+        let mut convolutions = layers::convolutions(shape);
+        let mut folded: [Vec<Row>; NORMS] = std::array::from_fn(|n| vec![[0.0; LANES]; convolutions[n + 1].co]);
+        for (l, convolution) in convolutions.iter_mut().enumerate() {
+            let values = read(tensors, WEIGHTS[l], &weight_shape(shape, l))?;
+            let mut scales = vec![1.0];
+            if let Some(n) = l.checked_sub(1).filter(|n| *n < NORMS) {
+                let shifts;
+                (scales, shifts) = fold(tensors, NORM_NAMES[n], shape.channels[l])?;
+                folded[n].as_flattened_mut()[..shifts.len()].copy_from_slice(&shifts);
+            }
+            set_weights(convolution, shape, l, &values, &scales);
         }
-        set_weights(convolution, shape, l, &values, &scales);
+        let (bias, tail) = (read_bias(tensors, shape, &convolutions[0])?, read_tail(tensors)?);
+        let (work, decoded) = (BTreeMap::new(), Vec::new());
+        Ok(Frozen { shape, convolutions, bias, folded, scalars: scalars(&[tail]), work, decoded })
     }
-    let (bias, tail) = (read_bias(tensors, shape, &convolutions[0])?, read_tail(tensors)?);
-    let (work, decoded) = (BTreeMap::new(), Vec::new());
-    Ok(Frozen { shape, convolutions, bias, folded, scalars: scalars(&[tail]), work, decoded })
 }
 
 /// The fully connected layer's bias, a row for each panel and pixel.
