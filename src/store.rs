@@ -75,7 +75,7 @@ pub use lease::{Lease, LeaseOutcome};
 pub use look::{Look, LookError};
 pub use record::{
     Holder, Provenance, RUN_FORMAT, ResultRecord, RunRecord, RunStatus, StageOutcome, StageRun, StatePosition,
-    StateRecord, host_name, new_run_id,
+    StateRecord, TrainingRate, host_name, new_run_id,
 };
 pub use sweep::AtWork;
 

@@ -50,6 +50,7 @@ impl<'a> Journal<'a> {
             seconds: 0.0,
             digest: d.output.filter(|_| d.state == State::Hit),
             resumed_at: None,
+            rate: None,
         };
         let record = RunRecord {
             format: RUN_FORMAT,
@@ -103,6 +104,9 @@ impl<'a> Journal<'a> {
                 Fate::Pruned => StageOutcome::Pruned,
                 Fate::Skipped(_) | Fate::Waiting | Fate::Running => StageOutcome::Skipped,
             };
+            if stage.outcome == StageOutcome::Executed {
+                stage.rate = self.spec.training_rate(*point, stage.seconds, stage.resumed_at);
+            }
             if let Some((key, digest)) = scheduler.results.get(point) {
                 stage.key = Some(*key);
                 stage.digest = Some(*digest);

@@ -3,34 +3,18 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
-use super::axes::{Shape, flowing};
-use super::matrix::{MAX_POINTS, Matrix};
-use super::parameters::{Parsed, Parser};
-use super::stages::{Draft, DraftInput, Member, Pick};
-use super::{Point, PointInput};
-use crate::diagnostic::{Diagnostics, Sources};
-use crate::value::{Node, Value};
+use super::axes::flowing;
+use super::axis::MAX_POINTS;
+use super::parameters::{Expansion, Parsed, Parser};
+use super::pipeline::{Point, PointInput};
+use super::stages::{DraftInput, Member, Pick};
+use crate::diagnostic::Diagnostics;
+use crate::value::Value;
 
 /// A file system takes names of 255 bytes, and a point's name gets something behind it.
 const MAX_NAME: usize = 200;
 /// As many references from points to points as a pipeline may have.
 const MAX_LINKS: usize = 20_000_000;
-
-/// Everything that is known when points are made.
-pub(super) struct Expansion<'a> {
-    /// All texts.
-    pub(super) sources: &'a Sources,
-    /// Resolved parameters.
-    pub(super) params: &'a BTreeMap<String, Node>,
-    /// All axes.
-    pub(super) matrix: &'a Matrix,
-    /// The stages as written.
-    pub(super) drafts: &'a [Draft<'a>],
-    /// Their axes and combinations.
-    pub(super) shapes: &'a [Shape],
-    /// The pipeline's seed.
-    pub(super) seed: i64,
-}
 
 impl Expansion<'_> {
     /// All points, and the range of each stage's. What can't be made after an error is left out.

@@ -1,7 +1,7 @@
 //! The `[pipeline]` section.
 
 use super::errors::check_name;
-use super::{DeviceChoice, Header, Precision};
+use super::pipeline::{DeviceChoice, Header, Precision};
 use crate::diagnostic::{Diagnostics, Origin};
 use crate::stage::{Bound, Params};
 use crate::value::Table;
