@@ -14,6 +14,7 @@
 pub mod error;
 pub mod escape;
 pub mod file;
+pub mod system;
 pub mod diagnostic;
 pub mod value;
 pub mod key;

@@ -35,22 +35,12 @@ pub(crate) fn write_reports(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, 
         // Many pipelines have a stage `report`. A pipeline's name holds no dot, so no two of them meet.
         let (pipeline, name) = (&shared.spec.pipeline.name, &shared.spec.points[point].name);
         let path = dir.join(format!("{pipeline}.{name}.html"));
-        let written = fs::create_dir_all(dir).and_then(|()| replace_file(&path, whole.as_bytes()));
+        let written = fs::create_dir_all(dir).and_then(|()| crate::file::replace(&path, whole.as_bytes()));
         written.map_err(|e| Error::storage(format!("can't write {}", path.display())).caused_by(e))?;
         let stage = shared.spec.points[point].name.clone();
         shared.listener.event(&Event::ReportWritten { stage, path: path.display().to_string() });
     }
     Ok(())
-}
-
-/// Writes a file so that whoever reads it meanwhile sees the old one or the new one, whole. A link is replaced, not followed.
-pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    std::io::Write::write_all(&mut file, bytes)?;
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    file.as_file().set_permissions(permissions)?;
-    file.persist(path).map(drop).map_err(|e| e.error)
 }
 
 fn page(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, point: usize) -> Result<Option<Vec<u8>>> {

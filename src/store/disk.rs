@@ -3,18 +3,14 @@
 //! The cache is a folder that anybody may change. So nothing here waits for a pipe, follows a length that a file claims,
 //! or leaves a file half written under its final name.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-
-use tempfile::NamedTempFile;
 
 use super::{Result, StoreError};
 use crate::file::{self, FileError};
-
-/// What the names of files begin with that are not yet complete.
-pub(super) const TEMPORARY: &str = ".tmp";
+pub(super) use crate::file::{TEMPORARY, sync_folder, temporary};
 
 /// Opens a regular file as the options say ([`file::open`] is for reading only). A pipe, a device or a folder is an error, and
 /// opening it does not wait.
@@ -42,27 +38,9 @@ pub(super) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     })
 }
 
-/// Creates a file with a temporary name. Its permissions are those that the umask leaves, so that others can read it.
-pub(super) fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
-    tempfile::Builder::new().prefix(TEMPORARY).permissions(Permissions::from_mode(0o666)).tempfile_in(folder)
-}
-
 /// Writes a file completely or not at all, durably.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let write = || {
-        let mut file = temporary(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|e| e.error)?;
-        sync_folder(folder)
-    };
-    write().map_err(StoreError::io("can't write", path))
-}
-
-/// Makes the names in a folder durable.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    file::replace_durably(path, bytes).map_err(StoreError::io("can't write", path))
 }
 
 /// Whether something exists at this path. If that can't be determined it is an error, because what seems to be gone is

@@ -85,7 +85,7 @@ impl Stage for Joint {
         reading::require_cpu(context)?;
         reading::require_f32(context)?;
         let images = reading::images(context.inputs.one("data")?, Split::Train)?;
-        self.check_memory(images.count, memory())?;
+        self.check_memory(images.count, Some(crate::system::memory()))?;
         let size = (images.count, self.shape.latent_dim);
         let net = Net::Learning(Box::new(Decoder::blank(self.shape)));
         let latents = Latents::start(self.distribution, size, self.init_std, &context.streams, "training");
@@ -132,17 +132,6 @@ impl Joint {
     }
 }
 
-/// The machine's memory in bytes, where the system tells. It decides only whether to begin, never what comes out.
-fn memory() -> Option<u64> {
-    total_of(&std::fs::read_to_string("/proc/meminfo").ok()?)
-}
-
-/// The total of `/proc/meminfo`: a line such as `MemTotal:       16318492 kB`.
-fn total_of(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
 /// The figures of the training curve; none if no epoch was trained.
 fn metrics(history: &History, parts: bool) -> BTreeMap<String, f64> {
     let rmse = history.rmse.last().copied();
@@ -186,12 +175,5 @@ mod tests {
         let wide = joint(128, CHANNELS.map(|c| c as usize), 65_536);
         assert!(wide.check_memory(16, Some(GIB)).is_ok());
         assert!(wide.check_memory(60_000, Some(GIB)).is_err());
-    }
-
-    #[test]
-    fn the_machines_memory_is_read_from_its_line() {
-        assert_eq!(total_of("MemTotal:       16318492 kB\nMemFree: 1 kB\n"), Some(16_318_492 * 1024));
-        assert_eq!(total_of("MemFree: 1 kB\n"), None);
-        assert_eq!(total_of("MemTotal: many kB\n"), None);
     }
 }
