@@ -24,7 +24,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use device::{Compute, choose};
-pub(crate) use overlay::replace_file;
 pub use verify::{Difference, Part, Sample, Sampled, Stretch, Verification, Verifier};
 
 use crate::error::{Category, Error, Result};

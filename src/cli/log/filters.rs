@@ -1,40 +1,56 @@
-//! Which runs and stages `log` lists.
+//! Selects the runs and stages that `log` lists.
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use globset::{Glob, GlobMatcher};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Zoned};
 
-use super::LogArgs;
 use crate::error::{Error, Result};
 use crate::store::{RunRecord, RunStatus, StageOutcome, StageRun};
+
+/// Options that select runs and stages.
+#[derive(Args)]
+pub(super) struct FilterArgs {
+    /// List only stages and points that match; with RUN, print the log of this stage or point
+    #[arg(long, value_name = "GLOB")]
+    pub(super) stage: Option<String>,
+    /// List only stages, or runs, with this status
+    #[arg(long, value_name = "STATUS", conflicts_with = "id")]
+    status: Option<Status>,
+    /// List only runs that started after this time: `2d`, `90min`, `2026-11-20`, `2026-11-20T18:00`
+    #[arg(long, value_name = "TIME", conflicts_with = "id")]
+    since: Option<String>,
+    /// List only stages of runs whose id begins or ends with ID, or of the `last` run
+    #[arg(long, value_name = "ID", conflicts_with = "id")]
+    pub(super) run: Option<String>,
+}
 
 /// How a stage or a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Status {
     /// Stages that ran
     Executed,
-    /// Stages whose result was there
+    /// Stages whose result was cached
     Cached,
     /// Stages that failed
     Failed,
-    /// Stages that did not run, since something they need failed or the run was stopped
+    /// Stages that did not run because an input failed or the run was stopped
     Skipped,
-    /// Stages that ended early, since others of their sweep did better
+    /// Stages that were stopped early because other points of the sweep did better
     Pruned,
-    /// Runs that made everything
+    /// Runs that succeeded
     Ok,
-    /// Runs that the user stopped
+    /// Runs that the user interrupted
     Interrupted,
-    /// Runs under way
+    /// Runs that are running now
     Running,
     /// Runs that were killed
     Killed,
 }
 
 impl Status {
-    /// The outcome of a stage that it names, if it names one.
+    /// The outcome of stages that it means, if it is a status of stages.
     fn outcome(self) -> Option<StageOutcome> {
         match self {
             Self::Executed => Some(StageOutcome::Executed),
@@ -67,7 +83,8 @@ pub(super) struct Filters {
 }
 
 impl Filters {
-    pub(super) fn new(args: &LogArgs) -> Result<Self> {
+    /// `of_one_run` says whether the command line names a run.
+    pub(super) fn new(args: &FilterArgs, of_one_run: bool) -> Result<Self> {
         let glob = |text: &String| {
             let wrong = |e: globset::Error| Error::bad_input(format!("`{text}` is not a valid pattern: {}", e.kind()));
             Glob::new(text).map(|g| g.compile_matcher()).map_err(wrong)
@@ -75,12 +92,12 @@ impl Filters {
         let outcome = args.status.is_some_and(|s| s.outcome().is_some());
         let lists_stages = args.stage.is_some() || args.run.is_some() || outcome;
         // With RUN, `--stage` is the name of one log.
-        let stage = args.stage.as_ref().filter(|_| args.id.is_none()).map(glob).transpose()?;
+        let stage = args.stage.as_ref().filter(|_| !of_one_run).map(glob).transpose()?;
         let since = args.since.as_deref().map(|text| since(text, &Zoned::now())).transpose()?;
         Ok(Self { lists_stages, stage, status: args.status, since })
     }
 
-    /// Whether stages are asked for rather than runs.
+    /// Whether to list stages instead of runs.
     pub(super) fn lists_stages(&self) -> bool {
         self.lists_stages
     }
@@ -89,20 +106,20 @@ impl Filters {
         self.since.is_none_or(|since| run.started_at >= since) && self.status.is_none_or(|status| status.is(run))
     }
 
-    /// Whether to list this stage of a run that was let through. A point is found by its stage's name, too.
+    /// Whether to list this stage of a run that matches. The name of a stage matches all of its points.
     pub(super) fn takes_stage(&self, stage: &StageRun) -> bool {
         let of = stage.name.split('@').next().unwrap_or_default();
         let matches = |glob: &GlobMatcher| glob.is_match(&stage.name) || glob.is_match(of);
-        // A run that is under way has not said yet what became of its stages: they are pending.
+        // The stages of an unfinished run are pending, so they match no status.
         self.stage.as_ref().is_none_or(matches)
             && self.status.and_then(Status::outcome).is_none_or(|wanted| stage.outcome == wanted)
     }
 }
 
-/// Keeps of all runs, newest last, those whose id begins or ends so, or the `last`.
+/// Keeps the runs whose id begins or ends with `id`, or only the newest for `last`. The newest run comes last.
 ///
 /// # Errors
-/// If there is none.
+/// If no run is left.
 pub(super) fn of_id(runs: &mut Vec<RunRecord>, id: &str) -> Result<()> {
     match id {
         "last" => drop(runs.drain(..runs.len().saturating_sub(1))),
@@ -115,7 +132,7 @@ pub(super) fn of_id(runs: &mut Vec<RunRecord>, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// The time that a text names, in Unix milliseconds: so long before `now`, or a date or a time (of UTC, unless it says).
+/// Parses a time span before `now`, a date or a time, and returns Unix milliseconds. Times without a zone are in UTC.
 fn since(text: &str, now: &Zoned) -> Result<i64> {
     if let Ok(span) = text.parse::<Span>() {
         let begin = now.checked_sub(span.abs());
@@ -137,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn since_takes_spans_and_dates() {
+    fn since_accepts_spans_and_dates() {
         let now: Zoned = "2026-11-22T12:00:00+00:00[UTC]".parse().unwrap();
         let at = |text: &str| Timestamp::from_millisecond(since(text, &now).unwrap()).unwrap().to_string();
         let texts = [
