@@ -40,7 +40,6 @@ use std::time::Instant;
 pub use context::RunContext;
 pub use device::{Compute, choose};
 pub use executor::process::{Message, WorkOrder};
-pub(crate) use reports::replace_file;
 pub use verify::{Difference, Part, Sample, Sampled, Stretch, Verification, verify};
 
 use crate::error::{Category, Error, Result};

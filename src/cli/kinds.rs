@@ -100,7 +100,7 @@ mod tests {
     fn every_parameter_is_listed_once() {
         let registry = builtin();
         insta::assert_snapshot!(text(&*registry.get("command").unwrap()), @r"
-        command: a program of yours: inputs and outputs as files, so that a stage can be written in any language
+        command: run your own program, in any language; inputs and outputs are files
           provides    outputs
           inputs      any names, single or lists
           parameter   argv

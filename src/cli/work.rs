@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::Global;
-use super::run::start_threads;
+use super::session::start_threads;
 use super::ui::Ui;
 use crate::error::{EXHAUSTED_HINT, Error, Result};
 use crate::event::{Event, Listener};

@@ -64,6 +64,7 @@ impl<'a> RunLog<'a> {
             seconds: 0.0,
             digest: d.output.filter(|_| d.state == State::Hit),
             resumed_at: None,
+            rate: None,
         };
         let record = RunRecord {
             format: RUN_FORMAT,
@@ -114,6 +115,9 @@ impl<'a> RunLog<'a> {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         for (stage, end) in record.stages.iter_mut().zip(ends) {
             stage.outcome = end.status;
+            if end.status == StageStatus::Executed {
+                stage.rate = self.context.spec.training_rate(end.point, stage.seconds, stage.resumed_at);
+            }
             // `gc` keeps the states that a pruned training ended with.
             stage.key = end.key.or(stage.key);
             stage.digest = end.digest.or(stage.digest);

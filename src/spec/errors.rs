@@ -100,8 +100,8 @@ impl PointErrors {
     }
 }
 
-/// A message without its values, so that the same error about two values gives the same text. Drops the end from ", not "
-/// on, digits, and text in double quotes. Keeps names in backticks.
+/// A message without its values, so that the same error about two values gives the same text. Drops the end from ", not
+/// " on, digits, and text in double quotes. Keeps names in backticks.
 fn without_values(message: &str) -> String {
     let message = message.rsplit_once(", not ").map_or(message, |(before, _)| before);
     let (mut name, mut quoted) = (false, false);

@@ -1,4 +1,5 @@
-//! The runner's own fields of a stage's table: `kind`, `inputs`, `matrix`, `at` and `seed`. Everything else is the kind's.
+//! The runner's own fields of a stage's table: `kind`, `inputs`, `matrix`, `at` and `seed`. Everything else is the
+//! kind's.
 //!
 //! An input is written `stage`, `stage@axis=value` (that coordinate fixed, other axes flow on) or, in a list,
 //! `stage@axis=*` (gathered over that axis) and `stage@*` (gathered over all).

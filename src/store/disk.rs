@@ -3,19 +3,15 @@
 //! Anybody may change the cache's folder. So nothing here waits for a pipe, trusts a length that a file claims, or leaves
 //! half a file under its final name.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use tempfile::NamedTempFile;
-
 use super::error::{Result, StoreError};
 use crate::file;
-
-/// The names of incomplete files begin with this.
-pub(super) const TEMPORARY: &str = ".tmp";
+pub(super) use crate::file::{TEMPORARY, sync_folder, temporary};
 
 /// Opens a regular file. A pipe, a device or a folder is an error, and opening it does not wait.
 pub(super) fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<File> {
@@ -28,39 +24,20 @@ pub(super) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(file::read(path, limit)?)
 }
 
-/// Creates a file with a temporary name. Its permissions follow the umask, so that others can read it.
-pub(super) fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
-    tempfile::Builder::new().prefix(TEMPORARY).permissions(Permissions::from_mode(0o666)).tempfile_in(folder)
-}
-
 /// Whether a name is that of an incomplete file.
 pub(super) fn is_temporary(path: &Path) -> bool {
     name(path).starts_with(TEMPORARY)
 }
 
-/// Writes a file completely or not at all. Its name is durable once its folder is synced.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = temporary(parent(path))?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map(drop).map_err(|e| e.error)
-}
-
 /// Writes a file completely or not at all, durably.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let written = write_whole(path, bytes).and_then(|()| sync_folder(parent(path)));
-    written.map_err(StoreError::io("can't write", path))
+    file::replace_durably(path, bytes).map_err(StoreError::io("can't write", path))
 }
 
 /// Renames within the cache, durably.
 pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
     let renamed = fs::rename(from, to).and_then(|()| sync_folder(parent(to)));
     renamed.map_err(StoreError::io("can't rename", from))
-}
-
-/// Makes the names in a folder durable.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 /// Creates a folder, durably.

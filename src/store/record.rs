@@ -145,6 +145,18 @@ pub struct StageRun {
     pub digest: Option<Digest>,
     /// For a training that continued: the epoch it continued at.
     pub resumed_at: Option<u64>,
+    /// For a training that ran to its end: how fast it was.
+    #[serde(default)]
+    pub rate: Option<TrainingRate>,
+}
+
+/// How fast a training was. Later runs estimate their time from it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainingRate {
+    /// A digest of what the time depends on.
+    pub workload: Digest,
+    /// Seconds per sample.
+    pub seconds_per_sample: f64,
 }
 
 /// A run. Written when it starts, replaced when it ends. What it names is a root for `gc`.

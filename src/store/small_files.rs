@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use super::disk;
 use super::error::{Result, StoreError};
 use crate::artifact::BlobEntry;
+use crate::file;
 use crate::key::Digest;
 
 /// Bytes of the largest small file.
@@ -70,7 +71,7 @@ impl SmallFiles {
             for (digest, bytes) in blobs {
                 let path = self.path(*digest);
                 if !disk::read(&path, LARGEST as u64).is_ok_and(|found| found == *bytes) {
-                    disk::write_whole(&path, bytes)?;
+                    file::replace_synced(&path, bytes)?;
                 }
             }
             disk::sync_folder(&self.0)

@@ -64,7 +64,7 @@ pub(super) fn download(
 ) -> Result<(), DownloadError> {
     let folder = target.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let mut file = tempfile::Builder::new().prefix(".vadpipe-download-").tempfile_in(folder)?;
+    let mut file = crate::file::temporary(folder)?;
 
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_resolve(Some(PATIENCE))
@@ -98,20 +98,7 @@ pub(super) fn download(
         return Err(DownloadError::Sum { found, wanted: wanted.sha256.to_owned() });
     }
     file.as_file().sync_all()?;
-    share(file.as_file())?;
     file.persist(target).map_err(|e| e.error)?;
-    Ok(())
-}
-
-/// A temporary file is readable by its owner only; a downloaded file is for all who share the folder.
-#[cfg(unix)]
-fn share(file: &fs::File) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    file.set_permissions(fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn share(_: &fs::File) -> io::Result<()> {
     Ok(())
 }
 

@@ -19,6 +19,7 @@ pub(super) fn run(id: &str, keys: &[(&str, Key)]) -> RunRecord {
         seconds: 1.0,
         digest: None,
         resumed_at: None,
+        rate: None,
     };
     RunRecord {
         format: RUN_FORMAT,
