@@ -157,6 +157,8 @@ impl Executor for ProcessExecutor<'_, '_> {
     }
 
     fn cancel(&mut self) {
+        // Also stops a job whose process is about to start.
+        self.launcher.context.cancel.cancel();
         self.launcher.inputs.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
