@@ -1,9 +1,9 @@
 //! Writes blobs to a pack: hashing on all threads, writing on one, syncing beside both.
 //!
 //! A blob is hashed in groups of 4 pieces (4 MiB). Each thread takes the next group and hashes it. The calling thread
-//! appends the new pieces of hashed groups in their order, and hashes a group itself when none is ready. So a pack has the
-//! same bytes whatever the number of threads, and hashing takes no extra time where writing takes as long. Writing fills the
-//! page cache only. Another thread makes the kernel write the file to the disk meanwhile.
+//! appends the new pieces of hashed groups in their order, and hashes a group itself when none is ready. So a pack has
+//! the same bytes whatever the number of threads, and hashing takes no extra time where writing takes as long. Writing
+//! fills the page cache only. Another thread makes the kernel write the file to the disk meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
