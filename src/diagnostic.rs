@@ -1,7 +1,7 @@
-//! Places in the user's text and what is wrong there.
+//! Errors in the user's text, with their places.
 //!
-//! A pipeline is made of several texts: its file, and one little text for each `-S path=value`. A [`Origin`] points into
-//! one of them. Whoever finds something wrong adds a [`Diagnostic`] and goes on, so that all errors of a file are
+//! A pipeline consists of several texts: its file, and one short text for each `-S path=value`. An [`Origin`] is a
+//! place in one of them. Code that finds an error adds a [`Diagnostic`] and continues, so that all errors of a file are
 //! reported together.
 
 use std::borrow::Cow;
@@ -14,7 +14,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use crate::error::{Category, Error};
 use crate::escape::{escape, is_hidden};
 
-/// A stretch of bytes in one of the [`Sources`].
+/// A range of bytes in one of the [`Sources`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// Index into [`Sources`].
@@ -23,7 +23,7 @@ pub struct Origin {
     pub span: Range<usize>,
 }
 
-/// One text: its name as the user knows it (a path, or ``-S params.epochs=8``) and its content.
+/// One text: its name (a path, or ``-S params.epochs=8``) and its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// A path or a description.
@@ -32,7 +32,7 @@ pub struct Source {
     pub text: String,
 }
 
-/// All texts that a pipeline is made of.
+/// All texts of a pipeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources(pub Vec<Source>);
 
@@ -54,33 +54,33 @@ impl Sources {
     }
 }
 
-/// Something wrong in the user's text.
+/// An error in the user's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// What is wrong, one sentence without a full stop.
+    /// One sentence without a full stop.
     pub message: String,
-    /// Where; none if it is nowhere in particular.
+    /// The place, if there is one.
     pub origin: Option<Origin>,
-    /// A few words to stand under the place.
+    /// A few words to print under the place.
     pub label: Option<String>,
-    /// What to do: the nearest valid name, the valid range, …
+    /// How to fix it: the nearest valid name, the valid range, …
     pub help: Option<String>,
 }
 
-/// As many errors as anybody reads at once; every one quotes its line, which takes a walk through the text.
+/// The most errors that are rendered. Each takes a search for its line in the text.
 pub const MOST_SHOWN: usize = 50;
 
-/// Collects diagnostics, so that parsing can go on after the first.
+/// Collects diagnostics, so that parsing can continue after the first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics(pub Vec<Diagnostic>);
 
 impl Diagnostics {
-    /// Adds one at a place.
+    /// Adds an error at a place.
     pub fn error(&mut self, origin: &Origin, message: impl Into<String>) -> &mut Diagnostic {
         self.push(Diagnostic { message: message.into(), origin: Some(origin.clone()), label: None, help: None })
     }
 
-    /// Adds one that has no place.
+    /// Adds an error without a place.
     pub fn error_nowhere(&mut self, message: impl Into<String>) -> &mut Diagnostic {
         self.push(Diagnostic { message: message.into(), origin: None, label: None, help: None })
     }
@@ -91,13 +91,13 @@ impl Diagnostics {
         &mut self.0[index]
     }
 
-    /// Whether nothing is wrong so far.
+    /// Whether there are no errors so far.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// `Ok` if nothing is wrong, else one error (exit code 2) with all of them rendered in order of place, none twice. Of
-    /// very many, only the first are shown, and the others are counted.
+    /// `Ok` if there are no errors; otherwise one error (exit code 2) with all of them rendered, in the order of their
+    /// places and without duplicates. Only the first [`MOST_SHOWN`] are rendered; the others are counted.
     pub fn into_result(mut self, sources: &Sources) -> Result<(), Error> {
         if self.is_empty() {
             return Ok(());
@@ -114,7 +114,7 @@ impl Diagnostics {
         Err(Error::new(Category::BadInput, message))
     }
 
-    /// All of them as text, with the offending lines quoted, and a closing line that counts them.
+    /// Renders all of them with the lines they refer to, and a last line with their number.
     pub fn render(&self, sources: &Sources) -> String {
         let renderer = Renderer::plain();
         let mut out = String::new();
@@ -128,26 +128,26 @@ impl Diagnostics {
 }
 
 impl Diagnostic {
-    /// Adds what to do about it.
+    /// Adds how to fix it.
     pub fn help(&mut self, help: impl Into<String>) -> &mut Self {
         self.help = Some(help.into());
         self
     }
 
-    /// Adds a few words under the place.
+    /// Adds a few words to print under the place.
     pub fn label(&mut self, label: impl Into<String>) -> &mut Self {
         self.label = Some(label.into());
         self
     }
 
-    /// Its place as numbers that can be ordered and looked up: source, first byte, end.
+    /// Its place as numbers that can be compared: source, first byte, end.
     pub fn place(&self) -> Option<(usize, usize, usize)> {
         self.origin.as_ref().map(|o| (o.source, o.span.start, o.span.end))
     }
 
     fn render(&self, sources: &Sources, renderer: &Renderer) -> String {
         let mut groups = vec![];
-        // The renderer would put a `�` for some hidden characters and leave out others.
+        // The renderer would replace some hidden characters with `�` and drop others.
         let title = Level::ERROR.primary_title(escape(&self.message));
         let place = self.origin.as_ref().and_then(|o| sources.0.get(o.source).map(|s| (o, s)));
         let help = self.help.as_deref().map(|h| Level::HELP.message(escape(h)));
@@ -165,8 +165,8 @@ impl Diagnostic {
     }
 }
 
-/// The text with a `�` for each hidden character that the renderer would print or leave out, and the span in it. Columns
-/// stay what they are in the file.
+/// The text with a `�` in place of each hidden character that the renderer would print or drop, and the span in it. The
+/// columns are those of the file.
 fn quotable(text: &str, span: Range<usize>) -> (Cow<'_, str>, Range<usize>) {
     let replaced = |c: char| !c.is_ascii() && is_hidden(c);
     if !text.chars().any(replaced) {
@@ -179,7 +179,7 @@ fn quotable(text: &str, span: Range<usize>) -> (Cow<'_, str>, Range<usize>) {
     (Cow::Owned(quotable(text)), length(span.start)..length(span.end))
 }
 
-/// The name among `known` that a misspelt one most likely meant.
+/// The known name that is most similar to a wrong one.
 pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_very_many_errors_the_first_are_shown_and_none_twice() {
+    fn first_errors_are_shown_once_each_and_the_others_counted() {
         let (mut sources, mut diagnostics) = (Sources::default(), Diagnostics::default());
         let source = sources.add("p.toml", "x".repeat(200));
         for n in (0..70).rev().chain(0..70) {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn hidden_characters_are_escaped_in_messages_and_marked_in_quoted_lines() {
+    fn hidden_characters_are_escaped_in_messages_and_replaced_in_quoted_lines() {
         let (mut sources, mut diagnostics) = (Sources::default(), Diagnostics::default());
         let text = "a = \"\u{202e}\u{200b}\u{9b}x\"  # \u{feff}\n";
         let source = sources.add("p\u{202e}.toml", text);

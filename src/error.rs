@@ -1,35 +1,35 @@
-//! The one mapping from kinds of error to exit codes.
+//! Errors for the user, and the exit code of each category.
 //!
-//! Each module has its own typed errors (`thiserror`) and says beside them, in a `From<ItsError> for Error`, which
-//! [`Category`] each belongs to. Nothing else in the program knows an exit code.
+//! Each module has its own error types (`thiserror`). A `From<ItsError> for Error` beside them maps each error to a
+//! [`Category`]. Exit codes are defined only here.
 
 use std::error::Error as StdError;
-use std::fmt;
 use std::io;
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
-/// What went wrong, as far as a script that called us cares. The exit codes are part of the command line's contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What went wrong, as a script sees it by the exit code. Exit codes are part of the command-line interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Category {
-    /// A stage failed while it ran: exit code 1.
+    /// A stage failed: exit code 1.
     StageFailed,
     /// The pipeline, the data or the command line is wrong: exit code 2.
     BadInput,
-    /// `verify` found other bytes: exit code 3.
+    /// `verify` found a difference: exit code 3.
     Differs,
-    /// Another process holds the cache and we were told not to wait: exit code 4.
+    /// Another process holds the cache, and `--no-wait` was given: exit code 4.
     CacheHeld,
-    /// The cache, the disk or another resource of the system failed: exit code 5.
+    /// The cache, the disk or another system resource failed: exit code 5.
     Storage,
-    /// `plan --check`: something would run: exit code 10.
+    /// `plan --check`: a stage would run: exit code 10.
     WouldRun,
     /// Interrupted by the user: exit code 130.
     Interrupted,
 }
 
 impl Category {
-    /// The process's exit code.
+    /// The exit code of the process.
     pub fn exit_code(self) -> u8 {
         match self {
             Self::StageFailed => 1,
@@ -43,30 +43,31 @@ impl Category {
     }
 }
 
-/// What to do when [`is_exhausted`].
-pub const EXHAUSTED_HINT: &str = "a limit of the system is reached: see `ulimit -a`, or run with a smaller `--jobs`";
+/// The hint for errors that [`is_exhausted`] recognises.
+pub const EXHAUSTED_HINT: &str = "a system limit is reached: see `ulimit -a`, or use a smaller `--jobs`";
 
-/// Whether the system refused an operation because a limit is reached: of open files, memory, threads or processes.
+/// Whether the system refused an operation because of a limit on open files, memory, threads or processes.
 pub fn is_exhausted(error: &io::Error) -> bool {
     let limits = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
     limits.iter().any(|limit| error.raw_os_error() == Some(limit.raw_os_error()))
         || error.kind() == io::ErrorKind::OutOfMemory
 }
 
-/// An error on its way to the user: a category, a sentence, what to do about it, and the causes below it.
-#[derive(Debug)]
+/// An error for the user: a category, a message, a hint and the causes.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
 pub struct Error {
-    /// Decides the exit code.
+    /// Determines the exit code.
     pub category: Category,
-    /// One sentence, without a trailing full stop; or several rendered diagnostics.
+    /// One sentence without a full stop, or several rendered diagnostics.
     pub message: String,
-    /// What the user can do, if we know it.
+    /// What the user can do.
     pub hint: Option<String>,
     /// The error that caused this one.
     pub source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
-/// The result of what may fail in front of the user.
+/// A result with an error for the user.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
@@ -85,18 +86,17 @@ impl Error {
         Self::new(Category::Storage, message)
     }
 
-    /// The message and what caused it, in one line.
-    pub fn with_causes(&self) -> String {
-        let mut text = self.message.clone();
-        let mut cause = StdError::source(self);
-        while let Some(below) = cause {
-            text.push_str(&format!(": {below}"));
-            cause = below.source();
-        }
-        text
+    /// The error that caused this one, the cause of that one, and so on.
+    pub fn causes(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        std::iter::successors(StdError::source(self), |&cause| cause.source())
     }
 
-    /// Adds what the user can do about it.
+    /// The message and its causes in one line.
+    pub fn with_causes(&self) -> String {
+        self.causes().fold(self.message.clone(), |text, cause| format!("{text}: {cause}"))
+    }
+
+    /// Adds a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -108,17 +108,5 @@ impl Error {
     pub fn caused_by(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.source = Some(Box::new(source));
         self
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_ref().map(|e| &**e as &(dyn StdError + 'static))
     }
 }

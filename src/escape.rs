@@ -1,15 +1,18 @@
-//! Makes text from outside safe to print: names, paths, and messages of programs may hold anything.
+//! Makes text from outside safe to print: names, paths and the output of programs may contain any character.
 //!
-//! A terminal acts on control characters, bidirectional controls change the order in which a line is shown, and characters
-//! without width make two different names look the same. [`escape`] replaces them by `\u{…}`, as Rust writes them.
+//! A terminal executes control characters, bidirectional controls change the order of a line, and characters without
+//! width make two different names look the same. [`escape`] replaces them with Rust's notation, `\u{…}`.
+//!
+//! The table of invisible characters is ours. Width alone (`unicode-width`) does not tell them from combining marks,
+//! which names may contain.
 
 use std::borrow::Cow;
 
-/// Code points that are invisible or change how the text around them is shown: format characters (category Cf), separators
-/// of lines and paragraphs, and characters without a glyph. Control characters and noncharacters are not listed here.
+/// Code points that are invisible or change how other text is shown: format characters (category Cf), line and
+/// paragraph separators, and characters without a glyph. Control characters and noncharacters are not in this table.
 ///
-/// Arabic, Syriac and Kaithi number marks are in category Cf too, but they are visible, so they are left alone. So are
-/// variation selectors, which emoji need.
+/// Arabic, Syriac and Kaithi number marks are visible members of Cf, so they are not in it either. Nor are variation
+/// selectors, which emoji need.
 const INVISIBLE: &[(char, char)] = &[
     ('\u{ad}', '\u{ad}'),       // soft hyphen
     ('\u{34f}', '\u{34f}'),     // combining grapheme joiner
@@ -29,7 +32,7 @@ const INVISIBLE: &[(char, char)] = &[
     ('\u{e0000}', '\u{e0fff}'), // tags
 ];
 
-/// Whether a character is invisible or acts on the terminal. A line break and a tab are not among them.
+/// Whether a character is invisible or controls the terminal. A line break and a tab are not hidden.
 pub fn is_hidden(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control() && c != '\n' && c != '\t';
@@ -37,12 +40,12 @@ pub fn is_hidden(c: char) -> bool {
     c.is_control() || is_noncharacter(c) || INVISIBLE.iter().any(|(first, last)| (*first..=*last).contains(&c))
 }
 
-/// Code points that Unicode keeps for use inside programs.
+/// Code points that Unicode reserves for use inside programs.
 fn is_noncharacter(c: char) -> bool {
     ('\u{fdd0}'..='\u{fdef}').contains(&c) || u32::from(c) & 0xfffe == 0xfffe
 }
 
-/// The text with every hidden character written out: `\u{202e}`, `\r`. Escaping twice changes nothing more.
+/// The text with every hidden character escaped: `\u{202e}`, `\r`. Escaping it again changes nothing.
 pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_hidden) {
         return Cow::Borrowed(text);
@@ -61,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn controls_and_invisible_characters_are_written_out() {
+    fn control_and_invisible_characters_are_escaped() {
         for (text, wanted) in [
             ("a\u{202e}b", r"a\u{202e}b"),
             ("\u{2066}x\u{2069}", r"\u{2066}x\u{2069}"),
@@ -77,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn ordinary_text_is_left_alone() {
+    fn ordinary_text_is_not_changed() {
         for text in [
             "",
             "two\nlines\tand a tab",
@@ -92,7 +95,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn escaped_text_has_nothing_hidden_and_escapes_to_itself(text in any::<String>()) {
+        fn escaped_text_has_no_hidden_character_and_escapes_to_itself(text in any::<String>()) {
             let escaped = escape(&text).into_owned();
             prop_assert!(!escaped.chars().any(is_hidden));
             prop_assert_eq!(escape(&escaped), escaped.as_str());

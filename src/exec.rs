@@ -1,76 +1,90 @@
-//! Runs a plan: scheduler, workers, cancellation, run records; and only sends events about it.
+//! Runs a plan.
 //!
-//! [`run`] plans, starts what is not there, and ends with everything durable: results are committed as stages end, states
-//! of trainings as they are saved, the run's record at its start and at its end. Whatever interrupts it, the next run
-//! takes up from there.
+//! ```text
+//! plan ─► RunState ◄──inputs── Driver ◄──events── Executor ─► Worker ─► Stage
+//!         (pure)  ──commands─►        ──jobs────►
+//! ```
+//!
+//! - [`state`]: decides what happens next. No I/O.
+//! - [`driver`]: carries decisions out: look-ups, leases, events.
+//! - [`executor`]: where jobs run: threads, or processes with `--isolate`.
+//! - [`worker`]: runs one job and stores what it made.
+//! - [`reporter`]: describes decisions as events and errors.
+//! - [`run_log`]: the run's record and its events.
+//! - [`reports`]: writes the pages of report stages at the end.
+//!
+//! Everything a run does is durable when it is reported: results when their stages end, states of trainings when they are
+//! saved. After an interruption the next run continues from there.
 
 mod chain;
-mod crew;
+mod context;
 mod device;
-mod journal;
-mod outcome;
-mod overlay;
-mod pinned;
-mod pruning;
-mod repair;
-mod room;
-mod schedule;
+mod driver;
+mod executor;
+mod inputs;
+mod job;
+mod kept;
+mod progress;
+mod reporter;
+mod reports;
+mod resources;
+mod run_log;
+mod state;
 mod verify;
 mod worker;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Instant;
 
+pub use context::RunContext;
 pub use device::{Compute, choose};
-pub(crate) use overlay::replace_file;
-pub use verify::{Difference, Part, Sample, Sampled, Stretch, Verification, Verifier};
+pub use executor::process::{Message, WorkOrder};
+pub use verify::{Difference, Part, Sample, Sampled, Stretch, Verification, verify};
 
 use crate::error::{Category, Error, Result};
 use crate::event::{Event, Listener, VERSION};
-use crate::exec::journal::Journal;
-use crate::exec::outcome::Fate;
-use crate::exec::schedule::{Scheduler, Wishes};
-use crate::exec::worker::Shared;
-use crate::graph::Graph;
+use crate::exec::driver::Driver;
+use crate::exec::executor::Executor;
+use crate::exec::executor::local::LocalExecutor;
+use crate::exec::executor::process::ProcessExecutor;
+use crate::exec::resources::ResourcePool;
+use crate::exec::run_log::{RunInfo, RunLog, StageEnd};
+use crate::exec::state::table::{Dependencies, PointTable};
+use crate::exec::state::{Planned, Policy, RunState};
+use crate::exec::worker::Worker;
 use crate::id::PointId;
-use crate::plan::Planner;
-use crate::spec::Spec;
-use crate::stage::Cancel;
-use crate::status::RunStatus;
-use crate::store::{Store, new_run_id};
+use crate::plan::{Decision, Plan, Planner, State};
+use crate::status::{RunStatus, StageStatus};
+use crate::store::new_run_id;
 
-/// What the user wants of a run.
+/// What the user asked of a run.
 pub struct Options<'a> {
     /// The points to make, with everything they need.
     pub wanted: &'a BTreeSet<PointId>,
-    /// The points to make again, whatever is there.
+    /// The points to make again although they are cached.
     pub forced: &'a BTreeSet<PointId>,
-    /// Stages at the same time.
+    /// The most stages at a time.
     pub jobs: usize,
-    /// Go on with what does not depend on a failure.
+    /// Continue with what does not depend on a failed stage.
     pub keep_going: bool,
     /// Wait for keys that other processes compute.
     pub wait: bool,
-    /// Worker threads, for the record.
-    pub threads: usize,
-    /// What computes.
-    pub compute: &'a Compute,
-    /// Where to look for data files.
-    pub data_dirs: &'a [PathBuf],
-    /// Where reports are written.
+    /// The program that runs each stage in a process of its own (`vadpipe`, or one with the same stage kinds). `None` to run
+    /// stages in threads of this process.
+    pub isolate: Option<&'a Path>,
+    /// The folder for reports.
     pub reports: &'a Path,
-    /// The pipeline's file as given, and the command line: for the record.
+    /// The pipeline's file as given, for the record.
     pub file: &'a str,
-    /// The command line after the program's name.
+    /// The command line after the program's name, for the record.
     pub args: &'a [String],
 }
 
 /// How a run ended.
 #[derive(Debug)]
 pub struct Outcome {
-    /// How.
+    /// Whether everything wanted is there.
     pub status: RunStatus,
     /// The run's id.
     pub run: String,
@@ -78,92 +92,132 @@ pub struct Outcome {
     pub error: Option<Error>,
 }
 
-/// Makes what is wanted. A stage's failure is in the outcome, not an error of this function.
+/// Makes the wanted points. The failure of a stage is in the outcome, not an error of this function.
 ///
 /// # Errors
-/// If the cache fails, is held and we don't wait, or a report can't be written.
-pub fn run(
-    spec: &Spec,
-    graph: &Graph,
-    store: &Arc<Store>,
-    options: &Options<'_>,
-    cancel: &Cancel,
-    listener: &dyn Listener,
-) -> Result<Outcome> {
+/// If the cache fails, another process holds it and the run must not wait, or a report can't be written.
+pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     let started = Instant::now();
-    // A run that fails stops what still runs, and not whatever the caller does next.
-    let own = cancel.for_one();
-    let compute = options.compute;
-    let planner = Planner { spec, graph, store, numerics: &compute.numerics, forced: options.forced };
+    let (spec, compute) = (context.spec, context.compute);
+    let planner = Planner {
+        spec,
+        graph: context.graph,
+        store: context.store,
+        numerics: &compute.numerics,
+        forced: options.forced,
+    };
     let plan = if options.keep_going { planner.plan_around(options.wanted) } else { planner.plan(options.wanted) }?;
     let id = new_run_id();
-    let journal = Journal::begin(store, &id, spec, options, &plan, listener)?;
-    journal.event(&Event::RunStarted {
+    let log = RunLog::start(*context, RunInfo { id: &id, file: options.file, args: options.args }, &plan)?;
+    log.event(&Event::RunStarted {
         version: VERSION,
         run: id.clone(),
         pipeline: spec.pipeline.name.clone(),
         stages: plan.decisions.len(),
         device: compute.name.clone(),
         numerics: compute.numerics.clone(),
-        threads: options.threads,
+        threads: context.threads,
     });
-    let shared = Shared {
-        spec,
-        store,
-        into: store,
-        listener: &journal,
-        compute,
-        cancel: &own,
-        data_dirs: options.data_dirs,
-        run: &id,
-        threads: options.threads,
-        checkpoint_interval: Duration::try_from_secs_f64(spec.pipeline.checkpoint_seconds).unwrap_or(Duration::MAX),
-    };
-    let wishes =
-        Wishes { forced: options.forced, jobs: options.jobs, keep_going: options.keep_going, wait: options.wait };
-    let mut scheduler = Scheduler::new(&planner, &shared, wishes, &plan);
-    let worked = work(&mut scheduler, &shared, &journal, options.reports);
-    scheduler.skip_the_rest();
-    journal.warn_of_the_store();
+    // An error of this run stops its stages, and not what the caller does next.
+    let cancel = context.cancel.for_one();
+    let worker = Worker::new(RunContext { listener: &log, cancel: &cancel, ..*context }, &id);
+    let state = RunState::new(table(context, options, &plan), policy(options), plan.bracket.clone());
+    let mut driver = Driver::new(&planner, worker, &log, state);
+    let worked = std::thread::scope(|scope| {
+        let mut executor: Box<dyn Executor> = match options.isolate {
+            Some(program) => Box::new(ProcessExecutor::new(scope, worker, program)),
+            None => Box::new(LocalExecutor::new(scope, worker)?),
+        };
+        work(&mut driver, &worker, &plan, options.reports, &mut *executor)
+    });
+    driver.finish();
+    log.warn_of_the_store();
+    let ends = driver.ends();
     let status = match &worked {
-        Ok(()) => scheduler.status(cancel),
+        Ok(()) => status(&ends, driver.error(), context.cancel.is_cancelled()),
         Err(error) if error.category == Category::Interrupted => RunStatus::Interrupted,
         Err(_) => RunStatus::Failed,
     };
-    journal.event(&finished(&scheduler, spec, &id, status, started));
-    let kept = journal.end(&scheduler, status);
+    log.event(&finished(context, &ends, &id, status, started));
+    let recorded = log.end(&ends, status);
     worked?;
-    kept?;
-    let error = scheduler.error.take();
-    Ok(Outcome { status, run: id.clone(), error })
+    recorded?;
+    Ok(Outcome { status, error: driver.into_error(), run: id.clone() })
 }
 
-/// Runs the stages and writes the reports. Results that turned out to be lost meanwhile are made again.
-fn work(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, journal: &Journal<'_>, reports: &Path) -> Result<()> {
-    scheduler.run()?;
+fn policy(options: &Options<'_>) -> Policy {
+    Policy { forced: options.forced.clone(), keep_going: options.keep_going, wait: options.wait }
+}
+
+fn table(context: &RunContext<'_>, options: &Options<'_>, plan: &Plan) -> PointTable {
+    let spec = context.spec;
+    let wanted: BTreeSet<PointId> = plan.decisions.iter().map(|d| d.point).collect();
+    let roles = |id: PointId| match wanted.contains(&id) {
+        true => spec.point(id).inputs.values().map(|input| input.points().to_vec()).collect(),
+        false => Vec::new(),
+    };
+    let dependencies = Dependencies {
+        roles: spec.point_ids().map(roles).collect(),
+        order: plan.decisions.iter().map(|d| d.point).collect(),
+    };
+    let demands = ResourcePool::demands(spec, context.threads, !context.compute.device.is_cpu());
+    PointTable::new(dependencies, &demands, ResourcePool::within_limits(context.threads, options.jobs))
+}
+
+fn planned(decision: &Decision) -> Planned {
+    let cause = decision.reason.as_ref().and_then(|reason| reason.causes.first());
+    match (decision.state, decision.key, decision.output, cause) {
+        (State::Hit, Some(key), Some(output), _) => Planned::Hit { key, output },
+        (State::Pruned, key, _, Some(cause)) => Planned::Pruned { key, cause: cause.clone() },
+        _ => Planned::Open,
+    }
+}
+
+/// Runs the stages and writes the reports. Results that were lost meanwhile are made again.
+fn work(
+    driver: &mut Driver<'_>,
+    worker: &Worker<'_>,
+    plan: &Plan,
+    reports: &Path,
+    executor: &mut dyn Executor,
+) -> Result<()> {
+    driver.run(plan.decisions.iter().map(|d| (d.point, planned(d))).collect(), executor)?;
     loop {
-        // Each point is repaired only so often, so this ends.
-        while scheduler.remake_lost(journal.warn_of_the_store())? {}
-        overlay::write_reports(scheduler, shared, reports)?;
-        if !scheduler.remake_lost(journal.warn_of_the_store())? {
+        // Each point is repaired only a few times, so this ends.
+        while driver.remake_lost(executor)? {}
+        let damaged = reports::write_reports(&worker.context, driver, worker.run, reports)?;
+        if !driver.remake(damaged, executor)? && !driver.remake_lost(executor)? {
             return Ok(());
         }
     }
 }
 
-fn finished(scheduler: &Scheduler<'_>, spec: &Spec, run: &str, status: RunStatus, started: Instant) -> Event {
-    let named = |wanted: fn(&Fate) -> bool| {
-        let points = scheduler.order().iter().filter(|p| wanted(&scheduler.fates[p]));
-        points.map(|p| spec.point(*p).name.clone()).collect()
+fn status(ends: &[StageEnd], error: Option<&Error>, interrupted: bool) -> RunStatus {
+    let storage_failed = error.is_some_and(|e| e.category == Category::Storage);
+    let is_fine =
+        |end: &StageEnd| matches!(end.status, StageStatus::Cached | StageStatus::Executed | StageStatus::Pruned);
+    if ends.iter().all(is_fine) {
+        RunStatus::Ok
+    } else if interrupted && !storage_failed {
+        RunStatus::Interrupted
+    } else {
+        RunStatus::Failed
+    }
+}
+
+fn finished(context: &RunContext<'_>, ends: &[StageEnd], run: &str, status: RunStatus, started: Instant) -> Event {
+    let named = |status: StageStatus| {
+        let ends = ends.iter().filter(|end| end.status == status);
+        ends.map(|end| context.name(end.point).to_owned()).collect()
     };
     Event::RunFinished {
         status,
         run: run.to_owned(),
-        executed: named(|f| *f == Fate::Executed),
-        cached: named(|f| *f == Fate::Cached),
-        failed: named(|f| *f == Fate::Failed),
-        skipped: named(|f| matches!(f, Fate::Skipped(_) | Fate::Waiting | Fate::Running)),
-        pruned: named(|f| *f == Fate::Pruned),
+        executed: named(StageStatus::Executed),
+        cached: named(StageStatus::Cached),
+        failed: named(StageStatus::Failed),
+        skipped: named(StageStatus::Skipped),
+        pruned: named(StageStatus::Pruned),
         seconds: started.elapsed().as_secs_f64(),
     }
 }

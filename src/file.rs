@@ -1,55 +1,81 @@
-//! Reading files that a user names: only regular files, and never more than they may hold.
+//! Reads files that a user names, and replaces files atomically.
 //!
-//! Opening a FIFO waits for a writer, and a device such as `/dev/zero` never ends. So a file is opened without waiting,
-//! and its type is checked before anything is read from it.
+//! Only regular files are read, and only up to a limit. Opening a FIFO waits for a writer, and a device such as
+//! `/dev/zero` never ends. So a file is opened without waiting, and its type is checked before it is read.
 
-use std::fs::{File, FileType, Metadata, OpenOptions};
-use std::io::{self, Read as _};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::fs::{File, FileType, Metadata, OpenOptions, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use rustix::fs::OFlags;
+use tempfile::NamedTempFile;
+
+/// The names of unfinished files begin with this.
+pub const TEMPORARY: &str = ".tmp";
 
 /// Why a file can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It is something else: a FIFO, a device, a socket, a directory.
+    /// It is a FIFO, a device, a socket or a directory.
     #[error("it is {0}, not a regular file")]
     NotRegular(&'static str),
-    /// It is longer than such a file may be.
+    /// It is longer than the limit.
     #[error("it has more than {limit} bytes, the limit for this file")]
     TooLong {
-        /// The most bytes that it may have.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// The system refused.
+    /// The system returned an error.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
 impl FileError {
-    /// Whether an error of the system is about this file, as opposed to a shortage such as too many open files.
+    /// Whether a system error is about this file and not about a shortage, such as too many open files.
     pub fn is_about_file(error: &io::Error) -> bool {
         use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
         matches!(error.kind(), IsADirectory | NotADirectory | NotFound | PermissionDenied)
     }
 }
 
-/// Opens a regular file for reading; links are followed. Never waits.
+impl From<FileError> for io::Error {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Io(error) => error,
+            FileError::NotRegular(_) => Self::new(io::ErrorKind::InvalidInput, error),
+            FileError::TooLong { .. } => Self::new(io::ErrorKind::InvalidData, error),
+        }
+    }
+}
+
+/// Opens a regular file for reading without waiting. Links are followed.
 ///
 /// # Errors
 /// See [`FileError`].
 pub fn open(path: &Path) -> Result<File, FileError> {
-    // A device may act on being opened, and a socket can't be.
-    check(&std::fs::metadata(path)?)?;
+    open_with(OpenOptions::new().read(true), path)
+}
+
+/// Opens or creates a regular file as the options say, without waiting. Links are followed.
+///
+/// # Errors
+/// See [`FileError`].
+pub fn open_with(options: &OpenOptions, path: &Path) -> Result<File, FileError> {
+    // Opening a device may have an effect, and a socket can't be opened.
+    match std::fs::metadata(path) {
+        Ok(metadata) => check(&metadata)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e.into()),
+    }
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
-    // Something else may lie there by now.
+    let file = options.clone().custom_flags(flags.bits().cast_signed()).open(path)?;
+    // The file may have been replaced in the meantime.
     check(&file.metadata()?)?;
     Ok(file)
 }
 
-/// The content of a regular file of at most `limit` bytes; links are followed. Never waits.
+/// Reads a regular file of at most `limit` bytes without waiting. Links are followed.
 ///
 /// # Errors
 /// See [`FileError`].
@@ -57,7 +83,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     read_from(open(path)?, limit)
 }
 
-/// The content of an open file, which must be a regular one of at most `limit` bytes.
+/// Reads an open file, which must be a regular file of at most `limit` bytes.
 ///
 /// # Errors
 /// See [`FileError`].
@@ -69,16 +95,68 @@ pub fn read_from(file: File, limit: u64) -> Result<Vec<u8>, FileError> {
     }
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(usize::try_from(metadata.len()).unwrap_or(usize::MAX)).map_err(io::Error::from)?;
-    // It may grow while it is read.
+    // The file may grow while it is read.
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit { Err(FileError::TooLong { limit }) } else { Ok(bytes) }
+}
+
+/// Creates a file under a temporary name. It is removed unless it is persisted. The umask decides its permissions.
+///
+/// # Errors
+/// If it can't be created.
+pub fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
+    tempfile::Builder::new().prefix(TEMPORARY).permissions(Permissions::from_mode(0o666)).tempfile_in(folder)
+}
+
+/// Creates or replaces a file. Readers see the whole old content or the whole new content. A link is replaced, not
+/// followed.
+///
+/// # Errors
+/// If it can't be written; the old file is then unchanged.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = temporary(folder(path))?;
+    file.write_all(bytes)?;
+    file.persist(path).map(drop).map_err(|e| e.error)
+}
+
+/// [`replace`] that also survives a power failure once it has returned.
+///
+/// # Errors
+/// If it can't be written.
+pub fn replace_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace_synced(path, bytes)?;
+    sync_folder(folder(path))
+}
+
+/// [`replace`] whose content is durable. Its name is durable once its folder is synced.
+///
+/// # Errors
+/// If it can't be written.
+pub fn replace_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = temporary(folder(path))?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map(drop).map_err(|e| e.error)
+}
+
+/// Makes the names in a folder durable.
+///
+/// # Errors
+/// If the folder can't be synced.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// The folder of a file; the current one for a bare name.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn check(metadata: &Metadata) -> Result<(), FileError> {
     if metadata.is_file() { Ok(()) } else { Err(FileError::NotRegular(kind(metadata.file_type()))) }
 }
 
-/// "a FIFO", "a directory", …: for messages about anything but a regular file.
+/// "a FIFO", "a directory", …: the type of a file that is not regular.
 pub fn kind(file_type: FileType) -> &'static str {
     match file_type {
         t if t.is_dir() => "a directory",
@@ -116,6 +194,27 @@ mod tests {
         std::fs::write(at("file"), "text").unwrap();
         std::os::unix::fs::symlink(at("file"), at("link to file")).unwrap();
         assert_eq!(read(&at("link to file"), 100).unwrap(), b"text");
+    }
+
+    #[test]
+    fn replacement_is_whole_and_does_not_follow_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let [target, link] = ["target", "link"].map(|name| dir.path().join(name));
+        std::fs::write(&target, "old").unwrap();
+        for replace in [replace, replace_durably] {
+            let _ = std::fs::remove_file(&link);
+            std::os::unix::fs::symlink(&target, &link).unwrap();
+            replace(&link, b"new").unwrap();
+            assert_eq!(
+                (std::fs::read(&target).unwrap(), std::fs::read(&link).unwrap()),
+                (b"old".into(), b"new".into())
+            );
+            assert!(link.symlink_metadata().unwrap().is_file());
+            // Nobody can replace a folder, and nothing is left of the attempt.
+            assert!(replace(dir.path(), b"").is_err());
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+        assert_eq!([folder(Path::new("a")), folder(Path::new("b/a"))], [Path::new("."), Path::new("b")]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod id;
 pub mod status;
 pub mod escape;
 pub mod file;
+pub mod system;
 pub mod diagnostic;
 pub mod value;
 pub mod key;

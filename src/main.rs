@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use vadpipe::error::Category;
 
 fn main() -> ExitCode {
+    vadpipe::store::silence_caught_panics();
     vadpipe::cli::main()
 }
 

@@ -1,4 +1,5 @@
-//! The model: the decoder, trained and frozen, the same through candle's own operations, and the posteriors.
+//! The decoder, trainable and frozen, on the CPU, on a GPU and through candle's own operations; and the posteriors of
+//! its latents.
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -8,3 +9,12 @@ pub mod posterior;
 
 pub use decoder::{Decoder, DecoderShape, Frozen, Step};
 pub use graph::{GraphDecoder, GraphStep};
+
+/// What a training step minimises, in parts, before the step's update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepLoss {
+    /// `‖x − x̂‖²_F` over all pixels of the batch, in grey levels squared.
+    pub squared_error: f64,
+    /// The KL averaged over the batch's samples and latent dimensions, in nats, not weighted; 0 for plain latents.
+    pub kl: f64,
+}

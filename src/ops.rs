@@ -1,24 +1,28 @@
-//! Operations that candle lacks or does slowly: transposed convolution, batch norm, Adam and the decoder's tail, on CPU.
+//! CPU operations that candle lacks or computes slowly: transposed convolution, batch norm, Adam, the decoder's tail,
+//! and t-SNE.
 //!
 //! # Layout
-//! Everything big is an array of [`block::Block`]s: 16 × 16 numbers, 1 KiB, aligned to a cache line.
-//! - Activations: `[channel panel][pixel][chunk][16 channels][16 samples]`. A panel is 16 channels, a chunk 16 samples of the
-//!   batch; channels and samples are padded with zeros. A SIMD register holds one channel of 16 samples.
-//! - "Rows": the same with each block transposed, `[16 samples][16 channels]`; only gradients have it.
+//! Every large array consists of [`block::Block`]s: 16 × 16 numbers, 1 KiB, aligned to a cache line. A panel is 16
+//! channels, a chunk is 16 samples of the batch. Channels and samples are padded with zeros.
+//! - Activations: `[channel panel][pixel][chunk][16 channels][16 samples]`. A SIMD register holds one channel of 16
+//!   samples.
+//! - Rows: the same with each block transposed, `[16 samples][16 channels]`. Only gradients have this layout.
 //! - Weights: `[ci panel][tap][co panel][16 ci][16 co]`.
 //!
-//! With the batch in the lanes, forward pass and input gradient read a weight as a *broadcast scalar*, for which it does
-//! not matter along which of its two channel axes one walks: no transposed copy of the weights is ever needed. For the
-//! weight gradient, which sums over the batch, the activations are the scalars and the gradient's rows the vectors. All
-//! three are one small kernel ([`kernel::accumulate`]).
+//! The lanes of a register are samples, so the forward pass and the input gradient read a weight as a *broadcast
+//! scalar*. Both channel axes of a block are equally fast to read that way, so the weights need no transposed copy. The
+//! weight gradient sums over the batch: its scalars are the activations, its vectors the rows of the gradient. All
+//! three use one kernel, [`kernel::accumulate`].
 //!
-//! Which blocks are multiplied is listed by a [`plan`]: pixels and taps as they are, or by [`winograd`]'s minimal filtering linear
-//! forms of both, in the same layouts with signals and sums in the place of pixels, and forms in that of taps.
+//! A [`plan`] lists which blocks are multiplied. They are those of pixels and taps or, with the minimal filtering of
+//! [`winograd`], linear combinations of both. The layouts are then the same, with signals and sums instead of pixels,
+//! and forms instead of taps.
 //!
 //! # Determinism
-//! Every element of a result is made by one task, as chains of fused multiply-adds, a few with minimal filtering, which are then added, in an order that depends on the shapes
-//! only. Additions, multiplications, fused multiply-adds, divisions and square roots are exactly rounded, and the compiler fuses none, so the bytes are the same for any number of threads
-//! and for any instruction set.
+//! One task computes each element of a result, as one chain of fused multiply-adds; with minimal filtering, as the sum
+//! of a few chains. The order of the additions depends only on the shapes. Additions, multiplications, fused
+//! multiply-adds, divisions and square roots are correctly rounded, and the compiler never fuses operations by itself.
+//! So the bytes are the same for any number of threads and any instruction set.
 
 pub mod adam;
 pub mod block;

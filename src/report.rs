@@ -1,11 +1,15 @@
 //! The report: artifacts → one self-contained HTML file. Pure functions over data.
 //!
-//! [`build`] makes the artifact: a function of the inputs' contents and of nothing else, so that it can be cached. What
-//! belongs to a run (states, timings, parameters, device) comes with [`overlay()`] when the file is written. The file
-//! refers to nothing outside itself, and says so to the browser in a content security policy.
+//! [`build`] makes the artifact from its inputs alone, so that it can be cached. [`overlay()`] adds the data of a run
+//! (states, timings, parameters, device) when the file is written. The file refers to nothing outside itself; its content
+//! security policy enforces that.
 //!
-//! A stage that stands alone in its role is shown under the role's name, since names of stages are not in the key;
-//! members of a list are shown under their labels, which are.
+//! A section shows the inputs that provide a [`crate::artifact::Capability`], whatever kind made them. A stage that is
+//! alone in its role is shown under the role's name, because names of stages are not in the key; members of a list are
+//! shown under their labels, which are.
+//!
+//! The bytes of a page are those of an artifact: to change them for inputs that were possible before, raise the VERSION of
+//! the kind `report`. HTML is made by the macro `html!`, which escapes texts.
 
 mod chart;
 mod comparison;
@@ -29,20 +33,20 @@ pub use crate::status::StageStatus as StageState;
 pub use sections::names;
 
 use crate::stage::{Cancel, Inputs, StageError};
-use html::Text;
+use html::{Html, html};
 use overlay::MARKER;
 
 const STYLE: &str = include_str!("report/style.css");
 const SCRIPT: &str = include_str!("report/script.js");
-/// Nothing is ever fetched; what is needed is inline.
+/// Everything is inline; nothing may be fetched.
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
 
-/// What a report shows besides its inputs.
+/// The parameters of a report.
 #[derive(Clone, Debug, Default)]
 pub struct Spec {
     /// Its title.
     pub title: String,
-    /// Figures from elsewhere, to stand beside ours.
+    /// Figures from elsewhere, to compare with ours.
     pub reference: Vec<Reference>,
 }
 
@@ -51,43 +55,51 @@ pub struct Spec {
 pub struct Reference {
     /// What it is.
     pub label: String,
-    /// Ours: `NAME.METRIC`, a name as the report shows it. None if there is nothing to compare.
+    /// Ours: `NAME.METRIC`, with a name as shown in the report.
     pub ours: Option<String>,
-    /// Theirs, as it was published.
+    /// Theirs, as published.
     pub seed: String,
     /// A remark.
     pub note: String,
 }
 
-/// A page up to its heading. It refers to nothing outside itself.
-fn opening(title: &str) -> String {
-    let title = Text(title);
-    format!(
+/// A page up to its heading.
+fn opening(title: &str) -> Html {
+    html!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{0}\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{title}</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
-         <header><h1>{title}</h1></header>\n"
+         <title>{1}</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>\n{2}</style>\n</head>\n<body>\n\
+         <header><h1>{1}</h1></header>\n",
+        Html::constant(POLICY),
+        title,
+        Html::constant(STYLE)
     )
 }
 
-/// The whole report, with the place for [`overlay()`] still empty.
+/// A page from the end of its content on.
+fn closing() -> Html {
+    html!("</main>\n<script>\n{}</script>\n</body>\n</html>\n", Html::constant(SCRIPT))
+}
+
+/// The whole report, without the section of the run: see [`overlay()`].
 ///
 /// # Errors
-/// If a reference names a figure that no input has, if an input is damaged or not what its kind makes, or if cancelled.
+/// If a reference names a figure that no input has, if an input is damaged or malformed, or if cancelled.
 pub fn build(spec: &Spec, inputs: &Inputs, cancel: &Cancel) -> Result<String, StageError> {
     let sections = sections::all(spec, inputs, cancel)?;
-    let mut out = opening(&spec.title);
-    out.push_str("<nav aria-label=\"Contents\"><ol>\n");
-    for section in &sections {
-        out.push_str(&format!("<li><a href=\"#{}\">{}</a></li>\n", section.id, Text(section.title)));
-    }
-    out.push_str("<li class=\"of-run\"><a href=\"#run\">The run</a></li>\n</ol></nav>\n<main>\n");
-    for section in &sections {
-        let title = Text(section.title);
-        out.push_str(&format!("<section id=\"{}\"><h2>{title}</h2>\n{}</section>\n", section.id, section.html));
-    }
-    out.push_str(&format!("{MARKER}\n</main>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n"));
-    Ok(out)
+    let contents = sections.iter().map(|s| html!("<li><a href=\"#{}\">{}</a></li>\n", s.id, s.title));
+    let bodies =
+        sections.iter().map(|s| html!("<section id=\"{}\"><h2>{}</h2>\n{}</section>\n", s.id, s.title, s.html));
+    let page = html!(
+        "{}<nav aria-label=\"Contents\"><ol>\n{}<li class=\"of-run\"><a href=\"#run\">The run</a></li>\n\
+         </ol></nav>\n<main>\n{}{}\n{}",
+        opening(&spec.title),
+        contents.collect::<Html>(),
+        bodies.collect::<Html>(),
+        Html::constant(MARKER),
+        closing()
+    );
+    Ok(page.into_string())
 }

@@ -1,8 +1,11 @@
 //! What a stage is to the runner: a kind that parses parameters, and a stage that turns inputs into an artifact.
 //!
 //! A new kind is one file in `stages/` with a type that implements [`StageKind`] and one that implements [`Stage`], and
-//! one line in the registry. Everything a stage may see of the world is in its [`Context`]: its inputs, the device, the
-//! seeded streams, a scratch folder, a log, and, for a training, its chain of states.
+//! one line in the registry. A [`Context`] gives a stage all that it may use: its inputs, the device, the seeded streams, a
+//! scratch folder, a log, and, for a training, its chain of states.
+//!
+//! Kinds know nothing of each other. A kind says what its artifacts provide, and a [`Role`] says what it needs: see
+//! [`Capability`].
 
 mod context;
 mod params;
@@ -12,9 +15,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use context::{Cancel, Chain, Context, Device, Input, Inputs, Position, Progress, Saved, Update};
-pub use params::{Bound, Params};
+pub use context::{Cancel, Chain, Context, Device, Input, Inputs, Position, Precision, Progress, Saved, Update};
+pub use params::{Bound, GivenInput, Params};
 
+pub use crate::artifact::Capability;
 use crate::artifact::{Artifact, TensorError};
 use crate::error::{Category, EXHAUSTED_HINT, Error, is_exhausted};
 use crate::key::{Digest, Segment};
@@ -24,14 +28,45 @@ use crate::value::Values;
 pub trait StageKind: Send + Sync {
     /// The name that `kind = "…"` gives.
     fn name(&self) -> &'static str;
-    /// Raised whenever the same parameters and inputs give other bytes than before. A golden test watches.
+    /// Raised whenever the same parameters and inputs give other bytes than before. A golden test checks it.
     fn version(&self) -> u32;
     /// One line for `vadpipe kinds`.
     fn summary(&self) -> &'static str;
     /// The roles of its inputs.
     fn roles(&self) -> Roles;
-    /// Reads the parameters. Errors go into `params`, with their places; what is returned then is never run.
+    /// What its artifacts provide. A stage whose artifact lacks a tensor of these fails.
+    ///
+    /// It is part of no key. A result keeps what its kind provided when it was made, and a cached report shows just that.
+    fn provides(&self) -> &'static [Capability] {
+        &[]
+    }
+    /// The heading of its results in a report, in the plural.
+    fn heading(&self) -> &'static str {
+        self.name()
+    }
+    /// The file of its artifacts that is an HTML page. A run writes it to the folder of reports.
+    fn page(&self) -> Option<&'static str> {
+        None
+    }
+    /// Reads the parameters. Errors go into `params`, with their places; the stage that is returned then never runs.
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage>;
+}
+
+impl dyn StageKind {
+    /// Records what this kind provides in an artifact that a stage of this kind made.
+    ///
+    /// # Errors
+    /// If the artifact lacks a tensor that its kind provides.
+    pub fn declare(&self, mut artifact: Artifact) -> Result<Artifact, StageError> {
+        for capability in self.provides() {
+            if let Some(tensor) = capability.missing(artifact.tensors.keys()) {
+                let message = format!("kind `{}` provides `{capability}`, but made no tensor `{tensor}`", self.name());
+                return Err(StageError::failed(message));
+            }
+            artifact.provides.insert(capability.name().to_owned());
+        }
+        Ok(artifact)
+    }
 }
 
 /// The inputs that a kind takes.
@@ -48,10 +83,17 @@ pub enum Roles {
 pub struct Role {
     /// Its name.
     pub name: &'static str,
-    /// Whether the stage can do without.
+    /// Whether the stage can do without it.
     pub optional: bool,
-    /// The stage kinds that may stand there; empty for any.
-    pub kinds: &'static [&'static str],
+    /// What the input must provide; empty if any stage will do.
+    pub needs: &'static [Capability],
+}
+
+impl Role {
+    /// What it needs that a kind does not provide.
+    pub fn unmet(&self, kind: &dyn StageKind) -> Vec<Capability> {
+        self.needs.iter().filter(|need| !kind.provides().contains(need)).copied().collect()
+    }
 }
 
 /// A stage with its parameters.
@@ -60,12 +102,12 @@ pub trait Stage: Send + Sync {
     fn reads(&self) -> Reads {
         Reads::default()
     }
-    /// For a training: its epochs. The parameters of its start are those it read outside of [`Params::segments`].
+    /// For a training: its epochs. The parameters of its start are those that it read outside of [`Params::segments`].
     fn epochs(&self) -> Option<Epochs> {
         None
     }
-    /// For a training: the figures that its states and its result hold for every finished epoch, `loss` as the vector
-    /// `history.loss` of f64. Sweeps can be pruned by them.
+    /// For a training: the figures that its states and its result hold for each finished epoch: `loss` is the f64 vector
+    /// `history.loss`. Sweeps can be pruned by them.
     fn curves(&self) -> &'static [&'static str] {
         &[]
     }
@@ -73,19 +115,19 @@ pub trait Stage: Send + Sync {
     fn parallel(&self) -> bool {
         false
     }
-    /// Of a stage that is [`Stage::parallel`]: how many of `all` threads it makes good use of. With fewer than all, several
-    /// such stages run beside each other.
+    /// Of a stage that is [`Stage::parallel`]: how many of `all` threads it uses well. If fewer than all, several such
+    /// stages run at the same time.
     fn threads(&self, all: usize) -> usize {
         all
     }
-    /// Whether it computes on the pipeline's device (and so needs the GPU token where that is a GPU).
+    /// Whether it computes on the pipeline's device, and so needs the GPU token if that is a GPU.
     fn uses_device(&self) -> bool {
         false
     }
-    /// Digests of the files it reads, by a name that is part of the pipeline. Called while planning: must be quick.
+    /// Digests of the files it reads, by a name that is part of the pipeline. Called while planning, so it must be quick.
     ///
     /// # Errors
-    /// If a file that the pipeline names is not there or can't be read.
+    /// If a file that the pipeline names does not exist or can't be read.
     fn contents(&self, _files: &dyn Files) -> Result<BTreeMap<String, Digest>, StageError> {
         Ok(BTreeMap::new())
     }
@@ -132,13 +174,13 @@ pub trait Files {
     fn resolve(&self, path: &str) -> PathBuf;
 }
 
-/// Why a stage did not make its artifact.
+/// Why a stage made no artifact.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
     /// It failed: exit code 1.
     #[error("{0}")]
     Failed(String),
-    /// What it was given is wrong (data, an input that doesn't fit): exit code 2. With a hint of what to do.
+    /// Its data or an input is wrong: exit code 2.
     #[error("{message}")]
     BadInput {
         /// What is wrong.
@@ -146,7 +188,7 @@ pub enum StageError {
         /// What to do.
         hint: Option<String>,
     },
-    /// It was asked to stop, and stopped. Its state is saved.
+    /// It was asked to stop. Its state is saved.
     #[error("interrupted")]
     Interrupted,
     /// The cache or the disk failed, or an input is damaged.
@@ -160,7 +202,7 @@ pub enum StageError {
         /// Why it failed.
         source: io::Error,
     },
-    /// A tensor is not what it should be.
+    /// A tensor is malformed or has another type.
     #[error(transparent)]
     Tensor(#[from] TensorError),
 }
@@ -171,7 +213,7 @@ impl StageError {
         Self::Failed(message.into())
     }
 
-    /// Wrong data or inputs, with what to do about it.
+    /// Wrong data or inputs, with a hint of what to do.
     pub fn bad_input(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::BadInput { message: message.into(), hint: Some(hint.into()) }
     }
@@ -223,7 +265,7 @@ impl Registry {
     }
 }
 
-/// A stage as parsed from its table: what `spec` hands on.
+/// A stage as parsed from its table.
 #[derive(Clone)]
 pub struct ParsedStage {
     /// Its kind.

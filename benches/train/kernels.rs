@@ -7,7 +7,7 @@ use vadpipe::ops::adam::Rates;
 use vadpipe::ops::block::{Block, zeroed};
 use vadpipe::ops::kernel::{Run, accumulate};
 use vadpipe::ops::plan::Geometry;
-use vadpipe::ops::transposed::{BlockMoments, Buffers, Convolution, Given};
+use vadpipe::ops::transposed::{BackwardInput, BlockMoments, Buffers, Convolution};
 use vadpipe::rng::Streams;
 
 use crate::floor::{Cost, Floor, cost};
@@ -79,7 +79,7 @@ pub(crate) fn layers(limit: Duration, batch: usize) {
         let forward = cost(limit, || c.forward(&x, &mut y, &mut buffers, chunks)).computing;
         let input = cost(limit, || c.input_gradient(&y, &mut dx, &mut buffers, chunks)).computing;
         c.forward(&x, &mut y, &mut buffers, chunks);
-        let given = Given { x: &x, dy: &y };
+        let given = BackwardInput { x: &x, dy: &y };
         let rates = Rates::new(1, 1e-3);
         let backward = cost(limit, || c.backward_and_update(&mut moments, given, &mut dx, &mut buffers, chunks, rates));
         let backward = backward.computing;

@@ -16,7 +16,7 @@ use vadpipe::diagnostic::{Diagnostics, Origin};
 use vadpipe::error::Error;
 use vadpipe::model::Decoder;
 use vadpipe::rng::Streams;
-use vadpipe::stage::{Cancel, Context, Device, Input, Inputs, Params, Progress, Stage, StageError, Update};
+use vadpipe::stage::{Cancel, Context, Device, Input, Inputs, Params, Precision, Progress, Stage, StageError, Update};
 use vadpipe::stages::builtin;
 use vadpipe::value::{Data, Entry, Node, Table};
 
@@ -176,7 +176,7 @@ fn run(stage: &dyn Stage, inputs: Inputs, turns: &Turns) -> Result<(), StageErro
     let context = Context {
         inputs,
         streams: Streams::new(0),
-        precision: "f32".to_owned(),
+        precision: Precision::F32,
         device: &Device::Cpu,
         scratch: nowhere,
         base: nowhere,

@@ -1,54 +1,53 @@
-//! Shell completions that know the pipeline: stages and points of the file that stands on the command line.
+//! Shell completions that include the stages and points of the pipeline on the command line.
 //!
-//! `vadpipe completions SHELL` prints a small script. When the user asks for a completion, the script calls the program with
-//! [`VARIABLE`] set and the words typed so far behind a `--`; [`answer`] prints the candidates and ends the process.
+//! `vadpipe completions SHELL` prints a small script. To complete a word, the script runs the program with [`VARIABLE`]
+//! set and passes the words so far after a `--`. [`answer`] prints the candidates and exits.
 //!
-//! The script for bash is our own. bash breaks words at the characters of `COMP_WORDBREAKS`, which `@`, `=` and `:` are among:
-//! `ad@lr=0.1` would be five words, none of which the parser knows. So the script splits the line at white space, and takes
-//! from each candidate what stands before bash's idea of the current word.
+//! The script for bash is ours. bash splits words at the characters of `COMP_WORDBREAKS`, which include `@`, `=` and
+//! `:`. It would split `ad@lr=0.1` into five words. So the script splits the line at white space and removes from each
+//! candidate the part that bash does not count as the current word.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use clap::CommandFactory as _;
 use clap_complete::CompleteEnv;
 use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter as _};
 use clap_complete::env::{Bash, Elvish, EnvCompleter, Fish, Powershell, Shells, Zsh};
 
-use super::Cli;
 use crate::error::{Error, Result};
+use crate::file;
 use crate::id::PointName;
-use crate::spec::{Spec, load};
+use crate::spec::{MAX_BYTES, Spec, load};
 use crate::stage::Registry;
 
-/// Set by the scripts, to the shell's name.
+/// The scripts set this variable to the name of the shell.
 const VARIABLE: &str = "VADPIPE_COMPLETE";
 const NAME: &str = "vadpipe";
-/// Above so many points, only stages are offered until an `@` is typed.
+/// With more points, only stages are offered until the user types an `@`.
 const MOST_POINTS: usize = 60;
 
 const SHELLS: Shells<'static> = Shells(&[&WholeWordBash, &Elvish, &Fish, &Powershell, &Zsh]);
 
-/// The stage kinds that the program was started with: whoever completes a word is called without anything at hand.
+/// The stage kinds of the program. A static, because clap calls completers without context.
 static KINDS: OnceLock<Registry> = OnceLock::new();
 
-/// Answers a shell that asks for completions and ends the process; else returns.
-pub(super) fn answer(registry: &Registry) {
+/// If a shell asks for completions, prints them and exits. `command` is the command line to complete.
+pub(super) fn answer(registry: &Registry, command: fn() -> clap::Command) {
     if std::env::var_os(VARIABLE).is_none() {
         return;
     }
     let _ = KINDS.set(registry.clone());
-    CompleteEnv::with_factory(Cli::command).var(VARIABLE).shells(SHELLS).complete();
+    CompleteEnv::with_factory(command).var(VARIABLE).shells(SHELLS).complete();
 }
 
-/// The script that makes a shell ask us.
+/// The script that connects a shell with this program.
 ///
 /// # Errors
 /// If there is no script for this shell.
 pub(super) fn script(shell: &str) -> Result<String> {
-    let failed = || Error::bad_input(format!("there are no completions for {shell}"));
+    let failed = || Error::bad_input(format!("completions for {shell} are not supported"));
     let completer = SHELLS.completer(shell).ok_or_else(failed)?;
     let mut script = Vec::new();
     let written = completer.write_registration(VARIABLE, NAME, NAME, &program(), &mut script);
@@ -56,14 +55,14 @@ pub(super) fn script(shell: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&script).into_owned())
 }
 
-/// How to call this program: by its name if it was found by that, else by its path.
+/// The command that runs this program: its name if it was found in `PATH`, else its path.
 fn program() -> String {
     let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
     let path = if called.components().count() > 1 { std::path::absolute(&called).ok() } else { None };
     path.map_or_else(|| NAME.to_owned(), |path| path.display().to_string())
 }
 
-/// Completes the path of a pipeline.
+/// Completes the path of a pipeline file.
 pub(super) fn files(current: &OsStr) -> Vec<CompletionCandidate> {
     PathCompleter::any().filter(|p| p.extension().is_some_and(|e| e == "toml")).complete(current)
 }
@@ -77,24 +76,24 @@ pub(super) fn targets(current: &OsStr) -> Vec<CompletionCandidate> {
     offered.into_iter().map(|(name, kind)| CompletionCandidate::new(name).help(Some(kind.into()))).collect()
 }
 
-/// Completes what `diff` compares: files, and points of the first.
+/// Completes the arguments of `diff`: files, and the points of the first file.
 pub(super) fn compared(current: &OsStr) -> Vec<CompletionCandidate> {
     targets(current).into_iter().chain(files(current)).collect()
 }
 
-/// The first word that is a pipeline's file.
+/// The first word that is a pipeline file.
 fn pipeline(words: impl Iterator<Item = OsString>) -> Option<PathBuf> {
     words.map(PathBuf::from).find(|p| p.extension().is_some_and(|e| e == "toml") && p.is_file())
 }
 
-/// A pipeline; none if it can't be read or is wrong: nobody is told in the middle of a word.
-fn read(file: &Path) -> Option<Spec> {
-    let text = String::from_utf8(crate::file::read(file, super::project::MAX_PIPELINE_BYTES).ok()?).ok()?;
-    let base = file.parent().unwrap_or(Path::new("."));
-    load(&text, &file.display().to_string(), base, &[], KINDS.get()?).ok()
+/// Loads a pipeline. A completion must not print errors, so a wrong file gives none.
+fn read(path: &Path) -> Option<Spec> {
+    let text = String::from_utf8(file::read(path, MAX_BYTES).ok()?).ok()?;
+    let base = path.parent().unwrap_or(Path::new("."));
+    load(&text, &path.display().to_string(), base, &[], KINDS.get()?).ok()
 }
 
-/// Names that begin so, with their kinds: stages, and points where there are not too many.
+/// The stages that begin with `current`, and their points unless there are too many, with their kinds.
 fn offered(spec: &Spec, current: &str) -> Vec<(String, String)> {
     let few = spec.points.len() <= MOST_POINTS || PointName::parse(current).coordinates.is_some();
     let mut names = Vec::new();
@@ -107,17 +106,17 @@ fn offered(spec: &Spec, current: &str) -> Vec<(String, String)> {
     names
 }
 
-/// bash, with words that are split at white space alone.
+/// bash, with words that are split only at white space.
 struct WholeWordBash;
 
 const BASH: &str = r#"_vadpipe() {
     local line="${COMP_LINE:0:COMP_POINT}" breaks="" reply
     local -a words
-    # Quotes are bash's, not part of a word.
+    # Quotes are not part of a word.
     IFS=$' \t\n' read -r -a words <<< "${line//[\'\"]/}"
     [[ "$line" == *[[:space:]] ]] && words+=("")
     local current="${words[${#words[@]}-1]}"
-    # What stands before the last character that bash breaks words at is there already.
+    # bash keeps the part before the last character that it splits words at.
     local sign
     for sign in @ = :; do
         [[ "$COMP_WORDBREAKS" == *"$sign"* ]] && breaks+="$sign"
@@ -153,7 +152,7 @@ impl EnvCompleter for WholeWordBash {
         completer: &str,
         out: &mut dyn io::Write,
     ) -> Result<(), io::Error> {
-        let quoted = format!("'{}'", completer.replace('\'', r"'\''"));
+        let quoted = shlex::try_quote(completer).map_err(io::Error::other)?;
         write!(out, "{}", BASH.replace("VARIABLE", variable).replace("COMPLETER", &quoted))
     }
 

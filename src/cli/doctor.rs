@@ -3,18 +3,18 @@
 use clap::Args;
 use serde_json::json;
 
-use super::Global;
+use super::args::Global;
 use super::project::open_store;
-use super::ui::{Ui, bytes};
+use super::ui::{Ui, bytes, count};
 use crate::error::{Category, Error, Result};
 
 /// Arguments of `doctor`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe doctor        verify everything; what is damaged will run again, and lost entries are brought back
-  vadpipe doctor -n     only look")]
+  vadpipe doctor        verify everything, restore lost entries, and let damaged results run again
+  vadpipe doctor -n     only report problems")]
 pub(super) struct DoctorArgs {
-    /// Only look
+    /// Only report problems
     #[arg(short = 'n', long)]
     dry_run: bool,
 }
@@ -41,25 +41,23 @@ pub(super) fn doctor(args: &DoctorArgs, global: &Global, ui: &Ui) -> Result<()> 
         }))?;
     } else {
         let mut lines: Vec<_> = report.problems.iter().map(|p| format!("damaged: {p}")).collect();
-        let then = if report.repaired { "will be made again" } else { "affected" };
+        let then = if report.repaired { "will run again" } else { "affected" };
         lines.extend(report.affected.iter().map(|a| format!("{then}: {a}")));
         if report.results_restored + report.states_restored > 0 {
-            let verb = if args.dry_run { "can be brought back" } else { "were brought back" };
-            let (results, states) = (report.results_restored, report.states_restored);
-            lines.push(format!("{results} results and {states} states {verb} from an index that was set aside"));
+            let verb = if args.dry_run { "can be restored" } else { "were restored" };
+            let (results, states) = (count(report.results_restored, "result"), count(report.states_restored, "state"));
+            lines.push(format!("{results} and {states} {verb} from an index that was set aside"));
         }
         let restorable = args.dry_run && report.results_restored + report.states_restored > 0;
-        let note =
-            if restorable { "run `vadpipe doctor` before you delete it" } else { "nothing more can be brought back" };
+        let note = if restorable { "run `vadpipe doctor` before you delete it" } else { "you can delete it" };
         lines.extend(report.set_aside.iter().map(|p| format!("set aside earlier ({note}): {}", p.display())));
-        let healthy =
-            if report.is_healthy() { "all fine".to_owned() } else { format!("{} problems", report.problems.len()) };
         lines.push(format!(
-            "{} results and {} states, {} blobs of {}: {healthy}",
-            report.results,
-            report.states,
-            report.blobs,
-            bytes(report.bytes)
+            "{} and {}, {} of {}: {}",
+            count(report.results, "result"),
+            count(report.states, "state"),
+            count(report.blobs as usize, "blob"),
+            bytes(report.bytes),
+            if report.is_healthy() { "no problems".to_owned() } else { count(report.problems.len(), "problem") }
         ));
         ui.text(&lines.join("\n"));
     }

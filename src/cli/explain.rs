@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::args::{Global, PipelineArgs};
+use super::plan::word;
 use super::project::Project;
 use super::ui::{Ui, bytes, when};
-use super::{Global, PipelineArgs};
 use crate::error::Result;
 use crate::id::PointId;
 use crate::key::{Digest, Segment};
@@ -17,44 +18,44 @@ use crate::store::{ResultRecord, StateRecord};
 /// Arguments of `explain`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe explain pipelines/full.toml ad                          what its key is made of, what changed
-  vadpipe explain pipelines/full.toml ad -S params.epochs=200     what would change, and where it would go on
+  vadpipe explain pipelines/full.toml ad                          show the parts of its key and what changed
+  vadpipe explain pipelines/full.toml ad -S params.epochs=200     show what would change and where it would continue
   vadpipe explain pipelines/full.toml 'vad@*' --json")]
 pub(super) struct ExplainArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
 }
 
-/// All that is said about one point.
+/// What is printed about one point.
 struct Explanation<'a> {
     project: &'a Project,
     decision: &'a Decision,
-    /// Of all points; a sweep's comparisons are in it.
+    /// The plan of all points. It contains the comparisons of a sweep.
     plan: &'a Plan,
-    /// The result, if it is a hit.
+    /// Its result, if it is a hit.
     record: Option<&'a ResultRecord>,
-    /// The output digests that are known, by point.
+    /// Known output digests, by point.
     outputs: &'a BTreeMap<PointId, Digest>,
-    /// Digests of the files it reads, by name.
+    /// Digests of the files that it reads, by name.
     contents: BTreeMap<String, Digest>,
-    /// The newest result of the point, whatever its key.
+    /// The newest result of the point, under any key.
     newest: Option<ResultRecord>,
-    /// What is stored of its chain, if it is a training whose inputs are known.
+    /// Stored states, if it is a training whose inputs are known.
     chain: Option<Chain>,
 }
 
-/// What is stored of a training's chain.
+/// The stored states of a training.
 struct Chain {
     total: u64,
-    /// The furthest that can be gone on from here.
+    /// The furthest state that can be continued here.
     nearest: Option<StateRecord>,
-    /// The result that the training which saved that state ended in.
+    /// The result of the training that saved this state.
     of: Option<ResultRecord>,
-    /// The furthest of another numerics class.
+    /// The furthest state of another numerics class.
     elsewhere: Option<StateRecord>,
 }
 
-/// Prints what the targets' keys are made of, what changed, and what would hit.
+/// Prints the parts of the targets' keys, what changed, and what is cached.
 pub(super) fn explain(args: &ExplainArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
     let plan = project.plan(&BTreeSet::new(), ui)?;
@@ -71,14 +72,14 @@ pub(super) fn explain(args: &ExplainArgs, global: &Global, ui: &Ui) -> Result<()
     Ok(())
 }
 
-/// The decision about a point at each rung, and the values that were compared.
+/// At each rung: whether a point continues, and the values it was compared with.
 fn comparisons(project: &Project, bracket: &Bracket, point: PointId) -> Vec<String> {
     let mut lines = Vec::new();
     for decision in bracket.decisions(point) {
         let RungDecision { epoch, place, of, best, goes_on, .. } = decision;
-        let word = if goes_on { "goes on" } else { "ends here" };
+        let word = if goes_on { "it continues" } else { "it ends here" };
         let figure = &bracket.curve;
-        lines.push(format!("  epoch {epoch:<6}{figure} is number {place} of {of}, {best} of them go on: it {word}"));
+        lines.push(format!("  epoch {epoch:<6}{figure} ranks {place} of {of}, the best {best} continue: {word}"));
         let compared = bracket.compared(point, epoch);
         lines.extend(compared.iter().map(|(other, value)| format!("    {value:<14.6}{}", project.name(*other))));
     }
@@ -119,13 +120,7 @@ impl<'a> Explanation<'a> {
     fn text(&self) -> String {
         let Decision { point, state, reason, key, .. } = self.decision;
         let record = self.record;
-        let word = match state {
-            State::Hit => "hit",
-            State::Miss => "miss",
-            State::Maybe => "maybe",
-            State::Pruned => "pruned",
-        };
-        let mut lines = vec![format!("{}: {word}", self.project.name(*point))];
+        let mut lines = vec![format!("{}: {}", self.project.name(*point), word(*state).0)];
         if let Some(reason) = reason {
             lines.extend(reason.causes.iter().map(|cause| format!("  because     {cause}")));
         }
@@ -140,7 +135,7 @@ impl<'a> Explanation<'a> {
         lines.extend(self.plan.bracket.iter().flat_map(|bracket| comparisons(self.project, bracket, *point)));
         match key {
             Some(key) => lines.push(format!("  key         {key}")),
-            None => lines.push("  key         not known before its inputs are".to_owned()),
+            None => lines.push("  key         not known until its inputs are".to_owned()),
         }
         lines.extend(self.parts());
         if let Some(record) = record {
@@ -150,7 +145,7 @@ impl<'a> Explanation<'a> {
         lines.join("\n")
     }
 
-    /// A line for every component of the key.
+    /// One line for each part of the key.
     fn parts(&self) -> Vec<String> {
         let point = self.project.spec.point(self.decision.point);
         let (kind, stage) = (&point.parsed.kind, &point.parsed.stage);
@@ -174,7 +169,7 @@ impl<'a> Explanation<'a> {
         let name = self.project.name(point);
         match self.outputs.get(&point) {
             Some(digest) => format!("{name} = {}", digest.short()),
-            None => format!("{name}, not known before it ran"),
+            None => format!("{name}, not known until it runs"),
         }
     }
 
@@ -212,15 +207,16 @@ impl Chain {
     fn text(&self, numerics: &str) -> String {
         let total = self.total;
         let Some(state) = &self.nearest else {
-            let elsewhere = self.elsewhere.as_ref().map(|s| {
-                format!("; {} epochs were trained on {}, which can't be continued on {numerics}", s.epoch, s.class)
-            });
-            return format!("nothing of {total} epochs{}", elsewhere.unwrap_or_default());
+            let elsewhere = self
+                .elsewhere
+                .as_ref()
+                .map(|s| format!("; {} epochs from {} can't be continued on {numerics}", s.epoch, s.class));
+            return format!("none of {total} epochs{}", elsewhere.unwrap_or_default());
         };
         let step = if state.step > 0 { format!(" and {} steps", state.step) } else { String::new() };
         let of = self.of.as_ref().map(|r| format!(" of {}/{} (run {})", r.pipeline, r.point, r.provenance.run));
         format!(
-            "{} of {total} epochs{step}, from the state{} that was saved {}, {}",
+            "{} of {total} epochs{step}, from the state{} saved {}, {}",
             state.epoch,
             of.unwrap_or_default(),
             when(state.saved_at),

@@ -9,12 +9,12 @@ use clap::Args;
 use serde_json::json;
 
 use self::layout::{Content, ExportFile};
+use super::args::{Global, PipelineArgs};
 use super::project::Project;
 use super::ui::Ui;
-use super::{Global, PipelineArgs};
 use crate::artifact::{Tensor, TensorEntry, to_safetensors};
 use crate::error::{Error, Result};
-use crate::exec::replace_file;
+use crate::file;
 use crate::report::image;
 use crate::store::Store;
 
@@ -24,21 +24,21 @@ use crate::store::Store;
   vadpipe export pipelines/full.toml ad --to out
   vadpipe export pipelines/full.toml 'vad@*' fit-ad --to out --overwrite
 
-A tensor `decoder.fc.weight` is written to decoder.safetensors as `fc.weight`, so that PyTorch's load_state_dict takes
-the file; tensors without a dot in their name go to tensors.safetensors, stacks of images to PNG files as well. If two
-files would have the same name, the second gets a number: images `plot` beside a file plot.png go to plot-2.png.")]
+A tensor `decoder.fc.weight` is written to decoder.safetensors as `fc.weight`, so that PyTorch's load_state_dict accepts
+the file. Tensors without a dot in their name go to tensors.safetensors. A stack of images is also written as a PNG file.
+If two files would have the same name, the second gets a number: with a file plot.png, images `plot` go to plot-2.png.")]
 pub(super) struct ExportArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
-    /// The folder to write to; each point gets a folder in it
+    /// The folder to write to; each point gets its own folder in it
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
-    /// Replace files that are there
+    /// Replace existing files
     #[arg(long)]
     overwrite: bool,
 }
 
-/// Takes results out of the cache.
+/// Writes results to files.
 pub(super) fn export(args: &ExportArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
     let results = project.all_results(ui)?;
@@ -56,7 +56,7 @@ pub(super) fn export(args: &ExportArgs, global: &Global, ui: &Ui) -> Result<()> 
         let others = existing.len() - 1;
         let more = if others > 0 { format!(" (and {others} more files)") } else { String::new() };
         let message = format!("{} exists{more}: nothing was written", first.display());
-        return Err(Error::bad_input(message).hint("give another folder, or `--overwrite`"));
+        return Err(Error::bad_input(message).hint("use another folder or --overwrite"));
     }
     let mut written = Vec::new();
     for (folder, files) in &planned {
@@ -96,6 +96,6 @@ fn as_storage(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| replace_file(path, bytes));
+    let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| file::replace(path, bytes));
     written.map_err(|e| Error::storage(format!("can't write {}", path.display())).caused_by(e))
 }

@@ -6,9 +6,9 @@
 //! operator   = "<" | "<=" | ">" | ">=" | "=" | "==" | "!="
 //! ```
 //!
-//! A name is an axis, a metric, or `stage`; `axis.NAME` and `metric.NAME` say which, and must where both are called so.
-//! Numbers are compared as numbers, so `lr=1e-3` finds `0.001`; anything else as text, for which there is only equal and
-//! unequal. A point that has no such value fulfils no condition on it.
+//! A name is an axis, a metric or `stage`. If an axis and a metric have the same name, write `axis.NAME` or
+//! `metric.NAME`. Numbers are compared as numbers, so `lr=1e-3` finds `0.001`. Other values are compared as strings,
+//! which are only equal or unequal. A point without the value meets no condition on it.
 
 #[cfg(any(fuzzing, test))]
 pub(super) mod fuzz;
@@ -26,7 +26,7 @@ use crate::value::Value;
 pub(super) enum Cell {
     /// A number.
     Number(f64),
-    /// A text.
+    /// A string.
     Text(String),
 }
 
@@ -41,7 +41,7 @@ impl Cell {
         }
     }
 
-    /// Numbers before texts, each in their own order.
+    /// Numbers come before strings; each type has its own order.
     pub(super) fn order(&self, other: &Self) -> Ordering {
         match (self, other) {
             (Self::Number(a), Self::Number(b)) => a.total_cmp(b),
@@ -53,7 +53,7 @@ impl Cell {
 }
 
 impl fmt::Display for Cell {
-    /// Exactly: the shortest digits that read back the same.
+    /// A number has the shortest digits that parse to the same number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(v) => write!(f, "{v}"),
@@ -73,7 +73,7 @@ enum Operator {
     Unequal,
 }
 
-/// Longer ones first: `<=` begins with `<`.
+/// Longer operators come first, because `<=` begins with `<`.
 const OPERATORS: [(&str, Operator); 7] = [
     ("<=", Operator::LessOrEqual),
     (">=", Operator::GreaterOrEqual),
@@ -110,19 +110,19 @@ struct Condition {
 pub(super) struct Filter(Vec<Condition>);
 
 impl Filter {
-    /// Reads several filters; all must hold.
+    /// Parses conditions, which must all hold.
     ///
     /// # Errors
-    /// If one is no filter.
+    /// If a condition is not valid.
     pub(super) fn parse(texts: &[String]) -> Result<Self> {
         let conditions = texts.iter().flat_map(|text| text.split("&&")).map(condition);
         conditions.collect::<Result<_>>().map(Self)
     }
 
-    /// Lets those rows through that fulfil it. `get` gives the value of a column in a row.
+    /// Keeps the rows that meet all conditions. `get` returns the value of a column in a row.
     ///
     /// # Errors
-    /// If a name is none or may mean two things, or if a text is asked to be less or more.
+    /// If a name is unknown or ambiguous, or if `<` or `>` is used with strings.
     pub(super) fn retain<R>(
         &self,
         rows: &mut Vec<R>,
@@ -139,7 +139,7 @@ impl Filter {
     }
 }
 
-/// What a name in a question means.
+/// The column that a name refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Column {
     /// The stage.
@@ -150,11 +150,11 @@ pub(super) enum Column {
     Metric(String),
 }
 
-/// What can be asked for: `stage`, axes and metrics. A metric may be called as an axis is.
+/// All names: `stage`, axes and metrics. A metric and an axis may have the same name.
 pub(super) struct Names {
-    /// In the order of their declaration.
+    /// In the order of declaration.
     pub(super) axes: Vec<String>,
-    /// Those that something cached has.
+    /// The metrics of cached results.
     pub(super) metrics: BTreeSet<String>,
 }
 
@@ -163,13 +163,13 @@ const OF_AXIS: &str = "axis.";
 const OF_METRIC: &str = "metric.";
 
 impl Names {
-    /// Every column but that of the stage: the axes, then the metrics.
+    /// All columns except `stage`: the axes, then the metrics.
     pub(super) fn columns(&self) -> Vec<Column> {
         let axes = self.axes.iter().cloned().map(Column::Axis);
         axes.chain(self.metrics.iter().cloned().map(Column::Metric)).collect()
     }
 
-    /// What a column is called: an axis or a metric by its name, unless something before it is called so.
+    /// The unique name of a column. An axis or a metric gets its prefix only if its name is already used.
     pub(super) fn label(&self, column: &Column) -> String {
         let taken = |name: &str| name == STAGE || name.starts_with(OF_AXIS) || name.starts_with(OF_METRIC);
         match column {
@@ -180,10 +180,10 @@ impl Names {
         }
     }
 
-    /// The column that a name means. `stage` is always the stage, and a prefix always a prefix.
+    /// The column that a name refers to. `stage` is always the stage, and a prefix is always a prefix.
     ///
     /// # Errors
-    /// If there is none, with the nearest that there is; if an axis and a metric are called so.
+    /// If the name is unknown, with the nearest known name; or if it is both an axis and a metric.
     pub(super) fn find(&self, name: &str) -> Result<Column> {
         let axis = |name: &str| self.axes.iter().any(|a| a == name).then(|| Column::Axis(name.to_owned()));
         let metric = |name: &str| self.metrics.contains(name).then(|| Column::Metric(name.to_owned()));
@@ -196,7 +196,7 @@ impl Names {
         }
         match (axis(name), metric(name)) {
             (Some(_), Some(_)) => {
-                let message = format!("an axis and a metric are both called `{name}`");
+                let message = format!("`{name}` is both an axis and a metric");
                 Err(Error::bad_input(message).hint(format!("write `{OF_AXIS}{name}` or `{OF_METRIC}{name}`")))
             }
             (Some(column), None) | (None, Some(column)) => Ok(column),
@@ -207,7 +207,7 @@ impl Names {
     fn unknown(&self, name: &str) -> Error {
         let axes = self.axes.iter().map(String::as_str);
         let metrics = self.metrics.iter().map(String::as_str);
-        // The prefix alone would make everything near.
+        // A shared prefix must not make two names similar.
         let near = match (name.strip_prefix(OF_AXIS), name.strip_prefix(OF_METRIC)) {
             (Some(axis), _) => nearest(axis, axes).map(|near| format!("{OF_AXIS}{near}")),
             (_, Some(metric)) => nearest(metric, metrics).map(|near| format!("{OF_METRIC}{near}")),
@@ -220,22 +220,22 @@ impl Names {
         let hint = match near {
             _ if self.metrics.is_empty() && !name.starts_with(OF_AXIS) => {
                 let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-                format!("nothing that is cached has any metric{near}")
+                format!("no cached result has a metric{near}")
             }
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("known here: {}", all()),
+            None => format!("known names: {}", all()),
         };
-        Error::bad_input(format!("no axis and no metric is called `{name}`")).hint(hint)
+        Error::bad_input(format!("there is no axis or metric `{name}`")).hint(hint)
     }
 }
 
 impl Condition {
-    /// Whether it asks what is less or more.
+    /// Whether it uses `<` or `>`.
     fn is_ordered(&self) -> bool {
         !matches!(self.operator, Operator::Equal | Operator::Unequal)
     }
 
-    /// An error if it asks for less or more, and none of its values is a number.
+    /// Fails if it uses `<` or `>` and none of the values is a number.
     fn check(&self, mut cells: impl Iterator<Item = Cell>) -> Result<()> {
         let Some(first) = cells.next().filter(|_| self.is_ordered()) else { return Ok(()) };
         let number = |cell: &Cell| matches!(cell, Cell::Number(_));
@@ -243,14 +243,14 @@ impl Condition {
             return Ok(());
         }
         let name = &self.name;
-        let message = format!("`{name}` is text, and only numbers are more or less");
+        let message = format!("`{name}` is a string; `<` and `>` need numbers");
         Err(Error::bad_input(message).hint(format!("write `{name}={first}` or `{name}!={first}`")))
     }
 
     fn holds(&self, cell: &Cell) -> bool {
         let order = match (cell, self.value.parse::<f64>()) {
             (Cell::Number(a), Ok(b)) => a.partial_cmp(&b),
-            // The order of the alphabet is none that anybody asks for.
+            // Strings have no order.
             _ if self.is_ordered() => None,
             (cell, _) => Some(cell.to_string().cmp(&self.value)),
         };
@@ -260,13 +260,13 @@ impl Condition {
 
 fn condition(text: &str) -> Result<Condition> {
     let wrong = |why: &str| {
-        let message = format!("`{}` is no condition: {why}", text.trim());
+        let message = format!("`{}` is not a valid condition: {why}", text.trim());
         Error::bad_input(message).hint("write `lr<0.01`, `distribution=gaussian` or `loss<=0.2 && lr!=0.1`")
     };
-    let at = text.find(['<', '>', '=', '!']).ok_or_else(|| wrong("it compares nothing"))?;
+    let at = text.find(['<', '>', '=', '!']).ok_or_else(|| wrong("it has no comparison operator"))?;
     let (name, rest) = text.split_at(at);
     let found = OPERATORS.iter().find_map(|(sign, operator)| Some((*operator, rest.strip_prefix(sign)?)));
-    let (operator, value) = found.ok_or_else(|| wrong("`!` stands only in `!=`"))?;
+    let (operator, value) = found.ok_or_else(|| wrong("`!` is only valid in `!=`"))?;
     let value = value.trim();
     let value = value.strip_prefix(['"', '\'']).and_then(|v| v.strip_suffix(['"', '\''])).unwrap_or(value);
     let name = name.trim();
@@ -278,7 +278,7 @@ fn condition(text: &str) -> Result<Condition> {
     }
     let condition = Condition { name: name.to_owned(), operator, value: value.to_owned() };
     if condition.is_ordered() && value.parse::<f64>().is_err() {
-        return Err(wrong(&format!("`{value}` is no number, and only numbers are more or less")));
+        return Err(wrong(&format!("`<` and `>` need numbers, and `{value}` is a string")));
     }
     Ok(condition)
 }
@@ -294,7 +294,7 @@ mod tests {
         Names { axes: axes.iter().map(owned).collect(), metrics: metrics.iter().map(owned).collect() }
     }
 
-    /// Whether a point with these axes is let through beside one where `mixed` is a number.
+    /// Whether a point with these axes is kept, beside one in which `mixed` is a number.
     fn holds(text: &str, values: &[(&str, Cell)]) -> bool {
         let filter = Filter::parse(&[text.to_owned()]).unwrap();
         let axes: Vec<&str> = values.iter().map(|(name, _)| *name).chain(["psnr"]).collect();
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_compare_numbers_as_numbers_and_words_as_words() {
+    fn conditions_compare_numbers_and_strings() {
         let text = |text: &str| Cell::Text(text.to_owned());
         let point =
             [("lr", Cell::Number(0.001)), ("loss", Cell::Number(0.2)), ("kind", text("uniform")), ("mixed", text("0"))];
@@ -326,7 +326,7 @@ mod tests {
             ("kind!=gaussian", true),
             ("psnr<100", false),
             ("psnr!=100", false),
-            // In the alphabet it would be less.
+            // As strings, "0" is less than "5".
             ("mixed<5", false),
             ("mixed<=0", false),
             ("mixed=0", true),
@@ -336,31 +336,31 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_condition_is_explained() {
+    fn invalid_conditions_have_clear_errors() {
         let said = ["lr", "=3", "lr=", "lr<", "lr=<3", "lr!3", "lr<small", "lr<1 &&"].map(|text| {
             let error = Filter::parse(&[text.to_owned()]).unwrap_err();
             assert_eq!(error.category, crate::error::Category::BadInput);
             error.message
         });
         insta::assert_snapshot!(said.join("\n"), @r"
-        `lr` is no condition: it compares nothing
-        `=3` is no condition: it has no name
-        `lr=` is no condition: it has no value
-        `lr<` is no condition: it has no value
-        `lr=<3` is no condition: it has no value
-        `lr!3` is no condition: `!` stands only in `!=`
-        `lr<small` is no condition: `small` is no number, and only numbers are more or less
-        `` is no condition: it compares nothing
+        `lr` is not a valid condition: it has no comparison operator
+        `=3` is not a valid condition: it has no name
+        `lr=` is not a valid condition: it has no value
+        `lr<` is not a valid condition: it has no value
+        `lr=<3` is not a valid condition: it has no value
+        `lr!3` is not a valid condition: `!` is only valid in `!=`
+        `lr<small` is not a valid condition: `<` and `>` need numbers, and `small` is a string
+        `` is not a valid condition: it has no comparison operator
         ");
         let mut rows = vec![Cell::Text("gaussian".to_owned()), Cell::Text("uniform".to_owned())];
         let filter = Filter::parse(&["kind>=3".to_owned()]).unwrap();
         let error = filter.retain(&mut rows, &names(&["kind"], &[]), |row, _| Some(row.clone())).unwrap_err();
-        assert_eq!(error.message, "`kind` is text, and only numbers are more or less");
+        assert_eq!(error.message, "`kind` is a string; `<` and `>` need numbers");
         assert_eq!(error.hint.as_deref(), Some("write `kind=gaussian` or `kind!=gaussian`"));
     }
 
     #[test]
-    fn a_name_means_one_column_and_every_column_has_a_name_of_its_own() {
+    fn each_name_has_one_column_and_each_column_has_its_own_name() {
         let known = names(&["kl", "lr", "stage", "axis.lr"], &["kl", "loss", "stage", "metric.loss"]);
         let (axis, metric) = (|n: &str| Column::Axis(n.to_owned()), |n: &str| Column::Metric(n.to_owned()));
         for (name, wanted) in [
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_none_or_two_is_explained() {
+    fn unknown_and_ambiguous_names_have_clear_errors() {
         let full = names(&["kl", "lr"], &["kl", "loss", "psnr"]);
         let said = |names: &Names, name: &str| {
             let error = names.find(name).unwrap_err();
@@ -404,19 +404,19 @@ mod tests {
             said(&empty, "lrs"),
         ];
         insta::assert_snapshot!(all.join("\n"), @r"
-        an axis and a metric are both called `kl`: write `axis.kl` or `metric.kl`
-        no axis and no metric is called `los`: did you mean `loss`?
-        no axis and no metric is called `metric.los`: did you mean `metric.loss`?
-        no axis and no metric is called `axis.loss`: known here: stage, kl, lr, metric.kl, loss, psnr
-        no axis and no metric is called `xyz`: known here: stage, kl, lr, metric.kl, loss, psnr
-        no axis and no metric is called `loss`: nothing that is cached has any metric
-        no axis and no metric is called `lrs`: nothing that is cached has any metric; did you mean `lr`?
+        `kl` is both an axis and a metric: write `axis.kl` or `metric.kl`
+        there is no axis or metric `los`: did you mean `loss`?
+        there is no axis or metric `metric.los`: did you mean `metric.loss`?
+        there is no axis or metric `axis.loss`: known names: stage, kl, lr, metric.kl, loss, psnr
+        there is no axis or metric `xyz`: known names: stage, kl, lr, metric.kl, loss, psnr
+        there is no axis or metric `loss`: no cached result has a metric
+        there is no axis or metric `lrs`: no cached result has a metric; did you mean `lr`?
         ");
     }
 
     proptest! {
         #[test]
-        fn a_number_is_compared_as_rust_compares_it(a in -1e3f64..1e3, b in -1e3f64..1e3) {
+        fn numbers_are_compared_as_in_rust(a in -1e3f64..1e3, b in -1e3f64..1e3) {
             let at = |text: &str| holds(&format!("x{text}{b}"), &[("x", Cell::Number(a))]);
             prop_assert_eq!(
                 [at("<"), at("<="), at(">"), at(">="), at("="), at("!=")],
@@ -425,7 +425,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in ".{0,30}") {
+        fn no_text_makes_the_parser_panic(text in ".{0,30}") {
             let _ = Filter::parse(&[text]);
         }
     }

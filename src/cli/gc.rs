@@ -3,26 +3,26 @@
 use clap::Args;
 use serde_json::json;
 
-use super::Global;
+use super::args::Global;
 use super::project::open_store;
-use super::ui::{Ui, bytes};
+use super::ui::{Ui, bytes, count};
 use crate::error::Result;
 use crate::store::GcPolicy;
 
 /// Arguments of `gc`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe gc -n                     what would be removed
-  vadpipe gc --keep-runs 3          keep what the last three runs of each pipeline need
-  vadpipe gc --keep 20261122-10     and what this run needs")]
+  vadpipe gc -n                     show what would be removed
+  vadpipe gc --keep-runs 3          keep the results of the newest three runs of each pipeline
+  vadpipe gc --keep 20261122-10     also keep the results of this run")]
 pub(super) struct GcArgs {
-    /// Keep the newest so many runs of each pipeline and what they need (one at least)
+    /// Keep the newest N runs of each pipeline and everything they need (at least 1)
     #[arg(long, default_value_t = 10, value_name = "N")]
     keep_runs: usize,
-    /// Keep what this run needs, too (its id; may be given several times)
+    /// Also keep the run with this id and everything it needs (may be given several times)
     #[arg(long, value_name = "RUN")]
     keep: Vec<String>,
-    /// Only say what would be removed
+    /// Only show what would be removed
     #[arg(short = 'n', long)]
     dry_run: bool,
 }
@@ -47,19 +47,19 @@ pub(super) fn gc(args: &GcArgs, global: &Global, ui: &Ui) -> Result<()> {
     }
     let (would, about) = if args.dry_run { ("would free", "about ") } else { ("freed", "") };
     ui.out(&format!(
-        "{would} {about}{} of {}: {} results, {} and {} runs removed; {} results and {} kept",
+        "{would} {about}{} of {}: {}, {} and {} removed; {} and {} kept",
         bytes(report.freed_bytes()),
         bytes(report.bytes_before),
-        report.results_removed,
+        count(report.results_removed, "result"),
         states(report.states_removed, report.states_bytes_removed),
-        report.runs_removed,
-        report.results_kept,
+        count(report.runs_removed, "run"),
+        count(report.results_kept, "result"),
         states(report.states_kept, report.states_bytes_kept)
     ));
     Ok(())
 }
 
-/// "3 states (12.0 MB)".
-fn states(count: usize, size: u64) -> String {
-    format!("{count} state{} ({})", if count == 1 { "" } else { "s" }, bytes(size))
+/// "3 states (12.40 MB)".
+fn states(number: usize, size: u64) -> String {
+    format!("{} ({})", count(number, "state"), bytes(size))
 }

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use clap::Args;
 use serde_json::json;
 
+use super::args::{Global, PipelineArgs};
 use super::project::Project;
 use super::ui::Ui;
-use super::{Global, PipelineArgs};
 use crate::error::Result;
 use crate::id::PointId;
 
@@ -16,14 +16,14 @@ use crate::id::PointId;
 #[command(after_help = "Examples:
   vadpipe graph pipelines/full.toml
   vadpipe graph pipelines/full.toml --dot | dot -Tsvg > graph.svg
-  vadpipe graph pipelines/full.toml report-gaussian --mermaid      for a ```mermaid block in Markdown")]
+  vadpipe graph pipelines/full.toml report-gaussian --mermaid      for a `mermaid` block in Markdown")]
 pub(super) struct GraphArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
-    /// As input for graphviz
+    /// Print input for Graphviz
     #[arg(long, conflicts_with = "mermaid")]
     dot: bool,
-    /// As a Mermaid flowchart
+    /// Print a Mermaid flowchart
     #[arg(long)]
     mermaid: bool,
 }
@@ -72,7 +72,7 @@ fn dot(project: &Project, points: &[PointId]) -> String {
     out
 }
 
-/// A text inside a quoted label of graphviz, where a backslash begins an escape such as `\N`.
+/// Text in a quoted Graphviz label, in which a backslash starts an escape such as `\N`.
 fn dot_text(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"")
 }
@@ -89,8 +89,8 @@ fn mermaid(project: &Project, points: &[PointId]) -> String {
     out
 }
 
-/// A text inside a quoted label of Mermaid, which knows no backslash but the entities of HTML, written with `#`. Labels may
-/// hold HTML and Markdown, so everything that begins either is written so.
+/// Text in a quoted Mermaid label. Mermaid has no backslash escapes, but HTML entities that start with `#`. Labels are
+/// read as HTML and Markdown, so every character with a meaning there is written as an entity.
 fn mermaid_text(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_a_meaning_in_a_label_is_escaped() {
+    fn characters_with_a_meaning_in_labels_are_escaped() {
         assert_eq!(dot_text(r#"a@b="\N""#), r#"a@b=\"\\N\""#);
         assert_eq!(mermaid_text("vad_2@lr=0.001,x=it's `1` #é"), "vad#95;2@lr=0.001,x=it#39;s #96;1#96; #35;é");
     }

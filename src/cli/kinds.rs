@@ -7,7 +7,7 @@ use super::Global;
 use super::ui::Ui;
 use crate::diagnostic::{Diagnostics, Origin, nearest};
 use crate::error::{Error, Result};
-use crate::stage::{Params, Roles, StageKind};
+use crate::stage::{Capability, Params, Role, Roles, StageKind};
 use crate::value::{Table, Value};
 
 /// Arguments of `kinds`.
@@ -30,12 +30,6 @@ pub(super) fn kinds(args: &KindsArgs, global: &Global, ui: &Ui) -> Result<()> {
     }
     let shown = registry.iter().filter(|k| args.kind.as_deref().is_none_or(|name| name == k.name()));
     if ui.json {
-        let object = |kind: &dyn StageKind| {
-            let parameters = parameters(kind).into_iter();
-            let parameters: serde_json::Map<_, _> =
-                parameters.map(|(name, value)| (name.to_owned(), json!(value.map(|v| v.to_string())))).collect();
-            json!({ "name": kind.name(), "version": kind.version(), "summary": kind.summary(), "parameters": parameters })
-        };
         let all: Vec<_> = shown.map(|k| object(&**k)).collect();
         return ui.object(&json!({ "kinds": all }));
     }
@@ -44,14 +38,35 @@ pub(super) fn kinds(args: &KindsArgs, global: &Global, ui: &Ui) -> Result<()> {
     Ok(())
 }
 
+fn object(kind: &dyn StageKind) -> serde_json::Value {
+    let parameters = parameters(kind).into_iter();
+    let parameters: serde_json::Map<_, _> =
+        parameters.map(|(name, value)| (name.to_owned(), json!(value.map(|v| v.to_string())))).collect();
+    let names = |capabilities: &[Capability]| capabilities.iter().map(Capability::name).collect::<Vec<_>>();
+    let role = |role: &Role| json!({ "name": role.name, "optional": role.optional, "needs": names(role.needs) });
+    // No list: any inputs.
+    let inputs = match kind.roles() {
+        Roles::Fixed(roles) => Some(roles.iter().map(role).collect::<Vec<_>>()),
+        Roles::Any => None,
+    };
+    json!({
+        "name": kind.name(), "version": kind.version(), "summary": kind.summary(), "inputs": inputs,
+        "provides": names(kind.provides()), "parameters": parameters,
+    })
+}
+
 fn text(kind: &dyn StageKind) -> String {
     let mut lines = vec![format!("{}: {}", kind.name(), kind.summary())];
+    let names = |capabilities: &[Capability]| capabilities.iter().map(Capability::name).collect::<Vec<_>>().join(", ");
+    if !kind.provides().is_empty() {
+        lines.push(format!("  provides    {}", names(kind.provides())));
+    }
     match kind.roles() {
         Roles::Any => lines.push("  inputs      any names, single or lists".to_owned()),
         Roles::Fixed(roles) => lines.extend(roles.iter().map(|role| {
             let optional = if role.optional { " (optional)" } else { "" };
-            let kinds = if role.kinds.is_empty() { String::new() } else { format!(": {}", role.kinds.join(", ")) };
-            format!("  input       {}{optional}{kinds}", role.name)
+            let needs = if role.needs.is_empty() { String::new() } else { format!(": needs {}", names(role.needs)) };
+            format!("  input       {}{optional}{needs}", role.name)
         })),
     }
     lines.extend(parameters(kind).into_iter().map(|(name, default)| match default {
@@ -61,8 +76,7 @@ fn text(kind: &dyn StageKind) -> String {
     lines.join("\n")
 }
 
-/// The parameters of a kind in the order in which it reads them, each with its default if it has one: what it reads from a
-/// table that says nothing.
+/// The parameters of a kind in the order in which it reads them, with their defaults: what it reads from an empty table.
 fn parameters(kind: &dyn StageKind) -> Vec<(&'static str, Option<Value>)> {
     let (table, mut ignored) = (Table::default(), Diagnostics::default());
     let mut params = Params::new(&table, Origin { source: 0, span: 0..0 }, &[], &mut ignored);
@@ -83,10 +97,11 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn every_parameter_is_told_once_with_or_without_a_default() {
+    fn every_parameter_is_listed_once() {
         let registry = builtin();
         insta::assert_snapshot!(text(&*registry.get("command").unwrap()), @r"
-        command: a program of yours: inputs and outputs as files, so that a stage can be written in any language
+        command: run your own program, in any language; inputs and outputs are files
+          provides    outputs
           inputs      any names, single or lists
           parameter   argv
           parameter   outputs
@@ -97,7 +112,8 @@ mod tests {
         ");
         insta::assert_snapshot!(text(&*registry.get("train-vad").unwrap()), @r#"
         train-vad: train a variational auto-decoder: a decoder and one posterior for each train image
-          input       data: load-data
+          provides    decoder, latents, history, reconstructions
+          input       data: needs images
           parameter   distribution = "gaussian"
           parameter   latent_dim = 128
           parameter   channels = [2048, 512, 256, 128]

@@ -1,28 +1,29 @@
-//! What the limits of the system (`ulimit`) leave to this process.
+//! Checks at the start that the limits of the system (`ulimit`) allow a run.
 
 use rustix::process::{Resource, getrlimit};
 
 use crate::error::{Error, Result};
+use crate::system::cores;
 
-/// Address space that a small pipeline needs besides the stacks of the threads.
+/// Address space that a small pipeline needs in addition to the stacks of its threads.
 const BASE: u64 = 128 << 20;
-/// A thread's stack.
+/// The stack of a thread.
 const STACK: u64 = 2 << 20;
-/// Threads of the database and of the runner that do not depend on the number of cores.
+/// Threads of the database and the runner, whose number does not depend on the number of cores.
 const THREADS: u64 = 16;
-/// The main thread's stack grows while it is used. Where no address space is left then, the process dies of a
-/// segmentation fault, so it grows to this size at the start.
+/// The stack of the main thread grows on demand. If there is no address space left at that time, the process ends with
+/// a segmentation fault. So it grows to this size at the start.
 const MAIN_STACK: usize = 1 << 20;
 
-/// Threads that run at the same time even in a small pipeline, besides one for each core.
+/// Threads that even a small pipeline needs at the same time, in addition to one per core.
 const FEWEST_THREADS: usize = 11;
-/// A limit from which on there are certainly enough threads.
+/// A limit of this size always allows enough threads.
 const MANY_PROCESSES: u64 = 4096;
 
 /// Prepares for a limited address space (`ulimit -v`) and few processes (`ulimit -u`).
 ///
 /// # Errors
-/// If so little is left that the threads of a run could not be started: the database waits for ever where it gets none.
+/// If the threads of a run could not be started. (Without threads, the database would wait forever.)
 pub(super) fn check() -> Result<()> {
     check_address_space()?;
     match getrlimit(Resource::Nproc).current {
@@ -31,7 +32,7 @@ pub(super) fn check() -> Result<()> {
     }
 }
 
-/// Starts so many threads at the same time.
+/// Starts this number of threads at the same time.
 fn check_threads(count: usize) -> Result<()> {
     let (running, until) = std::sync::mpsc::channel::<()>();
     let until = std::sync::Mutex::new(until);
@@ -47,10 +48,6 @@ fn check_threads(count: usize) -> Result<()> {
         drop(running);
         Ok(())
     })
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn check_address_space() -> Result<()> {
@@ -73,13 +70,12 @@ fn check_address_space() -> Result<()> {
 
 /// Bytes of address space in use.
 fn address_space() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let size = text.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
-    let kilobytes: u64 = size.split_ascii_whitespace().next()?.parse().ok()?;
-    Some(kilobytes << 10)
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_ascii_whitespace().next()?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
 }
 
-/// glibc reserves 64 MB of address space for every thread that allocates, up to eight times the number of cores.
+/// glibc reserves 64 MB of address space for each allocating thread, up to eight times the number of cores.
 fn use_few_arenas() {
     #[cfg(target_env = "gnu")]
     #[expect(unsafe_code, reason = "a setting of the C library")]

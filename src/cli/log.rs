@@ -1,4 +1,4 @@
-//! `vadpipe log`: runs, what stages did in them, and what one run did in full.
+//! `vadpipe log`: lists runs and stages, or shows one run.
 
 mod filters;
 
@@ -9,8 +9,8 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use self::filters::{Filters, Status};
-use super::Global;
+use self::filters::{FilterArgs, Filters};
+use super::args::Global;
 use super::project::open_store;
 use super::ui::{GREEN, RED, Ui, paint, seconds, table, when};
 use crate::diagnostic::nearest;
@@ -22,36 +22,26 @@ use crate::store::{RunRecord, StageRun, Store};
 /// Arguments of `log`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe log                                  the newest runs, newest last
-  vadpipe log --status failed --since 2d       what failed in the last two days, and why
-  vadpipe log --stage 'vad@*' --limit 5        what became of these points, in their five newest runs
-  vadpipe log --run 20261122 --status executed what ran in the runs of a day
-  vadpipe log last                             what the newest run did, with the errors of what failed
-  vadpipe log last --events                    everything that happened in it, one JSON object a line
-  vadpipe log last --stage ad                  what the stage itself said
+  vadpipe log                                  list the newest runs, newest last
+  vadpipe log --status failed --since 2d       list what failed in the last two days, and why
+  vadpipe log --stage 'vad@*' --limit 5        list these points in the newest five runs that have them
+  vadpipe log --run 20261122 --status executed list the stages that ran on a day
+  vadpipe log last                             show the newest run, with the errors of failed stages
+  vadpipe log last --events                    print all events of the newest run, one JSON object per line
+  vadpipe log last --stage ad                  print the log of a stage
 
-Without RUN, `--stage`, `--run` and the outcome of a stage (executed, cached, failed, skipped, pruned) list stages;
-the others list runs. `--limit` counts runs, of which something is listed. A date is one of UTC, as are the times that are printed.")]
+Without RUN, this lists runs. With --stage, --run or a status of stages (executed, cached, failed, skipped, pruned), it lists
+stages. --limit counts the runs that have a match. Dates and times are in UTC.")]
 pub(super) struct LogArgs {
-    /// A run's id, the beginning or the end of one, or `last`
+    /// A run: its id, the beginning or the end of the id, or `last`
     #[arg(value_name = "RUN")]
     id: Option<String>,
-    /// Print the run's events as NDJSON
+    /// Print the events of the run as NDJSON
     #[arg(long, requires = "id", conflicts_with_all = ["stage", "status", "since", "run"])]
     events: bool,
-    /// Only stages and points that match; with RUN, print the log of this stage or point
-    #[arg(long, value_name = "GLOB")]
-    stage: Option<String>,
-    /// Only stages, or runs, that ended so
-    #[arg(long, value_name = "STATUS", conflicts_with = "id", value_parser = Status::parser())]
-    status: Option<Status>,
-    /// Only what began since then: `2d`, `90min`, `2026-11-20`, `2026-11-20T18:00`
-    #[arg(long, value_name = "TIME", conflicts_with = "id")]
-    since: Option<String>,
-    /// Only stages of the runs whose id begins or ends so, or of the `last`
-    #[arg(long, value_name = "ID", conflicts_with = "id")]
-    run: Option<String>,
-    /// Only the newest so many runs
+    #[command(flatten)]
+    filters: FilterArgs,
+    /// List at most N runs, the newest ones
     #[arg(short = 'n', long, alias = "count", default_value_t = 20, value_name = "N")]
     limit: usize,
 }
@@ -76,12 +66,12 @@ struct Row<'a> {
 
 /// Lists runs or stages, or prints one run.
 pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
-    let filters = Filters::new(args)?;
+    let filters = Filters::new(&args.filters, args.id.is_some())?;
     let store = open_store(global, ui)?;
     let Some(id) = &args.id else {
         let mut runs = store.runs()?;
         store.warnings().iter().for_each(|warning| ui.warn(warning));
-        if let Some(id) = &args.run {
+        if let Some(id) = &args.filters.run {
             filters::of_id(&mut runs, id)?;
         }
         runs.retain(|run| filters.takes_run(run));
@@ -95,7 +85,7 @@ pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
     if args.events {
         return print_file(&events_path(&store, &run), |text| ui.exact(text));
     }
-    if let Some(stage) = &args.stage {
+    if let Some(stage) = &args.filters.stage {
         return stage_log(&store, &run, stage, ui);
     }
     let failures = failures(&store, &run);
@@ -112,7 +102,7 @@ fn events_path(store: &Store, run: &RunRecord) -> std::path::PathBuf {
     store.dir().join("runs").join(format!("{}.ndjson", run.id))
 }
 
-/// Why stages failed, by point. The run's events say so; where that file is gone or cut short, nobody knows any more.
+/// Why stages failed, by point, from the events of the run. A missing or truncated file gives no reasons.
 fn failures(store: &Store, run: &RunRecord) -> BTreeMap<String, Why> {
     let events = std::fs::read_to_string(events_path(store, run)).unwrap_or_default();
     let failed = events.lines().filter(|line| line.contains("stage-failed"));
@@ -132,11 +122,11 @@ fn stage_log(store: &Store, run: &RunRecord, stage: &str, ui: &Ui) -> Result<()>
     };
     let path = store.dir().join("logs").join(&run.id).join(format!("{stage}.log"));
     if !path.exists() && entry.outcome == StageStatus::Executed {
-        ui.note(&format!("`{stage}` said nothing in {}", run.id));
+        ui.note(&format!("`{stage}` logged nothing in run {}", run.id));
         return Ok(());
     }
     if !path.exists() {
-        return Err(Error::bad_input(format!("`{stage}` did not run in {}, so it has no log", run.id)));
+        return Err(Error::bad_input(format!("`{stage}` has no log: it did not run in {}", run.id)));
     }
     print_file(&path, |text| ui.out(text))
 }
@@ -148,7 +138,7 @@ fn print_file(path: &Path, print: impl FnOnce(&str)) -> Result<()> {
     Ok(())
 }
 
-/// The stages that the filters let through of the newest `limit` runs that have such, newest last.
+/// Lists the stages that match, of the newest `limit` runs that have a match, newest last.
 fn stages(store: &Store, runs: &[RunRecord], filters: &Filters, limit: usize, ui: &Ui) -> Result<()> {
     let mut rows = Vec::new();
     let takes = |run: &&RunRecord| run.stages.iter().any(|s| filters.takes_stage(s));
@@ -165,7 +155,7 @@ fn stages(store: &Store, runs: &[RunRecord], filters: &Filters, limit: usize, ui
         return ui.object(&json!({ "stages": rows }));
     }
     if rows.is_empty() {
-        ui.note("nothing matches");
+        ui.note("no stage matches");
         return Ok(());
     }
     let line = |row: &Row<'_>| {
@@ -180,7 +170,7 @@ fn stages(store: &Store, runs: &[RunRecord], filters: &Filters, limit: usize, ui
     Ok(())
 }
 
-/// Name, kind, outcome, time, output and where it resumed.
+/// Name, kind, outcome, time, output and the epoch at which it resumed.
 fn stage_cells(stage: &StageRun) -> Vec<String> {
     let took = if stage.outcome == StageStatus::Executed { seconds(stage.seconds) } else { String::new() };
     let resumed = stage.resumed_at.map(|e| format!("from epoch {e}")).unwrap_or_default();
@@ -196,7 +186,7 @@ fn list(runs: &[RunRecord], ui: &Ui) -> Result<()> {
     if ui.json {
         return ui.object(&json!({ "runs": runs }));
     }
-    // Few pipelines prune anything.
+    // Most pipelines prune nothing.
     let prunes = runs.iter().flat_map(|run| &run.stages).any(|s| s.outcome == StageStatus::Pruned);
     let row = |run: &RunRecord| {
         let count = |outcome| run.stages.iter().filter(|s| s.outcome == outcome).count().to_string();
@@ -219,15 +209,22 @@ fn list(runs: &[RunRecord], ui: &Ui) -> Result<()> {
     Ok(())
 }
 
-/// The word for a run that ended before it could record how.
+/// The word for a run that was killed before it could record how it ended.
 const KILLED: &str = "killed";
 
-/// How far a run is or how it ended, in a word.
+/// The status of a run, in one word.
 pub(super) fn word(run: &RunRecord) -> &'static str {
     match run.status {
         RunStatus::Running if !run.is_running() => KILLED,
         status => status.word(),
     }
+}
+
+/// The arguments of a run, quoted for a shell.
+pub(super) fn command_line(run: &RunRecord) -> String {
+    let quoted = shlex::try_join(run.args.iter().map(String::as_str));
+    // Only a NUL can't be quoted, and no argument holds one.
+    quoted.unwrap_or_else(|_| run.args.join(" "))
 }
 
 fn text(run: &RunRecord, failures: &BTreeMap<String, Why>) -> String {
@@ -241,7 +238,7 @@ fn text(run: &RunRecord, failures: &BTreeMap<String, Why>) -> String {
             run.threads,
             run.version
         ),
-        format!("vadpipe {}", run.args.join(" ")),
+        format!("vadpipe {}", command_line(run)),
     ];
     let rows: Vec<_> = run.stages.iter().map(stage_cells).collect();
     lines.push(table(&["stage", "kind", "outcome", "took", "output", "resumed"], &rows));

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::Args;
 use serde::Serializer as _;
 
+use super::args::{Global, PipelineArgs};
 use super::filter::{Cell, Column, Filter, Names};
 use super::project::Project;
 use super::ui::{Ui, figure, table};
-use super::{Global, PipelineArgs};
 use crate::error::{Error, Result};
 use crate::spec::StageSpec;
 
@@ -16,29 +16,29 @@ use crate::spec::StageSpec;
 #[derive(Args)]
 #[command(after_help = "Examples:
   vadpipe metrics pipelines/full.toml
-  vadpipe metrics pipelines/sweep.toml ad --sort loss           the best first
-  vadpipe metrics pipelines/sweep.toml ad --sort -psnr          descending
+  vadpipe metrics pipelines/sweep.toml ad --sort loss           sort in ascending order
+  vadpipe metrics pipelines/sweep.toml ad --sort -psnr          sort in descending order
   vadpipe metrics pipelines/sweep.toml --where 'lr<0.002 && loss<0.3' --where latent_dim=16
   vadpipe metrics pipelines/sweep.toml 'ad@*' --csv > ad.csv
   vadpipe metrics pipelines/sweep.toml 'ad@*' --json | jq
 
-A condition compares an axis, a metric or `stage` with <, <=, >, >=, = or !=; several are joined by `&&` or by giving
-`--where` again. Columns are the axes of the points, then the metrics. CSV has all digits, text and Markdown four.
-Where an axis and a metric are both called `kl`, the column of the metric is `metric.kl`, and `--sort` and `--where` want
-`axis.kl` or `metric.kl`.")]
+A condition compares an axis, a metric or `stage` with <, <=, >, >=, = or !=. Join conditions with && or with several
+--where. The columns are the axes of the points, then the metrics. CSV has all digits; text and Markdown have four decimal
+places. If an axis and a metric are both named `kl`, use `axis.kl` or `metric.kl` in --sort and --where; the column of the
+metric is `metric.kl`.")]
 pub(super) struct MetricsArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
-    /// Sort by this metric or axis; with a `-` before it, descending. Points without it come last
+    /// Sort by this metric or axis; a leading `-` sorts in descending order. Points without a value come last
     #[arg(long, value_name = "[-]METRIC", allow_hyphen_values = true)]
     sort: Option<String>,
-    /// Only points that fulfil this, such as 'lr<0.01 && loss<0.2' (may be given several times: all must hold)
+    /// List only points that meet this condition, such as 'lr<0.01 && loss<0.2' (may be given several times)
     #[arg(long = "where", value_name = "CONDITION")]
     conditions: Vec<String>,
-    /// As a Markdown table
+    /// Print a Markdown table
     #[arg(long, conflicts_with = "csv")]
     md: bool,
-    /// As CSV
+    /// Print CSV
     #[arg(long)]
     csv: bool,
 }
@@ -61,7 +61,7 @@ impl Row {
     }
 }
 
-/// Prints the metrics of what is cached.
+/// Prints the metrics of cached results.
 pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()> {
     let filter = Filter::parse(&args.conditions)?;
     let project = Project::open(&args.pipeline, global, ui)?;
@@ -108,7 +108,7 @@ pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()
     Ok(())
 }
 
-/// The axes of the targets, in the order of their declaration.
+/// The axes of the targets, in the order of declaration.
 fn axes(project: &Project) -> Vec<String> {
     let mut axes: Vec<String> = Vec::new();
     let points = |s: &StageSpec| project.targets.range(s.points.clone()).next().is_some();
@@ -122,7 +122,7 @@ fn axes(project: &Project) -> Vec<String> {
     axes
 }
 
-/// Sorts stably, so that equal ones stay in plan order.
+/// Sorts the rows. Equal rows stay in plan order.
 fn sort(rows: &mut [Row], by: &str, names: &Names) -> Result<()> {
     let (name, down) = match by.strip_prefix('-') {
         Some(name) => (name, true),
@@ -147,7 +147,7 @@ fn print_json(rows: &[Row], ui: &Ui) -> Result<()> {
     Ok(())
 }
 
-/// The cells of a row, figures with the digits that matter or, `exact`, with all.
+/// The cells of a row; metrics with all digits if `exact`.
 fn cells(row: &Row, columns: &[Column], exact: bool) -> Vec<String> {
     let cell = |column: &Column| match (column, row.get(column)) {
         (Column::Metric(_), Some(Cell::Number(metric))) if !exact => figure(metric),

@@ -1,7 +1,7 @@
 //! How long `run` and `verify` wait for a cache that another process holds.
 //!
-//! A run waits however long it takes, since what it has computed must not be lost: until the user stops it. With
-//! `--no-wait` it does not wait before its first stage starts, since nothing is computed yet.
+//! A run waits until the user stops it, because its results must not be lost. With `--no-wait`, it does not wait before
+//! its first stage starts, because it has no results yet.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use crate::store::{Holder, Options};
 /// Longer than any run.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Decides whether the cache goes on waiting.
+/// Decides whether to wait for the cache.
 #[derive(Clone, Default)]
 pub(super) struct Patience {
     cancel: Cancel,
@@ -25,26 +25,26 @@ pub(super) struct Patience {
 
 #[derive(Default)]
 struct State {
-    /// `--no-wait`, and no stage has started.
-    is_without: AtomicBool,
-    /// Who held the cache, once a wait took longer than a moment while [`State::is_without`].
+    /// `--no-wait` was given, and no stage has started.
+    ends: AtomicBool,
+    /// The process that held the cache when a wait ended because of [`State::ends`].
     holder: Mutex<Option<String>>,
 }
 
 impl Patience {
-    /// Waits until `cancel`; with `no_wait`, not before the first stage starts.
+    /// Waits until `cancel`; with `no_wait`, only after the first stage has started.
     pub(super) fn new(cancel: &Cancel, no_wait: bool) -> Self {
-        let state = State { is_without: AtomicBool::new(no_wait), ..State::default() };
+        let state = State { ends: AtomicBool::new(no_wait), ..State::default() };
         Self { cancel: cancel.clone(), state: Arc::new(state) }
     }
 
-    /// How the cache is opened.
+    /// The options to open the cache with.
     pub(super) fn options(&self, ui: &Ui) -> Options {
-        let (says, patience) = (*ui, self.clone());
+        let (ui, patience) = (*ui, self.clone());
         let waiting = move |holder: Option<&Holder>| {
             let who = holder.map_or_else(|| "another process".to_owned(), Holder::describe);
             if !patience.gives_up(&who) {
-                says.note(&format!("waiting for the cache: held by {who}"));
+                ui.note(&format!("waiting for the cache, which {who} holds"));
             }
         };
         let patience = self.clone();
@@ -53,34 +53,34 @@ impl Patience {
         Options { wait: true, timeout: FOR_EVER, waiting, cancelled, ..Options::default() }
     }
 
-    /// From now on the cache is waited for, since a result would be lost.
+    /// Waits for the cache from now on, because a result would be lost.
     pub(super) fn stage_starts(&self) {
-        self.state.is_without.store(false, Ordering::SeqCst);
+        self.state.ends.store(false, Ordering::SeqCst);
     }
 
-    /// A wait takes longer than a moment. Returns whether it ends here.
+    /// Called when a wait takes longer than a moment. Returns whether to give up.
     fn gives_up(&self, holder: &str) -> bool {
-        let gives_up = self.state.is_without.load(Ordering::SeqCst);
+        let gives_up = self.state.ends.load(Ordering::SeqCst);
         if gives_up {
             *self.holder() = Some(holder.to_owned());
         }
         gives_up
     }
 
-    /// Whether a long wait for the cache is to end.
+    /// Whether to stop waiting.
     fn is_over(&self) -> bool {
-        let gave_up = || self.state.is_without.load(Ordering::SeqCst) && self.holder().is_some();
+        let gave_up = || self.state.ends.load(Ordering::SeqCst) && self.holder().is_some();
         self.cancel.is_cancelled() || gave_up()
     }
 
-    /// An error of a wait that ended: whether the user stopped it, or nobody wanted to wait.
+    /// Turns the error of a wait that was given up into one that names the holder.
     pub(super) fn explain(&self, error: Error) -> Error {
         if error.category != Category::Interrupted || self.cancel.is_cancelled() {
             return error;
         }
         let Some(holder) = self.holder().clone() else { return error };
         let held = Error::new(Category::CacheHeld, format!("the cache is held by {holder}"));
-        held.hint("leave out --no-wait to wait for it")
+        held.hint("omit --no-wait to wait for it")
     }
 
     fn holder(&self) -> std::sync::MutexGuard<'_, Option<String>> {
@@ -88,7 +88,7 @@ impl Patience {
     }
 }
 
-/// Passes events on, and notes when the first stage starts.
+/// Forwards events and notices when the first stage starts.
 pub(super) struct Attentive<'a> {
     pub(super) patience: &'a Patience,
     pub(super) listener: &'a dyn Listener,
@@ -96,7 +96,7 @@ pub(super) struct Attentive<'a> {
 
 impl Listener for Attentive<'_> {
     fn event(&self, event: &Event) {
-        // `verify` reports no starts, but progress.
+        // `verify` reports progress but no starts.
         if matches!(event, Event::StageStarted { .. } | Event::Progress { .. } | Event::Epoch { .. }) {
             self.patience.stage_starts();
         }
@@ -117,26 +117,26 @@ mod tests {
     }
 
     #[test]
-    fn without_patience_a_wait_ends_before_the_first_stage_and_not_after_it() {
+    fn no_wait_ends_a_wait_only_before_the_first_stage() {
         let patience = Patience::new(&Cancel::default(), true);
-        assert!(!patience.is_over(), "nothing is waited for yet");
+        assert!(!patience.is_over(), "no wait has begun");
         assert!(patience.gives_up("pid 7") && patience.is_over());
         let error = patience.explain(interrupted());
         assert_eq!((error.category, error.message.as_str()), (Category::CacheHeld, "the cache is held by pid 7"));
         let listener = patience.clone();
         let stage = "a".to_owned();
-        struct Deaf;
-        impl Listener for Deaf {
+        struct Ignores;
+        impl Listener for Ignores {
             fn event(&self, _: &Event) {}
         }
         let started =
             Event::StageStarted { stage, kind: String::new(), key: crate::key::Digest::of(b"a"), reason: None };
-        Attentive { patience: &listener, listener: &Deaf }.event(&started);
+        Attentive { patience: &listener, listener: &Ignores }.event(&started);
         assert!(!patience.is_over() && !patience.gives_up("pid 8") && !patience.is_over());
     }
 
     #[test]
-    fn the_user_ends_every_wait_and_is_told_so() {
+    fn interruption_ends_every_wait() {
         for no_wait in [false, true] {
             let cancel = Cancel::default();
             let patience = Patience::new(&cancel, no_wait);

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use anstyle::Style;
 use clap::Args;
 use serde_json::json;
+use unicode_width::UnicodeWidthStr as _;
 
-use super::estimate::{Estimates, about};
+use super::args::{Global, PipelineArgs};
+use super::estimate::Estimates;
 use super::project::Project;
-use super::ui::{DIM, GREEN, Ui, YELLOW, paint};
-use super::{Global, PipelineArgs};
+use super::ui::{DIM, GREEN, Ui, YELLOW, about, count, pad, paint};
 use crate::error::{Category, Error, Result};
 use crate::plan::{Decision, Plan, State};
 use crate::spec::PointInput;
@@ -21,11 +22,11 @@ use crate::spec::PointInput;
   vadpipe plan pipelines/full.toml report -S params.epochs=200
   vadpipe plan pipelines/full.toml --check || echo 'not up to date'
 
-Times are estimates from what earlier runs on this machine took; of what never ran here, none is given.")]
+Time estimates come from earlier runs on this machine. A stage that never ran here has none.")]
 pub(super) struct PlanArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
-    /// Exit with code 10 if anything would run
+    /// Exit with code 10 if a stage would run
     #[arg(long)]
     check: bool,
 }
@@ -36,11 +37,11 @@ pub(super) fn plan(args: &PlanArgs, global: &Global, ui: &Ui) -> Result<()> {
     let plan = project.plan(&BTreeSet::new(), ui)?;
     print(&project, &plan, ui)?;
     let complete = plan.is_complete();
-    // The process ends here: see `leave`.
+    // The process ends here: see `Project::leave`.
     std::mem::forget(plan);
     project.leave();
     if args.check && !complete {
-        return Err(Error::new(Category::WouldRun, "something would run"));
+        return Err(Error::new(Category::WouldRun, "not everything is cached"));
     }
     Ok(())
 }
@@ -51,7 +52,7 @@ pub(super) fn print(project: &Project, plan: &Plan, ui: &Ui) -> Result<()> {
     if ui.json {
         return ui.object(&object(project, plan, &estimates));
     }
-    let names = plan.decisions.iter().map(|d| project.name(d.point).chars().count()).max().unwrap_or(0);
+    let names = plan.decisions.iter().map(|d| project.name(d.point).width()).max().unwrap_or(0);
     let words = plan.decisions.iter().map(|d| word(d.state).0.len()).max().unwrap_or(0).max("maybe".len());
     let width = (words, names);
     let lines: Vec<_> = plan.decisions.iter().map(|d| line(project, d, &estimates, width)).collect();
@@ -63,20 +64,19 @@ pub(super) fn print(project: &Project, plan: &Plan, ui: &Ui) -> Result<()> {
 
 /// "5 stages: 3 cached, 2 to run".
 pub(super) fn summary(plan: &Plan) -> String {
-    let count = |state| plan.decisions.iter().filter(|d| d.state == state).count();
+    let of = |state| plan.decisions.iter().filter(|d| d.state == state).count();
     let counts = [
-        (count(State::Hit), "cached"),
-        (count(State::Miss), "to run"),
-        (count(State::Maybe), "perhaps to run"),
-        (count(State::Pruned), "pruned"),
+        (of(State::Hit), "cached"),
+        (of(State::Miss), "to run"),
+        (of(State::Maybe), "may run"),
+        (of(State::Pruned), "pruned"),
     ];
     let counts: Vec<_> = counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
-    let stages = plan.decisions.len();
-    format!("{stages} stage{}: {}", if stages == 1 { "" } else { "s" }, counts.join(", "))
+    format!("{}: {}", count(plan.decisions.len(), "stage"), counts.join(", "))
 }
 
-/// What a state is called, and its style.
-fn word(state: State) -> (&'static str, Style) {
+/// The name of a state, and its style.
+pub(super) fn word(state: State) -> (&'static str, Style) {
     match state {
         State::Hit => ("hit", GREEN),
         State::Miss => ("miss", YELLOW),
@@ -88,7 +88,7 @@ fn word(state: State) -> (&'static str, Style) {
 fn line(project: &Project, decision: &Decision, estimates: &Estimates, (words, width): (usize, usize)) -> String {
     let (word, style) = word(decision.state);
     let word = paint(style, &format!("{word:words$}"));
-    let name = format!("{:width$}", project.name(decision.point));
+    let name = pad(project.name(decision.point), width);
     let why = match (&decision.reason, decision.epochs) {
         (Some(reason), Some(e)) if e.cached > 0 => {
             format!("{}; {} of {} epochs cached", reason.text, e.cached, e.total)

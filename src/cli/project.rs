@@ -1,21 +1,22 @@
-//! A pipeline file, read and ready to be asked about: what nearly every command begins with.
+//! A pipeline with its graph, cache and device, which nearly every command opens first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::args::{Global, PipelineArgs};
 use super::patience::Patience;
 use super::ui::Ui;
-use super::{Global, PipelineArgs};
 use crate::diagnostic::{Diagnostics, Origin, Sources};
 use crate::error::{Error, Result};
-use crate::exec::{Compute, choose};
+use crate::event::Listener;
+use crate::exec::{Compute, RunContext, choose};
 use crate::graph::Graph;
 use crate::id::PointId;
 use crate::plan::{Plan, Planner};
-use crate::spec::{Spec, load};
-use crate::stage::Registry;
+use crate::spec::{MAX_BYTES, Spec, load};
+use crate::stage::{Cancel, Registry};
 use crate::store::{Holder, Options, ResultRecord, Store};
 
 /// A pipeline with its graph, its cache and its device.
@@ -26,39 +27,37 @@ pub(super) struct Project {
     pub(super) graph: Graph,
     /// The cache.
     pub(super) store: Arc<Store>,
-    /// What computes.
+    /// The device.
     pub(super) compute: Compute,
     /// The points that the targets name.
     pub(super) targets: BTreeSet<PointId>,
-    /// These and everything they need.
+    /// The targets and everything they need.
     pub(super) wanted: BTreeSet<PointId>,
 }
 
-/// A pipeline file with a million points is far smaller.
-pub(super) const MAX_PIPELINE_BYTES: u64 = 64 << 20;
-/// Set to 1, lets trainings on a GPU replay CUDA graphs. An experiment's switch, so no option.
+/// If this is 1, trainings on a GPU replay CUDA graphs. It is for experiments, so it is not an option.
 const CUDA_GRAPH: &str = "VADPIPE_CUDA_GRAPH";
 
 impl Project {
-    /// Reads the pipeline and opens its cache for a question: with `--no-wait`, a held cache is an error.
+    /// Reads the pipeline and opens its cache to query it. With `--no-wait`, a held cache is an error.
     pub(super) fn open(args: &PipelineArgs, global: &Global, ui: &Ui) -> Result<Self> {
         Self::load(args, &global.kinds.0, open_store(global, ui)?)
     }
 
-    /// Reads the pipeline and opens its cache for a run, which waits for the cache as `patience` says.
+    /// Reads the pipeline and opens its cache to run it. `patience` decides how long to wait for the cache.
     pub(super) fn open_to_run(args: &PipelineArgs, global: &Global, ui: &Ui, patience: &Patience) -> Result<Self> {
         Self::load(args, &global.kinds.0, Arc::new(Store::open(&global.cache, patience.options(ui))?))
     }
 
     fn load(args: &PipelineArgs, registry: &Registry, store: Arc<Store>) -> Result<Self> {
-        let bytes = crate::file::read(&args.file, MAX_PIPELINE_BYTES)
+        let bytes = crate::file::read(&args.file, MAX_BYTES)
             .map_err(|e| Error::bad_input(format!("can't read the pipeline {}", args.file.display())).caused_by(e))?;
         let text = utf8(bytes, &args.file.display().to_string())?;
-        // Absolute, so that a stage may change its folder and still find what lies beside the pipeline.
+        // Absolute, so that stages that change their folder still find files beside the pipeline.
         let file = std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone());
         let base = file.parent().unwrap_or(Path::new(".")).to_owned();
         let spec = std::thread::scope(|scope| {
-            // Without a thread, it is opened when it is needed.
+            // If the thread can't be started, the cache is opened when it is needed.
             let _ = std::thread::Builder::new().spawn_scoped(scope, || store.open_ahead());
             load(&text, &args.file.display().to_string(), &base, &args.set, registry)
         })?;
@@ -71,21 +70,32 @@ impl Project {
         Ok(Self { spec, graph, store, compute, targets, wanted })
     }
 
-    /// Asks `f` with a planner that makes `forced` again.
+    /// What a run of this pipeline needs.
+    pub(super) fn context<'a>(
+        &'a self,
+        data_dirs: &'a [PathBuf],
+        threads: usize,
+        cancel: &'a Cancel,
+        listener: &'a dyn Listener,
+    ) -> RunContext<'a> {
+        let (spec, graph, store, compute) = (&self.spec, &self.graph, &self.store, &self.compute);
+        RunContext { spec, graph, store, compute, data_dirs, threads, cancel, listener }
+    }
+
+    /// A planner that runs the `forced` points again.
     pub(super) fn planner<'a>(&'a self, forced: &'a BTreeSet<PointId>) -> Planner<'a> {
         let (spec, graph, store, numerics) = (&self.spec, &self.graph, &self.store, &self.compute.numerics);
         Planner { spec, graph, store, numerics, forced }
     }
 
-    /// The plan for what is wanted. Says what happened to the cache, if anything did.
+    /// The plan for the wanted points. Prints the warnings of the cache.
     pub(super) fn plan(&self, forced: &BTreeSet<PointId>, ui: &Ui) -> Result<Plan> {
         let plan = self.planner(forced).plan(&self.wanted);
         self.store.warnings().iter().for_each(|warning| ui.warn(warning));
         plan
     }
 
-    /// The results of the targets that are in the cache, by point, and the targets that are pruned, of which it says how many
-    /// there are.
+    /// The cached results of the targets, by point, and the pruned targets. Prints the number of pruned targets.
     pub(super) fn results_and_pruned(&self, ui: &Ui) -> Result<(BTreeMap<PointId, ResultRecord>, BTreeSet<PointId>)> {
         let mut plan = self.plan(&BTreeSet::new(), ui)?;
         plan.decisions.retain(|d| self.targets.contains(&d.point));
@@ -96,20 +106,22 @@ impl Project {
         Ok((results, pruned))
     }
 
-    /// The results of the targets in plan order; an error if one has none. Pruned points are passed over.
+    /// The results of the targets in plan order, without pruned ones; an error if one is not cached.
     pub(super) fn all_results(&self, ui: &Ui) -> Result<Vec<(PointId, ResultRecord)>> {
         let (mut results, pruned) = self.results_and_pruned(ui)?;
         let missing = self.targets.iter().filter(|p| !results.contains_key(p) && !pruned.contains(p));
         let missing: Vec<_> = missing.map(|p| self.name(*p)).collect();
         if !missing.is_empty() {
             let message = format!("not in the cache: {}", missing.join(", "));
-            return Err(Error::bad_input(message).hint("`vadpipe run` makes it; `vadpipe plan` says why it is missing"));
+            return Err(
+                Error::bad_input(message).hint("`vadpipe run` computes it; `vadpipe plan` shows why it is missing")
+            );
         }
         Ok(self.graph.order().iter().filter_map(|p| Some((*p, results.remove(p)?))).collect())
     }
 
-    /// For the end of the process: closes the cache and leaves the memory to the system. To free ten thousand points piece
-    /// by piece would take longer than to look them up.
+    /// Closes the cache and leaks the memory; the process is about to exit. Freeing ten thousand points one by one
+    /// would take longer than looking them up.
     pub(super) fn leave(self) {
         self.store.close();
         std::mem::forget(self);
@@ -121,35 +133,35 @@ impl Project {
     }
 }
 
-/// Opens the cache as the command line says.
+/// Opens the cache that the command line names.
 pub(super) fn open_store(global: &Global, ui: &Ui) -> Result<Arc<Store>> {
-    let says = *ui;
+    let ui = *ui;
     let waiting = move |holder: Option<&Holder>| {
         let who = holder.map_or_else(|| "another process".to_owned(), Holder::describe);
-        says.note(&format!("waiting for the cache: held by {who}"));
+        ui.note(&format!("waiting for the cache, which {who} holds"));
     };
     let options = Options { wait: !global.no_wait, waiting: Some(Arc::new(waiting)), ..Options::default() };
     Ok(Arc::new(Store::open(&global.cache, options)?))
 }
 
-/// A pipeline's text; an error that points to the first byte that is none.
+/// Decodes the text of a pipeline; an error points to the first invalid byte.
 fn utf8(bytes: Vec<u8>, file: &str) -> Result<String> {
     String::from_utf8(bytes).or_else(|error| {
         let start = error.utf8_error().valid_up_to();
-        // Up to there the readable text is the same; there, the sign for what can't be read stands.
+        // The decoded text is the same up to there, and has a replacement character there.
         let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
         let byte = error.as_bytes().get(start).copied().unwrap_or_default();
         let (mut sources, mut diagnostics) = (Sources::default(), Diagnostics::default());
         let span = start..start + char::REPLACEMENT_CHARACTER.len_utf8();
         let origin = Origin { source: sources.add(file, text.as_str()), span };
-        let message = format!("this is not UTF-8 text: the byte 0x{byte:02x} stands here");
+        let message = format!("this byte, 0x{byte:02x}, is not valid UTF-8");
         diagnostics.error(&origin, message).help("save the file as UTF-8");
         diagnostics.into_result(&sources).map(|()| text)
     })
 }
 
-/// Where data files are looked for, in this order: as the command line says, as `VADPIPE_DATA_DIR` says, in the user's
-/// cache folder.
+/// The folders with data sets, in the order in which they are searched: that of the command line, that of
+/// `VADPIPE_DATA_DIR`, and the user's cache folder.
 pub(super) fn data_dirs(given: Option<&PathBuf>) -> Vec<PathBuf> {
     data_dirs_of(given, |name| std::env::var_os(name))
 }
@@ -172,12 +184,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_no_text_is_faulted_at_its_first_bad_byte() {
+    fn error_points_to_the_first_byte_that_is_not_utf8() {
         assert_eq!(utf8("é = 1".into(), "p.toml").unwrap(), "é = 1");
         let error = utf8(b"[pipeline]\n# \xc3\xa9t\xe9 \xff\nname = \"a\"\n".to_vec(), "p.toml").unwrap_err();
         assert_eq!(error.category, crate::error::Category::BadInput);
         insta::assert_snapshot!(error.message, @r"
-        error: this is not UTF-8 text: the byte 0xe9 stands here
+        error: this byte, 0xe9, is not valid UTF-8
          --> p.toml:2:5
           |
         2 | # ét� �
@@ -192,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn data_is_looked_for_where_the_command_line_says_then_the_environment_then_the_cache() {
+    fn data_folders_are_searched_in_order() {
         let dirs = |given: Option<&str>, set: &[(&str, &str)]| {
             let variable = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v));
             let dirs = data_dirs_of(given.map(PathBuf::from).as_ref(), variable);

@@ -17,10 +17,14 @@ pub(super) struct ShowArgs {
     pipeline: PipelineArgs,
 }
 
-/// Prints what cached results hold.
+/// Prints the contents of cached results.
 pub(super) fn show(args: &ShowArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
-    let results = project.all_results(ui)?;
+    let mut results = project.all_results(ui)?;
+    for (point, record) in &mut results {
+        // Records of earlier versions don't hold it.
+        record.provides = Some(record.provides(project.spec.point(*point).parsed.kind.provides()));
+    }
     if ui.json {
         let all: serde_json::Map<_, _> =
             results.iter().map(|(point, record)| (project.name(*point).to_owned(), json!(record))).collect();
@@ -49,6 +53,10 @@ fn text(name: &str, record: &ResultRecord) -> String {
             made.threads
         ),
     ];
+    if let Some(provides) = record.provides.as_ref().filter(|provides| !provides.is_empty()) {
+        let names: Vec<&str> = provides.iter().map(String::as_str).collect();
+        lines.push(format!("  provides  {}", shorten(&names.join(", "))));
+    }
     lines.extend(
         manifest.metrics.iter().map(|(name, value)| format!("  metric    {} = {}", shorten(name), figure(*value))),
     );

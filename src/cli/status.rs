@@ -6,9 +6,10 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
+use super::args::{Global, PipelineArgs};
 use super::project::Project;
-use super::ui::{Ui, bytes, seconds, when};
-use super::{Global, PipelineArgs, log, plan};
+use super::ui::{Ui, bytes, count, seconds, when};
+use super::{log, plan};
 use crate::error::Result;
 use crate::id::PointId;
 use crate::key::{Digest, Key};
@@ -22,36 +23,36 @@ use crate::store::{Holder, RunRecord, StateRecord};
   vadpipe status pipelines/full.toml
   vadpipe status pipelines/full.toml 'vad@*' --json | jq '.stages[] | select(.running)'
 
-It answers beside a running training, too. The bytes of states are those that a training's checkpoints and kept states
-take; `vadpipe gc` gives back what recent runs don't need.")]
+You can use it while a training runs. The size of states includes the checkpoints and the kept states of trainings;
+`vadpipe gc` removes those that recent runs do not need.")]
 pub(super) struct StatusArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
 }
 
-/// What is stored of one training's chain. States that several chains share count in each.
+/// The stored states of one training. States that several trainings share are counted for each.
 #[derive(Clone, Debug, Serialize)]
 struct Stored {
-    /// How many states.
+    /// Number of states.
     count: usize,
-    /// Their bytes.
+    /// Their size.
     bytes: u64,
     /// The epochs after which they were saved.
     epochs: BTreeSet<u64>,
 }
 
-/// Disk that the cache takes.
+/// Disk space of the cache.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Disk {
-    /// Blocks on disk of the whole cache.
+    /// Blocks on disk, of everything.
     bytes: u64,
     /// Bytes of all stored states, each blob once.
     states_bytes: u64,
-    /// How many states.
+    /// Number of states.
     states: usize,
 }
 
-/// Prints how a pipeline stands.
+/// Prints the status of a pipeline.
 pub(super) fn status(args: &StatusArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
     let plan = project.plan(&BTreeSet::new(), ui)?;
@@ -88,7 +89,7 @@ pub(super) fn status(args: &StatusArgs, global: &Global, ui: &Ui) -> Result<()> 
     Ok(())
 }
 
-/// Who computes a point at the moment, if anybody.
+/// The process that computes a point now, if any.
 fn holder(project: &Project, decision: &Decision) -> Option<Holder> {
     let key = decision.key.as_ref().filter(|_| decision.state != State::Hit)?;
     project.store.lease_holder(key)
@@ -101,7 +102,7 @@ fn point(
     stored: Option<&Stored>,
 ) -> serde_json::Value {
     let spec = project.spec.point(decision.point);
-    // A training that is there has all its epochs.
+    // A cached training has all its epochs.
     let total = spec.parsed.stage.epochs().map(|e| e.total());
     let done = total.filter(|_| decision.output.is_some()).map(|total| CachedEpochs { cached: total, total });
     let unknown = total.map(|total| CachedEpochs { cached: 0, total });
@@ -113,7 +114,7 @@ fn point(
     })
 }
 
-/// What is stored of each training's chain.
+/// The stored states of each training, by point.
 fn stored(plan: &Plan, states: &[StateRecord]) -> BTreeMap<PointId, Stored> {
     let mut by_key: BTreeMap<Key, Vec<&StateRecord>> = BTreeMap::new();
     for state in states {
@@ -136,7 +137,7 @@ fn disk(project: &Project, states: &[StateRecord]) -> Disk {
     Disk { bytes: project.store.disk_bytes(), states_bytes: blob_bytes(states), states: states.len() }
 }
 
-/// Bytes of these states' blobs, each once.
+/// The size of the blobs of these states; a shared blob counts once.
 fn blob_bytes<'a>(states: impl IntoIterator<Item = &'a StateRecord>) -> u64 {
     let blobs: BTreeMap<Digest, u64> =
         states.into_iter().flat_map(|s| s.tensors.values()).map(|t| (t.blob.digest, t.blob.size)).collect();
@@ -144,12 +145,11 @@ fn blob_bytes<'a>(states: impl IntoIterator<Item = &'a StateRecord>) -> u64 {
 }
 
 fn disk_lines(project: &Project, disk: Disk, stored: &BTreeMap<PointId, Stored>) -> Vec<String> {
-    /// More trainings than these would hide everything else.
+    /// A longer list would hide everything else.
     const SHOWN: usize = 8;
     let all = match disk.states {
         0 => String::new(),
-        1 => format!(", 1 state of a training with {}", bytes(disk.states_bytes)),
-        n => format!(", {n} states of trainings with {}", bytes(disk.states_bytes)),
+        n => format!(", of which {} for {} of trainings", bytes(disk.states_bytes), count(n, "state")),
     };
     let mut lines = vec![format!("disk: {}{all}", bytes(disk.bytes))];
     let mut largest: Vec<_> = stored.iter().collect();
@@ -157,8 +157,8 @@ fn disk_lines(project: &Project, disk: Disk, stored: &BTreeMap<PointId, Stored>)
     lines.extend(largest.iter().take(SHOWN).map(|(point, s)| {
         let epochs: Vec<_> = s.epochs.iter().map(ToString::to_string).collect();
         let (name, size) = (project.name(**point), bytes(s.bytes));
-        let (states, after) = if s.count == 1 { ("state", "epoch") } else { ("states", "epochs") };
-        format!("  {name}: {size} in {} {states}, after {after} {}", s.count, shortened(&epochs))
+        let after = if s.count == 1 { "epoch" } else { "epochs" };
+        format!("  {name}: {size} in {}, after {after} {}", count(s.count, "state"), shortened(&epochs))
     }));
     if largest.len() > SHOWN {
         lines.push(format!("  and {} more trainings", largest.len() - SHOWN));
@@ -177,7 +177,7 @@ fn shortened(epochs: &[String]) -> String {
 fn last_run(run: &RunRecord) -> String {
     let ended = match run.status {
         RunStatus::Running if run.is_running() => format!("running in {}", run.holder.describe()),
-        RunStatus::Running => "was killed; the next run goes on from its last saved state".to_owned(),
+        RunStatus::Running => "was killed; the next run continues from its last saved state".to_owned(),
         _ => log::word(run).to_owned(),
     };
     let took = run.finished_at.map(|end| format!(" after {}", seconds((end - run.started_at) as f64 / 1000.0)));

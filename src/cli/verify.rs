@@ -1,88 +1,67 @@
 //! `vadpipe verify`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::args::{Global, PipelineArgs};
 use super::patience::{Attentive, Patience};
 use super::project::{Project, data_dirs};
-use super::run::{STOPPING, start_threads, stop_on_signals};
-use super::ui::{GREEN, RED, Ui, paint};
-use super::{Global, PipelineArgs};
+use super::session::Session;
+use super::ui::{GREEN, RED, Ui, Watch, paint};
 use crate::error::{Category, Error, Result};
-use crate::exec::{Sample, Sampled, Verification, Verifier};
+use crate::exec::{self, Sample, Sampled, Verification};
 use crate::id::PointId;
-use crate::stage::Cancel;
 
 /// Arguments of `verify`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe verify pipelines/quickstart.toml ad                      the whole stage
-  vadpipe verify pipelines/full.toml ad --sample 2                 two stretches between stored states
-  vadpipe verify pipelines/full.toml ad --sample 2 --seed 12345    the same two again
+  vadpipe verify pipelines/quickstart.toml ad                      verify a whole stage
+  vadpipe verify pipelines/full.toml ad --sample 2                 verify two stretches between stored states
+  vadpipe verify pipelines/full.toml ad --sample 2 --seed 12345    verify the same two stretches again
 
-Each target that is cached runs again, from its cached inputs, without the cache; then the bytes are compared: exit code 3
-and the first tensor that differs if they do. `--sample` re-trains only stretches of a training: each begins at a stored
-state (or at the start) and ends at the next, with which it is compared; `keep` and `keep_every` store more. Targets that
-are no trainings run as a whole.")]
+Runs each cached target again from its cached inputs, without the cache, and compares the bytes. If they differ, prints the
+first tensor that differs and exits with code 3. With --sample, a training is verified in stretches: each starts at a
+stored state (or at epoch 0), ends at the next one and is compared with it. `keep` and `keep_every` store more states.
+Other targets run as a whole.")]
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
-    /// Of each training, only so many stretches between stored states, picked at random
+    /// Verify only N random stretches of each training
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     sample: Option<u32>,
-    /// Picks the stretches [default: another one each time; it is printed]
+    /// Selects the stretches [default: a new seed each time, which is printed]
     #[arg(long, value_name = "SEED", requires = "sample")]
     seed: Option<i64>,
     /// Threads of a training [default: number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// A folder to look for data sets in, before that in VADPIPE_DATA_DIR and the user's cache folder
+    /// A folder with data sets; it is searched before VADPIPE_DATA_DIR and the user's cache folder
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
 
-/// Runs stages again and compares.
+/// Runs stages again and compares the results with the cached ones.
 pub(super) fn verify(args: &VerifyArgs, global: &Global, ui: &Ui) -> Result<()> {
-    let threads = start_threads(args.threads)?;
-    let watch = ui.watch_errors();
-    let cancel = Cancel::default();
-    let says = Arc::clone(&watch);
-    stop_on_signals(&cancel, move || says.say(STOPPING))?;
-    let patience = Patience::new(&cancel, global.no_wait);
-    let listener = Attentive { patience: &patience, listener: &*watch };
-    again(args, global, ui, threads, &cancel, &patience, &listener).map_err(|e| patience.explain(e))
+    let session = Session::start(args.threads, Watch::of_errors(ui))?;
+    let patience = Patience::new(&session.cancel, global.no_wait);
+    compare(args, global, ui, &session, &patience).map_err(|e| patience.explain(e))
 }
 
-fn again(
-    args: &VerifyArgs,
-    global: &Global,
-    ui: &Ui,
-    threads: usize,
-    cancel: &Cancel,
-    patience: &Patience,
-    listener: &Attentive<'_>,
-) -> Result<()> {
+fn compare(args: &VerifyArgs, global: &Global, ui: &Ui, session: &Session, patience: &Patience) -> Result<()> {
     let project = Project::open_to_run(&args.pipeline, global, ui, patience)?;
     let results = project.all_results(ui)?;
     let points: Vec<PointId> = results.iter().map(|(point, _)| *point).collect();
     let seed = args.seed.unwrap_or_else(|| jiff::Timestamp::now().as_microsecond() % 1_000_000);
     let sample = args.sample.map(|n| Sample { count: n as usize, seed });
     if sample.is_some() {
-        ui.note(&format!("stretches are picked with --seed {seed}"));
+        ui.note(&format!("stretches selected with --seed {seed}"));
     }
-    let verifier = Verifier {
-        planner: &project.planner(&NOTHING),
-        store: &project.store,
-        compute: &project.compute,
-        data_dirs: &data_dirs(args.data_dir.as_ref()),
-        threads,
-        cancel,
-        listener,
-    };
-    let found = verifier.verify(&points, sample)?;
+    let data_dirs = data_dirs(args.data_dir.as_ref());
+    let listener = Attentive { patience, listener: &*session.watch };
+    let context = project.context(&data_dirs, session.threads, &session.cancel, &listener);
+    let found = exec::verify(&context, &points, sample)?;
     let differing = found.iter().filter(|v| v.difference.is_some()).count();
     if ui.json {
         let seed = sample.map(|s| s.seed);
@@ -94,13 +73,10 @@ fn again(
         }
     }
     if differing > 0 {
-        let message = format!("{differing} of {} stages came out differently", found.len());
-        return Err(Error::new(Category::Differs, message));
+        return Err(Error::new(Category::Differs, format!("{differing} of {} stages differ", found.len())));
     }
     Ok(())
 }
-
-static NOTHING: std::collections::BTreeSet<PointId> = std::collections::BTreeSet::new();
 
 fn object(verification: &Verification) -> Value {
     let Verification { name, difference, sampled } = verification;
@@ -125,14 +101,14 @@ fn line(verification: &Verification) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// What to say where there are fewer stretches than were asked for.
+/// A warning if the training has fewer stretches than were requested.
 fn shortage(verification: &Verification, sample: Sample) -> Option<String> {
     let Sampled { states, total, .. } = verification.sampled.as_ref()?;
     let name = &verification.name;
     if let [only] = states.as_slice() {
-        let whole = if only == total { "the whole training" } else { "its beginning" };
+        let whole = if only == total { "the whole training" } else { "the epochs before it" };
         return Some(format!(
-            "`{name}` has one stored state, after epoch {only}: {whole} was run again; `keep_every` stores more"
+            "`{name}` has one stored state, after epoch {only}: {whole} ran again; `keep_every` stores more"
         ));
     }
     if states.len() >= sample.count {

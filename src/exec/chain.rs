@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::artifact::Tensor;
 use crate::error::Error;
 use crate::event::{Event, Listener};
-use crate::key::Key;
+use crate::key::StateChain;
 use crate::stage::{Cancel, Chain, Position, Saved};
 use crate::store::{StatePosition, StateRecord, Store};
 
@@ -25,10 +25,9 @@ pub(crate) struct StoredChain<'a> {
     store: &'a Arc<Store>,
     listener: &'a dyn Listener,
     stage: &'a str,
-    /// state(0) … state(n).
-    states: Vec<Key>,
+    states: StateChain,
     numerics: &'a str,
-    pinned: BTreeSet<u64>,
+    kept: BTreeSet<u64>,
     interval: Duration,
     fresh: bool,
     rung: Option<u64>,
@@ -46,12 +45,12 @@ struct Moving {
 
 /// What a chain is made of.
 pub(crate) struct ChainSettings<'a> {
-    /// state(0) … state(n).
-    pub states: Vec<Key>,
+    /// The states of the training.
+    pub states: StateChain,
     /// Only states of this class are continued.
     pub numerics: &'a str,
     /// Epochs whose states stay.
-    pub pinned: BTreeSet<u64>,
+    pub kept: BTreeSet<u64>,
     /// Time between checkpoints; zero for one after every epoch.
     pub interval: Duration,
     /// Begin at the beginning, whatever is stored (`-f`, `-R`, `verify`).
@@ -70,9 +69,9 @@ impl<'a> StoredChain<'a> {
         stage: &'a str,
         settings: ChainSettings<'a>,
     ) -> Self {
-        let ChainSettings { states, numerics, pinned, interval, fresh, rung, cancel } = settings;
+        let ChainSettings { states, numerics, kept, interval, fresh, rung, cancel } = settings;
         let moving = Mutex::new(Moving { last_save: Instant::now(), resumed_at: None, last: None, at_rung: false });
-        Self { store, listener, stage, states, numerics, pinned, interval, fresh, rung, cancel, moving }
+        Self { store, listener, stage, states, numerics, kept, interval, fresh, rung, cancel, moving }
     }
 
     /// Whether the state at the rung, or one behind it, is stored.
@@ -94,11 +93,11 @@ impl<'a> StoredChain<'a> {
     }
 
     fn total(&self) -> u64 {
-        self.states.len() as u64 - 1
+        self.states.total()
     }
 
     fn stays(&self, position: Position) -> bool {
-        position.step == 0 && (position.epoch == self.total() || self.pinned.contains(&position.epoch))
+        position.step == 0 && (position.epoch == self.total() || self.kept.contains(&position.epoch))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Moving> {
@@ -112,7 +111,7 @@ impl Chain for StoredChain<'_> {
             return Ok(None);
         }
         // Damaged states are forgotten and passed over; the store says so in its warnings.
-        let Some((record, tensors)) = self.store.resume(&self.states, self.numerics)? else { return Ok(None) };
+        let Some((record, tensors)) = self.store.resume(self.states.keys(), self.numerics)? else { return Ok(None) };
         let position = Position { epoch: record.epoch, step: record.step };
         let mut moving = self.lock();
         moving.resumed_at = Some(position.epoch);
@@ -139,9 +138,9 @@ impl Chain for StoredChain<'_> {
             return Ok(());
         }
         let started = Instant::now();
-        let pinned = self.stays(position);
+        let kept = self.stays(position);
         let stored = StatePosition { epoch: position.epoch, step: position.step };
-        let record = self.store.put_state(&self.states, stored, self.numerics, pinned, tensors)?;
+        let record = self.store.put_state(self.states.keys(), stored, self.numerics, kept, tensors)?;
         let before = self.lock().last.take();
         if let Some(old) = before {
             // The new state is durable: a training doesn't fail for what is only left lying about.

@@ -1,181 +1,141 @@
-//! Runs one stage: gives it its context and catches what may happen; and commits what stages made, several at a time.
+//! Runs one job: gives the stage its context, catches a panic, and stores what the stage made.
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::artifact::{Artifact, Manifest, Tensor};
-use crate::error::{Category, Error};
-use crate::event::{Event, Listener};
+use crate::artifact::Artifact;
+use crate::error::Error;
 use crate::exec::chain::{ChainSettings, StoredChain};
-use crate::exec::device::Compute;
+use crate::exec::context::RunContext;
+use crate::exec::inputs::{DamagedInputs, stored_inputs};
+use crate::exec::job::{Ended, Job};
+use crate::exec::progress::StageProgress;
 use crate::id::PointId;
 use crate::key::Components;
 use crate::plan::PipelineFiles;
 use crate::rng::Streams;
-use crate::spec::{Point, Spec};
-use crate::stage::{Cancel, Chain, Context, Input, Inputs, Progress, StageError, Update};
+use crate::spec::Point;
+use crate::stage::{Cancel, Chain, Context, StageError};
 use crate::store::{NewResult, Provenance, ResultRecord, Store, StoreError, host_name};
 
-/// What all stages of a run have in common.
-pub(crate) struct Shared<'a> {
-    pub spec: &'a Spec,
-    /// Where inputs are read and files about the run are kept.
-    pub store: &'a Arc<Store>,
-    /// Where results and states go: the same, but for `verify`.
+/// Runs the jobs of one run.
+#[derive(Clone, Copy)]
+pub(crate) struct Worker<'a> {
+    pub context: RunContext<'a>,
+    /// Where results and states are stored: the cache, except for `verify`.
     pub into: &'a Arc<Store>,
-    pub listener: &'a dyn Listener,
-    pub compute: &'a Compute,
-    pub cancel: &'a Cancel,
-    pub data_dirs: &'a [PathBuf],
+    /// The run's id.
     pub run: &'a str,
-    pub threads: usize,
+    /// The time between two checkpoints of a training.
     pub checkpoint_interval: Duration,
 }
 
-/// One stage to run.
-pub(crate) struct Job {
-    pub point: PointId,
-    pub components: Components,
-    /// By role: the label, the point and its result.
-    pub inputs: BTreeMap<String, Vec<(PointId, Arc<ResultRecord>)>>,
-    /// Epochs whose states stay.
-    pub pinned: BTreeSet<u64>,
-    /// Make it again, whatever is stored.
-    pub fresh: bool,
-    /// Threads for it alone; none to share those of the process.
-    pub threads: Option<usize>,
-    /// Train no further than to this epoch, where the point is compared with others; there is no result then.
-    pub rung: Option<u64>,
-}
-
-/// Why a job made nothing.
-pub(crate) struct Failure {
-    pub error: Error,
-    pub interrupted: bool,
-    /// It stopped because it is at this rung.
-    pub at_rung: Option<u64>,
-    /// Points whose stored results turned out to be missing or damaged.
-    pub damaged: BTreeSet<PointId>,
-}
-
-impl Failure {
-    /// It failed with this.
-    pub(crate) fn of(error: Error) -> Self {
-        let interrupted = error.category == Category::Interrupted;
-        Self { error, interrupted, at_rung: None, damaged: BTreeSet::new() }
-    }
-}
-
-/// What a panic said.
-pub(crate) fn said(panic: &(dyn Any + Send)) -> Option<&str> {
+/// The text of a panic.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> Option<&str> {
     panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied())
 }
 
-/// What a job made, not yet in the store.
-pub(crate) struct Made {
+/// What a stage made, before it is stored.
+pub(crate) struct StageOutput {
     pub point: PointId,
     components: Components,
     artifact: Artifact,
-    /// Seconds it ran.
-    pub seconds: f64,
+    /// How long the stage ran.
+    seconds: f64,
 }
 
-impl Made {
-    /// Bytes in memory, about.
+impl StageOutput {
+    /// About how many bytes it occupies in memory.
     pub(crate) fn bytes(&self) -> usize {
         let tensors = self.artifact.tensors.values().map(|t| t.bytes().len());
         tensors.chain(self.artifact.files.values().map(Vec::len)).sum()
     }
 }
 
-/// A job that ended: its result is in the store, or there is none.
-pub(crate) struct Done {
-    pub point: PointId,
-    pub outcome: Result<ResultRecord, Failure>,
+/// The log of a point in a run.
+pub(crate) fn log_path(store: &Store, run: &str, point: &Point) -> PathBuf {
+    store.dir().join("logs").join(run).join(format!("{}.log", point.name))
 }
 
-impl Shared<'_> {
-    /// Where the log of a point is.
-    pub(crate) fn log_path(&self, point: &Point) -> PathBuf {
-        self.store.dir().join("logs").join(self.run).join(format!("{}.log", point.name))
+impl<'a> Worker<'a> {
+    /// A worker that stores checkpoints as often as the pipeline says.
+    pub(crate) fn new(context: RunContext<'a>, run: &'a str) -> Self {
+        let seconds = context.spec.pipeline.checkpoint_seconds;
+        let checkpoint_interval = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        Self { context, into: context.store, run, checkpoint_interval }
     }
 
-    /// Runs a stage. What it made is for [`Shared::commit`].
-    pub(crate) fn execute(&self, job: Job) -> Result<Made, Failure> {
-        let damaged = Arc::new(Mutex::new(BTreeSet::new()));
+    /// Runs a job. Its output is for [`Worker::commit`]; without one, returns how the job ended.
+    pub(crate) fn execute(&self, job: Job) -> Result<StageOutput, Ended<Box<ResultRecord>>> {
+        let damaged = DamagedInputs::default();
         let at_rung = AtomicBool::new(false);
         let started = Instant::now();
-        // Whatever happens in there, the scheduler must hear that the job ended.
         let outcome =
             catch_unwind(AssertUnwindSafe(|| self.try_execute(&job, &damaged, &at_rung))).unwrap_or_else(|panic| {
-                let said = said(&*panic).unwrap_or("the stage panicked");
-                Err(StageError::failed(format!("internal error: {said}")))
+                let text = panic_message(&*panic).unwrap_or("the stage panicked");
+                Err(StageError::failed(format!("internal error: {text}")))
             });
-        match outcome {
+        let error = match outcome {
             Ok(artifact) => {
                 let seconds = started.elapsed().as_secs_f64();
-                Ok(Made { point: job.point, components: job.components, artifact, seconds })
+                return Ok(StageOutput { point: job.point, components: job.components, artifact, seconds });
             }
-            Err(error) => {
-                let mut failure = Failure::of(Error::from(error));
-                if !failure.interrupted {
-                    self.log_failure(job.point, &failure.error);
-                }
-                failure.damaged = damaged.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                failure.at_rung = job.rung.filter(|_| failure.interrupted && at_rung.load(Ordering::Relaxed));
-                Err(failure)
-            }
-        }
+            Err(error) => error,
+        };
+        let rung = job.options.rung.filter(|_| at_rung.load(Ordering::Relaxed));
+        let error = match (Ended::with(Error::from(error)), rung) {
+            (Ended::Interrupted, Some(epoch)) => return Err(Ended::AtRung(epoch)),
+            (Ended::Failed(error), _) => error,
+            (ended, _) => return Err(ended),
+        };
+        self.log_failure(job.point, &error);
+        let damaged = std::mem::take(&mut *damaged.lock().unwrap_or_else(PoisonError::into_inner));
+        Err(if damaged.is_empty() { Ended::Failed(error) } else { Ended::Damaged(damaged, error) })
     }
 
-    fn try_execute(
-        &self,
-        job: &Job,
-        damaged: &Arc<Mutex<BTreeSet<PointId>>>,
-        at_rung: &AtomicBool,
-    ) -> Result<Artifact, StageError> {
-        let cancel = self.cancel.for_one();
+    fn try_execute(&self, job: &Job, damaged: &DamagedInputs, at_rung: &AtomicBool) -> Result<Artifact, StageError> {
+        let cancel = self.context.cancel.for_one();
         let chain = job.components.segments.as_ref().map(|_| {
             let settings = ChainSettings {
-                states: job.components.states(),
-                numerics: &self.compute.numerics,
-                pinned: job.pinned.clone(),
+                states: job.components.chain(),
+                numerics: &self.context.compute.numerics,
+                kept: job.kept.clone(),
                 interval: self.checkpoint_interval,
-                fresh: job.fresh,
-                rung: job.rung,
+                fresh: job.options.fresh,
+                rung: job.options.rung,
                 cancel: cancel.clone(),
             };
-            StoredChain::new(self.into, self.listener, &self.spec.point(job.point).name, settings)
+            StoredChain::new(self.into, self.context.listener, self.context.name(job.point), settings)
         });
-        let (walked, stored) = (chain.as_ref().map(|c| c as &dyn Chain), chain.as_ref());
-        let made = self.run_stage(job, damaged, walked, stored, &cancel);
+        let (for_stage, for_progress) = (chain.as_ref().map(|c| c as &dyn Chain), chain.as_ref());
+        let made = self.run_stage(job, damaged, for_stage, for_progress, &cancel);
         at_rung.store(chain.as_ref().is_some_and(StoredChain::is_at_rung), Ordering::Relaxed);
-        let artifact = made?;
+        let artifact = self.context.point(job.point).parsed.kind.declare(made?)?;
         check_metrics(&artifact)?;
         self.check_files(job)?;
         Ok(artifact)
     }
 
-    /// Runs a stage on a chain, if it is a training. `stored` is that chain where it is one of the store: progress says where
-    /// it was taken up.
+    /// Runs a stage, a training on this chain. `stored` is the same chain where it is one of the store: progress events tell
+    /// at which epoch it was resumed.
     pub(crate) fn run_stage(
         &self,
         job: &Job,
-        damaged: &Arc<Mutex<BTreeSet<PointId>>>,
+        damaged: &DamagedInputs,
         chain: Option<&dyn Chain>,
         stored: Option<&StoredChain<'_>>,
         cancel: &Cancel,
     ) -> Result<Artifact, StageError> {
-        let point = self.spec.point(job.point);
-        let log_path = self.log_path(point);
-        let scratch_root = self.store.dir().join("scratch");
+        let RunContext { spec, store, compute, data_dirs, listener, .. } = self.context;
+        let point = self.context.point(job.point);
+        let log_path = log_path(store, self.run, point);
+        let scratch_root = store.dir().join("scratch");
         let make = |folder: &Path| {
             let error = |e| Error::storage(format!("can't create {}", folder.display())).caused_by(e);
             if folder.exists() { Ok(()) } else { fs::create_dir_all(folder).map_err(error) }
@@ -186,30 +146,31 @@ impl Shared<'_> {
             .prefix(&format!("{}-", point.stage))
             .tempdir_in(&scratch_root)
             .map_err(|e| Error::storage(format!("can't create a folder in {}", scratch_root.display())).caused_by(e))?;
-        let progress = StageProgress::new(self.listener, &point.name, stored, &log_path);
+        let progress = StageProgress::new(listener, &point.name, stored, &log_path);
         let context = Context {
-            inputs: self.inputs(job, damaged),
+            inputs: stored_inputs(&self.context, job, damaged),
             streams: Streams::new(point.seed),
-            precision: self.spec.pipeline.precision.to_string(),
-            device: &self.compute.device,
+            precision: spec.pipeline.precision,
+            device: &compute.device,
             scratch: scratch.path(),
-            base: &self.spec.base,
-            data_dirs: self.data_dirs,
+            base: &spec.base,
+            data_dirs,
             log_path: &log_path,
             progress: &progress,
             cancel,
             chain,
         };
-        match job.threads.and_then(threads_of_its_own) {
+        match job.options.threads.and_then(own_pool) {
             None => point.parsed.stage.run(&context),
-            Some(threads) => threads.install(|| point.parsed.stage.run(&context)),
+            Some(pool) => pool.install(|| point.parsed.stage.run(&context)),
         }
     }
 
-    /// The key holds what files held when it was made: if they changed meanwhile, the result belongs to no key.
+    /// The key contains the digests of files as they were at the look-up. If a file changed since, the result belongs to no
+    /// key.
     fn check_files(&self, job: &Job) -> Result<(), StageError> {
-        let files = PipelineFiles { store: self.store, base: &self.spec.base };
-        let now = self.spec.point(job.point).parsed.stage.contents(&files)?;
+        let files = PipelineFiles { store: self.context.store, base: &self.context.spec.base };
+        let now = self.context.point(job.point).parsed.stage.contents(&files)?;
         let before = &job.components.contents;
         let changed = now.keys().chain(before.keys()).find(|name| now.get(*name) != before.get(*name));
         match changed {
@@ -222,173 +183,67 @@ impl Shared<'_> {
     }
 
     fn log_failure(&self, point: PointId, error: &Error) {
-        let log = File::options().create(true).append(true).open(self.log_path(self.spec.point(point)));
-        let Ok(mut log) = log else { return };
-        // The failure itself is told elsewhere: here it only completes the log.
+        let path = log_path(self.context.store, self.run, self.context.point(point));
+        let Ok(mut log) = File::options().create(true).append(true).open(path) else { return };
+        // The user reads the failure elsewhere; here it only completes the log.
         let _ = writeln!(log, "failed: {}", error.with_causes());
         if let Some(hint) = &error.hint {
             let _ = writeln!(log, "hint: {hint}");
         }
     }
 
-    /// Puts what stages made into the store, all of it durable together. If that fails for what may be one's own fault, each
-    /// is tried by itself, so that one can't spoil the others; what fails the cache fails all of them.
-    pub(crate) fn commit(&self, made: &[Made]) -> Vec<Done> {
-        let done = |made: &Made, outcome: Result<ResultRecord, Error>| Done {
-            point: made.point,
-            outcome: outcome.map_err(Failure::of),
-        };
-        match self.into.commit_all(made.iter().map(|m| self.new_result(m)).collect()) {
-            Ok(records) => made.iter().zip(records).map(|(m, record)| done(m, Ok(record))).collect(),
-            // A full disk may have room for the small ones.
-            Err(StoreError::Full { .. } | StoreError::NotFound(_) | StoreError::Damaged { .. }) if made.len() > 1 => {
-                let alone = |m| done(m, self.into.commit(self.new_result(m)).map_err(Error::from));
-                made.iter().map(alone).collect()
+    /// Stores what stages made, all of it durable together. If one result may be at fault, stores each separately, so that
+    /// it does not fail the others. Returns one record or error for each, in the same order.
+    pub(crate) fn commit(&self, outputs: &[StageOutput]) -> Vec<Result<ResultRecord, Error>> {
+        match self.into.commit_all(outputs.iter().map(|output| self.new_result(output)).collect()) {
+            Ok(records) => records.into_iter().map(Ok).collect(),
+            // A full disk may have room for the small results.
+            Err(StoreError::Full { .. } | StoreError::NotFound(_) | StoreError::Damaged { .. })
+                if outputs.len() > 1 =>
+            {
+                let commit = |output| self.into.commit(self.new_result(output)).map_err(Error::from);
+                outputs.iter().map(commit).collect()
             }
             Err(error) => {
                 let error = Error::from(error);
-                let same = || Error { hint: error.hint.clone(), ..Error::new(error.category, error.with_causes()) };
-                made.iter().map(|m| done(m, Err(same()))).collect()
+                let copy = || Error { hint: error.hint.clone(), ..Error::new(error.category, error.with_causes()) };
+                outputs.iter().map(|_| Err(copy())).collect()
             }
         }
     }
 
-    fn new_result<'m>(&'m self, made: &'m Made) -> NewResult<'m> {
+    fn new_result<'m>(&'m self, output: &'m StageOutput) -> NewResult<'m> {
+        let RunContext { spec, compute, threads, .. } = self.context;
         let provenance = Provenance {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            device: self.compute.name.clone(),
-            class: self.compute.numerics.clone(),
-            threads: self.threads,
-            seconds: made.seconds,
+            device: compute.name.clone(),
+            class: compute.numerics.clone(),
+            threads,
+            seconds: output.seconds,
             finished_at: 0,
             run: self.run.to_owned(),
             host: host_name(),
         };
         NewResult {
-            pipeline: &self.spec.pipeline.name,
-            point: &self.spec.point(made.point).name,
-            components: &made.components,
-            artifact: &made.artifact,
+            pipeline: &spec.pipeline.name,
+            point: self.context.name(output.point),
+            components: &output.components,
+            artifact: &output.artifact,
             provenance,
         }
     }
-
-    fn inputs(&self, job: &Job, damaged: &Arc<Mutex<BTreeSet<PointId>>>) -> Inputs {
-        let open = |(point, record): &(PointId, Arc<ResultRecord>)| -> Arc<dyn Input> {
-            Arc::new(StoredInput {
-                store: Arc::clone(self.store),
-                label: self.spec.point(*point).name.clone(),
-                record: Arc::clone(record),
-                point: *point,
-                damaged: Arc::clone(damaged),
-            })
-        };
-        let mut inputs = BTreeMap::new();
-        for (role, members) in &job.inputs {
-            let mut list: Vec<_> = members.iter().map(open).collect();
-            list.sort_by(|a, b| a.label().cmp(b.label()));
-            inputs.insert(role.clone(), list);
-        }
-        Inputs(inputs)
-    }
 }
 
-/// None if the system gives no more threads: then the stage shares those of the process. Results are the same for any
-/// number of threads.
-fn threads_of_its_own(threads: usize) -> Option<rayon::ThreadPool> {
+/// A pool for one stage. `None` if the system refuses threads: the stage then shares those of the process, and its result
+/// is the same.
+fn own_pool(threads: usize) -> Option<rayon::ThreadPool> {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().ok()
 }
 
-/// A metric is a number that can be compared and written as JSON.
+/// Metrics are compared and written as JSON, so they must be finite.
 fn check_metrics(artifact: &Artifact) -> Result<(), StageError> {
     match artifact.metrics.iter().find(|(_, v)| !v.is_finite()) {
         Some((name, value)) => Err(StageError::failed(format!("the metric `{name}` is {value}"))),
         None => Ok(()),
-    }
-}
-
-/// An artifact in the store, as a stage reads it. It remembers damage, so that the runner can mend it.
-struct StoredInput {
-    store: Arc<Store>,
-    label: String,
-    record: Arc<ResultRecord>,
-    point: PointId,
-    damaged: Arc<Mutex<BTreeSet<PointId>>>,
-}
-
-impl StoredInput {
-    fn lacks(&self, what: &str, name: &str) -> StoreError {
-        StoreError::NotFound(format!("`{}` holds no {what} `{name}`", self.label))
-    }
-
-    fn noting_damage<T>(&self, read: Result<T, StoreError>) -> Result<T, Error> {
-        read.map_err(|error| {
-            if matches!(error, StoreError::Damaged { .. }) {
-                self.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(self.point);
-            }
-            error.into()
-        })
-    }
-}
-
-impl Input for StoredInput {
-    fn label(&self) -> &str {
-        &self.label
-    }
-
-    fn manifest(&self) -> &Manifest {
-        &self.record.manifest
-    }
-
-    fn tensor(&self, name: &str) -> Result<Tensor, Error> {
-        let entry = self.record.manifest.tensors.get(name).ok_or_else(|| self.lacks("tensor", name));
-        self.noting_damage(entry.and_then(|entry| self.store.read_tensor(entry)))
-    }
-
-    fn file(&self, name: &str) -> Result<Vec<u8>, Error> {
-        let entry = self.record.manifest.files.get(name).ok_or_else(|| self.lacks("file", name));
-        self.noting_damage(entry.and_then(|entry| self.store.read_file(entry)))
-    }
-}
-
-/// Turns what a stage says into events and lines of its log. The log is made with its first line.
-struct StageProgress<'a> {
-    listener: &'a dyn Listener,
-    stage: &'a str,
-    chain: Option<&'a StoredChain<'a>>,
-    log_path: &'a Path,
-    log: Mutex<Option<File>>,
-}
-
-impl<'a> StageProgress<'a> {
-    fn new(listener: &'a dyn Listener, stage: &'a str, chain: Option<&'a StoredChain<'a>>, log_path: &'a Path) -> Self {
-        Self { listener, stage, chain, log_path, log: Mutex::new(None) }
-    }
-}
-
-impl Progress for StageProgress<'_> {
-    fn update(&self, update: Update) {
-        let Update { done, total, unit, figures, rate, epoch_end } = update;
-        let figures: BTreeMap<_, _> = figures.into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
-        let stage = self.stage.to_owned();
-        let resumed_at = self.chain.and_then(StoredChain::resumed_at);
-        let event = if epoch_end {
-            let words: Vec<_> = figures.iter().map(|(n, v)| format!("{n} {v:.6}")).collect();
-            self.log(&format!("epoch {done}/{total} {}", words.join(" ")));
-            Event::Epoch { stage, epoch: done, epochs: total, figures, resumed_at }
-        } else {
-            Event::Progress { stage, done, total, unit: unit.to_owned(), figures, rate, resumed_at }
-        };
-        self.listener.event(&event);
-    }
-
-    fn log(&self, line: &str) {
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        if log.is_none() {
-            // A command's own output is appended to the same file.
-            *log = File::options().create(true).append(true).open(self.log_path).ok();
-        }
-        // The log is a help, not a result: a full disk will be reported where it matters.
-        let _ = log.as_mut().map(|log| writeln!(log, "{line}"));
     }
 }

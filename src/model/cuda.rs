@@ -1,10 +1,11 @@
-//! The decoder's training on an NVIDIA GPU: the same step as [`super::Decoder`]'s, latents and all, with nothing of it on the host.
+//! Training on an NVIDIA GPU: the step of [`super::Decoder`] and of the latents, computed entirely on the GPU.
 //!
 //! # Arithmetic
-//! Products are cuBLAS's, over valid taps only ([`plan`]), on activations `[row][column][sample][channel]`; the rest is small
-//! kernels (`kernels.cu`, compiled by NVRTC for the GPU at hand). For the usual decoder (128 → 2048, 512, 256, 128) and a sample:
+//! cuBLAS computes the products, over valid taps only ([`plan`]), on activations `[row][column][sample][channel]`.
+//! Small kernels compute the rest (`kernels.cu`, which NVRTC compiles for the GPU in use). For the default decoder (128
+//! → 2048, 512, 256, 128), a sample takes:
 //!
-//! | layer | multiply-adds forward | of all taps | the same backward | products in calls, forward + backward |
+//! | layer | multiply-adds forward | with all taps | backward | products in calls, forward + backward |
 //! |---|---|---|---|---|
 //! | fully connected | 1.0 M | | 2 × | 4 in 1 + 8 in 2 |
 //! | 2×2 → 4×4 | 37.7 M | 67.1 M | 2 × | 24 in 2 + 48 in 6 |
@@ -12,17 +13,19 @@
 //! | 8×8 → 16×16 | 29.5 M | 33.6 M | 2 × | 120 in 2 + 240 in 4 |
 //! | last, 16 taps | 0.5 M | | 2 × | 16 in 1 + 32 in 2 |
 //!
-//! 283 M a sample and step in all, so 9 GFLOP at batch 16 and 72 at 128. Adam reads four and writes three times 82 MB. Of a sample,
-//! the forward products write 0.9 MB (4 slots of 57,344 numbers), the input gradients 1.0 MB (8 of 32,768) and as much again
-//! accumulating, twice as much to and fro; the norms' passes move some 2 MB. A step is 55 launches, whatever the batch.
+//! These are 283 M multiply-adds for each sample of a step: 9 GFLOP at batch 16, and 72 GFLOP at batch 128. Adam reads
+//! four and writes three arrays of 82 MB. For each sample, the forward products write 0.9 MB (4 slots of 57,344
+//! numbers). The input gradients write 1.0 MB (8 slots of 32,768 numbers), and read and write as much again where they
+//! accumulate. The norms move about 2 MB. A step is 55 launches with any batch.
 //!
 //! # Determinism
-//! One stream, no atomics, sums in an order that the shapes give, cuBLAS with a workspace of its own: the same bytes from the same
-//! inputs with the same GPU and libraries. They are not the CPU's bytes, so a chain goes on in its own numerics class only.
+//! A training uses one stream and no atomics, the shapes determine the order of sums, and cuBLAS has a fixed workspace.
+//! So the same GPU and libraries give the same bytes. They differ from the CPU's, so a state is only continued in its
+//! own numerics class.
 //!
 //! # Synchronisation
-//! [`CudaTraining::begin_epoch`] sends what an epoch needs; [`CudaTraining::step`] only gives orders; the losses come back when
-//! [`CudaTraining::losses`] asks.
+//! [`CudaTraining::begin_epoch`] copies the tables of an epoch to the GPU. [`CudaTraining::step`] only starts kernels.
+//! [`CudaTraining::losses`] waits for them.
 
 mod device;
 #[cfg(test)]
@@ -33,105 +36,54 @@ mod plan;
 #[cfg(test)]
 mod product;
 mod program;
+mod settings;
+mod shared;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
 use self::device::Gpu;
-use self::layout::{Arrays, LAYERS, Layout, layers};
-use self::machine::{Address, Machine, upload_new};
-use self::plan::{Pass, Plan};
-use self::program::{Program, Shared, Tables};
+use self::layout::{Arrays, Layout};
+use self::machine::{Address, Machine};
+use self::program::Program;
+use self::shared::{RATES, Shared, as_int};
 use crate::artifact::Tensor;
-use crate::model::DecoderShape;
 use crate::model::posterior::Distribution;
+use crate::model::{DecoderShape, StepLoss};
 use crate::ops::adam::Rates;
+#[cfg(test)]
 use crate::ops::tail::PIXELS;
 
 pub use self::device::class;
 pub use self::machine::CudaError;
+pub use self::settings::{Options, Statistics};
 
-/// Numbers of a step in the epoch's table: Adam's step size and ε for the decoder and for the latents, the weight of a number's KL.
-const RATES: usize = 5;
-
-/// What the batch norms use, and whether the decoder learns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Statistics {
-    /// The batch's, and the decoder learns.
-    Learning,
-    /// The batch's; the decoder stays.
-    Batch,
-    /// None: they are folded into weights and β, γ is 1; the decoder stays.
-    Folded,
-}
-
-/// The kernels' number of a posterior.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-enum Family {
-    Plain = 0,
-    Gaussian = 1,
-    Exponential = 2,
-    Uniform = 3,
-}
-
-impl Family {
-    fn of(distribution: Option<Distribution>) -> Self {
-        match distribution {
-            None => Self::Plain,
-            Some(Distribution::Gaussian) => Self::Gaussian,
-            Some(Distribution::Exponential) => Self::Exponential,
-            Some(Distribution::Uniform) => Self::Uniform,
-        }
-    }
-}
-
-/// Which GPU, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Its number.
-    pub ordinal: usize,
-    /// Whether products may round their factors to TF32.
-    pub tf32: bool,
-    /// Whether a step is recorded as a CUDA graph and replayed.
-    pub graph: bool,
-}
-
-/// The number of the emulated GPU that tests compute on.
+/// The number of the emulated GPU, for tests.
 #[cfg(test)]
 pub(crate) const EMULATED: usize = usize::MAX;
 
-/// Whether there is one.
+/// Whether there is a C++ compiler for the emulated GPU.
 #[cfg(test)]
 pub(crate) fn emulates() -> bool {
     emulated::Emulated::new().is_some()
 }
 
-/// Latents or the parameters of posteriors on the host: for each parameter values, first and second moments, n × dim.
+/// Plain latents or the parameters of posteriors, on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LatentArrays {
-    /// The family; none for plain latents.
+    /// The family; `None` for plain latents.
     pub distribution: Option<Distribution>,
-    /// One or two parameters.
+    /// For each of one or two parameters: values, first and second moments, n × latent_dim each.
     pub parameters: Vec<[Vec<f32>; 3]>,
-    /// Steps of Adam done.
+    /// The number of Adam steps so far.
     pub step: u64,
-}
-
-/// What a step found, read after it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepLoss {
-    /// `‖x − x̂‖²_F` over the batch.
-    pub squared_error: f64,
-    /// The mean KL; 0 for plain latents.
-    pub kl: f64,
 }
 
 /// The parameters of an epoch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EpochRates {
-    /// Samples of a batch.
+    /// The number of samples in a batch.
     pub batch: usize,
     /// The decoder's learning rate.
     pub lr: f32,
@@ -141,23 +93,23 @@ pub struct EpochRates {
     pub kl_weight: f64,
 }
 
-/// A decoder with its latents on a GPU, and the data.
+/// A training on a GPU: decoder, latents and images.
 pub struct CudaTraining {
     machine: Box<dyn Machine>,
     shared: Shared,
-    /// By the epoch's batch and the step's.
+    /// By the batch size of the epoch and that of the step.
     programs: BTreeMap<(usize, usize), Program>,
     decoder_step: u64,
     latent_step: u64,
-    /// The batch of the epoch at hand, and how many of its samples are still to come.
+    /// The batch size of the current epoch, and the number of samples in its remaining steps.
     epoch: (usize, usize),
 }
 
 impl CudaTraining {
-    /// Puts all of it onto a GPU: a decoder as [`super::Decoder::state`] tells it, its latents, and the n × 784 images.
+    /// Copies a training to a GPU. `decoder` is a [`super::Decoder::state`], `images` are n × 784 grey levels.
     ///
     /// # Errors
-    /// If there is no such GPU, or a library is missing, or its memory is full.
+    /// If there is no such GPU, a library is missing, the GPU's memory is full, or the state does not fit the shape.
     pub fn new(
         options: Options,
         (shape, statistics): (DecoderShape, Statistics),
@@ -180,15 +132,15 @@ impl CudaTraining {
         latents: &LatentArrays,
         images: &[u8],
     ) -> Result<Self, CudaError> {
-        let samples = images.len() / PIXELS;
         let arrays = Layout::new(shape).read(decoder)?;
-        let shared = share(&*machine, (shape, statistics), &arrays, latents, images, samples)?;
+        let parameters = (latents.distribution, &latents.parameters[..]);
+        let shared = Shared::new(&*machine, (shape, statistics), &arrays, parameters, images)?;
         let (decoder_step, latent_step) = (arrays.step, latents.step);
         Ok(Self { machine, shared, programs: BTreeMap::new(), decoder_step, latent_step, epoch: (1, 0) })
     }
 
-    /// Begins an epoch, or goes on with one after `from` steps: `order` are the samples in their order, `noise` one number for each
-    /// of their latents' in that order (empty for plain latents).
+    /// Begins an epoch, or continues one after `from` steps. `order` has the samples in the order of the steps. `noise`
+    /// has ε for each latent number in that order, n × latent_dim; it is empty for plain latents.
     ///
     /// # Errors
     /// If the GPU fails.
@@ -217,7 +169,7 @@ impl CudaTraining {
         Ok(())
     }
 
-    /// The epoch's table of rates; rows of steps that are done stay 0.
+    /// The rates of each step of an epoch. The rows of the first `from` steps are 0.
     fn table(&self, samples: usize, from: usize, rates: EpochRates) -> Vec<f64> {
         let mut table = vec![0.0; samples.div_ceil(rates.batch) * RATES];
         for (step, row) in table.chunks_exact_mut(RATES).enumerate().skip(from) {
@@ -234,10 +186,10 @@ impl CudaTraining {
         table
     }
 
-    /// The epoch's next step; returns before it is done.
+    /// Starts the next step of the epoch, and returns before it is done. Does nothing after the last step.
     ///
     /// # Errors
-    /// If the GPU fails; failures of earlier steps may show here.
+    /// If the GPU fails. An earlier step's failure may show only here.
     pub fn step(&mut self) -> Result<(), CudaError> {
         let (full, left) = self.epoch;
         let batch = full.min(left);
@@ -250,7 +202,7 @@ impl CudaTraining {
         } else {
             let mut program = Program::new(machine, &self.shared, full, batch)?;
             program.run(machine)?;
-            // Only now: the first run makes the libraries load what they need, which a recording could not hold.
+            // Recorded only after a first run, in which the libraries load modules: a graph can't record that.
             program.recording = machine.record(&program.operations)?;
             self.programs.insert((full, batch), program);
         }
@@ -260,7 +212,7 @@ impl CudaTraining {
         Ok(())
     }
 
-    /// What these steps of the epoch found; waits for them.
+    /// The losses of these steps of the epoch. Waits for them.
     ///
     /// # Errors
     /// If the GPU fails.
@@ -271,10 +223,10 @@ impl CudaTraining {
         Ok(found.into_iter().map(|[squared_error, kl]| StepLoss { squared_error, kl }).collect())
     }
 
-    /// Brings the decoder back into a state that it was made from.
+    /// Copies the decoder into a state of a decoder with the same shape. Waits for all steps.
     ///
     /// # Errors
-    /// If the GPU fails or the state is another's.
+    /// If the GPU fails, or the state is that of another decoder.
     pub fn decoder_into(&self, state: &mut BTreeMap<String, Tensor>) -> Result<(), CudaError> {
         let floats = |n: usize, from: Address| self.floats(from, n);
         let n = self.shared.layout.parameters;
@@ -285,7 +237,7 @@ impl CudaTraining {
         Ok(self.shared.layout.write(&arrays, state)?)
     }
 
-    /// Brings the latents back.
+    /// Copies the latents into arrays of the same size. Waits for all steps.
     ///
     /// # Errors
     /// If the GPU fails.
@@ -305,80 +257,4 @@ impl CudaTraining {
         self.machine.download(from, bytemuck::cast_slice_mut(&mut floats))?;
         Ok(floats)
     }
-}
-
-/// A number of samples or steps; [`share`] has seen that they fit.
-fn as_int(n: usize) -> i32 {
-    i32::try_from(n).unwrap_or(i32::MAX)
-}
-
-/// Everything that does not depend on the batch.
-fn share(
-    machine: &dyn Machine,
-    (shape, statistics): (DecoderShape, Statistics),
-    decoder: &Arrays,
-    latents: &LatentArrays,
-    images: &[u8],
-    samples: usize,
-) -> Result<Shared, CudaError> {
-    let layout = Layout::new(shape);
-    let too_many = |message: &str| CudaError::Call { action: "sizing the training", message: message.to_owned() };
-    if i32::try_from(samples * shape.latent_dim).is_err() {
-        return Err(too_many("the samples have more latent numbers in all than the kernels count"));
-    }
-    let [p, m, v] = &decoder.parameters;
-    let of = |numbers: &[f32]| upload_new(machine, numbers, "the decoder");
-    let parameters = [of(p)?, of(m)?, of(v)?];
-    let layers = layers(shape);
-    let (mut extra_slots, mut segments, mut end) = ([None; LAYERS], Vec::new(), 0);
-    for (l, layer) in layers.iter().enumerate() {
-        let slots = Plan::new(*layer).calls(Pass::Weights, 1).slots;
-        if slots > 1 {
-            extra_slots[l] = Some((end, slots));
-            segments.extend([layout.weights[l].start, layout.weights[l].end, end, slots].map(|n| n as i64));
-            end += slots * layer.weights();
-        }
-    }
-    let mut normal = Vec::new();
-    let mut places = Vec::new();
-    for layer in &layers {
-        let place: Vec<i32> = Plan::new(*layer).place().into_iter().map(as_int).collect();
-        places.push(upload_new(machine, &place, "the layers' pixels")?);
-        normal.push([of(&vec![0.0; layer.co])?, of(&vec![1.0; layer.co])?]);
-    }
-    let mut latent_arrays = Vec::new();
-    for [value, m, v] in &latents.parameters {
-        let of = |numbers: &[f32]| upload_new(machine, numbers, "the latents");
-        latent_arrays.push([of(value)?, of(m)?, of(v)?]);
-    }
-    // A kernel for one parameter gets it twice and looks at the first.
-    let first = latent_arrays.first().copied().ok_or_else(|| too_many("there are no latents"))?;
-    let noise = if latents.distribution.is_some() { samples * shape.latent_dim } else { 1 };
-    let tables = |bytes: usize| machine.allocate(bytes, "the tables of an epoch");
-    Ok(Shared {
-        shape,
-        family: Family::of(latents.distribution),
-        statistics,
-        parameters,
-        gradient: machine.allocate(4 * layout.parameters, "the gradient")?,
-        extra: machine.allocate(4 * end.max(1), "the gradient")?,
-        extra_slots,
-        segment_count: segments.len() / 4,
-        segments: upload_new(machine, &[segments, vec![0]].concat(), "the gradient")?,
-        running: of(&decoder.statistics)?,
-        normal: [normal[1], normal[2], normal[3]],
-        places: [places[0], places[1], places[2], places[3], places[4]],
-        images: upload_new(machine, images, "the images")?,
-        latents: [first, latent_arrays.get(1).copied().unwrap_or(first)],
-        samples,
-        epoch: Tables {
-            cursor: tables(4)?,
-            order: tables(4 * samples)?,
-            position: tables(4 * samples)?,
-            noise: tables(4 * noise)?,
-            rates: tables(8 * RATES * samples)?,
-            losses: tables(16 * samples)?,
-        },
-        layout,
-    })
 }

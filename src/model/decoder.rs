@@ -1,18 +1,20 @@
-//! The decoder and one step of its training, with an explicit backward pass.
+//! The decoder, and its training step with an explicit backward pass.
 //!
 //! ```text
 //! z (latent_dim) ─ fully connected ─ c0×2×2 ─[ transposed conv k4 s2 p1, batch norm, ReLU ]×3 ─ c3×16×16
 //!   ─ transposed conv k4 s2 p1 to one channel ─ 32×32 ─ 1×1 with padding 2 ─ 28×28 ─ 255 σ
 //! ```
-//! All five matrix products are [`Convolution`]s: the fully connected layer one of kernel 2 on a 1 × 1 image, the last one a
-//! 1 × 1 convolution whose 16 output channels are the taps (see [`crate::ops::tail`]). The backward pass goes from the last to
-//! the first; each layer's weights move as soon as its input gradient has been made from the old ones. Without rates the same
-//! pass updates nothing: it makes the gradient by z only, and leaves parameters, moments and running statistics as they are.
+//! All five matrix products are [`Convolution`]s. The fully connected layer is one with kernel 2 on a 1 × 1 image. The
+//! last layer is a 1 × 1 convolution whose 16 output channels are the taps (see [`crate::ops::tail`]).
+//!
+//! The backward pass goes from the last layer to the first. Each layer's weights are updated right after its input
+//! gradient has been computed with the old ones. Without rates, the backward pass only computes the gradient with
+//! respect to z, and parameters, moments and running statistics do not change.
 
 #[cfg(feature = "cuda")]
 mod export;
 mod frozen;
-mod layers;
+pub(super) mod layers;
 mod tensors;
 #[cfg(test)]
 mod tests;
@@ -23,52 +25,14 @@ use crate::ops::adam::Rates;
 use crate::ops::block::{Batch, Block, LANES, Row, pack, unpack};
 use crate::ops::norm::{self, Forward, Statistics};
 use crate::ops::tail::{PIXELS, Scalars};
-use crate::ops::transposed::{BlockMoments, Convolution, Given};
+use crate::ops::transposed::{BackwardInput, BlockMoments, Convolution};
 use crate::rng::Streams;
 
 pub use frozen::Frozen;
-use layers::{LAYERS, NORMS, Work};
+pub use layers::{DecoderShape, Step};
+use layers::{LAYERS, NORMS, Work, on_the_pool};
 
-/// The sizes of a decoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DecoderShape {
-    /// Numbers in a latent.
-    pub latent_dim: usize,
-    /// Channels at 2×2, 4×4, 8×8 and 16×16 pixels.
-    pub channels: [usize; 4],
-}
-
-impl DecoderShape {
-    /// Multiply-adds of a forward pass over a batch: the fully connected layer, and 16 taps for each pixel that goes into a
-    /// transposed convolution (2 × 2, 4 × 4, 8 × 8, 16 × 16), those that fall outside the image among them.
-    pub fn multiply_adds(&self, batch: usize) -> u64 {
-        let [c0, c1, c2, c3] = self.channels.map(|c| c as u64);
-        let convolutions = 64 * c0 * c1 + 256 * c1 * c2 + 1024 * c2 * c3 + 4096 * c3;
-        (batch as u64).saturating_mul(4 * self.latent_dim as u64 * c0 + convolutions)
-    }
-
-    /// Roughly the bytes that training it on so many images in batches of this many takes: weights with their linear forms and
-    /// both of Adam's moments, and the buffers of a step for whole batches and for a last, short one, all in blocks of 16 × 16
-    /// floats. Biases and batch norms are left out, and what does not fit into 64 bits is as much as that.
-    pub fn training_bytes(&self, batch: usize, images: usize) -> u64 {
-        let whole = batch.min(images);
-        let last = images.checked_rem(whole).unwrap_or(0);
-        layers::training_bytes(*self, [Batch::new(whole), Batch::new(last)])
-    }
-}
-
-/// What a step found.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step<'a> {
-    /// `‖x − x̂‖_F / (number of pixels in the batch)`, before the step.
-    pub loss: f64,
-    /// d loss / d z, row-major, batch × latent_dim.
-    pub latent_gradient: &'a [f32],
-    /// `‖x − x̂‖²_F` over all pixels of the batch, in grey levels squared.
-    pub squared_error: f64,
-}
-
-/// Parameters outside the convolutions, with their gradient and moments, in rows of 16.
+/// Parameters other than those of the convolutions, with gradient and moments, in rows of 16.
 #[derive(Clone, Debug)]
 struct Small {
     w: Vec<Row>,
@@ -96,31 +60,31 @@ struct Norm {
     statistics: Statistics,
 }
 
-/// A decoder in training: parameters, running statistics, Adam's moments and step, and buffers.
+/// A trainable decoder: parameters, running statistics, Adam's moments and number of steps, and buffers.
 #[derive(Debug)]
 pub struct Decoder {
     shape: DecoderShape,
     step: u64,
     convolutions: [Convolution; LAYERS],
     moments: [BlockMoments; LAYERS],
-    /// A row for each panel and pixel of the fully connected layer's output.
+    /// The bias of the fully connected layer: a row for each panel and pixel of its output.
     bias: Small,
     norms: [Norm; NORMS],
-    /// One row: bias, scale and shift of the tail.
+    /// The parameters of the tail: one row of bias, scale and shift.
     tail: Small,
-    /// Buffers by number of chunks: an epoch has whole batches and a last, short one.
+    /// Buffers by number of chunks: the last batch of an epoch may be smaller than the others.
     work: BTreeMap<usize, Work>,
 }
 
 impl Decoder {
-    /// A fresh decoder with PyTorch's default initialisation, drawn from the streams "init decoder …".
+    /// A decoder with PyTorch's default initialisation; see [`Decoder::initialise`].
     pub fn new(shape: DecoderShape, streams: &Streams) -> Self {
         let mut decoder = Self::blank(shape);
         decoder.initialise(streams);
         decoder
     }
 
-    /// A decoder whose weights are all 0, which takes no time: for [`Decoder::initialise`] or [`Decoder::restore`].
+    /// A decoder whose weights are all 0, for [`Decoder::initialise`] or [`Decoder::restore`]. Takes almost no time.
     pub fn blank(shape: DecoderShape) -> Self {
         let convolutions = layers::convolutions(shape);
         let moments = std::array::from_fn(|l| BlockMoments::of(&convolutions[l]));
@@ -142,31 +106,34 @@ impl Decoder {
         self.shape
     }
 
-    /// One step on a batch: forward with batch statistics, loss, backward, and Adam on the decoder with `lr`. The running
-    /// statistics move too. `z` is batch × latent_dim, `images` batch × 784 grey levels, both row-major; the batch is not empty.
+    /// One training step: forward pass with batch statistics, loss, backward pass, and Adam on the decoder with
+    /// learning rate `lr`. It also updates the running statistics. `z` is batch × latent_dim, `images` batch × 784 grey
+    /// levels, both row-major.
     ///
     /// # Panics
-    /// If latents and images do not make one batch that is not empty.
+    /// If the batch is empty, or `z` and `images` have different numbers of samples.
     pub fn train_step(&mut self, z: &[f32], images: &[u8], lr: f32) -> Step<'_> {
         self.step += 1;
         let rates = Rates::new(self.step, lr);
         on_the_pool(|| self.pass(z, images, Some(rates)))
     }
 
-    /// The loss of a batch and its gradient by the latents, with batch statistics: to the bit what [`Decoder::train_step`]
-    /// finds, but parameters, moments and running statistics stay. Arguments are the same.
+    /// The loss of a batch and its gradient with respect to the latents, with batch statistics. The results have the
+    /// same bits as those of [`Decoder::train_step`], but parameters, moments and running statistics do not change.
+    /// Arguments are the same.
     ///
     /// # Panics
-    /// If latents and images do not make one batch that is not empty.
+    /// As [`Decoder::train_step`].
     pub fn batch_loss_and_gradient(&mut self, z: &[f32], images: &[u8]) -> Step<'_> {
         on_the_pool(|| self.pass(z, images, None))
     }
 
-    /// The images of a batch of latents, with batch statistics: an image depends on the whole batch. `z` is batch ×
-    /// latent_dim; returns batch × 784, row-major, in grey levels 0…255. Nothing of the decoder moves.
+    /// The images of a batch of latents, with batch statistics, so that an image depends on the whole batch. `z` is
+    /// batch × latent_dim. Returns batch × 784 grey levels 0…255, row-major. Parameters and running statistics do not
+    /// change.
     ///
     /// # Panics
-    /// If `z` is empty or no whole number of latents.
+    /// If `z` is empty, or its length is not a multiple of latent_dim.
     pub fn decode_batch(&mut self, z: &[f32]) -> Vec<f32> {
         let batch = layers::batch(self.shape, z, z.len() / self.shape.latent_dim);
         let mut images = vec![0.0; batch.samples * PIXELS];
@@ -174,7 +141,7 @@ impl Decoder {
         images
     }
 
-    /// Forward, loss and backward; with rates, everything is updated and the running statistics move.
+    /// Forward pass, loss and backward pass. With `update`, also updates parameters and running statistics.
     fn pass(&mut self, z: &[f32], images: &[u8], update: Option<Rates>) -> Step<'_> {
         let batch = layers::batch_of_images(self.shape, z, images);
         match update {
@@ -194,7 +161,7 @@ impl Decoder {
         Step { loss: loss.loss, latent_gradient: &work.latent_gradient[..z.len()], squared_error: loss.squared_error }
     }
 
-    /// Runs the layers with batch statistics; the running ones move if `TRACK`.
+    /// Runs the layers with batch statistics. Updates the running statistics if `TRACK`.
     fn forward<const TRACK: bool>(&mut self, z: &[f32], batch: Batch) -> &mut Work {
         let Self { shape, convolutions, bias, norms, tail, work, .. } = self;
         let work = work.entry(batch.chunks).or_insert_with(|| Work::for_training(*shape, convolutions, batch));
@@ -216,18 +183,13 @@ impl Decoder {
     }
 }
 
-/// Runs a step on one of the pool's threads: from there its forty or so parallel loops are started without waking anybody, while
-/// from outside each would be handed over and waited for.
-fn on_the_pool<R: Send>(step: impl FnOnce() -> R + Send) -> R {
-    rayon::scope(|_| step())
-}
-
-/// The tail's numbers, of its row of parameters.
+/// The tail's parameters, from their row.
 fn scalars(row: &[Row]) -> Scalars {
     Scalars { bias: row[0][0], scale: row[0][1], shift: row[0][2] }
 }
 
-/// From the last layer to the first; with rates, each layer's parameters are updated as soon as they have served.
+/// The backward pass, from the last layer to the first. With `update`, each layer's parameters are updated after their
+/// last use.
 fn backward(
     convolutions: &mut [Convolution; LAYERS],
     moments: &mut [BlockMoments; LAYERS],
@@ -257,8 +219,8 @@ fn backward(
         let buffers = &mut work.buffers[l];
         match update {
             Some(rates) => {
-                let given = Given { x, dy: gradient };
-                convolutions[l].backward_and_update(&mut moments[l], given, dx, buffers, batch.chunks, rates);
+                let input = BackwardInput { x, dy: gradient };
+                convolutions[l].backward_and_update(&mut moments[l], input, dx, buffers, batch.chunks, rates);
             }
             None => convolutions[l].input_gradient(gradient, dx, buffers, batch.chunks),
         }

@@ -1,8 +1,10 @@
-//! The same decoder through candle's own operations and autograd, on any of candle's devices: slow on CPU, but simple enough to be
-//! held against the formulas, so it is the oracle of [`super::Decoder`]'s tests; and it runs where candle runs.
+//! The same decoder with candle's operations and autograd, on any of candle's devices.
 //!
-//! Departures from the plainest candle code: ReLU is a product with a mask, since candle's has gradient 1 at 0; the loss's
-//! gradient is 0 where the norm is 0; Adam is written out as in [`crate::ops::adam`].
+//! It is slow on the CPU, but simple enough to compare with the formulas. The tests of [`super::Decoder`] compare with
+//! it.
+//!
+//! Three parts do not use candle's own functions: ReLU is a product with a mask, because candle's ReLU has gradient 1
+//! at 0; the gradient of the loss is 0 if the norm is 0; and Adam is that of [`crate::ops::adam`].
 
 use std::collections::BTreeMap;
 
@@ -12,19 +14,20 @@ use crate::artifact;
 use crate::ops::adam::Rates;
 use crate::ops::tail::{PIXELS, SIDE};
 
-/// PyTorch's eps and momentum of batch norm.
+/// `eps` of PyTorch's batch norm.
 const NORM_EPSILON: f64 = 1e-5;
+/// `momentum` of PyTorch's batch norm.
 const MOMENTUM: f64 = 0.1;
-/// The transposed convolutions with a batch norm: their places in PyTorch's `Sequential`.
+/// The indices of the transposed convolutions with a batch norm, in PyTorch's `Sequential`.
 const BLOCKS: [usize; 3] = [0, 3, 6];
 
-/// A decoder as a graph of candle operations.
+/// A decoder as a graph of candle's operations.
 #[derive(Debug)]
 pub struct GraphDecoder {
     device: Device,
     step: u64,
     parameters: BTreeMap<String, Parameter>,
-    /// Running means and variances.
+    /// Running means and variances, by PyTorch's names.
     running: BTreeMap<String, Tensor>,
 }
 
@@ -35,29 +38,29 @@ struct Parameter {
     v: Tensor,
 }
 
-/// What a step found; see [`super::Step`].
+/// The results of a step; see [`super::Step`].
 #[derive(Clone, Debug)]
 pub struct GraphStep {
     /// `‖x − x̂‖_F / (number of pixels in the batch)`.
     pub loss: f64,
-    /// d loss / d z, row-major.
+    /// The gradient of the loss with respect to z, row-major, batch × latent_dim.
     pub latent_gradient: Vec<f32>,
     /// `‖x − x̂‖²_F` in grey levels squared.
     pub squared_error: f64,
 }
 
-/// Which statistics batch norm uses.
+/// The statistics that batch norm uses.
 enum Mode<'a> {
-    /// The batch's; they are left here, as (name, mean, unbiased variance).
+    /// Those of the batch. They are added to this list as (name, mean, unbiased variance).
     Batch(&'a mut Vec<(String, Tensor, Tensor)>),
     Running,
 }
 
 impl GraphDecoder {
-    /// From weights under PyTorch's names ([`super::Decoder::weights`]); Adam starts afresh.
+    /// A decoder with weights under PyTorch's names ([`super::Decoder::weights`]). Adam's moments are 0.
     ///
     /// # Errors
-    /// If a tensor holds no f32 or the device fails. Missing names and shapes that don't fit are found by the first step.
+    /// If a tensor is not f32, or the device fails. The first step reports missing tensors and wrong shapes.
     pub fn from_weights(tensors: &BTreeMap<String, artifact::Tensor>, device: &Device) -> Result<Self> {
         let (mut parameters, mut running) = (BTreeMap::new(), BTreeMap::new());
         for (name, tensor) in tensors {
@@ -73,7 +76,7 @@ impl GraphDecoder {
         Ok(Self { device: device.clone(), step: 0, parameters, running })
     }
 
-    /// The weights under PyTorch's names.
+    /// The weights, under PyTorch's names.
     ///
     /// # Errors
     /// If the device fails.
@@ -88,16 +91,16 @@ impl GraphDecoder {
             .collect()
     }
 
-    /// Adam's first moments, by the parameters' names.
+    /// Adam's first moments, by the names of the parameters.
     #[cfg(test)]
     pub(crate) fn first_moments(&self) -> Result<BTreeMap<String, Vec<f32>>> {
         self.parameters.iter().map(|(name, p)| Ok((name.clone(), p.m.flatten_all()?.to_vec1()?))).collect()
     }
 
-    /// The same as [`super::Decoder::train_step`].
+    /// As [`super::Decoder::train_step`].
     ///
     /// # Errors
-    /// If shapes don't fit or the device fails.
+    /// If a tensor is missing, shapes do not fit, or the device fails.
     pub fn train_step(&mut self, z: &[f32], images: &[u8], lr: f32) -> Result<GraphStep> {
         let mut found = Vec::new();
         let (step, gradients) = self.run(z, images, Mode::Batch(&mut found))?;
@@ -115,18 +118,18 @@ impl GraphDecoder {
         Ok(step)
     }
 
-    /// The same as [`super::Frozen::loss_and_gradient`].
+    /// As [`super::Frozen::loss_and_gradient`].
     ///
     /// # Errors
-    /// If shapes don't fit or the device fails.
+    /// If a tensor is missing, shapes do not fit, or the device fails.
     pub fn loss_and_gradient(&self, z: &[f32], images: &[u8]) -> Result<GraphStep> {
         Ok(self.run(z, images, Mode::Running)?.0)
     }
 
-    /// The same as [`super::Frozen::decode`].
+    /// As [`super::Frozen::decode`].
     ///
     /// # Errors
-    /// If shapes don't fit or the device fails.
+    /// If a tensor is missing, shapes do not fit, or the device fails.
     pub fn decode(&self, z: &[f32]) -> Result<Vec<f32>> {
         self.forward(&self.latents(z)?, Mode::Running)?.flatten_all()?.to_vec1()
     }
@@ -147,7 +150,7 @@ impl GraphDecoder {
         Ok((GraphStep { loss: squared_error.sqrt() / n, latent_gradient, squared_error }, gradients))
     }
 
-    /// z as a tensor of batch × latent_dim.
+    /// z as a tensor, batch × latent_dim.
     fn latents(&self, z: &[f32]) -> Result<Tensor> {
         let dim = self.parameter("fc.weight")?.dim(1)?;
         Tensor::from_slice(z, (z.len() / dim, dim), &self.device)
@@ -201,7 +204,7 @@ impl GraphDecoder {
         self.running.get(name).ok_or_else(|| missing(name))
     }
 
-    /// Moves a running statistic towards a batch's.
+    /// Updates a running statistic with that of a batch.
     fn mix(&mut self, name: &str, new: &Tensor) -> Result<()> {
         let old = self.statistic(name)?;
         let mixed = (old + ((new - old)? * MOMENTUM)?)?;
@@ -220,7 +223,7 @@ fn adam(p: &mut Parameter, gradient: &Tensor, rates: Rates) -> Result<()> {
     p.v = ((&p.v * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
     let denominator = (p.v.sqrt()? + f64::from(rates.epsilon))?;
     let moved = (p.value.as_tensor() - ((&p.m / denominator)? * f64::from(rates.step_size))?)?;
-    // Moments must not drag the graph of all steps along.
+    // Otherwise the moments would keep the graphs of all steps alive.
     (p.m, p.v) = (p.m.detach(), p.v.detach());
     p.value.set(&moved.detach())
 }

@@ -1,7 +1,7 @@
 //! The posteriors of a variational auto-decoder: one distribution for each sample and latent dimension.
 //!
-//! Every function here speaks of one latent number; the arrays (one of n × D for each parameter) are the training's.
-//! With ε the noise of the reparametrisation trick (Kingma & Welling 2014, arXiv 1312.6114):
+//! The functions compute with one latent number; the training has the arrays, n × D for each parameter. ε is the noise
+//! of the reparametrisation trick (Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, arXiv 1312.6114):
 //!
 //! | | parameters | z | mean | prior | KL to the prior |
 //! |---|---|---|---|---|---|
@@ -9,17 +9,17 @@
 //! | exponential | k = log λ | −log(ε)/λ, ε ~ U(0,1] | 1/λ | Exp(1) | k + 1/λ − 1 |
 //! | uniform | u, v | c + h(2ε − 1), ε ~ U(0,1] | c | U(−√3, √3) | log(√3/h) |
 //!
-//! where the uniform's centre is c = √3·tanh u and its half-width h = (√3 − |c|)·sigmoid v, so that its support never
-//! leaves the prior's and the KL stays finite: log(√3/h) = softplus(2|u|) − ln 2 + softplus(−v). The priors of the first
-//! and the last have mean 0 and variance 1, Exp(1) has mean 1 and variance 1.
+//! The uniform has the centre c = √3·tanh u and the half-width h = (√3 − |c|)·sigmoid v. So its support is inside the
+//! prior's, and the KL is finite: log(√3/h) = softplus(2|u|) − ln 2 + softplus(−v). The priors N(0,1) and U(−√3, √3)
+//! have mean 0 and variance 1; Exp(1) has mean 1 and variance 1.
 //!
-//! All arithmetic is in f64 through `libm`: the same bits on every machine, and one rounding on the way out.
+//! All arithmetic is f64 with `libm`, so the bits are the same on every machine. Results are rounded to f32 once.
 
 use crate::rng::Stream;
 
 const SQRT_3: f64 = 1.732_050_807_568_877_2;
 
-/// A family of distributions that serves as posterior and, with fixed parameters, as prior.
+/// A family of posteriors, each with its prior.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Distribution {
     /// N(μ, σ²), prior N(0, 1).
@@ -30,8 +30,8 @@ pub enum Distribution {
     Uniform,
 }
 
-/// The parameters of one latent number, in the order of [`Distribution::parameters`]; the exponential's second is not
-/// used and 0. Also the type of gradients with respect to them.
+/// The parameters of one latent number, in the order of [`Distribution::parameters`]. The exponential does not use the
+/// second, which is 0. Gradients with respect to the parameters have the same type.
 pub type Pair = [f64; 2];
 
 /// One parameter of a family.
@@ -39,18 +39,18 @@ pub type Pair = [f64; 2];
 pub struct Parameter {
     /// Its name in artifacts: `posterior.<name>`.
     pub name: &'static str,
-    /// How it starts.
+    /// Its values before training.
     pub start: Start,
 }
 
-/// How a parameter starts.
+/// The values of a parameter before training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Start {
-    /// At 0.
+    /// 0.
     Zero,
-    /// Normal around 0 with the standard deviation that the stage's `init_std` gives.
+    /// Normal with mean 0 and the standard deviation of the stage's parameter `init_std`.
     InitStd,
-    /// Normal around 0 with this standard deviation.
+    /// Normal with mean 0 and this standard deviation.
     Normal(f32),
 }
 
@@ -84,7 +84,7 @@ impl Distribution {
         }
     }
 
-    /// Fills with the noise ε that [`Self::sample`] transforms.
+    /// Fills `out` with the noise ε that [`Self::sample`] transforms.
     pub fn noise(self, stream: &mut Stream, out: &mut [f32]) {
         match self {
             Self::Gaussian => stream.normals(out),
@@ -92,9 +92,9 @@ impl Distribution {
         }
     }
 
-    /// The same, `scale` times as far from the posterior's mean: z is mean + scale × (z − mean) of what it would be, for the noise
-    /// of a mean draw is 0 (Gaussian), 1/e (exponential, whose z is −ln ε × mean) and ½ (uniform). From a scale of 6 on, an exponential's
-    /// ε may become 0, and z infinite.
+    /// Fills `out` with noise whose samples are `scale` times as far from the posterior's mean: z becomes mean + scale
+    /// × (z − mean). The noise of the mean itself is 0 (Gaussian), 1/e (exponential, where z is −ln ε × mean) and ½
+    /// (uniform). With a scale of 6 or more, the exponential's ε may be 0, and z infinite.
     pub fn scaled_noise(self, stream: &mut Stream, scale: f64, out: &mut [f32]) {
         self.noise(stream, out);
         if scale == 1.0 {
@@ -110,7 +110,7 @@ impl Distribution {
         }
     }
 
-    /// Fills with samples of the prior.
+    /// Fills `out` with samples of the prior.
     pub fn prior(self, stream: &mut Stream, out: &mut [f32]) {
         self.noise(stream, out);
         for v in out {
@@ -123,7 +123,7 @@ impl Distribution {
         }
     }
 
-    /// z for the noise `e`.
+    /// The sample z for the noise `e`.
     pub fn sample(self, [a, b]: Pair, e: f64) -> f64 {
         match self {
             Self::Gaussian => a + libm::exp(0.5 * b) * e,
@@ -135,8 +135,8 @@ impl Distribution {
         }
     }
 
-    /// The gradient of z with respect to the parameters, for the noise `e`. At u = 0, where |c| has a kink, the
-    /// derivative of |c| is taken to be 0, as PyTorch does.
+    /// The gradient of z with respect to the parameters, for the noise `e`. The derivative of |c| at u = 0, where it
+    /// has a kink, is 0 as in PyTorch.
     pub fn sample_gradient(self, [a, b]: Pair, e: f64) -> Pair {
         match self {
             Self::Gaussian => [1.0, 0.5 * libm::exp(0.5 * b) * e],
@@ -151,7 +151,7 @@ impl Distribution {
         }
     }
 
-    /// The mean.
+    /// The mean of the posterior.
     pub fn mean(self, [a, _]: Pair) -> f64 {
         match self {
             Self::Gaussian => a,
@@ -160,7 +160,7 @@ impl Distribution {
         }
     }
 
-    /// The Kullback–Leibler divergence from the prior, in nats: ∫ q log(q/p).
+    /// The Kullback–Leibler divergence of the posterior q from the prior p: ∫ q log(q/p), in nats.
     pub fn kl(self, [a, b]: Pair) -> f64 {
         match self {
             Self::Gaussian => 0.5 * (libm::expm1(b) + a * a - b),
@@ -169,7 +169,7 @@ impl Distribution {
         }
     }
 
-    /// The gradient of [`Self::kl`]; at u = 0 as in [`Self::sample_gradient`].
+    /// The gradient of [`Self::kl`] with respect to the parameters. At u = 0 as [`Self::sample_gradient`].
     pub fn kl_gradient(self, [a, b]: Pair) -> Pair {
         match self {
             Self::Gaussian => [a, 0.5 * libm::expm1(b)],
@@ -179,13 +179,13 @@ impl Distribution {
     }
 }
 
-/// Centre and half-width. √3 − |c| = √3(1 − tanh|u|) is written as 2√3·sigmoid(−2|u|), which does not cancel where tanh
-/// is close to 1.
+/// Centre and half-width of the uniform. √3 − |c| = √3(1 − tanh|u|) is computed as 2√3·sigmoid(−2|u|), which loses no
+/// digits where tanh is close to 1.
 fn uniform(u: f64, v: f64) -> (f64, f64) {
     (SQRT_3 * libm::tanh(u), 2.0 * SQRT_3 * sigmoid(-2.0 * u.abs()) * sigmoid(v))
 }
 
-/// The sign, 0 at 0 (f64's own is 1 there).
+/// The sign of `x`; 0 for 0, unlike [`f64::signum`].
 fn signum(x: f64) -> f64 {
     if x == 0.0 { 0.0 } else { x.signum() }
 }
@@ -194,7 +194,7 @@ fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + libm::exp(-x))
 }
 
-/// log(1 + eˣ) without overflow.
+/// log(1 + eˣ), without overflow.
 fn softplus(x: f64) -> f64 {
     x.max(0.0) + libm::log1p(libm::exp(-x.abs()))
 }

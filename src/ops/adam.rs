@@ -1,21 +1,24 @@
-//! Adam as PyTorch does it (`torch.optim.Adam`, no weight decay, no AMSGrad), in one pass.
+//! Adam as in PyTorch (`torch.optim.Adam`, without weight decay and AMSGrad), in one pass over the parameters.
 //!
 //! ```text
 //! m ← m + (g − m)(1 − β₁)          v ← β₂ v + (1 − β₂) g²
 //! p ← p − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)          β₁ = 0.9, β₂ = 0.999, ε = 1e-8
 //! ```
-//! Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015. With c = √(1 − β₂ᵗ) the last line is computed as
-//! `p − (lr c / (1 − β₁ᵗ)) m / (√v + c ε)`: the same, with one division instead of two. A pass over p, g, m and v is bound by
-//! memory (24 bytes a parameter read and written for some ten operations), so weights are updated block by block where their
-//! gradient is made, and rows of latents that a batch does not touch all their missed steps at once, in registers
-//! ([`Rates::coast`]): every element goes through the same operations in the same order as in a dense pass.
+//! Source: Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015. With c = √(1 − β₂ᵗ) the last line is
+//! computed as `p − (lr c / (1 − β₁ᵗ)) m / (√v + c ε)`, which is equal and has one division instead of two.
+//!
+//! Memory limits the speed of a pass over p, g, m and v: it reads and writes 24 bytes a parameter for about ten
+//! operations. So each block of weights is updated right after its gradient is computed. Latents outside a batch get
+//! all the steps that they missed at once, in registers ([`Rates::coast`]). Each element goes through the same
+//! operations in the same order as in a dense pass.
 
 use super::block::{LANES, Row};
 
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
-/// What a step's number and learning rate come to.
+
+/// The coefficients of a step, from its number and the learning rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rates {
     /// `lr √(1 − β₂ᵗ) / (1 − β₁ᵗ)`.
@@ -36,7 +39,7 @@ impl Rates {
         Self { step_size: step_size as f32, epsilon: (EPSILON * correction) as f32 }
     }
 
-    /// One element's step.
+    /// Updates one element.
     #[inline(always)]
     fn element(self, p: &mut f32, g: f32, m: &mut f32, v: &mut f32) {
         *m += (g - *m) * (1.0 - BETA1) as f32;
@@ -44,7 +47,7 @@ impl Rates {
         *p -= self.step_size * *m / (v.sqrt() + self.epsilon);
     }
 
-    /// The step of a run of parameters, on this thread.
+    /// Updates a slice of parameters on this thread. All slices have the same length.
     #[inline(always)]
     pub fn step(self, params: &mut [f32], gradient: &[f32], m: &mut [f32], v: &mut [f32]) {
         for (((p, g), m), v) in params.iter_mut().zip(gradient).zip(m).zip(v) {
@@ -52,7 +55,7 @@ impl Rates {
         }
     }
 
-    /// The steps that parameters missed whose gradient was 0 in all of them: they move by their momentum, as in PyTorch.
+    /// Applies steps in which the gradient of these parameters was 0. They move by their momentum, as in PyTorch.
     #[inline(always)]
     pub fn coast(missed: &[Self], params: &mut [f32], m: &mut [f32], v: &mut [f32]) {
         for ((params, m), v) in params.chunks_mut(LANES).zip(m.chunks_mut(LANES)).zip(v.chunks_mut(LANES)) {
@@ -62,7 +65,7 @@ impl Rates {
         }
     }
 
-    /// The step of 16 rows of 16 parameters.
+    /// Updates rows of 16 parameters.
     #[inline(always)]
     pub fn rows(self, params: &mut [Row], gradient: &[Row], m: &mut [Row], v: &mut [Row]) {
         for (((p, g), m), v) in params.iter_mut().zip(gradient).zip(m).zip(v) {
@@ -75,11 +78,11 @@ impl Rates {
 mod tests {
     use super::*;
 
-    /// More than one register, and not a whole number of them.
+    /// More numbers than a register holds, and not a multiple of its size.
     const N: usize = 2 * LANES + 3;
 
     #[test]
-    fn steps_follow_the_formula_and_momentum_outlives_the_gradient() {
+    fn steps_follow_formula_and_momentum_continues_without_gradient() {
         let (mut p, mut pm, mut pv) = ([1.0f32; N], [0.0; N], [0.0; N]);
         let (mut q, mut m, mut v) = (1.0f64, 0.0f64, 0.0f64);
         for (t, g) in [(1, 0.5f64), (2, -2.0), (3, 0.0), (4, 0.0)] {
@@ -92,11 +95,11 @@ mod tests {
             assert!(q != before);
             assert!((f64::from(p[0]) - q).abs() < 1e-6, "{} {q}", p[0]);
         }
-        assert!(p.iter().all(|x| *x == p[0]), "every element is treated alike");
+        assert!(p.iter().all(|x| *x == p[0]), "all elements are equal");
     }
 
     #[test]
-    fn a_parameter_that_never_had_a_gradient_stays() {
+    fn parameter_without_any_gradient_does_not_move() {
         let (mut p, mut m, mut v) = ([3.0f32; 2], [0.0; 2], [0.0; 2]);
         Rates::new(1, 0.1).step(&mut p, &[0.0, 1.0], &mut m, &mut v);
         assert_eq!(p[0], 3.0);
@@ -104,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn missed_steps_made_up_for_are_the_steps_to_the_bit() {
+    fn missed_steps_applied_later_give_the_same_bits() {
         let start: [f32; N] = std::array::from_fn(|i| i as f32 / 7.0 - 2.0);
         let gradient = start.map(|p| p * p - 1.0);
         let (mut p, mut m, mut v) = (start, [0.0; N], [0.0; N]);

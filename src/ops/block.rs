@@ -1,9 +1,9 @@
-//! The 16 × 16 block that all big arrays are made of, and what is done inside one. See [`crate::ops`] for the layout.
+//! The 16 × 16 block of which all large arrays consist, and operations inside one. See [`crate::ops`] for the layout.
 
-/// Samples in a SIMD register, channels in a panel.
+/// The number of samples in a SIMD register, and of channels in a panel.
 pub const LANES: usize = 16;
 
-/// One row of a block: one cache line, one AVX-512 register.
+/// One row of a block. It fills a cache line and an AVX-512 register.
 pub type Row = [f32; LANES];
 
 /// 16 rows of 16 numbers.
@@ -11,8 +11,8 @@ pub type Row = [f32; LANES];
 #[repr(C, align(64))]
 pub struct Block(pub [Row; LANES]);
 
-// SAFETY: `Block` is `repr(C)` around an array of `f32`; its size, 1024, is a multiple of its alignment, so there is no
-// padding, and every pattern of bits is a valid `f32`.
+// SAFETY: `Block` is a `repr(C)` struct of an array of `f32`. Its size, 1024, is a multiple of its alignment, so it has
+// no padding, and every bit pattern is a valid `f32`.
 #[expect(unsafe_code, reason = "lets bytemuck view blocks as numbers; bytemuck's derive is not among our features")]
 unsafe impl bytemuck::Zeroable for Block {}
 // SAFETY: as above.
@@ -23,7 +23,7 @@ impl Block {
     /// All zeros.
     pub const ZERO: Self = Self([[0.0; LANES]; LANES]);
 
-    /// Rows become columns.
+    /// The block with rows and columns exchanged.
     #[inline(always)]
     pub fn transposed(&self) -> Self {
         let mut out = Self::ZERO;
@@ -36,31 +36,31 @@ impl Block {
     }
 }
 
-/// How many panels or chunks `n` channels or samples fill.
+/// The number of panels of `n` channels, or of chunks of `n` samples.
 pub fn panels(n: usize) -> usize {
     n.div_ceil(LANES)
 }
 
-/// Zeroed blocks, on large pages where there are enough of them to fill some: a pass over weights jumps from block to block, and
-/// with pages of four blocks each jump would look up another page.
+/// `n` zeroed blocks, on large pages if they fill at least one. A pass over weights jumps from block to block, and an
+/// ordinary page holds only four blocks, so that nearly each jump would miss the TLB.
 pub fn zeroed(n: usize) -> Vec<Block> {
-    // From the system, which hands out zeroed pages when they are first touched: by several threads, or where they are needed.
+    // The kernel zeroes each page when it is first touched, so several threads can share that work.
     let mut blocks = bytemuck::zeroed_vec(n);
     advise_large_pages(&mut blocks);
     blocks
 }
 
-/// Asks the kernel for large pages. A hint: without them all is the same, only slower.
+/// Asks the kernel for large pages. A hint: it changes only the speed.
 fn advise_large_pages(memory: &mut [Block]) {
     #[cfg(target_os = "linux")]
     {
-        /// On x86-64 and on most Arm.
+        /// The size of a large page on x86-64 and most Arm processors.
         const LARGE: usize = 2 << 20;
         let start = memory.as_mut_ptr() as usize;
         let (first, end) = (start.next_multiple_of(LARGE), (start + size_of_val(memory)) / LARGE * LARGE);
         if first < end {
             let pages = memory.as_mut_ptr().wrapping_byte_add(first - start).cast();
-            // SAFETY: the range lies inside `memory`, and how large its pages are changes nothing of what they hold.
+            // SAFETY: the range lies inside `memory`, and the size of pages does not change their content.
             #[expect(unsafe_code, reason = "madvise takes a pointer")]
             unsafe {
                 libc::madvise(pages, end - first, libc::MADV_HUGEPAGE);
@@ -71,7 +71,7 @@ fn advise_large_pages(memory: &mut [Block]) {
     let _ = memory;
 }
 
-/// The samples of a batch, in chunks of 16, the last of which may be partly filled.
+/// The sizes of a batch. Its samples are in chunks of 16; the last chunk may be partly filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// The number of samples.
@@ -81,12 +81,12 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The chunks of this many samples.
+    /// A batch of this many samples.
     pub fn new(samples: usize) -> Self {
         Self { samples, chunks: panels(samples) }
     }
 
-    /// How many lanes of a chunk hold samples.
+    /// The number of samples in a chunk.
     #[inline(always)]
     pub fn filled(self, chunk: usize) -> usize {
         (self.samples - chunk * LANES).min(LANES)
@@ -107,7 +107,7 @@ pub fn sum(lanes: &[f64; LANES]) -> f64 {
     lanes.iter().sum()
 }
 
-/// Row-major `[samples][channels]` numbers into `[panel][chunk]` blocks with channels as rows.
+/// Copies row-major `[samples][channels]` numbers into `[panel][chunk]` blocks whose rows are channels.
 pub fn pack(from: &[f32], channels: usize, batch: Batch, to: &mut [Block]) {
     to.fill(Block::ZERO);
     for (b, sample) in from.chunks_exact(channels).enumerate() {
@@ -117,7 +117,7 @@ pub fn pack(from: &[f32], channels: usize, batch: Batch, to: &mut [Block]) {
     }
 }
 
-/// The opposite of [`pack`].
+/// The inverse of [`pack`].
 pub fn unpack(from: &[Block], channels: usize, batch: Batch, to: &mut [f32]) {
     for (b, sample) in to.chunks_exact_mut(channels).enumerate() {
         for (c, v) in sample.iter_mut().enumerate() {
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_packed_unpacks_and_the_rest_is_zero() {
+    fn packed_numbers_unpack_and_padding_is_zero() {
         let (channels, batch) = (19, Batch::new(21));
         let from: Vec<f32> = (1..=channels * batch.samples).map(|i| i as f32).collect();
         let mut blocks = zeroed(panels(channels) * batch.chunks);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_chunk_knows_its_lanes() {
+    fn last_chunk_may_be_partly_filled() {
         let batch = Batch::new(37);
         assert_eq!((batch.chunks, batch.filled(0), batch.filled(1), batch.filled(2)), (3, 16, 16, 5));
         let mut row = [1.0; LANES];

@@ -1,27 +1,32 @@
-//! The one inner loop: a 16 × 16 tile of results, kept in registers, as a long sum of outer products.
+//! The inner loop of all matrix products: adds outer products to a 16 × 16 tile of results, which stays in registers.
 //!
-//! `acc[r][l] += Σ scalars[k][r] · vectors[k][l]` (or `scalars[r][k]`), over a list of pairs of places and, from each place
-//! on, a run of blocks. On AVX-512 the 16 rows of `acc` are 16 registers, each step one load and 16 multiply-adds with a
-//! broadcast operand: one 512-bit multiply-add a cycle is what Zen 4 can do, and 17 loads in 16 cycles what it can feed.
-//! Each element is one chain of fused multiply-adds whatever the instruction set, so all give the same bits.
+//! `acc[r][l] += Σ scalars[k][r] · vectors[k][l]` (or `scalars[r][k]`), over a list of pairs of positions, and over a
+//! run of blocks from each pair on. With AVX-512 the 16 rows of `acc` are 16 registers, and a step is one load and 16
+//! multiply-adds with a broadcast operand. Zen 4 can do one 512-bit multiply-add a cycle, and 17 loads in 16 cycles.
+//!
+//! Each element is one chain of fused multiply-adds with every instruction set, so all give the same bits.
 
 use super::block::{Block, LANES, Row};
 
-/// How a run of blocks is walked.
+/// A run of blocks, in both operands.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
-    /// Blocks in a run; at least one.
+    /// The number of blocks, at least 1.
     pub blocks: usize,
-    /// From one block of scalars to the next.
+    /// The distance between two blocks of scalars.
     pub scalars: usize,
-    /// From one block of vectors to the next.
+    /// The distance between two blocks of vectors.
     pub vectors: usize,
-    /// Whether the sum begins at 0, whatever stood there.
+    /// Whether the sum starts at 0 instead of the previous content of `acc`.
     pub fresh: bool,
 }
 
-/// Adds to `acc`, or to 0 if the run is fresh, the products of the blocks of all runs; `pairs` says where each begins, in scalars and in vectors.
-/// `BY_ROW`: rows of the scalars' blocks are rows of the result; else they are steps of the sum.
+/// Adds the products of all runs to `acc`, or to 0 if the run is fresh. `pairs` holds the first block of each run, in
+/// `scalars` and in `vectors`. With `BY_ROW`, rows of the scalars' blocks are rows of the result; otherwise they are
+/// steps of the sum.
+///
+/// # Panics
+/// If a run leaves its slice.
 #[inline(always)]
 pub fn accumulate<const BY_ROW: bool>(
     acc: &mut Block,
@@ -37,7 +42,7 @@ pub fn accumulate<const BY_ROW: bool>(
     #[cfg(target_arch = "x86_64")]
     {
         if std::arch::is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has AVX-512F, and every run was checked above to lie inside both slices.
+            // SAFETY: the processor has AVX-512F, and the loop above checked that every run lies inside both slices.
             #[expect(unsafe_code, reason = "calls the AVX-512 kernel")]
             return unsafe { x86::avx512::<BY_ROW>(acc, scalars, vectors, pairs, run) };
         }
@@ -50,13 +55,13 @@ pub fn accumulate<const BY_ROW: bool>(
     portable::<BY_ROW>(acc, scalars, vectors, pairs, run);
 }
 
-/// Asks for blocks that will be needed soon. A hint: it changes nothing, and does nothing where there is no such instruction.
+/// Fetches a block that is needed soon into the cache. A hint; does nothing on processors other than x86-64.
 #[inline(always)]
 pub fn prefetch(block: Option<&Block>) {
     #[cfg(target_arch = "x86_64")]
     if let Some(block) = block {
         for row in &block.0 {
-            // SAFETY: SSE is part of x86-64, and prefetching has no effect on memory.
+            // SAFETY: SSE is part of x86-64, and prefetching does not change memory.
             #[expect(unsafe_code, reason = "a prefetch instruction takes a pointer")]
             unsafe {
                 std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(row.as_ptr().cast());
@@ -67,7 +72,8 @@ pub fn prefetch(block: Option<&Block>) {
     let _ = block;
 }
 
-/// Rows of the tile that the portable kernel keeps in registers at a time: 4 rows are 8 of AVX2's or 16 of NEON's.
+/// The rows of the tile that the portable kernel keeps in registers at a time: 4 rows are 8 AVX2 registers or 16 NEON
+/// registers.
 const ROWS: usize = 4;
 
 #[inline(always)]
@@ -102,7 +108,7 @@ fn portable<const BY_ROW: bool>(
 }
 
 #[cfg(target_arch = "x86_64")]
-#[expect(unsafe_code, reason = "vector instructions on raw pointers; the checks stand in `accumulate`")]
+#[expect(unsafe_code, reason = "vector instructions on raw pointers; `accumulate` checks the bounds")]
 mod x86 {
     use super::{Block, LANES, Run};
     use std::arch::x86_64::{
@@ -111,7 +117,7 @@ mod x86 {
     };
 
     /// # Safety
-    /// AVX-512F must be there, and every block of every run inside its slice.
+    /// The processor must have AVX-512F, and every block of every run must lie inside its slice.
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn avx512<const BY_ROW: bool>(
         acc: &mut Block,
@@ -120,8 +126,8 @@ mod x86 {
         mut pairs: impl Iterator<Item = (usize, usize)>,
         run: Run,
     ) {
-        // SAFETY: blocks are aligned to 64 bytes and runs lie in bounds (the caller's promise); prefetching any address is
-        // harmless, and `wrapping_add` makes no claim about it.
+        // SAFETY: blocks are aligned to 64 bytes, and the caller guarantees that runs lie in bounds. Prefetching any
+        // address is allowed, and `wrapping_add` may leave the allocation.
         unsafe {
             let mut tile: [__m512; LANES] = [_mm512_setzero_ps(); LANES];
             if !run.fresh {
@@ -142,7 +148,7 @@ mod x86 {
                     }
                     let (l, r) = (left.cast::<f32>(), right.cast::<f32>());
                     for k in 0..LANES {
-                        // A block is too short a run for the hardware to see it coming.
+                        // A block is too short for the hardware to prefetch the next one by itself.
                         _mm_prefetch::<_MM_HINT_T0>(next_left.cast::<i8>().wrapping_add(k * 64));
                         _mm_prefetch::<_MM_HINT_T0>(next_right.cast::<i8>().wrapping_add(k * 64));
                         let lanes = _mm512_load_ps(r.add(k * LANES));
@@ -161,7 +167,7 @@ mod x86 {
     }
 
     /// # Safety
-    /// AVX2 and FMA must be there.
+    /// The processor must have AVX2 and FMA.
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn avx2<const BY_ROW: bool>(
         acc: &mut Block,
@@ -174,8 +180,9 @@ mod x86 {
     }
 }
 
-/// Runs `f` compiled for the widest vectors that the processor has. Results are the same: Rust never fuses or reorders
-/// floating-point operations by itself. `f` and what it calls must be `#[inline(always)]` to gain anything.
+/// Runs `f`, compiled for the widest vectors that the processor has. The results have the same bits: Rust never fuses
+/// or reorders floating-point operations by itself. To gain speed, `f` and the functions it calls must be
+/// `#[inline(always)]`.
 #[inline(always)]
 pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
@@ -195,12 +202,12 @@ pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
             && std::arch::is_x86_feature_detected!("avx512dq")
             && std::arch::is_x86_feature_detected!("avx512bw")
         {
-            // SAFETY: all the features asked for are there.
+            // SAFETY: the processor has all features of `wide`.
             #[expect(unsafe_code, reason = "calls a function compiled for features that were just detected")]
             return unsafe { wide(f) };
         }
         if fma {
-            // SAFETY: both features are there.
+            // SAFETY: the processor has both features of `medium`.
             #[expect(unsafe_code, reason = "calls a function compiled for features that were just detected")]
             return unsafe { medium(f) };
         }
@@ -220,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn every_instruction_set_gives_the_same_bits_and_the_sum() {
+    fn all_instruction_sets_give_the_same_bits_and_the_sum() {
         let (s, v) = (random(9, "s"), random(9, "v"));
         let pairs = [(0, 1), (4, 2), (1, 0)];
         let run = Run { blocks: 3, scalars: 2, vectors: 3, fresh: false };
@@ -245,12 +252,12 @@ mod tests {
         accumulate::<false>(&mut zero, &s, &v, pairs.into_iter(), Run { fresh: false, ..run });
         accumulate::<false>(&mut fast, &s, &v, pairs.into_iter(), run);
         portable::<false>(&mut plain, &s, &v, pairs.into_iter(), run);
-        assert_eq!((fast, plain), (zero, zero), "a fresh sum forgets what stood there");
+        assert_eq!((fast, plain), (zero, zero), "a fresh sum ignores the previous content");
     }
 
     #[test]
     #[should_panic(expected = "out of bounds")]
-    fn a_run_that_leaves_its_slice_is_refused() {
+    fn run_that_leaves_its_slice_panics() {
         let blocks = random(3, "s");
         let run = Run { blocks: 2, scalars: 1, vectors: 2, fresh: true };
         accumulate::<false>(&mut Block::ZERO.clone(), &blocks, &blocks, std::iter::once((0, 1)), run);

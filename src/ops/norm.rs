@@ -1,33 +1,38 @@
-//! Batch norm with ReLU, and the bias of the fully connected layer: what stands between two convolutions.
+//! Batch norm with ReLU, and the bias of the fully connected layer.
 //!
-//! `y = relu(γ x̂ + β)`, `x̂ = (x − mean) / √(var + 1e-5)` over batch and pixels (biased variance); running mean and *unbiased*
-//! variance with momentum 0.1, as in PyTorch's `BatchNorm2d`. Backward, with `g = dy · [y > 0]` and n elements a channel:
-//! `dβ = Σ g`, `dγ = Σ g x̂`, `dx = γ / √(var + 1e-5) · (g − dβ / n − x̂ dγ / n)` (Ioffe and Szegedy, 2015).
-//! Sums are made in f64, one lane each, in the order of pixels and chunks. ReLU's gradient at 0 is 0.
+//! Forward: `y = relu(γ x̂ + β)` with `x̂ = (x − mean) / √(var + 1e-5)`, over batch and pixels, with the biased
+//! variance. The running statistics are the mean and the *unbiased* variance with momentum 0.1, as in PyTorch's
+//! `BatchNorm2d`.
+//!
+//! Backward, with `g = dy · [y > 0]` and n elements in a channel: `dβ = Σ g`, `dγ = Σ g x̂`,
+//! `dx = γ / √(var + 1e-5) · (g − dβ / n − x̂ dγ / n)`. The gradient of ReLU at 0 is 0.
+//!
+//! Sums are f64, one for each lane, in the order of pixels and chunks. Source: Ioffe and Szegedy, "Batch
+//! Normalization", 2015.
 
 use rayon::prelude::*;
 
 use super::block::{Batch, Block, LANES, Row, clear_from, sum};
 use super::kernel::vectorised;
 
-/// The number that keeps the division finite; PyTorch's default.
+/// Added to the variance, as by default in PyTorch.
 pub const EPSILON: f64 = 1e-5;
-/// The weight of the new batch in the running statistics; PyTorch's default.
+/// The weight of a new batch in the running statistics, as by default in PyTorch.
 pub const MOMENTUM: f32 = 0.1;
 
-/// A batch norm's statistics, a row for each panel.
+/// The statistics of a batch norm, one row for each panel.
 #[derive(Clone, Debug)]
 pub struct Statistics {
     /// Running mean.
     pub mean: Vec<Row>,
     /// Running unbiased variance.
     pub variance: Vec<Row>,
-    /// `1 / √(var + 1e-5)` of the newest batch.
+    /// `1 / √(var + 1e-5)` of the last batch.
     inverse: Vec<Row>,
 }
 
 impl Statistics {
-    /// Mean 0 and variance 1, for so many panels.
+    /// Running means 0 and variances 1, for this many panels.
     pub fn new(panels: usize) -> Self {
         Self {
             mean: vec![[0.0; LANES]; panels],
@@ -36,7 +41,7 @@ impl Statistics {
         }
     }
 
-    /// Forward: `x` becomes x̂, `y` the output; the running statistics move if `TRACK`.
+    /// The forward pass: replaces `x` by x̂ and writes the output to `y`. Updates the running statistics if `TRACK`.
     pub fn forward<const TRACK: bool>(
         &mut self,
         gamma: &[Row],
@@ -69,7 +74,7 @@ impl Statistics {
             });
     }
 
-    /// Backward: `dy` becomes dx; γ's and β's gradients are written.
+    /// The backward pass: replaces `dy` by dx, and writes the gradients of γ and β.
     pub fn backward(
         &self,
         gamma: &[Row],
@@ -101,7 +106,7 @@ impl Statistics {
     }
 }
 
-/// What the forward pass left.
+/// The results of the forward pass, for the backward pass.
 #[derive(Clone, Copy)]
 pub struct Forward<'a> {
     /// x̂.
@@ -112,20 +117,21 @@ pub struct Forward<'a> {
     pub batch: Batch,
 }
 
-/// Channels that go through memory together: their rows of a block are neighbouring cache lines, and their sums fit into registers.
+/// The number of channels that are processed together: their rows of a block are neighbouring cache lines, and their
+/// sums fit into registers.
 const GROUP: usize = 4;
 
-/// Sums of each channel of a group, a lane each.
+/// The sums of each channel of a group, one for each lane.
 type Sums = [[f64; LANES]; GROUP];
 
-/// The statistics of a channel.
-struct Found {
+/// The statistics of a channel over a batch.
+struct ChannelStatistics {
     mean: f32,
     unbiased: f32,
     inverse: f32,
 }
 
-/// A group's rows of a block.
+/// The rows of a group in a block.
 #[inline(always)]
 fn group(block: &Block, first: usize) -> &[Row; GROUP] {
     &block.0.as_chunks().0[first / GROUP]
@@ -136,7 +142,7 @@ fn group_mut(block: &mut Block, first: usize) -> &mut [Row; GROUP] {
     &mut block.0.as_chunks_mut().0[first / GROUP]
 }
 
-/// Normalises the channels of a panel from `first` on, in place, and writes the output γ x̂ + β, clipped at 0.
+/// Normalises the group of channels from `first` on in place, and writes the output γ x̂ + β, clipped at 0.
 #[inline(always)]
 fn normalise(
     x: &mut [Block],
@@ -144,9 +150,9 @@ fn normalise(
     first: usize,
     (gamma, beta): (&Row, &Row),
     batch: Batch,
-) -> [Found; GROUP] {
+) -> [ChannelStatistics; GROUP] {
     let n = (x.len() / batch.chunks * batch.samples) as f64;
-    // Lanes without a sample are zero here, so only the squares need to know about them.
+    // Lanes without a sample are 0 here. Only the squared deviations must leave them out.
     let mut sums: Sums = [[0.0; LANES]; GROUP];
     for block in &*x {
         for (sums, row) in sums.iter_mut().zip(group(block, first)) {
@@ -175,14 +181,15 @@ fn normalise(
             clear_from(&mut y[c], filled);
         }
     }
-    std::array::from_fn(|c| Found {
+    std::array::from_fn(|c| ChannelStatistics {
         mean: mean[c],
         unbiased: (squares[c] / (n - 1.0).max(1.0)) as f32,
         inverse: inverse[c],
     })
 }
 
-/// The gradient of the channels from `first` on, in place; `scale` is γ / √(var + ε). Returns γ's and β's gradients.
+/// Computes the input gradient of the group of channels from `first` on in place. `scale` is γ / √(var + ε). Returns
+/// the gradients of γ and β.
 #[inline(always)]
 fn gradient(
     d: &mut [Block],
@@ -217,7 +224,7 @@ fn gradient(
     std::array::from_fn(|c| (dots[c] as f32, sums[c] as f32))
 }
 
-/// The gradient before ReLU: 0 where that gave 0.
+/// The gradient before ReLU: 0 where the output is 0.
 #[inline(always)]
 fn clipped(d: &Row, y: &Row) -> Row {
     let mut out = *d;
@@ -227,7 +234,8 @@ fn clipped(d: &Row, y: &Row) -> Row {
     out
 }
 
-/// Adds a bias per channel (`bias` holds a row for each panel, or for each panel and pixel), and clips at 0 if `RELU`.
+/// Adds a bias to each channel, and clips at 0 if `RELU`. `bias` holds a row for each panel, or for each panel and
+/// pixel.
 pub fn add_bias<const RELU: bool>(x: &mut [Block], bias: &[Row], batch: Batch) {
     let part = x.len() / bias.len();
     x.par_chunks_mut(part).zip_eq(bias).for_each(|(x, bias)| {
@@ -245,7 +253,7 @@ pub fn add_bias<const RELU: bool>(x: &mut [Block], bias: &[Row], batch: Batch) {
     });
 }
 
-/// The gradient of a bias (rows as in [`add_bias`]).
+/// Computes the gradient of a bias, with rows as in [`add_bias`].
 pub fn bias_backward(dy: &[Block], dbias: &mut [Row]) {
     let part = dy.len() / dbias.len();
     dy.par_chunks(part).zip_eq(dbias).for_each(|(d, dbias)| {
@@ -266,7 +274,7 @@ pub fn bias_backward(dy: &[Block], dbias: &mut [Row]) {
     });
 }
 
-/// The backward pass of ReLU alone, in place.
+/// The backward pass of ReLU without a norm, in place.
 pub fn clip_backward(d: &mut [Block], y: &[Block]) {
     d.par_chunks_mut(64).zip_eq(y.par_chunks(64)).for_each(|(d, y)| {
         vectorised(
@@ -282,7 +290,7 @@ pub fn clip_backward(d: &mut [Block], y: &[Block]) {
     });
 }
 
-/// `max(v, 0)`, but NaN stays NaN, as in PyTorch: a diverged net must not look finite.
+/// `max(v, 0)`, but NaN for NaN, as in PyTorch: a diverged network must not look finite.
 #[inline(always)]
 fn relu(v: f32) -> f32 {
     if v < 0.0 { 0.0 } else { v }
@@ -294,7 +302,7 @@ mod tests {
     use crate::rng::Streams;
 
     #[test]
-    fn a_normalised_batch_has_mean_0_and_variance_1_and_the_running_statistics_move_a_tenth() {
+    fn batch_is_normalised_and_running_statistics_move_by_a_tenth() {
         let batch = Batch::new(19);
         let mut x = vec![Block::ZERO; 4 * batch.chunks];
         let mut values = Vec::new();
@@ -324,6 +332,6 @@ mod tests {
         assert!((normalised.iter().map(|v| v * v).sum::<f32>() / n - 1.0).abs() < 1e-4);
         let clipped = channel(&y).iter().filter(|v| **v == 0.0).count();
         let below = normalised.iter().filter(|v| 2.0 * **v + 0.5 <= 0.0).count();
-        assert_eq!(clipped, below + 4 * 13, "what is below 0, and the 13 lanes of each last chunk that hold no sample");
+        assert_eq!(clipped, below + 4 * 13, "negative values, and the 13 lanes of each last chunk without a sample");
     }
 }

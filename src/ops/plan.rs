@@ -1,20 +1,20 @@
-//! Which products a transposed convolution is made of.
+//! The matrix products of a transposed convolution.
 //!
-//! Input pixel `i` adds `x[i] · W[k]` to output pixel `o = i · stride − padding + k`, on each axis, for every tap `k` for which
-//! `o` is inside. So every (input pixel, tap) is a plain matrix product over channels and batch; which of them meet in an
-//! output pixel, in an input pixel's gradient and in a tap's gradient is listed once, in a [`Plan`]. For kernel 4, stride 2,
-//! padding 1 on 2 × 2 pixels that leaves 36 of 64 products.
+//! On each axis, input pixel `i` adds `x[i] · W[k]` to output pixel `o = i · stride − padding + k`, for every tap `k`
+//! with `o` inside the image. So each pair of an input pixel and a tap is a matrix product over channels and batch. A
+//! [`Plan`] lists which of them are summed in each output pixel, in each input pixel's gradient and in each tap's
+//! gradient. For kernel 4, stride 2 and padding 1 on 2 × 2 pixels, 36 of 64 products remain.
 //!
-//! Both axes are alike, so the products of one ([`Axis`]) say all: those of an image are its pairs.
+//! Both axes are alike, so the products of an image are all pairs of the products of one [`Axis`].
 
-/// The sizes of a transposed convolution; the same on both axes.
+/// The sizes of a transposed convolution, equal on both axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// Pixels on a side of the input.
     pub input: usize,
     /// Taps on a side of the kernel.
     pub kernel: usize,
-    /// Output pixels from one input pixel to the next.
+    /// The distance in output pixels between neighbouring input pixels.
     pub stride: usize,
     /// Output pixels cut off at each edge.
     pub padding: usize,
@@ -41,7 +41,7 @@ impl Geometry {
         self.kernel * self.kernel
     }
 
-    /// Where an input pixel's tap lands, on one axis.
+    /// The output pixel of an input pixel and a tap on one axis; `None` outside the image.
     pub fn lands(&self, input: usize, tap: usize) -> Option<usize> {
         (input * self.stride + tap).checked_sub(self.padding).filter(|o| *o < self.output())
     }
@@ -50,29 +50,29 @@ impl Geometry {
 /// A product on one axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Product {
-    /// Which tap, or linear form of taps.
+    /// The tap, or the linear combination of taps.
     pub tap: usize,
-    /// Which input pixel, or linear form of them.
+    /// The input pixel, or the linear combination of input pixels.
     pub input: usize,
-    /// The output pixel, or the partial sum, that it is added to.
+    /// The output pixel or the partial sum to which it is added.
     pub output: usize,
 }
 
 /// The products on one axis.
 #[derive(Clone, Debug)]
 pub struct Axis {
-    /// How many taps there are, used or not.
+    /// The number of taps, used or not.
     pub taps: usize,
-    /// How many inputs.
+    /// The number of inputs.
     pub inputs: usize,
-    /// How many outputs.
+    /// The number of outputs.
     pub outputs: usize,
-    /// What is multiplied, and where it goes.
+    /// The products.
     pub products: Vec<Product>,
 }
 
 impl Axis {
-    /// Every tap with every input pixel that it meets inside the image.
+    /// The products of all taps and input pixels whose output pixel is inside the image.
     pub fn direct(geometry: Geometry) -> Self {
         let pairs = (0..geometry.kernel).flat_map(|tap| (0..geometry.input).map(move |input| (tap, input)));
         let products = pairs.filter_map(|(tap, input)| {
@@ -83,20 +83,20 @@ impl Axis {
     }
 }
 
-/// All (tap, input pixel, output pixel) of an image that meet, by each of the three; with minimal filtering forms, signals and
-/// sums are in their place.
+/// The products of an image, each a (tap, input pixel, output pixel), indexed by each of the three. With minimal
+/// filtering they are (form, signal, sum).
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// For each output pixel, the (tap, input pixel) that reach it.
+    /// For each output pixel, its (tap, input pixel).
     pub by_output: Vec<Vec<(usize, usize)>>,
-    /// For each input pixel, the (tap, output pixel) that it reaches.
+    /// For each input pixel, its (tap, output pixel).
     pub by_input: Vec<Vec<(usize, usize)>>,
-    /// For each tap, the (input pixel, output pixel) that it joins.
+    /// For each tap, its (input pixel, output pixel).
     pub by_tap: Vec<Vec<(usize, usize)>>,
 }
 
 impl Plan {
-    /// Lists what meets, in the order of taps, then input pixels.
+    /// Lists the products, ordered by tap, then by input pixel.
     pub fn new(axis: &Axis) -> Self {
         let pairs = axis.products.iter().flat_map(|row| axis.products.iter().map(move |column| (row, column)));
         let mut products: Vec<Product> = pairs
@@ -135,7 +135,7 @@ impl Plan {
         self.by_tap.len()
     }
 
-    /// Products of matrices in all.
+    /// The number of matrix products.
     pub fn products(&self) -> usize {
         self.by_tap.iter().map(Vec::len).sum()
     }
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_meets_is_listed_by_taps_then_inputs() {
+    fn lists_are_ordered_by_tap_then_input() {
         let plan = Plan::new(&Axis::direct(Geometry { input: 3, kernel: 3, stride: 2, padding: 1 }));
         for list in plan.by_output.iter().chain(&plan.by_input).chain(&plan.by_tap) {
             assert!(!list.is_empty() && list.is_sorted());

@@ -1,10 +1,12 @@
-//! The decoder's tail: from the products of the last transposed convolution's taps to grey levels, and back from the loss.
+//! The decoder's tail: from the last transposed convolution's products to grey levels and the loss, and back.
 //!
-//! A transposed convolution to one channel is a poor matrix product, so its 16 taps take the place of output channels: the
-//! product before this module makes `t[i][tap]` for every input pixel, and here `u[o] = b + Σ t[i][tap]` over what meets in
-//! output pixel o (16 × 16 → 32 × 32). Then the 1 × 1 transposed convolution with padding 2, that is `a = s u + c` and a crop to
-//! 28 × 28, `x̂ = 255 σ(a)`, and the loss `‖x − x̂‖_F / n` of a batch with n pixels in all. Its gradient by x̂ is
-//! `(x̂ − x) / (n ‖x − x̂‖_F)`, and 0 where the norm is 0, as PyTorch has it.
+//! A transposed convolution to one channel is a slow matrix product, so its 16 taps are computed like output channels:
+//! the last convolution computes `t[i][tap]` for each input pixel `i`. The tail then computes
+//! 1. `u[o] = b + Σ t[i][tap]`, over all pixels and taps that reach output pixel `o` (16 × 16 → 32 × 32);
+//! 2. the 1 × 1 transposed convolution with padding 2: `a = s u + c`, cropped to 28 × 28;
+//! 3. the image `x̂ = 255 σ(a)`;
+//! 4. the loss `‖x − x̂‖_F / n` of a batch with n pixels. Its gradient with respect to x̂ is
+//!    `(x̂ − x) / (n ‖x − x̂‖_F)`, and 0 if the norm is 0, as in PyTorch.
 
 use rayon::prelude::*;
 
@@ -16,23 +18,23 @@ use super::plan::{Axis, Geometry, Plan};
 pub const SIDE: usize = 28;
 /// Pixels of an image.
 pub const PIXELS: usize = SIDE * SIDE;
-/// Pixels on a side of what the tail reads.
+/// Pixels on a side of the tail's input.
 pub const INPUT_SIDE: usize = 16;
 const CROP: usize = 2;
 const WHITE: f32 = 255.0;
 
-/// The three numbers of the tail.
+/// The parameters of the tail.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scalars {
-    /// Bias of the convolution to one channel.
+    /// Bias `b` of the convolution to one channel.
     pub bias: f32,
-    /// Weight of the 1 × 1 convolution.
+    /// Weight `s` of the 1 × 1 convolution.
     pub scale: f32,
-    /// Its bias.
+    /// Bias `c` of the 1 × 1 convolution.
     pub shift: f32,
 }
 
-/// The tail's plan and what its forward pass leaves for the backward pass.
+/// The tail's plan, and the results of its forward pass.
 #[derive(Clone, Debug)]
 pub struct Tail {
     plan: Plan,
@@ -41,7 +43,7 @@ pub struct Tail {
     before: Vec<Row>,
     /// σ(a).
     sigmoid: Vec<Row>,
-    /// x̂ − x, then the loss's gradient by u.
+    /// x̂ − x, then the gradient of the loss with respect to u.
     gradient: Vec<Row>,
     partial: Vec<[f64; 2]>,
 }
@@ -56,14 +58,14 @@ pub struct Loss {
 }
 
 impl Tail {
-    /// Buffers for batches of so many chunks.
+    /// Buffers for batches with the chunks of this one.
     pub fn new(batch: Batch) -> Self {
         let rows = vec![[0.0; LANES]; PIXELS * batch.chunks];
         let plan = Plan::new(&Axis::direct(Geometry { input: INPUT_SIDE, kernel: 4, stride: 2, padding: 1 }));
         Self { plan, batch, before: rows.clone(), sigmoid: rows.clone(), gradient: rows, partial: vec![[0.0; 2]; SIDE] }
     }
 
-    /// Forward, from `[input pixel][chunk]` blocks of `[16 taps][16 samples]`.
+    /// The forward pass, from `[input pixel][chunk]` blocks of `[16 taps][16 samples]`.
     pub fn forward(&mut self, taps: &[Block], scalars: Scalars, batch: Batch) {
         self.batch = batch;
         let (plan, chunks) = (&self.plan, batch.chunks);
@@ -84,7 +86,7 @@ impl Tail {
         });
     }
 
-    /// The images, `[sample][pixel]`, in grey levels.
+    /// Copies the images of the last forward pass, `[sample][pixel]` grey levels.
     pub fn images(&self, to: &mut [f32]) {
         to.par_chunks_exact_mut(PIXELS).enumerate().for_each(|(b, image)| {
             for (pixel, v) in image.iter_mut().enumerate() {
@@ -93,7 +95,7 @@ impl Tail {
         });
     }
 
-    /// The loss against `images`, `[sample][pixel]`; what [`Tail::backward`] needs is kept.
+    /// The loss of the last forward pass against `images`, `[sample][pixel]`. [`Tail::backward`] uses the result.
     pub fn loss(&mut self, images: &[u8]) -> Loss {
         let batch = self.batch;
         let part = SIDE * batch.chunks;
@@ -119,7 +121,8 @@ impl Tail {
         Loss { loss: squared_error.sqrt() / (batch.samples * PIXELS) as f64, squared_error }
     }
 
-    /// The gradient by the taps' products, into blocks of `[16 taps][16 samples]`, and by the scalars.
+    /// The backward pass. Writes the gradient of the products as blocks of `[16 taps][16 samples]`, and returns that of
+    /// the scalars.
     pub fn backward(&mut self, loss: Loss, scalars: Scalars, dtaps: &mut [Block]) -> Scalars {
         let batch = self.batch;
         let norm = loss.squared_error.sqrt();
@@ -147,7 +150,7 @@ impl Tail {
         Scalars { bias: (shift * f64::from(scalars.scale)) as f32, scale: scale as f32, shift: shift as f32 }
     }
 
-    /// Every tap's product gets the gradient of the pixel that it went to; 0 where that was cropped.
+    /// Copies the gradient of each pixel to the products that were added to it; 0 for cropped pixels.
     fn spread(&self, dtaps: &mut [Block]) {
         let chunks = self.batch.chunks;
         dtaps.par_chunks_mut(INPUT_SIDE * chunks).enumerate().for_each(|(row, blocks)| {
@@ -169,12 +172,12 @@ impl Tail {
     }
 }
 
-/// The pixel of the 32 × 32 image that a pixel of the cropped one is.
+/// The pixel of the 32 × 32 image at this place of the cropped image.
 fn uncropped(row: usize, column: usize) -> usize {
     (row + CROP) * 2 * INPUT_SIDE + column + CROP
 }
 
-/// The opposite, where there is one.
+/// The pixel of the cropped image, from one of the 32 × 32 image; `None` if it is cropped.
 #[inline(always)]
 fn cropped(output: usize) -> Option<usize> {
     let (row, column) = (output / (2 * INPUT_SIDE), output % (2 * INPUT_SIDE));

@@ -1,21 +1,21 @@
-//! t-SNE: a map of points on the plane that keeps neighbours together.
+//! t-SNE: maps points to the plane and keeps neighbours together.
 //!
-//! van der Maaten and Hinton, *Visualizing data using t-SNE*, JMLR 2008, with the settings that openTSNE takes by default
-//! (Poličar et al.; Belkina et al. 2019 for the learning rates): a start on the two main directions, 250 steps of early
-//! exaggeration at learning rate n/exaggeration, then plain steps at learning rate n, momentum 0.8, gains that adapt for
-//! each coordinate.
+//! Source: van der Maaten and Hinton, *Visualizing data using t-SNE*, JMLR 2008. The settings are the defaults of
+//! openTSNE (Poličar et al.; learning rates from Belkina et al. 2019): a start on the first two principal components,
+//! 250 steps of early exaggeration with learning rate n/exaggeration, then steps with learning rate n; momentum 0.8,
+//! and a gain that adapts for each coordinate.
 //!
 //! | part | file | how |
 //! |---|---|---|
-//! | neighbours | `neighbours` | exact, by blocked matrix products |
+//! | neighbours | `neighbours` | exact, with blocked matrix products |
 //! | P | `affinities` | Newton's method on the entropy |
 //! | start | `start` | orthogonal iteration on the covariance |
-//! | attraction, small repulsion | `forces` | exact, vectorised |
-//! | large repulsion | `grid` | a mesh and FFTs |
-//! | scores of any map | `quality` | all pairs |
+//! | attraction, repulsion of few points | `forces` | exact, vectorised |
+//! | repulsion of many points | `grid` | a mesh and FFTs |
+//! | quality of any map | `quality` | all pairs |
 //!
-//! The result depends on the points, the settings and the seed alone: tasks are cut where the number of points says, never
-//! by the number of threads, and sums run in the order of the tasks.
+//! The result depends only on the points, the settings and the seed. The number of points determines the tasks, not the
+//! number of threads, and sums are in the order of the tasks.
 
 mod affinities;
 mod forces;
@@ -33,34 +33,34 @@ use rayon::prelude::*;
 
 use crate::rng::Streams;
 
-/// From this many points on, the mesh is quicker than all pairs.
+/// From this many points on, the mesh is faster than all pairs.
 const GRID_FROM: usize = 7000;
 /// Steps of early exaggeration.
 const EARLY: usize = 250;
 /// Iterations between two evaluations of the divergence.
 const EVALUATE: usize = 50;
-/// How many neighbours are found at least, for whoever compares them with those in the embedding.
+/// The minimum number of neighbours to find, for comparing them with the neighbours in the map.
 const NEIGHBOURS: usize = 10;
-/// Of the last move, what is kept.
+/// The weight of the previous move in the next one.
 const MOMENTUM: f32 = 0.8;
-/// The least gain, and the longest step: openTSNE's.
+/// The minimum gain, as in openTSNE.
 const LEAST_GAIN: f32 = 0.01;
-/// See [`LEAST_GAIN`].
+/// The maximum length of a step, as in openTSNE.
 const LONGEST_STEP: f32 = 5.0;
 
-/// What there is to choose.
+/// The parameters of a map.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
-    /// How many neighbours a point cares for; see [`Settings::perplexity_for`].
+    /// The effective number of neighbours of a point; see [`Settings::perplexity_for`].
     pub perplexity: f64,
-    /// Steps in all; the first 250 (or fewer) with exaggeration.
+    /// The number of steps. The first 250 (or all, if fewer) have exaggeration.
     pub iterations: usize,
-    /// By how much attraction is exaggerated at first.
+    /// The factor of the attraction in these first steps.
     pub exaggeration: f64,
 }
 
 impl Settings {
-    /// The perplexity that `n` points allow: at most (n − 1)/3, as openTSNE lowers it, and at least 1.
+    /// The perplexity for `n` points: at most (n − 1)/3, as in openTSNE, and at least 1.
     pub fn perplexity_for(&self, n: usize) -> f64 {
         self.perplexity.min(n.saturating_sub(1) as f64 / 3.0).max(1.0)
     }
@@ -71,15 +71,17 @@ impl Settings {
 pub struct Embedding {
     /// n points, centred.
     pub coordinates: Vec<[f32; 2]>,
-    /// `KL(P‖Q)` of the final coordinates, over the neighbours that P covers, without exaggeration: what openTSNE
-    /// reports, but with Z summed exactly.
+    /// `KL(P‖Q)` of the final coordinates in nats, over the neighbours that P covers, without exaggeration. openTSNE
+    /// reports the same figure with an approximate Z; here Z is exact.
     pub kl: f64,
-    /// The neighbours in the input: at least the ten nearest, if there are as many.
+    /// The neighbours of the input points: at least the ten nearest, if there are ten.
     pub neighbours: Neighbours,
 }
 
-/// Maps `n` points of dimension `d` (row-major, finite). `progress` hears of the number of steps done, and, every 50 of them,
-/// of the divergence (before the end with the Z of the mesh, within half a percent); None if it broke off.
+/// Maps `n` points of dimension `d` (row-major n × d, finite) to n × 2 coordinates.
+///
+/// `progress` gets the number of finished steps and, every 50 steps, the divergence. Before the last step, its Z is
+/// that of the mesh, which is within half a percent. Returns `None` if `progress` breaks.
 pub fn embed(
     points: &[f32],
     n: usize,
@@ -140,11 +142,11 @@ impl Descent {
             Some(grid) => grid.repulsion(&self.points, &mut self.push),
             None => forces::repulsion(&self.points, &mut self.push),
         };
-        // Points so far apart that nobody pushes anybody.
+        // Z is 0 if all points are so far apart that every q underflows.
         z.max(f64::MIN_POSITIVE)
     }
 
-    /// One step with the forces just computed.
+    /// One step with the forces that [`Descent::forces`] computed.
     fn step(&mut self, exaggeration: f32, z: f64, rate: f32) {
         let over_z = (1.0 / z) as f32;
         let state = self.points.par_iter_mut().zip(&mut self.moves).zip(&mut self.gains);
@@ -152,7 +154,8 @@ impl Descent {
         state.zip(forces).with_min_len(1024).for_each(|(((point, last), gain), (pull, push))| {
             for axis in 0..2 {
                 let slope = exaggeration * pull[axis] - push[axis] * over_z;
-                // A move against the slope goes on: the gain grows; else it went too far. 0 has a sign of its own.
+                // The gain grows while the moves go down the slope, and shrinks after a move beyond the minimum. 0 is a
+                // sign of its own.
                 let same = sign(last[axis]) == sign(slope);
                 gain[axis] = if same { gain[axis] * 0.8 + LEAST_GAIN } else { gain[axis] + 0.2 };
                 last[axis] = MOMENTUM * last[axis] - rate * gain[axis] * slope;

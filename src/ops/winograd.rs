@@ -1,20 +1,27 @@
-//! Winograd's minimal filtering: fewer products for a transposed convolution whose output pixels have two taps on each axis.
+//! Winograd's minimal filtering: fewer products for a transposed convolution whose output pixels have two taps on each
+//! axis.
 //!
-//! With kernel = 2 · stride, output pixels of one residue modulo the stride are a convolution with two taps, `s[j] = d[j] g₀ +
-//! d[j+1] g₁`, where `d` are neighbouring input pixels. F(3, 2) makes three of them with four products instead of six:
+//! With kernel = 2 · stride, the output pixels of one residue modulo the stride are a convolution with two taps:
+//! `s[j] = d[j] g₀ + d[j+1] g₁`, where `d` are neighbouring input pixels. F(3, 2) computes three of them with four
+//! products instead of six:
 //!
 //! ```text
 //! m₀ = (d₀ − d₂) g₀    m₁ = (d₁ + d₂) (g₀ + g₁)/2    m₂ = (d₂ − d₁) (g₀ − g₁)/2    m₃ = (d₃ − d₁) g₁
 //! s₀ = m₀ + m₁ + m₂    s₁ = m₁ − m₂                  s₂ = m₁ + m₂ + m₃
 //! ```
-//! (Winograd, "Arithmetic Complexity of Computations", 1980; for nets: Lavin and Gray, "Fast Algorithms for Convolutional Neural
-//! Networks", 2016.) An image's products are the pairs of its two axes', so 36 become 16 for a window of 3 × 3 pixels. What does
-//! not fill a window, and what has one tap only at the edge, stays as it is. Kernel 4, stride 2, padding 1: on 4 × 4 pixels
-//! 100 products instead of 196, on 8 × 8 pixels 484 instead of 900.
+//! Sources: Winograd, "Arithmetic Complexity of Computations", 1980; for networks, Lavin and Gray, "Fast Algorithms for
+//! Convolutional Neural Networks", 2016.
 //!
-//! What is multiplied are linear forms of pixels (*signals*) and of taps (*forms*), and what comes out are *sums*, of which the
-//! outputs are made. All coefficients are ± 1, ± ½ and, on both axes together, ± ¼, and so they are in the gradients, which are the same maps
-//! transposed: `dsums = outputsᵀ dy`, `dx = signalsᵀ dsignals`, `dW = formsᵀ dforms`. So the rounding is that of a few more additions.
+//! The products of an image are all pairs of the products of its axes, so a window of 3 × 3 output pixels needs 16
+//! products instead of
+//! 36. Output pixels that do not fill a window, and those at the edge with one tap, are computed directly. With kernel
+//!     4, stride 2 and padding 1 there are 100 products instead of 196 on 4 × 4 pixels, and 484 instead of 900 on 8 × 8
+//!     pixels.
+//!
+//! The factors are linear combinations of pixels (*signals*) and of taps (*forms*). The products add up to *sums*, and
+//! the outputs are linear combinations of these. All coefficients are ± 1, ± ½ or, on both axes together, ± ¼. The
+//! gradients use the transposed maps: `dsums = outputsᵀ dy`, `dx = signalsᵀ dsignals`, `dW = formsᵀ dforms`. So the
+//! only additional rounding is that of a few additions.
 
 use rayon::prelude::*;
 
@@ -22,7 +29,7 @@ use super::block::Block;
 use super::kernel::vectorised;
 use super::plan::{Axis, Geometry, Plan, Product};
 
-/// A linear form: of which numbers it is made, with their coefficients.
+/// A linear combination: indices with their coefficients.
 type Form = Vec<(usize, f32)>;
 
 /// A linear map from one list of blocks to another.
@@ -41,7 +48,7 @@ fn add(sum: &mut Block, coefficient: f32, block: &Block) {
 }
 
 impl Transform {
-    /// The map that does on both axes what these forms of `side` numbers do on one.
+    /// The map that applies these combinations of `side` numbers on both axes.
     fn on_both_axes(forms: &[Form], side: usize) -> Self {
         let pairs = forms.iter().flat_map(|row| forms.iter().map(move |column| (row, column)));
         let both = |(row, column): (&Form, &Form)| {
@@ -51,7 +58,7 @@ impl Transform {
         Self { from: side * side, forms: pairs.map(both).collect() }
     }
 
-    /// The same with inputs and outputs in each other's place.
+    /// The transposed map: inputs and outputs exchanged.
     fn transposed(&self) -> Self {
         let mut forms = vec![Vec::new(); self.from];
         for (to, form) in self.forms.iter().enumerate() {
@@ -62,17 +69,17 @@ impl Transform {
         Self { from: self.forms.len(), forms }
     }
 
-    /// How many blocks it reads.
+    /// The number of inputs.
     pub fn inputs(&self) -> usize {
         self.from
     }
 
-    /// How many blocks it makes.
+    /// The number of outputs.
     fn outputs(&self) -> usize {
         self.forms.len()
     }
 
-    /// One of its outputs; `from` gives the inputs.
+    /// Computes one output. `from` returns the inputs.
     #[inline(always)]
     pub fn one<'a>(&self, output: usize, from: impl Fn(usize) -> &'a Block) -> Block {
         let mut sum = Block::ZERO;
@@ -82,9 +89,15 @@ impl Transform {
         sum
     }
 
-    /// `[input][each]` blocks into `[output][each]` ones.
+    /// Computes all outputs: `[input][each]` blocks to `[output][each]` blocks.
+    ///
+    /// # Panics
+    /// If a slice has another length.
     pub fn all(&self, from: &[Block], to: &mut [Block], each: usize) {
-        assert!(from.len() == self.from * each && to.len() == self.outputs() * each, "a transform of another size");
+        assert!(
+            from.len() == self.from * each && to.len() == self.outputs() * each,
+            "slices must have the sizes of the map"
+        );
         vectorised(
             #[inline(always)]
             || {
@@ -95,9 +108,12 @@ impl Transform {
         );
     }
 
-    /// [`Transform::panels`], and the same with each block transposed.
+    /// [`Transform::panels`], which also writes each block transposed to `rows`.
+    ///
+    /// # Panics
+    /// If `rows` and `to` differ in length.
     pub fn panels_and_rows(&self, from: &[Block], to: &mut [Block], rows: &mut [Block], each: usize) {
-        assert!(to.len() == rows.len(), "rows of another size");
+        assert!(to.len() == rows.len(), "rows must be as long as the outputs");
         let of_panel = self.outputs() * each;
         let panels = to.par_chunks_mut(of_panel).zip_eq(rows.par_chunks_mut(of_panel));
         panels.zip_eq(from.par_chunks(self.from * each)).for_each(|((to, rows), from)| {
@@ -146,7 +162,7 @@ pub struct Minimal {
     pub sum_gradients: Transform,
 }
 
-/// How many of each there are.
+/// The numbers of signals, forms and sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// Signals of an image.
@@ -158,14 +174,14 @@ pub struct Sizes {
 }
 
 impl Minimal {
-    /// The sizes of what [`Minimal::new`] makes.
+    /// The sizes of [`Minimal::new`], without computing its maps.
     pub fn sizes(geometry: Geometry) -> Option<Sizes> {
         let axis = Builder::filter(geometry)?.axis();
         let square = |n: usize| n * n;
         Some(Sizes { signals: square(axis.inputs), forms: square(axis.taps), sums: square(axis.outputs) })
     }
 
-    /// The algorithm for these sizes, where it saves products.
+    /// The algorithm for these sizes; `None` if it saves no products.
     pub fn new(geometry: Geometry) -> Option<Self> {
         let builder = Builder::filter(geometry)?;
         let signals = Transform::on_both_axes(&builder.signals, geometry.input);
@@ -184,22 +200,22 @@ impl Minimal {
     }
 }
 
-/// The algorithm of one axis in the making.
+/// Builds the algorithm of one axis.
 struct Builder {
     signals: Vec<Form>,
     forms: Vec<Form>,
-    /// Each output of the sums that it is made of.
+    /// Each output as a combination of sums.
     outputs: Vec<Form>,
-    /// Tap, input and output are indices into forms, signals and sums.
+    /// `tap`, `input` and `output` are indices of forms, signals and sums.
     products: Vec<Product>,
     sums: usize,
 }
 
-/// Outputs that a window makes.
+/// The number of outputs of a window.
 const WINDOW: usize = 3;
 
 impl Builder {
-    /// None if output pixels have not two taps, or there is no whole window.
+    /// `None` if output pixels do not have two taps, or no window is complete.
     fn filter(geometry: Geometry) -> Option<Self> {
         let Geometry { input: pixels, kernel, stride, .. } = geometry;
         if kernel != 2 * stride {
@@ -215,7 +231,7 @@ impl Builder {
         let mut windows = 0;
         for residue in 0..stride {
             let taps = [residue + stride, residue];
-            // The output that has `taps[0]` of pixel `at` and `taps[1]` of the next.
+            // The output pixel to which pixel `at` adds `taps[0]` and the next pixel `taps[1]`.
             let pair = |at: usize| geometry.lands(at, taps[0]).filter(|_| at + 1 < pixels);
             let mut at = 0;
             while at < pixels {
@@ -239,7 +255,7 @@ impl Builder {
         (windows > 0).then_some(builder)
     }
 
-    /// Three outputs by F(3, 2), from pixel `at` on.
+    /// Adds three outputs with F(3, 2), from pixel `at` on.
     fn window(&mut self, at: usize, taps: [usize; 2], outputs: &[usize]) {
         let [g0, g1] = taps;
         let products = [
@@ -258,7 +274,7 @@ impl Builder {
         self.outputs[outputs[2]] = vec![(m1, 1.0), (m2, 1.0), (m3, 1.0)];
     }
 
-    /// One output as it is, of up to two (pixel, tap).
+    /// Adds one output directly, from up to two (pixel, tap).
     fn plain(&mut self, output: usize, terms: [Option<(usize, usize)>; 2]) {
         for (pixel, tap) in terms.into_iter().flatten() {
             self.product(vec![(pixel, 1.0)], vec![(tap, 1.0)], self.sums);
@@ -273,7 +289,7 @@ impl Builder {
         self.products.push(Product { tap, input, output });
     }
 
-    /// Sums of the same signal stand together, so that one after the other finds it in cache.
+    /// Orders the sums by signal, so that consecutive sums read the same signal from the cache.
     fn order_sums(&mut self) {
         let mut order: Vec<usize> = (0..self.sums).collect();
         order.sort_by_key(|sum| self.products.iter().find(|p| p.output == *sum).map(|p| p.input));
@@ -288,7 +304,7 @@ impl Builder {
     }
 }
 
-/// The place of a form among others; it is added where it is new.
+/// The index of a form. Adds it if it is new.
 fn place(forms: &mut Vec<Form>, form: Form) -> usize {
     forms.iter().position(|f| *f == form).unwrap_or_else(|| {
         forms.push(form);
@@ -306,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn products_are_as_few_as_the_head_comment_says() {
+    fn number_of_products_is_that_of_the_documentation() {
         let products = |input| minimal(input, 4, 2, 1).map(|m| m.plan.products());
         assert_eq!((products(2), products(4), products(8)), (None, Some(100), Some(484)));
         let m = minimal(8, 4, 2, 1).unwrap();
@@ -316,17 +332,17 @@ mod tests {
     }
 
     #[test]
-    fn without_two_taps_for_each_output_there_is_nothing_to_save() {
+    fn other_kernels_are_not_supported() {
         assert!(minimal(8, 3, 2, 1).is_none() && minimal(8, 4, 1, 1).is_none() && minimal(3, 4, 2, 1).is_none());
     }
 
-    /// One number for each of n pixels or taps, as a block.
+    /// A block for each of n pixels or taps, filled with one number.
     fn numbers(n: usize, seed: f32) -> Vec<Block> {
         (0..n).map(|i| Block([[(seed * (i + 1) as f32).sin(); LANES]; LANES])).collect()
     }
 
     #[test]
-    fn the_products_come_to_the_direct_ones_and_all_coefficients_are_powers_of_two() {
+    fn outputs_equal_the_direct_ones_and_coefficients_are_powers_of_two() {
         for (input, kernel, stride, padding) in [(4, 4, 2, 1), (8, 4, 2, 1), (7, 2, 1, 0), (6, 6, 3, 2)] {
             let geometry = Geometry { input, kernel, stride, padding };
             let minimal = Minimal::new(geometry).unwrap();

@@ -1,6 +1,6 @@
 //! Line charts as inline SVG: one measure, a line per stage, its last value beside the name.
 
-use super::html::{Text, name, number, round_number};
+use super::html::{Html, html, name, number, round_number};
 
 /// The drawing area, in the SVG's own units.
 const WIDTH: f64 = 350.0;
@@ -9,41 +9,35 @@ const LEFT: f64 = 44.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 36.0;
-/// More points than this say nothing more at this size.
+/// More points than these can't be seen at this size.
 const MOST_POINTS: usize = 400;
-/// From this ratio of the largest to the smallest value on, a logarithmic scale shows more.
+/// From this ratio of the largest to the smallest value on, the scale is logarithmic.
 const LOG_RATIO: f64 = 4.0;
 
 /// One line: a value per epoch, from epoch 1 on.
 pub(super) struct Series {
-    /// What it is called.
+    /// Its name.
     pub(super) name: String,
-    /// Which of the colours it has, so that a stage keeps its colour from chart to chart.
+    /// The number of its colour, so that a stage has the same colour in all charts.
     pub(super) colour: usize,
-    /// Its values; those that are not finite leave a gap.
+    /// Its values; one that is not finite leaves a gap.
     pub(super) values: Vec<f64>,
 }
 
 /// A chart of several series with its caption and its legend. Empty if there is no finite value.
-pub(super) fn lines(caption: &str, series: &[Series]) -> String {
+pub(super) fn lines(caption: &str, series: &[Series]) -> Html {
     let finite = || series.iter().flat_map(|s| &s.values).copied().filter(|v| v.is_finite());
     let (low, high) = finite().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
     let epochs = series.iter().map(|s| s.values.len()).max().unwrap_or(0);
     if low > high || epochs == 0 {
-        return String::new();
+        return Html::default();
     }
     let y = Scale::fit(low, high);
-    let mut out = String::from("<figure class=\"chart\"><figcaption>");
-    let kind = if y.log { " <small>log scale</small>" } else { "" };
-    out.push_str(&format!("<b>{}</b>{kind}</figcaption>\n", Text(caption)));
-    out.push_str(&format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", Text(caption)));
-    out.push_str(&axes(&y, epochs));
-    for s in series {
-        out.push_str(&line(s, &y, epochs));
-    }
-    out.push_str("</svg>\n");
-    out.push_str(&legend(series));
-    out.push_str("</figure>\n");
+    let kind = Html::constant(if y.log { " <small>log scale</small>" } else { "" });
+    let lines: Html = series.iter().map(|s| line(s, &y, epochs)).collect();
+    let mut out = html!("<figure class=\"chart\"><figcaption><b>{}</b>{}</figcaption>\n", caption, kind);
+    out.push(html!("<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\">", WIDTH, HEIGHT, caption));
+    out.push(html!("{}{}</svg>\n{}</figure>\n", axes(&y, epochs), lines, legend(series)));
     out
 }
 
@@ -52,18 +46,18 @@ fn class(index: usize) -> String {
     format!("s{} d{}", index % 10, index / 10 % 3)
 }
 
-fn legend(series: &[Series]) -> String {
-    let mut out = String::from("<ul class=\"legend\">");
-    for s in series {
+fn legend(series: &[Series]) -> Html {
+    let item = |s: &Series| {
         let last = s.values.last().map(|v| number(*v)).unwrap_or_default();
-        let key = format!(
-            "<svg viewBox=\"0 0 22 8\" aria-hidden=\"true\"><path class=\"{}\" d=\"M1 4H21\"/></svg>",
-            class(s.colour)
-        );
-        out.push_str(&format!("<li>{key}<span>{}</span> <data>{last}</data></li>", name(&s.name)));
-    }
-    out.push_str("</ul>");
-    out
+        html!(
+            "<li><svg viewBox=\"0 0 22 8\" aria-hidden=\"true\"><path class=\"{}\" d=\"M1 4H21\"/></svg>\
+             <span>{}</span> <data>{}</data></li>",
+            class(s.colour),
+            name(&s.name),
+            last
+        )
+    };
+    html!("<ul class=\"legend\">{}</ul>", series.iter().map(item).collect::<Html>())
 }
 
 fn x_of(epoch: usize, epochs: usize) -> f64 {
@@ -71,7 +65,7 @@ fn x_of(epoch: usize, epochs: usize) -> f64 {
     LEFT + share * (WIDTH - LEFT - RIGHT)
 }
 
-fn line(series: &Series, y: &Scale, epochs: usize) -> String {
+fn line(series: &Series, y: &Scale, epochs: usize) -> Html {
     let count = series.values.len();
     let stride = count.div_ceil(MOST_POINTS).max(1);
     let mut path = String::new();
@@ -95,29 +89,24 @@ fn line(series: &Series, y: &Scale, epochs: usize) -> String {
         path.push_str("h0");
     }
     let dot = if drawn == 1 { " dot" } else { "" };
-    let title = Text(&series.name);
-    format!("<path class=\"{}{dot}\" d=\"{path}\"><title>{title}</title></path>", class(series.colour))
+    let (class, title) = (class(series.colour), &series.name);
+    html!("<path class=\"{}{}\" d=\"{}\"><title>{}</title></path>", class, dot, path, title)
 }
 
-fn axes(y: &Scale, epochs: usize) -> String {
+fn axes(y: &Scale, epochs: usize) -> Html {
     let (left, right, bottom) = (LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM);
-    let mut out = String::new();
+    let mut out = Html::default();
     for tick in y.ticks() {
-        let at = y.place(tick);
-        out.push_str(&format!("<path class=\"grid\" d=\"M{left} {at:.1}H{right}\"/>"));
-        out.push_str(&format!(
-            "<text class=\"y\" x=\"{}\" y=\"{:.1}\">{}</text>",
-            left - 6.0,
-            at + 4.0,
-            round_number(tick)
-        ));
+        let (at, text) = (y.place(tick), round_number(tick));
+        out.push(html!("<path class=\"grid\" d=\"M{} {:.1}H{}\"/>", left, at, right));
+        out.push(html!("<text class=\"y\" x=\"{}\" y=\"{:.1}\">{}</text>", left - 6.0, at + 4.0, text));
     }
     for epoch in epoch_ticks(epochs) {
         let at = x_of(epoch, epochs);
-        out.push_str(&format!("<path class=\"grid\" d=\"M{at:.1} {bottom}v4\"/>"));
-        out.push_str(&format!("<text class=\"x\" x=\"{at:.1}\" y=\"{}\">{epoch}</text>", bottom + 17.0));
+        out.push(html!("<path class=\"grid\" d=\"M{:.1} {}v4\"/>", at, bottom));
+        out.push(html!("<text class=\"x\" x=\"{:.1}\" y=\"{}\">{}</text>", at, bottom + 17.0, epoch));
     }
-    out.push_str(&format!("<text class=\"x\" x=\"{:.1}\" y=\"{}\">epoch</text>", (left + right) / 2.0, HEIGHT - 4.0));
+    out.push(html!("<text class=\"x\" x=\"{:.1}\" y=\"{}\">epoch</text>", (left + right) / 2.0, HEIGHT - 4.0));
     out
 }
 
@@ -218,14 +207,14 @@ mod tests {
 
     #[test]
     fn nothing_to_draw_draws_nothing() {
-        assert_eq!(lines("loss", &[]), "");
-        assert_eq!(lines("loss", &[Series { name: "a".into(), colour: 0, values: vec![f64::NAN] }]), "");
+        assert_eq!(&*lines("loss", &[]), "");
+        assert_eq!(&*lines("loss", &[Series { name: "a".into(), colour: 0, values: vec![f64::NAN] }]), "");
     }
 
     #[test]
     fn names_are_escaped() {
         let chart = lines("a<b", &[Series { name: "<script>".into(), colour: 0, values: vec![1.0] }]);
-        assert!(!chart.contains("<script>") && chart.contains("a&lt;b"), "{chart}");
+        assert!(!chart.contains("<script>") && chart.contains("a&lt;b"), "{chart:?}");
     }
 
     proptest! {

@@ -1,36 +1,36 @@
-//! Two runs, points or pipelines beside each other: what `vadpipe diff` found, and as one self-contained HTML file.
+//! The differences of two runs, points or pipelines that `vadpipe diff` found, as data and as a self-contained HTML page.
 
 use serde::Serialize;
 
 use super::chart::{Series, lines};
-use super::html::{Cell, Table, Text, name, number};
+use super::html::{Cell, Html, Table, html, name, number};
 use super::image::data_uri;
-use super::{SCRIPT, opening};
+use super::{closing, opening};
 use crate::key::Key;
 
-/// What two things have in common and what not.
+/// What two runs, points or pipelines have in common, and what differs.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Comparison {
-    /// What the first is called.
+    /// The name of the first.
     pub a: String,
-    /// What the second is called.
+    /// The name of the second.
     pub b: String,
-    /// What differs in the whole: seeds, command lines, devices.
+    /// Differences that concern no single point: seeds, command lines, devices.
     pub facts: Vec<Change>,
     /// Points that only the first has.
     pub only_a: Vec<String>,
     /// Points that only the second has.
     pub only_b: Vec<String>,
-    /// Points of which nothing differs.
+    /// Points without differences.
     pub same: Vec<String>,
     /// Points that differ.
     pub changed: Vec<Pair>,
 }
 
-/// A value that differs; none where it is not set.
+/// A value that differs; none if it is not set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// What it is.
+    /// Its name.
     pub name: String,
     /// In the first.
     pub a: Option<String>,
@@ -56,13 +56,13 @@ pub struct Pair {
     pub a: String,
     /// The second's.
     pub b: String,
-    /// The keys, as far as they are known.
+    /// The keys, if they are known.
     pub keys: [Option<Key>; 2],
     /// Parameters and inputs that differ.
     pub parameters: Vec<Change>,
     /// Metrics that either has, equal ones included.
     pub metrics: Vec<Figure>,
-    /// Whether the results have the same bytes; none where one is not in the cache.
+    /// Whether the results have the same bytes; none if one is not in the cache.
     pub same_output: Option<bool>,
     /// Images, for the HTML page.
     #[serde(skip)]
@@ -86,32 +86,31 @@ pub struct Picture {
 /// A measure over the epochs of two trainings.
 #[derive(Clone, Debug, Default)]
 pub struct Curve {
-    /// What is measured.
+    /// The measure.
     pub name: String,
-    /// By epoch; empty where there is none.
+    /// Values by epoch; empty if there is no curve.
     pub values: [Vec<f64>; 2],
 }
 
 impl Comparison {
-    /// What the comparison is called.
+    /// The title of the comparison.
     pub fn title(&self) -> String {
         format!("{} ↔ {}", self.a, self.b)
     }
 }
 
 impl Pair {
-    /// What the pair is called.
+    /// The title of the pair.
     pub fn title(&self) -> String {
         if self.a == self.b { self.a.clone() } else { format!("{} ↔ {}", self.a, self.b) }
     }
 }
 
-/// The comparison as a page that refers to nothing outside itself.
+/// The comparison as a self-contained page.
 pub fn comparison(found: &Comparison) -> String {
-    let mut out = opening(&found.title());
-    out.push_str("<main>\n");
+    let mut out = html!("{}<main>\n", opening(&found.title()));
     if !found.facts.is_empty() {
-        out.push_str(&changes("In the whole", found, &found.facts));
+        out.push(changes("In the whole", found, &found.facts));
     }
     for (what, points) in [
         (format!("Only in {}", found.a), &found.only_a),
@@ -119,56 +118,49 @@ pub fn comparison(found: &Comparison) -> String {
         ("The same in both".to_owned(), &found.same),
     ] {
         if !points.is_empty() {
-            let points: Vec<String> = points.iter().map(|p| name(p)).collect();
-            out.push_str(&format!("<p class=\"note\"><b>{}:</b> {}</p>\n", Text(&what), points.join(", ")));
+            let points = points.iter().map(|point| name(point));
+            out.push(html!("<p class=\"note\"><b>{}:</b> {}</p>\n", what, Html::join(points, ", ")));
         }
     }
-    for pair in &found.changed {
-        out.push_str(&section(found, pair));
-    }
-    out.push_str(&format!("</main>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n"));
-    out
+    let pairs: Html = found.changed.iter().map(|pair| section(found, pair)).collect();
+    html!("{}{}{}", out, pairs, closing()).into_string()
 }
 
-fn section(found: &Comparison, pair: &Pair) -> String {
-    let mut out = String::from("<section>");
-    // Of two points there is one pair, and the page bears its name.
+fn section(found: &Comparison, pair: &Pair) -> Html {
+    let mut out = Html::constant("<section>");
+    // A comparison of two points has one pair, whose title is the title of the page.
     if pair.title() != found.title() {
-        out.push_str(&format!("<h2>{}</h2>\n", name(&pair.title())));
+        out.push(html!("<h2>{}</h2>\n", name(&pair.title())));
     }
     if let Some(true) = pair.same_output {
-        out.push_str("<p class=\"note\">Both have the same bytes.</p>\n");
+        out.push(Html::constant("<p class=\"note\">Both have the same bytes.</p>\n"));
     }
     if !pair.parameters.is_empty() {
-        out.push_str(&changes("Parameters and inputs", found, &pair.parameters));
+        out.push(changes("Parameters and inputs", found, &pair.parameters));
     }
     if !pair.metrics.is_empty() {
-        out.push_str(&figures(found, &pair.metrics));
+        out.push(figures(found, &pair.metrics));
     }
     let titles = sides(found, pair);
     if !pair.curves.is_empty() {
-        out.push_str("<div class=\"multiples\">\n");
-        for curve in &pair.curves {
+        let chart = |curve: &Curve| {
             let series = titles.iter().zip(&curve.values).enumerate().filter(|(_, (_, v))| !v.is_empty());
             let series =
                 series.map(|(colour, (title, values))| Series { name: title.clone(), colour, values: values.clone() });
-            out.push_str(&lines(&curve.name, &series.collect::<Vec<_>>()));
-        }
-        out.push_str("</div>\n");
+            lines(&curve.name, &series.collect::<Vec<_>>())
+        };
+        out.push(html!("<div class=\"multiples\">\n{}</div>\n", pair.curves.iter().map(chart).collect::<Html>()));
     }
-    for picture in &pair.pictures {
-        out.push_str(&beside(&titles, picture));
-    }
-    out.push_str("</section>\n");
-    out
+    let pictures: Html = pair.pictures.iter().map(|picture| beside(&titles, picture)).collect();
+    html!("{}{}</section>\n", out, pictures)
 }
 
-/// What the two sides of a pair are called: by their own names if these differ, else by what is compared.
+/// The titles of the two sides of a pair: their own names if these differ, else the names of what is compared.
 fn sides(found: &Comparison, pair: &Pair) -> [String; 2] {
     if pair.a == pair.b { [found.a.clone(), found.b.clone()] } else { [pair.a.clone(), pair.b.clone()] }
 }
 
-fn changes(title: &str, found: &Comparison, changes: &[Change]) -> String {
+fn changes(title: &str, found: &Comparison, changes: &[Change]) -> Html {
     let mut table = Table::default();
     table.column("", false).column(&found.a, false).column(&found.b, false);
     let cell = |value: &Option<String>| Cell::text(value.as_deref().unwrap_or("–"));
@@ -178,7 +170,7 @@ fn changes(title: &str, found: &Comparison, changes: &[Change]) -> String {
     table.render(title)
 }
 
-fn figures(found: &Comparison, figures: &[Figure]) -> String {
+fn figures(found: &Comparison, figures: &[Figure]) -> Html {
     let mut table = Table::default();
     table.column("metric", false).column(&found.a, true).column(&found.b, true).column("difference", true);
     for figure in figures {
@@ -187,35 +179,30 @@ fn figures(found: &Comparison, figures: &[Figure]) -> String {
         let shown = by.map(|by| format!("{sign}{}", number(by))).unwrap_or_default();
         let sort = by.map(|by| by.to_string()).unwrap_or_default();
         let cells = vec![Cell::text(&figure.name), Cell::number(figure.a), Cell::number(figure.b)];
-        table.row(cells.into_iter().chain([Cell::html(shown, sort)]).collect());
+        table.row(cells.into_iter().chain([Cell::html(html!("{}", shown), sort)]).collect());
     }
     table.render("Metrics")
 }
 
-fn beside(titles: &[String; 2], picture: &Picture) -> String {
+fn beside(titles: &[String; 2], picture: &Picture) -> Html {
     let image = |title: &str, png: &[u8]| {
-        let alt = format!("{}: {title}", picture.name);
-        format!(
-            "<figure class=\"picture\"><img alt=\"{}\" src=\"{}\"><figcaption>{}</figcaption></figure>",
-            Text(&alt),
+        html!(
+            "<figure class=\"picture\"><img alt=\"{}: {}\" src=\"{}\"><figcaption>{}</figcaption></figure>",
+            picture.name,
+            title,
             data_uri(png),
             name(title)
         )
     };
-    let mut out = format!("<h3>{}</h3>\n<div class=\"beside\">", Text(&picture.name));
-    match (&picture.a, &picture.b) {
-        (Some(a), Some(b)) if a == b => out.push_str(&image("the same in both", a)),
-        (a, b) => {
-            for (title, png) in titles.iter().zip([a, b]) {
-                match png {
-                    Some(png) => out.push_str(&image(title, png)),
-                    None => out.push_str(&format!("<p class=\"note\">{} has none</p>", name(title))),
-                }
-            }
-        }
-    }
-    out.push_str("</div>\n");
-    out
+    let side = |(title, png): (&String, &Option<Vec<u8>>)| match png {
+        Some(png) => image(title, png),
+        None => html!("<p class=\"note\">{} has none</p>", name(title)),
+    };
+    let images = match (&picture.a, &picture.b) {
+        (Some(a), Some(b)) if a == b => image("the same in both", a),
+        (a, b) => titles.iter().zip([a, b]).map(side).collect(),
+    };
+    html!("<h3>{}</h3>\n<div class=\"beside\">{}</div>\n", picture.name, images)
 }
 
 #[cfg(test)]
@@ -223,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_from_outside_is_escaped_and_equal_images_are_shown_once() {
+    fn texts_are_escaped_and_equal_images_are_shown_once() {
         let change = |name: &str| Change { name: name.to_owned(), a: Some("<i>".to_owned()), b: None };
         let picture =
             |a: &[u8], b: &[u8]| Picture { name: "im<g>".to_owned(), a: Some(a.to_vec()), b: Some(b.to_vec()) };

@@ -1,11 +1,11 @@
 //! The pipeline's graph as inline SVG, from left to right.
 //!
-//! A point stands in the column of its longest way from a source. Within a column, points stand in the order of the mean
-//! height of what they read (one barycentre sweep), which keeps most edges from crossing.
+//! A point is in the column of its longest path from a source. Within a column, points are ordered by the mean height of
+//! their inputs (one barycentre sweep), so that few edges cross.
 
 use std::collections::BTreeMap;
 
-use super::html::Text;
+use super::html::{Html, html};
 use super::overlay::{StageOverlay, word};
 use crate::id::PointName;
 
@@ -18,57 +18,59 @@ const MARGIN: f64 = 8.0;
 const NAME_LENGTH: usize = 23;
 
 /// The graph; empty if there is nothing to draw.
-pub(super) fn draw(stages: &[StageOverlay]) -> String {
+pub(super) fn draw(stages: &[StageOverlay]) -> Html {
     let places = layout(stages);
     let (Some(columns), Some(rows)) =
         (places.iter().map(|p| p.0).max(), places.iter().map(|p| p.1).max_by(f64::total_cmp))
     else {
-        return String::new();
+        return Html::default();
     };
     let width = MARGIN * 2.0 + columns as f64 * COLUMN + BOX_WIDTH;
     let height = MARGIN * 2.0 + rows * ROW + BOX_HEIGHT;
     let corner = |at: usize| (MARGIN + places[at].0 as f64 * COLUMN, MARGIN + places[at].1 * ROW);
     let index: BTreeMap<&str, usize> = stages.iter().enumerate().map(|(at, s)| (s.name.as_str(), at)).collect();
-    let mut out = String::from("<div class=\"wide\" tabindex=\"0\">");
-    out.push_str(&format!(
-        "<svg class=\"dag\" viewBox=\"0 0 {width} {height}\" style=\"width:{width}px\" role=\"img\" aria-label=\"the pipeline's stages\">"
-    ));
-    for (at, stage) in stages.iter().enumerate() {
-        for from in stage.inputs.iter().filter_map(|name| index.get(name.as_str())) {
-            out.push_str(&edge(corner(*from), corner(at)));
-        }
-    }
-    for (at, stage) in stages.iter().enumerate() {
-        out.push_str(&node(stage, corner(at)));
-    }
-    out.push_str("</svg></div>\n");
-    out
+    let inputs = |stage: &StageOverlay| {
+        stage.inputs.iter().filter_map(|name| index.get(name.as_str()).copied()).collect::<Vec<usize>>()
+    };
+    let edges = stages.iter().enumerate().flat_map(|(at, stage)| inputs(stage).into_iter().map(move |from| (from, at)));
+    html!(
+        "<div class=\"wide\" tabindex=\"0\"><svg class=\"dag\" viewBox=\"0 0 {0} {1}\" style=\"width:{0}px\" role=\"img\" \
+         aria-label=\"the pipeline's stages\">{2}{3}</svg></div>\n",
+        width,
+        height,
+        edges.map(|(from, to)| edge(corner(from), corner(to))).collect::<Html>(),
+        stages.iter().enumerate().map(|(at, stage)| node(stage, corner(at))).collect::<Html>(),
+    )
 }
 
-fn edge((from_x, from_y): (f64, f64), (to_x, to_y): (f64, f64)) -> String {
+fn edge((from_x, from_y): (f64, f64), (to_x, to_y): (f64, f64)) -> Html {
     let (x1, y1) = (from_x + BOX_WIDTH, from_y + BOX_HEIGHT / 2.0);
     let y2 = to_y + BOX_HEIGHT / 2.0;
     let bend = (COLUMN - BOX_WIDTH) * 0.7;
-    format!("<path class=\"edge\" d=\"M{x1} {y1:.1}C{} {y1:.1} {} {y2:.1} {to_x} {y2:.1}\"/>", x1 + bend, to_x - bend)
+    html!(
+        "<path class=\"edge\" d=\"M{0} {1:.1}C{2} {1:.1} {3} {4:.1} {5} {4:.1}\"/>",
+        x1,
+        y1,
+        x1 + bend,
+        to_x - bend,
+        y2,
+        to_x
+    )
 }
 
-fn node(stage: &StageOverlay, (x, y): (f64, f64)) -> String {
+fn node(stage: &StageOverlay, (x, y): (f64, f64)) -> Html {
     let state = word(stage.status);
     let PointName { stage: name, coordinates } = PointName::parse(&stage.name);
     let second = coordinates.unwrap_or(&stage.kind);
     let title = format!("{} ({}): {state}", stage.name, stage.kind);
-    let mut out = format!("<g class=\"node {state}\"><title>{}</title>", Text(&title));
-    out.push_str(&format!("<rect x=\"{x}\" y=\"{y:.1}\" width=\"{BOX_WIDTH}\" height=\"{BOX_HEIGHT}\" rx=\"3\"/>"));
+    let mut out = html!("<g class=\"node {}\"><title>{}</title>", state, title);
+    let (width, height) = (BOX_WIDTH, BOX_HEIGHT);
+    out.push(html!("<rect x=\"{}\" y=\"{:.1}\" width=\"{}\" height=\"{}\" rx=\"3\"/>", x, y, width, height));
     for (line, baseline, class) in [(name, 16.0, "name"), (second, 30.0, "point")] {
-        let text = shortened(line);
-        out.push_str(&format!(
-            "<text class=\"{class}\" x=\"{}\" y=\"{:.1}\">{}</text>",
-            x + 8.0,
-            y + baseline,
-            Text(&text)
-        ));
+        let (x, y, text) = (x + 8.0, y + baseline, shortened(line));
+        out.push(html!("<text class=\"{}\" x=\"{}\" y=\"{:.1}\">{}</text>", class, x, y, text));
     }
-    out.push_str("</g>");
+    out.push(Html::constant("</g>"));
     out
 }
 
@@ -85,7 +87,7 @@ fn layout(stages: &[StageOverlay]) -> Vec<(usize, f64)> {
     let inputs: Vec<Vec<usize>> =
         stages.iter().map(|s| s.inputs.iter().filter_map(|n| index.get(n.as_str()).copied()).collect()).collect();
     let mut column = vec![0; stages.len()];
-    // Plan order makes one pass enough; a list in another order needs at most as many as it has stages.
+    // In plan order, one pass is enough; in another order, at most as many as there are stages.
     for _ in 0..stages.len() {
         let mut changed = false;
         for at in 0..stages.len() {
@@ -158,7 +160,7 @@ mod tests {
     fn names_are_escaped_and_long_ones_shortened() {
         let svg = draw(&[stage("<b>", &[]), stage("sweep@distribution=exponential,lr=0.001", &["<b>"])]);
         assert!(svg.contains("&lt;b&gt;") && !svg.contains("<b>"));
-        assert!(svg.contains(">distribution=exponenti…<"), "{svg}");
-        assert_eq!(draw(&[]), "");
+        assert!(svg.contains(">distribution=exponenti…<"), "{svg:?}");
+        assert_eq!(&*draw(&[]), "");
     }
 }

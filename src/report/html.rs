@@ -1,31 +1,140 @@
-//! The small pieces that HTML is made of. Every text that comes from outside goes through [`Text`].
+//! The small pieces that HTML is made of. The macro `html!` makes [`Html`], and escapes every text that goes into it.
 
 use std::fmt;
+use std::ops::Deref;
 
 use crate::id::PointName;
 
-/// A text, escaped for content and for attributes in double quotes.
-pub(super) struct Text<'a>(pub(super) &'a str);
+/// HTML. All texts in it are escaped; only constants of this crate are added unchanged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Html(String);
 
-impl fmt::Display for Text<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            match c {
-                '&' => f.write_str("&amp;")?,
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                // Control characters are no valid HTML; nothing of ours holds any.
-                c if c.is_control() && !c.is_whitespace() => f.write_str("\u{fffd}")?,
-                c => write!(f, "{c}")?,
-            }
-        }
-        Ok(())
+/// Makes [`Html`] as `format!` makes a `String`. Values are arguments, never names in braces, and each is escaped unless
+/// it is HTML or a number.
+macro_rules! html {
+    ($format:literal $(, $value:expr)* $(,)?) => {
+        // A format string that another macro made can't capture variables, which would not be escaped.
+        $crate::report::html::Html::from_escaped(format_args!(
+            concat!($format)
+            $(, $crate::report::html::Escaped(&$value))*
+        ))
+    };
+}
+pub(super) use html;
+
+impl Html {
+    /// For `html!`, which escapes the arguments.
+    pub(super) fn from_escaped(markup: fmt::Arguments<'_>) -> Self {
+        Self(markup.to_string())
+    }
+
+    /// A constant of this crate.
+    pub(super) fn constant(markup: &'static str) -> Self {
+        Self(markup.to_owned())
+    }
+
+    /// Appends.
+    pub(super) fn push(&mut self, more: Self) {
+        self.0.push_str(&more.0);
+    }
+
+    /// All of these with a separator between them.
+    pub(super) fn join(parts: impl IntoIterator<Item = Self>, separator: &'static str) -> Self {
+        Self(parts.into_iter().map(|part| part.0).collect::<Vec<_>>().join(separator))
+    }
+
+    pub(super) fn into_string(self) -> String {
+        self.0
     }
 }
 
-/// A figure as a person reads it: four significant digits, whole numbers whole.
+impl Deref for Html {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromIterator<Html> for Html {
+    fn from_iter<T: IntoIterator<Item = Self>>(parts: T) -> Self {
+        Self::join(parts, "")
+    }
+}
+
+impl From<&str> for Html {
+    fn from(text: &str) -> Self {
+        html!("{}", text)
+    }
+}
+
+/// A value in HTML.
+pub(super) trait Value {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+}
+
+/// Writes a value as HTML.
+pub(super) struct Escaped<'a, T: ?Sized>(pub(super) &'a T);
+
+impl<T: Value + ?Sized> fmt::Display for Escaped<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write(f)
+    }
+}
+
+impl Value for Html {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A text, escaped for content and for attributes in double quotes.
+impl Value for str {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut written = 0;
+        for (at, c) in self.char_indices() {
+            let escaped = match c {
+                '&' => "&amp;",
+                '<' => "&lt;",
+                '>' => "&gt;",
+                '"' => "&quot;",
+                '\'' => "&#39;",
+                // Control characters are not valid in HTML.
+                c if c.is_control() && !c.is_whitespace() => "\u{fffd}",
+                _ => continue,
+            };
+            f.write_str(&self[written..at])?;
+            f.write_str(escaped)?;
+            written = at + c.len_utf8();
+        }
+        f.write_str(&self[written..])
+    }
+}
+
+impl Value for String {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().write(f)
+    }
+}
+
+impl<T: Value + ?Sized> Value for &T {
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).write(f)
+    }
+}
+
+macro_rules! numbers {
+    ($($number:ty),*) => {
+        $(impl Value for $number {
+            fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        })*
+    };
+}
+numbers!(f64, usize, u8);
+
+/// A figure for people: four significant digits, integers in full.
 pub(super) fn number(v: f64) -> String {
     if !v.is_finite() {
         return "–".to_owned();
@@ -71,15 +180,16 @@ fn grouped(digits: &str) -> String {
 }
 
 /// The name of a point, with places where a line may break.
-pub(super) fn name(text: &str) -> String {
-    let mut out = Text(text).to_string();
-    for separator in PointName::SEPARATORS {
-        out = out.replace(separator, &format!("{separator}<wbr>"));
-    }
-    out
+pub(super) fn name(text: &str) -> Html {
+    text.split_inclusive(PointName::SEPARATORS)
+        .map(|part| {
+            let breaks = if part.ends_with(PointName::SEPARATORS) { "<wbr>" } else { "" };
+            html!("{}{}", part, Html::constant(breaks))
+        })
+        .collect()
 }
 
-/// A duration as a person reads it.
+/// A duration for people.
 pub(super) fn duration(seconds: f64) -> String {
     if seconds < 60.0 {
         let digits = if seconds < 10.0 { 2 } else { 1 };
@@ -106,15 +216,15 @@ struct Column {
     data: &'static str,
 }
 
-/// A cell: what it shows (HTML), and what it is sorted by.
+/// A cell: its content, and the value that it is sorted by.
 pub(super) struct Cell {
-    html: String,
+    html: Html,
     sort: String,
 }
 
 impl Cell {
     pub(super) fn text(text: &str) -> Self {
-        Self { html: Text(text).to_string(), sort: String::new() }
+        Self { html: text.into(), sort: String::new() }
     }
 
     /// The name of a point.
@@ -124,13 +234,12 @@ impl Cell {
 
     pub(super) fn number(v: Option<f64>) -> Self {
         match v {
-            Some(v) => Self { html: format!("<span title=\"{v}\">{}</span>", number(v)), sort: format!("{v}") },
-            None => Self { html: String::new(), sort: String::new() },
+            Some(v) => Self { html: html!("<span title=\"{}\">{}</span>", v, number(v)), sort: v.to_string() },
+            None => Self { html: Html::default(), sort: String::new() },
         }
     }
 
-    /// HTML that is known to be well-formed.
-    pub(super) fn html(html: String, sort: String) -> Self {
+    pub(super) fn html(html: Html, sort: String) -> Self {
         Self { html, sort }
     }
 }
@@ -152,34 +261,43 @@ impl Table {
         self
     }
 
-    /// The table, in a box that scrolls sideways where it is too wide.
-    pub(super) fn render(&self, caption: &str) -> String {
-        let mut out = String::from("<div class=\"wide\" tabindex=\"0\"><table class=\"sortable\">");
-        if !caption.is_empty() {
-            out.push_str(&format!("<caption>{}</caption>", Text(caption)));
-        }
-        out.push_str("<thead><tr>");
-        for column in &self.head {
-            let class = if column.figures { " class=\"n\"" } else { "" };
-            out.push_str(&format!("<th scope=\"col\"{class}{}>{}</th>", column.data, Text(&column.title)));
-        }
-        out.push_str("</tr></thead><tbody>\n");
-        for row in &self.rows {
-            out.push_str("<tr>");
-            for (at, cell) in row.iter().enumerate() {
-                let class = if self.head.get(at).is_some_and(|c| c.figures) { " class=\"n\"" } else { "" };
-                let sort = match cell.sort.as_str() {
-                    "" => String::new(),
-                    by => format!(" data-v=\"{}\"", Text(by)),
-                };
-                let (open, close) = if at == 0 { ("th scope=\"row\"", "th") } else { ("td", "td") };
-                out.push_str(&format!("<{open}{class}{sort}>{}</{close}>", cell.html));
-            }
-            out.push_str("</tr>\n");
-        }
-        out.push_str("</tbody></table></div>\n");
-        out
+    /// The table, in a box that scrolls sideways if the table is too wide.
+    pub(super) fn render(&self, caption: &str) -> Html {
+        let caption = if caption.is_empty() { Html::default() } else { html!("<caption>{}</caption>", caption) };
+        let head: Html = self.head.iter().map(Column::render).collect();
+        let rows: Html = self.rows.iter().map(|row| self.row_html(row)).collect();
+        html!(
+            "<div class=\"wide\" tabindex=\"0\"><table class=\"sortable\">{}<thead><tr>{}</tr></thead><tbody>\n\
+             {}</tbody></table></div>\n",
+            caption,
+            head,
+            rows
+        )
     }
+
+    fn row_html(&self, row: &[Cell]) -> Html {
+        let cell = |(at, cell): (usize, &Cell)| {
+            let class = class_of(self.head.get(at).is_some_and(|column| column.figures));
+            let sort = if cell.sort.is_empty() { Html::default() } else { html!(" data-v=\"{}\"", cell.sort) };
+            match at {
+                0 => html!("<th scope=\"row\"{}{}>{}</th>", class, sort, cell.html),
+                _ => html!("<td{}{}>{}</td>", class, sort, cell.html),
+            }
+        };
+        html!("<tr>{}</tr>\n", row.iter().enumerate().map(cell).collect::<Html>())
+    }
+}
+
+impl Column {
+    fn render(&self) -> Html {
+        let (class, data) = (class_of(self.figures), Html::constant(self.data));
+        html!("<th scope=\"col\"{}{}>{}</th>", class, data, self.title)
+    }
+}
+
+/// The attribute of a column of figures.
+fn class_of(figures: bool) -> Html {
+    Html::constant(if figures { " class=\"n\"" } else { "" })
 }
 
 #[cfg(test)]
@@ -200,8 +318,8 @@ mod tests {
     }
 
     #[test]
-    fn a_points_name_breaks_between_its_parts() {
-        assert_eq!(name("<a>@b=c"), "&lt;a&gt;@<wbr>b=<wbr>c");
+    fn name_of_point_breaks_between_its_parts() {
+        assert_eq!(&*name("<a>@b=c"), "&lt;a&gt;@<wbr>b=<wbr>c");
     }
 
     #[test]
@@ -211,15 +329,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_can_leave_its_place(text in ".{0,40}") {
-            let escaped = Text(&text).to_string();
+        fn text_stays_text(text in ".{0,40}") {
+            let escaped = Html::from(text.as_str());
             prop_assert!(!escaped.contains(['<', '>', '"', '\'']));
             let table = Table { head: vec![], rows: vec![vec![Cell::text(&text)]] }.render(&text);
             prop_assert_eq!(table.matches("<t").count(), 6);
         }
 
         #[test]
-        fn a_figure_is_near_what_it_stands_for(v in -1e9f64..1e9) {
+        fn figure_is_near_its_value(v in -1e9f64..1e9) {
             let read: f64 = number(v).replace('−', "-").replace('\u{202f}', "").parse().unwrap();
             prop_assert!((read - v).abs() <= v.abs() * 5.1e-4 + 1e-12, "{v} as {read}");
         }

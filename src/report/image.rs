@@ -1,8 +1,8 @@
 //! Grey images as PNG: grids for the report and for `export`.
 //!
-//! A grid of `n` images of `h` × `w` pixels in `c` columns has `⌈n / c⌉` rows; neighbours are one pixel apart (times
-//! `scale`), and what no image covers is transparent, so that a grid looks right on light and dark paper alike. The bytes
-//! depend on nothing but the pixels, the columns and the scale.
+//! A grid of `n` images of `h` × `w` pixels in `c` columns has `⌈n / c⌉` rows. Neighbours are one pixel apart (times
+//! `scale`), and pixels without an image are transparent, for light and dark backgrounds. The bytes depend only on the
+//! pixels, the columns and the scale.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +11,7 @@ use crate::artifact::{Tensor, TensorError};
 use crate::error::{Category, Error};
 use crate::stage::StageError;
 
-/// Why images could not be drawn.
+/// Why images can't be drawn.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The tensor is not a stack of images.
@@ -28,7 +28,7 @@ pub enum ImageError {
         /// Pixels down.
         height: usize,
     },
-    /// The elements are no bytes.
+    /// The elements are not bytes.
     #[error(transparent)]
     Tensor(#[from] TensorError),
     /// The encoder failed.

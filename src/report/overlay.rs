@@ -1,12 +1,12 @@
-//! What belongs to a run and not to its results: the DAG with what was cached and what ran, timings, parameters, device.
+//! The section about the run: the DAG with the state of each stage, timings, parameters, device.
 //!
-//! None of this may be in the report's artifact, which is a pure function of its inputs; it is put into the file when
-//! that is written, at the one [`MARKER`] that every report holds.
+//! The report's artifact is a pure function of its inputs and can't hold any of this. The section is inserted at the
+//! [`MARKER`] of a page when the file is written.
 
 use std::collections::BTreeMap;
 
 use super::dag;
-use super::html::{Cell, Table, Text, duration, number};
+use super::html::{Cell, Html, Table, duration, html, number};
 use crate::status::StageStatus;
 use crate::value::Values;
 
@@ -20,11 +20,11 @@ pub struct RunOverlay {
     pub pipeline: String,
     /// The run's id.
     pub run: String,
-    /// When it began, as a person reads it.
+    /// When it began, for people.
     pub started: String,
-    /// What it computed on.
+    /// The device.
     pub device: String,
-    /// With how many threads.
+    /// The number of threads.
     pub threads: usize,
     /// The version of vadpipe.
     pub version: String,
@@ -41,9 +41,9 @@ pub struct StageOverlay {
     pub kind: String,
     /// Its parameters.
     pub params: Values,
-    /// What became of it.
+    /// How it ended.
     pub status: StageStatus,
-    /// How long it took when it ran: in this run, or, if it was cached, in the run that made it.
+    /// How long it took, in this run or, if it was cached, in the run that made it.
     pub seconds: Option<f64>,
     /// The names of the points it reads.
     pub inputs: Vec<String>,
@@ -59,20 +59,19 @@ pub(super) fn word(status: StageStatus) -> &'static str {
     }
 }
 
-/// The report with the run put into its place; unchanged if it has no such place.
-pub fn overlay(html: &str, run: &RunOverlay) -> String {
-    html.replacen(MARKER, &section(run), 1)
+/// The page with the run inserted; unchanged if it has no marker.
+pub fn overlay(page: &str, run: &RunOverlay) -> String {
+    page.replacen(MARKER, &section(run), 1)
 }
 
-fn section(run: &RunOverlay) -> String {
-    let count = |status| run.stages.iter().filter(|s| s.status == status).count();
+fn section(run: &RunOverlay) -> Html {
+    let count = |status: StageStatus| run.stages.iter().filter(|s| s.status == status).count();
     use StageStatus::{Cached, Executed, Failed, Pruned, Running, Skipped};
-    let counts: Vec<String> = [Executed, Cached, Running, Failed, Skipped, Pruned]
-        .iter()
-        .filter(|s| count(**s) > 0)
-        .map(|s| format!("<span class=\"state {0}\">{1} {0}</span>", word(*s), count(*s)))
-        .collect();
-    let mut out = String::from("<section id=\"run\"><h2>The run</h2>\n<dl class=\"facts\">");
+    let statuses = [Executed, Cached, Running, Failed, Skipped, Pruned];
+    let counts = statuses
+        .into_iter()
+        .filter(|status| count(*status) > 0)
+        .map(|status| html!("<span class=\"state {0}\">{1} {0}</span>", word(status), count(status)));
     let facts = [
         ("pipeline", &run.pipeline),
         ("run", &run.run),
@@ -81,20 +80,19 @@ fn section(run: &RunOverlay) -> String {
         ("threads", &run.threads.to_string()),
         ("vadpipe", &run.version),
     ];
-    for (name, value) in facts {
-        out.push_str(&format!("<div><dt>{name}</dt><dd>{}</dd></div>", Text(value)));
-    }
-    out.push_str(&format!("<div><dt>stages</dt><dd>{}</dd></div></dl>\n", counts.join(", ")));
-    out.push_str(&dag::draw(&run.stages));
-    out.push_str("<h3 id=\"timings\">Timings</h3>\n");
-    out.push_str(&timings(&run.stages));
-    out.push_str("<h3 id=\"parameters\">Parameters and metrics</h3>\n");
-    out.push_str(&parameters(&run.stages));
-    out.push_str("</section>\n");
-    out
+    let facts = facts.map(|(name, value)| html!("<div><dt>{}</dt><dd>{}</dd></div>", name, value));
+    html!(
+        "<section id=\"run\"><h2>The run</h2>\n<dl class=\"facts\">{}<div><dt>stages</dt><dd>{}</dd></div></dl>\n{}\
+         <h3 id=\"timings\">Timings</h3>\n{}<h3 id=\"parameters\">Parameters and metrics</h3>\n{}</section>\n",
+        Html::from_iter(facts),
+        Html::join(counts, ", "),
+        dag::draw(&run.stages),
+        timings(&run.stages),
+        parameters(&run.stages),
+    )
 }
 
-fn timings(stages: &[StageOverlay]) -> String {
+fn timings(stages: &[StageOverlay]) -> Html {
     let total: f64 = stages.iter().filter_map(|s| s.seconds).sum();
     let longest = stages.iter().filter_map(|s| s.seconds).fold(0.0, f64::max);
     let mut table = Table::default();
@@ -103,35 +101,33 @@ fn timings(stages: &[StageOverlay]) -> String {
         let state = word(stage.status);
         let time = stage.seconds.map_or_else(String::new, duration);
         let share = stage.seconds.filter(|_| longest > 0.0).map_or(0.0, |s| 100.0 * s / longest);
-        let bar = format!("<div class=\"bar\"><i style=\"width:{share:.1}%\"></i></div>");
+        let bar = html!("<div class=\"bar\"><i style=\"width:{:.1}%\"></i></div>", share);
         table.row(vec![
             Cell::name(&stage.name),
             Cell::text(&stage.kind),
-            Cell::html(format!("<span class=\"state {state}\">{state}</span>"), state.to_owned()),
-            Cell::html(time, stage.seconds.map_or_else(|| "-1".to_owned(), |s| s.to_string())),
+            Cell::html(html!("<span class=\"state {0}\">{0}</span>", state), state.to_owned()),
+            Cell::html(html!("{}", time), stage.seconds.map_or_else(|| "-1".to_owned(), |s| s.to_string())),
             Cell::html(bar, share.to_string()),
         ]);
     }
     table.render(&format!("Stages that ran took {} together", duration(total)))
 }
 
-fn parameters(stages: &[StageOverlay]) -> String {
+fn parameters(stages: &[StageOverlay]) -> Html {
     let mut table = Table::default();
     table.column("stage", false).column("kind", false).column("parameters", false).column("metrics", false);
     for stage in stages {
-        let one = |(name, value): (&String, &crate::value::Value)| {
-            format!("<span class=\"p\">{} = {}</span>", Text(name), Text(&value.to_string()))
-        };
-        let params: Vec<String> = stage.params.iter().map(one).collect();
-        let one = |(name, value): (&String, &f64)| {
-            format!("<span class=\"p\" title=\"{value}\">{} {}</span>", Text(name), number(*value))
-        };
-        let metrics: Vec<String> = stage.metrics.iter().map(one).collect();
+        let params = stage.params.iter();
+        let params = params.map(|(name, value)| html!("<span class=\"p\">{} = {}</span>", name, value.to_string()));
+        let metrics = stage
+            .metrics
+            .iter()
+            .map(|(name, value)| html!("<span class=\"p\" title=\"{}\">{} {}</span>", *value, name, number(*value)));
         table.row(vec![
             Cell::name(&stage.name),
             Cell::text(&stage.kind),
-            Cell::html(format!("<code>{}</code>", params.join(" ")), String::new()),
-            Cell::html(format!("<code>{}</code>", metrics.join(" ")), String::new()),
+            Cell::html(html!("<code>{}</code>", Html::join(params, " ")), String::new()),
+            Cell::html(html!("<code>{}</code>", Html::join(metrics, " ")), String::new()),
         ]);
     }
     table.render("")

@@ -1,9 +1,9 @@
 //! Parallel coordinates as inline SVG: a vertical axis for each swept value and each metric, a line for each point.
 //!
-//! The values of a swept axis stand at even distances in their order, whatever they are, unless they are too many; a metric
-//! is drawn to scale. A line's colour is one of five, by its value of one metric from the lowest to the highest.
+//! The values of a swept axis are placed in order and at even distances, unless there are too many numbers. A metric is
+//! drawn to scale. Each line has one of five colours, by its value of one metric.
 
-use super::html::{Text, round_number};
+use super::html::{Html, html, round_number};
 
 const HEIGHT: f64 = 280.0;
 const TOP: f64 = 34.0;
@@ -11,9 +11,9 @@ const BOTTOM: f64 = 12.0;
 const LEFT: f64 = 72.0;
 const RIGHT: f64 = 44.0;
 const SPACING: f64 = 114.0;
-/// More values than these are drawn to scale, if they are numbers.
+/// More numbers than these are drawn to scale.
 const MOST_STEPS: usize = 12;
-/// From this ratio of the largest to the smallest number on, a logarithmic scale shows more.
+/// From this ratio of the largest to the smallest number on, the scale is logarithmic.
 const LOG_RATIO: f64 = 50.0;
 /// Colours of lines.
 const COLOURS: f64 = 5.0;
@@ -22,7 +22,7 @@ const COLOURS: f64 = 5.0;
 pub(super) struct Axis {
     title: String,
     scale: Scale,
-    /// Where each point stands: 0 at the bottom, 1 at the top.
+    /// The place of each point: 0 at the bottom, 1 at the top.
     places: Vec<Option<f64>>,
 }
 
@@ -36,7 +36,7 @@ enum Scale {
     },
 }
 
-/// A value of a swept axis: a text and, where it is one, a number.
+/// A value of a swept axis: its text, and its number if it is one.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Step {
     pub(super) text: String,
@@ -52,7 +52,7 @@ impl Step {
         }
     }
 
-    /// As it stands in a point's name.
+    /// As written in a point's name.
     pub(super) fn new(text: &str) -> Self {
         Self { text: text.to_owned(), number: text.parse().ok().filter(|n: &f64| n.is_finite()) }
     }
@@ -120,25 +120,24 @@ impl Axis {
 }
 
 /// The plot. `names` has one for each point; the lines have the colours of the axis `coloured`.
-pub(super) fn plot(label: &str, axes: &[Axis], names: &[String], coloured: usize) -> String {
+pub(super) fn plot(label: &str, axes: &[Axis], names: &[String], coloured: usize) -> Html {
     let width = LEFT + RIGHT + SPACING * axes.len().saturating_sub(1) as f64;
     let x = |axis: usize| LEFT + SPACING * axis as f64;
     let y = |share: f64| HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP);
-    let mut out = format!(
-        "<div class=\"wide\" tabindex=\"0\"><svg class=\"parallel\" viewBox=\"0 0 {width} {HEIGHT}\" \
-         style=\"width:{width}px\" role=\"img\" aria-label=\"{}\">\n",
-        Text(label)
+    let mut out = html!(
+        "<div class=\"wide\" tabindex=\"0\"><svg class=\"parallel\" viewBox=\"0 0 {0} {1}\" \
+         style=\"width:{0}px\" role=\"img\" aria-label=\"{2}\">\n",
+        width,
+        HEIGHT,
+        label
     );
     for (at, axis) in axes.iter().enumerate() {
-        let here = x(at);
-        out.push_str(&format!("<path class=\"axis\" d=\"M{here} {TOP}V{}\"/>", HEIGHT - BOTTOM));
-        out.push_str(&format!(
-            "<text class=\"title\" x=\"{here}\" y=\"14\">{}</text>\n",
-            Text(&shortened(&axis.title))
-        ));
+        let (here, title) = (x(at), shortened(&axis.title));
+        out.push(html!("<path class=\"axis\" d=\"M{} {}V{}\"/>", here, TOP, HEIGHT - BOTTOM));
+        out.push(html!("<text class=\"title\" x=\"{}\" y=\"14\">{}</text>\n", here, title));
     }
     // Lines below the labels of the axes.
-    out.push_str("<g>\n");
+    out.push(Html::constant("<g>\n"));
     let colours = axes.get(coloured).map(Axis::colours).unwrap_or_default();
     for (point, name) in names.iter().enumerate() {
         let mut path = String::new();
@@ -154,26 +153,26 @@ pub(super) fn plot(label: &str, axes: &[Axis], names: &[String], coloured: usize
             }
         }
         let colour = colours.get(point).copied().flatten().map(|q| format!(" q{q}")).unwrap_or_default();
-        out.push_str(&format!("<path class=\"line{colour}\" data-p=\"{point}\" d=\"{path}\">"));
-        out.push_str(&format!("<title>{}</title></path>\n", Text(name)));
+        out.push(html!("<path class=\"line{}\" data-p=\"{}\" d=\"{}\">", colour, point, path));
+        out.push(html!("<title>{}</title></path>\n", name));
     }
-    out.push_str("</g>\n");
+    out.push(Html::constant("</g>\n"));
     for (at, axis) in axes.iter().enumerate() {
         for (share, text) in axis.ticks() {
             let (here, there) = (x(at), y(share));
-            out.push_str(&format!("<path class=\"tick\" d=\"M{} {there:.1}h4\"/>", here - 4.0));
-            out.push_str(&format!("<text x=\"{}\" y=\"{:.1}\">{}</text>", here - 7.0, there + 4.0, Text(&text)));
+            out.push(html!("<path class=\"tick\" d=\"M{} {:.1}h4\"/>", here - 4.0, there));
+            out.push(html!("<text x=\"{}\" y=\"{:.1}\">{}</text>", here - 7.0, there + 4.0, text));
         }
-        out.push('\n');
+        out.push(Html::constant("\n"));
     }
-    out.push_str("</svg></div>\n");
+    out.push(Html::constant("</svg></div>\n"));
     out
 }
 
-/// What the colours mean.
-pub(super) fn ramp(metric: &str) -> String {
-    let colours: String = (0..COLOURS as u8).map(|q| format!("<i class=\"q{q}\"></i>")).collect();
-    format!("<p class=\"ramp\"><b>{}</b> low {colours} high</p>\n", Text(metric))
+/// The legend of the colours.
+pub(super) fn ramp(metric: &str) -> Html {
+    let colours: Html = (0..COLOURS as u8).map(|q| html!("<i class=\"q{}\"></i>", q)).collect();
+    html!("<p class=\"ramp\"><b>{}</b> low {} high</p>\n", metric, colours)
 }
 
 fn shortened(text: &str) -> String {

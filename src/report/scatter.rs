@@ -3,7 +3,7 @@
 //! A point is `M x y h0`, a line of no length whose round ends make the dot. Both axes have one scale, since only
 //! distances mean something in an embedding; there are no ticks for the same reason.
 
-use super::html::Text;
+use super::html::{Html, html};
 
 const SIZE: f64 = 1000.0;
 const MARGIN: f64 = 24.0;
@@ -16,7 +16,7 @@ pub(super) struct Point {
 }
 
 /// The plot of these points; those that are not finite are left out.
-pub(super) fn plot(label: &str, points: &[Point], classes: &[String]) -> String {
+pub(super) fn plot(label: &str, points: &[Point], classes: &[String]) -> Html {
     let points: Vec<&Point> = points.iter().filter(|p| p.x.is_finite() && p.y.is_finite()).collect();
     let range = |of: fn(&Point) -> f64| {
         let values = points.iter().map(|p| of(p));
@@ -28,9 +28,11 @@ pub(super) fn plot(label: &str, points: &[Point], classes: &[String]) -> String 
     // The shorter axis is centred.
     let place = |v: f64, from: f64, to: f64| SIZE / 2.0 + (v - (from + to) / 2.0) * scale;
     let dot = if points.is_empty() { 1.0 } else { (360.0 / (points.len() as f64).sqrt()).clamp(5.0, 16.0) };
-    let mut out = format!(
-        "<svg class=\"scatter\" viewBox=\"0 0 {SIZE} {SIZE}\" role=\"img\" aria-label=\"{}\" stroke-width=\"{dot:.1}\">",
-        Text(label)
+    let mut out = html!(
+        "<svg class=\"scatter\" viewBox=\"0 0 {0} {0}\" role=\"img\" aria-label=\"{1}\" stroke-width=\"{2:.1}\">",
+        SIZE,
+        label,
+        dot
     );
     let most = points.iter().map(|p| p.class).max().map_or(0, |c| c + 1);
     for class in 0..most {
@@ -41,26 +43,25 @@ pub(super) fn plot(label: &str, points: &[Point], classes: &[String]) -> String 
         }
         if !path.is_empty() {
             let name = class_name(classes, class);
-            let colour = class % 10;
-            out.push_str(&format!("<path class=\"k{colour}\" data-k=\"{class}\" d=\"{path}\">"));
-            out.push_str(&format!("<title>{}</title></path>", Text(&name)));
+            out.push(html!("<path class=\"k{}\" data-k=\"{}\" d=\"{}\">", class % 10, class, path));
+            out.push(html!("<title>{}</title></path>", name));
         }
     }
-    out.push_str("</svg>");
+    out.push(Html::constant("</svg>"));
     out
 }
 
 /// The legend of classes, which the script makes clickable.
-pub(super) fn legend(classes: &[String], count: usize) -> String {
-    let mut out = String::from("<ul class=\"legend classes\">");
-    for class in 0..count {
-        let colour = class % 10;
-        let dot =
-            format!("<svg viewBox=\"0 0 8 8\" aria-hidden=\"true\"><path class=\"k{colour}\" d=\"M4 4h0\"/></svg>");
-        out.push_str(&format!("<li data-k=\"{class}\">{dot}{}</li>", Text(&class_name(classes, class))));
-    }
-    out.push_str("</ul>");
-    out
+pub(super) fn legend(classes: &[String], count: usize) -> Html {
+    let item = |class: usize| {
+        html!(
+            "<li data-k=\"{}\"><svg viewBox=\"0 0 8 8\" aria-hidden=\"true\"><path class=\"k{}\" d=\"M4 4h0\"/></svg>{}</li>",
+            class,
+            class % 10,
+            class_name(classes, class)
+        )
+    };
+    html!("<ul class=\"legend classes\">{}</ul>", (0..count).map(item).collect::<Html>())
 }
 
 fn class_name(classes: &[String], class: usize) -> String {
@@ -76,8 +77,8 @@ mod tests {
         let at = |x, y, class| Point { x, y, class };
         let classes = ["flat".to_owned(), "tall".to_owned()];
         let plot = plot("p", &[at(0.0, 0.0, 0), at(4.0, 0.0, 0), at(2.0, 1.0, 1), at(f64::NAN, 0.0, 1)], &classes);
-        assert!(plot.contains("d=\"M24 619h0M976 619h0\"><title>flat"), "{plot}");
-        assert!(plot.contains("d=\"M500 381h0\"><title>tall"), "{plot}");
+        assert!(plot.contains("d=\"M24 619h0M976 619h0\"><title>flat"), "{plot:?}");
+        assert!(plot.contains("d=\"M500 381h0\"><title>tall"), "{plot:?}");
     }
 
     #[test]

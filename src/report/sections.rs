@@ -1,4 +1,4 @@
-//! The report's sections: what a reader compares stands together.
+//! The report's sections. Results that a reader compares are in the same section.
 
 mod curves;
 mod figures;
@@ -10,16 +10,20 @@ mod sweeps;
 use std::collections::BTreeSet;
 
 use super::Spec;
+use super::html::Html;
 use super::image::Stack;
-use crate::artifact::{ElementType, Manifest};
+use crate::artifact::{Capability, ElementType, Manifest};
 use crate::stage::{Cancel, Input, Inputs, StageError};
 
-/// A section. Without content it is left out.
+/// A section. It is left out if it has no content.
 pub(super) struct Section {
     pub(super) id: &'static str,
     pub(super) title: &'static str,
-    pub(super) html: String,
+    pub(super) html: Html,
 }
+
+/// Shown by the names of their tensors also for kinds that don't say what they provide.
+const WITHOUT_DECLARATION: [Capability; 2] = [Capability::HISTORY, Capability::RECONSTRUCTIONS];
 
 /// An input under the name that the report shows.
 pub(super) struct Item<'a> {
@@ -34,6 +38,25 @@ impl Item<'_> {
 
     fn kind(&self) -> &str {
         &self.manifest().kind
+    }
+
+    fn provides(&self, what: Capability) -> bool {
+        self.input.provides().contains(what.name())
+    }
+
+    /// Whether it declares what it provides, beside outputs that the pipeline names.
+    fn declares(&self) -> bool {
+        self.input.provides().iter().any(|name| name != Capability::OUTPUTS.name())
+    }
+
+    /// Whether a section about this shows it.
+    fn shows(&self, what: Capability) -> bool {
+        let is_known_by_tensors = || {
+            !self.declares()
+                && WITHOUT_DECLARATION.contains(&what)
+                && what.missing(self.manifest().tensors.keys()).is_none()
+        };
+        self.provides(what) || is_known_by_tensors()
     }
 
     fn has(&self, tensor: &str) -> bool {
@@ -70,7 +93,7 @@ impl Item<'_> {
     }
 }
 
-/// The names that a report shows its inputs under, which references use.
+/// The names under which a report shows its inputs. References use them.
 pub fn names(inputs: &Inputs) -> Vec<String> {
     items(inputs).into_iter().map(|item| item.name).collect()
 }
@@ -98,20 +121,21 @@ fn items(inputs: &Inputs) -> Vec<Item<'_>> {
 pub(super) fn all(spec: &Spec, inputs: &Inputs, cancel: &Cancel) -> Result<Vec<Section>, StageError> {
     let items = items(inputs);
     let mut sections = vec![Section { id: "figures", title: "Figures", html: figures::render(spec, &items)? }];
-    type Render = fn(&[Item<'_>]) -> Result<String, StageError>;
-    let rest: [(&'static str, &'static str, Render); 9] = [
-        ("sweeps", "Sweeps", sweeps::render),
-        ("data", "Data", images::data),
-        ("training", "Training", curves::trainings),
-        ("fitting", "Fitting latents", curves::fits),
-        ("reconstructions", "Reconstructions", images::reconstructions),
-        ("samples", "Samples and magnitudes", images::samples),
-        ("interpolations", "Interpolations", images::interpolations),
-        ("embeddings", "Embeddings", scatters::render),
-        ("other", "Other results", other::render),
+    type Render = fn(&[&Item<'_>]) -> Result<Html, StageError>;
+    let rest: [(&'static str, &'static str, Option<Capability>, Render); 9] = [
+        ("sweeps", "Sweeps", None, sweeps::render),
+        ("data", "Data", Some(Capability::EXAMPLES), images::data),
+        ("training", "Training", Some(Capability::HISTORY), curves::trainings),
+        ("fitting", "Fitting latents", Some(Capability::FITTED_LATENTS), curves::fits),
+        ("reconstructions", "Reconstructions", Some(Capability::RECONSTRUCTIONS), images::reconstructions),
+        ("samples", "Samples and magnitudes", Some(Capability::SAMPLES), images::samples),
+        ("interpolations", "Interpolations", Some(Capability::INTERPOLATION), images::interpolations),
+        ("embeddings", "Embeddings", Some(Capability::EMBEDDING), scatters::render),
+        ("other", "Other results", None, other::render),
     ];
-    for (id, title, render) in rest {
+    for (id, title, shown, render) in rest {
         cancel.check()?;
+        let items: Vec<&Item<'_>> = items.iter().filter(|i| shown.is_none_or(|what| i.shows(what))).collect();
         sections.push(Section { id, title, html: render(&items)? });
     }
     sections.retain(|s| !s.html.is_empty());

@@ -1,9 +1,10 @@
-//! Stand-ins for tests: an input in memory, and all that a [`Context`] needs.
+//! For tests: an input in memory, and all that a [`Context`] needs.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use crate::stage::Device;
+use crate::stage::{Device, Precision};
 
 use crate::artifact::{Artifact, BlobEntry, Manifest, Tensor, TensorEntry};
 use crate::diagnostic::{Diagnostics, Origin, Sources};
@@ -15,11 +16,14 @@ use crate::value::{Data, Entry, Node, Table, Values};
 /// An artifact in memory as another stage reads it.
 pub(crate) struct FakeInput {
     label: String,
+    kind: Option<Arc<dyn StageKind>>,
+    provides: BTreeSet<String>,
     manifest: Manifest,
     artifact: Artifact,
 }
 
 impl FakeInput {
+    /// An input of one of our kinds provides what the kind does; other inputs provide what the artifact says.
     pub(crate) fn shared(label: &str, kind: &str, artifact: Artifact) -> Arc<dyn Input> {
         let entry = |t: &Tensor| TensorEntry {
             element: t.element(),
@@ -33,7 +37,10 @@ impl FakeInput {
             metrics: artifact.metrics.clone(),
             facts: artifact.facts.clone(),
         };
-        Arc::new(Self { label: label.to_owned(), manifest, artifact })
+        let kind = crate::stages::builtin().get(kind);
+        let names = |kind: &Arc<dyn StageKind>| kind.provides().iter().map(|c| c.name().to_owned()).collect();
+        let provides = kind.as_ref().map_or_else(|| artifact.provides.clone(), names);
+        Arc::new(Self { label: label.to_owned(), kind, provides, manifest, artifact })
     }
 }
 
@@ -43,6 +50,12 @@ impl Input for FakeInput {
     }
     fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+    fn provides(&self) -> &BTreeSet<String> {
+        &self.provides
+    }
+    fn heading(&self) -> &str {
+        self.kind.as_ref().map_or(&self.manifest.kind, |kind| kind.heading())
     }
     fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         let found = self.artifact.tensors.get(name).cloned();
@@ -145,7 +158,7 @@ impl Bench {
         Context {
             inputs,
             streams: Streams::new(0),
-            precision: "f32".to_owned(),
+            precision: Precision::F32,
             device: &Device::Cpu,
             scratch: &self.scratch,
             base: &self.base,

@@ -1,13 +1,14 @@
 //! Which axes each stage has, and which combinations of them: worked out in dependency order.
 //!
-//! axes(stage) = declared by it ∪ mentioned by it ∪ those of its inputs that are neither fixed nor gathered. A name means
-//! one axis within a stage: redeclaring one that flows in, or joining two of one name, is an error.
+//! axes(stage) = declared by it ∪ mentioned by it ∪ those of its inputs that are neither fixed nor gathered. A name
+//! means one axis within a stage: redeclaring one that flows in, or joining two of one name, is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 
+use super::axis::MAX_POINTS;
 use super::errors::suggest;
 use super::matrix::{Matrix, TooMany, grouped};
 use super::stages::{Draft, Member, Pick};
@@ -34,8 +35,8 @@ impl Shape {
     }
 }
 
-/// The shapes of all stages. Rings of stages are reported; their members are then looked at as if they did not read each
-/// other.
+/// The shapes of all stages. Rings of stages are reported; their members are then looked at as if they did not read
+/// each other.
 pub(super) fn shapes(drafts: &[Draft<'_>], matrix: &Matrix, diagnostics: &mut Diagnostics) -> Vec<Shape> {
     let mut graph: DiGraph<(), ()> = DiGraph::with_capacity(drafts.len(), drafts.len());
     for _ in drafts {
@@ -196,7 +197,7 @@ impl<'a> Join<'a, '_> {
         let names: Vec<&str> = axes.iter().map(|a| self.matrix.axis(*a).name.as_str()).collect();
         let (names, limit) = (names.join(" × "), grouped(*limit as u128));
         let message = format!("stage `{}` has {product} points ({names}), more than the limit of {limit}", draft.name);
-        let most = super::matrix::MAX_POINTS as u128;
+        let most = MAX_POINTS as u128;
         let help = if *count <= most {
             format!("if that is meant: `limit = {count}` in [matrix], or `-S matrix.limit={count}`")
         } else {

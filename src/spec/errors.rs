@@ -1,4 +1,4 @@
-//! Saying what is wrong, without drowning anybody in it and without quadratic cost.
+//! Reports errors, each kind of error once and without quadratic cost.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,7 +12,7 @@ pub(super) fn suggest<'a>(
     wrong: &str,
     known: impl Iterator<Item = &'a str> + Clone,
 ) {
-    let late = diagnostics.0.len() > 2 * MOST_SHOWN;
+    let late = is_late(diagnostics);
     let error = diagnostics.error(place, message);
     if late {
         return;
@@ -28,6 +28,11 @@ pub(super) fn suggest<'a>(
     if !few.is_empty() {
         error.help(format!("known here: {}", few.join(", ")));
     }
+}
+
+/// Whether there are so many errors that the next one is not shown and needs no help.
+pub(super) fn is_late(diagnostics: &Diagnostics) -> bool {
+    diagnostics.0.len() > 2 * MOST_SHOWN
 }
 
 /// Collects the errors of a stage's points: each kind of error at each place once, with its number of points.
@@ -95,8 +100,8 @@ impl PointErrors {
     }
 }
 
-/// A message without its values, so that the same error about two values gives the same text. Drops the end from ", not "
-/// on, digits, and text in double quotes. Keeps names in backticks.
+/// A message without its values, so that the same error about two values gives the same text. Drops the end from ", not
+/// " on, digits, and text in double quotes. Keeps names in backticks.
 fn without_values(message: &str) -> String {
     let message = message.rsplit_once(", not ").map_or(message, |(before, _)| before);
     let (mut name, mut quoted) = (false, false);
@@ -116,7 +121,7 @@ pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
-/// Reports a name that is none.
+/// Reports an invalid name.
 pub(super) fn check_name(what: &str, name: &str, place: &Origin, diagnostics: &mut Diagnostics) -> bool {
     let fine = is_name(name);
     if !fine {

@@ -3,35 +3,19 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
-use super::axes::{Shape, flowing};
-use super::matrix::{MAX_POINTS, Matrix};
-use super::parameters::{Parsed, Parser};
-use super::stages::{Draft, DraftInput, Member, Pick};
-use super::{Point, PointInput};
-use crate::diagnostic::{Diagnostics, Sources};
+use super::axes::flowing;
+use super::axis::MAX_POINTS;
+use super::parameters::{Expansion, Parsed, Parser};
+use super::pipeline::{Point, PointInput};
+use super::stages::{DraftInput, Member, Pick};
+use crate::diagnostic::Diagnostics;
 use crate::id::{PointId, PointName, StageId};
-use crate::value::{Node, Value};
+use crate::value::Value;
 
 /// A file system takes names of 255 bytes, and a point's name gets something behind it.
 const MAX_NAME: usize = 200;
 /// As many references from points to points as a pipeline may have.
 const MAX_LINKS: usize = 20_000_000;
-
-/// Everything that is known when points are made.
-pub(super) struct Expansion<'a> {
-    /// All texts.
-    pub(super) sources: &'a Sources,
-    /// Resolved parameters.
-    pub(super) params: &'a BTreeMap<String, Node>,
-    /// All axes.
-    pub(super) matrix: &'a Matrix,
-    /// The stages as written.
-    pub(super) drafts: &'a [Draft<'a>],
-    /// Their axes and combinations.
-    pub(super) shapes: &'a [Shape],
-    /// The pipeline's seed.
-    pub(super) seed: i64,
-}
 
 impl Expansion<'_> {
     /// All points, and the range of each stage's. What can't be made after an error is left out.
@@ -62,16 +46,6 @@ impl Expansion<'_> {
             }
         }
         (points, ranges)
-    }
-
-    /// The stage as written.
-    pub(super) fn draft(&self, stage: StageId) -> &Draft<'_> {
-        &self.drafts[stage.index()]
-    }
-
-    /// The stage's axes and combinations.
-    pub(super) fn shape(&self, stage: StageId) -> &Shape {
-        &self.shapes[stage.index()]
     }
 
     /// The name and coordinates of each point of a stage.

@@ -1,8 +1,9 @@
 //! The `[pipeline]` section.
 
 use super::errors::check_name;
-use super::{DeviceChoice, Header, Precision};
+use super::pipeline::{DeviceChoice, Header};
 use crate::diagnostic::{Diagnostics, Origin};
+use crate::stage::Precision;
 use crate::stage::{Bound, Params};
 use crate::value::Table;
 

@@ -4,78 +4,30 @@
 //! order it is written. That is also their order in names. A value is known by its index in its axis.
 //!
 //! `exclude` takes away from the product of `[matrix]` every combination that has all coordinates of one of its tables;
-//! then `include` adds its tables, each a whole combination, whose values need not be in the axes' lists. GitHub Actions has
-//! the same two but for this: there an `include` that fits combinations which exist gives them further variables, and one
-//! may leave variables out. Here a combination has a value for every axis and nothing else; what differs at some points
-//! besides is said in a stage's `at`. And an `exclude` that excludes nothing is an error here, not silence.
+//! then `include` adds its tables, each a whole combination, whose values need not be in the axes' lists. GitHub
+//! Actions has the same two but for this: there an `include` that fits combinations which exist gives them further
+//! variables, and one may leave variables out. Here a combination has a value for every axis and nothing else; what
+//! differs at some points besides is said in a stage's `at`. And an `exclude` that excludes nothing is an error here,
+//! not silence.
 //!
 //! Axes that are drawn together (see `values`) are one factor of the product: their combinations are the draws.
 //!
 //! No stage may have more points than `limit` in `[matrix]` (10,000 without): whoever adds an axis too many is told the
-//! product before anything is made of it. A name that stands in `[matrix]` for a setting (`limit`, `prune`) is an axis where
-//! a list is given.
+//! product before anything is made of it. A name that stands in `[matrix]` for a setting (`limit`, `prune`) is an axis
+//! where a list is given.
 
 use std::collections::{BTreeMap, HashSet};
 
+use super::axis::{Axis, AxisValue, MAX_POINTS};
 use super::errors::{check_name, suggest};
 use super::template::as_text;
-use super::values::{Together, check_together, value_text, values};
+use super::values::{check_together, value_text, values};
 use crate::diagnostic::{Diagnostics, Origin};
 use crate::id::{AxisId, StageId};
 use crate::value::{Data, Entry, Node, Table};
 
-/// More combinations than this would fill the memory, whatever `limit` says.
-pub(super) const MAX_POINTS: usize = 1_000_000;
 /// As many points of a stage as anybody means without saying so.
 const LIMIT: usize = 10_000;
-
-/// One axis.
-#[derive(Debug)]
-pub(super) struct Axis {
-    /// Its name.
-    pub(super) name: String,
-    /// Where the name is declared.
-    pub(super) origin: Origin,
-    /// The stage that declares it; none for `[matrix]`.
-    pub(super) owner: Option<StageId>,
-    /// Its values. `include` can add some that the product has not.
-    pub(super) values: Vec<AxisValue>,
-    /// Its draws, if others are drawn together with it.
-    pub(super) together: Option<Together>,
-}
-
-/// One value of an axis.
-#[derive(Debug)]
-pub(super) struct AxisValue {
-    /// As written, with its place.
-    pub(super) node: Node,
-    /// As it stands in names.
-    pub(super) text: String,
-}
-
-impl Axis {
-    /// The index of the value that a text names: as it stands in names, or another way to write the same number.
-    pub(super) fn find(&self, text: &str) -> Option<usize> {
-        let exact = self.values.iter().position(|v| v.text == text);
-        exact.or_else(|| {
-            let int = text.parse().ok().map(Data::Int);
-            let wanted = number(&int.or_else(|| text.parse().ok().map(Data::Float))?)?;
-            self.values.iter().position(|v| number(&v.node.data).as_ref() == Some(&wanted))
-        })
-    }
-}
-
-/// A number in one form, whether it is written as an integer or as a float.
-pub(super) fn number(data: &Data) -> Option<String> {
-    // Whole numbers beyond this are not all floats.
-    const WHOLE: f64 = 9e15;
-    match data {
-        Data::Int(v) => Some(v.to_string()),
-        Data::Float(v) if v.fract() == 0.0 && v.abs() < WHOLE => Some((*v as i64).to_string()),
-        Data::Float(v) => Some(format!("{v:?}")),
-        _ => None,
-    }
-}
 
 /// All axes of the pipeline, and the combinations of those of `[matrix]` where they are fewer or more than the product.
 #[derive(Debug)]
@@ -232,8 +184,8 @@ impl Matrix {
         factors
     }
 
-    /// Each combination once: in the order of the values, but draws in the order they are drawn, so that more of them come
-    /// behind those that were there.
+    /// Each combination once: in the order of the values, but draws in the order they are drawn, so that more of them
+    /// come behind those that were there.
     fn distinct(&self, mut rows: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
         if self.axes[..self.shared].iter().any(|a| a.together.is_some()) {
             first_of_each(&mut rows);

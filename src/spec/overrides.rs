@@ -1,7 +1,8 @@
 //! `-S path=value`: put into the tree before it is typed.
 //!
-//! A path is bare names or quoted ones with dots between them, as a TOML key: `stages.vad.at."distribution=gaussian".lr`.
-//! The value is TOML, or else the text as it stands: `-S stages.vad.distribution=uniform` needs no quotes.
+//! A path is bare names or quoted ones with dots between them, as a TOML key:
+//! `stages.vad.at."distribution=gaussian".lr`. The value is TOML, or else the text as it stands: `-S
+//! stages.vad.distribution=uniform` needs no quotes.
 
 use std::ops::Range;
 

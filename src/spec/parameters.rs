@@ -1,22 +1,53 @@
-//! A stage's parameters for each of its points: overrides of `at` laid over them, references replaced, parsed by the kind.
+//! A stage's parameters for each of its points: overrides of `at` laid over them, references replaced, parsed by the
+//! kind.
 //!
-//! Parsing is done once for each combination of the axes that matter to it. Where two matching `at` set one field, the one
-//! with more coordinates wins; two with equally many are an error, so that the order they are written in means nothing.
+//! Parsing is done once for each combination of the axes that matter to it. Where two matching `at` set one field, the
+//! one with more coordinates wins; two with equally many are an error, so that the order they are written in means
+//! nothing.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
+use super::axes::Shape;
 use super::errors::{PointErrors, suggest};
-use super::expand::Expansion;
-use super::stages::{At, RESERVED, is_parameter};
+use super::matrix::Matrix;
+use super::stages::{At, Draft, DraftInput, RESERVED, is_parameter};
 use super::template::Scope;
-use crate::diagnostic::{Diagnostics, Origin};
+use crate::diagnostic::{Diagnostics, Origin, Sources};
 use crate::id::{PointName, StageId};
-use crate::stage::{Params, ParsedStage, StageKind};
+use crate::stage::{GivenInput, Params, ParsedStage, StageKind};
 use crate::value::{Data, Entry, Node, Table};
 
 /// After so many different errors in one stage its other combinations are not looked at.
 const ENOUGH_ERRORS: usize = 20;
+
+/// The input for the expansion of stages to points.
+pub(super) struct Expansion<'a> {
+    /// All texts.
+    pub(super) sources: &'a Sources,
+    /// Resolved parameters.
+    pub(super) params: &'a BTreeMap<String, Node>,
+    /// All axes.
+    pub(super) matrix: &'a Matrix,
+    /// The stages as written.
+    pub(super) drafts: &'a [Draft<'a>],
+    /// Their axes and combinations.
+    pub(super) shapes: &'a [Shape],
+    /// The pipeline's seed.
+    pub(super) seed: i64,
+}
+
+impl Expansion<'_> {
+    /// The stage as written.
+    pub(super) fn draft(&self, stage: StageId) -> &Draft<'_> {
+        &self.drafts[stage.index()]
+    }
+
+    /// The stage's axes and combinations.
+    pub(super) fn shape(&self, stage: StageId) -> &Shape {
+        &self.shapes[stage.index()]
+    }
+}
 
 /// A stage's parameters for some of its points.
 pub(super) struct Parsed {
@@ -144,10 +175,15 @@ impl<'a> Parser<'a> {
             }
         };
         let from = diagnostics.0.len();
-        let roles: Vec<(&str, &Origin)> = draft.inputs.iter().map(|i| (i.role.as_str(), &i.role_origin)).collect();
+        let kinds = |input: &'a DraftInput| {
+            input.members.iter().filter_map(|m| self.whole.drafts[m.stage.index()].kind.as_deref()).collect()
+        };
+        let given =
+            |input: &'a DraftInput| GivenInput { role: &input.role, place: &input.role_origin, kinds: kinds(input) };
+        let inputs: Vec<GivenInput<'_>> = draft.inputs.iter().map(given).collect();
         let mut params = Params::new(&table, draft.origin.clone(), &RESERVED, diagnostics);
         if !draft.unreadable {
-            params = params.with_inputs(&roles);
+            params = params.with_inputs(&inputs);
         }
         let stage = self.kind.parse(&mut params);
         let params = params.finish();
@@ -190,7 +226,8 @@ fn within(table: &Table, place: &Origin) -> bool {
     table.0.iter().any(|e| e.name_origin == *place || node(&e.node, place))
 }
 
-/// A stage's own parameters with the matching overrides laid over them by name; `None` where they contradict each other.
+/// A stage's own parameters with the matching overrides laid over them by name; `None` where they contradict each
+/// other.
 fn merged(table: &Table, at: &[&Pattern<'_>], diagnostics: &mut Diagnostics) -> Option<Table> {
     let is_ours = |e: &&Entry| is_parameter(&e.name) || e.name == "seed";
     let mut chosen: BTreeMap<&str, (&Entry, &Pattern<'_>)> = BTreeMap::new();

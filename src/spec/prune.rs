@@ -11,35 +11,11 @@
 //! Here it is only read and checked; what it decides is said in [`crate::plan::Bracket`].
 
 use super::errors::suggest;
-use super::{Point, StageSpec};
+use super::pipeline::{Mode, Point, Prune, StageSpec};
 use crate::diagnostic::Diagnostics;
 use crate::id::StageId;
 use crate::stage::Params;
 use crate::value::{Data, Entry, Node, Table};
-
-/// How a sweep is pruned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Prune {
-    /// The stage whose points are compared.
-    pub stage: StageId,
-    /// The figure that they are compared by, as its states call it: `loss` for `history.loss`.
-    pub curve: String,
-    /// Whether the smallest or the largest is the best.
-    pub mode: Mode,
-    /// The epochs after which points are compared, ascending; never empty.
-    pub rungs: Vec<u64>,
-    /// Of so many points, one goes on: at least 2.
-    pub reduction: u64,
-}
-
-/// What is good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// A small figure.
-    Min,
-    /// A large one.
-    Max,
-}
 
 /// Halving would keep too many of few points, and the papers take 3 or 4.
 const REDUCTION: i64 = 3;

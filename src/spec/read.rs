@@ -31,8 +31,8 @@ pub(super) fn document(text: &str, source: usize, diagnostics: &mut Diagnostics)
     self::table(table.get_ref(), place, diagnostics)
 }
 
-/// A single value, such as stands on the right of an override; `None` if it is no TOML value or none that a pipeline can
-/// hold.
+/// A single value, such as stands on the right of an override; `None` if it is no TOML value or none that a pipeline
+/// can hold.
 pub(super) fn value(text: &str, place: Text) -> Option<Node> {
     let (value, errors) = DeValue::parse_recoverable(text);
     if !errors.is_empty() {

@@ -1,4 +1,5 @@
-//! The runner's own fields of a stage's table: `kind`, `inputs`, `matrix`, `at` and `seed`. Everything else is the kind's.
+//! The runner's own fields of a stage's table: `kind`, `inputs`, `matrix`, `at` and `seed`. Everything else is the
+//! kind's.
 //!
 //! An input is written `stage`, `stage@axis=value` (that coordinate fixed, other axes flow on) or, in a list,
 //! `stage@axis=*` (gathered over that axis) and `stage@*` (gathered over all).
@@ -11,7 +12,7 @@ use super::matrix::Matrix;
 use super::template::{Scope, mentions, part_of};
 use crate::diagnostic::{Diagnostics, Origin, Sources};
 use crate::id::{AxisId, PointName, StageId};
-use crate::stage::{Registry, Role, Roles, StageKind};
+use crate::stage::{Registry, StageKind};
 use crate::value::{Data, Entry, Node, Table};
 
 /// The fields that the runner reads in a stage's table.
@@ -29,9 +30,9 @@ pub(super) struct Draft<'a> {
     pub(super) kind_name: String,
     /// The kind of that name, if there is one.
     pub(super) kind: Option<Arc<dyn StageKind>>,
-    /// Its inputs. What names no stage is left out of them.
+    /// Its inputs, without the names that no stage has.
     pub(super) inputs: Vec<DraftInput>,
-    /// `inputs` is not what it should be, which is reported; nothing is known of them.
+    /// `inputs` is malformed, which is reported; the inputs are not known.
     pub(super) unreadable: bool,
     /// The axes it declares.
     pub(super) own_axes: Vec<AxisId>,
@@ -39,21 +40,21 @@ pub(super) struct Draft<'a> {
     pub(super) mentions: Vec<(String, Origin)>,
     /// Its overrides for some points.
     pub(super) at: Vec<At<'a>>,
-    /// Something about its inputs or axes is wrong and reported: what else seems wrong may only follow from that.
+    /// An error in its inputs or axes is reported; other errors may only follow from that one.
     pub(super) tainted: bool,
 }
 
-/// What stands in one role.
+/// The input in one role.
 pub(super) struct DraftInput {
     /// The role.
     pub(super) role: String,
     /// Where the role is written.
     pub(super) role_origin: Origin,
-    /// Where what stands in it is written.
+    /// Where its value is written.
     pub(super) origin: Origin,
     /// Whether it is written as a list.
     pub(super) list: bool,
-    /// What is in it.
+    /// The stages in it.
     pub(super) members: Vec<Member>,
 }
 
@@ -258,7 +259,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Stands for a stage that is no table, which is reported: nothing is known of it.
+/// Takes the place of a stage that is not a table, which is reported.
 fn no_stage(entry: &Entry) -> Draft<'_> {
     const EMPTY: &Table = &Table(Vec::new());
     Draft {
@@ -334,50 +335,4 @@ fn at<'a>(table: &'a Table, diagnostics: &mut Diagnostics) -> Vec<At<'a>> {
         }
     }
     found
-}
-
-/// Compares each stage's inputs with the roles of its kind.
-pub(super) fn check_roles(drafts: &[Draft<'_>], diagnostics: &mut Diagnostics) {
-    for draft in drafts.iter().filter(|d| !d.unreadable) {
-        let Some(kind) = &draft.kind else { continue };
-        let Roles::Fixed(roles) = kind.roles() else { continue };
-        for role in roles.iter().filter(|r| !r.optional) {
-            if !draft.inputs.iter().any(|i| i.role == role.name) {
-                let message = format!("stage `{}` has no input `{}`", draft.name, role.name);
-                let kinds = if role.kinds.is_empty() { "… (any)".to_owned() } else { role.kinds.join(" or ") };
-                let help = format!("inputs = {{ {} = \"…\" }}, a stage of kind {kinds}", role.name);
-                diagnostics.error(draft.origin, message).help(help);
-            }
-        }
-        for input in &draft.inputs {
-            match roles.iter().find(|r| r.name == input.role) {
-                Some(role) => check_role(draft, input, role, drafts, diagnostics),
-                None if roles.is_empty() => {
-                    let message = format!("kind `{}` takes no inputs", draft.kind_name);
-                    diagnostics.error(&input.role_origin, message);
-                }
-                None => {
-                    let message = format!("kind `{}` has no role `{}`", draft.kind_name, input.role);
-                    suggest(diagnostics, &input.role_origin, message, &input.role, roles.iter().map(|r| r.name));
-                }
-            }
-        }
-    }
-}
-
-fn check_role(draft: &Draft<'_>, input: &DraftInput, role: &Role, drafts: &[Draft<'_>], diagnostics: &mut Diagnostics) {
-    let (name, kind) = (role.name, &draft.kind_name);
-    if input.list {
-        let message = format!("role `{name}` of kind `{kind}` takes one stage, not a list");
-        diagnostics.error(&input.origin, message).help("name one stage, without brackets");
-        return;
-    }
-    for member in &input.members {
-        let given = &drafts[member.stage.index()];
-        if given.kind.is_some() && !role.kinds.is_empty() && !role.kinds.contains(&given.kind_name.as_str()) {
-            let (stage, found) = (given.name, &given.kind_name);
-            let message = format!("role `{name}` of kind `{kind}` does not take `{stage}`, which is of kind `{found}`");
-            diagnostics.error(&member.origin, message).help(format!("it takes {}", role.kinds.join(" or ")));
-        }
-    }
 }

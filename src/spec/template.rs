@@ -1,8 +1,9 @@
 //! References in texts: `${params.x}` and `${matrix.axis}`; `$${` is a literal `${`.
 //!
-//! A text that is only a reference becomes the value itself, type and place included, so that an error about it points at
-//! where the value is written. Inside a longer text a value becomes text. What a reference brought in is not scanned again,
-//! so a value can't smuggle in another reference. Parameters may refer to parameters, in any order, but not in a ring.
+//! A text that is only a reference becomes the value itself, type and place included, so that an error about it points
+//! at where the value is written. Inside a longer text a value becomes text. What a reference brought in is not scanned
+//! again, so a value can't smuggle in another reference. Parameters may refer to parameters, in any order, but not in a
+//! ring.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,8 +15,8 @@ use super::errors::suggest;
 use crate::diagnostic::{Diagnostics, Origin, Sources};
 use crate::value::{Data, Entry, Node, Table};
 
-/// How large all that references bring in may grow, in bytes and nodes: parameters that double each other would otherwise
-/// fill the memory.
+/// How large all that references bring in may grow, in bytes and nodes: parameters that double each other would
+/// otherwise fill the memory.
 const MAX_GROWTH: usize = 16_000_000;
 
 /// A piece of a text.

@@ -1,11 +1,11 @@
-//! Small stage kinds for the tests of this module: what matters of a kind here is its roles and its parser.
+//! Small stage kinds for the tests of this module. They have roles and parsers and do no work.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::{Point, PointInput, Spec, load};
 use crate::artifact::Artifact;
-use crate::stage::{Bound, Context, Epochs, Params, Registry, Role, Roles, Stage, StageError, StageKind};
+use crate::stage::{Bound, Capability, Context, Epochs, Params, Registry, Role, Roles, Stage, StageError, StageKind};
 
 struct Idle(Option<Epochs>);
 
@@ -21,10 +21,11 @@ impl Stage for Idle {
     }
 }
 
-/// A kind that is nothing but its name, roles and parser.
+/// A kind without work to do.
 struct Kind {
     name: &'static str,
     roles: Roles,
+    provides: &'static [Capability],
     parse: fn(&mut Params<'_>) -> Option<Epochs>,
 }
 
@@ -41,24 +42,29 @@ impl StageKind for Kind {
     fn roles(&self) -> Roles {
         self.roles
     }
+    fn provides(&self) -> &'static [Capability] {
+        self.provides
+    }
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
         Arc::new(Idle((self.parse)(params)))
     }
 }
 
-const fn role(name: &'static str, optional: bool, kinds: &'static [&'static str]) -> Role {
-    Role { name, optional, kinds }
+const fn role(name: &'static str, optional: bool, needs: &'static [Capability]) -> Role {
+    Role { name, optional, needs }
 }
 
 /// `load` (n, source), `train` (data; width, distribution, segments of rate and epochs), `fit` (data, model, optional
-/// start; split, note), `show` (any; title).
+/// start, which needs a decoder if there is a note; split, note), `show` (any; title).
 pub(super) fn registry() -> Registry {
-    const DATA: Role = role("data", false, &["load"]);
-    const FIT: &[Role] = &[DATA, role("model", false, &["train"]), role("start", true, &["fit", "train"])];
+    const DATA: Role = role("data", false, &[Capability::IMAGES]);
+    const MODEL: Role = role("model", false, &[Capability::DECODER]);
+    const START: Role = role("start", true, &[Capability::LATENTS]);
     let mut registry = Registry::default();
     registry.register(Kind {
         name: "load",
         roles: Roles::Fixed(&[]),
+        provides: &[Capability::IMAGES],
         parse: |p| {
             p.int("n", 100, 1..=i64::MAX);
             p.text("source");
@@ -68,6 +74,7 @@ pub(super) fn registry() -> Registry {
     registry.register(Kind {
         name: "train",
         roles: Roles::Fixed(&[DATA]),
+        provides: &[Capability::DECODER, Capability::LATENTS],
         parse: |p| {
             p.int("width", 8, 1..=4096);
             p.ints("channels", 1..=4096);
@@ -77,17 +84,21 @@ pub(super) fn registry() -> Registry {
     });
     registry.register(Kind {
         name: "fit",
-        roles: Roles::Fixed(FIT),
+        roles: Roles::Fixed(&[DATA, MODEL, START]),
+        provides: &[Capability::LATENTS],
         parse: |p| {
             p.choice("split", "test", &[("train", ()), ("test", ())]);
             p.float("rate", 0.1, Bound::NotNegative);
-            p.text("note");
+            if p.text("note").is_some() {
+                p.need_of_input("start", Capability::DECODER, "`note`");
+            }
             None
         },
     });
     registry.register(Kind {
         name: "show",
         roles: Roles::Any,
+        provides: &[],
         parse: |p| {
             p.text("title");
             p.node("reference");

@@ -9,23 +9,24 @@
 //! | `{ log_uniform = [a, b], samples = n, seed = s }` | n whose logarithm is drawn evenly |
 //! | `{ choice = [a, b, c], samples = n, seed = s }` | n drawn from these |
 //!
-//! Draws have no state: draw i of an axis reads the stream (seed, "axis NAME", i) and nothing else. So more `samples` keep
-//! the first ones, and no other axis changes them. A value that is drawn twice counts once. Sampled axes multiply like all
-//! others, unless they share a `together = "…"`: then draw i of each makes one combination, which is a random search.
+//! Draws have no state: draw i of an axis reads the stream (seed, "axis NAME", i) and nothing else. So more `samples`
+//! keep the first ones, and no other axis changes them. A value that is drawn twice counts once. Sampled axes multiply
+//! like all others, unless they share a `together = "…"`: then draw i of each makes one combination, which is a random
+//! search.
 //!
-//! Values stand in names of points and are written in targets, so what is computed is rounded to a short decimal: to five
-//! significant digits on a logarithmic scale, to five digits of the distance between two steps, or of the whole width where
-//! it is drawn, on a linear one. The ends of a range are as written. What is rounded is the value: name, parameter and key
-//! are of one number.
+//! Values stand in names of points and are written in targets, so what is computed is rounded to a short decimal: to
+//! five significant digits on a logarithmic scale, to five digits of the distance between two steps, or of the whole
+//! width where it is drawn, on a linear one. The ends of a range are as written. What is rounded is the value: name,
+//! parameter and key are of one number.
 //!
-//! Whole numbers: a range between integers has integers where all its values are whole (`{ from = 8, to = 64, steps = 4,
-//! scale = "log" }` is 8, 16, 32, 64), else floats. `integer = true` makes them whole in any case, between ends that are: a
-//! range is rounded, with
-//! `uniform` each integer from a to b has the same chance, with `log_uniform` the integer n that of [n, n + 1).
+//! Whole numbers: a range between integers has integers where all its values are whole (`{ from = 8, to = 64, steps =
+//! 4, scale = "log" }` is 8, 16, 32, 64), else floats. `integer = true` makes them whole in any case, between ends that
+//! are: a range is rounded, with `uniform` each integer from a to b has the same chance, with `log_uniform` the integer
+//! n that of [n, n + 1).
 
 use std::collections::BTreeMap;
 
-use super::matrix::{Axis, AxisValue, MAX_POINTS, number};
+use super::axis::{Axis, AxisValue, MAX_POINTS, Together, number};
 use super::template::as_text;
 use crate::diagnostic::{Diagnostics, Origin};
 use crate::rng::Streams;
@@ -44,17 +45,6 @@ pub(super) struct Values {
     pub(super) values: Vec<AxisValue>,
     /// Of samples that are drawn together with those of other axes.
     pub(super) together: Option<Together>,
-}
-
-/// Samples that go with those of other axes.
-#[derive(Debug)]
-pub(super) struct Together {
-    /// What the axes that are drawn together share.
-    pub(super) name: String,
-    /// Where that is written.
-    pub(super) origin: Origin,
-    /// For each draw the index of its value.
-    pub(super) draws: Vec<u32>,
 }
 
 /// The values of an axis.
@@ -96,8 +86,8 @@ fn list(name: &str, items: &[Node], place: &Origin, diagnostics: &mut Diagnostic
     values
 }
 
-/// A value as it stands in a point's name. Names become files' names and are written in inputs, `at` and targets, so what
-/// has a meaning in a path, in those or in a glob can't be in one.
+/// A value as it stands in a point's name. Names become files' names and are written in inputs, `at` and targets, so
+/// what has a meaning in a path, in those or in a glob can't be in one.
 pub(super) fn value_text(node: &Node, diagnostics: &mut Diagnostics) -> Option<String> {
     let Some(text) = as_text(&node.data) else {
         let message = format!("an axis has texts, numbers and booleans, not {}", node.data.describe());

@@ -1,6 +1,7 @@
-//! What a running stage sees of the world.
+//! What a running stage may use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::StageError;
 use crate::artifact::{Manifest, Tensor};
 use crate::error::Error;
+pub use crate::key::Position;
 use crate::rng::Streams;
 
 /// An artifact that a stage reads, tensor by tensor, each verified against its digest.
@@ -16,6 +18,15 @@ pub trait Input: Send + Sync {
     fn label(&self) -> &str;
     /// What is in it: names, shapes, metrics, facts.
     fn manifest(&self) -> &Manifest;
+    /// The names of what it provides, see [`super::Capability`].
+    fn provides(&self) -> &BTreeSet<String> {
+        static NONE: BTreeSet<String> = BTreeSet::new();
+        &NONE
+    }
+    /// The heading of its kind, see [`super::StageKind::heading`].
+    fn heading(&self) -> &str {
+        &self.manifest().kind
+    }
     /// One tensor.
     ///
     /// # Errors
@@ -47,7 +58,7 @@ impl Inputs {
     }
 }
 
-/// What computes.
+/// Where a stage computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     /// The processor.
@@ -56,9 +67,39 @@ pub enum Device {
     Cuda {
         /// Its number.
         ordinal: usize,
-        /// Whether a step of a training is recorded as a CUDA graph and replayed: the same bytes, fewer orders.
+        /// Whether a training step is recorded as a CUDA graph and replayed: the same bytes with fewer calls to the
+        /// driver.
         graph: bool,
     },
+}
+
+/// The number format of matrix products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 32-bit floats whose products are rounded to 10 bits of mantissa (tensor cores).
+    Tf32,
+    /// 16-bit floats with 8 bits of exponent.
+    Bf16,
+}
+
+impl Precision {
+    /// Its name in pipeline files and keys.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Tf32 => "tf32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 impl Device {
@@ -72,12 +113,12 @@ impl Device {
 #[derive(Clone, Debug, Default)]
 pub struct Cancel {
     asked: Arc<AtomicBool>,
-    /// Whoever asks all of them.
+    /// Stops all stages.
     all: Option<Box<Self>>,
 }
 
 impl Cancel {
-    /// From now on, everybody who asks stops.
+    /// Stops every stage that has this or a copy of it.
     pub fn cancel(&self) {
         self.asked.store(true, Ordering::SeqCst);
     }
@@ -87,12 +128,12 @@ impl Cancel {
         self.asked.load(Ordering::Relaxed) || self.all.as_ref().is_some_and(|all| all.is_cancelled())
     }
 
-    /// For one stage alone: it stops when it is asked itself, and with all others.
+    /// One for a single stage, which stops with it or together with all others.
     pub fn for_one(&self) -> Self {
         Self { asked: Arc::default(), all: Some(Box::new(self.clone())) }
     }
 
-    /// `Err(Interrupted)` if to stop: `context.cancel.check()?` in every loop that lasts longer than 0.1 s.
+    /// `Err(Interrupted)` if the stage is to stop. Call `context.cancel.check()?` in every loop that takes more than 0.1 s.
     ///
     /// # Errors
     /// [`StageError::Interrupted`].
@@ -110,52 +151,44 @@ pub struct Update {
     pub total: u64,
     /// "epochs", "iterations", "MB".
     pub unit: &'static str,
-    /// Figures of the moment, such as `("loss", 0.12)`.
+    /// Current figures, such as `("loss", 0.12)`.
     pub figures: Vec<(&'static str, f64)>,
     /// Samples per second, if that is meaningful.
     pub rate: Option<f64>,
-    /// For a training, whether this closes an epoch: then the figures are the epoch's and enter the run's events.
+    /// For a training: whether an epoch ends here. Then the figures are those of the epoch and enter the run's events.
     pub epoch_end: bool,
 }
 
-/// Where a stage says how far it is.
+/// Where a stage reports its progress.
 pub trait Progress: Send + Sync {
-    /// Called as often as is convenient; the listener thins out.
+    /// Can be called often: the listener drops updates that come too fast.
     fn update(&self, update: Update);
     /// A line for the stage's log, which is kept.
     fn log(&self, line: &str);
 }
 
-/// A point in a chain: `epoch` epochs are finished, and of the next one `step` steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
-    /// Finished epochs.
-    pub epoch: u64,
-    /// Steps done in the epoch after them.
-    pub step: u64,
-}
-
-/// A state as it was saved: named tensors, everything that the next step reads and any result shows.
+/// A saved state: everything that the next step reads and that the result is made of.
 #[derive(Clone, Debug)]
 pub struct Saved {
-    /// Where in the chain.
+    /// Its place on the chain.
     pub position: Position,
-    /// The state.
+    /// Its tensors, by name.
     pub tensors: BTreeMap<String, Tensor>,
 }
 
-/// A training's chain of states. The stage walks it; keys, leases and what stays are the runner's.
+/// A training's chain of states. The stage advances along it; the runner keeps the keys and the leases, and decides
+/// which states stay in the store.
 pub trait Chain: Send + Sync {
     /// The furthest stored state on this chain, if any.
     ///
     /// # Errors
-    /// If the cache fails. A damaged state is not an error: the one before it is returned.
+    /// If the cache fails. A damaged state is not an error: the state before it is returned.
     fn resume(&self) -> Result<Option<Saved>, Error>;
-    /// Whether a state should be saved here: after the last epoch, where `keep` or a branch asks, or when
-    /// `checkpoint_seconds` have passed. Cheap.
+    /// Whether to save the state at this position: after the last epoch, at an epoch that `keep` or another training
+    /// asks for, or when `checkpoint_seconds` have passed. Called after every step, so it must be cheap.
     fn due(&self, position: Position) -> bool;
-    /// Saves a state. Ask [`Cancel`] again afterwards: the runner may want no more than this state, as where the points of a
-    /// sweep are compared.
+    /// Saves a state. Check [`Cancel`] again afterwards: the runner may stop the training at this state, for example to
+    /// compare the points of a sweep.
     ///
     /// # Errors
     /// If the cache fails.
@@ -168,8 +201,8 @@ pub struct Context<'a> {
     pub inputs: Inputs,
     /// Random numbers. Use only if [`super::Reads::seed`] is set.
     pub streams: Streams,
-    /// `f32`, `tf32` or `bf16`. Use only if [`super::Reads::precision`] is set.
-    pub precision: String,
+    /// The precision to compute with. Use only if [`super::Reads::precision`] is set.
+    pub precision: Precision,
     /// Where to compute.
     pub device: &'a Device,
     /// An empty folder of its own, removed afterwards.
@@ -177,11 +210,11 @@ pub struct Context<'a> {
     /// The folder of the pipeline file: relative paths start there.
     pub base: &'a Path,
     /// Where to look for data files after the pipeline's own `path`: `--data-dir`, `VADPIPE_DATA_DIR`, the user's
-    /// cache folder. The last one is where downloads go.
+    /// cache folder. Downloads go to the last one.
     pub data_dirs: &'a [PathBuf],
-    /// The log of this stage, for what it says itself and for programs it starts.
+    /// The log of this stage and of the programs that it starts.
     pub log_path: &'a Path,
-    /// How far it is.
+    /// Where to report progress.
     pub progress: &'a dyn Progress,
     /// Whether to stop.
     pub cancel: &'a Cancel,

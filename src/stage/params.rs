@@ -1,14 +1,14 @@
 //! Reading a stage's parameters: typed, with defaults and ranges, every error with its place.
 //!
-//! Reading a parameter is what puts it into the key: a kind can't forget one. What is read in [`Params::segments`] is a
-//! parameter of epochs; everything else is one of the start. Whatever is left unread at the end is an unknown field.
+//! Reading a parameter puts it into the key, so a kind can't forget one. Parameters read in [`Params::segments`] belong to
+//! epochs; all others belong to the start. A field that is not read is an unknown field.
 
-use std::collections::BTreeMap;
+mod segments;
+
 use std::ops::RangeInclusive;
 
 use crate::diagnostic::{Diagnostics, Origin, nearest};
-use crate::key::Segment;
-use crate::stage::Epochs;
+use crate::stage::{Capability, StageKind};
 use crate::value::{Data, Node, Table, Value, Values};
 
 /// The range of a float.
@@ -52,38 +52,61 @@ pub struct Params<'a> {
     diagnostics: &'a mut Diagnostics,
     known: Vec<&'static str>,
     canonical: Values,
-    /// The roles of the stage's inputs and where they are written; none where nobody knows.
-    inputs: Option<&'a [(&'a str, &'a Origin)]>,
+    /// The stage's inputs; none if they are not known.
+    inputs: Option<&'a [GivenInput<'a>]>,
+}
+
+/// An input as the pipeline gives it.
+pub struct GivenInput<'a> {
+    /// Its role.
+    pub role: &'a str,
+    /// Where the role is written.
+    pub place: &'a Origin,
+    /// The kinds of the stages in it.
+    pub kinds: Vec<&'a dyn StageKind>,
 }
 
 impl<'a> Params<'a> {
-    /// Begins to read. `place` is where the stage is written, for errors about what is missing. `reserved` are names
+    /// Begins to read. `place` is where the stage is written, for errors about missing fields. `reserved` are the fields
     /// that the runner itself reads (`kind`, `inputs`, `matrix`, `at`, `seed`).
     pub fn new(table: &'a Table, place: Origin, reserved: &[&'static str], diagnostics: &'a mut Diagnostics) -> Self {
         let (tables, known) = (vec![table], reserved.to_vec());
         Self { tables, place, diagnostics, known, canonical: Values::new(), inputs: None }
     }
 
-    /// Says which roles are given, and where they are written.
+    /// Sets the inputs.
     #[must_use]
-    pub fn with_inputs(mut self, roles: &'a [(&'a str, &'a Origin)]) -> Self {
-        self.inputs = Some(roles);
+    pub fn with_inputs(mut self, inputs: &'a [GivenInput<'a>]) -> Self {
+        self.inputs = Some(inputs);
         self
     }
 
-    /// Whether the stage has an input in this role; none where that is not known.
+    /// Whether the stage has an input in this role; none if the inputs are not known.
     pub fn has_input(&self, role: &str) -> Option<bool> {
-        Some(self.inputs?.iter().any(|(name, _)| *name == role))
+        Some(self.inputs?.iter().any(|given| given.role == role))
     }
 
-    /// Reports an input that does not go with the parameters, at the place of its role.
+    /// Reports an input that contradicts the parameters, at the place of its role.
     pub fn error_in_input(&mut self, role: &str, message: impl Into<String>, help: impl Into<String>) {
-        let given = self.inputs.unwrap_or_default().iter().find(|(name, _)| *name == role);
-        let place = given.map_or_else(|| self.place.clone(), |(_, place)| (*place).clone());
+        let place = self.given(role).map_or(&self.place, |given| given.place).clone();
         self.diagnostics.error(&place, message).help(help);
     }
 
-    /// The names that have been read so far, in that order, each once.
+    /// Reports an input that does not provide what these parameters need: `because` is such as "`init = \"trained\"`". For
+    /// what only some parameters need; what a kind always needs is part of its [`super::Role`].
+    pub fn need_of_input(&mut self, role: &str, need: Capability, because: &str) {
+        let lacks = |given: &&GivenInput<'_>| given.kinds.iter().any(|kind| !kind.provides().contains(&need));
+        if self.given(role).is_some_and(|given| lacks(&given)) {
+            let message = format!("{because} needs `{need}`, which the input `{role}` does not provide");
+            self.error_in_input(role, message, format!("name a stage that provides `{need}`"));
+        }
+    }
+
+    fn given(&self, role: &str) -> Option<&'a GivenInput<'a>> {
+        self.inputs?.iter().find(|given| given.role == role)
+    }
+
+    /// The names that were read so far, in this order, each once.
     pub fn known(&self) -> &[&'static str] {
         &self.known
     }
@@ -114,7 +137,7 @@ impl<'a> Params<'a> {
         &self.place
     }
 
-    /// Reports something that no single reader can know, such as two parameters that exclude each other.
+    /// Reports what no single reader can know, such as two parameters that exclude each other.
     pub fn error(&mut self, name: &str, message: impl Into<String>, help: impl Into<String>) {
         let place = self.find(name).map_or_else(|| self.place.clone(), |n| n.origin.clone());
         self.diagnostics.error(&place, message).help(help);
@@ -147,8 +170,8 @@ impl<'a> Params<'a> {
         self.record(name, value.unwrap_or(default))
     }
 
-    /// The same for a parameter that a kind got later than its others: its default enters no key, so that results from before
-    /// count on.
+    /// The same for a parameter that was added to a kind later: its default enters no key, so that earlier results stay
+    /// valid.
     pub fn float_added(&mut self, name: &'static str, default: f64, bound: Bound) -> f64 {
         let value = self.float(name, default, bound);
         if value == default {
@@ -159,18 +182,12 @@ impl<'a> Params<'a> {
 
     /// true or false.
     pub fn bool(&mut self, name: &'static str, default: bool) -> bool {
-        let value = self.read(
-            name,
-            || "true or false".to_owned(),
-            |d| match d {
-                Data::Bool(v) => Some(*v),
-                _ => None,
-            },
-        );
+        let wanted = || "true or false".to_owned();
+        let value = self.read(name, wanted, |d| if let Data::Bool(v) = d { Some(*v) } else { None });
         self.record(name, value.unwrap_or(default))
     }
 
-    /// One of some words; what is returned stands beside the word. The first is the default where `default` is none.
+    /// One of several words; returns the value beside it. If `default` is none of them, the first is the default.
     pub fn choice<T: Copy>(&mut self, name: &'static str, default: &str, choices: &[(&str, T)]) -> T {
         let words: Vec<&str> = choices.iter().map(|(w, _)| *w).collect();
         let mut wrong = None;
@@ -198,29 +215,15 @@ impl<'a> Params<'a> {
         chosen.1
     }
 
-    /// A string, if given. `none` enters the key as the empty list would: as absence.
+    /// A string, if given.
     pub fn text(&mut self, name: &'static str) -> Option<String> {
-        let value = self.read(
-            name,
-            || "a string".to_owned(),
-            |d| match d {
-                Data::Text(v) => Some(v.clone()),
-                _ => None,
-            },
-        )?;
+        let value = self.text_unhashed(name)?;
         Some(self.record(name, value))
     }
 
-    /// A string that names no content and so stays out of the key, such as a path whose file's digest is in it.
+    /// A string that does not enter the key, such as a path to a file whose digest does.
     pub fn text_unhashed(&mut self, name: &'static str) -> Option<String> {
-        self.read(
-            name,
-            || "a string".to_owned(),
-            |d| match d {
-                Data::Text(v) => Some(v.clone()),
-                _ => None,
-            },
-        )
+        self.read(name, || "a string".to_owned(), |d| if let Data::Text(v) = d { Some(v.clone()) } else { None })
     }
 
     /// An integer that can't change the result, such as a time-out.
@@ -254,7 +257,7 @@ impl<'a> Params<'a> {
         self.list(name, &wanted, |d| if let Data::Int(i) = d { Some(*i).filter(|i| range.contains(i)) } else { None })
     }
 
-    /// A list whose members `convert` takes; those that it does not take are faulted each at its own place.
+    /// A list. Each member that `convert` refuses is reported at its own place.
     fn list<T>(&mut self, name: &'static str, wanted: &str, convert: impl Fn(&Data) -> Option<T>) -> Option<Vec<T>> {
         self.know(name);
         let node = self.find(name)?;
@@ -276,8 +279,8 @@ impl<'a> Params<'a> {
         (values.len() == members.len()).then_some(values)
     }
 
-    /// Puts a default into the key where the user wrote nothing, for the readers that return an `Option`: so that writing
-    /// the default out changes no key.
+    /// Puts a default into the key if the user wrote nothing, for the readers that return an `Option`. Writing the default
+    /// out then changes no key.
     pub fn default<T: Clone + Into<Value>>(&mut self, name: &'static str, value: T) -> T {
         if !self.is_given(name) {
             self.record(name, value.clone());
@@ -285,95 +288,12 @@ impl<'a> Params<'a> {
         value
     }
 
-    /// Anything, as written; it enters the key as it is. For tables whose form is the kind's own affair.
+    /// Anything, as written; it enters the key as it is. For tables that the kind itself interprets.
     pub fn node(&mut self, name: &'static str) -> Option<Node> {
         self.know(name);
         let node = self.find(name)?.clone();
         self.canonical.insert(name.to_owned(), node.data.value());
         Some(node)
-    }
-
-    /// The epochs of a training: `segments = [{ epochs = 50, lr = 1e-3 }, …]`, or the plain parameters as one segment.
-    /// `read` reads the parameters of one segment (all but `epochs`); a segment inherits what stands beside `segments`.
-    /// Also reads `keep` and `keep_every`. Returns what `read` returned, a segment each.
-    pub fn segments<T>(&mut self, default_epochs: i64, mut read: impl FnMut(&mut Params<'_>) -> T) -> (Epochs, Vec<T>) {
-        const EPOCHS: RangeInclusive<i64> = 0..=1_000_000;
-        ["segments", "epochs", "keep", "keep_every"].into_iter().for_each(|name| self.know(name));
-        let mut epochs = Epochs::default();
-        let mut values = Vec::new();
-        let given = self.find("segments").cloned();
-        let tables: Vec<Table> = match given {
-            None => vec![],
-            Some(Node { data: Data::List(nodes), origin }) => {
-                if self.find("epochs").is_some() {
-                    let help = "give each segment its own `epochs`";
-                    self.diagnostics.error(&origin, "`epochs` and `segments` exclude each other").help(help);
-                }
-                let mut tables = vec![];
-                for node in nodes {
-                    match node.data {
-                        Data::Table(t) => tables.push(t),
-                        other => {
-                            let message = format!("a segment must be a table, not {}", other.describe());
-                            self.diagnostics.error(&node.origin, message);
-                        }
-                    }
-                }
-                if tables.is_empty() {
-                    self.diagnostics.error(&origin, "`segments` is empty").help("give at least one `{ epochs = … }`");
-                }
-                tables
-            }
-            Some(node) => {
-                let message = format!("`segments` must be a list of tables, not {}", node.data.describe());
-                self.diagnostics.error(&node.origin, message);
-                vec![]
-            }
-        };
-        let whole = tables.is_empty();
-        let empty = Table::default();
-        for own in if whole { vec![&empty] } else { tables.iter().collect() } {
-            let mut tables = vec![own];
-            tables.extend(self.tables.iter().copied());
-            let mut part = Params {
-                tables,
-                place: self.place.clone(),
-                diagnostics: &mut *self.diagnostics,
-                known: vec![],
-                canonical: Values::new(),
-                inputs: self.inputs,
-            };
-            let count = part.int_unhashed("epochs", default_epochs, EPOCHS);
-            values.push(read(&mut part));
-            if !whole {
-                part.report_unknown_in_segment(own);
-            }
-            let known = std::mem::take(&mut part.known);
-            let params = std::mem::take(&mut part.canonical);
-            known.into_iter().for_each(|name| self.know(name));
-            epochs.segments.push(Segment { epochs: count as u64, params });
-        }
-        let total = epochs.total();
-        let mut keep = self.ints_unhashed("keep", 0..=total as i64).unwrap_or_default();
-        let every = self.int_unhashed("keep_every", 0, 0..=1_000_000);
-        if every > 0 {
-            keep.extend((1..=total as i64 / every).map(|i| i * every));
-        }
-        epochs.keep = keep.into_iter().map(|e| e as u64).collect();
-        epochs.keep.sort_unstable();
-        epochs.keep.dedup();
-        (epochs, values)
-    }
-
-    fn report_unknown_in_segment(&mut self, own: &Table) {
-        for entry in own.0.iter().filter(|e| !self.known.contains(&e.name.as_str())) {
-            let message = format!("unknown field `{}` in a segment", entry.name);
-            let help = match nearest(&entry.name, self.known.iter().copied()) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("a segment may hold {}", self.known.join(", ")),
-            };
-            self.diagnostics.error(&entry.name_origin, message).help(help);
-        }
     }
 
     fn find(&self, name: &str) -> Option<&'a Node> {
@@ -402,18 +322,10 @@ impl<'a> Params<'a> {
     }
 }
 
-/// What stands there, for messages: a scalar itself, of anything larger what it is.
+/// A value for a message: a scalar itself, or what a larger value is.
 fn found(data: &Data) -> String {
     match data {
         Data::List(_) | Data::Table(_) => data.describe().to_owned(),
         scalar => scalar.value().to_string(),
-    }
-}
-
-/// The parameters of a table that is known to be right, by name: for tests and for users of the library.
-impl Params<'_> {
-    /// What has been read so far.
-    pub fn canonical(&self) -> &BTreeMap<String, Value> {
-        &self.canonical
     }
 }

@@ -12,33 +12,40 @@
 //! shell = false                        # true: argv's first word is a script for /bin/sh, the others are its $1, $2, …
 //! ```
 //!
-//! **What the program sees.** It starts in an empty folder of its own, where it writes its outputs. `{inputs.ROLE}` is a
-//! folder with `artifact.safetensors` (all tensors), `metrics.json`, `facts.json` and the plain files of that input; the
-//! members of a list lie in folders below it, each under its label (a list of one can't be told from a single input, so
-//! its files lie in both places). `{outputs.ROLE}` is the path to write that output to, `{metrics}` that of an optional
-//! JSON object of numbers, `{base}` the folder of the pipeline file. Other braces stay as they are. In a shell script,
-//! paths are quoted where they need to be. The environment is empty but for `PATH`, what `env` names, `HOME` and `TMPDIR`
-//! (a scratch folder), and `VADPIPE_INPUTS`, `VADPIPE_OUTPUTS`, `VADPIPE_METRICS`, `VADPIPE_SCRATCH`.
+//! **Input.** The program starts in an empty folder and writes its outputs there. These placeholders are replaced by
+//! paths:
 //!
-//! **What it leaves.** A `.safetensors` output becomes tensors: under their own names if it is the only one, else as
-//! `ROLE.NAME`. Any other output becomes a file of the artifact, by its file name. Outputs must be plain files in the
-//! output folder: links, absolute paths and `..` are refused. What was not declared is named in the log and dropped.
+//! - `{inputs.ROLE}`: a folder with `artifact.safetensors` (all tensors), `metrics.json`, `facts.json` and the files of
+//!   the input. Each member of a list has its own folder below it, named by its label. A single input can't be
+//!   distinguished from a list of one, so its files are in both places.
+//! - `{outputs.ROLE}`: the file for an output.
+//! - `{metrics}`: the file for an optional JSON object of numbers.
+//! - `{base}`: the folder of the pipeline file.
 //!
-//! **What is in the key.** argv unexpanded, `outputs`, `shell`, `sources` and the names in `env` as parameters; by content
-//! each file of `sources`, each file beside the pipeline that argv names (such a word becomes an absolute path; the
-//! program itself and words of a script need a `/` or, in a script, a `.` to count), and the values of `env`. Not in the
-//! key: `PATH` and thus which version of a program it finds, the time-out, and whatever else the program reads.
+//! Other braces are not changed. In a shell script, paths are quoted if necessary. The environment contains only
+//! `PATH`, the variables in `env`, `HOME` and `TMPDIR` (a scratch folder), and `VADPIPE_INPUTS`, `VADPIPE_OUTPUTS`,
+//! `VADPIPE_METRICS` and `VADPIPE_SCRATCH`.
 //!
-//! This is the one place in the library that reads the environment: a declared variable is an input like a file.
+//! **Output.** The tensors of a `.safetensors` output keep their names if it is the only such output; otherwise they
+//! are named `ROLE.NAME`. Every other output becomes a file of the artifact under its file name. Outputs must be
+//! regular files in the output folder: links, absolute paths and `..` are errors. Files that are not declared are
+//! logged and dropped.
 //!
-//! **How it ends.** The program leads a process group. At the time-out or an interruption the whole group gets SIGTERM and
-//! two seconds later SIGKILL. Processes that are still running when the program has ended get the same signals, and so do
-//! those that left the group with `setsid` or `setpgid`: a descendant is recognised by `VADPIPE_SCRATCH` in its
-//! environment or, in the program `vadpipe`, also without it by its parent. One that cleared its environment while other
-//! commands run is ended together with the last of these. A process of another user (after `sudo`, say) can't be ended.
+//! **Key.** The parameters in the key are argv before replacement, `outputs`, `shell`, `sources` and the names in
+//! `env`. The contents in the key are the files of `sources`, the files next to the pipeline that argv names, and the
+//! values of `env`. A word of argv that names a file is replaced by its absolute path. The program itself counts as a
+//! file only if its name contains a `/`, and a word of a script only if it contains a `/` or a `.`. `PATH`, the
+//! time-out and all other files are not in the key.
+//!
+//! This is the only place in the library that reads the environment: a declared variable is an input like a file.
+//!
+//! **End.** The program leads a process group. At the time-out or an interruption, the group gets SIGTERM and, two
+//! seconds later, SIGKILL. Processes that still run after the program has ended get the same signals. So do processes
+//! that left the group with `setsid` or `setpgid`: see `descendants`.
 
 mod descendants;
 mod files;
+mod folders;
 mod process;
 #[cfg(test)]
 mod tests;
@@ -46,16 +53,16 @@ mod words;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use self::descendants::{adopt_orphans, kill_children};
+use self::folders::{Folders, file_name};
 use crate::artifact::Artifact;
 use crate::diagnostic::nearest;
 use crate::key::{Digest, Hash};
-use crate::stage::{Context, Files, Params, Roles, Stage, StageError, StageKind};
+use crate::stage::{Capability, Context, Files, Params, Roles, Stage, StageError, StageKind};
 use crate::value::{Data, Node};
 
 /// The kind `command`.
@@ -64,7 +71,7 @@ pub struct Kind;
 /// A command with its parameters.
 struct Command {
     argv: Vec<String>,
-    /// File name below the output folder, by role.
+    /// Paths below the output folder, by role.
     outputs: BTreeMap<String, String>,
     sources: Vec<String>,
     env: Vec<String>,
@@ -72,7 +79,7 @@ struct Command {
     shell: bool,
 }
 
-/// File names in an input folder that are ours, so that no output may take them.
+/// Names of files that vadpipe writes to an input folder. An output can't have such a name.
 const RESERVED: [&str; 3] = ["artifact.safetensors", "metrics.json", "facts.json"];
 
 impl StageKind for Kind {
@@ -85,11 +92,19 @@ impl StageKind for Kind {
     }
 
     fn summary(&self) -> &'static str {
-        "a program of yours: inputs and outputs as files, so that a stage can be written in any language"
+        "run your own program, in any language; inputs and outputs are files"
     }
 
     fn roles(&self) -> Roles {
         Roles::Any
+    }
+
+    fn provides(&self) -> &'static [Capability] {
+        &[Capability::OUTPUTS]
+    }
+
+    fn heading(&self) -> &'static str {
+        "Commands"
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
@@ -102,7 +117,7 @@ impl StageKind for Kind {
         if given && argv.first().is_none_or(String::is_empty) || argv.iter().any(|w| w.contains('\0')) {
             params.error(
                 "argv",
-                "`argv` is empty, begins with an empty word or holds a NUL",
+                "`argv` is empty, begins with an empty word or contains a NUL",
                 "its first word is the program",
             );
         }
@@ -111,8 +126,12 @@ impl StageKind for Kind {
         let env = params.texts("env").unwrap_or_default();
         for name in &env {
             if name.is_empty() || name.contains(['=', '\0']) || name.starts_with("VADPIPE_") {
-                let message = format!("`{name}` can't be handed through");
-                params.error("env", message, "`env` lists names of variables; those that begin with VADPIPE_ are ours");
+                let message = format!("the program can't get the variable `{name}`");
+                params.error(
+                    "env",
+                    message,
+                    "`env` lists the names of variables; names that begin with VADPIPE_ are reserved",
+                );
             }
         }
         let timeout = params.int_unhashed("timeout_seconds", 0, 0..=31_536_000);
@@ -132,8 +151,8 @@ fn read_outputs(params: &mut Params<'_>, node: &Node) -> BTreeMap<String, String
     };
     for entry in &table.0 {
         if !words::is_name(&entry.name) {
-            let message = format!("`{}` is no name for an output", entry.name);
-            params.error_at(&entry.name_origin, message, "a name is made of A–Z, a–z, 0–9, `_` and `-`");
+            let message = format!("`{}` is not a valid name for an output", entry.name);
+            params.error_at(&entry.name_origin, message, "a name consists of A–Z, a–z, 0–9, `_` and `-`");
             continue;
         }
         let Data::Text(path) = &entry.node.data else {
@@ -143,50 +162,45 @@ fn read_outputs(params: &mut Params<'_>, node: &Node) -> BTreeMap<String, String
         };
         if let Some(problem) = output_problem(path) {
             let message = format!("the output `{path}` {problem}");
-            params.error_at(&entry.node.origin, message, "an output lies below the stage's own output folder");
+            params.error_at(&entry.node.origin, message, "an output is a path below the output folder of the stage");
             continue;
         }
         let name = file_name(path);
         let rival = outputs.values().map(|other| file_name(other)).find(|o| o.to_lowercase() == name.to_lowercase());
         if rival == Some(name) {
             let message = format!("two outputs have the file name `{name}`");
-            params.error_at(&entry.node.origin, message, "an artifact's files are known by their names");
+            params.error_at(&entry.node.origin, message, "the files of an artifact need different names");
         } else if let Some(rival) = rival {
             let message = format!("the outputs `{rival}` and `{name}` differ only in case");
-            params.error_at(&entry.node.origin, message, "on some disks upper and lower case make no difference");
+            params.error_at(&entry.node.origin, message, "some file systems ignore case");
         }
         outputs.insert(entry.name.clone(), path.clone());
     }
     outputs
 }
 
-/// Why a path can't be that of an output.
+/// Why a path is not valid for an output.
 fn output_problem(path: &str) -> Option<&'static str> {
     let as_path = Path::new(path);
     if path.is_empty() || path.contains('\0') || path.ends_with('/') {
-        return Some("is no file");
+        return Some("is not a file");
     }
     if as_path.is_absolute() {
         return Some("is absolute");
     }
     if as_path.components().any(|c| c == Component::ParentDir) {
-        return Some("climbs out with `..`");
+        return Some("contains `..`");
     }
     if path.split('/').any(|c| c.is_empty() || c == ".") {
-        return Some("is not written plainly");
+        return Some("contains an empty part or `.`");
     }
-    RESERVED.iter().any(|r| r.eq_ignore_ascii_case(file_name(path))).then_some("has a name that vadpipe uses beside it")
-}
-
-/// The last component of an output's path.
-fn file_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
+    RESERVED.iter().any(|r| r.eq_ignore_ascii_case(file_name(path))).then_some("has a reserved name")
 }
 
 fn check_placeholders(params: &mut Params<'_>, argv: &[String], outputs: &BTreeMap<String, String>) {
     for role in argv.iter().flat_map(|word| words::roles(word, "inputs")) {
         if params.has_input(&role) == Some(false) {
-            let message = format!("`argv` names `{{inputs.{role}}}`, which is no input");
+            let message = format!("`argv` contains `{{inputs.{role}}}`, but the stage has no such input");
             params.error("argv", message, format!("add it: `inputs = {{ {role} = \"STAGE\" }}`"));
         }
     }
@@ -198,7 +212,7 @@ fn check_placeholders(params: &mut Params<'_>, argv: &[String], outputs: &BTreeM
             Some(near) => format!("did you mean `{{outputs.{near}}}`?"),
             None => "declare it: `outputs = { … }`".to_owned(),
         };
-        params.error("argv", format!("`argv` names `{{outputs.{role}}}`, which is not declared"), help);
+        params.error("argv", format!("`argv` contains `{{outputs.{role}}}`, but the stage has no such output"), help);
     }
 }
 
@@ -234,10 +248,8 @@ impl Stage for Command {
                 let known: Vec<&str> = context.inputs.0.keys().map(String::as_str).collect();
                 let hint =
                     format!("its inputs are: {}", if known.is_empty() { "none".into() } else { known.join(", ") });
-                return Err(StageError::bad_input(
-                    format!("`argv` names `{{inputs.{role}}}`, which is no input"),
-                    hint,
-                ));
+                let message = format!("`argv` contains `{{inputs.{role}}}`, but the stage has no such input");
+                return Err(StageError::bad_input(message, hint));
             }
         }
         files::write_inputs(&context.inputs, &folders.inputs, context.cancel)?;
@@ -278,47 +290,5 @@ impl Command {
         environment.insert("VADPIPE_SCRATCH".to_owned(), folders.scratch.clone().into());
         let folder = folders.outputs.clone();
         Ok(process::Invocation { argv, environment, folder, timeout: self.timeout })
-    }
-}
-
-/// Where a command's files lie, all absolute.
-struct Folders {
-    inputs: PathBuf,
-    outputs: PathBuf,
-    metrics: PathBuf,
-    scratch: PathBuf,
-    base: PathBuf,
-}
-
-impl Folders {
-    fn create(scratch: &Path, base: &Path) -> Result<Self, StageError> {
-        let absolute = |path: &Path| -> io::Result<PathBuf> {
-            if path.as_os_str().is_empty() { std::env::current_dir() } else { std::path::absolute(path) }
-        };
-        let root = absolute(scratch).map_err(StageError::io("can't find the scratch folder"))?;
-        let base = absolute(base).map_err(StageError::io("can't find the pipeline's folder"))?;
-        let folders = Self {
-            inputs: root.join("inputs"),
-            outputs: root.join("outputs"),
-            metrics: root.join("metrics.json"),
-            scratch: root.join("scratch"),
-            base,
-        };
-        for folder in [&folders.inputs, &folders.outputs, &folders.scratch] {
-            let what = format!("can't make the folder {}", folder.display());
-            std::fs::create_dir_all(folder).map_err(StageError::io(what))?;
-        }
-        Ok(folders)
-    }
-
-    /// What a placeholder (`inputs.data`, `metrics`, …) stands for.
-    fn placeholder(&self, name: &str, outputs: &BTreeMap<String, String>) -> Option<PathBuf> {
-        match name.split_once('.') {
-            None if name == "metrics" => Some(self.metrics.clone()),
-            None if name == "base" => Some(self.base.clone()),
-            Some(("inputs", role)) => Some(self.inputs.join(role)),
-            Some(("outputs", role)) => outputs.get(role).map(|path| self.outputs.join(path)),
-            _ => None,
-        }
     }
 }

@@ -6,9 +6,9 @@ use super::reading::{self, Model};
 use super::training::evaluation;
 use crate::artifact::{Artifact, Tensor};
 use crate::model::posterior::Distribution;
-use crate::stage::{Bound, Context, Params, Reads, Role, Roles, Stage, StageError, StageKind};
+use crate::stage::{Bound, Capability, Context, Params, Reads, Role, Roles, Stage, StageError, StageKind};
 
-/// Said while planning, where it is known which inputs there are, and else at the latest when it runs.
+/// Reported while planning if the inputs are known, or else when the stage runs.
 const NO_LATENTS: &str = "`what = \"latents\"` needs the input `latents`";
 const ADD_LATENTS: &str = "add a stage with latents to `inputs`, such as `latents = \"fit\"`";
 
@@ -30,9 +30,17 @@ impl StageKind for Decode {
 
     fn roles(&self) -> Roles {
         Roles::Fixed(&[
-            Role { name: "model", optional: false, kinds: &["train-ad", "train-vad"] },
-            Role { name: "latents", optional: true, kinds: &["fit-latents", "train-ad", "train-vad"] },
+            Role { name: "model", optional: false, needs: &[Capability::DECODER] },
+            Role { name: "latents", optional: true, needs: &[Capability::LATENTS] },
         ])
+    }
+
+    fn provides(&self) -> &'static [Capability] {
+        &[Capability::SAMPLES]
+    }
+
+    fn heading(&self) -> &'static str {
+        "Decoded latents"
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
@@ -89,7 +97,7 @@ impl Stage for Decoding {
     }
 
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
-        reading::require_f32(context)?;
+        reading::check_precision(context)?;
         let mut model = reading::model(context.inputs.one("model")?)?;
         let mut z = self.latents(context, &model)?;
         z.iter_mut().for_each(|v| *v *= self.scale as f32);

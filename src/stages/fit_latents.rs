@@ -1,25 +1,27 @@
-//! `fit-latents`: finds the latents (AD) or posteriors (VAD) of a split for a decoder that stays as it is.
+//! `fit-latents`: finds the latents (AD) or posteriors (VAD) of a split for a trained decoder, which does not change.
 //!
-//! With `statistics = "running"` the decoder's batch norms use the running statistics of its training, PyTorch's evaluation mode.
-//! With `"batch"` they use those of the batch at hand, PyTorch's training mode, in each step of the fit and in its evaluation,
-//! which goes through the split in order and in batches of 16; an image then depends on the others of its batch, and so do the
-//! figures. Neither moves anything of the decoder. What else reads the latents, such as `decode`, uses running statistics.
+//! With `statistics = "running"` the decoder's batch norms use the running statistics of its training: PyTorch's
+//! evaluation mode. With `"batch"` they use the statistics of each batch, as in PyTorch's training mode, in the fit's
+//! steps and in its evaluation. The evaluation takes the split in order, in batches of 16. An image then depends on the
+//! other images of its batch, and so do the figures. Other readers of the latents, such as `decode`, always use running
+//! statistics.
 //!
-//! A VAD's fit drops the KL and keeps the noise: z is drawn anew in each step, and only the posteriors' parameters learn. A fit
-//! is a chain of epochs like a training, and resumes like one.
+//! The fit of a VAD has no KL in its loss but keeps the noise: each step draws z, and only the posteriors' parameters
+//! learn. A fit has epochs and states like a training, and resumes like one.
 
 use std::sync::Arc;
 
 use super::reading::{self, Images, Model, Split};
+use super::training::Training;
 use super::training::evaluation::evaluate;
-use super::training::fixed::Fixed;
-use super::training::history::{self, psnr};
+use super::training::history::{self, History, psnr};
 use super::training::latents::Latents;
-use super::training::{Net, Rates, Schedule, Training};
+use super::training::net::{Fixed, Net};
+use super::training::schedule::{Rates, Schedule};
 use crate::artifact::Artifact;
-use crate::stage::{Bound, Context, Epochs, Params, Reads, Role, Roles, Stage, StageError, StageKind};
+use crate::stage::{Bound, Capability, Context, Epochs, Params, Reads, Role, Roles, Stage, StageError, StageKind};
 
-/// The kind.
+/// The stage kind `fit-latents`.
 pub(super) struct FitLatents;
 
 impl StageKind for FitLatents {
@@ -37,9 +39,17 @@ impl StageKind for FitLatents {
 
     fn roles(&self) -> Roles {
         Roles::Fixed(&[
-            Role { name: "data", optional: false, kinds: &["load-data"] },
-            Role { name: "model", optional: false, kinds: &["train-ad", "train-vad"] },
+            Role { name: "data", optional: false, needs: &[Capability::IMAGES] },
+            Role { name: "model", optional: false, needs: &[Capability::DECODER] },
         ])
+    }
+
+    fn provides(&self) -> &'static [Capability] {
+        &[Capability::LATENTS, Capability::FITTED_LATENTS, Capability::HISTORY, Capability::RECONSTRUCTIONS]
+    }
+
+    fn heading(&self) -> &'static str {
+        "Fitted latents"
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
@@ -47,37 +57,39 @@ impl StageKind for FitLatents {
         let init = params.choice("init", "random", &[("random", Init::Random), ("trained", Init::Trained)]);
         if (split, init) == (Split::Test, Init::Trained) {
             let message = "`init = \"trained\"` needs `split = \"train\"`";
-            params.error("init", message, "a training knows no latents of test images: use `init = \"random\"`");
+            params.error("init", message, "a training has no latents of test images: use `init = \"random\"`");
+        }
+        if init == Init::Trained {
+            params.need_of_input("model", Capability::LATENTS, "`init = \"trained\"`");
         }
         let choices = [("running", Statistics::Running), ("batch", Statistics::Batch)];
         let statistics = params.choice("statistics", "running", &choices);
-        let (epochs, rates) = params.segments(100, |p| Rates {
+        let segments = params.segments(100, |p| Rates {
             batch: p.int("batch", 16, 1..=65_536) as usize,
             lr: None,
             latent_lr: p.float("latent_lr", 1e-2, Bound::NotNegative) as f32,
             kl_weight: 0.0,
             noise: 1.0,
         });
-        let schedule = Schedule::new(&epochs, rates);
-        Arc::new(Fit { split, init, statistics, epochs, schedule })
+        Arc::new(Fit { split, init, statistics, schedule: Schedule::new(segments) })
     }
 }
 
-/// Where a fit begins.
+/// Where the latents of a fit start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Init {
-    /// At the distribution's start.
+    /// At the random start of the distribution.
     Random,
-    /// At what the training found.
+    /// At the latents that the training found.
     Trained,
 }
 
-/// What the decoder's batch norms normalise with.
+/// The statistics that the decoder's batch norms use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Statistics {
-    /// The means and variances that the training gathered.
+    /// The running means and variances of the training.
     Running,
-    /// Those of the batch at hand.
+    /// The means and variances of each batch.
     Batch,
 }
 
@@ -85,7 +97,6 @@ struct Fit {
     split: Split,
     init: Init,
     statistics: Statistics,
-    epochs: Epochs,
     schedule: Schedule,
 }
 
@@ -95,7 +106,7 @@ impl Stage for Fit {
     }
 
     fn epochs(&self) -> Option<Epochs> {
-        Some(self.epochs.clone())
+        Some(self.schedule.epochs.clone())
     }
 
     fn curves(&self) -> &'static [&'static str] {
@@ -111,18 +122,24 @@ impl Stage for Fit {
     }
 
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
-        reading::require_cpu(context)?;
-        reading::require_f32(context)?;
+        reading::check_device(context)?;
+        reading::check_precision(context)?;
         let images = reading::images(context.inputs.one("data")?, self.split)?;
         let model = reading::model(context.inputs.one("model")?)?;
-        let latents = self.start(context, &model, &images)?;
-        let fixed = match self.statistics {
+        let mut latents = self.start(context, &model, &images)?;
+        let mut decoder = match self.statistics {
             Statistics::Running => Fixed::Running(Box::new(model.decoder)),
             Statistics::Batch => Fixed::Batch(Box::new(model.unfolded()?)),
         };
-        let mut training = Training::new("fit", Net::Fixed(fixed), latents, &images, &self.schedule);
-        training.run(context)?;
-        self.artifact(context, &mut training)
+        let training = Training {
+            purpose: "fit",
+            net: Net::Fixed(&mut decoder),
+            latents: &mut latents,
+            images: &images,
+            schedule: &self.schedule,
+        };
+        let history = training.run(context)?;
+        self.artifact(context, &mut decoder, &mut latents, &images, &history)
     }
 }
 
@@ -139,10 +156,14 @@ impl Fit {
         }
     }
 
-    fn artifact(&self, context: &Context<'_>, training: &mut Training<'_>) -> Result<Artifact, StageError> {
-        let Training { net: Net::Fixed(decoder), latents, images, history, .. } = training else {
-            return Err(StageError::failed("a fit's decoder must not learn"));
-        };
+    fn artifact(
+        &self,
+        context: &Context<'_>,
+        decoder: &mut Fixed,
+        latents: &mut Latents,
+        images: &Images,
+        history: &History,
+    ) -> Result<Artifact, StageError> {
         let at_mean = evaluate(context, decoder, images, |_, samples| latents.means(samples))?;
         let mut artifact = Artifact::default();
         artifact.tensors.extend(latents.to_artifact()?);

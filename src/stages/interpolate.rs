@@ -1,4 +1,4 @@
-//! `interpolate`: decoded steps on the way between the latents of two train images, on a straight line or on a great circle.
+//! `interpolate`: decoded steps between the latents of two train images, on a straight line or on a great circle.
 //!
 //! For the angle ω between both, the great circle (Shoemake 1985) is sin((1−t)ω)/sin ω · a + sin(tω)/sin ω · b.
 
@@ -8,7 +8,7 @@ use super::reading;
 use super::training::evaluation;
 use crate::artifact::{Artifact, Tensor};
 use crate::diagnostic::nearest;
-use crate::stage::{Context, Input, Params, Reads, Role, Roles, Stage, StageError, StageKind};
+use crate::stage::{Capability, Context, Input, Params, Reads, Role, Roles, Stage, StageError, StageKind};
 use crate::value::Data;
 
 /// The kind.
@@ -29,26 +29,37 @@ impl StageKind for Interpolate {
 
     fn roles(&self) -> Roles {
         Roles::Fixed(&[
-            Role { name: "data", optional: false, kinds: &["load-data"] },
-            Role { name: "model", optional: false, kinds: &["train-ad", "train-vad"] },
+            Role { name: "data", optional: false, needs: &[Capability::IMAGES] },
+            Role { name: "model", optional: false, needs: &[Capability::DECODER, Capability::LATENTS] },
         ])
+    }
+
+    fn provides(&self) -> &'static [Capability] {
+        &[Capability::INTERPOLATION]
+    }
+
+    fn heading(&self) -> &'static str {
+        "Interpolations"
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
         let from = choice(params, "from", "Trouser");
         let to = choice(params, "to", "Shirt");
+        if let Some(class) = [&from, &to].into_iter().find_map(Choice::class) {
+            params.need_of_input("data", Capability::LABELS, &format!("the class `{class}`"));
+        }
         let steps = params.int("steps", 10, 2..=10_000) as usize;
         let mode = params.choice("mode", "linear", &[("linear", Mode::Linear), ("spherical", Mode::Spherical)]);
         Arc::new(Interpolation { from, to, steps, mode })
     }
 }
 
-/// Which train image.
+/// A train image.
 #[derive(Clone, Debug, PartialEq)]
 enum Choice {
     /// The first of this class.
     Class(String),
-    /// The one at this place of the split.
+    /// The one with this index.
     Index(usize),
 }
 
@@ -81,6 +92,10 @@ fn choice(params: &mut Params<'_>, name: &'static str, default: &str) -> Choice 
 }
 
 impl Choice {
+    fn class(&self) -> Option<&str> {
+        if let Self::Class(name) = self { Some(name) } else { None }
+    }
+
     fn fact(&self) -> serde_json::Value {
         match self {
             Self::Class(name) => name.as_str().into(),
@@ -104,7 +119,7 @@ impl Choice {
     }
 }
 
-/// The first sample of the class with this name. Upper and lower case do not matter where that is unambiguous.
+/// The first sample of the class with this name. Case does not matter if the name is unambiguous without it.
 fn first_of_class(data: &str, wanted: &str, labels: &[u8], names: &[String]) -> Result<usize, StageError> {
     let exact = names.iter().position(|name| name == wanted);
     let mut loose = names.iter().enumerate().filter(|(_, name)| name.to_lowercase() == wanted.to_lowercase());
@@ -136,7 +151,7 @@ impl Stage for Interpolation {
     }
 
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
-        reading::require_f32(context)?;
+        reading::check_precision(context)?;
         let data = context.inputs.one("data")?;
         let count = reading::images(data, reading::Split::Train)?.count;
         let mut model = reading::model(context.inputs.one("model")?)?;
@@ -184,8 +199,8 @@ fn way(a: &[f32], b: &[f32], steps: usize, mode: Mode) -> Vec<f32> {
     z
 }
 
-/// The angle between two vectors; none where it fixes no great circle or only badly: for vectors that are nearly parallel
-/// or opposite, or 0. The way is straight then.
+/// The angle between two vectors. None if they are nearly parallel or opposite, or 0, and the great circle is not well
+/// defined; then the path is a straight line.
 fn angle(a: &[f32], b: &[f32]) -> Option<f64> {
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();

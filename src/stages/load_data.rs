@@ -1,14 +1,14 @@
-//! `load-data`: the images that everything else works on.
+//! `load-data`: loads the images and labels of a data set.
 //!
 //! | in the artifact | what |
 //! |---|---|
 //! | `train.images`, `test.images` | u8 [n, 28, 28], grey levels |
 //! | `train.labels`, `test.labels` | `u8 [n]`, **indices into the fact `classes`** (0…9 as published if no class is left out) |
-//! | `examples` | u8 [classes·k, 28, 28]: the first k train images of each class, a row each; black where a class has fewer |
+//! | `examples` | u8 [classes·k, 28, 28]: the first k train images of each class, a row each; black if a class has fewer |
 //! | facts | `classes` (names in order), `source`, `examples_per_class` (k, at most 10) |
 //! | metrics | `train`, `test` (images), `classes` (their number) |
 //!
-//! The published sums stand for the Fashion-MNIST files in the key, so a plan needs no data at all.
+//! For Fashion-MNIST, the published sums of the files enter the key, so a plan needs no data.
 
 mod download;
 pub mod fashion_mnist;
@@ -28,16 +28,16 @@ use crate::diagnostic::nearest;
 use crate::file;
 use crate::key::Digest;
 use crate::rng::Streams;
-use crate::stage::{Context, Files, Params, Reads, Roles, Stage, StageError, StageKind};
+use crate::stage::{Capability, Context, Files, Params, Reads, Roles, Stage, StageError, StageKind};
 use crate::value::{Data, Node};
 
-/// The images of Fashion-MNIST's train split, and as many as are drawn at most.
+/// The number of images in Fashion-MNIST's train split, and the most that `synthetic` draws.
 const TRAIN: usize = 60_000;
 /// See [`TRAIN`].
 const TEST: usize = 10_000;
-/// As many images as an IDX file can hold: its header counts them in 32 bits.
+/// The most images in an IDX file: its header counts them in 32 bits.
 const IDX: i64 = u32::MAX as i64;
-/// Images of each class in the grid of examples, at most.
+/// The most images of a class in the grid of examples.
 const EXAMPLES: usize = 10;
 
 /// The stage kind `load-data`.
@@ -60,10 +60,18 @@ impl StageKind for LoadData {
         Roles::Fixed(&[])
     }
 
+    fn provides(&self) -> &'static [Capability] {
+        &[Capability::IMAGES, Capability::LABELS, Capability::EXAMPLES]
+    }
+
+    fn heading(&self) -> &'static str {
+        "Data"
+    }
+
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
         let kinds = [("fashion-mnist", Source::FashionMnist), ("synthetic", Source::Synthetic), ("idx", Source::Idx)];
         let source = params.choice("source", "fashion-mnist", &kinds);
-        // Its files' digests are in the key, not where they are.
+        // The digests of the files are in the key, the path is not.
         let path = params.text_unhashed("path");
         match (source, &path) {
             (Source::Synthetic, Some(_)) => {
@@ -76,7 +84,7 @@ impl StageKind for LoadData {
             ),
             _ => {}
         }
-        // How many an IDX file has is known when it is read.
+        // The number of images in an IDX file is known when it is read.
         let (most_train, most_test) = if source == Source::Idx { (IDX, IDX) } else { (TRAIN as i64, TEST as i64) };
         let subsets = [("balanced", Subset::Balanced), ("first", Subset::First), ("random", Subset::Random)];
         let stage = Load {
@@ -111,7 +119,7 @@ enum Choice {
     Name(String),
 }
 
-/// A class of a source: the label it has there, and its name.
+/// A class of a source: its label there, and its name.
 #[derive(Clone, Debug, PartialEq)]
 struct Class {
     label: u8,
@@ -184,7 +192,7 @@ impl Stage for Load {
 }
 
 impl Load {
-    /// All images that there are to choose from, train and test, and the classes they belong to.
+    /// All images of the source, train and test, and their classes.
     fn pools(&self, context: &Context<'_>) -> Result<(Pool, Pool, Vec<Class>), StageError> {
         let path = self.path.as_deref();
         match self.source {
@@ -227,7 +235,7 @@ impl Load {
         classes: &[Class],
         context: &Context<'_>,
     ) -> Result<Split, StageError> {
-        // Which class of ours a label of the source is.
+        // From labels of the source to indices of classes.
         let mut index = [None; 256];
         for (i, class) in classes.iter().enumerate() {
             index[usize::from(class.label)] = Some(i as u8);
@@ -255,7 +263,7 @@ impl Load {
     }
 }
 
-/// The images of a split that a source has.
+/// The images of a split in a source.
 struct Pool {
     labels: Vec<u8>,
     images: Images,
@@ -266,7 +274,7 @@ enum Images {
     Drawn(Streams, &'static str),
 }
 
-/// The images of a split that were chosen, and their indices into the chosen classes.
+/// The chosen images of a split, and their indices into the chosen classes.
 struct Split {
     images: Vec<u8>,
     labels: Vec<u8>,
@@ -276,7 +284,7 @@ fn named() -> Vec<Class> {
     (0..).zip(fashion_mnist::CLASSES).map(|(label, name)| Class { label, name: name.to_owned() }).collect()
 }
 
-/// The files of an IDX data set in the order images, labels; the test split's only if it is asked for.
+/// The files of an IDX data set in the order images, labels; those of the test split only if asked for.
 fn idx_names(test: bool) -> &'static [(&'static str, Form)] {
     const NAMES: [(&str, Form); 4] = [
         ("train-images-idx3-ubyte", Form::Images),
@@ -355,7 +363,7 @@ fn choice(node: &Node) -> Option<Choice> {
     }
 }
 
-/// What is wrong with a choice of classes, and what to do.
+/// An error in the choice of classes, and what to do.
 #[derive(Debug)]
 struct WrongClasses {
     message: String,

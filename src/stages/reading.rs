@@ -1,19 +1,19 @@
-//! What stages read from the artifacts of others: images and labels of `load-data`, the decoder and latents of a training.
-//! Whatever does not fit is wrong input, and the message says what was found.
+//! What stages read from the artifacts of others: images and labels of `load-data`, the decoder and latents of a
+//! training. Whatever does not fit is wrong input, and the message says what was found.
 
 use std::collections::BTreeMap;
 
-use crate::artifact::Tensor;
+use crate::artifact::{Tensor, TensorEntry};
 use crate::model::posterior::Distribution;
 use crate::model::{Decoder, Frozen};
-use crate::stage::{Context, Input, StageError};
+use crate::stage::{Capability, Context, Input, Precision, StageError};
 
 /// A part of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::stages) enum Split {
-    /// What models are trained on.
+    /// The images that models are trained on.
     Train,
-    /// What they have not seen.
+    /// The other images.
     Test,
 }
 
@@ -44,7 +44,7 @@ pub(in crate::stages) fn images(data: &dyn Input, split: Split) -> Result<Images
     let tensor = tensor(data, &name)?;
     let &[count, 28, 28] = tensor.shape() else {
         let message = format!("`{name}` of `{}` has the shape {:?}, not n × 28 × 28", data.label(), tensor.shape());
-        return Err(StageError::bad_input(message, "use a `load-data` stage for the role `data`"));
+        return Err(StageError::bad_input(message, "use images of that size"));
     };
     if count == 0 {
         let message = format!("`{}` has no {split} images", data.label());
@@ -53,7 +53,7 @@ pub(in crate::stages) fn images(data: &dyn Input, split: Split) -> Result<Images
     Ok(Images { pixels: tensor.to_vec()?, count })
 }
 
-/// The labels of the train split, and the names of the classes that they point at.
+/// The labels of the train split, and the names of their classes.
 ///
 /// # Errors
 /// If the data has none.
@@ -64,7 +64,7 @@ pub(in crate::stages) fn train_labels(data: &dyn Input) -> Result<(Vec<u8>, Vec<
     Ok((labels, names))
 }
 
-/// What a training made.
+/// The model of a training.
 pub(in crate::stages) struct Model<'a> {
     input: &'a dyn Input,
     /// The decoder with its running statistics.
@@ -80,8 +80,9 @@ pub(in crate::stages) struct Model<'a> {
 pub(in crate::stages) fn model(input: &dyn Input) -> Result<Model<'_>, StageError> {
     let weights = decoder_weights(input)?;
     if weights.is_empty() {
-        let message = format!("`{}` has no decoder", input.label());
-        return Err(StageError::bad_input(message, "use a `train-ad` or `train-vad` stage for the role `model`"));
+        let message = format!("`{}` (a `{}`) has no tensor `decoder.*`", input.label(), input.manifest().kind);
+        let hint = format!("use a stage that provides `{}` for the role `model`", Capability::DECODER);
+        return Err(StageError::bad_input(message, hint));
     }
     Ok(Model { input, decoder: Frozen::from_weights(&weights)?, distribution: distribution(input)? })
 }
@@ -120,16 +121,16 @@ impl<'a> Model<'a> {
         self.decoder.shape().latent_dim
     }
 
-    /// That it was trained on this many images: a sign that `data` is what it was trained on.
+    /// Checks that it was trained on this many images, as a sign that it was trained on `data`.
     ///
     /// # Errors
     /// If it was trained on another number.
     pub(in crate::stages) fn check_samples(&self, data: &dyn Input, count: usize) -> Result<(), StageError> {
-        let trained = self.input.manifest().tensors.get("latents").and_then(|t| t.shape.first().copied());
-        if trained == Some(count) {
+        let trained = entry(self.input, "latents")?.shape.first().copied().unwrap_or(0);
+        if trained == count {
             return Ok(());
         }
-        let (model, data, trained) = (self.input.label(), data.label(), trained.unwrap_or(0));
+        let (model, data) = (self.input.label(), data.label());
         let message = format!("`{model}` was trained on {trained} images, but `{data}` has {count}");
         Err(StageError::bad_input(message, "use the data that the model was trained on"))
     }
@@ -143,7 +144,7 @@ pub(in crate::stages) fn latents(input: &dyn Input, latent_dim: usize) -> Result
     let tensor = tensor(input, "latents")?;
     let &[_, dim] = tensor.shape() else {
         let message = format!("`latents` of `{}` has the shape {:?}, not n × D", input.label(), tensor.shape());
-        return Err(StageError::bad_input(message, "use a training or a `fit-latents` stage"));
+        return Err(StageError::bad_input(message, "use latents with one row for each image"));
     };
     if dim != latent_dim {
         let message = format!("the latents of `{}` have {dim} numbers, the decoder takes {latent_dim}", input.label());
@@ -152,38 +153,42 @@ pub(in crate::stages) fn latents(input: &dyn Input, latent_dim: usize) -> Result
     Ok(tensor.to_vec()?)
 }
 
-/// A tensor that must be there.
+/// A tensor that must exist.
 fn tensor(input: &dyn Input, name: &str) -> Result<Tensor, StageError> {
-    let manifest = input.manifest();
-    if !manifest.tensors.contains_key(name) {
-        let has = manifest.tensors.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        let message = format!("`{}` (a `{}`) has no tensor `{name}`", input.label(), manifest.kind);
-        return Err(StageError::bad_input(message, format!("it has {}", if has.is_empty() { "none" } else { &has })));
-    }
+    entry(input, name)?;
     Ok(input.tensor(name)?)
 }
 
-/// Trainings and fits are built for the CPU, and with the feature `cuda` for GPUs.
+fn entry<'a>(input: &'a dyn Input, name: &str) -> Result<&'a TensorEntry, StageError> {
+    let manifest = input.manifest();
+    manifest.tensors.get(name).ok_or_else(|| {
+        let has = manifest.tensors.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let message = format!("`{}` (a `{}`) has no tensor `{name}`", input.label(), manifest.kind);
+        StageError::bad_input(message, format!("it has {}", if has.is_empty() { "none" } else { &has }))
+    })
+}
+
+/// Checks that a training or a fit can run on the device: the CPU, and with the feature `cuda` an NVIDIA GPU.
 ///
 /// # Errors
-/// If the pipeline's device is another.
-pub(in crate::stages) fn require_cpu(context: &Context<'_>) -> Result<(), StageError> {
+/// [`StageError::BadInput`] if this program was built without the feature and the device is a GPU.
+pub(in crate::stages) fn check_device(context: &Context<'_>) -> Result<(), StageError> {
     if context.device.is_cpu() || cfg!(feature = "cuda") {
         return Ok(());
     }
-    Err(StageError::bad_input("this stage is built for the CPU only so far", "run it with `--device cpu`"))
+    Err(StageError::bad_input("this build of vadpipe can't train on a GPU", "run it with `--device cpu`"))
 }
 
-/// The decoder computes in f32, on a GPU also with factors rounded to TF32.
+/// Checks that the decoder can compute with the precision: f32, and on a GPU also tf32.
 ///
 /// # Errors
-/// If the pipeline's precision is another.
-pub(in crate::stages) fn require_f32(context: &Context<'_>) -> Result<(), StageError> {
-    let precision = context.precision.as_str();
-    if precision == "f32" || (precision == "tf32" && !context.device.is_cpu()) {
-        return Ok(());
-    }
-    let device = if context.device.is_cpu() { "the CPU" } else { "a GPU" };
-    let message = format!("the precision {precision} is not built for {device}");
+/// [`StageError::BadInput`] for any other precision.
+pub(in crate::stages) fn check_precision(context: &Context<'_>) -> Result<(), StageError> {
+    let device = match (context.precision, context.device.is_cpu()) {
+        (Precision::F32, _) | (Precision::Tf32, false) => return Ok(()),
+        (_, true) => "the CPU",
+        (_, false) => "a GPU",
+    };
+    let message = format!("the precision {} is not built for {device}", context.precision);
     Err(StageError::bad_input(message, "set `precision = \"f32\"` in `[pipeline]`"))
 }

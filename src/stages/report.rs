@@ -1,4 +1,4 @@
-//! `report`: one self-contained HTML file made of whatever it is given.
+//! `report`: one self-contained HTML file about its inputs.
 //!
 //! ```toml
 //! [stages.report]
@@ -11,10 +11,10 @@
 //! "AD, test"  = { ours = "fit@split=test.loss", seed = 0.16 }
 //! ```
 //!
-//! `ours` is `NAME.METRIC`, a stage as the report shows it: by its role where it stands there alone, else by its point's
-//! name. It may be left out, as may `note`; `seed` is a number or a string. A figure that no input has is an error.
+//! `ours` is `NAME.METRIC`. The name of a stage is its role if it is alone in it, else the name of its point. `ours` and
+//! `note` are optional; `seed` is a number or a string. A figure that no input has is an error.
 //!
-//! The artifact is the file `report.html`. It holds nothing of any run; see [`crate::report::overlay()`].
+//! The artifact is the file `report.html`, without data of any run; see [`crate::report::overlay()`].
 
 use std::sync::Arc;
 
@@ -26,8 +26,8 @@ use crate::value::{Data, Entry, Node};
 /// The kind `report`.
 pub struct Kind;
 
-/// The name of the file in the artifact.
-pub const FILE: &str = "report.html";
+/// The file in the artifact.
+const FILE: &str = "report.html";
 
 struct Report(Spec);
 
@@ -48,10 +48,14 @@ impl StageKind for Kind {
         Roles::Any
     }
 
+    fn page(&self) -> Option<&'static str> {
+        Some(FILE)
+    }
+
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
         let title = params.text("title").unwrap_or_else(|| "Report".to_owned());
         let mut reference = params.node("reference").map(|node| read_reference(params, &node)).unwrap_or_default();
-        // A table has no order in the key, so it has none here.
+        // The order of a table is not in the key, so it must not matter here.
         reference.sort_by(|a, b| a.label.cmp(&b.label));
         Arc::new(Report(Spec { title, reference }))
     }

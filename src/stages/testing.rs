@@ -1,4 +1,4 @@
-//! A small world for the tests of stages: inputs and a chain in memory, parameters without a pipeline file.
+//! For the tests of stages: inputs and a chain in memory, and parameters without a pipeline file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,12 +10,12 @@ use crate::error::Error;
 use crate::report::testing::FakeInput;
 use crate::rng::Streams;
 use crate::stage::{
-    Cancel, Chain, Context, Device, Input, Inputs, Params, Position, Progress, Saved, Stage, StageError, StageKind,
-    Update,
+    Cancel, Chain, Context, Device, Input, Inputs, Params, Position, Precision, Progress, Saved, Stage, StageError,
+    StageKind, Update,
 };
 use crate::value::{Data, Entry, Node, Table, Values};
 
-/// Hands an artifact on as a stage's output.
+/// An artifact as an input of another stage.
 pub(super) fn given(label: &str, kind: &str, artifact: &Artifact) -> Arc<dyn Input> {
     FakeInput::shared(label, kind, artifact.clone())
 }
@@ -75,7 +75,7 @@ impl Chain for MemoryChain {
     }
 }
 
-/// Remembers what it is told.
+/// Records updates and lines.
 #[derive(Default)]
 pub(super) struct Told {
     pub(super) updates: Mutex<Vec<Update>>,
@@ -114,7 +114,7 @@ pub(super) fn text(text: &str) -> Data {
     Data::Text(text.to_owned())
 }
 
-/// What a kind makes of parameters, its canonical parameters, and what it finds wrong.
+/// Parses parameters. Returns the stage, the canonical parameters and the errors.
 pub(super) fn parse(kind: &dyn StageKind, entries: &[(&str, Data)]) -> (Arc<dyn Stage>, Values, Vec<String>) {
     let (table, mut diagnostics) = (table(entries), Diagnostics::default());
     let mut params = Params::new(&table, Origin { source: 0, span: 0..0 }, &[], &mut diagnostics);
@@ -128,7 +128,7 @@ pub(super) struct Bench {
     stage: Arc<dyn Stage>,
     inputs: Inputs,
     pub(super) told: Told,
-    pub(super) precision: String,
+    pub(super) precision: Precision,
     pub(super) device: Device,
 }
 
@@ -137,13 +137,7 @@ impl Bench {
     pub(super) fn new(kind: &dyn StageKind, entries: &[(&str, Data)]) -> Self {
         let (stage, _, errors) = parse(kind, entries);
         assert!(errors.is_empty(), "{errors:?}");
-        Self {
-            stage,
-            inputs: Inputs::default(),
-            told: Told::default(),
-            precision: "f32".to_owned(),
-            device: Device::Cpu,
-        }
+        Self { stage, inputs: Inputs::default(), told: Told::default(), precision: Precision::F32, device: Device::Cpu }
     }
 
     /// Adds an input.
@@ -167,7 +161,7 @@ impl Bench {
         self.stage.run(&Context {
             inputs: self.inputs.clone(),
             streams: Streams::new(7),
-            precision: self.precision.clone(),
+            precision: self.precision,
             device: &self.device,
             scratch: nowhere,
             base: nowhere,
@@ -192,7 +186,7 @@ pub(super) fn complaint(result: Result<Artifact, StageError>) -> String {
 /// Names of the two classes of [`data`], and of one that has no image.
 pub(super) const CLASSES: [&str; 3] = ["Trouser", "Shirt", "Ankle boot"];
 
-/// Data of simple content: bars that stand (class 0) or lie (class 1), alternately, each at another place.
+/// Simple data: alternately vertical (class 0) and horizontal bars (class 1) at different places.
 pub(super) fn data(train: usize, test: usize) -> Arc<dyn Input> {
     let mut artifact = Artifact::default();
     for (split, count, shift) in [("train", train, 0), ("test", test, 5)] {

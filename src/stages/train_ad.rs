@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::training::joint;
-use crate::stage::{Params, Role, Roles, Stage, StageKind};
+use crate::stage::{Capability, Params, Role, Roles, Stage, StageKind};
 
-/// The kind.
+/// The stage kind `train-ad`.
 pub(super) struct TrainAd;
 
 impl StageKind for TrainAd {
@@ -22,7 +22,15 @@ impl StageKind for TrainAd {
     }
 
     fn roles(&self) -> Roles {
-        Roles::Fixed(&[Role { name: "data", optional: false, kinds: &["load-data"] }])
+        Roles::Fixed(&[Role { name: "data", optional: false, needs: &[Capability::IMAGES] }])
+    }
+
+    fn provides(&self) -> &'static [Capability] {
+        &[Capability::DECODER, Capability::LATENTS, Capability::HISTORY, Capability::RECONSTRUCTIONS]
+    }
+
+    fn heading(&self) -> &'static str {
+        "Auto-decoders"
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::training::joint;
 use crate::model::posterior::Distribution;
-use crate::stage::{Params, Role, Roles, Stage, StageKind};
+use crate::stage::{Capability, Params, Role, Roles, Stage, StageKind};
 
-/// The kind.
+/// The stage kind `train-vad`.
 pub(super) struct TrainVad;
 
 impl StageKind for TrainVad {
@@ -23,7 +23,15 @@ impl StageKind for TrainVad {
     }
 
     fn roles(&self) -> Roles {
-        Roles::Fixed(&[Role { name: "data", optional: false, kinds: &["load-data"] }])
+        Roles::Fixed(&[Role { name: "data", optional: false, needs: &[Capability::IMAGES] }])
+    }
+
+    fn provides(&self) -> &'static [Capability] {
+        &[Capability::DECODER, Capability::LATENTS, Capability::HISTORY, Capability::RECONSTRUCTIONS]
+    }
+
+    fn heading(&self) -> &'static str {
+        "Variational auto-decoders"
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {

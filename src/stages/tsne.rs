@@ -1,10 +1,10 @@
-//! `tsne`: the latents of a training or a fit on the plane, and two figures that say what the eye sees.
+//! `tsne`: the latents of a training or a fit on the plane, and two figures of how good the map is.
 //!
 //! | in the artifact | what |
 //! |---|---|
 //! | `embedding` | f32 [n, 2], centred |
 //! | `labels` | `u8 [n]`, indices into the fact `classes`: those of the data's split |
-//! | facts | `classes`, `split`, `perplexity` (the one used: lowered where there are fewer than 3·perplexity + 1 latents) |
+//! | facts | `classes`, `split`, `perplexity` (the one used, which is lower if there are fewer than 3·perplexity + 1 latents) |
 //! | `kl` | the divergence between the neighbourhoods of the latents and those of the map |
 //! | `knn_purity` | of the 10 nearest neighbours in the map, the share with the same label, averaged over points |
 //! | `knn_recall` | of the 10 nearest neighbours in the map, the share that is also among the 10 nearest latents |
@@ -14,12 +14,12 @@ use std::sync::Arc;
 
 use crate::artifact::{Artifact, Tensor};
 use crate::ops::tsne::{Embedding, Settings, embed, neighbours};
-use crate::stage::{Context, Input, Params, Reads, Role, Roles, Stage, StageError, StageKind, Update};
+use crate::stage::{Capability, Context, Input, Params, Reads, Role, Roles, Stage, StageError, StageKind, Update};
 
-/// Neighbours that purity and recall look at.
+/// The number of neighbours for purity and recall.
 const NEIGHBOURS: usize = 10;
 
-/// The largest latent whose square, summed over dimensions, is still far from overflowing.
+/// A limit for latents: their squares, summed over dimensions, must not overflow.
 const LARGEST: f32 = 1e15;
 
 /// The stage kind `tsne`.
@@ -40,9 +40,17 @@ impl StageKind for Tsne {
 
     fn roles(&self) -> Roles {
         Roles::Fixed(&[
-            Role { name: "data", optional: false, kinds: &["load-data"] },
-            Role { name: "latents", optional: false, kinds: &["train-ad", "train-vad", "fit-latents"] },
+            Role { name: "data", optional: false, needs: &[Capability::LABELS] },
+            Role { name: "latents", optional: false, needs: &[Capability::LATENTS] },
         ])
+    }
+
+    fn provides(&self) -> &'static [Capability] {
+        &[Capability::EMBEDDING]
+    }
+
+    fn heading(&self) -> &'static str {
+        "t-SNE"
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
@@ -115,7 +123,7 @@ impl Stage for Map {
 }
 
 impl Map {
-    /// The split that the latents are of, which `split` may repeat but not contradict.
+    /// The split of the latents. If the latents know it, `split` must not differ.
     fn split_of(&self, latents: &dyn Input) -> Result<String, StageError> {
         let known = latents.manifest().facts.get("split").and_then(|s| s.as_str());
         match (known, &self.split) {
@@ -207,7 +215,7 @@ fn quality(
         same += near.of(i).iter().filter(|j| labels.get(**j as usize) == Some(label)).count();
         kept += near.of(i).iter().filter(|j| before.contains(j)).count();
     }
-    // A single point has no neighbours: nothing is wrong with them.
+    // A single point has no neighbours and so no wrong ones.
     let share = |count: usize| if near.k == 0 { 1.0 } else { count as f64 / (n * near.k) as f64 };
     Ok((share(same), share(kept)))
 }

@@ -1,287 +1,319 @@
-//! Blobs by their digest: which there are, and which can go.
+//! The blobs of results and states: writing, reading, verifying and removing them, wherever they are.
 //!
-//! The bytes of blobs are in packs (`packs.rs`). The chunk database knows the list of each blob's pieces and the place of
-//! each piece. Earlier versions kept small blobs (format 2) or all blobs (format 1) in the database itself:
-//!
-//! ```text
-//! 'c' ‖ digest(chunk)   the chunk: up to 64 KiB
-//! 'b' ‖ digest(blob)    the blob's length (u64, little-endian), then the digests of its chunks in order
-//! ```
-//!
-//! They are still read. The next collection moves them to packs ([`move_to_packs`]).
+//! A blob is looked up among the small files, then in the packs, then among the chunks of earlier versions. A tensor's
+//! header and its elements are written and read apart, so that a large tensor is never copied.
 
 use std::collections::BTreeSet;
+use std::io::{Cursor, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::database::Opened;
-use super::engine::{Failure, Setup};
-use super::journal::Changes;
-use super::pack_writer::{self, Written};
-use super::packs;
-use super::tree::PIECE;
+use super::database::{Access, Database, Host, Opened, is_database};
+use super::disk::{self, exists};
+use super::engine::Failure;
+use super::error::{Result, StoreError};
+use super::index::{Index, count_affected};
+use super::lock::Sharing;
+use super::old_chunks;
+use super::pack;
+use super::pack_writer::{self, Source, Written};
+use super::pieces::{self, Corruption, Located, Locations, Parts, PieceReader, ReadError};
+use super::recovery::Recovery;
 use crate::artifact::BlobEntry;
 use crate::key::Digest;
 
-/// How the chunk database is set up. A change of the segments is one of [`super::FORMAT`].
-pub(super) const SETUP: Setup = Setup { segment: 8 << 20, cache: 64 << 20, unjournaled: b"bc", precious: b"bc" };
-/// Bytes of a chunk.
-pub(super) const CHUNK: usize = 64 << 10;
-
-/// About how many bytes on disk an almost empty database takes.
-const EMPTY: u64 = 512 << 10;
+/// How often a write starts again because pieces that it reused were removed meanwhile.
+const ATTEMPTS: usize = 3;
+/// How often a read starts again because its pieces were moved meanwhile.
+const MOVES: usize = 20;
 /// Bytes of chunks that are moved to one pack.
 const MOVED: usize = 64 << 20;
-const DIGEST: usize = 32;
 
-/// Why a blob can't be had.
-#[derive(Debug)]
-pub(super) struct Flaw {
-    /// A sentence's end: "chunk 3 of 17 is missing".
-    pub(super) why: String,
-    /// The chunks at fault.
-    pub(super) chunks: Vec<Digest>,
+/// The folder of the chunk database and a blob's locations in it, as a read found them.
+type Seen = (PathBuf, Option<Locations>);
+
+/// All blobs of a cache.
+pub(super) struct Blobs {
+    index: Arc<Index>,
+    pub(super) database: Arc<Database>,
 }
 
-impl Flaw {
-    pub(super) fn new(why: impl Into<String>) -> Self {
-        Self { why: why.into(), chunks: Vec::new() }
-    }
-}
-
-/// A blob about to be written, in two parts: a tensor's header is not in one piece with its elements.
-pub(super) struct Source<'a> {
-    /// The first bytes: fewer than a piece.
-    pub(super) head: Vec<u8>,
-    /// The others.
-    pub(super) body: &'a [u8],
-}
-
-impl Source<'_> {
-    pub(super) fn len(&self) -> usize {
-        self.head.len() + self.body.len()
+impl Host for Blobs {
+    fn path(&self) -> Result<PathBuf> {
+        self.index.chunks_path()
     }
 
-    /// A piece's bytes, as [`super::tree`] counts pieces.
-    pub(super) fn piece(&self, index: usize) -> [&[u8]; 2] {
-        let (start, end) = (index * PIECE, ((index + 1) * PIECE).min(self.len()));
-        let head = self.head.len();
-        let part = &self.head[start.min(head)..end.min(head)];
-        [part, &self.body[start.max(head) - head..end.max(head) - head]]
-    }
-}
-
-/// A blob's list of chunks, or of pieces in packs.
-#[derive(Clone)]
-pub(super) struct List {
-    pub(super) size: u64,
-    pub(super) chunks: Vec<Digest>,
-}
-
-impl List {
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(8 + DIGEST * self.chunks.len());
-        bytes.extend_from_slice(&self.size.to_le_bytes());
-        self.chunks.iter().for_each(|c| bytes.extend_from_slice(&c.0));
-        bytes
+    /// All blobs of the database before, if there was one, are lost.
+    fn create(&self) -> Result<()> {
+        self.index.raise_lineage()
     }
 
-    /// None unless the number of chunks, of so many bytes each, fits the length: a wrong length can't ask for absurd
-    /// amounts of memory.
-    pub(super) fn decode(bytes: &[u8], chunk: usize) -> Option<Self> {
-        let (size, digests) = bytes.split_first_chunk::<8>()?;
-        let (chunks, rest) = digests.as_chunks::<DIGEST>();
-        let size = u64::from_le_bytes(*size);
-        let fits = rest.is_empty() && chunks.len() as u64 == size.div_ceil(chunk as u64);
-        fits.then(|| Self { size, chunks: chunks.iter().map(|c| Digest(*c)).collect() })
-    }
-}
-
-pub(super) fn key(prefix: u8, digest: &Digest) -> [u8; 1 + DIGEST] {
-    let mut key = [prefix; 1 + DIGEST];
-    key[1..].copy_from_slice(&digest.0);
-    key
-}
-
-/// Whether the blob is there, going by its list of pieces or chunks.
-pub(super) fn has(db: &sled::Db, blob: &Digest) -> Result<bool, Failure> {
-    Ok(db.contains_key(key(b'l', blob))? || db.contains_key(key(b'b', blob))?)
-}
-
-/// Adds blobs that were written to packs. False if a piece that was taken for stored is gone; then nothing was added.
-pub(super) fn commit(o: &Opened, written: &Written) -> Result<bool, Failure> {
-    let mut changes = Changes::default();
-    for (digest, list) in &written.lists {
-        // One that an earlier version wrote may be damaged in a way that it can't be removed.
-        if !o.db.contains_key(key(b'l', digest))? {
-            changes.insert(key(b'l', digest), list.encode());
-        }
-    }
-    let known: Vec<Digest> = written.known.iter().copied().collect();
-    if packs::known(&o.db, o.path(), &known)?.contains(&false) {
-        return Ok(false);
-    }
-    // Also of blobs that are listed: their pack may have been gone.
-    packs::put_places(&mut changes, &written.places);
-    o.write(&changes)?;
-    Ok(true)
-}
-
-/// What sled can't read is a flaw of this blob; a failing disk is not.
-pub(super) fn get(db: &sled::Db, key: &[u8]) -> Result<Result<Option<sled::IVec>, Flaw>, Failure> {
-    match db.get(key).map_err(Failure::from) {
-        Ok(found) => Ok(Ok(found)),
-        Err(Failure::Broken(why)) => Ok(Err(Flaw::new(why))),
-        Err(other) => Err(other),
-    }
-}
-
-fn list(db: &sled::Db, entry: &BlobEntry) -> Result<Result<List, Flaw>, Failure> {
-    let found = match get(db, &key(b'b', &entry.digest))? {
-        Ok(found) => found,
-        Err(flaw) => return Ok(Err(flaw)),
-    };
-    let Some(bytes) = found else { return Ok(Err(Flaw::new("it is missing"))) };
-    let list = List::decode(&bytes, CHUNK).filter(|l| l.size == entry.size);
-    Ok(list.ok_or_else(|| Flaw::new("its list of chunks is damaged")))
-}
-
-/// The bytes, verified, of a blob in the database itself.
-pub(super) fn read(db: &sled::Db, entry: &BlobEntry) -> Result<Result<Vec<u8>, Flaw>, Failure> {
-    let list = match list(db, entry)? {
-        Ok(list) => list,
-        Err(flaw) => return Ok(Err(flaw)),
-    };
-    // The number of chunks fits the length, so a wrong length can't ask for absurd amounts of memory.
-    let Ok(size) = usize::try_from(list.size) else { return Ok(Err(Flaw::new("it is larger than memory"))) };
-    let mut bytes = vec![0; size];
-    let mut flaws = Vec::new();
-    let mut ordered: Vec<_> = list.chunks.iter().zip(bytes.chunks_mut(CHUNK)).enumerate().collect();
-    ordered.sort_unstable_by_key(|(_, (digest, _))| **digest);
-    for (i, (digest, place)) in ordered {
-        match get(db, &key(b'c', digest))? {
-            Ok(Some(found)) if found.len() == place.len() => place.copy_from_slice(&found),
-            Ok(Some(_)) => flaws.push((i, *digest, "has another length".to_owned())),
-            Ok(None) => flaws.push((i, *digest, "is missing".to_owned())),
-            Err(flaw) => flaws.push((i, *digest, format!("can't be read ({})", flaw.why))),
-        }
-    }
-    flaws.sort();
-    if flaws.is_empty() && Digest::of(&bytes) == entry.digest {
-        return Ok(Ok(bytes));
-    }
-    if flaws.is_empty() {
-        let wrong = list.chunks.iter().zip(bytes.chunks(CHUNK)).enumerate();
-        let wrong = wrong.filter(|(_, (digest, bytes))| Digest::of(bytes) != **digest);
-        flaws.extend(wrong.map(|(i, (digest, _))| (i, *digest, "has other bytes".to_owned())));
-    }
-    let why = match flaws.first() {
-        Some((i, _, why)) => format!("chunk {} of {} {why}", i + 1, list.chunks.len()),
-        None => "its list of chunks is of another blob".to_owned(),
-    };
-    Ok(Err(Flaw { why, chunks: flaws.into_iter().map(|(_, digest, _)| digest).collect() }))
-}
-
-/// Removes what is known to be damaged, so that it is written again and not taken for there.
-pub(super) fn remove_flawed(o: &Opened, blob: &Digest, flaw: &Flaw) -> Result<(), Failure> {
-    let mut changes = Changes::default();
-    changes.remove(key(b'l', blob));
-    let mut old = vec![key(b'b', blob).to_vec()];
-    for chunk in &flaw.chunks {
-        changes.remove(key(b'p', chunk));
-        old.push(key(b'c', chunk).to_vec());
-    }
-    o.write(&changes)?;
-    o.remove_unjournaled(&old)
-}
-
-/// Removes the blobs that `is_dead` picks, and those of their pieces and chunks that no other blob has. The disk gets back
-/// what was in packs. Only while nobody writes.
-pub(super) fn remove(o: &Opened, is_dead: impl Fn(&Digest) -> bool) -> Result<(), Failure> {
-    let (mut changes, mut old) = (Changes::default(), Vec::new());
-    for (lists, entries, bytes) in [(b'l', b'p', PIECE), (b'b', b'c', CHUNK)] {
-        let (mut dead, mut kept) = (BTreeSet::new(), BTreeSet::new());
-        let mut names = Vec::new();
-        for item in o.db.scan_prefix([lists]) {
-            let (name, value) = item?;
-            let pieces = List::decode(&value, bytes).map(|list| list.chunks).unwrap_or_default();
-            if name[1..].try_into().is_ok_and(|digest| is_dead(&Digest(digest))) {
-                names.push(name.to_vec());
-                dead.extend(pieces);
-            } else {
-                kept.extend(pieces);
+    /// Results and states that need lost blobs are misses from now on.
+    fn recovered(&self, opened: &Opened, recovery: &Recovery) -> Result<()> {
+        let mut lost = BTreeSet::new();
+        for blob in self.index.wanted_blobs()? {
+            if !is_listed(opened, &blob).map_err(|f| f.at(opened.path()))? {
+                lost.insert(blob.digest);
             }
         }
-        names.extend(dead.difference(&kept).map(|piece| key(entries, piece).to_vec()));
-        match lists {
-            b'l' => names.iter().for_each(|name| changes.remove(name)),
-            _ => old = names,
-        }
+        let affected = count_affected(self.index.lose(&lost)?.len());
+        self.index.folder.warn(format!("{}; lost: {affected}", recovery.describe(opened.path())));
+        Ok(())
     }
-    o.write(&changes)?;
-    if !old.is_empty() {
-        o.remove_unjournaled(&old)?;
-    }
-    packs::tidy(o)
 }
 
-/// Moves blobs that an earlier version kept in the database to packs, and returns those that are damaged. Only while
-/// nobody writes.
-pub(super) fn move_to_packs(o: &Opened) -> Result<BTreeSet<Digest>, Failure> {
-    let (mut lost, mut blobs) = (BTreeSet::new(), Vec::new());
-    for item in o.db.scan_prefix(b"b") {
-        let (name, value) = item?;
-        let (Ok(digest), Some(list)) = (name[1..].try_into().map(Digest), List::decode(&value, CHUNK)) else {
-            continue;
+impl Blobs {
+    pub(super) fn new(index: Arc<Index>) -> Self {
+        Self { database: Database::new(index.folder.clone(), "chunks", pieces::SETUP), index }
+    }
+
+    /// Whether there is a chunk database.
+    pub(super) fn exist(&self) -> Result<bool> {
+        is_database(&self.index.chunks_path()?)
+    }
+
+    /// Reads the chunk database, which must exist.
+    pub(super) fn look_up<T>(&self, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
+        self.database.with(self, Access::Read, f)
+    }
+
+    /// Changes the chunk database, which is created if there is none.
+    pub(super) fn change<T>(&self, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
+        self.change_for(Access::Write, f)
+    }
+
+    /// The same; on a full disk, [`Access::Collect`] writes to the journal only.
+    fn change_for<T>(&self, access: Access, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
+        self.index.folder.raise_format()?;
+        self.database.with(self, access, f)
+    }
+
+    /// Which of these blobs are stored, without reading them.
+    pub(super) fn has_each(&self, blobs: &[BlobEntry]) -> Result<Vec<bool>> {
+        let is_small: Vec<bool> = blobs.iter().map(|blob| self.index.small.has(blob)).collect();
+        if !is_small.contains(&false) || !self.exist()? {
+            return Ok(is_small);
+        }
+        let is_stored =
+            |o: &Opened, blob: &BlobEntry| Ok::<_, Failure>(pieces::has(o, blob)? || old_chunks::has(o, blob)?);
+        let each = blobs.iter().zip(&is_small);
+        self.look_up(|o| each.clone().map(|(blob, is_small)| Ok(*is_small || is_stored(o, blob)?)).collect())
+    }
+
+    /// A blob's verified bytes, the first `head` of them apart if it is a large one.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if it is missing or has other bytes. All that need it are misses from then on.
+    pub(super) fn read(&self, entry: &BlobEntry, head: usize) -> Result<Parts> {
+        let corruption = match self.find(entry, head)? {
+            Ok(parts) => return Ok(parts),
+            Err(corruption) => corruption,
         };
-        blobs.push(BlobEntry { digest, size: list.size });
-    }
-    let mut group: Vec<Vec<u8>> = Vec::new();
-    for blob in &blobs {
-        match read(&o.db, blob)? {
-            Ok(bytes) => group.push(bytes),
-            Err(_) => drop(lost.insert(blob.digest)),
+        // No process may write, move or remove blobs while this decides what is damaged.
+        let _alone = match self.index.folder.collect_lock(Sharing::Exclusive) {
+            Ok(lock) => lock,
+            // Nothing can be forgotten here.
+            Err(error) if error.is_refusal() => {
+                let (what, why) = (format!("blob {}", entry.digest.short()), corruption.why);
+                return Err(StoreError::Damaged { what, why, blob: entry.digest, forgotten: Vec::new() });
+            }
+            Err(error) => return Err(error),
+        };
+        // The open database may be an outdated copy.
+        self.database.close();
+        let corruption = match self.find(entry, head)? {
+            Ok(parts) => return Ok(parts),
+            Err(corruption) => corruption,
+        };
+        let mut lost = BTreeSet::from([entry.digest]);
+        for (neighbour, corruption) in self.corrupt_neighbours(&corruption)? {
+            self.remove_corrupt(&neighbour, &corruption);
+            lost.insert(neighbour.digest);
         }
-        if group.iter().map(Vec::len).sum::<usize>() >= MOVED {
-            write_group(o, &std::mem::take(&mut group))?;
+        self.remove_corrupt(entry, &corruption);
+        Err(self.index.damaged(&entry.digest, corruption.why, &lost))
+    }
+
+    /// A blob's verified bytes as [`Blobs::read`] gives them, or what is wrong with it.
+    pub(super) fn find(&self, entry: &BlobEntry, head: usize) -> Result<Result<Parts, Corruption>> {
+        let small = match self.index.small.read(entry)? {
+            Some(Ok(bytes)) => return Ok(Ok((Vec::new(), bytes))),
+            Some(Err(why)) => Some(Corruption::new(why)),
+            None => None,
+        };
+        let mut before: Option<Seen> = None;
+        for _ in 0..MOVES {
+            let (found, seen) = self.find_in_packs(entry, head)?;
+            let corruption = match found {
+                Ok(parts) => return Ok(Ok(parts)),
+                Err(corruption) => corruption,
+            };
+            // A collection (of another process, too) moves and removes pieces while they are read. A blob is corrupt only if
+            // it is twice, in the same locations.
+            if seen.is_none() || seen == before {
+                return Ok(Err(small.unwrap_or(corruption)));
+            }
+            before = seen;
+        }
+        let why = "its entries changed again and again while they were read".to_owned();
+        Err(StoreError::Database { path: self.index.chunks_path()?, why })
+    }
+
+    /// A blob in packs or among the chunks. What a read found comes with it, unless that can't have changed meanwhile.
+    fn find_in_packs(&self, entry: &BlobEntry, head: usize) -> Result<(Result<Parts, Corruption>, Option<Seen>)> {
+        enum Found {
+            Packed(PathBuf, Located),
+            Chunked(Vec<u8>),
+        }
+        // Reading must not create the database.
+        if !self.exist()? {
+            return Ok((Err(Corruption::new("it is missing")), Some((self.index.chunks_path()?, None))));
+        }
+        let find = |o: &Opened| match pieces::locate(&o.db, o.path(), entry)? {
+            Some(located) => Ok(Found::Packed(o.path().to_owned(), located)),
+            None => Ok(Found::Chunked(old_chunks::read(&o.db, entry)?)),
+        };
+        // Other processes may use the database while packs are read.
+        Ok(match self.look_up(|o| ReadError::split(find(o)))? {
+            Ok(Found::Packed(path, located)) => (located.read(head)?, Some((path, Some(located.locations)))),
+            Ok(Found::Chunked(bytes)) => (Ok((Vec::new(), bytes)), None),
+            Err(corruption) => (Err(corruption), None),
+        })
+    }
+
+    /// Removes a corrupt blob, so that it is not taken for stored when it is computed again. Only while no process writes.
+    pub(super) fn remove_corrupt(&self, entry: &BlobEntry, corruption: &Corruption) {
+        self.index.small.remove(entry.digest);
+        if self.exist().unwrap_or(false) {
+            // A database that can't be changed will be rebuilt.
+            let _ = self.change(|o| {
+                let removed = pieces::remove_corrupt(o, &entry.digest, corruption);
+                match removed.and_then(|()| old_chunks::remove_corrupt(o, &entry.digest, corruption)) {
+                    Err(Failure::Broken(_)) => Ok(()),
+                    other => other,
+                }
+            });
         }
     }
-    write_group(o, &group)?;
-    let mut old: Vec<Vec<u8>> = Vec::new();
-    for item in o.db.scan_prefix(b"b").chain(o.db.scan_prefix(b"c")) {
-        old.push(item?.0.to_vec());
+
+    /// Other corrupt blobs in the packs of a corrupt one. They too would be taken for stored when their results are computed
+    /// again.
+    fn corrupt_neighbours(&self, corruption: &Corruption) -> Result<Vec<(BlobEntry, Corruption)>> {
+        if corruption.pieces.is_empty() || !self.exist()? {
+            return Ok(Vec::new());
+        }
+        let mut corrupt = Vec::new();
+        for entry in self.look_up(|o| pieces::neighbours(&o.db, &corruption.pieces))? {
+            corrupt.extend(self.find(&entry, 0)?.err().map(|corruption| (entry, corruption)));
+        }
+        Ok(corrupt)
     }
-    if !old.is_empty() {
-        o.remove_unjournaled(&old)?;
+
+    /// Writes blobs to a pack, durably, and returns their entries. Called while no process collects.
+    pub(super) fn write(&self, sources: &[Source<'_>]) -> Result<Vec<BlobEntry>> {
+        if sources.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.commit(|folder| {
+            let known = |pieces: &[Digest]| {
+                // The write ends in the index.
+                self.index.database.touch();
+                self.change(|o| pieces::known(o, pieces))
+            };
+            pack_writer::write(sources, folder, &known)
+        })
     }
-    Ok(lost)
+
+    /// Calls `write` with the folder of packs, adds the blobs that it wrote to the chunk database, and returns their entries.
+    /// Called while no process collects.
+    pub(super) fn commit(&self, write: impl Fn(&Path) -> Result<Written>) -> Result<Vec<BlobEntry>> {
+        for _ in 0..ATTEMPTS {
+            // If there is no database yet it is created, which changes what the index says about it.
+            let path = match self.exist()? {
+                true => self.index.chunks_path()?,
+                false => self.change(|o| Ok(o.path().to_owned()))?,
+            };
+            let folder = pack::folder(&path);
+            if !exists(&folder)? {
+                self.change(|o| self.create_packs(o))?;
+            }
+            let written = write(&folder)?;
+            // A database that was set aside meanwhile no longer has the locations of the pieces.
+            if self.change(|o| Ok(o.path() == path && pieces::commit(o, &written)?))? {
+                let lists = written.lists.iter();
+                return Ok(lists.map(|(digest, list)| BlobEntry { digest: *digest, size: list.size }).collect());
+            }
+        }
+        let why = "its entries changed again and again while more were written".to_owned();
+        Err(StoreError::Database { path: self.index.chunks_path()?, why })
+    }
+
+    /// A blob's bytes as a stream, which fails if the blob is damaged. Called while no process collects.
+    pub(super) fn stream(&self, entry: &BlobEntry) -> Result<Box<dyn Read>> {
+        if !self.index.small.has(entry)
+            && self.exist()?
+            && let Ok(Some(located)) = self.look_up(|o| ReadError::split(pieces::locate(&o.db, o.path(), entry)))?
+        {
+            return Ok(Box::new(PieceReader::new(located)));
+        }
+        Ok(Box::new(Cursor::new(self.read(entry, 0)?.1)))
+    }
+
+    /// Creates the folder of packs. If there was one and it is gone, all results that need it are misses from now on.
+    fn create_packs(&self, o: &Opened) -> Result<(), Failure> {
+        // No other process has the database meanwhile, but other threads of this one have.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = pack::folder(o.path());
+        if !exists(&folder)? && o.db.scan_prefix(b"p").next().is_some() {
+            self.index.raise_lineage()?;
+        }
+        Ok(disk::create_folder(&folder)?)
+    }
+
+    /// Removes the blobs that `is_dead` picks. Only while no process writes.
+    pub(super) fn remove(&self, access: Access, is_dead: impl Fn(&Digest) -> bool) -> Result<()> {
+        self.change_for(access, |o| {
+            pieces::remove(o, &is_dead)?;
+            old_chunks::remove(o, &is_dead)
+        })
+    }
+
+    /// Moves the chunks of earlier versions to packs. Only while no process writes.
+    pub(super) fn move_old_chunks(&self) -> Result<()> {
+        let lost = self.change(|o| {
+            let (mut lost, mut group) = (BTreeSet::new(), Vec::new());
+            for blob in old_chunks::all(&o.db)? {
+                match ReadError::split(old_chunks::read(&o.db, &blob))? {
+                    Ok(bytes) => group.push(bytes),
+                    Err(_) => drop(lost.insert(blob.digest)),
+                }
+                if group.iter().map(Vec::len).sum::<usize>() >= MOVED {
+                    write_group(o, &std::mem::take(&mut group))?;
+                }
+            }
+            write_group(o, &group)?;
+            old_chunks::remove_all(o)?;
+            Ok(lost)
+        })?;
+        if !lost.is_empty() {
+            let affected = count_affected(self.index.lose(&lost)?.len());
+            let count = lost.len();
+            self.index.folder.warn(format!("{count} damaged blobs were found; to be computed again: {affected}"));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the chunk database has a list of a blob's pieces or chunks.
+pub(super) fn is_listed(o: &Opened, blob: &BlobEntry) -> Result<bool, Failure> {
+    Ok(o.db.contains_key(pieces::key(b'l', &blob.digest))? || old_chunks::has(o, blob)?)
 }
 
 fn write_group(o: &Opened, group: &[Vec<u8>]) -> Result<(), Failure> {
-    if group.is_empty() {
-        return Ok(());
-    }
     let sources: Vec<_> = group.iter().map(|bytes| Source { head: Vec::new(), body: bytes }).collect();
-    let known =
-        |pieces: &[Digest]| packs::known(&o.db, o.path(), pieces).map_err(|f| super::engine::failed(f, o.path()));
-    let written = pack_writer::write(&sources.iter().collect::<Vec<_>>(), &packs::folder(o.path()), &known)?;
-    let mut changes = Changes::default();
-    packs::put_places(&mut changes, &written.places);
-    for (digest, list) in &written.lists {
-        changes.insert(key(b'l', digest), list.encode());
-    }
-    o.write(&changes)
-}
-
-/// About how many bytes on disk a database and its packs take that hold only these blobs.
-pub(super) fn fresh_bytes(blobs: &BTreeSet<BlobKey>) -> u64 {
-    EMPTY + blobs.iter().map(|b| b.1).sum::<u64>()
-}
-
-/// A [`BlobEntry`] that can be ordered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct BlobKey(pub(super) Digest, pub(super) u64);
-
-impl From<BlobEntry> for BlobKey {
-    fn from(entry: BlobEntry) -> Self {
-        Self(entry.digest, entry.size)
-    }
+    let known = |pieces: &[Digest]| pieces::known(o, pieces).map_err(|f| f.at(o.path()));
+    let written = pack_writer::write(&sources, &pack::folder(o.path()), &known)?;
+    // Nothing was removed meanwhile.
+    pieces::commit(o, &written).map(drop)
 }

@@ -1,103 +1,77 @@
-//! Files of the cache: opening, reading and writing them with care.
+//! Files of the cache.
 //!
-//! The cache is a folder that anybody may change. So nothing here waits for a pipe, follows a length that a file claims,
-//! or leaves a file half written under its final name.
+//! Anybody may change the cache's folder. So nothing here waits for a pipe, trusts a length that a file claims, or leaves
+//! half a file under its final name.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use tempfile::NamedTempFile;
+use super::error::{Result, StoreError};
+use crate::file;
+pub(super) use crate::file::{TEMPORARY, sync_folder, temporary};
 
-use super::{Result, StoreError};
-use crate::file::{self, FileError};
-
-/// What the names of files begin with that are not yet complete.
-pub(super) const TEMPORARY: &str = ".tmp";
-
-/// Opens a regular file as the options say ([`file::open`] is for reading only). A pipe, a device or a folder is an error, and
-/// opening it does not wait.
+/// Opens a regular file. A pipe, a device or a folder is an error, and opening it does not wait.
 pub(super) fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<File> {
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = options.clone().custom_flags(flags).open(path)?;
-    let kind = file.metadata()?.file_type();
-    if kind.is_file() {
-        return Ok(file);
-    }
-    Err(not_regular(FileError::NotRegular(file::kind(kind))))
-}
-
-fn not_regular(error: FileError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, error)
+    Ok(file::open_with(options, path)?)
 }
 
 /// Reads a regular file of at most `limit` bytes. Other files are [`io::ErrorKind::InvalidInput`], longer ones
 /// [`io::ErrorKind::InvalidData`].
 pub(super) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    file::read(path, limit).map_err(|error| match error {
-        FileError::Io(error) => error,
-        FileError::TooLong { .. } => io::Error::new(io::ErrorKind::InvalidData, error),
-        FileError::NotRegular(_) => not_regular(error),
-    })
+    Ok(file::read(path, limit)?)
 }
 
-/// Creates a file with a temporary name. Its permissions are those that the umask leaves, so that others can read it.
-pub(super) fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
-    tempfile::Builder::new().prefix(TEMPORARY).permissions(Permissions::from_mode(0o666)).tempfile_in(folder)
+/// Whether a name is that of an incomplete file.
+pub(super) fn is_temporary(path: &Path) -> bool {
+    name(path).starts_with(TEMPORARY)
 }
 
 /// Writes a file completely or not at all, durably.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let write = || {
-        let mut file = temporary(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|e| e.error)?;
-        sync_folder(folder)
-    };
-    write().map_err(StoreError::io("can't write", path))
-}
-
-/// Makes the names in a folder durable.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Whether something exists at this path. If that can't be determined it is an error, because what seems to be gone is
-/// computed again.
-pub(super) fn exists(path: &Path) -> Result<bool> {
-    path.try_exists().map_err(|source| StoreError::Io { what: format!("can't read {}", path.display()), source })
-}
-
-/// Removes a folder if it exists.
-pub(super) fn remove_folder(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("can't remove", path)(e)),
-        _ => Ok(()),
-    }
+    file::replace_durably(path, bytes).map_err(StoreError::io("can't write", path))
 }
 
 /// Renames within the cache, durably.
 pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
-    let folder = to.parent().unwrap_or(Path::new("."));
-    let renamed = fs::rename(from, to).and_then(|()| sync_folder(folder));
+    let renamed = fs::rename(from, to).and_then(|()| sync_folder(parent(to)));
     renamed.map_err(StoreError::io("can't rename", from))
 }
 
-/// Renames a folder to `<name>-damaged-<n>` with the first number that is free, and returns the new path.
-pub(super) fn set_aside(path: &Path) -> Result<PathBuf> {
-    let aside = free_name(path);
-    rename(path, &aside).map(|()| aside)
+/// Creates a folder, durably.
+pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
+    if folder.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(folder)?;
+    sync_folder(parent(folder))
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
+}
+
+/// Whether something exists at this path. If the system can't tell it is an error, because what seems to be gone is
+/// computed again.
+pub(super) fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(StoreError::unreadable(path))
+}
+
+/// Removes a file if it exists.
+pub(super) fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// The first free path `<path>-damaged-<n>`.
 pub(super) fn free_name(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let numbered = (1_u64..).map(|n| path.with_file_name(format!("{name}-damaged-{n}")));
+    let mut numbered = (1_u64..).map(|n| path.with_file_name(format!("{}-damaged-{n}", name(path))));
     // The numbers don't end before a free one is found.
-    numbered.into_iter().find(|path| fs::symlink_metadata(path).is_err()).unwrap_or_default()
+    numbered.find(|path| fs::symlink_metadata(path).is_err()).unwrap_or_default()
 }
 
 /// Copies a file, or a folder with all that is in it.
@@ -106,17 +80,48 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
         return fs::copy(from, to).map(drop);
     }
     fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        copy(&entry.path(), &to.join(entry.file_name()))?;
-    }
-    Ok(())
+    entries(from)?.iter().try_for_each(|path| copy(path, &to.join(path.file_name().unwrap_or_default())))
 }
 
-/// Removes files in a folder that processes left which were killed while they wrote them. Only while nobody writes there.
+/// Removes the incomplete files that killed processes left in a folder. Only while no process writes there.
 pub(super) fn remove_temporary(folder: &Path) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(TEMPORARY)) {
-        let _ = fs::remove_file(entry.path());
+    for path in entries(folder).unwrap_or_default().iter().filter(|p| is_temporary(p)) {
+        let _ = fs::remove_file(path);
+    }
+}
+
+/// The paths in a folder, sorted; none if there is no such folder.
+pub(super) fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Whether a file was changed longer ago than this.
+pub(super) fn is_older(path: &Path, age: Duration) -> bool {
+    let changed = fs::metadata(path).and_then(|m| m.modified());
+    changed.is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|since| since > age))
+}
+
+/// The last part of a path.
+pub(super) fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Bytes that everything below a folder takes on disk. Files that vanish meanwhile count nothing.
+pub(super) fn bytes_below(folder: &Path) -> u64 {
+    let bytes = |path: PathBuf| match fs::symlink_metadata(&path) {
+        Ok(m) if m.is_dir() => bytes_below(&path),
+        Ok(m) => m.blocks() * 512,
+        Err(_) => 0,
+    };
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.flatten().map(|entry| bytes(entry.path())).sum(),
+        // It is a file, or gone.
+        Err(_) => fs::symlink_metadata(folder).map_or(0, |m| m.blocks() * 512),
     }
 }

@@ -3,17 +3,20 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::record::Holder;
+use super::holder::Holder;
+use super::remote::RemoteError;
 use crate::error::{Category, Error};
 use crate::key::{Digest, Key};
+
+pub(super) type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// What can go wrong with the cache.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Another process has a database open, and we were told not to wait (or waited long enough).
+    /// Another process has a database open, and the options say not to wait, or not for so long.
     #[error("the cache is held by {}", holder.as_ref().map_or_else(|| "another process".to_owned(), Holder::describe))]
     Held {
-        /// Who, if it left its name.
+        /// The other process, if it left its name.
         holder: Option<Holder>,
     },
     /// The user interrupted the wait for another process.
@@ -26,23 +29,23 @@ pub enum StoreError {
         dir: PathBuf,
         /// Its format.
         found: u32,
-        /// The latest that we know.
+        /// The latest format that this version knows.
         known: u32,
     },
-    /// The folder holds something else, or can't be made one.
+    /// The folder holds something else, or can't be created.
     #[error("{} is not a cache: {why}", dir.display())]
     NotACache {
-        /// What was given.
+        /// The folder that was given.
         dir: PathBuf,
         /// What is wrong with it.
         why: String,
     },
-    /// We may not write there.
+    /// This process may not write there.
     #[error("the cache {} can't be written", path.display())]
     ReadOnly {
         /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
     /// The disk is full.
@@ -51,12 +54,12 @@ pub enum StoreError {
         /// The file or folder.
         path: PathBuf,
     },
-    /// Bytes are missing or not what they were. What relied on them has been forgotten and will be made again.
+    /// Bytes are missing or altered. The results and states that need them are misses from now on.
     #[error("{what} is damaged in the cache: {why}")]
     Damaged {
         /// What was asked for.
         what: String,
-        /// Missing, or other bytes.
+        /// What is wrong with it.
         why: String,
         /// The blob.
         blob: Digest,
@@ -66,26 +69,29 @@ pub enum StoreError {
     /// Another operation on a file failed.
     #[error("{what}")]
     Io {
-        /// What was being done, with the path.
+        /// The operation and its path.
         what: String,
-        /// Why it failed.
+        /// The system's error.
         source: io::Error,
     },
-    /// The database failed in a way that a retry did not mend.
+    /// The database failed, and failed again after it was rebuilt.
     #[error("the cache's database {} failed: {why}", path.display())]
     Database {
         /// Its folder.
         path: PathBuf,
-        /// What it said.
+        /// Its own error.
         why: String,
     },
-    /// No such thing in the artifact or in the run records, or more than one.
+    /// An artifact, a run record or a chain has no such entry, or more than one.
     #[error("{0}")]
     NotFound(String),
+    /// A remote store failed.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
 }
 
 impl StoreError {
-    /// For `map_err` on file operations: a full disk and a read-only folder are told apart from the rest.
+    /// For `map_err` on file operations. A full disk and a read-only folder have variants of their own.
     pub(super) fn io(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let what = format!("{what} {}", path.display());
         let path = path.to_owned();
@@ -97,39 +103,45 @@ impl StoreError {
             _ => Self::Io { what, source },
         }
     }
+
+    /// For `map_err` where a file can't be read: this says nothing about what is in it, and nothing about the disk's space.
+    pub(super) fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let what = format!("can't read {}", path.display());
+        |source| Self::Io { what, source }
+    }
+
+    /// Whether the cache can't be written: no permission, or no space.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::ReadOnly { .. } | Self::Full { .. })
+    }
 }
 
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
-        let category = match &error {
-            StoreError::Held { .. } => Category::CacheHeld,
-            StoreError::Cancelled => Category::Interrupted,
-            StoreError::NotACache { .. } | StoreError::NotFound(_) => Category::BadInput,
-            _ => Category::Storage,
-        };
-        let hint = match &error {
-            StoreError::Held { .. } => Some("leave out --no-wait to wait for it".to_owned()),
+        let (category, hint) = match &error {
+            StoreError::Held { .. } => (Category::CacheHeld, "leave out --no-wait to wait for it"),
+            StoreError::Cancelled => (Category::Interrupted, ""),
             StoreError::Newer { .. } => {
-                Some("use the vadpipe that wrote it or a later one, or give another folder with --cache".to_owned())
+                (Category::Storage, "use the vadpipe that wrote it or a later one, or give another folder with --cache")
             }
-            StoreError::NotACache { .. } => Some("give another folder with --cache".to_owned()),
+            StoreError::NotACache { .. } => (Category::BadInput, "give another folder with --cache"),
             StoreError::ReadOnly { .. } => {
-                Some("make the folder writable, or give another one with --cache".to_owned())
+                (Category::Storage, "make the folder writable, or give another one with --cache")
             }
-            StoreError::Full { .. } => Some(
-                "free some space (`vadpipe gc` removes what no recent run needs); what was finished is kept".to_owned(),
+            StoreError::Full { .. } => (
+                Category::Storage,
+                "free some space (`vadpipe gc` removes what no recent run needs); finished results are kept",
             ),
-            StoreError::Damaged { .. } => Some("run the pipeline again: what was lost is made anew".to_owned()),
-            StoreError::Database { .. } => Some("`vadpipe doctor` looks for the damage".to_owned()),
-            StoreError::Io { .. } | StoreError::NotFound(_) | StoreError::Cancelled => None,
+            StoreError::Damaged { .. } => (Category::Storage, "run the pipeline again to rebuild what was lost"),
+            StoreError::Database { .. } => (Category::Storage, "`vadpipe doctor` looks for the damage"),
+            StoreError::NotFound(_) => (Category::BadInput, ""),
+            StoreError::Io { .. } | StoreError::Remote(_) => (Category::Storage, ""),
         };
         let made = Self::new(category, error.to_string());
-        let made = match hint {
-            Some(hint) => made.hint(hint),
-            None => made,
-        };
+        let made = if hint.is_empty() { made } else { made.hint(hint) };
         match error {
             StoreError::ReadOnly { source, .. } | StoreError::Io { source, .. } => made.caused_by(source),
+            StoreError::Remote(RemoteError::Failed { source, .. }) => made.caused_by(io::Error::other(source)),
             _ => made,
         }
     }

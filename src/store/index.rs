@@ -1,303 +1,198 @@
-//! The index: what is known about results, states and files, as JSON under one-letter prefixes. Before the JSON of results
-//! and states stands a check of it.
-//!
-//! ```text
-//! 'm' ‖ name                      numbers: `generation` of the chunk database, `lineage`
-//! 'r' ‖ key                       ResultRecord
-//! 'n' ‖ pipeline ‖ 0 ‖ point      key of the result that the point used last
-//! 's' ‖ digest ‖ key              nothing; the digest is of the result's components without the inputs' digests
-//! 't' ‖ key ‖ step ‖ class        StateRecord (step: u64, big-endian, so that the furthest comes last)
-//! 'f' ‖ path                      FileRecord
-//! 'u' ‖ key                       Usable: of a result that is not damaged, what tells a hit; see `look.rs`
-//! ```
+//! The index: an open database of `entries.rs`, and what follows when blobs are lost.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::engine::{Failure, Setup};
+use super::database::{Access, Database, Host, Opened, is_database};
+use super::disk::{self, exists};
+use super::engine::Failure;
+use super::entries;
+use super::error::{Result, StoreError};
+use super::folder::Folder;
 use super::journal::Changes;
-use super::record::{BlobEntries, ResultRecord, StateRecord};
-use crate::key::{Components, Digest, Hash, Key};
+use super::lock::{self, Sharing};
+use super::record::ResultRecord;
+use super::recovery::Recovery;
+use super::small_files::SmallFiles;
+use crate::artifact::BlobEntry;
+use crate::key::{Digest, Key};
 
-/// How the index is set up. Small segments open faster (4 to 20 ms with 5,000 results of 2.5 KB on a busy machine), but
-/// records with hundreds of inputs must not make a node overflow. A change of it is one of [`super::FORMAT`].
-pub(super) const SETUP: Setup = Setup { segment: 1 << 20, cache: 64 << 20, unjournaled: b"f", precious: b"" };
+/// Versions before format 3 saved the readable entries of a damaged index here, and then renamed it.
+const SAVED_INDEX: &str = "index-saved";
 
-/// Characters of the check before a record.
-const CHECK: usize = 32;
-/// More epochs than any training has: it would take years.
-const MOST_EPOCHS: u64 = 100_000_000;
-
-type Result<T, E = Failure> = std::result::Result<T, E>;
-
-/// What is remembered about a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct FileRecord {
-    pub(super) size: u64,
-    pub(super) modified_ns: i64,
-    pub(super) inode: u64,
-    pub(super) digest: Digest,
+/// The index of a cache.
+pub(super) struct Index {
+    pub(super) folder: Arc<Folder>,
+    pub(super) small: SmallFiles,
+    pub(super) database: Arc<Database>,
+    /// Results whose entries were found to be altered.
+    altered: Mutex<BTreeSet<Key>>,
 }
 
-/// What tells a hit. Its letter comes after that of the results, so that what saves a damaged index up to the first damage
-/// saves the results first.
-pub(super) struct Usable {
-    pub(super) digest: Digest,
-    pub(super) lineage: u64,
-    /// Whether it relies on any blob.
-    pub(super) blobs: bool,
-}
-
-impl Usable {
-    fn encode(&self) -> [u8; 41] {
-        let mut bytes = [0; 41];
-        bytes[..32].copy_from_slice(&self.digest.0);
-        bytes[32..40].copy_from_slice(&self.lineage.to_le_bytes());
-        bytes[40] = u8::from(self.blobs);
-        bytes
+impl Host for Index {
+    fn path(&self) -> Result<PathBuf> {
+        let (path, saved) = (self.folder.dir.join("index"), self.folder.dir.join(SAVED_INDEX));
+        if !exists(&path)? && exists(&saved)? {
+            match disk::rename(&saved, &path) {
+                // It is read where it is.
+                Err(error) if error.is_refusal() => return Ok(saved),
+                other => other?,
+            }
+        }
+        Ok(path)
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let (digest, rest) = bytes.split_first_chunk::<32>()?;
-        let (lineage, rest) = rest.split_first_chunk::<8>()?;
-        let &[blobs] = rest else { return None };
-        Some(Self { digest: Digest(*digest), lineage: u64::from_le_bytes(*lineage), blobs: blobs != 0 })
+    fn recovered(&self, opened: &Opened, recovery: &Recovery) -> Result<()> {
+        self.folder.warn(recovery.describe(opened.path()));
+        Ok(())
     }
 }
 
-/// What tells whether the result of a key is there; none if only its record can.
-pub(super) fn usable(db: &sled::Db, key: &Key) -> Result<Option<Usable>> {
-    Ok(db.get(name(b'u', &[&key.0]))?.and_then(|v| Usable::decode(&v)))
-}
-
-/// The number of the chunk database's folder; none in a new index.
-pub(super) fn generation(db: &sled::Db) -> Result<Option<u64>> {
-    number(db, b"mgeneration")
-}
-
-/// The line of chunk databases: raised when one had to be given up with all that was in it.
-pub(super) fn lineage(db: &sled::Db) -> Result<u64> {
-    Ok(number(db, b"mlineage")?.unwrap_or(0))
-}
-
-/// Names another chunk database.
-pub(super) fn set_chunks(batch: &mut Changes, generation: u64, lineage: u64) {
-    batch.insert(b"mgeneration", generation.to_le_bytes());
-    batch.insert(b"mlineage", lineage.to_le_bytes());
-}
-
-fn number(db: &sled::Db, name: &[u8]) -> Result<Option<u64>> {
-    Ok(db.get(name)?.and_then(|v| Some(u64::from_le_bytes(v.as_ref().try_into().ok()?))))
-}
-
-fn name(prefix: u8, parts: &[&[u8]]) -> Vec<u8> {
-    let mut name = vec![prefix];
-    parts.iter().for_each(|p| name.extend_from_slice(p));
-    name
-}
-
-fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
-    // Only a map with keys that are no strings can fail, and there is none.
-    serde_json::to_vec(value).map_err(|e| Failure::Io(e.into()))
-}
-
-/// What can be verified after it was read.
-trait Verified: for<'a> Deserialize<'a> {
-    /// Whether its content is what was written, as far as it tells by itself.
-    fn is_right(&self) -> bool {
-        true
+impl Index {
+    pub(super) fn new(folder: Arc<Folder>) -> Self {
+        let database = Database::new(folder.clone(), "index", entries::SETUP);
+        Self { small: SmallFiles::new(&folder.dir), folder, database, altered: Mutex::default() }
     }
-}
 
-impl Verified for ResultRecord {
-    fn is_right(&self) -> bool {
-        // The key of a training takes a hash for each epoch. A record that was altered must not make that endless.
-        let segments = self.components.segments.iter().flatten();
-        let epochs = segments.fold(0, |sum: u64, segment| sum.saturating_add(segment.epochs));
-        epochs <= MOST_EPOCHS && self.digest == self.manifest.digest() && self.key == self.components.key()
+    pub(super) fn exists(&self) -> Result<bool> {
+        Ok(is_database(&self.folder.dir.join("index"))? || exists(&self.folder.dir.join(SAVED_INDEX))?)
     }
-}
 
-impl Verified for StateRecord {}
-
-impl Verified for FileRecord {}
-
-/// An entry that can't be read or was altered counts as none: what it described is computed again. Those of earlier
-/// versions have no check. They are verified by what they hold, which takes twenty times as long.
-fn parse<T: Verified>(bytes: &[u8]) -> Option<T> {
-    if bytes.first() == Some(&b'{') {
-        return serde_json::from_slice(bytes).ok().filter(T::is_right);
+    /// Whether no other process has the index at this moment.
+    pub(super) fn is_free(&self) -> bool {
+        let path = self.folder.dir.join("index.lock");
+        let is_free = |file: File| lock::try_take(&file, &path, Sharing::Shared).unwrap_or(false);
+        disk::open_regular(File::options().read(true), &path).is_ok_and(is_free)
     }
-    let (check, text) = bytes.split_at_checked(CHECK)?;
-    (check == self::check(text).as_bytes()).then(|| serde_json::from_slice(text).ok())?
-}
 
-/// A record as it is written: its check, then JSON.
-pub(super) fn checked<T: Serialize>(value: &T) -> Result<Vec<u8>> {
-    let text = json(value)?;
-    Ok([self::check(&text).as_bytes(), &text].concat())
-}
-
-/// The first half of a text's digest, in hexadecimal digits.
-fn check(text: &[u8]) -> String {
-    hex::encode(&Digest::of(text).0[..CHECK / 2])
-}
-
-/// The result of a key.
-pub(super) fn result(db: &sled::Db, key: &Key) -> Result<Option<ResultRecord>> {
-    Ok(db.get(name(b'r', &[&key.0]))?.and_then(|v| parse(&v)).filter(|record: &ResultRecord| record.key == *key))
-}
-
-/// Whether a key has an entry that [`result`] refuses.
-pub(super) fn is_altered(db: &sled::Db, key: &Key) -> Result<bool> {
-    Ok(db.contains_key(name(b'r', &[&key.0]))? && result(db, key)?.is_none())
-}
-
-/// Removes an entry that [`all_results`] or [`all_states`] refuses, by its key.
-pub(super) fn remove_refused(changes: &mut Changes, key: &[u8]) {
-    changes.remove(key);
-    if let Some((b'r', digest)) = key.split_first() {
-        changes.remove(name(b'u', &[digest]));
+    /// Uses the index, which exists or is about to be written.
+    pub(super) fn with<T>(&self, access: Access, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
+        self.database.with(self, access, f)
     }
-}
 
-/// All results, and the keys of entries that can't be read or were altered.
-pub(super) fn all_results(db: &sled::Db) -> Result<(Vec<ResultRecord>, Vec<Vec<u8>>)> {
-    all(db, b"r")
-}
+    /// Reads the index. If there is none, the answer is the default.
+    pub(super) fn read<T: Default>(&self, f: impl Fn(&sled::Db) -> Result<T, Failure>) -> Result<T> {
+        if !self.exists()? {
+            return Ok(T::default());
+        }
+        self.with(Access::Read, |o| f(&o.db))
+    }
 
-/// All states, and the keys of entries that can't be read or were altered.
-pub(super) fn all_states(db: &sled::Db) -> Result<(Vec<StateRecord>, Vec<Vec<u8>>)> {
-    all(db, b"t")
-}
+    /// Changes the index together, durably. It is created if there is none.
+    pub(super) fn change<T>(&self, f: impl Fn(&sled::Db, &mut Changes) -> Result<T, Failure>) -> Result<T> {
+        self.change_for(Access::Write, f)
+    }
 
-fn all<T: Verified>(db: &sled::Db, prefix: &[u8]) -> Result<(Vec<T>, Vec<Vec<u8>>)> {
-    let (mut records, mut refused) = (Vec::new(), Vec::new());
-    for item in db.scan_prefix(prefix) {
-        let (key, value) = item?;
-        match parse(&value) {
-            Some(record) => records.push(record),
-            None => refused.push(key.to_vec()),
+    /// The same; on a full disk, [`Access::Collect`] writes to the journal only.
+    pub(super) fn change_for<T>(
+        &self,
+        access: Access,
+        f: impl Fn(&sled::Db, &mut Changes) -> Result<T, Failure>,
+    ) -> Result<T> {
+        self.folder.raise_format()?;
+        self.with(access, |o| {
+            let mut changes = Changes::default();
+            let answer = f(&o.db, &mut changes)?;
+            o.write(&changes)?;
+            Ok(answer)
+        })
+    }
+
+    /// The folder of the current chunk database.
+    pub(super) fn chunks_path(&self) -> Result<PathBuf> {
+        self.folder.chunks_path(self.read(entries::generation)?)
+    }
+
+    /// Raises the lineage: results and states that need packs are misses from now on, because all packs are gone.
+    pub(super) fn raise_lineage(&self) -> Result<()> {
+        self.change(|db, changes| {
+            let last = || self.folder.generations().last().copied().unwrap_or(0);
+            let generation = entries::generation(db)?.unwrap_or_else(last);
+            entries::set_chunks(changes, generation, entries::lineage(db)? + 1);
+            Ok(())
+        })
+    }
+
+    /// Notes that the entry of a result was altered.
+    pub(super) fn note_altered(&self, key: Key) {
+        self.altered.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+    }
+
+    /// Removes the entries that were found to be altered, so that their results are computed again.
+    pub(super) fn remove_altered(&self) {
+        let altered = std::mem::take(&mut *self.altered.lock().unwrap_or_else(PoisonError::into_inner));
+        if altered.is_empty() {
+            return;
+        }
+        let count = count_affected(altered.len());
+        self.folder.warn(format!("{count} were altered in the index and will be computed again"));
+        // Where the index can't be written, they are refused each time.
+        let _ = self.change(|_, changes| {
+            altered.iter().for_each(|key| entries::remove_refused(changes, &[b"r", key.0.as_slice()].concat()));
+            Ok(())
+        });
+    }
+
+    /// Marks the results that need these blobs as damaged, removes the states that do, and returns the keys of both.
+    pub(super) fn lose(&self, lost: &BTreeSet<Digest>) -> Result<Vec<Key>> {
+        self.change(|db, changes| {
+            let mut keys = BTreeSet::new();
+            let is_lost = |blob: BlobEntry| lost.contains(&blob.digest);
+            for mut record in entries::all_results(db)?.0 {
+                if record.blobs().any(is_lost) {
+                    record.damaged = true;
+                    entries::put_result(changes, &record)?;
+                    keys.insert(record.key);
+                }
+            }
+            for record in entries::all_states(db)?.0 {
+                if record.blobs().any(is_lost) {
+                    entries::remove_state(changes, &record);
+                    keys.insert(record.key);
+                }
+            }
+            Ok(keys.into_iter().collect())
+        })
+    }
+
+    /// Whether all blobs of a result are small files (or it has none), so that it doesn't need the packs.
+    pub(super) fn needs_no_packs(&self, record: &ResultRecord) -> bool {
+        record.blobs().all(|blob| self.small.has(&blob))
+    }
+
+    /// The blobs in packs that results and states need, without those that are known to be lost.
+    pub(super) fn wanted_blobs(&self) -> Result<BTreeSet<BlobEntry>> {
+        self.read(|db| {
+            let lineage = entries::lineage(db)?;
+            let mut wanted = BTreeSet::new();
+            for record in entries::all_results(db)?.0.iter().filter(|r| r.lineage == lineage && !r.damaged) {
+                wanted.extend(record.blobs());
+            }
+            for record in entries::all_states(db)?.0.iter().filter(|s| s.lineage == lineage) {
+                wanted.extend(record.blobs());
+            }
+            wanted.retain(|blob| !self.small.has(blob));
+            Ok(wanted)
+        })
+    }
+
+    /// Warns about lost blobs and makes a miss of all that need them: the error about one of them.
+    pub(super) fn damaged(&self, blob: &Digest, why: String, lost: &BTreeSet<Digest>) -> StoreError {
+        let what = format!("blob {}", blob.short());
+        match self.lose(lost) {
+            Ok(forgotten) => {
+                let count = count_affected(forgotten.len());
+                self.folder.warn(format!("{what} is damaged: {why}; relied on by {count}"));
+                StoreError::Damaged { what, why, blob: *blob, forgotten }
+            }
+            Err(error) => error,
         }
     }
-    Ok((records, refused))
 }
 
-/// Adds or replaces a result's own entry.
-pub(super) fn put_result(batch: &mut Changes, record: &ResultRecord) -> Result<()> {
-    batch.insert(name(b'r', &[&record.key.0]), checked(record)?);
-    batch.insert(name(b's', &[&similar(&record.components).0, &record.key.0]), []);
-    let usable = name(b'u', &[&record.key.0]);
-    if record.damaged {
-        batch.remove(usable);
-    } else {
-        let blobs = !record.blobs().is_empty();
-        let entry = Usable { digest: record.digest, lineage: record.lineage, blobs };
-        batch.insert(usable, entry.encode());
-    }
-    Ok(())
-}
-
-/// Removes a result's entry, and its place among the similar ones.
-pub(super) fn remove_result(batch: &mut Changes, record: &ResultRecord) {
-    batch.remove(name(b'r', &[&record.key.0]));
-    batch.remove(name(b's', &[&similar(&record.components).0, &record.key.0]));
-    batch.remove(name(b'u', &[&record.key.0]));
-}
-
-/// Whether there is a result that differs at most in its inputs' digests.
-pub(super) fn has_similar(db: &sled::Db, components: &Components) -> Result<bool> {
-    Ok(db.scan_prefix(name(b's', &[&similar(components).0])).next().transpose()?.is_some())
-}
-
-/// The digest of components with the inputs' digests left out: roles and labels stay, and so do the epochs.
-fn similar(components: &Components) -> Digest {
-    use crate::key::InputDigest;
-    let blank = Digest([0; 32]);
-    let mut components = components.clone();
-    for input in components.inputs.values_mut() {
-        match input {
-            InputDigest::One(digest) => *digest = blank,
-            InputDigest::Many(many) => many.values_mut().for_each(|digest| *digest = blank),
-        }
-    }
-    Hash::new("similar").digest(&components.key()).finish()
-}
-
-/// The key that a point used last.
-pub(super) fn newest(db: &sled::Db, pipeline: &str, point: &str) -> Result<Option<Key>> {
-    let found = db.get(newest_name(pipeline, point))?;
-    Ok(found.and_then(|v| Some(Digest(v.as_ref().try_into().ok()?))))
-}
-
-/// The points of a pipeline with the key each used last, in order of their names.
-pub(super) fn newest_of(db: &sled::Db, pipeline: &str) -> impl Iterator<Item = Result<(sled::IVec, sled::IVec)>> {
-    let all = db.scan_prefix(newest_name(pipeline, ""));
-    all.map(|item| Ok(item?))
-}
-
-/// Where a point's name begins in what [`newest_of`] gives.
-pub(super) fn newest_offset(pipeline: &str) -> usize {
-    newest_name(pipeline, "").len()
-}
-
-/// All points with the key each used last, as `(pipeline, point, key)`.
-pub(super) fn all_newest(db: &sled::Db) -> Result<Vec<(String, String, Key)>> {
-    let mut all = Vec::new();
-    for item in db.scan_prefix(b"n") {
-        let (name, value) = item?;
-        let name = String::from_utf8_lossy(&name[1..]).into_owned();
-        let key = value.as_ref().try_into().map(Digest);
-        if let (Some((pipeline, point)), Ok(key)) = (name.split_once('\0'), key) {
-            all.push((pipeline.to_owned(), point.to_owned(), key));
-        }
-    }
-    Ok(all)
-}
-
-/// Notes the key that a point used last.
-pub(super) fn put_newest(batch: &mut Changes, pipeline: &str, point: &str, key: &Key) {
-    batch.insert(newest_name(pipeline, point), key.0);
-}
-
-/// Removes a point.
-pub(super) fn remove_newest(batch: &mut Changes, pipeline: &str, point: &str) {
-    batch.remove(newest_name(pipeline, point));
-}
-
-fn newest_name(pipeline: &str, point: &str) -> Vec<u8> {
-    name(b'n', &[pipeline.as_bytes(), &[0], point.as_bytes()])
-}
-
-/// The states stored under a key, in the order of their steps.
-pub(super) fn states(db: &sled::Db, key: &Key) -> Result<Vec<StateRecord>> {
-    let mut states = Vec::new();
-    for item in db.scan_prefix(name(b't', &[&key.0])) {
-        states.extend(parse::<StateRecord>(&item?.1));
-    }
-    Ok(states)
-}
-
-/// Adds or replaces a state.
-pub(super) fn put_state(batch: &mut Changes, record: &StateRecord) -> Result<()> {
-    batch.insert(state_name(record), checked(record)?);
-    Ok(())
-}
-
-/// Removes a state.
-pub(super) fn remove_state(batch: &mut Changes, record: &StateRecord) {
-    batch.remove(state_name(record));
-}
-
-fn state_name(record: &StateRecord) -> Vec<u8> {
-    name(b't', &[&record.key.0, &record.step.to_be_bytes(), record.class.as_bytes()])
-}
-
-/// What is remembered about a file.
-pub(super) fn file(db: &sled::Db, path: &[u8]) -> Result<Option<FileRecord>> {
-    Ok(db.get(name(b'f', &[path]))?.and_then(|v| parse(&v)))
-}
-
-/// The entry that remembers a file: its key and its value. Not in the journal, because it can be computed again.
-pub(super) fn file_entry(path: &[u8], record: &FileRecord) -> Result<(Vec<u8>, Vec<u8>)> {
-    Ok((name(b'f', &[path]), json(record)?))
+/// "1 result or state", "2 results or states".
+pub(super) fn count_affected(n: usize) -> String {
+    format!("{n} {}", if n == 1 { "result or state" } else { "results or states" })
 }

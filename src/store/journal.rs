@@ -1,8 +1,8 @@
 //! The journal of a database: an append-only file that holds every change.
 //!
 //! sled finds entries quickly, but a kill or a full disk at the wrong moment can make it lose some or all of them. So each
-//! change is appended to the journal and synced before sled gets it. The journal is the record. sled is an index of it,
-//! which remembers how far it has followed the journal, and which can be rebuilt from it at any time.
+//! change is appended to the journal and synced before sled gets it. The journal is the record. sled is an index of it: it
+//! remembers how far it has followed the journal, and it can be rebuilt from the journal at any time.
 //!
 //! ```text
 //! file     MAGIC ‖ FORMAT (u32) ‖ flags (u32) ‖ id (16 bytes) ‖ checksum of these (8 bytes) ‖ frame …
@@ -12,23 +12,27 @@
 //!          1 ‖ length of the key (u32) ‖ key ‖ length of the value (u32) ‖ value      sets the key
 //! ```
 //!
-//! A version that raises [`super::FORMAT`] writes the index's journal again first, so that a damaged FORMAT can be
-//! distinguished from a newer one.
-//!
 //! Numbers are little-endian. The checksum is the first half of BLAKE3(offset of the frame ‖ payload). The changes of a
 //! frame are applied together or not at all.
 //!
-//! A process that is killed while it appends leaves a torn frame at the end, which the next append overwrites. A damaged
-//! frame costs its own changes only: the reader looks for the next frame whose checksum holds.
+//! A process that is killed while it appends leaves a torn frame at the end. The next append overwrites it. A damaged frame
+//! costs its own changes only: the reader looks for the next frame with a correct checksum.
+//!
+//! A version that raises [`FORMAT`] first writes the index's journal again, so that a damaged file FORMAT can be
+//! distinguished from a newer one.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::record::new_run_id;
-use super::{FORMAT, disk};
+use super::disk;
+use super::holder::new_run_id;
 use crate::key::Digest;
+
+/// The version of the cache's layout: 2 since large blobs are in packs, 3 since databases have journals. Caches of formats
+/// 1 and 2 are read as they are. The first change makes them format 3.
+pub const FORMAT: u32 = 3;
 
 /// The name of the journal in its database's folder.
 pub(super) const FILE: &str = "journal";
@@ -39,7 +43,7 @@ const MAGIC: [u8; 16] = *b"vadpipe journal\n";
 const HEADER: usize = 48;
 const MARK: [u8; 4] = [0xF5, b'v', b'j', 0xA3];
 const FRAME_HEADER: usize = 24;
-/// Bytes that are read at a time in search of the next frame.
+/// Bytes that are read at a time to find the next frame.
 const WINDOW: usize = 64 << 10;
 
 /// Changes of a database that are applied together.
@@ -48,7 +52,7 @@ pub(super) struct Changes {
     payload: Vec<u8>,
 }
 
-/// A key, and its new value; none if the key was removed.
+/// A key and its new value; none removes the key.
 pub(super) type Change<'a> = (&'a [u8], Option<&'a [u8]>);
 
 impl Changes {
@@ -75,7 +79,7 @@ impl Changes {
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
-        // No key and no value is near 4 GiB: records are some thousand bytes long.
+        // Records are some thousand bytes long, so no key and no value comes near 4 GiB.
         self.payload.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
         self.payload.extend_from_slice(bytes);
     }
@@ -115,11 +119,8 @@ pub(super) struct Position {
 }
 
 impl Position {
-    pub(super) fn encode(&self) -> [u8; 24] {
-        let mut bytes = [0; 24];
-        bytes[..16].copy_from_slice(&self.id);
-        bytes[16..].copy_from_slice(&self.offset.to_le_bytes());
-        bytes
+    pub(super) fn encode(&self) -> Vec<u8> {
+        [self.id.as_slice(), &self.offset.to_le_bytes()].concat()
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
@@ -128,12 +129,12 @@ impl Position {
     }
 }
 
-/// What a replay found.
+/// The outcome of a replay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Replay {
     /// Where the last whole frame ends.
     pub(super) end: u64,
-    /// Stretches of the file that hold no whole frame although later ones do.
+    /// Damaged parts of the file that have a whole frame behind them.
     pub(super) damaged: usize,
 }
 
@@ -149,8 +150,8 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal in this folder; none if there is none. If its header is damaged, [`Journal::is_whole`] is false
-    /// and its frames can still be replayed.
+    /// Opens the journal in this folder, if there is one. If its header is damaged, [`Journal::is_whole`] is false and its
+    /// frames can still be replayed.
     pub(super) fn open(folder: &Path, writable: bool) -> io::Result<Option<Self>> {
         let path = folder.join(FILE);
         let file = match disk::open_regular(OpenOptions::new().read(true).write(writable), &path) {
@@ -173,8 +174,8 @@ impl Journal {
         Ok(Some(Self { file, format, flags, id, end: length.max(HEADER as u64) }))
     }
 
-    /// Writes a new journal in the place of the one in this folder, if any. `fill` appends to it. It is durable when
-    /// this returns, and the old one stays if this fails.
+    /// Writes a new journal, which replaces the one in this folder. `fill` appends to it. The new journal is durable when
+    /// this returns; if it fails, the old one stays.
     pub(super) fn create<E: From<io::Error>>(
         folder: &Path,
         flags: u32,
@@ -182,11 +183,7 @@ impl Journal {
     ) -> Result<Self, E> {
         let named = disk::temporary(folder)?;
         let id = new_id();
-        let mut header = Vec::with_capacity(HEADER);
-        header.extend_from_slice(&MAGIC);
-        header.extend_from_slice(&FORMAT.to_le_bytes());
-        header.extend_from_slice(&flags.to_le_bytes());
-        header.extend_from_slice(&id);
+        let mut header = [MAGIC.as_slice(), &FORMAT.to_le_bytes(), &flags.to_le_bytes(), &id].concat();
         header.extend_from_slice(&Digest::of(&header).0[..8]);
         let file = named.as_file().try_clone()?;
         file.write_all_at(&header, 0)?;
@@ -226,19 +223,15 @@ impl Journal {
     /// Appends changes as one frame, and returns the position after it. With `sync` they are durable then. Nothing is
     /// appended if this fails.
     pub(super) fn append(&mut self, changes: &Changes, sync: bool) -> io::Result<Position> {
-        let mut frame = Vec::with_capacity(FRAME_HEADER + changes.payload.len());
-        let length = u32::try_from(changes.payload.len()).map_err(io::Error::other)?;
-        frame.extend_from_slice(&MARK);
-        frame.extend_from_slice(&length.to_le_bytes());
-        frame.extend_from_slice(&checksum(self.end, &changes.payload));
-        frame.extend_from_slice(&changes.payload);
+        let length = u32::try_from(changes.payload.len()).map_err(io::Error::other)?.to_le_bytes();
+        let frame = [&MARK, &length, checksum(self.end, &changes.payload).as_slice(), &changes.payload].concat();
         if self.file.metadata()?.len() != self.end {
             self.file.set_len(self.end)?;
         }
         let written = self.file.write_all_at(&frame, self.end);
         let written = written.and_then(|()| if sync { self.file.sync_data() } else { Ok(()) });
         if let Err(error) = written {
-            // If this fails too, the next append or the next reader passes over the torn frame.
+            // If this fails too, the next append or the next reader skips the torn frame.
             let _ = self.file.set_len(self.end);
             return Err(error);
         }
@@ -315,7 +308,7 @@ fn checksum(offset: u64, payload: &[u8]) -> [u8; 16] {
     half
 }
 
-/// An id that no journal in this folder had before.
+/// A new id for a journal.
 fn new_id() -> [u8; 16] {
     let now = jiff::Timestamp::now().as_nanosecond();
     let digest = Digest::of(format!("{}-{now}", new_run_id()).as_bytes());

@@ -1,8 +1,8 @@
 //! Leases: one process runs a key at a time.
 //!
-//! A lease is a locked file named by the key, with its holder's name in it. The kernel frees the lock when the holder
-//! dies, and whoever asks next has it. A holder removes the file before it frees the
-//! lock, so whoever gets a lock looks whether the file it locked is still the one of that name.
+//! A lease is a locked file that is named by the key and holds the name of its holder. The kernel frees the lock when the
+//! holder dies, and the next process that asks gets it. A holder removes the file before it frees the lock, so a process
+//! that gets a lock checks that its file still has that name.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::MetadataExt;
@@ -10,47 +10,41 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::disk;
+use super::error::{Result, StoreError};
+use super::handle::Store;
+use super::holder::Holder;
 use super::lock::{self, Sharing};
-use super::{Holder, Result, Store, StoreError};
 use crate::key::Key;
 
 /// How long a holder may take to write its name.
 const NAMELESS: Duration = Duration::from_millis(100);
 
-/// What came of asking for a lease.
+/// The answer to a request for a lease.
 #[derive(Debug)]
 pub enum LeaseOutcome {
     /// It is ours until it is dropped.
     Granted(Lease),
-    /// Somebody else has it (another thread of this process included).
+    /// Another process has it, or another thread of this one.
     HeldBy(Holder),
 }
 
-/// A key that nobody else runs meanwhile.
+/// A key that only this process runs.
 #[derive(Debug)]
 pub struct Lease {
-    /// Locked as long as it is open.
+    /// Locked while it is open.
     _file: File,
     path: PathBuf,
 }
 
 impl Store {
-    /// Takes the key, so that nobody else runs it meanwhile. A dead holder has it no more.
-    ///
-    /// # Errors
-    /// If the cache can't be written.
+    /// Takes the key, so that no other process runs it meanwhile. A dead process holds no key.
     pub fn lease(&self, key: &Key) -> Result<LeaseOutcome> {
-        let folder = self.inner.dir.join("leases");
-        if !folder.exists() {
-            self.inner.prepare()?;
-            fs::create_dir_all(&folder).map_err(StoreError::io("can't make", &folder))?;
-        }
-        let path = folder.join(key.to_string());
+        let path = self.index.folder.create("leases")?.join(key.to_string());
         let begin = Instant::now();
         loop {
             let file = lock::open(&path)?;
             if !lock::try_take(&file, &path, Sharing::Exclusive)? {
-                // The holder may be just about to write its name, or to go.
+                // The holder may be about to write its name, or to remove the file.
                 match lock::read_holder(&path) {
                     Some(holder) => return Ok(LeaseOutcome::HeldBy(holder)),
                     None if begin.elapsed() > NAMELESS => return Ok(LeaseOutcome::HeldBy(Holder::unknown())),
@@ -63,26 +57,28 @@ impl Store {
         }
     }
 
-    /// Who runs this key at the moment, if anybody.
+    /// The process that runs this key at the moment, if any.
     pub fn lease_holder(&self, key: &Key) -> Option<Holder> {
-        let path = self.inner.dir.join("leases").join(key.to_string());
+        let path = self.leases().join(key.to_string());
         let file = disk::open_regular(OpenOptions::new().read(true), &path).ok()?;
-        let free = lock::try_take(&file, &path, Sharing::Shared).ok()?;
-        if free { None } else { Some(lock::read_holder(&path).unwrap_or_else(Holder::unknown)) }
+        let is_free = lock::try_take(&file, &path, Sharing::Shared).ok()?;
+        if is_free { None } else { Some(lock::read_holder(&path).unwrap_or_else(Holder::unknown)) }
     }
-}
 
-impl Store {
     /// Removes the files that dead processes left.
     pub(super) fn sweep_leases(&self) {
-        let Ok(entries) = fs::read_dir(self.inner.dir.join("leases")) else { return };
-        for path in entries.flatten().map(|e| e.path()) {
-            // As if it were taken and dropped. What can't be removed does no harm.
-            let Ok(file) = lock::open(&path) else { continue };
-            if matches!(lock::try_take(&file, &path, Sharing::Exclusive), Ok(true)) && is_same(&file, &path) {
+        for path in disk::entries(&self.leases()).unwrap_or_default() {
+            // As if the lease were taken and dropped. A file that can't be removed does no harm.
+            if let Ok(Some(file)) = lock::take_if_free(&path)
+                && is_same(&file, &path)
+            {
                 drop(Lease { _file: file, path });
             }
         }
+    }
+
+    fn leases(&self) -> PathBuf {
+        self.dir().join("leases")
     }
 }
 
@@ -94,7 +90,7 @@ fn is_same(file: &File, path: &Path) -> bool {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // Left behind, it would only be an empty claim.
+        // A file that stays has no lock, so the next process takes it.
         let _ = fs::remove_file(&self.path);
     }
 }

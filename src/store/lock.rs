@@ -1,22 +1,23 @@
-//! Locks between processes: `flock` on small files that also hold their holder's name.
+//! Locks between processes: `flock` on small files that hold the name of their holder.
 //!
-//! The kernel frees such a lock when its holder dies, however it dies, so there are no stale locks. Two descriptors of
-//! one process exclude each other as well, so the same locks serve threads.
+//! The kernel frees such a lock when its holder dies, so no lock is ever stale. Two descriptors of one process exclude
+//! each other as well, so the same locks serve threads.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Seek, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::record::Holder;
-use super::{Options, Result, StoreError, disk};
+use super::disk;
+use super::error::{Result, StoreError};
+use super::holder::Holder;
+use super::options::Options;
 
-/// How often a waiting process asks.
+/// How often a waiting process polls.
 const POLL: Duration = Duration::from_millis(5);
-/// A wait that lasts longer than this is told; one of a process that was told not to wait ends here, since databases
-/// are held for moments by everybody.
+/// A wait that lasts longer than this is reported. Without waiting, it ends here: every process holds a database for
+/// moments.
 const GRACE: Duration = Duration::from_millis(500);
-
 /// Bytes of the longest name of a holder.
 const LONGEST: u64 = 4096;
 
@@ -29,7 +30,7 @@ pub(super) enum Sharing {
     Exclusive,
 }
 
-/// Opens a lock file, making it if need be, without taking the lock.
+/// Opens a lock file without taking the lock. It is created if there is none.
 pub(super) fn open(path: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.create(true).truncate(false).read(true).write(true);
@@ -49,19 +50,25 @@ pub(super) fn try_take(file: &File, path: &Path, sharing: Sharing) -> Result<boo
     }
 }
 
-/// Takes the lock, waiting as the options say. `meanwhile` is called between attempts. It is free again when the file
-/// is dropped.
+/// Takes the lock if it is free; none if it is not.
+pub(super) fn take_if_free(path: &Path) -> Result<Option<File>> {
+    let file = open(path)?;
+    Ok(try_take(&file, path, Sharing::Exclusive)?.then_some(file))
+}
+
+/// Takes the lock, waiting as the options say. `meanwhile` is called between attempts. The lock is free again when the
+/// file is dropped.
 pub(super) fn take(path: &Path, sharing: Sharing, options: &Options, meanwhile: &dyn Fn()) -> Result<File> {
     let file = open(path)?;
     wait(&file, path, sharing, options, meanwhile)?;
     if sharing == Sharing::Exclusive {
-        // Only for those who wait: that it can't be written (a full disk) is no reason to fail.
+        // Others only read it to say who holds the lock, so a full disk is no reason to fail.
         let _ = write_holder(&file);
     }
     Ok(file)
 }
 
-/// Takes the lock for us alone without writing anything; none if nobody ever took it, or if we may not read it.
+/// Takes the lock exclusively without writing anything; none if nobody ever took it, or if we may not read it.
 pub(super) fn take_existing(path: &Path, options: &Options) -> Result<Option<File>> {
     let file = match disk::open_regular(OpenOptions::new().read(true), path) {
         Ok(file) => file,
@@ -77,17 +84,18 @@ fn wait(file: &File, path: &Path, sharing: Sharing, options: &Options, meanwhile
     let mut reported = false;
     while !try_take(file, path, sharing)? {
         let waited = begin.elapsed();
-        // A training that saves its state after an interruption may have to wait for a moment.
-        if waited >= GRACE && options.cancelled.as_ref().is_some_and(|cancelled| cancelled()) {
-            return Err(StoreError::Cancelled);
-        }
-        if waited >= GRACE && (!options.wait || waited >= options.timeout) {
-            return Err(StoreError::Held { holder: read_holder(path) });
-        }
-        if let (false, true, Some(waiting)) = (reported, waited >= GRACE, &options.waiting) {
+        if waited >= GRACE {
+            // Not before: an interrupted training that saves its state may have to wait for a moment.
+            if options.cancelled.as_ref().is_some_and(|cancelled| cancelled()) {
+                return Err(StoreError::Cancelled);
+            }
+            if !options.wait || waited >= options.timeout {
+                return Err(StoreError::Held { holder: read_holder(path) });
+            }
+            if let (false, Some(waiting)) = (reported, &options.waiting) {
+                waiting(read_holder(path).as_ref());
+            }
             reported = true;
-            waiting(read_holder(path).as_ref());
-            continue;
         }
         meanwhile();
         std::thread::sleep(POLL);
@@ -103,7 +111,7 @@ pub(super) fn write_holder(mut file: &File) -> std::io::Result<()> {
     file.set_len(text.len() as u64)
 }
 
-/// Who left its name in a lock file.
+/// The holder that left its name in a lock file.
 pub(super) fn read_holder(path: &Path) -> Option<Holder> {
     serde_json::from_slice(&disk::read(path, LONGEST).ok()?).ok()
 }

@@ -1,31 +1,35 @@
-//! Many look-ups with one opening: what a plan asks of the index.
+//! Look-ups of a plan: many of them while the index is open once.
 //!
-//! Beside each result's record there is a compact entry with just what tells a hit: 'u' ‖ key → digest ‖ lineage ‖
-//! whether it relies on blobs (41 bytes instead of some thousand, and nothing to parse). The two are written and removed
-//! together, and the entry is removed when the result is found damaged, so it never promises what the record doesn't hold.
-//! Records of earlier versions may have no such entry. They are read themselves.
+//! Beside each result's record there is a short entry for look-ups: 'u' ‖ key → digest ‖ lineage ‖ whether it needs blobs
+//! (41 bytes instead of some thousand, and nothing to parse). The two are written and removed together, and the short entry
+//! is removed when the result is found damaged, so it never promises more than the record. Results of earlier versions may
+//! have no short entry. Then the record itself is read.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use super::database::Access;
 use super::disk::exists;
-use super::engine::{Failure, failed};
-use super::inner::Inner;
-use super::{Result, ResultRecord, StatePosition, Store, index, journal, packs};
+use super::engine::Failure;
+use super::entries;
+use super::error::Result;
+use super::handle::Store;
+use super::index::Index;
+use super::journal;
+use super::pack;
+use super::record::{ResultRecord, StatePosition};
 use crate::key::{Components, Digest, Key};
 
-/// The index, held open for some look-ups.
+/// The index, held open for look-ups.
 pub struct Look<'a> {
-    /// None where there is no index yet.
+    /// None if there is no index yet.
     db: Option<&'a sled::Db>,
-    inner: &'a Arc<Inner>,
+    index: &'a Index,
     lineage: u64,
-    /// The bytes of blobs are there.
-    chunks: bool,
+    /// Whether there are packs.
+    has_packs: bool,
 }
 
-/// Why a look-up failed: for [`Store::look`], which mends what can be mended.
+/// Why a look-up failed. [`Store::look`] repairs the index if it can.
 #[derive(Debug)]
 pub struct LookError(Failure);
 
@@ -36,111 +40,112 @@ impl From<Failure> for LookError {
 }
 
 impl Store {
-    /// Opens the index, if there is one and nobody else has it, for look-ups that are about to follow: beside other work,
-    /// since to open it takes the longer the more it holds. What fails here fails again where it matters.
+    /// Opens the index if there is one and no other process has it. Call it beside other work, before look-ups: opening takes
+    /// longer the more the index holds. An error here comes again in the look-ups.
     pub fn open_ahead(&self) {
-        if self.inner.has_index().unwrap_or(false) && self.inner.index_is_free() {
+        if self.index.exists().unwrap_or(false) && self.index.is_free() {
             let _ = self.look(|_| Ok(()));
         }
     }
 
-    /// Calls `f` with the index held open. It may be called again if the index had to be mended, and must not use the store
+    /// Calls `f` with the index held open. If the index had to be repaired, `f` is called again. It must not use the store
     /// otherwise.
-    ///
-    /// # Errors
-    /// If the index can't be read.
     pub fn look<T>(&self, f: impl Fn(&Look<'_>) -> Result<T, LookError>) -> Result<T> {
-        let inner = &self.inner;
-        if !inner.has_index()? {
-            let nothing = Look { db: None, inner, lineage: 0, chunks: false };
-            return f(&nothing).map_err(|LookError(failure)| failed(failure, &inner.dir));
+        let index = &*self.index;
+        if !index.exists()? {
+            let nothing = Look { db: None, index, lineage: 0, has_packs: false };
+            return f(&nothing).map_err(|LookError(failure)| failure.at(self.dir()));
         }
-        let answer = inner.index(Access::Read, |opened| {
+        let answer = index.with(Access::Read, |opened| {
             let db = &opened.db;
-            let chunks = has_bytes(&inner.chunks_path_of(index::generation(db)?)?)?;
-            let look = Look { db: Some(db), inner, lineage: index::lineage(db)?, chunks };
+            let has_packs = has_packs(&index.folder.chunks_path(entries::generation(db)?)?)?;
+            let look = Look { db: Some(db), index, lineage: entries::lineage(db)?, has_packs };
             f(&look).map_err(|LookError(failure)| failure)
         })?;
-        inner.remove_altered();
+        index.remove_altered();
         Ok(answer)
+    }
+
+    /// The result of this key, whether or not its bytes are there: see [`Store::are_present`].
+    pub fn result(&self, key: &Key) -> Result<Option<ResultRecord>> {
+        self.look(|look| look.result(key))
+    }
+
+    /// The results of these keys in their order.
+    pub fn results(&self, keys: &[Key]) -> Result<Vec<Option<ResultRecord>>> {
+        self.look(|look| look.results(keys))
+    }
+
+    /// The newest result of this point, which explains a miss (old → new).
+    pub fn newest(&self, pipeline: &str, point: &str) -> Result<Option<ResultRecord>> {
+        self.look(|look| look.newest(pipeline, point))
+    }
+
+    /// Whether the bytes of these results are there, as far as the index knows. False if they were found damaged, or if the
+    /// packs are gone. True for a result without tensors and files. Opens no chunk database, so it is fast.
+    pub fn are_present(&self, records: &[&ResultRecord]) -> Result<Vec<bool>> {
+        self.look(|look| Ok(records.iter().map(|r| look.is_present(r)).collect()))
     }
 }
 
-/// Whether there are bytes of blobs beside or, in earlier versions, in a chunk database, as far as a look at its folder tells.
-fn has_bytes(path: &Path) -> Result<bool> {
-    Ok(exists(&packs::folder(path))? || (exists(path)? && !exists(&path.join(journal::FILE))?))
+/// Whether there are packs beside, or (in earlier versions) chunks in, a chunk database. Judges by its folder only.
+fn has_packs(path: &Path) -> Result<bool> {
+    Ok(exists(&pack::folder(path))? || (exists(path)? && !exists(&path.join(journal::FILE))?))
 }
 
 impl Look<'_> {
-    /// Whether there is nothing to be found.
+    /// Whether there is no index.
     pub fn is_empty(&self) -> bool {
         self.db.is_none()
     }
 
-    /// The output digest of this key's result, if its bytes are there as far as the index knows: see
-    /// [`Store::is_present`].
-    ///
-    /// # Errors
-    /// If the index can't be read.
+    /// The output digest of this key's result, if its bytes are there: see [`Store::are_present`].
     pub fn hit(&self, key: &Key) -> Result<Option<Digest>, LookError> {
         let Some(db) = self.db else { return Ok(None) };
-        if let Some(usable) = index::usable(db, key)?
-            && (!usable.blobs || (self.chunks && usable.lineage == self.lineage))
+        if let Some(usable) = entries::usable(db, key)?
+            && (!usable.blobs || (self.has_packs && usable.lineage == self.lineage))
         {
             return Ok(Some(usable.digest));
         }
         Ok(self.result(key)?.filter(|r| self.is_present(r)).map(|r| r.digest))
     }
 
-    /// [`Store::is_present`].
-    pub(super) fn is_present(&self, record: &ResultRecord) -> bool {
-        let among_chunks = self.chunks && record.lineage == self.lineage;
-        !record.damaged && (among_chunks || self.inner.needs_no_chunks(record))
+    fn is_present(&self, record: &ResultRecord) -> bool {
+        let is_packed = self.has_packs && record.lineage == self.lineage;
+        !record.damaged && (is_packed || self.index.needs_no_packs(record))
     }
 
     /// The records of these keys, in their order.
-    ///
-    /// # Errors
-    /// If the index can't be read.
     pub fn results(&self, keys: &[Key]) -> Result<Vec<Option<ResultRecord>>, LookError> {
         keys.iter().map(|key| self.result(key)).collect()
     }
 
-    /// The record of this key. One that was altered is none, and is removed after the look-ups.
+    /// The record of this key. An altered one counts as missing, and is removed after the look-ups.
     fn result(&self, key: &Key) -> Result<Option<ResultRecord>, LookError> {
         let Some(db) = self.db else { return Ok(None) };
-        let record = index::result(db, key)?;
-        if record.is_none() && index::is_altered(db, key)? {
-            self.inner.note_altered(*key);
+        let record = entries::result(db, key)?;
+        if record.is_none() && entries::is_altered(db, key)? {
+            self.index.note_altered(*key);
         }
         Ok(record)
     }
 
-    /// The result that this point of this pipeline used last.
-    ///
-    /// # Errors
-    /// If the index can't be read.
+    /// The newest result of this point.
     pub fn newest(&self, pipeline: &str, point: &str) -> Result<Option<ResultRecord>, LookError> {
         let Some(db) = self.db else { return Ok(None) };
-        let Some(key) = index::newest(db, pipeline, point)? else { return Ok(None) };
+        let Some(key) = entries::newest(db, pipeline, point)? else { return Ok(None) };
         self.result(&key)
     }
 
-    /// Whether there is a result whose components equal these but for the digests of the inputs.
-    ///
-    /// # Errors
-    /// If the index can't be read.
+    /// Whether there is a result whose components differ from these at most in the digests of the inputs.
     pub fn exists_but_for_inputs(&self, components: &Components) -> Result<bool, LookError> {
-        self.db.map_or(Ok(false), |db| Ok(index::has_similar(db, components)?))
+        self.db.map_or(Ok(false), |db| Ok(entries::has_similar(db, components)?))
     }
 
-    /// The furthest stored state of this chain in this numerics class: see [`Store::longest_state`].
-    ///
-    /// # Errors
-    /// If the index can't be read.
+    /// The position of [`Store::longest_state`].
     pub fn states_present(&self, states: &[Key], class: &str) -> Result<Option<StatePosition>, LookError> {
         let Some(db) = self.db else { return Ok(None) };
-        let longest = super::states::longest(db, states, class)?;
+        let longest = entries::longest_state(db, states, class)?;
         Ok(longest.map(|s| StatePosition { epoch: s.epoch, step: s.step }))
     }
 }

@@ -1,18 +1,18 @@
-//! Opening a database whatever state it is in.
+//! Opening a database, whatever state it is in.
 //!
-//! The journal is the record and sled an index of it, so most trouble is repaired here without a word:
+//! The journal is the record and sled an index of it, so most faults are repaired here without a message:
 //!
-//! | what is found | what is done |
+//! | fault | repair |
 //! |---|---|
-//! | sled is behind the journal (its process was killed) | the rest of the journal is replayed |
-//! | sled won't open, or opened without its entries | sled's files are removed, and the journal is replayed |
+//! | sled is behind the journal, because its process was killed | the rest of the journal is replayed |
+//! | sled fails to open, or lacks its entries | sled's files are removed, and the journal is replayed |
 //! | sled follows a journal that was replaced | the same |
 //! | the journal is missing, cut short, or has a damaged header | it is written again from sled |
-//! | sled won't open and the journal is damaged or missing | sled's files are set aside, never deleted; what can be read of both is kept |
-//! | the database can't be written | a temporary copy serves the readers |
+//! | sled fails to open and the journal is damaged or missing | sled's files are set aside, never deleted; all readable entries of both are kept |
+//! | the database can't be written | readers use a temporary copy |
 //!
-//! Databases of earlier versions have no journal until the first change. Chunks that earlier versions wrote are in sled
-//! alone until a collection moves them to packs; the journal's flag [`journal::HAS_CHUNKS`] says so.
+//! Databases of earlier versions have no journal until the first change. Chunks of earlier versions are in sled alone until
+//! a collection moves them to packs; the journal's flag [`journal::HAS_CHUNKS`] says so.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,12 +22,13 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::aside::{
-    MOVING, RESTORED, SAVING, finish_moving, remove_file, remove_sled, remove_unfinished_snapshots, save, set_aside,
+    MOVING, RESTORED, SAVING, close, finish_moving, remove_sled, remove_unfinished_snapshots, save, set_aside,
     sled_files,
 };
-use super::engine::{Failure, Setup, flush, open_sled};
-use super::journal::{self, Change, Changes, Journal, Position};
-use super::{FORMAT, StoreError, disk, quiet};
+use super::disk;
+use super::engine::{Failure, Setup, catch, flush, open_sled};
+use super::error::StoreError;
+use super::journal::{self, Change, Changes, FORMAT, Journal, Position};
 
 type Result<T, E = Failure> = std::result::Result<T, E>;
 
@@ -40,15 +41,15 @@ const COPY: &str = "vadpipe-index-";
 /// A copy of more bytes than this is not made in memory.
 const IN_MEMORY: u64 = 256 << 20;
 
-/// What it took to open a database.
+/// The repairs when a database was opened.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
     /// Where sled's files were set aside, and why.
-    pub(super) aside: Option<(PathBuf, String)>,
-    /// Entries that were read from there.
-    pub(super) saved: usize,
+    aside: Option<(PathBuf, String)>,
+    /// Number of entries that were read from there.
+    saved: usize,
     /// What was wrong with the journal.
-    pub(super) journal: Option<String>,
+    journal: Option<String>,
 }
 
 impl Recovery {
@@ -75,14 +76,14 @@ impl Recovery {
     }
 }
 
-/// Opens the database in this folder, and brings it up to date with its journal. `before_journal` is called before a
-/// journal is written for a database that has none. After a recovery the caller ends it with [`finish`].
+/// Opens the database in this folder and brings it up to date with its journal. `before_journal` is called before a journal
+/// is written for a database that has none. After a recovery the caller calls [`finish`].
 pub(super) fn open(
     path: &Path,
     setup: Setup,
     before_journal: &dyn Fn() -> Result<(), StoreError>,
 ) -> Result<(sled::Db, Option<Journal>, Recovery)> {
-    let attempt = || quietly(|| try_open(path, setup, before_journal));
+    let attempt = || catch(|| try_open(path, setup, before_journal));
     match attempt() {
         Err(Failure::Broken(why)) => {
             discard(path, &why)?;
@@ -90,11 +91,6 @@ pub(super) fn open(
         }
         other => other,
     }
-}
-
-/// Runs `f`. A panic of sled means that the database is broken.
-fn quietly<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
-    quiet::catch(f).unwrap_or_else(|panic| Err(Failure::Broken(panic)))
 }
 
 fn try_open(
@@ -107,7 +103,7 @@ fn try_open(
     remove_unfinished_snapshots(path)?;
     let mut journal = open_journal(path, true)?;
     if journal.is_none() && recovery.aside.is_none() && sled_files(path)?.is_empty() {
-        // Before sled creates its files, so that nothing depends on these if the process ends while they are created.
+        // The journal comes before sled's files, so that nothing depends on these if the process ends meanwhile.
         before_journal()?;
         journal = Some(Journal::create(path, 0, |_| Ok::<_, Failure>(()))?);
     }
@@ -116,7 +112,7 @@ fn try_open(
         recovery.journal = follow(&db, journal, setup)?;
     }
     if let Some((aside, _)) = &recovery.aside {
-        // A whole journal knows what was removed. What was set aside may be older.
+        // A whole journal knows which entries were removed. The set-aside files may be older.
         let is_right = journal.is_some() && recovery.journal.is_none();
         recovery.saved = save(aside, &db, setup, |key| key != POSITION && !(is_right && is_journaled(key, setup)))?;
         flush(&db, path)?;
@@ -128,12 +124,12 @@ fn try_open(
     Ok((db, journal, recovery))
 }
 
-/// Ends a recovery: what was set aside is no longer needed.
+/// Ends a recovery: the set-aside files are no longer needed.
 pub(super) fn finish(path: &Path, recovery: &Recovery) -> Result<()> {
     if let Some((aside, _)) = &recovery.aside {
         fs::write(aside.join(RESTORED), "")?;
     }
-    Ok(remove_file(&path.join(SAVING))?)
+    Ok(disk::remove_file(&path.join(SAVING))?)
 }
 
 /// Opens the journal of this folder, unless a later version wrote it.
@@ -148,8 +144,8 @@ fn open_journal(path: &Path, writable: bool) -> Result<Option<Journal>> {
     }
 }
 
-/// Applies what sled lacks of the journal. Returns what is wrong with the journal, if anything; sled then holds everything
-/// that could be read, and the journal must be written again.
+/// Applies the part of the journal that sled lacks. Returns what is wrong with the journal, if anything; sled then holds
+/// all readable entries, and the journal must be written again.
 fn follow(db: &sled::Db, journal: &mut Journal, setup: Setup) -> Result<Option<String>> {
     let position = position(db)?;
     let end = journal.position();
@@ -159,7 +155,7 @@ fn follow(db: &sled::Db, journal: &mut Journal, setup: Setup) -> Result<Option<S
         }
         Some(p) if journal.is_whole() && p.id == end.id => p.offset,
         _ => {
-            // Only a journal that holds everything may replace what sled holds.
+            // Only a complete journal may replace sled's entries.
             if is_undamaged(journal)? {
                 clear(db, setup)?;
             }
@@ -193,8 +189,19 @@ fn has_complete_journal(path: &Path) -> Result<bool> {
     }
 }
 
-/// Applies changes together with the position that they lead to.
+/// Applies changes and then the position that they lead to.
+///
+/// sled writes to disk twice for each batch, so changes that only insert are made one by one, in their order: an entry
+/// comes after those that it refers to. After a crash between two of them the position is the old one, and all are made
+/// again from the journal. Other changes are visible all at once.
 pub(super) fn apply(db: &sled::Db, changes: &[Change<'_>], position: Position) -> Result<()> {
+    if changes.iter().all(|(_, value)| value.is_some()) {
+        for (key, value) in changes {
+            db.insert(key, value.unwrap_or_default())?;
+        }
+        db.insert(POSITION, position.encode().as_slice())?;
+        return Ok(());
+    }
     let mut batch = sled::Batch::default();
     for (key, value) in changes {
         match value {
@@ -202,7 +209,7 @@ pub(super) fn apply(db: &sled::Db, changes: &[Change<'_>], position: Position) -
             None => batch.remove(*key),
         }
     }
-    batch.insert(POSITION, &position.encode());
+    batch.insert(POSITION, position.encode());
     Ok(db.apply_batch(batch)?)
 }
 
@@ -241,12 +248,12 @@ pub(super) fn start_journal(db: &sled::Db, path: &Path, setup: Setup) -> Result<
         journal.append(&changes, false)?;
         Ok::<_, Failure>(())
     })?;
-    db.insert(POSITION, journal.position().encode().as_slice())?;
+    db.insert(POSITION, journal.position().encode())?;
     Ok(journal)
 }
 
-/// Gives up sled's files, so that the next opening builds the database again from the journal. They are set aside if the
-/// journal doesn't hold everything.
+/// Gives up sled's files, so that the next opening builds the database again from the journal. If the journal is not
+/// complete, they are set aside.
 pub(super) fn discard(path: &Path, why: &str) -> Result<()> {
     match has_complete_journal(path)? {
         true => Ok(remove_sled(path)?),
@@ -254,29 +261,29 @@ pub(super) fn discard(path: &Path, why: &str) -> Result<()> {
     }
 }
 
-/// Writes the journal again with what the database holds now, and builds sled's files again, which don't shrink
-/// themselves. Chunks of earlier versions keep sled's files in their place.
+/// Writes the journal again with the present entries, and builds sled's files again, because sled doesn't shrink them.
+/// Chunks of earlier versions exist in sled only, so sled's files stay if there are any.
 pub(super) fn compact(path: &Path, setup: Setup) -> Result<()> {
-    quietly(|| {
+    catch(|| {
         let (db, _, recovery) = open(path, setup, &|| Ok(()))?;
         if recovery.has_lost_entries() {
-            // The next opening tells the user. There will be another collection.
+            // The next opening warns the user, and the next collection compacts.
             return Ok(());
         }
         let journal = start_journal(&db, path, setup)?;
         if journal.has_chunks() {
             return flush(&db, path);
         }
-        let _ = quiet::catch(|| drop(db));
+        close(db);
         remove_sled(path)?;
         open(path, setup, &|| Ok(())).map(drop)
     })
 }
 
-/// Repairs a database that differs from its journal. A whole journal is right. Otherwise sled is taken to be right: no read
-/// has failed on it.
+/// Repairs a database that differs from its journal. A whole journal is right. Otherwise sled is right, because no read of
+/// it has failed.
 pub(super) fn rebuild(path: &Path, setup: Setup) -> Result<()> {
-    quietly(|| {
+    catch(|| {
         let (db, journal, _) = open(path, setup, &|| Ok(()))?;
         if let Some(mut journal) = journal
             && is_undamaged(&mut journal)?
@@ -289,10 +296,10 @@ pub(super) fn rebuild(path: &Path, setup: Setup) -> Result<()> {
     })
 }
 
-/// Compares a database with its journal, and returns what is wrong.
+/// Compares a database with its journal. Returns the differences.
 pub(super) fn check(db: &sled::Db, path: &Path, setup: Setup) -> Result<Vec<String>> {
     let Some(mut journal) = Journal::open(path, false)? else { return Ok(Vec::new()) };
-    // A copy of a database may be behind its journal, to which another process appends.
+    // If this is a copy of a database, another process may append to the journal meanwhile.
     let position = position(db)?;
     let is_followed = |at: Position| position.is_none_or(|p| p.id != at.id || at.offset <= p.offset);
     let mut entries: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
@@ -308,7 +315,7 @@ pub(super) fn check(db: &sled::Db, path: &Path, setup: Setup) -> Result<Vec<Stri
         }
         Ok::<_, Failure>(())
     })?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = disk::name(path);
     if replay.damaged > 0 || !journal.is_whole() {
         return Ok(vec![format!(
             "the journal of the database `{name}` is damaged in {} places",
@@ -327,7 +334,7 @@ pub(super) fn check(db: &sled::Db, path: &Path, setup: Setup) -> Result<Vec<Stri
     Ok(if different > 0 { vec![problem] } else { Vec::new() })
 }
 
-/// A copy of a database that can't be written; removed when dropped.
+/// A temporary copy of a database that can't be written. Removed when dropped.
 pub(super) struct TemporaryCopy {
     _folder: TempDir,
     refusal: StoreError,
@@ -336,33 +343,27 @@ pub(super) struct TemporaryCopy {
 }
 
 impl TemporaryCopy {
-    /// Why the database itself could not be opened: what an attempt to change the copy is answered with.
+    /// The error of any attempt to change the copy: why the database itself could not be opened.
     pub(super) fn refusal(&self) -> StoreError {
-        again(&self.refusal)
-    }
-}
-
-/// The same refusal once more.
-fn again(refusal: &StoreError) -> StoreError {
-    match refusal {
-        StoreError::ReadOnly { path, source } => {
-            StoreError::ReadOnly { path: path.clone(), source: io::Error::new(source.kind(), source.to_string()) }
+        match &self.refusal {
+            StoreError::ReadOnly { path, source } => {
+                StoreError::ReadOnly { path: path.clone(), source: io::Error::new(source.kind(), source.to_string()) }
+            }
+            StoreError::Full { path } => StoreError::Full { path: path.clone() },
+            other => StoreError::NotFound(other.to_string()),
         }
-        StoreError::Full { path } => StoreError::Full { path: path.clone() },
-        other => StoreError::NotFound(other.to_string()),
     }
 }
 
-/// Opens a temporary copy of the database in this folder, brought up to date with its journal. For a collection the
-/// journal is returned, too: a collection removes what the copy doesn't name, so it is refused a copy that may lack
-/// something.
+/// Opens a temporary copy of the database in this folder, brought up to date with its journal. A collection gets the journal
+/// too. It removes everything that the copy doesn't name, so it is refused a copy that may lack entries.
 pub(super) fn open_copy(
     path: &Path,
     setup: Setup,
     refusal: StoreError,
     is_for_collection: bool,
 ) -> Result<(sled::Db, Option<Journal>, TemporaryCopy)> {
-    // What was set aside is not in the database yet.
+    // The set-aside entries are not in the database yet.
     if disk::exists(&path.join(MOVING))? || disk::exists(&path.join(SAVING))? {
         return Err(refusal.into());
     }
@@ -371,7 +372,7 @@ pub(super) fn open_copy(
         disk::copy(&path.join(name), &folder.path().join(name))?;
     }
     let attempt = || {
-        quietly(|| {
+        catch(|| {
             let db = open_sled(folder.path(), setup)?;
             let mut journal = open_journal(path, is_for_collection)?;
             let trouble = journal.as_mut().map(|journal| follow(&db, journal, setup)).transpose()?.flatten();
@@ -391,8 +392,7 @@ pub(super) fn open_copy(
     Ok((db, journal.filter(|_| is_for_collection), TemporaryCopy { _folder: folder, refusal, is_for_collection }))
 }
 
-/// A temporary folder for a copy of a database: in memory unless it is large. Those of processes that were killed are
-/// removed.
+/// A temporary folder for a copy of a database, in memory unless it is large. Removes the folders of killed processes.
 fn folder_for_copy(path: &Path) -> Result<TempDir> {
     let mut size = 0;
     for name in sled_files(path)? {
@@ -400,12 +400,11 @@ fn folder_for_copy(path: &Path) -> Result<TempDir> {
     }
     let memory = Path::new("/dev/shm");
     let place = if size <= IN_MEMORY && memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-    for entry in fs::read_dir(&place).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name.strip_prefix(COPY).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) && Path::new("/proc/self").exists()
-        {
-            let _ = fs::remove_dir_all(entry.path());
+    let proc = Path::new("/proc");
+    for path in disk::entries(&place).unwrap_or_default() {
+        let pid = disk::name(&path).strip_prefix(COPY).and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !proc.join(pid.to_string()).exists()) && proc.join("self").exists() {
+            let _ = fs::remove_dir_all(path);
         }
     }
     Ok(tempfile::Builder::new().prefix(&format!("{COPY}{}-", std::process::id())).tempdir_in(place)?)

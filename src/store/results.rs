@@ -1,67 +1,64 @@
-//! Results: looking them up and storing them.
+//! Results: storing them and reading their bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::database::Access;
+use super::entries;
+use super::error::{Result, StoreError};
+use super::handle::Store;
+use super::holder::now_ms;
 use super::journal::Changes;
 use super::lock::Sharing;
-use super::record::now_ms;
-use super::{NewResult, Result, ResultRecord, Store, StoreError, index};
-use crate::artifact::Manifest;
+use super::pack_writer::Source;
+use super::record::{Provenance, ResultRecord};
+use super::small_files::SmallFiles;
+use crate::artifact::{Artifact, BlobEntry, Manifest, Tensor, TensorEntry};
 use crate::key::{Components, Key};
 
+/// A result about to be stored.
+pub struct NewResult<'a> {
+    /// The pipeline's name.
+    pub pipeline: &'a str,
+    /// The point's name.
+    pub point: &'a str,
+    /// Everything that entered its key.
+    pub components: &'a Components,
+    /// Its content. Its manifest's kind is `components.kind`.
+    pub artifact: &'a Artifact,
+    /// Where it comes from. If `finished_at` is 0, it is set to now.
+    pub provenance: Provenance,
+}
+
 impl Store {
-    /// The result of this key, whether or not its bytes are still there: see [`Store::is_present`].
+    /// A tensor's verified content.
     ///
     /// # Errors
-    /// If the index can't be read.
-    pub fn result(&self, key: &Key) -> Result<Option<ResultRecord>> {
-        Ok(self.results(&[*key])?.pop().flatten())
+    /// [`StoreError::Damaged`] if it is missing or has other bytes. What needs it is a miss from then on.
+    pub fn read_tensor(&self, entry: &TensorEntry) -> Result<Tensor> {
+        let header = Tensor::blob_header(entry.element, &entry.shape).unwrap_or_default();
+        let (head, body) = self.blobs.read(&entry.blob, header.len())?;
+        let tensor = match head.is_empty() {
+            true => Tensor::from_blob(&body).ok(),
+            false if head == header => Tensor::from_bytes(entry.element, entry.shape.as_slice(), body).ok(),
+            false => Tensor::from_blob(&[head, body].concat()).ok(),
+        };
+        let tensor = tensor.filter(|t| t.element() == entry.element && t.shape() == entry.shape);
+        // The bytes are as stored, but the manifest describes another tensor: the index is wrong.
+        tensor.ok_or_else(|| {
+            let why = "it is not the tensor that the manifest names".to_owned();
+            self.index.damaged(&entry.blob.digest, why, &BTreeSet::from([entry.blob.digest]))
+        })
     }
 
-    /// The results of these keys in their order; one opening for all.
+    /// A blob's verified bytes.
     ///
     /// # Errors
-    /// If the index can't be read.
-    pub fn results(&self, keys: &[Key]) -> Result<Vec<Option<ResultRecord>>> {
-        self.look(|look| look.results(keys))
+    /// As [`Store::read_tensor`].
+    pub fn read_file(&self, entry: &BlobEntry) -> Result<Vec<u8>> {
+        Ok(self.blobs.read(entry, 0)?.1)
     }
 
-    /// The result that this point of this pipeline used last: what a miss is explained with (old → new).
-    ///
-    /// # Errors
-    /// If the index can't be read.
-    pub fn newest(&self, pipeline: &str, point: &str) -> Result<Option<ResultRecord>> {
-        self.look(|look| look.newest(pipeline, point))
-    }
-
-    /// Whether there is a result whose components equal these but for the digests of the inputs.
-    ///
-    /// # Errors
-    /// If the index can't be read.
-    pub fn exists_but_for_inputs(&self, components: &Components) -> Result<bool> {
-        self.look(|look| look.exists_but_for_inputs(components))
-    }
-
-    /// Whether, as far as the index knows, the bytes of this result are there. Opens no chunks, so it is what a plan
-    /// asks. False after its bytes were found damaged or the chunks were set aside. A result without tensors and files
-    /// is always present.
-    ///
-    /// # Errors
-    /// If the index can't be read.
-    pub fn is_present(&self, record: &ResultRecord) -> Result<bool> {
-        Ok(self.are_present(&[record])?.iter().all(|present| *present))
-    }
-
-    /// [`Store::is_present`] for several; one opening for all.
-    ///
-    /// # Errors
-    /// If the index can't be read.
-    pub fn are_present(&self, records: &[&ResultRecord]) -> Result<Vec<bool>> {
-        self.look(|look| Ok(records.iter().map(|r| look.is_present(r)).collect()))
-    }
-
-    /// Stores a result. Equal blobs and chunks are stored once.
+    /// Stores a result. Equal blobs and pieces are stored once.
     ///
     /// # Errors
     /// If the cache can't be written, or a tensor's shape overflows.
@@ -70,16 +67,16 @@ impl Store {
         stored.ok_or_else(|| StoreError::NotFound("nothing was stored".to_owned()))
     }
 
-    /// Stores several results with one flush of each kind for all: packs, chunks, lists, index. All or none of them are in
-    /// the index then.
+    /// Stores several results with one sync of each kind for all: small files, packs, chunk database, index. The index then
+    /// has all of them or none.
     ///
     /// # Errors
     /// As [`Store::commit`]; then none is stored.
     pub fn commit_all(&self, new: Vec<NewResult<'_>>) -> Result<Vec<ResultRecord>> {
-        let _collecting = self.inner.collect_lock(Sharing::Shared)?;
+        let _collecting = self.index.folder.collect_lock(Sharing::Shared)?;
         let artifacts: Vec<_> = new.iter().map(|n| (n.components.kind.as_str(), n.artifact)).collect();
         let manifests = self.write_artifacts(&artifacts)?;
-        let (lineage, now) = (self.inner.read_index(index::lineage)?, now_ms());
+        let now = now_ms();
         let record = |(new, manifest): (NewResult<'_>, Manifest)| {
             let mut provenance = new.provenance;
             if provenance.finished_at == 0 {
@@ -91,53 +88,106 @@ impl Store {
                 point: new.point.to_owned(),
                 components: new.components.clone(),
                 digest: manifest.digest(),
+                provides: Some(new.artifact.provides.clone()),
                 manifest,
                 provenance,
                 damaged: false,
-                lineage,
+                lineage: 0,
             }
         };
-        let records: Vec<ResultRecord> = new.into_iter().zip(manifests).map(record).collect();
-        self.inner.change_index(|_, batch| {
+        self.put_results(new.into_iter().zip(manifests).map(record).collect())
+    }
+
+    /// Adds results to the index, whose blobs are stored. Called while no process collects.
+    pub(super) fn put_results(&self, mut records: Vec<ResultRecord>) -> Result<Vec<ResultRecord>> {
+        let lineage = self.index.read(entries::lineage)?;
+        records.iter_mut().for_each(|record| record.lineage = lineage);
+        self.index.change(|_, changes| {
             for record in &records {
-                index::put_result(batch, record)?;
-                index::put_newest(batch, &record.pipeline, &record.point, &record.key);
+                entries::put_result(changes, record)?;
+                entries::put_newest(changes, &record.pipeline, &record.point, &record.key);
             }
             Ok(())
         })?;
         Ok(records)
     }
 
-    /// Notes that these points used these results, so that [`Store::newest`] follows: `(point, key)`. Writes only what
-    /// is not so already, in one batch, and without waiting for the disk: it serves explanations only.
-    ///
-    /// # Errors
-    /// If the cache can't be written.
+    /// Writes the blobs of artifacts (each with its kind), durably. Called while no process collects.
+    fn write_artifacts(&self, all: &[(&str, &Artifact)]) -> Result<Vec<Manifest>> {
+        let (mut small, mut sources) = (BTreeMap::new(), Vec::new());
+        let mut files = Vec::with_capacity(all.len());
+        for (_, artifact) in all {
+            let chosen = SmallFiles::choose(&artifact.files);
+            let mut own = Vec::with_capacity(artifact.files.len());
+            for (name, content) in &artifact.files {
+                let entry = chosen.contains(name).then(|| BlobEntry::of(content));
+                match entry {
+                    Some(entry) => drop(small.insert(entry.digest, content.as_slice())),
+                    None => sources.push(Source { head: Vec::new(), body: content }),
+                }
+                own.push((name.clone(), entry));
+            }
+            for tensor in artifact.tensors.values() {
+                sources.push(tensor_source(tensor)?);
+            }
+            files.push(own);
+        }
+        self.index.small.write(&small)?;
+        // In the order of the sources: of each artifact the files in packs, then the tensors.
+        let mut entries = self.blobs.write(&sources)?.into_iter();
+        let mut manifests = Vec::with_capacity(all.len());
+        for ((kind, artifact), own) in all.iter().zip(files) {
+            let mut files = BTreeMap::new();
+            for (name, small) in own {
+                files.extend(small.or_else(|| entries.next()).map(|entry| (name, entry)));
+            }
+            let tensors = artifact.tensors.iter().zip(entries.by_ref());
+            let tensors = tensors.map(|((name, t), blob)| (name.clone(), tensor_entry(t, blob))).collect();
+            let (metrics, facts) = (artifact.metrics.clone(), artifact.facts.clone());
+            manifests.push(Manifest { kind: (*kind).to_owned(), tensors, files, metrics, facts });
+        }
+        Ok(manifests)
+    }
+
+    /// Writes tensors, durably. Called while no process collects.
+    pub(super) fn write_tensors(&self, tensors: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, TensorEntry>> {
+        let sources = tensors.values().map(tensor_source).collect::<Result<Vec<_>>>()?;
+        let entries = self.blobs.write(&sources)?;
+        Ok(tensors.iter().zip(entries).map(|((name, t), blob)| (name.clone(), tensor_entry(t, blob))).collect())
+    }
+
+    /// Notes that these points used these results, so that [`Store::newest`] follows: `(point, key)`. Writes only changes, all
+    /// together, and without waiting for the disk, because this serves explanations only.
     pub fn note_hits(&self, pipeline: &str, hits: &[(&str, Key)]) -> Result<()> {
-        let new = self.inner.read_index(|db| {
-            let mut new: BTreeMap<&[u8], Key> = hits.iter().map(|(point, key)| (point.as_bytes(), *key)).collect();
-            // One pass is quicker than a search for each; it reads what the pipeline had before, which is seldom much more.
-            let offset = index::newest_offset(pipeline);
-            for item in index::newest_of(db, pipeline) {
-                let (name, key) = item?;
-                let point = name.get(offset..).unwrap_or_default();
-                if new.get(point).is_some_and(|k| k.0 == *key) {
+        let new = self.index.read(|db| {
+            let mut new: BTreeMap<&[u8], (&str, Key)> =
+                hits.iter().map(|(point, key)| (point.as_bytes(), (*point, *key))).collect();
+            // One pass is faster than a search for each point.
+            entries::each_newest(db, pipeline, |point, key| {
+                if new.get(point).is_some_and(|(_, k)| k.0 == *key) {
                     new.remove(point);
                 }
-            }
-            Ok(new
-                .into_iter()
-                .map(|(point, key)| (String::from_utf8_lossy(point).into_owned(), key))
-                .collect::<Vec<_>>())
+            })?;
+            Ok(new.into_values().collect::<Vec<_>>())
         })?;
         if new.is_empty() {
             return Ok(());
         }
-        self.inner.raise_format()?;
-        self.inner.index(Access::Write, |o| {
+        self.index.folder.raise_format()?;
+        self.index.with(Access::Write, |o| {
             let mut changes = Changes::default();
-            new.iter().for_each(|(point, key)| index::put_newest(&mut changes, pipeline, point, key));
+            new.iter().for_each(|(point, key)| entries::put_newest(&mut changes, pipeline, point, key));
             o.write_soon(&changes)
         })
     }
+}
+
+fn tensor_source(tensor: &Tensor) -> Result<Source<'_>> {
+    let head = Tensor::blob_header(tensor.element(), tensor.shape());
+    let head = head.map_err(|e| StoreError::NotFound(format!("a tensor can't be stored: {e}")))?;
+    Ok(Source { head, body: tensor.bytes() })
+}
+
+fn tensor_entry(tensor: &Tensor, blob: BlobEntry) -> TensorEntry {
+    TensorEntry { element: tensor.element(), shape: tensor.shape().to_vec(), blob }
 }

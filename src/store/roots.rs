@@ -1,28 +1,28 @@
 //! What a collection keeps.
 //!
-//! Roots are the newest run records of each pipeline, those named, those under way, and those that can't be read. A result
-//! lives if a kept run names its key or made it, or if a point of a kept run used it last; so does the newest result of every point of a
-//! pipeline of which there is no run record at all. A state lives
+//! Roots are the newest run records of each pipeline, the named ones, the ones in progress, and the unreadable ones. A result
+//! lives if a kept run names its key or computed it, or if it is the newest result of a point of a kept run. The newest
+//! results of a pipeline without any run record live too. A state lives
 //!
-//! - if it lies on the chain of a living result and is pinned or the last, or a kept run names its key; or
-//! - if it was saved for a training that a kept run wants and that is not finished, and is pinned or the newest of that
-//!   training in its numerics class. The training is known by the key of its last state ([`StateRecord::towards`]); one
-//!   whose key its run did not know when it was killed, by the time when the state was saved.
+//! - if it is on the chain of a living result and is pinned or the last one, or a kept run names its key; or
+//! - if it was saved for an unfinished training of a kept run, and is pinned or the newest of that training in its numerics
+//!   class. The training is known by the key of its last state ([`StateRecord::towards`]). If its run was killed before it
+//!   knew that key, the training is known by the time when the state was saved.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::record::{ResultRecord, RunRecord, StateRecord};
 use super::runs::UnreadableRuns;
-use super::{ResultRecord, RunRecord, StateRecord};
 use crate::key::Key;
 use crate::status::RunStatus;
 
-/// The keys that kept runs hold on to.
+/// The keys that kept runs need.
 pub(super) struct Live {
-    /// Keys of results, there or to be made.
+    /// Keys of results, stored or still to be computed.
     pub(super) results: BTreeSet<Key>,
     /// Named by a run, as a result's or a state's key.
     named: BTreeSet<Key>,
-    /// Times (start, end) of kept runs that have not finished well: Unix milliseconds.
+    /// Start and end of kept runs that have not succeeded, in Unix milliseconds.
     unfinished: Vec<(i64, i64)>,
 }
 
@@ -40,7 +40,7 @@ impl Live {
         let mut ids: BTreeSet<&str> = runs.iter().map(|r| r.id.as_str()).collect();
         ids.extend(unreadable.ids.iter().map(String::as_str));
         live.extend(results.iter().filter(|r| ids.contains(r.provenance.run.as_str())).map(|r| r.key));
-        // A result whose key is that of a state that a run began with is another training's.
+        // A run may have begun with the last state of another training, whose result has the same key.
         live.extend(results.iter().filter(|r| named.contains(&r.key)).map(|r| r.key));
         let points: BTreeSet<(&str, &str)> =
             runs.iter().flat_map(|r| r.stages.iter().map(|s| (r.pipeline.as_str(), s.name.as_str()))).collect();
@@ -55,7 +55,7 @@ impl Live {
         Self { results: live, named, unfinished }
     }
 
-    /// The states that live and those that don't. `kept` and `dead` are the results, all of them.
+    /// Splits the states into living and dead ones. `kept` and `dead` are all results.
     pub(super) fn split_states(
         &self,
         states: Vec<StateRecord>,
@@ -73,7 +73,7 @@ impl Live {
         }
         states.into_iter().partition(|state| {
             let on_chain = chains.get(&state.key).is_some_and(|last| state.pinned || (*last && state.step == 0));
-            // Half an epoch of a training that has finished is of no use, whoever names that.
+            // Half an epoch of a finished training is of no use, even if a run names it.
             let named = self.named.contains(&state.key) && !(finished.contains(&state.key) && state.step > 0);
             let going_on = match state.towards {
                 None => self.during(state),

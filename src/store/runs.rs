@@ -1,17 +1,18 @@
 //! Run records: one JSON file each, so that they outlive every database and can be read beside a running one.
 //!
-//! The last field of a record is `check`, the digest of what stands before it. A collection keeps what a run names, so a
-//! record that was damaged must not be taken for one that names less ([`Store::unreadable_runs`]).
+//! The last field of a record is `check`, the digest of the text before it. A collection keeps what a run names, so a
+//! damaged record must not pass for one that names less ([`Store::unreadable_runs`]).
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
+use std::path::PathBuf;
 
 use super::disk::{self, write_atomically};
-use super::{Result, RunRecord, Store, StoreError};
+use super::error::{Result, StoreError};
+use super::handle::Store;
+use super::record::RunRecord;
 use crate::key::{Digest, Key};
 
-/// What stands before the digest of a record.
+/// The text before the digest of a record.
 const CHECK: &str = ",\"check\":\"";
 
 /// Bytes of the longest run record: one of 40,000 stages has about 10 MB.
@@ -22,94 +23,70 @@ const LONGEST: u64 = 1 << 30;
 pub(super) struct UnreadableRuns {
     /// Their ids, by the names of their files.
     pub(super) ids: BTreeSet<String>,
-    /// The digests that can be made out in their files: more than the keys that they name, and perhaps not all.
+    /// All digests in their files: more than the keys that they name, and perhaps not all of those.
     pub(super) keys: BTreeSet<Key>,
 }
 
 impl Store {
-    /// Writes or replaces a run record; durable when this returns.
-    ///
-    /// # Errors
-    /// If the cache can't be written.
+    /// Writes or replaces a run record, durably.
     pub fn write_run(&self, record: &RunRecord) -> Result<()> {
-        self.inner.prepare()?;
-        let folder = self.inner.dir.join("runs");
-        fs::create_dir_all(&folder).map_err(StoreError::io("can't make", &folder))?;
-        let path = folder.join(format!("{}.json", record.id));
+        let path = self.index.folder.create("runs")?.join(format!("{}.json", record.id));
         let text = serde_json::to_string(record).map_err(|e| StoreError::io("can't write", &path)(e.into()))?;
         let body = text.strip_suffix('}').unwrap_or(&text);
         write_atomically(&path, format!("{body}{CHECK}{}\"}}", Digest::of(body.as_bytes())).as_bytes())
     }
 
-    /// Runs whose record is damaged or missing, and what may be known of them.
+    /// Runs whose record is damaged or missing, and what may be known about them.
     pub(super) fn unreadable_runs(&self) -> Result<UnreadableRuns> {
-        let folder = self.inner.dir.join("runs");
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(UnreadableRuns::default()),
-            Err(e) => return Err(StoreError::io("can't read", &folder)(e)),
-        };
-        let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
-        let id = |name: String| Some(name.strip_suffix(".json").or(name.strip_suffix(".ndjson"))?.to_owned());
-        let mut unreadable = UnreadableRuns { ids: names.filter_map(id).collect(), keys: BTreeSet::new() };
+        let mut unreadable = UnreadableRuns::default();
+        for path in self.run_files()? {
+            let name = disk::name(&path);
+            let id = name.strip_suffix(".json").or(name.strip_suffix(".ndjson"));
+            unreadable.ids.extend(id.map(str::to_owned));
+        }
         for run in self.runs()? {
             unreadable.ids.remove(&run.id);
         }
         for id in &unreadable.ids {
             for name in [format!("{id}.json"), format!("{id}.ndjson")] {
-                // What can't be read names nothing.
-                let content = disk::read(&folder.join(name), LONGEST).unwrap_or_default();
-                unreadable.keys.extend(keys(&content));
+                // A file that can't be read names nothing.
+                let content = disk::read(&self.runs_folder().join(name), LONGEST).unwrap_or_default();
+                unreadable.keys.extend(digests(&content));
             }
         }
         Ok(unreadable)
     }
 
+    fn runs_folder(&self) -> PathBuf {
+        self.dir().join("runs")
+    }
+
+    /// The files beside and of run records, sorted by id.
+    fn run_files(&self) -> Result<Vec<PathBuf>> {
+        let folder = self.runs_folder();
+        disk::entries(&folder).map_err(StoreError::io("can't read", &folder))
+    }
+
     /// All run records, newest last. One that can't be read is left out, with a warning.
-    ///
-    /// # Errors
-    /// If the folder can't be read.
     pub fn runs(&self) -> Result<Vec<RunRecord>> {
-        let folder = self.inner.dir.join("runs");
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(StoreError::io("can't read", &folder)(e)),
-        };
         let mut runs = Vec::new();
-        for entry in entries.flatten() {
-            let path = entry.path();
-            if path.extension().is_none_or(|e| e != "json") {
-                continue;
-            }
-            match disk::read(&path, LONGEST).map_err(|e| e.to_string()).and_then(|b| parse(&b)) {
+        for path in self.run_files()?.iter().filter(|path| path.extension().is_some_and(|e| e == "json")) {
+            match disk::read(path, LONGEST).map_err(|e| e.to_string()).and_then(|b| parse(&b)) {
                 Ok(run) => runs.push(run),
-                Err(why) => self.inner.warn(format!("the run record {} can't be read: {why}", path.display())),
+                Err(why) => self.index.folder.warn(format!("the run record {} can't be read: {why}", path.display())),
             }
         }
         runs.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(runs)
     }
 
-    /// The newest run records, newest first, as many as have together no more than so many bytes; one at least. Those that
-    /// can't be read are left out: [`Store::runs`] says so.
-    ///
-    /// # Errors
-    /// If the folder can't be read.
+    /// The newest run records, newest first: at least one, and as many as take together at most so many bytes. Unreadable
+    /// records are left out; [`Store::runs`] warns about them.
     pub fn newest_runs(&self, bytes: u64) -> Result<Vec<RunRecord>> {
-        let folder = self.inner.dir.join("runs");
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(StoreError::io("can't read", &folder)(e)),
-        };
-        let mut paths: Vec<_> = entries.flatten().map(|e| e.path()).collect();
-        paths.retain(|path| path.extension().is_some_and(|e| e == "json"));
-        // Ids sort by time.
-        paths.sort_unstable_by(|a, b| b.cmp(a));
         let (mut runs, mut left) = (Vec::new(), bytes);
-        for path in paths {
-            let Ok(content) = disk::read(&path, LONGEST) else { continue };
+        // Ids sort by time.
+        for path in self.run_files()?.iter().rev().filter(|path| path.extension().is_some_and(|e| e == "json")) {
+            let Ok(content) = disk::read(path, LONGEST) else { continue };
             let size = content.len() as u64;
             if size > left && !runs.is_empty() {
                 break;
@@ -139,9 +116,8 @@ impl Store {
 }
 
 fn parse(bytes: &[u8]) -> Result<RunRecord, String> {
-    let body = bytes.windows(CHECK.len()).rposition(|w| w == CHECK.as_bytes());
     // Records of earlier versions have no check.
-    if let Some(body) = body {
+    if let Some(body) = bytes.windows(CHECK.len()).rposition(|w| w == CHECK.as_bytes()) {
         let check = bytes.get(body + CHECK.len()..).and_then(|rest| rest.strip_suffix(b"\"}"));
         if check != Some(Digest::of(&bytes[..body]).to_string().as_bytes()) {
             return Err("it was changed".to_owned());
@@ -151,7 +127,7 @@ fn parse(bytes: &[u8]) -> Result<RunRecord, String> {
 }
 
 /// All digests in a text.
-fn keys(text: &[u8]) -> impl Iterator<Item = Key> {
+fn digests(text: &[u8]) -> impl Iterator<Item = Digest> {
     let words = text.split(|byte| !byte.is_ascii_hexdigit()).filter(|word| word.len() == 64);
     words.filter_map(|word| std::str::from_utf8(word).ok()?.parse().ok())
 }

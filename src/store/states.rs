@@ -1,49 +1,38 @@
-//! States of trainings: a chain's keys, and what is stored under them.
+//! States of trainings.
 //!
-//! Under the key of state(e) stand the state itself (epoch e, step 0) and partial ones on the way to it (epoch e − 1, step
-//! s), each per numerics class. A partial state is under the key of what it will become, since half an epoch depends on
-//! that epoch's parameters: whoever changes them finds state(e − 1) and not the half epoch.
+//! Under the key of state(e) there are the state itself (epoch e, step 0) and partial states on the way to it (epoch e − 1,
+//! step s), each per numerics class. A partial state has the key of the state that it will become, because half an epoch
+//! depends on that epoch's parameters: with other parameters a training finds state(e − 1) and not the half epoch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::database::Access;
 use super::engine::Failure;
+use super::entries;
+use super::error::{Result, StoreError};
+use super::handle::Store;
+use super::holder::now_ms;
 use super::lock::Sharing;
-use super::record::{BlobEntries, now_ms};
-use super::{Result, StatePosition, StateRecord, Store, StoreError, blobs, index};
+use super::record::{StatePosition, StateRecord};
 use crate::artifact::Tensor;
 use crate::key::{Digest, Key};
 
 impl Store {
-    /// The furthest stored state of this chain in this numerics class, by the index: `states` are the keys of state(0),
-    /// state(1), … state(n) as [`crate::key::Components::states`] gives them. A partial state counts by its epoch and
-    /// step.
-    ///
-    /// # Errors
-    /// If the index can't be read.
+    /// The furthest stored state of this chain in this numerics class, as far as the index knows. `states` are the keys of
+    /// state(0), state(1), … state(n) as [`crate::key::Components::states`] gives them. Partial states count by their epoch
+    /// and step.
     pub fn longest_state(&self, states: &[Key], class: &str) -> Result<Option<StateRecord>> {
-        self.inner.read_index(|db| longest(db, states, class))
-    }
-
-    /// [`Store::longest_state`]'s position, for a plan.
-    ///
-    /// # Errors
-    /// If the index can't be read.
-    pub fn states_present(&self, states: &[Key], class: &str) -> Result<Option<StatePosition>> {
-        let longest = self.longest_state(states, class)?;
-        Ok(longest.map(|s| StatePosition { epoch: s.epoch, step: s.step }))
+        self.index.read(|db| entries::longest_state(db, states, class))
     }
 
     /// All stored states of this chain in any numerics class, by the index, in the order of the chain.
-    ///
-    /// # Errors
-    /// If the index can't be read.
     pub fn chain_states(&self, states: &[Key]) -> Result<Vec<StateRecord>> {
-        self.inner.read_index(|db| {
-            let lineage = index::lineage(db)?;
+        self.index.read(|db| {
+            let lineage = entries::lineage(db)?;
             let mut found = Vec::new();
-            for (epoch, key) in states.iter().enumerate() {
-                let here = |s: &StateRecord| s.epoch + u64::from(s.step > 0) == epoch as u64;
-                found.extend(index::states(db, key)?.into_iter().filter(|s| s.lineage == lineage && here(s)));
+            for (i, key) in states.iter().enumerate() {
+                let is_here = |s: &StateRecord| s.lineage == lineage && s.chain_index() == i as u64;
+                found.extend(entries::states(db, key)?.into_iter().filter(is_here));
             }
             found.sort_by_key(|s: &StateRecord| (s.epoch, s.step));
             Ok(found)
@@ -51,25 +40,19 @@ impl Store {
     }
 
     /// All stored states of all trainings, by the index.
-    ///
-    /// # Errors
-    /// If the index can't be read.
     pub fn all_states(&self) -> Result<Vec<StateRecord>> {
-        self.inner.read_index(|db| {
-            let lineage = index::lineage(db)?;
-            Ok(index::all_states(db)?.0.into_iter().filter(|s| s.lineage == lineage).collect())
+        self.index.read(|db| {
+            let lineage = entries::lineage(db)?;
+            Ok(entries::all_states(db)?.0.into_iter().filter(|s| s.lineage == lineage).collect())
         })
     }
 
-    /// The furthest state that can be read, with its content: damaged ones are forgotten and passed over.
-    ///
-    /// # Errors
-    /// If a database can't be read.
+    /// The furthest readable state, with its content. Damaged states are forgotten and skipped.
     pub fn resume(&self, states: &[Key], class: &str) -> Result<Option<(StateRecord, BTreeMap<String, Tensor>)>> {
         while let Some(record) = self.longest_state(states, class)? {
             match self.read_state(&record) {
                 Ok(tensors) => return Ok(Some((record, tensors))),
-                // It was forgotten, so that the next look finds the one before.
+                // It was forgotten, so the next look-up finds the state before it.
                 Err(StoreError::Damaged { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -77,9 +60,9 @@ impl Store {
         Ok(None)
     }
 
-    /// Stores a state of the chain `states` (the keys of state(0) … state(n)). It goes under the key of state(`epoch`), or
-    /// of state(`epoch` + 1) if `step` (the steps done after `epoch`) is not 0. A state that was pinned stays pinned, and
-    /// one that two trainings save becomes so: their chains part behind it. Durable when this returns.
+    /// Stores a state of the chain `states` (the keys of state(0) … state(n)), durably. Its key is that of state(`epoch`), or
+    /// of state(`epoch` + 1) if `step` is not 0. A pinned state stays pinned. A state that two trainings save is pinned too:
+    /// their chains part behind it.
     ///
     /// # Errors
     /// If the cache can't be written, or the chain has no such state.
@@ -91,13 +74,13 @@ impl Store {
         pinned: bool,
         tensors: &BTreeMap<String, Tensor>,
     ) -> Result<StateRecord> {
-        let place = usize::try_from(position.epoch).ok().and_then(|e| e.checked_add(usize::from(position.step > 0)));
-        let (Some(key), Some(towards)) = (place.and_then(|place| states.get(place)), states.last().copied()) else {
+        let index = usize::try_from(position.epoch).ok().and_then(|e| e.checked_add(usize::from(position.step > 0)));
+        let (Some(key), Some(towards)) = (index.and_then(|index| states.get(index)), states.last().copied()) else {
             return Err(StoreError::NotFound(format!("the chain has no state {}+{}", position.epoch, position.step)));
         };
-        let _collecting = self.inner.collect_lock(Sharing::Shared)?;
-        let entries = self.write_tensors(tensors)?;
-        let (before, lineage) = self.inner.read_index(|db| Ok((index::states(db, key)?, index::lineage(db)?)))?;
+        let _collecting = self.index.folder.collect_lock(Sharing::Shared)?;
+        let tensors = self.write_tensors(tensors)?;
+        let (before, lineage) = self.index.read(|db| Ok((entries::states(db, key)?, entries::lineage(db)?)))?;
         let same = before.into_iter().find(|s| s.step == position.step && s.class == class);
         let shared = same.as_ref().is_some_and(|s| s.towards.is_some_and(|other| other != towards));
         let record = StateRecord {
@@ -107,11 +90,11 @@ impl Store {
             step: position.step,
             class: class.to_owned(),
             pinned: pinned || shared || same.is_some_and(|s| s.pinned),
-            tensors: entries,
+            tensors,
             saved_at: now_ms(),
             lineage,
         };
-        self.inner.change_index(|_, batch| index::put_state(batch, &record))?;
+        self.index.change(|_, changes| entries::put_state(changes, &record))?;
         Ok(record)
     }
 
@@ -124,52 +107,31 @@ impl Store {
     }
 
     /// Removes `old`, which `newest` replaces, and returns whether it did. It stays if it is pinned, if another training
-    /// saved it (whoever took it up from there leaves it to its owner, and to `gc`), or if `newest` is not stored. The space
-    /// of what nothing else uses is used again (but for what others write at this moment: then it is left to `gc`).
-    ///
-    /// # Errors
-    /// If the cache can't be written.
+    /// saved it, or if `newest` is not stored. Frees the space of the blobs that nothing else uses, unless another process
+    /// writes at this moment; then `gc` frees it.
     pub fn remove_superseded(&self, old: &StateRecord, newest: &StateRecord) -> Result<bool> {
-        let name = |s: &StateRecord| (s.key, s.step, s.class.clone());
-        if name(old) == name(newest) {
+        if old.has_name_of(newest) {
             return Ok(false);
         }
-        let removable = self.inner.read_index(|db| {
+        let removable = self.index.read(|db| {
             let stored = |state: &StateRecord| -> Result<_, Failure> {
-                Ok(index::states(db, &state.key)?.into_iter().find(|s| name(s) == name(state)))
+                Ok(entries::states(db, &state.key)?.into_iter().find(|s| s.has_name_of(state)))
             };
             // As it is stored now: another process may have pinned it, or saved it for its own training.
             let old = stored(old)?.filter(|s| !s.pinned && s.towards.is_none_or(|t| Some(t) == newest.towards));
             Ok(old.filter(|_| matches!(stored(newest), Ok(Some(_)))))
         })?;
         let Some(old) = removable else { return Ok(false) };
-        let removal = self.inner.try_collect_lock()?;
-        self.inner.change_index(|_, batch| {
-            index::remove_state(batch, &old);
+        let removal = self.index.folder.try_collect_lock()?;
+        self.index.change(|_, changes| {
+            entries::remove_state(changes, &old);
             Ok(())
         })?;
         if removal.is_some() {
-            let live: BTreeSet<Digest> = self.inner.wanted_blobs()?.into_iter().map(|b| b.0).collect();
-            let blobs = old.blobs().into_iter().map(|b| b.digest);
-            let dead: BTreeSet<Digest> = blobs.filter(|b| !live.contains(b)).collect();
-            self.inner.change_chunks(|o| blobs::remove(o, |blob| dead.contains(blob)))?;
+            let live: BTreeSet<Digest> = self.index.wanted_blobs()?.into_iter().map(|b| b.digest).collect();
+            let dead: BTreeSet<Digest> = old.blobs().map(|b| b.digest).filter(|b| !live.contains(b)).collect();
+            self.blobs.remove(Access::Write, |blob| dead.contains(blob))?;
         }
         Ok(true)
     }
-}
-
-/// [`Store::longest_state`] on an open index.
-pub(super) fn longest(db: &sled::Db, states: &[Key], class: &str) -> Result<Option<StateRecord>, Failure> {
-    let lineage = index::lineage(db)?;
-    for (epoch, key) in states.iter().enumerate().rev() {
-        let usable = |s: &StateRecord| {
-            let here = if s.step == 0 { s.epoch } else { s.epoch + 1 };
-            s.class == class && s.lineage == lineage && here == epoch as u64
-        };
-        let stored = index::states(db, key)?.into_iter().filter(usable);
-        if let Some(state) = stored.max_by_key(|s| (s.epoch, s.step)) {
-            return Ok(Some(state));
-        }
-    }
-    Ok(None)
 }

@@ -1,4 +1,4 @@
-//! Stories about the store.
+//! Tests of the store, and helpers that they share.
 
 mod access;
 mod care;
@@ -7,14 +7,16 @@ mod earlier_formats;
 mod packs;
 mod processes;
 mod rebuilding;
+mod transfer;
 mod trouble;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::error::Result;
 use super::*;
-use crate::artifact::Tensor;
-use crate::key::{Digest, InputDigest, Key, Segment};
+use crate::artifact::{Artifact, Tensor};
+use crate::key::{Components, Digest, InputDigest, Key, Segment};
 
 pub(super) fn store(dir: &Path) -> Store {
     Store::open(dir, Options::default()).unwrap()
@@ -44,7 +46,7 @@ pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 pub(super) fn artifact(seed: u64, len: usize) -> Artifact {
     let mut artifact = Artifact::default();
-    // Small files stand outside of the chunks; most of these stories are about chunks.
+    // Small files are not in packs. Most of these tests are about packs.
     match len {
         50_000..=1_048_576 => drop(artifact.tensors.insert("noise".to_owned(), Tensor::vector(&noise(seed, len)))),
         _ => drop(artifact.files.insert("noise".to_owned(), noise(seed, len))),
@@ -59,6 +61,16 @@ pub(super) fn commit(store: &Store, point: &str, components: &Components, artifa
     store.commit(NewResult { pipeline: "p", point, components, artifact, provenance }).unwrap()
 }
 
+/// Whether a look-up takes this result for present.
+pub(super) fn is_present(store: &Store, record: &ResultRecord) -> bool {
+    store.are_present(&[record]).unwrap()[0]
+}
+
+/// The furthest stored state of a chain, as a look-up finds it.
+pub(super) fn furthest(store: &Store, keys: &[Key], class: &str) -> Option<StatePosition> {
+    store.look(|look| look.states_present(keys, class)).unwrap()
+}
+
 pub(super) fn read(store: &Store, record: &ResultRecord) -> Result<Artifact> {
     let mut artifact = Artifact { metrics: record.manifest.metrics.clone(), ..Artifact::default() };
     for (name, entry) in &record.manifest.files {
@@ -71,7 +83,7 @@ pub(super) fn read(store: &Store, record: &ResultRecord) -> Result<Artifact> {
 }
 
 #[test]
-fn what_was_stored_is_read_back_by_another_store() {
+fn stored_result_is_read_by_another_store() {
     let dir = tempfile::tempdir().unwrap();
     let (c, a) = (components("a", 1), artifact(7, 200_000));
     let written = commit(&store(dir.path()), "x", &c, &a);
@@ -79,13 +91,13 @@ fn what_was_stored_is_read_back_by_another_store() {
     let found = store.result(&c.key()).unwrap().unwrap();
     assert_eq!(found, written);
     assert_eq!(found.digest, found.manifest.digest());
-    assert!(store.is_present(&found).unwrap());
+    assert!(is_present(&store, &found));
     assert_eq!(read(&store, &found).unwrap(), a);
     assert_eq!(store.warnings(), [""; 0]);
 }
 
 #[test]
-fn a_cache_that_does_not_exist_reads_as_empty_and_is_not_made() {
+fn missing_cache_reads_as_empty_and_is_not_created() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(&dir.path().join("cache"));
     let key = components("a", 1).key();
@@ -101,7 +113,7 @@ fn a_cache_that_does_not_exist_reads_as_empty_and_is_not_made() {
 }
 
 #[test]
-fn a_point_remembers_what_it_used_last_and_a_similar_result_is_found() {
+fn newest_result_of_a_point_follows_hits_and_similar_results_are_found() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let (old, new) = (components("old", 1), components("new", 1));
@@ -111,12 +123,12 @@ fn a_point_remembers_what_it_used_last_and_a_similar_result_is_found() {
     store.note_hits("p", &[("x", first.key), ("y", first.key)]).unwrap();
     assert_eq!(store.newest("p", "x").unwrap().unwrap().components, old);
     assert_eq!(store.newest("p", "y").unwrap().unwrap().components, old);
-    assert!(store.exists_but_for_inputs(&components("old", 99)).unwrap());
-    assert!(!store.exists_but_for_inputs(&components("other", 1)).unwrap());
+    assert!(store.look(|look| look.exists_but_for_inputs(&components("old", 99))).unwrap());
+    assert!(!store.look(|look| look.exists_but_for_inputs(&components("other", 1))).unwrap());
 }
 
 #[test]
-fn a_group_is_stored_as_each_by_itself_would_be() {
+fn results_stored_together_equal_results_stored_one_by_one() {
     let (together, apart) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let all: Vec<_> = (0..5).map(|i| (components(&format!("c{i}"), 1), artifact(i % 3, 60_000 * i as usize))).collect();
     let new = |(components, artifact)| {
@@ -136,7 +148,7 @@ fn a_group_is_stored_as_each_by_itself_would_be() {
 }
 
 #[test]
-fn a_hit_is_told_without_the_record_and_never_without_the_result() {
+fn hit_needs_no_record_but_needs_the_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let hit = |store: &Store, c: &Components| store.look(|look| look.hit(&c.key())).unwrap();
     let (c, other) = (components("a", 1), components("b", 1));
@@ -144,17 +156,17 @@ fn a_hit_is_told_without_the_record_and_never_without_the_result() {
     assert_eq!(hit(&store, &c), None, "there is no index yet");
     let record = commit(&store, "x", &c, &artifact(1, 100_000));
     assert_eq!((hit(&store, &c), hit(&store, &other)), (Some(record.digest), None));
-    // One that an earlier vadpipe wrote has no such entry.
+    // A result of an earlier version has no short entry.
     let usable = [b"u".as_slice(), &c.key().0].concat();
     let forget = |_: &sled::Db, batch: &mut crate::store::journal::Changes| {
         batch.remove(usable.as_slice());
         Ok(())
     };
-    store.inner.change_index(forget).unwrap();
+    store.index.change(forget).unwrap();
     assert_eq!(hit(&store, &c), Some(record.digest));
     let again = commit(&store, "x", &c, &artifact(1, 100_000));
     let blob = again.manifest.tensors["noise"].blob.digest;
-    store.inner.lose(&[blob].into()).unwrap();
+    store.index.lose(&[blob].into()).unwrap();
     assert_eq!(hit(&store, &c), None, "its bytes are known to be damaged");
     commit(&store, "x", &c, &artifact(1, 100_000));
     assert_eq!(hit(&store, &c), Some(record.digest), "and were made again");
@@ -164,7 +176,7 @@ fn a_hit_is_told_without_the_record_and_never_without_the_result() {
 }
 
 #[test]
-fn equal_blobs_and_chunks_are_stored_once() {
+fn equal_blobs_and_pieces_are_stored_once() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let mut big = artifact(1, 12 << 20);
@@ -196,34 +208,34 @@ fn at(epoch: u64, step: u64) -> StatePosition {
 }
 
 #[test]
-fn a_chain_goes_on_from_its_furthest_state_in_its_own_class() {
+fn training_resumes_from_furthest_state_of_its_class() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let keys = chain(5).states();
-    assert_eq!(store.states_present(&keys, "cpu").unwrap(), None);
+    assert_eq!(furthest(&store, &keys, "cpu"), None);
     store.put_state(&keys, at(2, 0), "cpu", true, &state(2, 1000)).unwrap();
     store.put_state(&keys, at(3, 0), "cpu", false, &state(3, 1000)).unwrap();
-    // Partial states stand under the key of what they will become.
+    // A partial state has the key of the state that it will become.
     store.put_state(&keys, at(3, 9), "cpu", false, &state(39, 1000)).unwrap();
     store.put_state(&keys, at(3, 17), "cpu", false, &state(317, 1000)).unwrap();
     store.put_state(&keys, at(4, 0), "cuda", false, &state(4, 1000)).unwrap();
-    assert_eq!(store.states_present(&keys, "cpu").unwrap(), Some(at(3, 17)));
-    assert_eq!(store.states_present(&keys, "cuda").unwrap(), Some(at(4, 0)));
-    // A chain that ends at epoch 3 has no use for what lies beyond it.
-    assert_eq!(store.states_present(&keys[..4], "cpu").unwrap(), Some(at(3, 0)));
+    assert_eq!(furthest(&store, &keys, "cpu"), Some(at(3, 17)));
+    assert_eq!(furthest(&store, &keys, "cuda"), Some(at(4, 0)));
+    // A chain that ends at epoch 3 uses no later state.
+    assert_eq!(furthest(&store, &keys[..4], "cpu"), Some(at(3, 0)));
     let (record, tensors) = store.resume(&keys, "cpu").unwrap().unwrap();
     assert_eq!(tensors, state(317, 1000));
     let state_at = |chain: &[Key]| store.longest_state(chain, "cpu").unwrap().unwrap();
     assert!(store.remove_superseded(&state_at(&keys[..4]), &record).unwrap());
-    assert_eq!(store.states_present(&keys[..4], "cpu").unwrap(), Some(at(2, 0)));
+    assert_eq!(furthest(&store, &keys[..4], "cpu"), Some(at(2, 0)));
     assert!(!store.remove_superseded(&state_at(&keys[..4]), &record).unwrap());
-    assert_eq!(store.states_present(&keys[..4], "cpu").unwrap(), Some(at(2, 0)), "a pinned state stays");
-    assert_eq!(store.states_present(&keys, "cpu").unwrap(), Some(at(3, 17)));
-    assert_eq!(store.states_present(&keys, "cuda").unwrap(), Some(at(4, 0)), "another class is left alone");
+    assert_eq!(furthest(&store, &keys[..4], "cpu"), Some(at(2, 0)), "a pinned state stays");
+    assert_eq!(furthest(&store, &keys, "cpu"), Some(at(3, 17)));
+    assert_eq!(furthest(&store, &keys, "cuda"), Some(at(4, 0)), "another class is left alone");
 }
 
 #[test]
-fn a_superseded_state_gives_its_space_to_the_next() {
+fn superseded_states_free_their_space() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let keys = chain(40).states();
@@ -240,5 +252,5 @@ fn a_superseded_state_gives_its_space_to_the_next() {
     assert!(sizes[40] < 80, "{sizes:?}");
     let policy = GcPolicy { keep_runs: 1, named: vec![], dry_run: false };
     let report = store.gc(&policy).unwrap();
-    assert_eq!((report.states_removed, store.states_present(&keys, "cpu").unwrap()), (1, None));
+    assert_eq!((report.states_removed, furthest(&store, &keys, "cpu")), (1, None));
 }

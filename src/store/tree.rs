@@ -1,10 +1,11 @@
-//! BLAKE3's tree over pieces of a blob, so that pieces are hashed once, on any thread, and each can be verified alone.
+//! BLAKE3's tree over the pieces of a blob. Each piece is hashed once, on any thread, and each can be verified alone.
 //!
-//! BLAKE3 cuts its input into chunks of 1 KiB and joins their chaining values in a binary tree whose left side is always
-//! a full power of two. An aligned piece of 2¹⁰ chunks (1 MiB; the last one may be shorter) is a subtree of that tree,
-//! and its chaining value is what we name the piece by (one that is all of its blob, by its digest). The blob's digest, the same as `blake3::hash` of all of it,
-//! follows from the names alone: a list of names that joins to the digest is the right list, and a piece that hashes to
-//! its name is the right piece. Since a chaining value knows its place, equal bytes have one name only at equal offsets.
+//! BLAKE3 cuts its input into chunks of 1 KiB and joins their chaining values in a binary tree whose left side is always a
+//! full power of two. An aligned piece of 2¹⁰ chunks (1 MiB; the last one may be shorter) is a subtree of that tree. Its
+//! chaining value is the piece's name; a piece that is a whole blob is named by the blob's digest. The blob's digest,
+//! which equals `blake3::hash` of all its bytes, follows from the names alone. So a list of names that joins to the digest
+//! is the right list, and a piece that hashes to its name is the right piece. A chaining value depends on its offset, so
+//! equal bytes have the same name only at equal offsets.
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 
@@ -13,7 +14,32 @@ use crate::key::Digest;
 /// Bytes of a piece.
 pub(super) const PIECE: usize = 1 << 20;
 
-/// The name of piece `index` of a blob of `size` bytes, whose own bytes are these one after the other.
+/// A blob's length and the names of its pieces.
+#[derive(Clone, Debug)]
+pub(super) struct PieceList {
+    pub(super) size: u64,
+    pub(super) pieces: Vec<Digest>,
+}
+
+impl PieceList {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.size.to_le_bytes().to_vec();
+        self.pieces.iter().for_each(|piece| bytes.extend_from_slice(&piece.0));
+        bytes
+    }
+
+    /// None unless the number of pieces, of `piece` bytes each, fits the length. So a wrong length can't ask for absurd
+    /// amounts of memory.
+    pub(super) fn decode(bytes: &[u8], piece: usize) -> Option<Self> {
+        let (size, digests) = bytes.split_first_chunk::<8>()?;
+        let (pieces, rest) = digests.as_chunks::<32>();
+        let size = u64::from_le_bytes(*size);
+        let fits = rest.is_empty() && pieces.len() as u64 == size.div_ceil(piece as u64);
+        fits.then(|| Self { size, pieces: pieces.iter().map(|piece| Digest(*piece)).collect() })
+    }
+}
+
+/// The name of piece `index` of a blob of `size` bytes. The piece's bytes are these parts, one after the other.
 pub(super) fn name(index: usize, size: u64, parts: [&[u8]; 2]) -> Digest {
     let mut hasher = blake3::Hasher::new();
     if size <= PIECE as u64 {
@@ -24,7 +50,7 @@ pub(super) fn name(index: usize, size: u64, parts: [&[u8]; 2]) -> Digest {
     Digest(hasher.finalize_non_root())
 }
 
-/// The digest of a blob of `size` bytes from its pieces' names; none if their number doesn't fit the size.
+/// The digest of a blob of `size` bytes from the names of its pieces; none if their number doesn't fit the size.
 pub(super) fn root(names: &[Digest], size: u64) -> Option<Digest> {
     if size.div_ceil(PIECE as u64) != names.len() as u64 {
         return None;
@@ -40,7 +66,7 @@ pub(super) fn root(names: &[Digest], size: u64) -> Option<Digest> {
 }
 
 fn halves(names: &[Digest], size: u64) -> (ChainingValue, ChainingValue) {
-    // More than one piece, so the left side is at least one and a multiple of it.
+    // There is more than one piece, so the left side is a whole number of pieces.
     let left = left_subtree_len(size);
     let (before, after) = names.split_at(usize::try_from(left / PIECE as u64).unwrap_or(usize::MAX));
     (joined(before, left), joined(after, size - left))

@@ -123,14 +123,11 @@ fn a_wrong_question_about_metrics_is_explained() {
         said.err
     };
     let said = wrong(&["--where", "tran<3"]);
-    assert!(
-        said.contains("no axis and no metric is called `tran`") && said.contains("did you mean `train`?"),
-        "{said}"
-    );
+    assert!(said.contains("there is no axis or metric `tran`") && said.contains("did you mean `train`?"), "{said}");
     assert!(wrong(&["--sort", "-tran"]).contains("did you mean `train`?"));
-    assert!(wrong(&["--where", "train"]).contains("it compares nothing"));
+    assert!(wrong(&["--where", "train"]).contains("it has no comparison operator"));
     let empty = wrong(&["--where", "loss<1", "--cache", "empty"]);
-    assert!(empty.contains("nothing that is cached has any metric"), "{empty}");
+    assert!(empty.contains("no cached result has a metric"), "{empty}");
 }
 
 #[test]
@@ -166,11 +163,11 @@ outputs = { out = "out" }
     for question in [["--sort", "-kl"], ["--where", "kl<3"]] {
         let said = desk.vadpipe(["metrics", "p.toml"].iter().chain(&question));
         assert_eq!(said.code, 2, "{}", said.err);
-        assert!(said.err.contains("an axis and a metric are both called `kl`"), "{}", said.err);
+        assert!(said.err.contains("`kl` is both an axis and a metric"), "{}", said.err);
         assert!(said.err.contains("write `axis.kl` or `metric.kl`"), "{}", said.err);
     }
     let said = desk.vadpipe(["metrics", "p.toml", "--where", "shape<3"]);
-    assert!(said.code == 2 && said.err.contains("`shape` is text"), "{}", said.err);
+    assert!(said.code == 2 && said.err.contains("`shape` is a string"), "{}", said.err);
 }
 
 #[test]
@@ -286,7 +283,7 @@ fn explain_names_every_component_and_what_changed_and_what_would_hit() {
     assert_eq!(text(&ad["newest"]["run"]), run);
     // Another learning rate from the start: nothing to go on from.
     let other = desk.vadpipe(["explain", "p.toml", "ad", "-S", "stages.ad.lr=0.5"]).out;
-    assert!(other.contains("cached      nothing of 3 epochs\n"), "{other}");
+    assert!(other.contains("cached      none of 3 epochs\n"), "{other}");
     // Below what will run, the key is not known, but all else is.
     let below = desk.vadpipe(["explain", "p.toml", "fit@distribution=uniform"]).out;
     assert!(
@@ -315,7 +312,7 @@ fn status_says_what_is_there_and_what_the_states_of_a_training_take() {
     assert_eq!(status["disk"]["states_bytes"], states["bytes"]);
     assert!(status["disk"]["bytes"].as_u64() > states["bytes"].as_u64());
     let said = desk.vadpipe(["status", "p.toml"]).out;
-    assert!(said.contains("3 states of trainings with ") && said.contains("after epochs 1, 2, 3\n"), "{said}");
+    assert!(said.contains(" for 3 states of trainings\n") && said.contains("after epochs 1, 2, 3\n"), "{said}");
 }
 
 #[test]
@@ -371,7 +368,7 @@ fn a_plan_says_how_long_it_will_take_as_far_as_it_can_know() {
     let said = desk.vadpipe(["plan", "p.toml", ad, "-S", "params.epochs=1000000"]);
     assert!(said.err.contains("1 to run; about "), "{}", said.err);
     let whole = desk.vadpipe(["plan", "p.toml", "-S", "params.epochs=1000000"]);
-    assert!(whole.err.contains("stages that never ran here"), "{}", whole.err);
+    assert!(whole.err.contains("stages without an estimate"), "{}", whole.err);
 }
 
 #[test]

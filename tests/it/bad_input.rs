@@ -212,9 +212,9 @@ fn a_file_that_changes_while_its_stage_runs_makes_no_result() {
 }
 
 #[test]
-fn running_again_what_no_target_needs_is_a_mistake() {
+fn rerun_of_a_stage_that_no_target_needs_is_an_error() {
     let desk = Desk::new(MINI);
     let said = desk.vadpipe(["run", "p.toml", "data", "-R", "ad"]);
     assert_eq!(said.code, 2, "{}", said.err);
-    assert!(said.err.contains("`ad` is to run again, but no target needs it"), "{}", said.err);
+    assert!(said.err.contains("can't run `ad` again: no target needs it"), "{}", said.err);
 }

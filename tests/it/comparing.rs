@@ -18,7 +18,7 @@ fn changed<'a>(found: &'a Value, name: &str) -> &'a Value {
 }
 
 #[test]
-fn two_runs_differ_in_what_was_set() {
+fn runs_differ_in_the_values_that_were_set() {
     let desk = Desk::new(MINI);
     let first = text(&desk.run(&["ad"]).last()["run"]);
     desk.run(&["ad", "-S", "params.epochs=4"]);
@@ -32,15 +32,15 @@ fn two_runs_differ_in_what_was_set() {
     assert!(loss["b"].as_f64() < loss["a"].as_f64(), "{loss}");
     assert_eq!(found["facts"].as_array().expect("facts").len(), 1, "the command line alone: {found}");
     let said = desk.vadpipe(["diff", &first, "last"]).out;
-    assert!(said.contains("  epochs") && said.contains("→  4") && said.contains("(other bytes)"), "{said}");
-    assert!(said.contains("the same: data"), "{said}");
+    assert!(said.contains("  epochs") && said.contains("→  4") && said.contains("(different output)"), "{said}");
+    assert!(said.contains("unchanged: data"), "{said}");
     // The same run is the same.
     let same = diff(&desk, &["last", "last"]);
     assert_eq!((&same["changed"], &same["same"]), (&json!([]), &json!(["data", "ad"])));
 }
 
 #[test]
-fn two_points_are_shown_side_by_side_with_their_images() {
+fn html_page_shows_two_points_with_their_images() {
     let desk = Desk::new(SWEEP);
     desk.run(&["ad"]);
     let points = ["p.toml", "ad@lr=0.001,latent_dim=4", "ad@lr=0.01,latent_dim=4"];
@@ -60,7 +60,7 @@ fn two_points_are_shown_side_by_side_with_their_images() {
 }
 
 #[test]
-fn two_stages_meet_where_their_axes_have_the_same_values() {
+fn points_of_two_stages_are_paired_by_the_values_of_their_axes() {
     let desk = Desk::new(MINI);
     let found = diff(&desk, &["p.toml", "vad", "fit"]);
     let pairs = found["changed"].as_array().expect("pairs");
@@ -73,7 +73,7 @@ fn two_stages_meet_where_their_axes_have_the_same_values() {
 }
 
 #[test]
-fn two_pipelines_differ_before_anything_ran() {
+fn pipelines_are_compared_before_they_run() {
     let desk = Desk::new(MINI);
     desk.write(
         "q.toml",
@@ -97,10 +97,10 @@ fn two_pipelines_differ_before_anything_ran() {
 }
 
 #[test]
-fn a_wrong_comparison_is_refused() {
+fn wrong_comparison_is_an_error() {
     let desk = Desk::new(MINI);
     for (args, said) in [
-        (&["p.toml", "last"][..], "one of these is a pipeline file"),
+        (&["p.toml", "last"][..], "can't compare a pipeline file with something"),
         (&["last", "last"], "there is no run"),
         (&["last~3", "last"], "there is no run `last~3`"),
         (&["p.toml", "q.toml"], "can't read the pipeline q.toml"),

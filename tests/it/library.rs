@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use vadpipe::artifact::Artifact;
+use vadpipe::artifact::{Artifact, Tensor};
 use vadpipe::event::{Event, Listener};
 use vadpipe::exec::{self, Options, choose};
 use vadpipe::graph::Graph;
+use vadpipe::model::{Decoder, DecoderShape};
 use vadpipe::spec::{self, DeviceChoice, Precision};
-use vadpipe::stage::{Bound, Cancel, Context, Params, Role, Roles, Stage, StageError, StageKind};
+use vadpipe::stage::{Bound, Cancel, Capability, Context, Params, Registry, Role, Roles, Stage, StageError, StageKind};
 use vadpipe::status::RunStatus;
 use vadpipe::store::Store;
 
@@ -26,7 +27,7 @@ impl StageKind for Mean {
         "the mean of a split's pixels"
     }
     fn roles(&self) -> Roles {
-        Roles::Fixed(&[Role { name: "data", optional: false, kinds: &["load-data"] }])
+        Roles::Fixed(&[Role { name: "data", optional: false, needs: &[Capability::IMAGES] }])
     }
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
         Arc::new(MeanOf(params.float("scale", 1.0, Bound::Positive)))
@@ -69,11 +70,22 @@ matrix = { scale = [1.0, 2.0] }
 scale = \"${matrix.scale}\"
 ";
 
-/// Runs a pipeline in this folder with our kind: what was told.
-fn run(folder: &Path, pipeline: &str) -> Vec<Event> {
+/// The kinds of this file beside those of vadpipe.
+fn registry() -> Registry {
     let mut registry = vadpipe::stages::builtin();
-    registry.register(Mean);
-    let spec = spec::load(pipeline, "means.toml", folder, &[], &registry).expect("a pipeline");
+    registry.register(Mean).register(Average { makes_decoder: true });
+    registry
+}
+
+/// Runs a pipeline in this folder, which must succeed. Returns its events.
+fn run(folder: &Path, pipeline: &str) -> Vec<Event> {
+    let (status, events) = try_run(folder, pipeline, &registry());
+    assert_eq!(status, RunStatus::Ok, "{events:?}");
+    events
+}
+
+fn try_run(folder: &Path, pipeline: &str, registry: &Registry) -> (RunStatus, Vec<Event>) {
+    let spec = spec::load(pipeline, "means.toml", folder, &[], registry).expect("a pipeline");
     let graph = Graph::of(&spec.points).expect("a graph");
     let store = Arc::new(Store::open(&folder.join("cache"), Default::default()).expect("a cache"));
     let compute = choose(DeviceChoice::Cpu, Precision::F32).expect("a CPU");
@@ -84,17 +96,24 @@ fn run(folder: &Path, pipeline: &str) -> Vec<Event> {
         jobs: 2,
         keep_going: false,
         wait: true,
-        threads: 1,
-        compute: &compute,
-        data_dirs: &[],
+        isolate: None,
         reports: folder,
         file: "means.toml",
         args: &[],
     };
     let heard = Heard::default();
-    let outcome = exec::run(&spec, &graph, &store, &options, &Cancel::default(), &heard).expect("a run");
-    assert_eq!(outcome.status, RunStatus::Ok);
-    heard.0.into_inner().expect("a list")
+    let context = exec::RunContext {
+        spec: &spec,
+        graph: &graph,
+        store: &store,
+        compute: &compute,
+        data_dirs: &[],
+        threads: 1,
+        cancel: &Cancel::default(),
+        listener: &heard,
+    };
+    let outcome = exec::run(&context, &options).expect("a run");
+    (outcome.status, heard.0.into_inner().expect("a list"))
 }
 
 /// The last event's lists: what was executed, and how much was cached.
@@ -127,4 +146,165 @@ fn a_thousand_points_run_once_each_and_an_edit_runs_one() {
     assert_eq!(executed_and_cached(run(folder.path(), &sweep)), (vec![], 1001));
     let edited = sweep.replace(", 500.0,", ", 500.5,");
     assert_eq!(executed_and_cached(run(folder.path(), &edited)), (vec!["mean@scale=500.5".to_owned()], 1000));
+}
+
+/// A training of another crate: its decoder has random weights, and its latents are the mean brightness of the images.
+struct Average {
+    makes_decoder: bool,
+}
+
+const LATENT_DIM: usize = 4;
+
+impl StageKind for Average {
+    fn name(&self) -> &'static str {
+        "average"
+    }
+    fn version(&self) -> u32 {
+        1
+    }
+    fn summary(&self) -> &'static str {
+        "a decoder with random weights, and latents of mean brightness"
+    }
+    fn roles(&self) -> Roles {
+        Roles::Fixed(&[Role { name: "data", optional: false, needs: &[Capability::IMAGES] }])
+    }
+    fn provides(&self) -> &'static [Capability] {
+        &[Capability::DECODER, Capability::LATENTS, Capability::HISTORY]
+    }
+    fn heading(&self) -> &'static str {
+        "Averages"
+    }
+    fn parse(&self, _params: &mut Params<'_>) -> Arc<dyn Stage> {
+        Arc::new(Average { makes_decoder: self.makes_decoder })
+    }
+}
+
+impl Stage for Average {
+    fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
+        let images = context.inputs.one("data")?.tensor("train.images")?.to_vec::<u8>()?;
+        let brightness = |image: &[u8]| image.iter().map(|p| f32::from(*p)).sum::<f32>() / image.len() as f32 / 255.0;
+        let latents: Vec<f32> = images.chunks(28 * 28).flat_map(|image| [brightness(image), 1.0, -1.0, 0.5]).collect();
+        let mut artifact = Artifact::default();
+        let shape = DecoderShape { latent_dim: LATENT_DIM, channels: [8, 8, 8, 8] };
+        if self.makes_decoder {
+            let weights = Decoder::new(shape, &context.streams).weights()?;
+            artifact.tensors.extend(weights.into_iter().map(|(name, tensor)| (format!("decoder.{name}"), tensor)));
+        }
+        artifact.tensors.insert("latents".into(), Tensor::new([latents.len() / LATENT_DIM, LATENT_DIM], &latents)?);
+        artifact.tensors.insert("history.loss".into(), Tensor::vector(&[0.9f64, 0.5, 0.4]));
+        artifact.tensors.insert("attention".into(), Tensor::vector(&[1.0f32]));
+        artifact.metrics.insert("loss".into(), 0.4);
+        artifact.facts.insert("split".into(), "train".into());
+        Ok(artifact)
+    }
+}
+
+const AVERAGE: &str = r#"
+[pipeline]
+name = "averages"
+[stages.data]
+kind = "load-data"
+source = "synthetic"
+train = 24
+test = 12
+[stages.average]
+kind = "average"
+inputs = { data = "data" }
+[stages.fit]
+kind = "fit-latents"
+inputs = { data = "data", model = "average" }
+split = "train"
+init = "trained"
+epochs = 1
+[stages.map]
+kind = "tsne"
+inputs = { data = "data", latents = "average" }
+perplexity = 3
+iterations = 20
+[stages.way]
+kind = "interpolate"
+inputs = { data = "data", model = "average" }
+from = "Trouser"
+to = 3
+[stages.given]
+kind = "decode"
+inputs = { model = "average", latents = "average" }
+what = "latents"
+[stages.report]
+kind = "report"
+inputs = { shown = ["data", "average", "fit", "map", "way", "given"] }
+"#;
+
+#[test]
+fn training_of_another_crate_feeds_every_kind_that_needs_what_it_provides() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let events = run(folder.path(), AVERAGE);
+    let page = std::fs::read_to_string(folder.path().join("averages.report.html")).expect("a report");
+    let section = |id: &str| {
+        let start = page.split(&format!("<section id=\"{id}\">")).nth(1);
+        start.unwrap_or_else(|| panic!("no section {id}")).split("</section>").next().unwrap_or_default().to_owned()
+    };
+    assert!(section("figures").contains("<caption>Averages</caption>"));
+    let training = section("training");
+    assert!(training.contains("<h3>Averages</h3>") && training.contains("<title>average</title>"), "{training}");
+    assert!(section("fitting").contains("<title>fit</title>"));
+    let shown = [("embeddings", "<b>map</b>"), ("interpolations", "\"name\">way "), ("samples", "\"name\">given ")];
+    for (id, wanted) in shown {
+        assert!(section(id).contains(wanted), "{wanted} in {}", section(id));
+    }
+    let other = section("other");
+    assert!(other.contains("attention") && !other.contains("decoder.") && !other.contains("history."), "{other}");
+
+    assert_eq!(executed_and_cached(events).0.len(), 7);
+    assert_eq!(executed_and_cached(run(folder.path(), AVERAGE)), (vec![], 7));
+    let store = Store::open(&folder.path().join("cache"), Default::default()).expect("a cache");
+    let record = store.newest("averages", "average").expect("the index").expect("a result");
+    let provides = ["decoder", "history", "latents"].map(str::to_owned);
+    assert_eq!(record.provides, Some(BTreeSet::from(provides)));
+}
+
+#[test]
+fn role_without_what_it_needs_names_stages_that_provide_it() {
+    let wrong = |from: &str, to: &str| {
+        let text = AVERAGE.replace(from, to);
+        spec::load(&text, "p.toml", Path::new("."), &[], &registry()).expect_err("a wrong role").message
+    };
+    insta::assert_snapshot!(wrong("model = \"average\" }\nfrom", "model = \"fit\" }\nfrom"), @r#"
+    error: role `model` of kind `interpolate` needs `decoder`, which stage `fit` does not provide
+      --> p.toml:25:35
+       |
+    25 | inputs = { data = "data", model = "fit" }
+       |                                   ^^^^^
+       |
+       = help: stage `fit`, of kind `fit-latents`, provides `latents`, `fitted-latents`, `history`, `reconstructions`; stages that provide `decoder`, `latents`: `average`
+
+    1 error in the pipeline
+    "#);
+    let only_data = AVERAGE.split("[stages.average]").next().unwrap_or_default();
+    let text = format!("{only_data}[stages.given]\nkind = \"decode\"\ninputs = {{ model = \"data\" }}\n");
+    let error = spec::load(&text, "p.toml", Path::new("."), &[], &registry()).expect_err("a wrong role");
+    insta::assert_snapshot!(error.message, @r#"
+    error: role `model` of kind `decode` needs `decoder`, which stage `data` does not provide
+      --> p.toml:11:20
+       |
+    11 | inputs = { model = "data" }
+       |                    ^^^^^^
+       |
+       = help: stage `data`, of kind `load-data`, provides `images`, `labels`, `examples`; kinds that provide `decoder`: `average`, `train-ad`, `train-vad`
+
+    1 error in the pipeline
+    "#);
+}
+
+#[test]
+fn kind_that_does_not_make_what_it_provides_fails() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut registry = registry();
+    registry.register(Average { makes_decoder: false });
+    let (status, events) = try_run(folder.path(), AVERAGE, &registry);
+    assert_eq!(status, RunStatus::Failed);
+    let errors =
+        events.iter().filter_map(|e| if let Event::StageFailed { error, .. } = e { Some(error) } else { None });
+    let errors: Vec<&String> = errors.collect();
+    assert_eq!(errors, ["kind `average` provides `decoder`, but made no tensor `decoder.*`"]);
 }

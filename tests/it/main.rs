@@ -13,6 +13,7 @@ mod freshness;
 mod golden;
 mod hostile;
 mod interruption;
+mod isolation;
 mod layers;
 mod library;
 mod limits;

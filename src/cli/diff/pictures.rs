@@ -8,14 +8,14 @@ use crate::error::{Error, Result};
 use crate::report::{Comparison, Curve, Picture, image};
 use crate::store::{ResultRecord, Store};
 
-/// More points than these make a page that no browser likes.
+/// A page with more points is too large for a browser.
 const MOST_POINTS: usize = 40;
-/// More images than these of one stack show nothing more.
+/// More images of one stack show nothing new.
 const MOST_IMAGES: usize = 40;
 const ACROSS: usize = 10;
 const HISTORY: &str = "history.";
 
-/// Adds what can be seen of each pair. Returns how many pairs were left out.
+/// Adds the images and curves of each pair. Returns how many pairs were left out.
 pub(super) fn add(store: &Store, found: &mut Comparison, sides: &[[Side; 2]]) -> Result<usize> {
     for (pair, [a, b]) in found.changed.iter_mut().zip(sides).take(MOST_POINTS) {
         let records = [a.record.as_ref(), b.record.as_ref()];
@@ -48,7 +48,7 @@ fn names(records: [Option<&ResultRecord>; 2], wanted: impl Fn(&str, &TensorEntry
 }
 
 fn is_stack(entry: &TensorEntry) -> bool {
-    // A whole data set is nothing to look at.
+    // A larger stack is a data set.
     entry.element == ElementType::U8 && entry.shape.len() == 3 && (1..=400).contains(&entry.shape[0])
 }
 

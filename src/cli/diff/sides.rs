@@ -1,21 +1,22 @@
-//! What is compared: points as they stand in a pipeline, or as a run found them.
+//! The points that are compared: those of a pipeline, or those of a run.
 //!
-//! What makes a point's key is in its [`Components`]. Those of a run hold the digests of inputs. Those of a pipeline's point
-//! are made without looking at any result: in place of an input's digest stands the key that the input's own components
-//! give, so two pipelines can be compared before anything ran.
+//! A point's [`Components`] are the parts of its key. Those of a run contain the digests of its inputs. Those of a
+//! pipeline contain, in place of an input's digest, the key that the components of the input give. So two pipelines can
+//! be compared before they run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::cli::log::command_line;
 use crate::cli::project::Project;
 use crate::cli::ui::Ui;
 use crate::error::{Error, Result};
 use crate::id::{PointId, PointName};
-use crate::key::{Components, InputDigest, Key, Segment};
+use crate::key::{Components, Digest, InputDigest, Key, Segment};
 use crate::plan::PipelineFiles;
 use crate::report::{Change, Comparison, Figure, Pair};
 use crate::spec::PointInput;
 use crate::status::RunStatus;
-use crate::store::{ResultRecord, RunRecord, Store};
+use crate::store::{ResultRecord, RunRecord, StageRun, Store};
 use crate::value::Value;
 
 /// One point on one side.
@@ -23,15 +24,15 @@ use crate::value::Value;
 pub(super) struct Side {
     /// The point's name.
     pub(super) name: String,
-    /// What makes its key; none if nobody knows any more.
+    /// The parts of its key; none if they are no longer in the cache.
     components: Option<Components>,
-    /// The names of what it reads, by role.
+    /// The names of its inputs, by role.
     inputs: BTreeMap<String, Vec<String>>,
-    /// Its real key, if that is known.
+    /// Its key, if it is known.
     key: Option<Key>,
-    /// Its result, if that is in the cache.
+    /// Its result, if it is cached.
     pub(super) record: Option<ResultRecord>,
-    /// How it ended, in a run.
+    /// Its outcome in a run.
     outcome: Option<String>,
 }
 
@@ -47,7 +48,7 @@ pub(super) fn of_project(project: &Project, ui: &Ui) -> Result<BTreeMap<PointId,
         let point = project.spec.point(index);
         let stage = &point.parsed.stage;
         let reads = stage.reads();
-        let of = |i: &PointId| identity.get(i).copied().unwrap_or(crate::key::Digest([0; 32]));
+        let of = |i: &PointId| identity.get(i).copied().unwrap_or(Digest([0; 32]));
         let digest = |input: &PointInput| match input {
             PointInput::One(i) => InputDigest::One(of(i)),
             PointInput::Many(list) => {
@@ -74,7 +75,8 @@ pub(super) fn of_project(project: &Project, ui: &Ui) -> Result<BTreeMap<PointId,
     Ok(sides)
 }
 
-/// The run of an id, the beginning or the end of one; `last` and `last~1`, `last~2`, … count from the newest.
+/// Finds a run by its id, the beginning or the end of the id, or `last`, `last~1`, `last~2`, …, which count from the
+/// newest.
 pub(super) fn run(store: &Store, id: &str) -> Result<RunRecord> {
     let Some(back) = id.strip_prefix("last~") else { return Ok(store.run(id)?) };
     let wrong = || Error::bad_input(format!("there is no run `{id}`")).hint("`vadpipe log` lists the runs");
@@ -82,12 +84,12 @@ pub(super) fn run(store: &Store, id: &str) -> Result<RunRecord> {
     store.runs()?.into_iter().rev().nth(back).ok_or_else(wrong)
 }
 
-/// The points of a run, as far as the cache still knows them.
+/// The points of a run, with what the cache still contains of them.
 pub(super) fn of_run(store: &Store, run: &RunRecord) -> Result<Vec<Side>> {
     let keys: Vec<Key> = run.stages.iter().filter_map(|s| s.key).collect();
     let records: BTreeMap<Key, ResultRecord> =
         store.results(&keys)?.into_iter().flatten().map(|r| (r.key, r)).collect();
-    let side = |stage: &crate::store::StageRun| {
+    let side = |stage: &StageRun| {
         // Points with the same key share a result.
         let record = stage.key.and_then(|key| records.get(&key).cloned());
         Side {
@@ -106,7 +108,7 @@ fn change(name: &str, a: Option<String>, b: Option<String>) -> Option<Change> {
     (a != b).then(|| Change { name: name.to_owned(), a, b })
 }
 
-/// What differs between two runs as a whole.
+/// Differences between two runs as a whole.
 pub(super) fn run_facts(a: &RunRecord, b: &RunRecord) -> Vec<Change> {
     let status = |r: &RunRecord| match r.status {
         RunStatus::Running => "not finished",
@@ -115,7 +117,7 @@ pub(super) fn run_facts(a: &RunRecord, b: &RunRecord) -> Vec<Change> {
     type Fact = fn(&RunRecord) -> String;
     let facts: [(&str, Fact); 6] = [
         ("pipeline", |r| r.pipeline.clone()),
-        ("command", |r| r.args.join(" ")),
+        ("command", command_line),
         ("device", |r| format!("{} ({})", r.device, r.class)),
         ("threads", |r| r.threads.to_string()),
         ("machine", |r| r.holder.host.clone()),
@@ -125,7 +127,7 @@ pub(super) fn run_facts(a: &RunRecord, b: &RunRecord) -> Vec<Change> {
     facts.chain(change("status", Some(status(a).to_owned()), Some(status(b).to_owned()))).collect()
 }
 
-/// What differs between two pipelines as a whole.
+/// Differences between two pipelines as a whole.
 pub(super) fn headers(a: &Project, b: &Project) -> Vec<Change> {
     let (a, b) = (&a.spec.pipeline, &b.spec.pipeline);
     let text = |v: &dyn ToString| Some(v.to_string());
@@ -141,7 +143,7 @@ pub(super) fn headers(a: &Project, b: &Project) -> Vec<Change> {
     .collect()
 }
 
-/// Compares points of the same name. Returns the pairs beside what was found, in the order of [`Comparison::changed`].
+/// Compares points of the same name. Also returns the pairs of changed points, in the order of [`Comparison::changed`].
 pub(super) fn compare(
     a: &str,
     b: &str,
@@ -170,15 +172,16 @@ pub(super) fn compare(
     (found, pairs)
 }
 
-/// Compares the points of two targets where their axes have the same values, or the one point of each.
+/// Compares the points of two targets whose axes have the same values, or the only point of each.
 pub(super) fn pair_up(a: &str, b: &str, first: Vec<Side>, second: Vec<Side>) -> (Comparison, Vec<[Side; 2]>) {
     let mut found = Comparison { a: a.to_owned(), b: b.to_owned(), ..Comparison::default() };
     let single = first.len() == 1 && second.len() == 1;
     let mut others: Vec<Option<Side>> = second.into_iter().map(Some).collect();
     let mut pairs = Vec::new();
     for side in first {
-        let meets = |o: &&mut Option<Side>| o.as_ref().is_some_and(|o| single || coordinates(o) == coordinates(&side));
-        match others.iter_mut().find(meets).and_then(Option::take) {
+        let matches =
+            |o: &&mut Option<Side>| o.as_ref().is_some_and(|o| single || coordinates(o) == coordinates(&side));
+        match others.iter_mut().find(matches).and_then(Option::take) {
             None => found.only_a.push(side.name),
             Some(other) => {
                 found.changed.push(pair(&side, &other));
@@ -226,7 +229,7 @@ fn metrics(a: &Side, b: &Side) -> Vec<Figure> {
     names.into_iter().map(figure).collect()
 }
 
-/// All that makes a key, as text by name; the inputs aside.
+/// The parts of a key without the inputs, as text by name.
 fn flat(components: &Components) -> BTreeMap<String, String> {
     let mut all: BTreeMap<String, String> =
         components.params.iter().map(|(name, value)| (name.clone(), value.to_string())).collect();
@@ -259,7 +262,7 @@ fn differing(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) -> Vec<
     names.into_iter().filter_map(|name| change(name, a.get(name).cloned(), b.get(name).cloned())).collect()
 }
 
-/// The roles in which other content stands, with the names of what stands there or, of runs, digests.
+/// The roles with different inputs. Inputs are given by name or, for runs, by digest.
 fn inputs(a: &Side, b: &Side) -> Vec<Change> {
     let of = |side: &Side| side.components.as_ref().map(|c| c.inputs.clone()).unwrap_or_default();
     let (x, y) = (of(a), of(b));
@@ -270,7 +273,7 @@ fn inputs(a: &Side, b: &Side) -> Vec<Change> {
     let mut changes = Vec::new();
     for role in roles.into_iter().filter(|role| x.get(*role) != y.get(*role)) {
         let (was, now) = (described(a, role, x.get(role)), described(b, role, y.get(role)));
-        // The same names, so what they stand for is another thing.
+        // The names are the same, so the points behind them differ.
         let now = if was == now { now.map(|now| format!("{now}, which differs")) } else { now };
         changes.push(Change { name: format!("input {role}"), a: was, b: now });
     }

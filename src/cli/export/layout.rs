@@ -1,4 +1,4 @@
-//! The files that a result is exported to: their names and what goes into each. Nothing is read or written here.
+//! The names and the contents of the files that a result is exported to. Nothing is read or written here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
@@ -12,33 +12,33 @@ use crate::artifact::{BlobEntry, ElementType, Manifest, TensorEntry};
 pub(super) struct ExportFile<'a> {
     /// Its path below the point's folder.
     pub(super) name: String,
-    /// The name that it would have had, if another file has it.
+    /// The name that another file already has, if it was renamed.
     pub(super) instead_of: Option<String>,
     /// What goes into it.
     pub(super) content: Content<'a>,
 }
 
-/// What goes into a file.
+/// The content of a file.
 #[derive(Debug, PartialEq)]
 pub(super) enum Content<'a> {
     /// Metrics or facts.
     Json(Value),
-    /// A file of the result as it is.
+    /// A file of the result, unchanged.
     File(&'a BlobEntry),
-    /// Tensors with their names in the file. No two have the same.
+    /// Tensors with their names in the file, which are unique.
     Tensors(Vec<(&'a str, &'a TensorEntry)>),
     /// A stack of images.
     Picture(&'a TensorEntry),
 }
 
-/// The file of tensors that have no dot in their names.
+/// The file for tensors without a dot in their names.
 const UNGROUPED: &str = "tensors";
 
-/// The files that a result is exported to, sorted by name. If two would have the same name,
-/// the second gets a number, in this order: metrics.json and facts.json, the result's own files, tensors, pictures.
+/// The files that a result is exported to, sorted by name. If two would have the same name, the second gets a number,
+/// in this order: metrics.json and facts.json, the result's own files, tensors, pictures.
 ///
 /// # Errors
-/// Returns the reason if a name can't be a file's name.
+/// The reason, if a name is not valid for a file.
 pub(super) fn files(manifest: &Manifest) -> Result<Vec<ExportFile<'_>>, String> {
     let mut wanted = vec![
         ("metrics.json".to_owned(), Content::Json(json!(manifest.metrics))),
@@ -63,10 +63,10 @@ pub(super) fn files(manifest: &Manifest) -> Result<Vec<ExportFile<'_>>, String> 
     Ok(files)
 }
 
-/// Tensors by the file that they go to: `decoder.fc.weight` is `fc.weight` in the group `decoder`.
+/// Tensors by their file: `decoder.fc.weight` is `fc.weight` in the group `decoder`.
 fn groups<'a>(manifest: &'a Manifest) -> BTreeMap<&'a str, Vec<(&'a str, &'a TensorEntry)>> {
     let place = |name: &'a str| name.split_once('.').unwrap_or((UNGROUPED, name));
-    // `x` and `tensors.x` would both be `x` in the same file. In that case all tensors of the file keep their full names.
+    // `x` and `tensors.x` would both be `x` in the same file. Then all tensors of the file keep their full names.
     let clash = manifest.tensors.keys().any(|name| match name.split_once('.') {
         Some((group, short)) => group == UNGROUPED && !short.contains('.') && manifest.tensors.contains_key(short),
         None => false,
@@ -80,16 +80,16 @@ fn groups<'a>(manifest: &'a Manifest) -> BTreeMap<&'a str, Vec<(&'a str, &'a Ten
     groups
 }
 
-/// More images than these are a data set, not something to look at.
+/// A larger stack is a data set.
 const MOST_IMAGES: usize = 400;
-/// What `report::image` can draw: pixels of an image on a side, and of the whole picture.
+/// The limits of `report::image`: the pixels of a side of an image, and of the whole picture.
 const LONGEST_SIDE: usize = 1 << 14;
 /// See [`LONGEST_SIDE`].
 const MOST_PIXELS: usize = 1 << 28;
-/// Pixels that a pixel becomes, on a side.
+/// Each pixel becomes a square with sides of this length.
 pub(super) const SCALE: usize = 2;
 
-/// The columns of a picture of so many images.
+/// The number of columns for a number of images.
 pub(super) fn columns(count: usize) -> usize {
     ((count as f64).sqrt().ceil() as usize).clamp(1, 10)
 }
@@ -121,7 +121,7 @@ fn numbered(name: &str, taken: &BTreeSet<String>) -> String {
     }
 }
 
-/// A file system takes names of so many bytes.
+/// The most bytes that a file system allows in a name.
 const LONGEST_NAME: usize = 255;
 
 fn check_names(names: &BTreeSet<String>) -> Result<(), String> {
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_are_grouped_by_what_stands_before_the_first_dot() {
+    fn tensors_are_grouped_by_the_part_before_the_first_dot() {
         insta::assert_snapshot!(laid_out(&vectors(&["x", "d.fc.w", "d.fc.b", "tensors.y"]), &[]).unwrap(), @r"
         d.safetensors: fc.b fc.w
         tensors.safetensors: y x
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stack_of_images_gets_a_picture_if_it_can_be_drawn() {
+    fn stack_of_images_gets_a_picture_if_it_can_be_drawn() {
         for (shape, drawn) in [
             ([0, 4, 4], false),
             ([2, 0, 4], false),

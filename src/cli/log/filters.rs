@@ -1,16 +1,34 @@
-//! Which runs and stages `log` lists.
+//! Selects the runs and stages that `log` lists.
 
+use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use globset::{Glob, GlobMatcher};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Zoned};
 
-use super::{KILLED, LogArgs};
+use super::KILLED;
 use crate::error::{Error, Result};
 use crate::id::PointName;
 use crate::status::{RunStatus, StageStatus};
 use crate::store::{RunRecord, StageRun};
+
+/// Options that select runs and stages.
+#[derive(Args)]
+pub(super) struct FilterArgs {
+    /// List only stages and points that match; with RUN, print the log of this stage or point
+    #[arg(long, value_name = "GLOB")]
+    pub(super) stage: Option<String>,
+    /// List only stages, or runs, with this status
+    #[arg(long, value_name = "STATUS", conflicts_with = "id", value_parser = Status::parser())]
+    status: Option<Status>,
+    /// List only runs that started after this time: `2d`, `90min`, `2026-11-20`, `2026-11-20T18:00`
+    #[arg(long, value_name = "TIME", conflicts_with = "id")]
+    since: Option<String>,
+    /// List only stages of runs whose id begins or ends with ID, or of the `last` run
+    #[arg(long, value_name = "ID", conflicts_with = "id")]
+    pub(super) run: Option<String>,
+}
 
 /// What `--status` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +90,8 @@ pub(super) struct Filters {
 }
 
 impl Filters {
-    pub(super) fn new(args: &LogArgs) -> Result<Self> {
+    /// `of_one_run` says whether the command line names a run.
+    pub(super) fn new(args: &FilterArgs, of_one_run: bool) -> Result<Self> {
         let glob = |text: &String| {
             let wrong = |e: globset::Error| Error::bad_input(format!("`{text}` is not a valid pattern: {}", e.kind()));
             Glob::new(text).map(|g| g.compile_matcher()).map_err(wrong)
@@ -80,12 +99,12 @@ impl Filters {
         let outcome = args.status.is_some_and(|s| s.of_stage().is_some());
         let lists_stages = args.stage.is_some() || args.run.is_some() || outcome;
         // With RUN, `--stage` is the name of one log.
-        let stage = args.stage.as_ref().filter(|_| args.id.is_none()).map(glob).transpose()?;
+        let stage = args.stage.as_ref().filter(|_| !of_one_run).map(glob).transpose()?;
         let since = args.since.as_deref().map(|text| since(text, &Zoned::now())).transpose()?;
         Ok(Self { lists_stages, stage, status: args.status, since })
     }
 
-    /// Whether stages are asked for rather than runs.
+    /// Whether to list stages instead of runs.
     pub(super) fn lists_stages(&self) -> bool {
         self.lists_stages
     }
@@ -95,20 +114,20 @@ impl Filters {
             && self.status.is_none_or(|status| status.of_stage().is_some() || status.word() == super::word(run))
     }
 
-    /// Whether to list this stage of a run that was let through. A point is found by its stage's name, too.
+    /// Whether to list this stage of a run that matches. The name of a stage matches all of its points.
     pub(super) fn takes_stage(&self, stage: &StageRun) -> bool {
         let of = PointName::parse(&stage.name).stage;
         let matches = |glob: &GlobMatcher| glob.is_match(&stage.name) || glob.is_match(of);
-        // A run that is under way has not said yet what became of its stages: they are pending.
+        // The stages of an unfinished run are pending, so they match no status.
         self.stage.as_ref().is_none_or(matches)
             && self.status.and_then(Status::of_stage).is_none_or(|wanted| stage.outcome == wanted)
     }
 }
 
-/// Keeps of all runs, newest last, those whose id begins or ends so, or the `last`.
+/// Keeps the runs whose id begins or ends with `id`, or only the newest for `last`. The newest run comes last.
 ///
 /// # Errors
-/// If there is none.
+/// If no run is left.
 pub(super) fn of_id(runs: &mut Vec<RunRecord>, id: &str) -> Result<()> {
     match id {
         "last" => drop(runs.drain(..runs.len().saturating_sub(1))),
@@ -121,7 +140,7 @@ pub(super) fn of_id(runs: &mut Vec<RunRecord>, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// The time that a text names, in Unix milliseconds: so long before `now`, or a date or a time (of UTC, unless it says).
+/// Parses a time span before `now`, a date or a time, and returns Unix milliseconds. Times without a zone are in UTC.
 fn since(text: &str, now: &Zoned) -> Result<i64> {
     if let Ok(span) = text.parse::<Span>() {
         let begin = now.checked_sub(span.abs());
@@ -143,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn since_takes_spans_and_dates() {
+    fn since_accepts_spans_and_dates() {
         let now: Zoned = "2026-11-22T12:00:00+00:00[UTC]".parse().unwrap();
         let at = |text: &str| Timestamp::from_millisecond(since(text, &now).unwrap()).unwrap().to_string();
         let texts = [

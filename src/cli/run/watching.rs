@@ -1,8 +1,9 @@
-//! `run --watch`: runs, waits until a file changes that the pipeline is made of or that enters a key, and runs again.
+//! `run --watch`: runs the pipeline, waits until a file changes, and runs it again.
 //!
-//! Files are asked for their size, time and inode a few times a second. That costs nothing for the files of a pipeline, and
-//! it sees what notifications miss: editors that replace a file by another, network and container file systems, a file that
-//! is not there yet. A change counts once it has been quiet for a moment.
+//! The watched files are the pipeline file and the files that are part of a key. Their size, time and inode are checked
+//! a few times per second. This costs next to nothing for so few files. It works where notifications do not: for
+//! editors that replace a file, for network and container file systems, and for files that do not exist yet. A run
+//! starts when the files have not changed for a moment.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,69 +12,70 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{RunArgs, Session, once};
-use crate::cli::Global;
+use crate::cli::args::{Global, PipelineArgs};
 use crate::cli::patience::Patience;
 use crate::cli::project::Project;
+use crate::cli::session::Session;
 use crate::cli::ui::{DIM, Ui, paint};
 use crate::error::{Category, Result};
 use crate::key::Digest;
 use crate::plan::{PipelineFiles, with_earlier_points};
 use crate::stage::{Cancel, Files};
 
-/// How often files are looked at.
+/// How often files are checked.
 const TICK: Duration = Duration::from_millis(150);
-/// So many looks without a change are quiet.
+/// A run starts after so many checks without a change.
 const QUIET: usize = 2;
 
-/// Size, modification time and inode; none of a file that is not there.
+/// Size, modification time and inode; none for a missing file.
 type Stamp = Option<(u64, i64, i64, u64)>;
 
-/// Runs again and again, until the user stops it. What is forced is made again the first time only.
+/// Runs the pipeline until the user stops it. `once` runs it once and gets whether this is the first run.
 ///
 /// # Errors
-/// If the cache fails, or the user stops it while something runs.
-pub(super) fn watch(args: &RunArgs, global: &Global, ui: &Ui) -> Result<()> {
-    let session = Session::start(args, ui)?;
-    let pipeline = args.pipeline.file.clone();
-    let mut stamps = stamps([pipeline.clone()]);
-    let mut first = true;
+/// If the cache fails, or the user stops it during a run.
+pub(super) fn watch(
+    args: &PipelineArgs,
+    global: &Global,
+    ui: &Ui,
+    session: &Session,
+    once: &dyn Fn(&Project, &Patience, bool) -> Result<()>,
+) -> Result<()> {
+    let pipeline = args.file.clone();
+    let mut stamps = BTreeMap::from([(pipeline.clone(), stamp(&pipeline))]);
+    let mut is_first = true;
     loop {
-        session.idle(false);
+        session.set_idle(false);
         let patience = Patience::new(&session.cancel, global.no_wait);
-        let ran = Project::open_to_run(&args.pipeline, global, ui, &patience).and_then(|project| {
-            // Whatever changes from here on is seen after the run.
+        let ran = Project::open_to_run(args, global, ui, &patience).and_then(|project| {
+            // A file that changes during the run starts the next one.
             let named = named(&project);
             stamps.retain(|path, _| *path == pipeline || named.contains(path));
             for path in named {
-                let now = stamp(&path);
-                stamps.entry(path).or_insert(now);
+                stamps.entry(path).or_insert_with_key(|path| stamp(path));
             }
-            once(&project, args, first, &session, &patience, global, ui)
+            once(&project, &patience, is_first)
         });
-        let ran = ran.map_err(|e| patience.explain(e));
-        session.idle(true);
-        match ran {
+        session.set_idle(true);
+        match ran.map_err(|e| patience.explain(e)) {
             Ok(()) => {}
-            // In the middle of something.
-            Err(error) if error.category == Category::Interrupted => return Err(error),
-            Err(error) if error.category == Category::Storage => return Err(error),
+            Err(error) if matches!(error.category, Category::Interrupted | Category::Storage) => return Err(error),
             Err(error) => ui.error(&error),
         }
-        first = false;
+        is_first = false;
         let others = match stamps.len() - 1 {
             0 => String::new(),
-            1 => " and a file that enters keys".to_owned(),
-            n => format!(" and {n} files that enter keys"),
+            1 => " and 1 other file".to_owned(),
+            n => format!(" and {n} other files"),
         };
-        ui.note(&paint(DIM, &format!("watching {}{others}; Ctrl-C ends", pipeline.display())));
+        ui.note(&paint(DIM, &format!("watching {}{others}; press Ctrl-C to exit", pipeline.display())));
         let Some(changed) = wait(&mut stamps, &session.cancel) else { return Ok(()) };
         let names: Vec<_> = changed.iter().map(|p| p.display().to_string()).collect();
         ui.note(&paint(DIM, &format!("changed: {}", names.join(", "))));
     }
 }
 
-/// Waits for a change and until it is over. None if the user wants to stop.
+/// Waits until files change and then stay the same for a moment. Returns the changed files; none if the user stops.
 fn wait(stamps: &mut BTreeMap<PathBuf, Stamp>, cancel: &Cancel) -> Option<BTreeSet<PathBuf>> {
     let mut changed = BTreeSet::new();
     let mut quiet = 0;
@@ -97,29 +99,25 @@ fn wait(stamps: &mut BTreeMap<PathBuf, Stamp>, cancel: &Cancel) -> Option<BTreeS
     }
 }
 
-fn stamps(paths: impl IntoIterator<Item = PathBuf>) -> BTreeMap<PathBuf, Stamp> {
-    paths.into_iter().map(|path| (path.clone(), stamp(&path))).collect()
-}
-
 fn stamp(path: &Path) -> Stamp {
     let m = std::fs::metadata(path).ok()?;
     Some((m.size(), m.mtime(), m.mtime_nsec(), m.ino()))
 }
 
-/// The files and folders that the wanted points name, and those that decide about them; there or not.
+/// The files and folders that the wanted points name, and the points that they are compared with. They may be missing.
 fn named(project: &Project) -> BTreeSet<PathBuf> {
     let files = Recorder {
         files: PipelineFiles { store: &project.store, base: &project.spec.base },
         named: RefCell::default(),
     };
     for point in with_earlier_points(&project.spec, &project.graph, &project.wanted).iter() {
-        // What can't be read is said by the run, and is waited for here.
+        // The run reports files that can't be read. They are watched, too.
         let _ = project.spec.point(*point).parsed.stage.contents(&files);
     }
     files.named.into_inner()
 }
 
-/// Remembers which files are asked for.
+/// Records the names of the files that are read.
 struct Recorder<'a> {
     files: PipelineFiles<'a>,
     named: RefCell<BTreeSet<PathBuf>>,
@@ -133,7 +131,7 @@ impl Files for Recorder<'_> {
 
     fn resolve(&self, path: &str) -> PathBuf {
         let path = self.files.resolve(path);
-        // A folder, too: what comes and goes in it changes its time.
+        // May be a folder: its time changes when a file is added or removed.
         self.named.borrow_mut().insert(path.clone());
         path
     }

@@ -1,18 +1,18 @@
-//! Shortens what is shown to people. JSON, CSV and Markdown stay whole.
+//! Shortens long text for people. JSON, CSV and Markdown are not shortened.
 
 use std::borrow::Cow;
 
-/// Characters of a name or a value.
+/// The most characters of a name or a value.
 const WORD: usize = 200;
-/// Characters of a line of a message.
+/// The most characters of a line.
 const LINE: usize = 2000;
 
-/// A name or a value as it is shown in tables and messages: a long one without its middle.
+/// A name or a value for a table or a message. If it is too long, its middle is left out.
 pub(in crate::cli) fn shorten(text: &str) -> String {
     without_middle(text, WORD).into_owned()
 }
 
-/// A message, its long lines without their middles.
+/// A text whose lines are too long without their middles.
 pub(super) fn shorten_lines(text: &str) -> Cow<'_, str> {
     if text.len() <= LINE {
         return Cow::Borrowed(text);
@@ -23,7 +23,7 @@ pub(super) fn shorten_lines(text: &str) -> Cow<'_, str> {
 
 /// `abcdef…uvwxyz (1000000 characters)`.
 fn without_middle(text: &str, most: usize) -> Cow<'_, str> {
-    // A text of few bytes has few characters.
+    // A text has at most as many characters as bytes.
     if text.len() <= most || text.chars().count() <= most {
         return Cow::Borrowed(text);
     }
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_words_and_lines_lose_their_middle_and_short_ones_stay() {
+    fn long_words_and_lines_lose_their_middle() {
         assert_eq!(shorten("vad@lr=0.001"), "vad@lr=0.001");
         let whole = "ä".repeat(WORD);
         assert_eq!(shorten(&whole), whole);

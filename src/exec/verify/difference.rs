@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::artifact::{ElementType, Tensor, TensorError};
 use crate::error::{Category, Error, Result};
-use crate::exec::worker::Shared;
+use crate::exec::worker::Worker;
 use crate::store::ResultRecord;
 
 /// What kind of thing differs.
@@ -60,14 +60,14 @@ impl Difference {
 }
 
 /// Says in what two results differ. Their digests must.
-pub(super) fn of_results(shared: &Shared<'_>, stored: &ResultRecord, again: &ResultRecord) -> Result<Difference> {
+pub(super) fn of_results(worker: &Worker<'_>, stored: &ResultRecord, again: &ResultRecord) -> Result<Difference> {
     let (old, new) = (&stored.manifest, &again.manifest);
     for (name, entry) in &old.tensors {
         match new.tensors.get(name) {
             None => return Ok(Difference::new(Part::Tensor, name, "was not made again")),
             Some(other) if other == entry => {}
             Some(other) => {
-                return of_tensors(name, &shared.store.read_tensor(entry)?, &shared.into.read_tensor(other)?);
+                return of_tensors(name, &worker.context.store.read_tensor(entry)?, &worker.into.read_tensor(other)?);
             }
         }
     }

@@ -12,7 +12,8 @@ use serde::Serialize;
 use super::difference::{self, Difference};
 use crate::artifact::Tensor;
 use crate::error::{Error, Result};
-use crate::exec::worker::{Job, Shared};
+use crate::exec::job::Job;
+use crate::exec::worker::Worker;
 use crate::rng::Streams;
 use crate::stage::{Cancel, Chain, Position, Saved, StageError};
 use crate::store::StateRecord;
@@ -50,16 +51,16 @@ pub struct Stretch {
 
 impl Sample {
     /// Re-trains stretches of a training and compares.
-    pub(super) fn check(self, shared: &Shared<'_>, job: &Job) -> Result<Sampled> {
-        let keys = job.components.states();
-        let total = keys.len().saturating_sub(1) as u64;
-        let whole = |s: &StateRecord| s.step == 0 && s.epoch > 0 && s.class == shared.compute.numerics;
-        let stored: Vec<StateRecord> = shared.store.chain_states(&keys)?.into_iter().filter(whole).collect();
-        let name = &shared.spec.point(job.point).name;
+    pub(super) fn check(self, worker: &Worker<'_>, job: &Job) -> Result<Sampled> {
+        let chain = job.components.chain();
+        let whole = |s: &StateRecord| s.step == 0 && s.epoch > 0 && s.class == worker.context.compute.numerics;
+        let stored: Vec<StateRecord> =
+            worker.context.store.chain_states(chain.keys())?.into_iter().filter(whole).collect();
+        let name = worker.context.name(job.point);
         if stored.is_empty() {
             let message = format!(
                 "no state of `{name}` is stored for {}: there is nothing to compare with",
-                shared.compute.numerics
+                worker.context.compute.numerics
             );
             return Err(Error::bad_input(message).hint("without `--sample` the whole training runs again"));
         }
@@ -67,9 +68,9 @@ impl Sample {
         let mut stretches = Vec::new();
         for at in self.pick(name, stored.len()) {
             let before = at.checked_sub(1).map(|at| &stored[at]);
-            stretches.push(stretch(shared, job, before, &stored[at])?);
+            stretches.push(stretch(worker, job, before, &stored[at])?);
         }
-        Ok(Sampled { stretches, states, total })
+        Ok(Sampled { stretches, states, total: chain.total() })
     }
 
     /// Which of `available` stretches, ascending. Each training draws for itself.
@@ -80,18 +81,18 @@ impl Sample {
     }
 }
 
-fn stretch(shared: &Shared<'_>, job: &Job, before: Option<&StateRecord>, end: &StateRecord) -> Result<Stretch> {
+fn stretch(worker: &Worker<'_>, job: &Job, before: Option<&StateRecord>, end: &StateRecord) -> Result<Stretch> {
     let from = before.map_or(0, |s| s.epoch);
-    let start = before.map(|s| shared.store.read_state(s)).transpose()?;
+    let start = before.map(|s| worker.context.store.read_state(s)).transpose()?;
     let replay = Replay {
         start: start.map(|tensors| Saved { position: Position { epoch: from, step: 0 }, tensors }),
         end: Position { epoch: end.epoch, step: 0 },
-        asked: shared.cancel,
+        asked: worker.context.cancel,
         stop: Cancel::default(),
         reached: Mutex::default(),
     };
     let damaged = Arc::default();
-    let ran = shared.run_stage(job, &damaged, Some(&replay), None, &replay.stop);
+    let ran = worker.run_stage(job, &damaged, Some(&replay), None, &replay.stop);
     let reached = replay.reached.into_inner().unwrap_or_else(PoisonError::into_inner);
     let Some(again) = reached else {
         // Interrupted by the user, or failed.
@@ -100,7 +101,7 @@ fn stretch(shared: &Shared<'_>, job: &Job, before: Option<&StateRecord>, end: &S
             Ok(_) => StageError::failed("the stage did not save the state that was asked for").into(),
         });
     };
-    let difference = difference::of_states(&shared.store.read_state(end)?, &again)?;
+    let difference = difference::of_states(&worker.context.store.read_state(end)?, &again)?;
     Ok(Stretch { from, to: end.epoch, difference })
 }
 

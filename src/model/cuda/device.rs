@@ -1,7 +1,9 @@
-//! A GPU as a [`Machine`]: one stream, on which everything runs in order; cuBLAS with a workspace of its own, so that it chooses the
-//! same kernels and the same sums each time; and `kernels.cu`, compiled by NVRTC when the first training begins.
+//! A GPU as a [`Machine`].
 //!
-//! Driver, cuBLAS and NVRTC are loaded by name when a GPU is asked for, so the program starts where they are missing.
+//! Everything runs in order on one stream. cuBLAS has a fixed workspace, so that it always chooses the same kernels and
+//! the same order of sums. NVRTC compiles `kernels.cu` when the first training begins.
+//!
+//! Driver, cuBLAS and NVRTC are loaded by name when a GPU is used, so the program also starts without them.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -13,25 +15,25 @@ use cudarc::cublas::{CudaBlas, sys as blas};
 use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, result, sys};
 use cudarc::nvrtc::{Ptx, result as nvrtc, sys as nvrtc_sys};
 
-use super::Options;
 use super::machine::{Address, Argument, CudaError, Kernel, Launch, Machine, Operation, Product, THREADS};
+use super::settings::Options;
 
 const SOURCE: &str = include_str!("kernels.cu");
-/// What cuBLAS recommends for the newest GPUs.
+/// The size of cuBLAS's workspace in bytes: the recommendation for the newest GPUs.
 const WORKSPACE: usize = 32 << 20;
 
-/// The numerics class of this GPU, such as `cuda-sm90x132-cublas13.1.0-nvrtc13.1`: machines of one class go on with each other's
-/// states. cuBLAS promises the same bits for one version of its own on GPUs of one architecture with as many multiprocessors;
-/// the other kernels are NVRTC's.
+/// The numerics class of a GPU, such as `cuda-sm90x132-cublas13.1.0-nvrtc13.1`. Machines of the same class compute the
+/// same bits, so they can continue each other's states. One version of cuBLAS guarantees that for GPUs of one
+/// architecture with the same number of multiprocessors; for the other kernels, the version of NVRTC matters.
 ///
 /// # Errors
-/// If there is no such GPU, or no driver, or a library is missing.
+/// If there is no such GPU, or the driver or a library is missing.
 pub fn class(ordinal: usize) -> Result<String, CudaError> {
     let context = open(ordinal)?;
     let (major, minor) = capability(&context)?;
     let processors = context
         .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
-        .map_err(CudaError::call("asking for the GPU's multiprocessors"))?;
+        .map_err(CudaError::call("reading the number of multiprocessors"))?;
     let (blas, compiler) = (blas_version()?, compiler_version()?);
     Ok(format!("cuda-sm{major}{minor}x{processors}-cublas{blas}-nvrtc{compiler}"))
 }
@@ -40,10 +42,10 @@ fn blas_version() -> Result<String, CudaError> {
     use blas::libraryPropertyType_t::{MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL};
     let mut numbers = [0; 3];
     for (number, part) in numbers.iter_mut().zip([MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL]) {
-        // SAFETY: it writes one `int`.
+        // SAFETY: the call writes one `int`.
         #[expect(unsafe_code, reason = "a call into cuBLAS")]
         let asked = unsafe { blas::cublasGetProperty(part, &raw mut *number) };
-        asked.result().map_err(CudaError::call("asking for cuBLAS's version"))?;
+        asked.result().map_err(CudaError::call("reading the version of cuBLAS"))?;
     }
     let [major, minor, patch] = numbers;
     Ok(format!("{major}.{minor}.{patch}"))
@@ -51,10 +53,10 @@ fn blas_version() -> Result<String, CudaError> {
 
 fn compiler_version() -> Result<String, CudaError> {
     let (mut major, mut minor) = (0, 0);
-    // SAFETY: it writes two `int`s.
+    // SAFETY: the call writes two `int`s.
     #[expect(unsafe_code, reason = "a call into NVRTC")]
     let asked = unsafe { nvrtc_sys::nvrtcVersion(&raw mut major, &raw mut minor) };
-    asked.result().map_err(CudaError::call("asking for NVRTC's version"))?;
+    asked.result().map_err(CudaError::call("reading the version of NVRTC"))?;
     Ok(format!("{major}.{minor}"))
 }
 
@@ -64,20 +66,20 @@ fn open(ordinal: usize) -> Result<Arc<CudaContext>, CudaError> {
 }
 
 fn capability(context: &CudaContext) -> Result<(i32, i32), CudaError> {
-    context.compute_capability().map_err(CudaError::call("asking for the GPU's architecture"))
+    context.compute_capability().map_err(CudaError::call("reading the GPU's architecture"))
 }
 
 #[cfg(not(feature = "candle-cuda"))]
 type Library = (&'static str, unsafe fn() -> bool);
 
-/// Whether all libraries are there: the bindings panic where one is missing.
+/// Checks that all libraries are installed. The bindings panic if one is missing.
 #[cfg(not(feature = "candle-cuda"))]
 fn libraries() -> Result<(), CudaError> {
     present(&[("NVIDIA's driver library libcuda", sys::is_culib_present), ("cuBLAS", blas::is_culib_present)])?;
     compiler()
 }
 
-/// Whether NVRTC is there.
+/// Checks that NVRTC is installed.
 #[cfg(not(feature = "candle-cuda"))]
 pub(super) fn compiler() -> Result<(), CudaError> {
     present(&[("NVRTC", nvrtc_sys::is_culib_present)])
@@ -86,7 +88,7 @@ pub(super) fn compiler() -> Result<(), CudaError> {
 #[cfg(not(feature = "candle-cuda"))]
 fn present(libraries: &[Library]) -> Result<(), CudaError> {
     for (name, present) in libraries {
-        // SAFETY: it only tries to load a library, whose initialisers are NVIDIA's own.
+        // SAFETY: the call only loads a library, whose initialisers are NVIDIA's.
         #[expect(unsafe_code, reason = "loading a library runs its initialisers")]
         let found = unsafe { present() };
         if !found {
@@ -96,13 +98,13 @@ fn present(libraries: &[Library]) -> Result<(), CudaError> {
     Ok(())
 }
 
-/// candle's feature links them.
+/// With candle's feature, the libraries are linked.
 #[cfg(feature = "candle-cuda")]
 fn libraries() -> Result<(), CudaError> {
     compiler()
 }
 
-/// The same.
+/// With candle's feature, NVRTC is linked.
 #[cfg(feature = "candle-cuda")]
 pub(super) fn compiler() -> Result<(), CudaError> {
     Ok(())
@@ -110,8 +112,8 @@ pub(super) fn compiler() -> Result<(), CudaError> {
 
 /// See [`super::device`].
 pub(super) struct Gpu {
-    /// First of all, since it uses memory of ours. cudarc panics if it can't be closed, as after an error that the GPU does not
-    /// recover from: then it is left open.
+    /// Dropped before the memory that it uses. cudarc panics if it can't close the handle, for example after an error
+    /// from which the GPU does not recover. It is then left open.
     blas: ManuallyDrop<CudaBlas>,
     graphs: RefCell<Vec<CudaGraph>>,
     memory: RefCell<Vec<CudaSlice<u8>>>,
@@ -125,12 +127,12 @@ pub(super) struct Gpu {
 impl Gpu {
     pub(super) fn new(options: Options) -> Result<Self, CudaError> {
         let context = open(options.ordinal)?;
-        // SAFETY: everything here uses one stream, on which the order of commands is the order of events.
-        #[expect(unsafe_code, reason = "cudarc then no longer orders streams among each other")]
+        // SAFETY: all commands use one stream, and run there in their order.
+        #[expect(unsafe_code, reason = "cudarc no longer synchronises streams with each other")]
         unsafe {
             context.disable_event_tracking();
         }
-        let stream = context.new_stream().map_err(CudaError::call("making a stream"))?;
+        let stream = context.new_stream().map_err(CudaError::call("creating a stream"))?;
         let blas = CudaBlas::new(stream.clone()).map_err(CudaError::call("starting cuBLAS"))?;
         let compute = if options.tf32 {
             blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32
@@ -142,10 +144,10 @@ impl Gpu {
         let blas = ManuallyDrop::new(blas);
         let gpu = Self { blas, graphs, memory, functions, compute, stream, context, records: options.graph };
         let workspace = gpu.allocate(WORKSPACE, "cuBLAS")?;
-        // SAFETY: the workspace is ours, of this size, and lives as long as the handle.
+        // SAFETY: the workspace has this size and lives as long as the handle.
         #[expect(unsafe_code, reason = "a call into cuBLAS")]
         let set = unsafe { blas::cublasSetWorkspace_v2(*gpu.blas.handle(), pointer(workspace), WORKSPACE) };
-        set.result().map_err(CudaError::call("giving cuBLAS its workspace"))?;
+        set.result().map_err(CudaError::call("setting cuBLAS's workspace"))?;
         Ok(gpu)
     }
 
@@ -161,9 +163,9 @@ impl Gpu {
         }
         let function = self.functions[launch.kernel as usize].cu_function();
         let [x, y] = launch.blocks.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-        // SAFETY: arguments are in number, order and type the kernel's own and point into memory of this machine; the emulated
-        // machine runs every program with the same arguments in the tests.
-        #[expect(unsafe_code, reason = "a kernel's launch")]
+        // SAFETY: the arguments have the number, order and types of the kernel's parameters, and point into memory of
+        // this machine. Tests run all programs with the same arguments on the emulated machine.
+        #[expect(unsafe_code, reason = "launches a kernel")]
         let launched = unsafe {
             let stream = self.stream.cu_stream();
             result::launch_kernel(function, (x, y, 1), (THREADS as u32, 1, 1), 0, stream, &mut pointers)
@@ -183,8 +185,8 @@ impl Gpu {
         let ([m, n, k], [lda, ldb, ldc]) = (call.size, call.leading);
         let [a, b, c] = product.pointers;
         let compute = if product.aligned { self.compute } else { blas::cublasComputeType_t::CUBLAS_COMPUTE_32F };
-        // SAFETY: the three lists hold as many pointers as there are products, each to a matrix of these sizes inside memory of this
-        // machine; products of one call write different places (a test looks at that).
+        // SAFETY: each of the three lists holds a pointer for each product, to a matrix of these sizes inside memory of
+        // this machine. The products of a call write different places, which a test checks.
         #[expect(unsafe_code, reason = "a call into cuBLAS")]
         let multiplied = unsafe {
             blas::cublasGemmBatchedEx(
@@ -210,7 +212,7 @@ impl Gpu {
                 blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
         };
-        multiplied.result().map_err(CudaError::call("a product of cuBLAS's"))
+        multiplied.result().map_err(CudaError::call("multiplying with cuBLAS"))
     }
 }
 
@@ -218,7 +220,7 @@ impl Machine for Gpu {
     fn allocate(&self, bytes: usize, what: &'static str) -> Result<Address, CudaError> {
         let full = |error: cudarc::driver::DriverError| match error.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => CudaError::Memory { bytes, what },
-            _ => CudaError::call("taking memory")(error),
+            _ => CudaError::call("allocating memory on the GPU")(error),
         };
         let slice = self.stream.alloc_zeros::<u8>(bytes.max(1)).map_err(full)?;
         let address = Address(slice.device_ptr(&self.stream).0);
@@ -227,18 +229,18 @@ impl Machine for Gpu {
     }
 
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<(), CudaError> {
-        // SAFETY: `to` is memory of this machine, made for at least so many bytes, and the copy is waited for below.
+        // SAFETY: `to` is memory of this machine with at least as many bytes, and the function waits for the copy.
         #[expect(unsafe_code, reason = "a copy to an address on the GPU")]
         let copied = unsafe { result::memcpy_htod_async(to.0, bytes, self.stream.cu_stream()) };
-        copied.map_err(CudaError::call("sending to the GPU"))?;
+        copied.map_err(CudaError::call("copying to the GPU"))?;
         self.stream.synchronize().map_err(CudaError::call("waiting for the GPU"))
     }
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), CudaError> {
-        // SAFETY: `from` is memory of this machine, made for at least so many bytes, and the copy is waited for below.
+        // SAFETY: `from` is memory of this machine with at least as many bytes, and the function waits for the copy.
         #[expect(unsafe_code, reason = "a copy from an address on the GPU")]
         let copied = unsafe { result::memcpy_dtoh_async(bytes, from.0, self.stream.cu_stream()) };
-        copied.map_err(CudaError::call("reading from the GPU"))?;
+        copied.map_err(CudaError::call("copying from the GPU"))?;
         self.stream.synchronize().map_err(CudaError::call("waiting for the GPU"))
     }
 
@@ -254,12 +256,12 @@ impl Machine for Gpu {
             return Ok(None);
         }
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        self.stream.begin_capture(mode).map_err(CudaError::call("beginning a graph"))?;
-        let given = operations.iter().try_for_each(|operation| self.run(operation));
-        // The capture must end also where an order failed; that failure is the one to tell of.
+        self.stream.begin_capture(mode).map_err(CudaError::call("starting to record a graph"))?;
+        let started = operations.iter().try_for_each(|operation| self.run(operation));
+        // The capture must also end if an operation failed. That failure is then the one to report.
         let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-        let graph = self.stream.end_capture(flags).map_err(CudaError::call("making a graph"));
-        given?;
+        let graph = self.stream.end_capture(flags).map_err(CudaError::call("recording a graph"));
+        started?;
         let Some(graph) = graph? else { return Ok(None) };
         let mut graphs = self.graphs.borrow_mut();
         graphs.push(graph);
@@ -276,11 +278,11 @@ impl Machine for Gpu {
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        // Memory must not go while something still writes to it. Nobody is left to hear of an error.
+        // Memory must not be freed while a kernel still writes to it. An error can't be reported any more.
         let ended = self.stream.synchronize();
         if ended.is_ok() {
-            // SAFETY: nobody uses it after this.
-            #[expect(unsafe_code, reason = "the one place where it is dropped")]
+            // SAFETY: the handle is not used after this.
+            #[expect(unsafe_code, reason = "drops a ManuallyDrop, here only")]
             unsafe {
                 ManuallyDrop::drop(&mut self.blas);
             }
@@ -294,7 +296,7 @@ fn pointer<T>(address: Address) -> *mut T {
 }
 
 fn too_large() -> CudaError {
-    CudaError::Call { action: "a product of cuBLAS's", message: "a matrix is too large".to_owned() }
+    CudaError::Call { action: "multiplying with cuBLAS", message: "a matrix is too large".to_owned() }
 }
 
 /// The kernels, in the order of [`Kernel::ALL`].
@@ -305,7 +307,7 @@ fn functions(context: &Arc<CudaContext>) -> Result<Vec<CudaFunction>, CudaError>
     Kernel::ALL.iter().map(load).collect()
 }
 
-/// `kernels.cu` for an architecture; compiled once in a process.
+/// `kernels.cu`, compiled for an architecture once in a process.
 fn compiled(architecture: (i32, i32)) -> Result<Vec<u8>, CudaError> {
     static COMPILED: Mutex<BTreeMap<(i32, i32), Vec<u8>>> = Mutex::new(BTreeMap::new());
     let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -317,13 +319,14 @@ fn compiled(architecture: (i32, i32)) -> Result<Vec<u8>, CudaError> {
     Ok(binary)
 }
 
-/// To machine code, which any driver takes that knows the GPU: an older driver refuses a newer compiler's PTX.
+/// Compiles `kernels.cu` to machine code, which every driver accepts that supports the GPU. An older driver would
+/// refuse the PTX of a newer compiler.
 pub(super) fn compile((major, minor): (i32, i32)) -> Result<Vec<u8>, CudaError> {
     let options = [format!("--gpu-architecture=sm_{major}{minor}"), "--fmad=false".to_owned()];
     let source = CString::new(SOURCE).map_err(CudaError::call("reading the kernels"))?;
     let program = nvrtc::create_program(&source, Some(c"kernels.cu")).map_err(CudaError::call("starting NVRTC"))?;
-    // SAFETY: the program is live until it is destroyed at the end, and `source` outlives it; the buffer has the size that NVRTC
-    // asked for.
+    // SAFETY: the program exists until it is destroyed at the end, and `source` outlives it. The buffer has the size
+    // that NVRTC returned.
     #[expect(unsafe_code, reason = "calls into NVRTC")]
     unsafe {
         let binary = match nvrtc::compile_program(program, &options) {
@@ -332,7 +335,7 @@ pub(super) fn compile((major, minor): (i32, i32)) -> Result<Vec<u8>, CudaError> 
                 let asked = nvrtc_sys::nvrtcGetCUBINSize(program, &raw mut size).result();
                 let mut binary = vec![0u8; size];
                 let got = nvrtc_sys::nvrtcGetCUBIN(program, binary.as_mut_ptr().cast::<c_char>()).result();
-                asked.and(got).map(|()| binary).map_err(CudaError::call("fetching the kernels"))
+                asked.and(got).map(|()| binary).map_err(CudaError::call("reading the compiled kernels"))
             }
             Err(error) => {
                 let log = nvrtc::get_program_log(program).unwrap_or_default();

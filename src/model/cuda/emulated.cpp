@@ -1,5 +1,5 @@
-// Builds kernels.cu for the processor: a block is a call, its threads are loops (see EACH_THREAD there), and one function starts any
-// kernel from a list of pointers to its arguments, as the driver does.
+// Builds kernels.cu for the processor. A block is a function call, and its threads are loops (EACH_THREAD). One
+// function starts any kernel from a list of pointers to its arguments, as the driver does.
 
 #include <cmath>
 #include <cstring>
@@ -18,12 +18,12 @@ struct Index {
 };
 static thread_local Index blockIdx;
 
-// Threads and blocks in the opposite order: what a kernel makes must not depend on it, or it has a race.
+// Whether threads and blocks run in reverse order. A kernel whose results depend on it has a race.
 static thread_local bool backwards;
 
 #include "kernels.cu"
 
-// Each argument is copied, as the driver does: its address says nothing about its alignment.
+// Copies each argument, as the driver does, because its address may not be aligned.
 template <class T> static T argument(const void *at) {
     T value;
     std::memcpy(&value, at, sizeof value);
@@ -46,7 +46,7 @@ static int run(void (*kernel)(Types...), unsigned columns, unsigned rows, const 
     return sizeof...(Types);
 }
 
-// How many arguments the kernel has, or -1 where there is none of this name.
+// Runs a kernel. Returns its number of arguments, or -1 if no kernel has this name.
 extern "C" int emulate(const char *name, int reverse, unsigned columns, unsigned rows, const void *const *arguments) {
     backwards = reverse;
 #define K(kernel) if (!std::strcmp(name, #kernel)) return run(kernel, columns, rows, arguments);

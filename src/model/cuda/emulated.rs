@@ -1,5 +1,7 @@
-//! `kernels.cu` on the processor: built with a C++ compiler, a function call for each block. With plain products in the place of
-//! cuBLAS's it runs whole steps, with the very arguments that a GPU would get, but for the order of some sums.
+//! An emulated GPU for tests: `kernels.cu`, built with a C++ compiler, with a function call for each block.
+//!
+//! With simple products instead of cuBLAS's it runs whole steps, with the same arguments as on a GPU. Only the order of
+//! some sums differs.
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
@@ -16,16 +18,16 @@ const FAKE_DRIVER: &str = include_str!("fake_driver.cpp");
 
 type Emulate = unsafe extern "C" fn(*const c_char, c_int, c_uint, c_uint, *const *const c_void) -> i32;
 
-/// A machine whose memory is ours.
+/// A machine whose memory is the host's.
 pub(super) struct Emulated {
     emulate: Emulate,
     memory: RefCell<Vec<Vec<u64>>>,
-    /// Whether threads, blocks and the products of a call go in the opposite order, which nothing may depend on.
+    /// Whether threads, blocks and the products of a call run in reverse order. Results must not depend on it.
     pub(super) backwards: bool,
 }
 
 impl Emulated {
-    /// None where there is no C++ compiler.
+    /// `None` without a C++ compiler.
     pub(super) fn new() -> Option<Self> {
         static EMULATE: OnceLock<Option<(Emulate, libloading::Library)>> = OnceLock::new();
         let (emulate, _) = EMULATE.get_or_init(build).as_ref()?;
@@ -45,8 +47,8 @@ impl Emulated {
             .collect();
         let name = CString::new(launch.kernel.name()).unwrap();
         let [x, y] = launch.blocks.map(|n| n as c_uint);
-        // SAFETY: the shim takes as many arguments as it counts from the kernel's own type.
-        #[expect(unsafe_code, reason = "a call into the emulated kernels")]
+        // SAFETY: the shim reads as many arguments as the kernel's type has.
+        #[expect(unsafe_code, reason = "calls the emulated kernels")]
         let arguments = unsafe { (self.emulate)(name.as_ptr(), c_int::from(self.backwards), x, y, pointers.as_ptr()) };
         assert_eq!(arguments, launch.arguments.len() as i32, "{:?}", launch.kernel);
     }
@@ -57,8 +59,8 @@ impl Emulated {
         let count = product.call.products.len();
         for n in 0..count {
             let n = if self.backwards { count - 1 - n } else { n };
-            // SAFETY: the lists hold an address for each product; these are memory of this machine, never freed while it lives, and
-            // a result is never an operand of its own product.
+            // SAFETY: the lists hold an address for each product, in memory of this machine, which is freed only with
+            // the machine. The result of a product is not one of its operands.
             #[expect(unsafe_code, reason = "the machine's addresses are the host's")]
             let (a, b, c) = unsafe {
                 let start = |list: *const u64| std::ptr::with_exposed_provenance_mut::<f32>(*list.add(n) as usize);
@@ -83,7 +85,7 @@ impl Machine for Emulated {
 
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<(), CudaError> {
         let to = std::ptr::with_exposed_provenance_mut::<u8>(to.0 as usize);
-        // SAFETY: memory of this machine, made for so many bytes.
+        // SAFETY: `to` is memory of this machine with at least as many bytes.
         #[expect(unsafe_code, reason = "the machine's addresses are the host's")]
         unsafe {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
@@ -93,7 +95,7 @@ impl Machine for Emulated {
 
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), CudaError> {
         let from = std::ptr::with_exposed_provenance::<u8>(from.0 as usize);
-        // SAFETY: as above.
+        // SAFETY: `from` is memory of this machine with at least as many bytes.
         #[expect(unsafe_code, reason = "the machine's addresses are the host's")]
         unsafe {
             std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len());
@@ -124,7 +126,8 @@ fn build() -> Option<(Emulate, libloading::Library)> {
     if !compile(folder.path(), &library, SHIM) {
         return None;
     }
-    // SAFETY: our own library, without initialisers; `emulate` has this type, and the library stays loaded beside it.
+    // SAFETY: the library is built above and has no initialisers. `emulate` has this type, and the library stays loaded
+    // with it.
     #[expect(unsafe_code, reason = "loads the emulated kernels")]
     unsafe {
         let library = libloading::Library::new(library).unwrap();
@@ -133,8 +136,8 @@ fn build() -> Option<(Emulate, libloading::Library)> {
     }
 }
 
-/// Makes the folder hold stand-ins for driver, cuBLAS and NVRTC, under the names by which they are looked for; false where there is
-/// no compiler.
+/// Builds replacements for the driver, cuBLAS and NVRTC in a folder, under the names of the libraries. Returns `false`
+/// without a C++ compiler.
 pub(super) fn fake_driver(folder: &Path) -> bool {
     std::fs::write(folder.join("emulated.cpp"), SHIM).unwrap();
     let fake = folder.join("libcuda.so");
@@ -142,13 +145,13 @@ pub(super) fn fake_driver(folder: &Path) -> bool {
         return false;
     }
     for name in ["libcublas.so", "libnvrtc.so"] {
-        // Links, so that all three are one library, which knows what it was told under another name.
+        // Links to one library, so that all three share their variables.
         std::os::unix::fs::symlink(&fake, folder.join(name)).unwrap();
     }
     true
 }
 
-/// False where there is no compiler; panics where the kernels don't compile.
+/// Builds a library. Returns `false` without a C++ compiler, and panics if the kernels do not compile.
 fn compile(folder: &Path, library: &Path, main: &str) -> bool {
     let table: String = Kernel::ALL.iter().map(|kernel| format!("K({})\n", kernel.name())).collect();
     std::fs::write(folder.join("kernels.cu"), SOURCE).unwrap();

@@ -1,5 +1,6 @@
-// Stand-ins for libcuda, libcublas and libnvrtc, in one library under three names: memory is the host's, kernels are the emulated ones,
-// a product is three loops, a graph is a list. For a test of the code that speaks to the driver, where there is none.
+// Replacements for libcuda, libcublas and libnvrtc, in one library under three names. Memory is the host's, kernels are
+// the emulated ones, a product is three loops, and a graph is a list. They test the code that calls the driver without
+// a GPU.
 
 #include <cstdint>
 #include <cstdlib>
@@ -30,7 +31,7 @@ CALL(cuDeviceGet)(int *device, int ordinal) { return *device = 0, ordinal == 0 ?
 CALL(cuDevicePrimaryCtxRetain)(void **context, int) { return *context = (void *)1, 0; }
 CALL(cuDevicePrimaryCtxRelease_v2)(int) { return 0; }
 CALL(cuDeviceGetAttribute)(int *value, int attribute, int) {
-    // Compute capability 9.0; of whatever else is asked: yes.
+    // Compute capability 9.0. Any other attribute is 1.
     return *value = attribute == 75 ? 9 : attribute == 76 ? 0 : 1, 0;
 }
 CALL(cuCtxSetCurrent)(void *) { return 0; }
@@ -87,11 +88,11 @@ CALL(cublasSetWorkspace_v2)(void *, void *at, size_t bytes) { return at && bytes
 CALL(cublasGemmBatchedEx)(void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *const *a, int type_a,
                           int lda, const void *const *b, int type_b, int ldb, const void *beta, void *const *c, int type_c, int ldc,
                           int count, int compute, int algorithm) {
-    // CUDA_R_32F, CUBLAS_COMPUTE_32F or its TF32, CUBLAS_GEMM_DEFAULT.
+    // Accepts CUDA_R_32F, CUBLAS_COMPUTE_32F or its TF32 variant, and CUBLAS_GEMM_DEFAULT.
     if (handle != (void *)4 || type_a || type_b || type_c || (compute != 68 && compute != 77) || algorithm != -1) return 7;
     if (*(const float *)alpha != 1.0f || lda < (op_a ? k : m) || ldb < (op_b ? n : k) || ldc < m) return 7;
     const float factor = *(const float *)beta;
-    // What cuBLAS's documentation asks of TF32.
+    // The alignment that cuBLAS's documentation requires for TF32.
     for (int p = 0; p < count && compute == 77; ++p)
         if (((uint64_t)a[p] | (uint64_t)b[p] | (uint64_t)c[p]) % 16 || (lda | ldb | ldc) % 4) return 7;
 

@@ -1,13 +1,16 @@
-// The small kernels of the decoder's training on a GPU: everything but the matrix products, which are cuBLAS's.
+// The kernels of a training step on a GPU, except the matrix products, which cuBLAS computes. All kernels are in one
+// file because NVRTC compiles one source.
 //
-// Compiled with NVRTC for the GPU at hand, without contraction into fused multiply-adds: all of this is bound by memory, and so
-// the same file gives the same rounding when a C++ compiler builds it for the tests. There is no GPU in those: a block is then a
-// function call, and EACH_THREAD a loop over its threads. That works because no thread keeps anything in a register across a
-// SYNC(); what must last lies in shared memory. Sums are trees or runs in a fixed order, with no atomics: the same bytes always.
+// NVRTC compiles this file for the GPU in use, without contraction into fused multiply-adds. Memory limits the speed of
+// all kernels, so that costs nothing, and the rounding is the same when a C++ compiler builds the file for the tests.
+// In the tests, a block is a function call, and EACH_THREAD is a loop over its threads. So no thread may keep a value
+// in a register across a SYNC(); such values are in shared memory. Sums are trees or loops in a fixed order, without
+// atomics, so the bytes are always the same.
 //
-// Layouts: activations [pixel][sample][channel]; what a product gives has its pixels in "product order" (columns grouped by
-// their remainder), and `place` says which plain pixel each one is. The tail's arrays are [pixel][sample]. Gradients and products
-// may come as several addends ("slots") of one size, `stride` apart, that the reader adds up.
+// Layouts: activations are [pixel][sample][channel]. In products, the pixels are in product order (columns grouped by
+// their remainder), and `place` has the index of each pixel in plain order. The arrays of the tail are [pixel][sample].
+// Gradients and products may consist of several addends of one size (slots), `stride` apart, which their reader adds
+// up.
 
 #ifndef EMULATED
 #define KERNEL(name) extern "C" __global__ void __launch_bounds__(256) name
@@ -36,15 +39,15 @@
 typedef long long i64;
 typedef unsigned char u8;
 
-// Divisions are of `int`s: those of 64 bits take longer than what is done with their result. Kernels over activations have a row of
-// blocks for each pixel, with the `size` numbers of its samples and channels.
+// Divisions have 32 bits, because a 64-bit division takes longer than the rest of a kernel. Kernels over activations
+// have a row of blocks for each pixel, with the `size` numbers of its samples and channels.
 
-// What a step reads of the epoch's table: its rates of Adam and the weight of one number's KL.
+// Numbers of a step in the epoch's table: Adam's rates, and the weight of the KL of one latent number.
 #define RATES 5
 
 DEVICE i64 global_index(int t) { return (i64)blockIdx.x * THREADS + t; }
 
-// sums[0] becomes the sum of all; every thread has written its own before the last SYNC.
+// Adds up `sums` into sums[0]. Every thread must have written its number before the last SYNC().
 DEVICE void block_sum(double *sums) {
     for (int half = THREADS / 2; half > 0; half /= 2) {
         EACH_THREAD(t) {
@@ -70,8 +73,8 @@ DEVICE void adam_step(float *p, float *m, float *v, float g, float step_size, fl
     *p -= step_size * moved / (sqrtf(square) + epsilon);
 }
 
-// All parameters of the decoder. `segments`: rows of (begin, end, offset in `extra`, further slots) of the gradients that come in
-// addends; the first addend of each stands in `g`.
+// All parameters of the decoder. `segments` has rows of (begin, end, index in `extra`, slots) for gradients in slots.
+// Slots are added to the gradient in `g`.
 KERNEL(adam)(float *p, float *m, float *v, const float *g, const float *extra, const i64 *segments, int count,
              const double *rates, const int *cursor, i64 n) {
     const double *now = rates + (i64)cursor[0] * RATES;
@@ -140,7 +143,7 @@ DEVICE void divergence_gradient(int family, double a, double b, double *by_a, do
     }
 }
 
-// z of the batch at hand, and a sum of its KL for each block. Families of one parameter get `a` for `b` too.
+// z of the current batch, and a partial sum of its KL for each block. For families with one parameter, `b` is `a`.
 KERNEL(draw)(int family, const int *cursor, const int *order, const float *a, const float *b, const float *noise,
              float *z, double *partial, int full, int batch, int dim) {
     SHARED double sums[THREADS];
@@ -166,8 +169,8 @@ KERNEL(draw)(int family, const int *cursor, const int *order, const float *a, co
     }
 }
 
-// Adam on every number of every latent: rows outside the batch move by their momentum. `position` is the inverse of the epoch's
-// order; `dz` the gradient of the batch's z.
+// Adam on all latent numbers: rows outside the batch move by their momentum. `position` is the inverse of the epoch's
+// order, `dz` the gradient with respect to the batch's z.
 KERNEL(latents_step)(int family, const int *cursor, const int *position, const float *noise, const float *dz, int slots,
                      i64 stride, const double *rates, float *a, float *am, float *av, float *b, float *bm, float *bv,
                      int full, int batch, int dim, int n) {
@@ -198,14 +201,14 @@ KERNEL(latents_step)(int family, const int *cursor, const int *position, const f
     }
 }
 
-// The next step of the epoch.
+// Advances to the next step of the epoch.
 KERNEL(advance)(int *cursor) {
     EACH_THREAD(t) {
         if (t == 0) cursor[0] += 1;
     }
 }
 
-// ---- The fully connected layer's bias, [pixel][channel]
+// ---- The bias of the fully connected layer, [pixel][channel]
 
 KERNEL(add_bias)(const float *x, int slots, i64 stride, const float *bias, float *y, int channels, int size) {
     EACH_THREAD(t) {
@@ -217,7 +220,7 @@ KERNEL(add_bias)(const float *x, int slots, i64 stride, const float *bias, float
     }
 }
 
-// d becomes the sum of the slots, and each bias gets its sum over the batch. A thread for each pixel and channel.
+// Writes the sum of the slots to d, and the gradient of each bias. One thread for each pixel and channel.
 KERNEL(bias_backward)(const float *dy, int slots, i64 stride, float *d, float *gradient, int batch, int channels, i64 n) {
     EACH_THREAD(t) {
         const i64 i = global_index(t);
@@ -234,10 +237,10 @@ KERNEL(bias_backward)(const float *dy, int slots, i64 stride, float *d, float *g
     }
 }
 
-// ---- Batch norm and ReLU: ops/norm.rs. Rows are (pixel, sample). A block sums CHANNELS channels over `chunk` rows, LANES rows at
-// a time; `partial` is [chunk][2][channel].
+// ---- Batch norm and ReLU: ops/norm.rs. Rows are (pixel, sample). A block sums CHANNELS channels over `chunk` rows,
+// LANES rows at a time. `partial` is [chunk][2][channel].
 
-// Two sums of a block, from its threads' own to `partial`.
+// Adds up two numbers of each thread of a block, by channel, into `partial`.
 DEVICE void store_partial(const double *first, const double *second, double *partial, int channels) {
     EACH_THREAD(t) {
         const int c = blockIdx.x * CHANNELS + t;
@@ -253,7 +256,7 @@ DEVICE void store_partial(const double *first, const double *second, double *par
     }
 }
 
-// The opposite end: each thread's share of the chunks' sums.
+// Adds up the partial sums of all chunks, by channel, into the first CHANNELS elements of both arrays.
 DEVICE void load_partial(const double *partial, double *first, double *second, int chunks, int channels) {
     EACH_THREAD(t) {
         const int c = blockIdx.x * CHANNELS + t % CHANNELS;
@@ -279,7 +282,7 @@ DEVICE void load_partial(const double *partial, double *first, double *second, i
     SYNC();
 }
 
-// Adds up the product's slots into `x` and sums x and x².
+// Writes the sum of the product's slots to `x`, and partial sums of x and x².
 KERNEL(norm_sums)(const float *product, int slots, i64 stride, float *x, double *partial, int rows, int channels,
                   int chunk) {
     SHARED double sums[THREADS];
@@ -304,7 +307,7 @@ KERNEL(norm_sums)(const float *product, int slots, i64 stride, float *x, double 
     store_partial(sums, squares, partial, channels);
 }
 
-// Mean and 1 / √(var + ε) of each channel; the running statistics move if `track`.
+// Mean and 1 / √(var + ε) of each channel. Updates the running statistics if `track`.
 KERNEL(norm_statistics)(const double *partial, float *mean, float *inverse, float *running_mean, float *running_var,
                         int chunks, int rows, int channels, int track) {
     SHARED double sums[THREADS];
@@ -314,7 +317,8 @@ KERNEL(norm_statistics)(const double *partial, float *mean, float *inverse, floa
         const int c = blockIdx.x * CHANNELS + t;
         if (t < CHANNELS && c < channels) {
             const double n = rows, average = sums[t] / n;
-            // In f64 the difference of two sums of f32 numbers keeps enough digits; 0 may come out a little below.
+            // The difference of two f64 sums of f32 numbers keeps enough digits. Rounding may make it slightly
+            // negative.
             double deviation = squares[t] - average * sums[t];
             if (deviation < 0.0) deviation = 0.0;
             mean[c] = (float)average;
@@ -328,7 +332,7 @@ KERNEL(norm_statistics)(const double *partial, float *mean, float *inverse, floa
     }
 }
 
-// y = relu(γ x̂ + β), at its plain place.
+// y = relu(γ x̂ + β), in plain order.
 KERNEL(norm_apply)(const float *x, int slots, i64 stride, const float *mean, const float *inverse, const float *gamma,
                    const float *beta, const int *place, float *y, int channels, int size) {
     EACH_THREAD(t) {
@@ -341,7 +345,7 @@ KERNEL(norm_apply)(const float *x, int slots, i64 stride, const float *mean, con
     }
 }
 
-// g = dy · [y > 0] in product order into `d`, and the sums of g and g x̂.
+// Writes g = dy · [y > 0] to `d` in product order, and partial sums of g and g x̂.
 KERNEL(norm_backward_sums)(const float *dy, int slots, i64 stride, const float *x, const float *mean,
                            const float *inverse, const float *gamma, const float *beta, const int *place, float *d,
                            double *partial, int rows, int channels, int batch, int chunk) {
@@ -372,7 +376,7 @@ KERNEL(norm_backward_sums)(const float *dy, int slots, i64 stride, const float *
     store_partial(sums, dots, partial, channels);
 }
 
-// dβ, dγ and both divided by the number of rows, [2][channel].
+// dβ and dγ; `means` are both divided by the number of rows, [2][channel].
 KERNEL(norm_backward_statistics)(const double *partial, float *dgamma, float *dbeta, float *means, int chunks, int rows,
                                  int channels) {
     SHARED double sums[THREADS];
@@ -389,7 +393,7 @@ KERNEL(norm_backward_statistics)(const double *partial, float *dgamma, float *db
     }
 }
 
-// g becomes γ / √(var + ε) · (g − dβ / n − x̂ dγ / n).
+// Replaces g by γ / √(var + ε) · (g − dβ / n − x̂ dγ / n).
 KERNEL(norm_backward_apply)(float *d, const float *x, const float *mean, const float *inverse, const float *gamma,
                             const float *means, int channels, int size) {
     EACH_THREAD(t) {
@@ -402,7 +406,7 @@ KERNEL(norm_backward_apply)(float *d, const float *x, const float *mean, const f
     }
 }
 
-// The same where the norm is folded into the weights: only ReLU is left.
+// The backward pass where the norm is folded into the weights, so that only ReLU remains.
 KERNEL(clip_backward)(const float *dy, int slots, i64 stride, const float *y, const int *place, float *d, int size) {
     EACH_THREAD(t) {
         const int j = (int)global_index(t);
@@ -415,7 +419,7 @@ KERNEL(clip_backward)(const float *dy, int slots, i64 stride, const float *y, co
 
 // ---- The tail and the loss: ops/tail.rs. `scalars` are bias, scale and shift.
 
-// From the taps' products [input pixel][sample][tap] to σ, and x̂ − x with a sum of its squares for each block.
+// From the products [input pixel][sample][tap] to σ and x̂ − x, with a partial sum of its squares for each block.
 KERNEL(tail_forward)(const float *taps, int slots, i64 stride, const float *scalars, const u8 *images, const int *cursor,
                      const int *order, float *before, float *sigmoid, float *error, double *partial, int full,
                      int batch) {
@@ -452,7 +456,8 @@ KERNEL(tail_forward)(const float *taps, int slots, i64 stride, const float *scal
     }
 }
 
-// The step's squared error and mean KL into `losses`, and 255 / (‖x − x̂‖ n), or 0, into `factor`. One block.
+// Writes the step's squared error and mean KL to `losses`, and 255 / (‖x − x̂‖ n) to `factor`, or 0 if the norm is 0.
+// One block.
 KERNEL(tail_loss)(const double *squares, int blocks, const double *kl, int kl_blocks, const int *cursor, double *losses,
                   double *factor, double pixels, double numbers) {
     SHARED double sums[THREADS];
@@ -477,7 +482,8 @@ KERNEL(tail_loss)(const double *squares, int blocks, const double *kl, int kl_bl
     }
 }
 
-// The gradient by u in the place of the error, and for each block the sums of the gradients by shift and scale.
+// Replaces the error by the gradient with respect to u, with partial sums of the gradients of shift and scale for each
+// block.
 KERNEL(tail_backward)(const float *before, const float *sigmoid, const float *scalars, const double *factor,
                       float *gradient, double *partial, i64 n) {
     SHARED double shifts[THREADS];
@@ -530,7 +536,7 @@ KERNEL(tail_scalars)(const double *partial, int blocks, const float *scalars, fl
     }
 }
 
-// Every tap's product gets the gradient of the pixel that it went to; 0 where that was cropped.
+// Copies the gradient of each pixel to the products that were added to it; 0 for cropped pixels.
 KERNEL(tail_spread)(const float *gradient, float *taps, int batch, int n) {
     EACH_THREAD(t) {
         const int i = (int)global_index(t);

@@ -1,8 +1,8 @@
-//! The decoder's state between the host's layout (blocks of 16 × 16, see [`crate::ops`]) and the GPU's: every parameter in one long
-//! array, weights as `[tap][ci][co]`, the first bias as `[pixel][channel]`, the rest by channel.
+//! Converts the decoder's state between the layouts of the host and of the GPU.
 //!
-//! The state's tensors are those of [`crate::model::Decoder::state`], names and shapes. What fills the blocks up there is left
-//! as it was.
+//! The host has blocks of 16 × 16 numbers (see [`crate::ops`]) in the tensors of [`crate::model::Decoder::state`]. The
+//! GPU has all parameters in one long array: weights as `[tap][ci][co]`, the first bias as `[pixel][channel]`, the
+//! others by channel. Writing a state does not change the padding of its blocks.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,39 +10,23 @@ use std::ops::Range;
 use super::plan::Layer;
 use crate::artifact::{Tensor, TensorError};
 use crate::model::DecoderShape;
+use crate::model::decoder::layers::{LAYERS, NORM_NAMES, NORMS, WEIGHTS, channels, find, geometry};
 use crate::ops::block::LANES;
 
-/// Matrix products of the decoder.
-pub(super) const LAYERS: usize = 5;
-/// Batch norms, behind layers 1 to 3.
-pub(super) const NORMS: usize = 3;
-/// Each layer's weight, in the state.
-const WEIGHTS: [&str; LAYERS] = ["fc.weight", "net.0.weight", "net.3.weight", "net.6.weight", "net.9.weight"];
-/// The batch norms, in the state.
-const NORM_NAMES: [&str; NORMS] = ["net.1", "net.4", "net.7"];
-/// Bias, scale and shift of the tail.
+/// The number of parameters of the tail: bias, scale and shift.
 const TAIL: usize = 3;
 
 /// The layers of a decoder.
 pub(super) fn layers(shape: DecoderShape) -> [Layer; LAYERS] {
-    let [c0, c1, c2, c3] = shape.channels;
-    let channels = [(shape.latent_dim, c0), (c0, c1), (c1, c2), (c2, c3), (c3, 16)];
-    std::array::from_fn(|l| {
-        let (ci, co) = channels[l];
-        let (input, kernel, stride, padding) = match l {
-            0 => (1, 2, 1, 0),
-            4 => (16, 1, 1, 0),
-            _ => (1 << l, 4, 2, 1),
-        };
-        Layer { input, kernel, stride, padding, ci, co }
-    })
+    let channels = channels(shape);
+    std::array::from_fn(|l| Layer { geometry: geometry(l), ci: channels[l].0, co: channels[l].1 })
 }
 
-/// Where each parameter stands in the long array.
+/// The range of each parameter in the long array.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Layout {
     layers: [Layer; LAYERS],
-    /// Each layer's weights.
+    /// The weights of each layer.
     pub(super) weights: [Range<usize>; LAYERS],
     /// The first layer's bias.
     pub(super) bias: Range<usize>,
@@ -50,15 +34,15 @@ pub(super) struct Layout {
     pub(super) norms: [[Range<usize>; 2]; NORMS],
     /// The tail.
     pub(super) tail: Range<usize>,
-    /// All of it.
+    /// The length of the array.
     pub(super) parameters: usize,
-    /// Mean and variance of each norm, in an array of their own.
+    /// Mean and variance of each norm, in a separate array.
     pub(super) running: [[Range<usize>; 2]; NORMS],
-    /// All of these.
+    /// The length of that array.
     pub(super) statistics: usize,
 }
 
-/// A part of the state: its name, its array, and where each of its tensor's numbers stands there, if anywhere.
+/// A tensor of the state: its name, and the index in the GPU's array of each of its numbers; `None` for padding.
 struct Part<'a> {
     name: String,
     place: Box<dyn Fn(usize) -> Option<usize> + 'a>,
@@ -71,7 +55,7 @@ pub(super) struct Arrays {
     pub(super) parameters: [Vec<f32>; 3],
     /// Running means and variances.
     pub(super) statistics: Vec<f32>,
-    /// Steps done.
+    /// The number of steps so far.
     pub(super) step: u64,
 }
 
@@ -79,14 +63,14 @@ impl Layout {
     pub(super) fn new(shape: DecoderShape) -> Self {
         let layers = layers(shape);
         let mut end = 0;
-        // Every part begins at a multiple of 16 numbers: cuBLAS is quickest on aligned arrays.
+        // Each range begins at a multiple of 16 numbers, because cuBLAS is fastest with aligned arrays.
         let mut take = |n: usize| {
             let begin = end;
             end = (begin + n).next_multiple_of(LANES);
             begin..begin + n
         };
         let weights = std::array::from_fn(|l| take(layers[l].weights()));
-        let bias = take(layers[0].co * layers[0].taps());
+        let bias = take(layers[0].co * layers[0].geometry.taps());
         let norms = std::array::from_fn(|n| std::array::from_fn(|_| take(layers[n + 1].co)));
         let tail = take(TAIL);
         let parameters = end;
@@ -100,14 +84,14 @@ impl Layout {
         Self { layers, weights, bias, norms, tail, parameters, running, statistics: end }
     }
 
-    /// The parameters' parts; names without what `w`, `m` or `v` adds.
+    /// The tensors of parameters. Their names lack the suffix `w`, `m` or `v`.
     fn parts(&self) -> Vec<Part<'_>> {
         let mut parts: Vec<Part<'_>> = Vec::new();
         for (l, name) in WEIGHTS.iter().enumerate() {
             let place = move |i| self.weight_place(l, i);
             parts.push(Part { name: format!("decoder.{name}"), place: Box::new(place) });
         }
-        let (channels, pixels) = (self.layers[0].co, self.layers[0].taps());
+        let (channels, pixels) = (self.layers[0].co, self.layers[0].geometry.taps());
         let bias = move |i: usize| {
             let (row, lane) = (i / LANES, i % LANES);
             let (channel, pixel) = (row / pixels * LANES + lane, row % pixels);
@@ -122,6 +106,7 @@ impl Layout {
         parts
     }
 
+    /// The tensors of running statistics.
     fn running_parts(&self) -> Vec<Part<'_>> {
         let pairs = NORM_NAMES.iter().zip(&self.running);
         pairs
@@ -132,13 +117,14 @@ impl Layout {
             .collect()
     }
 
-    /// From `[ci panel][tap][co panel][16 ci][16 co]`.
+    /// The index of number `i` of a weight, whose tensor is `[ci panel][tap][co panel][16 ci][16 co]`; `None` for
+    /// padding.
     fn weight_place(&self, l: usize, i: usize) -> Option<usize> {
         let layer = self.layers[l];
         let (block, row, column) = (i / (LANES * LANES), i / LANES % LANES, i % LANES);
         let panels = layer.co.div_ceil(LANES);
         let (co, rest) = (block % panels * LANES + column, block / panels);
-        let (tap, ci) = (rest % layer.taps(), rest / layer.taps() * LANES + row);
+        let (tap, ci) = (rest % layer.geometry.taps(), rest / layer.geometry.taps() * LANES + row);
         let inside = ci < layer.ci && co < layer.co;
         inside.then(|| self.weights[l].start + (tap * layer.ci + ci) * layer.co + co)
     }
@@ -162,7 +148,7 @@ impl Layout {
         Ok(Arrays { parameters, statistics, step })
     }
 
-    /// Writes the arrays into a state that has all tensors already.
+    /// Writes the arrays to a state that already has all tensors.
     ///
     /// # Errors
     /// As [`Layout::read`].
@@ -182,7 +168,7 @@ impl Layout {
 
 const STEP: &str = "decoder.step";
 
-/// A row for each panel: the channels one after the other, and what fills the last panel.
+/// Indices for a row for each panel: the channels in order, then the padding of the last panel.
 fn simple(range: &Range<usize>) -> Box<dyn Fn(usize) -> Option<usize>> {
     let range = range.clone();
     Box::new(move |i| (i < range.len()).then(|| range.start + i))
@@ -211,10 +197,6 @@ impl Part<'_> {
     }
 }
 
-fn find<'a>(state: &'a BTreeMap<String, Tensor>, name: &str) -> Result<&'a Tensor, TensorError> {
-    state.get(name).ok_or_else(|| TensorError::Unsupported(format!("the state's tensor `{name}` is missing")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_is_read_and_written_is_the_same() {
+    fn state_is_unchanged_after_reading_and_writing() {
         let decoder = decoder();
         let layout = Layout::new(decoder.shape());
         let state = decoder.state().unwrap();
@@ -237,7 +219,7 @@ mod tests {
         assert_eq!(arrays.step, 1);
         let mut other = Decoder::new(decoder.shape(), &Streams::new(9)).state().unwrap();
         layout.write(&arrays, &mut other).unwrap();
-        // What fills blocks up counts for nothing, and the running statistics are the only ones in which it moves.
+        // Padding has no meaning. It differs in the running statistics only.
         assert_eq!(layout.read(&other).unwrap(), arrays);
         for (name, tensor) in state.iter().filter(|(name, _)| !name.contains("running")) {
             assert_eq!(&other[name], tensor, "{name}");
@@ -245,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_stand_by_tap_input_and_output_channel() {
+    fn weights_are_ordered_by_tap_input_and_output_channel() {
         let decoder = decoder();
         let layout = Layout::new(decoder.shape());
         let arrays = layout.read(&decoder.state().unwrap()).unwrap();

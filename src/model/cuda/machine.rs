@@ -1,39 +1,41 @@
-//! What a step asks of the thing that runs it: memory, kernels, batched products. A GPU does that ([`super::device`]); in tests, the
-//! same kernels built for the processor do ([`super::emulated`]), so that the whole step is checked where there is no GPU.
+//! The interface between a step and what runs it: memory, kernels and batched products.
+//!
+//! [`super::device`] runs steps on a GPU. In tests, [`super::emulated`] runs the same kernels, built for the processor,
+//! so that whole steps are tested without a GPU.
 
 use super::plan::Call;
 
-/// A failure of driver, cuBLAS or compiler.
+/// A failure of the driver, cuBLAS or NVRTC.
 #[derive(Debug, thiserror::Error)]
 pub enum CudaError {
-    /// A library that is loaded when a GPU is asked for.
+    /// A library is not installed.
     #[error(
         "{0} was not found: install NVIDIA's driver and CUDA's cuBLAS and NVRTC, or put their folders into LD_LIBRARY_PATH"
     )]
     Missing(&'static str),
-    /// A call that failed.
+    /// A call failed.
     #[error("{action}: {message}")]
     Call {
-        /// What was tried.
+        /// What the call was for.
         action: &'static str,
-        /// What the library said.
+        /// The error of the library.
         message: String,
     },
     /// The GPU's memory is full.
     #[error("the GPU has no {} MiB left for {what}", bytes >> 20)]
     Memory {
-        /// How many were asked for.
+        /// The requested number of bytes.
         bytes: usize,
-        /// What for.
+        /// What they were for.
         what: &'static str,
     },
-    /// A state that doesn't fit.
+    /// A state does not fit the decoder.
     #[error(transparent)]
     State(#[from] crate::artifact::TensorError),
 }
 
 impl CudaError {
-    /// For `map_err`.
+    /// For `map_err`: wraps the error of a call.
     pub(super) fn call<E: std::fmt::Debug>(action: &'static str) -> impl FnOnce(E) -> Self {
         move |error| Self::Call { action, message: format!("{error:?}") }
     }
@@ -46,9 +48,9 @@ macro_rules! kernels {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(super) enum Kernel { $(#[doc = $name] $variant),* }
         impl Kernel {
-            /// All of them, in the order of their numbers.
+            /// All kernels, in the order of their numbers.
             pub(super) const ALL: &'static [Self] = &[$(Self::$variant),*];
-            /// Its name in the source.
+            /// The kernel's name in the source.
             pub(super) fn name(self) -> &'static str { match self { $(Self::$variant => $name),* } }
         }
     };
@@ -75,7 +77,7 @@ kernels! {
     TailSpread "tail_spread",
 }
 
-/// A thread block's size, for all kernels.
+/// The number of threads in a block, for all kernels.
 pub(super) const THREADS: usize = 256;
 
 /// An address in the machine's memory.
@@ -83,13 +85,13 @@ pub(super) const THREADS: usize = 256;
 pub(super) struct Address(pub(super) u64);
 
 impl Address {
-    /// So many f32 further on.
+    /// The address of the f32 with this index.
     pub(super) fn floats(self, n: usize) -> Self {
         Self(self.0 + 4 * n as u64)
     }
 }
 
-/// An argument of a kernel, in the kernel's own type.
+/// An argument of a kernel, by its type in the source.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Argument {
     /// A pointer.
@@ -120,36 +122,38 @@ pub(super) struct Launch {
 #[derive(Clone, Debug)]
 pub(super) struct Product {
     pub(super) call: Call,
-    /// Where the lists of A's, B's and C's addresses are, in the machine's memory.
+    /// The lists of the addresses of A, B and C, in the machine's memory.
     pub(super) pointers: [Address; 3],
-    /// Whether all matrices begin at, and all their columns are apart by, a multiple of 16 bytes: cuBLAS asks that of TF32.
+    /// Whether the addresses and the leading dimensions of all matrices are multiples of 16 bytes, as cuBLAS requires
+    /// for TF32.
     pub(super) aligned: bool,
 }
 
-/// One thing to do.
+/// One operation of a step.
 #[derive(Clone, Debug)]
 pub(super) enum Operation {
     Launch(Launch),
     Product(Product),
 }
 
-/// What runs steps. All operations run one after the other, in the order in which they are given.
+/// Runs steps. All operations run one after the other, in the order of the calls.
 pub(super) trait Machine {
-    /// Memory, zeroed, until the machine goes; never none.
+    /// Allocates zeroed memory, at least one byte, which is freed with the machine.
     fn allocate(&self, bytes: usize, what: &'static str) -> Result<Address, CudaError>;
-    /// Copies into it.
+    /// Copies `bytes` to the machine's memory.
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<(), CudaError>;
-    /// Waits for all that was given, then copies out of it.
+    /// Waits for all operations, then copies `bytes` from the machine's memory.
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), CudaError>;
-    /// Does it; may return before it is done.
+    /// Starts an operation; may return before it is done.
     fn run(&self, operation: &Operation) -> Result<(), CudaError>;
-    /// A recording of these operations, if the machine makes any; it is replayed by its number.
+    /// Records operations without running them, and returns the number of the recording; `None` if the machine does not
+    /// record.
     fn record(&self, operations: &[Operation]) -> Result<Option<usize>, CudaError>;
-    /// Does what was recorded.
+    /// Runs a recording, by its number.
     fn replay(&self, recording: usize) -> Result<(), CudaError>;
 }
 
-/// New memory that holds these numbers.
+/// Allocates memory and copies numbers to it.
 pub(super) fn upload_new<T: bytemuck::NoUninit>(
     machine: &dyn Machine,
     numbers: &[T],

@@ -1,34 +1,31 @@
-//! A transposed convolution as few, large batched matrix products over valid taps only.
+//! A transposed convolution as a few large batched matrix products, over valid taps only.
 //!
-//! Input pixel `i` adds `x[i] · W[tap]` to output pixel `i · stride − padding + tap`. With the samples of a pixel next to each
-//! other, the pixels of one image row that a tap joins are one longer product if they are neighbours on both sides. On the input
-//! side they are; on the output side they are `stride` apart, so products and their gradients keep each row's columns grouped
-//! by their remainder ("product order", [`Plan::place`]). All products of one shape that don't write the same place make one call.
+//! Input pixel `i` adds `x[i] · W[tap]` to output pixel `i · stride − padding + tap`. The samples of a pixel are
+//! consecutive in memory, so neighbouring pixels of an image row form one longer product with a tap, if their output
+//! pixels are also consecutive. In the image these are `stride` apart. So products and their gradients have the columns
+//! of each row grouped by their remainder modulo the stride: the *product order*, [`Plan::place`]. All products of one
+//! shape that write different places are one call.
 //!
-//! Where several products meet in one place, they go to different copies of it ("slots", which the next kernel adds up as it
-//! reads) or to different calls, the later ones accumulating. Slots cost memory traffic, calls cost launches and leave the GPU half
-//! empty; see [`Layer::slots`]. For kernel 4, stride 2, padding 1 and S × S input pixels:
+//! Several products may add to one place. They then write different copies of it (*slots*, which the next kernel adds
+//! up while reading), or they are in different calls, of which the later ones accumulate. Slots cost memory traffic;
+//! calls cost launches and leave part of the GPU idle. See [`Layer::slots`]. For kernel 4, stride 2, padding 1 and S ×
+//! S input pixels:
 //!
 //! | | products of one tap and row | slots | calls |
 //! |---|---|---|---|
 //! | forward | `co × (S or S−1)·B × ci` | 4 | 2 |
-//! | gradient by the input | `ci × (S or S−1)·B × co` | 8 | 2 |
-//! | gradient by the weights | `co × ci × (S or S−1)·B` | 1 … S | 2 × ⌈S / slots⌉ |
+//! | input gradient | `ci × (S or S−1)·B × co` | 8 | 2 |
+//! | weight gradient | `co × ci × (S or S−1)·B` | 1 … S | 2 × ⌈S / slots⌉ |
 //!
-//! No slot is ever cleared: where a later product of a slot would write what the slot's first did not, it gets a slot of its own,
-//! and what no product writes stays the zero it was made with.
+//! Slots are never cleared. A later product of a slot writes only places that the slot's first product wrote; otherwise
+//! it gets a slot of its own. Places that no product writes keep the zeros of their allocation.
 
-/// The sizes of a transposed convolution and its channels.
+use crate::ops::plan::Geometry;
+
+/// A transposed convolution with its numbers of channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layer {
-    /// Pixels on a side of the input.
-    pub(super) input: usize,
-    /// Taps on a side of the kernel.
-    pub(super) kernel: usize,
-    /// Output pixels from one input pixel to the next.
-    pub(super) stride: usize,
-    /// Output pixels cut off at each edge.
-    pub(super) padding: usize,
+    pub(super) geometry: Geometry,
     /// Input channels.
     pub(super) ci: usize,
     /// Output channels.
@@ -36,24 +33,15 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// Pixels on a side of the output.
-    pub(super) fn output(&self) -> usize {
-        (self.input - 1) * self.stride + self.kernel - 2 * self.padding
-    }
-
-    /// Taps of the kernel.
-    pub(super) fn taps(&self) -> usize {
-        self.kernel * self.kernel
-    }
-
-    /// Numbers of the weights, `[tap][ci][co]`.
+    /// The number of weights, `[tap][ci][co]`.
     pub(super) fn weights(&self) -> usize {
-        self.taps() * self.ci * self.co
+        self.geometry.taps() * self.ci * self.co
     }
 
-    /// How many copies the calls of a pass may write before they must accumulate. Both move the same bytes; slots take room,
-    /// but let all products run at once. So: all for the forward pass, at most 4 here; 8 of the input gradient's 16, which are as
-    /// many as one length has; for the weight gradient what 32 MiB hold.
+    /// The maximum number of slots of a pass; further products accumulate. Both move the same bytes. Slots take memory,
+    /// but all their products can run at the same time. The forward pass has no limit (the decoder's layers need 4).
+    /// The input gradient has 8 of the 16 products of a row, which are those of one length. The weight gradient has as
+    /// many as 32 MiB hold.
     fn slots(&self, pass: Pass) -> usize {
         match pass {
             Pass::Forward => usize::MAX,
@@ -63,7 +51,7 @@ impl Layer {
     }
 }
 
-/// What is computed.
+/// The result of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pass {
     /// `y += x W`.
@@ -74,7 +62,7 @@ pub(super) enum Pass {
     Weights,
 }
 
-/// One batched product in cuBLAS's terms: column-major `C (m × n) = A · B (+ C)`, or with either operand transposed.
+/// A batched product, as cuBLAS defines it: column-major `C (m × n) = A · B (+ C)`, where A and B may be transposed.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Call {
     /// Whether A and B are transposed.
@@ -83,36 +71,36 @@ pub(super) struct Call {
     pub(super) size: [usize; 3],
     /// Leading dimensions of A, B and C.
     pub(super) leading: [usize; 3],
-    /// Whether C is added to.
+    /// Whether the product is added to C.
     pub(super) accumulate: bool,
-    /// Where A, B and C of each product begin, in numbers, from the beginning of their arrays.
+    /// The index of the first number of A, B and C of each product, in their arrays.
     pub(super) products: Vec<[usize; 3]>,
 }
 
 /// The calls of one pass of a layer for one size of batch.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Calls {
-    /// Copies that the result comes in; the reader adds them up.
+    /// The number of slots of the result, which its reader adds up.
     pub(super) slots: usize,
-    /// In this order.
+    /// The calls, in their order.
     pub(super) calls: Vec<Call>,
 }
 
-/// A run of neighbouring pixels of one image row that one tap joins.
+/// Neighbouring pixels of one image row, with one tap.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     tap: usize,
-    /// First pixel of the input, in plain order.
+    /// The first input pixel, in plain order.
     input: usize,
-    /// First pixel of the output, in product order.
+    /// The first output pixel, in product order.
     output: usize,
     length: usize,
 }
 
-/// Runs that don't write the same place, each with its slot and whether it is the first to write there.
+/// Runs that write different places. For each run: whether it is the first in its slot, and the slot.
 type Round = Vec<(bool, usize, Run)>;
 
-/// What meets where in a layer.
+/// The products of a layer.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     layer: Layer,
@@ -122,26 +110,27 @@ pub(super) struct Plan {
 impl Plan {
     /// Lists the runs in the order of taps, then input rows.
     pub(super) fn new(layer: Layer) -> Self {
-        let (kernel, side) = (layer.kernel, layer.input);
+        let Geometry { kernel, input: side, .. } = layer.geometry;
         let mut runs = Vec::new();
-        for tap in 0..layer.taps() {
+        for tap in 0..layer.geometry.taps() {
             for iy in 0..side {
-                let Some(oy) = lands(layer, iy, tap / kernel) else { continue };
-                let columns: Vec<_> = (0..side).filter_map(|ix| Some((ix, lands(layer, ix, tap % kernel)?))).collect();
+                let Some(oy) = layer.geometry.lands(iy, tap / kernel) else { continue };
+                let columns: Vec<_> =
+                    (0..side).filter_map(|ix| Some((ix, layer.geometry.lands(ix, tap % kernel)?))).collect();
                 let Some((ix, ox)) = columns.first().copied() else { continue };
-                let output = oy * layer.output() + column_place(layer, ox);
+                let output = oy * layer.geometry.output() + column_place(layer.geometry, ox);
                 runs.push(Run { tap, input: iy * side + ix, output, length: columns.len() });
             }
         }
         Self { layer, runs }
     }
 
-    /// For every place in product order, the pixel that it is in plain order.
+    /// For each output pixel in product order, its index in plain order.
     pub(super) fn place(&self) -> Vec<usize> {
-        let side = self.layer.output();
+        let side = self.layer.geometry.output();
         let mut places = vec![0; side * side];
         for pixel in 0..side * side {
-            places[pixel / side * side + column_place(self.layer, pixel % side)] = pixel;
+            places[pixel / side * side + column_place(self.layer.geometry, pixel % side)] = pixel;
         }
         places
     }
@@ -151,7 +140,7 @@ impl Plan {
         let (slots, rounds) = self.rounds(pass);
         let mut calls: Vec<Call> = Vec::new();
         for round in rounds {
-            // Products of one shape share a call; none of a round write the same place.
+            // Products of one shape are one call. The products of a round write different places.
             let begin = calls.len();
             for (first, slot, run) in round {
                 let call = self.call(pass, run, batch, !first);
@@ -166,7 +155,7 @@ impl Plan {
         Calls { slots, calls }
     }
 
-    /// Slots and rounds.
+    /// The number of slots, and the rounds.
     fn rounds(&self, pass: Pass) -> (usize, Vec<Round>) {
         let mut groups: Vec<Vec<Run>> = Vec::new();
         let mut keys: Vec<usize> = Vec::new();
@@ -180,7 +169,7 @@ impl Plan {
                 }
             }
         }
-        // Whole rows first: what follows in a slot must lie inside.
+        // Long runs first: the later runs of a slot must lie inside the first.
         groups.iter_mut().for_each(|group| group.sort_by_key(|run| std::cmp::Reverse(run.length)));
         let most = groups.iter().map(Vec::len).max().unwrap_or(1);
         let mut slots = self.layer.slots(pass).min(most);
@@ -194,12 +183,12 @@ impl Plan {
                 rounds[round].push((round == 0, slot, *run));
             }
         }
-        // Long runs first, for the order of calls; the sort is stable.
+        // Calls with long runs come first. The sort is stable.
         rounds.iter_mut().for_each(|round| round.sort_by_key(|(_, _, run)| std::cmp::Reverse(run.length)));
         (slots, rounds)
     }
 
-    /// Whether in every slot what comes first, in the first round, holds all that comes later.
+    /// Whether the first run of each slot covers all later runs of the slot.
     fn sound(&self, pass: Pass, group: &[Run], slots: usize) -> bool {
         let begin = |run: &Run| if pass == Pass::Forward { run.output } else { run.input };
         let holds = |first: &Run, later: &Run| {
@@ -208,21 +197,22 @@ impl Plan {
         let turns = turns(group, slots);
         group.iter().zip(&turns).all(|(later, (round, slot))| {
             let first = turns.iter().position(|turn| *turn == (0, *slot));
-            // A weight gradient is written as a whole each time.
+            // Each product writes the whole weight gradient of its tap.
             *round == 0 || first.is_some_and(|first| pass == Pass::Weights || holds(&group[first], later))
         })
     }
 
-    /// What a run writes: a row of one remainder of the output, a row of the input, or a tap.
+    /// What a run writes: the output columns of one row and remainder, an input row, or a tap.
     fn destination(&self, pass: Pass, run: Run) -> usize {
-        let side = self.layer.output();
+        let side = self.layer.geometry.output();
         match pass {
             Pass::Forward => {
                 let (row, place) = (run.output / side, run.output % side);
-                let group = (0..self.layer.stride).take_while(|r| group_begin(self.layer, *r) <= place).count();
-                row * self.layer.stride + group
+                let geometry = self.layer.geometry;
+                let group = (0..geometry.stride).take_while(|r| group_begin(geometry, *r) <= place).count();
+                row * geometry.stride + group
             }
-            Pass::Input => run.input / self.layer.input,
+            Pass::Input => run.input / self.layer.geometry.input,
             Pass::Weights => run.tap,
         }
     }
@@ -242,7 +232,7 @@ impl Plan {
         let layer = self.layer;
         let weights = run.tap * layer.ci * layer.co;
         let (x, y) = (run.input * batch * layer.ci, run.output * batch * layer.co);
-        let (inputs, outputs) = (layer.input * layer.input, layer.output() * layer.output());
+        let (inputs, outputs) = (layer.geometry.inputs(), layer.geometry.outputs());
         match pass {
             Pass::Forward => [weights, x, y + slot * outputs * batch * layer.co],
             Pass::Input => [weights, y, x + slot * inputs * batch * layer.ci],
@@ -251,7 +241,8 @@ impl Plan {
     }
 }
 
-/// Round and slot of each run of a group. Shorter runs begin a new round, so that those of one length stay together in a call.
+/// The round and the slot of each run of a group. Each length begins a new round, so that runs of one length share a
+/// call.
 fn turns(group: &[Run], slots: usize) -> Vec<(usize, usize)> {
     let mut turn = 0;
     let mut turns = Vec::new();
@@ -265,19 +256,15 @@ fn turns(group: &[Run], slots: usize) -> Vec<(usize, usize)> {
     turns
 }
 
-/// Where an input pixel's tap lands, on one axis.
-fn lands(layer: Layer, input: usize, tap: usize) -> Option<usize> {
-    (input * layer.stride + tap).checked_sub(layer.padding).filter(|o| *o < layer.output())
+/// The index of an output column in its row, in product order.
+fn column_place(geometry: Geometry, column: usize) -> usize {
+    group_begin(geometry, column % geometry.stride) + column / geometry.stride
 }
 
-/// Where a column of the output stands in its row, in product order.
-fn column_place(layer: Layer, column: usize) -> usize {
-    group_begin(layer, column % layer.stride) + column / layer.stride
-}
-
-/// Where the columns of one remainder begin.
-fn group_begin(layer: Layer, remainder: usize) -> usize {
-    (0..remainder).map(|r| (layer.output() - r.min(layer.output())).div_ceil(layer.stride)).sum()
+/// The index of the first column with this remainder.
+fn group_begin(geometry: Geometry, remainder: usize) -> usize {
+    let output = geometry.output();
+    (0..remainder).map(|r| (output - r.min(output)).div_ceil(geometry.stride)).sum()
 }
 
 #[cfg(test)]
@@ -286,10 +273,10 @@ mod tests {
     use crate::rng::Streams;
 
     fn layer(input: usize, kernel: usize, stride: usize, padding: usize) -> Layer {
-        Layer { input, kernel, stride, padding, ci: 3, co: 2 }
+        Layer { geometry: Geometry { input, kernel, stride, padding }, ci: 3, co: 2 }
     }
 
-    /// The decoder's, and others.
+    /// The sizes of the decoder's layers, and others.
     fn layers() -> Vec<Layer> {
         let sizes = [(1, 2, 1, 0), (2, 4, 2, 1), (4, 4, 2, 1), (8, 4, 2, 1), (16, 1, 1, 0), (4, 5, 3, 2), (3, 3, 1, 1)];
         sizes.iter().map(|(i, k, s, p)| layer(*i, *k, *s, *p)).collect()
@@ -320,22 +307,22 @@ mod tests {
     }
 
     #[test]
-    fn the_calls_add_up_to_the_transposed_convolution_and_its_gradients() {
+    fn calls_add_up_to_transposed_convolution_and_its_gradients() {
         let batch = 3;
         for layer in layers() {
             let plan = Plan::new(layer);
-            let (inputs, outputs, place) = (layer.input.pow(2), layer.output().pow(2), plan.place());
+            let (inputs, outputs, place) = (layer.geometry.inputs(), layer.geometry.outputs(), plan.place());
             let x = random(inputs * batch * layer.ci, "x");
             let w = random(layer.weights(), "w");
             let dy = random(outputs * batch * layer.co, "dy");
             let (mut y, mut dx, mut dw) = (vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; w.len()]);
-            for at in 0..place.len() * inputs * layer.taps() {
-                let (at, tap) = (at / layer.taps(), at % layer.taps());
+            for at in 0..place.len() * inputs * layer.geometry.taps() {
+                let (at, tap) = (at / layer.geometry.taps(), at % layer.geometry.taps());
                 let (place_at, input) = (at / inputs, at % inputs);
                 let pixel = place[place_at];
-                let row = lands(layer, input / layer.input, tap / layer.kernel);
-                let column = lands(layer, input % layer.input, tap % layer.kernel);
-                if row != Some(pixel / layer.output()) || column != Some(pixel % layer.output()) {
+                let row = layer.geometry.lands(input / layer.geometry.input, tap / layer.geometry.kernel);
+                let column = layer.geometry.lands(input % layer.geometry.input, tap % layer.geometry.kernel);
+                if row != Some(pixel / layer.geometry.output()) || column != Some(pixel % layer.geometry.output()) {
                     continue;
                 }
                 for b in 0..batch {
@@ -358,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn the_decoders_layers_take_few_calls() {
+    fn layers_of_the_decoder_take_few_calls() {
         let shape = |layer: Layer| {
             let plan = Plan::new(layer);
             [Pass::Forward, Pass::Input, Pass::Weights].map(|pass| {
@@ -366,7 +353,10 @@ mod tests {
                 (calls.calls.len(), calls.slots)
             })
         };
-        let usual = |input, kernel, stride, padding, ci, co| Layer { input, kernel, stride, padding, ci, co };
+        let usual = |input, kernel, stride, padding, ci, co| {
+            let geometry = Geometry { input, kernel, stride, padding };
+            Layer { geometry, ci, co }
+        };
         assert_eq!(shape(usual(1, 2, 1, 0, 128, 2048)), [(1, 2), (1, 4), (1, 1)]);
         assert_eq!(shape(usual(2, 4, 2, 1, 2048, 512)), [(2, 4), (2, 8), (4, 1)]);
         assert_eq!(shape(usual(4, 4, 2, 1, 512, 256)), [(2, 4), (2, 8), (2, 4)]);
@@ -375,12 +365,12 @@ mod tests {
     }
 
     #[test]
-    fn no_product_of_a_call_writes_where_another_does_and_none_is_wasted() {
-        let plan = Plan::new(Layer { input: 2, kernel: 4, stride: 2, padding: 1, ci: 4, co: 4 });
+    fn products_of_a_call_write_different_places_and_all_are_inside() {
+        let plan = Plan::new(Layer { geometry: Geometry { input: 2, kernel: 4, stride: 2, padding: 1 }, ci: 4, co: 4 });
         for pass in [Pass::Forward, Pass::Input, Pass::Weights] {
             let calls = plan.calls(pass, 1);
             let work: usize = calls.calls.iter().map(|c| c.size.iter().product::<usize>() * c.products.len()).sum();
-            assert_eq!(work, 36 * 16, "36 of 64 products lie inside");
+            assert_eq!(work, 36 * 16, "36 of 64 products are inside the image");
             for call in &calls.calls {
                 let mut written: Vec<usize> = call
                     .products

@@ -1,15 +1,15 @@
-//! Batched products done plainly, for the tests: what cuBLAS would make of a [`Call`].
+//! Batched products in three loops, for tests: what cuBLAS computes for a [`Call`].
 
 use super::plan::Call;
 
-/// All products of a call, column-major.
+/// Computes all products of a call, column-major.
 pub(super) fn multiply(call: &Call, a: &[f32], b: &[f32], c: &mut [f32]) {
     for [a_at, b_at, c_at] in &call.products {
         multiply_one(call, &a[*a_at..], &b[*b_at..], &mut c[*c_at..]);
     }
 }
 
-/// `C = A · B (+ C)`, each sum in f64.
+/// Computes `C = A · B (+ C)` with sums in f64.
 pub(super) fn multiply_one(call: &Call, a: &[f32], b: &[f32], c: &mut [f32]) {
     let ([m, n, k], [lda, ldb, ldc]) = (call.size, call.leading);
     let [(row_a, inner_a), (inner_b, column_b)] =
@@ -25,7 +25,7 @@ pub(super) fn multiply_one(call: &Call, a: &[f32], b: &[f32], c: &mut [f32]) {
     }
 }
 
-/// How many numbers one product of the call reaches in A, B and C.
+/// The number of elements in A, B and C that one product of the call reads or writes, with gaps.
 pub(super) fn extents(call: &Call) -> [usize; 3] {
     let [m, n, k] = call.size;
     let a = if call.transposed[0] { (k, m) } else { (m, k) };

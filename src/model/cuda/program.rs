@@ -1,79 +1,38 @@
-//! One step as a list of operations with all their arguments, made once for a size of batch: what changes from step to step (the
-//! samples, the rates of Adam, where the loss goes) the kernels read from the epoch's tables by the step's number, `cursor`. So a
-//! step is a walk along the list, without allocation, or the replay of its recording.
+//! A step as a list of operations with all their arguments, made once for each size of batch.
+//!
+//! The values that change from step to step are the samples, Adam's rates and the address of the losses. The kernels
+//! read them from the tables of the epoch, at the number of the step (`cursor`). So running a step means to run the
+//! list, which allocates nothing, or to replay its recording.
 
-use super::layout::{LAYERS, Layout, NORMS, layers};
+use super::layout::layers;
 use super::machine::{Address, Argument, CudaError, Kernel, Launch, Machine, Operation, Product, THREADS, upload_new};
 use super::plan::{Calls, Layer, Pass, Plan};
-use super::{Family, Statistics};
-use crate::model::DecoderShape;
+use super::settings::Statistics;
+use super::shared::Shared;
+use crate::model::decoder::layers::{LAYERS, NORMS};
 use crate::ops::tail::PIXELS;
 
-/// Channels of a block of the norms' sums, as in `kernels.cu`.
+/// The number of channels in a block of the norms' sums, as in `kernels.cu`.
 const CHANNELS: usize = 32;
-/// Into how many chunks of rows these sums are cut at most.
+/// The maximum number of chunks of rows in these sums.
 const CHUNKS: usize = 128;
-
-/// What all programs of a training share.
-pub(super) struct Shared {
-    pub(super) shape: DecoderShape,
-    pub(super) family: Family,
-    pub(super) statistics: Statistics,
-    pub(super) layout: Layout,
-    /// Parameters, first and second moments.
-    pub(super) parameters: [Address; 3],
-    /// Gradients in the parameters' layout.
-    pub(super) gradient: Address,
-    /// Gradients that come in slots: for each layer, where its slots begin, and how many there are.
-    pub(super) extra: Address,
-    pub(super) extra_slots: [Option<(usize, usize)>; LAYERS],
-    /// These, for Adam: rows of (begin, end, offset in `extra`, slots).
-    pub(super) segments: Address,
-    pub(super) segment_count: usize,
-    pub(super) running: Address,
-    /// Mean and 1 / √(var + ε) that the norms use; of the batch, or 0 and 1.
-    pub(super) normal: [[Address; 2]; NORMS],
-    /// The plain place of each product's pixel.
-    pub(super) places: [Address; LAYERS],
-    pub(super) images: Address,
-    /// Values, first and second moments of each of the posterior's parameters.
-    pub(super) latents: [[Address; 3]; 2],
-    pub(super) samples: usize,
-    pub(super) epoch: Tables,
-}
-
-/// The epoch's tables.
-pub(super) struct Tables {
-    /// The number of the step, from 0.
-    pub(super) cursor: Address,
-    /// Samples in the order of the epoch.
-    pub(super) order: Address,
-    /// For each sample, its place in there.
-    pub(super) position: Address,
-    /// ε, in the order of the epoch.
-    pub(super) noise: Address,
-    /// Rows of [`super::RATES`].
-    pub(super) rates: Address,
-    /// Squared error and mean KL of each step.
-    pub(super) losses: Address,
-}
 
 /// The buffers of a layer.
 #[derive(Clone, Copy)]
 struct Buffers {
     /// The input.
     x: Address,
-    /// The products' slots.
+    /// The product, in slots.
     product: Address,
-    /// Their sum, for a norm.
+    /// The sum of the slots, for a norm.
     sum: Address,
-    /// The gradient by the product.
+    /// The gradient with respect to the product.
     d: Address,
-    /// The gradient by the input, in slots.
+    /// The gradient with respect to the input, in slots.
     dx: Address,
 }
 
-/// A layer's calls.
+/// The calls of a layer.
 struct Passes {
     forward: Calls,
     input: Calls,
@@ -83,11 +42,11 @@ struct Passes {
 /// The operations of a step.
 pub(super) struct Program {
     pub(super) operations: Vec<Operation>,
-    /// The machine's recording of them.
+    /// The machine's recording of the operations.
     pub(super) recording: Option<usize>,
 }
 
-/// Makes a program.
+/// Builds a program.
 struct Builder<'a> {
     machine: &'a dyn Machine,
     shared: &'a Shared,
@@ -96,17 +55,19 @@ struct Builder<'a> {
     layers: [Layer; LAYERS],
     passes: Vec<Passes>,
     buffers: Vec<Buffers>,
-    /// Scratch for sums: of the KL, of the squares, of the tail's gradients and of the norms; 255 / (norm n); two means a channel.
+    /// Partial sums: of the KL, of the squared errors, of the tail's gradients and of the norms.
     sums: [Address; 4],
+    /// 255 / (‖x − x̂‖ n).
     factor: Address,
+    /// Two means for each channel of a norm.
     means: Address,
-    /// u, σ and the error, then its gradient.
+    /// u, σ, and x̂ − x, which becomes the gradient with respect to u.
     tail: [Address; 3],
     operations: Vec<Operation>,
 }
 
 impl Program {
-    /// For steps of `batch` samples in an epoch whose batches have `full`, but for the last.
+    /// The program of steps with `batch` samples, in an epoch whose other steps have `full`.
     pub(super) fn new(machine: &dyn Machine, shared: &Shared, full: usize, batch: usize) -> Result<Self, CudaError> {
         let mut builder = Builder::new(machine, shared, full, batch)?;
         builder.draw();
@@ -117,7 +78,7 @@ impl Program {
         Ok(Self { operations: builder.operations, recording: None })
     }
 
-    /// One step.
+    /// Runs a step.
     pub(super) fn run(&self, machine: &dyn Machine) -> Result<(), CudaError> {
         match self.recording {
             Some(recording) => machine.replay(recording),
@@ -166,23 +127,23 @@ impl<'a> Builder<'a> {
         self.operations.push(Operation::Launch(Launch { kernel, blocks, arguments }));
     }
 
-    /// A kernel with a thread for each of n numbers.
+    /// Launches a kernel with a thread for each of n numbers.
     fn launch_over(&mut self, n: usize, kernel: Kernel, mut arguments: Vec<Argument>) {
         arguments.push(long(n));
         self.launch(kernel, [blocks(n), 1], arguments);
     }
 
-    /// The same, but the kernel counts in an `int`.
+    /// The same for a kernel whose count is an `int`.
     fn launch_over_few(&mut self, n: usize, kernel: Kernel, mut arguments: Vec<Argument>) {
         arguments.push(int(n));
         self.launch(kernel, [blocks(n), 1], arguments);
     }
 
-    /// A kernel with a thread for each number of a layer's output, pixel by pixel.
+    /// Launches a kernel with a thread for each number of a layer's output, in a row of blocks for each pixel.
     fn launch_over_pixels(&mut self, layer: Layer, kernel: Kernel, mut arguments: Vec<Argument>) {
         let size = self.batch * layer.co;
         arguments.push(int(size));
-        self.launch(kernel, [blocks(size), layer.output().pow(2)], arguments);
+        self.launch(kernel, [blocks(size), layer.geometry.outputs()], arguments);
     }
 
     fn products(&mut self, calls: Calls, arrays: [Address; 3]) -> Result<(), CudaError> {
@@ -241,7 +202,7 @@ impl<'a> Builder<'a> {
 
     fn norm(&mut self, l: usize, slots: usize) {
         let (layer, Buffers { product, sum, .. }) = (self.layers[l], self.buffers[l]);
-        let (n, rows) = (outputs(layer, self.batch), layer.output().pow(2) * self.batch);
+        let (n, rows) = (outputs(layer, self.batch), layer.geometry.outputs() * self.batch);
         let (chunk, chunks) = chunks(rows);
         let across = layer.co.div_ceil(CHANNELS);
         let mut x = slotted(sum, 1, 0);
@@ -332,7 +293,7 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// The gradient by a layer's output, from the layer above: its slots and their stride.
+    /// The gradient with respect to a layer's output, as the next layer wrote it: address, slots and their stride.
     fn above(&self, l: usize) -> Vec<Argument> {
         slotted(self.buffers[l + 1].dx, self.passes[l + 1].input.slots, outputs(self.layers[l], self.batch))
     }
@@ -342,12 +303,12 @@ impl<'a> Builder<'a> {
         let gradient = self.shared.gradient.floats(self.shared.layout.bias.start);
         let mut arguments = self.above(0);
         arguments.extend([self.buffers[0].d.into(), gradient.into(), int(self.batch), int(layer.co)]);
-        self.launch_over(layer.co * layer.output().pow(2), Kernel::BiasBackward, arguments);
+        self.launch_over(layer.co * layer.geometry.outputs(), Kernel::BiasBackward, arguments);
     }
 
     fn norm_backward(&mut self, l: usize) {
         let (layer, Buffers { sum, d, .. }) = (self.layers[l], self.buffers[l]);
-        let rows = layer.output().pow(2) * self.batch;
+        let rows = layer.geometry.outputs() * self.batch;
         let place = self.shared.places[l];
         let mut arguments = self.above(l);
         if self.shared.statistics == Statistics::Folded {
@@ -402,36 +363,38 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Numbers of a layer's input.
+/// The number of elements of a layer's input.
 fn inputs(layer: Layer, batch: usize) -> usize {
-    layer.input.pow(2) * batch * layer.ci
+    layer.geometry.inputs() * batch * layer.ci
 }
 
-/// Numbers of a layer's output.
+/// The number of elements of a layer's output.
 fn outputs(layer: Layer, batch: usize) -> usize {
-    layer.output().pow(2) * batch * layer.co
+    layer.geometry.outputs() * batch * layer.co
 }
 
+/// The number of thread blocks for n threads.
 fn blocks(n: usize) -> usize {
     n.div_ceil(THREADS)
 }
 
-/// Rows of a chunk, and how many chunks that makes: by the number of rows alone.
+/// The number of rows in a chunk, and of chunks. They depend only on the number of rows.
 fn chunks(rows: usize) -> (usize, usize) {
     let chunk = rows.div_ceil(CHUNKS).next_multiple_of(THREADS / CHANNELS);
     (chunk, rows.div_ceil(chunk))
 }
 
-/// An array in slots, as kernels take it.
+/// The arguments for an array in slots.
 fn slotted(array: Address, slots: usize, stride: usize) -> Vec<Argument> {
     vec![array.into(), int(slots), long(stride)]
 }
 
-/// Sizes that a kernel takes as an `int`; those of the data were checked where it was sent.
+/// A size as an `int` argument. [`Shared::new`] checked that the sizes of the data fit.
 fn int(n: usize) -> Argument {
     Argument::Int(i32::try_from(n).unwrap_or(i32::MAX))
 }
 
+/// A size as a `long long` argument.
 fn long(n: usize) -> Argument {
     Argument::Long(i64::try_from(n).unwrap_or(i64::MAX))
 }

@@ -1,4 +1,5 @@
-//! Whole steps on the emulated machine, held against the CPU's operations. Without a C++ compiler these tests say so and pass.
+//! Whole steps on the emulated machine, compared with the CPU's operations. Without a C++ compiler, these tests print that
+//! and pass.
 
 use std::collections::BTreeMap;
 
@@ -45,7 +46,7 @@ fn latents(distribution: Option<Distribution>) -> LatentArrays {
     LatentArrays { distribution, parameters: arrays.collect(), step: 0 }
 }
 
-/// A decoder that has trained a little, so that moments and statistics are not what they begin with.
+/// A decoder after a few steps, so that its moments and statistics are not the initial ones.
 fn decoder() -> Decoder {
     let mut decoder = Decoder::new(SHAPE, &Streams::new(1));
     let z = &latents(None).parameters[0][0];
@@ -63,13 +64,13 @@ fn close(found: &[f32], wanted: &[f32], tolerance: f32, what: &str) {
     }
 }
 
-/// What an epoch on the CPU leaves: the losses, and both kinds of parameters.
+/// The results of an epoch on the CPU.
 struct Expected {
     losses: Vec<StepLoss>,
     latents: LatentArrays,
 }
 
-/// An epoch with the CPU's operations; `pass` is the network's.
+/// Runs an epoch with the CPU's operations. `pass` runs the network.
 fn expected(
     mut latents: LatentArrays,
     noise: &[f32],
@@ -146,7 +147,7 @@ fn families() -> impl Iterator<Item = Option<Distribution>> {
 }
 
 #[test]
-fn an_epoch_of_training_is_the_cpus() {
+fn epoch_of_training_equals_that_of_cpu() {
     for distribution in families() {
         let Some(machine) = machine() else { return };
         let mut decoder = decoder();
@@ -165,7 +166,7 @@ fn an_epoch_of_training_is_the_cpus() {
         let (found, wanted) = (layout.read(&state).unwrap(), layout.read(&decoder.state().unwrap()).unwrap());
         assert_eq!(found.step, wanted.step);
         close(&found.statistics, &wanted.statistics, 1e-4, "running statistics");
-        // Each part by its own scale: the gradients of one layer are nothing beside another's.
+        // Compared by array, because the gradients of some layers are much smaller than those of others.
         let ranges = layout.weights.iter().chain(layout.norms.iter().flatten()).chain([&layout.bias, &layout.tail]);
         for range in ranges {
             for (part, tolerance) in [(1, 2e-3), (2, 4e-3)] {
@@ -176,9 +177,9 @@ fn an_epoch_of_training_is_the_cpus() {
     }
 }
 
-/// The worst deviation of a gradient after one step with all samples, by each parameter array's own scale.
+/// The largest deviation of a gradient after one step with all samples, relative to the scale of each parameter array.
 fn worst_gradient(machine: Box<dyn Machine>, seed: i64) -> f32 {
-    // From fresh moments, the first one after a step is a tenth of the gradient.
+    // If moments start at 0, the first moment after a step is a tenth of the gradient.
     let mut decoder = Decoder::new(SHAPE, &Streams::new(seed));
     let mut state = decoder.state().unwrap();
     let (start, images, order, dim) = (latents(None), images(), order(), SHAPE.latent_dim);
@@ -204,8 +205,9 @@ fn worst_gradient(machine: Box<dyn Machine>, seed: i64) -> f32 {
 }
 
 #[test]
-fn one_step_makes_the_cpus_gradients() {
-    // Where a ReLU's input is all but 0, rounding decides whether a gradient passes: that may happen to some decoders, not to most.
+fn gradients_of_one_step_equal_those_of_cpu() {
+    // Rounding decides whether a gradient passes a ReLU whose input is nearly 0. That may happen in some decoders, not in
+    // most.
     let mut worst = Vec::new();
     for seed in 10..15 {
         let Some(machine) = machine() else { return };
@@ -216,7 +218,7 @@ fn one_step_makes_the_cpus_gradients() {
 }
 
 #[test]
-fn a_fit_moves_the_latents_only() {
+fn fit_changes_only_the_latents() {
     for distribution in families() {
         let noise = noise(distribution);
         let rates = EpochRates { kl_weight: 0.0, ..RATES };
@@ -238,13 +240,13 @@ fn a_fit_moves_the_latents_only() {
             check(&losses, &training, &expected, 2e-3);
             let mut after = state.clone();
             training.decoder_into(&mut after).unwrap();
-            assert_eq!(after, state, "the decoder stays");
+            assert_eq!(after, state, "the decoder does not change");
         }
     }
 }
 
 #[test]
-fn an_epoch_in_two_parts_is_the_same_bytes() {
+fn epoch_in_two_parts_gives_the_same_bytes() {
     let Some(machine) = machine() else { return };
     let mut state = decoder().state().unwrap();
     let start = latents(Some(Distribution::Uniform));
@@ -275,7 +277,7 @@ fn an_epoch_in_two_parts_is_the_same_bytes() {
 }
 
 #[test]
-fn nothing_depends_on_the_order_of_threads_blocks_and_products() {
+fn results_do_not_depend_on_order_of_threads_blocks_and_products() {
     for distribution in families() {
         let run = |backwards| {
             let mut machine = Emulated::new()?;
@@ -293,9 +295,9 @@ fn nothing_depends_on_the_order_of_threads_blocks_and_products() {
     }
 }
 
-/// The driver is looked for once in a process, so the test proper runs in one of its own, which finds the fake.
+/// A process searches for the driver once, so `on_a_fake_driver` runs in a process of its own, which finds the fake.
 #[test]
-fn a_gpu_is_spoken_to_as_the_emulated_machine_is() {
+fn gpu_computes_the_results_of_the_emulated_machine() {
     let folder = tempfile::tempdir().unwrap();
     if !super::emulated::fake_driver(folder.path()) {
         eprintln!("skipped: there is no g++ to build the kernels with");
@@ -307,12 +309,16 @@ fn a_gpu_is_spoken_to_as_the_emulated_machine_is() {
         .env("LD_LIBRARY_PATH", folder.path())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && printed.contains("1 passed"),
+        "{printed}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
-#[ignore = "run by a_gpu_is_spoken_to_as_the_emulated_machine_is"]
+#[ignore = "run by gpu_computes_the_results_of_the_emulated_machine"]
 fn on_a_fake_driver() {
     assert_eq!(class(0).unwrap(), "cuda-sm90x1-cublas13.1.2-nvrtc13.1");
     assert!(class(1).is_err());
@@ -320,7 +326,7 @@ fn on_a_fake_driver() {
         let mut state = decoder().state().unwrap();
         let mut latents = latents(Some(Distribution::Gaussian));
         let mut training = CudaTraining::on(machine, (SHAPE, statistics), &state, &latents, &images()).unwrap();
-        // Two epochs: from the second on, a recording is replayed.
+        // Two epochs, because the second replays a recording.
         let noise = noise(latents.distribution);
         let losses = [epoch(&mut training, &noise, RATES), epoch(&mut training, &noise, RATES)];
         training.decoder_into(&mut state).unwrap();
@@ -337,8 +343,8 @@ fn on_a_fake_driver() {
 }
 
 #[test]
-fn the_kernels_compile_for_gpus() {
-    // NVRTC needs no GPU; without it there is nothing to compile with.
+fn kernels_compile_for_gpus() {
+    // NVRTC needs no GPU, but may not be installed.
     if super::device::compiler().is_err() {
         eprintln!("skipped: there is no NVRTC");
         return;

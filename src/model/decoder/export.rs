@@ -1,4 +1,4 @@
-//! A frozen decoder as a state, for machines that read their decoder from one ([`crate::model::cuda`]).
+//! A frozen decoder as a state, which [`crate::model::cuda`] reads its decoder from.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,11 @@ use crate::ops::block::LANES;
 use super::{Decoder, Frozen};
 
 impl Frozen {
-    /// The state of the decoder whose norms do nothing but add β: γ is 1, β what the fold left of mean and bias, the statistics 0
-    /// and 1. (1 / √(1 + 1e-5) is not 1: whoever reads this must leave the normalisation out.)
+    /// The state of a decoder whose norms only add β: γ is 1, β is the folded bias, and the statistics are 0 and 1. A
+    /// reader must leave the normalisation out, because 1 / √(1 + 1e-5) is not 1.
     ///
     /// # Errors
-    /// None in practice: the shapes are the tensors' own.
+    /// None: the numbers fit the shapes.
     pub fn unfolded_state(&self) -> Result<BTreeMap<String, Tensor>, TensorError> {
         let mut decoder = Decoder::blank(self.shape);
         decoder.convolutions = self.convolutions.clone();

@@ -1,30 +1,28 @@
-//! A trained decoder whose latents are fitted: batch norm's running statistics are folded into weights and biases, nothing of the
-//! decoder moves, and only the gradient by the latents is made.
+//! A trained decoder that does not change: it decodes latents, and computes gradients with respect to them.
 //!
+//! The running statistics of its batch norms are folded into weights and biases:
 //! `γ (W x − mean) / √(var + ε) + β = (γ / √(var + ε)) W x + (β − γ mean / √(var + ε))`
 
 use std::collections::BTreeMap;
 
-use crate::artifact::{Tensor, TensorError};
 use crate::ops::block::{Row, pack, unpack};
 use crate::ops::norm;
 use crate::ops::tail::{PIXELS, Scalars};
 use crate::ops::transposed::Convolution;
 
-use super::layers::{self, LAYERS, NORMS, Work};
-use super::{DecoderShape, Step, on_the_pool, tensors};
+use super::layers::{self, DecoderShape, LAYERS, NORMS, Step, Work, on_the_pool};
 
-/// Samples that are decoded at once: their buffers take some 800 KiB each.
+/// The number of samples that are decoded at once. Each needs about 800 KiB of buffers.
 const DECODED_AT_ONCE: usize = 64;
 
-/// A trained decoder with running statistics, ready to decode and to fit latents.
+/// A trained decoder with running statistics, for decoding and for fitting latents.
 #[derive(Debug)]
 pub struct Frozen {
     pub(super) shape: DecoderShape,
     pub(super) convolutions: [Convolution; LAYERS],
-    /// A row for each panel and pixel of the fully connected layer's output.
+    /// The bias of the fully connected layer: a row for each panel and pixel of its output.
     pub(super) bias: Vec<Row>,
-    /// A row for each panel, behind each transposed convolution.
+    /// The folded bias of each transposed convolution: a row for each panel.
     pub(super) folded: [Vec<Row>; NORMS],
     pub(super) scalars: Scalars,
     pub(super) work: BTreeMap<usize, Work>,
@@ -32,21 +30,13 @@ pub struct Frozen {
 }
 
 impl Frozen {
-    /// From the tensors that [`super::Decoder::weights`] gives, or PyTorch's `state_dict`; the shape is read off them.
-    ///
-    /// # Errors
-    /// If a tensor is missing, or its type or shape does not fit the others.
-    pub fn from_weights(tensors: &BTreeMap<String, Tensor>) -> Result<Self, TensorError> {
-        tensors::frozen(tensors)
-    }
-
-    /// The sizes.
+    /// The decoder's sizes.
     pub fn shape(&self) -> DecoderShape {
         self.shape
     }
 
-    /// The images of any number of latents, n × 784, row-major, in grey levels 0…255. `z` is n × latent_dim. An image depends on
-    /// its own latent only, bit for bit.
+    /// The images of n latents. `z` is n × latent_dim; n may be 0. Returns n × 784 grey levels 0…255, row-major. The
+    /// bits of an image depend only on its own latent.
     pub fn decode(&mut self, z: &[f32]) -> &[f32] {
         let dim = self.shape.latent_dim;
         let mut decoded = std::mem::take(&mut self.decoded);
@@ -61,10 +51,11 @@ impl Frozen {
         &self.decoded
     }
 
-    /// The loss of a batch and its gradient by the latents; arguments as for [`super::Decoder::train_step`].
+    /// The loss of a batch and its gradient with respect to the latents. Arguments as for
+    /// [`super::Decoder::train_step`].
     ///
     /// # Panics
-    /// If latents and images do not make one batch that is not empty.
+    /// If the batch is empty, or `z` and `images` have different numbers of samples.
     pub fn loss_and_gradient(&mut self, z: &[f32], images: &[u8]) -> Step<'_> {
         on_the_pool(|| self.pass(z, images))
     }
@@ -89,7 +80,7 @@ impl Frozen {
         Step { loss: loss.loss, latent_gradient: gradient, squared_error: loss.squared_error }
     }
 
-    /// Runs the layers; returns the number of chunks, under which the buffers are.
+    /// Runs the layers. Returns the number of chunks, which is the key of the buffers in `work`.
     fn forward(&mut self, z: &[f32], samples: usize) -> usize {
         let batch = layers::batch(self.shape, z, samples);
         let Self { shape, convolutions, bias, folded, scalars, work, .. } = self;

@@ -1,7 +1,7 @@
-//! A decoder as tensors: its whole state in its own layout, and its weights under PyTorch's names and in PyTorch's layout.
+//! A decoder as tensors: its whole state in its own layout, and its weights with PyTorch's names and layout.
 //!
-//! Weights are those of `torch.nn`: `fc` is a `Linear` whose output is viewed as (c0, 2, 2), `net` a `Sequential` with the
-//! transposed convolutions at 0, 3, 6, 9 and 10 and the batch norms at 1, 4 and 7.
+//! Weights are those of `torch.nn`: `fc` is a `Linear` whose output is viewed as (c0, 2, 2). `net` is a `Sequential`
+//! with transposed convolutions at 0, 3, 6, 9 and 10 and batch norms at 1, 4 and 7.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,17 +14,14 @@ use crate::ops::norm::{self, Statistics};
 use crate::ops::transposed::Convolution;
 use crate::rng::Streams;
 
-use super::layers::{self, LAYERS, NORMS};
+use super::layers::{self, NORM_NAMES, NORMS, WEIGHTS, find};
 use super::{Decoder, DecoderShape, Frozen, Small, scalars};
 
-/// PyTorch's name of each layer's weight.
-const WEIGHTS: [&str; LAYERS] = ["fc.weight", "net.0.weight", "net.3.weight", "net.6.weight", "net.9.weight"];
-/// PyTorch's names of the batch norms.
-const NORM_NAMES: [&str; NORMS] = ["net.1", "net.4", "net.7"];
-/// PyTorch's names of bias, scale and shift of the tail, with their shapes.
+/// PyTorch's names and shapes of bias, scale and shift of the tail.
 const TAIL: [(&str, &[usize]); 3] = [("net.9.bias", &[1]), ("net.10.weight", &[1, 1, 1, 1]), ("net.10.bias", &[1])];
+/// The prefix of all names in a state.
 const PREFIX: &str = "decoder.";
-/// Numbers that a thread copies at a time.
+/// The numbers that a thread copies at a time.
 const PIECE: usize = 1 << 20;
 
 /// The shape of a layer's weight in PyTorch.
@@ -37,14 +34,14 @@ fn weight_shape(shape: DecoderShape, layer: usize) -> Vec<usize> {
     }
 }
 
-/// How a layer's weights lie, in PyTorch's order and in ours.
+/// The order of a layer's weights, in PyTorch and here.
 #[derive(Clone, Copy)]
 struct Weights {
     layer: usize,
     ci: usize,
     co: usize,
     taps: usize,
-    /// Blocks of a panel of input channels.
+    /// The number of blocks in a panel of input channels.
     blocks: usize,
 }
 
@@ -55,12 +52,12 @@ impl Weights {
     }
 
     /// The weights of a panel of input channels.
-    fn places(self, panel: usize) -> impl Iterator<Item = Place> {
+    fn of_panel(self, panel: usize) -> impl Iterator<Item = WeightIndex> {
         let Self { layer, ci, co, taps, blocks } = self;
         let channels = panel * LANES..((panel + 1) * LANES).min(ci);
         channels.flat_map(move |i| {
             (0..co).flat_map(move |o| {
-                (0..taps).map(move |tap| Place {
+                (0..taps).map(move |tap| WeightIndex {
                     theirs: if layer == 0 { (o * taps + tap) * ci + i } else { (i * co + o) * taps + tap },
                     block: tap * (blocks / taps) + o / LANES,
                     row: i % LANES,
@@ -72,11 +69,11 @@ impl Weights {
     }
 }
 
-/// Where a weight is.
-struct Place {
+/// The indices of a weight.
+struct WeightIndex {
     /// In PyTorch's order.
     theirs: usize,
-    /// Its block among its panel's.
+    /// Its block in the panel.
     block: usize,
     row: usize,
     column: usize,
@@ -84,25 +81,28 @@ struct Place {
     output: usize,
 }
 
-/// Takes weights over, those of each output channel times its scale; a single scale is for all.
+/// Sets the weights to PyTorch's `values`, multiplied by the scale of each output channel. A single scale applies to
+/// all channels.
 fn set_weights(convolution: &mut Convolution, shape: DecoderShape, layer: usize, values: &[f32], scales: &[f32]) {
     let weights = Weights::of(convolution, shape, layer);
     let scale = |output| if scales.len() == 1 { scales[0] } else { scales[output] };
     convolution.change_weights(|all| {
         all.par_chunks_mut(weights.blocks).enumerate().for_each(|(panel, blocks)| {
-            for Place { theirs, block, row, column, output } in weights.places(panel) {
+            for WeightIndex { theirs, block, row, column, output } in weights.of_panel(panel) {
                 blocks[block].0[row][column] = values[theirs] * scale(output);
             }
         });
     });
 }
 
+/// Copies the weights to `values`, in PyTorch's order.
 fn get_weights(convolution: &Convolution, shape: DecoderShape, layer: usize, values: &mut [f32]) {
     let weights = Weights::of(convolution, shape, layer);
     if layer == 0 {
-        // In PyTorch's order, a panel's weights of the fully connected layer stand far apart.
+        // The weights of a panel are not consecutive in PyTorch's fully connected layer, so threads can't split
+        // `values`.
         for (panel, blocks) in convolution.weights().chunks(weights.blocks).enumerate() {
-            weights.places(panel).for_each(|p| values[p.theirs] = blocks[p.block].0[p.row][p.column]);
+            weights.of_panel(panel).for_each(|p| values[p.theirs] = blocks[p.block].0[p.row][p.column]);
         }
         return;
     }
@@ -110,40 +110,15 @@ fn get_weights(convolution: &Convolution, shape: DecoderShape, layer: usize, val
     let panels = convolution.weights().par_chunks(weights.blocks).zip(values.par_chunks_mut(of_panel)).enumerate();
     panels.for_each(|(panel, (blocks, values))| {
         let first = panel * of_panel;
-        weights.places(panel).for_each(|p| values[p.theirs - first] = blocks[p.block].0[p.row][p.column]);
+        weights.of_panel(panel).for_each(|p| values[p.theirs - first] = blocks[p.block].0[p.row][p.column]);
     });
 }
 
-/// The fully connected layer's bias between PyTorch's order (channel, pixel) and ours (panel, pixel, channel): ours for
-/// PyTorch's `index`.
+/// The row and lane of a number of the fully connected layer's bias, which is ordered by panel, pixel and channel.
+/// `index` is its index in PyTorch, where the bias is ordered by channel and pixel.
 fn bias_place(index: usize, pixels: usize) -> (usize, usize) {
     let (channel, pixel) = (index / pixels, index % pixels);
     (channel / LANES * pixels + pixel, channel % LANES)
-}
-
-/// [`Decoder::initialise`].
-fn initialise(decoder: &mut Decoder, streams: &Streams) {
-    let shape = decoder.shape;
-    let draw = |name: &str, n: usize, fan_in: usize| {
-        let bound = 1.0 / (fan_in as f32).sqrt();
-        let mut values = vec![0.0; n];
-        streams.stream(&format!("init decoder {name}"), 0, 0).uniforms(&mut values);
-        values.iter_mut().for_each(|v| *v = (2.0 * *v - 1.0) * bound);
-        values
-    };
-    for (l, name) in WEIGHTS.iter().enumerate() {
-        let size = weight_shape(shape, l);
-        let fan_in = size[1..].iter().product();
-        set_weights(&mut decoder.convolutions[l], shape, l, &draw(name, size.iter().product(), fan_in), &[1.0]);
-    }
-    let pixels = decoder.convolutions[0].geometry.outputs();
-    for (index, v) in draw("fc.bias", shape.channels[0] * pixels, shape.latent_dim).into_iter().enumerate() {
-        let (row, lane) = bias_place(index, pixels);
-        decoder.bias.w[row][lane] = v;
-    }
-    for (lane, ((name, _), fan_in)) in TAIL.iter().zip([layers::LAST_TAPS, 1, 1]).enumerate() {
-        decoder.tail.w[0][lane] = draw(name, 1, fan_in)[0];
-    }
 }
 
 impl Small {
@@ -157,17 +132,37 @@ impl Small {
 }
 
 impl Decoder {
-    /// PyTorch's defaults for a blank decoder: weights and biases uniform in ± 1 / √fan_in, where a transposed convolution's fan_in is
-    /// co · kernel²; drawn from the streams "init decoder …".
+    /// Initialises a blank decoder as PyTorch does by default: weights and biases are uniform in ± 1 / √fan_in, where
+    /// the fan_in of a transposed convolution is co · kernel². They are drawn from the streams "init decoder …".
     pub fn initialise(&mut self, streams: &Streams) {
-        initialise(self, streams);
+        let shape = self.shape;
+        let draw = |name: &str, n: usize, fan_in: usize| {
+            let bound = 1.0 / (fan_in as f32).sqrt();
+            let mut values = vec![0.0; n];
+            streams.stream(&format!("init decoder {name}"), 0, 0).uniforms(&mut values);
+            values.iter_mut().for_each(|v| *v = (2.0 * *v - 1.0) * bound);
+            values
+        };
+        for (l, name) in WEIGHTS.iter().enumerate() {
+            let size = weight_shape(shape, l);
+            let fan_in = size[1..].iter().product();
+            set_weights(&mut self.convolutions[l], shape, l, &draw(name, size.iter().product(), fan_in), &[1.0]);
+        }
+        let pixels = self.convolutions[0].geometry.outputs();
+        for (index, v) in draw("fc.bias", shape.channels[0] * pixels, shape.latent_dim).into_iter().enumerate() {
+            let (row, lane) = bias_place(index, pixels);
+            self.bias.w[row][lane] = v;
+        }
+        for (lane, ((name, _), fan_in)) in TAIL.iter().zip([layers::LAST_TAPS, 1, 1]).enumerate() {
+            self.tail.w[0][lane] = draw(name, 1, fan_in)[0];
+        }
     }
 
-    /// Everything that the next step reads, in the decoder's own layout (see [`crate::ops`]), under names that begin with
-    /// `decoder.`: parameters and their moments, running statistics and the number of steps.
+    /// Everything that the next step reads: parameters and moments, running statistics, and the number of steps. The
+    /// tensors have the decoder's own layout (see [`crate::ops`]), and names that begin with `decoder.`.
     ///
     /// # Errors
-    /// None in practice: the shapes are the tensors' own.
+    /// None: the numbers fit the shapes.
     pub fn state(&self) -> Result<BTreeMap<String, Tensor>, TensorError> {
         let layers = self.convolutions.iter().zip(&self.moments).zip(WEIGHTS);
         let large: Vec<_> = layers
@@ -193,20 +188,20 @@ impl Decoder {
         Ok(tensors)
     }
 
-    /// The decoder whose [`Decoder::state`] this is; it continues bit for bit. Tensors of other names are not looked at.
+    /// The decoder with this [`Decoder::state`]. Its next steps give the same bits. Ignores tensors with other names.
     ///
     /// # Errors
-    /// If a tensor is missing, or its type or shape is not that of a decoder of this shape.
+    /// If a tensor is missing, or its type or length is not that of a decoder of this shape.
     pub fn from_state(shape: DecoderShape, tensors: &BTreeMap<String, Tensor>) -> Result<Self, TensorError> {
         let mut decoder = Self::blank(shape);
         decoder.restore(tensors)?;
         Ok(decoder)
     }
 
-    /// Becomes the decoder of this shape whose [`Decoder::state`] this is.
+    /// Replaces the state by one that [`Decoder::state`] returned for a decoder of the same shape.
     ///
     /// # Errors
-    /// As [`Decoder::from_state`]; then it is half the one and half the other.
+    /// As [`Decoder::from_state`]. Part of the state may then be replaced.
     pub fn restore(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<(), TensorError> {
         for (l, (c, moments)) in self.convolutions.iter_mut().zip(&mut self.moments).enumerate() {
             let read = |part: &str, blocks: &mut [Block]| {
@@ -232,10 +227,10 @@ impl Decoder {
         Ok(())
     }
 
-    /// The weights and running statistics under PyTorch's names and in its layout, without `num_batches_tracked`.
+    /// The weights and running statistics with PyTorch's names and layout, without `num_batches_tracked`.
     ///
     /// # Errors
-    /// None in practice: the shapes are the tensors' own.
+    /// None: the numbers fit the shapes.
     pub fn weights(&self) -> Result<BTreeMap<String, Tensor>, TensorError> {
         let mut tensors = BTreeMap::new();
         for (l, name) in WEIGHTS.iter().enumerate() {
@@ -263,8 +258,8 @@ impl Decoder {
         Ok(tensors)
     }
 
-    /// The decoder whose [`Decoder::weights`] these are, or that of PyTorch's `state_dict`; the shape is read off them. Moments
-    /// and the number of steps are 0.
+    /// The decoder with these [`Decoder::weights`], or with those of PyTorch's `state_dict`. Its shape is that of the
+    /// tensors. Moments and the number of steps are 0.
     ///
     /// # Errors
     /// If a tensor is missing, or its type or shape does not fit the others.
@@ -311,10 +306,6 @@ fn rows_tensor(rows: &[Row]) -> Result<Tensor, TensorError> {
     Tensor::new([rows.len(), LANES], rows.as_flattened())
 }
 
-fn find<'a>(tensors: &'a BTreeMap<String, Tensor>, name: &str) -> Result<&'a Tensor, TensorError> {
-    tensors.get(name).ok_or_else(|| TensorError::Unsupported(format!("the decoder's tensor `{name}` is missing")))
-}
-
 fn misfit(name: &str, shape: &[usize]) -> TensorError {
     TensorError::Unsupported(format!("tensor `{name}` of shape {shape:?} does not fit the decoder"))
 }
@@ -327,13 +318,16 @@ fn read_into(tensors: &BTreeMap<String, Tensor>, name: &str, to: &mut [f32]) -> 
     if tensor.element() != ElementType::F32 {
         return Err(TensorError::Type { found: tensor.element(), wanted: ElementType::F32 });
     }
-    // By several threads: most of the time goes into the pages, which are touched for the first time.
+    // Several threads copy, because most of the time is spent on the first access to each page.
     let bytes = tensor.bytes().par_chunks(PIECE * size_of::<f32>());
     to.par_chunks_mut(PIECE).zip(bytes).for_each(|(to, from)| bytemuck::cast_slice_mut(to).copy_from_slice(from));
     Ok(())
 }
 
-/// The values of a tensor that must have this shape.
+/// The values of a tensor.
+///
+/// # Errors
+/// If it is missing, or its shape or its type is another.
 fn read<'a>(tensors: &'a BTreeMap<String, Tensor>, name: &str, shape: &[usize]) -> Result<Cow<'a, [f32]>, TensorError> {
     let tensor = find(tensors, name)?;
     if tensor.shape() != shape {
@@ -342,6 +336,7 @@ fn read<'a>(tensors: &'a BTreeMap<String, Tensor>, name: &str, shape: &[usize]) 
     tensor.to_slice()
 }
 
+/// The decoder's shape, from the shapes of its weights.
 fn infer_shape(tensors: &BTreeMap<String, Tensor>) -> Result<DecoderShape, TensorError> {
     let size = |name: &str, axis: usize| {
         let tensor = find(tensors, name)?;
@@ -354,27 +349,33 @@ fn infer_shape(tensors: &BTreeMap<String, Tensor>) -> Result<DecoderShape, Tenso
     Ok(DecoderShape { latent_dim: size(WEIGHTS[0], 1)?, channels })
 }
 
-/// [`Frozen::from_weights`].
-pub(super) fn frozen(tensors: &BTreeMap<String, Tensor>) -> Result<Frozen, TensorError> {
-    let shape = infer_shape(tensors)?;
-    let mut convolutions = layers::convolutions(shape);
-    let mut folded: [Vec<Row>; NORMS] = std::array::from_fn(|n| vec![[0.0; LANES]; convolutions[n + 1].co]);
-    for (l, convolution) in convolutions.iter_mut().enumerate() {
-        let values = read(tensors, WEIGHTS[l], &weight_shape(shape, l))?;
-        let mut scales = vec![1.0];
-        if let Some(n) = l.checked_sub(1).filter(|n| *n < NORMS) {
-            let shifts;
-            (scales, shifts) = fold(tensors, NORM_NAMES[n], shape.channels[l])?;
-            folded[n].as_flattened_mut()[..shifts.len()].copy_from_slice(&shifts);
+impl Frozen {
+    /// The frozen decoder with these [`Decoder::weights`], or with those of PyTorch's `state_dict`. Its shape is that
+    /// of the tensors.
+    ///
+    /// # Errors
+    /// If a tensor is missing, or its type or shape does not fit the others.
+    pub fn from_weights(tensors: &BTreeMap<String, Tensor>) -> Result<Self, TensorError> {
+        let shape = infer_shape(tensors)?;
+        let mut convolutions = layers::convolutions(shape);
+        let mut folded: [Vec<Row>; NORMS] = std::array::from_fn(|n| vec![[0.0; LANES]; convolutions[n + 1].co]);
+        for (l, convolution) in convolutions.iter_mut().enumerate() {
+            let values = read(tensors, WEIGHTS[l], &weight_shape(shape, l))?;
+            let mut scales = vec![1.0];
+            if let Some(n) = l.checked_sub(1).filter(|n| *n < NORMS) {
+                let shifts;
+                (scales, shifts) = fold(tensors, NORM_NAMES[n], shape.channels[l])?;
+                folded[n].as_flattened_mut()[..shifts.len()].copy_from_slice(&shifts);
+            }
+            set_weights(convolution, shape, l, &values, &scales);
         }
-        set_weights(convolution, shape, l, &values, &scales);
+        let (bias, tail) = (read_bias(tensors, shape, &convolutions[0])?, read_tail(tensors)?);
+        let (work, decoded) = (BTreeMap::new(), Vec::new());
+        Ok(Self { shape, convolutions, bias, folded, scalars: scalars(&[tail]), work, decoded })
     }
-    let (bias, tail) = (read_bias(tensors, shape, &convolutions[0])?, read_tail(tensors)?);
-    let (work, decoded) = (BTreeMap::new(), Vec::new());
-    Ok(Frozen { shape, convolutions, bias, folded, scalars: scalars(&[tail]), work, decoded })
 }
 
-/// The fully connected layer's bias, a row for each panel and pixel.
+/// Reads the bias of the fully connected layer: a row for each panel and pixel.
 fn read_bias(
     tensors: &BTreeMap<String, Tensor>,
     shape: DecoderShape,
@@ -389,7 +390,7 @@ fn read_bias(
     Ok(bias)
 }
 
-/// The tail's row of parameters.
+/// Reads the tail's row of parameters.
 fn read_tail(tensors: &BTreeMap<String, Tensor>) -> Result<Row, TensorError> {
     let mut tail = [0.0; LANES];
     for (lane, (name, shape)) in TAIL.iter().enumerate() {
@@ -398,7 +399,7 @@ fn read_tail(tensors: &BTreeMap<String, Tensor>) -> Result<Row, TensorError> {
     Ok(tail)
 }
 
-/// A batch norm's running statistics as a scale and a shift for each channel.
+/// The scale and the shift of each channel that equal a batch norm with running statistics.
 fn fold(tensors: &BTreeMap<String, Tensor>, name: &str, channels: usize) -> Result<(Vec<f32>, Vec<f32>), TensorError> {
     let read = |part: &str| read(tensors, &format!("{name}.{part}"), &[channels]);
     let (gamma, beta, mean, variance) = (read("weight")?, read("bias")?, read("running_mean")?, read("running_var")?);

@@ -6,7 +6,7 @@ use candle_core::Device;
 use rayon::ThreadPoolBuilder;
 
 const TINY: DecoderShape = DecoderShape { latent_dim: 3, channels: [8, 6, 5, 4] };
-/// More than a panel, and no multiple of it.
+/// More than a panel of each, and not a multiple of it.
 const ODD: DecoderShape = DecoderShape { latent_dim: 18, channels: [35, 33, 20, 17] };
 
 fn batch_of(samples: usize, shape: DecoderShape) -> (Vec<f32>, Vec<u8>) {
@@ -18,7 +18,7 @@ fn batch_of(samples: usize, shape: DecoderShape) -> (Vec<f32>, Vec<u8>) {
     (z, images)
 }
 
-/// The largest difference, as a share of the largest number expected.
+/// The largest difference, relative to the largest expected number.
 fn difference(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let largest = expected.iter().fold(0.0f32, |a, v| a.max(v.abs()));
@@ -36,7 +36,7 @@ fn assert_weights_agree(found: &BTreeMap<String, Tensor>, expected: &BTreeMap<St
 }
 
 #[test]
-fn a_decoder_learns_a_batch() {
+fn training_lowers_the_loss_of_a_batch() {
     let (mut z, images) = batch_of(5, TINY);
     let mut decoder = Decoder::new(TINY, &Streams::new(1));
     let first = decoder.train_step(&z, &images, 1e-2).loss;
@@ -49,7 +49,7 @@ fn a_decoder_learns_a_batch() {
 }
 
 #[test]
-fn training_follows_candles_autograd() {
+fn training_equals_autograd_of_candle() {
     for (shape, samples) in [(TINY, 5), (TINY, 1), (ODD, 21)] {
         let (z, images) = batch_of(samples, shape);
         let mut decoder = Decoder::new(shape, &Streams::new(1));
@@ -62,19 +62,19 @@ fn training_follows_candles_autograd() {
             let apart = difference(found.latent_gradient, &expected.latent_gradient);
             assert!(apart < 1e-3, "step {step} of {shape:?}: latent gradients differ by {apart}");
         }
-        // Adam divides by the gradient's size, so where a gradient is all rounding, weights may part by a step.
+        // Adam divides by the size of the gradient. Where that is only rounding, weights may differ by a step.
         assert_weights_agree(&decoder.weights().unwrap(), &graph.weights().unwrap(), 0.02);
     }
 }
 
 #[test]
-fn the_first_steps_moments_are_candles_gradients() {
+fn moments_of_first_step_are_gradients_of_candle() {
     let (z, images) = batch_of(21, ODD);
     let mut decoder = Decoder::new(ODD, &Streams::new(1));
     let mut graph = GraphDecoder::from_weights(&decoder.weights().unwrap(), &Device::Cpu).unwrap();
     decoder.train_step(&z, &images, 1e-3);
     graph.train_step(&z, &images, 1e-3).unwrap();
-    // Moments in place of weights, so that one conversion serves both.
+    // Moments replace the weights, to use the conversion of weights.
     for (c, moments) in decoder.convolutions.iter_mut().zip(&decoder.moments) {
         c.change_weights(|weights| weights.copy_from_slice(&moments.m));
     }
@@ -91,7 +91,7 @@ fn the_first_steps_moments_are_candles_gradients() {
 }
 
 #[test]
-fn the_latent_gradient_is_the_slope_of_the_loss() {
+fn latent_gradient_is_the_slope_of_the_loss() {
     let (z, images) = batch_of(4, TINY);
     let state = Decoder::new(TINY, &Streams::new(3)).state().unwrap();
     let fresh = || Decoder::from_state(TINY, &state).unwrap();
@@ -104,14 +104,14 @@ fn the_latent_gradient_is_the_slope_of_the_loss() {
             moved[i] += by;
             fresh().train_step(&moved, &images, 1e-3).loss
         };
-        let h = 1e-3; // Small, so that few units of ReLU change sides; the loss is a mean, so rounding hardly shows.
+        let h = 1e-3; // Small, so that few ReLUs change sides. The loss is a mean, so its rounding is small.
         let slope = (at(h) - at(-h)) / f64::from(2.0 * h);
         let apart = (slope - f64::from(step.latent_gradient[i])).abs() / f64::from(largest);
         assert!(apart < 0.03, "latent {i}: {slope} {}", step.latent_gradient[i]);
     }
 }
 
-/// A decoder with moments, steps and running statistics of its own.
+/// A decoder whose moments, steps and running statistics are not the initial ones.
 fn trained(shape: DecoderShape) -> Decoder {
     let (z, images) = batch_of(9, shape);
     let mut decoder = Decoder::new(shape, &Streams::new(3));
@@ -122,7 +122,7 @@ fn trained(shape: DecoderShape) -> Decoder {
 }
 
 #[test]
-fn without_an_update_a_step_finds_the_same_and_nothing_moves() {
+fn step_without_update_has_same_results_and_changes_nothing() {
     for (shape, samples) in [(TINY, 5), (TINY, 1), (ODD, 21)] {
         let (z, images) = batch_of(samples, shape);
         let mut decoder = trained(shape);
@@ -130,7 +130,7 @@ fn without_an_update_a_step_finds_the_same_and_nothing_moves() {
         decoder.decode_batch(&z);
         let still = decoder.batch_loss_and_gradient(&z, &images);
         let (loss, gradient) = (still.loss, still.latent_gradient.to_vec());
-        assert!(decoder.state().unwrap() == before, "parameters, moments and statistics stay");
+        assert!(decoder.state().unwrap() == before, "parameters, moments and statistics do not change");
         let step = decoder.train_step(&z, &images, 1e-2);
         assert_eq!((loss, &gradient[..]), (step.loss, step.latent_gradient));
         assert!(decoder.state().unwrap() != before);
@@ -138,7 +138,7 @@ fn without_an_update_a_step_finds_the_same_and_nothing_moves() {
 }
 
 #[test]
-fn the_gradient_without_an_update_is_the_slope_of_what_is_decoded() {
+fn gradient_without_update_is_the_slope_of_the_decoded_loss() {
     let (z, images) = batch_of(4, TINY);
     let mut decoder = trained(TINY);
     let gradient = decoder.batch_loss_and_gradient(&z, &images).latent_gradient.to_vec();
@@ -159,7 +159,7 @@ fn the_gradient_without_an_update_is_the_slope_of_what_is_decoded() {
 }
 
 #[test]
-fn a_decoder_from_its_weights_has_them_and_no_past() {
+fn decoder_from_weights_has_zero_moments() {
     for shape in [TINY, ODD] {
         let (z, images) = batch_of(7, shape);
         let mut decoder = trained(shape);
@@ -180,7 +180,7 @@ fn a_decoder_from_its_weights_has_them_and_no_past() {
 }
 
 #[test]
-fn a_frozen_decoder_is_candles_in_eval_mode() {
+fn frozen_decoder_equals_candle_in_evaluation_mode() {
     for (shape, samples) in [(TINY, 3), (ODD, 17)] {
         let (z, images) = batch_of(samples, shape);
         let mut decoder = Decoder::new(shape, &Streams::new(1));
@@ -200,7 +200,7 @@ fn a_frozen_decoder_is_candles_in_eval_mode() {
 }
 
 #[test]
-fn a_decoder_from_its_state_continues_bit_for_bit() {
+fn decoder_from_state_continues_with_same_bits() {
     let (z, images) = batch_of(18, TINY);
     let mut decoder = Decoder::new(TINY, &Streams::new(1));
     for samples in [18, 5] {
@@ -215,7 +215,7 @@ fn a_decoder_from_its_state_continues_bit_for_bit() {
 }
 
 #[test]
-fn the_number_of_threads_changes_no_byte() {
+fn number_of_threads_does_not_change_the_bytes() {
     let (z, images) = batch_of(40, ODD);
     let train = |threads| {
         ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
@@ -231,11 +231,11 @@ fn the_number_of_threads_changes_no_byte() {
 }
 
 #[test]
-fn samples_beyond_the_batch_leave_no_trace() {
+fn smaller_batch_ignores_leftovers_in_shared_buffers() {
     let (z, images) = batch_of(33, TINY);
     let mut fresh = Decoder::new(TINY, &Streams::new(1));
     let mut used = Decoder::new(TINY, &Streams::new(1));
-    // Fills the buffers that the short batch will share, without a step.
+    // Fills the buffers that the smaller batch shares, without keeping the step.
     let state = used.state().unwrap();
     used.train_step(&z[..32 * 3], &images[..32 * PIXELS], 1e-3);
     let buffers = std::mem::take(&mut used.work);
@@ -262,7 +262,7 @@ fn padded_weights_stay_zero() {
 }
 
 #[test]
-fn initial_weights_are_pytorchs_and_seeded() {
+fn initial_weights_have_bounds_of_pytorch_and_depend_on_seed() {
     let weights = Decoder::new(ODD, &Streams::new(1)).weights().unwrap();
     for (name, fan_in) in [("fc.weight", 18), ("fc.bias", 18), ("net.0.weight", 33 * 16), ("net.9.weight", 16)] {
         let bound = 1.0 / (fan_in as f32).sqrt();
@@ -276,7 +276,7 @@ fn initial_weights_are_pytorchs_and_seeded() {
 }
 
 #[test]
-fn a_loss_of_zero_has_no_gradient() {
+fn gradient_of_zero_loss_is_zero() {
     let (z, _) = batch_of(2, TINY);
     let mut weights = Decoder::new(TINY, &Streams::new(1)).weights().unwrap();
     weights.insert("net.10.bias".to_owned(), Tensor::vector(&[-200f32]));
@@ -287,7 +287,7 @@ fn a_loss_of_zero_has_no_gradient() {
 }
 
 #[test]
-fn tensors_that_do_not_fit_are_named() {
+fn error_names_tensor_that_does_not_fit() {
     let mut weights = Decoder::new(TINY, &Streams::new(1)).weights().unwrap();
     weights.insert("net.4.bias".to_owned(), Tensor::vector(&[0f32; 4]));
     let error = Frozen::from_weights(&weights).unwrap_err().to_string();
@@ -306,7 +306,7 @@ fn no_latents_decode_to_no_images() {
 }
 
 #[test]
-fn an_image_depends_on_its_own_latent_only() {
+fn image_depends_only_on_its_own_latent() {
     let (z, _) = batch_of(70, ODD);
     let mut frozen = Frozen::from_weights(&Decoder::new(ODD, &Streams::new(1)).weights().unwrap()).unwrap();
     let together = frozen.decode(&z).to_vec();

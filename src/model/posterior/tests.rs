@@ -21,7 +21,7 @@ fn textbook_uniform(u: f64, v: f64) -> (f64, f64) {
     (c, (root - c.abs()) / (1.0 + (-v).exp()))
 }
 
-/// Logarithm of the prior's density at z, written down from its definition.
+/// The logarithm of the prior's density at z, from its definition.
 fn log_prior(d: Distribution, z: f64) -> f64 {
     match d {
         Distribution::Gaussian => -0.5 * z * z - 0.5 * std::f64::consts::TAU.ln(),
@@ -30,7 +30,7 @@ fn log_prior(d: Distribution, z: f64) -> f64 {
     }
 }
 
-/// Where the posterior has its mass.
+/// An interval with nearly all of the posterior's mass.
 fn support(d: Distribution, [a, b]: Pair) -> (f64, f64) {
     match d {
         Distribution::Gaussian => (a - 12.0 * (b / 2.0).exp(), a + 12.0 * (b / 2.0).exp()),
@@ -54,7 +54,7 @@ fn families() -> impl Strategy<Value = Distribution> {
     prop::sample::select(Distribution::ALL.to_vec())
 }
 
-/// Away from 0, where the uniform's |u| has its kink.
+/// Not near 0, where |u| of the uniform has its kink.
 fn off_zero() -> impl Strategy<Value = f64> {
     (0.02..2.5f64, any::<bool>()).prop_map(|(x, negative)| if negative { -x } else { x })
 }
@@ -161,7 +161,7 @@ fn priors_have_unit_variance() {
 }
 
 #[test]
-fn kl_is_zero_exactly_where_posterior_and_prior_agree() {
+fn kl_is_zero_if_posterior_equals_prior() {
     assert_eq!(Distribution::Gaussian.kl([0.0, 0.0]), 0.0);
     assert_eq!(Distribution::Exponential.kl([0.0, 0.0]), 0.0);
     // The uniform's prior is its limit for v → ∞.
@@ -169,14 +169,14 @@ fn kl_is_zero_exactly_where_posterior_and_prior_agree() {
 }
 
 #[test]
-fn gradients_at_the_kink_of_the_uniform_are_finite_and_symmetric() {
+fn gradients_at_kink_of_uniform_are_finite() {
     assert_eq!(Distribution::Uniform.kl_gradient([0.0, 0.0]), [0.0, -0.5]);
     let [u, v] = Distribution::Uniform.sample_gradient([0.0, 0.0], 0.75);
     assert!((u - SQRT_3).abs() < 1e-15 && (v - SQRT_3 / 8.0).abs() < 1e-15, "{u} {v}");
 }
 
 #[test]
-fn names_lead_back() {
+fn family_is_found_by_name() {
     for d in Distribution::ALL {
         assert_eq!(Distribution::from_name(d.name()), Some(d));
     }
@@ -184,7 +184,7 @@ fn names_lead_back() {
 }
 
 #[test]
-fn scaled_noise_draws_so_many_times_as_far_from_the_mean() {
+fn scaled_noise_scales_the_distance_from_the_mean() {
     let stream = || crate::rng::Streams::new(3).stream("noise", 0, 0);
     for d in Distribution::ALL {
         let p = [0.3, -0.4];

@@ -1,16 +1,18 @@
-//! How much each pair of points wants to be close: the joint probabilities P of t-SNE.
+//! The joint probabilities P of t-SNE.
 //!
 //! Over the k = 3·perplexity nearest neighbours of point i, `p(j|i) ∝ exp(−β d²(i,j))`, with β such that the entropy is
-//! `ln perplexity`; then `P(i,j) = (p(j|i) + p(i|j)) / 2n` (van der Maaten, *Accelerating t-SNE using tree-based
-//! algorithms*, JMLR 2014, section 4). β is found by Newton's method on the entropy, `dH/dβ = −β Var(d²)`, kept in a bracket.
+//! `ln perplexity`. Then `P(i,j) = (p(j|i) + p(i|j)) / 2n`. Source: van der Maaten, *Accelerating t-SNE using
+//! tree-based algorithms*, JMLR 2014, section 4. β is found with Newton's method on the entropy, `dH/dβ = −β Var(d²)`,
+//! inside a bracket.
 
 use rayon::prelude::*;
 
 use super::neighbours::Neighbours;
 
-/// Edges of a row are padded to a multiple of this with edges of weight 0, so that loops over them need no remainder.
+/// The edges of a row are padded to a multiple of this number with edges of weight 0, so that loops over them have no
+/// remainder.
 pub(super) const LANES: usize = 8;
-/// How close to the wished entropy is close enough; openTSNE's is 1e-8 after at most 200 steps of bisection.
+/// The accepted error of the entropy, as in openTSNE.
 const CLOSE: f64 = 1e-8;
 
 /// The symmetric sparse matrix P, by rows; it sums to 1.
@@ -18,13 +20,13 @@ const CLOSE: f64 = 1e-8;
 pub(super) struct Affinities {
     /// Row i's edges are `edges[starts[i]..starts[i + 1]]`.
     pub(super) starts: Vec<usize>,
-    /// The other point and P, ordered by point; padding points to the row itself with P = 0.
+    /// The other point and P, ordered by point. Padding has the row's own point and P = 0.
     pub(super) edges: Vec<(u32, f32)>,
-    /// `Σ P ln P`: what the divergence needs once.
+    /// `Σ P ln P`, a term of the divergence.
     pub(super) entropy: f64,
 }
 
-/// P from the first `k` neighbours of each point.
+/// P of `n` points, from the first `k` neighbours of each.
 pub(super) fn affinities(neighbours: &Neighbours, n: usize, k: usize, perplexity: f64) -> Affinities {
     let k = k.min(neighbours.k);
     let mut conditional = vec![0.0f64; n * k];
@@ -37,15 +39,16 @@ pub(super) fn affinities(neighbours: &Neighbours, n: usize, k: usize, perplexity
     symmetric(neighbours, &conditional, n, k)
 }
 
-/// Fills `row` with p(j|i) of this perplexity, and returns β. `squared` is ascending.
+/// Fills `row` with p(j|i) for a perplexity, and returns β. `squared` are the squared distances, of which the first is
+/// the smallest.
 pub(super) fn calibrate(squared: &[f32], perplexity: f64, row: &mut [f64]) -> f64 {
     let nearest = squared.first().map_or(0.0, |d| f64::from(*d));
-    // Relative to the nearest, so that the sum never underflows.
+    // Relative to the nearest neighbour, so that the sum never underflows.
     let far: Vec<f64> = squared.iter().map(|d| f64::from(*d) - nearest).collect();
     let mean = far.iter().sum::<f64>() / far.len() as f64;
     let target = libm::log(perplexity);
     let (mut low, mut high) = (0.0, f64::INFINITY);
-    // If all are equally far, any β will do.
+    // If all distances are equal, any β gives the same probabilities.
     let mut beta = if mean > 0.0 { 1.0 / mean } else { 1.0 };
     for _ in 0..100 {
         let (mut sum, mut first, mut second) = (0.0, 0.0, 0.0);
@@ -73,7 +76,7 @@ pub(super) fn calibrate(squared: &[f32], perplexity: f64, row: &mut [f64]) -> f6
             (false, true) => 0.5 * (low + high),
             (false, false) => 2.0 * beta,
         };
-        // Ties that no β can part.
+        // No β reaches the entropy if several neighbours are equally near.
         if beta * mean > 1e12 {
             break;
         }
@@ -81,9 +84,9 @@ pub(super) fn calibrate(squared: &[f32], perplexity: f64, row: &mut [f64]) -> f6
     beta
 }
 
-/// Merges each row with the transposed one.
+/// Adds the conditional probabilities and their transposed matrix.
 fn symmetric(neighbours: &Neighbours, conditional: &[f64], n: usize, k: usize) -> Affinities {
-    // The transposed matrix, its rows ordered by index because they are filled in order.
+    // The rows of the transposed matrix are ordered by index because they are filled in that order.
     let mut counts = vec![0usize; n + 1];
     for i in 0..n {
         neighbours.of(i).iter().take(k).for_each(|j| counts[*j as usize + 1] += 1);
@@ -144,7 +147,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_search_hits_the_target_entropy(
+        fn search_reaches_the_target_entropy(
             mut squared in proptest::collection::vec(0.0f32..1e4, 20..120),
             part in 0.1f64..0.6,
             scale in -8i32..8,

@@ -1,4 +1,4 @@
-//! The attraction along the edges of P, and the repulsion between all pairs, exactly.
+//! The attraction along the edges of P, and the exact repulsion between all pairs of points.
 //!
 //! With `q(i,j) = 1/(1 + ‖yᵢ − yⱼ‖²)` and `Z = Σ_{i≠j} q(i,j)`, a quarter of the gradient of KL(P‖Q) is
 //!
@@ -6,21 +6,21 @@
 //! Σⱼ P(i,j) q(i,j) (yᵢ − yⱼ)  −  (1/Z) Σⱼ q(i,j)² (yᵢ − yⱼ)
 //! ```
 //!
-//! The quarter is openTSNE's convention, which its learning rates go with.
+//! openTSNE also leaves out the factor 4, and its learning rates assume that.
 
 use rayon::prelude::*;
 
 use super::affinities::{Affinities, LANES};
 use super::lanes::widest;
 
-/// Points of one task. Fixed, so that sums are cut in the same places whatever the number of threads.
+/// The number of points in a task. Constant, so that the partial sums are the same for any number of threads.
 const TASK: usize = 128;
-/// Lanes of the loop over all points.
+/// The number of lanes in the loop over all points.
 const WIDE: usize = 16;
-/// Where the points sit that fill up the last lanes: so far away that they push nobody.
+/// The coordinates of padding points: so far away that their repulsion is 0.
 const NOWHERE: f32 = 1e18;
 
-/// The repulsion on every point, not yet divided by Z, into `out`; returns Z.
+/// Writes the repulsion on each point, not divided by Z, to `out`. Returns Z.
 pub(super) fn repulsion(points: &[[f32; 2]], out: &mut [[f32; 2]]) -> f64 {
     let padded = points.len().next_multiple_of(WIDE);
     let axis = |a: usize| -> Vec<f32> {
@@ -31,12 +31,12 @@ pub(super) fn repulsion(points: &[[f32; 2]], out: &mut [[f32; 2]]) -> f64 {
     let (xs, ys) = (axis(0), axis(1));
     let tasks = points.par_chunks(TASK).zip(out.par_chunks_mut(TASK));
     let sums: Vec<f64> = tasks.map(|(points, out)| repel(points, &xs, &ys, out)).collect();
-    // Each point was also compared with itself: q = 1.
+    // Subtract q = 1 of each point with itself.
     sums.iter().sum::<f64>() - points.len() as f64
 }
 
 widest! {
-    /// The repulsion of all points on some, and the sum of their q.
+    /// Writes the repulsion of all points on `points` to `out`. Returns the sum of their q.
     pub(super) fn repel(points: &[[f32; 2]], xs: &[f32], ys: &[f32], out: &mut [[f32; 2]]) -> f64 {
         let mut total = 0.0;
         for (point, out) in points.iter().zip(out) {
@@ -58,7 +58,7 @@ widest! {
     }
 }
 
-/// The attraction on every point into `out`.
+/// Writes the attraction on each point to `out`.
 pub(super) fn attraction(p: &Affinities, points: &[[f32; 2]], out: &mut [[f32; 2]]) {
     out.par_chunks_mut(TASK).enumerate().for_each(|(task, out)| {
         let first = task * TASK;
@@ -67,7 +67,7 @@ pub(super) fn attraction(p: &Affinities, points: &[[f32; 2]], out: &mut [[f32; 2
 }
 
 widest! {
-    /// The attraction on the points from `first` on.
+    /// Writes the attraction on the points from `first` on to `out`.
     pub(super) fn attract(starts: &[usize], edges: &[(u32, f32)], points: &[[f32; 2]], first: usize, out: &mut [[f32; 2]]) -> () {
         for (row, out) in out.iter_mut().enumerate() {
             let [x, y] = points[first + row];
@@ -90,7 +90,7 @@ widest! {
     }
 }
 
-/// `KL(P‖Q) = Σ P ln P + Σ P ln(1 + d²) + ln Z`, for P that sums to 1.
+/// The divergence `KL(P‖Q) = Σ P ln P + Σ P ln(1 + d²) + ln Z` in nats, for P that sums to 1.
 pub(super) fn divergence(p: &Affinities, points: &[[f32; 2]], z: f64) -> f64 {
     let rows: Vec<f64> = points
         .par_iter()
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_forces_are_the_gradient_of_the_divergence() {
+    fn forces_are_the_gradient_of_the_divergence() {
         let (n, step) = (60, 1e-2);
         let p = some_affinities(n);
         let points = scattered(n, 2.0);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn z_counts_each_pair_twice_and_nobody_with_himself() {
+    fn z_counts_each_pair_twice_and_no_point_with_itself() {
         let mut out = [[0.0; 2]; 2];
         let z = repulsion(&[[0.0, 0.0], [3.0, 0.0]], &mut out);
         assert!((z - 0.2).abs() < 1e-6, "{z}");

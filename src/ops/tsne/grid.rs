@@ -1,7 +1,9 @@
-//! The repulsion between all pairs in O(n + M² log M): particles, a mesh, and a fast Fourier transform.
+//! The repulsion between all pairs of points in O(n + M² log M), with a mesh of M × M nodes and a fast Fourier
+//! transform.
 //!
-//! FIt-SNE (Linderman et al., *Fast interpolation-based t-SNE*, Nature Methods 2019) puts charges on a mesh and convolves them
-//! with the kernel by FFT. Here this is done as in the smooth particle-mesh Ewald method (Essmann et al., 1995):
+//! FIt-SNE (Linderman et al., *Fast interpolation-based t-SNE*, Nature Methods 2019) spreads charges to a mesh and
+//! convolves them with the kernel by FFT. This module does so as the smooth particle-mesh Ewald method does (Essmann et
+//! al., 1995):
 //!
 //! ```text
 //! points ──quintic B-spline──▶ charges w on a mesh of spacing h ──FFT──▶ ŵ
@@ -9,14 +11,14 @@
 //! Z = Σ |ŵ|² K̂          (Parseval: no second inverse transform)
 //! ```
 //!
-//! with `K(d) = 1/(1 + ‖d‖²)`, `F(d) = d/(1 + ‖d‖²)²`, both divided by the fourth power of the spline's own spectrum. One real
-//! forward and one complex inverse transform for each evaluation, where four charges need four of each. Spreading and
-//! gathering with the same spline keeps action equal to reaction, and no point pushes itself.
+//! with `K(d) = 1/(1 + ‖d‖²)` and `F(d) = d/(1 + ‖d‖²)²`, both divided by the fourth power of the spline's spectrum. An
+//! evaluation takes one real forward and one complex inverse transform; FIt-SNE takes four of each. Spreading and
+//! gathering use the same spline, so action equals reaction, and a point has no force on itself.
 //!
-//! The spacing is fixed once the map is wide, not a fraction of the extent: the kernel's spectrum changes only when the mesh
-//! grows. While the map is small, it is halved until the mesh has some nodes. The mesh is padded to at least twice its size,
-//! so that nothing wraps around. rustfft's scalar plans are used since they give the same bits on every processor. A map
-//! too wide for a mesh (a point shot far off) is left to the exact sum.
+//! The spacing is constant once the map is wide, so the kernel's spectrum changes only when the mesh grows. For a small
+//! map, the spacing is halved until the mesh has enough nodes. The mesh is padded to at least twice its size, so that
+//! the convolution does not wrap around. rustfft's scalar plans give the same bits on every processor. For a map that
+//! is too wide for a mesh (for example with an outlier), the exact sum is used.
 
 use std::sync::Arc;
 
@@ -28,35 +30,35 @@ use super::forces;
 
 /// The spacing of the mesh, in units of the embedding.
 const SPACING: f32 = 0.5;
-/// The order of the spline: each point touches this many nodes along each axis.
+/// The order of the spline: the number of nodes along each axis to which a point contributes.
 const ORDER: usize = 6;
-/// The least nodes along an axis before padding, which small maps have.
+/// The minimum number of nodes along an axis before padding.
 const LEAST_NODES: f32 = 24.0;
-/// The extent at which a map counts as a point.
+/// The minimum extent; a smaller map is handled as if it had this one.
 const SMALLEST: f32 = 1e-5;
-/// The most: a map 750 units wide.
+/// The maximum number of nodes along an axis before padding, for a map 750 units wide.
 const MOST_NODES: f32 = 1500.0;
-/// Nodes more than twice the charges': the deconvolution rings a little where the kernel is cut off.
+/// Additional nodes of padding, because the deconvolution oscillates near the edge of the kernel.
 const MARGIN: usize = 16;
-/// Columns or rows that are transposed together: a cache line of complex numbers.
+/// The number of columns or rows that are transposed together: a cache line of complex numbers.
 const BLOCK: usize = 8;
 
 type Complex32 = Complex<f32>;
 
-/// A mesh, with the kernel's spectrum for its size.
+/// A mesh, with the spectrum of the kernel for its size.
 pub(super) struct Grid {
-    /// The padded size; even. 0 before the first use.
+    /// The padded number of nodes along an axis, even; 0 before the first use.
     size: usize,
     spacing: f32,
     forward: Arc<dyn Fft<f32>>,
     inverse: Arc<dyn Fft<f32>>,
-    /// `F̂x + i F̂y` by column: element (kx, ky) at kx·size + ky.
+    /// `F̂x + i F̂y` by column: element (kx, ky) is at kx·size + ky.
     force: Vec<Complex32>,
-    /// `K̂`, the columns 0…size/2 of it.
+    /// The columns 0…size/2 of `K̂`.
     potential: Vec<f32>,
 }
 
-/// Where the charges lie on the mesh.
+/// The place of the points on the mesh.
 struct Frame {
     low: [f32; 2],
     scale: f32,
@@ -64,7 +66,7 @@ struct Frame {
 }
 
 impl Frame {
-    /// The first of the nodes of each axis, and their weights.
+    /// The first node of a point on each axis, and the weights of the nodes from there on.
     fn weights(&self, point: [f32; 2]) -> [(usize, [f32; ORDER]); 2] {
         [0, 1].map(|axis| {
             let u = (point[axis] - self.low[axis]) * self.scale;
@@ -74,7 +76,8 @@ impl Frame {
     }
 }
 
-/// The B-spline of this order at the nodes around a point that is `t` behind the one before it, by de Boor's recursion.
+/// The values of the B-spline at the nodes around a point, with de Boor's recursion. `t` is the distance of the point
+/// from the node before it.
 fn spline(t: f32) -> [f32; ORDER] {
     let mut w = [0.0; ORDER];
     (w[0], w[1]) = (1.0 - t, t);
@@ -104,7 +107,8 @@ impl Default for Grid {
 }
 
 impl Grid {
-    /// The repulsion on every point, not yet divided by Z, into `out`; returns Z. As [`super::forces::repulsion`], nearly.
+    /// Writes the repulsion on each point, not divided by Z, to `out`. Returns Z. Approximates
+    /// [`super::forces::repulsion`].
     pub(super) fn repulsion(&mut self, points: &[[f32; 2]], out: &mut [[f32; 2]]) -> f64 {
         let Some(frame) = self.fit(points) else { return forces::repulsion(points, out) };
         let charges = spread(&frame, points);
@@ -122,11 +126,11 @@ impl Grid {
                 *out = [force.re, force.im];
             }
         });
-        // Each point was also compared with itself.
+        // Subtract q = 1 of each point with itself.
         z - points.len() as f64
     }
 
-    /// Makes the mesh large enough, and says where the points lie on it. None if they lie too far apart.
+    /// Makes the mesh large enough, and returns the place of the points on it; `None` if they are too far apart.
     fn fit(&mut self, points: &[[f32; 2]]) -> Option<Frame> {
         let (mut low, mut high) = ([f32::MAX; 2], [f32::MIN; 2]);
         for point in points {
@@ -145,14 +149,15 @@ impl Grid {
         }
         let nodes = (extent / spacing) as usize + ORDER + 1;
         let wanted = good_size(2 * nodes + MARGIN);
-        // A larger mesh than needed is right too; it shrinks only where that pays for a new kernel.
+        // A mesh that is larger than necessary gives correct results, so it shrinks only if that saves more than a new
+        // kernel costs.
         if spacing != self.spacing || wanted > self.size || 4 * wanted < 3 * self.size {
             self.plan(wanted, spacing);
         }
         Some(Frame { low, scale: 1.0 / spacing, nodes })
     }
 
-    /// The kernel's spectrum for a mesh of this size.
+    /// Computes the spectrum of the kernel for a mesh of this size.
     fn plan(&mut self, size: usize, spacing: f32) {
         let mut planner = FftPlannerScalar::new();
         (self.size, self.spacing) = (size, spacing);
@@ -160,7 +165,8 @@ impl Grid {
         self.inverse = planner.plan_fft_inverse(size);
         let half = size / 2;
         let away = |i: usize| (if i <= half { i as f64 } else { i as f64 - size as f64 }) * f64::from(spacing);
-        // K is even and Fx odd in x, so the spectrum of their sum is K̂ in its real and −i·(i F̂x) in its imaginary part.
+        // K is even and Fx odd in x, so the spectrum of their sum is K̂ in its real and −i·(i F̂x) in its imaginary
+        // part.
         let mut kernel: Vec<Complex<f64>> = vec![Complex::default(); size * size];
         kernel.par_chunks_mut(size).enumerate().for_each(|(ix, column)| {
             let dx = away(ix);
@@ -174,8 +180,8 @@ impl Grid {
         transpose(&mut kernel, size);
         kernel.par_chunks_mut(size).for_each(|row| fft.process(row));
         transpose(&mut kernel, size);
-        // The spectrum of the spline's values at the nodes, 66, 26 and 1 of 120; it enters twice, and the inverse transform
-        // lacks 1/size².
+        // 1 / spectrum² of the spline, whose values at the nodes are 66, 26 and 1 of 120. One factor for each axis,
+        // with the 1/size that the inverse transform lacks.
         let spline: Vec<f64> = (0..size)
             .map(|k| {
                 let angle = core::f64::consts::TAU * k as f64 / size as f64;
@@ -200,10 +206,10 @@ impl Grid {
         });
     }
 
-    /// The columns 0…size/2 of the spectrum of real charges (`nodes` rows of `nodes`). The others are their mirror image.
+    /// The columns 0…size/2 of the spectrum of real charges (`nodes` rows of `nodes`). The other columns mirror these.
     fn transform(&self, charges: &[f32], nodes: usize) -> Vec<Complex32> {
         let size = self.size;
-        // Two real rows make a complex one.
+        // Two real rows are transformed as one complex row.
         let mut rows = vec![Complex32::default(); nodes.div_ceil(2) * size];
         rows.par_chunks_mut(size).zip(charges.par_chunks(2 * nodes)).for_each(|(row, charges)| {
             let (even, odd) = charges.split_at(nodes);
@@ -218,7 +224,7 @@ impl Grid {
                     let (z, mirror) = (row[k], row[(size - k) % size].conj());
                     let (sum, difference) = (z + mirror, z - mirror);
                     column[2 * pair] = sum * 0.5;
-                    // Divided by 2i. An odd last row is of zeros.
+                    // Divided by 2i. If the number of rows is odd, the last one is 0.
                     column[2 * pair + 1] = Complex32::new(difference.im * 0.5, difference.re * -0.5);
                 }
             }
@@ -235,12 +241,12 @@ impl Grid {
                 spectrum.iter().zip(potential).map(|(s, k)| f64::from(s.norm_sqr()) * f64::from(*k)).sum()
             })
             .collect();
-        // The columns between the first and the middle one stand for their mirror images too.
+        // The columns between the first and the middle one count twice, for their mirror images.
         let twice = |k: usize| if k == 0 || k == half { 1.0 } else { 2.0 };
         sums.iter().enumerate().map(|(k, s)| twice(k) * s).sum()
     }
 
-    /// The force field at the nodes that charges can be on, by row.
+    /// The force field at the nodes that points can contribute to, by row.
     fn field(&self, spectrum: &[Complex32], nodes: usize) -> Vec<Complex32> {
         let (size, half) = (self.size, self.size / 2);
         let mut columns = vec![Complex32::default(); size * size];
@@ -274,9 +280,9 @@ impl Grid {
     }
 }
 
-/// The charges of all points on the mesh, in the order of the points.
+/// Spreads the charges of all points to the mesh, in the order of the points.
 fn spread(frame: &Frame, points: &[[f32; 2]]) -> Vec<f32> {
-    // An even number of rows, since they are transformed in pairs.
+    // An even number of rows, because they are transformed in pairs.
     let mut charges = vec![0.0; frame.nodes.next_multiple_of(2) * frame.nodes];
     for point in points {
         let [(x, wx), (y, wy)] = frame.weights(*point);
@@ -288,7 +294,7 @@ fn spread(frame: &Frame, points: &[[f32; 2]]) -> Vec<f32> {
     charges
 }
 
-/// The least even number ≥ n without prime factors above 5.
+/// The smallest even number ≥ n without prime factors above 5.
 fn good_size(n: usize) -> usize {
     let smooth = |mut v: usize| {
         for p in [2, 3, 5] {
@@ -320,7 +326,7 @@ mod tests {
         values.chunks_exact(2).map(|p| [p[0] * spread, p[1] * spread + 0.3]).collect()
     }
 
-    /// The error of the force relative to its size, both as root mean squares; and Z's relative error.
+    /// The relative error of the forces (both as root mean squares), and that of Z.
     fn errors(grid: &mut Grid, points: &[[f32; 2]]) -> (f64, f64) {
         let n = points.len();
         let (mut exact, mut ours) = (vec![[0.0; 2]; n], vec![[0.0; 2]; n]);
@@ -333,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn it_agrees_with_the_exact_sum_while_the_embedding_grows_and_shrinks() {
+    fn forces_agree_with_exact_sum_while_the_map_grows_and_shrinks() {
         let mut grid = Grid::default();
         for spread in [1e-6, 1e-4, 0.1, 1.0, 5.0, 20.0, 3.0] {
             let (force, z) = errors(&mut grid, &scattered(700, spread));
@@ -342,18 +348,18 @@ mod tests {
     }
 
     #[test]
-    fn it_bears_outliers_and_single_points() {
+    fn outliers_and_single_points_are_supported() {
         let mut grid = Grid::default();
         let mut points = scattered(200, 3.0);
         points[7] = [4000.0, -2000.0];
-        assert_eq!(errors(&mut grid, &points), (0.0, 0.0), "left to the exact sum");
+        assert_eq!(errors(&mut grid, &points), (0.0, 0.0), "computed with the exact sum");
         let mut out = [[1.0; 2]];
         let z = grid.repulsion(&[[5.0, 5.0]], &mut out);
         assert!(z.abs() < 1e-2 && out[0].iter().all(|f| f.abs() < 1e-5), "{z} {out:?}");
     }
 
     #[test]
-    fn action_is_reaction() {
+    fn forces_sum_to_zero() {
         let points = scattered(300, 4.0);
         let mut out = vec![[0.0; 2]; 300];
         Grid::default().repulsion(&points, &mut out);

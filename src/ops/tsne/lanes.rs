@@ -1,13 +1,13 @@
-//! One body, compiled for the vector units that the processor has.
+//! Compiles a function several times, for the vector instructions that the processor may have.
 //!
-//! The bodies are plain arithmetic over arrays of lanes, in an order that the source fixes. Rust neither reorders float
-//! arithmetic nor fuses multiplication and addition by itself, so wider registers change the speed and not one bit.
+//! The functions compute on arrays of lanes. Rust never reorders floating-point operations or fuses multiplication and
+//! addition by itself, so wider registers change only the speed.
 
-/// Defines `fn name(arguments) -> Result` that runs its body with AVX-512 or AVX2 where there is such.
+/// Defines `fn name(arguments) -> Result`, which runs its body with AVX-512 or AVX2 if the processor has them.
 macro_rules! widest {
     ($(#[$doc:meta])* pub(super) fn $name:ident($($arg:ident: $type:ty),* $(,)?) -> $result:ty $body:block) => {
         $(#[$doc])*
-        #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the functions compiled for wider registers"))]
+        #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "calls the functions for wider registers"))]
         pub(super) fn $name($($arg: $type),*) -> $result {
             #[inline(always)]
             fn body($($arg: $type),*) -> $result $body
@@ -22,11 +22,11 @@ macro_rules! widest {
                     body($($arg),*)
                 }
                 if std::is_x86_feature_detected!("avx512f") {
-                    // SAFETY: the processor has AVX-512F, as was just asked; the function is safe otherwise.
+                    // SAFETY: the processor has AVX-512F, and the function is safe otherwise.
                     return unsafe { avx512($($arg),*) };
                 }
                 if std::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the processor has AVX2, as was just asked; the function is safe otherwise.
+                    // SAFETY: the processor has AVX2, and the function is safe otherwise.
                     return unsafe { avx2($($arg),*) };
                 }
             }

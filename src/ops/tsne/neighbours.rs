@@ -1,26 +1,26 @@
-//! Exact nearest neighbours: candidates by blocked matrix products, their order by distances computed anew.
+//! Exact nearest neighbours: blocked matrix products choose candidates, which are then sorted by exact distances.
 //!
-//! `‖a − b‖² = ‖a‖² + ‖b‖² − 2 a·b` turns the search into a matrix product, which is fast but cancels for close points. So it
-//! only chooses [`SPARE`] more candidates than asked for, and those are sorted by `Σ (aᵢ − bᵢ)²` in a fixed order of
-//! summation, then by index. What comes out does not depend on the number of threads.
+//! With `‖a − b‖² = ‖a‖² + ‖b‖² − 2 a·b` the search is a matrix product. That is fast, but loses digits for close
+//! points. So it only chooses candidates, [`SPARE`] more than needed. These are sorted by `Σ (aᵢ − bᵢ)²`, summed in a
+//! fixed order, and then by index. The result does not depend on the number of threads.
 
 use std::ops::ControlFlow;
 
 use rayon::prelude::*;
 
-/// Candidates beyond those asked for: the product's rounding may misplace this many.
+/// The number of additional candidates, since rounding in the product may change their order.
 const SPARE: usize = 16;
-/// Query points and data points of one product: its result is 1 MiB.
+/// The number of query points in a product. With [`POINTS`], its result is 1 MiB.
 const QUERIES: usize = 128;
-/// See [`QUERIES`].
+/// The number of data points in a product.
 const POINTS: usize = 2048;
-/// Query points between two looks at whether to go on.
+/// The number of query points between two calls of `go_on`.
 const BATCH: usize = 16 * QUERIES;
 
 /// The nearest neighbours of n points, nearest first, without the point itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Neighbours {
-    /// How many each point has: what was asked for, but at most n − 1.
+    /// The number of neighbours of each point: the requested number, but at most n − 1.
     pub k: usize,
     /// n·k indices.
     pub indices: Vec<u32>,
@@ -35,8 +35,8 @@ impl Neighbours {
     }
 }
 
-/// The `k` nearest neighbours of each of `n` points of dimension `d` (row-major, finite). `go_on` is asked now and then.
-/// None if it said no.
+/// The `k` nearest neighbours of each of `n` points of dimension `d` (row-major n × d, finite). Calls `go_on` now and
+/// then, and returns `None` if it breaks.
 pub fn neighbours(
     points: &[f32],
     n: usize,
@@ -65,7 +65,7 @@ pub fn neighbours(
     Some(found)
 }
 
-/// Moved to their mean, so that norms are small and products cancel less.
+/// The points minus their mean: with smaller norms, the products lose fewer digits.
 fn centred(points: &[f32], n: usize, d: usize) -> Vec<f32> {
     let mut mean = vec![0.0f64; d];
     for point in points.chunks_exact(d.max(1)) {
@@ -84,11 +84,11 @@ struct Data<'a> {
 }
 
 impl Data<'_> {
-    /// The neighbours of the points from `first` on, as many as there is room for.
+    /// Writes the neighbours of the points from `first` on, for as many points as the slices hold.
     fn search(&self, first: usize, indices: &mut [u32], squared: &mut [f32]) {
         let count = indices.len() / self.k;
         let keep = (self.k + SPARE).min(self.n - 1);
-        let mut best: Vec<Best> = (0..count).map(|i| Best::new(keep, (first + i) as u32)).collect();
+        let mut best: Vec<Candidates> = (0..count).map(|i| Candidates::new(keep, (first + i) as u32)).collect();
         let mut products = vec![0.0; count * POINTS];
         for start in (0..self.n).step_by(POINTS) {
             let width = POINTS.min(self.n - start);
@@ -101,7 +101,7 @@ impl Data<'_> {
         for ((i, best), (indices, squared)) in (first..).zip(best).zip(rows) {
             let point = self.point(i);
             let mut near: Vec<(f32, u32)> =
-                best.candidates().map(|j| (distance(point, self.point(j as usize)), j)).collect();
+                best.into_indices().map(|j| (distance(point, self.point(j as usize)), j)).collect();
             near.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
             for (((distance, j), index), out) in near.into_iter().zip(indices).zip(squared) {
                 (*index, *out) = (j, distance);
@@ -113,15 +113,16 @@ impl Data<'_> {
         &self.points[i * self.d..(i + 1) * self.d]
     }
 
-    /// Scalar products of `count` points from `first` on with `width` points from `start` on, a row of `POINTS` each.
+    /// Writes the scalar products of `count` points from `first` on with `width` points from `start` on, in rows of
+    /// `POINTS`.
     #[expect(unsafe_code, reason = "gemm takes raw pointers")]
     fn products(&self, first: usize, count: usize, start: usize, width: usize, out: &mut [f32]) {
         let queries = &self.points[first * self.d..(first + count) * self.d];
         let points = &self.points[start * self.d..(start + width) * self.d];
         assert!(out.len() >= count * POINTS && width <= POINTS);
         let stride = self.d as isize;
-        // SAFETY: `queries` holds count·d and `points` width·d elements, read with row stride d; `out` holds `count` rows of
-        // POINTS ≥ width elements; it is not read (read_dst is false) and overlaps neither.
+        // SAFETY: `queries` holds count·d and `points` width·d elements, which are read with row stride d. `out` holds
+        // `count` rows of POINTS ≥ width elements, is not read (read_dst is false) and overlaps neither.
         unsafe {
             gemm::gemm(
                 count,
@@ -149,21 +150,21 @@ impl Data<'_> {
 }
 
 /// The nearest candidates of a point so far.
-struct Best {
+struct Candidates {
     keep: usize,
     own: u32,
     limit: f32,
     found: Vec<(f32, u32)>,
 }
 
-impl Best {
+impl Candidates {
     fn new(keep: usize, own: u32) -> Self {
         Self { keep, own, limit: f32::INFINITY, found: Vec::with_capacity(4 * keep) }
     }
 
-    /// Offers points from index `start` on by their products with this one.
+    /// Adds the points from index `start` on, given by their products with this point, unless they are too far away.
     fn offer(&mut self, products: &[f32], norms: &[f32], start: u32) {
-        // Most stretches hold nothing near: one comparison for sixteen points.
+        // Usually none of 16 consecutive points is near, which a single branch finds out.
         for (block, (products, norms)) in products.chunks(16).zip(norms.chunks(16)).enumerate() {
             let mut lanes = [f32::INFINITY; 16];
             for ((lane, product), norm) in lanes.iter_mut().zip(products).zip(norms) {
@@ -193,7 +194,7 @@ impl Best {
         }
     }
 
-    fn candidates(mut self) -> impl Iterator<Item = u32> {
+    fn into_indices(mut self) -> impl Iterator<Item = u32> {
         self.shrink();
         self.found.into_iter().map(|(_, j)| j)
     }
@@ -224,11 +225,11 @@ mod tests {
     }
 
     #[test]
-    fn they_are_those_that_a_full_sort_finds() {
+    fn neighbours_equal_those_of_a_full_sort() {
         for (n, d, k) in [(300, 7, 12), (2500, 3, 5), (5, 2, 9)] {
             let mut points = vec![0.0; n * d];
             Streams::new(1).stream("points", 0, 0).normals(&mut points);
-            // Far from the origin, where products cancel.
+            // Far from the origin, where products lose digits.
             points.iter_mut().for_each(|v| *v += 30.0);
             let found = all(&points, d, k);
             assert_eq!(found.k, k.min(n - 1));
@@ -255,13 +256,13 @@ mod tests {
     }
 
     #[test]
-    fn nobody_has_no_neighbours() {
+    fn one_point_has_no_neighbours() {
         assert_eq!(all(&[], 3, 5).k, 0);
         assert_eq!(all(&[1.0, 2.0], 2, 5).indices, [0u32; 0]);
     }
 
     #[test]
-    fn it_stops_when_told() {
+    fn search_stops_when_the_callback_breaks() {
         assert!(neighbours(&[0.0; 20], 10, 2, 3, &mut || ControlFlow::Break(())).is_none());
     }
 }

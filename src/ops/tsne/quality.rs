@@ -1,19 +1,19 @@
-//! How good a map is, by whoever made it: the divergence over all pairs, and how many neighbours it keeps.
+//! The quality of a map, made by any method: its divergence over all pairs, and the share of neighbours that it keeps.
 //!
-//! An embedding's own `kl` covers the neighbours that its method looked at, so two methods' own figures do not compare. Here P
-//! is the definition's, over all pairs (van der Maaten and Hinton 2008, equations 1 and 10): `p(j|i) ∝ exp(−βᵢ d²(i,j))`
-//! with the entropy `ln perplexity`, `P(i,j) = (p(j|i) + p(i|j)) / 2n`, and `KL = Σ P ln(P/Q)` with
-//! `Q(i,j) = 1/(1 + ‖yᵢ − yⱼ‖²) / Z`.
+//! The `kl` of an embedding covers only the neighbours that its method uses, so the figures of two methods are not
+//! comparable. Here P is defined over all pairs (van der Maaten and Hinton 2008, equations 1 and 10):
+//! `p(j|i) ∝ exp(−βᵢ d²(i,j))` with the entropy `ln perplexity`, `P(i,j) = (p(j|i) + p(i|j)) / 2n`, and
+//! `KL = Σ P ln(P/Q)` with `Q(i,j) = 1/(1 + ‖yᵢ − yⱼ‖²) / Z`.
 //!
-//! A row takes n·d multiply-adds and some ten times n exponentials to calibrate, and n of each per map to score; nothing of
-//! size n² is kept, so 10,000 points take seconds and a few megabytes.
+//! The calibration of a row takes n·d multiply-adds and about 10 n exponentials; the score of a map takes n of each for
+//! a row. No array has n² elements, so 10,000 points take seconds and a few megabytes.
 
 use rayon::prelude::*;
 
-use super::Neighbours;
 use super::affinities::calibrate;
+use super::neighbours::Neighbours;
 
-/// The exact neighbourhoods of some points: made once, then any number of maps can be held against it.
+/// The exact P of some points, to score any number of maps.
 #[derive(Clone, Debug)]
 pub struct Exact<'a> {
     points: &'a [f32],
@@ -36,13 +36,13 @@ impl Row {
 }
 
 impl<'a> Exact<'a> {
-    /// Calibrates all rows of points of dimension `d` (row-major, finite). `perplexity` is at least 1 and below n.
+    /// P of points of dimension `d` (row-major n × d, finite). `perplexity` must be at least 1 and below n.
     pub fn new(points: &'a [f32], d: usize, perplexity: f64) -> Self {
         let n = points.len() / d.max(1);
         let mut exact = Self { points, d, rows: vec![] };
         let row = |i: usize| {
             let mut squared: Vec<f32> = (0..n).filter(|j| *j != i).map(|j| exact.squared(i, j)).collect();
-            // Only the first must be the nearest: the rest is a sum.
+            // `calibrate` needs the nearest first, and sums over the others in any order.
             if let Some(at) = (0..squared.len()).min_by(|a, b| squared[*a].total_cmp(&squared[*b])) {
                 squared.swap(0, at);
             }
@@ -55,7 +55,7 @@ impl<'a> Exact<'a> {
         exact
     }
 
-    /// `KL(P‖Q)` of a map of the same points.
+    /// `KL(P‖Q)` in nats of a map of the same points.
     ///
     /// # Panics
     /// If the map has fewer points.
@@ -95,8 +95,8 @@ impl<'a> Exact<'a> {
     }
 }
 
-/// Of the first `k` neighbours of each point, the share that is also among its first `k` before, averaged over points; 1 if
-/// nobody has neighbours.
+/// The share of the first `k` neighbours of each point `before` that are also among its first `k` `after`, averaged
+/// over points. 1 if no point has neighbours.
 pub fn recall(before: &Neighbours, after: &Neighbours, k: usize) -> f64 {
     let k = k.min(before.k).min(after.k);
     let points = before.indices.len().checked_div(before.k).unwrap_or(0);
@@ -113,20 +113,20 @@ mod tests {
     use crate::rng::Streams;
 
     #[test]
-    fn three_equally_far_points_on_a_line_diverge_as_computed_by_hand() {
+    fn divergence_of_three_equidistant_points_on_a_line() {
         // P is 1/6 for each of the six pairs. On a line at 0, 1, 2 the q are 1/2, 1/2, 1/5, so Z = 2.4, and
         // KL = 2/6 · (2 ln(1/6 · 2.4 / 0.5) + ln(1/6 · 2.4 / 0.2)) = ln(0.8² · 2) / 3.
         let points = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
         let exact = Exact::new(&points, 3, 2.0);
         let found = exact.divergence(&[[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]);
         assert!((found - 1.28f64.ln() / 3.0).abs() < 1e-6, "{found}");
-        // A map as equilateral as the points loses nothing.
+        // An equilateral map keeps all distances.
         let found = exact.divergence(&[[0.0, 0.0], [2.0, 0.0], [1.0, 3f32.sqrt()]]);
         assert!(found.abs() < 1e-6, "{found}");
     }
 
     #[test]
-    fn two_points_or_fewer_have_nothing_to_lose() {
+    fn divergence_of_two_points_or_fewer_is_zero() {
         for n in 0..3 {
             let points: Vec<f32> = (0..n).map(|i| i as f32).collect();
             let found = Exact::new(&points, 1, 1.0).divergence(&[[0.0; 2], [5.0; 2]][..n]);
@@ -135,8 +135,8 @@ mod tests {
     }
 
     #[test]
-    fn it_agrees_with_the_embedding_where_that_looks_at_nearly_all_that_counts() {
-        // Beyond 3 × perplexity neighbours, p(j|i) is small: the embedding leaves that out.
+    fn divergence_agrees_with_embedding_whose_neighbours_hold_most_of_p() {
+        // The embedding leaves out p(j|i) beyond 3 × perplexity neighbours, which is small.
         let points = blobs(3, 100, 8);
         let map = embed(&points, 300, 8, &settings(500), Streams::new(1), &mut go_on).unwrap();
         let exact = Exact::new(&points, 8, 15.0);
@@ -148,14 +148,14 @@ mod tests {
     }
 
     #[test]
-    fn recall_counts_what_both_have() {
+    fn recall_is_the_share_of_common_neighbours() {
         let lists = |indices: [u32; 6]| Neighbours { k: 2, indices: indices.to_vec(), squared: vec![0.0; 6] };
         let before = lists([1, 2, 0, 2, 0, 1]);
         assert_eq!(recall(&before, &before, 2), 1.0);
         assert_eq!(recall(&before, &lists([2, 1, 2, 0, 1, 0]), 2), 1.0);
         assert_eq!(recall(&before, &lists([2, 1, 2, 0, 1, 0]), 1), 0.0);
         assert_eq!(recall(&before, &lists([1, 3, 3, 4, 0, 4]), 2), 2.0 / 6.0);
-        let nobody = neighbours(&[], 0, 3, 5, &mut || std::ops::ControlFlow::Continue(())).unwrap();
-        assert_eq!(recall(&nobody, &nobody, 10), 1.0);
+        let none = neighbours(&[], 0, 3, 5, &mut || std::ops::ControlFlow::Continue(())).unwrap();
+        assert_eq!(recall(&none, &none, 10), 1.0);
     }
 }

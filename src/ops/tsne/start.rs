@@ -1,23 +1,23 @@
-//! Where the points start: on the plane of their two main directions.
+//! The coordinates at which the descent starts: the first two principal components.
 //!
-//! The first two principal components, scaled to a standard deviation of 1e-4 along the first, keep the large-scale order of
-//! the data (Kobak and Berens, *The art of using t-SNE for single-cell transcriptomics*, 2019); a hundredth of that as noise
-//! parts points that are equal.
+//! They keep the large-scale structure of the data (Kobak and Berens, *The art of using t-SNE for single-cell
+//! transcriptomics*, 2019). They are scaled to a standard deviation of 1e-4 along the first component. Noise of a
+//! hundredth of that separates equal points.
 
 use rayon::prelude::*;
 
 use crate::rng::Stream;
 
-/// The standard deviation along the first direction.
+/// The standard deviation along the first component.
 const SPREAD: f64 = 1e-4;
-/// That of the noise.
+/// The standard deviation of the noise.
 const JITTER: f64 = 0.01 * SPREAD;
-/// Vectors iterated, of which the first two are used: the more, the faster those converge.
+/// The number of vectors in the iteration, of which the first two are used. With more vectors, those converge faster.
 const SUBSPACE: usize = 6;
-/// Steps of orthogonal iteration. It need not converge: this is only a start.
+/// The steps of orthogonal iteration. It need not converge, because the descent moves the points anyway.
 const STEPS: usize = 100;
 
-/// Starting coordinates of `n` points of dimension `d`.
+/// The starting coordinates of `n` points of dimension `d` (row-major n × d).
 pub(super) fn start(points: &[f32], n: usize, d: usize, stream: &mut Stream) -> Vec<[f32; 2]> {
     let mut jitter = vec![0.0f32; 2 * n];
     stream.normals(&mut jitter);
@@ -43,7 +43,7 @@ pub(super) fn start(points: &[f32], n: usize, d: usize, stream: &mut Stream) -> 
         .collect()
 }
 
-/// The transposed data without its mean: d columns of n.
+/// The data without its mean, transposed: d columns of n numbers.
 fn centred_columns(points: &[f32], n: usize, d: usize) -> Vec<f32> {
     let mut columns = vec![0.0f32; n * d];
     for (i, point) in points.chunks_exact(d.max(1)).enumerate() {
@@ -56,7 +56,7 @@ fn centred_columns(points: &[f32], n: usize, d: usize) -> Vec<f32> {
     columns
 }
 
-/// d × d, not divided by n.
+/// The d × d covariance, not divided by n.
 fn covariance(columns: &[f32], n: usize, d: usize) -> Vec<f64> {
     let column = |c: usize| &columns[c * n..(c + 1) * n];
     let mut matrix = vec![0.0; d * d];
@@ -73,7 +73,7 @@ fn covariance(columns: &[f32], n: usize, d: usize) -> Vec<f64> {
     matrix
 }
 
-/// In f64, eight lanes.
+/// The scalar product in f64, summed in eight lanes.
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     let mut lanes = [0.0f64; 8];
     for (a, b) in a.chunks(8).zip(b.chunks(8)) {
@@ -84,7 +84,8 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     lanes.iter().sum()
 }
 
-/// Unit vectors along the main directions, by orthogonal iteration. The largest element of each is positive.
+/// Unit vectors along the principal components, by orthogonal iteration. The element of largest magnitude of each is
+/// positive.
 fn main_directions(matrix: &[f64], d: usize, stream: &mut Stream) -> Vec<Vec<f64>> {
     let mut vectors: Vec<Vec<f64>> = (0..SUBSPACE.min(d))
         .map(|_| {
@@ -108,7 +109,7 @@ fn main_directions(matrix: &[f64], d: usize, stream: &mut Stream) -> Vec<Vec<f64
     vectors
 }
 
-/// Gram–Schmidt; a vector without a direction of its own becomes 0.
+/// Gram–Schmidt. A vector that depends linearly on those before it becomes 0.
 fn orthonormalise(vectors: &mut [Vec<f64>]) {
     for i in 0..vectors.len() {
         let (before, rest) = vectors.split_at_mut(i);
@@ -135,11 +136,11 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_directions_are_found_and_scaled() {
+    fn principal_components_are_found_and_scaled() {
         let (n, d) = (500, 5);
         let mut points = vec![0.0f32; n * d];
         stream().normals(&mut points);
-        // Long along (0, 3, 0, 4, 0)/5, less so along the last axis.
+        // Longest along (0, 3, 0, 4, 0)/5, then along the last axis.
         for p in points.chunks_exact_mut(d) {
             let t = p[0];
             p.iter_mut().for_each(|v| *v *= 0.1);
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_points_are_parted_and_few_dimensions_will_do() {
+    fn equal_points_are_separated_and_few_dimensions_are_enough() {
         let found = start(&[3.0; 12], 6, 2, &mut stream());
         assert!(found.iter().flatten().all(|v| v.abs() < 1e-5 && *v != 0.0));
         assert_eq!(start(&[1.0, 2.0, 4.0], 3, 1, &mut stream()).len(), 3);

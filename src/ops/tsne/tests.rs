@@ -1,8 +1,8 @@
-//! t-SNE as a whole.
+//! Whole maps.
 
 use super::*;
 
-/// `blobs` far-apart balls of `each` points in `d` dimensions, in turn.
+/// `blobs` distant balls of `each` points in `d` dimensions. Consecutive points are in different balls.
 pub(super) fn blobs(blobs: usize, each: usize, d: usize) -> Vec<f32> {
     let mut points = vec![0.0; blobs * each * d];
     Streams::new(11).stream("points", 0, 0).normals(&mut points);
@@ -20,7 +20,7 @@ pub(super) fn settings(iterations: usize) -> Settings {
     Settings { perplexity: 15.0, iterations, exaggeration: 12.0 }
 }
 
-/// The part of 10-nearest neighbours in the map that are of the same blob.
+/// The share of the 10 nearest neighbours in the map that belong to the same blob.
 fn purity(map: &Embedding, blobs: usize) -> f64 {
     let flat: Vec<f32> = map.coordinates.iter().flatten().copied().collect();
     let n = map.coordinates.len();
@@ -30,7 +30,7 @@ fn purity(map: &Embedding, blobs: usize) -> f64 {
 }
 
 #[test]
-fn far_apart_blobs_stay_apart() {
+fn distant_blobs_stay_apart() {
     let points = blobs(3, 100, 8);
     let map = embed(&points, 300, 8, &settings(500), Streams::new(1), &mut go_on).unwrap();
     assert_eq!(purity(&map, 3), 1.0);
@@ -40,7 +40,7 @@ fn far_apart_blobs_stay_apart() {
 }
 
 #[test]
-fn the_mesh_finds_a_map_as_good_as_all_pairs_do() {
+fn mesh_and_all_pairs_find_equally_good_maps() {
     let points = blobs(6, 100, 12);
     let p = |grid: bool| {
         let neighbours = neighbours(&points, 600, 12, 45, &mut || ControlFlow::Continue(())).unwrap();
@@ -60,7 +60,7 @@ fn the_mesh_finds_a_map_as_good_as_all_pairs_do() {
 }
 
 #[test]
-fn the_number_of_threads_changes_no_bit() {
+fn number_of_threads_does_not_change_the_bits() {
     for (blob, n) in [(150, 450), (2340, 7020)] {
         let points = blobs(3, blob, 6);
         let with = |threads: usize| {
@@ -71,12 +71,12 @@ fn the_number_of_threads_changes_no_bit() {
         assert_eq!(one, with(2));
         assert_eq!(one, with(3));
         let other = embed(&points, n, 6, &settings(30), Streams::new(2), &mut go_on).unwrap();
-        assert_ne!(one.coordinates, other.coordinates, "the seed counts");
+        assert_ne!(one.coordinates, other.coordinates, "another seed gives another map");
     }
 }
 
 #[test]
-fn few_points_and_strange_ones_make_no_trouble() {
+fn few_or_equal_points_give_finite_maps() {
     for n in 0..8 {
         for d in [1, 3] {
             let distinct: Vec<f32> = (0..n * d).map(|i| (i * i) as f32).collect();
@@ -88,7 +88,7 @@ fn few_points_and_strange_ones_make_no_trouble() {
             }
         }
     }
-    // Two heaps of equal points.
+    // Two groups of equal points.
     let points: Vec<f32> = (0..200).map(|i| (i % 2) as f32).collect();
     let map = embed(&points, 200, 1, &settings(300), Streams::new(1), &mut go_on).unwrap();
     assert!(map.coordinates.iter().flatten().all(|v| v.is_finite()));
@@ -96,15 +96,15 @@ fn few_points_and_strange_ones_make_no_trouble() {
 }
 
 #[test]
-fn it_tells_how_far_it_is_and_stops_when_told() {
+fn progress_is_reported_and_can_stop_the_descent() {
     let points = blobs(3, 20, 4);
-    let mut heard = vec![];
+    let mut reports = vec![];
     embed(&points, 60, 4, &settings(120), Streams::new(1), &mut |step, kl| {
-        heard.extend(kl.map(|kl| (step, kl)));
+        reports.extend(kl.map(|kl| (step, kl)));
         ControlFlow::Continue(())
     });
-    assert_eq!(heard.iter().map(|h| h.0).collect::<Vec<_>>(), [50, 100, 120]);
-    assert!(heard[2].1 < heard[0].1, "{heard:?}");
+    assert_eq!(reports.iter().map(|r| r.0).collect::<Vec<_>>(), [50, 100, 120]);
+    assert!(reports[2].1 < reports[0].1, "{reports:?}");
     let mut steps = 0;
     let map = embed(&points, 60, 4, &settings(120), Streams::new(1), &mut |step, _| {
         steps = step;
@@ -114,7 +114,7 @@ fn it_tells_how_far_it_is_and_stops_when_told() {
 }
 
 #[test]
-fn the_perplexity_is_lowered_for_few_points() {
+fn perplexity_is_lowered_for_few_points() {
     let s = Settings { perplexity: 30.0, iterations: 0, exaggeration: 12.0 };
     assert_eq!([2, 10, 91, 1000].map(|n| s.perplexity_for(n)), [1.0, 3.0, 30.0, 30.0]);
 }

@@ -1,54 +1,49 @@
-//! The figures: ours beside the seed's, and every metric of every input, a table per kind.
+//! The figures: ours beside those from elsewhere, and all metrics of all inputs, a table per kind.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Item;
+use crate::artifact::Capability;
 use crate::diagnostic::nearest;
 use crate::report::Spec;
-use crate::report::html::{Cell, Table, Text, number};
+use crate::report::html::{Cell, Html, Table, html, number};
 use crate::stage::StageError;
 
-/// Metrics in the order in which a reader wants them; others follow by name.
+/// Metrics in the order of reading; others follow by name.
 pub(super) const ORDER: [&str; 9] =
     ["loss_first", "loss", "loss_sampled", "reconstruction", "kl", "rmse", "psnr", "knn_purity", "knn_recall"];
 /// Facts that tell inputs of one kind apart.
 const FACTS: [&str; 10] =
     ["source", "distribution", "split", "latent_dim", "what", "scale", "from", "to", "mode", "perplexity"];
-/// Kinds in the order of an experiment; others follow by name.
-const KINDS: [(&str, &str); 8] = [
-    ("load-data", "Data"),
-    ("train-ad", "Auto-decoders"),
-    ("train-vad", "Variational auto-decoders"),
-    ("fit-latents", "Fitted latents"),
-    ("tsne", "t-SNE"),
-    ("decode", "Decoded latents"),
-    ("interpolate", "Interpolations"),
-    ("command", "Commands"),
+/// What results provide, in the order of an experiment. Tables are in the order of the first that their kind provides.
+const STEPS: [Capability; 8] = [
+    Capability::IMAGES,
+    Capability::DECODER,
+    Capability::FITTED_LATENTS,
+    Capability::HISTORY,
+    Capability::EMBEDDING,
+    Capability::SAMPLES,
+    Capability::INTERPOLATION,
+    Capability::OUTPUTS,
 ];
 const READING: &str = "<p class=\"note\"><b>loss</b> is ‖x − x̂‖<sub>F</sub> divided by the number of elements of a batch, \
     averaged over batches (grey levels 0–255); it falls with the square root of the batch size. <b>rmse</b>, in grey \
     levels, and <b>psnr</b>, in dB, do not. <b>kl</b> is a mean over samples and latent dimensions.</p>\n";
 
-pub(super) fn render(spec: &Spec, items: &[Item<'_>]) -> Result<String, StageError> {
-    let mut out = beside(spec, items)?;
-    let mut kinds: Vec<(&str, &str)> = KINDS.to_vec();
-    let others: BTreeSet<&str> = items.iter().map(Item::kind).filter(|k| KINDS.iter().all(|(n, _)| n != k)).collect();
-    kinds.extend(others.into_iter().map(|kind| (kind, kind)));
-    let mut losses = false;
-    for (kind, title) in kinds {
-        let members: Vec<&Item<'_>> = items.iter().filter(|i| i.kind() == kind).collect();
-        if members.iter().any(|i| !i.manifest().metrics.is_empty()) {
-            losses |= members.iter().any(|i| i.manifest().metrics.contains_key("rmse"));
-            out.push_str(&table(title, &members));
-        }
+pub(super) fn render(spec: &Spec, items: &[Item<'_>]) -> Result<Html, StageError> {
+    let mut kinds: BTreeMap<(usize, &str), Vec<&Item<'_>>> = BTreeMap::new();
+    for item in items {
+        let step = STEPS.iter().position(|step| item.provides(*step)).unwrap_or(STEPS.len());
+        kinds.entry((step, item.kind())).or_default().push(item);
     }
-    if losses {
-        out.push_str(READING);
-    }
-    Ok(out)
+    kinds.retain(|_, members| members.iter().any(|i| !i.manifest().metrics.is_empty()));
+    let tables: Html = kinds.values().map(|members| table(members[0].input.heading(), members)).collect();
+    let losses = kinds.values().flatten().any(|i| i.manifest().metrics.contains_key("rmse"));
+    let reading = Html::constant(if losses { READING } else { "" });
+    Ok(html!("{}{}{}", beside(spec, items)?, tables, reading))
 }
 
-fn table(title: &str, items: &[&Item<'_>]) -> String {
+fn table(title: &str, items: &[&Item<'_>]) -> Html {
     let names: BTreeSet<&str> = items.iter().flat_map(|i| i.manifest().metrics.keys()).map(String::as_str).collect();
     let ordered = ORDER.into_iter().filter(|n| names.contains(n));
     let metrics: Vec<&str> = ordered.chain(names.iter().copied().filter(|n| !ORDER.contains(n))).collect();
@@ -70,9 +65,9 @@ fn table(title: &str, items: &[&Item<'_>]) -> String {
     table.render(title)
 }
 
-fn beside(spec: &Spec, items: &[Item<'_>]) -> Result<String, StageError> {
+fn beside(spec: &Spec, items: &[Item<'_>]) -> Result<Html, StageError> {
     if spec.reference.is_empty() {
-        return Ok(String::new());
+        return Ok(Html::default());
     }
     let mut table = Table::default();
     table.column("figure", false).column("ours", true).column("seed’s", true).column("note", false);
@@ -81,7 +76,7 @@ fn beside(spec: &Spec, items: &[Item<'_>]) -> Result<String, StageError> {
         let title = figure.ours.as_deref().unwrap_or_default();
         let shown = ours.map(number).unwrap_or_default();
         let exact = ours.map(|v| v.to_string()).unwrap_or_default();
-        let html = format!("<span title=\"{} = {exact}\">{shown}</span>", Text(title));
+        let html = html!("<span title=\"{} = {}\">{}</span>", title, exact, shown);
         let ours = if figure.ours.is_some() { Cell::html(html, exact) } else { Cell::text("") };
         table.row(vec![Cell::text(&figure.label), ours, Cell::text(&figure.seed), Cell::text(&figure.note)]);
     }
@@ -101,7 +96,7 @@ fn find(wanted: &str, items: &[Item<'_>]) -> Result<f64, StageError> {
     if let Some((_, value)) = shown.iter().find(|(name, _)| name == wanted) {
         return Ok(*value);
     }
-    // A stage that stands alone in its role may also be called by its own name.
+    // A stage that is alone in its role may also be called by its own name.
     if let Some((_, value)) = named(|i| i.input.label().to_owned()).iter().find(|(name, _)| name == wanted) {
         return Ok(*value);
     }

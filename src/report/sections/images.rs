@@ -3,87 +3,90 @@
 use std::collections::BTreeMap;
 
 use super::Item;
+use crate::artifact::Capability;
 use crate::key::Digest;
-use crate::report::html::{Text, name, number, round_number};
+use crate::report::html::{Html, html, name, number, round_number};
 use crate::report::image::{Stack, data_uri};
 use crate::stage::StageError;
 
-/// Images beside each other before a strip breaks.
+/// Images in a row of a strip.
 const ACROSS: usize = 10;
-/// More images of one input than this are left out.
+/// More images of an input than these are left out.
 const MOST: usize = 100;
 
-/// An image element of some of a stack's images, twice as large as they are.
-fn picture(stack: &Stack, first: usize, count: usize, columns: usize, alt: &str) -> Result<String, StageError> {
+/// An image element of some of a stack's images, at twice their size.
+fn picture(stack: &Stack, first: usize, count: usize, columns: usize, alt: &str) -> Result<Html, StageError> {
     let png = stack.grid(first, count, columns, 1)?;
     let columns = columns.min(count).max(1);
     let width = (columns * (stack.width + 1) - 1) * 2;
     let height = (count.div_ceil(columns) * (stack.height + 1) - 1) * 2;
     let source = data_uri(&png);
-    Ok(format!("<img width=\"{width}\" height=\"{height}\" alt=\"{}\" src=\"{source}\">", Text(alt)))
+    Ok(html!("<img width=\"{}\" height=\"{}\" alt=\"{}\" src=\"{}\">", width, height, alt, source))
 }
 
 /// A line of images with its title before it.
-fn strip(title: &str, detail: &str, picture: &str) -> String {
-    let detail = if detail.is_empty() { String::new() } else { format!(" <small>{}</small>", Text(detail)) };
-    format!("<div class=\"strip\"><div class=\"name\">{}{detail}</div>{picture}</div>\n", name(title))
+fn strip(title: &str, detail: &str, picture: Html) -> Html {
+    let detail = if detail.is_empty() { Html::default() } else { html!(" <small>{}</small>", detail) };
+    html!("<div class=\"strip\"><div class=\"name\">{}{}</div>{}</div>\n", name(title), detail, picture)
+}
+
+fn strips(strips: Html) -> Html {
+    html!("<div class=\"strips\">{}</div>\n", strips)
 }
 
 fn cut_short(stack: &Stack) -> String {
     if stack.count > MOST { format!("the first {MOST} of {}", stack.count) } else { String::new() }
 }
 
-/// Examples of each data set, a line per class where they are ordered so.
-pub(super) fn data(items: &[Item<'_>]) -> Result<String, StageError> {
-    let mut out = String::new();
-    for item in items.iter().filter(|i| i.kind() == "load-data" && i.has("examples")) {
+/// Examples of each data set, a line per class if they are ordered by class.
+pub(super) fn data(items: &[&Item<'_>]) -> Result<Html, StageError> {
+    let mut out = Html::default();
+    for item in items {
         let stack = item.images("examples")?;
         if stack.count == 0 {
             continue;
         }
         let classes = item.classes();
-        let source = item.fact("source").map(|s| format!(" <small>{}</small>", Text(&s))).unwrap_or_default();
-        out.push_str(&format!("<h3>{}{source}</h3>\n", Text(&item.name)));
+        let source = item.fact("source").map(|s| html!(" <small>{}</small>", s)).unwrap_or_default();
+        out.push(html!("<h3>{}{}</h3>\n", item.name, source));
         let per_class = item.fact("examples_per_class").and_then(|n| n.parse::<usize>().ok()).unwrap_or(0);
         if per_class > 0 && classes.len() * per_class == stack.count {
-            out.push_str("<div class=\"strips classes\">");
-            for (at, class) in classes.iter().enumerate() {
+            let line = |(at, class): (usize, &String)| {
                 let alt = format!("examples of {class}");
-                out.push_str(&strip(class, "", &picture(&stack, at * per_class, per_class, per_class, &alt)?));
-            }
-            out.push_str("</div>\n");
+                Ok(strip(class, "", picture(&stack, at * per_class, per_class, per_class, &alt)?))
+            };
+            let lines = classes.iter().enumerate().map(line).collect::<Result<Html, StageError>>()?;
+            out.push(html!("<div class=\"strips classes\">{}</div>\n", lines));
         } else {
             let shown = stack.count.min(MOST);
-            let detail = cut_short(&stack);
-            out.push_str(&strip("examples", &detail, &picture(&stack, 0, shown, ACROSS, "examples of the data")?));
+            let picture = picture(&stack, 0, shown, ACROSS, "examples of the data")?;
+            out.push(strip("examples", &cut_short(&stack), picture));
         }
     }
     Ok(out)
 }
 
-/// Reconstructions of the same originals below these, by model.
-pub(super) fn reconstructions(items: &[Item<'_>]) -> Result<String, StageError> {
+/// Reconstructions below their originals, by model.
+pub(super) fn reconstructions(items: &[&Item<'_>]) -> Result<Html, StageError> {
     let mut groups: BTreeMap<(bool, Digest), Vec<&Item<'_>>> = BTreeMap::new();
-    for item in items.iter().filter(|i| i.has("reconstructions")) {
+    for item in items {
         if let Some(originals) = item.manifest().tensors.get("originals") {
-            groups.entry((!of_training(item), originals.blob.digest)).or_default().push(item);
+            groups.entry((is_held_out(item), originals.blob.digest)).or_default().push(item);
         }
     }
-    // By name and not by digest, which is no order for readers.
+    // For readers, by name and not by digest.
     let mut groups: Vec<((bool, Digest), Vec<&Item<'_>>)> = groups.into_iter().collect();
     groups.sort_by(|a, b| (a.0.0, &a.1[0].name).cmp(&(b.0.0, &b.1[0].name)));
-    let mut out = String::new();
+    let mut out = Html::default();
     for ((held_out, _), members) in groups {
         let originals = members[0].images("originals")?;
         let stacks = members.iter().map(|i| i.images("reconstructions")).collect::<Result<Vec<Stack>, _>>()?;
         let title = if held_out { "Images held out" } else { "Training images" };
-        out.push_str(&format!("<h3>{title}</h3>\n"));
+        out.push(html!("<h3>{}</h3>\n", title));
         let shown = originals.count.min(MOST);
         for first in (0..shown).step_by(ACROSS) {
             let count = ACROSS.min(shown - first);
-            out.push_str("<div class=\"strips\">");
-            let original = picture(&originals, first, count, ACROSS, "originals")?;
-            out.push_str(&strip("original", "", &original));
+            let mut lines = strip("original", "", picture(&originals, first, count, ACROSS, "originals")?);
             for (item, stack) in members.iter().zip(&stacks) {
                 let here = count.min(stack.count.saturating_sub(first));
                 if here == 0 {
@@ -92,40 +95,39 @@ pub(super) fn reconstructions(items: &[Item<'_>]) -> Result<String, StageError> 
                 let rmse = item.manifest().metrics.get("rmse").map(|v| format!("rmse {}", number(*v)));
                 let alt = format!("reconstructions by {}", item.name);
                 let picture = picture(stack, first, here, ACROSS, &alt)?;
-                out.push_str(&strip(&item.name, &rmse.unwrap_or_default(), &picture));
+                lines.push(strip(&item.name, &rmse.unwrap_or_default(), picture));
             }
-            out.push_str("</div>\n");
+            out.push(strips(lines));
         }
     }
     Ok(out)
 }
 
-fn of_training(item: &Item<'_>) -> bool {
-    item.kind() != "fit-latents" || item.fact("split").as_deref() == Some("train")
+fn is_held_out(item: &Item<'_>) -> bool {
+    item.provides(Capability::FITTED_LATENTS) && item.fact("split").as_deref() != Some("train")
 }
 
-/// Decoded latents: samples of the prior first, then chosen ones, by scale.
-pub(super) fn samples(items: &[Item<'_>]) -> Result<String, StageError> {
+/// Decoded latents: first samples of the prior, then chosen ones, by scale.
+pub(super) fn samples(items: &[&Item<'_>]) -> Result<Html, StageError> {
     const WHAT: [(&str, &str); 4] = [
         ("prior", "Samples of the prior"),
         ("ones", "All ones"),
         ("zeros", "All zeros"),
         ("latents", "Given latents, scaled"),
     ];
-    let decoded = || items.iter().filter(|i| i.kind() == "decode" && i.has("images"));
-    let mut out = String::new();
+    let mut out = Html::default();
     for (what, title) in WHAT.into_iter().chain([("", "Others")]) {
-        let is_what = |i: &&Item<'_>| match i.fact("what") {
+        let is_what = |i: &Item<'_>| match i.fact("what") {
             Some(fact) if WHAT.iter().any(|(w, _)| *w == fact) => fact == what,
             _ => what.is_empty(),
         };
-        let mut members: Vec<&Item<'_>> = decoded().filter(is_what).collect();
+        let mut members: Vec<&Item<'_>> = items.iter().copied().filter(|i| is_what(i)).collect();
         let scale = |i: &Item<'_>| i.fact("scale").and_then(|s| s.parse::<f64>().ok()).unwrap_or(1.0);
         members.sort_by(|a, b| scale(a).total_cmp(&scale(b)));
         if members.is_empty() {
             continue;
         }
-        out.push_str(&format!("<h3>{title}</h3>\n<div class=\"strips\">"));
+        let mut lines = Html::default();
         for item in members {
             let stack = item.images("images")?;
             let detail = match (what, scale(item)) {
@@ -134,23 +136,23 @@ pub(super) fn samples(items: &[Item<'_>]) -> Result<String, StageError> {
             };
             let shown = stack.count.min(MOST);
             let picture = picture(&stack, 0, shown, ACROSS, &format!("images decoded by {}", item.name))?;
-            out.push_str(&strip(&item.name, detail.trim(), &picture));
+            lines.push(strip(&item.name, detail.trim(), picture));
         }
-        out.push_str("</div>\n");
+        out.push(html!("<h3>{}</h3>\n{}", title, strips(lines)));
     }
     Ok(out)
 }
 
 /// Interpolations, a strip each.
-pub(super) fn interpolations(items: &[Item<'_>]) -> Result<String, StageError> {
-    let mut out = String::new();
-    for item in items.iter().filter(|i| i.kind() == "interpolate" && i.has("images")) {
+pub(super) fn interpolations(items: &[&Item<'_>]) -> Result<Html, StageError> {
+    let mut lines = Html::default();
+    for item in items {
         let stack = item.images("images")?;
         let fact = |name: &str| item.fact(name).unwrap_or_else(|| "?".to_owned());
         let detail = format!("{} → {}, {}", fact("from"), fact("to"), fact("mode"));
         let shown = stack.count.min(MOST);
         let picture = picture(&stack, 0, shown, ACROSS.max(stack.count.min(16)), &format!("{}: {detail}", item.name))?;
-        out.push_str(&strip(&item.name, &detail, &picture));
+        lines.push(strip(&item.name, &detail, picture));
     }
-    if out.is_empty() { Ok(out) } else { Ok(format!("<div class=\"strips\">{out}</div>\n")) }
+    if lines.is_empty() { Ok(lines) } else { Ok(strips(lines)) }
 }

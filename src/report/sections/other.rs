@@ -1,52 +1,50 @@
-//! What commands made, and inputs of kinds that the report does not know: their images, files and tensors.
+//! Results that no other section shows: images, files and tensors under names of their own.
 
 use super::Item;
-use crate::report::html::{Cell, Table, Text};
+use crate::artifact::Capability;
+use crate::report::html::{Cell, Html, Table, html};
 use crate::report::image::data_uri;
 use crate::stage::StageError;
 
-/// Kinds whose tensors are shown elsewhere.
-const SHOWN: [&str; 8] =
-    ["load-data", "train-ad", "train-vad", "fit-latents", "decode", "tsne", "interpolate", "report"];
 /// An image larger than this is listed and not shown.
 const LARGEST: u64 = 8 << 20;
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-pub(super) fn render(items: &[Item<'_>]) -> Result<String, StageError> {
-    let mut out = String::new();
-    for item in items {
-        let known = SHOWN.contains(&item.kind());
-        let manifest = item.manifest();
-        let mut pictures = String::new();
-        let mut table = Table::default();
-        table.column("name", false).column("what", false).column("bytes", true);
-        let mut listed = 0;
-        for (name, blob) in &manifest.files {
-            if name.ends_with(".png") && blob.size <= LARGEST {
-                let bytes = item.input.file(name)?;
-                if bytes.starts_with(PNG) {
-                    let (alt, source) = (Text(name), data_uri(&bytes));
-                    pictures.push_str(&format!(
-                        "<figure class=\"picture\"><img alt=\"{alt}\" src=\"{source}\"><figcaption>{alt}</figcaption></figure>\n"
-                    ));
-                    continue;
-                }
+pub(super) fn render(items: &[&Item<'_>]) -> Result<Html, StageError> {
+    items.iter().map(|item| one(item)).collect()
+}
+
+fn one(item: &Item<'_>) -> Result<Html, StageError> {
+    let manifest = item.manifest();
+    let (mut pictures, mut rows) = (Html::default(), Vec::new());
+    for (name, blob) in &manifest.files {
+        if name.ends_with(".png") && blob.size <= LARGEST {
+            let bytes = item.input.file(name)?;
+            if bytes.starts_with(PNG) {
+                pictures.push(html!(
+                    "<figure class=\"picture\"><img alt=\"{0}\" src=\"{1}\"><figcaption>{0}</figcaption></figure>\n",
+                    name,
+                    data_uri(&bytes)
+                ));
+                continue;
             }
-            listed += 1;
-            table.row(vec![Cell::text(name), Cell::text("file"), Cell::number(Some(blob.size as f64))]);
         }
-        for (name, tensor) in manifest.tensors.iter().filter(|_| !known) {
-            listed += 1;
-            let what = format!("{:?} {:?}", tensor.element, tensor.shape).to_lowercase();
-            table.row(vec![Cell::text(name), Cell::text(&what), Cell::number(Some(tensor.blob.size as f64))]);
-        }
-        if listed == 0 && pictures.is_empty() {
-            continue;
-        }
-        out.push_str(&format!("<h3>{} <small>{}</small></h3>\n{pictures}", Text(&item.name), Text(item.kind())));
-        if listed > 0 {
-            out.push_str(&table.render(""));
-        }
+        rows.push(vec![Cell::text(name), Cell::text("file"), Cell::number(Some(blob.size as f64))]);
     }
-    Ok(out)
+    let is_known = |name: &str| item.declares() && Capability::ALL.iter().any(|capability| capability.defines(name));
+    for (name, tensor) in manifest.tensors.iter().filter(|(name, _)| !is_known(name)) {
+        let what = format!("{:?} {:?}", tensor.element, tensor.shape).to_lowercase();
+        rows.push(vec![Cell::text(name), Cell::text(&what), Cell::number(Some(tensor.blob.size as f64))]);
+    }
+    if rows.is_empty() && pictures.is_empty() {
+        return Ok(Html::default());
+    }
+    let mut table = Table::default();
+    table.column("name", false).column("what", false).column("bytes", true);
+    let listed = !rows.is_empty();
+    for row in rows {
+        table.row(row);
+    }
+    let table = if listed { table.render("") } else { Html::default() };
+    Ok(html!("<h3>{} <small>{}</small></h3>\n{}{}", item.name, item.kind(), pictures, table))
 }

@@ -1,10 +1,10 @@
-//! Embeddings as scatters coloured by class, with one legend for all that share their classes.
+//! Embeddings as scatters coloured by class, with one legend for all that have the same classes.
 
 use std::collections::BTreeMap;
 
 use super::Item;
 use crate::artifact::ElementType;
-use crate::report::html::{Text, name, number};
+use crate::report::html::{Html, html, name, number};
 use crate::report::scatter::{Point, legend, plot};
 use crate::stage::StageError;
 
@@ -12,41 +12,46 @@ const NOTE: &str = "<p class=\"note\">Only distances mean something, so the axes
     many of a point’s ten nearest neighbours in the plane share its class. <b>knn recall</b>: how many of its ten nearest \
     neighbours in latent space are still among them. Choose a class in the legend to see it alone.</p>\n";
 
-pub(super) fn render(items: &[Item<'_>]) -> Result<String, StageError> {
+pub(super) fn render(items: &[&Item<'_>]) -> Result<Html, StageError> {
     let mut groups: BTreeMap<Vec<String>, Vec<&Item<'_>>> = BTreeMap::new();
-    for item in items.iter().filter(|i| i.kind() == "tsne" && i.has("embedding")) {
+    for item in items {
         groups.entry(item.classes()).or_default().push(item);
     }
-    let mut out = String::new();
+    let mut out = Html::default();
     for (classes, members) in groups {
-        let mut plots = String::new();
+        let mut plots = Html::default();
         let mut most = 0;
         for item in members {
             let points = points(item)?;
             most = points.iter().map(|p| p.class + 1).max().unwrap_or(0).max(most);
-            plots.push_str(&figure(item, &points, &classes));
+            plots.push(figure(item, &points, &classes));
         }
-        out.push_str(&format!(
-            "<div class=\"embedding\">{}<div class=\"multiples\">\n{plots}</div></div>\n",
-            legend(&classes, most)
+        out.push(html!(
+            "<div class=\"embedding\">{}<div class=\"multiples\">\n{}</div></div>\n",
+            legend(&classes, most),
+            plots
         ));
     }
-    if out.is_empty() { Ok(out) } else { Ok(out + NOTE) }
+    if !out.is_empty() {
+        out.push(Html::constant(NOTE));
+    }
+    Ok(out)
 }
 
-fn figure(item: &Item<'_>, points: &[Point], classes: &[String]) -> String {
+fn figure(item: &Item<'_>, points: &[Point], classes: &[String]) -> Html {
     let split = item.fact("split").map(|s| format!("{s} split, ")).unwrap_or_default();
     let figures: Vec<String> = ["kl", "knn_purity", "knn_recall"]
         .into_iter()
         .filter_map(|m| Some(format!("{} {}", m.replace('_', " "), number(*item.manifest().metrics.get(m)?))))
         .collect();
     let count = number(points.len() as f64);
-    let caption = format!("<b>{}</b> <small>{}{count} points</small>", name(&item.name), Text(&split));
+    let caption = html!("<b>{}</b> <small>{}{} points</small>", name(&item.name), split, count);
     let label = format!("embedding of {}", item.name);
-    format!(
-        "<figure class=\"chart\"><figcaption>{caption}</figcaption>\n{}\n<p class=\"under\">{}</p></figure>\n",
+    html!(
+        "<figure class=\"chart\"><figcaption>{}</figcaption>\n{}\n<p class=\"under\">{}</p></figure>\n",
+        caption,
         plot(&label, points, classes),
-        Text(&figures.join(" · "))
+        figures.join(" · ")
     )
 }
 

@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use super::Item;
 use super::figures::ORDER;
 use crate::id::PointName;
-use crate::report::html::{Cell, Table, Text};
+use crate::report::html::{Cell, Html, Table, html};
 use crate::report::parallel::{Axis, Step, plot, ramp};
 use crate::stage::StageError;
 
-/// More metrics than these make the plot too wide to be read.
+/// More metrics than these make the plot too wide to read.
 const MOST_METRICS: usize = 6;
 
 /// The points of one stage.
@@ -27,10 +27,10 @@ struct Point<'a> {
     values: Vec<Step>,
 }
 
-/// A plot and a table for each stage with several points whose metrics differ.
-pub(super) fn render(items: &[Item<'_>]) -> Result<String, StageError> {
+/// A plot and a table for each stage that has several points with different metrics.
+pub(super) fn render(items: &[&Item<'_>]) -> Result<Html, StageError> {
     let mut sweeps: Vec<Sweep<'_>> = Vec::new();
-    for item in items {
+    for item in items.iter().copied() {
         let Some((stage, coordinates)) = coordinates(item.input.label()) else { continue };
         let axes: Vec<&str> = coordinates.iter().map(|(axis, _)| *axis).collect();
         let point = Point { item, values: coordinates.iter().map(|(_, value)| Step::new(value)).collect() };
@@ -42,7 +42,7 @@ pub(super) fn render(items: &[Item<'_>]) -> Result<String, StageError> {
         }
     }
     for sweep in &mut sweeps {
-        // Labels are in the order of their text, where 16 comes before 8.
+        // Labels are sorted as text, so that 16 comes before 8.
         sweep.points.sort_by(|a, b| {
             let orders = a.values.iter().zip(&b.values).map(|(a, b)| a.order(b));
             orders.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
@@ -59,8 +59,8 @@ fn coordinates(label: &str) -> Option<(&str, Vec<(&str, &str)>)> {
 }
 
 impl Sweep<'_> {
-    /// Empty if no metric differs: there is nothing to compare.
-    fn render(&self) -> String {
+    /// Empty if no metric differs.
+    fn render(&self) -> Html {
         let names: BTreeSet<&str> =
             self.points.iter().flat_map(|p| p.item.manifest().metrics.keys()).map(String::as_str).collect();
         let ordered = ORDER.into_iter().filter(|n| names.contains(n));
@@ -68,9 +68,9 @@ impl Sweep<'_> {
         let value = |p: &Point<'_>, name: &str| p.item.manifest().metrics.get(name).copied();
         let differs = |name: &&str| self.points.iter().any(|p| value(p, name) != value(&self.points[0], name));
         let drawn: Vec<&str> = metrics.iter().copied().filter(differs).collect();
-        // Not the loss at the beginning, if there is any other.
+        // The first loss only if no other metric differs.
         let Some(colour) = drawn.iter().copied().find(|n| *n != "loss_first").or(drawn.first().copied()) else {
-            return String::new();
+            return Html::default();
         };
         let mut axes = Vec::new();
         for (at, title) in self.axes.iter().enumerate() {
@@ -89,10 +89,10 @@ impl Sweep<'_> {
         }
         let points: Vec<String> = self.points.iter().map(|p| p.item.input.label().to_owned()).collect();
         let label = format!("{} points of {}: {} and metrics", points.len(), self.stage, self.axes.join(", "));
-        format!(
+        html!(
             "<div class=\"sweep\"><h3>{} <small>{}, {} points</small></h3>\n{}{}{}</div>\n",
-            Text(self.stage),
-            Text(self.kind),
+            self.stage,
+            self.kind,
             points.len(),
             plot(&label, &axes, &points, coloured),
             ramp(&colour.replace('_', " ")),
@@ -100,7 +100,7 @@ impl Sweep<'_> {
         )
     }
 
-    fn table(&self, metrics: &[&str]) -> String {
+    fn table(&self, metrics: &[&str]) -> Html {
         let mut table = Table::default();
         table.column("point", false);
         for (at, axis) in self.axes.iter().enumerate() {
@@ -112,7 +112,7 @@ impl Sweep<'_> {
         }
         for point in &self.points {
             let mut cells = vec![Cell::name(point.item.input.label())];
-            cells.extend(point.values.iter().map(|v| Cell::html(Text(&v.text).to_string(), v.text.clone())));
+            cells.extend(point.values.iter().map(|v| Cell::html(html!("{}", v.text), v.text.clone())));
             let of = |name: &&str| point.item.manifest().metrics.get(*name).copied();
             cells.extend(metrics.iter().map(|name| Cell::number(of(name))));
             table.row(cells);

@@ -52,7 +52,7 @@ inputs = { data = "data", model = "data" }
     6 | [stages.none]
       |         ^^^^
       |
-      = help: inputs = { data = "…" }, a stage of kind load
+      = help: inputs = { data = "…" }: stages that provide `images`: `data`
 
     error: there is no stage `dta`
       --> p.toml:10:20
@@ -106,15 +106,86 @@ inputs = { data = "data", model = "data" }
        |
        = help: inputs = { role = "stage" }
 
-    error: role `model` of kind `fit` does not take `data`, which is of kind `load`
+    error: role `model` of kind `fit` needs `decoder`, which stage `data` does not provide
       --> p.toml:25:35
        |
     25 | inputs = { data = "data", model = "data" }
        |                                   ^^^^^^
        |
-       = help: it takes train
+       = help: stage `data`, of kind `load`, provides `images`; stages that provide `decoder`: `none`, `wrong`, `type`, `list`, `shape`
 
     11 errors in the pipeline
+    "#);
+}
+
+#[test]
+fn inputs_that_do_not_provide_what_is_needed() {
+    let text = r#"
+[stages.data]
+kind = "load"
+[stages.model]
+kind = "train"
+inputs = { data = "show" }
+[stages.show]
+kind = "show"
+[stages.fit]
+kind = "fit"
+inputs = { data = "data", model = "data", start = "data" }
+[stages.again]
+kind = "fit"
+note = "needs a decoder"
+inputs = { data = "data", model = "model", start = "fit" }
+[stages.fine]
+kind = "fit"
+note = "needs a decoder"
+inputs = { data = "data", model = "model", start = "model" }
+"#;
+    assert_snapshot!(wrong(text), @r#"
+    error: role `data` of kind `train` needs `images`, which stage `show` does not provide
+     --> p.toml:7:19
+      |
+    7 | inputs = { data = "show" }
+      |                   ^^^^^^
+      |
+      = help: stage `show`, of kind `show`, provides nothing; stages that provide `images`: `data`
+
+    error: role `model` of kind `fit` needs `decoder`, which stage `data` does not provide
+      --> p.toml:12:35
+       |
+    12 | inputs = { data = "data", model = "data", start = "data" }
+       |                                   ^^^^^^
+       |
+       = help: stage `data`, of kind `load`, provides `images`; stages that provide `decoder`: `model`
+
+    error: role `start` of kind `fit` needs `latents`, which stage `data` does not provide
+      --> p.toml:12:51
+       |
+    12 | inputs = { data = "data", model = "data", start = "data" }
+       |                                                   ^^^^^^
+       |
+       = help: stage `data`, of kind `load`, provides `images`; stages that provide `latents`: `model`, `again`, `fine`
+
+    error: `note` needs `decoder`, which the input `start` does not provide
+      --> p.toml:16:44
+       |
+    16 | inputs = { data = "data", model = "model", start = "fit" }
+       |                                            ^^^^^
+       |
+       = help: name a stage that provides `decoder`
+
+    4 errors in the pipeline
+    "#);
+    let text = "[stages.show]\nkind = \"show\"\n[stages.model]\nkind = \"train\"\ninputs.data = \"show\"";
+    assert_snapshot!(wrong(text), @r#"
+    error: role `data` of kind `train` needs `images`, which stage `show` does not provide
+     --> p.toml:6:15
+      |
+    6 | inputs.data = "show"
+      |               ^^^^^^
+      |
+      = help: stage `show`, of kind `show`, provides nothing; kinds that provide `images`: `load`
+
+    1 error in the pipeline
     "#);
 }
 

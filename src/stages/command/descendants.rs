@@ -1,15 +1,19 @@
-//! Finds and ends the processes that a command leaves behind, including those that left its process group.
+//! Ends the processes that a command leaves running, including those that left its process group.
 //!
 //! A process that calls `setsid` or `setpgid` no longer gets the signals of the command's group. It is recognised as a
 //! descendant in one of two ways:
 //!
-//! - Its environment holds `VADPIPE_SCRATCH` with the scratch folder of the stage. No two stages share that folder.
-//! - Its parent. Where this process is a child subreaper, the kernel makes it the parent of every descendant whose own
-//!   parent has ended, so a process with a cleared environment is found as well. The environment says which of several
-//!   running commands it belongs to; one without the variable is ended together with the last running command.
+//! - By its environment: `VADPIPE_SCRATCH` is the scratch folder of the stage, which no other stage shares.
+//! - By its parent: if this process is a child subreaper, the kernel makes it the parent of every descendant whose own
+//!   parent has ended. So a process with a cleared environment is found, too. If several commands run, it is ended
+//!   together with the last of them, because its environment does not say which command it belongs to.
 //!
-//! The program `vadpipe` is a child subreaper ([`adopt_orphans`]). A library that is linked into another program leaves
-//! that setting alone, since it changes what happens to the other children of that program.
+//! The program `vadpipe` is a child subreaper ([`adopt_orphans`]). The library does not change that setting in other
+//! programs, because it affects all of their children. A process of another user, after `sudo` for example, can't be
+//! ended.
+//!
+//! The crate `process-wrap` offers process groups and sessions, for which one call of the standard library is enough
+//! here. It has no child subreaper and does not find processes that left the group, so it could not replace this file.
 
 use std::fs;
 use std::io;
@@ -27,29 +31,29 @@ use rustix::process::{
 
 /// How long processes may take to end after a signal.
 const GRACE: Duration = Duration::from_secs(2);
-/// How often they are looked for meanwhile.
+/// How often to look for them in the meantime.
 const POLL: Duration = Duration::from_millis(5);
 /// The variable that marks the processes of a command.
 const MARKER: &str = "VADPIPE_SCRATCH";
 
-/// The commands that run in this process. Locked while a command starts, so that a child is never seen before it is
-/// listed here, and while processes are looked for and ended.
+/// The running commands. Locked while a command starts, so that its process is never seen before it is listed here, and
+/// while processes are found and ended.
 static LEADERS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 /// Orphans of commands become children of this process.
 static IS_SUBREAPER: AtomicBool = AtomicBool::new(false);
-/// Every child of this process is a command or a descendant of one.
+/// All children of this process are commands or their descendants.
 static OWNS_ALL_CHILDREN: AtomicBool = AtomicBool::new(false);
 
-/// Makes this process the parent of descendants whose own parents have ended. `owns_all` says that nothing but `command`
-/// stages starts processes here: then every other child is a command's descendant.
+/// Makes this process the parent of descendants whose own parents have ended. `owns_all` says that only `command`
+/// stages start processes here, so that every other child is a descendant of a command.
 pub(crate) fn adopt_orphans(owns_all: bool) {
-    // Without it, descendants are still found by their environment.
+    // If this fails, descendants are still found by their environment.
     let is_set = set_child_subreaper(Some(getpid())).is_ok();
     IS_SUBREAPER.store(is_set, Ordering::Relaxed);
     OWNS_ALL_CHILDREN.store(is_set && owns_all, Ordering::Relaxed);
 }
 
-/// Kills all children of this process with their groups, and the orphans that they leave. For leaving at once.
+/// Kills all children of this process, their groups, and the orphans that they leave. For exiting at once.
 pub(crate) fn kill_children() {
     let start = Instant::now();
     while start.elapsed() < GRACE {
@@ -58,7 +62,7 @@ pub(crate) fn kill_children() {
             return;
         }
         for child in children {
-            // A child that has ended meanwhile needs no signal.
+            // A child that has ended needs no signal.
             let _ = kill_process_group(child.pid, Signal::KILL);
             let _ = kill_process(child.pid, Signal::KILL);
         }
@@ -71,12 +75,12 @@ pub(super) struct Family {
     leader: Child,
     /// The entry of the environment that marks its processes.
     marker: Vec<u8>,
-    /// Descendants outside of the group that got a signal.
+    /// Descendants outside of the group that have got a signal.
     signalled: Vec<Pid>,
 }
 
 impl Family {
-    /// Starts the command as the leader of a group of its own. Its environment must hold [`MARKER`].
+    /// Starts the command as the leader of a new group. Its environment must contain [`MARKER`].
     pub(super) fn start(command: &mut Command) -> io::Result<Self> {
         use std::os::unix::process::CommandExt as _;
         let value = command.get_envs().find(|(name, _)| *name == MARKER).and_then(|(_, value)| value);
@@ -93,7 +97,7 @@ impl Family {
         self.leader.try_wait()
     }
 
-    /// Ends all processes that are left, first with SIGTERM, then with SIGKILL. Returns whether there were any.
+    /// Ends all remaining processes, first with SIGTERM, then with SIGKILL. Returns whether there were any.
     pub(super) fn end(mut self) -> bool {
         let mut were_left = false;
         for signal in [Signal::TERM, Signal::KILL] {
@@ -129,15 +133,15 @@ impl Family {
         test_kill_process_group(self.group()).is_ok()
     }
 
-    /// A group's number is not given to another group while it has members.
+    /// The kernel does not reuse the number of a group that has members.
     fn signal_group(&self, signal: Signal) {
         if kill_process_group(self.group(), signal).is_err() {
-            // The leader moved to another group.
+            // The leader has moved to another group.
             let _ = kill_process(self.group(), signal);
         }
     }
 
-    /// Sends the signal to each descendant outside of the group that has not got it yet. Returns whether any is left.
+    /// Signals each descendant outside of the group once. Returns whether any is left.
     fn signal_strays(&mut self, signal: Signal) -> bool {
         let leaders = leaders();
         let mut left = false;
@@ -145,14 +149,14 @@ impl Family {
             left = true;
             if !self.signalled.contains(&stray) {
                 self.signalled.push(stray);
-                // One that has ended meanwhile needs no signal.
+                // A process that has ended needs no signal.
                 let _ = kill_process(stray, signal);
             }
         }
         left
     }
 
-    /// The descendants outside of the group that still run. Those that have ended are reaped.
+    /// The descendants outside of the group that still run. Reaps those that have ended.
     fn strays(&self, leaders: &[Pid]) -> Vec<Pid> {
         let is_subreaper = IS_SUBREAPER.load(Ordering::Relaxed);
         let owns_all = OWNS_ALL_CHILDREN.load(Ordering::Relaxed);
@@ -186,7 +190,7 @@ impl Family {
 
 impl Drop for Family {
     fn drop(&mut self) {
-        // Reaps the leader. It is still running only if it survived SIGKILL for seconds: then we don't wait for it.
+        // Reaps the leader. If it survived SIGKILL for seconds, don't wait for it.
         let _ = self.leader.try_wait();
         let group = self.group();
         leaders().retain(|leader| *leader != group);
@@ -197,7 +201,7 @@ fn leaders() -> MutexGuard<'static, Vec<Pid>> {
     LEADERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether this process has no child at all, not even an ended one.
+/// Whether this process has no children, not even ended ones.
 fn has_no_children() -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     matches!(waitid(WaitId::All, options), Err(rustix::io::Errno::CHILD))
@@ -207,7 +211,7 @@ fn has_no_children() -> bool {
 struct Process {
     pid: Pid,
     parent: Option<Pid>,
-    /// It has ended and is not reaped.
+    /// It has ended and was not reaped.
     is_zombie: bool,
 }
 
@@ -216,7 +220,7 @@ fn processes() -> impl Iterator<Item = Process> {
     entries.filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw)?;
         let stat = fs::read(entry.path().join("stat")).ok()?;
-        // The name of the program stands in parentheses and may hold any byte.
+        // The name of the program is in parentheses and may contain any byte.
         let after_name = stat.iter().rposition(|byte| *byte == b')')?;
         let fields = String::from_utf8_lossy(stat.get(after_name + 1..)?);
         let mut fields = fields.split_ascii_whitespace();

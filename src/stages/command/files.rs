@@ -1,4 +1,4 @@
-//! A command's files: inputs written out, outputs taken in.
+//! Writes the inputs of a command and reads its outputs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,18 +8,19 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use super::{Folders, file_name};
+use super::folders::{Folders, file_name};
 use crate::artifact::{Artifact, Tensor, from_safetensors, to_safetensors};
 use crate::file::{self, FileError};
 use crate::stage::{Cancel, Context, Files, Input, Inputs, StageError};
+use crate::system;
 
-/// Metrics are a few numbers: a file of this size holds half a million.
+/// A file of this size contains half a million metrics.
 const MAX_METRICS_BYTES: u64 = 16 << 20;
-/// Bytes of a metric's name, which every table prints.
+/// The most bytes of the name of a metric. Tables print all names.
 const MAX_METRIC_NAME: usize = 1000;
 
-/// The files of a source as written in the pipeline: itself, or all files below a folder but hidden ones and Python's
-/// `__pycache__`, which the command itself may write.
+/// The files of a source, as written in the pipeline: the file, or all files below the folder. Hidden files and
+/// Python's `__pycache__`, which the command may write, are excluded.
 pub(super) fn source_files(source: &str, files: &dyn Files) -> Result<BTreeSet<String>, StageError> {
     let mut found = BTreeSet::new();
     let mut open = vec![source.trim_end_matches('/').to_owned()];
@@ -43,7 +44,7 @@ pub(super) fn source_files(source: &str, files: &dyn Files) -> Result<BTreeSet<S
             let entry = entry.map_err(StageError::io(what.clone()))?;
             let linked_folder = entry.file_type().is_ok_and(|t| t.is_symlink()) && entry.path().is_dir();
             match entry.file_name().to_str() {
-                // A link to a folder may lead in circles.
+                // A link to a folder may form a cycle.
                 Some(child) if !child.starts_with('.') && child != "__pycache__" && !linked_folder => {
                     open.push(format!("{name}/{child}"));
                 }
@@ -54,7 +55,7 @@ pub(super) fn source_files(source: &str, files: &dyn Files) -> Result<BTreeSet<S
     Ok(found)
 }
 
-/// Writes all inputs below `folder`, by role and, where a role has members, by label.
+/// Writes all inputs below `folder`: a folder for each role, and in it a folder for each member by label.
 pub(super) fn write_inputs(inputs: &Inputs, folder: &Path, cancel: &Cancel) -> Result<(), StageError> {
     for (role, members) in &inputs.0 {
         let folder = folder.join(role);
@@ -87,24 +88,26 @@ fn write_input(input: &dyn Input, folder: &Path) -> Result<(), StageError> {
     write(&folder.join("metrics.json"), json(serde_json::to_string_pretty(&manifest.metrics))?.as_bytes())?;
     write(&folder.join("facts.json"), json(serde_json::to_string_pretty(&manifest.facts))?.as_bytes())?;
     for name in manifest.files.keys() {
-        // Names of files in artifacts are ours, but an artifact may have come out of a shared cache.
+        // The artifact may come from a shared cache, so its names can't be trusted.
         if Path::new(name).file_name() != Some(name.as_ref()) {
-            return Err(StageError::failed(format!("{} holds a file with the name `{name}`", input.label())));
+            return Err(StageError::failed(format!(
+                "{} contains a file with the invalid name `{name}`",
+                input.label()
+            )));
         }
         write(&folder.join(name), &input.file(name)?)?;
     }
     Ok(())
 }
 
-/// Makes the files of `from` appear in `to` as well, without a second copy.
+/// Links the files of `from` into `to`.
 fn link_all(from: &Path, to: &Path) -> Result<(), StageError> {
     let what = || format!("can't link the files of {}", from.display());
     for entry in fs::read_dir(from).map_err(StageError::io(what()))? {
         let entry = entry.map_err(StageError::io(what()))?;
         if from.file_name() == Some(&entry.file_name()) {
             let name = entry.file_name().display().to_string();
-            let message =
-                format!("`{name}` has a file `{name}`, which can't lie beside the folder `{name}` of the input");
+            let message = format!("`{name}` has a file `{name}`, which has the same name as the folder of the input");
             return Err(StageError::bad_input(message, "give that output another file name"));
         }
         fs::hard_link(entry.path(), to.join(entry.file_name())).map_err(StageError::io(what()))?;
@@ -112,12 +115,12 @@ fn link_all(from: &Path, to: &Path) -> Result<(), StageError> {
     Ok(())
 }
 
-/// Makes the folders that outputs are to be written in.
+/// Creates the folders of the outputs.
 pub(super) fn make_parents(outputs: &BTreeMap<String, String>, folder: &Path) -> Result<(), StageError> {
     outputs.values().filter_map(|path| folder.join(path).parent().map(make_folder)).collect()
 }
 
-/// Takes the declared outputs and the metrics, and says in the log what else was written.
+/// Reads the declared outputs and the metrics, and logs the names of other files.
 pub(super) fn collect(
     outputs: &BTreeMap<String, String>,
     folders: &Folders,
@@ -127,7 +130,8 @@ pub(super) fn collect(
     let tables = outputs.values().filter(|path| is_safetensors(path)).count();
     for (role, path) in outputs {
         context.cancel.check()?;
-        let bytes = read_output(role, path, &folders.outputs, largest_output())?;
+        // An artifact is in memory, so no output may be larger than that.
+        let bytes = read_output(role, path, &folders.outputs, system::memory())?;
         if !is_safetensors(path) {
             artifact.files.insert(file_name(path).to_owned(), bytes);
             continue;
@@ -142,7 +146,7 @@ pub(super) fn collect(
     let declared: BTreeSet<&str> = outputs.values().map(String::as_str).collect();
     let extra = undeclared(&folders.outputs, &declared);
     if !extra.is_empty() {
-        context.progress.log(&format!("written but not declared in `outputs`, so not kept: {}", extra.join(", ")));
+        context.progress.log(&format!("not kept, because `outputs` does not declare it: {}", extra.join(", ")));
     }
     Ok(artifact)
 }
@@ -151,15 +155,15 @@ fn is_safetensors(path: &str) -> bool {
     path.ends_with(".safetensors")
 }
 
-/// Reads an output below `folder`, and refuses links on the way. Each part of the path is opened relative to the one before
-/// it, so that nothing can be swapped between the check and the read.
+/// Reads an output below `folder`. A link anywhere in the path is an error. Each part of the path is opened relative to
+/// the previous one, so that nothing can be replaced between the check and the read.
 fn read_output(role: &str, path: &str, folder: &Path, limit: u64) -> Result<Vec<u8>, StageError> {
     let what = format!("the output `{role}` ({path})");
     let mut file = open_below(CWD, folder, OFlags::DIRECTORY).map_err(|error| cannot_open(&what, error))?;
     for part in path.split('/') {
         file = open_below(&file, part, OFlags::NOFOLLOW).map_err(|error| match error {
             Errno::NOENT => StageError::failed(format!(
-                "the command did not write its output `{role}`; it belongs at {{outputs.{role}}}, or at `{path}` in the \
+                "the command did not write its output `{role}`; write it to {{outputs.{role}}}, or to `{path}` in the \
                  folder that the command starts in"
             )),
             error => cannot_open(&what, error),
@@ -168,7 +172,7 @@ fn read_output(role: &str, path: &str, folder: &Path, limit: u64) -> Result<Vec<
     read_file(&what, file, limit)
 }
 
-/// Opens without waiting for a writer, as the opening of a FIFO would.
+/// Opens a file without waiting, even if it is a FIFO.
 fn open_below(folder: impl AsFd, name: impl rustix::path::Arg, flags: OFlags) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     openat(folder, name, flags, Mode::empty())
@@ -176,9 +180,9 @@ fn open_below(folder: impl AsFd, name: impl rustix::path::Arg, flags: OFlags) ->
 
 fn cannot_open(what: &str, error: Errno) -> StageError {
     match error {
-        Errno::LOOP => StageError::failed(format!("{what} is a link or lies behind one")),
-        Errno::NOTDIR => StageError::failed(format!("{what} lies below something that is not a folder")),
-        // The answer of a socket.
+        Errno::LOOP => StageError::failed(format!("{what} is a link or is behind one")),
+        Errno::NOTDIR => StageError::failed(format!("{what} is below something that is not a folder")),
+        // The error for a socket.
         Errno::NXIO => StageError::failed(format!("{what} is not a plain file: it is a socket")),
         error => StageError::Io { what: format!("can't open {what}"), source: error.into() },
     }
@@ -192,12 +196,6 @@ fn read_file(what: &str, file: OwnedFd, limit: u64) -> Result<Vec<u8>, StageErro
     })
 }
 
-/// An output becomes an artifact in memory, so none may be larger than the memory of this machine.
-fn largest_output() -> u64 {
-    let info = rustix::system::sysinfo();
-    info.totalram.saturating_mul(u64::from(info.mem_unit))
-}
-
 fn read_metrics(path: &Path) -> Result<BTreeMap<String, f64>, StageError> {
     const WHAT: &str = "the metrics file";
     let file = match open_below(CWD, path, OFlags::NOFOLLOW) {
@@ -207,7 +205,7 @@ fn read_metrics(path: &Path) -> Result<BTreeMap<String, f64>, StageError> {
     let text = read_file(WHAT, file, MAX_METRICS_BYTES)?;
     let wrong = |what: String| StageError::failed(format!("{WHAT} must be a JSON object of numbers: {what}"));
     let value: serde_json::Value = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-    let serde_json::Value::Object(object) = value else { return Err(wrong("it is no object".to_owned())) };
+    let serde_json::Value::Object(object) = value else { return Err(wrong("it is not an object".to_owned())) };
     object
         .into_iter()
         .map(|(name, value)| match value.as_f64().filter(|v| v.is_finite()) {
@@ -228,7 +226,7 @@ fn shortened(text: &str) -> String {
     if start.len() < text.len() { start + "…" } else { start }
 }
 
-/// Files below the output folder that nobody declared: at most ten names, sorted.
+/// The names of at most ten files below the output folder that are not declared, sorted.
 fn undeclared(folder: &Path, declared: &BTreeSet<&str>) -> Vec<String> {
     let mut found = BTreeSet::new();
     let mut open = vec![(folder.to_owned(), String::new())];
@@ -260,7 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn output_is_read_only_from_a_regular_file_without_links_on_the_way() {
+    fn output_must_be_a_regular_file_without_links_in_its_path() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         fs::create_dir(at("d")).unwrap();
@@ -272,9 +270,9 @@ mod tests {
         let read = |path: &str| read_output("o", path, dir.path(), 4).map_err(|error| error.to_string());
         assert_eq!(read("d/plain"), Ok(b"text".to_vec()));
         let refused = |path: &str, what: &str| assert_eq!(read(path), Err(format!("the output `o` ({path}) {what}")));
-        refused("linked/plain", "is a link or lies behind one");
-        refused("d/link", "is a link or lies behind one");
-        refused("d/plain/x", "lies below something that is not a folder");
+        refused("linked/plain", "is a link or is behind one");
+        refused("d/link", "is a link or is behind one");
+        refused("d/plain/x", "is below something that is not a folder");
         refused("d/fifo", "is not a plain file: it is a FIFO");
         refused("d/socket", "is not a plain file: it is a socket");
         refused("d", "is not a plain file: it is a directory");
@@ -287,7 +285,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.json");
         let read = || read_metrics(&path).map_err(|error| error.to_string());
-        assert_eq!(read(), Ok(BTreeMap::new()), "there need be none");
+        assert_eq!(read(), Ok(BTreeMap::new()), "metrics are optional");
         // Sparse: a file of a tebibyte that takes no disk must take no memory either.
         fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
         assert_eq!(read(), Err("the metrics file has more than 16777216 bytes, the limit".to_owned()));
@@ -298,6 +296,6 @@ mod tests {
         assert_eq!(read().map(|metrics| metrics.len()), Ok(1));
         fs::remove_file(&path).unwrap();
         symlink("elsewhere", &path).unwrap();
-        assert_eq!(read(), Err("the metrics file is a link or lies behind one".to_owned()));
+        assert_eq!(read(), Err("the metrics file is a link or is behind one".to_owned()));
     }
 }

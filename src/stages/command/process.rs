@@ -1,4 +1,4 @@
-//! Runs a program and ends all processes that it started.
+//! Runs a program and ends all its descendants.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,29 +18,29 @@ use crate::stage::{Context, StageError};
 const QUOTED_LINES: usize = 12;
 const QUOTED_BYTES: u64 = 4096;
 
-/// What to run, with everything spelt out.
+/// A program with its arguments and its environment.
 pub(super) struct Invocation {
     /// The program and its arguments.
     pub(super) argv: Vec<OsString>,
-    /// The whole environment.
+    /// The complete environment.
     pub(super) environment: BTreeMap<String, OsString>,
-    /// Where it starts.
+    /// The folder that it starts in.
     pub(super) folder: PathBuf,
-    /// When it is ended with all its descendants; none for never.
+    /// The time after which it is ended, if any.
     pub(super) timeout: Option<Duration>,
 }
 
-/// Why the waiting ended.
+/// How the program ended.
 enum End {
     Exited(ExitStatus),
     TimedOut(Duration),
     Cancelled,
 }
 
-/// Runs it to its end, its output appended to the stage's log.
+/// Runs a program and appends its output to the log of the stage.
 ///
 /// # Errors
-/// If it can't be started, exits with anything but 0, or takes too long; the message quotes the end of its output.
+/// If it can't be started, does not exit with 0, or takes too long. The message quotes the end of its output.
 pub(super) fn run(invocation: &Invocation, context: &Context<'_>) -> Result<(), StageError> {
     let (Some(program), path) = (invocation.argv.first(), context.log_path) else {
         return Err(StageError::bad_input("`argv` is empty", "its first word is the program"));
@@ -54,7 +54,7 @@ pub(super) fn run(invocation: &Invocation, context: &Context<'_>) -> Result<(), 
     command.args(&invocation.argv[1..]).env_clear().envs(&invocation.environment);
     command.current_dir(&invocation.folder).stdin(Stdio::null()).stdout(log).stderr(errors);
     let started = Family::start(&mut command);
-    // The log is open twice in there.
+    // Closes its two handles of the log.
     drop(command);
     let mut family = started.map_err(|error| cannot_start(&name, error))?;
     let end = wait(&mut family, invocation.timeout, context);
@@ -64,7 +64,7 @@ pub(super) fn run(invocation: &Invocation, context: &Context<'_>) -> Result<(), 
         End::TimedOut(limit) => format!("`{name}` took longer than {} s and was ended", limit.as_secs()),
         End::Exited(status) => {
             if left {
-                context.progress.log(&format!("`{name}` left processes running behind it; they were ended"));
+                context.progress.log(&format!("`{name}` left processes running; they were ended"));
             }
             if status.success() {
                 return Ok(());
@@ -87,9 +87,9 @@ fn cannot_start(name: &str, error: io::Error) -> StageError {
         return Error::storage(format!("can't start `{name}`")).hint(EXHAUSTED_HINT).caused_by(error).into();
     }
     let hint = match error.kind() {
-        io::ErrorKind::NotFound => "is it installed and in PATH? a script beside the pipeline needs a `/` in its name",
+        io::ErrorKind::NotFound => "is it installed and in PATH? the name of a script next to the pipeline needs a `/`",
         io::ErrorKind::PermissionDenied => "is it executable? (chmod +x)",
-        _ => "look at `argv`",
+        _ => "check `argv`",
     };
     StageError::bad_input(format!("can't start `{name}`: {error}"), hint)
 }

@@ -136,7 +136,7 @@ fn metrics_come_from_a_json_object_of_numbers_and_nothing_else() {
     insta::assert_snapshot!(messages.join("\n"), @r#"
     the metrics file must be a JSON object of numbers: `a` is "1"
     the metrics file must be a JSON object of numbers: `a` is {"b":1}
-    the metrics file must be a JSON object of numbers: it is no object
+    the metrics file must be a JSON object of numbers: it is not an object
     the metrics file must be a JSON object of numbers: expected value at line 1 column 7
     the metrics file must be a JSON object of numbers: `a` is true
     the metrics file must be a JSON object of numbers: EOF while parsing a value at line 2 column 0
@@ -254,9 +254,13 @@ fn files_beside_the_pipeline_are_found_from_the_commands_own_folder() {
 
 #[test]
 fn paths_with_spaces_survive_the_shell() {
-    let quote = |text: &str| super::words::quoted(text.as_ref()).into_string().unwrap();
-    assert_eq!(quote("/a/b-c.txt"), "/a/b-c.txt");
-    assert_eq!(quote("/my files/it's"), r"'/my files/it'\''s'");
+    let bench = Bench::new();
+    let name = "it's 100 % {ours}, é.txt";
+    std::fs::write(bench.base().join(name), "text").unwrap();
+    let quoted = super::words::quoted(bench.base().join(name));
+    let stage = script(&format!("cp {} o", quoted.into_string().unwrap()), "outputs = { o = 'o' }");
+    assert_eq!(run(&bench, &stage).unwrap().files["o"], b"text");
+    assert_eq!(super::words::quoted("/a/b-c.txt".into()), "/a/b-c.txt");
 }
 
 #[test]
@@ -268,7 +272,7 @@ fn braces_that_are_no_placeholders_stay() {
 #[test]
 fn a_missing_output_is_named() {
     let message = failure(&Bench::new(), &script("true", "outputs = { plot = 'plot.png' }"));
-    insta::assert_snapshot!(message, @"the command did not write its output `plot`; it belongs at {outputs.plot}, or at `plot.png` in the folder that the command starts in");
+    insta::assert_snapshot!(message, @"the command did not write its output `plot`; write it to {outputs.plot}, or to `plot.png` in the folder that the command starts in");
 }
 
 #[test]
@@ -276,9 +280,9 @@ fn outputs_that_are_links_or_folders_are_refused() {
     let bench = Bench::new();
     std::fs::write(bench.base().join("secret"), "s").unwrap();
     let linked = script("ln -s {base}/secret out", "outputs = { o = 'out' }");
-    assert_eq!(failure(&bench, &linked), "the output `o` (out) is a link or lies behind one");
+    assert_eq!(failure(&bench, &linked), "the output `o` (out) is a link or is behind one");
     let behind = script("rmdir d; ln -s {base} d", "outputs = { o = 'd/secret' }");
-    assert_eq!(failure(&Bench::new(), &behind), "the output `o` (d/secret) is a link or lies behind one");
+    assert_eq!(failure(&Bench::new(), &behind), "the output `o` (d/secret) is a link or is behind one");
     let folder = script("mkdir out", "outputs = { o = 'out' }");
     assert_eq!(failure(&Bench::new(), &folder), "the output `o` (out) is not a plain file: it is a directory");
     let pipe = script("mkfifo out", "outputs = { o = 'out' }");
@@ -290,7 +294,7 @@ fn what_is_written_undeclared_is_noted_and_dropped() {
     let bench = Bench::new();
     let artifact = run(&bench, &script("mkdir d; touch d/b a kept", "outputs = { k = 'kept' }")).unwrap();
     assert_eq!(artifact.files.into_keys().collect::<Vec<_>>(), ["kept"]);
-    assert_eq!(bench.notes(), ["written but not declared in `outputs`, so not kept: a, d/b"]);
+    assert_eq!(bench.notes(), ["not kept, because `outputs` does not declare it: a, d/b"]);
 }
 
 /// Whether a process is there and runs.
@@ -321,7 +325,7 @@ fn what_is_left_behind_after_a_normal_end_is_ended_too() {
     let artifact = run(&bench, &stage).unwrap();
     let pid = String::from_utf8(artifact.files["pid"].clone()).unwrap();
     assert!(!runs(pid.trim()), "{pid} still runs");
-    assert_eq!(bench.notes(), ["`/bin/sh` left processes running behind it; they were ended"]);
+    assert_eq!(bench.notes(), ["`/bin/sh` left processes running; they were ended"]);
 }
 
 #[test]
@@ -354,26 +358,26 @@ fn wrong_parameters_are_explained() {
     insta::assert_snapshot!(errors.join("\n--\n"), @r#"
     `argv` is missing (give the program and its arguments: argv = ["python3", …])
     --
-    `argv` is empty, begins with an empty word or holds a NUL (its first word is the program)
+    `argv` is empty, begins with an empty word or contains a NUL (its first word is the program)
     --
-    `argv` names `{outputs.plto}`, which is not declared (did you mean `{outputs.plot}`?)
+    `argv` contains `{outputs.plto}`, but the stage has no such output (did you mean `{outputs.plot}`?)
     --
-    the output `/etc/passwd` is absolute (an output lies below the stage's own output folder)
-    the output `../b` climbs out with `..` (an output lies below the stage's own output folder)
-    the output `d/` is no file (an output lies below the stage's own output folder)
+    the output `/etc/passwd` is absolute (an output is a path below the output folder of the stage)
+    the output `../b` contains `..` (an output is a path below the output folder of the stage)
+    the output `d/` is not a file (an output is a path below the output folder of the stage)
     an output must be a string, not an integer (write `outputs = { plot = "plot.png" }`: a name, and a path below the output folder)
-    `e f` is no name for an output (a name is made of A–Z, a–z, 0–9, `_` and `-`)
-    the output `metrics.json` has a name that vadpipe uses beside it (an output lies below the stage's own output folder)
+    `e f` is not a valid name for an output (a name consists of A–Z, a–z, 0–9, `_` and `-`)
+    the output `metrics.json` has a reserved name (an output is a path below the output folder of the stage)
     --
-    two outputs have the file name `f` (an artifact's files are known by their names)
+    two outputs have the file name `f` (the files of an artifact need different names)
     --
-    the outputs `Plot.png` and `plot.PNG` differ only in case (on some disks upper and lower case make no difference)
-    the output `Metrics.json` has a name that vadpipe uses beside it (an output lies below the stage's own output folder)
+    the outputs `Plot.png` and `plot.PNG` differ only in case (some file systems ignore case)
+    the output `Metrics.json` has a reserved name (an output is a path below the output folder of the stage)
     --
     `outputs` must be a table, not a string (write `outputs = { plot = "plot.png" }`: a name, and a path below the output folder)
     --
-    `A=B` can't be handed through (`env` lists names of variables; those that begin with VADPIPE_ are ours)
-    `VADPIPE_INPUTS` can't be handed through (`env` lists names of variables; those that begin with VADPIPE_ are ours)
+    the program can't get the variable `A=B` (`env` lists the names of variables; names that begin with VADPIPE_ are reserved)
+    the program can't get the variable `VADPIPE_INPUTS` (`env` lists the names of variables; names that begin with VADPIPE_ are reserved)
     --
     unknown field `timeout` (did you mean `timeout_seconds`?)
     "#);
@@ -384,7 +388,7 @@ fn an_input_that_argv_names_but_the_stage_lacks_is_the_pipelines_fault() {
     let error = run(&Bench::new(), &script("cat {inputs.dat}/notes.txt", "")).unwrap_err();
     assert_eq!(
         (error.category, error.message.as_str()),
-        (Category::BadInput, "`argv` names `{inputs.dat}`, which is no input")
+        (Category::BadInput, "`argv` contains `{inputs.dat}`, but the stage has no such input")
     );
 }
 
@@ -401,7 +405,7 @@ fn an_input_that_argv_names_but_the_pipeline_lacks_is_known_before_anything_runs
     assert_eq!(read("inputs = { data = \"data\" }"), Ok(()));
     assert_eq!(read("inputs = { data = [\"data\"] }"), Ok(()));
     insta::assert_snapshot!(read("inputs = { dat = \"data\" }").unwrap_err(), @r#"
-    error: `argv` names `{inputs.data}`, which is no input
+    error: `argv` contains `{inputs.data}`, but the stage has no such input
      --> p.toml:7:8
       |
     7 | argv = ["cat", "{inputs.data}/notes.txt"]

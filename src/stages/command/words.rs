@@ -1,18 +1,19 @@
-//! The words of argv: placeholders in braces, and names of files that lie beside the pipeline.
+//! The words of argv: placeholders in braces, and names of files next to the pipeline.
 
 use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::ops::Range;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-/// Where a word stands, which says how names of files are found in it.
+/// The position of a word, which determines how file names are found in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// The program: a name with a `/`, since others are looked for in `PATH`.
+    /// The program: a file if its name contains a `/`; other names are searched in `PATH`.
     Program,
-    /// An argument: the whole word, or what follows its first `=`.
+    /// An argument: the whole word, or the part after the first `=`.
     Argument,
-    /// A shell script: each piece between white space and the shell's own signs that has a `/` or a `.`.
+    /// A shell script: each piece between spaces and special characters that contains a `/` or a `.`.
     Script,
 }
 
@@ -27,7 +28,7 @@ impl Place {
     }
 }
 
-/// Whether this is a name as roles have: `[A-Za-z0-9_-]+`.
+/// Whether this is a valid name of a role: `[A-Za-z0-9_-]+`.
 pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
@@ -49,7 +50,7 @@ pub(super) fn files_named(argv: &[String], shell: bool, is_file: &dyn Fn(&str) -
     argv.iter().enumerate().flat_map(named).collect()
 }
 
-/// A word with its placeholders filled in. Names of files go through `lookup` too, as `base`, to become absolute.
+/// Replaces the placeholders in a word, and names of files by absolute paths below `base`.
 pub(super) fn expand(
     word: &str,
     place: Place,
@@ -77,7 +78,7 @@ pub(super) fn expand(
         }
         out.push(&word[at..range.start]);
         if place == Place::Script {
-            out.push(quoted(path.as_os_str()))
+            out.push(quoted(path))
         } else {
             out.push(path)
         }
@@ -87,7 +88,7 @@ pub(super) fn expand(
     out
 }
 
-/// What stands in braces and can be a placeholder: `metrics`, `base`, `inputs.ROLE`, `outputs.ROLE`.
+/// The placeholders, without their braces: `metrics`, `base`, `inputs.ROLE`, `outputs.ROLE`.
 fn placeholders(word: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     for (open, _) in word.match_indices('{') {
@@ -145,18 +146,9 @@ fn pieces(script: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// For a shell: as it is if nothing in it means anything to a shell, else in single quotes.
-pub(super) fn quoted(text: &OsStr) -> OsString {
-    let bytes = text.as_encoded_bytes();
-    if bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"/._-+,:@%".contains(b)) {
-        return text.to_owned();
-    }
-    let mut out = OsString::from("'");
-    match text.to_str() {
-        Some(text) => out.push(text.replace('\'', "'\\''")),
-        // A path that is no UTF-8: quoted whole, which only a `'` in it would break.
-        None => out.push(text),
-    }
-    out.push("'");
-    out
+/// A path as a word of a shell script.
+pub(super) fn quoted(path: PathBuf) -> OsString {
+    let quoted = shlex::bytes::try_quote(path.as_os_str().as_bytes()).map(|word| OsString::from_vec(word.into_owned()));
+    // Only a NUL can't be quoted, and no path contains one.
+    quoted.unwrap_or_else(|_| path.into())
 }

@@ -1,4 +1,4 @@
-//! Fetching a file: all of it and the right one, or nothing.
+//! Downloads a file. It appears only when it is complete and has the right checksum.
 
 use std::fs;
 use std::io::{self, Read, Write as _};
@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-/// How long a host may take to be found, to accept, and to answer; and how long a transfer may stall.
+/// Limit for resolving a host, connecting, the answer, and a stalled transfer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long one file may take in all.
+/// Limit for a whole file.
 const WHOLE: Duration = Duration::from_secs(1800);
 
 /// Why a file was not fetched.
@@ -21,18 +21,18 @@ pub(super) enum DownloadError {
     /// The transfer broke off, or the file can't be written.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// Something else came than what was published.
+    /// The file is not the published one.
     #[error("what came is not the published file: SHA-256 {found}, not {wanted}")]
     Sum {
-        /// What came.
+        /// The sum of what was received.
         found: String,
-        /// What was published.
+        /// The published sum.
         wanted: String,
     },
-    /// More came than the file is long.
+    /// The server sent more bytes than the file has.
     #[error("more than {limit} bytes came")]
     TooLong {
-        /// The most that was expected.
+        /// The length of the file.
         limit: u64,
     },
     /// The user asked to stop.
@@ -51,9 +51,9 @@ pub(super) struct Wanted<'a> {
     pub(super) limit: u64,
 }
 
-/// Fetches a file into `target`, whose folder is made if need be. It appears there under its name only when it is whole
-/// and its sum is right; a second process that does the same at the same time does no harm. `progress` hears of the bytes
-/// so far and in all (0 if the server does not say), and answers whether to go on.
+/// Fetches a file into `target` and creates its folder. The file appears under its name only when it is complete and has
+/// the right sum. Several processes may do this at the same time. `progress` gets the bytes so far and in total (0 if the
+/// server does not say), and returns whether to go on.
 ///
 /// # Errors
 /// See [`DownloadError`]. Without a network it fails within seconds.
@@ -64,7 +64,7 @@ pub(super) fn download(
 ) -> Result<(), DownloadError> {
     let folder = target.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let mut file = tempfile::Builder::new().prefix(".vadpipe-download-").tempfile_in(folder)?;
+    let mut file = crate::file::temporary(folder)?;
 
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_resolve(Some(PATIENCE))
@@ -98,20 +98,7 @@ pub(super) fn download(
         return Err(DownloadError::Sum { found, wanted: wanted.sha256.to_owned() });
     }
     file.as_file().sync_all()?;
-    share(file.as_file())?;
     file.persist(target).map_err(|e| e.error)?;
-    Ok(())
-}
-
-/// A temporary file is its maker's alone; what is downloaded is for all who share the folder.
-#[cfg(unix)]
-fn share(file: &fs::File) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    file.set_permissions(fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn share(_: &fs::File) -> io::Result<()> {
     Ok(())
 }
 

@@ -1,9 +1,9 @@
-//! Fashion-MNIST: where its files may be, where to get them, and whether they are what was published.
+//! Fashion-MNIST: finds its files, downloads them, and checks that they are the published ones.
 //!
 //! Xiao, Rasul and Vollgraf, *Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms*, 2017
-//! (arXiv:1708.07747). The addresses are those of the data set's own page (an S3 website, which speaks plain HTTP only: the
-//! sums vouch for what comes). The sums of the decompressed files are also what enters keys, so a plan touches no file,
-//! and a gzipped and a plain copy are one.
+//! (arXiv:1708.07747). The addresses are those of the data set's own page, an S3 website with plain HTTP only; the sums
+//! authenticate the files. The sums of the decompressed files enter keys, so that a plan reads no file and a gzipped copy
+//! counts as a plain one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,9 +19,9 @@ pub const CLASSES: [&str; 10] =
 
 /// Where the files are published.
 const OFFICIAL: &str = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com";
-/// The subfolder of a data folder in which they are looked for, and into which they are downloaded.
+/// The subfolder of a data folder for these files.
 const FOLDER: &str = "fashion-mnist";
-/// The largest of the gzipped files has 26 MB.
+/// A limit; the largest gzipped file has 26 MB.
 const LIMIT: u64 = 64 << 20;
 
 /// A file of the data set.
@@ -68,10 +68,10 @@ pub fn contents(test: bool) -> BTreeMap<String, Digest> {
     needed(test).filter_map(|f| Some((f.name.to_owned(), f.plain.parse().ok()?))).collect()
 }
 
-/// The images and labels of a split, `path` and the data folders searched in this order, downloaded if they are nowhere.
+/// The images and labels of a split. Searches `path`, then the data folders; downloads the files if they are in none.
 ///
 /// # Errors
-/// If they are nowhere and can't be fetched, or are not what was published.
+/// If they are not found and can't be downloaded, or are not the published ones.
 pub fn open(context: &Context<'_>, path: Option<&str>, test: bool) -> Result<Vec<(Idx, PathBuf)>, StageError> {
     let places = Places::new(path.map(|p| context.base.join(p)), context.data_dirs);
     needed(test)
@@ -109,7 +109,7 @@ fn verify(file: &Published, path: &Path, idx: &Idx) -> Result<(), StageError> {
     ))
 }
 
-/// The folders in which the files are looked for, and the one into which they are downloaded.
+/// The folders to search, and the folder for downloads.
 #[derive(Debug)]
 struct Places {
     searched: Vec<PathBuf>,
@@ -136,7 +136,7 @@ impl Places {
         self.searched.iter().find_map(|place| idx::find(place, name)).or_else(special)
     }
 
-    /// What was looked for where, why it could not be fetched, and what to do.
+    /// The error about a missing file: where it was searched for, why the download failed, and what to do.
     fn not_found(&self, name: &str, why: &str) -> StageError {
         let mut message = format!("Fashion-MNIST is not here: no {name} and no {name}.gz in\n");
         for place in &self.searched {
@@ -198,7 +198,7 @@ mod tests {
         let context = Context {
             inputs: Inputs::default(),
             streams: Streams::new(0),
-            precision: String::new(),
+            precision: crate::stage::Precision::F32,
             device: &crate::stage::Device::Cpu,
             scratch: base,
             base,

@@ -1,4 +1,4 @@
-//! The IDX format of MNIST and its relatives, read from files that nobody vouches for.
+//! The IDX format of MNIST and its relatives, read from untrusted files.
 //!
 //! ```text
 //! bytes 0–1   0
@@ -7,9 +7,9 @@
 //! then        one big-endian u32 for each dimension, then the elements, row-major
 //! ```
 //!
-//! A file may be gzipped; that is seen by its first bytes, not by its name. What the header says is checked against
-//! [`MAX_BYTES`] before anything is read, and no more is ever decompressed than it says (and one byte, to notice that
-//! there is more): neither a lying header nor a gzip bomb takes memory.
+//! A file may be gzipped, which its first bytes show. The size in the header is compared with [`MAX_BYTES`] before the
+//! elements are read, and at most one byte more than this size is decompressed, to detect trailing data. So neither a
+//! false header nor a gzip bomb takes memory.
 
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -24,20 +24,20 @@ use crate::stage::StageError;
 pub const SIDE: usize = 28;
 /// Pixels of an image.
 pub const PIXELS: usize = SIDE * SIDE;
-/// No IDX file that we read may hold more elements than this (1.3 million images).
+/// The most elements in an IDX file (1.3 million images).
 pub const MAX_BYTES: u64 = 1 << 30;
 
 /// What can be wrong with an IDX file.
 #[derive(Debug, thiserror::Error)]
 pub enum IdxError {
-    /// The first bytes are those of something else.
+    /// The first bytes are not those of such a file.
     #[error("not an IDX file of {what}: it begins with {found:08x}, not {wanted:08x}")]
     Magic {
         /// "images" or "labels".
         what: &'static str,
-        /// What the file begins with.
+        /// The first bytes of the file.
         found: u32,
-        /// What it should begin with.
+        /// The expected first bytes.
         wanted: u32,
     },
     /// The file ends too early.
@@ -50,13 +50,13 @@ pub enum IdxError {
         /// How many there are.
         found: u64,
     },
-    /// There is something behind the last element.
+    /// There are bytes after the last element.
     #[error("there are bytes behind the last of the {wanted} that the header promises")]
     Trailing {
         /// How many bytes there should be.
         wanted: u64,
     },
-    /// The header promises more than we are willing to read.
+    /// The size in the header is above the limit.
     #[error("the header promises {wanted} bytes; the limit is {MAX_BYTES}")]
     TooLarge {
         /// The product of the dimensions.
@@ -73,7 +73,7 @@ pub enum IdxError {
     /// The gzip stream is damaged.
     #[error("the gzip stream is damaged: {0}")]
     Gzip(io::Error),
-    /// The system can't read the file: its content may be fine.
+    /// The system can't read the file.
     #[error("can't be read: {0}")]
     Read(#[from] FileError),
 }
@@ -81,14 +81,14 @@ pub enum IdxError {
 impl From<io::Error> for IdxError {
     fn from(error: io::Error) -> Self {
         use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
-        // The decoder's own errors have no number, those of the system have one.
+        // Errors of the system have a number, errors of the decoder have none.
         let of_decoder = matches!(error.kind(), InvalidData | InvalidInput | UnexpectedEof);
         if of_decoder && error.raw_os_error().is_none() { Self::Gzip(error) } else { Self::Read(error.into()) }
     }
 }
 
 impl IdxError {
-    /// Converts it into an error of the stage. `hint` says what to do about wrong content; errors of the system don't get it.
+    /// Converts it into an error of the stage. `hint` says what to do about wrong content; it is not for errors of the system.
     pub(super) fn in_file(self, path: &Path, hint: Option<&str>) -> StageError {
         let message = format!("{}: {self}", path.display());
         match self {
@@ -112,7 +112,7 @@ pub struct Idx {
     pub sha256: [u8; 32],
 }
 
-/// Which of the two forms is expected.
+/// The two forms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// One dimension.
@@ -197,7 +197,7 @@ fn read_plain(mut stream: impl Read, form: Form) -> Result<Idx, IdxError> {
     let wanted =
         u64::try_from(product).ok().filter(|n| *n <= MAX_BYTES).ok_or(IdxError::TooLarge { wanted: product })?;
 
-    // Grows as bytes arrive, so a header that lies costs nothing.
+    // Grows as bytes arrive, so that a false header takes no memory.
     let mut data = Vec::new();
     stream.take(wanted + 1).read_to_end(&mut data)?;
     match (data.len() as u64).cmp(&wanted) {

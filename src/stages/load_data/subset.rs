@@ -1,25 +1,25 @@
-//! Which images of a source a split is made of.
+//! Chooses the images of a split.
 
 use crate::rng::Stream;
 
 /// How the images of a split are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Subset {
-    /// As many of each class as can be, in a shuffled order.
+    /// Equally many of each class as far as possible, shuffled.
     Balanced,
     /// The first ones, in the order of the source.
     First,
-    /// Any, in any order.
+    /// Random ones, shuffled.
     Random,
 }
 
-/// There are fewer images than were asked for.
+/// There are fewer images than asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{wanted} images were asked for, but there are {found}")]
 pub(super) struct TooFew {
-    /// How many were asked for.
+    /// The number asked for.
     pub(super) wanted: usize,
-    /// How many there are.
+    /// The number of images.
     pub(super) found: usize,
 }
 
@@ -46,7 +46,7 @@ pub(super) fn select(
             kept.truncate(count);
         }
         Subset::Balanced => {
-            // The shuffled list is read once, and each class takes its quota: that also leaves it in a shuffled order.
+            // One pass over the shuffled list fills the quota of each class and keeps the order shuffled.
             stream.shuffle(&mut kept);
             let mut available = vec![0; classes];
             for label in labels.iter().flatten() {
@@ -66,8 +66,8 @@ pub(super) fn select(
     Ok(kept)
 }
 
-/// Shares `count` among the classes so that no two differ by more than one, except where a class has no more. Who gets
-/// the odd ones is drawn, so that a small subset does not favour the first classes.
+/// Divides `count` among the classes, so that no two differ by more than one unless a class runs out. The remainder goes
+/// to random classes, so that a small subset does not favour the first ones.
 fn quotas(available: &[usize], count: usize, stream: &mut Stream) -> Vec<usize> {
     let mut quotas = vec![0; available.len()];
     let mut order: Vec<usize> = (0..available.len()).collect();
@@ -80,7 +80,7 @@ fn quotas(available: &[usize], count: usize, stream: &mut Stream) -> Vec<usize> 
         }
         let share = left / order.len();
         for class in &order {
-            // At the end the share is 0 and the first in the drawn order get one each.
+            // In the last round the share is 0, and the first classes in the random order get one each.
             let give = share.max(1).min(left).min(available[*class] - quotas[*class]);
             quotas[*class] += give;
             left -= give;

@@ -1,9 +1,9 @@
-//! Garment-like silhouettes of the ten Fashion-MNIST classes, drawn from a seed: data for a machine that has none.
+//! Garment-like silhouettes of the ten Fashion-MNIST classes, drawn from a seed, for machines without the data.
 //!
-//! Not a substitute for the real images, and never used silently in their place. But the classes differ as the real ones
-//! do (sleeves, length, legs, soles, straps, handles), and within a class size, cut, brightness, pattern and pose vary, so
-//! that a decoder has something to learn and a t-SNE something to separate. Image i of a split has class i mod 10 and is a
-//! function of (seed, split, i) alone: asking for more images never changes those that were there.
+//! They are never used silently in place of the real images. The classes differ as the real ones do (sleeves, length,
+//! legs, soles, straps, handles), and size, cut, brightness, pattern and pose vary within a class, so that a decoder can
+//! learn them and a t-SNE can separate them. Image i of a split has class i mod 10 and is a function of (seed, split, i)
+//! alone: asking for more images does not change the first ones.
 
 mod shapes;
 
@@ -59,7 +59,7 @@ fn draw(class: u8, stream: &mut Stream) -> [u8; PIXELS] {
     garment.paint(&pose, &grain)
 }
 
-/// A stream that draws measures.
+/// Draws measures from a stream.
 struct Draw<'a>(&'a mut Stream);
 
 impl Draw<'_> {
@@ -92,7 +92,7 @@ fn polygon(corners: &[Point]) -> Shape {
     Shape::Polygon(corners.to_vec(), 0.02)
 }
 
-/// The measures of what is worn on the upper body; the right half, x ≥ 0.
+/// The measures of an upper garment; the right half, x ≥ 0.
 struct Top {
     neck: f32,
     shoulder: f32,
@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn the_bytes_are_pinned() {
-        // Whoever changes this changes every pipeline that draws its data: raise the kind's version.
+        // A change here changes the data of pipelines: raise the kind's version.
         let all: Vec<u8> = images("train", 50).concat();
         insta::assert_snapshot!(Digest::of(&all).short(), @"b8781b93852f");
     }

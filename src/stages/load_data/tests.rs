@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::sync::Mutex;
 
-use crate::stage::Device;
+use crate::stage::{Device, Precision};
 use serde_json::json;
 
 use super::idx::tests::{gzip, images, labels};
@@ -73,7 +73,7 @@ fn run_in(
     let context = Context {
         inputs: Inputs::default(),
         streams: Streams::new(seed),
-        precision: "f32".to_owned(),
+        precision: Precision::F32,
         device: &Device::Cpu,
         scratch: base,
         base,

@@ -1,23 +1,26 @@
-//! Shows that a step of a training allocates nothing: buffers are made once.
+//! Tests that a training step allocates nothing once its buffers exist.
 //!
-//! The test binary's allocator counts what threads ask for that say so; the threads of one pool do, and the steps run on them.
-//! It also measures the bytes that a thread has allocated, for [`peak`].
+//! The allocator of the test binary counts the allocations of the threads of one pool, on which the test runs its
+//! steps. It also measures how many bytes each thread has allocated, for [`peak`].
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::fixed::Fixed;
+use super::history::PIXELS;
+use super::net::Fixed;
 use super::*;
-use crate::model::DecoderShape;
 use crate::model::posterior::Distribution;
+use crate::model::{Decoder, DecoderShape};
 use crate::rng::Streams;
 
 thread_local! {
+    /// Whether to count this thread's allocations.
     static COUNTED: Cell<bool> = const { Cell::new(false) };
-    /// Bytes that this thread has allocated and not freed. Memory that another thread allocated can make it negative.
+    /// Bytes that this thread has allocated minus those that it has freed. Freeing another thread's memory can make it
+    /// negative.
     static BYTES: Cell<isize> = const { Cell::new(0) };
-    /// The most that [`BYTES`] has been.
+    /// The maximum of [`BYTES`].
     static MOST: Cell<isize> = const { Cell::new(0) };
 }
 
@@ -34,14 +37,14 @@ fn count() {
     }
 }
 
-/// Notes that this thread allocated so many bytes, or freed them.
+/// Records that this thread allocated bytes, or freed them if `bytes` is negative.
 fn add(bytes: isize) {
     let now = BYTES.with(Cell::get).wrapping_add(bytes);
     BYTES.with(|b| b.set(now));
     MOST.with(|most| most.set(most.get().max(now)));
 }
 
-/// Runs a closure and returns the most bytes that it had allocated on this thread at any one time.
+/// Runs a closure and returns the maximum of the bytes that it held on this thread at one time.
 pub(crate) fn peak(run: &mut dyn FnMut()) -> u64 {
     let before = BYTES.with(Cell::get);
     MOST.with(|most| most.set(before));
@@ -49,7 +52,7 @@ pub(crate) fn peak(run: &mut dyn FnMut()) -> u64 {
     MOST.with(Cell::get).wrapping_sub(before).unsigned_abs() as u64
 }
 
-// SAFETY: everything is handed to the system's allocator as it came; counting allocates nothing.
+// SAFETY: each call is passed on unchanged to the system's allocator; counting allocates nothing.
 #[expect(unsafe_code, reason = "an allocator that counts")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -82,51 +85,65 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Every training and fit there is, on 24 images of one grey level each.
-fn trainings<'a>(images: &'a Images, schedule: &'a Schedule) -> Vec<(String, Training<'a>)> {
-    let shape = DecoderShape { latent_dim: 20, channels: [40, 24, 20, 8] };
-    let streams = Streams::new(7);
-    let families = Distribution::ALL.into_iter().map(Some).chain([None]);
-    let each = families.flat_map(|family| {
-        let decoder = || Box::new(Decoder::new(shape, &streams));
-        let weights = decoder().weights().unwrap();
-        let frozen = Fixed::Running(Box::new(crate::model::Frozen::from_weights(&weights).unwrap()));
-        let nets = [
-            ("learning", Net::Learning(decoder())),
-            ("fit", Net::Fixed(frozen)),
-            ("fit, batch statistics", Net::Fixed(Fixed::Batch(decoder()))),
-        ];
-        nets.map(|(name, net)| {
-            let latents = Latents::start(family, (images.count, shape.latent_dim), 1.0, &streams, "test");
-            (format!("{name} {family:?}"), Training::new("test", net, latents, images, schedule))
-        })
-    });
-    each.collect()
+/// A learning decoder, and the two kinds of fixed ones.
+struct Nets {
+    learning: Decoder,
+    fixed: [Fixed; 2],
+}
+
+impl Nets {
+    fn new(shape: DecoderShape) -> Self {
+        let decoder = || Decoder::new(shape, &Streams::new(7));
+        let frozen = crate::model::Frozen::from_weights(&decoder().weights().unwrap()).unwrap();
+        Self { learning: decoder(), fixed: [Fixed::Running(Box::new(frozen)), Fixed::Batch(Box::new(decoder()))] }
+    }
+
+    fn all(&mut self) -> [(&'static str, Net<'_>); 3] {
+        let [running, batch] = &mut self.fixed;
+        [
+            ("training", Net::Learning(&mut self.learning)),
+            ("fit", Net::Fixed(running)),
+            ("fit with batch statistics", Net::Fixed(batch)),
+        ]
+    }
+}
+
+/// How many allocations each step of an epoch makes.
+fn allocations(engine: &mut CpuEngine<'_>, epoch: &Epoch<'_>, losses: &mut Vec<StepLoss>) -> Vec<usize> {
+    let mut counted = Vec::with_capacity(epoch.steps());
+    engine.begin_epoch(epoch, 0).unwrap();
+    for step in 0..epoch.steps() {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        engine.step(epoch, step).unwrap();
+        engine.losses(false, losses).unwrap();
+        counted.push(ALLOCATIONS.load(Ordering::Relaxed) - before);
+        assert!(losses.drain(..).all(|loss| loss.squared_error.is_finite()));
+    }
+    counted
 }
 
 #[test]
-fn a_step_allocates_nothing() {
+fn step_allocates_nothing() {
     let images = Images { pixels: (0..24 * PIXELS).map(|i| (i / PIXELS * 10) as u8).collect(), count: 24 };
     let rates = Rates { batch: 10, lr: Some(1e-3), latent_lr: 1e-2, kl_weight: 0.1, noise: 1.0 };
-    let schedule = Schedule(vec![(2, rates)]);
     let mark = |_| COUNTED.with(|counted| counted.set(true));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).start_handler(mark).build().unwrap();
-    let rows: Vec<usize> = (0..24).collect();
-    for (name, mut training) in trainings(&images, &schedule) {
-        let mut epoch = |epoch: u64| {
-            let mut counted = Vec::new();
-            training.latents.begin_epoch(3, rates.batch);
-            for (step, rows) in (0..).zip(rows.chunks(rates.batch)) {
-                let at = Position { epoch, step };
-                let before = ALLOCATIONS.load(Ordering::Relaxed);
-                let figures = training.step(&Streams::new(7), at, rows, rates);
-                counted.push(ALLOCATIONS.load(Ordering::Relaxed) - before);
-                assert!(figures.loss.is_finite());
-            }
-            counted
-        };
-        let (first, second) = pool.install(|| (epoch(0), epoch(1)));
-        assert!(first.iter().sum::<usize>() > 0, "{name}: the buffers of the first epoch are counted");
-        assert_eq!(second, [0, 0, 0], "{name}");
+    let order: Vec<usize> = (0..24).collect();
+    let shape = DecoderShape { latent_dim: 20, channels: [40, 24, 20, 8] };
+    let streams = Streams::new(7);
+    for family in Distribution::ALL.into_iter().map(Some).chain([None]) {
+        for (name, net) in Nets::new(shape).all() {
+            let mut latents = Latents::start(family, (images.count, shape.latent_dim), 1.0, &streams, "test");
+            let [first, second] = pool.install(|| {
+                let mut engine = CpuEngine::new("test", net, &mut latents, &images, streams);
+                let mut losses = Vec::new();
+                [0, 1].map(|number| {
+                    let epoch = Epoch { number, order: &order, rates, next: None };
+                    allocations(&mut engine, &epoch, &mut losses)
+                })
+            });
+            assert!(first.iter().sum::<usize>() > 0, "{name} {family:?}: the first epoch allocates the buffers");
+            assert_eq!(second, [0, 0, 0], "{name} {family:?}");
+        }
     }
 }

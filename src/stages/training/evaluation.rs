@@ -1,37 +1,38 @@
-//! What a decoder that does not learn makes of a split: loss, error and the first reconstructions.
+//! Evaluates a decoder on a split: loss, error and the first reconstructions.
 //!
-//! The loss of a batch depends on its size, so an evaluation always uses batches of [`BATCH`] in the order of the split,
-//! whatever the training used: the figures of two models can be compared, and no epoch's parameter reaches a result that
-//! has no epochs. With batch statistics an image depends on the others of its batch, so that order is part of the result.
+//! The loss of a batch depends on its size. So an evaluation always uses batches of [`BATCH`] in the order of the
+//! split: figures of two models can be compared, and a result of no epochs does not depend on the parameters of epochs.
+//! With batch statistics an image also depends on the other images of its batch.
 
 use std::ops::Range;
 
-use super::fixed::Fixed;
 use super::history::{PIXELS, rmse};
+use super::net::Fixed;
 use crate::artifact::{Tensor, TensorError};
 use crate::model::Frozen;
 use crate::stage::{Context, StageError};
 use crate::stages::reading::Images;
 
-/// Samples of a batch of an evaluation: the experiment's 16.
+/// Samples of a batch: the batch size of the original experiment.
 const BATCH: usize = 16;
-/// How many originals and reconstructions an artifact shows.
+/// The number of originals and reconstructions in an artifact.
 const SHOWN: usize = 20;
 
 /// The figures of an evaluation.
 pub(in crate::stages) struct Evaluation {
     /// ‖x − x̂‖_F / (number of elements of x), averaged over batches.
     pub(in crate::stages) loss: f64,
-    /// In grey levels.
+    /// Root mean squared error, in grey levels.
     pub(in crate::stages) rmse: f64,
-    /// The first [`SHOWN`] images as decoded, k × 784.
+    /// The first [`SHOWN`] decoded images, k × 784.
     reconstructions: Vec<u8>,
 }
 
-/// Decodes `z(batch number, samples)` and compares with the images.
+/// Decodes a latent for each image and compares. `z` gets the number of a batch and its samples, and returns their
+/// latents, B × latent_dim.
 ///
 /// # Errors
-/// If asked to stop, or if the decoder makes numbers that are not finite.
+/// If the stage is cancelled, or the decoder's output is not finite.
 pub(in crate::stages) fn evaluate(
     context: &Context<'_>,
     decoder: &mut Fixed,
@@ -62,20 +63,20 @@ pub(in crate::stages) fn evaluate(
 }
 
 impl Evaluation {
-    /// `originals` and `reconstructions`, both k × 28 × 28.
+    /// The tensors `originals` and `reconstructions`, both k × 28 × 28 grey levels.
     ///
     /// # Errors
-    /// None in practice: the shapes are our own.
+    /// None: the numbers fit the shapes.
     pub(in crate::stages) fn pictures(&self, images: &Images) -> Result<[(String, Tensor); 2], TensorError> {
         let originals = pictures(&images.pixels[..self.reconstructions.len()])?;
         Ok([("originals".to_owned(), originals), ("reconstructions".to_owned(), pictures(&self.reconstructions)?)])
     }
 }
 
-/// Decodes n × D numbers to n × 28 × 28 grey levels.
+/// Decodes n × latent_dim numbers to n × 28 × 28 grey levels.
 ///
 /// # Errors
-/// If asked to stop.
+/// If the stage is cancelled.
 pub(in crate::stages) fn decode(context: &Context<'_>, decoder: &mut Frozen, z: &[f32]) -> Result<Tensor, StageError> {
     let mut pixels = Vec::with_capacity(z.len() / decoder.shape().latent_dim * PIXELS);
     for batch in z.chunks(BATCH * decoder.shape().latent_dim) {
@@ -85,12 +86,12 @@ pub(in crate::stages) fn decode(context: &Context<'_>, decoder: &mut Frozen, z: 
     Ok(pictures(&pixels)?)
 }
 
-/// A tensor of n × 28 × 28.
+/// Pixels as a tensor of n × 28 × 28.
 fn pictures(pixels: &[u8]) -> Result<Tensor, TensorError> {
     Tensor::new([pixels.len() / PIXELS, 28, 28], pixels)
 }
 
-/// The nearest grey level; halves go up.
+/// The nearest grey level; halves are rounded up.
 fn grey(v: f32) -> u8 {
     (v + 0.5).clamp(0.0, 255.0) as u8
 }

@@ -1,35 +1,37 @@
-//! Training a decoder together with its latents: what `train-ad` and `train-vad` share, which is all but the defaults and
-//! the posterior.
+//! Training a decoder together with its latents: what `train-ad` and `train-vad` share. They differ in defaults and
+//! posterior.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::Training;
 use super::evaluation::evaluate;
-use super::fixed::Fixed;
 use super::history::{self, History, psnr};
 use super::latents::Latents;
-use super::{Net, Rates, Schedule, Training};
+use super::net::{Fixed, Net};
+use super::schedule::{Rates, Schedule};
 use crate::artifact::Artifact;
 use crate::model::posterior::Distribution;
 use crate::model::{Decoder, DecoderShape, Frozen};
 use crate::stage::{Bound, Context, Epochs, Params, Reads, Stage, StageError};
-use crate::stages::reading::{self, Split};
+use crate::stages::reading::{self, Images, Split};
 
-/// A training of decoder and latents.
+/// A training of a decoder and latents.
 struct Joint {
     shape: DecoderShape,
     init_std: f32,
+    /// The family of the posteriors; `None` for plain latents.
     distribution: Option<Distribution>,
-    epochs: Epochs,
     schedule: Schedule,
 }
 
-/// Fewer multiply-adds of a forward pass than these do not keep a second thread busy: see `exec/room.rs` for figures.
+/// A forward pass with fewer multiply-adds than this gains nothing from a second thread: see `exec/room.rs` for
+/// figures.
 const SMALL_STEP: u64 = 1 << 28;
 /// The default of `channels`.
 const CHANNELS: [i64; 4] = [2048, 512, 256, 128];
 
-/// Reads the parameters that both kinds have. `latent_lr` is its default.
+/// Reads the parameters that both kinds have. `latent_lr` is the default of that parameter.
 pub(in crate::stages) fn parse(
     params: &mut Params<'_>,
     distribution: Option<Distribution>,
@@ -44,15 +46,15 @@ pub(in crate::stages) fn parse(
             [1; 4]
         });
     let init_std = params.float("init_std", 1.0, Bound::NotNegative) as f32;
-    let (epochs, rates) = params.segments(100, |p| Rates {
+    let segments = params.segments(100, |p| Rates {
         batch: p.int("batch", 16, 1..=65_536) as usize,
         lr: Some(p.float("lr", 1e-3, Bound::NotNegative) as f32),
         latent_lr: p.float("latent_lr", latent_lr, Bound::NotNegative) as f32,
         kl_weight: if distribution.is_some() { p.float("kl_weight", 1.0, Bound::NotNegative) } else { 0.0 },
         noise: if distribution.is_some() { p.float_added("noise", 1.0, Bound::Between(0.0, 4.0)) } else { 1.0 },
     });
-    let schedule = Schedule::new(&epochs, rates);
-    Arc::new(Joint { shape: DecoderShape { latent_dim, channels }, init_std, distribution, epochs, schedule })
+    let schedule = Schedule::new(segments);
+    Arc::new(Joint { shape: DecoderShape { latent_dim, channels }, init_std, distribution, schedule })
 }
 
 impl Stage for Joint {
@@ -61,7 +63,7 @@ impl Stage for Joint {
     }
 
     fn epochs(&self) -> Option<Epochs> {
-        Some(self.epochs.clone())
+        Some(self.schedule.epochs.clone())
     }
 
     fn curves(&self) -> &'static [&'static str] {
@@ -73,8 +75,7 @@ impl Stage for Joint {
     }
 
     fn threads(&self, all: usize) -> usize {
-        let largest = self.schedule.0.iter().map(|(_, rates)| rates.batch).max().unwrap_or(0);
-        if self.shape.multiply_adds(largest) < SMALL_STEP { 1 } else { all }
+        if self.shape.multiply_adds(self.schedule.largest_batch()) < SMALL_STEP { 1 } else { all }
     }
 
     fn uses_device(&self) -> bool {
@@ -82,36 +83,45 @@ impl Stage for Joint {
     }
 
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
-        reading::require_cpu(context)?;
-        reading::require_f32(context)?;
+        reading::check_device(context)?;
+        reading::check_precision(context)?;
         let images = reading::images(context.inputs.one("data")?, Split::Train)?;
         self.check_memory(images.count, memory())?;
+        let mut decoder = Decoder::blank(self.shape);
         let size = (images.count, self.shape.latent_dim);
-        let net = Net::Learning(Box::new(Decoder::blank(self.shape)));
-        let latents = Latents::start(self.distribution, size, self.init_std, &context.streams, "training");
-        let mut training = Training::new("training", net, latents, &images, &self.schedule);
-        training.run(context)?;
-        self.artifact(context, &training)
+        let mut latents = Latents::start(self.distribution, size, self.init_std, &context.streams, "training");
+        let training = Training {
+            purpose: "training",
+            net: Net::Learning(&mut decoder),
+            latents: &mut latents,
+            images: &images,
+            schedule: &self.schedule,
+        };
+        let history = training.run(context)?;
+        self.artifact(context, &decoder, &latents, &images, &history)
     }
 }
 
 impl Joint {
-    /// Refuses a decoder that can't fit: the allocator would end the whole program. `memory` in bytes; no check without.
+    /// Refuses a decoder that does not fit into `memory` (bytes): a failed allocation would abort the program. Checks
+    /// nothing if `memory` is unknown.
     fn check_memory(&self, images: usize, memory: Option<u64>) -> Result<(), StageError> {
-        let largest = self.schedule.0.iter().map(|(_, rates)| rates.batch).max().unwrap_or(0);
-        let needed = self.shape.training_bytes(largest, images);
+        let needed = self.shape.training_bytes(self.schedule.largest_batch(), images);
         let Some(memory) = memory.filter(|memory| needed > *memory) else { return Ok(()) };
         let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
         let message = format!("training this decoder takes about {}; this machine has {}", gib(needed), gib(memory));
         Err(StageError::bad_input(message, "give it fewer `channels`, a smaller `latent_dim` or a smaller `batch`"))
     }
 
-    fn artifact(&self, context: &Context<'_>, training: &Training<'_>) -> Result<Artifact, StageError> {
-        let Training { latents, images, history, .. } = training;
-        let weights = match &training.net {
-            Net::Learning(decoder) => decoder.weights()?,
-            Net::Fixed(_) => BTreeMap::new(),
-        };
+    fn artifact(
+        &self,
+        context: &Context<'_>,
+        decoder: &Decoder,
+        latents: &Latents,
+        images: &Images,
+        history: &History,
+    ) -> Result<Artifact, StageError> {
+        let weights = decoder.weights()?;
         let mut fixed = Fixed::Running(Box::new(Frozen::from_weights(&weights)?));
         let evaluation = evaluate(context, &mut fixed, images, |_, samples| latents.means(samples))?;
 
@@ -132,18 +142,19 @@ impl Joint {
     }
 }
 
-/// The machine's memory in bytes, where the system tells. It decides only whether to begin, never what comes out.
+/// The machine's memory in bytes; `None` where it is unknown. It decides whether a training starts, never what it
+/// computes.
 fn memory() -> Option<u64> {
-    total_of(&std::fs::read_to_string("/proc/meminfo").ok()?)
+    #[cfg(target_os = "linux")]
+    {
+        let info = rustix::system::sysinfo();
+        info.totalram.checked_mul(info.mem_unit.into())
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
-/// The total of `/proc/meminfo`: a line such as `MemTotal:       16318492 kB`.
-fn total_of(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
-/// The figures of the training curve; none if no epoch was trained.
+/// The metrics of the curves' first and last epoch; empty if no epoch was trained.
 fn metrics(history: &History, parts: bool) -> BTreeMap<String, f64> {
     let rmse = history.rmse.last().copied();
     let parted = |curve: &[f64]| curve.last().copied().filter(|_| parts);
@@ -163,35 +174,33 @@ mod tests {
     use super::*;
 
     fn joint(latent_dim: usize, channels: [usize; 4], batch: usize) -> Joint {
-        let epochs =
-            Epochs { segments: vec![crate::key::Segment { epochs: 1, params: BTreeMap::new() }], keep: vec![] };
-        let schedule =
-            Schedule::new(&epochs, vec![Rates { batch, lr: None, latent_lr: 0.0, kl_weight: 0.0, noise: 1.0 }]);
-        Joint { shape: DecoderShape { latent_dim, channels }, init_std: 1.0, distribution: None, epochs, schedule }
+        let segments = vec![crate::key::Segment { epochs: 1, params: BTreeMap::new() }];
+        let rates = Rates { batch, lr: None, latent_lr: 0.0, kl_weight: 0.0, noise: 1.0 };
+        let schedule = Schedule::new((Epochs { segments, keep: vec![] }, vec![rates]));
+        Joint { shape: DecoderShape { latent_dim, channels }, init_std: 1.0, distribution: None, schedule }
     }
 
     #[test]
-    fn a_decoder_that_does_not_fit_is_refused_before_it_is_made() {
+    fn decoder_larger_than_memory_is_refused() {
         const GIB: u64 = 1 << 30;
         let huge = joint(4096, [8192; 4], 16);
         let Err(StageError::BadInput { message, hint }) = huge.check_memory(1000, Some(16 * GIB)) else {
-            panic!("it was not refused")
+            panic!("not refused")
         };
         insta::assert_snapshot!(message, @"training this decoder takes about 70.6 GiB; this machine has 16.0 GiB");
         assert_eq!(hint.as_deref(), Some("give it fewer `channels`, a smaller `latent_dim` or a smaller `batch`"));
         assert!(huge.check_memory(1000, None).is_ok());
         let usual = joint(128, CHANNELS.map(|c| c as usize), 16);
         assert!(usual.check_memory(1000, Some(GIB)).is_ok());
-        // No batch is larger than the data.
+        // A batch can't be larger than the data.
         let wide = joint(128, CHANNELS.map(|c| c as usize), 65_536);
         assert!(wide.check_memory(16, Some(GIB)).is_ok());
         assert!(wide.check_memory(60_000, Some(GIB)).is_err());
     }
 
+    #[cfg(target_os = "linux")]
     #[test]
-    fn the_machines_memory_is_read_from_its_line() {
-        assert_eq!(total_of("MemTotal:       16318492 kB\nMemFree: 1 kB\n"), Some(16_318_492 * 1024));
-        assert_eq!(total_of("MemFree: 1 kB\n"), None);
-        assert_eq!(total_of("MemTotal: many kB\n"), None);
+    fn memory_of_this_machine_is_known() {
+        assert!(memory().is_some_and(|bytes| bytes > 1 << 20));
     }
 }

@@ -1,35 +1,38 @@
 //! What a training learns about each sample: a plain latent vector (AD) or the parameters of a posterior (VAD).
 //!
-//! A plain latent is treated as a posterior with one parameter, no noise and no KL, so that one loop serves both. Each
-//! parameter is an array of n × D, row-major, with Adam moments of the same shape. Adam is dense, as PyTorch's is for
-//! an indexed parameter: rows outside the batch have gradient 0 and still move by their momentum. Nobody looks at a row until
-//! it is drawn, or at the end of the epoch, so that its missed steps are made up for then, to the bit: with 60,000 samples a dense
-//! pass in every step would move hundreds of megabytes.
+//! A plain latent is handled as a posterior with one parameter, no noise and no KL. Each parameter is an array of n ×
+//! D, row-major, with Adam moments of the same shape.
+//!
+//! Adam is dense, as in PyTorch for an indexed parameter: rows outside the batch have gradient 0, but still move by
+//! their momentum. A row is read only when it is drawn and at the end of the epoch, so the steps that it missed are
+//! applied then, with the same bits. With 60,000 samples, a dense pass in each step would move hundreds of megabytes.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::artifact::{Tensor, TensorError};
-use crate::model::posterior::{Distribution, Pair, Start};
 use rayon::prelude::*;
 
+use crate::artifact::{Tensor, TensorError};
+#[cfg(feature = "cuda")]
+use crate::model::cuda::LatentArrays;
+use crate::model::posterior::{Distribution, Pair, Start};
 use crate::ops::adam::Rates;
 use crate::ops::kernel::vectorised;
 use crate::rng::{Stream, Streams};
 
-/// The latents of n samples with their optimiser.
+/// The latents of n samples, with the state of their optimiser.
 pub(in crate::stages) struct Latents {
     distribution: Option<Distribution>,
     samples: usize,
     dim: usize,
     parameters: Vec<Learned>,
-    /// Adam steps done.
+    /// The number of Adam steps so far.
     step: u64,
-    /// The rates of the newest steps, as many as the row that is furthest behind has missed, or more.
+    /// The rates of the newest steps: at least those that the row furthest behind has missed.
     recent: Vec<Rates>,
-    /// For each row, how many of `recent` it has made.
+    /// For each row, how many of `recent` were applied to it.
     made: Vec<usize>,
-    /// The noise of the last draw, B × D: the gradient needs it again.
+    /// The noise of the last draw, B × D, for the gradient.
     noise: Vec<f32>,
     /// The last draw, B × D.
     z: Vec<f32>,
@@ -41,17 +44,17 @@ struct Learned {
     values: Vec<f32>,
     /// Adam's first moments.
     m: Vec<f32>,
-    /// Its second moments.
+    /// Adam's second moments.
     v: Vec<f32>,
-    /// Of the rows of the batch at hand, B × D.
+    /// The gradient for the rows of the current batch, B × D.
     gradient: Vec<f32>,
 }
 
 /// The only parameter of a plain latent.
 const PLAIN: &str = "z";
 
-/// The name of each parameter, and how it starts.
-pub(super) fn parameters(distribution: Option<Distribution>) -> Vec<(&'static str, Start)> {
+/// The name and the start of each parameter.
+fn parameters(distribution: Option<Distribution>) -> Vec<(&'static str, Start)> {
     match distribution {
         None => vec![(PLAIN, Start::InitStd)],
         Some(d) => d.parameters().iter().map(|p| (p.name, p.start)).collect(),
@@ -64,7 +67,8 @@ pub(in crate::stages) fn tensor_name(distribution: Option<Distribution>, paramet
 }
 
 impl Latents {
-    /// At the distribution's start. `purpose` keeps the draws of a training and a fit apart, which share the seed.
+    /// Latents at the random start of the distribution. `purpose` separates the draws of a training from those of a fit
+    /// with the same seed.
     pub(in crate::stages) fn start(
         distribution: Option<Distribution>,
         (samples, dim): (usize, usize),
@@ -89,10 +93,10 @@ impl Latents {
         Self::of(distribution, (samples, dim), parameters)
     }
 
-    /// From the tensors of an artifact, with a fresh optimiser. `read` gets a tensor by its name in the artifact.
+    /// The latents of an artifact, with a fresh optimiser. `read` returns the tensor of this name.
     ///
     /// # Errors
-    /// As `read`, or if a tensor is not n × D of f32.
+    /// As `read`, and if a tensor is not n × D of f32.
     pub(in crate::stages) fn from_artifact<E: From<TensorError>>(
         distribution: Option<Distribution>,
         (samples, dim): (usize, usize),
@@ -111,12 +115,12 @@ impl Latents {
         Self { distribution, samples, dim, parameters, step: 0, recent, made, noise: vec![], z: vec![] }
     }
 
-    /// The family of the posterior; none for plain latents.
+    /// The family of the posteriors; `None` for plain latents.
     pub(in crate::stages) fn distribution(&self) -> Option<Distribution> {
         self.distribution
     }
 
-    /// Makes room for the steps of an epoch, so that none of them allocates. All rows must be up to date.
+    /// Reserves memory for the steps of an epoch, so that they allocate nothing. Brings all rows up to date.
     pub(in crate::stages) fn begin_epoch(&mut self, steps: usize, batch: usize) {
         self.catch_up();
         let numbers = batch.min(self.samples) * self.dim;
@@ -127,7 +131,7 @@ impl Latents {
         }
     }
 
-    /// Brings these rows up to date: what is asked of them next sees the steps that they missed.
+    /// Applies the steps that these rows missed.
     fn catch_up_rows(&mut self, rows: &[usize]) {
         for row in rows {
             let missed = &self.recent[self.made[*row]..];
@@ -143,7 +147,7 @@ impl Latents {
         }
     }
 
-    /// Brings all rows up to date.
+    /// Applies the steps that any row missed.
     pub(in crate::stages) fn catch_up(&mut self) {
         let Self { parameters, recent, made, dim, .. } = self;
         for Learned { values, m, v, .. } in parameters {
@@ -159,8 +163,8 @@ impl Latents {
         made.fill(0);
     }
 
-    /// Draws z for these rows, B × D, with noise from this stream, `scale` times as far from the mean; plain latents as they are.
-    /// Kept for [`Latents::update`].
+    /// Draws z for these rows, B × D. For posteriors, `noise` is the source of ε, and z is `scale` times as far from
+    /// the mean as a sample of the posterior. For plain latents, z is the latents. [`Latents::update`] uses this draw.
     pub(in crate::stages) fn draw(&mut self, rows: &[usize], noise: &mut Stream, scale: f64) -> &[f32] {
         self.catch_up_rows(rows);
         let dim = self.dim;
@@ -187,15 +191,16 @@ impl Latents {
         &self.z
     }
 
-    /// The KL divergence averaged over these rows, drawn last, and the latent dimensions; 0 for plain latents.
+    /// The KL divergence from the prior in nats, averaged over the latent dimensions and over these rows, which must be
+    /// those of the last draw. 0 for plain latents.
     pub(in crate::stages) fn kl(&self, rows: &[usize]) -> f64 {
         let Some(d) = self.distribution else { return 0.0 };
         let places = rows.iter().flat_map(|row| row * self.dim..(row + 1) * self.dim);
         places.map(|at| d.kl(pair(&self.parameters, at))).sum::<f64>() / (rows.len() * self.dim) as f64
     }
 
-    /// One step of Adam on all rows, of which those outside the batch make theirs later. `gradient` is the loss's with respect to
-    /// the last draw for these rows, B × D; `kl_weight` × [`Latents::kl`] is added to that loss.
+    /// One step of Adam on all rows; rows outside the batch are updated later. `gradient` is that of the loss with
+    /// respect to the last draw, for these rows, B × D. `kl_weight` × [`Latents::kl`] is added to the loss.
     pub(in crate::stages) fn update(&mut self, rows: &[usize], gradient: &[f32], kl_weight: f64, lr: f32) {
         self.gradients(rows, gradient, kl_weight / (rows.len() * self.dim) as f64);
         self.step += 1;
@@ -215,7 +220,8 @@ impl Latents {
         }
     }
 
-    /// The gradient of each parameter, from that by the last draw; `share` is the weight of one number's KL.
+    /// Computes the gradient of each parameter from `by_z`, that with respect to the last draw. `share` is the weight
+    /// of the KL of one latent number.
     fn gradients(&mut self, rows: &[usize], by_z: &[f32], share: f64) {
         let dim = self.dim;
         for learned in &mut self.parameters {
@@ -235,9 +241,9 @@ impl Latents {
         }
     }
 
-    /// The means of these rows, which must be up to date: the latents themselves, or the posterior's means.
+    /// The means of these rows, B × D: the latents, or the means of the posteriors. The rows must be up to date.
     pub(in crate::stages) fn means(&self, rows: Range<usize>) -> Vec<f32> {
-        debug_assert!(self.recent.is_empty(), "rows that are not up to date");
+        debug_assert!(self.recent.is_empty(), "rows are not up to date");
         let places = rows.start * self.dim..rows.end * self.dim;
         match self.distribution {
             None => self.parameters[0].values[places].to_vec(),
@@ -245,10 +251,10 @@ impl Latents {
         }
     }
 
-    /// What an artifact shows of them: `latents`, and for a posterior each `posterior.<parameter>`, n × D.
+    /// The tensors of an artifact, n × D each: `latents`, and for posteriors each `posterior.<parameter>`.
     ///
     /// # Errors
-    /// None in practice: the shapes are our own.
+    /// None: the numbers fit the shapes.
     pub(in crate::stages) fn to_artifact(&self) -> Result<BTreeMap<String, Tensor>, TensorError> {
         let shape = [self.samples, self.dim];
         let mut tensors = BTreeMap::new();
@@ -261,12 +267,12 @@ impl Latents {
         Ok(tensors)
     }
 
-    /// Everything that the next step reads, as `latents.*`. All rows must be up to date.
+    /// The tensors of a state: everything that the next step reads, as `latents.*`. All rows must be up to date.
     ///
     /// # Errors
-    /// None in practice: the shapes are our own.
+    /// None: the numbers fit the shapes.
     pub(in crate::stages) fn state(&self) -> Result<BTreeMap<String, Tensor>, TensorError> {
-        debug_assert!(self.recent.is_empty(), "rows that are not up to date");
+        debug_assert!(self.recent.is_empty(), "rows are not up to date");
         let shape = [self.samples, self.dim];
         let mut tensors = BTreeMap::from([("latents.step".to_owned(), Tensor::vector(&[self.step as i64]))]);
         for Learned { name, values, m, v, .. } in &self.parameters {
@@ -277,10 +283,10 @@ impl Latents {
         Ok(tensors)
     }
 
-    /// Goes back to what [`Latents::state`] said.
+    /// Goes to a state that [`Latents::state`] returned.
     ///
     /// # Errors
-    /// If the state is another's.
+    /// If a tensor is missing, or its type or shape is wrong.
     pub(in crate::stages) fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), TensorError> {
         let shape = [self.samples, self.dim];
         let read = |name: &str, part| elements(find(state, &format!("latents.{name}.{part}"))?, &shape);
@@ -293,6 +299,22 @@ impl Latents {
         self.step = elements::<i64>(find(state, "latents.step")?, &[1])?[0].unsigned_abs();
         Ok(())
     }
+
+    /// Values, moments and steps for a GPU. All rows must be up to date.
+    #[cfg(feature = "cuda")]
+    pub(super) fn arrays(&self) -> LatentArrays {
+        let parameters = self.parameters.iter().map(|p| [p.values.clone(), p.m.clone(), p.v.clone()]).collect();
+        LatentArrays { distribution: self.distribution, parameters, step: self.step }
+    }
+
+    /// Replaces values, moments and steps by a GPU's. They must have the sizes of [`Latents::arrays`].
+    #[cfg(feature = "cuda")]
+    pub(super) fn set_arrays(&mut self, arrays: LatentArrays) {
+        for (learned, [values, m, v]) in self.parameters.iter_mut().zip(arrays.parameters) {
+            (learned.values, learned.m, learned.v) = (values, m, v);
+        }
+        self.step = arrays.step;
+    }
 }
 
 impl Learned {
@@ -302,18 +324,24 @@ impl Learned {
     }
 }
 
-/// Both parameters of the latent number at this place of the arrays.
+/// Both parameters of the latent number at this index of the arrays; 0 for a parameter that the family lacks.
 fn pair(parameters: &[Learned], at: usize) -> Pair {
     let value = |i: usize| parameters.get(i).map_or(0.0, |p| f64::from(p.values[at]));
     [value(0), value(1)]
 }
 
-/// A tensor of a state.
+/// The tensor of this name in a state.
+///
+/// # Errors
+/// If there is none.
 pub(in crate::stages) fn find<'a>(state: &'a BTreeMap<String, Tensor>, name: &str) -> Result<&'a Tensor, TensorError> {
     state.get(name).ok_or_else(|| TensorError::Unsupported(format!("the saved state has no `{name}`")))
 }
 
-/// The elements of a tensor that must have this shape.
+/// The elements of a tensor.
+///
+/// # Errors
+/// If its shape or its type is another.
 pub(in crate::stages) fn elements<T: crate::artifact::Element>(
     tensor: &Tensor,
     shape: &[usize],

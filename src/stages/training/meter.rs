@@ -1,11 +1,12 @@
-//! How far a training is, told at most ten times a second and at the end of every epoch. The only place of the training
-//! that looks at a clock; nothing it reads there reaches a result.
+//! Reports the progress of a training: at most ten times a second, and at the end of each epoch. This is the only part
+//! of a training that reads a clock, and no result depends on it.
 
 use std::time::{Duration, Instant};
 
 use super::history::{Figures, History};
 use crate::stage::{Position, Progress, Update};
 
+/// The shortest time between two reports within an epoch.
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Meter<'a> {
@@ -13,7 +14,7 @@ pub(super) struct Meter<'a> {
     epochs: u64,
     epoch_began: Instant,
     last: Option<Instant>,
-    /// Samples of this epoch that were computed here, and not before an interruption.
+    /// Samples of the current epoch that this process has computed.
     samples: usize,
 }
 
@@ -27,7 +28,7 @@ impl<'a> Meter<'a> {
         self.samples = 0;
     }
 
-    /// After a step within an epoch: the means of the epoch so far.
+    /// Reports the means of the epoch so far. `samples` were computed since the last call.
     pub(super) fn step(&mut self, at: Position, steps: usize, samples: usize, sums: &Figures) {
         self.samples += samples;
         if self.last.is_some_and(|last| last.elapsed() < PAUSE) {
@@ -39,7 +40,7 @@ impl<'a> Meter<'a> {
         self.send(at.epoch, figures, false);
     }
 
-    /// After the last step of an epoch: its figures.
+    /// Reports the figures of a finished epoch. `samples` were computed since the last call.
     pub(super) fn end_epoch(&mut self, at: Position, samples: usize, history: &History, parts: bool) {
         self.samples += samples;
         let mut curves = vec![("loss", &history.loss), ("rmse", &history.rmse)];

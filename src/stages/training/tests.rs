@@ -1,9 +1,9 @@
-//! Trainings and fits as stories on a chain in memory.
+//! Trainings and fits on a chain in memory.
 
 use std::sync::Arc;
 
 use crate::artifact::Artifact;
-use crate::stage::{Input, Position, StageError, StageKind};
+use crate::stage::{Input, Position, Precision, StageError, StageKind};
 use crate::stages::fit_latents::FitLatents;
 use crate::stages::testing::{Bench, MemoryChain, complaint, data, given, list, parse, text};
 use crate::stages::train_ad::TrainAd;
@@ -14,7 +14,7 @@ const FAMILIES: [&str; 3] = ["gaussian", "exponential", "uniform"];
 
 type Given = Vec<(&'static str, Data)>;
 
-/// A small model: 24 images are two batches of 10 and a short one.
+/// A small model. The 24 images are two batches of 10 and one of 4.
 fn small(epochs: i64) -> Given {
     vec![
         ("latent_dim", Data::Int(4)),
@@ -33,7 +33,7 @@ fn with(mut given: Given, name: &'static str, data: Data) -> Given {
     given
 }
 
-/// The same number of epochs in other words: as segments.
+/// The parameters with `segments` instead of `epochs`.
 fn in_segments(given: Given, segments: &[Given]) -> Given {
     let mut given = with(given, "epochs", Data::Int(0));
     given.retain(|(name, _)| *name != "epochs");
@@ -41,7 +41,7 @@ fn in_segments(given: Given, segments: &[Given]) -> Given {
     given
 }
 
-/// Every training there is: an AD, and a VAD of each family.
+/// All trainings: an AD, and a VAD of each family.
 fn trainings(epochs: i64) -> Vec<(String, &'static dyn StageKind, Given)> {
     let vad = |family: &'static str| {
         (family.to_owned(), &TrainVad as &dyn StageKind, with(small(epochs), "distribution", text(family)))
@@ -54,7 +54,7 @@ fn train(kind: &dyn StageKind, params: &Given) -> Bench {
     Bench::new(kind, params).input("data", &data(24, 12))
 }
 
-/// A model of each kind, trained for a while.
+/// A model of each training, after a few epochs.
 fn models() -> Vec<(String, Arc<dyn Input>)> {
     let made = |(name, kind, params): (String, &'static dyn StageKind, Given)| {
         let artifact = train(kind, &params).run().unwrap();
@@ -71,7 +71,7 @@ fn fit_params(epochs: i64) -> Given {
     vec![("epochs", Data::Int(epochs)), ("batch", Data::Int(5)), ("latent_lr", Data::Float(5e-2))]
 }
 
-/// All bytes of an artifact agree. Names the first that do not.
+/// Asserts that all bytes of two artifacts are equal, and names the first tensor that differs.
 fn assert_same(name: &str, found: &Artifact, wanted: &Artifact) {
     for (tensor, bytes) in &wanted.tensors {
         assert!(found.tensors.get(tensor) == Some(bytes), "{name}: `{tensor}` differs");
@@ -80,10 +80,10 @@ fn assert_same(name: &str, found: &Artifact, wanted: &Artifact) {
 }
 
 #[test]
-fn the_loss_falls() {
+fn training_lowers_the_loss() {
     for (name, kind, mut params) in trainings(15) {
         if name != "ad" {
-            // With a full weight the KL of so small a model outweighs what the latents are worth.
+            // With the full weight, the KL of so small a model outweighs the reconstruction.
             params = with(params, "kl_weight", Data::Float(1e-3));
         }
         let made = train(kind, &params).run().unwrap();
@@ -97,22 +97,22 @@ fn the_loss_falls() {
 }
 
 #[test]
-fn the_weight_of_the_kl_pulls_the_posterior_to_its_prior() {
+fn kl_weight_pulls_posterior_to_prior() {
     for family in FAMILIES {
         let kl = |weight| {
             let params = with(with(small(8), "distribution", text(family)), "kl_weight", Data::Float(weight));
             train(&TrainVad, &params).run().unwrap().metrics["kl"]
         };
         let (free, held) = (kl(0.0), kl(10.0));
-        assert!(held < 0.8 * free, "{family}: {free} without weight, {held} with");
+        assert!(held < 0.8 * free, "{family}: {free} without the weight, {held} with it");
     }
 }
 
 #[test]
-fn without_noise_a_posterior_is_drawn_at_its_mean() {
+fn posterior_without_noise_is_its_mean() {
     for family in FAMILIES {
         let curve = |noise| {
-            // Nothing learns and the batch is everything, so the epochs differ by what is drawn only.
+            // Nothing learns, and a batch has all samples, so the epochs differ only by their noise.
             let params = with(with(small(2), "distribution", text(family)), "noise", Data::Float(noise));
             let params = with(with(params, "lr", Data::Float(0.0)), "latent_lr", Data::Float(0.0));
             let made = train(&TrainVad, &with(params, "batch", Data::Int(24))).run().unwrap();
@@ -125,7 +125,7 @@ fn without_noise_a_posterior_is_drawn_at_its_mean() {
 }
 
 #[test]
-fn an_artifact_shows_what_readers_need() {
+fn artifact_has_tensors_metrics_and_facts_of_its_readers() {
     for (name, kind, params) in trainings(2) {
         let made = train(kind, &params).run().unwrap();
         let shape = |tensor: &str| made.tensors[tensor].shape().to_vec();
@@ -147,13 +147,13 @@ fn an_artifact_shows_what_readers_need() {
             assert_eq!(made.facts["distribution"], name.as_str());
             assert_eq!(shape("history.kl"), [2]);
             let [loss, reconstruction, kl] = ["loss", "reconstruction", "kl"].map(|m| made.metrics[m]);
-            assert!((loss - reconstruction - kl).abs() < 1e-12, "the parts make the whole");
+            assert!((loss - reconstruction - kl).abs() < 1e-12, "the parts add up");
         }
     }
 }
 
 #[test]
-fn three_epochs_and_three_more_are_six() {
+fn three_epochs_and_three_more_equal_six() {
     for (name, kind, params) in trainings(6) {
         let whole = train(kind, &params).run().unwrap();
         let chain = MemoryChain::keeping(&[3]);
@@ -167,7 +167,7 @@ fn three_epochs_and_three_more_are_six() {
 }
 
 #[test]
-fn a_training_that_was_stopped_in_mid_epoch_ends_the_same() {
+fn training_interrupted_in_mid_epoch_ends_with_same_bytes() {
     for (name, kind, params) in trainings(3) {
         let whole = train(kind, &params).run().unwrap();
         let mut chain = MemoryChain::stopping_at(1, 2);
@@ -182,7 +182,7 @@ fn a_training_that_was_stopped_in_mid_epoch_ends_the_same() {
 }
 
 #[test]
-fn a_change_of_segment_survives_a_stop_on_either_side() {
+fn training_interrupted_near_change_of_segment_ends_with_same_bytes() {
     let first: Given = vec![("epochs", Data::Int(1)), ("batch", Data::Int(7))];
     let second: Given = vec![("epochs", Data::Int(2)), ("batch", Data::Int(12)), ("latent_lr", Data::Float(0.0))];
     let params = in_segments(small(0), &[first, second]);
@@ -195,7 +195,7 @@ fn a_change_of_segment_survives_a_stop_on_either_side() {
 }
 
 #[test]
-fn the_number_of_threads_changes_nothing() {
+fn number_of_threads_does_not_change_the_bytes() {
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| train(&TrainVad, &small(2)).run().unwrap())
@@ -204,28 +204,28 @@ fn the_number_of_threads_changes_nothing() {
 }
 
 #[test]
-fn equal_segments_are_one() {
+fn equal_segments_equal_one_longer_segment() {
     let part: Given = vec![("epochs", Data::Int(2))];
     let parts = train(&TrainAd, &in_segments(small(0), &[part.clone(), part])).run().unwrap();
     assert_same("ad", &parts, &train(&TrainAd, &small(4)).run().unwrap());
 }
 
 #[test]
-fn no_epochs_leave_the_start() {
+fn training_of_no_epochs_returns_the_start() {
     for (name, kind, params) in trainings(0) {
         let chain = MemoryChain::keeping(&[0]);
         let made = train(kind, &params).run_on(&chain).unwrap();
         assert_eq!(chain.positions(), [(0, 0)]);
         assert_eq!(made.tensors["history.loss"].shape(), [0]);
         assert_eq!(made.metrics.keys().collect::<Vec<_>>(), ["evaluated_loss", "evaluated_rmse"], "{name}");
-        // The parameters of epochs that are not trained must not reach the result: they are in no key.
+        // The result must not depend on parameters of epochs that are not trained, because they are in no key.
         let other = with(with(params, "batch", Data::Int(3)), "lr", Data::Float(9.0));
         assert_same(&name, &train(kind, &other).run().unwrap(), &made);
     }
 }
 
 #[test]
-fn the_epochs_are_told_with_their_figures() {
+fn progress_has_the_figures_of_each_epoch() {
     let bench = train(&TrainVad, &small(3));
     let made = bench.run().unwrap();
     let told = bench.told.updates.lock().unwrap();
@@ -238,7 +238,7 @@ fn the_epochs_are_told_with_their_figures() {
 }
 
 #[test]
-fn a_training_that_diverges_says_where_and_keeps_what_was_good() {
+fn training_that_diverges_names_the_epoch_and_keeps_the_last_good_state() {
     let calm: Given = vec![("epochs", Data::Int(1))];
     let wild: Given = vec![("epochs", Data::Int(4)), ("lr", Data::Float(1e38)), ("latent_lr", Data::Float(1e38))];
     let params = in_segments(small(0), &[calm, wild]);
@@ -253,7 +253,7 @@ fn a_training_that_diverges_says_where_and_keeps_what_was_good() {
 }
 
 #[test]
-fn a_state_that_is_not_finite_is_found() {
+fn state_that_is_not_finite_is_found() {
     let state =
         |v: f32| std::collections::BTreeMap::from([("z".to_owned(), crate::artifact::Tensor::vector(&[1.0, v]))]);
     assert_eq!(super::first_not_finite(&state(f32::MAX)), None);
@@ -262,7 +262,7 @@ fn a_state_that_is_not_finite_is_found() {
 }
 
 #[test]
-fn a_fit_lowers_the_loss() {
+fn fit_lowers_the_loss() {
     for (name, model) in models() {
         for split in ["train", "test"] {
             let params = |epochs| with(fit_params(epochs), "split", text(split));
@@ -279,9 +279,9 @@ fn a_fit_lowers_the_loss() {
 }
 
 #[test]
-fn an_epoch_visits_every_sample_once_with_fresh_noise() {
+fn epoch_takes_each_sample_once_with_new_noise() {
     for (name, model) in models() {
-        // Nothing learns, so the epochs differ by their shuffle and their noise only.
+        // Nothing learns, so the epochs differ only by their order and their noise.
         let params = with(with(fit_params(2), "split", text("train")), "latent_lr", Data::Float(0.0));
         let made = fit(&model, &params).run().unwrap();
         let curve: Vec<f64> = made.tensors["history.rmse"].to_vec().unwrap();
@@ -296,7 +296,7 @@ fn an_epoch_visits_every_sample_once_with_fresh_noise() {
 }
 
 #[test]
-fn a_fit_that_was_stopped_in_mid_epoch_ends_the_same() {
+fn fit_interrupted_in_mid_epoch_ends_with_same_bytes() {
     for (name, model) in models() {
         let whole = fit(&model, &fit_params(3)).run().unwrap();
         let chain = MemoryChain::stopping_at(1, 1);
@@ -307,7 +307,7 @@ fn a_fit_that_was_stopped_in_mid_epoch_ends_the_same() {
 }
 
 #[test]
-fn a_fit_on_batch_statistics_lowers_its_own_loss_and_resumes_bit_for_bit() {
+fn fit_with_batch_statistics_lowers_its_loss_and_resumes_with_same_bytes() {
     let params = |epochs| with(fit_params(epochs), "statistics", text("batch"));
     for (name, model) in models() {
         let (start, whole) = (fit(&model, &params(0)).run().unwrap(), fit(&model, &params(10)).run().unwrap());
@@ -323,7 +323,7 @@ fn a_fit_on_batch_statistics_lowers_its_own_loss_and_resumes_bit_for_bit() {
 }
 
 #[test]
-fn the_statistics_reach_every_figure_of_a_fit() {
+fn statistics_change_every_figure_of_a_fit() {
     for (name, model) in models() {
         let [running, batch] = ["running", "batch"].map(|word| {
             let made = fit(&model, &with(fit_params(2), "statistics", text(word))).run().unwrap();
@@ -331,7 +331,7 @@ fn the_statistics_reach_every_figure_of_a_fit() {
             made
         });
         assert_same(&name, &fit(&model, &fit_params(2)).run().unwrap(), &running);
-        assert!(!running.facts.contains_key("statistics"), "results are what they were before there was a choice");
+        assert!(!running.facts.contains_key("statistics"), "older results have no such fact");
         for metric in running.metrics.keys() {
             assert_ne!(running.metrics[metric], batch.metrics[metric], "{name}: {metric}");
         }
@@ -342,7 +342,7 @@ fn the_statistics_reach_every_figure_of_a_fit() {
 }
 
 #[test]
-fn a_fit_may_go_on_from_what_the_training_found() {
+fn fit_can_start_at_the_latents_of_the_training() {
     for (name, model) in models() {
         let params = with(with(fit_params(0), "split", text("train")), "init", text("trained"));
         let made = fit(&model, &params).run().unwrap();
@@ -353,7 +353,7 @@ fn a_fit_may_go_on_from_what_the_training_found() {
 }
 
 #[test]
-fn a_fit_from_the_training_needs_its_images() {
+fn fit_that_starts_at_the_training_needs_its_images() {
     let (_, _, errors) = parse(&FitLatents, &[("init", text("trained"))]);
     assert_eq!(errors, ["`init = \"trained\"` needs `split = \"train\"`"]);
 
@@ -364,20 +364,20 @@ fn a_fit_from_the_training_needs_its_images() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_with_what_was_found() {
+fn wrong_inputs_are_refused_with_what_was_found() {
     let empty = Bench::new(&TrainAd, &small(1)).input("data", &data(0, 3));
     insta::assert_snapshot!(complaint(empty.run()), @"`data` has no train images → give it `train = 1` or more");
     let strange = Bench::new(&TrainAd, &small(1)).input("data", &given("fit", "fit-latents", &Artifact::default()));
     insta::assert_snapshot!(complaint(strange.run()), @"`fit` (a `fit-latents`) has no tensor `train.images` → it has none");
     let mut coarse = train(&TrainAd, &small(1));
-    coarse.precision = "tf32".to_owned();
+    coarse.precision = Precision::Tf32;
     insta::assert_snapshot!(complaint(coarse.run()), @r#"the precision tf32 is not built for the CPU → set `precision = "f32"` in `[pipeline]`"#);
     let no_model = fit(&data(1, 1), &fit_params(1));
-    insta::assert_snapshot!(complaint(no_model.run()), @"`data` has no decoder → use a `train-ad` or `train-vad` stage for the role `model`");
+    insta::assert_snapshot!(complaint(no_model.run()), @"`data` (a `load-data`) has no tensor `decoder.*` → use a stage that provides `decoder` for the role `model`");
 }
 
 #[test]
-fn the_key_holds_start_and_epochs_apart() {
+fn parameters_of_start_and_epochs_are_separate() {
     let (stage, start, _) = parse(&TrainVad, &small(5));
     let names = |values: &crate::value::Values| values.keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(names(&start), "channels distribution init_std latent_dim");
@@ -391,7 +391,11 @@ fn the_key_holds_start_and_epochs_apart() {
 
     let written_out = with(small(5), "channels", list([2048, 512, 256, 128].map(Data::Int)));
     let left_out: Given = small(5).into_iter().filter(|(name, _)| *name != "channels").collect();
-    assert_eq!(parse(&TrainAd, &written_out).1, parse(&TrainAd, &left_out).1, "writing out a default changes no key");
+    assert_eq!(
+        parse(&TrainAd, &written_out).1,
+        parse(&TrainAd, &left_out).1,
+        "a default that is written out does not change the key"
+    );
 
     let (_, _, errors) = parse(&TrainAd, &[("kl_weight", Data::Float(1.0)), ("channels", list([1, 2].map(Data::Int)))]);
     assert_eq!(errors, ["`channels` must be four integers, not 2", "unknown field `kl_weight`"]);

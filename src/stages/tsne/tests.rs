@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Mutex;
 
-use crate::stage::Device;
+use crate::stage::{Device, Precision};
 use serde_json::json;
 
 use super::*;
@@ -94,7 +94,7 @@ fn run(stage: &dyn Stage, inputs: Inputs, heard: &Heard, cancel: &Cancel) -> Res
     stage.run(&Context {
         inputs,
         streams: Streams::new(3),
-        precision: "f32".to_owned(),
+        precision: Precision::F32,
         device: &Device::Cpu,
         scratch: Path::new("."),
         base: Path::new("."),

@@ -5,9 +5,10 @@ use std::fs;
 use super::{folder, with_database};
 use crate::artifact::BlobEntry;
 use crate::key::Digest;
-use crate::store::blobs::{List, key};
-use crate::store::packs::{self, Place};
-use crate::store::tree::{self, PIECE};
+use crate::store::old_chunks::CHUNK;
+use crate::store::pack::{self, PackLocation};
+use crate::store::pieces::{self, key};
+use crate::store::tree::{self, PIECE, PieceList};
 
 /// Blobs of more pieces are not tried, to keep the fuzzer fast.
 const PIECES: u64 = 3;
@@ -55,11 +56,11 @@ impl<'a> Input<'a> {
 /// A blob that is read has the digest it is known by, and every blob that is whole is read. Entries that are decoded and
 /// encoded again are the same.
 pub(crate) fn check(bytes: &[u8], peak: Peak) {
-    if let Some(place) = Place::decode(bytes) {
-        assert!(place.encode() == bytes, "a place is encoded to other bytes");
+    if let Some(location) = PackLocation::decode(bytes) {
+        assert!(location.encode() == bytes, "a location is encoded to other bytes");
     }
-    for piece in [PIECE, crate::store::blobs::CHUNK] {
-        if let Some(list) = List::decode(bytes, piece) {
+    for piece in [PIECE, CHUNK] {
+        if let Some(list) = PieceList::decode(bytes, piece) {
             assert!(list.encode() == bytes, "a list is encoded to other bytes");
         }
     }
@@ -95,21 +96,21 @@ fn blob(input: &Input<'_>, peak: Peak) {
     }
     let folder = folder();
     let name = Digest::of(b"pack");
-    let packs = packs::folder(folder.path());
+    let packs = pack::folder(folder.path());
     let written = fs::create_dir(&packs).and_then(|()| fs::write(packs.join(name.to_string()), &pack));
     written.unwrap_or_else(|e| panic!("can't write a pack: {e}"));
-    let list = List { size: input.size, chunks: names.clone() };
+    let list = PieceList { size: input.size, pieces: names.clone() };
     let mut entries = vec![(key(b'l', &digest).to_vec(), list.encode())];
     for (i, piece) in (0..).zip(&names) {
         let before = i * PIECE as u64;
         let len = input.length.unwrap_or((input.size - before).min(PIECE as u64) as u32);
-        let place = Place { pack: name, offset: input.offset.wrapping_add(before), len };
+        let location = PackLocation { pack: name, offset: input.offset.wrapping_add(before), len };
         is_damaged |= u64::from(len) != (input.size - before).min(PIECE as u64);
-        entries.push((key(b'p', piece).to_vec(), place.encode().to_vec()));
+        entries.push((key(b'p', piece).to_vec(), location.encode()));
     }
     let entry = BlobEntry { digest, size: input.size };
     let found = with_database(&entries, |db| {
-        let Ok(Some(Ok(located))) = packs::locate(db, folder.path(), &entry) else {
+        let Ok(Some(located)) = pieces::locate(db, folder.path(), &entry) else {
             panic!("a list that fits its digest is not found")
         };
         let mut found = None;
@@ -125,9 +126,9 @@ fn blob(input: &Input<'_>, peak: Peak) {
             assert_eq!(Digest::of(&bytes), digest, "a blob with other bytes is returned");
             assert!(content.is_none_or(|content| content == bytes));
         }
-        Err(flaw) => {
+        Err(corruption) => {
             let is_whole = input.is_named && content.is_some() && !is_damaged;
-            assert!(!is_whole, "a whole blob is refused: {}", flaw.why);
+            assert!(!is_whole, "a whole blob is refused: {}", corruption.why);
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{folder, with_database};
-use crate::store::{FORMAT, Holder, Options, ResultRecord, RunRecord, StateRecord, Store, index};
+use crate::store::{FORMAT, Holder, Options, ResultRecord, RunRecord, StateRecord, Store, entries};
 
 /// Records of longer trainings are only read and written, to keep the fuzzer fast.
 const EPOCHS: u64 = 20_000;
@@ -46,7 +46,7 @@ fn json<T: Serialize>(record: &T) -> Vec<u8> {
 fn indexed(record: &ResultRecord) -> Option<ResultRecord> {
     let name = [b"r".as_slice(), &record.key.0].concat();
     with_database(&[(name, json(record))], |db| {
-        let (Ok(found), Ok(all)) = (index::result(db, &record.key), index::all_results(db)) else {
+        let (Ok(found), Ok(all)) = (entries::result(db, &record.key), entries::all_results(db)) else {
             panic!("a record makes the index fail")
         };
         assert_eq!(all.0.len(), usize::from(found.is_some()), "one result and all results differ");
@@ -74,7 +74,7 @@ fn result(mut record: ResultRecord) {
 fn indexed_state(record: &StateRecord, entry: Vec<u8>) -> Option<StateRecord> {
     let name = [b"t".as_slice(), &record.key.0, &record.step.to_be_bytes(), record.class.as_bytes()].concat();
     with_database(&[(name, entry)], |db| {
-        let Ok(found) = index::states(db, &record.key) else { panic!("a record makes the index fail") };
+        let Ok(found) = entries::states(db, &record.key) else { panic!("a record makes the index fail") };
         assert!(found.len() <= 1);
         found.into_iter().next()
     })
@@ -82,7 +82,7 @@ fn indexed_state(record: &StateRecord, entry: Vec<u8>) -> Option<StateRecord> {
 
 fn state(record: StateRecord) {
     assert_eq!(indexed_state(&record, json(&record)).as_ref(), Some(&record), "one of an earlier version is refused");
-    let Ok(mut entry) = index::checked(&record) else { panic!("a record can't be written") };
+    let Ok(mut entry) = entries::checked(&record) else { panic!("a record can't be written") };
     assert_eq!(indexed_state(&record, entry.clone()).as_ref(), Some(&record), "a right record is refused");
     let middle = entry.len() / 2;
     entry[middle] ^= 1;

@@ -100,7 +100,7 @@ fn damaged_frame_costs_only_its_own_changes() {
 }
 
 #[test]
-fn frame_that_was_moved_does_not_count() {
+fn moved_frame_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut journal = new(dir.path());
     let first = journal.append(&set("a", "1"), true).unwrap().offset as usize;
@@ -128,7 +128,7 @@ fn damaged_header_is_noticed_and_frames_are_still_read() {
 }
 
 #[test]
-fn new_journal_takes_the_place_of_the_old_one_or_leaves_it() {
+fn new_journal_replaces_the_old_one_or_leaves_it() {
     let dir = tempfile::tempdir().unwrap();
     let old = new(dir.path()).append(&set("old", "1"), true).unwrap();
     let failed = Journal::create(dir.path(), 0, |journal| {

@@ -1,4 +1,4 @@
-//! Who may read and write: foreign folders, special files, caches that can't be written, waits that end.
+//! Access: foreign folders, special files, read-only caches, and waits for other processes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use super::rebuilding::all_are_there;
 use super::*;
 use crate::error::{Category, Error};
 use crate::store::engine::Failure;
-use crate::store::{index, recovery};
+use crate::store::{entries, recovery};
 
 fn open(dir: &Path) -> Result<Store> {
     Store::open(dir, Options::default())
@@ -36,12 +36,12 @@ fn folder_with_other_files_is_not_taken_for_a_cache() {
 }
 
 #[test]
-fn folder_of_a_cache_that_was_just_begun_is_accepted() {
+fn folder_of_a_cache_whose_creation_was_interrupted_is_accepted() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join(".gitignore"), "*\n").unwrap();
     fs::write(dir.path().join(".tmpAbC123"), "3").unwrap();
     commit(&open(dir.path()).unwrap(), "x", &components("a", 1), &artifact(1, 10));
-    // A temporary file of somebody else is larger.
+    // A larger temporary file is another program's.
     let other = tempfile::tempdir().unwrap();
     fs::write(other.path().join(".tmp.docx"), noise(1, 1000)).unwrap();
     assert!(matches!(open(other.path()), Err(StoreError::NotACache { .. })));
@@ -71,7 +71,7 @@ fn lost_or_damaged_format_is_written_again_where_the_index_is_ours() {
 }
 
 #[test]
-fn pipes_and_folders_in_the_place_of_files_are_errors_and_nothing_waits() {
+fn pipes_and_folders_instead_of_files_are_errors_without_waiting() {
     for name in ["FORMAT", "index.lock", "index/journal", "small", "runs/20260101-101010-1.json"] {
         for make in [pipe, |path: &Path| fs::create_dir(path).unwrap()] {
             let dir = tempfile::tempdir().unwrap();
@@ -104,7 +104,7 @@ fn pipes_and_folders_in_the_place_of_files_are_errors_and_nothing_waits() {
 }
 
 #[test]
-fn files_of_a_cache_can_be_read_by_those_whom_the_umask_lets() {
+fn modes_of_new_files_follow_the_umask() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let mut a = artifact(1, 10);
@@ -128,7 +128,7 @@ fn files_of_a_cache_can_be_read_by_those_whom_the_umask_lets() {
 }
 
 #[test]
-fn copy_of_a_database_that_can_not_be_written_answers_and_refuses_changes() {
+fn copy_of_a_read_only_database_answers_look_ups_and_refuses_changes() {
     let dir = tempfile::tempdir().unwrap();
     let all = three(dir.path());
     let path = dir.path().join("index");
@@ -138,9 +138,9 @@ fn copy_of_a_database_that_can_not_be_written_answers_and_refuses_changes() {
         if broken {
             fs::write(path.join("conf"), noise(5, 100)).unwrap();
         }
-        let (db, journal, copy) = recovery::open_copy(&path, index::SETUP, refusal(), false).unwrap();
+        let (db, journal, copy) = recovery::open_copy(&path, entries::SETUP, refusal(), false).unwrap();
         for (c, _) in &all {
-            assert!(index::result(&db, &c.key()).unwrap().is_some());
+            assert!(entries::result(&db, &c.key()).unwrap().is_some());
         }
         assert!(journal.is_none() && matches!(copy.refusal(), StoreError::Full { .. }));
     }
@@ -148,7 +148,7 @@ fn copy_of_a_database_that_can_not_be_written_answers_and_refuses_changes() {
 }
 
 #[test]
-fn collection_is_refused_a_copy_that_may_lack_something() {
+fn collection_is_refused_a_copy_that_may_lack_entries() {
     for what in ["set-aside", "set-aside-complete", "no journal", "damaged journal"] {
         let dir = tempfile::tempdir().unwrap();
         three(dir.path());
@@ -161,7 +161,7 @@ fn collection_is_refused_a_copy_that_may_lack_something() {
             }
             marker => fs::write(path.join(marker), "index-damaged-1\nit would not open\n").unwrap(),
         }
-        let refused = recovery::open_copy(&path, index::SETUP, StoreError::Full { path: path.clone() }, true);
+        let refused = recovery::open_copy(&path, entries::SETUP, StoreError::Full { path: path.clone() }, true);
         assert!(matches!(refused, Err(Failure::Store(StoreError::Full { .. }))), "{what}");
     }
 }
@@ -172,10 +172,10 @@ fn collection_on_a_full_disk_writes_to_the_journal_only() {
     let all = three(dir.path());
     let path = dir.path().join("index");
     let refusal = StoreError::Full { path: path.clone() };
-    let (db, journal, _copy) = recovery::open_copy(&path, index::SETUP, refusal, true).unwrap();
-    let record = index::result(&db, &all[0].0.key()).unwrap().unwrap();
+    let (db, journal, _copy) = recovery::open_copy(&path, entries::SETUP, refusal, true).unwrap();
+    let record = entries::result(&db, &all[0].0.key()).unwrap().unwrap();
     let mut changes = crate::store::journal::Changes::default();
-    index::remove_result(&mut changes, &record);
+    entries::remove_result(&mut changes, &record);
     journal.unwrap().append(&changes, true).unwrap();
     let store = store(dir.path());
     assert_eq!(store.result(&record.key).unwrap(), None);

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 use crate::status::{RunStatus, StageStatus};
-use crate::store::blobs::CHUNK;
+use crate::store::old_chunks::CHUNK;
 
 pub(super) fn run(id: &str, keys: &[(&str, Key)]) -> RunRecord {
     let stage = |(name, key): &(&str, Key)| StageRun {
@@ -19,6 +19,7 @@ pub(super) fn run(id: &str, keys: &[(&str, Key)]) -> RunRecord {
         seconds: 1.0,
         digest: None,
         resumed_at: None,
+        rate: None,
     };
     RunRecord {
         format: RUN_FORMAT,
@@ -42,7 +43,7 @@ pub(super) fn run(id: &str, keys: &[(&str, Key)]) -> RunRecord {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn any_artifact_comes_back(sizes in proptest::collection::vec((0_usize..4, -2_i64..3), 1..5), equal: bool) {
+    fn any_artifact_is_read_back(sizes in proptest::collection::vec((0_usize..4, -2_i64..3), 1..5), equal: bool) {
         let dir = tempfile::tempdir().unwrap();
         let mut a = Artifact::default();
         for (i, (chunks, rest)) in sizes.iter().enumerate() {
@@ -61,7 +62,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn any_record_comes_back_to_the_last_bit(
+    fn any_record_is_read_back_to_the_last_bit(
         numbers in proptest::collection::vec(proptest::num::f64::NORMAL | proptest::num::f64::SUBNORMAL, 1..60),
     ) {
         let dir = tempfile::tempdir().unwrap();
@@ -81,12 +82,12 @@ proptest! {
 }
 
 #[test]
-fn gc_frees_the_disk_and_keeps_what_recent_runs_need() {
+fn gc_frees_space_and_keeps_results_of_recent_runs() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let mut keys = Vec::new();
     for i in 0..4 {
-        // All four were the same point's, which now uses the last one.
+        // All four are results of one point, which uses the last one.
         let c = components(&format!("c{i}"), 1);
         let provenance = Provenance { run: format!("run-{i}"), ..Provenance::default() };
         let new = NewResult { pipeline: "p", point: "x", components: &c, artifact: &artifact(i, 16 << 20), provenance };
@@ -109,7 +110,7 @@ fn gc_frees_the_disk_and_keeps_what_recent_runs_need() {
     assert_eq!(kept, [false, true, false, true]);
     for i in [1, 3] {
         let record = store.result(&keys[i]).unwrap().unwrap();
-        assert!(store.is_present(&record).unwrap());
+        assert!(is_present(&store, &record));
         assert_eq!(read(&store, &record).unwrap(), artifact(i as u64, 16 << 20));
     }
     let again = store.gc(&GcPolicy { dry_run: false, ..policy.clone() }).unwrap();
@@ -119,7 +120,7 @@ fn gc_frees_the_disk_and_keeps_what_recent_runs_need() {
 }
 
 #[test]
-fn gc_keeps_what_a_run_needs_whose_record_is_damaged_or_gone() {
+fn gc_keeps_results_of_a_run_whose_record_is_damaged_or_missing() {
     for damage in ["flipped", "cut", "emptied", "gone"] {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
@@ -157,7 +158,7 @@ fn gc_keeps_what_a_run_needs_whose_record_is_damaged_or_gone() {
 }
 
 #[test]
-fn gc_keeps_states_of_living_chains_and_the_newest_of_trainings_that_did_not_finish() {
+fn gc_keeps_states_of_living_chains_and_newest_states_of_unfinished_trainings() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let c = chain(3);
@@ -168,7 +169,7 @@ fn gc_keeps_states_of_living_chains_and_the_newest_of_trainings_that_did_not_fin
     }
     let policy = GcPolicy { keep_runs: 5, named: vec![], dry_run: true };
     assert_eq!(store.gc(&policy).unwrap().states_kept, 2, "without any record, the newest result and its states stay");
-    // Two more trainings, of which a killed run knew one's key; nothing knows the third.
+    // Two more trainings. A killed run knew the key of one of them. No run knows the third.
     let (longer, unknown, nobodys) = (chain(9).states(), another_chain(7).states(), another_chain(8).states());
     for (states, at) in [(&longer, at(4, 0)), (&longer, at(5, 2)), (&unknown, at(1, 0)), (&unknown, at(2, 0))] {
         store.put_state(states, at, "cpu", false, &state(at.epoch, 1000)).unwrap();
@@ -178,7 +179,7 @@ fn gc_keeps_states_of_living_chains_and_the_newest_of_trainings_that_did_not_fin
     (killed.status, killed.finished_at, killed.holder.start_ticks) = (RunStatus::Running, None, 1);
     store.write_run(&killed).unwrap();
     std::thread::sleep(Duration::from_millis(2));
-    killed.finished_at = Some(super::super::record::now_ms());
+    killed.finished_at = Some(crate::store::holder::now_ms());
     store.write_run(&killed).unwrap();
     std::thread::sleep(Duration::from_millis(2));
     store.put_state(&nobodys, at(1, 0), "cpu", false, &state(11, 1000)).unwrap();
@@ -186,10 +187,10 @@ fn gc_keeps_states_of_living_chains_and_the_newest_of_trainings_that_did_not_fin
     assert_eq!((report.states_kept, report.states_removed), (5, 4));
     let (record, tensors) = store.resume(&longer, "cpu").unwrap().unwrap();
     assert_eq!(((record.epoch, record.step), tensors), ((5, 2), state(5, 1000)), "the same bytes");
-    assert_eq!(store.states_present(&longer, "cuda").unwrap(), Some(at(1, 0)));
-    assert_eq!(store.states_present(&longer[..5], "cpu").unwrap(), Some(at(3, 0)), "state 4 was superseded");
-    assert_eq!(store.states_present(&unknown, "cpu").unwrap(), Some(at(2, 0)));
-    assert_eq!(store.states_present(&nobodys, "cpu").unwrap(), None);
+    assert_eq!(furthest(&store, &longer, "cuda"), Some(at(1, 0)));
+    assert_eq!(furthest(&store, &longer[..5], "cpu"), Some(at(3, 0)), "state 4 was superseded");
+    assert_eq!(furthest(&store, &unknown, "cpu"), Some(at(2, 0)));
+    assert_eq!(furthest(&store, &nobodys, "cpu"), None);
     assert_eq!(store.gc(&policy).unwrap().states_removed, 0);
 }
 
@@ -198,24 +199,24 @@ fn another_chain(input: u8) -> Components {
 }
 
 #[test]
-fn trainings_whose_chains_part_leave_each_others_states_alone() {
+fn trainings_do_not_remove_states_of_trainings_that_share_a_beginning() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let (short, long) = (chain(5).states(), chain(9).states());
     assert_eq!(short[3], long[3]);
     let put = |states: &[Key], epoch| store.put_state(states, at(epoch, 0), "cpu", false, &state(epoch, 1000)).unwrap();
     let theirs = put(&short, 3);
-    // The other goes on from there, and saves.
+    // The other training resumes from that state and saves its own.
     let (taken_up, _) = store.resume(&long, "cpu").unwrap().unwrap();
     assert_eq!(taken_up, theirs);
     let mine = put(&long, 6);
     assert!(!store.remove_superseded(&taken_up, &mine).unwrap());
-    assert_eq!(store.states_present(&short, "cpu").unwrap(), Some(at(3, 0)));
-    // Both save the state behind which they part: it stays.
+    assert_eq!(furthest(&store, &short, "cpu"), Some(at(3, 0)));
+    // Both save the last state that they share, so it is pinned.
     let (both, next) = (put(&short, 4), put(&short, 5));
     assert!(put(&long, 4).pinned && !both.pinned);
     assert!(!store.remove_superseded(&both, &next).unwrap());
-    // A successor that was never stored replaces nothing.
+    // A state that was never stored replaces nothing.
     let lost = StateRecord { key: long[8], epoch: 8, ..mine.clone() };
     assert!(!store.remove_superseded(&mine, &lost).unwrap());
     assert!(!store.remove_superseded(&mine, &mine).unwrap());
@@ -224,7 +225,7 @@ fn trainings_whose_chains_part_leave_each_others_states_alone() {
 }
 
 #[test]
-fn gc_removes_what_old_runs_and_dead_processes_left() {
+fn gc_removes_leftovers_of_old_runs_and_dead_processes() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let has = |path: &str| dir.path().join(path).exists();
@@ -249,7 +250,7 @@ fn gc_removes_what_old_runs_and_dead_processes_left() {
     make("verify-Zz09aa/file", 0);
     make("logs/20261120-101500123-1f3a0/x.log", 0);
     make("logs/20261110-101500123-1f3a0/x.log", 3);
-    // What a user put there is not ours, however old it is.
+    // Files of the user stay, however old they are.
     let others =
         ["scratch/notes.txt", "verify-plan/file", "verify-123456.txt", "logs/lab/x.log", "small/readme", "data.csv"];
     others.iter().for_each(|path| make(path, 30));
@@ -275,7 +276,7 @@ fn gc_removes_what_old_runs_and_dead_processes_left() {
 }
 
 #[test]
-fn a_dry_run_tells_about_what_the_real_one_frees() {
+fn dry_run_estimates_the_freed_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let keys = chain(30).states();
@@ -297,7 +298,7 @@ fn a_dry_run_tells_about_what_the_real_one_frees() {
 }
 
 #[test]
-fn small_files_stand_apart_and_heal() {
+fn small_files_need_no_packs_and_are_repaired() {
     let dir = tempfile::tempdir().unwrap();
     let (c, a) = (components("a", 1), {
         let mut a = Artifact::default();
@@ -308,27 +309,27 @@ fn small_files_stand_apart_and_heal() {
     let first = store(dir.path());
     let record = commit(&first, "x", &c, &a);
     assert!(!dir.path().join("chunks-0").exists(), "nothing went there");
-    assert!(first.is_present(&record).unwrap());
+    assert!(is_present(&first, &record));
     assert_eq!(read(&first, &record).unwrap(), a);
-    // Chunks come and go; this result doesn't depend on them.
+    // This result doesn't depend on the chunk database.
     commit(&first, "y", &components("b", 1), &artifact(2, 100_000));
-    assert!(first.is_present(&first.result(&c.key()).unwrap().unwrap()).unwrap());
+    assert!(is_present(&first, &first.result(&c.key()).unwrap().unwrap()));
     let policy = GcPolicy { keep_runs: 1, named: vec![], dry_run: false };
     first.gc(&policy).unwrap();
     assert_eq!(read(&first, &record).unwrap(), a);
     assert_eq!(first.warnings(), [""; 0]);
     assert!(first.doctor(false, &mut |_, _| ()).unwrap().is_healthy());
-    // A flipped bit is noticed, told, and mended by making the result again.
+    // A flipped bit is found and reported. Storing the result again repairs it.
     let path = dir.path().join("small").join(Digest::of(&a.files["report.html"]).to_string());
     let mut bytes = fs::read(&path).unwrap();
     bytes[7] ^= 1;
     fs::write(&path, bytes).unwrap();
     assert_eq!(first.doctor(false, &mut |_, _| ()).unwrap().affected, ["p/x"]);
     assert!(matches!(read(&first, &record), Err(StoreError::Damaged { .. })));
-    assert!(!first.is_present(&first.result(&c.key()).unwrap().unwrap()).unwrap());
+    assert!(!is_present(&first, &first.result(&c.key()).unwrap().unwrap()));
     let record = commit(&first, "x", &c, &a);
     assert_eq!(read(&first, &record).unwrap(), a);
-    // The file goes with the last result that has it.
+    // The file is removed with the last result that needs it.
     commit(&first, "x", &components("other", 1), &artifact(3, 10));
     first.gc(&policy).unwrap();
     assert!(!path.exists());
@@ -341,7 +342,7 @@ fn small_files_stand_apart_and_heal() {
 }
 
 #[test]
-fn run_records_are_found_by_the_ends_of_their_ids() {
+fn run_records_are_found_by_beginning_or_end_of_their_ids() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let mut first = run("20260101-1", &[]);
@@ -363,7 +364,7 @@ fn run_records_are_found_by_the_ends_of_their_ids() {
 }
 
 #[test]
-fn a_files_digest_is_remembered_until_the_file_changes() {
+fn digest_of_a_file_is_remembered_until_the_file_changes() {
     let dir = tempfile::tempdir().unwrap();
     commit(&store(&dir.path().join("cache")), "x", &components("a", 1), &artifact(1, 10));
     let path = dir.path().join("data");
@@ -382,7 +383,7 @@ fn a_files_digest_is_remembered_until_the_file_changes() {
     fs::write(&path, "two").unwrap();
     assert_eq!(digest(&young), Digest::of(b"two"));
     drop(young);
-    // Old: remembered, in the index too; which shows when content changes and nothing else does.
+    // Old: remembered, in the index too. So a change of the content alone is not seen.
     let time = write("old", 100);
     assert_eq!(digest(&fresh()), Digest::of(b"old"));
     fs::write(&path, "new").unwrap();

@@ -8,36 +8,39 @@ use super::damage::{find, flip, three};
 use super::packs::{pack_files, policy};
 use super::rebuilding::all_are_there;
 use super::*;
-use crate::store::blobs::{self, BlobKey, CHUNK};
+use crate::artifact::BlobEntry;
+use crate::store::blobs;
 use crate::store::database::Opened;
 use crate::store::engine::flush;
+use crate::store::old_chunks::CHUNK;
+use crate::store::pieces;
 
 /// Turns a cache into one of an earlier format.
 fn make_old(dir: &Path, format: u32) {
     let store = store(dir);
     let largest = if format == 1 { u64::MAX } else { 256 << 10 };
-    let wanted = store.inner.wanted_blobs().unwrap();
+    let wanted = store.index.wanted_blobs().unwrap();
     let moved: Vec<(Digest, Vec<u8>)> = wanted
         .into_iter()
-        .filter(|BlobKey(_, size)| *size <= largest)
-        .map(|BlobKey(digest, size)| (digest, store.read_file(&crate::artifact::BlobEntry { digest, size }).unwrap()))
+        .filter(|blob| blob.size <= largest)
+        .map(|blob| (blob.digest, store.read_file(&blob).unwrap()))
         .collect();
     let names: BTreeSet<Digest> = moved.iter().map(|(digest, _)| *digest).collect();
     let write = |o: &Opened| {
-        blobs::remove(o, |digest| names.contains(digest))?;
+        pieces::remove(o, |digest| names.contains(digest))?;
         for (digest, bytes) in &moved {
             let mut list = (bytes.len() as u64).to_le_bytes().to_vec();
             for chunk in bytes.chunks(CHUNK) {
                 list.extend_from_slice(&Digest::of(chunk).0);
-                o.db.insert(blobs::key(b'c', &Digest::of(chunk)), chunk)?;
+                o.db.insert(pieces::key(b'c', &Digest::of(chunk)), chunk)?;
             }
-            o.db.insert(blobs::key(b'b', digest), list)?;
+            o.db.insert(pieces::key(b'b', digest), list)?;
         }
         o.db.remove("j")?;
         flush(&o.db, o.path())
     };
-    store.inner.change_chunks(write).unwrap();
-    store.inner.index(crate::store::database::Access::Write, |o| Ok(o.db.remove("j").map(drop)?)).unwrap();
+    store.blobs.change(write).unwrap();
+    store.index.with(crate::store::database::Access::Write, |o| Ok(o.db.remove("j").map(drop)?)).unwrap();
     drop(store);
     for folder in ["index", "chunks-0"] {
         fs::remove_file(dir.join(folder).join("journal")).unwrap();
@@ -58,7 +61,7 @@ fn many(bytes: usize) -> Artifact {
 }
 
 #[test]
-fn caches_of_earlier_formats_are_read_without_a_change_and_move_to_packs_when_collected() {
+fn caches_of_earlier_formats_are_read_unchanged_and_move_to_packs_when_collected() {
     for old in [1, 2] {
         let dir = tempfile::tempdir().unwrap();
         let mut all = three(dir.path());
@@ -70,14 +73,14 @@ fn caches_of_earlier_formats_are_read_without_a_change_and_move_to_packs_when_co
         assert!(store.doctor(false, &mut |_, _| ()).unwrap().is_healthy());
         assert_eq!(format(dir.path()), format!("{old}\n"), "reading changes nothing");
         assert!(!dir.path().join("index/journal").exists());
-        // The same bytes are not stored again, whichever format has them.
+        // Bytes that are stored in any format are not stored again.
         let packs = pack_files(dir.path()).len();
         commit(&store, "again", &components("again", 1), &all[0].1);
         assert_eq!((format(dir.path()).as_str(), pack_files(dir.path()).len()), ("3\n", packs + 1));
         all_are_there(&store, &all, "after a change");
         store.gc(&policy()).unwrap();
         all_are_there(&store, &all, "after a collection");
-        let chunks = store.inner.change_chunks(|o| Ok(o.db.scan_prefix("c").count() + o.db.scan_prefix("b").count()));
+        let chunks = store.blobs.change(|o| Ok(o.db.scan_prefix("c").count() + o.db.scan_prefix("b").count()));
         assert_eq!(chunks.unwrap(), 0);
         assert!(store.doctor(false, &mut |_, _| ()).unwrap().is_healthy());
         assert_eq!(store.warnings(), [""; 0]);
@@ -95,7 +98,7 @@ fn collection_raises_the_format_before_it_begins_a_journal() {
 }
 
 #[test]
-fn entries_that_a_whole_journal_removed_are_not_brought_back_from_what_was_set_aside() {
+fn entries_that_a_whole_journal_removed_are_not_restored_from_set_aside_files() {
     let dir = tempfile::tempdir().unwrap();
     let mut all = three(dir.path());
     make_old(dir.path(), 2);
@@ -103,12 +106,12 @@ fn entries_that_a_whole_journal_removed_are_not_brought_back_from_what_was_set_a
     all.push((components("large", 1), artifact(4, 3 << 20)));
     let large = commit(&first, "l", &all[3].0, &all[3].1);
     first.close();
-    // sled as it was before the removal, and then damaged.
+    // sled's files from before the removal, damaged.
     let chunks = dir.path().join("chunks-0");
     let older = tempfile::tempdir().unwrap();
     super::damage::copy(&chunks, older.path());
     let gone = large.manifest.files["noise"].digest;
-    first.inner.change_chunks(|o| blobs::remove(o, |digest| *digest == gone)).unwrap();
+    first.blobs.change(|o| pieces::remove(o, |digest| *digest == gone)).unwrap();
     drop(first);
     for entry in fs::read_dir(older.path()).unwrap().map(Result::unwrap) {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -118,7 +121,7 @@ fn entries_that_a_whole_journal_removed_are_not_brought_back_from_what_was_set_a
     }
     fs::write(chunks.join("conf"), noise(5, 100)).unwrap();
     let second = store(dir.path());
-    let has = second.inner.change_chunks(|o| blobs::has(&o.db, &gone)).unwrap();
+    let has = second.blobs.change(|o| blobs::is_listed(o, &BlobEntry { digest: gone, size: 3 << 20 })).unwrap();
     assert!(!has, "the journal removed it");
     all_are_there(&second, &all[..3], "chunks of format 2");
 }
@@ -137,7 +140,7 @@ fn unfinished_snapshot_in_a_cache_of_format_2_costs_nothing() {
 }
 
 #[test]
-fn damaged_index_of_format_2_is_kept_and_what_can_be_read_is_saved() {
+fn damaged_index_of_format_2_is_kept_and_its_readable_entries_are_saved() {
     let dir = tempfile::tempdir().unwrap();
     let all = three(dir.path());
     make_old(dir.path(), 2);
@@ -156,7 +159,7 @@ fn damaged_index_of_format_2_is_kept_and_what_can_be_read_is_saved() {
 }
 
 #[test]
-fn flipped_bit_among_chunks_of_format_2_costs_what_has_the_bit() {
+fn flipped_bit_in_chunks_of_format_2_costs_only_its_own_result() {
     for more in [0, 30 << 20] {
         let dir = tempfile::tempdir().unwrap();
         let all = three(dir.path());
@@ -176,7 +179,7 @@ fn flipped_bit_among_chunks_of_format_2_costs_what_has_the_bit() {
                 Ok(found) => assert_eq!(found, *a),
                 Err(error) => {
                     assert!(matches!(&error, StoreError::Damaged { .. }), "{error}");
-                    assert!(!store.is_present(&record(i)).unwrap());
+                    assert!(!is_present(&store, &record(i)));
                     lost += 1;
                 }
             }
@@ -191,7 +194,7 @@ fn flipped_bit_among_chunks_of_format_2_costs_what_has_the_bit() {
 }
 
 #[test]
-fn doctor_brings_back_an_index_that_an_earlier_version_lost() {
+fn doctor_restores_an_index_that_an_earlier_version_lost() {
     let dir = tempfile::tempdir().unwrap();
     let all = three(dir.path());
     let keys = chain(3).states();

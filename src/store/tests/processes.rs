@@ -1,4 +1,4 @@
-//! Several processes, some of which are killed. Children are this test program, started again.
+//! Several processes, some of which are killed. The child processes run this test program.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::*;
 use crate::store::database::Access;
 
-/// Starts `act(what)` in a process of its own.
+/// Runs a part of [`in_a_child`] in another process.
 fn child(what: &str, dir: &Path) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "store::tests::processes::in_a_child", "--nocapture"]);
@@ -56,8 +56,8 @@ fn in_a_child() {
             std::thread::sleep(Duration::from_secs(60));
         }
         "hold the index" => store
-            .inner
-            .index(Access::Read, |_| {
+            .index
+            .with(Access::Read, |_| {
                 println!("ready");
                 std::thread::sleep(Duration::from_secs(60));
                 Ok(())
@@ -69,7 +69,7 @@ fn in_a_child() {
 }
 
 #[test]
-fn whatever_a_killed_process_had_indexed_is_whole() {
+fn results_of_killed_processes_are_intact() {
     let dir = tempfile::tempdir().unwrap();
     let mut found = 0;
     for kill in 0..10_u64 {
@@ -128,7 +128,7 @@ fn gc_beside_a_writer_breaks_nothing() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(child.wait().unwrap().success());
-    // Of each point, the newest: there are no run records.
+    // Without run records, the newest result of each point stays.
     assert_eq!(store.gc(&policy).unwrap().results_kept, 2);
     let newest = store.newest("p", "x").unwrap().unwrap();
     assert_eq!((newest.key, read(&store, &newest).unwrap()), (components("child 9", 1).key(), artifact(109, 100_000)));
@@ -138,7 +138,7 @@ fn gc_beside_a_writer_breaks_nothing() {
 }
 
 #[test]
-fn an_idle_store_lets_others_in() {
+fn idle_store_lets_other_processes_in() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (store(dir.path()), store(dir.path()));
     for i in 0..6_u64 {
@@ -146,9 +146,9 @@ fn an_idle_store_lets_others_in() {
         let record = commit(writer, "x", &components(&i.to_string(), 1), &artifact(i, 1000));
         assert_eq!(reader.result(&record.key).unwrap().unwrap(), record);
     }
-    // And closes by itself: sled's own lock is free.
+    // An idle store closes its databases, so sled's own lock is free.
     let path = dir.path().join("index");
-    let open = || sled::Config::new().path(&path).segment_size(super::super::index::SETUP.segment).open().is_ok();
+    let open = || sled::Config::new().path(&path).segment_size(crate::store::entries::SETUP.segment).open().is_ok();
     assert!((0..500).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
         open()
@@ -156,7 +156,7 @@ fn an_idle_store_lets_others_in() {
 }
 
 #[test]
-fn a_held_cache_is_waited_for_and_its_holder_named() {
+fn wait_for_a_held_cache_names_the_holder() {
     let dir = tempfile::tempdir().unwrap();
     commit(&store(dir.path()), "x", &components("a", 1), &artifact(1, 10));
     let mut child = child("hold the index", dir.path());
@@ -186,7 +186,7 @@ fn a_held_cache_is_waited_for_and_its_holder_named() {
 }
 
 #[test]
-fn one_at_a_time_runs_a_key_and_the_dead_do_not_hold_it() {
+fn lease_is_exclusive_and_ends_with_its_process() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let (key, other) = (components("a", 1).key(), components("b", 1).key());
@@ -208,7 +208,7 @@ fn one_at_a_time_runs_a_key_and_the_dead_do_not_hold_it() {
 }
 
 #[test]
-fn a_lease_whose_holder_left_no_name_is_held_by_somebody() {
+fn lease_without_a_name_is_held_by_an_unknown_process() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let key = components("a", 1).key();
@@ -223,7 +223,7 @@ fn a_lease_whose_holder_left_no_name_is_held_by_somebody() {
 /// The kernel refuses to let files grow beyond a limit, as a full disk would.
 fn fill_the_disk(store: &Store) {
     use rustix::process::{Resource, Rlimit, setrlimit};
-    // Else the signal ends the process.
+    // Otherwise the signal would end the process.
     signal_hook::flag::register(25, Arc::default()).unwrap();
     commit(store, "x", &components("before", 1), &artifact(1, 100_000));
     store.close();
@@ -237,7 +237,7 @@ fn fill_the_disk(store: &Store) {
     println!("error: {error:?}");
     assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
     assert_eq!(store.result(&c.key()).unwrap(), None);
-    // sled may have to write to open a database, so there is space again before the rest is read.
+    // sled may have to write when it opens a database, so the limit ends before the next read.
     setrlimit(Resource::Fsize, Rlimit { current: None, maximum: None }).unwrap();
     let before = store.result(&components("before", 1).key()).unwrap().unwrap();
     assert_eq!(read(store, &before).unwrap(), artifact(1, 100_000));
@@ -246,7 +246,7 @@ fn fill_the_disk(store: &Store) {
 }
 
 #[test]
-fn a_full_disk_is_an_error_and_costs_nothing_that_was_stored() {
+fn full_disk_is_an_error_and_loses_no_stored_result() {
     let dir = tempfile::tempdir().unwrap();
     let output = child("fill the disk", dir.path()).wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));

@@ -1,4 +1,4 @@
-//! sled is an index of the journal: whatever happens to the one or the other, nothing is lost.
+//! sled is an index of the journal. Damage to one of them loses nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,9 +8,9 @@ use super::damage::{copy, flip, three};
 use super::*;
 use crate::store::database::{Access, Opened};
 use crate::store::journal::{Changes, Journal};
-use crate::store::{index, recovery};
+use crate::store::{entries, recovery};
 
-/// Every result is a hit and has its bytes, without being computed again.
+/// Checks that every result is a hit and has its bytes.
 pub(super) fn all_are_there(store: &Store, all: &[(Components, Artifact)], what: &str) {
     for (c, a) in all {
         assert!(store.look(|look| look.hit(&c.key())).unwrap().is_some(), "{what}: lost");
@@ -114,7 +114,7 @@ fn damaged_journal_is_written_again_from_sled() {
             let what = format!("{folder}: {how}");
             let store = store(dir.path());
             all_are_there(&store, &all, &what);
-            // The next change completes the journal, or `doctor` does.
+            // The next change or `doctor` completes the journal.
             commit(&store, "more", &components("more", 1), &artifact(9, 100));
             store.doctor(true, &mut |_, _| ()).unwrap();
             assert!(store.doctor(false, &mut |_, _| ()).unwrap().is_healthy(), "{what}");
@@ -126,7 +126,7 @@ fn damaged_journal_is_written_again_from_sled() {
 }
 
 #[test]
-fn damage_of_both_costs_only_what_neither_holds() {
+fn damage_of_sled_and_journal_costs_only_entries_that_both_lack() {
     let dir = tempfile::tempdir().unwrap();
     let all = three(dir.path());
     let journal = dir.path().join("index/journal");
@@ -147,11 +147,11 @@ fn damage_of_both_costs_only_what_neither_holds() {
 }
 
 #[test]
-fn database_that_was_killed_while_it_was_set_aside_is_set_aside_completely() {
+fn interrupted_setting_aside_is_completed() {
     for step in 0..4 {
         let dir = tempfile::tempdir().unwrap();
         let all = three(dir.path());
-        // Without a journal sled's files are all there is.
+        // Without a journal, only sled's files have the entries.
         let (index, aside) = (dir.path().join("index"), dir.path().join("index-damaged-1"));
         fs::remove_file(index.join("journal")).unwrap();
         fs::create_dir(&aside).unwrap();
@@ -170,7 +170,7 @@ fn database_that_was_killed_while_it_was_set_aside_is_set_aside_completely() {
                 fs::rename(file, aside.join(file.file_name().unwrap())).unwrap();
             }
             fs::rename(index.join("set-aside"), index.join("set-aside-complete")).unwrap();
-            // What was being built is incomplete.
+            // The new database is incomplete.
             sled::Config::new().path(&index).segment_size(1 << 20).open().unwrap().insert("r", "half").unwrap();
         }
         let store = store(dir.path());
@@ -186,13 +186,13 @@ fn database_that_was_killed_while_it_was_set_aside_is_set_aside_completely() {
 }
 
 #[test]
-fn sled_that_lags_behind_follows_the_journal() {
+fn sled_behind_its_journal_catches_up() {
     let dir = tempfile::tempdir().unwrap();
     let all = three(dir.path());
     let old = tempfile::tempdir().unwrap();
     copy(&dir.path().join("index"), old.path());
     commit(&store(dir.path()), "x1", &components("later", 1), &artifact(8, 100));
-    // As a killed process leaves it: the change is in the journal, and not in sled.
+    // A killed process can leave a change in the journal that sled lacks.
     let index = dir.path().join("index");
     let journal = fs::read(index.join("journal")).unwrap();
     fs::remove_dir_all(&index).unwrap();
@@ -223,13 +223,13 @@ fn damaged_header_loses_no_change_that_sled_has_not_followed() {
 }
 
 #[test]
-fn sled_of_another_journal_is_built_again() {
+fn sled_of_another_journal_is_rebuilt() {
     let dir = tempfile::tempdir().unwrap();
     let all = three(dir.path());
     let path = dir.path().join("index");
-    // As a kill leaves it in a collection: the journal is the new one, which lacks what was removed.
+    // A kill during a collection can leave the new journal, which lacks the removed entries, beside the old sled.
     let gone = all[0].0.key();
-    let (db, _, _) = recovery::open(&path, index::SETUP, &|| Ok(())).unwrap();
+    let (db, _, _) = recovery::open(&path, entries::SETUP, &|| Ok(())).unwrap();
     let entries: Vec<_> = db.iter().map(Result::unwrap).filter(|(key, _)| **key != *b"j").collect();
     drop(db);
     Journal::create(&path, 0, |journal| {
@@ -251,7 +251,7 @@ fn altered_record_is_refused_and_its_result_computed_again() {
     let store = store(dir.path());
     let key = all[1].0.key();
     let name = [b"r".as_slice(), &key.0].concat();
-    // Somebody changes a metric, with a tool that knows the format.
+    // A tool that knows the format changes a metric.
     let alter = |o: &Opened| {
         let record = String::from_utf8(o.db.get(&name)?.unwrap().to_vec()).unwrap();
         let altered = record.replace("\"loss\":1.0", "\"loss\":0.5");
@@ -260,7 +260,7 @@ fn altered_record_is_refused_and_its_result_computed_again() {
         changes.insert(&name, altered);
         o.write(&changes)
     };
-    store.inner.index(Access::Write, alter).unwrap();
+    store.index.with(Access::Write, alter).unwrap();
     let report = store.doctor(false, &mut |_, _| ()).unwrap();
     assert_eq!(report.problems, ["1 entries of the index can't be read or were altered"]);
     assert_eq!(store.result(&key).unwrap(), None);
@@ -272,7 +272,7 @@ fn altered_record_is_refused_and_its_result_computed_again() {
 }
 
 #[test]
-fn altered_record_of_a_state_is_passed_over() {
+fn altered_record_of_a_state_is_skipped() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let keys = chain(3).states();
@@ -289,8 +289,8 @@ fn altered_record_of_a_state_is_passed_over() {
         changes.insert(name, altered);
         o.write(&changes)
     };
-    store.inner.index(Access::Write, alter).unwrap();
-    assert_eq!(store.states_present(&keys, "cpu").unwrap(), Some(at(1, 0)));
+    store.index.with(Access::Write, alter).unwrap();
+    assert_eq!(furthest(&store, &keys, "cpu"), Some(at(1, 0)));
     assert_eq!(store.doctor(true, &mut |_, _| ()).unwrap().problems.len(), 1);
     assert!(store.doctor(false, &mut |_, _| ()).unwrap().is_healthy());
 }
@@ -306,7 +306,7 @@ fn database_that_differs_from_its_journal_is_found_and_repaired_by_doctor() {
         o.db.insert(&keys[1], "other")?;
         Ok(())
     };
-    store.inner.index(Access::Write, alter).unwrap();
+    store.index.with(Access::Write, alter).unwrap();
     let report = store.doctor(false, &mut |_, _| ()).unwrap();
     assert_eq!(report.problems, ["2 entries of the database `index` differ from its journal"]);
     assert!(store.doctor(true, &mut |_, _| ()).unwrap().repaired);

@@ -1,4 +1,4 @@
-//! Trouble that is no damage: what can't be read or written at this moment costs nothing that is stored.
+//! Errors that are not damage: a file that can't be read or written for a moment loses no result.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use super::damage::{copy, three};
 use super::packs::{pack_files, policy};
 use super::*;
-use crate::store::blobs::{self, Source};
-use crate::store::{pack_writer, packs};
+use crate::store::pack_writer::Source;
+use crate::store::{pack, pack_writer, pieces};
 
 const MB: usize = 1 << 20;
 
@@ -19,28 +19,28 @@ fn two_in_a_pack(dir: &Path, seed: u64) -> (ResultRecord, Artifact, PathBuf) {
     let mut a = Artifact::default();
     a.tensors.insert("a".to_owned(), Tensor::vector(&noise(seed, MB)));
     a.tensors.insert("b".to_owned(), Tensor::vector(&noise(100 + seed, 4 * MB)));
-    (commit(&store, "x", &components("a", 1), &a), a, packs::folder(&dir.join("chunks-0")))
+    (commit(&store, "x", &components("a", 1), &a), a, pack::folder(&dir.join("chunks-0")))
 }
 
 /// Removes the tensor `b`, so that little of its pack is left.
 fn remove_b(dir: &Path, record: &ResultRecord) {
     let b = BTreeSet::from([record.manifest.tensors["b"].blob.digest]);
-    store(dir).inner.change_chunks(|o| blobs::remove(o, |blob| b.contains(blob))).unwrap();
+    store(dir).blobs.change(|o| pieces::remove(o, |blob| b.contains(blob))).unwrap();
 }
 
-/// Writes a pack with the tensor `a` alone, that nobody names: as a process leaves it that was killed in [`packs::tidy`].
+/// Writes an unnamed pack with the tensor `a` alone, as a process leaves it that is killed while it rewrites a pack.
 fn orphan(folder: &Path, a: &Artifact) {
     let blob = a.tensors["a"].to_blob().unwrap();
     let source = Source { head: Vec::new(), body: &blob };
-    pack_writer::write(&[&source], folder, &|p| Ok(vec![false; p.len()])).unwrap();
+    pack_writer::write(&[source], folder, &|p| Ok(vec![false; p.len()])).unwrap();
 }
 
 #[test]
-fn a_pack_left_by_a_killed_process_is_not_taken_for_the_one_that_is_written_anew() {
+fn pack_of_a_killed_process_is_not_mistaken_for_a_rewritten_one() {
     for seed in 0..8 {
         let dir = tempfile::tempdir().unwrap();
-        // The order of a folder's entries is that of their making, or the reverse, or neither.
-        let folder = packs::folder(&dir.path().join("chunks-0"));
+        // The file system lists a folder's entries in any order.
+        let folder = pack::folder(&dir.path().join("chunks-0"));
         let (record, a) = if seed % 2 == 0 {
             let (record, a, _) = two_in_a_pack(dir.path(), seed);
             orphan(&folder, &a);
@@ -48,7 +48,6 @@ fn a_pack_left_by_a_killed_process_is_not_taken_for_the_one_that_is_written_anew
         } else {
             let a = two_in_a_pack(tempfile::tempdir().unwrap().path(), seed).1;
             commit(&store(dir.path()), "y", &components("y", 1), &artifact(1, 10));
-            pack_writer::make_folder(&folder).unwrap();
             orphan(&folder, &a);
             (two_in_a_pack(dir.path(), seed).0, a)
         };
@@ -62,10 +61,10 @@ fn a_pack_left_by_a_killed_process_is_not_taken_for_the_one_that_is_written_anew
 }
 
 #[test]
-fn what_can_not_be_tidied_stays_and_nothing_fails_for_it() {
+fn pack_that_can_not_be_rewritten_stays() {
     let dir = tempfile::tempdir().unwrap();
     let (record, a, folder) = two_in_a_pack(dir.path(), 1);
-    // A folder is where the new pack would be.
+    // A folder has the name of the new pack.
     let before = pack_files(dir.path());
     orphan(&folder, &a);
     let name = pack_files(dir.path()).into_iter().find(|p| !before.contains(p)).unwrap();
@@ -79,13 +78,13 @@ fn what_can_not_be_tidied_stays_and_nothing_fails_for_it() {
 }
 
 #[test]
-fn a_pack_that_can_not_be_read_is_an_error_and_no_damage() {
+fn unreadable_pack_is_an_error_and_not_damage() {
     let dir = tempfile::tempdir().unwrap();
     let (record, a, _) = two_in_a_pack(dir.path(), 1);
     let pack = pack_files(dir.path()).remove(0);
     let aside = dir.path().join("pack");
     fs::rename(&pack, &aside).unwrap();
-    // Reading it is refused to anybody, as a file without permissions is to all but root.
+    // Nobody can read a folder like a file, not even root.
     fs::create_dir(&pack).unwrap();
     let store = store(dir.path());
     let refused = |error: StoreError| assert!(matches!(error, StoreError::Io { .. }), "{error}");
@@ -103,7 +102,7 @@ fn a_pack_that_can_not_be_read_is_an_error_and_no_damage() {
 }
 
 #[test]
-fn a_small_file_that_can_not_be_read_is_an_error_and_no_damage() {
+fn unreadable_small_file_is_an_error_and_not_damage() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let a = artifact(1, 1000);
@@ -119,7 +118,7 @@ fn a_small_file_that_can_not_be_read_is_an_error_and_no_damage() {
 }
 
 #[test]
-fn a_saved_index_that_a_killed_process_had_not_put_in_its_place_is_taken() {
+fn saved_index_of_an_earlier_version_is_renamed() {
     let dir = tempfile::tempdir().unwrap();
     let all = three(dir.path());
     let index = dir.path().join("index");
@@ -133,7 +132,7 @@ fn a_saved_index_that_a_killed_process_had_not_put_in_its_place_is_taken() {
 }
 
 #[test]
-fn a_read_beside_collections_and_removals_finds_no_damage() {
+fn read_beside_collections_and_removals_finds_no_damage() {
     let dir = tempfile::tempdir().unwrap();
     let (record, a, _) = two_in_a_pack(dir.path(), 1);
     let reader = store(dir.path());
@@ -160,12 +159,12 @@ fn a_read_beside_collections_and_removals_finds_no_damage() {
 }
 
 #[test]
-fn a_thread_that_fails_while_a_pack_is_written_ends_the_writing() {
+fn failed_thread_ends_the_writing_of_a_pack() {
     let dir = tempfile::tempdir().unwrap();
     let blob = vec![0; 80 * MB];
     let source = Source { head: Vec::new(), body: &blob };
-    // More groups than are hashed ahead, so that the others wait for the one that fails.
-    let write = || pack_writer::write(&[&source], dir.path(), &|_| panic!("as it should"));
+    // Many groups, so that the other threads are at work when one fails.
+    let write = || pack_writer::write(&[source], dir.path(), &|_| panic!("as it should"));
     let ended = catch_unwind(AssertUnwindSafe(write));
     assert!(ended.is_err() || ended.is_ok_and(|written| written.is_err()));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

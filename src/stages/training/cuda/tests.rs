@@ -1,11 +1,12 @@
-//! Trainings and fits through the GPU's loop, on the emulated machine, against the CPU's. Without a C++ compiler they say so and pass.
+//! Trainings and fits with the GPU's engine on the emulated machine, compared with the CPU's. Without a C++ compiler, these
+//! tests print that and pass.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::artifact::{Artifact, Tensor};
 use crate::model::cuda::{EMULATED, emulates};
-use crate::stage::{Device, Input, StageError, StageKind};
+use crate::stage::{Device, Input, Precision, StageError, StageKind};
 use crate::stages::fit_latents::FitLatents;
 use crate::stages::testing::{Bench, MemoryChain, complaint, data, given, list, text};
 use crate::stages::train_ad::TrainAd;
@@ -14,7 +15,7 @@ use crate::value::Data;
 
 type Given = Vec<(&'static str, Data)>;
 
-/// 24 images are two batches of 10 and a short one.
+/// The 24 images are two batches of 10 and one of 4.
 fn small(family: Option<&'static str>) -> Given {
     let mut given = vec![
         ("latent_dim", Data::Int(4)),
@@ -43,7 +44,7 @@ fn train(kind: &dyn StageKind, params: &Given) -> Bench {
     Bench::new(kind, params).input("data", &data(24, 12))
 }
 
-/// Whether there is an emulated machine; says so if not.
+/// Whether there is an emulated machine. Prints a line if not.
 fn emulated() -> bool {
     let found = emulates();
     if !found {
@@ -66,19 +67,19 @@ fn assert_close(name: &str, found: &Artifact, wanted: &Artifact) {
 }
 
 #[test]
-fn a_training_gives_the_cpus_figures() {
+fn training_gives_the_figures_of_cpu() {
     if !emulated() {
         return;
     }
     for (name, kind, params) in models() {
         let (cpu, gpu) = (train(kind, &params).run().unwrap(), on(train(kind, &params)).run().unwrap());
         assert_close(name, &gpu, &cpu);
-        assert!(gpu != cpu, "{name}: it was the CPU");
+        assert!(gpu != cpu, "{name}: the CPU computed it");
     }
 }
 
 #[test]
-fn a_fit_gives_the_cpus_figures() {
+fn fit_gives_the_figures_of_cpu() {
     if !emulated() {
         return;
     }
@@ -93,7 +94,7 @@ fn a_fit_gives_the_cpus_figures() {
 }
 
 #[test]
-fn an_interrupted_training_ends_with_the_same_bytes() {
+fn interrupted_training_ends_with_the_same_bytes() {
     if !emulated() {
         return;
     }
@@ -114,13 +115,13 @@ fn an_interrupted_training_ends_with_the_same_bytes() {
         let (gpu, cpu) = (whole.saved.lock().unwrap(), cpu.saved.lock().unwrap());
         assert!(gpu.keys().eq(cpu.keys()));
         for (gpu, cpu) in gpu.values().zip(cpu.values()) {
-            assert_eq!(shapes(gpu), shapes(cpu), "{name}: a state has the CPU's names and shapes");
+            assert_eq!(shapes(gpu), shapes(cpu), "{name}: a state has the names and shapes of the CPU");
         }
     }
 }
 
 #[test]
-fn a_training_that_diverges_says_where() {
+fn training_that_diverges_names_the_epoch() {
     if !emulated() {
         return;
     }
@@ -134,13 +135,13 @@ fn a_training_that_diverges_says_where() {
 }
 
 #[test]
-fn what_a_gpu_does_not_compute_is_refused() {
+fn unsupported_precision_is_refused() {
     if !emulated() {
         return;
     }
     let mut bench = on(train(&TrainAd, &small(None)));
-    bench.precision = "bf16".to_owned();
+    bench.precision = Precision::Bf16;
     insta::assert_snapshot!(complaint(bench.run()), @r#"the precision bf16 is not built for a GPU → set `precision = "f32"` in `[pipeline]`"#);
-    bench.precision = "tf32".to_owned();
+    bench.precision = Precision::Tf32;
     assert!(bench.run().is_ok());
 }

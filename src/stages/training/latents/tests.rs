@@ -19,11 +19,11 @@ fn loss(latents: &mut Latents, rows: &[usize], weight: f64) -> f64 {
 }
 
 #[test]
-fn the_gradient_of_loss_and_kl_reaches_each_parameter() {
+fn gradient_of_loss_and_kl_reaches_each_parameter() {
     let (rows, weight) = ([3, 1], 2.5);
     for distribution in every_family() {
         let mut latents = some(distribution);
-        // Away from the kink of |u|.
+        // Not near the kink of |u|.
         let values = latents.parameters.iter_mut().flat_map(|p| &mut p.values);
         values.filter(|v| v.abs() < 0.05).for_each(|v| *v += 0.1);
         let z = latents.draw(&rows, &mut noise(), 1.0).to_vec();
@@ -48,7 +48,7 @@ fn the_gradient_of_loss_and_kl_reaches_each_parameter() {
 }
 
 #[test]
-fn rows_outside_the_batch_move_by_their_momentum_only() {
+fn rows_outside_the_batch_move_only_by_their_momentum() {
     let mut latents = some(None);
     let start = latents.means(0..5);
     let gradient = [1.0; 3];
@@ -65,7 +65,7 @@ fn rows_outside_the_batch_move_by_their_momentum_only() {
 }
 
 #[test]
-fn rows_that_catch_up_late_are_where_a_dense_step_would_have_put_them() {
+fn rows_that_catch_up_late_equal_those_of_dense_steps() {
     for distribution in every_family() {
         let (mut late, mut dense) = (some(distribution), some(distribution));
         dense.begin_epoch(6, 2);
@@ -82,7 +82,7 @@ fn rows_that_catch_up_late_are_where_a_dense_step_would_have_put_them() {
 }
 
 #[test]
-fn what_a_state_says_is_what_comes_back() {
+fn state_is_restored() {
     for distribution in every_family() {
         let mut latents = some(distribution);
         latents.draw(&[0, 4], &mut noise(), 1.0);
@@ -105,7 +105,7 @@ fn what_a_state_says_is_what_comes_back() {
 }
 
 #[test]
-fn an_artifact_leads_back_to_the_latents() {
+fn latents_are_read_back_from_an_artifact() {
     for distribution in every_family() {
         let latents = some(distribution);
         let shown = latents.to_artifact().unwrap();

@@ -1,0 +1,68 @@
+//! What `run` and `verify` need for computing: threads, a listener, and signals that stop the work.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::ui::Watch;
+use crate::error::{Category, EXHAUSTED_HINT, Error, Result};
+use crate::stage::Cancel;
+use crate::stages::command::kill_children;
+use crate::system::cores;
+
+const STOPPING: &str = "stopping: running trainings save their state (a second signal exits at once)";
+
+/// Starts the thread pool of this process and returns the number of threads. Call it once per process.
+pub(super) fn start_threads(threads: Option<u16>) -> Result<usize> {
+    let threads = threads.map_or_else(cores, usize::from);
+    let failed = |error| Error::storage("can't start threads").caused_by(error).hint(EXHAUSTED_HINT);
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(failed)?;
+    Ok(threads)
+}
+
+/// The threads, the listener and the signal handler of this process.
+pub(super) struct Session {
+    pub(super) threads: usize,
+    pub(super) cancel: Cancel,
+    pub(super) watch: Arc<Watch>,
+    /// Nothing runs, so a signal prints nothing.
+    idle: Arc<AtomicBool>,
+}
+
+impl Session {
+    /// Starts the thread pool and handles signals. The first signal asks everything to save its state and stop; the
+    /// second exits at once. Call it once per process.
+    pub(super) fn start(threads: Option<u16>, watch: Watch) -> Result<Self> {
+        let threads = start_threads(threads)?;
+        let session = Self { threads, cancel: Cancel::default(), watch: Arc::new(watch), idle: Arc::default() };
+        session.handle_signals()?;
+        Ok(session)
+    }
+
+    /// Whether nothing runs from now on.
+    pub(super) fn set_idle(&self, idle: bool) {
+        self.idle.store(idle, Ordering::SeqCst);
+    }
+
+    fn handle_signals(&self) -> Result<()> {
+        let failed = |error| Error::storage("can't handle signals").caused_by(error).hint(EXHAUSTED_HINT);
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+        let (cancel, watch, idle) = (self.cancel.clone(), Arc::clone(&self.watch), Arc::clone(&self.idle));
+        let handle = move || {
+            for (count, _) in signals.forever().enumerate() {
+                if count > 0 {
+                    kill_children();
+                    std::process::exit(i32::from(Category::Interrupted.exit_code()));
+                }
+                cancel.cancel();
+                if !idle.load(Ordering::SeqCst) {
+                    watch.say(STOPPING);
+                }
+            }
+        };
+        thread::Builder::new().name("vadpipe-signals".to_owned()).spawn(handle).map(drop).map_err(failed)
+    }
+}

@@ -1,0 +1,97 @@
+//! `vadpipe work`: runs one job for another vadpipe. Not for users: `run --isolate` calls it.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::Global;
+use super::session::start_threads;
+use super::ui::Ui;
+use crate::error::{EXHAUSTED_HINT, Error, Result};
+use crate::event::{Event, Listener};
+use crate::exec::{Message, RunContext, WorkOrder, choose};
+use crate::graph::Graph;
+use crate::spec::{DeviceChoice, load};
+use crate::stage::Cancel;
+use crate::store::{Options, Store};
+
+/// The longest order: the records of all inputs are in it.
+const MAX_ORDER_BYTES: u64 = 1 << 30;
+/// Progress is passed on no more often than this.
+const PROGRESS: Duration = Duration::from_millis(50);
+
+/// Arguments of `work`.
+#[derive(Args)]
+pub(super) struct WorkArgs {
+    /// The order, a JSON file
+    #[arg(value_name = "ORDER")]
+    order: PathBuf,
+}
+
+struct Deaf;
+
+impl Listener for Deaf {
+    fn event(&self, _: &Event) {}
+}
+
+/// Runs the job of an order. It stops when standard input ends.
+pub(super) fn work(args: &WorkArgs, global: &Global, ui: &Ui) -> Result<()> {
+    let unreadable = || format!("can't read the order {}", args.order.display());
+    let bytes =
+        crate::file::read(&args.order, MAX_ORDER_BYTES).map_err(|e| Error::bad_input(unreadable()).caused_by(e))?;
+    let order: WorkOrder = serde_json::from_slice(&bytes).map_err(|e| Error::bad_input(unreadable()).caused_by(e))?;
+    // When memory runs out, the kernel ends this process and not the driver.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    start_threads(u16::try_from(order.threads).ok())?;
+    let cancel = Cancel::default();
+    stop_at_end_of_input(&cancel)?;
+    let spec = load(&order.text, &order.file, &order.base, &order.overrides, &global.kinds.0)?;
+    let graph = Graph::of(&spec.points)?;
+    let cancelled = cancel.clone();
+    let options = Options { cancelled: Some(Arc::new(move || cancelled.is_cancelled())), ..Options::default() };
+    let store = Arc::new(Store::open(&order.cache, options)?);
+    let device: DeviceChoice = order.device.parse().map_err(Error::bad_input)?;
+    let compute = choose(device, spec.pipeline.precision)?;
+    let data_dirs = order.data_dirs.clone();
+    let context = RunContext {
+        spec: &spec,
+        graph: &graph,
+        store: &store,
+        compute: &compute,
+        data_dirs: &data_dirs,
+        threads: order.threads,
+        cancel: &cancel,
+        listener: &Deaf,
+    };
+    let last_progress = Mutex::new(None::<Instant>);
+    order.work(&context, &|message| {
+        if let Message::Event(Event::Progress { .. }) = &message {
+            let mut last = last_progress.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_some_and(|last| last.elapsed() < PROGRESS) {
+                return;
+            }
+            *last = Some(Instant::now());
+        }
+        if let Ok(line) = serde_json::to_string(&message) {
+            // If the driver died, the job still ends in order: a training saves its state.
+            let _ = ui.try_out(&line);
+        }
+    });
+    store.close();
+    Ok(())
+}
+
+/// The driver closes our standard input when the run is interrupted. The kernel closes it when the driver dies.
+fn stop_at_end_of_input(cancel: &Cancel) -> Result<()> {
+    let cancel = cancel.clone();
+    let wait = move || {
+        let mut input = std::io::stdin().lock();
+        while input.read(&mut [0; 64]).is_ok_and(|read| read > 0) {}
+        cancel.cancel();
+    };
+    let waiting = std::thread::Builder::new().name("vadpipe-input".to_owned()).spawn(wait);
+    waiting.map(drop).map_err(|e| Error::storage("can't start a thread").caused_by(e).hint(EXHAUSTED_HINT))
+}

@@ -1,0 +1,45 @@
+//! What everything in a run has in common.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::event::Listener;
+use crate::exec::device::Compute;
+use crate::graph::Graph;
+use crate::id::PointId;
+use crate::spec::{Point, Spec};
+use crate::stage::Cancel;
+use crate::store::Store;
+
+/// A pipeline, its cache, and what to compute with.
+#[derive(Clone, Copy)]
+pub struct RunContext<'a> {
+    /// The pipeline.
+    pub spec: &'a Spec,
+    /// Its graph.
+    pub graph: &'a Graph,
+    /// The cache.
+    pub store: &'a Arc<Store>,
+    /// The device.
+    pub compute: &'a Compute,
+    /// Folders to look for data files in.
+    pub data_dirs: &'a [PathBuf],
+    /// Threads of the process.
+    pub threads: usize,
+    /// Stops everything.
+    pub cancel: &'a Cancel,
+    /// Takes the events.
+    pub listener: &'a dyn Listener,
+}
+
+impl<'a> RunContext<'a> {
+    /// A point of the pipeline.
+    pub(crate) fn point(&self, id: PointId) -> &'a Point {
+        self.spec.point(id)
+    }
+
+    /// The name of a point.
+    pub(crate) fn name(&self, id: PointId) -> &'a str {
+        &self.spec.point(id).name
+    }
+}

@@ -1,0 +1,405 @@
+//! Carries out the commands of a run's state machine ([`RunState`]) and tells it what happened.
+//!
+//! One thread drives. It looks results up, takes leases, sends events and starts jobs; an [`Executor`] runs these and
+//! stores what they make.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{Category, Error, Result};
+use crate::event::{Event, Listener};
+use crate::exec::executor::{Executor, ExecutorEvent};
+use crate::exec::job::{Ended, Job, JobInput, StartOptions};
+use crate::exec::kept::kept_epochs;
+use crate::exec::reporter::Reporter;
+use crate::exec::run_log::{RunLog, StageEnd};
+use crate::exec::state::point::{Done, PointState};
+use crate::exec::state::{Claim, Command, Input, Lookup, Planned, Report, RunState};
+use crate::exec::worker::Worker;
+use crate::id::PointId;
+use crate::key::Key;
+use crate::plan::{Decision, Planner, ResolvedInputs};
+use crate::status::StageStatus;
+use crate::store::{Lease, LeaseOutcome, ResultRecord};
+
+/// How often the driver asks for leases that others hold, and whether the user stopped the run.
+const TICK: Duration = Duration::from_millis(200);
+/// A lease is not asked for more often than this.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A run under way.
+pub(crate) struct Driver<'a> {
+    planner: &'a Planner<'a>,
+    worker: Worker<'a>,
+    log: &'a RunLog<'a>,
+    state: RunState,
+    /// The look-ups of points that have not started yet.
+    decisions: BTreeMap<PointId, Decision>,
+    leases: BTreeMap<PointId, Lease>,
+    /// When the lease of each held point was last asked for.
+    asked: BTreeMap<PointId, Instant>,
+    /// The jobs that the executor has, with their starts and, once the stage ended, how many seconds it took.
+    jobs: BTreeMap<PointId, (Instant, Option<f64>)>,
+    /// Records of results that were needed. A run in which everything is cached needs none.
+    records: BTreeMap<PointId, Arc<ResultRecord>>,
+    /// The epochs whose states are kept. Worked out when the first training starts.
+    kept: Option<BTreeMap<PointId, BTreeSet<u64>>>,
+    /// The first error, which decides the exit code.
+    error: Option<Error>,
+    /// A stored result was found missing or damaged since the results were last looked up.
+    loss_noticed: bool,
+}
+
+impl<'a> Driver<'a> {
+    /// A driver for a run that has not started.
+    pub(crate) fn new(planner: &'a Planner<'a>, worker: Worker<'a>, log: &'a RunLog<'a>, state: RunState) -> Self {
+        Self {
+            planner,
+            worker,
+            log,
+            state,
+            decisions: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            records: BTreeMap::new(),
+            kept: None,
+            error: None,
+            loss_noticed: false,
+        }
+    }
+
+    /// The states of the points.
+    pub(crate) fn state(&self) -> &RunState {
+        &self.state
+    }
+
+    /// The record of a point's result, if it was read.
+    pub(crate) fn record(&self, point: PointId) -> Option<&ResultRecord> {
+        self.records.get(&point).map(|record| &**record)
+    }
+
+    /// The first error.
+    pub(crate) fn error(&self) -> Option<&Error> {
+        self.error.as_ref()
+    }
+
+    /// Takes the first error.
+    pub(crate) fn into_error(self) -> Option<Error> {
+        self.error
+    }
+
+    /// Takes over the plan and runs until nothing is left to do.
+    ///
+    /// # Errors
+    /// If the cache fails. Jobs that run are stopped first, and what they made counts.
+    pub(crate) fn run(&mut self, plan: Vec<(PointId, Planned)>, executor: &mut dyn Executor) -> Result<()> {
+        let commands = self.state.start(plan);
+        let driven = self.carry_out(commands, executor).and_then(|()| self.drive(executor));
+        self.end_jobs_after(driven, executor)
+    }
+
+    /// Looks up all results of this run again if a loss was noticed, and runs again what is gone: one loss may take many
+    /// results along, such as a database that no longer opens. Returns whether anything ran.
+    ///
+    /// # Errors
+    /// As [`Driver::run`].
+    pub(crate) fn remake_lost(&mut self, executor: &mut dyn Executor) -> Result<bool> {
+        let noticed = self.log.warn_of_the_store() | std::mem::take(&mut self.loss_noticed);
+        if !noticed || self.state.is_stopping() || self.worker.context.cancel.is_cancelled() {
+            return Ok(false);
+        }
+        let (points, keys): (Vec<PointId>, Vec<Key>) = self.results().unzip();
+        let store = self.worker.context.store;
+        let found = store.look(|look| keys.iter().map(|key| look.hit(key)).collect::<Result<Vec<_>, _>>())?;
+        let lost = points.into_iter().zip(found).filter(|(_, output)| output.is_none());
+        self.remake(lost.map(|(point, _)| point).collect(), executor)
+    }
+
+    /// Runs these points again, since their stored results are gone. Returns whether there are any.
+    ///
+    /// # Errors
+    /// As [`Driver::run`].
+    pub(crate) fn remake(&mut self, lost: Vec<PointId>, executor: &mut dyn Executor) -> Result<bool> {
+        if lost.is_empty() {
+            return Ok(false);
+        }
+        self.loss_noticed = true;
+        let driven = self.apply(Input::ResultsLost(lost), executor).and_then(|()| self.drive(executor));
+        self.end_jobs_after(driven, executor)?;
+        Ok(true)
+    }
+
+    /// Ends the run: what is still pending is skipped.
+    pub(crate) fn finish(&mut self) {
+        for command in self.state.finish() {
+            if let Command::Report(report) = command {
+                self.report(report);
+            }
+        }
+    }
+
+    /// The points whose results are in the cache, with their keys.
+    pub(crate) fn results(&self) -> impl Iterator<Item = (PointId, Key)> {
+        let table = self.state.table();
+        table.order().iter().filter_map(|point| match table.state(*point) {
+            PointState::Done(done) => Some((*point, done.key)),
+            _ => None,
+        })
+    }
+
+    /// Reads the records of these points' results. Returns the points whose record is gone.
+    ///
+    /// # Errors
+    /// If the cache fails.
+    pub(crate) fn read_records(&mut self, points: &[PointId]) -> Result<BTreeSet<PointId>> {
+        let (mut missing, mut keys) = (Vec::new(), Vec::new());
+        for point in points {
+            if let PointState::Done(done) = self.state.table().state(*point)
+                && self.records.get(point).is_none_or(|record| record.key != done.key || record.digest != done.output)
+            {
+                missing.push(*point);
+                keys.push(done.key);
+            }
+        }
+        let mut gone = BTreeSet::new();
+        if missing.is_empty() {
+            return Ok(gone);
+        }
+        for (point, record) in missing.into_iter().zip(self.worker.context.store.results(&keys)?) {
+            match record {
+                Some(record) => drop(self.records.insert(point, Arc::new(record))),
+                None => drop(gone.insert(point)),
+            }
+        }
+        Ok(gone)
+    }
+
+    fn drive(&mut self, executor: &mut dyn Executor) -> Result<()> {
+        loop {
+            if self.worker.context.cancel.is_cancelled() && !self.state.is_stopping() {
+                executor.cancel();
+                self.apply(Input::Interrupted, executor)?;
+            }
+            self.ask_for_leases(executor)?;
+            if !self.state.is_under_way() {
+                return Ok(());
+            }
+            let mut event = executor.poll(Duration::ZERO);
+            if event.is_none() {
+                self.log.pause();
+                event = executor.poll(TICK);
+            }
+            while let Some(received) = event {
+                self.handle(received, executor)?;
+                event = executor.poll(Duration::ZERO);
+            }
+        }
+    }
+
+    /// After an error, stops the jobs that run and waits for them. They may have stored something.
+    fn end_jobs_after(&mut self, driven: Result<()>, executor: &mut dyn Executor) -> Result<()> {
+        if driven.is_err() {
+            executor.cancel();
+            let _ = self.apply(Input::Interrupted, executor);
+            while !self.jobs.is_empty() {
+                if let Some(event) = executor.poll(TICK) {
+                    let _ = self.handle(event, executor);
+                }
+            }
+        }
+        driven
+    }
+
+    fn handle(&mut self, event: ExecutorEvent, executor: &mut dyn Executor) -> Result<()> {
+        match event {
+            ExecutorEvent::StateSaved(point) => self.apply(Input::StateSaved(point), executor),
+            ExecutorEvent::Made(point, bytes) => {
+                if let Some((started, seconds)) = self.jobs.get_mut(&point) {
+                    *seconds = Some(started.elapsed().as_secs_f64());
+                }
+                self.apply(Input::Made(point, bytes), executor)
+            }
+            ExecutorEvent::Ended(point, ended) => {
+                self.leases.remove(&point);
+                let Some((started, seconds)) = self.jobs.remove(&point) else { return Ok(()) };
+                let seconds = seconds.unwrap_or_else(|| started.elapsed().as_secs_f64());
+                self.loss_noticed |= matches!(ended, Ended::Damaged(..));
+                let ended = self.note_end(point, ended, seconds);
+                self.apply(Input::Ended(point, ended), executor)
+            }
+        }
+    }
+
+    /// Sends the events of a job's end and remembers its record if another point reads it.
+    fn note_end(&mut self, point: PointId, ended: Ended<Box<ResultRecord>>, seconds: f64) -> Ended {
+        let stage = self.name(point).to_owned();
+        if let Ended::AtRung(epoch) = ended {
+            self.log.event(&Event::RungReached { stage, epoch, seconds });
+            return Ended::AtRung(epoch);
+        }
+        ended.map(|record| {
+            let (key, digest, metrics) = (record.key, record.digest, record.manifest.metrics.clone());
+            self.log.event(&Event::StageFinished { stage, key, digest, seconds, metrics });
+            if self.state.table().has_dependents(point) {
+                self.records.insert(point, Arc::from(record));
+            }
+            digest
+        })
+    }
+
+    /// Tells the state machine what happened, and carries out what it wants.
+    fn apply(&mut self, input: Input, executor: &mut dyn Executor) -> Result<()> {
+        let commands = self.state.apply(input);
+        self.carry_out(commands, executor)
+    }
+
+    fn carry_out(&mut self, commands: Vec<Command>, executor: &mut dyn Executor) -> Result<()> {
+        let mut queue = VecDeque::from(commands);
+        while let Some(command) = queue.pop_front() {
+            let answer = match command {
+                Command::LookUp { point, inputs, curve } => {
+                    Some(Input::LookedUp(point, self.look_up(point, &inputs, curve)?))
+                }
+                Command::Claim { point, key, look_again } => {
+                    Some(Input::Claimed(point, self.claim(point, key, look_again)?))
+                }
+                Command::Release(point) => {
+                    self.leases.remove(&point);
+                    None
+                }
+                Command::Start(point, options) => {
+                    self.start(point, options, executor);
+                    None
+                }
+                Command::Report(report) => {
+                    self.report(report);
+                    None
+                }
+            };
+            queue.extend(answer.into_iter().flat_map(|answer| self.state.apply(answer)));
+            // A look-up takes a while if there are thousands of them.
+            if self.worker.context.cancel.is_cancelled() && !self.state.is_stopping() {
+                executor.cancel();
+                queue.extend(self.state.apply(Input::Interrupted));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for the result of a point. The inner error fails the point alone.
+    fn look_up(&mut self, point: PointId, inputs: &ResolvedInputs, curve: bool) -> Result<Result<Lookup>> {
+        let decision = match self.planner.decide(point, inputs) {
+            Ok(decision) => decision,
+            Err(error) if error.category == Category::BadInput => return Ok(Err(error)),
+            Err(error) => return Err(error),
+        };
+        let (Some(components), Some(key)) = (&decision.components, decision.key) else {
+            return Err(Error::storage(format!("inputs of `{}` are unknown", self.name(point))));
+        };
+        let curve = match self.state.bracket().filter(|_| curve) {
+            Some(bracket) => self.planner.curve(components, &bracket.curve)?,
+            None => Vec::new(),
+        };
+        let chain = components.chain();
+        let cached_epochs = decision.epochs.map_or(0, |epochs| epochs.cached);
+        let lookup = Lookup { key, chain, cached_epochs, output: decision.output, curve };
+        self.decisions.insert(point, decision);
+        Ok(Ok(lookup))
+    }
+
+    /// Takes the lease of a key, once the records of the inputs are there.
+    fn claim(&mut self, point: PointId, key: Key, look_again: bool) -> Result<Claim> {
+        let inputs = self.state.table().inputs(point).to_vec();
+        let lost = self.read_records(&inputs)?;
+        if !lost.is_empty() {
+            self.loss_noticed = true;
+            return Ok(Claim::InputsLost(lost));
+        }
+        let lease = match self.worker.context.store.lease(&key)? {
+            LeaseOutcome::Granted(lease) => lease,
+            LeaseOutcome::HeldBy(holder) => {
+                self.asked.insert(point, Instant::now());
+                return Ok(Claim::HeldBy(holder.describe()));
+            }
+        };
+        if look_again && let Some(output) = self.planner.present(&key)? {
+            return Ok(Claim::Found(output));
+        }
+        self.leases.insert(point, lease);
+        Ok(Claim::Granted)
+    }
+
+    /// Asks again for the leases that other processes held.
+    fn ask_for_leases(&mut self, executor: &mut dyn Executor) -> Result<()> {
+        for (point, key) in self.state.held() {
+            let asked = self.asked.entry(point).or_insert_with(Instant::now);
+            if self.state.is_stopping() || asked.elapsed() < ASK_AGAIN {
+                continue;
+            }
+            *asked = Instant::now();
+            if self.worker.context.store.lease_holder(&key).is_none() {
+                self.apply(Input::HolderGone(point), executor)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, point: PointId, options: StartOptions, executor: &mut dyn Executor) {
+        let Some(Decision { components: Some(components), key: Some(key), reason, .. }) = self.decisions.remove(&point)
+        else {
+            return;
+        };
+        let (stage, kind) = (self.name(point).to_owned(), components.kind.clone());
+        self.log.event(&Event::StageStarted { stage, kind, key, reason });
+        let member = |point: &PointId| Some(JobInput { point: *point, record: Arc::clone(self.records.get(point)?) });
+        let is_there = |point: &&PointId| matches!(self.state.table().state(**point), PointState::Done(_));
+        let inputs = self.worker.context.point(point).inputs.iter();
+        let inputs = inputs
+            .map(|(role, input)| (role.clone(), input.points().iter().filter(is_there).filter_map(member).collect()));
+        let inputs = inputs.collect();
+        let kept = match components.segments {
+            Some(_) => {
+                let order = self.state.table().order();
+                self.kept.get_or_insert_with(|| kept_epochs(self.planner, order)).get(&point).cloned()
+            }
+            None => None,
+        };
+        self.jobs.insert(point, (Instant::now(), None));
+        executor.start(Job { point, components, inputs, kept: kept.unwrap_or_default(), options });
+    }
+
+    fn report(&mut self, report: Report) {
+        let reporter = Reporter { worker: &self.worker, bracket: self.state.bracket() };
+        let (event, error) = reporter.describe(report);
+        self.log.event(&event);
+        if let Some(error) = error {
+            self.error.get_or_insert(error);
+        }
+    }
+
+    fn name(&self, point: PointId) -> &'a str {
+        self.worker.context.name(point)
+    }
+
+    /// How every wanted point ended, in plan order.
+    pub(crate) fn ends(&self) -> Vec<StageEnd> {
+        let table = self.state.table();
+        let end = |point: &PointId| {
+            let (status, key, digest) = match table.state(*point) {
+                PointState::Done(Done { key, output, executed: true }) => {
+                    (StageStatus::Executed, Some(*key), Some(*output))
+                }
+                PointState::Done(Done { key, output, executed: false }) => {
+                    (StageStatus::Cached, Some(*key), Some(*output))
+                }
+                PointState::Pruned(key) => (StageStatus::Pruned, *key, None),
+                PointState::Failed | PointState::Refused => (StageStatus::Failed, None, None),
+                _ => (StageStatus::Skipped, None, None),
+            };
+            StageEnd { point: *point, status, key, digest }
+        };
+        table.order().iter().map(end).collect()
+    }
+}

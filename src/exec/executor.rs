@@ -1,0 +1,30 @@
+//! Where jobs run: in threads of this process (`local.rs`), or in processes of their own (`process.rs`).
+
+pub(crate) mod local;
+pub(crate) mod process;
+
+use std::time::Duration;
+
+use crate::exec::job::{Ended, Job};
+use crate::id::PointId;
+use crate::store::ResultRecord;
+
+/// Runs jobs and stores what they make.
+pub(crate) trait Executor {
+    /// Starts a job. What becomes of it is an event.
+    fn start(&mut self, job: Job);
+    /// Waits for the next event, at most this long.
+    fn poll(&mut self, timeout: Duration) -> Option<ExecutorEvent>;
+    /// Asks all jobs to stop. They still end with an event each.
+    fn cancel(&mut self);
+}
+
+/// What happened to a job.
+pub(crate) enum ExecutorEvent {
+    /// It saved a state of its training.
+    StateSaved(PointId),
+    /// It made a result of so many bytes, which is being stored. It needs no other resources any more.
+    Made(PointId, usize),
+    /// It ended.
+    Ended(PointId, Ended<Box<ResultRecord>>),
+}

@@ -1,0 +1,285 @@
+//! Runs each job in a process of its own, so that a stage that crashes or runs out of memory fails alone.
+//!
+//! The process is `vadpipe work ORDER`, where ORDER is a [`WorkOrder`] as JSON. It writes one [`Message`] a line to its
+//! standard output, and its standard error is appended to the log of the stage. It stops, and a training saves its state,
+//! when its standard input ends: because the run is interrupted, or because the driver died. It is in a process group of
+//! its own, so Ctrl-C reaches it through the driver only.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, Scope};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+use super::{Executor, ExecutorEvent};
+use crate::error::{Category, EXHAUSTED_HINT, Error, Result, is_exhausted};
+use crate::event::Event;
+use crate::exec::context::RunContext;
+use crate::exec::job::{Ended, Job};
+use crate::exec::worker::{Worker, log_path};
+use crate::id::PointId;
+use crate::store::ResultRecord;
+
+/// A job with everything that another process needs to run it.
+#[derive(Serialize, Deserialize)]
+pub struct WorkOrder {
+    /// The folder of the cache.
+    pub cache: PathBuf,
+    /// The name of the pipeline's file, for messages.
+    pub file: String,
+    /// The text of the pipeline as it was when the run started.
+    pub text: String,
+    /// The folder of the pipeline's file.
+    pub base: PathBuf,
+    /// The values of `-S`.
+    pub overrides: Vec<String>,
+    /// The name of the device.
+    pub device: String,
+    /// Threads of the process.
+    pub threads: usize,
+    /// Folders to look for data files in.
+    pub data_dirs: Vec<PathBuf>,
+    run: String,
+    job: Job,
+}
+
+/// A line that a working process writes.
+#[derive(Serialize, Deserialize)]
+pub enum Message {
+    /// Something happened in its stage.
+    Event(Event),
+    /// Its stage made a result of so many bytes.
+    Made(usize),
+    /// Its job ended.
+    Ended(Box<JobEnd>),
+}
+
+/// How the job of a [`WorkOrder`] ended.
+#[derive(Serialize, Deserialize)]
+pub struct JobEnd(Ended<Box<ResultRecord>>);
+
+impl WorkOrder {
+    fn new(context: &RunContext<'_>, run: &str, job: Job) -> Self {
+        let mut sources = context.spec.sources.0.iter();
+        let pipeline = sources.next();
+        Self {
+            cache: context.store.dir().to_owned(),
+            file: pipeline.map(|source| source.name.clone()).unwrap_or_default(),
+            text: pipeline.map(|source| source.text.clone()).unwrap_or_default(),
+            base: context.spec.base.clone(),
+            overrides: sources.map(|source| source.text.clone()).collect(),
+            device: context.compute.name.clone(),
+            threads: context.threads,
+            data_dirs: context.data_dirs.to_vec(),
+            run: run.to_owned(),
+            job,
+        }
+    }
+
+    /// Runs the job and sends what happens. The listener of `context` is not used.
+    pub fn work(self, context: &RunContext<'_>, send: &(dyn Fn(Message) + Sync)) {
+        let listener = Events(send);
+        let worker = Worker::new(RunContext { listener: &listener, ..*context }, &self.run);
+        let ended = match worker.execute(self.job) {
+            Ok(output) => {
+                send(Message::Made(output.bytes()));
+                let stored = worker.commit(&[output]).pop();
+                let stored = stored.unwrap_or_else(|| Err(Error::storage("internal error: nothing was stored")));
+                stored.map_or_else(Ended::with, |record| Ended::Made(Box::new(record)))
+            }
+            Err(ended) => ended,
+        };
+        for message in context.store.warnings() {
+            send(Message::Event(Event::Warning { message }));
+        }
+        send(Message::Ended(Box::new(JobEnd(ended))));
+    }
+}
+
+struct Events<'a>(&'a (dyn Fn(Message) + Sync));
+
+impl crate::event::Listener for Events<'_> {
+    fn event(&self, event: &Event) {
+        (self.0)(Message::Event(event.clone()));
+    }
+}
+
+/// The processes of a run.
+pub(crate) struct ProcessExecutor<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    launcher: Launcher<'scope>,
+    events: Receiver<ExecutorEvent>,
+    sender: Sender<ExecutorEvent>,
+}
+
+/// Starts processes and follows them.
+#[derive(Clone)]
+struct Launcher<'a> {
+    context: RunContext<'a>,
+    run: &'a str,
+    program: &'a Path,
+    /// The standard inputs of the processes: dropping one asks its process to stop.
+    inputs: Arc<Mutex<BTreeMap<PointId, ChildStdin>>>,
+}
+
+impl<'scope, 'env> ProcessExecutor<'scope, 'env> {
+    /// Runs jobs with `program`, which has the stage kinds of the pipeline.
+    pub(crate) fn new(scope: &'scope Scope<'scope, 'env>, worker: Worker<'scope>, program: &'scope Path) -> Self {
+        let (sender, events) = channel();
+        let launcher = Launcher { context: worker.context, run: worker.run, program, inputs: Arc::default() };
+        Self { scope, launcher, events, sender }
+    }
+}
+
+impl Executor for ProcessExecutor<'_, '_> {
+    fn start(&mut self, job: Job) {
+        let (launcher, events, point) = (self.launcher.clone(), self.sender.clone(), job.point);
+        let follow = move || {
+            let ended = launcher.run(job, &events).unwrap_or_else(|error| error);
+            let _ = events.send(ExecutorEvent::Ended(point, ended));
+        };
+        if let Err(error) = Builder::new().spawn_scoped(self.scope, follow) {
+            let error = Error::storage("can't start a thread").caused_by(error).hint(EXHAUSTED_HINT);
+            let _ = self.sender.send(ExecutorEvent::Ended(point, Ended::Failed(error)));
+        }
+    }
+
+    fn poll(&mut self, timeout: Duration) -> Option<ExecutorEvent> {
+        self.events.recv_timeout(timeout).ok()
+    }
+
+    fn cancel(&mut self) {
+        self.launcher.inputs.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+type JobResult = Ended<Box<ResultRecord>>;
+
+impl Launcher<'_> {
+    /// Runs a job to its end. An error is how it ended, too.
+    fn run(&self, job: Job, events: &Sender<ExecutorEvent>) -> Result<JobResult, JobResult> {
+        let point = job.point;
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |error: io::Error| Ended::Failed(Error::storage(what).caused_by(error))
+        };
+        let order = self.write_order(job).map_err(failed("can't write the order of a job"))?;
+        let log = self.open_log(point).map_err(failed("can't write the log of a stage"))?;
+        let killed_before = processes_killed_for_memory();
+        let mut child = Command::new(self.program)
+            .arg("work")
+            .arg(order.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .map_err(|error| {
+                let is_exhausted = is_exhausted(&error);
+                let error = Error::storage(format!("can't start {}", self.program.display())).caused_by(error);
+                // A limit of processes may leave room later.
+                if is_exhausted { Ended::WorkerLost(error.hint(EXHAUSTED_HINT)) } else { Ended::Failed(error) }
+            })?;
+        if let Some(input) = child.stdin.take() {
+            self.inputs.lock().unwrap_or_else(PoisonError::into_inner).insert(point, input);
+        }
+        // An interruption between the start of the job and this line found no input to close.
+        if self.context.cancel.is_cancelled() {
+            self.inputs.lock().unwrap_or_else(PoisonError::into_inner).remove(&point);
+        }
+        let mut end = None;
+        for line in child.stdout.take().into_iter().flat_map(|output| BufReader::new(output).lines()) {
+            let Ok(line) = line else { break };
+            match serde_json::from_str(&line) {
+                Ok(Message::Event(event)) => {
+                    self.context.listener.event(&event);
+                    if matches!(event, Event::StateSaved { .. }) {
+                        let _ = events.send(ExecutorEvent::StateSaved(point));
+                    }
+                }
+                Ok(Message::Made(bytes)) => drop(events.send(ExecutorEvent::Made(point, bytes))),
+                Ok(Message::Ended(job_end)) => end = Some(job_end.0),
+                // A library may print to standard output.
+                Err(_) => self.append_to_log(point, &line),
+            }
+        }
+        self.inputs.lock().unwrap_or_else(PoisonError::into_inner).remove(&point);
+        let status = child.wait().map_err(failed("can't wait for the process of a stage"))?;
+        let is_out_of_memory = processes_killed_for_memory() > killed_before;
+        end.ok_or_else(|| {
+            let error = crash(status, is_out_of_memory);
+            self.append_to_log(point, &format!("failed: {}", error.message));
+            Ended::Failed(error)
+        })
+    }
+
+    fn write_order(&self, job: Job) -> io::Result<tempfile::NamedTempFile> {
+        let scratch = self.context.store.dir().join("scratch");
+        fs::create_dir_all(&scratch)?;
+        let mut file = tempfile::Builder::new().prefix("order-").suffix(".json").tempfile_in(scratch)?;
+        serde_json::to_writer(&mut file, &WorkOrder::new(&self.context, self.run, job))?;
+        file.flush()?;
+        Ok(file)
+    }
+
+    fn open_log(&self, point: PointId) -> io::Result<File> {
+        let path = log_path(self.context.store, self.run, self.context.point(point));
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        File::options().create(true).append(true).open(path)
+    }
+
+    fn append_to_log(&self, point: PointId, line: &str) {
+        // The log is a help, not a result.
+        let _ = self.open_log(point).and_then(|mut log| writeln!(log, "{line}"));
+    }
+}
+
+/// Why a process ended without saying how its job ended.
+fn crash(status: ExitStatus, is_out_of_memory: bool) -> Error {
+    let error = |message: String| Error::new(Category::StageFailed, message);
+    let Some(number) = status.signal() else {
+        let code = status.code().unwrap_or_default();
+        return error(format!("its process exited with code {code} before the stage ended"));
+    };
+    match Signal::from_named_raw(number) {
+        Some(Signal::KILL) if is_out_of_memory => {
+            error("it ran out of memory: the kernel killed its process".to_owned())
+                .hint("run fewer stages at a time (`--jobs`), or use a smaller batch")
+        }
+        Some(Signal::KILL) => error("its process was killed (SIGKILL)".to_owned()),
+        Some(Signal::SEGV) => error("its process crashed: invalid memory access (SIGSEGV)".to_owned()),
+        Some(Signal::BUS) => error("its process crashed: bus error (SIGBUS)".to_owned()),
+        Some(Signal::ILL) => error("its process crashed: invalid instruction (SIGILL)".to_owned()),
+        Some(Signal::ABORT) => error("its process aborted (SIGABRT)".to_owned()),
+        _ => error(format!("its process was ended by signal {number}")),
+    }
+}
+
+/// How many processes the kernel has killed because memory ran out.
+fn processes_killed_for_memory() -> u64 {
+    let statistics = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let count = statistics.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crash_is_named_by_its_signal() {
+        let message = |raw, out_of_memory| crash(ExitStatus::from_raw(raw), out_of_memory).message;
+        assert_eq!(message(11, false), "its process crashed: invalid memory access (SIGSEGV)");
+        assert_eq!(message(9, false), "its process was killed (SIGKILL)");
+        assert_eq!(message(9, true), "it ran out of memory: the kernel killed its process");
+        assert_eq!(message(3 << 8, false), "its process exited with code 3 before the stage ended");
+    }
+}

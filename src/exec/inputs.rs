@@ -1,0 +1,91 @@
+//! The stored results that a stage reads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::artifact::{Manifest, Tensor};
+use crate::error::Error;
+use crate::exec::context::RunContext;
+use crate::exec::job::{Job, JobInput};
+use crate::id::PointId;
+use crate::stage::{Input, Inputs};
+use crate::store::{ResultRecord, Store, StoreError};
+
+/// Points whose stored results a job found missing or damaged.
+pub(crate) type DamagedInputs = Arc<Mutex<BTreeSet<PointId>>>;
+
+/// The inputs of a job. Those whose bytes turn out to be missing or damaged are added to `damaged`.
+pub(crate) fn stored_inputs(context: &RunContext<'_>, job: &Job, damaged: &DamagedInputs) -> Inputs {
+    let open = |input: &JobInput| -> Arc<dyn Input> {
+        let kind = &context.point(input.point).parsed.kind;
+        Arc::new(StoredInput {
+            store: Arc::clone(context.store),
+            label: context.name(input.point).to_owned(),
+            provides: input.record.provides(kind.provides()),
+            heading: kind.heading(),
+            record: Arc::clone(&input.record),
+            point: input.point,
+            damaged: Arc::clone(damaged),
+        })
+    };
+    let mut inputs = BTreeMap::new();
+    for (role, members) in &job.inputs {
+        let mut list: Vec<_> = members.iter().map(open).collect();
+        list.sort_by(|a, b| a.label().cmp(b.label()));
+        inputs.insert(role.clone(), list);
+    }
+    Inputs(inputs)
+}
+
+struct StoredInput {
+    store: Arc<Store>,
+    label: String,
+    provides: BTreeSet<String>,
+    heading: &'static str,
+    record: Arc<ResultRecord>,
+    point: PointId,
+    damaged: DamagedInputs,
+}
+
+impl StoredInput {
+    fn lacks(&self, what: &str, name: &str) -> StoreError {
+        StoreError::NotFound(format!("`{}` holds no {what} `{name}`", self.label))
+    }
+
+    fn noting_damage<T>(&self, read: Result<T, StoreError>) -> Result<T, Error> {
+        read.map_err(|error| {
+            if matches!(error, StoreError::Damaged { .. }) {
+                self.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(self.point);
+            }
+            error.into()
+        })
+    }
+}
+
+impl Input for StoredInput {
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    fn manifest(&self) -> &Manifest {
+        &self.record.manifest
+    }
+
+    fn provides(&self) -> &BTreeSet<String> {
+        &self.provides
+    }
+
+    fn heading(&self) -> &str {
+        self.heading
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor, Error> {
+        let entry = self.record.manifest.tensors.get(name).ok_or_else(|| self.lacks("tensor", name));
+        self.noting_damage(entry.and_then(|entry| self.store.read_tensor(entry)))
+    }
+
+    fn file(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let entry = self.record.manifest.files.get(name).ok_or_else(|| self.lacks("file", name));
+        self.noting_damage(entry.and_then(|entry| self.store.read_file(entry)))
+    }
+}

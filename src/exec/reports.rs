@@ -1,0 +1,115 @@
+//! Writes the reports of a run: the page of each report stage, with the facts of the run inserted.
+//!
+//! The page is an artifact, a pure function of the stage's inputs. What ran, what was cached, how long it took and on which
+//! device is inserted here, even if the stage itself was cached.
+
+use std::fs;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::exec::context::RunContext;
+use crate::exec::driver::Driver;
+use crate::id::PointId;
+use crate::key::Segment;
+use crate::report::{RunOverlay, StageOverlay, overlay};
+use crate::spec::Point;
+use crate::store::StoreError;
+use crate::value::{Value, Values};
+
+/// Writes `DIR/<pipeline>.<point>.html` for every report among the wanted points that has a result. Returns the reports
+/// whose page is damaged.
+///
+/// # Errors
+/// If the cache fails or a file can't be written.
+pub(crate) fn write_reports(
+    context: &RunContext<'_>,
+    driver: &mut Driver<'_>,
+    run: &str,
+    dir: &Path,
+) -> Result<Vec<PointId>> {
+    let has_page = |p: &PointId| context.point(*p).parsed.kind.page().is_some();
+    let all = driver.state().table().order().to_vec();
+    let reports: Vec<PointId> = all.iter().copied().filter(has_page).collect();
+    let mut damaged = Vec::new();
+    if !reports.is_empty() {
+        driver.read_records(&all)?;
+    }
+    for point in reports {
+        let file = context.point(point).parsed.kind.page();
+        let entry = driver.record(point).zip(file).and_then(|(record, file)| record.manifest.files.get(file));
+        let page = match entry.map(|entry| context.store.read_file(entry)).transpose() {
+            Ok(Some(page)) => page,
+            Ok(None) => continue,
+            Err(StoreError::Damaged { .. }) => {
+                damaged.push(point);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let text = overlay(&String::from_utf8_lossy(&page), &run_overlay(context, driver, run));
+        // Many pipelines have a stage `report`. A pipeline's name holds no dot, so the names differ.
+        let (pipeline, stage) = (&context.spec.pipeline.name, context.name(point).to_owned());
+        let path = dir.join(format!("{pipeline}.{stage}.html"));
+        let written = fs::create_dir_all(dir).and_then(|()| replace_file(&path, text.as_bytes()));
+        written.map_err(|e| Error::storage(format!("can't write {}", path.display())).caused_by(e))?;
+        context.listener.event(&Event::ReportWritten { stage, path: path.display().to_string() });
+    }
+    Ok(damaged)
+}
+
+/// Replaces a file. A reader sees the old content or the new one. A link is replaced, not followed.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    std::io::Write::write_all(&mut file, bytes)?;
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    file.as_file().set_permissions(permissions)?;
+    file.persist(path).map(drop).map_err(|e| e.error)
+}
+
+fn run_overlay(context: &RunContext<'_>, driver: &Driver<'_>, run: &str) -> RunOverlay {
+    let stages = driver.ends().into_iter().map(|end| {
+        let point = context.point(end.point);
+        let record = driver.record(end.point);
+        let inputs = point.inputs.values().flat_map(|i| i.points());
+        StageOverlay {
+            name: point.name.clone(),
+            kind: point.parsed.kind.name().to_owned(),
+            params: shown_params(point),
+            status: end.status,
+            seconds: record.map(|r| r.provenance.seconds),
+            inputs: inputs.map(|i| context.name(*i).to_owned()).collect(),
+            metrics: record.map(|r| r.manifest.metrics.clone()).unwrap_or_default(),
+        }
+    });
+    RunOverlay {
+        pipeline: context.spec.pipeline.name.clone(),
+        run: run.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: jiff::Zoned::now().strftime("%Y-%m-%d %H:%M %Z").to_string(),
+        device: format!("{} ({})", context.compute.name, context.compute.numerics),
+        threads: context.threads,
+        stages: stages.collect(),
+    }
+}
+
+/// A stage's parameters, with those of its epochs among the others.
+fn shown_params(point: &Point) -> Values {
+    let mut params = point.parsed.params.clone();
+    if let Some(epochs) = point.parsed.stage.epochs() {
+        params.insert("epochs".to_owned(), Value::Int(epochs.total() as i64));
+        match epochs.segments.as_slice() {
+            [only] => params.extend(only.params.clone()),
+            several => {
+                let table = |s: &Segment| {
+                    let mut table = s.params.clone();
+                    table.insert("epochs".to_owned(), Value::Int(s.epochs as i64));
+                    Value::Table(table)
+                };
+                params.insert("segments".to_owned(), Value::List(several.iter().map(table).collect()));
+            }
+        }
+    }
+    params
+}

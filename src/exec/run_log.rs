@@ -1,0 +1,224 @@
+//! What is kept of a run: its record in the store, and its events as an NDJSON file.
+//!
+//! The record is written when the run starts, so that `gc` keeps what the run needs and a killed run is known, and again
+//! when it ends. The file holds every event except progress. Each line is written before the driver waits for anything, so
+//! a run can be watched from outside, and the events before a crash are there.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+use crate::event::{Event, Listener};
+use crate::exec::context::RunContext;
+use crate::id::PointId;
+use crate::key::{Digest, Key};
+use crate::plan::{Decision, Plan, State};
+use crate::status::{RunStatus, StageStatus};
+use crate::store::{AtWork, Holder, RUN_FORMAT, RunRecord, StageRun};
+
+/// What to record of a run besides its events.
+#[derive(Clone, Copy)]
+pub(crate) struct RunInfo<'a> {
+    /// The run's id.
+    pub id: &'a str,
+    /// The pipeline's file as given.
+    pub file: &'a str,
+    /// The command line after the program's name.
+    pub args: &'a [String],
+}
+
+/// How a point ended.
+pub(crate) struct StageEnd {
+    pub point: PointId,
+    pub status: StageStatus,
+    /// The key of its result, or of the one that a pruned point would have had.
+    pub key: Option<Key>,
+    pub digest: Option<Digest>,
+}
+
+/// Passes events on to the user's listener, and keeps them.
+pub(crate) struct RunLog<'a> {
+    context: RunContext<'a>,
+    file: Mutex<BufWriter<File>>,
+    record: Mutex<RunRecord>,
+    /// The position of each stage in the record.
+    positions: BTreeMap<&'a str, usize>,
+    /// Keeps scratch folders while the run is under way.
+    _at_work: AtWork,
+}
+
+impl<'a> RunLog<'a> {
+    /// Writes the record of a run that starts.
+    ///
+    /// # Errors
+    /// If the cache can't be written.
+    pub(crate) fn start(context: RunContext<'a>, info: RunInfo<'_>, plan: &Plan) -> Result<Self> {
+        let RunContext { spec, store, compute, .. } = context;
+        let stage = |d: &Decision| StageRun {
+            name: spec.point(d.point).name.clone(),
+            kind: spec.point(d.point).parsed.kind.name().to_owned(),
+            key: d.key,
+            outcome: StageStatus::Pending,
+            seconds: 0.0,
+            digest: d.output.filter(|_| d.state == State::Hit),
+            resumed_at: None,
+            rate: None,
+        };
+        let record = RunRecord {
+            format: RUN_FORMAT,
+            id: info.id.to_owned(),
+            pipeline: spec.pipeline.name.clone(),
+            file: info.file.to_owned(),
+            args: info.args.to_vec(),
+            started_at: jiff::Timestamp::now().as_millisecond(),
+            finished_at: None,
+            status: RunStatus::Running,
+            holder: Holder::this_process(),
+            device: compute.name.clone(),
+            class: compute.numerics.clone(),
+            threads: context.threads,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            stages: plan.decisions.iter().map(stage).collect(),
+            states: plan.decisions.iter().flat_map(begins).collect(),
+        };
+        let at_work = store.at_work()?;
+        // A run in which everything is cached needs no protection from `gc`.
+        if !plan.is_complete() {
+            store.write_run(&record)?;
+        }
+        let positions =
+            plan.decisions.iter().enumerate().map(|(i, d)| (spec.point(d.point).name.as_str(), i)).collect();
+        let path = store.dir().join("runs").join(format!("{}.ndjson", info.id));
+        let storage = |e| Error::storage(format!("can't write {}", path.display())).caused_by(e);
+        path.parent().map_or(Ok(()), fs::create_dir_all).map_err(storage)?;
+        let file = Mutex::new(BufWriter::new(File::create(&path).map_err(storage)?));
+        Ok(Self { context, file, record: Mutex::new(record), positions, _at_work: at_work })
+    }
+
+    /// Reports what the store noticed since the last call, such as damage. Returns whether there was anything.
+    pub(crate) fn warn_of_the_store(&self) -> bool {
+        let warnings = self.context.store.warnings();
+        let noticed = !warnings.is_empty();
+        for message in warnings {
+            self.event(&Event::Warning { message });
+        }
+        noticed
+    }
+
+    /// Completes the record.
+    ///
+    /// # Errors
+    /// If the cache can't be written.
+    pub(crate) fn end(&self, ends: &[StageEnd], status: RunStatus) -> Result<()> {
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        for (stage, end) in record.stages.iter_mut().zip(ends) {
+            stage.outcome = end.status;
+            if end.status == StageStatus::Executed {
+                stage.rate = self.context.spec.training_rate(end.point, stage.seconds, stage.resumed_at);
+            }
+            // `gc` keeps the states that a pruned training ended with.
+            stage.key = end.key.or(stage.key);
+            stage.digest = end.digest.or(stage.digest);
+        }
+        record.finished_at = Some(jiff::Timestamp::now().as_millisecond());
+        record.status = status;
+        let hit = |end: &StageEnd| end.digest.and(end.key).map(|key| (self.context.name(end.point), key));
+        let hits: Vec<_> = ends.iter().filter_map(hit).collect();
+        let store = self.context.store;
+        let note = || store.note_hits(&self.context.spec.pipeline.name, &hits);
+        // One thread waits for the disk while the other reads the index.
+        let noted = std::thread::scope(|scope| {
+            let noting = std::thread::Builder::new().spawn_scoped(scope, note);
+            let written = store.write_run(&record);
+            let noted = match noting {
+                Ok(noting) => noting.join().unwrap_or(Ok(())),
+                Err(_) => note(),
+            };
+            written.and(noted)
+        });
+        Ok(noted?)
+    }
+
+    fn remember(&self, event: &Event) {
+        let (stage, seconds, epoch) = match event {
+            Event::StageFinished { stage, seconds, .. } => (stage, Some(*seconds), None),
+            Event::Resumed { stage, epoch, .. } => (stage, None, Some(*epoch)),
+            _ => return,
+        };
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let position = self.positions.get(stage.as_str()).copied();
+        if let Some(stage) = position.and_then(|position| record.stages.get_mut(position)) {
+            stage.seconds = seconds.unwrap_or(stage.seconds);
+            stage.resumed_at = epoch.or(stage.resumed_at);
+        }
+    }
+
+    fn keep(&self, event: &Event) {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        // Results are in the store, which reports a full disk.
+        let _ = serde_json::to_writer(&mut *file, event);
+        let _ = file.write_all(b"\n");
+        if !event.is_one_of_many() {
+            let _ = file.flush();
+        }
+    }
+}
+
+/// The keys of the states that a training continues from: the furthest stored one and the next, since a state in the
+/// middle of an epoch is stored under the key of that epoch's end.
+fn begins(decision: &Decision) -> Vec<Key> {
+    let (Some(components), Some(epochs)) = (&decision.components, &decision.epochs) else { return Vec::new() };
+    let cached = usize::try_from(epochs.cached).unwrap_or(usize::MAX);
+    components.chain().keys().iter().skip(cached).take(2).copied().collect()
+}
+
+impl Listener for RunLog<'_> {
+    fn event(&self, event: &Event) {
+        self.remember(event);
+        if !matches!(event, Event::Progress { .. }) {
+            self.keep(event);
+        }
+        self.context.listener.event(event);
+    }
+
+    fn pause(&self) {
+        let _ = self.file.lock().unwrap_or_else(PoisonError::into_inner).flush();
+        self.context.listener.pause();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::{Components, Segment};
+    use crate::plan::{CachedEpochs, State};
+
+    #[test]
+    fn record_of_a_long_training_names_two_states() {
+        let components = |epochs| Components {
+            kind: "test".to_owned(),
+            version: 1,
+            params: Default::default(),
+            seed: None,
+            precision: None,
+            inputs: Default::default(),
+            contents: Default::default(),
+            segments: Some(vec![Segment { epochs, params: Default::default() }]),
+        };
+        let decision = |cached, total| Decision {
+            point: PointId::new(0),
+            state: State::Miss,
+            key: Some(components(total).key()),
+            components: Some(components(total)),
+            output: None,
+            reason: None,
+            epochs: Some(CachedEpochs { cached, total }),
+        };
+        let states = components(5000).states();
+        assert_eq!(begins(&decision(4000, 5000)), states[4000..4002]);
+        assert_eq!(begins(&decision(5000, 5000)), states[5000..]);
+        assert_eq!(begins(&decision(9, 10)).len(), 2);
+    }
+}

@@ -1,0 +1,419 @@
+//! A run as a state machine: no I/O, no threads, no clock.
+//!
+//! [`RunState::apply`] takes an [`Input`], which says what happened, and returns the [`Command`]s to carry out. The driver
+//! (`driver.rs`) carries them out and answers with inputs. A point without trouble goes through these states:
+//!
+//! ```text
+//!           inputs resolved    resources free       not cached          lease taken        stored
+//! Waiting ────────────────► Ready ─────────► LookingUp ─────► Claiming ─────► Running ─► Committing ─► Done
+//! ```
+//!
+//! Answers may come in any order. What a run makes does not depend on that order; `tests/simulation.rs` tests this with random
+//! graphs, losses and interruptions.
+//!
+//! - [`table`]: the states of all points and the sets derived from them.
+//! - [`settling`]: what follows from the end of a point: others become ready, or are skipped or pruned.
+//! - [`repairing`]: results that turn out to be lost or changed are made again.
+
+pub(crate) mod point;
+mod repairing;
+mod settling;
+pub(crate) mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use self::point::{Attempt, Blocker, PointState};
+use self::table::PointTable;
+use crate::error::{Category, Error};
+use crate::exec::job::{Ended, StartOptions};
+use crate::id::PointId;
+use crate::key::{Digest, Key, StateChain};
+use crate::plan::{Bracket, Cause, ResolvedInputs, RungDecision, RungStatus};
+
+/// How often a point is started again after its worker was lost.
+const WORKER_LOSSES: u32 = 2;
+
+/// What the user asked of a run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Policy {
+    /// Points to make again although their result is cached.
+    pub forced: BTreeSet<PointId>,
+    /// Continue with what does not depend on a failed point.
+    pub keep_going: bool,
+    /// Wait for a key that another process computes, instead of failing.
+    pub wait: bool,
+}
+
+/// What is known of a point when the run starts.
+#[derive(Debug)]
+pub(crate) enum Planned {
+    /// Its result is cached.
+    Hit { key: Key, output: Digest },
+    /// It is pruned.
+    Pruned { key: Option<Key>, cause: Cause },
+    /// It is looked up when its inputs are resolved.
+    Open,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// Answers [`Command::LookUp`]. An error fails the point.
+    LookedUp(PointId, Result<Lookup, Error>),
+    /// Answers [`Command::Claim`].
+    Claimed(PointId, Claim),
+    /// The lease of a held point's key is free.
+    HolderGone(PointId),
+    /// A running training saved a state.
+    StateSaved(PointId),
+    /// A job made a result of so many bytes. It is being stored and needs no other resources.
+    Made(PointId, usize),
+    /// A job ended.
+    Ended(PointId, Ended),
+    /// The stored results of these points are gone.
+    ResultsLost(Vec<PointId>),
+    /// The user stopped the run, or it can't continue.
+    Interrupted,
+}
+
+/// What the cache holds for a point.
+#[derive(Clone, Debug)]
+pub(crate) struct Lookup {
+    pub key: Key,
+    /// The states of a training.
+    pub chain: StateChain,
+    /// Epochs that need not be trained again.
+    pub cached_epochs: u64,
+    /// The digest of the result, if it is there.
+    pub output: Option<Digest>,
+    /// The stored figures by epoch, where the command asked for them.
+    pub curve: Vec<f64>,
+}
+
+/// Whether a key may be computed here.
+#[derive(Debug)]
+pub(crate) enum Claim {
+    /// The lease is ours.
+    Granted,
+    /// Another process computes it.
+    HeldBy(String),
+    /// Another process finished it since the look-up.
+    Found(Digest),
+    /// The stored results of these inputs are gone.
+    InputsLost(BTreeSet<PointId>),
+}
+
+/// What to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Look for the result of a point with these inputs. With `curve`, read the stored figures of its training, too.
+    LookUp { point: PointId, inputs: ResolvedInputs, curve: bool },
+    /// Take the lease of a key. With `look_again`, another process may have finished it.
+    Claim { point: PointId, key: Key, look_again: bool },
+    /// Give back a lease that is not needed.
+    Release(PointId),
+    /// Start the job of a point.
+    Start(PointId, StartOptions),
+    /// Tell the user.
+    Report(Report),
+}
+
+/// What the user is told.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// The result was cached.
+    Cached(PointId, Key),
+    /// Another process computes this point.
+    WaitsFor(PointId, String),
+    /// The stored result is gone, and the point runs again.
+    RunsAgain(PointId),
+    /// The point has no result.
+    Pruned(PointId, PruneCause),
+    /// The run was stopped while the point ran.
+    Interrupted(PointId),
+    /// The point failed.
+    Failed(PointId, Failure),
+    /// The point does not run because that other point failed.
+    Skipped(PointId, PointId),
+}
+
+/// Why a point has no result.
+#[derive(Debug)]
+pub(crate) enum PruneCause {
+    /// The plan found it out.
+    Planned(Cause),
+    /// Its figures were not among the best.
+    Compared(RungDecision),
+    /// It reads nothing but these pruned points in one of its roles.
+    LeftOut(Vec<PointId>),
+}
+
+/// Why a point failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Its job or its look-up failed.
+    Job(Error),
+    /// Another process computes it, and the run must not wait.
+    Held(String),
+    /// The cache keeps losing the result of this input.
+    KeepsLosing(PointId, Error),
+    /// The cache keeps losing its own result.
+    KeepsBeingLost,
+    /// It was never started: an error in the state machine.
+    NeverRan,
+}
+
+/// The state of a run.
+pub(crate) struct RunState {
+    table: PointTable,
+    policy: Policy,
+    bracket: Option<Bracket>,
+    stopping: bool,
+    failed: bool,
+    commands: Vec<Command>,
+}
+
+impl RunState {
+    /// A run in which every point waits.
+    pub(crate) fn new(table: PointTable, policy: Policy, bracket: Option<Bracket>) -> Self {
+        Self { table, policy, bracket, stopping: false, failed: false, commands: Vec::new() }
+    }
+
+    /// Takes over what the plan knows of the points, in plan order, and starts what is ready.
+    pub(crate) fn start(&mut self, plan: Vec<(PointId, Planned)>) -> Vec<Command> {
+        for (point, planned) in plan {
+            match planned {
+                Planned::Hit { key, output } => self.settle_cached(point, key, output),
+                Planned::Pruned { key, cause } => self.prune(point, key, PruneCause::Planned(cause)),
+                Planned::Open => {}
+            }
+        }
+        for point in self.table.order().to_vec() {
+            self.make_ready(point);
+        }
+        self.schedule()
+    }
+
+    /// Takes what happened and returns what to do.
+    pub(crate) fn apply(&mut self, input: Input) -> Vec<Command> {
+        match input {
+            Input::LookedUp(point, lookup) => self.looked_up(point, lookup),
+            Input::Claimed(point, claim) => self.claimed(point, claim),
+            Input::HolderGone(point) => {
+                if matches!(self.table.state(point), PointState::Held(_)) {
+                    self.requeue(point);
+                }
+            }
+            Input::StateSaved(point) => self.unblock(point),
+            Input::Made(point, bytes) => self.made(point, bytes),
+            Input::Ended(point, ended) => self.ended(point, ended),
+            Input::ResultsLost(points) => self.results_lost(points),
+            Input::Interrupted => self.stopping = true,
+        }
+        self.schedule()
+    }
+
+    /// Ends the run: whatever is still pending is skipped. Nothing may be pending after a run without a failure.
+    pub(crate) fn finish(&mut self) -> Vec<Command> {
+        let is_pending = |state: &Self, p: &PointId| state.table.state(*p).is_pending();
+        let pending: Vec<PointId> = self.table.order().iter().copied().filter(|p| is_pending(self, p)).collect();
+        if let Some(first) = pending.first()
+            && !self.stopping
+            && !self.failed
+        {
+            self.fail(*first, Failure::NeverRan);
+        }
+        for point in pending {
+            if is_pending(self, &point) {
+                self.table.set(point, PointState::Skipped(None));
+            }
+        }
+        std::mem::take(&mut self.commands)
+    }
+
+    /// Whether an answer is still to come, or the run waits for another process.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.table.is_busy() || (!self.stopping && self.table.held().next().is_some())
+    }
+
+    /// Whether nothing starts any more.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// The points that wait for another process, with the keys that it computes.
+    pub(crate) fn held(&self) -> Vec<(PointId, Key)> {
+        self.table.held().collect()
+    }
+
+    /// The states of all points.
+    pub(crate) fn table(&self) -> &PointTable {
+        &self.table
+    }
+
+    /// What is known of the points that are compared.
+    pub(crate) fn bracket(&self) -> Option<&Bracket> {
+        self.bracket.as_ref()
+    }
+
+    /// Looks up the points that are ready, as far as there are resources, in plan order.
+    fn schedule(&mut self) -> Vec<Command> {
+        while !self.stopping
+            && let Some(point) = self.table.next_ready()
+        {
+            let snapshot = self.table.snapshot(point);
+            let outputs = snapshot.digests.iter().filter_map(|(p, digest)| Some((*p, (*digest)?))).collect();
+            let pruned = self.table.pruned_inputs(point).into_iter().collect();
+            let curve = self.bracket.as_mut().is_some_and(|b| matches!(b.status(point), RungStatus::Below { .. }));
+            self.table.set(point, PointState::LookingUp(snapshot));
+            self.commands.push(Command::LookUp { point, inputs: ResolvedInputs { outputs, pruned }, curve });
+        }
+        std::mem::take(&mut self.commands)
+    }
+
+    fn looked_up(&mut self, point: PointId, lookup: Result<Lookup, Error>) {
+        let PointState::LookingUp(inputs) = self.table.state(point).clone() else { return };
+        if self.stopping || !self.table.is_current(point, &inputs) {
+            return self.requeue(point);
+        }
+        let lookup = match lookup {
+            Ok(lookup) => lookup,
+            Err(error) => return self.fail(point, Failure::Job(error)),
+        };
+        let Lookup { key, chain, cached_epochs, output, curve } = lookup;
+        let rung = match self.rung_status_with(point, &curve) {
+            RungStatus::Promoted => None,
+            RungStatus::Below { epoch } => Some(epoch),
+            RungStatus::Undecided { .. } => return self.block(point, Blocker::Comparison),
+            RungStatus::Pruned(decision) => return self.prune(point, Some(key), PruneCause::Compared(decision)),
+        };
+        let was_lost = self.table.repairs(point) > 0;
+        if let (Some(output), None, false) = (output, rung, was_lost) {
+            return self.settle_cached(point, key, output);
+        }
+        // A forced training starts again for its result, but not for a comparison on the way to it.
+        let fresh = self.policy.forced.contains(&point) && rung.is_none();
+        let other = self.table.computes(&key);
+        if let Some(other) = other.or_else(|| self.trains_missing_epochs(&chain, cached_epochs).filter(|_| !fresh)) {
+            return self.block(point, Blocker::Job(other));
+        }
+        let look_again = rung.is_none() && !was_lost && !self.policy.forced.contains(&point);
+        self.table.set(point, PointState::Claiming(Attempt { key, chain, rung, fresh, inputs }));
+        self.commands.push(Command::Claim { point, key, look_again });
+    }
+
+    /// A running training of epochs that are on this chain and not cached yet. No epoch is trained twice.
+    fn trains_missing_epochs(&self, chain: &StateChain, cached: u64) -> Option<PointId> {
+        let epochs = |other: &Attempt| chain.shared_prefix(&other.chain).saturating_sub(1) as u64;
+        self.table.attempts().find(|(_, other)| epochs(other) > cached).map(|(point, _)| point)
+    }
+
+    fn block(&mut self, point: PointId, blocker: Blocker) {
+        self.table.set(point, PointState::Blocked(blocker));
+    }
+
+    fn claimed(&mut self, point: PointId, claim: Claim) {
+        let PointState::Claiming(attempt) = self.table.state(point).clone() else {
+            if matches!(claim, Claim::Granted) {
+                self.commands.push(Command::Release(point));
+            }
+            return;
+        };
+        let is_current = self.table.is_current(point, &attempt.inputs);
+        match claim {
+            Claim::Granted if self.stopping || !is_current => {
+                self.commands.push(Command::Release(point));
+                self.requeue(point);
+            }
+            Claim::Granted => {
+                let Attempt { rung, fresh, .. } = attempt;
+                self.table.set(point, PointState::Running(attempt));
+                let options = StartOptions { rung, fresh, threads: self.table.own_threads(point) };
+                return self.commands.push(Command::Start(point, options));
+            }
+            _ if !is_current => self.requeue(point),
+            Claim::HeldBy(holder) if self.policy.wait => {
+                self.table.set(point, PointState::Held(attempt.key));
+                self.commands.push(Command::Report(Report::WaitsFor(point, holder)));
+            }
+            Claim::HeldBy(holder) => self.fail(point, Failure::Held(holder)),
+            Claim::Found(output) => self.settle_cached(point, attempt.key, output),
+            Claim::InputsLost(lost) => {
+                let error = Error::storage("an input is no longer in the cache");
+                self.repair_inputs(point, error, &lost, &self.table.snapshot(point));
+            }
+        }
+        self.unblock(point);
+    }
+
+    fn made(&mut self, point: PointId, bytes: usize) {
+        if let PointState::Running(attempt) = self.table.state(point).clone() {
+            self.table.set(point, PointState::Committing(attempt, bytes));
+        }
+    }
+
+    fn ended(&mut self, point: PointId, ended: Ended) {
+        let (PointState::Running(attempt) | PointState::Committing(attempt, _)) = self.table.state(point).clone()
+        else {
+            return;
+        };
+        match ended {
+            Ended::Made(output) => {
+                // A result that does not count stays in the cache, under a key that nothing asks for now.
+                let counts =
+                    self.rung_status(point) == RungStatus::Promoted && !self.table.is_outdated(&attempt.inputs);
+                if counts { self.settle(point, attempt.key, output, true) } else { self.requeue(point) }
+            }
+            Ended::AtRung(_) => self.requeue(point),
+            Ended::Interrupted => {
+                self.stopping = true;
+                self.table.set(point, PointState::Skipped(None));
+                self.commands.push(Command::Report(Report::Interrupted(point)));
+            }
+            Ended::Damaged(damaged, error) => self.repair_inputs(point, error, &damaged, &attempt.inputs),
+            Ended::WorkerLost(error) => {
+                if self.table.count_loss(point) > WORKER_LOSSES {
+                    self.fail(point, Failure::Job(error));
+                } else {
+                    self.requeue(point);
+                }
+            }
+            Ended::Failed(error) => {
+                self.stopping |= error.category == Category::Storage;
+                self.fail(point, Failure::Job(error));
+            }
+        }
+        self.unblock(point);
+    }
+
+    /// What a point blocked is looked up again.
+    fn unblock(&mut self, point: PointId) {
+        for blocked in self.table.blocked_by(point) {
+            self.requeue(blocked);
+        }
+    }
+
+    fn rung_status(&mut self, point: PointId) -> RungStatus {
+        self.bracket.as_mut().map_or(RungStatus::Promoted, |bracket| bracket.status(point))
+    }
+
+    /// The status of a point after its stored figures were taken into account.
+    fn rung_status_with(&mut self, point: PointId, curve: &[f64]) -> RungStatus {
+        if let Some(bracket) = self.bracket.as_mut() {
+            bracket.record(point, curve);
+        }
+        self.requeue_decided();
+        self.rung_status(point)
+    }
+
+    /// Looks up the points whose comparison is decided now.
+    fn requeue_decided(&mut self) {
+        for point in self.table.undecided() {
+            if !matches!(self.rung_status(point), RungStatus::Undecided { .. }) {
+                self.requeue(point);
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What follows from the end of a point: its dependents become ready, or are skipped or pruned.
+
+use super::point::{Done, PointState};
+use super::{Command, Failure, PruneCause, Report, RunState};
+use crate::id::PointId;
+use crate::key::{Digest, Key};
+
+impl RunState {
+    /// The result of a point was in the cache.
+    pub(super) fn settle_cached(&mut self, point: PointId, key: Key, output: Digest) {
+        self.commands.push(Command::Report(Report::Cached(point, key)));
+        self.settle(point, key, output, false);
+    }
+
+    /// The result of a point is in the cache.
+    pub(super) fn settle(&mut self, point: PointId, key: Key, output: Digest, executed: bool) {
+        self.table.set(point, PointState::Done(Done { key, output, executed }));
+        if self.table.take_previous(point).is_some_and(|previous| previous != output) {
+            self.withdraw_dependents(point);
+        }
+        for dependent in self.table.dependents(point) {
+            self.make_ready(dependent);
+        }
+    }
+
+    /// Makes a point ready if it waits and all its inputs are resolved.
+    pub(super) fn make_ready(&mut self, point: PointId) {
+        if *self.table.state(point) != PointState::Waiting || !self.table.has_inputs(point) {
+            return;
+        }
+        if self.table.has_only_pruned_inputs(point) {
+            let cause = PruneCause::LeftOut(self.table.pruned_inputs(point));
+            self.prune(point, None, cause);
+        } else {
+            self.table.set(point, PointState::Ready);
+        }
+    }
+
+    /// Starts over with a point: it is ready, waits, or is skipped because an input failed meanwhile.
+    pub(super) fn requeue(&mut self, point: PointId) {
+        match self.failed_input(point) {
+            Some(because) => self.skip(point, because),
+            None => {
+                self.table.set(point, PointState::Waiting);
+                self.make_ready(point);
+            }
+        }
+    }
+
+    /// Whether an input failed or was skipped, and because of which point. `Some(None)` if the run was stopped.
+    fn failed_input(&self, point: PointId) -> Option<Option<PointId>> {
+        self.table.inputs(point).iter().find_map(|input| match self.table.state(*input) {
+            PointState::Failed | PointState::Refused => Some(Some(*input)),
+            PointState::Skipped(because) => Some(*because),
+            _ => None,
+        })
+    }
+
+    /// A point does not run because that other point failed, and neither do the points that wait for it.
+    fn skip(&mut self, point: PointId, because: Option<PointId>) {
+        let mut open = vec![point];
+        while let Some(point) = open.pop() {
+            self.table.set(point, PointState::Skipped(because));
+            self.unblock(point);
+            let Some(because) = because else { return };
+            self.commands.push(Command::Report(Report::Skipped(point, because)));
+            if let (Some(bracket), PointState::Failed) = (&mut self.bracket, self.table.state(because)) {
+                bracket.fail(point);
+            }
+            open.extend(self.pending_dependents(point));
+        }
+    }
+
+    /// The dependents that have not started, the last in plan order first.
+    fn pending_dependents(&self, point: PointId) -> impl Iterator<Item = PointId> {
+        let dependents = self.table.dependents(point).into_iter().rev();
+        dependents.filter(|dependent| self.table.state(*dependent).is_pending())
+    }
+
+    /// A point that was skipped starts over if its last failed input turned out to be pruned.
+    fn unskip(&mut self, point: PointId) {
+        let mut open = vec![point];
+        while let Some(point) = open.pop() {
+            if matches!(self.table.state(point), PointState::Skipped(Some(_))) && self.failed_input(point).is_none() {
+                self.requeue(point);
+                open.extend(self.table.dependents(point));
+            }
+        }
+    }
+
+    /// A point has no result, and neither have those that read nothing else in one of their roles.
+    pub(super) fn prune(&mut self, point: PointId, key: Option<Key>, cause: PruneCause) {
+        let mut open = vec![(point, key, cause)];
+        while let Some((point, key, cause)) = open.pop() {
+            if let PointState::Pruned(known) = self.table.state(point) {
+                let key = known.or(key);
+                self.table.set(point, PointState::Pruned(key));
+                continue;
+            }
+            self.table.set(point, PointState::Pruned(key));
+            self.table.set_previous(point, None);
+            self.commands.push(Command::Report(Report::Pruned(point, cause)));
+            for dependent in self.table.dependents(point) {
+                // It may have a result from before the comparison was repeated.
+                self.withdraw(dependent);
+                let is_idle = matches!(self.table.state(dependent), PointState::Waiting | PointState::Skipped(_));
+                if is_idle && self.table.has_only_pruned_inputs(dependent) {
+                    open.push((dependent, None, PruneCause::LeftOut(self.table.pruned_inputs(dependent))));
+                } else {
+                    self.unskip(dependent);
+                    self.make_ready(dependent);
+                }
+            }
+        }
+    }
+
+    /// A point failed, and the points that wait for it are skipped.
+    pub(super) fn fail(&mut self, point: PointId, failure: Failure) {
+        self.failed = true;
+        self.stopping |= !self.policy.keep_going;
+        // A point that another process computes may yet succeed: what is compared with it stays undecided.
+        let is_refused = matches!(failure, Failure::Held(_));
+        self.table.set(point, if is_refused { PointState::Refused } else { PointState::Failed });
+        self.commands.push(Command::Report(Report::Failed(point, failure)));
+        if let Some(bracket) = self.bracket.as_mut().filter(|_| !is_refused) {
+            bracket.fail(point);
+        }
+        for dependent in self.pending_dependents(point).collect::<Vec<_>>().into_iter().rev() {
+            if self.table.state(dependent).is_pending() {
+                self.skip(dependent, Some(point));
+            }
+        }
+        self.requeue_decided();
+    }
+}

@@ -1,0 +1,347 @@
+//! The states of all points, and the sets derived from them.
+//!
+//! [`PointTable::set`] is the only way to change a state. It updates the resources in use, the points that are ready, and
+//! the number of unresolved inputs of every dependent, so these can't disagree with the states. Each update costs no more
+//! than the number of dependents.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::point::{Attempt, Blocker, PointState, Snapshot};
+use crate::exec::resources::{Demand, ResourcePool};
+use crate::id::PointId;
+use crate::key::{Digest, Key};
+
+/// Which points read which. Indexed by [`PointId`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Dependencies {
+    /// For each point its roles, and for each role the points that it reads.
+    pub roles: Vec<Vec<Vec<PointId>>>,
+    /// The wanted points in plan order: every point after its inputs.
+    pub order: Vec<PointId>,
+}
+
+struct Entry {
+    state: PointState,
+    demand: Demand,
+    /// The distinct points that it reads.
+    inputs: Vec<PointId>,
+    /// The wanted points that read it.
+    dependents: Vec<PointId>,
+    /// The number of inputs that are not resolved.
+    unresolved: usize,
+    /// The position in plan order.
+    rank: usize,
+    /// How often it ran again because its stored result was lost.
+    repairs: u32,
+    /// How often the worker that ran it was lost.
+    losses: u32,
+    /// The digest of the result that was withdrawn to be made again.
+    previous: Option<Digest>,
+}
+
+/// The states of all points of a run.
+pub(crate) struct PointTable {
+    entries: Vec<Entry>,
+    roles: Vec<Vec<Vec<PointId>>>,
+    order: Vec<PointId>,
+    pool: ResourcePool,
+    /// Ready points by what they need, each set by rank.
+    ready: BTreeMap<Demand, BTreeSet<usize>>,
+    /// Points with an attempt.
+    active: BTreeSet<PointId>,
+    /// The keys of the attempts.
+    computing: BTreeMap<Key, PointId>,
+    blocked: BTreeMap<PointId, BTreeSet<PointId>>,
+    undecided: BTreeSet<PointId>,
+    held: BTreeSet<PointId>,
+    looking_up: usize,
+    pruned: usize,
+}
+
+impl PointTable {
+    /// All points waiting. `demands` is indexed by [`PointId`].
+    pub(crate) fn new(dependencies: Dependencies, demands: &[Demand], pool: ResourcePool) -> Self {
+        let Dependencies { roles, order } = dependencies;
+        let mut entries: Vec<Entry> = roles
+            .iter()
+            .zip(demands)
+            .map(|(roles, demand)| {
+                let inputs: BTreeSet<PointId> = roles.iter().flatten().copied().collect();
+                Entry {
+                    state: PointState::Waiting,
+                    demand: *demand,
+                    unresolved: inputs.len(),
+                    inputs: inputs.into_iter().collect(),
+                    dependents: Vec::new(),
+                    rank: 0,
+                    repairs: 0,
+                    losses: 0,
+                    previous: None,
+                }
+            })
+            .collect();
+        for (rank, point) in order.iter().enumerate() {
+            entries[point.index()].rank = rank;
+            for input in entries[point.index()].inputs.clone() {
+                entries[input.index()].dependents.push(*point);
+            }
+        }
+        Self {
+            entries,
+            roles,
+            order,
+            pool,
+            ready: BTreeMap::new(),
+            active: BTreeSet::new(),
+            computing: BTreeMap::new(),
+            blocked: BTreeMap::new(),
+            undecided: BTreeSet::new(),
+            held: BTreeSet::new(),
+            looking_up: 0,
+            pruned: 0,
+        }
+    }
+
+    /// The wanted points in plan order.
+    pub(crate) fn order(&self) -> &[PointId] {
+        &self.order
+    }
+
+    /// The state of a point.
+    pub(crate) fn state(&self, point: PointId) -> &PointState {
+        &self.entries[point.index()].state
+    }
+
+    /// Changes the state of a point and returns the one before.
+    pub(crate) fn set(&mut self, point: PointId, state: PointState) -> PointState {
+        self.forget(point);
+        let before = std::mem::replace(&mut self.entries[point.index()].state, state);
+        self.register(point);
+        let (was, is) = (before.resolution(), self.state(point).resolution());
+        if was != is {
+            self.resolution_changed(point, was.is_some(), is.is_some());
+        }
+        before
+    }
+
+    /// Takes a point out of the derived sets.
+    fn forget(&mut self, point: PointId) {
+        let Entry { state, demand, rank, .. } = &self.entries[point.index()];
+        match state {
+            PointState::Ready => drop(self.ready.get_mut(demand).map(|ranks| ranks.remove(rank))),
+            PointState::LookingUp(_) => self.looking_up -= 1,
+            PointState::Blocked(Blocker::Comparison) => drop(self.undecided.remove(&point)),
+            PointState::Blocked(Blocker::Job(other)) => {
+                self.blocked.get_mut(other).map(|points| points.remove(&point));
+            }
+            PointState::Held(_) => drop(self.held.remove(&point)),
+            PointState::Committing(_, bytes) => self.pool.dequeue(*bytes),
+            PointState::Pruned(_) => self.pruned -= 1,
+            _ => {}
+        }
+        if state.occupies_resources() {
+            self.pool.release(*demand);
+        }
+        if let Some(attempt) = state.attempt() {
+            self.active.remove(&point);
+            self.computing.remove(&attempt.key);
+        }
+    }
+
+    /// Puts a point into the derived sets.
+    fn register(&mut self, point: PointId) {
+        let Entry { state, demand, rank, .. } = &self.entries[point.index()];
+        match state {
+            PointState::Ready => drop(self.ready.entry(*demand).or_default().insert(*rank)),
+            PointState::LookingUp(_) => self.looking_up += 1,
+            PointState::Blocked(Blocker::Comparison) => drop(self.undecided.insert(point)),
+            PointState::Blocked(Blocker::Job(other)) => drop(self.blocked.entry(*other).or_default().insert(point)),
+            PointState::Held(_) => drop(self.held.insert(point)),
+            PointState::Committing(_, bytes) => self.pool.enqueue(*bytes),
+            PointState::Pruned(_) => self.pruned += 1,
+            _ => {}
+        }
+        if state.occupies_resources() {
+            self.pool.acquire(*demand);
+        }
+        if let Some(attempt) = state.attempt() {
+            self.active.insert(point);
+            self.computing.insert(attempt.key, point);
+        }
+    }
+
+    /// Counts the unresolved inputs of the dependents. A dependent that was ready for the old input waits again; one that
+    /// is on its way compares its [`Snapshot`] when the driver answers.
+    fn resolution_changed(&mut self, point: PointId, was_resolved: bool, is_resolved: bool) {
+        for dependent in self.entries[point.index()].dependents.clone() {
+            let entry = &mut self.entries[dependent.index()];
+            match (was_resolved, is_resolved) {
+                (false, true) => entry.unresolved -= 1,
+                (true, false) => entry.unresolved += 1,
+                _ => {}
+            }
+            let is_ready = matches!(entry.state, PointState::Ready | PointState::Blocked(_) | PointState::Held(_));
+            if was_resolved && is_ready {
+                self.set(dependent, PointState::Waiting);
+            }
+        }
+    }
+
+    /// The first ready point in plan order for which there are resources.
+    pub(crate) fn next_ready(&self) -> Option<PointId> {
+        if self.pool.is_full() {
+            return None;
+        }
+        let fitting = self.ready.iter().filter(|(demand, ranks)| !ranks.is_empty() && self.pool.fits(**demand));
+        fitting.filter_map(|(_, ranks)| ranks.first()).min().map(|rank| self.order[*rank])
+    }
+
+    /// Whether a point is the only one that is ready or occupies resources.
+    pub(crate) fn is_alone(&self, point: PointId) -> bool {
+        let others_run =
+            self.looking_up > 0 || self.active.iter().any(|p| *p != point && self.state(*p).occupies_resources());
+        !others_run && self.ready.values().all(BTreeSet::is_empty)
+    }
+
+    /// The threads that a point gets for itself.
+    pub(crate) fn own_threads(&self, point: PointId) -> Option<usize> {
+        self.pool.own_threads(self.entries[point.index()].demand, self.is_alone(point))
+    }
+
+    /// Whether the driver or the executor still owes an answer.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.looking_up > 0 || !self.active.is_empty()
+    }
+
+    /// The point that computes a key now.
+    pub(crate) fn computes(&self, key: &Key) -> Option<PointId> {
+        self.computing.get(key).copied()
+    }
+
+    /// The attempts on their way.
+    pub(crate) fn attempts(&self) -> impl Iterator<Item = (PointId, &Attempt)> {
+        self.active.iter().filter_map(|point| Some((*point, self.state(*point).attempt()?)))
+    }
+
+    /// The points that another point blocks.
+    pub(crate) fn blocked_by(&self, point: PointId) -> Vec<PointId> {
+        self.blocked.get(&point).map(|points| points.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// The points that wait for a comparison.
+    pub(crate) fn undecided(&self) -> Vec<PointId> {
+        self.undecided.iter().copied().collect()
+    }
+
+    /// The points whose key another process holds.
+    pub(crate) fn held(&self) -> impl Iterator<Item = (PointId, Key)> {
+        self.held.iter().filter_map(|point| match self.state(*point) {
+            PointState::Held(key) => Some((*point, *key)),
+            _ => None,
+        })
+    }
+
+    /// The points that are pruned.
+    pub(crate) fn pruned(&self) -> Vec<PointId> {
+        let is_pruned = |p: &PointId| matches!(self.state(*p), PointState::Pruned(_));
+        if self.pruned == 0 { Vec::new() } else { self.order.iter().copied().filter(is_pruned).collect() }
+    }
+
+    /// The distinct points that a point reads.
+    pub(crate) fn inputs(&self, point: PointId) -> &[PointId] {
+        &self.entries[point.index()].inputs
+    }
+
+    /// The wanted points that read a point.
+    pub(crate) fn dependents(&self, point: PointId) -> Vec<PointId> {
+        self.entries[point.index()].dependents.clone()
+    }
+
+    /// Whether a wanted point reads this one.
+    pub(crate) fn has_dependents(&self, point: PointId) -> bool {
+        !self.entries[point.index()].dependents.is_empty()
+    }
+
+    /// The points that depend on a point, directly or not, in plan order.
+    #[cfg(test)]
+    pub(crate) fn downstream(&self, point: PointId) -> Vec<PointId> {
+        let mut found = BTreeSet::new();
+        let mut open = vec![point];
+        while let Some(point) = open.pop() {
+            for dependent in &self.entries[point.index()].dependents {
+                if found.insert(self.entries[dependent.index()].rank) {
+                    open.push(*dependent);
+                }
+            }
+        }
+        found.into_iter().map(|rank| self.order[rank]).collect()
+    }
+
+    /// Whether every input is resolved.
+    pub(crate) fn has_inputs(&self, point: PointId) -> bool {
+        self.entries[point.index()].unresolved == 0
+    }
+
+    /// Whether a role of the point has pruned points and no others.
+    pub(crate) fn has_only_pruned_inputs(&self, point: PointId) -> bool {
+        let is_pruned = |p: &PointId| matches!(self.state(*p), PointState::Pruned(_));
+        let roles = &self.roles[point.index()];
+        self.pruned > 0 && roles.iter().any(|members| !members.is_empty() && members.iter().all(is_pruned))
+    }
+
+    /// The pruned points that a point reads.
+    pub(crate) fn pruned_inputs(&self, point: PointId) -> Vec<PointId> {
+        let is_pruned = |p: &PointId| matches!(self.state(*p), PointState::Pruned(_));
+        self.inputs(point).iter().copied().filter(is_pruned).collect()
+    }
+
+    /// The inputs of a point as they are now.
+    pub(crate) fn snapshot(&self, point: PointId) -> Snapshot {
+        let inputs = self.inputs(point).iter();
+        Snapshot {
+            digests: inputs.clone().filter_map(|p| Some((*p, self.state(*p).resolution()?))).collect(),
+            repairs: inputs.map(|p| (*p, self.repairs(*p))).filter(|(_, repairs)| *repairs > 0).collect(),
+        }
+    }
+
+    /// Whether the inputs of a point are those of a snapshot.
+    pub(crate) fn is_current(&self, point: PointId, snapshot: &Snapshot) -> bool {
+        let same = |p: &PointId| self.state(*p).resolution().as_ref() == snapshot.digests.get(p);
+        self.has_inputs(point) && self.inputs(point).iter().all(same)
+    }
+
+    /// Whether a result made of a snapshot counts now. An input that is being made again is expected to come out as before;
+    /// if it does not, its dependents are withdrawn then.
+    pub(crate) fn is_outdated(&self, snapshot: &Snapshot) -> bool {
+        snapshot.digests.iter().any(|(input, read)| match self.state(*input).resolution() {
+            Some(now) => now != *read,
+            None => read.is_none() || self.entries[input.index()].previous != *read,
+        })
+    }
+
+    /// How often a point ran again because its stored result was lost.
+    pub(crate) fn repairs(&self, point: PointId) -> u32 {
+        self.entries[point.index()].repairs
+    }
+
+    /// Counts a repair.
+    pub(crate) fn count_repair(&mut self, point: PointId) {
+        self.entries[point.index()].repairs += 1;
+    }
+
+    /// Counts a lost worker. Returns how many there were.
+    pub(crate) fn count_loss(&mut self, point: PointId) -> u32 {
+        self.entries[point.index()].losses += 1;
+        self.entries[point.index()].losses
+    }
+
+    /// Remembers the digest of a result that is made again.
+    pub(crate) fn set_previous(&mut self, point: PointId, digest: Option<Digest>) {
+        self.entries[point.index()].previous = digest;
+    }
+
+    /// Takes what [`PointTable::set_previous`] remembers.
+    pub(crate) fn take_previous(&mut self, point: PointId) -> Option<Digest> {
+        self.entries[point.index()].previous.take()
+    }
+}

@@ -1,0 +1,67 @@
+//! An axis and its values.
+
+use crate::diagnostic::Origin;
+use crate::id::StageId;
+use crate::value::{Data, Node};
+
+/// The most points of a pipeline, independent of `limit`. More would fill the memory.
+pub(super) const MAX_POINTS: usize = 1_000_000;
+
+/// One axis.
+#[derive(Debug)]
+pub(super) struct Axis {
+    /// Its name.
+    pub(super) name: String,
+    /// The place of its declaration.
+    pub(super) origin: Origin,
+    /// The index of the stage that declares it; none for `[matrix]`.
+    pub(super) owner: Option<StageId>,
+    /// Its values. `include` can add values that are not in the product.
+    pub(super) values: Vec<AxisValue>,
+    /// Its draws, if it is drawn together with other axes.
+    pub(super) together: Option<Together>,
+}
+
+/// One value of an axis.
+#[derive(Debug)]
+pub(super) struct AxisValue {
+    /// As written, with its place.
+    pub(super) node: Node,
+    /// As it is written in the names of points.
+    pub(super) text: String,
+}
+
+impl Axis {
+    /// The index of a value, written as in the names of points or as another form of the same number.
+    pub(super) fn find(&self, text: &str) -> Option<usize> {
+        let exact = self.values.iter().position(|v| v.text == text);
+        exact.or_else(|| {
+            let int = text.parse().ok().map(Data::Int);
+            let wanted = number(&int.or_else(|| text.parse().ok().map(Data::Float))?)?;
+            self.values.iter().position(|v| number(&v.node.data).as_ref() == Some(&wanted))
+        })
+    }
+}
+
+/// A number in one form, whether it was written as an integer or as a float.
+pub(super) fn number(data: &Data) -> Option<String> {
+    // Not all larger integers are floats.
+    const WHOLE: f64 = 9e15;
+    match data {
+        Data::Int(v) => Some(v.to_string()),
+        Data::Float(v) if v.fract() == 0.0 && v.abs() < WHOLE => Some((*v as i64).to_string()),
+        Data::Float(v) => Some(format!("{v:?}")),
+        _ => None,
+    }
+}
+
+/// Samples that are drawn together with those of other axes.
+#[derive(Debug)]
+pub(super) struct Together {
+    /// The name that these axes share.
+    pub(super) name: String,
+    /// The place of the name.
+    pub(super) origin: Origin,
+    /// The index of the value of each draw.
+    pub(super) draws: Vec<u32>,
+}

@@ -1,0 +1,99 @@
+//! The epochs of a training: `segments = [{ epochs = 50, lr = 1e-3 }, …]`, or the plain parameters as one segment.
+
+use std::ops::RangeInclusive;
+
+use super::Params;
+use crate::diagnostic::nearest;
+use crate::key::Segment;
+use crate::stage::Epochs;
+use crate::value::{Data, Node, Table, Values};
+
+const EPOCHS: RangeInclusive<i64> = 0..=1_000_000;
+
+impl Params<'_> {
+    /// Reads the epochs, `keep` and `keep_every`. `read` reads the parameters of one segment (all but `epochs`); a segment
+    /// inherits the fields beside `segments`. Also returns what `read` returned for each segment.
+    pub fn segments<T>(&mut self, default_epochs: i64, mut read: impl FnMut(&mut Params<'_>) -> T) -> (Epochs, Vec<T>) {
+        ["segments", "epochs", "keep", "keep_every"].into_iter().for_each(|name| self.know(name));
+        let mut epochs = Epochs::default();
+        let mut values = Vec::new();
+        let tables = self.segment_tables();
+        let whole = tables.is_empty();
+        let empty = Table::default();
+        for own in if whole { vec![&empty] } else { tables.iter().collect() } {
+            let mut tables = vec![own];
+            tables.extend(self.tables.iter().copied());
+            let mut part = Params {
+                tables,
+                place: self.place.clone(),
+                diagnostics: &mut *self.diagnostics,
+                known: vec![],
+                canonical: Values::new(),
+                inputs: self.inputs,
+            };
+            let count = part.int_unhashed("epochs", default_epochs, EPOCHS);
+            values.push(read(&mut part));
+            if !whole {
+                part.report_unknown_in_segment(own);
+            }
+            let known = std::mem::take(&mut part.known);
+            let params = std::mem::take(&mut part.canonical);
+            known.into_iter().for_each(|name| self.know(name));
+            epochs.segments.push(Segment { epochs: count as u64, params });
+        }
+        epochs.keep = self.kept_epochs(epochs.total() as i64);
+        (epochs, values)
+    }
+
+    /// The tables in `segments`; none if there is no such field, or only wrong ones.
+    fn segment_tables(&mut self) -> Vec<Table> {
+        let Some(Node { data, origin }) = self.find("segments").cloned() else { return vec![] };
+        let Data::List(nodes) = data else {
+            let message = format!("`segments` must be a list of tables, not {}", data.describe());
+            self.diagnostics.error(&origin, message);
+            return vec![];
+        };
+        if self.find("epochs").is_some() {
+            let error = self.diagnostics.error(&origin, "`epochs` and `segments` exclude each other");
+            error.help("give each segment its own `epochs`");
+        }
+        let mut tables = vec![];
+        for node in nodes {
+            match node.data {
+                Data::Table(table) => tables.push(table),
+                other => {
+                    let message = format!("a segment must be a table, not {}", other.describe());
+                    self.diagnostics.error(&node.origin, message);
+                }
+            }
+        }
+        if tables.is_empty() {
+            self.diagnostics.error(&origin, "`segments` is empty").help("give at least one `{ epochs = … }`");
+        }
+        tables
+    }
+
+    /// The epochs in `keep` and the multiples of `keep_every`, sorted.
+    fn kept_epochs(&mut self, total: i64) -> Vec<u64> {
+        let mut keep = self.ints_unhashed("keep", 0..=total).unwrap_or_default();
+        let every = self.int_unhashed("keep_every", 0, 0..=1_000_000);
+        if every > 0 {
+            keep.extend((1..=total / every).map(|i| i * every));
+        }
+        let mut keep: Vec<u64> = keep.into_iter().map(|epoch| epoch as u64).collect();
+        keep.sort_unstable();
+        keep.dedup();
+        keep
+    }
+
+    fn report_unknown_in_segment(&mut self, own: &Table) {
+        for entry in own.0.iter().filter(|e| !self.known.contains(&e.name.as_str())) {
+            let message = format!("unknown field `{}` in a segment", entry.name);
+            let help = match nearest(&entry.name, self.known.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("a segment may hold {}", self.known.join(", ")),
+            };
+            self.diagnostics.error(&entry.name_origin, message).help(help);
+        }
+    }
+}
