@@ -1,12 +1,15 @@
 //! Plans of pipelines whose files can't be read, with the built-in kinds and a real store.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::*;
 use crate::error::Category;
+use crate::graph::Graph;
+use crate::id::PointId;
 use crate::spec::load;
 use crate::stages::builtin;
-use crate::store::Options;
+use crate::store::{Options, Store};
 
 /// Two stages whose files are missing, of which one has two points that read the same file, and a stage that reads no
 /// file.

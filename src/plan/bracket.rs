@@ -28,14 +28,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Cause, Decision, Planner, PointFiles, Reason, ResolvedInputs, State};
-use crate::artifact::TensorEntry;
-use crate::error::{Category, Error, Result};
+use super::reason::Cause;
 use crate::graph::Graph;
 use crate::id::PointId;
-use crate::key::Components;
-use crate::spec::{Mode, PointInput, Prune, Spec};
-use crate::store::StoreError;
+use crate::spec::{Mode, Prune, Spec};
 
 /// The points of a pruned stage, their values at the rungs, and the decisions about them.
 #[derive(Clone, Debug)]
@@ -250,124 +246,6 @@ pub fn with_earlier_points<'a>(
         all.extend(graph.upstream(members[..=last].iter().copied()));
     }
     Cow::Owned(all)
-}
-
-impl Planner<'_> {
-    /// The values of a metric in the stored epochs of a training: from its result, or from its latest state.
-    ///
-    /// # Errors
-    /// If the store fails.
-    pub fn curve(&self, components: &Components, name: &str) -> Result<Vec<f64>> {
-        let name = format!("history.{name}");
-        if let Some(record) = self.store.result(&components.key())?.filter(|r| !r.damaged)
-            && let Some(entry) = record.manifest.tensors.get(&name)
-            && let Some(curve) = self.readable(entry)?
-        {
-            return Ok(curve);
-        }
-        let states = components.states();
-        while let Some(state) = self.store.longest_state(&states, self.numerics)? {
-            let Some(entry) = state.tensors.get(&name) else { break };
-            // The store removes a state that it finds damaged. The next iteration finds the state before it.
-            if let Some(curve) = self.readable(entry)? {
-                return Ok(curve);
-            }
-        }
-        Ok(vec![])
-    }
-
-    fn readable(&self, entry: &TensorEntry) -> Result<Option<Vec<f64>>> {
-        let error =
-            |e| Error::new(Category::StageFailed, "the history of a training is not a list of f64").caused_by(e);
-        match self.store.read_tensor(entry) {
-            Ok(tensor) => tensor.to_vec::<f64>().map(Some).map_err(error),
-            Err(StoreError::Damaged { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Decides about points in plan order and prunes. Opens the index for each point, because the values of other
-    /// points are read in between.
-    pub(super) fn decide_and_prune(&self, points: &[PointFiles], bracket: &mut Bracket) -> Result<Vec<Decision>> {
-        let mut known = ResolvedInputs::default();
-        // Also has the results of undecided points, so that results that were made from them are found.
-        let mut stored = ResolvedInputs::default();
-        let mut decisions = Vec::with_capacity(points.len());
-        for (point, contents) in points {
-            let decision = match contents {
-                _ if known.has_only_pruned_inputs(self.spec.point(*point)) => self.without_inputs(*point, &known),
-                Some(contents) => {
-                    let decide = |known: &ResolvedInputs| {
-                        self.store.look(|look| self.decide_with(look, *point, known, contents))
-                    };
-                    let mut decision = decide(&known)?;
-                    if decision.key.is_none() && self.reads_undecided_points_singly(*point, &known, &stored) {
-                        let found = decide(&stored)?;
-                        if found.output.is_some() {
-                            decision = Decision { state: State::Maybe, reason: decision.reason, ..found };
-                        }
-                    }
-                    self.pruned(decision, bracket)?
-                }
-                None => Decision::miss(*point, None),
-            };
-            known.add(&decision);
-            stored.add(&decision);
-            stored.outputs.extend(decision.output.map(|output| (*point, output)));
-            decisions.push(decision);
-        }
-        Ok(decisions)
-    }
-
-    /// Whether a point reads stored results of undecided points, but none of them in a list, which pruning may still
-    /// shorten.
-    fn reads_undecided_points_singly(&self, point: PointId, known: &ResolvedInputs, stored: &ResolvedInputs) -> bool {
-        let undecided = |p: &PointId| stored.outputs.contains_key(p) && !known.is_settled(*p);
-        let lists = self.spec.point(point).inputs.values().filter(|input| matches!(input, PointInput::Many(_)));
-        stored.outputs.len() > known.outputs.len() && !lists.flat_map(PointInput::points).any(undecided)
-    }
-
-    /// Applies pruning to a decision.
-    fn pruned(&self, decision: Decision, bracket: &mut Bracket) -> Result<Decision> {
-        let Some(components) = &decision.components else { return Ok(decision) };
-        let point = decision.point;
-        if !bracket.contains(point) {
-            return Ok(decision);
-        }
-        bracket.record(point, &self.curve(components, &bracket.curve)?);
-        let mut causes = decision.reason.as_ref().map(|r| r.causes.clone()).unwrap_or_default();
-        let state = match bracket.status(point) {
-            RungStatus::Promoted => return Ok(decision),
-            RungStatus::Pruned(at_rung) => {
-                causes = vec![bracket.cause(&at_rung)];
-                State::Pruned
-            }
-            RungStatus::Below { epoch } => {
-                causes.push(Cause::Compared { epoch });
-                State::Miss
-            }
-            RungStatus::Undecided { epoch } => {
-                causes.push(Cause::Compared { epoch });
-                // The result can still be read. It is undecided because an earlier point failed or was added, for
-                // example.
-                return Ok(Decision { state: State::Maybe, reason: Some(Reason::new(causes)), ..decision });
-            }
-        };
-        Ok(Decision { state, output: None, reason: Some(Reason::new(causes)), ..decision })
-    }
-
-    /// The decision about a point for which all points of an input are pruned.
-    fn without_inputs(&self, point: PointId, known: &ResolvedInputs) -> Decision {
-        let reason = Reason::new(vec![self.cause_of_leaving_out(point, known)]);
-        Decision { state: State::Pruned, ..Decision::miss(point, Some(reason)) }
-    }
-
-    /// The reason that a point gets if all points of one of its inputs are pruned.
-    pub(crate) fn cause_of_leaving_out(&self, point: PointId, known: &ResolvedInputs) -> Cause {
-        let inputs = self.spec.point(point).inputs.values().flat_map(PointInput::points);
-        let pruned = inputs.filter(|p| known.pruned.contains(p));
-        Cause::LeftOut { stages: pruned.map(|p| self.spec.point(*p).name.clone()).collect() }
-    }
 }
 
 #[cfg(test)]

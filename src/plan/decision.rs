@@ -1,0 +1,113 @@
+//! What a plan consists of: decisions about points.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::bracket::Bracket;
+use super::reason::Reason;
+use crate::id::PointId;
+use crate::key::{Components, Digest, Key};
+use crate::spec::{Point, PointInput};
+
+/// Whether a point will run, as far as the plan can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Its result is in the cache.
+    Hit,
+    /// It will run.
+    Miss,
+    /// It runs unless its inputs come out unchanged, or unless pruning stops it.
+    Maybe,
+    /// It has no result, because it or all points of one of its inputs are pruned.
+    Pruned,
+}
+
+/// How much of a training is in the cache already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct CachedEpochs {
+    /// Epochs that are not trained again.
+    pub cached: u64,
+    /// All epochs.
+    pub total: u64,
+}
+
+/// The plan for one point.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// The point.
+    pub point: PointId,
+    /// Whether it will run.
+    pub state: State,
+    /// The components of its key. None while an input is unknown.
+    pub components: Option<Components>,
+    /// Its key. None while an input is unknown.
+    pub key: Option<Key>,
+    /// The digest of its result, if that is in the cache. The point may still be pruned.
+    pub output: Option<Digest>,
+    /// Why it is not a hit.
+    pub reason: Option<Reason>,
+    /// How much of it is in the cache, if it is a training and a miss.
+    pub epochs: Option<CachedEpochs>,
+}
+
+impl Decision {
+    /// A miss about which nothing else is known.
+    pub(super) fn miss(point: PointId, reason: Option<Reason>) -> Self {
+        Self { point, state: State::Miss, components: None, key: None, output: None, reason, epochs: None }
+    }
+}
+
+/// The decisions about all requested points.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// One decision for each requested point, in plan order.
+    pub decisions: Vec<Decision>,
+    /// The comparison of the points of the pruned stage, if the pipeline prunes a sweep.
+    pub bracket: Option<Bracket>,
+}
+
+impl Plan {
+    /// Whether nothing has to run.
+    pub fn is_complete(&self) -> bool {
+        self.decisions.iter().all(|d| matches!(d.state, State::Hit | State::Pruned))
+    }
+
+    /// The points that are known to be pruned.
+    pub fn pruned(&self) -> BTreeSet<PointId> {
+        self.decisions.iter().filter(|d| d.state == State::Pruned).map(|d| d.point).collect()
+    }
+}
+
+/// The points that are known to have a result, or to have none.
+#[derive(Clone, Debug, Default)]
+pub struct ResolvedInputs {
+    /// The digests of the results in the cache.
+    pub outputs: BTreeMap<PointId, Digest>,
+    /// The points that are pruned. Lists of inputs leave them out.
+    pub pruned: BTreeSet<PointId>,
+}
+
+impl ResolvedInputs {
+    /// Whether an input has a result or is pruned.
+    pub fn is_settled(&self, input: PointId) -> bool {
+        self.outputs.contains_key(&input) || self.pruned.contains(&input)
+    }
+
+    /// Whether all points of one of this point's inputs are pruned.
+    pub fn has_only_pruned_inputs(&self, point: &Point) -> bool {
+        let all_pruned = |input: &PointInput| {
+            let members = input.points();
+            !members.is_empty() && members.iter().all(|p| self.pruned.contains(p))
+        };
+        !self.pruned.is_empty() && point.inputs.values().any(all_pruned)
+    }
+
+    /// Adds what a decision makes known.
+    pub(super) fn add(&mut self, decision: &Decision) {
+        let hit = decision.output.filter(|_| decision.state == State::Hit);
+        self.outputs.extend(hit.map(|output| (decision.point, output)));
+        self.pruned.extend((decision.state == State::Pruned).then_some(decision.point));
+    }
+}

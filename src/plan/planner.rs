@@ -1,0 +1,263 @@
+//! The decision about one point.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::decision::{CachedEpochs, Decision, Plan, ResolvedInputs, State};
+use super::reason::{Cause, Reason, differences};
+use crate::artifact::TensorEntry;
+use crate::error::{Category, Error, Result};
+use crate::graph::Graph;
+use crate::id::PointId;
+use crate::key::{Components, Digest, InputDigest, Key};
+use crate::spec::{Point, PointInput, Spec};
+use crate::stage::{Files, StageError};
+use crate::store::{Look, LookError, ResultRecord, Store, StoreError};
+
+/// Digests the files that are part of keys, using the digests that the store remembers.
+pub struct PipelineFiles<'a> {
+    /// Remembers a file's digest by its size, modification time and inode.
+    pub store: &'a Store,
+    /// The folder of the pipeline file.
+    pub base: &'a Path,
+}
+
+impl Files for PipelineFiles<'_> {
+    fn digest(&self, path: &Path) -> std::io::Result<Digest> {
+        self.store.file_digest(path)
+    }
+
+    fn resolve(&self, path: &str) -> PathBuf {
+        self.base.join(path)
+    }
+}
+
+/// A placeholder for the digest of a result that is not known yet.
+const UNKNOWN: Digest = Digest([0; 32]);
+
+/// Decides which points of a pipeline have to run.
+pub struct Planner<'a> {
+    /// The pipeline.
+    pub spec: &'a Spec,
+    /// Its graph.
+    pub graph: &'a Graph,
+    /// The cache.
+    pub store: &'a Store,
+    /// The numerics class whose states can be continued.
+    pub numerics: &'a str,
+    /// Points that run even if their result is in the cache.
+    pub forced: &'a BTreeSet<PointId>,
+}
+
+impl Planner<'_> {
+    /// The records of all results in the cache, including those of points that may still be pruned. Records that
+    /// can't be read are left out.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn records(&self, plan: &Plan) -> Result<BTreeMap<PointId, ResultRecord>> {
+        let hits = plan.decisions.iter().filter(|d| d.output.is_some());
+        let (points, keys): (Vec<_>, Vec<_>) = hits.filter_map(|d| Some((d.point, d.key?))).unzip();
+        let found = self.store.results(&keys)?;
+        Ok(points.into_iter().zip(found).filter_map(|(point, record)| Some((point, record?))).collect())
+    }
+
+    /// Decides about one point, without pruning. None of its inputs may consist of pruned points only.
+    ///
+    /// # Errors
+    /// If the store fails, or if a file that the stage reads can't be read.
+    pub fn decide(&self, point: PointId, known: &ResolvedInputs) -> Result<Decision> {
+        let contents = match self.contents(point) {
+            Ok(contents) => contents,
+            Err(StageError::Storage(error)) => return Err(error),
+            Err(error) => {
+                let point = self.point(point);
+                let (message, hint) = explained(error);
+                let place = self.spec.sources.locate(&point.origin);
+                let error = Error::bad_input(format!("{place}: stage `{}`: {message}", point.name));
+                return Err(Error { hint, ..error });
+            }
+        };
+        Ok(self.store.look(|look| self.decide_with(look, point, known, &contents))?)
+    }
+
+    pub(super) fn decide_with(
+        &self,
+        look: &Look<'_>,
+        point: PointId,
+        known: &ResolvedInputs,
+        contents: &BTreeMap<String, Digest>,
+    ) -> Result<Decision, LookError> {
+        let unknown = self.unknown_inputs(point, known);
+        let forced = self.forced.contains(&point);
+        if !unknown.is_empty() && look.is_empty() {
+            let causes = vec![Cause::NeverRun, Cause::Upstream { stages: unknown }];
+            return Ok(Decision::miss(point, Some(Reason::new(causes))));
+        }
+        let components = self.components(point, known, contents);
+        if !unknown.is_empty() {
+            let maybe = !forced && look.exists_but_for_inputs(&components)?;
+            let reason = Some(self.reason_below_a_miss(look, point, &components, unknown)?);
+            let state = if maybe { State::Maybe } else { State::Miss };
+            return Ok(Decision { state, ..Decision::miss(point, reason) });
+        }
+        let key = components.key();
+        let output = if forced { None } else { look.hit(&key)? };
+        let mut decision = Decision { state: State::Hit, key: Some(key), output, ..Decision::miss(point, None) };
+        if output.is_none() {
+            let reason = if forced { Reason::new(vec![Cause::Forced]) } else { self.reason(look, point, &components)? };
+            decision.state = State::Miss;
+            decision.epochs = if forced { None } else { self.cached_epochs(look, &components)? };
+            decision.reason = Some(reason);
+        }
+        decision.components = Some(components);
+        Ok(decision)
+    }
+
+    fn unknown_inputs(&self, point: PointId, known: &ResolvedInputs) -> Vec<String> {
+        let inputs = self.point(point).inputs.values().flat_map(PointInput::points);
+        inputs.filter(|i| !known.is_settled(**i)).map(|i| self.point(*i).name.clone()).collect()
+    }
+
+    /// The digests of the files that a point's stage reads.
+    pub(super) fn contents(&self, point: PointId) -> Result<BTreeMap<String, Digest>, StageError> {
+        let files = PipelineFiles { store: self.store, base: &self.spec.base };
+        self.point(point).parsed.stage.contents(&files)
+    }
+
+    /// The components of a point's key. Inputs that are not known yet get a placeholder for their digest.
+    pub(crate) fn components(
+        &self,
+        point: PointId,
+        known: &ResolvedInputs,
+        contents: &BTreeMap<String, Digest>,
+    ) -> Components {
+        let point = self.point(point);
+        let stage = &point.parsed.stage;
+        let reads = stage.reads();
+        let mut inputs = BTreeMap::new();
+        for (role, input) in &point.inputs {
+            let of = |i: &PointId| known.outputs.get(i).copied().unwrap_or(UNKNOWN);
+            let digest = match input {
+                PointInput::One(i) => InputDigest::One(of(i)),
+                PointInput::Many(list) => {
+                    let left = list.iter().filter(|i| !known.pruned.contains(i));
+                    InputDigest::Many(left.map(|i| (self.point(*i).name.clone(), of(i))).collect())
+                }
+            };
+            inputs.insert(role.clone(), digest);
+        }
+        Components {
+            kind: point.parsed.kind.name().to_owned(),
+            version: point.parsed.kind.version(),
+            params: point.parsed.params.clone(),
+            seed: reads.seed.then_some(point.seed),
+            precision: reads.precision.then(|| self.spec.pipeline.precision.to_string()),
+            inputs,
+            contents: contents.clone(),
+            segments: stage.epochs().map(|e| e.segments),
+        }
+    }
+
+    /// The digest of this key's result, if the result is in the cache according to the index.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn present(&self, key: &Key) -> Result<Option<Digest>> {
+        Ok(self.store.look(|look| look.hit(key))?)
+    }
+
+    fn newest(&self, look: &Look<'_>, point: PointId) -> Result<Option<ResultRecord>, LookError> {
+        look.newest(&self.spec.pipeline.name, &self.point(point).name)
+    }
+
+    fn reason(&self, look: &Look<'_>, point: PointId, components: &Components) -> Result<Reason, LookError> {
+        let Some(newest) = self.newest(look, point)? else { return Ok(Reason::new(vec![Cause::NeverRun])) };
+        let causes = differences(&newest.components, components);
+        Ok(Reason::new(if causes.is_empty() { vec![Cause::Damaged] } else { causes }))
+    }
+
+    /// Ignores differences in inputs, because some inputs in `components` are placeholders.
+    fn reason_below_a_miss(
+        &self,
+        look: &Look<'_>,
+        point: PointId,
+        components: &Components,
+        unknown: Vec<String>,
+    ) -> Result<Reason, LookError> {
+        let mut causes = match self.newest(look, point)? {
+            None => vec![Cause::NeverRun],
+            Some(newest) => {
+                let mut causes = differences(&newest.components, components);
+                causes.retain(|c| !matches!(c, Cause::Input { .. }));
+                causes
+            }
+        };
+        causes.push(Cause::Upstream { stages: unknown });
+        Ok(Reason::new(causes))
+    }
+
+    fn cached_epochs(&self, look: &Look<'_>, components: &Components) -> Result<Option<CachedEpochs>, LookError> {
+        let states = components.states();
+        if states.is_empty() {
+            return Ok(None);
+        }
+        let total = states.len() as u64 - 1;
+        let cached = look.states_present(&states, self.numerics)?.map_or(0, |p| p.epoch);
+        Ok(Some(CachedEpochs { cached, total }))
+    }
+
+    pub(super) fn point(&self, id: PointId) -> &Point {
+        self.spec.point(id)
+    }
+
+    /// The values of a metric in the stored epochs of a training: from its result, or from its latest state.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn curve(&self, components: &Components, name: &str) -> Result<Vec<f64>> {
+        let name = format!("history.{name}");
+        if let Some(record) = self.store.result(&components.key())?.filter(|r| !r.damaged)
+            && let Some(entry) = record.manifest.tensors.get(&name)
+            && let Some(curve) = self.readable(entry)?
+        {
+            return Ok(curve);
+        }
+        let states = components.states();
+        while let Some(state) = self.store.longest_state(&states, self.numerics)? {
+            let Some(entry) = state.tensors.get(&name) else { break };
+            // The store removes a state that it finds damaged. The next iteration finds the state before it.
+            if let Some(curve) = self.readable(entry)? {
+                return Ok(curve);
+            }
+        }
+        Ok(vec![])
+    }
+
+    fn readable(&self, entry: &TensorEntry) -> Result<Option<Vec<f64>>> {
+        let error =
+            |e| Error::new(Category::StageFailed, "the history of a training is not a list of f64").caused_by(e);
+        match self.store.read_tensor(entry) {
+            Ok(tensor) => tensor.to_vec::<f64>().map(Some).map_err(error),
+            Err(StoreError::Damaged { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The reason that a point gets if all points of one of its inputs are pruned.
+    pub(crate) fn cause_of_leaving_out(&self, point: PointId, known: &ResolvedInputs) -> Cause {
+        let inputs = self.spec.point(point).inputs.values().flat_map(PointInput::points);
+        let pruned = inputs.filter(|p| known.pruned.contains(p));
+        Cause::LeftOut { stages: pruned.map(|p| self.spec.point(*p).name.clone()).collect() }
+    }
+}
+
+/// The message and the hint for an error in reading a stage's files. A missing file counts as an error in the
+/// pipeline, not as an I/O error.
+pub(super) fn explained(error: StageError) -> (String, Option<String>) {
+    match error {
+        StageError::BadInput { message, hint } => (message, hint),
+        StageError::Io { what, source } => (format!("{what}: {source}"), None),
+        other => (other.to_string(), None),
+    }
+}

@@ -1,0 +1,168 @@
+//! The decisions about all points, in plan order and with pruning.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::bracket::{Bracket, RungStatus, with_earlier_points};
+use super::decision::{Decision, Plan, ResolvedInputs, State};
+use super::planner::{Planner, explained};
+use super::reason::{Cause, Reason};
+use crate::diagnostic::Diagnostics;
+use crate::error::Result;
+use crate::id::PointId;
+use crate::key::Digest;
+use crate::spec::PointInput;
+use crate::stage::StageError;
+
+/// A point and the digests of the files that its stage reads; none if the files can't be read.
+type PointFiles = (PointId, Option<BTreeMap<String, Digest>>);
+
+impl Planner<'_> {
+    /// Decides about all requested points.
+    ///
+    /// # Errors
+    /// If the store fails, or if files that stages read can't be read. One error (exit code 2) lists all such files.
+    pub fn plan(&self, wanted: &BTreeSet<PointId>) -> Result<Plan> {
+        let (plan, unreadable) = self.walk(wanted)?;
+        self.report(unreadable)?;
+        Ok(plan)
+    }
+
+    /// [`Planner::plan`] for `--keep-going`: a point whose files can't be read is a miss. [`Planner::decide`] returns
+    /// the error when the point is about to run.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub fn plan_around(&self, wanted: &BTreeSet<PointId>) -> Result<Plan> {
+        Ok(self.walk(wanted)?.0)
+    }
+
+    /// Digests all files first, because that may open the index, too; then opens the index once for all points.
+    fn walk(&self, wanted: &BTreeSet<PointId>) -> Result<(Plan, Vec<(PointId, StageError)>)> {
+        let wanted = with_earlier_points(self.spec, self.graph, wanted);
+        let mut points = Vec::with_capacity(wanted.len());
+        let mut unreadable = Vec::new();
+        for point in self.graph.order().iter().copied().filter(|p| wanted.contains(p)) {
+            match self.contents(point) {
+                Ok(contents) => points.push((point, Some(contents))),
+                Err(StageError::Storage(error)) => return Err(error),
+                Err(error) => {
+                    unreadable.push((point, error));
+                    points.push((point, None));
+                }
+            }
+        }
+        let mut bracket = Bracket::of(self.spec, self.graph, &wanted);
+        let decisions = match &mut bracket {
+            None => self.decide_all(&points)?,
+            Some(bracket) => self.decide_and_prune(&points, bracket)?,
+        };
+        Ok((Plan { decisions, bracket }, unreadable))
+    }
+
+    fn decide_all(&self, points: &[PointFiles]) -> Result<Vec<Decision>> {
+        let decisions = self.store.look(|look| {
+            let mut known = ResolvedInputs::default();
+            let mut decisions = Vec::with_capacity(points.len());
+            for (point, contents) in points {
+                let decision = match contents {
+                    Some(contents) => self.decide_with(look, *point, &known, contents)?,
+                    None => Decision::miss(*point, None),
+                };
+                known.add(&decision);
+                decisions.push(decision);
+            }
+            Ok(decisions)
+        });
+        Ok(decisions?)
+    }
+
+    /// Turns the errors into one. Points of a stage often lack the same file, which is reported once.
+    fn report(&self, unreadable: Vec<(PointId, StageError)>) -> Result<()> {
+        let (mut diagnostics, mut reported) = (Diagnostics::default(), BTreeSet::new());
+        for (point, error) in unreadable {
+            let point = self.point(point);
+            let (message, hint) = explained(error);
+            if reported.insert((point.stage.as_str(), message.clone())) {
+                let message = format!("stage `{}`: {message}", point.stage);
+                diagnostics.error(&point.origin, message).help = hint;
+            }
+        }
+        diagnostics.into_result(&self.spec.sources)
+    }
+
+    /// Decides about points in plan order and prunes. Opens the index for each point, because the values of other
+    /// points are read in between.
+    fn decide_and_prune(&self, points: &[PointFiles], bracket: &mut Bracket) -> Result<Vec<Decision>> {
+        let mut known = ResolvedInputs::default();
+        // Also has the results of undecided points, so that results that were made from them are found.
+        let mut stored = ResolvedInputs::default();
+        let mut decisions = Vec::with_capacity(points.len());
+        for (point, contents) in points {
+            let decision = match contents {
+                _ if known.has_only_pruned_inputs(self.spec.point(*point)) => self.without_inputs(*point, &known),
+                Some(contents) => {
+                    let decide = |known: &ResolvedInputs| {
+                        self.store.look(|look| self.decide_with(look, *point, known, contents))
+                    };
+                    let mut decision = decide(&known)?;
+                    if decision.key.is_none() && self.reads_undecided_points_singly(*point, &known, &stored) {
+                        let found = decide(&stored)?;
+                        if found.output.is_some() {
+                            decision = Decision { state: State::Maybe, reason: decision.reason, ..found };
+                        }
+                    }
+                    self.pruned(decision, bracket)?
+                }
+                None => Decision::miss(*point, None),
+            };
+            known.add(&decision);
+            stored.add(&decision);
+            stored.outputs.extend(decision.output.map(|output| (*point, output)));
+            decisions.push(decision);
+        }
+        Ok(decisions)
+    }
+
+    /// Whether a point reads stored results of undecided points, but none of them in a list, which pruning may still
+    /// shorten.
+    fn reads_undecided_points_singly(&self, point: PointId, known: &ResolvedInputs, stored: &ResolvedInputs) -> bool {
+        let undecided = |p: &PointId| stored.outputs.contains_key(p) && !known.is_settled(*p);
+        let lists = self.spec.point(point).inputs.values().filter(|input| matches!(input, PointInput::Many(_)));
+        stored.outputs.len() > known.outputs.len() && !lists.flat_map(PointInput::points).any(undecided)
+    }
+
+    /// Applies pruning to a decision.
+    fn pruned(&self, decision: Decision, bracket: &mut Bracket) -> Result<Decision> {
+        let Some(components) = &decision.components else { return Ok(decision) };
+        let point = decision.point;
+        if !bracket.contains(point) {
+            return Ok(decision);
+        }
+        bracket.record(point, &self.curve(components, &bracket.curve)?);
+        let mut causes = decision.reason.as_ref().map(|r| r.causes.clone()).unwrap_or_default();
+        let state = match bracket.status(point) {
+            RungStatus::Promoted => return Ok(decision),
+            RungStatus::Pruned(at_rung) => {
+                causes = vec![bracket.cause(&at_rung)];
+                State::Pruned
+            }
+            RungStatus::Below { epoch } => {
+                causes.push(Cause::Compared { epoch });
+                State::Miss
+            }
+            RungStatus::Undecided { epoch } => {
+                causes.push(Cause::Compared { epoch });
+                // The result can still be read. It is undecided because an earlier point failed or was added, for
+                // example.
+                return Ok(Decision { state: State::Maybe, reason: Some(Reason::new(causes)), ..decision });
+            }
+        };
+        Ok(Decision { state, output: None, reason: Some(Reason::new(causes)), ..decision })
+    }
+
+    /// The decision about a point for which all points of an input are pruned.
+    fn without_inputs(&self, point: PointId, known: &ResolvedInputs) -> Decision {
+        let reason = Reason::new(vec![self.cause_of_leaving_out(point, known)]);
+        Decision { state: State::Pruned, ..Decision::miss(point, Some(reason)) }
+    }
+}
