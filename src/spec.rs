@@ -1,24 +1,24 @@
-//! A pipeline's text, typed: TOML → a tree with places → overrides (`-S`) → stages with axes → points.
+//! Reads a pipeline: TOML → a tree with places in the source → overrides (`-S`) → stages with axes → points.
 //!
 //! ```text
 //! text ─read──► Node tree ─overrides──► Node tree ─header, params, matrix, stages──► axes of every stage ─expand──► points
 //! ```
 //!
-//! - `read`: the TOML text as a tree of nodes with places; all syntax errors at once.
-//! - `overrides`: each `-S path=value` is a little text of its own and is put into the tree before anything is typed.
-//! - `template`: `${params.x}` and `${matrix.axis}`. What a reference brings in is never scanned again.
-//! - `values`: the values of an axis (lists, ranges, samples), and how a value is written in a point's name.
-//! - `matrix`: all axes, and which combinations of their values there are.
-//! - `prune`: which of them are stopped early.
+//! - `read`: turns TOML text into a tree of nodes with places; reports all syntax errors at once.
+//! - `overrides`: each `-S path=value` is a separate source; it is put into the tree before types are checked.
+//! - `template`: replaces `${params.x}` and `${matrix.axis}`. Replacements are not scanned for references.
+//! - `values`: the values of an axis (lists, ranges, samples), and their form in point names.
+//! - `matrix`: all axes, and the combinations of their values.
+//! - `prune`: which points are stopped early.
 //! - `stages`: the runner's own fields of a stage's table (`kind`, `inputs`, `matrix`, `at`, `seed`).
 //! - `roles`: whether inputs provide what the roles of their stage need.
-//! - `axes`: which axes each stage has, in dependency order, and which combinations.
-//! - `parameters`: a stage's parameters with its `at` laid over them, parsed by its kind.
-//! - `expand`: one point for each combination, its inputs linked.
+//! - `axes`: the axes of each stage, found in dependency order, and their combinations.
+//! - `parameters`: a stage's parameters, overridden by its `at` and parsed by its kind.
+//! - `expand`: makes one point for each combination, and links its inputs.
 //!
-//! Whoever finds something wrong adds a diagnostic and goes on with the rest, so that all errors are reported together.
-//! Cost is linear in the text and in the number of points: a stage's parameters are
-//! parsed once for each combination of those axes that its parameters mention, not once for each point.
+//! A step that finds an error adds a diagnostic and continues, so that all errors are reported together. The cost is
+//! linear in the size of the text and in the number of points. A stage's parameters are parsed once for each
+//! combination of the axes that they use, not once for each point.
 
 mod axes;
 mod errors;
@@ -53,31 +53,31 @@ use crate::id::{PointId, StageId};
 use crate::stage::{ParsedStage, Registry};
 use crate::value::{Data, Entry, Node, Table, Value};
 
-/// A pipeline: typed, expanded, and known to be right as far as its text tells.
+/// A pipeline, typed and expanded. Its text has no errors.
 #[derive(Debug)]
 pub struct Spec {
-    /// The texts it was made of: the file, then each override.
+    /// The texts that it was read from: the file, then each override.
     pub sources: Sources,
     /// The `[pipeline]` section.
     pub pipeline: Header,
     /// The stages in the order of the file.
     pub stages: Vec<StageSpec>,
-    /// The points of all stages: stages in the order of the file, points in the order of their axes' values, the last axis
-    /// fastest. An input may stand after what reads it; see [`crate::graph::Graph`] for an order to run in.
+    /// The points of all stages: stages in the order of the file, points in the order of their axes' values, the last
+    /// axis fastest. A stage may come before its inputs. [`crate::graph::Graph`] has the order in which points can run.
     pub points: Vec<Point>,
-    /// How a sweep is pruned, if it is.
+    /// How the sweep is pruned, if at all.
     pub prune: Option<Prune>,
-    /// The folder that relative paths in the pipeline are relative to.
+    /// The folder that relative paths in the pipeline start from.
     pub base: PathBuf,
 }
 
 impl Spec {
-    /// The point with this id, which must be one of this pipeline's.
+    /// The point with this id. The id must belong to this pipeline.
     pub fn point(&self, id: PointId) -> &Point {
         &self.points[id.index()]
     }
 
-    /// The stage with this id, which must be one of this pipeline's.
+    /// The stage with this id. The id must belong to this pipeline.
     pub fn stage(&self, id: StageId) -> &StageSpec {
         &self.stages[id.index()]
     }
@@ -93,32 +93,32 @@ impl Spec {
 pub struct Header {
     /// The pipeline's name: `[A-Za-z0-9_-]+`.
     pub name: String,
-    /// The seed of every stage that sets none of its own.
+    /// The seed of every stage that does not set its own.
     pub seed: i64,
-    /// Where to compute; never part of a key.
+    /// The device to compute on. Never part of a key.
     pub device: DeviceChoice,
-    /// What to compute with; part of the keys of the stages that read it.
+    /// The precision to compute with. Part of the keys of the stages that read it.
     pub precision: Precision,
-    /// Seconds between checkpoints of a training; 0 is after every epoch. Never part of a key.
+    /// Seconds between checkpoints of a training. 0 means after every epoch. Never part of a key.
     pub checkpoint_seconds: f64,
 }
 
-/// Where to compute.
+/// The device to compute on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// A GPU if this build and this machine have one, else the CPU.
+    /// A GPU if this build supports one and this machine has one, else the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The GPU of this number; `cuda` alone is number 0.
+    /// The GPU with this number. `cuda` means number 0.
     Cuda(usize),
 }
 
 impl std::str::FromStr for DeviceChoice {
     type Err = String;
 
-    /// Reads `auto`, `cpu`, `cuda` or `cuda:N`: for the pipeline file and for `--device`.
+    /// Parses `auto`, `cpu`, `cuda` or `cuda:N`, in the pipeline file and in `--device`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "auto" => Ok(Self::Auto),
@@ -144,14 +144,14 @@ impl fmt::Display for DeviceChoice {
     }
 }
 
-/// A stage as written, and where its points are.
+/// A stage as written, and the ids of its points.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StageSpec {
     /// Its name: `[A-Za-z0-9_-]+`.
     pub name: String,
     /// The name of its kind.
     pub kind: String,
-    /// The names of its axes in the order of declaration (the order in its points' names).
+    /// The names of its axes in the order of declaration, which is also the order in its points' names.
     pub axes: Vec<String>,
     /// Its points. Never empty.
     pub points: Range<PointId>,
@@ -160,26 +160,26 @@ pub struct StageSpec {
 }
 
 impl StageSpec {
-    /// Where its points are in [`Spec::points`].
+    /// The indices of its points in [`Spec::points`].
     pub fn range(&self) -> Range<usize> {
         self.points.start.index()..self.points.end.index()
     }
 }
 
-/// One combination of a stage's axes: what is planned, run and cached.
+/// One combination of the values of a stage's axes. Points are what is planned, run and cached.
 #[derive(Clone)]
 pub struct Point {
-    /// The stage's name, and for a stage with axes `@axis=value,axis=value`. Safe as the name of a file.
+    /// The stage's name, followed by `@axis=value,axis=value` if the stage has axes. Safe as a file name.
     pub name: String,
     /// The stage's name.
     pub stage: String,
-    /// The value of each axis, axes in the order of declaration.
+    /// The value of each axis, in the order in which the axes are declared.
     pub coordinates: Vec<(String, Value)>,
-    /// Its kind, parameters and what to run.
+    /// Its kind, its parameters, and the stage to run.
     pub parsed: ParsedStage,
     /// The stage's own seed, or else the pipeline's.
     pub seed: i64,
-    /// What it reads, by role.
+    /// Its inputs, by role.
     pub inputs: BTreeMap<String, PointInput>,
     /// Where the stage's name is written.
     pub origin: Origin,
@@ -194,12 +194,12 @@ impl fmt::Debug for Point {
     }
 }
 
-/// What stands in a role of a point.
+/// The input of a point in one role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PointInput {
     /// One point.
     One(PointId),
-    /// A list of points, labelled by their names; no point twice, in the order of the list in the file.
+    /// A list of points, labelled by their names, in the order of the list in the file. No point occurs twice.
     Many(Vec<PointId>),
 }
 
@@ -213,11 +213,11 @@ impl PointInput {
     }
 }
 
-/// Reads a pipeline. `file_name` is for messages, `base` is the folder that relative paths start from, `overrides` are the
-/// values of `-S` in their order.
+/// Reads a pipeline. `file_name` is for messages. Relative paths start from `base`. `overrides` are the values of `-S`
+/// in their order.
 ///
 /// # Errors
-/// Everything that is wrong with the text, in one error (exit code 2) that quotes each offending place.
+/// All errors in the text, as one error (exit code 2) that quotes each place.
 pub fn load(
     text: &str,
     file_name: &str,
@@ -232,10 +232,10 @@ pub fn load(
     let broken = !diagnostics.is_empty();
     overrides::apply(overrides, &mut root, &mut sources, &mut diagnostics);
     if broken {
-        // What a broken text seems to say would only bring errors that are none.
+        // Further errors would only follow from the syntax errors.
         std::mem::take(&mut diagnostics).into_result(&sources)?;
     }
-    overrides::report_unheeded(&root, file, &sources, &mut diagnostics);
+    overrides::report_unused_params(&root, file, &sources, &mut diagnostics);
     let found = typed(&root, &sources, registry, &mut diagnostics);
     diagnostics.into_result(&sources)?;
     let Typed { pipeline, stages, points, prune } = found;
@@ -244,7 +244,7 @@ pub fn load(
 
 const SECTIONS: [&str; 4] = ["pipeline", "params", "matrix", "stages"];
 
-/// What [`typed`] finds.
+/// The result of [`typed`].
 struct Typed {
     pipeline: Header,
     stages: Vec<StageSpec>,
@@ -252,7 +252,7 @@ struct Typed {
     prune: Option<Prune>,
 }
 
-/// The whole tree, typed and expanded. What is returned after an error is not to be used.
+/// Types and expands the whole tree. After an error the result must not be used.
 fn typed(root: &Table, sources: &Sources, registry: &Registry, diagnostics: &mut Diagnostics) -> Typed {
     let known = |e: &&Entry| SECTIONS.contains(&e.name.as_str());
     for entry in root.0.iter().filter(|e| !known(e)) {
@@ -273,7 +273,7 @@ fn typed(root: &Table, sources: &Sources, registry: &Registry, diagnostics: &mut
     let stages = section(root, "stages", diagnostics);
     let missing = stages.as_ref().is_some_and(|s| s.0.is_empty());
     let written = stages.unwrap_or_default();
-    // Beside a misspelt section this would be noise.
+    // If a section is misspelt, that error is enough.
     if missing && root.0.iter().all(|e| known(&e)) {
         let error = diagnostics.error(&place, "the pipeline has no stages");
         error.help("add a table such as [stages.data]");
@@ -287,7 +287,8 @@ fn typed(root: &Table, sources: &Sources, registry: &Registry, diagnostics: &mut
     let expansion =
         expand::Expansion { sources, params: &params, matrix: &matrix, drafts: &drafts, shapes: &shapes, seed };
     let (points, ranges) = expansion.points(diagnostics);
-    // An override may have taken the place of what mentions an axis: whoever fixes a value for once leaves the axis there.
+    // An override may have replaced the only use of an axis. That is not an error: a value can be fixed for one
+    // command.
     let fixed = sources.0.iter().skip(1).any(|s| s.text.trim_start().starts_with("stages"));
     if diagnostics.is_empty() && !fixed {
         axes::check_use(&shapes, &matrix, diagnostics);
@@ -304,7 +305,7 @@ fn typed(root: &Table, sources: &Sources, registry: &Registry, diagnostics: &mut
     Typed { pipeline: header, stages, points, prune }
 }
 
-/// A section of the file; an empty one where there is none, `None` where something else stands there, which is reported.
+/// A section of the file, empty if it is missing. Reports a section that is not a table and returns `None`.
 fn section<'a>(root: &'a Table, name: &str, diagnostics: &mut Diagnostics) -> Option<Cow<'a, Table>> {
     match root.get(name) {
         None => Some(Cow::Owned(Table::default())),
