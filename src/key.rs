@@ -7,7 +7,7 @@
 //! | parameters, as typed values by name | stage; init: those of a training's start | they change the result |
 //! | seed, precision | where the stage reads them | a new seed reruns only the stages that draw random numbers |
 //! | output digests of inputs, by role (lists by label) | stage, init | inputs with equal contents rerun nothing |
-//! | digests of files read | stage, init | contents, never a path or a time |
+//! | digests of files read | stage, init | files count by their contents, never by path or time |
 //! | parameters of an epoch | that epoch's key in the chain | trainings with equal first epochs share them |
 //!
 //! These never enter a key: the number of epochs (a longer chain ends with another key anyway), paths, times, hosts,

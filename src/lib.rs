@@ -3,8 +3,8 @@
 //! Data flows one way:
 //!
 //! ```text
-//! TOML text → spec (typed, spans kept) → points (matrix expanded) → graph (sealed DAG) → plan (keys, hit or miss with a
-//! reason) → exec (events) → stage functions → artifacts → store;   report and terminal only receive and read
+//! TOML text → spec (typed, spans kept) → points (matrix expanded) → graph (sealed DAG) → plan (keys, hit or miss with
+//! a reason) → exec (events) → stage functions → artifacts → store;   report and terminal only receive and read
 //! ```
 //!
 //! The modules form layers, lowest first. Each module uses only modules that are listed above it; a test checks this by

@@ -1,7 +1,7 @@
 //! Reads a pipeline: TOML → a tree with places in the source → overrides (`-S`) → stages with axes → points.
 //!
 //! ```text
-//! text ─read──► Node tree ─overrides──► Node tree ─header, params, matrix, stages──► axes of every stage ─expand──► points
+//! text ─read─► Node tree ─overrides─► Node tree ─header, params, matrix, stages─► axes of every stage ─expand─► points
 //! ```
 //!
 //! - `read`: turns TOML text into a tree of nodes with places; reports all syntax errors at once.

@@ -2,16 +2,16 @@
 
 use std::fmt;
 
-/// Content that other stages and reports know how to read: a name, and the tensors that carry it.
+/// A kind of content that other stages and reports can read: a name, and the tensors that hold it.
 ///
-/// A stage kind lists the capabilities of its artifacts, and a role lists those that it needs. Neither names the other, so
-/// a training of another crate can feed `fit-latents`. Capabilities with the same name are equal.
+/// A stage kind lists the capabilities of its artifacts, and a role lists those that it needs. Neither names the other,
+/// so a training from another crate can feed `fit-latents`. Capabilities with the same name are equal.
 #[derive(Clone, Copy, Debug)]
 pub struct Capability {
     name: &'static str,
     /// Names of tensors that must exist. `*` at the end matches any text.
     required: &'static [&'static str],
-    /// Names of tensors that may exist too.
+    /// Names of tensors that may also exist.
     optional: &'static [&'static str],
 }
 
@@ -34,13 +34,13 @@ impl Capability {
     pub const HISTORY: Self = Self::new("history", &["history.*"], &[]);
     /// `originals` and `reconstructions`: u8 [n, height, width].
     pub const RECONSTRUCTIONS: Self = Self::new("reconstructions", &["originals", "reconstructions"], &[]);
-    /// `images`: u8 [n, height, width], decoded latents. The facts `what` and `scale` say which latents.
+    /// `images`: u8 [n, height, width], decoded latents. The facts `what` and `scale` describe the latents.
     pub const SAMPLES: Self = Self::new("samples", &["images"], &["latents"]);
     /// `images`: u8 [steps, height, width], the steps from one image to another. Facts: `from`, `to`, `mode`.
     pub const INTERPOLATION: Self = Self::new("interpolation", &["images"], &["latents"]);
     /// `embedding`: f32 [n, 2]. `labels`: u8 [n], indices into the fact `classes`.
     pub const EMBEDDING: Self = Self::new("embedding", &["embedding"], &["labels"]);
-    /// Files and tensors under names that the pipeline chose: the outputs of a program.
+    /// The outputs of a program: files and tensors under names that the pipeline chooses.
     pub const OUTPUTS: Self = Self::new("outputs", &[], &[]);
 
     /// The capabilities that this crate's kinds provide.

@@ -216,8 +216,8 @@ impl Tensor {
         to_safetensors([(BLOB_NAME, self)])
     }
 
-    /// The part of the blob before [`Tensor::bytes`]. Writing or reading the two parts separately saves a copy of a large
-    /// tensor.
+    /// The part of the blob before [`Tensor::bytes`]. Writing or reading the two parts separately saves a copy of a
+    /// large tensor.
     ///
     /// # Errors
     /// If the shape overflows.
@@ -232,7 +232,7 @@ impl Tensor {
         Ok([&(json.len() as u64).to_le_bytes(), json.as_slice()].concat())
     }
 
-    /// Reads what [`Tensor::to_blob`] wrote.
+    /// Reads a blob that [`Tensor::to_blob`] wrote.
     ///
     /// # Errors
     /// If the bytes are not such a blob.

@@ -45,7 +45,7 @@ pub(super) struct PointErrors {
 /// Errors are the same if they have the same place, and the same message [`without_values`].
 type Kind = (Option<(usize, usize, usize)>, String);
 
-/// One of [`PointErrors`].
+/// One kind of error at one place.
 struct PointError {
     /// The first report.
     first: Diagnostic,

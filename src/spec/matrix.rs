@@ -367,7 +367,7 @@ fn first_of_each(rows: &mut Vec<Vec<u32>>) {
     rows.retain(|row| seen.insert(row.clone()));
 }
 
-/// 24000 as `24,000`.
+/// Formats 24000 as `24,000`.
 pub(super) fn grouped(n: u128) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);

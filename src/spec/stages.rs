@@ -63,7 +63,7 @@ pub(super) struct DraftInput {
 pub(super) struct Member {
     /// The stage.
     pub(super) stage: StageId,
-    /// Gathers over all axes.
+    /// Whether it gathers over all axes.
     pub(super) all: bool,
     /// Coordinates that are fixed or gathered, by the name of their axis.
     pub(super) picks: Vec<(String, Pick)>,

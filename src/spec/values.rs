@@ -311,7 +311,7 @@ impl Reading<'_, '_> {
     }
 }
 
-/// Step `i` of `n` from one end to the other.
+/// The value after step `i` of `n` from one end to the other.
 fn between(ends: [f64; 2], i: i64, n: i64, log: bool) -> f64 {
     match i {
         0 => ends[0],
