@@ -260,7 +260,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Stands in for a stage that is not a table. That error was reported.
+/// A placeholder for a stage that is not a table. That error was reported.
 fn no_stage(entry: &Entry) -> Draft<'_> {
     const EMPTY: &Table = &Table(Vec::new());
     Draft {
