@@ -215,7 +215,7 @@ fn damaged_safetensors_output_fails_with_the_fault_and_its_place() {
     };
     for (bytes, what) in [
         (whole[..whole.len() - 1].to_vec(), "tensor `x` has the data offsets [0, 8], but the file has 7 bytes of data"),
-        (whole[..20].to_vec(), "its first 8 bytes say that its header has 56 bytes, but only 12 follow"),
+        (whole[..20].to_vec(), "its first 8 bytes give a header of 56 bytes, but only 12 follow"),
         (text("F32", "F99"), "tensor `x` has the unknown dtype `F99`"),
         (text("[2]", "[3]"), "tensor `x` of type F32 and shape [3] takes 12 bytes, but its data offsets hold 8"),
         (text("{\"x\"", "}\"x\""), "its header is not JSON: expected value at line 1 column 1"),

@@ -118,7 +118,7 @@ fn several_tables_keep_apart_by_role() {
     assert_eq!(run(&again, &two).unwrap().tensors.into_keys().collect::<Vec<_>>(), ["a.x", "b.x"]);
     let none = script("echo hello > a.safetensors", "outputs = { a = 'a.safetensors' }");
     let message = failure(&Bench::new(), &none);
-    let why = "it has 6 bytes, fewer than the 8 that say how long its header is";
+    let why = "it has 6 bytes, but the length of its header alone takes 8";
     assert_eq!(message, format!("the output `a` (a.safetensors) can't be used: not a safetensors file: {why}"));
     assert!(from_safetensors(b"hello").is_err());
 }
