@@ -1,13 +1,13 @@
 //! The runner's own cost: no-ops, plans and trivial stages by the thousand. `cargo bench --bench runner`.
 //!
-//! This program is also a `vadpipe` with one more stage kind, `trivial`, as a crate of a user's would be: with `--vadpipe`
-//! first, the rest is `vadpipe`'s command line. Every figure is one of a whole process: from its start to its end, as a
-//! user waits for it, and its peak memory as the kernel counts it. Medians of [`ROUNDS`].
+//! This program is also a `vadpipe` with one more stage kind, `trivial`, as a crate of a user's would be: with
+//! `--vadpipe` first, the rest is `vadpipe`'s command line. Every figure is one of a whole process: from its start to
+//! its end, as a user waits for it, and its peak memory as the kernel counts it. Medians of [`ROUNDS`].
 //!
-//! Words after `--` choose parts: `scale`, `reach` (with the peers), `epochs`, `beside`; all of them if none is given. Peers are
-//! measured where they are installed: `ninja` and `dvc` on the PATH, or beside the Python that `VADPIPE_PYTHON` names. A run that
-//! does not do what it is measured for (a no-op that executes something, an extended training with other bytes) ends the bench
-//! with exit code 1.
+//! Words after `--` choose parts: `scale`, `reach` (with the peers), `epochs`, `beside`; all of them if none is given.
+//! Peers are measured where they are installed: `ninja` and `dvc` on the PATH, or beside the Python that
+//! `VADPIPE_PYTHON` names. A run that does not do what it is measured for (a no-op that executes something, an extended
+//! training with other bytes) ends the bench with exit code 1.
 
 #[path = "runner/peers.rs"]
 mod peers;
@@ -235,7 +235,8 @@ impl Bench {
         }
     }
 
-    /// 100 → 200 epochs of a small decoder, and 4 → 8 of one as large as the shipped: what that costs besides the epochs.
+    /// 100 → 200 epochs of a small decoder, and 4 → 8 of one as large as the shipped: what that costs besides the
+    /// epochs.
     fn epochs(&self) -> Outcome {
         for (what, model, half) in [("small", pipelines::SMALL, 100), ("shipped size", pipelines::SHIPPED, 4)] {
             self.write("half.toml", &pipelines::training(model, half))?;

@@ -3,10 +3,10 @@
 //!
 //! Ours and the plain file take turns in the same folder, each time with fresh bytes; what is printed are medians. The
 //! plain file is written and synced, and read with its BLAKE3 digest taken, as one would without a store. As the store
-//! does, it keeps the file before until the new one is durable. On a virtual machine, memory that the host has yet to give
-//! makes the page cache slower by a multiple for whoever gets it: before each write as much memory is touched and freed. The floors:
-//! for a write, the plain file, since the same bytes have to reach the same disk; for a verified read, one copy of the
-//! bytes by all threads at the memory's measured rate and one BLAKE3 by all threads at its own.
+//! does, it keeps the file before until the new one is durable. On a virtual machine, memory that the host has yet to
+//! give makes the page cache slower by a multiple for whoever gets it: before each write as much memory is touched and
+//! freed. The floors: for a write, the plain file, since the same bytes have to reach the same disk; for a verified
+//! read, one copy of the bytes by all threads at the memory's measured rate and one BLAKE3 by all threads at its own.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

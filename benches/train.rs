@@ -1,9 +1,10 @@
 //! Training beside PyTorch's, in turn, and the floor beneath both.
 //!
-//! `cargo bench --bench train [-- ad fit vad memory kernels --batch N --rounds N --peer-images N --peer-settings --quick]`
+//! `cargo bench --bench train [-- ad fit vad memory kernels --batch N --rounds N --peer-images N --peer-settings
+//! --quick]`
 //!
-//! Ours is what a pipeline runs: whole epochs of 1,000 images through the stage kinds. The peer is `peers/torch_train.py`. What each
-//! number means, and the floor's arithmetic, is in `benches/README.md`.
+//! Ours is what a pipeline runs: whole epochs of 1,000 images through the stage kinds. The peer is
+//! `peers/torch_train.py`. What each number means, and the floor's arithmetic, is in `benches/README.md`.
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
 use std::process::Command;

@@ -1,9 +1,10 @@
-//! t-SNE beside openTSNE's, in turn, on the same points. `cargo bench --bench tsne [-- 1000 5000 10000 --rounds N --quick]`
+//! t-SNE beside openTSNE's, in turn, on the same points. `cargo bench --bench tsne [-- 1000 5000 10000 --rounds N
+//! --quick]`
 //!
 //! The points are the 50 principal components of the first images of Fashion-MNIST (from `VADPIPE_DATA_DIR`, or
-//! `../shared/data/fashion-mnist`), or of drawn ones where there are none; without Python a random projection of them. Both
-//! maps are scored by the same exact divergence (perplexity 30, all pairs) and by the share of the 10 nearest neighbours that
-//! is kept. What each number means is in `benches/README.md`.
+//! `../shared/data/fashion-mnist`), or of drawn ones where there are none; without Python a random projection of them.
+//! Both maps are scored by the same exact divergence (perplexity 30, all pairs) and by the share of the 10 nearest
+//! neighbours that is kept. What each number means is in `benches/README.md`.
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
 use std::ops::ControlFlow;

@@ -13,8 +13,8 @@
 //! - [`run_log`]: the run's record and its events.
 //! - [`reports`]: writes the pages of report stages at the end.
 //!
-//! Everything a run does is durable when it is reported: results when their stages end, states of trainings when they are
-//! saved. After an interruption the next run continues from there.
+//! Everything a run does is durable when it is reported: results when their stages end, states of trainings when they
+//! are saved. After an interruption the next run continues from there.
 
 mod chain;
 mod context;
@@ -70,8 +70,8 @@ pub struct Options<'a> {
     pub keep_going: bool,
     /// Wait for keys that other processes compute.
     pub wait: bool,
-    /// The program that runs each stage in a process of its own (`vadpipe`, or one with the same stage kinds). `None` to run
-    /// stages in threads of this process.
+    /// The program that runs each stage in a process of its own (`vadpipe`, or one with the same stage kinds). `None`
+    /// to run stages in threads of this process.
     pub isolate: Option<&'a Path>,
     /// The folder for reports.
     pub reports: &'a Path,

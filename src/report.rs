@@ -1,15 +1,15 @@
 //! The report: artifacts → one self-contained HTML file. Pure functions over data.
 //!
 //! [`build`] makes the artifact from its inputs alone, so that it can be cached. [`overlay()`] adds the data of a run
-//! (states, timings, parameters, device) when the file is written. The file refers to nothing outside itself; its content
-//! security policy enforces that.
+//! (states, timings, parameters, device) when the file is written. The file refers to nothing outside itself; its
+//! content security policy enforces that.
 //!
 //! A section shows the inputs that provide a [`crate::artifact::Capability`], whatever kind made them. A stage that is
 //! alone in its role is shown under the role's name, because names of stages are not in the key; members of a list are
 //! shown under their labels, which are.
 //!
-//! The bytes of a page are those of an artifact: to change them for inputs that were possible before, raise the VERSION of
-//! the kind `report`. HTML is made by the macro `html!`, which escapes texts.
+//! The bytes of a page are those of an artifact: to change them for inputs that were possible before, raise the VERSION
+//! of the kind `report`. HTML is made by the macro `html!`, which escapes texts.
 
 mod chart;
 mod comparison;

@@ -1,8 +1,8 @@
 //! What a stage is to the runner: a kind that parses parameters, and a stage that turns inputs into an artifact.
 //!
 //! A new kind is one file in `stages/` with a type that implements [`StageKind`] and one that implements [`Stage`], and
-//! one line in the registry. A [`Context`] gives a stage all that it may use: its inputs, the device, the seeded streams, a
-//! scratch folder, a log, and, for a training, its chain of states.
+//! one line in the registry. A [`Context`] gives a stage all that it may use: its inputs, the device, the seeded
+//! streams, a scratch folder, a log, and, for a training, its chain of states.
 //!
 //! Kinds know nothing of each other. A kind says what its artifacts provide, and a [`Role`] says what it needs: see
 //! [`Capability`].
@@ -36,7 +36,8 @@ pub trait StageKind: Send + Sync {
     fn roles(&self) -> Roles;
     /// What its artifacts provide. A stage whose artifact lacks a tensor of these fails.
     ///
-    /// It is part of no key. A result keeps what its kind provided when it was made, and a cached report shows just that.
+    /// It is part of no key. A result keeps what its kind provided when it was made, and a cached report shows just
+    /// that.
     fn provides(&self) -> &'static [Capability] {
         &[]
     }
@@ -106,8 +107,8 @@ pub trait Stage: Send + Sync {
     fn epochs(&self) -> Option<Epochs> {
         None
     }
-    /// For a training: the figures that its states and its result hold for each finished epoch: `loss` is the f64 vector
-    /// `history.loss`. Sweeps can be pruned by them.
+    /// For a training: the figures that its states and its result hold for each finished epoch: `loss` is the f64
+    /// vector `history.loss`. Sweeps can be pruned by them.
     fn curves(&self) -> &'static [&'static str] {
         &[]
     }
@@ -124,7 +125,8 @@ pub trait Stage: Send + Sync {
     fn uses_device(&self) -> bool {
         false
     }
-    /// Digests of the files it reads, by a name that is part of the pipeline. Called while planning, so it must be quick.
+    /// Digests of the files it reads, by a name that is part of the pipeline. Called while planning, so it must be
+    /// quick.
     ///
     /// # Errors
     /// If a file that the pipeline names does not exist or can't be read.

@@ -50,8 +50,8 @@ pub(crate) struct Floor {
     pub(crate) gflops: f64,
     /// The same for each second that a thread was computing.
     pub(crate) gflops_per_core: f64,
-    /// GB/s of memory: `a = a + s·b` over 256 MiB by all threads. Three transfers of 4 bytes for each number, and no hidden
-    /// fourth, since what is written was read; so is Adam's traffic.
+    /// GB/s of memory: `a = a + s·b` over 256 MiB by all threads. Three transfers of 4 bytes for each number, and no
+    /// hidden fourth, since what is written was read; so is Adam's traffic.
     pub(crate) gbytes: f64,
 }
 

@@ -1,7 +1,8 @@
 //! A peer in Python: one process for a whole bench, asked for its rounds over its stdin and stdout, a JSON line each.
 //!
-//! So both sides take turns on the same machine in one process tree, and what Python needs to start is not in any figure.
-//! `VADPIPE_PYTHON` names the interpreter (else `python3`); what it needs is in `benches/peers/requirements.txt`.
+//! So both sides take turns on the same machine in one process tree, and what Python needs to start is not in any
+//! figure. `VADPIPE_PYTHON` names the interpreter (else `python3`); what it needs is in
+//! `benches/peers/requirements.txt`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -19,7 +20,8 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Starts a script of `benches/peers` and waits until it has imported what it needs. An error says why there is no peer.
+    /// Starts a script of `benches/peers` and waits until it has imported what it needs. An error says why there is no
+    /// peer.
     pub(crate) fn start(script: &str) -> Result<Self, String> {
         let python = std::env::var("VADPIPE_PYTHON").unwrap_or_else(|_| "python3".to_owned());
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers").join(script);

@@ -25,8 +25,8 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Reads a command line without the program's name. `known` are the bench's own options, and whether they take a number.
-    /// An error is a line for the user.
+    /// Reads a command line without the program's name. `known` are the bench's own options, and whether they take a
+    /// number. An error is a line for the user.
     pub(crate) fn parse(
         args: impl IntoIterator<Item = String>,
         known: &[(&str, bool)],

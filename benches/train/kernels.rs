@@ -13,8 +13,8 @@ use vadpipe::rng::Streams;
 use crate::floor::{Cost, Floor, cost};
 use crate::{FORWARD_GFLOP, SHAPE};
 
-/// The bare steps, without what a training does around them: samples/s and GFLOP/s by the clock and for each core's computing
-/// second, beside a plain product's.
+/// The bare steps, without what a training does around them: samples/s and GFLOP/s by the clock and for each core's
+/// computing second, beside a plain product's.
 pub(crate) fn steps(limit: Duration, floor: &mut Floor, batches: &[usize]) {
     let streams = Streams::new(0);
     let mut decoder = Decoder::new(SHAPE, &streams);

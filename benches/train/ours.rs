@@ -1,8 +1,8 @@
 //! A training as a pipeline runs it: the stage kind's own code, an epoch for each turn.
 //!
-//! The stage runs in a thread of its own and is held at the end of each epoch, where it tells how far it is, until it is its
-//! turn again. So a turn is everything that an epoch is: shuffle, gathering images, drawing z, the step, the latents' Adam,
-//! the history.
+//! The stage runs in a thread of its own and is held at the end of each epoch, where it tells how far it is, until it
+//! is its turn again. So a turn is everything that an epoch is: shuffle, gathering images, drawing z, the step, the
+//! latents' Adam, the history.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -76,7 +76,8 @@ fn text(kind: &dyn StageKind) -> String {
     lines.join("\n")
 }
 
-/// The parameters of a kind in the order in which it reads them, with their defaults: what it reads from an empty table.
+/// The parameters of a kind in the order in which it reads them, with their defaults: what it reads from an empty
+/// table.
 fn parameters(kind: &dyn StageKind) -> Vec<(&'static str, Option<Value>)> {
     let (table, mut ignored) = (Table::default(), Diagnostics::default());
     let mut params = Params::new(&table, Origin { source: 0, span: 0..0 }, &[], &mut ignored);

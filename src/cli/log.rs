@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
+pub(super) use self::filters::word;
 use self::filters::{FilterArgs, Filters};
 use super::args::Global;
 use super::project::open_store;
@@ -16,7 +17,7 @@ use super::ui::{GREEN, RED, Ui, paint, seconds, table, when};
 use crate::diagnostic::nearest;
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::status::{RunStatus, StageStatus};
+use crate::status::StageStatus;
 use crate::store::{RunRecord, StageRun, Store};
 
 /// Arguments of `log`.
@@ -207,17 +208,6 @@ fn list(runs: &[RunRecord], ui: &Ui) -> Result<()> {
     header.push("took");
     ui.out(&table(&header, &rows));
     Ok(())
-}
-
-/// The word for a run that was killed before it could record how it ended.
-const KILLED: &str = "killed";
-
-/// The status of a run, in one word.
-pub(super) fn word(run: &RunRecord) -> &'static str {
-    match run.status {
-        RunStatus::Running if !run.is_running() => KILLED,
-        status => status.word(),
-    }
 }
 
 /// The arguments of a run, quoted for a shell.

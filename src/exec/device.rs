@@ -1,7 +1,7 @@
 //! What computes, and in which numerics class.
 //!
-//! A class names what two machines must have in common for a chain to continue bit for bit on the other. Finished results
-//! are shared across classes; states are not.
+//! A class names what two machines must have in common for a chain to continue bit for bit on the other. Finished
+//! results are shared across classes; states are not.
 
 use crate::error::{Error, Result};
 use crate::spec::{DeviceChoice, Precision};

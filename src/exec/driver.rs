@@ -100,8 +100,8 @@ impl<'a> Driver<'a> {
         self.end_jobs_after(driven, executor)
     }
 
-    /// Looks up all results of this run again if a loss was noticed, and runs again what is gone: one loss may take many
-    /// results along, such as a database that no longer opens. Returns whether anything ran.
+    /// Looks up all results of this run again if a loss was noticed, and runs again what is gone: one loss may take
+    /// many results along, such as a database that no longer opens. Returns whether anything ran.
     ///
     /// # Errors
     /// As [`Driver::run`].

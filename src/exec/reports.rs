@@ -1,7 +1,7 @@
 //! Writes the reports of a run: the page of each report stage, with the facts of the run inserted.
 //!
-//! The page is an artifact, a pure function of the stage's inputs. What ran, what was cached, how long it took and on which
-//! device is inserted here, even if the stage itself was cached.
+//! The page is an artifact, a pure function of the stage's inputs. What ran, what was cached, how long it took and on
+//! which device is inserted here, even if the stage itself was cached.
 
 use std::fs;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! What is kept of a run: its record in the store, and its events as an NDJSON file.
 //!
-//! The record is written when the run starts, so that `gc` keeps what the run needs and a killed run is known, and again
-//! when it ends. The file holds every event except progress. Each line is written before the driver waits for anything, so
-//! a run can be watched from outside, and the events before a crash are there.
+//! The record is written when the run starts, so that `gc` keeps what the run needs and a killed run is known, and
+//! again when it ends. The file holds every event except progress. Each line is written before the driver waits for
+//! anything, so a run can be watched from outside, and the events before a crash are there.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -1,15 +1,15 @@
 //! A run as a state machine: no I/O, no threads, no clock.
 //!
-//! [`RunState::apply`] takes an [`Input`], which says what happened, and returns the [`Command`]s to carry out. The driver
-//! (`driver.rs`) carries them out and answers with inputs. A point without trouble goes through these states:
+//! [`RunState::apply`] takes an [`Input`], which says what happened, and returns the [`Command`]s to carry out. The
+//! driver (`driver.rs`) carries them out and answers with inputs. A point without trouble goes through these states:
 //!
 //! ```text
 //!           inputs resolved    resources free       not cached          lease taken        stored
 //! Waiting ────────────────► Ready ─────────► LookingUp ─────► Claiming ─────► Running ─► Committing ─► Done
 //! ```
 //!
-//! Answers may come in any order. What a run makes does not depend on that order; `tests/simulation.rs` tests this with random
-//! graphs, losses and interruptions.
+//! Answers may come in any order. What a run makes does not depend on that order; `tests/simulation.rs` tests this with
+//! random graphs, losses and interruptions.
 //!
 //! - [`table`]: the states of all points and the sets derived from them.
 //! - [`settling`]: what follows from the end of a point: others become ready, or are skipped or pruned.

@@ -34,8 +34,8 @@ pub struct Verification {
 /// How often a run asks whether the user wants to stop.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Runs `points`, which must be cached, again from their cached inputs, into a temporary cache. With `sample`, trains only
-/// so many stretches between stored states of each training.
+/// Runs `points`, which must be cached, again from their cached inputs, into a temporary cache. With `sample`, trains
+/// only so many stretches between stored states of each training.
 ///
 /// # Errors
 /// If a point is not cached, a training has no stored state to compare with, or a stage fails.

@@ -1,7 +1,7 @@
 //! The pipeline's graph as inline SVG, from left to right.
 //!
-//! A point is in the column of its longest path from a source. Within a column, points are ordered by the mean height of
-//! their inputs (one barycentre sweep), so that few edges cross.
+//! A point is in the column of its longest path from a source. Within a column, points are ordered by the mean height
+//! of their inputs (one barycentre sweep), so that few edges cross.
 
 use std::collections::BTreeMap;
 

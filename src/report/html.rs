@@ -9,8 +9,8 @@ use crate::id::PointName;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Html(String);
 
-/// Makes [`Html`] as `format!` makes a `String`. Values are arguments, never names in braces, and each is escaped unless
-/// it is HTML or a number.
+/// Makes [`Html`] as `format!` makes a `String`. Values are arguments, never names in braces, and each is escaped
+/// unless it is HTML or a number.
 macro_rules! html {
     ($format:literal $(, $value:expr)* $(,)?) => {
         // A format string that another macro made can't capture variables, which would not be escaped.

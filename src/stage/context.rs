@@ -133,7 +133,8 @@ impl Cancel {
         Self { asked: Arc::default(), all: Some(Box::new(self.clone())) }
     }
 
-    /// `Err(Interrupted)` if the stage is to stop. Call `context.cancel.check()?` in every loop that takes more than 0.1 s.
+    /// `Err(Interrupted)` if the stage is to stop. Call `context.cancel.check()?` in every loop that takes more than
+    /// 0.1 s.
     ///
     /// # Errors
     /// [`StageError::Interrupted`].

@@ -1,4 +1,5 @@
-//! `decode`: the images of chosen latents: samples of the model's prior, all ones, all zeros, or given latents, each scaled.
+//! `decode`: the images of chosen latents: samples of the model's prior, all ones, all zeros, or given latents, each
+//! scaled.
 
 use std::sync::Arc;
 

@@ -3,8 +3,8 @@
 //! | in the artifact | what |
 //! |---|---|
 //! | `train.images`, `test.images` | u8 [n, 28, 28], grey levels |
-//! | `train.labels`, `test.labels` | `u8 [n]`, **indices into the fact `classes`** (0…9 as published if no class is left out) |
-//! | `examples` | u8 [classes·k, 28, 28]: the first k train images of each class, a row each; black if a class has fewer |
+//! | `train.labels`, `test.labels` | `u8 [n]`, indices into the fact `classes` (0…9 if no class is left out) |
+//! | `examples` | u8 [classes·k, 28, 28]: the first k train images of each class by row; black if fewer |
 //! | facts | `classes` (names in order), `source`, `examples_per_class` (k, at most 10) |
 //! | metrics | `train`, `test` (images), `classes` (their number) |
 //!

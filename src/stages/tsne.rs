@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `embedding` | f32 [n, 2], centred |
 //! | `labels` | `u8 [n]`, indices into the fact `classes`: those of the data's split |
-//! | facts | `classes`, `split`, `perplexity` (the one used, which is lower if there are fewer than 3·perplexity + 1 latents) |
+//! | facts | `classes`, `split`, `perplexity` (lower than asked for fewer than 3·perplexity + 1 latents) |
 //! | `kl` | the divergence between the neighbourhoods of the latents and those of the map |
 //! | `knn_purity` | of the 10 nearest neighbours in the map, the share with the same label, averaged over points |
 //! | `knn_recall` | of the 10 nearest neighbours in the map, the share that is also among the 10 nearest latents |

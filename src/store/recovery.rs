@@ -8,7 +8,7 @@
 //! | sled fails to open, or lacks its entries | sled's files are removed, and the journal is replayed |
 //! | sled follows a journal that was replaced | the same |
 //! | the journal is missing, cut short, or has a damaged header | it is written again from sled |
-//! | sled fails to open, and the journal is damaged or missing | sled's files are set aside; readable entries are kept |
+//! | sled fails to open, and the journal is damaged or missing | sled's files are set aside, readable entries kept |
 //! | the database can't be written | readers use a temporary copy |
 //!
 //! Databases of earlier versions have no journal until the first change. Chunks of earlier versions are in sled alone

@@ -78,7 +78,8 @@ pub(crate) struct Campaign<'a> {
     counted: Counted,
 }
 
-/// A trial: gets a folder of its own and the trial's number; returns the verdict, where it struck, and what it counts for.
+/// A trial: gets a folder of its own and the trial's number; returns the verdict, where it struck, and what it counts
+/// for.
 type Trial<'t> = Box<dyn Fn(&Path, usize) -> io::Result<(Verdict, String, usize)> + Sync + 't>;
 
 impl<'a> Campaign<'a> {

@@ -187,8 +187,8 @@ struct Trial<'a> {
     verdict: Verdict,
 }
 
-/// Whether the program refuses a cache whose `FORMAT` says something else: it can't know that the file was damaged, since
-/// a later version may have written it, or the folder may be no cache.
+/// Whether the program refuses a cache whose `FORMAT` says something else: it can't know that the file was damaged,
+/// since a later version may have written it, or the folder may be no cache.
 fn refuses(desk: &Desk, verdict: &mut Verdict) -> io::Result<bool> {
     for args in [&["run", "p.toml", "--json"][..], &["gc"], &["doctor"]] {
         let answer = desk.ask(args)?;

@@ -36,7 +36,8 @@ impl Kind {
         }
     }
 
-    /// Whether a call is a point of this attack. A kill that leaves the same files as its neighbour is one only with `every`.
+    /// Whether a call is a point of this attack. A kill that leaves the same files as its neighbour is one only with
+    /// `every`.
     fn applies(self, call: &Call, every: bool) -> bool {
         match self {
             Self::KillAfter => every || call.changes(),

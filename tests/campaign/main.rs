@@ -1,7 +1,7 @@
 //! An attack on the real program: kills, full and failing disks, damaged files, crowds of processes, foreign caches.
 //!
-//! `cargo test` does not run it; `cargo test --release --test campaign -- --short` does. `README.md` beside this file says
-//! what each row of the table means.
+//! `cargo test` does not run it; `cargo test --release --test campaign -- --short` does. `README.md` beside this file
+//! says what each row of the table means.
 
 #![expect(clippy::expect_used, reason = "a campaign that can't go on says why and fails")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test tool prints")]
@@ -116,7 +116,8 @@ fn campaign(args: &Args) -> io::Result<bool> {
     Ok(rows.iter().all(table::Row::is_clean))
 }
 
-/// Prints the failures of a row from the `from`-th on: the first ones of each trial, [`SHOWN`] in all, or all with `verbose`.
+/// Prints the failures of a row from the `from`-th on: the first ones of each trial, [`SHOWN`] in all, or all with
+/// `verbose`.
 pub(crate) fn print_failures(row: &table::Row, from: usize, verbose: bool) {
     let before = row.failures[..from].iter().filter(|f| f.is_first).count();
     let wanted = row.failures[from..].iter().filter(|f| verbose || f.is_first);

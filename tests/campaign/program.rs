@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
-/// A command that takes longer than this hangs: a minute, and on a machine with more to do than it has cores a multiple.
+/// A command that takes longer than this hangs: a minute, and on a machine with more to do than it has cores a
+/// multiple.
 pub(crate) fn patience() -> Duration {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().and_then(|l| l.parse::<f64>().ok()).unwrap_or(0.0);

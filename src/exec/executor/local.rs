@@ -1,8 +1,8 @@
 //! Runs jobs in threads of this process.
 //!
-//! A few threads run stages, and one stores what they made. A commit waits for the disk. Stages run meanwhile, and the next
-//! commit stores all they made together, so that each of many short stages costs a fraction of a flush. What reads a result
-//! starts after the result is durable, so the index never refers to something missing.
+//! A few threads run stages, and one stores what they made. A commit waits for the disk. Stages run meanwhile, and the
+//! next commit stores all they made together, so that each of many short stages costs a fraction of a flush. What reads
+//! a result starts after the result is durable, so the index never refers to something missing.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -1,9 +1,9 @@
 //! Runs each job in a process of its own, so that a stage that crashes or runs out of memory fails alone.
 //!
 //! The process is `vadpipe work ORDER`, where ORDER is a [`WorkOrder`] as JSON. It writes one [`Message`] a line to its
-//! standard output, and its standard error is appended to the log of the stage. It stops, and a training saves its state,
-//! when its standard input ends: because the run is interrupted, or because the driver died. It is in a process group of
-//! its own, so Ctrl-C reaches it through the driver only.
+//! standard output, and its standard error is appended to the log of the stage. It stops, and a training saves its
+//! state, when its standard input ends: because the run is interrupted, or because the driver died. It is in a process
+//! group of its own, so Ctrl-C reaches it through the driver only.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

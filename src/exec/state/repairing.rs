@@ -28,8 +28,8 @@ impl RunState {
         }
     }
 
-    /// Inputs of a point are missing or damaged: they are made again, then the point starts over. `started` tells how often
-    /// each had been repaired when the point read it, since another reader may have had it repaired meanwhile.
+    /// Inputs of a point are missing or damaged: they are made again, then the point starts over. `started` tells how
+    /// often each had been repaired when the point read it, since another reader may have had it repaired meanwhile.
     pub(super) fn repair_inputs(
         &mut self,
         point: PointId,
@@ -72,8 +72,9 @@ impl RunState {
         }
     }
 
-    /// Trainings that are compared read a point that came out with other bytes. Their figures no longer count, and neither
-    /// does what was decided by them: pruned points are compared again, and what was made without them starts over.
+    /// Trainings that are compared read a point that came out with other bytes. Their figures no longer count, and
+    /// neither does what was decided by them: pruned points are compared again, and what was made without them starts
+    /// over.
     fn compare_again(&mut self, changed: PointId) {
         let Some(bracket) = &mut self.bracket else { return };
         let dependents = self.table.dependents(changed).into_iter();

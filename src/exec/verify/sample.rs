@@ -1,8 +1,8 @@
 //! Re-trains stretches of a chain instead of the whole training.
 //!
-//! Each stored state is the end of a stretch that begins at the one before it, or at the start. A stretch is trained from its
-//! beginning, as it is stored, and what comes out is compared with its end. So one stretch of `n` epochs costs `n` epochs,
-//! however long the training is.
+//! Each stored state is the end of a stretch that begins at the one before it, or at the start. A stretch is trained
+//! from its beginning, as it is stored, and what comes out is compared with its end. So one stretch of `n` epochs costs
+//! `n` epochs, however long the training is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
