@@ -59,9 +59,9 @@ pub struct Decision {
     pub point: PointId,
     /// Whether it will run.
     pub state: State,
-    /// The components of its key. None while an input is unknown.
+    /// The components of its key. `None` while an input is unknown.
     pub components: Option<Components>,
-    /// Its key. None while an input is unknown.
+    /// Its key. `None` while an input is unknown.
     pub key: Option<Key>,
     /// The digest of its result, if that is in the cache. The point may still be pruned.
     pub output: Option<Digest>,
@@ -130,7 +130,7 @@ impl ResolvedInputs {
     }
 }
 
-/// A point and the digests of the files that its stage reads; none if the files can't be read.
+/// A point and the digests of the files that its stage reads. `None` if the files can't be read.
 type PointFiles = (PointId, Option<BTreeMap<String, Digest>>);
 
 /// Digests the files that are part of keys, using the digests that the store remembers.
