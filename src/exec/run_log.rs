@@ -1,8 +1,8 @@
-//! What is kept of a run: its record in the store, and its events as an NDJSON file.
+//! The record of a run in the store, and its events in an NDJSON file.
 //!
-//! The record is written when the run starts, so that `gc` keeps what the run needs and a killed run is known, and
-//! again when it ends. The file holds every event except progress. Each line is written before the driver waits for
-//! anything, so a run can be watched from outside, and the events before a crash are there.
+//! The record is written when the run starts and again when it ends. The first version tells `gc` what the run needs, and
+//! remains if the run is killed. The file contains every event except progress. The driver flushes it before it waits, so
+//! other programs can follow a run, and the events before a crash are not lost.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -18,7 +18,7 @@ use crate::plan::{Decision, Plan, State};
 use crate::status::{RunStatus, StageStatus};
 use crate::store::{AtWork, Holder, RUN_FORMAT, RunRecord, StageRun};
 
-/// What to record of a run besides its events.
+/// The facts of a run for its record.
 #[derive(Clone, Copy)]
 pub(crate) struct RunInfo<'a> {
     /// The run's id.
@@ -38,7 +38,7 @@ pub(crate) struct StageEnd {
     pub digest: Option<Digest>,
 }
 
-/// Passes events on to the user's listener, and keeps them.
+/// Records events and passes them on to the user's listener.
 pub(crate) struct RunLog<'a> {
     context: RunContext<'a>,
     file: Mutex<BufWriter<File>>,
@@ -97,7 +97,7 @@ impl<'a> RunLog<'a> {
         Ok(Self { context, file, record: Mutex::new(record), positions, _at_work: at_work })
     }
 
-    /// Reports what the store noticed since the last call, such as damage. Returns whether there was anything.
+    /// Reports the warnings of the store since the last call, such as damage. Returns whether there were any.
     pub(crate) fn warn_of_the_store(&self) -> bool {
         let warnings = self.context.store.warnings();
         let noticed = !warnings.is_empty();
@@ -157,7 +157,7 @@ impl<'a> RunLog<'a> {
 
     fn keep(&self, event: &Event) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        // Results are in the store, which reports a full disk.
+        // Errors are ignored. A full disk is reported when results are stored.
         let _ = serde_json::to_writer(&mut *file, event);
         let _ = file.write_all(b"\n");
         if !event.is_one_of_many() {
