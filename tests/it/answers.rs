@@ -73,7 +73,7 @@ pub(crate) fn pipe(program: &str, args: &[&str], input: &str) -> Option<(bool, S
 }
 
 #[test]
-fn metrics_of_a_sweep_are_a_table_that_is_sorted_and_filtered() {
+fn metrics_of_a_sweep_are_sorted_and_filtered() {
     let desk = Desk::new(SWEEP);
     desk.run(&["ad"]);
     let csv = |more: &[&str]| {
@@ -114,7 +114,7 @@ fn metrics_of_a_sweep_are_a_table_that_is_sorted_and_filtered() {
 }
 
 #[test]
-fn a_wrong_question_about_metrics_is_explained() {
+fn wrong_condition_on_metrics_has_a_clear_error() {
     let desk = Desk::new(SWEEP);
     desk.run(&["data"]);
     let wrong = |args: &[&str]| {
@@ -131,7 +131,7 @@ fn a_wrong_question_about_metrics_is_explained() {
 }
 
 #[test]
-fn an_axis_and_a_metric_of_one_name_are_two_columns() {
+fn axis_and_metric_with_the_same_name_are_two_columns() {
     let pipeline = r#"
 [pipeline]
 name = "both"
@@ -171,7 +171,7 @@ outputs = { out = "out" }
 }
 
 #[test]
-fn what_a_killed_run_left_pending_is_not_listed_as_cached() {
+fn pending_stages_of_a_killed_run_are_not_listed_as_cached() {
     let desk = Desk::new(MINI);
     desk.run(&["data"]);
     let mut child = desk.start(&["run", "p.toml", "ad", "--json", "-S", "params.epochs=1000000"]);
@@ -189,7 +189,7 @@ fn what_a_killed_run_left_pending_is_not_listed_as_cached() {
 }
 
 #[test]
-fn the_log_says_what_failed_and_why() {
+fn log_lists_failed_stages_with_their_errors() {
     let desk = Desk::new(FAILING);
     assert_eq!(desk.vadpipe(["run", "p.toml"]).code, 1);
     assert_eq!(desk.vadpipe(["run", "p.toml"]).code, 1);
@@ -245,7 +245,7 @@ fn graphviz_draws_the_graph() {
 }
 
 #[test]
-fn mermaid_gets_names_that_it_reads() {
+fn mermaid_output_has_valid_names() {
     let desk = Desk::new(SWEEP);
     let said = desk.vadpipe(["graph", "p.toml", "ad@lr=0.001,latent_dim=4", "--mermaid"]);
     insta::assert_snapshot!(said.out, @r#"
@@ -257,7 +257,7 @@ fn mermaid_gets_names_that_it_reads() {
 }
 
 #[test]
-fn explain_names_every_component_and_what_changed_and_what_would_hit() {
+fn explain_shows_the_parts_of_the_key_and_what_changed() {
     let desk = Desk::new(MINI);
     let ran = desk.run(&["ad"]);
     let run = text(&ran.last()["run"]);
@@ -295,7 +295,7 @@ fn explain_names_every_component_and_what_changed_and_what_would_hit() {
 }
 
 #[test]
-fn status_says_what_is_there_and_what_the_states_of_a_training_take() {
+fn status_shows_cached_epochs_and_the_size_of_states() {
     let desk = Desk::new(&MINI.replacen("latent_dim = 6", "keep_every = 1\nlatent_dim = 6", 1));
     desk.run(&["ad"]);
     let status = json(&desk.vadpipe(["status", "p.toml", "--json", "-S", "params.epochs=6"]));
@@ -316,7 +316,7 @@ fn status_says_what_is_there_and_what_the_states_of_a_training_take() {
 }
 
 #[test]
-fn the_disk_of_a_long_training_s_states_comes_back() {
+fn gc_frees_the_states_of_a_replaced_training() {
     let keeping = MINI.replacen("latent_dim = 6", "keep_every = 1\nlatent_dim = 6", 1);
     let desk = Desk::new(&keeping.replace("channels = [16, 12, 8, 8]", "channels = [128, 64, 32, 16]"));
     desk.run(&["ad", "-S", "params.epochs=8"]);
@@ -341,7 +341,7 @@ fn the_disk_of_a_long_training_s_states_comes_back() {
 }
 
 #[test]
-fn a_plan_says_how_long_it_will_take_as_far_as_it_can_know() {
+fn plan_estimates_times_from_earlier_trainings() {
     let desk = Desk::new(SWEEP);
     let before = json(&desk.vadpipe(["plan", "p.toml", "--json"]));
     assert_eq!(before["estimate_seconds"], Value::Null, "nothing ran yet");
@@ -372,7 +372,7 @@ fn a_plan_says_how_long_it_will_take_as_far_as_it_can_know() {
 }
 
 #[test]
-fn status_says_which_process_runs_a_point() {
+fn status_shows_the_process_that_runs_a_point() {
     let desk = Desk::new(MINI);
     let more = ["-S", "params.epochs=1000000", "-S", "pipeline.checkpoint_seconds=1000"];
     let args: Vec<&str> = ["run", "p.toml", "ad"].iter().chain(&more).copied().collect();

@@ -3,7 +3,7 @@
 use crate::support::{Desk, MINI};
 
 #[test]
-fn everything_wrong_in_a_file_is_said_at_once_with_its_place() {
+fn all_errors_in_a_file_are_reported_at_once_with_their_places() {
     let desk = Desk::new(
         "[pipeline]\nname = \"p\"\n\n[stages.data]\nkind = \"load-dta\"\n\n[stages.ad]\nkind = \"train-ad\"\n\
          inputs = { data = \"dat\" }\nepoch = 3\nlr = \"fast\"\n",
@@ -16,7 +16,7 @@ fn everything_wrong_in_a_file_is_said_at_once_with_its_place() {
 }
 
 #[test]
-fn broken_toml_has_a_line_and_a_column() {
+fn toml_error_has_a_line_and_a_column() {
     let desk = Desk::new("[pipeline]\nname = \"p\"\n[stages.data\n");
     let said = desk.vadpipe(["run", "p.toml"]);
     assert_eq!(said.code, 2);
@@ -24,7 +24,7 @@ fn broken_toml_has_a_line_and_a_column() {
 }
 
 #[test]
-fn a_file_that_is_not_utf8_has_a_line_and_a_column() {
+fn utf8_error_has_a_line_and_a_column() {
     let desk = Desk::new(MINI);
     std::fs::write(desk.path("p.toml"), b"[pipeline]\nname = \"\xe9\"\n").expect("a file");
     let said = desk.vadpipe(["plan", "p.toml"]);
@@ -33,7 +33,7 @@ fn a_file_that_is_not_utf8_has_a_line_and_a_column() {
 }
 
 #[test]
-fn a_missing_source_stops_all_at_once_or_with_keep_going_its_own_point() {
+fn missing_source_stops_the_run_or_with_keep_going_only_its_point() {
     let desk = Desk::new(&FAILING.replace(
         "argv = [\"sh\", \"-c\", \"echo this",
         "sources = [\"gone.py\"]\nargv = [\"sh\", \"-c\", \"echo this",
@@ -50,7 +50,7 @@ fn a_missing_source_stops_all_at_once_or_with_keep_going_its_own_point() {
 }
 
 #[test]
-fn a_missing_file_and_a_misspelt_target_are_the_user_s_to_mend() {
+fn missing_file_and_misspelt_target_are_bad_input() {
     let desk = Desk::new(MINI);
     assert_eq!(desk.vadpipe(["run", "q.toml"]).code, 2);
     let said = desk.vadpipe(["run", "p.toml", "reprot"]);
@@ -60,7 +60,7 @@ fn a_missing_file_and_a_misspelt_target_are_the_user_s_to_mend() {
 }
 
 #[test]
-fn a_diverging_training_fails_with_its_epoch_and_what_to_try() {
+fn diverging_training_fails_with_its_epoch_and_a_hint() {
     let desk = Desk::new(MINI);
     let ran = desk.try_run(&["ad", "-S", "stages.ad.lr=1e30", "-S", "stages.ad.latent_lr=1e30"]);
     assert_eq!(ran.said.code, 1, "{}{}", ran.said.out, ran.said.err);
@@ -94,7 +94,7 @@ outputs = { x = "x.txt" }
 "#;
 
 #[test]
-fn a_failure_shows_its_cause_and_its_log_and_keep_going_runs_the_rest() {
+fn failure_shows_its_cause_and_log_and_keep_going_runs_the_rest() {
     let desk = Desk::new(FAILING);
     let ran = desk.try_run(&["-k"]);
     assert_eq!(ran.said.code, 1);
@@ -114,7 +114,7 @@ fn a_failure_shows_its_cause_and_its_log_and_keep_going_runs_the_rest() {
 }
 
 #[test]
-fn a_cache_of_a_newer_format_is_left_alone() {
+fn cache_of_a_newer_format_is_not_changed() {
     let desk = Desk::new(MINI);
     desk.run(&["data"]);
     // A later version writes its own format into the journal, too.
@@ -127,7 +127,7 @@ fn a_cache_of_a_newer_format_is_left_alone() {
 }
 
 #[test]
-fn a_cache_that_can_t_be_made_is_said_so() {
+fn cache_that_can_not_be_created_is_an_error() {
     let desk = Desk::new(MINI);
     desk.write("file", "no folder");
     let said = desk.vadpipe(["run", "p.toml", "data", "--cache", "file/cache"]);
@@ -136,7 +136,7 @@ fn a_cache_that_can_t_be_made_is_said_so() {
 }
 
 #[test]
-fn a_full_disk_is_a_clear_error_and_what_was_finished_stays() {
+fn full_disk_is_a_clear_error_and_finished_results_stay() {
     let desk = Desk::new(MINI);
     let disk = desk.path("disk");
     std::fs::create_dir(&disk).expect("a folder");
@@ -161,7 +161,7 @@ fn a_full_disk_is_a_clear_error_and_what_was_finished_stays() {
 }
 
 #[test]
-fn names_that_climb_out_are_refused() {
+fn names_that_leave_the_folder_are_errors() {
     for name in ["../x", "a/b", "..", "a b"] {
         let desk = Desk::new(&MINI.replace("[stages.ad]", &format!("[stages.{name:?}]")));
         let said = desk.vadpipe(["plan", "p.toml"]);
@@ -172,7 +172,7 @@ fn names_that_climb_out_are_refused() {
 }
 
 #[test]
-fn missing_data_says_where_it_was_looked_for_and_what_to_do() {
+fn missing_data_set_names_the_folders_that_were_searched() {
     let desk = Desk::new(
         "[pipeline]\nname = \"p\"\n[stages.data]\nkind = \"load-data\"\nsource = \"idx\"\npath = \"nowhere\"\n",
     );
@@ -199,7 +199,7 @@ fn help_has_examples_for_every_command() {
 }
 
 #[test]
-fn a_file_that_changes_while_its_stage_runs_makes_no_result() {
+fn file_that_changes_during_its_stage_fails_the_stage() {
     let desk = Desk::new(
         "[pipeline]\nname = \"p\"\n[stages.reads]\nkind = \"command\"\nsources = [\"data.txt\"]\n\
          argv = [\"sh\", \"-c\", \"cat $0/data.txt; date +%N >> $0/data.txt\", \"{base}\"]\n",

@@ -78,7 +78,7 @@ fn many_stages_run_with_few_open_files() {
 }
 
 #[test]
-fn command_that_can_not_start_for_want_of_files_is_no_fault_of_the_pipeline() {
+fn command_that_can_not_start_without_file_handles_is_a_system_error() {
     let desk = Desk::new("[pipeline]\nname = \"p\"\n[stages.a]\nkind = \"command\"\nargv = [\"true\"]\n");
     for files in ["8", "10", "12", "14", "16"] {
         let said = desk.limited(&format!("-n {files}"), &["run", "p.toml", "-f"]);
@@ -98,7 +98,7 @@ fn events_that_can_not_be_written_end_the_run_with_exit_code_5() {
 }
 
 #[test]
-fn very_long_names_and_values_are_shortened_where_people_read_them() {
+fn very_long_names_and_values_are_shortened_in_text() {
     // Longer names are refused; a value may have a megabyte.
     let metrics = |json: &str, length: usize| {
         Desk::new(&format!(

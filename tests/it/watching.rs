@@ -102,7 +102,7 @@ fn desk() -> Desk {
 }
 
 #[test]
-fn a_saved_edit_reruns_what_it_touches() {
+fn edit_reruns_the_stages_that_it_affects() {
     let desk = desk();
     let watched = Watched::start(&desk, &[]);
     assert_eq!(watched.next_run().len(), 3);
@@ -133,7 +133,7 @@ fn a_saved_edit_reruns_what_it_touches() {
 }
 
 #[test]
-fn a_watch_that_is_stopped_in_the_middle_of_a_run_says_so() {
+fn interruption_during_a_watched_run_exits_with_130() {
     let desk = desk();
     desk.write("one.sh", "echo started; sleep 60\n");
     let watched = Watched::start(&desk, &["one"]);
@@ -143,7 +143,7 @@ fn a_watch_that_is_stopped_in_the_middle_of_a_run_says_so() {
 }
 
 #[test]
-fn a_failed_run_is_watched_on_and_the_edit_that_mends_it_runs() {
+fn watch_continues_after_a_failed_run() {
     let desk = desk();
     desk.write("one.sh", "exit 3\n");
     let watched = Watched::start(&desk, &[]);
