@@ -1,7 +1,7 @@
 //! Executes the commands of a run's state machine ([`RunState`]) and reports the outcomes to it.
 //!
-//! The driver runs in one thread. It looks up results, takes leases, sends events and starts jobs. An [`Executor`] runs the
-//! jobs and stores their results.
+//! The driver runs in one thread. It looks up results, takes leases, sends events and starts jobs. An [`Executor`] runs
+//! the jobs and stores their results.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -100,8 +100,8 @@ impl<'a> Driver<'a> {
         self.end_jobs_after(driven, executor)
     }
 
-    /// If a loss was noticed, looks up all results of this run again and makes the lost ones again. One cause, such as a
-    /// database that can't be opened, may lose many results. Returns whether any was lost.
+    /// If a loss was noticed, looks up all results of this run again and makes the lost ones again. One cause, such as
+    /// a database that can't be opened, may lose many results. Returns whether any was lost.
     ///
     /// # Errors
     /// As [`Driver::run`].

@@ -122,8 +122,8 @@ impl<'a> Worker<'a> {
         Ok(artifact)
     }
 
-    /// Runs a stage. A training uses `chain`. `stored` is the same chain if it is in the store: progress events contain the
-    /// epoch from which it was resumed.
+    /// Runs a stage. A training uses `chain`. `stored` is the same chain if it is in the store: progress events contain
+    /// the epoch from which it was resumed.
     pub(crate) fn run_stage(
         &self,
         job: &Job,

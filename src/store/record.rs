@@ -146,7 +146,7 @@ pub struct StageRun {
     /// For a training that continued: the epoch it continued at.
     pub resumed_at: Option<u64>,
     /// For a training that ran to its end: how fast it was.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<TrainingRate>,
 }
 
