@@ -1,7 +1,7 @@
 //! Executes the commands of a run's state machine ([`RunState`]) and reports the outcomes to it.
 //!
-//! The driver runs in one thread. It looks up results, takes leases, sends events and starts jobs. An [`Executor`] runs the
-//! jobs and stores their results.
+//! The driver runs in one thread. It looks up results, takes leases, sends events and starts jobs. An [`Executor`] runs
+//! the jobs and stores their results.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -100,8 +100,8 @@ impl<'a> Driver<'a> {
         self.end_jobs_after(driven, executor)
     }
 
-    /// If a loss was noticed, looks up all results of this run again and makes the lost ones again. One cause, such as a
-    /// database that can't be opened, may lose many results. Returns whether any was lost.
+    /// If a loss was noticed, looks up all results of this run again and makes the lost ones again. One cause, such as
+    /// a database that can't be opened, may lose many results. Returns whether any was lost.
     ///
     /// # Errors
     /// As [`Driver::run`].
@@ -117,12 +117,14 @@ impl<'a> Driver<'a> {
         self.remake(lost.map(|(point, _)| point).collect(), executor)
     }
 
-    /// Runs these points again, since their stored results are gone. Returns whether there are any.
+    /// Runs those of these points again that have a result, because it is gone from the store. Returns whether any ran.
     ///
     /// # Errors
     /// As [`Driver::run`].
-    pub(crate) fn remake(&mut self, lost: Vec<PointId>, executor: &mut dyn Executor) -> Result<bool> {
-        if lost.is_empty() {
+    pub(crate) fn remake(&mut self, mut lost: Vec<PointId>, executor: &mut dyn Executor) -> Result<bool> {
+        // A stopped run makes nothing again, and a point that was lost too often has failed.
+        lost.retain(|point| matches!(self.state.table().state(*point), PointState::Done(_)));
+        if lost.is_empty() || self.state.is_stopping() {
             return Ok(false);
         }
         self.loss_noticed = true;

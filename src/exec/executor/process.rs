@@ -2,8 +2,8 @@
 //!
 //! The process is `vadpipe work ORDER`, where ORDER is a [`WorkOrder`] as JSON. It writes one [`Message`] a line to its
 //! standard output, and its standard error is appended to the log of the stage. Its standard input ends when the run is
-//! interrupted or the driver dies. The process then stops, and a training saves its state. The process has its own process
-//! group, so Ctrl-C reaches only the driver.
+//! interrupted or the driver dies. The process then stops, and a training saves its state. The process has its own
+//! process group, so Ctrl-C reaches only the driver.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -157,6 +157,8 @@ impl Executor for ProcessExecutor<'_, '_> {
     }
 
     fn cancel(&mut self) {
+        // Also stops a job whose process is being started and has no entry in `inputs` yet.
+        self.launcher.context.cancel.cancel();
         self.launcher.inputs.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
