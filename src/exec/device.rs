@@ -1,7 +1,7 @@
 //! The device that computes, and its numerics class.
 //!
-//! Machines of the same class round in the same way, so a chain can continue on any of them with the same bytes. Finished
-//! results are shared across classes. States are not.
+//! Machines of the same class round in the same way, so a chain can continue on any of them with the same bytes.
+//! Finished results are shared across classes. States are not.
 
 use crate::error::{Error, Result};
 use crate::spec::{DeviceChoice, Precision};
@@ -33,8 +33,8 @@ pub fn choose(choice: DeviceChoice, precision: Precision) -> Result<Compute> {
     Ok(compute)
 }
 
-/// Rejects a precision that the device does not support, before anything runs: no kernel computes with 16 bits, and only
-/// NVIDIA's GPUs have TF32.
+/// Rejects a precision that the device does not support, before anything runs: no kernel computes with 16 bits, and
+/// only NVIDIA's GPUs have TF32.
 fn check_precision(device: &str, precision: Precision) -> Result<()> {
     let (device, hint) = match (device, precision) {
         (_, Precision::F32) => return Ok(()),

@@ -7,8 +7,8 @@ use crate::key::{Components, Digest, InputDigest, Key, StateChain};
 use crate::plan::Planner;
 use crate::stage::Epochs;
 
-/// The epochs after which the state of each training is kept. Digests of inputs may be unknown, so a digest of the ids of
-/// the inputs replaces them: chains that read the same points with the same parameters are equal.
+/// The epochs after which the state of each training is kept. Digests of inputs may be unknown, so a digest of the ids
+/// of the inputs replaces them: chains that read the same points with the same parameters are equal.
 pub(crate) fn kept_epochs(planner: &Planner<'_>, order: &[PointId]) -> BTreeMap<PointId, BTreeSet<u64>> {
     let mut chains: BTreeMap<PointId, StateChain> = BTreeMap::new();
     let mut kept: BTreeMap<PointId, BTreeSet<u64>> = BTreeMap::new();

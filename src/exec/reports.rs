@@ -1,7 +1,7 @@
 //! Writes the reports of a run: the page of each report stage, with the facts of the run inserted.
 //!
-//! The page is an artifact and depends only on the inputs of the stage. This module inserts which stages ran, which were
-//! cached, their times and the device, even if the stage itself was cached.
+//! The page is an artifact and depends only on the inputs of the stage. This module inserts which stages ran, which
+//! were cached, their times and the device, even if the stage itself was cached.
 
 use std::fs;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! The record of a run in the store, and its events in an NDJSON file.
 //!
-//! The record is written when the run starts and again when it ends. The first version tells `gc` what the run needs, and
-//! remains if the run is killed. The file contains every event except progress. The driver flushes it before it waits, so
-//! other programs can follow a run, and the events before a crash are not lost.
+//! The record is written when the run starts and again when it ends. The first version tells `gc` what the run needs,
+//! and remains if the run is killed. The file contains every event except progress. The driver flushes it before it
+//! waits, so other programs can follow a run, and the events before a crash are not lost.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

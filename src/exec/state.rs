@@ -8,8 +8,8 @@
 //! Waiting ────────────────► Ready ─────────► LookingUp ─────► Claiming ─────► Running ─► Committing ─► Done
 //! ```
 //!
-//! Answers may come in any order. The results of a run do not depend on that order. `tests/simulation.rs` tests this with
-//! random graphs, losses and interruptions.
+//! Answers may come in any order. The results of a run do not depend on that order. `tests/simulation.rs` tests this
+//! with random graphs, losses and interruptions.
 //!
 //! - [`table`]: the states of all points and the sets derived from them.
 //! - [`settling`]: the consequences of the end of a point: others become ready, or are skipped or pruned.
@@ -110,7 +110,8 @@ pub(crate) enum Claim {
 pub(crate) enum Command {
     /// Look up the result of a point with these inputs. With `curve`, also read the stored figures of its training.
     LookUp { point: PointId, inputs: ResolvedInputs, curve: bool },
-    /// Take the lease of a key. With `look_again`, then look up the result once more: another process may have stored it.
+    /// Take the lease of a key. With `look_again`, then look up the result once more: another process may have stored
+    /// it.
     Claim { point: PointId, key: Key, look_again: bool },
     /// Give back a lease that is not needed.
     Release(PointId),

@@ -34,8 +34,8 @@ pub struct Verification {
 /// The longest wait for one event.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Runs `points`, which must be cached, again from their cached inputs, into a temporary cache. With `sample`, trains only
-/// this many stretches between stored states of each training.
+/// Runs `points`, which must be cached, again from their cached inputs, into a temporary cache. With `sample`, trains
+/// only this many stretches between stored states of each training.
 ///
 /// # Errors
 /// If a point is not cached, a training has no stored state to compare with, or a stage fails.

@@ -122,8 +122,8 @@ impl<'a> Worker<'a> {
         Ok(artifact)
     }
 
-    /// Runs a stage. A training uses `chain`. `stored` is the same chain if it is in the store: progress events contain the
-    /// epoch from which it was resumed.
+    /// Runs a stage. A training uses `chain`. `stored` is the same chain if it is in the store: progress events contain
+    /// the epoch from which it was resumed.
     pub(crate) fn run_stage(
         &self,
         job: &Job,
@@ -166,8 +166,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// The key contains the digests of files as they were at the look-up. If a file changed since, the result belongs to no
-    /// key.
+    /// The key contains the digests of files as they were at the look-up. If a file changed since, the result belongs
+    /// to no key.
     fn check_files(&self, job: &Job) -> Result<(), StageError> {
         let files = PipelineFiles { store: self.context.store, base: &self.context.spec.base };
         let now = self.context.point(job.point).parsed.stage.contents(&files)?;
@@ -234,8 +234,8 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// A pool for one stage. `None` if the system refuses threads: the stage then shares those of the process, and its result
-/// is the same.
+/// A pool for one stage. `None` if the system refuses threads: the stage then shares those of the process, and its
+/// result is the same.
 fn own_pool(threads: usize) -> Option<rayon::ThreadPool> {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().ok()
 }

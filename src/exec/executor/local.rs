@@ -1,8 +1,8 @@
 //! Runs jobs in threads of this process.
 //!
-//! Several threads run stages, and one thread stores their results. While a commit waits for the disk, other stages run. The
-//! next commit stores all their results together, so a short stage costs a fraction of a flush. A stage starts after its
-//! inputs are durable, so the index never refers to a missing result.
+//! Several threads run stages, and one thread stores their results. While a commit waits for the disk, other stages
+//! run. The next commit stores all their results together, so a short stage costs a fraction of a flush. A stage starts
+//! after its inputs are durable, so the index never refers to a missing result.
 
 use std::collections::BTreeSet;
 use std::io;

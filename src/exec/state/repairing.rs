@@ -29,7 +29,8 @@ impl RunState {
     }
 
     /// Handles missing or damaged inputs of a point: they are made again, then the point starts over. `started` has the
-    /// number of repairs of each input when the point started. An input that was repaired since then is not repaired again.
+    /// number of repairs of each input when the point started. An input that was repaired since then is not repaired
+    /// again.
     pub(super) fn repair_inputs(
         &mut self,
         point: PointId,
@@ -72,8 +73,8 @@ impl RunState {
         }
     }
 
-    /// If compared trainings read the changed point, discards their figures and all decisions. Pruned points are compared
-    /// again, and points that were made without them start over.
+    /// If compared trainings read the changed point, discards their figures and all decisions. Pruned points are
+    /// compared again, and points that were made without them start over.
     fn compare_again(&mut self, changed: PointId) {
         let Some(bracket) = &mut self.bracket else { return };
         let dependents = self.table.dependents(changed).into_iter();

@@ -47,8 +47,8 @@ impl RunState {
         }
     }
 
-    /// The failed point because of which this point can't run, if any. `Some(None)` if an input was skipped because the run
-    /// was stopped.
+    /// The failed point because of which this point can't run, if any. `Some(None)` if an input was skipped because the
+    /// run was stopped.
     fn failed_input(&self, point: PointId) -> Option<Option<PointId>> {
         self.table.inputs(point).iter().find_map(|input| match self.table.state(*input) {
             PointState::Failed | PointState::Refused => Some(Some(*input)),

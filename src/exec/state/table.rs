@@ -1,8 +1,8 @@
 //! The states of all points, and the sets derived from them.
 //!
-//! [`PointTable::set`] is the only way to change a state. It updates the resources in use, the points that are ready, and
-//! the number of unresolved inputs of every dependent, so these can't disagree with the states. The cost of an update is
-//! linear in the number of dependents.
+//! [`PointTable::set`] is the only way to change a state. It updates the resources in use, the points that are ready,
+//! and the number of unresolved inputs of every dependent, so these can't disagree with the states. The cost of an
+//! update is linear in the number of dependents.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -170,8 +170,8 @@ impl PointTable {
         }
     }
 
-    /// Updates the number of unresolved inputs of the dependents. A dependent that was ready for the old input waits again.
-    /// A dependent that has started compares its [`Snapshot`] when the driver answers.
+    /// Updates the number of unresolved inputs of the dependents. A dependent that was ready for the old input waits
+    /// again. A dependent that has started compares its [`Snapshot`] when the driver answers.
     fn resolution_changed(&mut self, point: PointId, was_resolved: bool, is_resolved: bool) {
         for dependent in self.entries[point.index()].dependents.clone() {
             let entry = &mut self.entries[dependent.index()];
@@ -310,8 +310,8 @@ impl PointTable {
         self.has_inputs(point) && self.inputs(point).iter().all(same)
     }
 
-    /// Whether a result that was made from a snapshot is outdated. An input that is being made again is expected to have
-    /// the same bytes as before. If it does not, its dependents are withdrawn then.
+    /// Whether a result that was made from a snapshot is outdated. An input that is being made again is expected to
+    /// have the same bytes as before. If it does not, its dependents are withdrawn then.
     pub(crate) fn is_outdated(&self, snapshot: &Snapshot) -> bool {
         snapshot.digests.iter().any(|(input, read)| match self.state(*input).resolution() {
             Some(now) => now != *read,

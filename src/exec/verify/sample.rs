@@ -1,8 +1,8 @@
 //! Re-trains stretches of a chain instead of the whole training.
 //!
-//! Each stored state is the end of a stretch that begins at the stored state before it, or at the start. A stretch is trained
-//! from its stored beginning, and the new state is compared with its stored end. A stretch of `n` epochs therefore costs `n`
-//! epochs, independent of the length of the training.
+//! Each stored state is the end of a stretch that begins at the stored state before it, or at the start. A stretch is
+//! trained from its stored beginning, and the new state is compared with its stored end. A stretch of `n` epochs
+//! therefore costs `n` epochs, independent of the length of the training.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
