@@ -1,9 +1,9 @@
 //! Every version of vadpipe makes the same bytes, unless the VERSION of a kind changes.
 //!
-//! A key contains no code. A change to what a kind computes must therefore raise its VERSION, or old results pass for new
-//! ones. This test detects such changes. Its pipeline contains every kind whose bytes are pinned. `command` is not pinned
-//! because it runs other programs, and `report` because its layout may change. By design the bytes depend neither on the
-//! number of threads nor on the instruction set.
+//! A key contains no code. A change to what a kind computes must therefore raise its VERSION, or old results pass for
+//! new ones. This test detects such changes. Its pipeline contains every kind whose bytes are pinned. `command` is not
+//! pinned because it runs other programs, and `report` because its layout may change. By design the bytes depend
+//! neither on the number of threads nor on the instruction set.
 
 use std::collections::BTreeSet;
 

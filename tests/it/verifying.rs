@@ -27,7 +27,8 @@ fn verify_finds_a_command_with_random_output() {
     assert!(output.stdout.contains("file x.bin has other bytes"), "{}", output.stdout);
 }
 
-/// A command that makes two tensors. The last element of `b` is the number in the file `count`, which each run increases.
+/// A command that makes two tensors. The last element of `b` is the number in the file `count`, which each run
+/// increases.
 const DIFFERS: &str = r#"
 [pipeline]
 name = "differs"
