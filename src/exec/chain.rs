@@ -1,7 +1,7 @@
 //! The stored states of a training: where it resumes, when it saves, and which states are kept.
 //!
-//! States that `keep` or a branch of the plan pins are kept. Of the others only the newest is kept. A state is removed
-//! only after its successor is durable.
+//! States that `keep` or a branch of the plan pins are kept. Of the others, only the newest and the final one are kept.
+//! A state is removed only after its successor is durable.
 //!
 //! A training that a sweep may prune runs from rung to rung. At each rung the chain saves the state and asks the stage
 //! to stop.

@@ -117,12 +117,14 @@ impl<'a> Driver<'a> {
         self.remake(lost.map(|(point, _)| point).collect(), executor)
     }
 
-    /// Runs these points again, since their stored results are gone. Returns whether there are any.
+    /// Runs those of these points again that have a result, because it is gone from the store. Returns whether any ran.
     ///
     /// # Errors
     /// As [`Driver::run`].
-    pub(crate) fn remake(&mut self, lost: Vec<PointId>, executor: &mut dyn Executor) -> Result<bool> {
-        if lost.is_empty() {
+    pub(crate) fn remake(&mut self, mut lost: Vec<PointId>, executor: &mut dyn Executor) -> Result<bool> {
+        // A stopped run makes nothing again, and a point that was lost too often has failed.
+        lost.retain(|point| matches!(self.state.table().state(*point), PointState::Done(_)));
+        if lost.is_empty() || self.state.is_stopping() {
             return Ok(false);
         }
         self.loss_noticed = true;

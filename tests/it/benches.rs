@@ -34,17 +34,17 @@ fn command_line_chooses_rounds_parts_and_options_of_the_bench() {
 #[test]
 fn invalid_command_line_is_reported() {
     let known = "Known: --quick, --rounds N, --batch N, --peer-settings, ad, fit";
-    assert_eq!(parse("--fast"), Err(format!("what is \"--fast\"? {known}")));
+    assert_eq!(parse("--fast"), Err(format!("unknown argument \"--fast\". {known}")));
     assert_eq!(parse("--rounds"), Err("`--rounds` needs a number".to_owned()));
     assert_eq!(parse("--batch many"), Err("`--batch` needs a number, not \"many\"".to_owned()));
 }
 
 #[test]
 fn reply_of_a_peer_is_an_object_or_an_error() {
-    let seconds = reply::parse("{\"seconds\": 1.5}\n").expect("an answer");
+    let seconds = reply::parse("{\"seconds\": 1.5}\n").expect("a reply");
     assert_eq!(seconds["seconds"], 1.5);
     assert_eq!(reply::parse("{\"error\": \"No module named 'torch'\"}"), Err("No module named 'torch'".to_owned()));
     assert_eq!(reply::parse("{\"error\": 3}"), Err("3".to_owned()));
-    assert_eq!(reply::parse("Traceback …\n"), Err("the peer output \"Traceback …\"".to_owned()));
-    assert_eq!(reply::parse("[1]"), Err("the peer output \"[1]\"".to_owned()));
+    assert_eq!(reply::parse("Traceback …\n"), Err("unexpected reply of the peer: \"Traceback …\"".to_owned()));
+    assert_eq!(reply::parse("[1]"), Err("unexpected reply of the peer: \"[1]\"".to_owned()));
 }

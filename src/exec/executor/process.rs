@@ -157,7 +157,7 @@ impl Executor for ProcessExecutor<'_, '_> {
     }
 
     fn cancel(&mut self) {
-        // Also stops a job whose process is about to start.
+        // Also stops a job whose process is being started and has no entry in `inputs` yet.
         self.launcher.context.cancel.cancel();
         self.launcher.inputs.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
