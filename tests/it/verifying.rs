@@ -91,7 +91,7 @@ fn verify_samples_stretches_of_a_training() {
     // Without kept states the only stretch is the whole training.
     project.run(&["vad@distribution=uniform"]);
     let output = project.vadpipe(["verify", "p.toml", "vad@distribution=uniform", "--sample", "2"]);
-    assert!(output.code == 0 && output.stderr.contains("the whole training was run again"), "{}", output.stderr);
+    assert!(output.code == 0 && output.stderr.contains("the whole training ran again"), "{}", output.stderr);
 }
 
 #[test]
