@@ -327,7 +327,7 @@ impl Simulation {
         let (key, chain) = keys(self.model(point), point, inputs);
         let forced = self.pipeline.policy.forced.contains(&point);
         let stored = chain.iter().enumerate().skip(1).filter(|(_, key)| self.world.states.contains(*key));
-        let epochs = stored.map(|(epoch, _)| epoch as u64).last().unwrap_or(0);
+        let epochs = stored.map(|(epoch, _)| epoch as u64).next_back().unwrap_or(0);
         let cached_epochs = if forced { 0 } else { epochs };
         let output = self.world.results.get(&key).copied().filter(|_| !forced);
         let curve = if with_curve { curve(&chain, epochs) } else { Vec::new() };
@@ -362,7 +362,7 @@ impl Simulation {
         // Another process may have saved states since the look-up.
         if let Some((_, chain, epoch)) = self.lookups.get_mut(&point) {
             let stored = chain.iter().enumerate().skip(1).filter(|(_, key)| self.world.states.contains(*key));
-            *epoch = stored.map(|(epoch, _)| epoch as u64).last().unwrap_or(0);
+            *epoch = stored.map(|(epoch, _)| epoch as u64).next_back().unwrap_or(0);
         }
         Input::Claimed(point, found.map_or(Claim::Granted, Claim::Found))
     }
