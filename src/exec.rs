@@ -71,8 +71,8 @@ pub struct Options<'a> {
     pub keep_going: bool,
     /// Wait for keys that other processes compute.
     pub wait: bool,
-    /// The program that runs each stage in a process of its own (`vadpipe`, or one with the same stage kinds). `None` to run
-    /// stages in threads of this process.
+    /// The program that runs each stage in a process of its own (`vadpipe`, or one with the same stage kinds). `None`
+    /// to run stages in threads of this process.
     pub isolate: Option<&'a Path>,
     /// The folder for reports.
     pub reports: &'a Path,
