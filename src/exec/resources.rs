@@ -77,7 +77,7 @@ impl ResourcePool {
         spec.points.iter().map(demand).collect()
     }
 
-    /// Whether nothing can start at all.
+    /// Whether no stage can start at all.
     pub(crate) fn is_full(&self) -> bool {
         self.running.len() >= self.jobs || self.waiting >= self.backlog || self.waiting_bytes >= BACKLOG_BYTES
     }

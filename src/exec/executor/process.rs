@@ -227,8 +227,8 @@ impl Launcher<'_> {
         let scratch = self.context.store.dir().join("scratch");
         fs::create_dir_all(&scratch)?;
         let mut file = tempfile::Builder::new().prefix("order-").suffix(".json").tempfile_in(scratch)?;
-        serde_json::to_writer(&mut file, &WorkOrder::new(&self.context, self.run, job))?;
-        file.flush()?;
+        // Not `to_writer`: it would write each token by itself.
+        file.write_all(&serde_json::to_vec(&WorkOrder::new(&self.context, self.run, job))?)?;
         Ok(file)
     }
 
