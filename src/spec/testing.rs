@@ -125,7 +125,7 @@ pub(super) fn good_with(text: &str, overrides: &[&str]) -> Spec {
     read(text, overrides).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// The error message of an invalid pipeline. Its name is added as the first line.
+/// The error message of an invalid pipeline. The text gets a first line with the pipeline's name.
 pub(super) fn wrong(text: &str) -> String {
     wrong_with(text, &[])
 }

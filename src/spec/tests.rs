@@ -1,4 +1,4 @@
-//! Reads valid pipelines.
+//! Valid pipelines.
 
 mod errors;
 mod properties;

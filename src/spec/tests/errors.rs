@@ -1,4 +1,4 @@
-//! Errors in pipelines, as their author sees them. The first line of each text, with the pipeline's name, is added.
+//! Errors in pipelines, as their author sees them. Each text gets a first line with the pipeline's name.
 
 use insta::assert_snapshot;
 

@@ -1,5 +1,5 @@
-//! Errors in inputs, axes and sizes, as their author sees them. The first line of each text, with the pipeline's name,
-//! is added.
+//! Errors in inputs, axes and sizes, as their author sees them. Each text gets a first line with the
+//! pipeline's name.
 
 use insta::assert_snapshot;
 
