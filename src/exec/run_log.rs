@@ -81,7 +81,7 @@ impl<'a> RunLog<'a> {
             threads: context.threads,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             stages: plan.decisions.iter().map(stage).collect(),
-            states: plan.decisions.iter().flat_map(begins).collect(),
+            states: plan.decisions.iter().flat_map(keys_to_resume).collect(),
         };
         let at_work = store.at_work()?;
         // A run in which everything is cached needs no protection from `gc`.
@@ -168,7 +168,7 @@ impl<'a> RunLog<'a> {
 
 /// The keys of the states that a training continues from: the furthest stored one and the next, since a state in the
 /// middle of an epoch is stored under the key of that epoch's end.
-fn begins(decision: &Decision) -> Vec<Key> {
+fn keys_to_resume(decision: &Decision) -> Vec<Key> {
     let (Some(components), Some(epochs)) = (&decision.components, &decision.epochs) else { return Vec::new() };
     let cached = usize::try_from(epochs.cached).unwrap_or(usize::MAX);
     components.chain().keys().iter().skip(cached).take(2).copied().collect()
@@ -217,8 +217,8 @@ mod tests {
             epochs: Some(CachedEpochs { cached, total }),
         };
         let states = components(5000).states();
-        assert_eq!(begins(&decision(4000, 5000)), states[4000..4002]);
-        assert_eq!(begins(&decision(5000, 5000)), states[5000..]);
-        assert_eq!(begins(&decision(9, 10)).len(), 2);
+        assert_eq!(keys_to_resume(&decision(4000, 5000)), states[4000..4002]);
+        assert_eq!(keys_to_resume(&decision(5000, 5000)), states[5000..]);
+        assert_eq!(keys_to_resume(&decision(9, 10)).len(), 2);
     }
 }

@@ -11,7 +11,7 @@ use vadpipe::artifact::{Tensor, from_safetensors, to_safetensors};
 use crate::support::{CommandOutput, Project, json};
 
 /// Runs `vadpipe`. Fails if it does not end within 30 seconds.
-fn ends(project: &Project, args: &[&str]) -> CommandOutput {
+pub(crate) fn ends(project: &Project, args: &[&str]) -> CommandOutput {
     let mut child = project.start(args);
     let start = Instant::now();
     while child.try_wait().expect("a process").is_none() {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::hostile::ends;
 use crate::support::{MINI, Project};
 
 fn files_below(dir: &Path) -> Vec<PathBuf> {
@@ -31,6 +32,13 @@ fn damage_images(project: &Project, stage: &str, tensor: &str) {
     let tensors = vadpipe::artifact::from_safetensors(&fs::read(project.path(&file)).expect("a file"));
     let tensors = tensors.expect("safetensors");
     flip(project, &tensors[tensor.split('.').next_back().expect("a name")].bytes()[8000..8040]);
+}
+
+fn damage_report(project: &Project) {
+    let output = project.vadpipe(["export", "p.toml", "report", "--to", "known"]);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let page = fs::read(project.path("known/report/report.html")).expect("a page");
+    flip(project, &page[8000..8040]);
 }
 
 /// Flips a bit in every place where these bytes are stored.
@@ -72,16 +80,24 @@ fn flipped_bit_is_found_and_repaired_by_the_same_run() {
 fn damaged_report_page_is_made_again_and_written() {
     let project = Project::new(MINI);
     project.run(&[]);
-    let output = project.vadpipe(["export", "p.toml", "report", "--to", "known"]);
-    assert_eq!(output.code, 0, "{}", output.stderr);
-    let page = fs::read(project.path("known/report/report.html")).expect("a page");
-    flip(&project, &page[8000..8040]);
+    damage_report(&project);
     let html = project.path("reports/mini.report.html");
     fs::remove_file(&html).expect("a report");
     let run = project.run(&[]);
     assert_eq!(run.executed(), ["report"]);
     assert!(html.exists() && run.of_kind("report-written").count() == 1);
     assert_eq!(project.run(&[]).executed(), [""; 0]);
+}
+
+#[test]
+fn failed_run_with_a_damaged_report_page_ends() {
+    let project = Project::new(&format!("{MINI}[stages.bad]\nkind = \"command\"\nargv = [\"false\"]\n"));
+    project.run(&["report"]);
+    damage_report(&project);
+    // The failure stops the run, so it does not make the page again.
+    let output = ends(&project, &["run", "p.toml", "report", "bad"]);
+    assert_eq!(output.code, 1, "{}", output.stderr);
+    assert_eq!(project.run(&["report"]).executed(), ["report"]);
 }
 
 #[test]

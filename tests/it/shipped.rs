@@ -89,9 +89,9 @@ fn example_script_runs_as_a_stage() {
 }
 
 #[test]
-fn real_images_come_from_the_folder_that_is_named() {
+fn real_images_come_from_the_folder_of_the_variable() {
     let Some(data) = fashion_mnist() else {
-        eprintln!("Fashion-MNIST is not here (VADPIPE_DATA_DIR): the test on real data was not run");
+        eprintln!("Fashion-MNIST is not installed (VADPIPE_DATA_DIR): the test on real data was not run");
         return;
     };
     let project = Project::new(
