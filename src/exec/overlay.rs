@@ -19,7 +19,7 @@ use crate::value::{Value, Values};
 
 /// Writes `DIR/<pipeline>.<point>.html` for every wanted report that is there. Damaged pages are made again.
 pub(crate) fn write_reports(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, dir: &Path) -> Result<()> {
-    let has_page = |p: &usize| shared.spec.points[*p].parsed.kind.page().is_some();
+    let has_page = |p: &usize| shared.spec.points[*p].parsed.kind.about().page.is_some();
     let reports: Vec<usize> = scheduler.order().iter().copied().filter(has_page).collect();
     if !reports.is_empty() {
         let all = scheduler.order().to_vec();
@@ -66,7 +66,7 @@ fn page(scheduler: &mut Scheduler<'_>, shared: &Shared<'_>, point: usize) -> Res
 
 fn read_page(scheduler: &Scheduler<'_>, shared: &Shared<'_>, point: usize) -> Result<Option<Vec<u8>>, StoreError> {
     let record = scheduler.records.get(&point);
-    let file = shared.spec.points[point].parsed.kind.page();
+    let file = shared.spec.points[point].parsed.kind.about().page;
     let entry = record.zip(file).and_then(|(record, file)| record.manifest.files.get(file));
     entry.map(|entry| shared.store.read_file(entry)).transpose()
 }

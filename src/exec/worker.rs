@@ -279,7 +279,7 @@ impl Shared<'_> {
                 store: Arc::clone(self.store),
                 label: self.spec.points[*point].name.clone(),
                 provides: record.provides(kind.provides()),
-                heading: kind.heading(),
+                heading: kind.about().heading,
                 record: Arc::clone(record),
                 point: *point,
                 damaged: Arc::clone(damaged),

@@ -55,7 +55,7 @@ pub(crate) use self::descendants::{adopt_orphans, kill_children};
 use crate::artifact::Artifact;
 use crate::diagnostic::nearest;
 use crate::key::{Digest, Hash};
-use crate::stage::{Capability, Context, Files, Params, Roles, Stage, StageError, StageKind};
+use crate::stage::{About, Capability, Context, Files, Params, Roles, Stage, StageError, StageKind};
 use crate::value::{Data, Node};
 
 /// The kind `command`.
@@ -76,28 +76,17 @@ struct Command {
 const RESERVED: [&str; 3] = ["artifact.safetensors", "metrics.json", "facts.json"];
 
 impl StageKind for Kind {
-    fn name(&self) -> &'static str {
-        "command"
-    }
-
-    fn version(&self) -> u32 {
-        1
-    }
-
-    fn summary(&self) -> &'static str {
-        "a program of yours: inputs and outputs as files, so that a stage can be written in any language"
-    }
-
-    fn roles(&self) -> Roles {
-        Roles::Any
-    }
-
-    fn provides(&self) -> &'static [Capability] {
-        &[Capability::OUTPUTS]
-    }
-
-    fn heading(&self) -> &'static str {
-        "Commands"
+    fn about(&self) -> About {
+        About {
+            roles: Roles::Any,
+            provides: &[Capability::OUTPUTS],
+            heading: "Commands",
+            ..About::new(
+                "command",
+                1,
+                "a program of yours: inputs and outputs as files, so that a stage can be written in any language",
+            )
+        }
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
