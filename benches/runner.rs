@@ -23,23 +23,14 @@ use std::time::{Duration, Instant};
 
 use peers::Peers;
 use vadpipe::artifact::Artifact;
-use vadpipe::stage::{Bound, Context, Params, Registry, Roles, Stage, StageError, StageKind};
+use vadpipe::stage::{About, Bound, Context, Params, Registry, Roles, Stage, StageError, StageKind};
 
 /// A stage that takes no time: it adds the numbers of its inputs to its own.
 struct Trivial;
 
 impl StageKind for Trivial {
-    fn name(&self) -> &'static str {
-        "trivial"
-    }
-    fn version(&self) -> u32 {
-        1
-    }
-    fn summary(&self) -> &'static str {
-        "a number"
-    }
-    fn roles(&self) -> Roles {
-        Roles::Any
+    fn about(&self) -> About {
+        About { roles: Roles::Any, ..About::new("trivial", 1, "a number") }
     }
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
         Arc::new(Number(params.float("n", 0.0, Bound::Finite)))

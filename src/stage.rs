@@ -26,31 +26,51 @@ use crate::value::Values;
 
 /// A kind of stage: a row of the table in the documentation, and a parser.
 pub trait StageKind: Send + Sync {
+    /// Describes the kind.
+    fn about(&self) -> About;
+    /// Reads the parameters. Errors go into `params`, with their places; the stage that is returned then never runs.
+    fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage>;
+    /// See [`About::name`].
+    fn name(&self) -> &'static str {
+        self.about().name
+    }
+    /// See [`About::version`].
+    fn version(&self) -> u32 {
+        self.about().version
+    }
+    /// See [`About::provides`].
+    fn provides(&self) -> &'static [Capability] {
+        self.about().provides
+    }
+}
+
+/// The description of a kind.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
     /// The name that `kind = "…"` gives.
-    fn name(&self) -> &'static str;
+    pub name: &'static str,
     /// Raised whenever the same parameters and inputs give other bytes than before. A golden test checks it.
-    fn version(&self) -> u32;
+    pub version: u32,
     /// One line for `vadpipe kinds`.
-    fn summary(&self) -> &'static str;
+    pub summary: &'static str,
     /// The roles of its inputs.
-    fn roles(&self) -> Roles;
+    pub roles: Roles,
     /// What its artifacts provide. A stage whose artifact lacks a tensor of these fails.
     ///
     /// It is part of no key. A result keeps what its kind provided when it was made, and a cached report shows just
     /// that.
-    fn provides(&self) -> &'static [Capability] {
-        &[]
-    }
+    pub provides: &'static [Capability],
     /// The heading of its results in a report, in the plural.
-    fn heading(&self) -> &'static str {
-        self.name()
-    }
+    pub heading: &'static str,
     /// The file of its artifacts that is an HTML page. A run writes it to the folder of reports.
-    fn page(&self) -> Option<&'static str> {
-        None
+    pub page: Option<&'static str>,
+}
+
+impl About {
+    /// A kind that takes no inputs and provides nothing, with its name as the heading.
+    pub const fn new(name: &'static str, version: u32, summary: &'static str) -> Self {
+        Self { name, version, summary, roles: Roles::Fixed(&[]), provides: &[], heading: name, page: None }
     }
-    /// Reads the parameters. Errors go into `params`, with their places; the stage that is returned then never runs.
-    fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage>;
 }
 
 impl dyn StageKind {

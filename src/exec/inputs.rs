@@ -22,7 +22,7 @@ pub(crate) fn stored_inputs(context: &RunContext<'_>, job: &Job, damaged: &Damag
             store: Arc::clone(context.store),
             label: context.name(input.point).to_owned(),
             provides: input.record.provides(kind.provides()),
-            heading: kind.heading(),
+            heading: kind.about().heading,
             record: Arc::clone(&input.record),
             point: input.point,
             damaged: Arc::clone(damaged),

@@ -28,7 +28,7 @@ pub(crate) fn write_reports(
     run: &str,
     dir: &Path,
 ) -> Result<Vec<PointId>> {
-    let has_page = |p: &PointId| context.point(*p).parsed.kind.page().is_some();
+    let has_page = |p: &PointId| context.point(*p).parsed.kind.about().page.is_some();
     let all = driver.state().table().order().to_vec();
     let reports: Vec<PointId> = all.iter().copied().filter(has_page).collect();
     let mut damaged = Vec::new();
@@ -36,7 +36,7 @@ pub(crate) fn write_reports(
         driver.read_records(&all)?;
     }
     for point in reports {
-        let file = context.point(point).parsed.kind.page();
+        let file = context.point(point).parsed.kind.about().page;
         let entry = driver.record(point).zip(file).and_then(|(record, file)| record.manifest.files.get(file));
         let page = match entry.map(|entry| context.store.read_file(entry)).transpose() {
             Ok(Some(page)) => page,

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::html::{Html, html};
+use super::html::{Html, html, shortened};
 use super::overlay::{StageOverlay, word};
 use crate::id::PointName;
 
@@ -67,18 +67,11 @@ fn node(stage: &StageOverlay, (x, y): (f64, f64)) -> Html {
     let (width, height) = (BOX_WIDTH, BOX_HEIGHT);
     out.push(html!("<rect x=\"{}\" y=\"{:.1}\" width=\"{}\" height=\"{}\" rx=\"3\"/>", x, y, width, height));
     for (line, baseline, class) in [(name, 16.0, "name"), (second, 30.0, "point")] {
-        let (x, y, text) = (x + 8.0, y + baseline, shortened(line));
+        let (x, y, text) = (x + 8.0, y + baseline, shortened(line, NAME_LENGTH));
         out.push(html!("<text class=\"{}\" x=\"{}\" y=\"{:.1}\">{}</text>", class, x, y, text));
     }
     out.push(Html::constant("</g>"));
     out
-}
-
-fn shortened(text: &str) -> String {
-    if text.chars().count() <= NAME_LENGTH {
-        return text.to_owned();
-    }
-    text.chars().take(NAME_LENGTH - 1).chain(['…']).collect()
 }
 
 /// Column and row of each stage.

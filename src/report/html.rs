@@ -189,6 +189,14 @@ pub(super) fn name(text: &str) -> Html {
         .collect()
 }
 
+/// A text of at most so many characters.
+pub(super) fn shortened(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most - 1).chain(['…']).collect()
+}
+
 /// A duration for people.
 pub(super) fn duration(seconds: f64) -> String {
     if seconds < 60.0 {

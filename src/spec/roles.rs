@@ -12,7 +12,7 @@ use crate::stage::{Capability, Registry, Role, Roles, StageKind};
 pub(super) fn check(drafts: &[Draft<'_>], registry: &Registry, diagnostics: &mut Diagnostics) {
     for draft in drafts.iter().filter(|d| !d.unreadable) {
         let Some(kind) = &draft.kind else { continue };
-        let Roles::Fixed(roles) = kind.roles() else { continue };
+        let Roles::Fixed(roles) = kind.about().roles else { continue };
         for role in roles.iter().filter(|r| !r.optional) {
             if !draft.inputs.iter().any(|i| i.role == role.name) {
                 let message = format!("stage `{}` has no input `{}`", draft.name, role.name);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::{Point, PointInput, Spec, load};
 use crate::artifact::Artifact;
-use crate::stage::{Bound, Capability, Context, Epochs, Params, Registry, Role, Roles, Stage, StageError, StageKind};
+use crate::stage::{
+    About, Bound, Capability, Context, Epochs, Params, Registry, Role, Roles, Stage, StageError, StageKind,
+};
 
 struct Idle(Option<Epochs>);
 
@@ -30,20 +32,8 @@ struct Kind {
 }
 
 impl StageKind for Kind {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-    fn version(&self) -> u32 {
-        1
-    }
-    fn summary(&self) -> &'static str {
-        "for tests"
-    }
-    fn roles(&self) -> Roles {
-        self.roles
-    }
-    fn provides(&self) -> &'static [Capability] {
-        self.provides
+    fn about(&self) -> About {
+        About { roles: self.roles, provides: self.provides, ..About::new(self.name, 1, "for tests") }
     }
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
         Arc::new(Idle((self.parse)(params)))

@@ -23,7 +23,7 @@ pub trait Input: Send + Sync {
         static NONE: BTreeSet<String> = BTreeSet::new();
         &NONE
     }
-    /// The heading of its kind, see [`super::StageKind::heading`].
+    /// The heading of its kind, see [`super::About::heading`].
     fn heading(&self) -> &str {
         &self.manifest().kind
     }
