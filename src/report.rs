@@ -18,6 +18,8 @@ mod html;
 pub mod image;
 mod overlay;
 mod parallel;
+mod request;
+mod run;
 mod scatter;
 mod sections;
 #[cfg(test)]
@@ -26,7 +28,9 @@ pub(crate) mod testing;
 mod tests;
 
 pub use comparison::{Change, Comparison, Curve, Figure, Pair, Picture, comparison};
-pub use overlay::{RunOverlay, StageOverlay, overlay};
+pub use overlay::overlay;
+pub use request::{Reference, Spec};
+pub use run::{RunOverlay, StageOverlay};
 
 // The earlier name.
 pub use crate::status::StageStatus as StageState;
@@ -40,28 +44,6 @@ const STYLE: &str = include_str!("report/style.css");
 const SCRIPT: &str = include_str!("report/script.js");
 /// Everything is inline; nothing may be fetched.
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
-
-/// The parameters of a report.
-#[derive(Clone, Debug, Default)]
-pub struct Spec {
-    /// Its title.
-    pub title: String,
-    /// Figures from elsewhere, to compare with ours.
-    pub reference: Vec<Reference>,
-}
-
-/// A figure from elsewhere.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Reference {
-    /// What it is.
-    pub label: String,
-    /// Ours: `NAME.METRIC`, with a name as shown in the report.
-    pub ours: Option<String>,
-    /// Theirs, as published.
-    pub seed: String,
-    /// A remark.
-    pub note: String,
-}
 
 /// A page up to its heading.
 fn opening(title: &str) -> Html {

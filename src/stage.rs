@@ -8,6 +8,8 @@
 //! [`Capability`].
 
 mod context;
+mod epochs;
+mod error;
 mod params;
 
 use std::collections::BTreeMap;
@@ -16,12 +18,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use context::{Cancel, Chain, Context, Device, Input, Inputs, Position, Precision, Progress, Saved, Update};
+pub use epochs::Epochs;
+pub use error::StageError;
 pub use params::{Bound, GivenInput, Params};
 
+use crate::artifact::Artifact;
 pub use crate::artifact::Capability;
-use crate::artifact::{Artifact, TensorError};
-use crate::error::{Category, EXHAUSTED_HINT, Error, is_exhausted};
-use crate::key::{Digest, Segment};
+use crate::key::Digest;
 use crate::value::Values;
 
 /// A kind of stage: a row of the table in the documentation, and a parser.
@@ -169,22 +172,6 @@ pub struct Reads {
     pub precision: bool,
 }
 
-/// The epochs of a training: see `key.rs` for what is hashed and what is not.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Epochs {
-    /// Neighbouring stretches of equal epochs.
-    pub segments: Vec<Segment>,
-    /// Epochs whose states stay in the store (`keep`, `keep_every`). Not hashed.
-    pub keep: Vec<u64>,
-}
-
-impl Epochs {
-    /// How many epochs in all.
-    pub fn total(&self) -> u64 {
-        self.segments.iter().map(|s| s.epochs).sum()
-    }
-}
-
 /// Access to files that enter keys.
 pub trait Files {
     /// The digest of a file's content; remembered by size, modification time and inode.
@@ -194,75 +181,6 @@ pub trait Files {
     fn digest(&self, path: &Path) -> io::Result<Digest>;
     /// A path as written in the pipeline, made absolute: relative ones are relative to the pipeline file's folder.
     fn resolve(&self, path: &str) -> PathBuf;
-}
-
-/// Why a stage made no artifact.
-#[derive(Debug, thiserror::Error)]
-pub enum StageError {
-    /// It failed: exit code 1.
-    #[error("{0}")]
-    Failed(String),
-    /// Its data or an input is wrong: exit code 2.
-    #[error("{message}")]
-    BadInput {
-        /// What is wrong.
-        message: String,
-        /// What to do.
-        hint: Option<String>,
-    },
-    /// It was asked to stop. Its state is saved.
-    #[error("interrupted")]
-    Interrupted,
-    /// The cache or the disk failed, or an input is damaged.
-    #[error(transparent)]
-    Storage(#[from] Error),
-    /// A file operation failed.
-    #[error("{what}")]
-    Io {
-        /// What was being done, with the path.
-        what: String,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// A tensor is malformed or has another type.
-    #[error(transparent)]
-    Tensor(#[from] TensorError),
-}
-
-impl StageError {
-    /// A plain failure.
-    pub fn failed(message: impl Into<String>) -> Self {
-        Self::Failed(message.into())
-    }
-
-    /// Wrong data or inputs, with a hint of what to do.
-    pub fn bad_input(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::BadInput { message: message.into(), hint: Some(hint.into()) }
-    }
-
-    /// For `map_err` on file operations: what was being done.
-    pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        let what = what.into();
-        move |source| Self::Io { what, source }
-    }
-}
-
-impl From<StageError> for Error {
-    fn from(error: StageError) -> Self {
-        match error {
-            StageError::Storage(error) => error,
-            StageError::BadInput { message, hint } => Error { hint, ..Error::bad_input(message) },
-            StageError::Interrupted => Error::new(Category::Interrupted, "interrupted"),
-            StageError::Io { what, source } => {
-                let exhausted = is_exhausted(&source);
-                let is_system = exhausted || source.kind() == io::ErrorKind::StorageFull;
-                let category = if is_system { Category::Storage } else { Category::StageFailed };
-                let error = Error::new(category, what).caused_by(source);
-                if exhausted { error.hint(EXHAUSTED_HINT) } else { error }
-            }
-            other => Error::new(Category::StageFailed, other.to_string()),
-        }
-    }
 }
 
 /// The stage kinds that a pipeline may use.

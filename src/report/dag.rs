@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::html::{Html, html, shortened};
-use super::overlay::{StageOverlay, word};
+use super::run::{StageOverlay, word};
 use crate::id::PointName;
 
 const BOX_WIDTH: f64 = 164.0;

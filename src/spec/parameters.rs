@@ -173,11 +173,11 @@ impl<'a> Parser<'a> {
             }
         };
         let from = diagnostics.0.len();
-        let kinds = |input: &'a DraftInput| {
-            input.members.iter().filter_map(|m| self.whole.drafts[m.stage.index()].kind.as_deref()).collect()
+        let given = |input: &'a DraftInput| {
+            let kinds = input.members.iter().filter_map(|m| self.whole.drafts[m.stage.index()].kind.as_ref());
+            let provides = kinds.map(|kind| kind.provides()).collect();
+            GivenInput { role: &input.role, place: &input.role_origin, provides }
         };
-        let given =
-            |input: &'a DraftInput| GivenInput { role: &input.role, place: &input.role_origin, kinds: kinds(input) };
         let inputs: Vec<GivenInput<'_>> = draft.inputs.iter().map(given).collect();
         let mut params = Params::new(&table, draft.origin.clone(), &RESERVED, diagnostics);
         if !draft.unreadable {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::StageError;
+use super::error::StageError;
 use crate::artifact::{Manifest, Tensor};
 use crate::error::Error;
 pub use crate::key::Position;

@@ -7,8 +7,8 @@ mod segments;
 
 use std::ops::RangeInclusive;
 
+use crate::artifact::Capability;
 use crate::diagnostic::{Diagnostics, Origin, nearest};
-use crate::stage::{Capability, StageKind};
 use crate::value::{Data, Node, Table, Value, Values};
 
 /// The range of a float.
@@ -62,8 +62,8 @@ pub struct GivenInput<'a> {
     pub role: &'a str,
     /// Where the role is written.
     pub place: &'a Origin,
-    /// The kinds of the stages in it.
-    pub kinds: Vec<&'a dyn StageKind>,
+    /// What the kind of each stage in it provides.
+    pub provides: Vec<&'static [Capability]>,
 }
 
 impl<'a> Params<'a> {
@@ -95,7 +95,7 @@ impl<'a> Params<'a> {
     /// Reports an input that does not provide what these parameters need: `because` is such as "`init = \"trained\"`".
     /// For what only some parameters need; what a kind always needs is part of its [`super::Role`].
     pub fn need_of_input(&mut self, role: &str, need: Capability, because: &str) {
-        let lacks = |given: &&GivenInput<'_>| given.kinds.iter().any(|kind| !kind.provides().contains(&need));
+        let lacks = |given: &&GivenInput<'_>| given.provides.iter().any(|provides| !provides.contains(&need));
         if self.given(role).is_some_and(|given| lacks(&given)) {
             let message = format!("{because} needs `{need}`, which the input `{role}` does not provide");
             self.error_in_input(role, message, format!("name a stage that provides `{need}`"));

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Item;
+use super::item::Item;
 use crate::artifact::Capability;
 use crate::report::chart::{Series, lines};
 use crate::report::html::{Html, html};

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Item;
+use super::item::Item;
 use crate::artifact::Capability;
 use crate::diagnostic::nearest;
-use crate::report::Spec;
 use crate::report::html::{Cell, Html, Table, html, number};
+use crate::report::request::Spec;
 use crate::stage::StageError;
 
 /// Metrics in the order of reading; others follow by name.

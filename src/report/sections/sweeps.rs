@@ -2,8 +2,8 @@
 //!
 //! The axes are read from the points' names, which are the labels of a list and so in the report's key.
 
-use super::Item;
 use super::figures::metrics;
+use super::item::Item;
 use crate::id::PointName;
 use crate::report::html::{Cell, Html, Table, html};
 use crate::report::parallel::{Axis, Step, plot, ramp};

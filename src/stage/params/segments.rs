@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use super::Params;
 use crate::diagnostic::nearest;
 use crate::key::Segment;
-use crate::stage::Epochs;
+use crate::stage::epochs::Epochs;
 use crate::value::{Data, Node, Table, Values};
 
 const EPOCHS: RangeInclusive<i64> = 0..=1_000_000;
