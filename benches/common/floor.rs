@@ -51,7 +51,7 @@ pub(crate) struct Floor {
     /// The same per second of CPU time.
     pub(crate) gflops_per_core: f64,
     /// GB/s of memory: `a = a + s·b` over 256 MiB by all threads. Each number takes three transfers of 4 bytes. There
-    /// is no hidden fourth transfer, because `a` is read before it is written. The traffic of Adam is alike.
+    /// is no hidden fourth transfer, because `a` is read before it is written. Adam has the same kind of traffic.
     pub(crate) gbytes: f64,
 }
 

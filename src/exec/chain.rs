@@ -79,7 +79,7 @@ impl<'a> StoredChain<'a> {
         self.lock().at_rung
     }
 
-    /// Stops the training if its stored state, of this epoch, is at the rung or after it.
+    /// Stops the training if this epoch, whose state is stored, is at the rung or after it.
     fn stop_at_rung(&self, epoch: u64) {
         if self.rung.is_some_and(|rung| epoch >= rung) {
             self.lock().at_rung = true;

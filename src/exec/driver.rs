@@ -117,7 +117,8 @@ impl<'a> Driver<'a> {
         self.remake(lost.map(|(point, _)| point).collect(), executor)
     }
 
-    /// Runs those of these points again that have a result, because it is gone from the store. Returns whether any ran.
+    /// Runs these points again, because their stored results are gone. Ignores points that have no result. Returns
+    /// whether any point runs again.
     ///
     /// # Errors
     /// As [`Driver::run`].

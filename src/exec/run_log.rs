@@ -33,7 +33,7 @@ pub(crate) struct RunInfo<'a> {
 pub(crate) struct StageEnd {
     pub point: PointId,
     pub status: StageStatus,
-    /// The key of its result, or of the one that a pruned point would have had.
+    /// The key of its result, or the key that the result of a pruned point would have.
     pub key: Option<Key>,
     pub digest: Option<Digest>,
 }
@@ -45,7 +45,7 @@ pub(crate) struct RunLog<'a> {
     record: Mutex<RunRecord>,
     /// The position of each stage in the record.
     positions: BTreeMap<&'a str, usize>,
-    /// Keeps scratch folders while the run is under way.
+    /// Protects scratch folders from `gc` during the run.
     _at_work: AtWork,
 }
 

@@ -110,8 +110,8 @@ pub(crate) enum Claim {
 pub(crate) enum Command {
     /// Look up the result of a point with these inputs. With `curve`, also read the stored figures of its training.
     LookUp { point: PointId, inputs: ResolvedInputs, curve: bool },
-    /// Take the lease of a key. With `look_again`, then look up the result once more: another process may have stored
-    /// it.
+    /// Take the lease of a key. With `look_again`, look up the result again after that, because another process may
+    /// have stored it.
     Claim { point: PointId, key: Key, look_again: bool },
     /// Give back a lease that is not needed.
     Release(PointId),

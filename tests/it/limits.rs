@@ -78,7 +78,7 @@ fn many_stages_run_with_few_open_files() {
 }
 
 #[test]
-fn command_that_can_not_start_for_lack_of_files_is_no_stage_failure() {
+fn command_that_can_not_start_for_lack_of_files_is_not_a_stage_failure() {
     let project = Project::new("[pipeline]\nname = \"p\"\n[stages.a]\nkind = \"command\"\nargv = [\"true\"]\n");
     for files in ["8", "10", "12", "14", "16"] {
         let output = project.limited(&format!("-n {files}"), &["run", "p.toml", "-f"]);

@@ -1,9 +1,9 @@
 //! Runs each job in its own process, so that a crash or a lack of memory fails only one stage.
 //!
-//! The process is `vadpipe work ORDER`, where ORDER is a [`WorkOrder`] as JSON. It writes one [`Message`] a line to its
-//! standard output, and its standard error is appended to the log of the stage. Its standard input ends when the run is
-//! interrupted or the driver dies. The process then stops, and a training saves its state. The process has its own
-//! process group, so Ctrl-C reaches only the driver.
+//! The process is `vadpipe work ORDER`, where ORDER is a [`WorkOrder`] as JSON. It writes one [`Message`] per line to
+//! its standard output, and its standard error is appended to the log of the stage. Its standard input ends when the
+//! run is interrupted or the driver dies. The process then stops, and a training saves its state. The process has its
+//! own process group, so Ctrl-C reaches only the driver.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -45,7 +45,7 @@ pub struct WorkOrder {
     pub device: String,
     /// Threads of the process.
     pub threads: usize,
-    /// Folders to look for data files in.
+    /// Folders that may contain data files.
     pub data_dirs: Vec<PathBuf>,
     run: String,
     job: Job,
@@ -166,7 +166,7 @@ impl Executor for ProcessExecutor<'_, '_> {
 type JobResult = Ended<Box<ResultRecord>>;
 
 impl Launcher<'_> {
-    /// Runs a job to its end. Both variants say how it ended.
+    /// Runs a job to its end. Both `Ok` and `Err` describe how it ended.
     fn run(&self, job: Job, events: &Sender<ExecutorEvent>) -> Result<JobResult, JobResult> {
         let point = job.point;
         let failed = |what: &str| {
@@ -227,7 +227,7 @@ impl Launcher<'_> {
         let scratch = self.context.store.dir().join("scratch");
         fs::create_dir_all(&scratch)?;
         let mut file = tempfile::Builder::new().prefix("order-").suffix(".json").tempfile_in(scratch)?;
-        // Not `to_writer`: it would write each token by itself.
+        // `to_writer` would make a system call for each token.
         file.write_all(&serde_json::to_vec(&WorkOrder::new(&self.context, self.run, job))?)?;
         Ok(file)
     }

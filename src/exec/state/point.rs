@@ -26,7 +26,7 @@ pub(crate) enum PointState {
     Committing(Attempt, usize),
     /// Its result is in the cache.
     Done(Done),
-    /// It is pruned and has no result. The key is that of the result that it would have had, if known.
+    /// It is pruned and has no result. Contains the key that its result would have, if known.
     Pruned(Option<Key>),
     /// It failed.
     Failed,

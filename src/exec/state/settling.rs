@@ -47,7 +47,7 @@ impl RunState {
         }
     }
 
-    /// The failed point because of which this point can't run, if any. `Some(None)` if an input was skipped because the
+    /// The failed point that prevents this point from running, if any. `Some(None)` if an input was skipped because the
     /// run was stopped.
     fn failed_input(&self, point: PointId) -> Option<Option<PointId>> {
         self.table.inputs(point).iter().find_map(|input| match self.table.state(*input) {
