@@ -11,9 +11,6 @@ use crate::key::Key;
 use crate::plan::Reason;
 use crate::status::RunStatus;
 
-// The earlier name.
-pub use crate::status::RunStatus as Status;
-
 /// The version of this vocabulary; it stands in the first event of a run.
 pub const VERSION: u32 = 1;
 

@@ -28,8 +28,6 @@ mod tests;
 pub use comparison::{Change, Comparison, Curve, Figure, Pair, Picture, comparison};
 pub use overlay::{RunOverlay, StageOverlay, overlay};
 
-// The earlier name.
-pub use crate::status::StageStatus as StageState;
 pub use sections::names;
 
 use crate::stage::{Cancel, Inputs, StageError};

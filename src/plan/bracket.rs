@@ -3,11 +3,11 @@
 //!
 //! # Definition
 //! The points of the stage that `metric` names form a *bracket*, in plan order. All of them reach the first rung. For a
-//! point p that reached rung r, take all points up to p in plan order that reached r, including p. Let n be their number
-//! and k = ⌈n / reduction⌉. If the value of p at r is among the best k of these n values, p is *promoted* and reaches the
-//! next rung. Of two equal values, that of the earlier point is better. If p is not promoted, it is *pruned*: it stops
-//! with its state at r and has no result. A point that failed before r has not reached r. The value is the metric in
-//! the last epoch before the rung, read from the history that every state contains.
+//! point p that reached rung r, take all points up to p in plan order that reached r, including p. Let n be their
+//! number and k = ⌈n / reduction⌉. If the value of p at r is among the best k of these n values, p is *promoted* and
+//! reaches the next rung. Of two equal values, that of the earlier point is better. If p is not promoted, it is
+//! *pruned*: it stops with its state at r and has no result. A point that failed before r has not reached r. The value
+//! is the metric in the last epoch before the rung, read from the history that every state contains.
 //!
 //! # Consequences
 //! - A decision depends only on earlier points in plan order. It is the same whichever point finishes first, on any
@@ -19,7 +19,8 @@
 //! - More than one in `reduction` points is promoted: each point that was among the best of the points up to it, even
 //!   if later points are better. Asynchronous halving never reverses a decision, and this is its cost.
 //! - A run of some of the points includes the earlier points, because their values are needed.
-//!   `-S matrix.prune.rungs=[]` turns pruning off. That is also how to finish a pruned point: it continues from its rung.
+//!   `-S matrix.prune.rungs=[]` turns pruning off. That is also how to finish a pruned point: it continues from its
+//!   rung.
 //! - Pruning is not part of any key: states and results of promoted points are those of a sweep without pruning. A
 //!   list of inputs leaves out pruned points, so its key is known once their decisions are.
 

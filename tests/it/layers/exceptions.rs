@@ -9,8 +9,6 @@ pub(super) const CIRCLES: &[&str] = &[
     "exec/pruning.rs → exec/schedule.rs",
     "exec/schedule.rs → exec/outcome.rs",
     "exec/schedule.rs → exec/pruning.rs",
-    "plan.rs → plan/prune.rs",
-    "plan/prune.rs → plan.rs",
     "report.rs → report/sections.rs",
     "report/dag.rs → report/overlay.rs",
     "report/overlay.rs → report/dag.rs",

@@ -460,7 +460,7 @@ impl Simulation {
         }
     }
 
-    /// The points that are pruned are those of the definition in `plan/prune.rs`.
+    /// The points that are pruned are those of the definition in `plan/bracket.rs`.
     fn check_pruned(&self) {
         let table = self.state.table();
         let members: Vec<PointId> = self.pipeline.members.iter().copied().collect();
