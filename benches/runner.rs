@@ -1,13 +1,13 @@
-//! The runner's own cost: no-ops, plans and trivial stages by the thousand. `cargo bench --bench runner`.
+//! The overhead of the runner: no-op runs, plans, and thousands of trivial stages. `cargo bench --bench runner`.
 //!
-//! This program is also a `vadpipe` with one more stage kind, `trivial`, as a crate of a user's would be: with `--vadpipe`
-//! first, the rest is `vadpipe`'s command line. Every figure is one of a whole process: from its start to its end, as a
-//! user waits for it, and its peak memory as the kernel counts it. Medians of [`ROUNDS`].
+//! This program is also a `vadpipe` with the additional stage kind `trivial`: after `--vadpipe` it accepts the command
+//! line of `vadpipe`. Every figure is that of a whole process: the time from its start to its end, and its peak memory
+//! as the kernel reports it. Figures are medians of [`ROUNDS`] runs.
 //!
-//! Words after `--` choose parts: `scale`, `reach` (with the peers), `epochs`, `beside`; all of them if none is given. Peers are
-//! measured where they are installed: `ninja` and `dvc` on the PATH, or beside the Python that `VADPIPE_PYTHON` names. A run that
-//! does not do what it is measured for (a no-op that executes something, an extended training with other bytes) ends the bench
-//! with exit code 1.
+//! Words after `--` choose parts: `scale`, `reach` (with the peers), `epochs`, `beside`. The default is all parts. The
+//! peers `ninja` and `dvc` are measured if they are on the PATH or beside the Python that `VADPIPE_PYTHON` names. The
+//! bench exits with code 1 if a run does not do what it should (a no-op executes a stage, or an extended training has
+//! other bytes).
 
 #[path = "runner/peers.rs"]
 mod peers;
@@ -23,23 +23,14 @@ use std::time::{Duration, Instant};
 
 use peers::Peers;
 use vadpipe::artifact::Artifact;
-use vadpipe::stage::{Bound, Context, Params, Registry, Roles, Stage, StageError, StageKind};
+use vadpipe::stage::{About, Bound, Context, Params, Registry, Roles, Stage, StageError, StageKind};
 
-/// A stage that costs nothing: it adds its inputs' numbers to its own.
+/// A stage that takes no time: it adds the numbers of its inputs to its own.
 struct Trivial;
 
 impl StageKind for Trivial {
-    fn name(&self) -> &'static str {
-        "trivial"
-    }
-    fn version(&self) -> u32 {
-        1
-    }
-    fn summary(&self) -> &'static str {
-        "a number"
-    }
-    fn roles(&self) -> Roles {
-        Roles::Any
+    fn about(&self) -> About {
+        About { roles: Roles::Any, ..About::new("trivial", 1, "a number") }
     }
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
         Arc::new(Number(params.float("n", 0.0, Bound::Finite)))
@@ -64,11 +55,11 @@ fn kinds() -> Registry {
     registry
 }
 
-/// Runs of each measurement; the median counts.
+/// Runs of each measurement. The median counts.
 const ROUNDS: usize = 5;
-/// Megabytes of the shipped size's state and result.
+/// Megabytes of a state and a result of the shipped size.
 const STATE_AND_RESULT: usize = 246 + 82;
-/// Where a child leaves its peak memory.
+/// The variable that names the file to which a child writes its peak memory.
 const PEAK: &str = "VADPIPE_BENCH_PEAK";
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
@@ -101,7 +92,7 @@ fn say(line: &str) {
 fn measure() -> Outcome {
     let chosen: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let wants = |part: &str| chosen.is_empty() || chosen.iter().any(|c| c == part);
-    // On the disk that a user would have it on, not in memory: results are flushed.
+    // On a disk, not in memory, because results are flushed.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let bench = Bench { program: std::env::current_exe()?, folder: folder.path().to_owned() };
     if wants("scale") {
@@ -124,18 +115,18 @@ struct Bench {
     folder: PathBuf,
 }
 
-/// What a process took.
+/// The time and the peak memory of a process.
 #[derive(Clone, Copy)]
-struct Took {
+struct Usage {
     seconds: f64,
     megabytes: f64,
 }
 
-/// The one in the middle by time, with the most memory of all.
-fn median(mut all: Vec<Took>) -> Took {
+/// The median by time, with the largest memory of all runs.
+fn median(mut all: Vec<Usage>) -> Usage {
     all.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
     let megabytes = all.iter().map(|t| t.megabytes).fold(0.0, f64::max);
-    Took { megabytes, ..all[all.len() / 2] }
+    Usage { megabytes, ..all[all.len() / 2] }
 }
 
 impl Bench {
@@ -143,8 +134,8 @@ impl Bench {
         Ok(std::fs::write(self.folder.join(name), text)?)
     }
 
-    /// One whole process of `vadpipe` in the folder; it must succeed. Its output goes to a file, as in a script.
-    fn vadpipe(&self, args: &[&str]) -> Outcome<Took> {
+    /// Runs `vadpipe` in the folder. It must succeed. Its output goes to a file.
+    fn vadpipe(&self, args: &[&str]) -> Outcome<Usage> {
         let (peak, out) = (self.folder.join("peak"), self.folder.join("out"));
         let mut command = Command::new(&self.program);
         command.arg("--vadpipe").args(args).current_dir(&self.folder).env(PEAK, &peak);
@@ -158,15 +149,15 @@ impl Bench {
         let text = std::fs::read_to_string(&peak)?;
         let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:"));
         let kb = line.and_then(|l| l.trim_end_matches("kB").trim().parse::<f64>().ok()).unwrap_or_default();
-        Ok(Took { seconds, megabytes: kb / 1024.0 })
+        Ok(Usage { seconds, megabytes: kb / 1024.0 })
     }
 
-    fn median(&self, args: &[&str]) -> Outcome<Took> {
+    fn median(&self, args: &[&str]) -> Outcome<Usage> {
         Ok(median((0..ROUNDS).map(|_| self.vadpipe(args)).collect::<Outcome<Vec<_>>>()?))
     }
 
     /// A first run in an empty cache.
-    fn first(&self, file: &str, cache: &str) -> Outcome<Took> {
+    fn first(&self, file: &str, cache: &str) -> Outcome<Usage> {
         let path = self.folder.join(cache);
         if path.exists() {
             std::fs::remove_dir_all(&path)?;
@@ -174,7 +165,7 @@ impl Bench {
         self.vadpipe(&["run", file, "-q", "--cache", cache])
     }
 
-    /// 100 to 10,000 points: what a stage costs must not grow.
+    /// 100 to 10,000 points: the cost per stage must not grow.
     fn scale(&self) -> Outcome {
         say("stages   plan, cold cache    first run, each       no-op, each");
         for points in [100, 1_000, 10_000] {
@@ -182,18 +173,18 @@ impl Bench {
             let plan = self.median(&["plan", "scale.toml", "-q", "--cache", "none"])?;
             let run = self.first("scale.toml", "scale")?;
             let noop = self.median(&["run", "scale.toml", "-q", "--cache", "scale"])?;
-            let each = |t: Took| format!("{:.3} s {:>6.1} µs", t.seconds, t.seconds / points as f64 * 1e6);
+            let each = |t: Usage| format!("{:.3} s {:>6.1} µs", t.seconds, t.seconds / points as f64 * 1e6);
             say(&format!("{points:<8} {}   {}   {}", each(plan), each(run), each(noop)));
         }
         Ok(())
     }
 
-    /// The whole table: ours, what it must reach, and what the peers take for the like of it.
+    /// The table of all measurements, with their limits and with similar measurements of the peers.
     fn reach(&self, peers: &Peers) -> Outcome {
-        let row = |what: &str, measured: String, bound: &str, beside: String| {
-            say(&format!("{what:<52} {measured:<17} {bound:<14} {beside}"));
+        let row = |what: &str, measured: String, bound: &str, peers: String| {
+            say(&format!("{what:<52} {measured:<17} {bound:<14} {peers}"));
         };
-        let took = |t: Took| format!("{:.3} s, {:.0} MB", t.seconds, t.megabytes);
+        let took = |t: Usage| format!("{:.3} s, {:.0} MB", t.seconds, t.megabytes);
         say("what                                                 measured          at most        peers");
         for (shape, text) in [("matrix", pipelines::matrix(10_000, 1)), ("tables", pipelines::tables(10_000))] {
             let (file, cache) = (format!("{shape}.toml"), format!("cache-{shape}"));
@@ -202,7 +193,7 @@ impl Bench {
             let noop = self.median(&["run", &file, "-q", "--cache", &cache])?;
             self.expect_to_run(0, &file, &cache)?;
             let edited = (1..=ROUNDS).map(|round| {
-                // Another value each time, and the file as it was for the next.
+                // Every round changes the original file to a new value.
                 self.write(&file, &pipelines::edited(&text, round))?;
                 self.vadpipe(&["run", &file, "-q", "--cache", &cache])
             });
@@ -224,18 +215,19 @@ impl Bench {
         Ok(())
     }
 
-    /// What a run executes, which is not measured: `count` stages.
+    /// Checks that a run executes `count` stages. This run is not measured.
     fn expect_to_run(&self, count: usize, file: &str, cache: &str) -> Outcome {
         self.vadpipe(&["run", file, "--json", "--cache", cache])?;
         let out = std::fs::read_to_string(self.folder.join("out"))?;
         let last: serde_json::Value = serde_json::from_str(out.lines().last().unwrap_or_default())?;
         match last["executed"].as_array() {
             Some(executed) if executed.len() == count => Ok(()),
-            other => Err(format!("{count} stages were to run, not {other:?}").into()),
+            other => Err(format!("{count} stages should run, not {other:?}").into()),
         }
     }
 
-    /// 100 → 200 epochs of a small decoder, and 4 → 8 of one as large as the shipped: what that costs besides the epochs.
+    /// The cost of extending a training, without the epochs: 100 → 200 epochs of a small decoder, and 4 → 8 of one of
+    /// the shipped size.
     fn epochs(&self) -> Outcome {
         for (what, model, half) in [("small", pipelines::SMALL, 100), ("shipped size", pipelines::SHIPPED, 4)] {
             self.write("half.toml", &pipelines::training(model, half))?;
@@ -247,7 +239,11 @@ impl Bench {
                 let extended = self.vadpipe(&["run", "whole.toml", "-q", "--cache", "extended"])?;
                 let whole = self.first("whole.toml", "at-once")?;
                 if self.digest("extended")? != self.digest("at-once")? {
-                    return Err(format!("epochs {half} → {} ({what}): other bytes than in one go", 2 * half).into());
+                    return Err(format!(
+                        "epochs {half} → {} ({what}): the bytes differ from an uninterrupted training",
+                        2 * half
+                    )
+                    .into());
                 }
                 rounds.push([extended.seconds - (whole.seconds - short.seconds), extended.seconds, whole.seconds]);
             }
@@ -255,8 +251,8 @@ impl Bench {
             let [besides, extended, whole] = rounds[ROUNDS / 2];
             plain.sort_by(f64::total_cmp);
             say(&format!(
-                "epochs {half} → {} ({what}): {extended:.2} s, and {whole:.2} s in one go, the same bytes; besides the epochs \
-                 {besides:.2} s (at most 1 s), quickest {:.2} s; a plain file of {STATE_AND_RESULT} MB with fsync takes {:.2} s",
+                "epochs {half} → {} ({what}): {extended:.2} s, uninterrupted {whole:.2} s, the same bytes; without the epochs \
+                 {besides:.2} s (at most 1 s), fastest {:.2} s; a plain file of {STATE_AND_RESULT} MB with fsync takes {:.2} s",
                 2 * half,
                 rounds[0][0],
                 plain[ROUNDS / 2],
@@ -265,7 +261,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Seconds that the disk takes for as many bytes as the shipped size's last state and result.
+    /// Seconds to write as many bytes as the last state and the result of the shipped size.
     fn plain_write(&self) -> Outcome<f64> {
         let (path, bytes) = (self.folder.join("plain"), vec![1u8; STATE_AND_RESULT << 20]);
         let begin = Instant::now();
@@ -277,34 +273,34 @@ impl Bench {
         Ok(seconds)
     }
 
-    /// What is asked while a training of the shipped size runs: the slowest of each question.
+    /// The slowest time of each reading command while a training of the shipped size runs.
     fn beside(&self) -> Outcome {
         self.write("long.toml", &pipelines::training(pipelines::SHIPPED, 100_000).replace("1e6", "1"))?;
         let mut command = Command::new(&self.program);
         command.args(["--vadpipe", "run", "long.toml", "-q", "--cache", "busy"]).current_dir(&self.folder);
         let mut training = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        // With a checkpoint each second: the cache is in use all the time.
+        // It saves a checkpoint every second, so the cache is in use all the time.
         std::thread::sleep(Duration::from_secs(5));
-        let questions: [&[&str]; 4] =
+        let commands: [&[&str]; 4] =
             [&["plan", "long.toml"], &["status", "long.toml"], &["log"], &["log", "last", "--events"]];
-        let slowest = questions.map(|question| {
-            let asked = (0..ROUNDS).map(|_| self.vadpipe(&[question, &["--cache", "busy"]].concat()));
-            let all = asked.collect::<Outcome<Vec<_>>>()?;
+        let slowest = commands.map(|args| {
+            let runs = (0..ROUNDS).map(|_| self.vadpipe(&[args, &["--cache", "busy"]].concat()));
+            let all = runs.collect::<Outcome<Vec<_>>>()?;
             let slowest = all.iter().map(|t| t.seconds).fold(0.0, f64::max);
-            Ok(format!("{} {slowest:.3} s", question.join(" ").replace(" long.toml", "")))
+            Ok(format!("{} {slowest:.3} s", args.join(" ").replace(" long.toml", "")))
         });
         let running = training.try_wait()?.is_none();
         training.kill()?;
         training.wait()?;
         if !running {
-            return Err("the training ended while it was asked about".into());
+            return Err("the training ended during the measurement".into());
         }
         let slowest = slowest.into_iter().collect::<Outcome<Vec<_>>>()?.join(", ");
-        say(&format!("beside a running training, the slowest of {ROUNDS} (at most 1 s): {slowest}"));
+        say(&format!("during a training, the slowest of {ROUNDS} (at most 1 s): {slowest}"));
         Ok(())
     }
 
-    /// What `show` says of the training's result, but for how it was come by.
+    /// The digest of the training's result.
     fn digest(&self, cache: &str) -> Outcome<String> {
         self.vadpipe(&["show", "whole.toml", "ad", "--json", "--cache", cache])?;
         let shown: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(self.folder.join("out"))?)?;

@@ -1,12 +1,14 @@
-//! The store against a plain file and against the machine, and how long a no-op's look-ups take. `cargo bench --bench
-//! store`, with a folder as its argument to measure another disk.
+//! Compares the store with a plain file and with the machine, and measures the look-ups of a no-op run.
 //!
-//! Ours and the plain file take turns in the same folder, each time with fresh bytes; what is printed are medians. The
-//! plain file is written and synced, and read with its BLAKE3 digest taken, as one would without a store. As the store
-//! does, it keeps the file before until the new one is durable. On a virtual machine, memory that the host has yet to give
-//! makes the page cache slower by a multiple for whoever gets it: before each write as much memory is touched and freed. The floors:
-//! for a write, the plain file, since the same bytes have to reach the same disk; for a verified read, one copy of the
-//! bytes by all threads at the memory's measured rate and one BLAKE3 by all threads at its own.
+//! `cargo bench --bench store [-- FOLDER]`. The folder chooses the disk.
+//!
+//! The store and the plain file take turns in the same folder, each time with new bytes. Medians are printed. The plain
+//! file is written and synced, then read while its BLAKE3 digest is computed. Like the store, the bench keeps the old
+//! file until the new one is durable. On a virtual machine, the page cache is several times slower if the host must
+//! provide its memory first, so the bench touches and frees as much memory before each write.
+//!
+//! The floor of a write is the plain file, because the same bytes must reach the same disk. The floor of a verified
+//! read is one copy of the bytes and one BLAKE3 digest, each by all threads at its measured rate.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,9 +23,9 @@ use vadpipe::store::{GcPolicy, NewResult, Options, Provenance, StatePosition, St
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 type State = BTreeMap<String, Tensor>;
 
-/// Mebibytes of a state: 20.5 M parameters with their two moments.
+/// Mebibytes of a state: 20.5 M parameters, each with two moments.
 const STATE_MB: usize = 246;
-/// Tensors of it.
+/// Tensors of a state.
 const PARTS: usize = 4;
 /// Measurements of each kind.
 const ROUNDS: u64 = 7;
@@ -48,7 +50,7 @@ fn say(line: &str) {
     println!("{line}");
 }
 
-/// Makes the memory that a write will get for the page cache memory that the machine really has.
+/// Makes a virtual machine's host provide the memory that the page cache will use for a write.
 fn warm() {
     drop(std::hint::black_box(vec![1_u8; (2 * STATE_MB) << 20]));
 }
@@ -58,12 +60,12 @@ fn median(mut seconds: Vec<f64>) -> f64 {
     seconds[seconds.len() / 2]
 }
 
-/// GB/s (10⁹ bytes) of a state that took so long.
+/// GB/s (10⁹ bytes) for a state that took this long.
 fn rate(seconds: f64) -> f64 {
     (STATE_MB << 20) as f64 / 1e9 / seconds
 }
 
-/// A state whose tensors are fresh, but for the first `shared` ones, which any state of that kind has.
+/// A state with new tensors, except for the first `shared` ones, which are the same in all states.
 fn state(seed: u64, shared: usize) -> State {
     let part = |i: usize| {
         let mut bytes = vec![0; (STATE_MB << 20) / PARTS];
@@ -74,7 +76,7 @@ fn state(seed: u64, shared: usize) -> State {
     (0..PARTS).map(part).collect()
 }
 
-/// Seconds of writing a state into a file of its own, synced. It replaces the one before, which is not counted.
+/// Seconds to write and sync a state as a plain file. The time to replace the previous file is not included.
 fn write_plain(path: &Path, tensors: &State) -> Outcome<f64> {
     let new = path.with_extension("new");
     let write = || {
@@ -95,7 +97,7 @@ fn states(dir: &Path, plain: &Path) -> Outcome {
     let mut epoch = 0;
     for shared in [0, PARTS / 2] {
         let (mut plains, mut puts, mut removals, mut reads, mut plain_reads) = (vec![], vec![], vec![], vec![], vec![]);
-        // The first makes the databases, and what the others share.
+        // The first round creates the databases and the shared tensors. It is not measured.
         for round in 0..=ROUNDS {
             let tensors = state(epoch, shared);
             let file = write_plain(plain, &tensors)?;
@@ -108,7 +110,7 @@ fn states(dir: &Path, plain: &Path) -> Outcome {
             })?;
             store.close();
             let (back, read) = timed(|| Ok(store.read_state(&record)?))?;
-            assert!(back == tensors, "what was stored comes back");
+            assert!(back == tensors, "the stored state is read back");
             let (_, plain_read) = timed(|| Ok(std::hint::black_box(blake3::hash(&fs::read(plain)?))))?;
             epoch += 1;
             if round > 0 {
@@ -125,7 +127,7 @@ fn states(dir: &Path, plain: &Path) -> Outcome {
         let what = format!("state of {STATE_MB} MiB, {shared} of its {PARTS} tensors stored before");
         say(&format!(
             "write of a {what}: {:.2} GB/s; plain file + fsync {:.2} GB/s; {:.2} × the plain file (floor), medians of \
-             {ROUNDS}; the quickest {:.2} and {:.2} GB/s, {:.2} ×; and {:.0} ms to remove the one before it",
+             {ROUNDS}; the fastest {:.2} and {:.2} GB/s, {:.2} ×; and {:.0} ms to remove the one before it",
             rate(put),
             rate(file),
             file / put,
@@ -179,7 +181,7 @@ fn say_read(read: f64, plain: f64, tensors: &State) {
     ));
 }
 
-/// Checkpoints that replace each other, a quarter of each being what it was.
+/// Checkpoints that replace each other. A quarter of each does not change.
 fn growth(dir: &Path) -> Outcome {
     let all = chain(1, REPLACED);
     let keys = all.states();
@@ -203,10 +205,10 @@ fn growth(dir: &Path) -> Outcome {
     })?;
     store.close();
     let (found, open) = timed(|| Ok(store.longest_state(&keys, "cpu")?))?;
-    let found = found.ok_or("the last state is there")?;
+    let found = found.ok_or("the last state is missing")?;
     let (_, gc) = timed(|| Ok(store.gc(&GcPolicy { keep_runs: 1, named: vec![], dry_run: false })?))?;
     store.close();
-    assert!(store.read_state(&found)? == state(REPLACED, 1), "a collection keeps the last state");
+    assert!(store.read_state(&found)? == state(REPLACED, 1), "`gc` keeps the last state");
     say(&format!(
         "disk over {REPLACED} replaced states, in states: {:.2} after the first, {:.2} at most, {:.2} after the last, \
          {:.2} after gc (which took {:.0} ms); then the index opens and finds the last in {:.1} ms",

@@ -1,9 +1,11 @@
-//! Training beside PyTorch's, in turn, and the floor beneath both.
+//! Compares training with PyTorch, in alternating rounds, and with the floor of the machine.
 //!
-//! `cargo bench --bench train [-- ad fit vad memory kernels --batch N --rounds N --peer-images N --peer-settings --quick]`
+//! ```sh
+//! cargo bench --bench train -- ad fit vad memory kernels --batch N --rounds N --peer-images N --peer-settings --quick
+//! ```
 //!
-//! Ours is what a pipeline runs: whole epochs of 1,000 images through the stage kinds. The peer is `peers/torch_train.py`. What each
-//! number means, and the floor's arithmetic, is in `benches/README.md`.
+//! Our side runs the stage kinds as a pipeline does, in whole epochs of 1,000 images. The peer is
+//! `peers/torch_train.py`. `benches/README.md` explains the figures and the computation of the floor.
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
 use std::process::Command;
@@ -34,11 +36,11 @@ type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 /// The decoder of the experiment, the default of `channels`.
 const SHAPE: DecoderShape = DecoderShape { latent_dim: 128, channels: [2048, 512, 256, 128] };
-/// Multiply-adds of a sample's forward pass inside the image, times two.
+/// Two operations for each multiply-add of the forward pass of one sample, without those outside the image.
 const FORWARD_GFLOP: f64 = 2.0
     * (128.0 * 8192.0 + 36.0 * 2048.0 * 512.0 + 196.0 * 512.0 * 256.0 + 900.0 * 256.0 * 128.0 + 256.0 * 16.0 * 128.0)
     / 1e9;
-/// What Adam updates: weights and biases of the layers, scale and shift of the batch norms.
+/// The parameters that Adam updates: weights and biases of the layers, scale and shift of the batch norms.
 const PARAMETERS: usize =
     (128 + 1) * 8192 + 16 * (2048 * 512 + 512 * 256 + 256 * 128 + 128) + 1 + 2 + 2 * (512 + 256 + 128);
 /// Bytes of a weight and its two moments, read and written.
@@ -46,7 +48,7 @@ const ADAM_BYTES: f64 = 2.0 * 3.0 * 4.0;
 /// Images of an epoch.
 const IMAGES: usize = 1000;
 
-/// How PyTorch can be set. Adam is fused in all: it is slower without everywhere.
+/// Settings of PyTorch. All use the fused Adam, because the other is always slower.
 #[derive(Clone, Copy)]
 struct Setting {
     name: &'static str,
@@ -84,7 +86,7 @@ fn main() -> Outcome {
         rounds: options.rounds.unwrap_or(if quick { 1 } else { 5 }),
         peer_images: peer_images.unwrap_or(if quick { 256 } else { IMAGES }),
         floor: Floor::new(),
-        peer: ["ad", "fit"].iter().any(|part| options.wants(part)).then(|| Peer::start_if_there(SCRIPT)).flatten(),
+        peer: ["ad", "fit"].iter().any(|part| options.wants(part)).then(|| Peer::start_if_installed(SCRIPT)).flatten(),
         options,
     };
     println!("{} rounds in turn on {} threads; {}", bench.rounds, rayon::current_num_threads(), bench.peer_line());
@@ -113,11 +115,11 @@ fn main() -> Outcome {
 
 const SCRIPT: &str = "torch_train.py";
 
-/// A part that is held against PyTorch and the floor.
+/// A part that is compared with PyTorch and with the floor.
 struct Part {
     title: &'static str,
     kind: &'static str,
-    /// The peer's name for it.
+    /// Its name in the peer.
     mode: &'static str,
     batches: &'static [usize],
     /// Passes over the products: forward, input gradient, weight gradient.
@@ -137,13 +139,13 @@ impl Bench {
         self.peer.as_ref().map_or_else(|| format!("no peer; {IMAGES} images a round"), say)
     }
 
-    /// The batch sizes asked for with `--batch`, or these.
+    /// The batch sizes of `--batch`. `usual` if there are none.
     fn batches(&self, usual: &[usize]) -> Vec<usize> {
         let asked = numbers(&self.options, "--batch");
         if asked.is_empty() { usual.to_vec() } else { asked }
     }
 
-    /// Ours and PyTorch in turn, at each batch size.
+    /// Compares our training with PyTorch in alternating rounds, at each batch size.
     fn against_peer(&mut self, part: &Part) -> Outcome {
         println!("\n{:<15} samples/s (median)           floor                     ours / floor", part.title);
         println!("  batch cores    ours    peer   ratio   samples/s  GFLOP/s   GB/s  seconds       peer's setting");
@@ -190,20 +192,20 @@ impl Bench {
         Ok(())
     }
 
-    /// Seconds of an epoch if nothing but the products and Adam's bytes took time.
+    /// Seconds of an epoch that consists only of the matrix products and of Adam's memory traffic.
     fn floor_seconds(&self, part: &Part, batch: usize) -> f64 {
         let products = IMAGES as f64 * FORWARD_GFLOP * part.passes / self.floor.gflops;
         let steps = if part.adam { IMAGES.div_ceil(batch) } else { 0 };
         products + steps as f64 * PARAMETERS as f64 * ADAM_BYTES / 1e9 / self.floor.gbytes
     }
 
-    /// Starts the peer's training with its best setting; none without a peer.
+    /// Starts the peer's training with its best setting. `None` without a peer.
     fn open_peer(&mut self, part: &Part, batch: usize) -> Outcome<Option<Setting>> {
         let sweep = self.options.others.iter().any(|(name, _)| name == "--peer-settings");
         let Some(peer) = &mut self.peer else { return Ok(None) };
         let mut best = (USUAL, f64::INFINITY);
         for setting in SETTINGS.iter().filter(|_| sweep) {
-            // A setting that does not work here is not its best.
+            // A setting that fails here is skipped.
             let measured = open(peer, part, batch, *setting).and_then(|begin| {
                 let images = (2 * batch).max(128);
                 let round = json!({ "command": "round", "name": part.mode, "images": images });
@@ -211,7 +213,7 @@ impl Bench {
             });
             match measured {
                 Ok((begin, seconds)) => {
-                    println!("  setting {:24} {:7.1} samples/s, begun in {begin:.0} s", setting.name, 1.0 / seconds);
+                    println!("  setting {:24} {:7.1} samples/s, started in {begin:.0} s", setting.name, 1.0 / seconds);
                     best = if seconds < best.1 { (*setting, seconds) } else { best };
                 }
                 Err(why) => println!("  setting {:24} {why}", setting.name),
@@ -221,7 +223,7 @@ impl Bench {
         Ok(Some(best.0))
     }
 
-    /// Each family of posteriors against plain latents, in turn.
+    /// Compares each family of posteriors with plain latents, in alternating rounds.
     fn vad(&self) -> Outcome {
         const FAMILIES: [&str; 3] = ["gaussian", "exponential", "uniform"];
         println!("\nVAD training     samples/s (median), and the time as a multiple of AD's");
@@ -248,7 +250,7 @@ impl Bench {
         Ok(())
     }
 
-    /// The most memory that each holds at once, in a process of its own.
+    /// The peak memory of each side, measured in separate processes.
     fn memory(&self) -> Outcome {
         println!("\npeak memory, MB     ours            peer");
         println!("  batch     training   stage   training   imports");
@@ -256,7 +258,7 @@ impl Bench {
             let child = Command::new(std::env::current_exe()?).args(["--alone", &batch.to_string()]).output()?;
             let ours = reply::parse(&String::from_utf8(child.stdout)?)?;
             let ours = ["training", "stage"].map(|key| megabytes(ours.get(key)));
-            let theirs = match Peer::start_if_there(SCRIPT) {
+            let theirs = match Peer::start_if_installed(SCRIPT) {
                 Some(mut peer) => {
                     let imports = peer.ask(&json!({ "command": "peak" }))?;
                     open(&mut peer, &AD, batch, USUAL)?;
@@ -271,7 +273,7 @@ impl Bench {
     }
 }
 
-/// Starts a training of the peer's, warmed up: seconds that this took.
+/// Starts a training of the peer and warms it up. Returns the seconds that this took.
 fn open(peer: &mut Peer, part: &Part, batch: usize, setting: Setting) -> Result<f64, String> {
     let Setting { channels_last, compiled, .. } = setting;
     peer.seconds(&json!({
@@ -280,7 +282,7 @@ fn open(peer: &mut Peer, part: &Part, batch: usize, setting: Setting) -> Result<
     }))
 }
 
-/// The numbers, 1 or more, given with one of the bench's own options, in order.
+/// The values of an option of this bench, in order. Values below 1 become 1.
 fn numbers(options: &Options, name: &str) -> Vec<usize> {
     options
         .others
@@ -294,7 +296,8 @@ fn megabytes(bytes: Option<&Value>) -> String {
     bytes.and_then(Value::as_f64).map_or_else(|| "-".to_owned(), |bytes| format!("{:.0}", bytes / 1e6))
 }
 
-/// The child of the part `memory`: trains an epoch and says what it held, up to the epoch's end and with the artifact.
+/// The child process of the part `memory`: trains an epoch and prints its peak memory up to the end of the epoch, and
+/// with the artifact.
 fn alone(batch: usize) -> Outcome {
     let work = Work { kind: "train-ad", distribution: None, batch, epochs: 1, inputs: vec![("data", ours::data()?)] };
     let training = Ours::begin(&work)?;
@@ -304,7 +307,7 @@ fn alone(batch: usize) -> Outcome {
     Ok(())
 }
 
-/// Bytes that this process has ever held in memory at once; none where the system does not tell (it is Linux's).
+/// The peak memory of this process in bytes. `None` on systems other than Linux.
 fn peak() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

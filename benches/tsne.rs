@@ -1,9 +1,11 @@
-//! t-SNE beside openTSNE's, in turn, on the same points. `cargo bench --bench tsne [-- 1000 5000 10000 --rounds N --quick]`
+//! Compares t-SNE with openTSNE, in alternating rounds, on the same points.
+//!
+//! `cargo bench --bench tsne [-- 1000 5000 10000 --rounds N --quick]`
 //!
 //! The points are the 50 principal components of the first images of Fashion-MNIST (from `VADPIPE_DATA_DIR`, or
-//! `../shared/data/fashion-mnist`), or of drawn ones where there are none; without Python a random projection of them. Both
-//! maps are scored by the same exact divergence (perplexity 30, all pairs) and by the share of the 10 nearest neighbours that
-//! is kept. What each number means is in `benches/README.md`.
+//! `../shared/data/fashion-mnist`), or of random images without it. Without Python a random projection replaces the
+//! principal components. Both maps are scored by the exact divergence (perplexity 30, all pairs) and by the share of
+//! the 10 nearest neighbours that is kept. `benches/README.md` explains the figures.
 #![expect(clippy::print_stdout, reason = "a benchmark prints")]
 
 use std::ops::ControlFlow;
@@ -29,7 +31,7 @@ type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 /// The settings of both: openTSNE's defaults.
 const SETTINGS: Settings = Settings { perplexity: 30.0, iterations: 750, exaggeration: 12.0 };
-/// Numbers of points.
+/// The default numbers of points.
 const SIZES: [&str; 3] = ["1000", "5000", "10000"];
 /// Neighbours whose recall is measured.
 const NEAREST: usize = 10;
@@ -45,7 +47,7 @@ fn main() -> Outcome {
         SIZES.iter().filter(|size| options.wants(size)).filter_map(|size| size.parse().ok()).collect();
     let sizes = if options.quick && options.parts.is_empty() { &sizes[..1] } else { &sizes[..] };
     let folder = tempfile::tempdir()?;
-    let mut peer = Peer::start_if_there("opentsne.py");
+    let mut peer = Peer::start_if_installed("opentsne.py");
     let (source, pixels) = images(sizes.iter().copied().max().unwrap_or(0))?;
     let peer_name = peer.as_ref().map_or("no peer", |peer| peer.name.as_str());
     println!("t-SNE of {source}, {} threads, {rounds} rounds in turn; peer: {peer_name}", rayon::current_num_threads());
@@ -58,7 +60,7 @@ fn main() -> Outcome {
     Ok(())
 }
 
-/// The first `n` train images, and where they come from.
+/// The first `n` training images and their source.
 fn images(n: usize) -> Outcome<(String, Vec<u8>)> {
     let given = std::env::var_os("VADPIPE_DATA_DIR").map(PathBuf::from);
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/fashion-mnist");
@@ -69,10 +71,10 @@ fn images(n: usize) -> Outcome<(String, Vec<u8>)> {
         return Ok(("Fashion-MNIST".to_owned(), pixels));
     }
     let drawn = (0..n).flat_map(|i| synthetic::image(Streams::new(0), "train", i)).collect();
-    Ok(("drawn images (VADPIPE_DATA_DIR names no Fashion-MNIST)".to_owned(), drawn))
+    Ok(("random images (VADPIPE_DATA_DIR names no Fashion-MNIST)".to_owned(), drawn))
 }
 
-/// n × 50: principal components by the peer, or a random projection, which keeps distances roughly.
+/// n × 50 numbers: principal components by the peer, or a random projection, which roughly preserves distances.
 fn points(pixels: &[u8], n: usize, peer: &mut Option<Peer>, folder: &Path) -> Outcome<Vec<f32>> {
     if let Some(peer) = peer {
         let (given, made) = (folder.join("pixels"), folder.join("points"));
@@ -96,7 +98,7 @@ fn read(path: &Path, count: usize) -> Outcome<Vec<f32>> {
     if floats.len() == count { Ok(floats) } else { Err(format!("the peer wrote {} numbers", floats.len()).into()) }
 }
 
-/// What one side made: seconds, divergence and recall of each round.
+/// The figures of one side: seconds, divergence and recall of each round.
 #[derive(Default)]
 struct Side([Vec<f64>; 3]);
 
@@ -110,7 +112,7 @@ impl Side {
     }
 }
 
-/// A line of the table. Each round has a seed of its own, the same number on both sides.
+/// A line of the table. Each round has its own seed, which is the same on both sides.
 fn compare(points: &[f32], peer: &mut Option<Peer>, folder: &Path, rounds: usize) -> Outcome<String> {
     let n = points.len() / DIMENSIONS;
     let (given, made) = (folder.join("points"), folder.join("map"));
@@ -124,7 +126,7 @@ fn compare(points: &[f32], peer: &mut Option<Peer>, folder: &Path, rounds: usize
         let go_on = &mut |_, _| ControlFlow::Continue(());
         let streams = Streams::new(seed as i64);
         let begin = Instant::now();
-        let map = embed(points, n, DIMENSIONS, &SETTINGS, streams, go_on).ok_or("the embedding broke off")?;
+        let map = embed(points, n, DIMENSIONS, &SETTINGS, streams, go_on).ok_or("the embedding was cancelled")?;
         let seconds = begin.elapsed().as_secs_f64();
         ours.add(score(seconds, &map.coordinates)?);
         let Some(peer) = peer else { continue };
@@ -149,5 +151,5 @@ fn compare(points: &[f32], peer: &mut Option<Peer>, folder: &Path, rounds: usize
 /// The nearest neighbours of all points.
 fn nearest(points: &[f32], d: usize) -> Outcome<Neighbours> {
     let found = neighbours(points, points.len() / d, d, NEAREST, &mut || ControlFlow::Continue(()));
-    found.ok_or_else(|| "the search broke off".into())
+    found.ok_or_else(|| "the search was cancelled".into())
 }

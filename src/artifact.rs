@@ -1,9 +1,9 @@
-//! What a stage makes: named tensors, plain files, metrics and facts.
+//! The result of a stage: named tensors, plain files, metrics and facts.
 //!
-//! Every tensor and every file is one *blob*. A tensor's blob is a safetensors file that holds this one tensor under the
-//! fixed name `tensor` and has no metadata map, so equal tensors are equal bytes whatever they are called, and are stored
-//! once. An artifact's identity is the digest of its [`Manifest`]. An artifact must not depend on the time, the host, the
-//! device, the number of threads or the cache: those are provenance and belong to the run record.
+//! Every tensor and every file is one *blob*. A tensor's blob is a safetensors file that holds only this tensor, under
+//! the fixed name `tensor`, and has no metadata map. Equal tensors are therefore equal bytes, and are stored once even
+//! if their names differ. An artifact's identity is the digest of its [`Manifest`]. An artifact must not depend on the
+//! time, the host, the device, the number of threads or the cache: these are provenance and belong in the run record.
 
 mod capability;
 mod fault;
@@ -17,27 +17,27 @@ pub use self::capability::Capability;
 pub use self::tensor::{Element, ElementType, Tensor, TensorError, from_safetensors, to_safetensors};
 use crate::key::{Digest, Hash};
 
-/// What a stage made, in memory.
+/// A stage's result, in memory.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Artifact {
     /// Named tensors.
     pub tensors: BTreeMap<String, Tensor>,
-    /// Plain files, by name, such as a `command`'s outputs or `report.html`. `.png` files are exported as such.
+    /// Plain files, by name, such as a `command`'s outputs or `report.html`. `.png` files are exported unchanged.
     pub files: BTreeMap<String, Vec<u8>>,
-    /// The figures that `vadpipe metrics` shows. Finite.
+    /// The metrics that `vadpipe metrics` shows. All are finite.
     pub metrics: BTreeMap<String, f64>,
-    /// Facts that readers need to interpret the artifact: `classes`, `distribution`, `split`, … They describe the result,
-    /// never how it was made.
+    /// Facts that readers need to interpret the artifact: `classes`, `distribution`, `split`, … They describe the
+    /// result itself, and never how it was produced.
     pub facts: BTreeMap<String, serde_json::Value>,
-    /// The names of what it provides, see [`Capability`]. Set from the stage's kind when the stage has run; not part of the
-    /// artifact's identity.
+    /// The names of the capabilities that it provides, see [`Capability`]. Set from the stage's kind after the stage
+    /// has run. Not part of the artifact's identity.
     pub provides: BTreeSet<String>,
 }
 
-/// What an artifact is made of, by digest: small, and enough to plan with.
+/// The contents of an artifact, by digest. A manifest is small, and planning needs nothing else.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The stage kind that made it.
+    /// The kind of the stage that produced it.
     pub kind: String,
     /// Named tensors.
     pub tensors: BTreeMap<String, TensorEntry>,
@@ -56,7 +56,7 @@ pub struct TensorEntry {
     pub element: ElementType,
     /// Shape.
     pub shape: Vec<usize>,
-    /// Where its bytes are.
+    /// The blob with its bytes.
     pub blob: BlobEntry,
 }
 
@@ -70,14 +70,14 @@ pub struct BlobEntry {
 }
 
 impl BlobEntry {
-    /// The entry of these bytes.
+    /// The entry for a blob with these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self { digest: Digest::of(bytes), size: bytes.len() as u64 }
     }
 }
 
 impl Manifest {
-    /// The identity of the result: what enters the keys of the stages that read it.
+    /// The identity of the result. It enters the keys of the stages that read it.
     pub fn digest(&self) -> Digest {
         let mut h = Hash::new("manifest");
         h.text(&self.kind);

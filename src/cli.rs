@@ -4,6 +4,7 @@
 //! category gives the exit code.
 
 mod args;
+mod cache_wait;
 mod completion;
 mod diff;
 mod doctor;
@@ -17,7 +18,6 @@ mod kinds;
 mod limits;
 mod log;
 mod metrics;
-mod patience;
 mod plan;
 mod project;
 mod run;

@@ -1,7 +1,7 @@
-//! What happens in a run: the one vocabulary of run records, `run --json` and the terminal.
+//! The events of a run. Run records, `run --json` and the terminal all use them.
 //!
-//! The runner only sends events; terminal, NDJSON file and report listen. A line of `run --json` is one event. Fields may
-//! be added; a change of meaning raises [`VERSION`].
+//! The runner sends events; the terminal, the NDJSON file and the report receive them. Each line of `run --json` is one
+//! event. New fields may be added. A change of meaning raises [`VERSION`].
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,17 @@ use crate::key::Key;
 use crate::plan::Reason;
 use crate::status::RunStatus;
 
-/// The version of this vocabulary; it stands in the first event of a run.
+// The earlier name, for users of the library.
+pub use crate::status::RunStatus as Status;
+
+/// The version of the events. The first event of a run contains it.
 pub const VERSION: u32 = 1;
 
 /// Something that happened in a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case", rename_all_fields = "snake_case")]
 pub enum Event {
-    /// The first.
+    /// The first event of a run.
     RunStarted {
         /// [`VERSION`].
         version: u32,
@@ -26,9 +29,9 @@ pub enum Event {
         run: String,
         /// Name of the pipeline.
         pipeline: String,
-        /// How many stages are wanted.
+        /// The number of points in the plan.
         stages: usize,
-        /// What computes: "cpu", "cuda:0".
+        /// The device: "cpu", "cuda:0".
         device: String,
         /// The numerics class of the device.
         numerics: String,
@@ -42,11 +45,11 @@ pub enum Event {
         /// Its key.
         key: Key,
     },
-    /// Another process computes this very key; we wait for it.
+    /// Another process is computing the same key, and this run waits for it.
     StageWaiting {
         /// The point.
         stage: String,
-        /// Who holds it.
+        /// The process that computes it.
         holder: String,
     },
     /// A stage begins.
@@ -68,26 +71,26 @@ pub enum Event {
         epoch: u64,
         /// Steps in the epoch after them.
         step: u64,
-        /// Epochs in all.
+        /// Total epochs.
         epochs: u64,
-        /// The same as `epoch`: where this run took the training up.
+        /// The epoch at which this run resumed the training; equal to `epoch`.
         resumed_at: u64,
     },
-    /// How far a stage is. Thinned out; not in the run's file.
+    /// The progress of a stage. Sent at a limited rate, and not written to the run's file.
     Progress {
         /// The point.
         stage: String,
         /// Units done.
         done: u64,
-        /// Units in all.
+        /// Total units.
         total: u64,
-        /// What is counted.
+        /// The name of the unit.
         unit: String,
-        /// Figures of the moment.
+        /// Current values, such as the loss.
         figures: BTreeMap<String, f64>,
         /// Samples per second.
         rate: Option<f64>,
-        /// Where this run took the training up, if it continued one.
+        /// The epoch at which this run resumed the training, if it did.
         #[serde(skip_serializing_if = "Option::is_none")]
         resumed_at: Option<u64>,
     },
@@ -97,15 +100,15 @@ pub enum Event {
         stage: String,
         /// Finished epochs, from 1.
         epoch: u64,
-        /// Epochs in all.
+        /// Total epochs.
         epochs: u64,
-        /// The epoch's figures.
+        /// The epoch's values, such as the loss.
         figures: BTreeMap<String, f64>,
-        /// Where this run took the training up, if it continued one.
+        /// The epoch at which this run resumed the training, if it did.
         #[serde(skip_serializing_if = "Option::is_none")]
         resumed_at: Option<u64>,
     },
-    /// A training's state is in the store.
+    /// A training's state was stored.
     StateSaved {
         /// The point.
         stage: String,
@@ -113,13 +116,13 @@ pub enum Event {
         epoch: u64,
         /// Steps in the epoch after them.
         step: u64,
-        /// Seconds that it took.
+        /// Seconds that storing it took.
         seconds: f64,
-        /// Where this run took the training up, if it continued one.
+        /// The epoch at which this run resumed the training, if it did.
         #[serde(skip_serializing_if = "Option::is_none")]
         resumed_at: Option<u64>,
     },
-    /// A training was taken to a rung of `[matrix.prune]` and its state is in the store: now it is compared.
+    /// A training reached a rung of `[matrix.prune]`, and its state was stored. Next it is compared with other points.
     RungReached {
         /// The point.
         stage: String,
@@ -128,27 +131,27 @@ pub enum Event {
         /// Seconds it ran.
         seconds: f64,
     },
-    /// A point has no result, since it was pruned or hangs on points that are.
+    /// A point has no result because it was pruned or depends on pruned points.
     StagePruned {
         /// The point.
         stage: String,
-        /// From what that was decided.
+        /// Why it was pruned.
         reason: Reason,
     },
-    /// A stage's result is in the store.
+    /// A stage's result was stored.
     StageFinished {
         /// The point.
         stage: String,
         /// Its key.
         key: Key,
-        /// Digest of what it made.
+        /// The digest of the result.
         digest: Key,
         /// Seconds it ran.
         seconds: f64,
         /// Its metrics.
         metrics: BTreeMap<String, f64>,
     },
-    /// A stage stopped because the user asked. A training saved its state just before.
+    /// A stage stopped because the user interrupted the run. A training has saved its state.
     StageInterrupted {
         /// The point.
         stage: String,
@@ -157,18 +160,18 @@ pub enum Event {
     StageFailed {
         /// The point.
         stage: String,
-        /// Why, with its causes.
+        /// The error, with its causes.
         error: String,
-        /// What to do.
+        /// What the user can do about it.
         hint: Option<String>,
         /// Where its log is.
         log: String,
     },
-    /// A stage did not run because of others.
+    /// A stage did not run because of another point.
     StageSkipped {
         /// The point.
         stage: String,
-        /// The point that stands in its way.
+        /// The point that prevented it.
         because: String,
     },
     /// A report was written.
@@ -178,12 +181,12 @@ pub enum Event {
         /// The file.
         path: String,
     },
-    /// Something the user should know: damage found and mended, a database set aside, …
+    /// A message to the user, for example about repaired damage or a database that was set aside.
     Warning {
-        /// What.
+        /// The message.
         message: String,
     },
-    /// The last.
+    /// The last event of a run.
     RunFinished {
         /// How it ended.
         status: RunStatus,
@@ -195,30 +198,30 @@ pub enum Event {
         cached: Vec<String>,
         /// Points that failed.
         failed: Vec<String>,
-        /// Points that did not run because of others, or of an interruption.
+        /// Points that did not run because of other points or an interruption.
         skipped: Vec<String>,
-        /// Points that have no result, since they were pruned or hang on points that are.
+        /// Points that have no result because they were pruned or depend on pruned points.
         #[serde(default)]
         pruned: Vec<String>,
-        /// Seconds from the first event.
+        /// Seconds since the first event.
         seconds: f64,
     },
 }
 
 impl Event {
-    /// Whether such events come by the thousand where stages take no time. They may be held back until
-    /// [`Listener::pause`]; all others are passed on at once, behind what was held back.
+    /// Whether a run of fast stages sends thousands of such events. A listener may buffer them until
+    /// [`Listener::pause`]. It passes all other events on at once, after the buffered ones.
     pub fn is_one_of_many(&self) -> bool {
         use Event::{StageCached, StageFinished, StageSkipped, StageStarted};
         matches!(self, StageCached { .. } | StageStarted { .. } | StageFinished { .. } | StageSkipped { .. })
     }
 }
 
-/// Where events go. Called from several threads.
+/// Receives events. Called from several threads.
 pub trait Listener: Send + Sync {
-    /// Takes an event. Must not block for long.
+    /// Receives an event. Must not block for long.
     fn event(&self, event: &Event);
-    /// Nothing happens for a moment: whoever holds events back, to write several at once, passes them on. After the last
-    /// event it is not called any more.
+    /// Called when no events are pending. A listener that buffers events, to write several at once, must write them
+    /// now. Not called after the last event.
     fn pause(&self) {}
 }

@@ -6,15 +6,15 @@
 //! ```
 //!
 //! - [`state`]: decides what happens next. No I/O.
-//! - [`driver`]: carries decisions out: look-ups, leases, events.
+//! - [`driver`]: executes the decisions: look-ups, leases, events.
 //! - [`executor`]: where jobs run: threads, or processes with `--isolate`.
-//! - [`worker`]: runs one job and stores what it made.
-//! - [`reporter`]: describes decisions as events and errors.
+//! - [`worker`]: runs one job and stores its result.
+//! - [`reporter`]: converts decisions into events and errors.
 //! - [`run_log`]: the run's record and its events.
 //! - [`reports`]: writes the pages of report stages at the end.
 //!
-//! Everything a run does is durable when it is reported: results when their stages end, states of trainings when they are
-//! saved. After an interruption the next run continues from there.
+//! A result is durable when its stage is reported as finished, and a state when it is reported as saved. After an
+//! interruption the next run continues from them.
 
 mod chain;
 mod context;
@@ -58,20 +58,20 @@ use crate::plan::{Decision, Plan, Planner, State};
 use crate::status::{RunStatus, StageStatus};
 use crate::store::new_run_id;
 
-/// What the user asked of a run.
+/// The options of a run.
 pub struct Options<'a> {
-    /// The points to make, with everything they need.
+    /// The points to make, including all points that they depend on.
     pub wanted: &'a BTreeSet<PointId>,
-    /// The points to make again although they are cached.
+    /// The points to execute even if they are cached.
     pub forced: &'a BTreeSet<PointId>,
-    /// The most stages at a time.
+    /// The maximum number of stages that run at a time.
     pub jobs: usize,
-    /// Continue with what does not depend on a failed stage.
+    /// Continue with the stages that do not depend on a failed stage.
     pub keep_going: bool,
     /// Wait for keys that other processes compute.
     pub wait: bool,
-    /// The program that runs each stage in a process of its own (`vadpipe`, or one with the same stage kinds). `None` to run
-    /// stages in threads of this process.
+    /// The program that runs each stage in a process of its own (`vadpipe`, or one with the same stage kinds). `None`
+    /// to run stages in threads of this process.
     pub isolate: Option<&'a Path>,
     /// The folder for reports.
     pub reports: &'a Path,
@@ -84,7 +84,7 @@ pub struct Options<'a> {
 /// How a run ended.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Whether everything wanted is there.
+    /// Whether all wanted points have a result or are pruned.
     pub status: RunStatus,
     /// The run's id.
     pub run: String,
@@ -92,7 +92,7 @@ pub struct Outcome {
     pub error: Option<Error>,
 }
 
-/// Makes the wanted points. The failure of a stage is in the outcome, not an error of this function.
+/// Makes the wanted points. A failed stage is reported in the outcome, not as an error.
 ///
 /// # Errors
 /// If the cache fails, another process holds it and the run must not wait, or a report can't be written.
@@ -118,7 +118,7 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
         numerics: compute.numerics.clone(),
         threads: context.threads,
     });
-    // An error of this run stops its stages, and not what the caller does next.
+    // An error cancels the stages of this run, but not later work of the caller.
     let cancel = context.cancel.for_one();
     let worker = Worker::new(RunContext { listener: &log, cancel: &cancel, ..*context }, &id);
     let state = RunState::new(table(context, options, &plan), policy(options), plan.bracket.clone());
@@ -173,7 +173,7 @@ fn planned(decision: &Decision) -> Planned {
     }
 }
 
-/// Runs the stages and writes the reports. Results that were lost meanwhile are made again.
+/// Runs the stages and writes the reports. Results that are lost during the run are made again.
 fn work(
     driver: &mut Driver<'_>,
     worker: &Worker<'_>,
@@ -183,7 +183,7 @@ fn work(
 ) -> Result<()> {
     driver.run(plan.decisions.iter().map(|d| (d.point, planned(d))).collect(), executor)?;
     loop {
-        // Each point is repaired only a few times, so this ends.
+        // Each point is repaired a limited number of times, so this loop ends.
         while driver.remake_lost(executor)? {}
         let damaged = reports::write_reports(&worker.context, driver, worker.run, reports)?;
         if !driver.remake(damaged, executor)? && !driver.remake_lost(executor)? {

@@ -1,4 +1,4 @@
-//! How points, stages and axes are identified: by ids, which are positions in the pipeline, and points also by name.
+//! Ids of points, stages and axes, which are positions in the pipeline, and names of points.
 
 use std::fmt;
 
@@ -90,7 +90,7 @@ impl<'a> PointName<'a> {
         coordinates.split(',')
     }
 
-    /// Splits `axis=value`; none without an equals sign.
+    /// Splits `axis=value`. `None` without an equals sign.
     pub fn split_coordinate(coordinate: &'a str) -> Option<(&'a str, &'a str)> {
         coordinate.split_once('=')
     }
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn name_of_a_stage_without_axes_is_that_of_the_stage() {
+    fn point_of_a_stage_without_axes_has_the_name_of_the_stage() {
         assert_eq!(PointName::write("data", std::iter::empty()), "data");
         assert_eq!(PointName::parse("data"), PointName { stage: "data", coordinates: None });
     }

@@ -1,20 +1,20 @@
-//! Identity: what enters a key, and why.
+//! Keys: the identity of a stage's result, what enters it, and why.
 //!
 //! | enters | where | why |
 //! |---|---|---|
-//! | record type, [`FORMAT`] | every hash | no two kinds of record can collide; the scheme itself can change |
-//! | stage kind, its `VERSION` | stage, init | functions can't be hashed: a change of results raises it |
-//! | parameters, typed, by name | stage; of a training's start: init | they change the result; as values, not as text |
+//! | record type, [`FORMAT`] | every hash | records of different types never collide; the scheme can change |
+//! | stage kind, its `VERSION` | stage, init | code can't be hashed; a kind whose results change raises its version |
+//! | parameters, as typed values by name | stage; init: those of a training's start | they change the result |
 //! | seed, precision | where the stage reads them | a new seed reruns only the stages that draw random numbers |
-//! | output digests of inputs, by role (lists by label) | stage, init | equal contents rerun nothing |
-//! | digests of files read | stage, init | contents, never a path or a time |
-//! | parameters of an epoch | that epoch's key in the chain | trainings share the epochs with which they begin |
+//! | output digests of inputs, by role (lists by label) | stage, init | inputs with equal contents rerun nothing |
+//! | digests of files read | stage, init | files count by their contents, never by path or time |
+//! | parameters of an epoch | that epoch's key in the chain | trainings with equal first epochs share them |
 //!
-//! What never enters: the number of epochs (the last key of a longer chain is another key anyway), paths, times, hosts,
+//! These never enter a key: the number of epochs (a longer chain ends with another key anyway), paths, times, hosts,
 //! thread counts, devices, names of stages or points, the order in the pipeline file, comments, `keep`,
 //! `checkpoint_seconds`.
 //!
-//! Every variable-length piece is length-prefixed, every record is tagged, every map is ordered.
+//! Every piece of variable length has a length prefix, every record has a tag, and every map is ordered.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,10 +24,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::value::{Value, Values};
 
-/// The version of the scheme on this page. Raising it makes every cached result a miss.
+/// The version of the scheme that this file describes. Raising it makes every cached result a miss.
 pub const FORMAT: u32 = 1;
 
-/// BLAKE3 of some bytes. Also the type of every [`Key`].
+/// A BLAKE3 digest. Also the type of every [`Key`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
 
@@ -47,7 +47,7 @@ impl Digest {
 }
 
 impl Digest {
-    /// Calls `f` with all hexadecimal digits. Allocates nothing.
+    /// Calls `f` with all hexadecimal digits, without an allocation.
     fn with_hex<T>(&self, f: impl FnOnce(&str) -> T) -> T {
         let mut text = [b'0'; 64];
         // Can't fail: the buffer holds two digits for each byte, and digits are UTF-8.
@@ -89,7 +89,7 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// A hasher that can't be used without separators.
+/// A hasher that prefixes every piece of variable length with its length.
 pub struct Hash(blake3::Hasher);
 
 impl Hash {
@@ -163,28 +163,28 @@ impl Hash {
     }
 }
 
-/// What an input contributes to a key.
+/// The digests that an input adds to a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InputDigest {
     /// One stage's output digest.
     One(Digest),
-    /// Several, by label (the point's name).
+    /// Several output digests, by label (the point's name).
     Many(BTreeMap<String, Digest>),
 }
 
-/// Everything that enters a key. It is stored with the result, so that a miss can be explained (old → new).
+/// Everything that enters a key. Stored with the result, so that a miss can be explained (old → new).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Components {
     /// Stage kind.
     pub kind: String,
     /// The kind's VERSION.
     pub version: u32,
-    /// Parameters in canonical form; of a training, those of its start.
+    /// Parameters in canonical form. For a training, only the parameters of its start.
     pub params: Values,
     /// The seed, if the stage reads it.
     pub seed: Option<i64>,
-    /// The precision, if the stage reads it. A string, so that a record whose precision is newer than this program can
-    /// be read.
+    /// The precision, if the stage reads it. A string, so that this program can read records with a precision that it
+    /// does not know.
     pub precision: Option<String>,
     /// Output digests of the inputs by role.
     pub inputs: BTreeMap<String, InputDigest>,
@@ -203,7 +203,7 @@ pub struct Segment {
     pub params: Values,
 }
 
-/// A place on a training's chain of states.
+/// A position in a training's chain of states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// Finished epochs.
@@ -212,23 +212,23 @@ pub struct Position {
     pub step: u64,
 }
 
-/// The keys of a training's states: that of the start, then one for each epoch.
+/// The keys of a training's states: the key of the start, then one key for each epoch.
 ///
-/// Two trainings whose chains begin with the same keys share the states behind those keys. The chain of a stage that is
-/// not a training is empty.
+/// Two trainings whose chains begin with the same keys share the states with these keys. A stage that is not a training
+/// has an empty chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateChain {
     keys: Vec<Key>,
 }
 
 impl StateChain {
-    /// The chain of these keys.
+    /// The chain with these keys.
     #[cfg(test)]
     pub(crate) fn of(keys: Vec<Key>) -> Self {
         Self { keys }
     }
 
-    /// All keys. The key at index `n` is that of the state after `n` epochs.
+    /// All keys. The key at index `n` belongs to the state after `n` epochs.
     pub fn keys(&self) -> &[Key] {
         &self.keys
     }
@@ -243,15 +243,15 @@ impl StateChain {
         self.keys.get(usize::try_from(epoch).ok()?).copied()
     }
 
-    /// How many keys both chains have in common, counted from the start. The shared state that is furthest is the one
-    /// after one epoch less.
+    /// The number of keys with which both chains begin. The last shared state is that after one epoch less, since the
+    /// first key is that of the start.
     pub fn shared_prefix(&self, other: &Self) -> usize {
         self.keys.iter().zip(&other.keys).take_while(|(a, b)| a == b).count()
     }
 }
 
 impl Components {
-    /// The key of the stage's result. A training's is that of its last state.
+    /// The key of the stage's result. For a training, the key of its last state.
     pub fn key(&self) -> Key {
         match self.chain().keys.last() {
             Some(state) => *state,

@@ -3,13 +3,13 @@
 //! Data flows one way:
 //!
 //! ```text
-//! TOML text → spec (typed, spans kept) → points (matrix expanded) → graph (sealed DAG) → plan (keys, hit or miss with a
-//! reason) → exec (events) → stage functions → artifacts → store;   report and terminal only listen and read
+//! TOML text → spec (typed, spans kept) → points (matrix expanded) → graph (sealed DAG) → plan (keys, hit or miss with
+//! a reason) → exec (events) → stage functions → artifacts → store;   report and terminal only receive and read
 //! ```
 //!
-//! The modules are in layers, lowest first; each uses only what stands above it here. A test reads the `use crate::`
-//! lines and holds us to it. The library touches no terminal and no home directory, and no environment variable but
-//! those that a `command` stage declares: that is `cli`'s business, which nobody imports.
+//! The modules form layers, lowest first. Each module uses only modules that are listed above it; a test checks this by
+//! reading the `use` declarations. The library does not touch the terminal or the home directory, and reads only the
+//! environment variables that a `command` stage declares. All other access is in `cli`, which no module imports.
 
 pub mod error;
 pub mod id;

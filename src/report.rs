@@ -1,15 +1,15 @@
 //! The report: artifacts → one self-contained HTML file. Pure functions over data.
 //!
 //! [`build`] makes the artifact from its inputs alone, so that it can be cached. [`overlay()`] adds the data of a run
-//! (states, timings, parameters, device) when the file is written. The file refers to nothing outside itself; its content
-//! security policy enforces that.
+//! (states, timings, parameters, device) when the file is written. The file refers to nothing outside itself; its
+//! content security policy enforces that.
 //!
 //! A section shows the inputs that provide a [`crate::artifact::Capability`], whatever kind made them. A stage that is
 //! alone in its role is shown under the role's name, because names of stages are not in the key; members of a list are
 //! shown under their labels, which are.
 //!
-//! The bytes of a page are those of an artifact: to change them for inputs that were possible before, raise the VERSION of
-//! the kind `report`. HTML is made by the macro `html!`, which escapes texts.
+//! The bytes of a page are those of an artifact: to change them for inputs that were possible before, raise the VERSION
+//! of the kind `report`. HTML is made by the macro `html!`, which escapes texts.
 
 mod chart;
 mod comparison;
@@ -18,6 +18,8 @@ mod html;
 pub mod image;
 mod overlay;
 mod parallel;
+mod request;
+mod run;
 mod scatter;
 mod sections;
 #[cfg(test)]
@@ -26,8 +28,12 @@ pub(crate) mod testing;
 mod tests;
 
 pub use comparison::{Change, Comparison, Curve, Figure, Pair, Picture, comparison};
-pub use overlay::{RunOverlay, StageOverlay, overlay};
+pub use overlay::overlay;
+pub use request::{Reference, Spec};
+pub use run::{RunOverlay, StageOverlay};
 
+// The earlier name.
+pub use crate::status::StageStatus as StageState;
 pub use sections::names;
 
 use crate::stage::{Cancel, Inputs, StageError};
@@ -38,28 +44,6 @@ const STYLE: &str = include_str!("report/style.css");
 const SCRIPT: &str = include_str!("report/script.js");
 /// Everything is inline; nothing may be fetched.
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
-
-/// The parameters of a report.
-#[derive(Clone, Debug, Default)]
-pub struct Spec {
-    /// Its title.
-    pub title: String,
-    /// Figures from elsewhere, to compare with ours.
-    pub reference: Vec<Reference>,
-}
-
-/// A figure from elsewhere.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Reference {
-    /// What it is.
-    pub label: String,
-    /// Ours: `NAME.METRIC`, with a name as shown in the report.
-    pub ours: Option<String>,
-    /// Theirs, as published.
-    pub seed: String,
-    /// A remark.
-    pub note: String,
-}
 
 /// A page up to its heading.
 fn opening(title: &str) -> Html {

@@ -1,8 +1,8 @@
-//! Randomness without state: a stream for every (seed, purpose, epoch, step).
+//! Stateless random numbers: one stream for each (seed, purpose, epoch, step).
 //!
-//! Nothing carries a generator along, so a training that resumes in mid-epoch draws the same numbers as one that never
-//! stopped, and no number depends on threads or devices. The mapping from bits to normal numbers is ours too, so that no
-//! library update changes a result.
+//! No generator is kept from step to step. A training that resumes in mid-epoch therefore draws the same numbers as an
+//! uninterrupted one, and the numbers do not depend on threads or devices. The mapping from bits to normal numbers is
+//! implemented here, so that updating a library does not change results.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -40,7 +40,7 @@ impl Stream {
         ((self.0.next_u32() >> 8) + 1) as f32 / (1u32 << 24) as f32
     }
 
-    /// A uniform whole number below `n` (n > 0), without bias.
+    /// A uniform integer below `n` (n > 0), without bias.
     pub fn below(&mut self, n: u64) -> u64 {
         let zone = u64::MAX - u64::MAX % n;
         loop {
@@ -51,7 +51,7 @@ impl Stream {
         }
     }
 
-    /// Fills with standard normal numbers (Box–Muller).
+    /// Fills `out` with standard normal numbers (Box–Muller).
     pub fn normals(&mut self, out: &mut [f32]) {
         for pair in out.chunks_mut(2) {
             let radius = (-2.0 * libm::log(f64::from(self.uniform()))).sqrt();
@@ -64,7 +64,7 @@ impl Stream {
         }
     }
 
-    /// Fills with uniform numbers in (0, 1].
+    /// Fills `out` with uniform numbers in (0, 1].
     pub fn uniforms(&mut self, out: &mut [f32]) {
         out.iter_mut().for_each(|v| *v = self.uniform());
     }

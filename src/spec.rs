@@ -1,26 +1,24 @@
-//! Parses the text of a pipeline: TOML → tree with places → overrides (`-S`) → stages with axes → points.
+//! Reads a pipeline: TOML → a tree with places in the source → overrides (`-S`) → stages with axes → points.
 //!
 //! ```text
-//! text ─read──► Node tree ─overrides──► Node tree ─header, params, matrix, stages──► axes of every stage ─expand──► points
+//! text ─read─► Node tree ─overrides─► Node tree ─header, params, matrix, stages─► axes of every stage ─expand─► points
 //! ```
 //!
-//! - `pipeline`: the result.
-//! - `read`: parses TOML to a tree of nodes with places; reports all syntax errors at once.
-//! - `overrides`: parses each `-S path=value` as its own text and changes the tree, before the tree is typed.
-//! - `template`: replaces `${params.x}` and `${matrix.axis}`. The replacement is not scanned again.
-//! - `axis` and `values`: an axis and its values (lists, ranges, samples), and how a value is written in a point's name.
+//! - `read`: turns TOML text into a tree of nodes with places; reports all syntax errors at once.
+//! - `overrides`: each `-S path=value` is a separate source; it is put into the tree before types are checked.
+//! - `template`: replaces `${params.x}` and `${matrix.axis}`. Replacements are not scanned for references.
+//! - `values`: the values of an axis (lists, ranges, samples), and their form in point names.
 //! - `matrix`: all axes, and the combinations of their values.
-//! - `prune`: how a sweep is pruned.
-//! - `stages`: the fields of a stage that the runner reads (`kind`, `inputs`, `matrix`, `at`, `seed`).
-//! - `roles`: checks that inputs provide what the roles of their stage need.
-//! - `axes`: the axes and the combinations of each stage, in dependency order.
-//! - `parameters`: applies `at` to the parameters of a stage; its kind parses them.
-//! - `expand`: creates a point for each combination and links its inputs.
-//! - `workload`: what the time of a training depends on.
+//! - `prune`: which points are stopped early.
+//! - `stages`: the runner's own fields of a stage's table (`kind`, `inputs`, `matrix`, `at`, `seed`).
+//! - `roles`: whether inputs provide what the roles of their stage need.
+//! - `axes`: the axes of each stage, found in dependency order, and their combinations.
+//! - `parameters`: a stage's parameters, overridden by its `at` and parsed by its kind.
+//! - `expand`: makes one point for each combination, and links its inputs.
 //!
-//! Code that finds an error adds a diagnostic and continues, so that all errors are reported together.
-//! The cost is linear in the size of the text and the number of points. Stages and points are indices. The parameters of
-//! a stage are parsed once for each combination of the axes that they mention, not once for each point.
+//! A step that finds an error adds a diagnostic and continues, so that all errors are reported together. The cost is
+//! linear in the size of the text and in the number of points. A stage's parameters are parsed once for each
+//! combination of the axes that they use, not once for each point.
 
 mod axes;
 mod axis;
@@ -78,10 +76,10 @@ pub fn load(
     let broken = !diagnostics.is_empty();
     overrides::apply(overrides, &mut root, &mut sources, &mut diagnostics);
     if broken {
-        // The tree of a broken text would cause errors that are not there.
+        // Further errors would only follow from the syntax errors.
         std::mem::take(&mut diagnostics).into_result(&sources)?;
     }
-    overrides::report_unheeded(&root, file, &sources, &mut diagnostics);
+    overrides::report_unused_params(&root, file, &sources, &mut diagnostics);
     let found = typed(&root, &sources, registry, &mut diagnostics);
     diagnostics.into_result(&sources)?;
     let Typed { pipeline, stages, points, prune } = found;
@@ -98,7 +96,7 @@ struct Typed {
     prune: Option<Prune>,
 }
 
-/// Types and expands the whole tree. After an error, the result must not be used.
+/// Types and expands the whole tree. After an error the result must not be used.
 fn typed(root: &Table, sources: &Sources, registry: &Registry, diagnostics: &mut Diagnostics) -> Typed {
     let known = |e: &&Entry| SECTIONS.contains(&e.name.as_str());
     for entry in root.0.iter().filter(|e| !known(e)) {
@@ -119,7 +117,7 @@ fn typed(root: &Table, sources: &Sources, registry: &Registry, diagnostics: &mut
     let stages = section(root, "stages", diagnostics);
     let missing = stages.as_ref().is_some_and(|s| s.0.is_empty());
     let written = stages.unwrap_or_default();
-    // After a misspelt section, this error would be noise.
+    // If a section is misspelt, that error is enough.
     if missing && root.0.iter().all(|e| known(&e)) {
         let error = diagnostics.error(&place, "the pipeline has no stages");
         error.help("add a table such as [stages.data]");
@@ -133,7 +131,8 @@ fn typed(root: &Table, sources: &Sources, registry: &Registry, diagnostics: &mut
     let expansion =
         parameters::Expansion { sources, params: &params, matrix: &matrix, drafts: &drafts, shapes: &shapes, seed };
     let (points, ranges) = expansion.points(diagnostics);
-    // An override may replace the only mention of an axis. The axis need not be removed to fix its value for one run.
+    // An override may have replaced the only use of an axis. That is not an error: a value can be fixed for one
+    // command.
     let fixed = sources.0.iter().skip(1).any(|s| s.text.trim_start().starts_with("stages"));
     if diagnostics.is_empty() && !fixed {
         axes::check_use(&shapes, &matrix, diagnostics);
@@ -150,7 +149,7 @@ fn typed(root: &Table, sources: &Sources, registry: &Registry, diagnostics: &mut
     Typed { pipeline: header, stages, points, prune }
 }
 
-/// A section of the file, empty if it is missing. If it is not a table, reports that and returns `None`.
+/// A section of the file, empty if it is missing. Reports a section that is not a table and returns `None`.
 fn section<'a>(root: &'a Table, name: &str, diagnostics: &mut Diagnostics) -> Option<Cow<'a, Table>> {
     match root.get(name) {
         None => Some(Cow::Owned(Table::default())),

@@ -1,13 +1,15 @@
 //! What a stage is to the runner: a kind that parses parameters, and a stage that turns inputs into an artifact.
 //!
 //! A new kind is one file in `stages/` with a type that implements [`StageKind`] and one that implements [`Stage`], and
-//! one line in the registry. A [`Context`] gives a stage all that it may use: its inputs, the device, the seeded streams, a
-//! scratch folder, a log, and, for a training, its chain of states.
+//! one line in the registry. A [`Context`] gives a stage all that it may use: its inputs, the device, the seeded
+//! streams, a scratch folder, a log, and, for a training, its chain of states.
 //!
 //! Kinds know nothing of each other. A kind says what its artifacts provide, and a [`Role`] says what it needs: see
 //! [`Capability`].
 
 mod context;
+mod epochs;
+mod error;
 mod params;
 
 use std::collections::BTreeMap;
@@ -16,40 +18,62 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use context::{Cancel, Chain, Context, Device, Input, Inputs, Position, Precision, Progress, Saved, Update};
+pub use epochs::Epochs;
+pub use error::StageError;
 pub use params::{Bound, GivenInput, Params};
 
+use crate::artifact::Artifact;
 pub use crate::artifact::Capability;
-use crate::artifact::{Artifact, TensorError};
-use crate::error::{Category, EXHAUSTED_HINT, Error, is_exhausted};
-use crate::key::{Digest, Segment};
+use crate::key::Digest;
 use crate::value::Values;
 
 /// A kind of stage: a row of the table in the documentation, and a parser.
 pub trait StageKind: Send + Sync {
-    /// The name that `kind = "…"` gives.
-    fn name(&self) -> &'static str;
-    /// Raised whenever the same parameters and inputs give other bytes than before. A golden test checks it.
-    fn version(&self) -> u32;
-    /// One line for `vadpipe kinds`.
-    fn summary(&self) -> &'static str;
-    /// The roles of its inputs.
-    fn roles(&self) -> Roles;
-    /// What its artifacts provide. A stage whose artifact lacks a tensor of these fails.
-    ///
-    /// It is part of no key. A result keeps what its kind provided when it was made, and a cached report shows just that.
-    fn provides(&self) -> &'static [Capability] {
-        &[]
-    }
-    /// The heading of its results in a report, in the plural.
-    fn heading(&self) -> &'static str {
-        self.name()
-    }
-    /// The file of its artifacts that is an HTML page. A run writes it to the folder of reports.
-    fn page(&self) -> Option<&'static str> {
-        None
-    }
+    /// Describes the kind.
+    fn about(&self) -> About;
     /// Reads the parameters. Errors go into `params`, with their places; the stage that is returned then never runs.
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage>;
+    /// See [`About::name`].
+    fn name(&self) -> &'static str {
+        self.about().name
+    }
+    /// See [`About::version`].
+    fn version(&self) -> u32 {
+        self.about().version
+    }
+    /// See [`About::provides`].
+    fn provides(&self) -> &'static [Capability] {
+        self.about().provides
+    }
+}
+
+/// The description of a kind.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// The name that `kind = "…"` gives.
+    pub name: &'static str,
+    /// Raised whenever the same parameters and inputs give other bytes than before. A golden test checks it.
+    pub version: u32,
+    /// One line for `vadpipe kinds`.
+    pub summary: &'static str,
+    /// The roles of its inputs.
+    pub roles: Roles,
+    /// What its artifacts provide. A stage whose artifact lacks a tensor of these fails.
+    ///
+    /// It is part of no key. A result keeps what its kind provided when it was made, and a cached report shows just
+    /// that.
+    pub provides: &'static [Capability],
+    /// The heading of its results in a report, in the plural.
+    pub heading: &'static str,
+    /// The file of its artifacts that is an HTML page. A run writes it to the folder of reports.
+    pub page: Option<&'static str>,
+}
+
+impl About {
+    /// A kind that takes no inputs and provides nothing, with its name as the heading.
+    pub const fn new(name: &'static str, version: u32, summary: &'static str) -> Self {
+        Self { name, version, summary, roles: Roles::Fixed(&[]), provides: &[], heading: name, page: None }
+    }
 }
 
 impl dyn StageKind {
@@ -106,8 +130,8 @@ pub trait Stage: Send + Sync {
     fn epochs(&self) -> Option<Epochs> {
         None
     }
-    /// For a training: the figures that its states and its result hold for each finished epoch: `loss` is the f64 vector
-    /// `history.loss`. Sweeps can be pruned by them.
+    /// For a training: the figures that its states and its result hold for each finished epoch: `loss` is the f64
+    /// vector `history.loss`. Sweeps can be pruned by them.
     fn curves(&self) -> &'static [&'static str] {
         &[]
     }
@@ -124,7 +148,8 @@ pub trait Stage: Send + Sync {
     fn uses_device(&self) -> bool {
         false
     }
-    /// Digests of the files it reads, by a name that is part of the pipeline. Called while planning, so it must be quick.
+    /// Digests of the files it reads, by a name that is part of the pipeline. Called while planning, so it must be
+    /// quick.
     ///
     /// # Errors
     /// If a file that the pipeline names does not exist or can't be read.
@@ -147,22 +172,6 @@ pub struct Reads {
     pub precision: bool,
 }
 
-/// The epochs of a training: see `key.rs` for what is hashed and what is not.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Epochs {
-    /// Neighbouring stretches of equal epochs.
-    pub segments: Vec<Segment>,
-    /// Epochs whose states stay in the store (`keep`, `keep_every`). Not hashed.
-    pub keep: Vec<u64>,
-}
-
-impl Epochs {
-    /// How many epochs in all.
-    pub fn total(&self) -> u64 {
-        self.segments.iter().map(|s| s.epochs).sum()
-    }
-}
-
 /// Access to files that enter keys.
 pub trait Files {
     /// The digest of a file's content; remembered by size, modification time and inode.
@@ -172,75 +181,6 @@ pub trait Files {
     fn digest(&self, path: &Path) -> io::Result<Digest>;
     /// A path as written in the pipeline, made absolute: relative ones are relative to the pipeline file's folder.
     fn resolve(&self, path: &str) -> PathBuf;
-}
-
-/// Why a stage made no artifact.
-#[derive(Debug, thiserror::Error)]
-pub enum StageError {
-    /// It failed: exit code 1.
-    #[error("{0}")]
-    Failed(String),
-    /// Its data or an input is wrong: exit code 2.
-    #[error("{message}")]
-    BadInput {
-        /// What is wrong.
-        message: String,
-        /// What to do.
-        hint: Option<String>,
-    },
-    /// It was asked to stop. Its state is saved.
-    #[error("interrupted")]
-    Interrupted,
-    /// The cache or the disk failed, or an input is damaged.
-    #[error(transparent)]
-    Storage(#[from] Error),
-    /// A file operation failed.
-    #[error("{what}")]
-    Io {
-        /// What was being done, with the path.
-        what: String,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// A tensor is malformed or has another type.
-    #[error(transparent)]
-    Tensor(#[from] TensorError),
-}
-
-impl StageError {
-    /// A plain failure.
-    pub fn failed(message: impl Into<String>) -> Self {
-        Self::Failed(message.into())
-    }
-
-    /// Wrong data or inputs, with a hint of what to do.
-    pub fn bad_input(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::BadInput { message: message.into(), hint: Some(hint.into()) }
-    }
-
-    /// For `map_err` on file operations: what was being done.
-    pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        let what = what.into();
-        move |source| Self::Io { what, source }
-    }
-}
-
-impl From<StageError> for Error {
-    fn from(error: StageError) -> Self {
-        match error {
-            StageError::Storage(error) => error,
-            StageError::BadInput { message, hint } => Error { hint, ..Error::bad_input(message) },
-            StageError::Interrupted => Error::new(Category::Interrupted, "interrupted"),
-            StageError::Io { what, source } => {
-                let exhausted = is_exhausted(&source);
-                let is_system = exhausted || source.kind() == io::ErrorKind::StorageFull;
-                let category = if is_system { Category::Storage } else { Category::StageFailed };
-                let error = Error::new(category, what).caused_by(source);
-                if exhausted { error.hint(EXHAUSTED_HINT) } else { error }
-            }
-            other => Error::new(Category::StageFailed, other.to_string()),
-        }
-    }
 }
 
 /// The stage kinds that a pipeline may use.

@@ -1,4 +1,4 @@
-//! What became of a stage and of a run, with the words that run records, events and the terminal use.
+//! The status of a stage and of a run, with the words that run records, events and the terminal use.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ macro_rules! status {
         }
 
         impl $name {
-            /// The word for it.
+            /// The word for this status.
             pub const fn word(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)+
@@ -22,7 +22,7 @@ macro_rules! status {
 }
 
 status! {
-    /// What became of a point in a run.
+    /// The status of a point in a run.
     StageStatus {
         /// It waits for its inputs or for a free worker.
         Pending = "pending",
@@ -42,11 +42,11 @@ status! {
 }
 
 status! {
-    /// How far a run is, and how it ended.
+    /// The status of a run.
     RunStatus {
-        /// It is running, or it was killed: whether its process is alive tells which.
+        /// It is running, or it was killed. Its process is alive only if it is running.
         Running = "running",
-        /// Everything that was asked for is there.
+        /// All requested results are in the cache.
         Ok = "ok",
         /// A stage failed.
         Failed = "failed",

@@ -17,16 +17,16 @@
 //! DIR/*-damaged-<n>/            databases that failed to open, set aside and never deleted
 //! ```
 //!
-//! Packs, small files and the journals are the cache. sled is an index of them and can be rebuilt at any time, so a kill or a
-//! full disk while sled writes costs nothing. The order of writing, with a sync after each: packs, the chunk database's
-//! journal, the index's journal. Nothing refers to something that may be missing.
+//! Packs, small files and the journals are the cache. sled is an index of them and can be rebuilt at any time, so a
+//! kill or a full disk while sled writes costs nothing. The order of writing, with a sync after each: packs, the chunk
+//! database's journal, the index's journal. Nothing refers to something that may be missing.
 //!
-//! Every read is verified. Missing or altered bytes are an error ([`StoreError::Damaged`]); the results that need them are
-//! forgotten and computed again. If the system refuses to open or read a file, that is an error that changes nothing. If the
-//! cache can't be written (another user's, a full disk), look-ups use a temporary copy of a database.
+//! Every read is verified. Missing or altered bytes are an error ([`StoreError::Damaged`]); the results that need them
+//! are forgotten and computed again. If the system refuses to open or read a file, that is an error that changes
+//! nothing. If the cache can't be written (another user's, a full disk), look-ups use a temporary copy of a database.
 //!
-//! No process keeps a database open while it only computes. Each is opened when needed and closed after an idle moment, or
-//! at once when another process waits for it.
+//! No process keeps a database open while it only computes. Each is opened when needed and closed after an idle moment,
+//! or at once when another process waits for it.
 //!
 //! The files are in layers, lowest first. Each uses only files above it in this list.
 

@@ -1,4 +1,4 @@
-//! Values of a pipeline: as read, with their places ([`Node`]), and as they enter keys, without ([`Value`]).
+//! Values of a pipeline: [`Node`] as read, with its place in the source, and [`Value`] as hashed, without a place.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::Origin;
 
-/// A typed value in canonical form: what is hashed, stored with a result and shown in reasons. Never text as the user
-/// wrote it: `1e-3` and `0.001` are one value.
+/// A typed value in canonical form, as it is hashed, stored with a result and shown in reasons. Its spelling in the
+/// file does not matter: `1e-3` and `0.001` are the same value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Value {
     /// true or false.
     Bool(bool),
     /// A whole number.
     Int(i64),
-    /// A finite number; an integer given where a float is asked for becomes a float.
+    /// A finite number. An integer for a parameter that is a float becomes a float.
     Float(f64),
     /// A string.
     Text(String),
@@ -60,7 +60,7 @@ impl<T: Into<Value>> From<Vec<T>> for Value {
 }
 
 impl fmt::Display for Value {
-    /// As TOML would write it inline; floats in the shortest form that reads back the same.
+    /// Writes the value as inline TOML, and floats in the shortest form that parses to the same number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bool(v) => write!(f, "{v}"),
@@ -85,16 +85,16 @@ impl fmt::Display for Value {
     }
 }
 
-/// A value with the place it was written at.
+/// A value and its place in the source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// What was written.
+    /// The value.
     pub data: Data,
-    /// Where.
+    /// Where it is written.
     pub origin: Origin,
 }
 
-/// What can be written in a pipeline file.
+/// The types of value that a pipeline file can hold.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Data {
     /// true or false.
@@ -111,7 +111,7 @@ pub enum Data {
     Table(Table),
 }
 
-/// A table in the order it was written.
+/// A table, in the order in which it is written.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table(pub Vec<Entry>);
 
@@ -120,7 +120,7 @@ pub struct Table(pub Vec<Entry>);
 pub struct Entry {
     /// The name.
     pub name: String,
-    /// Where the name stands.
+    /// Where the name is written.
     pub name_origin: Origin,
     /// The value.
     pub node: Node,
@@ -147,7 +147,7 @@ impl Table {
 }
 
 impl Data {
-    /// "an integer", "a list", …: for messages.
+    /// The type for messages: "an integer", "a list", …
     pub fn describe(&self) -> &'static str {
         match self {
             Self::Bool(_) => "a boolean",
@@ -159,7 +159,7 @@ impl Data {
         }
     }
 
-    /// Without places.
+    /// The value without places.
     pub fn value(&self) -> Value {
         match self {
             Self::Bool(v) => Value::Bool(*v),

@@ -1,4 +1,4 @@
-//! What the machine can do at best, measured in the run that it is compared with.
+//! The peak performance of the machine, measured in the run that is compared with it.
 
 use std::time::{Duration, Instant};
 
@@ -11,15 +11,15 @@ const PRODUCT_GFLOP: f64 = 2.0 * (SIDE * SIDE * SIDE) as f64 / 1e9;
 /// Numbers in each of the triad's two arrays: 128 MiB each, 256 in all, far more than any cache.
 const STREAM: usize = 32 << 20;
 
-/// Seconds of one call: the fastest by the clock, and the mean of what the process's threads spent computing. On a busy
-/// machine only the second says much.
+/// The cost of one call in seconds: the shortest wall time, and the mean CPU time of the process. On a busy machine
+/// only the CPU time is meaningful.
 #[derive(Clone, Copy)]
 pub(crate) struct Cost {
     pub(crate) clock: f64,
     pub(crate) computing: f64,
 }
 
-/// What a call costs, measured for about `limit`, after one call that is not.
+/// Measures a call for about `limit`, after one unmeasured call.
 pub(crate) fn cost(limit: Duration, mut call: impl FnMut()) -> Cost {
     call();
     let (start, spent, mut clock, mut calls) = (Instant::now(), computing(), f64::INFINITY, 0.0);
@@ -32,7 +32,7 @@ pub(crate) fn cost(limit: Duration, mut call: impl FnMut()) -> Cost {
     Cost { clock, computing: (computing() - spent) / calls }
 }
 
-/// Seconds that all threads of this process have been running (Linux; elsewhere 0).
+/// The CPU time of all threads of this process in seconds. 0 on systems other than Linux.
 pub(crate) fn computing() -> f64 {
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let nanoseconds = tasks.filter_map(|task| {
@@ -42,16 +42,16 @@ pub(crate) fn computing() -> f64 {
     nanoseconds.sum::<f64>() / 1e9
 }
 
-/// The best of what was measured so far.
+/// The best measurements so far.
 pub(crate) struct Floor {
     matrices: [Vec<f32>; 3],
     streams: [Vec<f32>; 2],
     /// GFLOP/s of the `gemm` crate's product of 2048 × 2048 matrices, by the clock, all threads.
     pub(crate) gflops: f64,
-    /// The same for each second that a thread was computing.
+    /// The same per second of CPU time.
     pub(crate) gflops_per_core: f64,
-    /// GB/s of memory: `a = a + s·b` over 256 MiB by all threads. Three transfers of 4 bytes for each number, and no hidden
-    /// fourth, since what is written was read; so is Adam's traffic.
+    /// GB/s of memory: `a = a + s·b` over 256 MiB by all threads. Each number takes three transfers of 4 bytes. There
+    /// is no hidden fourth transfer, because `a` is read before it is written. The traffic of Adam is alike.
     pub(crate) gbytes: f64,
 }
 
@@ -85,7 +85,7 @@ fn multiply(a: &[f32], b: &[f32], c: &mut [f32]) {
     };
     let (n, stride) = (SIDE, SIDE as isize);
     assert!([a.len(), b.len(), c.len()] == [n * n; 3]);
-    // SAFETY: three n × n row-major matrices, c apart from the others.
+    // SAFETY: three n × n row-major matrices, and c does not overlap the others.
     #[expect(unsafe_code, reason = "gemm's only interface")]
     unsafe {
         gemm::gemm(

@@ -1,7 +1,7 @@
-//! A peer in Python: one process for a whole bench, asked for its rounds over its stdin and stdout, a JSON line each.
+//! A peer in Python: one process for a whole bench. Requests and replies are JSON lines on its stdin and stdout.
 //!
-//! So both sides take turns on the same machine in one process tree, and what Python needs to start is not in any figure.
-//! `VADPIPE_PYTHON` names the interpreter (else `python3`); what it needs is in `benches/peers/requirements.txt`.
+//! Both sides take turns on the same machine, and no figure includes the start of Python. `VADPIPE_PYTHON` names the
+//! interpreter (default: `python3`). `benches/peers/requirements.txt` lists its packages.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -14,12 +14,12 @@ pub(crate) struct Peer {
     child: Child,
     requests: Option<ChildStdin>,
     replies: BufReader<ChildStdout>,
-    /// What it calls itself, with versions.
+    /// The name that it reports, with versions.
     pub(crate) name: String,
 }
 
 impl Peer {
-    /// Starts a script of `benches/peers` and waits until it has imported what it needs. An error says why there is no peer.
+    /// Starts a script of `benches/peers` and waits until its imports are done. An error is a line for the user.
     pub(crate) fn start(script: &str) -> Result<Self, String> {
         let python = std::env::var("VADPIPE_PYTHON").unwrap_or_else(|_| "python3".to_owned());
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers").join(script);
@@ -35,30 +35,30 @@ impl Peer {
         Ok(peer)
     }
 
-    /// Starts it, or says on stderr why there is none: then a bench prints its own figures only.
+    /// Starts the script. If that fails, prints the reason to stderr; the bench then prints only its own figures.
     #[expect(clippy::print_stderr, reason = "a benchmark prints")]
-    pub(crate) fn start_if_there(script: &str) -> Option<Self> {
+    pub(crate) fn start_if_installed(script: &str) -> Option<Self> {
         let peer = Self::start(script);
         if let Err(why) = &peer {
-            eprintln!("no peer, ours only: {why}");
+            eprintln!("no peer, so only vadpipe is measured: {why}");
             eprintln!("(VADPIPE_PYTHON names a Python that has benches/peers/requirements.txt)");
         }
         peer.ok()
     }
 
-    /// Asks and waits for the answer. An error is what the peer says it is.
+    /// Sends a request and waits for the reply. Returns an error that the peer reports.
     pub(crate) fn ask(&mut self, request: &Value) -> Result<Map<String, Value>, String> {
         let sent = self.requests.as_mut().map(|out| writeln!(out, "{request}").and_then(|()| out.flush()));
         match sent {
             Some(Ok(())) => self.reply(),
-            _ => Err("the peer has gone".to_owned()),
+            _ => Err("the peer has ended".to_owned()),
         }
     }
 
-    /// Asks for something that takes time: the seconds it says.
+    /// Sends a request that is measured. Returns the seconds that the peer reports.
     pub(crate) fn seconds(&mut self, request: &Value) -> Result<f64, String> {
         let reply = self.ask(request)?;
-        reply.get("seconds").and_then(Value::as_f64).ok_or_else(|| "the peer gave no `seconds`".to_owned())
+        reply.get("seconds").and_then(Value::as_f64).ok_or_else(|| "the peer reported no `seconds`".to_owned())
     }
 
     fn reply(&mut self) -> Result<Map<String, Value>, String> {
@@ -72,7 +72,7 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // It ends with its input.
+        // The peer ends when its input does.
         self.requests = None;
         drop(self.child.wait());
     }

@@ -1,6 +1,6 @@
-//! What benches do with their figures and their command line.
+//! Statistics and the command line of the benches.
 
-/// The middle one, or the mean of the two in the middle; NaN of nothing.
+/// The middle value, or the mean of the two middle values. NaN without values.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -11,22 +11,22 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// What stands after `--`: options with a value (`--rounds 3`), flags (`--quick`) and words that choose parts (`ad`).
+/// The arguments after `--`: options with a value (`--rounds 3`), flags (`--quick`) and words that choose parts (`ad`).
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Options {
-    /// How often each takes its turn, if given.
+    /// The number of rounds, if given.
     pub(crate) rounds: Option<usize>,
     /// Whether to measure less.
     pub(crate) quick: bool,
-    /// The bench's own flags and options, in order.
+    /// The flags and options of this bench, in order.
     pub(crate) others: Vec<(String, Option<f64>)>,
-    /// The parts to run; all, if there are none.
+    /// The parts to run. Empty to run all.
     pub(crate) parts: Vec<String>,
 }
 
 impl Options {
-    /// Reads a command line without the program's name. `known` are the bench's own options, and whether they take a number.
-    /// An error is a line for the user.
+    /// Parses a command line without the name of the program. `known` lists the options of this bench, and whether they
+    /// take a number. An error is a line for the user.
     pub(crate) fn parse(
         args: impl IntoIterator<Item = String>,
         known: &[(&str, bool)],
@@ -40,7 +40,7 @@ impl Options {
                 value.parse::<f64>().map_err(|_| format!("`{arg}` needs a number, not {value:?}"))
             };
             match arg.as_str() {
-                // Cargo says this to every bench.
+                // Cargo passes this to every bench.
                 "--bench" => {}
                 "--quick" => options.quick = true,
                 "--rounds" => options.rounds = Some((number()? as usize).max(1)),
@@ -53,7 +53,7 @@ impl Options {
                             known.iter().map(|(name, number)| format!(", {name}{}", if *number { " N" } else { "" }));
                         let own: String = own.collect();
                         return Err(format!(
-                            "what is {other:?}? Known: --quick, --rounds N{own}, {}",
+                            "unknown argument {other:?}. Known: --quick, --rounds N{own}, {}",
                             parts.join(", ")
                         ));
                     }

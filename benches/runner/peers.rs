@@ -1,4 +1,4 @@
-//! What others take for the same: ninja for 10,000 edges, DVC for 100 stages.
+//! Similar measurements of other programs: ninja with 10,000 edges, DVC with 100 stages.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -10,14 +10,14 @@ use super::{Outcome, ROUNDS, find, say};
 const EDGES: usize = 10_000;
 const STAGES: usize = 100;
 
-/// Seconds of a first run and of a no-op, by those that are installed.
+/// Seconds of a first run and of a no-op run of each peer that is installed.
 pub(crate) struct Peers {
     ninja: Option<[f64; 2]>,
     dvc: Option<[f64; 2]>,
 }
 
 impl Peers {
-    /// Measures those that are installed, and says which are not.
+    /// Measures the peers that are installed, and prints which are not.
     pub(crate) fn measure(folder: &Path) -> Outcome<Self> {
         let ninja = find("ninja").map(|ninja| self::ninja(&ninja, &folder.join("ninja"))).transpose()?;
         let dvc = find("dvc").map(|dvc| self::dvc(&dvc, &folder.join("dvc"))).transpose()?;
@@ -27,14 +27,14 @@ impl Peers {
         Ok(Self { ninja, dvc })
     }
 
-    /// A no-op's seconds, beside ours of 10,000 stages.
+    /// Seconds of a no-op run.
     pub(crate) fn noop(&self) -> String {
         let ninja = self.ninja.map(|[_, noop]| format!("ninja {noop:.3} s ({EDGES} edges)"));
         let dvc = self.dvc.map(|[_, noop]| format!("DVC {noop:.2} s ({STAGES} stages)"));
         joined(ninja, dvc)
     }
 
-    /// What each stage of a first run takes.
+    /// Time per stage of a first run.
     pub(crate) fn each(&self) -> String {
         let each = |[first, noop]: [f64; 2], count: usize| (first - noop) / count as f64;
         let ninja = self.ninja.map(|took| format!("ninja {:.1} ms", 1e3 * each(took, EDGES)));

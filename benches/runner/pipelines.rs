@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-/// A matrix of this many points with up to four stages a point, each reading the one before.
+/// A matrix of this many points with up to four stages per point. Each stage reads the one before.
 pub(crate) fn matrix(points: usize, stages: usize) -> String {
     let values: Vec<String> = (0..points).map(|i| i.to_string()).collect();
     let mut text = format!("[pipeline]\nname = \"matrix\"\n[matrix]\ni = [{}]\n", values.join(","));
@@ -13,7 +13,7 @@ pub(crate) fn matrix(points: usize, stages: usize) -> String {
     text
 }
 
-/// This many stages, each a table of its own, in chains of four.
+/// This many stages, each with its own table, in chains of four.
 pub(crate) fn tables(stages: usize) -> String {
     let mut text = String::from("[pipeline]\nname = \"tables\"\n");
     for i in 0..stages {
@@ -25,7 +25,7 @@ pub(crate) fn tables(stages: usize) -> String {
     text
 }
 
-/// The pipeline with one of its stages changed: point 5,003 of the matrix, or table 5,003, which nobody reads.
+/// The pipeline with one stage changed: point 5,003 of the matrix, or table 5,003. No stage reads it.
 pub(crate) fn edited(text: &str, round: usize) -> String {
     let (matrix, table) = (",5003,", "\nn = 5003\n");
     if text.contains(table) {
@@ -34,12 +34,12 @@ pub(crate) fn edited(text: &str, round: usize) -> String {
     text.replacen(matrix, &format!(",{round}.5,"), 1)
 }
 
-/// A decoder that takes no time.
+/// A decoder whose training takes nearly no time.
 pub(crate) const SMALL: &str = "latent_dim = 6\nchannels = [16, 12, 8, 8]\n";
-/// The decoder of the pipelines that ship: 20.5 M parameters, a state of 250 MB.
+/// The decoder of the shipped pipelines: 20.5 M parameters, a state of 250 MB.
 pub(crate) const SHIPPED: &str = "latent_dim = 128\nchannels = [2048, 512, 256, 128]\n";
 
-/// A training of one batch an epoch, with no checkpoints but the last.
+/// A training with one batch per epoch. Only its last state is saved.
 pub(crate) fn training(model: &str, epochs: u64) -> String {
     format!(
         "[pipeline]\nname = \"epochs\"\nseed = 7\ncheckpoint_seconds = 1e6\n[stages.data]\nkind = \"load-data\"\n\

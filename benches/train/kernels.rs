@@ -1,4 +1,4 @@
-//! Where a step's time goes: the bare step, each layer's products, and one core's ceiling.
+//! The time of a training step in detail: the bare step, the products of each layer, and the peak of one core.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use vadpipe::rng::Streams;
 use crate::floor::{Cost, Floor, cost};
 use crate::{FORWARD_GFLOP, SHAPE};
 
-/// The bare steps, without what a training does around them: samples/s and GFLOP/s by the clock and for each core's computing
-/// second, beside a plain product's.
+/// The bare steps, without the rest of a training: samples/s and GFLOP/s by wall time and by CPU time, compared with a
+/// plain product.
 pub(crate) fn steps(limit: Duration, floor: &mut Floor, batches: &[usize]) {
     let streams = Streams::new(0);
     let mut decoder = Decoder::new(SHAPE, &streams);
@@ -47,7 +47,7 @@ pub(crate) fn steps(limit: Duration, floor: &mut Floor, batches: &[usize]) {
     }
 }
 
-/// GFLOP/s of one core's multiply-adds when all operands are in its first-level cache: the kernel's own ceiling.
+/// GFLOP/s of multiply-adds on one core if all operands are in its first-level cache: the peak of the kernel.
 pub(crate) fn ceiling(limit: Duration) {
     let (a, b) = (vec![Block([[0.5; 16]; 16]); 8], vec![Block([[0.25; 16]; 16]); 8]);
     let mut acc = Block::ZERO;
@@ -61,7 +61,7 @@ pub(crate) fn ceiling(limit: Duration) {
     println!("one core's multiply-adds in cache: {gflops:.0} GFLOP/s");
 }
 
-/// Each layer's products, by themselves: percent of their sum, and GFLOP/s per core while computing.
+/// The products of each layer, measured separately: their share of the sum, and GFLOP/s per second of CPU time.
 pub(crate) fn layers(limit: Duration, batch: usize) {
     let chunks = batch.div_ceil(16);
     let up = |input| Geometry { input, kernel: 4, stride: 2, padding: 1 };

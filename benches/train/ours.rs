@@ -1,8 +1,8 @@
-//! A training as a pipeline runs it: the stage kind's own code, an epoch for each turn.
+//! A training as a pipeline runs it, with the code of the stage kind. Each turn is one epoch.
 //!
-//! The stage runs in a thread of its own and is held at the end of each epoch, where it tells how far it is, until it is its
-//! turn again. So a turn is everything that an epoch is: shuffle, gathering images, drawing z, the step, the latents' Adam,
-//! the history.
+//! The stage runs in its own thread. At the end of each epoch it reports its progress, and there it is held until its
+//! next turn. A turn therefore includes everything in an epoch: shuffling, gathering images, drawing z, the step, Adam
+//! for the latents, and the history.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -61,7 +61,7 @@ impl Input for InMemory {
     }
 }
 
-/// Images of random grey levels: the speed does not depend on them.
+/// Images with random grey levels. The speed does not depend on the images.
 pub(crate) fn data() -> Outcome<Arc<dyn Input>> {
     let mut tensors = BTreeMap::new();
     for split in ["train", "test"] {
@@ -72,14 +72,14 @@ pub(crate) fn data() -> Outcome<Arc<dyn Input>> {
     Ok(InMemory::shared("load-data", tensors))
 }
 
-/// A decoder that was not trained.
+/// An untrained decoder.
 pub(crate) fn model() -> Outcome<Arc<dyn Input>> {
     let weights = Decoder::new(SHAPE, &Streams::new(0)).weights()?;
     let named = weights.into_iter().map(|(name, tensor)| (format!("decoder.{name}"), tensor));
     Ok(InMemory::shared("train-ad", named.collect()))
 }
 
-/// What one of ours is: a stage kind with its parameters and inputs.
+/// What to train: a stage kind with its parameters and inputs.
 pub(crate) struct Work<'a> {
     pub(crate) kind: &'a str,
     /// The posterior's family, for `train-vad`.
@@ -100,7 +100,7 @@ impl Work<'_> {
         let numbers = [("batch", self.batch), ("epochs", self.epochs)].map(|(name, n)| (name, Data::Int(n as i64)));
         let family = self.distribution.map(|d| ("distribution", Data::Text(d.to_owned())));
         let table = Table(numbers.into_iter().chain(family).map(entry).collect());
-        let kind = builtin().get(self.kind).ok_or("there is no such kind")?;
+        let kind = builtin().get(self.kind).ok_or("the kind does not exist")?;
         let mut wrong = Diagnostics::default();
         let mut params = Params::new(&table, origin.clone(), &[], &mut wrong);
         let stage = kind.parse(&mut params);
@@ -118,7 +118,7 @@ pub(crate) struct Ours {
 }
 
 impl Ours {
-    /// Begins it, and waits for its first epoch, which is not measured.
+    /// Starts the training and waits for the first epoch, which is not measured.
     pub(crate) fn begin(work: &Work<'_>) -> Outcome<Self> {
         let stage = work.stage()?;
         let inputs = work.inputs.iter().map(|(role, input)| ((*role).to_owned(), vec![input.clone()]));
@@ -132,20 +132,20 @@ impl Ours {
         Ok(ours)
     }
 
-    /// One epoch: its seconds.
+    /// Runs one epoch. Returns its seconds.
     pub(crate) fn epoch(&mut self) -> Outcome<f64> {
-        self.go_on();
+        self.resume();
         self.wait()
     }
 
-    /// Lets it end by itself after its last epoch: evaluation and artifact.
+    /// Lets the training run to its end, with evaluation and artifact.
     pub(crate) fn finish(mut self) -> Outcome {
-        self.go_on();
+        self.resume();
         self.ended()
     }
 
-    fn go_on(&self) {
-        // If it has ended, whoever waits for it will hear why.
+    fn resume(&self) {
+        // An error means that the training has ended. `wait` reports the reason.
         let _ended = self.go.as_ref().map(|go| go.send(()));
     }
 
@@ -157,7 +157,7 @@ impl Ours {
     }
 
     fn ended(&mut self) -> Outcome {
-        let thread = self.thread.take().ok_or("the training was over")?;
+        let thread = self.thread.take().ok_or("the training has been joined")?;
         Ok(thread.join().map_err(|_| "the training panicked")??)
     }
 }
@@ -166,7 +166,7 @@ impl Drop for Ours {
     fn drop(&mut self) {
         self.cancel.cancel();
         self.go = None;
-        // It says that it was interrupted, or panicked, which it said already.
+        // The result is that of an interruption, or a panic that was printed already.
         drop(self.thread.take().map(JoinHandle::join));
     }
 }

@@ -2,16 +2,16 @@
 
 use std::fmt;
 
-/// Content that other stages and reports know how to read: a name, and the tensors that carry it.
+/// A kind of content that other stages and reports can read: a name, and the tensors that hold it.
 ///
-/// A stage kind lists the capabilities of its artifacts, and a role lists those that it needs. Neither names the other, so
-/// a training of another crate can feed `fit-latents`. Capabilities with the same name are equal.
+/// A stage kind lists the capabilities of its artifacts, and a role lists those that it needs. Neither names the other,
+/// so a training from another crate can feed `fit-latents`. Capabilities with the same name are equal.
 #[derive(Clone, Copy, Debug)]
 pub struct Capability {
     name: &'static str,
-    /// Names of tensors that must exist. `*` at the end stands for any text.
+    /// Names of tensors that must exist. `*` at the end matches any text.
     required: &'static [&'static str],
-    /// Names of tensors that may exist too.
+    /// Names of tensors that may also exist.
     optional: &'static [&'static str],
 }
 
@@ -20,30 +20,30 @@ impl Capability {
     pub const IMAGES: Self = Self::new("images", &["train.images"], &["test.images"]);
     /// `train.labels` and `test.labels`: u8 [n], indices into the fact `classes`, a list of names.
     pub const LABELS: Self = Self::new("labels", &["train.labels"], &["test.labels"]);
-    /// `examples`: u8 [n, height, width], images to look at. If the fact `examples_per_class` is k, then each k of them
-    /// belong to one of the fact `classes`, in order.
+    /// `examples`: u8 [n, height, width], images for display. If the fact `examples_per_class` is k, the first k images
+    /// belong to the first of the fact `classes`, the next k to the second, and so on.
     pub const EXAMPLES: Self = Self::new("examples", &["examples"], &[]);
     /// `decoder.*`: the weights under the names of `train-ad`. The prior is the fact `distribution`, or else N(0, 1).
     pub const DECODER: Self = Self::new("decoder", &["decoder.*"], &[]);
     /// `latents`: f32 [n, d], one vector for each image of the split that the fact `split` names. If the fact
-    /// `distribution` is set, `posterior.*` are the parameters that `latents` are the means of.
+    /// `distribution` is set, `posterior.*` are the parameters of the posteriors, and `latents` are their means.
     pub const LATENTS: Self = Self::new("latents", &["latents"], &["posterior.*"]);
     /// The latents were fitted to the decoder of another stage.
     pub const FITTED_LATENTS: Self = Self::new("fitted-latents", &["latents"], &["posterior.*"]);
-    /// `history.NAME`: f64 [epochs], a figure of each epoch, such as `history.loss`.
+    /// `history.NAME`: f64 [epochs], one value for each epoch, such as `history.loss`.
     pub const HISTORY: Self = Self::new("history", &["history.*"], &[]);
     /// `originals` and `reconstructions`: u8 [n, height, width].
     pub const RECONSTRUCTIONS: Self = Self::new("reconstructions", &["originals", "reconstructions"], &[]);
-    /// `images`: u8 [n, height, width], decoded latents. The facts `what` and `scale` say which latents.
+    /// `images`: u8 [n, height, width], decoded latents. The facts `what` and `scale` describe the latents.
     pub const SAMPLES: Self = Self::new("samples", &["images"], &["latents"]);
-    /// `images`: u8 [steps, height, width], the way between two images. Facts: `from`, `to`, `mode`.
+    /// `images`: u8 [steps, height, width], the steps from one image to another. Facts: `from`, `to`, `mode`.
     pub const INTERPOLATION: Self = Self::new("interpolation", &["images"], &["latents"]);
     /// `embedding`: f32 [n, 2]. `labels`: u8 [n], indices into the fact `classes`.
     pub const EMBEDDING: Self = Self::new("embedding", &["embedding"], &["labels"]);
-    /// Files and tensors under names that the pipeline chose: the outputs of a program.
+    /// The outputs of a program: files and tensors under names that the pipeline chooses.
     pub const OUTPUTS: Self = Self::new("outputs", &[], &[]);
 
-    /// Those that the kinds of this crate provide.
+    /// The capabilities that this crate's kinds provide.
     pub const ALL: [Self; 12] = [
         Self::IMAGES,
         Self::LABELS,
@@ -59,8 +59,8 @@ impl Capability {
         Self::OUTPUTS,
     ];
 
-    /// A capability of another crate: its name, the tensors that an artifact must hold, and those that it may hold. A `*`
-    /// at the end of a name stands for any text.
+    /// Defines a capability, for example in another crate: its name, the tensors that an artifact must hold, and those
+    /// that it may hold. A `*` at the end of a tensor's name matches any text.
     pub const fn new(name: &'static str, required: &'static [&'static str], optional: &'static [&'static str]) -> Self {
         Self { name, required, optional }
     }
@@ -70,7 +70,7 @@ impl Capability {
         self.name
     }
 
-    /// The first required tensor that these names lack.
+    /// The first required tensor that is not among these names.
     pub fn missing<'a>(&self, tensors: impl Iterator<Item = &'a String> + Clone) -> Option<&'static str> {
         self.required.iter().find(|wanted| !tensors.clone().any(|name| matches(wanted, name))).copied()
     }
@@ -80,7 +80,7 @@ impl Capability {
         self.required.iter().chain(self.optional).any(|pattern| matches(pattern, tensor))
     }
 
-    /// Their names for a message: "`images`, `labels`".
+    /// The names of these capabilities, for messages: "`images`, `labels`".
     pub fn names(capabilities: &[Self]) -> String {
         let names: Vec<String> = capabilities.iter().map(|c| format!("`{}`", c.name)).collect();
         names.join(", ")

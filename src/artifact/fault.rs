@@ -1,37 +1,38 @@
-//! Describes the fault in a damaged safetensors file. The crate's own errors name neither numbers nor tensors.
+//! Describes the fault in a damaged safetensors file. The errors of the safetensors crate do not name the tensor or the
+//! sizes.
 //!
 //! ```text
 //! 8 bytes     length of the header, little-endian
 //! header      JSON: { "NAME": { "dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24] }, … }
-//! data        the tensors without gaps, each at its offsets
+//! data        the tensors, each at its offsets, without gaps
 //! ```
 
 use safetensors::SafeTensorError;
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
-/// Bytes of the header's length.
+/// The size in bytes of the field that holds the header's length.
 const LENGTH: usize = 8;
-/// Bytes of a header that the crate reads at most.
+/// The size in bytes of the largest header that the crate reads.
 const LARGEST_HEADER: u64 = 100_000_000;
-/// Characters of a name that are quoted.
+/// The most characters of a name that a message quotes.
 const QUOTED: usize = 100;
 
 /// Describes the fault behind `error`, as a clause: "its header has …".
 pub(super) fn explain(bytes: &[u8], error: &SafeTensorError) -> String {
     let Some((length, rest)) = bytes.split_at_checked(LENGTH) else {
-        return format!("it has {} bytes, fewer than the {LENGTH} that say how long its header is", bytes.len());
+        return format!("it has {} bytes, but the length of its header alone takes {LENGTH}", bytes.len());
     };
     let length = length.iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
     match error {
         SafeTensorError::HeaderTooLarge => {
-            format!("its first {LENGTH} bytes say that its header has {length} bytes; {LARGEST_HEADER} are the most")
+            format!("its first {LENGTH} bytes give a header of {length} bytes; the limit is {LARGEST_HEADER}")
         }
         SafeTensorError::InvalidHeaderLength => {
-            format!("its first {LENGTH} bytes say that its header has {length} bytes, but only {} follow", rest.len())
+            format!("its first {LENGTH} bytes give a header of {length} bytes, but only {} follow", rest.len())
         }
         SafeTensorError::InvalidHeader(utf8) => {
-            format!("its header is not UTF-8 text: a wrong byte follows {} right ones", utf8.valid_up_to())
+            format!("its header is not valid UTF-8 from byte {} on", utf8.valid_up_to())
         }
         SafeTensorError::InvalidHeaderDeserialization(json) if !json.is_data() => {
             format!("its header is not JSON: {json}")
@@ -92,13 +93,13 @@ fn tensor_fault(info: &TensorInfo, expected: usize, data: usize) -> Option<Strin
     let (start, end) = info.data_offsets;
     let TensorInfo { dtype, shape, .. } = info;
     if end < start {
-        return Some(format!("has the data offsets [{start}, {end}]: its end is before its start"));
+        return Some(format!("has the data offsets [{start}, {end}]: the end is before the start"));
     }
     if end > data {
         return Some(format!("has the data offsets [{start}, {end}], but the file has {data} bytes of data"));
     }
     if start != expected {
-        return Some(format!("has the data offsets [{start}, {end}], but the data before it end at byte {expected}"));
+        return Some(format!("has the data offsets [{start}, {end}], but its data must start at byte {expected}"));
     }
     let bits = shape.iter().try_fold(dtype.bitsize(), |n, size| n.checked_mul(*size));
     let Some(bits) = bits else { return Some(format!("of shape {shape:?} has too many elements")) };
@@ -121,7 +122,7 @@ fn quoted(text: &str) -> String {
 mod tests {
     use crate::artifact::from_safetensors;
 
-    /// A file with this header and so many bytes of data.
+    /// A file with this header and this many bytes of data.
     fn file(header: &str, data: usize) -> Vec<u8> {
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend(header.as_bytes());
@@ -135,30 +136,30 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_header_length_is_named() {
-        insta::assert_snapshot!(refused(b""), @"it has 0 bytes, fewer than the 8 that say how long its header is");
-        insta::assert_snapshot!(refused(b"PK\x03\x04 torch zip"), @"its first 8 bytes say that its header has 8245937123593767760 bytes; 100000000 are the most");
-        insta::assert_snapshot!(refused(&file("{}", 0)[..9]), @"its first 8 bytes say that its header has 2 bytes, but only 1 follow");
+    fn wrong_header_length_is_reported() {
+        insta::assert_snapshot!(refused(b""), @"it has 0 bytes, but the length of its header alone takes 8");
+        insta::assert_snapshot!(refused(b"PK\x03\x04 torch zip"), @"its first 8 bytes give a header of 8245937123593767760 bytes; the limit is 100000000");
+        insta::assert_snapshot!(refused(&file("{}", 0)[..9]), @"its first 8 bytes give a header of 2 bytes, but only 1 follow");
     }
 
     #[test]
-    fn a_header_that_is_no_json_is_faulted_at_its_place() {
+    fn invalid_header_is_reported_with_position() {
         insta::assert_snapshot!(refused(&file("{\"x\": }", 0)), @"its header is not JSON: expected value at line 1 column 7");
         insta::assert_snapshot!(refused(&file("{", 0)), @"its header is not JSON: EOF while parsing an object at line 1 column 1");
         let mut bytes = file("{}  ", 0);
         bytes[10] = 0xff;
-        insta::assert_snapshot!(refused(&bytes), @"its header is not UTF-8 text: a wrong byte follows 2 right ones");
+        insta::assert_snapshot!(refused(&bytes), @"its header is not valid UTF-8 from byte 2 on");
         insta::assert_snapshot!(refused(&file("[1]", 0)), @"its header is not a JSON object");
     }
 
     #[test]
-    fn what_is_wrong_with_a_tensor_is_said_with_its_name() {
+    fn tensor_fault_is_reported_with_tensor_name() {
         let one = |entry: &str, data: usize| refused(&file(&format!("{{\"x\": {entry}}}"), data));
         insta::assert_snapshot!(one(r#"{"dtype":"F33","shape":[2],"data_offsets":[0,8]}"#, 8), @"tensor `x` has the unknown dtype `F33`");
         insta::assert_snapshot!(one(r#"{"dtype":"F32","data_offsets":[0,8]}"#, 8), @"tensor `x` is not described as a tensor: missing field `shape`");
         insta::assert_snapshot!(one(r#"{"dtype":"F32","shape":[200],"data_offsets":[0,800]}"#, 16), @"tensor `x` has the data offsets [0, 800], but the file has 16 bytes of data");
-        insta::assert_snapshot!(one(r#"{"dtype":"F32","shape":[1],"data_offsets":[8,4]}"#, 8), @"tensor `x` has the data offsets [8, 4]: its end is before its start");
-        insta::assert_snapshot!(one(r#"{"dtype":"F32","shape":[1],"data_offsets":[4,8]}"#, 8), @"tensor `x` has the data offsets [4, 8], but the data before it end at byte 0");
+        insta::assert_snapshot!(one(r#"{"dtype":"F32","shape":[1],"data_offsets":[8,4]}"#, 8), @"tensor `x` has the data offsets [8, 4]: the end is before the start");
+        insta::assert_snapshot!(one(r#"{"dtype":"F32","shape":[1],"data_offsets":[4,8]}"#, 8), @"tensor `x` has the data offsets [4, 8], but its data must start at byte 0");
         insta::assert_snapshot!(one(r#"{"dtype":"F32","shape":[2,2],"data_offsets":[0,12]}"#, 12), @"tensor `x` of type F32 and shape [2, 2] takes 16 bytes, but its data offsets hold 12");
         insta::assert_snapshot!(one(r#"{"dtype":"F32","shape":[9223372036854775807,4],"data_offsets":[0,8]}"#, 8), @"tensor `x` of shape [9223372036854775807, 4] has too many elements");
         insta::assert_snapshot!(one(r#"{"dtype":"U8","shape":[2],"data_offsets":[0,2]}"#, 5), @"3 bytes follow its last tensor");
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_is_quoted_in_part() {
+    fn long_tensor_name_is_truncated_in_message() {
         let name = "n".repeat(1 << 20);
         let message =
             refused(&file(&format!("{{\"{name}\": {{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,9]}}}}"), 4));

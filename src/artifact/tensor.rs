@@ -79,23 +79,23 @@ pub struct Tensor {
     bytes: Arc<Vec<u8>>,
 }
 
-/// An error in the bytes of a tensor or in its use.
+/// An error in a tensor's bytes, or in how a tensor is used.
 #[derive(Debug, thiserror::Error)]
 pub enum TensorError {
     /// The number of elements does not match the shape.
     #[error("{elements} elements do not fill a tensor of shape {shape:?}")]
     Shape {
-        /// How many there are.
+        /// The number of elements.
         elements: usize,
-        /// The shape asked for.
+        /// The requested shape.
         shape: Vec<usize>,
     },
-    /// Another element type was asked for.
+    /// The caller requested another element type.
     #[error("the tensor holds {found:?}, not {wanted:?}")]
     Type {
-        /// What it holds.
+        /// The type of the tensor's elements.
         found: ElementType,
-        /// What was asked for.
+        /// The requested type.
         wanted: ElementType,
     },
     /// The bytes are not a safetensors file.
@@ -121,7 +121,7 @@ impl Tensor {
         Self::from_bytes(T::TYPE, shape, bytemuck::cast_slice(elements).to_vec())
     }
 
-    /// A tensor whose elements, 0 at first, `fill` sets. Saves the copy that [`Tensor::new`] makes.
+    /// A tensor whose elements are set by `fill`. They are 0 before. Saves the copy that [`Tensor::new`] makes.
     ///
     /// # Errors
     /// If the shape overflows.
@@ -133,7 +133,7 @@ impl Tensor {
         let mut bytes = vec![0u8; size];
         match bytemuck::try_cast_slice_mut(&mut bytes) {
             Ok(elements) => fill(elements),
-            // Allocators align large memory well enough, but they need not.
+            // Allocators usually align large buffers well enough, but do not guarantee it.
             Err(_) => {
                 let mut elements = bytemuck::zeroed_vec(size / size_of::<T>());
                 fill(&mut elements);
@@ -176,7 +176,7 @@ impl Tensor {
         self.shape.iter().product()
     }
 
-    /// Whether there is no element.
+    /// Whether the tensor has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -189,7 +189,7 @@ impl Tensor {
     /// The elements, row-major.
     ///
     /// # Errors
-    /// If it holds another type.
+    /// If the tensor holds another type.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>, TensorError> {
         if self.element != T::TYPE {
             return Err(TensorError::Type { found: self.element, wanted: T::TYPE });
@@ -200,7 +200,7 @@ impl Tensor {
     /// The elements, row-major; copied only if they are not aligned.
     ///
     /// # Errors
-    /// If it holds another type.
+    /// If the tensor holds another type.
     pub fn to_slice<T: Element>(&self) -> Result<Cow<'_, [T]>, TensorError> {
         match bytemuck::try_cast_slice(&self.bytes) {
             Ok(elements) if self.element == T::TYPE => Ok(Cow::Borrowed(elements)),
@@ -211,13 +211,13 @@ impl Tensor {
     /// The blob: a safetensors file with this one tensor.
     ///
     /// # Errors
-    /// Only if the shape overflows, which [`Tensor::from_bytes`] excludes.
+    /// Only if the shape overflows, which [`Tensor::from_bytes`] rules out.
     pub fn to_blob(&self) -> Result<Vec<u8>, TensorError> {
         to_safetensors([(BLOB_NAME, self)])
     }
 
-    /// The part of the blob before [`Tensor::bytes`]. Writing or reading the two parts separately saves a copy of a large
-    /// tensor.
+    /// The part of the blob before [`Tensor::bytes`]. Writing or reading the two parts separately saves a copy of a
+    /// large tensor.
     ///
     /// # Errors
     /// If the shape overflows.
@@ -227,15 +227,15 @@ impl Tensor {
         let info = TensorInfo { dtype: element.dtype(), shape: shape.to_vec(), data_offsets: (0, len) };
         let metadata = Metadata::new(None, vec![(BLOB_NAME.to_owned(), info)])?;
         let mut json = serde_json::to_vec(&metadata).map_err(|e| TensorError::Unsupported(e.to_string()))?;
-        // As safetensors does, to align the elements.
+        // The padding aligns the elements, as safetensors does.
         json.resize(json.len().next_multiple_of(8), b' ');
         Ok([&(json.len() as u64).to_le_bytes(), json.as_slice()].concat())
     }
 
-    /// Reads what [`Tensor::to_blob`] wrote.
+    /// Reads a blob that [`Tensor::to_blob`] wrote.
     ///
     /// # Errors
-    /// If the bytes are something else.
+    /// If the bytes are not such a blob.
     pub fn from_blob(blob: &[u8]) -> Result<Self, TensorError> {
         from_safetensors(blob)?
             .remove(BLOB_NAME)
@@ -251,7 +251,7 @@ impl std::fmt::Debug for Tensor {
 
 const BLOB_NAME: &str = "tensor";
 
-/// A safetensors file of several named tensors, without a metadata map.
+/// A safetensors file with several named tensors and no metadata map.
 ///
 /// # Errors
 /// If a shape overflows, or if two tensors have the same name.
@@ -270,10 +270,10 @@ pub fn to_safetensors<'a, N: AsRef<str> + Ord + std::fmt::Display>(
     Ok(safetensors::serialize(views, None)?)
 }
 
-/// Reads a safetensors file of any origin.
+/// Reads any safetensors file, not only those that vadpipe wrote.
 ///
 /// # Errors
-/// If the bytes are something else, or if a tensor has a type that vadpipe does not handle.
+/// If the bytes are not a safetensors file, or if a tensor has a type that vadpipe does not handle.
 pub fn from_safetensors(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, TensorError> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| TensorError::Format(fault::explain(bytes, &e)))?;
     file.iter()
@@ -292,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn filled_tensor_holds_what_was_written() {
+    fn filled_tensor_holds_written_elements() {
         let tensor = Tensor::filled([2, 3], |elements: &mut [f32]| {
             assert_eq!(elements, [0.0; 6]);
             elements.iter_mut().zip(1u8..).for_each(|(e, n)| *e = f32::from(n));

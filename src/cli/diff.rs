@@ -25,11 +25,11 @@ use crate::store::Store;
   vadpipe diff last~1 last                           compare the newest two runs
   vadpipe diff pipelines/sweep.toml ad@lr=0.001,latent_dim=8 ad@lr=0.003,latent_dim=8
   vadpipe diff pipelines/full.toml ad vad --html diff.html
-  vadpipe diff old.toml new.toml                     list the points that were added, removed or changed
+  vadpipe diff old.toml new.toml                     list added, removed and changed points
   vadpipe diff old.toml new.toml --json
 
-Points of two stages are paired if their axes have the same values. Points of two files are compared by the parts of their
-keys, so they need not have run; metrics are shown if both results are cached. The exit code is 0 even if there are
+Points of two stages are paired if their axes have the same values. Points of two files are compared by the parts of their \
+keys, so they need not have run; metrics are shown if both results are cached. The exit code is 0 even if there are \
 differences.")]
 pub(super) struct DiffArgs {
     /// Two runs, two pipeline files, or a pipeline file and two of its stages or points

@@ -18,8 +18,8 @@ use crate::store::{ResultRecord, StateRecord};
 /// Arguments of `explain`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe explain pipelines/full.toml ad                          show the parts of its key and what changed
-  vadpipe explain pipelines/full.toml ad -S params.epochs=200     show what would change and where it would continue
+  vadpipe explain pipelines/full.toml ad                       show its key and what changed
+  vadpipe explain pipelines/full.toml ad -S params.epochs=200  show what would change
   vadpipe explain pipelines/full.toml 'vad@*' --json")]
 pub(super) struct ExplainArgs {
     #[command(flatten)]

@@ -24,8 +24,8 @@ use crate::store::Store;
   vadpipe export pipelines/full.toml ad --to out
   vadpipe export pipelines/full.toml 'vad@*' fit-ad --to out --overwrite
 
-A tensor `decoder.fc.weight` is written to decoder.safetensors as `fc.weight`, so that PyTorch's load_state_dict accepts
-the file. Tensors without a dot in their name go to tensors.safetensors. A stack of images is also written as a PNG file.
+A tensor `decoder.fc.weight` is written to decoder.safetensors as `fc.weight`, so that PyTorch's load_state_dict accepts \
+the file. Tensors without a dot in their name go to tensors.safetensors. A stack of images is also written as a PNG file. \
 If two files would have the same name, the second gets a number: with a file plot.png, images `plot` go to plot-2.png.")]
 pub(super) struct ExportArgs {
     #[command(flatten)]

@@ -45,23 +45,25 @@ fn object(kind: &dyn StageKind) -> serde_json::Value {
     let names = |capabilities: &[Capability]| capabilities.iter().map(Capability::name).collect::<Vec<_>>();
     let role = |role: &Role| json!({ "name": role.name, "optional": role.optional, "needs": names(role.needs) });
     // No list: any inputs.
-    let inputs = match kind.roles() {
+    let about = kind.about();
+    let inputs = match about.roles {
         Roles::Fixed(roles) => Some(roles.iter().map(role).collect::<Vec<_>>()),
         Roles::Any => None,
     };
     json!({
-        "name": kind.name(), "version": kind.version(), "summary": kind.summary(), "inputs": inputs,
-        "provides": names(kind.provides()), "parameters": parameters,
+        "name": about.name, "version": about.version, "summary": about.summary, "inputs": inputs,
+        "provides": names(about.provides), "parameters": parameters,
     })
 }
 
 fn text(kind: &dyn StageKind) -> String {
-    let mut lines = vec![format!("{}: {}", kind.name(), kind.summary())];
+    let about = kind.about();
+    let mut lines = vec![format!("{}: {}", about.name, about.summary)];
     let names = |capabilities: &[Capability]| capabilities.iter().map(Capability::name).collect::<Vec<_>>().join(", ");
-    if !kind.provides().is_empty() {
-        lines.push(format!("  provides    {}", names(kind.provides())));
+    if !about.provides.is_empty() {
+        lines.push(format!("  provides    {}", names(about.provides)));
     }
-    match kind.roles() {
+    match about.roles {
         Roles::Any => lines.push("  inputs      any names, single or lists".to_owned()),
         Roles::Fixed(roles) => lines.extend(roles.iter().map(|role| {
             let optional = if role.optional { " (optional)" } else { "" };
@@ -76,7 +78,8 @@ fn text(kind: &dyn StageKind) -> String {
     lines.join("\n")
 }
 
-/// The parameters of a kind in the order in which it reads them, with their defaults: what it reads from an empty table.
+/// The parameters of a kind in the order in which it reads them, with their defaults: what it reads from an empty
+/// table.
 fn parameters(kind: &dyn StageKind) -> Vec<(&'static str, Option<Value>)> {
     let (table, mut ignored) = (Table::default(), Diagnostics::default());
     let mut params = Params::new(&table, Origin { source: 0, span: 0..0 }, &[], &mut ignored);

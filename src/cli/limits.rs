@@ -70,9 +70,10 @@ fn check_address_space() -> Result<()> {
 
 /// Bytes of address space in use.
 fn address_space() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split_ascii_whitespace().next()?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let size = text.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
+    let kilobytes: u64 = size.split_ascii_whitespace().next()?.parse().ok()?;
+    Some(kilobytes << 10)
 }
 
 /// glibc reserves 64 MB of address space for each allocating thread, up to eight times the number of cores.

@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
+pub(super) use self::filters::word;
 use self::filters::{FilterArgs, Filters};
 use super::args::Global;
 use super::project::open_store;
@@ -16,7 +17,7 @@ use super::ui::{GREEN, RED, Ui, paint, seconds, table, when};
 use crate::diagnostic::nearest;
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::status::{RunStatus, StageStatus};
+use crate::status::StageStatus;
 use crate::store::{RunRecord, StageRun, Store};
 
 /// Arguments of `log`.
@@ -24,13 +25,13 @@ use crate::store::{RunRecord, StageRun, Store};
 #[command(after_help = "Examples:
   vadpipe log                                  list the newest runs, newest last
   vadpipe log --status failed --since 2d       list what failed in the last two days, and why
-  vadpipe log --stage 'vad@*' --limit 5        list these points in the newest five runs that have them
+  vadpipe log --stage 'vad@*' --limit 5        list these points in their newest five runs
   vadpipe log --run 20261122 --status executed list the stages that ran on a day
   vadpipe log last                             show the newest run, with the errors of failed stages
-  vadpipe log last --events                    print all events of the newest run, one JSON object per line
+  vadpipe log last --events                    print the events of the newest run as NDJSON
   vadpipe log last --stage ad                  print the log of a stage
 
-Without RUN, this lists runs. With --stage, --run or a status of stages (executed, cached, failed, skipped, pruned), it lists
+Without RUN, this lists runs. With --stage, --run or a status of stages (executed, cached, failed, skipped, pruned), it lists \
 stages. --limit counts the runs that have a match. Dates and times are in UTC.")]
 pub(super) struct LogArgs {
     /// A run: its id, the beginning or the end of the id, or `last`
@@ -207,17 +208,6 @@ fn list(runs: &[RunRecord], ui: &Ui) -> Result<()> {
     header.push("took");
     ui.out(&table(&header, &rows));
     Ok(())
-}
-
-/// The word for a run that was killed before it could record how it ended.
-const KILLED: &str = "killed";
-
-/// The status of a run, in one word.
-pub(super) fn word(run: &RunRecord) -> &'static str {
-    match run.status {
-        RunStatus::Running if !run.is_running() => KILLED,
-        status => status.word(),
-    }
 }
 
 /// The arguments of a run, quoted for a shell.

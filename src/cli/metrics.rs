@@ -22,9 +22,9 @@ use crate::spec::StageSpec;
   vadpipe metrics pipelines/sweep.toml 'ad@*' --csv > ad.csv
   vadpipe metrics pipelines/sweep.toml 'ad@*' --json | jq
 
-A condition compares an axis, a metric or `stage` with <, <=, >, >=, = or !=. Join conditions with && or with several
---where. The columns are the axes of the points, then the metrics. CSV has all digits; text and Markdown have four decimal
-places. If an axis and a metric are both named `kl`, use `axis.kl` or `metric.kl` in --sort and --where; the column of the
+A condition compares an axis, a metric or `stage` with <, <=, >, >=, = or !=. Join conditions with && or with several \
+--where. The columns are the axes of the points, then the metrics. CSV has all digits; text and Markdown have four decimal \
+places. If an axis and a metric are both named `kl`, use `axis.kl` or `metric.kl` in --sort and --where; the column of the \
 metric is `metric.kl`.")]
 pub(super) struct MetricsArgs {
     #[command(flatten)]

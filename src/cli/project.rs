@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::args::{Global, PipelineArgs};
-use super::patience::Patience;
+use super::cache_wait::CacheWait;
 use super::ui::Ui;
 use crate::diagnostic::{Diagnostics, Origin, Sources};
 use crate::error::{Error, Result};
@@ -44,9 +44,9 @@ impl Project {
         Self::load(args, &global.kinds.0, open_store(global, ui)?)
     }
 
-    /// Reads the pipeline and opens its cache to run it. `patience` decides how long to wait for the cache.
-    pub(super) fn open_to_run(args: &PipelineArgs, global: &Global, ui: &Ui, patience: &Patience) -> Result<Self> {
-        Self::load(args, &global.kinds.0, Arc::new(Store::open(&global.cache, patience.options(ui))?))
+    /// Reads the pipeline and opens its cache to run it. `cache_wait` decides how long to wait for the cache.
+    pub(super) fn open_to_run(args: &PipelineArgs, global: &Global, ui: &Ui, cache_wait: &CacheWait) -> Result<Self> {
+        Self::load(args, &global.kinds.0, Arc::new(Store::open(&global.cache, cache_wait.options(ui))?))
     }
 
     fn load(args: &PipelineArgs, registry: &Registry, store: Arc<Store>) -> Result<Self> {

@@ -9,7 +9,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
 use super::args::{Global, PipelineArgs};
-use super::patience::{Attentive, Patience};
+use super::cache_wait::{CacheWait, StartListener};
 use super::project::{Project, data_dirs};
 use super::session::Session;
 use super::ui::{Ui, Watch};
@@ -24,12 +24,12 @@ const EXAMPLES: &str = "Examples:
   vadpipe run pipelines/full.toml                      run everything
   vadpipe run pipelines/full.toml 'vad@*' -k           run all points of a stage, even if some fail
   vadpipe run pipelines/full.toml -R tsne              run one stage again
-  vadpipe run pipelines/full.toml -S params.epochs=200 extend a training: it continues after its last epoch
+  vadpipe run pipelines/full.toml -S params.epochs=200 extend a training, which continues
   vadpipe run pipelines/full.toml --json | jq .event   print one event per line
-  vadpipe run pipelines/own-script.toml --watch        run again after every edit, only what the edit affects
+  vadpipe run pipelines/own-script.toml --watch        run what each edit affects
 
-Ctrl-C saves the state of running trainings and stops; the same command continues them. A second Ctrl-C exits at once;
-trainings then continue from their last saved state. With --watch, the exit code is 0 if you press Ctrl-C between two
+Ctrl-C saves the state of running trainings and stops; the same command continues them. A second Ctrl-C exits at once; \
+trainings then continue from their last saved state. With --watch, the exit code is 0 if you press Ctrl-C between two \
 runs and 130 if you press it during a run.";
 
 /// Arguments of `run`.
@@ -75,12 +75,12 @@ pub(super) fn run(args: &RunArgs, global: &Global, ui: &Ui) -> Result<()> {
     let session = Session::start(args.threads, Watch::of_run(ui))?;
     let run = Run { args, global, ui, session: &session };
     if args.watch {
-        let once = |project: &Project, patience: &Patience, is_first| run.once(project, patience, is_first);
+        let once = |project: &Project, cache_wait: &CacheWait, is_first| run.once(project, cache_wait, is_first);
         return watching::watch(&args.pipeline, global, ui, &session, &once);
     }
-    let patience = Patience::new(&session.cancel, global.no_wait);
-    let project = Project::open_to_run(&args.pipeline, global, ui, &patience)?;
-    let ended = run.once(&project, &patience, true).map_err(|e| patience.explain(e));
+    let cache_wait = CacheWait::new(&session.cancel, global.no_wait);
+    let project = Project::open_to_run(&args.pipeline, global, ui, &cache_wait)?;
+    let ended = run.once(&project, &cache_wait, true).map_err(|e| cache_wait.explain(e));
     project.leave();
     ended
 }
@@ -95,7 +95,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Runs the pipeline once. `force` says whether to respect `--force` and `--rerun`.
-    fn once(&self, project: &Project, patience: &Patience, force: bool) -> Result<()> {
+    fn once(&self, project: &Project, cache_wait: &CacheWait, force: bool) -> Result<()> {
         let Self { args, session, .. } = self;
         let forced = if force { forced(project, args)? } else { BTreeSet::new() };
         if args.dry_run {
@@ -114,7 +114,7 @@ impl Run<'_> {
             file: &args.pipeline.file.display().to_string(),
             args: &command_line,
         };
-        let listener = Attentive { patience, listener: &*session.watch };
+        let listener = StartListener { cache_wait, listener: &*session.watch };
         let data_dirs = data_dirs(args.data_dir.as_ref());
         let context = project.context(&data_dirs, session.threads, &session.cancel, &listener);
         let outcome = exec::run(&context, &options)?;

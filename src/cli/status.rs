@@ -23,7 +23,7 @@ use crate::store::{Holder, RunRecord, StateRecord};
   vadpipe status pipelines/full.toml
   vadpipe status pipelines/full.toml 'vad@*' --json | jq '.stages[] | select(.running)'
 
-You can use it while a training runs. The size of states includes the checkpoints and the kept states of trainings;
+You can use it while a training runs. The size of states includes the checkpoints and the kept states of trainings; \
 `vadpipe gc` removes those that recent runs do not need.")]
 pub(super) struct StatusArgs {
     #[command(flatten)]

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::args::{Global, PipelineArgs};
-use super::patience::{Attentive, Patience};
+use super::cache_wait::{CacheWait, StartListener};
 use super::project::{Project, data_dirs};
 use super::session::Session;
 use super::ui::{GREEN, RED, Ui, Watch, paint};
@@ -17,13 +17,13 @@ use crate::id::PointId;
 /// Arguments of `verify`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe verify pipelines/quickstart.toml ad                      verify a whole stage
-  vadpipe verify pipelines/full.toml ad --sample 2                 verify two stretches between stored states
-  vadpipe verify pipelines/full.toml ad --sample 2 --seed 12345    verify the same two stretches again
+  vadpipe verify pipelines/quickstart.toml ad                   verify a whole stage
+  vadpipe verify pipelines/full.toml ad --sample 2              verify two stretches
+  vadpipe verify pipelines/full.toml ad --sample 2 --seed 123   verify the same two again
 
-Runs each cached target again from its cached inputs, without the cache, and compares the bytes. If they differ, prints the
-first tensor that differs and exits with code 3. With --sample, a training is verified in stretches: each starts at a
-stored state (or at epoch 0), ends at the next one and is compared with it. `keep` and `keep_every` store more states.
+Runs each cached target again from its cached inputs, without the cache, and compares the bytes. If they differ, prints the \
+first tensor that differs and exits with code 3. With --sample, a training is verified in stretches: each starts at a \
+stored state (or at epoch 0), ends at the next one and is compared with it. `keep` and `keep_every` store more states. \
 Other targets run as a whole.")]
 pub(super) struct VerifyArgs {
     #[command(flatten)]
@@ -45,12 +45,12 @@ pub(super) struct VerifyArgs {
 /// Runs stages again and compares the results with the cached ones.
 pub(super) fn verify(args: &VerifyArgs, global: &Global, ui: &Ui) -> Result<()> {
     let session = Session::start(args.threads, Watch::of_errors(ui))?;
-    let patience = Patience::new(&session.cancel, global.no_wait);
-    compare(args, global, ui, &session, &patience).map_err(|e| patience.explain(e))
+    let cache_wait = CacheWait::new(&session.cancel, global.no_wait);
+    compare(args, global, ui, &session, &cache_wait).map_err(|e| cache_wait.explain(e))
 }
 
-fn compare(args: &VerifyArgs, global: &Global, ui: &Ui, session: &Session, patience: &Patience) -> Result<()> {
-    let project = Project::open_to_run(&args.pipeline, global, ui, patience)?;
+fn compare(args: &VerifyArgs, global: &Global, ui: &Ui, session: &Session, cache_wait: &CacheWait) -> Result<()> {
+    let project = Project::open_to_run(&args.pipeline, global, ui, cache_wait)?;
     let results = project.all_results(ui)?;
     let points: Vec<PointId> = results.iter().map(|(point, _)| *point).collect();
     let seed = args.seed.unwrap_or_else(|| jiff::Timestamp::now().as_microsecond() % 1_000_000);
@@ -59,7 +59,7 @@ fn compare(args: &VerifyArgs, global: &Global, ui: &Ui, session: &Session, patie
         ui.note(&format!("stretches selected with --seed {seed}"));
     }
     let data_dirs = data_dirs(args.data_dir.as_ref());
-    let listener = Attentive { patience, listener: &*session.watch };
+    let listener = StartListener { cache_wait, listener: &*session.watch };
     let context = project.context(&data_dirs, session.threads, &session.cancel, &listener);
     let found = exec::verify(&context, &points, sample)?;
     let differing = found.iter().filter(|v| v.difference.is_some()).count();

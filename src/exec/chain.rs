@@ -1,10 +1,10 @@
-//! A training's chain of states in the store: where it continues, when it saves, and what stays.
+//! The stored states of a training: where it resumes, when it saves, and which states are kept.
 //!
-//! Beside the states that `keep` or a branch of the plan pins, only the newest unfinished state and the final one stay.
-//! A state is removed after its successor is durable, never before.
+//! States that `keep` or a branch of the plan pins are kept. Of the others, only the newest and the final one are kept.
+//! A state is removed only after its successor is durable.
 //!
-//! A training that a sweep may prune is taken to one rung after the other: the chain saves the state there and asks the
-//! stage to stop.
+//! A training that a sweep may prune runs from rung to rung. At each rung the chain saves the state and asks the stage
+//! to stop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,10 +17,10 @@ use crate::key::StateChain;
 use crate::stage::{Cancel, Chain, Position, Saved};
 use crate::store::{StatePosition, StateRecord, Store};
 
-/// Nothing is trained yet: cheaper to make than to store.
+/// The initial state. It is cheaper to make than to store.
 const START: Position = Position { epoch: 0, step: 0 };
 
-/// The chain of one training, as the runner keeps it.
+/// The chain of one training, in the store.
 pub(crate) struct StoredChain<'a> {
     store: &'a Arc<Store>,
     listener: &'a dyn Listener,
@@ -38,24 +38,24 @@ pub(crate) struct StoredChain<'a> {
 struct Moving {
     last_save: Instant,
     resumed_at: Option<u64>,
-    /// The state that this job saved last or went on from, unless it stays.
+    /// The state that this job saved last or resumed from, unless it is pinned.
     last: Option<StateRecord>,
     at_rung: bool,
 }
 
-/// What a chain is made of.
+/// The settings of a chain.
 pub(crate) struct ChainSettings<'a> {
     /// The states of the training.
     pub states: StateChain,
     /// Only states of this class are continued.
     pub numerics: &'a str,
-    /// Epochs whose states stay.
+    /// Epochs whose states are kept.
     pub kept: BTreeSet<u64>,
     /// Time between checkpoints; zero for one after every epoch.
     pub interval: Duration,
-    /// Begin at the beginning, whatever is stored (`-f`, `-R`, `verify`).
+    /// Ignore stored states (`-f`, `-R`, `verify`).
     pub fresh: bool,
-    /// Go no further than to this epoch.
+    /// Stop at this epoch.
     pub rung: Option<u64>,
     /// Stops this training alone.
     pub cancel: Cancel,
@@ -74,12 +74,12 @@ impl<'a> StoredChain<'a> {
         Self { store, listener, stage, states, numerics, kept, interval, fresh, rung, cancel, moving }
     }
 
-    /// Whether the state at the rung, or one behind it, is stored.
+    /// Whether a state at the rung or after it is stored.
     pub(crate) fn is_at_rung(&self) -> bool {
         self.lock().at_rung
     }
 
-    /// A state is stored: stops the training if it is as far as it should go.
+    /// Stops the training if its stored state, of this epoch, is at the rung or after it.
     fn stop_at_rung(&self, epoch: u64) {
         if self.rung.is_some_and(|rung| epoch >= rung) {
             self.lock().at_rung = true;
@@ -87,7 +87,7 @@ impl<'a> StoredChain<'a> {
         }
     }
 
-    /// The epoch where this run took the training up, if it continued one.
+    /// The epoch from which this run resumed the training, if it did.
     pub(crate) fn resumed_at(&self) -> Option<u64> {
         self.lock().resumed_at
     }
@@ -96,7 +96,7 @@ impl<'a> StoredChain<'a> {
         self.states.total()
     }
 
-    fn stays(&self, position: Position) -> bool {
+    fn is_kept(&self, position: Position) -> bool {
         position.step == 0 && (position.epoch == self.total() || self.kept.contains(&position.epoch))
     }
 
@@ -110,7 +110,7 @@ impl Chain for StoredChain<'_> {
         if self.fresh {
             return Ok(None);
         }
-        // Damaged states are forgotten and passed over; the store says so in its warnings.
+        // The store removes damaged states, warns about them, and returns an earlier one.
         let Some((record, tensors)) = self.store.resume(self.states.keys(), self.numerics)? else { return Ok(None) };
         let position = Position { epoch: record.epoch, step: record.step };
         let mut moving = self.lock();
@@ -124,7 +124,7 @@ impl Chain for StoredChain<'_> {
     }
 
     fn due(&self, position: Position) -> bool {
-        if self.stays(position) || (position.step == 0 && self.rung == Some(position.epoch)) {
+        if self.is_kept(position) || (position.step == 0 && self.rung == Some(position.epoch)) {
             return true;
         }
         if position == START {
@@ -134,16 +134,16 @@ impl Chain for StoredChain<'_> {
     }
 
     fn save(&self, position: Position, tensors: &BTreeMap<String, Tensor>) -> Result<(), Error> {
-        if position == START && !self.stays(position) {
+        if position == START && !self.is_kept(position) {
             return Ok(());
         }
         let started = Instant::now();
-        let kept = self.stays(position);
+        let kept = self.is_kept(position);
         let stored = StatePosition { epoch: position.epoch, step: position.step };
         let record = self.store.put_state(self.states.keys(), stored, self.numerics, kept, tensors)?;
         let before = self.lock().last.take();
         if let Some(old) = before {
-            // The new state is durable: a training doesn't fail for what is only left lying about.
+            // The new state is durable, so a leftover of the old one must not fail the training.
             if let Err(error) = self.store.remove_superseded(&old, &record) {
                 let what = format!("an earlier state of {} could not be removed", self.stage);
                 self.listener.event(&Event::Warning { message: format!("{what}: {error}; `vadpipe gc` removes it") });

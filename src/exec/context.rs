@@ -1,4 +1,4 @@
-//! What everything in a run has in common.
+//! The values that all parts of a run share.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ pub struct RunContext<'a> {
     pub store: &'a Arc<Store>,
     /// The device.
     pub compute: &'a Compute,
-    /// Folders to look for data files in.
+    /// Folders that may contain data files.
     pub data_dirs: &'a [PathBuf],
     /// Threads of the process.
     pub threads: usize,
-    /// Stops everything.
+    /// Cancels the run.
     pub cancel: &'a Cancel,
-    /// Takes the events.
+    /// Receives the events.
     pub listener: &'a dyn Listener,
 }
 

@@ -1,7 +1,7 @@
-//! What computes, and in which numerics class.
+//! The device that computes, and its numerics class.
 //!
-//! A class names what two machines must have in common for a chain to continue bit for bit on the other. Finished results
-//! are shared across classes; states are not.
+//! Machines of the same class round in the same way, so a chain can continue on any of them with the same bytes.
+//! Finished results are shared across classes. States are not.
 
 use crate::error::{Error, Result};
 use crate::spec::{DeviceChoice, Precision};
@@ -10,7 +10,7 @@ use crate::stage::Device;
 /// A device, ready to compute on.
 #[derive(Clone, Debug)]
 pub struct Compute {
-    /// What stages are given.
+    /// The device, as stages use it.
     pub device: Device,
     /// "cpu" or "cuda:0".
     pub name: String,
@@ -18,7 +18,7 @@ pub struct Compute {
     pub numerics: String,
 }
 
-/// Finds the device that is asked for.
+/// Finds the requested device.
 ///
 /// # Errors
 /// If there is no such device, or the precision is not built for it (exit code 2).
@@ -33,7 +33,8 @@ pub fn choose(choice: DeviceChoice, precision: Precision) -> Result<Compute> {
     Ok(compute)
 }
 
-/// No kernel of ours computes with 16 bits, and TF32 is a format of NVIDIA's GPUs: better said before anything runs.
+/// Rejects a precision that the device does not support, before anything runs: no kernel computes with 16 bits, and
+/// only NVIDIA's GPUs have TF32.
 fn check_precision(device: &str, precision: Precision) -> Result<()> {
     let (device, hint) = match (device, precision) {
         (_, Precision::F32) => return Ok(()),
@@ -54,7 +55,7 @@ fn cuda(_: usize) -> Result<Compute> {
     Err(Error::bad_input("this vadpipe was built without CUDA").hint(hint))
 }
 
-/// The GPU's architecture decides what its kernels are compiled to, and so their rounding.
+/// Kernels are compiled for the architecture of the GPU, so it determines their rounding.
 #[cfg(feature = "cuda")]
 fn cuda(ordinal: usize) -> Result<Compute> {
     let numerics = crate::model::cuda::class(ordinal).map_err(|e| {
@@ -65,7 +66,7 @@ fn cuda(ordinal: usize) -> Result<Compute> {
 }
 
 impl Compute {
-    /// The same, but a GPU records each training's step as a CUDA graph. Nothing else changes, and no result.
+    /// Makes a GPU record the step of each training as a CUDA graph. Results do not change.
     pub fn with_graphs(mut self) -> Self {
         if let Device::Cuda { graph, .. } = &mut self.device {
             *graph = true;
@@ -74,7 +75,7 @@ impl Compute {
     }
 }
 
-/// The instruction set that the matrix kernels use here: it decides the order of additions.
+/// The class of the instruction set that the matrix kernels use. It determines the order of additions.
 #[cfg(target_arch = "x86_64")]
 fn cpu_class() -> &'static str {
     if std::arch::is_x86_feature_detected!("avx512f") {
@@ -96,18 +97,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_device_does_not_compute_is_refused() {
-        let complaint = |device, precision| check_precision(device, precision).unwrap_err();
-        assert_eq!(complaint("cuda:0", Precision::Bf16).message, "precision bf16 is not built for cuda:0");
-        assert_eq!(complaint("cpu", Precision::Tf32).message, "precision tf32 is not built for the CPU");
-        assert_eq!(complaint("cuda:0", Precision::Bf16).category, crate::error::Category::BadInput);
+    fn unsupported_precision_is_refused() {
+        let error = |device, precision| check_precision(device, precision).unwrap_err();
+        assert_eq!(error("cuda:0", Precision::Bf16).message, "precision bf16 is not built for cuda:0");
+        assert_eq!(error("cpu", Precision::Tf32).message, "precision tf32 is not built for the CPU");
+        assert_eq!(error("cuda:0", Precision::Bf16).category, crate::error::Category::BadInput);
         assert!(check_precision("cuda:0", Precision::F32).is_ok());
         assert!(check_precision("cuda:1", Precision::Tf32).is_ok());
         assert!(choose(DeviceChoice::Cpu, Precision::Bf16).is_err());
     }
 
     #[test]
-    fn a_gpu_that_is_not_there_is_wrong_input() {
+    fn missing_gpu_is_bad_input() {
         let error = choose(DeviceChoice::Cuda(4095), Precision::F32).unwrap_err();
         assert_eq!(error.category, crate::error::Category::BadInput);
         if cfg!(feature = "cuda") {

@@ -1,7 +1,7 @@
-//! Carries out the commands of a run's state machine ([`RunState`]) and tells it what happened.
+//! Executes the commands of a run's state machine ([`RunState`]) and reports the outcomes to it.
 //!
-//! One thread drives. It looks results up, takes leases, sends events and starts jobs; an [`Executor`] runs these and
-//! stores what they make.
+//! The driver runs in one thread. It looks up results, takes leases, sends events and starts jobs. An [`Executor`] runs
+//! the jobs and stores their results.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -23,12 +23,12 @@ use crate::plan::{Decision, Planner, ResolvedInputs};
 use crate::status::StageStatus;
 use crate::store::{Lease, LeaseOutcome, ResultRecord};
 
-/// How often the driver asks for leases that others hold, and whether the user stopped the run.
+/// How often the driver checks for free leases and for an interruption.
 const TICK: Duration = Duration::from_millis(200);
-/// A lease is not asked for more often than this.
-const ASK_AGAIN: Duration = Duration::from_millis(20);
+/// The shortest time between two checks of the same lease.
+const CHECK_AGAIN: Duration = Duration::from_millis(20);
 
-/// A run under way.
+/// The driver of one run.
 pub(crate) struct Driver<'a> {
     planner: &'a Planner<'a>,
     worker: Worker<'a>,
@@ -37,17 +37,17 @@ pub(crate) struct Driver<'a> {
     /// The look-ups of points that have not started yet.
     decisions: BTreeMap<PointId, Decision>,
     leases: BTreeMap<PointId, Lease>,
-    /// When the lease of each held point was last asked for.
-    asked: BTreeMap<PointId, Instant>,
-    /// The jobs that the executor has, with their starts and, once the stage ended, how many seconds it took.
+    /// When the lease of each held point was last checked.
+    checked: BTreeMap<PointId, Instant>,
+    /// The jobs of the executor: when each started and, once its stage has ended, how many seconds the stage took.
     jobs: BTreeMap<PointId, (Instant, Option<f64>)>,
-    /// Records of results that were needed. A run in which everything is cached needs none.
+    /// The records that were read. A run in which everything is cached reads none.
     records: BTreeMap<PointId, Arc<ResultRecord>>,
-    /// The epochs whose states are kept. Worked out when the first training starts.
+    /// The epochs whose states are kept. Computed when the first training starts.
     kept: Option<BTreeMap<PointId, BTreeSet<u64>>>,
     /// The first error, which decides the exit code.
     error: Option<Error>,
-    /// A stored result was found missing or damaged since the results were last looked up.
+    /// Whether a stored result was found missing or damaged since the last look-up of all results.
     loss_noticed: bool,
 }
 
@@ -61,7 +61,7 @@ impl<'a> Driver<'a> {
             state,
             decisions: BTreeMap::new(),
             leases: BTreeMap::new(),
-            asked: BTreeMap::new(),
+            checked: BTreeMap::new(),
             jobs: BTreeMap::new(),
             records: BTreeMap::new(),
             kept: None,
@@ -90,18 +90,18 @@ impl<'a> Driver<'a> {
         self.error
     }
 
-    /// Takes over the plan and runs until nothing is left to do.
+    /// Applies the plan and runs until no work is left.
     ///
     /// # Errors
-    /// If the cache fails. Jobs that run are stopped first, and what they made counts.
+    /// If the cache fails. Running jobs are stopped first, and the results that they stored count.
     pub(crate) fn run(&mut self, plan: Vec<(PointId, Planned)>, executor: &mut dyn Executor) -> Result<()> {
         let commands = self.state.start(plan);
         let driven = self.carry_out(commands, executor).and_then(|()| self.drive(executor));
         self.end_jobs_after(driven, executor)
     }
 
-    /// Looks up all results of this run again if a loss was noticed, and runs again what is gone: one loss may take many
-    /// results along, such as a database that no longer opens. Returns whether anything ran.
+    /// If a loss was noticed, looks up all results of this run again and makes the lost ones again. One cause, such as
+    /// a database that can't be opened, may lose many results. Returns whether any was lost.
     ///
     /// # Errors
     /// As [`Driver::run`].
@@ -117,12 +117,14 @@ impl<'a> Driver<'a> {
         self.remake(lost.map(|(point, _)| point).collect(), executor)
     }
 
-    /// Runs these points again, since their stored results are gone. Returns whether there are any.
+    /// Runs those of these points again that have a result, because it is gone from the store. Returns whether any ran.
     ///
     /// # Errors
     /// As [`Driver::run`].
-    pub(crate) fn remake(&mut self, lost: Vec<PointId>, executor: &mut dyn Executor) -> Result<bool> {
-        if lost.is_empty() {
+    pub(crate) fn remake(&mut self, mut lost: Vec<PointId>, executor: &mut dyn Executor) -> Result<bool> {
+        // A stopped run makes nothing again, and a point that was lost too often has failed.
+        lost.retain(|point| matches!(self.state.table().state(*point), PointState::Done(_)));
+        if lost.is_empty() || self.state.is_stopping() {
             return Ok(false);
         }
         self.loss_noticed = true;
@@ -131,7 +133,7 @@ impl<'a> Driver<'a> {
         Ok(true)
     }
 
-    /// Ends the run: what is still pending is skipped.
+    /// Ends the run and skips pending points.
     pub(crate) fn finish(&mut self) {
         for command in self.state.finish() {
             if let Command::Report(report) = command {
@@ -182,7 +184,7 @@ impl<'a> Driver<'a> {
                 executor.cancel();
                 self.apply(Input::Interrupted, executor)?;
             }
-            self.ask_for_leases(executor)?;
+            self.check_leases(executor)?;
             if !self.state.is_under_way() {
                 return Ok(());
             }
@@ -198,7 +200,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// After an error, stops the jobs that run and waits for them. They may have stored something.
+    /// After an error, stops the running jobs and waits for them, because they may still store results.
     fn end_jobs_after(&mut self, driven: Result<()>, executor: &mut dyn Executor) -> Result<()> {
         if driven.is_err() {
             executor.cancel();
@@ -232,7 +234,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Sends the events of a job's end and remembers its record if another point reads it.
+    /// Sends the events of a job's end and keeps its record if another point reads it.
     fn note_end(&mut self, point: PointId, ended: Ended<Box<ResultRecord>>, seconds: f64) -> Ended {
         let stage = self.name(point).to_owned();
         if let Ended::AtRung(epoch) = ended {
@@ -249,7 +251,7 @@ impl<'a> Driver<'a> {
         })
     }
 
-    /// Tells the state machine what happened, and carries out what it wants.
+    /// Passes an input to the state machine and executes the commands that follow.
     fn apply(&mut self, input: Input, executor: &mut dyn Executor) -> Result<()> {
         let commands = self.state.apply(input);
         self.carry_out(commands, executor)
@@ -279,7 +281,7 @@ impl<'a> Driver<'a> {
                 }
             };
             queue.extend(answer.into_iter().flat_map(|answer| self.state.apply(answer)));
-            // A look-up takes a while if there are thousands of them.
+            // Thousands of look-ups take a while.
             if self.worker.context.cancel.is_cancelled() && !self.state.is_stopping() {
                 executor.cancel();
                 queue.extend(self.state.apply(Input::Interrupted));
@@ -288,7 +290,7 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// Looks for the result of a point. The inner error fails the point alone.
+    /// Looks up the result of a point. The inner error fails only this point.
     fn look_up(&mut self, point: PointId, inputs: &ResolvedInputs, curve: bool) -> Result<Result<Lookup>> {
         let decision = match self.planner.decide(point, inputs) {
             Ok(decision) => decision,
@@ -309,7 +311,7 @@ impl<'a> Driver<'a> {
         Ok(Ok(lookup))
     }
 
-    /// Takes the lease of a key, once the records of the inputs are there.
+    /// Reads the records of the inputs and takes the lease of the key.
     fn claim(&mut self, point: PointId, key: Key, look_again: bool) -> Result<Claim> {
         let inputs = self.state.table().inputs(point).to_vec();
         let lost = self.read_records(&inputs)?;
@@ -320,7 +322,7 @@ impl<'a> Driver<'a> {
         let lease = match self.worker.context.store.lease(&key)? {
             LeaseOutcome::Granted(lease) => lease,
             LeaseOutcome::HeldBy(holder) => {
-                self.asked.insert(point, Instant::now());
+                self.checked.insert(point, Instant::now());
                 return Ok(Claim::HeldBy(holder.describe()));
             }
         };
@@ -331,14 +333,14 @@ impl<'a> Driver<'a> {
         Ok(Claim::Granted)
     }
 
-    /// Asks again for the leases that other processes held.
-    fn ask_for_leases(&mut self, executor: &mut dyn Executor) -> Result<()> {
+    /// Checks whether leases of other processes are free now.
+    fn check_leases(&mut self, executor: &mut dyn Executor) -> Result<()> {
         for (point, key) in self.state.held() {
-            let asked = self.asked.entry(point).or_insert_with(Instant::now);
-            if self.state.is_stopping() || asked.elapsed() < ASK_AGAIN {
+            let checked = self.checked.entry(point).or_insert_with(Instant::now);
+            if self.state.is_stopping() || checked.elapsed() < CHECK_AGAIN {
                 continue;
             }
-            *asked = Instant::now();
+            *checked = Instant::now();
             if self.worker.context.store.lease_holder(&key).is_none() {
                 self.apply(Input::HolderGone(point), executor)?;
             }

@@ -9,13 +9,13 @@ use crate::exec::job::{Ended, Job};
 use crate::id::PointId;
 use crate::store::ResultRecord;
 
-/// Runs jobs and stores what they make.
+/// Runs jobs and stores their results.
 pub(crate) trait Executor {
-    /// Starts a job. What becomes of it is an event.
+    /// Starts a job. Its end is an event.
     fn start(&mut self, job: Job);
     /// Waits for the next event, at most this long.
     fn poll(&mut self, timeout: Duration) -> Option<ExecutorEvent>;
-    /// Asks all jobs to stop. They still end with an event each.
+    /// Asks all jobs to stop. Each of them still ends with an event.
     fn cancel(&mut self);
 }
 
@@ -23,7 +23,7 @@ pub(crate) trait Executor {
 pub(crate) enum ExecutorEvent {
     /// It saved a state of its training.
     StateSaved(PointId),
-    /// It made a result of so many bytes, which is being stored. It needs no other resources any more.
+    /// It made a result with this many bytes, which is being stored. The other resources of the job are free.
     Made(PointId, usize),
     /// It ended.
     Ended(PointId, Ended<Box<ResultRecord>>),

@@ -14,7 +14,7 @@ use crate::store::{ResultRecord, Store, StoreError};
 /// Points whose stored results a job found missing or damaged.
 pub(crate) type DamagedInputs = Arc<Mutex<BTreeSet<PointId>>>;
 
-/// The inputs of a job. Those whose bytes turn out to be missing or damaged are added to `damaged`.
+/// The inputs of a job. An input whose bytes are found missing or damaged is added to `damaged`.
 pub(crate) fn stored_inputs(context: &RunContext<'_>, job: &Job, damaged: &DamagedInputs) -> Inputs {
     let open = |input: &JobInput| -> Arc<dyn Input> {
         let kind = &context.point(input.point).parsed.kind;
@@ -22,7 +22,7 @@ pub(crate) fn stored_inputs(context: &RunContext<'_>, job: &Job, damaged: &Damag
             store: Arc::clone(context.store),
             label: context.name(input.point).to_owned(),
             provides: input.record.provides(kind.provides()),
-            heading: kind.heading(),
+            heading: kind.about().heading,
             record: Arc::clone(&input.record),
             point: input.point,
             damaged: Arc::clone(damaged),
@@ -49,7 +49,7 @@ struct StoredInput {
 
 impl StoredInput {
     fn lacks(&self, what: &str, name: &str) -> StoreError {
-        StoreError::NotFound(format!("`{}` holds no {what} `{name}`", self.label))
+        StoreError::NotFound(format!("`{}` has no {what} `{name}`", self.label))
     }
 
     fn noting_damage<T>(&self, read: Result<T, StoreError>) -> Result<T, Error> {

@@ -10,7 +10,7 @@ use crate::id::PointId;
 use crate::key::{Components, Digest};
 use crate::store::ResultRecord;
 
-/// One stage to run. It can be written and read again, and run in another process.
+/// One stage to run. It can be serialized and run in another process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Job {
     pub point: PointId,
@@ -30,7 +30,7 @@ pub(crate) struct JobInput {
     pub record: Arc<ResultRecord>,
 }
 
-/// A shared value is written as the value.
+/// Serializes an [`Arc`] as its value.
 mod shared {
     use super::{Arc, Deserialize, Serialize};
 
@@ -56,7 +56,7 @@ pub(crate) struct StartOptions {
     pub threads: Option<usize>,
 }
 
-/// An error without its source is written as plain data. The text of its causes goes into the message.
+/// Serializes an error as plain data. The message then includes the text of its causes.
 mod plain {
     use super::{Category, Deserialize, Error, Serialize};
 

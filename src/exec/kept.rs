@@ -1,4 +1,4 @@
-//! Which states of trainings are kept: those that their parameters ask for, and those after which two chains part.
+//! Which states of trainings are kept: those that parameters request, and those after which two chains branch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,8 +7,8 @@ use crate::key::{Components, Digest, InputDigest, Key, StateChain};
 use crate::plan::Planner;
 use crate::stage::Epochs;
 
-/// The epochs after which the state of each training is kept. Digests of inputs are not known yet, so a digest of the
-/// inputs' ids stands in for them: chains that read the same points with the same parameters are equal.
+/// The epochs after which the state of each training is kept. Digests of inputs may be unknown, so a digest of the ids
+/// of the inputs replaces them: chains that read the same points with the same parameters are equal.
 pub(crate) fn kept_epochs(planner: &Planner<'_>, order: &[PointId]) -> BTreeMap<PointId, BTreeSet<u64>> {
     let mut chains: BTreeMap<PointId, StateChain> = BTreeMap::new();
     let mut kept: BTreeMap<PointId, BTreeSet<u64>> = BTreeMap::new();
@@ -38,7 +38,7 @@ pub(crate) fn kept_epochs(planner: &Planner<'_>, order: &[PointId]) -> BTreeMap<
     kept
 }
 
-/// For each training the epochs after which its chain and another part.
+/// For each training the epochs after which another chain branches from its chain.
 fn branches(chains: &BTreeMap<PointId, StateChain>) -> BTreeMap<PointId, BTreeSet<u64>> {
     let mut successors: BTreeMap<Key, BTreeSet<Option<Key>>> = BTreeMap::new();
     for chain in chains.values() {
@@ -46,9 +46,9 @@ fn branches(chains: &BTreeMap<PointId, StateChain>) -> BTreeMap<PointId, BTreeSe
             successors.entry(*state).or_default().insert(chain.at(epoch + 1));
         }
     }
-    let parts = |state: &Key| successors.get(state).is_some_and(|s| s.len() > 1);
+    let is_branch = |state: &Key| successors.get(state).is_some_and(|s| s.len() > 1);
     let branches_of = |chain: &StateChain| {
-        let epochs = (0..).zip(chain.keys()).filter(|(_, state)| parts(state)).map(|(epoch, _)| epoch);
+        let epochs = (0..).zip(chain.keys()).filter(|(_, state)| is_branch(state)).map(|(epoch, _)| epoch);
         // The initial state is cheaper to make than to store.
         epochs.filter(|epoch| *epoch > 0).collect()
     };
@@ -61,7 +61,7 @@ mod tests {
     use crate::key::Digest;
 
     #[test]
-    fn states_after_which_chains_part_are_kept() {
+    fn states_after_which_chains_branch_are_kept() {
         let key = |name: &str| Digest::of(name.as_bytes());
         let chain = |names: &[&str]| StateChain::of(names.iter().map(|n| key(n)).collect());
         let chains = BTreeMap::from([

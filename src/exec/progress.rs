@@ -1,4 +1,4 @@
-//! Turns what a stage reports into events and lines of its log.
+//! Converts the progress of a stage into events and lines of its log.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -53,7 +53,7 @@ impl Progress for StageProgress<'_> {
             // A command's own output is appended to the same file.
             *log = File::options().create(true).append(true).open(self.log_path).ok();
         }
-        // The log is a help, not a result: a full disk is reported where results are stored.
+        // Errors are ignored, because the log is not a result. A full disk is reported when results are stored.
         let _ = log.as_mut().map(|log| writeln!(log, "{line}"));
     }
 }

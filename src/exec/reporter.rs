@@ -1,4 +1,4 @@
-//! Describes what the state machine reports, as events and errors for the user.
+//! Converts reports of the state machine into events and errors for the user.
 
 use crate::error::{Category, Error};
 use crate::event::Event;
@@ -7,10 +7,10 @@ use crate::exec::worker::{Worker, log_path};
 use crate::id::PointId;
 use crate::plan::{Bracket, Cause, Reason};
 
-/// What descriptions need to know of a run.
+/// Describes reports of one run.
 pub(crate) struct Reporter<'a> {
     pub worker: &'a Worker<'a>,
-    /// What is known of the points that are compared.
+    /// The points that are compared, with their values.
     pub bracket: Option<&'a Bracket>,
 }
 

@@ -1,7 +1,7 @@
 //! Writes the reports of a run: the page of each report stage, with the facts of the run inserted.
 //!
-//! The page is an artifact, a pure function of the stage's inputs. What ran, what was cached, how long it took and on which
-//! device is inserted here, even if the stage itself was cached.
+//! The page is an artifact and depends only on the inputs of the stage. This module inserts which stages ran, which
+//! were cached, their times and the device, even if the stage itself was cached.
 
 use std::fs;
 use std::path::Path;
@@ -28,7 +28,7 @@ pub(crate) fn write_reports(
     run: &str,
     dir: &Path,
 ) -> Result<Vec<PointId>> {
-    let has_page = |p: &PointId| context.point(*p).parsed.kind.page().is_some();
+    let has_page = |p: &PointId| context.point(*p).parsed.kind.about().page.is_some();
     let all = driver.state().table().order().to_vec();
     let reports: Vec<PointId> = all.iter().copied().filter(has_page).collect();
     let mut damaged = Vec::new();
@@ -36,7 +36,7 @@ pub(crate) fn write_reports(
         driver.read_records(&all)?;
     }
     for point in reports {
-        let file = context.point(point).parsed.kind.page();
+        let file = context.point(point).parsed.kind.about().page;
         let entry = driver.record(point).zip(file).and_then(|(record, file)| record.manifest.files.get(file));
         let page = match entry.map(|entry| context.store.read_file(entry)).transpose() {
             Ok(Some(page)) => page,
@@ -48,7 +48,7 @@ pub(crate) fn write_reports(
             Err(error) => return Err(error.into()),
         };
         let text = overlay(&String::from_utf8_lossy(&page), &run_overlay(context, driver, run));
-        // Many pipelines have a stage `report`. A pipeline's name holds no dot, so the names differ.
+        // Many pipelines have a stage `report`. The name of a pipeline contains no dot, so the names differ.
         let (pipeline, stage) = (&context.spec.pipeline.name, context.name(point).to_owned());
         let path = dir.join(format!("{pipeline}.{stage}.html"));
         let written = fs::create_dir_all(dir).and_then(|()| replace_file(&path, text.as_bytes()));
@@ -94,7 +94,7 @@ fn run_overlay(context: &RunContext<'_>, driver: &Driver<'_>, run: &str) -> RunO
     }
 }
 
-/// A stage's parameters, with those of its epochs among the others.
+/// The parameters of a stage, including those of its epochs.
 fn shown_params(point: &Point) -> Values {
     let mut params = point.parsed.params.clone();
     if let Some(epochs) = point.parsed.stage.epochs() {

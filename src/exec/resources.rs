@@ -1,8 +1,8 @@
 //! Which stages run side by side, and with how many threads.
 //!
 //! A stage that fills all cores runs alone. Other stages share the cores, up to `jobs` at a time. A training of a small
-//! network does not fill two cores: its steps are too short to be split, and the cores wait for each other. Such a stage
-//! says how many threads it makes use of ([`crate::stage::Stage::threads`]), and several of them run side by side.
+//! network does not fill two cores: its steps are too short to be split, and the cores wait for each other. Such a
+//! stage declares how many threads it can use ([`crate::stage::Stage::threads`]), and several of them run side by side.
 //!
 //! Measured on two cores: two trainings of the same size with batches of 16, one after the other with two threads each,
 //! against side by side with one thread each.
@@ -77,7 +77,7 @@ impl ResourcePool {
         spec.points.iter().map(demand).collect()
     }
 
-    /// Whether nothing can start at all.
+    /// Whether no stage can start at all.
     pub(crate) fn is_full(&self) -> bool {
         self.running.len() >= self.jobs || self.waiting >= self.backlog || self.waiting_bytes >= BACKLOG_BYTES
     }
@@ -95,8 +95,8 @@ impl ResourcePool {
         self.running.len() < self.jobs && taken + demand.threads <= self.threads
     }
 
-    /// The threads that a stage gets for itself. `None` if it shares the threads of the process, as it does when nothing
-    /// will run beside it.
+    /// The threads that a stage gets for itself. `None` if it shares the threads of the process, as it does when
+    /// nothing will run beside it.
     pub(crate) fn own_threads(&self, demand: Demand, alone: bool) -> Option<usize> {
         Some(demand.threads).filter(|threads| (1..self.threads).contains(threads) && !alone)
     }
@@ -157,7 +157,7 @@ mod tests {
         assert!(fits(4, &[], 4) && !fits(4, &[0], 4) && !fits(0, &[4], 4));
         assert!(fits(1, &[1, 1, 1], 4) && !fits(1, &[1, 1, 1, 1], 8));
         assert!(fits(0, &[1, 1, 1, 1], 8), "a stage without a pool takes no thread");
-        assert!(!fits(1, &[1], 1) && !fits(0, &[0, 0], 2), "`-j` is the most");
+        assert!(!fits(1, &[1], 1) && !fits(0, &[0, 0], 2), "`-j` is the limit");
         assert!(fits(2, &[2], 4) && !fits(3, &[2], 4));
     }
 

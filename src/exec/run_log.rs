@@ -1,8 +1,8 @@
-//! What is kept of a run: its record in the store, and its events as an NDJSON file.
+//! The record of a run in the store, and its events in an NDJSON file.
 //!
-//! The record is written when the run starts, so that `gc` keeps what the run needs and a killed run is known, and again
-//! when it ends. The file holds every event except progress. Each line is written before the driver waits for anything, so
-//! a run can be watched from outside, and the events before a crash are there.
+//! The record is written when the run starts and again when it ends. The first version tells `gc` what the run needs,
+//! and remains if the run is killed. The file contains every event except progress. The driver flushes it before it
+//! waits, so other programs can follow a run, and the events before a crash are not lost.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -18,7 +18,7 @@ use crate::plan::{Decision, Plan, State};
 use crate::status::{RunStatus, StageStatus};
 use crate::store::{AtWork, Holder, RUN_FORMAT, RunRecord, StageRun};
 
-/// What to record of a run besides its events.
+/// The facts of a run for its record.
 #[derive(Clone, Copy)]
 pub(crate) struct RunInfo<'a> {
     /// The run's id.
@@ -38,7 +38,7 @@ pub(crate) struct StageEnd {
     pub digest: Option<Digest>,
 }
 
-/// Passes events on to the user's listener, and keeps them.
+/// Records events and passes them on to the user's listener.
 pub(crate) struct RunLog<'a> {
     context: RunContext<'a>,
     file: Mutex<BufWriter<File>>,
@@ -81,7 +81,7 @@ impl<'a> RunLog<'a> {
             threads: context.threads,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             stages: plan.decisions.iter().map(stage).collect(),
-            states: plan.decisions.iter().flat_map(begins).collect(),
+            states: plan.decisions.iter().flat_map(keys_to_resume).collect(),
         };
         let at_work = store.at_work()?;
         // A run in which everything is cached needs no protection from `gc`.
@@ -97,7 +97,7 @@ impl<'a> RunLog<'a> {
         Ok(Self { context, file, record: Mutex::new(record), positions, _at_work: at_work })
     }
 
-    /// Reports what the store noticed since the last call, such as damage. Returns whether there was anything.
+    /// Reports the warnings of the store since the last call, such as damage. Returns whether there were any.
     pub(crate) fn warn_of_the_store(&self) -> bool {
         let warnings = self.context.store.warnings();
         let noticed = !warnings.is_empty();
@@ -157,7 +157,7 @@ impl<'a> RunLog<'a> {
 
     fn keep(&self, event: &Event) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        // Results are in the store, which reports a full disk.
+        // Errors are ignored. A full disk is reported when results are stored.
         let _ = serde_json::to_writer(&mut *file, event);
         let _ = file.write_all(b"\n");
         if !event.is_one_of_many() {
@@ -168,7 +168,7 @@ impl<'a> RunLog<'a> {
 
 /// The keys of the states that a training continues from: the furthest stored one and the next, since a state in the
 /// middle of an epoch is stored under the key of that epoch's end.
-fn begins(decision: &Decision) -> Vec<Key> {
+fn keys_to_resume(decision: &Decision) -> Vec<Key> {
     let (Some(components), Some(epochs)) = (&decision.components, &decision.epochs) else { return Vec::new() };
     let cached = usize::try_from(epochs.cached).unwrap_or(usize::MAX);
     components.chain().keys().iter().skip(cached).take(2).copied().collect()
@@ -217,8 +217,8 @@ mod tests {
             epochs: Some(CachedEpochs { cached, total }),
         };
         let states = components(5000).states();
-        assert_eq!(begins(&decision(4000, 5000)), states[4000..4002]);
-        assert_eq!(begins(&decision(5000, 5000)), states[5000..]);
-        assert_eq!(begins(&decision(9, 10)).len(), 2);
+        assert_eq!(keys_to_resume(&decision(4000, 5000)), states[4000..4002]);
+        assert_eq!(keys_to_resume(&decision(5000, 5000)), states[5000..]);
+        assert_eq!(keys_to_resume(&decision(9, 10)).len(), 2);
     }
 }

@@ -1,19 +1,19 @@
 //! A run as a state machine: no I/O, no threads, no clock.
 //!
-//! [`RunState::apply`] takes an [`Input`], which says what happened, and returns the [`Command`]s to carry out. The driver
-//! (`driver.rs`) carries them out and answers with inputs. A point without trouble goes through these states:
+//! [`RunState::apply`] takes an [`Input`], which reports an event, and returns [`Command`]s. The driver (`driver.rs`)
+//! executes them and answers with inputs. A point usually goes through these states:
 //!
 //! ```text
 //!           inputs resolved    resources free       not cached          lease taken        stored
 //! Waiting ────────────────► Ready ─────────► LookingUp ─────► Claiming ─────► Running ─► Committing ─► Done
 //! ```
 //!
-//! Answers may come in any order. What a run makes does not depend on that order; `tests/simulation.rs` tests this with random
-//! graphs, losses and interruptions.
+//! Answers may come in any order. The results of a run do not depend on that order. `tests/simulation.rs` tests this
+//! with random graphs, losses and interruptions.
 //!
 //! - [`table`]: the states of all points and the sets derived from them.
-//! - [`settling`]: what follows from the end of a point: others become ready, or are skipped or pruned.
-//! - [`repairing`]: results that turn out to be lost or changed are made again.
+//! - [`settling`]: the consequences of the end of a point: others become ready, or are skipped or pruned.
+//! - [`repairing`]: points run again if their results are lost or their inputs change.
 
 pub(crate) mod point;
 mod repairing;
@@ -35,18 +35,18 @@ use crate::plan::{Bracket, Cause, ResolvedInputs, RungDecision, RungStatus};
 /// How often a point is started again after its worker was lost.
 const WORKER_LOSSES: u32 = 2;
 
-/// What the user asked of a run.
+/// The options of a run that affect its decisions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Policy {
-    /// Points to make again although their result is cached.
+    /// Points to execute even if their results are cached.
     pub forced: BTreeSet<PointId>,
-    /// Continue with what does not depend on a failed point.
+    /// Continue with the points that do not depend on a failed point.
     pub keep_going: bool,
     /// Wait for a key that another process computes, instead of failing.
     pub wait: bool,
 }
 
-/// What is known of a point when the run starts.
+/// The plan's decision about a point.
 #[derive(Debug)]
 pub(crate) enum Planned {
     /// Its result is cached.
@@ -57,7 +57,7 @@ pub(crate) enum Planned {
     Open,
 }
 
-/// What happened.
+/// An event that the driver reports.
 #[derive(Debug)]
 pub(crate) enum Input {
     /// Answers [`Command::LookUp`]. An error fails the point.
@@ -68,7 +68,7 @@ pub(crate) enum Input {
     HolderGone(PointId),
     /// A running training saved a state.
     StateSaved(PointId),
-    /// A job made a result of so many bytes. It is being stored and needs no other resources.
+    /// A job made a result with this many bytes. The result is being stored, and the resources of the job are free.
     Made(PointId, usize),
     /// A job ended.
     Ended(PointId, Ended),
@@ -78,21 +78,21 @@ pub(crate) enum Input {
     Interrupted,
 }
 
-/// What the cache holds for a point.
+/// What the cache contains for a point.
 #[derive(Clone, Debug)]
 pub(crate) struct Lookup {
     pub key: Key,
     /// The states of a training.
     pub chain: StateChain,
-    /// Epochs that need not be trained again.
+    /// The number of epochs that are not trained again.
     pub cached_epochs: u64,
-    /// The digest of the result, if it is there.
+    /// The digest of the result, if it is cached.
     pub output: Option<Digest>,
-    /// The stored figures by epoch, where the command asked for them.
+    /// The stored figures by epoch, if the command requested them.
     pub curve: Vec<f64>,
 }
 
-/// Whether a key may be computed here.
+/// The answer to a request for a lease.
 #[derive(Debug)]
 pub(crate) enum Claim {
     /// The lease is ours.
@@ -105,22 +105,23 @@ pub(crate) enum Claim {
     InputsLost(BTreeSet<PointId>),
 }
 
-/// What to do.
+/// An action for the driver.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Look for the result of a point with these inputs. With `curve`, read the stored figures of its training, too.
+    /// Look up the result of a point with these inputs. With `curve`, also read the stored figures of its training.
     LookUp { point: PointId, inputs: ResolvedInputs, curve: bool },
-    /// Take the lease of a key. With `look_again`, another process may have finished it.
+    /// Take the lease of a key. With `look_again`, then look up the result once more: another process may have stored
+    /// it.
     Claim { point: PointId, key: Key, look_again: bool },
     /// Give back a lease that is not needed.
     Release(PointId),
     /// Start the job of a point.
     Start(PointId, StartOptions),
-    /// Tell the user.
+    /// Report to the user.
     Report(Report),
 }
 
-/// What the user is told.
+/// A report to the user.
 #[derive(Debug)]
 pub(crate) enum Report {
     /// The result was cached.
@@ -142,11 +143,11 @@ pub(crate) enum Report {
 /// Why a point has no result.
 #[derive(Debug)]
 pub(crate) enum PruneCause {
-    /// The plan found it out.
+    /// The plan pruned it.
     Planned(Cause),
     /// Its figures were not among the best.
     Compared(RungDecision),
-    /// It reads nothing but these pruned points in one of its roles.
+    /// All points of one of its inputs are pruned. The list has all pruned points that it reads.
     LeftOut(Vec<PointId>),
 }
 
@@ -181,7 +182,7 @@ impl RunState {
         Self { table, policy, bracket, stopping: false, failed: false, commands: Vec::new() }
     }
 
-    /// Takes over what the plan knows of the points, in plan order, and starts what is ready.
+    /// Applies the decisions of the plan, in plan order, and schedules the points that are ready.
     pub(crate) fn start(&mut self, plan: Vec<(PointId, Planned)>) -> Vec<Command> {
         for (point, planned) in plan {
             match planned {
@@ -196,7 +197,7 @@ impl RunState {
         self.schedule()
     }
 
-    /// Takes what happened and returns what to do.
+    /// Handles an input and returns the commands that follow from it.
     pub(crate) fn apply(&mut self, input: Input) -> Vec<Command> {
         match input {
             Input::LookedUp(point, lookup) => self.looked_up(point, lookup),
@@ -215,7 +216,8 @@ impl RunState {
         self.schedule()
     }
 
-    /// Ends the run: whatever is still pending is skipped. Nothing may be pending after a run without a failure.
+    /// Ends the run and skips pending points. Consistency check: without a failure or an interruption no point may be
+    /// pending.
     pub(crate) fn finish(&mut self) -> Vec<Command> {
         let is_pending = |state: &Self, p: &PointId| state.table.state(*p).is_pending();
         let pending: Vec<PointId> = self.table.order().iter().copied().filter(|p| is_pending(self, p)).collect();
@@ -233,17 +235,17 @@ impl RunState {
         std::mem::take(&mut self.commands)
     }
 
-    /// Whether an answer is still to come, or the run waits for another process.
+    /// Whether an answer is outstanding, or the run waits for another process.
     pub(crate) fn is_under_way(&self) -> bool {
         self.table.is_busy() || (!self.stopping && self.table.held().next().is_some())
     }
 
-    /// Whether nothing starts any more.
+    /// Whether no more points start.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping
     }
 
-    /// The points that wait for another process, with the keys that it computes.
+    /// The points whose keys other processes compute, with these keys.
     pub(crate) fn held(&self) -> Vec<(PointId, Key)> {
         self.table.held().collect()
     }
@@ -253,12 +255,12 @@ impl RunState {
         &self.table
     }
 
-    /// What is known of the points that are compared.
+    /// The points that are compared, with their values.
     pub(crate) fn bracket(&self) -> Option<&Bracket> {
         self.bracket.as_ref()
     }
 
-    /// Looks up the points that are ready, as far as there are resources, in plan order.
+    /// Looks up ready points in plan order while resources are free.
     fn schedule(&mut self) -> Vec<Command> {
         while !self.stopping
             && let Some(point) = self.table.next_ready()
@@ -293,7 +295,7 @@ impl RunState {
         if let (Some(output), None, false) = (output, rung, was_lost) {
             return self.settle_cached(point, key, output);
         }
-        // A forced training starts again for its result, but not for a comparison on the way to it.
+        // A forced training ignores stored states only when it trains to its end, not on the way to a rung.
         let fresh = self.policy.forced.contains(&point) && rung.is_none();
         let other = self.table.computes(&key);
         if let Some(other) = other.or_else(|| self.trains_missing_epochs(&chain, cached_epochs).filter(|_| !fresh)) {
@@ -304,7 +306,7 @@ impl RunState {
         self.commands.push(Command::Claim { point, key, look_again });
     }
 
-    /// A running training of epochs that are on this chain and not cached yet. No epoch is trained twice.
+    /// A training that computes uncached epochs of this chain, if any. No epoch is trained twice.
     fn trains_missing_epochs(&self, chain: &StateChain, cached: u64) -> Option<PointId> {
         let epochs = |other: &Attempt| chain.shared_prefix(&other.chain).saturating_sub(1) as u64;
         self.table.attempts().find(|(_, other)| epochs(other) > cached).map(|(point, _)| point)
@@ -361,7 +363,7 @@ impl RunState {
         };
         match ended {
             Ended::Made(output) => {
-                // A result that does not count stays in the cache, under a key that nothing asks for now.
+                // A result that does not count stays in the cache under its key.
                 let counts =
                     self.rung_status(point) == RungStatus::Promoted && !self.table.is_outdated(&attempt.inputs);
                 if counts { self.settle(point, attempt.key, output, true) } else { self.requeue(point) }
@@ -388,7 +390,7 @@ impl RunState {
         self.unblock(point);
     }
 
-    /// What a point blocked is looked up again.
+    /// Requeues the points that a point blocked.
     fn unblock(&mut self, point: PointId) {
         for blocked in self.table.blocked_by(point) {
             self.requeue(blocked);
@@ -399,7 +401,7 @@ impl RunState {
         self.bracket.as_mut().map_or(RungStatus::Promoted, |bracket| bracket.status(point))
     }
 
-    /// The status of a point after its stored figures were taken into account.
+    /// Records the stored figures of a point and returns its status.
     fn rung_status_with(&mut self, point: PointId, curve: &[f64]) -> RungStatus {
         if let Some(bracket) = self.bracket.as_mut() {
             bracket.record(point, curve);
@@ -408,7 +410,7 @@ impl RunState {
         self.rung_status(point)
     }
 
-    /// Looks up the points whose comparison is decided now.
+    /// Requeues the points whose comparison is now decided.
     fn requeue_decided(&mut self) {
         for point in self.table.undecided() {
             if !matches!(self.rung_status(point), RungStatus::Undecided { .. }) {

@@ -20,22 +20,22 @@ use crate::id::PointId;
 use crate::plan::Planner;
 use crate::store::{Options, ResultRecord, Store, new_run_id};
 
-/// What came of running one point again.
+/// The outcome of running one point again.
 #[derive(Clone, Debug)]
 pub struct Verification {
     /// The point.
     pub name: String,
     /// The first difference. `None` if every byte is the same.
     pub difference: Option<Difference>,
-    /// What was trained again, if that was not the whole stage.
+    /// The stretches that were trained again. `None` if the whole stage ran again.
     pub sampled: Option<Sampled>,
 }
 
-/// How often a run asks whether the user wants to stop.
+/// The longest wait for one event.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Runs `points`, which must be cached, again from their cached inputs, into a temporary cache. With `sample`, trains only
-/// so many stretches between stored states of each training.
+/// Runs `points`, which must be cached, again from their cached inputs, into a temporary cache. With `sample`, trains
+/// only this many stretches between stored states of each training.
 ///
 /// # Errors
 /// If a point is not cached, a training has no stored state to compare with, or a stage fails.
@@ -43,7 +43,7 @@ pub fn verify(context: &RunContext<'_>, points: &[PointId], sample: Option<Sampl
     let RunContext { spec, graph, store, compute, .. } = *context;
     let forced = BTreeSet::new();
     let planner = Planner { spec, graph, store, numerics: &compute.numerics, forced: &forced };
-    // Keeps the temporary folder while this runs.
+    // Protects the temporary folder from `gc`.
     let _at_work = store.at_work()?;
     let folder = tempfile::Builder::new()
         .prefix("verify-")
@@ -65,7 +65,7 @@ pub fn verify(context: &RunContext<'_>, points: &[PointId], sample: Option<Sampl
     })
 }
 
-/// What the cache holds of the points and their inputs.
+/// The stored results of the points and of their inputs.
 struct Cached {
     records: BTreeMap<PointId, Arc<ResultRecord>>,
     pruned: BTreeSet<PointId>,

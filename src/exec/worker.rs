@@ -1,4 +1,4 @@
-//! Runs one job: gives the stage its context, catches a panic, and stores what the stage made.
+//! Runs one job: creates the context of its stage, catches panics, and stores the result.
 
 use std::any::Any;
 use std::fs::{self, File};
@@ -41,7 +41,7 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> Option<&str> {
     panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied())
 }
 
-/// What a stage made, before it is stored.
+/// The output of a stage before it is stored.
 pub(crate) struct StageOutput {
     pub point: PointId,
     components: Components,
@@ -64,14 +64,14 @@ pub(crate) fn log_path(store: &Store, run: &str, point: &Point) -> PathBuf {
 }
 
 impl<'a> Worker<'a> {
-    /// A worker that stores checkpoints as often as the pipeline says.
+    /// A worker with the checkpoint interval of the pipeline.
     pub(crate) fn new(context: RunContext<'a>, run: &'a str) -> Self {
         let seconds = context.spec.pipeline.checkpoint_seconds;
         let checkpoint_interval = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
         Self { context, into: context.store, run, checkpoint_interval }
     }
 
-    /// Runs a job. Its output is for [`Worker::commit`]; without one, returns how the job ended.
+    /// Runs a job and returns its output for [`Worker::commit`]. Without an output, returns how the job ended.
     pub(crate) fn execute(&self, job: Job) -> Result<StageOutput, Ended<Box<ResultRecord>>> {
         let damaged = DamagedInputs::default();
         let at_rung = AtomicBool::new(false);
@@ -122,8 +122,8 @@ impl<'a> Worker<'a> {
         Ok(artifact)
     }
 
-    /// Runs a stage, a training on this chain. `stored` is the same chain where it is one of the store: progress events tell
-    /// at which epoch it was resumed.
+    /// Runs a stage. A training uses `chain`. `stored` is the same chain if it is in the store: progress events contain
+    /// the epoch from which it was resumed.
     pub(crate) fn run_stage(
         &self,
         job: &Job,
@@ -166,8 +166,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// The key contains the digests of files as they were at the look-up. If a file changed since, the result belongs to no
-    /// key.
+    /// The key contains the digests of files as they were at the look-up. If a file changed since, the result belongs
+    /// to no key.
     fn check_files(&self, job: &Job) -> Result<(), StageError> {
         let files = PipelineFiles { store: self.context.store, base: &self.context.spec.base };
         let now = self.context.point(job.point).parsed.stage.contents(&files)?;
@@ -185,14 +185,14 @@ impl<'a> Worker<'a> {
     fn log_failure(&self, point: PointId, error: &Error) {
         let path = log_path(self.context.store, self.run, self.context.point(point));
         let Ok(mut log) = File::options().create(true).append(true).open(path) else { return };
-        // The user reads the failure elsewhere; here it only completes the log.
+        // Errors are ignored, because an event reports the failure, too.
         let _ = writeln!(log, "failed: {}", error.with_causes());
         if let Some(hint) = &error.hint {
             let _ = writeln!(log, "hint: {hint}");
         }
     }
 
-    /// Stores what stages made, all of it durable together. If one result may be at fault, stores each separately, so that
+    /// Stores the outputs of stages together. If one result may be at fault, stores each separately, so that
     /// it does not fail the others. Returns one record or error for each, in the same order.
     pub(crate) fn commit(&self, outputs: &[StageOutput]) -> Vec<Result<ResultRecord, Error>> {
         match self.into.commit_all(outputs.iter().map(|output| self.new_result(output)).collect()) {
@@ -234,8 +234,8 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// A pool for one stage. `None` if the system refuses threads: the stage then shares those of the process, and its result
-/// is the same.
+/// A pool for one stage. `None` if the system refuses threads: the stage then shares those of the process, and its
+/// result is the same.
 fn own_pool(threads: usize) -> Option<rayon::ThreadPool> {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().ok()
 }

@@ -67,8 +67,8 @@ pub(super) fn set(document: &mut Table, change: &Table) -> Option<()> {
     }
 }
 
-/// The document as text: each top-level name on a line with its inline value, no comments, all names and texts in double
-/// quotes, numbers in decimal.
+/// The document as text: each top-level name on a line with its inline value, no comments, all names and texts in
+/// double quotes, numbers in decimal.
 pub(super) fn write(document: &Table) -> String {
     let mut text = String::new();
     for Entry { name, node, .. } in &document.0 {

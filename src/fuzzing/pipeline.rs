@@ -75,7 +75,7 @@ pub(super) fn overrides(bytes: &[u8]) {
             let known = ["nothing uses the parameter", "a name of the path is missing here"];
             assert!(known.iter().any(|text| e.message.contains(text)), "{e}\n{edited}");
         }
-        (Ok(_), Err(e)) => assert!(e.message.contains("no stage mentions the axis"), "{e}\n{edited}"),
+        (Ok(_), Err(e)) => assert!(e.message.contains("no stage uses the axis"), "{e}\n{edited}"),
         (Err(_), Err(_)) => {}
     }
 }

@@ -27,10 +27,10 @@ fn training(segments: Vec<Segment>) -> Components {
     }
 }
 
-/// Keys are on disks: whatever changes one must raise [`FORMAT`], and these with it. They were computed by a second
-/// implementation, from the table above.
+/// Keys are stored on disk. A change that alters a key must raise [`FORMAT`] and replace the digests here. They were
+/// computed by a second implementation of the table in `key.rs`.
 #[test]
-fn keys_are_what_they_were() {
+fn keys_equal_pinned_digests() {
     let more = Value::Table(table([("a", Value::Int(1))]));
     let flags = Value::List(vec![Value::Bool(true), Value::Int(-4)]);
     let shown = BTreeMap::from([("ad".to_owned(), digest("ad")), ("vad@x".to_owned(), digest("vad"))]);
@@ -88,11 +88,11 @@ fn every_component_changes_the_key() {
     for (at, change) in changes.iter().enumerate() {
         let mut changed = base.clone();
         change(&mut changed);
-        assert!(keys.insert(changed.key()), "change {at} leaves the key or gives that of another change");
+        assert!(keys.insert(changed.key()), "change {at} gives the original key or the key of another change");
     }
 }
 
-/// Few different values, so that equal ones occur.
+/// Few distinct values, so that equal values occur.
 fn value() -> impl Strategy<Value = Value> {
     let scalar = prop_oneof![
         any::<bool>().prop_map(Value::Bool),
@@ -123,7 +123,7 @@ proptest! {
     }
 
     #[test]
-    fn text_that_is_split_differently_hashes_differently(text in "[a-zé]{1,12}", cuts in (0usize..12, 0usize..12)) {
+    fn different_splits_of_text_hash_differently(text in "[a-zé]{1,12}", cuts in (0usize..12, 0usize..12)) {
         let places: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
         let [i, j] = [cuts.0, cuts.1].map(|cut| places[cut % places.len()]);
         let split = |at: usize| Hash::new("test").text(&text[..at]).text(&text[at..]).finish();
@@ -133,7 +133,7 @@ proptest! {
     }
 
     #[test]
-    fn segments_that_are_split_differently_are_the_same_states(
+    fn splitting_segments_does_not_change_states(
         segments in prop::collection::vec((0u64..6, 0usize..2, 0u64..6), 0..4)
     ) {
         let whole = segments.iter().map(|(count, lr, _)| epochs(*count, [1e-3, 1e-4][*lr])).collect();
@@ -144,7 +144,7 @@ proptest! {
         let (whole, parts) = (training(whole), training(parts.collect()));
         prop_assert_eq!(whole.states(), parts.states());
         prop_assert_eq!(whole.key(), parts.key());
-        // One epoch more only adds a key.
+        // One more epoch only adds a key.
         let mut longer = whole.clone();
         longer.segments.iter_mut().flatten().next_back().into_iter().for_each(|s| s.epochs += 1);
         let (longer, whole) = (longer.chain(), whole.chain());

@@ -174,8 +174,12 @@ impl fmt::Display for Cause {
             Self::Upstream { stages } => write!(f, "after {}", some_of(stages)),
             Self::Compared { epoch } => write!(f, "compared after epoch {epoch}"),
             Self::Pruned { epoch, figure, value, place, of, best } => {
-                let go = if *best == 1 { "only the best goes on".to_owned() } else { format!("the best {best} go on") };
-                write!(f, "pruned after epoch {epoch}: its {figure} {value:.6} is number {place} of {of}, {go}")
+                let promoted = if *best == 1 {
+                    "only the best is promoted".to_owned()
+                } else {
+                    format!("the best {best} are promoted")
+                };
+                write!(f, "pruned after epoch {epoch}: its {figure} {value:.6} is number {place} of {of}, {promoted}")
             }
             Self::LeftOut { stages } => write!(f, "pruned with {}", some_of(stages)),
             Self::Forced => f.write_str("forced"),

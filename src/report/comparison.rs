@@ -1,4 +1,5 @@
-//! The differences of two runs, points or pipelines that `vadpipe diff` found, as data and as a self-contained HTML page.
+//! The differences of two runs, points or pipelines that `vadpipe diff` found, as data and as a self-contained HTML
+//! page.
 
 use serde::Serialize;
 

@@ -1,12 +1,12 @@
 //! The pipeline's graph as inline SVG, from left to right.
 //!
-//! A point is in the column of its longest path from a source. Within a column, points are ordered by the mean height of
-//! their inputs (one barycentre sweep), so that few edges cross.
+//! A point is in the column of its longest path from a source. Within a column, points are ordered by the mean height
+//! of their inputs (one barycentre sweep), so that few edges cross.
 
 use std::collections::BTreeMap;
 
-use super::html::{Html, html};
-use super::overlay::{StageOverlay, word};
+use super::html::{Html, html, shortened};
+use super::run::{StageOverlay, word};
 use crate::id::PointName;
 
 const BOX_WIDTH: f64 = 164.0;
@@ -67,18 +67,11 @@ fn node(stage: &StageOverlay, (x, y): (f64, f64)) -> Html {
     let (width, height) = (BOX_WIDTH, BOX_HEIGHT);
     out.push(html!("<rect x=\"{}\" y=\"{:.1}\" width=\"{}\" height=\"{}\" rx=\"3\"/>", x, y, width, height));
     for (line, baseline, class) in [(name, 16.0, "name"), (second, 30.0, "point")] {
-        let (x, y, text) = (x + 8.0, y + baseline, shortened(line));
+        let (x, y, text) = (x + 8.0, y + baseline, shortened(line, NAME_LENGTH));
         out.push(html!("<text class=\"{}\" x=\"{}\" y=\"{:.1}\">{}</text>", class, x, y, text));
     }
     out.push(Html::constant("</g>"));
     out
-}
-
-fn shortened(text: &str) -> String {
-    if text.chars().count() <= NAME_LENGTH {
-        return text.to_owned();
-    }
-    text.chars().take(NAME_LENGTH - 1).chain(['…']).collect()
 }
 
 /// Column and row of each stage.

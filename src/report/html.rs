@@ -9,8 +9,8 @@ use crate::id::PointName;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Html(String);
 
-/// Makes [`Html`] as `format!` makes a `String`. Values are arguments, never names in braces, and each is escaped unless
-/// it is HTML or a number.
+/// Makes [`Html`] as `format!` makes a `String`. Values are arguments, never names in braces, and each is escaped
+/// unless it is HTML or a number.
 macro_rules! html {
     ($format:literal $(, $value:expr)* $(,)?) => {
         // A format string that another macro made can't capture variables, which would not be escaped.
@@ -187,6 +187,14 @@ pub(super) fn name(text: &str) -> Html {
             html!("{}{}", part, Html::constant(breaks))
         })
         .collect()
+}
+
+/// A text of at most so many characters.
+pub(super) fn shortened(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most - 1).chain(['…']).collect()
 }
 
 /// A duration for people.

@@ -3,61 +3,13 @@
 //! The report's artifact is a pure function of its inputs and can't hold any of this. The section is inserted at the
 //! [`MARKER`] of a page when the file is written.
 
-use std::collections::BTreeMap;
-
 use super::dag;
 use super::html::{Cell, Html, Table, duration, html, number};
+use super::run::{RunOverlay, StageOverlay, word};
 use crate::status::StageStatus;
-use crate::value::Values;
 
 /// Where the overlay goes.
 pub(super) const MARKER: &str = "<!--vadpipe:run-->";
-
-/// A run as the report shows it.
-#[derive(Clone, Debug, Default)]
-pub struct RunOverlay {
-    /// The pipeline's name.
-    pub pipeline: String,
-    /// The run's id.
-    pub run: String,
-    /// When it began, for people.
-    pub started: String,
-    /// The device.
-    pub device: String,
-    /// The number of threads.
-    pub threads: usize,
-    /// The version of vadpipe.
-    pub version: String,
-    /// Its points, in plan order.
-    pub stages: Vec<StageOverlay>,
-}
-
-/// A point of a run.
-#[derive(Clone, Debug)]
-pub struct StageOverlay {
-    /// The point's name.
-    pub name: String,
-    /// The stage's kind.
-    pub kind: String,
-    /// Its parameters.
-    pub params: Values,
-    /// How it ended.
-    pub status: StageStatus,
-    /// How long it took, in this run or, if it was cached, in the run that made it.
-    pub seconds: Option<f64>,
-    /// The names of the points it reads.
-    pub inputs: Vec<String>,
-    /// Its metrics.
-    pub metrics: BTreeMap<String, f64>,
-}
-
-/// The word for what became of a point.
-pub(super) fn word(status: StageStatus) -> &'static str {
-    match status {
-        StageStatus::Executed => "ran",
-        other => other.word(),
-    }
-}
 
 /// The page with the run inserted; unchanged if it has no marker.
 pub fn overlay(page: &str, run: &RunOverlay) -> String {

@@ -3,7 +3,7 @@
 //! The values of a swept axis are placed in order and at even distances, unless there are too many numbers. A metric is
 //! drawn to scale. Each line has one of five colours, by its value of one metric.
 
-use super::html::{Html, html, round_number};
+use super::html::{Html, html, round_number, shortened};
 
 const HEIGHT: f64 = 280.0;
 const TOP: f64 = 34.0;
@@ -15,6 +15,8 @@ const SPACING: f64 = 114.0;
 const MOST_STEPS: usize = 12;
 /// From this ratio of the largest to the smallest number on, the scale is logarithmic.
 const LOG_RATIO: f64 = 50.0;
+/// Characters of a label.
+const LONGEST: usize = 16;
 /// Colours of lines.
 const COLOURS: f64 = 5.0;
 
@@ -105,7 +107,7 @@ impl Axis {
         match &self.scale {
             Scale::Steps(texts) => {
                 let last = texts.len().saturating_sub(1).max(1) as f64;
-                texts.iter().enumerate().map(|(at, text)| (at as f64 / last, shortened(text))).collect()
+                texts.iter().enumerate().map(|(at, text)| (at as f64 / last, shortened(text, LONGEST))).collect()
             }
             Scale::Numbers { low, high, .. } if low >= high => vec![(0.5, round_number(*low))],
             Scale::Numbers { low, high, log } => {
@@ -132,7 +134,7 @@ pub(super) fn plot(label: &str, axes: &[Axis], names: &[String], coloured: usize
         label
     );
     for (at, axis) in axes.iter().enumerate() {
-        let (here, title) = (x(at), shortened(&axis.title));
+        let (here, title) = (x(at), shortened(&axis.title, LONGEST));
         out.push(html!("<path class=\"axis\" d=\"M{} {}V{}\"/>", here, TOP, HEIGHT - BOTTOM));
         out.push(html!("<text class=\"title\" x=\"{}\" y=\"14\">{}</text>\n", here, title));
     }
@@ -173,14 +175,6 @@ pub(super) fn plot(label: &str, axes: &[Axis], names: &[String], coloured: usize
 pub(super) fn ramp(metric: &str) -> Html {
     let colours: Html = (0..COLOURS as u8).map(|q| html!("<i class=\"q{}\"></i>", q)).collect();
     html!("<p class=\"ramp\"><b>{}</b> low {} high</p>\n", metric, colours)
-}
-
-fn shortened(text: &str) -> String {
-    const MOST: usize = 16;
-    if text.chars().count() <= MOST {
-        return text.to_owned();
-    }
-    text.chars().take(MOST - 1).chain(['…']).collect()
 }
 
 #[cfg(test)]

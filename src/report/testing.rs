@@ -55,7 +55,7 @@ impl Input for FakeInput {
         &self.provides
     }
     fn heading(&self) -> &str {
-        self.kind.as_ref().map_or(&self.manifest.kind, |kind| kind.heading())
+        self.kind.as_ref().map_or(&self.manifest.kind, |kind| kind.about().heading)
     }
     fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         let found = self.artifact.tensors.get(name).cloned();

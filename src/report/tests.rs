@@ -363,6 +363,17 @@ fn unknown_kinds_show_their_metrics_and_tensors() {
 }
 
 #[test]
+fn history_and_tensors_of_a_command_are_shown_under_its_name() {
+    let tensors = vec![("history.loss", falling(3, 0.9, 0.1)), ("decoder.w", Tensor::vector(&[1u8]))];
+    let own = FakeInput::shared("own", "command", artifact(tensors, &[("m", 2.0)], json!({})));
+    let html = build(&Spec::default(), &Inputs(BTreeMap::from([("own".to_owned(), vec![own])])), &Cancel::default());
+    let html = html.unwrap();
+    assert!(html.contains("<caption>Commands</caption>") && html.contains("<h3>command</h3>"));
+    assert!(html.contains("<h3>own <small>command</small></h3>"));
+    assert!(html.contains(">history.loss<") && html.contains(">decoder.w<"), "its tensors are listed");
+}
+
+#[test]
 fn report_without_inputs_is_a_page() {
     let html = build(&Spec::default(), &Inputs::default(), &Cancel::default()).unwrap();
     assert!(html.contains(MARKER) && !overlay(&html, &run()).contains(MARKER));

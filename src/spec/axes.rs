@@ -1,7 +1,7 @@
-//! Which axes each stage has, and which combinations of them: worked out in dependency order.
+//! Finds the axes of each stage, and their combinations, in dependency order.
 //!
-//! axes(stage) = declared by it ∪ mentioned by it ∪ those of its inputs that are neither fixed nor gathered. A name
-//! means one axis within a stage: redeclaring one that flows in, or joining two of one name, is an error.
+//! axes(stage) = the axes it declares ∪ the axes it uses ∪ the axes of its inputs that are neither fixed nor gathered.
+//! The axes of a stage have distinct names: two axes with the same name, declared or from inputs, are an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,25 +18,26 @@ use crate::id::{AxisId, PointName, StageId};
 /// A stage's axes and combinations.
 #[derive(Debug, Default)]
 pub(super) struct Shape {
-    /// Its axes, ascending: the order in names.
+    /// Its axes, ascending. This is their order in point names.
     pub(super) axes: Vec<AxisId>,
-    /// Those that its parameters depend on: the positions in `axes` of what they mention and what its `at` match on.
+    /// The positions in `axes` of those that its parameters depend on, because they use them or an `at` matches on
+    /// them.
     pub(super) relevant: Vec<usize>,
-    /// The combinations: for each of `axes` the index of a value.
+    /// The combinations. Each holds the index of a value for each of `axes`.
     pub(super) rows: Vec<Vec<u32>>,
-    /// Something about its axes is wrong and reported.
+    /// An error in its axes was reported.
     pub(super) tainted: bool,
 }
 
 impl Shape {
-    /// The position of an axis of this name.
+    /// The position of the axis with this name.
     pub(super) fn position(&self, name: &str, matrix: &Matrix) -> Option<usize> {
         self.axes.iter().position(|a| matrix.axis(*a).name == name)
     }
 }
 
-/// The shapes of all stages. Rings of stages are reported; their members are then looked at as if they did not read
-/// each other.
+/// The shapes of all stages. Reports stages that depend on each other in a cycle, and then treats them as if they did
+/// not read each other.
 pub(super) fn shapes(drafts: &[Draft<'_>], matrix: &Matrix, diagnostics: &mut Diagnostics) -> Vec<Shape> {
     let mut graph: DiGraph<(), ()> = DiGraph::with_capacity(drafts.len(), drafts.len());
     for _ in drafts {
@@ -49,12 +50,12 @@ pub(super) fn shapes(drafts: &[Draft<'_>], matrix: &Matrix, diagnostics: &mut Di
     }
     let mut shapes: Vec<Shape> = Vec::new();
     shapes.resize_with(drafts.len(), Shape::default);
-    // Components come in an order in which what is read stands before what reads it.
-    for mut ring in kosaraju_scc(&graph) {
-        ring.sort_unstable();
-        let members: Vec<StageId> = ring.into_iter().map(|n| StageId::new(n.index())).collect();
+    // Components are ordered so that a stage comes after its inputs.
+    for mut cycle in kosaraju_scc(&graph) {
+        cycle.sort_unstable();
+        let members: Vec<StageId> = cycle.into_iter().map(|n| StageId::new(n.index())).collect();
         if members.len() > 1 {
-            report_ring(&members, drafts, diagnostics);
+            report_cycle(&members, drafts, diagnostics);
             members.iter().for_each(|m| shapes[m.index()].tainted = true);
         }
         for stage in members {
@@ -66,8 +67,8 @@ pub(super) fn shapes(drafts: &[Draft<'_>], matrix: &Matrix, diagnostics: &mut Di
     shapes
 }
 
-/// Names the members of a ring in the order in which they read each other, and points at one of the inputs.
-fn report_ring(members: &[StageId], drafts: &[Draft<'_>], diagnostics: &mut Diagnostics) {
+/// Reports a cycle. Names its members in the order in which they read each other, and quotes one of the inputs.
+fn report_cycle(members: &[StageId], drafts: &[Draft<'_>], diagnostics: &mut Diagnostics) {
     let next = |stage: StageId| {
         let inputs = drafts[stage.index()].inputs.iter().flat_map(|i| &i.members);
         inputs.filter(|m| members.binary_search(&m.stage).is_ok()).map(|m| (m.stage, &m.origin)).next()
@@ -87,10 +88,10 @@ fn report_ring(members: &[StageId], drafts: &[Draft<'_>], diagnostics: &mut Diag
     }
     let joined = names.join(if walk.len() == members.len() { " → " } else { ", " });
     let error = diagnostics.error(place, format!("these stages depend on each other: {joined}"));
-    error.help("a stage can't need its own result; take one of these inputs away");
+    error.help("a stage can't depend on itself; remove one of these inputs");
 }
 
-/// A stage's axes while they are gathered.
+/// Collects the axes of a stage.
 struct Join<'a, 'b> {
     matrix: &'a Matrix,
     drafts: &'a [Draft<'b>],
@@ -141,7 +142,7 @@ impl<'a> Join<'a, '_> {
         Shape { axes, relevant, rows, tainted }
     }
 
-    /// Takes in the axes of an input that are neither fixed nor gathered.
+    /// Adds the axes of an input that are neither fixed nor gathered.
     fn flow_in(&mut self, member: &Member, diagnostics: &mut Diagnostics) {
         let shape = &self.shapes[member.stage.index()];
         let matrix = self.matrix;
@@ -169,7 +170,7 @@ impl<'a> Join<'a, '_> {
         }
     }
 
-    /// The axis that a mention means: one that is here already, or else one of `[matrix]`, which thereby comes in.
+    /// The axis with this name: one that the stage has already, or else one of `[matrix]`, which is added.
     fn mention(&mut self, name: &str) -> Option<AxisId> {
         if let Some(axis) = self.found.get(name) {
             return Some(*axis);
@@ -183,7 +184,7 @@ impl<'a> Join<'a, '_> {
         let message = format!("stage `{}` has no axis `{name}`", self.drafts[self.stage.index()].name);
         if let Some(elsewhere) = self.matrix.axes.iter().find(|a| a.name == name).and_then(|a| a.owner) {
             let owner = self.drafts[elsewhere.index()].name;
-            let help = format!("stage `{owner}` declares one; it comes with an input that is not gathered over it");
+            let help = format!("stage `{owner}` declares it; read that stage without gathering over this axis");
             diagnostics.error(place, message).help(help);
             return;
         }
@@ -199,9 +200,9 @@ impl<'a> Join<'a, '_> {
         let message = format!("stage `{}` has {product} points ({names}), more than the limit of {limit}", draft.name);
         let most = MAX_POINTS as u128;
         let help = if *count <= most {
-            format!("if that is meant: `limit = {count}` in [matrix], or `-S matrix.limit={count}`")
+            format!("if this is intended, set `limit = {count}` in [matrix] or use `-S matrix.limit={count}`")
         } else {
-            format!("take values away: {} are the most that a limit allows", grouped(most))
+            format!("remove values: `limit` can be at most {}", grouped(most))
         };
         diagnostics.error(draft.origin, message).help(help);
     }
@@ -225,28 +226,29 @@ impl<'a> Join<'a, '_> {
         let own = self.matrix.axis(first).owner == Some(self.stage);
         let (from, stage) = (self.drafts[member.stage.index()].name, self.drafts[self.stage.index()].name);
         let (message, place) = if own {
-            let message = format!("stage `{stage}` declares axis `{name}`, which also comes in with `{from}`");
+            let message =
+                format!("stage `{stage}` declares axis `{name}`, but its input `{from}` has an axis of that name");
             (message, &self.matrix.axis(first).origin)
         } else {
             let (first, second) = (declared(first), declared(second));
-            (format!("two axes `{name}` meet in stage `{stage}`: of {first} and of {second}"), &member.origin)
+            (format!("stage `{stage}` would have two axes `{name}`: from {first} and from {second}"), &member.origin)
         };
         let fixed = PointName::write(from, std::iter::once((name.as_str(), "…")));
-        let help = format!("give one another name, or fix it in the input: `{fixed}`");
+        let help = format!("rename one of them, or fix it in the input: `{fixed}`");
         diagnostics.error(place, message).help(help);
     }
 }
 
-/// Refuses axes of `[matrix]` that no stage has: what they were to vary does not vary.
+/// Reports axes of `[matrix]` that no stage uses, since they vary nothing.
 pub(super) fn check_use(shapes: &[Shape], matrix: &Matrix, diagnostics: &mut Diagnostics) {
     let used: BTreeSet<AxisId> = shapes.iter().flat_map(|s| s.axes.iter().copied()).collect();
     for axis in AxisId::first(matrix.shared).filter(|a| !used.contains(a)).map(|a| matrix.axis(a)) {
-        let help = format!("write `${{matrix.{}}}` where a stage is to vary with it, or take the axis away", axis.name);
-        diagnostics.error(&axis.origin, format!("no stage mentions the axis `{}`", axis.name)).help(help);
+        let help = format!("use `${{matrix.{}}}` in a stage, or remove the axis", axis.name);
+        diagnostics.error(&axis.origin, format!("no stage uses the axis `{}`", axis.name)).help(help);
     }
 }
 
-/// The axes of an input that flow on, ascending.
+/// The axes that an input passes on to its reader, ascending.
 pub(super) fn flowing(member: &Member, shape: &Shape, matrix: &Matrix) -> Vec<AxisId> {
     if member.all {
         return vec![];

@@ -1,10 +1,10 @@
-//! Reports errors, each kind of error once and without quadratic cost.
+//! Reports errors: each kind of error once, at linear cost.
 
 use std::collections::{BTreeSet, HashMap};
 
 use crate::diagnostic::{Diagnostic, Diagnostics, MOST_SHOWN, Origin, nearest};
 
-/// Adds an error whose help is the nearest name among `known`, or else a few of them.
+/// Adds an error whose help is the nearest name in `known`, or else lists some of them.
 pub(super) fn suggest<'a>(
     diagnostics: &mut Diagnostics,
     place: &Origin,
@@ -30,33 +30,33 @@ pub(super) fn suggest<'a>(
     }
 }
 
-/// Whether there are so many errors that the next one is not shown and needs no help.
+/// Whether there are so many errors already that the next one will not be shown and needs no help.
 pub(super) fn is_late(diagnostics: &Diagnostics) -> bool {
     diagnostics.0.len() > 2 * MOST_SHOWN
 }
 
-/// Collects the errors of a stage's points: each kind of error at each place once, with its number of points.
+/// Collects the errors of a stage's points. Keeps each kind of error at each place once, with its number of points.
 #[derive(Default)]
 pub(super) struct PointErrors {
     errors: Vec<PointError>,
     known: HashMap<Kind, usize>,
 }
 
-/// What makes two errors the same: the place, and the message [`without_values`].
+/// Errors are the same if they have the same place, and the same message [`without_values`].
 type Kind = (Option<(usize, usize, usize)>, String);
 
-/// One of [`PointErrors`].
+/// One kind of error at one place.
 struct PointError {
-    /// As it was first reported.
+    /// The first report.
     first: Diagnostic,
     /// Other messages that differ from the first only in the value at fault.
     others: BTreeSet<String>,
-    /// The different parameters that have it.
+    /// The variants of the parameters that have this error.
     variants: BTreeSet<usize>,
 }
 
 impl PointErrors {
-    /// Adds what is wrong with the parameters of this number.
+    /// Adds the errors of one variant of the parameters.
     pub(super) fn add(&mut self, variant: usize, found: Vec<Diagnostic>) {
         for diagnostic in found {
             let kind = (diagnostic.place(), without_values(&diagnostic.message));
@@ -76,12 +76,12 @@ impl PointErrors {
         }
     }
 
-    /// How many different errors there are.
+    /// The number of different errors.
     pub(super) fn len(&self) -> usize {
         self.errors.len()
     }
 
-    /// Reports them. `points[v]` is the number of points that have the parameters of number `v`.
+    /// Reports the errors. `points[v]` is the number of points with variant `v`.
     pub(super) fn report(self, points: &[usize], diagnostics: &mut Diagnostics) {
         let all: usize = points.iter().sum();
         for PointError { mut first, others, variants } in self.errors {
@@ -100,8 +100,8 @@ impl PointErrors {
     }
 }
 
-/// A message without its values, so that the same error about two values gives the same text. Drops the end from ", not
-/// " on, digits, and text in double quotes. Keeps names in backticks.
+/// A message without its values, so that the same error about two values gives the same text. Drops digits, text in
+/// double quotes, and everything from the last ", not " on. Keeps names in backticks.
 fn without_values(message: &str) -> String {
     let message = message.rsplit_once(", not ").map_or(message, |(before, _)| before);
     let (mut name, mut quoted) = (false, false);
@@ -116,7 +116,7 @@ fn without_values(message: &str) -> String {
     message.chars().filter(keep).collect()
 }
 
-/// Whether a name is safe everywhere a pipeline's or a stage's name goes: `[A-Za-z0-9_-]+`.
+/// Whether a name is valid for a pipeline, a stage, a role or an axis: `[A-Za-z0-9_-]+`.
 pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
@@ -126,7 +126,7 @@ pub(super) fn check_name(what: &str, name: &str, place: &Origin, diagnostics: &m
     let fine = is_name(name);
     if !fine {
         let error = diagnostics.error(place, format!("{name:?} can't be the name of {what}"));
-        error.help("letters, digits, `_` and `-` make a name");
+        error.help("use letters, digits, `_` and `-`");
     }
     fine
 }

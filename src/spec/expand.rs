@@ -1,4 +1,5 @@
-//! One point for each combination of a stage's axes: its name, its parameters parsed by its kind, its inputs linked.
+//! Makes one point for each combination of a stage's axes: its name, its parameters as parsed by its kind, and its
+//! inputs.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -12,13 +13,13 @@ use crate::diagnostic::Diagnostics;
 use crate::id::{PointId, PointName, StageId};
 use crate::value::Value;
 
-/// A file system takes names of 255 bytes, and a point's name gets something behind it.
+/// The longest name of a point in bytes. File systems allow 255, and file names add an ending.
 const MAX_NAME: usize = 200;
-/// As many references from points to points as a pipeline may have.
+/// The most inputs that all points of a pipeline may have in total.
 const MAX_LINKS: usize = 20_000_000;
 
 impl Expansion<'_> {
-    /// All points, and the range of each stage's. What can't be made after an error is left out.
+    /// All points, and the range of ids of each stage. Leaves out points that can't be made after an error.
     pub(super) fn points(&self, diagnostics: &mut Diagnostics) -> (Vec<Point>, Vec<Range<PointId>>) {
         let mut ranges = Vec::with_capacity(self.shapes.len());
         let mut total = 0;
@@ -37,7 +38,7 @@ impl Expansion<'_> {
             let names = self.names(stage, diagnostics);
             let parsed = Parser::new(self, stage, diagnostics).and_then(|p| p.rows(diagnostics));
             let inputs = Links { whole: self, ranges: &ranges, stage }.rows(&mut links, diagnostics);
-            // Without one of them there was an error, and the points will not be used.
+            // If one is missing there was an error, and the points will not be used.
             let (Some((variants, of_row)), Some(inputs)) = (parsed, inputs) else { continue };
             for (((name, coordinates), variant), inputs) in names.into_iter().zip(of_row).zip(inputs) {
                 let Parsed { stage: parsed, seed } = &variants[variant];
@@ -64,30 +65,30 @@ impl Expansion<'_> {
             names.push((name, coordinates));
         }
         if longest > MAX_NAME {
-            let message = format!("stage `{}` has a point whose name takes {longest} bytes", draft.name);
-            let help = format!("{MAX_NAME} are the most: shorten its name, its axes' names or their values");
+            let message = format!("stage `{}` has a point with a name of {longest} bytes", draft.name);
+            let help = format!("the limit is {MAX_NAME}: shorten the stage's name, its axes' names or their values");
             diagnostics.error(draft.origin, message).help(help);
         }
         names
     }
 }
 
-/// The inputs of a stage's points.
+/// Finds the inputs of a stage's points.
 struct Links<'a> {
     whole: &'a Expansion<'a>,
     ranges: &'a [Range<PointId>],
     stage: StageId,
 }
 
-/// The points of an input by the coordinates that flow on.
+/// The points of an input by the coordinates that its reader shares.
 struct Index {
-    /// Where the flowing coordinates stand in the reader's row.
+    /// The positions of these coordinates in the reader's row.
     positions: Vec<usize>,
     points: HashMap<Vec<u32>, Vec<PointId>>,
 }
 
 impl Links<'_> {
-    /// The inputs of each row, by role; `None` after an error.
+    /// The inputs of each row, by role. `None` after an error.
     fn rows(&self, links: &mut usize, diagnostics: &mut Diagnostics) -> Option<Vec<BTreeMap<String, PointInput>>> {
         let mut rows = vec![BTreeMap::new(); self.whole.shape(self.stage).rows.len()];
         let mut fine = true;
@@ -120,12 +121,12 @@ impl Links<'_> {
                 };
                 if may_repeat && points.iter().any(|p| found.contains(p)) {
                     let message = format!("a point of `{}` is in this list twice", self.whole.draft(member.stage).name);
-                    diagnostics.error(&member.origin, message).help("take one of the two out");
+                    diagnostics.error(&member.origin, message).help("remove one of them");
                     return None;
                 }
                 *links += points.len();
                 if *links > MAX_LINKS {
-                    diagnostics.error(&member.origin, format!("the points have more than {MAX_LINKS} inputs in all"));
+                    diagnostics.error(&member.origin, format!("the points have more than {MAX_LINKS} inputs in total"));
                     return None;
                 }
                 found.extend(points);
@@ -136,7 +137,7 @@ impl Links<'_> {
         Some(())
     }
 
-    /// `None` where an error was reported.
+    /// Indexes the points of an input. `None` if an error was reported before.
     fn index(&self, member: &Member) -> Option<Index> {
         let matrix = self.whole.matrix;
         let shape = self.whole.shape(member.stage);

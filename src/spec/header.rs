@@ -10,10 +10,10 @@ use crate::value::Table;
 const PRECISIONS: &[(&str, Precision)] =
     &[("f32", Precision::F32), ("tf32", Precision::Tf32), ("bf16", Precision::Bf16)];
 
-/// Seconds. Nobody means to train for longer without a checkpoint, and what computes with it can't overflow.
+/// A year in seconds: the longest time between checkpoints. The bound keeps computations with it from overflowing.
 const YEAR: f64 = 31_536_000.0;
 
-/// Reads the section; `place` is its header.
+/// Reads the section. `place` is where its header is written.
 pub(super) fn read(section: &Table, place: &Origin, diagnostics: &mut Diagnostics) -> Header {
     let mut params = Params::new(section, place.clone(), &[], diagnostics);
     let name = params.text("name");
@@ -22,7 +22,7 @@ pub(super) fn read(section: &Table, place: &Origin, diagnostics: &mut Diagnostic
     let precision = params.choice("precision", "f32", PRECISIONS);
     let checkpoint_seconds = params.float("checkpoint_seconds", 60.0, Bound::Between(0.0, YEAR));
     if let Err(message) = &device {
-        params.error("device", message.as_str(), "`auto` takes a GPU where there is one");
+        params.error("device", message.as_str(), "`auto` uses a GPU if there is one");
     }
     if !params.is_given("name") {
         params.error("name", "the pipeline has no `name`", "add `name = \"…\"` to [pipeline]");

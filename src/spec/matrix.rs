@@ -1,20 +1,20 @@
-//! Axes: their values, how a value is written in a point's name, and which combinations there are.
+//! Axes: their values, their form in point names, and the combinations of values.
 //!
-//! An axis is known by its id: those of `[matrix]` first, then those of the stages in the order of the file, each in the
-//! order it is written. That is also their order in names. A value is known by its index in its axis.
+//! Axes are identified by ids. The axes of `[matrix]` come first, then those of the stages in the order of the file,
+//! each in the order in which they are written. Point names use the same order. A value is identified by its index in
+//! its axis.
 //!
-//! `exclude` takes away from the product of `[matrix]` every combination that has all coordinates of one of its tables;
-//! then `include` adds its tables, each a whole combination, whose values need not be in the axes' lists. GitHub
-//! Actions has the same two but for this: there an `include` that fits combinations which exist gives them further
-//! variables, and one may leave variables out. Here a combination has a value for every axis and nothing else; what
-//! differs at some points besides is said in a stage's `at`. And an `exclude` that excludes nothing is an error here,
-//! not silence.
+//! `exclude` removes from the product of `[matrix]` every combination that has all coordinates of one of its tables.
+//! Then `include` adds each of its tables as a whole combination; its values need not be in the axes' lists. This
+//! differs from GitHub Actions, where an `include` may leave variables out, or add variables to existing combinations.
+//! Here a combination has a value for every axis and nothing else; a stage's `at` sets other values for some points. An
+//! `exclude` that excludes nothing is an error.
 //!
-//! Axes that are drawn together (see `values`) are one factor of the product: their combinations are the draws.
+//! Axes that are drawn together (see `values`) form one factor of the product. Its combinations are the draws.
 //!
-//! No stage may have more points than `limit` in `[matrix]` (10,000 without): whoever adds an axis too many is told the
-//! product before anything is made of it. A name that stands in `[matrix]` for a setting (`limit`, `prune`) is an axis
-//! where a list is given.
+//! A stage can't have more points than `limit` in `[matrix]`, 10,000 by default. The number of points is checked before
+//! the combinations are built. `limit` and `prune` in `[matrix]` are settings, unless their value is a list: then they
+//! are axes.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -26,43 +26,43 @@ use crate::diagnostic::{Diagnostics, Origin};
 use crate::id::{AxisId, StageId};
 use crate::value::{Data, Entry, Node, Table};
 
-/// As many points of a stage as anybody means without saying so.
+/// The default `limit`.
 const LIMIT: usize = 10_000;
 
-/// All axes of the pipeline, and the combinations of those of `[matrix]` where they are fewer or more than the product.
+/// All axes of the pipeline, and the combinations of the `[matrix]` axes if these differ from the product.
 #[derive(Debug)]
 pub(super) struct Matrix {
     /// All axes.
     pub(super) axes: Vec<Axis>,
-    /// How many of them, from the start, are those of `[matrix]`.
+    /// The number of `[matrix]` axes. They come first in `axes`.
     pub(super) shared: usize,
-    /// With `include` or `exclude`: the combinations, in order, as indices of values.
+    /// The combinations as indices of values, in order, if there is an `include` or an `exclude`.
     rows: Option<Vec<Vec<u32>>>,
-    /// The most points that a stage may have.
+    /// The largest number of points of a stage.
     limit: usize,
 }
 
-/// Why there are no combinations: their number, as the product that it is.
+/// Error: a product has too many combinations.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooMany {
-    /// `20 × 30 = 600`.
+    /// The product in full: `20 × 30 = 600`.
     pub(super) product: String,
-    /// The number itself.
+    /// The number of combinations.
     pub(super) count: u128,
-    /// How many there may be.
+    /// The largest number allowed.
     pub(super) limit: usize,
 }
 
-/// Some axes whose values go together: one for an axis that multiplies with all others.
+/// A factor of a product: a single axis, or several axes whose values are combined already.
 struct Factor {
-    /// Where its axes stand among those asked for.
+    /// The positions of its axes among the requested axes.
     positions: Vec<usize>,
-    /// Their combinations.
+    /// The combinations of their values.
     tuples: Vec<Vec<u32>>,
 }
 
 impl Matrix {
-    /// Reads the `[matrix]` section but for `prune`.
+    /// Reads the `[matrix]` section, except for `prune`.
     pub(super) fn read(section: &Table, diagnostics: &mut Diagnostics) -> Self {
         let limit = limit(section, diagnostics);
         let mut matrix = Self { axes: vec![], shared: 0, rows: None, limit };
@@ -99,7 +99,7 @@ impl Matrix {
         &self.axes[id.index()]
     }
 
-    /// Adds the axes of a table and returns their ids. `owner` is the declaring stage, none for `[matrix]`.
+    /// Adds the axes of a table and returns their ids. `owner` is the declaring stage, `None` for `[matrix]`.
     pub(super) fn declare(
         &mut self,
         table: &Table,
@@ -110,8 +110,8 @@ impl Matrix {
         for entry in &table.0 {
             let reserved = is_setting(entry);
             if reserved && owner.is_some() {
-                let message = format!("a stage's matrix has no `{}`", entry.name);
-                diagnostics.error(&entry.name_origin, message).help("[matrix] has");
+                let message = format!("a stage's `matrix` can't have `{}`", entry.name);
+                diagnostics.error(&entry.name_origin, message).help("only [matrix] can");
             }
             if !reserved && check_name("an axis", &entry.name, &entry.name_origin, diagnostics) {
                 let found = values(&entry.name, &entry.node, diagnostics);
@@ -123,10 +123,10 @@ impl Matrix {
         AxisId::first(self.axes.len()).skip(first).collect()
     }
 
-    /// All combinations of values of some axes (ascending), the last axis fastest.
+    /// All combinations of the values of some axes (ascending), the last axis fastest.
     ///
     /// # Errors
-    /// If they are more than `limit` allows.
+    /// If there are more than `limit`.
     pub(super) fn combinations(&self, axes: &[AxisId]) -> Result<Vec<Vec<u32>>, TooMany> {
         self.product(axes, self.limit)
     }
@@ -174,7 +174,7 @@ impl Matrix {
             });
             let Factor { positions, tuples } = &mut factors[factor];
             positions.push(position);
-            // An axis with an error has no draws. The whole group has no combinations then.
+            // An axis with an error has no draws. Then the whole group has no combinations.
             tuples.truncate(together.draws.len());
             tuples.iter_mut().zip(&together.draws).for_each(|(tuple, value)| tuple.push(*value));
         }
@@ -184,8 +184,8 @@ impl Matrix {
         factors
     }
 
-    /// Each combination once: in the order of the values, but draws in the order they are drawn, so that more of them
-    /// come behind those that were there.
+    /// Removes duplicate combinations and sorts the rest by their values. With draws, keeps the order in which they are
+    /// drawn, so that additional samples come last.
     fn distinct(&self, mut rows: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
         if self.axes[..self.shared].iter().any(|a| a.together.is_some()) {
             first_of_each(&mut rows);
@@ -196,7 +196,7 @@ impl Matrix {
         rows
     }
 
-    /// The `[matrix]` axis of a name.
+    /// The `[matrix]` axis with this name.
     pub(super) fn shared_axis(&self, name: &str) -> Option<AxisId> {
         self.axes.iter().take(self.shared).position(|a| a.name == name).map(AxisId::new)
     }
@@ -218,9 +218,9 @@ impl Matrix {
         let before = rows.len();
         rows.retain(|row| wanted.is_empty() || wanted.iter().any(|(axis, value)| row[axis.index()] != *value));
         if rows.len() == before {
-            diagnostics.error(&node.origin, "this excludes nothing");
+            diagnostics.error(&node.origin, "this excludes no combination");
         } else if rows.is_empty() {
-            diagnostics.error(&node.origin, "this excludes what was left of the matrix");
+            diagnostics.error(&node.origin, "this excludes all remaining combinations");
         }
     }
 
@@ -249,8 +249,8 @@ impl Matrix {
         if missing.is_empty() {
             rows.push(row.into_values().collect());
         } else {
-            let help = format!("give {} too", missing.join(", "));
-            diagnostics.error(&node.origin, "an included combination has a value for every axis").help(help);
+            let help = format!("add {}", missing.join(", "));
+            diagnostics.error(&node.origin, "an included combination needs a value for every axis").help(help);
         }
     }
 
@@ -280,18 +280,18 @@ fn as_table<'a>(node: &'a Node, name: &str, diagnostics: &mut Diagnostics) -> Op
     match &node.data {
         Data::Table(table) if !table.0.is_empty() => Some(table),
         Data::Table(_) => {
-            diagnostics.error(&node.origin, format!("an empty table in `{name}`"));
+            diagnostics.error(&node.origin, format!("`{name}` holds an empty table"));
             None
         }
         other => {
-            let message = format!("`{name}` holds tables such as {{ axis = value }}, not {}", other.describe());
+            let message = format!("`{name}` must hold tables such as {{ axis = value }}, not {}", other.describe());
             diagnostics.error(&node.origin, message);
             None
         }
     }
 }
 
-/// Whether an entry of a matrix is no axis.
+/// Whether an entry of a matrix is a setting and not an axis.
 fn is_setting(entry: &Entry) -> bool {
     match entry.name.as_str() {
         "include" | "exclude" => true,
@@ -307,7 +307,7 @@ fn limit(section: &Table, diagnostics: &mut Diagnostics) -> usize {
         ref other => {
             let most = grouped(MAX_POINTS as u128);
             let message = format!("`limit` must be an integer from 1 to {most}, not {}", other.value());
-            diagnostics.error(&entry.node.origin, message).help("the most points that a stage may have");
+            diagnostics.error(&entry.node.origin, message).help("`limit` is the largest number of points of a stage");
             LIMIT
         }
     }
@@ -318,7 +318,7 @@ fn first_of_each(rows: &mut Vec<Vec<u32>>) {
     rows.retain(|row| seen.insert(row.clone()));
 }
 
-/// 24000 as `24,000`.
+/// Formats 24000 as `24,000`.
 pub(super) fn grouped(n: u128) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);

@@ -1,8 +1,7 @@
-//! `-S path=value`: put into the tree before it is typed.
+//! `-S path=value`: overrides that are put into the tree before types are checked.
 //!
-//! A path is bare names or quoted ones with dots between them, as a TOML key:
-//! `stages.vad.at."distribution=gaussian".lr`. The value is TOML, or else the text as it stands: `-S
-//! stages.vad.distribution=uniform` needs no quotes.
+//! A path is a dotted TOML key of bare and quoted names: `stages.vad.at."distribution=gaussian".lr`. The value is TOML.
+//! If it is not valid TOML it is a string, so `-S stages.vad.distribution=uniform` needs no quotes.
 
 use std::ops::Range;
 
@@ -10,24 +9,24 @@ use super::read::{self, Text};
 use crate::diagnostic::{Diagnostics, Origin, Sources, nearest};
 use crate::value::{Data, Entry, Node, Table};
 
-/// A pipeline file has no use for deeper tables, and a tree of any depth could exhaust the stack.
+/// The deepest path. A tree of unlimited depth could exhaust the stack.
 const MAX_DEPTH: usize = 32;
 
-/// What can be wrong with the text of an override, and where in it.
+/// An error in the text of an override, and where in it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadPath {
     message: &'static str,
     span: Range<usize>,
 }
 
-/// A name of the path, and where it stands.
+/// A name in the path, and where it is written.
 #[derive(Debug, PartialEq, Eq)]
 struct Segment {
     name: String,
     span: Range<usize>,
 }
 
-/// Puts the overrides into the tree in their order; each becomes a source of its own.
+/// Puts the overrides into the tree in their order. Each becomes a separate source.
 pub(super) fn apply(overrides: &[String], root: &mut Table, sources: &mut Sources, diagnostics: &mut Diagnostics) {
     for text in overrides {
         let source = sources.add(format!("-S {text}"), text.as_str());
@@ -46,7 +45,7 @@ pub(super) fn apply(overrides: &[String], root: &mut Table, sources: &mut Source
     }
 }
 
-/// The path's names and the range of the value.
+/// Splits an override into the names of its path and the range of its value.
 fn split(text: &str) -> Result<(Vec<Segment>, Range<usize>), BadPath> {
     let mut path: Vec<Segment> = Vec::new();
     let mut at = 0;
@@ -68,21 +67,21 @@ fn split(text: &str) -> Result<(Vec<Segment>, Range<usize>), BadPath> {
             Some(b'.') => at = end + 1,
             Some(_) => {
                 let next = text.get(end..).and_then(|t| t.chars().next()).map_or(0, char::len_utf8);
-                return Err(BadPath { message: "a path can't hold this here", span: end..end + next });
+                return Err(BadPath { message: "unexpected character in the path", span: end..end + next });
             }
-            None => return Err(BadPath { message: "there is no `=value` behind this path", span: 0..text.len() }),
+            None => return Err(BadPath { message: "`=value` is missing after this path", span: 0..text.len() }),
         }
     }
 }
 
-/// The name that begins at a byte.
+/// The name that begins at byte `at`.
 fn segment(text: &str, at: usize) -> Result<Segment, BadPath> {
     let rest = text.get(at..).unwrap_or_default();
     let start = text.len() - rest.trim_start_matches([' ', '\t']).len();
     let rest = text.get(start..).unwrap_or_default();
     let (name, length) = match rest.as_bytes().first() {
         Some(quote @ (b'"' | b'\'')) => quoted(rest, *quote)
-            .ok_or(BadPath { message: "this quoted name is not closed or not TOML", span: start..text.len() })?,
+            .ok_or(BadPath { message: "this quoted name is not closed or not valid TOML", span: start..text.len() })?,
         _ => {
             let length = rest.bytes().take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')).count();
             (rest.get(..length).unwrap_or_default().to_owned(), length)
@@ -95,7 +94,7 @@ fn segment(text: &str, at: usize) -> Result<Segment, BadPath> {
     Ok(Segment { name, span: start..start + length })
 }
 
-/// A quoted name and the length of what it was written as.
+/// A quoted name, and its length as written.
 fn quoted(rest: &str, quote: u8) -> Option<(String, usize)> {
     let mut escaped = false;
     for (i, b) in rest.bytes().enumerate().skip(1) {
@@ -112,7 +111,7 @@ fn quoted(rest: &str, quote: u8) -> Option<(String, usize)> {
     None
 }
 
-/// Sets the value, making the tables on its way that are not there yet.
+/// Sets the value. Creates missing tables on the path.
 fn set(root: &mut Table, path: &[Segment], source: usize, node: Node, diagnostics: &mut Diagnostics) {
     let Some((last, above)) = path.split_last() else { return };
     let mut table = root;
@@ -131,7 +130,7 @@ fn set(root: &mut Table, path: &[Segment], source: usize, node: Node, diagnostic
             other => {
                 let path: Vec<&str> = path[..=depth].iter().map(|s| s.name.as_str()).collect();
                 let message = format!("`{}` is {}, not a table", path.join("."), other.describe());
-                diagnostics.error(&origin, message).help("an override can replace it as a whole");
+                diagnostics.error(&origin, message).help("an override can replace the whole value");
                 return;
             }
         }
@@ -140,9 +139,9 @@ fn set(root: &mut Table, path: &[Segment], source: usize, node: Node, diagnostic
     table.set(Entry { name: last.name.clone(), name_origin, node });
 }
 
-/// Reports overrides of parameters that nothing mentions. Any name may stand in `[params]`, so a misspelt one would
-/// otherwise change nothing, and the report would be about another experiment than its reader believes.
-pub(super) fn report_unheeded(root: &Table, file: usize, sources: &Sources, diagnostics: &mut Diagnostics) {
+/// Reports overrides of parameters that nothing uses. `[params]` accepts any name, so a misspelt override would
+/// otherwise have no effect, and the run would silently be another experiment.
+pub(super) fn report_unused_params(root: &Table, file: usize, sources: &Sources, diagnostics: &mut Diagnostics) {
     let Some(Data::Table(params)) = root.get("params").map(|node| &node.data) else { return };
     let spaceless = |text: &str| text.split_whitespace().collect::<String>();
     let texts: Vec<String> = sources.0.iter().map(|source| spaceless(&source.text)).collect();
@@ -158,7 +157,7 @@ pub(super) fn report_unheeded(root: &Table, file: usize, sources: &Sources, diag
         let others = params.0.iter().map(|e| e.name.as_str()).filter(|n| *n != entry.name);
         match nearest(&entry.name, others) {
             Some(near) => error.help(format!("did you mean `params.{near}`?")),
-            None => error.help(format!("a stage uses it by `${{params.{}}}`", entry.name)),
+            None => error.help(format!("a stage would use it as `${{params.{}}}`", entry.name)),
         };
     }
 }
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_toml_or_else_text() {
+    fn value_that_is_not_toml_is_string() {
         assert_eq!(value("", &["a.i=8", "a.f=1e-3", "a.b=true"]), "{ a = { b = true, f = 0.001, i = 8 } }");
         assert_eq!(value("", &["a=[64,32]"]), "{ a = [64, 32] }");
         assert_eq!(value("", &["a={ x = 1 }"]), "{ a = { x = 1 } }");
@@ -209,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn an_override_of_a_parameter_that_nothing_uses_is_a_mistake() {
+    fn override_of_unused_parameter_is_error() {
         let check = |set: &str| {
             let (mut sources, mut diagnostics) = (Sources::default(), Diagnostics::default());
             let text = "[params]\nepochs = 3\n[stages.a]\nn = \"${ params.epochs }\"\nm = \"${params.late}\"\n";
             let file = sources.add("p.toml", text);
             let mut root = read::document(text, file, &mut diagnostics);
             apply(&[set.to_owned()], &mut root, &mut sources, &mut diagnostics);
-            report_unheeded(&root, file, &sources, &mut diagnostics);
+            report_unused_params(&root, file, &sources, &mut diagnostics);
             diagnostics
                 .0
                 .into_iter()
@@ -224,13 +223,13 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(check("params.epochs=4"), [""; 0]);
-        assert_eq!(check("params.late=4"), [""; 0], "the file uses it without giving it a value");
+        assert_eq!(check("params.late=4"), [""; 0], "the file uses it without setting it");
         assert_eq!(check("params.epoch=4"), ["nothing uses the parameter `epoch`; did you mean `params.epochs`?"]);
-        assert_eq!(check("params.zz=4"), ["nothing uses the parameter `zz`; a stage uses it by `${params.zz}`"]);
+        assert_eq!(check("params.zz=4"), ["nothing uses the parameter `zz`; a stage would use it as `${params.zz}`"]);
     }
 
     #[test]
-    fn an_override_replaces_in_place_and_the_last_wins() {
+    fn override_keeps_position_and_last_one_wins() {
         let table = applied("[m]\nb = 1\na = 2\n", &["m.b=5", "m.b=6", "m.c=7"]).unwrap();
         let Data::Table(m) = &table.get("m").unwrap().data else { panic!("no table") };
         let found: Vec<_> = m.0.iter().map(|e| (e.name.as_str(), e.node.data.clone())).collect();
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_point_into_the_override() {
+    fn errors_quote_the_override() {
         let bad = |o: &str| applied("[params]\nepochs = 4\n", &[o]).unwrap_err();
         insta::assert_snapshot!(bad("params.epochs.x=1"), @r"
         error: `params.epochs` is an integer, not a table
@@ -247,7 +246,7 @@ mod tests {
         1 | params.epochs.x=1
           |        ^^^^^^
           |
-          = help: an override can replace it as a whole
+          = help: an override can replace the whole value
 
         1 error in the pipeline
         ");
@@ -263,7 +262,7 @@ mod tests {
         1 error in the pipeline
         ");
         insta::assert_snapshot!(bad("params.epochs"), @r"
-        error: there is no `=value` behind this path
+        error: `=value` is missing after this path
          --> -S params.epochs:1:1
           |
         1 | params.epochs
@@ -285,7 +284,7 @@ mod tests {
         1 error in the pipeline
         ");
         insta::assert_snapshot!(bad("params.\"x=1"), @r#"
-        error: this quoted name is not closed or not TOML
+        error: this quoted name is not closed or not valid TOML
          --> -S params."x=1:1:8
           |
         1 | params."x=1
@@ -296,7 +295,7 @@ mod tests {
         1 error in the pipeline
         "#);
         insta::assert_snapshot!(bad("params/x=1"), @r"
-        error: a path can't hold this here
+        error: unexpected character in the path
          --> -S params/x=1:1:7
           |
         1 | params/x=1
@@ -310,12 +309,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in "[a-c.\"'=\\\\ {}\\[\\]é$\n0-9]{0,20}") {
+        fn no_override_panics(text in "[a-c.\"'=\\\\ {}\\[\\]é$\n0-9]{0,20}") {
             let _ = applied("[a]\nb = 1\nc = { d = 2 }\n", &[&text]);
         }
 
         #[test]
-        fn what_is_quoted_comes_back(name in "[^\\pC'\"\\\\]{1,12}") {
+        fn quoted_name_parses_to_itself(name in "[^\\pC'\"\\\\]{1,12}") {
             let quoted = format!("'{name}'.x=1");
             prop_assert_eq!(names(&quoted).unwrap().0, vec![name, "x".to_owned()]);
         }

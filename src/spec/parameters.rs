@@ -1,9 +1,7 @@
-//! A stage's parameters for each of its points: overrides of `at` laid over them, references replaced, parsed by the
-//! kind.
+//! A stage's parameters for each of its points: overridden by `at`, with references replaced, and parsed by the kind.
 //!
-//! Parsing is done once for each combination of the axes that matter to it. Where two matching `at` set one field, the
-//! one with more coordinates wins; two with equally many are an error, so that the order they are written in means
-//! nothing.
+//! Parameters are parsed once for each combination of the axes that they depend on. If two matching `at` set the same
+//! field, the one with more coordinates wins. If they have equally many it is an error, so their order does not matter.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -18,7 +16,7 @@ use crate::id::{PointName, StageId};
 use crate::stage::{GivenInput, Params, ParsedStage, StageKind};
 use crate::value::{Data, Entry, Node, Table};
 
-/// After so many different errors in one stage its other combinations are not looked at.
+/// After this many different errors in a stage, its other combinations are not checked.
 const ENOUGH_ERRORS: usize = 20;
 
 /// The input for the expansion of stages to points.
@@ -51,13 +49,13 @@ impl Expansion<'_> {
 
 /// A stage's parameters for some of its points.
 pub(super) struct Parsed {
-    /// Its kind, what to run, and the canonical parameters.
+    /// Its kind, the stage to run, and the canonical parameters.
     pub(super) stage: ParsedStage,
-    /// Its own seed or the pipeline's.
+    /// Its own seed, or else the pipeline's.
     pub(super) seed: i64,
 }
 
-/// Parses one stage.
+/// Parses the parameters of one stage.
 pub(super) struct Parser<'a> {
     whole: &'a Expansion<'a>,
     stage: StageId,
@@ -65,15 +63,15 @@ pub(super) struct Parser<'a> {
     at: Vec<Pattern<'a>>,
 }
 
-/// An `at`, looked up.
+/// An `at` with its axes and values resolved.
 struct Pattern<'a> {
     at: &'a At<'a>,
-    /// Position of the axis in the stage's axes, index of the value.
+    /// For each coordinate, the position of its axis in the stage's axes and the index of its value.
     coordinates: Vec<(usize, u32)>,
 }
 
 impl<'a> Parser<'a> {
-    /// `None` where the kind or the axes are not known, which was reported.
+    /// `None` if the kind is unknown, which was reported.
     pub(super) fn new(whole: &'a Expansion<'a>, stage: StageId, diagnostics: &mut Diagnostics) -> Option<Self> {
         let (draft, shape) = (whole.draft(stage), whole.shape(stage));
         let mut at = Vec::new();
@@ -100,7 +98,7 @@ impl<'a> Parser<'a> {
         Some(Self { whole, stage, kind: draft.kind.as_deref()?, at })
     }
 
-    /// The different parameters, and for each row which of them are its; `None` after an error.
+    /// The distinct variants of the parameters, and for each row the index of its variant. `None` after an error.
     pub(super) fn rows(&self, diagnostics: &mut Diagnostics) -> Option<(Vec<Parsed>, Vec<usize>)> {
         let shape = self.whole.shape(self.stage);
         let before = diagnostics.0.len();
@@ -122,7 +120,7 @@ impl<'a> Parser<'a> {
             let from = diagnostics.0.len();
             variants.extend(self.variant(row, &at, diagnostics));
             self.label(diagnostics, from);
-            // The index in `variants` as long as nothing is wrong.
+            // This is the index in `variants` as long as there are no errors.
             let variant = known.len();
             errors.add(variant, diagnostics.0.split_off(from));
             known.insert(key, variant);
@@ -144,7 +142,7 @@ impl<'a> Parser<'a> {
         (diagnostics.0.len() == before && variants.len() == known.len()).then_some((variants, of_row))
     }
 
-    /// The parameters of the points that are like this row; `None` after an error.
+    /// The parameters of all points that agree with this row on the relevant axes. `None` after an error.
     fn variant(&self, row: &[u32], at: &[&Pattern<'_>], diagnostics: &mut Diagnostics) -> Option<Parsed> {
         let draft = self.whole.draft(self.stage);
         let shape = self.whole.shape(self.stage);
@@ -175,11 +173,11 @@ impl<'a> Parser<'a> {
             }
         };
         let from = diagnostics.0.len();
-        let kinds = |input: &'a DraftInput| {
-            input.members.iter().filter_map(|m| self.whole.drafts[m.stage.index()].kind.as_deref()).collect()
+        let given = |input: &'a DraftInput| {
+            let kinds = input.members.iter().filter_map(|m| self.whole.drafts[m.stage.index()].kind.as_ref());
+            let provides = kinds.map(|kind| kind.provides()).collect();
+            GivenInput { role: &input.role, place: &input.role_origin, provides }
         };
-        let given =
-            |input: &'a DraftInput| GivenInput { role: &input.role, place: &input.role_origin, kinds: kinds(input) };
         let inputs: Vec<GivenInput<'_>> = draft.inputs.iter().map(given).collect();
         let mut params = Params::new(&table, draft.origin.clone(), &RESERVED, diagnostics);
         if !draft.unreadable {
@@ -188,7 +186,7 @@ impl<'a> Parser<'a> {
         let stage = self.kind.parse(&mut params);
         let params = params.finish();
         if !complete {
-            // What seems to be missing may only have a reference that led nowhere.
+            // A field that seems to be missing may only have a bad reference, which was reported.
             let mut found = diagnostics.0.split_off(from);
             found.retain(|d| d.origin.as_ref() != Some(draft.origin));
             diagnostics.0.extend(found);
@@ -198,8 +196,8 @@ impl<'a> Parser<'a> {
         Some(Parsed { stage: ParsedStage { kind, stage, params }, seed })
     }
 
-    /// A value that a reference brought in is faulted where it is written, which may be far from the stage: says whose
-    /// error it is.
+    /// Adds the stage's name to errors about values from elsewhere. They are reported where the value is written, which
+    /// may be far from the stage.
     fn label(&self, diagnostics: &mut Diagnostics, from: usize) {
         let draft = self.whole.draft(self.stage);
         for diagnostic in diagnostics.0.iter_mut().skip(from) {
@@ -211,7 +209,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// Whether a place is in a table, or in a text of it.
+/// Whether a place is in a table, or in one of its strings.
 fn within(table: &Table, place: &Origin) -> bool {
     fn node(n: &Node, place: &Origin) -> bool {
         let text = n.origin.source == place.source
@@ -226,8 +224,7 @@ fn within(table: &Table, place: &Origin) -> bool {
     table.0.iter().any(|e| e.name_origin == *place || node(&e.node, place))
 }
 
-/// A stage's own parameters with the matching overrides laid over them by name; `None` where they contradict each
-/// other.
+/// A stage's own parameters, overridden by name with those of the matching `at`. `None` if these contradict each other.
 fn merged(table: &Table, at: &[&Pattern<'_>], diagnostics: &mut Diagnostics) -> Option<Table> {
     let is_ours = |e: &&Entry| is_parameter(&e.name) || e.name == "seed";
     let mut chosen: BTreeMap<&str, (&Entry, &Pattern<'_>)> = BTreeMap::new();
@@ -240,8 +237,9 @@ fn merged(table: &Table, at: &[&Pattern<'_>], diagnostics: &mut Diagnostics) -> 
                 None => drop(chosen.insert(&entry.name, (entry, pattern))),
                 Some((_, rival)) if rival.coordinates.len() == pattern.coordinates.len() => {
                     fine = false;
-                    let message = format!("`{}` is set for the same points by {:?}", entry.name, written(rival.at));
-                    let help = "say which is meant in an `at` that has the coordinates of both";
+                    let message =
+                        format!("`{}` is also set by {:?} for some of these points", entry.name, written(rival.at));
+                    let help = "set it in an `at` with the coordinates of both";
                     diagnostics.error(&entry.name_origin, message).help(help);
                 }
                 Some(_) => {}

@@ -2,13 +2,13 @@
 //!
 //! ```toml
 //! [matrix.prune]
-//! metric = "ad.loss"      # a training stage, and a figure that it has for every epoch
-//! mode = "min"            # or "max"; "min" if nothing is said
-//! rungs = [5, 20, 50]     # after so many epochs points are compared; none: nothing is pruned
-//! reduction = 3           # the best third goes on
+//! metric = "ad.loss"      # a training stage, and a metric that it has for each epoch
+//! mode = "min"            # or "max"; default "min"
+//! rungs = [5, 20, 50]     # points are compared after these epochs; an empty list prunes nothing
+//! reduction = 3           # the best third continues
 //! ```
 //!
-//! Here it is only read and checked; what it decides is said in [`crate::plan::Bracket`].
+//! This module only reads and checks the section. [`crate::plan::Bracket`] makes the decisions.
 
 use super::errors::suggest;
 use super::pipeline::{Mode, Point, Prune, StageSpec};
@@ -17,10 +17,10 @@ use crate::id::StageId;
 use crate::stage::Params;
 use crate::value::{Data, Entry, Node, Table};
 
-/// Halving would keep too many of few points, and the papers take 3 or 4.
+/// The default. The papers use 3 or 4; with 2, too many points would continue.
 const REDUCTION: i64 = 3;
 
-/// Reads `prune` of `[matrix]`. The stages and points are only looked at if they are right.
+/// Reads `prune` of `[matrix]`. Checks it against the stages and points only if these have no errors.
 pub(super) fn read(
     matrix: &Table,
     stages: &[StageSpec],
@@ -63,8 +63,8 @@ fn stage_and_curve(
     diagnostics: &mut Diagnostics,
 ) -> Option<(StageId, String)> {
     let Some((name, curve)) = metric.split_once('.') else {
-        let message = format!("{metric:?} is not a stage and one of its figures");
-        diagnostics.error(&place.origin, message).help("write `stage.figure`, such as `ad.loss`");
+        let message = format!("{metric:?} is not of the form `stage.metric`");
+        diagnostics.error(&place.origin, message).help("write for example `ad.loss`");
         return None;
     };
     let Some(index) = stages.iter().position(|s| s.name == name) else {
@@ -76,14 +76,14 @@ fn stage_and_curve(
     let first = points.get(stage.points.start.index())?;
     let curves = first.parsed.stage.curves();
     if first.parsed.stage.epochs().is_none() || curves.is_empty() {
-        let message = format!("stage `{name}` has no figures for every epoch: it is no training");
-        diagnostics.error(&place.origin, message).help("name the training whose points are to be compared");
+        let message = format!("stage `{name}` is not a training, so it has no metrics for each epoch");
+        diagnostics.error(&place.origin, message).help("name the training stage whose points are compared");
     } else if !curves.contains(&curve) {
-        let message = format!("kind `{}` has no figure `{curve}` for every epoch", stage.kind);
+        let message = format!("kind `{}` has no metric `{curve}` for each epoch", stage.kind);
         suggest(diagnostics, &place.origin, message, curve, curves.iter().copied());
     } else if stage.axes.is_empty() {
-        let message = format!("stage `{name}` has no axis: there is nothing to compare");
-        diagnostics.error(&place.origin, message).help("mention an axis in it, or take `prune` away");
+        let message = format!("stage `{name}` has no axes, so there are no points to compare");
+        diagnostics.error(&place.origin, message).help("use an axis in the stage, or remove `prune`");
     } else {
         return Some((StageId::new(index), curve.to_owned()));
     }
@@ -99,15 +99,15 @@ fn check_rungs(
 ) -> Option<()> {
     let Data::List(written) = &place.data else { return None };
     if let Some(at) = rungs.windows(2).position(|pair| pair[0] >= pair[1]) {
-        let message = format!("after {} comes {}: rungs must ascend", rungs[at], rungs[at + 1]);
+        let message = format!("rungs must ascend, but {} follows {}", rungs[at + 1], rungs[at]);
         diagnostics.error(&written.get(at + 1)?.origin, message);
         return None;
     }
     let shortest = points[stage.range()].iter().filter_map(|p| Some((p.parsed.stage.epochs()?.total(), p)));
     let (epochs, point) = shortest.min_by_key(|(epochs, _)| *epochs)?;
     if let Some(at) = rungs.iter().position(|r| *r >= epochs) {
-        let message = format!("`{}` has {epochs} epochs, so it can't be stopped after {}", point.name, rungs[at]);
-        let help = "rungs are epochs before the last; `-S matrix.prune.rungs=[]` prunes nothing";
+        let message = format!("`{}` has {epochs} epochs, so it can't be pruned after {}", point.name, rungs[at]);
+        let help = "rungs must be before the last epoch; `-S matrix.prune.rungs=[]` turns pruning off";
         diagnostics.error(&written.get(at)?.origin, message).help(help);
         return None;
     }

@@ -1,11 +1,11 @@
-//! TOML text as a tree of nodes with places. Reports every syntax error it finds, not only the first.
+//! Turns TOML text into a tree of nodes with places. Reports all syntax errors, not only the first.
 
 use toml::de::{DeTable, DeValue};
 
 use crate::diagnostic::{Diagnostics, Origin};
 use crate::value::{Data, Entry, Node, Table};
 
-/// Where the pieces of one text come from: its index in `Sources`, and how far into it this text begins.
+/// The origin of a TOML text: a source, and an offset in it.
 #[derive(Clone, Copy)]
 pub(super) struct Text {
     /// Index in `Sources`.
@@ -20,19 +20,19 @@ impl Text {
     }
 }
 
-/// A whole document. After a syntax error the tree holds what could still be made out.
+/// Reads a whole document. After a syntax error the tree holds everything that could still be parsed.
 pub(super) fn document(text: &str, source: usize, diagnostics: &mut Diagnostics) -> Table {
     let place = Text { source, offset: 0 };
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in errors {
         let span = error.span().unwrap_or(text.len()..text.len());
-        diagnostics.error(&place.origin(span), format!("this is not TOML: {}", error.message()));
+        diagnostics.error(&place.origin(span), format!("invalid TOML: {}", error.message()));
     }
     self::table(table.get_ref(), place, diagnostics)
 }
 
-/// A single value, such as stands on the right of an override; `None` if it is no TOML value or none that a pipeline
-/// can hold.
+/// Reads a single value, such as the right side of an override. `None` if it is not a TOML value, or is of a type that
+/// a pipeline can't hold.
 pub(super) fn value(text: &str, place: Text) -> Option<Node> {
     let (value, errors) = DeValue::parse_recoverable(text);
     if !errors.is_empty() {
@@ -44,7 +44,7 @@ pub(super) fn value(text: &str, place: Text) -> Option<Node> {
     diagnostics.is_empty().then_some(node)
 }
 
-/// The crate orders a table by name; here the order is that of the text, which decides the order of axes and points.
+/// Restores the order of the text, which is the order of axes and points. The `toml` crate sorts a table by name.
 fn table(table: &DeTable<'_>, place: Text, diagnostics: &mut Diagnostics) -> Table {
     let mut entries: Vec<Entry> = table
         .iter()
@@ -64,7 +64,7 @@ fn node(value: &DeValue<'_>, origin: Origin, place: Text, diagnostics: &mut Diag
         DeValue::Integer(v) => match i64::from_str_radix(v.as_str(), v.radix()) {
             Ok(v) => Data::Int(v),
             Err(_) => {
-                diagnostics.error(&origin, "this integer does not fit into 64 bits");
+                diagnostics.error(&origin, "this integer does not fit in 64 bits");
                 return None;
             }
         },
@@ -76,7 +76,7 @@ fn node(value: &DeValue<'_>, origin: Origin, place: Text, diagnostics: &mut Diag
             }
         },
         DeValue::Datetime(_) => {
-            diagnostics.error(&origin, "a pipeline holds no dates").help("write it as a string, in quotes");
+            diagnostics.error(&origin, "a pipeline can't hold dates").help("write it as a string, in quotes");
             return None;
         }
         DeValue::Array(items) => {

@@ -1,5 +1,5 @@
-//! Compares the inputs of each stage with the roles of its kind: every role asks for capabilities, and the kinds of the
-//! stages in it must provide them.
+//! Compares the inputs of each stage with the roles of its kind. Every role needs capabilities, and the kinds of its
+//! input stages must provide them.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::stage::{Capability, Registry, Role, Roles, StageKind};
 pub(super) fn check(drafts: &[Draft<'_>], registry: &Registry, diagnostics: &mut Diagnostics) {
     for draft in drafts.iter().filter(|d| !d.unreadable) {
         let Some(kind) = &draft.kind else { continue };
-        let Roles::Fixed(roles) = kind.roles() else { continue };
+        let Roles::Fixed(roles) = kind.about().roles else { continue };
         for role in roles.iter().filter(|r| !r.optional) {
             if !draft.inputs.iter().any(|i| i.role == role.name) {
                 let message = format!("stage `{}` has no input `{}`", draft.name, role.name);
@@ -75,9 +75,10 @@ fn check_role(
     }
 }
 
-/// Which other stages of the pipeline provide what a role needs, or else which kinds; none if any stage will do.
+/// Names the other stages of the pipeline that provide what a role needs, or else the kinds that do. `None` if the role
+/// accepts any stage.
 fn providers(draft: &Draft<'_>, role: &Role, drafts: &[Draft<'_>], registry: &Registry) -> Option<String> {
-    /// More names than these are not read.
+    /// The most names in a message.
     const MOST: usize = 10;
     if role.needs.is_empty() {
         return None;

@@ -1,8 +1,9 @@
-//! The runner's own fields of a stage's table: `kind`, `inputs`, `matrix`, `at` and `seed`. Everything else is the
-//! kind's.
+//! The fields of a stage's table that the runner reads: `kind`, `inputs`, `matrix`, `at` and `seed`. All other fields
+//! are parameters of the kind.
 //!
-//! An input is written `stage`, `stage@axis=value` (that coordinate fixed, other axes flow on) or, in a list,
-//! `stage@axis=*` (gathered over that axis) and `stage@*` (gathered over all).
+//! An input is written `stage`, or `stage@axis=value` to fix a coordinate; the reading stage gets all other axes of the
+//! input. A list can also hold `stage@axis=*`, which gathers over this axis, and `stage@*`, which gathers over all
+//! axes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::value::{Data, Entry, Node, Table};
 /// The fields that the runner reads in a stage's table.
 pub(super) const RESERVED: [&str; 5] = ["kind", "inputs", "matrix", "at", "seed"];
 
-/// A stage as written, its references to stages looked up.
+/// A stage as written, with its references to other stages resolved.
 pub(super) struct Draft<'a> {
     /// Its name.
     pub(super) name: &'a str,
@@ -26,21 +27,21 @@ pub(super) struct Draft<'a> {
     pub(super) origin: &'a Origin,
     /// Its table.
     pub(super) table: &'a Table,
-    /// Its kind's name; empty where none can be read.
+    /// The name of its kind. Empty if it can't be read.
     pub(super) kind_name: String,
-    /// The kind of that name, if there is one.
+    /// The kind with that name, if it exists.
     pub(super) kind: Option<Arc<dyn StageKind>>,
-    /// Its inputs, without the names that no stage has.
+    /// Its inputs, without references to unknown stages.
     pub(super) inputs: Vec<DraftInput>,
-    /// `inputs` is malformed, which is reported; the inputs are not known.
+    /// The inputs are unknown: `inputs` is malformed, which was reported.
     pub(super) unreadable: bool,
     /// The axes it declares.
     pub(super) own_axes: Vec<AxisId>,
-    /// The axes it mentions in its parameters, and where.
+    /// The axes that its parameters use, and where.
     pub(super) mentions: Vec<(String, Origin)>,
-    /// Its overrides for some points.
+    /// Its values for some points.
     pub(super) at: Vec<At<'a>>,
-    /// An error in its inputs or axes is reported; other errors may only follow from that one.
+    /// An error in its inputs or axes was reported, so further errors may only be consequences.
     pub(super) tainted: bool,
 }
 
@@ -62,7 +63,7 @@ pub(super) struct DraftInput {
 pub(super) struct Member {
     /// The stage.
     pub(super) stage: StageId,
-    /// Gathers over all axes.
+    /// Whether it gathers over all axes.
     pub(super) all: bool,
     /// Coordinates that are fixed or gathered, by the name of their axis.
     pub(super) picks: Vec<(String, Pick)>,
@@ -70,7 +71,7 @@ pub(super) struct Member {
     pub(super) origin: Origin,
 }
 
-/// What a reference says about an axis.
+/// What a reference selects on an axis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Pick {
     /// This value, as written.
@@ -79,19 +80,19 @@ pub(super) enum Pick {
     All,
 }
 
-/// Overrides for the points that match.
+/// Values for the points that match.
 pub(super) struct At<'a> {
     /// The coordinates, axis and value as written.
     pub(super) coordinates: Vec<(String, String)>,
-    /// The place of the coordinates.
+    /// Where the coordinates are written.
     pub(super) origin: &'a Origin,
-    /// What is overridden.
+    /// The values.
     pub(super) table: &'a Table,
 }
 
-/// What is needed to read a stage.
+/// Reads stages.
 pub(super) struct Reader<'a> {
-    /// The kinds there are.
+    /// The known kinds.
     pub(super) registry: &'a Registry,
     /// All texts.
     pub(super) sources: &'a Sources,
@@ -102,8 +103,8 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Reads the `[stages]` section; the stages' axes are added to the matrix. Every stage in `names` gets a draft, so
-    /// that ids hold.
+    /// Reads the `[stages]` section, and adds the stages' axes to the matrix. Every stage in `names` gets a draft, so
+    /// that ids are indices of drafts.
     pub(super) fn stages(
         &self,
         section: &'a Table,
@@ -115,7 +116,7 @@ impl<'a> Reader<'a> {
         for (id, entry) in StageId::first(section.0.len()).zip(&section.0) {
             if let Some(other) = seen.insert(entry.name.to_lowercase(), &entry.name) {
                 let message = format!("stages `{other}` and `{}` differ only in case", entry.name);
-                let help = "their points' names become names of files, where case may make no difference";
+                let help = "point names become file names, and some file systems ignore case";
                 diagnostics.error(&entry.name_origin, message).help(help);
             }
             drafts.push(match &entry.node.data {
@@ -178,7 +179,7 @@ impl<'a> Reader<'a> {
         let Some(written) = table.get("kind") else {
             let kinds: Vec<&str> = self.registry.iter().map(|k| k.name()).collect();
             let error = diagnostics.error(&entry.name_origin, format!("stage `{}` has no `kind`", entry.name));
-            error.help(format!("one of {}", kinds.join(", ")));
+            error.help(format!("choose one of {}", kinds.join(", ")));
             return (String::new(), None);
         };
         let Some(node) = self.filled(written, diagnostics) else { return (String::new(), None) };
@@ -211,8 +212,8 @@ impl<'a> Reader<'a> {
                 _ => (false, vec![&entry.node]),
             };
             if nodes.is_empty() {
-                let message = format!("the list of `{}` is empty", entry.name);
-                diagnostics.error(&entry.node.origin, message).help("leave the role out, or name a stage");
+                let message = format!("the list of input `{}` is empty", entry.name);
+                diagnostics.error(&entry.node.origin, message).help("remove the role, or name a stage");
             }
             let members: Vec<Member> =
                 nodes.into_iter().filter_map(|n| self.member(reader, n, list, diagnostics)).collect();
@@ -245,7 +246,7 @@ impl<'a> Reader<'a> {
             _ => vec![],
         };
         if !list && (all || picks.iter().any(|(_, p)| *p == Pick::All)) {
-            let error = diagnostics.error(&node.origin, format!("`{text}` gathers points, which takes a list"));
+            let error = diagnostics.error(&node.origin, format!("`{text}` gathers points, so it must be in a list"));
             error.help(format!("[\"{text}\"]"));
             return None;
         }
@@ -259,7 +260,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Takes the place of a stage that is not a table, which is reported.
+/// A placeholder for a stage that is not a table. That error was reported.
 fn no_stage(entry: &Entry) -> Draft<'_> {
     const EMPTY: &Table = &Table(Vec::new());
     Draft {
@@ -282,7 +283,7 @@ pub(super) fn is_parameter(name: &str) -> bool {
     !RESERVED.contains(&name)
 }
 
-/// `axis=value,axis=value`, no axis twice.
+/// Reads `axis=value,axis=value`. Each axis may occur once.
 fn coordinates(
     text: &str,
     origin: &Origin,
@@ -293,9 +294,9 @@ fn coordinates(
     for part in PointName::split_coordinates(text) {
         let (axis, value) = PointName::split_coordinate(part).map_or((part.trim(), ""), |(a, v)| (a.trim(), v.trim()));
         let message = if axis.is_empty() || value.is_empty() {
-            format!("{part:?} is not `axis=value`")
+            format!("{part:?} is not of the form `axis=value`")
         } else if found.iter().any(|(a, _)| a == axis) {
-            format!("axis `{axis}` stands here twice")
+            format!("axis `{axis}` is given twice")
         } else {
             found.push((axis.to_owned(), value.to_owned()));
             continue;
@@ -321,13 +322,13 @@ fn at<'a>(table: &'a Table, diagnostics: &mut Diagnostics) -> Vec<At<'a>> {
     let mut found = Vec::new();
     for entry in &blocks.0 {
         let Data::Table(table) = &entry.node.data else {
-            let message = format!("`at` holds tables by coordinates, not {}", entry.node.data.describe());
+            let message = format!("each entry of `at` must be a table, not {}", entry.node.data.describe());
             diagnostics.error(&entry.name_origin, message).help(help);
             continue;
         };
         for field in table.0.iter().filter(|e| !is_parameter(&e.name) && e.name != "seed") {
             let message = format!("`{}` can't differ between the points of a stage", field.name);
-            diagnostics.error(&field.name_origin, message).help("make it two stages");
+            diagnostics.error(&field.name_origin, message).help("write two stages instead");
         }
         let none = Sources::default();
         if let Some(coordinates) = coordinates(&entry.name, &entry.name_origin, &none, diagnostics) {

@@ -1,9 +1,9 @@
-//! References in texts: `${params.x}` and `${matrix.axis}`; `$${` is a literal `${`.
+//! References in strings: `${params.x}` and `${matrix.axis}`. `$${` is a literal `${`.
 //!
-//! A text that is only a reference becomes the value itself, type and place included, so that an error about it points
-//! at where the value is written. Inside a longer text a value becomes text. What a reference brought in is not scanned
-//! again, so a value can't smuggle in another reference. Parameters may refer to parameters, in any order, but not in a
-//! ring.
+//! A string that is only a reference is replaced by the value, which keeps its type and its place, so that an error
+//! about it quotes where the value is written. In a longer string the value is inserted as text. Inserted text is not
+//! scanned again, so a value can't bring in further references. Parameters may refer to parameters in any order, but
+//! not in a cycle.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,18 +15,18 @@ use super::errors::suggest;
 use crate::diagnostic::{Diagnostics, Origin, Sources};
 use crate::value::{Data, Entry, Node, Table};
 
-/// How large all that references bring in may grow, in bytes and nodes: parameters that double each other would
-/// otherwise fill the memory.
+/// The largest total size of replacements, in bytes and nodes. Without a limit, parameters that double each other would
+/// exhaust the memory.
 const MAX_GROWTH: usize = 16_000_000;
 
-/// A piece of a text.
+/// A piece of a string.
 #[derive(Debug, PartialEq, Eq)]
 enum Piece<'a> {
-    /// To be taken as it is.
+    /// Literal text.
     Literal(&'a str),
-    /// `${…}`: all of it, and what stands inside.
+    /// `${…}`: with the braces, and without.
     Reference { whole: &'a str, inner: &'a str },
-    /// `${` that is not closed, with the rest of the text.
+    /// A `${` that is not closed, with the rest of the string.
     Open(&'a str),
 }
 
@@ -54,10 +54,10 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
     found
 }
 
-/// What a reference names.
+/// The target of a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target<'a> {
-    /// A parameter, perhaps a value inside one: `model.size`.
+    /// A parameter, or a value inside one: `model.size`.
     Param(&'a str),
     /// An axis.
     Axis(&'a str),
@@ -71,7 +71,7 @@ fn target(inner: &str) -> Option<Target<'_>> {
     }
 }
 
-/// Calls `found` for every axis that is mentioned in a node.
+/// Calls `found` for every axis that a node uses.
 pub(super) fn mentions(node: &Node, sources: &Sources, found: &mut impl FnMut(&str, Origin)) {
     references(node, &mut |node, whole, target| {
         if let Target::Axis(axis) = target {
@@ -97,7 +97,7 @@ fn references(node: &Node, found: &mut impl FnMut(&Node, &str, Target<'_>)) {
     }
 }
 
-/// The place of a stretch of a text: exact where the text has it verbatim, else the whole text.
+/// The place of a part of a string, if the source contains it verbatim. Otherwise the place of the whole string.
 pub(super) fn part_of(sources: &Sources, origin: &Origin, part: &str) -> Origin {
     let written = sources.0.get(origin.source).and_then(|s| s.text.get(origin.span.clone()));
     match written.and_then(|w| w.find(part)) {
@@ -109,25 +109,25 @@ pub(super) fn part_of(sources: &Sources, origin: &Origin, part: &str) -> Origin 
     }
 }
 
-/// What references may name, and where.
+/// The values that references can use.
 pub(super) struct Scope<'a> {
     /// Resolved parameters by name.
     pub(super) params: &'a BTreeMap<String, Node>,
-    /// For exact places.
+    /// All texts, for exact places.
     pub(super) sources: &'a Sources,
-    /// The values of axes here; none where no axis can be mentioned.
+    /// The values of the axes. `None` where axes can't be used.
     pub(super) axes: Option<&'a BTreeMap<&'a str, &'a Node>>,
-    /// How much references may still bring in.
+    /// The size that replacements may still add.
     pub(super) budget: usize,
 }
 
 impl<'a> Scope<'a> {
-    /// Where only parameters can be mentioned.
+    /// A scope in which only parameters can be used.
     pub(super) fn of_params(params: &'a BTreeMap<String, Node>, sources: &'a Sources) -> Self {
         Self { params, sources, axes: None, budget: MAX_GROWTH }
     }
 
-    /// The node with all references replaced; `None` after an error.
+    /// The node with all references replaced. `None` after an error.
     pub(super) fn fill(&mut self, node: &Node, diagnostics: &mut Diagnostics) -> Option<Node> {
         let data = match &node.data {
             Data::Text(text) if text.contains("${") => return self.fill_text(node, text, diagnostics),
@@ -141,7 +141,7 @@ impl<'a> Scope<'a> {
         Some(Node { data, origin: node.origin.clone() })
     }
 
-    /// A table with all references replaced; `None` after an error.
+    /// A table with all references replaced. `None` after an error.
     pub(super) fn fill_table(&mut self, table: &Table, diagnostics: &mut Diagnostics) -> Option<Table> {
         let filled: Vec<Option<Entry>> = table
             .0
@@ -168,7 +168,7 @@ impl<'a> Scope<'a> {
         Some(Node { data: Data::Text(filled), origin: node.origin.clone() })
     }
 
-    /// A piece of a longer text.
+    /// The text of a piece of a longer string.
     fn part<'t>(&mut self, piece: Piece<'t>, origin: &Origin, diagnostics: &mut Diagnostics) -> Option<Cow<'t, str>> {
         match piece {
             Piece::Literal(literal) => Some(Cow::Borrowed(literal)),
@@ -182,7 +182,7 @@ impl<'a> Scope<'a> {
                 let value = self.look_up(inner, &place, diagnostics)?;
                 let Some(text) = as_text(&value.data) else {
                     let what = value.data.describe();
-                    let message = format!("`{whole}` is {what}, which can't stand inside a longer text");
+                    let message = format!("`{whole}` is {what}, which can't be part of a longer string");
                     diagnostics.error(&place, message);
                     return None;
                 };
@@ -197,7 +197,7 @@ impl<'a> Scope<'a> {
             self.budget = left;
             return Some(());
         }
-        diagnostics.error(place, "the references up to here bring in more than 16 MB");
+        diagnostics.error(place, "the references up to here expand to more than 16 MB");
         None
     }
 
@@ -205,17 +205,17 @@ impl<'a> Scope<'a> {
         match target(inner) {
             Some(Target::Param(path)) => self.param(path, place, diagnostics),
             Some(Target::Axis(axis)) => match self.axes {
-                // One that is missing was reported when the stage's axes were found.
+                // A missing axis was reported when the stage's axes were found.
                 Some(axes) => axes.get(axis).copied(),
                 None => {
-                    let help = "only a stage's parameters and `seed` can mention an axis";
-                    diagnostics.error(place, "no axis can be mentioned here").help(help);
+                    let help = "only a stage's parameters and `seed` can use an axis";
+                    diagnostics.error(place, "an axis can't be used here").help(help);
                     None
                 }
             },
             None => {
-                let help = "`${params.x}` and `${matrix.axis}` are known; write `$${` for a literal `${`";
-                diagnostics.error(place, format!("`{inner}` refers to nothing")).help(help);
+                let help = "use `${params.x}` or `${matrix.axis}`; write `$${` for a literal `${`";
+                diagnostics.error(place, format!("`{inner}` is not a valid reference")).help(help);
                 None
             }
         }
@@ -225,7 +225,7 @@ impl<'a> Scope<'a> {
         let mut names = path.split('.');
         let first = names.next().unwrap_or_default();
         let Some(mut node) = self.params.get(first) else {
-            let error = format!("there is no parameter `{first}` in [params]");
+            let error = format!("[params] has no parameter `{first}`");
             suggest(diagnostics, place, error, first, self.params.keys().map(String::as_str));
             return None;
         };
@@ -245,7 +245,8 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// A number, a boolean or a text as text: floats in the shortest form that reads back the same. None for the rest.
+/// A string, a number or a boolean as text, with floats in the shortest form that parses to the same number. `None` for
+/// a list or a table.
 pub(super) fn as_text(data: &Data) -> Option<String> {
     match data {
         Data::Text(v) => Some(v.clone()),
@@ -263,7 +264,7 @@ fn size(node: &Node) -> usize {
     }
 }
 
-/// The `[params]` section with all references between parameters replaced. Those that can't be are left out.
+/// The `[params]` section with all references between parameters replaced.
 pub(super) fn params(section: &Table, sources: &Sources, diagnostics: &mut Diagnostics) -> BTreeMap<String, Node> {
     let index: BTreeMap<&str, usize> = section.0.iter().enumerate().map(|(i, e)| (e.name.as_str(), i)).collect();
     let mut graph: DiGraph<(), ()> = DiGraph::new();
@@ -282,16 +283,16 @@ pub(super) fn params(section: &Table, sources: &Sources, diagnostics: &mut Diagn
     let mut resolved = BTreeMap::new();
     let mut broken: Vec<bool> = vec![false; section.0.len()];
     let mut budget = MAX_GROWTH;
-    // Components come in an order in which what is referred to stands first.
-    for mut ring in kosaraju_scc(&graph) {
-        ring.sort_unstable();
-        let first = ring[0];
+    // Components are ordered so that a parameter comes after those that it refers to.
+    for mut cycle in kosaraju_scc(&graph) {
+        cycle.sort_unstable();
+        let first = cycle[0];
         let entry = &section.0[first.index()];
-        if ring.len() > 1 || graph.contains_edge(first, first) {
-            let members: Vec<&str> = ring.iter().map(|n| section.0[n.index()].name.as_str()).collect();
-            let message = format!("parameters refer to each other in a ring: {}", members.join(", "));
+        if cycle.len() > 1 || graph.contains_edge(first, first) {
+            let members: Vec<&str> = cycle.iter().map(|n| section.0[n.index()].name.as_str()).collect();
+            let message = format!("parameters refer to each other in a cycle: {}", members.join(", "));
             diagnostics.error(&entry.node.origin, message);
-            ring.iter().for_each(|n| broken[n.index()] = true);
+            cycle.iter().for_each(|n| broken[n.index()] = true);
             continue;
         }
         if graph.neighbors(first).any(|n| broken[n.index()]) {
@@ -306,7 +307,7 @@ pub(super) fn params(section: &Table, sources: &Sources, diagnostics: &mut Diagn
             None => broken[first.index()] = true,
         }
     }
-    // What refers to a broken parameter must not be reported as referring to none.
+    // Keep broken parameters unresolved, so that references to them are not reported as unknown.
     for (entry, _) in section.0.iter().zip(&broken).filter(|(_, b)| **b) {
         resolved.insert(entry.name.clone(), Node { data: entry.node.data.clone(), origin: entry.node.origin.clone() });
     }

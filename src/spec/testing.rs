@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::{Point, PointInput, Spec, load};
 use crate::artifact::Artifact;
-use crate::stage::{Bound, Capability, Context, Epochs, Params, Registry, Role, Roles, Stage, StageError, StageKind};
+use crate::stage::{
+    About, Bound, Capability, Context, Epochs, Params, Registry, Role, Roles, Stage, StageError, StageKind,
+};
 
 struct Idle(Option<Epochs>);
 
@@ -21,7 +23,7 @@ impl Stage for Idle {
     }
 }
 
-/// A kind without work to do.
+/// A kind whose stages do nothing.
 struct Kind {
     name: &'static str,
     roles: Roles,
@@ -30,20 +32,8 @@ struct Kind {
 }
 
 impl StageKind for Kind {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-    fn version(&self) -> u32 {
-        1
-    }
-    fn summary(&self) -> &'static str {
-        "for tests"
-    }
-    fn roles(&self) -> Roles {
-        self.roles
-    }
-    fn provides(&self) -> &'static [Capability] {
-        self.provides
+    fn about(&self) -> About {
+        About { roles: self.roles, provides: self.provides, ..About::new(self.name, 1, "for tests") }
     }
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
         Arc::new(Idle((self.parse)(params)))
@@ -54,8 +44,9 @@ const fn role(name: &'static str, optional: bool, needs: &'static [Capability]) 
     Role { name, optional, needs }
 }
 
-/// `load` (n, source), `train` (data; width, distribution, segments of rate and epochs), `fit` (data, model, optional
-/// start, which needs a decoder if there is a note; split, note), `show` (any; title).
+/// The kinds, as NAME (inputs; parameters): `load` (no inputs; n, source), `train` (data; width, distribution, segments
+/// of rate and epochs), `fit` (data, model, optional start; split, note), `show` (any; title). With a note, `start`
+/// needs a decoder.
 pub(super) fn registry() -> Registry {
     const DATA: Role = role("data", false, &[Capability::IMAGES]);
     const MODEL: Role = role("model", false, &[Capability::DECODER]);
@@ -114,30 +105,30 @@ pub(super) fn read(text: &str, overrides: &[&str]) -> Result<Spec, String> {
     load(text, "p.toml", Path::new("."), &overrides, &registry()).map_err(|e| e.message)
 }
 
-/// Reads one that is right.
+/// Reads a valid pipeline.
 pub(super) fn good(text: &str) -> Spec {
     good_with(text, &[])
 }
 
-/// Reads one that is right, with overrides.
+/// Reads a valid pipeline with overrides.
 pub(super) fn good_with(text: &str, overrides: &[&str]) -> Spec {
     read(text, overrides).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// What is said about one that is wrong. `[pipeline]` is put in front, on one line.
+/// The error message of an invalid pipeline. The text gets a first line with the pipeline's name.
 pub(super) fn wrong(text: &str) -> String {
     wrong_with(text, &[])
 }
 
-/// The same with overrides.
+/// The error message of an invalid pipeline with overrides.
 pub(super) fn wrong_with(text: &str, overrides: &[&str]) -> String {
     match read(&format!("pipeline.name = \"p\"\n{text}"), overrides) {
-        Ok(_) => panic!("nothing was found wrong"),
+        Ok(_) => panic!("no error was reported"),
         Err(message) => message,
     }
 }
 
-/// The point of a name.
+/// The point with this name.
 pub(super) fn point<'a>(spec: &'a Spec, name: &str) -> &'a Point {
     let found = spec.points.iter().find(|p| p.name == name);
     found.unwrap_or_else(|| panic!("no point {name} among {:?}", names(spec)))
@@ -164,7 +155,7 @@ pub(super) fn shown(spec: &Spec, point: &Point) -> String {
     if inputs.is_empty() { point.name.clone() } else { format!("{} <- {}", point.name, inputs.join("; ")) }
 }
 
-/// All points that way, a line each.
+/// All points in that form, one a line.
 pub(super) fn graph(spec: &Spec) -> String {
     spec.points.iter().map(|p| shown(spec, p)).collect::<Vec<_>>().join("\n")
 }

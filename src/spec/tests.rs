@@ -1,4 +1,4 @@
-//! Stories about reading pipelines that are right.
+//! Valid pipelines.
 
 mod errors;
 mod properties;
@@ -10,7 +10,7 @@ use super::{DeviceChoice, Precision};
 use crate::id::PointId;
 use crate::value::Value;
 
-/// The example of the contract, in the kinds of these tests.
+/// The example of the format's contract, with the kinds of these tests.
 const MINI: &str = r#"
 [pipeline]
 name = "mini"            # a comment
@@ -61,7 +61,7 @@ fn epochs(spec: &super::Spec, name: &str) -> u64 {
 }
 
 #[test]
-fn the_example_expands_as_the_contract_says() {
+fn example_expands_to_documented_points() {
     let spec = good(MINI);
     insta::assert_snapshot!(graph(&spec), @r"
     data
@@ -85,7 +85,7 @@ fn the_example_expands_as_the_contract_says() {
 }
 
 #[test]
-fn the_header_is_read_and_has_defaults() {
+fn header_is_read_and_has_defaults() {
     let header = good(MINI).pipeline;
     assert_eq!((header.name.as_str(), header.seed, header.device), ("mini", 7, DeviceChoice::Cuda(1)));
     assert_eq!((header.precision, header.checkpoint_seconds), (Precision::Bf16, 5.0));
@@ -95,7 +95,7 @@ fn the_header_is_read_and_has_defaults() {
 }
 
 #[test]
-fn a_device_is_written_as_it_is_read() {
+fn device_parses_from_its_display_form() {
     for text in ["auto", "cpu", "cuda:0", "cuda:12"] {
         assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
     }
@@ -106,7 +106,7 @@ fn a_device_is_written_as_it_is_read() {
 }
 
 #[test]
-fn different_axes_multiply_and_shared_ones_meet() {
+fn different_axes_multiply_and_shared_axes_join() {
     let spec = good(
         r#"
         pipeline.name = "p"
@@ -138,7 +138,7 @@ fn different_axes_multiply_and_shared_ones_meet() {
 }
 
 #[test]
-fn lists_gather_over_one_axis_while_the_others_flow_on() {
+fn list_gathers_over_one_axis_and_passes_others_on() {
     let spec = good(
         r#"
         pipeline.name = "p"
@@ -178,7 +178,7 @@ fn lists_gather_over_one_axis_while_the_others_flow_on() {
 }
 
 #[test]
-fn a_number_is_one_value_however_it_is_written() {
+fn spelling_of_number_does_not_matter() {
     let spec = good(
         r#"
         pipeline.name = "p"
@@ -208,7 +208,7 @@ fn a_number_is_one_value_however_it_is_written() {
 }
 
 #[test]
-fn references_keep_types_alone_and_become_text_in_texts() {
+fn lone_reference_keeps_type_and_embedded_reference_becomes_text() {
     let spec = good(
         r#"
         pipeline.name = "${params.who}"
@@ -249,7 +249,7 @@ fn references_keep_types_alone_and_become_text_in_texts() {
 }
 
 #[test]
-fn what_a_reference_brings_in_is_not_read_again() {
+fn replacement_is_not_scanned_for_references() {
     let spec = good(
         r#"
         pipeline.name = "p"
@@ -263,7 +263,7 @@ fn what_a_reference_brings_in_is_not_read_again() {
 }
 
 #[test]
-fn at_overrides_the_points_that_match_and_more_coordinates_win() {
+fn at_overrides_matching_points_and_more_coordinates_win() {
     let spec = good(
         r#"
         pipeline = { name = "p", seed = 3 }
@@ -291,7 +291,7 @@ fn at_overrides_the_points_that_match_and_more_coordinates_win() {
 }
 
 #[test]
-fn a_seed_can_be_swept() {
+fn seed_can_be_an_axis() {
     let spec = good(
         "pipeline = { name = 'p', seed = 5 }\nmatrix.s = [1, 2]\n[stages.a]\nkind = 'load'\nseed = '${matrix.s}'\n\
          [stages.b]\nkind = 'load'\n",
@@ -300,7 +300,7 @@ fn a_seed_can_be_swept() {
 }
 
 #[test]
-fn overrides_are_typed_with_the_rest() {
+fn overrides_change_every_section() {
     let change = [
         "params.epochs=8",
         "pipeline.seed=-3",
@@ -320,7 +320,7 @@ fn overrides_are_typed_with_the_rest() {
 }
 
 #[test]
-fn include_and_exclude_act_on_the_product_and_stages_see_it_projected() {
+fn stage_has_included_and_not_excluded_values_of_its_axes() {
     let spec = good(
         r#"
         pipeline.name = "p"
@@ -356,7 +356,7 @@ fn include_and_exclude_act_on_the_product_and_stages_see_it_projected() {
 }
 
 #[test]
-fn stages_may_stand_in_any_order() {
+fn stages_can_be_in_any_order() {
     let backwards = good(
         "pipeline.name = 'p'\n[stages.c]\nkind = 'show'\ninputs.a = ['b@*']\n[stages.b]\nkind = 'train'\ninputs.data = 'a'\n\
          matrix.width = [2, 1]\nwidth = '${matrix.width}'\n[stages.a]\nkind = 'load'",
@@ -370,7 +370,7 @@ fn stages_may_stand_in_any_order() {
 }
 
 #[test]
-fn parameters_are_parsed_once_for_points_that_do_not_differ_in_them() {
+fn points_with_equal_parameters_share_one_parsed_stage() {
     let many: Vec<String> = (1..=50).map(|i| i.to_string()).collect();
     let spec = good(&format!(
         "pipeline.name = 'p'\nmatrix.n = [{}]\n[stages.data]\nkind = 'load'\nn = '${{matrix.n}}'\n\
@@ -384,7 +384,7 @@ fn parameters_are_parsed_once_for_points_that_do_not_differ_in_them() {
 }
 
 #[test]
-fn forty_thousand_points_are_no_trouble() {
+fn forty_thousand_points_are_expanded() {
     let axis = |n: usize| (1..=n).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
     let spec = good(&format!(
         "pipeline.name = 'p'\nmatrix = {{ limit = 20000, a = [{}], b = [{}] }}\n[stages.d]\nkind = 'load'\nn = '${{matrix.a}}'\n\

@@ -1,28 +1,28 @@
-//! The values of an axis: a list, a range, or samples.
+//! The values of an axis: a list, a range or samples.
 //!
 //! | written | values |
 //! |---|---|
-//! | `[a, b, c]` | these |
-//! | `{ from = a, to = b, steps = n }` | n at equal distances, both ends among them |
-//! | `{ from = a, to = b, steps = n, scale = "log" }` | n at equal ratios; both ends above 0 |
-//! | `{ uniform = [a, b], samples = n, seed = s }` | n drawn evenly between a and b |
-//! | `{ log_uniform = [a, b], samples = n, seed = s }` | n whose logarithm is drawn evenly |
-//! | `{ choice = [a, b, c], samples = n, seed = s }` | n drawn from these |
+//! | `[a, b, c]` | a, b and c |
+//! | `{ from = a, to = b, steps = n }` | n at equal distances, including both ends |
+//! | `{ from = a, to = b, steps = n, scale = "log" }` | n at equal ratios, including both ends, which must be above 0 |
+//! | `{ uniform = [a, b], samples = n, seed = s }` | n drawn uniformly between a and b |
+//! | `{ log_uniform = [a, b], samples = n, seed = s }` | n whose logarithm is drawn uniformly |
+//! | `{ choice = [a, b, c], samples = n, seed = s }` | n drawn from a, b and c |
 //!
-//! Draws have no state: draw i of an axis reads the stream (seed, "axis NAME", i) and nothing else. So more `samples`
-//! keep the first ones, and no other axis changes them. A value that is drawn twice counts once. Sampled axes multiply
-//! like all others, unless they share a `together = "…"`: then draw i of each makes one combination, which is a random
-//! search.
+//! Draws have no state: draw i of an axis depends only on the stream (seed, "axis NAME", i). Raising `samples`
+//! therefore keeps the first values, and other axes do not change them. A value that is drawn twice counts once.
+//! Sampled axes multiply like all others, unless they share a `together = "…"`. Then draw i of each of them forms one
+//! combination, as in a random search.
 //!
-//! Values stand in names of points and are written in targets, so what is computed is rounded to a short decimal: to
-//! five significant digits on a logarithmic scale, to five digits of the distance between two steps, or of the whole
-//! width where it is drawn, on a linear one. The ends of a range are as written. What is rounded is the value: name,
-//! parameter and key are of one number.
+//! Values appear in point names, which users type as targets. Computed values are therefore rounded to short decimals.
+//! On a logarithmic scale they get five significant digits. On a linear scale they get as many decimals as five
+//! significant digits of the distance between two steps need (for samples: of the width of the interval). The ends of a
+//! range stay as written. The rounded number is the value itself, so the name, the parameter and the key agree.
 //!
-//! Whole numbers: a range between integers has integers where all its values are whole (`{ from = 8, to = 64, steps =
-//! 4, scale = "log" }` is 8, 16, 32, 64), else floats. `integer = true` makes them whole in any case, between ends that
-//! are: a range is rounded, with `uniform` each integer from a to b has the same chance, with `log_uniform` the integer
-//! n that of [n, n + 1).
+//! Integers: a range between integers gives integers if all its values are whole (`{ from = 8, to = 64, steps = 4,
+//! scale = "log" }` gives 8, 16, 32, 64), and floats otherwise. With `integer = true` all values are integers, and the
+//! ends must be whole. A range is then rounded. With `uniform`, each integer from a to b has the same probability. With
+//! `log_uniform`, the integer n has the probability of [n, n + 1).
 
 use std::collections::BTreeMap;
 
@@ -33,21 +33,21 @@ use crate::rng::Streams;
 use crate::stage::{Bound, Params};
 use crate::value::{Data, Node, Table};
 
-/// Beyond these, differences and ratios overflow.
+/// The largest magnitude of an end. Differences and ratios of larger numbers overflow.
 const FAR: f64 = 1e300;
-/// Digits of a computed value.
+/// The number of digits of a computed value.
 const DIGITS: i32 = 5;
 
-/// What is written for an axis.
+/// The values of an axis, as read.
 #[derive(Debug, Default)]
 pub(super) struct Values {
-    /// The values, none twice, in the order they are written or first drawn.
+    /// The values without duplicates, in the order in which they are written or first drawn.
     pub(super) values: Vec<AxisValue>,
-    /// Of samples that are drawn together with those of other axes.
+    /// Set for samples that are drawn together with those of other axes.
     pub(super) together: Option<Together>,
 }
 
-/// The values of an axis.
+/// Reads the values of an axis.
 pub(super) fn values(name: &str, node: &Node, diagnostics: &mut Diagnostics) -> Values {
     match &node.data {
         Data::List(items) => Values { values: list(name, items, &node.origin, diagnostics), together: None },
@@ -64,7 +64,7 @@ fn list(name: &str, items: &[Node], place: &Origin, diagnostics: &mut Diagnostic
     if items.is_empty() {
         diagnostics.error(place, format!("axis `{name}` has no values")).help("give at least one");
     }
-    // Names of points become names of files, where case may make no difference.
+    // Point names become file names, and some file systems ignore case.
     let mut seen: BTreeMap<String, &Node> = BTreeMap::new();
     let mut numbers: BTreeMap<String, &Node> = BTreeMap::new();
     let mut values = Vec::new();
@@ -76,7 +76,7 @@ fn list(name: &str, items: &[Node], place: &Origin, diagnostics: &mut Diagnostic
             let message = if first == again {
                 format!("axis `{name}` has {again} twice")
             } else {
-                format!("axis `{name}` has {first} and {again}, which are too alike for the names of points")
+                format!("axis `{name}` has {first} and {again}, which are too similar for point names")
             };
             diagnostics.error(&item.origin, message);
             continue;
@@ -86,11 +86,11 @@ fn list(name: &str, items: &[Node], place: &Origin, diagnostics: &mut Diagnostic
     values
 }
 
-/// A value as it stands in a point's name. Names become files' names and are written in inputs, `at` and targets, so
-/// what has a meaning in a path, in those or in a glob can't be in one.
+/// The form of a value in point names. Point names become file names and are written in inputs, `at` and targets, so
+/// they must not contain characters that have a meaning there, in a path or in a glob.
 pub(super) fn value_text(node: &Node, diagnostics: &mut Diagnostics) -> Option<String> {
     let Some(text) = as_text(&node.data) else {
-        let message = format!("an axis has texts, numbers and booleans, not {}", node.data.describe());
+        let message = format!("an axis value must be a string, a number or a boolean, not {}", node.data.describe());
         let help = "name the variants, and set the parameter for each in the stage's `at`";
         diagnostics.error(&node.origin, message).help(help);
         return None;
@@ -99,19 +99,19 @@ pub(super) fn value_text(node: &Node, diagnostics: &mut Diagnostics) -> Option<S
     let problem = if text.is_empty() {
         "it is empty".to_owned()
     } else if let Some(c) = text.chars().find(|c| unsafe_char(*c)) {
-        format!("it has {c:?} in it")
+        format!("it contains {c:?}")
     } else if text.contains("..") {
-        "it has \"..\" in it".to_owned()
+        "it contains \"..\"".to_owned()
     } else if text.trim() != text {
         "it begins or ends with white space".to_owned()
     } else {
         return Some(text);
     };
-    diagnostics.error(&node.origin, format!("{text:?} can't be in the name of a point: {problem}"));
+    diagnostics.error(&node.origin, format!("{text:?} can't be part of a point's name: {problem}"));
     None
 }
 
-/// Whose values are computed.
+/// An axis whose values are computed.
 struct Reading<'a, 'b> {
     name: &'a str,
     params: Params<'b>,
@@ -163,7 +163,7 @@ impl Draws {
         self.streams.stream(&self.purpose, 0, draw)
     }
 
-    /// Even in [0, 1).
+    /// A uniform number in [0, 1).
     fn share(&self, draw: u64) -> f64 {
         const STEPS: u64 = 1 << f64::MANTISSA_DIGITS;
         self.stream(draw).below(STEPS) as f64 / STEPS as f64
@@ -176,7 +176,7 @@ impl Reading<'_, '_> {
         let seed = self.params.int("seed", 0, i64::MIN..=i64::MAX);
         if !self.params.is_given("samples") {
             let message = format!("axis `{}` has no `samples`", self.name);
-            self.params.error("samples", message, "say how many values to draw: samples = 20");
+            self.params.error("samples", message, "set the number of values to draw: samples = 20");
         }
         Draws { streams: Streams::new(seed), purpose: format!("axis {}", self.name), count }
     }
@@ -185,7 +185,7 @@ impl Reading<'_, '_> {
         Some((self.params.text("together")?, self.params.node("together")?.origin))
     }
 
-    /// Values of a range; none after an error.
+    /// The values of a range. Empty after an error.
     fn range(&mut self, table: &Table) -> Vec<Data> {
         const SCALES: &[(&str, bool)] = &[("linear", false), ("log", true)];
         let bound = Bound::Between(-FAR, FAR);
@@ -203,7 +203,7 @@ impl Reading<'_, '_> {
             return vec![];
         }
         if let (true, Some(end)) = (integer, (0..2).find(|i| whole(ends[*i]).is_none())) {
-            let message = "with `integer` both ends of a range must be whole numbers";
+            let message = "with `integer`, both ends of a range must be whole numbers";
             self.params.error(["from", "to"][end], message, "{ from = 1, to = 10, steps = 4, integer = true }");
             return vec![];
         }
@@ -225,7 +225,7 @@ impl Reading<'_, '_> {
         }
     }
 
-    /// Values of `uniform` or `log_uniform`; none after an error.
+    /// The values of `uniform` or `log_uniform`. Empty after an error.
     fn samples(&mut self) -> Vec<Data> {
         let forms = [("uniform", false), ("log_uniform", true)];
         let Some((form, log)) = forms.into_iter().find(|(form, _)| self.params.is_given(form)) else {
@@ -233,7 +233,7 @@ impl Reading<'_, '_> {
             let place = self.params.place().clone();
             let help = "write [a, b, c], { from = a, to = b, steps = n }, or { uniform = [a, b], samples = n } \
                         (or log_uniform, or choice)";
-            // What is written there instead would be reported field by field.
+            // Marks these fields as known, so that each is not reported again.
             ["from", "to", "steps", "scale", "integer", "samples", "seed", "together"].into_iter().for_each(|field| {
                 self.params.node(field);
             });
@@ -248,7 +248,7 @@ impl Reading<'_, '_> {
         }
         if integer {
             let (Some(first), Some(last)) = (whole(low), whole(high)) else {
-                let message = format!("with `integer` the ends of `{form}` must be whole numbers");
+                let message = format!("with `integer`, the ends of `{form}` must be whole numbers");
                 self.params.error(form, message, format!("{form} = [1, 10]"));
                 return vec![];
             };
@@ -286,12 +286,12 @@ impl Reading<'_, '_> {
         None
     }
 
-    /// Whether there is something between two ends; not a number is one that was reported.
+    /// Checks that two ends differ, suit the scale and are finite. An end that is not a number was reported before.
     fn ends_are_fine(&mut self, fields: [&str; 2], ends: [f64; 2], log: bool) -> bool {
         if ends[0] == ends[1] {
-            self.params.error(fields[0], "both ends are the same", "for a single value, write a list of one");
+            self.params.error(fields[0], "both ends are the same", "for a single value, write a list: [value]");
         } else if log && let Some(end) = ends.iter().position(|e| *e <= 0.0) {
-            let help = "it never reaches 0: begin at a small number, such as 1e-4";
+            let help = "start at a small number, such as 1e-4";
             self.params.error(fields[end], "a logarithmic scale needs ends above 0", help);
         } else {
             return ends.iter().all(|e| e.is_finite());
@@ -300,7 +300,7 @@ impl Reading<'_, '_> {
     }
 }
 
-/// Step `i` of `n` from one end to the other.
+/// The value after step `i` of `n` from one end to the other.
 fn between(ends: [f64; 2], i: i64, n: i64, log: bool) -> f64 {
     match i {
         0 => ends[0],
@@ -309,7 +309,7 @@ fn between(ends: [f64; 2], i: i64, n: i64, log: bool) -> f64 {
     }
 }
 
-/// The number at this share of the way.
+/// The number at this fraction of the way.
 fn at([from, to]: [f64; 2], share: f64, log: bool) -> f64 {
     match log {
         false => from + (to - from) * share,
@@ -317,24 +317,24 @@ fn at([from, to]: [f64; 2], share: f64, log: bool) -> f64 {
     }
 }
 
-/// The integer that this is, but for rounding errors.
+/// This number as an integer, if it is one apart from rounding errors.
 fn whole(v: f64) -> Option<i64> {
-    // Beyond this, integers are not all floats.
+    // Above this, not every integer is a float.
     const MOST: f64 = 9e15;
     let near = v.round();
     ((v - near).abs() <= 1e-9 * v.abs().max(1.0) && near.abs() < MOST).then_some(near as i64)
 }
 
-/// The nearest decimal that has [`DIGITS`] digits of `scale`, and none beyond the point where that is large.
+/// Rounds to [`DIGITS`] significant digits of `scale`, but not to the left of the decimal point.
 fn short(v: f64, scale: f64) -> f64 {
-    // Formatting is exact, where a logarithm would not be.
+    // Formatting gives the exact exponent. A logarithm would not.
     let exponent = |v: f64| format!("{v:e}").rsplit('e').next().and_then(|e| e.parse::<i32>().ok()).unwrap_or(0);
     let places = (DIGITS - 1 - exponent(scale)).max(0) as usize;
-    // Plus zero: no `-0.0` in a name.
+    // Adding zero turns `-0.0` into `0.0`.
     format!("{v:.places$}").parse().unwrap_or(v) + 0.0
 }
 
-/// Numbers as values, each once, and for each number the index of its value.
+/// The distinct values of these numbers, and for each number the index of its value.
 fn numbers(data: Vec<Data>, place: &Origin) -> (Vec<AxisValue>, Vec<u32>) {
     let of: Vec<AxisValue> = data
         .into_iter()
@@ -344,7 +344,7 @@ fn numbers(data: Vec<Data>, place: &Origin) -> (Vec<AxisValue>, Vec<u32>) {
     chosen(&of, all)
 }
 
-/// The values that are picked, each once in the order of the first pick, and for each pick the index of its value.
+/// The distinct values among the picks, in the order of the first pick, and for each pick the index of its value.
 fn chosen(of: &[AxisValue], picks: Vec<usize>) -> (Vec<AxisValue>, Vec<u32>) {
     let mut places: BTreeMap<&str, u32> = BTreeMap::new();
     let mut values = Vec::new();
@@ -359,7 +359,7 @@ fn chosen(of: &[AxisValue], picks: Vec<usize>) -> (Vec<AxisValue>, Vec<u32>) {
     (values, indices)
 }
 
-/// Axes that are drawn together must have as many draws.
+/// Reports axes that are drawn together but have different numbers of samples.
 pub(super) fn check_together(axes: &[Axis], diagnostics: &mut Diagnostics) {
     let mut first: BTreeMap<&str, &Axis> = BTreeMap::new();
     for axis in axes {
@@ -368,7 +368,9 @@ pub(super) fn check_together(axes: &[Axis], diagnostics: &mut Diagnostics) {
         let (here, there) = (together.draws.len(), other.together.as_ref().map_or(0, |t| t.draws.len()));
         if here != there && here > 0 && there > 0 {
             let message = format!("axis `{}` has {here} samples, `{}` has {there}", axis.name, other.name);
-            diagnostics.error(&together.origin, message).help("axes that are drawn together have equally many samples");
+            diagnostics
+                .error(&together.origin, message)
+                .help("axes that are drawn together need the same number of samples");
         }
     }
 }
@@ -389,7 +391,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_short_value_is_near_and_reads_back_the_same(v in -1e12f64..1e12, scale in 1e-6f64..1e6) {
+        fn short_value_is_near_and_parses_to_itself(v in -1e12f64..1e12, scale in 1e-6f64..1e6) {
             let rounded = short(v, scale);
             prop_assert!((rounded - v).abs() <= scale.max(1.0) * 0.5 && (rounded - v).abs() <= 0.5f64.max(scale * 1e-4));
             prop_assert_eq!(format!("{rounded:?}").parse::<f64>().unwrap(), rounded);
@@ -397,7 +399,7 @@ mod tests {
         }
 
         #[test]
-        fn the_way_from_end_to_end_stays_between_them(a in 1e-9f64..1e9, b in 1e-9f64..1e9, share in 0.0f64..1.0, log: bool) {
+        fn interpolated_value_is_between_ends(a in 1e-9f64..1e9, b in 1e-9f64..1e9, share in 0.0f64..1.0, log: bool) {
             let v = at([a, b], share, log);
             prop_assert!(v >= a.min(b) * (1.0 - 1e-9) && v <= a.max(b) * (1.0 + 1e-9));
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::StageError;
+use super::error::StageError;
 use crate::artifact::{Manifest, Tensor};
 use crate::error::Error;
 pub use crate::key::Position;
@@ -23,7 +23,7 @@ pub trait Input: Send + Sync {
         static NONE: BTreeSet<String> = BTreeSet::new();
         &NONE
     }
-    /// The heading of its kind, see [`super::StageKind::heading`].
+    /// The heading of its kind, see [`super::About::heading`].
     fn heading(&self) -> &str {
         &self.manifest().kind
     }
@@ -133,7 +133,8 @@ impl Cancel {
         Self { asked: Arc::default(), all: Some(Box::new(self.clone())) }
     }
 
-    /// `Err(Interrupted)` if the stage is to stop. Call `context.cancel.check()?` in every loop that takes more than 0.1 s.
+    /// `Err(Interrupted)` if the stage is to stop. Call `context.cancel.check()?` in every loop that takes more than
+    /// 0.1 s.
     ///
     /// # Errors
     /// [`StageError::Interrupted`].

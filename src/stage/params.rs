@@ -1,14 +1,14 @@
 //! Reading a stage's parameters: typed, with defaults and ranges, every error with its place.
 //!
-//! Reading a parameter puts it into the key, so a kind can't forget one. Parameters read in [`Params::segments`] belong to
-//! epochs; all others belong to the start. A field that is not read is an unknown field.
+//! Reading a parameter puts it into the key, so a kind can't forget one. Parameters read in [`Params::segments`] belong
+//! to epochs; all others belong to the start. A field that is not read is an unknown field.
 
 mod segments;
 
 use std::ops::RangeInclusive;
 
+use crate::artifact::Capability;
 use crate::diagnostic::{Diagnostics, Origin, nearest};
-use crate::stage::{Capability, StageKind};
 use crate::value::{Data, Node, Table, Value, Values};
 
 /// The range of a float.
@@ -62,13 +62,13 @@ pub struct GivenInput<'a> {
     pub role: &'a str,
     /// Where the role is written.
     pub place: &'a Origin,
-    /// The kinds of the stages in it.
-    pub kinds: Vec<&'a dyn StageKind>,
+    /// What the kind of each stage in it provides.
+    pub provides: Vec<&'static [Capability]>,
 }
 
 impl<'a> Params<'a> {
-    /// Begins to read. `place` is where the stage is written, for errors about missing fields. `reserved` are the fields
-    /// that the runner itself reads (`kind`, `inputs`, `matrix`, `at`, `seed`).
+    /// Begins to read. `place` is where the stage is written, for errors about missing fields. `reserved` are the
+    /// fields that the runner itself reads (`kind`, `inputs`, `matrix`, `at`, `seed`).
     pub fn new(table: &'a Table, place: Origin, reserved: &[&'static str], diagnostics: &'a mut Diagnostics) -> Self {
         let (tables, known) = (vec![table], reserved.to_vec());
         Self { tables, place, diagnostics, known, canonical: Values::new(), inputs: None }
@@ -92,10 +92,10 @@ impl<'a> Params<'a> {
         self.diagnostics.error(&place, message).help(help);
     }
 
-    /// Reports an input that does not provide what these parameters need: `because` is such as "`init = \"trained\"`". For
-    /// what only some parameters need; what a kind always needs is part of its [`super::Role`].
+    /// Reports an input that does not provide what these parameters need: `because` is such as "`init = \"trained\"`".
+    /// For what only some parameters need; what a kind always needs is part of its [`super::Role`].
     pub fn need_of_input(&mut self, role: &str, need: Capability, because: &str) {
-        let lacks = |given: &&GivenInput<'_>| given.kinds.iter().any(|kind| !kind.provides().contains(&need));
+        let lacks = |given: &&GivenInput<'_>| given.provides.iter().any(|provides| !provides.contains(&need));
         if self.given(role).is_some_and(|given| lacks(&given)) {
             let message = format!("{because} needs `{need}`, which the input `{role}` does not provide");
             self.error_in_input(role, message, format!("name a stage that provides `{need}`"));
@@ -279,8 +279,8 @@ impl<'a> Params<'a> {
         (values.len() == members.len()).then_some(values)
     }
 
-    /// Puts a default into the key if the user wrote nothing, for the readers that return an `Option`. Writing the default
-    /// out then changes no key.
+    /// Puts a default into the key if the user wrote nothing, for the readers that return an `Option`. Writing the
+    /// default out then changes no key.
     pub fn default<T: Clone + Into<Value>>(&mut self, name: &'static str, value: T) -> T {
         if !self.is_given(name) {
             self.record(name, value.clone());

@@ -62,7 +62,7 @@ use self::folders::{Folders, file_name};
 use crate::artifact::Artifact;
 use crate::diagnostic::nearest;
 use crate::key::{Digest, Hash};
-use crate::stage::{Capability, Context, Files, Params, Roles, Stage, StageError, StageKind};
+use crate::stage::{About, Capability, Context, Files, Params, Roles, Stage, StageError, StageKind};
 use crate::value::{Data, Node};
 
 /// The kind `command`.
@@ -83,28 +83,13 @@ struct Command {
 const RESERVED: [&str; 3] = ["artifact.safetensors", "metrics.json", "facts.json"];
 
 impl StageKind for Kind {
-    fn name(&self) -> &'static str {
-        "command"
-    }
-
-    fn version(&self) -> u32 {
-        1
-    }
-
-    fn summary(&self) -> &'static str {
-        "run your own program, in any language; inputs and outputs are files"
-    }
-
-    fn roles(&self) -> Roles {
-        Roles::Any
-    }
-
-    fn provides(&self) -> &'static [Capability] {
-        &[Capability::OUTPUTS]
-    }
-
-    fn heading(&self) -> &'static str {
-        "Commands"
+    fn about(&self) -> About {
+        About {
+            roles: Roles::Any,
+            provides: &[Capability::OUTPUTS],
+            heading: "Commands",
+            ..About::new("command", 1, "run your own program, in any language; inputs and outputs are files")
+        }
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {

@@ -1,4 +1,5 @@
-//! `decode`: the images of chosen latents: samples of the model's prior, all ones, all zeros, or given latents, each scaled.
+//! `decode`: the images of chosen latents: samples of the model's prior, all ones, all zeros, or given latents, each
+//! scaled.
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use super::reading::{self, Model};
 use super::training::evaluation;
 use crate::artifact::{Artifact, Tensor};
 use crate::model::posterior::Distribution;
-use crate::stage::{Bound, Capability, Context, Params, Reads, Role, Roles, Stage, StageError, StageKind};
+use crate::stage::{About, Bound, Capability, Context, Params, Reads, Role, Roles, Stage, StageError, StageKind};
 
 /// Reported while planning if the inputs are known, or else when the stage runs.
 const NO_LATENTS: &str = "`what = \"latents\"` needs the input `latents`";
@@ -16,31 +17,16 @@ const ADD_LATENTS: &str = "add a stage with latents to `inputs`, such as `latent
 pub(super) struct Decode;
 
 impl StageKind for Decode {
-    fn name(&self) -> &'static str {
-        "decode"
-    }
-
-    fn version(&self) -> u32 {
-        2
-    }
-
-    fn summary(&self) -> &'static str {
-        "decode samples of the prior, all ones, all zeros or given latents"
-    }
-
-    fn roles(&self) -> Roles {
-        Roles::Fixed(&[
-            Role { name: "model", optional: false, needs: &[Capability::DECODER] },
-            Role { name: "latents", optional: true, needs: &[Capability::LATENTS] },
-        ])
-    }
-
-    fn provides(&self) -> &'static [Capability] {
-        &[Capability::SAMPLES]
-    }
-
-    fn heading(&self) -> &'static str {
-        "Decoded latents"
+    fn about(&self) -> About {
+        About {
+            roles: Roles::Fixed(&[
+                Role { name: "model", optional: false, needs: &[Capability::DECODER] },
+                Role { name: "latents", optional: true, needs: &[Capability::LATENTS] },
+            ]),
+            provides: &[Capability::SAMPLES],
+            heading: "Decoded latents",
+            ..About::new("decode", 2, "decode samples of the prior, all ones, all zeros or given latents")
+        }
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {

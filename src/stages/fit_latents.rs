@@ -19,37 +19,29 @@ use super::training::latents::Latents;
 use super::training::net::{Fixed, Net};
 use super::training::schedule::{Rates, Schedule};
 use crate::artifact::Artifact;
-use crate::stage::{Bound, Capability, Context, Epochs, Params, Reads, Role, Roles, Stage, StageError, StageKind};
+use crate::stage::{
+    About, Bound, Capability, Context, Epochs, Params, Reads, Role, Roles, Stage, StageError, StageKind,
+};
 
 /// The stage kind `fit-latents`.
 pub(super) struct FitLatents;
 
 impl StageKind for FitLatents {
-    fn name(&self) -> &'static str {
-        "fit-latents"
-    }
-
-    fn version(&self) -> u32 {
-        2
-    }
-
-    fn summary(&self) -> &'static str {
-        "fit latents or posteriors of a split to a trained decoder"
-    }
-
-    fn roles(&self) -> Roles {
-        Roles::Fixed(&[
-            Role { name: "data", optional: false, needs: &[Capability::IMAGES] },
-            Role { name: "model", optional: false, needs: &[Capability::DECODER] },
-        ])
-    }
-
-    fn provides(&self) -> &'static [Capability] {
-        &[Capability::LATENTS, Capability::FITTED_LATENTS, Capability::HISTORY, Capability::RECONSTRUCTIONS]
-    }
-
-    fn heading(&self) -> &'static str {
-        "Fitted latents"
+    fn about(&self) -> About {
+        About {
+            roles: Roles::Fixed(&[
+                Role { name: "data", optional: false, needs: &[Capability::IMAGES] },
+                Role { name: "model", optional: false, needs: &[Capability::DECODER] },
+            ]),
+            provides: &[
+                Capability::LATENTS,
+                Capability::FITTED_LATENTS,
+                Capability::HISTORY,
+                Capability::RECONSTRUCTIONS,
+            ],
+            heading: "Fitted latents",
+            ..About::new("fit-latents", 2, "fit latents or posteriors of a split to a trained decoder")
+        }
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {

@@ -8,38 +8,23 @@ use super::reading;
 use super::training::evaluation;
 use crate::artifact::{Artifact, Tensor};
 use crate::diagnostic::nearest;
-use crate::stage::{Capability, Context, Input, Params, Reads, Role, Roles, Stage, StageError, StageKind};
+use crate::stage::{About, Capability, Context, Input, Params, Reads, Role, Roles, Stage, StageError, StageKind};
 use crate::value::Data;
 
 /// The kind.
 pub(super) struct Interpolate;
 
 impl StageKind for Interpolate {
-    fn name(&self) -> &'static str {
-        "interpolate"
-    }
-
-    fn version(&self) -> u32 {
-        2
-    }
-
-    fn summary(&self) -> &'static str {
-        "decode the way between the latents of two train images"
-    }
-
-    fn roles(&self) -> Roles {
-        Roles::Fixed(&[
-            Role { name: "data", optional: false, needs: &[Capability::IMAGES] },
-            Role { name: "model", optional: false, needs: &[Capability::DECODER, Capability::LATENTS] },
-        ])
-    }
-
-    fn provides(&self) -> &'static [Capability] {
-        &[Capability::INTERPOLATION]
-    }
-
-    fn heading(&self) -> &'static str {
-        "Interpolations"
+    fn about(&self) -> About {
+        About {
+            roles: Roles::Fixed(&[
+                Role { name: "data", optional: false, needs: &[Capability::IMAGES] },
+                Role { name: "model", optional: false, needs: &[Capability::DECODER, Capability::LATENTS] },
+            ]),
+            provides: &[Capability::INTERPOLATION],
+            heading: "Interpolations",
+            ..About::new("interpolate", 2, "decode the way between the latents of two train images")
+        }
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {

@@ -3,8 +3,8 @@
 //! | in the artifact | what |
 //! |---|---|
 //! | `train.images`, `test.images` | u8 [n, 28, 28], grey levels |
-//! | `train.labels`, `test.labels` | `u8 [n]`, **indices into the fact `classes`** (0…9 as published if no class is left out) |
-//! | `examples` | u8 [classes·k, 28, 28]: the first k train images of each class, a row each; black if a class has fewer |
+//! | `train.labels`, `test.labels` | `u8 [n]`, indices into the fact `classes` (0…9 if no class is left out) |
+//! | `examples` | u8 [classes·k, 28, 28]: the first k train images of each class by row; black if fewer |
 //! | facts | `classes` (names in order), `source`, `examples_per_class` (k, at most 10) |
 //! | metrics | `train`, `test` (images), `classes` (their number) |
 //!
@@ -28,7 +28,7 @@ use crate::diagnostic::nearest;
 use crate::file;
 use crate::key::Digest;
 use crate::rng::Streams;
-use crate::stage::{Capability, Context, Files, Params, Reads, Roles, Stage, StageError, StageKind};
+use crate::stage::{About, Capability, Context, Files, Params, Reads, Stage, StageError, StageKind};
 use crate::value::{Data, Node};
 
 /// The number of images in Fashion-MNIST's train split, and the most that `synthetic` draws.
@@ -44,28 +44,12 @@ const EXAMPLES: usize = 10;
 pub struct LoadData;
 
 impl StageKind for LoadData {
-    fn name(&self) -> &'static str {
-        "load-data"
-    }
-
-    fn version(&self) -> u32 {
-        1
-    }
-
-    fn summary(&self) -> &'static str {
-        "images and labels: Fashion-MNIST, any pair of IDX files, or drawn garments"
-    }
-
-    fn roles(&self) -> Roles {
-        Roles::Fixed(&[])
-    }
-
-    fn provides(&self) -> &'static [Capability] {
-        &[Capability::IMAGES, Capability::LABELS, Capability::EXAMPLES]
-    }
-
-    fn heading(&self) -> &'static str {
-        "Data"
+    fn about(&self) -> About {
+        About {
+            provides: &[Capability::IMAGES, Capability::LABELS, Capability::EXAMPLES],
+            heading: "Data",
+            ..About::new("load-data", 1, "images and labels: Fashion-MNIST, any pair of IDX files, or drawn garments")
+        }
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {

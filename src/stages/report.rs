@@ -11,8 +11,8 @@
 //! "AD, test"  = { ours = "fit@split=test.loss", seed = 0.16 }
 //! ```
 //!
-//! `ours` is `NAME.METRIC`. The name of a stage is its role if it is alone in it, else the name of its point. `ours` and
-//! `note` are optional; `seed` is a number or a string. A figure that no input has is an error.
+//! `ours` is `NAME.METRIC`. The name of a stage is its role if it is alone in it, else the name of its point. `ours`
+//! and `note` are optional; `seed` is a number or a string. A figure that no input has is an error.
 //!
 //! The artifact is the file `report.html`, without data of any run; see [`crate::report::overlay()`].
 
@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::artifact::Artifact;
 use crate::report::{Reference, Spec, build};
-use crate::stage::{Context, Params, Roles, Stage, StageError, StageKind};
+use crate::stage::{About, Context, Params, Roles, Stage, StageError, StageKind};
 use crate::value::{Data, Entry, Node};
 
 /// The kind `report`.
@@ -32,24 +32,12 @@ const FILE: &str = "report.html";
 struct Report(Spec);
 
 impl StageKind for Kind {
-    fn name(&self) -> &'static str {
-        "report"
-    }
-
-    fn version(&self) -> u32 {
-        2
-    }
-
-    fn summary(&self) -> &'static str {
-        "one self-contained HTML file: figures, curves, images, scatters"
-    }
-
-    fn roles(&self) -> Roles {
-        Roles::Any
-    }
-
-    fn page(&self) -> Option<&'static str> {
-        Some(FILE)
+    fn about(&self) -> About {
+        About {
+            roles: Roles::Any,
+            page: Some(FILE),
+            ..About::new("report", 2, "one self-contained HTML file: figures, curves, images, scatters")
+        }
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {

@@ -4,34 +4,23 @@ use std::sync::Arc;
 
 use super::training::joint;
 use crate::model::posterior::Distribution;
-use crate::stage::{Capability, Params, Role, Roles, Stage, StageKind};
+use crate::stage::{About, Capability, Params, Role, Roles, Stage, StageKind};
 
 /// The stage kind `train-vad`.
 pub(super) struct TrainVad;
 
 impl StageKind for TrainVad {
-    fn name(&self) -> &'static str {
-        "train-vad"
-    }
-
-    fn version(&self) -> u32 {
-        2
-    }
-
-    fn summary(&self) -> &'static str {
-        "train a variational auto-decoder: a decoder and one posterior for each train image"
-    }
-
-    fn roles(&self) -> Roles {
-        Roles::Fixed(&[Role { name: "data", optional: false, needs: &[Capability::IMAGES] }])
-    }
-
-    fn provides(&self) -> &'static [Capability] {
-        &[Capability::DECODER, Capability::LATENTS, Capability::HISTORY, Capability::RECONSTRUCTIONS]
-    }
-
-    fn heading(&self) -> &'static str {
-        "Variational auto-decoders"
+    fn about(&self) -> About {
+        About {
+            roles: Roles::Fixed(&[Role { name: "data", optional: false, needs: &[Capability::IMAGES] }]),
+            provides: &[Capability::DECODER, Capability::LATENTS, Capability::HISTORY, Capability::RECONSTRUCTIONS],
+            heading: "Variational auto-decoders",
+            ..About::new(
+                "train-vad",
+                2,
+                "train a variational auto-decoder: a decoder and one posterior for each train image",
+            )
+        }
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {

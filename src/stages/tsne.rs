@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `embedding` | f32 [n, 2], centred |
 //! | `labels` | `u8 [n]`, indices into the fact `classes`: those of the data's split |
-//! | facts | `classes`, `split`, `perplexity` (the one used, which is lower if there are fewer than 3·perplexity + 1 latents) |
+//! | facts | `classes`, `split`, `perplexity` (lower than asked for fewer than 3·perplexity + 1 latents) |
 //! | `kl` | the divergence between the neighbourhoods of the latents and those of the map |
 //! | `knn_purity` | of the 10 nearest neighbours in the map, the share with the same label, averaged over points |
 //! | `knn_recall` | of the 10 nearest neighbours in the map, the share that is also among the 10 nearest latents |
@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 use crate::artifact::{Artifact, Tensor};
 use crate::ops::tsne::{Embedding, Settings, embed, neighbours};
-use crate::stage::{Capability, Context, Input, Params, Reads, Role, Roles, Stage, StageError, StageKind, Update};
+use crate::stage::{
+    About, Capability, Context, Input, Params, Reads, Role, Roles, Stage, StageError, StageKind, Update,
+};
 
 /// The number of neighbours for purity and recall.
 const NEIGHBOURS: usize = 10;
@@ -26,31 +28,16 @@ const LARGEST: f32 = 1e15;
 pub struct Tsne;
 
 impl StageKind for Tsne {
-    fn name(&self) -> &'static str {
-        "tsne"
-    }
-
-    fn version(&self) -> u32 {
-        1
-    }
-
-    fn summary(&self) -> &'static str {
-        "a t-SNE map of latents, with its divergence, label purity and neighbour recall"
-    }
-
-    fn roles(&self) -> Roles {
-        Roles::Fixed(&[
-            Role { name: "data", optional: false, needs: &[Capability::LABELS] },
-            Role { name: "latents", optional: false, needs: &[Capability::LATENTS] },
-        ])
-    }
-
-    fn provides(&self) -> &'static [Capability] {
-        &[Capability::EMBEDDING]
-    }
-
-    fn heading(&self) -> &'static str {
-        "t-SNE"
+    fn about(&self) -> About {
+        About {
+            roles: Roles::Fixed(&[
+                Role { name: "data", optional: false, needs: &[Capability::LABELS] },
+                Role { name: "latents", optional: false, needs: &[Capability::LATENTS] },
+            ]),
+            provides: &[Capability::EMBEDDING],
+            heading: "t-SNE",
+            ..About::new("tsne", 1, "a t-SNE map of latents, with its divergence, label purity and neighbour recall")
+        }
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {

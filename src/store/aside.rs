@@ -1,8 +1,8 @@
 //! sled's files: setting them aside, removing them, and reading what is left of a damaged database.
 //!
-//! Setting aside moves sled's files one by one to another folder. A note is written before the first file is moved. After a
-//! kill, the next opening reads the note and finishes the move. The note stays until the readable entries were saved into a
-//! new database.
+//! Setting aside moves sled's files one by one to another folder. A note is written before the first file is moved.
+//! After a kill, the next opening reads the note and finishes the move. The note stays until the readable entries were
+//! saved into a new database.
 
 use std::fs;
 use std::io;
@@ -35,8 +35,8 @@ pub(super) fn set_aside(path: &Path, why: &str) -> Result<()> {
     finish_moving(path).map(drop)
 }
 
-/// Completes a move of sled's files that was begun. Returns their folder and why they were moved. sled's files of a later
-/// time are removed, and will be built again.
+/// Completes a move of sled's files that was begun. Returns their folder and why they were moved. sled's files of a
+/// later time are removed, and will be built again.
 pub(super) fn finish_moving(path: &Path) -> Result<Option<(PathBuf, String)>> {
     let (moving, saving) = (path.join(MOVING), path.join(SAVING));
     let is_moving = disk::exists(&moving)?;
@@ -67,8 +67,8 @@ pub(super) fn finish_moving(path: &Path) -> Result<Option<(PathBuf, String)>> {
     Ok(Some((aside, why.to_owned())))
 }
 
-/// Copies the readable entries of a database that was set aside into `db`, if they are wanted and `db` lacks them. Returns
-/// how many.
+/// Copies the readable entries of a database that was set aside into `db`, if they are wanted and `db` lacks them.
+/// Returns how many.
 pub(super) fn save(aside: &Path, db: &sled::Db, setup: Setup, is_wanted: impl Fn(&[u8]) -> bool) -> Result<usize> {
     let mut saved = 0;
     let Some(old) = open_damaged(aside, setup)? else { return Ok(0) };
@@ -99,8 +99,8 @@ pub(super) fn close<T>(of_sled: T) {
 }
 
 /// Opens a damaged database as far as possible: without its settings, which we know; then without its newest snapshot,
-/// without the one before, and so on. sled then reads its log again up to the first damage. The files that were left out
-/// are kept in the folder `snapshots`.
+/// without the one before, and so on. sled then reads its log again up to the first damage. The files that were left
+/// out are kept in the folder `snapshots`.
 pub(super) fn open_damaged(path: &Path, setup: Setup) -> Result<Option<sled::Db>> {
     loop {
         remove_unfinished_snapshots(path)?;
@@ -132,8 +132,8 @@ pub(super) fn sled_files(path: &Path) -> io::Result<Vec<String>> {
     Ok(names.filter(|name| matches!(name.as_str(), "db" | "conf" | "blobs") || name.starts_with("snap.")).collect())
 }
 
-/// Removes sled's files. Snapshots go first, because sled reads a log without a snapshot from its beginning. Then the files
-/// of large nodes go, because a new log may want their names.
+/// Removes sled's files. Snapshots go first, because sled reads a log without a snapshot from its beginning. Then the
+/// files of large nodes go, because a new log may want their names.
 pub(super) fn remove_sled(path: &Path) -> io::Result<()> {
     let mut names = sled_files(path)?;
     names.sort_by_key(|name| (!name.starts_with("snap."), name != "blobs"));

@@ -148,8 +148,8 @@ impl Blobs {
                 Ok(parts) => return Ok(Ok(parts)),
                 Err(corruption) => corruption,
             };
-            // A collection (of another process, too) moves and removes pieces while they are read. A blob is corrupt only if
-            // it is twice, in the same locations.
+            // A collection (of another process, too) moves and removes pieces while they are read. A blob is corrupt
+            // only if it is twice, in the same locations.
             if seen.is_none() || seen == before {
                 return Ok(Err(small.unwrap_or(corruption)));
             }
@@ -181,7 +181,8 @@ impl Blobs {
         })
     }
 
-    /// Removes a corrupt blob, so that it is not taken for stored when it is computed again. Only while no process writes.
+    /// Removes a corrupt blob, so that it is not taken for stored when it is computed again. Only while no process
+    /// writes.
     pub(super) fn remove_corrupt(&self, entry: &BlobEntry, corruption: &Corruption) {
         self.index.small.remove(entry.digest);
         if self.exist().unwrap_or(false) {
@@ -196,8 +197,8 @@ impl Blobs {
         }
     }
 
-    /// Other corrupt blobs in the packs of a corrupt one. They too would be taken for stored when their results are computed
-    /// again.
+    /// Other corrupt blobs in the packs of a corrupt one. They too would be taken for stored when their results are
+    /// computed again.
     fn corrupt_neighbours(&self, corruption: &Corruption) -> Result<Vec<(BlobEntry, Corruption)>> {
         if corruption.pieces.is_empty() || !self.exist()? {
             return Ok(Vec::new());
@@ -224,8 +225,8 @@ impl Blobs {
         })
     }
 
-    /// Calls `write` with the folder of packs, adds the blobs that it wrote to the chunk database, and returns their entries.
-    /// Called while no process collects.
+    /// Calls `write` with the folder of packs, adds the blobs that it wrote to the chunk database, and returns their
+    /// entries. Called while no process collects.
     pub(super) fn commit(&self, write: impl Fn(&Path) -> Result<Written>) -> Result<Vec<BlobEntry>> {
         for _ in 0..ATTEMPTS {
             // If there is no database yet it is created, which changes what the index says about it.

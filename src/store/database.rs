@@ -1,8 +1,8 @@
 //! One sled database with its journal: opened when needed, closed after an idle moment.
 //!
 //! Beside each database there is a lock file of ours. sled locks its own file too, but may free it some time after the
-//! database was dropped, and can't say which process holds it. A process that waits for the lock leaves a `.wanted` file.
-//! The holder then closes the database as soon as no thread uses it, and waits a moment before it opens it again.
+//! database was dropped, and can't say which process holds it. A process that waits for the lock leaves a `.wanted`
+//! file. The holder then closes the database as soon as no thread uses it, and waits a moment before it opens it again.
 //!
 //! Changes go to the journal first and then to sled ([`Opened::write`]). For what happens when sled fails, see
 //! `recovery.rs`.
@@ -163,8 +163,8 @@ impl Database {
         })
     }
 
-    /// Runs `f` on the open database. If the database fails, it is opened again and `f` runs again. If it still fails, it is
-    /// rebuilt, and `f` runs a last time. `f` must not use the same database otherwise.
+    /// Runs `f` on the open database. If the database fails, it is opened again and `f` runs again. If it still fails,
+    /// it is rebuilt, and `f` runs a last time. `f` must not use the same database otherwise.
     pub(super) fn with<T>(
         self: &Arc<Self>,
         host: &dyn Host,
@@ -298,8 +298,8 @@ impl Database {
         Ok(opened)
     }
 
-    /// Opens a temporary copy of a database that can't be written. A collection keeps the lock, because it writes to the
-    /// journal.
+    /// Opens a temporary copy of a database that can't be written. A collection keeps the lock, because it writes to
+    /// the journal.
     fn open_copy(&self, host: &dyn Host, refusal: StoreError, access: Access) -> Result<Opened> {
         let path = host.path()?;
         let is_collection = access == Access::Collect;

@@ -1,7 +1,7 @@
 //! Files of the cache.
 //!
-//! Anybody may change the cache's folder. So nothing here waits for a pipe, trusts a length that a file claims, or leaves
-//! half a file under its final name.
+//! Anybody may change the cache's folder. So nothing here waits for a pipe, trusts a length that a file claims, or
+//! leaves half a file under its final name.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

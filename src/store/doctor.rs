@@ -24,8 +24,8 @@ pub struct DoctorReport {
     pub bytes: u64,
     /// A sentence for each damaged or missing blob and each unreadable entry.
     pub problems: Vec<String>,
-    /// The results and states that need damaged or missing bytes, by names for users (`pipeline/point`, or a state's epoch
-    /// and key).
+    /// The results and states that need damaged or missing bytes, by names for users (`pipeline/point`, or a state's
+    /// epoch and key).
     pub affected: Vec<String>,
     /// Whether those were forgotten.
     pub repaired: bool,
@@ -45,8 +45,8 @@ impl DoctorReport {
 }
 
 impl Store {
-    /// Reads and verifies everything. With `repair`, forgets what needs damaged bytes, and restores what indexes that were
-    /// set aside still hold. Calls `progress` with the number of checked blobs and of all blobs.
+    /// Reads and verifies everything. With `repair`, forgets what needs damaged bytes, and restores what indexes that
+    /// were set aside still hold. Calls `progress` with the number of checked blobs and of all blobs.
     ///
     /// # Errors
     /// If a database can't be read at all.

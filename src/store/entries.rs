@@ -38,8 +38,8 @@ pub(super) struct FileRecord {
     pub(super) digest: Digest,
 }
 
-/// What a look-up needs of a result. Its letter comes after that of the results, so that a recovery that reads a damaged index
-/// up to the first damage saves the results first.
+/// What a look-up needs of a result. Its letter comes after that of the results, so that a recovery that reads a
+/// damaged index up to the first damage saves the results first.
 pub(super) struct Usable {
     pub(super) digest: Digest,
     pub(super) lineage: u64,
@@ -117,8 +117,8 @@ impl Verified for StateRecord {}
 
 impl Verified for FileRecord {}
 
-/// An entry that can't be read or was altered counts as missing: what it described is computed again. Entries of earlier
-/// versions have no check. They are verified by their content, which takes twenty times as long.
+/// An entry that can't be read or was altered counts as missing: what it described is computed again. Entries of
+/// earlier versions have no check. They are verified by their content, which takes twenty times as long.
 fn parse<T: Verified>(bytes: &[u8]) -> Option<T> {
     if bytes.first() == Some(&b'{') {
         return serde_json::from_slice(bytes).ok().filter(T::is_right);
@@ -273,8 +273,8 @@ pub(super) fn states(db: &sled::Db, key: &Key) -> Result<Vec<StateRecord>> {
     Ok(states)
 }
 
-/// The furthest state of this chain in this numerics class whose bytes are there, as far as the index knows. `keys` are the
-/// keys of state(0), state(1), … state(n).
+/// The furthest state of this chain in this numerics class whose bytes are there, as far as the index knows. `keys` are
+/// the keys of state(0), state(1), … state(n).
 pub(super) fn longest_state(db: &sled::Db, keys: &[Key], class: &str) -> Result<Option<StateRecord>> {
     let lineage = lineage(db)?;
     for (i, key) in keys.iter().enumerate().rev() {

@@ -104,7 +104,8 @@ impl StoreError {
         }
     }
 
-    /// For `map_err` where a file can't be read: this says nothing about what is in it, and nothing about the disk's space.
+    /// For `map_err` where a file can't be read: this says nothing about what is in it, and nothing about the disk's
+    /// space.
     pub(super) fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let what = format!("can't read {}", path.display());
         |source| Self::Io { what, source }

@@ -89,8 +89,8 @@ impl Folder {
         self.write_format().or_else(|error| if error.is_refusal() { Ok(()) } else { Err(error) })
     }
 
-    /// A name in the folder that a cache without FORMAT can't have. Without such a name, the folder is empty, or a process
-    /// was killed when it had begun to create a cache.
+    /// A name in the folder that a cache without FORMAT can't have. Without such a name, the folder is empty, or a
+    /// process was killed when it had begun to create a cache.
     fn foreign_name(&self) -> Result<Option<String>> {
         let is_half_format = |path: &Path| match fs::symlink_metadata(path) {
             Ok(m) => m.is_file() && m.len() <= LONGEST,
@@ -123,8 +123,8 @@ impl Folder {
         Ok(path)
     }
 
-    /// Raises FORMAT to ours, so that an earlier version doesn't change a database without its journal. Called before each
-    /// change.
+    /// Raises FORMAT to ours, so that an earlier version doesn't change a database without its journal. Called before
+    /// each change.
     pub(super) fn raise_format(&self) -> Result<()> {
         if self.is_current.load(Ordering::Relaxed) {
             return Ok(());

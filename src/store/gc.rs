@@ -3,10 +3,10 @@
 //! `roots.rs` decides what lives. `sweep.rs` finds leftovers besides.
 //!
 //! A collection must work on a full disk, where it is needed most. So it first removes what needs no database. Then it
-//! appends the removals to the journals, which takes a few blocks (`reserve` holds some back for this), and then it removes
-//! the packs. (A cache of an earlier format has no journals, and needs some space.) Compacting the rest comes last, and is
-//! left out if there is no space for it. A kill at any moment leaves what the journals say, and perhaps files that nothing
-//! names, which the next collection removes.
+//! appends the removals to the journals, which takes a few blocks (`reserve` holds some back for this), and then it
+//! removes the packs. (A cache of an earlier format has no journals, and needs some space.) Compacting the rest comes
+//! last, and is left out if there is no space for it. A kill at any moment leaves what the journals say, and perhaps
+//! files that nothing names, which the next collection removes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -70,7 +70,8 @@ impl Store {
     /// Removes what no kept run needs.
     ///
     /// # Errors
-    /// If the cache is in use (and the options say not to wait) or can't be written. Then at most leftovers were removed.
+    /// If the cache is in use (and the options say not to wait) or can't be written. Then at most leftovers were
+    /// removed.
     pub fn gc(&self, policy: &GcPolicy) -> Result<GcReport> {
         if !self.index.exists()? {
             return Ok(GcReport::default());

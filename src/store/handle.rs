@@ -1,8 +1,8 @@
 //! `Store`: the handle that the rest of the crate uses.
 //!
-//! Its methods are in files by subject: look-ups (`look.rs`), results (`results.rs`), states of trainings (`states.rs`),
-//! leases (`lease.rs`), run records (`runs.rs`), digests of files (`files.rs`), collection (`gc.rs`), checks (`doctor.rs`)
-//! and exchange with a remote store (`transfer.rs`).
+//! Its methods are in files by subject: look-ups (`look.rs`), results (`results.rs`), states of trainings
+//! (`states.rs`), leases (`lease.rs`), run records (`runs.rs`), digests of files (`files.rs`), collection (`gc.rs`),
+//! checks (`doctor.rs`) and exchange with a remote store (`transfer.rs`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ use super::options::Options;
 /// A cache. Any number of threads may use it through `&self`, and any number of processes may open the same folder.
 ///
 /// # Errors
-/// Every method fails if the cache can't be read, and a method that changes something fails if the cache can't be written.
-/// Methods with other errors say so.
+/// Every method fails if the cache can't be read, and a method that changes something fails if the cache can't be
+/// written. Methods with other errors say so.
 pub struct Store {
     pub(super) index: Arc<Index>,
     pub(super) blobs: Blobs,
@@ -29,8 +29,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// A cache in this folder, which is created at the first write. A cache that doesn't exist reads as empty. No database is
-    /// opened yet.
+    /// A cache in this folder, which is created at the first write. A cache that doesn't exist reads as empty. No
+    /// database is opened yet.
     ///
     /// # Errors
     /// If a later vadpipe wrote it, or if something else is at this path.
@@ -44,8 +44,8 @@ impl Store {
         &self.index.folder.dir
     }
 
-    /// Warnings for the user since the last call: a database was set aside, results were lost. Each is a sentence without a
-    /// full stop.
+    /// Warnings for the user since the last call: a database was set aside, results were lost. Each is a sentence
+    /// without a full stop.
     pub fn warnings(&self) -> Vec<String> {
         self.index.folder.take_warnings()
     }

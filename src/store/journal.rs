@@ -1,8 +1,8 @@
 //! The journal of a database: an append-only file that holds every change.
 //!
-//! sled finds entries quickly, but a kill or a full disk at the wrong moment can make it lose some or all of them. So each
-//! change is appended to the journal and synced before sled gets it. The journal is the record. sled is an index of it: it
-//! remembers how far it has followed the journal, and it can be rebuilt from the journal at any time.
+//! sled finds entries quickly, but a kill or a full disk at the wrong moment can make it lose some or all of them. So
+//! each change is appended to the journal and synced before sled gets it. The journal is the record. sled is an index
+//! of it: it remembers how far it has followed the journal, and it can be rebuilt from the journal at any time.
 //!
 //! ```text
 //! file     MAGIC ‖ FORMAT (u32) ‖ flags (u32) ‖ id (16 bytes) ‖ checksum of these (8 bytes) ‖ frame …
@@ -15,8 +15,8 @@
 //! Numbers are little-endian. The checksum is the first half of BLAKE3(offset of the frame ‖ payload). The changes of a
 //! frame are applied together or not at all.
 //!
-//! A process that is killed while it appends leaves a torn frame at the end. The next append overwrites it. A damaged frame
-//! costs its own changes only: the reader looks for the next frame with a correct checksum.
+//! A process that is killed while it appends leaves a torn frame at the end. The next append overwrites it. A damaged
+//! frame costs its own changes only: the reader looks for the next frame with a correct checksum.
 //!
 //! A version that raises [`FORMAT`] first writes the index's journal again, so that a damaged file FORMAT can be
 //! distinguished from a newer one.
@@ -30,8 +30,8 @@ use super::disk;
 use super::holder::new_run_id;
 use crate::key::Digest;
 
-/// The version of the cache's layout: 2 since large blobs are in packs, 3 since databases have journals. Caches of formats
-/// 1 and 2 are read as they are. The first change makes them format 3.
+/// The version of the cache's layout: 2 since large blobs are in packs, 3 since databases have journals. Caches of
+/// formats 1 and 2 are read as they are. The first change makes them format 3.
 pub const FORMAT: u32 = 3;
 
 /// The name of the journal in its database's folder.
@@ -150,8 +150,8 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal in this folder, if there is one. If its header is damaged, [`Journal::is_whole`] is false and its
-    /// frames can still be replayed.
+    /// Opens the journal in this folder, if there is one. If its header is damaged, [`Journal::is_whole`] is false and
+    /// its frames can still be replayed.
     pub(super) fn open(folder: &Path, writable: bool) -> io::Result<Option<Self>> {
         let path = folder.join(FILE);
         let file = match disk::open_regular(OpenOptions::new().read(true).write(writable), &path) {
@@ -174,8 +174,8 @@ impl Journal {
         Ok(Some(Self { file, format, flags, id, end: length.max(HEADER as u64) }))
     }
 
-    /// Writes a new journal, which replaces the one in this folder. `fill` appends to it. The new journal is durable when
-    /// this returns; if it fails, the old one stays.
+    /// Writes a new journal, which replaces the one in this folder. `fill` appends to it. The new journal is durable
+    /// when this returns; if it fails, the old one stays.
     pub(super) fn create<E: From<io::Error>>(
         folder: &Path,
         flags: u32,
@@ -239,8 +239,8 @@ impl Journal {
         Ok(self.position())
     }
 
-    /// Calls `apply` with the changes of each whole frame from `start` on (0: of all frames), and the position after it.
-    /// The next append goes behind the last whole frame.
+    /// Calls `apply` with the changes of each whole frame from `start` on (0: of all frames), and the position after
+    /// it. The next append goes behind the last whole frame.
     pub(super) fn replay<E: From<io::Error>>(
         &mut self,
         start: u64,

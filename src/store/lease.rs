@@ -1,8 +1,8 @@
 //! Leases: one process runs a key at a time.
 //!
-//! A lease is a locked file that is named by the key and holds the name of its holder. The kernel frees the lock when the
-//! holder dies, and the next process that asks gets it. A holder removes the file before it frees the lock, so a process
-//! that gets a lock checks that its file still has that name.
+//! A lease is a locked file that is named by the key and holds the name of its holder. The kernel frees the lock when
+//! the holder dies, and the next process that asks gets it. A holder removes the file before it frees the lock, so a
+//! process that gets a lock checks that its file still has that name.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::MetadataExt;

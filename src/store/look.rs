@@ -1,9 +1,9 @@
 //! Look-ups of a plan: many of them while the index is open once.
 //!
-//! Beside each result's record there is a short entry for look-ups: 'u' ‖ key → digest ‖ lineage ‖ whether it needs blobs
-//! (41 bytes instead of some thousand, and nothing to parse). The two are written and removed together, and the short entry
-//! is removed when the result is found damaged, so it never promises more than the record. Results of earlier versions may
-//! have no short entry. Then the record itself is read.
+//! Beside each result's record there is a short entry for look-ups: 'u' ‖ key → digest ‖ lineage ‖ whether it needs
+//! blobs (41 bytes instead of some thousand, and nothing to parse). The two are written and removed together, and the
+//! short entry is removed when the result is found damaged, so it never promises more than the record. Results of
+//! earlier versions may have no short entry. Then the record itself is read.
 
 use std::path::Path;
 
@@ -40,16 +40,16 @@ impl From<Failure> for LookError {
 }
 
 impl Store {
-    /// Opens the index if there is one and no other process has it. Call it beside other work, before look-ups: opening takes
-    /// longer the more the index holds. An error here comes again in the look-ups.
+    /// Opens the index if there is one and no other process has it. Call it beside other work, before look-ups: opening
+    /// takes longer the more the index holds. An error here comes again in the look-ups.
     pub fn open_ahead(&self) {
         if self.index.exists().unwrap_or(false) && self.index.is_free() {
             let _ = self.look(|_| Ok(()));
         }
     }
 
-    /// Calls `f` with the index held open. If the index had to be repaired, `f` is called again. It must not use the store
-    /// otherwise.
+    /// Calls `f` with the index held open. If the index had to be repaired, `f` is called again. It must not use the
+    /// store otherwise.
     pub fn look<T>(&self, f: impl Fn(&Look<'_>) -> Result<T, LookError>) -> Result<T> {
         let index = &*self.index;
         if !index.exists()? {
@@ -81,8 +81,8 @@ impl Store {
         self.look(|look| look.newest(pipeline, point))
     }
 
-    /// Whether the bytes of these results are there, as far as the index knows. False if they were found damaged, or if the
-    /// packs are gone. True for a result without tensors and files. Opens no chunk database, so it is fast.
+    /// Whether the bytes of these results are there, as far as the index knows. False if they were found damaged, or if
+    /// the packs are gone. True for a result without tensors and files. Opens no chunk database, so it is fast.
     pub fn are_present(&self, records: &[&ResultRecord]) -> Result<Vec<bool>> {
         self.look(|look| Ok(records.iter().map(|r| look.is_present(r)).collect()))
     }

@@ -1,7 +1,7 @@
 //! One pack file, which holds pieces of blobs one after the other and nothing else.
 //!
-//! A pack is named by the names of its pieces, so writing the same pieces again replaces it by the same file. A pack never
-//! changes.
+//! A pack is named by the names of its pieces, so writing the same pieces again replaces it by the same file. A pack
+//! never changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -40,8 +40,8 @@ impl PackLocation {
         let (pack, rest) = bytes.split_first_chunk::<32>()?;
         let (offset, len) = rest.split_first_chunk::<8>()?;
         let (offset, len) = (u64::from_le_bytes(*offset), u32::from_le_bytes(len.try_into().ok()?));
-        // No piece is longer, and the reader allocates this length. No file is longer, and the system would refuse to read
-        // there, which would look like a failing disk.
+        // No piece is longer, and the reader allocates this length. No file is longer, and the system would refuse to
+        // read there, which would look like a failing disk.
         if len as usize > PIECE || offset > i64::MAX as u64 - PIECE as u64 {
             return None;
         }

@@ -1,9 +1,9 @@
 //! Writes blobs to a pack: hashing on all threads, writing on one, syncing beside both.
 //!
 //! A blob is hashed in groups of 4 pieces (4 MiB). Each thread takes the next group and hashes it. The calling thread
-//! appends the new pieces of hashed groups in their order, and hashes a group itself when none is ready. So a pack has the
-//! same bytes whatever the number of threads, and hashing takes no extra time where writing takes as long. Writing fills the
-//! page cache only. Another thread makes the kernel write the file to the disk meanwhile.
+//! appends the new pieces of hashed groups in their order, and hashes a group itself when none is ready. So a pack has
+//! the same bytes whatever the number of threads, and hashing takes no extra time where writing takes as long. Writing
+//! fills the page cache only. Another thread makes the kernel write the file to the disk meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -176,11 +176,11 @@ struct Writer<'a, 'scope> {
     names: Vec<Vec<Digest>>,
     reused: BTreeSet<Digest>,
     pack: Option<NewPack>,
-    sync: Option<Sync<'scope>>,
+    sync: Option<SyncThread<'scope>>,
 }
 
 /// A thread that syncs the pack whenever it gets a message.
-struct Sync<'scope> {
+struct SyncThread<'scope> {
     request: Sender<()>,
     requested: u64,
     thread: ScopedJoinHandle<'scope, io::Result<()>>,
@@ -240,10 +240,16 @@ impl<'scope> Writer<'_, 'scope> {
                 if bytes > SYNC {
                     let (request, requests) = mpsc::channel();
                     let file = pack.handle()?;
-                    let run = move || requests.iter().try_for_each(|()| file.sync_data());
+                    let run = move || {
+                        requests.iter().try_for_each(|()| {
+                            // One sync serves all requests so far.
+                            while requests.try_recv().is_ok() {}
+                            file.sync_data()
+                        })
+                    };
                     // Without this thread, everything is synced at the end.
                     let thread = Builder::new().spawn_scoped(scope, run).ok();
-                    self.sync = thread.map(|thread| Sync { request, requested: 0, thread });
+                    self.sync = thread.map(|thread| SyncThread { request, requested: 0, thread });
                 }
                 self.pack.insert(pack)
             }

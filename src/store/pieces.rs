@@ -5,17 +5,18 @@
 //! 'l' ‖ digest(blob)    the blob's length (u64), then the names of its pieces in order
 //! ```
 //!
-//! sled writes a value at least twice (a node again whenever it grows), reads it with a checksum and two copies, and replays
-//! it when it opens. It is good at finding small entries. So the bytes of blobs go to packs, which are written once, and
-//! only the locations of their pieces go to the database: 80 bytes for 1 MiB.
+//! sled writes a value at least twice (a node again whenever it grows), reads it with a checksum and two copies, and
+//! replays it when it opens. It is good at finding small entries. So the bytes of blobs go to packs, which are written
+//! once, and only the locations of their pieces go to the database: 80 bytes for 1 MiB.
 //!
-//! The order of writing is: pack, sync, rename, sync of the folder; then locations and lists in one frame of the journal.
-//! The index names the blob after that. A pack is removed when its last piece is gone, after the removal of the locations is
-//! durable. It is written again when more than half of it is gone ([`tidy`]). Packs that no location names are removed too.
+//! The order of writing is: pack, sync, rename, sync of the folder; then locations and lists in one frame of the
+//! journal. The index names the blob after that. A pack is removed when its last piece is gone, after the removal of
+//! the locations is durable. It is written again when more than half of it is gone ([`tidy`]). Packs that no location
+//! names are removed too.
 //!
-//! A piece is verified against its name whenever it is read. A pack that is missing, cut short or damaged makes its blobs
-//! corrupt. If a pack can't be read for any other reason (no permission, no more open files, a failing disk), that is an
-//! error: the bytes may be intact, so nothing is forgotten.
+//! A piece is verified against its name whenever it is read. A pack that is missing, cut short or damaged makes its
+//! blobs corrupt. If a pack can't be read for any other reason (no permission, no more open files, a failing disk),
+//! that is an error: the bytes may be intact, so nothing is forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -150,8 +151,8 @@ pub(super) fn commit(o: &Opened, written: &Written) -> Result<bool, Failure> {
 /// The location of each piece of a blob, in their order, or what is wrong with its entry.
 pub(super) type Locations = Vec<Result<PackLocation, String>>;
 
-/// A blob whose pieces were found. Its packs are opened one by one while they are read, and may be removed until then. So
-/// the blob is corrupt only if it still has the same locations afterwards.
+/// A blob whose pieces were found. Its packs are opened one by one while they are read, and may be removed until then.
+/// So the blob is corrupt only if it still has the same locations afterwards.
 pub(super) struct Located {
     list: PieceList,
     pub(super) locations: Locations,
@@ -202,8 +203,8 @@ struct Job<'a> {
 }
 
 impl Located {
-    /// The blob's verified bytes: the first `head` of them, and the rest. Works on several threads. Each verifies a piece
-    /// while it is in the thread's cache, and has one pack open at a time.
+    /// The blob's verified bytes: the first `head` of them, and the rest. Works on several threads. Each verifies a
+    /// piece while it is in the thread's cache, and has one pack open at a time.
     ///
     /// # Errors
     /// If a pack can't be read for a reason that says nothing about its bytes.
@@ -307,8 +308,8 @@ pub(super) fn remove_corrupt(o: &Opened, blob: &Digest, corruption: &Corruption)
     o.write(&changes)
 }
 
-/// Removes the blobs that `is_dead` picks, and the pieces that no other blob has. Frees their space on disk. Only while no
-/// process writes.
+/// Removes the blobs that `is_dead` picks, and the pieces that no other blob has. Frees their space on disk. Only while
+/// no process writes.
 pub(super) fn remove(o: &Opened, is_dead: impl Fn(&Digest) -> bool) -> Result<(), Failure> {
     let mut changes = Changes::default();
     unused_keys(&o.db, (b'l', b'p'), PIECE, is_dead)?.iter().for_each(|key| changes.remove(key));
@@ -338,11 +339,11 @@ pub(super) fn unused_keys(
     Ok(keys)
 }
 
-/// Removes packs that hold no piece any more, and writes those again of which less than half is left. Only while no process
-/// writes. The removal of the locations must be durable.
+/// Removes packs that hold no piece any more, and writes those again of which less than half is left. Only while no
+/// process writes. The removal of the locations must be durable.
 ///
-/// All removals come before anything is written, because a new pack may get the name of one that a killed process left. A
-/// pack that can't be removed or written (on a full disk, say) stays until the next time.
+/// All removals come before anything is written, because a new pack may get the name of one that a killed process left.
+/// A pack that can't be removed or written (on a full disk, say) stays until the next time.
 fn tidy(o: &Opened) -> Result<(), Failure> {
     let folder = pack::folder(o.path());
     pack::remove_abandoned(&folder);

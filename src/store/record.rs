@@ -77,8 +77,8 @@ impl ResultRecord {
 pub struct StateRecord {
     /// The key of state(`epoch`), or of state(`epoch` + 1) for a partial one.
     pub key: Key,
-    /// The key of the last state of the training that saved it. It says which training owns the state where chains share a
-    /// beginning. None in states of earlier versions.
+    /// The key of the last state of the training that saved it. It says which training owns the state where chains
+    /// share a beginning. None in states of earlier versions.
     #[serde(default)]
     pub towards: Option<Key>,
     /// Finished epochs.
@@ -146,7 +146,7 @@ pub struct StageRun {
     /// For a training that continued: the epoch it continued at.
     pub resumed_at: Option<u64>,
     /// For a training that ran to its end: how fast it was.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<TrainingRate>,
 }
 
@@ -190,8 +190,8 @@ pub struct RunRecord {
     pub version: String,
     /// The stages, in plan order.
     pub stages: Vec<StageRun>,
-    /// Keys of the states that its trainings could continue from when it began. Another training may have saved them. The
-    /// states that the run itself saves are known by [`StateRecord::towards`].
+    /// Keys of the states that its trainings could continue from when it began. Another training may have saved them.
+    /// The states that the run itself saves are known by [`StateRecord::towards`].
     pub states: Vec<Key>,
 }
 

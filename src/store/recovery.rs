@@ -8,11 +8,11 @@
 //! | sled fails to open, or lacks its entries | sled's files are removed, and the journal is replayed |
 //! | sled follows a journal that was replaced | the same |
 //! | the journal is missing, cut short, or has a damaged header | it is written again from sled |
-//! | sled fails to open and the journal is damaged or missing | sled's files are set aside, never deleted; all readable entries of both are kept |
+//! | sled fails to open, and the journal is damaged or missing | sled's files are set aside, readable entries kept |
 //! | the database can't be written | readers use a temporary copy |
 //!
-//! Databases of earlier versions have no journal until the first change. Chunks of earlier versions are in sled alone until
-//! a collection moves them to packs; the journal's flag [`journal::HAS_CHUNKS`] says so.
+//! Databases of earlier versions have no journal until the first change. Chunks of earlier versions are in sled alone
+//! until a collection moves them to packs; the journal's flag [`journal::HAS_CHUNKS`] says so.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -76,8 +76,8 @@ impl Recovery {
     }
 }
 
-/// Opens the database in this folder and brings it up to date with its journal. `before_journal` is called before a journal
-/// is written for a database that has none. After a recovery the caller calls [`finish`].
+/// Opens the database in this folder and brings it up to date with its journal. `before_journal` is called before a
+/// journal is written for a database that has none. After a recovery the caller calls [`finish`].
 pub(super) fn open(
     path: &Path,
     setup: Setup,
@@ -144,8 +144,8 @@ fn open_journal(path: &Path, writable: bool) -> Result<Option<Journal>> {
     }
 }
 
-/// Applies the part of the journal that sled lacks. Returns what is wrong with the journal, if anything; sled then holds
-/// all readable entries, and the journal must be written again.
+/// Applies the part of the journal that sled lacks. Returns what is wrong with the journal, if anything; sled then
+/// holds all readable entries, and the journal must be written again.
 fn follow(db: &sled::Db, journal: &mut Journal, setup: Setup) -> Result<Option<String>> {
     let position = position(db)?;
     let end = journal.position();
@@ -280,8 +280,8 @@ pub(super) fn compact(path: &Path, setup: Setup) -> Result<()> {
     })
 }
 
-/// Repairs a database that differs from its journal. A whole journal is right. Otherwise sled is right, because no read of
-/// it has failed.
+/// Repairs a database that differs from its journal. A whole journal is right. Otherwise sled is right, because no read
+/// of it has failed.
 pub(super) fn rebuild(path: &Path, setup: Setup) -> Result<()> {
     catch(|| {
         let (db, journal, _) = open(path, setup, &|| Ok(()))?;
@@ -355,8 +355,8 @@ impl TemporaryCopy {
     }
 }
 
-/// Opens a temporary copy of the database in this folder, brought up to date with its journal. A collection gets the journal
-/// too. It removes everything that the copy doesn't name, so it is refused a copy that may lack entries.
+/// Opens a temporary copy of the database in this folder, brought up to date with its journal. A collection gets the
+/// journal too. It removes everything that the copy doesn't name, so it is refused a copy that may lack entries.
 pub(super) fn open_copy(
     path: &Path,
     setup: Setup,

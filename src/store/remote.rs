@@ -1,8 +1,9 @@
 //! The seam to a store that other machines reach: a directory on a network file system, or an object store.
 //!
-//! A remote store holds records under names such as `result/<key>`, and blobs under their digests. Objects never change.
-//! Blobs are written before the record that names them. [`super::Store::push_result`] and [`super::Store::pull_result`] use
-//! it. Nothing that comes from a remote store is trusted: every record and every blob is verified.
+//! A remote store holds records under names such as `result/<key>`, and blobs under their digests. Objects never
+//! change. Blobs are written before the record that names them. [`super::Store::push_result`] and
+//! [`super::Store::pull_result`] use it. Nothing that comes from a remote store is trusted: every record and every blob
+//! is verified.
 
 use std::error::Error;
 use std::io::Read;
@@ -55,8 +56,8 @@ pub trait Remote: Send + Sync {
     /// [`RemoteError::Missing`] if there is no such blob.
     fn get_blob(&self, blob: &BlobEntry) -> Result<Box<dyn Read + '_>, RemoteError>;
 
-    /// Writes a blob from a stream, completely or not at all, durably. If the stream fails, nothing is written. An existing blob
-    /// may be written again.
+    /// Writes a blob from a stream, completely or not at all, durably. If the stream fails, nothing is written. An
+    /// existing blob may be written again.
     ///
     /// # Errors
     /// If the store can't be written, or the stream fails.

@@ -1,9 +1,9 @@
 //! Restores what indexes hold that were set aside.
 //!
 //! Versions before format 3 could take a whole index for damaged because sled had left one incomplete file behind
-//! (`snap.*.generating`). They moved all its snapshots away and found nothing in it. The index still exists under another
-//! name, and is complete. [`Store::doctor`] reads it from a copy, and restores the results and states whose bytes are still
-//! in the cache.
+//! (`snap.*.generating`). They moved all its snapshots away and found nothing in it. The index still exists under
+//! another name, and is complete. [`Store::doctor`] reads it from a copy, and restores the results and states whose
+//! bytes are still in the cache.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,8 @@ struct Content {
 }
 
 impl Store {
-    /// Looks for results and states in indexes that were set aside, and returns their numbers. With `repair`, restores them.
+    /// Looks for results and states in indexes that were set aside, and returns their numbers. With `repair`, restores
+    /// them.
     pub(super) fn restore(&self, repair: bool) -> Result<(usize, usize)> {
         let (mut results, mut states) = (0, 0);
         for aside in self.index.folder.set_aside() {

@@ -67,8 +67,8 @@ impl Store {
         stored.ok_or_else(|| StoreError::NotFound("nothing was stored".to_owned()))
     }
 
-    /// Stores several results with one sync of each kind for all: small files, packs, chunk database, index. The index then
-    /// has all of them or none.
+    /// Stores several results with one sync of each kind for all: small files, packs, chunk database, index. The index
+    /// then has all of them or none.
     ///
     /// # Errors
     /// As [`Store::commit`]; then none is stored.
@@ -156,8 +156,8 @@ impl Store {
         Ok(tensors.iter().zip(entries).map(|((name, t), blob)| (name.clone(), tensor_entry(t, blob))).collect())
     }
 
-    /// Notes that these points used these results, so that [`Store::newest`] follows: `(point, key)`. Writes only changes, all
-    /// together, and without waiting for the disk, because this serves explanations only.
+    /// Notes that these points used these results, so that [`Store::newest`] follows: `(point, key)`. Writes only
+    /// changes, all together, and without waiting for the disk, because this serves explanations only.
     pub fn note_hits(&self, pipeline: &str, hits: &[(&str, Key)]) -> Result<()> {
         let new = self.index.read(|db| {
             let mut new: BTreeMap<&[u8], (&str, Key)> =

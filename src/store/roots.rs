@@ -1,13 +1,13 @@
 //! What a collection keeps.
 //!
-//! Roots are the newest run records of each pipeline, the named ones, the ones in progress, and the unreadable ones. A result
-//! lives if a kept run names its key or computed it, or if it is the newest result of a point of a kept run. The newest
-//! results of a pipeline without any run record live too. A state lives
+//! Roots are the newest run records of each pipeline, the named ones, the ones in progress, and the unreadable ones. A
+//! result lives if a kept run names its key or computed it, or if it is the newest result of a point of a kept run. The
+//! newest results of a pipeline without any run record live too. A state lives
 //!
 //! - if it is on the chain of a living result and is pinned or the last one, or a kept run names its key; or
-//! - if it was saved for an unfinished training of a kept run, and is pinned or the newest of that training in its numerics
-//!   class. The training is known by the key of its last state ([`StateRecord::towards`]). If its run was killed before it
-//!   knew that key, the training is known by the time when the state was saved.
+//! - if it was saved for an unfinished training of a kept run, and is pinned or the newest of that training in its
+//!   numerics class. The training is known by the key of its last state ([`StateRecord::towards`]). If its run was
+//!   killed before it knew that key, the training is known by the time when the state was saved.
 
 use std::collections::{BTreeMap, BTreeSet};
 

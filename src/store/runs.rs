@@ -80,8 +80,8 @@ impl Store {
         Ok(runs)
     }
 
-    /// The newest run records, newest first: at least one, and as many as take together at most so many bytes. Unreadable
-    /// records are left out; [`Store::runs`] warns about them.
+    /// The newest run records, newest first: at least one, and as many as take together at most so many bytes.
+    /// Unreadable records are left out; [`Store::runs`] warns about them.
     pub fn newest_runs(&self, bytes: u64) -> Result<Vec<RunRecord>> {
         let (mut runs, mut left) = (Vec::new(), bytes);
         // Ids sort by time.

@@ -1,8 +1,8 @@
 //! Small files of results, such as reports: `small/<digest>`, each a file of its own.
 //!
-//! Opening the chunk database takes longer the more it holds, and every run reads a report. So files of up to 1 MiB stand
-//! beside it. If an artifact has many of them they go to a pack, because one sync for all is faster than one for each.
-//! A reader of a blob looks here first and then in the packs.
+//! Opening the chunk database takes longer the more it holds, and every run reads a report. So files of up to 1 MiB
+//! stand beside it. If an artifact has many of them they go to a pack, because one sync for all is faster than one for
+//! each. A reader of a blob looks here first and then in the packs.
 //!
 //! A file is written under another name, synced and renamed. The folder is synced before the index names the blob.
 

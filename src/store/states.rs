@@ -1,8 +1,9 @@
 //! States of trainings.
 //!
-//! Under the key of state(e) there are the state itself (epoch e, step 0) and partial states on the way to it (epoch e − 1,
-//! step s), each per numerics class. A partial state has the key of the state that it will become, because half an epoch
-//! depends on that epoch's parameters: with other parameters a training finds state(e − 1) and not the half epoch.
+//! Under the key of state(e) there are the state itself (epoch e, step 0) and partial states on the way to it (epoch e
+//! − 1, step s), each per numerics class. A partial state has the key of the state that it will become, because half an
+//! epoch depends on that epoch's parameters: with other parameters a training finds state(e − 1) and not the half
+//! epoch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,9 +19,9 @@ use crate::artifact::Tensor;
 use crate::key::{Digest, Key};
 
 impl Store {
-    /// The furthest stored state of this chain in this numerics class, as far as the index knows. `states` are the keys of
-    /// state(0), state(1), … state(n) as [`crate::key::Components::states`] gives them. Partial states count by their epoch
-    /// and step.
+    /// The furthest stored state of this chain in this numerics class, as far as the index knows. `states` are the keys
+    /// of state(0), state(1), … state(n) as [`crate::key::Components::states`] gives them. Partial states count by
+    /// their epoch and step.
     pub fn longest_state(&self, states: &[Key], class: &str) -> Result<Option<StateRecord>> {
         self.index.read(|db| entries::longest_state(db, states, class))
     }
@@ -60,9 +61,9 @@ impl Store {
         Ok(None)
     }
 
-    /// Stores a state of the chain `states` (the keys of state(0) … state(n)), durably. Its key is that of state(`epoch`), or
-    /// of state(`epoch` + 1) if `step` is not 0. A pinned state stays pinned. A state that two trainings save is pinned too:
-    /// their chains part behind it.
+    /// Stores a state of the chain `states` (the keys of state(0) … state(n)), durably. Its key is that of
+    /// state(`epoch`), or of state(`epoch` + 1) if `step` is not 0. A pinned state stays pinned. A state that two
+    /// trainings save is pinned too: their chains part behind it.
     ///
     /// # Errors
     /// If the cache can't be written, or the chain has no such state.
@@ -106,9 +107,9 @@ impl Store {
         record.tensors.iter().map(|(name, entry)| Ok((name.clone(), self.read_tensor(entry)?))).collect()
     }
 
-    /// Removes `old`, which `newest` replaces, and returns whether it did. It stays if it is pinned, if another training
-    /// saved it, or if `newest` is not stored. Frees the space of the blobs that nothing else uses, unless another process
-    /// writes at this moment; then `gc` frees it.
+    /// Removes `old`, which `newest` replaces, and returns whether it did. It stays if it is pinned, if another
+    /// training saved it, or if `newest` is not stored. Frees the space of the blobs that nothing else uses, unless
+    /// another process writes at this moment; then `gc` frees it.
     pub fn remove_superseded(&self, old: &StateRecord, newest: &StateRecord) -> Result<bool> {
         if old.has_name_of(newest) {
             return Ok(false);

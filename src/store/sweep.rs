@@ -1,5 +1,5 @@
-//! Leftovers in the cache's folder: records, events and logs of runs that are no longer kept, and the folders and incomplete
-//! files of killed processes.
+//! Leftovers in the cache's folder: records, events and logs of runs that are no longer kept, and the folders and
+//! incomplete files of killed processes.
 //!
 //! A process that runs or verifies stages holds a shared lock on `work.lock` ([`Store::at_work`]). Scratch folders and
 //! caches of `verify` are removed only while no process holds it. Files that belong to no run record (logs of `verify`,

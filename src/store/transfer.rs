@@ -13,8 +13,8 @@ use crate::artifact::BlobEntry;
 use crate::key::Key;
 
 impl Store {
-    /// Copies a result to a remote store: first its blobs, then its record. Skips objects that are there, and returns how many
-    /// it wrote. Large blobs are streamed.
+    /// Copies a result to a remote store: first its blobs, then its record. Skips objects that are there, and returns
+    /// how many it wrote. Large blobs are streamed.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] if the cache has no such result, [`StoreError::Damaged`] if its bytes are damaged,
@@ -43,9 +43,9 @@ impl Store {
         Ok(remote.put_blob(blob, &mut *self.blobs.stream(blob)?)?)
     }
 
-    /// Copies a result from a remote store, unless this cache has it. The record is stored after all blobs were verified and
-    /// stored. None if the remote store has no such result, or if a part of it is missing or altered, which is a warning too.
-    /// Large blobs are streamed.
+    /// Copies a result from a remote store, unless this cache has it. The record is stored after all blobs were
+    /// verified and stored. None if the remote store has no such result, or if a part of it is missing or altered,
+    /// which is a warning too. Large blobs are streamed.
     ///
     /// # Errors
     /// If the remote store fails, or this cache can't be written.

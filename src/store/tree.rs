@@ -1,11 +1,11 @@
 //! BLAKE3's tree over the pieces of a blob. Each piece is hashed once, on any thread, and each can be verified alone.
 //!
-//! BLAKE3 cuts its input into chunks of 1 KiB and joins their chaining values in a binary tree whose left side is always a
-//! full power of two. An aligned piece of 2¹⁰ chunks (1 MiB; the last one may be shorter) is a subtree of that tree. Its
-//! chaining value is the piece's name; a piece that is a whole blob is named by the blob's digest. The blob's digest,
-//! which equals `blake3::hash` of all its bytes, follows from the names alone. So a list of names that joins to the digest
-//! is the right list, and a piece that hashes to its name is the right piece. A chaining value depends on its offset, so
-//! equal bytes have the same name only at equal offsets.
+//! BLAKE3 cuts its input into chunks of 1 KiB and joins their chaining values in a binary tree whose left side is
+//! always a full power of two. An aligned piece of 2¹⁰ chunks (1 MiB; the last one may be shorter) is a subtree of that
+//! tree. Its chaining value is the piece's name; a piece that is a whole blob is named by the blob's digest. The blob's
+//! digest, which equals `blake3::hash` of all its bytes, follows from the names alone. So a list of names that joins to
+//! the digest is the right list, and a piece that hashes to its name is the right piece. A chaining value depends on
+//! its offset, so equal bytes have the same name only at equal offsets.
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 

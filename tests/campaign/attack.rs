@@ -16,7 +16,7 @@ use crate::scenario::Lab;
 use crate::table::Row;
 use crate::{Args, crowd, damage, foreign, full, kills};
 
-/// What an attack does.
+/// The kind of an attack.
 #[derive(Clone, Copy)]
 enum Kind {
     Inject(inject::Kind),
@@ -34,9 +34,9 @@ pub(crate) struct Attack {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
     kind: Kind,
-    /// Seconds in the short form.
+    /// Seconds in the short form of the campaign.
     seconds: u64,
-    /// Trials in the full form; injections try every point instead.
+    /// Trials in the full form. Injections try every point instead.
     trials: usize,
 }
 
@@ -78,7 +78,8 @@ pub(crate) struct Campaign<'a> {
     counted: Counted,
 }
 
-/// A trial: gets a folder of its own and the trial's number; returns the verdict, where it struck, and what it counts for.
+/// A trial. Takes a folder and the number of the trial. Returns the verdict, the place of the attack, and the number of
+/// trials that it counts as.
 type Trial<'t> = Box<dyn Fn(&Path, usize) -> io::Result<(Verdict, String, usize)> + Sync + 't>;
 
 impl<'a> Campaign<'a> {
@@ -113,10 +114,10 @@ impl<'a> Campaign<'a> {
         }
     }
 
-    /// An attack's trial, and how many there are.
+    /// The trial of an attack, and the number of trials.
     fn trials<'t>(&'t self, attack: &'t Attack) -> io::Result<(Trial<'t>, usize)> {
         let (lab, seed, name) = (self.lab, self.args.seed, attack.name);
-        // The short form ends by time.
+        // A time limit ends the short form.
         let count = self.args.trials.unwrap_or(if self.args.full { attack.trials } else { 1000 });
         Ok(match attack.kind {
             Kind::Inject(kind) => {
@@ -152,7 +153,7 @@ impl<'a> Campaign<'a> {
         })
     }
 
-    /// The points of an injection, in random order so that a sample covers all scenarios.
+    /// The points of an injection, in random order, so that a sample covers all scenarios.
     fn points(&self, kind: inject::Kind, name: &str) -> io::Result<Vec<(&'static str, usize)>> {
         let every = self.args.full || self.args.point.is_some();
         let mut points = self.counted.points(self.lab, kind, every)?;
@@ -164,7 +165,7 @@ impl<'a> Campaign<'a> {
         Ok(points)
     }
 
-    /// Runs trials on all cores until there are no more or the time is over.
+    /// Runs trials on all cores until all are done or the time is over.
     fn work(&self, row: &mut Row, trial: &Trial<'_>, count: usize, limit: Option<Duration>) -> io::Result<()> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let jobs = self.args.jobs.unwrap_or(cores).clamp(1, count.max(1));
@@ -192,7 +193,7 @@ impl<'a> Campaign<'a> {
     }
 }
 
-/// A trial that counts as one.
+/// A trial that counts once.
 fn one<'t>(trial: impl Fn(&Path, usize) -> io::Result<(Verdict, String)> + Sync + 't) -> Trial<'t> {
     Box::new(move |dir, n| trial(dir, n).map(|(verdict, place)| (verdict, place, 1)))
 }

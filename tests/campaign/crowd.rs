@@ -1,4 +1,4 @@
-//! Eight processes on one cache, with `gc`, `doctor` and `plan` among them; in every other trial some are killed.
+//! Eight processes on one cache, including `gc`, `doctor` and `plan`. In every second trial some are killed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::judge::{Fault, Judge, Promises, Verdict};
-use crate::program::Started;
+use crate::program::RunningCommand;
 use crate::random::Random;
 use crate::scenario::{Lab, View};
 
@@ -33,44 +33,44 @@ fn commands(random: &mut Random) -> Vec<Vec<String>> {
 /// One trial of eight processes.
 pub(crate) fn trial(lab: &Lab, dir: &Path, random: &mut Random, turn: usize) -> io::Result<(Verdict, String)> {
     let scenario = lab.scenario("extend");
-    let desk = lab.copy(scenario, dir)?;
-    let mut judge = Judge::new(lab, scenario, &desk);
+    let project = lab.copy(scenario, dir)?;
+    let mut judge = Judge::new(lab, scenario, &project);
     let commands = commands(random);
     let kills = turn % 2 == 1;
-    let mut started: Vec<Option<Started>> = Vec::new();
+    let mut started: Vec<Option<RunningCommand>> = Vec::new();
     for args in &commands {
-        started.push(Some(desk.start(args)?));
+        started.push(Some(project.start(args)?));
         std::thread::sleep(Duration::from_micros(random.below(15_000)));
     }
-    let mut answers = Vec::new();
+    let mut outputs = Vec::new();
     if kills {
         for _ in 0..1 + random.below(4) {
             let victim = random.below(PROCESSES as u64) as usize;
             std::thread::sleep(Duration::from_micros(random.below(60_000)));
             if let Some(process) = started[victim].take() {
                 process.kill();
-                answers.push((victim, process.wait()?, true));
+                outputs.push((victim, process.wait()?, true));
             }
         }
     }
     for (i, process) in started.into_iter().enumerate() {
         if let Some(process) = process {
-            answers.push((i, process.wait()?, false));
+            outputs.push((i, process.wait()?, false));
         }
     }
     let mut finished: BTreeMap<String, usize> = BTreeMap::new();
-    for (i, answer, killed) in &answers {
+    for (i, output, killed) in &outputs {
         let what = commands[*i].join(" ");
-        judge.verdict.look_at(&what, answer, false);
-        if !killed && !answer.succeeded() {
-            judge.verdict.add(Fault::Wrong, format!("`{what}` beside others: {}", answer.describe()));
+        judge.verdict.check(&what, output, false);
+        if !killed && !output.succeeded() {
+            judge.verdict.add(Fault::Wrong, format!("`{what}` among others: {}", output.describe()));
         }
-        for event in answer.events().iter().filter(|e| e["event"] == "stage-finished") {
+        for event in output.events().iter().filter(|e| e["event"] == "stage-finished") {
             *finished.entry(event["stage"].to_string() + &event["key"].to_string()).or_default() += 1;
         }
-        // A collection beside may drop what a killed run made.
+        // A concurrent `gc` may remove results of a killed run.
         if !kills {
-            judge.promises.keys.extend(Promises::of(answer).keys);
+            judge.promises.keys.extend(Promises::of(output).keys);
         }
     }
     let twice: Vec<&String> = finished.iter().filter(|(_, n)| **n > 1).map(|(name, _)| name).collect();

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::judge::{Fault, Verdict, compare_export, compare_records};
-use crate::program::{Answer, Desk, copy_folder, files_below, remove_folder};
+use crate::program::{CommandOutput, Project, copy_folder, files_below, remove_folder};
 use crate::random::Random;
 use crate::scenario::{Lab, View};
 
@@ -35,7 +35,7 @@ pub(crate) enum Damage {
 const BLOCK: u64 = 4096;
 
 impl Damage {
-    /// `count` damages of a kind to a cache, spread over its files; paths are relative to the cache.
+    /// Chooses `count` damages of a kind, spread over the files of a cache. Paths are relative to the cache.
     pub(crate) fn choose(kind: Kind, cache: &Path, count: usize, random: &mut Random) -> io::Result<Vec<Self>> {
         let relative = |p: &Path| p.strip_prefix(cache).unwrap_or(p).to_owned();
         let files = files_below(cache)?;
@@ -70,7 +70,7 @@ impl Damage {
         Ok(chosen)
     }
 
-    /// A flip or a zeroed block at a byte that is not zero: a database's file is mostly empty.
+    /// A flip or a zeroed block at a byte that is not zero, because the files of a database are mostly empty.
     fn inside(kind: Kind, file: &Path, bytes: &[u8], random: &mut Random) -> Self {
         let len = bytes.len() as u64;
         let start = random.below(len) as usize;
@@ -105,7 +105,7 @@ impl Damage {
         }
     }
 
-    /// It deletes a folder with a journal: the records are nowhere else.
+    /// Whether it deletes a folder with a journal. The records are stored only there.
     fn deletes_journal(&self, base: &Path) -> bool {
         matches!(self, Self::Delete { path } if base.join(path).join("journal").exists())
     }
@@ -145,19 +145,20 @@ fn folders(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// One trial on the prepared cache of the scenario `plan`; also says what was damaged.
+/// One trial on the prepared cache of the scenario `plan`. Also returns a description of the damage.
 pub(crate) fn trial(lab: &Lab, dir: &Path, damage: &Damage, turn: usize) -> io::Result<(Verdict, String)> {
-    let desk = lab.copy(lab.scenario("plan"), dir)?;
+    let project = lab.copy(lab.scenario("plan"), dir)?;
     let base = lab.scenario("plan").base.join("cache");
-    damage.apply(desk.cache())?;
+    damage.apply(project.cache())?;
     let mut refusal = Verdict::default();
-    let refused = damage.hits_format() && refuses(&desk, &mut refusal)?;
+    let refused = damage.hits_format() && refuses(&project, &mut refusal)?;
     if refused {
-        // Whoever restores the file has everything again.
-        fs::copy(base.join("FORMAT"), desk.cache().join("FORMAT"))?;
+        // Restoring the file must restore everything.
+        fs::copy(base.join("FORMAT"), project.cache().join("FORMAT"))?;
     }
-    let affected = affected(&desk)?;
-    let mut trial = Trial { lab, desk: &desk, affected, may_lose_all: damage.deletes_journal(&base), verdict: refusal };
+    let affected = affected(&project)?;
+    let mut trial =
+        Trial { lab, project: &project, affected, may_lose_all: damage.deletes_journal(&base), verdict: refusal };
     let mut first: &[&str] = [
         &["run", "p.toml", "--json"][..],
         &["plan", "p.toml", "--json"],
@@ -167,7 +168,7 @@ pub(crate) fn trial(lab: &Lab, dir: &Path, damage: &Damage, turn: usize) -> io::
         &["doctor"],
     ][turn % 6];
     if damage.deletes_runs() && first == ["gc"] {
-        // A collection keeps what runs need; nothing is left that says what a deleted run needed.
+        // `gc` keeps what the recorded runs need. The record of a deleted run is gone.
         first = &["doctor"];
     }
     trial.command(first)?;
@@ -180,57 +181,57 @@ pub(crate) fn trial(lab: &Lab, dir: &Path, damage: &Damage, turn: usize) -> io::
 
 struct Trial<'a> {
     lab: &'a Lab,
-    desk: &'a Desk,
-    /// The points that `doctor -n` called affected, before anything else ran.
+    project: &'a Project,
+    /// The points that `doctor -n` reported as affected, before any other command.
     affected: BTreeSet<String>,
     may_lose_all: bool,
     verdict: Verdict,
 }
 
-/// Whether the program refuses a cache whose `FORMAT` says something else: it can't know that the file was damaged, since
-/// a later version may have written it, or the folder may be no cache.
-fn refuses(desk: &Desk, verdict: &mut Verdict) -> io::Result<bool> {
+/// Whether the program refuses a cache with a damaged `FORMAT`. It can't detect the damage, because a later version may
+/// have written the file, or the folder may not be a cache.
+fn refuses(project: &Project, verdict: &mut Verdict) -> io::Result<bool> {
     for args in [&["run", "p.toml", "--json"][..], &["gc"], &["doctor"]] {
-        let answer = desk.ask(args)?;
-        verdict.look_at(&args.join(" "), &answer, true);
-        if answer.succeeded() {
+        let output = project.run(args)?;
+        verdict.check(&args.join(" "), &output, true);
+        if output.succeeded() {
             return Ok(false);
         }
-        if !matches!(answer.code, Some(2 | 5)) || !answer.err.to_lowercase().contains("format") {
-            verdict.add(Fault::Wrong, format!("`{}` with another FORMAT: {}", args.join(" "), answer.describe()));
+        if !matches!(output.code, Some(2 | 5)) || !output.stderr.to_lowercase().contains("format") {
+            verdict.add(Fault::Wrong, format!("`{}` with another FORMAT: {}", args.join(" "), output.describe()));
         }
     }
     Ok(true)
 }
 
-/// What `doctor -n` calls affected, asked on a copy: `PIPELINE/POINT`, or a state.
-fn affected(desk: &Desk) -> io::Result<BTreeSet<String>> {
-    let copy = desk.dir().with_extension("doctor");
-    copy_folder(desk.dir(), &copy)?;
-    let program = desk.moved(&copy);
-    let answer = program.ask(&["doctor", "-n", "--json"])?;
+/// The results (`PIPELINE/POINT`) and states that `doctor -n` reports as affected, run on a copy.
+fn affected(project: &Project) -> io::Result<BTreeSet<String>> {
+    let copy = project.dir().with_extension("doctor");
+    copy_folder(project.dir(), &copy)?;
+    let program = project.moved(&copy);
+    let output = program.run(&["doctor", "-n", "--json"])?;
     remove_folder(&copy)?;
-    let report = answer.json().unwrap_or_default();
+    let report = output.json().unwrap_or_default();
     let names = report["affected"].as_array().cloned().unwrap_or_default();
     Ok(names.iter().filter_map(|n| n.as_str()).map(str::to_owned).collect())
 }
 
 impl Trial<'_> {
-    /// A command that must succeed in spite of the damage.
-    fn command<A: AsRef<std::ffi::OsStr> + AsRef<str>>(&mut self, args: &[A]) -> io::Result<Answer> {
+    /// Runs a command that must succeed in spite of the damage.
+    fn command<A: AsRef<std::ffi::OsStr> + AsRef<str>>(&mut self, args: &[A]) -> io::Result<CommandOutput> {
         let what = args.iter().map(AsRef::<str>::as_ref).collect::<Vec<_>>().join(" ");
-        let answer = self.desk.ask(args)?;
-        self.verdict.look_at(&what, &answer, true);
-        if !answer.succeeded() {
-            self.verdict.add(Fault::Wrong, format!("`{what}` failed: {}", answer.describe()));
+        let output = self.project.run(args)?;
+        self.verdict.check(&what, &output, true);
+        if !output.succeeded() {
+            self.verdict.add(Fault::Wrong, format!("`{what}` failed: {}", output.describe()));
         }
-        self.check_executed(&what, &answer);
-        Ok(answer)
+        self.check_executed(&what, &output);
+        Ok(output)
     }
 
-    /// Only what relied on damaged bytes may be made again.
-    fn check_executed(&mut self, what: &str, answer: &Answer) {
-        let events = answer.events();
+    /// Checks that only points affected by the damage run again.
+    fn check_executed(&mut self, what: &str, output: &CommandOutput) {
+        let events = output.events();
         let kept = &self.lab.scenario("plan").kept;
         let forced = |stage: &str| what.contains(&format!("-R {stage}"));
         let started = events.iter().filter(|e| e["event"] == "stage-started");
@@ -244,11 +245,11 @@ impl Trial<'_> {
         }
     }
 
-    /// The run succeeds, and its results are right without another run.
+    /// Checks that a run succeeds and that its results are right without a second run.
     fn run(&mut self, view: View) -> io::Result<()> {
         self.command(&view.json("run"))?;
-        let shown = self.desk.ask(&view.json("show"))?;
-        self.verdict.look_at("show", &shown, true);
+        let shown = self.project.run(&view.json("show"))?;
+        self.verdict.check("show", &shown, true);
         if shown.succeeded() {
             compare_records(self.lab, view, &shown, &mut self.verdict);
         } else {
@@ -257,17 +258,17 @@ impl Trial<'_> {
         Ok(())
     }
 
-    /// All bytes are right, if not at once then after `doctor` and one more run.
+    /// Checks that all bytes are right, at the latest after `doctor` and one more run.
     fn bytes(&mut self) -> io::Result<()> {
-        if !compare_export(self.lab, self.desk, &mut self.verdict)? {
+        if !compare_export(self.lab, self.project, &mut self.verdict)? {
             self.command(&View::Base.json("run"))?;
-            if !compare_export(self.lab, self.desk, &mut self.verdict)? {
+            if !compare_export(self.lab, self.project, &mut self.verdict)? {
                 self.verdict.add(Fault::Wrong, "`export` fails after two runs");
             }
         }
         self.command(&["doctor"])?;
         self.command(&View::Base.json("run"))?;
-        let after = self.desk.ask(&["doctor", "-n", "--json"])?;
+        let after = self.project.run(&["doctor", "-n", "--json"])?;
         if !after.succeeded() {
             self.verdict.add(Fault::Wrong, format!("the cache is damaged after `doctor`: {}", after.describe()));
         }

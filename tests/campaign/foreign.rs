@@ -1,4 +1,4 @@
-//! Caches that the user may only read, or not even that; and caches made under different umasks.
+//! Caches that the user may only read, or may not read, and caches made under different umasks.
 
 use std::fs;
 use std::io;
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::judge::{Fault, Judge, Verdict};
 use crate::mounts::Mounted;
-use crate::program::{Answer, Desk, Started};
+use crate::program::{CommandOutput, Project, RunningCommand};
 use crate::scenario::{Lab, View};
 
 /// The user and group `nobody`.
@@ -30,11 +30,11 @@ pub(crate) const READING: [&str; 12] = [
     "graph p.toml",
 ];
 
-/// Commands that write. They may fail, but in an orderly way.
+/// Commands that write. They may fail, but only with exit code 5.
 pub(crate) const WRITING: [&str; 4] =
     ["run p.toml -S params.ones=2 --json", "run p.toml --json", "gc --json", "doctor --json"];
 
-/// All of [`READING`] and [`WRITING`].
+/// The number of commands in [`READING`] and [`WRITING`].
 pub(crate) fn commands() -> usize {
     READING.len() + WRITING.len()
 }
@@ -51,79 +51,79 @@ fn command(turn: usize) -> (Vec<String>, bool) {
     }
 }
 
-/// Judges the answer of a command on a cache that can't be written, or, unless `readable`, not be read.
-fn look_at(judge: &mut Judge<'_>, args: &[String], answer: &Answer, must: bool) {
+/// Checks the output of a command on a cache that can't be written or read. With `must`, the command must succeed.
+fn check(judge: &mut Judge<'_>, args: &[String], output: &CommandOutput, must: bool) {
     let what = args.join(" ");
-    judge.verdict.look_at(&what, answer, false);
-    match answer.code {
+    judge.verdict.check(&what, output, false);
+    match output.code {
         Some(0 | 5) if !must => {}
         Some(0) => {}
-        _ if must => judge.verdict.add(Fault::Refused, format!("`{what}`: {}", answer.describe())),
-        _ => judge.verdict.add(Fault::Wrong, format!("`{what}`: {}", answer.describe())),
+        _ if must => judge.verdict.add(Fault::Refused, format!("`{what}`: {}", output.describe())),
+        _ => judge.verdict.add(Fault::Wrong, format!("`{what}`: {}", output.describe())),
     }
 }
 
 /// One command on a read-only mount.
 pub(crate) fn read_only(lab: &Lab, dir: &Path, turn: usize) -> io::Result<(Verdict, String)> {
     let scenario = lab.scenario("plan");
-    let desk = lab.copy(scenario, dir)?;
-    let mut judge = Judge::new(lab, scenario, &desk);
+    let project = lab.copy(scenario, dir)?;
+    let mut judge = Judge::new(lab, scenario, &project);
     let mount = dir.with_extension("mount");
     let (args, reads) = command(turn);
-    let mounted = Mounted::read_only(desk.cache(), &mount)?;
-    let answer = desk.with_cache(&mount).ask(&args)?;
+    let mounted = Mounted::read_only(project.cache(), &mount)?;
+    let output = project.with_cache(&mount).run(&args)?;
     drop(mounted);
-    look_at(&mut judge, &args, &answer, reads);
+    check(&mut judge, &args, &output, reads);
     Ok((judge.examine(turn)?, args.join(" ")))
 }
 
-/// One command as another user; in the second half of the trials on a cache that only its owner may read.
+/// One command as another user. In the second half of the trials only the owner may read the cache.
 pub(crate) fn other_user(lab: &Lab, dir: &Path, turn: usize) -> io::Result<(Verdict, String)> {
     let scenario = lab.scenario("plan");
-    let desk = lab.copy(scenario, dir)?;
+    let project = lab.copy(scenario, dir)?;
     let closed = turn / commands() % 2 == 1;
     // The user may write results of `export`, but nothing in the cache.
-    fs::set_permissions(desk.dir(), fs::Permissions::from_mode(0o777))?;
+    fs::set_permissions(project.dir(), fs::Permissions::from_mode(0o777))?;
     if closed {
-        fs::set_permissions(desk.cache(), fs::Permissions::from_mode(0o700))?;
+        fs::set_permissions(project.cache(), fs::Permissions::from_mode(0o700))?;
     }
-    let mut judge = Judge::new(lab, scenario, &desk);
+    let mut judge = Judge::new(lab, scenario, &project);
     let (args, reads) = command(turn);
-    let answer = ask_as_nobody(&desk, &args)?;
+    let output = run_as_nobody(&project, &args)?;
     // `graph` needs no cache.
-    look_at(&mut judge, &args, &answer, reads && !closed);
-    if closed && answer.succeeded() && !args[0].starts_with("graph") {
+    check(&mut judge, &args, &output, reads && !closed);
+    if closed && output.succeeded() && !args[0].starts_with("graph") {
         judge.verdict.add(Fault::Wrong, format!("`{}` succeeds on a cache that can't be read", args.join(" ")));
     }
     let place = format!("{}{}", args.join(" "), if closed { ", cache closed" } else { "" });
     Ok((judge.examine(turn)?, place))
 }
 
-fn ask_as_nobody(desk: &Desk, args: &[String]) -> io::Result<Answer> {
-    let (mut command, files) = desk.command(args)?;
+fn run_as_nobody(project: &Project, args: &[String]) -> io::Result<CommandOutput> {
+    let (mut command, files) = project.command(args)?;
     command.uid(NOBODY).gid(NOBODY);
-    Started::from_parts(command.spawn()?, files).wait()
+    RunningCommand::from_parts(command.spawn()?, files).wait()
 }
 
 /// The umasks of the row `umask`.
 pub(crate) const UMASKS: [u32; 4] = [0o022, 0o002, 0o027, 0o077];
 
-/// A cache made under a umask: whoever the umask lets read may read all of it.
+/// A cache made under a umask. All its files must be readable by the users that the umask permits.
 pub(crate) fn umask(lab: &Lab, dir: &Path, turn: usize) -> io::Result<(Verdict, String)> {
     let umask = UMASKS[turn % UMASKS.len()];
     let scenario = lab.scenario("first");
-    let desk = lab.copy(scenario, dir)?;
-    let mut judge = Judge::new(lab, scenario, &desk);
-    let shell = Desk::new(Path::new("/bin/sh"), dir);
+    let project = lab.copy(scenario, dir)?;
+    let mut judge = Judge::new(lab, scenario, &project);
+    let shell = Project::new(Path::new("/bin/sh"), dir);
     let script = "umask \"$1\"; program=$2; shift 2; exec \"$program\" \"$@\"";
     let program = lab.program.to_string_lossy().into_owned();
     for command in [View::Base.json("run"), View::Longer.json("run"), words("gc --json")] {
         let mut args = vec!["-c".to_owned(), script.to_owned(), "sh".to_owned(), format!("{umask:o}"), program.clone()];
         args.extend(command.clone());
-        let answer = shell.ask(&args)?;
-        look_at(&mut judge, &command, &answer, true);
+        let output = shell.run(&args)?;
+        check(&mut judge, &command, &output, true);
     }
-    for path in everything(desk.cache())? {
+    for path in everything(project.cache())? {
         let mode = fs::symlink_metadata(&path)?.permissions().mode() & 0o777;
         let name = path.strip_prefix(dir).unwrap_or(&path).display();
         if mode & 0o444 != 0o444 & !umask {

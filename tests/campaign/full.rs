@@ -6,16 +6,16 @@ use std::path::Path;
 
 use crate::judge::{Fault, Judge, Promises, Verdict};
 use crate::mounts::{FileSystem, Mounted};
-use crate::program::{Answer, copy_dense};
+use crate::program::{CommandOutput, copy_dense};
 use crate::random::Random;
 use crate::scenario::{Lab, View};
 
 /// Sizes of the file systems in KB.
 const SIZES: [u64; 3] = [20 << 10, 32 << 10, 64 << 10];
-/// KB that are left.
+/// The remaining space in KB.
 const LEFT: [u64; 5] = [0, 4, 8, 64, 512];
 
-/// What is tried on a full disk, and whether it must succeed there.
+/// The commands for a full disk, and whether each must succeed there.
 fn commands() -> Vec<(Vec<String>, bool)> {
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     vec![
@@ -31,7 +31,8 @@ fn commands() -> Vec<(Vec<String>, bool)> {
     ]
 }
 
-/// One trial: two to four commands on a full disk, then the verdict with space. Also returns how many commands ran.
+/// One trial: two to four commands on a full disk, then the verdict with free space. Also returns the number of
+/// commands.
 pub(crate) fn trial(
     lab: &Lab,
     dir: &Path,
@@ -40,27 +41,27 @@ pub(crate) fn trial(
     turn: usize,
 ) -> io::Result<(Verdict, String, usize)> {
     let scenario = lab.scenario("gc");
-    let desk = lab.copy(scenario, dir)?;
+    let project = lab.copy(scenario, dir)?;
     let (size, left) = (SIZES[turn / LEFT.len() % SIZES.len()], LEFT[turn % LEFT.len()]);
     let mount = dir.with_extension("mount");
     let _mounted = Mounted::new(kind, size, &mount)?;
     let cache = mount.join("cache");
-    copy_dense(desk.cache(), &cache)?;
-    let desk = desk.with_cache(&cache);
+    copy_dense(project.cache(), &cache)?;
+    let project = project.with_cache(&cache);
     let filler = mount.join("filler");
     fill(&mount, &filler, left << 10)?;
-    let mut judge = Judge::new(lab, scenario, &desk);
+    let mut judge = Judge::new(lab, scenario, &project);
     let commands = commands();
     let count = 2 + random.below(3) as usize;
     let mut names = Vec::new();
     for _ in 0..count {
         let (mut args, must) = random.pick(&commands).clone();
         if args[0] == "gc" && names.iter().any(|n: &String| n.starts_with("run")) {
-            // With `--keep-runs 1` it would keep what this run needs, and not what the verdict asks for.
+            // With `--keep-runs 1`, `gc` would keep only what this run needs. The verdict requires more.
             args = vec!["gc".to_owned(), "--json".to_owned()];
         }
-        let answer = desk.ask(&args)?;
-        look_at(&mut judge, &args, &answer, must);
+        let output = project.run(&args)?;
+        check(&mut judge, &args, &output, must);
         names.push(args.join(" "));
     }
     std::fs::remove_file(&filler)?;
@@ -68,26 +69,26 @@ pub(crate) fn trial(
     Ok((judge.examine(turn)?, place, count))
 }
 
-fn look_at(judge: &mut Judge<'_>, args: &[String], answer: &Answer, must: bool) {
+fn check(judge: &mut Judge<'_>, args: &[String], output: &CommandOutput, must: bool) {
     let what = args.join(" ");
-    judge.verdict.look_at(&what, answer, false);
-    match answer.code {
+    judge.verdict.check(&what, output, false);
+    match output.code {
         Some(0) => {}
         Some(1 | 5) if !must => {}
-        _ if must => judge.verdict.add(Fault::Refused, format!("`{what}` on a full disk: {}", answer.describe())),
-        _ => judge.verdict.add(Fault::Wrong, format!("`{what}` on a full disk: {}", answer.describe())),
+        _ if must => judge.verdict.add(Fault::Refused, format!("`{what}` on a full disk: {}", output.describe())),
+        _ => judge.verdict.add(Fault::Wrong, format!("`{what}` on a full disk: {}", output.describe())),
     }
     if what.starts_with("gc") {
-        // A collection may drop what an unfinished run made.
+        // `gc` may remove results of an unfinished run.
         judge.promises = Promises::default();
     } else {
-        let promises = Promises::of(answer);
+        let promises = Promises::of(output);
         judge.promises.keys.extend(promises.keys);
         judge.promises.epoch = judge.promises.epoch.max(promises.epoch);
     }
 }
 
-/// Writes a file until so many bytes are left.
+/// Writes a file until only this many bytes are free.
 fn fill(mount: &Path, filler: &Path, left: u64) -> io::Result<()> {
     let mut file = File::create(filler)?;
     let block = vec![0x55; 4096];
@@ -97,12 +98,12 @@ fn fill(mount: &Path, filler: &Path, left: u64) -> io::Result<()> {
         if free <= left {
             break;
         }
-        // Close to the end in single blocks, since a file system needs some for itself.
+        // Single blocks near the end, because the file system also needs space for itself.
         let blocks = if free - left > 256 << 10 { 32 } else { 1 };
         if (0..blocks).try_for_each(|_| file.write_all(&block)).is_err() {
             break;
         }
-        // Delayed allocation would count the blocks later.
+        // Without a sync, delayed allocation would count the blocks later.
         file.sync_data()?;
     }
     Ok(())

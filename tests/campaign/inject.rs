@@ -13,7 +13,7 @@ pub(crate) use tracer::{Action, CAN_FAIL};
 use crate::judge::{Fault, Judge, Promises, Verdict};
 use crate::scenario::{Lab, Scenario};
 
-/// A row of the table that injects.
+/// A row of the table that disturbs system calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     KillAfter,
@@ -36,11 +36,12 @@ impl Kind {
         }
     }
 
-    /// Whether a call is a point of this attack. A kill that leaves the same files as its neighbour is one only with `every`.
+    /// Whether a call is a point of this attack. Kills that leave the same files as a neighbouring kill are points only
+    /// with `every`.
     fn applies(self, call: &Call, every: bool) -> bool {
         match self {
             Self::KillAfter => every || call.changes(),
-            // Where the calls before change nothing, the kill before this call is the kill after them.
+            // If the calls before it change nothing, a kill before this call equals a kill after any of them.
             Self::KillBefore => call.changes(),
             Self::Tear => call.can_tear(),
             Self::NoSpaceOnce | Self::NoSpaceFrom => call.needs_space(),
@@ -49,7 +50,7 @@ impl Kind {
     }
 }
 
-/// The calls of each scenario's command, counted once.
+/// The calls of the command of each scenario. They are counted once.
 #[derive(Default)]
 pub(crate) struct Counted(OnceLock<Vec<(&'static str, Vec<Call>)>>);
 
@@ -61,10 +62,10 @@ impl Counted {
         let mut counted = Vec::new();
         for scenario in &lab.scenarios {
             let count = || -> io::Result<Vec<Call>> {
-                let desk = lab.copy(scenario, &lab.path("count"))?;
-                Ok(tracer::trace(&desk, &scenario.args, Action::Count)?.calls)
+                let project = lab.copy(scenario, &lab.path("count"))?;
+                Ok(tracer::trace(&project, &scenario.args, Action::Count)?.calls)
             };
-            // Threads make the number of calls vary a little.
+            // The number of calls varies a little between runs because of threads.
             let (first, second) = (count()?, count()?);
             counted.push((scenario.name, if first.len() > second.len() { first } else { second }));
         }
@@ -82,24 +83,24 @@ impl Counted {
     }
 }
 
-/// One trial; also says where it struck.
+/// One trial. Also returns the disturbed call.
 pub(crate) fn trial(lab: &Lab, dir: &Path, kind: Kind, scenario: &Scenario, n: usize) -> io::Result<(Verdict, String)> {
-    let desk = lab.copy(scenario, dir)?;
-    let traced = tracer::trace(&desk, &scenario.args, kind.action(n))?;
+    let project = lab.copy(scenario, dir)?;
+    let traced = tracer::trace(&project, &scenario.args, kind.action(n))?;
     let place = match &traced.disturbed {
         Some((at, call)) => format!("{}:{n}: call {at} {}({})", scenario.name, call.name, call.path),
         None => format!("{}:{n}: not reached", scenario.name),
     };
-    let answer = &traced.answer;
-    let mut judge = Judge::new(lab, scenario, &desk);
-    judge.verdict.look_at(&scenario.args.join(" "), answer, scenario.damaged || kind == Kind::IoError);
+    let output = &traced.output;
+    let mut judge = Judge::new(lab, scenario, &project);
+    judge.verdict.check(&scenario.args.join(" "), output, scenario.damaged || kind == Kind::IoError);
     let killed = matches!(kind, Kind::KillAfter | Kind::KillBefore | Kind::Tear) && traced.disturbed.is_some();
-    // A stage that runs out of space may fail the run.
-    if !killed && !answer.hung && ![Some(0), Some(1), Some(5)].contains(&answer.code) {
-        judge.verdict.add(Fault::Wrong, format!("`{}`: {}", scenario.args.join(" "), answer.describe()));
+    // A run may fail if a stage runs out of space.
+    if !killed && !output.hung && ![Some(0), Some(1), Some(5)].contains(&output.code) {
+        judge.verdict.add(Fault::Wrong, format!("`{}`: {}", scenario.args.join(" "), output.describe()));
     }
     if scenario.name != "gc" {
-        judge.promises = Promises::of(answer);
+        judge.promises = Promises::of(output);
     }
     Ok((judge.examine(n)?, place))
 }

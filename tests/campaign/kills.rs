@@ -1,4 +1,4 @@
-//! Kills at random moments, several on one cache.
+//! Kills at random moments, several of them on the same cache.
 
 use std::io;
 use std::path::Path;
@@ -7,7 +7,7 @@ use crate::judge::{Judge, Promises, Verdict};
 use crate::random::Random;
 use crate::scenario::{Lab, View};
 
-/// What a chain of kills may hit. `gc` keeps what ten runs need, so that it removes nothing here.
+/// The commands that are killed. `gc` keeps what the last ten runs need, so it removes nothing here.
 const COMMANDS: [(&str, &[&str]); 5] = [
     ("new", &["run", "p.toml", "-S", "params.ones=2", "--json"]),
     ("extend", &["run", "p.toml", "-S", "params.epochs=4", "--json"]),
@@ -19,24 +19,24 @@ const COMMANDS: [(&str, &[&str]); 5] = [
 /// One trial: one to four kills, then the verdict.
 pub(crate) fn trial(lab: &Lab, dir: &Path, random: &mut Random, turn: usize) -> io::Result<(Verdict, String, usize)> {
     let scenario = lab.scenario("extend");
-    let desk = lab.copy(scenario, dir)?;
-    let mut judge = Judge::new(lab, scenario, &desk);
+    let project = lab.copy(scenario, dir)?;
+    let mut judge = Judge::new(lab, scenario, &project);
     let kills = 1 + random.below(4) as usize;
     let mut places = Vec::new();
     for _ in 0..kills {
         let (name, args) = random.pick(&COMMANDS);
         let takes = lab.scenario(name).takes.as_micros() as u64;
         let moment = std::time::Duration::from_micros(random.below(takes * 6 / 5 + 1));
-        let started = desk.start(args)?;
+        let started = project.start(args)?;
         std::thread::sleep(moment);
         started.kill();
-        let answer = started.wait()?;
-        judge.verdict.look_at(&args.join(" "), &answer, false);
+        let output = started.wait()?;
+        judge.verdict.check(&args.join(" "), &output, false);
         if *name == "gc" {
-            // A collection may drop what an unfinished run made.
+            // `gc` may remove results of an unfinished run.
             judge.promises = Promises::default();
         } else {
-            let promises = Promises::of(&answer);
+            let promises = Promises::of(&output);
             judge.promises.keys.extend(promises.keys);
             judge.promises.epoch = judge.promises.epoch.max(promises.epoch);
         }

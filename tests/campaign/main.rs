@@ -1,9 +1,9 @@
-//! An attack on the real program: kills, full and failing disks, damaged files, crowds of processes, foreign caches.
+//! Attacks the real program: kills, full and failing disks, damaged files, many processes, foreign caches.
 //!
-//! `cargo test` does not run it; `cargo test --release --test campaign -- --short` does. `README.md` beside this file says
-//! what each row of the table means.
+//! `cargo test` does not run it; `cargo test --release --test campaign -- --short` does. `README.md` beside this file
+//! says what each row of the table means.
 
-#![expect(clippy::expect_used, reason = "a campaign that can't go on says why and fails")]
+#![expect(clippy::expect_used, reason = "a failed expectation ends the campaign with its message")]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test tool prints")]
 
 mod attack;
@@ -33,34 +33,34 @@ use scenario::Lab;
 #[derive(Parser)]
 #[command(name = "campaign")]
 pub(crate) struct Args {
-    /// Attacks (see --list); all of them if none is given
+    /// Attacks (see --list) [default: all]
     #[arg(value_name = "ATTACK")]
     attacks: Vec<String>,
     /// Two minutes: a sample of each attack (the default)
     #[arg(long, conflicts_with = "full")]
     short: bool,
-    /// Every point of each attack, however long it takes
+    /// Every point of each attack, without a time limit
     #[arg(long)]
     full: bool,
-    /// So many trials of each attack, if there are as many, without a limit of time
+    /// At most this many trials of each attack, without a time limit
     #[arg(long, value_name = "N")]
     trials: Option<usize>,
-    /// Chooses the sample and the random moments
+    /// The seed of the sample and of the random moments
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Trials at the same time [default: number of cores]
+    /// Concurrent trials [default: number of cores]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// For attacks at system calls: only this scenario, or only this call of it (`extend` or `extend:812`)
+    /// For attacks at system calls: only this scenario, or only one of its calls (`extend` or `extend:812`)
     #[arg(long, value_name = "SCENARIO[:N]")]
     point: Option<String>,
-    /// Attack another program than the one that cargo built
+    /// Attack this program instead of the one that cargo built
     #[arg(long, value_name = "FILE")]
     program: Option<PathBuf>,
-    /// Another program, such as an older version, makes the prepared caches
+    /// Prepare the caches with this program, such as an older version
     #[arg(long, value_name = "FILE")]
     prepared_by: Option<PathBuf>,
-    /// Print all failures, not the first ones of each attack
+    /// Print all failures instead of the first ones of each attack
     #[arg(long, short)]
     verbose: bool,
     /// List the attacks
@@ -88,11 +88,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the chosen attacks; true if there was no fault.
+/// Runs the chosen attacks. Returns whether there was no fault.
 fn campaign(args: &Args) -> io::Result<bool> {
     let unknown = args.attacks.iter().find(|name| ATTACKS.iter().all(|a| a.name != **name));
     if let Some(name) = unknown {
-        return Err(io::Error::other(format!("there is no attack `{name}`; --list names them")));
+        return Err(io::Error::other(format!("unknown attack `{name}`; --list lists the attacks")));
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let program = args.program.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_vadpipe").into());
@@ -103,7 +103,7 @@ fn campaign(args: &Args) -> io::Result<bool> {
         let begun = Instant::now();
         let row = campaign.run(attack)?;
         let seconds = begun.elapsed().as_secs_f64();
-        eprintln!("{}: {} trials in {seconds:.1} s; {} places to strike", row.name, row.trials, row.planned);
+        eprintln!("{}: {} trials in {seconds:.1} s, of {} possible", row.name, row.trials, row.planned);
         rows.push(row);
     }
     println!("\n{}", table::render(&rows));
@@ -116,7 +116,8 @@ fn campaign(args: &Args) -> io::Result<bool> {
     Ok(rows.iter().all(table::Row::is_clean))
 }
 
-/// Prints the failures of a row from the `from`-th on: the first ones of each trial, [`SHOWN`] in all, or all with `verbose`.
+/// Prints the failures of a row from index `from` on. Without `verbose`, prints only the first of each kind in a trial,
+/// and at most [`SHOWN`] per row.
 pub(crate) fn print_failures(row: &table::Row, from: usize, verbose: bool) {
     let before = row.failures[..from].iter().filter(|f| f.is_first).count();
     let wanted = row.failures[from..].iter().filter(|f| verbose || f.is_first);

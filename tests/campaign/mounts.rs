@@ -1,6 +1,6 @@
-//! File systems of the campaign's own: small, full and read-only ones.
+//! Mounts file systems for the campaign: small, full and read-only ones.
 //!
-//! The campaign runs in a mount namespace of its own, so that its mounts are invisible elsewhere and vanish with it.
+//! The campaign runs in its own mount namespace, so other programs do not see its mounts, and they end with it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,10 +11,10 @@ use std::process::{Command, Stdio};
 
 use rustix::process::geteuid;
 
-/// Set in the environment of a campaign that has its own mount namespace.
+/// This variable is set in a campaign that has its own mount namespace.
 const INSIDE: &str = "VADPIPE_CAMPAIGN_MOUNTS";
 
-/// Starts this program again in a mount namespace of its own. Returns only if that is impossible.
+/// Restarts this program in its own mount namespace. Returns only if that is impossible or already done.
 pub(crate) fn enter_namespace() {
     if !geteuid().is_root() || std::env::var_os(INSIDE).is_some() {
         return;
@@ -28,7 +28,7 @@ pub(crate) fn enter_namespace() {
     }
 }
 
-/// Why nothing can be mounted here, if so.
+/// The reason why nothing can be mounted here, if there is one.
 pub(crate) fn unavailable() -> Option<&'static str> {
     std::env::var_os(INSIDE).is_none().then_some("mounting needs root and `unshare`")
 }
@@ -40,13 +40,13 @@ pub(crate) enum FileSystem {
     Ext4,
 }
 
-/// A mounted file system; unmounted on drop.
+/// A mounted file system. Dropping it unmounts it.
 pub(crate) struct Mounted {
     at: PathBuf,
 }
 
 impl Mounted {
-    /// A new file system of so many KB.
+    /// A new file system with this many KB.
     pub(crate) fn new(kind: FileSystem, kilobytes: u64, at: &Path) -> io::Result<Self> {
         fs::create_dir_all(at)?;
         let options = format!("size={kilobytes}k");
@@ -65,7 +65,7 @@ impl Mounted {
         Ok(Self { at: at.to_owned() })
     }
 
-    /// A folder, read-only at another place.
+    /// A read-only bind mount of a folder.
     pub(crate) fn read_only(folder: &Path, at: &Path) -> io::Result<Self> {
         fs::create_dir_all(at)?;
         call("mount", ["--bind".as_ref(), folder.as_os_str(), at.as_os_str()])?;

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
-/// A command that takes longer than this hangs: a minute, and on a machine with more to do than it has cores a multiple.
+/// The time after which a command counts as hanging: a minute, and proportionally more on a machine with a load above
+/// its number of cores.
 pub(crate) fn patience() -> Duration {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().and_then(|l| l.parse::<f64>().ok()).unwrap_or(0.0);
@@ -22,58 +23,58 @@ pub(crate) fn patience() -> Duration {
 
 /// A folder with a pipeline `p.toml` and a cache `cache`.
 #[derive(Clone)]
-pub(crate) struct Desk {
+pub(crate) struct Project {
     program: PathBuf,
     dir: PathBuf,
     cache: PathBuf,
 }
 
-/// How a command ended and what it printed.
+/// The exit status and the output of a command.
 #[derive(Default)]
-pub(crate) struct Answer {
-    /// The exit code; none if a signal ended it.
+pub(crate) struct CommandOutput {
+    /// The exit code. `None` if a signal ended the command.
     pub(crate) code: Option<i32>,
     pub(crate) signal: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
-    /// It had to be killed after [`patience`].
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    /// Whether it was killed after [`patience`].
     pub(crate) hung: bool,
 }
 
-/// A command that was started and writes its output to two files.
-pub(crate) struct Started {
+/// A running command, which writes its output to two files.
+pub(crate) struct RunningCommand {
     child: Child,
     files: OutputFiles,
 }
 
-/// Where a command's output goes. Files, so that no pipe can fill up.
+/// The files to which a command writes its output. A pipe could fill up.
 pub(crate) struct OutputFiles {
-    out: PathBuf,
-    err: PathBuf,
+    stdout: PathBuf,
+    stderr: PathBuf,
 }
 
 impl OutputFiles {
-    pub(crate) fn read(&self, answer: &mut Answer) {
+    pub(crate) fn read(&self, output: &mut CommandOutput) {
         let take = |path: &Path| {
             let text = String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
             let _ = fs::remove_file(path);
             text
         };
-        (answer.out, answer.err) = (take(&self.out), take(&self.err));
+        (output.stdout, output.stderr) = (take(&self.stdout), take(&self.stderr));
     }
 }
 
-impl Desk {
+impl Project {
     pub(crate) fn new(program: &Path, dir: &Path) -> Self {
         Self { program: program.to_owned(), dir: dir.to_owned(), cache: dir.join("cache") }
     }
 
-    /// The same folder with the cache at another place.
+    /// The same folder with another cache.
     pub(crate) fn with_cache(&self, cache: &Path) -> Self {
         Self { cache: cache.to_owned(), ..self.clone() }
     }
 
-    /// The same program in another folder, which has its own cache.
+    /// The same program in another folder with its own cache.
     pub(crate) fn moved(&self, dir: &Path) -> Self {
         Self::new(&self.program, dir)
     }
@@ -86,31 +87,32 @@ impl Desk {
         &self.cache
     }
 
-    /// The command with its environment cleared, a process group of its own, and output files.
+    /// A command with a cleared environment, its own process group, and output files.
     pub(crate) fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> io::Result<(Command, OutputFiles)> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let files = OutputFiles { out: self.dir.join(format!("out-{n}")), err: self.dir.join(format!("err-{n}")) };
+        let files =
+            OutputFiles { stdout: self.dir.join(format!("out-{n}")), stderr: self.dir.join(format!("err-{n}")) };
         let mut command = Command::new(&self.program);
         command.args(args).arg("--cache").arg(&self.cache).current_dir(&self.dir).env_clear().env("HOME", &self.dir);
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("RUST_BACKTRACE", "1");
-        command.stdin(Stdio::null()).stdout(File::create(&files.out)?).stderr(File::create(&files.err)?);
+        command.stdin(Stdio::null()).stdout(File::create(&files.stdout)?).stderr(File::create(&files.stderr)?);
         command.process_group(0);
         Ok((command, files))
     }
 
-    pub(crate) fn start<A: AsRef<OsStr>>(&self, args: &[A]) -> io::Result<Started> {
+    pub(crate) fn start<A: AsRef<OsStr>>(&self, args: &[A]) -> io::Result<RunningCommand> {
         let (mut command, files) = self.command(args)?;
-        Ok(Started { child: command.spawn()?, files })
+        Ok(RunningCommand { child: command.spawn()?, files })
     }
 
     /// Runs a command to its end.
-    pub(crate) fn ask<A: AsRef<OsStr>>(&self, args: &[A]) -> io::Result<Answer> {
+    pub(crate) fn run<A: AsRef<OsStr>>(&self, args: &[A]) -> io::Result<CommandOutput> {
         self.start(args)?.wait()
     }
 }
 
-impl Started {
+impl RunningCommand {
     pub(crate) fn from_parts(child: Child, files: OutputFiles) -> Self {
         Self { child, files }
     }
@@ -120,7 +122,7 @@ impl Started {
         kill_group(self.child.id());
     }
 
-    pub(crate) fn wait(mut self) -> io::Result<Answer> {
+    pub(crate) fn wait(mut self) -> io::Result<CommandOutput> {
         let begun = Instant::now();
         let mut pause = Duration::from_micros(300);
         let (mut hung, mut limit) = (false, Duration::from_secs(60));
@@ -138,10 +140,10 @@ impl Started {
             std::thread::sleep(pause);
             pause = (pause * 3 / 2).min(Duration::from_millis(5));
         };
-        let mut answer = Answer::of(status);
-        answer.hung = hung;
-        self.files.read(&mut answer);
-        Ok(answer)
+        let mut output = CommandOutput::of(status);
+        output.hung = hung;
+        self.files.read(&mut output);
+        Ok(output)
     }
 }
 
@@ -152,7 +154,7 @@ pub(crate) fn kill_group(leader: u32) {
     }
 }
 
-impl Answer {
+impl CommandOutput {
     pub(crate) fn of(status: ExitStatus) -> Self {
         Self { code: status.code(), signal: status.signal(), ..Self::default() }
     }
@@ -161,14 +163,14 @@ impl Answer {
         self.code == Some(0)
     }
 
-    /// "exit code 5: error: …", with the first lines of what it printed as an error.
+    /// "exit code 5: error: …", with the first lines of its standard error.
     pub(crate) fn describe(&self) -> String {
         let end = match (self.code, self.signal) {
             (Some(code), _) => format!("exit code {code}"),
             (None, Some(signal)) => format!("signal {signal}"),
             (None, None) => "no status".to_owned(),
         };
-        let lines: Vec<&str> = self.err.lines().filter(|l| !l.trim().is_empty()).take(4).collect();
+        let lines: Vec<&str> = self.stderr.lines().filter(|l| !l.trim().is_empty()).take(4).collect();
         let mut text = format!("{end}: {}", lines.join(" / "));
         if let Some((at, _)) = text.char_indices().nth(400) {
             text.truncate(at);
@@ -178,12 +180,12 @@ impl Answer {
 
     /// The output as one JSON value.
     pub(crate) fn json(&self) -> Option<Value> {
-        serde_json::from_str(&self.out).ok()
+        serde_json::from_str(&self.stdout).ok()
     }
 
-    /// The output as JSON lines. A killed command may have been cut off in its last line.
+    /// The output as JSON lines. The last line of a killed command may be incomplete.
     pub(crate) fn events(&self) -> Vec<Value> {
-        self.out.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        self.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 }
 
@@ -192,7 +194,7 @@ pub(crate) fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
     copy(from, to, "--sparse=always")
 }
 
-/// [`copy_folder`] without holes: on a full disk it matters that a file has the space that it seems to have.
+/// [`copy_folder`] without holes, so that every file occupies its full size on a full disk.
 pub(crate) fn copy_dense(from: &Path, to: &Path) -> io::Result<()> {
     copy(from, to, "--sparse=never")
 }

@@ -1,4 +1,4 @@
-//! The random numbers of a campaign: the same seed gives the same attacks.
+//! The random numbers of a campaign. The same seed gives the same attacks.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
@@ -13,7 +13,7 @@ impl Random {
         Self(ChaCha8Rng::from_seed(*hasher.finalize().as_bytes()))
     }
 
-    /// A number below `n`, which is not zero.
+    /// A random number below `n`. `n` must not be zero.
     pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.0.next_u64() % n
     }

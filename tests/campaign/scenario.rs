@@ -1,4 +1,4 @@
-//! The caches and the commands that are attacked, and what an undisturbed program makes of them.
+//! The caches and the commands that are attacked, and the results of an undisturbed program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::program::{Answer, Desk, copy_folder, remove_folder};
+use crate::program::{CommandOutput, Project, copy_folder, remove_folder};
 
-/// Images large enough for a pack, a training with a state after each epoch, and small results. It runs in a tenth of a
-/// second.
+/// Has images large enough for a pack, a training with a state after each epoch, and small results. Runs in a tenth of
+/// a second.
 const PIPELINE: &str = r#"
 [pipeline]
 name = "campaign"
@@ -54,7 +54,7 @@ count = "${params.ones}"
 /// The pipeline with one set of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum View {
-    /// As it is in the file.
+    /// The values of the file.
     Base,
     /// With another seed: every stage but `data` has other results.
     Seed,
@@ -62,7 +62,7 @@ pub(crate) enum View {
     More,
     /// The training extended from two epochs to four.
     Longer,
-    /// With a third seed; only the scenario `gc` has these results, and removes them.
+    /// With a third seed. Only the scenario `gc` has these results, and it removes them.
     Garbage,
 }
 
@@ -93,7 +93,7 @@ impl View {
     }
 }
 
-/// What an undisturbed program makes of a point.
+/// The result of a point by an undisturbed program.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Reference {
     pub(crate) key: String,
@@ -107,15 +107,15 @@ pub(crate) struct Scenario {
     /// The folder with the pipeline and the prepared cache.
     pub(crate) base: PathBuf,
     pub(crate) args: Vec<String>,
-    /// The views that the verdict looks at.
+    /// The views that the verdict checks.
     pub(crate) views: Vec<View>,
     /// The keys of results that must survive any attack on the command.
     pub(crate) kept: BTreeSet<String>,
-    /// The epoch that an extended training must resume at, or later.
+    /// The earliest epoch from which an extended training may resume.
     pub(crate) resumes_at: Option<u64>,
-    /// The prepared cache was damaged on purpose: the program may report it.
+    /// Whether the prepared cache was damaged on purpose. The program may then report damage.
     pub(crate) damaged: bool,
-    /// The time that the command takes undisturbed.
+    /// The time of the undisturbed command.
     pub(crate) takes: Duration,
 }
 
@@ -133,9 +133,9 @@ fn words(text: &str) -> Vec<String> {
     text.split(' ').map(str::to_owned).collect()
 }
 
-/// What `show --json` says of all points of a view.
-pub(crate) fn records(answer: &Answer) -> Option<BTreeMap<String, Reference>> {
-    let all: BTreeMap<String, Value> = serde_json::from_str(&answer.out).ok()?;
+/// The results of all points of a view, from the output of `show --json`.
+pub(crate) fn records(output: &CommandOutput) -> Option<BTreeMap<String, Reference>> {
+    let all: BTreeMap<String, Value> = serde_json::from_str(&output.stdout).ok()?;
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let of = |r: &Value| Reference {
         key: text(&r["key"]),
@@ -152,15 +152,15 @@ pub(crate) fn exported(dir: &Path) -> io::Result<BTreeMap<String, Vec<u8>>> {
     files.iter().map(|f| Ok((relative(f), fs::read(f)?))).collect()
 }
 
-/// The keys of the points of a view that `plan` calls hits.
-pub(crate) fn hits(answer: &Answer) -> Option<BTreeSet<String>> {
-    let plan = answer.json()?;
+/// The keys of the hits in the output of `plan`.
+pub(crate) fn hits(output: &CommandOutput) -> Option<BTreeSet<String>> {
+    let plan = output.json()?;
     let stages = plan["stages"].as_array()?.iter().filter(|s| s["state"] == "hit");
     Some(stages.filter_map(|s| s["key"].as_str()).map(str::to_owned).collect())
 }
 
 impl Lab {
-    /// Makes the references and the scenarios. With `preparer`, another program makes the prepared caches.
+    /// Makes the references and the scenarios. With `preparer`, that program makes the prepared caches.
     pub(crate) fn new(program: &Path, preparer: Option<&Path>) -> io::Result<Self> {
         let memory = Path::new("/dev/shm");
         let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
@@ -193,18 +193,18 @@ impl Lab {
         self.dir.path().join(name)
     }
 
-    fn fresh(&self, program: &Path, name: &str) -> io::Result<Desk> {
+    fn fresh(&self, program: &Path, name: &str) -> io::Result<Project> {
         let dir = self.path(name);
         remove_folder(&dir)?;
         fs::create_dir(&dir)?;
         fs::write(dir.join("p.toml"), PIPELINE)?;
-        Ok(Desk::new(program, &dir))
+        Ok(Project::new(program, &dir))
     }
 
     /// A fresh copy of a scenario's folder.
-    pub(crate) fn copy(&self, scenario: &Scenario, to: &Path) -> io::Result<Desk> {
+    pub(crate) fn copy(&self, scenario: &Scenario, to: &Path) -> io::Result<Project> {
         copy_folder(&scenario.base, to)?;
-        Ok(Desk::new(&self.program, to))
+        Ok(Project::new(&self.program, to))
     }
 
     pub(crate) fn scenario(&self, name: &str) -> &Scenario {
@@ -213,16 +213,16 @@ impl Lab {
 
     fn make_references(&mut self) -> io::Result<()> {
         for view in View::ALL {
-            let desk = self.fresh(&self.program, "reference")?;
-            must(&desk, &view.json("run"))?;
-            let shown = must(&desk, &view.json("show"))?;
-            let records = records(&shown).ok_or_else(|| io::Error::other("`show --json` printed something else"))?;
+            let project = self.fresh(&self.program, "reference")?;
+            must(&project, &view.json("run"))?;
+            let shown = must(&project, &view.json("show"))?;
+            let records = records(&shown).ok_or_else(|| io::Error::other("`show --json` printed no records"))?;
             self.references.insert(view, records);
             if view == View::Base {
-                must(&desk, &words("export p.toml --to exported"))?;
-                self.exported = exported(&desk.dir().join("exported"))?;
+                must(&project, &words("export p.toml --to exported"))?;
+                self.exported = exported(&project.dir().join("exported"))?;
             }
-            remove_folder(desk.dir())?;
+            remove_folder(project.dir())?;
         }
         Ok(())
     }
@@ -237,35 +237,35 @@ impl Lab {
             ("gc", words("gc --keep-runs 1 --json"), &[Base, Longer]),
         ];
         for (name, args, views) in plain {
-            let desk = self.fresh(preparer, &format!("base-{name}"))?;
-            must(&desk, &Seed.json("run"))?;
+            let project = self.fresh(preparer, &format!("base-{name}"))?;
+            must(&project, &Seed.json("run"))?;
             if name == "gc" {
-                must(&desk, &View::Garbage.json("run"))?;
+                must(&project, &View::Garbage.json("run"))?;
             }
-            must(&desk, &Base.json("run"))?;
-            self.add(name, &desk, args, views, false)?;
+            must(&project, &Base.json("run"))?;
+            self.add(name, &project, args, views, false)?;
         }
-        let desk = self.fresh(preparer, "base-first")?;
-        self.add("first", &desk, Base.json("run"), &[Base], false)?;
-        let desk = self.fresh(preparer, "base-rebuild")?;
-        must(&desk, &Seed.json("run"))?;
-        must(&desk, &Base.json("run"))?;
-        remove_databases(desk.cache())?;
-        self.add("rebuild", &desk, Base.json("run"), &[Base, Seed], true)
+        let project = self.fresh(preparer, "base-first")?;
+        self.add("first", &project, Base.json("run"), &[Base], false)?;
+        let project = self.fresh(preparer, "base-rebuild")?;
+        must(&project, &Seed.json("run"))?;
+        must(&project, &Base.json("run"))?;
+        remove_databases(project.cache())?;
+        self.add("rebuild", &project, Base.json("run"), &[Base, Seed], true)
     }
 
-    /// Runs a scenario's command undisturbed to learn what must survive.
+    /// Runs the command of a scenario undisturbed, to determine which results must survive.
     fn add(
         &mut self,
         name: &'static str,
-        desk: &Desk,
+        project: &Project,
         args: Vec<String>,
         views: &[View],
         damaged: bool,
     ) -> io::Result<()> {
         let mut scenario = Scenario {
             name,
-            base: desk.dir().to_owned(),
+            base: project.dir().to_owned(),
             args,
             views: views.to_vec(),
             kept: BTreeSet::new(),
@@ -276,21 +276,21 @@ impl Lab {
         let before = self.copy(&scenario, &self.path("learn-before"))?;
         let after = self.copy(&scenario, &self.path("learn-after"))?;
         let begun = Instant::now();
-        let answer = must(&after, &scenario.args)?;
+        let output = must(&after, &scenario.args)?;
         scenario.takes = begun.elapsed();
         if damaged {
-            // What the undisturbed command found again.
-            let cached = answer.events().into_iter().filter(|e| e["event"] == "stage-cached");
+            // The results that the undisturbed command recovers.
+            let cached = output.events().into_iter().filter(|e| e["event"] == "stage-cached");
             scenario.kept = cached.filter_map(|e| e["key"].as_str().map(str::to_owned)).collect();
         } else if name != "first" {
             for view in View::ALL {
-                let plan = |desk| must(desk, &view.json("plan")).map(|a| hits(&a).unwrap_or_default());
+                let plan = |project| must(project, &view.json("plan")).map(|a| hits(&a).unwrap_or_default());
                 scenario.kept.extend(plan(&before)?.intersection(&plan(&after)?).cloned());
             }
         }
         if views.contains(&View::Longer) {
-            let answer = must(if name == "gc" { &after } else { &before }, &View::Longer.json("run"))?;
-            let resumed = answer.events().into_iter().find(|e| e["event"] == "resumed");
+            let output = must(if name == "gc" { &after } else { &before }, &View::Longer.json("run"))?;
+            let resumed = output.events().into_iter().find(|e| e["event"] == "resumed");
             scenario.resumes_at = resumed.and_then(|e| e["epoch"].as_u64());
         }
         remove_folder(before.dir())?;
@@ -300,7 +300,7 @@ impl Lab {
     }
 }
 
-/// Removes everything of the databases but their journals, from which they can be built again.
+/// Removes the databases, except their journals. They can be rebuilt from these.
 fn remove_databases(cache: &Path) -> io::Result<()> {
     for folder in fs::read_dir(cache)? {
         let folder = folder?;
@@ -320,11 +320,11 @@ fn remove_databases(cache: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs a command that must succeed, since nothing disturbs it.
-fn must(desk: &Desk, args: &[String]) -> io::Result<Answer> {
-    let answer = desk.ask(args)?;
-    if answer.succeeded() {
-        return Ok(answer);
+/// Runs an undisturbed command, which must succeed.
+fn must(project: &Project, args: &[String]) -> io::Result<CommandOutput> {
+    let output = project.run(args)?;
+    if output.succeeded() {
+        return Ok(output);
     }
-    Err(io::Error::other(format!("`vadpipe {}` failed undisturbed: {}", args.join(" "), answer.describe())))
+    Err(io::Error::other(format!("`vadpipe {}` failed undisturbed: {}", args.join(" "), output.describe())))
 }

@@ -1,4 +1,4 @@
-//! The table: one row per attack.
+//! The table of results, with one row per attack.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,20 +8,20 @@ use crate::judge::{Fault, Verdict};
 /// A fault that a trial found.
 pub(crate) struct Failure {
     pub(crate) text: String,
-    /// It is the first of its kind in its trial; the others often follow from it.
+    /// Whether it is the first fault of its kind in its trial. The others often follow from it.
     pub(crate) is_first: bool,
 }
 
-/// A row.
+/// A row of the table.
 #[derive(Default)]
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) trials: usize,
-    /// Trials that there could be; in the short form the time ends earlier.
+    /// The number of possible trials. The short form may end earlier.
     pub(crate) planned: usize,
     /// Trials with at least one fault of a kind.
     counts: BTreeMap<Fault, usize>,
-    /// Where and what, one line each.
+    /// The place and the fault, one line each.
     pub(crate) failures: Vec<Failure>,
     /// Why the row was not run.
     pub(crate) skipped: Option<String>,
@@ -32,7 +32,7 @@ impl Row {
         Self { name, ..Self::default() }
     }
 
-    /// Adds a verdict that counts as so many trials.
+    /// Adds a verdict that counts as this many trials.
     pub(crate) fn add(&mut self, place: &str, verdict: &Verdict, trials: usize) {
         self.trials += trials;
         for fault in Fault::ALL {
@@ -57,7 +57,7 @@ impl Row {
     }
 }
 
-/// All rows as a Markdown table with a sum.
+/// All rows and their sum as a Markdown table.
 pub(crate) fn render(rows: &[Row]) -> String {
     let head = ["attack", "trials"].into_iter().chain(Fault::ALL.iter().map(|f| f.name())).map(str::to_owned);
     let mut lines: Vec<Vec<String>> = vec![head.collect()];

@@ -1,13 +1,13 @@
-//! Questions about pipelines, results and runs, and their answers.
+//! Commands that show pipelines, results and runs: `metrics`, `log`, `graph`, `explain`, `status`, `plan`, `diff`.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{Desk, MINI, json, text};
+use crate::support::{MINI, Project, json, text};
 
-/// Four points of a training that takes a moment.
+/// A sweep of four short trainings.
 pub(crate) const SWEEP: &str = r#"
 [pipeline]
 name = "sweep"
@@ -40,7 +40,7 @@ kind = "report"
 inputs = { shown = ["ad@*"] }
 "#;
 
-/// A stage that fails with two lines.
+/// A stage that fails and its input.
 const FAILING: &str = r#"
 [pipeline]
 name = "failing"
@@ -57,7 +57,8 @@ argv = ["false"]
 outputs = { never = "never" }
 "#;
 
-/// What a program makes of some input; `None` where it can't be started.
+/// Runs a program with this standard input. Returns whether it succeeded, its standard output and its standard error.
+/// `None` if it can't be started.
 pub(crate) fn pipe(program: &str, args: &[&str], input: &str) -> Option<(bool, String, String)> {
     let mut child = Command::new(program)
         .args(args)
@@ -73,13 +74,13 @@ pub(crate) fn pipe(program: &str, args: &[&str], input: &str) -> Option<(bool, S
 }
 
 #[test]
-fn metrics_of_a_sweep_are_a_table_that_is_sorted_and_filtered() {
-    let desk = Desk::new(SWEEP);
-    desk.run(&["ad"]);
+fn metrics_of_a_sweep_can_be_sorted_and_filtered() {
+    let project = Project::new(SWEEP);
+    project.run(&["ad"]);
     let csv = |more: &[&str]| {
-        let said = desk.vadpipe(["metrics", "p.toml", "--csv"].iter().chain(more));
-        assert_eq!(said.code, 0, "{}", said.err);
-        said.out.lines().map(str::to_owned).collect::<Vec<_>>()
+        let output = project.vadpipe(["metrics", "p.toml", "--csv"].iter().chain(more));
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        output.stdout.lines().map(str::to_owned).collect::<Vec<_>>()
     };
     let all = csv(&["ad"]);
     let header: Vec<&str> = all[0].split(',').collect();
@@ -97,16 +98,16 @@ fn metrics_of_a_sweep_are_a_table_that_is_sorted_and_filtered() {
     assert_eq!(losses(&csv(&["ad", "--sort", "loss"])), sorted);
     sorted.reverse();
     assert_eq!(losses(&csv(&["ad", "--sort", "-loss"])), sorted);
-    // What has no loss comes last either way, and CSV has all digits.
+    // Points without a loss are last in both orders, and CSV has all digits.
     assert!(csv(&["--sort", "-loss"]).last().expect("a line").starts_with("data,"));
-    let json = json(&desk.vadpipe(["metrics", "p.toml", "ad", "--json", "--sort", "loss"]));
+    let json = json(&project.vadpipe(["metrics", "p.toml", "ad", "--json", "--sort", "loss"]));
     assert_eq!(json.as_object().expect("points").len(), 4);
     assert!(json.as_object().expect("points").values().any(|p| p["loss"].as_f64() == Some(sorted[0])));
     assert_eq!(axes(&csv(&["ad", "--where", "lr<0.005 && latent_dim=6"])), ["ad 0.001 6"]);
     assert_eq!(axes(&csv(&["--where", "lr=1e-2", "--where", "latent_dim!=6"])), ["ad 0.01 4"]);
     let bound = format!("loss<{}", sorted[1]);
     assert_eq!(losses(&csv(&["--where", &bound, "--sort", "loss"])).len(), 2, "{bound}");
-    let markdown = desk.vadpipe(["metrics", "p.toml", "ad", "--md", "--where", "lr=0.01"]).out;
+    let markdown = project.vadpipe(["metrics", "p.toml", "ad", "--md", "--where", "lr=0.01"]).stdout;
     let lines: Vec<&str> = markdown.lines().collect();
     assert_eq!(lines[0], format!("| {} |", header.join(" | ")));
     assert_eq!(lines[1], format!("| ---{} |", " | ---:".repeat(header.len() - 1)));
@@ -114,16 +115,19 @@ fn metrics_of_a_sweep_are_a_table_that_is_sorted_and_filtered() {
 }
 
 #[test]
-fn a_wrong_question_about_metrics_is_explained() {
-    let desk = Desk::new(SWEEP);
-    desk.run(&["data"]);
+fn invalid_metrics_filter_or_sort_is_explained() {
+    let project = Project::new(SWEEP);
+    project.run(&["data"]);
     let wrong = |args: &[&str]| {
-        let said = desk.vadpipe(["metrics", "p.toml"].iter().chain(args));
-        assert_eq!(said.code, 2, "{}", said.err);
-        said.err
+        let output = project.vadpipe(["metrics", "p.toml"].iter().chain(args));
+        assert_eq!(output.code, 2, "{}", output.stderr);
+        output.stderr
     };
-    let said = wrong(&["--where", "tran<3"]);
-    assert!(said.contains("there is no axis or metric `tran`") && said.contains("did you mean `train`?"), "{said}");
+    let output = wrong(&["--where", "tran<3"]);
+    assert!(
+        output.contains("there is no axis or metric `tran`") && output.contains("did you mean `train`?"),
+        "{output}"
+    );
     assert!(wrong(&["--sort", "-tran"]).contains("did you mean `train`?"));
     assert!(wrong(&["--where", "train"]).contains("it has no comparison operator"));
     let empty = wrong(&["--where", "loss<1", "--cache", "empty"]);
@@ -131,7 +135,7 @@ fn a_wrong_question_about_metrics_is_explained() {
 }
 
 #[test]
-fn an_axis_and_a_metric_of_one_name_are_two_columns() {
+fn axis_and_metric_of_the_same_name_are_two_columns() {
     let pipeline = r#"
 [pipeline]
 name = "both"
@@ -146,12 +150,12 @@ shell = true
 argv = ["echo '{\"kl\": '$((10 - ${matrix.kl}))'}' > {metrics}; echo ${matrix.shape} > {outputs.out}"]
 outputs = { out = "out" }
 "#;
-    let desk = Desk::new(pipeline);
-    desk.run(&[]);
+    let project = Project::new(pipeline);
+    project.run(&[]);
     let csv = |more: &[&str]| {
-        let said = desk.vadpipe(["metrics", "p.toml", "--csv"].iter().chain(more));
-        assert_eq!(said.code, 0, "{}", said.err);
-        said.out
+        let output = project.vadpipe(["metrics", "p.toml", "--csv"].iter().chain(more));
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        output.stdout
     };
     let round = ["--where", "shape=round"];
     let sorted = |by: &str| csv(&[&round[..], &["--sort", by]].concat());
@@ -160,46 +164,46 @@ outputs = { out = "out" }
     assert_eq!((sorted("axis.kl").trim_end(), sorted("metric.kl").trim_end()), (up.trim_end(), down.trim_end()));
     let one = csv(&["--where", "metric.kl>=8 && axis.kl>1", "--where", "axis.shape=round"]);
     assert_eq!(one.trim_end(), "stage,kl,shape,metric.kl\nm,2,round,8");
-    for question in [["--sort", "-kl"], ["--where", "kl<3"]] {
-        let said = desk.vadpipe(["metrics", "p.toml"].iter().chain(&question));
-        assert_eq!(said.code, 2, "{}", said.err);
-        assert!(said.err.contains("`kl` is both an axis and a metric"), "{}", said.err);
-        assert!(said.err.contains("write `axis.kl` or `metric.kl`"), "{}", said.err);
+    for args in [["--sort", "-kl"], ["--where", "kl<3"]] {
+        let output = project.vadpipe(["metrics", "p.toml"].iter().chain(&args));
+        assert_eq!(output.code, 2, "{}", output.stderr);
+        assert!(output.stderr.contains("`kl` is both an axis and a metric"), "{}", output.stderr);
+        assert!(output.stderr.contains("write `axis.kl` or `metric.kl`"), "{}", output.stderr);
     }
-    let said = desk.vadpipe(["metrics", "p.toml", "--where", "shape<3"]);
-    assert!(said.code == 2 && said.err.contains("`shape` is a string"), "{}", said.err);
+    let output = project.vadpipe(["metrics", "p.toml", "--where", "shape<3"]);
+    assert!(output.code == 2 && output.stderr.contains("`shape` is a string"), "{}", output.stderr);
 }
 
 #[test]
-fn what_a_killed_run_left_pending_is_not_listed_as_cached() {
-    let desk = Desk::new(MINI);
-    desk.run(&["data"]);
-    let mut child = desk.start(&["run", "p.toml", "ad", "--json", "-S", "params.epochs=1000000"]);
+fn pending_stages_of_a_killed_run_are_not_listed_as_cached() {
+    let project = Project::new(MINI);
+    project.run(&["data"]);
+    let mut child = project.start(&["run", "p.toml", "ad", "--json", "-S", "params.epochs=1000000"]);
     let out = std::io::BufReader::new(child.stdout.take().expect("a pipe"));
     let trains = std::io::BufRead::lines(out).map_while(Result::ok).any(|line| line.contains("\"stage-started\""));
     child.kill().expect("killed");
     child.wait().expect("it ends");
-    assert!(trains, "it came to the training");
-    let listed = json(&desk.vadpipe(["log", "--run", "last", "--json"]));
+    assert!(trains, "the training started");
+    let listed = json(&project.vadpipe(["log", "--run", "last", "--json"]));
     let outcomes: Vec<&Value> =
         listed["stages"].as_array().expect("stages").iter().map(|s| &s["stage"]["outcome"]).collect();
     assert_eq!(outcomes, ["pending", "pending"]);
-    let cached = json(&desk.vadpipe(["log", "--status", "cached", "--json"]));
+    let cached = json(&project.vadpipe(["log", "--status", "cached", "--json"]));
     assert_eq!(cached["stages"], serde_json::json!([]), "{listed}");
 }
 
 #[test]
-fn the_log_says_what_failed_and_why() {
-    let desk = Desk::new(FAILING);
-    assert_eq!(desk.vadpipe(["run", "p.toml"]).code, 1);
-    assert_eq!(desk.vadpipe(["run", "p.toml"]).code, 1);
-    let last = desk.vadpipe(["log", "last"]).out;
+fn log_shows_failures_with_their_causes() {
+    let project = Project::new(FAILING);
+    assert_eq!(project.vadpipe(["run", "p.toml"]).code, 1);
+    assert_eq!(project.vadpipe(["run", "p.toml"]).code, 1);
+    let last = project.vadpipe(["log", "last"]).stdout;
     assert!(last.contains("FAILED bad: ") && last.contains("exit"), "{last}");
     assert!(last.contains("bad.log"), "{last}");
-    let object = json(&desk.vadpipe(["log", "last", "--json"]));
+    let object = json(&project.vadpipe(["log", "last", "--json"]));
     assert!(text(&object["failures"]["bad"]["error"]).contains("exit"), "{object}");
     let stages = |more: &[&str]| {
-        let listed = json(&desk.vadpipe(["log", "--json"].iter().chain(more)));
+        let listed = json(&project.vadpipe(["log", "--json"].iter().chain(more)));
         let stages = listed["stages"].as_array().expect("stages").iter();
         stages.map(|s| format!("{} {}", text(&s["stage"]["name"]), text(&s["stage"]["outcome"]))).collect::<Vec<_>>()
     };
@@ -208,47 +212,47 @@ fn the_log_says_what_failed_and_why() {
     assert_eq!(stages(&["--status", "executed"]), ["fine executed"]);
     assert_eq!(stages(&["--run", "last"]), ["fine cached", "bad failed"]);
     assert_eq!(stages(&["--status", "failed", "--limit", "1"]), ["bad failed"]);
-    // Runs are counted: those that something is listed of.
+    // The limit counts the runs of which a stage is listed.
     assert_eq!(stages(&["--stage", "*", "--limit", "1"]), ["fine cached", "bad failed"]);
     assert_eq!(stages(&["--status", "executed", "--limit", "1"]), ["fine executed"]);
     assert_eq!(stages(&["--stage", "*", "--limit", "0"]), [""; 0]);
-    let said = desk.vadpipe(["log", "--run", "nothing"]);
-    assert!(said.code == 2 && said.err.contains("there is no run `nothing`"), "{}", said.err);
-    assert!(said.err.contains("`vadpipe log` lists the runs"), "{}", said.err);
-    let said = desk.vadpipe(["log", "--run", "last", "--cache", "empty"]);
-    assert!(said.code == 2 && said.err.contains("there is no run yet"), "{}", said.err);
+    let output = project.vadpipe(["log", "--run", "nothing"]);
+    assert!(output.code == 2 && output.stderr.contains("there is no run `nothing`"), "{}", output.stderr);
+    assert!(output.stderr.contains("`vadpipe log` lists the runs"), "{}", output.stderr);
+    let output = project.vadpipe(["log", "--run", "last", "--cache", "empty"]);
+    assert!(output.code == 2 && output.stderr.contains("there is no run yet"), "{}", output.stderr);
     assert_eq!(stages(&["--status", "failed", "--since", "2d"]).len(), 2);
     assert_eq!(stages(&["--status", "failed", "--since", "2999-01-01"]), [""; 0]);
     let runs = |more: &[&str]| {
-        let listed = json(&desk.vadpipe(["log", "--json"].iter().chain(more)));
+        let listed = json(&project.vadpipe(["log", "--json"].iter().chain(more)));
         listed["runs"].as_array().expect("runs").len()
     };
     assert_eq!((runs(&[]), runs(&["--limit", "1"]), runs(&["--status", "ok"]), runs(&["--since", "1h"])), (2, 1, 0, 2));
-    let said = desk.vadpipe(["log", "--since", "yesterday"]);
-    assert!(said.code == 2 && said.err.contains("write `2d`"), "{}", said.err);
-    assert_eq!(desk.vadpipe(["log", "--stage", "a{"]).code, 2);
+    let output = project.vadpipe(["log", "--since", "yesterday"]);
+    assert!(output.code == 2 && output.stderr.contains("write `2d`"), "{}", output.stderr);
+    assert_eq!(project.vadpipe(["log", "--stage", "a{"]).code, 2);
 }
 
 #[test]
-fn graphviz_draws_the_graph() {
-    let desk = Desk::new(SWEEP);
-    let said = desk.vadpipe(["graph", "p.toml", "--dot"]);
-    assert_eq!(said.code, 0, "{}", said.err);
-    let Some((fine, plain, complaints)) = pipe("dot", &["-Tplain"], &said.out) else {
-        eprintln!("graphviz is not here: that it reads `graph --dot` was not checked");
+fn graphviz_reads_the_dot_output() {
+    let project = Project::new(SWEEP);
+    let output = project.vadpipe(["graph", "p.toml", "--dot"]);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let Some((succeeded, plain, errors)) = pipe("dot", &["-Tplain"], &output.stdout) else {
+        eprintln!("graphviz is not installed: the output of `graph --dot` was not checked");
         return;
     };
-    assert!(fine && complaints.is_empty(), "{complaints}");
+    assert!(succeeded && errors.is_empty(), "{errors}");
     assert_eq!(plain.lines().filter(|l| l.starts_with("node ")).count(), 6, "{plain}");
     assert_eq!(plain.lines().filter(|l| l.starts_with("edge ")).count(), 8, "{plain}");
     assert!(plain.contains("ad@lr=0.001,latent_dim=4\\ntrain-ad"), "{plain}");
 }
 
 #[test]
-fn mermaid_gets_names_that_it_reads() {
-    let desk = Desk::new(SWEEP);
-    let said = desk.vadpipe(["graph", "p.toml", "ad@lr=0.001,latent_dim=4", "--mermaid"]);
-    insta::assert_snapshot!(said.out, @r#"
+fn mermaid_output_escapes_names() {
+    let project = Project::new(SWEEP);
+    let output = project.vadpipe(["graph", "p.toml", "ad@lr=0.001,latent_dim=4", "--mermaid"]);
+    insta::assert_snapshot!(output.stdout, @r#"
     flowchart LR
       n0["data<br/>load-data"]
       n1["ad@lr=0.001,latent#95;dim=4<br/>train-ad"]
@@ -257,11 +261,11 @@ fn mermaid_gets_names_that_it_reads() {
 }
 
 #[test]
-fn explain_names_every_component_and_what_changed_and_what_would_hit() {
-    let desk = Desk::new(MINI);
-    let ran = desk.run(&["ad"]);
-    let run = text(&ran.last()["run"]);
-    let said = desk.vadpipe(["explain", "p.toml", "ad", "-S", "params.epochs=5", "-S", "pipeline.seed=7"]).out;
+fn explain_shows_all_components_changes_and_the_nearest_state() {
+    let project = Project::new(MINI);
+    let run = project.run(&["ad"]);
+    let run = text(&run.last()["run"]);
+    let output = project.vadpipe(["explain", "p.toml", "ad", "-S", "params.epochs=5", "-S", "pipeline.seed=7"]).stdout;
     for part in [
         "ad: miss\n",
         "because     epochs 3 → 5\n",
@@ -274,31 +278,31 @@ fn explain_names_every_component_and_what_changed_and_what_would_hit() {
         "precision   f32\n",
         "input       data from data = ",
     ] {
-        assert!(said.contains(part), "{part} is not in:\n{said}");
+        assert!(output.contains(part), "{part} is not in:\n{output}");
     }
-    let object = json(&desk.vadpipe(["explain", "p.toml", "ad", "-S", "params.epochs=5", "--json"]));
+    let object = json(&project.vadpipe(["explain", "p.toml", "ad", "-S", "params.epochs=5", "--json"]));
     let ad = &object["stages"][0];
     assert_eq!(ad["nearest_state"]["epoch"], 3);
     assert_eq!(ad["nearest_state"]["of"], serde_json::json!({ "pipeline": "mini", "point": "ad", "run": run }));
     assert_eq!(text(&ad["newest"]["run"]), run);
-    // Another learning rate from the start: nothing to go on from.
-    let other = desk.vadpipe(["explain", "p.toml", "ad", "-S", "stages.ad.lr=0.5"]).out;
+    // The learning rate differs from the start, so no state can be continued.
+    let other = project.vadpipe(["explain", "p.toml", "ad", "-S", "stages.ad.lr=0.5"]).stdout;
     assert!(other.contains("cached      none of 3 epochs\n"), "{other}");
-    // Below what will run, the key is not known, but all else is.
-    let below = desk.vadpipe(["explain", "p.toml", "fit@distribution=uniform"]).out;
+    // The key of a point below a point that will run is unknown. Everything else is known.
+    let below = project.vadpipe(["explain", "p.toml", "fit@distribution=uniform"]).stdout;
     assert!(
         below.contains("key         not known") && below.contains("vad@distribution=uniform, not known"),
         "{below}"
     );
-    let hit = desk.vadpipe(["explain", "p.toml", "ad"]).out;
+    let hit = project.vadpipe(["explain", "p.toml", "ad"]).stdout;
     assert!(hit.contains("ad: hit") && hit.contains("made        by run") && hit.contains("output "), "{hit}");
 }
 
 #[test]
-fn status_says_what_is_there_and_what_the_states_of_a_training_take() {
-    let desk = Desk::new(&MINI.replacen("latent_dim = 6", "keep_every = 1\nlatent_dim = 6", 1));
-    desk.run(&["ad"]);
-    let status = json(&desk.vadpipe(["status", "p.toml", "--json", "-S", "params.epochs=6"]));
+fn status_shows_cached_points_and_the_size_of_training_states() {
+    let project = Project::new(&MINI.replacen("latent_dim = 6", "keep_every = 1\nlatent_dim = 6", 1));
+    project.run(&["ad"]);
+    let status = json(&project.vadpipe(["status", "p.toml", "--json", "-S", "params.epochs=6"]));
     let points = status["stages"].as_array().expect("stages");
     let of = |name: &str| points.iter().find(|p| p["name"] == name).expect("a point");
     assert_eq!(of("data")["state"], "hit");
@@ -311,42 +315,43 @@ fn status_says_what_is_there_and_what_the_states_of_a_training_take() {
     assert_eq!(status["disk"]["states"], 3);
     assert_eq!(status["disk"]["states_bytes"], states["bytes"]);
     assert!(status["disk"]["bytes"].as_u64() > states["bytes"].as_u64());
-    let said = desk.vadpipe(["status", "p.toml"]).out;
-    assert!(said.contains(" for 3 states of trainings\n") && said.contains("after epochs 1, 2, 3\n"), "{said}");
+    let output = project.vadpipe(["status", "p.toml"]).stdout;
+    assert!(output.contains(" for 3 states of trainings\n") && output.contains("after epochs 1, 2, 3\n"), "{output}");
 }
 
 #[test]
-fn the_disk_of_a_long_training_s_states_comes_back() {
+fn gc_frees_the_states_of_a_long_training() {
     let keeping = MINI.replacen("latent_dim = 6", "keep_every = 1\nlatent_dim = 6", 1);
-    let desk = Desk::new(&keeping.replace("channels = [16, 12, 8, 8]", "channels = [128, 64, 32, 16]"));
-    desk.run(&["ad", "-S", "params.epochs=8"]);
-    let took = |more: &[&str]| json(&desk.vadpipe(["status", "p.toml", "--json"].iter().chain(more)))["disk"].clone();
-    let long = took(&[]);
+    let project = Project::new(&keeping.replace("channels = [16, 12, 8, 8]", "channels = [128, 64, 32, 16]"));
+    project.run(&["ad", "-S", "params.epochs=8"]);
+    let disk =
+        |more: &[&str]| json(&project.vadpipe(["status", "p.toml", "--json"].iter().chain(more)))["disk"].clone();
+    let long = disk(&[]);
     assert_eq!(long["states"], 8);
-    // Another training replaces it, and only that is wanted from now on.
-    desk.run(&["ad", "-S", "params.epochs=1", "-S", "pipeline.seed=8"]);
-    let planned = json(&desk.vadpipe(["gc", "-n", "--keep-runs", "1", "--json"]));
+    // Another training replaces it. Only the last run counts for `gc`.
+    project.run(&["ad", "-S", "params.epochs=1", "-S", "pipeline.seed=8"]);
+    let planned = json(&project.vadpipe(["gc", "-n", "--keep-runs", "1", "--json"]));
     assert_eq!((&planned["states_removed"], &planned["states_kept"]), (&8.into(), &1.into()));
     let removed = planned["states_bytes_removed"].as_u64().expect("bytes");
-    assert!(removed * 10 > long["states_bytes"].as_u64().expect("bytes") * 9, "all but a little: {planned}");
-    let said = desk.vadpipe(["gc", "-n", "--keep-runs", "1"]).out;
-    assert!(said.contains("8 states (") && said.contains("MB)"), "{said}");
-    let freed = json(&desk.vadpipe(["gc", "--keep-runs", "1", "--json"]));
-    let short = took(&[]);
+    assert!(removed * 10 > long["states_bytes"].as_u64().expect("bytes") * 9, "nearly all: {planned}");
+    let output = project.vadpipe(["gc", "-n", "--keep-runs", "1"]).stdout;
+    assert!(output.contains("8 states (") && output.contains("MB)"), "{output}");
+    let freed = json(&project.vadpipe(["gc", "--keep-runs", "1", "--json"]));
+    let short = disk(&[]);
     assert_eq!(short["states"], 1);
     let (before, after) = (long["bytes"].as_u64().expect("bytes"), short["bytes"].as_u64().expect("bytes"));
     let of_states = long["states_bytes"].as_u64().expect("bytes");
-    assert!(before - after > of_states / 2, "{before} → {after}, {of_states} were states");
+    assert!(before - after > of_states / 2, "{before} → {after}, {of_states} of states");
     assert!(freed["freed_bytes"].as_u64() > Some(of_states / 2), "{freed}");
 }
 
 #[test]
-fn a_plan_says_how_long_it_will_take_as_far_as_it_can_know() {
-    let desk = Desk::new(SWEEP);
-    let before = json(&desk.vadpipe(["plan", "p.toml", "--json"]));
+fn plan_estimates_times_from_earlier_runs() {
+    let project = Project::new(SWEEP);
+    let before = json(&project.vadpipe(["plan", "p.toml", "--json"]));
     assert_eq!(before["estimate_seconds"], Value::Null, "nothing ran yet");
-    desk.run(&["ad@lr=0.001,latent_dim=4"]);
-    let estimate = |more: &[&str]| json(&desk.vadpipe(["plan", "p.toml", "--json"].iter().chain(more)));
+    project.run(&["ad@lr=0.001,latent_dim=4"]);
+    let estimate = |more: &[&str]| json(&project.vadpipe(["plan", "p.toml", "--json"].iter().chain(more)));
     let points = |plan: &Value| -> std::collections::BTreeMap<String, Value> {
         let stages = plan["stages"].as_array().expect("stages").iter();
         stages.map(|s| (text(&s["name"]), s["estimate_seconds"].clone())).collect()
@@ -355,48 +360,48 @@ fn a_plan_says_how_long_it_will_take_as_far_as_it_can_know() {
     let seconds = |epochs: u64, more: &str| {
         let plan = estimate(&[ad, "-S", &format!("params.epochs={epochs}"), "-S", more]);
         let seconds = points(&plan)[ad].as_f64();
-        assert_eq!(plan["estimate_seconds"].as_f64(), seconds, "it is all that will run");
+        assert_eq!(plan["estimate_seconds"].as_f64(), seconds, "no other stage will run");
         seconds.expect("an estimate")
     };
-    // Two epochs are cached, so what is left is twice as much; another learning rate changes nothing.
+    // Two epochs are cached, so the number of remaining epochs doubles. Another learning rate changes nothing.
     let (a, b) = (seconds(102, "pipeline.seed=7"), seconds(202, "pipeline.seed=7"));
     assert!((b / a - 2.0).abs() < 1e-9, "{a} {b}");
     let points = points(&estimate(&[]));
     assert!(points["ad@lr=0.01,latent_dim=4"].as_f64().is_some(), "the same shape: {points:?}");
     assert_eq!(points["ad@lr=0.001,latent_dim=6"], Value::Null, "another shape: {points:?}");
     assert_eq!(points["report"], Value::Null);
-    let said = desk.vadpipe(["plan", "p.toml", ad, "-S", "params.epochs=1000000"]);
-    assert!(said.err.contains("1 to run; about "), "{}", said.err);
-    let whole = desk.vadpipe(["plan", "p.toml", "-S", "params.epochs=1000000"]);
-    assert!(whole.err.contains("stages without an estimate"), "{}", whole.err);
+    let output = project.vadpipe(["plan", "p.toml", ad, "-S", "params.epochs=1000000"]);
+    assert!(output.stderr.contains("1 to run; about "), "{}", output.stderr);
+    let whole = project.vadpipe(["plan", "p.toml", "-S", "params.epochs=1000000"]);
+    assert!(whole.stderr.contains("stages without an estimate"), "{}", whole.stderr);
 }
 
 #[test]
-fn status_says_which_process_runs_a_point() {
-    let desk = Desk::new(MINI);
+fn status_shows_the_process_that_runs_a_point() {
+    let project = Project::new(MINI);
     let more = ["-S", "params.epochs=1000000", "-S", "pipeline.checkpoint_seconds=1000"];
     let args: Vec<&str> = ["run", "p.toml", "ad"].iter().chain(&more).copied().collect();
-    let mut child = desk.start(&args);
+    let mut child = project.start(&args);
     let running = loop {
-        let status = json(&desk.vadpipe(["status", "p.toml", "ad", "--json"].iter().chain(&more)));
+        let status = json(&project.vadpipe(["status", "p.toml", "ad", "--json"].iter().chain(&more)));
         let stages = status["stages"].as_array().expect("stages");
         let ad = stages.iter().find(|s| s["name"] == "ad").expect("a point").clone();
         if !ad["running"].is_null() {
             break ad["running"].clone();
         }
-        assert!(child.try_wait().expect("a child").is_none(), "the run goes on");
+        assert!(child.try_wait().expect("a child").is_none(), "the run continues");
         std::thread::sleep(std::time::Duration::from_millis(50));
     };
-    let said = desk.vadpipe(["status", "p.toml", "ad"].iter().chain(&more)).out;
+    let output = project.vadpipe(["status", "p.toml", "ad"].iter().chain(&more)).stdout;
     child.kill().expect("killed");
     child.wait().expect("it ends");
     assert_eq!(running["pid"], child.id());
     assert!(text(&running["since"]).ends_with(" UTC"), "{running}");
-    assert!(said.contains(&format!("[running: process {} on ", child.id())), "{said}");
+    assert!(output.contains(&format!("[running: process {} on ", child.id())), "{output}");
 }
 
 #[test]
-fn points_of_a_run_that_share_a_result_are_both_compared() {
+fn diff_compares_both_points_that_share_a_result() {
     let twins = r#"
 [pipeline]
 name = "twins"
@@ -416,10 +421,10 @@ source = "synthetic"
 train = "${params.train}"
 test = 12
 "#;
-    let desk = Desk::new(twins);
-    desk.run(&[]);
-    desk.run(&["-S", "params.train=30"]);
-    let found = json(&desk.vadpipe(["diff", "last~1", "last", "--json"]));
+    let project = Project::new(twins);
+    project.run(&[]);
+    project.run(&["-S", "params.train=30"]);
+    let found = json(&project.vadpipe(["diff", "last~1", "last", "--json"]));
     let changed = found["changed"].as_array().expect("pairs");
     assert_eq!(changed.len(), 2, "{found}");
     for pair in changed {

@@ -1,4 +1,4 @@
-//! The pure pieces of the benches, which `cargo bench` itself tests nowhere.
+//! The pure functions of the benches. `cargo bench` runs no tests of them.
 
 #[path = "../../benches/common/reply.rs"]
 mod reply;
@@ -13,7 +13,7 @@ fn parse(line: &str) -> Result<Options, String> {
 }
 
 #[test]
-fn the_median_is_the_middle_one_or_between_the_two() {
+fn median_is_the_middle_value_or_the_mean_of_the_middle_two() {
     assert_eq!(median(&[3.0]), 3.0);
     assert_eq!(median(&[9.0, 1.0, 2.0]), 2.0);
     assert_eq!(median(&[4.0, 1.0, 2.0, 100.0]), 3.0);
@@ -21,30 +21,30 @@ fn the_median_is_the_middle_one_or_between_the_two() {
 }
 
 #[test]
-fn a_command_line_chooses_rounds_parts_and_what_the_bench_knows() {
+fn command_line_chooses_rounds_parts_and_options_of_the_bench() {
     let all = parse("--bench").expect("cargo's own flag");
     assert!(all == Options::default() && all.wants("ad") && all.wants("fit"));
-    let some = parse("ad --rounds 4 --quick --batch 16 --peer-settings --bench").expect("a right one");
+    let some = parse("ad --rounds 4 --quick --batch 16 --peer-settings --bench").expect("a valid command line");
     assert!(some.wants("ad") && !some.wants("fit") && some.quick);
     assert_eq!(some.rounds, Some(4));
     assert_eq!(some.others, [("--batch".to_owned(), Some(16.0)), ("--peer-settings".to_owned(), None)]);
-    assert_eq!(parse("--rounds 0").expect("a right one").rounds, Some(1), "nothing measured is no median");
+    assert_eq!(parse("--rounds 0").expect("a valid command line").rounds, Some(1), "a median needs a measurement");
 }
 
 #[test]
-fn a_wrong_command_line_is_told() {
+fn invalid_command_line_is_reported() {
     let known = "Known: --quick, --rounds N, --batch N, --peer-settings, ad, fit";
-    assert_eq!(parse("--fast"), Err(format!("what is \"--fast\"? {known}")));
+    assert_eq!(parse("--fast"), Err(format!("unknown argument \"--fast\". {known}")));
     assert_eq!(parse("--rounds"), Err("`--rounds` needs a number".to_owned()));
     assert_eq!(parse("--batch many"), Err("`--batch` needs a number, not \"many\"".to_owned()));
 }
 
 #[test]
-fn a_peers_answer_is_an_object_or_says_what_failed() {
-    let seconds = reply::parse("{\"seconds\": 1.5}\n").expect("an answer");
+fn reply_of_a_peer_is_an_object_or_an_error() {
+    let seconds = reply::parse("{\"seconds\": 1.5}\n").expect("a reply");
     assert_eq!(seconds["seconds"], 1.5);
     assert_eq!(reply::parse("{\"error\": \"No module named 'torch'\"}"), Err("No module named 'torch'".to_owned()));
     assert_eq!(reply::parse("{\"error\": 3}"), Err("3".to_owned()));
-    assert_eq!(reply::parse("Traceback …\n"), Err("the peer said \"Traceback …\"".to_owned()));
-    assert_eq!(reply::parse("[1]"), Err("the peer said \"[1]\"".to_owned()));
+    assert_eq!(reply::parse("Traceback …\n"), Err("unexpected reply of the peer: \"Traceback …\"".to_owned()));
+    assert_eq!(reply::parse("[1]"), Err("unexpected reply of the peer: \"[1]\"".to_owned()));
 }

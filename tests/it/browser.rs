@@ -1,4 +1,4 @@
-//! Loads a page in headless Chromium and says what its console says.
+//! Loads a page in headless Chromium and returns the messages of its console.
 
 use std::fs::File;
 use std::io;
@@ -7,18 +7,18 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long a browser may take on a busy machine.
+/// The longest time that a browser may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What a browser made of a page.
+/// A page after a browser loaded it.
 pub(crate) struct Page {
     /// The document after its scripts ran.
     pub(crate) dom: String,
-    /// What the console said: empty if all is well.
+    /// The messages of the console. Empty if the page has no error.
     pub(crate) complaints: Vec<String>,
 }
 
-/// Loads a file. None if there is no Chromium in `PATH`; CI installs one.
+/// Loads a file. `None` if `PATH` contains no Chromium. CI installs one.
 pub(crate) fn load(file: &Path) -> io::Result<Option<Page>> {
     let Some(browser) = find() else { return Ok(None) };
     let profile = tempfile::tempdir()?;
@@ -50,7 +50,7 @@ pub(crate) fn load(file: &Path) -> io::Result<Option<Page>> {
     if !status.success() {
         return Err(io::Error::other(format!("chromium failed ({status}): {log}")));
     }
-    // What the browser itself complains about (no D-Bus, no GPU, …) is not the page's fault.
+    // Other lines are errors of the browser itself (no D-Bus, no GPU, …), not of the page.
     let complaints = log.lines().filter(|l| l.contains(":CONSOLE")).map(str::to_owned).collect();
     Ok(Some(Page { dom: read(&dom_path)?, complaints }))
 }

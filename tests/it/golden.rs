@@ -1,14 +1,15 @@
-//! Results are the same bytes from one version of vadpipe to the next, unless a kind's VERSION says otherwise.
+//! Every version of vadpipe makes the same bytes, unless the VERSION of a kind changes.
 //!
-//! A key holds no code: who changes what a kind computes must raise its VERSION, or old results pass for new ones. This story is
-//! what tells. Its pipeline has every kind whose bytes are ours (`command` and `report` are not: a report changes with its looks);
-//! by design the bytes depend on neither the number of threads nor the instruction set.
+//! A key contains no code. A change to what a kind computes must therefore raise its VERSION, or old results pass for
+//! new ones. This test detects such changes. Its pipeline contains every kind whose bytes are pinned. `command` is not
+//! pinned because it runs other programs, and `report` because its layout may change. By design the bytes depend
+//! neither on the number of threads nor on the instruction set.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::support::{Desk, text};
+use crate::support::{Project, text};
 
 const GOLDEN: &str = r#"
 [pipeline]
@@ -81,9 +82,9 @@ mode = "spherical"
 "#;
 
 /// Kinds whose bytes are not pinned.
-const NOT_OURS: [&str; 2] = ["command", "report"];
+const NOT_PINNED: [&str; 2] = ["command", "report"];
 
-/// Point, kind, VERSION, and how its output digest begins.
+/// Point, kind, VERSION, and the first 16 digits of its output digest.
 const PINNED: &[(&str, &str, u64, &str)] = &[
     ("ad", "train-ad", 2, "26328ab2fcaaa062"),
     ("between", "interpolate", 2, "8b2e2cc041356ab5"),
@@ -108,12 +109,12 @@ fn table<'a>(rows: impl Iterator<Item = (&'a str, &'a str, u64, &'a str)>) -> St
 }
 
 #[test]
-fn results_are_the_bytes_that_they_were() {
-    let desk = Desk::new(GOLDEN);
-    desk.run(&[]);
-    let said = desk.vadpipe(["show", "p.toml", "--json"]);
-    assert_eq!(said.code, 0, "{}", said.err);
-    let all: serde_json::Map<String, Value> = serde_json::from_str(&said.out).expect("JSON");
+fn results_have_the_pinned_digests() {
+    let project = Project::new(GOLDEN);
+    project.run(&[]);
+    let output = project.vadpipe(["show", "p.toml", "--json"]);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let all: serde_json::Map<String, Value> = serde_json::from_str(&output.stdout).expect("JSON");
     let found = all.iter().map(|(point, record)| {
         let (components, digest) = (&record["components"], text(&record["digest"]));
         let version = components["version"].as_u64().expect("a number");
@@ -124,14 +125,14 @@ fn results_are_the_bytes_that_they_were() {
     let changed: Vec<&str> = now.lines().filter(|line| !table(PINNED.iter().copied()).contains(line)).collect();
     assert!(
         now == table(PINNED.iter().copied()),
-        "results changed:\n{}\nIf that is intended, raise the VERSION of the kind that changed (what only reads its results \
-         needs none), and pin anew:\n\nconst PINNED: &[(&str, &str, u64, &str)] = &[\n{now}];\n",
+        "results changed:\n{}\nIf this is intended, raise the VERSION of the kind that changed (not of kinds that only read \
+         its results), and replace PINNED:\n\nconst PINNED: &[(&str, &str, u64, &str)] = &[\n{now}];\n",
         changed.join("\n")
     );
 
-    let kinds: Value = serde_json::from_str(&desk.vadpipe(["kinds", "--json"]).out).expect("JSON");
+    let kinds: Value = serde_json::from_str(&project.vadpipe(["kinds", "--json"]).stdout).expect("JSON");
     let names = kinds["kinds"].as_array().expect("kinds").iter().map(|kind| text(&kind["name"]));
-    let ours: BTreeSet<String> = names.filter(|name| !NOT_OURS.contains(&name.as_str())).collect();
+    let expected: BTreeSet<String> = names.filter(|name| !NOT_PINNED.contains(&name.as_str())).collect();
     let pinned: BTreeSet<String> = PINNED.iter().map(|(_, kind, ..)| (*kind).to_owned()).collect();
-    assert_eq!(pinned, ours, "every kind whose bytes are ours has a place in this story");
+    assert_eq!(pinned, expected, "every kind but `command` and `report` is pinned");
 }

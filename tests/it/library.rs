@@ -10,24 +10,18 @@ use vadpipe::exec::{self, Options, choose};
 use vadpipe::graph::Graph;
 use vadpipe::model::{Decoder, DecoderShape};
 use vadpipe::spec::{self, DeviceChoice, Precision};
-use vadpipe::stage::{Bound, Cancel, Capability, Context, Params, Registry, Role, Roles, Stage, StageError, StageKind};
+use vadpipe::stage::{
+    About, Bound, Cancel, Capability, Context, Params, Registry, Role, Roles, Stage, StageError, StageKind,
+};
 use vadpipe::status::RunStatus;
 use vadpipe::store::Store;
 
 struct Mean;
 
 impl StageKind for Mean {
-    fn name(&self) -> &'static str {
-        "mean"
-    }
-    fn version(&self) -> u32 {
-        1
-    }
-    fn summary(&self) -> &'static str {
-        "the mean of a split's pixels"
-    }
-    fn roles(&self) -> Roles {
-        Roles::Fixed(&[Role { name: "data", optional: false, needs: &[Capability::IMAGES] }])
+    fn about(&self) -> About {
+        let roles = Roles::Fixed(&[Role { name: "data", optional: false, needs: &[Capability::IMAGES] }]);
+        About { roles, ..About::new("mean", 1, "the mean of a split's pixels") }
     }
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
         Arc::new(MeanOf(params.float("scale", 1.0, Bound::Positive)))
@@ -156,23 +150,13 @@ struct Average {
 const LATENT_DIM: usize = 4;
 
 impl StageKind for Average {
-    fn name(&self) -> &'static str {
-        "average"
-    }
-    fn version(&self) -> u32 {
-        1
-    }
-    fn summary(&self) -> &'static str {
-        "a decoder with random weights, and latents of mean brightness"
-    }
-    fn roles(&self) -> Roles {
-        Roles::Fixed(&[Role { name: "data", optional: false, needs: &[Capability::IMAGES] }])
-    }
-    fn provides(&self) -> &'static [Capability] {
-        &[Capability::DECODER, Capability::LATENTS, Capability::HISTORY]
-    }
-    fn heading(&self) -> &'static str {
-        "Averages"
+    fn about(&self) -> About {
+        About {
+            roles: Roles::Fixed(&[Role { name: "data", optional: false, needs: &[Capability::IMAGES] }]),
+            provides: &[Capability::DECODER, Capability::LATENTS, Capability::HISTORY],
+            heading: "Averages",
+            ..About::new("average", 1, "a decoder with random weights, and latents of mean brightness")
+        }
     }
     fn parse(&self, _params: &mut Params<'_>) -> Arc<dyn Stage> {
         Arc::new(Average { makes_decoder: self.makes_decoder })

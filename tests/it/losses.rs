@@ -1,11 +1,11 @@
-//! Results that are lost while a run goes on are made again in the same run.
+//! Results that are lost during a run are made again by the same run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::Desk;
+use crate::support::Project;
 
-/// Two stages with the same output, of which only one is read.
+/// Two stages have the same output, and only one of them is read.
 const PIPELINE: &str = r#"
 [pipeline]
 name = "p"
@@ -32,10 +32,10 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
-/// Flips a bit wherever the cache holds these bytes.
-fn flip(desk: &Desk, known: &[u8]) {
+/// Flips a bit in every place where the cache contains these bytes.
+fn flip(project: &Project, known: &[u8]) {
     let mut flipped = 0;
-    for file in files_below(&desk.path("cache")) {
+    for file in files_below(&project.path("cache")) {
         let mut content = fs::read(&file).expect("a file");
         let found: Vec<usize> =
             content.windows(known.len()).enumerate().filter(|w| w.1 == known).map(|w| w.0).collect();
@@ -51,16 +51,16 @@ fn flip(desk: &Desk, known: &[u8]) {
 }
 
 #[test]
-fn lost_results_that_a_run_does_not_read_are_made_again_in_the_same_run() {
-    let desk = Desk::new(PIPELINE);
-    desk.run(&[]);
-    let before = desk.digests();
-    flip(&desk, b"\n110000\n");
-    // `reader` finds the output of `read` damaged, and with it that of `unread`.
-    let ran = desk.run(&["-R", "reader"]);
-    let mut executed = ran.executed();
+fn lost_results_that_no_stage_reads_are_made_again_by_the_same_run() {
+    let project = Project::new(PIPELINE);
+    project.run(&[]);
+    let before = project.digests();
+    flip(&project, b"\n110000\n");
+    // `reader` finds the output of `read` damaged. `unread` has the same output.
+    let run = project.run(&["-R", "reader"]);
+    let mut executed = run.executed();
     executed.sort();
     assert_eq!(executed, ["read", "reader", "unread"]);
-    assert_eq!(desk.vadpipe(["plan", "p.toml", "--check"]).code, 0, "everything is there");
-    assert_eq!(desk.digests(), before);
+    assert_eq!(project.vadpipe(["plan", "p.toml", "--check"]).code, 0, "everything is cached");
+    assert_eq!(project.digests(), before);
 }

@@ -1,6 +1,6 @@
-//! Stories about vadpipe as its users know it: the program, a pipeline, a cache.
+//! Integration tests: they run the program with a pipeline and a cache.
 
-#![expect(clippy::expect_used, reason = "a test that can't go on says why and fails")]
+#![expect(clippy::expect_used, reason = "a failed expectation ends a test with its message")]
 
 mod answers;
 mod bad_input;

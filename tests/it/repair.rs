@@ -1,9 +1,10 @@
-//! A cache that was damaged is mended by running again; wrong bytes are never used.
+//! A run repairs a damaged cache and never uses wrong bytes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::{Desk, MINI};
+use crate::hostile::ends;
+use crate::support::{MINI, Project};
 
 fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -13,33 +14,40 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn chunks(desk: &Desk) -> PathBuf {
+fn chunks(project: &Project) -> PathBuf {
     let is_chunks = |p: &PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("chunks-"));
-    let folders = fs::read_dir(desk.path("cache")).expect("a cache").map(|e| e.expect("an entry").path());
+    let folders = fs::read_dir(project.path("cache")).expect("a cache").map(|e| e.expect("an entry").path());
     folders.filter(|p| p.is_dir()).find(is_chunks).expect("chunks")
 }
 
-/// Flips a bit of the stored images: their bytes are known, since `export` gives them.
-fn damage(desk: &Desk, tensor: &str) {
-    damage_images(desk, "data", tensor);
+/// Flips a bit of the stored images. `export` tells their bytes.
+fn damage(project: &Project, tensor: &str) {
+    damage_images(project, "data", tensor);
 }
 
-fn damage_images(desk: &Desk, stage: &str, tensor: &str) {
-    let said = desk.vadpipe(["export", "p.toml", stage, "--to", "known", "--overwrite"]);
-    assert_eq!(said.code, 0, "{}", said.err);
+fn damage_images(project: &Project, stage: &str, tensor: &str) {
+    let output = project.vadpipe(["export", "p.toml", stage, "--to", "known", "--overwrite"]);
+    assert_eq!(output.code, 0, "{}", output.stderr);
     let file = format!("known/{stage}/{}.safetensors", tensor.split('.').next().expect("a name"));
-    let tensors = vadpipe::artifact::from_safetensors(&fs::read(desk.path(&file)).expect("a file"));
+    let tensors = vadpipe::artifact::from_safetensors(&fs::read(project.path(&file)).expect("a file"));
     let tensors = tensors.expect("safetensors");
-    flip(desk, &tensors[tensor.split('.').next_back().expect("a name")].bytes()[8000..8040]);
+    flip(project, &tensors[tensor.split('.').next_back().expect("a name")].bytes()[8000..8040]);
 }
 
-/// Flips a bit wherever these bytes are stored.
-fn flip(desk: &Desk, known: &[u8]) {
+fn damage_report(project: &Project) {
+    let output = project.vadpipe(["export", "p.toml", "report", "--to", "known"]);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let page = fs::read(project.path("known/report/report.html")).expect("a page");
+    flip(project, &page[8000..8040]);
+}
+
+/// Flips a bit in every place where these bytes are stored.
+fn flip(project: &Project, known: &[u8]) {
     let mut hits = 0;
-    // Small files stand beside the databases.
-    let small = desk.path("cache").join("small");
+    // Small files are stored beside the databases.
+    let small = project.path("cache").join("small");
     let small = if small.exists() { files_below(&small) } else { Vec::new() };
-    for file in files_below(&chunks(desk)).into_iter().chain(small) {
+    for file in files_below(&chunks(project)).into_iter().chain(small) {
         let mut content = fs::read(&file).expect("a file");
         let found: Vec<usize> =
             content.windows(known.len()).enumerate().filter(|(_, w)| *w == known).map(|(i, _)| i).collect();
@@ -51,86 +59,95 @@ fn flip(desk: &Desk, known: &[u8]) {
             hits += found.len();
         }
     }
-    assert!(hits > 0, "they are found in the store");
+    assert!(hits > 0, "the bytes are stored");
 }
 
 #[test]
-fn a_flipped_bit_is_found_and_mended_in_the_same_run() {
-    let desk = Desk::new(MINI);
-    desk.run(&[]);
-    let before = desk.digests();
-    damage(&desk, "train.images");
+fn flipped_bit_is_found_and_repaired_by_the_same_run() {
+    let project = Project::new(MINI);
+    project.run(&[]);
+    let before = project.digests();
+    damage(&project, "train.images");
     // A change makes the training read its data again.
-    let mended = desk.run(&["ad", "-S", "stages.ad.batch=8"]);
-    assert_eq!(mended.executed(), ["data", "ad"]);
-    assert!(mended.of_kind("warning").any(|w| w["message"].to_string().contains("`data` is missing or damaged")));
-    desk.run(&[]);
-    assert_eq!(desk.digests(), before);
+    let run = project.run(&["ad", "-S", "stages.ad.batch=8"]);
+    assert_eq!(run.executed(), ["data", "ad"]);
+    assert!(run.of_kind("warning").any(|w| w["message"].to_string().contains("`data` is missing or damaged")));
+    project.run(&[]);
+    assert_eq!(project.digests(), before);
 }
 
 #[test]
-fn a_report_whose_page_is_damaged_is_made_again_and_written() {
-    let desk = Desk::new(MINI);
-    desk.run(&[]);
-    let said = desk.vadpipe(["export", "p.toml", "report", "--to", "known"]);
-    assert_eq!(said.code, 0, "{}", said.err);
-    let page = fs::read(desk.path("known/report/report.html")).expect("a page");
-    flip(&desk, &page[8000..8040]);
-    let html = desk.path("reports/mini.report.html");
+fn damaged_report_page_is_made_again_and_written() {
+    let project = Project::new(MINI);
+    project.run(&[]);
+    damage_report(&project);
+    let html = project.path("reports/mini.report.html");
     fs::remove_file(&html).expect("a report");
-    let mended = desk.run(&[]);
-    assert_eq!(mended.executed(), ["report"]);
-    assert!(html.exists() && mended.of_kind("report-written").count() == 1);
-    assert_eq!(desk.run(&[]).executed(), [""; 0]);
+    let run = project.run(&[]);
+    assert_eq!(run.executed(), ["report"]);
+    assert!(html.exists() && run.of_kind("report-written").count() == 1);
+    assert_eq!(project.run(&[]).executed(), [""; 0]);
 }
 
 #[test]
-fn doctor_finds_damage_and_what_it_forgets_is_made_again() {
-    let desk = Desk::new(MINI);
-    desk.run(&["ad"]);
-    assert_eq!(desk.vadpipe(["doctor"]).code, 0);
-    damage(&desk, "train.images");
-    let look = desk.vadpipe(["doctor", "-n"]);
-    assert_eq!(look.code, 5, "{}{}", look.out, look.err);
-    assert!(look.out.contains("data"), "{}", look.out);
-    assert_eq!(desk.vadpipe(["doctor"]).code, 0);
-    assert_eq!(desk.plan(&["data"])["data"]["state"], "miss");
-    let again = desk.run(&["ad"]).executed();
+fn failed_run_with_a_damaged_report_page_ends() {
+    let project = Project::new(&format!("{MINI}[stages.bad]\nkind = \"command\"\nargv = [\"false\"]\n"));
+    project.run(&["report"]);
+    damage_report(&project);
+    // The failure stops the run, so it does not make the page again.
+    let output = ends(&project, &["run", "p.toml", "report", "bad"]);
+    assert_eq!(output.code, 1, "{}", output.stderr);
+    assert_eq!(project.run(&["report"]).executed(), ["report"]);
+}
+
+#[test]
+fn results_that_doctor_removes_are_made_again() {
+    let project = Project::new(MINI);
+    project.run(&["ad"]);
+    assert_eq!(project.vadpipe(["doctor"]).code, 0);
+    damage(&project, "train.images");
+    let dry_run = project.vadpipe(["doctor", "-n"]);
+    assert_eq!(dry_run.code, 5, "{}{}", dry_run.stdout, dry_run.stderr);
+    assert!(dry_run.stdout.contains("data"), "{}", dry_run.stdout);
+    assert_eq!(project.vadpipe(["doctor"]).code, 0);
+    assert_eq!(project.plan(&["data"])["data"]["state"], "miss");
+    let again = project.run(&["ad"]).executed();
     assert!(again.contains(&"data".to_owned()), "{again:?}");
-    assert_eq!(desk.vadpipe(["doctor", "-n"]).code, 0);
+    assert_eq!(project.vadpipe(["doctor", "-n"]).code, 0);
 }
 
 #[test]
-fn a_truncated_database_is_set_aside_and_everything_made_again() {
-    let desk = Desk::new(MINI);
-    desk.run(&["ad"]);
-    let before = desk.outputs(&["ad"]);
-    for file in files_below(&chunks(&desk)) {
+fn truncated_database_is_set_aside_and_its_results_are_made_again() {
+    let project = Project::new(MINI);
+    project.run(&["ad"]);
+    let before = project.outputs(&["ad"]);
+    for file in files_below(&chunks(&project)) {
         let content = fs::read(&file).expect("a file");
         fs::write(&file, &content[..content.len() / 3]).expect("written");
     }
-    // Whatever sled makes of it, the run ends well and with the same bytes.
-    desk.run(&["ad", "-f"]);
-    desk.run(&["ad"]);
-    assert_eq!(desk.outputs(&["ad"]), before);
-    assert_eq!(desk.vadpipe(["doctor"]).code, 0);
+    // sled may lose any part of it. The run must succeed with the same bytes.
+    project.run(&["ad", "-f"]);
+    project.run(&["ad"]);
+    assert_eq!(project.outputs(&["ad"]), before);
+    assert_eq!(project.vadpipe(["doctor"]).code, 0);
 }
 
 #[test]
-fn gc_gives_the_disk_back_and_keeps_what_recent_runs_need() {
-    let desk = Desk::new(MINI);
-    desk.run(&[]);
-    desk.run(&["-S", "stages.data.train=4000", "-S", "stages.data.seed=3", "data"]);
-    desk.run(&[]);
-    let size =
-        |desk: &Desk| files_below(&desk.path("cache")).iter().map(|f| f.metadata().map_or(0, |m| m.len())).sum::<u64>();
-    let before = size(&desk);
-    assert_eq!(desk.vadpipe(["gc", "-n", "--keep-runs", "1"]).code, 0);
+fn gc_frees_disk_space_and_keeps_results_of_recent_runs() {
+    let project = Project::new(MINI);
+    project.run(&[]);
+    project.run(&["-S", "stages.data.train=4000", "-S", "stages.data.seed=3", "data"]);
+    project.run(&[]);
+    let size = |project: &Project| {
+        files_below(&project.path("cache")).iter().map(|f| f.metadata().map_or(0, |m| m.len())).sum::<u64>()
+    };
+    let before = size(&project);
+    assert_eq!(project.vadpipe(["gc", "-n", "--keep-runs", "1"]).code, 0);
     // Opening a database may write a little.
-    assert!(size(&desk).abs_diff(before) < 100_000, "a dry run removes nothing");
-    let said = desk.vadpipe(["gc", "--keep-runs", "1"]);
-    assert_eq!(said.code, 0, "{}", said.err);
-    assert!(said.out.contains("freed"), "{}", said.out);
-    assert!(size(&desk) + 2_000_000 < before, "{} of {before}", size(&desk));
-    assert_eq!(desk.run(&[]).executed(), [""; 0]);
+    assert!(size(&project).abs_diff(before) < 100_000, "a dry run removes nothing");
+    let output = project.vadpipe(["gc", "--keep-runs", "1"]);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(output.stdout.contains("freed"), "{}", output.stdout);
+    assert!(size(&project) + 2_000_000 < before, "{} of {before}", size(&project));
+    assert_eq!(project.run(&[]).executed(), [""; 0]);
 }

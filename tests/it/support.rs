@@ -1,14 +1,14 @@
-//! A user at work: a folder of their own, a pipeline, and the real program with a cleared environment.
+//! Runs the real program in a temporary folder with a pipeline and a cleared environment.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A small pipeline with every way that stages hang together: lists, axes, `at`, trainings, fits.
+/// A small pipeline with every kind of dependency between stages: lists, axes, `at`, trainings, fits.
 pub(crate) const MINI: &str = r#"
 [pipeline]
 name = "mini"
@@ -54,30 +54,30 @@ kind = "report"
 inputs = { shown = ["data", "ad", "vad@*", "fit@*"] }
 "#;
 
-/// A folder with a pipeline in it.
-pub(crate) struct Desk {
+/// A temporary folder with a pipeline.
+pub(crate) struct Project {
     dir: TempDir,
 }
 
-/// What a command said.
-pub(crate) struct Said {
+/// The exit code and the output of a command.
+pub(crate) struct CommandOutput {
     pub(crate) code: i32,
-    pub(crate) out: String,
-    pub(crate) err: String,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
-/// The last event of a run, and those before it.
-pub(crate) struct Ran {
-    pub(crate) said: Said,
+/// The output of a `run --json` and its events.
+pub(crate) struct Run {
+    pub(crate) output: CommandOutput,
     pub(crate) events: Vec<Value>,
 }
 
-impl Desk {
-    /// A desk with this pipeline.
+impl Project {
+    /// A folder with this pipeline.
     pub(crate) fn new(pipeline: &str) -> Self {
-        let desk = Self { dir: tempfile::tempdir().expect("a folder") };
-        desk.write("p.toml", pipeline);
-        desk
+        let project = Self { dir: tempfile::tempdir().expect("a folder") };
+        project.write("p.toml", pipeline);
+        project
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -94,10 +94,10 @@ impl Desk {
         std::fs::read_to_string(self.path(name)).expect("a file")
     }
 
-    /// Replaces text in the pipeline; it must be there.
+    /// Replaces text in the pipeline. The text must occur.
     pub(crate) fn edit(&self, from: &str, to: &str) {
         let text = self.read("p.toml");
-        assert!(text.contains(from), "the pipeline holds {from:?}");
+        assert!(text.contains(from), "the pipeline contains {from:?}");
         self.write("p.toml", &text.replace(from, to));
     }
 
@@ -110,59 +110,59 @@ impl Desk {
     }
 
     /// Runs `vadpipe` to its end.
-    pub(crate) fn vadpipe<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Said {
-        Said::of(self.command(args).output().expect("vadpipe starts"))
+    pub(crate) fn vadpipe<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> CommandOutput {
+        CommandOutput::of(self.command(args).output().expect("vadpipe starts"))
     }
 
     pub(crate) fn start(&self, args: &[&str]) -> Child {
         self.command(args).spawn().expect("vadpipe starts")
     }
 
-    /// `vadpipe run p.toml --json` with more arguments, whatever comes of it.
-    pub(crate) fn try_run(&self, more: &[&str]) -> Ran {
-        let said = self.vadpipe(["run", "p.toml", "--json"].iter().chain(more));
-        let events = said.out.lines().map(|l| serde_json::from_str(l).expect("each line is JSON")).collect();
-        Ran { said, events }
+    /// Runs `vadpipe run p.toml --json` with more arguments. It may fail.
+    pub(crate) fn try_run(&self, more: &[&str]) -> Run {
+        let output = self.vadpipe(["run", "p.toml", "--json"].iter().chain(more));
+        let events = output.stdout.lines().map(|l| serde_json::from_str(l).expect("each line is JSON")).collect();
+        Run { output, events }
     }
 
-    /// [`Desk::try_run`], which must succeed.
-    pub(crate) fn run(&self, more: &[&str]) -> Ran {
-        let ran = self.try_run(more);
-        assert_eq!(ran.said.code, 0, "{}\n{}", ran.said.out, ran.said.err);
-        assert_eq!(ran.last()["status"], "ok");
-        ran
+    /// Like [`Project::try_run`], but the run must succeed.
+    pub(crate) fn run(&self, more: &[&str]) -> Run {
+        let run = self.try_run(more);
+        assert_eq!(run.output.code, 0, "{}\n{}", run.output.stdout, run.output.stderr);
+        assert_eq!(run.last()["status"], "ok");
+        run
     }
 
-    /// The output digest of every point; all must be cached.
+    /// The output digest of every point. All points must be cached.
     pub(crate) fn digests(&self) -> BTreeMap<String, String> {
         self.outputs(&[])
     }
 
-    /// The output digests of these targets, which must be cached.
+    /// The output digests of these targets. All must be cached.
     pub(crate) fn outputs(&self, targets: &[&str]) -> BTreeMap<String, String> {
-        let said = self.vadpipe(["show", "p.toml", "--json"].iter().chain(targets));
-        assert_eq!(said.code, 0, "{}", said.err);
-        let all: BTreeMap<String, Value> = serde_json::from_str(&said.out).expect("JSON");
+        let output = self.vadpipe(["show", "p.toml", "--json"].iter().chain(targets));
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        let all: BTreeMap<String, Value> = serde_json::from_str(&output.stdout).expect("JSON");
         all.into_iter().map(|(name, record)| (name, text(&record["digest"]))).collect()
     }
 
     pub(crate) fn plan(&self, more: &[&str]) -> BTreeMap<String, Value> {
-        let said = self.vadpipe(["plan", "p.toml", "--json"].iter().chain(more));
-        assert_eq!(said.code, 0, "{}", said.err);
-        let plan: Value = serde_json::from_str(&said.out).expect("JSON");
+        let output = self.vadpipe(["plan", "p.toml", "--json"].iter().chain(more));
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        let plan: Value = serde_json::from_str(&output.stdout).expect("JSON");
         let stages = plan["stages"].as_array().expect("stages").iter();
         stages.map(|s| (text(&s["name"]), s.clone())).collect()
     }
 }
 
-impl Said {
-    pub(crate) fn of(output: Output) -> Self {
+impl CommandOutput {
+    pub(crate) fn of(output: std::process::Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Self { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+        Self { code: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 }
 
-impl Ran {
+impl Run {
     pub(crate) fn last(&self) -> &Value {
         let last = self.events.last().expect("an event");
         assert_eq!(last["event"], "run-finished");
@@ -194,24 +194,24 @@ impl Ran {
     }
 }
 
-/// What a command that succeeded printed with `--json`.
-pub(crate) fn json(said: &Said) -> Value {
-    assert_eq!(said.code, 0, "{}", said.err);
-    serde_json::from_str(&said.out).expect("JSON")
+/// The JSON that a command printed. The command must have succeeded.
+pub(crate) fn json(output: &CommandOutput) -> Value {
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    serde_json::from_str(&output.stdout).expect("JSON")
 }
 
 pub(crate) fn text(value: &Value) -> String {
     value.as_str().expect("a string").to_owned()
 }
 
-/// Fashion-MNIST, if this machine has it.
+/// The folder of Fashion-MNIST, if this machine has it.
 pub(crate) fn fashion_mnist() -> Option<PathBuf> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/fashion-mnist");
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/fashion-mnist");
     let given = std::env::var_os("VADPIPE_DATA_DIR").map(PathBuf::from);
-    given.into_iter().chain([beside]).find(|d| d.join("train-images-idx3-ubyte.gz").is_file())
+    given.into_iter().chain([shared]).find(|d| d.join("train-images-idx3-ubyte.gz").is_file())
 }
 
-/// Whether this program can be run here.
+/// Whether this program is installed.
 pub(crate) fn has(program: &str) -> bool {
     let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     found.is_ok_and(|s| s.success())

@@ -1,33 +1,34 @@
-//! `verify`: what is stored is what comes out, and where it is not.
+//! `verify` runs stages again and compares the results with the stored ones.
 
 use serde_json::Value;
 use vadpipe::artifact::Tensor;
 use vadpipe::key::Key;
 use vadpipe::store::{StatePosition, Store};
 
-use crate::support::{Desk, MINI, json};
+use crate::support::{MINI, Project, json};
 
 #[test]
 fn verify_runs_again_and_finds_the_same_bytes() {
-    let desk = Desk::new(MINI);
-    desk.run(&["ad"]);
-    let said = desk.vadpipe(["verify", "p.toml", "ad"]);
-    assert_eq!((said.code, said.out.contains("same")), (0, true), "{}{}", said.out, said.err);
+    let project = Project::new(MINI);
+    project.run(&["ad"]);
+    let output = project.vadpipe(["verify", "p.toml", "ad"]);
+    assert_eq!((output.code, output.stdout.contains("same")), (0, true), "{}{}", output.stdout, output.stderr);
 }
 
 #[test]
-fn verify_finds_a_command_that_answers_otherwise_each_time() {
-    let desk = Desk::new(
+fn verify_finds_a_command_with_random_output() {
+    let project = Project::new(
         "[pipeline]\nname = \"p\"\n[stages.now]\nkind = \"command\"\n\
          argv = [\"sh\", \"-c\", \"head -c 16 /dev/urandom > \\\"$0\\\"\", \"{outputs.x}\"]\noutputs = { x = \"x.bin\" }\n",
     );
-    desk.run(&[]);
-    let said = desk.vadpipe(["verify", "p.toml", "now"]);
-    assert_eq!(said.code, 3, "{}{}", said.out, said.err);
-    assert!(said.out.contains("file x.bin has other bytes"), "{}", said.out);
+    project.run(&[]);
+    let output = project.vadpipe(["verify", "p.toml", "now"]);
+    assert_eq!(output.code, 3, "{}{}", output.stdout, output.stderr);
+    assert!(output.stdout.contains("file x.bin has other bytes"), "{}", output.stdout);
 }
 
-/// A command that makes a tensor of two floats, another one each time: 1.0, and the file's number.
+/// A command that makes two tensors. The last element of `b` is the number in the file `count`, which each run
+/// increases.
 const DIFFERS: &str = r#"
 [pipeline]
 name = "differs"
@@ -44,32 +45,32 @@ outputs = { out = "out.safetensors" }
 "#;
 
 #[test]
-fn verify_says_how_much_the_first_tensor_differs() {
-    let desk = Desk::new(DIFFERS);
-    desk.write("count", "10\n");
-    desk.run(&[]);
-    desk.write("count", "15\n");
-    let said = desk.vadpipe(["verify", "p.toml", "--json"]);
-    assert_eq!(said.code, 3, "{}", said.err);
-    let object: Value = serde_json::from_str(&said.out).expect("JSON");
+fn verify_shows_the_difference_of_the_first_tensor() {
+    let project = Project::new(DIFFERS);
+    project.write("count", "10\n");
+    project.run(&[]);
+    project.write("count", "15\n");
+    let output = project.vadpipe(["verify", "p.toml", "--json"]);
+    assert_eq!(output.code, 3, "{}", output.stderr);
+    let object: Value = serde_json::from_str(&output.stdout).expect("JSON");
     let difference = &object["stages"][0]["difference"];
     assert_eq!(difference["part"], "tensor");
     assert_eq!(difference["name"], "b");
     assert_eq!((&difference["differing"], &difference["elements"]), (&1.into(), &3.into()));
     assert_eq!(difference["max_abs"], 5.0);
-    desk.write("count", "17\n");
-    let said = desk.vadpipe(["verify", "p.toml"]);
-    assert!(said.out.contains("tensor b differs in 1 of 3 elements, by 7e0 at most"), "{}", said.out);
+    project.write("count", "17\n");
+    let output = project.vadpipe(["verify", "p.toml"]);
+    assert!(output.stdout.contains("tensor b differs in 1 of 3 elements, by 7e0 at most"), "{}", output.stdout);
 }
 
 #[test]
 fn verify_samples_stretches_of_a_training() {
-    let desk = Desk::new(&MINI.replacen("latent_dim = 6", "keep = [2, 3, 5]\nlatent_dim = 6", 1));
-    desk.edit("epochs = 3", "epochs = 6");
-    desk.run(&["ad"]);
+    let project = Project::new(&MINI.replacen("latent_dim = 6", "keep = [2, 3, 5]\nlatent_dim = 6", 1));
+    project.edit("epochs = 3", "epochs = 6");
+    project.run(&["ad"]);
     let sampled = |more: &[&str]| {
-        let said = desk.vadpipe(["verify", "p.toml", "ad", "--json", "--sample"].iter().chain(more));
-        json(&said)
+        let output = project.vadpipe(["verify", "p.toml", "ad", "--json", "--sample"].iter().chain(more));
+        json(&output)
     };
     let two = sampled(&["2", "--seed", "4"]);
     assert_eq!(two, sampled(&["2", "--seed", "4"]), "the same seed picks the same stretches");
@@ -79,23 +80,27 @@ fn verify_samples_stretches_of_a_training() {
     assert_eq!(stretches.len(), 2);
     let ends = [[0, 2], [2, 3], [3, 5], [5, 6]].map(|[from, to]| (Value::from(from), Value::from(to)));
     assert!(stretches.iter().all(|s| ends.contains(&(s["from"].clone(), s["to"].clone()))), "{ad}");
-    let said = desk.vadpipe(["verify", "p.toml", "ad", "--sample", "9"]);
-    assert_eq!((said.code, said.out.lines().count()), (0, 4), "{}", said.err);
-    assert!(said.out.starts_with("same    ad from epoch 0 to 2 of 6\n"), "{}", said.out);
-    assert!(said.err.contains("no more than 4 stretches") && said.err.contains("--seed "), "{}", said.err);
-    // Without kept states there is one stretch: the whole.
-    desk.run(&["vad@distribution=uniform"]);
-    let said = desk.vadpipe(["verify", "p.toml", "vad@distribution=uniform", "--sample", "2"]);
-    assert!(said.code == 0 && said.err.contains("the whole training was run again"), "{}", said.err);
+    let output = project.vadpipe(["verify", "p.toml", "ad", "--sample", "9"]);
+    assert_eq!((output.code, output.stdout.lines().count()), (0, 4), "{}", output.stderr);
+    assert!(output.stdout.starts_with("same    ad from epoch 0 to 2 of 6\n"), "{}", output.stdout);
+    assert!(
+        output.stderr.contains("no more than 4 stretches") && output.stderr.contains("--seed "),
+        "{}",
+        output.stderr
+    );
+    // Without kept states the only stretch is the whole training.
+    project.run(&["vad@distribution=uniform"]);
+    let output = project.vadpipe(["verify", "p.toml", "vad@distribution=uniform", "--sample", "2"]);
+    assert!(output.code == 0 && output.stderr.contains("the whole training ran again"), "{}", output.stderr);
 }
 
 #[test]
-fn a_sample_finds_the_state_that_a_stretch_does_not_end_in() {
-    let desk = Desk::new(&MINI.replacen("latent_dim = 6", "keep = [2]\nlatent_dim = 6", 1));
-    desk.run(&["ad"]);
-    let key = json(&desk.vadpipe(["show", "p.toml", "ad", "--json"]))["ad"]["key"].clone();
+fn sample_finds_a_stored_state_that_differs() {
+    let project = Project::new(&MINI.replacen("latent_dim = 6", "keep = [2]\nlatent_dim = 6", 1));
+    project.run(&["ad"]);
+    let key = json(&project.vadpipe(["show", "p.toml", "ad", "--json"]))["ad"]["key"].clone();
     let key: Key = serde_json::from_value(key).expect("a key");
-    let store = Store::open(&desk.path("cache"), Default::default()).expect("a cache");
+    let store = Store::open(&project.path("cache"), Default::default()).expect("a cache");
     let states = store.result(&key).expect("an index").expect("a result").components.states();
     let kept = store.chain_states(&states).expect("an index").into_iter().find(|s| s.epoch == 2).expect("state 2");
     let mut tensors = store.read_state(&kept).expect("a state");
@@ -107,13 +112,16 @@ fn a_sample_finds_the_state_that_a_stretch_does_not_end_in() {
     let position = StatePosition { epoch: 2, step: 0 };
     store.put_state(&states, position, &kept.class, true, &tensors).expect("it is stored");
     drop(store);
-    let said = desk.vadpipe(["verify", "p.toml", "ad", "--sample", "9", "--json"]);
-    assert_eq!(said.code, 3, "{}{}", said.out, said.err);
-    let found: Value = serde_json::from_str(&said.out).expect("JSON");
+    let output = project.vadpipe(["verify", "p.toml", "ad", "--sample", "9", "--json"]);
+    assert_eq!(output.code, 3, "{}{}", output.stdout, output.stderr);
+    let found: Value = serde_json::from_str(&output.stdout).expect("JSON");
     let stretches = &found["stages"][0]["sampled"]["stretches"];
     let difference = &stretches[0]["difference"];
     assert_eq!((&stretches[0]["from"], &stretches[0]["to"]), (&0.into(), &2.into()));
     assert_eq!((&difference["name"], &difference["differing"]), (&name.into(), &1.into()));
     assert!((difference["max_abs"].as_f64().expect("a number") - 0.5).abs() < 1e-6, "{difference}");
-    assert!(!stretches[1]["difference"].is_null(), "what began in the wrong state ends in another: {found}");
+    assert!(
+        !stretches[1]["difference"].is_null(),
+        "a stretch that starts from the changed state ends in a different one: {found}"
+    );
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Desk, text};
+use crate::support::{Project, text};
 
-/// How long a busy machine may take for anything.
+/// The longest wait for an event on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 const PIPELINE: &str = r#"
@@ -34,17 +34,17 @@ argv = ["cp", "/dev/null", "{outputs.out}"]
 outputs = { out = "empty" }
 "#;
 
-/// A `run --watch` under way, and its standard output and error line by line.
+/// A running `run --watch`, with the lines of its standard output and standard error.
 struct Watched {
     child: Child,
     events: Receiver<String>,
-    said: Receiver<String>,
+    stderr: Receiver<String>,
 }
 
 impl Watched {
-    fn start(desk: &Desk, more: &[&str]) -> Self {
+    fn start(project: &Project, more: &[&str]) -> Self {
         let args: Vec<&str> = ["run", "p.toml", "--watch", "--json"].iter().chain(more).copied().collect();
-        let mut child = desk.start(&args);
+        let mut child = project.start(&args);
         let lines = |stream: Box<dyn std::io::Read + Send>| {
             let (sender, receiver) = channel();
             std::thread::spawn(move || {
@@ -57,11 +57,11 @@ impl Watched {
             receiver
         };
         let events = lines(Box::new(child.stdout.take().expect("a pipe")));
-        let said = lines(Box::new(child.stderr.take().expect("a pipe")));
-        Self { child, events, said }
+        let stderr = lines(Box::new(child.stderr.take().expect("a pipe")));
+        Self { child, events, stderr }
     }
 
-    /// What the next run executed.
+    /// The stages that the next run executed.
     fn next_run(&self) -> Vec<String> {
         loop {
             let line = self.events.recv_timeout(PATIENCE).expect("a run ends");
@@ -72,9 +72,9 @@ impl Watched {
         }
     }
 
-    /// Waits until it says something with these words.
-    fn until_it_says(&self, words: &str) {
-        while !self.said.recv_timeout(PATIENCE).expect("it says something").contains(words) {}
+    /// Waits for a line of standard error that contains this text.
+    fn wait_for(&self, text: &str) {
+        while !self.stderr.recv_timeout(PATIENCE).expect("a line").contains(text) {}
     }
 
     fn signal(&self, signal: &str) {
@@ -94,65 +94,65 @@ impl Drop for Watched {
     }
 }
 
-fn desk() -> Desk {
-    let desk = Desk::new(PIPELINE);
-    desk.write("one.sh", ". \"$(dirname \"$0\")/lib/name.sh\"; echo \"$name\" > \"$1\"\n");
-    desk.write("lib/name.sh", "name=first\n");
-    desk
+fn project() -> Project {
+    let project = Project::new(PIPELINE);
+    project.write("one.sh", ". \"$(dirname \"$0\")/lib/name.sh\"; echo \"$name\" > \"$1\"\n");
+    project.write("lib/name.sh", "name=first\n");
+    project
 }
 
 #[test]
-fn a_saved_edit_reruns_what_it_touches() {
-    let desk = desk();
-    let watched = Watched::start(&desk, &[]);
+fn saved_edit_reruns_the_affected_stages() {
+    let project = project();
+    let watched = Watched::start(&project, &[]);
     assert_eq!(watched.next_run().len(), 3);
-    watched.until_it_says("watching p.toml and ");
-    // A file that enters a key.
-    desk.write("lib/name.sh", "name=second\n");
+    watched.wait_for("watching p.toml and ");
+    // A file whose digest is part of a key.
+    project.write("lib/name.sh", "name=second\n");
     assert_eq!(watched.next_run(), ["one", "two"]);
-    watched.until_it_says("watching");
-    // A file that comes anew into a folder of sources.
-    desk.write("lib/more.sh", "");
-    assert_eq!(watched.next_run(), ["one"], "it came out the same, so the wave stops");
-    watched.until_it_says("watching");
-    // The pipeline, replaced as many editors do.
-    desk.write("new", &PIPELINE.replace("\"cp\", \"/dev/null\"", "\"touch\""));
-    std::fs::rename(desk.path("new"), desk.path("p.toml")).expect("renamed");
-    watched.until_it_says("changed: ");
+    watched.wait_for("watching");
+    // A new file in a folder of sources.
+    project.write("lib/more.sh", "");
+    assert_eq!(watched.next_run(), ["one"], "its output did not change, so `two` does not run");
+    watched.wait_for("watching");
+    // Many editors replace a file instead of writing into it.
+    project.write("new", &PIPELINE.replace("\"cp\", \"/dev/null\"", "\"touch\""));
+    std::fs::rename(project.path("new"), project.path("p.toml")).expect("renamed");
+    watched.wait_for("changed: ");
     assert_eq!(watched.next_run(), ["other"]);
-    watched.until_it_says("watching");
-    // A broken edit says what is wrong, and the next one heals it.
-    desk.write("p.toml", "[pipeline]\nname = \"watched\"\n[stages.one]\nkind = \"comand\"\n");
-    watched.until_it_says("comand");
-    watched.until_it_says("watching");
-    desk.write("p.toml", PIPELINE);
-    assert_eq!(watched.next_run(), [""; 0], "all of it was made before");
-    watched.until_it_says("watching");
+    watched.wait_for("watching");
+    // An invalid edit is reported, and the next edit is used.
+    project.write("p.toml", "[pipeline]\nname = \"watched\"\n[stages.one]\nkind = \"comand\"\n");
+    watched.wait_for("comand");
+    watched.wait_for("watching");
+    project.write("p.toml", PIPELINE);
+    assert_eq!(watched.next_run(), [""; 0], "everything is cached");
+    watched.wait_for("watching");
     watched.signal("-INT");
-    assert_eq!(watched.code(), Some(0), "it ends while nothing runs");
+    assert_eq!(watched.code(), Some(0), "it ends between two runs");
 }
 
 #[test]
-fn a_watch_that_is_stopped_in_the_middle_of_a_run_says_so() {
-    let desk = desk();
-    desk.write("one.sh", "echo started; sleep 60\n");
-    let watched = Watched::start(&desk, &["one"]);
+fn watch_that_is_interrupted_during_a_run_exits_with_130() {
+    let project = project();
+    project.write("one.sh", "echo started; sleep 60\n");
+    let watched = Watched::start(&project, &["one"]);
     while !watched.events.recv_timeout(PATIENCE).expect("an event").contains("stage-started") {}
     watched.signal("-INT");
     assert_eq!(watched.code(), Some(130));
 }
 
 #[test]
-fn a_failed_run_is_watched_on_and_the_edit_that_mends_it_runs() {
-    let desk = desk();
-    desk.write("one.sh", "exit 3\n");
-    let watched = Watched::start(&desk, &[]);
+fn watch_continues_after_a_failed_run() {
+    let project = project();
+    project.write("one.sh", "exit 3\n");
+    let watched = Watched::start(&project, &[]);
     assert!(!watched.next_run().contains(&"one".to_owned()));
-    watched.until_it_says("watching");
-    desk.write("one.sh", "echo mended > \"$1\"\n");
-    let mended = watched.next_run();
-    assert!(["one", "two"].iter().all(|stage| mended.contains(&(*stage).to_owned())), "{mended:?}");
-    watched.until_it_says("watching");
+    watched.wait_for("watching");
+    project.write("one.sh", "echo fixed > \"$1\"\n");
+    let executed = watched.next_run();
+    assert!(["one", "two"].iter().all(|stage| executed.contains(&(*stage).to_owned())), "{executed:?}");
+    watched.wait_for("watching");
     watched.signal("-INT");
     assert_eq!(watched.code(), Some(0));
 }

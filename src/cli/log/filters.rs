@@ -7,11 +7,21 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Zoned};
 
-use super::KILLED;
 use crate::error::{Error, Result};
 use crate::id::PointName;
 use crate::status::{RunStatus, StageStatus};
 use crate::store::{RunRecord, StageRun};
+
+/// The word for a run that was killed before it could record how it ended.
+const KILLED: &str = "killed";
+
+/// The status of a run, in one word.
+pub(in crate::cli) fn word(run: &RunRecord) -> &'static str {
+    match run.status {
+        RunStatus::Running if !run.is_running() => KILLED,
+        status => status.word(),
+    }
+}
 
 /// Options that select runs and stages.
 #[derive(Args)]
@@ -111,7 +121,7 @@ impl Filters {
 
     pub(super) fn takes_run(&self, run: &RunRecord) -> bool {
         self.since.is_none_or(|since| run.started_at >= since)
-            && self.status.is_none_or(|status| status.of_stage().is_some() || status.word() == super::word(run))
+            && self.status.is_none_or(|status| status.of_stage().is_some() || status.word() == word(run))
     }
 
     /// Whether to list this stage of a run that matches. The name of a stage matches all of its points.

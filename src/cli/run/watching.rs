@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cli::args::{Global, PipelineArgs};
-use crate::cli::patience::Patience;
+use crate::cli::cache_wait::CacheWait;
 use crate::cli::project::Project;
 use crate::cli::session::Session;
 use crate::cli::ui::{DIM, Ui, paint};
@@ -39,25 +39,25 @@ pub(super) fn watch(
     global: &Global,
     ui: &Ui,
     session: &Session,
-    once: &dyn Fn(&Project, &Patience, bool) -> Result<()>,
+    once: &dyn Fn(&Project, &CacheWait, bool) -> Result<()>,
 ) -> Result<()> {
     let pipeline = args.file.clone();
     let mut stamps = BTreeMap::from([(pipeline.clone(), stamp(&pipeline))]);
     let mut is_first = true;
     loop {
         session.set_idle(false);
-        let patience = Patience::new(&session.cancel, global.no_wait);
-        let ran = Project::open_to_run(args, global, ui, &patience).and_then(|project| {
+        let cache_wait = CacheWait::new(&session.cancel, global.no_wait);
+        let ran = Project::open_to_run(args, global, ui, &cache_wait).and_then(|project| {
             // A file that changes during the run starts the next one.
             let named = named(&project);
             stamps.retain(|path, _| *path == pipeline || named.contains(path));
             for path in named {
                 stamps.entry(path).or_insert_with_key(|path| stamp(path));
             }
-            once(&project, &patience, is_first)
+            once(&project, &cache_wait, is_first)
         });
         session.set_idle(true);
-        match ran.map_err(|e| patience.explain(e)) {
+        match ran.map_err(|e| cache_wait.explain(e)) {
             Ok(()) => {}
             Err(error) if matches!(error.category, Category::Interrupted | Category::Storage) => return Err(error),
             Err(error) => ui.error(&error),

@@ -1,8 +1,8 @@
 //! Runs jobs in threads of this process.
 //!
-//! A few threads run stages, and one stores what they made. A commit waits for the disk. Stages run meanwhile, and the next
-//! commit stores all they made together, so that each of many short stages costs a fraction of a flush. What reads a result
-//! starts after the result is durable, so the index never refers to something missing.
+//! Several threads run stages, and one thread stores their results. While a commit waits for the disk, other stages
+//! run. The next commit stores all their results together, so a short stage costs a fraction of a flush. A stage starts
+//! after its inputs are durable, so the index never refers to a missing result.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -75,7 +75,7 @@ impl Executor for LocalExecutor<'_, '_> {
             let _ = self.sender.send(ExecutorEvent::Ended(job.point, Ended::Failed(no_thread(error))));
             return;
         }
-        // Without a new thread, one of the others takes the job later. This executor holds the receiver.
+        // Without a new thread, an existing thread takes the job later. The receiver exists as long as this executor.
         let _ = self.jobs.send(job);
     }
 
@@ -126,7 +126,7 @@ fn work(
     }
 }
 
-/// Tells the driver about saved states, which may be what another training waits for.
+/// Reports saved states to the driver, because other trainings may wait for them.
 struct SavedStates<'a> {
     listener: &'a dyn Listener,
     point: PointId,
@@ -146,7 +146,7 @@ impl Listener for SavedStates<'_> {
     }
 }
 
-/// Stores what waits, as much as there is at a time.
+/// Stores results in groups: each group has all results that wait, up to [`GROUP`].
 fn commit_groups<T>(
     commit: impl Fn(&[T]) -> Vec<Result<ResultRecord>>,
     point: impl Fn(&T) -> PointId,
@@ -156,7 +156,7 @@ fn commit_groups<T>(
     while let Ok(first) = waiting.recv() {
         let mut group = vec![first];
         group.extend(waiting.try_iter().take(GROUP - 1));
-        // The driver must learn of each result, even after a panic.
+        // Each result must get an event, even after a panic.
         let stored = catch_unwind(AssertUnwindSafe(|| commit(&group))).unwrap_or_else(|panic| {
             let text = panic_message(&*panic).unwrap_or("storing a result panicked");
             group.iter().map(|_| Err(Error::storage(format!("internal error: {text}")))).collect()

@@ -1,9 +1,9 @@
-//! Runs each job in a process of its own, so that a stage that crashes or runs out of memory fails alone.
+//! Runs each job in its own process, so that a crash or a lack of memory fails only one stage.
 //!
 //! The process is `vadpipe work ORDER`, where ORDER is a [`WorkOrder`] as JSON. It writes one [`Message`] a line to its
-//! standard output, and its standard error is appended to the log of the stage. It stops, and a training saves its state,
-//! when its standard input ends: because the run is interrupted, or because the driver died. It is in a process group of
-//! its own, so Ctrl-C reaches it through the driver only.
+//! standard output, and its standard error is appended to the log of the stage. Its standard input ends when the run is
+//! interrupted or the driver dies. The process then stops, and a training saves its state. The process has its own
+//! process group, so Ctrl-C reaches only the driver.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -51,12 +51,12 @@ pub struct WorkOrder {
     job: Job,
 }
 
-/// A line that a working process writes.
+/// A line that a worker process writes.
 #[derive(Serialize, Deserialize)]
 pub enum Message {
     /// Something happened in its stage.
     Event(Event),
-    /// Its stage made a result of so many bytes.
+    /// Its stage made a result with this many bytes.
     Made(usize),
     /// Its job ended.
     Ended(Box<JobEnd>),
@@ -84,7 +84,7 @@ impl WorkOrder {
         }
     }
 
-    /// Runs the job and sends what happens. The listener of `context` is not used.
+    /// Runs the job and sends its messages. The listener of `context` is not used.
     pub fn work(self, context: &RunContext<'_>, send: &(dyn Fn(Message) + Sync)) {
         let listener = Events(send);
         let worker = Worker::new(RunContext { listener: &listener, ..*context }, &self.run);
@@ -120,7 +120,7 @@ pub(crate) struct ProcessExecutor<'scope, 'env> {
     sender: Sender<ExecutorEvent>,
 }
 
-/// Starts processes and follows them.
+/// Starts processes and reads their messages.
 #[derive(Clone)]
 struct Launcher<'a> {
     context: RunContext<'a>,
@@ -157,6 +157,8 @@ impl Executor for ProcessExecutor<'_, '_> {
     }
 
     fn cancel(&mut self) {
+        // Also stops a job whose process is being started and has no entry in `inputs` yet.
+        self.launcher.context.cancel.cancel();
         self.launcher.inputs.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
@@ -164,7 +166,7 @@ impl Executor for ProcessExecutor<'_, '_> {
 type JobResult = Ended<Box<ResultRecord>>;
 
 impl Launcher<'_> {
-    /// Runs a job to its end. An error is how it ended, too.
+    /// Runs a job to its end. Both variants say how it ended.
     fn run(&self, job: Job, events: &Sender<ExecutorEvent>) -> Result<JobResult, JobResult> {
         let point = job.point;
         let failed = |what: &str| {
@@ -185,7 +187,7 @@ impl Launcher<'_> {
             .map_err(|error| {
                 let is_exhausted = is_exhausted(&error);
                 let error = Error::storage(format!("can't start {}", self.program.display())).caused_by(error);
-                // A limit of processes may leave room later.
+                // The system may allow another process later.
                 if is_exhausted { Ended::WorkerLost(error.hint(EXHAUSTED_HINT)) } else { Ended::Failed(error) }
             })?;
         if let Some(input) = child.stdin.take() {
@@ -225,8 +227,8 @@ impl Launcher<'_> {
         let scratch = self.context.store.dir().join("scratch");
         fs::create_dir_all(&scratch)?;
         let mut file = tempfile::Builder::new().prefix("order-").suffix(".json").tempfile_in(scratch)?;
-        serde_json::to_writer(&mut file, &WorkOrder::new(&self.context, self.run, job))?;
-        file.flush()?;
+        // Not `to_writer`: it would write each token by itself.
+        file.write_all(&serde_json::to_vec(&WorkOrder::new(&self.context, self.run, job))?)?;
         Ok(file)
     }
 
@@ -237,12 +239,12 @@ impl Launcher<'_> {
     }
 
     fn append_to_log(&self, point: PointId, line: &str) {
-        // The log is a help, not a result.
+        // Errors are ignored, because the log is not a result.
         let _ = self.open_log(point).and_then(|mut log| writeln!(log, "{line}"));
     }
 }
 
-/// Why a process ended without saying how its job ended.
+/// The error of a process that ended without reporting the end of its job.
 fn crash(status: ExitStatus, is_out_of_memory: bool) -> Error {
     let error = |message: String| Error::new(Category::StageFailed, message);
     let Some(number) = status.signal() else {
@@ -263,7 +265,7 @@ fn crash(status: ExitStatus, is_out_of_memory: bool) -> Error {
     }
 }
 
-/// How many processes the kernel has killed because memory ran out.
+/// The number of processes that the kernel has killed because memory ran out.
 fn processes_killed_for_memory() -> u64 {
     let statistics = fs::read_to_string("/proc/vmstat").unwrap_or_default();
     let count = statistics.lines().find_map(|line| line.strip_prefix("oom_kill "));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::id::PointId;
 use crate::key::{Digest, Key, StateChain};
 
-/// What a point of a run is doing.
+/// The state of a point in a run.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum PointState {
     /// An input is not resolved yet.
@@ -22,26 +22,26 @@ pub(crate) enum PointState {
     Held(Key),
     /// Its job runs.
     Running(Attempt),
-    /// Its job made a result of so many bytes, which is being stored.
+    /// Its job made a result with this many bytes, which is being stored.
     Committing(Attempt, usize),
     /// Its result is in the cache.
     Done(Done),
-    /// It has no result: it was pruned, or it needs a pruned point. The key is that of the result it would have had.
+    /// It is pruned and has no result. The key is that of the result that it would have had, if known.
     Pruned(Option<Key>),
     /// It failed.
     Failed,
     /// Another process computes it, and the run must not wait.
     Refused,
-    /// It did not run: this point failed, or the run was stopped.
+    /// It did not run because this point failed. `None` if the run was stopped.
     Skipped(Option<PointId>),
 }
 
 /// Why a point must not start yet.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Blocker {
-    /// That point computes the same key, or epochs that this one needs.
+    /// That point computes the same key, or epochs that this point needs.
     Job(PointId),
-    /// The figures that it is compared with are not known yet.
+    /// Figures that it is compared with are unknown.
     Comparison,
 }
 
@@ -54,13 +54,13 @@ pub(crate) struct Done {
     pub executed: bool,
 }
 
-/// A job on its way.
+/// A job that is being started, running, or being stored.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Attempt {
     pub key: Key,
     /// The states of a training.
     pub chain: StateChain,
-    /// The epoch to stop at for a comparison. `None` to train to the end.
+    /// The epoch at which it stops for a comparison. `None` to train to the end.
     pub rung: Option<u64>,
     /// Whether stored states are ignored.
     pub fresh: bool,
@@ -68,7 +68,7 @@ pub(crate) struct Attempt {
     pub inputs: Snapshot,
 }
 
-/// The inputs of a point at one moment. They may be replaced while the point runs.
+/// The inputs of a point when it starts. They may be replaced while it runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Snapshot {
     /// The digest of each input. `None` for a pruned point.
@@ -78,7 +78,7 @@ pub(crate) struct Snapshot {
 }
 
 impl PointState {
-    /// The digest of its result, or `Some(None)` if there will be none.
+    /// The digest of its result. `Some(None)` if it is pruned. `None` if that is not known yet.
     pub(crate) fn resolution(&self) -> Option<Option<Digest>> {
         match self {
             Self::Done(done) => Some(Some(done.output)),
@@ -87,7 +87,7 @@ impl PointState {
         }
     }
 
-    /// The attempt that occupies resources or the store.
+    /// The current attempt, if there is one.
     pub(crate) fn attempt(&self) -> Option<&Attempt> {
         match self {
             Self::Claiming(attempt) | Self::Running(attempt) | Self::Committing(attempt, _) => Some(attempt),
@@ -100,7 +100,7 @@ impl PointState {
         matches!(self, Self::LookingUp(_) | Self::Claiming(_) | Self::Running(_))
     }
 
-    /// Whether it waits for something and has not started.
+    /// Whether it may still start.
     pub(crate) fn is_pending(&self) -> bool {
         matches!(
             self,

@@ -1,4 +1,4 @@
-//! Results that are lost or change while a run goes on: they are made again, and then what reads them.
+//! Points run again if their results are lost during a run. If the new bytes differ, their dependents run again, too.
 
 use std::collections::BTreeSet;
 
@@ -7,11 +7,11 @@ use super::{Command, Failure, Report, RunState};
 use crate::error::Error;
 use crate::id::PointId;
 
-/// A result that is lost more often than this points to a broken disk.
+/// How often a lost result is made again. More losses indicate a broken disk.
 const REPAIRS: u32 = 2;
 
 impl RunState {
-    /// The stored results of some points are gone: they run again.
+    /// Handles the loss of stored results: these points run again.
     pub(super) fn results_lost(&mut self, points: Vec<PointId>) {
         if self.stopping {
             return;
@@ -28,8 +28,9 @@ impl RunState {
         }
     }
 
-    /// Inputs of a point are missing or damaged: they are made again, then the point starts over. `started` tells how often
-    /// each had been repaired when the point read it, since another reader may have had it repaired meanwhile.
+    /// Handles missing or damaged inputs of a point: they are made again, then the point starts over. `started` has the
+    /// number of repairs of each input when the point started. An input that was repaired since then is not repaired
+    /// again.
     pub(super) fn repair_inputs(
         &mut self,
         point: PointId,
@@ -56,7 +57,7 @@ impl RunState {
         self.withdraw(point);
     }
 
-    /// Makes a point with a result start over. One that is on its way checks its inputs when it ends.
+    /// Starts over with a point that has a result. A point that is running checks its inputs when it ends.
     pub(super) fn withdraw(&mut self, point: PointId) {
         if let PointState::Done(done) = *self.table.state(point) {
             self.table.set_previous(point, Some(done.output));
@@ -64,7 +65,7 @@ impl RunState {
         }
     }
 
-    /// A point came out with other bytes than before: what was made of the old ones starts over.
+    /// Handles a result whose bytes changed: the dependents start over.
     pub(super) fn withdraw_dependents(&mut self, point: PointId) {
         self.compare_again(point);
         for dependent in self.table.dependents(point) {
@@ -72,8 +73,8 @@ impl RunState {
         }
     }
 
-    /// Trainings that are compared read a point that came out with other bytes. Their figures no longer count, and neither
-    /// does what was decided by them: pruned points are compared again, and what was made without them starts over.
+    /// If compared trainings read the changed point, discards their figures and all decisions. Pruned points are
+    /// compared again, and points that were made without them start over.
     fn compare_again(&mut self, changed: PointId) {
         let Some(bracket) = &mut self.bracket else { return };
         let dependents = self.table.dependents(changed).into_iter();

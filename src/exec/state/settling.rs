@@ -1,4 +1,4 @@
-//! What follows from the end of a point: its dependents become ready, or are skipped or pruned.
+//! The consequences of the end of a point: its dependents become ready, or are skipped or pruned.
 
 use super::point::{Done, PointState};
 use super::{Command, Failure, PruneCause, Report, RunState};
@@ -6,13 +6,13 @@ use crate::id::PointId;
 use crate::key::{Digest, Key};
 
 impl RunState {
-    /// The result of a point was in the cache.
+    /// Handles a result that was in the cache.
     pub(super) fn settle_cached(&mut self, point: PointId, key: Key, output: Digest) {
         self.commands.push(Command::Report(Report::Cached(point, key)));
         self.settle(point, key, output, false);
     }
 
-    /// The result of a point is in the cache.
+    /// Handles a result that is now in the cache.
     pub(super) fn settle(&mut self, point: PointId, key: Key, output: Digest, executed: bool) {
         self.table.set(point, PointState::Done(Done { key, output, executed }));
         if self.table.take_previous(point).is_some_and(|previous| previous != output) {
@@ -36,7 +36,7 @@ impl RunState {
         }
     }
 
-    /// Starts over with a point: it is ready, waits, or is skipped because an input failed meanwhile.
+    /// Starts over with a point. It becomes ready or waits, or is skipped if an input has failed.
     pub(super) fn requeue(&mut self, point: PointId) {
         match self.failed_input(point) {
             Some(because) => self.skip(point, because),
@@ -47,7 +47,8 @@ impl RunState {
         }
     }
 
-    /// Whether an input failed or was skipped, and because of which point. `Some(None)` if the run was stopped.
+    /// The failed point because of which this point can't run, if any. `Some(None)` if an input was skipped because the
+    /// run was stopped.
     fn failed_input(&self, point: PointId) -> Option<Option<PointId>> {
         self.table.inputs(point).iter().find_map(|input| match self.table.state(*input) {
             PointState::Failed | PointState::Refused => Some(Some(*input)),
@@ -56,7 +57,7 @@ impl RunState {
         })
     }
 
-    /// A point does not run because that other point failed, and neither do the points that wait for it.
+    /// Skips a point and its pending dependents because another point failed.
     fn skip(&mut self, point: PointId, because: Option<PointId>) {
         let mut open = vec![point];
         while let Some(point) = open.pop() {
@@ -77,7 +78,7 @@ impl RunState {
         dependents.filter(|dependent| self.table.state(*dependent).is_pending())
     }
 
-    /// A point that was skipped starts over if its last failed input turned out to be pruned.
+    /// Starts over with a skipped point if none of its inputs is failed or skipped any more.
     fn unskip(&mut self, point: PointId) {
         let mut open = vec![point];
         while let Some(point) = open.pop() {
@@ -88,7 +89,7 @@ impl RunState {
         }
     }
 
-    /// A point has no result, and neither have those that read nothing else in one of their roles.
+    /// Prunes a point, and each dependent for which all points of an input are pruned.
     pub(super) fn prune(&mut self, point: PointId, key: Option<Key>, cause: PruneCause) {
         let mut open = vec![(point, key, cause)];
         while let Some((point, key, cause)) = open.pop() {
@@ -114,11 +115,11 @@ impl RunState {
         }
     }
 
-    /// A point failed, and the points that wait for it are skipped.
+    /// Fails a point and skips its pending dependents.
     pub(super) fn fail(&mut self, point: PointId, failure: Failure) {
         self.failed = true;
         self.stopping |= !self.policy.keep_going;
-        // A point that another process computes may yet succeed: what is compared with it stays undecided.
+        // Another process may still make the result of a refused point, so comparisons with it stay undecided.
         let is_refused = matches!(failure, Failure::Held(_));
         self.table.set(point, if is_refused { PointState::Refused } else { PointState::Failed });
         self.commands.push(Command::Report(Report::Failed(point, failure)));

@@ -1,8 +1,8 @@
 //! The states of all points, and the sets derived from them.
 //!
-//! [`PointTable::set`] is the only way to change a state. It updates the resources in use, the points that are ready, and
-//! the number of unresolved inputs of every dependent, so these can't disagree with the states. Each update costs no more
-//! than the number of dependents.
+//! [`PointTable::set`] is the only way to change a state. It updates the resources in use, the points that are ready,
+//! and the number of unresolved inputs of every dependent, so these can't disagree with the states. The cost of an
+//! update is linear in the number of dependents.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,7 +35,7 @@ struct Entry {
     repairs: u32,
     /// How often the worker that ran it was lost.
     losses: u32,
-    /// The digest of the result that was withdrawn to be made again.
+    /// The digest of its withdrawn result.
     previous: Option<Digest>,
 }
 
@@ -45,7 +45,7 @@ pub(crate) struct PointTable {
     roles: Vec<Vec<Vec<PointId>>>,
     order: Vec<PointId>,
     pool: ResourcePool,
-    /// Ready points by what they need, each set by rank.
+    /// The ranks of the ready points, by their demands.
     ready: BTreeMap<Demand, BTreeSet<usize>>,
     /// Points with an attempt.
     active: BTreeSet<PointId>,
@@ -170,8 +170,8 @@ impl PointTable {
         }
     }
 
-    /// Counts the unresolved inputs of the dependents. A dependent that was ready for the old input waits again; one that
-    /// is on its way compares its [`Snapshot`] when the driver answers.
+    /// Updates the number of unresolved inputs of the dependents. A dependent that was ready for the old input waits
+    /// again. A dependent that has started compares its [`Snapshot`] when the driver answers.
     fn resolution_changed(&mut self, point: PointId, was_resolved: bool, is_resolved: bool) {
         for dependent in self.entries[point.index()].dependents.clone() {
             let entry = &mut self.entries[dependent.index()];
@@ -187,7 +187,7 @@ impl PointTable {
         }
     }
 
-    /// The first ready point in plan order for which there are resources.
+    /// The first ready point in plan order for which resources are free.
     pub(crate) fn next_ready(&self) -> Option<PointId> {
         if self.pool.is_full() {
             return None;
@@ -208,7 +208,7 @@ impl PointTable {
         self.pool.own_threads(self.entries[point.index()].demand, self.is_alone(point))
     }
 
-    /// Whether the driver or the executor still owes an answer.
+    /// Whether an answer of the driver or the executor is outstanding.
     pub(crate) fn is_busy(&self) -> bool {
         self.looking_up > 0 || !self.active.is_empty()
     }
@@ -218,7 +218,7 @@ impl PointTable {
         self.computing.get(key).copied()
     }
 
-    /// The attempts on their way.
+    /// All current attempts.
     pub(crate) fn attempts(&self) -> impl Iterator<Item = (PointId, &Attempt)> {
         self.active.iter().filter_map(|point| Some((*point, self.state(*point).attempt()?)))
     }
@@ -282,7 +282,7 @@ impl PointTable {
         self.entries[point.index()].unresolved == 0
     }
 
-    /// Whether a role of the point has pruned points and no others.
+    /// Whether all points of one of its roles are pruned.
     pub(crate) fn has_only_pruned_inputs(&self, point: PointId) -> bool {
         let is_pruned = |p: &PointId| matches!(self.state(*p), PointState::Pruned(_));
         let roles = &self.roles[point.index()];
@@ -310,8 +310,8 @@ impl PointTable {
         self.has_inputs(point) && self.inputs(point).iter().all(same)
     }
 
-    /// Whether a result made of a snapshot counts now. An input that is being made again is expected to come out as before;
-    /// if it does not, its dependents are withdrawn then.
+    /// Whether a result that was made from a snapshot is outdated. An input that is being made again is expected to
+    /// have the same bytes as before. If it does not, its dependents are withdrawn then.
     pub(crate) fn is_outdated(&self, snapshot: &Snapshot) -> bool {
         snapshot.digests.iter().any(|(input, read)| match self.state(*input).resolution() {
             Some(now) => now != *read,
@@ -329,7 +329,7 @@ impl PointTable {
         self.entries[point.index()].repairs += 1;
     }
 
-    /// Counts a lost worker. Returns how many there were.
+    /// Counts a lost worker. Returns the number of losses so far.
     pub(crate) fn count_loss(&mut self, point: PointId) -> u32 {
         self.entries[point.index()].losses += 1;
         self.entries[point.index()].losses

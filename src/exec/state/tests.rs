@@ -1,4 +1,4 @@
-//! Short stories about the state machine. `simulation.rs` tests it at large.
+//! Unit tests of the state machine. `simulation.rs` tests it with random events.
 
 mod pipelines;
 mod simulation;
@@ -102,7 +102,7 @@ fn reader_of_the_old_bytes_runs_again_when_its_input_comes_out_different() {
     start(&mut state, 2);
     let damaged = Ended::Damaged(BTreeSet::from([PointId::new(0)]), Error::storage("a chunk is damaged"));
     end(&mut state, 1, damaged);
-    end(&mut state, 2, Ended::Made(digest("made of old")));
+    end(&mut state, 2, Ended::Made(digest("made from old")));
     start(&mut state, 0);
     assert_eq!(looks_up(&end(&mut state, 0, Ended::Made(digest("new")))), [1, 2]);
 }

@@ -1,4 +1,4 @@
-//! In what two results, or two states of a training, differ: the first thing only, with its size.
+//! The first difference between two results, or between two states of a training.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +10,7 @@ use crate::error::{Category, Error, Result};
 use crate::exec::worker::Worker;
 use crate::store::ResultRecord;
 
-/// What kind of thing differs.
+/// The part of a result that differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
@@ -24,20 +24,20 @@ pub enum Part {
     Fact,
 }
 
-/// The first thing in which two results differ.
+/// The first difference between two results.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Difference {
-    /// What it is.
+    /// The part that differs.
     pub part: Part,
     /// Its name.
     pub name: String,
     /// How it differs, in words.
     pub how: String,
-    /// Of a tensor: its elements.
+    /// The number of elements, for a tensor.
     pub elements: Option<u64>,
-    /// Of a tensor: how many of them differ.
+    /// The number of elements that differ, for a tensor.
     pub differing: Option<u64>,
-    /// Of a tensor or a metric: the largest absolute difference; none where a number is not finite.
+    /// The largest absolute difference, for a tensor or a metric. `None` if a number is not finite.
     pub max_abs: Option<f64>,
 }
 
@@ -59,12 +59,12 @@ impl Difference {
     }
 }
 
-/// Says in what two results differ. Their digests must.
+/// The first difference between two results. Their digests must differ.
 pub(super) fn of_results(worker: &Worker<'_>, stored: &ResultRecord, again: &ResultRecord) -> Result<Difference> {
     let (old, new) = (&stored.manifest, &again.manifest);
     for (name, entry) in &old.tensors {
         match new.tensors.get(name) {
-            None => return Ok(Difference::new(Part::Tensor, name, "was not made again")),
+            None => return Ok(Difference::new(Part::Tensor, name, "is missing now")),
             Some(other) if other == entry => {}
             Some(other) => {
                 return of_tensors(name, &worker.context.store.read_tensor(entry)?, &worker.into.read_tensor(other)?);
@@ -72,7 +72,7 @@ pub(super) fn of_results(worker: &Worker<'_>, stored: &ResultRecord, again: &Res
         }
     }
     if let Some(name) = new.tensors.keys().find(|n| !old.tensors.contains_key(*n)) {
-        return Ok(Difference::new(Part::Tensor, name, "was not there before"));
+        return Ok(Difference::new(Part::Tensor, name, "is new"));
     }
     let names = old.files.keys().chain(new.files.keys());
     if let Some(name) = names.into_iter().find(|name| old.files.get(*name) != new.files.get(*name)) {
@@ -92,26 +92,26 @@ pub(super) fn of_results(worker: &Worker<'_>, stored: &ResultRecord, again: &Res
     }
     let names = old.facts.keys().chain(new.facts.keys());
     let name = names.into_iter().find(|name| old.facts.get(*name) != new.facts.get(*name));
-    Ok(Difference::new(Part::Fact, name.map_or("", String::as_str), "is another one"))
+    Ok(Difference::new(Part::Fact, name.map_or("", String::as_str), "changed"))
 }
 
-/// Says in what two states differ; none if they don't.
+/// The first difference between two states, if there is one.
 pub(super) fn of_states(
     stored: &BTreeMap<String, Tensor>,
     again: &BTreeMap<String, Tensor>,
 ) -> Result<Option<Difference>> {
     for (name, old) in stored {
         match again.get(name) {
-            None => return Ok(Some(Difference::new(Part::Tensor, name, "was not made again"))),
+            None => return Ok(Some(Difference::new(Part::Tensor, name, "is missing now"))),
             Some(new) if new == old => {}
             Some(new) => return of_tensors(name, old, new).map(Some),
         }
     }
     let new = again.keys().find(|n| !stored.contains_key(*n));
-    Ok(new.map(|name| Difference::new(Part::Tensor, name, "was not there before")))
+    Ok(new.map(|name| Difference::new(Part::Tensor, name, "is new")))
 }
 
-/// Elements are compared by their bits; the largest difference is one of numbers.
+/// Compares the bits of the elements. The largest difference is that of their numeric values.
 fn of_tensors(name: &str, a: &Tensor, b: &Tensor) -> Result<Difference> {
     if a.shape() != b.shape() || a.element() != b.element() {
         return Ok(Difference::new(Part::Tensor, name, format!("was {a:?}, is {b:?} now")));
@@ -127,7 +127,7 @@ fn of_tensors(name: &str, a: &Tensor, b: &Tensor) -> Result<Difference> {
         odd |= !by.is_finite();
     }
     let elements = a.len() as u64;
-    let by = if odd { "not all of them finite".to_owned() } else { format!("by {most:e} at most") };
+    let by = if odd { "some of them not finite".to_owned() } else { format!("by {most:e} at most") };
     let mut difference =
         Difference::new(Part::Tensor, name, format!("differs in {count} of {elements} elements, {by}"));
     difference.elements = Some(elements);
@@ -152,18 +152,24 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
 mod tests {
     use super::*;
 
-    fn said(a: &[f32], b: &[f32]) -> String {
+    fn difference(a: &[f32], b: &[f32]) -> String {
         of_tensors("w", &Tensor::vector(a), &Tensor::vector(b)).unwrap().to_string()
     }
 
     #[test]
-    fn a_difference_has_a_size() {
-        assert_eq!(said(&[1.0, 2.0, 3.0], &[1.0, 2.5, 2.75]), "tensor w differs in 2 of 3 elements, by 5e-1 at most");
-        // Equal as numbers, but not the same bytes.
-        assert_eq!(said(&[0.0], &[-0.0]), "tensor w differs in 1 of 1 elements, by 0e0 at most");
-        assert_eq!(said(&[1.0, f32::NAN], &[2.0, f32::NAN]), "tensor w differs in 1 of 2 elements, by 1e0 at most");
-        assert_eq!(said(&[1.0], &[f32::NAN]), "tensor w differs in 1 of 1 elements, not all of them finite");
-        assert_eq!(said(&[1.0], &[1.0, 2.0]), "tensor w was Tensor(F32 [1]), is Tensor(F32 [2]) now");
+    fn difference_of_tensors_has_a_size() {
+        assert_eq!(
+            difference(&[1.0, 2.0, 3.0], &[1.0, 2.5, 2.75]),
+            "tensor w differs in 2 of 3 elements, by 5e-1 at most"
+        );
+        // Equal numbers with different bytes.
+        assert_eq!(difference(&[0.0], &[-0.0]), "tensor w differs in 1 of 1 elements, by 0e0 at most");
+        assert_eq!(
+            difference(&[1.0, f32::NAN], &[2.0, f32::NAN]),
+            "tensor w differs in 1 of 2 elements, by 1e0 at most"
+        );
+        assert_eq!(difference(&[1.0], &[f32::NAN]), "tensor w differs in 1 of 1 elements, some of them not finite");
+        assert_eq!(difference(&[1.0], &[1.0, 2.0]), "tensor w was Tensor(F32 [1]), is Tensor(F32 [2]) now");
     }
 
     #[test]
@@ -172,12 +178,12 @@ mod tests {
             tensors.iter().map(|(name, values)| ((*name).to_owned(), Tensor::vector(values))).collect()
         };
         let stored = state(&[("a", &[1.0]), ("b", &[2.0])]);
-        let said = |again: &[(&str, &[f32])]| of_states(&stored, &state(again)).unwrap().map(|d| d.to_string());
-        assert_eq!(said(&[("a", &[1.0]), ("b", &[2.0])]), None);
-        assert_eq!(said(&[("a", &[1.0])]).unwrap(), "tensor b was not made again");
-        assert_eq!(said(&[("a", &[1.0]), ("b", &[2.0]), ("c", &[])]).unwrap(), "tensor c was not there before");
+        let first = |again: &[(&str, &[f32])]| of_states(&stored, &state(again)).unwrap().map(|d| d.to_string());
+        assert_eq!(first(&[("a", &[1.0]), ("b", &[2.0])]), None);
+        assert_eq!(first(&[("a", &[1.0])]).unwrap(), "tensor b is missing now");
+        assert_eq!(first(&[("a", &[1.0]), ("b", &[2.0]), ("c", &[])]).unwrap(), "tensor c is new");
         assert_eq!(
-            said(&[("b", &[2.0]), ("a", &[3.0])]).unwrap(),
+            first(&[("b", &[2.0]), ("a", &[3.0])]).unwrap(),
             "tensor a differs in 1 of 1 elements, by 2e0 at most"
         );
     }

@@ -1,8 +1,8 @@
 //! Re-trains stretches of a chain instead of the whole training.
 //!
-//! Each stored state is the end of a stretch that begins at the one before it, or at the start. A stretch is trained from its
-//! beginning, as it is stored, and what comes out is compared with its end. So one stretch of `n` epochs costs `n` epochs,
-//! however long the training is.
+//! Each stored state is the end of a stretch that begins at the stored state before it, or at the start. A stretch is
+//! trained from its stored beginning, and the new state is compared with its stored end. A stretch of `n` epochs
+//! therefore costs `n` epochs, independent of the length of the training.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,16 +23,16 @@ use crate::store::StateRecord;
 pub struct Sample {
     /// How many stretches of each training.
     pub count: usize,
-    /// Picks them.
+    /// The seed of the random choice.
     pub seed: i64,
 }
 
-/// What of a training was checked.
+/// The stretches of a training that were checked.
 #[derive(Clone, Debug, Serialize)]
 pub struct Sampled {
     /// The stretches that were re-trained, in the order of the chain.
     pub stretches: Vec<Stretch>,
-    /// The epochs after which there are states: as many stretches as these could have been picked.
+    /// The epochs after which states are stored. Each ends a stretch that could be picked.
     pub states: Vec<u64>,
     /// Epochs of the whole training.
     pub total: u64,
@@ -41,7 +41,7 @@ pub struct Sampled {
 /// A stretch of epochs between two stored states.
 #[derive(Clone, Debug, Serialize)]
 pub struct Stretch {
-    /// Epochs before it; 0 for the start, which is made and not stored.
+    /// Epochs before it. 0 is the start, which is not stored.
     pub from: u64,
     /// Epochs at its end.
     pub to: u64,
@@ -73,7 +73,7 @@ impl Sample {
         Ok(Sampled { stretches, states, total: chain.total() })
     }
 
-    /// Which of `available` stretches, ascending. Each training draws for itself.
+    /// Picks some of `available` stretches, in ascending order. The choice depends on the seed and on the name.
     fn pick(self, name: &str, available: usize) -> BTreeSet<usize> {
         let mut order: Vec<usize> = (0..available).collect();
         Streams::new(self.seed).stream(&format!("verify {name}"), 0, 0).shuffle(&mut order);
@@ -87,7 +87,7 @@ fn stretch(worker: &Worker<'_>, job: &Job, before: Option<&StateRecord>, end: &S
     let replay = Replay {
         start: start.map(|tensors| Saved { position: Position { epoch: from, step: 0 }, tensors }),
         end: Position { epoch: end.epoch, step: 0 },
-        asked: worker.context.cancel,
+        interrupted: worker.context.cancel,
         stop: Cancel::default(),
         reached: Mutex::default(),
     };
@@ -98,20 +98,20 @@ fn stretch(worker: &Worker<'_>, job: &Job, before: Option<&StateRecord>, end: &S
         // Interrupted by the user, or failed.
         return Err(match ran {
             Err(error) => error.into(),
-            Ok(_) => StageError::failed("the stage did not save the state that was asked for").into(),
+            Ok(_) => StageError::failed("the stage did not save the requested state").into(),
         });
     };
     let difference = difference::of_states(&worker.context.store.read_state(end)?, &again)?;
     Ok(Stretch { from, to: end.epoch, difference })
 }
 
-/// The part of a chain from one state to another. The stage is asked to stop once it has shown the end.
+/// A chain from one state to another. Stops the stage when it saves the second one.
 struct Replay<'a> {
     start: Option<Saved>,
     end: Position,
-    /// Whether the user wants to stop.
-    asked: &'a Cancel,
-    /// Whether the stage is to stop.
+    /// Cancelled if the user interrupts.
+    interrupted: &'a Cancel,
+    /// Stops the stage.
     stop: Cancel,
     reached: Mutex<Option<BTreeMap<String, Tensor>>>,
 }
@@ -122,7 +122,7 @@ impl Chain for Replay<'_> {
     }
 
     fn due(&self, position: Position) -> bool {
-        if self.asked.is_cancelled() {
+        if self.interrupted.is_cancelled() {
             self.stop.cancel();
         }
         position == self.end
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_picks_the_same_stretches_again_and_no_more_than_there_are() {
+    fn same_seed_picks_the_same_stretches_out_of_those_available() {
         let pick = |seed, count| Sample { count, seed }.pick("ad", 20);
         assert_eq!(pick(1, 3), pick(1, 3));
         assert_eq!(pick(1, 3).len(), 3);

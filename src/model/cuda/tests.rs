@@ -1,5 +1,5 @@
-//! Whole steps on the emulated machine, compared with the CPU's operations. Without a C++ compiler, these tests print that
-//! and pass.
+//! Whole steps on the emulated machine, compared with the CPU's operations. Without a C++ compiler, these tests print
+//! that and pass.
 
 use std::collections::BTreeMap;
 
@@ -206,8 +206,8 @@ fn worst_gradient(machine: Box<dyn Machine>, seed: i64) -> f32 {
 
 #[test]
 fn gradients_of_one_step_equal_those_of_cpu() {
-    // Rounding decides whether a gradient passes a ReLU whose input is nearly 0. That may happen in some decoders, not in
-    // most.
+    // Rounding decides whether a gradient passes a ReLU whose input is nearly 0. That may happen in some decoders, not
+    // in most.
     let mut worst = Vec::new();
     for seed in 10..15 {
         let Some(machine) = machine() else { return };

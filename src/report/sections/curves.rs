@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Item;
+use super::item::Item;
 use crate::artifact::Capability;
 use crate::report::chart::{Series, lines};
 use crate::report::html::{Html, html};
@@ -24,7 +24,12 @@ pub(super) fn trainings(items: &[&Item<'_>]) -> Result<Html, StageError> {
     for item in items.iter().filter(|i| !i.provides(Capability::FITTED_LATENTS) && !measures(i).is_empty()) {
         kinds.entry(item.kind()).or_default().push(item);
     }
-    let chart = |members: &Vec<&Item<'_>>| Ok(html!("<h3>{}</h3>\n{}", members[0].input.heading(), charts(members)?));
+    let chart = |members: &Vec<&Item<'_>>| {
+        let first = members[0];
+        // The heading of a command's results is about its figures, not about a history that it happens to have.
+        let title = if first.declares() { first.input.heading() } else { first.kind() };
+        Ok(html!("<h3>{}</h3>\n{}", title, charts(members)?))
+    };
     kinds.values().map(chart).collect()
 }
 

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Item;
+use super::item::Item;
 use crate::artifact::Capability;
 use crate::diagnostic::nearest;
-use crate::report::Spec;
 use crate::report::html::{Cell, Html, Table, html, number};
+use crate::report::request::Spec;
 use crate::stage::StageError;
 
 /// Metrics in the order of reading; others follow by name.
-pub(super) const ORDER: [&str; 9] =
+const ORDER: [&str; 9] =
     ["loss_first", "loss", "loss_sampled", "reconstruction", "kl", "rmse", "psnr", "knn_purity", "knn_recall"];
 /// Facts that tell inputs of one kind apart.
 const FACTS: [&str; 10] =
@@ -43,10 +43,15 @@ pub(super) fn render(spec: &Spec, items: &[Item<'_>]) -> Result<Html, StageError
     Ok(html!("{}{}{}", beside(spec, items)?, tables, reading))
 }
 
+/// The metrics of these results in the order of reading.
+pub(super) fn metrics<'a>(items: impl Iterator<Item = &'a Item<'a>>) -> Vec<&'a str> {
+    let names: BTreeSet<&str> = items.flat_map(|i| i.manifest().metrics.keys()).map(String::as_str).collect();
+    let known = ORDER.into_iter().filter(|name| names.contains(name));
+    known.chain(names.iter().copied().filter(|name| !ORDER.contains(name))).collect()
+}
+
 fn table(title: &str, items: &[&Item<'_>]) -> Html {
-    let names: BTreeSet<&str> = items.iter().flat_map(|i| i.manifest().metrics.keys()).map(String::as_str).collect();
-    let ordered = ORDER.into_iter().filter(|n| names.contains(n));
-    let metrics: Vec<&str> = ordered.chain(names.iter().copied().filter(|n| !ORDER.contains(n))).collect();
+    let metrics = metrics(items.iter().copied());
     let facts: Vec<&str> = FACTS.into_iter().filter(|f| items.iter().any(|i| i.fact(f).is_some())).collect();
     let mut table = Table::default();
     table.column("stage", false);

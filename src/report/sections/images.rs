@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Item;
+use super::item::Item;
 use crate::artifact::Capability;
 use crate::key::Digest;
 use crate::report::html::{Html, html, name, number, round_number};

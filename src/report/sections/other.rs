@@ -1,6 +1,6 @@
 //! Results that no other section shows: images, files and tensors under names of their own.
 
-use super::Item;
+use super::item::Item;
 use crate::artifact::Capability;
 use crate::report::html::{Cell, Html, Table, html};
 use crate::report::image::data_uri;

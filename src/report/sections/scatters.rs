@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Item;
+use super::item::Item;
 use crate::artifact::ElementType;
 use crate::report::html::{Html, html, name, number};
 use crate::report::scatter::{Point, legend, plot};

@@ -2,10 +2,8 @@
 //!
 //! The axes are read from the points' names, which are the labels of a list and so in the report's key.
 
-use std::collections::BTreeSet;
-
-use super::Item;
-use super::figures::ORDER;
+use super::figures::metrics;
+use super::item::Item;
 use crate::id::PointName;
 use crate::report::html::{Cell, Html, Table, html};
 use crate::report::parallel::{Axis, Step, plot, ramp};
@@ -61,10 +59,7 @@ fn coordinates(label: &str) -> Option<(&str, Vec<(&str, &str)>)> {
 impl Sweep<'_> {
     /// Empty if no metric differs.
     fn render(&self) -> Html {
-        let names: BTreeSet<&str> =
-            self.points.iter().flat_map(|p| p.item.manifest().metrics.keys()).map(String::as_str).collect();
-        let ordered = ORDER.into_iter().filter(|n| names.contains(n));
-        let metrics: Vec<&str> = ordered.chain(names.iter().copied().filter(|n| !ORDER.contains(n))).collect();
+        let metrics = metrics(self.points.iter().map(|p| p.item));
         let value = |p: &Point<'_>, name: &str| p.item.manifest().metrics.get(name).copied();
         let differs = |name: &&str| self.points.iter().any(|p| value(p, name) != value(&self.points[0], name));
         let drawn: Vec<&str> = metrics.iter().copied().filter(differs).collect();

@@ -1,25 +1,25 @@
-//! Everything that is refused, as its author reads it. `[pipeline]` stands on the first line.
+//! Errors in pipelines, as their author sees them. Each text gets a first line with the pipeline's name.
 
 use insta::assert_snapshot;
 
 use super::super::testing::{read, wrong, wrong_with};
 
 #[test]
-fn all_syntax_errors_at_once() {
+fn all_syntax_errors_are_reported_at_once() {
     assert_snapshot!(wrong("[stages.a\nkind = \"load\"\nx = = 1\ny = \"open\n[stages.a]\n"), @r"
-    error: this is not TOML: unclosed table, expected `]`
+    error: invalid TOML: unclosed table, expected `]`
      --> p.toml:2:10
       |
     2 | [stages.a
       |          ^
 
-    error: this is not TOML: extra `=`, expected nothing
+    error: invalid TOML: extra `=`, expected nothing
      --> p.toml:4:5
       |
     4 | x = = 1
       |     ^
 
-    error: this is not TOML: unexpected key or value, expected newline, `#`
+    error: invalid TOML: unexpected key or value, expected newline, `#`
      --> p.toml:4:7
       |
     4 | x = = 1
@@ -28,7 +28,7 @@ fn all_syntax_errors_at_once() {
     3 errors in the pipeline
     ");
     assert_snapshot!(wrong("[stages.a]\nkind = \"load\"\nkind = \"train\"\n"), @r#"
-    error: this is not TOML: duplicate key
+    error: invalid TOML: duplicate key
      --> p.toml:4:1
       |
     4 | kind = "train"
@@ -37,7 +37,7 @@ fn all_syntax_errors_at_once() {
     1 error in the pipeline
     "#);
     assert_snapshot!(wrong("params = { d = 2024-01-01, i = 99999999999999999999, f = nan }"), @r"
-    error: a pipeline holds no dates
+    error: a pipeline can't hold dates
      --> p.toml:2:16
       |
     2 | params = { d = 2024-01-01, i = 99999999999999999999, f = nan }
@@ -45,7 +45,7 @@ fn all_syntax_errors_at_once() {
       |
       = help: write it as a string, in quotes
 
-    error: this integer does not fit into 64 bits
+    error: this integer does not fit in 64 bits
      --> p.toml:2:32
       |
     2 | params = { d = 2024-01-01, i = 99999999999999999999, f = nan }
@@ -62,7 +62,7 @@ fn all_syntax_errors_at_once() {
 }
 
 #[test]
-fn sections() {
+fn errors_in_sections() {
     assert_snapshot!(wrong("[stage.a]\nkind = \"load\"\n"), @r"
     error: unknown section `stage`
      --> p.toml:2:2
@@ -117,7 +117,7 @@ fn sections() {
 }
 
 #[test]
-fn the_header() {
+fn errors_in_header() {
     let text = "[pipeline]\nname = \"a/b\"\nseeds = 1\nseed = 1.5\ndevice = \"gpu\"\nprecision = \"bf32\"\n\
                 checkpoint_seconds = -1\n[stages.a]\nkind = \"load\"\n";
     assert_snapshot!(read(text, &[]).err().unwrap(), @r#"
@@ -127,7 +127,7 @@ fn the_header() {
     2 | name = "a/b"
       |        ^^^^^
       |
-      = help: letters, digits, `_` and `-` make a name
+      = help: use letters, digits, `_` and `-`
 
     error: unknown field `seeds`
      --> p.toml:3:1
@@ -149,7 +149,7 @@ fn the_header() {
     5 | device = "gpu"
       |          ^^^^^
       |
-      = help: `auto` takes a GPU where there is one
+      = help: `auto` uses a GPU if there is one
 
     error: `precision` must be one of f32, tf32, bf16, not "bf32"
      --> p.toml:6:13
@@ -170,7 +170,7 @@ fn the_header() {
 }
 
 #[test]
-fn kinds_and_fields() {
+fn errors_in_kinds_and_fields() {
     assert_snapshot!(wrong("stages.a = {}\nstages.b.kind = \"laod\"\nstages.c.kind = 1\nstages.d = 1\n"), @r#"
     error: stage `a` has no `kind`
      --> p.toml:2:8
@@ -178,7 +178,7 @@ fn kinds_and_fields() {
     2 | stages.a = {}
       |        ^
       |
-      = help: one of fit, load, show, train
+      = help: choose one of fit, load, show, train
 
     error: there is no stage kind `laod`
      --> p.toml:3:17
@@ -238,7 +238,7 @@ fn kinds_and_fields() {
     2 | [stages."a b"]
       |         ^^^^^
       |
-      = help: letters, digits, `_` and `-` make a name
+      = help: use letters, digits, `_` and `-`
 
     error: stages `c` and `C` differ only in case
      --> p.toml:6:9
@@ -246,14 +246,14 @@ fn kinds_and_fields() {
     6 | [stages.C]
       |         ^
       |
-      = help: their points' names become names of files, where case may make no difference
+      = help: point names become file names, and some file systems ignore case
 
     2 errors in the pipeline
     "#);
 }
 
 #[test]
-fn a_value_from_elsewhere_is_faulted_where_it_is_written() {
+fn wrong_value_from_reference_is_reported_where_it_is_written() {
     let text = "params.n = 0\nmatrix.split = [\"test\", \"tset\"]\n[stages.a]\nkind = \"load\"\nn = \"${params.n}\"\n\
                 [stages.m]\nkind = \"train\"\ninputs.data = \"a\"\n\
                 [stages.f]\nkind = \"fit\"\ninputs = { data = \"a\", model = \"m\" }\nsplit = \"${matrix.split}\"\n";
@@ -286,7 +286,7 @@ fn a_value_from_elsewhere_is_faulted_where_it_is_written() {
 }
 
 #[test]
-fn overrides() {
+fn errors_in_overrides() {
     let text = "[stages.a]\nkind = \"load\"\nn = 3\n";
     assert_snapshot!(wrong_with(text, &["stages.a.m=4", "stages.a.n=few", "stage.b=1", "pipeline.sede=2"]), @r#"
     error: unknown field `m`
@@ -336,9 +336,9 @@ fn overrides() {
     1 | stages.a.n.x=1
       |          ^
       |
-      = help: an override can replace it as a whole
+      = help: an override can replace the whole value
 
-    error: there is no `=value` behind this path
+    error: `=value` is missing after this path
      --> -S stages.a:1:1
       |
     1 | stages.a
@@ -359,14 +359,14 @@ fn overrides() {
 }
 
 #[test]
-fn references() {
+fn errors_in_references() {
     let stage = |value: &str| {
         format!(
             "params = {{ rate = 1, list = [1] }}\nmatrix.n = [1]\n[stages.a]\nkind = \"load\"\nsource = \"{value}\"\n"
         )
     };
     assert_snapshot!(wrong(&stage("${params.rats}")), @r#"
-    error: there is no parameter `rats` in [params]
+    error: [params] has no parameter `rats`
      --> p.toml:6:11
       |
     6 | source = "${params.rats}"
@@ -394,18 +394,18 @@ fn references() {
       |
       = help: known here: n
 
-    error: `HOME` refers to nothing
+    error: `HOME` is not a valid reference
      --> p.toml:6:29
       |
     6 | source = "é ${matrix.m} and ${HOME}"
       |                             ^^^^^^^
       |
-      = help: `${params.x}` and `${matrix.axis}` are known; write `$${` for a literal `${`
+      = help: use `${params.x}` or `${matrix.axis}`; write `$${` for a literal `${`
 
     2 errors in the pipeline
     "#);
     assert_snapshot!(wrong(&stage("x ${params.list}")), @r#"
-    error: `${params.list}` is a list, which can't stand inside a longer text
+    error: `${params.list}` is a list, which can't be part of a longer string
      --> p.toml:6:13
       |
     6 | source = "x ${params.list}"
@@ -425,13 +425,13 @@ fn references() {
     1 error in the pipeline
     "#);
     assert_snapshot!(wrong("params = { a = \"${params.b}\", b = [\"${params.c}\"], c = \"${params.a}\", d = \"${params.d}\", e = \"${params.a}\" }\n[stages.a]\nkind = \"load\"\nsource = \"${params.e}\""), @r#"
-    error: parameters refer to each other in a ring: a, b, c
+    error: parameters refer to each other in a cycle: a, b, c
      --> p.toml:2:16
       |
     2 | params = { a = "${params.b}", b = ["${params.c}"], c = "${params.a}", d = "${params.d}", e = "${params.a}" }
       |                ^^^^^^^^^^^^^
 
-    error: parameters refer to each other in a ring: d
+    error: parameters refer to each other in a cycle: d
      --> p.toml:2:75
       |
     2 | params = { a = "${params.b}", b = ["${params.c}"], c = "${params.a}", d = "${params.d}", e = "${params.a}" }
@@ -440,21 +440,21 @@ fn references() {
     2 errors in the pipeline
     "#);
     assert_snapshot!(wrong("matrix.n = [1]\nparams.a = \"${matrix.n}\"\n[stages.a]\nkind = \"${matrix.n}\"\n"), @r#"
-    error: no axis can be mentioned here
+    error: an axis can't be used here
      --> p.toml:3:13
       |
     3 | params.a = "${matrix.n}"
       |             ^^^^^^^^^^^
       |
-      = help: only a stage's parameters and `seed` can mention an axis
+      = help: only a stage's parameters and `seed` can use an axis
 
-    error: no axis can be mentioned here
+    error: an axis can't be used here
      --> p.toml:5:9
       |
     5 | kind = "${matrix.n}"
       |         ^^^^^^^^^^^
       |
-      = help: only a stage's parameters and `seed` can mention an axis
+      = help: only a stage's parameters and `seed` can use an axis
 
     2 errors in the pipeline
     "#);
@@ -480,7 +480,7 @@ fn seconds_between_checkpoints_have_an_upper_bound() {
 }
 
 #[test]
-fn a_wrong_type_is_one_error_where_it_is_written() {
+fn wrong_type_is_one_error_where_it_is_written() {
     let with = |set: &str| {
         wrong_with("[stages.data]\nkind = \"load\"\n[stages.b]\nkind = \"show\"\ninputs = { d = \"data\" }", &[set])
     };
@@ -534,7 +534,7 @@ fn a_wrong_type_is_one_error_where_it_is_written() {
 }
 
 #[test]
-fn a_wrong_member_of_a_list_is_named_and_marked() {
+fn wrong_list_item_is_named_and_marked() {
     let train = "[stages.data]\nkind = \"load\"\n[stages.t]\nkind = \"train\"\ninputs = { data = \"data\" }\n";
     assert_snapshot!(wrong(&format!("{train}channels = [1, 2, 3, 4.0]\nepochs = 8\nkeep = [1, 9]\n")), @r"
     error: `channels` must hold integers from 1 to 4096, not 4.0
@@ -578,7 +578,7 @@ fn a_wrong_member_of_a_list_is_named_and_marked() {
 }
 
 #[test]
-fn the_names_that_are_known_are_told_once() {
+fn known_field_names_are_listed_once() {
     let text = "[stages.data]\nkind = \"load\"\n[stages.t]\nkind = \"train\"\ninputs = { data = \"data\" }\nzzz = 1\n";
     assert_snapshot!(wrong(text), @r"
     error: unknown field `zzz`
@@ -594,10 +594,10 @@ fn the_names_that_are_known_are_told_once() {
 }
 
 #[test]
-fn segments_that_make_no_sense() {
+fn errors_in_segments() {
     let train = "[stages.data]\nkind = \"load\"\n[stages.t]\nkind = \"train\"\ninputs = { data = \"data\" }\n";
-    let said = |line: &str| wrong(&format!("{train}{line}\n"));
-    assert_snapshot!(said("epochs = 4\nsegments = [{ epochs = 4 }]"), @r"
+    let error = |line: &str| wrong(&format!("{train}{line}\n"));
+    assert_snapshot!(error("epochs = 4\nsegments = [{ epochs = 4 }]"), @r"
     error: `epochs` and `segments` exclude each other
      --> p.toml:8:12
       |
@@ -608,7 +608,7 @@ fn segments_that_make_no_sense() {
 
     1 error in the pipeline
     ");
-    assert_snapshot!(said("segments = []"), @r"
+    assert_snapshot!(error("segments = []"), @r"
     error: `segments` is empty
      --> p.toml:7:12
       |
@@ -619,7 +619,7 @@ fn segments_that_make_no_sense() {
 
     1 error in the pipeline
     ");
-    assert_snapshot!(said("segments = [4, { epochs = 2, rat = 0.1 }]"), @r"
+    assert_snapshot!(error("segments = [4, { epochs = 2, rat = 0.1 }]"), @r"
     error: a segment must be a table, not an integer
      --> p.toml:7:13
       |
@@ -636,7 +636,7 @@ fn segments_that_make_no_sense() {
 
     2 errors in the pipeline
     ");
-    assert_snapshot!(said("segments = { epochs = 4 }"), @r"
+    assert_snapshot!(error("segments = { epochs = 4 }"), @r"
     error: `segments` must be a list of tables, not a table
      --> p.toml:7:12
       |
@@ -648,12 +648,12 @@ fn segments_that_make_no_sense() {
 }
 
 #[test]
-fn error_of_many_points_is_reported_once_with_their_number() {
+fn error_of_many_points_is_reported_once_with_number_of_points() {
     let sweep = |axes: &str, fields: &str| {
         let kind = "[stages.d]\nkind = \"load\"\n[stages.a]\nkind = \"train\"\ninputs = { data = \"d\" }\n";
         wrong(&format!("[matrix]\n{axes}\n{kind}{fields}\n"))
     };
-    // All values of a range are written at one place.
+    // All values of a range have the same place.
     assert_snapshot!(sweep("r = { from = -20, to = -1, steps = 20 }", "rate = \"${matrix.r}\""), @r"
     error: `rate` must be a number above 0, not -20 (the same for 19 other values)
      --> p.toml:3:5
@@ -663,7 +663,7 @@ fn error_of_many_points_is_reported_once_with_their_number() {
 
     1 error in the pipeline
     ");
-    // One value among others, at the points that have it.
+    // One wrong value of several: the number of points with it is shown.
     assert_snapshot!(sweep("r = [0.1, -1]\nw = [1, 2, 3]", "rate = \"${matrix.r}\"\nwidth = \"${matrix.w}\""), @r"
     error: `rate` must be a number above 0, not -1
      --> p.toml:3:11
@@ -673,7 +673,7 @@ fn error_of_many_points_is_reported_once_with_their_number() {
 
     1 error in the pipeline
     ");
-    // A text that a value is part of.
+    // The wrong value is part of a string.
     assert_snapshot!(sweep("i = [1, 2]", "distribution = \"gauss${matrix.i}\""), @r#"
     error: `distribution` must be one of gaussian, uniform, not "gauss1" (the same for 1 other value)
      --> p.toml:9:16
@@ -685,7 +685,7 @@ fn error_of_many_points_is_reported_once_with_their_number() {
 
     1 error in the pipeline
     "#);
-    // An error of every point gets no number.
+    // The number is not shown for an error of every point.
     assert_snapshot!(sweep("w = [1, 2]", "width = \"${matrix.w}\"\nwdth = 3"), @r"
     error: unknown field `wdth`
       --> p.toml:10:1
@@ -700,7 +700,7 @@ fn error_of_many_points_is_reported_once_with_their_number() {
 }
 
 #[test]
-fn many_wrong_values_hide_no_other_error() {
+fn many_wrong_values_do_not_hide_another_error() {
     let text = "[matrix]\nr = { from = -40, to = -1, steps = 40 }\nw = [1, 0]\n[stages.d]\nkind = \"load\"\n[stages.a]\n\
                 kind = \"train\"\ninputs = { data = \"d\" }\nwidth = \"${matrix.w}\"\nrate = \"${matrix.r}\"\n";
     let message = wrong(text).replace("w = [1, 0]", "");
@@ -708,7 +708,7 @@ fn many_wrong_values_hide_no_other_error() {
 }
 
 #[test]
-fn wrong_axis_that_is_drawn_together_with_others_is_an_error_and_nothing_else() {
+fn wrong_axis_drawn_together_with_another_is_reported() {
     let text = "[matrix]\nu = { uniform = [0, 1], samples = 4, together = \"t\" }\n\
                 l = { log_uniform = [0, 100], samples = 4, together = \"t\" }\n\
                 [stages.d]\nkind = \"load\"\n[stages.a]\nkind = \"train\"\ninputs = { data = \"d\" }\n\

@@ -1,4 +1,4 @@
-//! What holds for every pipeline: its meaning does not depend on how it is written, and no text makes the reader panic.
+//! Properties of every pipeline: its meaning does not depend on how it is written, and reading never panics.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use super::super::PointInput;
 use super::super::testing::{good, read};
 use super::MINI;
 
-/// All that matters of a pipeline: names, kinds, canonical parameters, seeds, inputs; in order of name.
+/// The meaning of a pipeline: the names, kinds, canonical parameters, seeds and inputs of its points, sorted by name.
 fn meaning(text: &str) -> Vec<String> {
     let spec = good(text);
     let mut found: Vec<String> = spec
@@ -47,7 +47,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn order_comments_and_white_space_mean_nothing(
+    fn order_comments_and_white_space_do_not_change_meaning(
         shuffled in Just(sections(MINI)).prop_shuffle(),
         turn in 0usize..5,
         space in "[ \t]{0,3}",
@@ -66,7 +66,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_that_is_broken_in_a_file_makes_it_panic(
+    fn no_damage_to_text_panics(
         at in 0usize..MINI.len(),
         cut in 0usize..40,
         put in "[\\]\\[\"'${}=.,@*#a-c0-9\n é-]{0,6}",
@@ -80,7 +80,7 @@ proptest! {
     }
 
     #[test]
-    fn no_value_makes_it_panic(
+    fn no_overridden_value_panics(
         path in prop::sample::select(vec![
             "pipeline", "params", "matrix", "stages", "pipeline.name", "pipeline.device", "params.epochs", "matrix.lr",
             "matrix.include", "matrix.exclude", "stages.ad", "stages.ad.kind", "stages.ad.inputs", "stages.ad.seed",
@@ -98,7 +98,7 @@ proptest! {
     }
 }
 
-/// A pipeline of `show`s: each declares or mentions some axes and reads some of the stages before it.
+/// A pipeline of `show` stages. Each declares an axis, may use shared ones, and reads some of the stages before it.
 fn arb_pipeline() -> impl Strategy<Value = String> {
     let stage =
         (0usize..3, prop::collection::vec(any::<bool>(), 2), prop::collection::vec((0usize..6, 0usize..3), 0..3));
@@ -108,7 +108,7 @@ fn arb_pipeline() -> impl Strategy<Value = String> {
             let values = ["1", "1, 2", "1, 2, 3"][own];
             let _ = writeln!(text, "[stages.s{i}]\nkind = 'show'\nmatrix.own{i} = [{values}]");
             let axes = ["x", "y"].iter().zip(mentioned).filter(|(_, m)| *m);
-            // The first mentions all: an axis that nobody does is refused.
+            // The first stage uses all axes, since an unused axis is an error.
             let axes = axes.chain(["x", "y"].iter().zip(std::iter::repeat(true)).filter(|_| i == 0));
             let _ = writeln!(text, "title = '-{}'", axes.map(|(a, _)| format!("${{matrix.{a}}}")).collect::<String>());
             for (role, (input, form)) in inputs.into_iter().enumerate().filter(|(_, (input, _))| *input < i) {
@@ -125,7 +125,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn points_meet_on_what_they_share_and_are_the_product_of_their_axes(text in arb_pipeline()) {
+    fn points_are_product_of_axes_and_agree_with_inputs_on_shared_axes(text in arb_pipeline()) {
         let spec = good(&text);
         let size = |axis: &str| {
             let mut found: Vec<String> = spec.points.iter().flat_map(|p| &p.coordinates).filter(|(a, _)| a == axis)
@@ -141,7 +141,7 @@ proptest! {
             for input in point.inputs.values() {
                 let members: Vec<_> = input.points().iter().map(|i| spec.point(*i)).collect();
                 let of = spec.stages.iter().find(|s| s.name == members[0].stage).unwrap();
-                // Axes over which the list gathers take several values in it; on all others it meets the reader.
+                // Members of a list differ only on the axes over which it gathers.
                 let varies = |axis: usize| members.iter().any(|m| m.coordinates[axis] != members[0].coordinates[axis]);
                 let gathered: usize = (0..of.axes.len()).filter(|a| varies(*a)).map(|a| size(&of.axes[a])).product();
                 prop_assert_eq!(members.len(), gathered);

@@ -1,11 +1,11 @@
-//! Ranges, samples, and how many points a stage may have.
+//! Ranges, samples, and the limit on a stage's points.
 
 use insta::assert_snapshot;
 
 use super::super::Mode;
 use super::super::testing::{good, good_with, names, wrong, wrong_with};
 
-/// The points' names of a stage that has these axes of `[matrix]`.
+/// The names of the points of a stage that uses all axes of this `[matrix]`.
 fn swept(matrix: &str) -> String {
     swept_with(matrix, &[])
 }
@@ -16,7 +16,7 @@ fn swept_with(matrix: &str, overrides: &[&str]) -> String {
     names(&spec).join("\n").replace("s@", "")
 }
 
-/// A stage that mentions every axis that stands in `matrix`, one a line.
+/// A pipeline with a stage that uses every axis in `matrix`. Each axis is on a line of its own.
 fn pipeline(matrix: &str) -> String {
     let axis = |line: &str| line.split_once(" =").map(|(name, _)| name.trim().to_owned());
     let axes = matrix.lines().filter_map(axis).filter(|a| !["limit", "include", "exclude"].contains(&a.as_str()));
@@ -25,7 +25,7 @@ fn pipeline(matrix: &str) -> String {
 }
 
 #[test]
-fn a_range_holds_its_ends_as_written_and_short_values_between() {
+fn range_keeps_ends_as_written_and_rounds_values_between() {
     assert_snapshot!(swept("lr = { from = 1e-4, to = 1e-2, steps = 5, scale = \"log\" }"), @r"
     lr=0.0001
     lr=0.00031623
@@ -47,17 +47,17 @@ fn a_range_holds_its_ends_as_written_and_short_values_between() {
 }
 
 #[test]
-fn a_range_between_integers_has_integers_where_they_divide_it_or_are_asked_for() {
+fn range_of_integers_has_integers_if_all_are_whole_or_requested() {
     assert_eq!(swept("n = { from = 8, to = 64, steps = 4, scale = \"log\" }"), "n=8\nn=16\nn=32\nn=64");
     assert_eq!(swept("n = { from = 1, to = 1048576, steps = 3, scale = \"log\" }"), "n=1\nn=1024\nn=1048576");
     assert_eq!(swept("n = { from = 1, to = 2, steps = 3 }"), "n=1.0\nn=1.5\nn=2.0");
-    // Rounded, and each once.
+    // The values are rounded, and duplicates are dropped.
     assert_eq!(swept("n = { from = 1, to = 3, steps = 9, integer = true }"), "n=1\nn=2\nn=3");
     assert_eq!(swept("n = { from = 1, to = 4, steps = 3, integer = true }"), "n=1\nn=3\nn=4");
 }
 
 #[test]
-fn samples_are_what_they_were() {
+fn samples_equal_pinned_values() {
     assert_snapshot!(swept("lr = { log_uniform = [1e-4, 1e-2], samples = 4 }"), @r"
     lr=0.00072866
     lr=0.00043314
@@ -82,7 +82,7 @@ fn samples_are_what_they_were() {
 }
 
 #[test]
-fn more_samples_keep_the_first() {
+fn raising_samples_keeps_first_values() {
     let of = |axis: &str, n: usize| swept(&axis.replace('N', &n.to_string()));
     for axis in [
         "lr = { log_uniform = [1e-4, 1e-2], samples = N, seed = -1 }",
@@ -96,15 +96,15 @@ fn more_samples_keep_the_first() {
     let seeds = |s: i64| swept(&format!("x = {{ uniform = [0, 1], samples = 3, seed = {s} }}"));
     assert_ne!(seeds(0), seeds(1));
     let named = |name: &str| swept(&format!("{name} = {{ uniform = [0, 1], samples = 3 }}")).replace(name, "");
-    assert_ne!(named("x"), named("y"), "two axes of one kind are not drawn alike");
+    assert_ne!(named("x"), named("y"), "axes with different names get different draws");
     let x = |more: &str| swept(&format!("x = {{ uniform = [0, 1], samples = 3 }}{more}"));
     let beside = x("\ny = { uniform = [0, 1], samples = 3 }");
     assert_eq!(beside.lines().count(), 9, "sampled axes multiply");
-    assert!(x("").lines().all(|x| beside.contains(x)), "whatever stands beside them");
+    assert!(x("").lines().all(|x| beside.contains(x)), "another axis does not change the draws");
 }
 
 #[test]
-fn axes_that_are_drawn_together_do_not_multiply() {
+fn axes_drawn_together_do_not_multiply() {
     let matrix = |n: usize| {
         format!(
             "k = {{ choice = [\"a\", \"b\"], samples = {n}, together = \"random\" }}\nseed-like = [1, 2]\n\
@@ -119,11 +119,11 @@ fn axes_that_are_drawn_together_do_not_multiply() {
     k=b,seed-like=1,lr=0.0015403
     k=b,seed-like=2,lr=0.0015403
     ");
-    // New draws come behind the old ones, though `a` and `b` have been drawn before.
+    // New draws come last, although they draw `a` and `b` again.
     let pairs = |n: usize| swept(&matrix(n).replace("seed-like = [1, 2]\n", ""));
     assert!(pairs(9).starts_with(&pairs(5)), "{}\n\n{}", pairs(5), pairs(9));
     assert_eq!(pairs(9).lines().count(), 9);
-    // A stage that mentions one of them sees its values.
+    // A stage that uses only one of the axes has this axis's values.
     let text = pipeline(&matrix(3)).replace("${matrix.lr}", "").replace("${matrix.seed-like}", "");
     let text = format!("{text}[stages.t]\nkind = \"show\"\ntitle = \"${{matrix.lr}}${{matrix.seed-like}}\"\n");
     let spec = good(&text);
@@ -132,18 +132,18 @@ fn axes_that_are_drawn_together_do_not_multiply() {
 }
 
 #[test]
-fn include_and_exclude_act_on_ranges_and_draws_too() {
+fn include_and_exclude_apply_to_ranges_and_samples() {
     let matrix = "n = { from = 1, to = 3, steps = 3 }\nlr = { log_uniform = [1e-4, 1e-2], samples = 2 }\n\
                   exclude = [{ n = 2 }]\ninclude = [{ n = 2, lr = 0.5 }]";
     let all = swept(matrix);
     assert_eq!(all.lines().count(), 5, "{all}");
     assert!(all.contains("n=2,lr=0.5"), "{all}");
     let stage = "pipeline.name = \"p\"\n[stages.s]\nkind = \"show\"\ntitle = \"n ${matrix.n}\"\nmatrix.n = { from = 1, to = 2, steps = 2 }\n";
-    assert_eq!(names(&good(stage)), ["s@n=1", "s@n=2"], "stages' own matrices have them");
+    assert_eq!(names(&good(stage)), ["s@n=1", "s@n=2"], "a stage's own matrix can have a range");
 }
 
 #[test]
-fn what_is_wrong_with_a_range_or_samples_is_said_at_its_place() {
+fn errors_in_ranges_and_samples_are_reported_at_their_place() {
     let matrix = r#"
 a = { from = 1, to = 1, steps = 3 }
 b = { from = 0, to = 1, steps = 3, scale = "log" }
@@ -166,7 +166,7 @@ m = { uniform = [0, 1], samples = 4, together = "t" }
     7 | a = { from = 1, to = 1, steps = 3 }
       |              ^
       |
-      = help: for a single value, write a list of one
+      = help: for a single value, write a list: [value]
 
     error: a logarithmic scale needs ends above 0
      --> p.toml:8:14
@@ -174,7 +174,7 @@ m = { uniform = [0, 1], samples = 4, together = "t" }
     8 | b = { from = 0, to = 1, steps = 3, scale = "log" }
       |              ^
       |
-      = help: it never reaches 0: begin at a small number, such as 1e-4
+      = help: start at a small number, such as 1e-4
 
     error: axis `c` has no `to`
      --> p.toml:9:5
@@ -220,7 +220,7 @@ m = { uniform = [0, 1], samples = 4, together = "t" }
     12 | f = { log_uniform = [-1, 1], samples = 3 }
        |                     ^^^^^^^
        |
-       = help: it never reaches 0: begin at a small number, such as 1e-4
+       = help: start at a small number, such as 1e-4
 
     error: axis `g` has no `samples`
       --> p.toml:13:5
@@ -228,9 +228,9 @@ m = { uniform = [0, 1], samples = 4, together = "t" }
     13 | g = { uniform = [0, 1] }
        |     ^^^^^^^^^^^^^^^^^^^^
        |
-       = help: say how many values to draw: samples = 20
+       = help: set the number of values to draw: samples = 20
 
-    error: with `integer` the ends of `uniform` must be whole numbers
+    error: with `integer`, the ends of `uniform` must be whole numbers
       --> p.toml:14:17
        |
     14 | h = { uniform = [0.5, 2], samples = 3, integer = true }
@@ -274,24 +274,24 @@ m = { uniform = [0, 1], samples = 4, together = "t" }
     19 | m = { uniform = [0, 1], samples = 4, together = "t" }
        |                                                 ^^^
        |
-       = help: axes that are drawn together have equally many samples
+       = help: axes that are drawn together need the same number of samples
 
     15 errors in the pipeline
     "#);
 }
 
 #[test]
-fn a_range_of_integers_has_whole_ends() {
+fn range_of_integers_needs_whole_ends() {
     for end in ["4.5", "1e20"] {
         let axis = format!("n = {{ from = 1, to = {end}, steps = 3, integer = true }}");
-        let said = wrong(&format!("[matrix]\n{axis}\n"));
-        assert!(said.contains("with `integer` both ends of a range must be whole numbers"), "{said}");
-        assert!(said.contains("p.toml:3:"), "{said}");
+        let error = wrong(&format!("[matrix]\n{axis}\n"));
+        assert!(error.contains("with `integer`, both ends of a range must be whole numbers"), "{error}");
+        assert!(error.contains("p.toml:3:"), "{error}");
     }
 }
 
 #[test]
-fn an_explosion_is_refused_with_the_product_that_it_is() {
+fn too_many_points_are_refused_with_their_product() {
     let axis = |name: &str, n: usize| format!("{name} = {{ from = 1, to = {n}, steps = {n} }}\n");
     let of = |a, b, c| axis("lr", a) + &axis("kl", b) + &axis("d", c);
     let stage = |matrix: &str| pipeline(matrix).replace("pipeline.name = \"p\"\n", "");
@@ -302,15 +302,15 @@ fn an_explosion_is_refused_with_the_product_that_it_is() {
     2 | [stages.s]
       |         ^
       |
-      = help: if that is meant: `limit = 24000` in [matrix], or `-S matrix.limit=24000`
+      = help: if this is intended, set `limit = 24000` in [matrix] or use `-S matrix.limit=24000`
 
     1 error in the pipeline
     ");
-    assert_eq!(swept(&of(10, 20, 50)).lines().count(), 10_000, "the limit itself is none too many");
+    assert_eq!(swept(&of(10, 20, 50)).lines().count(), 10_000, "exactly the limit is allowed");
     assert_eq!(swept_with(&of(10, 20, 51), &["matrix.limit=10200"]).lines().count(), 10_200);
     assert!(wrong_with(&stage(&of(2, 2, 2)), &["matrix.limit=7"]).contains("2 × 2 × 2 = 8 points"));
     assert!(wrong(&stage("limit = 0\nn = [1]")).contains("`limit` must be an integer from 1 to 1,000,000, not 0"));
-    // `limit` may be an axis, and was one before it was a setting.
+    // `limit` can be an axis, as it could before it was a setting.
     assert_eq!(
         names(&good(
             "pipeline.name = 'p'\nmatrix.limit = [1, 2]\n[stages.s]\nkind = 'show'\ntitle = 'at ${matrix.limit}'"
@@ -321,25 +321,25 @@ fn an_explosion_is_refused_with_the_product_that_it_is() {
 }
 
 #[test]
-fn an_axis_that_no_stage_mentions_is_refused() {
+fn axis_that_no_stage_uses_is_refused() {
     let text = "[matrix]\nlr = [1, 2]\nn = [1, 2]\n[stages.s]\nkind = \"load\"\nn = \"${matrix.n}\"\n";
     assert_snapshot!(wrong(text), @r"
-    error: no stage mentions the axis `lr`
+    error: no stage uses the axis `lr`
      --> p.toml:3:1
       |
     3 | lr = [1, 2]
       | ^^
       |
-      = help: write `${matrix.lr}` where a stage is to vary with it, or take the axis away
+      = help: use `${matrix.lr}` in a stage, or remove the axis
 
     1 error in the pipeline
     ");
-    // Who fixes a parameter for once need not take its axis away.
+    // A value that an override fixes does not require removing its axis.
     let text = "pipeline.name = 'p'\nmatrix.n = [1, 2]\n[stages.s]\nkind = 'load'\nn = '${matrix.n}'\n";
     assert_eq!(names(&good_with(text, &["stages.s.n=5"])), ["s"]);
 }
 
-/// A training that has an axis, and what stands in `[matrix.prune]`.
+/// A pipeline with a training that has an axis, and with this `[matrix.prune]`.
 fn pruning(prune: &str) -> String {
     format!(
         "[stages.d]\nkind = \"load\"\n[stages.t]\nkind = \"train\"\ninputs.data = \"d\"\nrate = \"${{matrix.rate}}\"\n\
@@ -348,7 +348,7 @@ fn pruning(prune: &str) -> String {
 }
 
 #[test]
-fn pruning_has_a_stage_a_figure_and_rungs_before_the_last_epoch() {
+fn prune_section_is_read() {
     let read = |prune: &str| good(&format!("pipeline.name = \"p\"\n{}", pruning(prune))).prune;
     let found = read("metric = \"t.rmse\"\nrungs = [1, 8]").expect("a pruning");
     assert_eq!((found.stage.index(), found.curve.as_str(), found.mode), (1, "rmse", Mode::Min));
@@ -357,8 +357,8 @@ fn pruning_has_a_stage_a_figure_and_rungs_before_the_last_epoch() {
 }
 
 #[test]
-fn what_is_wrong_with_pruning_is_said_at_its_place() {
-    let said = |prune: &str| {
+fn errors_in_prune_section_are_reported() {
+    let errors = |prune: &str| {
         let message = wrong(&pruning(prune));
         message
             .lines()
@@ -367,24 +367,24 @@ fn what_is_wrong_with_pruning_is_said_at_its_place() {
             .collect::<Vec<_>>()
             .join("\n")
     };
-    assert_snapshot!(said("metric = \"t.loss\"\nrungs = [3, 3, 9]"), @"error: after 3 comes 3: rungs must ascend");
-    assert_snapshot!(said("metric = \"t.loss\"\nrungs = [3, 9]"), @r"
-    error: `t@rate=0.1` has 9 epochs, so it can't be stopped after 9
-    = help: rungs are epochs before the last; `-S matrix.prune.rungs=[]` prunes nothing
+    assert_snapshot!(errors("metric = \"t.loss\"\nrungs = [3, 3, 9]"), @"error: rungs must ascend, but 3 follows 3");
+    assert_snapshot!(errors("metric = \"t.loss\"\nrungs = [3, 9]"), @r"
+    error: `t@rate=0.1` has 9 epochs, so it can't be pruned after 9
+    = help: rungs must be before the last epoch; `-S matrix.prune.rungs=[]` turns pruning off
     ");
-    assert_snapshot!(said("metric = \"t.los\"\nrungs = [3]"), @r"
-    error: kind `train` has no figure `los` for every epoch
+    assert_snapshot!(errors("metric = \"t.los\"\nrungs = [3]"), @r"
+    error: kind `train` has no metric `los` for each epoch
     = help: did you mean `loss`?
     ");
-    assert_snapshot!(said("metric = \"loss\"\nrungs = [3]"), @r#"
-    error: "loss" is not a stage and one of its figures
-    = help: write `stage.figure`, such as `ad.loss`
+    assert_snapshot!(errors("metric = \"loss\"\nrungs = [3]"), @r#"
+    error: "loss" is not of the form `stage.metric`
+    = help: write for example `ad.loss`
     "#);
-    assert_snapshot!(said("metric = \"tt.loss\"\nrungs = [3]"), @r"
+    assert_snapshot!(errors("metric = \"tt.loss\"\nrungs = [3]"), @r"
     error: there is no stage `tt`
     = help: did you mean `t`?
     ");
-    assert_snapshot!(said("rung = [3]\nmode = \"least\"\nreduction = 1"), @r#"
+    assert_snapshot!(errors("rung = [3]\nmode = \"least\"\nreduction = 1"), @r#"
     error: [matrix.prune] has no `metric`
     = help: metric = "stage.loss"
     error: [matrix.prune] has no `rungs`
@@ -395,5 +395,5 @@ fn what_is_wrong_with_pruning_is_said_at_its_place() {
     error: `reduction` must be an integer from 2 to 1000000, not 1
     "#);
     let stage = "[stages.a]\nkind = \"show\"\nmatrix.prune = { metric = \"a.loss\" }\n";
-    assert!(wrong(stage).contains("a stage's matrix has no `prune`"));
+    assert!(wrong(stage).contains("a stage's `matrix` can't have `prune`"));
 }

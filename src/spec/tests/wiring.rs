@@ -1,11 +1,12 @@
-//! What is refused about inputs, axes and sizes, as its author reads it. `[pipeline]` stands on the first line.
+//! Errors in inputs, axes and sizes, as their author sees them. Each text gets a first line with the
+//! pipeline's name.
 
 use insta::assert_snapshot;
 
 use super::super::testing::{names, read, wrong, wrong_with};
 
 #[test]
-fn inputs() {
+fn errors_in_inputs() {
     let text = r#"
 [stages.data]
 kind = "load"
@@ -44,7 +45,7 @@ inputs = { data = "data", model = "data" }
     5 | inputs = { data = "model" }
       |                   ^^^^^^^
       |
-      = help: a stage can't need its own result; take one of these inputs away
+      = help: a stage can't depend on itself; remove one of these inputs
 
     error: stage `none` has no input `data`
      --> p.toml:6:9
@@ -90,13 +91,13 @@ inputs = { data = "data", model = "data" }
     19 | inputs = { a = "self", b = [] }
        |                ^^^^^^
 
-    error: the list of `b` is empty
+    error: the list of input `b` is empty
       --> p.toml:19:28
        |
     19 | inputs = { a = "self", b = [] }
        |                            ^^
        |
-       = help: leave the role out, or name a stage
+       = help: remove the role, or name a stage
 
     error: `inputs` must be a table of roles, not a string
       --> p.toml:22:10
@@ -119,7 +120,7 @@ inputs = { data = "data", model = "data" }
 }
 
 #[test]
-fn inputs_that_do_not_provide_what_is_needed() {
+fn input_without_needed_capability_is_error() {
     let text = r#"
 [stages.data]
 kind = "load"
@@ -190,7 +191,7 @@ inputs = { data = "data", model = "model", start = "model" }
 }
 
 #[test]
-fn coordinates_of_inputs() {
+fn errors_in_coordinates_of_inputs() {
     let text = r#"
 [stages.d]
 kind = "load"
@@ -216,7 +217,7 @@ inputs = { a = "d@size=smal", b = ["d@sise=*"], c = "d@*", e = "d@size=*", f = [
       |
       = help: did you mean `size`?
 
-    error: `d@*` gathers points, which takes a list
+    error: `d@*` gathers points, so it must be in a list
      --> p.toml:8:53
       |
     8 | inputs = { a = "d@size=smal", b = ["d@sise=*"], c = "d@*", e = "d@size=*", f = ["d@size"], g = ["d@size=small,size=large"], h = ["d@*...
@@ -224,7 +225,7 @@ inputs = { a = "d@size=smal", b = ["d@sise=*"], c = "d@*", e = "d@size=*", f = [
       |
       = help: ["d@*"]
 
-    error: `d@size=*` gathers points, which takes a list
+    error: `d@size=*` gathers points, so it must be in a list
      --> p.toml:8:64
       |
     8 | inputs = { a = "d@size=smal", b = ["d@sise=*"], c = "d@*", e = "d@size=*", f = ["d@size"], g = ["d@size=small,size=large"], h = ["d@*...
@@ -232,7 +233,7 @@ inputs = { a = "d@size=smal", b = ["d@sise=*"], c = "d@*", e = "d@size=*", f = [
       |
       = help: ["d@size=*"]
 
-    error: "size" is not `axis=value`
+    error: "size" is not of the form `axis=value`
      --> p.toml:8:84
       |
     8 | inputs = { a = "d@size=smal", b = ["d@sise=*"], c = "d@*", e = "d@size=*", f = ["d@size"], g = ["d@size=small,size=large"], h = ["d@*...
@@ -240,7 +241,7 @@ inputs = { a = "d@size=smal", b = ["d@sise=*"], c = "d@*", e = "d@size=*", f = [
       |
       = help: coordinates are written axis=value,axis=value
 
-    error: axis `size` stands here twice
+    error: axis `size` is given twice
      --> p.toml:8:111
       |
     8 | inputs = { a = "d@size=smal", b = ["d@sise=*"], c = "d@*", e = "d@size=*", f = ["d@size"], g = ["d@size=small,size=large"], h = ["d@*...
@@ -254,14 +255,14 @@ inputs = { a = "d@size=smal", b = ["d@sise=*"], c = "d@*", e = "d@size=*", f = [
     8 | ..., f = ["d@size"], g = ["d@size=small,size=large"], h = ["d@*", "d"] }
       |                                                                   ^^^
       |
-      = help: take one of the two out
+      = help: remove one of them
 
     7 errors in the pipeline
     "#);
 }
 
 #[test]
-fn rings() {
+fn cycle_of_stages_is_error() {
     let text = r#"
 [stages.a]
 kind = "show"
@@ -283,7 +284,7 @@ kind = "load"
     5 | inputs.x = "c"
       |            ^^^
       |
-      = help: a stage can't need its own result; take one of these inputs away
+      = help: a stage can't depend on itself; remove one of these inputs
 
     error: unknown field `note`
       --> p.toml:12:1
@@ -298,7 +299,7 @@ kind = "load"
 }
 
 #[test]
-fn axes() {
+fn errors_in_axes() {
     let text = r#"
 [matrix]
 none = []
@@ -327,13 +328,13 @@ matrix = { include = [] }
       |
       = help: one = [value, value]
 
-    error: axis `same` has 1 and 1.0, which are too alike for the names of points
+    error: axis `same` has 1 and 1.0, which are too similar for point names
      --> p.toml:6:15
       |
     6 | same = [1, 2, 1.0, "1", 0.5, 5e-1, 9007199254740993, 9007199254740992]
       |               ^^^
 
-    error: axis `same` has 1 and "1", which are too alike for the names of points
+    error: axis `same` has 1 and "1", which are too similar for point names
      --> p.toml:6:20
       |
     6 | same = [1, 2, 1.0, "1", 0.5, 5e-1, 9007199254740993, 9007199254740992]
@@ -345,49 +346,49 @@ matrix = { include = [] }
     6 | same = [1, 2, 1.0, "1", 0.5, 5e-1, 9007199254740993, 9007199254740992]
       |                              ^^^^
 
-    error: "a/b" can't be in the name of a point: it has '/' in it
+    error: "a/b" can't be part of a point's name: it contains '/'
      --> p.toml:7:8
       |
     7 | bad = ["a/b", "..", "a,b", "a=b", "a@b", "", "a\u0007", [1], "A", "a"]
       |        ^^^^^
 
-    error: ".." can't be in the name of a point: it has ".." in it
+    error: ".." can't be part of a point's name: it contains ".."
      --> p.toml:7:15
       |
     7 | bad = ["a/b", "..", "a,b", "a=b", "a@b", "", "a\u0007", [1], "A", "a"]
       |               ^^^^
 
-    error: "a,b" can't be in the name of a point: it has ',' in it
+    error: "a,b" can't be part of a point's name: it contains ','
      --> p.toml:7:21
       |
     7 | bad = ["a/b", "..", "a,b", "a=b", "a@b", "", "a\u0007", [1], "A", "a"]
       |                     ^^^^^
 
-    error: "a=b" can't be in the name of a point: it has '=' in it
+    error: "a=b" can't be part of a point's name: it contains '='
      --> p.toml:7:28
       |
     7 | bad = ["a/b", "..", "a,b", "a=b", "a@b", "", "a\u0007", [1], "A", "a"]
       |                            ^^^^^
 
-    error: "a@b" can't be in the name of a point: it has '@' in it
+    error: "a@b" can't be part of a point's name: it contains '@'
      --> p.toml:7:35
       |
     7 | bad = ["a/b", "..", "a,b", "a=b", "a@b", "", "a\u0007", [1], "A", "a"]
       |                                   ^^^^^
 
-    error: "" can't be in the name of a point: it is empty
+    error: "" can't be part of a point's name: it is empty
      --> p.toml:7:42
       |
     7 | bad = ["a/b", "..", "a,b", "a=b", "a@b", "", "a\u0007", [1], "A", "a"]
       |                                          ^^
 
-    error: "a\u{7}" can't be in the name of a point: it has '\u{7}' in it
+    error: "a\u{7}" can't be part of a point's name: it contains '\u{7}'
      --> p.toml:7:46
       |
     7 | bad = ["a/b", "..", "a,b", "a=b", "a@b", "", "a\u0007", [1], "A", "a"]
       |                                              ^^^^^^^^^
 
-    error: an axis has texts, numbers and booleans, not a list
+    error: an axis value must be a string, a number or a boolean, not a list
      --> p.toml:7:57
       |
     7 | bad = ["a/b", "..", "a,b", "a=b", "a@b", "", "a\u0007", [1], "A", "a"]
@@ -395,7 +396,7 @@ matrix = { include = [] }
       |
       = help: name the variants, and set the parameter for each in the stage's `at`
 
-    error: axis `bad` has "A" and "a", which are too alike for the names of points
+    error: axis `bad` has "A" and "a", which are too similar for point names
      --> p.toml:7:67
       |
     7 | bad = ["a/b", "..", "a,b", "a=b", "a@b", "", "a\u0007", [1], "A", "a"]
@@ -407,15 +408,15 @@ matrix = { include = [] }
     8 | "a b" = [1]
       | ^^^^^
       |
-      = help: letters, digits, `_` and `-` make a name
+      = help: use letters, digits, `_` and `-`
 
-    error: a stage's matrix has no `include`
+    error: a stage's `matrix` can't have `include`
       --> p.toml:11:12
        |
     11 | matrix = { include = [] }
        |            ^^^^^^^
        |
-       = help: [matrix] has
+       = help: only [matrix] can
 
     16 errors in the pipeline
     "#);
@@ -436,32 +437,32 @@ matrix = { include = [] }
       |
       = help: known here: n, m
 
-    error: an empty table in `exclude`
+    error: `exclude` holds an empty table
      --> p.toml:5:34
       |
     5 | exclude = [{ n = 3 }, { k = 1 }, {}, 5]
       |                                  ^^
 
-    error: `exclude` holds tables such as { axis = value }, not an integer
+    error: `exclude` must hold tables such as { axis = value }, not an integer
      --> p.toml:5:38
       |
     5 | exclude = [{ n = 3 }, { k = 1 }, {}, 5]
       |                                      ^
 
-    error: an included combination has a value for every axis
+    error: an included combination needs a value for every axis
      --> p.toml:6:12
       |
     6 | include = [{ n = 1 }]
       |            ^^^^^^^^^
       |
-      = help: give m too
+      = help: add m
 
     5 errors in the pipeline
     ");
 }
 
 #[test]
-fn axes_that_meet() {
+fn two_axes_with_one_name_in_a_stage_are_error() {
     let text = r#"
 matrix.n = [1]
 [stages.a]
@@ -489,21 +490,21 @@ inputs = { a = "both" }
 title = "n is ${matrix.n}"
 "#;
     assert_snapshot!(wrong(text), @r#"
-    error: two axes `n` meet in stage `both`: of [matrix] and of stage `b`
+    error: stage `both` would have two axes `n`: from [matrix] and from stage `b`
       --> p.toml:13:25
        |
     13 | inputs = { a = "a", b = "b" }
        |                         ^^^
        |
-       = help: give one another name, or fix it in the input: `b@n=…`
+       = help: rename one of them, or fix it in the input: `b@n=…`
 
-    error: stage `again` declares axis `n`, which also comes in with `a`
+    error: stage `again` declares axis `n`, but its input `a` has an axis of that name
       --> p.toml:16:8
        |
     16 | matrix.n = [3]
        |        ^
        |
-       = help: give one another name, or fix it in the input: `a@n=…`
+       = help: rename one of them, or fix it in the input: `a@n=…`
 
     error: stage `gathered` has no axis `m`
       --> p.toml:22:22
@@ -523,14 +524,14 @@ title = "n is ${matrix.n}"
     8 | title = "${matrix.k}"
       |          ^^^^^^^^^^^
       |
-      = help: stage `b` declares one; it comes with an input that is not gathered over it
+      = help: stage `b` declares it; read that stage without gathering over this axis
 
     1 error in the pipeline
     "#);
 }
 
 #[test]
-fn at() {
+fn errors_in_at() {
     let text = r#"
 [stages.d]
 kind = "load"
@@ -567,7 +568,7 @@ n = 1
       |
       = help: did you mean `size`?
 
-    error: "small" is not `axis=value`
+    error: "small" is not of the form `axis=value`
       --> p.toml:10:14
        |
     10 | [stages.d.at."small"]
@@ -589,17 +590,17 @@ n = 1
     15 | inputs = {}
        | ^^^^^^
        |
-       = help: make it two stages
+       = help: write two stages instead
 
-    error: `n` is set for the same points by "size=small"
+    error: `n` is also set by "size=small" for some of these points
       --> p.toml:17:1
        |
     17 | n = 1
        | ^
        |
-       = help: say which is meant in an `at` that has the coordinates of both
+       = help: set it in an `at` with the coordinates of both
 
-    error: `at` holds tables by coordinates, not an integer
+    error: each entry of `at` must be a table, not an integer
       --> p.toml:19:1
        |
     19 | "k=2" = 5
@@ -619,21 +620,21 @@ at."k=2,size=large" = { n = 3 }
 at."size=large,k=2" = { source = "b", n = 3 }
 "#;
     assert_snapshot!(wrong(text), @r#"
-    error: `n` is set for the same points by "size=small"
+    error: `n` is also set by "size=small" for some of these points
      --> p.toml:7:14
       |
     7 | at."k=1" = { n = 2 }
       |              ^
       |
-      = help: say which is meant in an `at` that has the coordinates of both
+      = help: set it in an `at` with the coordinates of both
 
-    error: `n` is set for the same points by "k=2,size=large"
+    error: `n` is also set by "k=2,size=large" for some of these points
      --> p.toml:9:39
       |
     9 | at."size=large,k=2" = { source = "b", n = 3 }
       |                                       ^
       |
-      = help: say which is meant in an `at` that has the coordinates of both
+      = help: set it in an `at` with the coordinates of both
 
     2 errors in the pipeline
     "#);
@@ -660,7 +661,7 @@ at."size=large,k=2" = { source = "b", n = 3 }
 }
 
 #[test]
-fn too_much() {
+fn too_large_pipelines_are_refused() {
     let axis = |n: usize| (0..n).map(|i| i.to_string()).collect::<Vec<_>>().join(",");
     let text = format!("[stages.a]\nkind = \"load\"\nmatrix = {{ a = [{0}], b = [{0}], c = [{0}] }}\n", axis(101));
     let message = wrong(&text);
@@ -668,14 +669,14 @@ fn too_much() {
         message.contains("stage `a` has 101 × 101 × 101 = 1,030,301 points (a × b × c), more than the limit"),
         "{message}"
     );
-    assert!(message.contains("1,000,000 are the most"), "{message}");
+    assert!(message.contains("can be at most 1,000,000"), "{message}");
 
     let mut text = String::from("[params]\np0 = \"0123456789\"\n");
     for i in 1..60 {
         text.push_str(&format!("p{i} = \"${{params.p{0}}}${{params.p{0}}}\"\n", i - 1));
     }
     let message = wrong(&format!("{text}[stages.a]\nkind = \"load\"\n"));
-    assert!(message.contains("bring in more than 16 MB"), "{message}");
+    assert!(message.contains("expand to more than 16 MB"), "{message}");
 
     let text: String = (0..300).map(|i| format!("[stages.s{i}]\nkind = \"lod\"\n")).collect();
     let message = wrong(&text);
@@ -688,5 +689,5 @@ fn too_much() {
     assert_eq!(names(&spec.unwrap()), ["a"]);
     let long = "x".repeat(195);
     let message = wrong(&format!("[stages.a]\nkind = \"load\"\nmatrix.name = [\"{long}\"]\n"));
-    assert!(message.contains("name takes 202 bytes"), "{message}");
+    assert!(message.contains("a name of 202 bytes"), "{message}");
 }

@@ -5,14 +5,14 @@ use std::ops::RangeInclusive;
 use super::Params;
 use crate::diagnostic::nearest;
 use crate::key::Segment;
-use crate::stage::Epochs;
+use crate::stage::epochs::Epochs;
 use crate::value::{Data, Node, Table, Values};
 
 const EPOCHS: RangeInclusive<i64> = 0..=1_000_000;
 
 impl Params<'_> {
-    /// Reads the epochs, `keep` and `keep_every`. `read` reads the parameters of one segment (all but `epochs`); a segment
-    /// inherits the fields beside `segments`. Also returns what `read` returned for each segment.
+    /// Reads the epochs, `keep` and `keep_every`. `read` reads the parameters of one segment (all but `epochs`); a
+    /// segment inherits the fields beside `segments`. Also returns what `read` returned for each segment.
     pub fn segments<T>(&mut self, default_epochs: i64, mut read: impl FnMut(&mut Params<'_>) -> T) -> (Epochs, Vec<T>) {
         ["segments", "epochs", "keep", "keep_every"].into_iter().for_each(|name| self.know(name));
         let mut epochs = Epochs::default();

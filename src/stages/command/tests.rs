@@ -62,7 +62,7 @@ fn contents(bench: &Bench, stage: &Arc<dyn Stage>) -> BTreeMap<String, Digest> {
 }
 
 #[test]
-fn a_program_reads_its_inputs_as_files_and_its_outputs_are_taken_in() {
+fn inputs_are_written_as_files_and_outputs_are_read() {
     let bench = Bench::new();
     let text = r#"
         argv = ["sh", "-c", "cat $0/notes.txt $0/metrics.json $0/facts.json > $1; cp $0/artifact.safetensors $2", "{inputs.data}", "{outputs.text}", "{outputs.copy}"]
@@ -88,7 +88,7 @@ fn a_program_reads_its_inputs_as_files_and_its_outputs_are_taken_in() {
 }
 
 #[test]
-fn members_of_a_list_lie_under_their_labels_and_a_single_input_in_both_places() {
+fn members_of_a_list_are_in_folders_by_label_and_a_single_input_is_in_both_places() {
     let bench = Bench::new();
     let find = "cd {inputs.all}; find . -name notes.txt | sort > {outputs.names}";
     let stage = script(find, "outputs = { names = 'names' }");
@@ -102,7 +102,7 @@ fn members_of_a_list_lie_under_their_labels_and_a_single_input_in_both_places() 
 }
 
 #[test]
-fn several_tables_keep_apart_by_role() {
+fn tensors_of_several_outputs_are_named_by_role() {
     let bench = Bench::new();
     let bytes = to_safetensors([("x", &Tensor::vector(&[1.0f32]))]).unwrap();
     let again = Bench::new();
@@ -118,13 +118,13 @@ fn several_tables_keep_apart_by_role() {
     assert_eq!(run(&again, &two).unwrap().tensors.into_keys().collect::<Vec<_>>(), ["a.x", "b.x"]);
     let none = script("echo hello > a.safetensors", "outputs = { a = 'a.safetensors' }");
     let message = failure(&Bench::new(), &none);
-    let why = "it has 6 bytes, fewer than the 8 that say how long its header is";
+    let why = "it has 6 bytes, but the length of its header alone takes 8";
     assert_eq!(message, format!("the output `a` (a.safetensors) can't be used: not a safetensors file: {why}"));
     assert!(from_safetensors(b"hello").is_err());
 }
 
 #[test]
-fn metrics_come_from_a_json_object_of_numbers_and_nothing_else() {
+fn metrics_must_be_a_json_object_of_numbers() {
     let written = |json: &str| {
         let stage = script(&format!("echo '{json}' > $VADPIPE_METRICS"), "");
         run(&Bench::new(), &stage).map(|a| a.metrics).map_err(|e| e.message)
@@ -146,7 +146,7 @@ fn metrics_come_from_a_json_object_of_numbers_and_nothing_else() {
 }
 
 #[test]
-fn a_failure_gives_the_exit_code_and_the_end_of_the_output() {
+fn failure_has_the_exit_code_and_the_end_of_the_output() {
     let bench = Bench::new();
     let message = failure(&bench, &script("seq 1 20; echo oh no >&2; exit 3", ""));
     insta::assert_snapshot!(message, @r"
@@ -169,7 +169,7 @@ fn a_failure_gives_the_exit_code_and_the_end_of_the_output() {
 }
 
 #[test]
-fn a_failure_does_not_quote_what_an_earlier_attempt_wrote() {
+fn failure_does_not_quote_the_output_of_an_earlier_attempt() {
     let bench = Bench::new();
     failure(&bench, &script("echo first; exit 1", ""));
     let message = failure(&bench, &script("echo second; exit 1", ""));
@@ -178,7 +178,7 @@ fn a_failure_does_not_quote_what_an_earlier_attempt_wrote() {
 }
 
 #[test]
-fn a_program_that_is_not_there_is_the_pipelines_fault() {
+fn missing_program_is_bad_input() {
     let (stage, _) = parse("argv = ['no-such-program-anywhere']").unwrap();
     let error = run(&Bench::new(), &stage).unwrap_err();
     assert_eq!(error.category, Category::BadInput);
@@ -186,7 +186,7 @@ fn a_program_that_is_not_there_is_the_pipelines_fault() {
 }
 
 #[test]
-fn the_environment_is_empty_but_for_what_is_declared() {
+fn environment_contains_only_declared_variables() {
     let stage = parse("argv = ['env']\nenv = ['VADPI_NOT_SET', 'PATH']").unwrap().0;
     let bench = Bench::new();
     run(&bench, &stage).unwrap();
@@ -197,7 +197,7 @@ fn the_environment_is_empty_but_for_what_is_declared() {
 }
 
 #[test]
-fn declared_variables_enter_the_key_by_value() {
+fn values_of_declared_variables_are_in_the_key() {
     // CARGO_MANIFEST_DIR is set while tests run; the other is not.
     let stage = script("true", "env = ['CARGO_MANIFEST_DIR', 'VADPI_NOT_SET']");
     let bench = Bench::new();
@@ -208,7 +208,7 @@ fn declared_variables_enter_the_key_by_value() {
 }
 
 #[test]
-fn files_that_argv_names_and_declared_sources_enter_the_key_by_content() {
+fn contents_of_sources_and_of_files_in_argv_are_in_the_key() {
     let bench = Bench::new();
     for name in ["run.sh", "settings.toml", "lib/a.sh", "lib/__pycache__/a.pyc", "lib/.hidden", "echo"] {
         let path = bench.base().join(name);
@@ -232,7 +232,7 @@ fn files_that_argv_names_and_declared_sources_enter_the_key_by_content() {
 }
 
 #[test]
-fn files_beside_the_pipeline_are_found_from_the_commands_own_folder() {
+fn files_next_to_the_pipeline_are_found_from_the_folder_of_the_command() {
     let bench = Bench::new();
     let base = bench.base();
     std::fs::create_dir(base.join("tools")).unwrap();
@@ -253,7 +253,7 @@ fn files_beside_the_pipeline_are_found_from_the_commands_own_folder() {
 }
 
 #[test]
-fn paths_with_spaces_survive_the_shell() {
+fn paths_with_special_characters_are_quoted_for_the_shell() {
     let bench = Bench::new();
     let name = "it's 100 % {ours}, é.txt";
     std::fs::write(bench.base().join(name), "text").unwrap();
@@ -264,19 +264,19 @@ fn paths_with_spaces_survive_the_shell() {
 }
 
 #[test]
-fn braces_that_are_no_placeholders_stay() {
+fn braces_without_a_placeholder_are_not_changed() {
     let stage = script("printf '%s' '{inputs} {x.y} {} {\"a\": 1}' > o", "outputs = { o = 'o' }");
     assert_eq!(run(&Bench::new(), &stage).unwrap().files["o"], br#"{inputs} {x.y} {} {"a": 1}"#);
 }
 
 #[test]
-fn a_missing_output_is_named() {
+fn missing_output_is_named() {
     let message = failure(&Bench::new(), &script("true", "outputs = { plot = 'plot.png' }"));
     insta::assert_snapshot!(message, @"the command did not write its output `plot`; write it to {outputs.plot}, or to `plot.png` in the folder that the command starts in");
 }
 
 #[test]
-fn outputs_that_are_links_or_folders_are_refused() {
+fn output_that_is_not_a_regular_file_is_an_error() {
     let bench = Bench::new();
     std::fs::write(bench.base().join("secret"), "s").unwrap();
     let linked = script("ln -s {base}/secret out", "outputs = { o = 'out' }");
@@ -290,7 +290,7 @@ fn outputs_that_are_links_or_folders_are_refused() {
 }
 
 #[test]
-fn what_is_written_undeclared_is_noted_and_dropped() {
+fn undeclared_files_are_logged_and_dropped() {
     let bench = Bench::new();
     let artifact = run(&bench, &script("mkdir d; touch d/b a kept", "outputs = { k = 'kept' }")).unwrap();
     assert_eq!(artifact.files.into_keys().collect::<Vec<_>>(), ["kept"]);
@@ -304,7 +304,7 @@ fn runs(pid: &str) -> bool {
 }
 
 #[test]
-fn a_timeout_ends_the_whole_group_even_if_it_ignores_sigterm() {
+fn timeout_ends_the_whole_group_even_if_it_ignores_sigterm() {
     let bench = Bench::new();
     let pids = bench.outside().join("pids");
     let deaf = format!("(trap '' TERM; echo $$ > {0}; while :; do sleep 0.05; done) & wait; sleep 60", pids.display());
@@ -319,7 +319,7 @@ fn a_timeout_ends_the_whole_group_even_if_it_ignores_sigterm() {
 }
 
 #[test]
-fn what_is_left_behind_after_a_normal_end_is_ended_too() {
+fn processes_left_running_after_success_are_ended() {
     let bench = Bench::new();
     let stage = script("sleep 60 & echo $! > pid", "outputs = { pid = 'pid' }");
     let artifact = run(&bench, &stage).unwrap();
@@ -329,7 +329,7 @@ fn what_is_left_behind_after_a_normal_end_is_ended_too() {
 }
 
 #[test]
-fn an_interruption_ends_the_command() {
+fn interruption_ends_the_command() {
     let bench = Bench::new();
     let cancel = bench.cancel.clone();
     let stopper = std::thread::spawn(move || {
@@ -342,7 +342,7 @@ fn an_interruption_ends_the_command() {
 }
 
 #[test]
-fn wrong_parameters_are_explained() {
+fn wrong_parameters_have_clear_errors() {
     let errors = [
         "",
         "argv = []",
@@ -384,7 +384,7 @@ fn wrong_parameters_are_explained() {
 }
 
 #[test]
-fn an_input_that_argv_names_but_the_stage_lacks_is_the_pipelines_fault() {
+fn missing_input_in_argv_is_bad_input() {
     let error = run(&Bench::new(), &script("cat {inputs.dat}/notes.txt", "")).unwrap_err();
     assert_eq!(
         (error.category, error.message.as_str()),
@@ -393,7 +393,7 @@ fn an_input_that_argv_names_but_the_stage_lacks_is_the_pipelines_fault() {
 }
 
 #[test]
-fn an_input_that_argv_names_but_the_pipeline_lacks_is_known_before_anything_runs() {
+fn missing_input_in_argv_is_found_before_the_run() {
     let read = |inputs: &str| {
         let text = format!(
             "pipeline.name = \"p\"\n[stages.data]\nkind = \"load-data\"\n[stages.c]\nkind = \"command\"\n{inputs}\n\
@@ -418,7 +418,7 @@ fn an_input_that_argv_names_but_the_pipeline_lacks_is_known_before_anything_runs
 }
 
 #[test]
-fn the_timeout_is_not_in_the_key_but_the_rest_is() {
+fn timeout_is_not_in_the_key() {
     let (_, short) = parse("argv = ['x']\ntimeout_seconds = 1").unwrap();
     let (_, long) = parse("argv = ['x']\ntimeout_seconds = 9").unwrap();
     assert_eq!(short, long);

@@ -51,9 +51,9 @@ pub(super) struct Wanted<'a> {
     pub(super) limit: u64,
 }
 
-/// Fetches a file into `target` and creates its folder. The file appears under its name only when it is complete and has
-/// the right sum. Several processes may do this at the same time. `progress` gets the bytes so far and in total (0 if the
-/// server does not say), and returns whether to go on.
+/// Fetches a file into `target` and creates its folder. The file appears under its name only when it is complete and
+/// has the right sum. Several processes may do this at the same time. `progress` gets the bytes so far and in total (0
+/// if the server does not say), and returns whether to go on.
 ///
 /// # Errors
 /// See [`DownloadError`]. Without a network it fails within seconds.

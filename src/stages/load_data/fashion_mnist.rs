@@ -2,8 +2,8 @@
 //!
 //! Xiao, Rasul and Vollgraf, *Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms*, 2017
 //! (arXiv:1708.07747). The addresses are those of the data set's own page, an S3 website with plain HTTP only; the sums
-//! authenticate the files. The sums of the decompressed files enter keys, so that a plan reads no file and a gzipped copy
-//! counts as a plain one.
+//! authenticate the files. The sums of the decompressed files enter keys, so that a plan reads no file and a gzipped
+//! copy counts as a plain one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -193,7 +193,8 @@ mod tests {
         fn log(&self, _: &str) {}
     }
 
-    /// Fetches the first file into a folder, and returns the message and the hint with the folder and address taken out.
+    /// Fetches the first file into a folder, and returns the message and the hint with the folder and address taken
+    /// out.
     fn fetch_from(address: &str, base: &Path, data_dirs: &[PathBuf], cancel: &Cancel) -> Result<PathBuf, String> {
         let context = Context {
             inputs: Inputs::default(),

@@ -88,7 +88,8 @@ impl From<io::Error> for IdxError {
 }
 
 impl IdxError {
-    /// Converts it into an error of the stage. `hint` says what to do about wrong content; it is not for errors of the system.
+    /// Converts it into an error of the stage. `hint` says what to do about wrong content; it is not for errors of the
+    /// system.
     pub(super) fn in_file(self, path: &Path, hint: Option<&str>) -> StageError {
         let message = format!("{}: {self}", path.display());
         match self {

@@ -66,8 +66,8 @@ pub(super) fn select(
     Ok(kept)
 }
 
-/// Divides `count` among the classes, so that no two differ by more than one unless a class runs out. The remainder goes
-/// to random classes, so that a small subset does not favour the first ones.
+/// Divides `count` among the classes, so that no two differ by more than one unless a class runs out. The remainder
+/// goes to random classes, so that a small subset does not favour the first ones.
 fn quotas(available: &[usize], count: usize, stream: &mut Stream) -> Vec<usize> {
     let mut quotas = vec![0; available.len()];
     let mut order: Vec<usize> = (0..available.len()).collect();

@@ -1,9 +1,9 @@
 //! Garment-like silhouettes of the ten Fashion-MNIST classes, drawn from a seed, for machines without the data.
 //!
 //! They are never used silently in place of the real images. The classes differ as the real ones do (sleeves, length,
-//! legs, soles, straps, handles), and size, cut, brightness, pattern and pose vary within a class, so that a decoder can
-//! learn them and a t-SNE can separate them. Image i of a split has class i mod 10 and is a function of (seed, split, i)
-//! alone: asking for more images does not change the first ones.
+//! legs, soles, straps, handles), and size, cut, brightness, pattern and pose vary within a class, so that a decoder
+//! can learn them and a t-SNE can separate them. Image i of a split has class i mod 10 and is a function of (seed,
+//! split, i) alone: asking for more images does not change the first ones.
 
 mod shapes;
 

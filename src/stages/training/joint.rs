@@ -15,6 +15,7 @@ use crate::model::posterior::Distribution;
 use crate::model::{Decoder, DecoderShape, Frozen};
 use crate::stage::{Bound, Context, Epochs, Params, Reads, Stage, StageError};
 use crate::stages::reading::{self, Images, Split};
+use crate::system::memory;
 
 /// A training of a decoder and latents.
 struct Joint {
@@ -105,9 +106,11 @@ impl Stage for Joint {
 impl Joint {
     /// Refuses a decoder that does not fit into `memory` (bytes): a failed allocation would abort the program. Checks
     /// nothing if `memory` is unknown.
-    fn check_memory(&self, images: usize, memory: Option<u64>) -> Result<(), StageError> {
+    fn check_memory(&self, images: usize, memory: u64) -> Result<(), StageError> {
         let needed = self.shape.training_bytes(self.schedule.largest_batch(), images);
-        let Some(memory) = memory.filter(|memory| needed > *memory) else { return Ok(()) };
+        if needed <= memory {
+            return Ok(());
+        }
         let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
         let message = format!("training this decoder takes about {}; this machine has {}", gib(needed), gib(memory));
         Err(StageError::bad_input(message, "give it fewer `channels`, a smaller `latent_dim` or a smaller `batch`"))
@@ -142,18 +145,6 @@ impl Joint {
     }
 }
 
-/// The machine's memory in bytes; `None` where it is unknown. It decides whether a training starts, never what it
-/// computes.
-fn memory() -> Option<u64> {
-    #[cfg(target_os = "linux")]
-    {
-        let info = rustix::system::sysinfo();
-        info.totalram.checked_mul(info.mem_unit.into())
-    }
-    #[cfg(not(target_os = "linux"))]
-    None
-}
-
 /// The metrics of the curves' first and last epoch; empty if no epoch was trained.
 fn metrics(history: &History, parts: bool) -> BTreeMap<String, f64> {
     let rmse = history.rmse.last().copied();
@@ -184,23 +175,16 @@ mod tests {
     fn decoder_larger_than_memory_is_refused() {
         const GIB: u64 = 1 << 30;
         let huge = joint(4096, [8192; 4], 16);
-        let Err(StageError::BadInput { message, hint }) = huge.check_memory(1000, Some(16 * GIB)) else {
+        let Err(StageError::BadInput { message, hint }) = huge.check_memory(1000, 16 * GIB) else {
             panic!("not refused")
         };
         insta::assert_snapshot!(message, @"training this decoder takes about 70.6 GiB; this machine has 16.0 GiB");
         assert_eq!(hint.as_deref(), Some("give it fewer `channels`, a smaller `latent_dim` or a smaller `batch`"));
-        assert!(huge.check_memory(1000, None).is_ok());
         let usual = joint(128, CHANNELS.map(|c| c as usize), 16);
-        assert!(usual.check_memory(1000, Some(GIB)).is_ok());
+        assert!(usual.check_memory(1000, GIB).is_ok());
         // A batch can't be larger than the data.
         let wide = joint(128, CHANNELS.map(|c| c as usize), 65_536);
-        assert!(wide.check_memory(16, Some(GIB)).is_ok());
-        assert!(wide.check_memory(60_000, Some(GIB)).is_err());
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn memory_of_this_machine_is_known() {
-        assert!(memory().is_some_and(|bytes| bytes > 1 << 20));
+        assert!(wide.check_memory(16, GIB).is_ok());
+        assert!(wide.check_memory(60_000, GIB).is_err());
     }
 }

@@ -53,8 +53,8 @@ impl<'a> Input<'a> {
     }
 }
 
-/// A blob that is read has the digest it is known by, and every blob that is whole is read. Entries that are decoded and
-/// encoded again are the same.
+/// A blob that is read has the digest it is known by, and every blob that is whole is read. Entries that are decoded
+/// and encoded again are the same.
 pub(crate) fn check(bytes: &[u8], peak: Peak) {
     if let Some(location) = PackLocation::decode(bytes) {
         assert!(location.encode() == bytes, "a location is encoded to other bytes");

@@ -26,7 +26,8 @@ pub(super) fn three(dir: &Path) -> Vec<(Components, Artifact)> {
     all
 }
 
-/// Checks that each result is right, a miss, or known to be damaged, and that all are right after they were stored again.
+/// Checks that each result is right, a miss, or known to be damaged, and that all are right after they were stored
+/// again.
 pub(super) fn heals(dir: &Path, all: &[(Components, Artifact)]) -> Vec<String> {
     let first = store(dir);
     for (c, a) in all {

@@ -82,8 +82,8 @@ fn interrupted_write_costs_nothing_and_is_completed_later() {
         let blob = tensors["w"].to_blob().unwrap();
         let source = Source { head: Vec::new(), body: &blob };
         let folder = pack::folder(&dir.path().join("chunks-0"));
-        // What a killed process may leave: half a pack, an unnamed pack, one with locations, or one with locations and lists.
-        // The index has no entry.
+        // What a killed process may leave: half a pack, an unnamed pack, one with locations, or one with locations and
+        // lists. The index has no entry.
         let mut abandoned = None;
         if step == 0 {
             let half = folder.join(".tmpkilled");

@@ -1,4 +1,4 @@
-//! The system calls that can touch a file: which of their arguments name it, and what they do to it.
+//! The system calls that can access files: which of their arguments name the files, and what they do to them.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -18,7 +18,7 @@ enum Names {
 
 use Names::{At, Descriptors, Paths};
 
-/// All of them that exist on every architecture.
+/// The calls that exist on every architecture.
 const CALLS: &[(libc::c_long, &str, Names)] = &[
     (libc::SYS_openat, "openat", At(&[(0, 1)])),
     (libc::SYS_openat2, "openat2", At(&[(0, 1)])),
@@ -68,7 +68,7 @@ const CALLS: &[(libc::c_long, &str, Names)] = &[
     (libc::SYS_close, "close", Descriptors(&[0])),
 ];
 
-/// The older forms, which only x86-64 has.
+/// Older calls, which only x86-64 has.
 #[cfg(target_arch = "x86_64")]
 const OLD_CALLS: &[(libc::c_long, &str, Names)] = &[
     (libc::SYS_open, "open", Paths(&[0])),
@@ -96,14 +96,14 @@ pub(crate) struct Call {
     pub(crate) name: &'static str,
     /// The first path in the cache that it names, relative to the cache.
     pub(crate) path: String,
-    /// It opens a file that does not exist yet, and may create it.
+    /// Whether it may create a file that does not exist yet.
     creates: bool,
     /// Bytes that it writes, if it writes from one buffer.
     pub(crate) len: u64,
 }
 
 impl Call {
-    /// A full disk can make it fail.
+    /// Whether a full disk can make it fail.
     pub(crate) fn needs_space(&self) -> bool {
         const NEED: &[&str] = &[
             "write",
@@ -131,18 +131,18 @@ impl Call {
         self.creates || NEED.contains(&self.name)
     }
 
-    /// It changes the cache, or makes a change durable.
+    /// Whether it changes the cache or makes a change durable.
     pub(crate) fn changes(&self) -> bool {
         const CHANGE: &[&str] = &["ftruncate", "truncate", "unlink", "unlinkat", "rmdir", "fchmod", "chmod"];
         self.needs_space() || CHANGE.contains(&self.name)
     }
 
-    /// It reads or syncs, so that a failing disk can make it fail.
+    /// Whether it reads or syncs, so that a failing disk can make it fail.
     pub(crate) fn needs_disk(&self) -> bool {
         ["read", "readv", "pread64", "preadv", "preadv2", "fsync", "fdatasync", "getdents64"].contains(&self.name)
     }
 
-    /// It writes more than one byte from one buffer, so that it can be cut short.
+    /// Whether it writes more than one byte from one buffer, so that it can be cut short.
     pub(crate) fn can_tear(&self) -> bool {
         self.len > 1
     }
@@ -151,7 +151,7 @@ impl Call {
 /// Reads the arguments of one traced program's system calls.
 pub(crate) struct Reader {
     cache: PathBuf,
-    /// The program's folder: what relative paths are relative to.
+    /// The working folder of the program. Relative paths start there.
     folder: PathBuf,
     table: HashMap<u64, (&'static str, Names)>,
     memories: HashMap<i32, File>,
@@ -164,7 +164,7 @@ impl Reader {
         Self { cache: cache.to_owned(), folder: folder.to_owned(), table, memories: HashMap::new() }
     }
 
-    /// What thread `tid` is about to do to the cache, if anything.
+    /// The call that thread `tid` is about to make, if it accesses the cache.
     pub(crate) fn call(&mut self, tid: i32, nr: u64, args: &[u64; 6]) -> Option<Call> {
         let (name, names) = *self.table.get(&nr)?;
         let full = match names {
@@ -212,7 +212,7 @@ impl Reader {
         };
         let mut bytes = Vec::new();
         let mut at = address;
-        // No further than the end of a page in one read: the next page may not exist.
+        // Each read ends at the end of a page, because the next page may not exist.
         while bytes.len() < 4096 {
             let mut part = vec![0u8; 4096 - (at % 4096) as usize];
             let n = memory.read_at(&mut part, at).ok().filter(|n| *n > 0)?;
@@ -226,7 +226,7 @@ impl Reader {
         None
     }
 
-    /// Keeps a thread's memory open; to be called when it is first seen after `execve`.
+    /// Keeps the memory of a thread open. Must be called when the thread is first seen after `execve`.
     pub(crate) fn watch(&mut self, tid: i32) {
         if let Ok(memory) = File::open(format!("/proc/{tid}/mem")) {
             self.memories.insert(tid, memory);

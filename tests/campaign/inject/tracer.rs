@@ -1,6 +1,6 @@
 //! Runs a program under ptrace, counts its system calls on the cache, and disturbs one of them.
 //!
-//! Linux only. Killing works on every architecture; making a call fail or cutting it short needs x86-64.
+//! Linux only. Kills work on every architecture. Failing or shortened calls need x86-64.
 
 #![expect(unsafe_code, reason = "ptrace and waitpid have no safe interface among the dependencies")]
 
@@ -11,31 +11,31 @@ use std::process::ExitStatus;
 use std::sync::mpsc;
 
 use super::calls::{Call, Reader};
-use crate::program::{Answer, Desk, kill_group, patience};
+use crate::program::{CommandOutput, Project, kill_group, patience};
 
 /// How to disturb the program. Calls are counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Action {
     /// Only count.
     Count,
-    /// Kill everything before the n-th call is executed.
+    /// Kill the program before the n-th call.
     KillBefore(usize),
-    /// Kill everything when the n-th call has been executed.
+    /// Kill the program after the n-th call.
     KillAfter(usize),
-    /// The first write from the n-th call on writes half of its bytes; then everything is killed.
+    /// Shorten the first write from the n-th call on to half of its bytes, then kill the program.
     Tear(usize),
-    /// The first call from the n-th on that needs space fails with ENOSPC.
+    /// Fail the first call from the n-th on that needs space, with ENOSPC.
     NoSpaceOnce(usize),
-    /// Every call from the n-th on that needs space fails with ENOSPC.
+    /// Fail every call from the n-th on that needs space, with ENOSPC.
     NoSpaceFrom(usize),
-    /// The first call from the n-th on that reads or syncs fails with EIO.
+    /// Fail the first call from the n-th on that reads or syncs, with EIO.
     IoError(usize),
 }
 
-/// What came of it.
+/// The outcome of a traced program.
 pub(crate) struct Traced {
-    pub(crate) answer: Answer,
-    /// All calls on the cache, if the action was to count them.
+    pub(crate) output: CommandOutput,
+    /// All calls on the cache, if the action is [`Action::Count`].
     pub(crate) calls: Vec<Call>,
     /// The first call that was disturbed, and its number.
     pub(crate) disturbed: Option<(usize, Call)>,
@@ -61,8 +61,8 @@ struct Tracer<'a> {
 pub(crate) const CAN_FAIL: bool = cfg!(target_arch = "x86_64");
 
 /// Runs a command under ptrace to its end.
-pub(crate) fn trace(desk: &Desk, args: &[String], action: Action) -> io::Result<Traced> {
-    let (mut command, files) = desk.command(args)?;
+pub(crate) fn trace(project: &Project, args: &[String], action: Action) -> io::Result<Traced> {
+    let (mut command, files) = project.command(args)?;
     // SAFETY: between fork and exec only the ptrace system call is made, which is async-signal-safe.
     unsafe {
         command.pre_exec(|| request(libc::PTRACE_TRACEME, 0, 0, 0).map(drop));
@@ -77,10 +77,10 @@ pub(crate) fn trace(desk: &Desk, args: &[String], action: Action) -> io::Result<
         }
         hung
     });
-    let mut traced = Traced { answer: Answer::default(), calls: Vec::new(), disturbed: None };
+    let mut traced = Traced { output: CommandOutput::default(), calls: Vec::new(), disturbed: None };
     let mut tracer = Tracer {
         leader,
-        reader: Reader::new(desk.cache(), desk.dir()),
+        reader: Reader::new(project.cache(), project.dir()),
         action,
         count: 0,
         seen: HashSet::from([leader]),
@@ -90,9 +90,9 @@ pub(crate) fn trace(desk: &Desk, args: &[String], action: Action) -> io::Result<
     let status = tracer.follow();
     drop(done);
     let hung = watchdog.join().unwrap_or(false);
-    traced.answer = Answer::of(status?);
-    traced.answer.hung = hung;
-    files.read(&mut traced.answer);
+    traced.output = CommandOutput::of(status?);
+    traced.output.hung = hung;
+    files.read(&mut traced.output);
     Ok(traced)
 }
 
@@ -116,7 +116,7 @@ impl Tracer<'_> {
                 self.reader.watch(tid);
             }
             let signal = self.stopped(tid, status)?;
-            // A thread that was killed meanwhile can't be resumed; its end is reported next.
+            // A thread that was killed can't be resumed. Its end is reported next.
             let _ = request(libc::PTRACE_SYSCALL, tid, 0, signal as usize);
         }
         last.ok_or_else(|| io::Error::other("the traced program has no status"))
@@ -132,7 +132,7 @@ impl Tracer<'_> {
         request(libc::PTRACE_SETOPTIONS, self.leader, 0, options as usize).map(drop)
     }
 
-    /// Handles a stop; returns the signal to deliver.
+    /// Handles a stop. Returns the signal to deliver.
     fn stopped(&mut self, tid: i32, status: i32) -> io::Result<i32> {
         let signal = libc::WSTOPSIG(status);
         let is_new = self.seen.insert(tid);
@@ -209,7 +209,7 @@ impl Tracer<'_> {
     }
 }
 
-/// Waits for the next stop or end of a child of this thread; none if there is no child left.
+/// Waits for the next stop or end of a child of this thread. `None` if no child is left.
 fn wait() -> io::Result<Option<(i32, i32)>> {
     loop {
         let mut status = 0;

@@ -110,9 +110,10 @@ pub(super) fn pipeline(dice: &mut Dice) -> Pipeline {
         let roles = models[0].roles.clone();
         let first = 1 + dice.below(count - 1);
         models[0] = Model { salt: 99, unstable: trouble.unstable, fails: false, ..models[0].clone() };
-        for index in first..count.min(first + 2 + dice.below(5)) {
+        let last = count.min(first + 2 + dice.below(5));
+        for (index, model) in models.iter_mut().enumerate().take(last).skip(first) {
             let inputs = if dice.once_in(2) { vec![vec![PointId::new(0)]] } else { roles.clone() };
-            models[index] = Model { roles: inputs, salt: index as u64, epochs: Some((4, 0)), ..models[index].clone() };
+            *model = Model { roles: inputs, salt: index as u64, epochs: Some((4, 0)), ..model.clone() };
             members.insert(PointId::new(index));
         }
     }

@@ -1,4 +1,4 @@
-//! Tests the state machine by simulation: random pipelines in a random world, with all events in a random order.
+//! Tests the state machine by simulation: random pipelines and faults, with all events in random order.
 //!
 //! A seed decides everything, so a failure can be repeated:
 //!
@@ -75,7 +75,7 @@ impl Running {
     }
 }
 
-/// What the order of events is chosen from.
+/// An event that may happen next.
 enum Step {
     Answer(usize),
     Advance(PointId),
@@ -168,7 +168,7 @@ impl Simulation {
         if !self.state.is_stopping() {
             for point in self.state.table().order() {
                 let state = self.state.table().state(*point);
-                // What is compared with a point that another process computes stays undecided.
+                // Points stay undecided if they are compared with a point that another process computes.
                 let is_undecided = matches!(state, PointState::Blocked(Blocker::Comparison) | PointState::Waiting);
                 assert!(
                     !state.is_pending() || (is_undecided && !self.refused.is_empty()),
@@ -183,7 +183,7 @@ impl Simulation {
         self.outcome()
     }
 
-    /// Some results are there before the run, if their inputs are.
+    /// Caches some results before the run. Their inputs are cached, too.
     fn plan(&mut self) -> Vec<(PointId, Planned)> {
         let mut known = ResolvedInputs::default();
         let mut plan = Vec::new();
@@ -207,7 +207,7 @@ impl Simulation {
         plan
     }
 
-    /// Takes commands, and checks each.
+    /// Handles commands and checks each.
     fn take(&mut self, commands: Vec<Command>) {
         for command in commands {
             trace(|| format!("    {command:?}"));
@@ -327,7 +327,7 @@ impl Simulation {
         let (key, chain) = keys(self.model(point), point, inputs);
         let forced = self.pipeline.policy.forced.contains(&point);
         let stored = chain.iter().enumerate().skip(1).filter(|(_, key)| self.world.states.contains(*key));
-        let epochs = stored.map(|(epoch, _)| epoch as u64).last().unwrap_or(0);
+        let epochs = stored.map(|(epoch, _)| epoch as u64).next_back().unwrap_or(0);
         let cached_epochs = if forced { 0 } else { epochs };
         let output = self.world.results.get(&key).copied().filter(|_| !forced);
         let curve = if with_curve { curve(&chain, epochs) } else { Vec::new() };
@@ -362,7 +362,7 @@ impl Simulation {
         // Another process may have saved states since the look-up.
         if let Some((_, chain, epoch)) = self.lookups.get_mut(&point) {
             let stored = chain.iter().enumerate().skip(1).filter(|(_, key)| self.world.states.contains(*key));
-            *epoch = stored.map(|(epoch, _)| epoch as u64).last().unwrap_or(0);
+            *epoch = stored.map(|(epoch, _)| epoch as u64).next_back().unwrap_or(0);
         }
         Input::Claimed(point, found.map_or(Claim::Granted, Claim::Found))
     }
@@ -431,7 +431,7 @@ impl Simulation {
 
     fn check_outcome(&self) {
         let table = self.state.table();
-        assert!(self.running.is_empty(), "jobs are left");
+        assert!(self.running.is_empty(), "jobs are still running");
         for point in table.order() {
             let state = table.state(*point);
             let is_over = matches!(
@@ -460,7 +460,7 @@ impl Simulation {
         }
     }
 
-    /// The points that are pruned are those of the definition in `plan/bracket.rs`.
+    /// Checks that the pruned points are those of the definition in `plan/bracket.rs`.
     fn check_pruned(&self) {
         let table = self.state.table();
         let members: Vec<PointId> = self.pipeline.members.iter().copied().collect();
@@ -494,18 +494,18 @@ impl Simulation {
         }
     }
 
-    /// A result that counts was made of the inputs as they are at the end.
+    /// Checks that a result was made from the inputs as they are at the end.
     fn check_key(&self, point: PointId, key: Key) {
         let mut inputs = ResolvedInputs::default();
         for input in self.state.table().inputs(point) {
             match self.state.table().state(*input) {
                 PointState::Done(done) => drop(inputs.outputs.insert(*input, done.output)),
                 PointState::Pruned(_) => drop(inputs.pruned.insert(*input)),
-                // The input was to be made again and was not.
+                // The input should have been made again and was not.
                 _ => return,
             }
         }
-        assert_eq!(keys(self.model(point), point, &inputs).0, key, "{point} was made of other inputs");
+        assert_eq!(keys(self.model(point), point, &inputs).0, key, "{point} was made from other inputs");
     }
 
     fn outcome(&self) -> BTreeMap<PointId, String> {
@@ -519,14 +519,14 @@ impl Simulation {
     }
 }
 
-/// Prints what a simulation does, for a single seed.
+/// Prints the steps of the simulation if it runs a single seed.
 fn trace(line: impl FnOnce() -> String) {
     if std::env::var_os("VADPIPE_SIMULATION_TRACE").is_some() {
         eprintln!("{}", line());
     }
 }
 
-/// Simulates one seed, and its pipeline once more in order and without trouble from outside.
+/// Simulates one seed. Then simulates its pipeline once more, with events in order and without faults.
 fn simulate(seed: u64) {
     let (simulation, mut dice) = Simulation::new(seed, false);
     let (trouble, policy) = (simulation.pipeline.trouble.clone(), simulation.pipeline.policy.clone());

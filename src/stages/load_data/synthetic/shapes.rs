@@ -1,9 +1,9 @@
 //! Flat shapes by their signed distance, and their rendering to 28×28 grey levels.
 //!
-//! A garment is a list of layers, painted one over the other. A layer covers a pixel by `½ − d`, clamped to 0…1, where d is the
-//! distance of the pixel's centre from the shape's edge in pixels, negative inside: an anti-aliased edge one pixel wide.
-//! Coordinates: x to the right, y down, both −1…1 over the image. Only `+ − × ÷ √` and libm's sine are used, so a seed gives
-//! the same bytes everywhere.
+//! A garment is a list of layers, painted one over the other. A layer covers a pixel by `½ − d`, clamped to 0…1, where
+//! d is the distance of the pixel's centre from the shape's edge in pixels, negative inside: an anti-aliased edge one
+//! pixel wide. Coordinates: x to the right, y down, both −1…1 over the image. Only `+ − × ÷ √` and libm's sine are
+//! used, so a seed gives the same bytes everywhere.
 
 use super::super::idx::{PIXELS, SIDE};
 

@@ -1,5 +1,5 @@
-//! Trainings and fits with the GPU's engine on the emulated machine, compared with the CPU's. Without a C++ compiler, these
-//! tests print that and pass.
+//! Trainings and fits with the GPU's engine on the emulated machine, compared with the CPU's. Without a C++ compiler,
+//! these tests print that and pass.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

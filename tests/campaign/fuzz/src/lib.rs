@@ -1,5 +1,5 @@
-//! What the fuzz targets share. A target is a program that passes the fuzzer's bytes to the check of its name in
-//! `vadpipe::fuzzing`, where the properties are.
+//! Code that the fuzz targets share. A target is a program that passes the fuzzer's bytes to the check with its name in
+//! `vadpipe::fuzzing`, which defines the properties.
 
 /// Checks one input, measuring allocations on the calling thread.
 pub fn check(target: &str, bytes: &[u8]) {

@@ -18,7 +18,7 @@ const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Decides whether to wait for the cache.
 #[derive(Clone, Default)]
-pub(super) struct Patience {
+pub(super) struct CacheWait {
     cancel: Cancel,
     state: Arc<State>,
 }
@@ -31,7 +31,7 @@ struct State {
     holder: Mutex<Option<String>>,
 }
 
-impl Patience {
+impl CacheWait {
     /// Waits until `cancel`; with `no_wait`, only after the first stage has started.
     pub(super) fn new(cancel: &Cancel, no_wait: bool) -> Self {
         let state = State { ends: AtomicBool::new(no_wait), ..State::default() };
@@ -40,15 +40,15 @@ impl Patience {
 
     /// The options to open the cache with.
     pub(super) fn options(&self, ui: &Ui) -> Options {
-        let (ui, patience) = (*ui, self.clone());
+        let (ui, cache_wait) = (*ui, self.clone());
         let waiting = move |holder: Option<&Holder>| {
             let who = holder.map_or_else(|| "another process".to_owned(), Holder::describe);
-            if !patience.gives_up(&who) {
+            if !cache_wait.gives_up(&who) {
                 ui.note(&format!("waiting for the cache, which {who} holds"));
             }
         };
-        let patience = self.clone();
-        let cancelled = move || patience.is_over();
+        let cache_wait = self.clone();
+        let cancelled = move || cache_wait.is_over();
         let (waiting, cancelled) = (Some(Arc::new(waiting) as _), Some(Arc::new(cancelled) as _));
         Options { wait: true, timeout: FOR_EVER, waiting, cancelled, ..Options::default() }
     }
@@ -89,16 +89,16 @@ impl Patience {
 }
 
 /// Forwards events and notices when the first stage starts.
-pub(super) struct Attentive<'a> {
-    pub(super) patience: &'a Patience,
+pub(super) struct StartListener<'a> {
+    pub(super) cache_wait: &'a CacheWait,
     pub(super) listener: &'a dyn Listener,
 }
 
-impl Listener for Attentive<'_> {
+impl Listener for StartListener<'_> {
     fn event(&self, event: &Event) {
         // `verify` reports progress but no starts.
         if matches!(event, Event::StageStarted { .. } | Event::Progress { .. } | Event::Epoch { .. }) {
-            self.patience.stage_starts();
+            self.cache_wait.stage_starts();
         }
         self.listener.event(event);
     }
@@ -118,12 +118,12 @@ mod tests {
 
     #[test]
     fn no_wait_ends_a_wait_only_before_the_first_stage() {
-        let patience = Patience::new(&Cancel::default(), true);
-        assert!(!patience.is_over(), "no wait has begun");
-        assert!(patience.gives_up("pid 7") && patience.is_over());
-        let error = patience.explain(interrupted());
+        let cache_wait = CacheWait::new(&Cancel::default(), true);
+        assert!(!cache_wait.is_over(), "no wait has begun");
+        assert!(cache_wait.gives_up("pid 7") && cache_wait.is_over());
+        let error = cache_wait.explain(interrupted());
         assert_eq!((error.category, error.message.as_str()), (Category::CacheHeld, "the cache is held by pid 7"));
-        let listener = patience.clone();
+        let listener = cache_wait.clone();
         let stage = "a".to_owned();
         struct Ignores;
         impl Listener for Ignores {
@@ -131,21 +131,21 @@ mod tests {
         }
         let started =
             Event::StageStarted { stage, kind: String::new(), key: crate::key::Digest::of(b"a"), reason: None };
-        Attentive { patience: &listener, listener: &Ignores }.event(&started);
-        assert!(!patience.is_over() && !patience.gives_up("pid 8") && !patience.is_over());
+        StartListener { cache_wait: &listener, listener: &Ignores }.event(&started);
+        assert!(!cache_wait.is_over() && !cache_wait.gives_up("pid 8") && !cache_wait.is_over());
     }
 
     #[test]
     fn interruption_ends_every_wait() {
         for no_wait in [false, true] {
             let cancel = Cancel::default();
-            let patience = Patience::new(&cancel, no_wait);
-            patience.gives_up("pid 7");
+            let cache_wait = CacheWait::new(&cancel, no_wait);
+            cache_wait.gives_up("pid 7");
             cancel.cancel();
-            assert!(patience.is_over());
-            assert_eq!(patience.explain(interrupted()).category, Category::Interrupted);
+            assert!(cache_wait.is_over());
+            assert_eq!(cache_wait.explain(interrupted()).category, Category::Interrupted);
         }
-        let storage = Patience::new(&Cancel::default(), true).explain(Error::storage("a disk"));
+        let storage = CacheWait::new(&Cancel::default(), true).explain(Error::storage("a disk"));
         assert_eq!(storage.category, Category::Storage);
     }
 }
