@@ -18,8 +18,9 @@
 //!   such order.
 //! - More than one in `reduction` points is promoted: each point that was among the best of the points up to it, even
 //!   if later points are better. Asynchronous halving never reverses a decision, and this is its cost.
-//! - A run of some of the points includes the earlier points, because their values are needed. `-S
-//!   matrix.prune.rungs=[]` turns pruning off. That is also how to finish a pruned point: it continues from its rung.
+//! - A run of some of the points includes the earlier points, because their values are needed.
+//!   `-S matrix.prune.rungs=[]` turns pruning off. That is also how to finish a pruned point: it continues from its
+//!   rung.
 //! - Pruning is not part of any key: states and results of promoted points are those of a sweep without pruning. A
 //!   list of inputs leaves out pruned points, so its key is known once their decisions are.
 

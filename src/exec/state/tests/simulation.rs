@@ -460,7 +460,7 @@ impl Simulation {
         }
     }
 
-    /// Checks that the pruned points are those of the definition in `plan/prune.rs`.
+    /// Checks that the pruned points are those of the definition in `plan/bracket.rs`.
     fn check_pruned(&self) {
         let table = self.state.table();
         let members: Vec<PointId> = self.pipeline.members.iter().copied().collect();
