@@ -39,7 +39,7 @@ use std::time::Instant;
 
 pub use context::RunContext;
 pub use device::{Compute, choose};
-pub use executor::process::{Message, WorkOrder};
+pub use executor::process::{JobEnd, Message, WorkOrder};
 pub use verify::{Difference, Part, Sample, Sampled, Stretch, Verification, verify};
 
 use crate::error::{Category, Error, Result};

@@ -137,8 +137,12 @@ impl Run<'_> {
     }
 }
 
-/// This program, which also runs single jobs.
+/// This program, which also runs single jobs. It stays the same if its file is replaced during the run.
 fn own_program() -> Result<PathBuf> {
+    let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+    if program.exists() {
+        return Ok(program);
+    }
     std::env::current_exe().map_err(|e| Error::storage("can't find this program's file").caused_by(e))
 }
 

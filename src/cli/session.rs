@@ -48,21 +48,29 @@ impl Session {
     }
 
     fn handle_signals(&self) -> Result<()> {
-        let failed = |error| Error::storage("can't handle signals").caused_by(error).hint(EXHAUSTED_HINT);
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
-        let (cancel, watch, idle) = (self.cancel.clone(), Arc::clone(&self.watch), Arc::clone(&self.idle));
-        let handle = move || {
-            for (count, _) in signals.forever().enumerate() {
-                if count > 0 {
-                    kill_children();
-                    std::process::exit(i32::from(Category::Interrupted.exit_code()));
-                }
-                cancel.cancel();
-                if !idle.load(Ordering::SeqCst) {
-                    watch.say(STOPPING);
-                }
+        let (watch, idle) = (Arc::clone(&self.watch), Arc::clone(&self.idle));
+        stop_on_signals(&self.cancel, move || {
+            if !idle.load(Ordering::SeqCst) {
+                watch.say(STOPPING);
             }
-        };
-        thread::Builder::new().name("vadpipe-signals".to_owned()).spawn(handle).map(drop).map_err(failed)
+        })
     }
+}
+
+/// The first signal cancels and calls `announce`. The second ends this process and its children at once.
+pub(super) fn stop_on_signals(cancel: &Cancel, announce: impl Fn() + Send + 'static) -> Result<()> {
+    let failed = |error| Error::storage("can't handle signals").caused_by(error).hint(EXHAUSTED_HINT);
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+    let cancel = cancel.clone();
+    let handle = move || {
+        for (count, _) in signals.forever().enumerate() {
+            if count > 0 {
+                kill_children();
+                std::process::exit(i32::from(Category::Interrupted.exit_code()));
+            }
+            cancel.cancel();
+            announce();
+        }
+    };
+    thread::Builder::new().name("vadpipe-signals".to_owned()).spawn(handle).map(drop).map_err(failed)
 }

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::Global;
-use super::session::start_threads;
+use super::session::{start_threads, stop_on_signals};
 use super::ui::Ui;
 use crate::error::{EXHAUSTED_HINT, Error, Result};
 use crate::event::{Event, Listener};
-use crate::exec::{Message, RunContext, WorkOrder, choose};
+use crate::exec::{JobEnd, Message, RunContext, WorkOrder, choose};
 use crate::graph::Graph;
 use crate::spec::{DeviceChoice, load};
 use crate::stage::Cancel;
@@ -37,22 +37,47 @@ impl Listener for Deaf {
     fn event(&self, _: &Event) {}
 }
 
-/// Runs the job of an order. It stops when standard input ends.
+/// Runs the job of an order. It stops when standard input ends, or at a signal.
 pub(super) fn work(args: &WorkArgs, global: &Global, ui: &Ui) -> Result<()> {
+    let last_progress = Mutex::new(None::<Instant>);
+    let send = |message: Message| {
+        if let Message::Event(Event::Progress { .. }) = &message {
+            let mut last = last_progress.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_some_and(|last| last.elapsed() < PROGRESS) {
+                return;
+            }
+            *last = Some(Instant::now());
+        }
+        if let Ok(line) = serde_json::to_string(&message) {
+            // A library may have printed an incomplete line. If the driver died, the job still ends in order: a
+            // training saves its state.
+            let _ = ui.try_out(&format!("\n{line}"));
+        }
+    };
+    // When memory runs out, the kernel ends this process and not the driver.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    if let Err(error) = run(args, global, &send) {
+        send(Message::Ended(Box::new(JobEnd::with(error))));
+    }
+    Ok(())
+}
+
+fn run(args: &WorkArgs, global: &Global, send: &(dyn Fn(Message) + Sync)) -> Result<()> {
     let unreadable = || format!("can't read the order {}", args.order.display());
     let bytes =
         crate::file::read(&args.order, MAX_ORDER_BYTES).map_err(|e| Error::bad_input(unreadable()).caused_by(e))?;
     let order: WorkOrder = serde_json::from_slice(&bytes).map_err(|e| Error::bad_input(unreadable()).caused_by(e))?;
-    // When memory runs out, the kernel ends this process and not the driver.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     start_threads(u16::try_from(order.threads).ok())?;
     let cancel = Cancel::default();
+    stop_on_signals(&cancel, || {})?;
     stop_at_end_of_input(&cancel)?;
     let spec = load(&order.text, &order.file, &order.base, &order.overrides, &global.kinds.0)?;
     let graph = Graph::of(&spec.points)?;
     let cancelled = cancel.clone();
     let options = Options { cancelled: Some(Arc::new(move || cancelled.is_cancelled())), ..Options::default() };
     let store = Arc::new(Store::open(&order.cache, options)?);
+    // Keeps the scratch folder if the driver dies.
+    let _at_work = store.at_work()?;
     let device: DeviceChoice = order.device.parse().map_err(Error::bad_input)?;
     let compute = choose(device, spec.pipeline.precision)?;
     let data_dirs = order.data_dirs.clone();
@@ -66,20 +91,7 @@ pub(super) fn work(args: &WorkArgs, global: &Global, ui: &Ui) -> Result<()> {
         cancel: &cancel,
         listener: &Deaf,
     };
-    let last_progress = Mutex::new(None::<Instant>);
-    order.work(&context, &|message| {
-        if let Message::Event(Event::Progress { .. }) = &message {
-            let mut last = last_progress.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.is_some_and(|last| last.elapsed() < PROGRESS) {
-                return;
-            }
-            *last = Some(Instant::now());
-        }
-        if let Ok(line) = serde_json::to_string(&message) {
-            // If the driver died, the job still ends in order: a training saves its state.
-            let _ = ui.try_out(&line);
-        }
-    });
+    order.work(&context, send);
     store.close();
     Ok(())
 }

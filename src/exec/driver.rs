@@ -77,7 +77,8 @@ impl<'a> Driver<'a> {
 
     /// The record of a point's result, if it was read.
     pub(crate) fn record(&self, point: PointId) -> Option<&ResultRecord> {
-        self.records.get(&point).map(|record| &**record)
+        let PointState::Done(done) = self.state.table().state(point) else { return None };
+        self.records.get(&point).map(|record| &**record).filter(|record| record.digest == done.output)
     }
 
     /// The first error.
@@ -218,6 +219,10 @@ impl<'a> Driver<'a> {
     fn handle(&mut self, event: ExecutorEvent, executor: &mut dyn Executor) -> Result<()> {
         match event {
             ExecutorEvent::StateSaved(point) => self.apply(Input::StateSaved(point), executor),
+            ExecutorEvent::StoreWarned => {
+                self.loss_noticed = true;
+                Ok(())
+            }
             ExecutorEvent::Made(point, bytes) => {
                 if let Some((started, seconds)) = self.jobs.get_mut(&point) {
                     *seconds = Some(started.elapsed().as_secs_f64());
@@ -258,6 +263,8 @@ impl<'a> Driver<'a> {
         self.carry_out(commands, executor)
     }
 
+    /// Carries out commands. What follows from one comes before the rest, so that a job starts with the inputs that were
+    /// looked up for it.
     fn carry_out(&mut self, commands: Vec<Command>, executor: &mut dyn Executor) -> Result<()> {
         let mut queue = VecDeque::from(commands);
         while let Some(command) = queue.pop_front() {
@@ -272,16 +279,15 @@ impl<'a> Driver<'a> {
                     self.leases.remove(&point);
                     None
                 }
-                Command::Start(point, options) => {
-                    self.start(point, options, executor);
-                    None
-                }
+                Command::Start(point, options) => self.start(point, options, executor),
                 Command::Report(report) => {
                     self.report(report);
                     None
                 }
             };
-            queue.extend(answer.into_iter().flat_map(|answer| self.state.apply(answer)));
+            for command in answer.into_iter().flat_map(|answer| self.state.apply(answer)).rev() {
+                queue.push_front(command);
+            }
             // Thousands of look-ups take a while.
             if self.worker.context.cancel.is_cancelled() && !self.state.is_stopping() {
                 executor.cancel();
@@ -349,19 +355,16 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    fn start(&mut self, point: PointId, options: StartOptions, executor: &mut dyn Executor) {
-        let Some(Decision { components: Some(components), key: Some(key), reason, .. }) = self.decisions.remove(&point)
+    /// Starts a job. Returns how it ended if it can't start.
+    fn start(&mut self, point: PointId, options: StartOptions, executor: &mut dyn Executor) -> Option<Input> {
+        let (Some(Decision { components: Some(components), key: Some(key), reason, .. }), Some(inputs)) =
+            (self.decisions.remove(&point), self.job_inputs(point))
         else {
-            return;
+            let message = format!("internal error: an input of `{}` is unknown", self.name(point));
+            return Some(Input::Ended(point, Ended::Failed(Error::storage(message))));
         };
         let (stage, kind) = (self.name(point).to_owned(), components.kind.clone());
         self.log.event(&Event::StageStarted { stage, kind, key, reason });
-        let member = |point: &PointId| Some(JobInput { point: *point, record: Arc::clone(self.records.get(point)?) });
-        let is_there = |point: &&PointId| matches!(self.state.table().state(**point), PointState::Done(_));
-        let inputs = self.worker.context.point(point).inputs.iter();
-        let inputs = inputs
-            .map(|(role, input)| (role.clone(), input.points().iter().filter(is_there).filter_map(member).collect()));
-        let inputs = inputs.collect();
         let kept = match components.segments {
             Some(_) => {
                 let order = self.state.table().order();
@@ -371,6 +374,25 @@ impl<'a> Driver<'a> {
         };
         self.jobs.insert(point, (Instant::now(), None));
         executor.start(Job { point, components, inputs, kept: kept.unwrap_or_default(), options });
+        None
+    }
+
+    /// The inputs of a job by role, without pruned points. `None` if the record of one is unknown.
+    fn job_inputs(&self, point: PointId) -> Option<BTreeMap<String, Vec<JobInput>>> {
+        let table = self.state.table();
+        let is_pruned = |point: &&PointId| matches!(table.state(**point), PointState::Pruned(_));
+        let member = |point: &PointId| match table.state(*point) {
+            PointState::Done(done) => {
+                let record = self.records.get(point).filter(|record| record.digest == done.output)?;
+                Some(JobInput { point: *point, record: Arc::clone(record) })
+            }
+            _ => None,
+        };
+        let roles = self.worker.context.point(point).inputs.iter();
+        let members = |points: &[PointId]| -> Option<Vec<JobInput>> {
+            points.iter().filter(|p| !is_pruned(p)).map(member).collect()
+        };
+        roles.map(|(role, input)| Some((role.clone(), members(input.points())?))).collect()
     }
 
     fn report(&mut self, report: Report) {

@@ -23,6 +23,8 @@ pub(crate) trait Executor {
 pub(crate) enum ExecutorEvent {
     /// It saved a state of its training.
     StateSaved(PointId),
+    /// The store of another process warned, for example of damage.
+    StoreWarned,
     /// It made a result with this many bytes, which is being stored. The other resources of the job are free.
     Made(PointId, usize),
     /// It ended.

@@ -68,6 +68,12 @@ impl Reporter<'_> {
             }
             Failure::KeepsBeingLost => Error::storage(format!("the cache keeps losing the result of `{name}`"))
                 .hint("check the disk of the cache"),
+            Failure::NoFigure(epoch) => {
+                let metric = self.bracket.map_or("the metric", |bracket| &bracket.curve);
+                let message =
+                    format!("the state of `{name}` after epoch {epoch} has no value of `{metric}` to compare");
+                Error::new(Category::StageFailed, message)
+            }
             Failure::NeverRan => Error::new(Category::StageFailed, format!("internal error: `{name}` never ran"))
                 .hint("run again: finished stages are cached; please report this"),
         }

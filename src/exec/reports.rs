@@ -33,7 +33,9 @@ pub(crate) fn write_reports(
     let reports: Vec<PointId> = all.iter().copied().filter(has_page).collect();
     let mut damaged = Vec::new();
     if !reports.is_empty() {
-        driver.read_records(&all)?;
+        // A report whose record is gone is made again.
+        let lost = driver.read_records(&all)?;
+        damaged.extend(reports.iter().filter(|report| lost.contains(report)));
     }
     for point in reports {
         let file = context.point(point).parsed.kind.about().page;

@@ -32,6 +32,8 @@ use crate::id::PointId;
 use crate::key::{Digest, Key, StateChain};
 use crate::plan::{Bracket, Cause, ResolvedInputs, RungDecision, RungStatus};
 
+/// How often a training may stop at a rung without a figure to compare.
+const STOPS_AT_A_RUNG: u32 = 3;
 /// How often a point is started again after its worker was lost.
 const WORKER_LOSSES: u32 = 2;
 
@@ -162,6 +164,8 @@ pub(crate) enum Failure {
     KeepsLosing(PointId, Error),
     /// The cache keeps losing its own result.
     KeepsBeingLost,
+    /// Its state at this epoch has no value of the metric that is compared.
+    NoFigure(u64),
     /// It was never started: an error in the state machine.
     NeverRan,
 }
@@ -368,7 +372,14 @@ impl RunState {
                     self.rung_status(point) == RungStatus::Promoted && !self.table.is_outdated(&attempt.inputs);
                 if counts { self.settle(point, attempt.key, output, true) } else { self.requeue(point) }
             }
-            Ended::AtRung(_) => self.requeue(point),
+            Ended::AtRung(epoch) => {
+                // Its state may be lost before it is compared, but not again and again.
+                if self.table.count_stop(point, epoch) > STOPS_AT_A_RUNG {
+                    self.fail(point, Failure::NoFigure(epoch));
+                } else {
+                    self.requeue(point);
+                }
+            }
             Ended::Interrupted => {
                 self.stopping = true;
                 self.table.set(point, PointState::Skipped(None));

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -24,7 +25,7 @@ use crate::error::{Category, EXHAUSTED_HINT, Error, Result, is_exhausted};
 use crate::event::Event;
 use crate::exec::context::RunContext;
 use crate::exec::job::{Ended, Job};
-use crate::exec::worker::{Worker, log_path};
+use crate::exec::worker::{Worker, log_path, panic_message};
 use crate::id::PointId;
 use crate::store::ResultRecord;
 
@@ -65,6 +66,13 @@ pub enum Message {
 /// How the job of a [`WorkOrder`] ended.
 #[derive(Serialize, Deserialize)]
 pub struct JobEnd(Ended<Box<ResultRecord>>);
+
+impl JobEnd {
+    /// The end of a job that could not run.
+    pub fn with(error: Error) -> Self {
+        Self(Ended::with(error))
+    }
+}
 
 impl WorkOrder {
     fn new(context: &RunContext<'_>, run: &str, job: Job) -> Self {
@@ -143,7 +151,11 @@ impl Executor for ProcessExecutor<'_, '_> {
     fn start(&mut self, job: Job) {
         let (launcher, events, point) = (self.launcher.clone(), self.sender.clone(), job.point);
         let follow = move || {
-            let ended = launcher.run(job, &events).unwrap_or_else(|error| error);
+            let run = || launcher.run(job, &events).unwrap_or_else(|error| error);
+            let ended = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+                let text = panic_message(&*panic).unwrap_or("following the process of a stage panicked");
+                Ended::Failed(Error::new(Category::StageFailed, format!("internal error: {text}")))
+            });
             let _ = events.send(ExecutorEvent::Ended(point, ended));
         };
         if let Err(error) = Builder::new().spawn_scoped(self.scope, follow) {
@@ -198,25 +210,35 @@ impl Launcher<'_> {
             self.inputs.lock().unwrap_or_else(PoisonError::into_inner).remove(&point);
         }
         let mut end = None;
-        for line in child.stdout.take().into_iter().flat_map(|output| BufReader::new(output).lines()) {
-            let Ok(line) = line else { break };
-            match serde_json::from_str(&line) {
+        let lines = child.stdout.take().into_iter().flat_map(|output| BufReader::new(output).split(b'\n'));
+        // A background process of the stage may keep the pipe open after the last message.
+        for line in lines.map_while(io::Result::ok).filter(|line| !line.is_empty()) {
+            match serde_json::from_slice(&line) {
                 Ok(Message::Event(event)) => {
                     self.context.listener.event(&event);
                     if matches!(event, Event::StateSaved { .. }) {
                         let _ = events.send(ExecutorEvent::StateSaved(point));
                     }
+                    if matches!(event, Event::Warning { .. }) {
+                        let _ = events.send(ExecutorEvent::StoreWarned);
+                    }
                 }
                 Ok(Message::Made(bytes)) => drop(events.send(ExecutorEvent::Made(point, bytes))),
-                Ok(Message::Ended(job_end)) => end = Some(job_end.0),
+                Ok(Message::Ended(job_end)) => {
+                    end = Some(job_end.0);
+                    break;
+                }
                 // A library may print to standard output.
-                Err(_) => self.append_to_log(point, &line),
+                Err(_) => self.append_to_log(point, &String::from_utf8_lossy(&line)),
             }
         }
         self.inputs.lock().unwrap_or_else(PoisonError::into_inner).remove(&point);
         let status = child.wait().map_err(failed("can't wait for the process of a stage"))?;
         let is_out_of_memory = processes_killed_for_memory() > killed_before;
         end.ok_or_else(|| {
+            if self.context.cancel.is_cancelled() {
+                return Ended::Interrupted;
+            }
             let error = crash(status, is_out_of_memory);
             self.append_to_log(point, &format!("failed: {}", error.message));
             Ended::Failed(error)

@@ -39,7 +39,10 @@ impl RunState {
     /// Starts over with a point. It becomes ready or waits, or is skipped if an input has failed.
     pub(super) fn requeue(&mut self, point: PointId) {
         match self.failed_input(point) {
-            Some(because) => self.skip(point, because),
+            Some(because) => {
+                self.skip(point, because);
+                self.requeue_decided();
+            }
             None => {
                 self.table.set(point, PointState::Waiting);
                 self.make_ready(point);

@@ -35,6 +35,8 @@ struct Entry {
     repairs: u32,
     /// How often the worker that ran it was lost.
     losses: u32,
+    /// The last epoch at which it stopped to be compared, and how often it stopped there.
+    rung: (u64, u32),
     /// The digest of its withdrawn result.
     previous: Option<Digest>,
 }
@@ -76,6 +78,7 @@ impl PointTable {
                     rank: 0,
                     repairs: 0,
                     losses: 0,
+                    rung: (0, 0),
                     previous: None,
                 }
             })
@@ -333,6 +336,14 @@ impl PointTable {
     pub(crate) fn count_loss(&mut self, point: PointId) -> u32 {
         self.entries[point.index()].losses += 1;
         self.entries[point.index()].losses
+    }
+
+    /// Counts a stop at a rung. Returns how often the point stopped there in a row.
+    pub(crate) fn count_stop(&mut self, point: PointId, epoch: u64) -> u32 {
+        let (last, count) = &mut self.entries[point.index()].rung;
+        *count = if *last == epoch { *count + 1 } else { 1 };
+        *last = epoch;
+        *count
     }
 
     /// Remembers the digest of a result that is made again.
