@@ -263,8 +263,8 @@ impl<'a> Driver<'a> {
         self.carry_out(commands, executor)
     }
 
-    /// Carries out commands. What follows from one comes before the rest, so that a job starts with the inputs that were
-    /// looked up for it.
+    /// Carries out commands. What follows from one comes before the rest, so that a job starts with the inputs that
+    /// were looked up for it.
     fn carry_out(&mut self, commands: Vec<Command>, executor: &mut dyn Executor) -> Result<()> {
         let mut queue = VecDeque::from(commands);
         while let Some(command) = queue.pop_front() {

@@ -11,7 +11,7 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, Scope};
@@ -209,8 +209,23 @@ impl Launcher<'_> {
         if self.context.cancel.is_cancelled() {
             self.inputs.lock().unwrap_or_else(PoisonError::into_inner).remove(&point);
         }
-        let mut end = None;
-        let lines = child.stdout.take().into_iter().flat_map(|output| BufReader::new(output).split(b'\n'));
+        let end = child.stdout.take().and_then(|output| self.read_messages(point, output, events));
+        self.inputs.lock().unwrap_or_else(PoisonError::into_inner).remove(&point);
+        let status = child.wait().map_err(failed("can't wait for the process of a stage"))?;
+        let is_out_of_memory = processes_killed_for_memory() > killed_before;
+        end.ok_or_else(|| {
+            if self.context.cancel.is_cancelled() {
+                return Ended::Interrupted;
+            }
+            let error = crash(status, is_out_of_memory);
+            self.append_to_log(point, &format!("failed: {}", error.message));
+            Ended::Failed(error)
+        })
+    }
+
+    /// Passes messages on up to the end of the job. `None` if the process ends without that.
+    fn read_messages(&self, point: PointId, output: ChildStdout, events: &Sender<ExecutorEvent>) -> Option<JobResult> {
+        let lines = BufReader::new(output).split(b'\n');
         // A background process of the stage may keep the pipe open after the last message.
         for line in lines.map_while(io::Result::ok).filter(|line| !line.is_empty()) {
             match serde_json::from_slice(&line) {
@@ -224,25 +239,12 @@ impl Launcher<'_> {
                     }
                 }
                 Ok(Message::Made(bytes)) => drop(events.send(ExecutorEvent::Made(point, bytes))),
-                Ok(Message::Ended(job_end)) => {
-                    end = Some(job_end.0);
-                    break;
-                }
+                Ok(Message::Ended(job_end)) => return Some(job_end.0),
                 // A library may print to standard output.
                 Err(_) => self.append_to_log(point, &String::from_utf8_lossy(&line)),
             }
         }
-        self.inputs.lock().unwrap_or_else(PoisonError::into_inner).remove(&point);
-        let status = child.wait().map_err(failed("can't wait for the process of a stage"))?;
-        let is_out_of_memory = processes_killed_for_memory() > killed_before;
-        end.ok_or_else(|| {
-            if self.context.cancel.is_cancelled() {
-                return Ended::Interrupted;
-            }
-            let error = crash(status, is_out_of_memory);
-            self.append_to_log(point, &format!("failed: {}", error.message));
-            Ended::Failed(error)
-        })
+        None
     }
 
     fn write_order(&self, job: Job) -> io::Result<tempfile::NamedTempFile> {
