@@ -1,6 +1,6 @@
 //! The command line: one file per command, with its arguments and one function. No other module uses this one.
 //!
-//! Only `ui` prints. A command prints its results through the [`Ui`] that it gets. It returns `Ok` or an error, whose
+//! Only `ui` prints. A command prints its results through the `Ui` that it gets. It returns `Ok` or an error, whose
 //! category gives the exit code.
 
 mod args;

@@ -5,13 +5,13 @@
 //!         (pure)  ──commands─►        ──jobs────►
 //! ```
 //!
-//! - [`state`]: decides what happens next. No I/O.
-//! - [`driver`]: executes the decisions: look-ups, leases, events.
-//! - [`executor`]: where jobs run: threads, or processes with `--isolate`.
-//! - [`worker`]: runs one job and stores its result.
-//! - [`reporter`]: converts decisions into events and errors.
-//! - [`run_log`]: the run's record and its events.
-//! - [`reports`]: writes the pages of report stages at the end.
+//! - `state`: decides what happens next. No I/O.
+//! - `driver`: executes the decisions: look-ups, leases, events.
+//! - `executor`: where jobs run: threads, or processes with `--isolate`.
+//! - `worker`: runs one job and stores its result.
+//! - `reporter`: converts decisions into events and errors.
+//! - `run_log`: the run's record and its events.
+//! - `reports`: writes the pages of report stages at the end.
 //!
 //! A result is durable when its stage is reported as finished, and a state when it is reported as saved. After an
 //! interruption the next run continues from them.

@@ -18,7 +18,7 @@ pub struct Capability {
 impl Capability {
     /// `train.images` and `test.images`: u8 [n, 28, 28], grey levels.
     pub const IMAGES: Self = Self::new("images", &["train.images"], &["test.images"]);
-    /// `train.labels` and `test.labels`: u8 [n], indices into the fact `classes`, a list of names.
+    /// `train.labels` and `test.labels`: `u8 [n]`, indices into the fact `classes`, a list of names.
     pub const LABELS: Self = Self::new("labels", &["train.labels"], &["test.labels"]);
     /// `examples`: u8 [n, height, width], images for display. If the fact `examples_per_class` is k, the first k images
     /// belong to the first of the fact `classes`, the next k to the second, and so on.
@@ -30,7 +30,7 @@ impl Capability {
     pub const LATENTS: Self = Self::new("latents", &["latents"], &["posterior.*"]);
     /// The latents were fitted to the decoder of another stage.
     pub const FITTED_LATENTS: Self = Self::new("fitted-latents", &["latents"], &["posterior.*"]);
-    /// `history.NAME`: f64 [epochs], one value for each epoch, such as `history.loss`.
+    /// `history.NAME`: `f64 [epochs]`, one value for each epoch, such as `history.loss`.
     pub const HISTORY: Self = Self::new("history", &["history.*"], &[]);
     /// `originals` and `reconstructions`: u8 [n, height, width].
     pub const RECONSTRUCTIONS: Self = Self::new("reconstructions", &["originals", "reconstructions"], &[]);
@@ -38,7 +38,7 @@ impl Capability {
     pub const SAMPLES: Self = Self::new("samples", &["images"], &["latents"]);
     /// `images`: u8 [steps, height, width], the steps from one image to another. Facts: `from`, `to`, `mode`.
     pub const INTERPOLATION: Self = Self::new("interpolation", &["images"], &["latents"]);
-    /// `embedding`: f32 [n, 2]. `labels`: u8 [n], indices into the fact `classes`.
+    /// `embedding`: `f32 [n, 2]`. `labels`: `u8 [n]`, indices into the fact `classes`.
     pub const EMBEDDING: Self = Self::new("embedding", &["embedding"], &["labels"]);
     /// The outputs of a program: files and tensors under names that the pipeline chooses.
     pub const OUTPUTS: Self = Self::new("outputs", &[], &[]);
