@@ -17,8 +17,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use vadpipe::artifact::{Artifact, Tensor};
-use vadpipe::key::{Components, Key, Segment};
-use vadpipe::store::{GcPolicy, NewResult, Options, Provenance, StatePosition, StateRecord, Store};
+use vadpipe::key::{Components, Key, Position, Segment};
+use vadpipe::store::{GcPolicy, NewResult, Options, Provenance, StateRecord, Store};
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 type State = BTreeMap<String, Tensor>;
@@ -101,7 +101,7 @@ fn states(dir: &Path, plain: &Path) -> Outcome {
         for round in 0..=ROUNDS {
             let tensors = state(epoch, shared);
             let file = write_plain(plain, &tensors)?;
-            let position = StatePosition { epoch, step: 0 };
+            let position = Position { epoch, step: 0 };
             warm();
             let (record, put) = timed(|| Ok(store.put_state(&keys, position, "cpu", false, &tensors)?))?;
             let (_, removal) = timed(|| match before.replace(record.clone()) {
@@ -191,7 +191,7 @@ fn growth(dir: &Path) -> Outcome {
     let mut sizes = Vec::new();
     for epoch in 0..=REPLACED {
         let tensors = state(epoch, 1);
-        let record = store.put_state(&keys, StatePosition { epoch, step: 0 }, "cpu", false, &tensors)?;
+        let record = store.put_state(&keys, Position { epoch, step: 0 }, "cpu", false, &tensors)?;
         before.replace(record.clone()).map_or(Ok(false), |old| store.remove_superseded(&old, &record))?;
         sizes.push(size(&store));
     }

@@ -11,9 +11,6 @@ use crate::key::Key;
 use crate::plan::Reason;
 use crate::status::RunStatus;
 
-// The earlier name, for users of the library.
-pub use crate::status::RunStatus as Status;
-
 /// The version of the events. The first event of a run contains it.
 pub const VERSION: u32 = 1;
 

@@ -31,9 +31,6 @@ pub use comparison::{Change, Comparison, Curve, Figure, Pair, Picture, compariso
 pub use overlay::overlay;
 pub use request::{Reference, Spec};
 pub use run::{RunOverlay, StageOverlay};
-
-// The earlier name.
-pub use crate::status::StageStatus as StageState;
 pub use sections::names;
 
 use crate::stage::{Cancel, Inputs, StageError};

@@ -88,6 +88,6 @@ pub use journal::FORMAT;
 pub use lease::{Lease, LeaseOutcome};
 pub use look::{Look, LookError};
 pub use options::{Cancelled, Options, Waiting};
-pub use record::{Provenance, RUN_FORMAT, ResultRecord, RunRecord, StageRun, StatePosition, StateRecord, TrainingRate};
+pub use record::{Provenance, RUN_FORMAT, ResultRecord, RunRecord, StageRun, StateRecord, TrainingRate};
 pub use results::NewResult;
 pub use sweep::AtWork;

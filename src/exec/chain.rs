@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::event::{Event, Listener};
 use crate::key::StateChain;
 use crate::stage::{Cancel, Chain, Position, Saved};
-use crate::store::{StatePosition, StateRecord, Store};
+use crate::store::{StateRecord, Store};
 
 /// The initial state. It is cheaper to make than to store.
 const START: Position = Position { epoch: 0, step: 0 };
@@ -112,7 +112,7 @@ impl Chain for StoredChain<'_> {
         }
         // The store removes damaged states, warns about them, and returns an earlier one.
         let Some((record, tensors)) = self.store.resume(self.states.keys(), self.numerics)? else { return Ok(None) };
-        let position = Position { epoch: record.epoch, step: record.step };
+        let position = record.position();
         let mut moving = self.lock();
         moving.resumed_at = Some(position.epoch);
         moving.last = Some(record).filter(|r| !r.pinned);
@@ -139,8 +139,7 @@ impl Chain for StoredChain<'_> {
         }
         let started = Instant::now();
         let kept = self.is_kept(position);
-        let stored = StatePosition { epoch: position.epoch, step: position.step };
-        let record = self.store.put_state(self.states.keys(), stored, self.numerics, kept, tensors)?;
+        let record = self.store.put_state(self.states.keys(), position, self.numerics, kept, tensors)?;
         let before = self.lock().last.take();
         if let Some(old) = before {
             // The new state is durable, so a leftover of the old one must not fail the training.

@@ -16,8 +16,8 @@ use super::handle::Store;
 use super::index::Index;
 use super::journal;
 use super::pack;
-use super::record::{ResultRecord, StatePosition};
-use crate::key::{Components, Digest, Key};
+use super::record::ResultRecord;
+use crate::key::{Components, Digest, Key, Position};
 
 /// The index, held open for look-ups.
 pub struct Look<'a> {
@@ -143,9 +143,9 @@ impl Look<'_> {
     }
 
     /// The position of [`Store::longest_state`].
-    pub fn states_present(&self, states: &[Key], class: &str) -> Result<Option<StatePosition>, LookError> {
+    pub fn states_present(&self, states: &[Key], class: &str) -> Result<Option<Position>, LookError> {
         let Some(db) = self.db else { return Ok(None) };
         let longest = entries::longest_state(db, states, class)?;
-        Ok(longest.map(|s| StatePosition { epoch: s.epoch, step: s.step }))
+        Ok(longest.map(|s| s.position()))
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::holder::Holder;
 use crate::artifact::{BlobEntry, Capability, Manifest, TensorEntry};
-use crate::key::{Components, Digest, Key};
+use crate::key::{Components, Digest, Key, Position};
 use crate::status::{RunStatus, StageStatus};
 
 /// Where a result comes from. Never part of its identity.
@@ -108,6 +108,11 @@ impl StateRecord {
         self.tensors.values().map(|t| t.blob)
     }
 
+    /// Where it is on its chain.
+    pub fn position(&self) -> Position {
+        Position { epoch: self.epoch, step: self.step }
+    }
+
     /// Its place in its chain: the epoch that its key is the state of.
     pub(super) fn chain_index(&self) -> u64 {
         self.epoch + u64::from(self.step > 0)
@@ -117,15 +122,6 @@ impl StateRecord {
     pub(super) fn has_name_of(&self, other: &Self) -> bool {
         (self.key, self.step, &self.class) == (other.key, other.step, &other.class)
     }
-}
-
-/// The furthest state of a chain, without its content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct StatePosition {
-    /// Finished epochs.
-    pub epoch: u64,
-    /// Finished steps of the next epoch.
-    pub step: u64,
 }
 
 /// A stage in a run record.

@@ -14,9 +14,9 @@ use super::error::{Result, StoreError};
 use super::handle::Store;
 use super::holder::now_ms;
 use super::lock::Sharing;
-use super::record::{StatePosition, StateRecord};
+use super::record::StateRecord;
 use crate::artifact::Tensor;
-use crate::key::{Digest, Key};
+use crate::key::{Digest, Key, Position};
 
 impl Store {
     /// The furthest stored state of this chain in this numerics class, as far as the index knows. `states` are the keys
@@ -70,7 +70,7 @@ impl Store {
     pub fn put_state(
         &self,
         states: &[Key],
-        position: StatePosition,
+        position: Position,
         class: &str,
         pinned: bool,
         tensors: &BTreeMap<String, Tensor>,

@@ -16,7 +16,7 @@ use std::path::Path;
 use super::error::Result;
 use super::*;
 use crate::artifact::{Artifact, Tensor};
-use crate::key::{Components, Digest, InputDigest, Key, Segment};
+use crate::key::{Components, Digest, InputDigest, Key, Position, Segment};
 
 pub(super) fn store(dir: &Path) -> Store {
     Store::open(dir, Options::default()).unwrap()
@@ -67,7 +67,7 @@ pub(super) fn is_present(store: &Store, record: &ResultRecord) -> bool {
 }
 
 /// The furthest stored state of a chain, as a look-up finds it.
-pub(super) fn furthest(store: &Store, keys: &[Key], class: &str) -> Option<StatePosition> {
+pub(super) fn furthest(store: &Store, keys: &[Key], class: &str) -> Option<Position> {
     store.look(|look| look.states_present(keys, class)).unwrap()
 }
 
@@ -203,8 +203,8 @@ fn state(seed: u64, len: usize) -> BTreeMap<String, Tensor> {
     ])
 }
 
-fn at(epoch: u64, step: u64) -> StatePosition {
-    StatePosition { epoch, step }
+fn at(epoch: u64, step: u64) -> Position {
+    Position { epoch, step }
 }
 
 #[test]

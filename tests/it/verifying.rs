@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 use vadpipe::artifact::Tensor;
-use vadpipe::key::Key;
-use vadpipe::store::{StatePosition, Store};
+use vadpipe::key::{Key, Position};
+use vadpipe::store::Store;
 
 use crate::support::{MINI, Project, json};
 
@@ -109,7 +109,7 @@ fn sample_finds_a_stored_state_that_differs() {
     values[3] += 0.5;
     let changed = Tensor::new(tensors[name].shape().to_vec(), &values).expect("a tensor");
     tensors.insert(name.to_owned(), changed);
-    let position = StatePosition { epoch: 2, step: 0 };
+    let position = Position { epoch: 2, step: 0 };
     store.put_state(&states, position, &kept.class, true, &tensors).expect("it is stored");
     drop(store);
     let output = project.vadpipe(["verify", "p.toml", "ad", "--sample", "9", "--json"]);
