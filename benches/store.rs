@@ -91,7 +91,7 @@ fn write_plain(path: &Path, tensors: &State) -> Outcome<f64> {
 }
 
 fn states(dir: &Path, plain: &Path) -> Outcome {
-    let keys = chain(0, 2 * ROUNDS + 2).states();
+    let keys = chain(0, 2 * ROUNDS + 2).chain().keys().to_vec();
     let store = Store::open(dir, Options::default())?;
     let mut before: Option<StateRecord> = None;
     let mut epoch = 0;
@@ -184,7 +184,7 @@ fn say_read(read: f64, plain: f64, tensors: &State) {
 /// Checkpoints that replace each other. A quarter of each does not change.
 fn growth(dir: &Path) -> Outcome {
     let all = chain(1, REPLACED);
-    let keys = all.states();
+    let keys = all.chain().keys().to_vec();
     let store = Store::open(dir, Options::default())?;
     let size = |store: &Store| store.disk_bytes() as f64 / (STATE_MB << 20) as f64;
     let mut before: Option<StateRecord> = None;
@@ -259,7 +259,7 @@ fn lookups(dir: &std::path::Path) -> Outcome {
     let found: Vec<_> = found.iter().flatten().collect();
     let (_, present) = timed(|| Ok(store.are_present(&found)?))?;
     say(&format!("ask whether they are present: {:.2} ms", present * 1e3));
-    let chains: Vec<_> = (10_000..10_100).map(|i| chain(i, 100).states()).collect();
+    let chains: Vec<_> = (10_000..10_100).map(|i| chain(i, 100).chain().keys().to_vec()).collect();
     let (_, longest) = timed(|| Ok(chains.iter().try_for_each(|c| store.longest_state(c, "cpu").map(drop))?))?;
     say(&format!(
         "look for a state on a chain of 100 epochs without any: {:.2} ms",

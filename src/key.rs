@@ -19,6 +19,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -215,17 +216,17 @@ pub struct Position {
 /// The keys of a training's states: the key of the start, then one key for each epoch.
 ///
 /// Two trainings whose chains begin with the same keys share the states with these keys. A stage that is not a training
-/// has an empty chain.
+/// has an empty chain. Clones share the keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateChain {
-    keys: Vec<Key>,
+    keys: Arc<[Key]>,
 }
 
 impl StateChain {
     /// The chain with these keys.
     #[cfg(test)]
     pub(crate) fn of(keys: Vec<Key>) -> Self {
-        Self { keys }
+        Self { keys: keys.into() }
     }
 
     /// All keys. The key at index `n` belongs to the state after `n` epochs.
@@ -246,14 +247,19 @@ impl StateChain {
     /// The number of keys with which both chains begin. The last shared state is that after one epoch less, since the
     /// first key is that of the start.
     pub fn shared_prefix(&self, other: &Self) -> usize {
-        self.keys.iter().zip(&other.keys).take_while(|(a, b)| a == b).count()
+        self.keys.iter().zip(other.keys.iter()).take_while(|(a, b)| a == b).count()
     }
 }
 
 impl Components {
     /// The key of the stage's result. For a training, the key of its last state.
     pub fn key(&self) -> Key {
-        match self.chain().keys.last() {
+        self.key_on(&self.chain())
+    }
+
+    /// [`Components::key`], given [`Components::chain`], which takes a while for a long training.
+    pub fn key_on(&self, chain: &StateChain) -> Key {
+        match chain.keys.last() {
             Some(state) => *state,
             None => self.start("stage"),
         }
@@ -270,12 +276,7 @@ impl Components {
                 keys.push(last);
             }
         }
-        StateChain { keys }
-    }
-
-    /// [`Components::chain`] as a list.
-    pub fn states(&self) -> Vec<Key> {
-        self.chain().keys
+        StateChain { keys: keys.into() }
     }
 
     fn start(&self, record: &str) -> Key {

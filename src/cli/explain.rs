@@ -192,16 +192,20 @@ impl<'a> Explanation<'a> {
 
 impl Chain {
     fn of(project: &Project, decision: &Decision) -> Result<Option<Self>> {
-        let states = decision.components.as_ref().map(|c| c.states()).unwrap_or_default();
-        let Some(total) = states.len().checked_sub(1) else { return Ok(None) };
-        let (here, others): (Vec<_>, Vec<_>) =
-            project.store.chain_states(&states)?.into_iter().partition(|state| state.class == project.compute.numerics);
+        let Some(chain) = decision.components.as_ref().map(|c| c.chain()).filter(|c| !c.keys().is_empty()) else {
+            return Ok(None);
+        };
+        let (here, others): (Vec<_>, Vec<_>) = project
+            .store
+            .chain_states(chain.keys())?
+            .into_iter()
+            .partition(|state| state.class == project.compute.numerics);
         let nearest = here.into_iter().next_back();
         let of = match nearest.as_ref().and_then(|s| s.towards) {
             Some(key) => project.store.result(&key)?,
             None => None,
         };
-        Ok(Some(Self { total: total as u64, nearest, of, elsewhere: others.into_iter().next_back() }))
+        Ok(Some(Self { total: chain.total(), nearest, of, elsewhere: others.into_iter().next_back() }))
     }
 
     fn text(&self, numerics: &str) -> String {

@@ -122,8 +122,9 @@ fn stored(plan: &Plan, states: &[StateRecord]) -> BTreeMap<PointId, Stored> {
     }
     let mut stored = BTreeMap::new();
     for decision in plan.decisions.iter().filter(|_| !by_key.is_empty()) {
-        let chain = decision.components.as_ref().map(|c| c.states()).unwrap_or_default();
-        let found: Vec<&StateRecord> = chain.iter().filter_map(|key| by_key.get(key)).flatten().copied().collect();
+        let chain = decision.components.as_ref().map(|c| c.chain()).unwrap_or_default();
+        let found: Vec<&StateRecord> =
+            chain.keys().iter().filter_map(|key| by_key.get(key)).flatten().copied().collect();
         if !found.is_empty() {
             let epochs = found.iter().map(|s| s.epoch).collect();
             let bytes = blob_bytes(found.iter().copied());

@@ -299,19 +299,18 @@ impl<'a> Driver<'a> {
 
     /// Looks up the result of a point. The inner error fails only this point.
     fn look_up(&mut self, point: PointId, inputs: &ResolvedInputs, curve: bool) -> Result<Result<Lookup>> {
-        let decision = match self.planner.decide(point, inputs) {
-            Ok(decision) => decision,
+        let (decision, chain) = match self.planner.decide(point, inputs) {
+            Ok(decided) => decided,
             Err(error) if error.category == Category::BadInput => return Ok(Err(error)),
             Err(error) => return Err(error),
         };
-        let (Some(components), Some(key)) = (&decision.components, decision.key) else {
+        let Some(key) = decision.key else {
             return Err(Error::storage(format!("inputs of `{}` are unknown", self.name(point))));
         };
         let curve = match self.state.bracket().filter(|_| curve) {
-            Some(bracket) => self.planner.curve(components, &bracket.curve)?,
+            Some(bracket) => self.planner.curve(&chain, &bracket.curve)?,
             None => Vec::new(),
         };
-        let chain = components.chain();
         let cached_epochs = decision.epochs.map_or(0, |epochs| epochs.cached);
         let lookup = Lookup { key, chain, cached_epochs, output: decision.output, curve };
         self.decisions.insert(point, decision);

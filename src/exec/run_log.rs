@@ -216,7 +216,7 @@ mod tests {
             reason: None,
             epochs: Some(CachedEpochs { cached, total }),
         };
-        let states = components(5000).states();
+        let states = components(5000).chain().keys().to_vec();
         assert_eq!(keys_to_resume(&decision(4000, 5000)), states[4000..4002]);
         assert_eq!(keys_to_resume(&decision(5000, 5000)), states[5000..]);
         assert_eq!(keys_to_resume(&decision(9, 10)).len(), 2);

@@ -48,10 +48,10 @@ fn keys_equal_pinned_digests() {
         segments: None,
     };
     assert_eq!(stage.key().to_string(), "02efd967754be4a4816992196ad94d41e1da40cb6b48f93f6cce01bb5ae9d8a3");
-    assert_eq!(stage.states(), []);
+    assert_eq!(stage.chain().keys(), []);
 
     let training = training(vec![epochs(2, 1e-3), epochs(1, 1e-4)]);
-    let states: Vec<String> = training.states().iter().map(Digest::to_string).collect();
+    let states: Vec<String> = training.chain().keys().iter().map(Digest::to_string).collect();
     assert_eq!(
         states,
         [
@@ -142,7 +142,7 @@ proptest! {
             [first, count - first].map(|part| epochs(part, [1e-3, 1e-4][*lr]))
         });
         let (whole, parts) = (training(whole), training(parts.collect()));
-        prop_assert_eq!(whole.states(), parts.states());
+        prop_assert_eq!(whole.chain().keys().to_vec(), parts.chain().keys().to_vec());
         prop_assert_eq!(whole.key(), parts.key());
         // One more epoch only adds a key.
         let mut longer = whole.clone();

@@ -9,7 +9,7 @@ use crate::artifact::TensorEntry;
 use crate::error::{Category, Error, Result};
 use crate::graph::Graph;
 use crate::id::PointId;
-use crate::key::{Components, Digest, InputDigest, Key};
+use crate::key::{Components, Digest, InputDigest, Key, StateChain};
 use crate::spec::{Point, PointInput, Spec};
 use crate::stage::{Files, StageError};
 use crate::store::{Look, LookError, ResultRecord, Store, StoreError};
@@ -62,11 +62,12 @@ impl Planner<'_> {
         Ok(points.into_iter().zip(found).filter_map(|(point, record)| Some((point, record?))).collect())
     }
 
-    /// Decides about one point, without pruning. None of its inputs may consist of pruned points only.
+    /// Decides about one point, without pruning. None of its inputs may consist of pruned points only. Also returns the
+    /// chain of a training whose inputs are known; a plan of many trainings does not keep these.
     ///
     /// # Errors
     /// If the store fails, or if a file that the stage reads can't be read.
-    pub fn decide(&self, point: PointId, known: &ResolvedInputs) -> Result<Decision> {
+    pub fn decide(&self, point: PointId, known: &ResolvedInputs) -> Result<(Decision, StateChain)> {
         let contents = match self.contents(point) {
             Ok(contents) => contents,
             Err(StageError::Storage(error)) => return Err(error),
@@ -87,31 +88,33 @@ impl Planner<'_> {
         point: PointId,
         known: &ResolvedInputs,
         contents: &BTreeMap<String, Digest>,
-    ) -> Result<Decision, LookError> {
+    ) -> Result<(Decision, StateChain), LookError> {
+        let chain = StateChain::default();
         let unknown = self.unknown_inputs(point, known);
         let forced = self.forced.contains(&point);
         if !unknown.is_empty() && look.is_empty() {
             let causes = vec![Cause::NeverRun, Cause::Upstream { stages: unknown }];
-            return Ok(Decision::miss(point, Some(Reason::new(causes))));
+            return Ok((Decision::miss(point, Some(Reason::new(causes))), chain));
         }
         let components = self.components(point, known, contents);
         if !unknown.is_empty() {
             let maybe = !forced && look.exists_but_for_inputs(&components)?;
             let reason = Some(self.reason_below_a_miss(look, point, &components, unknown)?);
             let state = if maybe { State::Maybe } else { State::Miss };
-            return Ok(Decision { state, ..Decision::miss(point, reason) });
+            return Ok((Decision { state, ..Decision::miss(point, reason) }, chain));
         }
-        let key = components.key();
+        let chain = components.chain();
+        let key = components.key_on(&chain);
         let output = if forced { None } else { look.hit(&key)? };
         let mut decision = Decision { state: State::Hit, key: Some(key), output, ..Decision::miss(point, None) };
         if output.is_none() {
             let reason = if forced { Reason::new(vec![Cause::Forced]) } else { self.reason(look, point, &components)? };
             decision.state = State::Miss;
-            decision.epochs = if forced { None } else { self.cached_epochs(look, &components)? };
+            decision.epochs = if forced { None } else { self.cached_epochs(look, &chain)? };
             decision.reason = Some(reason);
         }
         decision.components = Some(components);
-        Ok(decision)
+        Ok((decision, chain))
     }
 
     fn unknown_inputs(&self, point: PointId, known: &ResolvedInputs) -> Vec<String> {
@@ -197,14 +200,12 @@ impl Planner<'_> {
         Ok(Reason::new(causes))
     }
 
-    fn cached_epochs(&self, look: &Look<'_>, components: &Components) -> Result<Option<CachedEpochs>, LookError> {
-        let states = components.states();
-        if states.is_empty() {
+    fn cached_epochs(&self, look: &Look<'_>, chain: &StateChain) -> Result<Option<CachedEpochs>, LookError> {
+        if chain.keys().is_empty() {
             return Ok(None);
         }
-        let total = states.len() as u64 - 1;
-        let cached = look.states_present(&states, self.numerics)?.map_or(0, |p| p.epoch);
-        Ok(Some(CachedEpochs { cached, total }))
+        let cached = look.states_present(chain.keys(), self.numerics)?.map_or(0, |p| p.epoch);
+        Ok(Some(CachedEpochs { cached, total: chain.total() }))
     }
 
     pub(super) fn point(&self, id: PointId) -> &Point {
@@ -215,16 +216,16 @@ impl Planner<'_> {
     ///
     /// # Errors
     /// If the store fails.
-    pub fn curve(&self, components: &Components, name: &str) -> Result<Vec<f64>> {
+    pub fn curve(&self, chain: &StateChain, name: &str) -> Result<Vec<f64>> {
+        let Some(key) = chain.keys().last() else { return Ok(vec![]) };
         let name = format!("history.{name}");
-        if let Some(record) = self.store.result(&components.key())?.filter(|r| !r.damaged)
+        if let Some(record) = self.store.result(key)?.filter(|r| !r.damaged)
             && let Some(entry) = record.manifest.tensors.get(&name)
             && let Some(curve) = self.readable(entry)?
         {
             return Ok(curve);
         }
-        let states = components.states();
-        while let Some(state) = self.store.longest_state(&states, self.numerics)? {
+        while let Some(state) = self.store.longest_state(chain.keys(), self.numerics)? {
             let Some(entry) = state.tensors.get(&name) else { break };
             // The store removes a state that it finds damaged. The next iteration finds the state before it.
             if let Some(curve) = self.readable(entry)? {

@@ -93,6 +93,6 @@ fn with_keep_going_unreadable_files_are_an_error_of_their_point_only() {
         assert!(message.starts_with(wanted) && !message.contains('\n'), "{message}");
         assert_eq!(error.category, Category::BadInput);
         let drawn = points(planner, &["drawn"]).into_iter().next().unwrap();
-        assert!(planner.decide(drawn, &ResolvedInputs::default()).unwrap().key.is_some());
+        assert!(planner.decide(drawn, &ResolvedInputs::default()).unwrap().0.key.is_some());
     });
 }

@@ -9,7 +9,7 @@ use super::reason::{Cause, Reason};
 use crate::diagnostic::Diagnostics;
 use crate::error::Result;
 use crate::id::PointId;
-use crate::key::Digest;
+use crate::key::{Digest, StateChain};
 use crate::spec::PointInput;
 use crate::stage::StageError;
 
@@ -65,7 +65,7 @@ impl Planner<'_> {
             let mut decisions = Vec::with_capacity(points.len());
             for (point, contents) in points {
                 let decision = match contents {
-                    Some(contents) => self.decide_with(look, *point, &known, contents)?,
+                    Some(contents) => self.decide_with(look, *point, &known, contents)?.0,
                     None => Decision::miss(*point, None),
                 };
                 known.add(&decision);
@@ -104,14 +104,15 @@ impl Planner<'_> {
                     let decide = |known: &ResolvedInputs| {
                         self.store.look(|look| self.decide_with(look, *point, known, contents))
                     };
-                    let mut decision = decide(&known)?;
+                    let (mut decision, mut chain) = decide(&known)?;
                     if decision.key.is_none() && self.reads_undecided_points_singly(*point, &known, &stored) {
-                        let found = decide(&stored)?;
+                        let (found, chain_of_found) = decide(&stored)?;
                         if found.output.is_some() {
                             decision = Decision { state: State::Maybe, reason: decision.reason, ..found };
+                            chain = chain_of_found;
                         }
                     }
-                    self.pruned(decision, bracket)?
+                    self.pruned(decision, &chain, bracket)?
                 }
                 None => Decision::miss(*point, None),
             };
@@ -132,13 +133,12 @@ impl Planner<'_> {
     }
 
     /// Applies pruning to a decision.
-    fn pruned(&self, decision: Decision, bracket: &mut Bracket) -> Result<Decision> {
-        let Some(components) = &decision.components else { return Ok(decision) };
+    fn pruned(&self, decision: Decision, chain: &StateChain, bracket: &mut Bracket) -> Result<Decision> {
         let point = decision.point;
-        if !bracket.contains(point) {
+        if decision.components.is_none() || !bracket.contains(point) {
             return Ok(decision);
         }
-        bracket.record(point, &self.curve(components, &bracket.curve)?);
+        bracket.record(point, &self.curve(chain, &bracket.curve)?);
         let mut causes = decision.reason.as_ref().map(|r| r.causes.clone()).unwrap_or_default();
         let state = match bracket.status(point) {
             RungStatus::Promoted => return Ok(decision),

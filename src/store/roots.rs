@@ -96,8 +96,8 @@ impl Live {
 fn chains(results: &[ResultRecord]) -> BTreeMap<Key, bool> {
     let mut chains = BTreeMap::new();
     for record in results {
-        for key in record.components.states() {
-            *chains.entry(key).or_insert(false) |= key == record.key;
+        for key in record.components.chain().keys() {
+            *chains.entry(*key).or_insert(false) |= *key == record.key;
         }
     }
     chains

@@ -20,7 +20,7 @@ use crate::key::{Digest, Key, Position};
 
 impl Store {
     /// The furthest stored state of this chain in this numerics class, as far as the index knows. `states` are the keys
-    /// of state(0), state(1), … state(n) as [`crate::key::Components::states`] gives them. Partial states count by
+    /// of state(0), state(1), … state(n) as [`crate::key::Components::chain`] gives them. Partial states count by
     /// their epoch and step.
     pub fn longest_state(&self, states: &[Key], class: &str) -> Result<Option<StateRecord>> {
         self.index.read(|db| entries::longest_state(db, states, class))

@@ -211,7 +211,7 @@ fn at(epoch: u64, step: u64) -> Position {
 fn training_resumes_from_furthest_state_of_its_class() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    let keys = chain(5).states();
+    let keys = chain(5).chain().keys().to_vec();
     assert_eq!(furthest(&store, &keys, "cpu"), None);
     store.put_state(&keys, at(2, 0), "cpu", true, &state(2, 1000)).unwrap();
     store.put_state(&keys, at(3, 0), "cpu", false, &state(3, 1000)).unwrap();
@@ -238,7 +238,7 @@ fn training_resumes_from_furthest_state_of_its_class() {
 fn superseded_states_free_their_space() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    let keys = chain(40).states();
+    let keys = chain(40).chain().keys().to_vec();
     let mut sizes = Vec::new();
     let mut before: Option<StateRecord> = None;
     for epoch in 0..=40 {

@@ -73,7 +73,7 @@ proptest! {
         }
         let written = commit(&store(dir.path()), "x", &c, &a);
         let found = store(dir.path()).result(&c.key()).unwrap().unwrap();
-        prop_assert_eq!(found.components.states(), c.states());
+        prop_assert_eq!(found.components.chain().keys().to_vec(), c.chain().keys().to_vec());
         for (name, x) in &a.metrics {
             prop_assert_eq!(found.manifest.metrics[name].to_bits(), x.to_bits());
         }
@@ -162,7 +162,7 @@ fn gc_keeps_states_of_living_chains_and_newest_states_of_unfinished_trainings() 
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let c = chain(3);
-    let keys = c.states();
+    let keys = c.chain().keys().to_vec();
     commit(&store, "x", &c, &artifact(1, 10));
     for (epoch, pinned) in [(1, true), (2, false), (3, false)] {
         store.put_state(&keys, at(epoch, 0), "cpu", pinned, &state(epoch, 1000)).unwrap();
@@ -170,7 +170,11 @@ fn gc_keeps_states_of_living_chains_and_newest_states_of_unfinished_trainings() 
     let policy = GcPolicy { keep_runs: 5, named: vec![], dry_run: true };
     assert_eq!(store.gc(&policy).unwrap().states_kept, 2, "without any record, the newest result and its states stay");
     // Two more trainings. A killed run knew the key of one of them. No run knows the third.
-    let (longer, unknown, nobodys) = (chain(9).states(), another_chain(7).states(), another_chain(8).states());
+    let (longer, unknown, nobodys) = (
+        chain(9).chain().keys().to_vec(),
+        another_chain(7).chain().keys().to_vec(),
+        another_chain(8).chain().keys().to_vec(),
+    );
     for (states, at) in [(&longer, at(4, 0)), (&longer, at(5, 2)), (&unknown, at(1, 0)), (&unknown, at(2, 0))] {
         store.put_state(states, at, "cpu", false, &state(at.epoch, 1000)).unwrap();
     }
@@ -202,7 +206,7 @@ fn another_chain(input: u8) -> Components {
 fn trainings_do_not_remove_states_of_trainings_that_share_a_beginning() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    let (short, long) = (chain(5).states(), chain(9).states());
+    let (short, long) = (chain(5).chain().keys().to_vec(), chain(9).chain().keys().to_vec());
     assert_eq!(short[3], long[3]);
     let put = |states: &[Key], epoch| store.put_state(states, at(epoch, 0), "cpu", false, &state(epoch, 1000)).unwrap();
     let theirs = put(&short, 3);
@@ -279,7 +283,7 @@ fn gc_removes_leftovers_of_old_runs_and_dead_processes() {
 fn dry_run_estimates_the_freed_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    let keys = chain(30).states();
+    let keys = chain(30).chain().keys().to_vec();
     let c = components("a", 1);
     commit(&store, "x", &c, &artifact(1, 20 << 20));
     let mut before: Option<StateRecord> = None;

@@ -145,7 +145,7 @@ fn results_are_misses_when_the_chunk_database_is_gone() {
 #[test]
 fn damaged_state_is_skipped() {
     let dir = tempfile::tempdir().unwrap();
-    let keys = chain(3).states();
+    let keys = chain(3).chain().keys().to_vec();
     let first = store(dir.path());
     first.put_state(&keys, at(1, 0), "cpu", true, &state(1, 150_000)).unwrap();
     first.put_state(&keys, at(2, 0), "cpu", false, &state(2, 150_000)).unwrap();

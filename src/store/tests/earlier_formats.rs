@@ -197,7 +197,7 @@ fn flipped_bit_in_chunks_of_format_2_costs_only_its_own_result() {
 fn doctor_restores_an_index_that_an_earlier_version_lost() {
     let dir = tempfile::tempdir().unwrap();
     let all = three(dir.path());
-    let keys = chain(3).states();
+    let keys = chain(3).chain().keys().to_vec();
     store(dir.path()).put_state(&keys, at(2, 0), "cpu", true, &state(2, 300_000)).unwrap();
     make_old(dir.path(), 2);
     // An earlier version found an empty snapshot, moved all snapshots away, and found nothing.

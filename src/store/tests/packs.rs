@@ -73,7 +73,7 @@ fn blobs_of_sizes_around_a_piece_are_read_back() {
 
 #[test]
 fn interrupted_write_costs_nothing_and_is_completed_later() {
-    let keys = chain(3).states();
+    let keys = chain(3).chain().keys().to_vec();
     let tensors = BTreeMap::from([("w".to_owned(), Tensor::vector(&noise(7, 3 * MB)))]);
     for step in 0..4 {
         let dir = tempfile::tempdir().unwrap();
@@ -118,7 +118,7 @@ fn interrupted_write_costs_nothing_and_is_completed_later() {
 fn unnamed_pack_is_removed_with_a_superseded_state() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    let keys = chain(3).states();
+    let keys = chain(3).chain().keys().to_vec();
     let one = store.put_state(&keys, at(1, 0), "cpu", false, &state(1, MB)).unwrap();
     let blob = noise(9, MB);
     let source = Source { head: Vec::new(), body: &blob };
@@ -242,7 +242,7 @@ fn collection_leaves_whole_packs_and_writes_sparse_ones_again() {
 fn checkpoints_with_shared_parts_do_not_accumulate() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    let keys = chain(60).states();
+    let keys = chain(60).chain().keys().to_vec();
     let mut sizes = Vec::new();
     let mut before: Option<StateRecord> = None;
     // Most of it changes each time, a part every seven times, and a part never.

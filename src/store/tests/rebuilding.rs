@@ -275,7 +275,7 @@ fn altered_record_is_refused_and_its_result_computed_again() {
 fn altered_record_of_a_state_is_skipped() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
-    let keys = chain(3).states();
+    let keys = chain(3).chain().keys().to_vec();
     store.put_state(&keys, at(1, 0), "cpu", true, &state(1, 1000)).unwrap();
     let good = store.put_state(&keys, at(2, 0), "cpu", true, &state(2, 1000)).unwrap();
     // Two tensors change places.
@@ -318,7 +318,7 @@ fn database_that_differs_from_its_journal_is_found_and_repaired_by_doctor() {
 fn doctor_beside_a_training_reports_no_damage_of_states_that_were_removed_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
     let (store, trainer) = (store(dir.path()), store(dir.path()));
-    let keys = chain(20).states();
+    let keys = chain(20).chain().keys().to_vec();
     let states: Vec<_> =
         (0..8).map(|e| trainer.put_state(&keys, at(e, 0), "cpu", false, &state(e, 300_000)).unwrap()).collect();
     let mut left: BTreeSet<usize> = (0..7).collect();

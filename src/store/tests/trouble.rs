@@ -139,7 +139,7 @@ fn read_beside_collections_and_removals_finds_no_damage() {
     std::thread::scope(|scope| {
         let collector = scope.spawn(|| {
             let store = store(dir.path());
-            let keys = chain(20).states();
+            let keys = chain(20).chain().keys().to_vec();
             let mut before: Option<StateRecord> = None;
             for i in 0..12 {
                 let state = store.put_state(&keys, at(i, 0), "cpu", false, &state(i, MB)).unwrap();
