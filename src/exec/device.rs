@@ -29,18 +29,18 @@ pub fn choose(choice: DeviceChoice, precision: Precision) -> Result<Compute> {
         DeviceChoice::Auto => cuda(0).unwrap_or_else(|_| cpu()),
         DeviceChoice::Cuda(index) => cuda(index)?,
     };
-    check_precision(&compute.name, precision)?;
+    check_precision(&compute, precision)?;
     Ok(compute)
 }
 
-/// Rejects a precision that the device does not support, before anything runs: no kernel computes with 16 bits, and
-/// only NVIDIA's GPUs have TF32.
-fn check_precision(device: &str, precision: Precision) -> Result<()> {
-    let (device, hint) = match (device, precision) {
-        (_, Precision::F32) => return Ok(()),
-        ("cpu", _) => ("the CPU", "use `precision = \"f32\"`"),
-        (_, Precision::Tf32) => return Ok(()),
-        (device, Precision::Bf16) => (device, "use `precision = \"f32\"` or `precision = \"tf32\"`"),
+/// Rejects a precision that the device does not support, before anything runs.
+fn check_precision(compute: &Compute, precision: Precision) -> Result<()> {
+    if compute.device.supports(precision) {
+        return Ok(());
+    }
+    let (device, hint) = match compute.device.is_cpu() {
+        true => ("the CPU", "use `precision = \"f32\"`"),
+        false => (compute.name.as_str(), "use `precision = \"f32\"` or `precision = \"tf32\"`"),
     };
     Err(Error::bad_input(format!("precision {precision} is not built for {device}")).hint(hint))
 }
@@ -98,6 +98,10 @@ mod tests {
 
     #[test]
     fn unsupported_precision_is_refused() {
+        let check_precision = |name: &str, precision| {
+            let device = if name == "cpu" { Device::Cpu } else { Device::Cuda { ordinal: 0, graph: false } };
+            check_precision(&Compute { device, name: name.to_owned(), numerics: String::new() }, precision)
+        };
         let error = |device, precision| check_precision(device, precision).unwrap_err();
         assert_eq!(error("cuda:0", Precision::Bf16).message, "precision bf16 is not built for cuda:0");
         assert_eq!(error("cpu", Precision::Tf32).message, "precision tf32 is not built for the CPU");

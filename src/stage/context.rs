@@ -103,6 +103,16 @@ impl fmt::Display for Precision {
 }
 
 impl Device {
+    /// Whether stages compute with this precision on it. No kernel computes with 16 bits, and only NVIDIA's GPUs have
+    /// TF32.
+    pub fn supports(self, precision: Precision) -> bool {
+        match precision {
+            Precision::F32 => true,
+            Precision::Tf32 => !self.is_cpu(),
+            Precision::Bf16 => false,
+        }
+    }
+
     /// Whether it is the processor.
     pub fn is_cpu(self) -> bool {
         self == Self::Cpu

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::artifact::{Tensor, TensorEntry};
 use crate::model::posterior::Distribution;
 use crate::model::{Decoder, Frozen};
-use crate::stage::{Capability, Context, Input, Precision, StageError};
+use crate::stage::{Capability, Context, Input, StageError};
 
 /// A part of the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,11 +184,10 @@ pub(in crate::stages) fn check_device(context: &Context<'_>) -> Result<(), Stage
 /// # Errors
 /// [`StageError::BadInput`] for any other precision.
 pub(in crate::stages) fn check_precision(context: &Context<'_>) -> Result<(), StageError> {
-    let device = match (context.precision, context.device.is_cpu()) {
-        (Precision::F32, _) | (Precision::Tf32, false) => return Ok(()),
-        (_, true) => "the CPU",
-        (_, false) => "a GPU",
-    };
+    if context.device.supports(context.precision) {
+        return Ok(());
+    }
+    let device = if context.device.is_cpu() { "the CPU" } else { "a GPU" };
     let message = format!("the precision {} is not built for {device}", context.precision);
     Err(StageError::bad_input(message, "set `precision = \"f32\"` in `[pipeline]`"))
 }
