@@ -22,6 +22,7 @@ mod reason;
 mod walk;
 
 pub use bracket::{Bracket, RungDecision, RungStatus, with_earlier_points};
+pub(crate) use decision::all_pruned;
 pub use decision::{CachedEpochs, Decision, Plan, ResolvedInputs, State};
 pub use planner::{PipelineFiles, Planner};
 pub use reason::{Cause, Reason, differences};

@@ -379,7 +379,6 @@ impl<'a> Driver<'a> {
     /// The inputs of a job by role, without pruned points. `None` if the record of one is unknown.
     fn job_inputs(&self, point: PointId) -> Option<BTreeMap<String, Vec<JobInput>>> {
         let table = self.state.table();
-        let is_pruned = |point: &&PointId| matches!(table.state(**point), PointState::Pruned(_));
         let member = |point: &PointId| match table.state(*point) {
             PointState::Done(done) => {
                 let record = self.records.get(point).filter(|record| record.digest == done.output)?;
@@ -389,7 +388,7 @@ impl<'a> Driver<'a> {
         };
         let roles = self.worker.context.point(point).inputs.iter();
         let members = |points: &[PointId]| -> Option<Vec<JobInput>> {
-            points.iter().filter(|p| !is_pruned(p)).map(member).collect()
+            points.iter().filter(|p| !table.is_pruned(**p)).map(member).collect()
         };
         roles.map(|(role, input)| Some((role.clone(), members(input.points())?))).collect()
     }

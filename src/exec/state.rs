@@ -270,11 +270,10 @@ impl RunState {
             && let Some(point) = self.table.next_ready()
         {
             let snapshot = self.table.snapshot(point);
-            let outputs = snapshot.digests.iter().filter_map(|(p, digest)| Some((*p, (*digest)?))).collect();
-            let pruned = self.table.pruned_inputs(point).into_iter().collect();
+            let inputs = snapshot.resolved.clone();
             let curve = self.bracket.as_mut().is_some_and(|b| matches!(b.status(point), RungStatus::Below { .. }));
             self.table.set(point, PointState::LookingUp(snapshot));
-            self.commands.push(Command::LookUp { point, inputs: ResolvedInputs { outputs, pruned }, curve });
+            self.commands.push(Command::LookUp { point, inputs, curve });
         }
         std::mem::take(&mut self.commands)
     }

@@ -81,7 +81,7 @@ impl Plan {
 }
 
 /// The points that are known to have a result, or to have none.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ResolvedInputs {
     /// The digests of the results in the cache.
     pub outputs: BTreeMap<PointId, Digest>,
@@ -97,11 +97,8 @@ impl ResolvedInputs {
 
     /// Whether all points of one of this point's inputs are pruned.
     pub fn has_only_pruned_inputs(&self, point: &Point) -> bool {
-        let all_pruned = |input: &PointInput| {
-            let members = input.points();
-            !members.is_empty() && members.iter().all(|p| self.pruned.contains(p))
-        };
-        !self.pruned.is_empty() && point.inputs.values().any(all_pruned)
+        let is_left_out = |input: &PointInput| all_pruned(input.points(), |p| self.pruned.contains(&p));
+        !self.pruned.is_empty() && point.inputs.values().any(is_left_out)
     }
 
     /// Adds what a decision makes known.
@@ -110,4 +107,9 @@ impl ResolvedInputs {
         self.outputs.extend(hit.map(|output| (decision.point, output)));
         self.pruned.extend((decision.state == State::Pruned).then_some(decision.point));
     }
+}
+
+/// Whether an input has points and all of them are pruned. A point with such an input has no result.
+pub(crate) fn all_pruned(members: &[PointId], is_pruned: impl Fn(PointId) -> bool) -> bool {
+    !members.is_empty() && members.iter().all(|p| is_pruned(*p))
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::id::PointId;
 use crate::key::{Digest, Key, StateChain};
+use crate::plan::ResolvedInputs;
 
 /// The state of a point in a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,8 +72,8 @@ pub(crate) struct Attempt {
 /// The inputs of a point when it starts. They may be replaced while it runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Snapshot {
-    /// The digest of each input. `None` for a pruned point.
-    pub digests: BTreeMap<PointId, Option<Digest>>,
+    /// The digests of the inputs, and the pruned ones.
+    pub resolved: ResolvedInputs,
     /// How often each input had been repaired.
     pub repairs: BTreeMap<PointId, u32>,
 }

@@ -10,6 +10,7 @@ use super::point::{Attempt, Blocker, PointState, Snapshot};
 use crate::exec::resources::{Demand, ResourcePool};
 use crate::id::PointId;
 use crate::key::{Digest, Key};
+use crate::plan::{ResolvedInputs, all_pruned};
 
 /// Which points read which. Indexed by [`PointId`].
 #[derive(Clone, Debug, Default)]
@@ -244,10 +245,14 @@ impl PointTable {
         })
     }
 
+    /// Whether a point is pruned.
+    pub(crate) fn is_pruned(&self, point: PointId) -> bool {
+        matches!(self.state(point), PointState::Pruned(_))
+    }
+
     /// The points that are pruned.
     pub(crate) fn pruned(&self) -> Vec<PointId> {
-        let is_pruned = |p: &PointId| matches!(self.state(*p), PointState::Pruned(_));
-        if self.pruned == 0 { Vec::new() } else { self.order.iter().copied().filter(is_pruned).collect() }
+        if self.pruned == 0 { Vec::new() } else { self.order.iter().copied().filter(|p| self.is_pruned(*p)).collect() }
     }
 
     /// The distinct points that a point reads.
@@ -287,39 +292,43 @@ impl PointTable {
 
     /// Whether all points of one of its roles are pruned.
     pub(crate) fn has_only_pruned_inputs(&self, point: PointId) -> bool {
-        let is_pruned = |p: &PointId| matches!(self.state(*p), PointState::Pruned(_));
         let roles = &self.roles[point.index()];
-        self.pruned > 0 && roles.iter().any(|members| !members.is_empty() && members.iter().all(is_pruned))
+        self.pruned > 0 && roles.iter().any(|members| all_pruned(members, |p| self.is_pruned(p)))
     }
 
     /// The pruned points that a point reads.
     pub(crate) fn pruned_inputs(&self, point: PointId) -> Vec<PointId> {
-        let is_pruned = |p: &PointId| matches!(self.state(*p), PointState::Pruned(_));
-        self.inputs(point).iter().copied().filter(is_pruned).collect()
+        self.inputs(point).iter().copied().filter(|p| self.is_pruned(*p)).collect()
     }
 
     /// The inputs of a point as they are now.
     pub(crate) fn snapshot(&self, point: PointId) -> Snapshot {
         let inputs = self.inputs(point).iter();
+        let output = |p: &PointId| Some((*p, self.state(*p).resolution()??));
+        let repairs = inputs.clone().map(|p| (*p, self.repairs(*p))).filter(|(_, repairs)| *repairs > 0);
         Snapshot {
-            digests: inputs.clone().filter_map(|p| Some((*p, self.state(*p).resolution()?))).collect(),
-            repairs: inputs.map(|p| (*p, self.repairs(*p))).filter(|(_, repairs)| *repairs > 0).collect(),
+            resolved: ResolvedInputs {
+                outputs: inputs.filter_map(output).collect(),
+                pruned: self.pruned_inputs(point).into_iter().collect(),
+            },
+            repairs: repairs.collect(),
         }
     }
 
     /// Whether the inputs of a point are those of a snapshot.
     pub(crate) fn is_current(&self, point: PointId, snapshot: &Snapshot) -> bool {
-        let same = |p: &PointId| self.state(*p).resolution().as_ref() == snapshot.digests.get(p);
-        self.has_inputs(point) && self.inputs(point).iter().all(same)
+        self.has_inputs(point) && self.snapshot(point).resolved == snapshot.resolved
     }
 
     /// Whether a result that was made from a snapshot is outdated. An input that is being made again is expected to
     /// have the same bytes as before. If it does not, its dependents are withdrawn then.
     pub(crate) fn is_outdated(&self, snapshot: &Snapshot) -> bool {
-        snapshot.digests.iter().any(|(input, read)| match self.state(*input).resolution() {
-            Some(now) => now != *read,
-            None => read.is_none() || self.entries[input.index()].previous != *read,
-        })
+        let ResolvedInputs { outputs, pruned } = &snapshot.resolved;
+        let is_replaced = |input: &PointId, read: &Digest| match self.state(*input).resolution() {
+            Some(now) => now != Some(*read),
+            None => self.entries[input.index()].previous != Some(*read),
+        };
+        outputs.iter().any(|(input, read)| is_replaced(input, read)) || pruned.iter().any(|p| !self.is_pruned(*p))
     }
 
     /// How often a point ran again because its stored result was lost.
