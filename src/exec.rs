@@ -54,7 +54,7 @@ use crate::exec::state::table::{Dependencies, PointTable};
 use crate::exec::state::{Planned, Policy, RunState};
 use crate::exec::worker::Worker;
 use crate::id::PointId;
-use crate::plan::{Decision, Plan, Planner, State};
+use crate::plan::{Decision, Plan, State};
 use crate::status::{RunStatus, StageStatus};
 use crate::store::new_run_id;
 
@@ -99,13 +99,7 @@ pub struct Outcome {
 pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     let started = Instant::now();
     let (spec, compute) = (context.spec, context.compute);
-    let planner = Planner {
-        spec,
-        graph: context.graph,
-        store: context.store,
-        numerics: &compute.numerics,
-        forced: options.forced,
-    };
+    let planner = context.planner(options.forced);
     let plan = if options.keep_going { planner.plan_around(options.wanted) } else { planner.plan(options.wanted) }?;
     let id = new_run_id();
     let log = RunLog::start(*context, RunInfo { id: &id, file: options.file, args: options.args }, &plan)?;

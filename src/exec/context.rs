@@ -1,5 +1,6 @@
 //! The values that all parts of a run share.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use crate::event::Listener;
 use crate::exec::device::Compute;
 use crate::graph::Graph;
 use crate::id::PointId;
+use crate::plan::Planner;
 use crate::spec::{Point, Spec};
 use crate::stage::Cancel;
 use crate::store::Store;
@@ -33,6 +35,12 @@ pub struct RunContext<'a> {
 }
 
 impl<'a> RunContext<'a> {
+    /// A planner for which the results of `forced` do not count.
+    pub(crate) fn planner(&self, forced: &'a BTreeSet<PointId>) -> Planner<'a> {
+        let Self { spec, graph, store, compute, .. } = *self;
+        Planner { spec, graph, store, numerics: &compute.numerics, forced }
+    }
+
     /// A point of the pipeline.
     pub(crate) fn point(&self, id: PointId) -> &'a Point {
         self.spec.point(id)

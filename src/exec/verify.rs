@@ -17,7 +17,6 @@ use crate::exec::executor::{Executor, ExecutorEvent};
 use crate::exec::job::{Job, JobInput, StartOptions};
 use crate::exec::worker::Worker;
 use crate::id::PointId;
-use crate::plan::Planner;
 use crate::store::{Options, ResultRecord, Store, new_run_id};
 
 /// The outcome of running one point again.
@@ -40,9 +39,9 @@ const TICK: Duration = Duration::from_millis(200);
 /// # Errors
 /// If a point is not cached, a training has no stored state to compare with, or a stage fails.
 pub fn verify(context: &RunContext<'_>, points: &[PointId], sample: Option<Sample>) -> Result<Vec<Verification>> {
-    let RunContext { spec, graph, store, compute, .. } = *context;
+    let RunContext { graph, store, .. } = *context;
     let forced = BTreeSet::new();
-    let planner = Planner { spec, graph, store, numerics: &compute.numerics, forced: &forced };
+    let planner = context.planner(&forced);
     // Protects the temporary folder from `gc`.
     let _at_work = store.at_work()?;
     let folder = tempfile::Builder::new()
