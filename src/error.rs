@@ -91,6 +91,11 @@ impl Error {
         std::iter::successors(StdError::source(self), |&cause| cause.source())
     }
 
+    /// The system refused a resource, such as a thread.
+    pub fn exhausted(message: impl Into<String>, source: impl StdError + Send + Sync + 'static) -> Self {
+        Self::storage(message).caused_by(source).hint(EXHAUSTED_HINT)
+    }
+
     /// The message and its causes in one line.
     pub fn with_causes(&self) -> String {
         self.causes().fold(self.message.clone(), |text, cause| format!("{text}: {cause}"))

@@ -8,7 +8,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::ui::Watch;
-use crate::error::{Category, EXHAUSTED_HINT, Error, Result};
+use crate::error::{Category, Error, Result};
 use crate::stage::Cancel;
 use crate::stages::command::kill_children;
 use crate::system::cores;
@@ -18,7 +18,7 @@ const STOPPING: &str = "stopping: running trainings save their state (a second s
 /// Starts the thread pool of this process and returns the number of threads. Call it once per process.
 pub(super) fn start_threads(threads: Option<u16>) -> Result<usize> {
     let threads = threads.map_or_else(cores, usize::from);
-    let failed = |error| Error::storage("can't start threads").caused_by(error).hint(EXHAUSTED_HINT);
+    let failed = |error| Error::exhausted("can't start threads", error);
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(failed)?;
     Ok(threads)
 }
@@ -59,7 +59,7 @@ impl Session {
 
 /// The first signal cancels and calls `announce`. The second ends this process and its children at once.
 pub(super) fn stop_on_signals(cancel: &Cancel, announce: impl Fn() + Send + 'static) -> Result<()> {
-    let failed = |error| Error::storage("can't handle signals").caused_by(error).hint(EXHAUSTED_HINT);
+    let failed = |error| Error::exhausted("can't handle signals", error);
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
     let cancel = cancel.clone();
     let handle = move || {

@@ -10,7 +10,7 @@ use clap::Args;
 use super::Global;
 use super::session::{start_threads, stop_on_signals};
 use super::ui::Ui;
-use crate::error::{EXHAUSTED_HINT, Error, Result};
+use crate::error::{Error, Result};
 use crate::event::{Event, Listener};
 use crate::exec::{JobEnd, Message, RunContext, WorkOrder, choose};
 use crate::graph::Graph;
@@ -105,5 +105,5 @@ fn stop_at_end_of_input(cancel: &Cancel) -> Result<()> {
         cancel.cancel();
     };
     let waiting = std::thread::Builder::new().name("vadpipe-input".to_owned()).spawn(wait);
-    waiting.map(drop).map_err(|e| Error::storage("can't start a thread").caused_by(e).hint(EXHAUSTED_HINT))
+    waiting.map(drop).map_err(|e| Error::exhausted("can't start a thread", e))
 }

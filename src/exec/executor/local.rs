@@ -13,7 +13,7 @@ use std::thread::{Builder, Scope};
 use std::time::Duration;
 
 use super::{Executor, ExecutorEvent};
-use crate::error::{EXHAUSTED_HINT, Error, Result};
+use crate::error::{Error, Result};
 use crate::event::{Event, Listener};
 use crate::exec::context::RunContext;
 use crate::exec::job::{Ended, Job};
@@ -97,7 +97,7 @@ impl Executor for LocalExecutor<'_, '_> {
 }
 
 fn no_thread(error: io::Error) -> Error {
-    Error::storage("can't start a thread").caused_by(error).hint(EXHAUSTED_HINT)
+    Error::exhausted("can't start a thread", error)
 }
 
 fn work(

@@ -159,7 +159,7 @@ impl Executor for ProcessExecutor<'_, '_> {
             let _ = events.send(ExecutorEvent::Ended(point, ended));
         };
         if let Err(error) = Builder::new().spawn_scoped(self.scope, follow) {
-            let error = Error::storage("can't start a thread").caused_by(error).hint(EXHAUSTED_HINT);
+            let error = Error::exhausted("can't start a thread", error);
             let _ = self.sender.send(ExecutorEvent::Ended(point, Ended::Failed(error)));
         }
     }

@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::descendants::Family;
-use crate::error::{EXHAUSTED_HINT, Error, is_exhausted};
+use crate::error::{Error, is_exhausted};
 use crate::stage::{Context, StageError};
 
 /// How much of the log a failure quotes.
@@ -84,7 +84,7 @@ pub(super) fn run(invocation: &Invocation, context: &Context<'_>) -> Result<(), 
 
 fn cannot_start(name: &str, error: io::Error) -> StageError {
     if is_exhausted(&error) {
-        return Error::storage(format!("can't start `{name}`")).hint(EXHAUSTED_HINT).caused_by(error).into();
+        return Error::exhausted(format!("can't start `{name}`"), error).into();
     }
     let hint = match error.kind() {
         io::ErrorKind::NotFound => "is it installed and in PATH? the name of a script next to the pipeline needs a `/`",
