@@ -5,6 +5,7 @@
 //! short entry is removed when the result is found damaged, so it never promises more than the record. Results of
 //! earlier versions may have no short entry. Then the record itself is read.
 
+use std::cell::OnceCell;
 use std::path::Path;
 
 use super::database::Access;
@@ -21,12 +22,11 @@ use crate::key::{Components, Digest, Key, Position};
 
 /// The index, held open for look-ups.
 pub struct Look<'a> {
-    /// None if there is no index yet.
+    /// `None` if there is no index yet.
     db: Option<&'a sled::Db>,
     index: &'a Index,
-    lineage: u64,
-    /// Whether there are packs.
-    has_packs: bool,
+    /// The lineage of the packs, if there are any. Determined for the first result that needs them.
+    packs: OnceCell<Option<u64>>,
 }
 
 /// Why a look-up failed. [`Store::look`] repairs the index if it can.
@@ -53,14 +53,10 @@ impl Store {
     pub fn look<T>(&self, f: impl Fn(&Look<'_>) -> Result<T, LookError>) -> Result<T> {
         let index = &*self.index;
         if !index.exists()? {
-            let nothing = Look { db: None, index, lineage: 0, has_packs: false };
-            return f(&nothing).map_err(|LookError(failure)| failure.at(self.dir()));
+            return f(&Look::new(None, index)).map_err(|LookError(failure)| failure.at(self.dir()));
         }
         let answer = index.with(Access::Read, |opened| {
-            let db = &opened.db;
-            let has_packs = has_packs(&index.folder.chunks_path(entries::generation(db)?)?)?;
-            let look = Look { db: Some(db), index, lineage: entries::lineage(db)?, has_packs };
-            f(&look).map_err(|LookError(failure)| failure)
+            f(&Look::new(Some(&opened.db), index)).map_err(|LookError(failure)| failure)
         })?;
         index.remove_altered();
         Ok(answer)
@@ -84,7 +80,7 @@ impl Store {
     /// Whether the bytes of these results are there, as far as the index knows. False if they were found damaged, or if
     /// the packs are gone. True for a result without tensors and files. Opens no chunk database, so it is fast.
     pub fn are_present(&self, records: &[&ResultRecord]) -> Result<Vec<bool>> {
-        self.look(|look| Ok(records.iter().map(|r| look.is_present(r)).collect()))
+        self.look(|look| records.iter().map(|r| look.is_present(r)).collect())
     }
 }
 
@@ -93,7 +89,26 @@ fn has_packs(path: &Path) -> Result<bool> {
     Ok(exists(&pack::folder(path))? || (exists(path)? && !exists(&path.join(journal::FILE))?))
 }
 
-impl Look<'_> {
+impl<'a> Look<'a> {
+    fn new(db: Option<&'a sled::Db>, index: &'a Index) -> Self {
+        Self { db, index, packs: OnceCell::new() }
+    }
+
+    /// Whether there are packs of this lineage.
+    fn has_packs(&self, lineage: u64) -> Result<bool, LookError> {
+        if let Some(packs) = self.packs.get() {
+            return Ok(*packs == Some(lineage));
+        }
+        let packs = match self.db {
+            Some(db) => {
+                let path = self.index.folder.chunks_path(entries::generation(db)?).map_err(Failure::from)?;
+                if has_packs(&path).map_err(Failure::from)? { Some(entries::lineage(db)?) } else { None }
+            }
+            None => None,
+        };
+        Ok(*self.packs.get_or_init(|| packs) == Some(lineage))
+    }
+
     /// Whether there is no index.
     pub fn is_empty(&self) -> bool {
         self.db.is_none()
@@ -103,16 +118,18 @@ impl Look<'_> {
     pub fn hit(&self, key: &Key) -> Result<Option<Digest>, LookError> {
         let Some(db) = self.db else { return Ok(None) };
         if let Some(usable) = entries::usable(db, key)?
-            && (!usable.blobs || (self.has_packs && usable.lineage == self.lineage))
+            && (!usable.blobs || self.has_packs(usable.lineage)?)
         {
             return Ok(Some(usable.digest));
         }
-        Ok(self.result(key)?.filter(|r| self.is_present(r)).map(|r| r.digest))
+        match self.result(key)? {
+            Some(record) if self.is_present(&record)? => Ok(Some(record.digest)),
+            _ => Ok(None),
+        }
     }
 
-    fn is_present(&self, record: &ResultRecord) -> bool {
-        let is_packed = self.has_packs && record.lineage == self.lineage;
-        !record.damaged && (is_packed || self.index.needs_no_packs(record))
+    fn is_present(&self, record: &ResultRecord) -> Result<bool, LookError> {
+        Ok(!record.damaged && (self.has_packs(record.lineage)? || self.index.needs_no_packs(record)))
     }
 
     /// The records of these keys, in their order.
