@@ -78,7 +78,7 @@ impl Estimates {
         (self.unknown == 0).then_some(self.total)
     }
 
-    /// The estimate as text; none if there is none, or nothing will run.
+    /// The estimate as text; `None` if there is none, or nothing will run.
     pub(super) fn words(&self) -> Option<String> {
         let unknown = match self.unknown {
             0 => String::new(),

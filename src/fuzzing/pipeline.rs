@@ -99,7 +99,7 @@ fn is_consistent(spec: &Spec) {
     }
 }
 
-/// The graph and the key of every point, each result standing for its key; none if that would take long.
+/// The graph and the key of every point, each result standing for its key; `None` if that would take long.
 fn keys(spec: &Spec) -> Option<Vec<(String, Key)>> {
     let epochs = |point: &crate::spec::Point| point.parsed.stage.epochs().map_or(0, |e| e.total());
     if spec.points.len() > POINTS || spec.points.iter().map(epochs).sum::<u64>() > EPOCHS {

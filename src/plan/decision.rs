@@ -40,9 +40,9 @@ pub struct Decision {
     pub point: PointId,
     /// Whether it will run.
     pub state: State,
-    /// The components of its key. None while an input is unknown.
+    /// The components of its key. `None` while an input is unknown.
     pub components: Option<Components>,
-    /// Its key. None while an input is unknown.
+    /// Its key. `None` while an input is unknown.
     pub key: Option<Key>,
     /// The digest of its result, if that is in the cache. The point may still be pruned.
     pub output: Option<Digest>,

@@ -13,7 +13,7 @@ use crate::key::{Digest, StateChain};
 use crate::spec::PointInput;
 use crate::stage::StageError;
 
-/// A point and the digests of the files that its stage reads; none if the files can't be read.
+/// A point and the digests of the files that its stage reads; `None` if the files can't be read.
 type PointFiles = (PointId, Option<BTreeMap<String, Digest>>);
 
 impl Planner<'_> {

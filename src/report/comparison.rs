@@ -28,7 +28,7 @@ pub struct Comparison {
     pub changed: Vec<Pair>,
 }
 
-/// A value that differs; none if it is not set.
+/// A value that differs; `None` if it is not set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
     /// Its name.
@@ -63,7 +63,7 @@ pub struct Pair {
     pub parameters: Vec<Change>,
     /// Metrics that either has, equal ones included.
     pub metrics: Vec<Figure>,
-    /// Whether the results have the same bytes; none if one is not in the cache.
+    /// Whether the results have the same bytes; `None` if one is not in the cache.
     pub same_output: Option<bool>,
     /// Images, for the HTML page.
     #[serde(skip)]

@@ -34,7 +34,7 @@ impl Spec {
         Workload { digest: hash.finish(), samples: samples.unwrap_or(1.0) }
     }
 
-    /// The time per sample of a training that finished in `seconds`. None if the stage is not a training, or trains
+    /// The time per sample of a training that finished in `seconds`. `None` if the stage is not a training, or trains
     /// with several batch sizes.
     pub fn training_rate(&self, point: PointId, seconds: f64, resumed_at: Option<u64>) -> Option<TrainingRate> {
         let epochs = self.point(point).parsed.stage.epochs()?;

@@ -52,7 +52,7 @@ pub struct Params<'a> {
     diagnostics: &'a mut Diagnostics,
     known: Vec<&'static str>,
     canonical: Values,
-    /// The stage's inputs; none if they are not known.
+    /// The stage's inputs; `None` if they are not known.
     inputs: Option<&'a [GivenInput<'a>]>,
 }
 
@@ -81,7 +81,7 @@ impl<'a> Params<'a> {
         self
     }
 
-    /// Whether the stage has an input in this role; none if the inputs are not known.
+    /// Whether the stage has an input in this role; `None` if the inputs are not known.
     pub fn has_input(&self, role: &str) -> Option<bool> {
         Some(self.inputs?.iter().any(|given| given.role == role))
     }

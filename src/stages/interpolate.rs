@@ -184,8 +184,8 @@ fn way(a: &[f32], b: &[f32], steps: usize, mode: Mode) -> Vec<f32> {
     z
 }
 
-/// The angle between two vectors. None if they are nearly parallel or opposite, or 0, and the great circle is not well
-/// defined; then the path is a straight line.
+/// The angle between two vectors. `None` if they are nearly parallel or opposite, or 0, and the great circle is not
+/// well defined; then the path is a straight line.
 fn angle(a: &[f32], b: &[f32]) -> Option<f64> {
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();

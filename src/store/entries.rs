@@ -60,7 +60,7 @@ impl Usable {
     }
 }
 
-/// The short entry of a result; none if only its record tells whether it is a hit.
+/// The short entry of a result; `None` if only its record tells whether it is a hit.
 pub(super) fn usable(db: &sled::Db, key: &Key) -> Result<Option<Usable>> {
     Ok(db.get(name(b'u', &[&key.0]))?.and_then(|v| Usable::decode(&v)))
 }

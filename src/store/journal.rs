@@ -90,7 +90,7 @@ impl Changes {
     }
 }
 
-/// The changes of a payload; none if it is malformed.
+/// The changes of a payload; `None` if it is malformed.
 fn decode(mut payload: &[u8]) -> Option<Vec<Change<'_>>> {
     fn take<'a>(payload: &mut &'a [u8]) -> Option<&'a [u8]> {
         let (len, rest) = payload.split_first_chunk::<4>()?;

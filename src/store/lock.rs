@@ -50,7 +50,7 @@ pub(super) fn try_take(file: &File, path: &Path, sharing: Sharing) -> Result<boo
     }
 }
 
-/// Takes the lock if it is free; none if it is not.
+/// Takes the lock if it is free; `None` if it is not.
 pub(super) fn take_if_free(path: &Path) -> Result<Option<File>> {
     let file = open(path)?;
     Ok(try_take(&file, path, Sharing::Exclusive)?.then_some(file))
@@ -68,7 +68,7 @@ pub(super) fn take(path: &Path, sharing: Sharing, options: &Options, meanwhile: 
     Ok(file)
 }
 
-/// Takes the lock exclusively without writing anything; none if nobody ever took it, or if we may not read it.
+/// Takes the lock exclusively without writing anything; `None` if nobody ever took it, or if we may not read it.
 pub(super) fn take_existing(path: &Path, options: &Options) -> Result<Option<File>> {
     let file = match disk::open_regular(OpenOptions::new().read(true), path) {
         Ok(file) => file,

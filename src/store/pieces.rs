@@ -159,7 +159,7 @@ pub(super) struct Located {
     folder: PathBuf,
 }
 
-/// Looks up a blob's pieces; none if the database has no list of them.
+/// Looks up a blob's pieces; `None` if the database has no list of them.
 pub(super) fn locate(db: &sled::Db, database: &Path, entry: &BlobEntry) -> Result<Option<Located>, ReadError> {
     let Some(list) = db.get(key(b'l', &entry.digest))? else { return Ok(None) };
     let is_right = |l: &PieceList| l.size == entry.size && tree::root(&l.pieces, l.size) == Some(entry.digest);

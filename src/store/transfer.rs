@@ -44,7 +44,7 @@ impl Store {
     }
 
     /// Copies a result from a remote store, unless this cache has it. The record is stored after all blobs were
-    /// verified and stored. None if the remote store has no such result, or if a part of it is missing or altered,
+    /// verified and stored. `None` if the remote store has no such result, or if a part of it is missing or altered,
     /// which is a warning too. Large blobs are streamed.
     ///
     /// # Errors

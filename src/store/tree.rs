@@ -50,7 +50,7 @@ pub(super) fn name(index: usize, size: u64, parts: [&[u8]; 2]) -> Digest {
     Digest(hasher.finalize_non_root())
 }
 
-/// The digest of a blob of `size` bytes from the names of its pieces; none if their number doesn't fit the size.
+/// The digest of a blob of `size` bytes from the names of its pieces; `None` if their number doesn't fit the size.
 pub(super) fn root(names: &[Digest], size: u64) -> Option<Digest> {
     if size.div_ceil(PIECE as u64) != names.len() as u64 {
         return None;

@@ -24,7 +24,7 @@ use crate::value::Value;
 pub(super) struct Side {
     /// The point's name.
     pub(super) name: String,
-    /// The parts of its key; none if they are no longer in the cache.
+    /// The parts of its key; `None` if they are no longer in the cache.
     components: Option<Components>,
     /// The names of its inputs, by role.
     inputs: BTreeMap<String, Vec<String>>,

@@ -75,7 +75,7 @@ pub(super) fn watch(
     }
 }
 
-/// Waits until files change and then stay the same for a moment. Returns the changed files; none if the user stops.
+/// Waits until files change and then stay the same for a moment. Returns the changed files; `None` if the user stops.
 fn wait(stamps: &mut BTreeMap<PathBuf, Stamp>, cancel: &Cancel) -> Option<BTreeSet<PathBuf>> {
     let mut changed = BTreeSet::new();
     let mut quiet = 0;

@@ -27,7 +27,7 @@ pub(in crate::cli) struct Watch {
     buffer: Mutex<String>,
     /// Standard output can no longer be written.
     is_closed: AtomicBool,
-    /// The error that closed it; none if its reader has gone.
+    /// The error that closed it; `None` if its reader has gone.
     failed: Mutex<Option<std::io::Error>>,
 }
 

@@ -12,7 +12,7 @@ const HEADER: usize = 48;
 const MARK: [u8; 4] = [0xF5, b'v', b'j', 0xA3];
 const FRAME_HEADER: usize = 24;
 
-/// A key with its new value; none if it was removed.
+/// A key with its new value; `None` if it was removed.
 type Owned = (Vec<u8>, Option<Vec<u8>>);
 
 /// A frame that a replay found: its changes and where it ends.
