@@ -55,7 +55,7 @@ impl Estimates {
             };
             estimates.points.insert(decision.point, seconds);
             let stage = &project.spec.point(decision.point).parsed.stage;
-            // A training that does not use all cores runs beside others: see `exec/room.rs`.
+            // A training that does not use all cores runs beside others: see `exec/resources.rs`.
             let fills_the_cores = stage.parallel() && stage.threads(cores) >= cores;
             if will_run && fills_the_cores {
                 alone += seconds;

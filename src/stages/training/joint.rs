@@ -26,7 +26,7 @@ struct Joint {
     schedule: Schedule,
 }
 
-/// A forward pass with fewer multiply-adds than this gains nothing from a second thread: see `exec/room.rs` for
+/// A forward pass with fewer multiply-adds than this gains nothing from a second thread: see `exec/resources.rs` for
 /// figures.
 const SMALL_STEP: u64 = 1 << 28;
 /// The default of `channels`.
