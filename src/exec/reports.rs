@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exec::context::RunContext;
 use crate::exec::driver::Driver;
+use crate::file;
 use crate::id::PointId;
 use crate::key::Segment;
 use crate::report::{RunOverlay, StageOverlay, overlay};
@@ -31,15 +32,16 @@ pub(crate) fn write_reports(
     let has_page = |p: &PointId| context.point(*p).parsed.kind.about().page.is_some();
     let all = driver.state().table().order().to_vec();
     let reports: Vec<PointId> = all.iter().copied().filter(has_page).collect();
-    let mut damaged = Vec::new();
-    if !reports.is_empty() {
-        // A report whose record is gone is made again.
-        let lost = driver.read_records(&all)?;
-        damaged.extend(reports.iter().filter(|report| lost.contains(report)));
+    if reports.is_empty() {
+        return Ok(Vec::new());
     }
+    // A report whose record is gone is made again.
+    let lost = driver.read_records(&all)?;
+    let mut damaged: Vec<PointId> = reports.iter().copied().filter(|report| lost.contains(report)).collect();
+    let facts = run_overlay(context, driver, run);
     for point in reports {
-        let file = context.point(point).parsed.kind.about().page;
-        let entry = driver.record(point).zip(file).and_then(|(record, file)| record.manifest.files.get(file));
+        let name = context.point(point).parsed.kind.about().page;
+        let entry = driver.record(point).zip(name).and_then(|(record, name)| record.manifest.files.get(name));
         let page = match entry.map(|entry| context.store.read_file(entry)).transpose() {
             Ok(Some(page)) => page,
             Ok(None) => continue,
@@ -49,25 +51,15 @@ pub(crate) fn write_reports(
             }
             Err(error) => return Err(error.into()),
         };
-        let text = overlay(&String::from_utf8_lossy(&page), &run_overlay(context, driver, run));
+        let text = overlay(&String::from_utf8_lossy(&page), &facts);
         // Many pipelines have a stage `report`. The name of a pipeline contains no dot, so the names differ.
         let (pipeline, stage) = (&context.spec.pipeline.name, context.name(point).to_owned());
         let path = dir.join(format!("{pipeline}.{stage}.html"));
-        let written = fs::create_dir_all(dir).and_then(|()| replace_file(&path, text.as_bytes()));
+        let written = fs::create_dir_all(dir).and_then(|()| file::replace(&path, text.as_bytes()));
         written.map_err(|e| Error::storage(format!("can't write {}", path.display())).caused_by(e))?;
         context.listener.event(&Event::ReportWritten { stage, path: path.display().to_string() });
     }
     Ok(damaged)
-}
-
-/// Replaces a file. A reader sees the old content or the new one. A link is replaced, not followed.
-pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    std::io::Write::write_all(&mut file, bytes)?;
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    file.as_file().set_permissions(permissions)?;
-    file.persist(path).map(drop).map_err(|e| e.error)
 }
 
 fn run_overlay(context: &RunContext<'_>, driver: &Driver<'_>, run: &str) -> RunOverlay {
