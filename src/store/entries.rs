@@ -143,14 +143,15 @@ fn check(text: &[u8]) -> String {
     hex::encode(&Digest::of(text).0[..CHECK / 2])
 }
 
-/// The result of a key.
-pub(super) fn result(db: &sled::Db, key: &Key) -> Result<Option<ResultRecord>> {
-    Ok(db.get(name(b'r', &[&key.0]))?.and_then(|v| parse(&v)).filter(|record: &ResultRecord| record.key == *key))
-}
+/// An entry can't be read or was altered.
+#[derive(Debug)]
+pub(super) struct Altered;
 
-/// Whether a key has an entry that [`result()`] refuses.
-pub(super) fn is_altered(db: &sled::Db, key: &Key) -> Result<bool> {
-    Ok(db.contains_key(name(b'r', &[&key.0]))? && result(db, key)?.is_none())
+/// The result of a key.
+pub(super) fn result(db: &sled::Db, key: &Key) -> Result<Option<Result<ResultRecord, Altered>>> {
+    let Some(entry) = db.get(name(b'r', &[&key.0]))? else { return Ok(None) };
+    let record = parse(&entry).filter(|record: &ResultRecord| record.key == *key);
+    Ok(Some(record.ok_or(Altered)))
 }
 
 /// Removes an entry that [`all_results`] or [`all_states`] refuses, by its key.

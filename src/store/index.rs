@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::database::{Access, Database, Host, Opened, is_database};
 use super::disk::{self, exists};
@@ -27,8 +27,6 @@ pub(super) struct Index {
     pub(super) folder: Arc<Folder>,
     pub(super) small: SmallFiles,
     pub(super) database: Arc<Database>,
-    /// Results whose entries were found to be altered.
-    altered: Mutex<BTreeSet<Key>>,
 }
 
 impl Host for Index {
@@ -53,7 +51,7 @@ impl Host for Index {
 impl Index {
     pub(super) fn new(folder: Arc<Folder>) -> Self {
         let database = Database::new(folder.clone(), "index", entries::SETUP);
-        Self { small: SmallFiles::new(&folder.dir), folder, database, altered: Mutex::default() }
+        Self { small: SmallFiles::new(&folder.dir), folder, database }
     }
 
     pub(super) fn exists(&self) -> Result<bool> {
@@ -115,14 +113,8 @@ impl Index {
         })
     }
 
-    /// Notes that the entry of a result was altered.
-    pub(super) fn note_altered(&self, key: Key) {
-        self.altered.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
-    }
-
-    /// Removes the entries that were found to be altered, so that their results are computed again.
-    pub(super) fn remove_altered(&self) {
-        let altered = std::mem::take(&mut *self.altered.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Removes the entries of results that were found to be altered, so that the results are computed again.
+    pub(super) fn remove_altered(&self, altered: &BTreeSet<Key>) {
         if altered.is_empty() {
             return;
         }

@@ -5,13 +5,14 @@
 //! short entry is removed when the result is found damaged, so it never promises more than the record. Results of
 //! earlier versions may have no short entry. Then the record itself is read.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::database::Access;
 use super::disk::exists;
 use super::engine::Failure;
-use super::entries;
+use super::entries::{self, Altered};
 use super::error::Result;
 use super::handle::Store;
 use super::index::Index;
@@ -27,6 +28,8 @@ pub struct Look<'a> {
     index: &'a Index,
     /// The lineage of the packs, if there are any. Determined for the first result that needs them.
     packs: OnceCell<Option<u64>>,
+    /// Results whose entries were found to be altered.
+    altered: RefCell<BTreeSet<Key>>,
 }
 
 /// Why a look-up failed. [`Store::look`] repairs the index if it can.
@@ -55,10 +58,12 @@ impl Store {
         if !index.exists()? {
             return f(&Look::new(None, index)).map_err(|LookError(failure)| failure.at(self.dir()));
         }
-        let answer = index.with(Access::Read, |opened| {
-            f(&Look::new(Some(&opened.db), index)).map_err(|LookError(failure)| failure)
+        let (answer, altered) = index.with(Access::Read, |opened| {
+            let look = Look::new(Some(&opened.db), index);
+            let answer = f(&look).map_err(|LookError(failure)| failure)?;
+            Ok((answer, look.altered.into_inner()))
         })?;
-        index.remove_altered();
+        index.remove_altered(&altered);
         Ok(answer)
     }
 
@@ -91,7 +96,7 @@ fn has_packs(path: &Path) -> Result<bool> {
 
 impl<'a> Look<'a> {
     fn new(db: Option<&'a sled::Db>, index: &'a Index) -> Self {
-        Self { db, index, packs: OnceCell::new() }
+        Self { db, index, packs: OnceCell::new(), altered: RefCell::default() }
     }
 
     /// Whether there are packs of this lineage.
@@ -140,11 +145,14 @@ impl<'a> Look<'a> {
     /// The record of this key. An altered one counts as missing, and is removed after the look-ups.
     fn result(&self, key: &Key) -> Result<Option<ResultRecord>, LookError> {
         let Some(db) = self.db else { return Ok(None) };
-        let record = entries::result(db, key)?;
-        if record.is_none() && entries::is_altered(db, key)? {
-            self.index.note_altered(*key);
-        }
-        Ok(record)
+        Ok(match entries::result(db, key)? {
+            Some(Ok(record)) => Some(record),
+            Some(Err(Altered)) => {
+                self.altered.borrow_mut().insert(*key);
+                None
+            }
+            None => None,
+        })
     }
 
     /// The newest result of this point.

@@ -82,7 +82,7 @@ impl Store {
     fn lacking(&self, mut content: Content) -> Result<Content> {
         content.results.retain(|r| !r.damaged);
         let in_index: [Vec<bool>; 3] = self.index.read(|db| {
-            let result = |r: &ResultRecord| Ok(entries::result(db, &r.key)?.is_some_and(|r| !r.damaged));
+            let result = |r: &ResultRecord| Ok(matches!(entries::result(db, &r.key)?, Some(Ok(r)) if !r.damaged));
             let state = |s: &StateRecord| Ok(entries::states(db, &s.key)?.iter().any(|other| other.has_name_of(s)));
             let newest =
                 |(pipeline, point, _): &(String, String, Key)| Ok(entries::newest(db, pipeline, point)?.is_some());
