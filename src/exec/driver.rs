@@ -182,10 +182,8 @@ impl<'a> Driver<'a> {
 
     fn drive(&mut self, executor: &mut dyn Executor) -> Result<()> {
         loop {
-            if self.worker.context.cancel.is_cancelled() && !self.state.is_stopping() {
-                executor.cancel();
-                self.apply(Input::Interrupted, executor)?;
-            }
+            let commands = self.notice_interruption(executor);
+            self.carry_out(commands, executor)?;
             self.check_leases(executor)?;
             if !self.state.is_under_way() {
                 return Ok(());
@@ -289,12 +287,18 @@ impl<'a> Driver<'a> {
                 queue.push_front(command);
             }
             // Thousands of look-ups take a while.
-            if self.worker.context.cancel.is_cancelled() && !self.state.is_stopping() {
-                executor.cancel();
-                queue.extend(self.state.apply(Input::Interrupted));
-            }
+            queue.extend(self.notice_interruption(executor));
         }
         Ok(())
+    }
+
+    /// Stops the run once if the user has interrupted it. Returns the commands that follow.
+    fn notice_interruption(&mut self, executor: &mut dyn Executor) -> Vec<Command> {
+        if !self.worker.context.cancel.is_cancelled() || self.state.is_stopping() {
+            return Vec::new();
+        }
+        executor.cancel();
+        self.state.apply(Input::Interrupted)
     }
 
     /// Looks up the result of a point. The inner error fails only this point.
