@@ -3,7 +3,7 @@
 use crate::error::{Category, Error};
 use crate::event::Event;
 use crate::exec::state::{Failure, PruneCause, Report};
-use crate::exec::worker::{Worker, log_path};
+use crate::exec::worker::Worker;
 use crate::id::PointId;
 use crate::plan::{Bracket, Cause, Reason};
 
@@ -34,8 +34,7 @@ impl Reporter<'_> {
             Report::Skipped(point, because) => Event::StageSkipped { stage: stage(point), because: stage(because) },
             Report::Failed(point, failure) => {
                 let error = self.error(point, failure);
-                let context = &self.worker.context;
-                let log = log_path(context.store, self.worker.run, context.point(point)).display().to_string();
+                let log = self.worker.log_path(point).display().to_string();
                 let (text, hint) = (error.with_causes(), error.hint.clone());
                 return (Event::StageFailed { stage: stage(point), error: text, hint, log }, Some(error));
             }

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,6 @@ use crate::id::PointId;
 use crate::key::Components;
 use crate::plan::PipelineFiles;
 use crate::rng::Streams;
-use crate::spec::Point;
 use crate::stage::{Cancel, Chain, Context, StageError};
 use crate::store::{NewResult, Provenance, ResultRecord, Store, StoreError, host_name};
 
@@ -56,11 +55,6 @@ impl StageOutput {
         let tensors = self.artifact.tensors.values().map(|t| t.bytes().len());
         tensors.chain(self.artifact.files.values().map(Vec::len)).sum()
     }
-}
-
-/// The log of a point in a run.
-pub(crate) fn log_path(store: &Store, run: &str, point: &Point) -> PathBuf {
-    store.dir().join("logs").join(run).join(format!("{}.log", point.name))
 }
 
 impl<'a> Worker<'a> {
@@ -134,7 +128,7 @@ impl<'a> Worker<'a> {
     ) -> Result<Artifact, StageError> {
         let RunContext { spec, store, compute, data_dirs, listener, .. } = self.context;
         let point = self.context.point(job.point);
-        let log_path = log_path(store, self.run, point);
+        let log_path = self.log_path(job.point);
         let scratch_root = store.dir().join("scratch");
         let make = |folder: &Path| {
             let error = |e| Error::storage(format!("can't create {}", folder.display())).caused_by(e);
@@ -182,14 +176,28 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn log_failure(&self, point: PointId, error: &Error) {
-        let path = log_path(self.context.store, self.run, self.context.point(point));
-        let Ok(mut log) = File::options().create(true).append(true).open(path) else { return };
-        // Errors are ignored, because an event reports the failure, too.
-        let _ = writeln!(log, "failed: {}", error.with_causes());
-        if let Some(hint) = &error.hint {
-            let _ = writeln!(log, "hint: {hint}");
-        }
+    /// The log of a point in this run.
+    pub(crate) fn log_path(&self, point: PointId) -> PathBuf {
+        let name = format!("{}.log", self.context.name(point));
+        self.context.store.dir().join("logs").join(self.run).join(name)
+    }
+
+    /// Opens the log of a point, to append to it.
+    pub(crate) fn open_log(&self, point: PointId) -> io::Result<File> {
+        let path = self.log_path(point);
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        File::options().create(true).append(true).open(path)
+    }
+
+    /// Appends lines to the log of a point. Errors are ignored, because the log is not a result.
+    pub(crate) fn append_to_log(&self, point: PointId, lines: &str) {
+        let _ = self.open_log(point).and_then(|mut log| writeln!(log, "{lines}"));
+    }
+
+    /// Appends an error to the log of a point.
+    pub(crate) fn log_failure(&self, point: PointId, error: &Error) {
+        let hint = error.hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        self.append_to_log(point, &format!("failed: {}{hint}", error.with_causes()));
     }
 
     /// Stores the outputs of stages together. If one result may be at fault, stores each separately, so that

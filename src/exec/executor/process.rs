@@ -6,7 +6,7 @@
 //! own process group, so Ctrl-C reaches only the driver.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,7 +25,7 @@ use crate::error::{Category, EXHAUSTED_HINT, Error, Result, is_exhausted};
 use crate::event::Event;
 use crate::exec::context::RunContext;
 use crate::exec::job::{Ended, Job};
-use crate::exec::worker::{Worker, log_path, panic_message};
+use crate::exec::worker::{Worker, panic_message};
 use crate::id::PointId;
 use crate::store::ResultRecord;
 
@@ -75,7 +75,8 @@ impl JobEnd {
 }
 
 impl WorkOrder {
-    fn new(context: &RunContext<'_>, run: &str, job: Job) -> Self {
+    fn new(worker: &Worker<'_>, job: Job) -> Self {
+        let context = &worker.context;
         let mut sources = context.spec.sources.0.iter();
         let pipeline = sources.next();
         Self {
@@ -87,7 +88,7 @@ impl WorkOrder {
             device: context.compute.name.clone(),
             threads: context.threads,
             data_dirs: context.data_dirs.to_vec(),
-            run: run.to_owned(),
+            run: worker.run.to_owned(),
             job,
         }
     }
@@ -131,8 +132,7 @@ pub(crate) struct ProcessExecutor<'scope, 'env> {
 /// Starts processes and reads their messages.
 #[derive(Clone)]
 struct Launcher<'a> {
-    context: RunContext<'a>,
-    run: &'a str,
+    worker: Worker<'a>,
     program: &'a Path,
     /// The standard inputs of the processes: dropping one asks its process to stop.
     inputs: Arc<Mutex<BTreeMap<PointId, ChildStdin>>>,
@@ -142,7 +142,7 @@ impl<'scope, 'env> ProcessExecutor<'scope, 'env> {
     /// Runs jobs with `program`, which has the stage kinds of the pipeline.
     pub(crate) fn new(scope: &'scope Scope<'scope, 'env>, worker: Worker<'scope>, program: &'scope Path) -> Self {
         let (sender, events) = channel();
-        let launcher = Launcher { context: worker.context, run: worker.run, program, inputs: Arc::default() };
+        let launcher = Launcher { worker, program, inputs: Arc::default() };
         Self { scope, launcher, events, sender }
     }
 }
@@ -170,7 +170,7 @@ impl Executor for ProcessExecutor<'_, '_> {
 
     fn cancel(&mut self) {
         // Also stops a job whose process is being started and has no entry in `inputs` yet.
-        self.launcher.context.cancel.cancel();
+        self.launcher.worker.context.cancel.cancel();
         self.launcher.inputs.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
@@ -186,7 +186,7 @@ impl Launcher<'_> {
             move |error: io::Error| Ended::Failed(Error::storage(what).caused_by(error))
         };
         let order = self.write_order(job).map_err(failed("can't write the order of a job"))?;
-        let log = self.open_log(point).map_err(failed("can't write the log of a stage"))?;
+        let log = self.worker.open_log(point).map_err(failed("can't write the log of a stage"))?;
         let killed_before = processes_killed_for_memory();
         let mut child = Command::new(self.program)
             .arg("work")
@@ -206,7 +206,7 @@ impl Launcher<'_> {
             self.inputs.lock().unwrap_or_else(PoisonError::into_inner).insert(point, input);
         }
         // An interruption between the start of the job and this line found no input to close.
-        if self.context.cancel.is_cancelled() {
+        if self.worker.context.cancel.is_cancelled() {
             self.inputs.lock().unwrap_or_else(PoisonError::into_inner).remove(&point);
         }
         let end = child.stdout.take().and_then(|output| self.read_messages(point, output, events));
@@ -214,11 +214,11 @@ impl Launcher<'_> {
         let status = child.wait().map_err(failed("can't wait for the process of a stage"))?;
         let is_out_of_memory = processes_killed_for_memory() > killed_before;
         end.ok_or_else(|| {
-            if self.context.cancel.is_cancelled() {
+            if self.worker.context.cancel.is_cancelled() {
                 return Ended::Interrupted;
             }
             let error = crash(status, is_out_of_memory);
-            self.append_to_log(point, &format!("failed: {}", error.message));
+            self.worker.log_failure(point, &error);
             Ended::Failed(error)
         })
     }
@@ -230,7 +230,7 @@ impl Launcher<'_> {
         for line in lines.map_while(io::Result::ok).filter(|line| !line.is_empty()) {
             match serde_json::from_slice(&line) {
                 Ok(Message::Event(event)) => {
-                    self.context.listener.event(&event);
+                    self.worker.context.listener.event(&event);
                     if matches!(event, Event::StateSaved { .. }) {
                         let _ = events.send(ExecutorEvent::StateSaved(point));
                     }
@@ -241,30 +241,19 @@ impl Launcher<'_> {
                 Ok(Message::Made(bytes)) => drop(events.send(ExecutorEvent::Made(point, bytes))),
                 Ok(Message::Ended(job_end)) => return Some(job_end.0),
                 // A library may print to standard output.
-                Err(_) => self.append_to_log(point, &String::from_utf8_lossy(&line)),
+                Err(_) => self.worker.append_to_log(point, &String::from_utf8_lossy(&line)),
             }
         }
         None
     }
 
     fn write_order(&self, job: Job) -> io::Result<tempfile::NamedTempFile> {
-        let scratch = self.context.store.dir().join("scratch");
+        let scratch = self.worker.context.store.dir().join("scratch");
         fs::create_dir_all(&scratch)?;
         let mut file = tempfile::Builder::new().prefix("order-").suffix(".json").tempfile_in(scratch)?;
         // `to_writer` would make a system call for each token.
-        file.write_all(&serde_json::to_vec(&WorkOrder::new(&self.context, self.run, job))?)?;
+        file.write_all(&serde_json::to_vec(&WorkOrder::new(&self.worker, job))?)?;
         Ok(file)
-    }
-
-    fn open_log(&self, point: PointId) -> io::Result<File> {
-        let path = log_path(self.context.store, self.run, self.context.point(point));
-        path.parent().map_or(Ok(()), fs::create_dir_all)?;
-        File::options().create(true).append(true).open(path)
-    }
-
-    fn append_to_log(&self, point: PointId, line: &str) {
-        // Errors are ignored, because the log is not a result.
-        let _ = self.open_log(point).and_then(|mut log| writeln!(log, "{line}"));
     }
 }
 
