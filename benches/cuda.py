@@ -1,4 +1,4 @@
-"""Called by cuda.sh: correctness of vadpipe on a GPU against its CPU, then speed against PyTorch. See there."""
+"""Called by cuda.sh: compares the results of vadpipe on a GPU with those on the CPU, then its speed with PyTorch's."""
 import json
 import os
 import pathlib
@@ -12,14 +12,14 @@ import time
 BINARY, REHEARSE = sys.argv[1], '--rehearse' in sys.argv
 HERE = pathlib.Path(__file__).resolve().parent
 GPU = 'cpu' if REHEARSE else 'cuda:0'
-# What a figure of a GPU may differ by from the CPU's, relative: rounding, grown over a few hundred steps of Adam.
+# The largest relative difference of a GPU's figures from the CPU's: rounding errors grow over a few hundred Adam steps.
 TOLERANCE = dict(f32=0.02, tf32=0.05)
-# The same for a training's first epoch, before much has grown.
+# The same for a training's first epoch, in which rounding errors have grown less.
 FIRST = dict(f32=0.003, tf32=0.02)
 CHANNELS, LATENT = ([16, 16, 16, 16], 16) if REHEARSE else ([2048, 512, 256, 128], 128)
 IMAGES, SPEED_IMAGES, TIMED_EPOCHS = (64, 128, 2) if REHEARSE else (1024, 8192, 5)
 BATCHES = (16, 64, 128)
-# Seconds that one program may take: what hangs should not use up the time on somebody else's GPU.
+# Time limit of one program in seconds, so that a hang does not use up the time on somebody else's GPU.
 LIMIT = 240
 FAILED = []
 
@@ -77,12 +77,12 @@ ROOT = pathlib.Path(FOLDER.name)
 
 
 def fail(message):
-    """There is no use in going on."""
+    """Ends the script with an error."""
     sys.exit(f'cuda.sh: FAILED: {message}')
 
 
 def wrong(message):
-    """What follows is worth knowing all the same."""
+    """Reports an error and continues, because the remaining results are still useful."""
     FAILED.append(message)
     print(f'BAD {message}', flush=True)
 
@@ -95,7 +95,7 @@ def command(cache, device, sets, targets):
 
 
 def run(cache, device, targets=(), graph=False, **sets):
-    """Runs the pipeline; the last event of each stage that was made."""
+    """Runs the pipeline. Returns the event with which each stage ended."""
     sets = {name.replace('__', '.'): value for name, value in sets.items()}
     environment = dict(os.environ, VADPIPE_CUDA_GRAPH='1' if graph else '0')
     words = command(cache, device, sets, targets)
@@ -112,14 +112,14 @@ def run(cache, device, targets=(), graph=False, **sets):
 
 
 def compare(name, found, wanted, precision):
-    """The figures of trainings and fits, and the largest relative difference."""
+    """Compares the metrics of trainings and fits, and prints the largest relative difference."""
     worst = 0.
     for stage, event in wanted.items():
         if stage == 'data' or 'metrics' not in event:
             continue
         for metric, value in event['metrics'].items():
             difference = abs(found[stage]['metrics'][metric] - value) / max(abs(value), 1e-9)
-            # The decoder that a fit begins with has come from hundreds of steps already.
+            # A fit starts with a decoder that was trained for hundreds of steps.
             early = metric == 'loss_first' and not stage.startswith('fit-')
             limit = (FIRST if early else TOLERANCE)[precision]
             if metric == 'kl':
@@ -131,7 +131,7 @@ def compare(name, found, wanted, precision):
 
 
 def same(name, one, other):
-    # What was in the cache is told without its digest.
+    # The events of cached stages have no digest.
     made = [s for s in one if 'digest' in one[s] and 'digest' in other[s]]
     others = [s for s in made if one[s]['digest'] != other[s]['digest']]
     if others or not made:
@@ -141,13 +141,13 @@ def same(name, one, other):
 
 
 def forget(*caches):
-    """A cache holds some 2 GB of states."""
+    """Deletes caches. Each holds about 2 GB of states."""
     for cache in caches:
         shutil.rmtree(ROOT / cache, ignore_errors=True)
 
 
 def correctness():
-    # First of all, whether it trains on a GPU at all: the CPU's turn takes a while.
+    # First check that it trains on the GPU at all, because the run on the CPU takes a while.
     tiny = dict(params__epochs=1, params__images=64, stages__ad__channels='[16,16,16,16]')
     run('tiny', GPU, ('ad',), **tiny)
     begin = time.perf_counter()
@@ -159,7 +159,7 @@ def correctness():
     compare('f32 on the GPU', gpu, cpu, 'f32')
     if not REHEARSE:
         if gpu['ad']['digest'] == cpu['ad']['digest']:
-            wrong('the GPU gave the CPU\'s very bytes: was it used?')
+            wrong('the GPU gave the same bytes as the CPU: was the GPU used?')
         tf32 = run('tf32', GPU, pipeline__precision='tf32')
         compare('tf32 on the GPU', tf32, cpu, 'tf32')
         same('tf32, a second time', tf32, run('tf32-again', GPU, pipeline__precision='tf32'))
@@ -173,7 +173,7 @@ def correctness():
 
 
 def ours(batch, precision, graph):
-    """Samples a second: the median over epochs after the first, by the clock of whoever reads the events."""
+    """Samples per second: the median over the epochs after the second, timed by this process as it reads the events."""
     sets = {'params.batch': batch, 'params.images': SPEED_IMAGES, 'params.epochs': 1000, 'pipeline.precision': precision}
     environment = dict(os.environ, VADPIPE_CUDA_GRAPH='1' if graph else '0')
     words = command('speed', GPU, sets, ('ad',))
@@ -204,7 +204,7 @@ def torch(batch, precision, *flags):
         print(f'cuda.sh: no result in {LIMIT} s: {words}', file=sys.stderr)
         return None
     if done.returncode != 0 and '--compile' in flags:
-        # It wants a C compiler and Triton, which not every machine has.
+        # It needs a C compiler and Triton, which not every machine has.
         print(f'cuda.sh: torch.compile does not work here: {done.stderr[-500:]}', file=sys.stderr)
         return None
     if done.returncode != 0:
@@ -213,7 +213,7 @@ def torch(batch, precision, *flags):
 
 
 def speed():
-    """The slowest to start, PyTorch's compiler, comes last: if time runs out, the rest has been said."""
+    """PyTorch's compiler starts most slowly and comes last: if time runs out, all other results have been printed."""
     precisions = ('f32',) if REHEARSE else ('f32', 'tf32')
     cases = [(batch, precision) for precision in precisions for batch in BATCHES]
     peers = {} if REHEARSE else {'torch': (), 'torch channels-last': ('--channels-last',), 'torch compiled': ('--compile',)}
@@ -238,4 +238,4 @@ correctness()
 speed()
 if FAILED:
     fail('; '.join(FAILED))
-print('\nall is well')
+print('\nall checks passed')

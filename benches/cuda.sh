@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one call: is what a GPU computes right, and is it quick enough? Prints one table; exit code 1 if
+# All checks that need a GPU, in one call: whether its results are right, and how fast it is. Prints one table. Exit code 1 if
 # anything was wrong.
 #
 #   benches/cuda.sh [VADPIPE] [--rehearse]
 #
-# VADPIPE: a binary built with `--features cuda` (target/release/vadpipe if none is given; neither Rust nor a network is needed).
-# Needs Python 3 with PyTorch for CUDA, whose wheels also bring the cuBLAS and NVRTC that vadpipe loads where no toolkit is installed.
+# VADPIPE: a binary built with `--features cuda` (default: target/release/vadpipe). Neither Rust nor a network is needed.
+# Needs Python 3 with PyTorch for CUDA. Its wheels contain the cuBLAS and NVRTC that vadpipe then loads.
 # --rehearse: runs the whole script on the CPU with a tiny model and without PyTorch, to try the script itself.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 binary=$here/../target/release/vadpipe
 if [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; then binary=$1; shift; fi
 [ -x "$binary" ] || { echo "cuda.sh: there is no program $binary" >&2; exit 2; }
-# The wheels' cuBLAS and NVRTC under the names that are tried first, so that PyTorch and vadpipe have the same, whatever toolkit is there.
+# Links to the wheels' cuBLAS and NVRTC under the names that vadpipe tries first. Both programs then use the same libraries, even
+# if a CUDA toolkit is installed.
 links=$(mktemp -d)
 trap 'rm -rf "$links"' EXIT
 libraries=$(python3 - "$links" <<'PY'

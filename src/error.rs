@@ -9,7 +9,7 @@ use std::io;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-/// What went wrong, as a script sees it by the exit code. Exit codes are part of the command-line interface.
+/// The kind of error, which a script sees as the exit code. Exit codes are part of the command-line interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Category {
     /// A stage failed: exit code 1.

@@ -62,7 +62,7 @@ pub fn open(path: &Path) -> Result<File, FileError> {
 /// # Errors
 /// See [`FileError`].
 pub fn open_with(options: &OpenOptions, path: &Path) -> Result<File, FileError> {
-    // Opening a device may have an effect, and a socket can't be opened.
+    // Opening a device may have side effects, and a socket can't be opened.
     match std::fs::metadata(path) {
         Ok(metadata) => check(&metadata)?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -210,7 +210,7 @@ mod tests {
                 (b"old".into(), b"new".into())
             );
             assert!(link.symlink_metadata().unwrap().is_file());
-            // Nobody can replace a folder, and nothing is left of the attempt.
+            // A folder can't be replaced, and the attempt leaves no temporary file.
             assert!(replace(dir.path(), b"").is_err());
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);

@@ -24,7 +24,7 @@ use crate::spec::Point;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum GraphError {
     /// Points that depend on each other in a cycle.
-    #[error("these depend on each other: {}", members.join(" → "))]
+    #[error("these points depend on each other in a cycle: {}", members.join(", "))]
     Cycle {
         /// Their names, in the order of the file.
         members: Vec<String>,

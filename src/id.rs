@@ -47,12 +47,12 @@ id! {
 }
 
 id! {
-    /// An axis: first those of `[matrix]`, then those of the stages, in the order of the file.
+    /// An axis: its index among the axes of `[matrix]`, followed by those of the stages, in the order of the file.
     AxisId
 }
 
-/// A point's name in its parts: `stage`, or `stage@axis=value,axis=value`. Inputs in a pipeline file and targets on the
-/// command line have the same form, and may have `*` or a glob in place of a value.
+/// A point's name, split into its parts: `stage`, or `stage@axis=value,axis=value`. Inputs in a pipeline file and
+/// targets on the command line have the same form, and may have `*` or a glob in place of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PointName<'a> {
     /// The name of the stage.
@@ -62,7 +62,7 @@ pub struct PointName<'a> {
 }
 
 impl<'a> PointName<'a> {
-    /// The characters between the parts. No name of a stage or an axis and no value contains one of them.
+    /// The characters between the parts. Names of stages and axes, and values, never contain them.
     pub const SEPARATORS: [char; 3] = ['@', '=', ','];
 
     /// Splits a name.

@@ -1,4 +1,5 @@
-//! The `vadpipe` program: everything is in the library, except what ends the process when memory runs out.
+//! The `vadpipe` program: everything is in the library, except the allocator, which ends the process when memory runs
+//! out.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write as _;
@@ -14,8 +15,9 @@ fn main() -> ExitCode {
 #[global_allocator]
 static ALLOCATOR: OrExit = OrExit;
 
-/// The system's allocator. Where it has no memory left, the process ends with an error message and the exit code for a
-/// failed system, instead of the abort that Rust ends with. The cache is then as after a kill: the next run continues.
+/// The system's allocator. When memory runs out, the process prints an error and exits with the code for a failed
+/// system, instead of aborting as Rust does. The cache is then in the same state as after a kill: the next run
+/// continues.
 struct OrExit;
 
 #[expect(unsafe_code, reason = "an allocator is an unsafe trait")]
@@ -27,7 +29,7 @@ unsafe impl GlobalAlloc for OrExit {
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the pointer comes from the methods here, so from the system's allocator, with this layout.
+        // SAFETY: the pointer was returned by a method here, so it is the system allocator's, with this layout.
         unsafe { System.dealloc(pointer, layout) }
     }
 

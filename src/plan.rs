@@ -4,10 +4,10 @@
 //! and decides. `plan`, `status`, `explain` and `run -n` decide about all points once, in plan order. `run` decides
 //! about each point when its inputs are known.
 //!
-//! A point whose inputs are all known is a hit or a miss. A point with an unknown input is *maybe* a hit if there is
-//! a result whose components differ in the inputs only, because the input may come out unchanged; otherwise it is a
-//! miss. Where the pipeline prunes a sweep ([`Bracket`]), the points that lose at a rung are *pruned*, and so is
-//! every point for which all points of an input are pruned.
+//! A point whose inputs are all known is a hit or a miss. A point with an unknown input is *maybe* a hit if there is a
+//! result whose components differ in the inputs only, because the input may come out unchanged; otherwise it is a miss.
+//! If the pipeline prunes a sweep ([`Bracket`]), the points that lose at a rung are *pruned*, and so is every point for
+//! which all points of an input are pruned.
 //!
 //! - `reason`: why a point runs.
 //! - `bracket`: how the points of a pruned sweep are compared.

@@ -8,7 +8,7 @@
 //! alone in its role is shown under the role's name, because names of stages are not in the key; members of a list are
 //! shown under their labels, which are.
 //!
-//! The bytes of a page are those of an artifact: to change them for inputs that were possible before, raise the VERSION
+//! The bytes of a page are those of an artifact: if they change for inputs that were possible before, raise the version
 //! of the kind `report`. HTML is made by the macro `html!`, which escapes texts.
 
 mod chart;

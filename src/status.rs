@@ -44,7 +44,7 @@ status! {
 status! {
     /// The status of a run.
     RunStatus {
-        /// It is running, or it was killed. Its process is alive only if it is running.
+        /// It is running, or it was killed and its process no longer exists.
         Running = "running",
         /// All requested results are in the cache.
         Ok = "ok",

@@ -18,11 +18,11 @@
 //! ```
 //!
 //! Packs, small files and the journals are the cache. sled is an index of them and can be rebuilt at any time, so a
-//! kill or a full disk while sled writes costs nothing. The order of writing, with a sync after each: packs, the chunk
-//! database's journal, the index's journal. Nothing refers to something that may be missing.
+//! kill or a full disk while sled writes costs nothing. Writes go in this order, with a sync after each: packs, the
+//! chunk database's journal, the index's journal. So no entry refers to bytes or entries that may be missing.
 //!
 //! Every read is verified. Missing or altered bytes are an error ([`StoreError::Damaged`]); the results that need them
-//! are forgotten and computed again. If the system refuses to open or read a file, that is an error that changes
+//! are forgotten and computed again. If the system refuses to open or read a file, the operation fails and changes
 //! nothing. If the cache can't be written (another user's, a full disk), look-ups use a temporary copy of a database.
 //!
 //! No process keeps a database open while it only computes. Each is opened when needed and closed after an idle moment,
@@ -64,7 +64,7 @@ mod look;
 mod results;
 mod runs;
 mod states;
-// Care for the whole cache.
+// Maintenance of the whole cache.
 mod roots;
 mod sweep;
 mod gc;

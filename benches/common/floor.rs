@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-/// Side of the products.
+/// The number of rows and columns of the multiplied matrices.
 const SIDE: usize = 2048;
 /// GFLOP of such a product.
 const PRODUCT_GFLOP: f64 = 2.0 * (SIDE * SIDE * SIDE) as f64 / 1e9;
@@ -46,7 +46,7 @@ pub(crate) fn computing() -> f64 {
 pub(crate) struct Floor {
     matrices: [Vec<f32>; 3],
     streams: [Vec<f32>; 2],
-    /// GFLOP/s of the `gemm` crate's product of 2048 × 2048 matrices, by the clock, all threads.
+    /// GFLOP/s of the `gemm` crate's product of 2048 × 2048 matrices, by wall time, with all threads.
     pub(crate) gflops: f64,
     /// The same per second of CPU time.
     pub(crate) gflops_per_core: f64,

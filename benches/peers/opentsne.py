@@ -30,7 +30,7 @@ def images(folder, n):
 
 
 def principal(pixels):
-    """50 principal components of grey levels of 0…1."""
+    """The 50 principal components of the images, with grey levels from 0 to 1."""
     return np.ascontiguousarray(PCA(50, random_state=0).fit_transform(pixels / 255.).astype(np.float32))
 
 
@@ -41,7 +41,7 @@ def embed(x, threads, seed=0):
 
 
 class Served:
-    """Arrays travel in files of raw little-endian floats, whose names the bench gives."""
+    """Arrays are passed in files that the bench names: pixels as bytes, all others as raw little-endian f32."""
 
     def pca(self, pixels, n, out):
         principal(np.fromfile(pixels, np.uint8).reshape(n, -1)).tofile(out)

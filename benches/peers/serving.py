@@ -1,6 +1,6 @@
-"""How a peer talks with its bench: a JSON object a line, requests on stdin, answers on stdout.
+"""The protocol between a peer and its bench: one JSON object per line, requests on stdin, replies on stdout.
 
-A request names its command; whatever the handler returns is the answer, and `{"error": …}` where it fails.
+A request names its command. The reply is what the handler returns, or `{"error": …}` if it fails.
 """
 import json
 import os
@@ -8,7 +8,7 @@ import sys
 
 
 def serve(name, handlers):
-    # Libraries print; nothing of that may get between the answers.
+    # Libraries may print to stdout. That output goes to stderr, so that it does not mix with the replies.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
@@ -25,6 +25,6 @@ def serve(name, handlers):
 
 
 def missing(error):
-    """The only answer of a peer that can't import what it needs."""
+    """The only reply of a peer that can't import a package."""
     print(json.dumps({'error': str(error)}), flush=True)
     sys.exit(0)

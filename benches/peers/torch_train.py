@@ -6,9 +6,9 @@ usage: torch_train.py [DATA_DIR] [--n 1000] [--batch 64] [--epochs 2] [--mode ad
        torch_train.py --serve
            as the bench's child: requests on stdin, see `serving.py`
 
-Without DATA_DIR the images are random: the speed does not depend on them. `--mode fit` does what the seed's evaluation does:
-the decoder is in evaluation mode and its weights are not stepped, but autograd computes their gradients all the same, since
-nobody asked it not to; `--freeze` asks.
+Without DATA_DIR the images are random: the speed does not depend on them. `--mode fit` repeats the course report's
+evaluation: the decoder is in evaluation mode and its weights are not updated, but autograd still computes their gradients,
+because the report's code does not freeze them. `--freeze` does.
 """
 import argparse
 import gzip
@@ -60,8 +60,8 @@ def images(folder, n):
     raise FileNotFoundError(f'{folder} has no train-images-idx3-ubyte')
 
 
-# The posteriors as `src/model/posterior.rs` defines them: how far the parameters' start scatters, z, and the KL to the prior,
-# given the parameters of a batch.
+# The posteriors of `src/model/posterior.rs`: z, and the KL to the prior, for the parameters of a batch. FAMILIES also has the
+# standard deviation of each parameter's initial values.
 def gaussian_z(u, v):
     return u + torch.randn_like(u) * torch.exp(.5 * v)
 
@@ -118,7 +118,7 @@ class Training:
         decoder.train(not self.fit)
         if freeze:
             decoder.requires_grad_(False)
-        # On a GPU with CUDA graphs, as ours.
+        # On a GPU with CUDA graphs, as vadpipe can use them.
         how = 'default' if device == 'cpu' else 'reduce-overhead'
         self.net = torch.compile(decoder, mode=how) if compiled else decoder
 
@@ -143,7 +143,7 @@ class Training:
             torch.cuda.synchronize()
 
     def images(self, count):
-        """Trains on as many images, in new order at the start of each epoch; mean loss and seconds."""
+        """Trains on `count` images, in a new order in each epoch. Returns the mean loss and the seconds."""
         self.synchronize()
         begin, cpu, total, steps = time.perf_counter(), time.process_time(), 0., 0
         while count > 0:
@@ -157,7 +157,7 @@ class Training:
 
 
 def peak():
-    """Bytes that this process has ever held in memory at once (Linux)."""
+    """The peak memory of this process in bytes (Linux)."""
     with open('/proc/self/status') as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith('VmHWM'))
 
@@ -167,7 +167,7 @@ class Served:
         self.trainings = {}
 
     def open(self, name, warm_up=2, **settings):
-        """A training of this name, which has done some steps."""
+        """Starts a training under this name, and warms it up with a few steps."""
         self.trainings[name] = training = Training(**settings)
         begin = time.perf_counter()
         training.images(warm_up * training.batch)

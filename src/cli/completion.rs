@@ -86,7 +86,7 @@ fn pipeline(words: impl Iterator<Item = OsString>) -> Option<PathBuf> {
     words.map(PathBuf::from).find(|p| p.extension().is_some_and(|e| e == "toml") && p.is_file())
 }
 
-/// Loads a pipeline. A completion must not print errors, so a wrong file gives none.
+/// Loads a pipeline; `None` if it is invalid, because a completion must not print errors.
 fn read(path: &Path) -> Option<Spec> {
     let text = String::from_utf8(file::read(path, MAX_BYTES).ok()?).ok()?;
     let base = path.parent().unwrap_or(Path::new("."));

@@ -294,7 +294,7 @@ mod tests {
         Names { axes: axes.iter().map(owned).collect(), metrics: metrics.iter().map(owned).collect() }
     }
 
-    /// Whether a point with these axes is kept, beside one in which `mixed` is a number.
+    /// Whether the filter keeps a point with these axes. The table also has a point in which `mixed` is a number.
     fn holds(text: &str, values: &[(&str, Cell)]) -> bool {
         let filter = Filter::parse(&[text.to_owned()]).unwrap();
         let axes: Vec<&str> = values.iter().map(|(name, _)| *name).chain(["psnr"]).collect();

@@ -137,7 +137,7 @@ impl Run<'_> {
     }
 }
 
-/// This program, which also runs single jobs. It stays the same if its file is replaced during the run.
+/// The path of this program, which runs the jobs of `--isolate`. A path in `/proc` stays valid if the file is replaced.
 fn own_program() -> Result<PathBuf> {
     let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
     if program.exists() {
@@ -149,7 +149,7 @@ fn own_program() -> Result<PathBuf> {
 /// The points that the command line forces to run again.
 fn forced(project: &Project, args: &RunArgs) -> Result<BTreeSet<PointId>> {
     let mut forced = if args.rerun.is_empty() { BTreeSet::new() } else { project.graph.targets(&args.rerun)? };
-    // A sweep that is pruned also runs the points that a wanted one is compared with.
+    // A pruned sweep also runs the points that a wanted point is compared with.
     let run = with_earlier_points(&project.spec, &project.graph, &project.wanted);
     if let Some(outside) = forced.iter().find(|p| !run.contains(p)) {
         let message = format!("can't run `{}` again: no target needs it", project.name(*outside));

@@ -42,7 +42,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Whether nothing runs from now on.
+    /// Sets whether nothing runs from now on, so that a signal prints nothing.
     pub(super) fn set_idle(&self, idle: bool) {
         self.idle.store(idle, Ordering::SeqCst);
     }

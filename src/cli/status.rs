@@ -44,7 +44,7 @@ struct Stored {
 /// Disk space of the cache.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct Disk {
-    /// Blocks on disk, of everything.
+    /// Allocated disk space of the whole cache.
     bytes: u64,
     /// Bytes of all stored states, each blob once.
     states_bytes: u64,

@@ -35,7 +35,7 @@ pub struct RunContext<'a> {
 }
 
 impl<'a> RunContext<'a> {
-    /// A planner for which the results of `forced` do not count.
+    /// A planner that ignores the stored results of `forced`.
     pub(crate) fn planner(&self, forced: &'a BTreeSet<PointId>) -> Planner<'a> {
         let Self { spec, graph, store, compute, .. } = *self;
         Planner { spec, graph, store, numerics: &compute.numerics, forced }

@@ -21,7 +21,7 @@ pub struct Compute {
 /// Finds the requested device.
 ///
 /// # Errors
-/// If there is no such device, or the precision is not built for it (exit code 2).
+/// If there is no such device, or it does not support the precision (exit code 2).
 pub fn choose(choice: DeviceChoice, precision: Precision) -> Result<Compute> {
     let compute = match choice {
         DeviceChoice::Cpu => cpu(),
@@ -42,7 +42,7 @@ fn check_precision(compute: &Compute, precision: Precision) -> Result<()> {
         true => ("the CPU", "use `precision = \"f32\"`"),
         false => (compute.name.as_str(), "use `precision = \"f32\"` or `precision = \"tf32\"`"),
     };
-    Err(Error::bad_input(format!("precision {precision} is not built for {device}")).hint(hint))
+    Err(Error::bad_input(format!("{device} does not support precision {precision}")).hint(hint))
 }
 
 fn cpu() -> Compute {
@@ -103,8 +103,8 @@ mod tests {
             check_precision(&Compute { device, name: name.to_owned(), numerics: String::new() }, precision)
         };
         let error = |device, precision| check_precision(device, precision).unwrap_err();
-        assert_eq!(error("cuda:0", Precision::Bf16).message, "precision bf16 is not built for cuda:0");
-        assert_eq!(error("cpu", Precision::Tf32).message, "precision tf32 is not built for the CPU");
+        assert_eq!(error("cuda:0", Precision::Bf16).message, "cuda:0 does not support precision bf16");
+        assert_eq!(error("cpu", Precision::Tf32).message, "the CPU does not support precision tf32");
         assert_eq!(error("cuda:0", Precision::Bf16).category, crate::error::Category::BadInput);
         assert!(check_precision("cuda:0", Precision::F32).is_ok());
         assert!(check_precision("cuda:1", Precision::Tf32).is_ok());

@@ -94,7 +94,7 @@ impl<'a> Driver<'a> {
     /// Applies the plan and runs until no work is left.
     ///
     /// # Errors
-    /// If the cache fails. Running jobs are stopped first, and the results that they stored count.
+    /// If the cache fails. Running jobs are stopped first. Results that they have stored are kept and reported.
     pub(crate) fn run(&mut self, plan: Vec<(PointId, Planned)>, executor: &mut dyn Executor) -> Result<()> {
         let commands = self.state.start(plan);
         let driven = self.carry_out(commands, executor).and_then(|()| self.drive(executor));
@@ -261,8 +261,8 @@ impl<'a> Driver<'a> {
         self.carry_out(commands, executor)
     }
 
-    /// Carries out commands. What follows from one comes before the rest, so that a job starts with the inputs that
-    /// were looked up for it.
+    /// Carries out commands. The commands that follow from one are carried out before the rest, so that a job starts
+    /// with the inputs that were looked up for it.
     fn carry_out(&mut self, commands: Vec<Command>, executor: &mut dyn Executor) -> Result<()> {
         let mut queue = VecDeque::from(commands);
         while let Some(command) = queue.pop_front() {

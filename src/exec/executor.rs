@@ -11,7 +11,7 @@ use crate::store::ResultRecord;
 
 /// Runs jobs and stores their results.
 pub(crate) trait Executor {
-    /// Starts a job. Its end is an event.
+    /// Starts a job. Its end is reported as an event.
     fn start(&mut self, job: Job);
     /// Waits for the next event, at most this long.
     fn poll(&mut self, timeout: Duration) -> Option<ExecutorEvent>;

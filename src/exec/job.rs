@@ -48,7 +48,7 @@ mod shared {
 /// How to run a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StartOptions {
-    /// The epoch at which a training stops to be compared. It then has no result.
+    /// The epoch at which a training stops for a comparison. The job then has no result.
     pub rung: Option<u64>,
     /// Ignore stored states.
     pub fresh: bool,
@@ -83,7 +83,7 @@ mod plain {
 pub(crate) enum Ended<R = Digest> {
     /// Its result is stored.
     Made(R),
-    /// A training reached the epoch of a comparison, and its state is stored.
+    /// A training reached the rung at this epoch, and its state is stored.
     AtRung(u64),
     /// It was asked to stop.
     Interrupted,

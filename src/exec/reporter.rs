@@ -24,7 +24,7 @@ impl Reporter<'_> {
             Report::RunsAgain(point) => {
                 let name = self.name(point);
                 Event::Warning {
-                    message: format!("the stored result of `{name}` is missing or damaged: it runs again"),
+                    message: format!("the stored result of `{name}` is missing or damaged: the stage runs again"),
                 }
             }
             Report::Pruned(point, cause) => {

@@ -19,7 +19,7 @@ use crate::store::StoreError;
 use crate::value::{Value, Values};
 
 /// Writes `DIR/<pipeline>.<point>.html` for every report among the wanted points that has a result. Returns the reports
-/// whose page is damaged.
+/// whose record is gone or whose page is damaged.
 ///
 /// # Errors
 /// If the cache fails or a file can't be written.

@@ -17,7 +17,7 @@
 //!
 //! A training fills a GPU by itself, so one stage at a time uses the GPU.
 //!
-//! A stage holds files open while it runs, and its lease until its result is stored. A low limit of open files
+//! A stage holds files open while it runs, and its lease until its result is stored. A low limit on open files
 //! (`ulimit -n`) therefore lowers the number of stages that run and of results that wait to be stored.
 
 use rustix::process::{Resource, getrlimit};
@@ -54,13 +54,14 @@ pub(crate) struct ResourcePool {
 }
 
 impl ResourcePool {
-    /// A pool of `threads` threads for at most `jobs` stages at a time, of which at most `backlog` results wait.
+    /// A pool of `threads` threads for at most `jobs` stages at a time, with at most `backlog` results waiting to be
+    /// stored.
     pub(crate) fn new(threads: usize, jobs: usize, backlog: usize) -> Self {
         let threads = threads.max(1);
         Self { threads, jobs: jobs.max(1), backlog, running: Vec::new(), waiting: 0, waiting_bytes: 0 }
     }
 
-    /// As [`ResourcePool::new`], as far as the limit of open files allows.
+    /// A pool whose number of jobs and backlog fit the limit on open files.
     pub(crate) fn within_limits(threads: usize, jobs: usize) -> Self {
         let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
         let (jobs, backlog) = within_files(limit.unwrap_or(usize::MAX), jobs);
@@ -126,7 +127,7 @@ impl ResourcePool {
     }
 }
 
-/// The stages that may run at a time and the results that may wait, for a limit of open files.
+/// How many stages may run at a time and how many results may wait, for a limit on open files.
 fn within_files(files: usize, jobs: usize) -> (usize, usize) {
     let free = files.saturating_sub(FILES);
     let jobs = jobs.min(free / FILES_OF_A_STAGE).max(1);

@@ -118,7 +118,7 @@ impl<'a> RunLog<'a> {
             if end.status == StageStatus::Executed {
                 stage.rate = self.context.spec.training_rate(end.point, stage.seconds, stage.resumed_at);
             }
-            // `gc` keeps the states that a pruned training ended with.
+            // With this key, `gc` keeps the states that a pruned training ended with.
             stage.key = end.key.or(stage.key);
             stage.digest = end.digest.or(stage.digest);
         }

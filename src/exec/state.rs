@@ -32,7 +32,7 @@ use crate::id::PointId;
 use crate::key::{Digest, Key, StateChain};
 use crate::plan::{Bracket, Cause, ResolvedInputs, RungDecision, RungStatus};
 
-/// How often a training may stop at a rung without a figure to compare.
+/// How often a training may stop at a rung without a value to compare.
 const STOPS_AT_A_RUNG: u32 = 3;
 /// How often a point is started again after its worker was lost.
 const WORKER_LOSSES: u32 = 2;
@@ -90,7 +90,7 @@ pub(crate) struct Lookup {
     pub cached_epochs: u64,
     /// The digest of the result, if it is cached.
     pub output: Option<Digest>,
-    /// The stored figures by epoch, if the command requested them.
+    /// The stored values of the compared metric by epoch, if the command requested them.
     pub curve: Vec<f64>,
 }
 
@@ -110,7 +110,8 @@ pub(crate) enum Claim {
 /// An action for the driver.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Look up the result of a point with these inputs. With `curve`, also read the stored figures of its training.
+    /// Look up the result of a point with these inputs. With `curve`, also read the stored values of the compared
+    /// metric.
     LookUp { point: PointId, inputs: ResolvedInputs, curve: bool },
     /// Take the lease of a key. With `look_again`, look up the result again after that, because another process may
     /// have stored it.
@@ -147,7 +148,7 @@ pub(crate) enum Report {
 pub(crate) enum PruneCause {
     /// The plan pruned it.
     Planned(Cause),
-    /// Its figures were not among the best.
+    /// Its value was not among the best.
     Compared(RungDecision),
     /// All points of one of its inputs are pruned. The list has all pruned points that it reads.
     LeftOut(Vec<PointId>),
@@ -411,7 +412,7 @@ impl RunState {
         self.bracket.as_mut().map_or(RungStatus::Promoted, |bracket| bracket.status(point))
     }
 
-    /// Records the stored figures of a point and returns its status.
+    /// Records the stored metric values of a point and returns its status.
     fn rung_status_with(&mut self, point: PointId, curve: &[f64]) -> RungStatus {
         if let Some(bracket) = self.bracket.as_mut() {
             bracket.record(point, curve);

@@ -31,7 +31,8 @@ fn within<T>(limit: u64, peak: Peak, what: &str, mut reader: impl FnMut() -> T) 
     result
 }
 
-/// An IDX file, gzipped or not: what is read has the size that the header states, and is read again the same.
+/// An IDX file, gzipped or not: the content has the size that the header states, and does not change if it is written
+/// and read again.
 pub(super) fn idx(bytes: &[u8], peak: Peak) {
     let gzipped = bytes.starts_with(&[0x1f, 0x8b]);
     let limit = FIXED + GROWTH * if gzipped { DEFLATE } else { 1 } * bytes.len() as u64;
@@ -69,7 +70,7 @@ fn is_read_again(idx: &Idx, form: Form) {
     }
 }
 
-/// A safetensors file: tensors that were read and are written again are read the same, together and each as a blob.
+/// A safetensors file: its tensors do not change if they are written and read again, together and each as a blob.
 pub(super) fn tensors(bytes: &[u8], peak: Peak) {
     let limit = FIXED + HEADER * bytes.len() as u64;
     match within(limit, peak, "a safetensors file", || from_safetensors(bytes)) {

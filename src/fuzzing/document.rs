@@ -1,5 +1,5 @@
-//! TOML documents for comparisons: read in the order of the text by a reader of its own, changed, and written in a
-//! canonical form that has nothing of the first one's layout.
+//! TOML documents for comparisons: read in the order of the text by a separate reader, changed, and written in a
+//! canonical form that keeps nothing of the original layout.
 
 use std::fmt::Write as _;
 

@@ -40,7 +40,7 @@ pub(super) fn text(bytes: &[u8]) {
     let Some(keys) = keys(&spec) else { return };
     is_planned(&spec, text);
     // Layout, comments, and how a name or a number is written change no key.
-    let Some(document) = document::read(text) else { panic!("a pipeline was read from what is not TOML") };
+    let Some(document) = document::read(text) else { panic!("a pipeline was read from text that is not TOML") };
     let rewritten = document::write(&document);
     match read(&rewritten, &[]) {
         Ok(again) => assert_eq!(self::keys(&again), Some(keys), "other keys after formatting:\n{rewritten}"),
@@ -70,7 +70,7 @@ pub(super) fn overrides(bytes: &[u8]) {
     let edited = document::write(&file);
     match (found, read(&edited, &[])) {
         (Ok(_), Ok(spec)) => assert_eq!(keys, Some(self::keys(&spec)), "other keys than the edited file:\n{edited}"),
-        // The only mistakes that are made in one of the two forms alone.
+        // The only errors that occur in just one of the two forms.
         (Err(e), Ok(_)) => {
             let known = ["nothing uses the parameter", "a name of the path is missing here"];
             assert!(known.iter().any(|text| e.message.contains(text)), "{e}\n{edited}");
@@ -80,7 +80,7 @@ pub(super) fn overrides(bytes: &[u8]) {
     }
 }
 
-/// Names are unique, and indices are those of points.
+/// Names are unique, and stages and inputs refer to existing points.
 fn is_consistent(spec: &Spec) {
     let names: BTreeSet<&str> = spec.points.iter().map(|p| p.name.as_str()).collect();
     assert_eq!(names.len(), spec.points.len(), "two points have the same name");
@@ -99,7 +99,8 @@ fn is_consistent(spec: &Spec) {
     }
 }
 
-/// The graph and the key of every point, each result standing for its key; `None` if that would take long.
+/// The name and the key of every point. The key of a point replaces the digest of its output. `None` if that would take
+/// long.
 fn keys(spec: &Spec) -> Option<Vec<(String, Key)>> {
     let epochs = |point: &crate::spec::Point| point.parsed.stage.epochs().map_or(0, |e| e.total());
     if spec.points.len() > POINTS || spec.points.iter().map(epochs).sum::<u64>() > EPOCHS {
@@ -121,8 +122,8 @@ fn graph(spec: &Spec) -> Graph {
     let graph = Graph::of(&spec.points).unwrap_or_else(|e| panic!("a pipeline that was read has a cycle: {e}"));
     let mut seen = vec![false; spec.points.len()];
     for point in graph.order() {
-        assert!(graph.inputs(*point).iter().all(|i| seen[i.index()]), "a point stands before its input");
-        assert!(!std::mem::replace(&mut seen[point.index()], true), "a point stands in the order twice");
+        assert!(graph.inputs(*point).iter().all(|i| seen[i.index()]), "a point comes before its input");
+        assert!(!std::mem::replace(&mut seen[point.index()], true), "a point is in the order twice");
     }
     assert!(seen.iter().all(|s| *s), "a point is missing in the order");
     graph

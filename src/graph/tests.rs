@@ -34,7 +34,7 @@ fn select(targets: &[&str]) -> Result<String, GraphError> {
 }
 
 #[test]
-fn order_is_that_of_the_file_among_points_that_are_ready() {
+fn ready_points_are_ordered_as_in_the_file() {
     let graph = building(&["report c", "c b", "a", "b a", "free"]).seal().unwrap();
     assert_eq!(names(&graph, graph.order().iter().copied()), "a b c report free");
     let graph = building(&["a", "free", "b a", "c b"]).seal().unwrap();
@@ -47,7 +47,7 @@ fn cycle_error_names_its_members_but_not_their_dependents() {
     let error = building(&["a", "below c", "b a d", "c b", "d c"]).seal().unwrap_err();
     assert_eq!(error, GraphError::Cycle { members: ["b", "c", "d"].map(str::to_owned).to_vec() });
     let error = building(&["a a"]).seal().unwrap_err();
-    insta::assert_snapshot!(Error::from(error), @"these depend on each other: a");
+    insta::assert_snapshot!(Error::from(error), @"these points depend on each other in a cycle: a");
 }
 
 #[test]

@@ -47,7 +47,7 @@ enum Method {
 /// in the cache of a core (1 MiB on Zen 4).
 const WORKING_SET: usize = 128;
 
-/// How many blocks before their update weights and moments are prefetched. They come from main memory, which takes as
+/// How many blocks ahead of their update weights and moments are prefetched. They come from main memory, which takes as
 /// long as computing the gradient of a block for a small batch.
 const AHEAD: usize = 2;
 

@@ -13,10 +13,9 @@
 //! Convolutional Neural Networks", 2016.
 //!
 //! The products of an image are all pairs of the products of its axes, so a window of 3 × 3 output pixels needs 16
-//! products instead of
-//! 36. Output pixels that do not fill a window, and those at the edge with one tap, are computed directly. With kernel
-//!     4, stride 2 and padding 1 there are 100 products instead of 196 on 4 × 4 pixels, and 484 instead of 900 on 8 × 8
-//!     pixels.
+//! products, not 36. Output pixels that do not fill a window, and those at the edge with one tap, are computed
+//! directly. With kernel 4, stride 2 and padding 1 there are 100 products instead of 196 on 4 × 4 pixels, and 484
+//! instead of 900 on 8 × 8 pixels.
 //!
 //! The factors are linear combinations of pixels (*signals*) and of taps (*forms*). The products add up to *sums*, and
 //! the outputs are linear combinations of these. All coefficients are ± 1, ± ½ or, on both axes together, ± ¼. The
@@ -148,17 +147,17 @@ impl Transform {
 pub struct Minimal {
     /// The products: forms for taps, signals for input pixels, sums for output pixels.
     pub plan: Plan,
-    /// Signals of input pixels.
+    /// Computes signals from input pixels.
     pub signals: Transform,
-    /// Forms of taps.
+    /// Computes forms from taps.
     pub forms: Transform,
-    /// Output pixels of sums.
+    /// Computes output pixels from sums.
     pub outputs: Transform,
-    /// Input pixels' gradients of signals'.
+    /// Computes the gradients of input pixels from those of signals.
     pub input_gradients: Transform,
-    /// Taps' gradients of forms'.
+    /// Computes the gradients of taps from those of forms.
     pub tap_gradients: Transform,
-    /// Sums' gradients of output pixels'.
+    /// Computes the gradients of sums from those of output pixels.
     pub sum_gradients: Transform,
 }
 

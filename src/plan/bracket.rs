@@ -87,12 +87,12 @@ pub struct RungDecision {
 /// How far a point has come in its bracket.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RungStatus {
-    /// Its value at this rung is not known: it must be trained to there.
+    /// Its value at this rung is not known: it must be trained up to this rung.
     Below {
         /// The rung.
         epoch: u64,
     },
-    /// Its value at this rung is known, but not all values that it is compared with.
+    /// Its value at this rung is known, but some of the values that it is compared with are not.
     Undecided {
         /// The rung.
         epoch: u64,
@@ -137,7 +137,7 @@ impl Bracket {
         self.places.contains_key(&point)
     }
 
-    /// Records the metric of a point in its first epochs. Values that are already known stay.
+    /// Records a point's metric for its first epochs. Values that are already known are kept.
     pub fn record(&mut self, point: PointId, curve: &[f64]) {
         let Some(place) = self.places.get(&point) else { return };
         let values = &mut self.members[*place].values;

@@ -63,7 +63,8 @@ impl Planner<'_> {
     }
 
     /// Decides about one point, without pruning. None of its inputs may consist of pruned points only. Also returns the
-    /// chain of a training whose inputs are known; a plan of many trainings does not keep these.
+    /// chain if the point is a training and its inputs are known. The chain is returned separately, so that a plan of
+    /// many trainings does not keep all chains.
     ///
     /// # Errors
     /// If the store fails, or if a file that the stage reads can't be read.

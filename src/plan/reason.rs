@@ -14,14 +14,14 @@ use crate::value::{Value, Values};
 pub enum Cause {
     /// The point has no earlier result.
     NeverRun,
-    /// The stage has another kind.
+    /// The kind of the stage changed.
     Kind {
         /// Before.
         old: String,
         /// Now.
         new: String,
     },
-    /// The version of the stage kind changed: the same parameters now give other bytes.
+    /// The version of the stage kind changed: the same parameters now give different bytes.
     Version {
         /// Before.
         old: u32,
@@ -61,14 +61,14 @@ pub enum Cause {
         /// Now.
         new: Option<String>,
     },
-    /// An input has other content, or was added or removed.
+    /// The content of an input changed, or the input was added or removed.
     Input {
         /// Its role.
         role: String,
         /// The points of the list that differ. Empty if the input is not a list.
         labels: Vec<String>,
     },
-    /// A file that the stage reads has other content, or was added or removed.
+    /// The content of a file that the stage reads changed, or the file was added or removed.
     File {
         /// Its name in the pipeline.
         name: String,
@@ -179,9 +179,9 @@ impl fmt::Display for Cause {
                 } else {
                     format!("the best {best} are promoted")
                 };
-                write!(f, "pruned after epoch {epoch}: its {figure} {value:.6} is number {place} of {of}, {promoted}")
+                write!(f, "pruned after epoch {epoch}: its {figure} {value:.6} ranks {place} of {of}; {promoted}")
             }
-            Self::LeftOut { stages } => write!(f, "pruned with {}", some_of(stages)),
+            Self::LeftOut { stages } => write!(f, "all points of an input are pruned: {}", some_of(stages)),
             Self::Forced => f.write_str("forced"),
             Self::Damaged => f.write_str("the stored result is missing or damaged"),
         }

@@ -11,8 +11,8 @@ use crate::spec::load;
 use crate::stages::builtin;
 use crate::store::{Options, Store};
 
-/// Two stages whose files are missing, of which one has two points that read the same file, and a stage that reads no
-/// file.
+/// The files of `own` and `summary` are missing, and `summary` has two points that read the same file. `drawn` and
+/// `below` read no files.
 const PIPELINE: &str = r#"[pipeline]
 name = "p"
 
@@ -80,7 +80,7 @@ fn missing_files_of_points_that_are_not_requested_are_ignored() {
 }
 
 #[test]
-fn with_keep_going_unreadable_files_are_an_error_of_their_point_only() {
+fn with_keep_going_unreadable_files_fail_only_their_point() {
     with_planner(|planner, base| {
         let all: BTreeSet<PointId> = planner.spec.point_ids().collect();
         let plan = planner.plan_around(&all).unwrap();

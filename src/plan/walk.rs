@@ -36,7 +36,8 @@ impl Planner<'_> {
         Ok(self.walk(wanted)?.0)
     }
 
-    /// Digests all files first, because that may open the index, too; then opens the index once for all points.
+    /// Digests all files first, because that may open the index, too. Without pruning, the index is then opened once
+    /// for all points.
     fn walk(&self, wanted: &BTreeSet<PointId>) -> Result<(Plan, Vec<(PointId, StageError)>)> {
         let wanted = with_earlier_points(self.spec, self.graph, wanted);
         let mut points = Vec::with_capacity(wanted.len());
@@ -105,7 +106,7 @@ impl Planner<'_> {
                         self.store.look(|look| self.decide_with(look, *point, known, contents))
                     };
                     let (mut decision, mut chain) = decide(&known)?;
-                    if decision.key.is_none() && self.reads_undecided_points_singly(*point, &known, &stored) {
+                    if decision.key.is_none() && self.may_use_undecided_results(*point, &known, &stored) {
                         let (found, chain_of_found) = decide(&stored)?;
                         if found.output.is_some() {
                             decision = Decision { state: State::Maybe, reason: decision.reason, ..found };
@@ -124,9 +125,9 @@ impl Planner<'_> {
         Ok(decisions)
     }
 
-    /// Whether a point reads stored results of undecided points, but none of them in a list, which pruning may still
+    /// Whether a point may read stored results of undecided points, but none of them in a list, which pruning may still
     /// shorten.
-    fn reads_undecided_points_singly(&self, point: PointId, known: &ResolvedInputs, stored: &ResolvedInputs) -> bool {
+    fn may_use_undecided_results(&self, point: PointId, known: &ResolvedInputs, stored: &ResolvedInputs) -> bool {
         let undecided = |p: &PointId| stored.outputs.contains_key(p) && !known.is_settled(*p);
         let lists = self.spec.point(point).inputs.values().filter(|input| matches!(input, PointInput::Many(_)));
         stored.outputs.len() > known.outputs.len() && !lists.flat_map(PointInput::points).any(undecided)
@@ -152,8 +153,8 @@ impl Planner<'_> {
             }
             RungStatus::Undecided { epoch } => {
                 causes.push(Cause::Compared { epoch });
-                // The result can still be read. It is undecided because an earlier point failed or was added, for
-                // example.
+                // The result can still be read. The point is undecided because, for example, an earlier point failed or
+                // was added.
                 return Ok(Decision { state: State::Maybe, reason: Some(Reason::new(causes)), ..decision });
             }
         };

@@ -1,4 +1,4 @@
-//! Line charts as inline SVG: one measure, a line per stage, its last value beside the name.
+//! Line charts as inline SVG: one curve for each stage. The legend has the last value of each.
 
 use super::html::{Html, html, name, number, round_number};
 
@@ -9,7 +9,7 @@ const LEFT: f64 = 44.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 36.0;
-/// More points than these can't be seen at this size.
+/// The maximum number of points of a line; more can't be seen at this size.
 const MOST_POINTS: usize = 400;
 /// From this ratio of the largest to the smallest value on, the scale is logarithmic.
 const LOG_RATIO: f64 = 4.0;
@@ -41,7 +41,7 @@ pub(super) fn lines(caption: &str, series: &[Series]) -> Html {
     out
 }
 
-/// The class of the n-th line: ten colours, then the same ones dashed.
+/// The class of the n-th line: ten colours, first solid, then in two dash patterns.
 fn class(index: usize) -> String {
     format!("s{} d{}", index % 10, index / 10 % 3)
 }
@@ -125,10 +125,10 @@ fn nice_step(least: f64) -> f64 {
     [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= least * (1.0 - 1e-9)).unwrap_or(10.0 * power)
 }
 
-/// From values to heights.
+/// Maps values to heights.
 struct Scale {
     log: bool,
-    /// Of the axis; logarithms if `log`.
+    /// The lower end of the axis; a logarithm if `log`, as is `high`.
     low: f64,
     high: f64,
 }
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_draw_draws_nothing() {
+    fn chart_without_values_is_empty() {
         assert_eq!(&*lines("loss", &[]), "");
         assert_eq!(&*lines("loss", &[Series { name: "a".into(), colour: 0, values: vec![f64::NAN] }]), "");
     }

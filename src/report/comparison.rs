@@ -111,7 +111,7 @@ impl Pair {
 pub fn comparison(found: &Comparison) -> String {
     let mut out = html!("{}<main>\n", opening(&found.title()));
     if !found.facts.is_empty() {
-        out.push(changes("In the whole", found, &found.facts));
+        out.push(changes("Overall", found, &found.facts));
     }
     for (what, points) in [
         (format!("Only in {}", found.a), &found.only_a),

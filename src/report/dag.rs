@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stage_stands_right_of_all_it_reads() {
+    fn stage_is_right_of_its_inputs() {
         // Not in plan order.
         let stages = [stage("c", &["a", "b"]), stage("b", &["a"]), stage("a", &[]), stage("d", &["a", "gone"])];
         let places = layout(&stages);

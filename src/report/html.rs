@@ -154,7 +154,7 @@ pub(super) fn number(v: f64) -> String {
     if v < 0.0 { format!("−{text}") } else { text }
 }
 
-/// A round figure for an axis: as [`number`], without zeros at its end.
+/// A round figure for an axis: like [`number`], without trailing zeros.
 pub(super) fn round_number(v: f64) -> String {
     let text = number(v);
     if !text.contains('.') || text.contains('e') {
@@ -189,7 +189,7 @@ pub(super) fn name(text: &str) -> Html {
         .collect()
 }
 
-/// A text of at most so many characters.
+/// The text, cut to at most `most` characters.
 pub(super) fn shortened(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_stack_of_images_is_refused() {
+    fn tensor_that_is_not_an_image_stack_is_refused() {
         let messages: Vec<String> = [
             Tensor::vector(&[1u8, 2]),
             Tensor::new([1, 1, 1], &[1.0f32]).unwrap(),

@@ -11,7 +11,7 @@ const BOTTOM: f64 = 12.0;
 const LEFT: f64 = 72.0;
 const RIGHT: f64 = 44.0;
 const SPACING: f64 = 114.0;
-/// More numbers than these are drawn to scale.
+/// The maximum number of evenly spaced numbers; more are drawn to scale.
 const MOST_STEPS: usize = 12;
 /// From this ratio of the largest to the smallest number on, the scale is logarithmic.
 const LOG_RATIO: f64 = 50.0;
@@ -46,7 +46,7 @@ pub(super) struct Step {
 }
 
 impl Step {
-    /// Numbers in their order, before words in theirs.
+    /// Numbers by value, before other values by text.
     pub(super) fn order(&self, other: &Self) -> std::cmp::Ordering {
         match (self.number, other.number) {
             (Some(a), Some(b)) => a.total_cmp(&b),
@@ -54,7 +54,7 @@ impl Step {
         }
     }
 
-    /// As written in a point's name.
+    /// A value as written in a point's name.
     pub(super) fn new(text: &str) -> Self {
         Self { text: text.to_owned(), number: text.parse().ok().filter(|n: &f64| n.is_finite()) }
     }
@@ -67,7 +67,7 @@ impl Axis {
         let numeric = steps.iter().all(|s| s.number.is_some());
         steps.sort_by(|a, b| match (a.number, b.number) {
             (Some(a), Some(b)) if numeric => a.total_cmp(&b),
-            // In the order of the points, which is that of the pipeline's list.
+            // Values that are not all numbers keep the order of the points.
             _ => std::cmp::Ordering::Equal,
         });
         let mut texts: Vec<String> = Vec::new();
@@ -138,7 +138,7 @@ pub(super) fn plot(label: &str, axes: &[Axis], names: &[String], coloured: usize
         out.push(html!("<path class=\"axis\" d=\"M{} {}V{}\"/>", here, TOP, HEIGHT - BOTTOM));
         out.push(html!("<text class=\"title\" x=\"{}\" y=\"14\">{}</text>\n", here, title));
     }
-    // Lines below the labels of the axes.
+    // Drawn first, so that the labels of the axes are above the lines.
     out.push(Html::constant("<g>\n"));
     let colours = axes.get(coloured).map(Axis::colours).unwrap_or_default();
     for (point, name) in names.iter().enumerate() {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn swept_values_stand_at_even_distances_in_their_order() {
+    fn swept_values_are_evenly_spaced_in_order() {
         let axis = Axis::swept("lr", &steps(&["0.1", "0.001", "0.01", "0.001"]));
         assert_eq!(axis.places, [Some(1.0), Some(0.0), Some(0.5), Some(0.0)]);
         let words = Axis::swept("distribution", &steps(&["uniform", "gaussian", "uniform"]));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn many_numbers_are_drawn_to_scale_and_on_a_log_scale_where_they_reach_far() {
+    fn many_numbers_are_drawn_to_scale_and_wide_ranges_on_a_log_scale() {
         let texts: Vec<String> = (0..20).map(|i| format!("{}", i + 1)).collect();
         let axis = Axis::swept("x", &texts.iter().map(|t| Step::new(t)).collect::<Vec<_>>());
         assert!(matches!(axis.scale, Scale::Numbers { log: false, .. }));

@@ -43,7 +43,7 @@ pub struct StageOverlay {
     pub metrics: BTreeMap<String, f64>,
 }
 
-/// The word for what became of a point.
+/// The word for the status of a point.
 pub(super) fn word(status: StageStatus) -> &'static str {
     match status {
         StageStatus::Executed => "ran",

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_points_stay_light() {
+    fn plot_of_ten_thousand_points_is_small() {
         let points: Vec<Point> = (0..10_000)
             .map(|i| Point { x: f64::from(i % 100), y: f64::from(i / 100), class: i as usize % 10 })
             .collect();

@@ -274,7 +274,7 @@ fn sections_are_in_the_order_of_reading() {
 fn page_has_the_pinned_bytes() {
     let sweep = build(&spec_of_sweep(), &sweep(), &Cancel::default()).unwrap();
     let digests = [html(), sweep].map(|page| Digest::of(page.as_bytes()).to_string()[..16].to_owned());
-    let why = "a key holds no code: raise the VERSION of `report`, or cached reports differ from new ones";
+    let why = "a key holds no code: raise the version of `report`, or cached reports differ from new ones";
     assert_eq!(digests, ["f3b269e86bdc86c7", "689374b999db74cd"], "{why}");
 }
 
@@ -381,7 +381,7 @@ fn report_without_inputs_is_a_page() {
 }
 
 #[test]
-fn a_browser_loads_it_without_complaint() {
+fn browser_loads_the_report_without_errors() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("report.html");
     std::fs::write(&file, overlay(&html(), &run())).unwrap();
@@ -439,7 +439,7 @@ fn points_of_a_sweep_are_lines_and_rows() {
     let titles: Vec<&str> =
         part.split("class=\"title\"").skip(1).map(|t| t.split(['>', '<']).nth(1).unwrap()).collect();
     assert_eq!(titles, ["lr", "latent_dim", "loss", "rmse", "psnr"]);
-    // Nothing is swept where no point has an axis, or nothing differs.
+    // There is no sweep if no point has an axis, or if no metric differs.
     assert!(!build(&Spec::default(), &Inputs::default(), &Cancel::default()).unwrap().contains("class=\"sweep\""));
     let inputs = ["a", "b"].map(|w| decoded(&format!("samples@w={w}"), "prior", 1.0));
     let inputs = Inputs(BTreeMap::from([("x".to_owned(), inputs.to_vec())]));
@@ -466,7 +466,7 @@ fn a_sweep_is_coloured_filtered_and_picked_from_by_buttons() {
     assert_eq!(page.complaints, Vec::<String>::new());
     let part = page.dom.split("<div class=\"sweep\">").nth(1).unwrap();
     assert!(part.contains("<b>psnr</b>"), "the legend says what the colours mean");
-    // Of twelve points, two have these values: their rows and their lines are left.
+    // Two of the twelve points have these values. Only their rows and lines are still shown.
     assert_eq!(part.matches("<tr hidden=\"\">").count(), 10);
     assert_eq!(part.split("<tr").filter(|tr| tr.starts_with(" hidden")).count(), 10);
     let off = part.split("<path class=\"").filter(|p| p.starts_with("line") && p[..30].contains(" off")).count();
@@ -479,7 +479,7 @@ fn a_sweep_is_coloured_filtered_and_picked_from_by_buttons() {
 
 #[test]
 #[ignore = "writes a report for the eye"]
-fn a_sweep_for_the_eye() {
+fn writes_a_sweep_to_look_at() {
     let file = std::env::temp_dir().join("vadpipe-sweep.html");
     std::fs::write(&file, overlay(&build(&spec_of_sweep(), &sweep(), &Cancel::default()).unwrap(), &run())).unwrap();
     println!("{}", file.display());
@@ -491,7 +491,7 @@ fn spec_of_sweep() -> Spec {
 
 #[test]
 #[ignore = "writes a report for the eye"]
-fn for_the_eye() {
+fn writes_a_report_to_look_at() {
     let file = std::env::temp_dir().join("vadpipe-report.html");
     std::fs::write(&file, overlay(&html(), &run())).unwrap();
     println!("{}", file.display());

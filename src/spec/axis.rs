@@ -45,7 +45,7 @@ impl Axis {
 
 /// A number in one form, whether it was written as an integer or as a float.
 pub(super) fn number(data: &Data) -> Option<String> {
-    // Not all larger integers are floats.
+    // A float can't represent every integer above this.
     const WHOLE: f64 = 9e15;
     match data {
         Data::Int(v) => Some(v.to_string()),

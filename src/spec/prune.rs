@@ -17,7 +17,7 @@ use crate::id::StageId;
 use crate::stage::Params;
 use crate::value::{Data, Entry, Node, Table};
 
-/// The default. The papers use 3 or 4; with 2, too many points would continue.
+/// The default. The papers on successive halving use 3 or 4; with 2, too many points would continue.
 const REDUCTION: i64 = 3;
 
 /// Reads `prune` of `[matrix]`. Checks it against the stages and points only if these have no errors.

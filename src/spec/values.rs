@@ -319,7 +319,7 @@ fn at([from, to]: [f64; 2], share: f64, log: bool) -> f64 {
 
 /// This number as an integer, if it is one apart from rounding errors.
 fn whole(v: f64) -> Option<i64> {
-    // Above this, not every integer is a float.
+    // A float can't represent every integer above this.
     const MOST: f64 = 9e15;
     let near = v.round();
     ((v - near).abs() <= 1e-9 * v.abs().max(1.0) && near.abs() < MOST).then_some(near as i64)

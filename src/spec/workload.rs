@@ -2,8 +2,8 @@
 //! same workload.
 //!
 //! A workload is the kind of a training, its parameters outside of epochs, its batch size, and the workloads of the
-//! trainings that it reads: fitting latents is as slow as the model. Learning rates and seeds are not part of it.
-//! Nothing of this is in a key.
+//! trainings that it reads: fitting latents is as slow as the model. Learning rates and seeds are not part of it. None
+//! of this is part of a key.
 
 use super::pipeline::{Point, PointInput, Spec};
 use crate::id::PointId;

@@ -33,7 +33,7 @@ pub enum StageError {
         /// Why it failed.
         source: io::Error,
     },
-    /// A tensor is malformed or has another type.
+    /// A tensor is malformed or has the wrong type.
     #[error(transparent)]
     Tensor(#[from] TensorError),
 }

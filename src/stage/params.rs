@@ -92,8 +92,8 @@ impl<'a> Params<'a> {
         self.diagnostics.error(&place, message).help(help);
     }
 
-    /// Reports an input that does not provide what these parameters need: `because` is such as "`init = \"trained\"`".
-    /// For what only some parameters need; what a kind always needs is part of its [`super::Role`].
+    /// Reports an input that does not provide what a parameter needs. `because` names the parameter and its value, such
+    /// as "`init = \"trained\"`". What a kind always needs is part of its [`super::Role`].
     pub fn need_of_input(&mut self, role: &str, need: Capability, because: &str) {
         let lacks = |given: &&GivenInput<'_>| given.provides.iter().any(|provides| !provides.contains(&need));
         if self.given(role).is_some_and(|given| lacks(&given)) {
@@ -137,7 +137,7 @@ impl<'a> Params<'a> {
         &self.place
     }
 
-    /// Reports what no single reader can know, such as two parameters that exclude each other.
+    /// Reports an error that reading one parameter can't find, such as two parameters that exclude each other.
     pub fn error(&mut self, name: &str, message: impl Into<String>, help: impl Into<String>) {
         let place = self.find(name).map_or_else(|| self.place.clone(), |n| n.origin.clone());
         self.diagnostics.error(&place, message).help(help);
@@ -159,7 +159,7 @@ impl<'a> Params<'a> {
         self.record(name, value)
     }
 
-    /// A float; an integer will do.
+    /// A float. An integer is accepted.
     pub fn float(&mut self, name: &'static str, default: f64, bound: Bound) -> f64 {
         let wanted = || bound.words();
         let value = self.read(name, wanted, |d| match d {
@@ -170,8 +170,8 @@ impl<'a> Params<'a> {
         self.record(name, value.unwrap_or(default))
     }
 
-    /// The same for a parameter that was added to a kind later: its default enters no key, so that earlier results stay
-    /// valid.
+    /// Like [`Params::float`], for a parameter that was added to a kind later: its default enters no key, so that
+    /// earlier results stay valid.
     pub fn float_added(&mut self, name: &'static str, default: f64, bound: Bound) -> f64 {
         let value = self.float(name, default, bound);
         if value == default {
@@ -187,7 +187,8 @@ impl<'a> Params<'a> {
         self.record(name, value.unwrap_or(default))
     }
 
-    /// One of several words; returns the value beside it. If `default` is none of them, the first is the default.
+    /// One of several words; returns the value that is paired with it. If `default` is none of them, the first is the
+    /// default.
     pub fn choice<T: Copy>(&mut self, name: &'static str, default: &str, choices: &[(&str, T)]) -> T {
         let words: Vec<&str> = choices.iter().map(|(w, _)| *w).collect();
         let mut wrong = None;
@@ -322,7 +323,7 @@ impl<'a> Params<'a> {
     }
 }
 
-/// A value for a message: a scalar itself, or what a larger value is.
+/// A value for a message: a scalar itself, or the type of a list or a table.
 fn found(data: &Data) -> String {
     match data {
         Data::List(_) | Data::Table(_) => data.describe().to_owned(),

@@ -1,6 +1,7 @@
 //! `interpolate`: decoded steps between the latents of two train images, on a straight line or on a great circle.
 //!
-//! For the angle ω between both, the great circle (Shoemake 1985) is sin((1−t)ω)/sin ω · a + sin(tω)/sin ω · b.
+//! With the angle ω between the latents a and b, the great circle (Shoemake 1985) is
+//! `sin((1−t)ω)/sin ω · a + sin(tω)/sin ω · b`.
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ impl StageKind for Interpolate {
             ]),
             provides: &[Capability::INTERPOLATION],
             heading: "Interpolations",
-            ..About::new("interpolate", 2, "decode the way between the latents of two train images")
+            ..About::new("interpolate", 2, "decode a path between the latents of two train images")
         }
     }
 

@@ -8,7 +8,7 @@
 //! | facts | `classes` (names in order), `source`, `examples_per_class` (k, at most 10) |
 //! | metrics | `train`, `test` (images), `classes` (their number) |
 //!
-//! For Fashion-MNIST, the published sums of the files enter the key, so a plan needs no data.
+//! For Fashion-MNIST, the published checksums of the files enter the key, so a plan needs no data.
 
 mod download;
 pub mod fashion_mnist;
@@ -268,7 +268,7 @@ fn named() -> Vec<Class> {
     (0..).zip(fashion_mnist::CLASSES).map(|(label, name)| Class { label, name: name.to_owned() }).collect()
 }
 
-/// The files of an IDX data set in the order images, labels; those of the test split only if asked for.
+/// The files of an IDX data set in the order images, labels; those of the test split only if `test`.
 fn idx_names(test: bool) -> &'static [(&'static str, Form)] {
     const NAMES: [(&str, Form); 4] = [
         ("train-images-idx3-ubyte", Form::Images),
@@ -312,7 +312,7 @@ fn pools_of(files: Vec<(Idx, PathBuf)>) -> Result<(Pool, Pool), StageError> {
     Ok((next(), next()))
 }
 
-/// The first images of each class, a row each, and the length of a row.
+/// The first images of each class, one row per class, and the length of a row.
 fn examples(train: &Split, classes: usize) -> (Vec<u8>, usize) {
     let of =
         |class: usize| train.labels.iter().enumerate().filter(move |(_, l)| usize::from(**l) == class).map(|(i, _)| i);

@@ -1,5 +1,5 @@
 //! What stages read from the artifacts of others: images and labels of `load-data`, the decoder and latents of a
-//! training. Whatever does not fit is wrong input, and the message says what was found.
+//! training. An input that does not fit is an error, and the message says what was found.
 
 use std::collections::BTreeMap;
 
@@ -76,7 +76,7 @@ pub(in crate::stages) struct Model<'a> {
 /// Reads a model: the tensors `decoder.*` and the fact `distribution`.
 ///
 /// # Errors
-/// If the input is no model.
+/// If the input is not a model.
 pub(in crate::stages) fn model(input: &dyn Input) -> Result<Model<'_>, StageError> {
     let weights = decoder_weights(input)?;
     if weights.is_empty() {
@@ -97,8 +97,8 @@ fn distribution(input: &dyn Input) -> Result<Option<Distribution>, StageError> {
     let distribution = fact.as_str().and_then(Distribution::from_name);
     let known = Distribution::ALL.map(Distribution::name).join(", ");
     distribution.map(Some).ok_or_else(|| {
-        let message = format!("`{}` has the distribution {fact}, which is not known here", input.label());
-        StageError::bad_input(message, format!("known are {known}"))
+        let message = format!("`{}` has the distribution {fact}, which this version does not know", input.label());
+        StageError::bad_input(message, format!("known distributions: {known}"))
     })
 }
 
@@ -188,6 +188,6 @@ pub(in crate::stages) fn check_precision(context: &Context<'_>) -> Result<(), St
         return Ok(());
     }
     let device = if context.device.is_cpu() { "the CPU" } else { "a GPU" };
-    let message = format!("the precision {} is not built for {device}", context.precision);
+    let message = format!("{device} does not support the precision {}", context.precision);
     Err(StageError::bad_input(message, "set `precision = \"f32\"` in `[pipeline]`"))
 }

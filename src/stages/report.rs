@@ -11,8 +11,8 @@
 //! "AD, test"  = { ours = "fit@split=test.loss", seed = 0.16 }
 //! ```
 //!
-//! `ours` is `NAME.METRIC`. The name of a stage is its role if it is alone in it, else the name of its point. `ours`
-//! and `note` are optional; `seed` is a number or a string. A figure that no input has is an error.
+//! `ours` is `NAME.METRIC`. A stage that is alone in its role has the role's name, any other the name of its point.
+//! `ours` and `note` are optional; `seed` is a number or a string. It is an error if no input has the figure.
 //!
 //! The artifact is the file `report.html`, without data of any run; see [`crate::report::overlay()`].
 

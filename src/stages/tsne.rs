@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `embedding` | f32 [n, 2], centred |
 //! | `labels` | `u8 [n]`, indices into the fact `classes`: those of the data's split |
-//! | facts | `classes`, `split`, `perplexity` (lower than asked for fewer than 3·perplexity + 1 latents) |
+//! | facts | `classes`, `split`, `perplexity` (lowered if there are fewer than 3·perplexity + 1 latents) |
 //! | `kl` | the divergence between the neighbourhoods of the latents and those of the map |
 //! | `knn_purity` | of the 10 nearest neighbours in the map, the share with the same label, averaged over points |
 //! | `knn_recall` | of the 10 nearest neighbours in the map, the share that is also among the 10 nearest latents |
@@ -43,7 +43,7 @@ impl StageKind for Tsne {
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
         let split = params.text("split");
         if let Some(split) = split.as_deref().filter(|s| !["train", "test"].contains(s)) {
-            let help = "write \"train\" or \"test\", or leave it out: the latents know of which split they are";
+            let help = "write \"train\" or \"test\", or leave it out: the latents record their split";
             params.error("split", format!("`split` must be one of train, test, not {split:?}"), help);
         }
         let perplexity = at_least_one(params, "perplexity", 30.0);
@@ -110,7 +110,7 @@ impl Stage for Map {
 }
 
 impl Map {
-    /// The split of the latents. If the latents know it, `split` must not differ.
+    /// The split of the latents. If the latents record it, `split` must not differ.
     fn split_of(&self, latents: &dyn Input) -> Result<String, StageError> {
         let known = latents.manifest().facts.get("split").and_then(|s| s.as_str());
         match (known, &self.split) {
@@ -121,7 +121,7 @@ impl Map {
             (Some(split), _) => Ok(split.to_owned()),
             (None, Some(split)) => Ok(split.clone()),
             (None, None) => Err(StageError::bad_input(
-                format!("{} does not say of which split its latents are", latents.label()),
+                format!("{} does not record the split of its latents", latents.label()),
                 "write `split = \"train\"` or `split = \"test\"`",
             )),
         }
@@ -183,7 +183,7 @@ fn labels(data: &dyn Input, latents: &dyn Input, split: &str, n: usize) -> Resul
     }
     Err(StageError::bad_input(
         format!("{} has {n} latents, but {} has {} {split} labels", latents.label(), data.label(), labels.len()),
-        "give as `data` the stage that the latents were trained on",
+        "as `data`, use the stage that the latents were trained on",
     ))
 }
 

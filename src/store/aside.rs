@@ -1,8 +1,8 @@
 //! sled's files: setting them aside, removing them, and reading what is left of a damaged database.
 //!
 //! Setting aside moves sled's files one by one to another folder. A note is written before the first file is moved.
-//! After a kill, the next opening reads the note and finishes the move. The note stays until the readable entries were
-//! saved into a new database.
+//! After a kill, the next opening reads the note and finishes the move. The note stays until the readable entries are
+//! saved in a new database.
 
 use std::fs;
 use std::io;
@@ -15,11 +15,11 @@ type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// Bytes of the longest note.
 const LONGEST_NOTE: u64 = 64 << 10;
-/// A file in a folder that was set aside: nothing more can be restored from it.
+/// Marks a folder that was set aside: nothing more can be restored from it.
 pub(super) const RESTORED: &str = "restored";
 /// The note while sled's files are being moved.
 pub(super) const MOVING: &str = "set-aside";
-/// The note from then on, until the readable entries were saved.
+/// The note from then on, until the readable entries are saved.
 pub(super) const SAVING: &str = "set-aside-complete";
 
 /// Moves sled's files to a folder of their own. If this is interrupted, [`finish_moving`] continues it.
@@ -35,8 +35,8 @@ pub(super) fn set_aside(path: &Path, why: &str) -> Result<()> {
     finish_moving(path).map(drop)
 }
 
-/// Completes a move of sled's files that was begun. Returns their folder and why they were moved. sled's files of a
-/// later time are removed, and will be built again.
+/// Completes a move of sled's files that was begun. Returns their folder and why they were moved. Files that sled wrote
+/// later are removed, and will be built again.
 pub(super) fn finish_moving(path: &Path) -> Result<Option<(PathBuf, String)>> {
     let (moving, saving) = (path.join(MOVING), path.join(SAVING));
     let is_moving = disk::exists(&moving)?;
@@ -47,7 +47,7 @@ pub(super) fn finish_moving(path: &Path) -> Result<Option<(PathBuf, String)>> {
     let note = String::from_utf8_lossy(&note);
     let mut lines = note.lines();
     let (name, why) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
-    // Any other name than one of ours could move files to anywhere.
+    // With a name that is not one of ours, files could be moved anywhere.
     if !name.contains("-damaged-") || name.contains('/') {
         remove_file(&moving)?;
         remove_file(&saving)?;
@@ -90,7 +90,7 @@ pub(super) fn save(aside: &Path, db: &sled::Db, setup: Setup, is_wanted: impl Fn
     Ok(saved)
 }
 
-/// Drops something of sled's. That can panic if the database is damaged, and then there is nothing left to save.
+/// Drops a sled object. This can panic if the database is damaged; nothing is left to save then.
 pub(super) fn close<T>(of_sled: T) {
     let _ = catch(|| {
         drop(of_sled);
@@ -133,7 +133,7 @@ pub(super) fn sled_files(path: &Path) -> io::Result<Vec<String>> {
 }
 
 /// Removes sled's files. Snapshots go first, because sled reads a log without a snapshot from its beginning. Then the
-/// files of large nodes go, because a new log may want their names.
+/// files of large nodes go, because a new log may use the same names.
 pub(super) fn remove_sled(path: &Path) -> io::Result<()> {
     let mut names = sled_files(path)?;
     names.sort_by_key(|name| (!name.starts_with("snap."), name != "blobs"));

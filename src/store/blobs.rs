@@ -1,7 +1,7 @@
 //! The blobs of results and states: writing, reading, verifying and removing them, wherever they are.
 //!
 //! A blob is looked up among the small files, then in the packs, then among the chunks of earlier versions. A tensor's
-//! header and its elements are written and read apart, so that a large tensor is never copied.
+//! header and its elements are written and read separately, so that a large tensor is never copied.
 
 use std::collections::BTreeSet;
 use std::io::{Cursor, Read};
@@ -43,7 +43,7 @@ impl Host for Blobs {
         self.index.chunks_path()
     }
 
-    /// All blobs of the database before, if there was one, are lost.
+    /// All blobs of the previous database, if there was one, are lost.
     fn create(&self) -> Result<()> {
         self.index.raise_lineage()
     }
@@ -82,7 +82,7 @@ impl Blobs {
         self.change_for(Access::Write, f)
     }
 
-    /// The same; on a full disk, [`Access::Collect`] writes to the journal only.
+    /// As [`Blobs::change`]. On a full disk, [`Access::Collect`] writes to the journal only.
     fn change_for<T>(&self, access: Access, f: impl Fn(&Opened) -> Result<T, Failure>) -> Result<T> {
         self.index.folder.raise_format()?;
         self.database.with(self, access, f)
@@ -100,10 +100,11 @@ impl Blobs {
         self.look_up(|o| each.clone().map(|(blob, is_small)| Ok(*is_small || is_stored(o, blob)?)).collect())
     }
 
-    /// A blob's verified bytes, the first `head` of them apart if it is a large one.
+    /// A blob's verified bytes, the first `head` of them separately if the blob is large.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] if it is missing or has other bytes. All that need it are misses from then on.
+    /// [`StoreError::Damaged`] if it is missing or altered. All results and states that need it are misses from then
+    /// on.
     pub(super) fn read(&self, entry: &BlobEntry, head: usize) -> Result<Parts> {
         let corruption = match self.find(entry, head)? {
             Ok(parts) => return Ok(parts),
@@ -112,7 +113,7 @@ impl Blobs {
         // No process may write, move or remove blobs while this decides what is damaged.
         let _alone = match self.index.folder.collect_lock(Sharing::Exclusive) {
             Ok(lock) => lock,
-            // Nothing can be forgotten here.
+            // The cache can't be written, so nothing can be forgotten.
             Err(error) if error.is_refusal() => {
                 let (what, why) = (format!("blob {}", entry.digest.short()), corruption.why);
                 return Err(StoreError::Damaged { what, why, blob: entry.digest, forgotten: Vec::new() });
@@ -148,18 +149,19 @@ impl Blobs {
                 Ok(parts) => return Ok(Ok(parts)),
                 Err(corruption) => corruption,
             };
-            // A collection (of another process, too) moves and removes pieces while they are read. A blob is corrupt
-            // only if it is twice, in the same locations.
+            // A collection, even one in another process, may move or remove pieces while they are read. So a blob
+            // counts as corrupt only if it is found corrupt twice in the same locations.
             if seen.is_none() || seen == before {
                 return Ok(Err(small.unwrap_or(corruption)));
             }
             before = seen;
         }
-        let why = "its entries changed again and again while they were read".to_owned();
+        let why = "its entries kept changing while they were read".to_owned();
         Err(StoreError::Database { path: self.index.chunks_path()?, why })
     }
 
-    /// A blob in packs or among the chunks. What a read found comes with it, unless that can't have changed meanwhile.
+    /// A blob in packs or among the chunks. Also returns where the read looked for it, unless that can't have changed
+    /// during the read.
     fn find_in_packs(&self, entry: &BlobEntry, head: usize) -> Result<(Result<Parts, Corruption>, Option<Seen>)> {
         enum Found {
             Packed(PathBuf, Located),
@@ -181,8 +183,8 @@ impl Blobs {
         })
     }
 
-    /// Removes a corrupt blob, so that it is not taken for stored when it is computed again. Only while no process
-    /// writes.
+    /// Removes a corrupt blob, so that it is not mistaken for a stored one when it is computed again. Only while no
+    /// process writes.
     pub(super) fn remove_corrupt(&self, entry: &BlobEntry, corruption: &Corruption) {
         self.index.small.remove(entry.digest);
         if self.exist().unwrap_or(false) {
@@ -197,8 +199,8 @@ impl Blobs {
         }
     }
 
-    /// Other corrupt blobs in the packs of a corrupt one. They too would be taken for stored when their results are
-    /// computed again.
+    /// Other corrupt blobs in the packs of a corrupt one. They too would be mistaken for stored ones when their results
+    /// are computed again.
     fn corrupt_neighbours(&self, corruption: &Corruption) -> Result<Vec<(BlobEntry, Corruption)>> {
         if corruption.pieces.is_empty() || !self.exist()? {
             return Ok(Vec::new());
@@ -217,7 +219,7 @@ impl Blobs {
         }
         self.commit(|folder| {
             let known = |pieces: &[Digest]| {
-                // The write ends in the index.
+                // The index is written at the end, so it should stay open.
                 self.index.database.touch();
                 self.change(|o| pieces::known(o, pieces))
             };
@@ -245,7 +247,7 @@ impl Blobs {
                 return Ok(lists.map(|(digest, list)| BlobEntry { digest: *digest, size: list.size }).collect());
             }
         }
-        let why = "its entries changed again and again while more were written".to_owned();
+        let why = "its entries kept changing while blobs were written".to_owned();
         Err(StoreError::Database { path: self.index.chunks_path()?, why })
     }
 
@@ -262,7 +264,7 @@ impl Blobs {
 
     /// Creates the folder of packs. If there was one and it is gone, all results that need it are misses from now on.
     fn create_packs(&self, o: &Opened) -> Result<(), Failure> {
-        // No other process has the database meanwhile, but other threads of this one have.
+        // No other process has the database now, but other threads of this one may.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = pack::folder(o.path());

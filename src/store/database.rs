@@ -1,8 +1,9 @@
 //! One sled database with its journal: opened when needed, closed after an idle moment.
 //!
-//! Beside each database there is a lock file of ours. sled locks its own file too, but may free it some time after the
-//! database was dropped, and can't say which process holds it. A process that waits for the lock leaves a `.wanted`
-//! file. The holder then closes the database as soon as no thread uses it, and waits a moment before it opens it again.
+//! Beside each database there is a lock file of ours. sled locks its own file too, but may free that lock some time
+//! after the database is dropped, and can't say which process holds it. A process that waits for the lock leaves a
+//! `.wanted` file. The holder then closes the database as soon as no thread uses it, and waits a moment before it opens
+//! it again.
 //!
 //! Changes go to the journal first and then to sled ([`Opened::write`]). For what happens when sled fails, see
 //! `recovery.rs`.
@@ -38,18 +39,18 @@ pub(super) trait Host {
     fn create(&self) -> Result<()> {
         Ok(())
     }
-    /// Called when the database was opened, if entries may have been lost.
+    /// Called after the database is opened, if entries may have been lost.
     fn recovered(&self, opened: &Opened, recovery: &Recovery) -> Result<()>;
 }
 
 /// What a database is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Look-ups only. If the database can't be written (no permission, a full disk), a temporary copy serves.
+    /// Look-ups only. If the database can't be written (no permission, a full disk), a temporary copy is used.
     Read,
     /// Look-ups and changes.
     Write,
-    /// The same for a collection. On a full disk a temporary copy serves, but its changes go to the journal.
+    /// The same for a collection. On a full disk a temporary copy is used, but its changes go to the journal.
     Collect,
 }
 
@@ -64,7 +65,7 @@ pub(super) struct Opened {
     /// Device and inode of its file.
     identity: Option<(u64, u64)>,
     since: Instant,
-    /// sled refuses everything after an error, so the next user gets the database opened again.
+    /// sled refuses everything after an error, so the database is opened again for the next user.
     has_failed: AtomicBool,
     /// Set if this is a temporary copy.
     copy: Option<TemporaryCopy>,
@@ -91,7 +92,7 @@ impl Opened {
     fn append(&self, changes: &Changes, sync: bool) -> Result<(), Failure> {
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         let journal = match (&mut *journal, &self.copy) {
-            // Even without changes: the caller must not take its next step either.
+            // This fails even without changes, so that the caller does not take its next step.
             (None, Some(copy)) => return Err(copy.refusal().into()),
             _ if changes.is_empty() => return Ok(()),
             (Some(journal), _) => journal,
@@ -113,7 +114,8 @@ impl Opened {
         recovery::check(&self.db, &self.path, self.setup)
     }
 
-    /// Removes entries that are not in the journal, durably. In a copy they stay: there will be another collection.
+    /// Removes entries that are not in the journal, durably. In a temporary copy, nothing is removed: the next
+    /// collection does it.
     pub(super) fn remove_unjournaled(&self, keys: &[Vec<u8>]) -> Result<(), Failure> {
         if self.copy.is_some() || keys.is_empty() {
             return Ok(());
@@ -149,7 +151,7 @@ pub(super) struct Database {
 }
 
 impl Database {
-    /// Opens nothing yet. `name` is that of the lock file.
+    /// Opens nothing yet. The lock file is `{name}.lock`.
     pub(super) fn new(folder: Arc<Folder>, name: &str, setup: Setup) -> Arc<Self> {
         Arc::new(Self {
             lock: folder.dir.join(format!("{name}.lock")),
@@ -164,7 +166,7 @@ impl Database {
     }
 
     /// Runs `f` on the open database. If the database fails, it is opened again and `f` runs again. If it still fails,
-    /// it is rebuilt, and `f` runs a last time. `f` must not use the same database otherwise.
+    /// it is rebuilt, and `f` runs a last time. `f` must not use the database in any other way.
     pub(super) fn with<T>(
         self: &Arc<Self>,
         host: &dyn Host,

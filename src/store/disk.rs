@@ -18,8 +18,8 @@ pub(super) fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<Fil
     Ok(file::open_with(options, path)?)
 }
 
-/// Reads a regular file of at most `limit` bytes. Other files are [`io::ErrorKind::InvalidInput`], longer ones
-/// [`io::ErrorKind::InvalidData`].
+/// Reads a regular file of at most `limit` bytes. Other files fail with [`io::ErrorKind::InvalidInput`], longer ones
+/// with [`io::ErrorKind::InvalidData`].
 pub(super) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(file::read(path, limit)?)
 }
@@ -53,8 +53,8 @@ fn parent(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("."))
 }
 
-/// Whether something exists at this path. If the system can't tell it is an error, because what seems to be gone is
-/// computed again.
+/// Whether something exists at this path. If the system can't tell, that is an error, because what seems to be missing
+/// is computed again.
 pub(super) fn exists(path: &Path) -> Result<bool> {
     path.try_exists().map_err(StoreError::unreadable(path))
 }
@@ -112,7 +112,7 @@ pub(super) fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Bytes that everything below a folder takes on disk. Files that vanish meanwhile count nothing.
+/// Bytes that everything below a folder takes on disk. Files that vanish in the meantime are not counted.
 pub(super) fn bytes_below(folder: &Path) -> u64 {
     let bytes = |path: PathBuf| match fs::symlink_metadata(&path) {
         Ok(m) if m.is_dir() => bytes_below(&path),

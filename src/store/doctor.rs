@@ -45,8 +45,9 @@ impl DoctorReport {
 }
 
 impl Store {
-    /// Reads and verifies everything. With `repair`, forgets what needs damaged bytes, and restores what indexes that
-    /// were set aside still hold. Calls `progress` with the number of checked blobs and of all blobs.
+    /// Reads and verifies everything. With `repair`, forgets the results and states that need damaged bytes, and
+    /// restores results and states from indexes that were set aside. Calls `progress` with the number of checked blobs
+    /// and of all blobs.
     ///
     /// # Errors
     /// If a database can't be read at all.
@@ -61,7 +62,7 @@ impl Store {
         if !refused.is_empty() {
             report.problems.push(format!("{} entries of the index can't be read or were altered", refused.len()));
         }
-        // The names of those that need each blob. Known losses are no news.
+        // The names of the results and states that need each blob. Known losses are not reported again.
         let mut blobs: BTreeMap<BlobEntry, Vec<String>> = BTreeMap::new();
         for r in results.iter().filter(|r| !r.damaged && (r.lineage == lineage || self.index.needs_no_packs(r))) {
             r.blobs().for_each(|b| blobs.entry(b).or_default().push(format!("{}/{}", r.pipeline, r.point)));

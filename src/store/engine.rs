@@ -63,7 +63,7 @@ impl From<StoreError> for Failure {
 }
 
 impl Failure {
-    /// The error of a failure of the database in this folder.
+    /// Converts a failure of the database in this folder into an error.
     pub(super) fn at(self, path: &Path) -> StoreError {
         match self {
             Self::Store(error) => error,
@@ -136,7 +136,7 @@ pub(super) fn catch<T>(f: impl FnOnce() -> Result<T, Failure>) -> Result<T, Fail
 /// Silences the panics of sled that a [`super::Store`] catches. A damaged database can make sled panic; the store then
 /// rebuilds it.
 ///
-/// This installs a panic hook, which passes all other panics to the hook before it. Threads that sled starts are silent
+/// This installs a panic hook, which passes all other panics to the previous hook. Threads that sled starts are silent
 /// too. The library never calls this: the hook belongs to the whole process, so it is for the program to decide.
 pub fn silence_caught_panics() {
     static HOOK: Once = Once::new();

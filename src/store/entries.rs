@@ -1,5 +1,5 @@
-//! The entries of the index: what is known about results, states and files, as JSON under one-letter prefixes. A check
-//! stands before the JSON of results and states.
+//! The entries of the index: what is known about results, states and files, as JSON under one-letter prefixes. The JSON
+//! of results and states is preceded by a checksum.
 //!
 //! ```text
 //! 'm' ‖ name                      numbers: `generation` of the chunk database, `lineage`
@@ -19,10 +19,10 @@ use super::record::{ResultRecord, StateRecord};
 use crate::key::{Components, Digest, Hash, InputDigest, Key};
 
 /// How the index is set up. Small segments open faster (4 to 20 ms with 5,000 results of 2.5 KB on a busy machine), but
-/// records with hundreds of inputs must not make a node overflow. A change of it raises [`super::FORMAT`].
+/// records with hundreds of inputs must not make a node overflow. Changing it raises [`super::FORMAT`].
 pub(super) const SETUP: Setup = Setup { segment: 1 << 20, cache: 64 << 20, unjournaled: b"f", precious: b"" };
 
-/// Characters of the check before a record.
+/// Characters of the checksum before a record.
 const CHECK: usize = 32;
 /// More epochs than any training has.
 const MOST_EPOCHS: u64 = 100_000_000;
@@ -70,12 +70,13 @@ pub(super) fn generation(db: &sled::Db) -> Result<Option<u64>> {
     number(db, b"mgeneration")
 }
 
-/// The lineage of the packs. It is raised when packs are lost as a whole, which makes all results before that misses.
+/// The lineage of the packs. It is raised when all packs are lost, so that all earlier results that need packs are
+/// misses.
 pub(super) fn lineage(db: &sled::Db) -> Result<u64> {
     Ok(number(db, b"mlineage")?.unwrap_or(0))
 }
 
-/// Names another chunk database.
+/// Sets the generation and the lineage of the chunk database.
 pub(super) fn set_chunks(batch: &mut Changes, generation: u64, lineage: u64) {
     batch.insert(b"mgeneration", generation.to_le_bytes());
     batch.insert(b"mlineage", lineage.to_le_bytes());
@@ -92,11 +93,11 @@ fn name(prefix: u8, parts: &[&[u8]]) -> Vec<u8> {
 }
 
 fn json<T: Serialize>(value: &T) -> Result<Vec<u8>> {
-    // Only a map with keys that are no strings can fail, and there is none.
+    // Only a map whose keys aren't strings can fail, and there is none.
     serde_json::to_vec(value).map_err(|e| Failure::Io(e.into()))
 }
 
-/// A record that can be verified when it was read.
+/// A record that can be verified after it is read.
 trait Verified: for<'a> Deserialize<'a> {
     /// Whether its content is consistent.
     fn is_right(&self) -> bool {
@@ -118,7 +119,7 @@ impl Verified for StateRecord {}
 impl Verified for FileRecord {}
 
 /// An entry that can't be read or was altered counts as missing: what it described is computed again. Entries of
-/// earlier versions have no check. They are verified by their content, which takes twenty times as long.
+/// earlier versions have no checksum. They are verified by their content, which takes twenty times as long.
 fn parse<T: Verified>(bytes: &[u8]) -> Option<T> {
     if bytes.first() == Some(&b'{') {
         return serde_json::from_slice(bytes).ok().filter(T::is_right);
@@ -132,7 +133,7 @@ pub(super) fn parse_result(bytes: &[u8], key: &Key) -> Option<ResultRecord> {
     parse(bytes).filter(|record: &ResultRecord| record.key == *key && record.is_right() && !record.damaged)
 }
 
-/// A record as it is written: its check, then JSON.
+/// A record as it is written: its checksum, then JSON.
 pub(super) fn checked<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     let text = json(value)?;
     Ok([self::check(&text).as_bytes(), &text].concat())

@@ -13,7 +13,7 @@ pub(super) type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// What can go wrong with the cache.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Another process has a database open, and the options say not to wait, or not for so long.
+    /// Another process has a database open, and the options say not to wait, or the wait timed out.
     #[error("the cache is held by {}", holder.as_ref().map_or_else(|| "another process".to_owned(), Holder::describe))]
     Held {
         /// The other process, if it left its name.
@@ -104,8 +104,8 @@ impl StoreError {
         }
     }
 
-    /// For `map_err` where a file can't be read: this says nothing about what is in it, and nothing about the disk's
-    /// space.
+    /// For `map_err` if a file can't be read. Such an error says nothing about the file's content or the free space, so
+    /// it is always [`StoreError::Io`].
     pub(super) fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let what = format!("can't read {}", path.display());
         |source| Self::Io { what, source }

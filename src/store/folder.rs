@@ -78,7 +78,7 @@ impl Folder {
         }
     }
 
-    /// Whether the index has a journal of this format, whatever FORMAT says.
+    /// Whether the index has a journal that this version can write, whatever FORMAT says.
     fn has_our_index(&self) -> bool {
         Journal::open(&self.dir.join("index"), false).is_ok_and(|journal| journal.is_some_and(|j| j.is_ours()))
     }
@@ -90,7 +90,7 @@ impl Folder {
     }
 
     /// A name in the folder that a cache without FORMAT can't have. Without such a name, the folder is empty, or a
-    /// process was killed when it had begun to create a cache.
+    /// process was killed while it created a cache.
     fn foreign_name(&self) -> Result<Option<String>> {
         let is_half_format = |path: &Path| match fs::symlink_metadata(path) {
             Ok(m) => m.is_file() && m.len() <= LONGEST,
@@ -155,7 +155,7 @@ impl Folder {
     /// Reserves space for a collection on a full disk, if there is enough.
     pub(super) fn reserve(&self) {
         let path = self.dir.join(RESERVE);
-        // A copy of a cache may have a hole in its place.
+        // In a copy of a cache, this file may be sparse.
         if fs::metadata(&path).is_ok_and(|m| m.len() == RESERVE_BYTES && m.blocks() * 512 >= RESERVE_BYTES) {
             return;
         }
@@ -168,7 +168,7 @@ impl Folder {
         }
     }
 
-    /// A lock that lets many processes write results, or one collect.
+    /// A lock that lets many processes write results, or one process collect.
     pub(super) fn collect_lock(&self, sharing: Sharing) -> Result<File> {
         self.prepare()?;
         lock::take(&self.dir.join("gc.lock"), sharing, &self.options, &|| {})

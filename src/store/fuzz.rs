@@ -40,7 +40,7 @@ fn with_database<T>(entries: &[(Vec<u8>, Vec<u8>)], f: impl FnOnce(&sled::Db) ->
     })
 }
 
-/// FORMAT of a folder that has nothing else. It is opened if this version can read it, and not changed in any case.
+/// Opens a folder that has only the file FORMAT. This succeeds if this version can read FORMAT, and never changes it.
 pub(crate) fn format(bytes: &[u8]) {
     /// No FORMAT is longer.
     const LIMIT: usize = 64;

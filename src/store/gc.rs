@@ -1,12 +1,12 @@
 //! Collection: removes what no kept run needs, and frees its space on disk.
 //!
-//! `roots.rs` decides what lives. `sweep.rs` finds leftovers besides.
+//! `roots.rs` decides what lives. `sweep.rs` finds leftovers in the folder.
 //!
-//! A collection must work on a full disk, where it is needed most. So it first removes what needs no database. Then it
-//! appends the removals to the journals, which takes a few blocks (`reserve` holds some back for this), and then it
-//! removes the packs. (A cache of an earlier format has no journals, and needs some space.) Compacting the rest comes
-//! last, and is left out if there is no space for it. A kill at any moment leaves what the journals say, and perhaps
-//! files that nothing names, which the next collection removes.
+//! A collection must work on a full disk, where it is needed most. So it first removes what can be removed without a
+//! database. Then it appends the removals to the journals, which takes a few blocks (`reserve` holds some back for
+//! this), and then it removes the packs. (A cache of an earlier format has no journals, and needs some space.)
+//! Compacting the rest comes last, and is skipped if there is no space for it. A kill at any moment leaves what the
+//! journals say, and perhaps files that nothing refers to, which the next collection removes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -30,7 +30,7 @@ const EMPTY: u64 = 512 << 10;
 pub struct GcPolicy {
     /// How many of the newest runs of each pipeline name. The newest one and those in progress are kept in any case.
     pub keep_runs: usize,
-    /// Ids of runs that are kept besides.
+    /// Ids of other runs to keep.
     pub named: Vec<String>,
     /// Only report what would be removed.
     pub dry_run: bool,
@@ -51,9 +51,9 @@ pub struct GcReport {
     pub states_kept: usize,
     /// States removed.
     pub states_removed: usize,
-    /// Bytes of the states kept, each blob once.
+    /// Bytes of the states kept, counting each blob once.
     pub states_bytes_kept: u64,
-    /// Bytes that only states removed had, each blob once.
+    /// Bytes of the states removed, counting each blob once and only if no kept state has it.
     pub states_bytes_removed: u64,
     /// Runs whose record, events and logs were removed.
     pub runs_removed: usize,
@@ -70,8 +70,8 @@ impl Store {
     /// Removes what no kept run needs.
     ///
     /// # Errors
-    /// If the cache is in use (and the options say not to wait) or can't be written. Then at most leftovers were
-    /// removed.
+    /// If the cache is in use (and the options say not to wait) or can't be written. In that case, at most leftovers
+    /// were removed.
     pub fn gc(&self, policy: &GcPolicy) -> Result<GcReport> {
         if !self.index.exists()? {
             return Ok(GcReport::default());
@@ -118,7 +118,7 @@ impl Store {
         self.sweep_leases();
         folder.with_reserve(|| folder.raise_format())?;
         folder.with_reserve(|| self.forget(&dead, &dead_states))?;
-        // Only now nothing names them any more.
+        // From here on, nothing refers to these files.
         old_small.iter().for_each(|path| drop(fs::remove_file(path)));
         self.collect(&keep.iter().map(|blob| blob.digest).collect())?;
         report.bytes_after = self.disk_bytes();
@@ -160,7 +160,7 @@ impl Store {
         })
     }
 
-    /// Removes all blobs from the packs but these, and compacts the databases.
+    /// Removes all blobs except these from the packs, and compacts the databases.
     fn collect(&self, keep: &BTreeSet<Digest>) -> Result<()> {
         let folder = &self.index.folder;
         if self.blobs.exist()? {
@@ -169,7 +169,7 @@ impl Store {
         let compacted = self.compact();
         folder.reserve();
         match compacted {
-            // The cache is only larger than it could be.
+            // The cache only stays larger than necessary.
             Err(StoreError::Full { .. }) => {}
             other => other?,
         }
@@ -184,8 +184,8 @@ impl Store {
         self.index.database.compact(&*self.index)
     }
 
-    /// Removes the chunk databases that an earlier version had replaced and not removed. A damaged one is the user's to
-    /// remove, and so is a folder that is no database.
+    /// Removes the chunk databases that an earlier version had replaced and not removed. Damaged ones, and folders that
+    /// aren't databases, are left for the user to remove.
     fn remove_old_generations(&self) -> Result<()> {
         let folder = &self.index.folder;
         let current = self.index.chunks_path()?;

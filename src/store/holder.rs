@@ -1,4 +1,4 @@
-//! Processes that hold something: who they are, and whether they still live.
+//! Processes that hold something: who they are, and whether they are alive.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -70,7 +70,8 @@ pub fn host_name() -> String {
 /// Field 22 of `/proc/PID/stat`; 0 if there is no `/proc`, none if there is no such process.
 fn start_ticks(pid: u32) -> Option<u64> {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        // The command's name stands in parentheses and may hold spaces, so fields are counted after the last one.
+        // The command's name is in parentheses and may contain spaces, so fields are counted after the last
+        // parenthesis.
         Ok(stat) => stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok(),
         Err(_) if std::path::Path::new("/proc/self/stat").exists() => None,
         Err(_) => {

@@ -1,4 +1,4 @@
-//! The index: an open database of `entries.rs`, and what follows when blobs are lost.
+//! The index: the database with the entries of `entries.rs`, and what happens when blobs are lost.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -78,12 +78,12 @@ impl Index {
         self.with(Access::Read, |o| f(&o.db))
     }
 
-    /// Changes the index together, durably. It is created if there is none.
+    /// Applies changes to the index together, durably. It is created if there is none.
     pub(super) fn change<T>(&self, f: impl Fn(&sled::Db, &mut Changes) -> Result<T, Failure>) -> Result<T> {
         self.change_for(Access::Write, f)
     }
 
-    /// The same; on a full disk, [`Access::Collect`] writes to the journal only.
+    /// As [`Index::change`]. On a full disk, [`Access::Collect`] writes to the journal only.
     pub(super) fn change_for<T>(
         &self,
         access: Access,
@@ -120,14 +120,15 @@ impl Index {
         }
         let count = count_affected(altered.len());
         self.folder.warn(format!("{count} were altered in the index and will be computed again"));
-        // Where the index can't be written, they are refused each time.
+        // If the index can't be written, the entries are refused at each look-up.
         let _ = self.change(|_, changes| {
             altered.iter().for_each(|key| entries::remove_refused(changes, &[b"r", key.0.as_slice()].concat()));
             Ok(())
         });
     }
 
-    /// Marks the results that need these blobs as damaged, removes the states that do, and returns the keys of both.
+    /// Marks the results that need these blobs as damaged, removes the states that need them, and returns the keys of
+    /// both.
     pub(super) fn lose(&self, lost: &BTreeSet<Digest>) -> Result<Vec<Key>> {
         self.change(|db, changes| {
             let mut keys = BTreeSet::new();
@@ -170,7 +171,7 @@ impl Index {
         })
     }
 
-    /// Warns about lost blobs and makes a miss of all that need them: the error about one of them.
+    /// Warns about lost blobs and makes all results and states that need them misses. Returns the error for `blob`.
     pub(super) fn damaged(&self, blob: &Digest, why: String, lost: &BTreeSet<Digest>) -> StoreError {
         let what = format!("blob {}", blob.short());
         match self.lose(lost) {

@@ -52,7 +52,7 @@ pub(super) struct Changes {
     payload: Vec<u8>,
 }
 
-/// A key and its new value; none removes the key.
+/// A key and its new value; `None` removes the key.
 pub(super) type Change<'a> = (&'a [u8], Option<&'a [u8]>);
 
 impl Changes {
@@ -134,7 +134,7 @@ impl Position {
 pub(super) struct Replay {
     /// Where the last whole frame ends.
     pub(super) end: u64,
-    /// Damaged parts of the file that have a whole frame behind them.
+    /// Damaged parts of the file that are followed by a whole frame.
     pub(super) damaged: usize,
 }
 
@@ -240,7 +240,7 @@ impl Journal {
     }
 
     /// Calls `apply` with the changes of each whole frame from `start` on (0: of all frames), and the position after
-    /// it. The next append goes behind the last whole frame.
+    /// it. The next append goes after the last whole frame.
     pub(super) fn replay<E: From<io::Error>>(
         &mut self,
         start: u64,

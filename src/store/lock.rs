@@ -15,8 +15,8 @@ use super::options::Options;
 
 /// How often a waiting process polls.
 const POLL: Duration = Duration::from_millis(5);
-/// A wait that lasts longer than this is reported. Without waiting, it ends here: every process holds a database for
-/// moments.
+/// A wait that lasts longer than this is reported. If the options say not to wait, it ends here: processes hold a
+/// database only for moments.
 const GRACE: Duration = Duration::from_millis(500);
 /// Bytes of the longest name of a holder.
 const LONGEST: u64 = 4096;

@@ -1,4 +1,4 @@
-//! Look-ups of a plan: many of them while the index is open once.
+//! Look-ups of a plan: many of them while the index is held open.
 //!
 //! Beside each result's record there is a short entry for look-ups: 'u' ‖ key → digest ‖ lineage ‖ whether it needs
 //! blobs (41 bytes instead of some thousand, and nothing to parse). The two are written and removed together, and the
@@ -43,8 +43,8 @@ impl From<Failure> for LookError {
 }
 
 impl Store {
-    /// Opens the index if there is one and no other process has it. Call it beside other work, before look-ups: opening
-    /// takes longer the more the index holds. An error here comes again in the look-ups.
+    /// Opens the index if there is one and no other process has it. Call it in parallel with other work, before
+    /// look-ups: opening takes longer the more the index holds. Errors are ignored, because the look-ups report them.
     pub fn open_ahead(&self) {
         if self.index.exists().unwrap_or(false) && self.index.is_free() {
             let _ = self.look(|_| Ok(()));
@@ -52,7 +52,7 @@ impl Store {
     }
 
     /// Calls `f` with the index held open. If the index had to be repaired, `f` is called again. It must not use the
-    /// store otherwise.
+    /// store in any other way.
     pub fn look<T>(&self, f: impl Fn(&Look<'_>) -> Result<T, LookError>) -> Result<T> {
         let index = &*self.index;
         if !index.exists()? {

@@ -36,7 +36,7 @@ pub(super) fn read(db: &sled::Db, entry: &BlobEntry) -> Result<Vec<u8>, ReadErro
     for (i, (digest, chunk)) in chunks {
         match ReadError::split(db.get(key(b'c', digest)).map_err(ReadError::from)).map_err(ReadError::Failed)? {
             Ok(Some(found)) if found.len() == chunk.len() => chunk.copy_from_slice(&found),
-            Ok(Some(_)) => faults.push((i, *digest, "has another length".to_owned())),
+            Ok(Some(_)) => faults.push((i, *digest, "has the wrong length".to_owned())),
             Ok(None) => faults.push((i, *digest, "is missing".to_owned())),
             Err(corruption) => faults.push((i, *digest, format!("can't be read ({})", corruption.why))),
         }
@@ -48,11 +48,11 @@ pub(super) fn read(db: &sled::Db, entry: &BlobEntry) -> Result<Vec<u8>, ReadErro
     if faults.is_empty() {
         let altered = list.pieces.iter().zip(bytes.chunks(CHUNK)).enumerate();
         let altered = altered.filter(|(_, (digest, bytes))| Digest::of(bytes) != **digest);
-        faults.extend(altered.map(|(i, (digest, _))| (i, *digest, "has other bytes".to_owned())));
+        faults.extend(altered.map(|(i, (digest, _))| (i, *digest, "is altered".to_owned())));
     }
     let why = match faults.first() {
         Some((i, _, why)) => format!("chunk {} of {} {why}", i + 1, list.pieces.len()),
-        None => "its list of chunks is of another blob".to_owned(),
+        None => "its list of chunks belongs to another blob".to_owned(),
     };
     Err(Corruption { why, pieces: faults.into_iter().map(|(_, digest, _)| digest).collect() }.into())
 }
@@ -62,7 +62,7 @@ pub(super) fn remove(o: &Opened, is_dead: impl Fn(&Digest) -> bool) -> Result<()
     o.remove_unjournaled(&pieces::unused_keys(&o.db, (b'b', b'c'), CHUNK, is_dead)?)
 }
 
-/// Removes a corrupt blob, so that it is written again and not taken for stored.
+/// Removes a corrupt blob, so that it is written again and not mistaken for a stored one.
 pub(super) fn remove_corrupt(o: &Opened, blob: &Digest, corruption: &Corruption) -> Result<(), Failure> {
     let chunks = corruption.pieces.iter().map(|chunk| key(b'c', chunk).to_vec());
     o.remove_unjournaled(&chunks.chain([key(b'b', blob).to_vec()]).collect::<Vec<_>>())

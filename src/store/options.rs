@@ -14,8 +14,8 @@ pub type Cancelled = Arc<dyn Fn() -> bool + Send + Sync>;
 /// How to open a cache.
 #[derive(Clone)]
 pub struct Options {
-    /// Whether to wait while another process has a database open. Every process has one open for moments, so without
-    /// waiting the error [`super::StoreError::Held`] comes after half a second.
+    /// Whether to wait while another process has a database open. Processes have one open only for moments, so without
+    /// waiting the error [`super::StoreError::Held`] is returned after half a second.
     pub wait: bool,
     /// The longest wait.
     pub timeout: Duration,

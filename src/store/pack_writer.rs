@@ -1,9 +1,9 @@
-//! Writes blobs to a pack: hashing on all threads, writing on one, syncing beside both.
+//! Writes blobs to a pack: hashing on several threads, writing on one, syncing in the background.
 //!
 //! A blob is hashed in groups of 4 pieces (4 MiB). Each thread takes the next group and hashes it. The calling thread
 //! appends the new pieces of hashed groups in their order, and hashes a group itself when none is ready. So a pack has
-//! the same bytes whatever the number of threads, and hashing takes no extra time where writing takes as long. Writing
-//! fills the page cache only. Another thread makes the kernel write the file to the disk meanwhile.
+//! the same bytes whatever the number of threads, and hashing takes no extra time if writing takes as long. Writing
+//! fills the page cache only. Meanwhile, another thread makes the kernel write the file to the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -35,7 +35,7 @@ pub(super) fn threads() -> usize {
     *COUNT.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from).min(THREADS))
 }
 
-/// A blob to be written, in two parts, because a tensor's header is not in one piece with its elements.
+/// A blob to be written, in two parts, because a tensor's header is not contiguous with its elements.
 pub(super) struct Source<'a> {
     /// The first bytes: fewer than a piece.
     pub(super) head: Vec<u8>,
@@ -121,7 +121,7 @@ pub(super) fn write(
             let send = send.clone();
             // The send fails when the calling thread has failed.
             let run = move || while work.hash_next().is_some_and(|hashed| send.send(hashed).is_ok()) {};
-            // If no more threads can be had, fewer do the work.
+            // If the system refuses a thread, fewer threads do the work.
             let _ = Builder::new().spawn_scoped(scope, run);
         }
         drop(send);
@@ -134,7 +134,7 @@ pub(super) fn write(
 /// Writes blobs from streams to one pack, durably, and keeps one piece in memory. `open` opens the stream of a blob.
 ///
 /// # Errors
-/// [`RemoteError::Altered`] if a blob has other bytes than its digest says. Then nothing is written.
+/// [`RemoteError::Altered`] if a blob's bytes don't match its digest. Then nothing is written.
 pub(super) fn write_streams<'a>(
     blobs: &BTreeSet<BlobEntry>,
     folder: &Path,
@@ -159,7 +159,7 @@ pub(super) fn write_streams<'a>(
             }
             pieces.push(digest);
         }
-        // Also if it ends early: then there are too few pieces, or the last one is another.
+        // This also finds a stream that ends early: there are too few pieces, or the last one differs.
         if tree::root(&pieces, blob.size) != Some(blob.digest) {
             return Err(RemoteError::Altered(name()).into());
         }
@@ -266,7 +266,8 @@ impl<'scope> Writer<'_, 'scope> {
     }
 
     fn finish(mut self) -> Result<Written> {
-        // The kernel reports a failed write once per open file, so the thread's error counts.
+        // The kernel reports a failed write only once per open file, so an error of the sync thread must not be
+        // ignored.
         let synced = self.sync.take().map_or(Ok(()), |sync| {
             drop(sync.request);
             sync.thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread failed")))

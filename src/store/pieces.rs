@@ -15,7 +15,7 @@
 //! names are removed too.
 //!
 //! A piece is verified against its name whenever it is read. A pack that is missing, cut short or damaged makes its
-//! blobs corrupt. If a pack can't be read for any other reason (no permission, no more open files, a failing disk),
+//! blobs corrupt. If a pack can't be read for any other reason (no permission, too many open files, a failing disk),
 //! that is an error: the bytes may be intact, so nothing is forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,12 +34,12 @@ use super::tree::{self, PIECE, PieceList};
 use crate::artifact::BlobEntry;
 use crate::key::Digest;
 
-/// How the chunk database is set up. A change of the segments raises [`super::FORMAT`].
+/// How the chunk database is set up. Changing the segment size raises [`super::FORMAT`].
 pub(super) const SETUP: Setup = Setup { segment: 8 << 20, cache: 64 << 20, unjournaled: b"bc", precious: b"bc" };
 /// Blobs of fewer bytes than this are read on one thread.
 const ALONE: usize = 2 << 20;
 
-/// A blob's bytes: the first ones, if they were requested apart, and the others.
+/// A blob's bytes: the first ones, if they were requested separately, and the rest.
 pub(super) type Parts = (Vec<u8>, Vec<u8>);
 
 /// What is wrong with a blob.
@@ -134,7 +134,7 @@ pub(super) fn put_locations(changes: &mut Changes, locations: &BTreeMap<Digest, 
 pub(super) fn commit(o: &Opened, written: &Written) -> Result<bool, Failure> {
     let mut changes = Changes::default();
     for (digest, list) in &written.lists {
-        // An existing list may be damaged in a way that it can't be replaced.
+        // An existing list may be damaged in such a way that it can't be replaced.
         if !o.db.contains_key(key(b'l', digest))? {
             changes.insert(key(b'l', digest), list.encode());
         }
@@ -142,7 +142,7 @@ pub(super) fn commit(o: &Opened, written: &Written) -> Result<bool, Failure> {
     if known(o, &written.reused.iter().copied().collect::<Vec<_>>())?.contains(&false) {
         return Ok(false);
     }
-    // Also the pieces of blobs that have a list: their pack may have been gone.
+    // Also adds the locations for blobs that had a list: their pack may have been missing.
     put_locations(&mut changes, &written.locations);
     o.write(&changes)?;
     Ok(true)
@@ -151,8 +151,8 @@ pub(super) fn commit(o: &Opened, written: &Written) -> Result<bool, Failure> {
 /// The location of each piece of a blob, in their order, or what is wrong with its entry.
 pub(super) type Locations = Vec<Result<PackLocation, String>>;
 
-/// A blob whose pieces were found. Its packs are opened one by one while they are read, and may be removed until then.
-/// So the blob is corrupt only if it still has the same locations afterwards.
+/// A blob whose pieces were found. Its packs are opened one by one as they are read, and may be removed before that. So
+/// the blob is corrupt only if it still has the same locations afterwards.
 pub(super) struct Located {
     list: PieceList,
     pub(super) locations: Locations,
@@ -196,7 +196,7 @@ pub(super) fn neighbours(db: &sled::Db, pieces: &[Digest]) -> Result<Vec<BlobEnt
     Ok(found)
 }
 
-/// A piece to be read, and the two parts of memory for it.
+/// A piece to be read, and the two buffers for it.
 struct Job<'a> {
     index: usize,
     parts: [&'a mut [u8]; 2],
@@ -204,7 +204,7 @@ struct Job<'a> {
 
 impl Located {
     /// The blob's verified bytes: the first `head` of them, and the rest. Works on several threads. Each verifies a
-    /// piece while it is in the thread's cache, and has one pack open at a time.
+    /// piece while it is in the core's cache, and has one pack open at a time.
     ///
     /// # Errors
     /// If a pack can't be read for a reason that says nothing about its bytes.
@@ -215,7 +215,7 @@ impl Located {
         if size == 0 {
             return Ok(Ok((Vec::new(), Vec::new())));
         }
-        // The header of a tensor is shorter than a piece. A longer one was requested of the wrong blob.
+        // The header of a tensor is shorter than a piece. A longer one was requested for the wrong blob.
         let head = if head < PIECE.min(size) { head } else { 0 };
         let (mut first, mut rest) = (vec![0; head], vec![0; size - head]);
         let (start, others) = rest.split_at_mut(PIECE.min(size) - head);
@@ -233,7 +233,7 @@ impl Located {
         };
         let threads = if size < ALONE { 1 } else { pack_writer::threads() };
         let found: Result<Vec<Vec<_>>> = std::thread::scope(|scope| {
-            // If no more threads can be had, fewer do the work.
+            // If the system refuses a thread, fewer threads do the work.
             let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, run).ok();
             let others: Vec<_> = (1..threads).map_while(spawn).collect();
             let failed = || Err(StoreError::unreadable(&self.folder)(io::Error::other("a thread failed")));
@@ -257,14 +257,14 @@ impl Located {
         let Job { index, parts: [first, second] } = job;
         let location = match &self.locations[index] {
             Ok(location) if location.len as usize == first.len() + second.len() => location,
-            Ok(_) => return Ok(Err("has another length".to_owned())),
+            Ok(_) => return Ok(Err("has the wrong length".to_owned())),
             Err(why) => return Ok(Err(why.clone())),
         };
         let read = reader.read(location, [&mut *first, &mut *second])?;
         let is_right = || tree::name(index, self.list.size, [first, second]) == self.list.pieces[index];
         Ok(match read {
             Ok(()) if is_right() => Ok(()),
-            Ok(()) => Err("has other bytes".to_owned()),
+            Ok(()) => Err("is altered".to_owned()),
             Err(why) => Err(why.to_owned()),
         })
     }
@@ -300,7 +300,7 @@ impl Read for PieceReader {
     }
 }
 
-/// Removes a corrupt blob, so that it is written again and not taken for stored.
+/// Removes a corrupt blob, so that it is written again and not mistaken for a stored one.
 pub(super) fn remove_corrupt(o: &Opened, blob: &Digest, corruption: &Corruption) -> Result<(), Failure> {
     let mut changes = Changes::default();
     changes.remove(key(b'l', blob));
@@ -339,8 +339,8 @@ pub(super) fn unused_keys(
     Ok(keys)
 }
 
-/// Removes packs that hold no piece any more, and writes those again of which less than half is left. Only while no
-/// process writes. The removal of the locations must be durable.
+/// Removes packs that no longer hold a piece, and rewrites packs of which less than half is left. Only while no process
+/// writes. The removal of the locations must be durable.
 ///
 /// All removals come before anything is written, because a new pack may get the name of one that a killed process left.
 /// A pack that can't be removed or written (on a full disk, say) stays until the next time.

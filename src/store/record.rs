@@ -113,7 +113,7 @@ impl StateRecord {
         Position { epoch: self.epoch, step: self.step }
     }
 
-    /// Its place in its chain: the epoch that its key is the state of.
+    /// The index of its key in its chain.
     pub(super) fn chain_index(&self) -> u64 {
         self.epoch + u64::from(self.step > 0)
     }
@@ -219,6 +219,6 @@ mod tests {
         json.as_object_mut().unwrap().remove("provides").unwrap();
         let earlier: ResultRecord = serde_json::from_value(json).unwrap();
         assert_eq!(earlier.provides(&of_kind), BTreeSet::from(["latents".to_owned()]));
-        assert_eq!(earlier.digest, record.digest, "no part of the identity");
+        assert_eq!(earlier.digest, record.digest, "not part of the identity");
     }
 }

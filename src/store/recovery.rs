@@ -41,7 +41,7 @@ const COPY: &str = "vadpipe-index-";
 /// A copy of more bytes than this is not made in memory.
 const IN_MEMORY: u64 = 256 << 20;
 
-/// The repairs when a database was opened.
+/// The repairs made while a database was opened.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
     /// Where sled's files were set aside, and why.
@@ -103,7 +103,7 @@ fn try_open(
     remove_unfinished_snapshots(path)?;
     let mut journal = open_journal(path, true)?;
     if journal.is_none() && recovery.aside.is_none() && sled_files(path)?.is_empty() {
-        // The journal comes before sled's files, so that nothing depends on these if the process ends meanwhile.
+        // The journal is created before sled's files, so that nothing depends on these if the process ends in between.
         before_journal()?;
         journal = Some(Journal::create(path, 0, |_| Ok::<_, Failure>(()))?);
     }
@@ -228,7 +228,7 @@ fn is_journaled(key: &[u8], setup: Setup) -> bool {
     key != POSITION && key.first().is_some_and(|letter| !setup.unjournaled.contains(letter))
 }
 
-/// Writes a journal with all entries of the database, in the place of the one it has.
+/// Writes a journal with all entries of the database, and replaces the one it has.
 pub(super) fn start_journal(db: &sled::Db, path: &Path, setup: Setup) -> Result<Journal> {
     let mut precious = setup.precious.iter();
     let has_chunks = precious.any(|letter| db.scan_prefix([*letter]).next().is_some());

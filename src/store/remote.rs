@@ -1,4 +1,4 @@
-//! The seam to a store that other machines reach: a directory on a network file system, or an object store.
+//! The interface to a store that other machines reach: a directory on a network file system, or an object store.
 //!
 //! A remote store holds records under names such as `result/<key>`, and blobs under their digests. Objects never
 //! change. Blobs are written before the record that names them. [`super::Store::push_result`] and
@@ -17,10 +17,10 @@ pub enum RemoteError {
     /// There is no such object.
     #[error("the remote store has no {0}")]
     Missing(String),
-    /// An object has other bytes than its name says.
+    /// The bytes of an object don't match its name.
     #[error("{0} of the remote store is altered")]
     Altered(String),
-    /// The store can't be reached, or it refused, or the transfer broke off.
+    /// The store can't be reached, or it refused, or the transfer was interrupted.
     #[error("can't {what}")]
     Failed {
         /// The operation and its object: "read result/…".

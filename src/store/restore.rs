@@ -1,9 +1,9 @@
-//! Restores what indexes hold that were set aside.
+//! Restores the content of indexes that were set aside.
 //!
-//! Versions before format 3 could take a whole index for damaged because sled had left one incomplete file behind
-//! (`snap.*.generating`). They moved all its snapshots away and found nothing in it. The index still exists under
-//! another name, and is complete. [`Store::doctor`] reads it from a copy, and restores the results and states whose
-//! bytes are still in the cache.
+//! Versions before format 3 could mistake an intact index for a damaged one, because sled had left one incomplete file
+//! behind (`snap.*.generating`). They moved all its snapshots away and found nothing in it. The index still exists
+//! under another name, and is complete. [`Store::doctor`] reads it from a copy, and restores the results and states
+//! whose bytes are still in the cache.
 
 use std::fs;
 use std::path::Path;
@@ -37,7 +37,7 @@ impl Store {
             }
             let content = match self.read_set_aside(&aside) {
                 Ok(content) => content,
-                // There is no space for a copy now.
+                // A copy can't be written now.
                 Err(error) if error.is_refusal() => continue,
                 Err(error) => return Err(error),
             };

@@ -33,7 +33,8 @@ impl Store {
     /// A tensor's verified content.
     ///
     /// # Errors
-    /// [`StoreError::Damaged`] if it is missing or has other bytes. What needs it is a miss from then on.
+    /// [`StoreError::Damaged`] if it is missing or altered. All results and states that need it are misses from then
+    /// on.
     pub fn read_tensor(&self, entry: &TensorEntry) -> Result<Tensor> {
         let header = Tensor::blob_header(entry.element, &entry.shape).unwrap_or_default();
         let (head, body) = self.blobs.read(&entry.blob, header.len())?;
@@ -67,8 +68,8 @@ impl Store {
         stored.ok_or_else(|| StoreError::NotFound("nothing was stored".to_owned()))
     }
 
-    /// Stores several results with one sync of each kind for all: small files, packs, chunk database, index. The index
-    /// then has all of them or none.
+    /// Stores several results together, so that they share the syncs of the pack, the chunk database and the index. The
+    /// index then has all of them or none.
     ///
     /// # Errors
     /// As [`Store::commit`]; then none is stored.
@@ -98,7 +99,7 @@ impl Store {
         self.put_results(new.into_iter().zip(manifests).map(record).collect())
     }
 
-    /// Adds results to the index, whose blobs are stored. Called while no process collects.
+    /// Adds results whose blobs are stored to the index. Called while no process collects.
     pub(super) fn put_results(&self, mut records: Vec<ResultRecord>) -> Result<Vec<ResultRecord>> {
         let lineage = self.index.read(entries::lineage)?;
         records.iter_mut().for_each(|record| record.lineage = lineage);
@@ -133,7 +134,7 @@ impl Store {
             files.push(own);
         }
         self.index.small.write(&small)?;
-        // In the order of the sources: of each artifact the files in packs, then the tensors.
+        // In the order of the sources: for each artifact, its files in packs, then its tensors.
         let mut entries = self.blobs.write(&sources)?.into_iter();
         let mut manifests = Vec::with_capacity(all.len());
         for ((kind, artifact), own) in all.iter().zip(files) {
@@ -156,8 +157,8 @@ impl Store {
         Ok(tensors.iter().zip(entries).map(|((name, t), blob)| (name.clone(), tensor_entry(t, blob))).collect())
     }
 
-    /// Notes that these points used these results, so that [`Store::newest`] follows: `(point, key)`. Writes only
-    /// changes, all together, and without waiting for the disk, because this serves explanations only.
+    /// Records that these points used these results, as `(point, key)`, so that [`Store::newest`] returns them. Writes
+    /// only what changed, together and without waiting for the disk, because this mainly serves explanations.
     pub fn note_hits(&self, pipeline: &str, hits: &[(&str, Key)]) -> Result<()> {
         let new = self.index.read(|db| {
             let mut new: BTreeMap<&[u8], (&str, Key)> =

@@ -6,8 +6,8 @@
 //!
 //! - if it is on the chain of a living result and is pinned or the last one, or a kept run names its key; or
 //! - if it was saved for an unfinished training of a kept run, and is pinned or the newest of that training in its
-//!   numerics class. The training is known by the key of its last state ([`StateRecord::towards`]). If its run was
-//!   killed before it knew that key, the training is known by the time when the state was saved.
+//!   numerics class. The training is identified by the key of its last state ([`StateRecord::towards`]). If its run was
+//!   killed before it knew that key, the training is identified by the time at which the state was saved.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -92,7 +92,7 @@ impl Live {
     }
 }
 
-/// The states on the chains of these results, and whether each is the last of one.
+/// The states on the chains of these results, and whether each is the last of a chain.
 fn chains(results: &[ResultRecord]) -> BTreeMap<Key, bool> {
     let mut chains = BTreeMap::new();
     for record in results {

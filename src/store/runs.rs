@@ -1,4 +1,4 @@
-//! Run records: one JSON file each, so that they outlive every database and can be read beside a running one.
+//! Run records: one JSON file each, so that they outlive every database and can be read while a database is in use.
 //!
 //! The last field of a record is `check`, the digest of the text before it. A collection keeps what a run names, so a
 //! damaged record must not pass for one that names less ([`Store::unreadable_runs`]).
@@ -23,7 +23,7 @@ const LONGEST: u64 = 1 << 30;
 pub(super) struct UnreadableRuns {
     /// Their ids, by the names of their files.
     pub(super) ids: BTreeSet<String>,
-    /// All digests in their files: more than the keys that they name, and perhaps not all of those.
+    /// All digests in their files: perhaps more than the keys that they name, and perhaps not all of them.
     pub(super) keys: BTreeSet<Key>,
 }
 
@@ -61,7 +61,7 @@ impl Store {
         self.dir().join("runs")
     }
 
-    /// The files beside and of run records, sorted by id.
+    /// The run records and the files beside them, sorted by id.
     fn run_files(&self) -> Result<Vec<PathBuf>> {
         let folder = self.runs_folder();
         disk::entries(&folder).map_err(StoreError::io("can't read", &folder))
@@ -80,7 +80,7 @@ impl Store {
         Ok(runs)
     }
 
-    /// The newest run records, newest first: at least one, and as many as take together at most so many bytes.
+    /// The newest run records, newest first: as many as take at most `bytes` bytes together, but at least one.
     /// Unreadable records are left out; [`Store::runs`] warns about them.
     pub fn newest_runs(&self, bytes: u64) -> Result<Vec<RunRecord>> {
         let (mut runs, mut left) = (Vec::new(), bytes);

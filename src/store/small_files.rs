@@ -1,8 +1,8 @@
 //! Small files of results, such as reports: `small/<digest>`, each a file of its own.
 //!
-//! Opening the chunk database takes longer the more it holds, and every run reads a report. So files of up to 1 MiB
-//! stand beside it. If an artifact has many of them they go to a pack, because one sync for all is faster than one for
-//! each. A reader of a blob looks here first and then in the packs.
+//! Opening the chunk database takes longer the more it holds, and every run reads a report. So files of up to 1 MiB are
+//! stored beside it. If an artifact has many of them, they go to a pack, because one sync for all is faster than one
+//! for each. A reader of a blob looks here first and then in the packs.
 //!
 //! A file is written under another name, synced and renamed. The folder is synced before the index names the blob.
 
@@ -57,7 +57,7 @@ impl SmallFiles {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) if e.kind() != io::ErrorKind::InvalidData => Err(StoreError::unreadable(&path)(e)),
             // Other bytes, or too many.
-            _ => Ok(Some(Err("its file has other bytes".to_owned()))),
+            _ => Ok(Some(Err("its file is altered".to_owned()))),
         }
     }
 
@@ -84,7 +84,7 @@ impl SmallFiles {
         let _ = fs::remove_file(self.path(blob));
     }
 
-    /// The files of all other blobs than these. Files with other names are not ours, or are being written.
+    /// The files of all blobs except these. Files with other names are not ours, or are being written.
     pub(super) fn others(&self, keep: &BTreeSet<BlobEntry>) -> Vec<PathBuf> {
         let keep: BTreeSet<Digest> = keep.iter().map(|blob| blob.digest).collect();
         let is_other = |path: &PathBuf| disk::name(path).parse().is_ok_and(|digest: Digest| !keep.contains(&digest));

@@ -20,13 +20,13 @@ use crate::key::{Digest, Key, Position};
 
 impl Store {
     /// The furthest stored state of this chain in this numerics class, as far as the index knows. `states` are the keys
-    /// of state(0), state(1), … state(n) as [`crate::key::Components::chain`] gives them. Partial states count by
+    /// of state(0), state(1), … state(n) as [`crate::key::Components::chain`] returns them. Partial states count by
     /// their epoch and step.
     pub fn longest_state(&self, states: &[Key], class: &str) -> Result<Option<StateRecord>> {
         self.index.read(|db| entries::longest_state(db, states, class))
     }
 
-    /// All stored states of this chain in any numerics class, by the index, in the order of the chain.
+    /// All stored states of this chain in any numerics class, as far as the index knows, in the order of the chain.
     pub fn chain_states(&self, states: &[Key]) -> Result<Vec<StateRecord>> {
         self.index.read(|db| {
             let lineage = entries::lineage(db)?;
@@ -40,7 +40,7 @@ impl Store {
         })
     }
 
-    /// All stored states of all trainings, by the index.
+    /// All stored states of all trainings, as far as the index knows.
     pub fn all_states(&self) -> Result<Vec<StateRecord>> {
         self.index.read(|db| {
             let lineage = entries::lineage(db)?;
@@ -63,7 +63,7 @@ impl Store {
 
     /// Stores a state of the chain `states` (the keys of state(0) … state(n)), durably. Its key is that of
     /// state(`epoch`), or of state(`epoch` + 1) if `step` is not 0. A pinned state stays pinned. A state that two
-    /// trainings save is pinned too: their chains part behind it.
+    /// trainings save is pinned too: their chains diverge after it.
     ///
     /// # Errors
     /// If the cache can't be written, or the chain has no such state.

@@ -5,7 +5,7 @@
 //! caches of `verify` are removed only while no process holds it. Files that belong to no run record (logs of `verify`,
 //! incomplete files) are removed when they are a day old.
 //!
-//! Only names that this program gives are removed. A user may have put other files into the folder.
+//! Only files with names that this program gives are removed. A user may have put other files into the folder.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -18,7 +18,7 @@ use super::handle::Store;
 use super::lock::{self, Sharing};
 use super::record::RunRecord;
 
-/// Files without an owner stay for so long.
+/// How long files without an owner are kept.
 const OLD: Duration = Duration::from_secs(24 * 3600);
 
 /// Held by a process that runs stages, so that scratch folders stay.
@@ -30,7 +30,7 @@ pub struct AtWork {
 /// What a collection removes besides database entries.
 pub(super) struct Leftovers {
     paths: Vec<PathBuf>,
-    /// No process begins to work while folders of work are removed.
+    /// Held so that no process starts to run stages while work folders are removed.
     _alone: Option<File>,
 }
 
@@ -49,7 +49,7 @@ impl Leftovers {
 }
 
 impl Store {
-    /// Says that this process runs stages, until the answer is dropped.
+    /// Announces that this process runs stages, until the returned value is dropped.
     ///
     /// # Errors
     /// If the cache can't be written, or is held by a collection for too long.

@@ -61,7 +61,7 @@ pub(super) fn commit(store: &Store, point: &str, components: &Components, artifa
     store.commit(NewResult { pipeline: "p", point, components, artifact, provenance }).unwrap()
 }
 
-/// Whether a look-up takes this result for present.
+/// Whether a look-up considers this result present.
 pub(super) fn is_present(store: &Store, record: &ResultRecord) -> bool {
     store.are_present(&[record]).unwrap()[0]
 }
@@ -248,7 +248,7 @@ fn superseded_states_free_their_space() {
         sizes.push(store.disk_bytes() >> 20);
     }
     assert_eq!(store.resume(&keys, "cpu").unwrap().unwrap().1, state(40, 4 << 20));
-    // 164 MB were written; 4 live.
+    // 164 MB were written; 4 MB are needed.
     assert!(sizes[40] < 80, "{sizes:?}");
     let policy = GcPolicy { keep_runs: 1, named: vec![], dry_run: false };
     let report = store.gc(&policy).unwrap();

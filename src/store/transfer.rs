@@ -26,7 +26,7 @@ impl Store {
         for blob in record.blobs().collect::<BTreeSet<_>>() {
             if !remote.has_blob(&blob)? {
                 if let Err(error) = self.push_blob(&blob, remote) {
-                    // If the blob is damaged, that is the error.
+                    // If the blob is damaged, that error is returned instead.
                     self.blobs.read(&blob, 0)?;
                     return Err(error);
                 }
@@ -43,9 +43,9 @@ impl Store {
         Ok(remote.put_blob(blob, &mut *self.blobs.stream(blob)?)?)
     }
 
-    /// Copies a result from a remote store, unless this cache has it. The record is stored after all blobs were
+    /// Copies a result from a remote store, unless this cache has it. The record is stored after all blobs have been
     /// verified and stored. `None` if the remote store has no such result, or if a part of it is missing or altered,
-    /// which is a warning too. Large blobs are streamed.
+    /// which also causes a warning. Large blobs are streamed.
     ///
     /// # Errors
     /// If the remote store fails, or this cache can't be written.

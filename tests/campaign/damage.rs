@@ -23,7 +23,7 @@ pub(crate) enum Kind {
     Zero,
 }
 
-/// One damage to one file.
+/// The damage to one file or folder.
 #[derive(Clone, Debug)]
 pub(crate) enum Damage {
     Flip { file: PathBuf, at: u64, bit: u8 },
@@ -35,7 +35,7 @@ pub(crate) enum Damage {
 const BLOCK: u64 = 4096;
 
 impl Damage {
-    /// Chooses `count` damages of a kind, spread over the files of a cache. Paths are relative to the cache.
+    /// Chooses `count` places to damage in this way, spread over the files of a cache. Paths are relative to the cache.
     pub(crate) fn choose(kind: Kind, cache: &Path, count: usize, random: &mut Random) -> io::Result<Vec<Self>> {
         let relative = |p: &Path| p.strip_prefix(cache).unwrap_or(p).to_owned();
         let files = files_below(cache)?;

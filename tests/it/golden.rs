@@ -1,6 +1,6 @@
-//! Every version of vadpipe makes the same bytes, unless the VERSION of a kind changes.
+//! Every version of vadpipe makes the same bytes, unless the version of a kind changes.
 //!
-//! A key contains no code. A change to what a kind computes must therefore raise its VERSION, or old results pass for
+//! A key contains no code. A change to what a kind computes must therefore raise its version, or old results pass for
 //! new ones. This test detects such changes. Its pipeline contains every kind whose bytes are pinned. `command` is not
 //! pinned because it runs other programs, and `report` because its layout may change. By design the bytes depend
 //! neither on the number of threads nor on the instruction set.
@@ -84,7 +84,7 @@ mode = "spherical"
 /// Kinds whose bytes are not pinned.
 const NOT_PINNED: [&str; 2] = ["command", "report"];
 
-/// Point, kind, VERSION, and the first 16 digits of its output digest.
+/// Point, kind, version, and the first 16 digits of its output digest.
 const PINNED: &[(&str, &str, u64, &str)] = &[
     ("ad", "train-ad", 2, "26328ab2fcaaa062"),
     ("between", "interpolate", 2, "8b2e2cc041356ab5"),
@@ -125,7 +125,7 @@ fn results_have_the_pinned_digests() {
     let changed: Vec<&str> = now.lines().filter(|line| !table(PINNED.iter().copied()).contains(line)).collect();
     assert!(
         now == table(PINNED.iter().copied()),
-        "results changed:\n{}\nIf this is intended, raise the VERSION of the kind that changed (not of kinds that only read \
+        "results changed:\n{}\nIf this is intended, raise the version of the kind that changed (not of kinds that only read \
          its results), and replace PINNED:\n\nconst PINNED: &[(&str, &str, u64, &str)] = &[\n{now}];\n",
         changed.join("\n")
     );

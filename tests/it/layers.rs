@@ -1,8 +1,8 @@
-//! The structure of the source: layers, no circles of files, who may print, and how long files, functions and lines
-//! are.
+//! The structure of the source: layers, no cycles of files, which files print, and the length of files, functions and
+//! lines.
 //!
-//! What does not yet keep to a rule is listed in [`exceptions`]. A list may only shrink: an exception that is no longer
-//! needed fails the test, too.
+//! [`exceptions`] lists known violations. A list may only shrink: an exception that is no longer needed fails the test,
+//! too.
 
 mod exceptions;
 mod source;
@@ -29,7 +29,7 @@ fn sources() -> Crate {
     Crate::read(&root().join("src"))
 }
 
-/// Fails for what is found but not excepted, with its description, and for exceptions that are no longer needed.
+/// Fails for violations that are not exceptions, with their descriptions, and for exceptions that are no longer needed.
 fn check(found: &BTreeMap<String, String>, exceptions: &[&str]) {
     let exceptions: BTreeSet<&str> = exceptions.iter().copied().collect();
     let new: Vec<&String> =
@@ -68,7 +68,7 @@ fn no_files_of_a_module_use_each_other() {
     check(&circles(&sources()), exceptions::CIRCLES);
 }
 
-/// Each use that is part of a circle, as `a.rs → b.rs`, with the shortest circle that it is part of.
+/// Each use that is part of a cycle, as `a.rs → b.rs`, with the shortest cycle that it is part of.
 fn circles(sources: &Crate) -> BTreeMap<String, String> {
     let module: BTreeMap<&str, &str> =
         sources.files().filter_map(|s| Some((s.file.as_str(), s.module.first()?.as_str()))).collect();
@@ -207,7 +207,7 @@ fn use_of_a_later_module_is_found_in_every_form() {
 }
 
 #[test]
-fn circle_of_files_is_found_and_a_facade_is_none() {
+fn cycle_of_files_is_found_and_a_facade_is_not_a_cycle() {
     let of = |files: &[(&str, &str)]| {
         let lib = ("lib.rs", "pub mod m;");
         circles(&small(&[&[lib], files].concat())).into_values().collect::<Vec<_>>()
@@ -217,7 +217,7 @@ fn circle_of_files_is_found_and_a_facade_is_none() {
     assert_eq!(of(&one_way), [""; 0]);
     let both_ways = [facade, ("m/a.rs", "pub struct A;\nfn f() { super::B }"), one_way[2]];
     assert_eq!(of(&both_ways), ["m/a.rs → m/b.rs → m/a.rs", "m/b.rs → m/a.rs → m/b.rs"]);
-    // The parent uses what it hands on, and its child uses the parent.
+    // The parent uses a name that it re-exports, and its child uses the parent.
     let parent = ("m.rs", "mod a;\npub use a::A;\npub struct P;\nfn f() -> A { A }");
     assert_eq!(of(&[parent, ("m/a.rs", "pub struct A(super::P);")]).len(), 2);
     let parent = ("m.rs", "mod a;\npub struct P;\nfn f() { a::g() }");
@@ -245,7 +245,7 @@ fn printing_is_found_in_every_form() {
 }
 
 #[test]
-fn length_counts_no_tests_and_a_reason_excuses_it() {
+fn length_excludes_tests_and_a_reason_excuses_it() {
     let long = format!("fn f() {{\n{}}}\n", "    g();\n".repeat(80));
     let tests = format!("#[cfg(test)]\nmod tests {{\n{long}}}\n");
     let read = |text: String| {

@@ -20,7 +20,7 @@ fn chunks(project: &Project) -> PathBuf {
     folders.filter(|p| p.is_dir()).find(is_chunks).expect("chunks")
 }
 
-/// Flips a bit of the stored images. `export` tells their bytes.
+/// Flips a bit of the stored images, whose bytes `export` provides.
 fn damage(project: &Project, tensor: &str) {
     damage_images(project, "data", tensor);
 }

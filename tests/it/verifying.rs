@@ -24,7 +24,7 @@ fn verify_finds_a_command_with_random_output() {
     project.run(&[]);
     let output = project.vadpipe(["verify", "p.toml", "now"]);
     assert_eq!(output.code, 3, "{}{}", output.stdout, output.stderr);
-    assert!(output.stdout.contains("file x.bin has other bytes"), "{}", output.stdout);
+    assert!(output.stdout.contains("file x.bin has different bytes"), "{}", output.stdout);
 }
 
 /// A command that makes two tensors. The last element of `b` is the number in the file `count`, which each run

@@ -36,7 +36,7 @@ pub(super) struct Side {
     outcome: Option<String>,
 }
 
-/// The points of a pipeline, by index.
+/// The points of a pipeline, by id.
 pub(super) fn of_project(project: &Project, ui: &Ui) -> Result<BTreeMap<PointId, Side>> {
     let plan = project.plan(&BTreeSet::new(), ui)?;
     let mut records = project.planner(&BTreeSet::new()).records(&plan)?;

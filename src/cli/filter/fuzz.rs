@@ -8,8 +8,8 @@ use crate::error::Category;
 /// A row of the table that is filtered.
 type Row = (usize, BTreeMap<&'static str, Cell>);
 
-/// Filters, one in each line. One that is printed and read again is the same and lets the same rows through; operators
-/// agree with each other.
+/// Filters, one in each line. A filter that is printed and parsed again is equal and keeps the same rows. The operators
+/// are consistent with each other.
 pub(crate) fn check(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let texts: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -38,7 +38,7 @@ fn print(filter: &Filter) -> String {
     filter.0.iter().map(condition).collect::<Vec<_>>().join(" && ")
 }
 
-/// The rows that a filter lets through, or the error that it ends in.
+/// The rows that a filter keeps, or its error.
 fn kept(filter: &Filter) -> Result<Vec<usize>, String> {
     let axes = ["lr", "kind", "mixed", "both"].map(str::to_owned).to_vec();
     let metrics = BTreeSet::from(["loss", "both"].map(str::to_owned));
@@ -82,6 +82,6 @@ fn is_consistent(condition: &Condition, cell: &Cell) {
         assert_eq!(holds(Operator::LessOrEqual), less || equal);
         assert_eq!(holds(Operator::GreaterOrEqual), greater || equal);
     } else {
-        assert!(!less && !greater, "{condition:?} of {cell:?}: texts have no order");
+        assert!(!less && !greater, "{condition:?} of {cell:?}: strings have no order");
     }
 }

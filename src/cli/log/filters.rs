@@ -45,23 +45,23 @@ pub(super) struct FilterArgs {
 pub(super) enum Status {
     /// Stages with this status.
     Stage(StageStatus),
-    /// Runs with this word for how far they are or how they ended.
+    /// Runs for which [`word`] returns this status.
     Run(&'static str),
 }
 
 /// The values of `--status` and their help texts.
 const STATUSES: [(Status, &str); 9] = [
     (Status::Stage(StageStatus::Executed), "Stages that ran"),
-    (Status::Stage(StageStatus::Cached), "Stages whose result was there"),
+    (Status::Stage(StageStatus::Cached), "Stages whose result was in the cache"),
     (Status::Stage(StageStatus::Failed), "Stages that failed"),
     (
         Status::Stage(StageStatus::Skipped),
-        "Stages that did not run, since something they need failed or the run was stopped",
+        "Stages that did not run, because a stage that they need failed or the run was interrupted",
     ),
-    (Status::Stage(StageStatus::Pruned), "Stages that ended early, since others of their sweep did better"),
-    (Status::Run(RunStatus::Ok.word()), "Runs that made everything"),
+    (Status::Stage(StageStatus::Pruned), "Stages that were pruned, or that depend only on pruned points"),
+    (Status::Run(RunStatus::Ok.word()), "Runs that succeeded"),
     (Status::Run(RunStatus::Interrupted.word()), "Runs that the user stopped"),
-    (Status::Run(RunStatus::Running.word()), "Runs under way"),
+    (Status::Run(RunStatus::Running.word()), "Runs in progress"),
     (Status::Run(KILLED), "Runs that were killed"),
 ];
 

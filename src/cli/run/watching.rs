@@ -24,13 +24,13 @@ use crate::stage::{Cancel, Files};
 
 /// How often files are checked.
 const TICK: Duration = Duration::from_millis(150);
-/// A run starts after so many checks without a change.
+/// A run starts after this many checks without a change.
 const QUIET: usize = 2;
 
 /// Size, modification time and inode; none for a missing file.
 type Stamp = Option<(u64, i64, i64, u64)>;
 
-/// Runs the pipeline until the user stops it. `once` runs it once and gets whether this is the first run.
+/// Runs the pipeline until the user stops it. `once` runs it once; its last argument is true for the first run.
 ///
 /// # Errors
 /// If the cache fails, or the user stops it during a run.
@@ -104,7 +104,8 @@ fn stamp(path: &Path) -> Stamp {
     Some((m.size(), m.mtime(), m.mtime_nsec(), m.ino()))
 }
 
-/// The files and folders that the wanted points name, and the points that they are compared with. They may be missing.
+/// The files and folders named by the wanted points and by the points that these are compared with. They may be
+/// missing.
 fn named(project: &Project) -> BTreeSet<PathBuf> {
     let files = Recorder {
         files: PipelineFiles { store: &project.store, base: &project.spec.base },

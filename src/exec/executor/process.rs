@@ -223,7 +223,7 @@ impl Launcher<'_> {
         })
     }
 
-    /// Passes messages on up to the end of the job. `None` if the process ends without that.
+    /// Passes messages on up to the end of the job. `None` if the process ends without reporting it.
     fn read_messages(&self, point: PointId, output: ChildStdout, events: &Sender<ExecutorEvent>) -> Option<JobResult> {
         let lines = BufReader::new(output).split(b'\n');
         // A background process of the stage may keep the pipe open after the last message.

@@ -42,7 +42,7 @@ pub(crate) enum PointState {
 pub(crate) enum Blocker {
     /// That point computes the same key, or epochs that this point needs.
     Job(PointId),
-    /// Figures that it is compared with are unknown.
+    /// Values that it is compared with are unknown.
     Comparison,
 }
 

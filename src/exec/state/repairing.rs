@@ -73,7 +73,7 @@ impl RunState {
         }
     }
 
-    /// If compared trainings read the changed point, discards their figures and all decisions. Pruned points are
+    /// If compared trainings read the changed point, discards their values and all decisions. Pruned points are
     /// compared again, and points that were made without them start over.
     fn compare_again(&mut self, changed: PointId) {
         let Some(bracket) = &mut self.bracket else { return };

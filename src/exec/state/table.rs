@@ -36,7 +36,7 @@ struct Entry {
     repairs: u32,
     /// How often the worker that ran it was lost.
     losses: u32,
-    /// The last epoch at which it stopped to be compared, and how often it stopped there.
+    /// The last epoch at which it stopped for a comparison, and how often it stopped there.
     rung: (u64, u32),
     /// The digest of its withdrawn result.
     previous: Option<Digest>,
@@ -62,7 +62,7 @@ pub(crate) struct PointTable {
 }
 
 impl PointTable {
-    /// All points waiting. `demands` is indexed by [`PointId`].
+    /// A table in which all points are waiting. `demands` is indexed by [`PointId`].
     pub(crate) fn new(dependencies: Dependencies, demands: &[Demand], pool: ResourcePool) -> Self {
         let Dependencies { roles, order } = dependencies;
         let mut entries: Vec<Entry> = roles
@@ -320,8 +320,8 @@ impl PointTable {
         self.has_inputs(point) && self.snapshot(point).resolved == snapshot.resolved
     }
 
-    /// Whether a result that was made from a snapshot is outdated. An input that is being made again is expected to
-    /// have the same bytes as before. If it does not, its dependents are withdrawn then.
+    /// Whether a result that was made from a snapshot is outdated. An input that is being made again is expected to get
+    /// the same bytes as before. If the bytes turn out to differ, its dependents are withdrawn then.
     pub(crate) fn is_outdated(&self, snapshot: &Snapshot) -> bool {
         let ResolvedInputs { outputs, pruned } = &snapshot.resolved;
         let is_replaced = |input: &PointId, read: &Digest| match self.state(*input).resolution() {

@@ -14,7 +14,7 @@ use crate::exec::resources::{Demand, ResourcePool};
 use crate::id::PointId;
 use crate::key::{Digest, StateChain};
 
-/// A run of points that each read the points in its list, with room for two jobs.
+/// A run in which each point reads the points in its list, with room for two jobs.
 fn run(inputs: &[&[usize]], policy: Policy) -> RunState {
     let points = PointId::first(inputs.len());
     let read = |inputs: &&[usize]| inputs.iter().map(|input| vec![PointId::new(*input)]).collect();
@@ -69,7 +69,7 @@ fn point_starts_after_its_input_is_stored() {
 }
 
 #[test]
-fn failure_skips_what_depends_on_it_and_nothing_else() {
+fn failure_skips_only_its_dependents() {
     let mut state = run(&[&[], &[0], &[1], &[]], Policy { keep_going: true, ..Policy::default() });
     start(&mut state, 0);
     start(&mut state, 3);
@@ -94,7 +94,7 @@ fn damaged_input_is_made_again_before_its_reader() {
 }
 
 #[test]
-fn reader_of_the_old_bytes_runs_again_when_its_input_comes_out_different() {
+fn dependent_runs_again_if_its_repaired_input_has_different_bytes() {
     let mut state = run(&[&[], &[0], &[0]], Policy::default());
     start(&mut state, 0);
     end(&mut state, 0, Ended::Made(digest("old")));

@@ -79,7 +79,7 @@ pub(super) fn of_results(worker: &Worker<'_>, stored: &ResultRecord, again: &Res
         let size = |files: &BTreeMap<String, crate::artifact::BlobEntry>| {
             files.get(name).map_or_else(|| "nothing".to_owned(), |blob| format!("{} bytes", blob.size))
         };
-        let how = format!("has other bytes ({} before, {} now)", size(&old.files), size(&new.files));
+        let how = format!("has different bytes ({} before, {} now)", size(&old.files), size(&new.files));
         return Ok(Difference::new(Part::File, name, how));
     }
     let names = old.metrics.keys().chain(new.metrics.keys());
@@ -111,7 +111,7 @@ pub(super) fn of_states(
     Ok(new.map(|name| Difference::new(Part::Tensor, name, "is new")))
 }
 
-/// Compares the bits of the elements. The largest difference is that of their numeric values.
+/// Compares elements by their bits, but measures the largest difference by their numeric values.
 fn of_tensors(name: &str, a: &Tensor, b: &Tensor) -> Result<Difference> {
     if a.shape() != b.shape() || a.element() != b.element() {
         return Ok(Difference::new(Part::Tensor, name, format!("was {a:?}, is {b:?} now")));

@@ -41,16 +41,16 @@ pub struct Sampled {
 /// A stretch of epochs between two stored states.
 #[derive(Clone, Debug, Serialize)]
 pub struct Stretch {
-    /// Epochs before it. 0 is the start, which is not stored.
+    /// Finished epochs at its beginning. 0 is the start of the training, which is not stored.
     pub from: u64,
-    /// Epochs at its end.
+    /// Finished epochs at its end.
     pub to: u64,
     /// The first tensor in which the state at its end differs.
     pub difference: Option<Difference>,
 }
 
 impl Sample {
-    /// Re-trains stretches of a training and compares.
+    /// Re-trains stretches of a training and compares the states at their ends.
     pub(super) fn check(self, worker: &Worker<'_>, job: &Job) -> Result<Sampled> {
         let chain = job.components.chain();
         let whole = |s: &StateRecord| s.step == 0 && s.epoch > 0 && s.class == worker.context.compute.numerics;

@@ -42,7 +42,7 @@ typedef unsigned char u8;
 // Divisions have 32 bits, because a 64-bit division takes longer than the rest of a kernel. Kernels over activations
 // have a row of blocks for each pixel, with the `size` numbers of its samples and channels.
 
-// Numbers of a step in the epoch's table: Adam's rates, and the weight of the KL of one latent number.
+// The length of a row of the epoch's table: Adam's rates, and the weight of the KL of one latent number.
 #define RATES 5
 
 DEVICE i64 global_index(int t) { return (i64)blockIdx.x * THREADS + t; }

@@ -38,10 +38,10 @@ impl Layer {
         self.geometry.taps() * self.ci * self.co
     }
 
-    /// The maximum number of slots of a pass; further products accumulate. Both move the same bytes. Slots take memory,
-    /// but all their products can run at the same time. The forward pass has no limit (the decoder's layers need 4).
-    /// The input gradient has 8 of the 16 products of a row, which are those of one length. The weight gradient has as
-    /// many as 32 MiB hold.
+    /// The maximum number of slots of a pass; further products accumulate. Slots and accumulation move the same bytes.
+    /// Slots take memory, but all their products can run at the same time. The forward pass has no limit (the decoder's
+    /// layers need 4). The input gradient has 8 of the 16 products of a row, which are those of one length. The weight
+    /// gradient has as many as 32 MiB hold.
     fn slots(&self, pass: Pass) -> usize {
         match pass {
             Pass::Forward => usize::MAX,

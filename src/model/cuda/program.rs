@@ -1,8 +1,8 @@
 //! A step as a list of operations with all their arguments, made once for each size of batch.
 //!
 //! The values that change from step to step are the samples, Adam's rates and the address of the losses. The kernels
-//! read them from the tables of the epoch, at the number of the step (`cursor`). So running a step means to run the
-//! list, which allocates nothing, or to replay its recording.
+//! read them from the tables of the epoch, at the number of the step (`cursor`). So a step runs the list, which
+//! allocates nothing, or replays its recording.
 
 use super::layout::layers;
 use super::machine::{Address, Argument, CudaError, Kernel, Launch, Machine, Operation, Product, THREADS, upload_new};

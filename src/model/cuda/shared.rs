@@ -9,8 +9,8 @@ use crate::model::decoder::layers::{LAYERS, NORMS};
 use crate::model::posterior::Distribution;
 use crate::ops::tail::PIXELS;
 
-/// Numbers of a step in the epoch's table: Adam's step size and ε for the decoder and for the latents, and the weight
-/// of the KL of one latent number.
+/// The length of a row of the epoch's table, which has a row for each step: Adam's step size and ε for the decoder and
+/// for the latents, and the weight of the KL of one latent number.
 pub(super) const RATES: usize = 5;
 
 /// The memory that all programs of a training share.

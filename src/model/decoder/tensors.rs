@@ -327,7 +327,7 @@ fn read_into(tensors: &BTreeMap<String, Tensor>, name: &str, to: &mut [f32]) -> 
 /// The values of a tensor.
 ///
 /// # Errors
-/// If it is missing, or its shape or its type is another.
+/// If it is missing, or its shape or type is not the expected one.
 fn read<'a>(tensors: &'a BTreeMap<String, Tensor>, name: &str, shape: &[usize]) -> Result<Cow<'a, [f32]>, TensorError> {
     let tensor = find(tensors, name)?;
     if tensor.shape() != shape {

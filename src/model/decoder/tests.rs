@@ -6,7 +6,7 @@ use candle_core::Device;
 use rayon::ThreadPoolBuilder;
 
 const TINY: DecoderShape = DecoderShape { latent_dim: 3, channels: [8, 6, 5, 4] };
-/// More than a panel of each, and not a multiple of it.
+/// Each size is more than one panel, and not a multiple of it.
 const ODD: DecoderShape = DecoderShape { latent_dim: 18, channels: [35, 33, 20, 17] };
 
 fn batch_of(samples: usize, shape: DecoderShape) -> (Vec<f32>, Vec<u8>) {

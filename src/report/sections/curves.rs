@@ -1,4 +1,4 @@
-//! The curves of trainings and fits: a chart per measure with a line per stage.
+//! The curves of trainings and fits: a chart for each metric, with a line for each stage.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::report::html::{Html, html};
 use crate::stage::StageError;
 
 const PREFIX: &str = "history.";
-/// Measures in the order of reading, with their captions; others follow by name.
+/// Metrics in the order of reading, with their captions; others follow by name.
 const MEASURES: [(&str, &str); 5] = [
     ("loss", "Loss"),
     ("reconstruction", "Reconstruction loss"),

@@ -1,4 +1,4 @@
-//! The figures: ours beside those from elsewhere, and all metrics of all inputs, a table per kind.
+//! The figures: ours beside those from elsewhere, and all metrics of all inputs, in a table for each kind.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ const ORDER: [&str; 9] =
 /// Facts that tell inputs of one kind apart.
 const FACTS: [&str; 10] =
     ["source", "distribution", "split", "latent_dim", "what", "scale", "from", "to", "mode", "perplexity"];
-/// What results provide, in the order of an experiment. Tables are in the order of the first that their kind provides.
+/// Capabilities in the order of an experiment. A table is placed by the first of them that its kind provides.
 const STEPS: [Capability; 8] = [
     Capability::IMAGES,
     Capability::DECODER,

@@ -11,10 +11,10 @@ use crate::stage::StageError;
 
 /// Images in a row of a strip.
 const ACROSS: usize = 10;
-/// More images of an input than these are left out.
+/// The maximum number of images of an input; the others are left out.
 const MOST: usize = 100;
 
-/// An image element of some of a stack's images, at twice their size.
+/// An `<img>` of some images of a stack, at twice their size.
 fn picture(stack: &Stack, first: usize, count: usize, columns: usize, alt: &str) -> Result<Html, StageError> {
     let png = stack.grid(first, count, columns, 1)?;
     let columns = columns.min(count).max(1);
@@ -74,7 +74,7 @@ pub(super) fn reconstructions(items: &[&Item<'_>]) -> Result<Html, StageError> {
             groups.entry((is_held_out(item), originals.blob.digest)).or_default().push(item);
         }
     }
-    // For readers, by name and not by digest.
+    // Sorted by name for the reader, not by digest.
     let mut groups: Vec<((bool, Digest), Vec<&Item<'_>>)> = groups.into_iter().collect();
     groups.sort_by(|a, b| (a.0.0, &a.1[0].name).cmp(&(b.0.0, &b.1[0].name)));
     let mut out = Html::default();

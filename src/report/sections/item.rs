@@ -4,7 +4,7 @@ use crate::artifact::{Capability, ElementType, Manifest};
 use crate::report::image::Stack;
 use crate::stage::{Input, StageError};
 
-/// Shown by the names of their tensors also for kinds that don't say what they provide.
+/// Recognised by the names of their tensors in inputs that do not declare what they provide.
 const WITHOUT_DECLARATION: [Capability; 2] = [Capability::HISTORY, Capability::RECONSTRUCTIONS];
 
 /// An input under the name that the report shows.
@@ -26,7 +26,7 @@ impl Item<'_> {
         self.input.provides().contains(what.name())
     }
 
-    /// Whether it declares what it provides, beside outputs that the pipeline names.
+    /// Whether it declares a capability other than `outputs`.
     pub(super) fn declares(&self) -> bool {
         self.input.provides().iter().any(|name| name != Capability::OUTPUTS.name())
     }

@@ -9,7 +9,7 @@ use crate::report::html::{Cell, Html, Table, html};
 use crate::report::parallel::{Axis, Step, plot, ramp};
 use crate::stage::StageError;
 
-/// More metrics than these make the plot too wide to read.
+/// The maximum number of metrics; more make the plot too wide to read.
 const MOST_METRICS: usize = 6;
 
 /// The points of one stage.

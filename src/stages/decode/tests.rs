@@ -71,7 +71,7 @@ fn only_samples_of_the_prior_read_the_seed() {
 }
 
 #[test]
-fn latents_that_are_missing_too_few_or_of_another_model_are_refused() {
+fn missing_too_few_or_wrong_latents_are_refused() {
     let model = model(None);
     insta::assert_snapshot!(complaint(decode(&model, "latents", 1.0).run()), @r#"`what = "latents"` needs the input `latents` → add a stage with latents to `inputs`, such as `latents = "fit"`"#);
     let mut few = Artifact::default();
@@ -85,7 +85,7 @@ fn latents_that_are_missing_too_few_or_of_another_model_are_refused() {
 }
 
 #[test]
-fn latents_that_are_missing_or_not_read_are_known_before_anything_runs() {
+fn missing_or_unused_latents_are_reported_before_the_run() {
     let complaints = |what: &str, inputs: &str| {
         let text = format!(
             "pipeline.name = \"p\"\n[stages.data]\nkind = \"load-data\"\n[stages.ad]\nkind = \"train-ad\"\n\

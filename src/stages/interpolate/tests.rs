@@ -17,7 +17,7 @@ fn bench(model: &Arc<dyn Input>, params: &[(&str, Data)]) -> Bench {
 }
 
 #[test]
-fn it_goes_from_the_first_of_one_class_to_the_first_of_another() {
+fn path_leads_from_first_image_of_one_class_to_first_of_another() {
     let model = model();
     let all: Vec<f32> = model.tensor("latents").unwrap().to_vec().unwrap();
     for mode in ["linear", "spherical"] {
@@ -49,7 +49,7 @@ fn writing_out_the_defaults_changes_no_key() {
 }
 
 #[test]
-fn what_is_not_there_is_named() {
+fn unknown_class_or_index_is_reported() {
     let model = model();
     let say = |from: Data| complaint(bench(&model, &[("from", from)]).run());
     insta::assert_snapshot!(say(text("Trousers")), @"`data` has no class `Trousers` → did you mean `Trouser`? The classes are Trouser, Shirt, Ankle boot");
@@ -75,7 +75,7 @@ fn a_great_circle_keeps_the_length_and_the_speed() {
 }
 
 #[test]
-fn where_no_great_circle_is_fixed_the_way_is_straight() {
+fn parallel_or_opposite_latents_give_a_straight_path() {
     for b in [[2.0, 0.0], [-1.0, 0.0], [0.0, 0.0]] {
         let a = [1.0, 0.0];
         assert_eq!(way(&a, &b, 5, Mode::Spherical), way(&a, &b, 5, Mode::Linear));
@@ -84,7 +84,7 @@ fn where_no_great_circle_is_fixed_the_way_is_straight() {
 
 proptest! {
     #[test]
-    fn every_way_begins_and_ends_at_its_ends(
+    fn path_includes_both_ends(
         a in prop::collection::vec(-3f32..3.0, 4), b in prop::collection::vec(-3f32..3.0, 4), steps in 2..12usize,
     ) {
         for mode in [Mode::Linear, Mode::Spherical] {

@@ -22,17 +22,17 @@ pub(super) enum DownloadError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The file is not the published one.
-    #[error("what came is not the published file: SHA-256 {found}, not {wanted}")]
+    #[error("the downloaded file is not the published one: it has SHA-256 {found}, not {wanted}")]
     Sum {
-        /// The sum of what was received.
+        /// The checksum of the received bytes.
         found: String,
-        /// The published sum.
+        /// The published checksum.
         wanted: String,
     },
-    /// The server sent more bytes than the file has.
-    #[error("more than {limit} bytes came")]
+    /// The server sent more bytes than the file may have.
+    #[error("the server sent more than {limit} bytes")]
     TooLong {
-        /// The length of the file.
+        /// See [`Wanted::limit`].
         limit: u64,
     },
     /// The user asked to stop.
@@ -52,8 +52,8 @@ pub(super) struct Wanted<'a> {
 }
 
 /// Fetches a file into `target` and creates its folder. The file appears under its name only when it is complete and
-/// has the right sum. Several processes may do this at the same time. `progress` gets the bytes so far and in total (0
-/// if the server does not say), and returns whether to go on.
+/// has the right checksum. Several processes may do this at the same time. `progress` gets the bytes so far and in
+/// total (0 if the server does not say), and returns whether to go on.
 ///
 /// # Errors
 /// See [`DownloadError`]. Without a network it fails within seconds.
@@ -160,14 +160,17 @@ pub(super) mod tests {
             download(Wanted { url: &url, sha256: "00ff", limit }, &target, &mut |_, _| go_on).unwrap_err()
         };
         let wrong = fetch(100, true).to_string();
-        assert!(wrong.starts_with("what came is not the published file: SHA-256 ") && wrong.ends_with(", not 00ff"));
+        assert!(
+            wrong.starts_with("the downloaded file is not the published one: it has SHA-256 ")
+                && wrong.ends_with(", not 00ff")
+        );
         assert!(matches!(fetch(99, true), DownloadError::TooLong { limit: 99 }), "one byte too many");
         assert!(matches!(fetch(100, false), DownloadError::Interrupted));
         assert_eq!(names(folder.path()), [""; 0]);
     }
 
     #[test]
-    fn nobody_listening_is_an_error() {
+    fn refused_connection_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
         let error = download(Wanted { url: &url, sha256: "", limit: 1 }, &folder.path().join("x"), &mut |_, _| true);

@@ -51,7 +51,7 @@ pub enum IdxError {
         found: u64,
     },
     /// There are bytes after the last element.
-    #[error("there are bytes behind the last of the {wanted} that the header promises")]
+    #[error("the file has more than the {wanted} bytes that the header promises")]
     Trailing {
         /// How many bytes there should be.
         wanted: u64,
@@ -272,8 +272,8 @@ pub(super) mod tests {
     fn a_file_must_be_as_long_as_its_header_says() {
         let mut file = labels(&[1, 2, 3]);
         file.push(9);
-        insta::assert_snapshot!(refused(&file, Form::Labels), @"there are bytes behind the last of the 3 that the header promises");
-        insta::assert_snapshot!(refused(&gzip(&file), Form::Labels), @"there are bytes behind the last of the 3 that the header promises");
+        insta::assert_snapshot!(refused(&file, Form::Labels), @"the file has more than the 3 bytes that the header promises");
+        insta::assert_snapshot!(refused(&gzip(&file), Form::Labels), @"the file has more than the 3 bytes that the header promises");
         file.truncate(9);
         insta::assert_snapshot!(refused(&file, Form::Labels), @"cut short: the header promises 3 bytes of labels, the file has 1");
         let zipped = gzip(&images(2, &[7; 2 * PIXELS]));
@@ -284,7 +284,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_lying_header_or_a_gzip_bomb_takes_no_memory() {
+    fn false_header_or_gzip_bomb_takes_no_memory() {
         insta::assert_snapshot!(refused(&images(u32::MAX, &[]), Form::Images), @"the header promises 3367254359280 bytes; the limit is 1073741824");
         insta::assert_snapshot!(refused(&images(1_000_000, &[]), Form::Images), @"cut short: the header promises 784000000 bytes of images, the file has 0");
         // 64 MB of zeros behind a header that promises one label.

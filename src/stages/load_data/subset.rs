@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_odd_ones_are_not_always_of_the_first_classes() {
+    fn remainder_goes_to_random_classes() {
         let labels = pool(100, 10);
         let firsts = (0..20).filter(|seed| {
             let chosen = select(&labels, 10, 1, Subset::Balanced, &mut stream(*seed)).unwrap();

@@ -59,7 +59,7 @@ fn draw(class: u8, stream: &mut Stream) -> [u8; PIXELS] {
     garment.paint(&pose, &grain)
 }
 
-/// Draws measures from a stream.
+/// Draws measurements from a stream.
 struct Draw<'a>(&'a mut Stream);
 
 impl Draw<'_> {
@@ -92,7 +92,7 @@ fn polygon(corners: &[Point]) -> Shape {
     Shape::Polygon(corners.to_vec(), 0.02)
 }
 
-/// The measures of an upper garment; the right half, x ≥ 0.
+/// The measurements of an upper garment; the right half, x ≥ 0.
 struct Top {
     neck: f32,
     shoulder: f32,

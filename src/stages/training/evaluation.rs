@@ -55,7 +55,7 @@ pub(in crate::stages) fn evaluate(
     let loss = loss / batches as f64;
     if !loss.is_finite() {
         return Err(StageError::failed(format!(
-            "the decoder makes numbers that are not finite with {}: the training diverged; try smaller learning rates",
+            "the output of the decoder is not finite with {}: the training diverged; try smaller learning rates",
             decoder.statistics()
         )));
     }

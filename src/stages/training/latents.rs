@@ -341,7 +341,7 @@ pub(in crate::stages) fn find<'a>(state: &'a BTreeMap<String, Tensor>, name: &st
 /// The elements of a tensor.
 ///
 /// # Errors
-/// If its shape or its type is another.
+/// If its shape or type is not the requested one.
 pub(in crate::stages) fn elements<T: crate::artifact::Element>(
     tensor: &Tensor,
     shape: &[usize],

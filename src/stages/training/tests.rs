@@ -371,7 +371,7 @@ fn wrong_inputs_are_refused_with_what_was_found() {
     insta::assert_snapshot!(complaint(strange.run()), @"`fit` (a `fit-latents`) has no tensor `train.images` → it has none");
     let mut coarse = train(&TrainAd, &small(1));
     coarse.precision = Precision::Tf32;
-    insta::assert_snapshot!(complaint(coarse.run()), @r#"the precision tf32 is not built for the CPU → set `precision = "f32"` in `[pipeline]`"#);
+    insta::assert_snapshot!(complaint(coarse.run()), @r#"the CPU does not support the precision tf32 → set `precision = "f32"` in `[pipeline]`"#);
     let no_model = fit(&data(1, 1), &fit_params(1));
     insta::assert_snapshot!(complaint(no_model.run()), @"`data` (a `load-data`) has no tensor `decoder.*` → use a stage that provides `decoder` for the role `model`");
 }

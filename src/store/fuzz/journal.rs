@@ -1,4 +1,4 @@
-//! The journal: replay returns whole frames only, and finds what was appended behind damage.
+//! The journal: replay returns whole frames only, and finds what was appended after damage.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::Path;
 use super::folder;
 use crate::store::journal::{Change, Changes, FILE, Journal, Position};
 
-/// As the head comment of the journal describes them, not as its code has them.
+/// As the documentation of the journal describes them, not taken from its code.
 const HEADER: usize = 48;
 const MARK: [u8; 4] = [0xF5, b'v', b'j', 0xA3];
 const FRAME_HEADER: usize = 24;
@@ -18,7 +18,7 @@ type Owned = (Vec<u8>, Option<Vec<u8>>);
 /// A frame that a replay found: its changes and where it ends.
 type Frame = (Vec<Owned>, u64);
 
-/// A flag byte and the content of a file.
+/// The input is a flag byte and the content of a file.
 pub(crate) fn check(bytes: &[u8]) {
     let Some((flags, content)) = bytes.split_first() else { return };
     let mut content = content.to_vec();
@@ -38,7 +38,7 @@ pub(crate) fn check(bytes: &[u8]) {
         // As a writer that has read no frame before.
         journal = opened(folder.path());
     }
-    // What is appended now is found by the next reader, and all that was found before.
+    // The next reader must find what is appended now, and everything that was found before.
     let mut changes = Changes::default();
     changes.insert(b"appended", content.get(..8).unwrap_or_default());
     changes.remove(b"removed");
@@ -79,7 +79,7 @@ fn owned(changes: &[Change<'_>]) -> Vec<Owned> {
     changes.iter().map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec))).collect()
 }
 
-/// Every frame stands in the file with a right checksum, behind the one before it.
+/// Checks that every frame is in the file with a correct checksum, after the one before it.
 fn are_whole(frames: &[Frame], content: &[u8]) {
     let mut last = HEADER;
     for (changes, end) in frames {
@@ -102,7 +102,7 @@ fn are_whole(frames: &[Frame], content: &[u8]) {
     }
 }
 
-/// A replay that starts where a frame ends returns the frames after it.
+/// Checks that a replay that starts where a frame ends returns the frames after it.
 fn is_resumable(folder: &Path, frames: &[Frame]) {
     for (i, (_, end)) in frames.iter().enumerate().take(4) {
         assert_eq!(replayed(folder, *end).1, frames[i + 1..], "a replay from {end} finds other frames");

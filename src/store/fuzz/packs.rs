@@ -1,4 +1,4 @@
-//! Packs: lists of pieces, places of pieces, and reading a blob from a pack.
+//! Packs: lists of pieces, locations of pieces, and reading a blob from a pack.
 
 use std::fs;
 
@@ -20,13 +20,13 @@ const FIXED: u64 = 64 << 10;
 
 /// One pack and one blob in it.
 struct Input<'a> {
-    /// The list of pieces has the names of the bytes that are in the pack; otherwise the name of nothing.
+    /// The list of pieces has the names of the bytes that are in the pack; otherwise, names of other bytes.
     is_named: bool,
     /// A bit of the pack is flipped after the names were computed.
     is_flipped: bool,
     /// The pack is cut short by one byte after the names were computed.
     is_cut: bool,
-    /// Every piece has this length in its place, whatever the blob's size.
+    /// Every piece has this length in its location, whatever the blob's size.
     length: Option<u32>,
     size: u64,
     offset: u64,
@@ -119,7 +119,7 @@ fn blob(input: &Input<'_>, peak: Peak) {
         found
     });
     let Some(found) = found else { panic!("the blob was not read") };
-    match found.unwrap_or_else(|e| panic!("damage is taken for an error of the system: {e}")) {
+    match found.unwrap_or_else(|e| panic!("damage is mistaken for a system error: {e}")) {
         Ok((head, rest)) => {
             let bytes = [head, rest].concat();
             assert_eq!(bytes.len() as u64, input.size);

@@ -26,7 +26,7 @@ fn set(key: &str, value: &str) -> Changes {
     changes
 }
 
-/// Each frame's changes with their position, and what the replay says.
+/// Each frame's changes with their position, and what the replay returns.
 fn replay(folder: &Path, start: u64) -> (Vec<Frame>, Replay) {
     let mut frames = Vec::new();
     let mut journal = Journal::open(folder, false).unwrap().unwrap();

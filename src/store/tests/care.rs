@@ -106,7 +106,7 @@ fn gc_frees_space_and_keeps_results_of_recent_runs() {
     let kept: Vec<bool> = store.results(&keys).unwrap().iter().map(Option::is_some).collect();
     let hits = store
         .look(|look| keys.iter().map(|key| Ok(look.hit(key)?.is_some())).collect::<Result<Vec<bool>, LookError>>());
-    assert_eq!(hits.unwrap(), kept, "what is gone is no hit");
+    assert_eq!(hits.unwrap(), kept, "removed results are not hits");
     assert_eq!(kept, [false, true, false, true]);
     for i in [1, 3] {
         let record = store.result(&keys[i]).unwrap().unwrap();
@@ -115,7 +115,7 @@ fn gc_frees_space_and_keeps_results_of_recent_runs() {
     }
     let again = store.gc(&GcPolicy { dry_run: false, ..policy.clone() }).unwrap();
     assert_eq!((again.results_kept, again.results_removed), (2, 0));
-    assert!(store.gc(&GcPolicy { named: vec!["run-9".to_owned()], ..policy }).is_err(), "a run that is not there");
+    assert!(store.gc(&GcPolicy { named: vec!["run-9".to_owned()], ..policy }).is_err(), "there is no such run");
     assert_eq!(fs::read_dir(dir.path()).unwrap().flatten().filter(|e| e.path().join("db").exists()).count(), 2);
 }
 
@@ -169,7 +169,8 @@ fn gc_keeps_states_of_living_chains_and_newest_states_of_unfinished_trainings() 
     }
     let policy = GcPolicy { keep_runs: 5, named: vec![], dry_run: true };
     assert_eq!(store.gc(&policy).unwrap().states_kept, 2, "without any record, the newest result and its states stay");
-    // Two more trainings. A killed run knew the key of one of them. No run knows the third.
+    // Three more trainings. A killed run knew the key of the first, and was in progress when the second saved its
+    // states. No run knows the third.
     let (longer, unknown, nobodys) = (
         chain(9).chain().keys().to_vec(),
         another_chain(7).chain().keys().to_vec(),
@@ -265,14 +266,14 @@ fn gc_removes_leftovers_of_old_runs_and_dead_processes() {
     assert_eq!((planned.runs_removed, report.runs_removed), (1, 1));
     assert!(planned.freed_bytes() >= 3 << 20 && planned.freed_bytes() < 4 << 20, "{planned:?}");
     let ids = |store: &Store| store.runs().unwrap().into_iter().map(|r| r.id).collect::<Vec<_>>();
-    assert_eq!(ids(&store), ["run-0", "run-2", "run-3"], "the newest stays whatever the policy, and who runs");
+    assert_eq!(ids(&store), ["run-0", "run-2", "run-3"], "the newest run and running ones are always kept");
     assert!(!has("logs/run-1") && !has("runs/run-1.ndjson") && has("logs/run-2/x.log") && has("runs/run-3.ndjson"));
     assert!(has("logs/20261120-101500123-1f3a0") && !has("logs/20261110-101500123-1f3a0"));
     assert!(has("scratch/x-aB3dE6/file") && has("verify-Zz09aa/file"), "a run is under way");
     store.write_run(&run("run-0", &[])).unwrap();
     let at_work = store.at_work().unwrap();
     store.gc(&policy).unwrap();
-    assert!(has("scratch/x-aB3dE6/file") && has("verify-Zz09aa/file"), "somebody verifies");
+    assert!(has("scratch/x-aB3dE6/file") && has("verify-Zz09aa/file"), "a verification is in progress");
     drop(at_work);
     store.gc(&policy).unwrap();
     assert!(!has("scratch/x-aB3dE6") && !has("verify-Zz09aa") && has("scratch"));

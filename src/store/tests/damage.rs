@@ -18,7 +18,7 @@ pub(super) fn find(file: &Path, pattern: &[u8]) -> usize {
     bytes.windows(pattern.len()).rposition(|w| w == pattern).unwrap()
 }
 
-/// Three results, written and closed.
+/// Stores three results and closes the store.
 pub(super) fn three(dir: &Path) -> Vec<(Components, Artifact)> {
     let store = store(dir);
     let all: Vec<_> = (0..3).map(|i| (components(&format!("c{i}"), 1), artifact(i, 150_000))).collect();

@@ -53,7 +53,7 @@ fn format(dir: &Path) -> String {
     fs::read_to_string(dir.join("FORMAT")).unwrap()
 }
 
-/// A result of so many bytes in blobs that formats before 3 had in the database itself.
+/// A result with this many bytes in blobs that formats before 3 stored in the database itself.
 fn many(bytes: usize) -> Artifact {
     let mut many = Artifact::default();
     (0..bytes as u64 / 200_000).for_each(|i| drop(many.files.insert(format!("f{i}"), noise(1000 + i, 200_000))));

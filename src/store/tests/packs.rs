@@ -31,7 +31,7 @@ fn bytes_of(files: &[PathBuf]) -> u64 {
     files.iter().map(|f| f.metadata().unwrap().len()).sum()
 }
 
-/// Results with large blobs, written and closed: a tensor and a file each.
+/// Stores results with large blobs and closes the store.
 fn large(dir: &Path) -> Vec<(Components, Artifact)> {
     let store = store(dir);
     let all: Vec<_> =

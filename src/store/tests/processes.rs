@@ -21,7 +21,7 @@ fn child(what: &str, dir: &Path) -> Child {
 /// Waits for a line of a child's output.
 fn wait_for(child: &mut Child, line: &str) {
     let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
-    assert!(lines.any(|l| l.unwrap().contains(line)), "the child never said `{line}`");
+    assert!(lines.any(|l| l.unwrap().contains(line)), "the child never printed `{line}`");
 }
 
 #[test]

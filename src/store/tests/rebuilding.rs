@@ -1,4 +1,4 @@
-//! sled is an index of the journal. Damage to one of them loses nothing.
+//! sled is an index of the journal. Damage to only one of them loses nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -278,7 +278,7 @@ fn altered_record_of_a_state_is_skipped() {
     let keys = chain(3).chain().keys().to_vec();
     store.put_state(&keys, at(1, 0), "cpu", true, &state(1, 1000)).unwrap();
     let good = store.put_state(&keys, at(2, 0), "cpu", true, &state(2, 1000)).unwrap();
-    // Two tensors change places.
+    // Two tensors are swapped.
     let alter = |o: &Opened| {
         let (name, value) = o.db.scan_prefix([b"t".as_slice(), &good.key.0].concat()).next().unwrap()?;
         let record = String::from_utf8(value.to_vec()).unwrap();
@@ -315,7 +315,7 @@ fn database_that_differs_from_its_journal_is_found_and_repaired_by_doctor() {
 }
 
 #[test]
-fn doctor_beside_a_training_reports_no_damage_of_states_that_were_removed_meanwhile() {
+fn doctor_does_not_report_states_that_a_training_removes_during_the_check() {
     let dir = tempfile::tempdir().unwrap();
     let (store, trainer) = (store(dir.path()), store(dir.path()));
     let keys = chain(20).chain().keys().to_vec();

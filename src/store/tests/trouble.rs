@@ -28,7 +28,8 @@ fn remove_b(dir: &Path, record: &ResultRecord) {
     store(dir).blobs.change(|o| pieces::remove(o, |blob| b.contains(blob))).unwrap();
 }
 
-/// Writes an unnamed pack with the tensor `a` alone, as a process leaves it that is killed while it rewrites a pack.
+/// Writes a pack with the tensor `a` alone that no location names, like one that a process leaves if it is killed while
+/// it rewrites a pack.
 fn orphan(folder: &Path, a: &Artifact) {
     let blob = a.tensors["a"].to_blob().unwrap();
     let source = Source { head: Vec::new(), body: &blob };

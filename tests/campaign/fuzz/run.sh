@@ -3,8 +3,9 @@
 #
 #   run.sh SECONDS [TARGET…]
 #
-# Needs a nightly toolchain and cargo-fuzz. Inputs that reach new code are kept in work/TARGET, from where the next run
-# goes on; inputs that break a property are kept in artifacts/TARGET. Exit status: 0 no failure, 1 failures, 2 wrong usage.
+# Needs a nightly toolchain and cargo-fuzz. Inputs that reach new code are kept in work/TARGET, and the next run
+# starts from them. Inputs that break a property are kept in artifacts/TARGET. Exit status: 0 no failure, 1 failures,
+# 2 wrong usage.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -28,7 +29,7 @@ cargo +nightly fuzz build --fuzz-dir . --sanitizer none
 mkdir -p work/bin
 built="${CARGO_TARGET_DIR:-target}/$(rustc +nightly -vV | sed -n 's/^host: //p')/release"
 for target in "${targets[@]}"; do cp "$built/$target" work/bin/; done
-# One failure ends the fuzzer. It is started again as often as this.
+# The fuzzer ends at a failure. It is restarted at most this many times.
 restarts=10
 
 # The caches that targets make are small and many, so they are in memory where that is possible.
@@ -37,7 +38,7 @@ export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
 
 count() { find "artifacts/$1" -type f 2>/dev/null | wc -l; }
-# The last number behind a word in a log, 0 without any.
+# The last number after a word in a log; 0 if there is none.
 last() { grep -oE "$1:? *[0-9]+" "$2" 2>/dev/null | tail -n 1 | grep -oE '[0-9]+$' || echo 0; }
 
 failed=0

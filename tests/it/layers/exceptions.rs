@@ -1,6 +1,6 @@
-//! What does not keep to the rules yet. These lists may only shrink.
+//! Known violations of the rules. These lists may only shrink.
 
-/// Uses that are part of a circle of files.
+/// Uses that are part of a cycle of files.
 pub(super) const CIRCLES: &[&str] = &[];
 
 /// Files that are too long.

@@ -92,7 +92,7 @@ impl Crate {
         imports.chain(&source.paths).filter_map(|m| Some((self.absolute(m)?, m.line))).collect()
     }
 
-    /// The files that a file uses. `pub use` alone is no use; it is followed to where the name is defined.
+    /// The files that a file uses. A `pub use` alone does not count; it is followed to where the name is defined.
     pub(super) fn used_by<'a>(&'a self, source: &'a Source) -> BTreeSet<&'a str> {
         let is_used = |import: &&Import| {
             !import.is_reexport || import.name.as_ref().is_some_and(|name| source.names.contains(name))
@@ -120,7 +120,7 @@ impl Crate {
         Some(from)
     }
 
-    /// The file that defines what a path from the root of the crate leads to.
+    /// The file that defines the item at a path from the root of the crate.
     fn defining(&self, path: &[String], depth: usize) -> Option<&Source> {
         let length = (0..=path.len()).rev().find(|n| self.0.contains_key(&path[..*n]))?;
         let source = &self.0[&path[..length]];
@@ -165,7 +165,7 @@ fn is_reason(line: &str) -> bool {
 
 struct Reader<'a> {
     source: &'a mut Source,
-    /// The module that is read; inside of `mod x { … }` longer than that of the file.
+    /// The path of the current module; inside of `mod x { … }` it is longer than the path of the file's module.
     module: Segments,
     lines: &'a [&'a str],
 }

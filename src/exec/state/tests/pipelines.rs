@@ -93,7 +93,7 @@ pub(super) fn pipeline(dice: &mut Dice) -> Pipeline {
         let threads = [0, 1, 2, THREADS][dice.below(4)];
         let salt = if dice.once_in(4) { 0 } else { index as u64 };
         let epochs = dice.once_in(3).then(|| (2 + dice.below(3) as u64, dice.below(4) as u64));
-        // Points that may have the same key do the same.
+        // Points that may have the same key must behave the same.
         let is_own = salt > 0 && epochs.is_none_or(|(epochs, common)| common < epochs);
         models.push(Model {
             roles,
@@ -104,7 +104,7 @@ pub(super) fn pipeline(dice: &mut Dice) -> Pipeline {
             unstable: is_own && trouble.unstable && dice.once_in(3),
         });
     }
-    // A sweep that is pruned: trainings that read the same points, none of which reads another.
+    // A pruned sweep: trainings that read only point 0, or nothing.
     let mut members = BTreeSet::new();
     if dice.once_in(2) {
         let roles = models[0].roles.clone();

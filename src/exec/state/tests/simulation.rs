@@ -48,7 +48,7 @@ impl World {
     }
 }
 
-/// A job on its way.
+/// A job that is running, or whose result is being stored.
 struct Running {
     key: Key,
     chain: Vec<Key>,
@@ -157,7 +157,7 @@ impl Simulation {
                 let commands = input.map(|input| self.state.apply(input)).unwrap_or_default();
                 self.take(commands);
             }
-            assert!(!self.state.is_under_way(), "the run waits for nothing");
+            assert!(!self.state.is_under_way(), "the run is under way, but no event can happen");
             let lost = self.lost_results();
             if lost.is_empty() || self.state.is_stopping() {
                 break;
@@ -277,7 +277,7 @@ impl Simulation {
             return Some(Step::Interrupt);
         }
         if self.pipeline.trouble.losses && self.losses < 4 && dice.once_in(12) {
-            // A key that was lost twice would not be made a third time.
+            // A third loss of the same result would fail its point.
             let can_lose = |key: &&Key| self.world.lost.get(*key).is_none_or(|times| *times < 2);
             let keys: Vec<Key> = self.world.results.keys().filter(can_lose).copied().collect();
             if !keys.is_empty() {
@@ -519,7 +519,7 @@ impl Simulation {
     }
 }
 
-/// Prints the steps of the simulation if it runs a single seed.
+/// Prints a line if `VADPIPE_SIMULATION_TRACE` is set.
 fn trace(line: impl FnOnce() -> String) {
     if std::env::var_os("VADPIPE_SIMULATION_TRACE").is_some() {
         eprintln!("{}", line());
@@ -533,7 +533,8 @@ fn simulate(seed: u64) {
     trace(|| format!("{:#?} {trouble:?} {policy:?}", simulation.pipeline.models));
     let outcome = simulation.run(&mut dice);
     let is_complete = policy.keep_going || !outcome.values().any(|word| word == "failed");
-    // A run that does not wait for others, or lost a worker too often, may fail where the other does not.
+    // A run that does not wait for other processes, or lost a worker too often, may fail where the run without faults
+    // does not.
     let same_failures = (policy.wait || !trouble.others) && !trouble.lost_workers;
     if trouble.is_deterministic() && same_failures && is_complete {
         let (simulation, mut dice) = Simulation::new(seed, true);

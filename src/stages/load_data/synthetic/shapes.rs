@@ -61,7 +61,7 @@ pub(super) struct Garment {
 
 /// Where the garment lies in the image.
 pub(super) struct Pose {
-    /// Of the garment's centre, in units of half the image.
+    /// The position of the garment's centre, in units of half the image.
     pub(super) shift: Point,
     /// Its size.
     pub(super) scale: f32,
@@ -102,7 +102,7 @@ fn polygon(corners: &[Point], p: Point) -> f32 {
     if inside { -nearest.sqrt() } else { nearest.sqrt() }
 }
 
-/// f/|∇f| of the implicit function, to first order the distance.
+/// f/|∇f| of the ellipse's implicit function f: the distance, to first order.
 fn ellipse(centre: Point, half: Point, p: Point) -> f32 {
     let (x, y) = ((p[0] - centre[0]) / half[0], (p[1] - centre[1]) / half[1]);
     let radius = (x * x + y * y).sqrt();

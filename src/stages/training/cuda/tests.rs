@@ -141,7 +141,7 @@ fn unsupported_precision_is_refused() {
     }
     let mut bench = on(train(&TrainAd, &small(None)));
     bench.precision = Precision::Bf16;
-    insta::assert_snapshot!(complaint(bench.run()), @r#"the precision bf16 is not built for a GPU → set `precision = "f32"` in `[pipeline]`"#);
+    insta::assert_snapshot!(complaint(bench.run()), @r#"a GPU does not support the precision bf16 → set `precision = "f32"` in `[pipeline]`"#);
     bench.precision = Precision::Tf32;
     assert!(bench.run().is_ok());
 }
