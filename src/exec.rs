@@ -9,6 +9,7 @@
 //! - `driver`: executes the decisions: look-ups, leases, events.
 //! - `executor`: where jobs run: threads, or processes with `--isolate`.
 //! - `worker`: runs one job and stores its result.
+//! - `mirror`: the copy of the pipeline's folder in which programs run.
 //! - `reporter`: converts decisions into events and errors.
 //! - `run_log`: the run's record and its events.
 //! - `reports`: writes the pages of report stages at the end.
@@ -24,6 +25,7 @@ mod executor;
 mod inputs;
 mod job;
 mod kept;
+mod mirror;
 mod progress;
 mod reporter;
 mod reports;
@@ -84,7 +86,7 @@ pub struct Options<'a> {
 /// How a run ended.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Whether all wanted points have a result or are pruned.
+    /// [`RunStatus::Ok`] if all wanted points have a result or are pruned.
     pub status: RunStatus,
     /// The run's id.
     pub run: String,

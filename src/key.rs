@@ -6,7 +6,7 @@
 //! | stage kind, its `VERSION` | stage, init | code can't be hashed; a kind whose results change raises its version |
 //! | parameters, as typed values by name | stage; init: those of a training's start | they change the result |
 //! | seed, precision | where the stage reads them | a new seed reruns only the stages that draw random numbers |
-//! | output digests of inputs, by role (lists by label) | stage, init | inputs with equal contents rerun nothing |
+//! | output digests of inputs, by role (lists by label) | stage, init | equal input contents cause no rerun |
 //! | digests of files read | stage, init | files count by their contents, never by path or time |
 //! | parameters of an epoch | that epoch's key in the chain | trainings with equal first epochs share them |
 //!
@@ -18,6 +18,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -39,6 +40,14 @@ impl Digest {
     /// The digest of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// The digest of all bytes of a reader.
+    ///
+    /// # Errors
+    /// As reading.
+    pub fn of_reader(reader: impl Read) -> io::Result<Self> {
+        Ok(Self(*blake3::Hasher::new().update_reader(reader)?.finalize().as_bytes()))
     }
 
     /// The first twelve hexadecimal digits, for display.
@@ -244,8 +253,8 @@ impl StateChain {
         self.keys.get(usize::try_from(epoch).ok()?).copied()
     }
 
-    /// The number of keys with which both chains begin. The last shared state is that after one epoch less, since the
-    /// first key is that of the start.
+    /// The length of the chains' common prefix, in keys. The first key is that of the start, so `n` shared keys mean
+    /// that the state after `n - 1` epochs is the last shared one.
     pub fn shared_prefix(&self, other: &Self) -> usize {
         self.keys.iter().zip(other.keys.iter()).take_while(|(a, b)| a == b).count()
     }

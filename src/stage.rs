@@ -1,4 +1,5 @@
-//! What a stage is to the runner: a kind that parses parameters, and a stage that turns inputs into an artifact.
+//! The interface between the runner and the stages: a kind parses parameters, and its stage turns inputs into an
+//! artifact.
 //!
 //! A new kind is one file in `stages/` with a type that implements [`StageKind`] and one that implements [`Stage`], and
 //! one line in the registry. A [`Context`] gives a stage all that it may use: its inputs, the device, the seeded
@@ -12,7 +13,7 @@ mod epochs;
 mod error;
 mod params;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,11 +28,11 @@ pub use crate::artifact::Capability;
 use crate::key::Digest;
 use crate::value::Values;
 
-/// A kind of stage: a row of the table in the documentation, and a parser.
+/// A kind of stage: its description, and the parser of its parameters.
 pub trait StageKind: Send + Sync {
     /// Describes the kind.
     fn about(&self) -> About;
-    /// Reads the parameters. Errors go into `params`, with their places; the stage that is returned then never runs.
+    /// Reads the parameters. Errors go into `params`, with their places; the returned stage then never runs.
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage>;
     /// See [`About::name`].
     fn name(&self) -> &'static str {
@@ -52,16 +53,16 @@ pub trait StageKind: Send + Sync {
 pub struct About {
     /// The name that `kind = "…"` gives.
     pub name: &'static str,
-    /// Raised whenever the same parameters and inputs give other bytes than before. A golden test checks it.
+    /// Raise it if the same parameters and inputs give different bytes than before. A golden test checks it.
     pub version: u32,
     /// One line for `vadpipe kinds`.
     pub summary: &'static str,
     /// The roles of its inputs.
     pub roles: Roles,
-    /// What its artifacts provide. A stage whose artifact lacks a tensor of these fails.
+    /// What its artifacts provide. A stage fails if its artifact lacks a tensor that one of these requires.
     ///
-    /// It is part of no key. A result keeps what its kind provided when it was made, and a cached report shows just
-    /// that.
+    /// Not part of any key. A result keeps what its kind provided when the result was made, and a cached report shows
+    /// only that.
     pub provides: &'static [Capability],
     /// The heading of its results in a report, in the plural.
     pub heading: &'static str,
@@ -114,7 +115,7 @@ pub struct Role {
 }
 
 impl Role {
-    /// What it needs that a kind does not provide.
+    /// The capabilities that the role needs and the kind does not provide.
     pub fn unmet(&self, kind: &dyn StageKind) -> Vec<Capability> {
         self.needs.iter().filter(|need| !kind.provides().contains(need)).copied().collect()
     }
@@ -139,8 +140,8 @@ pub trait Stage: Send + Sync {
     fn parallel(&self) -> bool {
         false
     }
-    /// Of a stage that is [`Stage::parallel`]: how many of `all` threads it uses well. If fewer than all, several such
-    /// stages run at the same time.
+    /// For a [`Stage::parallel`] stage: how many of `all` threads it uses well. If fewer than all, several such stages
+    /// run at the same time.
     fn threads(&self, all: usize) -> usize {
         all
     }
@@ -155,6 +156,14 @@ pub trait Stage: Send + Sync {
     /// If a file that the pipeline names does not exist or can't be read.
     fn contents(&self, _files: &dyn Files) -> Result<BTreeMap<String, Digest>, StageError> {
         Ok(BTreeMap::new())
+    }
+    /// For a stage that runs a program: the files that the pipeline names for it, as written there. The program runs in
+    /// [`Context::mirror`], which has copies of these files, so that an edit during the run changes only the next run.
+    ///
+    /// # Errors
+    /// As [`Stage::contents`].
+    fn program_files(&self, _files: &dyn Files) -> Result<Option<BTreeSet<String>>, StageError> {
+        Ok(None)
     }
     /// Does the work.
     ///
@@ -177,7 +186,7 @@ pub trait Files {
     /// The digest of a file's content; remembered by size, modification time and inode.
     ///
     /// # Errors
-    /// As reading the file.
+    /// If the file can't be read.
     fn digest(&self, path: &Path) -> io::Result<Digest>;
     /// A path as written in the pipeline, made absolute: relative ones are relative to the pipeline file's folder.
     fn resolve(&self, path: &str) -> PathBuf;
@@ -188,7 +197,7 @@ pub trait Files {
 pub struct Registry(BTreeMap<&'static str, Arc<dyn StageKind>>);
 
 impl Registry {
-    /// Adds a kind; a second of the same name replaces the first.
+    /// Adds a kind. It replaces a kind of the same name.
     pub fn register(&mut self, kind: impl StageKind + 'static) -> &mut Self {
         self.0.insert(kind.name(), Arc::new(kind));
         self
@@ -199,7 +208,7 @@ impl Registry {
         self.0.get(name).cloned()
     }
 
-    /// All of them, by name.
+    /// All kinds, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn StageKind>> {
         self.0.values()
     }

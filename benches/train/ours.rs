@@ -180,6 +180,7 @@ fn run(stage: &dyn Stage, inputs: Inputs, turns: &Turns) -> Result<(), StageErro
         device: &Device::Cpu,
         scratch: nowhere,
         base: nowhere,
+        mirror: None,
         data_dirs: &[],
         log_path: nowhere,
         progress: turns,

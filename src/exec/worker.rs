@@ -9,18 +9,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 use crate::artifact::Artifact;
 use crate::error::Error;
 use crate::exec::chain::{ChainSettings, StoredChain};
 use crate::exec::context::RunContext;
 use crate::exec::inputs::{DamagedInputs, stored_inputs};
 use crate::exec::job::{Ended, Job};
+use crate::exec::mirror::Mirror;
 use crate::exec::progress::StageProgress;
 use crate::id::PointId;
 use crate::key::Components;
 use crate::plan::PipelineFiles;
 use crate::rng::Streams;
-use crate::stage::{Cancel, Chain, Context, StageError};
+use crate::stage::{Cancel, Chain, Context, Progress as _, StageError};
 use crate::store::{NewResult, Provenance, ResultRecord, Store, StoreError, host_name};
 
 /// Runs the jobs of one run.
@@ -38,6 +41,13 @@ pub(crate) struct Worker<'a> {
 /// The text of a panic.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> Option<&str> {
     panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied())
+}
+
+/// The folders of a running stage. Removed on drop.
+struct StageFolders {
+    /// For a stage that runs a program.
+    mirror: Option<Mirror>,
+    scratch: TempDir,
 }
 
 /// The output of a stage before it is stored.
@@ -112,12 +122,11 @@ impl<'a> Worker<'a> {
         at_rung.store(chain.as_ref().is_some_and(StoredChain::is_at_rung), Ordering::Relaxed);
         let artifact = self.context.point(job.point).parsed.kind.declare(made?)?;
         check_metrics(&artifact)?;
-        self.check_files(job)?;
         Ok(artifact)
     }
 
-    /// Runs a stage. A training uses `chain`. `stored` is the same chain if it is in the store: progress events contain
-    /// the epoch from which it was resumed.
+    /// Runs a stage. A training uses `chain`. `stored` is the same chain if it is a [`StoredChain`]; progress events
+    /// contain the epoch at which it resumed the training.
     pub(crate) fn run_stage(
         &self,
         job: &Job,
@@ -126,50 +135,77 @@ impl<'a> Worker<'a> {
         stored: Option<&StoredChain<'_>>,
         cancel: &Cancel,
     ) -> Result<Artifact, StageError> {
-        let RunContext { spec, store, compute, data_dirs, listener, .. } = self.context;
+        let RunContext { spec, compute, data_dirs, listener, .. } = self.context;
         let point = self.context.point(job.point);
         let log_path = self.log_path(job.point);
-        let scratch_root = store.dir().join("scratch");
-        let make = |folder: &Path| {
-            let error = |e| Error::storage(format!("can't create {}", folder.display())).caused_by(e);
-            if folder.exists() { Ok(()) } else { fs::create_dir_all(folder).map_err(error) }
-        };
-        make(log_path.parent().unwrap_or(Path::new(".")))?;
-        make(&scratch_root)?;
-        let scratch = tempfile::Builder::new()
-            .prefix(&format!("{}-", point.stage))
-            .tempdir_in(&scratch_root)
-            .map_err(|e| Error::storage(format!("can't create a folder in {}", scratch_root.display())).caused_by(e))?;
+        let folders = self.create_folders(job, &log_path)?;
         let progress = StageProgress::new(listener, &point.name, stored, &log_path);
         let context = Context {
             inputs: stored_inputs(&self.context, job, damaged),
             streams: Streams::new(point.seed),
             precision: spec.pipeline.precision,
             device: &compute.device,
-            scratch: scratch.path(),
+            scratch: folders.scratch.path(),
             base: &spec.base,
+            mirror: folders.mirror.as_ref().map(Mirror::base),
             data_dirs,
             log_path: &log_path,
             progress: &progress,
             cancel,
             chain,
         };
-        match job.options.threads.and_then(own_pool) {
+        let artifact = match job.options.threads.and_then(own_pool) {
             None => point.parsed.stage.run(&context),
             Some(pool) => pool.install(|| point.parsed.stage.run(&context)),
+        }?;
+        if let Some(written) = folders.mirror.as_ref().map(Mirror::written).filter(|written| !written.is_empty()) {
+            let names = written.join(", ");
+            progress.log(&format!("not kept, because it was written to the mirror of the pipeline's folder: {names}"));
         }
+        self.check_files(job, folders.mirror.as_ref(), "while the stage ran")?;
+        Ok(artifact)
+    }
+
+    /// Creates the folders that a stage needs while it runs.
+    fn create_folders(&self, job: &Job, log_path: &Path) -> Result<StageFolders, StageError> {
+        let RunContext { spec, store, .. } = self.context;
+        let point = self.context.point(job.point);
+        let all_scratch = store.dir().join("scratch");
+        let failed = |folder: &Path| {
+            let message = format!("can't create {}", folder.display());
+            move |error| StageError::from(Error::storage(message).caused_by(error))
+        };
+        for folder in [log_path.parent().unwrap_or(Path::new(".")), &all_scratch] {
+            fs::create_dir_all(folder).map_err(failed(folder))?;
+        }
+        let temporary = |suffix: &str| {
+            let prefix = format!("{}-{suffix}", point.stage);
+            tempfile::Builder::new().prefix(&prefix).tempdir_in(&all_scratch).map_err(failed(&all_scratch.join(prefix)))
+        };
+        let files = point.parsed.stage.program_files(&PipelineFiles { store, base: &spec.base })?;
+        let mirror = match files {
+            Some(files) => Some(Mirror::create(&spec.base, &files, temporary("mirror-")?)?),
+            None => None,
+        };
+        if mirror.is_some() {
+            self.check_files(job, mirror.as_ref(), "before the stage started")?;
+        }
+        Ok(StageFolders { mirror, scratch: temporary("")? })
     }
 
     /// The key contains the digests of files as they were at the look-up. If a file changed since, the result belongs
     /// to no key.
-    fn check_files(&self, job: &Job) -> Result<(), StageError> {
-        let files = PipelineFiles { store: self.context.store, base: &self.context.spec.base };
-        let now = self.context.point(job.point).parsed.stage.contents(&files)?;
+    fn check_files(&self, job: &Job, mirror: Option<&Mirror>, when: &str) -> Result<(), StageError> {
+        let (store, stage) = (self.context.store, &self.context.point(job.point).parsed.stage);
+        let now = match mirror {
+            Some(mirror) => stage.contents(&mirror.files(store)),
+            None => stage.contents(&PipelineFiles { store, base: &self.context.spec.base }),
+        }?;
         let before = &job.components.contents;
         let changed = now.keys().chain(before.keys()).find(|name| now.get(*name) != before.get(*name));
         match changed {
             Some(name) => {
-                let message = format!("{name} changed while the stage ran: its result was not kept");
+                let message = format!("{name} changed {when}: its result was not kept");
                 Err(StageError::bad_input(message, "run again"))
             }
             None => Ok(()),

@@ -67,7 +67,7 @@ impl Input for FakeInput {
     }
 }
 
-/// A table from TOML, with the place of everything at the start of the text.
+/// A table from TOML. Every place in it is the start of the text.
 fn table(text: &str) -> Table {
     fn node(value: toml::Value) -> Node {
         let data = match value {
@@ -149,7 +149,7 @@ impl Bench {
         std::fs::read_to_string(&self.log_path).unwrap_or_default()
     }
 
-    /// What the stage itself said.
+    /// What the stage itself logged.
     pub(crate) fn notes(&self) -> Vec<String> {
         self.log.0.lock().unwrap().clone()
     }
@@ -162,6 +162,7 @@ impl Bench {
             device: &Device::Cpu,
             scratch: &self.scratch,
             base: &self.base,
+            mirror: None,
             data_dirs: &[],
             log_path: &self.log_path,
             progress: &self.log,

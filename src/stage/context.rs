@@ -79,7 +79,7 @@ pub enum Precision {
     /// 32-bit floats.
     #[default]
     F32,
-    /// 32-bit floats whose products are rounded to 10 bits of mantissa (tensor cores).
+    /// 32-bit floats whose factors are rounded to 10 bits of mantissa in products (tensor cores).
     Tf32,
     /// 16-bit floats with 8 bits of exponent.
     Bf16,
@@ -128,7 +128,7 @@ pub struct Cancel {
 }
 
 impl Cancel {
-    /// Stops every stage that has this or a copy of it.
+    /// Stops every stage that has this token or a clone of it.
     pub fn cancel(&self) {
         self.asked.store(true, Ordering::SeqCst);
     }
@@ -138,12 +138,12 @@ impl Cancel {
         self.asked.load(Ordering::Relaxed) || self.all.as_ref().is_some_and(|all| all.is_cancelled())
     }
 
-    /// One for a single stage, which stops with it or together with all others.
+    /// A token for a single stage, which stops if either this token or `self` is cancelled.
     pub fn for_one(&self) -> Self {
         Self { asked: Arc::default(), all: Some(Box::new(self.clone())) }
     }
 
-    /// `Err(Interrupted)` if the stage is to stop. Call `context.cancel.check()?` in every loop that takes more than
+    /// `Err(Interrupted)` if the stage should stop. Call `context.cancel.check()?` in every loop that takes more than
     /// 0.1 s.
     ///
     /// # Errors
@@ -158,7 +158,7 @@ impl Cancel {
 pub struct Update {
     /// Units done.
     pub done: u64,
-    /// Units in all.
+    /// Units in total.
     pub total: u64,
     /// "epochs", "iterations", "MB".
     pub unit: &'static str,
@@ -220,6 +220,8 @@ pub struct Context<'a> {
     pub scratch: &'a Path,
     /// The folder of the pipeline file: relative paths start there.
     pub base: &'a Path,
+    /// The mirror of that folder, if [`super::Stage::program_files`] are some.
+    pub mirror: Option<&'a Path>,
     /// Where to look for data files after the pipeline's own `path`: `--data-dir`, `VADPIPE_DATA_DIR`, the user's
     /// cache folder. Downloads go to the last one.
     pub data_dirs: &'a [PathBuf],

@@ -20,7 +20,10 @@
 //!   distinguished from a list of one, so its files are in both places.
 //! - `{outputs.ROLE}`: the file for an output.
 //! - `{metrics}`: the file for an optional JSON object of numbers.
-//! - `{base}`: the folder of the pipeline file.
+//! - `{base}`: a mirror of the pipeline's folder. It has copies of `sources` and of the files that argv names;
+//!   everything else in it is a link to the original. So an edit while the program runs changes only the next run.
+//!   `{base}/PATH` is the original, unless `PATH` was copied. Files that a program creates in the mirror are logged and
+//!   dropped.
 //!
 //! Other braces are not changed. In a shell script, paths are quoted if necessary. The environment contains only
 //! `PATH`, the variables in `env`, `HOME` and `TMPDIR` (a scratch folder), and `VADPIPE_INPUTS`, `VADPIPE_OUTPUTS`,
@@ -33,9 +36,9 @@
 //!
 //! **Key.** The parameters in the key are argv before replacement, `outputs`, `shell`, `sources` and the names in
 //! `env`. The contents in the key are the files of `sources`, the files next to the pipeline that argv names, and the
-//! values of `env`. A word of argv that names a file is replaced by its absolute path. The program itself counts as a
-//! file only if its name contains a `/`, and a word of a script only if it contains a `/` or a `.`. `PATH`, the
-//! time-out and all other files are not in the key.
+//! values of `env`. A word of argv that names a file is replaced by the path of its copy in the mirror. The program
+//! itself counts as a file only if its name contains a `/`, and a word of a script only if it contains a `/` or a `.`.
+//! `PATH`, the time-out and all other files are not in the key.
 //!
 //! This is the only place in the library that reads the environment: a declared variable is an input like a file.
 //!
@@ -51,14 +54,14 @@ mod process;
 mod tests;
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Component, Path};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use self::descendants::{adopt_orphans, kill_children};
-use self::folders::{Folders, file_name};
+use self::folders::{CommandPaths, Folders, file_name};
 use crate::artifact::Artifact;
 use crate::diagnostic::nearest;
 use crate::key::{Digest, Hash};
@@ -204,16 +207,9 @@ fn check_placeholders(params: &mut Params<'_>, argv: &[String], outputs: &BTreeM
 impl Stage for Command {
     fn contents(&self, files: &dyn Files) -> Result<BTreeMap<String, Digest>, StageError> {
         let mut contents = BTreeMap::new();
-        for name in words::files_named(&self.argv, self.shell, &|name| files.resolve(name).is_file()) {
+        for name in self.files(files)? {
             let digest = files.digest(&files.resolve(&name)).map_err(StageError::io(format!("can't read {name}")))?;
             contents.insert(format!("file {name}"), digest);
-        }
-        for source in &self.sources {
-            for name in files::source_files(source, files)? {
-                let path = files.resolve(&name);
-                let digest = files.digest(&path).map_err(StageError::io(format!("can't read the source {name}")))?;
-                contents.insert(format!("file {name}"), digest);
-            }
         }
         for name in &self.env {
             let mut hash = Hash::new("environment");
@@ -226,8 +222,12 @@ impl Stage for Command {
         Ok(contents)
     }
 
+    fn program_files(&self, files: &dyn Files) -> Result<Option<BTreeSet<String>>, StageError> {
+        self.files(files).map(Some)
+    }
+
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
-        let folders = Folders::create(context.scratch, context.base)?;
+        let folders = Folders::create(context)?;
         for role in self.argv.iter().flat_map(|word| words::roles(word, "inputs")) {
             if !context.inputs.0.contains_key(&role) {
                 let known: Vec<&str> = context.inputs.0.keys().map(String::as_str).collect();
@@ -245,14 +245,20 @@ impl Stage for Command {
 }
 
 impl Command {
+    /// The files that argv names, and those of `sources`.
+    fn files(&self, files: &dyn Files) -> Result<BTreeSet<String>, StageError> {
+        let mut names = words::files_named(&self.argv, self.shell, &|name| files.resolve(name).is_file());
+        for source in &self.sources {
+            names.extend(files::source_files(source, files)?);
+        }
+        Ok(names)
+    }
+
     fn invocation(&self, folders: &Folders) -> Result<process::Invocation, StageError> {
-        let expand = |at: usize, word: &String| {
-            let place = words::Place::of(at, self.shell);
-            words::expand(word, place, &|name| folders.base.join(name).is_file(), &|name| {
-                folders.placeholder(name, &self.outputs)
-            })
-        };
-        let argv: Vec<OsString> = self.argv.iter().enumerate().map(|(at, word)| expand(at, word)).collect();
+        let paths = CommandPaths { folders, outputs: &self.outputs };
+        let words = self.argv.iter().enumerate();
+        let argv: Vec<OsString> =
+            words.map(|(at, word)| words::expand(word, words::Place::of(at, self.shell), &paths)).collect();
         let argv = if self.shell {
             let script = argv.first().cloned().unwrap_or_default();
             let head = ["/bin/sh".into(), "-c".into(), script, "sh".into()];

@@ -20,32 +20,32 @@ pub(super) fn given(label: &str, kind: &str, artifact: &Artifact) -> Arc<dyn Inp
     FakeInput::shared(label, kind, artifact.clone())
 }
 
-/// A chain that lives in memory, and may ask to stop somewhere.
+/// A chain in memory, which can stop the stage at a position.
 #[derive(Default)]
 pub(super) struct MemoryChain {
     /// States by position.
     pub(super) saved: Mutex<BTreeMap<Position, BTreeMap<String, Tensor>>>,
-    /// Where a state is wanted besides where it is interrupted.
+    /// The positions at which a state is wanted, in addition to `stop_at`.
     pub(super) wanted: Vec<Position>,
-    /// Where to ask for a stop.
+    /// Where to stop.
     pub(super) stop_at: Option<Position>,
-    /// What it asks.
+    /// Cancelled at `stop_at`.
     pub(super) cancel: Cancel,
 }
 
 impl MemoryChain {
-    /// One that stops here.
+    /// A chain that stops at this position.
     pub(super) fn stopping_at(epoch: u64, step: u64) -> Self {
         Self { stop_at: Some(Position { epoch, step }), ..Self::default() }
     }
 
-    /// One that wants the states after these epochs.
+    /// A chain that wants the states after these epochs.
     pub(super) fn keeping(epochs: &[u64]) -> Self {
         let wanted = epochs.iter().map(|epoch| Position { epoch: *epoch, step: 0 }).collect();
         Self { wanted, ..Self::default() }
     }
 
-    /// A new process on the same store, to be stopped no more.
+    /// The chain as a new process finds it, without a stop.
     pub(super) fn reopened(self) -> Self {
         Self { saved: self.saved, ..Self::default() }
     }
@@ -133,7 +133,7 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// With parameters that must be right.
+    /// A stage with these parameters. Panics if one is invalid.
     pub(super) fn new(kind: &dyn StageKind, entries: &[(&str, Data)]) -> Self {
         let (stage, _, errors) = parse(kind, entries);
         assert!(errors.is_empty(), "{errors:?}");
@@ -165,6 +165,7 @@ impl Bench {
             device: &self.device,
             scratch: nowhere,
             base: nowhere,
+            mirror: None,
             data_dirs: &[],
             log_path: nowhere,
             progress: &self.told,

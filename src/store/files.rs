@@ -22,7 +22,7 @@ impl Store {
     /// The digest of a file's content, remembered by size, modification time and inode, as git does.
     ///
     /// # Errors
-    /// As reading the file. If the index fails, the file is read.
+    /// If the file can't be read. A failure of the index is not an error: the file is then read.
     pub fn file_digest(&self, path: &Path) -> io::Result<Digest> {
         let path = std::path::absolute(path)?;
         let before = std::fs::metadata(&path)?;
@@ -43,7 +43,7 @@ impl Store {
         let is_old_enough = now_ms().saturating_mul(1_000_000).saturating_sub(modified_ns) > YOUNG_NS;
         if is_old_enough && stat(&before) == stat(&after) {
             let record = FileRecord { size, modified_ns, inode, digest };
-            // A look at a pipeline must not create a cache.
+            // Computing a digest must not create a cache.
             if self.index.exists().unwrap_or(false) {
                 let _ = self.index.with(Access::Write, |o| {
                     let (key, value) = entries::file_entry(name, &record)?;
@@ -63,6 +63,5 @@ fn stat(m: &Metadata) -> (u64, i64, u64) {
 /// The digest of a file's content, and its metadata after it was read.
 fn read(path: &Path) -> io::Result<(Digest, Metadata)> {
     let file = file::open(path)?;
-    let digest = blake3::Hasher::new().update_reader(&file)?.finalize();
-    Ok((Digest(*digest.as_bytes()), file.metadata()?))
+    Ok((Digest::of_reader(&file)?, file.metadata()?))
 }

@@ -106,12 +106,13 @@ fn end_of_one_command_leaves_the_processes_of_another_alone() {
         let project = Project::new(&format!(
             "[pipeline]\nname = \"p\"\n\
              [stages.quick]\nkind = \"command\"\nshell = true\n\
-             argv = [\"while ! test -e $1/up; do sleep 0.01; done\", \"{{base}}\"]\n\
+             argv = [\"while ! test -e $1/up; do sleep 0.01; done\", \"{{base}}/shared\"]\n\
              [stages.slow]\nkind = \"command\"\nshell = true\noutputs = {{ out = \"out\" }}\n\
              argv = [\"\"\"{clear}setsid sh -c 'touch $0/up; sleep 1; echo done > $0/done' $1 < /dev/null > /dev/null 2>&1 &\n\
              while ! test -e $1/done; do sleep 0.02; n=$((n+1)); test $n -lt 300 || exit 1; done; cp $1/done out\"\"\", \
-             \"{{base}}\"]\n"
+             \"{{base}}/shared\"]\n"
         ));
+        project.write("shared/.keep", "");
         let run = project.run(&["-j", "2"]);
         let finished: Vec<_> = run.of_kind("stage-finished").map(|e| e["stage"].to_string()).collect();
         assert_eq!(finished, ["\"quick\"", "\"slow\""], "both ran side by side");

@@ -19,6 +19,7 @@ mod library;
 mod limits;
 mod losses;
 mod processes;
+mod programs;
 mod repair;
 mod shells;
 mod shipped;

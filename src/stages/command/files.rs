@@ -244,7 +244,7 @@ fn undeclared(folder: &Path, declared: &BTreeSet<&str>) -> Vec<String> {
 }
 
 fn make_folder(path: &Path) -> Result<(), StageError> {
-    fs::create_dir_all(path).map_err(StageError::io(format!("can't make the folder {}", path.display())))
+    fs::create_dir_all(path).map_err(StageError::io(format!("can't create the folder {}", path.display())))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), StageError> {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::stage::StageError;
+use super::words::Paths;
+use crate::stage::{Context, StageError};
 
 /// The absolute paths of a command's files and folders.
 pub(super) struct Folders {
@@ -12,38 +13,62 @@ pub(super) struct Folders {
     pub(super) outputs: PathBuf,
     pub(super) metrics: PathBuf,
     pub(super) scratch: PathBuf,
-    pub(super) base: PathBuf,
+    /// The folder of the pipeline file.
+    base: PathBuf,
+    /// The mirror of that folder.
+    mirror: PathBuf,
 }
 
 impl Folders {
-    pub(super) fn create(scratch: &Path, base: &Path) -> Result<Self, StageError> {
+    pub(super) fn create(context: &Context<'_>) -> Result<Self, StageError> {
         let absolute = |path: &Path| -> io::Result<PathBuf> {
             if path.as_os_str().is_empty() { std::env::current_dir() } else { std::path::absolute(path) }
         };
-        let root = absolute(scratch).map_err(StageError::io("can't find the scratch folder"))?;
-        let base = absolute(base).map_err(StageError::io("can't find the pipeline's folder"))?;
+        let root = absolute(context.scratch).map_err(StageError::io("can't find the scratch folder"))?;
+        let base = absolute(context.base).map_err(StageError::io("can't find the pipeline's folder"))?;
+        let mirror = context.mirror.map_or_else(|| base.clone(), Path::to_owned);
         let folders = Self {
             inputs: root.join("inputs"),
             outputs: root.join("outputs"),
             metrics: root.join("metrics.json"),
             scratch: root.join("scratch"),
             base,
+            mirror,
         };
         for folder in [&folders.inputs, &folders.outputs, &folders.scratch] {
-            let what = format!("can't make the folder {}", folder.display());
+            let what = format!("can't create the folder {}", folder.display());
             std::fs::create_dir_all(folder).map_err(StageError::io(what))?;
         }
         Ok(folders)
     }
+}
 
-    /// The path that replaces a placeholder (`inputs.data`, `metrics`, …).
-    pub(super) fn placeholder(&self, name: &str, outputs: &BTreeMap<String, String>) -> Option<PathBuf> {
+/// Folders and the outputs that are declared in them.
+pub(super) struct CommandPaths<'a> {
+    pub(super) folders: &'a Folders,
+    /// Paths below the output folder, by role.
+    pub(super) outputs: &'a BTreeMap<String, String>,
+}
+
+impl Paths for CommandPaths<'_> {
+    fn placeholder(&self, name: &str) -> Option<PathBuf> {
+        let folders = self.folders;
         match name.split_once('.') {
-            None if name == "metrics" => Some(self.metrics.clone()),
-            None if name == "base" => Some(self.base.clone()),
-            Some(("inputs", role)) => Some(self.inputs.join(role)),
-            Some(("outputs", role)) => outputs.get(role).map(|path| self.outputs.join(path)),
+            None if name == "metrics" => Some(folders.metrics.clone()),
+            None if name == "base" => Some(folders.mirror.clone()),
+            Some(("inputs", role)) => Some(folders.inputs.join(role)),
+            Some(("outputs", role)) => self.outputs.get(role).map(|path| folders.outputs.join(path)),
             _ => None,
+        }
+    }
+
+    /// A copy in the mirror, or else the path in the original folder: a tool such as `find` does not follow the links
+    /// of the mirror, and a file that the program creates at this path must not be lost.
+    fn in_base(&self, name: &str) -> PathBuf {
+        let copy = self.folders.mirror.join(name);
+        match copy.symlink_metadata() {
+            Ok(file) if !file.is_symlink() => copy,
+            _ => self.folders.base.join(name),
         }
     }
 }

@@ -50,23 +50,28 @@ pub(super) fn files_named(argv: &[String], shell: bool, is_file: &dyn Fn(&str) -
     argv.iter().enumerate().flat_map(named).collect()
 }
 
-/// Replaces the placeholders in a word, and names of files by absolute paths below `base`.
-pub(super) fn expand(
-    word: &str,
-    place: Place,
-    is_file: &dyn Fn(&str) -> bool,
-    lookup: &dyn Fn(&str) -> Option<PathBuf>,
-) -> OsString {
+/// The paths that words of argv refer to.
+pub(super) trait Paths {
+    /// The path that replaces a placeholder (`inputs.data`, `metrics`, …).
+    fn placeholder(&self, name: &str) -> Option<PathBuf>;
+    /// The path of something in the pipeline's folder.
+    fn in_base(&self, name: &str) -> PathBuf;
+}
+
+/// Replaces the placeholders in a word, and names of files next to the pipeline by absolute paths.
+pub(super) fn expand(word: &str, place: Place, paths: &dyn Paths) -> OsString {
     let mut parts: Vec<(Range<usize>, PathBuf)> = Vec::new();
-    for range in file_ranges(word, place, is_file) {
-        if let Some(base) = lookup("base") {
-            parts.push((range.clone(), base.join(&word[range])));
-        }
+    for range in file_ranges(word, place, &|name| paths.in_base(name).is_file()) {
+        parts.push((range.clone(), paths.in_base(&word[range])));
     }
     for range in placeholders(word) {
-        if let Some(path) = lookup(&word[range.clone()]) {
-            // With the braces.
-            parts.push((range.start - 1..range.end + 1, path));
+        let (name, braces) = (&word[range.clone()], range.start - 1..range.end + 1);
+        let below = if name == "base" { path_after(word, place, braces.end) } else { None };
+        if let Some(below) = below {
+            let path = paths.in_base(&word[below.start + 1..below.end]);
+            parts.push((braces.start..below.end, path));
+        } else if let Some(path) = paths.placeholder(name) {
+            parts.push((braces, path));
         }
     }
     parts.sort_by_key(|(range, _)| range.start);
@@ -86,6 +91,19 @@ pub(super) fn expand(
     }
     out.push(&word[at..]);
     out
+}
+
+/// The rest of a path that begins before `start`, with its leading `/`. `None` if there is none, or if the shell
+/// completes it.
+fn path_after(word: &str, place: Place, start: usize) -> Option<Range<usize>> {
+    let rest = &word[start..];
+    let end = match place {
+        Place::Script => rest.find(|c: char| c.is_whitespace() || ";|&<>()\"'`$".contains(c)).unwrap_or(rest.len()),
+        _ => rest.len(),
+    };
+    let goes_on = rest[end..].starts_with(['"', '\'', '`', '$']) && place == Place::Script;
+    let is_path = rest.starts_with('/') && end > 1 && !rest[..end].contains(['{', '*', '?', '[', '\\', '\0']);
+    (is_path && !goes_on).then_some(start..start + end)
 }
 
 /// The placeholders, without their braces: `metrics`, `base`, `inputs.ROLE`, `outputs.ROLE`.

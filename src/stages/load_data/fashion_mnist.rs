@@ -1,9 +1,9 @@
 //! Fashion-MNIST: finds its files, downloads them, and checks that they are the published ones.
 //!
 //! Xiao, Rasul and Vollgraf, *Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms*, 2017
-//! (arXiv:1708.07747). The addresses are those of the data set's own page, an S3 website with plain HTTP only; the sums
-//! authenticate the files. The sums of the decompressed files enter keys, so that a plan reads no file and a gzipped
-//! copy counts as a plain one.
+//! (arXiv:1708.07747). The addresses are those of the data set's own page, an S3 website with plain HTTP only; the
+//! checksums authenticate the files. Those of the decompressed files enter keys, so that a plan reads no file, and
+//! gzipped and plain copies have the same key.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ pub const CLASSES: [&str; 10] =
 const OFFICIAL: &str = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com";
 /// The subfolder of a data folder for these files.
 const FOLDER: &str = "fashion-mnist";
-/// A limit; the largest gzipped file has 26 MB.
+/// The most bytes of a download; the largest gzipped file has 26 MB.
 const LIMIT: u64 = 64 << 20;
 
 /// A file of the data set.
@@ -63,7 +63,7 @@ const FILES: [Published; 4] = [
     },
 ];
 
-/// The digests that enter the key of a stage that reads the data set: the published sums. Reads nothing.
+/// The digests that enter the key of a stage that reads the data set: the published checksums. Reads nothing.
 pub fn contents(test: bool) -> BTreeMap<String, Digest> {
     needed(test).filter_map(|f| Some((f.name.to_owned(), f.plain.parse().ok()?))).collect()
 }
@@ -138,15 +138,15 @@ impl Places {
 
     /// The error about a missing file: where it was searched for, why the download failed, and what to do.
     fn not_found(&self, name: &str, why: &str) -> StageError {
-        let mut message = format!("Fashion-MNIST is not here: no {name} and no {name}.gz in\n");
+        let mut message = format!("Fashion-MNIST was not found: there is no {name} or {name}.gz in\n");
         for place in &self.searched {
             message.push_str(&format!("  {}\n", place.display()));
         }
         message.push_str(why);
         StageError::bad_input(
             message,
-            "name the folder that holds the four files with `--data-dir DIR` or VADPIPE_DATA_DIR, or take drawn \
-             garments in their place: `source = \"synthetic\"`",
+            "name the folder that holds the four files with `--data-dir DIR` or VADPIPE_DATA_DIR, or use drawn \
+             garments instead: `source = \"synthetic\"`",
         )
     }
 }
@@ -193,8 +193,8 @@ mod tests {
         fn log(&self, _: &str) {}
     }
 
-    /// Fetches the first file into a folder, and returns the message and the hint with the folder and address taken
-    /// out.
+    /// Fetches the first file into a folder, and returns the message and the hint with placeholders for the folder and
+    /// the address.
     fn fetch_from(address: &str, base: &Path, data_dirs: &[PathBuf], cancel: &Cancel) -> Result<PathBuf, String> {
         let context = Context {
             inputs: Inputs::default(),
@@ -203,6 +203,7 @@ mod tests {
             device: &crate::stage::Device::Cpu,
             scratch: base,
             base,
+            mirror: None,
             data_dirs,
             log_path: base,
             progress: &Silent,
@@ -218,25 +219,25 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_download_says_what_was_looked_for_where_and_what_to_do() {
+    fn failed_download_error_lists_searched_folders_and_hint() {
         let base = tempfile::tempdir().unwrap();
         let address = serve(vec![b"please log in".to_vec()]);
         let dirs = [base.path().join("data")];
         let message = fetch_from(&address, base.path(), &dirs, &Cancel::default()).unwrap_err();
         insta::assert_snapshot!(message, @r#"
-Fashion-MNIST is not here: no train-images-idx3-ubyte and no train-images-idx3-ubyte.gz in
+Fashion-MNIST was not found: there is no train-images-idx3-ubyte or train-images-idx3-ubyte.gz in
   BASE/own
   BASE/own/fashion-mnist
   BASE/data
   BASE/data/fashion-mnist
-and URL/train-images-idx3-ubyte.gz could not be downloaded: what came is not the published file: SHA-256 1161470704ceabf8f9b6b67f60f578e57a307ddac84f5bcbc1aae9fb55fffc46, not f46450982819e161325683178a5324fc64e606fb3758c65c6ca7dcc91aa489fd (name the folder that holds the four files with `--data-dir DIR` or VADPIPE_DATA_DIR, or take drawn garments in their place: `source = "synthetic"`)
+and URL/train-images-idx3-ubyte.gz could not be downloaded: the downloaded file is not the published one: it has SHA-256 1161470704ceabf8f9b6b67f60f578e57a307ddac84f5bcbc1aae9fb55fffc46, not f46450982819e161325683178a5324fc64e606fb3758c65c6ca7dcc91aa489fd (name the folder that holds the four files with `--data-dir DIR` or VADPIPE_DATA_DIR, or use drawn garments instead: `source = "synthetic"`)
 "#);
         let message = fetch_from(&address, base.path(), &[], &Cancel::default()).unwrap_err();
         insta::assert_snapshot!(message, @r#"
-Fashion-MNIST is not here: no train-images-idx3-ubyte and no train-images-idx3-ubyte.gz in
+Fashion-MNIST was not found: there is no train-images-idx3-ubyte or train-images-idx3-ubyte.gz in
   BASE/own
   BASE/own/fashion-mnist
-and there is no data folder to download it to (name the folder that holds the four files with `--data-dir DIR` or VADPIPE_DATA_DIR, or take drawn garments in their place: `source = "synthetic"`)
+and there is no data folder to download it to (name the folder that holds the four files with `--data-dir DIR` or VADPIPE_DATA_DIR, or use drawn garments instead: `source = "synthetic"`)
 "#);
     }
 

@@ -77,6 +77,7 @@ fn run_in(
         device: &Device::Cpu,
         scratch: base,
         base,
+        mirror: None,
         data_dirs,
         log_path: base,
         progress: &Log::default(),
@@ -90,7 +91,7 @@ fn run(seed: i64, parameters: serde_json::Value) -> Artifact {
     run_in(Path::new("."), &[], seed, parameters).unwrap()
 }
 
-/// The message and the hint of a stage that finds its input wrong, with the folder taken out.
+/// The message and the hint of a stage that finds its input wrong, with a placeholder for the folder.
 fn refused(base: &Path, parameters: serde_json::Value) -> String {
     match run_in(base, &[], 0, parameters).unwrap_err() {
         StageError::BadInput { message, hint } => {
@@ -150,7 +151,7 @@ fn drawn_garments_make_a_whole_artifact() {
 }
 
 #[test]
-fn the_seed_decides_and_nothing_else() {
+fn images_depend_only_on_the_seed() {
     let parameters = json!({"source": "synthetic", "train": 30, "test": 10});
     let one = run(1, parameters.clone());
     assert_eq!(one, run(1, parameters.clone()));
@@ -227,7 +228,7 @@ fn only_sources_of_a_known_size_limit_the_number_of_images() {
 }
 
 #[test]
-fn the_files_of_idx_enter_the_key_and_those_of_fashion_mnist_by_their_sums() {
+fn key_has_digests_of_idx_files_and_published_checksums_of_fashion_mnist() {
     let base = idx_folder();
     let stage = parse(json!({"source": "idx", "path": "mine"})).unwrap();
     let before = stage.contents(&InFolder(base.path())).unwrap();

@@ -98,6 +98,7 @@ fn run(stage: &dyn Stage, inputs: Inputs, heard: &Heard, cancel: &Cancel) -> Res
         device: &Device::Cpu,
         scratch: Path::new("."),
         base: Path::new("."),
+        mirror: None,
         data_dirs: &[],
         log_path: Path::new("."),
         progress: heard,
@@ -125,7 +126,7 @@ fn refused(stage: &dyn Stage, inputs: Inputs) -> String {
 }
 
 #[test]
-fn a_map_of_three_blobs_is_pure_and_says_so() {
+fn map_of_three_blobs_has_high_purity() {
     let (labels, latents) = blobs(100);
     let heard = Heard::default();
     let stage = parse(&[("iterations", Data::Int(400))]).unwrap();
@@ -147,7 +148,7 @@ fn a_map_of_three_blobs_is_pure_and_says_so() {
 }
 
 #[test]
-fn few_latents_lower_the_perplexity_and_none_are_no_trouble() {
+fn perplexity_is_lowered_for_few_latents_and_no_latents_are_accepted() {
     let heard = Heard::default();
     for n in [0, 1, 2, 4, 16] {
         let (labels, latents) = blobs(6);
@@ -167,8 +168,8 @@ fn inputs_that_do_not_fit_are_explained() {
     let plain = parse(&[]).unwrap();
     let train = parse(&[("split", Data::Text("train".to_owned()))]).unwrap();
     insta::assert_snapshot!(refused(&*train, inputs(&labels, [12, 8], &latents, Some("test"))), @r#"`split = "train"`, but the latents of fit are of the test split (leave `split` out, or name a stage that fits that split)"#);
-    insta::assert_snapshot!(refused(&*plain, inputs(&labels, [12, 8], &latents, None)), @r#"fit does not say of which split its latents are (write `split = "train"` or `split = "test"`)"#);
-    insta::assert_snapshot!(refused(&*plain, inputs(&labels[..9], [12, 8], &latents, Some("test"))), @"fit has 12 latents, but data has 9 test labels (give as `data` the stage that the latents were trained on)");
+    insta::assert_snapshot!(refused(&*plain, inputs(&labels, [12, 8], &latents, None)), @r#"fit does not record the split of its latents (write `split = "train"` or `split = "test"`)"#);
+    insta::assert_snapshot!(refused(&*plain, inputs(&labels[..9], [12, 8], &latents, Some("test"))), @"fit has 12 latents, but data has 9 test labels (as `data`, use the stage that the latents were trained on)");
     latents[17] = 1e30;
     assert!(refused(&*plain, inputs(&labels, [12, 8], &latents, Some("test"))).starts_with("latent 2 of fit is 1"));
     latents[17] = f32::NAN;
@@ -179,7 +180,7 @@ fn inputs_that_do_not_fit_are_explained() {
 fn wrong_parameters_are_explained() {
     let wrong = |parameters: &[(&str, Data)]| parse(parameters).err().unwrap();
     insta::assert_snapshot!(wrong(&[("split", Data::Text("tests".to_owned())), ("perplexity", Data::Float(0.5)), ("iterations", Data::Int(0))]), @r#"
-`split` must be one of train, test, not "tests" (write "train" or "test", or leave it out: the latents know of which split they are)
+`split` must be one of train, test, not "tests" (write "train" or "test", or leave it out: the latents record their split)
 `perplexity` must be 1 or more, not 0.5 (the usual value is 30)
 `iterations` must be an integer from 1 to 100000, not 0 (-)
 "#);

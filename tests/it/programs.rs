@@ -1,0 +1,71 @@
+//! Pipelines of a user's own programs.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::support::Project;
+
+/// Waits until a file exists.
+fn wait_for(path: &Path) {
+    let begun = Instant::now();
+    while !path.exists() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{} never came", path.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A stage that runs `work.sh`. The script writes `first`, waits for `signals/go`, and writes `last`.
+fn project(more: &str) -> Project {
+    let project = Project::new(&format!(
+        "[pipeline]\nname = \"p\"\n[stages.work]\nkind = \"command\"\nargv = [\"sh\", \"work.sh\", \"{{outputs.out}}\"]\n\
+         outputs = {{ out = \"out.txt\" }}\n{more}"
+    ));
+    std::fs::create_dir(project.path("signals")).expect("a folder");
+    project.write("work.sh", &script("one"));
+    project
+}
+
+fn script(word: &str) -> String {
+    format!(
+        "here=$(dirname \"$0\")\ntouch \"$here/signals/started\"\nwhile ! test -e \"$here/signals/go\"; do sleep 0.01; done\n\
+         echo {word} > \"$1\"\n"
+    )
+}
+
+#[test]
+fn edit_while_a_program_runs_changes_only_the_next_run() {
+    let project = project("");
+    let run = project.start(&["run", "p.toml", "--json"]);
+    wait_for(&project.path("signals/started"));
+    project.write("work.sh", &script("two"));
+    project.write("signals/go", "");
+    let output = run.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{output:?}");
+    let exported = |folder: &str| {
+        project.vadpipe(["export", "p.toml", "work", "--to", folder]);
+        project.read(&format!("{folder}/work/out.txt"))
+    };
+    assert_eq!(project.run(&[]).executed(), ["work"], "the edited script runs");
+    assert_eq!(exported("after"), "two\n");
+    project.write("work.sh", &script("one"));
+    assert_eq!(project.run(&[]).executed(), [""; 0], "the first result was kept");
+    assert_eq!(exported("before"), "one\n");
+}
+
+#[test]
+fn program_finds_its_modules_and_its_data_next_to_itself() {
+    let project = Project::new(
+        "[pipeline]\nname = \"p\"\n[stages.work]\nkind = \"command\"\n\
+         argv = [\"sh\", \"scripts/work.sh\", \"{outputs.out}\", \"{base}/data\"]\noutputs = { out = \"out.txt\" }\n",
+    );
+    project.write(
+        "scripts/work.sh",
+        ". \"$(dirname \"$0\")/../lib/words.sh\"\necho $word $(find $2 -name '*.txt' | wc -l) > $1\n",
+    );
+    project.write("lib/words.sh", "word=hello\n");
+    project.write("data/a/1.txt", "");
+    project.write("data/2.txt", "");
+    project.run(&[]);
+    project.vadpipe(["export", "p.toml", "--to", "out"]);
+    assert_eq!(project.read("out/work/out.txt"), "hello 2\n");
+}
