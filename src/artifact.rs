@@ -7,6 +7,7 @@
 
 mod capability;
 mod fault;
+pub(crate) mod metrics;
 mod tensor;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,7 @@ pub struct Artifact {
     pub tensors: BTreeMap<String, Tensor>,
     /// Plain files, by name, such as a `command`'s outputs or `report.html`. `.png` files are exported unchanged.
     pub files: BTreeMap<String, Vec<u8>>,
-    /// The metrics that `vadpipe metrics` shows. All are finite.
+    /// The metrics that `vadpipe metrics` shows. They may be NaN or infinite.
     pub metrics: BTreeMap<String, f64>,
     /// Facts that readers need to interpret the artifact: `classes`, `distribution`, `split`, … They describe the
     /// result itself, and never how it was produced.
@@ -35,7 +36,7 @@ pub struct Artifact {
 }
 
 /// The contents of an artifact, by digest. A manifest is small, and planning needs nothing else.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Manifest {
     /// The kind of the stage that produced it.
     pub kind: String,
@@ -44,6 +45,7 @@ pub struct Manifest {
     /// Named files.
     pub files: BTreeMap<String, BlobEntry>,
     /// Metrics.
+    #[serde(with = "metrics")]
     pub metrics: BTreeMap<String, f64>,
     /// Facts.
     pub facts: BTreeMap<String, serde_json::Value>,
@@ -73,6 +75,16 @@ impl BlobEntry {
     /// The entry for a blob with these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self { digest: Digest::of(bytes), size: bytes.len() as u64 }
+    }
+}
+
+/// Equal metrics have the same bits, so NaN equals itself.
+impl PartialEq for Manifest {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { kind, tensors, files, metrics, facts } = self;
+        (kind, tensors, files, facts) == (&other.kind, &other.tensors, &other.files, &other.facts)
+            && metrics.len() == other.metrics.len()
+            && metrics.iter().zip(&other.metrics).all(|((a, x), (b, y))| a == b && x.to_bits() == y.to_bits())
     }
 }
 

@@ -146,6 +146,7 @@ pub enum Event {
         /// Seconds it ran.
         seconds: f64,
         /// Its metrics.
+        #[serde(with = "crate::artifact::metrics")]
         metrics: BTreeMap<String, f64>,
     },
     /// A stage stopped because the user interrupted the run. A training has saved its state.

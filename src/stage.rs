@@ -90,6 +90,8 @@ impl dyn StageKind {
             }
             artifact.provides.insert(capability.name().to_owned());
         }
+        // NaN has many bit patterns. A digest depends on the bits.
+        artifact.metrics.values_mut().filter(|metric| metric.is_nan()).for_each(|metric| *metric = f64::NAN);
         Ok(artifact)
     }
 }

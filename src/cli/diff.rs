@@ -143,7 +143,7 @@ fn text(found: &Comparison) -> String {
 
 /// The metrics that differ, with the difference.
 fn metrics(pair: &Pair) -> Vec<Vec<String>> {
-    let differing = pair.metrics.iter().filter(|m| m.a != m.b);
+    let differing = pair.metrics.iter().filter(|m| m.differs());
     let word = |v: Option<f64>| v.map_or_else(|| "none".to_owned(), figure);
     let row = |m: &Figure| {
         let by = m.a.zip(m.b).map(|(a, b)| b - a);

@@ -41,6 +41,11 @@ impl Cell {
         }
     }
 
+    /// Whether it is NaN, which is neither less nor greater than a number.
+    pub(super) fn is_nan(&self) -> bool {
+        matches!(self, Self::Number(v) if v.is_nan())
+    }
+
     /// Numbers come before strings; each type has its own order.
     pub(super) fn order(&self, other: &Self) -> Ordering {
         match (self, other) {

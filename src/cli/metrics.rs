@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use serde::Serializer as _;
+use serde::ser::SerializeMap as _;
 
 use super::args::{Global, PipelineArgs};
 use super::filter::{Cell, Column, Filter, Names};
 use super::project::Project;
 use super::ui::{Ui, figure, table};
+use crate::artifact::metrics::nonfinite_name;
 use crate::error::{Error, Result};
 use crate::spec::StageSpec;
 
@@ -29,7 +31,7 @@ metric is `metric.kl`.")]
 pub(super) struct MetricsArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
-    /// Sort by this metric or axis; a leading `-` sorts in descending order. Points without a value come last
+    /// Sort by this metric or axis; a leading `-` sorts in descending order. Points without a value or with NaN come last
     #[arg(long, value_name = "[-]METRIC", allow_hyphen_values = true)]
     sort: Option<String>,
     /// List only points that meet this condition, such as 'lr<0.01 && loss<0.2' (may be given several times)
@@ -129,7 +131,8 @@ fn sort(rows: &mut [Row], by: &str, names: &Names) -> Result<()> {
         None => (by, false),
     };
     let column = names.find(name)?;
-    rows.sort_by(|a, b| match (a.get(&column), b.get(&column)) {
+    let value = |row: &Row| row.get(&column).filter(|cell| !cell.is_nan());
+    rows.sort_by(|a, b| match (value(a), value(b)) {
         (Some(a), Some(b)) if down => b.order(&a),
         (Some(a), Some(b)) => a.order(&b),
         (a, b) => a.is_none().cmp(&b.is_none()),
@@ -137,12 +140,30 @@ fn sort(rows: &mut [Row], by: &str, names: &Names) -> Result<()> {
     Ok(())
 }
 
-/// `{"point": {"metric": number}}`, in the order of the rows.
+/// `{"point": {"metric": number}}`, in the order of the rows. A number that is not finite is `null`, and
+/// `"nonfinite": {"point": {"metric": "nan"}}` at the end names it.
 fn print_json(rows: &[Row], ui: &Ui) -> Result<()> {
+    let mut nonfinite: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
+    for row in rows {
+        let names = row.metrics.iter().filter_map(|(metric, value)| Some((metric.as_str(), nonfinite_name(*value)?)));
+        let names: BTreeMap<&str, &str> = names.collect();
+        if !names.is_empty() {
+            nonfinite.insert(&row.name, names);
+        }
+    }
+    let write = |bytes: &mut Vec<u8>| -> serde_json::Result<()> {
+        let mut json = serde_json::Serializer::new(bytes);
+        let mut map = json.serialize_map(None)?;
+        for row in rows {
+            map.serialize_entry(&row.name, &row.metrics)?;
+        }
+        if !nonfinite.is_empty() {
+            map.serialize_entry("nonfinite", &nonfinite)?;
+        }
+        map.end()
+    };
     let mut bytes = Vec::new();
-    let mut json = serde_json::Serializer::new(&mut bytes);
-    let written = (&mut json).collect_map(rows.iter().map(|row| (&row.name, &row.metrics)));
-    written.map_err(|e| Error::storage("can't write JSON").caused_by(e))?;
+    write(&mut bytes).map_err(|e| Error::storage("can't write JSON").caused_by(e))?;
     ui.exact(&String::from_utf8_lossy(&bytes));
     Ok(())
 }

@@ -120,9 +120,7 @@ impl<'a> Worker<'a> {
         let (for_stage, for_progress) = (chain.as_ref().map(|c| c as &dyn Chain), chain.as_ref());
         let made = self.run_stage(job, damaged, for_stage, for_progress, &cancel);
         at_rung.store(chain.as_ref().is_some_and(StoredChain::is_at_rung), Ordering::Relaxed);
-        let artifact = self.context.point(job.point).parsed.kind.declare(made?)?;
-        check_metrics(&artifact)?;
-        Ok(artifact)
+        self.context.point(job.point).parsed.kind.declare(made?)
     }
 
     /// Runs a stage. A training uses `chain`. `stored` is the same chain if it is a [`StoredChain`]; progress events
@@ -282,12 +280,4 @@ impl<'a> Worker<'a> {
 /// result is the same.
 fn own_pool(threads: usize) -> Option<rayon::ThreadPool> {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().ok()
-}
-
-/// Metrics are compared and written as JSON, so they must be finite.
-fn check_metrics(artifact: &Artifact) -> Result<(), StageError> {
-    match artifact.metrics.iter().find(|(_, v)| !v.is_finite()) {
-        Some((name, value)) => Err(StageError::failed(format!("the metric `{name}` is {value}"))),
-        None => Ok(()),
-    }
 }

@@ -216,7 +216,12 @@ impl Bracket {
                 let pruned_below = member.decisions[..at].iter().flatten().any(|d| !d.goes_on);
                 match member.values[at].filter(|_| reached) {
                     Some(value) => {
-                        let key = if self.mode == Mode::Max { -value } else { value };
+                        let key = match self.mode {
+                            // Ranks last.
+                            _ if value.is_nan() => f64::INFINITY,
+                            Mode::Max => -value,
+                            Mode::Min => value,
+                        };
                         let before = sorted.partition_point(|other| *other <= key);
                         sorted.insert(before, key);
                         let (place, of) = (before + 1, sorted.len());
@@ -285,6 +290,17 @@ mod tests {
         let last = RungDecision { epoch: 1, value: 0.5, place: 4, of: 5, best: 2, goes_on: false };
         assert_eq!(bracket.decisions(p(4)), [last]);
         assert_eq!(bracket.compared(p(2), 1), [(p(0), 0.5), (p(1), 0.6), (p(2), 0.4)]);
+    }
+
+    #[test]
+    fn nan_ranks_last() {
+        for (mode, good) in [(Mode::Min, [0.3, 0.2]), (Mode::Max, [0.2, 0.3])] {
+            let mut bracket = Bracket::new(&prune(&[1], 2, mode), PointId::first(4));
+            for (point, value) in [good[0], f64::NAN, good[1], f64::NAN].into_iter().enumerate() {
+                bracket.record(p(point), &[value]);
+            }
+            assert_eq!(ends(&mut bracket, 4), [None, Some(1), None, Some(1)]);
+        }
     }
 
     #[test]

@@ -50,6 +50,13 @@ pub struct Figure {
     pub b: Option<f64>,
 }
 
+impl Figure {
+    /// Whether the two results differ. NaN does not differ from itself.
+    pub fn differs(&self) -> bool {
+        self.a.map(f64::to_bits) != self.b.map(f64::to_bits)
+    }
+}
+
 /// Two points beside each other.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Pair {

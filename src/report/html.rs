@@ -242,6 +242,7 @@ impl Cell {
 
     pub(super) fn number(v: Option<f64>) -> Self {
         match v {
+            Some(v) if !v.is_finite() => Self { html: html!("{}", v), sort: v.to_string() },
             Some(v) => Self { html: html!("<span title=\"{}\">{}</span>", v, number(v)), sort: v.to_string() },
             None => Self { html: Html::default(), sort: String::new() },
         }

@@ -19,7 +19,7 @@
 //!   the input. Each member of a list has its own folder below it, named by its label. A single input can't be
 //!   distinguished from a list of one, so its files are in both places.
 //! - `{outputs.ROLE}`: the file for an output.
-//! - `{metrics}`: the file for an optional JSON object of numbers.
+//! - `{metrics}`: the file for an optional JSON object of numbers. `NaN`, `Infinity` and `-Infinity` are numbers, too.
 //! - `{base}`: a mirror of the pipeline's folder. It has copies of `sources` and of the files that argv names;
 //!   everything else in it is a link to the original. So an edit while the program runs changes only the next run.
 //!   `{base}/PATH` is the original, unless `PATH` was copied. Files that a program creates in the mirror are logged and

@@ -69,3 +69,37 @@ fn program_finds_its_modules_and_its_data_next_to_itself() {
     project.vadpipe(["export", "p.toml", "--to", "out"]);
     assert_eq!(project.read("out/work/out.txt"), "hello 2\n");
 }
+
+#[test]
+fn metrics_that_are_not_finite_are_recorded_and_shown() {
+    let stage = |name: &str, metrics: &str| {
+        format!(
+            "[stages.{name}]\nkind = \"command\"\nshell = true\nargv = ['echo \"$1\" > {{metrics}}', '{metrics}']\n"
+        )
+    };
+    let pipeline = ["[pipeline]\nname = \"p\"\n".to_owned(), stage("a", r#"{"loss": NaN, "best": 0.5}"#)];
+    let project =
+        Project::new(&(pipeline.concat() + &stage("b", r#"{"loss": -Infinity}"#) + &stage("c", r#"{"loss": 2}"#)));
+    let run = project.run(&["-j", "1"]);
+    let metrics: Vec<_> = run.of_kind("stage-finished").map(|event| event["metrics"].to_string()).collect();
+    assert_eq!(metrics, [r#"{"best":0.5,"loss":"nan"}"#, r#"{"loss":"-inf"}"#, r#"{"loss":2.0}"#]);
+    assert_eq!(project.run(&[]).executed(), [""; 0]);
+    let output = project.vadpipe(["metrics", "p.toml", "--json"]).stdout;
+    assert_eq!(
+        output.trim_end(),
+        r#"{"a":{"best":0.5,"loss":null},"b":{"loss":null},"c":{"loss":2.0},"nonfinite":{"a":{"loss":"nan"},"b":{"loss":"-inf"}}}"#
+    );
+    insta::assert_snapshot!(project.vadpipe(["metrics", "p.toml", "--csv", "--sort", "-loss"]).stdout, @r"
+    stage,best,loss
+    c,,2
+    b,,-inf
+    a,0.5,NaN
+    ");
+    let listed = |condition: &str| {
+        let table = project.vadpipe(["metrics", "p.toml", "--csv", "--where", condition]).stdout;
+        table.lines().skip(1).filter_map(|line| line.split(',').next().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("loss<3"), ["b", "c"]);
+    assert_eq!(listed("loss>-3"), ["c"]);
+    assert_eq!(project.vadpipe(["verify", "p.toml"]).code, 0, "NaN is equal to itself");
+}

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::artifact::{ElementType, Tensor, TensorError};
+use crate::artifact::{ElementType, Manifest, Tensor, TensorError};
 use crate::error::{Category, Error, Result};
 use crate::exec::worker::Worker;
 use crate::store::ResultRecord;
@@ -83,7 +83,8 @@ pub(super) fn of_results(worker: &Worker<'_>, stored: &ResultRecord, again: &Res
         return Ok(Difference::new(Part::File, name, how));
     }
     let names = old.metrics.keys().chain(new.metrics.keys());
-    if let Some(name) = names.into_iter().find(|name| old.metrics.get(*name) != new.metrics.get(*name)) {
+    let bits = |manifest: &Manifest, name: &str| manifest.metrics.get(name).map(|metric| metric.to_bits());
+    if let Some(name) = names.into_iter().find(|name| bits(old, name) != bits(new, name)) {
         let (before, now) = (old.metrics.get(name), new.metrics.get(name));
         let word = |v: Option<&f64>| v.map_or_else(|| "nothing".to_owned(), f64::to_string);
         let mut difference = Difference::new(Part::Metric, name, format!("was {}, is {} now", word(before), word(now)));

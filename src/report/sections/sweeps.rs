@@ -60,7 +60,7 @@ impl Sweep<'_> {
     /// Empty if no metric differs.
     fn render(&self) -> Html {
         let metrics = metrics(self.points.iter().map(|p| p.item));
-        let value = |p: &Point<'_>, name: &str| p.item.manifest().metrics.get(name).copied();
+        let value = |p: &Point<'_>, name: &str| p.item.manifest().metrics.get(name).copied().filter(|v| v.is_finite());
         let differs = |name: &&str| self.points.iter().any(|p| value(p, name) != value(&self.points[0], name));
         let drawn: Vec<&str> = metrics.iter().copied().filter(differs).collect();
         // The first loss only if no other metric differs.

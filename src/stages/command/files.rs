@@ -5,6 +5,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use jiter::JsonValue;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
@@ -204,19 +205,33 @@ fn read_metrics(path: &Path) -> Result<BTreeMap<String, f64>, StageError> {
     };
     let text = read_file(WHAT, file, MAX_METRICS_BYTES)?;
     let wrong = |what: String| StageError::failed(format!("{WHAT} must be a JSON object of numbers: {what}"));
-    let value: serde_json::Value = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-    let serde_json::Value::Object(object) = value else { return Err(wrong("it is not an object".to_owned())) };
+    let value = JsonValue::parse(&text, true).map_err(|error| wrong(error.description(&text)))?;
+    let JsonValue::Object(object) = value else { return Err(wrong("it is not an object".to_owned())) };
     object
-        .into_iter()
-        .map(|(name, value)| match value.as_f64().filter(|v| v.is_finite()) {
+        .iter()
+        .map(|(name, value)| match metric(value) {
             _ if name.len() > MAX_METRIC_NAME => {
-                let (start, length) = (shortened(&name), name.len());
+                let (start, length) = (shortened(name), name.len());
                 Err(wrong(format!("the name `{start}` has {length} bytes; the limit is {MAX_METRIC_NAME}")))
             }
-            Some(number) => Ok((name, number)),
-            None => Err(wrong(format!("`{name}` is {}", shortened(&value.to_string())))),
+            Ok(number) => Ok((name.clone().into_owned(), number)),
+            Err(what) => Err(wrong(format!("`{name}` is {what}"))),
         })
         .collect()
+}
+
+/// The value of a metric, which may be NaN or infinite, as Python writes it. Otherwise, what it is instead.
+fn metric(value: &JsonValue<'_>) -> Result<f64, String> {
+    match value {
+        JsonValue::Int(number) => Ok(*number as f64),
+        JsonValue::BigInt(number) => number.to_string().parse().map_err(|_| "not a number".to_owned()),
+        JsonValue::Float(number) => Ok(*number),
+        JsonValue::Null => Err("null".to_owned()),
+        JsonValue::Bool(truth) => Err(truth.to_string()),
+        JsonValue::Str(text) => Err(shortened(&format!("{text:?}"))),
+        JsonValue::Array(_) => Err("a list".to_owned()),
+        JsonValue::Object(_) => Err("an object".to_owned()),
+    }
 }
 
 /// The beginning of a long text.
@@ -294,6 +309,22 @@ mod tests {
         assert!(message.ends_with("…` has 1001 bytes; the limit is 1000") && message.len() < 200, "{message}");
         fs::write(&path, format!("{{\"{}\": 1}}", "n".repeat(1000))).unwrap();
         assert_eq!(read().map(|metrics| metrics.len()), Ok(1));
+        fs::write(
+            &path,
+            r#"{"a": NaN, "b": Infinity, "c": -Infinity, "d": 1, "e": 1e999, "f": 123456789012345678901}"#,
+        )
+        .unwrap();
+        let values: Vec<f64> = read().unwrap().into_values().collect();
+        assert!(values[0].is_nan());
+        assert_eq!(values[1..], [f64::INFINITY, f64::NEG_INFINITY, 1.0, f64::INFINITY, 123456789012345678901.0]);
+        for (text, what) in
+            [("null", "null"), ("true", "true"), ("\"x\"", "\"x\""), ("[1]", "a list"), ("{}", "an object")]
+        {
+            fs::write(&path, format!("{{\"a\": {text}}}")).unwrap();
+            assert_eq!(read(), Err(format!("the metrics file must be a JSON object of numbers: `a` is {what}")));
+        }
+        fs::write(&path, "{\"a\": 1,\n}").unwrap();
+        insta::assert_snapshot!(read().unwrap_err(), @"the metrics file must be a JSON object of numbers: trailing comma at line 2 column 1");
         fs::remove_file(&path).unwrap();
         symlink("elsewhere", &path).unwrap();
         assert_eq!(read(), Err("the metrics file is a link or is behind one".to_owned()));

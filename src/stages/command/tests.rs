@@ -131,13 +131,13 @@ fn metrics_must_be_a_json_object_of_numbers() {
     };
     let fine = written(r#"{"loss": 0.25, "n": 3}"#).unwrap();
     assert_eq!(fine, BTreeMap::from([("loss".to_owned(), 0.25), ("n".to_owned(), 3.0)]));
-    let wrong = [r#"{"a": "1"}"#, r#"{"a": {"b": 1}}"#, "[1]", r#"{"a": NaN}"#, r#"{"a": true}"#, ""];
+    let wrong = [r#"{"a": "1"}"#, r#"{"a": {"b": 1}}"#, "[1]", r#"{"a": nan}"#, r#"{"a": true}"#, ""];
     let messages: Vec<String> = wrong.iter().map(|json| written(json).unwrap_err()).collect();
     insta::assert_snapshot!(messages.join("\n"), @r#"
     the metrics file must be a JSON object of numbers: `a` is "1"
-    the metrics file must be a JSON object of numbers: `a` is {"b":1}
+    the metrics file must be a JSON object of numbers: `a` is an object
     the metrics file must be a JSON object of numbers: it is not an object
-    the metrics file must be a JSON object of numbers: expected value at line 1 column 7
+    the metrics file must be a JSON object of numbers: expected ident at line 1 column 8
     the metrics file must be a JSON object of numbers: `a` is true
     the metrics file must be a JSON object of numbers: EOF while parsing a value at line 2 column 0
     "#);
