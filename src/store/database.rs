@@ -98,8 +98,14 @@ impl Opened {
             (Some(journal), _) => journal,
             (None, None) => journal.insert(recovery::start_journal(&self.db, &self.path, self.setup)?),
         };
+        // If sled lacks an earlier change, its position must not pass that change.
+        if self.has_failed.load(Ordering::Relaxed) {
+            return Err(Failure::Broken("an earlier change failed".to_owned()));
+        }
         let position = journal.append(changes, sync)?;
-        recovery::apply(&self.db, &changes.iter(), position)
+        let applied = catch(|| recovery::apply(&self.db, &changes.iter(), position));
+        self.has_failed.fetch_or(applied.is_err(), Ordering::Relaxed);
+        applied
     }
 
     /// Sets an entry that is not in the journal, because it can be computed again.

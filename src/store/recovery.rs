@@ -193,24 +193,25 @@ fn has_complete_journal(path: &Path) -> Result<bool> {
 ///
 /// sled writes to disk twice for each batch, so changes that only insert are made one by one, in their order: an entry
 /// comes after those that it refers to. After a crash between two of them the position is the old one, and all are made
-/// again from the journal. Other changes are visible all at once.
+/// again from the journal. Other changes are visible all at once. The position is not in their batch, because a batch
+/// that fails to read a node leaves a part of its changes behind.
 pub(super) fn apply(db: &sled::Db, changes: &[Change<'_>], position: Position) -> Result<()> {
     if changes.iter().all(|(_, value)| value.is_some()) {
         for (key, value) in changes {
             db.insert(key, value.unwrap_or_default())?;
         }
-        db.insert(POSITION, position.encode().as_slice())?;
-        return Ok(());
-    }
-    let mut batch = sled::Batch::default();
-    for (key, value) in changes {
-        match value {
-            Some(value) => batch.insert(*key, *value),
-            None => batch.remove(*key),
+    } else {
+        let mut batch = sled::Batch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.insert(*key, *value),
+                None => batch.remove(*key),
+            }
         }
+        db.apply_batch(batch)?;
     }
-    batch.insert(POSITION, position.encode());
-    Ok(db.apply_batch(batch)?)
+    db.insert(POSITION, position.encode().as_slice())?;
+    Ok(())
 }
 
 /// Removes all entries that the journal holds.
