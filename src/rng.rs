@@ -25,6 +25,11 @@ impl Streams {
         Self { seed }
     }
 
+    /// The seed.
+    pub fn seed(&self) -> i64 {
+        self.seed
+    }
+
     /// The stream for a purpose ("shuffle", "noise", "init latents", …), independent of all others.
     pub fn stream(&self, purpose: &str, epoch: u64, step: u64) -> Stream {
         let key = Hash::new("stream").value(&Value::Int(self.seed)).text(purpose).finish();

@@ -159,6 +159,16 @@ impl Data {
         }
     }
 
+    /// A string, a number or a boolean as text, with floats in the shortest form that parses to the same number. `None`
+    /// for a list or a table.
+    pub fn as_text(&self) -> Option<String> {
+        match self {
+            Self::Text(v) => Some(v.clone()),
+            Self::Bool(_) | Self::Int(_) | Self::Float(_) => Some(self.value().to_string()),
+            Self::List(_) | Self::Table(_) => None,
+        }
+    }
+
     /// The value without places.
     pub fn value(&self) -> Value {
         match self {

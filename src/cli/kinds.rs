@@ -110,6 +110,7 @@ mod tests {
           parameter   outputs
           parameter   sources
           parameter   env
+          parameter   pass_env
           parameter   timeout_seconds
           parameter   shell = false
         ");

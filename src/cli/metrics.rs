@@ -31,7 +31,8 @@ metric is `metric.kl`.")]
 pub(super) struct MetricsArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
-    /// Sort by this metric or axis; a leading `-` sorts in descending order. Points without a value or with NaN come last
+    /// Sort by this metric or axis; a leading `-` sorts in descending order. Points without a value or with NaN
+    /// come last
     #[arg(long, value_name = "[-]METRIC", allow_hyphen_values = true)]
     sort: Option<String>,
     /// List only points that meet this condition, such as 'lr<0.01 && loss<0.2' (may be given several times)

@@ -20,7 +20,6 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::axis::{Axis, AxisValue, MAX_POINTS};
 use super::errors::{check_name, suggest};
-use super::template::as_text;
 use super::values::{check_together, value_text, values};
 use crate::diagnostic::{Diagnostics, Origin};
 use crate::id::{AxisId, StageId};
@@ -206,7 +205,7 @@ impl Matrix {
         let mut wanted = Vec::new();
         for entry in &table.0 {
             let Some(axis) = self.axis_of(&entry.name, &entry.name_origin, diagnostics) else { return };
-            let text = as_text(&entry.node.data).unwrap_or_default();
+            let text = entry.node.data.as_text().unwrap_or_default();
             let Some(value) = self.axis(axis).find(&text) else {
                 let message = format!("axis `{}` has no value {}", entry.name, entry.node.data.value());
                 let known = self.axis(axis).values.iter().map(|v| v.text.as_str());

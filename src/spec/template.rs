@@ -180,7 +180,7 @@ impl<'a> Scope<'a> {
             Piece::Reference { whole, inner } => {
                 let place = part_of(self.sources, origin, whole);
                 let value = self.look_up(inner, &place, diagnostics)?;
-                let Some(text) = as_text(&value.data) else {
+                let Some(text) = value.data.as_text() else {
                     let what = value.data.describe();
                     let message = format!("`{whole}` is {what}, which can't be part of a longer string");
                     diagnostics.error(&place, message);
@@ -242,16 +242,6 @@ impl<'a> Scope<'a> {
             node = next;
         }
         Some(node)
-    }
-}
-
-/// A string, a number or a boolean as text, with floats in the shortest form that parses to the same number. `None` for
-/// a list or a table.
-pub(super) fn as_text(data: &Data) -> Option<String> {
-    match data {
-        Data::Text(v) => Some(v.clone()),
-        Data::Bool(_) | Data::Int(_) | Data::Float(_) => Some(data.value().to_string()),
-        Data::List(_) | Data::Table(_) => None,
     }
 }
 

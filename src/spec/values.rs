@@ -27,7 +27,6 @@
 use std::collections::BTreeMap;
 
 use super::axis::{Axis, AxisValue, MAX_POINTS, Together, number};
-use super::template::as_text;
 use crate::diagnostic::{Diagnostics, Origin};
 use crate::rng::Streams;
 use crate::stage::{Bound, Params};
@@ -89,7 +88,7 @@ fn list(name: &str, items: &[Node], place: &Origin, diagnostics: &mut Diagnostic
 /// The form of a value in point names. Point names become file names and are written in inputs, `at` and targets, so
 /// they must not contain characters that have a meaning there, in a path or in a glob.
 pub(super) fn value_text(node: &Node, diagnostics: &mut Diagnostics) -> Option<String> {
-    let Some(text) = as_text(&node.data) else {
+    let Some(text) = node.data.as_text() else {
         let message = format!("an axis value must be a string, a number or a boolean, not {}", node.data.describe());
         let help = "name the variants, and set the parameter for each in the stage's `at`";
         diagnostics.error(&node.origin, message).help(help);
@@ -338,7 +337,7 @@ fn short(v: f64, scale: f64) -> f64 {
 fn numbers(data: Vec<Data>, place: &Origin) -> (Vec<AxisValue>, Vec<u32>) {
     let of: Vec<AxisValue> = data
         .into_iter()
-        .map(|data| AxisValue { text: as_text(&data).unwrap_or_default(), node: Node { data, origin: place.clone() } })
+        .map(|data| AxisValue { text: data.as_text().unwrap_or_default(), node: Node { data, origin: place.clone() } })
         .collect();
     let all = (0..of.len()).collect();
     chosen(&of, all)

@@ -102,6 +102,15 @@ impl fmt::Display for Precision {
     }
 }
 
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda { ordinal, .. } => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
 impl Device {
     /// Whether stages compute with this precision on it. No kernel computes with 16 bits, and only NVIDIA's GPUs have
     /// TF32.

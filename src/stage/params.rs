@@ -241,9 +241,20 @@ impl<'a> Params<'a> {
         value.unwrap_or(default)
     }
 
+    /// A list of strings. Numbers and booleans become strings, as in the names of points.
+    pub fn words(&mut self, name: &'static str) -> Option<Vec<String>> {
+        let value = self.list(name, "strings or numbers", Data::as_text)?;
+        Some(self.record(name, value))
+    }
+
+    /// A list of strings that is not part of the key.
+    pub fn texts_unhashed(&mut self, name: &'static str) -> Option<Vec<String>> {
+        self.list(name, "strings", |d| if let Data::Text(t) = d { Some(t.clone()) } else { None })
+    }
+
     /// A list of strings.
     pub fn texts(&mut self, name: &'static str) -> Option<Vec<String>> {
-        let value = self.list(name, "strings", |d| if let Data::Text(t) = d { Some(t.clone()) } else { None })?;
+        let value = self.texts_unhashed(name)?;
         Some(self.record(name, value))
     }
 

@@ -7,7 +7,8 @@
 //! argv = ["python3", "scripts/summarise.py", "{inputs.data}", "{outputs.plot}", "--metrics", "{metrics}"]
 //! outputs = { plot = "plot.png", table = "table.safetensors" }
 //! sources = ["scripts/helpers.py"]     # more files, or folders, that change the result
-//! env = ["OMP_NUM_THREADS"]            # handed through if set
+//! env = ["OMP_NUM_THREADS"]            # handed through if set; the values are in the key
+//! pass_env = ["CUDA_VISIBLE_DEVICES"]  # handed through if set; not in the key
 //! timeout_seconds = 600                # 0, the default, means none
 //! shell = false                        # true: argv's first word is a script for /bin/sh, the others are its $1, $2, …
 //! ```
@@ -20,6 +21,8 @@
 //!   distinguished from a list of one, so its files are in both places.
 //! - `{outputs.ROLE}`: the file for an output.
 //! - `{metrics}`: the file for an optional JSON object of numbers. `NaN`, `Infinity` and `-Infinity` are numbers, too.
+//! - `{seed}`: the seed of the stage. It is in the key if argv contains it.
+//! - `{device}`: `cpu`, or `cuda:0` with the number of the GPU. It is not in the key.
 //! - `{base}`: a mirror of the pipeline's folder. It has copies of `sources` and of the files that argv names;
 //!   everything else in it is a link to the original. So an edit while the program runs changes only the next run.
 //!   `{base}/PATH` is the original, unless `PATH` was copied. Files that a program creates in the mirror are logged and
@@ -65,7 +68,7 @@ use self::folders::{CommandPaths, Folders, file_name};
 use crate::artifact::Artifact;
 use crate::diagnostic::nearest;
 use crate::key::{Digest, Hash};
-use crate::stage::{About, Capability, Context, Files, Params, Roles, Stage, StageError, StageKind};
+use crate::stage::{About, Capability, Context, Files, Params, Reads, Roles, Stage, StageError, StageKind};
 use crate::value::{Data, Node};
 
 /// The kind `command`.
@@ -78,6 +81,7 @@ struct Command {
     outputs: BTreeMap<String, String>,
     sources: Vec<String>,
     env: Vec<String>,
+    pass_env: Vec<String>,
     timeout: Option<Duration>,
     shell: bool,
 }
@@ -96,7 +100,7 @@ impl StageKind for Kind {
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
-        let argv = params.texts("argv");
+        let argv = params.words("argv");
         if !params.is_given("argv") {
             params.error("argv", "`argv` is missing", "give the program and its arguments: argv = [\"python3\", …]");
         }
@@ -112,21 +116,20 @@ impl StageKind for Kind {
         let outputs = params.node("outputs").map(|node| read_outputs(params, &node)).unwrap_or_default();
         let sources = params.texts("sources").unwrap_or_default();
         let env = params.texts("env").unwrap_or_default();
-        for name in &env {
+        let pass_env = params.texts_unhashed("pass_env").unwrap_or_default();
+        for (list, name) in env.iter().map(|name| ("env", name)).chain(pass_env.iter().map(|name| ("pass_env", name))) {
             if name.is_empty() || name.contains(['=', '\0']) || name.starts_with("VADPIPE_") {
                 let message = format!("the program can't get the variable `{name}`");
-                params.error(
-                    "env",
-                    message,
-                    "`env` lists the names of variables; names that begin with VADPIPE_ are reserved",
-                );
+                let help =
+                    format!("`{list}` lists the names of variables; names that begin with VADPIPE_ are reserved");
+                params.error(list, message, help);
             }
         }
         let timeout = params.int_unhashed("timeout_seconds", 0, 0..=31_536_000);
         let shell = params.bool("shell", false);
         check_placeholders(params, &argv, &outputs);
         let timeout = u64::try_from(timeout).ok().filter(|s| *s > 0).map(Duration::from_secs);
-        Arc::new(Command { argv, outputs, sources, env, timeout, shell })
+        Arc::new(Command { argv, outputs, sources, env, pass_env, timeout, shell })
     }
 }
 
@@ -192,6 +195,10 @@ fn check_placeholders(params: &mut Params<'_>, argv: &[String], outputs: &BTreeM
             params.error("argv", message, format!("add it: `inputs = {{ {role} = \"STAGE\" }}`"));
         }
     }
+    for (wrong, meant) in argv.iter().flat_map(|word| words::misspelled(word)) {
+        let message = format!("`argv` contains `{{{wrong}}}`, which is not a placeholder");
+        params.error("argv", message, format!("did you mean `{{{meant}}}`?"));
+    }
     for role in argv.iter().flat_map(|word| words::roles(word, "outputs")) {
         if outputs.contains_key(&role) {
             continue;
@@ -205,7 +212,12 @@ fn check_placeholders(params: &mut Params<'_>, argv: &[String], outputs: &BTreeM
 }
 
 impl Stage for Command {
+    fn reads(&self) -> Reads {
+        Reads { seed: self.argv.iter().any(|word| words::has_placeholder(word, "seed")), precision: false }
+    }
+
     fn contents(&self, files: &dyn Files) -> Result<BTreeMap<String, Digest>, StageError> {
+        self.check_script(files)?;
         let mut contents = BTreeMap::new();
         for name in self.files(files)? {
             let digest = files.digest(&files.resolve(&name)).map_err(StageError::io(format!("can't read {name}")))?;
@@ -239,12 +251,25 @@ impl Stage for Command {
         }
         files::write_inputs(&context.inputs, &folders.inputs, context.cancel)?;
         files::make_parents(&self.outputs, &folders.outputs)?;
-        process::run(&self.invocation(&folders)?, context)?;
+        process::run(&self.invocation(&folders, context), context)?;
         files::collect(&self.outputs, &folders, context)
     }
 }
 
 impl Command {
+    /// Fails if the script of an interpreter does not exist. Otherwise the interpreter would fail in the run.
+    fn check_script(&self, files: &dyn Files) -> Result<(), StageError> {
+        let Some(script) = words::script(&self.argv).filter(|_| !self.shell) else { return Ok(()) };
+        let path = files.resolve(script);
+        match path.try_exists() {
+            Ok(false) => {
+                let message = format!("`argv` names the script `{script}`, which does not exist");
+                Err(StageError::bad_input(message, format!("looked for {}", path.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The files that argv names, and those of `sources`.
     fn files(&self, files: &dyn Files) -> Result<BTreeSet<String>, StageError> {
         let mut names = words::files_named(&self.argv, self.shell, &|name| files.resolve(name).is_file());
@@ -254,8 +279,9 @@ impl Command {
         Ok(names)
     }
 
-    fn invocation(&self, folders: &Folders) -> Result<process::Invocation, StageError> {
-        let paths = CommandPaths { folders, outputs: &self.outputs };
+    fn invocation(&self, folders: &Folders, context: &Context<'_>) -> process::Invocation {
+        let paths =
+            CommandPaths { folders, outputs: &self.outputs, seed: context.streams.seed(), device: context.device };
         let words = self.argv.iter().enumerate();
         let argv: Vec<OsString> =
             words.map(|(at, word)| words::expand(word, words::Place::of(at, self.shell), &paths)).collect();
@@ -270,7 +296,7 @@ impl Command {
             ("HOME".to_owned(), folders.scratch.clone().into()),
             ("TMPDIR".to_owned(), folders.scratch.clone().into()),
         ]);
-        for name in self.env.iter().map(String::as_str).chain(["PATH"]) {
+        for name in self.env.iter().chain(&self.pass_env).map(String::as_str).chain(["PATH"]) {
             if let Some(value) = std::env::var_os(name) {
                 environment.insert(name.to_owned(), value);
             }
@@ -280,6 +306,6 @@ impl Command {
         environment.insert("VADPIPE_METRICS".to_owned(), folders.metrics.clone().into());
         environment.insert("VADPIPE_SCRATCH".to_owned(), folders.scratch.clone().into());
         let folder = folders.outputs.clone();
-        Ok(process::Invocation { argv, environment, folder, timeout: self.timeout })
+        process::Invocation { argv, environment, folder, timeout: self.timeout }
     }
 }

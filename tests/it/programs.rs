@@ -103,3 +103,72 @@ fn metrics_that_are_not_finite_are_recorded_and_shown() {
     assert_eq!(listed("loss>-3"), ["c"]);
     assert_eq!(project.vadpipe(["verify", "p.toml"]).code, 0, "NaN is equal to itself");
 }
+
+#[test]
+fn numbers_the_seed_and_the_device_are_words_of_argv() {
+    let project = Project::new(
+        "[pipeline]\nname = \"p\"\nseed = 7\n[matrix]\nlr = [0.001, 1e-5]\n[stages.work]\nkind = \"command\"\n\
+         argv = [\"sh\", \"-c\", \"echo $0 $1 $2 $3 > out.txt\", \"${matrix.lr}\", 3, \"s{seed}\", \"{device}\"]\n\
+         outputs = { out = \"out.txt\" }\n",
+    );
+    project.run(&[]);
+    project.vadpipe(["export", "p.toml", "--to", "out"]);
+    assert_eq!(project.read("out/work@lr=0.001/out.txt"), "0.001 3 s7 cpu\n");
+    assert_eq!(project.read("out/work@lr=1e-5/out.txt"), "1e-5 3 s7 cpu\n");
+    assert_eq!(project.run(&["-S", "pipeline.seed=8"]).executed().len(), 2, "a seed in argv is in the key");
+}
+
+#[test]
+fn variables_of_pass_env_reach_the_program_but_not_the_key() {
+    let project = Project::new(
+        "[pipeline]\nname = \"p\"\n[stages.work]\nkind = \"command\"\npass_env = [\"CARD\"]\n\
+         argv = [\"sh\", \"-c\", \"echo $CARD > out.txt\"]\noutputs = { out = \"out.txt\" }\n",
+    );
+    let executed = |card: &str| {
+        let output = project.command(["run", "p.toml", "--json"]).env("CARD", card).output().expect("it runs");
+        String::from_utf8_lossy(&output.stdout).contains("\"executed\":[\"work\"]")
+    };
+    assert!(executed("1"));
+    assert!(!executed("0"), "another card runs nothing again");
+    project.vadpipe(["export", "p.toml", "--to", "out"]);
+    assert_eq!(project.read("out/work/out.txt"), "1\n");
+}
+
+#[test]
+fn missing_script_and_misspelled_placeholder_are_found_by_plan() {
+    let plan = |argv: &str| {
+        let project =
+            Project::new(&format!("[pipeline]\nname = \"p\"\n[stages.work]\nkind = \"command\"\nargv = {argv}\n"));
+        let output = project.vadpipe(["plan", "p.toml"]);
+        (output.code, output.stderr.replace(&project.path("").display().to_string(), "PROJECT/"))
+    };
+    let (code, error) = plan(r#"["python3.12", "trian.py", "--verbose"]"#);
+    assert_eq!(code, 2);
+    insta::assert_snapshot!(error, @r"
+    error: stage `work`: `argv` names the script `trian.py`, which does not exist
+     --> p.toml:3:9
+      |
+    3 | [stages.work]
+      |         ^^^^
+      |
+      = help: looked for PROJECT/trian.py
+
+    1 error in the pipeline
+    ");
+    let (code, error) = plan(r#"["echo", "--metrics={metric}"]"#);
+    assert_eq!(code, 2);
+    insta::assert_snapshot!(error, @r#"
+    error: `argv` contains `{metric}`, which is not a placeholder
+     --> p.toml:5:8
+      |
+    5 | argv = ["echo", "--metrics={metric}"]
+      |        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+      |
+      = help: did you mean `{metrics}`?
+
+    1 error in the pipeline
+    "#);
+    for argv in [r#"["python3", "-c", "pass"]"#, r#"["awk", "{print}"]"#, r#"["sh", "{base}/made/later.sh"]"#] {
+        assert_eq!(plan(argv).0, 0, "{argv}");
+    }
+}

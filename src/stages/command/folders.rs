@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::words::Paths;
-use crate::stage::{Context, StageError};
+use crate::stage::{Context, Device, StageError};
 
 /// The absolute paths of a command's files and folders.
 pub(super) struct Folders {
@@ -48,6 +48,8 @@ pub(super) struct CommandPaths<'a> {
     pub(super) folders: &'a Folders,
     /// Paths below the output folder, by role.
     pub(super) outputs: &'a BTreeMap<String, String>,
+    pub(super) seed: i64,
+    pub(super) device: &'a Device,
 }
 
 impl Paths for CommandPaths<'_> {
@@ -56,6 +58,8 @@ impl Paths for CommandPaths<'_> {
         match name.split_once('.') {
             None if name == "metrics" => Some(folders.metrics.clone()),
             None if name == "base" => Some(folders.mirror.clone()),
+            None if name == "seed" => Some(self.seed.to_string().into()),
+            None if name == "device" => Some(self.device.to_string().into()),
             Some(("inputs", role)) => Some(folders.inputs.join(role)),
             Some(("outputs", role)) => self.outputs.get(role).map(|path| folders.outputs.join(path)),
             _ => None,

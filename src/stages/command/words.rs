@@ -6,6 +6,11 @@ use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
+/// The placeholders that are a single word.
+const PLACEHOLDERS: [&str; 4] = ["metrics", "base", "seed", "device"];
+/// Programs whose first argument is a script. A version at the end of the name does not count.
+const INTERPRETERS: [&str; 8] = ["python", "Rscript", "julia", "node", "perl", "ruby", "bash", "sh"];
+
 /// The position of a word, which determines how file names are found in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -106,19 +111,41 @@ fn path_after(word: &str, place: Place, start: usize) -> Option<Range<usize>> {
     (is_path && !goes_on).then_some(start..start + end)
 }
 
-/// The placeholders, without their braces: `metrics`, `base`, `inputs.ROLE`, `outputs.ROLE`.
+/// Whether a word contains this placeholder.
+pub(super) fn has_placeholder(word: &str, name: &str) -> bool {
+    placeholders(word).into_iter().any(|range| word[range] == *name)
+}
+
+/// Names in braces that are one edit away from a placeholder, and that placeholder.
+pub(super) fn misspelled(word: &str) -> Vec<(String, &'static str)> {
+    let names = braces(word).filter(|range| is_name(&word[range.clone()])).map(|range| &word[range]);
+    let near = |name: &str| PLACEHOLDERS.into_iter().find(|known| strsim::osa_distance(name, known) == 1);
+    names.filter_map(|name| Some((name.to_owned(), near(name)?))).collect()
+}
+
+/// The script that an interpreter is to run, if it is next to the pipeline: `python3 SCRIPT …`.
+pub(super) fn script(argv: &[String]) -> Option<&str> {
+    let [program, script, ..] = argv else { return None };
+    let program = program.rsplit('/').next()?.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let is_plain = !script.is_empty() && !script.starts_with('-') && !script.contains('{');
+    (INTERPRETERS.contains(&program) && is_plain).then_some(script)
+}
+
+/// The placeholders, without their braces: those of [`PLACEHOLDERS`], `inputs.ROLE` and `outputs.ROLE`.
 fn placeholders(word: &str) -> Vec<Range<usize>> {
-    let mut found = Vec::new();
-    for (open, _) in word.match_indices('{') {
-        let Some(length) = word[open + 1..].find('}') else { break };
-        let range = open + 1..open + 1 + length;
-        let inner = &word[range.clone()];
+    let is_ours = |inner: &str| {
         let role = inner.strip_prefix("inputs.").or_else(|| inner.strip_prefix("outputs."));
-        if matches!(inner, "metrics" | "base") || role.is_some_and(is_name) {
-            found.push(range);
-        }
-    }
-    found
+        PLACEHOLDERS.contains(&inner) || role.is_some_and(is_name)
+    };
+    braces(word).filter(|range| is_ours(&word[range.clone()])).collect()
+}
+
+/// The ranges between a `{` and the next `}`.
+fn braces(word: &str) -> impl Iterator<Item = Range<usize>> {
+    word.match_indices('{').filter_map(|(open, _)| {
+        let length = word[open + 1..].find('}')?;
+        Some(open + 1..open + 1 + length)
+    })
 }
 
 fn file_ranges(word: &str, place: Place, is_file: &dyn Fn(&str) -> bool) -> Vec<Range<usize>> {
