@@ -1,11 +1,16 @@
 //! `vadpipe metrics`.
 
+mod groups;
+mod row;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use serde::Serializer as _;
 use serde::ser::SerializeMap as _;
 
+use self::groups::{Group, Grouping};
+use self::row::Row;
 use super::args::{Global, PipelineArgs};
 use super::filter::{Cell, Column, Filter, Names};
 use super::project::Project;
@@ -21,6 +26,8 @@ use crate::spec::StageSpec;
   vadpipe metrics pipelines/sweep.toml ad --sort loss           sort in ascending order
   vadpipe metrics pipelines/sweep.toml ad --sort -psnr          sort in descending order
   vadpipe metrics pipelines/sweep.toml --where 'lr<0.002 && loss<0.3' --where latent_dim=16
+  vadpipe metrics pipelines/sweep.toml ad --over seed           mean ± standard deviation over the axis `seed`
+  vadpipe metrics pipelines/sweep.toml ad --group-by lr         the same over all axes except `lr`
   vadpipe metrics pipelines/sweep.toml 'ad@*' --csv > ad.csv
   vadpipe metrics pipelines/sweep.toml 'ad@*' --json | jq
 
@@ -38,30 +45,18 @@ pub(super) struct MetricsArgs {
     /// List only points that meet this condition, such as 'lr<0.01 && loss<0.2' (may be given several times)
     #[arg(long = "where", value_name = "CONDITION")]
     conditions: Vec<String>,
+    /// Show the mean ± standard deviation of the points that agree on these axes
+    #[arg(long, value_name = "AXIS", value_delimiter = ',')]
+    group_by: Vec<String>,
+    /// Show the mean ± standard deviation of the points that differ only in these axes, such as a seed
+    #[arg(long, value_name = "AXIS", value_delimiter = ',')]
+    over: Vec<String>,
     /// Print a Markdown table
     #[arg(long, conflicts_with = "csv")]
     md: bool,
     /// Print CSV
     #[arg(long)]
     csv: bool,
-}
-
-/// A point with its values.
-struct Row {
-    name: String,
-    stage: String,
-    axes: BTreeMap<String, Cell>,
-    metrics: BTreeMap<String, f64>,
-}
-
-impl Row {
-    fn get(&self, column: &Column) -> Option<Cell> {
-        match column {
-            Column::Stage => Some(Cell::Text(self.stage.clone())),
-            Column::Axis(name) => self.axes.get(name).cloned(),
-            Column::Metric(name) => self.metrics.get(name).map(|v| Cell::Number(*v)),
-        }
-    }
 }
 
 /// Prints the metrics of cached results.
@@ -86,29 +81,106 @@ pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()
     let metrics: BTreeSet<String> = rows.iter().flat_map(|r| r.metrics.keys().cloned()).collect();
     let names = Names { axes: axes(&project), metrics };
     filter.retain(&mut rows, &names, Row::get)?;
-    if let Some(by) = &args.sort {
-        sort(&mut rows, by, &names)?;
+    if let Some(grouping) = Grouping::new(&args.group_by, &args.over, &names)? {
+        return print_groups(grouping.group(&rows), &names, args, ui);
     }
+    sort(&mut rows, args.sort.as_deref(), &names, Row::get)?;
     if ui.json {
         return print_json(&rows, ui);
     }
     rows.retain(|row| !row.metrics.is_empty());
-    let used = |column: &Column| rows.iter().any(|row| row.get(column).is_some());
-    let columns: Vec<Column> = std::iter::once(Column::Stage).chain(names.columns()).collect();
-    let columns: Vec<Column> = columns.into_iter().filter(|c| *c == Column::Stage || used(c)).collect();
-    let header: Vec<String> = columns.iter().map(|column| names.label(column)).collect();
-    let text = match (args.csv, args.md) {
-        (true, _) => csv(&header, &rows, &columns)?,
-        (_, true) => markdown(header, &rows, &columns),
-        _ if rows.is_empty() => return Ok(()),
-        _ => plain(&header, &rows, &columns),
-    };
-    if args.csv {
-        ui.document(&text)
-    } else {
-        ui.out(&text)
+    let columns = columns(&rows, &names, Row::get);
+    let header = columns.iter().map(|column| names.label(column)).collect();
+    let is_number = |column: &Column| rows.iter().all(|row| !matches!(row.get(column), Some(Cell::Text(_))));
+    let numeric = columns.iter().map(is_number).collect();
+    let rows = rows.iter().map(|row| cells(row, &columns, args.csv)).collect();
+    Printed { header, numeric, rows }.print(args, ui)
+}
+
+/// The columns that have a value: `stage`, then the axes and the metrics.
+fn columns<R>(rows: &[R], names: &Names, get: impl Fn(&R, &Column) -> Option<Cell>) -> Vec<Column> {
+    let used = |column: &Column| rows.iter().any(|row| get(row, column).is_some());
+    let rest = names.columns().into_iter().filter(used);
+    std::iter::once(Column::Stage).chain(rest).collect()
+}
+
+fn print_groups(mut groups: Vec<Group>, names: &Names, args: &MetricsArgs, ui: &Ui) -> Result<()> {
+    sort(&mut groups, args.sort.as_deref(), names, Group::get)?;
+    if ui.json {
+        ui.exact(&serde_json::json!({ "groups": groups.iter().map(Group::json).collect::<Vec<_>>() }).to_string());
+        return Ok(());
     }
-    Ok(())
+    let columns = columns(&groups, names, Group::get);
+    let (mut header, mut numeric) = (Vec::new(), Vec::new());
+    let mut rows: Vec<Vec<String>> = vec![Vec::new(); groups.len()];
+    let mut add = |title: String, is_number: bool, cell: &dyn Fn(&Group) -> String| {
+        header.push(title);
+        numeric.push(is_number);
+        rows.iter_mut().zip(&groups).for_each(|(row, group)| row.push(cell(group)));
+    };
+    let text = |value: Option<String>| value.unwrap_or_default();
+    let axes = columns.iter().filter(|column| !matches!(column, Column::Metric(_)));
+    for column in axes {
+        let is_number = groups.iter().all(|group| !matches!(group.get(column), Some(Cell::Text(_))));
+        add(names.label(column), is_number, &|group| text(group.get(column).map(|cell| cell.to_string())));
+    }
+    add("n".to_owned(), true, &|group| group.points.to_string());
+    for column in &columns {
+        let Column::Metric(name) = column else { continue };
+        let label = names.label(column);
+        if !args.csv {
+            add(label, true, &|group| group.cell(name));
+            continue;
+        }
+        add(label.clone(), true, &|group| text(group.metrics.get(name).map(|s| s.mean.to_string())));
+        add(format!("{label}.std"), true, &|group| {
+            text(group.metrics.get(name).and_then(|s| s.deviation).map(|deviation| deviation.to_string()))
+        });
+    }
+    Printed { header, numeric, rows }.print(args, ui)
+}
+
+/// A table as text.
+struct Printed {
+    header: Vec<String>,
+    /// Whether each column has numbers only.
+    numeric: Vec<bool>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Printed {
+    fn print(&self, args: &MetricsArgs, ui: &Ui) -> Result<()> {
+        match (args.csv, args.md) {
+            (true, _) => ui.document(&self.csv()?),
+            (_, true) => ui.out(&self.markdown()),
+            _ if self.rows.is_empty() => {}
+            _ => {
+                let header: Vec<&str> = self.header.iter().map(String::as_str).collect();
+                ui.out(&table(&header, &self.rows));
+            }
+        }
+        Ok(())
+    }
+
+    fn csv(&self) -> Result<String> {
+        let failed = |e: csv::Error| Error::storage("can't write CSV").caused_by(e);
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        for row in std::iter::once(&self.header).chain(&self.rows) {
+            writer.write_record(row).map_err(failed)?;
+        }
+        let bytes = writer.into_inner().map_err(|e| failed(e.into_error().into()))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    fn markdown(&self) -> String {
+        let line = |cells: &Vec<String>| {
+            let cells: Vec<_> = cells.iter().map(|c| c.replace('\\', "\\\\").replace('|', "\\|")).collect();
+            format!("| {} |", cells.join(" | "))
+        };
+        let rules: Vec<_> = self.numeric.iter().map(|numeric| if *numeric { "---:" } else { "---" }).collect();
+        let head = [line(&self.header), format!("| {} |", rules.join(" | "))];
+        head.into_iter().chain(self.rows.iter().map(line)).collect::<Vec<_>>().join("\n")
+    }
 }
 
 /// The axes of the targets, in the order of declaration.
@@ -125,14 +197,15 @@ fn axes(project: &Project) -> Vec<String> {
     axes
 }
 
-/// Sorts the rows. Equal rows stay in plan order.
-fn sort(rows: &mut [Row], by: &str, names: &Names) -> Result<()> {
+/// Sorts rows by a column. Equal rows stay in plan order.
+fn sort<R>(rows: &mut [R], by: Option<&str>, names: &Names, get: impl Fn(&R, &Column) -> Option<Cell>) -> Result<()> {
+    let Some(by) = by else { return Ok(()) };
     let (name, down) = match by.strip_prefix('-') {
         Some(name) => (name, true),
         None => (by, false),
     };
     let column = names.find(name)?;
-    let value = |row: &Row| row.get(&column).filter(|cell| !cell.is_nan());
+    let value = |row: &R| get(row, &column).filter(|cell| !cell.is_nan());
     rows.sort_by(|a, b| match (value(a), value(b)) {
         (Some(a), Some(b)) if down => b.order(&a),
         (Some(a), Some(b)) => a.order(&b),
@@ -177,35 +250,4 @@ fn cells(row: &Row, columns: &[Column], exact: bool) -> Vec<String> {
         (_, None) => String::new(),
     };
     columns.iter().map(cell).collect()
-}
-
-fn plain(header: &[String], rows: &[Row], columns: &[Column]) -> String {
-    let rows: Vec<_> = rows.iter().map(|row| cells(row, columns, false)).collect();
-    let header: Vec<&str> = header.iter().map(String::as_str).collect();
-    table(&header, &rows)
-}
-
-fn csv(header: &[String], rows: &[Row], columns: &[Column]) -> Result<String> {
-    let failed = |e: csv::Error| Error::storage("can't write CSV").caused_by(e);
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(header).map_err(failed)?;
-    for row in rows {
-        writer.write_record(cells(row, columns, true)).map_err(failed)?;
-    }
-    let bytes = writer.into_inner().map_err(|e| failed(e.into_error().into()))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn markdown(header: Vec<String>, rows: &[Row], columns: &[Column]) -> String {
-    let line = |cells: Vec<String>| {
-        let cells: Vec<_> = cells.iter().map(|c| c.replace('\\', "\\\\").replace('|', "\\|")).collect();
-        format!("| {} |", cells.join(" | "))
-    };
-    let numeric = |column: &Column| {
-        *column != Column::Stage && rows.iter().all(|r| !matches!(r.get(column), Some(Cell::Text(_))))
-    };
-    let rules: Vec<_> = columns.iter().map(|c| if numeric(c) { "---:" } else { "---" }).collect();
-    let mut lines = vec![line(header), format!("| {} |", rules.join(" | "))];
-    lines.extend(rows.iter().map(|row| line(cells(row, columns, false))));
-    lines.join("\n")
 }

@@ -172,3 +172,43 @@ fn missing_script_and_misspelled_placeholder_are_found_by_plan() {
         assert_eq!(plan(argv).0, 0, "{argv}");
     }
 }
+
+#[test]
+fn metrics_over_seeds_are_means_with_standard_deviations() {
+    let project = Project::new(
+        r#"
+[pipeline]
+name = "p"
+
+[matrix]
+lr = [0.1, 1]
+seed = [1, 2, 4]
+
+[stages.net]
+kind = "command"
+argv = ["sh", "-c", 'echo "{\"loss\": $0$1}" > {metrics}', "${matrix.seed}", "${matrix.lr}"]
+"#,
+    );
+    project.run(&[]);
+    let table = |more: &[&str]| project.vadpipe(["metrics", "p.toml"].iter().chain(more)).stdout;
+    insta::assert_snapshot!(table(&["--over", "seed", "--sort", "-lr"]), @r"
+    stage  lr   n  loss
+    net    1    3  24.3333 ± 15.2753
+    net    0.1  3  23.4333 ± 15.2753
+    ");
+    insta::assert_snapshot!(table(&["--group-by", "seed", "--where", "lr=1", "--csv"]), @r"
+    stage,seed,n,loss,loss.std
+    net,1,1,11,
+    net,2,1,21,
+    net,4,1,41,
+    ");
+    insta::assert_snapshot!(table(&["--over", "seed", "--where", "lr=1", "--md"]), @r"
+    | stage | lr | n | loss |
+    | --- | ---: | ---: | ---: |
+    | net | 1 | 3 | 24.3333 ± 15.2753 |
+    ");
+    insta::assert_snapshot!(table(&["--over", "seed,lr", "--json"]), @r#"{"groups":[{"axes":{},"metrics":{"loss":{"mean":23.883333333333336,"n":6,"std":13.671491018417365}},"points":6,"stage":"net"}]}"#);
+    let wrong = project.vadpipe(["metrics", "p.toml", "--over", "sed"]);
+    assert_eq!((wrong.code, wrong.stdout.as_str()), (2, ""));
+    assert!(wrong.stderr.contains("did you mean `seed`?"), "{}", wrong.stderr);
+}
