@@ -131,6 +131,8 @@ impl<'a> Join<'a, '_> {
         tainted |= diagnostics.0.len() > before;
         let mut axes: Vec<AxisId> = self.found.values().copied().collect();
         axes.sort_unstable();
+        // The error of an axis without values was reported where it is declared.
+        tainted |= axes.iter().any(|axis| self.matrix.axis(*axis).values.is_empty());
         relevant.sort_unstable();
         relevant.dedup();
         let relevant = relevant.iter().filter_map(|a| axes.binary_search(a).ok()).collect();
@@ -156,6 +158,7 @@ impl<'a> Join<'a, '_> {
             let axis = matrix.axis(shape.axes[position]);
             if let Pick::Value(value) = pick
                 && axis.find(value).is_none()
+                && !axis.values.is_empty()
             {
                 let message = format!("axis `{name}` has no value `{value}`");
                 let known = axis.values.iter().map(|v| v.text.as_str());

@@ -114,6 +114,9 @@ impl Links<'_> {
             for (index, member) in indices.iter().zip(&input.members) {
                 let key: Vec<u32> = index.positions.iter().map(|p| row[*p]).collect();
                 let Some(points) = index.points.get(&key) else {
+                    if self.whole.shape(member.stage).tainted {
+                        return None;
+                    }
                     let stage = self.whole.draft(member.stage).name;
                     let message = format!("no point of `{stage}` has these coordinates");
                     diagnostics.error(&member.origin, message).help("the matrix excludes this combination");

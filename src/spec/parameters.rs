@@ -84,7 +84,8 @@ impl<'a> Parser<'a> {
                 };
                 let axis = whole.matrix.axis(shape.axes[position]);
                 let found = axis.find(value);
-                if found.is_none() {
+                // An axis without values has an error of its own.
+                if found.is_none() && !axis.values.is_empty() {
                     let message = format!("axis `{name}` has no value `{value}`");
                     suggest(diagnostics, written.origin, message, value, axis.values.iter().map(|v| v.text.as_str()));
                 }

@@ -716,3 +716,20 @@ fn wrong_axis_drawn_together_with_another_is_reported() {
     let message = wrong(text);
     assert!(message.contains("log_uniform"), "{message}");
 }
+
+#[test]
+fn axis_that_is_not_a_list_is_one_error() {
+    let text = "[matrix]\nk = [8, 16]\n[stages.d]\nkind = \"load\"\nn = \"${matrix.k}\"\nat.\"k=8\".source = \"b\"\n\
+                [stages.s]\nkind = \"show\"\ninputs = { d = [\"d@*\"], e = \"d@k=8\" }\n";
+    assert_snapshot!(wrong_with(text, &["matrix.k=32"]), @r"
+    error: axis `k` must be a list of values, not an integer
+     --> -S matrix.k=32:1:10
+      |
+    1 | matrix.k=32
+      |          ^^
+      |
+      = help: k = [value, value]
+
+    1 error in the pipeline
+    ");
+}
