@@ -15,8 +15,8 @@ use crate::exec::{Compute, RunContext, choose};
 use crate::graph::Graph;
 use crate::id::PointId;
 use crate::plan::{Plan, Planner};
-use crate::spec::{MAX_BYTES, Spec, load};
-use crate::stage::{Cancel, Registry};
+use crate::spec::{DeviceChoice, MAX_BYTES, Spec, load};
+use crate::stage::{Cancel, Precision, Registry};
 use crate::store::{Holder, Options, ResultRecord, Store};
 
 /// A pipeline with its graph, its cache and its device.
@@ -37,6 +37,15 @@ pub(super) struct Project {
 
 /// If this is 1, trainings on a GPU replay CUDA graphs. It is for experiments, so it is not an option.
 const CUDA_GRAPH: &str = "VADPIPE_CUDA_GRAPH";
+
+/// The device to compute with, as the environment sets it up.
+///
+/// # Errors
+/// As [`choose`].
+pub(super) fn compute(device: DeviceChoice, precision: Precision) -> Result<Compute> {
+    let compute = choose(device, precision)?;
+    Ok(if std::env::var_os(CUDA_GRAPH).is_some_and(|v| v == "1") { compute.with_graphs() } else { compute })
+}
 
 impl Project {
     /// Reads the pipeline and opens its cache to query it. With `--no-wait`, a held cache is an error.
@@ -61,9 +70,7 @@ impl Project {
             let _ = std::thread::Builder::new().spawn_scoped(scope, || store.open_ahead());
             load(&text, &args.file.display().to_string(), &base, &args.set, registry)
         })?;
-        let compute = choose(args.device.unwrap_or(spec.pipeline.device), spec.pipeline.precision)?;
-        let compute =
-            if std::env::var_os(CUDA_GRAPH).is_some_and(|v| v == "1") { compute.with_graphs() } else { compute };
+        let compute = compute(args.device.unwrap_or(spec.pipeline.device), spec.pipeline.precision)?;
         let graph = Graph::of(&spec.points)?;
         let targets = graph.targets(&args.targets)?;
         let wanted = graph.upstream(targets.iter().copied());

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::Global;
+use super::project::compute;
 use super::session::{start_threads, stop_on_signals};
 use super::ui::Ui;
 use crate::error::{Error, Result};
 use crate::event::{Event, Listener};
-use crate::exec::{JobEnd, Message, RunContext, WorkOrder, choose};
+use crate::exec::{JobEnd, Message, RunContext, WorkOrder};
 use crate::graph::Graph;
 use crate::spec::{DeviceChoice, load};
 use crate::stage::Cancel;
@@ -79,7 +80,7 @@ fn run(args: &WorkArgs, global: &Global, send: &(dyn Fn(Message) + Sync)) -> Res
     // Keeps the scratch folder if the driver dies.
     let _at_work = store.at_work()?;
     let device: DeviceChoice = order.device.parse().map_err(Error::bad_input)?;
-    let compute = choose(device, spec.pipeline.precision)?;
+    let compute = compute(device, spec.pipeline.precision)?;
     let data_dirs = order.data_dirs.clone();
     let context = RunContext {
         spec: &spec,
