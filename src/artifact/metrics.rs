@@ -70,3 +70,16 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap
     let figures = BTreeMap::<String, Figure>::deserialize(from)?;
     Ok(figures.into_iter().map(|(name, Figure(value))| (name, value)).collect())
 }
+
+/// The metrics as JSON with `NaN` and `Infinity`, as Python reads and writes it.
+pub(crate) fn python_json(metrics: &BTreeMap<String, f64>) -> String {
+    let value = |value: f64| match nonfinite_name(value) {
+        Some("nan") => "NaN".to_owned(),
+        Some("inf") => "Infinity".to_owned(),
+        Some(_) => "-Infinity".to_owned(),
+        None => serde_json::json!(value).to_string(),
+    };
+    let line = |(name, metric): (&String, &f64)| format!("  {}: {}", serde_json::json!(name), value(*metric));
+    let lines: Vec<String> = metrics.iter().map(line).collect();
+    if lines.is_empty() { "{}".to_owned() } else { format!("{{\n{}\n}}", lines.join(",\n")) }
+}

@@ -1,26 +1,27 @@
-//! A mirror of the pipeline's folder, in which programs run: an edit while a stage runs changes the next run.
+//! A mirror of the pipeline's folder, in which programs run: an edit while a stage runs does not change what it reads.
 //!
 //! The files that a stage declares are copied. Everything else in the folder is a symbolic link to the original, so a
 //! script finds its modules and its data at the usual places. A folder that contains a copied file is a real folder.
 //!
 //! ```text
 //! project/                      MIRROR/project/
-//!   shared/lib.py                 shared/lib.py  -> project/shared/lib.py
+//!   shared/                       shared         -> project/shared
 //!   pipelines/                    pipelines/                                the mirror of the pipeline's folder
 //!     p.toml                        p.toml       -> project/pipelines/p.toml
 //!     train.py                      train.py                                a copy, because `argv` names it
 //!     images/                       images       -> project/pipelines/images
 //! ```
 //!
-//! What a program creates in a real folder of the mirror is lost, and [`Mirror::written`] finds it. What it creates in
-//! a linked folder is created in the original.
+//! The folders above are mirrored one level deep, up to the first that has very many entries, so that `..` and paths
+//! built from Python's `__file__` work.
 //!
-//! The mirror begins at the project, the nearest folder with `.git`, or further up if a declared file requires it. So
-//! `../shared/lib.py` and paths built from Python's `__file__` are inside it.
+//! What a program creates in a linked folder is in the original folder at once. What it creates or replaces in a real
+//! folder is moved to the original after the program has ended, also if it failed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 
 use tempfile::TempDir;
@@ -33,6 +34,8 @@ use crate::store::Store;
 /// The most bytes that are copied for one stage if the file system can't share them between files. Larger files are
 /// links.
 const MAX_COPIED_BYTES: u64 = 64 << 20;
+/// A folder above the pipeline's with more entries is not mirrored, unless a declared file requires it.
+const MAX_SIBLINGS: usize = 500;
 
 /// The mirror of a folder.
 pub(crate) struct Mirror {
@@ -40,13 +43,23 @@ pub(crate) struct Mirror {
     _temporary: TempDir,
     /// The same folder, without symbolic links in its path.
     folder: PathBuf,
+    /// The highest folder that is mirrored, and its mirror.
+    root: PathBuf,
+    mirrored: PathBuf,
     /// The mirror of the pipeline's folder.
     base: PathBuf,
-    /// All its folders, copies and links.
-    created: BTreeSet<PathBuf>,
+    created: BTreeMap<PathBuf, Entry>,
 }
 
-/// What to mirror in a folder.
+/// What was created in the mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    Folder,
+    Copy,
+    Link,
+}
+
+/// The real folders and the copies in a folder of the mirror.
 #[derive(Default)]
 struct Tree {
     folders: BTreeMap<PathBuf, Tree>,
@@ -54,13 +67,14 @@ struct Tree {
 }
 
 /// Creates a mirror.
-struct Creation {
+struct Creation<'a> {
+    /// The pipeline's folder.
+    base: &'a Path,
     /// The folder that contains the whole mirror.
     folder: PathBuf,
     /// Files of this size or less are copied.
     largest: u64,
-    /// What was created.
-    created: BTreeSet<PathBuf>,
+    created: BTreeMap<PathBuf, Entry>,
 }
 
 impl Mirror {
@@ -73,14 +87,15 @@ impl Mirror {
 
     fn try_create(base: &Path, files: &BTreeSet<String>, temporary: TempDir) -> io::Result<Self> {
         let folder = temporary.path().canonicalize()?;
-        let base = if base.as_os_str().is_empty() { std::env::current_dir()? } else { std::path::absolute(base)? };
+        // Without symbolic links, so that `..` means the same in both folders.
+        let base = if base.as_os_str().is_empty() { Path::new(".") } else { base }.canonicalize()?;
         let files: Vec<(usize, PathBuf)> = files.iter().filter_map(|name| relative(name)).collect();
         let ancestors: Vec<&Path> = base.ancestors().collect();
-        let project = ancestors.iter().position(|folder| folder.join(".git").exists()).unwrap_or(0);
-        let up = files.iter().map(|(up, _)| *up).max().unwrap_or(0).max(project).min(ancestors.len() - 1);
-        let root = ancestors[up];
-        let mut tree = Tree::default();
+        let required = files.iter().map(|(up, _)| *up).max().unwrap_or(0);
+        let small = ancestors[1..].iter().take_while(|folder| is_small(folder)).count();
+        let root = ancestors[small.max(required).min(ancestors.len() - 1)];
         let below = |up: usize| ancestors[up.min(ancestors.len() - 1)].strip_prefix(root).unwrap_or(Path::new(""));
+        let mut tree = Tree::default();
         tree.add_folder(below(0));
         let mut sizes = Vec::new();
         for (up, name) in &files {
@@ -89,10 +104,11 @@ impl Mirror {
             tree.add_file(&path);
         }
         let mirrored = folder.join(root.file_name().unwrap_or("root".as_ref()));
-        let mut creation = Creation { largest: largest(sizes), folder, created: BTreeSet::new() };
+        let mut creation = Creation { base: &base, largest: largest(sizes), folder, created: BTreeMap::new() };
         creation.mirror(root, &mirrored, &tree)?;
         let Creation { folder, created, .. } = creation;
-        Ok(Self { base: mirrored.join(below(0)), folder, created, _temporary: temporary })
+        let (base, root) = (mirrored.join(below(0)), root.to_owned());
+        Ok(Self { _temporary: temporary, folder, root, mirrored, base, created })
     }
 
     /// The mirror of the pipeline's folder.
@@ -100,28 +116,76 @@ impl Mirror {
         &self.base
     }
 
-    /// The names of at most ten files or folders that a program created in the mirror, sorted.
-    pub(crate) fn written(&self) -> Vec<String> {
-        let mut found = BTreeSet::new();
-        let mut folders = vec![self.folder.clone()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-                let path = entry.path();
-                if !self.created.contains(&path) {
-                    found.insert(path.strip_prefix(&self.base).unwrap_or(&path).display().to_string());
-                } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    folders.push(path);
+    /// Moves what a program created or replaced to the original folders. Returns the names of files that could not be
+    /// moved, for example because another file has the name.
+    pub(crate) fn move_back(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        self.move_folder_back(&self.mirrored, &mut left);
+        left
+    }
+
+    fn move_folder_back(&self, folder: &Path, left: &mut Vec<String>) {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let Ok(name) = path.strip_prefix(&self.mirrored) else { continue };
+            let original = self.root.join(name);
+            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let moved = match self.created.get(&path) {
+                Some(Entry::Folder) => {
+                    self.move_folder_back(&path, left);
+                    continue;
                 }
+                Some(Entry::Copy) => continue,
+                Some(Entry::Link) if is_link => continue,
+                None if path.ends_with("__pycache__") => continue,
+                None if is_folder && original.is_dir() => {
+                    self.move_folder_back(&path, left);
+                    continue;
+                }
+                // A program that replaces a file atomically replaces the link.
+                Some(Entry::Link) if !is_folder => move_file(&path, &original),
+                None if original.symlink_metadata().is_err() => move_file(&path, &original),
+                _ => Err(io::ErrorKind::AlreadyExists.into()),
+            };
+            if moved.is_err() {
+                left.push(original.display().to_string());
             }
         }
-        found.retain(|name| !name.ends_with("__pycache__"));
-        found.into_iter().take(10).collect()
     }
 
     /// The files of the mirror. Digests of files outside it are remembered in `store`.
     pub(crate) fn files<'a>(&'a self, store: &'a Store) -> impl Files + 'a {
         MirrorFiles { mirror: self, store }
     }
+}
+
+fn is_small(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|entries| entries.take(MAX_SIBLINGS + 1).count() <= MAX_SIBLINGS)
+}
+
+/// Moves a file or a folder, also to another file system.
+fn move_file(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => copy_all(from, to),
+        other => other,
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
+    let kind = fs::symlink_metadata(from)?.file_type();
+    if kind.is_dir() {
+        fs::create_dir(to)?;
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            copy_all(&entry.path(), &to.join(entry.file_name()))?;
+        }
+    } else if kind.is_symlink() {
+        symlink(fs::read_link(from)?, to)?;
+    } else if kind.is_file() {
+        fs::copy(from, to)?;
+    }
+    Ok(())
 }
 
 /// How many folders up a path begins, and the rest of the path. `None` if the mirror can't hold the file.
@@ -133,18 +197,16 @@ fn relative(name: &str) -> Option<(usize, PathBuf)> {
     (is_plain && rest.file_name().is_some()).then_some((up, rest))
 }
 
-/// The size up to which files can be copied without exceeding the limit.
+/// The size up to which all files can be copied without exceeding the limit.
 fn largest(mut sizes: Vec<u64>) -> u64 {
     sizes.sort_unstable();
     let mut total = 0u64;
-    sizes
-        .into_iter()
-        .take_while(|size| {
-            total = total.saturating_add(*size);
-            total <= MAX_COPIED_BYTES
-        })
-        .last()
-        .unwrap_or(0)
+    let first_left_out = sizes.iter().find(|size| {
+        total = total.saturating_add(**size);
+        total > MAX_COPIED_BYTES
+    });
+    let fits = |size: &&u64| first_left_out.is_none_or(|limit| *size < limit);
+    sizes.iter().rev().find(fits).copied().unwrap_or(0)
 }
 
 impl Tree {
@@ -159,40 +221,54 @@ impl Tree {
     }
 }
 
-impl Creation {
-    /// Creates the folder `to` with copies and links of what is in `from`.
+impl Creation<'_> {
+    /// Creates the folder `to` with folders, copies and links of what is in `from`.
     fn mirror(&mut self, from: &Path, to: &Path, tree: &Tree) -> io::Result<()> {
         fs::create_dir(to)?;
-        self.created.insert(to.to_owned());
+        self.created.insert(to.to_owned(), Entry::Folder);
         for (name, tree) in &tree.folders {
             // A file that does not exist may be declared to be in a folder that does not exist.
             if from.join(name).is_dir() {
                 self.mirror(&from.join(name), &to.join(name), tree)?;
             }
         }
-        for name in tree.files.iter().filter(|name| from.join(name).is_file()) {
-            self.copy(&from.join(name), &to.join(name))?;
-            self.created.insert(to.join(name));
+        for name in &tree.files {
+            match self.copy(&from.join(name), &to.join(name)) {
+                // The check of the files reports it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                copied => drop(self.created.insert(to.join(name), copied?)),
+            }
         }
-        // A folder above the pipeline's may be closed to this user.
-        for entry in fs::read_dir(from).into_iter().flatten() {
+        let entries = match fs::read_dir(from) {
+            // A folder above the pipeline's may be closed to this user. A folder may have been removed.
+            Err(_) if from != self.base && !from.starts_with(self.base) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && from != self.base => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
             let entry = entry?;
-            let copy = to.join(entry.file_name());
-            if !self.created.contains(&copy) && !self.is_inside(&entry.path()) {
-                std::os::unix::fs::symlink(entry.path(), &copy)?;
-                self.created.insert(copy);
+            let (path, copy) = (entry.path(), to.join(entry.file_name()));
+            if self.created.contains_key(&copy) || self.folder.parent() == Some(&path) {
+                continue;
+            }
+            if self.folder.starts_with(&path) {
+                // A link to a folder that contains the mirror would have no end.
+                self.mirror(&path, &copy, &Tree::default())?;
+            } else {
+                symlink(path, &copy)?;
+                self.created.insert(copy, Entry::Link);
             }
         }
         Ok(())
     }
 
-    /// Whether the mirror is inside this folder. A program that follows links would never reach the end of it.
-    fn is_inside(&self, path: &Path) -> bool {
-        path.is_dir() && path.canonicalize().is_ok_and(|path| self.folder.starts_with(path))
-    }
-
-    /// Copies a file with its permissions and its modification time, by which Python recognises compiled modules.
-    fn copy(&self, from: &Path, to: &Path) -> io::Result<()> {
+    /// Copies a file with its permissions and its modification time, by which Python recognises compiled modules. A
+    /// file that is a link remains one: Python looks for the modules of a script where the link leads.
+    fn copy(&self, from: &Path, to: &Path) -> io::Result<Entry> {
+        let link = || symlink(from, to).map(|()| Entry::Link);
+        if fs::symlink_metadata(from)?.is_symlink() {
+            return link();
+        }
         let source = File::open(from)?;
         let metadata = source.metadata()?;
         if metadata.len() > self.largest {
@@ -200,14 +276,15 @@ impl Creation {
             if rustix::fs::ioctl_ficlone(&copy, &source).is_err() {
                 drop(copy);
                 fs::remove_file(to)?;
-                return std::os::unix::fs::symlink(from, to);
+                return link();
             }
             fs::set_permissions(to, metadata.permissions())?;
         } else {
             // Shares the bytes if the file system can.
             fs::copy(from, to)?;
         }
-        File::open(to)?.set_modified(metadata.modified()?)
+        File::open(to)?.set_modified(metadata.modified()?)?;
+        Ok(Entry::Copy)
     }
 }
 
@@ -238,18 +315,21 @@ mod tests {
     /// A project with a pipeline in a folder of it.
     fn project() -> TempDir {
         let project = tempfile::tempdir().unwrap();
-        for (path, text) in [
-            ("lib/shared.py", "shared"),
-            ("pipelines/train.py", "train"),
-            ("pipelines/tools/helper.py", "helper"),
-            ("pipelines/tools/other.py", "other"),
-            ("pipelines/images/1.png", "image"),
+        for path in [
+            "lib/shared.py",
+            "pipelines/train.py",
+            "pipelines/tools/helper.py",
+            "pipelines/tools/other.py",
+            "pipelines/images/1.png",
         ] {
-            let path = project.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
+            write(&project.path().join(path), path);
         }
         project
+    }
+
+    fn write(path: &Path, text: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
     }
 
     fn mirror(base: &Path, files: &[&str]) -> Mirror {
@@ -262,32 +342,43 @@ mod tests {
     }
 
     #[test]
-    fn declared_files_are_copies_and_everything_else_is_a_link() {
+    fn declared_files_are_copies_and_all_others_are_links() {
         let project = project();
         let base = project.path().join("pipelines");
         let mirror = mirror(&base, &["train.py", "tools/helper.py", "tools/missing.py", "nowhere/x.py"]);
         for name in ["train.py", "tools/helper.py"] {
             fs::write(base.join(name), "edited").unwrap();
-            assert!(!is_link(mirror.base().join(name)), "{name}");
+            let copy = mirror.base().join(name);
+            assert_eq!(fs::read_to_string(&copy).unwrap(), format!("pipelines/{name}"));
+            assert!(!is_link(copy), "{name}");
         }
-        assert_eq!(fs::read(mirror.base().join("train.py")).unwrap(), b"train");
-        assert_eq!(fs::read(mirror.base().join("tools/helper.py")).unwrap(), b"helper");
         for name in ["tools/other.py", "images"] {
             assert!(is_link(mirror.base().join(name)), "{name}");
         }
-        assert_eq!(fs::read(mirror.base().join("images/1.png")).unwrap(), b"image");
+        assert!(mirror.base().join("images/1.png").exists());
         assert!(!mirror.base().join("nowhere").exists());
     }
 
     #[test]
-    fn mirror_begins_at_the_project_or_where_a_declared_file_requires_it() {
+    fn folders_above_the_pipeline_are_there() {
         let project = project();
         let base = project.path().join("pipelines");
-        assert!(!mirror(&base, &["train.py"]).base().join("../lib").exists());
-        let declared = mirror(&base, &["train.py", "../lib/shared.py"]);
-        assert!(!is_link(declared.base().join("../lib/shared.py")));
-        fs::create_dir(project.path().join(".git")).unwrap();
         assert!(is_link(mirror(&base, &["train.py"]).base().join("../lib")));
+        assert!(!is_link(mirror(&base, &["../lib/shared.py"]).base().join("../lib/shared.py")));
+    }
+
+    #[test]
+    fn pipeline_behind_dots_or_a_link_is_mirrored() {
+        let project = project();
+        let link = project.path().join("deep/link");
+        fs::create_dir(link.parent().unwrap()).unwrap();
+        symlink(project.path().join("pipelines"), &link).unwrap();
+        for base in [project.path().join("pipelines/tools/.."), link] {
+            let mirror = mirror(&base, &["train.py", "../lib/shared.py"]);
+            for name in ["train.py", "../lib/shared.py"] {
+                assert!(!is_link(mirror.base().join(name)), "{name} in {}", base.display());
+            }
+        }
     }
 
     #[test]
@@ -296,7 +387,18 @@ mod tests {
         let absolute = project.path().join("lib/shared.py").display().to_string();
         let mirror = mirror(&project.path().join("pipelines"), &[&absolute, "images/../train.py", "..", ".", ""]);
         assert!(is_link(mirror.base().join("train.py")));
-        assert_eq!(fs::read(mirror.base().join(&absolute)).unwrap(), b"shared");
+        assert!(is_link(mirror.base().join("../lib")));
+    }
+
+    #[test]
+    fn script_that_is_a_link_remains_one() {
+        let project = project();
+        let base = project.path().join("pipelines");
+        symlink("../lib/shared.py", base.join("linked.py")).unwrap();
+        let mirrored = mirror(&base, &["linked.py"]).base().join("linked.py");
+        let leads_to = mirror(&base, &["linked.py"]).base().join("linked.py").canonicalize().unwrap();
+        assert_eq!(leads_to, project.path().join("lib/shared.py").canonicalize().unwrap());
+        assert!(!mirrored.exists(), "the mirror is removed on drop");
     }
 
     #[test]
@@ -318,32 +420,53 @@ mod tests {
         assert_eq!(largest(vec![5, MAX_COPIED_BYTES - 5]), MAX_COPIED_BYTES - 5);
         assert_eq!(largest(vec![MAX_COPIED_BYTES - 4, 2, 5]), 5);
         assert_eq!(largest(vec![u64::MAX, u64::MAX, 1]), 1);
+        assert_eq!(largest(vec![3, 40 << 20, 40 << 20]), 3, "files of one size are all copied or all linked");
     }
 
     #[test]
-    fn what_a_program_creates_in_a_real_folder_is_found() {
-        let project = project();
-        let mirror = mirror(&project.path().join("pipelines"), &["tools/helper.py"]);
-        assert_eq!(mirror.written(), [""; 0]);
-        for path in ["new/a", "tools/b", "images/kept", "tools/__pycache__/helper.pyc"] {
-            let path = mirror.base().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, "").unwrap();
-        }
-        assert_eq!(mirror.written(), ["new", "tools/b"]);
-        assert!(project.path().join("pipelines/images/kept").exists());
-    }
-
-    #[test]
-    fn folder_that_contains_the_mirror_is_left_out() {
+    fn what_a_program_creates_or_replaces_is_moved_back() {
         let project = project();
         let base = project.path().join("pipelines");
-        let cache = base.join("cache");
-        fs::create_dir(&cache).unwrap();
-        std::os::unix::fs::symlink(&cache, base.join("linked")).unwrap();
-        let mirror = Mirror::create(&base, &BTreeSet::new(), TempDir::new_in(&cache).unwrap()).unwrap();
-        assert!(fs::symlink_metadata(mirror.base().join("cache")).is_err());
-        assert!(fs::symlink_metadata(mirror.base().join("linked")).is_err());
-        assert!(is_link(mirror.base().join("images")));
+        let mirror = mirror(&base, &["train.py", "tools/helper.py"]);
+        assert_eq!(mirror.move_back(), [""; 0]);
+        for path in ["new/a", "tools/b", "images/c", "../lib2/e", "taken", "__pycache__/train.pyc"] {
+            write(&mirror.base().join(path), "written");
+        }
+        write(&base.join("taken"), "first");
+        // As `sed -i` does.
+        write(&mirror.base().join("tools/.new"), "replaced");
+        fs::rename(mirror.base().join("tools/.new"), mirror.base().join("tools/other.py")).unwrap();
+        let left = mirror.move_back();
+        assert_eq!(left, [base.canonicalize().unwrap().join("taken").display().to_string()]);
+        for path in ["new/a", "tools/b", "images/c", "../lib2/e"] {
+            assert_eq!(fs::read_to_string(base.join(path)).unwrap(), "written", "{path}");
+        }
+        assert_eq!(fs::read_to_string(base.join("tools/other.py")).unwrap(), "replaced");
+        assert_eq!(fs::read_to_string(base.join("taken")).unwrap(), "first");
+        assert!(!base.join("__pycache__").exists());
+    }
+
+    #[test]
+    fn folder_is_moved_back_to_another_file_system() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        write(&from.path().join("a/b/c"), "text");
+        symlink("b/c", from.path().join("a/link")).unwrap();
+        copy_all(&from.path().join("a"), &to.path().join("a")).unwrap();
+        assert_eq!(fs::read_to_string(to.path().join("a/link")).unwrap(), "text");
+        assert!(is_link(to.path().join("a/link")));
+    }
+
+    #[test]
+    fn mirror_in_the_pipelines_folder_does_not_contain_itself() {
+        let project = project();
+        let base = project.path().join("pipelines");
+        write(&base.join("results/cache/index"), "");
+        write(&base.join("results/data.csv"), "");
+        let scratch = base.join("results/cache/scratch");
+        fs::create_dir(&scratch).unwrap();
+        let mirror = Mirror::create(&base, &BTreeSet::new(), TempDir::new_in(&scratch).unwrap()).unwrap();
+        assert!(is_link(mirror.base().join("results/data.csv")));
+        assert!(is_link(mirror.base().join("results/cache/index")));
+        assert!(fs::symlink_metadata(mirror.base().join("results/cache/scratch")).is_err());
     }
 }

@@ -152,14 +152,16 @@ impl<'a> Worker<'a> {
             cancel,
             chain,
         };
-        let artifact = match job.options.threads.and_then(own_pool) {
+        let made = match job.options.threads.and_then(own_pool) {
             None => point.parsed.stage.run(&context),
             Some(pool) => pool.install(|| point.parsed.stage.run(&context)),
-        }?;
-        if let Some(written) = folders.mirror.as_ref().map(Mirror::written).filter(|written| !written.is_empty()) {
-            let names = written.join(", ");
-            progress.log(&format!("not kept, because it was written to the mirror of the pipeline's folder: {names}"));
+        };
+        let left = folders.mirror.as_ref().map(Mirror::move_back).unwrap_or_default();
+        if !left.is_empty() {
+            let names = left.iter().take(10).cloned().collect::<Vec<_>>().join(", ");
+            progress.log(&format!("written by the program, but could not be moved from its mirror: {names}"));
         }
+        let artifact = made?;
         self.check_files(job, folders.mirror.as_ref(), "while the stage ran")?;
         Ok(artifact)
     }
@@ -186,7 +188,7 @@ impl<'a> Worker<'a> {
             None => None,
         };
         if mirror.is_some() {
-            self.check_files(job, mirror.as_ref(), "before the stage started")?;
+            self.check_files(job, mirror.as_ref(), "just before the stage started")?;
         }
         Ok(StageFolders { mirror, scratch: temporary("")? })
     }

@@ -23,14 +23,14 @@
 //! - `{metrics}`: the file for an optional JSON object of numbers. `NaN`, `Infinity` and `-Infinity` are numbers, too.
 //! - `{seed}`: the seed of the stage. It is in the key if argv contains it.
 //! - `{device}`: `cpu`, or `cuda:0` with the number of the GPU. It is not in the key.
-//! - `{base}`: a mirror of the pipeline's folder. It has copies of `sources` and of the files that argv names;
-//!   everything else in it is a link to the original. So an edit while the program runs changes only the next run.
-//!   `{base}/PATH` is the original, unless `PATH` was copied. Files that a program creates in the mirror are logged and
-//!   dropped.
+//! - `{base}`: a mirror of the pipeline's folder. It has copies of `sources` and of the files that argv names, so an
+//!   edit while the program runs changes only later runs. Everything else in it, also a folder, is a link to the
+//!   original; `find` does not follow links. What the program creates or replaces in the mirror is moved to the
+//!   original folder afterwards. `{base}/PATH` is the original, unless `PATH` was copied.
 //!
 //! Other braces are not changed. In a shell script, paths are quoted if necessary. The environment contains only
-//! `PATH`, the variables in `env`, `HOME` and `TMPDIR` (a scratch folder), and `VADPIPE_INPUTS`, `VADPIPE_OUTPUTS`,
-//! `VADPIPE_METRICS` and `VADPIPE_SCRATCH`.
+//! `PATH`, the variables in `env` and `pass_env`, `HOME` and `TMPDIR` (a scratch folder), and `VADPIPE_INPUTS`,
+//! `VADPIPE_OUTPUTS`, `VADPIPE_METRICS` and `VADPIPE_SCRATCH`.
 //!
 //! **Output.** The tensors of a `.safetensors` output keep their names if it is the only such output; otherwise they
 //! are named `ROLE.NAME`. Every other output becomes a file of the artifact under its file name. Outputs must be
@@ -195,7 +195,7 @@ fn check_placeholders(params: &mut Params<'_>, argv: &[String], outputs: &BTreeM
             params.error("argv", message, format!("add it: `inputs = {{ {role} = \"STAGE\" }}`"));
         }
     }
-    for (wrong, meant) in argv.iter().flat_map(|word| words::misspelled(word)) {
+    for (wrong, meant) in argv.iter().filter_map(|word| words::misspelled(word)) {
         let message = format!("`argv` contains `{{{wrong}}}`, which is not a placeholder");
         params.error("argv", message, format!("did you mean `{{{meant}}}`?"));
     }

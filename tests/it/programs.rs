@@ -126,6 +126,7 @@ fn variables_of_pass_env_reach_the_program_but_not_the_key() {
     );
     let executed = |card: &str| {
         let output = project.command(["run", "p.toml", "--json"]).env("CARD", card).output().expect("it runs");
+        assert!(output.status.success(), "{output:?}");
         String::from_utf8_lossy(&output.stdout).contains("\"executed\":[\"work\"]")
     };
     assert!(executed("1"));
@@ -168,7 +169,12 @@ fn missing_script_and_misspelled_placeholder_are_found_by_plan() {
 
     1 error in the pipeline
     "#);
-    for argv in [r#"["python3", "-c", "pass"]"#, r#"["awk", "{print}"]"#, r#"["sh", "{base}/made/later.sh"]"#] {
+    for argv in [
+        r#"["python3", "-c", "print(f'{metric}')"]"#,
+        r#"["sh", "-c", "echo $${seeds} $${seed}"]"#,
+        r#"["awk", "{print}"]"#,
+        r#"["sh", "{base}/made/later.sh"]"#,
+    ] {
         assert_eq!(plan(argv).0, 0, "{argv}");
     }
 }

@@ -43,7 +43,8 @@ impl Grouping {
         let (by, over) = (axes(by)?, axes(over)?);
         let rest = || names.axes.iter().filter(|name| !over.contains(*name)).cloned();
         if let Some(both) = by.intersection(&over).next() {
-            return Err(Error::bad_input(format!("`{both}` is in both --group-by and --over")));
+            let error = Error::bad_input(format!("`{both}` is in both --group-by and --over"));
+            return Err(error.hint("give only one of them"));
         }
         match (by.is_empty(), over.is_empty()) {
             (true, true) => Ok(None),
@@ -91,8 +92,11 @@ fn axis(name: &str, names: &Names) -> Result<String> {
     match names.find(name)? {
         Column::Axis(axis) => Ok(axis),
         Column::Stage | Column::Metric(_) => {
-            let known = names.axes.join(", ");
-            Err(Error::bad_input(format!("`{name}` is not an axis")).hint(format!("the axes are: {known}")))
+            let hint = match names.axes.is_empty() {
+                true => "these stages have no axes".to_owned(),
+                false => format!("the axes are: {}", names.axes.join(", ")),
+            };
+            Err(Error::bad_input(format!("`{name}` is not an axis")).hint(hint))
         }
     }
 }

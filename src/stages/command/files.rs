@@ -10,6 +10,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::folders::{Folders, file_name};
+use crate::artifact::metrics::python_json;
 use crate::artifact::{Artifact, Tensor, from_safetensors, to_safetensors};
 use crate::file::{self, FileError};
 use crate::stage::{Cancel, Context, Files, Input, Inputs, StageError};
@@ -86,7 +87,7 @@ fn write_input(input: &dyn Input, folder: &Path) -> Result<(), StageError> {
     let json = |value: Result<String, serde_json::Error>| {
         value.map_err(|error| StageError::failed(format!("can't write {} as JSON: {error}", input.label())))
     };
-    write(&folder.join("metrics.json"), json(serde_json::to_string_pretty(&manifest.metrics))?.as_bytes())?;
+    write(&folder.join("metrics.json"), python_json(&manifest.metrics).as_bytes())?;
     write(&folder.join("facts.json"), json(serde_json::to_string_pretty(&manifest.facts))?.as_bytes())?;
     for name in manifest.files.keys() {
         // The artifact may come from a shared cache, so its names can't be trusted.

@@ -66,15 +66,20 @@ impl Paths for CommandPaths<'_> {
         }
     }
 
-    /// A copy in the mirror, or else the path in the original folder: a tool such as `find` does not follow the links
-    /// of the mirror, and a file that the program creates at this path must not be lost.
+    /// A copy in the mirror, or a folder with copies. Everything else is the original, so that a program sees at once
+    /// what others write there.
     fn in_base(&self, name: &str) -> PathBuf {
-        let copy = self.folders.mirror.join(name);
-        match copy.symlink_metadata() {
-            Ok(file) if !file.is_symlink() => copy,
-            _ => self.folders.base.join(name),
-        }
+        let mirrored = self.folders.mirror.join(name);
+        if has_copies(&mirrored) { mirrored } else { self.folders.base.join(name) }
     }
+}
+
+/// Whether a path in the mirror is a copy, or a folder that contains copies. Everything else in a mirror is a link.
+fn has_copies(path: &Path) -> bool {
+    let Ok(file) = path.symlink_metadata() else { return false };
+    file.is_file()
+        || file.is_dir()
+            && std::fs::read_dir(path).into_iter().flatten().flatten().any(|entry| has_copies(&entry.path()))
 }
 
 /// The last component of an output's path.

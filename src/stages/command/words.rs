@@ -73,7 +73,7 @@ pub(super) fn expand(word: &str, place: Place, paths: &dyn Paths) -> OsString {
         let (name, braces) = (&word[range.clone()], range.start - 1..range.end + 1);
         let below = if name == "base" { path_after(word, place, braces.end) } else { None };
         if let Some(below) = below {
-            let path = paths.in_base(&word[below.start + 1..below.end]);
+            let path = paths.in_base(word[below.clone()].trim_start_matches('/'));
             parts.push((braces.start..below.end, path));
         } else if let Some(path) = paths.placeholder(name) {
             parts.push((braces, path));
@@ -107,7 +107,9 @@ fn path_after(word: &str, place: Place, start: usize) -> Option<Range<usize>> {
         _ => rest.len(),
     };
     let goes_on = rest[end..].starts_with(['"', '\'', '`', '$']) && place == Place::Script;
-    let is_path = rest.starts_with('/') && end > 1 && !rest[..end].contains(['{', '*', '?', '[', '\\', '\0']);
+    let is_path = rest.starts_with('/')
+        && !rest[..end].trim_matches('/').is_empty()
+        && !rest[..end].contains(['{', '*', '?', '[', '\\', '\0']);
     (is_path && !goes_on).then_some(start..start + end)
 }
 
@@ -116,11 +118,14 @@ pub(super) fn has_placeholder(word: &str, name: &str) -> bool {
     placeholders(word).into_iter().any(|range| word[range] == *name)
 }
 
-/// Names in braces that are one edit away from a placeholder, and that placeholder.
-pub(super) fn misspelled(word: &str) -> Vec<(String, &'static str)> {
-    let names = braces(word).filter(|range| is_name(&word[range.clone()])).map(|range| &word[range]);
-    let near = |name: &str| PLACEHOLDERS.into_iter().find(|known| strsim::osa_distance(name, known) == 1);
-    names.filter_map(|name| Some((name.to_owned(), near(name)?))).collect()
+/// The name in braces that a word or its part after the first `=` consists of, if it is one edit away from a
+/// placeholder; and that placeholder. Braces inside a longer word are for the program.
+pub(super) fn misspelled(word: &str) -> Option<(&str, &'static str)> {
+    let whole = |word: &'_ str| word.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).map(str::len);
+    let part = if whole(word).is_some() { word } else { word.split_once('=')?.1 };
+    let name = part.get(1..1 + whole(part)?).filter(|name| is_name(name))?;
+    let known = PLACEHOLDERS.into_iter().find(|known| strsim::osa_distance(name, known) == 1)?;
+    Some((name, known))
 }
 
 /// The script that an interpreter is to run, if it is next to the pipeline: `python3 SCRIPT …`.
@@ -133,11 +138,14 @@ pub(super) fn script(argv: &[String]) -> Option<&str> {
 
 /// The placeholders, without their braces: those of [`PLACEHOLDERS`], `inputs.ROLE` and `outputs.ROLE`.
 fn placeholders(word: &str) -> Vec<Range<usize>> {
-    let is_ours = |inner: &str| {
+    let is_ours = |range: &Range<usize>| {
+        let inner = &word[range.clone()];
         let role = inner.strip_prefix("inputs.").or_else(|| inner.strip_prefix("outputs."));
-        PLACEHOLDERS.contains(&inner) || role.is_some_and(is_name)
+        // `${seed}` is a variable of the shell.
+        let is_variable = matches!(inner, "seed" | "device") && word[..range.start - 1].ends_with('$');
+        (PLACEHOLDERS.contains(&inner) && !is_variable) || role.is_some_and(is_name)
     };
-    braces(word).filter(|range| is_ours(&word[range.clone()])).collect()
+    braces(word).filter(is_ours).collect()
 }
 
 /// The ranges between a `{` and the next `}`.
