@@ -25,7 +25,7 @@ pub use bracket::{Bracket, RungDecision, RungStatus, with_earlier_points};
 pub(crate) use decision::all_pruned;
 pub use decision::{CachedEpochs, Decision, Plan, ResolvedInputs, State};
 pub use planner::{PipelineFiles, Planner};
-pub use reason::{Cause, Reason, differences};
+pub use reason::{Cause, Reason, content, differences};
 
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use super::ui::{Ui, bytes, when};
 use crate::error::Result;
 use crate::id::PointId;
 use crate::key::{Digest, Segment};
-use crate::plan::{Bracket, Decision, PipelineFiles, Plan, RungDecision, State};
+use crate::plan::{Bracket, Decision, PipelineFiles, Plan, RungDecision, State, content};
 use crate::store::{ResultRecord, StateRecord};
 
 /// Arguments of `explain`.
@@ -161,7 +161,10 @@ impl<'a> Explanation<'a> {
         for (role, input) in &point.inputs {
             lines.extend(input.points().iter().map(|i| format!("  input       {role} from {}", self.input(*i))));
         }
-        lines.extend(self.contents.iter().map(|(name, digest)| format!("  file        {name} = {}", digest.short())));
+        lines.extend(self.contents.iter().map(|(entry, digest)| {
+            let (what, name) = content(entry);
+            format!("  {what:11} {name} = {}", digest.short())
+        }));
         lines
     }
 

@@ -152,6 +152,15 @@ impl Cause {
     }
 }
 
+/// What an entry of [`Components::contents`] is, and its name: a file, or a variable of the environment.
+pub fn content(name: &str) -> (&'static str, &str) {
+    match name.split_once(' ') {
+        Some(("file", path)) => ("file", path),
+        Some(("env", variable)) => ("variable", variable),
+        _ => ("file", name),
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = |v: &Option<Value>| v.as_ref().map_or("unset".to_owned(), Value::to_string);
@@ -170,7 +179,10 @@ impl fmt::Display for Cause {
             Self::Precision { old, new } => write!(f, "precision {} → {}", text(old), text(new)),
             Self::Input { role, labels } if labels.is_empty() => write!(f, "input {role} changed"),
             Self::Input { role, labels } => write!(f, "input {role} changed ({})", some_of(labels)),
-            Self::File { name } => write!(f, "file {name} changed"),
+            Self::File { name } => {
+                let (what, name) = content(name);
+                write!(f, "{what} {name} changed")
+            }
             Self::Upstream { stages } => write!(f, "after {}", some_of(stages)),
             Self::Compared { epoch } => write!(f, "compared after epoch {epoch}"),
             Self::Pruned { epoch, figure, value, place, of, best } => {

@@ -45,6 +45,7 @@ fn edit_while_a_program_runs_changes_only_the_next_run() {
         project.vadpipe(["export", "p.toml", "work", "--to", folder]);
         project.read(&format!("{folder}/work/out.txt"))
     };
+    assert_eq!(project.plan(&[])["work"]["reason"]["text"], "file work.sh changed");
     assert_eq!(project.run(&[]).executed(), ["work"], "the edited script runs");
     assert_eq!(exported("after"), "two\n");
     project.write("work.sh", &script("one"));
@@ -115,6 +116,8 @@ fn numbers_the_seed_and_the_device_are_words_of_argv() {
     project.vadpipe(["export", "p.toml", "--to", "out"]);
     assert_eq!(project.read("out/work@lr=0.001/out.txt"), "0.001 3 s7 cpu\n");
     assert_eq!(project.read("out/work@lr=1e-5/out.txt"), "1e-5 3 s7 cpu\n");
+    let explained = project.vadpipe(["explain", "p.toml", "work@lr=0.001"]).stdout;
+    assert!(explained.contains("  seed        7\n"), "{explained}");
     assert_eq!(project.run(&["-S", "pipeline.seed=8"]).executed().len(), 2, "a seed in argv is in the key");
 }
 

@@ -12,7 +12,7 @@ use crate::cli::ui::Ui;
 use crate::error::{Error, Result};
 use crate::id::{PointId, PointName};
 use crate::key::{Components, Digest, InputDigest, Key, Segment};
-use crate::plan::PipelineFiles;
+use crate::plan::{PipelineFiles, content};
 use crate::report::{Change, Comparison, Figure, Pair};
 use crate::spec::PointInput;
 use crate::status::RunStatus;
@@ -237,7 +237,10 @@ fn flat(components: &Components) -> BTreeMap<String, String> {
     all.insert("version of the kind".to_owned(), components.version.to_string());
     all.extend(components.seed.map(|seed| ("seed".to_owned(), seed.to_string())));
     all.extend(components.precision.iter().map(|precision| ("precision".to_owned(), precision.clone())));
-    all.extend(components.contents.iter().map(|(name, digest)| (format!("file {name}"), digest.short())));
+    all.extend(components.contents.iter().map(|(entry, digest)| {
+        let (what, name) = content(entry);
+        (format!("{what} {name}"), digest.short())
+    }));
     if let Some(segments) = &components.segments {
         let total: u64 = segments.iter().map(|s| s.epochs).sum();
         all.insert("epochs".to_owned(), total.to_string());
