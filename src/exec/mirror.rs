@@ -12,8 +12,9 @@
 //!     images/                       images       -> project/pipelines/images
 //! ```
 //!
-//! The folders above are mirrored one level deep, up to the first that has very many entries, so that `..` and paths
-//! built from Python's `__file__` work.
+//! The two folders above are mirrored one level deep, so that `..` and paths built from Python's `__file__` work. A
+//! folder with many entries ends this, because each link takes time. Folders that a declared file requires are always
+//! mirrored.
 //!
 //! What a program creates in a linked folder is in the original folder at once. What it creates or replaces in a real
 //! folder is moved to the original after the program has ended, also if it failed.
@@ -34,8 +35,10 @@ use crate::store::Store;
 /// The most bytes that are copied for one stage if the file system can't share them between files. Larger files are
 /// links.
 const MAX_COPIED_BYTES: u64 = 64 << 20;
-/// A folder above the pipeline's with more entries is not mirrored, unless a declared file requires it.
-const MAX_SIBLINGS: usize = 500;
+/// How many folders above the pipeline's are mirrored without being required.
+const LEVELS: usize = 2;
+/// A folder above the pipeline's with more entries is mirrored only if it is required.
+const MAX_SIBLINGS: usize = 64;
 
 /// The mirror of a folder.
 pub(crate) struct Mirror {
@@ -92,7 +95,7 @@ impl Mirror {
         let files: Vec<(usize, PathBuf)> = files.iter().filter_map(|name| relative(name)).collect();
         let ancestors: Vec<&Path> = base.ancestors().collect();
         let required = files.iter().map(|(up, _)| *up).max().unwrap_or(0);
-        let small = ancestors[1..].iter().take_while(|folder| is_small(folder)).count();
+        let small = ancestors[1..].iter().take(LEVELS).take_while(|folder| is_small(folder)).count();
         let root = ancestors[small.max(required).min(ancestors.len() - 1)];
         let below = |up: usize| ancestors[up.min(ancestors.len() - 1)].strip_prefix(root).unwrap_or(Path::new(""));
         let mut tree = Tree::default();
