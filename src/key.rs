@@ -123,9 +123,13 @@ impl Hash {
         self
     }
 
-    /// Adds a float by its bits; -0.0 counts as 0.0.
+    /// Adds a float by its bits. -0.0 counts as 0.0, and all bit patterns of NaN are the same.
     pub fn float(&mut self, v: f64) -> &mut Self {
-        let v = if v == 0.0 { 0.0 } else { v };
+        let v = match v {
+            _ if v == 0.0 => 0.0,
+            _ if v.is_nan() => f64::NAN,
+            _ => v,
+        };
         self.0.update(&v.to_bits().to_le_bytes());
         self
     }

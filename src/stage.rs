@@ -90,8 +90,6 @@ impl dyn StageKind {
             }
             artifact.provides.insert(capability.name().to_owned());
         }
-        // NaN has many bit patterns. A digest depends on the bits.
-        artifact.metrics.values_mut().filter(|metric| metric.is_nan()).for_each(|metric| *metric = f64::NAN);
         Ok(artifact)
     }
 }
@@ -160,7 +158,7 @@ pub trait Stage: Send + Sync {
         Ok(BTreeMap::new())
     }
     /// For a stage that runs a program: the files that the pipeline names for it, as written there. The program runs in
-    /// [`Context::mirror`], which has copies of these files, so that an edit during the run changes only the next run.
+    /// [`Context::mirror`], which has copies of these files, so that an edit changes only what starts later.
     ///
     /// # Errors
     /// As [`Stage::contents`].

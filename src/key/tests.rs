@@ -156,3 +156,12 @@ proptest! {
         prop_assert_eq!(longer.at(longer.total() + 1), None);
     }
 }
+
+#[test]
+fn equal_floats_have_equal_digests_whatever_their_bits() {
+    let digest = |v: f64| Hash::new("float").float(v).finish();
+    assert_eq!(digest(f64::from_bits(f64::NAN.to_bits() | 1)), digest(f64::NAN));
+    assert_eq!(digest(-f64::NAN), digest(f64::NAN));
+    assert_eq!(digest(-0.0), digest(0.0));
+    assert_ne!(digest(f64::NEG_INFINITY), digest(f64::INFINITY));
+}
