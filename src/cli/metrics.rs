@@ -91,8 +91,7 @@ pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()
     rows.retain(|row| !row.metrics.is_empty());
     let columns = columns(&rows, &names, Row::get);
     let header = columns.iter().map(|column| names.label(column)).collect();
-    let is_number = |column: &Column| rows.iter().all(|row| !matches!(row.get(column), Some(Cell::Text(_))));
-    let numeric = columns.iter().map(is_number).collect();
+    let numeric = columns.iter().map(|column| is_numeric(&rows, column, Row::get)).collect();
     let rows = rows.iter().map(|row| cells(row, &columns, args.csv)).collect();
     Printed { header, numeric, rows }.print(args, ui)
 }
@@ -102,6 +101,11 @@ fn columns<R>(rows: &[R], names: &Names, get: impl Fn(&R, &Column) -> Option<Cel
     let used = |column: &Column| rows.iter().any(|row| get(row, column).is_some());
     let rest = names.columns().into_iter().filter(used);
     std::iter::once(Column::Stage).chain(rest).collect()
+}
+
+/// Whether a column has no text.
+fn is_numeric<R>(rows: &[R], column: &Column, get: impl Fn(&R, &Column) -> Option<Cell>) -> bool {
+    rows.iter().all(|row| !matches!(get(row, column), Some(Cell::Text(_))))
 }
 
 fn print_groups(mut groups: Vec<Group>, names: &Names, args: &MetricsArgs, ui: &Ui) -> Result<()> {
@@ -121,7 +125,7 @@ fn print_groups(mut groups: Vec<Group>, names: &Names, args: &MetricsArgs, ui: &
     let text = |value: Option<String>| value.unwrap_or_default();
     let axes = columns.iter().filter(|column| !matches!(column, Column::Metric(_)));
     for column in axes {
-        let is_number = groups.iter().all(|group| !matches!(group.get(column), Some(Cell::Text(_))));
+        let is_number = is_numeric(&groups, column, Group::get);
         add(names.label(column), is_number, &|group| text(group.get(column).map(|cell| cell.to_string())));
     }
     add("n".to_owned(), true, &|group| group.points.to_string());

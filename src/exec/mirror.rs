@@ -398,10 +398,12 @@ mod tests {
         let project = project();
         let base = project.path().join("pipelines");
         symlink("../lib/shared.py", base.join("linked.py")).unwrap();
-        let mirrored = mirror(&base, &["linked.py"]).base().join("linked.py");
-        let leads_to = mirror(&base, &["linked.py"]).base().join("linked.py").canonicalize().unwrap();
-        assert_eq!(leads_to, project.path().join("lib/shared.py").canonicalize().unwrap());
-        assert!(!mirrored.exists(), "the mirror is removed on drop");
+        let mirror = mirror(&base, &["linked.py"]);
+        let mirrored = mirror.base().join("linked.py");
+        let original = project.path().join("lib/shared.py");
+        assert_eq!(mirrored.canonicalize().unwrap(), original.canonicalize().unwrap());
+        drop(mirror);
+        assert!(mirrored.symlink_metadata().is_err() && original.exists(), "only the mirror is removed");
     }
 
     #[test]

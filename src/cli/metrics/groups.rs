@@ -62,12 +62,11 @@ impl Grouping {
 
     /// The groups, in the order of their first points.
     pub(super) fn group(&self, rows: &[Row]) -> Vec<Group> {
-        let mut places: BTreeMap<String, usize> = BTreeMap::new();
+        let mut places = BTreeMap::new();
         let mut members: Vec<Vec<&Row>> = Vec::new();
         for row in rows.iter().filter(|row| !row.metrics.is_empty()) {
-            let values = self.axes.iter().map(|axis| row.axes.get(axis).map(ToString::to_string));
-            let place =
-                *places.entry(format!("{:?}", (&row.stage, values.collect::<Vec<_>>()))).or_insert(members.len());
+            let values: Vec<_> = self.axes.iter().map(|axis| row.axes.get(axis).map(ToString::to_string)).collect();
+            let place = *places.entry((&row.stage, values)).or_insert(members.len());
             if place == members.len() {
                 members.push(Vec::new());
             }
