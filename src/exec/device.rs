@@ -21,7 +21,7 @@ pub struct Compute {
 /// Finds the requested device.
 ///
 /// # Errors
-/// If there is no such device, or it does not support the precision (exit code 2).
+/// If the device does not exist or does not support the precision (exit code 2).
 pub fn choose(choice: DeviceChoice, precision: Precision) -> Result<Compute> {
     let compute = match choice {
         DeviceChoice::Cpu => cpu(),

@@ -439,7 +439,7 @@ fn points_of_a_sweep_are_lines_and_rows() {
     let titles: Vec<&str> =
         part.split("class=\"title\"").skip(1).map(|t| t.split(['>', '<']).nth(1).unwrap()).collect();
     assert_eq!(titles, ["lr", "latent_dim", "loss", "rmse", "psnr"]);
-    // There is no sweep if no point has an axis, or if no metric differs.
+    // A sweep is shown only if its points have axes and a metric differs.
     assert!(!build(&Spec::default(), &Inputs::default(), &Cancel::default()).unwrap().contains("class=\"sweep\""));
     let inputs = ["a", "b"].map(|w| decoded(&format!("samples@w={w}"), "prior", 1.0));
     let inputs = Inputs(BTreeMap::from([("x".to_owned(), inputs.to_vec())]));

@@ -90,7 +90,7 @@ pub(super) fn remove_temporary(folder: &Path) {
     }
 }
 
-/// The paths in a folder, sorted; empty if there is no such folder.
+/// The paths in a folder, sorted. Empty if the folder does not exist.
 pub(super) fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

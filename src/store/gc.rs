@@ -5,8 +5,8 @@
 //! A collection must work on a full disk, where it is needed most. So it first removes what can be removed without a
 //! database. Then it appends the removals to the journals, which takes a few blocks (`reserve` holds some back for
 //! this), and then it removes the packs. (A cache of an earlier format has no journals, and needs some space.)
-//! Compacting the rest comes last, and is skipped if there is no space for it. A kill at any moment leaves what the
-//! journals say, and perhaps files that nothing refers to, which the next collection removes.
+//! Compacting the rest comes last, and is skipped on a full disk. A kill at any moment leaves what the journals say,
+//! and perhaps files that nothing refers to, which the next collection removes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -23,7 +23,7 @@ use crate::key::{Components, Digest, Key, Position};
 
 /// The index, held open for look-ups.
 pub struct Look<'a> {
-    /// `None` if there is no index yet.
+    /// `None` before the index is created.
     db: Option<&'a sled::Db>,
     index: &'a Index,
     /// The lineage of the packs, if there are any. Determined for the first result that needs them.

@@ -45,7 +45,7 @@ impl Params<'_> {
         (epochs, values)
     }
 
-    /// The tables in `segments`; empty if there is no such field, or none of its members is a table.
+    /// The tables in `segments`. Empty if the field is missing or has no tables.
     fn segment_tables(&mut self) -> Vec<Table> {
         let Some(Node { data, origin }) = self.find("segments").cloned() else { return vec![] };
         let Data::List(nodes) = data else {

@@ -138,7 +138,7 @@ impl Places {
 
     /// The error about a missing file: where it was searched for, why the download failed, and what to do.
     fn not_found(&self, name: &str, why: &str) -> StageError {
-        let mut message = format!("Fashion-MNIST was not found: there is no {name} or {name}.gz in\n");
+        let mut message = format!("Fashion-MNIST was not found: looked for {name} and {name}.gz in\n");
         for place in &self.searched {
             message.push_str(&format!("  {}\n", place.display()));
         }
@@ -225,7 +225,7 @@ mod tests {
         let dirs = [base.path().join("data")];
         let message = fetch_from(&address, base.path(), &dirs, &Cancel::default()).unwrap_err();
         insta::assert_snapshot!(message, @r#"
-Fashion-MNIST was not found: there is no train-images-idx3-ubyte or train-images-idx3-ubyte.gz in
+Fashion-MNIST was not found: looked for train-images-idx3-ubyte and train-images-idx3-ubyte.gz in
   BASE/own
   BASE/own/fashion-mnist
   BASE/data
@@ -234,7 +234,7 @@ and URL/train-images-idx3-ubyte.gz could not be downloaded: the downloaded file 
 "#);
         let message = fetch_from(&address, base.path(), &[], &Cancel::default()).unwrap_err();
         insta::assert_snapshot!(message, @r#"
-Fashion-MNIST was not found: there is no train-images-idx3-ubyte or train-images-idx3-ubyte.gz in
+Fashion-MNIST was not found: looked for train-images-idx3-ubyte and train-images-idx3-ubyte.gz in
   BASE/own
   BASE/own/fashion-mnist
 and there is no data folder to download it to (name the folder that holds the four files with `--data-dir DIR` or VADPIPE_DATA_DIR, or use drawn garments instead: `source = "synthetic"`)

@@ -115,7 +115,7 @@ fn gc_frees_space_and_keeps_results_of_recent_runs() {
     }
     let again = store.gc(&GcPolicy { dry_run: false, ..policy.clone() }).unwrap();
     assert_eq!((again.results_kept, again.results_removed), (2, 0));
-    assert!(store.gc(&GcPolicy { named: vec!["run-9".to_owned()], ..policy }).is_err(), "there is no such run");
+    assert!(store.gc(&GcPolicy { named: vec!["run-9".to_owned()], ..policy }).is_err(), "run-9 does not exist");
     assert_eq!(fs::read_dir(dir.path()).unwrap().flatten().filter(|e| e.path().join("db").exists()).count(), 2);
 }
 
