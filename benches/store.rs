@@ -231,6 +231,7 @@ fn chain(name: i64, epochs: u64) -> Components {
         precision: None,
         inputs: BTreeMap::new(),
         contents: BTreeMap::new(),
+        files_read: BTreeMap::new(),
         segments: Some(vec![Segment { epochs, params: BTreeMap::from([("lr".to_owned(), 1e-3.into())]) }]),
     }
 }

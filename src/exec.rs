@@ -10,6 +10,7 @@
 //! - `executor`: where jobs run: threads, or processes with `--isolate`.
 //! - `worker`: runs one job and stores its result.
 //! - `mirror`: the copy of the pipeline's folder in which programs run.
+//! - `files_read`: the files that a program read although its stage does not name them.
 //! - `reporter`: converts decisions into events and errors.
 //! - `run_log`: the run's record and its events.
 //! - `reports`: writes the pages of report stages at the end.
@@ -22,6 +23,7 @@ mod context;
 mod device;
 mod driver;
 mod executor;
+mod files_read;
 mod inputs;
 mod job;
 mod kept;
@@ -56,6 +58,7 @@ use crate::exec::state::table::{Dependencies, PointTable};
 use crate::exec::state::{Planned, Policy, RunState};
 use crate::exec::worker::Worker;
 use crate::id::PointId;
+use crate::key::StoredResult;
 use crate::plan::{Decision, Plan, State};
 use crate::status::{RunStatus, StageStatus};
 use crate::store::new_run_id;
@@ -163,7 +166,7 @@ fn table(context: &RunContext<'_>, options: &Options<'_>, plan: &Plan) -> PointT
 fn planned(decision: &Decision) -> Planned {
     let cause = decision.reason.as_ref().and_then(|reason| reason.causes.first());
     match (decision.state, decision.key, decision.output, cause) {
-        (State::Hit, Some(key), Some(output), _) => Planned::Hit { key, output },
+        (State::Hit, Some(key), Some(output), _) => Planned::Hit(StoredResult { key, output }),
         (State::Pruned, key, _, Some(cause)) => Planned::Pruned { key, cause: cause.clone() },
         _ => Planned::Open,
     }

@@ -3,10 +3,11 @@
 //! Only regular files are read, and only up to a limit. Opening a FIFO waits for a writer, and a device such as
 //! `/dev/zero` never ends. So a file is opened without waiting, and its type is checked before it is read.
 
+use std::collections::BTreeSet;
 use std::fs::{File, FileType, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use tempfile::NamedTempFile;
@@ -73,6 +74,31 @@ pub fn open_with(options: &OpenOptions, path: &Path) -> Result<File, FileError> 
     // The file may have been replaced in the meantime.
     check(&file.metadata()?)?;
     Ok(file)
+}
+
+/// The paths of all files below a folder, relative to it. Hidden files and folders and Python's `__pycache__`, which a
+/// program may write, are left out, and so are links to folders, which may form a cycle.
+///
+/// # Errors
+/// If a folder can't be listed.
+pub fn files_below(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![PathBuf::new()];
+    while let Some(below) = open.pop() {
+        for entry in std::fs::read_dir(folder.join(&below))? {
+            let entry = entry?;
+            let (name, kind) = (entry.file_name(), entry.file_type()?);
+            if name.as_encoded_bytes().starts_with(b".") || name == "__pycache__" {
+                continue;
+            }
+            if kind.is_dir() {
+                open.push(below.join(name));
+            } else if !entry.path().is_dir() {
+                found.insert(below.join(name));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Reads a regular file of at most `limit` bytes without waiting. Links are followed.

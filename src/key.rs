@@ -7,7 +7,8 @@
 //! | parameters, as typed values by name | stage; init: those of a training's start | they change the result |
 //! | seed, precision | where the stage reads them | a new seed reruns only the stages that draw random numbers |
 //! | output digests of inputs, by role (lists by label) | stage, init | equal input contents cause no rerun |
-//! | digests of files read | stage, init | files count by their contents, never by path or time |
+//! | digests of files that the pipeline names | stage, init | files count by their contents, never by path or time |
+//! | digests of other files that the program read | stage | known after the run only: see [`Components::files_read`] |
 //! | parameters of an epoch | that epoch's key in the chain | trainings with equal first epochs share them |
 //!
 //! These never enter a key: the number of epochs (a longer chain ends with another key anyway), paths, times, hosts,
@@ -202,8 +203,12 @@ pub struct Components {
     pub precision: Option<String>,
     /// Output digests of the inputs by role.
     pub inputs: BTreeMap<String, InputDigest>,
-    /// Digests of files read, by a name that is part of the pipeline (never an absolute path).
+    /// Digests of files that the pipeline names, by a name that is part of the pipeline (never an absolute path).
     pub contents: BTreeMap<String, Digest>,
+    /// Digests of the other files that a program read, by their path relative to the pipeline's folder. They are known
+    /// after the run only, so a look-up begins with [`Components::declared`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files_read: BTreeMap<String, Digest>,
     /// The epochs of a training; `None` for any other stage.
     pub segments: Option<Vec<Segment>>,
 }
@@ -215,6 +220,15 @@ pub struct Segment {
     pub epochs: u64,
     /// The parameters of each epoch.
     pub params: Values,
+}
+
+/// A stored result: its key and the digest of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredResult {
+    /// The key.
+    pub key: Key,
+    /// The digest of the manifest.
+    pub output: Digest,
 }
 
 /// A position in a training's chain of states.
@@ -278,6 +292,11 @@ impl Components {
         }
     }
 
+    /// The components that are known before the stage runs: all but the files that its program was found to read.
+    pub fn declared(&self) -> Self {
+        Self { files_read: BTreeMap::new(), ..self.clone() }
+    }
+
     /// The keys of a training's states; empty for any other stage.
     pub fn chain(&self) -> StateChain {
         let Some(segments) = &self.segments else { return StateChain::default() };
@@ -317,6 +336,12 @@ impl Components {
         h.count(self.contents.len());
         for (name, d) in &self.contents {
             h.text(name).digest(d);
+        }
+        if !self.files_read.is_empty() {
+            h.text("files read").count(self.files_read.len());
+            for (name, d) in &self.files_read {
+                h.text(name).digest(d);
+            }
         }
         h.finish()
     }

@@ -179,6 +179,8 @@ pub struct Reads {
     pub seed: bool,
     /// It computes with the pipeline's precision.
     pub precision: bool,
+    /// It runs a program, which may read files that the pipeline does not name: see [`Context::files_read`].
+    pub files: bool,
 }
 
 /// Access to files that enter keys.

@@ -80,6 +80,7 @@ mod tests;
 
 pub use doctor::DoctorReport;
 pub use engine::silence_caught_panics;
+pub use entries::FilesRead;
 pub use error::StoreError;
 pub use gc::{GcPolicy, GcReport};
 pub use handle::Store;

@@ -181,6 +181,7 @@ fn run(stage: &dyn Stage, inputs: Inputs, turns: &Turns) -> Result<(), StageErro
         scratch: nowhere,
         base: nowhere,
         mirror: None,
+        dep_file: None,
         data_dirs: &[],
         log_path: nowhere,
         progress: turns,

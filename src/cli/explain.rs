@@ -165,6 +165,8 @@ impl<'a> Explanation<'a> {
             let (what, name) = content(entry);
             format!("  {what:11} {name} = {}", digest.short())
         }));
+        let read = self.decision.components.iter().flat_map(|components| &components.files_read);
+        lines.extend(read.map(|(name, digest)| format!("  file read   {name} = {}", digest.short())));
         lines
     }
 

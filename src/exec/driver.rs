@@ -18,7 +18,7 @@ use crate::exec::state::point::{Done, PointState};
 use crate::exec::state::{Claim, Command, Input, Lookup, Planned, Report, RunState};
 use crate::exec::worker::Worker;
 use crate::id::PointId;
-use crate::key::Key;
+use crate::key::{Key, StoredResult};
 use crate::plan::{Decision, Planner, ResolvedInputs};
 use crate::status::StageStatus;
 use crate::store::{Lease, LeaseOutcome, ResultRecord};
@@ -251,7 +251,7 @@ impl<'a> Driver<'a> {
             if self.state.table().has_dependents(point) {
                 self.records.insert(point, Arc::from(record));
             }
-            digest
+            StoredResult { key, output: digest }
         })
     }
 
@@ -316,7 +316,8 @@ impl<'a> Driver<'a> {
             None => Vec::new(),
         };
         let cached_epochs = decision.epochs.map_or(0, |epochs| epochs.cached);
-        let lookup = Lookup { key, chain, cached_epochs, output: decision.output, curve };
+        let stored = decision.output.map(|output| StoredResult { key, output });
+        let lookup = Lookup { key, chain, cached_epochs, stored, curve };
         self.decisions.insert(point, decision);
         Ok(Ok(lookup))
     }
@@ -336,8 +337,8 @@ impl<'a> Driver<'a> {
                 return Ok(Claim::HeldBy(holder.describe()));
             }
         };
-        if look_again && let Some(output) = self.planner.present(&key)? {
-            return Ok(Claim::Found(output));
+        if look_again && let Some(stored) = self.planner.present(point, &key)? {
+            return Ok(Claim::Found(stored));
         }
         self.leases.insert(point, lease);
         Ok(Claim::Granted)

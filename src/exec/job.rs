@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Category, Error};
 use crate::id::PointId;
-use crate::key::{Components, Digest};
+use crate::key::{Components, StoredResult};
 use crate::store::ResultRecord;
 
 /// One stage to run. It can be serialized and run in another process.
@@ -80,7 +80,7 @@ mod plain {
 
 /// How a job ended. `R` identifies its stored result.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Ended<R = Digest> {
+pub(crate) enum Ended<R = StoredResult> {
     /// Its result is stored.
     Made(R),
     /// A training reached the rung at this epoch, and its state is stored.

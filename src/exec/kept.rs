@@ -27,6 +27,7 @@ pub(crate) fn kept_epochs(planner: &Planner<'_>, order: &[PointId]) -> BTreeMap<
             precision: None,
             inputs: inputs.collect(),
             contents: BTreeMap::new(),
+            files_read: BTreeMap::new(),
             segments: Some(segments),
         };
         chains.insert(index, components.chain());

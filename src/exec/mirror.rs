@@ -49,7 +49,8 @@ pub(crate) struct Mirror {
     /// The highest folder that is mirrored, and its mirror.
     root: PathBuf,
     mirrored: PathBuf,
-    /// The mirror of the pipeline's folder.
+    /// The pipeline's folder, without symbolic links in its path, and its mirror.
+    original_base: PathBuf,
     base: PathBuf,
     created: BTreeMap<PathBuf, Entry>,
 }
@@ -110,13 +111,29 @@ impl Mirror {
         let mut creation = Creation { base: &base, largest: largest(sizes), folder, created: BTreeMap::new() };
         creation.mirror(root, &mirrored, &tree)?;
         let Creation { folder, created, .. } = creation;
-        let (base, root) = (mirrored.join(below(0)), root.to_owned());
-        Ok(Self { _temporary: temporary, folder, root, mirrored, base, created })
+        let (in_mirror, root) = (mirrored.join(below(0)), root.to_owned());
+        Ok(Self { _temporary: temporary, folder, root, mirrored, original_base: base, base: in_mirror, created })
     }
 
     /// The mirror of the pipeline's folder.
     pub(crate) fn base(&self) -> &Path {
         &self.base
+    }
+
+    /// The folder that [`Mirror::base`] mirrors, without symbolic links in its path.
+    pub(crate) fn original_base(&self) -> &Path {
+        &self.original_base
+    }
+
+    /// The original of a path in the mirror. Other paths are returned unchanged.
+    pub(crate) fn original(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(&self.mirrored).map_or_else(|_| path.to_owned(), |below| self.root.join(below))
+    }
+
+    /// The copy of a file in the mirror, if it was copied.
+    pub(crate) fn copy_of(&self, original: &Path) -> Option<PathBuf> {
+        let path = self.mirrored.join(original.strip_prefix(&self.root).ok()?);
+        (self.created.get(&path) == Some(&Entry::Copy)).then_some(path)
     }
 
     /// Moves what a program created or replaced to the original folders. Returns the names of files that could not be

@@ -205,6 +205,7 @@ mod tests {
             precision: None,
             inputs: Default::default(),
             contents: Default::default(),
+            files_read: BTreeMap::new(),
             segments: Some(vec![Segment { epochs, params: Default::default() }]),
         };
         let decision = |cached, total| Decision {

@@ -29,7 +29,7 @@ use self::table::PointTable;
 use crate::error::{Category, Error};
 use crate::exec::job::{Ended, StartOptions};
 use crate::id::PointId;
-use crate::key::{Digest, Key, StateChain};
+use crate::key::{Key, StateChain, StoredResult};
 use crate::plan::{Bracket, Cause, ResolvedInputs, RungDecision, RungStatus};
 
 /// How often a training may stop at a rung without a value to compare.
@@ -52,7 +52,7 @@ pub(crate) struct Policy {
 #[derive(Debug)]
 pub(crate) enum Planned {
     /// Its result is cached.
-    Hit { key: Key, output: Digest },
+    Hit(StoredResult),
     /// It is pruned.
     Pruned { key: Option<Key>, cause: Cause },
     /// It is looked up when its inputs are resolved.
@@ -83,13 +83,14 @@ pub(crate) enum Input {
 /// What the cache contains for a point.
 #[derive(Clone, Debug)]
 pub(crate) struct Lookup {
+    /// The key under which the point is computed.
     pub key: Key,
     /// The states of a training.
     pub chain: StateChain,
     /// The number of epochs that are not trained again.
     pub cached_epochs: u64,
-    /// The digest of the result, if it is cached.
-    pub output: Option<Digest>,
+    /// The result, if it is cached. Its key also covers the files that its program read.
+    pub stored: Option<StoredResult>,
     /// The stored values of the compared metric by epoch, if the command requested them.
     pub curve: Vec<f64>,
 }
@@ -102,7 +103,7 @@ pub(crate) enum Claim {
     /// Another process computes it.
     HeldBy(String),
     /// Another process finished it since the look-up.
-    Found(Digest),
+    Found(StoredResult),
     /// The stored results of these inputs are gone.
     InputsLost(BTreeSet<PointId>),
 }
@@ -191,7 +192,7 @@ impl RunState {
     pub(crate) fn start(&mut self, plan: Vec<(PointId, Planned)>) -> Vec<Command> {
         for (point, planned) in plan {
             match planned {
-                Planned::Hit { key, output } => self.settle_cached(point, key, output),
+                Planned::Hit(stored) => self.settle_cached(point, stored),
                 Planned::Pruned { key, cause } => self.prune(point, key, PruneCause::Planned(cause)),
                 Planned::Open => {}
             }
@@ -288,7 +289,7 @@ impl RunState {
             Ok(lookup) => lookup,
             Err(error) => return self.fail(point, Failure::Job(error)),
         };
-        let Lookup { key, chain, cached_epochs, output, curve } = lookup;
+        let Lookup { key, chain, cached_epochs, stored, curve } = lookup;
         let rung = match self.rung_status_with(point, &curve) {
             RungStatus::Promoted => None,
             RungStatus::Below { epoch } => Some(epoch),
@@ -296,8 +297,8 @@ impl RunState {
             RungStatus::Pruned(decision) => return self.prune(point, Some(key), PruneCause::Compared(decision)),
         };
         let was_lost = self.table.repairs(point) > 0;
-        if let (Some(output), None, false) = (output, rung, was_lost) {
-            return self.settle_cached(point, key, output);
+        if let (Some(stored), None, false) = (stored, rung, was_lost) {
+            return self.settle_cached(point, stored);
         }
         // A forced training ignores stored states only when it trains to its end, not on the way to a rung.
         let fresh = self.policy.forced.contains(&point) && rung.is_none();
@@ -345,7 +346,7 @@ impl RunState {
                 self.commands.push(Command::Report(Report::WaitsFor(point, holder)));
             }
             Claim::HeldBy(holder) => self.fail(point, Failure::Held(holder)),
-            Claim::Found(output) => self.settle_cached(point, attempt.key, output),
+            Claim::Found(stored) => self.settle_cached(point, stored),
             Claim::InputsLost(lost) => {
                 let error = Error::storage("an input is no longer in the cache");
                 self.repair_inputs(point, error, &lost, &self.table.snapshot(point));
@@ -366,11 +367,11 @@ impl RunState {
             return;
         };
         match ended {
-            Ended::Made(output) => {
+            Ended::Made(stored) => {
                 // A result that does not count stays in the cache under its key.
                 let counts =
                     self.rung_status(point) == RungStatus::Promoted && !self.table.is_outdated(&attempt.inputs);
-                if counts { self.settle(point, attempt.key, output, true) } else { self.requeue(point) }
+                if counts { self.settle(point, stored, true) } else { self.requeue(point) }
             }
             Ended::AtRung(epoch) => {
                 // Its state may be lost before it is compared, but not again and again.

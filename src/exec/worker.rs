@@ -1,6 +1,7 @@
 //! Runs one job: creates the context of its stage, catches panics, and stores the result.
 
 use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,18 +14,23 @@ use tempfile::TempDir;
 
 use crate::artifact::Artifact;
 use crate::error::Error;
+use crate::event::Event;
 use crate::exec::chain::{ChainSettings, StoredChain};
 use crate::exec::context::RunContext;
+use crate::exec::files_read::{self, Program};
 use crate::exec::inputs::{DamagedInputs, stored_inputs};
 use crate::exec::job::{Ended, Job};
 use crate::exec::mirror::Mirror;
 use crate::exec::progress::StageProgress;
 use crate::id::PointId;
-use crate::key::Components;
+use crate::key::{Components, Digest};
 use crate::plan::PipelineFiles;
 use crate::rng::Streams;
 use crate::stage::{Cancel, Chain, Context, Progress as _, StageError};
 use crate::store::{NewResult, Provenance, ResultRecord, Store, StoreError, host_name};
+
+/// A larger file that a program read at its last run is not copied for the next one.
+const MAX_COPIED_BYTES: u64 = 1 << 20;
 
 /// Runs the jobs of one run.
 #[derive(Clone, Copy)]
@@ -47,7 +53,25 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> Option<&str> {
 struct StageFolders {
     /// For a stage that runs a program.
     mirror: Option<Mirror>,
+    /// The files that the pipeline names for the program.
+    named: BTreeSet<String>,
+    /// Before the mirror was created.
+    started: files_read::Instant,
     scratch: TempDir,
+}
+
+impl StageFolders {
+    /// Where the program lists the files that it reads.
+    fn dep_file(&self) -> PathBuf {
+        self.scratch.path().join("files-read")
+    }
+}
+
+/// What a stage made.
+pub(crate) struct StageRun {
+    pub artifact: Artifact,
+    /// See [`Components::files_read`].
+    files_read: BTreeMap<String, Digest>,
 }
 
 /// The output of a stage before it is stored.
@@ -86,9 +110,10 @@ impl<'a> Worker<'a> {
                 Err(StageError::failed(format!("internal error: {text}")))
             });
         let error = match outcome {
-            Ok(artifact) => {
+            Ok(StageRun { artifact, files_read }) => {
                 let seconds = started.elapsed().as_secs_f64();
-                return Ok(StageOutput { point: job.point, components: job.components, artifact, seconds });
+                let components = Components { files_read, ..job.components };
+                return Ok(StageOutput { point: job.point, components, artifact, seconds });
             }
             Err(error) => error,
         };
@@ -103,7 +128,7 @@ impl<'a> Worker<'a> {
         Err(if damaged.is_empty() { Ended::Failed(error) } else { Ended::Damaged(damaged, error) })
     }
 
-    fn try_execute(&self, job: &Job, damaged: &DamagedInputs, at_rung: &AtomicBool) -> Result<Artifact, StageError> {
+    fn try_execute(&self, job: &Job, damaged: &DamagedInputs, at_rung: &AtomicBool) -> Result<StageRun, StageError> {
         let cancel = self.context.cancel.for_one();
         let chain = job.components.segments.as_ref().map(|_| {
             let settings = ChainSettings {
@@ -120,7 +145,9 @@ impl<'a> Worker<'a> {
         let (for_stage, for_progress) = (chain.as_ref().map(|c| c as &dyn Chain), chain.as_ref());
         let made = self.run_stage(job, damaged, for_stage, for_progress, &cancel);
         at_rung.store(chain.as_ref().is_some_and(StoredChain::is_at_rung), Ordering::Relaxed);
-        self.context.point(job.point).parsed.kind.declare(made?)
+        let StageRun { artifact, files_read } = made?;
+        let artifact = self.context.point(job.point).parsed.kind.declare(artifact)?;
+        Ok(StageRun { artifact, files_read })
     }
 
     /// Runs a stage. A training uses `chain`. `stored` is the same chain if it is a [`StoredChain`]; progress events
@@ -132,11 +159,12 @@ impl<'a> Worker<'a> {
         chain: Option<&dyn Chain>,
         stored: Option<&StoredChain<'_>>,
         cancel: &Cancel,
-    ) -> Result<Artifact, StageError> {
+    ) -> Result<StageRun, StageError> {
         let RunContext { spec, compute, data_dirs, listener, .. } = self.context;
         let point = self.context.point(job.point);
         let log_path = self.log_path(job.point);
         let folders = self.create_folders(job, &log_path)?;
+        let dep_file = folders.dep_file();
         let progress = StageProgress::new(listener, &point.name, stored, &log_path);
         let context = Context {
             inputs: stored_inputs(&self.context, job, damaged),
@@ -146,6 +174,7 @@ impl<'a> Worker<'a> {
             scratch: folders.scratch.path(),
             base: &spec.base,
             mirror: folders.mirror.as_ref().map(Mirror::base),
+            dep_file: point.parsed.stage.reads().files.then_some(&*dep_file),
             data_dirs,
             log_path: &log_path,
             progress: &progress,
@@ -163,7 +192,25 @@ impl<'a> Worker<'a> {
         }
         let artifact = made?;
         self.check_files(job, folders.mirror.as_ref(), "while the stage ran")?;
-        Ok(artifact)
+        let files_read = self.files_read(job.point, &folders)?;
+        Ok(StageRun { artifact, files_read })
+    }
+
+    /// The files that a program read although the pipeline does not name them. Warns if one changed while it ran.
+    fn files_read(&self, point: PointId, folders: &StageFolders) -> Result<BTreeMap<String, Digest>, StageError> {
+        let Some(mirror) = &folders.mirror else { return Ok(BTreeMap::new()) };
+        let StageFolders { named, started, .. } = folders;
+        let program = Program { store: self.context.store, mirror, named, started: *started };
+        let what = format!("can't read which files `{}` read", self.context.name(point));
+        let found = program.files_read(&folders.dep_file()).map_err(StageError::io(what))?;
+        if let [first, others @ ..] = &*found.changed {
+            let name = self.context.name(point);
+            let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+            let message = format!("{first}{more} changed while `{name}` ran: later runs will run it again");
+            self.append_to_log(point, &message);
+            self.context.listener.event(&Event::Warning { message });
+        }
+        Ok(found.digests)
     }
 
     /// Creates the folders that a stage needs while it runs.
@@ -182,15 +229,31 @@ impl<'a> Worker<'a> {
             let prefix = format!("{}-{suffix}", point.stage);
             tempfile::Builder::new().prefix(&prefix).tempdir_in(&all_scratch).map_err(failed(&all_scratch.join(prefix)))
         };
-        let files = point.parsed.stage.program_files(&PipelineFiles { store, base: &spec.base })?;
-        let mirror = match files {
-            Some(files) => Some(Mirror::create(&spec.base, &files, temporary("mirror-")?)?),
+        let named = point.parsed.stage.program_files(&PipelineFiles { store, base: &spec.base })?;
+        let started = files_read::Instant::now();
+        let mirror = match &named {
+            Some(named) => {
+                let copied = named.union(&self.read_before(job.point)?).cloned().collect();
+                Some(Mirror::create(&spec.base, &copied, temporary("mirror-")?)?)
+            }
             None => None,
         };
         if mirror.is_some() {
             self.check_files(job, mirror.as_ref(), "just before the stage started")?;
         }
-        Ok(StageFolders { mirror, scratch: temporary("")? })
+        Ok(StageFolders { mirror, named: named.unwrap_or_default(), started, scratch: temporary("")? })
+    }
+
+    /// The files that the program of a point read when it last ran, without large ones. Copying them into the mirror
+    /// protects the program from edits while it runs.
+    fn read_before(&self, point: PointId) -> Result<BTreeSet<String>, StageError> {
+        let RunContext { spec, store, .. } = self.context;
+        let newest = store.newest(&spec.pipeline.name, self.context.name(point)).map_err(Error::from)?;
+        let names = newest.into_iter().flat_map(|record| record.components.files_read.into_keys());
+        let is_small = |name: &String| {
+            std::fs::metadata(spec.base.join(name)).is_ok_and(|file| file.is_file() && file.len() <= MAX_COPIED_BYTES)
+        };
+        Ok(names.filter(is_small).collect())
     }
 
     /// The key contains the digests of files as they were at the look-up. If a file changed since, the result belongs

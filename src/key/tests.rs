@@ -23,6 +23,7 @@ fn training(segments: Vec<Segment>) -> Components {
         precision: Some("f32".to_owned()),
         inputs: BTreeMap::from([("data".to_owned(), InputDigest::One(digest("data")))]),
         contents: BTreeMap::new(),
+        files_read: BTreeMap::new(),
         segments: Some(segments),
     }
 }
@@ -45,6 +46,7 @@ fn keys_equal_pinned_digests() {
             ("data".to_owned(), InputDigest::One(digest("data"))),
         ]),
         contents: BTreeMap::from([("script.py".to_owned(), digest("print()"))]),
+        files_read: BTreeMap::new(),
         segments: None,
     };
     assert_eq!(stage.key().to_string(), "02efd967754be4a4816992196ad94d41e1da40cb6b48f93f6cce01bb5ae9d8a3");

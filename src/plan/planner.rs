@@ -9,10 +9,10 @@ use crate::artifact::TensorEntry;
 use crate::error::{Category, Error, Result};
 use crate::graph::Graph;
 use crate::id::PointId;
-use crate::key::{Components, Digest, InputDigest, Key, StateChain};
+use crate::key::{Components, Digest, InputDigest, Key, StateChain, StoredResult};
 use crate::spec::{Point, PointInput, Spec};
 use crate::stage::{Files, StageError};
-use crate::store::{Look, LookError, ResultRecord, Store, StoreError};
+use crate::store::{FilesRead, Look, LookError, ResultRecord, Store, StoreError};
 
 /// Digests the files that are part of keys, using the digests that the store remembers.
 pub struct PipelineFiles<'a> {
@@ -106,16 +106,38 @@ impl Planner<'_> {
         }
         let chain = components.chain();
         let key = components.key_on(&chain);
-        let output = if forced { None } else { look.hit(&key)? };
-        let mut decision = Decision { state: State::Hit, key: Some(key), output, ..Decision::miss(point, None) };
-        if output.is_none() {
-            let reason = if forced { Reason::new(vec![Cause::Forced]) } else { self.reason(look, point, &components)? };
-            decision.state = State::Miss;
-            decision.epochs = if forced { None } else { self.cached_epochs(look, &chain)? };
-            decision.reason = Some(reason);
-        }
-        decision.components = Some(components);
+        let stored = if forced { None } else { self.stored(look, point, &key)? };
+        let decision = match stored {
+            Some((StoredResult { key, output }, files_read)) => Decision {
+                state: State::Hit,
+                key: Some(key),
+                output: Some(output),
+                components: Some(Components { files_read, ..components }),
+                ..Decision::miss(point, None)
+            },
+            None => {
+                let forced_reason = forced.then(|| Reason::new(vec![Cause::Forced]));
+                let reason = forced_reason.map_or_else(|| self.reason(look, point, &components), Ok)?;
+                let epochs = if forced { None } else { self.cached_epochs(look, &chain)? };
+                let components = Some(components);
+                Decision { key: Some(key), components, epochs, ..Decision::miss(point, Some(reason)) }
+            }
+        };
         Ok((decision, chain))
+    }
+
+    /// The result with this key, if its bytes are there. For a stage that runs a program, `key` is the key without the
+    /// files that the program read, and these files, which are returned, must be as the program read them.
+    fn stored(
+        &self,
+        look: &Look<'_>,
+        point: PointId,
+        key: &Key,
+    ) -> Result<Option<(StoredResult, FilesRead)>, LookError> {
+        if self.point(point).parsed.stage.reads().files {
+            return look.hit_with_files(key, |name| look.digest_now(&self.spec.base.join(name)));
+        }
+        Ok(look.hit(key)?.map(|output| (StoredResult { key: *key, output }, FilesRead::new())))
     }
 
     fn unknown_inputs(&self, point: PointId, known: &ResolvedInputs) -> Vec<String> {
@@ -159,16 +181,18 @@ impl Planner<'_> {
             precision: reads.precision.then(|| self.spec.pipeline.precision.to_string()),
             inputs,
             contents: contents.clone(),
+            files_read: BTreeMap::new(),
             segments: stage.epochs().map(|e| e.segments),
         }
     }
 
-    /// The digest of this key's result, if the result is in the cache according to the index.
+    /// The result of a point with this key, if it is in the cache according to the index. `key` is the key of
+    /// [`Components::declared`].
     ///
     /// # Errors
     /// If the store fails.
-    pub fn present(&self, key: &Key) -> Result<Option<Digest>> {
-        Ok(self.store.look(|look| look.hit(key))?)
+    pub fn present(&self, point: PointId, key: &Key) -> Result<Option<StoredResult>> {
+        Ok(self.store.look(|look| self.stored(look, point, key))?.map(|(stored, _)| stored))
     }
 
     fn newest(&self, look: &Look<'_>, point: PointId) -> Result<Option<ResultRecord>, LookError> {
@@ -177,8 +201,16 @@ impl Planner<'_> {
 
     fn reason(&self, look: &Look<'_>, point: PointId, components: &Components) -> Result<Reason, LookError> {
         let Some(newest) = self.newest(look, point)? else { return Ok(Reason::new(vec![Cause::NeverRun])) };
-        let causes = differences(&newest.components, components);
+        let causes = self.differences(look, &newest.components, components);
         Ok(Reason::new(if causes.is_empty() { vec![Cause::Damaged] } else { causes }))
+    }
+
+    /// The differences between the components of an earlier result and those of the next one, if that reads the same
+    /// files.
+    fn differences(&self, look: &Look<'_>, earlier: &Components, now: &Components) -> Vec<Cause> {
+        let now_read = |name: &String| Some((name.clone(), look.digest_now(&self.spec.base.join(name))?));
+        let files_read = earlier.files_read.keys().filter_map(now_read).collect();
+        differences(earlier, &Components { files_read, ..now.clone() })
     }
 
     /// Ignores differences in inputs, because some inputs in `components` are placeholders.
@@ -192,7 +224,7 @@ impl Planner<'_> {
         let mut causes = match self.newest(look, point)? {
             None => vec![Cause::NeverRun],
             Some(newest) => {
-                let mut causes = differences(&newest.components, components);
+                let mut causes = self.differences(look, &newest.components, components);
                 causes.retain(|c| !matches!(c, Cause::Input { .. }));
                 causes
             }

@@ -233,11 +233,10 @@ pub fn differences(old: &Components, new: &Components) -> Vec<Cause> {
             causes.push(Cause::Input { role: role.clone(), labels: changed_labels(before, now) });
         }
     }
-    let names: BTreeSet<_> = old.contents.keys().chain(new.contents.keys()).collect();
-    for name in names {
-        if old.contents.get(name) != new.contents.get(name) {
-            causes.push(Cause::File { name: name.clone() });
-        }
+    for (old, new) in [(&old.contents, &new.contents), (&old.files_read, &new.files_read)] {
+        let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+        let changed = names.into_iter().filter(|name| old.get(*name) != new.get(*name));
+        causes.extend(changed.map(|name| Cause::File { name: name.clone() }));
     }
     causes
 }
@@ -304,6 +303,7 @@ mod tests {
             precision: Some("f32".into()),
             inputs: [("data".into(), InputDigest::One(Digest::of(b"data")))].into(),
             contents: Default::default(),
+            files_read: Default::default(),
             segments: Some(epochs.iter().map(segment).collect()),
         }
     }

@@ -163,6 +163,7 @@ impl Bench {
             scratch: &self.scratch,
             base: &self.base,
             mirror: None,
+            dep_file: None,
             data_dirs: &[],
             log_path: &self.log_path,
             progress: &self.log,

@@ -231,6 +231,9 @@ pub struct Context<'a> {
     pub base: &'a Path,
     /// The mirror of that folder, if [`super::Stage::program_files`] are some.
     pub mirror: Option<&'a Path>,
+    /// Where the program lists the files that it reads, one path a line, absolute or relative to the pipeline's folder.
+    /// Those of the project enter the key of the result. Used if [`super::Reads::files`] is set.
+    pub dep_file: Option<&'a Path>,
     /// Where to look for data files after the pipeline's own `path`: `--data-dir`, `VADPIPE_DATA_DIR`, the user's
     /// cache folder. Downloads go to the last one.
     pub data_dirs: &'a [PathBuf],

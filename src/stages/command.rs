@@ -29,8 +29,8 @@
 //!   original folder afterwards. `{base}/PATH` is the original, unless `PATH` was copied.
 //!
 //! Other braces are not changed. In a shell script, paths are quoted if necessary. The environment contains only
-//! `PATH`, the variables in `env` and `pass_env`, `HOME` and `TMPDIR` (a scratch folder), and `VADPIPE_INPUTS`,
-//! `VADPIPE_OUTPUTS`, `VADPIPE_METRICS` and `VADPIPE_SCRATCH`.
+//! `PATH`, the variables in `env` and `pass_env`, `HOME` and `TMPDIR` (a scratch folder), `VADPIPE_INPUTS`,
+//! `VADPIPE_OUTPUTS`, `VADPIPE_METRICS`, `VADPIPE_SCRATCH`, `VADPIPE_DEPFILE`, and `PYTHONPATH` (see below).
 //!
 //! **Output.** The tensors of a `.safetensors` output keep their names if it is the only such output; otherwise they
 //! are named `ROLE.NAME`. Every other output becomes a file of the artifact under its file name. Outputs must be
@@ -41,7 +41,12 @@
 //! `env`. The contents in the key are the files of `sources`, the files next to the pipeline that argv names, and the
 //! values of `env`. A word of argv that names a file is replaced by the path of its copy in the mirror. The program
 //! itself counts as a file only if its name contains a `/`, and a word of a script only if it contains a `/` or a `.`.
-//! `PATH`, the time-out and all other files are not in the key.
+//! `PATH` and the time-out are not in the key.
+//!
+//! **Files that the program reads** besides these enter the key after the run, if they belong to the project: see
+//! [`Context::dep_file`]. The program runs again when one of them changes. A Python program needs nothing for this: a
+//! module on `PYTHONPATH` lists what it imports and opens. It does not see files that native code opens, such as HDF5 or
+//! OpenCV: name these in `sources`. A program in another language writes a path a line to the file `VADPIPE_DEPFILE`.
 //!
 //! This is the only place in the library that reads the environment: a declared variable is an input like a file.
 //!
@@ -213,7 +218,8 @@ fn check_placeholders(params: &mut Params<'_>, argv: &[String], outputs: &BTreeM
 
 impl Stage for Command {
     fn reads(&self) -> Reads {
-        Reads { seed: self.argv.iter().any(|word| words::has_placeholder(word, "seed")), precision: false }
+        let seed = self.argv.iter().any(|word| words::has_placeholder(word, "seed"));
+        Reads { seed, precision: false, files: true }
     }
 
     fn contents(&self, files: &dyn Files) -> Result<BTreeMap<String, Digest>, StageError> {
@@ -305,6 +311,16 @@ impl Command {
         environment.insert("VADPIPE_OUTPUTS".to_owned(), folders.outputs.clone().into());
         environment.insert("VADPIPE_METRICS".to_owned(), folders.metrics.clone().into());
         environment.insert("VADPIPE_SCRATCH".to_owned(), folders.scratch.clone().into());
+        if let Some(list) = context.dep_file {
+            environment.insert("VADPIPE_DEPFILE".to_owned(), list.into());
+            let declared = environment.remove("PYTHONPATH").filter(|path| !path.is_empty());
+            let mut path = folders.python.clone().into_os_string();
+            if let Some(declared) = declared {
+                path.push(":");
+                path.push(declared);
+            }
+            environment.insert("PYTHONPATH".to_owned(), path);
+        }
         let folder = folders.outputs.clone();
         process::Invocation { argv, environment, folder, timeout: self.timeout }
     }

@@ -75,7 +75,7 @@ struct Decoding {
 
 impl Stage for Decoding {
     fn reads(&self) -> Reads {
-        Reads { seed: self.what == What::Prior, precision: true }
+        Reads { seed: self.what == What::Prior, precision: true, files: false }
     }
 
     fn parallel(&self) -> bool {

@@ -94,7 +94,7 @@ struct Fit {
 
 impl Stage for Fit {
     fn reads(&self) -> Reads {
-        Reads { seed: true, precision: true }
+        Reads { seed: true, precision: true, files: false }
     }
 
     fn epochs(&self) -> Option<Epochs> {

@@ -129,7 +129,7 @@ fn first_of_class(data: &str, wanted: &str, labels: &[u8], names: &[String]) -> 
 
 impl Stage for Interpolation {
     fn reads(&self) -> Reads {
-        Reads { seed: false, precision: true }
+        Reads { seed: false, precision: true, files: false }
     }
 
     fn parallel(&self) -> bool {

@@ -121,7 +121,7 @@ struct Load {
 
 impl Stage for Load {
     fn reads(&self) -> Reads {
-        Reads { seed: self.source == Source::Synthetic || self.subset != Subset::First, precision: false }
+        Reads { seed: self.source == Source::Synthetic || self.subset != Subset::First, precision: false, files: false }
     }
 
     fn contents(&self, files: &dyn Files) -> Result<BTreeMap<String, Digest>, StageError> {

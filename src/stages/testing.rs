@@ -166,6 +166,7 @@ impl Bench {
             scratch: nowhere,
             base: nowhere,
             mirror: None,
+            dep_file: None,
             data_dirs: &[],
             log_path: nowhere,
             progress: &self.told,

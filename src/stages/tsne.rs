@@ -72,7 +72,7 @@ struct Map {
 
 impl Stage for Map {
     fn reads(&self) -> Reads {
-        Reads { seed: true, precision: false }
+        Reads { seed: true, precision: false, files: false }
     }
 
     fn parallel(&self) -> bool {

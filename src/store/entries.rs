@@ -9,7 +9,11 @@
 //! 't' ‖ key ‖ step ‖ class        StateRecord (step: u64, big-endian, so that the furthest comes last)
 //! 'f' ‖ path                      FileRecord
 //! 'u' ‖ key                       Usable: what a look-up needs of a result that is not damaged; see `look.rs`
+//! 'd' ‖ declared ‖ key            the files that the program of a result read, with their digests; `declared` is the
+//!                                 key without them
 //! ```
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +41,9 @@ pub(super) struct FileRecord {
     pub(super) inode: u64,
     pub(super) digest: Digest,
 }
+
+/// Digests of files by their name: see [`Components::files_read`].
+pub type FilesRead = BTreeMap<String, Digest>;
 
 /// What a look-up needs of a result. Its letter comes after that of the results, so that a recovery that reads a
 /// damaged index up to the first damage saves the results first.
@@ -116,6 +123,8 @@ impl Verified for ResultRecord {
 
 impl Verified for StateRecord {}
 
+impl Verified for FilesRead {}
+
 impl Verified for FileRecord {}
 
 /// An entry that can't be read or was altered counts as missing: what it described is computed again. Entries of
@@ -189,6 +198,9 @@ fn all<T: Verified>(db: &sled::Db, prefix: &[u8]) -> Result<(Vec<T>, Vec<Vec<u8>
 pub(super) fn put_result(batch: &mut Changes, record: &ResultRecord) -> Result<()> {
     batch.insert(name(b'r', &[&record.key.0]), checked(record)?);
     batch.insert(name(b's', &[&similar(&record.components).0, &record.key.0]), []);
+    if !record.components.files_read.is_empty() {
+        put_files_read(batch, record)?;
+    }
     let usable = Usable { digest: record.digest, lineage: record.lineage, blobs: record.blobs().next().is_some() };
     match record.damaged {
         true => batch.remove(name(b'u', &[&record.key.0])),
@@ -202,6 +214,35 @@ pub(super) fn remove_result(batch: &mut Changes, record: &ResultRecord) {
     batch.remove(name(b'r', &[&record.key.0]));
     batch.remove(name(b's', &[&similar(&record.components).0, &record.key.0]));
     batch.remove(name(b'u', &[&record.key.0]));
+    batch.remove(files_read_name(record));
+}
+
+/// Adds or replaces the files that the program of a result read.
+pub(super) fn put_files_read(batch: &mut Changes, record: &ResultRecord) -> Result<()> {
+    batch.insert(files_read_name(record), checked(&record.components.files_read)?);
+    Ok(())
+}
+
+fn files_read_name(record: &ResultRecord) -> Vec<u8> {
+    name(b'd', &[&record.components.declared().key().0, &record.key.0])
+}
+
+/// The results whose key without the files that their programs read is `declared`, each with these files. An entry that
+/// was altered counts as missing.
+pub(super) fn files_read(db: &sled::Db, declared: &Key) -> Result<Vec<(Key, FilesRead)>> {
+    let prefix = name(b'd', &[&declared.0]);
+    let mut all = Vec::new();
+    for item in db.scan_prefix(&prefix) {
+        let (name, value) = item?;
+        let key = name.get(prefix.len()..).and_then(|key| Some(Digest(key.try_into().ok()?)));
+        all.extend(key.zip(parse(&value)));
+    }
+    Ok(all)
+}
+
+/// Whether there are results of which [`files_read`] would return the files.
+pub(super) fn has_files_read(db: &sled::Db, declared: &Key) -> Result<bool> {
+    Ok(db.scan_prefix(name(b'd', &[&declared.0])).next().transpose()?.is_some())
 }
 
 /// Whether there is a result that differs at most in its inputs' digests.
@@ -209,10 +250,11 @@ pub(super) fn has_similar(db: &sled::Db, components: &Components) -> Result<bool
     Ok(db.scan_prefix(name(b's', &[&similar(components).0])).next().transpose()?.is_some())
 }
 
-/// The digest of components with the inputs' digests left out: roles and labels stay, and so do the epochs.
+/// The digest of components with the inputs' digests and the files that the program read left out: roles and labels
+/// stay, and so do the epochs.
 fn similar(components: &Components) -> Digest {
     let blank = Digest([0; 32]);
-    let mut components = components.clone();
+    let mut components = components.declared();
     for input in components.inputs.values_mut() {
         match input {
             InputDigest::One(digest) => *digest = blank,

@@ -6,30 +6,36 @@
 //! earlier versions may have no short entry. Then the record itself is read.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use super::database::Access;
 use super::disk::exists;
 use super::engine::Failure;
-use super::entries::{self, Altered};
+use super::entries::{self, Altered, FileRecord, FilesRead};
 use super::error::Result;
+use super::files::digest_now;
 use super::handle::Store;
 use super::index::Index;
 use super::journal;
 use super::pack;
 use super::record::ResultRecord;
-use crate::key::{Components, Digest, Key, Position};
+use crate::key::{Components, Digest, Key, Position, StoredResult};
 
 /// The index, held open for look-ups.
 pub struct Look<'a> {
     /// `None` before the index is created.
     db: Option<&'a sled::Db>,
+    store: &'a Store,
     index: &'a Index,
     /// The lineage of the packs, if there are any. Determined for the first result that needs them.
     packs: OnceCell<Option<u64>>,
     /// Results whose entries were found to be altered.
     altered: RefCell<BTreeSet<Key>>,
+    /// The digests of paths that look-ups have asked for.
+    digests: RefCell<BTreeMap<PathBuf, Option<Digest>>>,
+    /// Digests of files that were computed. They are written after the look-ups.
+    computed: RefCell<Vec<(PathBuf, FileRecord)>>,
 }
 
 /// Why a look-up failed. [`Store::look`] repairs the index if it can.
@@ -56,14 +62,15 @@ impl Store {
     pub fn look<T>(&self, f: impl Fn(&Look<'_>) -> Result<T, LookError>) -> Result<T> {
         let index = &*self.index;
         if !index.exists()? {
-            return f(&Look::new(None, index)).map_err(|LookError(failure)| failure.at(self.dir()));
+            return f(&Look::new(None, self)).map_err(|LookError(failure)| failure.at(self.dir()));
         }
-        let (answer, altered) = index.with(Access::Read, |opened| {
-            let look = Look::new(Some(&opened.db), index);
+        let (answer, altered, computed) = index.with(Access::Read, |opened| {
+            let look = Look::new(Some(&opened.db), self);
             let answer = f(&look).map_err(|LookError(failure)| failure)?;
-            Ok((answer, look.altered.into_inner()))
+            Ok((answer, look.altered.into_inner(), look.computed.into_inner()))
         })?;
         index.remove_altered(&altered);
+        self.remember_files(computed);
         Ok(answer)
     }
 
@@ -95,8 +102,10 @@ fn has_packs(path: &Path) -> Result<bool> {
 }
 
 impl<'a> Look<'a> {
-    fn new(db: Option<&'a sled::Db>, index: &'a Index) -> Self {
-        Self { db, index, packs: OnceCell::new(), altered: RefCell::default() }
+    fn new(db: Option<&'a sled::Db>, store: &'a Store) -> Self {
+        let index = &*store.index;
+        let (altered, digests, computed) = Default::default();
+        Self { db, store, index, packs: OnceCell::new(), altered, digests, computed }
     }
 
     /// Whether there are packs of this lineage.
@@ -131,6 +140,45 @@ impl<'a> Look<'a> {
             Some(record) if self.is_present(&record)? => Ok(Some(record.digest)),
             _ => Ok(None),
         }
+    }
+
+    /// The result of a stage that runs a program, if its bytes are there. `declared` is the key without the files that
+    /// the program read. If results with such files exist, only those count, and only if `digest` returns the stored
+    /// digest for each file. Also returns these files.
+    pub fn hit_with_files(
+        &self,
+        declared: &Key,
+        digest: impl Fn(&str) -> Option<Digest>,
+    ) -> Result<Option<(StoredResult, FilesRead)>, LookError> {
+        let Some(db) = self.db else { return Ok(None) };
+        let found = entries::files_read(db, declared)?;
+        if found.is_empty() {
+            let stored = self.hit(declared)?.map(|output| StoredResult { key: *declared, output });
+            return Ok(stored.map(|stored| (stored, FilesRead::new())));
+        }
+        for (key, files) in found {
+            if files.iter().all(|(name, stored)| digest(name).as_ref() == Some(stored))
+                && let Some(output) = self.hit(&key)?
+            {
+                return Ok(Some((StoredResult { key, output }, files)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// [`Store::digest_now`] during the look-ups. Computed once for each path.
+    pub fn digest_now(&self, path: &Path) -> Option<Digest> {
+        if let Some(known) = self.digests.borrow().get(path) {
+            return *known;
+        }
+        let stored = |name: &[u8]| entries::file(self.db?, name).ok().flatten();
+        let file_digest = |path: &Path| {
+            let found = self.store.find_file_digest(path, stored)?;
+            Ok(found.take(&mut self.computed.borrow_mut()))
+        };
+        let digest = digest_now(path, &file_digest);
+        self.digests.borrow_mut().insert(path.to_owned(), digest);
+        digest
     }
 
     fn is_present(&self, record: &ResultRecord) -> Result<bool, LookError> {

@@ -103,9 +103,13 @@ impl Store {
     pub(super) fn put_results(&self, mut records: Vec<ResultRecord>) -> Result<Vec<ResultRecord>> {
         let lineage = self.index.read(entries::lineage)?;
         records.iter_mut().for_each(|record| record.lineage = lineage);
-        self.index.change(|_, changes| {
+        self.index.change(|db, changes| {
             for record in &records {
                 entries::put_result(changes, record)?;
+                // Otherwise the look-up would consider only the results whose programs read files.
+                if record.components.files_read.is_empty() && entries::has_files_read(db, &record.key)? {
+                    entries::put_files_read(changes, record)?;
+                }
                 entries::put_newest(changes, &record.pipeline, &record.point, &record.key);
             }
             Ok(())

@@ -31,6 +31,7 @@ pub(super) fn components(name: &str, input: u8) -> Components {
         precision: None,
         inputs: BTreeMap::from([("data".to_owned(), InputDigest::One(Digest([input; 32])))]),
         contents: BTreeMap::new(),
+        files_read: BTreeMap::new(),
         segments: None,
     }
 }

@@ -1,18 +1,6 @@
 //! Pipelines of a user's own programs.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
-
-use crate::support::Project;
-
-/// Waits until a file exists.
-fn wait_for(path: &Path) {
-    let begun = Instant::now();
-    while !path.exists() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "{} never came", path.display());
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
+use crate::support::{Project, wait_for};
 
 /// A stage that runs `work.sh`. The script writes `first`, waits for `signals/go`, and writes `last`.
 fn project(more: &str) -> Project {

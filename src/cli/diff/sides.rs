@@ -63,6 +63,7 @@ pub(super) fn of_project(project: &Project, ui: &Ui) -> Result<BTreeMap<PointId,
             precision: reads.precision.then(|| project.spec.pipeline.precision.to_string()),
             inputs: point.inputs.iter().map(|(role, input)| (role.clone(), digest(input))).collect(),
             contents: stage.contents(&files)?,
+            files_read: records.get(&index).map(|r| r.components.files_read.clone()).unwrap_or_default(),
             segments: stage.epochs().map(|e| e.segments),
         };
         identity.insert(index, components.key());
@@ -208,6 +209,10 @@ fn is_same(a: &Side, b: &Side, pair: &Pair) -> bool {
 
 fn pair(a: &Side, b: &Side) -> Pair {
     let mut parameters = match (&a.components, &b.components) {
+        // The files that a program read are unknown without a result.
+        (Some(x), Some(y)) if a.record.is_none() || b.record.is_none() => {
+            differing(&flat(&x.declared()), &flat(&y.declared()))
+        }
         (Some(x), Some(y)) => differing(&flat(x), &flat(y)),
         _ => Vec::new(),
     };
@@ -241,6 +246,7 @@ fn flat(components: &Components) -> BTreeMap<String, String> {
         let (what, name) = content(entry);
         (format!("{what} {name}"), digest.short())
     }));
+    all.extend(components.files_read.iter().map(|(name, digest)| (format!("file {name}"), digest.short())));
     if let Some(segments) = &components.segments {
         let total: u64 = segments.iter().map(|s| s.epochs).sum();
         all.insert("epochs".to_owned(), total.to_string());

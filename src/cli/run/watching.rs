@@ -104,8 +104,8 @@ fn stamp(path: &Path) -> Stamp {
     Some((m.size(), m.mtime(), m.mtime_nsec(), m.ino()))
 }
 
-/// The files and folders named by the wanted points and by the points that these are compared with. They may be
-/// missing.
+/// The files and folders named by the wanted points and by the points that these are compared with, and the files that
+/// their programs read. They may be missing.
 fn named(project: &Project) -> BTreeSet<PathBuf> {
     let files = Recorder {
         files: PipelineFiles { store: &project.store, base: &project.spec.base },
@@ -114,6 +114,9 @@ fn named(project: &Project) -> BTreeSet<PathBuf> {
     for point in with_earlier_points(&project.spec, &project.graph, &project.wanted).iter() {
         // The run reports files that can't be read. They are watched, too.
         let _ = project.spec.point(*point).parsed.stage.contents(&files);
+        let newest = project.store.newest(&project.spec.pipeline.name, project.name(*point)).ok().flatten();
+        let read = newest.into_iter().flat_map(|record| record.components.files_read.into_keys());
+        files.named.borrow_mut().extend(read.map(|name| project.spec.base.join(name)));
     }
     files.named.into_inner()
 }

@@ -3,17 +3,18 @@
 use super::point::{Done, PointState};
 use super::{Command, Failure, PruneCause, Report, RunState};
 use crate::id::PointId;
-use crate::key::{Digest, Key};
+use crate::key::{Key, StoredResult};
 
 impl RunState {
     /// Handles a result that was in the cache.
-    pub(super) fn settle_cached(&mut self, point: PointId, key: Key, output: Digest) {
-        self.commands.push(Command::Report(Report::Cached(point, key)));
-        self.settle(point, key, output, false);
+    pub(super) fn settle_cached(&mut self, point: PointId, stored: StoredResult) {
+        self.commands.push(Command::Report(Report::Cached(point, stored.key)));
+        self.settle(point, stored, false);
     }
 
     /// Handles a result that is now in the cache.
-    pub(super) fn settle(&mut self, point: PointId, key: Key, output: Digest, executed: bool) {
+    pub(super) fn settle(&mut self, point: PointId, stored: StoredResult, executed: bool) {
+        let StoredResult { key, output } = stored;
         self.table.set(point, PointState::Done(Done { key, output, executed }));
         if self.table.take_previous(point).is_some_and(|previous| previous != output) {
             self.withdraw_dependents(point);

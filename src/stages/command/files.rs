@@ -21,40 +21,30 @@ const MAX_METRICS_BYTES: u64 = 16 << 20;
 /// The most bytes of the name of a metric. Tables print all names.
 const MAX_METRIC_NAME: usize = 1000;
 
-/// The files of a source, as written in the pipeline: the file, or all files below the folder. Hidden files and
-/// Python's `__pycache__`, which the command may write, are excluded.
+/// The files of a source, as written in the pipeline: the file, or all files below the folder: see
+/// [`file::files_below`].
 pub(super) fn source_files(source: &str, files: &dyn Files) -> Result<BTreeSet<String>, StageError> {
-    let mut found = BTreeSet::new();
-    let mut open = vec![source.trim_end_matches('/').to_owned()];
-    while let Some(name) = open.pop() {
-        let path = files.resolve(&name);
+    let source = source.trim_end_matches('/');
+    let path = files.resolve(source);
+    let names: BTreeSet<String> = if path.is_dir() {
+        let below = file::files_below(&path).map_err(StageError::io(format!("can't list the source {source}")))?;
+        below.iter().filter_map(|file| Some(format!("{source}/{}", file.to_str()?))).collect()
+    } else {
+        BTreeSet::from([source.to_owned()])
+    };
+    for name in &names {
+        let path = files.resolve(name);
         let metadata = fs::metadata(&path).map_err(|error| {
             let hint = format!("looked for {}: {error}", path.display());
             StageError::bad_input(format!("the source `{name}` can't be read"), hint)
         })?;
-        if metadata.is_file() {
-            found.insert(name);
-            continue;
-        }
-        if !metadata.is_dir() {
+        if !metadata.is_file() {
             let kind = file::kind(metadata.file_type());
             let message = format!("the source `{name}` is {kind}; a source is a regular file or a folder");
             return Err(StageError::bad_input(message, "name the files that the command reads"));
         }
-        let what = format!("can't list the source {name}");
-        for entry in fs::read_dir(&path).map_err(StageError::io(what.clone()))? {
-            let entry = entry.map_err(StageError::io(what.clone()))?;
-            let linked_folder = entry.file_type().is_ok_and(|t| t.is_symlink()) && entry.path().is_dir();
-            match entry.file_name().to_str() {
-                // A link to a folder may form a cycle.
-                Some(child) if !child.starts_with('.') && child != "__pycache__" && !linked_folder => {
-                    open.push(format!("{name}/{child}"));
-                }
-                _ => {}
-            }
-        }
     }
-    Ok(found)
+    Ok(names)
 }
 
 /// Writes all inputs below `folder`: a folder for each role, and in it a folder for each member by label.

@@ -7,12 +7,17 @@ use std::path::{Path, PathBuf};
 use super::words::Paths;
 use crate::stage::{Context, Device, StageError};
 
+/// The module that lists the files that a Python program reads.
+const MODULE: &str = include_str!("../../../python/sitecustomize.py");
+
 /// The absolute paths of a command's files and folders.
 pub(super) struct Folders {
     pub(super) inputs: PathBuf,
     pub(super) outputs: PathBuf,
     pub(super) metrics: PathBuf,
     pub(super) scratch: PathBuf,
+    /// Has a module that lists the files that a Python program reads.
+    pub(super) python: PathBuf,
     /// The folder of the pipeline file.
     base: PathBuf,
     /// The mirror of that folder.
@@ -32,13 +37,16 @@ impl Folders {
             outputs: root.join("outputs"),
             metrics: root.join("metrics.json"),
             scratch: root.join("scratch"),
+            python: root.join("python"),
             base,
             mirror,
         };
-        for folder in [&folders.inputs, &folders.outputs, &folders.scratch] {
+        for folder in [&folders.inputs, &folders.outputs, &folders.scratch, &folders.python] {
             let what = format!("can't create the folder {}", folder.display());
             std::fs::create_dir_all(folder).map_err(StageError::io(what))?;
         }
+        let module = folders.python.join("sitecustomize.py");
+        std::fs::write(&module, MODULE).map_err(StageError::io(format!("can't write {}", module.display())))?;
         Ok(folders)
     }
 }

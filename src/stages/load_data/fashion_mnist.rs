@@ -204,6 +204,7 @@ mod tests {
             scratch: base,
             base,
             mirror: None,
+            dep_file: None,
             data_dirs,
             log_path: base,
             progress: &Silent,

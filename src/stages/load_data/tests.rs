@@ -78,6 +78,7 @@ fn run_in(
         scratch: base,
         base,
         mirror: None,
+        dep_file: None,
         data_dirs,
         log_path: base,
         progress: &Log::default(),

@@ -60,7 +60,7 @@ pub(in crate::stages) fn parse(
 
 impl Stage for Joint {
     fn reads(&self) -> Reads {
-        Reads { seed: true, precision: true }
+        Reads { seed: true, precision: true, files: false }
     }
 
     fn epochs(&self) -> Option<Epochs> {

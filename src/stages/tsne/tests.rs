@@ -99,6 +99,7 @@ fn run(stage: &dyn Stage, inputs: Inputs, heard: &Heard, cancel: &Cancel) -> Res
         scratch: Path::new("."),
         base: Path::new("."),
         mirror: None,
+        dep_file: None,
         data_dirs: &[],
         log_path: Path::new("."),
         progress: heard,

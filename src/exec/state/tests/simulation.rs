@@ -16,7 +16,7 @@ use crate::exec::state::point::{Blocker, PointState};
 use crate::exec::state::table::{Dependencies, PointTable};
 use crate::exec::state::{Claim, Command, Failure, Input, Lookup, Planned, Report, RunState};
 use crate::id::{PointId, StageId};
-use crate::key::{Digest, Key, StateChain};
+use crate::key::{Digest, Key, StateChain, StoredResult};
 use crate::plan::{Bracket, ResolvedInputs};
 use crate::spec::{Mode, Prune};
 
@@ -202,7 +202,7 @@ impl Simulation {
             let (key, _) = keys(&model, point, &known);
             let output = self.world.output(&model, key);
             known.outputs.insert(point, output);
-            plan.push((point, Planned::Hit { key, output }));
+            plan.push((point, Planned::Hit(StoredResult { key, output })));
         }
         plan
     }
@@ -329,12 +329,13 @@ impl Simulation {
         let stored = chain.iter().enumerate().skip(1).filter(|(_, key)| self.world.states.contains(*key));
         let epochs = stored.map(|(epoch, _)| epoch as u64).next_back().unwrap_or(0);
         let cached_epochs = if forced { 0 } else { epochs };
-        let output = self.world.results.get(&key).copied().filter(|_| !forced);
+        let found = self.world.results.get(&key).filter(|_| !forced);
+        let stored = found.map(|output| StoredResult { key, output: *output });
         let curve = if with_curve { curve(&chain, epochs) } else { Vec::new() };
         // A forced training that is compared continues from its stored states.
         self.lookups.insert(point, (key, chain.clone(), epochs));
         let chain = StateChain::of(chain);
-        Input::LookedUp(point, Ok(Lookup { key, chain, cached_epochs, output, curve }))
+        Input::LookedUp(point, Ok(Lookup { key, chain, cached_epochs, stored, curve }))
     }
 
     fn claim(&mut self, point: PointId, key: Key, look_again: bool, dice: &mut Dice) -> Input {
@@ -358,7 +359,8 @@ impl Simulation {
         if self.world.held.contains(&key) {
             return Input::Claimed(point, Claim::HeldBy("another".to_owned()));
         }
-        let found = self.world.results.get(&key).copied().filter(|_| look_again);
+        let found = self.world.results.get(&key).filter(|_| look_again);
+        let found = found.map(|output| StoredResult { key, output: *output });
         // Another process may have saved states since the look-up.
         if let Some((_, chain, epoch)) = self.lookups.get_mut(&point) {
             let stored = chain.iter().enumerate().skip(1).filter(|(_, key)| self.world.states.contains(*key));
@@ -376,7 +378,7 @@ impl Simulation {
             let key = running.key;
             self.running.remove(&point);
             let output = self.world.output(&model, key);
-            return Some(Input::Ended(point, Ended::Made(output)));
+            return Some(Input::Ended(point, Ended::Made(StoredResult { key, output })));
         }
         if self.interrupted && dice.once_in(2) {
             self.running.remove(&point);

@@ -1,0 +1,278 @@
+//! The files that a program read although its stage does not name them.
+//!
+//! A program lists the files that it opens in [`Context::dep_file`](crate::stage::Context::dep_file), one path a line,
+//! absolute or relative to the pipeline's folder. The files that belong to the project enter the key of the result:
+//! those below the pipeline's folder, and those below the folder of a file that the stage names. Installed packages,
+//! compiled Python modules, the repository's `.git`, the cache, and the files that the program itself wrote do not.
+//!
+//! A folder in which a program read very many files counts as a whole, so that no result has thousands of names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader};
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use crate::exec::mirror::Mirror;
+use crate::file;
+use crate::key::{Digest, Hash};
+use crate::store::Store;
+
+/// A folder with more files that were read counts as a whole.
+const MAX_IN_FOLDER: usize = 100;
+/// With more files and folders than this, the deepest folders count as a whole.
+const MAX_NAMES: usize = 1000;
+/// Folders of files that do not belong to the project.
+const FOREIGN: [&str; 4] = [".git", "__pycache__", "site-packages", "dist-packages"];
+
+/// A program that has ended.
+pub(crate) struct Program<'a> {
+    pub store: &'a Store,
+    pub mirror: &'a Mirror,
+    /// The files that its stage names.
+    pub named: &'a BTreeSet<String>,
+    pub started: Instant,
+}
+
+/// A moment on the clock by which the kernel sets the times of files.
+#[derive(Clone, Copy)]
+pub(crate) struct Instant(Timespec);
+
+/// The files of the project that a program read.
+#[derive(Debug, Default)]
+pub(crate) struct FilesRead {
+    /// Their digests, by their path relative to the pipeline's folder.
+    pub digests: BTreeMap<String, Digest>,
+    /// Those that changed while the program ran. It is unknown what the program read, so their digests match no file.
+    pub changed: Vec<String>,
+}
+
+impl Instant {
+    pub(crate) fn now() -> Self {
+        Self(clock_gettime(ClockId::RealtimeCoarse))
+    }
+
+    /// Whether a file was written, replaced or renamed later.
+    fn is_before_change_of(self, file: &fs::Metadata) -> bool {
+        let times = [(file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec())];
+        times.iter().any(|time| *time > (self.0.tv_sec, self.0.tv_nsec))
+    }
+}
+
+impl Program<'_> {
+    /// The files that the program has listed in `list`.
+    ///
+    /// # Errors
+    /// If the list can't be read.
+    pub(crate) fn files_read(&self, list: &Path) -> io::Result<FilesRead> {
+        let mut written = list.as_os_str().to_owned();
+        written.push(".written");
+        let written = self.listed(Path::new(&written))?;
+        let roots = self.roots();
+        let mut names = BTreeSet::new();
+        let mut found = FilesRead::default();
+        for path in self.listed(list)?.difference(&written) {
+            let Some(name) = self.name(path, &roots) else { continue };
+            let Ok(metadata) = fs::metadata(path) else { continue };
+            if !metadata.is_file() || self.named.contains(&name) {
+                continue;
+            }
+            if self.mirror.copy_of(path).is_none() && self.started.is_before_change_of(&metadata) {
+                found.changed.push(name.clone());
+            }
+            names.insert(PathBuf::from(name));
+        }
+        for name in summarized(names) {
+            let path = self.mirror.original_base().join(&name);
+            let is_changed = found.changed.iter().any(|changed| Path::new(changed).starts_with(&name));
+            let digest = match self.mirror.copy_of(&path) {
+                _ if is_changed => Some(unmatched(&name, self.started)),
+                Some(copy) => file::open(&copy).ok().and_then(|copy| Digest::of_reader(copy).ok()),
+                None => self.store.digest_now(&path),
+            };
+            found.digests.extend(digest.map(|digest| (name, digest)));
+        }
+        Ok(found)
+    }
+
+    /// The original paths in a list. No list means none.
+    fn listed(&self, list: &Path) -> io::Result<BTreeSet<PathBuf>> {
+        let file = match File::open(list) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            file => BufReader::new(file?),
+        };
+        let original = |line: Vec<u8>| {
+            let path = self.mirror.base().join(OsString::from_vec(line));
+            self.mirror.original(&plain(&path))
+        };
+        file.split(b'\n')
+            .filter(|line| !line.as_ref().is_ok_and(Vec::is_empty))
+            .map(|line| Ok(original(line?)))
+            .collect()
+    }
+
+    /// The folders whose files belong to the project.
+    fn roots(&self) -> Vec<PathBuf> {
+        let base = self.mirror.original_base();
+        let folder = |name: &String| Some(base.join(name).canonicalize().ok()?.parent()?.to_owned());
+        std::iter::once(base.to_owned()).chain(self.named.iter().filter_map(folder)).collect()
+    }
+
+    /// The name of a file that belongs to the project: its path relative to the pipeline's folder.
+    fn name(&self, path: &Path, roots: &[PathBuf]) -> Option<String> {
+        let is_in_project = |path: &Path| {
+            let cache = self.store.dir().canonicalize();
+            let is_foreign = |part: &OsStr| FOREIGN.iter().any(|name| part == *name);
+            roots.iter().filter_map(|root| path.strip_prefix(root).ok()).any(|below| !below.iter().any(is_foreign))
+                && !cache.is_ok_and(|cache| path.starts_with(cache))
+        };
+        // A link below a root may lead anywhere.
+        let path = if is_in_project(path) { path.to_owned() } else { path.canonicalize().ok()? };
+        if !is_in_project(&path) {
+            return None;
+        }
+        let mut ancestors = self.mirror.original_base().ancestors().enumerate();
+        let (up, below) = ancestors.find_map(|(up, folder)| Some((up, path.strip_prefix(folder).ok()?)))?;
+        Some("../".repeat(up) + below.to_str()?)
+    }
+}
+
+/// An absolute path without `.` and `..`.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            Component::CurDir => {}
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
+/// A digest that no file has.
+fn unmatched(name: &str, started: Instant) -> Digest {
+    let Timespec { tv_sec, tv_nsec } = started.0;
+    Hash::new("changed while it was read").text(name).text(&format!("{tv_sec}.{tv_nsec}")).finish()
+}
+
+/// Replaces very many names in a folder by the folder's, which ends with `/`.
+fn summarized(mut names: BTreeSet<PathBuf>) -> BTreeSet<String> {
+    let mut folders = BTreeSet::new();
+    loop {
+        let mut counts: BTreeMap<PathBuf, usize> = BTreeMap::new();
+        for name in &names {
+            let folder = name.parent().filter(|folder| folder.file_name().is_some());
+            folder.into_iter().for_each(|folder| *counts.entry(folder.to_owned()).or_default() += 1);
+        }
+        let deepest = counts.keys().map(|folder| folder.components().count()).max();
+        let is_too_deep = |folder: &Path| {
+            names.len() > MAX_NAMES
+                && counts.values().all(|count| *count <= MAX_IN_FOLDER)
+                && Some(folder.components().count()) == deepest
+        };
+        let whole: BTreeSet<PathBuf> = counts
+            .iter()
+            .filter(|(folder, count)| **count > MAX_IN_FOLDER || is_too_deep(folder))
+            .map(|(folder, _)| folder.clone())
+            .collect();
+        if whole.is_empty() {
+            break;
+        }
+        names.retain(|name| !name.ancestors().any(|folder| whole.contains(folder)));
+        names.extend(whole.iter().cloned());
+        folders.extend(whole);
+    }
+    let text = |name: PathBuf| {
+        let end = if folders.contains(&name) { "/" } else { "" };
+        Some(format!("{}{end}", name.to_str()?))
+    };
+    names.into_iter().filter_map(text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary(names: impl IntoIterator<Item = String>) -> BTreeSet<String> {
+        summarized(names.into_iter().map(PathBuf::from).collect())
+    }
+
+    fn texts(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn few_names_stay_as_they_are() {
+        let names = texts(&["a.py", "../src/b.py", "pkg/__init__.py", "pkg/sub/c.py"]);
+        assert_eq!(summary(names.clone()), names);
+    }
+
+    #[test]
+    fn crowded_folder_becomes_one_name_and_its_neighbours_stay() {
+        let images = (0..=MAX_IN_FOLDER).map(|n| format!("data/images/{n}.png"));
+        let others = ["data/labels.csv", "data/images/more/x.png"].map(str::to_owned);
+        assert_eq!(summary(images.chain(others)), texts(&["data/images/", "data/labels.csv"]));
+    }
+
+    #[test]
+    fn folder_with_a_crowd_of_crowded_folders_becomes_one_name() {
+        let images = (0..=MAX_IN_FOLDER).flat_map(|a| (0..=MAX_IN_FOLDER).map(move |b| format!("train/{a}/{b}.png")));
+        assert_eq!(summary(images), texts(&["train/"]));
+    }
+
+    #[test]
+    fn many_small_folders_are_summarized_from_the_deepest_up() {
+        let deep = (0..MAX_NAMES).map(|n| format!("a/{}/{}/{n}.txt", n % 90, n % 7));
+        let names = summary(deep.chain((0..5).map(|n| format!("b/{n}.txt"))));
+        assert_eq!(names.len(), 90 * 7 + 5);
+        assert!(names.contains("b/0.txt") && names.contains("a/3/0/"), "{names:?}");
+    }
+
+    #[test]
+    fn files_beside_the_pipeline_are_never_summarized() {
+        let names: BTreeSet<String> = (0..2 * MAX_NAMES).map(|n| format!("{n}.txt")).collect();
+        assert_eq!(summary(names.clone()), names);
+    }
+
+    #[test]
+    fn files_of_the_project_are_named_relative_to_the_pipeline_and_others_are_left_out() {
+        let project = tempfile::tempdir().unwrap();
+        let root = project.path().canonicalize().unwrap();
+        let base = root.join("pipelines");
+        for file in [
+            "pipelines/p.toml",
+            "src/train.py",
+            "src/pkg/model.py",
+            "elsewhere/x.py",
+            "pipelines/data/1.csv",
+            "pipelines/cache/index/x",
+        ] {
+            fs::create_dir_all(root.join(file).parent().unwrap()).unwrap();
+            fs::write(root.join(file), file).unwrap();
+        }
+        let store = Store::open(&base.join("cache"), crate::store::Options::default()).unwrap();
+        let named = texts(&["../src/train.py"]);
+        let mirror = Mirror::create(&base, &named, tempfile::tempdir().unwrap()).unwrap();
+        let program = Program { store: &store, mirror: &mirror, named: &named, started: Instant::now() };
+        let name = |path: &Path| program.name(path, &program.roots());
+        assert_eq!(name(&base.join("data/1.csv")).as_deref(), Some("data/1.csv"));
+        assert_eq!(name(&root.join("src/pkg/model.py")).as_deref(), Some("../src/pkg/model.py"), "beside a named file");
+        for other in ["elsewhere/x.py", "pipelines/cache/index/x", "pipelines/.venv/lib/site-packages/torch.py"] {
+            assert_eq!(name(&root.join(other)), None, "{other}");
+        }
+        let list = root.join("list");
+        let lines =
+            format!("{}\ndata/1.csv\ndata/gone.csv\ndata\n", mirror.base().join("../src/pkg/model.py").display());
+        fs::write(&list, lines).unwrap();
+        let found = program.files_read(&list).unwrap();
+        let names: Vec<&str> = found.digests.keys().map(String::as_str).collect();
+        assert_eq!(names, ["../src/pkg/model.py", "data/1.csv"], "existing files only");
+        assert_eq!(found.digests["data/1.csv"], Digest::of(b"pipelines/data/1.csv"));
+        assert_eq!(program.files_read(&root.join("no list")).unwrap().digests, BTreeMap::new());
+    }
+}
