@@ -73,6 +73,13 @@ pub enum Event {
         /// The epoch at which this run resumed the training; equal to `epoch`.
         resumed_at: u64,
     },
+    /// A program finds what it saved in its checkpoint before.
+    CheckpointFound {
+        /// The point.
+        stage: String,
+        /// The run in which it was used last.
+        run: String,
+    },
     /// The progress of a stage. Sent at a limited rate, and not written to the run's file.
     Progress {
         /// The point.
@@ -153,6 +160,9 @@ pub enum Event {
     StageInterrupted {
         /// The point.
         stage: String,
+        /// Whether its program has a checkpoint, in which it may have saved its work.
+        #[serde(default)]
+        has_checkpoint: bool,
     },
     /// A stage failed.
     StageFailed {

@@ -10,6 +10,7 @@
 //! - `executor`: where jobs run: threads, or processes with `--isolate`.
 //! - `worker`: runs one job and stores its result.
 //! - `mirror`: the copy of the pipeline's folder in which programs run.
+//! - `checkpoint`: what a program keeps until its result is stored.
 //! - `files_read`: the files that a program read although its stage does not name them.
 //! - `reporter`: converts decisions into events and errors.
 //! - `run_log`: the run's record and its events.
@@ -19,6 +20,7 @@
 //! interruption the next run continues from them.
 
 mod chain;
+mod checkpoint;
 mod context;
 mod device;
 mod driver;

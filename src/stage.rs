@@ -165,6 +165,10 @@ pub trait Stage: Send + Sync {
     fn program_files(&self, _files: &dyn Files) -> Result<Option<BTreeSet<String>>, StageError> {
         Ok(None)
     }
+    /// For a stage that runs a program: whether the program gets [`Context::checkpoint`].
+    fn uses_checkpoint(&self) -> bool {
+        false
+    }
     /// Does the work.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 //! DIR/chunks-<generation>/journal        every change of the pieces' locations, and of each blob's list of pieces
 //! DIR/chunks-<generation>/      sled: the same for look-ups; blobs of earlier versions
 //! DIR/runs/<id>.json            run records (`<id>.ndjson` beside them is the runner's)
+//! DIR/checkpoints/<key>/        what an unfinished program has saved (the runner's)
 //! DIR/leases/<key>              which process runs a key; a file lock, which the kernel frees when its holder dies
 //! DIR/work.lock                 shared by processes that run stages
 //! DIR/*.lock                    one per database: one process at a time, with the holder's name for those who wait

@@ -182,6 +182,7 @@ fn run(stage: &dyn Stage, inputs: Inputs, turns: &Turns) -> Result<(), StageErro
         base: nowhere,
         mirror: None,
         dep_file: None,
+        checkpoint: None,
         data_dirs: &[],
         log_path: nowhere,
         progress: turns,

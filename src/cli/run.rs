@@ -28,8 +28,8 @@ const EXAMPLES: &str = "Examples:
   vadpipe run pipelines/full.toml --json | jq .event   print one event per line
   vadpipe run pipelines/own-script.toml --watch        run what each edit affects
 
-Ctrl-C saves the state of running trainings and stops; the same command continues them. A second Ctrl-C exits at once; \
-trainings then continue from their last saved state. With --watch, the exit code is 0 if you press Ctrl-C between two \
+Ctrl-C saves the state of running trainings and stops; the same command continues them. Other stages start over, except \
+programs that use {checkpoint}. A second Ctrl-C exits at once; trainings then continue from their last saved state. With --watch, the exit code is 0 if you press Ctrl-C between two \
 runs and 130 if you press it during a run.";
 
 /// Arguments of `run`.

@@ -178,7 +178,7 @@ fn shortened(epochs: &[String]) -> String {
 fn last_run(run: &RunRecord) -> String {
     let ended = match run.status {
         RunStatus::Running if run.is_running() => format!("running in {}", run.holder.describe()),
-        RunStatus::Running => "was killed; the next run continues from its last saved state".to_owned(),
+        RunStatus::Running => "was killed; the next run continues from what is saved".to_owned(),
         _ => log::word(run).to_owned(),
     };
     let took = run.finished_at.map(|end| format!(" after {}", seconds((end - run.started_at) as f64 / 1000.0)));

@@ -16,6 +16,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 use crate::exec::mirror::Mirror;
 use crate::file;
@@ -29,18 +30,22 @@ const MAX_NAMES: usize = 1000;
 /// Folders of files that do not belong to the project.
 const FOREIGN: [&str; 4] = [".git", "__pycache__", "site-packages", "dist-packages"];
 
-/// A program that has ended.
+/// A program and the project that it belongs to.
+#[derive(Clone)]
 pub(crate) struct Program<'a> {
     pub store: &'a Store,
     pub mirror: &'a Mirror,
     /// The files that its stage names.
     pub named: &'a BTreeSet<String>,
+    /// Before the mirror was created; with a checkpoint, before that of the first attempt.
     pub started: Instant,
+    /// The mirrored folders of earlier attempts, and their originals.
+    pub mirrors: Vec<(PathBuf, PathBuf)>,
 }
 
-/// A moment on the clock by which the kernel sets the times of files.
-#[derive(Clone, Copy)]
-pub(crate) struct Instant(Timespec);
+/// A moment on the clock by which the kernel sets the times of files, in seconds and nanoseconds.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Instant(i64, i64);
 
 /// The files of the project that a program read.
 #[derive(Debug, Default)]
@@ -53,13 +58,14 @@ pub(crate) struct FilesRead {
 
 impl Instant {
     pub(crate) fn now() -> Self {
-        Self(clock_gettime(ClockId::RealtimeCoarse))
+        let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::RealtimeCoarse);
+        Self(tv_sec, tv_nsec)
     }
 
     /// Whether a file was written, replaced or renamed later.
     fn is_before_change_of(self, file: &fs::Metadata) -> bool {
         let times = [(file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec())];
-        times.iter().any(|time| *time > (self.0.tv_sec, self.0.tv_nsec))
+        times.iter().any(|time| *time > (self.0, self.1))
     }
 }
 
@@ -69,19 +75,14 @@ impl Program<'_> {
     /// # Errors
     /// If the list can't be read.
     pub(crate) fn files_read(&self, list: &Path) -> io::Result<FilesRead> {
-        let mut written = list.as_os_str().to_owned();
-        written.push(".written");
-        let written = self.listed(Path::new(&written))?;
-        let roots = self.roots();
         let mut names = BTreeSet::new();
         let mut found = FilesRead::default();
-        for path in self.listed(list)?.difference(&written) {
-            let Some(name) = self.name(path, &roots) else { continue };
-            let Ok(metadata) = fs::metadata(path) else { continue };
-            if !metadata.is_file() || self.named.contains(&name) {
+        for (name, path) in self.project_files(list)? {
+            let Ok(metadata) = fs::metadata(&path) else { continue };
+            if !metadata.is_file() {
                 continue;
             }
-            if self.mirror.copy_of(path).is_none() && self.started.is_before_change_of(&metadata) {
+            if self.mirror.copy_of(&path).is_none() && self.started.is_before_change_of(&metadata) {
                 found.changed.push(name.clone());
             }
             names.insert(PathBuf::from(name));
@@ -99,6 +100,26 @@ impl Program<'_> {
         Ok(found)
     }
 
+    /// Whether no file of the project that the program has listed has changed since the start.
+    ///
+    /// # Errors
+    /// If the list can't be read.
+    pub(crate) fn has_read_only_unchanged(&self, list: &Path) -> io::Result<bool> {
+        let is_unchanged = |path: &PathBuf| fs::metadata(path).is_ok_and(|m| !self.started.is_before_change_of(&m));
+        Ok(self.project_files(list)?.values().all(is_unchanged))
+    }
+
+    /// The files of the project in a list, by name. Without those that the stage names or the program wrote.
+    fn project_files(&self, list: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
+        let mut written = list.as_os_str().to_owned();
+        written.push(".written");
+        let written = self.listed(Path::new(&written))?;
+        let roots = self.roots();
+        let listed = self.listed(list)?.into_iter().filter(|path| !written.contains(path));
+        let named = listed.filter_map(|path| Some((self.name(&path, &roots)?, path)));
+        Ok(named.filter(|(name, _)| !self.named.contains(name)).collect())
+    }
+
     /// The original paths in a list. No list means none.
     fn listed(&self, list: &Path) -> io::Result<BTreeSet<PathBuf>> {
         let file = match File::open(list) {
@@ -106,8 +127,11 @@ impl Program<'_> {
             file => BufReader::new(file?),
         };
         let original = |line: Vec<u8>| {
-            let path = self.mirror.base().join(OsString::from_vec(line));
-            self.mirror.original(&plain(&path))
+            let path = self.mirror.original(&plain(&self.mirror.base().join(OsString::from_vec(line))));
+            let earlier = |(mirrored, original): &(PathBuf, PathBuf)| {
+                path.strip_prefix(mirrored).ok().map(|below| original.join(below))
+            };
+            self.mirrors.iter().find_map(earlier).unwrap_or(path)
         };
         file.split(b'\n')
             .filter(|line| !line.as_ref().is_ok_and(Vec::is_empty))
@@ -156,8 +180,8 @@ fn plain(path: &Path) -> PathBuf {
 
 /// A digest that no file has.
 fn unmatched(name: &str, started: Instant) -> Digest {
-    let Timespec { tv_sec, tv_nsec } = started.0;
-    Hash::new("changed while it was read").text(name).text(&format!("{tv_sec}.{tv_nsec}")).finish()
+    let Instant(seconds, nanoseconds) = started;
+    Hash::new("changed while it was read").text(name).text(&format!("{seconds}.{nanoseconds}")).finish()
 }
 
 /// Replaces very many names in a folder by the folder's, which ends with `/`.
@@ -244,6 +268,7 @@ mod tests {
         let project = tempfile::tempdir().unwrap();
         let root = project.path().canonicalize().unwrap();
         let base = root.join("pipelines");
+        let store = Store::open(&base.join("cache"), crate::store::Options::default()).unwrap();
         for file in [
             "pipelines/p.toml",
             "src/train.py",
@@ -255,10 +280,10 @@ mod tests {
             fs::create_dir_all(root.join(file).parent().unwrap()).unwrap();
             fs::write(root.join(file), file).unwrap();
         }
-        let store = Store::open(&base.join("cache"), crate::store::Options::default()).unwrap();
         let named = texts(&["../src/train.py"]);
         let mirror = Mirror::create(&base, &named, tempfile::tempdir().unwrap()).unwrap();
-        let program = Program { store: &store, mirror: &mirror, named: &named, started: Instant::now() };
+        let program =
+            Program { store: &store, mirror: &mirror, named: &named, started: Instant::now(), mirrors: vec![] };
         let name = |path: &Path| program.name(path, &program.roots());
         assert_eq!(name(&base.join("data/1.csv")).as_deref(), Some("data/1.csv"));
         assert_eq!(name(&root.join("src/pkg/model.py")).as_deref(), Some("../src/pkg/model.py"), "beside a named file");

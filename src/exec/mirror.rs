@@ -125,6 +125,11 @@ impl Mirror {
         &self.original_base
     }
 
+    /// The highest folder of the mirror, and its original.
+    pub(crate) fn root(&self) -> (PathBuf, PathBuf) {
+        (self.mirrored.clone(), self.root.clone())
+    }
+
     /// The original of a path in the mirror. Other paths are returned unchanged.
     pub(crate) fn original(&self, path: &Path) -> PathBuf {
         path.strip_prefix(&self.mirrored).map_or_else(|_| path.to_owned(), |below| self.root.join(below))

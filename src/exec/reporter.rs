@@ -30,7 +30,10 @@ impl Reporter<'_> {
             Report::Pruned(point, cause) => {
                 Event::StagePruned { stage: stage(point), reason: Reason::new(vec![self.cause(cause)]) }
             }
-            Report::Interrupted(point) => Event::StageInterrupted { stage: stage(point) },
+            Report::Interrupted(point) => {
+                let has_checkpoint = self.worker.context.point(point).parsed.stage.uses_checkpoint();
+                Event::StageInterrupted { stage: stage(point), has_checkpoint }
+            }
             Report::Skipped(point, because) => Event::StageSkipped { stage: stage(point), because: stage(because) },
             Report::Failed(point, failure) => {
                 let error = self.error(point, failure);

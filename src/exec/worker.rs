@@ -16,6 +16,7 @@ use crate::artifact::Artifact;
 use crate::error::Error;
 use crate::event::Event;
 use crate::exec::chain::{ChainSettings, StoredChain};
+use crate::exec::checkpoint::Checkpoint;
 use crate::exec::context::RunContext;
 use crate::exec::files_read::{self, Program};
 use crate::exec::inputs::{DamagedInputs, stored_inputs};
@@ -57,13 +58,24 @@ struct StageFolders {
     named: BTreeSet<String>,
     /// Before the mirror was created.
     started: files_read::Instant,
+    /// If the stage asks for it.
+    checkpoint: Option<Checkpoint>,
     scratch: TempDir,
 }
 
 impl StageFolders {
     /// Where the program lists the files that it reads.
     fn dep_file(&self) -> PathBuf {
-        self.scratch.path().join("files-read")
+        self.checkpoint.as_ref().map_or_else(|| self.scratch.path().join("files-read"), Checkpoint::dep_file)
+    }
+
+    /// The program that runs in these folders, if any.
+    fn program<'a>(&'a self, store: &'a Store) -> Option<Program<'a>> {
+        let mirror = self.mirror.as_ref()?;
+        let checkpoint = self.checkpoint.as_ref();
+        let started = checkpoint.map_or(self.started, |checkpoint| checkpoint.started);
+        let mirrors = checkpoint.map(|checkpoint| checkpoint.mirrors.clone()).unwrap_or_default();
+        Some(Program { store, mirror, named: &self.named, started, mirrors })
     }
 }
 
@@ -72,6 +84,8 @@ pub(crate) struct StageRun {
     pub artifact: Artifact,
     /// See [`Components::files_read`].
     files_read: BTreeMap<String, Digest>,
+    /// To be removed when the result is stored.
+    checkpoint: Option<Checkpoint>,
 }
 
 /// The output of a stage before it is stored.
@@ -79,6 +93,8 @@ pub(crate) struct StageOutput {
     pub point: PointId,
     components: Components,
     artifact: Artifact,
+    /// Removed when the result is stored.
+    checkpoint: Option<Checkpoint>,
     /// How long the stage ran.
     seconds: f64,
 }
@@ -110,10 +126,10 @@ impl<'a> Worker<'a> {
                 Err(StageError::failed(format!("internal error: {text}")))
             });
         let error = match outcome {
-            Ok(StageRun { artifact, files_read }) => {
+            Ok(StageRun { artifact, files_read, checkpoint }) => {
                 let seconds = started.elapsed().as_secs_f64();
                 let components = Components { files_read, ..job.components };
-                return Ok(StageOutput { point: job.point, components, artifact, seconds });
+                return Ok(StageOutput { point: job.point, components, artifact, checkpoint, seconds });
             }
             Err(error) => error,
         };
@@ -145,9 +161,9 @@ impl<'a> Worker<'a> {
         let (for_stage, for_progress) = (chain.as_ref().map(|c| c as &dyn Chain), chain.as_ref());
         let made = self.run_stage(job, damaged, for_stage, for_progress, &cancel);
         at_rung.store(chain.as_ref().is_some_and(StoredChain::is_at_rung), Ordering::Relaxed);
-        let StageRun { artifact, files_read } = made?;
-        let artifact = self.context.point(job.point).parsed.kind.declare(artifact)?;
-        Ok(StageRun { artifact, files_read })
+        let made = made?;
+        let artifact = self.context.point(job.point).parsed.kind.declare(made.artifact)?;
+        Ok(StageRun { artifact, ..made })
     }
 
     /// Runs a stage. A training uses `chain`. `stored` is the same chain if it is a [`StoredChain`]; progress events
@@ -165,6 +181,7 @@ impl<'a> Worker<'a> {
         let log_path = self.log_path(job.point);
         let folders = self.create_folders(job, &log_path)?;
         let dep_file = folders.dep_file();
+        let checkpoint = folders.checkpoint.as_ref().map(Checkpoint::files);
         let progress = StageProgress::new(listener, &point.name, stored, &log_path);
         let context = Context {
             inputs: stored_inputs(&self.context, job, damaged),
@@ -175,6 +192,7 @@ impl<'a> Worker<'a> {
             base: &spec.base,
             mirror: folders.mirror.as_ref().map(Mirror::base),
             dep_file: point.parsed.stage.reads().files.then_some(&*dep_file),
+            checkpoint: checkpoint.as_deref(),
             data_dirs,
             log_path: &log_path,
             progress: &progress,
@@ -193,14 +211,12 @@ impl<'a> Worker<'a> {
         let artifact = made?;
         self.check_files(job, folders.mirror.as_ref(), "while the stage ran")?;
         let files_read = self.files_read(job.point, &folders)?;
-        Ok(StageRun { artifact, files_read })
+        Ok(StageRun { artifact, files_read, checkpoint: folders.checkpoint })
     }
 
     /// The files that a program read although the pipeline does not name them. Warns if one changed while it ran.
     fn files_read(&self, point: PointId, folders: &StageFolders) -> Result<BTreeMap<String, Digest>, StageError> {
-        let Some(mirror) = &folders.mirror else { return Ok(BTreeMap::new()) };
-        let StageFolders { named, started, .. } = folders;
-        let program = Program { store: self.context.store, mirror, named, started: *started };
+        let Some(program) = folders.program(self.context.store) else { return Ok(BTreeMap::new()) };
         let what = format!("can't read which files `{}` read", self.context.name(point));
         let found = program.files_read(&folders.dep_file()).map_err(StageError::io(what))?;
         if let [first, others @ ..] = &*found.changed {
@@ -241,7 +257,27 @@ impl<'a> Worker<'a> {
         if mirror.is_some() {
             self.check_files(job, mirror.as_ref(), "just before the stage started")?;
         }
-        Ok(StageFolders { mirror, named: named.unwrap_or_default(), started, scratch: temporary("")? })
+        let named = named.unwrap_or_default();
+        let mut folders = StageFolders { mirror, named, started, checkpoint: None, scratch: temporary("")? };
+        if point.parsed.stage.uses_checkpoint()
+            && let Some(program) = folders.program(store)
+        {
+            folders.checkpoint = Some(self.open_checkpoint(job, &program)?);
+        }
+        Ok(folders)
+    }
+
+    /// The checkpoint of a program. Reports if an earlier attempt left files in it.
+    fn open_checkpoint(&self, job: &Job, program: &Program<'_>) -> Result<Checkpoint, StageError> {
+        let stage = self.context.name(job.point).to_owned();
+        let key = job.components.declared().key();
+        let checkpoint = Checkpoint::open(self.into.dir(), &key, self.run, job.options.fresh, program)
+            .map_err(StageError::io(format!("can't open the checkpoint of `{stage}`")))?;
+        if let Some(run) = checkpoint.resumed.clone() {
+            self.append_to_log(job.point, &format!("the program finds the checkpoint of run {run}"));
+            self.context.listener.event(&Event::CheckpointFound { stage, run });
+        }
+        Ok(checkpoint)
     }
 
     /// The files that the program of a point read when it last ran, without large ones. Copying them into the mirror
@@ -302,6 +338,13 @@ impl<'a> Worker<'a> {
     /// Stores the outputs of stages together. If one result may be at fault, stores each separately, so that
     /// it does not fail the others. Returns one record or error for each, in the same order.
     pub(crate) fn commit(&self, outputs: &[StageOutput]) -> Vec<Result<ResultRecord, Error>> {
+        let stored = self.try_commit(outputs);
+        let is_stored = stored.iter().zip(outputs).filter(|(result, _)| result.is_ok());
+        is_stored.filter_map(|(_, output)| output.checkpoint.as_ref()).for_each(Checkpoint::remove);
+        stored
+    }
+
+    fn try_commit(&self, outputs: &[StageOutput]) -> Vec<Result<ResultRecord, Error>> {
         match self.into.commit_all(outputs.iter().map(|output| self.new_result(output)).collect()) {
             Ok(records) => records.into_iter().map(Ok).collect(),
             // A full disk may have room for the small results.

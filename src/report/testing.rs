@@ -164,6 +164,7 @@ impl Bench {
             base: &self.base,
             mirror: None,
             dep_file: None,
+            checkpoint: None,
             data_dirs: &[],
             log_path: &self.log_path,
             progress: &self.log,

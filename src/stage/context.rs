@@ -234,6 +234,9 @@ pub struct Context<'a> {
     /// Where the program lists the files that it reads, one path a line, absolute or relative to the pipeline's folder.
     /// Those of the project enter the key of the result. Used if [`super::Reads::files`] is set.
     pub dep_file: Option<&'a Path>,
+    /// A folder that survives a kill and an interruption until the result is stored, if
+    /// [`super::Stage::uses_checkpoint`].
+    pub checkpoint: Option<&'a Path>,
     /// Where to look for data files after the pipeline's own `path`: `--data-dir`, `VADPIPE_DATA_DIR`, the user's
     /// cache folder. Downloads go to the last one.
     pub data_dirs: &'a [PathBuf],

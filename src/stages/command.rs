@@ -23,6 +23,9 @@
 //! - `{metrics}`: the file for an optional JSON object of numbers. `NaN`, `Infinity` and `-Infinity` are numbers, too.
 //! - `{seed}`: the seed of the stage. It is in the key if argv contains it.
 //! - `{device}`: `cpu`, or `cuda:0` with the number of the GPU. It is not in the key.
+//! - `{checkpoint}`: a folder that survives a kill, an interruption and a failure until the result is stored. The
+//!   program finds there what it saved before, and continues from it. The folder belongs to the key: after a change,
+//!   also of a file that the program read, it is empty. `-f` empties it, too. `VADPIPE_CHECKPOINT` has the same path.
 //! - `{base}`: a mirror of the pipeline's folder. It has copies of `sources` and of the files that argv names, so an
 //!   edit while the program runs changes only later runs. Everything else in it, also a folder, is a link to the
 //!   original; `find` does not follow links. What the program creates or replaces in the mirror is moved to the
@@ -45,8 +48,9 @@
 //!
 //! **Files that the program reads** besides these enter the key after the run, if they belong to the project: see
 //! [`Context::dep_file`]. The program runs again when one of them changes. A Python program needs nothing for this: a
-//! module on `PYTHONPATH` lists what it imports and opens. It does not see files that native code opens, such as HDF5 or
-//! OpenCV: name these in `sources`. A program in another language writes a path a line to the file `VADPIPE_DEPFILE`.
+//! module on `PYTHONPATH` lists what it imports and opens. It does not see files that native code opens, such as HDF5
+//! or OpenCV: name these in `sources`. A program in another language writes a path a line to the file
+//! `VADPIPE_DEPFILE`.
 //!
 //! This is the only place in the library that reads the environment: a declared variable is an input like a file.
 //!
@@ -244,6 +248,10 @@ impl Stage for Command {
         self.files(files).map(Some)
     }
 
+    fn uses_checkpoint(&self) -> bool {
+        self.argv.iter().any(|word| words::has_placeholder(word, "checkpoint"))
+    }
+
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
         let folders = Folders::create(context)?;
         for role in self.argv.iter().flat_map(|word| words::roles(word, "inputs")) {
@@ -286,8 +294,8 @@ impl Command {
     }
 
     fn invocation(&self, folders: &Folders, context: &Context<'_>) -> process::Invocation {
-        let paths =
-            CommandPaths { folders, outputs: &self.outputs, seed: context.streams.seed(), device: context.device };
+        let Context { device, checkpoint, .. } = *context;
+        let paths = CommandPaths { folders, outputs: &self.outputs, seed: context.streams.seed(), device, checkpoint };
         let words = self.argv.iter().enumerate();
         let argv: Vec<OsString> =
             words.map(|(at, word)| words::expand(word, words::Place::of(at, self.shell), &paths)).collect();
@@ -311,6 +319,9 @@ impl Command {
         environment.insert("VADPIPE_OUTPUTS".to_owned(), folders.outputs.clone().into());
         environment.insert("VADPIPE_METRICS".to_owned(), folders.metrics.clone().into());
         environment.insert("VADPIPE_SCRATCH".to_owned(), folders.scratch.clone().into());
+        if let Some(checkpoint) = checkpoint {
+            environment.insert("VADPIPE_CHECKPOINT".to_owned(), checkpoint.into());
+        }
         if let Some(list) = context.dep_file {
             environment.insert("VADPIPE_DEPFILE".to_owned(), list.into());
             let declared = environment.remove("PYTHONPATH").filter(|path| !path.is_empty());

@@ -167,6 +167,7 @@ impl Bench {
             base: nowhere,
             mirror: None,
             dep_file: None,
+            checkpoint: None,
             data_dirs: &[],
             log_path: nowhere,
             progress: &self.told,

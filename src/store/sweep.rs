@@ -1,6 +1,9 @@
 //! Leftovers in the cache's folder: records, events and logs of runs that are no longer kept, and the folders and
 //! incomplete files of killed processes.
 //!
+//! The checkpoint of a program stays as long as the run that last used it. The key of the checkpoint's result names its
+//! folder, so the next run of the same key finds it.
+//!
 //! A process that runs or verifies stages holds a shared lock on `work.lock` ([`Store::at_work`]). Scratch folders and
 //! caches of `verify` are removed only while no process holds it. Files that belong to no run record (logs of `verify`,
 //! incomplete files) are removed when they are a day old.
@@ -12,12 +15,16 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use super::disk::{self, is_temporary, name};
 use super::error::Result;
 use super::handle::Store;
 use super::lock::{self, Sharing};
 use super::record::RunRecord;
 
+/// Bytes of the longest `about.json` of a checkpoint.
+const LONGEST_ABOUT: u64 = 1 << 20;
 /// How long files without an owner are kept.
 const OLD: Duration = Duration::from_secs(24 * 3600);
 
@@ -79,6 +86,10 @@ impl Store {
         let folders = [dir.to_owned(), dir.join("runs"), dir.join("small")];
         let temporary = folders.into_iter().flat_map(entries).filter(|path| is_temporary(path));
         paths.extend(orphans.chain(temporary).filter(|path| disk::is_older(path, OLD)));
+        paths.extend(entries(dir.join("checkpoints")).into_iter().filter(|path| {
+            let is_kept = |id: &str| known.contains(id) && !old.iter().any(|run| run.id == id);
+            !last_run(path).is_some_and(|id| is_kept(&id)) && disk::is_older(path, OLD)
+        }));
         let alone = self.alone(kept);
         if alone.is_some() {
             let caches_of_verify = entries(dir.to_owned()).into_iter().filter(|path| name(path).starts_with("verify-"));
@@ -95,6 +106,16 @@ impl Store {
         }
         lock::take_if_free(&self.dir().join("work.lock")).ok()?
     }
+}
+
+/// The run that last used a checkpoint.
+fn last_run(checkpoint: &Path) -> Option<String> {
+    #[derive(Deserialize)]
+    struct About {
+        run: String,
+    }
+    let about = disk::read(&checkpoint.join("about.json"), LONGEST_ABOUT).ok()?;
+    serde_json::from_slice(&about).ok().map(|about: About| about.run)
 }
 
 fn stem(path: &Path, extension: &str) -> Option<String> {

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-use crate::support::{CommandOutput, Project};
+use crate::support::{CommandOutput, Project, signal};
 
 /// Starts a process in its own session. It writes its process id to `$1.pid` and then keeps appending lines to `$1`.
 const WRITER: &str = "setsid sh -c 'echo $$ > $0.new; mv $0.new $0.pid; while :; do echo x >> $0; sleep 0.02; done' $1 \
@@ -70,11 +70,6 @@ fn started(project: &Project) -> std::process::Child {
         std::thread::sleep(Duration::from_millis(10));
     }
     child
-}
-
-fn signal(child: &std::process::Child, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
-    kill_process(pid, signal).expect("the signal is sent");
 }
 
 #[test]

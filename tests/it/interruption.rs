@@ -4,20 +4,15 @@ use std::io::{BufRead, BufReader};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-use crate::support::{CommandOutput, MINI, Project};
+use crate::support::{CommandOutput, MINI, Project, signal};
 
 /// A pipeline that runs for some seconds, nearly all of them in trainings.
 fn longer() -> String {
     MINI.replace("epochs = 3", "epochs = 40")
         .replace("train = 40", "train = 160")
         .replace("[16, 12, 8, 8]", "[64, 48, 32, 16]")
-}
-
-fn signal(child: &Child, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
-    kill_process(pid, signal).expect("the signal is sent");
 }
 
 /// Reads events until one has this kind.

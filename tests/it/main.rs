@@ -7,6 +7,7 @@ mod bad_input;
 mod benches;
 mod browser;
 mod chains;
+mod checkpoints;
 mod comparing;
 mod descendants;
 mod files_read;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -225,4 +226,10 @@ pub(crate) fn wait_for(path: &Path) {
         assert!(begun.elapsed() < Duration::from_secs(30), "{} never came", path.display());
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Sends a signal to a process that was started.
+pub(crate) fn signal(child: &Child, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
+    kill_process(pid, signal).expect("the signal is sent");
 }

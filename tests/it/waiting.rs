@@ -5,9 +5,9 @@ use std::io::{BufRead as _, BufReader};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-use crate::support::{CommandOutput, MINI, Project};
+use crate::support::{CommandOutput, MINI, Project, signal};
 
 const PIPELINE: &str = "[pipeline]\nname = \"p\"\n[stages.a]\nkind = \"command\"\nargv = [\"touch\", \"{base}/ran\"]\n";
 
@@ -39,11 +39,6 @@ fn ended(mut child: Child, within: Duration) -> CommandOutput {
         std::thread::sleep(Duration::from_millis(5));
     }
     CommandOutput::of(child.wait_with_output().expect("it ends"))
-}
-
-fn signal(child: &Child, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
-    kill_process(pid, signal).expect("the signal is sent");
 }
 
 /// The half second after which a command counts as waiting, and some time for a busy machine.

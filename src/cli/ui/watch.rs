@@ -145,6 +145,7 @@ impl Watch {
     fn training(&self, event: &Event) {
         match event {
             Event::Resumed { stage, epoch, step, epochs, .. } => {
+                lock(&self.saved).insert(stage.clone(), (*epoch, *step));
                 self.line(GREEN, "resume", &format!("{stage} at {} of {epochs}", position(*epoch, *step)));
             }
             Event::Progress { stage, done, total, figures, rate, .. } => {
@@ -183,11 +184,17 @@ impl Watch {
                 let words = paint(DIM, &words.join(" "));
                 self.line(GREEN, "done", &format!("{stage} in {}  {words}", seconds(*s)));
             }
-            Event::StageInterrupted { stage } => {
+            Event::StageInterrupted { stage, has_checkpoint } => {
                 self.end(stage);
-                let saved = lock(&self.saved).get(stage).copied();
-                let saved = saved.map(|(epoch, step)| format!(": saved its state at {}", position(epoch, step)));
-                self.line(YELLOW, "stopped", &format!("{stage}{}", saved.unwrap_or_default()));
+                let next = match lock(&self.saved).get(stage) {
+                    Some((epoch, step)) => format!("continues at {}", position(*epoch, *step)),
+                    None if *has_checkpoint => "continues from its checkpoint".to_owned(),
+                    None => "starts over".to_owned(),
+                };
+                self.line(YELLOW, "stopped", &format!("{stage}: the next run {next}"));
+            }
+            Event::CheckpointFound { stage, run } => {
+                self.line(GREEN, "resume", &format!("{stage} from its checkpoint of run {run}"));
             }
             Event::StageFailed { stage, error, hint, log } => {
                 self.end(stage);

@@ -58,6 +58,7 @@ pub(super) struct CommandPaths<'a> {
     pub(super) outputs: &'a BTreeMap<String, String>,
     pub(super) seed: i64,
     pub(super) device: &'a Device,
+    pub(super) checkpoint: Option<&'a Path>,
 }
 
 impl Paths for CommandPaths<'_> {
@@ -67,6 +68,7 @@ impl Paths for CommandPaths<'_> {
             None if name == "metrics" => Some(folders.metrics.clone()),
             None if name == "base" => Some(folders.mirror.clone()),
             None if name == "seed" => Some(self.seed.to_string().into()),
+            None if name == "checkpoint" => self.checkpoint.map(Path::to_owned),
             None if name == "device" => Some(self.device.to_string().into()),
             Some(("inputs", role)) => Some(folders.inputs.join(role)),
             Some(("outputs", role)) => self.outputs.get(role).map(|path| folders.outputs.join(path)),

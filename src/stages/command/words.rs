@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 /// The placeholders that are a single word.
-const PLACEHOLDERS: [&str; 4] = ["metrics", "base", "seed", "device"];
+const PLACEHOLDERS: [&str; 5] = ["metrics", "base", "seed", "device", "checkpoint"];
 /// Programs whose first argument is a script. A version at the end of the name does not count.
 const INTERPRETERS: [&str; 8] = ["python", "Rscript", "julia", "node", "perl", "ruby", "bash", "sh"];
 
@@ -142,7 +142,7 @@ fn placeholders(word: &str) -> Vec<Range<usize>> {
         let inner = &word[range.clone()];
         let role = inner.strip_prefix("inputs.").or_else(|| inner.strip_prefix("outputs."));
         // `${seed}` is a variable of the shell.
-        let is_variable = matches!(inner, "seed" | "device") && word[..range.start - 1].ends_with('$');
+        let is_variable = matches!(inner, "seed" | "device" | "checkpoint") && word[..range.start - 1].ends_with('$');
         (PLACEHOLDERS.contains(&inner) && !is_variable) || role.is_some_and(is_name)
     };
     braces(word).filter(is_ours).collect()

@@ -205,6 +205,7 @@ mod tests {
             base,
             mirror: None,
             dep_file: None,
+            checkpoint: None,
             data_dirs,
             log_path: base,
             progress: &Silent,

@@ -79,6 +79,7 @@ fn run_in(
         base,
         mirror: None,
         dep_file: None,
+        checkpoint: None,
         data_dirs,
         log_path: base,
         progress: &Log::default(),

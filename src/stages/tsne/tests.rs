@@ -100,6 +100,7 @@ fn run(stage: &dyn Stage, inputs: Inputs, heard: &Heard, cancel: &Cancel) -> Res
         base: Path::new("."),
         mirror: None,
         dep_file: None,
+        checkpoint: None,
         data_dirs: &[],
         log_path: Path::new("."),
         progress: heard,

@@ -1,0 +1,87 @@
+//! The checkpoint of a program: a folder that survives a kill and an interruption until the result is stored.
+//!
+//! ```text
+//! CACHE/checkpoints/KEY/files/       what the program wrote; it finds these files again when it starts again
+//! CACHE/checkpoints/KEY/files-read   the files that the program has listed, in all attempts
+//! CACHE/checkpoints/KEY/about.json   About
+//! ```
+//!
+//! The key does not cover the files that the program reads but the pipeline does not name. If one of them changed since
+//! the first attempt, the checkpoint is dropped.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::exec::files_read::{Instant, Program};
+use crate::file;
+use crate::key::Key;
+
+/// The folder of a checkpoint.
+pub(crate) struct Checkpoint {
+    folder: PathBuf,
+    /// The run that last used it, if it has files.
+    pub resumed: Option<String>,
+    /// The start of the first attempt.
+    pub started: Instant,
+    /// The mirrored folders of earlier attempts, and their originals.
+    pub mirrors: Vec<(PathBuf, PathBuf)>,
+}
+
+/// About the attempts so far.
+#[derive(Clone, Serialize, Deserialize)]
+struct About {
+    /// The run of the last one. `gc` keeps the checkpoint as long as it keeps this run.
+    run: String,
+    started: Instant,
+    mirrors: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Checkpoint {
+    /// Opens or creates the checkpoint of a key in a cache, for an attempt in this run. With `fresh`, or if a file that
+    /// an earlier attempt read has changed, it is empty.
+    ///
+    /// # Errors
+    /// If the cache can't be written.
+    pub(crate) fn open(cache: &Path, key: &Key, run: &str, fresh: bool, program: &Program<'_>) -> io::Result<Self> {
+        let folder = std::path::absolute(cache)?.join("checkpoints").join(key.to_string());
+        let about = fs::read(folder.join("about.json")).ok();
+        let mut about: Option<About> = about.and_then(|text| serde_json::from_slice(&text).ok());
+        let list = folder.join("files-read");
+        about = about.filter(|about| {
+            let earlier = Program { started: about.started, mirrors: about.mirrors.clone(), ..program.clone() };
+            !fresh && earlier.has_read_only_unchanged(&list).unwrap_or(false)
+        });
+        if about.is_none() && folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir_all(folder.join("files"))?;
+        let resumed = match &about {
+            Some(about) if fs::read_dir(folder.join("files"))?.next().is_some() => Some(about.run.clone()),
+            _ => None,
+        };
+        let (started, mirrors) = about.map_or((program.started, Vec::new()), |about| (about.started, about.mirrors));
+        let own = program.mirror.root();
+        let all = mirrors.iter().cloned().chain([own]).collect();
+        let text = serde_json::to_vec(&About { run: run.to_owned(), started, mirrors: all })?;
+        file::replace(&folder.join("about.json"), &text)?;
+        Ok(Self { folder, resumed, started, mirrors })
+    }
+
+    /// The files of the program.
+    pub(crate) fn files(&self) -> PathBuf {
+        self.folder.join("files")
+    }
+
+    /// Where the program lists the files that it reads.
+    pub(crate) fn dep_file(&self) -> PathBuf {
+        self.folder.join("files-read")
+    }
+
+    /// Removes it. If that fails, `gc` removes it.
+    pub(crate) fn remove(&self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
