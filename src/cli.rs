@@ -38,11 +38,12 @@ use std::sync::Arc;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::args::{Global, Kinds, PipelineArgs};
+use self::session::own_program;
 use self::ui::Ui;
 use crate::error::Result;
 use crate::stage::Registry;
 use crate::stages::builtin;
-use crate::stages::command::adopt_orphans;
+use crate::stages::command::{SUPERVISE, supervise, supervise_with};
 
 /// Runs experiment pipelines. A TOML file describes a DAG of stages. Only stages that changed run again, and no epoch
 /// is trained twice.
@@ -121,19 +122,24 @@ enum Command {
 
 /// Runs the command that the command line asks for and returns the exit code.
 pub fn main() -> ExitCode {
-    main_of(builtin(), std::env::args_os(), true)
+    main_with(builtin(), std::env::args_os())
 }
 
 /// [`main`] with other stage kinds and arguments; the first argument is the program's name. A crate with its own kinds
 /// gets its own `vadpipe` with `main_with(registry, std::env::args_os())`.
 pub fn main_with(registry: Registry, args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    // Stage kinds of other crates may start processes that vadpipe must not end.
-    main_of(registry, args, false)
-}
-
-fn main_of(registry: Registry, args: impl IntoIterator<Item = OsString>, owns_all_children: bool) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    match &args[..] {
+        [_, command, argv @ ..] if command == SUPERVISE => return supervise(argv),
+        _ => {}
+    }
     completion::answer(&registry, Cli::command);
-    adopt_orphans(owns_all_children);
+    // With other arguments, the process may be a test or another program, which can't supervise.
+    if std::env::args_os().eq(args.iter().cloned())
+        && let Ok(program) = own_program()
+    {
+        supervise_with(program);
+    }
     let mut cli = Cli::parse_from(args);
     cli.global.kinds = Kinds(Arc::new(registry));
     let ui = Ui::new(cli.global.json, cli.global.quiet, cli.global.verbose);

@@ -11,7 +11,7 @@ use clap_complete::engine::ArgValueCompleter;
 use super::args::{Global, PipelineArgs};
 use super::cache_wait::{CacheWait, StartListener};
 use super::project::{Project, data_dirs};
-use super::session::Session;
+use super::session::{Session, own_program};
 use super::ui::{Ui, Watch};
 use super::{completion, plan};
 use crate::error::{Category, Error, Result};
@@ -135,15 +135,6 @@ impl Run<'_> {
             }
         }
     }
-}
-
-/// The path of this program, which runs the jobs of `--isolate`. A path in `/proc` stays valid if the file is replaced.
-fn own_program() -> Result<PathBuf> {
-    let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
-    if program.exists() {
-        return Ok(program);
-    }
-    std::env::current_exe().map_err(|e| Error::storage("can't find this program's file").caused_by(e))
 }
 
 /// The points that the command line forces to run again.

@@ -1,5 +1,7 @@
-//! What `run` and `verify` need for computing: threads, a listener, and signals that stop the work.
+//! What `run` and `verify` need for computing: threads, a listener, signals that stop the work, and the file of this
+//! program.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -10,7 +12,6 @@ use signal_hook::iterator::Signals;
 use super::ui::Watch;
 use crate::error::{Category, Error, Result};
 use crate::stage::Cancel;
-use crate::stages::command::kill_children;
 use crate::system::cores;
 
 const STOPPING: &str = "stopping: running trainings save their state (a second signal exits at once)";
@@ -57,7 +58,8 @@ impl Session {
     }
 }
 
-/// The first signal cancels and calls `announce`. The second ends this process and its children at once.
+/// The first signal cancels and calls `announce`. The second ends this process at once, and with it the programs that it
+/// runs.
 pub(super) fn stop_on_signals(cancel: &Cancel, announce: impl Fn() + Send + 'static) -> Result<()> {
     let failed = |error| Error::exhausted("can't handle signals", error);
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
@@ -65,7 +67,6 @@ pub(super) fn stop_on_signals(cancel: &Cancel, announce: impl Fn() + Send + 'sta
     let handle = move || {
         for (count, _) in signals.forever().enumerate() {
             if count > 0 {
-                kill_children();
                 std::process::exit(i32::from(Category::Interrupted.exit_code()));
             }
             cancel.cancel();
@@ -73,4 +74,14 @@ pub(super) fn stop_on_signals(cancel: &Cancel, announce: impl Fn() + Send + 'sta
         }
     };
     thread::Builder::new().name("vadpipe-signals".to_owned()).spawn(handle).map(drop).map_err(failed)
+}
+
+/// The path of this program, which runs supervisors and the jobs of `--isolate`. A path in `/proc` stays valid if the
+/// file is replaced.
+pub(super) fn own_program() -> Result<PathBuf> {
+    let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
+    if program.exists() {
+        return Ok(program);
+    }
+    std::env::current_exe().map_err(|e| Error::storage("can't find this program's file").caused_by(e))
 }

@@ -55,13 +55,14 @@
 //! This is the only place in the library that reads the environment: a declared variable is an input like a file.
 //!
 //! **End.** The program leads a process group. At the time-out or an interruption, the group gets SIGTERM and, two
-//! seconds later, SIGKILL. Processes that still run after the program has ended get the same signals. So do processes
-//! that left the group with `setsid` or `setpgid`: see `descendants`.
+//! seconds later, SIGKILL. Descendants that still run after the program has ended get the same signals, in whatever
+//! group or session they are. If vadpipe is killed, they are killed at once: see `supervisor`.
 
-mod descendants;
+mod family;
 mod files;
 mod folders;
 mod process;
+mod supervisor;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -72,8 +73,9 @@ use std::path::{Component, Path};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use self::descendants::{adopt_orphans, kill_children};
+pub(crate) use self::family::supervise_with;
 use self::folders::{CommandPaths, Folders, file_name};
+pub(crate) use self::supervisor::{SUPERVISE, supervise};
 use crate::artifact::Artifact;
 use crate::diagnostic::nearest;
 use crate::key::{Digest, Hash};

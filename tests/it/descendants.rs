@@ -28,6 +28,20 @@ fn runs(pid: i32) -> bool {
 fn assert_ended(project: &Project) {
     let pid = pid(project);
     assert!(!runs(pid), "process {pid} still runs");
+    assert_silent(project);
+}
+
+/// Asserts that the writer ends soon, although vadpipe did not wait for it.
+fn assert_ends(project: &Project) {
+    let (pid, begin) = (pid(project), Instant::now());
+    while runs(pid) {
+        assert!(begin.elapsed() < Duration::from_secs(10), "process {pid} still runs");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_silent(project);
+}
+
+fn assert_silent(project: &Project) {
     // It may have been killed before its first line.
     let length = || std::fs::metadata(project.path("beat")).map_or(0, |m| m.len());
     let written = length();
@@ -91,7 +105,7 @@ fn process_in_its_own_session_ends_at_the_second_signal() {
     signal(&child, Signal::TERM);
     let output = CommandOutput::of(child.wait_with_output().expect("it ends"));
     assert_eq!(output.code, 130, "{}", output.stderr);
-    assert_ended(&project);
+    assert_ends(&project);
 }
 
 #[test]
@@ -112,4 +126,23 @@ fn end_of_one_command_leaves_the_processes_of_another_alone() {
         let finished: Vec<_> = run.of_kind("stage-finished").map(|e| e["stage"].to_string()).collect();
         assert_eq!(finished, ["\"quick\"", "\"slow\""], "both ran side by side");
     }
+}
+
+#[test]
+fn all_processes_end_when_vadpipe_is_killed() {
+    let project = Project::new(&pipeline(&format!("env -i PATH=\"$PATH\" {WRITER}; sleep 60"), ""));
+    let mut child = started(&project);
+    signal(&child, Signal::KILL);
+    child.wait().expect("it ends");
+    assert_ends(&project);
+}
+
+#[test]
+fn program_may_save_its_work_before_it_ends() {
+    let script = "trap 'sleep 0.5; echo saved > $1; exit' TERM; echo $$ > $1.pid; while :; do sleep 0.01; done";
+    let project = Project::new(&pipeline(script, ""));
+    let child = started(&project);
+    signal(&child, Signal::INT);
+    assert_eq!(child.wait_with_output().expect("it ends").status.code(), Some(130));
+    assert_eq!(project.read("beat"), "saved\n");
 }

@@ -6,14 +6,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::descendants::Family;
+use super::family::{Exit, Family};
 use crate::error::{Error, is_exhausted};
 use crate::stage::{Context, StageError};
 
+/// How often to look for an interruption and at the time-out.
+const TICK: Duration = Duration::from_millis(50);
 /// How much of the log a failure quotes.
 const QUOTED_LINES: usize = 12;
 const QUOTED_BYTES: u64 = 4096;
@@ -32,7 +32,7 @@ pub(super) struct Invocation {
 
 /// How the program ended.
 enum End {
-    Exited(ExitStatus),
+    Exited(Exit),
     TimedOut(Duration),
     Cancelled,
 }
@@ -50,19 +50,18 @@ pub(super) fn run(invocation: &Invocation, context: &Context<'_>) -> Result<(), 
     let written_before = log.metadata().map_err(StageError::io(what.clone()))?.len();
     let errors = log.try_clone().map_err(StageError::io(what))?;
     let name = program.to_string_lossy().into_owned();
-    let mut command = std::process::Command::new(program);
-    command.args(&invocation.argv[1..]).env_clear().envs(&invocation.environment);
-    command.current_dir(&invocation.folder).stdin(Stdio::null()).stdout(log).stderr(errors);
-    let started = Family::start(&mut command);
-    // Closes its two handles of the log.
-    drop(command);
-    let mut family = started.map_err(|error| cannot_start(&name, error))?;
-    let end = wait(&mut family, invocation.timeout, context);
-    let left = family.end();
-    let failure = match end.map_err(StageError::io(format!("can't wait for `{name}`")))? {
+    let mut family = Family::start(&invocation.argv, |command| {
+        command.env_clear().envs(&invocation.environment).current_dir(&invocation.folder).stdout(log).stderr(errors)
+    })
+    .map_err(|error| cannot_start(&name, error))?;
+    let end = wait(&mut family, invocation.timeout, context).map_err(|error| cannot_start(&name, error))?;
+    if !matches!(end, End::Exited(_)) {
+        family.end();
+    }
+    let failure = match end {
         End::Cancelled => return Err(StageError::Interrupted),
         End::TimedOut(limit) => format!("`{name}` took longer than {} s and was ended", limit.as_secs()),
-        End::Exited(status) => {
+        End::Exited(Exit { status, left }) => {
             if left {
                 context.progress.log(&format!("`{name}` left processes running; they were ended"));
             }
@@ -96,10 +95,9 @@ fn cannot_start(name: &str, error: io::Error) -> StageError {
 
 fn wait(family: &mut Family, timeout: Option<Duration>, context: &Context<'_>) -> io::Result<End> {
     let start = Instant::now();
-    let mut pause = Duration::from_millis(1);
     loop {
-        if let Some(status) = family.try_wait()? {
-            return Ok(End::Exited(status));
+        if let Some(exit) = family.wait(TICK)? {
+            return Ok(End::Exited(exit));
         }
         if context.cancel.is_cancelled() {
             return Ok(End::Cancelled);
@@ -108,8 +106,6 @@ fn wait(family: &mut Family, timeout: Option<Duration>, context: &Context<'_>) -
             Some(limit) if start.elapsed() >= limit => return Ok(End::TimedOut(limit)),
             _ => {}
         }
-        sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
 
