@@ -6,7 +6,8 @@
 //!
 //! - `read`: turns TOML text into a tree of nodes with places; reports all syntax errors at once.
 //! - `overrides`: each `-S path=value` is a separate source; it is put into the tree before types are checked.
-//! - `template`: replaces `${params.x}` and `${matrix.axis}`. Replacements are not scanned for references.
+//! - `template`: replaces `${params.x}`, `${matrix.axis}` and `${pipeline.seed}`. Replacements are not scanned for
+//!   references.
 //! - `values`: the values of an axis (lists, ranges, samples), and their form in point names.
 //! - `matrix`: all axes, and the combinations of their values.
 //! - `prune`: which points are stopped early.

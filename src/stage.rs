@@ -26,6 +26,7 @@ pub use params::{Bound, GivenInput, Params};
 use crate::artifact::Artifact;
 pub use crate::artifact::Capability;
 use crate::key::Digest;
+use crate::store::digest_now;
 use crate::value::Values;
 
 /// A kind of stage: its description, and the parser of its parameters.
@@ -165,6 +166,10 @@ pub trait Stage: Send + Sync {
     fn program_files(&self, _files: &dyn Files) -> Result<Option<BTreeSet<String>>, StageError> {
         Ok(None)
     }
+    /// For a stage that runs a program that `PATH` finds: its file. Part of no key.
+    fn program(&self) -> Option<String> {
+        None
+    }
     /// For a stage that runs a program: whether the program gets [`Context::checkpoint`].
     fn uses_checkpoint(&self) -> bool {
         false
@@ -194,6 +199,13 @@ pub trait Files {
     /// # Errors
     /// If the file can't be read.
     fn digest(&self, path: &Path) -> io::Result<Digest>;
+    /// The digest of a file, or of all files below a folder.
+    ///
+    /// # Errors
+    /// If a file or a folder can't be read.
+    fn digest_all(&self, path: &Path) -> io::Result<Digest> {
+        digest_now(path, &|path| self.digest(path))
+    }
     /// A path as written in the pipeline, made absolute: relative ones are relative to the pipeline file's folder.
     fn resolve(&self, path: &str) -> PathBuf;
 }

@@ -83,6 +83,7 @@ pub use doctor::DoctorReport;
 pub use engine::silence_caught_panics;
 pub use entries::FilesRead;
 pub use error::StoreError;
+pub use files::digest_now;
 pub use gc::{GcPolicy, GcReport};
 pub use handle::Store;
 pub use holder::{Holder, host_name, new_run_id};

@@ -59,6 +59,19 @@ impl<T: Into<Value>> From<Vec<T>> for Value {
     }
 }
 
+impl From<&Value> for serde_json::Value {
+    fn from(value: &Value) -> Self {
+        match value {
+            Value::Bool(v) => Self::from(*v),
+            Value::Int(v) => Self::from(*v),
+            Value::Float(v) => Self::from(*v),
+            Value::Text(v) => Self::from(v.as_str()),
+            Value::List(v) => v.iter().map(Self::from).collect(),
+            Value::Table(v) => v.iter().map(|(name, value)| (name.clone(), Self::from(value))).collect(),
+        }
+    }
+}
+
 impl fmt::Display for Value {
     /// Writes the value as inline TOML, and floats in the shortest form that parses to the same number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

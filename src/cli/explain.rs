@@ -142,7 +142,16 @@ impl<'a> Explanation<'a> {
             lines.push(format!("  output      {}", record.digest));
             lines.push(format!("  made        {}", made(record)));
         }
+        lines.extend(self.changed_program().map(|(then, now)| format!("  program     was {then}, is now {now}")));
         lines.join("\n")
+    }
+
+    /// The file of its program when the newest result was made, and now, if it is another one. A change does not make
+    /// the stage run again.
+    fn changed_program(&self) -> Option<(&str, String)> {
+        let then = self.record.or(self.newest.as_ref())?.provenance.program.as_deref()?;
+        let now = self.project.spec.point(self.decision.point).parsed.stage.program()?;
+        (then != now).then_some((then, now))
     }
 
     /// One line for each part of the key.
@@ -190,6 +199,7 @@ impl<'a> Explanation<'a> {
         json!({
             "name": self.project.name(*point), "state": state, "key": key, "reason": reason, "components": components,
             "epochs": epochs, "rungs": rungs(self.project, self.plan, *point), "inputs": Value::Object(inputs.collect()), "newest": newest,
+            "program": self.changed_program().map(|(then, now)| json!({ "then": then, "now": now })),
             "nearest_state": self.chain.as_ref().and_then(Chain::object),
         })
     }

@@ -58,8 +58,8 @@ impl Session {
     }
 }
 
-/// The first signal cancels and calls `announce`. The second ends this process at once, and with it the programs that it
-/// runs.
+/// The first signal cancels and calls `announce`. The second ends this process at once, and with it the programs that
+/// it runs.
 pub(super) fn stop_on_signals(cancel: &Cancel, announce: impl Fn() + Send + 'static) -> Result<()> {
     let failed = |error| Error::exhausted("can't handle signals", error);
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;

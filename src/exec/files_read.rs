@@ -35,7 +35,7 @@ const FOREIGN: [&str; 4] = [".git", "__pycache__", "site-packages", "dist-packag
 pub(crate) struct Program<'a> {
     pub store: &'a Store,
     pub mirror: &'a Mirror,
-    /// The files that its stage names.
+    /// The files and folders that its stage names.
     pub named: &'a BTreeSet<String>,
     /// Before the mirror was created; with a checkpoint, before that of the first attempt.
     pub started: Instant,
@@ -117,7 +117,10 @@ impl Program<'_> {
         let roots = self.roots();
         let listed = self.listed(list)?.into_iter().filter(|path| !written.contains(path));
         let named = listed.filter_map(|path| Some((self.name(&path, &roots)?, path)));
-        Ok(named.filter(|(name, _)| !self.named.contains(name)).collect())
+        // The stage may name a folder.
+        let is_named =
+            |name: &str| Path::new(name).ancestors().any(|part| self.named.contains(&*part.to_string_lossy()));
+        Ok(named.filter(|(name, _)| !is_named(name)).collect())
     }
 
     /// The original paths in a list. No list means none.

@@ -8,19 +8,23 @@ use crate::error::Error;
 use crate::exec::context::RunContext;
 use crate::exec::job::{Job, JobInput};
 use crate::id::PointId;
+use crate::key::InputDigest;
 use crate::stage::{Input, Inputs};
 use crate::store::{ResultRecord, Store, StoreError};
+use crate::value::Value;
 
 /// Points whose stored results a job found missing or damaged.
 pub(crate) type DamagedInputs = Arc<Mutex<BTreeSet<PointId>>>;
 
 /// The inputs of a job. An input whose bytes are found missing or damaged is added to `damaged`.
 pub(crate) fn stored_inputs(context: &RunContext<'_>, job: &Job, damaged: &DamagedInputs) -> Inputs {
-    let open = |input: &JobInput| -> Arc<dyn Input> {
-        let kind = &context.point(input.point).parsed.kind;
+    let open = |input: &JobInput, is_member: bool| -> Arc<dyn Input> {
+        let point = context.point(input.point);
+        let kind = &point.parsed.kind;
         Arc::new(StoredInput {
             store: Arc::clone(context.store),
-            label: context.name(input.point).to_owned(),
+            label: point.name.clone(),
+            axes: if is_member { point.coordinates.clone() } else { Vec::new() },
             provides: input.record.provides(kind.provides()),
             heading: kind.about().heading,
             record: Arc::clone(&input.record),
@@ -30,7 +34,8 @@ pub(crate) fn stored_inputs(context: &RunContext<'_>, job: &Job, damaged: &Damag
     };
     let mut inputs = BTreeMap::new();
     for (role, members) in &job.inputs {
-        let mut list: Vec<_> = members.iter().map(open).collect();
+        let is_list = matches!(job.components.inputs.get(role), Some(InputDigest::Many(_)));
+        let mut list: Vec<_> = members.iter().map(|member| open(member, is_list)).collect();
         list.sort_by(|a, b| a.label().cmp(b.label()));
         inputs.insert(role.clone(), list);
     }
@@ -40,6 +45,7 @@ pub(crate) fn stored_inputs(context: &RunContext<'_>, job: &Job, damaged: &Damag
 struct StoredInput {
     store: Arc<Store>,
     label: String,
+    axes: Vec<(String, Value)>,
     provides: BTreeSet<String>,
     heading: &'static str,
     record: Arc<ResultRecord>,
@@ -65,6 +71,10 @@ impl StoredInput {
 impl Input for StoredInput {
     fn label(&self) -> &str {
         &self.label
+    }
+
+    fn axes(&self) -> &[(String, Value)] {
+        &self.axes
     }
 
     fn manifest(&self) -> &Manifest {

@@ -257,7 +257,8 @@ impl<'a> Worker<'a> {
         if mirror.is_some() {
             self.check_files(job, mirror.as_ref(), "just before the stage started")?;
         }
-        let named = named.unwrap_or_default();
+        let named = job.components.contents.keys().filter_map(|name| Some(name.strip_prefix("file ")?.to_owned()));
+        let named = named.collect();
         let mut folders = StageFolders { mirror, named, started, checkpoint: None, scratch: temporary("")? };
         if point.parsed.stage.uses_checkpoint()
             && let Some(program) = folders.program(store)
@@ -373,6 +374,7 @@ impl<'a> Worker<'a> {
             finished_at: 0,
             run: self.run.to_owned(),
             host: host_name(),
+            program: self.context.point(output.point).parsed.stage.program(),
         };
         NewResult {
             pipeline: &spec.pipeline.name,

@@ -153,7 +153,9 @@ impl<'a> Parser<'a> {
             axes.insert(&axis.name, &axis.values[row[*position] as usize].node);
         }
         let merged = merged(draft.table, at, diagnostics)?;
-        let mut scope = Scope { axes: Some(&axes), ..Scope::of_params(self.whole.params, self.whole.sources) };
+        let seed = Node { data: Data::Int(self.whole.seed), origin: draft.origin.clone() };
+        let mut scope =
+            Scope { axes: Some(&axes), seed: Some(&seed), ..Scope::of_params(self.whole.params, self.whole.sources) };
         let mut table = Table::default();
         for entry in &merged.0 {
             let node = scope.fill(&entry.node, diagnostics);

@@ -1,4 +1,4 @@
-//! References in strings: `${params.x}` and `${matrix.axis}`. `$${` is a literal `${`.
+//! References in strings: `${params.x}`, `${matrix.axis}` and `${pipeline.seed}`. `$${` is a literal `${`.
 //!
 //! A string that is only a reference is replaced by the value, which keeps its type and its place, so that an error
 //! about it quotes where the value is written. In a longer string the value is inserted as text. Inserted text is not
@@ -61,12 +61,15 @@ enum Target<'a> {
     Param(&'a str),
     /// An axis.
     Axis(&'a str),
+    /// The seed of the pipeline.
+    Seed,
 }
 
 fn target(inner: &str) -> Option<Target<'_>> {
     match inner.split_once('.')? {
         ("params", path) => Some(Target::Param(path)),
         ("matrix", axis) => Some(Target::Axis(axis)),
+        ("pipeline", "seed") => Some(Target::Seed),
         _ => None,
     }
 }
@@ -117,6 +120,8 @@ pub(super) struct Scope<'a> {
     pub(super) sources: &'a Sources,
     /// The values of the axes. `None` where axes can't be used.
     pub(super) axes: Option<&'a BTreeMap<&'a str, &'a Node>>,
+    /// The seed of the pipeline. `None` where it can't be used.
+    pub(super) seed: Option<&'a Node>,
     /// The size that replacements may still add.
     pub(super) budget: usize,
 }
@@ -124,7 +129,7 @@ pub(super) struct Scope<'a> {
 impl<'a> Scope<'a> {
     /// A scope in which only parameters can be used.
     pub(super) fn of_params(params: &'a BTreeMap<String, Node>, sources: &'a Sources) -> Self {
-        Self { params, sources, axes: None, budget: MAX_GROWTH }
+        Self { params, sources, axes: None, seed: None, budget: MAX_GROWTH }
     }
 
     /// The node with all references replaced. `None` after an error.
@@ -213,8 +218,15 @@ impl<'a> Scope<'a> {
                     None
                 }
             },
+            Some(Target::Seed) => {
+                if self.seed.is_none() {
+                    let help = "only a stage's parameters can use it";
+                    diagnostics.error(place, "the seed of the pipeline can't be used here").help(help);
+                }
+                self.seed
+            }
             None => {
-                let help = "use `${params.x}` or `${matrix.axis}`; write `$${` for a literal `${`";
+                let help = "use `${params.x}`, `${matrix.axis}` or `${pipeline.seed}`; write `$${` for a literal `${`";
                 diagnostics.error(place, format!("`{inner}` is not a valid reference")).help(help);
                 None
             }
@@ -289,7 +301,7 @@ pub(super) fn params(section: &Table, sources: &Sources, diagnostics: &mut Diagn
             broken[first.index()] = true;
             continue;
         }
-        let mut scope = Scope { params: &resolved, sources, axes: None, budget };
+        let mut scope = Scope { budget, ..Scope::of_params(&resolved, sources) };
         let filled = scope.fill(&entry.node, diagnostics);
         budget = scope.budget;
         match filled {

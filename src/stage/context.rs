@@ -11,11 +11,17 @@ use crate::artifact::{Manifest, Tensor};
 use crate::error::Error;
 pub use crate::key::Position;
 use crate::rng::Streams;
+use crate::value::Value;
 
 /// An artifact that a stage reads, tensor by tensor, each verified against its digest.
 pub trait Input: Send + Sync {
     /// The name of the point that made it.
     fn label(&self) -> &str;
+    /// The values of its axes, in the order of declaration. Only for a member of a list: the names of members, which
+    /// contain these values, are part of the key.
+    fn axes(&self) -> &[(String, Value)] {
+        &[]
+    }
     /// What is in it: names, shapes, metrics, facts.
     fn manifest(&self) -> &Manifest;
     /// The names of what it provides, see [`super::Capability`].

@@ -5,11 +5,14 @@
 //! kind = "command"
 //! inputs = { data = "data", fits = ["fit@*"] }
 //! argv = ["python3", "scripts/summarise.py", "{inputs.data}", "{outputs.plot}", "--metrics", "{metrics}"]
-//! outputs = { plot = "plot.png", table = "table.safetensors" }
+//! outputs = { plot = "plot.png", table = "table.safetensors", model = "model/" }   # `/` at the end: a folder
+//! paths = { images = "data/images" }   # files and folders as inputs, by their content
 //! sources = ["scripts/helpers.py"]     # more files, or folders, that change the result
 //! env = ["OMP_NUM_THREADS"]            # handed through if set; the values are in the key
 //! pass_env = ["CUDA_VISIBLE_DEVICES"]  # handed through if set; not in the key
+//! home = "user"                        # the user's HOME; "scratch", the default: an empty folder
 //! timeout_seconds = 600                # 0, the default, means none
+//! retries = 2                          # starts the program again after a failure; 0, the default, does not
 //! shell = false                        # true: argv's first word is a script for /bin/sh, the others are its $1, $2, …
 //! ```
 //!
@@ -17,9 +20,10 @@
 //! paths:
 //!
 //! - `{inputs.ROLE}`: a folder with `artifact.safetensors` (all tensors), `metrics.json`, `facts.json` and the files of
-//!   the input. Each member of a list has its own folder below it, named by its label. A single input can't be
-//!   distinguished from a list of one, so its files are in both places.
-//! - `{outputs.ROLE}`: the file for an output.
+//!   the input. Each member of a list has its own folder below it, named by its label, with the values of its axes in
+//!   `values.json`. A single input can't be distinguished from a list of one, so its files are in both places. If
+//!   `paths` names the role: the path of the file or the folder.
+//! - `{outputs.ROLE}`: the file or the folder for an output.
 //! - `{metrics}`: the file for an optional JSON object of numbers. `NaN`, `Infinity` and `-Infinity` are numbers, too.
 //! - `{seed}`: the seed of the stage. It is in the key if argv contains it.
 //! - `{device}`: `cpu`, or `cuda:0` with the number of the GPU. It is not in the key.
@@ -36,15 +40,15 @@
 //! `VADPIPE_OUTPUTS`, `VADPIPE_METRICS`, `VADPIPE_SCRATCH`, `VADPIPE_DEPFILE`, and `PYTHONPATH` (see below).
 //!
 //! **Output.** The tensors of a `.safetensors` output keep their names if it is the only such output; otherwise they
-//! are named `ROLE.NAME`. Every other output becomes a file of the artifact under its file name. Outputs must be
-//! regular files in the output folder: links, absolute paths and `..` are errors. Files that are not declared are
-//! logged and dropped.
+//! are named `ROLE.NAME`. Every other output becomes a file of the artifact under its file name, and the files of a
+//! folder keep their paths in it. Outputs must be regular files in the output folder: links, absolute paths and `..`
+//! are errors. Files that are not declared are logged and dropped.
 //!
 //! **Key.** The parameters in the key are argv before replacement, `outputs`, `shell`, `sources` and the names in
 //! `env`. The contents in the key are the files of `sources`, the files next to the pipeline that argv names, and the
 //! values of `env`. A word of argv that names a file is replaced by the path of its copy in the mirror. The program
 //! itself counts as a file only if its name contains a `/`, and a word of a script only if it contains a `/` or a `.`.
-//! `PATH` and the time-out are not in the key.
+//! `PATH`, the time-out and `retries` are not in the key.
 //!
 //! **Files that the program reads** besides these enter the key after the run, if they belong to the project: see
 //! [`Context::dep_file`]. The program runs again when one of them changes. A Python program needs nothing for this: a
@@ -59,8 +63,9 @@
 //! group or session they are. If vadpipe is killed, they are killed at once: see `supervisor`.
 
 mod family;
-mod files;
 mod folders;
+mod inputs;
+mod outputs;
 mod process;
 mod supervisor;
 #[cfg(test)]
@@ -69,18 +74,19 @@ mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::path::{Component, Path};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::Access;
+
 pub(crate) use self::family::supervise_with;
-use self::folders::{CommandPaths, Folders, file_name};
+use self::folders::{CommandPaths, Folders};
 pub(crate) use self::supervisor::{SUPERVISE, supervise};
 use crate::artifact::Artifact;
 use crate::diagnostic::nearest;
 use crate::key::{Digest, Hash};
 use crate::stage::{About, Capability, Context, Files, Params, Reads, Roles, Stage, StageError, StageKind};
-use crate::value::{Data, Node};
 
 /// The kind `command`.
 pub struct Kind;
@@ -90,15 +96,21 @@ struct Command {
     argv: Vec<String>,
     /// Paths below the output folder, by role.
     outputs: BTreeMap<String, String>,
+    /// Files and folders that are inputs, by role.
+    paths: BTreeMap<String, String>,
     sources: Vec<String>,
     env: Vec<String>,
     pass_env: Vec<String>,
+    /// Whether the program gets the user's HOME.
+    keeps_home: bool,
     timeout: Option<Duration>,
+    /// How often the program is started again after it failed.
+    retries: i64,
     shell: bool,
 }
 
-/// Names of files that vadpipe writes to an input folder. An output can't have such a name.
-const RESERVED: [&str; 3] = ["artifact.safetensors", "metrics.json", "facts.json"];
+/// The values of `home`, and whether the program gets the user's HOME.
+const HOMES: &[(&str, bool)] = &[("scratch", false), ("user", true)];
 
 impl StageKind for Kind {
     fn about(&self) -> About {
@@ -124,7 +136,8 @@ impl StageKind for Kind {
                 "its first word is the program",
             );
         }
-        let outputs = params.node("outputs").map(|node| read_outputs(params, &node)).unwrap_or_default();
+        let outputs = params.node("outputs").map(|node| outputs::parse(params, &node)).unwrap_or_default();
+        let paths = params.node("paths").map(|node| inputs::parse_paths(params, &node)).unwrap_or_default();
         let sources = params.texts("sources").unwrap_or_default();
         let env = params.texts("env").unwrap_or_default();
         let pass_env = params.texts_unhashed("pass_env").unwrap_or_default();
@@ -137,73 +150,30 @@ impl StageKind for Kind {
             }
         }
         let timeout = params.int_unhashed("timeout_seconds", 0, 0..=31_536_000);
+        let retries = params.int_unhashed("retries", 0, 0..=100);
         let shell = params.bool("shell", false);
-        check_placeholders(params, &argv, &outputs);
+        // Only a given value enters the key.
+        let keeps_home = params.is_given("home") && params.choice("home", "scratch", HOMES);
+        check_placeholders(params, &argv, &outputs, &paths);
         let timeout = u64::try_from(timeout).ok().filter(|s| *s > 0).map(Duration::from_secs);
-        Arc::new(Command { argv, outputs, sources, env, pass_env, timeout, shell })
+        Arc::new(Command { argv, outputs, paths, sources, env, pass_env, keeps_home, timeout, retries, shell })
     }
 }
 
-fn read_outputs(params: &mut Params<'_>, node: &Node) -> BTreeMap<String, String> {
-    const FORM: &str = "write `outputs = { plot = \"plot.png\" }`: a name, and a path below the output folder";
-    let mut outputs: BTreeMap<String, String> = BTreeMap::new();
-    let Data::Table(table) = &node.data else {
-        params.error_at(&node.origin, format!("`outputs` must be a table, not {}", node.data.describe()), FORM);
-        return outputs;
-    };
-    for entry in &table.0 {
-        if !words::is_name(&entry.name) {
-            let message = format!("`{}` is not a valid name for an output", entry.name);
-            params.error_at(&entry.name_origin, message, "a name consists of A–Z, a–z, 0–9, `_` and `-`");
-            continue;
-        }
-        let Data::Text(path) = &entry.node.data else {
-            let message = format!("an output must be a string, not {}", entry.node.data.describe());
-            params.error_at(&entry.node.origin, message, FORM);
-            continue;
-        };
-        if let Some(problem) = output_problem(path) {
-            let message = format!("the output `{path}` {problem}");
-            params.error_at(&entry.node.origin, message, "an output is a path below the output folder of the stage");
-            continue;
-        }
-        let name = file_name(path);
-        let rival = outputs.values().map(|other| file_name(other)).find(|o| o.to_lowercase() == name.to_lowercase());
-        if rival == Some(name) {
-            let message = format!("two outputs have the file name `{name}`");
-            params.error_at(&entry.node.origin, message, "the files of an artifact need different names");
-        } else if let Some(rival) = rival {
-            let message = format!("the outputs `{rival}` and `{name}` differ only in case");
-            params.error_at(&entry.node.origin, message, "some file systems ignore case");
-        }
-        outputs.insert(entry.name.clone(), path.clone());
-    }
-    outputs
-}
-
-/// Why a path is not valid for an output.
-fn output_problem(path: &str) -> Option<&'static str> {
-    let as_path = Path::new(path);
-    if path.is_empty() || path.contains('\0') || path.ends_with('/') {
-        return Some("is not a file");
-    }
-    if as_path.is_absolute() {
-        return Some("is absolute");
-    }
-    if as_path.components().any(|c| c == Component::ParentDir) {
-        return Some("contains `..`");
-    }
-    if path.split('/').any(|c| c.is_empty() || c == ".") {
-        return Some("contains an empty part or `.`");
-    }
-    RESERVED.iter().any(|r| r.eq_ignore_ascii_case(file_name(path))).then_some("has a reserved name")
-}
-
-fn check_placeholders(params: &mut Params<'_>, argv: &[String], outputs: &BTreeMap<String, String>) {
+fn check_placeholders(
+    params: &mut Params<'_>,
+    argv: &[String],
+    outputs: &BTreeMap<String, String>,
+    paths: &BTreeMap<String, String>,
+) {
     for role in argv.iter().flat_map(|word| words::roles(word, "inputs")) {
-        if params.has_input(&role) == Some(false) {
+        if params.has_input(&role) == Some(false) && !paths.contains_key(&role) {
             let message = format!("`argv` contains `{{inputs.{role}}}`, but the stage has no such input");
-            params.error("argv", message, format!("add it: `inputs = {{ {role} = \"STAGE\" }}`"));
+            params.error(
+                "argv",
+                message,
+                format!("add it: `inputs = {{ {role} = \"STAGE\" }}` or `paths = {{ {role} = \"FILE\" }}`"),
+            );
         }
     }
     for (wrong, meant) in argv.iter().filter_map(|word| words::misspelled(word)) {
@@ -235,6 +205,13 @@ impl Stage for Command {
             let digest = files.digest(&files.resolve(&name)).map_err(StageError::io(format!("can't read {name}")))?;
             contents.insert(format!("file {name}"), digest);
         }
+        for path in self.paths.values() {
+            let digest = files.digest_all(&files.resolve(path)).map_err(|error| {
+                let hint = format!("looked for {}: {error}", files.resolve(path).display());
+                StageError::bad_input(format!("the input `{path}` can't be read"), hint)
+            })?;
+            contents.insert(format!("file {path}"), digest);
+        }
         for name in &self.env {
             let mut hash = Hash::new("environment");
             match std::env::var_os(name) {
@@ -250,6 +227,16 @@ impl Stage for Command {
         self.files(files).map(Some)
     }
 
+    fn program(&self) -> Option<String> {
+        let name = self.argv.first().filter(|name| !self.shell && !name.contains('/'))?;
+        let folders = std::env::var_os("PATH")?;
+        let is_program = |path: &PathBuf| path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok();
+        let found = std::env::split_paths(&folders).map(|folder| folder.join(name)).find(is_program)?;
+        let file = found.canonicalize().unwrap_or_else(|_| found.clone());
+        let target = if file == found { String::new() } else { format!(" → {}", file.display()) };
+        Some(format!("{}{target}", found.display()))
+    }
+
     fn uses_checkpoint(&self) -> bool {
         self.argv.iter().any(|word| words::has_placeholder(word, "checkpoint"))
     }
@@ -257,7 +244,7 @@ impl Stage for Command {
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
         let folders = Folders::create(context)?;
         for role in self.argv.iter().flat_map(|word| words::roles(word, "inputs")) {
-            if !context.inputs.0.contains_key(&role) {
+            if !context.inputs.0.contains_key(&role) && !self.paths.contains_key(&role) {
                 let known: Vec<&str> = context.inputs.0.keys().map(String::as_str).collect();
                 let hint =
                     format!("its inputs are: {}", if known.is_empty() { "none".into() } else { known.join(", ") });
@@ -265,10 +252,21 @@ impl Stage for Command {
                 return Err(StageError::bad_input(message, hint));
             }
         }
-        files::write_inputs(&context.inputs, &folders.inputs, context.cancel)?;
-        files::make_parents(&self.outputs, &folders.outputs)?;
-        process::run(&self.invocation(&folders, context), context)?;
-        files::collect(&self.outputs, &folders, context)
+        inputs::write_inputs(&context.inputs, &folders.inputs, context.cancel)?;
+        inputs::link_paths(&self.paths, &self.paths(&folders, context), &folders.inputs)?;
+        let invocation = self.invocation(&folders, context);
+        for retries_left in (0..=self.retries).rev() {
+            outputs::make_folders(&self.outputs, &folders.outputs)?;
+            match process::run(&invocation, context) {
+                Err(StageError::Failed(error)) if retries_left > 0 => {
+                    context.progress.log(&format!("{error}\nretries left: {retries_left}; the program starts again"));
+                    folders.clear()?;
+                }
+                Err(other) => return Err(other),
+                Ok(()) => break,
+            }
+        }
+        outputs::collect(&self.outputs, &folders, context)
     }
 }
 
@@ -290,14 +288,18 @@ impl Command {
     fn files(&self, files: &dyn Files) -> Result<BTreeSet<String>, StageError> {
         let mut names = words::files_named(&self.argv, self.shell, &|name| files.resolve(name).is_file());
         for source in &self.sources {
-            names.extend(files::source_files(source, files)?);
+            names.extend(inputs::source_files(source, files)?);
         }
         Ok(names)
     }
 
+    fn paths<'a>(&'a self, folders: &'a Folders, context: &'a Context<'_>) -> CommandPaths<'a> {
+        let (outputs, paths, seed) = (&self.outputs, &self.paths, context.streams.seed());
+        CommandPaths { folders, outputs, paths, seed, device: context.device, checkpoint: context.checkpoint }
+    }
+
     fn invocation(&self, folders: &Folders, context: &Context<'_>) -> process::Invocation {
-        let Context { device, checkpoint, .. } = *context;
-        let paths = CommandPaths { folders, outputs: &self.outputs, seed: context.streams.seed(), device, checkpoint };
+        let (paths, checkpoint) = (self.paths(folders, context), context.checkpoint);
         let words = self.argv.iter().enumerate();
         let argv: Vec<OsString> =
             words.map(|(at, word)| words::expand(word, words::Place::of(at, self.shell), &paths)).collect();
@@ -312,7 +314,8 @@ impl Command {
             ("HOME".to_owned(), folders.scratch.clone().into()),
             ("TMPDIR".to_owned(), folders.scratch.clone().into()),
         ]);
-        for name in self.env.iter().chain(&self.pass_env).map(String::as_str).chain(["PATH"]) {
+        let home = self.keeps_home.then_some("HOME");
+        for name in self.env.iter().chain(&self.pass_env).map(String::as_str).chain(["PATH"]).chain(home) {
             if let Some(value) = std::env::var_os(name) {
                 environment.insert(name.to_owned(), value);
             }

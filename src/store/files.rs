@@ -36,9 +36,9 @@ impl Store {
         Ok(digest)
     }
 
-    /// See [`digest_now`].
+    /// The digest of a file or a folder, see [`digest_now`]. `None` if it can't be read.
     pub fn digest_now(&self, path: &Path) -> Option<Digest> {
-        digest_now(path, &|path| self.file_digest(path))
+        digest_now(path, &|path| self.file_digest(path)).ok()
     }
 
     /// [`Store::file_digest`] with `stored` to look up an entry of the index.
@@ -96,20 +96,21 @@ impl FileDigest {
     }
 }
 
-/// The digest of a file's content, or of the names and the contents of all files below a folder. `None` if a file or a
-/// folder can't be read.
-pub(super) fn digest_now(path: &Path, file_digest: &dyn Fn(&Path) -> io::Result<Digest>) -> Option<Digest> {
+/// The digest of a file's content, or of the names and the contents of all files below a folder.
+///
+/// # Errors
+/// If a file or a folder can't be read.
+pub fn digest_now(path: &Path, file_digest: &dyn Fn(&Path) -> io::Result<Digest>) -> io::Result<Digest> {
     if !path.is_dir() {
-        return file_digest(path).ok();
+        return file_digest(path);
     }
-    let files = file::files_below(path).ok()?;
+    let files = file::files_below(path)?;
     let mut hash = Hash::new("folder");
     hash.count(files.len());
     for name in files {
-        let bytes = name.as_os_str().as_bytes();
-        hash.digest(&Digest::of(bytes)).digest(&file_digest(&path.join(&name)).ok()?);
+        hash.digest(&Digest::of(name.as_os_str().as_bytes())).digest(&file_digest(&path.join(&name))?);
     }
-    Some(hash.finish())
+    Ok(hash.finish())
 }
 
 fn stat(m: &Metadata) -> (u64, i64, u64) {

@@ -176,7 +176,7 @@ impl<'a> Look<'a> {
             let found = self.store.find_file_digest(path, stored)?;
             Ok(found.take(&mut self.computed.borrow_mut()))
         };
-        let digest = digest_now(path, &file_digest);
+        let digest = digest_now(path, &file_digest).ok();
         self.digests.borrow_mut().insert(path.to_owned(), digest);
         digest
     }

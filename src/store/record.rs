@@ -30,6 +30,9 @@ pub struct Provenance {
     pub run: String,
     /// The machine.
     pub host: String,
+    /// The file of the program that it ran, if it ran one that `PATH` finds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
 }
 
 /// A finished result.

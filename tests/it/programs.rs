@@ -209,3 +209,139 @@ argv = ["sh", "-c", 'echo "{\"loss\": $0$1}" > {metrics}', "${matrix.seed}", "${
     assert_eq!((wrong.code, wrong.stdout.as_str()), (2, ""));
     assert!(wrong.stderr.contains("did you mean `seed`?"), "{}", wrong.stderr);
 }
+
+#[test]
+fn output_may_be_a_folder_which_readers_and_export_get_whole() {
+    let project = Project::new(
+        "[pipeline]\nname = \"p\"\n[stages.save]\nkind = \"command\"\nshell = true\noutputs = { model = \"model/\" }\n\
+         argv = ['mkdir $1/deep; echo one > $1/a.txt; echo two > $1/deep/b.txt', '{outputs.model}']\n\
+         [stages.load]\nkind = \"command\"\nshell = true\ninputs = { m = \"save\" }\noutputs = { all = \"all.txt\" }\n\
+         argv = ['cat {inputs.m}/model/a.txt {inputs.m}/model/deep/b.txt > {outputs.all}']\n",
+    );
+    project.run(&[]);
+    project.vadpipe(["export", "p.toml", "--to", "out"]);
+    assert_eq!(project.read("out/load/all.txt"), "one\ntwo\n");
+    assert_eq!(project.read("out/save/model/deep/b.txt"), "two\n");
+    let failed = |script: &str| {
+        project.write(
+            "p.toml",
+            &project.read("p.toml").replace("mkdir $1/deep; echo one > $1/a.txt; echo two > $1/deep/b.txt", script),
+        );
+        let run = project.try_run(&["save"]);
+        assert_eq!(run.failed(), ["save"]);
+        run.of_kind("stage-failed").map(|event| event["error"].to_string()).collect::<String>()
+    };
+    let linked = failed("ln -s /etc/passwd $1/a");
+    assert!(linked.contains("the output `model` (model/a) is a link or is behind one"), "{linked}");
+    project.write(
+        "p.toml",
+        &project
+            .read("p.toml")
+            .replace("ln -s /etc/passwd $1/a", "mkdir $1/deep; echo one > $1/a.txt; echo two > $1/deep/b.txt"),
+    );
+    let empty = failed("true");
+    assert!(empty.contains("the command wrote no file to the output `model` (model/)"), "{empty}");
+}
+
+#[test]
+fn paths_are_inputs_by_their_content() {
+    let project = Project::new(
+        "[pipeline]\nname = \"p\"\n[stages.work]\nkind = \"command\"\nshell = true\noutputs = { out = \"out.txt\" }\n\
+         paths = { images = \"data/images\", labels = \"labels.csv\" }\n\
+         argv = ['cat \"$1\"/* \"$2\" > out.txt; cmp \"$2\" $VADPIPE_INPUTS/labels', '{inputs.images}', '{inputs.labels}']\n",
+    );
+    project.write("data/images/1.txt", "one ");
+    project.write("data/images/2.txt", "two ");
+    project.write("labels.csv", "labels");
+    project.run(&[]);
+    project.vadpipe(["export", "p.toml", "--to", "out"]);
+    assert_eq!(project.read("out/work/out.txt"), "one two labels");
+    project.write("data/images/2.txt", "three ");
+    assert_eq!(project.plan(&[])["work"]["reason"]["text"], "file data/images changed");
+    project.write("data/images/2.txt", "two ");
+    assert_eq!(project.run(&[]).executed(), [""; 0], "the content counts");
+    project.edit("\"labels.csv\"", "\"nowhere.csv\"");
+    let plan = project.vadpipe(["plan", "p.toml"]);
+    assert_eq!(plan.code, 2);
+    assert!(plan.stderr.contains("the input `nowhere.csv` can't be read"), "{}", plan.stderr);
+    project.edit("images = \"data/images\"", "images = 3");
+    let plan = project.vadpipe(["plan", "p.toml"]);
+    assert!(plan.stderr.contains("the path of an input must be a string, not an integer"), "{}", plan.stderr);
+}
+
+#[test]
+fn gathering_program_finds_the_axes_of_each_member() {
+    let project = Project::new(
+        "[pipeline]\nname = \"p\"\n[matrix]\nlr = [0.1, 0.5]\nact = [\"relu\"]\n[stages.net]\nkind = \"command\"\n\
+         shell = true\nargv = ['echo \"{\\\"loss\\\": $1}\" > {metrics}', \"${matrix.lr}\", \"${matrix.act}\"]\n\
+         [stages.all]\nkind = \"command\"\nshell = true\ninputs = { nets = [\"net@*\"] }\noutputs = { out = \"out.txt\" }\n\
+         argv = ['for f in {inputs.nets}/*/; do tr -d \" \\n\" < $f/values.json; tr -d \" \\n\" < $f/metrics.json; done > out.txt']\n",
+    );
+    project.run(&[]);
+    project.vadpipe(["export", "p.toml", "all", "--to", "out"]);
+    let each = |lr: f64| format!("{{\"act\":\"relu\",\"lr\":{lr}}}{{\"loss\":{lr}}}");
+    assert_eq!(project.read("out/all/out.txt"), each(0.1) + &each(0.5));
+}
+
+#[test]
+fn home_of_the_user_and_the_seed_of_the_pipeline_are_available() {
+    let project = Project::new(
+        "[pipeline]\nname = \"p\"\nseed = 11\n[stages.work]\nkind = \"command\"\nshell = true\nseed = 5\n\
+         outputs = { out = \"out.txt\" }\nargv = ['echo $HOME $1 > out.txt', '${pipeline.seed}']\n",
+    );
+    let read = || {
+        project.run(&[]);
+        project.vadpipe(["export", "p.toml", "--to", "out", "--overwrite"]);
+        project.read("out/work/out.txt")
+    };
+    let scratch = read();
+    assert!(scratch.contains("scratch") && scratch.ends_with(" 11\n"), "{scratch}");
+    project.edit("seed = 5", "seed = 5\nhome = \"user\"");
+    assert_eq!(read(), format!("{} 11\n", project.path("").display().to_string().trim_end_matches('/')));
+    project.edit("name = \"p\"", "name = \"${pipeline.seed}\"");
+    let plan = project.vadpipe(["plan", "p.toml"]);
+    assert_eq!(plan.code, 2);
+    assert!(plan.stderr.contains("the seed of the pipeline can't be used here"), "{}", plan.stderr);
+}
+
+#[test]
+fn program_that_fails_is_started_again_as_often_as_retries_says() {
+    let project = Project::new(
+        "[pipeline]\nname = \"p\"\n[stages.work]\nkind = \"command\"\nshell = true\nretries = 2\n\
+         outputs = { out = \"out.txt\" }\n\
+         argv = ['test ! -e out.txt && echo x >> $1/attempts; cp $1/attempts out.txt; test $(wc -l < $1/attempts) = 3', \
+         '{base}/state']\n",
+    );
+    project.write("state/.keep", "");
+    let run = project.run(&[]);
+    assert_eq!(project.read("state/attempts"), "x\nx\nx\n", "it starts in an empty folder");
+    let id = run.last()["run"].as_str().expect("an id");
+    let log = project.read(&format!("cache/logs/{id}/work.log"));
+    assert!(log.contains("exited with code 1") && log.contains("retries left: 1; the program starts again"), "{log}");
+    project.edit("retries = 2", "retries = 1");
+    assert_eq!(project.run(&[]).executed(), [""; 0], "not in the key");
+    project.write("state/attempts", "");
+    assert_eq!(project.try_run(&["-f"]).failed(), ["work"], "two attempts are not enough");
+    assert_eq!(project.read("state/attempts"), "x\nx\n");
+}
+
+#[test]
+fn explain_says_that_path_finds_another_program_than_before() {
+    let project = Project::new("[pipeline]\nname = \"p\"\n[stages.work]\nkind = \"command\"\nargv = [\"tool\"]\n");
+    for version in ["one", "two"] {
+        project.write(&format!("{version}/tool"), "#!/bin/sh\n");
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(project.path(&format!("{version}/tool")), executable).expect("permissions");
+    }
+    let with = |version: &str, args: [&str; 2]| {
+        let output = project.command(args).env("PATH", project.path(version)).output().expect("it starts");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    with("one", ["run", "p.toml"]);
+    assert!(!with("one", ["explain", "p.toml"]).contains("program"));
+    let explained = with("two", ["explain", "p.toml"]);
+    let (then, now) = (project.path("one/tool"), project.path("two/tool"));
+    let line = format!("  program     was {}, is now {}", then.display(), now.display());
+    assert!(explained.contains(&line) && explained.contains("work: hit"), "{explained}");
+}

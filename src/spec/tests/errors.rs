@@ -400,7 +400,7 @@ fn errors_in_references() {
     6 | source = "é ${matrix.m} and ${HOME}"
       |                             ^^^^^^^
       |
-      = help: use `${params.x}` or `${matrix.axis}`; write `$${` for a literal `${`
+      = help: use `${params.x}`, `${matrix.axis}` or `${pipeline.seed}`; write `$${` for a literal `${`
 
     2 errors in the pipeline
     "#);

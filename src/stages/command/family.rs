@@ -1,8 +1,8 @@
 //! A running program and its descendants.
 //!
-//! `vadpipe` runs each program under a [`supervisor`](super::supervisor), which ends all descendants, also if vadpipe is
-//! killed. In a process that uses the library in another way, there is no supervisor: the program leads a process group,
-//! and processes that leave the group are not ended.
+//! `vadpipe` runs each program under a [`supervisor`](super::supervisor), which ends all descendants, also if vadpipe
+//! is killed. In a process that uses the library in another way, there is no supervisor: the program leads a process
+//! group, and processes that leave the group are not ended.
 //!
 //! The crate `process-wrap` offers process groups and sessions, for which one call of the standard library is enough
 //! here. It has no child subreaper and does not find processes that left the group, so it could not replace this.

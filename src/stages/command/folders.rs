@@ -25,6 +25,7 @@ pub(super) struct Folders {
 }
 
 impl Folders {
+    /// Creates the folders.
     pub(super) fn create(context: &Context<'_>) -> Result<Self, StageError> {
         let absolute = |path: &Path| -> io::Result<PathBuf> {
             if path.as_os_str().is_empty() { std::env::current_dir() } else { std::path::absolute(path) }
@@ -49,6 +50,21 @@ impl Folders {
         std::fs::write(&module, MODULE).map_err(StageError::io(format!("can't write {}", module.display())))?;
         Ok(folders)
     }
+
+    /// Removes what the program wrote, so that it can start again. Its checkpoint stays.
+    pub(super) fn clear(&self) -> Result<(), StageError> {
+        for folder in [&self.outputs, &self.scratch] {
+            let what = format!("can't empty the folder {}", folder.display());
+            let empty = std::fs::remove_dir_all(folder).and_then(|()| std::fs::create_dir(folder));
+            empty.map_err(StageError::io(what))?;
+        }
+        match std::fs::remove_file(&self.metrics) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StageError::io(format!("can't remove {}", self.metrics.display()))(error))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Folders and the outputs that are declared in them.
@@ -56,6 +72,8 @@ pub(super) struct CommandPaths<'a> {
     pub(super) folders: &'a Folders,
     /// Paths below the output folder, by role.
     pub(super) outputs: &'a BTreeMap<String, String>,
+    /// Paths as written in the pipeline, by role.
+    pub(super) paths: &'a BTreeMap<String, String>,
     pub(super) seed: i64,
     pub(super) device: &'a Device,
     pub(super) checkpoint: Option<&'a Path>,
@@ -70,7 +88,10 @@ impl Paths for CommandPaths<'_> {
             None if name == "seed" => Some(self.seed.to_string().into()),
             None if name == "checkpoint" => self.checkpoint.map(Path::to_owned),
             None if name == "device" => Some(self.device.to_string().into()),
-            Some(("inputs", role)) => Some(folders.inputs.join(role)),
+            Some(("inputs", role)) => match self.paths.get(role) {
+                Some(path) => Some(self.in_base(path)),
+                None => Some(folders.inputs.join(role)),
+            },
             Some(("outputs", role)) => self.outputs.get(role).map(|path| folders.outputs.join(path)),
             _ => None,
         }
@@ -94,5 +115,10 @@ fn has_copies(path: &Path) -> bool {
 
 /// The last component of an output's path.
 pub(super) fn file_name(path: &str) -> &str {
+    let path = path.strip_suffix('/').unwrap_or(path);
     path.rsplit('/').next().unwrap_or(path)
+}
+
+pub(super) fn make_folder(path: &Path) -> Result<(), StageError> {
+    std::fs::create_dir_all(path).map_err(StageError::io(format!("can't create the folder {}", path.display())))
 }

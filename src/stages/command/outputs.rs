@@ -1,115 +1,94 @@
-//! Writes the inputs of a command and reads its outputs.
+//! The outputs of a command: how they are declared, and how they are read when the program has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Component, Path};
 
 use jiter::JsonValue;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use super::folders::{Folders, file_name};
-use crate::artifact::metrics::python_json;
-use crate::artifact::{Artifact, Tensor, from_safetensors, to_safetensors};
+use super::folders::{Folders, file_name, make_folder};
+use super::words::is_name;
+use crate::artifact::{Artifact, from_safetensors};
 use crate::file::{self, FileError};
-use crate::stage::{Cancel, Context, Files, Input, Inputs, StageError};
+use crate::stage::{Context, Params, StageError};
 use crate::system;
+use crate::value::{Data, Node};
 
 /// A file of this size contains half a million metrics.
 const MAX_METRICS_BYTES: u64 = 16 << 20;
 /// The most bytes of the name of a metric. Tables print all names.
 const MAX_METRIC_NAME: usize = 1000;
+/// Names of files that vadpipe writes to an input folder. An output can't have such a name.
+const RESERVED: [&str; 3] = ["artifact.safetensors", "metrics.json", "facts.json"];
 
-/// The files of a source, as written in the pipeline: the file, or all files below the folder: see
-/// [`file::files_below`].
-pub(super) fn source_files(source: &str, files: &dyn Files) -> Result<BTreeSet<String>, StageError> {
-    let source = source.trim_end_matches('/');
-    let path = files.resolve(source);
-    let names: BTreeSet<String> = if path.is_dir() {
-        let below = file::files_below(&path).map_err(StageError::io(format!("can't list the source {source}")))?;
-        below.iter().filter_map(|file| Some(format!("{source}/{}", file.to_str()?))).collect()
-    } else {
-        BTreeSet::from([source.to_owned()])
+/// Reads the parameter `outputs`: paths below the output folder by role. The path of a folder ends with `/`.
+pub(super) fn parse(params: &mut Params<'_>, node: &Node) -> BTreeMap<String, String> {
+    const FORM: &str = "write `outputs = { plot = \"plot.png\" }`: a name, and a path below the output folder; the path \
+                        of a folder ends with `/`";
+    let mut outputs: BTreeMap<String, String> = BTreeMap::new();
+    let Data::Table(table) = &node.data else {
+        params.error_at(&node.origin, format!("`outputs` must be a table, not {}", node.data.describe()), FORM);
+        return outputs;
     };
-    for name in &names {
-        let path = files.resolve(name);
-        let metadata = fs::metadata(&path).map_err(|error| {
-            let hint = format!("looked for {}: {error}", path.display());
-            StageError::bad_input(format!("the source `{name}` can't be read"), hint)
-        })?;
-        if !metadata.is_file() {
-            let kind = file::kind(metadata.file_type());
-            let message = format!("the source `{name}` is {kind}; a source is a regular file or a folder");
-            return Err(StageError::bad_input(message, "name the files that the command reads"));
+    for entry in &table.0 {
+        if !is_name(&entry.name) {
+            let message = format!("`{}` is not a valid name for an output", entry.name);
+            params.error_at(&entry.name_origin, message, "a name consists of A–Z, a–z, 0–9, `_` and `-`");
+            continue;
         }
+        let Data::Text(path) = &entry.node.data else {
+            let message = format!("an output must be a string, not {}", entry.node.data.describe());
+            params.error_at(&entry.node.origin, message, FORM);
+            continue;
+        };
+        if let Some(problem) = output_problem(path) {
+            let message = format!("the output `{path}` {problem}");
+            params.error_at(&entry.node.origin, message, "an output is a path below the output folder of the stage");
+            continue;
+        }
+        let name = file_name(path);
+        let rival = outputs.values().map(|other| file_name(other)).find(|o| o.to_lowercase() == name.to_lowercase());
+        if rival == Some(name) {
+            let message = format!("two outputs have the file name `{name}`");
+            params.error_at(&entry.node.origin, message, "the files of an artifact need different names");
+        } else if let Some(rival) = rival {
+            let message = format!("the outputs `{rival}` and `{name}` differ only in case");
+            params.error_at(&entry.node.origin, message, "some file systems ignore case");
+        }
+        outputs.insert(entry.name.clone(), path.clone());
     }
-    Ok(names)
+    outputs
 }
 
-/// Writes all inputs below `folder`: a folder for each role, and in it a folder for each member by label.
-pub(super) fn write_inputs(inputs: &Inputs, folder: &Path, cancel: &Cancel) -> Result<(), StageError> {
-    for (role, members) in &inputs.0 {
-        let folder = folder.join(role);
-        make_folder(&folder)?;
-        for member in members {
-            cancel.check()?;
-            let own = folder.join(member.label());
-            make_folder(&own)?;
-            write_input(&**member, &own)?;
-            if let [_] = members[..] {
-                link_all(&own, &folder)?;
-            }
-        }
+/// Why a path is not valid for an output.
+fn output_problem(path: &str) -> Option<&'static str> {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let as_path = Path::new(path);
+    if path.is_empty() || path.contains('\0') || path.ends_with('/') {
+        return Some("is not a file");
     }
-    Ok(())
-}
-
-fn write_input(input: &dyn Input, folder: &Path) -> Result<(), StageError> {
-    let manifest = input.manifest();
-    let tensors = manifest
-        .tensors
-        .keys()
-        .map(|name| Ok((name.as_str(), input.tensor(name)?)))
-        .collect::<Result<Vec<(&str, Tensor)>, StageError>>()?;
-    let bytes = to_safetensors(tensors.iter().map(|(name, tensor)| (*name, tensor)))?;
-    write(&folder.join("artifact.safetensors"), &bytes)?;
-    let json = |value: Result<String, serde_json::Error>| {
-        value.map_err(|error| StageError::failed(format!("can't write {} as JSON: {error}", input.label())))
-    };
-    write(&folder.join("metrics.json"), python_json(&manifest.metrics).as_bytes())?;
-    write(&folder.join("facts.json"), json(serde_json::to_string_pretty(&manifest.facts))?.as_bytes())?;
-    for name in manifest.files.keys() {
-        // The artifact may come from a shared cache, so its names can't be trusted.
-        if Path::new(name).file_name() != Some(name.as_ref()) {
-            return Err(StageError::failed(format!(
-                "{} contains a file with the invalid name `{name}`",
-                input.label()
-            )));
-        }
-        write(&folder.join(name), &input.file(name)?)?;
+    if as_path.is_absolute() {
+        return Some("is absolute");
     }
-    Ok(())
-}
-
-/// Links the files of `from` into `to`.
-fn link_all(from: &Path, to: &Path) -> Result<(), StageError> {
-    let what = || format!("can't link the files of {}", from.display());
-    for entry in fs::read_dir(from).map_err(StageError::io(what()))? {
-        let entry = entry.map_err(StageError::io(what()))?;
-        if from.file_name() == Some(&entry.file_name()) {
-            let name = entry.file_name().display().to_string();
-            let message = format!("`{name}` has a file `{name}`, which has the same name as the folder of the input");
-            return Err(StageError::bad_input(message, "give that output another file name"));
-        }
-        fs::hard_link(entry.path(), to.join(entry.file_name())).map_err(StageError::io(what()))?;
+    if as_path.components().any(|c| c == Component::ParentDir) {
+        return Some("contains `..`");
     }
-    Ok(())
+    if path.split('/').any(|c| c.is_empty() || c == ".") {
+        return Some("contains an empty part or `.`");
+    }
+    RESERVED.iter().any(|r| r.eq_ignore_ascii_case(file_name(path))).then_some("has a reserved name")
 }
 
 /// Creates the folders of the outputs.
-pub(super) fn make_parents(outputs: &BTreeMap<String, String>, folder: &Path) -> Result<(), StageError> {
-    outputs.values().filter_map(|path| folder.join(path).parent().map(make_folder)).collect()
+pub(super) fn make_folders(outputs: &BTreeMap<String, String>, folder: &Path) -> Result<(), StageError> {
+    let needed = |path: &String| match path.strip_suffix('/') {
+        Some(path) => Some(folder.join(path)),
+        None => folder.join(path).parent().map(Path::to_owned),
+    };
+    outputs.values().filter_map(needed).try_for_each(|path| make_folder(&path))
 }
 
 /// Reads the declared outputs and the metrics, and logs the names of other files.
@@ -120,10 +99,18 @@ pub(super) fn collect(
 ) -> Result<Artifact, StageError> {
     let mut artifact = Artifact { metrics: read_metrics(&folders.metrics)?, ..Artifact::default() };
     let tables = outputs.values().filter(|path| is_safetensors(path)).count();
+    // An artifact is in memory, so its outputs may not be larger than that.
+    let mut limit = system::memory();
     for (role, path) in outputs {
         context.cancel.check()?;
-        // An artifact is in memory, so no output may be larger than that.
-        let bytes = read_output(role, path, &folders.outputs, system::memory())?;
+        if let Some(folder) = path.strip_suffix('/') {
+            let files = read_folder(role, folder, &folders.outputs, &mut limit)?;
+            artifact
+                .files
+                .extend(files.into_iter().map(|(name, bytes)| (format!("{}/{name}", file_name(path)), bytes)));
+            continue;
+        }
+        let bytes = read_output(role, path, &folders.outputs, limit)?;
         if !is_safetensors(path) {
             artifact.files.insert(file_name(path).to_owned(), bytes);
             continue;
@@ -141,6 +128,39 @@ pub(super) fn collect(
         context.progress.log(&format!("not kept, because `outputs` does not declare it: {}", extra.join(", ")));
     }
     Ok(artifact)
+}
+
+/// Reads all files below an output that is a folder, by their path below it. Reduces the limit by their sizes.
+fn read_folder(
+    role: &str,
+    path: &str,
+    outputs: &Path,
+    limit: &mut u64,
+) -> Result<BTreeMap<String, Vec<u8>>, StageError> {
+    let what = || format!("the output `{role}` ({path}/)");
+    let (mut files, mut open) = (BTreeMap::new(), vec![String::new()]);
+    while let Some(below) = open.pop() {
+        let folder = outputs.join(path).join(&below);
+        for entry in fs::read_dir(&folder).map_err(StageError::io(format!("can't list {}", what())))? {
+            let entry = entry.map_err(StageError::io(format!("can't list {}", what())))?;
+            let Ok(name) = entry.file_name().into_string() else {
+                let name = entry.file_name().display().to_string();
+                return Err(StageError::failed(format!("{}: the name `{name}` is not valid UTF-8", what())));
+            };
+            let name = format!("{below}{name}");
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(format!("{name}/"));
+                continue;
+            }
+            let bytes = read_output(role, &format!("{path}/{name}"), outputs, *limit)?;
+            *limit = limit.saturating_sub(bytes.len() as u64);
+            files.insert(name, bytes);
+        }
+    }
+    if files.is_empty() {
+        return Err(StageError::failed(format!("the command wrote no file to {}", what())));
+    }
+    Ok(files)
 }
 
 fn is_safetensors(path: &str) -> bool {
@@ -232,6 +252,11 @@ fn shortened(text: &str) -> String {
     if start.len() < text.len() { start + "…" } else { start }
 }
 
+/// Whether a file is an output, or in one that is a folder.
+fn is_part_of(name: &str, output: &str) -> bool {
+    name == output || output.ends_with('/') && name.starts_with(output)
+}
+
 /// The names of at most ten files below the output folder that are not declared, sorted.
 fn undeclared(folder: &Path, declared: &BTreeSet<&str>) -> Vec<String> {
     let mut found = BTreeSet::new();
@@ -241,20 +266,12 @@ fn undeclared(folder: &Path, declared: &BTreeSet<&str>) -> Vec<String> {
             let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
             if entry.file_type().is_ok_and(|t| t.is_dir()) {
                 open.push((entry.path(), format!("{name}/")));
-            } else if !declared.contains(name.as_str()) {
+            } else if !declared.iter().any(|path| is_part_of(&name, path)) {
                 found.insert(name);
             }
         }
     }
     found.into_iter().take(10).collect()
-}
-
-fn make_folder(path: &Path) -> Result<(), StageError> {
-    fs::create_dir_all(path).map_err(StageError::io(format!("can't create the folder {}", path.display())))
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), StageError> {
-    fs::write(path, bytes).map_err(StageError::io(format!("can't write {}", path.display())))
 }
 
 #[cfg(test)]
