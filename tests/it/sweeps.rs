@@ -257,6 +257,20 @@ fn target_can_name_points_by_some_coordinates() {
 }
 
 #[test]
+fn samples_that_repeat_values_give_a_warning_with_its_place() {
+    let axis = "lr = { choice = [1e-3, 1e-2], samples = 12 }";
+    let project = Project::new(&SWEEP.replace("lr = [1e-3, 1e-5, 1e-2, 3e-3, 1e-4, 3e-2]", axis));
+    for command in [&["plan", "p.toml"][..], &["run", "p.toml", "data", "-q"]] {
+        let output = project.vadpipe(command);
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        let warning = "warning: axis `lr` has only 2 different values, but `samples` asks for 12\n  --> p.toml:11:41\n";
+        assert!(output.stderr.starts_with(warning), "{}", output.stderr);
+    }
+    let fewer = project.vadpipe(["plan", "p.toml", "-S", "matrix.lr=[1e-3]"]);
+    assert!(fewer.code == 0 && !fewer.stderr.contains("warning"), "{}", fewer.stderr);
+}
+
+#[test]
 fn added_samples_run_only_the_new_points() {
     let axis = "lr = { log_uniform = [1e-4, 1e-2], samples = 2, seed = 5 }";
     let project = Project::new(&SWEEP.replace("lr = [1e-3, 1e-5, 1e-2, 3e-3, 1e-4, 3e-2]", axis));
