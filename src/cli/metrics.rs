@@ -17,6 +17,8 @@ use super::project::Project;
 use super::ui::{Ui, figure, table};
 use crate::artifact::metrics::nonfinite_name;
 use crate::error::{Error, Result};
+use crate::id::PointId;
+use crate::plan::Cause;
 use crate::spec::StageSpec;
 
 /// Arguments of `metrics`.
@@ -32,7 +34,8 @@ use crate::spec::StageSpec;
   vadpipe metrics pipelines/sweep.toml 'ad@*' --json | jq
 
 A condition compares an axis, a metric or `stage` with <, <=, >, >=, = or !=. Join conditions with && or with several \
---where. The columns are the axes of the points, then the metrics. CSV has all digits; text and Markdown have four decimal \
+--where. The columns are the axes of the points, then the metrics. In a pruned sweep, the last \
+column has the value that stopped a point. CSV has all digits; text and Markdown have four decimal \
 places. If an axis and a metric are both named `kl`, use `axis.kl` or `metric.kl` in --sort and --where; the column of the \
 metric is `metric.kl`.")]
 pub(super) struct MetricsArgs {
@@ -65,19 +68,22 @@ pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()
     let project = Project::open(&args.pipeline, global, ui)?;
     let (results, pruned) = project.results_and_pruned(ui)?;
     let targets = project.targets.len();
-    let missing = project.targets.iter().filter(|p| !results.contains_key(p) && !pruned.contains(p)).count();
+    let missing = project.targets.iter().filter(|p| !results.contains_key(p) && !pruned.contains_key(p)).count();
     if missing > 0 {
         ui.note(&format!("{missing} of {targets} stages are not in the cache"));
     }
-    let points = project.graph.order().iter().filter_map(|p| Some((project.spec.point(*p), results.get(p)?)));
-    let mut rows: Vec<Row> = points
-        .map(|(point, record)| Row {
+    let points = project.graph.order().iter().filter(|p| results.contains_key(p) || pruned.contains_key(p));
+    let row = |id: &PointId| {
+        let point = project.spec.point(*id);
+        Row {
             name: point.name.clone(),
             stage: point.stage.clone(),
             axes: point.coordinates.iter().map(|(axis, value)| (axis.clone(), Cell::of(value))).collect(),
-            metrics: record.manifest.metrics.clone(),
-        })
-        .collect();
+            metrics: results.get(id).map(|record| record.manifest.metrics.clone()).unwrap_or_default(),
+            pruned: pruned.get(id).cloned(),
+        }
+    };
+    let mut rows: Vec<Row> = points.map(row).collect();
     let metrics: BTreeSet<String> = rows.iter().flat_map(|r| r.metrics.keys().cloned()).collect();
     let names = Names { axes: axes(&project), metrics };
     filter.retain(&mut rows, &names, Row::get)?;
@@ -88,12 +94,18 @@ pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()
     if ui.json {
         return print_json(&rows, ui);
     }
-    rows.retain(|row| !row.metrics.is_empty());
+    rows.retain(Row::is_shown);
     let columns = columns(&rows, &names, Row::get);
     let header = columns.iter().map(|column| names.label(column)).collect();
     let numeric = columns.iter().map(|column| is_numeric(&rows, column, Row::get)).collect();
-    let rows = rows.iter().map(|row| cells(row, &columns, args.csv)).collect();
-    Printed { header, numeric, rows }.print(args, ui)
+    let lines = rows.iter().map(|row| cells(row, &columns, args.csv)).collect();
+    let mut table = Printed { header, numeric, rows: lines };
+    if rows.iter().any(|row| row.pruned.is_some()) {
+        table.header.push("pruned".to_owned());
+        table.numeric.push(false);
+        table.rows.iter_mut().zip(&rows).for_each(|(line, row)| line.push(row.pruned(args.csv)));
+    }
+    table.print(args, ui)
 }
 
 /// The columns that have a value: `stage`, then the axes and the metrics.
@@ -219,7 +231,7 @@ fn sort<R>(rows: &mut [R], by: Option<&str>, names: &Names, get: impl Fn(&R, &Co
 }
 
 /// `{"point": {"metric": number}}`, in the order of the rows. A number that is not finite is `null`, and
-/// `"nonfinite": {"point": {"metric": "nan"}}` at the end names it.
+/// `"nonfinite": {"point": {"metric": "nan"}}` at the end names it. `"pruned"` has the reason for each pruned point.
 fn print_json(rows: &[Row], ui: &Ui) -> Result<()> {
     let mut nonfinite: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
     for row in rows {
@@ -232,8 +244,13 @@ fn print_json(rows: &[Row], ui: &Ui) -> Result<()> {
     let write = |bytes: &mut Vec<u8>| -> serde_json::Result<()> {
         let mut json = serde_json::Serializer::new(bytes);
         let mut map = json.serialize_map(None)?;
-        for row in rows {
+        for row in rows.iter().filter(|row| row.pruned.is_none()) {
             map.serialize_entry(&row.name, &row.metrics)?;
+        }
+        let pruned = rows.iter().filter_map(|row| Some((row.name.as_str(), row.pruned.as_ref()?)));
+        let pruned: BTreeMap<&str, &Cause> = pruned.collect();
+        if !pruned.is_empty() {
+            map.serialize_entry("pruned", &pruned)?;
         }
         if !nonfinite.is_empty() {
             map.serialize_entry("nonfinite", &nonfinite)?;

@@ -14,7 +14,7 @@ use crate::event::Listener;
 use crate::exec::{Compute, RunContext, choose};
 use crate::graph::Graph;
 use crate::id::PointId;
-use crate::plan::{Plan, Planner};
+use crate::plan::{Cause, Decision, Plan, Planner, State};
 use crate::spec::{DeviceChoice, MAX_BYTES, Spec, load};
 use crate::stage::{Cancel, Precision, Registry};
 use crate::store::{Holder, Options, ResultRecord, Store};
@@ -104,11 +104,18 @@ impl Project {
         plan
     }
 
-    /// The cached results of the targets, by point, and the pruned targets. Prints the number of pruned targets.
-    pub(super) fn results_and_pruned(&self, ui: &Ui) -> Result<(BTreeMap<PointId, ResultRecord>, BTreeSet<PointId>)> {
+    /// The cached results of the targets, by point, and the pruned targets with the reason. Prints the number of pruned
+    /// targets.
+    pub(super) fn results_and_pruned(
+        &self,
+        ui: &Ui,
+    ) -> Result<(BTreeMap<PointId, ResultRecord>, BTreeMap<PointId, Cause>)> {
         let mut plan = self.plan(&BTreeSet::new(), ui)?;
         plan.decisions.retain(|d| self.targets.contains(&d.point));
-        let (results, pruned) = (self.planner(&BTreeSet::new()).records(&plan)?, plan.pruned());
+        let results = self.planner(&BTreeSet::new()).records(&plan)?;
+        let cause = |d: &Decision| Some((d.point, d.reason.as_ref()?.causes.first()?.clone()));
+        let pruned: BTreeMap<PointId, Cause> =
+            plan.decisions.iter().filter(|d| d.state == State::Pruned).filter_map(cause).collect();
         if !pruned.is_empty() {
             ui.note(&format!("{} of {} stages are pruned", pruned.len(), self.targets.len()));
         }
@@ -118,7 +125,7 @@ impl Project {
     /// The results of the targets in plan order, without pruned ones; an error if one is not cached.
     pub(super) fn all_results(&self, ui: &Ui) -> Result<Vec<(PointId, ResultRecord)>> {
         let (mut results, pruned) = self.results_and_pruned(ui)?;
-        let missing = self.targets.iter().filter(|p| !results.contains_key(p) && !pruned.contains(p));
+        let missing = self.targets.iter().filter(|p| !results.contains_key(p) && !pruned.contains_key(p));
         let missing: Vec<_> = missing.map(|p| self.name(*p)).collect();
         if !missing.is_empty() {
             let message = format!("not in the cache: {}", missing.join(", "));

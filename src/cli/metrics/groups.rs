@@ -151,6 +151,7 @@ mod tests {
             stage: stage.to_owned(),
             axes: axes.iter().map(|(name, value)| ((*name).to_owned(), Cell::Number(*value))).collect(),
             metrics: BTreeMap::from([("loss".to_owned(), loss)]),
+            pruned: None,
         }
     }
 
