@@ -24,6 +24,7 @@ mod repair;
 mod shells;
 mod shipped;
 mod support;
+mod shown;
 mod sweeps;
 mod verifying;
 mod waiting;

@@ -1,0 +1,52 @@
+//! What commands show to people: kinds.
+
+use crate::support::{MINI, Project};
+
+#[test]
+fn kinds_describe_the_type_default_and_choices_of_each_parameter() {
+    let project = Project::new(MINI);
+    let output = project.vadpipe(["kinds", "train-vad"]);
+    insta::assert_snapshot!(output.stdout, @r#"
+    train-vad: train a variational auto-decoder: a decoder and one posterior for each train image
+      provides    decoder, latents, history, reconstructions
+      input       data: needs images
+
+      distribution  the family of the posteriors and of the prior
+                    one of gaussian, exponential, uniform [default: "gaussian"]
+      latent_dim    the length of a latent vector
+                    an integer from 1 to 4096 [default: 128]
+      channels      four widths of the decoder, from the latent vector to the image
+                    a list of integers from 1 to 8192 [default: [2048, 512, 256, 128]]
+      init_std      the deviation of the latents at the start
+                    a number that is 0 or more [default: 1.0]
+      segments      parameters that change during the training, instead of `epochs`
+                    a list of tables, each with `epochs` [optional]
+      epochs        the number of epochs
+                    an integer from 0 to 1000000 [default: 100] [also in segments]
+      keep          epochs whose states are kept, so that other trainings can start there
+                    a list of epochs [optional]
+      keep_every    keep the state after every so many epochs; 0 keeps none
+                    an integer from 0 to 1000000 [default: 0]
+      batch         the images of a step
+                    an integer from 1 to 65536 [default: 16] [also in segments]
+      lr            the learning rate of the decoder
+                    a number that is 0 or more [default: 0.001] [also in segments]
+      latent_lr     the learning rate of the latents
+                    a number that is 0 or more [default: 0.01] [also in segments]
+      kl_weight     the weight of the KL divergence
+                    a number that is 0 or more [default: 1.0] [also in segments]
+      noise         scales the distance of z from the posterior's mean
+                    a number from 0 to 4 [default: 1.0] [also in segments]
+    "#);
+    let short = project.vadpipe(["kinds"]).stdout;
+    assert!(short.contains("  parameter   kl_weight = 1.0\n") && !short.contains("[default"), "{short}");
+    let object = crate::support::json(&project.vadpipe(["kinds", "command", "--json"]));
+    let fields = object["kinds"][0]["fields"].as_array().expect("fields");
+    let field = |name: &str| fields.iter().find(|field| field["name"] == name).expect("a field");
+    assert_eq!(
+        (&field("argv")["required"], &field("argv")["type"]),
+        (&true.into(), &"a list of strings or numbers".into())
+    );
+    assert_eq!((&field("shell")["required"], &field("shell")["default"]), (&false.into(), &"false".into()));
+    assert_eq!(object["kinds"][0]["parameters"]["shell"], "false", "as before");
+}
