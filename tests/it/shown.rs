@@ -1,6 +1,6 @@
-//! What commands show to people: kinds.
+//! What commands show to people: kinds, and logs of stages.
 
-use crate::support::{MINI, Project};
+use crate::support::{MINI, Project, text};
 
 #[test]
 fn kinds_describe_the_type_default_and_choices_of_each_parameter() {
@@ -49,4 +49,49 @@ fn kinds_describe_the_type_default_and_choices_of_each_parameter() {
     );
     assert_eq!((&field("shell")["required"], &field("shell")["default"]), (&false.into(), &"false".into()));
     assert_eq!(object["kinds"][0]["parameters"]["shell"], "false", "as before");
+}
+
+/// Two points that print a line each.
+const SAYING: &str = r#"
+[pipeline]
+name = "saying"
+
+[matrix]
+lr = [0.5, 1.0]
+
+[stages.say]
+kind = "command"
+shell = true
+argv = ["echo rate ${matrix.lr}; echo '{\"loss\": ${matrix.lr}}' > {metrics}; echo x > {outputs.out}"]
+outputs = { out = "out" }
+"#;
+
+#[test]
+fn log_of_a_cached_stage_names_the_run_that_made_its_result() {
+    let project = Project::new(SAYING);
+    let first = text(&project.run(&[]).last()["run"]);
+    let second = text(&project.run(&[]).last()["run"]);
+    let output = project.vadpipe(["log", "last", "--stage", "say@lr=0.5"]);
+    assert_eq!((output.code, output.stdout.as_str()), (2, ""));
+    let message = format!("`say@lr=0.5` was cached in run {second}; run {first} made its result");
+    let command = format!("vadpipe log {first} --stage 'say@lr=0.5'");
+    assert!(output.stderr.contains(&message) && output.stderr.contains(&command), "{}", output.stderr);
+    assert_eq!(project.vadpipe(["log", &first, "--stage", "say@lr=0.5"]).stdout, "rate 0.5\n");
+}
+
+#[test]
+fn pattern_prints_the_logs_of_all_points_of_a_run() {
+    let project = Project::new(SAYING);
+    project.run(&[]);
+    let both = "say@lr=0.5:\nrate 0.5\nsay@lr=1.0:\nrate 1.0\n";
+    for pattern in ["say@*", "say", "s*"] {
+        assert_eq!(project.vadpipe(["log", "last", "--stage", pattern]).stdout, both, "{pattern}");
+    }
+    // A point that was cached is a note, and the log of the other is printed.
+    project.run(&["-R", "say@lr=1.0"]);
+    let output = project.vadpipe(["log", "last", "--stage", "say@*"]);
+    assert_eq!((output.code, output.stdout.as_str()), (0, "say@lr=1.0:\nrate 1.0\n"));
+    assert!(output.stderr.contains("`say@lr=0.5` was cached in run "), "{}", output.stderr);
+    let unknown = project.vadpipe(["log", "last", "--stage", "sya@*"]);
+    assert!(unknown.code == 2 && unknown.stderr.contains("has no stage `sya@*`"), "{}", unknown.stderr);
 }
