@@ -21,11 +21,11 @@ use crate::store::Store;
 /// Arguments of `diff`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe diff 20261122-10 last                      compare a run with the newest one
-  vadpipe diff last~1 last                           compare the newest two runs
-  vadpipe diff pipelines/sweep.toml ad@lr=0.001,latent_dim=8 ad@lr=0.003,latent_dim=8
-  vadpipe diff pipelines/full.toml ad vad --html diff.html
-  vadpipe diff old.toml new.toml                     list added, removed and changed points
+  vadpipe diff 20261122-10 last         compare a run with the newest one
+  vadpipe diff last~1 last              compare the newest two runs
+  vadpipe diff sweep.toml ad@lr=0.001 ad@lr=0.003
+  vadpipe diff full.toml ad vad --html diff.html
+  vadpipe diff old.toml new.toml        list added, removed and changed points
   vadpipe diff old.toml new.toml --json
 
 Points of two stages are paired if their axes have the same values. Points of two files are compared by the parts of their \
@@ -92,7 +92,7 @@ fn question(args: &DiffArgs, global: &Global, ui: &Ui, store: &Store) -> Result<
         [a, b] if !is_file(a) && !is_file(b) => {
             let (first, second) = (sides::run(store, a)?, sides::run(store, b)?);
             let facts = sides::run_facts(&first, &second);
-            let sides = |run| sides::of_run(store, run);
+            let sides = |run| sides::of_run(store, run, &global.kinds.0);
             let title = |id: &str| format!("run {id}");
             Ok(compare(&title(&first.id), &title(&second.id), facts, sides(&first)?, sides(&second)?))
         }
@@ -146,8 +146,7 @@ fn metrics(pair: &Pair) -> Vec<Vec<String>> {
     let differing = pair.metrics.iter().filter(|m| m.differs());
     let word = |v: Option<f64>| v.map_or_else(|| "none".to_owned(), figure);
     let row = |m: &Figure| {
-        let by = m.a.zip(m.b).map(|(a, b)| b - a);
-        let by = by.map(|by| format!("({}{})", if by > 0.0 { "+" } else { "" }, figure(by)));
+        let by = m.difference().map(|by| format!("({}{})", if by > 0.0 { "+" } else { "" }, figure(by)));
         vec![format!("  {}", m.name), word(m.a), word(m.b), by.unwrap_or_default()]
     };
     differing.map(row).collect()

@@ -18,9 +18,9 @@ use crate::store::{ResultRecord, StateRecord};
 /// Arguments of `explain`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe explain pipelines/full.toml ad                       show its key and what changed
-  vadpipe explain pipelines/full.toml ad -S params.epochs=200  show what would change
-  vadpipe explain pipelines/full.toml 'vad@*' --json")]
+  vadpipe explain full.toml ad                       its key and what changed
+  vadpipe explain full.toml ad -S params.epochs=200  what would change
+  vadpipe explain full.toml 'vad@*' --json")]
 pub(super) struct ExplainArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,

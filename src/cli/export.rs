@@ -21,8 +21,8 @@ use crate::store::Store;
 /// Arguments of `export`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe export pipelines/full.toml ad --to out
-  vadpipe export pipelines/full.toml 'vad@*' fit-ad --to out --overwrite
+  vadpipe export full.toml ad --to out
+  vadpipe export full.toml 'vad@*' fit-ad --to out --overwrite
 
 A tensor `decoder.fc.weight` is written to decoder.safetensors as `fc.weight`, so that PyTorch's load_state_dict accepts \
 the file. Tensors without a dot in their name go to tensors.safetensors. A stack of images is also written as a PNG file. \

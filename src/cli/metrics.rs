@@ -10,11 +10,11 @@ use serde::Serializer as _;
 use serde::ser::SerializeMap as _;
 
 use self::groups::{Group, Grouping};
-use self::row::Row;
+use self::row::{Coordinate, Row};
 use super::args::{Global, PipelineArgs};
 use super::filter::{Cell, Column, Filter, Names};
 use super::project::Project;
-use super::ui::{Ui, figure, table};
+use super::ui::{Ui, table};
 use crate::artifact::metrics::nonfinite_name;
 use crate::error::{Error, Result};
 use crate::id::PointId;
@@ -24,14 +24,14 @@ use crate::spec::StageSpec;
 /// Arguments of `metrics`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe metrics pipelines/full.toml
-  vadpipe metrics pipelines/sweep.toml ad --sort loss           sort in ascending order
-  vadpipe metrics pipelines/sweep.toml ad --sort -psnr          sort in descending order
-  vadpipe metrics pipelines/sweep.toml --where 'lr<0.002 && loss<0.3' --where latent_dim=16
-  vadpipe metrics pipelines/sweep.toml ad --over seed           mean ± standard deviation over the axis `seed`
-  vadpipe metrics pipelines/sweep.toml ad --group-by lr         the same over all axes except `lr`
-  vadpipe metrics pipelines/sweep.toml 'ad@*' --csv > ad.csv
-  vadpipe metrics pipelines/sweep.toml 'ad@*' --json | jq
+  vadpipe metrics full.toml
+  vadpipe metrics sweep.toml ad --sort loss    sort in ascending order
+  vadpipe metrics sweep.toml ad --sort -psnr   sort in descending order
+  vadpipe metrics sweep.toml --where 'lr<0.002 && loss<0.3'
+  vadpipe metrics sweep.toml ad --over seed    mean ± deviation over an axis
+  vadpipe metrics sweep.toml ad --group-by lr  the same over all other axes
+  vadpipe metrics sweep.toml 'ad@*' --csv > ad.csv
+  vadpipe metrics sweep.toml 'ad@*' --json | jq
 
 A condition compares an axis, a metric or `stage` with <, <=, >, >=, = or !=. Join conditions with && or with several \
 --where. The columns are the axes of the points, then the metrics. In a pruned sweep, the last \
@@ -73,18 +73,25 @@ pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()
         ui.note(&format!("{missing} of {targets} stages are not in the cache"));
     }
     let points = project.graph.order().iter().filter(|p| results.contains_key(p) || pruned.contains_key(p));
+    let is_exact = args.csv || ui.json;
     let row = |id: &PointId| {
         let point = project.spec.point(*id);
+        let all = results.get(id).map(|record| record.manifest.metrics.clone()).unwrap_or_default();
+        let facts = point.parsed.kind.about().facts;
+        // Programs that read CSV or JSON find all of them among the metrics.
+        let (facts, metrics) = all.into_iter().partition(|(name, _)| !is_exact && facts.contains(&name.as_str()));
+        let axes = Coordinate::all(&point.name, &point.coordinates);
         Row {
             name: point.name.clone(),
             stage: point.stage.clone(),
-            axes: point.coordinates.iter().map(|(axis, value)| (axis.clone(), Cell::of(value))).collect(),
-            metrics: results.get(id).map(|record| record.manifest.metrics.clone()).unwrap_or_default(),
+            axes,
+            metrics,
+            facts,
             pruned: pruned.get(id).cloned(),
         }
     };
     let mut rows: Vec<Row> = points.map(row).collect();
-    let metrics: BTreeSet<String> = rows.iter().flat_map(|r| r.metrics.keys().cloned()).collect();
+    let metrics: BTreeSet<String> = rows.iter().flat_map(|r| r.metrics.keys().chain(r.facts.keys()).cloned()).collect();
     let names = Names { axes: axes(&project), metrics };
     filter.retain(&mut rows, &names, Row::get)?;
     if let Some(grouping) = Grouping::new(&args.group_by, &args.over, &names)? {
@@ -95,22 +102,19 @@ pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()
         return print_json(&rows, ui);
     }
     rows.retain(Row::is_shown);
-    let columns = columns(&rows, &names, Row::get);
+    let columns = columns(&rows, &names, Row::has);
     let header = columns.iter().map(|column| names.label(column)).collect();
     let numeric = columns.iter().map(|column| is_numeric(&rows, column, Row::get)).collect();
-    let lines = rows.iter().map(|row| cells(row, &columns, args.csv)).collect();
-    let mut table = Printed { header, numeric, rows: lines };
-    if rows.iter().any(|row| row.pruned.is_some()) {
-        table.header.push("pruned".to_owned());
-        table.numeric.push(false);
-        table.rows.iter_mut().zip(&rows).for_each(|(line, row)| line.push(row.pruned(args.csv)));
-    }
+    let line = |row: &Row| columns.iter().map(|column| row.text(column, args.csv)).collect();
+    let mut table = Printed { header, numeric, rows: rows.iter().map(line).collect() };
+    table.add("facts", rows.iter().map(Row::facts));
+    table.add("pruned", rows.iter().map(|row| row.pruned(args.csv)));
     table.print(args, ui)
 }
 
 /// The columns that have a value: `stage`, then the axes and the metrics.
-fn columns<R>(rows: &[R], names: &Names, get: impl Fn(&R, &Column) -> Option<Cell>) -> Vec<Column> {
-    let used = |column: &Column| rows.iter().any(|row| get(row, column).is_some());
+fn columns<R>(rows: &[R], names: &Names, has: impl Fn(&R, &Column) -> bool) -> Vec<Column> {
+    let used = |column: &Column| rows.iter().any(|row| has(row, column));
     let rest = names.columns().into_iter().filter(used);
     std::iter::once(Column::Stage).chain(rest).collect()
 }
@@ -126,7 +130,7 @@ fn print_groups(mut groups: Vec<Group>, names: &Names, args: &MetricsArgs, ui: &
         ui.exact(&serde_json::json!({ "groups": groups.iter().map(Group::json).collect::<Vec<_>>() }).to_string());
         return Ok(());
     }
-    let columns = columns(&groups, names, Group::get);
+    let columns = columns(&groups, names, |group, column| group.get(column).is_some());
     let (mut header, mut numeric) = (Vec::new(), Vec::new());
     let mut rows: Vec<Vec<String>> = vec![Vec::new(); groups.len()];
     let mut add = |title: String, is_number: bool, cell: &dyn Fn(&Group) -> String| {
@@ -138,7 +142,7 @@ fn print_groups(mut groups: Vec<Group>, names: &Names, args: &MetricsArgs, ui: &
     let axes = columns.iter().filter(|column| !matches!(column, Column::Metric(_)));
     for column in axes {
         let is_number = is_numeric(&groups, column, Group::get);
-        add(names.label(column), is_number, &|group| text(group.get(column).map(|cell| cell.to_string())));
+        add(names.label(column), is_number, &|group| group.text(column));
     }
     add("n".to_owned(), true, &|group| group.points.to_string());
     for column in &columns {
@@ -165,6 +169,16 @@ struct Printed {
 }
 
 impl Printed {
+    /// Adds a column of text, unless all of its cells are empty.
+    fn add(&mut self, title: &str, cells: impl Iterator<Item = String>) {
+        let cells: Vec<String> = cells.collect();
+        if cells.iter().any(|cell| !cell.is_empty()) {
+            self.header.push(title.to_owned());
+            self.numeric.push(false);
+            self.rows.iter_mut().zip(cells).for_each(|(row, cell)| row.push(cell));
+        }
+    }
+
     fn print(&self, args: &MetricsArgs, ui: &Ui) -> Result<()> {
         match (args.csv, args.md) {
             (true, _) => ui.document(&self.csv()?),
@@ -261,14 +275,4 @@ fn print_json(rows: &[Row], ui: &Ui) -> Result<()> {
     write(&mut bytes).map_err(|e| Error::storage("can't write JSON").caused_by(e))?;
     ui.exact(&String::from_utf8_lossy(&bytes));
     Ok(())
-}
-
-/// The cells of a row; metrics with all digits if `exact`.
-fn cells(row: &Row, columns: &[Column], exact: bool) -> Vec<String> {
-    let cell = |column: &Column| match (column, row.get(column)) {
-        (Column::Metric(_), Some(Cell::Number(metric))) if !exact => figure(metric),
-        (_, Some(cell)) => cell.to_string(),
-        (_, None) => String::new(),
-    };
-    columns.iter().map(cell).collect()
 }

@@ -18,9 +18,9 @@ use crate::spec::PointInput;
 /// Arguments of `plan`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe plan pipelines/full.toml
-  vadpipe plan pipelines/full.toml report -S params.epochs=200
-  vadpipe plan pipelines/full.toml --check || echo 'not up to date'
+  vadpipe plan full.toml
+  vadpipe plan full.toml report -S params.epochs=200
+  vadpipe plan full.toml --check || echo 'not up to date'
 
 Time estimates come from earlier runs on this machine. A stage that never ran here has none.")]
 pub(super) struct PlanArgs {

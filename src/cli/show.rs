@@ -11,7 +11,9 @@ use crate::store::ResultRecord;
 
 /// Arguments of `show`.
 #[derive(Args)]
-#[command(after_help = "Example:\n  vadpipe show pipelines/full.toml ad")]
+#[command(after_help = "Examples:
+  vadpipe show full.toml ad
+  vadpipe show full.toml 'vad@*' --json")]
 pub(super) struct ShowArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
@@ -30,12 +32,15 @@ pub(super) fn show(args: &ShowArgs, global: &Global, ui: &Ui) -> Result<()> {
             results.iter().map(|(point, record)| (project.name(*point).to_owned(), json!(record))).collect();
         return ui.object(&all);
     }
-    let texts: Vec<_> = results.iter().map(|(point, record)| text(project.name(*point), record)).collect();
+    let facts = |record: &ResultRecord| global.kinds.0.facts(&record.manifest.kind);
+    let texts: Vec<_> =
+        results.iter().map(|(point, record)| text(project.name(*point), record, facts(record))).collect();
     ui.text(&texts.join("\n\n"));
     Ok(())
 }
 
-fn text(name: &str, record: &ResultRecord) -> String {
+/// The content of a result. `facts` are the metrics that are shown as facts.
+fn text(name: &str, record: &ResultRecord, facts: &[&str]) -> String {
     let manifest = &record.manifest;
     let made = &record.provenance;
     let mut lines = vec![
@@ -57,9 +62,11 @@ fn text(name: &str, record: &ResultRecord) -> String {
         let names: Vec<&str> = provides.iter().map(String::as_str).collect();
         lines.push(format!("  provides  {}", shorten(&names.join(", "))));
     }
-    lines.extend(
-        manifest.metrics.iter().map(|(name, value)| format!("  metric    {} = {}", shorten(name), figure(*value))),
-    );
+    let (facts, metrics): (Vec<_>, Vec<_>) = manifest.metrics.iter().partition(|(name, _)| facts.contains(&&***name));
+    lines.extend(metrics.iter().map(|(name, value)| format!("  metric    {} = {}", shorten(name), figure(**value))));
+    // A fact of the same name says more, such as the names of the classes.
+    let counts = facts.iter().filter(|(name, _)| !manifest.facts.contains_key(*name));
+    lines.extend(counts.map(|(name, value)| format!("  fact      {} = {}", shorten(name), figure(**value))));
     lines.extend(
         manifest
             .facts

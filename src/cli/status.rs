@@ -20,8 +20,8 @@ use crate::store::{Holder, RunRecord, StateRecord};
 /// Arguments of `status`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe status pipelines/full.toml
-  vadpipe status pipelines/full.toml 'vad@*' --json | jq '.stages[] | select(.running)'
+  vadpipe status full.toml
+  vadpipe status full.toml --json | jq '.stages[] | select(.running)'
 
 You can use it while a training runs. The size of states includes the checkpoints and the kept states of trainings; \
 `vadpipe gc` removes those that recent runs do not need.")]

@@ -1,6 +1,30 @@
-//! What commands show to people: kinds, and logs of stages.
+//! What commands show to people: help texts, kinds, logs of stages, facts and numbers.
 
-use crate::support::{MINI, Project, text};
+use crate::support::{CommandOutput, MINI, Project, text};
+
+/// The help of a command at this width, from the examples on.
+fn examples(project: &Project, command: &str, columns: &str) -> Vec<String> {
+    let args: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
+    let output = project.command(args).env("COLUMNS", columns).output().expect("vadpipe starts");
+    let help = CommandOutput::of(output).stdout;
+    let lines = help.lines().skip_while(|line| *line != "Examples:").take_while(|line| !line.is_empty());
+    lines.map(str::to_owned).collect()
+}
+
+#[test]
+fn examples_in_help_are_not_wrapped_at_80_columns() {
+    let project = Project::new(MINI);
+    let help = project.vadpipe(["--help"]).stdout;
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands: Vec<&str> = commands.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
+    let commands: Vec<&str> = commands.into_iter().filter(|name| !["", "help"].contains(name)).collect();
+    assert!(commands.len() > 12, "{commands:?}");
+    for command in commands.into_iter().chain([""]) {
+        let narrow = examples(&project, command, "80");
+        assert!(narrow.len() > 1, "{command} has examples");
+        assert_eq!(narrow, examples(&project, command, "200"), "{command}");
+    }
+}
 
 #[test]
 fn kinds_describe_the_type_default_and_choices_of_each_parameter() {
@@ -94,4 +118,37 @@ fn pattern_prints_the_logs_of_all_points_of_a_run() {
     assert!(output.stderr.contains("`say@lr=0.5` was cached in run "), "{}", output.stderr);
     let unknown = project.vadpipe(["log", "last", "--stage", "sya@*"]);
     assert!(unknown.code == 2 && unknown.stderr.contains("has no stage `sya@*`"), "{}", unknown.stderr);
+}
+
+#[test]
+fn axis_values_are_shown_as_in_the_names_of_points() {
+    let project = Project::new(SAYING);
+    project.run(&[]);
+    let shown = |more: &[&str]| project.vadpipe(["metrics", "p.toml"].iter().chain(more)).stdout;
+    assert_eq!(shown(&[]), "stage  lr   loss\nsay    0.5  0.5000\nsay    1.0  1\n");
+    assert_eq!(shown(&["--csv"]), "stage,lr,loss\nsay,0.5,0.5\nsay,1.0,1\n");
+    assert_eq!(shown(&["--group-by", "lr", "--where", "lr=1"]), "stage  lr   n  loss\nsay    1.0  1  1\n");
+}
+
+#[test]
+fn numbers_that_describe_a_result_are_facts_and_not_metrics() {
+    let project = Project::new(MINI);
+    project.run(&["data", "ad"]);
+    let table = project.vadpipe(["metrics", "p.toml", "data", "ad"]).stdout;
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].ends_with("  facts") && !lines[0].contains("classes"), "{table}");
+    assert!(lines[1].starts_with("data ") && lines[1].ends_with("classes 10, test 20, train 40"), "{table}");
+    let data = project.vadpipe(["show", "p.toml", "data"]).stdout;
+    assert!(data.contains("  fact      train = 40\n") && !data.contains("  metric "), "{data}");
+    // Programs find them where they were, and conditions can use them.
+    let json = crate::support::json(&project.vadpipe(["metrics", "p.toml", "data", "--json"]));
+    assert_eq!(json["data"], serde_json::json!({ "classes": 10.0, "test": 20.0, "train": 40.0 }));
+    let csv = project.vadpipe(["metrics", "p.toml", "data", "--csv"]).stdout;
+    assert_eq!(csv, "stage,classes,test,train\ndata,10,20,40\n");
+    let filtered = project.vadpipe(["metrics", "p.toml", "data", "ad", "--where", "classes=10"]).stdout;
+    assert_eq!(filtered.lines().count(), 2, "{filtered}");
+    // The difference of two numbers of images means nothing.
+    project.run(&["data", "-S", "stages.data.train=30"]);
+    let diff = project.vadpipe(["diff", "last~1", "last"]).stdout;
+    assert!(diff.contains("  train  40  →  30\n") && !diff.contains("(-10)"), "{diff}");
 }

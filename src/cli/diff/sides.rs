@@ -15,6 +15,7 @@ use crate::key::{Components, Digest, InputDigest, Key, Segment};
 use crate::plan::{PipelineFiles, content};
 use crate::report::{Change, Comparison, Figure, Pair};
 use crate::spec::PointInput;
+use crate::stage::Registry;
 use crate::status::RunStatus;
 use crate::store::{ResultRecord, RunRecord, StageRun, Store};
 use crate::value::Value;
@@ -34,6 +35,8 @@ pub(super) struct Side {
     pub(super) record: Option<ResultRecord>,
     /// Its outcome in a run.
     outcome: Option<String>,
+    /// Its metrics that are shown as facts.
+    facts: &'static [&'static str],
 }
 
 /// The points of a pipeline, by id.
@@ -70,7 +73,8 @@ pub(super) fn of_project(project: &Project, ui: &Ui) -> Result<BTreeMap<PointId,
         let inputs = point.inputs.iter().map(|(role, input)| (role.clone(), names(input))).collect();
         let (key, record) = (keys.get(&index).copied(), records.remove(&index));
         let (name, components) = (point.name.clone(), Some(components));
-        sides.insert(index, Side { name, components, inputs, key, record, outcome: None });
+        let facts = point.parsed.kind.about().facts;
+        sides.insert(index, Side { name, components, inputs, key, record, outcome: None, facts });
     }
     Ok(sides)
 }
@@ -85,7 +89,7 @@ pub(super) fn run(store: &Store, id: &str) -> Result<RunRecord> {
 }
 
 /// The points of a run, with what the cache still contains of them.
-pub(super) fn of_run(store: &Store, run: &RunRecord) -> Result<Vec<Side>> {
+pub(super) fn of_run(store: &Store, run: &RunRecord, kinds: &Registry) -> Result<Vec<Side>> {
     let keys: Vec<Key> = run.stages.iter().filter_map(|s| s.key).collect();
     let records: BTreeMap<Key, ResultRecord> =
         store.results(&keys)?.into_iter().flatten().map(|r| (r.key, r)).collect();
@@ -99,6 +103,7 @@ pub(super) fn of_run(store: &Store, run: &RunRecord) -> Result<Vec<Side>> {
             key: stage.key,
             record,
             outcome: Some(stage.outcome.word().to_owned()),
+            facts: kinds.facts(&stage.kind),
         }
     };
     Ok(run.stages.iter().map(side).collect())
@@ -223,9 +228,12 @@ fn pair(a: &Side, b: &Side) -> Pair {
 
 fn metrics(a: &Side, b: &Side) -> Vec<Figure> {
     let of = |side: &Side| side.record.as_ref().map(|r| r.manifest.metrics.clone()).unwrap_or_default();
+    let is_fact = |name: &String| [a, b].iter().any(|side| side.facts.contains(&name.as_str()));
     let (a, b) = (of(a), of(b));
     let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-    let figure = |name: &String| Figure { name: name.clone(), a: a.get(name).copied(), b: b.get(name).copied() };
+    let value = |metrics: &BTreeMap<String, f64>, name: &String| metrics.get(name).copied();
+    let figure =
+        |name: &String| Figure { name: name.clone(), a: value(&a, name), b: value(&b, name), is_fact: is_fact(name) };
     names.into_iter().map(figure).collect()
 }
 
