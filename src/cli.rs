@@ -20,6 +20,7 @@ mod log;
 mod metrics;
 mod plan;
 mod project;
+mod results;
 mod run;
 mod session;
 mod show;

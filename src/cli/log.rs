@@ -105,15 +105,19 @@ fn events_path(store: &Store, run: &RunRecord) -> PathBuf {
     store.dir().join("runs").join(format!("{}.ndjson", run.id))
 }
 
-/// Why stages failed, by point, from the events of the run. A missing or truncated file gives no reasons.
+/// Why stages failed, by point, from the events of the run.
 fn failures(store: &Store, run: &RunRecord) -> BTreeMap<String, Why> {
-    let events = std::fs::read_to_string(events_path(store, run)).unwrap_or_default();
-    let failed = events.lines().filter(|line| line.contains("stage-failed"));
-    let why = |line| match serde_json::from_str(line).ok()? {
+    let why = |event| match event {
         Event::StageFailed { stage, error, hint, log } => Some((stage, Why { error, hint, log })),
         _ => None,
     };
-    failed.filter_map(why).collect()
+    events(store, run, "stage-failed").into_iter().filter_map(why).collect()
+}
+
+/// The events of this kind of a run. Those that can't be read are left out.
+pub(super) fn events(store: &Store, run: &RunRecord, kind: &str) -> Vec<Event> {
+    let events = std::fs::read_to_string(events_path(store, run)).unwrap_or_default();
+    events.lines().filter(|line| line.contains(kind)).filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// Prints the logs of the stages that match. With several, each has its name above it.

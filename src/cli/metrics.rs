@@ -14,12 +14,13 @@ use self::row::{Coordinate, Row};
 use super::args::{Global, PipelineArgs};
 use super::filter::{Cell, Column, Filter, Names};
 use super::project::Project;
+use super::results::{self, EarlierArgs, PointResult, Results};
 use super::ui::{Ui, table};
 use crate::artifact::metrics::nonfinite_name;
 use crate::error::{Error, Result};
-use crate::id::PointId;
+use crate::id::PointName;
 use crate::plan::Cause;
-use crate::spec::StageSpec;
+use crate::spec::{Point, StageSpec};
 
 /// Arguments of `metrics`.
 #[derive(Args)]
@@ -32,6 +33,7 @@ use crate::spec::StageSpec;
   vadpipe metrics sweep.toml ad --group-by lr  the same over all other axes
   vadpipe metrics sweep.toml 'ad@*' --csv > ad.csv
   vadpipe metrics sweep.toml 'ad@*' --json | jq
+  vadpipe metrics sweep.toml --run last~1      what the run before the last had
 
 A condition compares an axis, a metric or `stage` with <, <=, >, >=, = or !=. Join conditions with && or with several \
 --where. The columns are the axes of the points, then the metrics. In a pruned sweep, the last \
@@ -41,6 +43,8 @@ metric is `metric.kl`.")]
 pub(super) struct MetricsArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
+    #[command(flatten)]
+    earlier: EarlierArgs,
     /// Sort by this metric or axis; a leading `-` sorts in descending order. Points without a value or with NaN
     /// come last
     #[arg(long, value_name = "[-]METRIC", allow_hyphen_values = true)]
@@ -65,34 +69,11 @@ pub(super) struct MetricsArgs {
 /// Prints the metrics of cached results.
 pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()> {
     let filter = Filter::parse(&args.conditions)?;
-    let project = Project::open(&args.pipeline, global, ui)?;
-    let (results, pruned) = project.results_and_pruned(ui)?;
-    let targets = project.targets.len();
-    let missing = project.targets.iter().filter(|p| !results.contains_key(p) && !pruned.contains_key(p)).count();
-    if missing > 0 {
-        ui.note(&format!("{missing} of {targets} stages are not in the cache"));
-    }
-    let points = project.graph.order().iter().filter(|p| results.contains_key(p) || pruned.contains_key(p));
-    let is_exact = args.csv || ui.json;
-    let row = |id: &PointId| {
-        let point = project.spec.point(*id);
-        let all = results.get(id).map(|record| record.manifest.metrics.clone()).unwrap_or_default();
-        let facts = point.parsed.kind.about().facts;
-        // Programs that read CSV or JSON find all of them among the metrics.
-        let (facts, metrics) = all.into_iter().partition(|(name, _)| !is_exact && facts.contains(&name.as_str()));
-        let axes = Coordinate::all(&point.name, &point.coordinates);
-        Row {
-            name: point.name.clone(),
-            stage: point.stage.clone(),
-            axes,
-            metrics,
-            facts,
-            pruned: pruned.get(id).cloned(),
-        }
-    };
-    let mut rows: Vec<Row> = points.map(row).collect();
+    let (project, results) = results::open(&args.pipeline, &args.earlier, global, ui)?;
+    results.note_missing(ui);
+    let mut rows = rows(&project, &results, global, args.csv || ui.json);
     let metrics: BTreeSet<String> = rows.iter().flat_map(|r| r.metrics.keys().chain(r.facts.keys()).cloned()).collect();
-    let names = Names { axes: axes(&project), metrics };
+    let names = Names { axes: axes(&project, &rows), metrics };
     filter.retain(&mut rows, &names, Row::get)?;
     if let Some(grouping) = Grouping::new(&args.group_by, &args.over, &names)? {
         return print_groups(grouping.group(&rows), &names, args, ui);
@@ -110,6 +91,29 @@ pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()
     table.add("facts", rows.iter().map(Row::facts));
     table.add("pruned", rows.iter().map(|row| row.pruned(args.csv)));
     table.print(args, ui)
+}
+
+/// The points with their values. If `is_exact`, no metric is a fact: programs that read CSV or JSON find all of them
+/// among the metrics.
+fn rows(project: &Project, results: &Results, global: &Global, is_exact: bool) -> Vec<Row> {
+    let known: BTreeMap<&str, &Point> = project.spec.points.iter().map(|p| (p.name.as_str(), p)).collect();
+    let row = |(name, result): &(String, PointResult)| {
+        let (all, kind, pruned) = match result {
+            PointResult::Stored(record) => (record.manifest.metrics.clone(), record.manifest.kind.as_str(), None),
+            PointResult::Pruned(cause) => (BTreeMap::new(), "", Some(cause.clone())),
+        };
+        let facts = global.kinds.0.facts(kind);
+        let (facts, metrics) = all.into_iter().partition(|(name, _)| !is_exact && facts.contains(&name.as_str()));
+        Row {
+            name: name.clone(),
+            stage: PointName::parse(name).stage.to_owned(),
+            axes: Coordinate::all(name, known.get(name.as_str()).map(|point| point.coordinates.as_slice())),
+            metrics,
+            facts,
+            pruned,
+        }
+    };
+    results.points.iter().map(row).collect()
 }
 
 /// The columns that have a value: `stage`, then the axes and the metrics.
@@ -213,15 +217,14 @@ impl Printed {
     }
 }
 
-/// The axes of the targets, in the order of declaration.
-fn axes(project: &Project) -> Vec<String> {
+/// The axes of the targets, in the order of declaration, and those of rows that are no longer in the pipeline.
+fn axes(project: &Project, rows: &[Row]) -> Vec<String> {
     let mut axes: Vec<String> = Vec::new();
     let points = |s: &StageSpec| project.targets.range(s.points.clone()).next().is_some();
-    for stage in project.spec.stages.iter().filter(|s| points(s)) {
-        for axis in &stage.axes {
-            if !axes.contains(axis) {
-                axes.push(axis.clone());
-            }
+    let declared = project.spec.stages.iter().filter(|s| points(s)).flat_map(|stage| &stage.axes);
+    for axis in declared.chain(rows.iter().flat_map(|row| row.axes.keys())) {
+        if !axes.contains(axis) {
+            axes.push(axis.clone());
         }
     }
     axes
@@ -262,7 +265,7 @@ fn print_json(rows: &[Row], ui: &Ui) -> Result<()> {
             map.serialize_entry(&row.name, &row.metrics)?;
         }
         let pruned = rows.iter().filter_map(|row| Some((row.name.as_str(), row.pruned.as_ref()?)));
-        let pruned: BTreeMap<&str, &Cause> = pruned.collect();
+        let pruned: BTreeMap<&str, &Option<Cause>> = pruned.collect();
         if !pruned.is_empty() {
             map.serialize_entry("pruned", &pruned)?;
         }

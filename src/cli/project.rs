@@ -126,12 +126,9 @@ impl Project {
     pub(super) fn all_results(&self, ui: &Ui) -> Result<Vec<(PointId, ResultRecord)>> {
         let (mut results, pruned) = self.results_and_pruned(ui)?;
         let missing = self.targets.iter().filter(|p| !results.contains_key(p) && !pruned.contains_key(p));
-        let missing: Vec<_> = missing.map(|p| self.name(*p)).collect();
+        let missing: Vec<String> = missing.map(|p| self.name(*p).to_owned()).collect();
         if !missing.is_empty() {
-            let message = format!("not in the cache: {}", missing.join(", "));
-            return Err(
-                Error::bad_input(message).hint("`vadpipe run` computes it; `vadpipe plan` shows why it is missing")
-            );
+            return Err(not_cached(&missing));
         }
         Ok(self.graph.order().iter().filter_map(|p| Some((*p, results.remove(p)?))).collect())
     }
@@ -147,6 +144,12 @@ impl Project {
     pub(super) fn name(&self, point: PointId) -> &str {
         &self.spec.point(point).name
     }
+}
+
+/// The error for points whose results are needed and not cached.
+pub(super) fn not_cached(names: &[String]) -> Error {
+    let error = Error::bad_input(format!("not in the cache: {}", names.join(", ")));
+    error.hint("`vadpipe run` computes it; `vadpipe plan` shows why it is missing")
 }
 
 /// Opens the cache that the command line names.

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::project::Project;
+use super::results::{self, EarlierArgs};
 use super::ui::{Ui, bytes, figure, seconds, shorten, when};
 use super::{Global, PipelineArgs};
 use crate::error::Result;
@@ -13,28 +13,31 @@ use crate::store::ResultRecord;
 #[derive(Args)]
 #[command(after_help = "Examples:
   vadpipe show full.toml ad
-  vadpipe show full.toml 'vad@*' --json")]
+  vadpipe show full.toml 'vad@*' --json
+  vadpipe show full.toml ad --before      the result before the newest one")]
 pub(super) struct ShowArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
+    #[command(flatten)]
+    earlier: EarlierArgs,
 }
 
 /// Prints the contents of cached results.
 pub(super) fn show(args: &ShowArgs, global: &Global, ui: &Ui) -> Result<()> {
-    let project = Project::open(&args.pipeline, global, ui)?;
-    let mut results = project.all_results(ui)?;
-    for (point, record) in &mut results {
+    let (_, results) = results::open(&args.pipeline, &args.earlier, global, ui)?;
+    let mut results = results.into_stored(ui)?;
+    let kinds = &global.kinds.0;
+    for (_, record) in &mut results {
         // Records of earlier versions don't hold it.
-        record.provides = Some(record.provides(project.spec.point(*point).parsed.kind.provides()));
+        let of_kind = kinds.get(&record.manifest.kind).map_or(&[][..], |kind| kind.provides());
+        record.provides = Some(record.provides(of_kind));
     }
     if ui.json {
-        let all: serde_json::Map<_, _> =
-            results.iter().map(|(point, record)| (project.name(*point).to_owned(), json!(record))).collect();
+        let all: serde_json::Map<_, _> = results.iter().map(|(name, record)| (name.clone(), json!(record))).collect();
         return ui.object(&all);
     }
-    let facts = |record: &ResultRecord| global.kinds.0.facts(&record.manifest.kind);
-    let texts: Vec<_> =
-        results.iter().map(|(point, record)| text(project.name(*point), record, facts(record))).collect();
+    let text = |(name, record): &(String, ResultRecord)| text(name, record, kinds.facts(&record.manifest.kind));
+    let texts: Vec<_> = results.iter().map(text).collect();
     ui.text(&texts.join("\n\n"));
     Ok(())
 }

@@ -9,6 +9,7 @@ mod browser;
 mod chains;
 mod comparing;
 mod descendants;
+mod earlier;
 mod freshness;
 mod golden;
 mod hostile;

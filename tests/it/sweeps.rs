@@ -152,6 +152,8 @@ fn metrics_and_report_show_the_value_that_stopped_a_point() {
         assert!(line.ends_with(&format!("  after epoch {rung}: loss {value:.4} {rank}")), "{line}");
         assert!(page.contains(&format!("pruned after epoch {rung}: its loss {value:.6} {rank}; ")), "{point}");
     }
+    let of_run = project.vadpipe(["metrics", "p.toml", "--run", "last", "--json"]);
+    assert_eq!(of_run.stdout, output.stdout, "an earlier run knows its pruned points, too");
     // The report itself is a result. Its bytes depend only on its inputs.
     assert_eq!(project.vadpipe(["export", "p.toml", "report", "--to", "out"]).code, 0);
     assert!(!project.read("out/report/report.html").contains("ranks "));

@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cli::log::command_line;
 use crate::cli::project::Project;
 use crate::cli::ui::Ui;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::{PointId, PointName};
 use crate::key::{Components, Digest, InputDigest, Key, Segment};
-use crate::plan::{PipelineFiles, content};
+use crate::plan::{Decision, PipelineFiles, content};
 use crate::report::{Change, Comparison, Figure, Pair};
 use crate::spec::PointInput;
 use crate::stage::Registry;
@@ -79,13 +79,40 @@ pub(super) fn of_project(project: &Project, ui: &Ui) -> Result<BTreeMap<PointId,
     Ok(sides)
 }
 
-/// Finds a run by its id, the beginning or the end of the id, or `last`, `last~1`, `last~2`, …, which count from the
-/// newest.
-pub(super) fn run(store: &Store, id: &str) -> Result<RunRecord> {
-    let Some(back) = id.strip_prefix("last~") else { return Ok(store.run(id)?) };
-    let wrong = || Error::bad_input(format!("there is no run `{id}`")).hint("`vadpipe log` lists the runs");
-    let back: usize = back.parse().map_err(|_| wrong())?;
-    store.runs()?.into_iter().rev().nth(back).ok_or_else(wrong)
+/// These results.
+pub(super) fn of_results(results: Vec<(String, ResultRecord)>, kinds: &Registry) -> Vec<Side> {
+    let side = |(name, record): (String, ResultRecord)| Side {
+        name,
+        components: Some(record.components.clone()),
+        inputs: BTreeMap::new(),
+        key: Some(record.key),
+        facts: kinds.facts(&record.manifest.kind),
+        record: Some(record),
+        outcome: None,
+    };
+    results.into_iter().map(side).collect()
+}
+
+/// The points of a pipeline that these targets match, as a plan sees them. Their components contain the digests of
+/// their inputs, as those of results do.
+pub(super) fn of_plan(project: &Project, targets: &[String], ui: &Ui) -> Result<Vec<Side>> {
+    let plan = project.plan(&BTreeSet::new(), ui)?;
+    let mut records = project.planner(&BTreeSet::new()).records(&plan)?;
+    // A target that only the earlier run has matches no point here.
+    let wanted = project.graph.targets(targets).unwrap_or_default();
+    let side = |decision: &Decision| {
+        let point = project.spec.point(decision.point);
+        Side {
+            name: point.name.clone(),
+            components: decision.components.clone(),
+            inputs: BTreeMap::new(),
+            key: decision.key,
+            record: records.remove(&decision.point),
+            outcome: None,
+            facts: point.parsed.kind.about().facts,
+        }
+    };
+    Ok(plan.decisions.iter().filter(|d| wanted.contains(&d.point)).map(side).collect())
 }
 
 /// The points of a run, with what the cache still contains of them.

@@ -16,8 +16,8 @@ pub(super) struct Row {
     pub(super) metrics: BTreeMap<String, f64>,
     /// Metrics that only describe the result. They are shown in one column, and conditions can use them.
     pub(super) facts: BTreeMap<String, f64>,
-    /// Why it is pruned. Then it has no metrics.
-    pub(super) pruned: Option<Cause>,
+    /// Set if it is pruned, with the reason if that is known. Then it has no metrics.
+    pub(super) pruned: Option<Option<Cause>>,
 }
 
 /// The value of an axis.
@@ -30,14 +30,17 @@ pub(super) struct Coordinate {
 }
 
 impl Coordinate {
-    /// The coordinates of a point with this name. `values` are their values in the same order.
-    pub(super) fn all(name: &str, values: &[(String, Value)]) -> BTreeMap<String, Self> {
+    /// The coordinates of a point with this name. `values` are their values in the same order, if the point is in the
+    /// pipeline. Else a value that reads as a number is one.
+    pub(super) fn all(name: &str, values: Option<&[(String, Value)]>) -> BTreeMap<String, Self> {
         let texts = PointName::parse(name).coordinates.into_iter().flat_map(PointName::split_coordinates);
-        let texts = texts.filter_map(PointName::split_coordinate);
-        let one = |((axis, text), (_, value)): ((&str, &str), &(String, Value))| {
-            (axis.to_owned(), Self { cell: Cell::of(value), text: text.to_owned() })
+        let texts = texts.filter_map(PointName::split_coordinate).enumerate();
+        let one = |(at, (axis, text)): (usize, (&str, &str))| {
+            let typed = values.and_then(|values| values.get(at)).map(|(_, value)| Cell::of(value));
+            let read = || text.parse().map_or_else(|_| Cell::Text(text.to_owned()), Cell::Number);
+            (axis.to_owned(), Self { cell: typed.unwrap_or_else(read), text: text.to_owned() })
         };
-        texts.zip(values).map(one).collect()
+        texts.map(one).collect()
     }
 }
 
@@ -85,11 +88,12 @@ impl Row {
     /// Why it is pruned, in a few words; with all digits if `exact`.
     pub(super) fn pruned(&self, exact: bool) -> String {
         match &self.pruned {
-            Some(Cause::Pruned { epoch, figure: name, value, place, of, .. }) => {
+            Some(Some(Cause::Pruned { epoch, figure: name, value, place, of, .. })) => {
                 let value = if exact { value.to_string() } else { figure(*value) };
                 format!("after epoch {epoch}: {name} {value} ranks {place} of {of}")
             }
-            Some(_) => "its inputs are pruned".to_owned(),
+            Some(Some(_)) => "its inputs are pruned".to_owned(),
+            Some(None) => "pruned".to_owned(),
             None => String::new(),
         }
     }
