@@ -12,7 +12,7 @@ use super::ui::{Ui, bytes, when};
 use crate::error::Result;
 use crate::id::PointId;
 use crate::key::{Digest, Segment};
-use crate::plan::{Bracket, Decision, PipelineFiles, Plan, RungDecision, State, content};
+use crate::plan::{Bracket, Cause, Decision, PipelineFiles, Plan, RungDecision, State, content};
 use crate::store::{ResultRecord, StateRecord};
 
 /// Arguments of `explain`.
@@ -122,7 +122,10 @@ impl<'a> Explanation<'a> {
         let record = self.record;
         let mut lines = vec![format!("{}: {}", self.project.name(*point), word(*state).0)];
         if let Some(reason) = reason {
-            lines.extend(reason.causes.iter().map(|cause| format!("  because     {cause}")));
+            // An interrupted training has no result, but it has run.
+            let has_run = self.decision.epochs.is_some_and(|epochs| epochs.cached > 0);
+            let causes = reason.causes.iter().filter(|cause| !(has_run && **cause == Cause::NeverRun));
+            lines.extend(causes.map(|cause| format!("  because     {cause}")));
         }
         if let (Some(newest), None) = (&self.newest, record) {
             lines.push(format!("  before      {}, {}", newest.key.short(), made(newest)));

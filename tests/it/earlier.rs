@@ -1,5 +1,7 @@
 //! Results of earlier runs stay readable: `--run` and `--before`.
 
+use std::io::{BufRead as _, BufReader};
+
 use serde_json::{Value, json};
 
 use crate::answers::SWEEP;
@@ -112,4 +114,28 @@ fn wrong_choice_of_an_earlier_run_is_explained() {
     let target = error(&["show", "p.toml", "report", "--run", &first]);
     assert!(target.contains(&format!("no stage and no point matches `report` in run {first}")), "{target}");
     assert!(error(&["show", "p.toml", "--run", "last", "--before"]).contains("cannot be used with"));
+}
+
+#[test]
+fn plan_of_an_interrupted_training_shows_its_epochs_and_the_time_left() {
+    let project = Project::new(MINI);
+    // The time per epoch is known from another training.
+    project.run(&["ad"]);
+    let more = ["ad", "-S", "params.epochs=1000000", "-S", "pipeline.seed=8"];
+    let mut child = project.start(&[&["run", "p.toml", "--json"], &more[..]].concat());
+    let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    let saved = lines.filter(|line| line.contains("\"state-saved\"")).take(2).count();
+    child.kill().expect("killed");
+    child.wait().expect("it ends");
+    assert_eq!(saved, 2);
+    for command in ["plan", "status", "explain"] {
+        let output = project.vadpipe([command, "p.toml"].iter().chain(&more)).stdout;
+        assert!(output.contains(" of 1000000 epochs") && !output.contains("never run"), "{command}: {output}");
+    }
+    let plan = project.vadpipe(["plan", "p.toml"].iter().chain(&more)).stdout;
+    let line = plan.lines().find(|line| line.starts_with("miss ")).expect("the training");
+    assert!(line.contains(" epochs cached  about ") && line.ends_with(" left"), "{line}");
+    // Without a cached epoch it never ran.
+    let other = project.vadpipe(["plan", "p.toml", "vad"]).stdout;
+    assert!(other.contains("never run") && !other.contains(" left"), "{other}");
 }
