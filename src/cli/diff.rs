@@ -121,20 +121,16 @@ fn question(args: &DiffArgs, global: &Global, ui: &Ui, store: &Store) -> Result<
 /// Compares the results of an earlier run with those of the pipeline as it is, or the newest results with those before.
 fn earlier(pipeline: &PipelineArgs, args: &DiffArgs, global: &Global, ui: &Ui) -> Result<(Comparison, Vec<[Side; 2]>)> {
     let (project, found) = results::open(pipeline, &args.earlier, global, ui)?;
+    found.check(ui)?;
     let kinds = &global.kinds.0;
-    let (first, second, titles) = match &args.earlier.run {
-        Some(id) => {
-            let second = sides::of_plan(&project, &pipeline.targets, ui)?;
-            (sides::of_results(found.into_stored(ui)?, kinds), second, (format!("run {id}"), "now"))
-        }
-        None => {
-            let first = sides::of_results(found.into_stored(ui)?, kinds);
-            let mut second = sides::of_results(results::newest(&project)?.into_stored(ui)?, kinds);
-            second.retain(|side| first.iter().any(|other| other.name == side.name));
-            (first, second, ("before".to_owned(), "newest"))
-        }
-    };
-    Ok(compare(&titles.0, titles.1, Vec::new(), first, second))
+    let first = sides::of_results(found, kinds);
+    if let Some(id) = &args.earlier.run {
+        let second = sides::of_plan(&project, &pipeline.targets, ui)?;
+        return Ok(compare(&format!("run {id}"), "now", Vec::new(), first, second));
+    }
+    let mut second = sides::of_results(results::newest(&project)?, kinds);
+    second.retain(|side| first.iter().any(|other| other.name == side.name));
+    Ok(compare("before", "newest", Vec::new(), first, second))
 }
 
 fn text(found: &Comparison) -> String {

@@ -233,11 +233,11 @@ impl Results {
         }
     }
 
-    /// The results, without those of pruned points.
+    /// Reports missing results.
     ///
     /// # Errors
     /// If a result of the pipeline is missing, or if no earlier result was found.
-    pub(super) fn into_stored(self, ui: &Ui) -> Result<Vec<(String, ResultRecord)>> {
+    pub(super) fn check(&self, ui: &Ui) -> Result<()> {
         if self.needs_all && !self.missing.is_empty() {
             let hint = "`vadpipe run` computes it, `vadpipe plan` shows why it is missing, and `--run last` reads what \
                         the last run had";
@@ -248,6 +248,15 @@ impl Results {
             return Err(Error::bad_input(message).hint("`vadpipe log --stage NAME` lists the runs of a stage"));
         }
         self.note_missing(ui);
+        Ok(())
+    }
+
+    /// The results, without pruned points.
+    ///
+    /// # Errors
+    /// As [`Results::check`].
+    pub(super) fn into_stored(self, ui: &Ui) -> Result<Vec<(String, ResultRecord)>> {
+        self.check(ui)?;
         let stored = self.points.into_iter().filter_map(|(name, result)| match result {
             PointResult::Stored(record) => Some((name, *record)),
             PointResult::Pruned(_) => None,

@@ -37,7 +37,7 @@ impl StageKind for Decode {
             &What::ALL.map(|what| (what.name(), what)),
         );
         let count = params.describe("the number of images").int("count", 10, 1..=100_000) as usize;
-        let scale = params.describe("a factor of the latents").float("scale", 1.0, Bound::Finite);
+        let scale = params.describe("a factor for the latents").float("scale", 1.0, Bound::Finite);
         match (what, params.has_input("latents")) {
             (What::Latents, Some(false)) => params.error("what", NO_LATENTS, ADD_LATENTS),
             (What::Prior | What::Ones | What::Zeros, Some(true)) => {

@@ -63,7 +63,7 @@ impl StageKind for FitLatents {
         params.describe("what batch normalisation uses: the averages of the training, or those of the batch");
         let statistics = params.choice("statistics", "running", &choices);
         let segments = params.segments(100, |p| Rates {
-            batch: p.describe("the images of a step").int("batch", 16, 1..=65_536) as usize,
+            batch: p.describe("the number of images in a step").int("batch", 16, 1..=65_536) as usize,
             lr: None,
             latent_lr: p.describe("the learning rate of the latents").float("latent_lr", 1e-2, Bound::NotNegative)
                 as f32,

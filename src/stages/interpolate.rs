@@ -66,11 +66,7 @@ struct Interpolation {
 
 /// Reads `from` or `to`: a class name or an index.
 fn choice(params: &mut Params<'_>, name: &'static str, default: &str) -> Choice {
-    match params
-        .describe("a train image: its index, or a class, of which it is the first")
-        .node(name)
-        .map(|node| node.data)
-    {
+    match params.describe("a train image: an index, or a class for its first image").node(name).map(|node| node.data) {
         None => Choice::Class(params.default(name, default.to_owned())),
         Some(Data::Text(class)) => Choice::Class(class),
         Some(Data::Int(index)) if index >= 0 => Choice::Index(index as usize),

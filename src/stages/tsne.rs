@@ -48,8 +48,8 @@ impl StageKind for Tsne {
             params.error("split", format!("`split` must be one of train, test, not {split:?}"), help);
         }
         let perplexity =
-            at_least_one(params.describe("the number of neighbours of an image, roughly"), "perplexity", 30.0);
-        let iterations = params.describe("the steps of the optimiser").int("iterations", 750, 1..=100_000) as usize;
+            at_least_one(params.describe("roughly the number of neighbours of an image"), "perplexity", 30.0);
+        let iterations = params.describe("the number of steps").int("iterations", 750, 1..=100_000) as usize;
         let exaggeration = at_least_one(params.describe("the factor of attraction at the start"), "exaggeration", 12.0);
         Arc::new(Map { split, settings: Settings { perplexity, iterations, exaggeration } })
     }

@@ -41,7 +41,7 @@ fn kinds_describe_the_type_default_and_choices_of_each_parameter() {
                     an integer from 1 to 4096 [default: 128]
       channels      four widths of the decoder, from the latent vector to the image
                     a list of integers from 1 to 8192 [default: [2048, 512, 256, 128]]
-      init_std      the deviation of the latents at the start
+      init_std      the standard deviation of the latents at the start
                     a number that is 0 or more [default: 1.0]
       segments      parameters that change during the training, instead of `epochs`
                     a list of tables, each with `epochs` [optional]
@@ -51,7 +51,7 @@ fn kinds_describe_the_type_default_and_choices_of_each_parameter() {
                     a list of epochs [optional]
       keep_every    keep the state after every so many epochs; 0 keeps none
                     an integer from 0 to 1000000 [default: 0]
-      batch         the images of a step
+      batch         the number of images in a step
                     an integer from 1 to 65536 [default: 16] [also in segments]
       lr            the learning rate of the decoder
                     a number that is 0 or more [default: 0.001] [also in segments]

@@ -154,6 +154,9 @@ fn metrics_and_report_show_the_value_that_stopped_a_point() {
     }
     let of_run = project.vadpipe(["metrics", "p.toml", "--run", "last", "--json"]);
     assert_eq!(of_run.stdout, output.stdout, "an earlier run knows its pruned points, too");
+    let unchanged = project.vadpipe(["diff", "p.toml", "--run", "last", "--json"]);
+    let unchanged: Value = serde_json::from_str(&unchanged.stdout).expect("JSON");
+    assert_eq!(unchanged["same"].as_array().expect("points").len(), run.executed().len() + out.len(), "{unchanged}");
     // The report itself is a result. Its bytes depend only on its inputs.
     assert_eq!(project.vadpipe(["export", "p.toml", "report", "--to", "out"]).code, 0);
     assert!(!project.read("out/report/report.html").contains("ranks "));

@@ -8,15 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cli::log::command_line;
 use crate::cli::project::Project;
+use crate::cli::results::{PointResult, Results};
 use crate::cli::ui::Ui;
 use crate::error::Result;
 use crate::id::{PointId, PointName};
 use crate::key::{Components, Digest, InputDigest, Key, Segment};
-use crate::plan::{Decision, PipelineFiles, content};
+use crate::plan::{Decision, PipelineFiles, State, content};
 use crate::report::{Change, Comparison, Figure, Pair};
 use crate::spec::PointInput;
 use crate::stage::Registry;
-use crate::status::RunStatus;
+use crate::status::{RunStatus, StageStatus};
 use crate::store::{ResultRecord, RunRecord, StageRun, Store};
 use crate::value::Value;
 
@@ -37,6 +38,14 @@ pub(super) struct Side {
     outcome: Option<String>,
     /// Its metrics that are shown as facts.
     facts: &'static [&'static str],
+}
+
+impl Side {
+    /// A point that has no result.
+    fn without_result(name: String, status: StageStatus) -> Self {
+        let (components, inputs, key, record, facts) = (None, BTreeMap::new(), None, None, &[][..]);
+        Self { name, components, inputs, key, record, outcome: Some(status.word().to_owned()), facts }
+    }
 }
 
 /// The points of a pipeline, by id.
@@ -79,18 +88,21 @@ pub(super) fn of_project(project: &Project, ui: &Ui) -> Result<BTreeMap<PointId,
     Ok(sides)
 }
 
-/// These results.
-pub(super) fn of_results(results: Vec<(String, ResultRecord)>, kinds: &Registry) -> Vec<Side> {
-    let side = |(name, record): (String, ResultRecord)| Side {
-        name,
-        components: Some(record.components.clone()),
-        inputs: BTreeMap::new(),
-        key: Some(record.key),
-        facts: kinds.facts(&record.manifest.kind),
-        record: Some(record),
-        outcome: None,
+/// These results and pruned points.
+pub(super) fn of_results(results: Results, kinds: &Registry) -> Vec<Side> {
+    let side = |(name, result)| match result {
+        PointResult::Pruned(_) => Side::without_result(name, StageStatus::Pruned),
+        PointResult::Stored(record) => Side {
+            name,
+            components: Some(record.components.clone()),
+            inputs: BTreeMap::new(),
+            key: Some(record.key),
+            facts: kinds.facts(&record.manifest.kind),
+            record: Some(*record),
+            outcome: Some("finished".to_owned()),
+        },
     };
-    results.into_iter().map(side).collect()
+    results.points.into_iter().map(side).collect()
 }
 
 /// The points of a pipeline that these targets match, as a plan sees them. Their components contain the digests of
@@ -102,13 +114,17 @@ pub(super) fn of_plan(project: &Project, targets: &[String], ui: &Ui) -> Result<
     let wanted = project.graph.targets(targets).unwrap_or_default();
     let side = |decision: &Decision| {
         let point = project.spec.point(decision.point);
+        if decision.state == State::Pruned {
+            return Side::without_result(point.name.clone(), StageStatus::Pruned);
+        }
+        let outcome = if decision.output.is_some() { "finished" } else { "not finished" };
         Side {
             name: point.name.clone(),
             components: decision.components.clone(),
             inputs: BTreeMap::new(),
             key: decision.key,
             record: records.remove(&decision.point),
-            outcome: None,
+            outcome: Some(outcome.to_owned()),
             facts: point.parsed.kind.about().facts,
         }
     };

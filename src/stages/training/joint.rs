@@ -47,10 +47,13 @@ pub(in crate::stages) fn parse(
             params.error("channels", format!("`channels` must be four integers, not {}", list.len()), help);
             [1; 4]
         });
-    let init_std =
-        params.describe("the deviation of the latents at the start").float("init_std", 1.0, Bound::NotNegative) as f32;
+    let init_std = params.describe("the standard deviation of the latents at the start").float(
+        "init_std",
+        1.0,
+        Bound::NotNegative,
+    ) as f32;
     let segments = params.segments(100, |p| Rates {
-        batch: p.describe("the images of a step").int("batch", 16, 1..=65_536) as usize,
+        batch: p.describe("the number of images in a step").int("batch", 16, 1..=65_536) as usize,
         lr: Some(p.describe("the learning rate of the decoder").float("lr", 1e-3, Bound::NotNegative) as f32),
         latent_lr: p.describe("the learning rate of the latents").float("latent_lr", latent_lr, Bound::NotNegative)
             as f32,
