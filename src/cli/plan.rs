@@ -34,6 +34,7 @@ pub(super) struct PlanArgs {
 /// Prints a plan.
 pub(super) fn plan(args: &PlanArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
+    project.print_warnings(ui);
     let plan = project.plan(&BTreeSet::new(), ui)?;
     print(&project, &plan, ui)?;
     let complete = plan.is_complete();

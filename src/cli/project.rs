@@ -50,16 +50,23 @@ pub(super) fn compute(device: DeviceChoice, precision: Precision) -> Result<Comp
 impl Project {
     /// Reads the pipeline and opens its cache to query it. With `--no-wait`, a held cache is an error.
     pub(super) fn open(args: &PipelineArgs, global: &Global, ui: &Ui) -> Result<Self> {
-        Self::load(args, &global.kinds.0, open_store(global, ui)?, ui)
+        Self::load(args, &global.kinds.0, open_store(global, ui)?)
     }
 
     /// Reads the pipeline and opens its cache to run it. `cache_wait` decides how long to wait for the cache.
     pub(super) fn open_to_run(args: &PipelineArgs, global: &Global, ui: &Ui, cache_wait: &CacheWait) -> Result<Self> {
-        Self::load(args, &global.kinds.0, Arc::new(Store::open(&global.cache, cache_wait.options(ui))?), ui)
+        let project = Self::load(args, &global.kinds.0, Arc::new(Store::open(&global.cache, cache_wait.options(ui))?))?;
+        project.print_warnings(ui);
+        Ok(project)
     }
 
-    /// Also prints the warnings about the pipeline.
-    fn load(args: &PipelineArgs, registry: &Registry, store: Arc<Store>, ui: &Ui) -> Result<Self> {
+    /// Prints the warnings about the pipeline. Commands that only read results don't repeat them.
+    pub(super) fn print_warnings(&self, ui: &Ui) {
+        let texts = self.spec.warnings.iter().map(|warning| warning.render_warning(&self.spec.sources));
+        texts.for_each(|text| ui.warn(&text));
+    }
+
+    fn load(args: &PipelineArgs, registry: &Registry, store: Arc<Store>) -> Result<Self> {
         let bytes = crate::file::read(&args.file, MAX_BYTES)
             .map_err(|e| Error::bad_input(format!("can't read the pipeline {}", args.file.display())).caused_by(e))?;
         let text = utf8(bytes, &args.file.display().to_string())?;
@@ -71,7 +78,6 @@ impl Project {
             let _ = std::thread::Builder::new().spawn_scoped(scope, || store.open_ahead());
             load(&text, &args.file.display().to_string(), &base, &args.set, registry)
         })?;
-        spec.warnings.iter().for_each(|warning| ui.warn(&warning.render_warning(&spec.sources)));
         let compute = compute(args.device.unwrap_or(spec.pipeline.device), spec.pipeline.precision)?;
         let graph = Graph::of(&spec.points)?;
         let targets = graph.targets(&args.targets)?;

@@ -53,10 +53,9 @@ pub(super) struct Results {
     pub(super) points: Vec<(String, PointResult)>,
     /// The other requested points.
     missing: Vec<String>,
-    /// What the missing points lack, after "2 of 5 stages".
-    lack: String,
-    /// Whether a missing point is an error for commands that need all results.
-    needs_all: bool,
+    /// Which earlier results were requested, after "no". `None` for the pipeline as it is: then commands that need all
+    /// results fail if one is missing.
+    earlier: Option<String>,
 }
 
 /// Reads the pipeline, and the results that the options select.
@@ -131,7 +130,7 @@ fn current(project: &Project, ui: &Ui) -> Result<Results> {
             None => missing.push(name),
         }
     }
-    Ok(Results { points, missing, lack: "are not in the cache".to_owned(), needs_all: true })
+    Ok(Results { points, missing, earlier: None })
 }
 
 fn of_run(store: &Store, run: &RunRecord, targets: &[String]) -> Result<Results> {
@@ -156,8 +155,8 @@ fn of_run(store: &Store, run: &RunRecord, targets: &[String]) -> Result<Results>
             None => missing.push(stage.name.clone()),
         }
     }
-    let lack = format!("have no result of run {} in the cache", run.id);
-    Ok(Results { points, missing, lack, needs_all: false })
+    let earlier = Some(format!("result of run {} in the cache", run.id));
+    Ok(Results { points, missing, earlier })
 }
 
 /// Why points were pruned in a run, by name, from its events. A missing or truncated file gives no reasons.
@@ -196,7 +195,7 @@ fn histories(project: &Project) -> Result<BTreeMap<String, History>> {
 }
 
 /// For each target, the newest result in the cache that `choose` accepts; it gets the keys from the newest on.
-fn chosen(project: &Project, lack: &str, choose: impl Fn(&[Key]) -> &[Key]) -> Result<Results> {
+fn chosen(project: &Project, earlier: &str, choose: impl Fn(&[Key]) -> &[Key]) -> Result<Results> {
     let histories = histories(project)?;
     let keys: Vec<Key> = histories.values().flat_map(|history| choose(history)).copied().collect();
     let records = present(&project.store, &keys)?;
@@ -209,11 +208,11 @@ fn chosen(project: &Project, lack: &str, choose: impl Fn(&[Key]) -> &[Key]) -> R
             None => missing.push(name),
         }
     }
-    Ok(Results { points, missing, lack: lack.to_owned(), needs_all: false })
+    Ok(Results { points, missing, earlier: Some(earlier.to_owned()) })
 }
 
 fn before(project: &Project) -> Result<Results> {
-    chosen(project, "have no result before the newest one", |history| history.get(1..).unwrap_or_default())
+    chosen(project, "result before the newest one", |history| history.get(1..).unwrap_or_default())
 }
 
 /// The newest result of each target, which need not be that of the pipeline as it is.
@@ -221,15 +220,17 @@ fn before(project: &Project) -> Result<Results> {
 /// # Errors
 /// If the cache fails.
 pub(super) fn newest(project: &Project) -> Result<Results> {
-    chosen(project, "have no result", |history| history.get(..1).unwrap_or_default())
+    chosen(project, "result", |history| history.get(..1).unwrap_or_default())
 }
 
 impl Results {
     /// Prints how many points are missing.
     pub(super) fn note_missing(&self, ui: &Ui) {
+        let lack = self.earlier.as_ref().map(|earlier| format!("have no {earlier}"));
+        let lack = lack.as_deref().unwrap_or("are not in the cache");
         if !self.missing.is_empty() {
             let all = self.points.len() + self.missing.len();
-            ui.note(&format!("{} of {all} stages {}", self.missing.len(), self.lack));
+            ui.note(&format!("{} of {all} stages {lack}", self.missing.len()));
         }
     }
 
@@ -238,17 +239,22 @@ impl Results {
     /// # Errors
     /// If a result of the pipeline is missing, or if no earlier result was found.
     pub(super) fn check(&self, ui: &Ui) -> Result<()> {
-        if self.needs_all && !self.missing.is_empty() {
-            let hint = "`vadpipe run` computes it, `vadpipe plan` shows why it is missing, and `--run last` reads what \
-                        the last run had";
-            return Err(not_cached(&self.missing).hint(hint));
+        match &self.earlier {
+            _ if self.missing.is_empty() => Ok(()),
+            None => {
+                let hint = "`vadpipe run` computes it, `vadpipe plan` shows why it is missing, and `--run last` reads \
+                            what the last run had";
+                Err(not_cached(&self.missing).hint(hint))
+            }
+            Some(earlier) if self.points.is_empty() => {
+                let message = format!("no {earlier}: {}", self.missing.join(", "));
+                Err(Error::bad_input(message).hint("`vadpipe log --stage NAME` lists the runs of a stage"))
+            }
+            Some(_) => {
+                self.note_missing(ui);
+                Ok(())
+            }
         }
-        if !self.needs_all && self.points.is_empty() && !self.missing.is_empty() {
-            let message = format!("{} {}", self.missing.join(", "), self.lack);
-            return Err(Error::bad_input(message).hint("`vadpipe log --stage NAME` lists the runs of a stage"));
-        }
-        self.note_missing(ui);
-        Ok(())
     }
 
     /// The results, without pruned points.

@@ -45,7 +45,7 @@ fn results_of_an_earlier_run_are_shown_as_they_were() {
 fn before_shows_the_result_before_the_newest() {
     let (project, first, [_, metrics]) = edited();
     let early = project.vadpipe(["show", "p.toml", "ad", "--before"]);
-    assert!(early.code == 2 && early.stderr.contains("have no result before the newest one"), "{}", early.stderr);
+    assert!(early.code == 2 && early.stderr.contains("no result before the newest one: ad@"), "{}", early.stderr);
     project.run(&["ad"]);
     // A run in which everything was cached changes nothing.
     project.run(&["ad"]);
