@@ -121,7 +121,7 @@ fn plan_of_an_interrupted_training_shows_its_epochs_and_the_time_left() {
     let project = Project::new(MINI);
     // The time per epoch is known from another training.
     project.run(&["ad"]);
-    let more = ["ad", "-S", "params.epochs=1000000", "-S", "pipeline.seed=8"];
+    let more = ["ad", "-S", "params.epochs=100000", "-S", "pipeline.seed=8"];
     let mut child = project.start(&[&["run", "p.toml", "--json"], &more[..]].concat());
     let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
     let saved = lines.filter(|line| line.contains("\"state-saved\"")).take(2).count();
@@ -130,7 +130,7 @@ fn plan_of_an_interrupted_training_shows_its_epochs_and_the_time_left() {
     assert_eq!(saved, 2);
     for command in ["plan", "status", "explain"] {
         let output = project.vadpipe([command, "p.toml"].iter().chain(&more)).stdout;
-        assert!(output.contains(" of 1000000 epochs") && !output.contains("never run"), "{command}: {output}");
+        assert!(output.contains(" of 100000 epochs") && !output.contains("never run"), "{command}: {output}");
     }
     let plan = project.vadpipe(["plan", "p.toml"].iter().chain(&more)).stdout;
     let line = plan.lines().find(|line| line.starts_with("miss ")).expect("the training");
