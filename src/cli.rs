@@ -20,6 +20,7 @@ mod log;
 mod metrics;
 mod plan;
 mod project;
+mod results;
 mod run;
 mod session;
 mod show;
@@ -57,11 +58,11 @@ struct Cli {
 }
 
 const EXAMPLES: &str = "Examples:
-  vadpipe run pipelines/quickstart.toml               run everything and write the report
-  vadpipe run pipelines/full.toml ad fit-ad           run two stages and their inputs
-  vadpipe run pipelines/full.toml -S params.epochs=8  run with another value
-  vadpipe plan pipelines/full.toml                    show what would run, and why
-  vadpipe export pipelines/full.toml ad --to out      copy results out of the cache
+  vadpipe run quickstart.toml               run everything and write the report
+  vadpipe run full.toml ad fit-ad           run two stages and their inputs
+  vadpipe run full.toml -S params.epochs=8  run with another value
+  vadpipe plan full.toml                    show what would run, and why
+  vadpipe export full.toml ad --to out      copy results out of the cache
 
 Exit codes:
   0    success
@@ -75,9 +76,11 @@ Exit codes:
 
 const COMPLETIONS: &str = "Examples:
   vadpipe completions bash > ~/.local/share/bash-completion/completions/vadpipe
-  vadpipe completions zsh  > ~/.zfunc/_vadpipe          with ~/.zfunc in fpath before compinit
+  vadpipe completions zsh > ~/.zfunc/_vadpipe
   vadpipe completions fish > ~/.config/fish/completions/vadpipe.fish
-  source <(vadpipe completions bash)                    for the current shell only";
+  source <(vadpipe completions bash)     for the current shell only
+
+zsh needs `fpath+=~/.zfunc` before `compinit` in ~/.zshrc.";
 
 #[derive(Subcommand)]
 enum Command {

@@ -54,7 +54,7 @@ impl Sources {
     }
 }
 
-/// An error in the user's text.
+/// An error in the user's text, or a warning about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     /// One sentence without a full stop.
@@ -119,7 +119,7 @@ impl Diagnostics {
         let renderer = Renderer::plain();
         let mut out = String::new();
         for diagnostic in &self.0 {
-            let _ = writeln!(out, "{}\n", diagnostic.render(sources, &renderer));
+            let _ = writeln!(out, "{}\n", diagnostic.render(Level::ERROR, sources, &renderer));
         }
         let count = self.0.len();
         let _ = write!(out, "{count} error{} in the pipeline", if count == 1 { "" } else { "s" });
@@ -145,10 +145,15 @@ impl Diagnostic {
         self.origin.as_ref().map(|o| (o.source, o.span.start, o.span.end))
     }
 
-    fn render(&self, sources: &Sources, renderer: &Renderer) -> String {
+    /// Renders a warning with the line it refers to. The text does not begin with "warning".
+    pub fn render_warning(&self, sources: &Sources) -> String {
+        self.render(Level::WARNING.no_name(), sources, &Renderer::plain())
+    }
+
+    fn render(&self, level: Level<'_>, sources: &Sources, renderer: &Renderer) -> String {
         let mut groups = vec![];
         // The renderer would replace some hidden characters with `�` and drop others.
-        let title = Level::ERROR.primary_title(escape(&self.message));
+        let title = level.primary_title(escape(&self.message));
         let place = self.origin.as_ref().and_then(|o| sources.0.get(o.source).map(|s| (o, s)));
         let help = self.help.as_deref().map(|h| Level::HELP.message(escape(h)));
         match place {

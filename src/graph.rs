@@ -224,53 +224,8 @@ impl Graph {
     /// # Errors
     /// If a target matches nothing or is not a valid glob.
     pub fn targets(&self, targets: &[String]) -> Result<BTreeSet<PointId>, GraphError> {
-        if targets.is_empty() {
-            return Ok(PointId::first(self.len()).collect());
-        }
-        let mut points: BTreeMap<&str, PointId> = BTreeMap::new();
-        let mut stages: BTreeMap<&str, Vec<PointId>> = BTreeMap::new();
-        for index in self.graph.node_indices() {
-            let node = &self.graph[index];
-            points.insert(&node.name, point(index));
-            stages.entry(&node.stage).or_default().push(point(index));
-        }
-        let mut found = BTreeSet::new();
-        for target in targets {
-            let name = PointName::parse(target);
-            let whole = name.coordinates.is_none_or(|coordinates| coordinates == "*");
-            if let Some(members) = stages.get(name.stage).filter(|_| whole) {
-                found.extend(members);
-            } else if let Some(point) = points.get(target.as_str()) {
-                found.insert(*point);
-            } else {
-                found.extend(self.matching(target, &points, &stages)?);
-            }
-        }
-        Ok(found)
-    }
-
-    fn matching(
-        &self,
-        target: &str,
-        points: &BTreeMap<&str, PointId>,
-        stages: &BTreeMap<&str, Vec<PointId>>,
-    ) -> Result<BTreeSet<PointId>, GraphError> {
-        let whole = glob(target, target)?;
-        let mut found: BTreeSet<PointId> = points.iter().filter(|(n, _)| whole.is_match(n)).map(|(_, i)| *i).collect();
-        found.extend(stages.iter().filter(|(n, _)| whole.is_match(n)).flat_map(|(_, i)| i));
-        if let PointName { stage, coordinates: Some(coordinates) } = PointName::parse(target) {
-            let stage = glob(stage, target)?;
-            let coordinates = PointName::split_coordinates(coordinates);
-            let wanted: Result<Vec<_>, _> = coordinates.map(|c| Ok((c, glob(c, target)?))).collect();
-            let wanted = wanted?;
-            found.extend(points.iter().filter(|(name, _)| has(name, &stage, &wanted)).map(|(_, i)| *i));
-        }
-        if found.is_empty() {
-            let known = stages.keys().chain(points.keys()).copied();
-            let nearest = nearest(target, known).map(str::to_owned);
-            return Err(GraphError::NoTarget { target: target.to_owned(), nearest });
-        }
-        Ok(found)
+        let points = self.graph.node_weights().map(|node| (node.name.as_str(), node.stage.as_str()));
+        Ok(matching(points, targets)?.into_iter().map(PointId::new).collect())
     }
 
     /// The points that the targets match, and everything that they depend on.
@@ -280,6 +235,62 @@ impl Graph {
     pub fn select(&self, targets: &[String]) -> Result<BTreeSet<PointId>, GraphError> {
         Ok(self.upstream(self.targets(targets)?))
     }
+}
+
+/// The positions of the points that the targets match, as in [`Graph::targets`]. `all` has the name and the stage of
+/// each point.
+///
+/// # Errors
+/// As [`Graph::targets`].
+pub fn matching<'a>(
+    all: impl IntoIterator<Item = (&'a str, &'a str)>,
+    targets: &[String],
+) -> Result<BTreeSet<usize>, GraphError> {
+    let mut points: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut stages: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (position, (name, stage)) in all.into_iter().enumerate() {
+        points.insert(name, position);
+        stages.entry(stage).or_default().push(position);
+    }
+    if targets.is_empty() {
+        return Ok(points.into_values().collect());
+    }
+    let mut found = BTreeSet::new();
+    for target in targets {
+        let name = PointName::parse(target);
+        let whole = name.coordinates.is_none_or(|coordinates| coordinates == "*");
+        if let Some(members) = stages.get(name.stage).filter(|_| whole) {
+            found.extend(members);
+        } else if let Some(point) = points.get(target.as_str()) {
+            found.insert(*point);
+        } else {
+            found.extend(matching_glob(target, &points, &stages)?);
+        }
+    }
+    Ok(found)
+}
+
+fn matching_glob(
+    target: &str,
+    points: &BTreeMap<&str, usize>,
+    stages: &BTreeMap<&str, Vec<usize>>,
+) -> Result<BTreeSet<usize>, GraphError> {
+    let whole = glob(target, target)?;
+    let mut found: BTreeSet<usize> = points.iter().filter(|(n, _)| whole.is_match(n)).map(|(_, i)| *i).collect();
+    found.extend(stages.iter().filter(|(n, _)| whole.is_match(n)).flat_map(|(_, i)| i));
+    if let PointName { stage, coordinates: Some(coordinates) } = PointName::parse(target) {
+        let stage = glob(stage, target)?;
+        let coordinates = PointName::split_coordinates(coordinates);
+        let wanted: Result<Vec<_>, _> = coordinates.map(|c| Ok((c, glob(c, target)?))).collect();
+        let wanted = wanted?;
+        found.extend(points.iter().filter(|(name, _)| has(name, &stage, &wanted)).map(|(_, i)| *i));
+    }
+    if found.is_empty() {
+        let known = stages.keys().chain(points.keys()).copied();
+        let nearest = nearest(target, known).map(str::to_owned);
+        return Err(GraphError::NoTarget { target: target.to_owned(), nearest });
+    }
+    Ok(found)
 }
 
 fn glob(pattern: &str, target: &str) -> Result<GlobMatcher, GraphError> {

@@ -49,7 +49,7 @@ pub use workload::Workload;
 use std::borrow::Cow;
 use std::path::Path;
 
-use crate::diagnostic::{Diagnostics, Origin, Sources};
+use crate::diagnostic::{Diagnostic, Diagnostics, Origin, Sources};
 use crate::error::Error;
 use crate::id::StageId;
 use crate::stage::Registry;
@@ -83,8 +83,8 @@ pub fn load(
     overrides::report_unused_params(&root, file, &sources, &mut diagnostics);
     let found = typed(&root, &sources, registry, &mut diagnostics);
     diagnostics.into_result(&sources)?;
-    let Typed { pipeline, stages, points, prune } = found;
-    Ok(Spec { sources, pipeline, stages, points, prune, base: base.to_owned() })
+    let Typed { pipeline, stages, points, prune, warnings } = found;
+    Ok(Spec { sources, pipeline, stages, points, prune, base: base.to_owned(), warnings })
 }
 
 const SECTIONS: [&str; 4] = ["pipeline", "params", "matrix", "stages"];
@@ -95,6 +95,7 @@ struct Typed {
     stages: Vec<StageSpec>,
     points: Vec<Point>,
     prune: Option<Prune>,
+    warnings: Vec<Diagnostic>,
 }
 
 /// Types and expands the whole tree. After an error the result must not be used.
@@ -147,7 +148,7 @@ fn typed(root: &Table, sources: &Sources, registry: &Registry, diagnostics: &mut
     });
     let stages: Vec<StageSpec> = stages.collect();
     let prune = prune::read(&swept, &stages, &points, diagnostics);
-    Typed { pipeline: header, stages, points, prune }
+    Typed { pipeline: header, stages, points, prune, warnings: matrix.warnings() }
 }
 
 /// A section of the file, empty if it is missing. Reports a section that is not a table and returns `None`.

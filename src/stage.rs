@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub use context::{Cancel, Chain, Context, Device, Input, Inputs, Position, Precision, Progress, Saved, Update};
 pub use epochs::Epochs;
 pub use error::StageError;
-pub use params::{Bound, GivenInput, Params};
+pub use params::{Bound, GivenInput, Parameter, Params};
 
 use crate::artifact::Artifact;
 pub use crate::artifact::Capability;
@@ -65,6 +65,8 @@ pub struct About {
     /// Not part of any key. A result keeps what its kind provided when the result was made, and a cached report shows
     /// only that.
     pub provides: &'static [Capability],
+    /// Its metrics that describe a result, such as a number of images, and don't rate it. Commands show them as facts.
+    pub facts: &'static [&'static str],
     /// The heading of its results in a report, in the plural.
     pub heading: &'static str,
     /// The file of its artifacts that is an HTML page. A run writes it to the folder of reports.
@@ -74,7 +76,8 @@ pub struct About {
 impl About {
     /// A kind that takes no inputs and provides nothing, with its name as the heading.
     pub const fn new(name: &'static str, version: u32, summary: &'static str) -> Self {
-        Self { name, version, summary, roles: Roles::Fixed(&[]), provides: &[], heading: name, page: None }
+        let (provides, facts): (&[_], &[_]) = (&[], &[]);
+        Self { name, version, summary, roles: Roles::Fixed(&[]), provides, facts, heading: name, page: None }
     }
 }
 
@@ -224,6 +227,11 @@ impl Registry {
     /// The kind of this name.
     pub fn get(&self, name: &str) -> Option<Arc<dyn StageKind>> {
         self.0.get(name).cloned()
+    }
+
+    /// The metrics of a kind that are shown as facts: see [`About::facts`]. None if the kind is not known.
+    pub fn facts(&self, kind: &str) -> &'static [&'static str] {
+        self.0.get(kind).map_or(&[], |kind| kind.about().facts)
     }
 
     /// All kinds, ordered by name.

@@ -12,6 +12,7 @@ use self::sides::{Side, compare, pair_up};
 use super::args::{Global, PipelineArgs};
 use super::completion;
 use super::project::{Project, open_store};
+use super::results::{self, EarlierArgs, find_run};
 use super::ui::{DIM, Ui, columns, figure, paint};
 use crate::error::{Error, Result};
 use crate::file;
@@ -21,24 +22,29 @@ use crate::store::Store;
 /// Arguments of `diff`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe diff 20261122-10 last                      compare a run with the newest one
-  vadpipe diff last~1 last                           compare the newest two runs
-  vadpipe diff pipelines/sweep.toml ad@lr=0.001,latent_dim=8 ad@lr=0.003,latent_dim=8
-  vadpipe diff pipelines/full.toml ad vad --html diff.html
-  vadpipe diff old.toml new.toml                     list added, removed and changed points
+  vadpipe diff 20261122-10 last         compare a run with the newest one
+  vadpipe diff last~1 last              compare the newest two runs
+  vadpipe diff sweep.toml ad@lr=0.001 ad@lr=0.003
+  vadpipe diff full.toml ad vad --html diff.html
+  vadpipe diff old.toml new.toml        list added, removed and changed points
   vadpipe diff old.toml new.toml --json
+  vadpipe diff full.toml --run last~1   what changed since that run
+  vadpipe diff full.toml ad --before    what changed in the newest result
 
 Points of two stages are paired if their axes have the same values. Points of two files are compared by the parts of their \
 keys, so they need not have run; metrics are shown if both results are cached. The exit code is 0 even if there are \
 differences.")]
 pub(super) struct DiffArgs {
-    /// Two runs, two pipeline files, or a pipeline file and two of its stages or points
-    #[arg(value_name = "[FILE] A B", num_args = 2..=3, required = true,
+    /// Two runs, two pipeline files, or a pipeline file and two of its stages or points; with --run or --before, a
+    /// pipeline file and any stages or points
+    #[arg(value_name = "[FILE] A B", num_args = 1.., required = true,
         add = ArgValueCompleter::new(completion::compared))]
     what: Vec<String>,
     /// Set a value before the files are read, as in `run`
     #[arg(short = 'S', long = "set", value_name = "PATH=VALUE")]
     set: Vec<String>,
+    #[command(flatten)]
+    earlier: EarlierArgs,
     /// Write an HTML page with parameters, metrics, curves and images side by side
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -68,12 +74,17 @@ pub(super) fn diff(args: &DiffArgs, global: &Global, ui: &Ui) -> Result<()> {
 /// Compares what the arguments name. An argument is a file if it exists or ends in `.toml`.
 fn question(args: &DiffArgs, global: &Global, ui: &Ui, store: &Store) -> Result<(Comparison, Vec<[Side; 2]>)> {
     let is_file = |text: &String| Path::new(text).is_file() || text.ends_with(".toml");
-    let open = |file: &String, targets: &[&String]| {
+    let pipeline = |file: &String, targets: &[&String]| {
         let targets = targets.iter().map(|t| (*t).clone()).collect();
-        let pipeline = PipelineArgs { file: PathBuf::from(file), targets, set: args.set.clone(), device: None };
-        Project::open(&pipeline, global, ui)
+        PipelineArgs { file: PathBuf::from(file), targets, set: args.set.clone(), device: None }
     };
+    let open = |file: &String, targets: &[&String]| Project::open(&pipeline(file, targets), global, ui);
     match args.what.as_slice() {
+        [file, targets @ ..] if args.earlier.is_given() && is_file(file) => {
+            let targets: Vec<&String> = targets.iter().collect();
+            earlier(&pipeline(file, &targets), args, global, ui)
+        }
+        _ if args.earlier.is_given() => Err(Error::bad_input("--run and --before need a pipeline file")),
         [file, a, b] => {
             let project = open(file, &[a, b])?;
             let points = |target: &String| project.graph.targets(std::slice::from_ref(target));
@@ -90,17 +101,36 @@ fn question(args: &DiffArgs, global: &Global, ui: &Ui, store: &Store) -> Result<
             Ok(compare(a, b, facts, sides(&first)?, sides(&second)?))
         }
         [a, b] if !is_file(a) && !is_file(b) => {
-            let (first, second) = (sides::run(store, a)?, sides::run(store, b)?);
+            let (first, second) = (find_run(store, a)?, find_run(store, b)?);
             let facts = sides::run_facts(&first, &second);
-            let sides = |run| sides::of_run(store, run);
+            let sides = |run| sides::of_run(store, run, &global.kinds.0);
             let title = |id: &str| format!("run {id}");
             Ok(compare(&title(&first.id), &title(&second.id), facts, sides(&first)?, sides(&second)?))
         }
-        _ => {
+        what => {
             let hint = "give two runs, two pipeline files, or a pipeline file and two of its stages or points";
-            Err(Error::bad_input("can't compare a pipeline file with something that isn't one").hint(hint))
+            let message = match what {
+                [_, _] => "can't compare a pipeline file with something that isn't one",
+                _ => "`diff` compares two things",
+            };
+            Err(Error::bad_input(message).hint(hint))
         }
     }
+}
+
+/// Compares the results of an earlier run with those of the pipeline as it is, or the newest results with those before.
+fn earlier(pipeline: &PipelineArgs, args: &DiffArgs, global: &Global, ui: &Ui) -> Result<(Comparison, Vec<[Side; 2]>)> {
+    let (project, found) = results::open(pipeline, &args.earlier, global, ui)?;
+    found.check(ui)?;
+    let kinds = &global.kinds.0;
+    let first = sides::of_results(found, kinds);
+    if let Some(id) = &args.earlier.run {
+        let second = sides::of_plan(&project, &pipeline.targets, ui)?;
+        return Ok(compare(&format!("run {id}"), "now", Vec::new(), first, second));
+    }
+    let mut second = sides::of_results(results::newest(&project)?, kinds);
+    second.retain(|side| first.iter().any(|other| other.name == side.name));
+    Ok(compare("before", "newest", Vec::new(), first, second))
 }
 
 fn text(found: &Comparison) -> String {
@@ -146,8 +176,7 @@ fn metrics(pair: &Pair) -> Vec<Vec<String>> {
     let differing = pair.metrics.iter().filter(|m| m.differs());
     let word = |v: Option<f64>| v.map_or_else(|| "none".to_owned(), figure);
     let row = |m: &Figure| {
-        let by = m.a.zip(m.b).map(|(a, b)| b - a);
-        let by = by.map(|by| format!("({}{})", if by > 0.0 { "+" } else { "" }, figure(by)));
+        let by = m.difference().map(|by| format!("({}{})", if by > 0.0 { "+" } else { "" }, figure(by)));
         vec![format!("  {}", m.name), word(m.a), word(m.b), by.unwrap_or_default()]
     };
     differing.map(row).collect()

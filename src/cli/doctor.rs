@@ -11,8 +11,8 @@ use crate::error::{Category, Error, Result};
 /// Arguments of `doctor`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe doctor        verify everything, restore lost entries, and let damaged results run again
-  vadpipe doctor -n     only report problems")]
+  vadpipe doctor     verify everything and repair what can be repaired
+  vadpipe doctor -n  only report problems")]
 pub(super) struct DoctorArgs {
     /// Only report problems
     #[arg(short = 'n', long)]

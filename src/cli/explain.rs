@@ -12,15 +12,15 @@ use super::ui::{Ui, bytes, when};
 use crate::error::Result;
 use crate::id::PointId;
 use crate::key::{Digest, Segment};
-use crate::plan::{Bracket, Decision, PipelineFiles, Plan, RungDecision, State, content};
+use crate::plan::{Bracket, Cause, Decision, PipelineFiles, Plan, RungDecision, State, content};
 use crate::store::{ResultRecord, StateRecord};
 
 /// Arguments of `explain`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe explain pipelines/full.toml ad                       show its key and what changed
-  vadpipe explain pipelines/full.toml ad -S params.epochs=200  show what would change
-  vadpipe explain pipelines/full.toml 'vad@*' --json")]
+  vadpipe explain full.toml ad                       its key and what changed
+  vadpipe explain full.toml ad -S params.epochs=200  what would change
+  vadpipe explain full.toml 'vad@*' --json")]
 pub(super) struct ExplainArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
@@ -122,7 +122,10 @@ impl<'a> Explanation<'a> {
         let record = self.record;
         let mut lines = vec![format!("{}: {}", self.project.name(*point), word(*state).0)];
         if let Some(reason) = reason {
-            lines.extend(reason.causes.iter().map(|cause| format!("  because     {cause}")));
+            // An interrupted training has no result, but it has run.
+            let has_run = self.decision.epochs.is_some_and(|epochs| epochs.cached > 0);
+            let causes = reason.causes.iter().filter(|cause| !(has_run && **cause == Cause::NeverRun));
+            lines.extend(causes.map(|cause| format!("  because     {cause}")));
         }
         if let (Some(newest), None) = (&self.newest, record) {
             lines.push(format!("  before      {}, {}", newest.key.short(), made(newest)));

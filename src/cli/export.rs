@@ -10,7 +10,7 @@ use serde_json::json;
 
 use self::layout::{Content, ExportFile};
 use super::args::{Global, PipelineArgs};
-use super::project::Project;
+use super::results::{self, EarlierArgs};
 use super::ui::Ui;
 use crate::artifact::{Tensor, TensorEntry, to_safetensors};
 use crate::error::{Error, Result};
@@ -21,8 +21,9 @@ use crate::store::Store;
 /// Arguments of `export`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe export pipelines/full.toml ad --to out
-  vadpipe export pipelines/full.toml 'vad@*' fit-ad --to out --overwrite
+  vadpipe export full.toml ad --to out
+  vadpipe export full.toml 'vad@*' fit-ad --to out --overwrite
+  vadpipe export full.toml --to old --run 20261122-10   an earlier run's results
 
 A tensor `decoder.fc.weight` is written to decoder.safetensors as `fc.weight`, so that PyTorch's load_state_dict accepts \
 the file. Tensors without a dot in their name go to tensors.safetensors. A stack of images is also written as a PNG file. \
@@ -30,6 +31,8 @@ If two files would have the same name, the second gets a number: with a file plo
 pub(super) struct ExportArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
+    #[command(flatten)]
+    earlier: EarlierArgs,
     /// The folder to write to; each point gets its own folder in it
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
@@ -40,14 +43,14 @@ pub(super) struct ExportArgs {
 
 /// Writes results to files.
 pub(super) fn export(args: &ExportArgs, global: &Global, ui: &Ui) -> Result<()> {
-    let project = Project::open(&args.pipeline, global, ui)?;
-    let results = project.all_results(ui)?;
-    let planned = results.iter().map(|(point, record)| {
+    let (project, results) = results::open(&args.pipeline, &args.earlier, global, ui)?;
+    let results = results.into_stored(ui)?;
+    let planned = results.iter().map(|(name, record)| {
         let files = layout::files(&record.manifest).map_err(|fault| {
-            let message = format!("`{}` can't be exported: {fault}", project.name(*point));
+            let message = format!("`{name}` can't be exported: {fault}");
             Error::bad_input(message).hint("nothing was written")
         })?;
-        Ok((args.to.join(project.name(*point)), files))
+        Ok((args.to.join(name), files))
     });
     let planned: Vec<(PathBuf, Vec<ExportFile<'_>>)> = planned.collect::<Result<_>>()?;
     let paths = planned.iter().flat_map(|(folder, files)| files.iter().map(|f| folder.join(&f.name)));

@@ -12,9 +12,9 @@ use crate::store::GcPolicy;
 /// Arguments of `gc`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe gc -n                     show what would be removed
-  vadpipe gc --keep-runs 3          keep the results of the newest three runs of each pipeline
-  vadpipe gc --keep 20261122-10     also keep the results of this run")]
+  vadpipe gc -n                  show what would be removed
+  vadpipe gc --keep-runs 3       keep what the newest 3 runs need
+  vadpipe gc --keep 20261122-10  also keep the results of this run")]
 pub(super) struct GcArgs {
     /// Keep the newest N runs of each pipeline and everything they need (at least 1)
     #[arg(long, default_value_t = 10, value_name = "N")]

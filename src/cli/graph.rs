@@ -14,9 +14,9 @@ use crate::id::PointId;
 /// Arguments of `graph`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe graph pipelines/full.toml
-  vadpipe graph pipelines/full.toml --dot | dot -Tsvg > graph.svg
-  vadpipe graph pipelines/full.toml report-gaussian --mermaid      for a `mermaid` block in Markdown")]
+  vadpipe graph full.toml
+  vadpipe graph full.toml --dot | dot -Tsvg > graph.svg
+  vadpipe graph full.toml report --mermaid   for a `mermaid` block in Markdown")]
 pub(super) struct GraphArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,

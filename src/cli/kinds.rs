@@ -4,17 +4,19 @@ use clap::Args;
 use serde_json::json;
 
 use super::Global;
-use super::ui::Ui;
+use super::ui::{Ui, columns};
 use crate::diagnostic::{Diagnostics, Origin, nearest};
 use crate::error::{Error, Result};
-use crate::stage::{Capability, Params, Role, Roles, StageKind};
-use crate::value::{Table, Value};
+use crate::stage::{Capability, Parameter, Params, Role, Roles, StageKind};
+use crate::value::Table;
 
 /// Arguments of `kinds`.
 #[derive(Args)]
-#[command(after_help = "Examples:\n  vadpipe kinds\n  vadpipe kinds train-vad")]
+#[command(after_help = "Examples:
+  vadpipe kinds                list all kinds
+  vadpipe kinds train-vad      describe a kind and its parameters")]
 pub(super) struct KindsArgs {
-    /// Only this kind
+    /// Describe this kind, with the type, the default and the choices of each parameter
     kind: Option<String>,
 }
 
@@ -33,15 +35,24 @@ pub(super) fn kinds(args: &KindsArgs, global: &Global, ui: &Ui) -> Result<()> {
         let all: Vec<_> = shown.map(|k| object(&**k)).collect();
         return ui.object(&json!({ "kinds": all }));
     }
-    let texts: Vec<_> = shown.map(|kind| text(&**kind)).collect();
+    let form = if args.kind.is_some() { described } else { short };
+    let texts: Vec<_> = shown.map(|kind| form(&**kind)).collect();
     ui.out(&texts.join("\n\n"));
     Ok(())
 }
 
 fn object(kind: &dyn StageKind) -> serde_json::Value {
-    let parameters = parameters(kind).into_iter();
-    let parameters: serde_json::Map<_, _> =
-        parameters.map(|(name, value)| (name.to_owned(), json!(value.map(|v| v.to_string())))).collect();
+    let parameters = parameters(kind);
+    let defaults: serde_json::Map<_, _> =
+        parameters.iter().map(|p| (p.name.to_owned(), json!(p.default.as_ref().map(ToString::to_string)))).collect();
+    let field = |p: &Parameter| {
+        json!({
+            "name": p.name, "description": p.description, "type": p.takes, "choices": p.choices,
+            "default": p.default.as_ref().map(ToString::to_string), "required": p.is_required,
+            "in_segments": p.is_in_segments,
+        })
+    };
+    let fields: Vec<_> = parameters.iter().map(field).collect();
     let names = |capabilities: &[Capability]| capabilities.iter().map(Capability::name).collect::<Vec<_>>();
     let role = |role: &Role| json!({ "name": role.name, "optional": role.optional, "needs": names(role.needs) });
     // No list: any inputs.
@@ -52,11 +63,12 @@ fn object(kind: &dyn StageKind) -> serde_json::Value {
     };
     json!({
         "name": about.name, "version": about.version, "summary": about.summary, "inputs": inputs,
-        "provides": names(about.provides), "parameters": parameters,
+        "provides": names(about.provides), "parameters": defaults, "fields": fields,
     })
 }
 
-fn text(kind: &dyn StageKind) -> String {
+/// Its summary, what it provides and its inputs.
+fn head(kind: &dyn StageKind) -> Vec<String> {
     let about = kind.about();
     let mut lines = vec![format!("{}: {}", about.name, about.summary)];
     let names = |capabilities: &[Capability]| capabilities.iter().map(Capability::name).collect::<Vec<_>>().join(", ");
@@ -71,26 +83,45 @@ fn text(kind: &dyn StageKind) -> String {
             format!("  input       {}{optional}{needs}", role.name)
         })),
     }
-    lines.extend(parameters(kind).into_iter().map(|(name, default)| match default {
-        Some(value) => format!("  parameter   {name} = {value}"),
-        None => format!("  parameter   {name}"),
+    lines
+}
+
+/// A kind with the defaults of its parameters.
+fn short(kind: &dyn StageKind) -> String {
+    let mut lines = head(kind);
+    lines.extend(parameters(kind).into_iter().map(|p| match p.default {
+        Some(value) => format!("  parameter   {} = {value}", p.name),
+        None => format!("  parameter   {}", p.name),
     }));
     lines.join("\n")
 }
 
-/// The parameters of a kind in the order in which it reads them, with their defaults: what it reads from an empty
-/// table.
-fn parameters(kind: &dyn StageKind) -> Vec<(&'static str, Option<Value>)> {
-    let (table, mut ignored) = (Table::default(), Diagnostics::default());
-    let mut params = Params::new(&table, Origin { source: 0, span: 0..0 }, &[], &mut ignored);
-    let stage = kind.parse(&mut params);
-    let names = params.known().to_vec();
-    let mut defaults = params.finish();
-    if let Some(epochs) = stage.epochs() {
-        defaults.insert("epochs".to_owned(), Value::Int(epochs.total() as i64));
-        defaults.extend(epochs.segments.into_iter().flat_map(|s| s.params));
+/// A kind with all that is known about its parameters.
+fn described(kind: &dyn StageKind) -> String {
+    let mut rows = Vec::new();
+    for p in parameters(kind) {
+        let default = match &p.default {
+            Some(value) => format!("[default: {value}]"),
+            None if p.is_required => "[required]".to_owned(),
+            None => "[optional]".to_owned(),
+        };
+        let segments = if p.is_in_segments { " [also in segments]" } else { "" };
+        let takes = if p.takes.is_empty() { String::new() } else { format!("{} ", p.takes) };
+        let lines = [p.description.to_owned(), format!("{takes}{default}{segments}")];
+        let lines = lines.into_iter().filter(|line| !line.is_empty());
+        let names = std::iter::once(format!("  {}", p.name)).chain(std::iter::repeat(String::new()));
+        rows.extend(names.zip(lines).map(|(name, line)| vec![name, line]));
     }
-    names.into_iter().map(|name| (name, defaults.remove(name))).collect()
+    let parameters = if rows.is_empty() { String::new() } else { format!("\n\n{}", columns(&rows)) };
+    head(kind).join("\n") + &parameters
+}
+
+/// The parameters of a kind in the order in which it reads them: what it reads from an empty table.
+fn parameters(kind: &dyn StageKind) -> Vec<Parameter> {
+    let (table, mut ignored) = (Table::default(), Diagnostics::default());
+    let mut params = Params::new(&table, Origin { source: 0, span: 0..0 }, &[], &mut ignored).recording();
+    kind.parse(&mut params);
+    params.recorded()
 }
 
 #[cfg(test)]
@@ -102,7 +133,7 @@ mod tests {
     #[test]
     fn every_parameter_is_listed_once() {
         let registry = builtin();
-        insta::assert_snapshot!(text(&*registry.get("command").unwrap()), @r"
+        insta::assert_snapshot!(short(&*registry.get("command").unwrap()), @r"
         command: run your own program, in any language; inputs and outputs are files
           provides    outputs
           inputs      any names, single or lists
@@ -111,10 +142,10 @@ mod tests {
           parameter   sources
           parameter   env
           parameter   pass_env
-          parameter   timeout_seconds
+          parameter   timeout_seconds = 0
           parameter   shell = false
         ");
-        insta::assert_snapshot!(text(&*registry.get("train-vad").unwrap()), @r#"
+        insta::assert_snapshot!(short(&*registry.get("train-vad").unwrap()), @r#"
         train-vad: train a variational auto-decoder: a decoder and one posterior for each train image
           provides    decoder, latents, history, reconstructions
           input       data: needs images
@@ -125,15 +156,15 @@ mod tests {
           parameter   segments
           parameter   epochs = 100
           parameter   keep
-          parameter   keep_every
+          parameter   keep_every = 0
           parameter   batch = 16
           parameter   lr = 0.001
           parameter   latent_lr = 0.01
           parameter   kl_weight = 1.0
-          parameter   noise
+          parameter   noise = 1.0
         "#);
         for kind in registry.iter() {
-            let names: Vec<&str> = parameters(&**kind).into_iter().map(|(name, _)| name).collect();
+            let names: Vec<&str> = parameters(&**kind).into_iter().map(|p| p.name).collect();
             assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{}: {names:?}", kind.name());
         }
     }

@@ -3,7 +3,7 @@
 mod filters;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
@@ -13,7 +13,7 @@ pub(super) use self::filters::word;
 use self::filters::{FilterArgs, Filters};
 use super::args::Global;
 use super::project::open_store;
-use super::ui::{GREEN, RED, Ui, paint, seconds, table, when};
+use super::ui::{BOLD, GREEN, RED, Ui, paint, seconds, table, when};
 use crate::diagnostic::nearest;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -23,13 +23,14 @@ use crate::store::{RunRecord, StageRun, Store};
 /// Arguments of `log`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe log                                  list the newest runs, newest last
-  vadpipe log --status failed --since 2d       list what failed in the last two days, and why
-  vadpipe log --stage 'vad@*' --limit 5        list these points in their newest five runs
-  vadpipe log --run 20261122 --status executed list the stages that ran on a day
-  vadpipe log last                             show the newest run, with the errors of failed stages
-  vadpipe log last --events                    print the events of the newest run as NDJSON
-  vadpipe log last --stage ad                  print the log of a stage
+  vadpipe log                             list the newest runs, newest last
+  vadpipe log --status failed --since 2d  what failed in two days, and why
+  vadpipe log --stage 'vad@*' --limit 5   points in their newest five runs
+  vadpipe log --run 20261122              list the stages that ran on a day
+  vadpipe log last                        show the newest run and its errors
+  vadpipe log last --events               print its events as NDJSON
+  vadpipe log last --stage ad             print the log of a stage
+  vadpipe log last --stage 'vad@*'        print the logs of all its points
 
 Without RUN, this lists runs. With --stage, --run or a status of stages (executed, cached, failed, skipped, pruned), it lists \
 stages. --limit counts the runs that have a match. Dates and times are in UTC.")]
@@ -67,7 +68,7 @@ struct Row<'a> {
 
 /// Lists runs or stages, or prints one run.
 pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
-    let filters = Filters::new(&args.filters, args.id.is_some())?;
+    let filters = Filters::new(&args.filters)?;
     let store = open_store(global, ui)?;
     let Some(id) = &args.id else {
         let mut runs = store.runs()?;
@@ -84,10 +85,11 @@ pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
     };
     let run = store.run(id)?;
     if args.events {
-        return print_file(&events_path(&store, &run), |text| ui.exact(text));
+        ui.exact(&read(&events_path(&store, &run))?);
+        return Ok(());
     }
-    if let Some(stage) = &args.filters.stage {
-        return stage_log(&store, &run, stage, ui);
+    if let Some(pattern) = &args.filters.stage {
+        return stage_logs(&store, &run, pattern, &filters, ui);
     }
     let failures = failures(&store, &run);
     if ui.json {
@@ -99,44 +101,91 @@ pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
     Ok(())
 }
 
-fn events_path(store: &Store, run: &RunRecord) -> std::path::PathBuf {
+fn events_path(store: &Store, run: &RunRecord) -> PathBuf {
     store.dir().join("runs").join(format!("{}.ndjson", run.id))
 }
 
-/// Why stages failed, by point, from the events of the run. A missing or truncated file gives no reasons.
+/// Why stages failed, by point, from the events of the run.
 fn failures(store: &Store, run: &RunRecord) -> BTreeMap<String, Why> {
-    let events = std::fs::read_to_string(events_path(store, run)).unwrap_or_default();
-    let failed = events.lines().filter(|line| line.contains("stage-failed"));
-    let why = |line| match serde_json::from_str(line).ok()? {
+    let why = |event| match event {
         Event::StageFailed { stage, error, hint, log } => Some((stage, Why { error, hint, log })),
         _ => None,
     };
-    failed.filter_map(why).collect()
+    events(store, run, "stage-failed").into_iter().filter_map(why).collect()
 }
 
-fn stage_log(store: &Store, run: &RunRecord, stage: &str, ui: &Ui) -> Result<()> {
-    let Some(entry) = run.stages.iter().find(|s| s.name == stage) else {
-        let near = nearest(stage, run.stages.iter().map(|s| s.name.as_str()));
-        let hint =
-            near.map_or_else(|| "`vadpipe log RUN` lists its stages".to_owned(), |n| format!("did you mean `{n}`?"));
-        return Err(Error::bad_input(format!("run {} has no stage `{stage}`", run.id)).hint(hint));
-    };
-    let path = store.dir().join("logs").join(&run.id).join(format!("{stage}.log"));
-    if !path.exists() && entry.outcome == StageStatus::Executed {
-        ui.note(&format!("`{stage}` logged nothing in run {}", run.id));
+/// The events of this kind of a run. Those that can't be read are left out.
+pub(super) fn events(store: &Store, run: &RunRecord, kind: &str) -> Vec<Event> {
+    let events = std::fs::read_to_string(events_path(store, run)).unwrap_or_default();
+    events.lines().filter(|line| line.contains(kind)).filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Prints the logs of the stages that match. With several, each has its name above it.
+fn stage_logs(store: &Store, run: &RunRecord, pattern: &str, filters: &Filters, ui: &Ui) -> Result<()> {
+    let found: Vec<&StageRun> = run.stages.iter().filter(|s| filters.takes_stage(s)).collect();
+    let [only] = found.as_slice() else {
+        if found.is_empty() {
+            return Err(no_stage(run, pattern));
+        }
+        for stage in found {
+            match stage_log(store, run, stage) {
+                Ok(log) => ui.out(&format!("{}\n{log}", paint(BOLD, &format!("{}:", stage.name)))),
+                Err(why) => {
+                    ui.note(&[Some(why.message), why.hint].into_iter().flatten().collect::<Vec<_>>().join("; "))
+                }
+            }
+        }
         return Ok(());
+    };
+    match stage_log(store, run, only)? {
+        log if log.is_empty() => ui.note(&format!("`{}` logged nothing in run {}", only.name, run.id)),
+        log => ui.out(&log),
     }
-    if !path.exists() {
-        return Err(Error::bad_input(format!("`{stage}` has no log: it did not run in {}", run.id)));
-    }
-    print_file(&path, |text| ui.out(text))
+    Ok(())
 }
 
-fn print_file(path: &Path, print: impl FnOnce(&str)) -> Result<()> {
+fn no_stage(run: &RunRecord, pattern: &str) -> Error {
+    let near = nearest(pattern, run.stages.iter().map(|s| s.name.as_str()));
+    let hint = near.map_or_else(|| "`vadpipe log RUN` lists its stages".to_owned(), |n| format!("did you mean `{n}`?"));
+    Error::bad_input(format!("run {} has no stage `{pattern}`", run.id)).hint(hint)
+}
+
+/// The log of a stage; empty if it logged nothing.
+///
+/// # Errors
+/// If it did not run. The message names the run that made its result.
+fn stage_log(store: &Store, run: &RunRecord, stage: &StageRun) -> Result<String> {
+    let path = log_path(store, &run.id, &stage.name);
+    if path.exists() {
+        return read(&path);
+    }
+    if stage.outcome == StageStatus::Executed {
+        return Ok(String::new());
+    }
+    let (name, id) = (&stage.name, &run.id);
+    let record = match stage.key.filter(|_| stage.outcome == StageStatus::Cached) {
+        Some(key) => store.result(&key)?,
+        None => None,
+    };
+    let Some(record) = record else {
+        return Err(Error::bad_input(format!("`{name}` has no log: it did not run in {id}")));
+    };
+    let (made, point) = (&record.provenance.run, &record.point);
+    let error = Error::bad_input(format!("`{name}` was cached in run {id}; run {made} made its result"));
+    Err(match log_path(store, made, point).exists() {
+        true => error.hint(format!("`vadpipe log {made} --stage '{point}'` shows its log")),
+        false => error.hint(format!("`vadpipe log {made}` shows that run; it has no log of the stage")),
+    })
+}
+
+fn log_path(store: &Store, run: &str, point: &str) -> PathBuf {
+    store.dir().join("logs").join(run).join(format!("{point}.log"))
+}
+
+fn read(path: &Path) -> Result<String> {
     let text =
         std::fs::read(path).map_err(|e| Error::bad_input(format!("can't read {}", path.display())).caused_by(e))?;
-    print(&String::from_utf8_lossy(&text));
-    Ok(())
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Lists the stages that match, of the newest `limit` runs that have a match, newest last.

@@ -10,34 +10,41 @@ use serde::Serializer as _;
 use serde::ser::SerializeMap as _;
 
 use self::groups::{Group, Grouping};
-use self::row::Row;
+use self::row::{Coordinate, Row};
 use super::args::{Global, PipelineArgs};
 use super::filter::{Cell, Column, Filter, Names};
 use super::project::Project;
-use super::ui::{Ui, figure, table};
+use super::results::{self, EarlierArgs, PointResult, Results};
+use super::ui::{Ui, table};
 use crate::artifact::metrics::nonfinite_name;
 use crate::error::{Error, Result};
-use crate::spec::StageSpec;
+use crate::id::PointName;
+use crate::plan::Cause;
+use crate::spec::{Point, StageSpec};
 
 /// Arguments of `metrics`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe metrics pipelines/full.toml
-  vadpipe metrics pipelines/sweep.toml ad --sort loss           sort in ascending order
-  vadpipe metrics pipelines/sweep.toml ad --sort -psnr          sort in descending order
-  vadpipe metrics pipelines/sweep.toml --where 'lr<0.002 && loss<0.3' --where latent_dim=16
-  vadpipe metrics pipelines/sweep.toml ad --over seed           mean ± standard deviation over the axis `seed`
-  vadpipe metrics pipelines/sweep.toml ad --group-by lr         the same over all axes except `lr`
-  vadpipe metrics pipelines/sweep.toml 'ad@*' --csv > ad.csv
-  vadpipe metrics pipelines/sweep.toml 'ad@*' --json | jq
+  vadpipe metrics full.toml
+  vadpipe metrics sweep.toml ad --sort loss    sort in ascending order
+  vadpipe metrics sweep.toml ad --sort -psnr   sort in descending order
+  vadpipe metrics sweep.toml --where 'lr<0.002 && loss<0.3'
+  vadpipe metrics sweep.toml ad --over seed    mean ± deviation over an axis
+  vadpipe metrics sweep.toml ad --group-by lr  the same over all other axes
+  vadpipe metrics sweep.toml 'ad@*' --csv > ad.csv
+  vadpipe metrics sweep.toml 'ad@*' --json | jq
+  vadpipe metrics sweep.toml --run last~1      what the run before the last had
 
 A condition compares an axis, a metric or `stage` with <, <=, >, >=, = or !=. Join conditions with && or with several \
---where. The columns are the axes of the points, then the metrics. CSV has all digits; text and Markdown have four decimal \
+--where. The columns are the axes of the points, then the metrics. In a pruned sweep, the last \
+column has the value that stopped a point. CSV has all digits; text and Markdown have four decimal \
 places. If an axis and a metric are both named `kl`, use `axis.kl` or `metric.kl` in --sort and --where; the column of the \
 metric is `metric.kl`.")]
 pub(super) struct MetricsArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
+    #[command(flatten)]
+    earlier: EarlierArgs,
     /// Sort by this metric or axis; a leading `-` sorts in descending order. Points without a value or with NaN
     /// come last
     #[arg(long, value_name = "[-]METRIC", allow_hyphen_values = true)]
@@ -62,24 +69,11 @@ pub(super) struct MetricsArgs {
 /// Prints the metrics of cached results.
 pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()> {
     let filter = Filter::parse(&args.conditions)?;
-    let project = Project::open(&args.pipeline, global, ui)?;
-    let (results, pruned) = project.results_and_pruned(ui)?;
-    let targets = project.targets.len();
-    let missing = project.targets.iter().filter(|p| !results.contains_key(p) && !pruned.contains(p)).count();
-    if missing > 0 {
-        ui.note(&format!("{missing} of {targets} stages are not in the cache"));
-    }
-    let points = project.graph.order().iter().filter_map(|p| Some((project.spec.point(*p), results.get(p)?)));
-    let mut rows: Vec<Row> = points
-        .map(|(point, record)| Row {
-            name: point.name.clone(),
-            stage: point.stage.clone(),
-            axes: point.coordinates.iter().map(|(axis, value)| (axis.clone(), Cell::of(value))).collect(),
-            metrics: record.manifest.metrics.clone(),
-        })
-        .collect();
-    let metrics: BTreeSet<String> = rows.iter().flat_map(|r| r.metrics.keys().cloned()).collect();
-    let names = Names { axes: axes(&project), metrics };
+    let (project, results) = results::open(&args.pipeline, &args.earlier, global, ui)?;
+    results.note_missing(ui);
+    let mut rows = rows(&project, &results, global, args.csv || ui.json);
+    let metrics: BTreeSet<String> = rows.iter().flat_map(|r| r.metrics.keys().chain(r.facts.keys()).cloned()).collect();
+    let names = Names { axes: axes(&project, &rows), metrics };
     filter.retain(&mut rows, &names, Row::get)?;
     if let Some(grouping) = Grouping::new(&args.group_by, &args.over, &names)? {
         return print_groups(grouping.group(&rows), &names, args, ui);
@@ -88,17 +82,43 @@ pub(super) fn metrics(args: &MetricsArgs, global: &Global, ui: &Ui) -> Result<()
     if ui.json {
         return print_json(&rows, ui);
     }
-    rows.retain(|row| !row.metrics.is_empty());
-    let columns = columns(&rows, &names, Row::get);
+    rows.retain(Row::is_shown);
+    let columns = columns(&rows, &names, Row::has);
     let header = columns.iter().map(|column| names.label(column)).collect();
     let numeric = columns.iter().map(|column| is_numeric(&rows, column, Row::get)).collect();
-    let rows = rows.iter().map(|row| cells(row, &columns, args.csv)).collect();
-    Printed { header, numeric, rows }.print(args, ui)
+    let line = |row: &Row| columns.iter().map(|column| row.text(column, args.csv)).collect();
+    let mut table = Printed { header, numeric, rows: rows.iter().map(line).collect() };
+    table.add("facts", rows.iter().map(Row::facts));
+    table.add("pruned", rows.iter().map(|row| row.pruned(args.csv)));
+    table.print(args, ui)
+}
+
+/// The points with their values. If `is_exact`, no metric is a fact: programs that read CSV or JSON find all of them
+/// among the metrics.
+fn rows(project: &Project, results: &Results, global: &Global, is_exact: bool) -> Vec<Row> {
+    let known: BTreeMap<&str, &Point> = project.spec.points.iter().map(|p| (p.name.as_str(), p)).collect();
+    let row = |(name, result): &(String, PointResult)| {
+        let (all, kind, pruned) = match result {
+            PointResult::Stored(record) => (record.manifest.metrics.clone(), record.manifest.kind.as_str(), None),
+            PointResult::Pruned(cause) => (BTreeMap::new(), "", Some(cause.clone())),
+        };
+        let facts = global.kinds.0.facts(kind);
+        let (facts, metrics) = all.into_iter().partition(|(name, _)| !is_exact && facts.contains(&name.as_str()));
+        Row {
+            name: name.clone(),
+            stage: PointName::parse(name).stage.to_owned(),
+            axes: Coordinate::all(name, known.get(name.as_str()).map(|point| point.coordinates.as_slice())),
+            metrics,
+            facts,
+            pruned,
+        }
+    };
+    results.points.iter().map(row).collect()
 }
 
 /// The columns that have a value: `stage`, then the axes and the metrics.
-fn columns<R>(rows: &[R], names: &Names, get: impl Fn(&R, &Column) -> Option<Cell>) -> Vec<Column> {
-    let used = |column: &Column| rows.iter().any(|row| get(row, column).is_some());
+fn columns<R>(rows: &[R], names: &Names, has: impl Fn(&R, &Column) -> bool) -> Vec<Column> {
+    let used = |column: &Column| rows.iter().any(|row| has(row, column));
     let rest = names.columns().into_iter().filter(used);
     std::iter::once(Column::Stage).chain(rest).collect()
 }
@@ -114,7 +134,7 @@ fn print_groups(mut groups: Vec<Group>, names: &Names, args: &MetricsArgs, ui: &
         ui.exact(&serde_json::json!({ "groups": groups.iter().map(Group::json).collect::<Vec<_>>() }).to_string());
         return Ok(());
     }
-    let columns = columns(&groups, names, Group::get);
+    let columns = columns(&groups, names, |group, column| group.get(column).is_some());
     let (mut header, mut numeric) = (Vec::new(), Vec::new());
     let mut rows: Vec<Vec<String>> = vec![Vec::new(); groups.len()];
     let mut add = |title: String, is_number: bool, cell: &dyn Fn(&Group) -> String| {
@@ -126,7 +146,7 @@ fn print_groups(mut groups: Vec<Group>, names: &Names, args: &MetricsArgs, ui: &
     let axes = columns.iter().filter(|column| !matches!(column, Column::Metric(_)));
     for column in axes {
         let is_number = is_numeric(&groups, column, Group::get);
-        add(names.label(column), is_number, &|group| text(group.get(column).map(|cell| cell.to_string())));
+        add(names.label(column), is_number, &|group| group.text(column));
     }
     add("n".to_owned(), true, &|group| group.points.to_string());
     for column in &columns {
@@ -153,6 +173,16 @@ struct Printed {
 }
 
 impl Printed {
+    /// Adds a column of text, unless all of its cells are empty.
+    fn add(&mut self, title: &str, cells: impl Iterator<Item = String>) {
+        let cells: Vec<String> = cells.collect();
+        if cells.iter().any(|cell| !cell.is_empty()) {
+            self.header.push(title.to_owned());
+            self.numeric.push(false);
+            self.rows.iter_mut().zip(cells).for_each(|(row, cell)| row.push(cell));
+        }
+    }
+
     fn print(&self, args: &MetricsArgs, ui: &Ui) -> Result<()> {
         match (args.csv, args.md) {
             (true, _) => ui.document(&self.csv()?),
@@ -187,15 +217,14 @@ impl Printed {
     }
 }
 
-/// The axes of the targets, in the order of declaration.
-fn axes(project: &Project) -> Vec<String> {
+/// The axes of the targets, in the order of declaration, and those of rows that are no longer in the pipeline.
+fn axes(project: &Project, rows: &[Row]) -> Vec<String> {
     let mut axes: Vec<String> = Vec::new();
     let points = |s: &StageSpec| project.targets.range(s.points.clone()).next().is_some();
-    for stage in project.spec.stages.iter().filter(|s| points(s)) {
-        for axis in &stage.axes {
-            if !axes.contains(axis) {
-                axes.push(axis.clone());
-            }
+    let declared = project.spec.stages.iter().filter(|s| points(s)).flat_map(|stage| &stage.axes);
+    for axis in declared.chain(rows.iter().flat_map(|row| row.axes.keys())) {
+        if !axes.contains(axis) {
+            axes.push(axis.clone());
         }
     }
     axes
@@ -219,7 +248,7 @@ fn sort<R>(rows: &mut [R], by: Option<&str>, names: &Names, get: impl Fn(&R, &Co
 }
 
 /// `{"point": {"metric": number}}`, in the order of the rows. A number that is not finite is `null`, and
-/// `"nonfinite": {"point": {"metric": "nan"}}` at the end names it.
+/// `"nonfinite": {"point": {"metric": "nan"}}` at the end names it. `"pruned"` has the reason for each pruned point.
 fn print_json(rows: &[Row], ui: &Ui) -> Result<()> {
     let mut nonfinite: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
     for row in rows {
@@ -232,8 +261,13 @@ fn print_json(rows: &[Row], ui: &Ui) -> Result<()> {
     let write = |bytes: &mut Vec<u8>| -> serde_json::Result<()> {
         let mut json = serde_json::Serializer::new(bytes);
         let mut map = json.serialize_map(None)?;
-        for row in rows {
+        for row in rows.iter().filter(|row| row.pruned.is_none()) {
             map.serialize_entry(&row.name, &row.metrics)?;
+        }
+        let pruned = rows.iter().filter_map(|row| Some((row.name.as_str(), row.pruned.as_ref()?)));
+        let pruned: BTreeMap<&str, &Option<Cause>> = pruned.collect();
+        if !pruned.is_empty() {
+            map.serialize_entry("pruned", &pruned)?;
         }
         if !nonfinite.is_empty() {
             map.serialize_entry("nonfinite", &nonfinite)?;
@@ -244,14 +278,4 @@ fn print_json(rows: &[Row], ui: &Ui) -> Result<()> {
     write(&mut bytes).map_err(|e| Error::storage("can't write JSON").caused_by(e))?;
     ui.exact(&String::from_utf8_lossy(&bytes));
     Ok(())
-}
-
-/// The cells of a row; metrics with all digits if `exact`.
-fn cells(row: &Row, columns: &[Column], exact: bool) -> Vec<String> {
-    let cell = |column: &Column| match (column, row.get(column)) {
-        (Column::Metric(_), Some(Cell::Number(metric))) if !exact => figure(metric),
-        (_, Some(cell)) => cell.to_string(),
-        (_, None) => String::new(),
-    };
-    columns.iter().map(cell).collect()
 }

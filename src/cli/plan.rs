@@ -12,15 +12,15 @@ use super::estimate::Estimates;
 use super::project::Project;
 use super::ui::{DIM, GREEN, Ui, YELLOW, about, count, pad, paint};
 use crate::error::{Category, Error, Result};
-use crate::plan::{Decision, Plan, State};
+use crate::plan::{Cause, Decision, Plan, State};
 use crate::spec::PointInput;
 
 /// Arguments of `plan`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe plan pipelines/full.toml
-  vadpipe plan pipelines/full.toml report -S params.epochs=200
-  vadpipe plan pipelines/full.toml --check || echo 'not up to date'
+  vadpipe plan full.toml
+  vadpipe plan full.toml report -S params.epochs=200
+  vadpipe plan full.toml --check || echo 'not up to date'
 
 Time estimates come from earlier runs on this machine. A stage that never ran here has none.")]
 pub(super) struct PlanArgs {
@@ -34,6 +34,7 @@ pub(super) struct PlanArgs {
 /// Prints a plan.
 pub(super) fn plan(args: &PlanArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
+    project.print_warnings(ui);
     let plan = project.plan(&BTreeSet::new(), ui)?;
     print(&project, &plan, ui)?;
     let complete = plan.is_complete();
@@ -85,18 +86,23 @@ pub(super) fn word(state: State) -> (&'static str, Style) {
     }
 }
 
+/// Why a point will run, and how many epochs are cached. An interrupted training has no result yet, but "never run"
+/// would be wrong beside its epochs.
+pub(super) fn why(decision: &Decision) -> Option<String> {
+    let reason = decision.reason.as_ref()?;
+    let Some(epochs) = decision.epochs.filter(|e| e.cached > 0) else { return Some(reason.text.clone()) };
+    let causes = reason.causes.iter().filter(|cause| !matches!(cause, Cause::NeverRun)).map(ToString::to_string);
+    let cached = format!("{} of {} epochs cached", epochs.cached, epochs.total);
+    Some(causes.chain([cached]).collect::<Vec<_>>().join("; "))
+}
+
 fn line(project: &Project, decision: &Decision, estimates: &Estimates, (words, width): (usize, usize)) -> String {
     let (word, style) = word(decision.state);
     let word = paint(style, &format!("{word:words$}"));
     let name = pad(project.name(decision.point), width);
-    let why = match (&decision.reason, decision.epochs) {
-        (Some(reason), Some(e)) if e.cached > 0 => {
-            format!("{}; {} of {} epochs cached", reason.text, e.cached, e.total)
-        }
-        (Some(reason), _) => reason.text.clone(),
-        (None, _) => paint(DIM, &decision.key.map(|k| k.short()).unwrap_or_default()),
-    };
-    let time = estimates.point(decision.point).filter(|s| *s >= 1.0).map(|s| format!("  {}", about(s)));
+    let why = why(decision).unwrap_or_else(|| paint(DIM, &decision.key.map(|k| k.short()).unwrap_or_default()));
+    let left = if decision.epochs.is_some_and(|e| e.cached > 0) { " left" } else { "" };
+    let time = estimates.point(decision.point).filter(|s| *s >= 1.0).map(|s| format!("  {}{left}", about(s)));
     let time = time.map(|time| paint(DIM, &time)).unwrap_or_default();
     format!("{word} {name}  {why}{time}").trim_end().to_owned()
 }

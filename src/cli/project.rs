@@ -14,7 +14,7 @@ use crate::event::Listener;
 use crate::exec::{Compute, RunContext, choose};
 use crate::graph::Graph;
 use crate::id::PointId;
-use crate::plan::{Plan, Planner};
+use crate::plan::{Cause, Decision, Plan, Planner, State};
 use crate::spec::{DeviceChoice, MAX_BYTES, Spec, load};
 use crate::stage::{Cancel, Precision, Registry};
 use crate::store::{Holder, Options, ResultRecord, Store};
@@ -55,7 +55,15 @@ impl Project {
 
     /// Reads the pipeline and opens its cache to run it. `cache_wait` decides how long to wait for the cache.
     pub(super) fn open_to_run(args: &PipelineArgs, global: &Global, ui: &Ui, cache_wait: &CacheWait) -> Result<Self> {
-        Self::load(args, &global.kinds.0, Arc::new(Store::open(&global.cache, cache_wait.options(ui))?))
+        let project = Self::load(args, &global.kinds.0, Arc::new(Store::open(&global.cache, cache_wait.options(ui))?))?;
+        project.print_warnings(ui);
+        Ok(project)
+    }
+
+    /// Prints the warnings about the pipeline. Commands that only read results don't repeat them.
+    pub(super) fn print_warnings(&self, ui: &Ui) {
+        let texts = self.spec.warnings.iter().map(|warning| warning.render_warning(&self.spec.sources));
+        texts.for_each(|text| ui.warn(&text));
     }
 
     fn load(args: &PipelineArgs, registry: &Registry, store: Arc<Store>) -> Result<Self> {
@@ -102,11 +110,18 @@ impl Project {
         plan
     }
 
-    /// The cached results of the targets, by point, and the pruned targets. Prints the number of pruned targets.
-    pub(super) fn results_and_pruned(&self, ui: &Ui) -> Result<(BTreeMap<PointId, ResultRecord>, BTreeSet<PointId>)> {
+    /// The cached results of the targets, by point, and the pruned targets with the reason. Prints the number of pruned
+    /// targets.
+    pub(super) fn results_and_pruned(
+        &self,
+        ui: &Ui,
+    ) -> Result<(BTreeMap<PointId, ResultRecord>, BTreeMap<PointId, Cause>)> {
         let mut plan = self.plan(&BTreeSet::new(), ui)?;
         plan.decisions.retain(|d| self.targets.contains(&d.point));
-        let (results, pruned) = (self.planner(&BTreeSet::new()).records(&plan)?, plan.pruned());
+        let results = self.planner(&BTreeSet::new()).records(&plan)?;
+        let cause = |d: &Decision| Some((d.point, d.reason.as_ref()?.causes.first()?.clone()));
+        let pruned: BTreeMap<PointId, Cause> =
+            plan.decisions.iter().filter(|d| d.state == State::Pruned).filter_map(cause).collect();
         if !pruned.is_empty() {
             ui.note(&format!("{} of {} stages are pruned", pruned.len(), self.targets.len()));
         }
@@ -116,13 +131,10 @@ impl Project {
     /// The results of the targets in plan order, without pruned ones; an error if one is not cached.
     pub(super) fn all_results(&self, ui: &Ui) -> Result<Vec<(PointId, ResultRecord)>> {
         let (mut results, pruned) = self.results_and_pruned(ui)?;
-        let missing = self.targets.iter().filter(|p| !results.contains_key(p) && !pruned.contains(p));
-        let missing: Vec<_> = missing.map(|p| self.name(*p)).collect();
+        let missing = self.targets.iter().filter(|p| !results.contains_key(p) && !pruned.contains_key(p));
+        let missing: Vec<String> = missing.map(|p| self.name(*p).to_owned()).collect();
         if !missing.is_empty() {
-            let message = format!("not in the cache: {}", missing.join(", "));
-            return Err(
-                Error::bad_input(message).hint("`vadpipe run` computes it; `vadpipe plan` shows why it is missing")
-            );
+            return Err(not_cached(&missing));
         }
         Ok(self.graph.order().iter().filter_map(|p| Some((*p, results.remove(p)?))).collect())
     }
@@ -138,6 +150,12 @@ impl Project {
     pub(super) fn name(&self, point: PointId) -> &str {
         &self.spec.point(point).name
     }
+}
+
+/// The error for points whose results are needed and not cached.
+pub(super) fn not_cached(names: &[String]) -> Error {
+    let error = Error::bad_input(format!("not in the cache: {}", names.join(", ")));
+    error.hint("`vadpipe run` computes it; `vadpipe plan` shows why it is missing")
 }
 
 /// Opens the cache that the command line names.

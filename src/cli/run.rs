@@ -21,12 +21,12 @@ use crate::plan::with_earlier_points;
 use crate::status::RunStatus;
 
 const EXAMPLES: &str = "Examples:
-  vadpipe run pipelines/full.toml                      run everything
-  vadpipe run pipelines/full.toml 'vad@*' -k           run all points of a stage, even if some fail
-  vadpipe run pipelines/full.toml -R tsne              run one stage again
-  vadpipe run pipelines/full.toml -S params.epochs=200 extend a training, which continues
-  vadpipe run pipelines/full.toml --json | jq .event   print one event per line
-  vadpipe run pipelines/own-script.toml --watch        run what each edit affects
+  vadpipe run full.toml                       run everything
+  vadpipe run full.toml 'vad@*' -k            all points, even if some fail
+  vadpipe run full.toml -R tsne               run one stage again
+  vadpipe run full.toml -S params.epochs=200  extend a training
+  vadpipe run full.toml --json | jq .event    print one event per line
+  vadpipe run own-script.toml --watch         run what each edit affects
 
 Ctrl-C saves the state of running trainings and stops; the same command continues them. Other stages start over, except \
 programs that use {checkpoint}. A second Ctrl-C exits at once; trainings then continue from their last saved state. With --watch, the exit code is 0 if you press Ctrl-C between two \

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::project::Project;
+use super::results::{self, EarlierArgs};
 use super::ui::{Ui, bytes, figure, seconds, shorten, when};
 use super::{Global, PipelineArgs};
 use crate::error::Result;
@@ -11,31 +11,39 @@ use crate::store::ResultRecord;
 
 /// Arguments of `show`.
 #[derive(Args)]
-#[command(after_help = "Example:\n  vadpipe show pipelines/full.toml ad")]
+#[command(after_help = "Examples:
+  vadpipe show full.toml ad
+  vadpipe show full.toml 'vad@*' --json
+  vadpipe show full.toml ad --before      the result before the newest one")]
 pub(super) struct ShowArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
+    #[command(flatten)]
+    earlier: EarlierArgs,
 }
 
 /// Prints the contents of cached results.
 pub(super) fn show(args: &ShowArgs, global: &Global, ui: &Ui) -> Result<()> {
-    let project = Project::open(&args.pipeline, global, ui)?;
-    let mut results = project.all_results(ui)?;
-    for (point, record) in &mut results {
+    let (_, results) = results::open(&args.pipeline, &args.earlier, global, ui)?;
+    let mut results = results.into_stored(ui)?;
+    let kinds = &global.kinds.0;
+    for (_, record) in &mut results {
         // Records of earlier versions don't hold it.
-        record.provides = Some(record.provides(project.spec.point(*point).parsed.kind.provides()));
+        let of_kind = kinds.get(&record.manifest.kind).map_or(&[][..], |kind| kind.provides());
+        record.provides = Some(record.provides(of_kind));
     }
     if ui.json {
-        let all: serde_json::Map<_, _> =
-            results.iter().map(|(point, record)| (project.name(*point).to_owned(), json!(record))).collect();
+        let all: serde_json::Map<_, _> = results.iter().map(|(name, record)| (name.clone(), json!(record))).collect();
         return ui.object(&all);
     }
-    let texts: Vec<_> = results.iter().map(|(point, record)| text(project.name(*point), record)).collect();
+    let text = |(name, record): &(String, ResultRecord)| text(name, record, kinds.facts(&record.manifest.kind));
+    let texts: Vec<_> = results.iter().map(text).collect();
     ui.text(&texts.join("\n\n"));
     Ok(())
 }
 
-fn text(name: &str, record: &ResultRecord) -> String {
+/// The content of a result. `facts` are the metrics that are shown as facts.
+fn text(name: &str, record: &ResultRecord, facts: &[&str]) -> String {
     let manifest = &record.manifest;
     let made = &record.provenance;
     let mut lines = vec![
@@ -57,9 +65,11 @@ fn text(name: &str, record: &ResultRecord) -> String {
         let names: Vec<&str> = provides.iter().map(String::as_str).collect();
         lines.push(format!("  provides  {}", shorten(&names.join(", "))));
     }
-    lines.extend(
-        manifest.metrics.iter().map(|(name, value)| format!("  metric    {} = {}", shorten(name), figure(*value))),
-    );
+    let (facts, metrics): (Vec<_>, Vec<_>) = manifest.metrics.iter().partition(|(name, _)| facts.contains(&&***name));
+    lines.extend(metrics.iter().map(|(name, value)| format!("  metric    {} = {}", shorten(name), figure(**value))));
+    // A fact of the same name says more, such as the names of the classes.
+    let counts = facts.iter().filter(|(name, _)| !manifest.facts.contains_key(*name));
+    lines.extend(counts.map(|(name, value)| format!("  fact      {} = {}", shorten(name), figure(**value))));
     lines.extend(
         manifest
             .facts

@@ -20,8 +20,8 @@ use crate::store::{Holder, RunRecord, StateRecord};
 /// Arguments of `status`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe status pipelines/full.toml
-  vadpipe status pipelines/full.toml 'vad@*' --json | jq '.stages[] | select(.running)'
+  vadpipe status full.toml
+  vadpipe status full.toml --json | jq '.stages[] | select(.running)'
 
 You can use it while a training runs. The size of states includes the checkpoints and the kept states of trainings; \
 `vadpipe gc` removes those that recent runs do not need.")]
@@ -77,11 +77,9 @@ pub(super) fn status(args: &StatusArgs, global: &Global, ui: &Ui) -> Result<()> 
     }
     let mut lines = vec![plan::summary(&plan)];
     for d in plan.decisions.iter().filter(|d| d.state != State::Hit) {
-        let why = d.reason.as_ref().map(|r| r.text.as_str()).unwrap_or_default();
-        let epochs = d.epochs.filter(|e| e.cached > 0);
-        let epochs = epochs.map(|e| format!(" ({} of {} epochs cached)", e.cached, e.total)).unwrap_or_default();
+        let why = plan::why(d).unwrap_or_default();
         let now = running.get(&d.point).map(|h| format!(" [running: {}]", h.describe())).unwrap_or_default();
-        lines.push(format!("  {}: {why}{epochs}{now}", project.name(d.point)));
+        lines.push(format!("  {}: {why}{now}", project.name(d.point)));
     }
     lines.extend(disk_lines(&project, disk, &stored));
     lines.extend(last.map(|run| last_run(&run)));

@@ -13,7 +13,7 @@ use serde::Serialize;
 pub(super) use self::short::shorten;
 use self::short::shorten_lines;
 use self::style::printable;
-pub(super) use self::style::{DIM, GREEN, RED, YELLOW, paint};
+pub(super) use self::style::{BOLD, DIM, GREEN, RED, YELLOW, paint};
 pub(super) use self::watch::Watch;
 pub(super) use self::words::{about, bytes, columns, count, figure, pad, seconds, table, when};
 use crate::error::{Error, Result};

@@ -17,9 +17,9 @@ use crate::id::PointId;
 /// Arguments of `verify`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe verify pipelines/quickstart.toml ad                   verify a whole stage
-  vadpipe verify pipelines/full.toml ad --sample 2              verify two stretches
-  vadpipe verify pipelines/full.toml ad --sample 2 --seed 123   verify the same two again
+  vadpipe verify quickstart.toml ad                  verify a whole stage
+  vadpipe verify full.toml ad --sample 2             verify two stretches
+  vadpipe verify full.toml ad --sample 2 --seed 123  verify the same two again
 
 Runs each cached target again from its cached inputs, without the cache, and compares the bytes. If they differ, prints the \
 first tensor that differs and exits with code 3. With --sample, a training is verified in stretches: each starts at a \

@@ -3,6 +3,7 @@
 //! The page is an artifact and depends only on the inputs of the stage. This module inserts which stages ran, which
 //! were cached, their times and the device, even if the stage itself was cached.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -13,8 +14,10 @@ use crate::exec::driver::Driver;
 use crate::file;
 use crate::id::PointId;
 use crate::key::Segment;
+use crate::plan::Cause;
 use crate::report::{RunOverlay, StageOverlay, overlay};
 use crate::spec::Point;
+use crate::status::StageStatus;
 use crate::store::StoreError;
 use crate::value::{Value, Values};
 
@@ -63,7 +66,10 @@ pub(crate) fn write_reports(
 }
 
 fn run_overlay(context: &RunContext<'_>, driver: &Driver<'_>, run: &str) -> RunOverlay {
-    let stages = driver.ends().into_iter().map(|end| {
+    let ends = driver.ends();
+    let pruned: BTreeSet<PointId> =
+        ends.iter().filter(|end| end.status == StageStatus::Pruned).map(|end| end.point).collect();
+    let stages = ends.iter().map(|end| {
         let point = context.point(end.point);
         let record = driver.record(end.point);
         let inputs = point.inputs.values().flat_map(|i| i.points());
@@ -75,6 +81,7 @@ fn run_overlay(context: &RunContext<'_>, driver: &Driver<'_>, run: &str) -> RunO
             seconds: record.map(|r| r.provenance.seconds),
             inputs: inputs.map(|i| context.name(*i).to_owned()).collect(),
             metrics: record.map(|r| r.manifest.metrics.clone()).unwrap_or_default(),
+            pruned: pruned.contains(&end.point).then(|| why_pruned(context, driver, end.point, &pruned).to_string()),
         }
     });
     RunOverlay {
@@ -86,6 +93,18 @@ fn run_overlay(context: &RunContext<'_>, driver: &Driver<'_>, run: &str) -> RunO
         threads: context.threads,
         stages: stages.collect(),
     }
+}
+
+/// Why a point is pruned: it was not promoted at a rung, or all points of one of its inputs are pruned.
+fn why_pruned(context: &RunContext<'_>, driver: &Driver<'_>, point: PointId, pruned: &BTreeSet<PointId>) -> Cause {
+    let bracket = driver.state().bracket();
+    let decision = bracket.and_then(|b| Some((b, b.decisions(point).into_iter().rfind(|d| !d.goes_on)?)));
+    if let Some((bracket, decision)) = decision {
+        return bracket.cause(&decision);
+    }
+    let inputs = context.point(point).inputs.values().flat_map(|input| input.points());
+    let stages = inputs.filter(|input| pruned.contains(input)).map(|input| context.name(*input).to_owned());
+    Cause::LeftOut { stages: stages.collect() }
 }
 
 /// The parameters of a stage, including those of its epochs.

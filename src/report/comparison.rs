@@ -48,12 +48,20 @@ pub struct Figure {
     pub a: Option<f64>,
     /// Of the second.
     pub b: Option<f64>,
+    /// Whether it describes the results, and a difference would mean nothing.
+    #[serde(skip)]
+    pub is_fact: bool,
 }
 
 impl Figure {
     /// Whether the two results differ. NaN does not differ from itself.
     pub fn differs(&self) -> bool {
         self.a.map(f64::to_bits) != self.b.map(f64::to_bits)
+    }
+
+    /// The second value minus the first, if there are both and it is not a fact.
+    pub fn difference(&self) -> Option<f64> {
+        self.a.zip(self.b).filter(|_| !self.is_fact).map(|(a, b)| b - a)
     }
 }
 
@@ -182,7 +190,7 @@ fn figures(found: &Comparison, figures: &[Figure]) -> Html {
     let mut table = Table::default();
     table.column("metric", false).column(&found.a, true).column(&found.b, true).column("difference", true);
     for figure in figures {
-        let by = figure.a.zip(figure.b).map(|(a, b)| b - a);
+        let by = figure.difference();
         let sign = if by.is_some_and(|by| by > 0.0) { "+" } else { "" };
         let shown = by.map(|by| format!("{sign}{}", number(by))).unwrap_or_default();
         let sort = by.map(|by| by.to_string()).unwrap_or_default();
@@ -226,7 +234,7 @@ mod tests {
             a: "ad".to_owned(),
             b: "ad".to_owned(),
             parameters: vec![change("l<r")],
-            metrics: vec![Figure { name: "loss".to_owned(), a: Some(0.5), b: Some(0.25) }],
+            metrics: vec![Figure { name: "loss".to_owned(), a: Some(0.5), b: Some(0.25), is_fact: false }],
             pictures: vec![picture(b"1", b"1"), picture(b"1", b"2")],
             curves: vec![Curve { name: "loss".to_owned(), values: [vec![1.0, 0.5], vec![0.9]] }],
             ..Pair::default()

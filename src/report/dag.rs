@@ -125,6 +125,7 @@ mod tests {
             seconds: None,
             inputs: inputs.iter().map(|s| (*s).to_owned()).collect(),
             metrics: BTreeMap::new(),
+            pruned: None,
         }
     }
 

@@ -75,11 +75,13 @@ fn parameters(stages: &[StageOverlay]) -> Html {
             .metrics
             .iter()
             .map(|(name, value)| html!("<span class=\"p\" title=\"{}\">{} {}</span>", *value, name, number(*value)));
+        let metrics = html!("<code>{}</code>", Html::join(metrics, " "));
+        let pruned = stage.pruned.as_ref().map(|why| html!("<span class=\"state pruned\">{}</span>", why));
         table.row(vec![
             Cell::name(&stage.name),
             Cell::text(&stage.kind),
             Cell::html(html!("<code>{}</code>", Html::join(params, " ")), String::new()),
-            Cell::html(html!("<code>{}</code>", Html::join(metrics, " ")), String::new()),
+            Cell::html(pruned.unwrap_or(metrics), String::new()),
         ]);
     }
     table.render("")

@@ -41,6 +41,8 @@ pub struct StageOverlay {
     pub inputs: Vec<String>,
     /// Its metrics.
     pub metrics: BTreeMap<String, f64>,
+    /// Why it was pruned.
+    pub pruned: Option<String>,
 }
 
 /// The word for the status of a point.

@@ -190,6 +190,7 @@ fn run() -> RunOverlay {
         seconds: (at % 3 == 1).then_some(13.7 * (at + 1) as f64),
         inputs: from,
         metrics: input.manifest().metrics.clone(),
+        pruned: None,
     };
     for role in ["data", "ad", "vad", "fits", "decodes", "tsne", "walks", "own"] {
         for input in &inputs.0[role] {

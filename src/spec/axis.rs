@@ -20,6 +20,19 @@ pub(super) struct Axis {
     pub(super) values: Vec<AxisValue>,
     /// Its draws, if it is drawn together with other axes.
     pub(super) together: Option<Together>,
+    /// The number of values that a range or samples ask for. `None` for a list.
+    pub(super) asked: Option<Asked>,
+}
+
+/// The number of values that a range or samples ask for.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    /// The number.
+    pub(super) count: usize,
+    /// The field that has it: `steps` or `samples`.
+    pub(super) field: &'static str,
+    /// The place of the number.
+    pub(super) origin: Origin,
 }
 
 /// One value of an axis.

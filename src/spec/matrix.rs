@@ -16,12 +16,12 @@
 //! the combinations are built. `limit` and `prune` in `[matrix]` are settings, unless their value is a list: then they
 //! are axes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::axis::{Axis, AxisValue, MAX_POINTS};
+use super::axis::{Asked, Axis, AxisValue, MAX_POINTS};
 use super::errors::{check_name, suggest};
-use super::values::{check_together, value_text, values};
-use crate::diagnostic::{Diagnostics, Origin};
+use super::values::{Values, check_together, value_text, values};
+use crate::diagnostic::{Diagnostic, Diagnostics, Origin};
 use crate::id::{AxisId, StageId};
 use crate::value::{Data, Entry, Node, Table};
 
@@ -113,9 +113,9 @@ impl Matrix {
                 diagnostics.error(&entry.name_origin, message).help("only [matrix] can");
             }
             if !reserved && check_name("an axis", &entry.name, &entry.name_origin, diagnostics) {
-                let found = values(&entry.name, &entry.node, diagnostics);
                 let (name, origin) = (entry.name.clone(), entry.name_origin.clone());
-                self.axes.push(Axis { name, origin, owner, values: found.values, together: found.together });
+                let Values { values, together, asked } = values(&entry.name, &entry.node, diagnostics);
+                self.axes.push(Axis { name, origin, owner, values, together, asked });
             }
         }
         check_together(&self.axes[first..], diagnostics);
@@ -200,6 +200,32 @@ impl Matrix {
         self.axes.iter().take(self.shared).position(|a| a.name == name).map(AxisId::new)
     }
 
+    /// Warnings about ranges and samples that give fewer different values, or combinations, than they ask for.
+    pub(super) fn warnings(&self) -> Vec<Diagnostic> {
+        let mut groups: BTreeMap<(Option<StageId>, &str), Vec<&Axis>> = BTreeMap::new();
+        let mut warnings = Diagnostics::default();
+        for axis in &self.axes {
+            match &axis.together {
+                Some(together) => groups.entry((axis.owner, &together.name)).or_default().push(axis),
+                None => {
+                    warn_of_few(&format!("axis `{}` has", axis.name), "value", axis.values.len(), axis, &mut warnings)
+                }
+            }
+        }
+        for axes in groups.values() {
+            let draws = |at| axes.iter().map(|axis| axis.together.as_ref()?.draws.get(at).copied()).collect();
+            let tuples: BTreeSet<Option<Vec<u32>>> =
+                (0..axes[0].asked.as_ref().map_or(0, |a| a.count)).map(draws).collect();
+            let names: Vec<String> = axes.iter().map(|axis| format!("`{}`", axis.name)).collect();
+            let (subject, noun) = match names.as_slice() {
+                [only] => (format!("axis {only} has"), "value"),
+                several => (format!("the axes {} have", several.join(", ")), "combination"),
+            };
+            warn_of_few(&subject, noun, tuples.len(), axes[0], &mut warnings);
+        }
+        warnings.0
+    }
+
     fn exclude(&self, node: &Node, rows: &mut Vec<Vec<u32>>, diagnostics: &mut Diagnostics) {
         let Some(table) = as_table(node, "exclude", diagnostics) else { return };
         let mut wanted = Vec::new();
@@ -261,6 +287,21 @@ impl Matrix {
         }
         found
     }
+}
+
+/// Adds a warning if there are fewer values than the axis asks for.
+fn warn_of_few(subject: &str, noun: &str, count: usize, axis: &Axis, warnings: &mut Diagnostics) {
+    let Some(Asked { count: asked, field, origin }) = axis.asked.as_ref().filter(|asked| count < asked.count) else {
+        return;
+    };
+    let plural = if count == 1 { "" } else { "s" };
+    let (few, many) = (grouped(count as u128), grouped(*asked as u128));
+    let message = format!("{subject} only {few} different {noun}{plural}, but `{field}` asks for {many}");
+    let help = match *field {
+        "steps" => "steps that round to the same value count once".to_owned(),
+        _ => format!("a {noun} that is drawn again counts once"),
+    };
+    warnings.error(origin, message).help(help);
 }
 
 fn picks_list<'a>(section: &'a Table, name: &str, diagnostics: &mut Diagnostics) -> &'a [Node] {

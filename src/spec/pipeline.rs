@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use crate::diagnostic::{Origin, Sources};
+use crate::diagnostic::{Diagnostic, Origin, Sources};
 use crate::id::{PointId, StageId};
 use crate::stage::{ParsedStage, Precision};
 use crate::value::Value;
@@ -26,6 +26,8 @@ pub struct Spec {
     pub prune: Option<Prune>,
     /// The folder for relative paths.
     pub base: PathBuf,
+    /// What is valid but probably not intended.
+    pub warnings: Vec<Diagnostic>,
 }
 
 impl Spec {

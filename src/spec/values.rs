@@ -10,9 +10,9 @@
 //! | `{ choice = [a, b, c], samples = n, seed = s }` | n drawn from a, b and c |
 //!
 //! Draws have no state: draw i of an axis depends only on the stream (seed, "axis NAME", i). Raising `samples`
-//! therefore keeps the first values, and other axes do not change them. A value that is drawn twice counts once.
-//! Sampled axes multiply like all others, unless they share a `together = "…"`. Then draw i of each of them forms one
-//! combination, as in a random search.
+//! therefore keeps the first values, and other axes do not change them. A value that is drawn twice counts once, and
+//! a warning says so. Sampled axes multiply like all others, unless they share a `together = "…"`. Then draw i of each
+//! of them forms one combination, as in a random search.
 //!
 //! Values appear in point names, which users type as targets. Computed values are therefore rounded to short decimals.
 //! On a logarithmic scale they get five significant digits. On a linear scale they get as many decimals as five
@@ -26,7 +26,7 @@
 
 use std::collections::BTreeMap;
 
-use super::axis::{Axis, AxisValue, MAX_POINTS, Together, number};
+use super::axis::{Asked, Axis, AxisValue, MAX_POINTS, Together, number};
 use crate::diagnostic::{Diagnostics, Origin};
 use crate::rng::Streams;
 use crate::stage::{Bound, Params};
@@ -44,19 +44,31 @@ pub(super) struct Values {
     pub(super) values: Vec<AxisValue>,
     /// Set for samples that are drawn together with those of other axes.
     pub(super) together: Option<Together>,
+    /// Set for ranges and samples.
+    pub(super) asked: Option<Asked>,
 }
 
 /// Reads the values of an axis.
 pub(super) fn values(name: &str, node: &Node, diagnostics: &mut Diagnostics) -> Values {
     match &node.data {
-        Data::List(items) => Values { values: list(name, items, &node.origin, diagnostics), together: None },
-        Data::Table(table) => computed(name, table, &node.origin, diagnostics),
+        Data::List(items) => Values { values: list(name, items, &node.origin, diagnostics), ..Values::default() },
+        Data::Table(table) => Values { asked: asked(table), ..computed(name, table, &node.origin, diagnostics) },
         other => {
             let message = format!("axis `{name}` must be a list of values, not {}", other.describe());
             diagnostics.error(&node.origin, message).help(format!("{name} = [value, value]"));
             Values::default()
         }
     }
+}
+
+fn asked(table: &Table) -> Option<Asked> {
+    let number = |field| match table.get(field)? {
+        Node { data: Data::Int(count), origin } => {
+            Some(Asked { count: usize::try_from(*count).ok()?, field, origin: origin.clone() })
+        }
+        _ => None,
+    };
+    ["steps", "samples"].into_iter().find_map(number)
 }
 
 fn list(name: &str, items: &[Node], place: &Origin, diagnostics: &mut Diagnostics) -> Vec<AxisValue> {
@@ -123,7 +135,7 @@ fn computed(name: &str, table: &Table, place: &Origin, diagnostics: &mut Diagnos
     let drawn = if given("from") || given("to") {
         let values = reading.range(table);
         reading.params.finish();
-        return Values { values: numbers(values, place).0, together: None };
+        return Values { values: numbers(values, place).0, ..Values::default() };
     } else if let Some(choice) = reading.params.node("choice") {
         let draws = reading.draws();
         let together = reading.together();
@@ -147,7 +159,8 @@ fn computed(name: &str, table: &Table, place: &Origin, diagnostics: &mut Diagnos
         (self::numbers(numbers, place), together)
     };
     let ((values, draws), together) = drawn;
-    Values { values, together: together.map(|(name, origin)| Together { name, origin, draws }) }
+    let together = together.map(|(name, origin)| Together { name, origin, draws });
+    Values { values, together, asked: None }
 }
 
 /// The stream of each draw of an axis.

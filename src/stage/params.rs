@@ -3,9 +3,13 @@
 //! Reading a parameter puts it into the key, so a kind can't forget one. Parameters read in [`Params::segments`] belong
 //! to epochs; all others belong to the start. A field that is not read is an unknown field.
 
+mod parameter;
 mod segments;
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+
+pub use parameter::Parameter;
 
 use crate::artifact::Capability;
 use crate::diagnostic::{Diagnostics, Origin, nearest};
@@ -54,6 +58,10 @@ pub struct Params<'a> {
     canonical: Values,
     /// The stage's inputs; `None` if they are not known.
     inputs: Option<&'a [GivenInput<'a>]>,
+    /// What was read, by name, if that is to be recorded.
+    recorded: Option<BTreeMap<&'static str, Parameter>>,
+    /// The description of the next parameter.
+    description: &'static str,
 }
 
 /// An input as the pipeline gives it.
@@ -71,7 +79,33 @@ impl<'a> Params<'a> {
     /// fields that the runner itself reads (`kind`, `inputs`, `matrix`, `at`, `seed`).
     pub fn new(table: &'a Table, place: Origin, reserved: &[&'static str], diagnostics: &'a mut Diagnostics) -> Self {
         let (tables, known) = (vec![table], reserved.to_vec());
-        Self { tables, place, diagnostics, known, canonical: Values::new(), inputs: None }
+        let (canonical, inputs, recorded, description) = (Values::new(), None, None, "");
+        Self { tables, place, diagnostics, known, canonical, inputs, recorded, description }
+    }
+
+    /// Records what is read, for [`Params::recorded`].
+    #[must_use]
+    pub fn recording(mut self) -> Self {
+        self.recorded = Some(BTreeMap::new());
+        self
+    }
+
+    /// The parameters that were read, in this order. Their defaults are right if the table is empty.
+    pub fn recorded(mut self) -> Vec<Parameter> {
+        let mut recorded = self.recorded.take().unwrap_or_default();
+        let canonical = &mut self.canonical;
+        let parameter = |name: &&'static str| {
+            let mut parameter = recorded.remove(name)?;
+            parameter.default = canonical.remove(*name).or(parameter.default);
+            Some(parameter)
+        };
+        self.known.iter().filter_map(parameter).collect()
+    }
+
+    /// Describes the parameter that is read next: `params.describe("the samples of a step").int("batch", …)`.
+    pub fn describe(&mut self, description: &'static str) -> &mut Self {
+        self.description = description;
+        self
     }
 
     /// Sets the inputs.
@@ -111,9 +145,24 @@ impl<'a> Params<'a> {
         &self.known
     }
 
-    fn know(&mut self, name: &'static str) {
+    fn know(&mut self, name: &'static str, takes: impl FnOnce() -> String) {
         if !self.known.contains(&name) {
             self.known.push(name);
+        }
+        let description = std::mem::take(&mut self.description);
+        if let Some(recorded) = &mut self.recorded {
+            let parameter = recorded.entry(name).or_insert(Parameter { name, ..Parameter::default() });
+            parameter.takes = takes();
+            if !description.is_empty() {
+                parameter.description = description;
+            }
+        }
+    }
+
+    /// Adds to what is recorded about a parameter.
+    fn note(&mut self, name: &str, add: impl FnOnce(&mut Parameter)) {
+        if let Some(parameter) = self.recorded.as_mut().and_then(|recorded| recorded.get_mut(name)) {
+            add(parameter);
         }
     }
 
@@ -139,6 +188,8 @@ impl<'a> Params<'a> {
 
     /// Reports an error that reading one parameter can't find, such as two parameters that exclude each other.
     pub fn error(&mut self, name: &str, message: impl Into<String>, help: impl Into<String>) {
+        let is_given = self.is_given(name);
+        self.note(name, |parameter| parameter.is_required = !is_given);
         let place = self.find(name).map_or_else(|| self.place.clone(), |n| n.origin.clone());
         self.diagnostics.error(&place, message).help(help);
     }
@@ -174,6 +225,7 @@ impl<'a> Params<'a> {
     /// earlier results stay valid.
     pub fn float_added(&mut self, name: &'static str, default: f64, bound: Bound) -> f64 {
         let value = self.float(name, default, bound);
+        self.note(name, |parameter| parameter.default = Some(default.into()));
         if value == default {
             self.canonical.remove(name);
         }
@@ -203,6 +255,7 @@ impl<'a> Params<'a> {
                 _ => None,
             },
         );
+        self.note(name, |parameter| parameter.choices = words.iter().map(|word| (*word).to_owned()).collect());
         if let (None, Some(wrong)) = (&value, wrong)
             && let Some(near) = nearest(&wrong, words.iter().copied())
             && let Some(last) = self.diagnostics.0.last_mut()
@@ -238,6 +291,7 @@ impl<'a> Params<'a> {
             Data::Int(v) => Some(*v).filter(|v| range.contains(v)),
             _ => None,
         });
+        self.note(name, |parameter| parameter.default = Some(default.into()));
         value.unwrap_or(default)
     }
 
@@ -271,7 +325,7 @@ impl<'a> Params<'a> {
 
     /// A list. Each member that `convert` refuses is reported at its own place.
     fn list<T>(&mut self, name: &'static str, wanted: &str, convert: impl Fn(&Data) -> Option<T>) -> Option<Vec<T>> {
-        self.know(name);
+        self.know(name, || format!("a list of {wanted}"));
         let node = self.find(name)?;
         let Data::List(members) = &node.data else {
             let message = format!("`{name}` must be a list of {wanted}, not {}", found(&node.data));
@@ -302,7 +356,7 @@ impl<'a> Params<'a> {
 
     /// Anything, as written; it enters the key as it is. For tables that the kind itself interprets.
     pub fn node(&mut self, name: &'static str) -> Option<Node> {
-        self.know(name);
+        self.know(name, String::new);
         let node = self.find(name)?.clone();
         self.canonical.insert(name.to_owned(), node.data.value());
         Some(node)
@@ -320,10 +374,10 @@ impl<'a> Params<'a> {
     fn read<T>(
         &mut self,
         name: &'static str,
-        wanted: impl FnOnce() -> String,
+        wanted: impl Fn() -> String,
         convert: impl FnOnce(&Data) -> Option<T>,
     ) -> Option<T> {
-        self.know(name);
+        self.know(name, &wanted);
         let node = self.find(name)?;
         let value = convert(&node.data);
         if value.is_none() {

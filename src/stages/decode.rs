@@ -24,15 +24,20 @@ impl StageKind for Decode {
                 Role { name: "latents", optional: true, needs: &[Capability::LATENTS] },
             ]),
             provides: &[Capability::SAMPLES],
+            facts: &["count"],
             heading: "Decoded latents",
             ..About::new("decode", 2, "decode samples of the prior, all ones, all zeros or given latents")
         }
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
-        let what = params.choice("what", "prior", &What::ALL.map(|what| (what.name(), what)));
-        let count = params.int("count", 10, 1..=100_000) as usize;
-        let scale = params.float("scale", 1.0, Bound::Finite);
+        let what = params.describe("the latents to decode").choice(
+            "what",
+            "prior",
+            &What::ALL.map(|what| (what.name(), what)),
+        );
+        let count = params.describe("the number of images").int("count", 10, 1..=100_000) as usize;
+        let scale = params.describe("a factor for the latents").float("scale", 1.0, Bound::Finite);
         match (what, params.has_input("latents")) {
             (What::Latents, Some(false)) => params.error("what", NO_LATENTS, ADD_LATENTS),
             (What::Prior | What::Ones | What::Zeros, Some(true)) => {

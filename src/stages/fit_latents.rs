@@ -45,7 +45,12 @@ impl StageKind for FitLatents {
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
-        let split = params.choice("split", "test", &[("train", Split::Train), ("test", Split::Test)]);
+        let split = params.describe("the images to fit").choice(
+            "split",
+            "test",
+            &[("train", Split::Train), ("test", Split::Test)],
+        );
+        params.describe("where latents start; `trained` starts from those of the training");
         let init = params.choice("init", "random", &[("random", Init::Random), ("trained", Init::Trained)]);
         if (split, init) == (Split::Test, Init::Trained) {
             let message = "`init = \"trained\"` needs `split = \"train\"`";
@@ -55,11 +60,13 @@ impl StageKind for FitLatents {
             params.need_of_input("model", Capability::LATENTS, "`init = \"trained\"`");
         }
         let choices = [("running", Statistics::Running), ("batch", Statistics::Batch)];
+        params.describe("what batch normalisation uses: the averages of the training, or those of the batch");
         let statistics = params.choice("statistics", "running", &choices);
         let segments = params.segments(100, |p| Rates {
-            batch: p.int("batch", 16, 1..=65_536) as usize,
+            batch: p.describe("the number of images in a step").int("batch", 16, 1..=65_536) as usize,
             lr: None,
-            latent_lr: p.float("latent_lr", 1e-2, Bound::NotNegative) as f32,
+            latent_lr: p.describe("the learning rate of the latents").float("latent_lr", 1e-2, Bound::NotNegative)
+                as f32,
             kl_weight: 0.0,
             noise: 1.0,
         });

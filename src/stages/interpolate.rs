@@ -23,6 +23,7 @@ impl StageKind for Interpolate {
                 Role { name: "model", optional: false, needs: &[Capability::DECODER, Capability::LATENTS] },
             ]),
             provides: &[Capability::INTERPOLATION],
+            facts: &["steps"],
             heading: "Interpolations",
             ..About::new("interpolate", 2, "decode a path between the latents of two train images")
         }
@@ -34,7 +35,8 @@ impl StageKind for Interpolate {
         if let Some(class) = [&from, &to].into_iter().find_map(Choice::class) {
             params.need_of_input("data", Capability::LABELS, &format!("the class `{class}`"));
         }
-        let steps = params.int("steps", 10, 2..=10_000) as usize;
+        let steps = params.describe("the number of images").int("steps", 10, 2..=10_000) as usize;
+        params.describe("the path: a straight line, or the arc of a circle");
         let mode = params.choice("mode", "linear", &[("linear", Mode::Linear), ("spherical", Mode::Spherical)]);
         Arc::new(Interpolation { from, to, steps, mode })
     }
@@ -64,7 +66,7 @@ struct Interpolation {
 
 /// Reads `from` or `to`: a class name or an index.
 fn choice(params: &mut Params<'_>, name: &'static str, default: &str) -> Choice {
-    match params.node(name).map(|node| node.data) {
+    match params.describe("a train image: an index, or a class for its first image").node(name).map(|node| node.data) {
         None => Choice::Class(params.default(name, default.to_owned())),
         Some(Data::Text(class)) => Choice::Class(class),
         Some(Data::Int(index)) if index >= 0 => Choice::Index(index as usize),

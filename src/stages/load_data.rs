@@ -47,6 +47,7 @@ impl StageKind for LoadData {
     fn about(&self) -> About {
         About {
             provides: &[Capability::IMAGES, Capability::LABELS, Capability::EXAMPLES],
+            facts: &["train", "test", "classes"],
             heading: "Data",
             ..About::new("load-data", 1, "images and labels: Fashion-MNIST, any pair of IDX files, or drawn garments")
         }
@@ -54,8 +55,13 @@ impl StageKind for LoadData {
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
         let kinds = [("fashion-mnist", Source::FashionMnist), ("synthetic", Source::Synthetic), ("idx", Source::Idx)];
-        let source = params.choice("source", "fashion-mnist", &kinds);
+        let source = params.describe("where the images come from; `synthetic` draws them").choice(
+            "source",
+            "fashion-mnist",
+            &kinds,
+        );
         // The digests of the files are in the key, the path is not.
+        params.describe("the folder of the files; without it, Fashion-MNIST is found or downloaded");
         let path = params.text_unhashed("path");
         match (source, &path) {
             (Source::Synthetic, Some(_)) => {
@@ -74,10 +80,13 @@ impl StageKind for LoadData {
         let stage = Load {
             source,
             path,
-            train: params.int("train", 1000, 1..=most_train) as usize,
-            test: params.int("test", 1000, 0..=most_test) as usize,
-            subset: params.choice("subset", "balanced", &subsets),
-            classes: params.node("classes").and_then(|node| choices(params, &node)),
+            train: params.describe("the number of train images").int("train", 1000, 1..=most_train) as usize,
+            test: params.describe("the number of test images").int("test", 1000, 0..=most_test) as usize,
+            subset: params.describe("which images are taken").choice("subset", "balanced", &subsets),
+            classes: params
+                .describe("only these classes: a list of names or labels")
+                .node("classes")
+                .and_then(|node| choices(params, &node)),
         };
         // The classes of an IDX file are known when it is read.
         if let (Some(chosen), true) = (&stage.classes, source != Source::Idx)

@@ -41,7 +41,13 @@ impl StageKind for Kind {
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
-        let title = params.text("title").unwrap_or_else(|| "Report".to_owned());
+        let title = params
+            .describe("its title; \"Report\" if it is not given")
+            .text("title")
+            .unwrap_or_else(|| "Report".to_owned());
+        params.describe(
+            "figures from elsewhere to show beside ours: { \"AD, test\" = { ours = \"fit.loss\", seed = 0.16 } }",
+        );
         let mut reference = params.node("reference").map(|node| read_reference(params, &node)).unwrap_or_default();
         // The order of a table is not in the key, so it must not matter here.
         reference.sort_by(|a, b| a.label.cmp(&b.label));

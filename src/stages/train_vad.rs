@@ -25,6 +25,7 @@ impl StageKind for TrainVad {
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
         let families = Distribution::ALL.map(|d| (d.name(), d));
+        params.describe("the family of the posteriors and of the prior");
         let distribution = params.choice("distribution", "gaussian", &families);
         joint::parse(params, Some(distribution), 1e-2)
     }

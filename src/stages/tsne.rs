@@ -41,14 +41,16 @@ impl StageKind for Tsne {
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
+        params.describe("`train` or `test`, if the latents do not record it");
         let split = params.text("split");
         if let Some(split) = split.as_deref().filter(|s| !["train", "test"].contains(s)) {
             let help = "write \"train\" or \"test\", or leave it out: the latents record their split";
             params.error("split", format!("`split` must be one of train, test, not {split:?}"), help);
         }
-        let perplexity = at_least_one(params, "perplexity", 30.0);
-        let iterations = params.int("iterations", 750, 1..=100_000) as usize;
-        let exaggeration = at_least_one(params, "exaggeration", 12.0);
+        let perplexity =
+            at_least_one(params.describe("roughly the number of neighbours of an image"), "perplexity", 30.0);
+        let iterations = params.describe("the number of steps").int("iterations", 750, 1..=100_000) as usize;
+        let exaggeration = at_least_one(params.describe("the factor of attraction at the start"), "exaggeration", 12.0);
         Arc::new(Map { split, settings: Settings { perplexity, iterations, exaggeration } })
     }
 }

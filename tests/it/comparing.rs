@@ -108,7 +108,9 @@ fn invalid_comparison_is_refused() {
         (&["last~3", "last"], "there is no run `last~3`"),
         (&["p.toml", "q.toml"], "can't read the pipeline q.toml"),
         (&["p.toml", "ad", "vda"], "no stage and no point matches `vda`"),
-        (&["p.toml"], "2 values required"),
+        (&["p.toml"], "`diff` compares two things"),
+        (&["last", "last", "last", "last"], "`diff` compares two things"),
+        (&["last", "--before"], "--run and --before need a pipeline file"),
     ] {
         let found = project.vadpipe(["diff"].iter().chain(args));
         assert!(found.code == 2 && found.stderr.contains(message), "{args:?}: {} {}", found.code, found.stderr);

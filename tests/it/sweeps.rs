@@ -118,6 +118,56 @@ fn worst_points_stop_at_their_rungs_and_are_left_out_of_lists() {
     assert!(project.vadpipe(["log", "last"]).stdout.contains("pruned"));
 }
 
+#[test]
+fn metrics_and_report_show_the_value_that_stopped_a_point() {
+    let project = Project::new(SWEEP);
+    let run = project.run(&[]);
+    let out = pruned(&run);
+    let output = project.vadpipe(["metrics", "p.toml", "--json"]);
+    let metrics: BTreeMap<String, Value> = serde_json::from_str(&output.stdout).expect("JSON");
+    assert_eq!(metrics.len(), run.executed().len() + 1, "each result, and `pruned`: {metrics:?}");
+    let reasons: BTreeMap<String, Value> = serde_json::from_value(metrics["pruned"].clone()).expect("an object");
+    assert_eq!(reasons.keys().cloned().collect::<BTreeSet<_>>(), out);
+    let page = project.read("reports/sweep.report.html");
+    let csv = project.vadpipe(["metrics", "p.toml", "--csv"]).stdout;
+    let text_of = |point: &str| {
+        let lr = point.split_once('=').expect("a coordinate").1;
+        let output = project.vadpipe(["metrics", "p.toml", "ad", "--where", &format!("lr={lr}")]).stdout;
+        output.lines().nth(1).expect("a line below the header").to_owned()
+    };
+    for (point, reason) in &reasons {
+        if point.starts_with("fit") {
+            let ad = point.replace("fit", "ad");
+            assert_eq!(*reason, json!({ "code": "left-out", "stages": [ad] }));
+            assert!(page.contains(&format!("all points of an input are pruned: {ad}")));
+            continue;
+        }
+        // The value is the one that the training reported.
+        let epoch = run.of_kind("epoch").filter(|e| e["stage"] == *point).last().expect("an epoch");
+        assert_eq!((&reason["epoch"], &reason["value"]), (&epoch["epoch"], &epoch["figures"]["loss"]));
+        let (rung, rank) = (&reason["epoch"], format!("ranks {} of {}", reason["place"], reason["of"]));
+        let value = reason["value"].as_f64().expect("a number");
+        assert!(csv.contains(&format!(",after epoch {rung}: loss {value} {rank}\n")), "{csv}");
+        let line = text_of(point);
+        assert!(line.ends_with(&format!("  after epoch {rung}: loss {value:.4} {rank}")), "{line}");
+        assert!(page.contains(&format!("pruned after epoch {rung}: its loss {value:.6} {rank}; ")), "{point}");
+    }
+    let of_run = project.vadpipe(["metrics", "p.toml", "--run", "last", "--json"]);
+    assert_eq!(of_run.stdout, output.stdout, "an earlier run knows its pruned points, too");
+    let unchanged = project.vadpipe(["diff", "p.toml", "--run", "last", "--json"]);
+    let unchanged: Value = serde_json::from_str(&unchanged.stdout).expect("JSON");
+    assert_eq!(unchanged["same"].as_array().expect("points").len(), run.executed().len() + out.len(), "{unchanged}");
+    // The report itself is a result. Its bytes depend only on its inputs.
+    assert_eq!(project.vadpipe(["export", "p.toml", "report", "--to", "out"]).code, 0);
+    assert!(!project.read("out/report/report.html").contains("ranks "));
+    // A condition on a metric leaves pruned points out, and sorting puts them last.
+    let good = project.vadpipe(["metrics", "p.toml", "ad", "--where", "loss>0", "--json"]).stdout;
+    assert!(!good.contains("pruned"), "{good}");
+    let sorted = project.vadpipe(["metrics", "p.toml", "ad", "--sort", "-loss"]).stdout;
+    let ends: Vec<bool> = sorted.lines().skip(1).map(|line| line.contains("after epoch")).collect();
+    assert!(ends.is_sorted() && ends.contains(&true) && ends.contains(&false), "{sorted}");
+}
+
 /// Kills a run after it reported this many epochs. Returns whether it was killed before its end.
 fn kill_after(project: &Project, more: &[&str], epochs: usize) -> bool {
     let mut child = project.start(&[&["run", "p.toml", "--json"], more].concat());
@@ -226,7 +276,8 @@ fn comparison_does_not_wait_for_a_failed_point() {
     assert_eq!(run.executed().len() + pruned(&run).len(), 1 + 5 + 5);
     // Finished results can be read, although the decisions depend on the failed point.
     let output = project.vadpipe(["metrics", "p.toml", "ad", "fit", "--json"]);
-    let metrics: BTreeMap<String, Value> = serde_json::from_str(&output.stdout).expect("JSON");
+    let mut metrics: BTreeMap<String, Value> = serde_json::from_str(&output.stdout).expect("JSON");
+    metrics.remove("pruned");
     let made: BTreeSet<String> = run.executed().into_iter().filter(|p| p != "data").collect();
     assert_eq!(metrics.into_keys().collect::<BTreeSet<_>>(), made);
     let finished = made.last().expect("a point");
@@ -254,6 +305,23 @@ fn target_can_name_points_by_some_coordinates() {
     let project = Project::new(&sweep.replace("latent_dim = 6", "latent_dim = \"${matrix.dim}\""));
     let run = project.run(&["ad@lr=0.001,*"]);
     assert_eq!(run.executed(), ["data", "ad@dim=2,lr=0.001", "ad@dim=3,lr=0.001"]);
+}
+
+#[test]
+fn samples_that_repeat_values_give_a_warning_with_its_place() {
+    let axis = "lr = { choice = [1e-3, 1e-2], samples = 12 }";
+    let project = Project::new(&SWEEP.replace("lr = [1e-3, 1e-5, 1e-2, 3e-3, 1e-4, 3e-2]", axis));
+    for command in [&["plan", "p.toml"][..], &["run", "p.toml", "data", "-q"]] {
+        let output = project.vadpipe(command);
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        let warning = "warning: axis `lr` has only 2 different values, but `samples` asks for 12\n  --> p.toml:11:41\n";
+        assert!(output.stderr.starts_with(warning), "{}", output.stderr);
+    }
+    // Other commands don't repeat it.
+    for quiet in [&["plan", "p.toml", "-S", "matrix.lr=[1e-3]"][..], &["metrics", "p.toml", "data"]] {
+        let output = project.vadpipe(quiet);
+        assert!(output.code == 0 && !output.stderr.contains("warning"), "{}", output.stderr);
+    }
 }
 
 #[test]

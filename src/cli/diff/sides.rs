@@ -8,14 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cli::log::command_line;
 use crate::cli::project::Project;
+use crate::cli::results::{PointResult, Results};
 use crate::cli::ui::Ui;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::{PointId, PointName};
 use crate::key::{Components, Digest, InputDigest, Key, Segment};
-use crate::plan::{PipelineFiles, content};
+use crate::plan::{Decision, PipelineFiles, State, content};
 use crate::report::{Change, Comparison, Figure, Pair};
 use crate::spec::PointInput;
-use crate::status::RunStatus;
+use crate::stage::Registry;
+use crate::status::{RunStatus, StageStatus};
 use crate::store::{ResultRecord, RunRecord, StageRun, Store};
 use crate::value::Value;
 
@@ -34,6 +36,16 @@ pub(super) struct Side {
     pub(super) record: Option<ResultRecord>,
     /// Its outcome in a run.
     outcome: Option<String>,
+    /// Its metrics that are shown as facts.
+    facts: &'static [&'static str],
+}
+
+impl Side {
+    /// A point that has no result.
+    fn without_result(name: String, status: StageStatus) -> Self {
+        let (components, inputs, key, record, facts) = (None, BTreeMap::new(), None, None, &[][..]);
+        Self { name, components, inputs, key, record, outcome: Some(status.word().to_owned()), facts }
+    }
 }
 
 /// The points of a pipeline, by id.
@@ -71,22 +83,57 @@ pub(super) fn of_project(project: &Project, ui: &Ui) -> Result<BTreeMap<PointId,
         let inputs = point.inputs.iter().map(|(role, input)| (role.clone(), names(input))).collect();
         let (key, record) = (keys.get(&index).copied(), records.remove(&index));
         let (name, components) = (point.name.clone(), Some(components));
-        sides.insert(index, Side { name, components, inputs, key, record, outcome: None });
+        let facts = point.parsed.kind.about().facts;
+        sides.insert(index, Side { name, components, inputs, key, record, outcome: None, facts });
     }
     Ok(sides)
 }
 
-/// Finds a run by its id, the beginning or the end of the id, or `last`, `last~1`, `last~2`, …, which count from the
-/// newest.
-pub(super) fn run(store: &Store, id: &str) -> Result<RunRecord> {
-    let Some(back) = id.strip_prefix("last~") else { return Ok(store.run(id)?) };
-    let wrong = || Error::bad_input(format!("there is no run `{id}`")).hint("`vadpipe log` lists the runs");
-    let back: usize = back.parse().map_err(|_| wrong())?;
-    store.runs()?.into_iter().rev().nth(back).ok_or_else(wrong)
+/// These results and pruned points.
+pub(super) fn of_results(results: Results, kinds: &Registry) -> Vec<Side> {
+    let side = |(name, result)| match result {
+        PointResult::Pruned(_) => Side::without_result(name, StageStatus::Pruned),
+        PointResult::Stored(record) => Side {
+            name,
+            components: Some(record.components.clone()),
+            inputs: BTreeMap::new(),
+            key: Some(record.key),
+            facts: kinds.facts(&record.manifest.kind),
+            record: Some(*record),
+            outcome: Some("finished".to_owned()),
+        },
+    };
+    results.points.into_iter().map(side).collect()
+}
+
+/// The points of a pipeline that these targets match, as a plan sees them. Their components contain the digests of
+/// their inputs, as those of results do.
+pub(super) fn of_plan(project: &Project, targets: &[String], ui: &Ui) -> Result<Vec<Side>> {
+    let plan = project.plan(&BTreeSet::new(), ui)?;
+    let mut records = project.planner(&BTreeSet::new()).records(&plan)?;
+    // A target that only the earlier run has matches no point here.
+    let wanted = project.graph.targets(targets).unwrap_or_default();
+    let side = |decision: &Decision| {
+        let point = project.spec.point(decision.point);
+        if decision.state == State::Pruned {
+            return Side::without_result(point.name.clone(), StageStatus::Pruned);
+        }
+        let outcome = if decision.output.is_some() { "finished" } else { "not finished" };
+        Side {
+            name: point.name.clone(),
+            components: decision.components.clone(),
+            inputs: BTreeMap::new(),
+            key: decision.key,
+            record: records.remove(&decision.point),
+            outcome: Some(outcome.to_owned()),
+            facts: point.parsed.kind.about().facts,
+        }
+    };
+    Ok(plan.decisions.iter().filter(|d| wanted.contains(&d.point)).map(side).collect())
 }
 
 /// The points of a run, with what the cache still contains of them.
-pub(super) fn of_run(store: &Store, run: &RunRecord) -> Result<Vec<Side>> {
+pub(super) fn of_run(store: &Store, run: &RunRecord, kinds: &Registry) -> Result<Vec<Side>> {
     let keys: Vec<Key> = run.stages.iter().filter_map(|s| s.key).collect();
     let records: BTreeMap<Key, ResultRecord> =
         store.results(&keys)?.into_iter().flatten().map(|r| (r.key, r)).collect();
@@ -100,6 +147,7 @@ pub(super) fn of_run(store: &Store, run: &RunRecord) -> Result<Vec<Side>> {
             key: stage.key,
             record,
             outcome: Some(stage.outcome.word().to_owned()),
+            facts: kinds.facts(&stage.kind),
         }
     };
     Ok(run.stages.iter().map(side).collect())
@@ -228,9 +276,12 @@ fn pair(a: &Side, b: &Side) -> Pair {
 
 fn metrics(a: &Side, b: &Side) -> Vec<Figure> {
     let of = |side: &Side| side.record.as_ref().map(|r| r.manifest.metrics.clone()).unwrap_or_default();
+    let is_fact = |name: &String| [a, b].iter().any(|side| side.facts.contains(&name.as_str()));
     let (a, b) = (of(a), of(b));
     let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-    let figure = |name: &String| Figure { name: name.clone(), a: a.get(name).copied(), b: b.get(name).copied() };
+    let value = |metrics: &BTreeMap<String, f64>, name: &String| metrics.get(name).copied();
+    let figure =
+        |name: &String| Figure { name: name.clone(), a: value(&a, name), b: value(&b, name), is_fact: is_fact(name) };
     names.into_iter().map(figure).collect()
 }
 

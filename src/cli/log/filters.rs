@@ -26,7 +26,7 @@ pub(in crate::cli) fn word(run: &RunRecord) -> &'static str {
 /// Options that select runs and stages.
 #[derive(Args)]
 pub(super) struct FilterArgs {
-    /// List only stages and points that match; with RUN, print the log of this stage or point
+    /// List only stages and points that match; with RUN, print their logs
     #[arg(long, value_name = "GLOB")]
     pub(super) stage: Option<String>,
     /// List only stages, or runs, with this status
@@ -100,16 +100,16 @@ pub(super) struct Filters {
 }
 
 impl Filters {
-    /// `of_one_run` says whether the command line names a run.
-    pub(super) fn new(args: &FilterArgs, of_one_run: bool) -> Result<Self> {
+    /// # Errors
+    /// If a pattern or a time is not valid.
+    pub(super) fn new(args: &FilterArgs) -> Result<Self> {
         let glob = |text: &String| {
             let wrong = |e: globset::Error| Error::bad_input(format!("`{text}` is not a valid pattern: {}", e.kind()));
             Glob::new(text).map(|g| g.compile_matcher()).map_err(wrong)
         };
         let outcome = args.status.is_some_and(|s| s.of_stage().is_some());
         let lists_stages = args.stage.is_some() || args.run.is_some() || outcome;
-        // With RUN, `--stage` is the name of one log.
-        let stage = args.stage.as_ref().filter(|_| !of_one_run).map(glob).transpose()?;
+        let stage = args.stage.as_ref().map(glob).transpose()?;
         let since = args.since.as_deref().map(|text| since(text, &Zoned::now())).transpose()?;
         Ok(Self { lists_stages, stage, status: args.status, since })
     }

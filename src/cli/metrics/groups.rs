@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::row::Row;
+use super::row::{Coordinate, Row};
 use crate::cli::filter::{Cell, Column, Names};
 use crate::cli::ui::figure;
 use crate::error::{Error, Result};
@@ -17,7 +17,7 @@ pub(super) struct Grouping {
 /// Points of one stage that agree on the axes of the grouping.
 pub(super) struct Group {
     pub(super) stage: String,
-    pub(super) axes: BTreeMap<String, Cell>,
+    pub(super) axes: BTreeMap<String, Coordinate>,
     /// Number of points.
     pub(super) points: usize,
     pub(super) metrics: BTreeMap<String, Summary>,
@@ -65,7 +65,7 @@ impl Grouping {
         let mut places = BTreeMap::new();
         let mut members: Vec<Vec<&Row>> = Vec::new();
         for row in rows.iter().filter(|row| !row.metrics.is_empty()) {
-            let values: Vec<_> = self.axes.iter().map(|axis| row.axes.get(axis).map(ToString::to_string)).collect();
+            let values: Vec<_> = self.axes.iter().map(|axis| row.axes.get(axis).map(|c| c.text.as_str())).collect();
             let place = *places.entry((&row.stage, values)).or_insert(members.len());
             if place == members.len() {
                 members.push(Vec::new());
@@ -116,8 +116,17 @@ impl Group {
     pub(super) fn get(&self, column: &Column) -> Option<Cell> {
         match column {
             Column::Stage => Some(Cell::Text(self.stage.clone())),
-            Column::Axis(name) => self.axes.get(name).cloned(),
+            Column::Axis(name) => self.axes.get(name).map(|coordinate| coordinate.cell.clone()),
             Column::Metric(name) => self.metrics.get(name).map(|summary| Cell::Number(summary.mean)),
+        }
+    }
+
+    /// The text of a column that is not a metric.
+    pub(super) fn text(&self, column: &Column) -> String {
+        match column {
+            Column::Stage => self.stage.clone(),
+            Column::Axis(name) => self.axes.get(name).map(|coordinate| coordinate.text.clone()).unwrap_or_default(),
+            Column::Metric(_) => String::new(),
         }
     }
 
@@ -127,7 +136,7 @@ impl Group {
             Cell::Number(number) => json!(number),
             Cell::Text(text) => json!(text),
         };
-        let axes: Map<String, Value> = self.axes.iter().map(|(name, cell)| (name.clone(), axis(cell))).collect();
+        let axes: Map<String, Value> = self.axes.iter().map(|(name, c)| (name.clone(), axis(&c.cell))).collect();
         let summary = |s: &Summary| json!({ "mean": s.mean, "std": s.deviation, "n": s.count });
         let metrics: Map<String, Value> = self.metrics.iter().map(|(name, s)| (name.clone(), summary(s))).collect();
         json!({ "stage": self.stage, "axes": axes, "points": self.points, "metrics": metrics })
@@ -145,12 +154,18 @@ impl Group {
 mod tests {
     use super::*;
 
+    fn at(value: f64) -> Coordinate {
+        Coordinate { cell: Cell::Number(value), text: value.to_string() }
+    }
+
     fn row(stage: &str, axes: &[(&str, f64)], loss: f64) -> Row {
         Row {
             name: stage.to_owned(),
             stage: stage.to_owned(),
-            axes: axes.iter().map(|(name, value)| ((*name).to_owned(), Cell::Number(*value))).collect(),
+            axes: axes.iter().map(|(name, value)| ((*name).to_owned(), at(*value))).collect(),
             metrics: BTreeMap::from([("loss".to_owned(), loss)]),
+            facts: BTreeMap::new(),
+            pruned: None,
         }
     }
 
@@ -177,7 +192,7 @@ mod tests {
             let groups = grouping.unwrap().unwrap().group(&rows);
             let found: Vec<_> = groups.iter().map(|g| (g.stage.as_str(), g.points, g.cell("loss"))).collect();
             assert_eq!(found, [("a", 3, "2 ± 1".to_owned()), ("a", 1, "7".to_owned()), ("b", 1, "5".to_owned())]);
-            assert_eq!(groups[0].axes, BTreeMap::from([("lr".to_owned(), Cell::Number(0.1))]));
+            assert_eq!(groups[0].axes, BTreeMap::from([("lr".to_owned(), at(0.1))]));
         }
     }
 

@@ -12,6 +12,8 @@ pub(in crate::cli) const YELLOW: Style = AnsiColor::Yellow.on_default();
 pub(in crate::cli) const GREEN: Style = AnsiColor::Green.on_default();
 /// An error.
 pub(in crate::cli) const RED: Style = AnsiColor::Red.on_default().bold();
+/// A title.
+pub(in crate::cli) const BOLD: Style = Style::new().bold();
 /// Less important text.
 pub(in crate::cli) const DIM: Style = Style::new().dimmed();
 

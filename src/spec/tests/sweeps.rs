@@ -397,3 +397,64 @@ fn errors_in_prune_section_are_reported() {
     let stage = "[stages.a]\nkind = \"show\"\nmatrix.prune = { metric = \"a.loss\" }\n";
     assert!(wrong(stage).contains("a stage's `matrix` can't have `prune`"));
 }
+
+/// The warnings about a pipeline with this `[matrix]`.
+fn warnings(matrix: &str, overrides: &[&str]) -> String {
+    let spec = good_with(&pipeline(matrix), overrides);
+    spec.warnings.iter().map(|warning| warning.render_warning(&spec.sources)).collect::<Vec<_>>().join("\n\n")
+}
+
+#[test]
+fn axes_with_fewer_values_than_they_ask_for_give_warnings() {
+    let matrix = "
+w = { choice = [8, 16], samples = 20 }
+n = { from = 1, to = 3, steps = 9, integer = true }
+a = { choice = [1, 2], samples = 6, together = \"g\" }
+b = { choice = [1, 2], samples = 6, together = \"g\", seed = 1 }";
+    assert_snapshot!(warnings(matrix, &[]), @r#"
+    axis `w` has only 2 different values, but `samples` asks for 20
+     --> p.toml:7:35
+      |
+    7 | w = { choice = [8, 16], samples = 20 }
+      |                                   ^^
+      |
+      = help: a value that is drawn again counts once
+
+    axis `n` has only 3 different values, but `steps` asks for 9
+     --> p.toml:8:33
+      |
+    8 | n = { from = 1, to = 3, steps = 9, integer = true }
+      |                                 ^
+      |
+      = help: steps that round to the same value count once
+
+    the axes `a`, `b` have only 3 different combinations, but `samples` asks for 6
+     --> p.toml:9:34
+      |
+    9 | a = { choice = [1, 2], samples = 6, together = "g" }
+      |                                  ^
+      |
+      = help: a combination that is drawn again counts once
+    "#);
+}
+
+#[test]
+fn axes_with_all_values_that_they_ask_for_give_no_warning() {
+    let matrix = "
+list = [1, 2]
+range = { from = 1, to = 3, steps = 3 }
+draw = { uniform = [0, 1], samples = 4 }
+a = { uniform = [0, 1], samples = 9, together = \"g\" }
+b = { choice = [1, 2], samples = 9, together = \"g\" }";
+    assert_eq!(warnings(matrix, &[]), "", "`b` has few values, but 9 combinations with `a`");
+    let more = warnings("n = { uniform = [1, 2], samples = 1, integer = true }", &["matrix.n.samples=9"]);
+    assert_snapshot!(more, @r"
+    axis `n` has only 2 different values, but `samples` asks for 9
+     --> -S matrix.n.samples=9:1:18
+      |
+    1 | matrix.n.samples=9
+      |                  ^
+      |
+      = help: a value that is drawn again counts once
+    ");
+}

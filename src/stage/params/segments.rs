@@ -1,8 +1,10 @@
 //! The epochs of a training: `segments = [{ epochs = 50, lr = 1e-3 }, …]`, or the plain parameters as one segment.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use super::Params;
+use super::parameter::Parameter;
 use crate::diagnostic::nearest;
 use crate::key::Segment;
 use crate::stage::epochs::Epochs;
@@ -14,7 +16,9 @@ impl Params<'_> {
     /// Reads the epochs, `keep` and `keep_every`. `read` reads the parameters of one segment (all but `epochs`); a
     /// segment inherits the fields beside `segments`. Also returns what `read` returned for each segment.
     pub fn segments<T>(&mut self, default_epochs: i64, mut read: impl FnMut(&mut Params<'_>) -> T) -> (Epochs, Vec<T>) {
-        ["segments", "epochs", "keep", "keep_every"].into_iter().for_each(|name| self.know(name));
+        self.describe("parameters that change during the training, instead of `epochs`");
+        self.know("segments", || "a list of tables, each with `epochs`".to_owned());
+        ["epochs", "keep", "keep_every"].into_iter().for_each(|name| self.know(name, String::new));
         let mut epochs = Epochs::default();
         let mut values = Vec::new();
         let tables = self.segment_tables();
@@ -30,15 +34,22 @@ impl Params<'_> {
                 known: vec![],
                 canonical: Values::new(),
                 inputs: self.inputs,
+                recorded: self.recorded.is_some().then(BTreeMap::new),
+                description: "",
             };
-            let count = part.int_unhashed("epochs", default_epochs, EPOCHS);
+            let count = part.describe("the number of epochs").int_unhashed("epochs", default_epochs, EPOCHS);
             values.push(read(&mut part));
             if !whole {
                 part.report_unknown_in_segment(own);
             }
             let known = std::mem::take(&mut part.known);
             let params = std::mem::take(&mut part.canonical);
-            known.into_iter().for_each(|name| self.know(name));
+            let recorded = part.recorded.take().unwrap_or_default();
+            known.into_iter().for_each(|name| self.know(name, String::new));
+            for (name, parameter) in recorded {
+                let default = params.get(name).cloned().or(parameter.default);
+                self.note(name, |known| *known = Parameter { default, is_in_segments: true, ..parameter });
+            }
             epochs.segments.push(Segment { epochs: count as u64, params });
         }
         epochs.keep = self.kept_epochs(epochs.total() as i64);
@@ -75,7 +86,10 @@ impl Params<'_> {
 
     /// The epochs in `keep` and the multiples of `keep_every`, sorted.
     fn kept_epochs(&mut self, total: i64) -> Vec<u64> {
+        self.describe("epochs whose states are kept, so that other trainings can start there");
         let mut keep = self.ints_unhashed("keep", 0..=total).unwrap_or_default();
+        self.note("keep", |parameter| parameter.takes = "a list of epochs".to_owned());
+        self.describe("keep the state after every so many epochs; 0 keeps none");
         let every = self.int_unhashed("keep_every", 0, 0..=1_000_000);
         if every > 0 {
             keep.extend((1..=total / every).map(|i| i * every));

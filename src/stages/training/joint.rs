@@ -38,7 +38,8 @@ pub(in crate::stages) fn parse(
     distribution: Option<Distribution>,
     latent_lr: f64,
 ) -> Arc<dyn Stage> {
-    let latent_dim = params.int("latent_dim", 128, 1..=4096) as usize;
+    let latent_dim = params.describe("the length of a latent vector").int("latent_dim", 128, 1..=4096) as usize;
+    params.describe("four widths of the decoder, from the latent vector to the image");
     let channels = params.ints("channels", 1..=8192).unwrap_or_else(|| params.default("channels", CHANNELS.to_vec()));
     let channels =
         channels.iter().map(|c| *c as usize).collect::<Vec<_>>().try_into().unwrap_or_else(|list: Vec<_>| {
@@ -46,13 +47,28 @@ pub(in crate::stages) fn parse(
             params.error("channels", format!("`channels` must be four integers, not {}", list.len()), help);
             [1; 4]
         });
-    let init_std = params.float("init_std", 1.0, Bound::NotNegative) as f32;
+    let init_std = params.describe("the standard deviation of the latents at the start").float(
+        "init_std",
+        1.0,
+        Bound::NotNegative,
+    ) as f32;
     let segments = params.segments(100, |p| Rates {
-        batch: p.int("batch", 16, 1..=65_536) as usize,
-        lr: Some(p.float("lr", 1e-3, Bound::NotNegative) as f32),
-        latent_lr: p.float("latent_lr", latent_lr, Bound::NotNegative) as f32,
-        kl_weight: if distribution.is_some() { p.float("kl_weight", 1.0, Bound::NotNegative) } else { 0.0 },
-        noise: if distribution.is_some() { p.float_added("noise", 1.0, Bound::Between(0.0, 4.0)) } else { 1.0 },
+        batch: p.describe("the number of images in a step").int("batch", 16, 1..=65_536) as usize,
+        lr: Some(p.describe("the learning rate of the decoder").float("lr", 1e-3, Bound::NotNegative) as f32),
+        latent_lr: p.describe("the learning rate of the latents").float("latent_lr", latent_lr, Bound::NotNegative)
+            as f32,
+        kl_weight: match distribution {
+            Some(_) => p.describe("the weight of the KL divergence").float("kl_weight", 1.0, Bound::NotNegative),
+            None => 0.0,
+        },
+        noise: match distribution {
+            Some(_) => p.describe("scales the distance of z from the posterior's mean").float_added(
+                "noise",
+                1.0,
+                Bound::Between(0.0, 4.0),
+            ),
+            None => 1.0,
+        },
     });
     let schedule = Schedule::new(segments);
     Arc::new(Joint { shape: DecoderShape { latent_dim, channels }, init_std, distribution, schedule })
