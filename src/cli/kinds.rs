@@ -133,18 +133,21 @@ mod tests {
     #[test]
     fn every_parameter_is_listed_once() {
         let registry = builtin();
-        insta::assert_snapshot!(short(&*registry.get("command").unwrap()), @r"
+        insta::assert_snapshot!(short(&*registry.get("command").unwrap()), @r#"
         command: run your own program, in any language; inputs and outputs are files
           provides    outputs
           inputs      any names, single or lists
           parameter   argv
           parameter   outputs
+          parameter   paths
           parameter   sources
           parameter   env
           parameter   pass_env
           parameter   timeout_seconds = 0
+          parameter   retries = 0
           parameter   shell = false
-        ");
+          parameter   home = "scratch"
+        "#);
         insta::assert_snapshot!(short(&*registry.get("train-vad").unwrap()), @r#"
         train-vad: train a variational auto-decoder: a decoder and one posterior for each train image
           provides    decoder, latents, history, reconstructions

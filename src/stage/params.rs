@@ -269,6 +269,15 @@ impl<'a> Params<'a> {
         chosen.1
     }
 
+    /// Like [`Params::choice`], for a parameter that was added to a kind later: see [`Params::float_added`].
+    pub fn choice_added<T: Copy>(&mut self, name: &'static str, default: &str, choices: &[(&str, T)]) -> T {
+        let value = self.choice(name, default, choices);
+        if self.canonical.get(name) == Some(&Value::from(default)) {
+            self.canonical.remove(name);
+        }
+        value
+    }
+
     /// A string, if given.
     pub fn text(&mut self, name: &'static str) -> Option<String> {
         let value = self.text_unhashed(name)?;

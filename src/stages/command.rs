@@ -123,6 +123,7 @@ impl StageKind for Kind {
     }
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
+        params.describe("the program and its arguments, with placeholders such as {inputs.ROLE} and {metrics}");
         let argv = params.words("argv");
         if !params.is_given("argv") {
             params.error("argv", "`argv` is missing", "give the program and its arguments: argv = [\"python3\", …]");
@@ -136,10 +137,15 @@ impl StageKind for Kind {
                 "its first word is the program",
             );
         }
+        params.describe("what the program writes: paths by role; `/` at the end is a folder");
         let outputs = params.node("outputs").map(|node| outputs::parse(params, &node)).unwrap_or_default();
+        params.describe("files and folders that are inputs by their content, by role");
         let paths = params.node("paths").map(|node| inputs::parse_paths(params, &node)).unwrap_or_default();
+        params.describe("more files and folders that change the result");
         let sources = params.texts("sources").unwrap_or_default();
+        params.describe("variables of the environment that the program gets; in the key");
         let env = params.texts("env").unwrap_or_default();
+        params.describe("variables that the program gets; not in the key");
         let pass_env = params.texts_unhashed("pass_env").unwrap_or_default();
         for (list, name) in env.iter().map(|name| ("env", name)).chain(pass_env.iter().map(|name| ("pass_env", name))) {
             if name.is_empty() || name.contains(['=', '\0']) || name.starts_with("VADPIPE_") {
@@ -149,11 +155,14 @@ impl StageKind for Kind {
                 params.error(list, message, help);
             }
         }
+        params.describe("the longest time; 0 means none");
         let timeout = params.int_unhashed("timeout_seconds", 0, 0..=31_536_000);
+        params.describe("how often the program is started again after a failure");
         let retries = params.int_unhashed("retries", 0, 0..=100);
+        params.describe("whether the first word of `argv` is a script for /bin/sh");
         let shell = params.bool("shell", false);
-        // Only a given value enters the key.
-        let keeps_home = params.is_given("home") && params.choice("home", "scratch", HOMES);
+        params.describe("HOME of the program: an empty folder, or the user's");
+        let keeps_home = params.choice_added("home", "scratch", HOMES);
         check_placeholders(params, &argv, &outputs, &paths);
         let timeout = u64::try_from(timeout).ok().filter(|s| *s > 0).map(Duration::from_secs);
         Arc::new(Command { argv, outputs, paths, sources, env, pass_env, keeps_home, timeout, retries, shell })

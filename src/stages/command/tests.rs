@@ -364,8 +364,7 @@ fn wrong_parameters_have_clear_errors() {
     --
     the output `/etc/passwd` is absolute (an output is a path below the output folder of the stage)
     the output `../b` contains `..` (an output is a path below the output folder of the stage)
-    the output `d/` is not a file (an output is a path below the output folder of the stage)
-    an output must be a string, not an integer (write `outputs = { plot = "plot.png" }`: a name, and a path below the output folder)
+    an output must be a string, not an integer (write `outputs = { plot = "plot.png" }`: a name, and a path below the output folder; the path of a folder ends with `/`)
     `e f` is not a valid name for an output (a name consists of A–Z, a–z, 0–9, `_` and `-`)
     the output `metrics.json` has a reserved name (an output is a path below the output folder of the stage)
     --
@@ -374,7 +373,7 @@ fn wrong_parameters_have_clear_errors() {
     the outputs `Plot.png` and `plot.PNG` differ only in case (some file systems ignore case)
     the output `Metrics.json` has a reserved name (an output is a path below the output folder of the stage)
     --
-    `outputs` must be a table, not a string (write `outputs = { plot = "plot.png" }`: a name, and a path below the output folder)
+    `outputs` must be a table, not a string (write `outputs = { plot = "plot.png" }`: a name, and a path below the output folder; the path of a folder ends with `/`)
     --
     the program can't get the variable `A=B` (`env` lists the names of variables; names that begin with VADPIPE_ are reserved)
     the program can't get the variable `VADPIPE_INPUTS` (`env` lists the names of variables; names that begin with VADPIPE_ are reserved)
@@ -411,7 +410,7 @@ fn missing_input_in_argv_is_found_before_the_run() {
     7 | argv = ["cat", "{inputs.data}/notes.txt"]
       |        ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
       |
-      = help: add it: `inputs = { data = "STAGE" }`
+      = help: add it: `inputs = { data = "STAGE" }` or `paths = { data = "FILE" }`
 
     1 error in the pipeline
     "#);
