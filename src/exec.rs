@@ -63,7 +63,7 @@ use crate::id::PointId;
 use crate::key::StoredResult;
 use crate::plan::{Decision, Plan, State};
 use crate::status::{RunStatus, StageStatus};
-use crate::store::new_run_id;
+use crate::store::{RunLabel, new_run_id};
 
 /// The options of a run.
 pub struct Options<'a> {
@@ -86,6 +86,8 @@ pub struct Options<'a> {
     pub file: &'a str,
     /// The command line after the program's name, for the record.
     pub args: &'a [String],
+    /// Its name, its note and its commit, for the record.
+    pub label: &'a RunLabel,
 }
 
 /// How a run ended.
@@ -109,7 +111,11 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     let planner = context.planner(options.forced);
     let plan = if options.keep_going { planner.plan_around(options.wanted) } else { planner.plan(options.wanted) }?;
     let id = new_run_id();
-    let log = RunLog::start(*context, RunInfo { id: &id, file: options.file, args: options.args }, &plan)?;
+    let log = RunLog::start(
+        *context,
+        RunInfo { id: &id, file: options.file, args: options.args, label: options.label },
+        &plan,
+    )?;
     log.event(&Event::RunStarted {
         version: VERSION,
         run: id.clone(),

@@ -91,6 +91,8 @@ pub use journal::FORMAT;
 pub use lease::{Lease, LeaseOutcome};
 pub use look::{Look, LookError};
 pub use options::{Cancelled, Options, Waiting};
-pub use record::{Provenance, RUN_FORMAT, ResultRecord, RunRecord, StageRun, StateRecord, TrainingRate};
+pub use record::{
+    Commit, Provenance, RUN_FORMAT, ResultRecord, RunLabel, RunRecord, StageRun, StateRecord, TrainingRate,
+};
 pub use results::NewResult;
 pub use sweep::AtWork;

@@ -18,7 +18,7 @@ use crate::diagnostic::nearest;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::status::StageStatus;
-use crate::store::{RunRecord, StageRun, Store};
+use crate::store::{Commit, RunLabel, RunRecord, StageRun, Store};
 
 /// Arguments of `log`.
 #[derive(Args)]
@@ -238,6 +238,8 @@ fn list(runs: &[RunRecord], ui: &Ui) -> Result<()> {
     }
     // Most pipelines prune nothing.
     let prunes = runs.iter().flat_map(|run| &run.stages).any(|s| s.outcome == StageStatus::Pruned);
+    let has_names = runs.iter().any(|run| run.label.name.is_some());
+    let has_notes = runs.iter().any(|run| run.label.note.is_some());
     let row = |run: &RunRecord| {
         let count = |outcome| run.stages.iter().filter(|s| s.outcome == outcome).count().to_string();
         let took = run.finished_at.map(|end| seconds((end - run.started_at) as f64 / 1000.0)).unwrap_or_default();
@@ -245,6 +247,8 @@ fn list(runs: &[RunRecord], ui: &Ui) -> Result<()> {
         cells.extend([StageStatus::Executed, StageStatus::Cached, StageStatus::Failed].map(count));
         cells.extend(prunes.then(|| count(StageStatus::Pruned)));
         cells.push(took);
+        cells.extend(has_names.then(|| run.label.name.clone().unwrap_or_default()));
+        cells.extend(has_notes.then(|| run.label.note.clone().unwrap_or_default()));
         cells
     };
     if runs.is_empty() {
@@ -255,6 +259,8 @@ fn list(runs: &[RunRecord], ui: &Ui) -> Result<()> {
     let mut header = vec!["run", "pipeline", "status", "ran", "cached", "failed"];
     header.extend(prunes.then_some("pruned"));
     header.push("took");
+    header.extend(has_names.then_some("name"));
+    header.extend(has_notes.then_some("note"));
     ui.out(&table(&header, &rows));
     Ok(())
 }
@@ -279,6 +285,13 @@ fn text(run: &RunRecord, failures: &BTreeMap<String, Why>) -> String {
         ),
         format!("vadpipe {}", command_line(run)),
     ];
+    let RunLabel { name, note, commit } = &run.label;
+    lines.extend(name.iter().map(|name| format!("name {name}")));
+    lines.extend(note.iter().map(|note| format!("note {note}")));
+    lines.extend(commit.iter().map(|Commit { id, modified }| {
+        let more = if *modified { ", with changes that are not committed" } else { "" };
+        format!("commit {id}{more}")
+    }));
     let rows: Vec<_> = run.stages.iter().map(stage_cells).collect();
     lines.push(table(&["stage", "kind", "outcome", "took", "output", "resumed"], &rows));
     for stage in &run.stages {

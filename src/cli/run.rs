@@ -1,5 +1,6 @@
 //! `vadpipe run`.
 
+mod commit;
 mod watching;
 
 use std::collections::BTreeSet;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
+use self::commit::Asking;
 use super::args::{Global, PipelineArgs};
 use super::cache_wait::{CacheWait, StartListener};
 use super::project::{Project, data_dirs};
@@ -19,6 +21,7 @@ use crate::exec;
 use crate::id::PointId;
 use crate::plan::with_earlier_points;
 use crate::status::RunStatus;
+use crate::store::RunLabel;
 
 const EXAMPLES: &str = "Examples:
   vadpipe run full.toml                       run everything
@@ -62,6 +65,12 @@ pub(super) struct RunArgs {
     /// Run each stage in a process of its own: one that crashes or runs out of memory fails alone
     #[arg(long)]
     isolate: bool,
+    /// A name for the run, by which other commands find it, such as `vadpipe diff before after`
+    #[arg(long, value_name = "NAME", value_parser = run_name)]
+    name: Option<String>,
+    /// A note about the run, which `log` shows
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
     /// The folder for reports
     #[arg(long, value_name = "DIR", default_value = "reports")]
     reports: PathBuf,
@@ -102,6 +111,7 @@ impl Run<'_> {
             return plan::print(project, &project.plan(&forced, self.ui)?, self.ui);
         }
         let program = if args.isolate { Some(own_program()?) } else { None };
+        let commit = Asking::start(&project.spec.base);
         let command_line: Vec<String> = std::env::args().skip(1).collect();
         let options = exec::Options {
             wanted: &project.wanted,
@@ -113,6 +123,7 @@ impl Run<'_> {
             reports: &args.reports,
             file: &args.pipeline.file.display().to_string(),
             args: &command_line,
+            label: &RunLabel { name: args.name.clone(), note: args.note.clone(), commit: commit.answer() },
         };
         let listener = StartListener { cache_wait, listener: &*session.watch };
         let data_dirs = data_dirs(args.data_dir.as_ref());
@@ -134,6 +145,16 @@ impl Run<'_> {
                 Err(Error::new(category, "the run failed").hint(hint))
             }
         }
+    }
+}
+
+/// A name that can't be mistaken for a run's id, or for `last`.
+fn run_name(text: &str) -> Result<String, String> {
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let is_taken = text.starts_with("last") || text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    match !text.is_empty() && text.bytes().all(is_valid) && !is_taken {
+        true => Ok(text.to_owned()),
+        false => Err("a name consists of A–Z, a–z, 0–9, `.`, `_` and `-`, and is no number or `last`".to_owned()),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::id::PointId;
 use crate::key::{Digest, Key};
 use crate::plan::{Decision, Plan, State};
 use crate::status::{RunStatus, StageStatus};
-use crate::store::{AtWork, Holder, RUN_FORMAT, RunRecord, StageRun};
+use crate::store::{AtWork, Holder, RUN_FORMAT, RunLabel, RunRecord, StageRun};
 
 /// The facts of a run for its record.
 #[derive(Clone, Copy)]
@@ -27,6 +27,8 @@ pub(crate) struct RunInfo<'a> {
     pub file: &'a str,
     /// The command line after the program's name.
     pub args: &'a [String],
+    /// Its name, its note and its commit.
+    pub label: &'a RunLabel,
 }
 
 /// How a point ended.
@@ -72,6 +74,7 @@ impl<'a> RunLog<'a> {
             pipeline: spec.pipeline.name.clone(),
             file: info.file.to_owned(),
             args: info.args.to_vec(),
+            label: info.label.clone(),
             started_at: jiff::Timestamp::now().as_millisecond(),
             finished_at: None,
             status: RunStatus::Running,

@@ -158,6 +158,29 @@ pub struct TrainingRate {
     pub seconds_per_sample: f64,
 }
 
+/// What the user and the project say about a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunLabel {
+    /// A name by which it can be found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// A note.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// The git commit of the pipeline's folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<Commit>,
+}
+
+/// A git commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// All digits of its id.
+    pub id: String,
+    /// Whether tracked files differed from it.
+    pub modified: bool,
+}
+
 /// A run. Written when it starts, replaced when it ends. What it names is a root for `gc`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
@@ -171,6 +194,9 @@ pub struct RunRecord {
     pub file: String,
     /// The command line after the program's name.
     pub args: Vec<String>,
+    /// Its name, its note and its commit.
+    #[serde(default)]
+    pub label: RunLabel,
     /// Unix milliseconds.
     pub started_at: i64,
     /// Unix milliseconds.

@@ -106,6 +106,9 @@ impl Store {
         if id == "last" {
             return runs.pop().ok_or_else(|| StoreError::NotFound("there is no run yet".to_owned()));
         }
+        if let Some(named) = runs.iter().rposition(|r| r.label.name.as_deref() == Some(id)) {
+            return Ok(runs.swap_remove(named));
+        }
         runs.retain(|r| r.id.starts_with(id) || r.id.ends_with(id));
         match (runs.len(), runs.pop()) {
             (1, Some(run)) => Ok(run),

@@ -14,7 +14,7 @@ use vadpipe::stage::{
     About, Bound, Cancel, Capability, Context, Params, Registry, Role, Roles, Stage, StageError, StageKind,
 };
 use vadpipe::status::RunStatus;
-use vadpipe::store::Store;
+use vadpipe::store::{RunLabel, Store};
 
 struct Mean;
 
@@ -94,6 +94,7 @@ fn try_run(folder: &Path, pipeline: &str, registry: &Registry) -> (RunStatus, Ve
         reports: folder,
         file: "means.toml",
         args: &[],
+        label: &RunLabel::default(),
     };
     let heard = Heard::default();
     let context = exec::RunContext {

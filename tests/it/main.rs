@@ -17,6 +17,7 @@ mod golden;
 mod hostile;
 mod interruption;
 mod isolation;
+mod labels;
 mod layers;
 mod library;
 mod limits;

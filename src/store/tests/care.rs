@@ -27,6 +27,7 @@ pub(super) fn run(id: &str, keys: &[(&str, Key)]) -> RunRecord {
         pipeline: "p".to_owned(),
         file: "p.toml".to_owned(),
         args: vec![],
+        label: RunLabel::default(),
         started_at: 1,
         finished_at: Some(2),
         status: RunStatus::Ok,

@@ -1,0 +1,59 @@
+//! The git commit of a pipeline's folder, for the record of a run.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
+
+use crate::store::Commit;
+
+/// Asks git in a thread, because the answer takes longer than a run in which everything is cached.
+pub(super) struct Asking(Option<JoinHandle<Option<Commit>>>);
+
+impl Asking {
+    /// Starts to ask, if the folder is in a repository.
+    pub(super) fn start(folder: &Path) -> Self {
+        let Some(folder) = folder.canonicalize().ok().filter(|folder| is_in_repository(folder)) else {
+            return Self(None);
+        };
+        Self(std::thread::Builder::new().spawn(move || commit(&folder)).ok())
+    }
+
+    /// The answer. `None` if there is no commit yet, or git is not installed.
+    pub(super) fn answer(self) -> Option<Commit> {
+        self.0?.join().ok()?
+    }
+}
+
+fn is_in_repository(folder: &Path) -> bool {
+    folder.ancestors().any(|folder| folder.join(".git").exists())
+}
+
+fn commit(folder: &Path) -> Option<Commit> {
+    // Without a lock, so that a run never makes another git command fail.
+    let status = ["--no-optional-locks", "status", "--porcelain=v2", "--branch", "--untracked-files=no"];
+    let output = Command::new("git").arg("-C").arg(folder).args(status).stdin(Stdio::null()).output().ok()?;
+    output.status.success().then(|| parse(&String::from_utf8_lossy(&output.stdout)))?
+}
+
+/// Reads the lines of `git status --porcelain=v2 --branch`.
+fn parse(status: &str) -> Option<Commit> {
+    let (about, changes): (Vec<&str>, Vec<&str>) = status.lines().partition(|line| line.starts_with('#'));
+    let id = about.iter().find_map(|line| line.strip_prefix("# branch.oid "))?;
+    let is_commit = id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_commit.then(|| Commit { id: id.to_owned(), modified: !changes.is_empty() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_has_the_commit_and_whether_tracked_files_changed() {
+        let oid = "0123456789abcdef0123456789abcdef01234567";
+        let clean = format!("# branch.oid {oid}\n# branch.head main\n");
+        assert_eq!(parse(&clean), Some(Commit { id: oid.to_owned(), modified: false }));
+        let changed = format!("{clean}1 .M N... 100644 100644 100644 {oid} {oid} train.py\n");
+        assert_eq!(parse(&changed), Some(Commit { id: oid.to_owned(), modified: true }));
+        assert_eq!(parse("# branch.oid (initial)\n# branch.head main\n"), None, "a repository without a commit");
+    }
+}
