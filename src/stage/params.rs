@@ -272,6 +272,7 @@ impl<'a> Params<'a> {
     /// Like [`Params::choice`], for a parameter that was added to a kind later: see [`Params::float_added`].
     pub fn choice_added<T: Copy>(&mut self, name: &'static str, default: &str, choices: &[(&str, T)]) -> T {
         let value = self.choice(name, default, choices);
+        self.note(name, |parameter| parameter.default = Some(default.into()));
         if self.canonical.get(name) == Some(&Value::from(default)) {
             self.canonical.remove(name);
         }
