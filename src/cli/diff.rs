@@ -10,6 +10,7 @@ use clap_complete::engine::ArgValueCompleter;
 
 use self::sides::{Side, compare, pair_up};
 use super::args::{Global, PipelineArgs};
+use super::cache_dir::cache_dir;
 use super::completion;
 use super::project::{Project, open_store};
 use super::ui::{DIM, Ui, columns, figure, paint};
@@ -46,6 +47,9 @@ pub(super) struct DiffArgs {
 
 /// Prints the differences.
 pub(super) fn diff(args: &DiffArgs, global: &Global, ui: &Ui) -> Result<()> {
+    // Both sides come from one cache.
+    let file = args.what.first().filter(|first| is_file(first)).map(Path::new);
+    let global = &Global { cache: Some(cache_dir(global.cache.as_deref(), file)), ..global.clone() };
     let store = open_store(global, ui)?;
     let (mut found, sides) = question(args, global, ui, &store)?;
     store.warnings().iter().for_each(|warning| ui.warn(warning));
@@ -65,9 +69,13 @@ pub(super) fn diff(args: &DiffArgs, global: &Global, ui: &Ui) -> Result<()> {
     Ok(())
 }
 
-/// Compares what the arguments name. An argument is a file if it exists or ends in `.toml`.
+/// Whether an argument is a pipeline file.
+fn is_file(text: &str) -> bool {
+    Path::new(text).is_file() || text.ends_with(".toml")
+}
+
+/// Compares what the arguments name.
 fn question(args: &DiffArgs, global: &Global, ui: &Ui, store: &Store) -> Result<(Comparison, Vec<[Side; 2]>)> {
-    let is_file = |text: &String| Path::new(text).is_file() || text.ends_with(".toml");
     let open = |file: &String, targets: &[&String]| {
         let targets = targets.iter().map(|t| (*t).clone()).collect();
         let pipeline = PipelineArgs { file: PathBuf::from(file), targets, set: args.set.clone(), device: None };

@@ -9,6 +9,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
 use super::args::{Global, PipelineArgs};
+use super::cache_dir::is_cache;
 use super::cache_wait::{CacheWait, StartListener};
 use super::project::{Project, data_dirs};
 use super::session::Session;
@@ -100,6 +101,10 @@ impl Run<'_> {
         let forced = if force { forced(project, args)? } else { BTreeSet::new() };
         if args.dry_run {
             return plan::print(project, &project.plan(&forced, self.ui)?, self.ui);
+        }
+        let dir = project.store.dir();
+        if !is_cache(dir) {
+            self.ui.note(&format!("new cache: {}", std::path::absolute(dir).as_deref().unwrap_or(dir).display()));
         }
         let program = if args.isolate { Some(own_program()?) } else { None };
         let command_line: Vec<String> = std::env::args().skip(1).collect();

@@ -6,6 +6,7 @@ mod answers;
 mod bad_input;
 mod benches;
 mod browser;
+mod cache_dir;
 mod chains;
 mod comparing;
 mod descendants;
