@@ -19,6 +19,16 @@ pub(super) fn cache_dir(given: Option<&Path>, pipeline: Option<&Path>) -> PathBu
     }
 }
 
+/// The option with which a command without a pipeline that is started here uses this cache. Empty if it needs none.
+pub(super) fn cache_option(dir: &Path) -> String {
+    let variable = std::env::var_os("VADPIPE_CACHE").map(PathBuf::from);
+    let found = cache_dir(variable.as_deref(), None);
+    let same =
+        found == dir || found.canonicalize().ok().is_some_and(|found| dir.canonicalize().is_ok_and(|d| d == found));
+    let dir = dir.display().to_string();
+    if same { String::new() } else { format!(" --cache {}", shlex::try_quote(&dir).unwrap_or(dir.as_str().into())) }
+}
+
 /// Whether a folder is a cache, perhaps one that lost its FORMAT, which the store then restores.
 pub(super) fn is_cache(dir: &Path) -> bool {
     ["FORMAT", "index/journal"].iter().any(|name| dir.join(name).is_file())

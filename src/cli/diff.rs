@@ -65,7 +65,7 @@ pub(super) fn diff(args: &DiffArgs, global: &Global, ui: &Ui) -> Result<()> {
     if ui.json {
         return ui.object(&found);
     }
-    ui.text(&text(&found));
+    ui.text(&text(&found, ui.width()));
     Ok(())
 }
 
@@ -111,7 +111,7 @@ fn question(args: &DiffArgs, global: &Global, ui: &Ui, store: &Store) -> Result<
     }
 }
 
-fn text(found: &Comparison) -> String {
+fn text(found: &Comparison, width: Option<usize>) -> String {
     let mut parts = Vec::new();
     let rows = |changes: &[Change]| -> Vec<Vec<String>> {
         let word = |value: &Option<String>| value.clone().unwrap_or_else(|| "unset".to_owned());
@@ -122,7 +122,7 @@ fn text(found: &Comparison) -> String {
         parts.push(found.title());
     }
     if !found.facts.is_empty() {
-        parts.push(with_arrows(rows(&found.facts)));
+        parts.push(with_arrows(rows(&found.facts), width));
     }
     for (what, points) in [(&found.a, &found.only_a), (&found.b, &found.only_b)] {
         if !points.is_empty() {
@@ -138,7 +138,7 @@ fn text(found: &Comparison) -> String {
             None => "not both in the cache",
         };
         let title = format!("{}  {}", pair.title(), paint(DIM, &format!("({output})")));
-        parts.push(if lines.is_empty() { title } else { format!("{title}\n{}", with_arrows(lines)) });
+        parts.push(if lines.is_empty() { title } else { format!("{title}\n{}", with_arrows(lines, width)) });
     }
     match found.same.as_slice() {
         [] => {}
@@ -162,7 +162,7 @@ fn metrics(pair: &Pair) -> Vec<Vec<String>> {
 }
 
 /// Rows with an arrow between the second and the third column.
-fn with_arrows(mut rows: Vec<Vec<String>>) -> String {
+fn with_arrows(mut rows: Vec<Vec<String>>, width: Option<usize>) -> String {
     rows.iter_mut().for_each(|row| row.insert(2, "→".to_owned()));
-    columns(&rows)
+    columns(&rows, width)
 }

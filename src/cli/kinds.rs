@@ -34,7 +34,7 @@ pub(super) fn kinds(args: &KindsArgs, global: &Global, ui: &Ui) -> Result<()> {
         return ui.object(&json!({ "kinds": all }));
     }
     let texts: Vec<_> = shown.map(|kind| text(&**kind)).collect();
-    ui.out(&texts.join("\n\n"));
+    ui.text(&texts.join("\n\n"));
     Ok(())
 }
 

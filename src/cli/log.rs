@@ -95,7 +95,7 @@ pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
         object["failures"] = json!(failures);
         return ui.object(&object);
     }
-    ui.text(&text(&run, &failures));
+    ui.text(&text(&run, &failures, ui.width()));
     Ok(())
 }
 
@@ -167,7 +167,7 @@ fn stages(store: &Store, runs: &[RunRecord], filters: &Filters, limit: usize, ui
     };
     let lines: Vec<_> = rows.iter().map(line).collect();
     let header = ["run", "pipeline", "stage", "kind", "outcome", "took", "output", "resumed", "error"];
-    ui.out(&table(&header, &lines));
+    ui.out(&table(&header, &lines, ui.width()));
     Ok(())
 }
 
@@ -206,7 +206,7 @@ fn list(runs: &[RunRecord], ui: &Ui) -> Result<()> {
     let mut header = vec!["run", "pipeline", "status", "ran", "cached", "failed"];
     header.extend(prunes.then_some("pruned"));
     header.push("took");
-    ui.out(&table(&header, &rows));
+    ui.out(&table(&header, &rows, ui.width()));
     Ok(())
 }
 
@@ -217,7 +217,7 @@ pub(super) fn command_line(run: &RunRecord) -> String {
     quoted.unwrap_or_else(|_| run.args.join(" "))
 }
 
-fn text(run: &RunRecord, failures: &BTreeMap<String, Why>) -> String {
+fn text(run: &RunRecord, failures: &BTreeMap<String, Why>, width: Option<usize>) -> String {
     let mut lines = vec![
         format!("run {} of {} ({}): {}", run.id, run.pipeline, run.file, word(run)),
         format!(
@@ -231,7 +231,7 @@ fn text(run: &RunRecord, failures: &BTreeMap<String, Why>) -> String {
         format!("vadpipe {}", command_line(run)),
     ];
     let rows: Vec<_> = run.stages.iter().map(stage_cells).collect();
-    lines.push(table(&["stage", "kind", "outcome", "took", "output", "resumed"], &rows));
+    lines.push(table(&["stage", "kind", "outcome", "took", "output", "resumed"], &rows, width));
     for stage in &run.stages {
         let Some(why) = failures.get(&stage.name) else { continue };
         lines.push(format!("{} {}: {}", paint(RED, "FAILED"), stage.name, why.error.replace('\n', "\n       ")));

@@ -26,6 +26,7 @@ mod shells;
 mod shipped;
 mod support;
 mod sweeps;
+mod terminal;
 mod verifying;
 mod waiting;
 mod watching;
