@@ -1,6 +1,7 @@
 //! `vadpipe log`: lists runs and stages, or shows one run.
 
 mod filters;
+mod follow;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,6 +31,8 @@ use crate::store::{RunRecord, StageRun, Store};
   vadpipe log last                             show the newest run, with the errors of failed stages
   vadpipe log last --events                    print the events of the newest run as NDJSON
   vadpipe log last --stage ad                  print the log of a stage
+  vadpipe log -f                               follow the logs of the stages that run now
+  vadpipe log -f --stage 'vad@*'               follow the logs of these points until they end
 
 Without RUN, this lists runs. With --stage, --run or a status of stages (executed, cached, failed, skipped, pruned), it lists \
 stages. --limit counts the runs that have a match. Dates and times are in UTC.")]
@@ -40,6 +43,9 @@ pub(super) struct LogArgs {
     /// Print the events of the run as NDJSON
     #[arg(long, requires = "id", conflicts_with_all = ["stage", "status", "since", "run"])]
     events: bool,
+    /// Print the logs of running stages as they grow, until they or the run end. Without RUN, of the newest run
+    #[arg(short, long, conflicts_with_all = ["events", "status", "since", "run", "limit"])]
+    follow: bool,
     #[command(flatten)]
     filters: FilterArgs,
     /// List at most N runs, the newest ones
@@ -67,8 +73,11 @@ struct Row<'a> {
 
 /// Lists runs or stages, or prints one run.
 pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
-    let filters = Filters::new(&args.filters, args.id.is_some())?;
+    let filters = Filters::new(&args.filters, args.id.is_some() && !args.follow)?;
     let store = open_store(global, ui)?;
+    if args.follow {
+        return follow::follow(&store, &followed(&store, args.id.as_deref())?, &filters, ui);
+    }
     let Some(id) = &args.id else {
         let mut runs = store.runs()?;
         store.warnings().iter().for_each(|warning| ui.warn(warning));
@@ -97,6 +106,12 @@ pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
     }
     ui.text(&text(&run, &failures, ui.width()));
     Ok(())
+}
+
+/// The run to follow: the one with this id, or the newest one that runs, or the newest one.
+fn followed(store: &Store, id: Option<&str>) -> Result<RunRecord> {
+    let running = if id.is_none() { store.runs()?.into_iter().rfind(RunRecord::is_running) } else { None };
+    Ok(running.map_or_else(|| store.run(id.unwrap_or("last")), Ok)?)
 }
 
 fn events_path(store: &Store, run: &RunRecord) -> std::path::PathBuf {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -269,4 +270,62 @@ fn wide_table_of_metrics_fits_the_terminal_and_pipes_get_it_whole() {
       validation_accuracy_2  0.2000
       validation_accuracy_3  0.3000
     ");
+}
+
+/// Waits until a stage of the newest run has logged this.
+fn wait_for_log(project: &Project, text: &str) {
+    let logs = || -> Option<String> {
+        let run = std::fs::read_dir(project.path("cache/logs")).ok()?.next()?.ok()?.path();
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+        Some(std::fs::read_dir(run).ok()?.flatten().map(|entry| read(&entry.path())).collect())
+    };
+    let started = Instant::now();
+    while !logs().is_some_and(|logs| logs.contains(text)) {
+        assert!(started.elapsed() < PATIENCE, "no stage logged {text:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn log_follow_prints_the_output_of_a_running_program_until_the_run_ends() {
+    let project = waiting("echo last line; touch \"$4\"");
+    let none = project.vadpipe(["log", "-f"]);
+    assert!(none.code == 2 && none.stderr.contains("there is no run yet"), "{}", none.stderr);
+    let run = project.start(&["run", "p.toml", "--json"]);
+    wait_for_log(&project, "loss 0.25");
+    let terminal = Terminal::start(&project, 100, &["log", "--follow"]);
+    let name = "train-the-network@learning_rate=0.001,weight_decay=0.0001";
+    // Two stages match, so lines begin with the stage.
+    terminal.wait_for(&format!("{name} | epoch 3 of 10: loss 0.25"));
+    let one = project.start(&["log", "-f", "--stage", "train-the-network"]);
+    project.write("go", "");
+    let ended = terminal.ended();
+    assert_eq!(ended.code, Some(0), "{}", ended.text);
+    assert!(ended.text.contains(&format!("{name} | last line")), "{}", ended.text);
+    assert!(ended.text.contains(" has ended: ok"), "{}", ended.text);
+    let one = one.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&one.stdout), "first line\nepoch 3 of 10: loss 0.25\nlast line\n");
+    assert!(run.wait_with_output().expect("it ends").status.success());
+    // Later, there is nothing to follow. A stage that is named is printed.
+    let later = project.vadpipe(["log", "-f"]);
+    assert!(later.code == 0 && later.stdout.is_empty() && later.stderr.contains(" has ended: ok"), "{}", later.stderr);
+    let named = project.vadpipe(["log", "last", "-f", "--stage", "train*"]);
+    assert!(named.code == 0 && named.stdout.ends_with("last line\n"), "{}{}", named.stdout, named.stderr);
+    let wrong = project.vadpipe(["log", "-f", "--stage", "nothing"]);
+    assert!(wrong.code == 2 && wrong.stderr.contains("no stage of run "), "{}", wrong.stderr);
+}
+
+#[test]
+fn log_follow_ends_when_the_run_is_killed() {
+    let project = waiting("");
+    let mut run = project.start(&["run", "p.toml", "--json"]);
+    wait_for_log(&project, "loss 0.25");
+    let follower = project.start(&["log", "-f"]);
+    std::thread::sleep(Duration::from_millis(300));
+    run.kill().expect("killed");
+    run.wait().expect("it ends");
+    let followed = follower.wait_with_output().expect("it ends");
+    project.write("go", "");
+    let (out, err) = (String::from_utf8_lossy(&followed.stdout), String::from_utf8_lossy(&followed.stderr));
+    assert!(followed.status.success() && out.contains("loss 0.25") && err.contains(" has ended: killed"), "{out}{err}");
 }
