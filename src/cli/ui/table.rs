@@ -1,7 +1,8 @@
 //! Tables that fit the terminal.
 //!
 //! If a table is too wide, headers and then cells are broken into several lines, at spaces and after the separators of
-//! names. If that is not enough, the table is printed as one block per row, as psql's `\x auto` does.
+//! names. If that is not enough, rows with different columns, such as the metrics of several stages, become several
+//! tables. A table that still does not fit is printed as one block per row, as psql's `\x auto` does.
 
 use unicode_width::UnicodeWidthStr as _;
 
@@ -19,7 +20,7 @@ const INDENT: usize = 2;
 pub(in crate::cli) fn table(header: &[&str], rows: &[Vec<String>], width: Option<usize>) -> String {
     let header: Vec<String> = header.iter().map(|text| (*text).to_owned()).collect();
     let cells = printable(std::iter::once(&header).chain(rows));
-    fitted(&cells, 1, width).unwrap_or_else(|| blocks(&cells))
+    fitted(&cells, 1, width).unwrap_or_else(|| parts(&cells, width))
 }
 
 /// Aligned columns without a header.
@@ -153,6 +154,32 @@ pub(super) fn pieces(cell: &str, at: Breaks) -> Vec<&str> {
     pieces
 }
 
+/// One table for the rows of each stage, or whatever the first column holds, with only the columns that these rows use.
+fn parts(rows: &[Vec<String>], width: Option<usize>) -> String {
+    let Some((header, body)) = rows.split_first() else { return String::new() };
+    let used = |rows: &[Vec<String>]| -> Vec<usize> {
+        let is_used = |c: &usize| rows.iter().any(|row| row.get(*c).is_some_and(|cell| !cell.is_empty()));
+        (0..header.len()).filter(is_used).collect()
+    };
+    let mut groups: Vec<(Vec<usize>, Vec<Vec<String>>)> = Vec::new();
+    for group in body.chunk_by(|a, b| a.first() == b.first()) {
+        let columns = used(group);
+        match groups.last_mut().filter(|(others, _)| *others == columns) {
+            Some((_, rows)) => rows.extend_from_slice(group),
+            None => groups.push((columns, group.to_vec())),
+        }
+    }
+    if groups.len() == body.len() {
+        return blocks(rows);
+    }
+    let part = |(columns, rows): &(Vec<usize>, Vec<Vec<String>>)| {
+        let cells = |row: &Vec<String>| columns.iter().filter_map(|c| row.get(*c).cloned()).collect();
+        let rows: Vec<Vec<String>> = std::iter::once(header).chain(rows).map(cells).collect();
+        fitted(&rows, 1, width).unwrap_or_else(|| blocks(&rows))
+    };
+    groups.iter().map(part).collect::<Vec<_>>().join("\n\n")
+}
+
 /// One block per row: its first cell, and below it the other cells that are not empty, with their headers.
 fn blocks(rows: &[Vec<String>]) -> String {
     let Some((header, rows)) = rows.split_first() else { return String::new() };
@@ -259,10 +286,38 @@ mod tests {
     }
 
     #[test]
+    fn stages_with_different_metrics_become_several_tables() {
+        let header = ["stage", "distribution", "classes", "evaluated_loss", "kl", "loss_first", "psnr", "train"];
+        let cells = rows(&[
+            &["data", "", "10", "", "", "", "", "480"],
+            &["ad", "", "", "0.2284", "", "0.6410", "19.5245", ""],
+            &["vad", "gaussian", "", "0.2979", "0.6304", "0.6719", "16.4236", ""],
+            &["vad", "uniform", "", "0.2250", "1.1368", "0.6636", "18.9816", ""],
+            &["fit-vad", "gaussian", "", "0.3979", "0.6304", "0.6719", "16.4236", ""],
+            &["fit-vad", "uniform", "", "0.3250", "1.1368", "0.6636", "18.9816", ""],
+        ]);
+        insta::assert_snapshot!(table(&header, &cells, Some(60)), @r"
+        stage  classes  train
+        data   10       480
+
+        stage  evaluated_loss  loss_first  psnr
+        ad     0.2284          0.6410      19.5245
+
+        stage    distribution  evaluated_  kl      loss_     psnr
+                               loss                first
+        vad      gaussian      0.2979      0.6304  0.6719    16.4236
+        vad      uniform       0.2250      1.1368  0.6636    18.9816
+        fit-vad  gaussian      0.3979      0.6304  0.6719    16.4236
+        fit-vad  uniform       0.3250      1.1368  0.6636    18.9816
+        ");
+    }
+
+    #[test]
     fn table_that_cannot_fit_is_one_block_per_row() {
         insta::assert_snapshot!(table(&METRICS, &metrics(), Some(40)), @r"
-        data
-          metric.validation_steps  40
+        stage  metric.validation_steps
+        data   40
+
         train-the-network
           learning_rate            0.001
           weight_decay             0.0001
