@@ -118,6 +118,8 @@ fn broken(cell: &str, width: usize, column: usize) -> Vec<String> {
             None => lines.push(piece.to_owned()),
         }
     }
+    // The space behind the last piece of a line may not fit.
+    lines.iter_mut().for_each(|line| line.truncate(line.trim_end().len()));
     lines
 }
 
@@ -139,7 +141,7 @@ pub(super) fn pieces(cell: &str, at: Breaks) -> Vec<&str> {
     while let Some((position, c)) = characters.next() {
         let Some(&(next, after)) = characters.peek() else { break };
         let breaks = match c {
-            ' ' => after != ' ' && !cell[start..position].trim().is_empty(),
+            ' ' => after != ' ' && before != '±' && !cell[start..position].trim().is_empty(),
             ',' | '@' | '/' => after != ' ',
             '_' | '-' | '.' => at == Breaks::InNames && before.is_alphabetic() && after.is_alphabetic(),
             _ => false,
@@ -345,5 +347,7 @@ mod tests {
         assert_eq!(pieces(point, Breaks::InNames), ["ad@", "lr=0.001,", "latent_", "dim=8"]);
         assert_eq!(pieces("never run; after x", Breaks::BetweenWords), ["never ", "run; ", "after ", "x"]);
         assert_eq!(pieces("  argv", Breaks::InNames), ["  argv"]);
+        assert_eq!(pieces("0.25 ± 0.01", Breaks::InNames), ["0.25 ", "± 0.01"]);
+        assert_eq!(broken("one two three", 7, 1), ["one two", "three"], "without the space behind `two`");
     }
 }
