@@ -4,6 +4,7 @@
 //! category gives the exit code.
 
 mod args;
+mod cache_dir;
 mod cache_wait;
 mod completion;
 mod diff;

@@ -14,9 +14,10 @@ use crate::stages::builtin;
 /// Options of every command.
 #[derive(Args, Clone)]
 pub(super) struct Global {
-    /// The cache folder
-    #[arg(long, global = true, value_name = "DIR", env = "VADPIPE_CACHE", default_value = "cache")]
-    pub(super) cache: PathBuf,
+    /// The cache folder [default: `./cache`, or the nearest `cache` in the pipeline's folder or above it; if none is a
+    /// cache, a new `./cache`]
+    #[arg(long, global = true, value_name = "DIR", env = "VADPIPE_CACHE", hide_env_values = true)]
+    pub(super) cache: Option<PathBuf>,
     /// Print JSON: `run` prints one event per line, every other command one object
     #[arg(long, global = true)]
     pub(super) json: bool,

@@ -10,6 +10,7 @@ use clap_complete::engine::ArgValueCompleter;
 
 use self::sides::{Side, compare, pair_up};
 use super::args::{Global, PipelineArgs};
+use super::cache_dir::cache_dir;
 use super::completion;
 use super::project::{Project, open_store};
 use super::results::{self, EarlierArgs, find_run};
@@ -52,6 +53,9 @@ pub(super) struct DiffArgs {
 
 /// Prints the differences.
 pub(super) fn diff(args: &DiffArgs, global: &Global, ui: &Ui) -> Result<()> {
+    // Both sides come from one cache.
+    let file = args.what.first().filter(|first| is_file(first)).map(Path::new);
+    let global = &Global { cache: Some(cache_dir(global.cache.as_deref(), file)), ..global.clone() };
     let store = open_store(global, ui)?;
     let (mut found, sides) = question(args, global, ui, &store)?;
     store.warnings().iter().for_each(|warning| ui.warn(warning));
@@ -67,13 +71,17 @@ pub(super) fn diff(args: &DiffArgs, global: &Global, ui: &Ui) -> Result<()> {
     if ui.json {
         return ui.object(&found);
     }
-    ui.text(&text(&found));
+    ui.text(&text(&found, ui.width()));
     Ok(())
 }
 
-/// Compares what the arguments name. An argument is a file if it exists or ends in `.toml`.
+/// Whether an argument is a pipeline file.
+fn is_file(text: &str) -> bool {
+    Path::new(text).is_file() || text.ends_with(".toml")
+}
+
+/// Compares what the arguments name.
 fn question(args: &DiffArgs, global: &Global, ui: &Ui, store: &Store) -> Result<(Comparison, Vec<[Side; 2]>)> {
-    let is_file = |text: &String| Path::new(text).is_file() || text.ends_with(".toml");
     let pipeline = |file: &String, targets: &[&String]| {
         let targets = targets.iter().map(|t| (*t).clone()).collect();
         PipelineArgs { file: PathBuf::from(file), targets, set: args.set.clone(), device: None }
@@ -133,7 +141,7 @@ fn earlier(pipeline: &PipelineArgs, args: &DiffArgs, global: &Global, ui: &Ui) -
     Ok(compare("before", "newest", Vec::new(), first, second))
 }
 
-fn text(found: &Comparison) -> String {
+fn text(found: &Comparison, width: Option<usize>) -> String {
     let mut parts = Vec::new();
     let rows = |changes: &[Change]| -> Vec<Vec<String>> {
         let word = |value: &Option<String>| value.clone().unwrap_or_else(|| "unset".to_owned());
@@ -144,7 +152,7 @@ fn text(found: &Comparison) -> String {
         parts.push(found.title());
     }
     if !found.facts.is_empty() {
-        parts.push(with_arrows(rows(&found.facts)));
+        parts.push(with_arrows(rows(&found.facts), width));
     }
     for (what, points) in [(&found.a, &found.only_a), (&found.b, &found.only_b)] {
         if !points.is_empty() {
@@ -160,7 +168,7 @@ fn text(found: &Comparison) -> String {
             None => "not both in the cache",
         };
         let title = format!("{}  {}", pair.title(), paint(DIM, &format!("({output})")));
-        parts.push(if lines.is_empty() { title } else { format!("{title}\n{}", with_arrows(lines)) });
+        parts.push(if lines.is_empty() { title } else { format!("{title}\n{}", with_arrows(lines, width)) });
     }
     match found.same.as_slice() {
         [] => {}
@@ -183,7 +191,7 @@ fn metrics(pair: &Pair) -> Vec<Vec<String>> {
 }
 
 /// Rows with an arrow between the second and the third column.
-fn with_arrows(mut rows: Vec<Vec<String>>) -> String {
+fn with_arrows(mut rows: Vec<Vec<String>>, width: Option<usize>) -> String {
     rows.iter_mut().for_each(|row| row.insert(2, "→".to_owned()));
-    columns(&rows)
+    columns(&rows, width)
 }

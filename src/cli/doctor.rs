@@ -23,11 +23,8 @@ pub(super) struct DoctorArgs {
 pub(super) fn doctor(args: &DoctorArgs, global: &Global, ui: &Ui) -> Result<()> {
     let store = open_store(global, ui)?;
     let bar = ui.bar("verifying");
-    let report = store.doctor(!args.dry_run, &mut |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    });
-    bar.finish_and_clear();
+    let report = store.doctor(!args.dry_run, &mut |done, total| bar.show(done, total));
+    drop(bar);
     let report = report?;
     for warning in store.warnings() {
         ui.warn(&warning);

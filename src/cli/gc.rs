@@ -46,7 +46,7 @@ pub(super) fn gc(args: &GcArgs, global: &Global, ui: &Ui) -> Result<()> {
         }));
     }
     let (would, about) = if args.dry_run { ("would free", "about ") } else { ("freed", "") };
-    ui.out(&format!(
+    ui.text(&format!(
         "{would} {about}{} of {}: {}, {} and {} removed; {} and {} kept",
         bytes(report.freed_bytes()),
         bytes(report.bytes_before),

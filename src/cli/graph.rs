@@ -43,7 +43,7 @@ pub(super) fn graph(args: &GraphArgs, global: &Global, ui: &Ui) -> Result<()> {
     match (args.dot, args.mermaid) {
         (true, _) => ui.document(&dot(&project, &points)),
         (_, true) => ui.document(&mermaid(&project, &points)),
-        _ => ui.out(&text(&project, &points)),
+        _ => ui.text(&text(&project, &points)),
     }
     Ok(())
 }

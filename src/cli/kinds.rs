@@ -35,9 +35,9 @@ pub(super) fn kinds(args: &KindsArgs, global: &Global, ui: &Ui) -> Result<()> {
         let all: Vec<_> = shown.map(|k| object(&**k)).collect();
         return ui.object(&json!({ "kinds": all }));
     }
-    let form = if args.kind.is_some() { described } else { short };
+    let form = |kind: &dyn StageKind| if args.kind.is_some() { described(kind, ui.width()) } else { short(kind) };
     let texts: Vec<_> = shown.map(|kind| form(&**kind)).collect();
-    ui.out(&texts.join("\n\n"));
+    ui.text(&texts.join("\n\n"));
     Ok(())
 }
 
@@ -97,7 +97,7 @@ fn short(kind: &dyn StageKind) -> String {
 }
 
 /// A kind with all that is known about its parameters.
-fn described(kind: &dyn StageKind) -> String {
+fn described(kind: &dyn StageKind, width: Option<usize>) -> String {
     let mut rows = Vec::new();
     for p in parameters(kind) {
         let default = match &p.default {
@@ -112,7 +112,7 @@ fn described(kind: &dyn StageKind) -> String {
         let names = std::iter::once(format!("  {}", p.name)).chain(std::iter::repeat(String::new()));
         rows.extend(names.zip(lines).map(|(name, line)| vec![name, line]));
     }
-    let parameters = if rows.is_empty() { String::new() } else { format!("\n\n{}", columns(&rows)) };
+    let parameters = if rows.is_empty() { String::new() } else { format!("\n\n{}", columns(&rows, width)) };
     head(kind).join("\n") + &parameters
 }
 

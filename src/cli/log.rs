@@ -1,6 +1,7 @@
 //! `vadpipe log`: lists runs and stages, or shows one run.
 
 mod filters;
+mod follow;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ use crate::store::{Commit, RunLabel, RunRecord, StageRun, Store};
   vadpipe log last --events               print its events as NDJSON
   vadpipe log last --stage ad             print the log of a stage
   vadpipe log last --stage 'vad@*'        print the logs of all its points
+  vadpipe log -f                          follow the logs of running stages
+  vadpipe log -f --stage 'vad@*'          follow the logs of these points
 
 Without RUN, this lists runs. With --stage, --run or a status of stages (executed, cached, failed, skipped, pruned), it lists \
 stages. --limit counts the runs that have a match. Dates and times are in UTC.")]
@@ -41,6 +44,9 @@ pub(super) struct LogArgs {
     /// Print the events of the run as NDJSON
     #[arg(long, requires = "id", conflicts_with_all = ["stage", "status", "since", "run"])]
     events: bool,
+    /// Print the logs of running stages as they grow, until they or the run end. Without RUN, of the newest run
+    #[arg(short, long, conflicts_with_all = ["events", "status", "since", "run", "limit"])]
+    follow: bool,
     #[command(flatten)]
     filters: FilterArgs,
     /// List at most N runs, the newest ones
@@ -70,6 +76,9 @@ struct Row<'a> {
 pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
     let filters = Filters::new(&args.filters)?;
     let store = open_store(global, ui)?;
+    if args.follow {
+        return follow::follow(&store, &followed(&store, args.id.as_deref())?, &filters, ui);
+    }
     let Some(id) = &args.id else {
         let mut runs = store.runs()?;
         store.warnings().iter().for_each(|warning| ui.warn(warning));
@@ -97,8 +106,14 @@ pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
         object["failures"] = json!(failures);
         return ui.object(&object);
     }
-    ui.text(&text(&run, &failures));
+    ui.text(&text(&run, &failures, ui.width()));
     Ok(())
+}
+
+/// The run to follow: the one with this id, or the newest one that runs, or the newest one.
+fn followed(store: &Store, id: Option<&str>) -> Result<RunRecord> {
+    let running = if id.is_none() { store.runs()?.into_iter().rfind(RunRecord::is_running) } else { None };
+    Ok(running.map_or_else(|| store.run(id.unwrap_or("last")), Ok)?)
 }
 
 fn events_path(store: &Store, run: &RunRecord) -> PathBuf {
@@ -216,7 +231,7 @@ fn stages(store: &Store, runs: &[RunRecord], filters: &Filters, limit: usize, ui
     };
     let lines: Vec<_> = rows.iter().map(line).collect();
     let header = ["run", "pipeline", "stage", "kind", "outcome", "took", "output", "resumed", "error"];
-    ui.out(&table(&header, &lines));
+    ui.out(&table(&header, &lines, ui.width()));
     Ok(())
 }
 
@@ -261,7 +276,7 @@ fn list(runs: &[RunRecord], ui: &Ui) -> Result<()> {
     header.push("took");
     header.extend(has_names.then_some("name"));
     header.extend(has_notes.then_some("note"));
-    ui.out(&table(&header, &rows));
+    ui.out(&table(&header, &rows, ui.width()));
     Ok(())
 }
 
@@ -272,7 +287,7 @@ pub(super) fn command_line(run: &RunRecord) -> String {
     quoted.unwrap_or_else(|_| run.args.join(" "))
 }
 
-fn text(run: &RunRecord, failures: &BTreeMap<String, Why>) -> String {
+fn text(run: &RunRecord, failures: &BTreeMap<String, Why>, width: Option<usize>) -> String {
     let mut lines = vec![
         format!("run {} of {} ({}): {}", run.id, run.pipeline, run.file, word(run)),
         format!(
@@ -293,7 +308,7 @@ fn text(run: &RunRecord, failures: &BTreeMap<String, Why>) -> String {
         format!("commit {id}{more}")
     }));
     let rows: Vec<_> = run.stages.iter().map(stage_cells).collect();
-    lines.push(table(&["stage", "kind", "outcome", "took", "output", "resumed"], &rows));
+    lines.push(table(&["stage", "kind", "outcome", "took", "output", "resumed"], &rows, width));
     for stage in &run.stages {
         let Some(why) = failures.get(&stage.name) else { continue };
         lines.push(format!("{} {}: {}", paint(RED, "FAILED"), stage.name, why.error.replace('\n', "\n       ")));

@@ -190,7 +190,7 @@ impl Printed {
             _ if self.rows.is_empty() => {}
             _ => {
                 let header: Vec<&str> = self.header.iter().map(String::as_str).collect();
-                ui.out(&table(&header, &self.rows));
+                ui.out(&table(&header, &self.rows, ui.width()));
             }
         }
         Ok(())

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::args::{Global, PipelineArgs};
+use super::cache_dir::cache_dir;
 use super::cache_wait::CacheWait;
 use super::ui::Ui;
 use crate::diagnostic::{Diagnostics, Origin, Sources};
@@ -50,12 +51,13 @@ pub(super) fn compute(device: DeviceChoice, precision: Precision) -> Result<Comp
 impl Project {
     /// Reads the pipeline and opens its cache to query it. With `--no-wait`, a held cache is an error.
     pub(super) fn open(args: &PipelineArgs, global: &Global, ui: &Ui) -> Result<Self> {
-        Self::load(args, &global.kinds.0, open_store(global, ui)?)
+        Self::load(args, &global.kinds.0, open_cache(global, Some(&args.file), ui)?)
     }
 
     /// Reads the pipeline and opens its cache to run it. `cache_wait` decides how long to wait for the cache.
     pub(super) fn open_to_run(args: &PipelineArgs, global: &Global, ui: &Ui, cache_wait: &CacheWait) -> Result<Self> {
-        let project = Self::load(args, &global.kinds.0, Arc::new(Store::open(&global.cache, cache_wait.options(ui))?))?;
+        let dir = cache_dir(global.cache.as_deref(), Some(&args.file));
+        let project = Self::load(args, &global.kinds.0, Arc::new(Store::open(&dir, cache_wait.options(ui))?))?;
         project.print_warnings(ui);
         Ok(project)
     }
@@ -158,15 +160,19 @@ pub(super) fn not_cached(names: &[String]) -> Error {
     error.hint("`vadpipe run` computes it; `vadpipe plan` shows why it is missing")
 }
 
-/// Opens the cache that the command line names.
+/// Opens the cache of a command without a pipeline.
 pub(super) fn open_store(global: &Global, ui: &Ui) -> Result<Arc<Store>> {
+    open_cache(global, None, ui)
+}
+
+fn open_cache(global: &Global, pipeline: Option<&Path>, ui: &Ui) -> Result<Arc<Store>> {
     let ui = *ui;
     let waiting = move |holder: Option<&Holder>| {
         let who = holder.map_or_else(|| "another process".to_owned(), Holder::describe);
         ui.note(&format!("waiting for the cache, which {who} holds"));
     };
     let options = Options { wait: !global.no_wait, waiting: Some(Arc::new(waiting)), ..Options::default() };
-    Ok(Arc::new(Store::open(&global.cache, options)?))
+    Ok(Arc::new(Store::open(&cache_dir(global.cache.as_deref(), pipeline), options)?))
 }
 
 /// Decodes the text of a pipeline; an error points to the first invalid byte.

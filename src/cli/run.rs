@@ -11,6 +11,7 @@ use clap_complete::engine::ArgValueCompleter;
 
 use self::commit::Asking;
 use super::args::{Global, PipelineArgs};
+use super::cache_dir::{cache_option, is_cache};
 use super::cache_wait::{CacheWait, StartListener};
 use super::project::{Project, data_dirs};
 use super::session::{Session, own_program};
@@ -110,6 +111,11 @@ impl Run<'_> {
         if args.dry_run {
             return plan::print(project, &project.plan(&forced, self.ui)?, self.ui);
         }
+        let dir = project.store.dir();
+        if !is_cache(dir) {
+            self.ui.note(&format!("new cache: {}", std::path::absolute(dir).as_deref().unwrap_or(dir).display()));
+        }
+        session.watch.set_cache(dir, cache_option(dir));
         let program = if args.isolate { Some(own_program()?) } else { None };
         let commit = Asking::start(&project.spec.base);
         let command_line: Vec<String> = std::env::args().skip(1).collect();
@@ -141,7 +147,7 @@ impl Run<'_> {
             }
             RunStatus::Failed | RunStatus::Running => {
                 let category = outcome.error.map_or(Category::StageFailed, |e| e.category);
-                let hint = "finished stages are cached; `vadpipe log last` shows the run";
+                let hint = "run the same command again after a fix; finished stages are cached";
                 Err(Error::new(category, "the run failed").hint(hint))
             }
         }

@@ -50,27 +50,28 @@ impl Session {
 
     fn handle_signals(&self) -> Result<()> {
         let (watch, idle) = (Arc::clone(&self.watch), Arc::clone(&self.idle));
-        stop_on_signals(&self.cancel, move || {
-            if !idle.load(Ordering::SeqCst) {
-                watch.say(STOPPING);
-            }
+        stop_on_signals(&self.cancel, move |count| match count {
+            1 if idle.load(Ordering::SeqCst) => {}
+            1 => watch.say(STOPPING),
+            _ => watch.clear(),
         })
     }
 }
 
-/// The first signal cancels and calls `announce`. The second ends this process at once, and with it the programs that
-/// it runs.
-pub(super) fn stop_on_signals(cancel: &Cancel, announce: impl Fn() + Send + 'static) -> Result<()> {
+/// The first signal cancels. The second ends this process at once, and with it the programs that it runs. `announce` is
+/// called at both, with their number.
+pub(super) fn stop_on_signals(cancel: &Cancel, announce: impl Fn(usize) + Send + 'static) -> Result<()> {
     let failed = |error| Error::exhausted("can't handle signals", error);
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
     let cancel = cancel.clone();
     let handle = move || {
-        for (count, _) in signals.forever().enumerate() {
-            if count > 0 {
+        for (count, _) in (1..).zip(signals.forever()) {
+            if count > 1 {
+                announce(count);
                 std::process::exit(i32::from(Category::Interrupted.exit_code()));
             }
             cancel.cancel();
-            announce();
+            announce(count);
         }
     };
     thread::Builder::new().name("vadpipe-signals".to_owned()).spawn(handle).map(drop).map_err(failed)

@@ -1,21 +1,29 @@
 //! The only place that prints: results go to standard output, progress and errors to standard error.
 
+mod bar;
+mod failures;
+mod progress;
+mod screen;
 mod short;
 mod style;
+mod table;
+mod terminal;
 mod watch;
 mod words;
 
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+
+use self::bar::Bar;
 
 pub(super) use self::short::shorten;
 use self::short::shorten_lines;
 use self::style::printable;
 pub(super) use self::style::{BOLD, DIM, GREEN, RED, YELLOW, paint};
+pub(super) use self::table::{columns, table};
 pub(super) use self::watch::Watch;
-pub(super) use self::words::{about, bytes, columns, count, figure, pad, seconds, table, when};
+pub(super) use self::words::{about, bytes, count, figure, pad, seconds, when};
 use crate::error::{Error, Result};
 
 /// How this process prints.
@@ -35,12 +43,21 @@ impl Ui {
 
     /// Prints a result for people and ends the line. Hidden characters are escaped.
     pub(super) fn out(&self, text: &str) {
-        let text = printable(text);
+        self.print(&printable(text));
+    }
+
+    fn print(&self, text: &str) {
         let ended = if text.ends_with('\n') { "" } else { "\n" };
-        let mut out = anstream::stdout().lock();
-        let written = write!(out, "{text}{ended}").and_then(|()| out.flush());
-        drop(out);
+        let written = screen::above(|| {
+            let mut out = anstream::stdout().lock();
+            write!(out, "{text}{ended}").and_then(|()| out.flush())
+        });
         self.check_written(written);
+    }
+
+    /// The width of the terminal that shows results, if there is one.
+    pub(super) fn width(&self) -> Option<usize> {
+        terminal::size(std::io::stdout()).map(|(columns, _)| columns)
     }
 
     /// Prints a result for programs and ends the line. Hidden characters are escaped only on a terminal.
@@ -66,9 +83,9 @@ impl Ui {
         }
     }
 
-    /// [`Ui::out`] with long lines shortened.
+    /// [`Ui::out`] with long lines shortened, and wrapped to the width of the terminal.
     pub(super) fn text(&self, text: &str) {
-        self.out(&shorten_lines(text));
+        self.print(&terminal::wrap(&printable(&shorten_lines(text)), self.width(), None));
     }
 
     /// [`Ui::exact`] for a run, which continues when its output has no reader.
@@ -116,18 +133,21 @@ impl Ui {
     }
 
     fn err(&self, text: &str) {
+        self.err_indented(text, None);
+    }
+
+    /// Prints text to standard error. The second line of a long one is indented by `indent`.
+    fn err_indented(&self, text: &str, indent: Option<usize>) {
+        let width = terminal::size(std::io::stderr()).map(|(columns, _)| columns);
+        let text = printable(&shorten_lines(text)).into_owned();
+        let text = terminal::wrap(&text, width, indent);
         // If standard error is closed, there is no place to report it.
-        let _ = writeln!(anstream::stderr().lock(), "{}", printable(&shorten_lines(text)));
+        screen::above(|| drop(writeln!(anstream::stderr().lock(), "{text}")));
     }
 
     /// A progress bar; hidden if standard error is not a terminal.
-    pub(super) fn bar(&self, what: &'static str) -> ProgressBar {
-        let hidden = self.json || self.quiet || !std::io::stderr().is_terminal();
-        let bar = if hidden { ProgressBar::hidden() } else { ProgressBar::no_length() };
-        if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {eta:>5}") {
-            bar.set_style(style);
-        }
-        bar.with_prefix(what)
+    pub(super) fn bar(&self, what: &'static str) -> Bar {
+        Bar::new(what, self.json || self.quiet)
     }
 }
 

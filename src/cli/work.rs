@@ -70,7 +70,7 @@ fn run(args: &WorkArgs, global: &Global, send: &(dyn Fn(Message) + Sync)) -> Res
     let order: WorkOrder = serde_json::from_slice(&bytes).map_err(|e| Error::bad_input(unreadable()).caused_by(e))?;
     start_threads(u16::try_from(order.threads).ok())?;
     let cancel = Cancel::default();
-    stop_on_signals(&cancel, || {})?;
+    stop_on_signals(&cancel, |_| {})?;
     stop_at_end_of_input(&cancel)?;
     let spec = load(&order.text, &order.file, &order.base, &order.overrides, &global.kinds.0)?;
     let graph = Graph::of(&spec.points)?;

@@ -1,17 +1,18 @@
 //! Prints what happens in a run: bars on a terminal, lines elsewhere, NDJSON with `--json`.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anstyle::Style;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{DIM, GREEN, RED, Ui, YELLOW, figure, output_failed, paint, seconds, shorten};
+use super::failures::Failures;
+use super::progress::{Board, last_line};
+use super::{DIM, GREEN, RED, Ui, YELLOW, figure, output_failed, paint, screen, seconds, shorten};
 use crate::error::Result;
-use crate::escape::escape;
 use crate::event::{Event, Listener};
 use crate::status::RunStatus;
 
@@ -19,8 +20,11 @@ use crate::status::RunStatus;
 pub(in crate::cli) struct Watch {
     ui: Ui,
     quiet: bool,
-    bars: Option<MultiProgress>,
-    running: Mutex<BTreeMap<String, ProgressBar>>,
+    /// What the terminal shows while stages run.
+    board: Option<Arc<Mutex<Board>>>,
+    failures: Mutex<Failures>,
+    /// The option with which other commands find the cache.
+    cache_option: Mutex<String>,
     /// The newest saved state of each training: epoch and step.
     saved: Mutex<BTreeMap<String, (u64, u64)>>,
     /// JSON lines that are not written yet.
@@ -33,24 +37,46 @@ pub(in crate::cli) struct Watch {
 
 /// The buffer is written when it is longer than this.
 const LONGEST_BUFFER: usize = 64 << 10;
+/// How often the terminal is updated.
+const TICK: Duration = Duration::from_millis(100);
+/// The column in which the texts of all lines begin.
+const TEXT: usize = 9;
+/// Begins another line of a text.
+const BREAK: &str = "\n         ";
 
 impl Watch {
     /// A listener for `run`.
     pub(in crate::cli) fn of_run(ui: &Ui) -> Self {
-        Self::new(*ui, !ui.json && !ui.quiet && std::io::stderr().is_terminal(), ui.quiet)
+        let board = (!ui.json && !ui.quiet && screen::available().is_some()).then(Arc::default);
+        Self::new(*ui, board.filter(start_ticking), ui.quiet)
     }
 
     /// A listener that prints only warnings and failures, and nothing to standard output.
     pub(in crate::cli) fn of_errors(ui: &Ui) -> Self {
-        Self::new(Ui { json: false, ..*ui }, false, true)
+        Self::new(Ui { json: false, ..*ui }, None, true)
     }
 
-    fn new(ui: Ui, bars: bool, quiet: bool) -> Self {
-        // Ten updates per second look smooth and cost nothing.
-        let bars = bars.then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)));
-        let (running, saved, buffer) = (Mutex::default(), Mutex::default(), Mutex::default());
+    fn new(ui: Ui, board: Option<Arc<Mutex<Board>>>, quiet: bool) -> Self {
+        let (failures, cache_option) = (Mutex::default(), Mutex::default());
+        let (saved, buffer) = (Mutex::default(), Mutex::default());
         let (is_closed, failed) = (AtomicBool::new(false), Mutex::default());
-        Self { ui, quiet, bars, running, saved, buffer, is_closed, failed }
+        Self { ui, quiet, board, failures, cache_option, saved, buffer, is_closed, failed }
+    }
+
+    /// Shows the output of programs, from the logs in this cache. `option` is the option with which other commands find
+    /// the cache.
+    pub(in crate::cli) fn set_cache(&self, dir: &Path, option: String) {
+        if let Some(board) = &self.board {
+            lock(board).read_logs(dir.join("logs"));
+        }
+        *lock(&self.cache_option) = option;
+    }
+
+    /// Removes what the terminal shows, because the process exits.
+    pub(in crate::cli) fn clear(&self) {
+        if self.board.is_some() {
+            screen::above(|| ());
+        }
     }
 
     /// Fails if events could not be written to standard output. A closed pipe is not an error.
@@ -63,10 +89,9 @@ impl Watch {
 
     /// Prints a line about the whole run, even with `--quiet`.
     pub(in crate::cli) fn say(&self, line: &str) {
-        match &self.bars {
-            // Printed above the bars, which are drawn again below.
-            Some(bars) => bars.suspend(|| self.ui.err(line)),
-            None => self.ui.err(line),
+        self.ui.err_indented(line, Some(TEXT));
+        if let Some(board) = &self.board {
+            draw(board);
         }
     }
 
@@ -76,42 +101,18 @@ impl Watch {
         }
     }
 
-    fn start(&self, stage: &str, why: &str) {
-        let Some(bars) = &self.bars else { return self.line(DIM, "start", &format!("{stage}{why}")) };
-        let bar = bars.add(ProgressBar::no_length());
-        let template = "{spinner} {prefix:<28!} {wide_bar:.cyan/dim} {pos}/{len} {msg} {eta:>5}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("━╸ "));
-        }
-        bar.set_prefix(escape(stage).into_owned());
-        bar.enable_steady_tick(Duration::from_millis(200));
-        lock(&self.running).insert(stage.to_owned(), bar);
-    }
-
-    fn end(&self, stage: &str) {
-        if let Some(bar) = lock(&self.running).remove(stage) {
-            bar.finish_and_clear();
-        }
-    }
-
-    fn advance(&self, stage: &str, done: u64, total: u64, figures: &BTreeMap<String, f64>, rate: Option<f64>) {
-        let running = lock(&self.running);
-        let Some(bar) = running.get(stage) else { return };
-        bar.set_length(total);
-        bar.set_position(done);
-        let rate = rate.map(|r| format!(" {r:.0}/s")).unwrap_or_default();
-        bar.set_message(escape(&format!("{}{rate}", words(figures))).into_owned());
-    }
-
-    /// Without bars, a training prints about twenty lines.
+    /// Without a terminal, a training prints about twenty lines.
     fn epoch(&self, stage: &str, epoch: u64, epochs: u64, figures: &BTreeMap<String, f64>) {
-        self.advance(stage, epoch, epochs, figures, None);
-        if self.bars.is_none() && (epoch == epochs || epoch == 1 || epoch.is_multiple_of((epochs / 20).max(1))) {
+        if self.board.is_none() && (epoch == epochs || epoch == 1 || epoch.is_multiple_of((epochs / 20).max(1))) {
             self.line(DIM, "", &format!("{stage} epoch {epoch}/{epochs} {}", words(figures)));
         }
     }
 
     fn text(&self, event: &Event) {
+        if let Some(board) = &self.board {
+            lock(board).event(event, Instant::now());
+        }
+        lock(&self.failures).event(event);
         match event {
             // There may be thousands: don't even format them.
             Event::StageCached { .. } if self.quiet => {}
@@ -133,6 +134,9 @@ impl Watch {
                 let counts = ran.iter().chain(&counts).filter(|(list, _)| !list.is_empty());
                 let counts: Vec<_> = counts.map(|(list, word)| format!("{} {word}", list.len())).collect();
                 self.line(style, word, &format!("{} in {}", counts.join(", "), seconds(*s)));
+                let failures = lock(&self.failures).list(&lock(&self.cache_option));
+                failures.iter().filter(|_| !self.quiet).for_each(|line| self.ui.err(line));
+                self.clear();
             }
             _ => {
                 self.training(event);
@@ -148,9 +152,6 @@ impl Watch {
                 lock(&self.saved).insert(stage.clone(), (*epoch, *step));
                 self.line(GREEN, "resume", &format!("{stage} at {} of {epochs}", position(*epoch, *step)));
             }
-            Event::Progress { stage, done, total, figures, rate, .. } => {
-                self.advance(stage, *done, *total, figures, *rate);
-            }
             Event::Epoch { stage, epoch, epochs, figures, .. } => self.epoch(stage, *epoch, *epochs, figures),
             Event::StateSaved { stage, epoch, step, seconds: s, .. } => {
                 lock(&self.saved).insert(stage.clone(), (*epoch, *step));
@@ -159,7 +160,6 @@ impl Watch {
                 }
             }
             Event::RungReached { stage, epoch, seconds: s } => {
-                self.end(stage);
                 self.line(GREEN, "trained", &format!("{stage} to epoch {epoch} in {}", seconds(*s)));
             }
             _ => {}
@@ -173,19 +173,17 @@ impl Watch {
             Event::StageWaiting { stage, holder } => {
                 self.line(YELLOW, "waiting", &format!("{stage}: runs in {holder}"))
             }
-            Event::StageStarted { stage, reason, .. } => {
+            Event::StageStarted { stage, reason, .. } if self.board.is_none() => {
                 let why = reason.as_ref().map(|r| paint(DIM, &format!("  ({})", r.text))).unwrap_or_default();
-                self.start(stage, &why);
+                self.line(DIM, "start", &format!("{stage}{why}"));
             }
             Event::StagePruned { stage, reason } => self.line(YELLOW, "pruned", &format!("{stage}: {}", reason.text)),
             Event::StageFinished { stage, seconds: s, metrics, .. } => {
-                self.end(stage);
                 let words: Vec<_> = metrics.iter().map(|(n, v)| format!("{} {}", shorten(n), figure(*v))).collect();
                 let words = paint(DIM, &words.join(" "));
                 self.line(GREEN, "done", &format!("{stage} in {}  {words}", seconds(*s)));
             }
             Event::StageInterrupted { stage, has_checkpoint } => {
-                self.end(stage);
                 let next = match lock(&self.saved).get(stage) {
                     Some((epoch, step)) => format!("continues at {}", position(*epoch, *step)),
                     None if *has_checkpoint => "continues from its checkpoint".to_owned(),
@@ -197,12 +195,10 @@ impl Watch {
                 self.line(GREEN, "resume", &format!("{stage} from its checkpoint of run {run}"));
             }
             Event::StageFailed { stage, error, hint, log } => {
-                self.end(stage);
-                self.say(&labelled(RED, "FAILED", &format!("{stage}: {error}")));
-                if let Some(hint) = hint {
-                    self.say(&format!("           {} {hint}", paint(GREEN, "hint:")));
-                }
-                self.say(&format!("           log: {log}"));
+                let mut lines = vec![labelled(RED, "FAILED", &format!("{stage}: {error}")).replace('\n', BREAK)];
+                lines.extend(hint.iter().map(|hint| format!("{} {hint}", paint(GREEN, "hint:"))));
+                lines.push(format!("log: {log}"));
+                self.say(&lines.join(BREAK));
             }
             Event::StageSkipped { stage, because } => {
                 self.line(YELLOW, "skipped", &format!("{stage}: needs {because}"));
@@ -223,6 +219,33 @@ impl Watch {
             }
         }
         buffer.clear();
+    }
+}
+
+/// Draws what is in progress, again and again while there is a board. False if the system refuses a thread.
+fn start_ticking(board: &Arc<Mutex<Board>>) -> bool {
+    let board = Arc::downgrade(board);
+    thread::Builder::new().name("vadpipe-terminal".to_owned()).spawn(move || tick(&board)).is_ok()
+}
+
+fn tick(board: &Weak<Mutex<Board>>) {
+    loop {
+        thread::sleep(TICK);
+        let Some(board) = board.upgrade() else { return };
+        // Files are read without the lock, for which events wait.
+        let programs = lock(&board).without_progress();
+        for (stage, line) in programs.into_iter().filter_map(|(stage, log)| Some((stage, last_line(&log)?))) {
+            lock(&board).show_line(&stage, line);
+        }
+        draw(&board);
+    }
+}
+
+/// Draws the board while nothing changes it: after the end of a run, nothing may be drawn.
+fn draw(board: &Mutex<Board>) {
+    let board = lock(board);
+    if let Some(size) = screen::available() {
+        screen::draw(&board.lines(size, Instant::now()));
     }
 }
 

@@ -1,32 +1,7 @@
-//! Tables, sizes, times and numbers as people read them.
+//! Sizes, times and numbers as people read them.
 
-use indicatif::DecimalBytes;
 use jiff::{SignedDuration, Timestamp};
 use unicode_width::UnicodeWidthStr as _;
-
-use super::short::shorten;
-use crate::escape::escape;
-
-/// Aligned columns with a header. Long cells are shortened. Hidden characters are escaped before the widths are
-/// measured.
-pub(in crate::cli) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let header = header.iter().map(|text| (*text).to_owned()).collect();
-    columns(std::iter::once(&header).chain(rows))
-}
-
-/// Aligned columns without a header.
-pub(in crate::cli) fn columns<'a>(rows: impl IntoIterator<Item = &'a Vec<String>>) -> String {
-    let cell = |text: &String| escape(&shorten(text)).into_owned();
-    let rows: Vec<Vec<String>> = rows.into_iter().map(|row| row.iter().map(cell).collect()).collect();
-    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width()).max();
-    let widths: Vec<usize> = (0..count).filter_map(width).collect();
-    let line = |row: &Vec<String>| {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| pad(cell, *width)).collect();
-        cells.join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
-}
 
 /// The text with spaces behind it, so that it takes `width` columns of a terminal.
 pub(in crate::cli) fn pad(text: &str, width: usize) -> String {
@@ -40,7 +15,11 @@ pub(in crate::cli) fn count(number: usize, noun: &str) -> String {
 
 /// "12.40 MB".
 pub(in crate::cli) fn bytes(number: u64) -> String {
-    DecimalBytes(number).to_string()
+    let thousands = number.max(1).ilog10() / 3;
+    match thousands.checked_sub(1).and_then(|unit| ["kB", "MB", "GB", "TB", "PB", "EB"].get(unit as usize)) {
+        None => format!("{number} B"),
+        Some(unit) => format!("{:.2} {unit}", number as f64 / 1000f64.powi(thousands as i32)),
+    }
 }
 
 /// A measured time: "12ms", "4.5s", "2m 13s", "3h 26m 5s".
@@ -76,20 +55,6 @@ pub(in crate::cli) fn figure(v: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn columns_line_up_with_escaped_and_wide_cells() {
-        let row = |name: &str, number: &str| vec![name.to_owned(), number.to_owned()];
-        let rows = [row("a\u{202e}", "1"), row("b", "2"), row("日本", "3"), row("e\u{301}", "")];
-        insta::assert_snapshot!(table(&["name", "n"], &rows), @r"
-        name       n
-        a\u{202e}  1
-        b          2
-        日本       3
-        é
-        ");
-        assert_eq!(columns([&row("long", "1"), &row("x", "2")]), "long  1\nx     2");
-    }
 
     #[test]
     fn sizes_and_times_are_in_units_that_fit() {
