@@ -8,6 +8,9 @@ and `.written` at its end. Without VADPIPE_DEPFILE, and in Python before 3.8, no
 import os
 import sys
 
+# The most files of a folder that are listed. After that, the folder is listed.
+MANY = 200
+
 
 def _list_files(listing):
     # Installed packages change with the environment, not with the project.
@@ -16,6 +19,7 @@ def _list_files(listing):
         ignored.append(sys.prefix + os.sep)
     ignored = tuple(ignored)
     seen = set()
+    counts = {}
 
     def source_of(path):
         """The source of a compiled module, which is not opened if the compiled one is up to date."""
@@ -29,10 +33,23 @@ def _list_files(listing):
             path = os.fsdecode(path)
         if not isinstance(path, str) or path == "" or "\n" in path:
             return
-        path = source_of(os.path.abspath(path))
-        is_written = (flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) != 0
+        path = os.path.abspath(path)
+        is_written = (flags & (os.O_WRONLY | os.O_CREAT | os.O_TRUNC)) != 0
+        if not is_written:
+            path = source_of(path)
         if (path, is_written) in seen or path.startswith(ignored):
             return
+        if not is_written:
+            if os.path.isdir(path):
+                return
+            # A data set may have a million files, which each worker process opens.
+            folder = os.path.dirname(path)
+            if folder in seen:
+                return
+            counts[folder] = counts.get(folder, 0) + 1
+            if counts[folder] > MANY:
+                path = folder
+                seen.add(folder)
         seen.add((path, is_written))
         # Opened for each line, because a program may close all its files.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
@@ -50,6 +67,9 @@ def _list_files(listing):
             elif event == "import" and arguments[1] is not None:
                 # A module in machine code.
                 note(arguments[1], 0)
+            elif event == "os.rename":
+                # A file that is written under another name first.
+                note(arguments[1], os.O_WRONLY)
         except Exception:
             # A listing that fails must not disturb the program.
             pass

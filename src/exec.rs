@@ -87,7 +87,7 @@ pub struct Options<'a> {
     /// The command line after the program's name, for the record.
     pub args: &'a [String],
     /// Its name, its note and its commit, for the record.
-    pub label: &'a RunLabel,
+    pub label: &'a dyn Fn() -> RunLabel,
 }
 
 /// How a run ended.
@@ -113,7 +113,7 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     let id = new_run_id();
     let log = RunLog::start(
         *context,
-        RunInfo { id: &id, file: options.file, args: options.args, label: options.label },
+        RunInfo { id: &id, file: options.file, args: options.args, label: (options.label)() },
         &plan,
     )?;
     log.event(&Event::RunStarted {

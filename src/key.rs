@@ -8,7 +8,7 @@
 //! | seed, precision | where the stage reads them | a new seed reruns only the stages that draw random numbers |
 //! | output digests of inputs, by role (lists by label) | stage, init | equal input contents cause no rerun |
 //! | digests of files that the pipeline names | stage, init | files count by their contents, never by path or time |
-//! | digests of other files that the program read | stage | known after the run only: see [`Components::files_read`] |
+//! | digests of other files that the program read | stage | known only after the run: see [`Components::files_read`] |
 //! | parameters of an epoch | that epoch's key in the chain | trainings with equal first epochs share them |
 //!
 //! These never enter a key: the number of epochs (a longer chain ends with another key anyway), paths, times, hosts,
@@ -206,7 +206,7 @@ pub struct Components {
     /// Digests of files that the pipeline names, by a name that is part of the pipeline (never an absolute path).
     pub contents: BTreeMap<String, Digest>,
     /// Digests of the other files that a program read, by their path relative to the pipeline's folder. They are known
-    /// after the run only, so a look-up begins with [`Components::declared`].
+    /// only after the run, so a look-up begins with [`Components::declared`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files_read: BTreeMap<String, Digest>,
     /// The epochs of a training; `None` for any other stage.

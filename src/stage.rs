@@ -191,7 +191,7 @@ pub struct Reads {
     pub seed: bool,
     /// It computes with the pipeline's precision.
     pub precision: bool,
-    /// It runs a program, which may read files that the pipeline does not name: see [`Context::files_read`].
+    /// It runs a program, which may read files that the pipeline does not name: see [`Context::dep_file`].
     pub files: bool,
 }
 

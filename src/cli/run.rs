@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
-use self::commit::Asking;
+use self::commit::CommitQuery;
 use super::args::{Global, PipelineArgs};
 use super::cache_dir::{cache_option, is_cache};
 use super::cache_wait::{CacheWait, StartListener};
@@ -117,7 +117,7 @@ impl Run<'_> {
         }
         session.watch.set_cache(dir, cache_option(dir));
         let program = if args.isolate { Some(own_program()?) } else { None };
-        let commit = Asking::start(&project.spec.base);
+        let commit = CommitQuery::start(&project.spec.base);
         let command_line: Vec<String> = std::env::args().skip(1).collect();
         let options = exec::Options {
             wanted: &project.wanted,
@@ -129,7 +129,7 @@ impl Run<'_> {
             reports: &args.reports,
             file: &args.pipeline.file.display().to_string(),
             args: &command_line,
-            label: &RunLabel { name: args.name.clone(), note: args.note.clone(), commit: commit.answer() },
+            label: &|| RunLabel { name: args.name.clone(), note: args.note.clone(), commit: commit.answer() },
         };
         let listener = StartListener { cache_wait, listener: &*session.watch };
         let data_dirs = data_dirs(args.data_dir.as_ref());
@@ -154,13 +154,12 @@ impl Run<'_> {
     }
 }
 
-/// A name that can't be mistaken for a run's id, or for `last`.
+/// A name that can't be mistaken for a run's id, which begins with a digit, or for `last` and `last~1`.
 fn run_name(text: &str) -> Result<String, String> {
     let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let is_taken = text.starts_with("last") || text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
-    match !text.is_empty() && text.bytes().all(is_valid) && !is_taken {
+    match text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.bytes().all(is_valid) && text != "last" {
         true => Ok(text.to_owned()),
-        false => Err("a name consists of A–Z, a–z, 0–9, `.`, `_` and `-`, and is no number or `last`".to_owned()),
+        false => Err("begin with a letter; use letters, digits, `.`, `_` and `-`; `last` is taken".to_owned()),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::error::{Category, Error, Result};
 use crate::stage::Cancel;
 use crate::system::cores;
 
-const STOPPING: &str = "stopping: running trainings save their state (a second signal exits at once)";
+const STOPPING: &str = "stopping: trainings save their state, programs get SIGTERM (a second signal exits at once)";
 
 /// Starts the thread pool of this process and returns the number of threads. Call it once per process.
 pub(super) fn start_threads(threads: Option<u16>) -> Result<usize> {

@@ -15,17 +15,19 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::exec::files_read::{Instant, Program};
+use crate::exec::files_read::{FileTime, Scan};
 use crate::file;
 use crate::key::Key;
 
-/// The folder of a checkpoint.
+/// The checkpoint of one key.
 pub(crate) struct Checkpoint {
     folder: PathBuf,
     /// The run that last used it, if it has files.
     pub resumed: Option<String>,
+    /// The file that changed, so that what earlier attempts saved was dropped.
+    pub changed: Option<String>,
     /// The start of the first attempt.
-    pub started: Instant,
+    pub started: FileTime,
     /// The mirrored folders of earlier attempts, and their originals.
     pub mirrors: Vec<(PathBuf, PathBuf)>,
 }
@@ -35,7 +37,7 @@ pub(crate) struct Checkpoint {
 struct About {
     /// The run of the last one. `gc` keeps the checkpoint as long as it keeps this run.
     run: String,
-    started: Instant,
+    started: FileTime,
     mirrors: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -44,16 +46,21 @@ impl Checkpoint {
     /// an earlier attempt read has changed, it is empty.
     ///
     /// # Errors
-    /// If the cache can't be written.
-    pub(crate) fn open(cache: &Path, key: &Key, run: &str, fresh: bool, program: &Program<'_>) -> io::Result<Self> {
+    /// If the cache can't be read or written.
+    pub(crate) fn open(cache: &Path, key: &Key, run: &str, fresh: bool, scan: &Scan<'_>) -> io::Result<Self> {
         let folder = std::path::absolute(cache)?.join("checkpoints").join(key.to_string());
-        let about = fs::read(folder.join("about.json")).ok();
-        let mut about: Option<About> = about.and_then(|text| serde_json::from_slice(&text).ok());
-        let list = folder.join("files-read");
-        about = about.filter(|about| {
-            let earlier = Program { started: about.started, mirrors: about.mirrors.clone(), ..program.clone() };
-            !fresh && earlier.has_read_only_unchanged(&list).unwrap_or(false)
-        });
+        let about: Option<About> = match fs::read(folder.join("about.json")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            text => serde_json::from_slice(&text?).ok(),
+        };
+        let changed = match &about {
+            Some(About { started, mirrors, .. }) if !fresh => {
+                let earlier = Scan { started: *started, mirrors: mirrors.clone(), ..scan.clone() };
+                earlier.changed_file(&folder.join("files-read"))?
+            }
+            _ => None,
+        };
+        let about = about.filter(|_| !fresh && changed.is_none());
         if about.is_none() && folder.exists() {
             fs::remove_dir_all(&folder)?;
         }
@@ -62,12 +69,12 @@ impl Checkpoint {
             Some(about) if fs::read_dir(folder.join("files"))?.next().is_some() => Some(about.run.clone()),
             _ => None,
         };
-        let (started, mirrors) = about.map_or((program.started, Vec::new()), |about| (about.started, about.mirrors));
-        let own = program.mirror.root();
+        let (started, mirrors) = about.map_or((scan.started, Vec::new()), |about| (about.started, about.mirrors));
+        let own = scan.mirror.root();
         let all = mirrors.iter().cloned().chain([own]).collect();
         let text = serde_json::to_vec(&About { run: run.to_owned(), started, mirrors: all })?;
-        file::replace(&folder.join("about.json"), &text)?;
-        Ok(Self { folder, resumed, started, mirrors })
+        file::replace_durably(&folder.join("about.json"), &text)?;
+        Ok(Self { folder, resumed, changed, started, mirrors })
     }
 
     /// The files of the program.

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufRead as _, BufReader};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -30,22 +30,22 @@ const MAX_NAMES: usize = 1000;
 /// Folders of files that do not belong to the project.
 const FOREIGN: [&str; 4] = [".git", "__pycache__", "site-packages", "dist-packages"];
 
-/// A program and the project that it belongs to.
+/// Finds the files of a project in the lists that a program writes.
 #[derive(Clone)]
-pub(crate) struct Program<'a> {
+pub(crate) struct Scan<'a> {
     pub store: &'a Store,
     pub mirror: &'a Mirror,
     /// The files and folders that its stage names.
     pub named: &'a BTreeSet<String>,
-    /// Before the mirror was created; with a checkpoint, before that of the first attempt.
-    pub started: Instant,
+    /// When the attempt started. With a checkpoint, when the first attempt started.
+    pub started: FileTime,
     /// The mirrored folders of earlier attempts, and their originals.
     pub mirrors: Vec<(PathBuf, PathBuf)>,
 }
 
-/// A moment on the clock by which the kernel sets the times of files, in seconds and nanoseconds.
+/// A moment on the clock by which the kernel sets the times of files on local file systems, in seconds and nanoseconds.
 #[derive(Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Instant(i64, i64);
+pub(crate) struct FileTime(i64, i64);
 
 /// The files of the project that a program read.
 #[derive(Debug, Default)]
@@ -56,7 +56,7 @@ pub(crate) struct FilesRead {
     pub changed: Vec<String>,
 }
 
-impl Instant {
+impl FileTime {
     pub(crate) fn now() -> Self {
         let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::RealtimeCoarse);
         Self(tv_sec, tv_nsec)
@@ -64,68 +64,98 @@ impl Instant {
 
     /// Whether a file was written, replaced or renamed later.
     fn is_before_change_of(self, file: &fs::Metadata) -> bool {
-        let times = [(file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec())];
-        times.iter().any(|time| *time > (self.0, self.1))
+        (file.ctime(), file.ctime_nsec()) > (self.0, self.1)
     }
 }
 
-impl Program<'_> {
+impl Scan<'_> {
     /// The files that the program has listed in `list`.
     ///
     /// # Errors
     /// If the list can't be read.
     pub(crate) fn files_read(&self, list: &Path) -> io::Result<FilesRead> {
-        let mut names = BTreeSet::new();
-        let mut found = FilesRead::default();
-        for (name, path) in self.project_files(list)? {
-            let Ok(metadata) = fs::metadata(&path) else { continue };
-            if !metadata.is_file() {
-                continue;
+        let (listed, written) = self.project_files(list)?;
+        let (mut names, mut folders) = (BTreeSet::new(), BTreeSet::new());
+        for (name, path) in &listed {
+            match fs::metadata(path) {
+                Ok(file) if file.is_file() => drop(names.insert(PathBuf::from(name))),
+                Ok(file) if file.is_dir() => drop(folders.insert(PathBuf::from(name))),
+                _ => {}
             }
-            if self.mirror.copy_of(&path).is_none() && self.started.is_before_change_of(&metadata) {
-                found.changed.push(name.clone());
-            }
-            names.insert(PathBuf::from(name));
         }
-        for name in summarized(names) {
+        let mut found = FilesRead::default();
+        for name in summarized(names, folders) {
             let path = self.mirror.original_base().join(&name);
-            let is_changed = found.changed.iter().any(|changed| Path::new(changed).starts_with(&name));
             let digest = match self.mirror.copy_of(&path) {
-                _ if is_changed => Some(unmatched(&name, self.started)),
                 Some(copy) => file::open(&copy).ok().and_then(|copy| Digest::of_reader(copy).ok()),
                 None => self.store.digest_now(&path),
             };
-            found.digests.extend(digest.map(|digest| (name, digest)));
+            let Some(digest) = digest else { continue };
+            // After the digest was computed, because the file may also change meanwhile.
+            let is_changed = self.has_changed(&path, &written)?;
+            let digest = if is_changed { unmatched(&name, self.started) } else { digest };
+            found.changed.extend(is_changed.then(|| name.clone()));
+            found.digests.insert(name, digest);
         }
         Ok(found)
     }
 
-    /// Whether no file of the project that the program has listed has changed since the start.
+    /// The first file of the project in the list that has changed since the start.
     ///
     /// # Errors
-    /// If the list can't be read.
-    pub(crate) fn has_read_only_unchanged(&self, list: &Path) -> io::Result<bool> {
-        let is_unchanged = |path: &PathBuf| fs::metadata(path).is_ok_and(|m| !self.started.is_before_change_of(&m));
-        Ok(self.project_files(list)?.values().all(is_unchanged))
+    /// If the list or a folder in it can't be read.
+    pub(crate) fn changed_file(&self, list: &Path) -> io::Result<Option<String>> {
+        let (listed, written) = self.project_files(list)?;
+        for (name, path) in listed {
+            if self.has_changed(&path, &written)? {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
     }
 
-    /// The files of the project in a list, by name. Without those that the stage names or the program wrote.
-    fn project_files(&self, list: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
+    /// Whether a file, or a file below a folder, has changed since the start. A program that looked for a file that
+    /// does not exist has not read it. Changes of a copied file are not seen by the program.
+    fn has_changed(&self, path: &Path, written: &BTreeSet<PathBuf>) -> io::Result<bool> {
+        let is_file_changed = |path: &Path| {
+            let is_later = |file: fs::Metadata| file.is_file() && self.started.is_before_change_of(&file);
+            self.mirror.copy_of(path).is_none() && !written.contains(path) && fs::metadata(path).is_ok_and(is_later)
+        };
+        if !path.is_dir() {
+            return Ok(is_file_changed(path));
+        }
+        Ok(file::files_below(path)?.iter().any(|file| is_file_changed(&path.join(file))))
+    }
+
+    /// The files and folders of the project in a list, by name, without those that the stage names and those that the
+    /// program wrote. Also returns the files that the program wrote.
+    fn project_files(&self, list: &Path) -> io::Result<(BTreeMap<String, PathBuf>, BTreeSet<PathBuf>)> {
         let mut written = list.as_os_str().to_owned();
         written.push(".written");
         let written = self.listed(Path::new(&written))?;
-        let roots = self.roots();
+        let (roots, named) = (self.roots(), self.named_files()?);
         let listed = self.listed(list)?.into_iter().filter(|path| !written.contains(path));
-        let named = listed.filter_map(|path| Some((self.name(&path, &roots)?, path)));
-        // The stage may name a folder.
-        let is_named =
-            |name: &str| Path::new(name).ancestors().any(|part| self.named.contains(&*part.to_string_lossy()));
-        Ok(named.filter(|(name, _)| !is_named(name)).collect())
+        let by_name = listed.filter_map(|path| Some((self.name(&path, &roots)?, path)));
+        Ok((by_name.filter(|(name, _)| !named.contains(Path::new(name))).collect(), written))
+    }
+
+    /// The files whose digests are in the key already: those that the stage names, and those below folders that it
+    /// names.
+    fn named_files(&self) -> io::Result<BTreeSet<PathBuf>> {
+        let mut files = BTreeSet::new();
+        for name in self.named {
+            let path = self.mirror.original_base().join(name);
+            if path.is_dir() {
+                files.extend(file::files_below(&path)?.iter().map(|file| Path::new(name).join(file)));
+            }
+            files.insert(Path::new(name).components().collect());
+        }
+        Ok(files)
     }
 
     /// The original paths in a list. No list means none.
     fn listed(&self, list: &Path) -> io::Result<BTreeSet<PathBuf>> {
-        let file = match File::open(list) {
+        let file = match file::open(list).map_err(io::Error::from) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
             file => BufReader::new(file?),
         };
@@ -142,24 +172,30 @@ impl Program<'_> {
             .collect()
     }
 
-    /// The folders whose files belong to the project.
+    /// The folders whose files belong to the project: that of the pipeline, those that the stage names, and those of
+    /// files that it names relative to the pipeline. Never the root of the file system.
     fn roots(&self) -> Vec<PathBuf> {
         let base = self.mirror.original_base();
-        let folder = |name: &String| Some(base.join(name).canonicalize().ok()?.parent()?.to_owned());
-        std::iter::once(base.to_owned()).chain(self.named.iter().filter_map(folder)).collect()
+        let root = |name: &String| {
+            let path = base.join(name).canonicalize().ok()?;
+            let folder = if path.is_dir() { Some(&*path) } else { path.parent().filter(|_| !name.starts_with('/')) };
+            folder.filter(|folder| folder.parent().is_some()).map(Path::to_owned)
+        };
+        std::iter::once(base.to_owned()).chain(self.named.iter().filter_map(root)).collect()
     }
 
     /// The name of a file that belongs to the project: its path relative to the pipeline's folder.
     fn name(&self, path: &Path, roots: &[PathBuf]) -> Option<String> {
         let is_in_project = |path: &Path| {
-            let cache = self.store.dir().canonicalize();
             let is_foreign = |part: &OsStr| FOREIGN.iter().any(|name| part == *name);
-            roots.iter().filter_map(|root| path.strip_prefix(root).ok()).any(|below| !below.iter().any(is_foreign))
-                && !cache.is_ok_and(|cache| path.starts_with(cache))
+            let mut below = roots.iter().filter_map(|root| path.strip_prefix(root).ok());
+            below.any(|below| !below.iter().any(is_foreign))
         };
         // A link below a root may lead anywhere.
-        let path = if is_in_project(path) { path.to_owned() } else { path.canonicalize().ok()? };
-        if !is_in_project(&path) {
+        let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let path = [path, &real].into_iter().find(|path| is_in_project(path))?;
+        let cache = self.store.dir().canonicalize();
+        if cache.is_ok_and(|cache| real.starts_with(cache)) {
             return None;
         }
         let mut ancestors = self.mirror.original_base().ancestors().enumerate();
@@ -182,14 +218,16 @@ fn plain(path: &Path) -> PathBuf {
 }
 
 /// A digest that no file has.
-fn unmatched(name: &str, started: Instant) -> Digest {
-    let Instant(seconds, nanoseconds) = started;
+fn unmatched(name: &str, started: FileTime) -> Digest {
+    let FileTime(seconds, nanoseconds) = started;
     Hash::new("changed while it was read").text(name).text(&format!("{seconds}.{nanoseconds}")).finish()
 }
 
-/// Replaces very many names in a folder by the folder's, which ends with `/`.
-fn summarized(mut names: BTreeSet<PathBuf>) -> BTreeSet<String> {
-    let mut folders = BTreeSet::new();
+/// The names of files and folders, those of folders with `/` at the end. Replaces very many names in a folder by the
+/// folder's.
+fn summarized(mut names: BTreeSet<PathBuf>, mut folders: BTreeSet<PathBuf>) -> BTreeSet<String> {
+    names.retain(|name| !name.ancestors().any(|folder| folders.contains(folder)));
+    names.extend(folders.iter().cloned());
     loop {
         let mut counts: BTreeMap<PathBuf, usize> = BTreeMap::new();
         for name in &names {
@@ -226,7 +264,7 @@ mod tests {
     use super::*;
 
     fn summary(names: impl IntoIterator<Item = String>) -> BTreeSet<String> {
-        summarized(names.into_iter().map(PathBuf::from).collect())
+        summarized(names.into_iter().map(PathBuf::from).collect(), BTreeSet::new())
     }
 
     fn texts(names: &[&str]) -> BTreeSet<String> {
@@ -285,9 +323,8 @@ mod tests {
         }
         let named = texts(&["../src/train.py"]);
         let mirror = Mirror::create(&base, &named, tempfile::tempdir().unwrap()).unwrap();
-        let program =
-            Program { store: &store, mirror: &mirror, named: &named, started: Instant::now(), mirrors: vec![] };
-        let name = |path: &Path| program.name(path, &program.roots());
+        let scan = Scan { store: &store, mirror: &mirror, named: &named, started: FileTime::now(), mirrors: vec![] };
+        let name = |path: &Path| scan.name(path, &scan.roots());
         assert_eq!(name(&base.join("data/1.csv")).as_deref(), Some("data/1.csv"));
         assert_eq!(name(&root.join("src/pkg/model.py")).as_deref(), Some("../src/pkg/model.py"), "beside a named file");
         for other in ["elsewhere/x.py", "pipelines/cache/index/x", "pipelines/.venv/lib/site-packages/torch.py"] {
@@ -297,10 +334,10 @@ mod tests {
         let lines =
             format!("{}\ndata/1.csv\ndata/gone.csv\ndata\n", mirror.base().join("../src/pkg/model.py").display());
         fs::write(&list, lines).unwrap();
-        let found = program.files_read(&list).unwrap();
+        let found = scan.files_read(&list).unwrap();
         let names: Vec<&str> = found.digests.keys().map(String::as_str).collect();
         assert_eq!(names, ["../src/pkg/model.py", "data/1.csv"], "existing files only");
         assert_eq!(found.digests["data/1.csv"], Digest::of(b"pipelines/data/1.csv"));
-        assert_eq!(program.files_read(&root.join("no list")).unwrap().digests, BTreeMap::new());
+        assert_eq!(scan.files_read(&root.join("no list")).unwrap().digests, BTreeMap::new());
     }
 }

@@ -24,13 +24,14 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
 
 use tempfile::TempDir;
 
 use crate::file;
 use crate::key::Digest;
 use crate::stage::{Files, StageError};
-use crate::store::Store;
+use crate::store::{Store, digest_now};
 
 /// The most bytes that are copied for one stage if the file system can't share them between files. Larger files are
 /// links.
@@ -59,7 +60,8 @@ pub(crate) struct Mirror {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Entry {
     Folder,
-    Copy,
+    /// With the size and the modification time of the original.
+    Copy(u64, SystemTime),
     Link,
 }
 
@@ -138,7 +140,7 @@ impl Mirror {
     /// The copy of a file in the mirror, if it was copied.
     pub(crate) fn copy_of(&self, original: &Path) -> Option<PathBuf> {
         let path = self.mirrored.join(original.strip_prefix(&self.root).ok()?);
-        (self.created.get(&path) == Some(&Entry::Copy)).then_some(path)
+        matches!(self.created.get(&path), Some(Entry::Copy(..))).then_some(path)
     }
 
     /// Moves what a program created or replaced to the original folders. Returns the names of files that could not be
@@ -161,7 +163,11 @@ impl Mirror {
                     self.move_folder_back(&path, left);
                     continue;
                 }
-                Some(Entry::Copy) => continue,
+                Some(Entry::Copy(..)) if stamp(&path) == self.created.get(&path).copied() => continue,
+                // A program that writes to a file writes to its copy.
+                Some(Entry::Copy(..)) if stamp(&original) == self.created.get(&path).copied() => {
+                    fs::copy(&path, &original).map(drop)
+                }
                 Some(Entry::Link) if is_link => continue,
                 None if path.ends_with("__pycache__") => continue,
                 None if is_folder && original.is_dir() => {
@@ -183,6 +189,12 @@ impl Mirror {
     pub(crate) fn files<'a>(&'a self, store: &'a Store) -> impl Files + 'a {
         MirrorFiles { mirror: self, store }
     }
+}
+
+/// The entry of a copy of this file, as it is now.
+fn stamp(file: &Path) -> Option<Entry> {
+    let file = fs::symlink_metadata(file).ok().filter(fs::Metadata::is_file)?;
+    Some(Entry::Copy(file.len(), file.modified().ok()?))
 }
 
 fn is_small(folder: &Path) -> bool {
@@ -308,8 +320,9 @@ impl Creation<'_> {
             // Shares the bytes if the file system can.
             fs::copy(from, to)?;
         }
-        File::open(to)?.set_modified(metadata.modified()?)?;
-        Ok(Entry::Copy)
+        let modified = metadata.modified()?;
+        File::open(to)?.set_modified(modified)?;
+        Ok(Entry::Copy(metadata.len(), modified))
     }
 }
 
@@ -326,6 +339,11 @@ impl Files for MirrorFiles<'_> {
             true => Digest::of_reader(file::open(&path)?),
             false => self.store.file_digest(&path),
         }
+    }
+
+    /// Of the original, since a folder of the mirror may have links instead of folders.
+    fn digest_all(&self, path: &Path) -> io::Result<Digest> {
+        digest_now(&self.mirror.original(path), &|path| self.store.file_digest(path))
     }
 
     fn resolve(&self, path: &str) -> PathBuf {

@@ -19,7 +19,6 @@ use crate::status::{RunStatus, StageStatus};
 use crate::store::{AtWork, Holder, RUN_FORMAT, RunLabel, RunRecord, StageRun};
 
 /// The facts of a run for its record.
-#[derive(Clone, Copy)]
 pub(crate) struct RunInfo<'a> {
     /// The run's id.
     pub id: &'a str,
@@ -28,7 +27,7 @@ pub(crate) struct RunInfo<'a> {
     /// The command line after the program's name.
     pub args: &'a [String],
     /// Its name, its note and its commit.
-    pub label: &'a RunLabel,
+    pub label: RunLabel,
 }
 
 /// How a point ended.
@@ -74,7 +73,7 @@ impl<'a> RunLog<'a> {
             pipeline: spec.pipeline.name.clone(),
             file: info.file.to_owned(),
             args: info.args.to_vec(),
-            label: info.label.clone(),
+            label: info.label,
             started_at: jiff::Timestamp::now().as_millisecond(),
             finished_at: None,
             status: RunStatus::Running,

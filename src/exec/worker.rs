@@ -18,7 +18,7 @@ use crate::event::Event;
 use crate::exec::chain::{ChainSettings, StoredChain};
 use crate::exec::checkpoint::Checkpoint;
 use crate::exec::context::RunContext;
-use crate::exec::files_read::{self, Program};
+use crate::exec::files_read::{FileTime, Scan};
 use crate::exec::inputs::{DamagedInputs, stored_inputs};
 use crate::exec::job::{Ended, Job};
 use crate::exec::mirror::Mirror;
@@ -57,7 +57,7 @@ struct StageFolders {
     /// The files that the pipeline names for the program.
     named: BTreeSet<String>,
     /// Before the mirror was created.
-    started: files_read::Instant,
+    started: FileTime,
     /// If the stage asks for it.
     checkpoint: Option<Checkpoint>,
     scratch: TempDir,
@@ -69,13 +69,13 @@ impl StageFolders {
         self.checkpoint.as_ref().map_or_else(|| self.scratch.path().join("files-read"), Checkpoint::dep_file)
     }
 
-    /// The program that runs in these folders, if any.
-    fn program<'a>(&'a self, store: &'a Store) -> Option<Program<'a>> {
+    /// Finds the files that the program in these folders reads. `None` without a program.
+    fn scan<'a>(&'a self, store: &'a Store) -> Option<Scan<'a>> {
         let mirror = self.mirror.as_ref()?;
         let checkpoint = self.checkpoint.as_ref();
         let started = checkpoint.map_or(self.started, |checkpoint| checkpoint.started);
         let mirrors = checkpoint.map(|checkpoint| checkpoint.mirrors.clone()).unwrap_or_default();
-        Some(Program { store, mirror, named: &self.named, started, mirrors })
+        Some(Scan { store, mirror, named: &self.named, started, mirrors })
     }
 }
 
@@ -216,13 +216,13 @@ impl<'a> Worker<'a> {
 
     /// The files that a program read although the pipeline does not name them. Warns if one changed while it ran.
     fn files_read(&self, point: PointId, folders: &StageFolders) -> Result<BTreeMap<String, Digest>, StageError> {
-        let Some(program) = folders.program(self.context.store) else { return Ok(BTreeMap::new()) };
+        let Some(scan) = folders.scan(self.context.store) else { return Ok(BTreeMap::new()) };
         let what = format!("can't read which files `{}` read", self.context.name(point));
-        let found = program.files_read(&folders.dep_file()).map_err(StageError::io(what))?;
+        let found = scan.files_read(&folders.dep_file()).map_err(StageError::io(what))?;
         if let [first, others @ ..] = &*found.changed {
             let name = self.context.name(point);
             let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
-            let message = format!("{first}{more} changed while `{name}` ran: later runs will run it again");
+            let message = format!("{first}{more} changed while `{name}` ran, so its result won't be reused");
             self.append_to_log(point, &message);
             self.context.listener.event(&Event::Warning { message });
         }
@@ -246,10 +246,10 @@ impl<'a> Worker<'a> {
             tempfile::Builder::new().prefix(&prefix).tempdir_in(&all_scratch).map_err(failed(&all_scratch.join(prefix)))
         };
         let named = point.parsed.stage.program_files(&PipelineFiles { store, base: &spec.base })?;
-        let started = files_read::Instant::now();
+        let started = FileTime::now();
         let mirror = match &named {
             Some(named) => {
-                let copied = named.union(&self.read_before(job.point)?).cloned().collect();
+                let copied = named.union(&self.read_before(job.point, named)?).cloned().collect();
                 Some(Mirror::create(&spec.base, &copied, temporary("mirror-")?)?)
             }
             None => None,
@@ -261,36 +261,46 @@ impl<'a> Worker<'a> {
         let named = named.collect();
         let mut folders = StageFolders { mirror, named, started, checkpoint: None, scratch: temporary("")? };
         if point.parsed.stage.uses_checkpoint()
-            && let Some(program) = folders.program(store)
+            && let Some(scan) = folders.scan(store)
         {
-            folders.checkpoint = Some(self.open_checkpoint(job, &program)?);
+            folders.checkpoint = Some(self.open_checkpoint(job, &scan)?);
         }
         Ok(folders)
     }
 
     /// The checkpoint of a program. Reports if an earlier attempt left files in it.
-    fn open_checkpoint(&self, job: &Job, program: &Program<'_>) -> Result<Checkpoint, StageError> {
+    fn open_checkpoint(&self, job: &Job, scan: &Scan<'_>) -> Result<Checkpoint, StageError> {
         let stage = self.context.name(job.point).to_owned();
         let key = job.components.declared().key();
-        let checkpoint = Checkpoint::open(self.into.dir(), &key, self.run, job.options.fresh, program)
+        let checkpoint = Checkpoint::open(self.into.dir(), &key, self.run, job.options.fresh, scan)
             .map_err(StageError::io(format!("can't open the checkpoint of `{stage}`")))?;
         if let Some(run) = checkpoint.resumed.clone() {
-            self.append_to_log(job.point, &format!("the program finds the checkpoint of run {run}"));
+            self.append_to_log(job.point, &format!("resuming from the checkpoint of run {run}"));
             self.context.listener.event(&Event::CheckpointFound { stage, run });
+        }
+        if let Some(file) = &checkpoint.changed {
+            let message = format!("{file} changed: the checkpoint of `{}` was dropped", self.context.name(job.point));
+            self.append_to_log(job.point, &message);
+            self.context.listener.event(&Event::Warning { message });
         }
         Ok(checkpoint)
     }
 
-    /// The files that the program of a point read when it last ran, without large ones. Copying them into the mirror
-    /// protects the program from edits while it runs.
-    fn read_before(&self, point: PointId) -> Result<BTreeSet<String>, StageError> {
+    /// The small files that the program of a point read when it last ran. Copying them into the mirror protects the
+    /// program from edits while it runs. Only files in folders that are real folders of the mirror anyway: what a
+    /// program finds in the mirror must not depend on the run before.
+    fn read_before(&self, point: PointId, named: &BTreeSet<String>) -> Result<BTreeSet<String>, StageError> {
         let RunContext { spec, store, .. } = self.context;
         let newest = store.newest(&spec.pipeline.name, self.context.name(point)).map_err(Error::from)?;
         let names = newest.into_iter().flat_map(|record| record.components.files_read.into_keys());
-        let is_small = |name: &String| {
-            std::fs::metadata(spec.base.join(name)).is_ok_and(|file| file.is_file() && file.len() <= MAX_COPIED_BYTES)
+        let folders: BTreeSet<&Path> = named.iter().filter_map(|name| Path::new(name).parent()).collect();
+        let is_in_real_folder = |name: &String| {
+            Path::new(name).parent().is_some_and(|folder| folder == Path::new("") || folders.contains(folder))
         };
-        Ok(names.filter(is_small).collect())
+        let is_small = |name: &String| {
+            fs::metadata(spec.base.join(name)).is_ok_and(|file| file.is_file() && file.len() <= MAX_COPIED_BYTES)
+        };
+        Ok(names.filter(is_in_real_folder).filter(is_small).collect())
     }
 
     /// The key contains the digests of files as they were at the look-up. If a file changed since, the result belongs

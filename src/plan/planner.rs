@@ -135,7 +135,8 @@ impl Planner<'_> {
         key: &Key,
     ) -> Result<Option<(StoredResult, FilesRead)>, LookError> {
         if self.point(point).parsed.stage.reads().files {
-            return look.hit_with_files(key, |name| look.digest_now(&self.spec.base.join(name)));
+            let newest = look.newest_key(&self.spec.pipeline.name, &self.point(point).name)?;
+            return look.hit_with_files(key, newest, |name| look.digest_now(&self.spec.base.join(name)));
         }
         Ok(look.hit(key)?.map(|output| (StoredResult { key: *key, output }, FilesRead::new())))
     }

@@ -62,11 +62,11 @@
 //! seconds later, SIGKILL. Descendants that still run after the program has ended get the same signals, in whatever
 //! group or session they are. If vadpipe is killed, they are killed at once: see `supervisor`.
 
-mod family;
 mod folders;
 mod inputs;
 mod outputs;
 mod process;
+mod process_tree;
 mod supervisor;
 #[cfg(test)]
 mod tests;
@@ -80,8 +80,8 @@ use std::time::Duration;
 
 use rustix::fs::Access;
 
-pub(crate) use self::family::supervise_with;
 use self::folders::{CommandPaths, Folders};
+pub(crate) use self::process_tree::supervise_with;
 pub(crate) use self::supervisor::{SUPERVISE, supervise};
 use crate::artifact::Artifact;
 use crate::diagnostic::nearest;

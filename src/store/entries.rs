@@ -240,7 +240,7 @@ pub(super) fn files_read(db: &sled::Db, declared: &Key) -> Result<Vec<(Key, File
     Ok(all)
 }
 
-/// Whether there are results of which [`files_read`] would return the files.
+/// Whether [`files_read`] would return any result.
 pub(super) fn has_files_read(db: &sled::Db, declared: &Key) -> Result<bool> {
     Ok(db.scan_prefix(name(b'd', &[&declared.0])).next().transpose()?.is_some())
 }

@@ -1,8 +1,8 @@
 //! Leftovers in the cache's folder: records, events and logs of runs that are no longer kept, and the folders and
 //! incomplete files of killed processes.
 //!
-//! The checkpoint of a program stays as long as the run that last used it. The key of the checkpoint's result names its
-//! folder, so the next run of the same key finds it.
+//! The checkpoint of a program stays as long as the run that last used it. Its folder is named by the key of the
+//! result, without the files that the program read.
 //!
 //! A process that runs or verifies stages holds a shared lock on `work.lock` ([`Store::at_work`]). Scratch folders and
 //! caches of `verify` are removed only while no process holds it. Files that belong to no run record (logs of `verify`,

@@ -85,11 +85,21 @@ fn checkpoint_is_dropped_if_a_file_that_the_program_read_changes_or_if_it_is_for
     let project = project();
     interrupted(&project);
     project.write("words.txt", "two");
-    assert_eq!(attempts(&project, &[]), 1, "it read another file");
+    let second = interrupted(&project);
+    assert!(second.contains("words.txt changed: the checkpoint of `work` was dropped"), "{second}");
+    assert_eq!(attempts(&project, &[]), 2, "it read another file in the first attempt");
     std::fs::remove_file(project.path("signals/go")).expect("it exists");
     project.write("words.txt", "three");
     interrupted(&project);
     assert_eq!(attempts(&project, &["-f"]), 1, "it starts over");
+}
+
+#[test]
+fn looking_for_a_file_that_does_not_exist_keeps_the_checkpoint() {
+    let project = project();
+    project.write("work.sh", &format!("echo local.json >> $VADPIPE_DEPFILE\n{}", project.read("work.sh")));
+    interrupted(&project);
+    assert_eq!(attempts(&project, &[]), 2);
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn process_with_a_cleared_environment_ends_with_its_command() {
 
 #[test]
 fn process_in_its_own_session_ends_at_the_time_limit() {
-    let project = Project::new(&pipeline(&format!("{WRITER}; sleep 60"), "timeout_seconds = 1\n"));
+    let project = Project::new(&pipeline(&format!("{WRITER}; sleep 60"), "timeout_seconds = 4\n"));
     let run = project.try_run(&[]);
     assert_eq!((run.output.code, run.failed()), (1, vec!["a".to_owned()]));
     assert_ended(&project);
@@ -139,7 +139,7 @@ fn all_processes_end_when_vadpipe_is_killed() {
 
 #[test]
 fn program_may_save_its_work_before_it_ends() {
-    let script = "trap 'sleep 0.5; echo saved > $1; exit' TERM; echo $$ > $1.pid; while :; do sleep 0.01; done";
+    let script = "trap 'sleep 0.1; echo saved > $1; exit' TERM; echo $$ > $1.pid; while :; do sleep 0.01; done";
     let project = Project::new(&pipeline(script, ""));
     let child = started(&project);
     signal(&child, Signal::INT);

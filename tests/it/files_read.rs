@@ -1,5 +1,7 @@
 //! Files that programs read although the pipeline does not name them.
 
+use std::process::Command;
+
 use crate::support::{Project, has, wait_for};
 
 /// A pipeline with a stage `work` that runs this shell script. The script lists the files that it reads.
@@ -81,7 +83,7 @@ fn file_that_changes_while_it_is_read_makes_the_next_run_repeat_the_stage() {
     project.write("words/a.txt", "one\n");
     project.write("words/edit", "");
     let run = project.vadpipe(["run", "p.toml"]);
-    let warning = "words/a.txt changed while `work` ran: later runs will run it again";
+    let warning = "words/a.txt changed while `work` ran, so its result won't be reused";
     assert!(run.stderr.contains(warning), "{}", run.stderr);
     std::fs::remove_file(project.path("words/edit")).expect("it exists");
     assert_eq!(reason(&project), "file words/a.txt changed");
@@ -143,7 +145,49 @@ fn results_with_files_survive_gc_and_are_removed_with_their_files() {
     assert_eq!(project.run(&[]).executed(), [""; 0]);
     project.write("words/a.txt", "two");
     assert_eq!(project.run(&[]).executed(), ["work"], "its result was collected");
-    project.vadpipe(["doctor"]);
+    let doctor = project.vadpipe(["doctor"]);
+    assert_eq!(doctor.code, 0, "{}", doctor.stdout);
+}
+
+#[test]
+fn forced_result_counts_although_an_earlier_one_read_fewer_files() {
+    let script = "cat {base}/words/* > out.txt; echo x >> {base}/runs/count; wc -l < {base}/runs/count >> out.txt; \
+                  for f in {base}/words/*; do echo $f; done >> $VADPIPE_DEPFILE";
+    let project = shell(script);
+    project.write("runs/.keep", "");
+    project.write("words/a.txt", "one ");
+    for runs in 1..=4 {
+        project.write(&format!("words/{runs}.txt"), "");
+        assert_eq!(project.run(&["-f"]).executed(), ["work"]);
+        assert_eq!(project.run(&[]).executed(), [""; 0]);
+        assert_eq!(exported(&project).trim(), format!("one {runs}"));
+    }
+}
+
+#[test]
+fn cache_behind_a_link_is_not_part_of_the_project() {
+    let project =
+        shell("ls {inputs.d}/* >> $VADPIPE_DEPFILE; echo $VADPIPE_CHECKPOINT {checkpoint} > /dev/null; echo > out.txt");
+    project.edit("shell = true", "shell = true\ninputs = { d = \"data\" }");
+    project.write("p.toml", &(project.read("p.toml") + "[stages.data]\nkind = \"command\"\nargv = [\"true\"]\n"));
+    std::fs::create_dir(project.path("elsewhere")).expect("a folder");
+    std::os::unix::fs::symlink("elsewhere", project.path("cache")).expect("a link");
+    let run = project.vadpipe(["run", "p.toml"]);
+    assert!(run.code == 0 && !run.stderr.contains("changed"), "{}", run.stderr);
+    assert_eq!(project.run(&[]).executed(), [""; 0]);
+    assert!(!project.vadpipe(["explain", "p.toml"]).stdout.contains("file read"));
+}
+
+#[test]
+fn program_that_writes_to_a_file_that_it_read_before_changes_the_file_itself() {
+    let project = shell(
+        "n=$(cat {base}/n.txt); echo $((n+1)) > {base}/n.txt; echo $n > out.txt; echo {base}/n.txt >> $VADPIPE_DEPFILE",
+    );
+    project.write("n.txt", "1\n");
+    for n in 2..=4 {
+        project.run(&["-f"]);
+        assert_eq!(project.read("n.txt"), format!("{n}\n"));
+    }
 }
 
 /// A stage that runs `train.py`, which imports `model.py` and opens `settings.json`.
@@ -183,7 +227,10 @@ fn python_script_runs_again_when_a_module_or_a_file_that_it_opens_changes() {
     assert_eq!(reason(&project), "file settings.json changed");
     assert_eq!(project.run(&[]).executed(), ["work"]);
     assert_eq!(exported(&project), "more ");
-    // The module is compiled now, so Python does not open its source.
+    // Python does not open the source of a module that is compiled.
+    let compiled =
+        Command::new("python3").args(["-m", "compileall", "-q", "src"]).current_dir(project.path("")).status();
+    assert!(compiled.expect("it starts").success());
     assert_eq!(project.run(&["-f"]).executed(), ["work"]);
     project.write("src/model.py", "def words():\n    return 'last '\n");
     assert_eq!(reason(&project), "file src/model.py changed");

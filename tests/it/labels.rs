@@ -39,7 +39,14 @@ fn run_records_the_commit_and_whether_files_were_modified() {
     assert!(commit_of("last").is_null(), "no repository");
     let git = |args: &[&str]| {
         let own = ["-c", "user.name=n", "-c", "user.email=e@example.org"];
-        let output = Command::new("git").args(own).args(args).current_dir(project.path("")).output().expect("git");
+        let output = Command::new("git")
+            .args(own)
+            .args(args)
+            .current_dir(project.path(""))
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .output()
+            .expect("git");
         assert!(output.status.success(), "{output:?}");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     };

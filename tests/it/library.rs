@@ -94,7 +94,7 @@ fn try_run(folder: &Path, pipeline: &str, registry: &Registry) -> (RunStatus, Ve
         reports: folder,
         file: "means.toml",
         args: &[],
-        label: &RunLabel::default(),
+        label: &RunLabel::default,
     };
     let heard = Heard::default();
     let context = exec::RunContext {

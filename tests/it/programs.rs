@@ -250,6 +250,11 @@ fn paths_are_inputs_by_their_content() {
          paths = { images = \"data/images\", labels = \"labels.csv\" }\n\
          argv = ['cat \"$1\"/* \"$2\" > out.txt; cmp \"$2\" $VADPIPE_INPUTS/labels', '{inputs.images}', '{inputs.labels}']\n",
     );
+    // Its folder is a real folder of the mirror.
+    project.edit("paths =", "sources = [\"data/images/deep/source.txt\"]\npaths =");
+    project.edit("\"$1\"/*", "$(find \"$1\" -type f | sort)");
+    project.write("data/images/deep/source.txt", "");
+    project.write("data/images/deep/deeper/0.txt", "");
     project.write("data/images/1.txt", "one ");
     project.write("data/images/2.txt", "two ");
     project.write("labels.csv", "labels");

@@ -2,25 +2,26 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::store::Commit;
 
-/// Asks git in a thread, because the answer takes longer than a run in which everything is cached.
-pub(super) struct Asking(Option<JoinHandle<Option<Commit>>>);
+/// git takes longer than a fully cached run, so it runs in the background while the run is planned.
+pub(super) struct CommitQuery(Mutex<Option<JoinHandle<Option<Commit>>>>);
 
-impl Asking {
+impl CommitQuery {
     /// Starts to ask, if the folder is in a repository.
     pub(super) fn start(folder: &Path) -> Self {
         let Some(folder) = folder.canonicalize().ok().filter(|folder| is_in_repository(folder)) else {
-            return Self(None);
+            return Self(Mutex::default());
         };
-        Self(std::thread::Builder::new().spawn(move || commit(&folder)).ok())
+        Self(Mutex::new(std::thread::Builder::new().spawn(move || commit(&folder)).ok()))
     }
 
-    /// The answer. `None` if there is no commit yet, or git is not installed.
-    pub(super) fn answer(self) -> Option<Commit> {
-        self.0?.join().ok()?
+    /// The answer, which can be taken once. `None` if there is no commit yet, or git is not installed.
+    pub(super) fn answer(&self) -> Option<Commit> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?.join().ok()?
     }
 }
 
@@ -31,7 +32,9 @@ fn is_in_repository(folder: &Path) -> bool {
 fn commit(folder: &Path) -> Option<Commit> {
     // Without a lock, so that a run never makes another git command fail.
     let status = ["--no-optional-locks", "status", "--porcelain=v2", "--branch", "--untracked-files=no"];
-    let output = Command::new("git").arg("-C").arg(folder).args(status).stdin(Stdio::null()).output().ok()?;
+    let mut git = Command::new("git");
+    git.env_remove("GIT_DIR").env_remove("GIT_WORK_TREE").arg("-C").arg(folder).args(status).stdin(Stdio::null());
+    let output = git.output().ok()?;
     output.status.success().then(|| parse(&String::from_utf8_lossy(&output.stdout)))?
 }
 

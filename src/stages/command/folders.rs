@@ -19,7 +19,7 @@ pub(super) struct Folders {
     /// Has a module that lists the files that a Python program reads.
     pub(super) python: PathBuf,
     /// The folder of the pipeline file.
-    base: PathBuf,
+    pub(super) base: PathBuf,
     /// The mirror of that folder.
     mirror: PathBuf,
 }
@@ -89,7 +89,8 @@ impl Paths for CommandPaths<'_> {
             None if name == "checkpoint" => self.checkpoint.map(Path::to_owned),
             None if name == "device" => Some(self.device.to_string().into()),
             Some(("inputs", role)) => match self.paths.get(role) {
-                Some(path) => Some(self.in_base(path)),
+                // Not in the mirror, in which a folder may have links instead of folders.
+                Some(path) => Some(folders.base.join(path)),
                 None => Some(folders.inputs.join(role)),
             },
             Some(("outputs", role)) => self.outputs.get(role).map(|path| folders.outputs.join(path)),

@@ -9,7 +9,7 @@ use std::path::{Component, Path};
 use serde_json::Value as JsonValue;
 
 use super::folders::{CommandPaths, make_folder};
-use super::words::{Paths as _, is_name};
+use super::words::is_name;
 use crate::artifact::metrics::python_json;
 use crate::artifact::{Tensor, to_safetensors};
 use crate::file;
@@ -55,7 +55,7 @@ pub(super) fn link_paths(
     for (role, path) in paths {
         let link = folder.join(role);
         let what = format!("can't link {path} as {}", link.display());
-        symlink(all.in_base(path), link).map_err(StageError::io(what))?;
+        symlink(all.folders.base.join(path), link).map_err(StageError::io(what))?;
     }
     Ok(())
 }

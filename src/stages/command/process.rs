@@ -8,7 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::family::{Exit, Family};
+use super::process_tree::{Exit, ProcessTree};
 use crate::error::{Error, is_exhausted};
 use crate::stage::{Context, StageError};
 
@@ -50,13 +50,16 @@ pub(super) fn run(invocation: &Invocation, context: &Context<'_>) -> Result<(), 
     let written_before = log.metadata().map_err(StageError::io(what.clone()))?.len();
     let errors = log.try_clone().map_err(StageError::io(what))?;
     let name = program.to_string_lossy().into_owned();
-    let mut family = Family::start(&invocation.argv, |command| {
+    let mut tree = ProcessTree::start(&invocation.argv, |command| {
         command.env_clear().envs(&invocation.environment).current_dir(&invocation.folder).stdout(log).stderr(errors)
     })
     .map_err(|error| cannot_start(&name, error))?;
-    let end = wait(&mut family, invocation.timeout, context).map_err(|error| cannot_start(&name, error))?;
+    let end = wait(&mut tree, invocation.timeout, context).map_err(|error| match error.raw_os_error() {
+        Some(_) => cannot_start(&name, error),
+        None => StageError::failed(format!("`{name}` was stopped, because {error}")),
+    })?;
     if !matches!(end, End::Exited(_)) {
-        family.end();
+        tree.end();
     }
     let failure = match end {
         End::Cancelled => return Err(StageError::Interrupted),
@@ -93,10 +96,10 @@ fn cannot_start(name: &str, error: io::Error) -> StageError {
     StageError::bad_input(format!("can't start `{name}`: {error}"), hint)
 }
 
-fn wait(family: &mut Family, timeout: Option<Duration>, context: &Context<'_>) -> io::Result<End> {
+fn wait(tree: &mut ProcessTree, timeout: Option<Duration>, context: &Context<'_>) -> io::Result<End> {
     let start = Instant::now();
     loop {
-        if let Some(exit) = family.wait(TICK)? {
+        if let Some(exit) = tree.wait(TICK)? {
             return Ok(End::Exited(exit));
         }
         if context.cancel.is_cancelled() {

@@ -1,12 +1,12 @@
 //! `vadpipe supervise PROGRAM …`: the parent of one program, which ends the program and all its descendants.
 //!
-//! A process that called `setsid` gets no signals of its group, and one with a cleared environment can't be recognised
-//! by that. So each program has its own supervisor, which is a child subreaper: the kernel makes it the parent of every
-//! descendant whose own parent has ended. When the program has ended, all children that are left get SIGTERM and, two
-//! seconds later, SIGKILL. A process of another user, after `sudo` for example, can't be ended.
+//! A process that called `setsid` does not get the signals of its group, and its environment may be cleared, so neither
+//! identifies it. So each program has its own supervisor, which is a child subreaper: the kernel makes it the parent of
+//! every descendant whose own parent has ended. When the program has ended, all children that are left get SIGTERM and,
+//! two seconds later, SIGKILL. A process of another user, after `sudo` for example, can't be ended.
 //!
 //! Standard input is a socket to vadpipe. One byte asks the supervisor to end the program in the same way. If the
-//! socket closes, vadpipe has died, and everything is killed at once, so that it does not run beside the next run. The
+//! socket closes, vadpipe has died, and everything is killed at once, before it could disturb the next run. The
 //! supervisor writes a [`Report`] to the socket before it exits.
 
 use std::ffi::OsString;
@@ -16,6 +16,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) const SUPERVISE: &str = "supervise";
 /// How long processes may take to end after SIGTERM.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
+/// How long to try to kill them, for example while they wait for a disk.
+const KILLING: Duration = Duration::from_secs(60);
 /// How often to look for them in the meantime.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -62,14 +65,19 @@ fn run(program: &OsString, arguments: &[OsString], socket: &UnixStream) -> Repor
     let _ = set_child_subreaper(Some(getpid()));
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).process_group(0);
-    let group = match command.spawn() {
-        Ok(child) => Pid::from_child(&child),
+    // The program starts only if vadpipe can end it.
+    let (started, group) = channel();
+    let request = socket.try_clone().and_then(|socket| {
+        let listen = move || group.recv().map(|group| end_on_request(socket, group));
+        thread::Builder::new().spawn(listen)
+    });
+    let child = match request.and_then(|_thread| command.spawn()) {
+        Ok(child) => child,
         Err(error) => return Report::NotStarted(error.raw_os_error().unwrap_or_default()),
     };
-    if let Ok(socket) = socket.try_clone() {
-        // Ends with this process.
-        let _ = thread::Builder::new().spawn(move || end_on_request(socket, group));
-    }
+    let group = Pid::from_child(&child);
+    // The thread waits for it.
+    let _ = started.send(group);
     let status = loop {
         match wait(WaitOptions::empty()) {
             Ok(Some((pid, status))) if pid == group => break status.as_raw(),
@@ -89,10 +97,13 @@ fn end_on_request(mut socket: UnixStream, group: Pid) {
         let _ = socket.set_read_timeout(Some(GRACE));
         let _ = socket.read(&mut [0]);
     }
-    loop {
+    let start = Instant::now();
+    while start.elapsed() < KILLING {
         signal(group, &children(), Signal::KILL);
         thread::sleep(POLL);
     }
+    // A process of another user, or one that waits for a device.
+    std::process::exit(1);
 }
 
 /// Ends all children, first with SIGTERM, then with SIGKILL. Returns whether there were any.

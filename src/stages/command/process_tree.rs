@@ -34,7 +34,7 @@ pub(crate) fn supervise_with(program: PathBuf) {
 }
 
 /// A program that was started.
-pub(super) enum Family {
+pub(super) enum ProcessTree {
     Supervised {
         supervisor: Child,
         socket: UnixStream,
@@ -51,7 +51,7 @@ pub(super) struct Exit {
     pub(super) left: bool,
 }
 
-impl Family {
+impl ProcessTree {
     /// Starts a program. `set` sets its environment, its folder and its output.
     pub(super) fn start(
         argv: &[std::ffi::OsString],
@@ -71,7 +71,7 @@ impl Family {
     /// Waits at most this long for the program to end. The processes that it left running have then been ended.
     ///
     /// # Errors
-    /// If the program could not be started, or its supervisor was killed.
+    /// With the error of the system, if the program could not be started. Without one, if its supervisor was killed.
     pub(super) fn wait(&mut self, longest: Duration) -> io::Result<Option<Exit>> {
         match self {
             Self::Supervised { supervisor, socket, report } => {
@@ -111,12 +111,15 @@ impl Family {
     }
 }
 
-impl Drop for Family {
+impl Drop for ProcessTree {
     fn drop(&mut self) {
         if let Self::Supervised { supervisor, socket, .. } = self {
-            // A supervisor that runs kills everything and exits.
+            // A supervisor that runs kills everything and exits. If a process can't be killed, don't wait for it.
             let _ = socket.shutdown(std::net::Shutdown::Both);
-            let _ = supervisor.wait();
+            let start = Instant::now();
+            while matches!(supervisor.try_wait(), Ok(None)) && start.elapsed() < GRACE {
+                sleep(POLL);
+            }
         }
     }
 }
