@@ -177,8 +177,17 @@ impl<'a> Explanation<'a> {
             let (what, name) = content(entry);
             format!("  {what:11} {name} = {}", digest.short())
         }));
-        let read = self.decision.components.iter().flat_map(|components| &components.files_read);
-        lines.extend(read.map(|(name, digest)| format!("  file read   {name} = {}", digest.short())));
+        match (&self.decision.components, self.record, &self.newest) {
+            // What the program will read is not known before it runs.
+            (_, None, Some(newest)) => lines.extend(newest.components.files_read.keys().map(|name| {
+                let now = self.project.store.digest_now(&self.project.spec.base.join(name));
+                format!("  file read   {name} = {}, before", now.map_or("missing".to_owned(), |now| now.short()))
+            })),
+            (components, ..) => {
+                let read = components.iter().flat_map(|components| &components.files_read);
+                lines.extend(read.map(|(name, digest)| format!("  file read   {name} = {}", digest.short())));
+            }
+        }
         lines
     }
 

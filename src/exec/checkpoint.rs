@@ -4,11 +4,13 @@
 //! CACHE/checkpoints/KEY/files/       what the program wrote; it finds these files again when it starts again
 //! CACHE/checkpoints/KEY/files-read   the files that the program has listed, in all attempts
 //! CACHE/checkpoints/KEY/about.json   About
+//! CACHE/checkpoints/KEY/digests.json the digests of the files that it had read when it was interrupted or failed
 //! ```
 //!
 //! The key does not cover the files that the program reads but the pipeline does not name. If one of them changed since
-//! the first attempt, the checkpoint is dropped.
+//! the first attempt, the checkpoint is dropped. A file that was written since, but has its old digest, has not changed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::exec::files_read::{FileTime, Scan};
 use crate::file;
-use crate::key::Key;
+use crate::key::{Digest, Key};
 
 /// The checkpoint of one key.
 pub(crate) struct Checkpoint {
@@ -56,7 +58,9 @@ impl Checkpoint {
         let changed = match &about {
             Some(About { started, mirrors, .. }) if !fresh => {
                 let earlier = Scan { started: *started, mirrors: mirrors.clone(), ..scan.clone() };
-                earlier.changed_file(&folder.join("files-read"))?
+                let digests = fs::read(folder.join("digests.json")).ok();
+                let digests = digests.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+                earlier.changed_file(&folder.join("files-read"), &digests)?
             }
             _ => None,
         };
@@ -75,6 +79,12 @@ impl Checkpoint {
         let text = serde_json::to_vec(&About { run: run.to_owned(), started, mirrors: all })?;
         file::replace_durably(&folder.join("about.json"), &text)?;
         Ok(Self { folder, resumed, changed, started, mirrors })
+    }
+
+    /// Remembers the digests of the files that the program has read, when it ends without a result. Without them, only
+    /// the times of the files tell whether they changed.
+    pub(crate) fn remember(&self, digests: &BTreeMap<String, Digest>) -> io::Result<()> {
+        file::replace_durably(&self.folder.join("digests.json"), &serde_json::to_vec(digests)?)
     }
 
     /// The files of the program.

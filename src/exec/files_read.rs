@@ -100,14 +100,17 @@ impl Scan<'_> {
         Ok(found)
     }
 
-    /// The first file of the project in the list that has changed since the start.
+    /// The first file of the project in the list that has changed since the start. A file that was written since has not
+    /// changed if it has the digest in `digests`, which are those of [`Scan::files_read`].
     ///
     /// # Errors
     /// If the list or a folder in it can't be read.
-    pub(crate) fn changed_file(&self, list: &Path) -> io::Result<Option<String>> {
+    pub(crate) fn changed_file(&self, list: &Path, digests: &BTreeMap<String, Digest>) -> io::Result<Option<String>> {
         let (listed, written) = self.project_files(list)?;
         for (name, path) in listed {
-            if self.has_changed(&path, &written)? {
+            let has_digest =
+                || digests.contains_key(&name) && digests.get(&name) == self.store.digest_now(&path).as_ref();
+            if self.has_changed(&path, &written)? && !has_digest() {
                 return Ok(Some(name));
             }
         }
@@ -331,13 +334,15 @@ mod tests {
             assert_eq!(name(&root.join(other)), None, "{other}");
         }
         let list = root.join("list");
-        let lines =
-            format!("{}\ndata/1.csv\ndata/gone.csv\ndata\n", mirror.base().join("../src/pkg/model.py").display());
+        let lines = format!("{}\ndata/1.csv\ndata/gone.csv\n", mirror.base().join("../src/pkg/model.py").display());
         fs::write(&list, lines).unwrap();
         let found = scan.files_read(&list).unwrap();
         let names: Vec<&str> = found.digests.keys().map(String::as_str).collect();
         assert_eq!(names, ["../src/pkg/model.py", "data/1.csv"], "existing files only");
         assert_eq!(found.digests["data/1.csv"], Digest::of(b"pipelines/data/1.csv"));
+        fs::write(&list, "data/1.csv\ndata\n").unwrap();
+        let found = scan.files_read(&list).unwrap();
+        assert_eq!(found.digests.keys().collect::<Vec<_>>(), ["data/"], "a listed folder counts as a whole");
         assert_eq!(scan.files_read(&root.join("no list")).unwrap().digests, BTreeMap::new());
     }
 }

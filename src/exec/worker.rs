@@ -208,6 +208,11 @@ impl<'a> Worker<'a> {
             let names = left.iter().take(10).cloned().collect::<Vec<_>>().join(", ");
             progress.log(&format!("written by the program, but could not be moved from its mirror: {names}"));
         }
+        if let (Err(_), Some(checkpoint)) = (&made, &folders.checkpoint) {
+            // If this fails, the next attempt judges the files by their times.
+            let found = folders.scan(self.context.store).and_then(|scan| scan.files_read(&folders.dep_file()).ok());
+            let _ = found.map(|found| checkpoint.remember(&found.digests));
+        }
         let artifact = made?;
         self.check_files(job, folders.mirror.as_ref(), "while the stage ran")?;
         let files_read = self.files_read(job.point, &folders)?;

@@ -171,7 +171,13 @@ impl fmt::Display for Cause {
             Self::Kind { old, new } => write!(f, "kind {old} → {new}"),
             Self::Version { old, new } => write!(f, "version of the stage kind {old} → {new}"),
             Self::Parameter { name, old, new, from_epoch } => {
-                write!(f, "{name} {} → {}", word(old), word(new))?;
+                match (old, new) {
+                    (Some(Value::List(old)), Some(Value::List(new))) => {
+                        let (old, new) = differing_parts(old, new);
+                        write!(f, "{name} {old} → {new}")?;
+                    }
+                    _ => write!(f, "{name} {} → {}", word(old), word(new))?,
+                }
                 from_epoch.filter(|e| *e > 1).map_or(Ok(()), |e| write!(f, " from epoch {e}"))
             }
             Self::Epochs { old, new } => write!(f, "epochs {old} → {new}"),
@@ -198,6 +204,23 @@ impl fmt::Display for Cause {
             Self::Damaged => f.write_str("the stored result is missing or damaged"),
         }
     }
+}
+
+/// The parts in which two lists differ, with one member before them: `[…, "--epochs", 10]`. Short lists are whole.
+fn differing_parts(old: &[Value], new: &[Value]) -> (String, String) {
+    const SHORT: usize = 4;
+    let before = old.iter().zip(new).take_while(|(a, b)| a == b).count();
+    let after = old[before..].iter().rev().zip(new[before..].iter().rev()).take_while(|(a, b)| a == b).count();
+    let part = |list: &[Value]| {
+        if old.len().max(new.len()) <= SHORT {
+            return Value::List(list.to_vec()).to_string();
+        }
+        let (start, end) = (before.saturating_sub(1), list.len() - after);
+        let (head, tail) = (if start > 0 { "…, " } else { "" }, if after > 0 { ", …" } else { "" });
+        let members: Vec<String> = list[start..end].iter().map(ToString::to_string).collect();
+        format!("[{head}{}{tail}]", members.join(", "))
+    };
+    (part(old), part(new))
 }
 
 fn some_of(names: &[String]) -> String {
@@ -319,6 +342,23 @@ mod tests {
         let mut new = old.clone();
         new.params.insert("latent_dim".into(), Value::Int(32));
         assert_eq!(Reason::new(differences(&old, &new)).text, "latent_dim 16 → 32");
+    }
+
+    #[test]
+    fn changed_words_of_a_long_list_are_shown_with_the_word_before() {
+        let argv = |words: &[&str]| Values::from([("argv".into(), Value::from(words.to_vec()))]);
+        let reason = |old: &[&str], new: &[&str]| {
+            let [old, new] = [old, new].map(|words| Components { params: argv(words), ..training(&[(3, 1e-3)]) });
+            Reason::new(differences(&old, &new)).text
+        };
+        let old = ["python3", "train.py", "--epochs", "10", "--lr", "0.1"];
+        let changed = ["python3", "train.py", "--epochs", "20", "--lr", "0.1"];
+        assert_eq!(reason(&old, &changed), r#"argv […, "--epochs", "10", …] → […, "--epochs", "20", …]"#);
+        assert_eq!(reason(&old, &old[..4]), r#"argv […, "10", "--lr", "0.1"] → […, "10"]"#);
+        assert_eq!(
+            reason(&old[..2], &["python3", "test.py"]),
+            r#"argv ["python3", "train.py"] → ["python3", "test.py"]"#
+        );
     }
 
     #[test]

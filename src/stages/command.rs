@@ -37,7 +37,8 @@
 //!
 //! Other braces are not changed. In a shell script, paths are quoted if necessary. The environment contains only
 //! `PATH`, the variables in `env` and `pass_env`, `HOME` and `TMPDIR` (a scratch folder), `VADPIPE_INPUTS`,
-//! `VADPIPE_OUTPUTS`, `VADPIPE_METRICS`, `VADPIPE_SCRATCH`, `VADPIPE_DEPFILE`, and `PYTHONPATH` (see below).
+//! `VADPIPE_OUTPUTS`, `VADPIPE_METRICS`, `VADPIPE_SCRATCH`, `VADPIPE_DEPFILE`, and for Python `PYTHONPATH` (see below)
+//! and `PYTHONDONTWRITEBYTECODE`.
 //!
 //! **Output.** The tensors of a `.safetensors` output keep their names if it is the only such output; otherwise they
 //! are named `ROLE.NAME`. Every other output becomes a file of the artifact under its file name, and the files of a
@@ -338,6 +339,8 @@ impl Command {
         }
         if let Some(list) = context.dep_file {
             environment.insert("VADPIPE_DEPFILE".to_owned(), list.into());
+            // Python judges a compiled module by the second and the size of its source, so it could run an outdated one.
+            environment.entry("PYTHONDONTWRITEBYTECODE".to_owned()).or_insert_with(|| "1".into());
             let declared = environment.remove("PYTHONPATH").filter(|path| !path.is_empty());
             let mut path = folders.python.clone().into_os_string();
             if let Some(declared) = declared {

@@ -186,7 +186,7 @@ impl Watch {
             Event::StageInterrupted { stage, has_checkpoint } => {
                 let next = match lock(&self.saved).get(stage) {
                     Some((epoch, step)) => format!("continues at {}", position(*epoch, *step)),
-                    None if *has_checkpoint => "continues from its checkpoint".to_owned(),
+                    None if *has_checkpoint => "continues from its checkpoint, if it saved one".to_owned(),
                     None => "starts over".to_owned(),
                 };
                 self.line(YELLOW, "stopped", &format!("{stage}: the next run {next}"));
