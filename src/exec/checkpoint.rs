@@ -8,7 +8,8 @@
 //! ```
 //!
 //! The key does not cover the files that the program reads but the pipeline does not name. If one of them changed since
-//! the first attempt, the checkpoint is dropped. A file that was written since, but has its old digest, has not changed.
+//! the first attempt, the checkpoint is dropped. A file that was written since, but has its old digest, has not
+//! changed.
 
 use std::collections::BTreeMap;
 use std::fs;

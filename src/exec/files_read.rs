@@ -100,8 +100,8 @@ impl Scan<'_> {
         Ok(found)
     }
 
-    /// The first file of the project in the list that has changed since the start. A file that was written since has not
-    /// changed if it has the digest in `digests`, which are those of [`Scan::files_read`].
+    /// The first file of the project in the list that has changed since the start. A file that was written since has
+    /// not changed if it has the digest in `digests`, which are those of [`Scan::files_read`].
     ///
     /// # Errors
     /// If the list or a folder in it can't be read.

@@ -339,7 +339,7 @@ impl Command {
         }
         if let Some(list) = context.dep_file {
             environment.insert("VADPIPE_DEPFILE".to_owned(), list.into());
-            // Python judges a compiled module by the second and the size of its source, so it could run an outdated one.
+            // Python judges a compiled module by its source's second and size, so it could run an outdated one.
             environment.entry("PYTHONDONTWRITEBYTECODE".to_owned()).or_insert_with(|| "1".into());
             let declared = environment.remove("PYTHONPATH").filter(|path| !path.is_empty());
             let mut path = folders.python.clone().into_os_string();
