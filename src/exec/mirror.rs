@@ -56,12 +56,15 @@ pub(crate) struct Mirror {
     created: BTreeMap<PathBuf, Entry>,
 }
 
+/// The size and the modification time of a file.
+type Stamp = (u64, SystemTime);
+
 /// What was created in the mirror.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Entry {
     Folder,
-    /// With the size and the modification time of the original.
-    Copy(u64, SystemTime),
+    /// With the stamps of the copy and of the original. A file system may round times.
+    Copy(Stamp, Stamp),
     Link,
 }
 
@@ -163,9 +166,9 @@ impl Mirror {
                     self.move_folder_back(&path, left);
                     continue;
                 }
-                Some(Entry::Copy(..)) if stamp(&path) == self.created.get(&path).copied() => continue,
+                Some(Entry::Copy(copy, _)) if stamp(&path) == Some(*copy) => continue,
                 // A program that writes to a file writes to its copy.
-                Some(Entry::Copy(..)) if stamp(&original) == self.created.get(&path).copied() => {
+                Some(Entry::Copy(_, before)) if stamp(&original) == Some(*before) => {
                     fs::copy(&path, &original).map(drop)
                 }
                 Some(Entry::Link) if is_link => continue,
@@ -191,10 +194,10 @@ impl Mirror {
     }
 }
 
-/// The entry of a copy of this file, as it is now.
-fn stamp(file: &Path) -> Option<Entry> {
+/// The stamp of a regular file.
+fn stamp(file: &Path) -> Option<Stamp> {
     let file = fs::symlink_metadata(file).ok().filter(fs::Metadata::is_file)?;
-    Some(Entry::Copy(file.len(), file.modified().ok()?))
+    Some((file.len(), file.modified().ok()?))
 }
 
 fn is_small(folder: &Path) -> bool {
@@ -321,8 +324,9 @@ impl Creation<'_> {
             fs::copy(from, to)?;
         }
         let modified = metadata.modified()?;
-        File::open(to)?.set_modified(modified)?;
-        Ok(Entry::Copy(metadata.len(), modified))
+        let copy = File::open(to)?;
+        copy.set_modified(modified)?;
+        Ok(Entry::Copy((metadata.len(), copy.metadata()?.modified()?), (metadata.len(), modified)))
     }
 }
 
