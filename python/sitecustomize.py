@@ -52,8 +52,8 @@ def _list_files(listing):
                 seen.add(folder)
         seen.add((path, is_written))
         # Opened for each line, because a program may close all its files.
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        out = os.open(listing + ".written" if is_written else listing, flags, 0o600)
+        to_append = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        out = os.open(listing + ".written" if is_written else listing, to_append, 0o600)
         try:
             os.write(out, os.fsencode(path) + b"\n")
         finally:

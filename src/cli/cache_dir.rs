@@ -9,7 +9,7 @@ const NAME: &str = "cache";
 ///
 /// `given` is the value of `--cache` or `VADPIPE_CACHE`. Without it, `./cache` is used if it is a cache. Otherwise the
 /// cache is searched for in the folder of the pipeline and upwards, as git searches for `.git`. A command without a
-/// pipeline searches from the current folder. If there is no cache, it is `./cache`.
+/// pipeline searches from the current folder. If none is found, the cache is `./cache`.
 pub(super) fn cache_dir(given: Option<&Path>, pipeline: Option<&Path>) -> PathBuf {
     let here = PathBuf::from(NAME);
     match given {

@@ -49,7 +49,7 @@ pub(crate) struct FileTime(i64, i64);
 
 /// The files of the project that a program read.
 #[derive(Debug, Default)]
-pub(crate) struct FilesRead {
+pub(crate) struct FoundFiles {
     /// Their digests, by their path relative to the pipeline's folder.
     pub digests: BTreeMap<String, Digest>,
     /// Those that changed while the program ran. It is unknown what the program read, so their digests match no file.
@@ -73,7 +73,7 @@ impl Scan<'_> {
     ///
     /// # Errors
     /// If the list can't be read.
-    pub(crate) fn files_read(&self, list: &Path) -> io::Result<FilesRead> {
+    pub(crate) fn files_read(&self, list: &Path) -> io::Result<FoundFiles> {
         let (listed, written) = self.project_files(list)?;
         let (mut names, mut folders) = (BTreeSet::new(), BTreeSet::new());
         for (name, path) in &listed {
@@ -83,7 +83,7 @@ impl Scan<'_> {
                 _ => {}
             }
         }
-        let mut found = FilesRead::default();
+        let mut found = FoundFiles::default();
         for name in summarized(names, folders) {
             let path = self.mirror.original_base().join(&name);
             let digest = match self.mirror.copy_of(&path) {
@@ -136,9 +136,9 @@ impl Scan<'_> {
         let mut written = list.as_os_str().to_owned();
         written.push(".written");
         let written = self.listed(Path::new(&written))?;
-        let (roots, named) = (self.roots(), self.named_files()?);
+        let (project, named) = (self.project(), self.named_files()?);
         let listed = self.listed(list)?.into_iter().filter(|path| !written.contains(path));
-        let by_name = listed.filter_map(|path| Some((self.name(&path, &roots)?, path)));
+        let by_name = listed.filter_map(|path| Some((project.name(&path)?, path)));
         Ok((by_name.filter(|(name, _)| !named.contains(Path::new(name))).collect(), written))
     }
 
@@ -175,35 +175,47 @@ impl Scan<'_> {
             .collect()
     }
 
-    /// The folders whose files belong to the project: that of the pipeline, those that the stage names, and those of
-    /// files that it names relative to the pipeline. Never the root of the file system.
-    fn roots(&self) -> Vec<PathBuf> {
+    /// The folders of the project.
+    fn project(&self) -> Project<'_> {
         let base = self.mirror.original_base();
         let root = |name: &String| {
             let path = base.join(name).canonicalize().ok()?;
             let folder = if path.is_dir() { Some(&*path) } else { path.parent().filter(|_| !name.starts_with('/')) };
             folder.filter(|folder| folder.parent().is_some()).map(Path::to_owned)
         };
-        std::iter::once(base.to_owned()).chain(self.named.iter().filter_map(root)).collect()
+        let roots = std::iter::once(base.to_owned()).chain(self.named.iter().filter_map(root)).collect();
+        Project { base, roots, cache: self.store.dir().canonicalize().ok() }
     }
+}
 
+/// Which files belong to a project.
+struct Project<'a> {
+    /// The pipeline's folder.
+    base: &'a Path,
+    /// The folders whose files belong to the project: that of the pipeline, those that the stage names, and those of
+    /// files that it names relative to the pipeline. Never the root of the file system.
+    roots: Vec<PathBuf>,
+    cache: Option<PathBuf>,
+}
+
+impl Project<'_> {
     /// The name of a file that belongs to the project: its path relative to the pipeline's folder.
-    fn name(&self, path: &Path, roots: &[PathBuf]) -> Option<String> {
-        let is_in_project = |path: &Path| {
-            let is_foreign = |part: &OsStr| FOREIGN.iter().any(|name| part == *name);
-            let mut below = roots.iter().filter_map(|root| path.strip_prefix(root).ok());
-            below.any(|below| !below.iter().any(is_foreign))
-        };
+    fn name(&self, path: &Path) -> Option<String> {
         // A link below a root may lead anywhere.
         let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let path = [path, &real].into_iter().find(|path| is_in_project(path))?;
-        let cache = self.store.dir().canonicalize();
-        if cache.is_ok_and(|cache| real.starts_with(cache)) {
+        let path = [path, &real].into_iter().find(|path| self.contains(path))?;
+        if self.cache.as_ref().is_some_and(|cache| real.starts_with(cache)) {
             return None;
         }
-        let mut ancestors = self.mirror.original_base().ancestors().enumerate();
+        let mut ancestors = self.base.ancestors().enumerate();
         let (up, below) = ancestors.find_map(|(up, folder)| Some((up, path.strip_prefix(folder).ok()?)))?;
         Some("../".repeat(up) + below.to_str()?)
+    }
+
+    fn contains(&self, path: &Path) -> bool {
+        let is_foreign = |part: &OsStr| FOREIGN.iter().any(|name| part == *name);
+        let mut below = self.roots.iter().filter_map(|root| path.strip_prefix(root).ok());
+        below.any(|below| !below.iter().any(is_foreign))
     }
 }
 
@@ -327,7 +339,7 @@ mod tests {
         let named = texts(&["../src/train.py"]);
         let mirror = Mirror::create(&base, &named, tempfile::tempdir().unwrap()).unwrap();
         let scan = Scan { store: &store, mirror: &mirror, named: &named, started: FileTime::now(), mirrors: vec![] };
-        let name = |path: &Path| scan.name(path, &scan.roots());
+        let name = |path: &Path| scan.project().name(path);
         assert_eq!(name(&base.join("data/1.csv")).as_deref(), Some("data/1.csv"));
         assert_eq!(name(&root.join("src/pkg/model.py")).as_deref(), Some("../src/pkg/model.py"), "beside a named file");
         for other in ["elsewhere/x.py", "pipelines/cache/index/x", "pipelines/.venv/lib/site-packages/torch.py"] {

@@ -135,8 +135,8 @@ impl Planner<'_> {
         key: &Key,
     ) -> Result<Option<(StoredResult, FilesRead)>, LookError> {
         if self.point(point).parsed.stage.reads().files {
-            let newest = look.newest_key(&self.spec.pipeline.name, &self.point(point).name)?;
-            return look.hit_with_files(key, newest, |name| look.digest_now(&self.spec.base.join(name)));
+            let point = (self.spec.pipeline.name.as_str(), self.point(point).name.as_str());
+            return look.hit_with_files(key, point, |name| look.digest_now(&self.spec.base.join(name)));
         }
         Ok(look.hit(key)?.map(|output| (StoredResult { key: *key, output }, FilesRead::new())))
     }

@@ -144,11 +144,12 @@ impl<'a> Look<'a> {
 
     /// The result of a stage that runs a program, if its bytes are there. `declared` is the key without the files that
     /// the program read. If results with such files exist, only those count, and only if `digest` returns the stored
-    /// digest for each file. If several count, `newest` wins. Also returns these files.
+    /// digest for each file. If several count, the newest result of `point` in `pipeline` wins. Also returns these
+    /// files.
     pub fn hit_with_files(
         &self,
         declared: &Key,
-        newest: Option<Key>,
+        (pipeline, point): (&str, &str),
         digest: impl Fn(&str) -> Option<Digest>,
     ) -> Result<Option<(StoredResult, FilesRead)>, LookError> {
         let Some(db) = self.db else { return Ok(None) };
@@ -157,16 +158,19 @@ impl<'a> Look<'a> {
             let stored = self.hit(declared)?.map(|output| StoredResult { key: *declared, output });
             return Ok(stored.map(|stored| (stored, FilesRead::new())));
         }
-        let mut best = None;
+        let mut hits = Vec::new();
         for (key, files) in found {
             if files.iter().all(|(name, stored)| digest(name).as_ref() == Some(stored))
                 && let Some(output) = self.hit(&key)?
-                && (best.is_none() || newest == Some(key))
             {
-                best = Some((StoredResult { key, output }, files));
+                hits.push((StoredResult { key, output }, files));
             }
         }
-        Ok(best)
+        if hits.len() > 1 {
+            let newest = entries::newest(db, pipeline, point)?;
+            hits.sort_by_key(|(hit, _)| Some(hit.key) != newest);
+        }
+        Ok(hits.into_iter().next())
     }
 
     /// [`Store::digest_now`] during the look-ups. Computed once for each path.
@@ -211,11 +215,6 @@ impl<'a> Look<'a> {
         let Some(db) = self.db else { return Ok(None) };
         let Some(key) = entries::newest(db, pipeline, point)? else { return Ok(None) };
         self.result(&key)
-    }
-
-    /// The key of the newest result of this point.
-    pub fn newest_key(&self, pipeline: &str, point: &str) -> Result<Option<Key>, LookError> {
-        self.db.map_or(Ok(None), |db| Ok(entries::newest(db, pipeline, point)?))
     }
 
     /// Whether there is a result whose components differ from these at most in the digests of the inputs.

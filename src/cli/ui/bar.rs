@@ -1,4 +1,4 @@
-//! The progress bar of a command that is no run.
+//! The progress bar of a command that does not run a pipeline.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};

@@ -266,7 +266,7 @@ fn count(steps: &Steps) -> String {
     format!("{}/{}", steps.done, steps.total)
 }
 
-/// A line with a bar for a command that is no run.
+/// A line with a bar for a command that does not run a pipeline.
 pub(super) fn simple_line(what: &str, steps: &Steps, columns: usize, now: Instant) -> String {
     let rest = columns.saturating_sub(what.width() + count(steps).len() + TIME + 4);
     let bar = bar(steps.share(), rest.clamp(NARROWEST_BAR, WIDEST_BAR));
