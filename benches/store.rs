@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use vadpipe::artifact::{Artifact, Tensor};
 use vadpipe::key::{Components, Key, Position, Segment};
-use vadpipe::store::{GcPolicy, NewResult, Options, Provenance, StateRecord, Store};
+use vadpipe::store::{GcPolicy, NewResult, NewState, Options, Provenance, StateQuery, StateRecord, Store};
 
 type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 type State = BTreeMap<String, Tensor>;
@@ -103,7 +103,7 @@ fn states(dir: &Path, plain: &Path) -> Outcome {
             let file = write_plain(plain, &tensors)?;
             let position = Position { epoch, step: 0 };
             warm();
-            let (record, put) = timed(|| Ok(store.put_state(&keys, position, "cpu", false, &tensors)?))?;
+            let (record, put) = timed(|| Ok(store.put_state(&keys, NewState::new(position, "cpu", false, &tensors))?))?;
             let (_, removal) = timed(|| match before.replace(record.clone()) {
                 Some(old) => Ok(store.remove_superseded(&old, &record)?),
                 None => Ok(false),
@@ -191,7 +191,7 @@ fn growth(dir: &Path) -> Outcome {
     let mut sizes = Vec::new();
     for epoch in 0..=REPLACED {
         let tensors = state(epoch, 1);
-        let record = store.put_state(&keys, Position { epoch, step: 0 }, "cpu", false, &tensors)?;
+        let record = store.put_state(&keys, NewState::new(Position { epoch, step: 0 }, "cpu", false, &tensors))?;
         before.replace(record.clone()).map_or(Ok(false), |old| store.remove_superseded(&old, &record))?;
         sizes.push(size(&store));
     }
@@ -204,7 +204,7 @@ fn growth(dir: &Path) -> Outcome {
         provenance: Provenance::default(),
     })?;
     store.close();
-    let (found, open) = timed(|| Ok(store.longest_state(&keys, "cpu")?))?;
+    let (found, open) = timed(|| Ok(store.longest_state(&keys, &StateQuery::new("cpu"))?))?;
     let found = found.ok_or("the last state is missing")?;
     let (_, gc) = timed(|| Ok(store.gc(&GcPolicy { keep_runs: 1, named: vec![], dry_run: false })?))?;
     store.close();
@@ -261,7 +261,8 @@ fn lookups(dir: &std::path::Path) -> Outcome {
     let (_, present) = timed(|| Ok(store.are_present(&found)?))?;
     say(&format!("ask whether they are present: {:.2} ms", present * 1e3));
     let chains: Vec<_> = (10_000..10_100).map(|i| chain(i, 100).chain().keys().to_vec()).collect();
-    let (_, longest) = timed(|| Ok(chains.iter().try_for_each(|c| store.longest_state(c, "cpu").map(drop))?))?;
+    let (_, longest) =
+        timed(|| Ok(chains.iter().try_for_each(|c| store.longest_state(c, &StateQuery::new("cpu")).map(drop))?))?;
     say(&format!(
         "look for a state on a chain of 100 epochs without any: {:.2} ms",
         longest * 1e3 / chains.len() as f64

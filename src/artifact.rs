@@ -5,8 +5,10 @@
 //! if their names differ. An artifact's identity is the digest of its [`Manifest`]. An artifact must not depend on the
 //! time, the host, the device, the number of threads or the cache: these are provenance and belong in the run record.
 
+mod blob;
 mod capability;
 mod fault;
+mod folder;
 pub(crate) mod metrics;
 mod tensor;
 
@@ -14,7 +16,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::blob::{BlobEntry, TensorEntry};
 pub use self::capability::Capability;
+pub use self::folder::{
+    FileOnDisk, Folder, FolderError, FolderOnDisk, TensorFile, TensorFileOnDisk, TensorOnDisk, is_tensor_file,
+};
+pub(crate) use self::tensor::byte_count;
 pub use self::tensor::{Element, ElementType, Tensor, TensorError, from_safetensors, to_safetensors};
 use crate::key::{Digest, Hash};
 
@@ -30,13 +37,19 @@ pub struct Artifact {
     /// Facts that readers need to interpret the artifact: `classes`, `distribution`, `split`, … They describe the
     /// result itself, and never how it was produced.
     pub facts: BTreeMap<String, serde_json::Value>,
+    /// Tensors in files on the disk, by name. Use it for what may be larger than the memory.
+    pub tensors_on_disk: BTreeMap<String, TensorOnDisk>,
+    /// Plain files on the disk, by name, as `tensors_on_disk`.
+    pub files_on_disk: BTreeMap<String, FileOnDisk>,
+    /// The last state of a training program, which is in the store already.
+    pub state: Folder,
     /// The names of the capabilities that it provides, see [`Capability`]. Set from the stage's kind after the stage
     /// has run. Not part of the artifact's identity.
     pub provides: BTreeSet<String>,
 }
 
 /// The contents of an artifact, by digest. A manifest is small, and planning needs nothing else.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Manifest {
     /// The kind of the stage that produced it.
     pub kind: String,
@@ -49,46 +62,28 @@ pub struct Manifest {
     pub metrics: BTreeMap<String, f64>,
     /// Facts.
     pub facts: BTreeMap<String, serde_json::Value>,
-}
-
-/// A tensor in a manifest.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TensorEntry {
-    /// Element type.
-    pub element: ElementType,
-    /// Shape.
-    pub shape: Vec<usize>,
-    /// The blob with its bytes.
-    pub blob: BlobEntry,
-}
-
-/// A blob in a manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct BlobEntry {
-    /// Digest of all its bytes.
-    pub digest: Digest,
-    /// Its length in bytes.
-    pub size: u64,
-}
-
-impl BlobEntry {
-    /// The entry for a blob with these bytes.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self { digest: Digest::of(bytes), size: bytes.len() as u64 }
-    }
+    /// The last state of a training program.
+    #[serde(default, skip_serializing_if = "Folder::is_empty")]
+    pub state: Folder,
 }
 
 /// Equal metrics have the same bits, so NaN equals itself.
 impl PartialEq for Manifest {
     fn eq(&self, other: &Self) -> bool {
-        let Self { kind, tensors, files, metrics, facts } = self;
-        (kind, tensors, files, facts) == (&other.kind, &other.tensors, &other.files, &other.facts)
+        let Self { kind, tensors, files, metrics, facts, state } = self;
+        (kind, tensors, files, facts, state) == (&other.kind, &other.tensors, &other.files, &other.facts, &other.state)
             && metrics.len() == other.metrics.len()
             && metrics.iter().zip(&other.metrics).all(|((a, x), (b, y))| a == b && x.to_bits() == y.to_bits())
     }
 }
 
 impl Manifest {
+    /// The blobs that it needs.
+    pub fn blobs(&self) -> impl Iterator<Item = BlobEntry> {
+        let tensors = self.tensors.values().map(|tensor| tensor.blob);
+        tensors.chain(self.files.values().copied()).chain(self.state.blobs())
+    }
+
     /// The identity of the result. It enters the keys of the stages that read it.
     pub fn digest(&self) -> Digest {
         let mut h = Hash::new("manifest");
@@ -113,6 +108,10 @@ impl Manifest {
         for (name, fact) in &self.facts {
             // serde_json orders maps by key, so this text is canonical.
             h.text(name).text(&fact.to_string());
+        }
+        // Added later: the digests of other results stay as they were.
+        if !self.state.is_empty() {
+            self.state.hash(h.text("state"));
         }
         h.finish()
     }

@@ -45,7 +45,7 @@ use self::ui::Ui;
 use crate::error::Result;
 use crate::stage::Registry;
 use crate::stages::builtin;
-use crate::stages::command::{SUPERVISE, supervise, supervise_with};
+use crate::stages::{SUPERVISE, supervise, supervise_with};
 
 /// Runs experiment pipelines. A TOML file describes a DAG of stages. Only stages that changed run again, and no epoch
 /// is trained twice.

@@ -8,8 +8,9 @@
 //! | seed, precision | where the stage reads them | a new seed reruns only the stages that draw random numbers |
 //! | output digests of inputs, by role (lists by label) | stage, init | equal input contents cause no rerun |
 //! | digests of files that the pipeline names | stage, init | files count by their contents, never by path or time |
-//! | digests of other files that the program read | stage | known only after the run: see [`Components::files_read`] |
+//! | digests of other files that the program read | stage, result | they are known only after the run |
 //! | parameters of an epoch | that epoch's key in the chain | trainings with equal first epochs share them |
+//! | what a training makes of its last state | result | declaring an output trains nothing again |
 //!
 //! These never enter a key: the number of epochs (a longer chain ends with another key anyway), paths, times, hosts,
 //! thread counts, devices, names of stages or points, the order in the pipeline file, comments, `keep`,
@@ -188,7 +189,7 @@ pub enum InputDigest {
 }
 
 /// Everything that enters a key. Stored with the result, so that a miss can be explained (old → new).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Components {
     /// Stage kind.
     pub kind: String,
@@ -211,6 +212,9 @@ pub struct Components {
     pub files_read: BTreeMap<String, Digest>,
     /// The epochs of a training; `None` for any other stage.
     pub segments: Option<Vec<Segment>>,
+    /// For a training: the parameters that change its result, but none of its states.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub result: Values,
 }
 
 /// Consecutive epochs with the same parameters.
@@ -279,7 +283,7 @@ impl StateChain {
 }
 
 impl Components {
-    /// The key of the stage's result. For a training, the key of its last state.
+    /// The key of the stage's result. For a training, the key of its last state, unless the result depends on more.
     pub fn key(&self) -> Key {
         self.key_on(&self.chain())
     }
@@ -287,7 +291,13 @@ impl Components {
     /// [`Components::key`], given [`Components::chain`], which takes a while for a long training.
     pub fn key_on(&self, chain: &StateChain) -> Key {
         match chain.keys.last() {
-            Some(state) => *state,
+            Some(state) if self.result.is_empty() && self.files_read.is_empty() => *state,
+            Some(state) => {
+                let mut hash = Hash::new("result");
+                hash.digest(state).values(&self.result);
+                self.hash_files_read(&mut hash);
+                hash.finish()
+            }
             None => self.start("stage"),
         }
     }
@@ -337,13 +347,20 @@ impl Components {
         for (name, d) in &self.contents {
             h.text(name).digest(d);
         }
-        if !self.files_read.is_empty() {
-            h.text("files read").count(self.files_read.len());
-            for (name, d) in &self.files_read {
-                h.text(name).digest(d);
-            }
+        // A state of a training carries the files that were read before it: its key is known before they are.
+        if self.segments.is_none() {
+            self.hash_files_read(&mut h);
         }
         h.finish()
+    }
+
+    fn hash_files_read(&self, hash: &mut Hash) {
+        if !self.files_read.is_empty() {
+            hash.text("files read").count(self.files_read.len());
+            for (name, d) in &self.files_read {
+                hash.text(name).digest(d);
+            }
+        }
     }
 }
 

@@ -18,7 +18,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use context::{Cancel, Chain, Context, Device, Input, Inputs, Position, Precision, Progress, Saved, Update};
+pub(crate) use context::{ARTIFACT_FILE, STATE_FOLDER};
+pub use context::{
+    Cancel, Chain, Context, Device, Input, Inputs, Position, Precision, ProcessFolders, ProgramChain, ProgramState,
+    Progress, Saved, Update,
+};
 pub use epochs::Epochs;
 pub use error::StageError;
 pub use params::{Bound, GivenInput, Parameter, Params};
@@ -135,10 +139,14 @@ pub trait Stage: Send + Sync {
     fn epochs(&self) -> Option<Epochs> {
         None
     }
+    /// For a training: the parameters that change its result, but none of its states.
+    fn result_params(&self) -> Values {
+        Values::new()
+    }
     /// For a training: the figures that its states and its result hold for each finished epoch: `loss` is the f64
     /// vector `history.loss`. Sweeps can be pruned by them.
-    fn curves(&self) -> &'static [&'static str] {
-        &[]
+    fn curves(&self) -> Curves {
+        Curves::Named(&[])
     }
     /// Whether it fills all cores by itself.
     fn parallel(&self) -> bool {
@@ -182,6 +190,15 @@ pub trait Stage: Send + Sync {
     /// # Errors
     /// See [`StageError`].
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError>;
+}
+
+/// The figures that a training has for each epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Curves {
+    /// These.
+    Named(&'static [&'static str]),
+    /// Those that a program logs.
+    Any,
 }
 
 /// What a stage reads besides its parameters and inputs.

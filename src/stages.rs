@@ -5,15 +5,18 @@ mod decode;
 mod fit_latents;
 mod interpolate;
 pub mod load_data;
+mod program;
 mod reading;
 pub mod report;
 mod train_ad;
+mod train_command;
 mod train_vad;
 mod training;
 pub mod tsne;
 
 #[cfg(test)]
 mod testing;
+pub(crate) use program::{SUPERVISE, supervise, supervise_with};
 #[cfg(test)]
 pub(crate) use training::allocations::peak;
 
@@ -30,6 +33,7 @@ pub fn builtin() -> Registry {
         .register(load_data::LoadData)
         .register(report::Kind)
         .register(train_ad::TrainAd)
+        .register(train_command::Kind)
         .register(train_vad::TrainVad)
         .register(tsne::Tsne);
     registry

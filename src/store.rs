@@ -65,6 +65,7 @@ mod look;
 mod results;
 mod runs;
 mod states;
+mod state_files;
 // Maintenance of the whole cache.
 mod roots;
 mod sweep;
@@ -95,4 +96,6 @@ pub use record::{
     Commit, Provenance, RUN_FORMAT, ResultRecord, RunLabel, RunRecord, StageRun, StateRecord, TrainingRate,
 };
 pub use results::NewResult;
+pub use state_files::create_below;
+pub use states::{NewState, StateQuery};
 pub use sweep::AtWork;

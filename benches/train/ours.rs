@@ -38,9 +38,7 @@ impl InMemory {
         let manifest = Manifest {
             kind: kind.to_owned(),
             tensors: tensors.iter().map(|(name, t)| (name.clone(), entry(t))).collect(),
-            files: BTreeMap::new(),
-            metrics: BTreeMap::new(),
-            facts: BTreeMap::new(),
+            ..Manifest::default()
         };
         Arc::new(Self { manifest, tensors })
     }
@@ -188,6 +186,7 @@ fn run(stage: &dyn Stage, inputs: Inputs, turns: &Turns) -> Result<(), StageErro
         progress: turns,
         cancel: &turns.cancel,
         chain: None,
+        program_chain: None,
     };
     stage.run(&context).map(drop)
 }

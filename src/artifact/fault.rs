@@ -7,44 +7,52 @@
 //! data        the tensors, each at its offsets, without gaps
 //! ```
 
-use safetensors::SafeTensorError;
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
 /// The size in bytes of the field that holds the header's length.
 const LENGTH: usize = 8;
 /// The size in bytes of the largest header that the crate reads.
-const LARGEST_HEADER: u64 = 100_000_000;
+pub(super) const LARGEST_HEADER: u64 = 100_000_000;
 /// The most characters of a name that a message quotes.
 const QUOTED: usize = 100;
 
-/// Describes the fault behind `error`, as a clause: "its header has …".
-pub(super) fn explain(bytes: &[u8], error: &SafeTensorError) -> String {
-    let Some((length, rest)) = bytes.split_at_checked(LENGTH) else {
-        return format!("it has {} bytes, but the length of its header alone takes {LENGTH}", bytes.len());
+/// Describes the fault in a damaged file, as a clause: "its header has …".
+pub(super) fn explain(bytes: &[u8]) -> String {
+    let (start, rest) = bytes.split_at(LENGTH.min(bytes.len()));
+    let length = usize::try_from(header_length(start)).ok().filter(|length| *length as u64 <= LARGEST_HEADER);
+    match length.and_then(|length| rest.split_at_checked(length)) {
+        Some((header, data)) if start.len() == LENGTH => explain_header(header, data.len()),
+        _ => explain_start(start, bytes.len() as u64),
+    }
+}
+
+/// Describes the fault in the first bytes of a file of `size` bytes.
+pub(super) fn explain_start(start: &[u8], size: u64) -> String {
+    if start.len() < LENGTH {
+        return format!("it has {size} bytes, but the length of its header alone takes {LENGTH}");
+    }
+    let (length, rest) = (header_length(start), size.saturating_sub(LENGTH as u64));
+    let gives = format!("its first {LENGTH} bytes give a header of {length} bytes");
+    match length > LARGEST_HEADER {
+        true => format!("{gives}; the limit is {LARGEST_HEADER}"),
+        false => format!("{gives}, but only {rest} follow"),
+    }
+}
+
+fn header_length(start: &[u8]) -> u64 {
+    start.iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte))
+}
+
+/// Describes the fault in a header that is followed by `data` bytes.
+pub(super) fn explain_header(header: &[u8], data: usize) -> String {
+    let text = match std::str::from_utf8(header) {
+        Ok(text) => text,
+        Err(utf8) => return format!("its header is not valid UTF-8 from byte {} on", utf8.valid_up_to()),
     };
-    let length = length.iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
-    match error {
-        SafeTensorError::HeaderTooLarge => {
-            format!("its first {LENGTH} bytes give a header of {length} bytes; the limit is {LARGEST_HEADER}")
-        }
-        SafeTensorError::InvalidHeaderLength => {
-            format!("its first {LENGTH} bytes give a header of {length} bytes, but only {} follow", rest.len())
-        }
-        SafeTensorError::InvalidHeader(utf8) => {
-            format!("its header is not valid UTF-8 from byte {} on", utf8.valid_up_to())
-        }
-        SafeTensorError::InvalidHeaderDeserialization(json) if !json.is_data() => {
-            format!("its header is not JSON: {json}")
-        }
-        _ => {
-            let header = usize::try_from(length).ok().and_then(|length| rest.split_at_checked(length));
-            let fault = header.and_then(|(header, data)| {
-                let header = serde_json::from_slice(header).ok()?;
-                header_fault(&header, data.len())
-            });
-            fault.unwrap_or_else(|| error.to_string())
-        }
+    match serde_json::from_str(text) {
+        Ok(header) => header_fault(&header, data).unwrap_or_else(|| "its header can't be read".to_owned()),
+        Err(json) => format!("its header is not JSON: {json}"),
     }
 }
 

@@ -5,49 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use safetensors::SafeTensorError;
-use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
-use serde::{Deserialize, Serialize};
+use safetensors::tensor::{Metadata, SafeTensors, TensorInfo, TensorView};
 
 use super::fault;
 
-/// The type of a tensor's elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ElementType {
-    /// 32-bit float.
-    F32,
-    /// 64-bit float.
-    F64,
-    /// Unsigned byte: images and labels.
-    U8,
-    /// 32-bit unsigned integer: indices.
-    U32,
-    /// 64-bit integer.
-    I64,
-}
+/// The type of a tensor's elements: any that a safetensors file can hold.
+pub use safetensors::tensor::Dtype as ElementType;
 
-impl ElementType {
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
-        match self {
-            Self::U8 => 1,
-            Self::F32 | Self::U32 => 4,
-            Self::F64 | Self::I64 => 8,
-        }
-    }
-
-    fn dtype(self) -> Dtype {
-        match self {
-            Self::F32 => Dtype::F32,
-            Self::F64 => Dtype::F64,
-            Self::U8 => Dtype::U8,
-            Self::U32 => Dtype::U32,
-            Self::I64 => Dtype::I64,
-        }
-    }
-
-    fn from_dtype(dtype: Dtype) -> Option<Self> {
-        [Self::F32, Self::F64, Self::U8, Self::U32, Self::I64].into_iter().find(|t| t.dtype() == dtype)
-    }
+/// The bytes of a tensor of this shape. `None` if that is too many, or no whole number.
+pub(crate) fn byte_count(element: ElementType, shape: &[usize]) -> Option<usize> {
+    let bits = shape.iter().try_fold(element.bitsize(), |bits, side| bits.checked_mul(*side))?;
+    bits.is_multiple_of(8).then_some(bits / 8)
 }
 
 /// A Rust type that a tensor can hold.
@@ -101,7 +69,7 @@ pub enum TensorError {
     /// The bytes are not a safetensors file.
     #[error("not a safetensors file: {0}")]
     Format(String),
-    /// A type that vadpipe does not handle, or a blob without its one tensor.
+    /// Tensors that do not fit into a file, or a blob without its one tensor.
     #[error("{0}")]
     Unsupported(String),
 }
@@ -154,9 +122,8 @@ impl Tensor {
     /// If the number of bytes does not fit the shape.
     pub fn from_bytes(element: ElementType, shape: impl Into<Vec<usize>>, bytes: Vec<u8>) -> Result<Self, TensorError> {
         let shape = shape.into();
-        let wanted = shape.iter().try_fold(element.size(), |n, d| n.checked_mul(*d));
-        if wanted != Some(bytes.len()) {
-            return Err(TensorError::Shape { elements: bytes.len() / element.size(), shape });
+        if byte_count(element, &shape) != Some(bytes.len()) {
+            return Err(TensorError::Shape { elements: bytes.len() * 8 / element.bitsize(), shape });
         }
         Ok(Self { element, shape, bytes: Arc::new(bytes) })
     }
@@ -223,8 +190,8 @@ impl Tensor {
     /// If the shape overflows.
     pub(crate) fn blob_header(element: ElementType, shape: &[usize]) -> Result<Vec<u8>, TensorError> {
         let overflow = || TensorError::Unsupported(format!("a tensor of shape {shape:?} has too many elements"));
-        let len = shape.iter().try_fold(element.size(), |n, d| n.checked_mul(*d)).ok_or_else(overflow)?;
-        let info = TensorInfo { dtype: element.dtype(), shape: shape.to_vec(), data_offsets: (0, len) };
+        let len = byte_count(element, shape).ok_or_else(overflow)?;
+        let info = TensorInfo { dtype: element, shape: shape.to_vec(), data_offsets: (0, len) };
         let metadata = Metadata::new(None, vec![(BLOB_NAME.to_owned(), info)])?;
         let mut json = serde_json::to_vec(&metadata).map_err(|e| TensorError::Unsupported(e.to_string()))?;
         // The padding aligns the elements, as safetensors does.
@@ -260,7 +227,7 @@ pub fn to_safetensors<'a, N: AsRef<str> + Ord + std::fmt::Display>(
 ) -> Result<Vec<u8>, TensorError> {
     let views = tensors
         .into_iter()
-        .map(|(name, t)| Ok((name, TensorView::new(t.element.dtype(), t.shape.clone(), &t.bytes)?)))
+        .map(|(name, t)| Ok((name, TensorView::new(t.element, t.shape.clone(), &t.bytes)?)))
         .collect::<Result<Vec<_>, TensorError>>()?;
     // The crate panics if two names are equal.
     let mut names = BTreeSet::new();
@@ -273,16 +240,12 @@ pub fn to_safetensors<'a, N: AsRef<str> + Ord + std::fmt::Display>(
 /// Reads any safetensors file, not only those that vadpipe wrote.
 ///
 /// # Errors
-/// If the bytes are not a safetensors file, or if a tensor has a type that vadpipe does not handle.
+/// If the bytes are not a safetensors file.
 pub fn from_safetensors(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, TensorError> {
-    let file = SafeTensors::deserialize(bytes).map_err(|e| TensorError::Format(fault::explain(bytes, &e)))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|_| TensorError::Format(fault::explain(bytes)))?;
     file.iter()
         .map(|(name, view)| {
-            let element = ElementType::from_dtype(view.dtype()).ok_or_else(|| {
-                let known = "F32, F64, U8, U32 and I64";
-                TensorError::Unsupported(format!("tensor `{name}` is {:?}; vadpipe reads {known}", view.dtype()))
-            })?;
-            Ok((name.to_owned(), Tensor::from_bytes(element, view.shape(), view.data().to_vec())?))
+            Ok((name.to_owned(), Tensor::from_bytes(view.dtype(), view.shape(), view.data().to_vec())?))
         })
         .collect()
 }

@@ -3,6 +3,7 @@
 mod layout;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -12,7 +13,7 @@ use self::layout::{Content, ExportFile};
 use super::args::{Global, PipelineArgs};
 use super::results::{self, EarlierArgs};
 use super::ui::Ui;
-use crate::artifact::{Tensor, TensorEntry, to_safetensors};
+use crate::artifact::TensorFile;
 use crate::error::{Error, Result};
 use crate::file;
 use crate::report::image;
@@ -27,6 +28,7 @@ use crate::store::Store;
 
 A tensor `decoder.fc.weight` is written to decoder.safetensors as `fc.weight`, so that PyTorch's load_state_dict accepts \
 the file. Tensors without a dot in their name go to tensors.safetensors. A stack of images is also written as a PNG file. \
+The last state of a training program goes to state/. \
 If two files would have the same name, the second gets a number: with a file plot.png, images `plot` go to plot-2.png.")]
 pub(super) struct ExportArgs {
     #[command(flatten)]
@@ -65,7 +67,7 @@ pub(super) fn export(args: &ExportArgs, global: &Global, ui: &Ui) -> Result<()> 
     for (folder, files) in &planned {
         for file in files {
             let path = folder.join(&file.name);
-            write(&path, &content(&project.store, &file.content)?)?;
+            write(&project.store, &path, &file.content)?;
             let instead = file.instead_of.as_ref().map(|name| format!(" ({name} is another file)")).unwrap_or_default();
             ui.note(&format!("wrote {}{instead}", path.display()));
             written.push(path);
@@ -77,28 +79,30 @@ pub(super) fn export(args: &ExportArgs, global: &Global, ui: &Ui) -> Result<()> 
     Ok(())
 }
 
-fn content(store: &Store, content: &Content<'_>) -> Result<Vec<u8>> {
+/// Writes a file, piece by piece: a result may be larger than the memory.
+fn write(store: &Store, path: &Path, content: &Content<'_>) -> Result<()> {
+    let failed = |e| Error::storage(format!("can't write {}", path.display())).caused_by(e);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = fs::create_dir_all(folder).and_then(|()| file::temporary(folder)).map_err(failed)?;
     match content {
-        Content::Json(value) => Ok(format!("{value:#}\n").into_bytes()),
-        Content::File(blob) => Ok(store.read_file(blob)?),
+        Content::Json(value) => writeln!(file, "{value:#}").map_err(failed)?,
+        Content::File(blob) => store.write_blob(blob, file.as_file_mut(), path)?,
+        Content::TensorFile(tensors) => store.write_tensor_file(tensors, file.as_file_mut(), path)?,
         Content::Tensors(entries) => {
-            let read = |(name, entry): &(&str, &TensorEntry)| Ok(((*name).to_owned(), store.read_tensor(entry)?));
-            let tensors = entries.iter().map(read).collect::<Result<Vec<(String, Tensor)>>>()?;
-            to_safetensors(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))).map_err(as_storage)
+            let tensors = entries.iter().map(|(name, entry)| ((*name).to_owned(), (*entry).clone())).collect();
+            let tensors = TensorFile { tensors, ..TensorFile::default() };
+            store.write_tensor_file(&tensors, file.as_file_mut(), path)?;
         }
         Content::Picture(entry) => {
             let tensor = store.read_tensor(entry)?;
             let count = tensor.shape().first().copied().unwrap_or_default();
-            image::grid(&tensor, layout::columns(count), layout::SCALE).map_err(as_storage)
+            let picture = image::grid(&tensor, layout::columns(count), layout::SCALE).map_err(as_storage)?;
+            file.write_all(&picture).map_err(failed)?;
         }
     }
+    file.persist(path).map(drop).map_err(|e| failed(e.error))
 }
 
 fn as_storage(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::storage("a result can't be written as a file").caused_by(error)
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| file::replace(path, bytes));
-    written.map_err(|e| Error::storage(format!("can't write {}", path.display())).caused_by(e))
 }

@@ -6,7 +6,9 @@ use serde_json::json;
 use super::results::{self, EarlierArgs};
 use super::ui::{Ui, bytes, figure, seconds, shorten, when};
 use super::{Global, PipelineArgs};
+use crate::artifact::{BlobEntry, TensorEntry};
 use crate::error::Result;
+use crate::stage::STATE_FOLDER;
 use crate::store::ResultRecord;
 
 /// Arguments of `show`.
@@ -76,13 +78,18 @@ fn text(name: &str, record: &ResultRecord, facts: &[&str]) -> String {
             .iter()
             .map(|(name, value)| format!("  fact      {} = {}", shorten(name), shorten(&value.to_string()))),
     );
-    lines.extend(manifest.tensors.iter().map(|(name, t)| {
+    let tensor = |name: &str, t: &TensorEntry| {
         let shape: Vec<_> = t.shape.iter().map(ToString::to_string).collect();
         let element = format!("{:?}", t.element).to_lowercase();
         format!("  tensor    {}  {element} [{}]  {}", shorten(name), shape.join(", "), bytes(t.blob.size))
-    }));
-    lines.extend(
-        manifest.files.iter().map(|(name, blob)| format!("  file      {}  {}", shorten(name), bytes(blob.size))),
-    );
+    };
+    let file = |name: &str, blob: &BlobEntry| format!("  file      {}  {}", shorten(name), bytes(blob.size));
+    lines.extend(manifest.tensors.iter().map(|(name, t)| tensor(name, t)));
+    lines.extend(manifest.files.iter().map(|(name, blob)| file(name, blob)));
+    for (name, tensors) in &manifest.state.tensor_files {
+        let in_file = |part: &String| format!("{STATE_FOLDER}/{name}: {part}");
+        lines.extend(tensors.tensors.iter().map(|(part, t)| tensor(&in_file(part), t)));
+    }
+    lines.extend(manifest.state.files.iter().map(|(name, blob)| file(&format!("{STATE_FOLDER}/{name}"), blob)));
     lines.join("\n")
 }

@@ -24,7 +24,8 @@ use crate::id::PointId;
 Runs each cached target again from its cached inputs, without the cache, and compares the bytes. If they differ, prints the \
 first tensor that differs and exits with code 3. With --sample, a training is verified in stretches: each starts at a \
 stored state (or at epoch 0), ends at the next one and is compared with it. `keep` and `keep_every` store more states. \
-Other targets run as a whole.")]
+Other targets run as a whole. For a training program, also checks whether its state is complete: one process trains the \
+epochs of the first two segments, and must end with the same state as two processes.")]
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
@@ -68,6 +69,7 @@ fn compare(args: &VerifyArgs, global: &Global, ui: &Ui, session: &Session, cache
         ui.object(&json!({ "seed": seed, "stages": found.iter().map(object).collect::<Vec<_>>() }))?;
     } else {
         ui.text(&found.iter().map(line).collect::<Vec<_>>().join("\n"));
+        found.iter().filter_map(completeness).for_each(|text| ui.warn(&text));
         if let Some(sample) = sample {
             found.iter().filter_map(|v| shortage(v, sample)).for_each(|text| ui.warn(&text));
         }
@@ -79,16 +81,22 @@ fn compare(args: &VerifyArgs, global: &Global, ui: &Ui, session: &Session, cache
 }
 
 fn object(verification: &Verification) -> Value {
-    let Verification { name, difference, sampled } = verification;
-    json!({ "name": name, "same": difference.is_none(), "difference": difference, "sampled": sampled })
+    let Verification { name, difference, sampled, program } = verification;
+    let same = difference.is_none();
+    json!({ "name": name, "same": same, "difference": difference, "sampled": sampled, "program": program })
 }
 
 fn line(verification: &Verification) -> String {
-    let Verification { name, difference, sampled } = verification;
+    let Verification { name, difference, sampled, program } = verification;
     let Some(sampled) = sampled else {
-        return match difference {
-            None => format!("{}    {name}", paint(GREEN, "same")),
-            Some(difference) => format!("{} {name}: {difference}", paint(RED, "differs")),
+        let epoch = program.as_ref().and_then(|verdict| verdict.epoch);
+        let from = epoch.map(|epoch| format!(" from epoch {epoch} on")).unwrap_or_default();
+        return match (difference, program) {
+            (None, _) => format!("{}    {name}", paint(GREEN, "same")),
+            (Some(difference), None) => format!("{} {name}: {difference}", paint(RED, "differs")),
+            (Some(difference), Some(_)) => {
+                format!("{} {name}: the program is not reproducible{from}: {difference}", paint(RED, "differs"))
+            }
         };
     };
     let lines = sampled.stretches.iter().map(|stretch| {
@@ -99,6 +107,21 @@ fn line(verification: &Verification) -> String {
         }
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A warning if the state of a training program is incomplete, or was not checked.
+fn completeness(verification: &Verification) -> Option<String> {
+    let verdict = verification.program.as_ref().filter(|_| verification.difference.is_none())?;
+    let name = &verification.name;
+    match (&verdict.incomplete, verdict.compared) {
+        (Some(difference), Some(epochs)) => Some(format!(
+            "the state of `{name}` is incomplete: if one process trains the first {epochs} epochs instead of two, \
+             {difference}. The program remembers something that it does not save, such as a random generator. \
+             This does not change results, because each process trains one segment"
+        )),
+        (_, None) => Some(format!("`{name}` has fewer than two full segments, so its state was not checked")),
+        (None, Some(_)) => None,
+    }
 }
 
 /// A warning if the training has fewer stretches than were requested.

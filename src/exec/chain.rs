@@ -7,15 +7,17 @@
 //! to stop.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::artifact::Tensor;
+use crate::artifact::{FolderOnDisk, Tensor};
 use crate::error::Error;
 use crate::event::{Event, Listener};
-use crate::key::StateChain;
+use crate::key::{Key, StateChain};
 use crate::stage::{Cancel, Chain, Position, Saved};
-use crate::store::{StateRecord, Store};
+use crate::store::{FilesRead, NewState, StateQuery, StateRecord, Store, StoreError};
 
 /// The initial state. It is cheaper to make than to store.
 const START: Position = Position { epoch: 0, step: 0 };
@@ -26,7 +28,7 @@ pub(crate) struct StoredChain<'a> {
     listener: &'a dyn Listener,
     stage: &'a str,
     states: StateChain,
-    numerics: &'a str,
+    resumable: StateQuery<'a>,
     kept: BTreeSet<u64>,
     interval: Duration,
     fresh: bool,
@@ -47,8 +49,8 @@ struct Moving {
 pub(crate) struct ChainSettings<'a> {
     /// The states of the training.
     pub states: StateChain,
-    /// Only states of this class are continued.
-    pub numerics: &'a str,
+    /// The states that can be continued.
+    pub resumable: StateQuery<'a>,
     /// Epochs whose states are kept.
     pub kept: BTreeSet<u64>,
     /// Time between checkpoints; zero for one after every epoch.
@@ -69,9 +71,9 @@ impl<'a> StoredChain<'a> {
         stage: &'a str,
         settings: ChainSettings<'a>,
     ) -> Self {
-        let ChainSettings { states, numerics, kept, interval, fresh, rung, cancel } = settings;
+        let ChainSettings { states, resumable, kept, interval, fresh, rung, cancel } = settings;
         let moving = Mutex::new(Moving { last_save: Instant::now(), resumed_at: None, last: None, at_rung: false });
-        Self { store, listener, stage, states, numerics, kept, interval, fresh, rung, cancel, moving }
+        Self { store, listener, stage, states, resumable, kept, interval, fresh, rung, cancel, moving }
     }
 
     /// Whether a state at the rung or after it is stored.
@@ -92,8 +94,98 @@ impl<'a> StoredChain<'a> {
         self.lock().resumed_at
     }
 
-    fn total(&self) -> u64 {
+    /// The number of epochs.
+    pub(crate) fn total(&self) -> u64 {
         self.states.total()
+    }
+
+    /// The first epoch after this one whose state a program can continue from, or the last epoch.
+    pub(crate) fn boundary_after(&self, epoch: u64) -> u64 {
+        let every = self.resumable.every;
+        (epoch / every + 1).saturating_mul(every).min(self.total())
+    }
+
+    /// The key of the state after this many epochs.
+    pub(crate) fn key(&self, epoch: u64) -> Option<Key> {
+        self.states.at(epoch)
+    }
+
+    /// The furthest stored state of a program. Its files are written below the folder `to`, which is empty.
+    ///
+    /// # Errors
+    /// If the cache can't be read, or the folder can't be written.
+    pub(crate) fn resume_files(&self, to: &Path) -> Result<Option<StateRecord>, Error> {
+        if self.fresh {
+            return Ok(None);
+        }
+        while let Some(state) = self.store.longest_state(self.states.keys(), &self.resumable)? {
+            match self.store.write_folder(&state.folder, to) {
+                Ok(()) => {
+                    self.note_resumed(&state);
+                    return Ok(Some(state));
+                }
+                // The store has removed the state. The next iteration finds the state before it.
+                Err(StoreError::Damaged { .. }) => {
+                    let empty = fs::remove_dir_all(to).and_then(|()| fs::create_dir(to));
+                    empty.map_err(|e| Error::storage(format!("can't empty {}", to.display())).caused_by(e))?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Notes and reports that the training continues from a state.
+    fn note_resumed(&self, state: &StateRecord) {
+        let position = state.position();
+        let mut moving = self.lock();
+        moving.resumed_at = Some(position.epoch);
+        moving.last = Some(state.clone()).filter(|r| !r.pinned);
+        drop(moving);
+        self.stop_at_rung(position.epoch);
+        let (stage, epochs, Position { epoch, step }) = (self.stage.to_owned(), self.total(), position);
+        self.listener.event(&Event::Resumed { stage, epoch, step, epochs, resumed_at: epoch });
+    }
+
+    /// Stores a state, and removes the one that it replaces.
+    ///
+    /// # Errors
+    /// If the cache can't be written.
+    pub(crate) fn store(
+        &self,
+        position: Position,
+        tensors: &BTreeMap<String, Tensor>,
+        folder: Option<&FolderOnDisk>,
+        files_read: &FilesRead,
+    ) -> Result<StateRecord, Error> {
+        let started = Instant::now();
+        let (class, pinned) = (self.resumable.class, self.is_kept(position));
+        let new = NewState { position, class, pinned, tensors, folder, files_read };
+        let record = self.store.put_state(self.states.keys(), new)?;
+        let before = self.lock().last.take();
+        if let Some(old) = before {
+            // The program has read more files. When one of them changes, the training continues from the old state.
+            let read_more = !old.files_read.keys().eq(record.files_read.keys());
+            let done = match read_more {
+                true => self.store.pin_state(&old),
+                false => self.store.remove_superseded(&old, &record).map(drop),
+            };
+            // The new state is durable, so a leftover of the old one must not fail the training.
+            if let Err(error) = done {
+                let what = format!("an earlier state of {} could not be removed", self.stage);
+                self.listener.event(&Event::Warning { message: format!("{what}: {error}; `vadpipe gc` removes it") });
+            }
+        }
+        let mut moving = self.lock();
+        moving.last = Some(record.clone()).filter(|r| !r.pinned);
+        moving.last_save = Instant::now();
+        let resumed_at = moving.resumed_at;
+        drop(moving);
+        self.stop_at_rung(position.epoch);
+        let (stage, Position { epoch, step }) = (self.stage.to_owned(), position);
+        let seconds = started.elapsed().as_secs_f64();
+        self.listener.event(&Event::StateSaved { stage, epoch, step, seconds, resumed_at });
+        Ok(record)
     }
 
     fn is_kept(&self, position: Position) -> bool {
@@ -111,16 +203,9 @@ impl Chain for StoredChain<'_> {
             return Ok(None);
         }
         // The store removes damaged states, warns about them, and returns an earlier one.
-        let Some((record, tensors)) = self.store.resume(self.states.keys(), self.numerics)? else { return Ok(None) };
-        let position = record.position();
-        let mut moving = self.lock();
-        moving.resumed_at = Some(position.epoch);
-        moving.last = Some(record).filter(|r| !r.pinned);
-        drop(moving);
-        self.stop_at_rung(position.epoch);
-        let (stage, epochs, Position { epoch, step }) = (self.stage.to_owned(), self.total(), position);
-        self.listener.event(&Event::Resumed { stage, epoch, step, epochs, resumed_at: epoch });
-        Ok(Some(Saved { position, tensors }))
+        let Some((record, tensors)) = self.store.resume(self.states.keys(), &self.resumable)? else { return Ok(None) };
+        self.note_resumed(&record);
+        Ok(Some(Saved { position: record.position(), tensors }))
     }
 
     fn due(&self, position: Position) -> bool {
@@ -137,26 +222,6 @@ impl Chain for StoredChain<'_> {
         if position == START && !self.is_kept(position) {
             return Ok(());
         }
-        let started = Instant::now();
-        let kept = self.is_kept(position);
-        let record = self.store.put_state(self.states.keys(), position, self.numerics, kept, tensors)?;
-        let before = self.lock().last.take();
-        if let Some(old) = before {
-            // The new state is durable, so a leftover of the old one must not fail the training.
-            if let Err(error) = self.store.remove_superseded(&old, &record) {
-                let what = format!("an earlier state of {} could not be removed", self.stage);
-                self.listener.event(&Event::Warning { message: format!("{what}: {error}; `vadpipe gc` removes it") });
-            }
-        }
-        let mut moving = self.lock();
-        moving.last = Some(record).filter(|r| !r.pinned);
-        moving.last_save = Instant::now();
-        let resumed_at = moving.resumed_at;
-        drop(moving);
-        self.stop_at_rung(position.epoch);
-        let (stage, Position { epoch, step }) = (self.stage.to_owned(), position);
-        let seconds = started.elapsed().as_secs_f64();
-        self.listener.event(&Event::StateSaved { stage, epoch, step, seconds, resumed_at });
-        Ok(())
+        self.store(position, tensors, None, &FilesRead::new()).map(drop)
     }
 }

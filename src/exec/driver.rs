@@ -312,7 +312,7 @@ impl<'a> Driver<'a> {
             return Err(Error::storage(format!("inputs of `{}` are unknown", self.name(point))));
         };
         let curve = match self.state.bracket().filter(|_| curve) {
-            Some(bracket) => self.planner.curve(&chain, &bracket.curve)?,
+            Some(bracket) => self.planner.curve(&decision, &chain, &bracket.curve)?,
             None => Vec::new(),
         };
         let cached_epochs = decision.epochs.map_or(0, |epochs| epochs.cached);

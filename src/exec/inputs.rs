@@ -1,15 +1,17 @@
 //! The stored results that a stage reads.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::artifact::{Manifest, Tensor};
+use crate::artifact::{Folder, Manifest, Tensor, TensorFile};
 use crate::error::Error;
 use crate::exec::context::RunContext;
 use crate::exec::job::{Job, JobInput};
 use crate::id::PointId;
 use crate::key::InputDigest;
-use crate::stage::{Input, Inputs};
+use crate::stage::{ARTIFACT_FILE, Input, Inputs, STATE_FOLDER};
 use crate::store::{ResultRecord, Store, StoreError};
 use crate::value::Value;
 
@@ -97,5 +99,20 @@ impl Input for StoredInput {
     fn file(&self, name: &str) -> Result<Vec<u8>, Error> {
         let entry = self.record.manifest.files.get(name).ok_or_else(|| self.lacks("file", name));
         self.noting_damage(entry.and_then(|entry| self.store.read_file(entry)))
+    }
+
+    fn write_to(&self, folder: &Path) -> Result<(), Error> {
+        let Manifest { tensors, files, state, .. } = &self.record.manifest;
+        let tensors = TensorFile { tensors: tensors.clone(), ..TensorFile::default() };
+        let tensor_files = BTreeMap::from([(ARTIFACT_FILE.to_owned(), tensors)]);
+        let artifact = Folder { files: files.clone(), tensor_files };
+        self.noting_damage(self.store.write_folder(&artifact, folder))?;
+        if state.is_empty() {
+            return Ok(());
+        }
+        let folder = folder.join(STATE_FOLDER);
+        let create = |e| Error::storage(format!("can't create {}", folder.display())).caused_by(e);
+        fs::create_dir_all(&folder).map_err(create)?;
+        self.noting_damage(self.store.write_folder(state, &folder))
     }
 }

@@ -12,9 +12,10 @@ use crate::stage::Epochs;
 pub(crate) fn kept_epochs(planner: &Planner<'_>, order: &[PointId]) -> BTreeMap<PointId, BTreeSet<u64>> {
     let mut chains: BTreeMap<PointId, StateChain> = BTreeMap::new();
     let mut kept: BTreeMap<PointId, BTreeSet<u64>> = BTreeMap::new();
+    let mut spacing: BTreeMap<PointId, u64> = BTreeMap::new();
     for &index in order {
         let point = planner.spec.point(index);
-        let Some(Epochs { segments, keep }) = point.parsed.stage.epochs() else { continue };
+        let Some(Epochs { segments, keep, every }) = point.parsed.stage.epochs() else { continue };
         let inputs = point.inputs.iter().map(|(role, input)| {
             let points: Vec<u8> = input.points().iter().flat_map(|p| p.index().to_le_bytes()).collect();
             (role.clone(), InputDigest::One(Digest::of(&points)))
@@ -24,17 +25,19 @@ pub(crate) fn kept_epochs(planner: &Planner<'_>, order: &[PointId]) -> BTreeMap<
             version: point.parsed.kind.version(),
             params: point.parsed.params.clone(),
             seed: Some(point.seed),
-            precision: None,
             inputs: inputs.collect(),
-            contents: BTreeMap::new(),
-            files_read: BTreeMap::new(),
             segments: Some(segments),
+            ..Components::default()
         };
         chains.insert(index, components.chain());
+        spacing.insert(index, every);
         kept.entry(index).or_default().extend(keep);
     }
     for (index, epochs) in branches(&chains) {
-        kept.entry(index).or_default().extend(epochs);
+        // The other chain continues from the last state before the branch.
+        let every = spacing.get(&index).copied().unwrap_or(1).max(1);
+        let states = epochs.into_iter().map(|epoch| epoch - epoch % every).filter(|epoch| *epoch > 0);
+        kept.entry(index).or_default().extend(states);
     }
     kept
 }

@@ -34,7 +34,7 @@ impl<'a> StageProgress<'a> {
 impl Progress for StageProgress<'_> {
     fn update(&self, update: Update) {
         let Update { done, total, unit, figures, rate, epoch_end } = update;
-        let figures: BTreeMap<_, _> = figures.into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
+        let figures: BTreeMap<_, _> = figures.into_iter().map(|(n, v)| (n.into_owned(), v)).collect();
         let stage = self.stage.to_owned();
         let resumed_at = self.chain.and_then(StoredChain::resumed_at);
         let event = if epoch_end {

@@ -202,13 +202,8 @@ mod tests {
         let components = |epochs| Components {
             kind: "test".to_owned(),
             version: 1,
-            params: Default::default(),
-            seed: None,
-            precision: None,
-            inputs: Default::default(),
-            contents: Default::default(),
-            files_read: BTreeMap::new(),
             segments: Some(vec![Segment { epochs, params: Default::default() }]),
+            ..Components::default()
         };
         let decision = |cached, total| Decision {
             point: PointId::new(0),

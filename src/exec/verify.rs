@@ -1,6 +1,7 @@
 //! Runs stages again without the cache and compares the bytes: the whole stage, or parts of a training's chain.
 
 mod difference;
+mod programs;
 mod sample;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use difference::{Difference, Part};
+pub use programs::ProgramVerdict;
 pub use sample::{Sample, Sampled, Stretch};
 
 use crate::error::{Error, Result};
@@ -28,6 +30,8 @@ pub struct Verification {
     pub difference: Option<Difference>,
     /// The stretches that were trained again. `None` if the whole stage ran again.
     pub sampled: Option<Sampled>,
+    /// What was found about a training program that ran again as a whole.
+    pub program: Option<ProgramVerdict>,
 }
 
 /// The longest wait for one event.
@@ -110,21 +114,33 @@ fn verify_one(
 ) -> Result<Verification> {
     let name = worker.context.name(point).to_owned();
     let stored = cached.record(&worker.context, point)?;
-    let job = cached.job(&worker.context, point, &stored)?;
+    let mut job = cached.job(&worker.context, point, &stored)?;
     if let (Some(sample), Some(_)) = (sample, &job.components.segments) {
         let sampled = sample.check(worker, &job)?;
         let difference = sampled.stretches.iter().find_map(|s| s.difference.clone());
-        return Ok(Verification { name, difference, sampled: Some(sampled) });
+        return Ok(Verification { name, difference, sampled: Some(sampled), program: None });
     }
-    executor.start(job);
+    let stage = &worker.context.point(point).parsed.stage;
+    let is_program = stage.reads().files && job.components.segments.is_some();
+    if is_program {
+        let every = worker.context.spec.resumable(point, "").every;
+        job.kept = programs::needed_states(worker, &job, every)?;
+    }
+    executor.start(job.clone());
     let made_again = loop {
         if let Some(ExecutorEvent::Ended(_, ended)) = executor.poll(TICK) {
             break ended.into_result()?;
         }
     };
+    if is_program {
+        let again = worker.into.result(&made_again.key)?;
+        let again = again.ok_or_else(|| Error::storage(format!("the second result of `{name}` is missing")))?;
+        let (difference, verdict) = programs::judge(worker, &job, &stored, &again)?;
+        return Ok(Verification { name, difference, sampled: None, program: Some(verdict) });
+    }
     let difference = match made_again.digest == stored.digest {
         true => None,
         false => Some(difference::of_results(worker, &stored, &made_again)?),
     };
-    Ok(Verification { name, difference, sampled: None })
+    Ok(Verification { name, difference, sampled: None, program: None })
 }

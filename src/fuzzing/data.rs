@@ -89,8 +89,8 @@ pub(super) fn tensors(bytes: &[u8], peak: Peak) {
 }
 
 fn is_one_blob(tensor: &Tensor) {
-    let bytes: usize = tensor.shape().iter().product::<usize>() * tensor.element().size();
-    assert_eq!(bytes, tensor.bytes().len(), "the shape does not fit the bytes");
+    let bits: usize = tensor.shape().iter().product::<usize>() * tensor.element().bitsize();
+    assert_eq!(bits.div_ceil(8), tensor.bytes().len(), "the shape does not fit the bytes");
     let blob = tensor.to_blob().unwrap_or_else(|e| panic!("a tensor that was read can't be written: {e}"));
     let again = Tensor::from_blob(&blob).unwrap_or_else(|e| panic!("a written blob is refused: {e}"));
     assert_eq!(again, *tensor);

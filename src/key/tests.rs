@@ -22,9 +22,8 @@ fn training(segments: Vec<Segment>) -> Components {
         seed: Some(7),
         precision: Some("f32".to_owned()),
         inputs: BTreeMap::from([("data".to_owned(), InputDigest::One(digest("data")))]),
-        contents: BTreeMap::new(),
-        files_read: BTreeMap::new(),
         segments: Some(segments),
+        ..Components::default()
     }
 }
 
@@ -46,8 +45,7 @@ fn keys_equal_pinned_digests() {
             ("data".to_owned(), InputDigest::One(digest("data"))),
         ]),
         contents: BTreeMap::from([("script.py".to_owned(), digest("print()"))]),
-        files_read: BTreeMap::new(),
-        segments: None,
+        ..Components::default()
     };
     assert_eq!(stage.key().to_string(), "02efd967754be4a4816992196ad94d41e1da40cb6b48f93f6cce01bb5ae9d8a3");
     assert_eq!(stage.chain().keys(), []);

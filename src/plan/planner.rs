@@ -118,7 +118,7 @@ impl Planner<'_> {
             None => {
                 let forced_reason = forced.then(|| Reason::new(vec![Cause::Forced]));
                 let reason = forced_reason.map_or_else(|| self.reason(look, point, &components), Ok)?;
-                let epochs = if forced { None } else { self.cached_epochs(look, &chain)? };
+                let epochs = if forced { None } else { self.cached_epochs(look, point, &chain)? };
                 let components = Some(components);
                 Decision { key: Some(key), components, epochs, ..Decision::miss(point, Some(reason)) }
             }
@@ -184,6 +184,7 @@ impl Planner<'_> {
             contents: contents.clone(),
             files_read: BTreeMap::new(),
             segments: stage.epochs().map(|e| e.segments),
+            result: stage.result_params(),
         }
     }
 
@@ -234,11 +235,18 @@ impl Planner<'_> {
         Ok(Reason::new(causes))
     }
 
-    fn cached_epochs(&self, look: &Look<'_>, chain: &StateChain) -> Result<Option<CachedEpochs>, LookError> {
+    fn cached_epochs(
+        &self,
+        look: &Look<'_>,
+        point: PointId,
+        chain: &StateChain,
+    ) -> Result<Option<CachedEpochs>, LookError> {
         if chain.keys().is_empty() {
             return Ok(None);
         }
-        let cached = look.states_present(chain.keys(), self.numerics)?.map_or(0, |p| p.epoch);
+        let cached = look
+            .longest_state(chain.keys(), &self.spec.resumable(point, self.numerics))?
+            .map_or(0, |state| state.epoch);
         Ok(Some(CachedEpochs { cached, total: chain.total() }))
     }
 
@@ -246,20 +254,23 @@ impl Planner<'_> {
         self.spec.point(id)
     }
 
-    /// The values of a metric in the stored epochs of a training: from its result, or from its latest state.
+    /// The values of a metric in the stored epochs of a training: from its result, or from its latest state. `decision`
+    /// is the decision about it, and `chain` its chain.
     ///
     /// # Errors
     /// If the store fails.
-    pub fn curve(&self, chain: &StateChain, name: &str) -> Result<Vec<f64>> {
-        let Some(key) = chain.keys().last() else { return Ok(vec![]) };
+    pub fn curve(&self, decision: &Decision, chain: &StateChain, name: &str) -> Result<Vec<f64>> {
+        let Some(key) = decision.key.filter(|_| !chain.keys().is_empty()) else { return Ok(vec![]) };
         let name = format!("history.{name}");
-        if let Some(record) = self.store.result(key)?.filter(|r| !r.damaged)
+        if let Some(record) = self.store.result(&key)?.filter(|r| !r.damaged)
             && let Some(entry) = record.manifest.tensors.get(&name)
             && let Some(curve) = self.readable(entry)?
         {
             return Ok(curve);
         }
-        while let Some(state) = self.store.longest_state(chain.keys(), self.numerics)? {
+        while let Some(state) =
+            self.store.longest_state(chain.keys(), &self.spec.resumable(decision.point, self.numerics))?
+        {
             let Some(entry) = state.tensors.get(&name) else { break };
             // The store removes a state that it finds damaged. The next iteration finds the state before it.
             if let Some(curve) = self.readable(entry)? {

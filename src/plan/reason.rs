@@ -243,6 +243,7 @@ pub fn differences(old: &Components, new: &Components) -> Vec<Cause> {
     }
     parameters(&old.params, &new.params, None, &mut causes);
     segments(old.segments.as_deref(), new.segments.as_deref(), &mut causes);
+    parameters(&old.result, &new.result, None, &mut causes);
     if old.seed != new.seed {
         causes.push(Cause::Seed { old: old.seed, new: new.seed });
     }
@@ -325,9 +326,8 @@ mod tests {
             seed: Some(7),
             precision: Some("f32".into()),
             inputs: [("data".into(), InputDigest::One(Digest::of(b"data")))].into(),
-            contents: Default::default(),
-            files_read: Default::default(),
             segments: Some(epochs.iter().map(segment).collect()),
+            ..Components::default()
         }
     }
 

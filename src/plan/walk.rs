@@ -139,7 +139,7 @@ impl Planner<'_> {
         if decision.components.is_none() || !bracket.contains(point) {
             return Ok(decision);
         }
-        bracket.record(point, &self.curve(chain, &bracket.curve)?);
+        bracket.record(point, &self.curve(&decision, chain, &bracket.curve)?);
         let mut causes = decision.reason.as_ref().map(|r| r.causes.clone()).unwrap_or_default();
         let state = match bracket.status(point) {
             RungStatus::Promoted => return Ok(decision),

@@ -36,6 +36,7 @@ impl FakeInput {
             files: artifact.files.iter().map(|(n, f)| (n.clone(), BlobEntry::of(f))).collect(),
             metrics: artifact.metrics.clone(),
             facts: artifact.facts.clone(),
+            ..Manifest::default()
         };
         let kind = crate::stages::builtin().get(kind);
         let names = |kind: &Arc<dyn StageKind>| kind.provides().iter().map(|c| c.name().to_owned()).collect();
@@ -170,6 +171,7 @@ impl Bench {
             progress: &self.log,
             cancel: &self.cancel,
             chain: None,
+            program_chain: None,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::diagnostic::{Diagnostic, Origin, Sources};
 use crate::id::{PointId, StageId};
 use crate::stage::{ParsedStage, Precision};
+use crate::store::StateQuery;
 use crate::value::Value;
 
 /// A pipeline, typed, expanded and without errors in its text.
@@ -34,6 +35,12 @@ impl Spec {
     /// The point with this id, which must be one of this pipeline's.
     pub fn point(&self, id: PointId) -> &Point {
         &self.points[id.index()]
+    }
+
+    /// The stored states of this numerics class that a training can continue from.
+    pub fn resumable<'a>(&'a self, point: PointId, class: &'a str) -> StateQuery<'a> {
+        let every = self.point(point).parsed.stage.epochs().map_or(1, |epochs| epochs.every);
+        StateQuery { class, every, base: &self.base }
     }
 
     /// The stage with this id, which must be one of this pipeline's.

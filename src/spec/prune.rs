@@ -14,7 +14,7 @@ use super::errors::suggest;
 use super::pipeline::{Mode, Point, Prune, StageSpec};
 use crate::diagnostic::Diagnostics;
 use crate::id::StageId;
-use crate::stage::Params;
+use crate::stage::{Curves, Params};
 use crate::value::{Data, Entry, Node, Table};
 
 /// The default. The papers on successive halving use 3 or 4; with 2, too many points would continue.
@@ -74,7 +74,10 @@ fn stage_and_curve(
     };
     let stage = &stages[index];
     let first = points.get(stage.points.start.index())?;
-    let curves = first.parsed.stage.curves();
+    let curves = match first.parsed.stage.curves() {
+        Curves::Named(names) => names,
+        Curves::Any => &[curve],
+    };
     if first.parsed.stage.epochs().is_none() || curves.is_empty() {
         let message = format!("stage `{name}` is not a training, so it has no metrics for each epoch");
         diagnostics.error(&place.origin, message).help("name the training stage whose points are compared");
@@ -108,6 +111,13 @@ fn check_rungs(
     if let Some(at) = rungs.iter().position(|r| *r >= epochs) {
         let message = format!("`{}` has {epochs} epochs, so it can't be pruned after {}", point.name, rungs[at]);
         let help = "rungs must be before the last epoch; `-S matrix.prune.rungs=[]` turns pruning off";
+        diagnostics.error(&written.get(at)?.origin, message).help(help);
+        return None;
+    }
+    let every = point.parsed.stage.epochs().map_or(1, |epochs| epochs.every);
+    if let Some(at) = rungs.iter().position(|rung| !rung.is_multiple_of(every)) {
+        let message = format!("`{}` has no state after {} epochs, so it can't be pruned there", point.name, rungs[at]);
+        let help = format!("its states are {every} epochs apart (`segment_epochs`)");
         diagnostics.error(&written.get(at)?.origin, message).help(help);
         return None;
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Point, PointInput, Spec, load};
 use crate::artifact::Artifact;
 use crate::stage::{
-    About, Bound, Capability, Context, Epochs, Params, Registry, Role, Roles, Stage, StageError, StageKind,
+    About, Bound, Capability, Context, Curves, Epochs, Params, Registry, Role, Roles, Stage, StageError, StageKind,
 };
 
 struct Idle(Option<Epochs>);
@@ -15,8 +15,8 @@ impl Stage for Idle {
     fn epochs(&self) -> Option<Epochs> {
         self.0.clone()
     }
-    fn curves(&self) -> &'static [&'static str] {
-        &["loss", "rmse"]
+    fn curves(&self) -> Curves {
+        Curves::Named(&["loss", "rmse"])
     }
     fn run(&self, _context: &Context<'_>) -> Result<Artifact, StageError> {
         Ok(Artifact::default())

@@ -1,16 +1,19 @@
 //! What a running stage may use.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::StageError;
-use crate::artifact::{Manifest, Tensor};
+use crate::artifact::{Folder, FolderOnDisk, Manifest, Tensor, to_safetensors};
 use crate::error::Error;
 pub use crate::key::Position;
 use crate::rng::Streams;
+use crate::store::create_below;
 use crate::value::Value;
 
 /// An artifact that a stage reads, tensor by tensor, each verified against its digest.
@@ -43,7 +46,30 @@ pub trait Input: Send + Sync {
     /// # Errors
     /// If there is none of this name, or its bytes are missing or damaged.
     fn file(&self, name: &str) -> Result<Vec<u8>, Error>;
+    /// Writes the artifact below a folder: the tensors as `artifact.safetensors`, its files under their names, and the
+    /// last state of a training program below `state/`. An artifact in the cache is not held in memory.
+    ///
+    /// # Errors
+    /// If something is missing or damaged, or can't be written.
+    fn write_to(&self, folder: &Path) -> Result<(), Error> {
+        let tensors = self.manifest().tensors.keys().map(|name| Ok((name.as_str(), self.tensor(name)?)));
+        let tensors = tensors.collect::<Result<Vec<_>, Error>>()?;
+        let bytes = to_safetensors(tensors.iter().map(|(name, tensor)| (*name, tensor)));
+        let bytes = bytes.map_err(|e| Error::storage("the tensors can't be written to a file").caused_by(e))?;
+        let write = |name: &str, bytes: &[u8]| -> Result<(), Error> {
+            let mut file = create_below(folder, name)?;
+            let written = io::Write::write_all(&mut file, bytes);
+            written.map_err(|e| Error::storage(format!("can't write {}", folder.join(name).display())).caused_by(e))
+        };
+        write(ARTIFACT_FILE, &bytes)?;
+        self.manifest().files.keys().try_for_each(|name| write(name, &self.file(name)?))
+    }
 }
+
+/// The file with an artifact's tensors, see [`Input::write_to`].
+pub(crate) const ARTIFACT_FILE: &str = "artifact.safetensors";
+/// The folder of the last state, see [`Input::write_to`].
+pub(crate) const STATE_FOLDER: &str = "state";
 
 /// The inputs of a stage by role. A role that is a list has its members ordered by label.
 #[derive(Clone, Default)]
@@ -178,7 +204,7 @@ pub struct Update {
     /// "epochs", "iterations", "MB".
     pub unit: &'static str,
     /// Current figures, such as `("loss", 0.12)`.
-    pub figures: Vec<(&'static str, f64)>,
+    pub figures: Vec<(Cow<'static, str>, f64)>,
     /// Samples per second, if that is meaningful.
     pub rate: Option<f64>,
     /// For a training: whether an epoch ends here. Then the figures are those of the epoch and enter the run's events.
@@ -221,6 +247,60 @@ pub trait Chain: Send + Sync {
     fn save(&self, position: Position, tensors: &BTreeMap<String, Tensor>) -> Result<(), Error>;
 }
 
+/// A stored state of a training program.
+#[derive(Clone, Debug)]
+pub struct ProgramState {
+    /// Finished epochs.
+    pub epoch: u64,
+    /// The curves up to it: `f64 [epoch]` tensors by name.
+    pub curves: BTreeMap<String, Tensor>,
+    /// Its files.
+    pub files: Folder,
+}
+
+/// What one process of a training program may use.
+#[derive(Clone, Debug)]
+pub struct ProcessFolders {
+    /// A folder that survives a kill and an interruption until the state of this process is stored.
+    pub checkpoint: Option<PathBuf>,
+    /// Where the process lists the files that it reads, see [`Context::dep_file`].
+    pub dep_file: PathBuf,
+}
+
+/// The chain of a training program, whose states are folders. Every process of the program trains from one state to the
+/// next.
+pub trait ProgramChain: Send + Sync {
+    /// The furthest stored state that the program can continue from, if any. Its files are written below the folder
+    /// `to`, which must be empty.
+    ///
+    /// # Errors
+    /// If the cache fails, or the folder can't be written. A damaged state is not an error: the state before it is
+    /// used.
+    fn resume(&self, to: &Path) -> Result<Option<ProgramState>, Error>;
+    /// The epoch to which the process trains that starts after `epoch` epochs.
+    fn boundary_after(&self, epoch: u64) -> u64;
+    /// Prepares the process that trains to this epoch. `None` is the process that writes the outputs.
+    ///
+    /// # Errors
+    /// If its folders can't be created.
+    fn begin(&self, to: Option<u64>) -> Result<ProcessFolders, StageError>;
+    /// Notes which files the process has read. Call it when the process has ended, before [`ProgramChain::save`].
+    ///
+    /// # Errors
+    /// If the list of files can't be read.
+    fn end(&self, succeeded: bool) -> Result<(), StageError>;
+    /// Stores the state after this epoch. Check [`Cancel`] afterwards, as after [`Chain::save`].
+    ///
+    /// # Errors
+    /// If the cache fails.
+    fn save(&self, epoch: u64, curves: &BTreeMap<String, Tensor>, files: &FolderOnDisk) -> Result<Folder, Error>;
+    /// Writes the files of a state below the folder `to`, which must be empty.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, or the folder can't be written.
+    fn write(&self, files: &Folder, to: &Path) -> Result<(), Error>;
+}
+
 /// All that a running stage may use.
 pub struct Context<'a> {
     /// The artifacts it reads.
@@ -254,4 +334,6 @@ pub struct Context<'a> {
     pub cancel: &'a Cancel,
     /// The chain, if [`super::Stage::epochs`] is some.
     pub chain: Option<&'a dyn Chain>,
+    /// The chain of a training program, if [`super::Stage::program_files`] are some as well.
+    pub program_chain: Option<&'a dyn ProgramChain>,
 }

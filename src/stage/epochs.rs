@@ -3,12 +3,21 @@
 use crate::key::Segment;
 
 /// The epochs of a training: see `key.rs` for what is hashed and what is not.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Epochs {
     /// Consecutive segments. The epochs of a segment have equal parameters.
     pub segments: Vec<Segment>,
     /// Epochs whose states stay in the store (`keep`, `keep_every`). Not hashed.
     pub keep: Vec<u64>,
+    /// There are states only after multiples of this many epochs, and after the last epoch. A training can continue
+    /// from the multiples.
+    pub every: u64,
+}
+
+impl Default for Epochs {
+    fn default() -> Self {
+        Self { segments: vec![], keep: vec![], every: 1 }
+    }
 }
 
 impl Epochs {

@@ -372,6 +372,12 @@ impl<'a> Params<'a> {
         Some(node)
     }
 
+    /// Like [`Params::node`], but it does not enter the key.
+    pub fn node_unhashed(&mut self, name: &'static str) -> Option<Node> {
+        self.know(name, String::new);
+        self.find(name).cloned()
+    }
+
     fn find(&self, name: &str) -> Option<&'a Node> {
         self.tables.iter().find_map(|t| t.get(name))
     }

@@ -20,7 +20,7 @@ use super::training::net::{Fixed, Net};
 use super::training::schedule::{Rates, Schedule};
 use crate::artifact::Artifact;
 use crate::stage::{
-    About, Bound, Capability, Context, Epochs, Params, Reads, Role, Roles, Stage, StageError, StageKind,
+    About, Bound, Capability, Context, Curves, Epochs, Params, Reads, Role, Roles, Stage, StageError, StageKind,
 };
 
 /// The stage kind `fit-latents`.
@@ -108,8 +108,8 @@ impl Stage for Fit {
         Some(self.schedule.epochs.clone())
     }
 
-    fn curves(&self) -> &'static [&'static str] {
-        history::names(false)
+    fn curves(&self) -> Curves {
+        Curves::Named(history::names(false))
     }
 
     fn parallel(&self) -> bool {

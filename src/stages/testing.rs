@@ -173,6 +173,7 @@ impl Bench {
             progress: &self.told,
             cancel,
             chain: chain.map(|c| c as &dyn Chain),
+            program_chain: None,
         })
     }
 }

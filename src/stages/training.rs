@@ -247,7 +247,7 @@ fn first_not_finite(state: &BTreeMap<String, Tensor>) -> Option<&str> {
         tensor.bytes().par_chunks(1 << 20).all(|bytes| match tensor.element() {
             ElementType::F32 => bytes.as_chunks().0.iter().all(|b| f32::from_le_bytes(*b).is_finite()),
             ElementType::F64 => bytes.as_chunks().0.iter().all(|b| f64::from_le_bytes(*b).is_finite()),
-            ElementType::U8 | ElementType::U32 | ElementType::I64 => true,
+            _ => true,
         })
     };
     state.iter().find(|(_, tensor)| !finite(tensor)).map(|(name, _)| name.as_str())

@@ -138,7 +138,7 @@ impl Map {
                 done: step as u64,
                 total,
                 unit: "iterations",
-                figures: latest.map(|kl| ("kl", kl)).into_iter().collect(),
+                figures: latest.map(|kl| ("kl".into(), kl)).into_iter().collect(),
                 rate: None,
                 epoch_end: false,
             });

@@ -16,7 +16,7 @@ use super::index::{Index, count_affected};
 use super::lock::Sharing;
 use super::old_chunks;
 use super::pack;
-use super::pack_writer::{self, Source, Written};
+use super::pack_writer::{self, Body, Source, Written};
 use super::pieces::{self, Corruption, Located, Locations, Parts, PieceReader, ReadError};
 use super::recovery::Recovery;
 use crate::artifact::BlobEntry;
@@ -314,7 +314,7 @@ pub(super) fn is_listed(o: &Opened, blob: &BlobEntry) -> Result<bool, Failure> {
 }
 
 fn write_group(o: &Opened, group: &[Vec<u8>]) -> Result<(), Failure> {
-    let sources: Vec<_> = group.iter().map(|bytes| Source { head: Vec::new(), body: bytes }).collect();
+    let sources: Vec<_> = group.iter().map(|bytes| Source { head: Vec::new(), body: Body::Bytes(bytes) }).collect();
     let known = |pieces: &[Digest]| pieces::known(o, pieces).map_err(|f| f.at(o.path()));
     let written = pack_writer::write(&sources, &pack::folder(o.path()), &known)?;
     // Nothing was removed meanwhile.

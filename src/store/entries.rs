@@ -6,7 +6,8 @@
 //! 'r' ‖ key                       ResultRecord
 //! 'n' ‖ pipeline ‖ 0 ‖ point      key of the newest result of the point
 //! 's' ‖ digest ‖ key              nothing; the digest is of the result's components without the inputs' digests
-//! 't' ‖ key ‖ step ‖ class        StateRecord (step: u64, big-endian, so that the furthest comes last)
+//! 't' ‖ key ‖ step ‖ class        StateRecord (step: u64, big-endian, so that the furthest comes last); if its program
+//!                                 read files: ‖ 0 ‖ digest of their names and digests
 //! 'f' ‖ path                      FileRecord
 //! 'u' ‖ key                       Usable: what a look-up needs of a result that is not damaged; see `look.rs`
 //! 'd' ‖ declared ‖ key            the files that the program of a result read, with their digests; `declared` is the
@@ -317,12 +318,16 @@ pub(super) fn states(db: &sled::Db, key: &Key) -> Result<Vec<StateRecord>> {
     Ok(states)
 }
 
-/// The furthest state of this chain in this numerics class whose bytes are there, as far as the index knows. `keys` are
-/// the keys of state(0), state(1), … state(n).
-pub(super) fn longest_state(db: &sled::Db, keys: &[Key], class: &str) -> Result<Option<StateRecord>> {
+/// The furthest state of this chain that `accepts` returns true for, and whose bytes are there, as far as the index
+/// knows. `keys` are the keys of state(0), state(1), … state(n).
+pub(super) fn longest_state(
+    db: &sled::Db,
+    keys: &[Key],
+    accepts: impl Fn(&StateRecord) -> bool,
+) -> Result<Option<StateRecord>> {
     let lineage = lineage(db)?;
     for (i, key) in keys.iter().enumerate().rev() {
-        let is_usable = |s: &StateRecord| s.class == class && s.lineage == lineage && s.chain_index() == i as u64;
+        let is_usable = |s: &StateRecord| s.lineage == lineage && s.chain_index() == i as u64 && accepts(s);
         let stored = states(db, key)?.into_iter().filter(is_usable);
         if let Some(state) = stored.max_by_key(|s| (s.epoch, s.step)) {
             return Ok(Some(state));
@@ -343,7 +348,15 @@ pub(super) fn remove_state(batch: &mut Changes, record: &StateRecord) {
 }
 
 fn state_name(record: &StateRecord) -> Vec<u8> {
-    name(b't', &[&record.key.0, &record.step.to_be_bytes(), record.class.as_bytes()])
+    let (step, class) = (record.step.to_be_bytes(), record.class.as_bytes());
+    if record.files_read.is_empty() {
+        return name(b't', &[&record.key.0, &step, class]);
+    }
+    let mut files = Hash::new("files read");
+    for (name, digest) in &record.files_read {
+        files.text(name).digest(digest);
+    }
+    name(b't', &[&record.key.0, &step, class, &[0], &files.finish().0])
 }
 
 /// The remembered digest of a file.

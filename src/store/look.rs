@@ -19,8 +19,9 @@ use super::handle::Store;
 use super::index::Index;
 use super::journal;
 use super::pack;
-use super::record::ResultRecord;
-use crate::key::{Components, Digest, Key, Position, StoredResult};
+use super::record::{ResultRecord, StateRecord};
+use super::states::StateQuery;
+use crate::key::{Components, Digest, Key, StoredResult};
 
 /// The index, held open for look-ups.
 pub struct Look<'a> {
@@ -222,10 +223,11 @@ impl<'a> Look<'a> {
         self.db.map_or(Ok(false), |db| Ok(entries::has_similar(db, components)?))
     }
 
-    /// The position of [`Store::longest_state`].
-    pub fn states_present(&self, states: &[Key], class: &str) -> Result<Option<Position>, LookError> {
+    /// See [`Store::longest_state`].
+    pub fn longest_state(&self, states: &[Key], query: &StateQuery<'_>) -> Result<Option<StateRecord>, LookError> {
         let Some(db) = self.db else { return Ok(None) };
-        let longest = entries::longest_state(db, states, class)?;
-        Ok(longest.map(|s| s.position()))
+        let total = states.len().saturating_sub(1) as u64;
+        let accepts = |state: &StateRecord| query.accepts(state, total, |path| self.digest_now(path));
+        Ok(entries::longest_state(db, states, accepts)?)
     }
 }

@@ -7,6 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,6 +20,7 @@ use super::pack::{self, NewPack, PackLocation};
 use super::remote::RemoteError;
 use super::tree::{self, PIECE, PieceList};
 use crate::artifact::BlobEntry;
+use crate::file;
 use crate::key::Digest;
 
 /// Pieces that are hashed at a time.
@@ -40,20 +43,54 @@ pub(super) struct Source<'a> {
     /// The first bytes: fewer than a piece.
     pub(super) head: Vec<u8>,
     /// The other bytes.
-    pub(super) body: &'a [u8],
+    pub(super) body: Body<'a>,
+}
+
+/// The bytes of a blob after its head.
+#[derive(Clone, Copy)]
+pub(super) enum Body<'a> {
+    /// In memory.
+    Bytes(&'a [u8]),
+    /// In a file, which must not change while it is written. One piece at a time is in memory.
+    File { path: &'a Path, offset: u64, size: usize },
 }
 
 impl Source<'_> {
     fn len(&self) -> usize {
-        self.head.len() + self.body.len()
+        self.head.len()
+            + match self.body {
+                Body::Bytes(bytes) => bytes.len(),
+                Body::File { size, .. } => size,
+            }
     }
 
-    /// A piece's bytes.
-    fn piece(&self, index: usize) -> [&[u8]; 2] {
-        let (start, end) = (index * PIECE, ((index + 1) * PIECE).min(self.len()));
-        let head = self.head.len();
-        let part = &self.head[start.min(head)..end.min(head)];
-        [part, &self.body[start.max(head) - head..end.max(head) - head]]
+    /// Calls `f` with the bytes of each of these pieces.
+    fn each_piece<T>(
+        &self,
+        pieces: Range<usize>,
+        mut f: impl FnMut(usize, [&[u8]; 2]) -> io::Result<T>,
+    ) -> io::Result<Vec<T>> {
+        let (head, mut buffer) = (self.head.len(), Vec::new());
+        let file = match self.body {
+            Body::Bytes(_) => None,
+            Body::File { path, .. } => Some(file::open(path)?),
+        };
+        let mut all = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let (start, end) = (piece * PIECE, ((piece + 1) * PIECE).min(self.len()));
+            let part = start.max(head) - head..end.max(head) - head;
+            let body = match (self.body, &file) {
+                (Body::Bytes(bytes), _) => &bytes[part],
+                (Body::File { offset, .. }, Some(file)) => {
+                    buffer.resize(part.len(), 0);
+                    file.read_exact_at(&mut buffer, offset + part.start as u64)?;
+                    &buffer
+                }
+                (Body::File { .. }, None) => &[],
+            };
+            all.push(f(piece, [&self.head[start.min(head)..end.min(head)], body])?);
+        }
+        Ok(all)
     }
 }
 
@@ -83,7 +120,7 @@ struct Work<'a> {
 }
 
 /// The number of a group, and the names of its pieces.
-type Hashed = (usize, Vec<Digest>);
+type Hashed = (usize, io::Result<Vec<Digest>>);
 
 impl Work<'_> {
     /// Hashes the next group, if there is one.
@@ -92,7 +129,7 @@ impl Work<'_> {
         let group = self.groups.get(i)?;
         let source = &self.sources[group.source];
         let pieces = group.first..group.first + group.pieces;
-        Some((i, pieces.map(|piece| tree::name(piece, source.len() as u64, source.piece(piece))).collect()))
+        Some((i, source.each_piece(pieces, |piece, parts| Ok(tree::name(piece, source.len() as u64, parts)))))
     }
 
     fn bytes(&self) -> u64 {
@@ -203,6 +240,7 @@ impl<'scope> Writer<'_, 'scope> {
                 // Only a thread that failed leaves a group out.
                 ready.extend([next.ok_or_else(|| self.failed("a thread failed"))?]);
             };
+            let names = names.map_err(StoreError::io("can't read what goes to", self.folder))?;
             self.append(turn, &names, scope)?;
         }
         self.finish()
@@ -213,18 +251,21 @@ impl<'scope> Writer<'_, 'scope> {
     }
 
     fn append(&mut self, turn: usize, names: &[Digest], scope: &'scope Scope<'scope, '_>) -> Result<()> {
-        let group = &self.work.groups[turn];
+        let work = self.work;
+        let group = &work.groups[turn];
         let known = (self.known)(names)?;
-        for ((i, name), known) in names.iter().enumerate().zip(known) {
-            self.names[group.source].push(*name);
+        let failed = StoreError::io("can't write to", self.folder);
+        self.names[group.source].extend_from_slice(names);
+        let source = &work.sources[group.source];
+        let written = names.iter().zip(known).enumerate().try_for_each(|(i, (name, known))| {
             if known {
                 self.reused.insert(*name);
-                continue;
+                return Ok(());
             }
-            let piece = self.work.sources[group.source].piece(group.first + i);
-            self.push(*name, piece, scope).map_err(StoreError::io("can't write to", self.folder))?;
-        }
-        Ok(())
+            let piece = group.first + i;
+            source.each_piece(piece..piece + 1, |_, parts| self.push(*name, parts, scope)).map(drop)
+        });
+        written.map_err(failed)
     }
 
     fn push(&mut self, name: Digest, piece: [&[u8]; 2], scope: &'scope Scope<'scope, '_>) -> io::Result<()> {

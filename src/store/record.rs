@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::holder::Holder;
-use crate::artifact::{BlobEntry, Capability, Manifest, TensorEntry};
+use crate::artifact::{BlobEntry, Capability, Folder, Manifest, TensorEntry};
 use crate::key::{Components, Digest, Key, Position};
 use crate::status::{RunStatus, StageStatus};
 
@@ -65,7 +65,7 @@ pub struct ResultRecord {
 impl ResultRecord {
     /// The blobs it needs.
     pub(super) fn blobs(&self) -> impl Iterator<Item = BlobEntry> {
-        self.manifest.tensors.values().map(|t| t.blob).chain(self.manifest.files.values().copied())
+        self.manifest.blobs()
     }
 
     /// The names of what it provides. A record of an earlier version doesn't hold them; it provides what its kind does.
@@ -94,6 +94,13 @@ pub struct StateRecord {
     pub pinned: bool,
     /// Its tensors.
     pub tensors: BTreeMap<String, TensorEntry>,
+    /// Its files, if it is the state of a program.
+    #[serde(default, skip_serializing_if = "Folder::is_empty")]
+    pub folder: Folder,
+    /// The files that the program has read so far although its stage does not name them: see
+    /// [`Components::files_read`]. The state counts only as long as they have these digests.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files_read: BTreeMap<String, Digest>,
     /// Unix milliseconds.
     pub saved_at: i64,
     /// As in [`ResultRecord`].
@@ -103,12 +110,12 @@ pub struct StateRecord {
 impl StateRecord {
     /// Bytes of its tensors, before they are cut into pieces.
     pub fn bytes(&self) -> u64 {
-        self.tensors.values().map(|t| t.blob.size).sum()
+        self.blobs().map(|blob| blob.size).sum()
     }
 
     /// The blobs it needs.
     pub(super) fn blobs(&self) -> impl Iterator<Item = BlobEntry> {
-        self.tensors.values().map(|t| t.blob)
+        self.tensors.values().map(|t| t.blob).chain(self.folder.blobs())
     }
 
     /// Where it is on its chain.
@@ -123,7 +130,7 @@ impl StateRecord {
 
     /// Whether both are stored under the same name.
     pub(super) fn has_name_of(&self, other: &Self) -> bool {
-        (self.key, self.step, &self.class) == (other.key, other.step, &other.class)
+        (self.key, self.step, &self.class, &self.files_read) == (other.key, other.step, &other.class, &other.files_read)
     }
 }
 

@@ -9,10 +9,12 @@ use super::handle::Store;
 use super::holder::now_ms;
 use super::journal::Changes;
 use super::lock::Sharing;
-use super::pack_writer::Source;
+use super::pack_writer::{Body, Source};
 use super::record::{Provenance, ResultRecord};
 use super::small_files::SmallFiles;
-use crate::artifact::{Artifact, BlobEntry, Manifest, Tensor, TensorEntry};
+use crate::artifact::{
+    Artifact, BlobEntry, ElementType, FileOnDisk, Manifest, Tensor, TensorEntry, TensorOnDisk, byte_count,
+};
 use crate::key::{Components, Key};
 
 /// A result about to be stored.
@@ -128,12 +130,17 @@ impl Store {
                 let entry = chosen.contains(name).then(|| BlobEntry::of(content));
                 match entry {
                     Some(entry) => drop(small.insert(entry.digest, content.as_slice())),
-                    None => sources.push(Source { head: Vec::new(), body: content }),
+                    None => sources.push(Source { head: Vec::new(), body: Body::Bytes(content) }),
                 }
                 own.push((name.clone(), entry));
             }
+            sources.extend(artifact.files_on_disk.values().map(file_source));
+            own.extend(artifact.files_on_disk.keys().map(|name| (name.clone(), None)));
             for tensor in artifact.tensors.values() {
                 sources.push(tensor_source(tensor)?);
+            }
+            for tensor in artifact.tensors_on_disk.values() {
+                sources.push(tensor_on_disk(tensor)?);
             }
             files.push(own);
         }
@@ -146,10 +153,20 @@ impl Store {
             for (name, small) in own {
                 files.extend(small.or_else(|| entries.next()).map(|entry| (name, entry)));
             }
-            let tensors = artifact.tensors.iter().zip(entries.by_ref());
-            let tensors = tensors.map(|((name, t), blob)| (name.clone(), tensor_entry(t, blob))).collect();
-            let (metrics, facts) = (artifact.metrics.clone(), artifact.facts.clone());
-            manifests.push(Manifest { kind: (*kind).to_owned(), tensors, files, metrics, facts });
+            let in_memory = artifact.tensors.iter().map(|(name, t)| (name, t.element(), t.shape()));
+            let on_disk = artifact.tensors_on_disk.iter().map(|(name, t)| (name, t.element, &*t.shape));
+            let tensors = in_memory.chain(on_disk).zip(entries.by_ref());
+            let entry = |((name, element, shape), blob): ((&String, _, &[usize]), _)| {
+                (name.clone(), TensorEntry { element, shape: shape.to_vec(), blob })
+            };
+            manifests.push(Manifest {
+                kind: (*kind).to_owned(),
+                tensors: tensors.map(entry).collect(),
+                files,
+                metrics: artifact.metrics.clone(),
+                facts: artifact.facts.clone(),
+                state: artifact.state.clone(),
+            });
         }
         Ok(manifests)
     }
@@ -188,9 +205,25 @@ impl Store {
 }
 
 fn tensor_source(tensor: &Tensor) -> Result<Source<'_>> {
-    let head = Tensor::blob_header(tensor.element(), tensor.shape());
-    let head = head.map_err(|e| StoreError::NotFound(format!("a tensor can't be stored: {e}")))?;
-    Ok(Source { head, body: tensor.bytes() })
+    Ok(Source { head: blob_header(tensor.element(), tensor.shape())?, body: Body::Bytes(tensor.bytes()) })
+}
+
+pub(super) fn tensor_on_disk(tensor: &TensorOnDisk) -> Result<Source<'_>> {
+    let TensorOnDisk { element, shape, path, offset } = tensor;
+    let size = byte_count(*element, shape).unwrap_or_default();
+    Ok(Source { head: blob_header(*element, shape)?, body: Body::File { path, offset: *offset, size } })
+}
+
+pub(super) fn file_source(file: &FileOnDisk) -> Source<'_> {
+    // More bytes than an address has can't be read.
+    let size = usize::try_from(file.size).unwrap_or(usize::MAX);
+    Source { head: Vec::new(), body: Body::File { path: &file.path, offset: 0, size } }
+}
+
+/// The bytes of a tensor's blob before its elements.
+pub(super) fn blob_header(element: ElementType, shape: &[usize]) -> Result<Vec<u8>> {
+    let header = Tensor::blob_header(element, shape);
+    header.map_err(|e| StoreError::NotFound(format!("a tensor can't be stored: {e}")))
 }
 
 fn tensor_entry(tensor: &Tensor, blob: BlobEntry) -> TensorEntry {

@@ -63,7 +63,8 @@ impl Live {
         dead: &[ResultRecord],
     ) -> (Vec<StateRecord>, Vec<StateRecord>) {
         let chains = chains(kept);
-        let finished: BTreeSet<Key> = kept.iter().chain(dead).filter(|r| !r.damaged).map(|r| r.key).collect();
+        let last_state = |r: &ResultRecord| r.components.chain().keys().last().copied().unwrap_or(r.key);
+        let finished: BTreeSet<Key> = kept.iter().chain(dead).filter(|r| !r.damaged).map(last_state).collect();
         let mut newest: BTreeMap<(Key, String), (u64, u64)> = BTreeMap::new();
         for state in &states {
             if let Some(towards) = state.towards {
@@ -96,8 +97,9 @@ impl Live {
 fn chains(results: &[ResultRecord]) -> BTreeMap<Key, bool> {
     let mut chains = BTreeMap::new();
     for record in results {
-        for key in record.components.chain().keys() {
-            *chains.entry(*key).or_insert(false) |= *key == record.key;
+        let chain = record.components.chain();
+        for key in chain.keys() {
+            *chains.entry(*key).or_insert(false) |= Some(key) == chain.keys().last();
         }
     }
     chains

@@ -6,24 +6,75 @@
 //! epoch.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use super::database::Access;
 use super::engine::Failure;
-use super::entries;
+use super::entries::{self, FilesRead};
 use super::error::{Result, StoreError};
 use super::handle::Store;
 use super::holder::now_ms;
 use super::lock::Sharing;
 use super::record::StateRecord;
-use crate::artifact::Tensor;
+use crate::artifact::{FolderOnDisk, Tensor};
 use crate::key::{Digest, Key, Position};
 
+/// Which stored states of a chain a training can continue from.
+#[derive(Clone, Copy, Debug)]
+pub struct StateQuery<'a> {
+    /// Those of this numerics class.
+    pub class: &'a str,
+    /// Those after a multiple of this many epochs, and the last one of the chain.
+    pub every: u64,
+    /// The pipeline's folder. The files that a program read before it saved the state must be as they were then.
+    pub base: &'a Path,
+}
+
+/// A state about to be stored.
+#[derive(Clone, Copy, Debug)]
+pub struct NewState<'a> {
+    /// Its place on the chain.
+    pub position: Position,
+    /// Its numerics class.
+    pub class: &'a str,
+    /// Whether it stays when a later one is stored.
+    pub pinned: bool,
+    /// Its tensors.
+    pub tensors: &'a BTreeMap<String, Tensor>,
+    /// Its files, if it is the state of a program.
+    pub folder: Option<&'a FolderOnDisk>,
+    /// See [`StateRecord::files_read`].
+    pub files_read: &'a FilesRead,
+}
+
+impl<'a> NewState<'a> {
+    /// A state that consists of tensors.
+    pub fn new(position: Position, class: &'a str, pinned: bool, tensors: &'a BTreeMap<String, Tensor>) -> Self {
+        static NONE: FilesRead = BTreeMap::new();
+        Self { position, class, pinned, tensors, folder: None, files_read: &NONE }
+    }
+}
+
+impl<'a> StateQuery<'a> {
+    /// Any state of this numerics class, if it has no files.
+    pub fn new(class: &'a str) -> Self {
+        Self { class, every: 1, base: Path::new("") }
+    }
+
+    /// Whether a state can be continued. `digest` returns the digest that a file has now.
+    pub(super) fn accepts(&self, state: &StateRecord, total: u64, digest: impl Fn(&Path) -> Option<Digest>) -> bool {
+        state.class == self.class
+            && (state.epoch.is_multiple_of(self.every) || state.epoch == total)
+            && state.files_read.iter().all(|(name, stored)| digest(&self.base.join(name)).as_ref() == Some(stored))
+    }
+}
+
 impl Store {
-    /// The furthest stored state of this chain in this numerics class, as far as the index knows. `states` are the keys
+    /// The furthest stored state of this chain that can be continued, as far as the index knows. `states` are the keys
     /// of state(0), state(1), … state(n) as [`crate::key::Components::chain`] returns them. Partial states count by
     /// their epoch and step.
-    pub fn longest_state(&self, states: &[Key], class: &str) -> Result<Option<StateRecord>> {
-        self.index.read(|db| entries::longest_state(db, states, class))
+    pub fn longest_state(&self, states: &[Key], query: &StateQuery<'_>) -> Result<Option<StateRecord>> {
+        self.look(|look| look.longest_state(states, query))
     }
 
     /// All stored states of this chain in any numerics class, as far as the index knows, in the order of the chain.
@@ -48,9 +99,13 @@ impl Store {
         })
     }
 
-    /// The furthest readable state, with its content. Damaged states are forgotten and skipped.
-    pub fn resume(&self, states: &[Key], class: &str) -> Result<Option<(StateRecord, BTreeMap<String, Tensor>)>> {
-        while let Some(record) = self.longest_state(states, class)? {
+    /// The furthest readable state, with its tensors. Damaged states are forgotten and skipped.
+    pub fn resume(
+        &self,
+        states: &[Key],
+        query: &StateQuery<'_>,
+    ) -> Result<Option<(StateRecord, BTreeMap<String, Tensor>)>> {
+        while let Some(record) = self.longest_state(states, query)? {
             match self.read_state(&record) {
                 Ok(tensors) => return Ok(Some((record, tensors))),
                 // It was forgotten, so the next look-up finds the state before it.
@@ -67,22 +122,19 @@ impl Store {
     ///
     /// # Errors
     /// If the cache can't be written, or the chain has no such state.
-    pub fn put_state(
-        &self,
-        states: &[Key],
-        position: Position,
-        class: &str,
-        pinned: bool,
-        tensors: &BTreeMap<String, Tensor>,
-    ) -> Result<StateRecord> {
+    pub fn put_state(&self, states: &[Key], new: NewState<'_>) -> Result<StateRecord> {
+        let NewState { position, class, pinned, .. } = new;
         let index = usize::try_from(position.epoch).ok().and_then(|e| e.checked_add(usize::from(position.step > 0)));
         let (Some(key), Some(towards)) = (index.and_then(|index| states.get(index)), states.last().copied()) else {
             return Err(StoreError::NotFound(format!("the chain has no state {}+{}", position.epoch, position.step)));
         };
         let _collecting = self.index.folder.collect_lock(Sharing::Shared)?;
-        let tensors = self.write_tensors(tensors)?;
+        let tensors = self.write_tensors(new.tensors)?;
+        let folder = new.folder.map(|folder| self.put_folder(folder)).transpose()?.unwrap_or_default();
         let (before, lineage) = self.index.read(|db| Ok((entries::states(db, key)?, entries::lineage(db)?)))?;
-        let same = before.into_iter().find(|s| s.step == position.step && s.class == class);
+        let is_same =
+            |s: &StateRecord| (s.step, s.class.as_str(), &s.files_read) == (position.step, class, new.files_read);
+        let same = before.into_iter().find(is_same);
         let shared = same.as_ref().is_some_and(|s| s.towards.is_some_and(|other| other != towards));
         let record = StateRecord {
             key: *key,
@@ -92,6 +144,8 @@ impl Store {
             class: class.to_owned(),
             pinned: pinned || shared || same.is_some_and(|s| s.pinned),
             tensors,
+            folder,
+            files_read: new.files_read.clone(),
             saved_at: now_ms(),
             lineage,
         };
@@ -99,12 +153,23 @@ impl Store {
         Ok(record)
     }
 
-    /// A state's verified content.
+    /// A state's verified tensors.
     ///
     /// # Errors
     /// As [`Store::read_tensor`].
     pub fn read_state(&self, record: &StateRecord) -> Result<BTreeMap<String, Tensor>> {
         record.tensors.iter().map(|(name, entry)| Ok((name.clone(), self.read_tensor(entry)?))).collect()
+    }
+
+    /// Keeps a state when a later one is stored.
+    ///
+    /// # Errors
+    /// If the cache can't be written.
+    pub fn pin_state(&self, state: &StateRecord) -> Result<()> {
+        self.index.change(|db, changes| {
+            let stored = entries::states(db, &state.key)?.into_iter().find(|stored| stored.has_name_of(state));
+            stored.map_or(Ok(()), |stored| entries::put_state(changes, &StateRecord { pinned: true, ..stored }))
+        })
     }
 
     /// Removes `old`, which `newest` replaces, and returns whether it did. It stays if it is pinned, if another

@@ -27,12 +27,8 @@ pub(super) fn components(name: &str, input: u8) -> Components {
         kind: "test".to_owned(),
         version: 1,
         params: BTreeMap::from([("name".to_owned(), name.into())]),
-        seed: None,
-        precision: None,
         inputs: BTreeMap::from([("data".to_owned(), InputDigest::One(Digest([input; 32])))]),
-        contents: BTreeMap::new(),
-        files_read: BTreeMap::new(),
-        segments: None,
+        ..Components::default()
     }
 }
 
@@ -69,7 +65,7 @@ pub(super) fn is_present(store: &Store, record: &ResultRecord) -> bool {
 
 /// The furthest stored state of a chain, as a look-up finds it.
 pub(super) fn furthest(store: &Store, keys: &[Key], class: &str) -> Option<Position> {
-    store.look(|look| look.states_present(keys, class)).unwrap()
+    store.longest_state(keys, &StateQuery::new(class)).unwrap().map(|state| state.position())
 }
 
 pub(super) fn read(store: &Store, record: &ResultRecord) -> Result<Artifact> {
@@ -105,7 +101,7 @@ fn missing_cache_reads_as_empty_and_is_not_created() {
     assert_eq!(store.result(&key).unwrap(), None);
     assert_eq!(store.results(&[key, key]).unwrap(), [None, None]);
     assert_eq!(store.newest("p", "x").unwrap(), None);
-    assert_eq!(store.longest_state(&[key], "cpu").unwrap(), None);
+    assert_eq!(store.longest_state(&[key], &StateQuery::new("cpu")).unwrap(), None);
     assert!(store.runs().unwrap().is_empty());
     assert_eq!(store.disk_bytes(), 0);
     assert_eq!(store.gc(&GcPolicy { keep_runs: 1, named: vec![], dry_run: false }).unwrap(), GcReport::default());
@@ -214,19 +210,19 @@ fn training_resumes_from_furthest_state_of_its_class() {
     let store = store(dir.path());
     let keys = chain(5).chain().keys().to_vec();
     assert_eq!(furthest(&store, &keys, "cpu"), None);
-    store.put_state(&keys, at(2, 0), "cpu", true, &state(2, 1000)).unwrap();
-    store.put_state(&keys, at(3, 0), "cpu", false, &state(3, 1000)).unwrap();
+    store.put_state(&keys, NewState::new(at(2, 0), "cpu", true, &state(2, 1000))).unwrap();
+    store.put_state(&keys, NewState::new(at(3, 0), "cpu", false, &state(3, 1000))).unwrap();
     // A partial state has the key of the state that it will become.
-    store.put_state(&keys, at(3, 9), "cpu", false, &state(39, 1000)).unwrap();
-    store.put_state(&keys, at(3, 17), "cpu", false, &state(317, 1000)).unwrap();
-    store.put_state(&keys, at(4, 0), "cuda", false, &state(4, 1000)).unwrap();
+    store.put_state(&keys, NewState::new(at(3, 9), "cpu", false, &state(39, 1000))).unwrap();
+    store.put_state(&keys, NewState::new(at(3, 17), "cpu", false, &state(317, 1000))).unwrap();
+    store.put_state(&keys, NewState::new(at(4, 0), "cuda", false, &state(4, 1000))).unwrap();
     assert_eq!(furthest(&store, &keys, "cpu"), Some(at(3, 17)));
     assert_eq!(furthest(&store, &keys, "cuda"), Some(at(4, 0)));
     // A chain that ends at epoch 3 uses no later state.
     assert_eq!(furthest(&store, &keys[..4], "cpu"), Some(at(3, 0)));
-    let (record, tensors) = store.resume(&keys, "cpu").unwrap().unwrap();
+    let (record, tensors) = store.resume(&keys, &StateQuery::new("cpu")).unwrap().unwrap();
     assert_eq!(tensors, state(317, 1000));
-    let state_at = |chain: &[Key]| store.longest_state(chain, "cpu").unwrap().unwrap();
+    let state_at = |chain: &[Key]| store.longest_state(chain, &StateQuery::new("cpu")).unwrap().unwrap();
     assert!(store.remove_superseded(&state_at(&keys[..4]), &record).unwrap());
     assert_eq!(furthest(&store, &keys[..4], "cpu"), Some(at(2, 0)));
     assert!(!store.remove_superseded(&state_at(&keys[..4]), &record).unwrap());
@@ -243,12 +239,12 @@ fn superseded_states_free_their_space() {
     let mut sizes = Vec::new();
     let mut before: Option<StateRecord> = None;
     for epoch in 0..=40 {
-        let record = store.put_state(&keys, at(epoch, 0), "cpu", false, &state(epoch, 4 << 20)).unwrap();
+        let record = store.put_state(&keys, NewState::new(at(epoch, 0), "cpu", false, &state(epoch, 4 << 20))).unwrap();
         assert!(before.is_none_or(|old| store.remove_superseded(&old, &record).unwrap()));
         before = Some(record);
         sizes.push(store.disk_bytes() >> 20);
     }
-    assert_eq!(store.resume(&keys, "cpu").unwrap().unwrap().1, state(40, 4 << 20));
+    assert_eq!(store.resume(&keys, &StateQuery::new("cpu")).unwrap().unwrap().1, state(40, 4 << 20));
     // 164 MB were written; 4 MB are needed.
     assert!(sizes[40] < 80, "{sizes:?}");
     let policy = GcPolicy { keep_runs: 1, named: vec![], dry_run: false };

@@ -98,7 +98,7 @@ fn output_that_is_a_fifo_or_too_large_fails_its_stage() {
     for (script, what) in [
         ("mkfifo out", "is not a plain file: it is a FIFO"),
         ("ln -s /dev/zero out", "is a link or is behind one"),
-        ("truncate -s 10T out", "bytes, the limit"),
+        ("truncate -s 10T out", "has 10995116277760 bytes, but the file system of the cache has room for "),
         ("touch out; truncate -s 1T {metrics}", "the metrics file has more than 16777216 bytes, the limit"),
         ("touch out; mkfifo {metrics}", "the metrics file is not a plain file: it is a FIFO"),
     ] {

@@ -31,11 +31,9 @@ fn too_little_memory_is_an_error_with_exit_code_5() {
 
 #[test]
 fn stage_that_runs_out_of_memory_is_an_error_with_exit_code_5() {
-    // A sparse output of 2 GB.
-    let project = Project::new(
-        "[pipeline]\nname = \"p\"\n[stages.a]\nkind = \"command\"\nargv = [\"truncate\", \"-s\", \"2G\", \"out\"]\n\
-         outputs = { out = \"out\" }\n",
-    );
+    // A decoder of 700 MB.
+    let project = Project::new(MINI);
+    project.edit("channels = [16, 12, 8, 8]", "channels = [8192, 2048, 64, 8]");
     let output = project.limited("-v 1000000", &["run", "p.toml"]);
     assert_eq!(output.code, 5, "{}", output.stderr);
     assert!(output.stderr.contains("error: out of memory: the system refused "), "{}", output.stderr);

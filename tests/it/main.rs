@@ -32,6 +32,7 @@ mod support;
 mod shown;
 mod sweeps;
 mod terminal;
+mod training;
 mod verifying;
 mod waiting;
 mod watching;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use vadpipe::artifact::Tensor;
 use vadpipe::key::{Key, Position};
-use vadpipe::store::Store;
+use vadpipe::store::{NewState, Store};
 
 use crate::support::{MINI, Project, json};
 
@@ -110,7 +110,7 @@ fn sample_finds_a_stored_state_that_differs() {
     let changed = Tensor::new(tensors[name].shape().to_vec(), &values).expect("a tensor");
     tensors.insert(name.to_owned(), changed);
     let position = Position { epoch: 2, step: 0 };
-    store.put_state(&states, position, &kept.class, true, &tensors).expect("it is stored");
+    store.put_state(&states, NewState::new(position, &kept.class, true, &tensors)).expect("it is stored");
     drop(store);
     let output = project.vadpipe(["verify", "p.toml", "ad", "--sample", "9", "--json"]);
     assert_eq!(output.code, 3, "{}{}", output.stdout, output.stderr);

@@ -77,6 +77,7 @@ pub(super) fn of_project(project: &Project, ui: &Ui) -> Result<BTreeMap<PointId,
             contents: stage.contents(&files)?,
             files_read: records.get(&index).map(|r| r.components.files_read.clone()).unwrap_or_default(),
             segments: stage.epochs().map(|e| e.segments),
+            result: stage.result_params(),
         };
         identity.insert(index, components.key());
         let names = |input: &PointInput| input.points().iter().map(|i| project.name(*i).to_owned()).collect();

@@ -5,7 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::artifact::{BlobEntry, ElementType, Manifest, TensorEntry};
+use crate::artifact::{BlobEntry, ElementType, Manifest, TensorEntry, TensorFile};
+use crate::stage::STATE_FOLDER;
 
 /// A file of an export.
 #[derive(Debug, PartialEq)]
@@ -25,6 +26,8 @@ pub(super) enum Content<'a> {
     Json(Value),
     /// A file of the result, unchanged.
     File(&'a BlobEntry),
+    /// A file with tensors, which is part of the last state of a program.
+    TensorFile(&'a TensorFile),
     /// Tensors with their names in the file, which are unique.
     Tensors(Vec<(&'a str, &'a TensorEntry)>),
     /// A stack of images.
@@ -45,6 +48,9 @@ pub(super) fn files(manifest: &Manifest) -> Result<Vec<ExportFile<'_>>, String> 
         ("facts.json".to_owned(), Content::Json(json!(manifest.facts))),
     ];
     wanted.extend(manifest.files.iter().map(|(name, blob)| (name.clone(), Content::File(blob))));
+    let state = |name: &String| format!("{STATE_FOLDER}/{name}");
+    wanted.extend(manifest.state.files.iter().map(|(name, blob)| (state(name), Content::File(blob))));
+    wanted.extend(manifest.state.tensor_files.iter().map(|(name, file)| (state(name), Content::TensorFile(file))));
     wanted.extend(groups(manifest).into_iter().map(|(group, t)| (format!("{group}.safetensors"), Content::Tensors(t))));
     let pictures = manifest.tensors.iter().filter(|(_, entry)| is_picture(entry));
     wanted.extend(pictures.map(|(name, entry)| (format!("{name}.png"), Content::Picture(entry))));
@@ -159,8 +165,7 @@ mod tests {
             kind: "command".to_owned(),
             tensors: tensors.iter().map(|(n, element, shape)| ((*n).to_owned(), entry(*element, shape))).collect(),
             files: files.iter().map(|n| ((*n).to_owned(), blob)).collect(),
-            metrics: BTreeMap::new(),
-            facts: BTreeMap::new(),
+            ..Manifest::default()
         }
     }
 
@@ -172,6 +177,7 @@ mod tests {
                 Content::Json(_) => "JSON".to_owned(),
                 Content::File(_) => "file".to_owned(),
                 Content::Tensors(tensors) => tensors.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" "),
+                Content::TensorFile(file) => file.tensors.keys().cloned().collect::<Vec<_>>().join(" "),
                 Content::Picture(_) => "picture".to_owned(),
             };
             format!("{}: {content}", file.name)

@@ -1,14 +1,16 @@
 //! The first difference between two results, or between two states of a training.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use half::{bf16, f16};
 use serde::Serialize;
 
-use crate::artifact::{ElementType, Manifest, Tensor, TensorError};
-use crate::error::{Category, Error, Result};
+use crate::artifact::{ElementType, Folder, Manifest, Tensor};
+use crate::error::Result;
 use crate::exec::worker::Worker;
-use crate::store::ResultRecord;
+use crate::stage::STATE_FOLDER;
+use crate::store::{ResultRecord, Store};
 
 /// The part of a result that differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -74,6 +76,10 @@ pub(super) fn of_results(worker: &Worker<'_>, stored: &ResultRecord, again: &Res
     if let Some(name) = new.tensors.keys().find(|n| !old.tensors.contains_key(*n)) {
         return Ok(Difference::new(Part::Tensor, name, "is new"));
     }
+    let stores = (&**worker.context.store, &**worker.into);
+    if let Some(found) = of_folders((stores.0, &old.state), (stores.1, &new.state))? {
+        return Ok(found);
+    }
     let names = old.files.keys().chain(new.files.keys());
     if let Some(name) = names.into_iter().find(|name| old.files.get(*name) != new.files.get(*name)) {
         let size = |files: &BTreeMap<String, crate::artifact::BlobEntry>| {
@@ -94,6 +100,39 @@ pub(super) fn of_results(worker: &Worker<'_>, stored: &ResultRecord, again: &Res
     let names = old.facts.keys().chain(new.facts.keys());
     let name = names.into_iter().find(|name| old.facts.get(*name) != new.facts.get(*name));
     Ok(Difference::new(Part::Fact, name.map_or("", String::as_str), "changed"))
+}
+
+/// The first difference between two stored folders, if there is one.
+pub(super) fn of_folders(old: (&Store, &Folder), new: (&Store, &Folder)) -> Result<Option<Difference>> {
+    let ((old_store, old), (new_store, new)) = (old, new);
+    let named = |file: &str| format!("{STATE_FOLDER}/{file}");
+    for (file, before) in &old.tensor_files {
+        let Some(now) = new.tensor_files.get(file) else {
+            return Ok(Some(Difference::new(Part::File, &named(file), "is missing now")));
+        };
+        for (name, entry) in &before.tensors {
+            let in_file = format!("{}: {name}", named(file));
+            match now.tensors.get(name) {
+                None => return Ok(Some(Difference::new(Part::Tensor, &in_file, "is missing now"))),
+                Some(other) if other == entry => {}
+                Some(other) => {
+                    return of_tensors(&in_file, &old_store.read_tensor(entry)?, &new_store.read_tensor(other)?)
+                        .map(Some);
+                }
+            }
+        }
+        if let Some(name) = now.tensors.keys().find(|name| !before.tensors.contains_key(*name)) {
+            return Ok(Some(Difference::new(Part::Tensor, &format!("{}: {name}", named(file)), "is new")));
+        }
+        if before.metadata != now.metadata {
+            return Ok(Some(Difference::new(Part::File, &named(file), "has other metadata")));
+        }
+    }
+    let names: BTreeSet<&String> = old.files.keys().chain(new.files.keys()).chain(new.tensor_files.keys()).collect();
+    let differs = |name: &&&String| old.files.get(**name) != new.files.get(**name);
+    let is_new = |name: &&&String| new.tensor_files.contains_key(**name) && !old.tensor_files.contains_key(**name);
+    let different = names.iter().find(|name| differs(name) || is_new(name));
+    Ok(different.map(|name| Difference::new(Part::File, &named(name), "has different bytes")))
 }
 
 /// The first difference between two states, if there is one.
@@ -117,36 +156,47 @@ fn of_tensors(name: &str, a: &Tensor, b: &Tensor) -> Result<Difference> {
     if a.shape() != b.shape() || a.element() != b.element() {
         return Ok(Difference::new(Part::Tensor, name, format!("was {a:?}, is {b:?} now")));
     }
-    let size = a.element().size();
+    // Elements of less than a byte are compared byte by byte.
+    let size = (a.element().bitsize() / 8).max(1);
     let differs = a.bytes().chunks_exact(size).zip(b.bytes().chunks_exact(size)).map(|(a, b)| a != b);
-    let (numbers_a, numbers_b) = (numbers(a)?, numbers(b)?);
-    let (mut count, mut most, mut odd) = (0u64, 0.0f64, false);
-    for ((a, b), _) in numbers_a.iter().zip(&numbers_b).zip(differs).filter(|(_, differs)| *differs) {
-        let by = (a - b).abs();
-        count += 1;
-        most = most.max(by);
-        odd |= !by.is_finite();
-    }
+    let differing = differs.clone().filter(|differs| *differs).count() as u64;
     let elements = a.len() as u64;
-    let by = if odd { "some of them not finite".to_owned() } else { format!("by {most:e} at most") };
-    let mut difference =
-        Difference::new(Part::Tensor, name, format!("differs in {count} of {elements} elements, {by}"));
+    let mut difference = Difference::new(Part::Tensor, name, format!("differs in {differing} of {elements} elements"));
     difference.elements = Some(elements);
-    difference.differing = Some(count);
-    difference.max_abs = (!odd).then_some(most);
+    difference.differing = Some(differing);
+    let Some((numbers_a, numbers_b)) = numbers(a).zip(numbers(b)) else { return Ok(difference) };
+    let pairs = numbers_a.iter().zip(&numbers_b).zip(differs).filter(|(_, differs)| *differs);
+    let distances: Vec<f64> = pairs.map(|((a, b), _)| (a - b).abs()).collect();
+    if distances.iter().all(|distance| distance.is_finite()) {
+        let most = distances.into_iter().fold(0.0, f64::max);
+        difference.how += &format!(", by {most:e} at most");
+        difference.max_abs = Some(most);
+    } else {
+        difference.how += ", some of them not finite";
+    }
     Ok(difference)
 }
 
-fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
-    let error = |e: TensorError| Error::new(Category::Storage, "a tensor can't be read").caused_by(e);
-    let wide = |v: Vec<f32>| v.into_iter().map(f64::from).collect();
-    match tensor.element() {
-        ElementType::F32 => tensor.to_vec::<f32>().map(wide).map_err(error),
-        ElementType::F64 => tensor.to_vec::<f64>().map_err(error),
-        ElementType::U8 => tensor.to_vec::<u8>().map(|v| v.into_iter().map(f64::from).collect()).map_err(error),
-        ElementType::U32 => tensor.to_vec::<u32>().map(|v| v.into_iter().map(f64::from).collect()).map_err(error),
-        ElementType::I64 => tensor.to_vec::<i64>().map(|v| v.into_iter().map(|v| v as f64).collect()).map_err(error),
+/// The elements as numbers. `None` for a type that Rust has no numbers for.
+fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
+    fn each<const N: usize>(tensor: &Tensor, number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+        tensor.bytes().as_chunks().0.iter().map(|bytes| number(*bytes)).collect()
     }
+    Some(match tensor.element() {
+        ElementType::F16 => each(tensor, |bytes| f16::from_le_bytes(bytes).into()),
+        ElementType::BF16 => each(tensor, |bytes| bf16::from_le_bytes(bytes).into()),
+        ElementType::F32 => each(tensor, |bytes| f32::from_le_bytes(bytes).into()),
+        ElementType::F64 => each(tensor, f64::from_le_bytes),
+        ElementType::BOOL | ElementType::U8 => each(tensor, |bytes| u8::from_le_bytes(bytes).into()),
+        ElementType::I8 => each(tensor, |bytes| i8::from_le_bytes(bytes).into()),
+        ElementType::I16 => each(tensor, |bytes| i16::from_le_bytes(bytes).into()),
+        ElementType::U16 => each(tensor, |bytes| u16::from_le_bytes(bytes).into()),
+        ElementType::I32 => each(tensor, |bytes| i32::from_le_bytes(bytes).into()),
+        ElementType::U32 => each(tensor, |bytes| u32::from_le_bytes(bytes).into()),
+        ElementType::I64 => each(tensor, |bytes| i64::from_le_bytes(bytes) as f64),
+        ElementType::U64 => each(tensor, |bytes| u64::from_le_bytes(bytes) as f64),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

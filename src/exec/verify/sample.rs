@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 
 use super::difference::{self, Difference};
+use super::programs;
 use crate::artifact::Tensor;
 use crate::error::{Error, Result};
 use crate::exec::job::Job;
-use crate::exec::worker::Worker;
+use crate::exec::worker::{StageChain, Worker};
 use crate::rng::Streams;
 use crate::stage::{Cancel, Chain, Position, Saved, StageError};
 use crate::store::StateRecord;
@@ -83,6 +84,12 @@ impl Sample {
 
 fn stretch(worker: &Worker<'_>, job: &Job, before: Option<&StateRecord>, end: &StateRecord) -> Result<Stretch> {
     let from = before.map_or(0, |s| s.epoch);
+    if worker.context.point(job.point).parsed.stage.reads().files {
+        let every = worker.context.spec.resumable(job.point, "").every;
+        let again = programs::replay(worker, job, before, end.epoch, every)?;
+        let difference = programs::compare(worker, (worker.context.store, end), (worker.into, &again))?;
+        return Ok(Stretch { from, to: end.epoch, difference });
+    }
     let start = before.map(|s| worker.context.store.read_state(s)).transpose()?;
     let replay = Replay {
         start: start.map(|tensors| Saved { position: Position { epoch: from, step: 0 }, tensors }),
@@ -92,7 +99,7 @@ fn stretch(worker: &Worker<'_>, job: &Job, before: Option<&StateRecord>, end: &S
         reached: Mutex::default(),
     };
     let damaged = Arc::default();
-    let ran = worker.run_stage(job, &damaged, Some(&replay), None, &replay.stop);
+    let ran = worker.run_stage(job, &damaged, StageChain::Replay(&replay), &replay.stop);
     let reached = replay.reached.into_inner().unwrap_or_else(PoisonError::into_inner);
     let Some(again) = reached else {
         // Interrupted by the user, or failed.

@@ -1,6 +1,6 @@
 //! The epochs of a training: `segments = [{ epochs = 50, lr = 1e-3 }, …]`, or the plain parameters as one segment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use super::Params;
@@ -54,6 +54,98 @@ impl Params<'_> {
         }
         epochs.keep = self.kept_epochs(epochs.total() as i64);
         (epochs, values)
+    }
+
+    /// Reads the epochs of a training whose values have names of the user's choice: those of the table `epoch`, and
+    /// those of each table in `segments`, which override them. Its states are `every` epochs apart.
+    pub fn value_segments(&mut self, every: u64) -> Epochs {
+        self.describe("the number of epochs");
+        let whole = self.int_unhashed("epochs", 0, EPOCHS);
+        self.describe("values that change during the training, instead of `epochs`");
+        self.know("segments", || "a list of tables, each with `epochs`".to_owned());
+        self.describe("values of an epoch");
+        let common = match self.node_unhashed("epoch") {
+            None => Values::new(),
+            Some(Node { data: Data::Table(table), .. }) => named_values(&table),
+            Some(node) => {
+                let message = format!("`epoch` must be a table, not {}", node.data.describe());
+                self.diagnostics.error(&node.origin, message).help("write `epoch = { lr = 1e-3 }`");
+                Values::new()
+            }
+        };
+        let tables = self.segment_tables();
+        if tables.is_empty() && !self.is_given("epochs") && !self.is_given("segments") {
+            self.error("epochs", "`epochs` is missing", "give the number of epochs, or `segments`");
+        }
+        let mut epochs = Epochs { every, ..Epochs::default() };
+        if tables.is_empty() {
+            epochs.segments.push(Segment { epochs: whole.unsigned_abs(), params: common });
+        } else {
+            let all: BTreeSet<&str> = tables
+                .iter()
+                .flat_map(|t| &t.0)
+                .map(|e| e.name.as_str())
+                .chain(common.keys().map(String::as_str))
+                .collect();
+            for own in &tables {
+                let count = self.epochs_of_segment(own);
+                let params: Values = common.clone().into_iter().chain(named_values(own)).collect();
+                self.report_missing_in_segment(own, &all, &params);
+                epochs.segments.push(Segment { epochs: count, params });
+            }
+        }
+        epochs.segments.iter_mut().for_each(|segment| drop(segment.params.remove("epochs")));
+        let total = epochs.total();
+        epochs.keep = self.kept_epochs(i64::try_from(total).unwrap_or(i64::MAX));
+        self.report_epochs_without_state(&epochs);
+        // Where the values change, another training may branch off. A longer one continues from the last multiple.
+        let mut start = 0;
+        for segment in &epochs.segments {
+            start += segment.epochs;
+            epochs.keep.push(start - start % every);
+        }
+        epochs.keep.retain(|epoch| *epoch > 0);
+        epochs.keep.sort_unstable();
+        epochs.keep.dedup();
+        epochs
+    }
+
+    /// The number of epochs in a segment of [`Params::value_segments`].
+    fn epochs_of_segment(&mut self, own: &Table) -> u64 {
+        match own.get("epochs") {
+            Some(Node { data: Data::Int(count), .. }) if EPOCHS.contains(count) => return count.unsigned_abs(),
+            Some(node) => {
+                let range = format!("an integer from {} to {}", EPOCHS.start(), EPOCHS.end());
+                self.diagnostics.error(&node.origin, format!("`epochs` must be {range}"));
+            }
+            None => {
+                let place = own.0.first().map_or(&self.place, |entry| &entry.name_origin);
+                self.diagnostics.error(place, "a segment has no `epochs`").help("give its number of epochs");
+            }
+        }
+        0
+    }
+
+    /// Reports the values that other segments have, but not this one.
+    fn report_missing_in_segment(&mut self, own: &Table, all: &BTreeSet<&str>, params: &Values) {
+        let place = own.0.first().map_or(&self.place, |entry| &entry.name_origin);
+        for name in all.iter().filter(|name| **name != "epochs" && !params.contains_key(**name)) {
+            let error = self.diagnostics.error(place, format!("this segment has no value for `{name}`"));
+            error.help(format!(
+                "another segment has one; add it here, or to the table `epoch`: `epoch = {{ {name} = … }}`"
+            ));
+        }
+    }
+
+    /// Reports the epochs of `keep` that have no state.
+    fn report_epochs_without_state(&mut self, epochs: &Epochs) {
+        let (every, total) = (epochs.every, epochs.total());
+        let wrong = epochs.keep.iter().find(|epoch| !epoch.is_multiple_of(every) && **epoch != total);
+        if let Some(epoch) = wrong {
+            let name = if self.is_given("keep") { "keep" } else { "keep_every" };
+            let help = format!("states are {every} epochs apart (`segment_epochs`): choose multiples of {every}");
+            self.error(name, format!("there is no state after {epoch} epochs to keep"), help);
+        }
     }
 
     /// The tables in `segments`. Empty if the field is missing or has no tables.
@@ -110,4 +202,9 @@ impl Params<'_> {
             self.diagnostics.error(&entry.name_origin, message).help(help);
         }
     }
+}
+
+/// The values of a table by name.
+fn named_values(table: &Table) -> Values {
+    table.0.iter().map(|entry| (entry.name.clone(), entry.node.data.value())).collect()
 }

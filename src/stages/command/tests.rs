@@ -11,6 +11,7 @@ use crate::error::{Category, Error};
 use crate::key::Digest;
 use crate::report::testing::{Bench, FakeInput, parse_stage};
 use crate::stage::{Files, Input, Inputs, Stage, StageError};
+use crate::stages::program;
 use crate::value::{Value, Values};
 
 fn parse(text: &str) -> Result<(Arc<dyn Stage>, Values), String> {
@@ -257,10 +258,10 @@ fn paths_with_special_characters_are_quoted_for_the_shell() {
     let bench = Bench::new();
     let name = "it's 100 % {ours}, é.txt";
     std::fs::write(bench.base().join(name), "text").unwrap();
-    let quoted = super::words::quoted(bench.base().join(name));
+    let quoted = program::words::quoted(bench.base().join(name));
     let stage = script(&format!("cp {} o", quoted.into_string().unwrap()), "outputs = { o = 'o' }");
     assert_eq!(run(&bench, &stage).unwrap().files["o"], b"text");
-    assert_eq!(super::words::quoted("/a/b-c.txt".into()), "/a/b-c.txt");
+    assert_eq!(program::words::quoted("/a/b-c.txt".into()), "/a/b-c.txt");
 }
 
 #[test]

@@ -211,6 +211,7 @@ mod tests {
             progress: &Silent,
             cancel,
             chain: None,
+            program_chain: None,
         };
         let places = Places::new(Some(base.join("own")), data_dirs);
         let plain = |text: String| text.replace(address, "URL").replace(base.to_str().unwrap(), "BASE");

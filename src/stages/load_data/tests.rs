@@ -85,6 +85,7 @@ fn run_in(
         progress: &Log::default(),
         cancel: &Cancel::default(),
         chain: None,
+        program_chain: None,
     };
     parse(parameters).unwrap().run(&context)
 }

@@ -13,7 +13,7 @@ use super::schedule::{Rates, Schedule};
 use crate::artifact::Artifact;
 use crate::model::posterior::Distribution;
 use crate::model::{Decoder, DecoderShape, Frozen};
-use crate::stage::{Bound, Context, Epochs, Params, Reads, Stage, StageError};
+use crate::stage::{Bound, Context, Curves, Epochs, Params, Reads, Stage, StageError};
 use crate::stages::reading::{self, Images, Split};
 use crate::system::memory;
 
@@ -83,8 +83,8 @@ impl Stage for Joint {
         Some(self.schedule.epochs.clone())
     }
 
-    fn curves(&self) -> &'static [&'static str] {
-        history::names(self.distribution.is_some())
+    fn curves(&self) -> Curves {
+        Curves::Named(history::names(self.distribution.is_some()))
     }
 
     fn parallel(&self) -> bool {
@@ -183,7 +183,7 @@ mod tests {
     fn joint(latent_dim: usize, channels: [usize; 4], batch: usize) -> Joint {
         let segments = vec![crate::key::Segment { epochs: 1, params: BTreeMap::new() }];
         let rates = Rates { batch, lr: None, latent_lr: 0.0, kl_weight: 0.0, noise: 1.0 };
-        let schedule = Schedule::new((Epochs { segments, keep: vec![] }, vec![rates]));
+        let schedule = Schedule::new((Epochs { segments, ..Epochs::default() }, vec![rates]));
         Joint { shape: DecoderShape { latent_dim, channels }, init_std: 1.0, distribution: None, schedule }
     }
 

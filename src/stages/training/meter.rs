@@ -54,6 +54,7 @@ impl<'a> Meter<'a> {
     fn send(&self, done: u64, figures: Vec<(&'static str, f64)>, epoch_end: bool) {
         let seconds = self.epoch_began.elapsed().as_secs_f64();
         let rate = (seconds > 0.0).then(|| self.samples as f64 / seconds);
+        let figures = figures.into_iter().map(|(name, figure)| (name.into(), figure)).collect();
         let update = Update { done, total: self.epochs, unit: "epochs", figures, rate, epoch_end };
         self.progress.update(update);
     }

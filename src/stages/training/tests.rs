@@ -231,7 +231,7 @@ fn progress_has_the_figures_of_each_epoch() {
     let told = bench.told.updates.lock().unwrap();
     let ends: Vec<_> = told.iter().filter(|u| u.epoch_end).collect();
     assert_eq!(ends.iter().map(|u| (u.done, u.total, u.unit)).collect::<Vec<_>>(), [1, 2, 3].map(|e| (e, 3, "epochs")));
-    let names: Vec<_> = ends[2].figures.iter().map(|(name, _)| *name).collect();
+    let names: Vec<_> = ends[2].figures.iter().map(|(name, _)| &**name).collect();
     assert_eq!(names, ["loss", "rmse", "reconstruction", "kl"]);
     assert_eq!(ends[2].figures[0].1, made.metrics["loss"]);
     assert!(ends[2].rate.is_some_and(|rate| rate > 0.0));

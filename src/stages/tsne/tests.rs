@@ -27,9 +27,9 @@ impl Made {
         let manifest = Manifest {
             kind: String::new(),
             tensors: artifact.tensors.iter().map(|(n, t)| (n.clone(), entry(t))).collect(),
-            files: Default::default(),
             metrics: artifact.metrics.clone(),
             facts: artifact.facts.clone(),
+            ..Manifest::default()
         };
         Arc::new(Self(label, artifact, manifest))
     }
@@ -106,6 +106,7 @@ fn run(stage: &dyn Stage, inputs: Inputs, heard: &Heard, cancel: &Cancel) -> Res
         progress: heard,
         cancel,
         chain: None,
+        program_chain: None,
     })
 }
 
@@ -145,7 +146,7 @@ fn map_of_three_blobs_has_high_purity() {
     let (updates, log) = &*heard.0.lock().unwrap();
     let last = updates.last().unwrap();
     assert_eq!((last.done, last.total, last.unit), (400, 400, "iterations"));
-    assert_eq!(last.figures, [("kl", artifact.metrics["kl"])]);
+    assert_eq!(last.figures, [("kl".into(), artifact.metrics["kl"])]);
     assert!(log.is_empty());
 }
 

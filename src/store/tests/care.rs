@@ -166,7 +166,7 @@ fn gc_keeps_states_of_living_chains_and_newest_states_of_unfinished_trainings() 
     let keys = c.chain().keys().to_vec();
     commit(&store, "x", &c, &artifact(1, 10));
     for (epoch, pinned) in [(1, true), (2, false), (3, false)] {
-        store.put_state(&keys, at(epoch, 0), "cpu", pinned, &state(epoch, 1000)).unwrap();
+        store.put_state(&keys, NewState::new(at(epoch, 0), "cpu", pinned, &state(epoch, 1000))).unwrap();
     }
     let policy = GcPolicy { keep_runs: 5, named: vec![], dry_run: true };
     assert_eq!(store.gc(&policy).unwrap().states_kept, 2, "without any record, the newest result and its states stay");
@@ -178,9 +178,9 @@ fn gc_keeps_states_of_living_chains_and_newest_states_of_unfinished_trainings() 
         another_chain(8).chain().keys().to_vec(),
     );
     for (states, at) in [(&longer, at(4, 0)), (&longer, at(5, 2)), (&unknown, at(1, 0)), (&unknown, at(2, 0))] {
-        store.put_state(states, at, "cpu", false, &state(at.epoch, 1000)).unwrap();
+        store.put_state(states, NewState::new(at, "cpu", false, &state(at.epoch, 1000))).unwrap();
     }
-    store.put_state(&longer, at(1, 0), "cuda", false, &state(1, 1000)).unwrap();
+    store.put_state(&longer, NewState::new(at(1, 0), "cuda", false, &state(1, 1000))).unwrap();
     let mut killed = run("run-1", &[("x", longer[9])]);
     (killed.status, killed.finished_at, killed.holder.start_ticks) = (RunStatus::Running, None, 1);
     store.write_run(&killed).unwrap();
@@ -188,10 +188,10 @@ fn gc_keeps_states_of_living_chains_and_newest_states_of_unfinished_trainings() 
     killed.finished_at = Some(crate::store::holder::now_ms());
     store.write_run(&killed).unwrap();
     std::thread::sleep(Duration::from_millis(2));
-    store.put_state(&nobodys, at(1, 0), "cpu", false, &state(11, 1000)).unwrap();
+    store.put_state(&nobodys, NewState::new(at(1, 0), "cpu", false, &state(11, 1000))).unwrap();
     let report = store.gc(&GcPolicy { dry_run: false, ..policy.clone() }).unwrap();
     assert_eq!((report.states_kept, report.states_removed), (5, 4));
-    let (record, tensors) = store.resume(&longer, "cpu").unwrap().unwrap();
+    let (record, tensors) = store.resume(&longer, &StateQuery::new("cpu")).unwrap().unwrap();
     assert_eq!(((record.epoch, record.step), tensors), ((5, 2), state(5, 1000)), "the same bytes");
     assert_eq!(furthest(&store, &longer, "cuda"), Some(at(1, 0)));
     assert_eq!(furthest(&store, &longer[..5], "cpu"), Some(at(3, 0)), "state 4 was superseded");
@@ -210,10 +210,12 @@ fn trainings_do_not_remove_states_of_trainings_that_share_a_beginning() {
     let store = store(dir.path());
     let (short, long) = (chain(5).chain().keys().to_vec(), chain(9).chain().keys().to_vec());
     assert_eq!(short[3], long[3]);
-    let put = |states: &[Key], epoch| store.put_state(states, at(epoch, 0), "cpu", false, &state(epoch, 1000)).unwrap();
+    let put = |states: &[Key], epoch| {
+        store.put_state(states, NewState::new(at(epoch, 0), "cpu", false, &state(epoch, 1000))).unwrap()
+    };
     let theirs = put(&short, 3);
     // The other training resumes from that state and saves its own.
-    let (taken_up, _) = store.resume(&long, "cpu").unwrap().unwrap();
+    let (taken_up, _) = store.resume(&long, &StateQuery::new("cpu")).unwrap().unwrap();
     assert_eq!(taken_up, theirs);
     let mine = put(&long, 6);
     assert!(!store.remove_superseded(&taken_up, &mine).unwrap());
@@ -227,7 +229,10 @@ fn trainings_do_not_remove_states_of_trainings_that_share_a_beginning() {
     assert!(!store.remove_superseded(&mine, &lost).unwrap());
     assert!(!store.remove_superseded(&mine, &mine).unwrap());
     assert!(store.remove_superseded(&mine, &put(&long, 8)).unwrap());
-    assert!(store.put_state(&long, at(9, 1), "cpu", false, &state(1, 10)).is_err(), "beyond the chain's end");
+    assert!(
+        store.put_state(&long, NewState::new(at(9, 1), "cpu", false, &state(1, 10))).is_err(),
+        "beyond the chain's end"
+    );
 }
 
 #[test]
@@ -291,7 +296,8 @@ fn dry_run_estimates_the_freed_bytes() {
     let mut before: Option<StateRecord> = None;
     // Superseded states leave holes that only a collection closes.
     for epoch in 1..=12 {
-        let record = store.put_state(&keys, at(epoch, 0), "cpu", false, &state(epoch, 10 << 20)).unwrap();
+        let record =
+            store.put_state(&keys, NewState::new(at(epoch, 0), "cpu", false, &state(epoch, 10 << 20))).unwrap();
         before.replace(record.clone()).map(|old| store.remove_superseded(&old, &record).unwrap());
     }
     store.close();

@@ -147,12 +147,12 @@ fn damaged_state_is_skipped() {
     let dir = tempfile::tempdir().unwrap();
     let keys = chain(3).chain().keys().to_vec();
     let first = store(dir.path());
-    first.put_state(&keys, at(1, 0), "cpu", true, &state(1, 150_000)).unwrap();
-    first.put_state(&keys, at(2, 0), "cpu", false, &state(2, 150_000)).unwrap();
+    first.put_state(&keys, NewState::new(at(1, 0), "cpu", true, &state(1, 150_000))).unwrap();
+    first.put_state(&keys, NewState::new(at(2, 0), "cpu", false, &state(2, 150_000))).unwrap();
     drop(first);
     flip_blob(dir.path(), &noise(2, 150_000)[1000..1100]);
     let store = store(dir.path());
-    let (record, tensors) = store.resume(&keys, "cpu").unwrap().unwrap();
+    let (record, tensors) = store.resume(&keys, &StateQuery::new("cpu")).unwrap().unwrap();
     assert_eq!((record.epoch, tensors), (1, state(1, 150_000)));
     assert_eq!(furthest(&store, &keys, "cpu"), Some(at(1, 0)));
     assert_eq!(store.warnings().len(), 1);

@@ -198,7 +198,7 @@ fn doctor_restores_an_index_that_an_earlier_version_lost() {
     let dir = tempfile::tempdir().unwrap();
     let all = three(dir.path());
     let keys = chain(3).chain().keys().to_vec();
-    store(dir.path()).put_state(&keys, at(2, 0), "cpu", true, &state(2, 300_000)).unwrap();
+    store(dir.path()).put_state(&keys, NewState::new(at(2, 0), "cpu", true, &state(2, 300_000))).unwrap();
     make_old(dir.path(), 2);
     // An earlier version found an empty snapshot, moved all snapshots away, and found nothing.
     let (index, aside) = (dir.path().join("index"), dir.path().join("index-damaged-1"));
@@ -219,7 +219,7 @@ fn doctor_restores_an_index_that_an_earlier_version_lost() {
     store.doctor(true, &mut |_, _| ()).unwrap();
     all_are_there(&store, &all, "brought back");
     assert_eq!(store.newest("p", "x2").unwrap().unwrap().key, all[2].0.key());
-    assert_eq!(store.resume(&keys, "cpu").unwrap().unwrap().1, state(2, 300_000));
+    assert_eq!(store.resume(&keys, &StateQuery::new("cpu")).unwrap().unwrap().1, state(2, 300_000));
     let report = store.doctor(true, &mut |_, _| ()).unwrap();
     assert_eq!((report.results_restored, report.states_restored, report.set_aside), (0, 0, vec![aside.clone()]));
     assert!(aside.join("db").exists() && !aside.join("snap.FFFFFFFFFFFFFFFF.generating").exists());

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::damage::{copy, flip, heals};
 use super::*;
 use crate::store::journal::Changes;
-use crate::store::pack_writer::Source;
+use crate::store::pack_writer::{Body, Source};
 use crate::store::tree::PIECE;
 use crate::store::{pack, pack_writer, pieces};
 
@@ -78,9 +78,9 @@ fn interrupted_write_costs_nothing_and_is_completed_later() {
     for step in 0..4 {
         let dir = tempfile::tempdir().unwrap();
         let first = store(dir.path());
-        first.put_state(&keys, at(1, 0), "cpu", false, &state(1, MB)).unwrap();
+        first.put_state(&keys, NewState::new(at(1, 0), "cpu", false, &state(1, MB))).unwrap();
         let blob = tensors["w"].to_blob().unwrap();
-        let source = Source { head: Vec::new(), body: &blob };
+        let source = Source { head: Vec::new(), body: Body::Bytes(&blob) };
         let folder = pack::folder(&dir.path().join("chunks-0"));
         // What a killed process may leave: half a pack, an unnamed pack, one with locations, or one with locations and
         // lists. The index has no entry.
@@ -105,8 +105,8 @@ fn interrupted_write_costs_nothing_and_is_completed_later() {
         drop(first);
         let again = store(dir.path());
         assert!(again.doctor(false, &mut |_, _| ()).unwrap().is_healthy());
-        assert_eq!(again.resume(&keys, "cpu").unwrap().unwrap().1, state(1, MB));
-        let record = again.put_state(&keys, at(2, 0), "cpu", false, &tensors).unwrap();
+        assert_eq!(again.resume(&keys, &StateQuery::new("cpu")).unwrap().unwrap().1, state(1, MB));
+        let record = again.put_state(&keys, NewState::new(at(2, 0), "cpu", false, &tensors)).unwrap();
         assert_eq!(again.read_state(&record).unwrap(), tensors);
         assert!(abandoned.is_none_or(|half| !half.exists()), "what was left is removed");
         assert_eq!(pack_files(dir.path()).len(), 2, "step {step}: nothing is stored twice");
@@ -119,12 +119,12 @@ fn unnamed_pack_is_removed_with_a_superseded_state() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let keys = chain(3).chain().keys().to_vec();
-    let one = store.put_state(&keys, at(1, 0), "cpu", false, &state(1, MB)).unwrap();
+    let one = store.put_state(&keys, NewState::new(at(1, 0), "cpu", false, &state(1, MB))).unwrap();
     let blob = noise(9, MB);
-    let source = Source { head: Vec::new(), body: &blob };
+    let source = Source { head: Vec::new(), body: Body::Bytes(&blob) };
     let folder = pack::folder(&dir.path().join("chunks-0"));
     pack_writer::write(&[source], &folder, &|p| Ok(vec![false; p.len()])).unwrap();
-    let two = store.put_state(&keys, at(2, 0), "cpu", false, &state(2, MB)).unwrap();
+    let two = store.put_state(&keys, NewState::new(at(2, 0), "cpu", false, &state(2, MB))).unwrap();
     assert_eq!(pack_files(dir.path()).len(), 3);
     assert!(store.remove_superseded(&one, &two).unwrap());
     assert_eq!(pack_files(dir.path()).len(), 1);
@@ -254,11 +254,11 @@ fn checkpoints_with_shared_parts_do_not_accumulate() {
         ])
     };
     for epoch in 0..=60 {
-        let record = store.put_state(&keys, at(epoch, 0), "cpu", false, &tensors(epoch)).unwrap();
+        let record = store.put_state(&keys, NewState::new(at(epoch, 0), "cpu", false, &tensors(epoch))).unwrap();
         assert!(before.is_none_or(|old| store.remove_superseded(&old, &record).unwrap()));
         before = Some(record);
         sizes.push(bytes_of(&pack_files(dir.path())) as usize);
-        assert_eq!(store.resume(&keys, "cpu").unwrap().unwrap().1, tensors(epoch));
+        assert_eq!(store.resume(&keys, &StateQuery::new("cpu")).unwrap().unwrap().1, tensors(epoch));
     }
     assert!(sizes.iter().all(|size| *size < 10 * MB + MB / 2), "{sizes:?}");
     assert_eq!(store.warnings(), [""; 0]);

@@ -38,7 +38,8 @@ fn in_a_child() {
                 commit(&store, &format!("x{}", i % 3), &c, &artifact(i, 100_000 + 1000 * (i as usize % 300)));
                 let keys = chain(1000).chain().keys().to_vec();
                 let i = i % 1000;
-                let state = store.put_state(&keys, at(i, 0), "cpu", i.is_multiple_of(10), &state(i, 300_000));
+                let state =
+                    store.put_state(&keys, NewState::new(at(i, 0), "cpu", i.is_multiple_of(10), &state(i, 300_000)));
                 let state = state.unwrap();
                 if let Some(old) = before.replace(state.clone()) {
                     store.remove_superseded(&old, &state).unwrap();

@@ -276,8 +276,8 @@ fn altered_record_of_a_state_is_skipped() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let keys = chain(3).chain().keys().to_vec();
-    store.put_state(&keys, at(1, 0), "cpu", true, &state(1, 1000)).unwrap();
-    let good = store.put_state(&keys, at(2, 0), "cpu", true, &state(2, 1000)).unwrap();
+    store.put_state(&keys, NewState::new(at(1, 0), "cpu", true, &state(1, 1000))).unwrap();
+    let good = store.put_state(&keys, NewState::new(at(2, 0), "cpu", true, &state(2, 1000))).unwrap();
     // Two tensors are swapped.
     let alter = |o: &Opened| {
         let (name, value) = o.db.scan_prefix([b"t".as_slice(), &good.key.0].concat()).next().unwrap()?;
@@ -319,8 +319,9 @@ fn doctor_does_not_report_states_that_a_training_removes_during_the_check() {
     let dir = tempfile::tempdir().unwrap();
     let (store, trainer) = (store(dir.path()), store(dir.path()));
     let keys = chain(20).chain().keys().to_vec();
-    let states: Vec<_> =
-        (0..8).map(|e| trainer.put_state(&keys, at(e, 0), "cpu", false, &state(e, 300_000)).unwrap()).collect();
+    let states: Vec<_> = (0..8)
+        .map(|e| trainer.put_state(&keys, NewState::new(at(e, 0), "cpu", false, &state(e, 300_000))).unwrap())
+        .collect();
     let mut left: BTreeSet<usize> = (0..7).collect();
     let mut remove_the_others = |_, _| {
         while let Some(i) = left.pop_first() {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::damage::{copy, three};
 use super::packs::{pack_files, policy};
 use super::*;
-use crate::store::pack_writer::Source;
+use crate::store::pack_writer::{Body, Source};
 use crate::store::{pack, pack_writer, pieces};
 
 const MB: usize = 1 << 20;
@@ -32,7 +32,7 @@ fn remove_b(dir: &Path, record: &ResultRecord) {
 /// it rewrites a pack.
 fn orphan(folder: &Path, a: &Artifact) {
     let blob = a.tensors["a"].to_blob().unwrap();
-    let source = Source { head: Vec::new(), body: &blob };
+    let source = Source { head: Vec::new(), body: Body::Bytes(&blob) };
     pack_writer::write(&[source], folder, &|p| Ok(vec![false; p.len()])).unwrap();
 }
 
@@ -143,7 +143,7 @@ fn read_beside_collections_and_removals_finds_no_damage() {
             let keys = chain(20).chain().keys().to_vec();
             let mut before: Option<StateRecord> = None;
             for i in 0..12 {
-                let state = store.put_state(&keys, at(i, 0), "cpu", false, &state(i, MB)).unwrap();
+                let state = store.put_state(&keys, NewState::new(at(i, 0), "cpu", false, &state(i, MB))).unwrap();
                 if let Some(old) = before.replace(state.clone()) {
                     store.remove_superseded(&old, &state).unwrap();
                 }
@@ -163,7 +163,7 @@ fn read_beside_collections_and_removals_finds_no_damage() {
 fn failed_thread_ends_the_writing_of_a_pack() {
     let dir = tempfile::tempdir().unwrap();
     let blob = vec![0; 80 * MB];
-    let source = Source { head: Vec::new(), body: &blob };
+    let source = Source { head: Vec::new(), body: Body::Bytes(&blob) };
     // Many groups, so that the other threads are at work when one fails.
     let write = || pack_writer::write(&[source], dir.path(), &|_| panic!("as it should"));
     let ended = catch_unwind(AssertUnwindSafe(write));

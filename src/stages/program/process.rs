@@ -30,6 +30,27 @@ pub(super) struct Invocation {
     pub(super) timeout: Option<Duration>,
 }
 
+/// Follows a program while it runs.
+pub(in crate::stages) trait Watch {
+    /// The program is about to start, perhaps again.
+    ///
+    /// # Errors
+    /// If it can't start.
+    fn starts(&mut self) -> Result<(), StageError> {
+        Ok(())
+    }
+    /// Some time has passed, or the program has ended.
+    ///
+    /// # Errors
+    /// If the program must not go on. It is ended then.
+    fn looks(&mut self) -> Result<(), StageError> {
+        Ok(())
+    }
+}
+
+/// Nobody follows the program.
+impl Watch for () {}
+
 /// How the program ended.
 enum End {
     Exited(Exit),
@@ -41,7 +62,7 @@ enum End {
 ///
 /// # Errors
 /// If it can't be started, does not exit with 0, or takes too long. The message quotes the end of its output.
-pub(super) fn run(invocation: &Invocation, context: &Context<'_>) -> Result<(), StageError> {
+pub(super) fn run(invocation: &Invocation, watch: &mut dyn Watch, context: &Context<'_>) -> Result<(), StageError> {
     let (Some(program), path) = (invocation.argv.first(), context.log_path) else {
         return Err(StageError::bad_input("`argv` is empty", "its first word is the program"));
     };
@@ -54,13 +75,14 @@ pub(super) fn run(invocation: &Invocation, context: &Context<'_>) -> Result<(), 
         command.env_clear().envs(&invocation.environment).current_dir(&invocation.folder).stdout(log).stderr(errors)
     })
     .map_err(|error| cannot_start(&name, error))?;
-    let end = wait(&mut tree, invocation.timeout, context).map_err(|error| match error.raw_os_error() {
-        Some(_) => cannot_start(&name, error),
-        None => StageError::failed(format!("`{name}` was stopped, because {error}")),
-    })?;
-    if !matches!(end, End::Exited(_)) {
+    let waited = wait(&mut tree, invocation.timeout, watch, context);
+    if !matches!(waited, Ok(Ok(End::Exited(_)))) {
         tree.end();
     }
+    let end = waited.map_err(|error| match error.raw_os_error() {
+        Some(_) => cannot_start(&name, error),
+        None => StageError::failed(format!("`{name}` was stopped, because {error}")),
+    })??;
     let failure = match end {
         End::Cancelled => return Err(StageError::Interrupted),
         End::TimedOut(limit) => format!("`{name}` took longer than {} s and was ended", limit.as_secs()),
@@ -96,17 +118,27 @@ fn cannot_start(name: &str, error: io::Error) -> StageError {
     StageError::bad_input(format!("can't start `{name}`: {error}"), hint)
 }
 
-fn wait(tree: &mut ProcessTree, timeout: Option<Duration>, context: &Context<'_>) -> io::Result<End> {
+/// Waits for the end of the program. The inner error is that of `watch`.
+fn wait(
+    tree: &mut ProcessTree,
+    timeout: Option<Duration>,
+    watch: &mut dyn Watch,
+    context: &Context<'_>,
+) -> io::Result<Result<End, StageError>> {
     let start = Instant::now();
     loop {
-        if let Some(exit) = tree.wait(TICK)? {
-            return Ok(End::Exited(exit));
+        let exit = tree.wait(TICK)?;
+        if let Err(error) = watch.looks() {
+            return Ok(Err(error));
+        }
+        if let Some(exit) = exit {
+            return Ok(Ok(End::Exited(exit)));
         }
         if context.cancel.is_cancelled() {
-            return Ok(End::Cancelled);
+            return Ok(Ok(End::Cancelled));
         }
         match timeout {
-            Some(limit) if start.elapsed() >= limit => return Ok(End::TimedOut(limit)),
+            Some(limit) if start.elapsed() >= limit => return Ok(Ok(End::TimedOut(limit))),
             _ => {}
         }
     }

@@ -1,7 +1,7 @@
-//! The outputs of a command: how they are declared, and how they are read when the program has ended.
+//! The outputs of a program: how they are declared, and how they are read when the program has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path};
 
@@ -11,16 +11,20 @@ use rustix::io::Errno;
 
 use super::folders::{Folders, file_name, make_folder};
 use super::words::is_name;
-use crate::artifact::{Artifact, from_safetensors};
+use crate::artifact::{Artifact, FileOnDisk, TensorFileOnDisk, from_safetensors, is_tensor_file};
 use crate::file::{self, FileError};
 use crate::stage::{Context, Params, StageError};
 use crate::system;
 use crate::value::{Data, Node};
 
+/// A larger output stays on the disk until it is stored.
+const MAX_FILE_IN_MEMORY: u64 = 1 << 20;
+/// The most bytes of smaller outputs that are in memory.
+const MAX_IN_MEMORY: u64 = 64 << 20;
 /// A file of this size contains half a million metrics.
 const MAX_METRICS_BYTES: u64 = 16 << 20;
 /// The most bytes of the name of a metric. Tables print all names.
-const MAX_METRIC_NAME: usize = 1000;
+pub(in crate::stages) const MAX_METRIC_NAME: usize = 1000;
 /// Names of files that vadpipe writes to an input folder. An output can't have such a name.
 const RESERVED: [&str; 3] = ["artifact.safetensors", "metrics.json", "facts.json"];
 
@@ -92,34 +96,30 @@ pub(super) fn make_folders(outputs: &BTreeMap<String, String>, folder: &Path) ->
 }
 
 /// Reads the declared outputs and the metrics, and logs the names of other files.
-pub(super) fn collect(
+pub(in crate::stages) fn collect(
     outputs: &BTreeMap<String, String>,
     folders: &Folders,
     context: &Context<'_>,
 ) -> Result<Artifact, StageError> {
     let mut artifact = Artifact { metrics: read_metrics(&folders.metrics)?, ..Artifact::default() };
-    let tables = outputs.values().filter(|path| is_safetensors(path)).count();
-    // An artifact is in memory, so its outputs may not be larger than that.
-    let mut limit = system::memory();
+    let tables = outputs.values().filter(|path| is_tensor_file(path)).count();
+    let mut room = MAX_IN_MEMORY;
     for (role, path) in outputs {
         context.cancel.check()?;
         if let Some(folder) = path.strip_suffix('/') {
-            let files = read_folder(role, folder, &folders.outputs, &mut limit)?;
-            artifact
-                .files
-                .extend(files.into_iter().map(|(name, bytes)| (format!("{}/{name}", file_name(path)), bytes)));
+            for (name, content) in read_folder(role, folder, &folders.outputs, &mut room)? {
+                content.add_file(&mut artifact, format!("{}/{name}", file_name(path)));
+            }
             continue;
         }
-        let bytes = read_output(role, path, &folders.outputs, limit)?;
-        if !is_safetensors(path) {
-            artifact.files.insert(file_name(path).to_owned(), bytes);
-            continue;
-        }
-        let tensors = from_safetensors(&bytes)
-            .map_err(|error| StageError::failed(format!("the output `{role}` ({path}) can't be used: {error}")))?;
-        for (name, tensor) in tensors {
-            let name = if tables == 1 { name } else { format!("{role}.{name}") };
-            artifact.tensors.insert(name, tensor);
+        let content = read_output(role, path, &folders.outputs, &mut room)?;
+        if is_tensor_file(path) {
+            let name = |name: String| if tables == 1 { name } else { format!("{role}.{name}") };
+            content
+                .add_tensors(&mut artifact, name)
+                .map_err(|fault| StageError::failed(format!("the output `{role}` ({path}) can't be used: {fault}")))?;
+        } else {
+            content.add_file(&mut artifact, file_name(path).to_owned());
         }
     }
     let declared: BTreeSet<&str> = outputs.values().map(String::as_str).collect();
@@ -130,13 +130,45 @@ pub(super) fn collect(
     Ok(artifact)
 }
 
-/// Reads all files below an output that is a folder, by their path below it. Reduces the limit by their sizes.
+/// The content of an output.
+#[derive(Debug, PartialEq)]
+enum Content {
+    Memory(Vec<u8>),
+    Disk(FileOnDisk),
+}
+
+impl Content {
+    fn add_file(self, artifact: &mut Artifact, name: String) {
+        match self {
+            Self::Memory(bytes) => drop(artifact.files.insert(name, bytes)),
+            Self::Disk(file) => drop(artifact.files_on_disk.insert(name, file)),
+        }
+    }
+
+    /// Adds the tensors of a safetensors file. Fails with what is wrong with it.
+    fn add_tensors(self, artifact: &mut Artifact, name: impl Fn(String) -> String) -> Result<(), String> {
+        match self {
+            Self::Memory(bytes) => {
+                let tensors = from_safetensors(&bytes).map_err(|error| error.to_string())?;
+                artifact.tensors.extend(tensors.into_iter().map(|(own, tensor)| (name(own), tensor)));
+            }
+            Self::Disk(FileOnDisk { path, .. }) => {
+                let file = TensorFileOnDisk::read(file_name(&path.to_string_lossy()), &path);
+                let tensors = file.map_err(|error| error.to_string())?.tensors;
+                artifact.tensors_on_disk.extend(tensors.into_iter().map(|(own, tensor)| (name(own), tensor)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads all files below an output that is a folder, by their path below it.
 fn read_folder(
     role: &str,
     path: &str,
     outputs: &Path,
-    limit: &mut u64,
-) -> Result<BTreeMap<String, Vec<u8>>, StageError> {
+    room: &mut u64,
+) -> Result<BTreeMap<String, Content>, StageError> {
     let what = || format!("the output `{role}` ({path}/)");
     let (mut files, mut open) = (BTreeMap::new(), vec![String::new()]);
     while let Some(below) = open.pop() {
@@ -152,9 +184,8 @@ fn read_folder(
                 open.push(format!("{name}/"));
                 continue;
             }
-            let bytes = read_output(role, &format!("{path}/{name}"), outputs, *limit)?;
-            *limit = limit.saturating_sub(bytes.len() as u64);
-            files.insert(name, bytes);
+            let content = read_output(role, &format!("{path}/{name}"), outputs, room)?;
+            files.insert(name, content);
         }
     }
     if files.is_empty() {
@@ -163,13 +194,10 @@ fn read_folder(
     Ok(files)
 }
 
-fn is_safetensors(path: &str) -> bool {
-    path.ends_with(".safetensors")
-}
-
-/// Reads an output below `folder`. A link anywhere in the path is an error. Each part of the path is opened relative to
-/// the previous one, so that nothing can be replaced between the check and the read.
-fn read_output(role: &str, path: &str, folder: &Path, limit: u64) -> Result<Vec<u8>, StageError> {
+/// Reads an output below `folder`, or leaves it on the disk if it is large or there is no `room` for it in memory. A
+/// link anywhere in the path is an error. Each part of the path is opened relative to the previous one, so that nothing
+/// can be replaced between the check and the read.
+fn read_output(role: &str, path: &str, folder: &Path, room: &mut u64) -> Result<Content, StageError> {
     let what = format!("the output `{role}` ({path})");
     let mut file = open_below(CWD, folder, OFlags::DIRECTORY).map_err(|error| cannot_open(&what, error))?;
     for part in path.split('/') {
@@ -181,7 +209,25 @@ fn read_output(role: &str, path: &str, folder: &Path, limit: u64) -> Result<Vec<
             error => cannot_open(&what, error),
         })?;
     }
-    read_file(&what, file, limit)
+    let file = File::from(file);
+    let metadata = file.metadata().map_err(StageError::io(format!("can't read {what}")))?;
+    let size = metadata.len();
+    if metadata.is_file() && size > MAX_FILE_IN_MEMORY.min(*room) {
+        check_space(&what, size, folder)?;
+        return Ok(Content::Disk(FileOnDisk { path: folder.join(path), size }));
+    }
+    *room -= size.min(*room);
+    read_file(&what, file, size).map(Content::Memory)
+}
+
+/// Fails if the cache has no room for this many bytes. The folder is in the cache.
+pub(in crate::stages) fn check_space(what: &str, size: u64, folder: &Path) -> Result<(), StageError> {
+    let free = system::free_space(folder);
+    if size <= free {
+        return Ok(());
+    }
+    let message = format!("{what} has {size} bytes, but the file system of the cache has room for {free}");
+    Err(StageError::failed(message))
 }
 
 /// Opens a file without waiting, even if it is a FIFO.
@@ -200,8 +246,8 @@ fn cannot_open(what: &str, error: Errno) -> StageError {
     }
 }
 
-fn read_file(what: &str, file: OwnedFd, limit: u64) -> Result<Vec<u8>, StageError> {
-    file::read_from(file.into(), limit).map_err(|error| match error {
+fn read_file(what: &str, file: File, limit: u64) -> Result<Vec<u8>, StageError> {
+    file::read_from(file, limit).map_err(|error| match error {
         FileError::NotRegular(kind) => StageError::failed(format!("{what} is not a plain file: it is {kind}")),
         FileError::TooLong { limit } => StageError::failed(format!("{what} has more than {limit} bytes, the limit")),
         FileError::Io(source) => StageError::Io { what: format!("can't read {what}"), source },
@@ -214,13 +260,13 @@ fn read_metrics(path: &Path) -> Result<BTreeMap<String, f64>, StageError> {
         Err(Errno::NOENT) => return Ok(BTreeMap::new()),
         opened => opened.map_err(|error| cannot_open(WHAT, error))?,
     };
-    let text = read_file(WHAT, file, MAX_METRICS_BYTES)?;
+    let text = read_file(WHAT, file.into(), MAX_METRICS_BYTES)?;
     let wrong = |what: String| StageError::failed(format!("{WHAT} must be a JSON object of numbers: {what}"));
     let value = JsonValue::parse(&text, true).map_err(|error| wrong(error.description(&text)))?;
     let JsonValue::Object(object) = value else { return Err(wrong("it is not an object".to_owned())) };
     object
         .iter()
-        .map(|(name, value)| match metric(value) {
+        .map(|(name, value)| match number(value) {
             _ if name.len() > MAX_METRIC_NAME => {
                 let (start, length) = (shortened(name), name.len());
                 Err(wrong(format!("the name `{start}` has {length} bytes; the limit is {MAX_METRIC_NAME}")))
@@ -232,7 +278,7 @@ fn read_metrics(path: &Path) -> Result<BTreeMap<String, f64>, StageError> {
 }
 
 /// The value of a metric, which may be NaN or infinite, as Python writes it. Otherwise, what it is instead.
-fn metric(value: &JsonValue<'_>) -> Result<f64, String> {
+pub(in crate::stages) fn number(value: &JsonValue<'_>) -> Result<f64, String> {
     match value {
         JsonValue::Int(number) => Ok(*number as f64),
         JsonValue::BigInt(number) => number.to_string().parse().map_err(|_| "not a number".to_owned()),
@@ -290,8 +336,8 @@ mod tests {
         symlink("plain", at("d/link")).unwrap();
         rustix::fs::mknodat(CWD, at("d/fifo"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(at("d/socket")).unwrap();
-        let read = |path: &str| read_output("o", path, dir.path(), 4).map_err(|error| error.to_string());
-        assert_eq!(read("d/plain"), Ok(b"text".to_vec()));
+        let read = |path: &str| read_output("o", path, dir.path(), &mut 4).map_err(|error| error.to_string());
+        assert_eq!(read("d/plain"), Ok(Content::Memory(b"text".to_vec())));
         let refused = |path: &str, what: &str| assert_eq!(read(path), Err(format!("the output `o` ({path}) {what}")));
         refused("linked/plain", "is a link or is behind one");
         refused("d/link", "is a link or is behind one");
@@ -300,7 +346,8 @@ mod tests {
         refused("d/socket", "is not a plain file: it is a socket");
         refused("d", "is not a plain file: it is a directory");
         fs::write(at("d/plain"), "text!").unwrap();
-        refused("d/plain", "has more than 4 bytes, the limit");
+        let on_disk = FileOnDisk { path: at("d/plain"), size: 5 };
+        assert_eq!(read("d/plain"), Ok(Content::Disk(on_disk)), "there is no room for it in memory");
     }
 
     #[test]

@@ -1,17 +1,16 @@
-//! The sources of a command, and the files of its inputs.
+//! The sources of a program, and the files of its inputs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
-use std::path::{Component, Path};
+use std::path::Path;
 
 use serde_json::Value as JsonValue;
 
-use super::folders::{CommandPaths, make_folder};
+use super::folders::{Folders, make_folder};
 use super::words::is_name;
 use crate::artifact::metrics::python_json;
-use crate::artifact::{Tensor, to_safetensors};
 use crate::file;
 use crate::stage::{Cancel, Files, Input, Inputs, Params, StageError};
 use crate::value::{Data, Entry, Node};
@@ -47,15 +46,11 @@ pub(super) fn parse_paths(params: &mut Params<'_>, node: &Node) -> BTreeMap<Stri
 }
 
 /// Links the paths into the folder of the inputs.
-pub(super) fn link_paths(
-    paths: &BTreeMap<String, String>,
-    all: &CommandPaths<'_>,
-    folder: &Path,
-) -> Result<(), StageError> {
+pub(super) fn link_paths(paths: &BTreeMap<String, String>, folders: &Folders) -> Result<(), StageError> {
     for (role, path) in paths {
-        let link = folder.join(role);
+        let link = folders.inputs.join(role);
         let what = format!("can't link {path} as {}", link.display());
-        symlink(all.folders.base.join(path), link).map_err(StageError::io(what))?;
+        symlink(folders.base.join(path), link).map_err(StageError::io(what))?;
     }
     Ok(())
 }
@@ -106,33 +101,15 @@ pub(super) fn write_inputs(inputs: &Inputs, folder: &Path, cancel: &Cancel) -> R
 
 fn write_input(input: &dyn Input, folder: &Path) -> Result<(), StageError> {
     let manifest = input.manifest();
-    let tensors = manifest
-        .tensors
-        .keys()
-        .map(|name| Ok((name.as_str(), input.tensor(name)?)))
-        .collect::<Result<Vec<(&str, Tensor)>, StageError>>()?;
-    let bytes = to_safetensors(tensors.iter().map(|(name, tensor)| (*name, tensor)))?;
-    write(&folder.join("artifact.safetensors"), &bytes)?;
     let json = |value: Result<String, serde_json::Error>| {
         value.map_err(|error| StageError::failed(format!("can't write {} as JSON: {error}", input.label())))
     };
+    input.write_to(folder)?;
     write(&folder.join("metrics.json"), python_json(&manifest.metrics).as_bytes())?;
     write(&folder.join("facts.json"), json(serde_json::to_string_pretty(&manifest.facts))?.as_bytes())?;
     if !input.axes().is_empty() {
         let axes: JsonValue = input.axes().iter().map(|(name, value)| (name.clone(), JsonValue::from(value))).collect();
         write(&folder.join("values.json"), format!("{axes:#}").as_bytes())?;
-    }
-    for name in manifest.files.keys() {
-        // The artifact may come from a shared cache, so its names can't be trusted.
-        if !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) || name.ends_with('/') {
-            return Err(StageError::failed(format!(
-                "{} contains a file with the invalid name `{name}`",
-                input.label()
-            )));
-        }
-        let path = folder.join(name);
-        path.parent().map_or(Ok(()), make_folder)?;
-        write(&path, &input.file(name)?)?;
     }
     Ok(())
 }

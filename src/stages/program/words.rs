@@ -200,7 +200,7 @@ fn pieces(script: &str) -> Vec<Range<usize>> {
 }
 
 /// A path as a word of a shell script.
-pub(super) fn quoted(path: PathBuf) -> OsString {
+pub(in crate::stages) fn quoted(path: PathBuf) -> OsString {
     let quoted = shlex::bytes::try_quote(path.as_os_str().as_bytes()).map(|word| OsString::from_vec(word.into_owned()));
     // Only a NUL can't be quoted, and no path contains one.
     quoted.unwrap_or_else(|_| path.into())

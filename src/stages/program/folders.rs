@@ -1,6 +1,7 @@
-//! Where a command finds its inputs and writes its outputs.
+//! Where a program finds its inputs and writes its outputs.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,9 +11,11 @@ use crate::stage::{Context, Device, StageError};
 /// The module that lists the files that a Python program reads.
 const MODULE: &str = include_str!("../../../python/sitecustomize.py");
 
-/// The absolute paths of a command's files and folders.
-pub(super) struct Folders {
-    pub(super) inputs: PathBuf,
+/// The absolute paths of a program's files and folders.
+pub(in crate::stages) struct Folders {
+    /// The folder that contains the others.
+    pub(in crate::stages) root: PathBuf,
+    pub(in crate::stages) inputs: PathBuf,
     pub(super) outputs: PathBuf,
     pub(super) metrics: PathBuf,
     pub(super) scratch: PathBuf,
@@ -26,7 +29,7 @@ pub(super) struct Folders {
 
 impl Folders {
     /// Creates the folders.
-    pub(super) fn create(context: &Context<'_>) -> Result<Self, StageError> {
+    pub(in crate::stages) fn create(context: &Context<'_>) -> Result<Self, StageError> {
         let absolute = |path: &Path| -> io::Result<PathBuf> {
             if path.as_os_str().is_empty() { std::env::current_dir() } else { std::path::absolute(path) }
         };
@@ -41,6 +44,7 @@ impl Folders {
             python: root.join("python"),
             base,
             mirror,
+            root,
         };
         for folder in [&folders.inputs, &folders.outputs, &folders.scratch, &folders.python] {
             let what = format!("can't create the folder {}", folder.display());
@@ -49,6 +53,11 @@ impl Folders {
         let module = folders.python.join("sitecustomize.py");
         std::fs::write(&module, MODULE).map_err(StageError::io(format!("can't write {}", module.display())))?;
         Ok(folders)
+    }
+
+    /// The variables that tell the program where to write its outputs.
+    pub(in crate::stages) fn output_variables(&self) -> [(&'static str, OsString); 2] {
+        [("VADPIPE_OUTPUTS", self.outputs.clone().into()), ("VADPIPE_METRICS", self.metrics.clone().into())]
     }
 
     /// Removes what the program wrote, so that it can start again. Its checkpoint stays.
@@ -68,7 +77,7 @@ impl Folders {
 }
 
 /// Folders and the outputs that are declared in them.
-pub(super) struct CommandPaths<'a> {
+pub(super) struct ProgramPaths<'a> {
     pub(super) folders: &'a Folders,
     /// Paths below the output folder, by role.
     pub(super) outputs: &'a BTreeMap<String, String>,
@@ -79,7 +88,7 @@ pub(super) struct CommandPaths<'a> {
     pub(super) checkpoint: Option<&'a Path>,
 }
 
-impl Paths for CommandPaths<'_> {
+impl Paths for ProgramPaths<'_> {
     fn placeholder(&self, name: &str) -> Option<PathBuf> {
         let folders = self.folders;
         match name.split_once('.') {

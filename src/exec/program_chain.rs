@@ -1,0 +1,102 @@
+//! The chain of a training program: a state is a folder, and each process has a checkpoint of its own.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use crate::artifact::{Folder, FolderOnDisk, Tensor};
+use crate::error::Error;
+use crate::exec::chain::StoredChain;
+use crate::exec::checkpoint::Checkpoint;
+use crate::exec::stage_folders::StageFolders;
+use crate::key::Key;
+use crate::stage::{Position, ProcessFolders, ProgramChain, ProgramState, StageError};
+use crate::store::{FilesRead, Store};
+
+/// The chain of one training program, in the store.
+pub(crate) struct StoredProgramChain<'a> {
+    chain: &'a StoredChain<'a>,
+    folders: &'a StageFolders<'a>,
+    store: &'a Store,
+    /// The key of the result, as far as it is known before the program runs.
+    result: Key,
+    moving: Mutex<Moving>,
+}
+
+#[derive(Default)]
+struct Moving {
+    /// The files that the program has read so far, in this run and before the state that it continued from.
+    files_read: FilesRead,
+    /// The checkpoint of the process that runs.
+    checkpoint: Option<Checkpoint>,
+}
+
+impl<'a> StoredProgramChain<'a> {
+    /// The chain of the program that runs in these folders.
+    pub(crate) fn new(
+        chain: &'a StoredChain<'a>,
+        folders: &'a StageFolders<'a>,
+        store: &'a Store,
+        result: Key,
+    ) -> Self {
+        Self { chain, folders, store, result, moving: Mutex::default() }
+    }
+
+    /// The files that the program has read, and the checkpoint of its last process.
+    pub(crate) fn finish(self) -> (FilesRead, Option<Checkpoint>) {
+        let Moving { files_read, checkpoint } = self.moving.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (files_read, checkpoint)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Moving> {
+        self.moving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ProgramChain for StoredProgramChain<'_> {
+    fn resume(&self, to: &Path) -> Result<Option<ProgramState>, Error> {
+        let Some(state) = self.chain.resume_files(to)? else { return Ok(None) };
+        let curves = self.store.read_state(&state)?;
+        self.lock().files_read = state.files_read;
+        Ok(Some(ProgramState { epoch: state.epoch, curves, files: state.folder }))
+    }
+
+    fn boundary_after(&self, epoch: u64) -> u64 {
+        self.chain.boundary_after(epoch)
+    }
+
+    fn begin(&self, to: Option<u64>) -> Result<ProcessFolders, StageError> {
+        let key = to.and_then(|epoch| self.chain.key(epoch)).unwrap_or(self.result);
+        let checkpoint = self.folders.open_checkpoint(self.store.dir(), &key)?;
+        let process = ProcessFolders {
+            checkpoint: checkpoint.as_ref().map(Checkpoint::files),
+            dep_file: self.folders.dep_file(checkpoint.as_ref()),
+        };
+        self.lock().checkpoint = checkpoint;
+        Ok(process)
+    }
+
+    fn end(&self, succeeded: bool) -> Result<(), StageError> {
+        let mut moving = self.lock();
+        match &moving.checkpoint {
+            Some(checkpoint) if !succeeded => self.folders.remember(checkpoint),
+            checkpoint => {
+                let found = self.folders.files_read(checkpoint.as_ref())?;
+                moving.files_read.extend(found);
+            }
+        }
+        Ok(())
+    }
+
+    fn save(&self, epoch: u64, curves: &BTreeMap<String, Tensor>, files: &FolderOnDisk) -> Result<Folder, Error> {
+        let files_read = self.lock().files_read.clone();
+        let state = self.chain.store(Position { epoch, step: 0 }, curves, Some(files), &files_read)?;
+        let checkpoint = self.lock().checkpoint.take();
+        checkpoint.iter().for_each(Checkpoint::remove);
+        Ok(state.folder)
+    }
+
+    fn write(&self, files: &Folder, to: &Path) -> Result<(), Error> {
+        Ok(self.store.write_folder(files, to)?)
+    }
+}

@@ -1,0 +1,135 @@
+//! The files of a program's state: storing a folder, and writing a stored one.
+//!
+//! Nothing is held in memory as a whole: files are read and written piece by piece.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Component, Path};
+
+use super::error::{Result, StoreError};
+use super::handle::Store;
+use super::pack_writer::Source;
+use super::results::{blob_header, file_source, tensor_on_disk};
+use crate::artifact::{BlobEntry, Folder, FolderOnDisk, TensorEntry, TensorFile};
+
+/// A failure to copy a blob.
+enum CopyError {
+    /// The blob can't be read.
+    Read,
+    /// The copy can't be written.
+    Write(io::Error),
+}
+
+impl Store {
+    /// Writes the files of a folder, durably. Called while no process collects.
+    pub(super) fn put_folder(&self, folder: &FolderOnDisk) -> Result<Folder> {
+        let mut sources: Vec<Source<'_>> = folder.files.values().map(file_source).collect();
+        for file in folder.tensor_files.values() {
+            sources.extend(file.tensors.values().map(tensor_on_disk).collect::<Result<Vec<_>>>()?);
+        }
+        let mut blobs = self.blobs.write(&sources)?.into_iter();
+        let files = folder.files.keys().cloned().zip(blobs.by_ref()).collect();
+        let mut stored = Folder { files, ..Folder::default() };
+        for (name, file) in &folder.tensor_files {
+            let tensors = file.tensors.iter().zip(blobs.by_ref());
+            let entry = |((name, t), blob): ((&String, &crate::artifact::TensorOnDisk), BlobEntry)| {
+                (name.clone(), TensorEntry { element: t.element, shape: t.shape.clone(), blob })
+            };
+            let file = TensorFile { metadata: file.metadata.clone(), tensors: tensors.map(entry).collect() };
+            stored.tensor_files.insert(name.clone(), file);
+        }
+        Ok(stored)
+    }
+
+    /// Writes the verified files of a stored folder below `to`, which exists and has none of them.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if a file is missing or altered. All results and states that need it are misses from
+    /// then on.
+    pub fn write_folder(&self, folder: &Folder, to: &Path) -> Result<()> {
+        for (name, blob) in &folder.files {
+            self.write_blob(blob, &mut create_below(to, name)?, &to.join(name))?;
+        }
+        for (name, file) in &folder.tensor_files {
+            self.write_tensor_file(file, &mut create_below(to, name)?, &to.join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a blob's verified bytes, piece by piece. `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Store::write_folder`].
+    pub fn write_blob(&self, blob: &BlobEntry, to: &mut File, path: &Path) -> Result<()> {
+        self.copy_blob(blob, 0, to, path)
+    }
+
+    /// Writes a safetensors file, piece by piece. `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Store::write_folder`].
+    pub fn write_tensor_file(&self, file: &TensorFile, to: &mut File, path: &Path) -> Result<()> {
+        let failed = || StoreError::io("can't write", path);
+        let mut to = BufWriter::new(to);
+        let (header, order) = file.header().map_err(failed())?;
+        to.write_all(&header).map_err(failed())?;
+        for tensor in order.iter().filter_map(|name| file.tensors.get(*name)) {
+            let head = blob_header(tensor.element, &tensor.shape)?.len();
+            self.copy_blob(&tensor.blob, head as u64, &mut to, path)?;
+        }
+        to.flush().map_err(failed())
+    }
+
+    /// Copies a blob without its first `head` bytes.
+    fn copy_blob(&self, blob: &BlobEntry, head: u64, to: &mut impl Write, path: &Path) -> Result<()> {
+        let mut stream = self.blobs.stream(blob)?;
+        let mut copied = 0;
+        match copy(&mut stream, head, blob.size, to, &mut copied) {
+            Ok(()) => Ok(()),
+            Err(CopyError::Write(error)) => Err(StoreError::io("can't write", path)(error)),
+            // The blob is damaged, which the store then reports, or a collection moved its pieces.
+            Err(CopyError::Read) => {
+                let bytes = self.blobs.read(blob, 0)?.1;
+                let rest = usize::try_from(head + copied).ok().and_then(|done| bytes.get(done..)).unwrap_or_default();
+                to.write_all(rest).map_err(StoreError::io("can't write", path))
+            }
+        }
+    }
+}
+
+/// Copies what follows the first `head` bytes of a stream of `size` bytes, and counts what it has `copied`.
+fn copy(
+    from: &mut dyn Read,
+    head: u64,
+    size: u64,
+    to: &mut impl Write,
+    copied: &mut u64,
+) -> std::result::Result<(), CopyError> {
+    io::copy(&mut from.take(head), &mut io::sink()).map_err(|_| CopyError::Read)?;
+    let mut buffer = vec![0; 1 << 16];
+    while *copied < size.saturating_sub(head) {
+        let read = match from.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Ok(0) | Err(_) => return Err(CopyError::Read),
+            Ok(read) => read,
+        };
+        to.write_all(&buffer[..read]).map_err(CopyError::Write)?;
+        *copied += read as u64;
+    }
+    Ok(())
+}
+
+/// Creates a file below a folder, and the folders in between. The store may come from others, so its names are not
+/// trusted.
+pub fn create_below(folder: &Path, name: &str) -> Result<File> {
+    let is_plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    if !is_plain || name.is_empty() || name.ends_with('/') || name.contains('\0') {
+        return Err(StoreError::NotFound(format!("{name:?} can't be the name of a file")));
+    }
+    let path = folder.join(name);
+    let create = || {
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        File::create_new(&path)
+    };
+    create().map_err(StoreError::io("can't create", &path))
+}

@@ -1,0 +1,394 @@
+//! Trainings by programs: no epoch is trained twice, and the result is that of one go.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::support::{Project, Run, has, json, signal, wait_for};
+
+const PIPELINE: &str = r#"
+[pipeline]
+name = "p"
+seed = 3
+
+[stages.net]
+kind = "train-command"
+argv = ["python3", "train.py"]
+segment_epochs = 10
+epochs = 40
+
+[stages.net.start]
+width = 4
+
+[stages.net.epoch]
+lr = 0.05
+"#;
+
+/// A project that trains with `train.py`. `None` without Python.
+fn project() -> Option<Project> {
+    if !has("python3") {
+        eprintln!("skipped: python3 is not installed");
+        return None;
+    }
+    let project = Project::new(PIPELINE);
+    project.write("train.py", include_str!("training/train.py"));
+    Some(project)
+}
+
+/// The epochs that a run trained, in order.
+fn trained(run: &Run) -> Vec<u64> {
+    run.of_kind("epoch").map(|event| event["epoch"].as_u64().expect("a number")).collect()
+}
+
+fn metrics(project: &Project) -> serde_json::Value {
+    json(&project.vadpipe(["metrics", "p.toml", "--json"]))
+}
+
+#[test]
+fn longer_training_continues_and_equals_one_go() {
+    let Some(project) = project() else { return };
+    project.edit("epochs = 40", "epochs = 25");
+    assert_eq!(trained(&project.run(&[])), (1..=25).collect::<Vec<_>>());
+    assert_eq!(project.run(&[]).executed(), [""; 0]);
+    project.edit("epochs = 25", "epochs = 40");
+    let plan = project.plan(&[])["net"].clone();
+    assert_eq!((&plan["state"], &plan["epochs"]["cached"]), (&"miss".into(), &20.into()), "{plan}");
+    let longer = project.run(&[]);
+    assert_eq!(trained(&longer), (21..=40).collect::<Vec<_>>(), "25 is no multiple of segment_epochs");
+    let in_one_go = self::project().expect("Python is installed");
+    in_one_go.run(&[]);
+    assert_eq!(project.digests(), in_one_go.digests());
+    // A shorter training ends with a state that the longer one has.
+    project.edit("epochs = 40", "epochs = 20");
+    assert_eq!(trained(&project.run(&[])), [0u64; 0]);
+}
+
+#[test]
+fn training_that_is_killed_ends_with_the_same_bytes() {
+    let Some(project) = project() else { return };
+    let slow = "import time\nHOOK = lambda epoch: time.sleep(0.01)\n";
+    project.write("train.py", &format!("{slow}{}", include_str!("training/train.py")));
+    let mut killed = 0;
+    for delay in [150, 250, 350, 450, 550] {
+        let mut run = project.start(&["run", "p.toml"]);
+        std::thread::sleep(Duration::from_millis(delay));
+        killed += usize::from(run.try_wait().expect("its status").is_none());
+        let _ = run.kill();
+        let _ = run.wait_with_output();
+    }
+    assert!(killed > 1, "it was fast");
+    let resumed = project.run(&[]);
+    let in_one_go = self::project().expect("Python is installed");
+    in_one_go.write("train.py", &project.read("train.py"));
+    in_one_go.run(&[]);
+    assert_eq!(project.digests(), in_one_go.digests());
+    assert!(trained(&resumed).len() <= 40);
+}
+
+#[test]
+fn interrupted_training_keeps_the_states_of_its_segments() {
+    let Some(project) = project() else { return };
+    let hook = "import pathlib, time\ndef HOOK(epoch):\n    if epoch == 25:\n        \
+                pathlib.Path(__file__).with_name('at-25').touch()\n        time.sleep(60)\n";
+    project.write("train.py", &format!("{hook}{}", include_str!("training/train.py")));
+    let run = project.command(["run", "p.toml"]).stderr(Stdio::piped()).spawn().expect("it starts");
+    wait_for(&mirrored(&project, "at-25"));
+    signal(&run, Signal::INT);
+    let output = run.wait_with_output().expect("it ends");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(130), "{error}");
+    assert!(error.contains("net: the next run continues at epoch 20"), "{error}");
+    assert_eq!(project.plan(&[])["net"]["epochs"]["cached"], 20);
+}
+
+/// A file that a program writes beside itself in its mirror.
+fn mirrored(project: &Project, name: &str) -> std::path::PathBuf {
+    let scratch = project.path("cache/scratch");
+    loop {
+        let entries = std::fs::read_dir(&scratch).into_iter().flatten().flatten();
+        let found = entries.map(|entry| entry.path().join(name)).find(|path| path.exists());
+        let below = std::fs::read_dir(&scratch).into_iter().flatten().flatten().flat_map(|entry| {
+            std::fs::read_dir(entry.path())
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|e| e.path().join(name))
+                .collect::<Vec<_>>()
+        });
+        if let Some(path) = found.or_else(|| below.into_iter().find(|path| path.exists())) {
+            return path;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn branches_share_their_trunk() {
+    let Some(project) = project() else { return };
+    project.edit("epochs = 40", "segments = [{ epochs = 20 }, { epochs = 10, lr = \"${matrix.late}\" }]");
+    project.edit("[stages.net]", "[matrix]\nlate = [0.05, 0.01, 0.002]\n[stages.net]");
+    let run = project.run(&["-j", "3"]);
+    assert_eq!(trained(&run).len(), 20 + 3 * 10, "{:?}", trained(&run));
+    // A branch that is added later finds the trunk, too.
+    project.edit("0.002]", "0.002, 0.0004]");
+    assert_eq!(trained(&project.run(&[])), (21..=30).collect::<Vec<_>>());
+}
+
+#[test]
+fn outputs_are_written_from_the_last_state() {
+    let Some(project) = project() else { return };
+    project.run(&[]);
+    let before = metrics(&project);
+    project.edit("epochs = 40", "epochs = 40\noutputs = { weights = \"weights.txt\" }");
+    let plan = project.plan(&[])["net"].clone();
+    assert_eq!(plan["epochs"]["cached"], 40, "{plan}");
+    let run = project.run(&[]);
+    assert_eq!((run.executed(), trained(&run)), (vec!["net".to_owned()], vec![]));
+    assert_eq!(metrics(&project)["net"]["loss"], before["net"]["loss"]);
+    assert!(metrics(&project)["net"]["norm"].is_number());
+    assert_eq!(project.vadpipe(["export", "p.toml", "--to", "out"]).code, 0);
+    assert_eq!(project.read("out/net/weights.txt").lines().count(), 4);
+    assert!(project.path("out/net/state/model.safetensors").exists());
+    assert!(project.path("out/net/state/generators/python.json").exists());
+    let in_one_go = self::project().expect("Python is installed");
+    in_one_go.write("p.toml", &project.read("p.toml"));
+    in_one_go.run(&[]);
+    assert_eq!(project.digests(), in_one_go.digests());
+}
+
+#[test]
+fn edited_module_invalidates_the_chain_from_the_state_that_read_it() {
+    let Some(project) = project() else { return };
+    let hook = "def HOOK(epoch):\n    if epoch >= 20:\n        import late\n";
+    project.write("train.py", &format!("{hook}{}", include_str!("training/train.py")));
+    project.write("late.py", "x = 1\n");
+    project.run(&[]);
+    let digests = project.digests();
+    project.write("late.py", "x = 2\n");
+    let plan = project.plan(&[])["net"].clone();
+    assert_eq!(plan["reason"]["text"], "file late.py changed");
+    assert_eq!(plan["epochs"]["cached"], 20, "{plan}");
+    assert_eq!(trained(&project.run(&[])), (21..=40).collect::<Vec<_>>());
+    // An edit that is undone is no edit.
+    project.write("late.py", "x = 1\n");
+    assert_eq!(project.run(&[]).executed(), [""; 0]);
+    assert_eq!(project.digests(), digests);
+}
+
+#[test]
+fn logged_metrics_are_curves_and_the_best_epoch_is_named() {
+    let Some(project) = project() else { return };
+    project.edit("epochs = 40", "epochs = 40\nselect = { metric = \"loss\" }");
+    project.run(&[]);
+    let found = metrics(&project)["net"].clone();
+    let number = |name: &str| found[name].as_f64().unwrap_or_else(|| panic!("{name}: {found}"));
+    assert!(number("loss_best") <= number("loss"));
+    assert!((1.0..=40.0).contains(&number("best_epoch")));
+    assert!(found.get("_seconds").is_none(), "{found}");
+    project.edit("metric = \"loss\"", "metric = \"val_loss\"");
+    let error = project.vadpipe(["run", "p.toml"]);
+    assert_eq!(error.code, 2, "{}", error.stderr);
+    assert!(error.stderr.contains("`select` names the metric `val_loss`, which the program did not log"));
+    assert!(error.stderr.contains("it logged: accuracy, loss"), "{}", error.stderr);
+}
+
+#[test]
+fn sweep_is_pruned_by_a_logged_metric() {
+    let Some(project) = project() else { return };
+    project.edit("lr = 0.05", "lr = \"${matrix.lr}\"");
+    let prune = "[matrix]\nlr = [0.5, 0.1, 0.05, 0.0001]\n\
+                 [matrix.prune]\nmetric = \"net.loss\"\nrungs = [10, 20]\nreduction = 2\n[stages.net]";
+    project.edit("[stages.net]", prune);
+    let run = project.run(&["-j", "1"]);
+    assert!(run.of_kind("stage-pruned").count() >= 2, "{}", run.output.stdout);
+    assert!(trained(&run).len() < 4 * 40);
+    project.edit("rungs = [10, 20]", "rungs = [10, 25]");
+    let error = project.vadpipe(["plan", "p.toml"]);
+    assert_eq!(error.code, 2);
+    assert!(error.stderr.contains("has no state after 25 epochs, so it can't be pruned there"), "{}", error.stderr);
+}
+
+#[test]
+fn stage_reads_the_state_of_a_training() {
+    let Some(project) = project() else { return };
+    let reader = "[stages.reader]\nkind = \"command\"\ninputs = { net = \"net\" }\n\
+                  argv = [\"sh\", \"-c\", \"find {inputs.net} -type f | grep -c state/; cat {inputs.net}/metrics.json\"]\n";
+    project.write("p.toml", &(project.read("p.toml") + reader));
+    project.edit("epochs = 40", "epochs = 10");
+    let run = project.run(&[]);
+    assert_eq!(run.executed(), ["net", "reader"]);
+    let log = project.vadpipe(["log", "last", "--stage", "reader"]);
+    assert!(log.stdout.contains("4\n{"), "two files, each in two places: {}", log.stdout);
+}
+
+/// The error of a run whose program is this Python code.
+fn failure(project: &Project, program: &str) -> String {
+    project.write("train.py", program);
+    let run = project.vadpipe(["run", "p.toml"]);
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    assert!(!project.path("cache/states").exists());
+    run.stderr
+}
+
+#[test]
+fn faults_of_a_program_are_named() {
+    let Some(project) = project() else { return };
+    let head = "import json, os, pathlib, sys\nout = pathlib.Path(os.environ['VADPIPE_STATE_OUT'])\n\
+                log = open(os.environ['VADPIPE_LOG'], 'a')\n\
+                def epochs(*numbers):\n    for n in numbers:\n        print(json.dumps({'epoch': n, 'loss': 1.0}), file=log)\n    \
+                log.flush()\n";
+    let all = "epochs(*range(1, 11))\n";
+    for (program, message) in [
+        (all.to_owned(), "the program exited with 0, but left no state after epoch 10"),
+        ("(out / 'x').touch()\nepochs(1, 2)\n".to_owned(), "did not log epochs 3 to 10"),
+        ("(out / 'x').touch()\nepochs(*range(1, 10))\n".to_owned(), "did not log epoch 10"),
+        ("epochs(1, 1)\n".to_owned(), "epoch 1 was logged before, expected 2"),
+        ("epochs(2)\n".to_owned(), "epoch 2 is out of order, expected 1"),
+        (format!("{all}epochs(11)\n"), "epoch 11 is after the last one of this process, 10"),
+        ("print('loss 1', file=log, flush=True)\n".to_owned(), "line 1 of the program's log is not valid: "),
+        ("print('[1]', file=log, flush=True)\n".to_owned(), "it is not a JSON object"),
+        ("print('x' * 2000000, file=log, flush=True)\n".to_owned(), "it has more than 1048576 bytes"),
+        (format!("{all}(out / 'x').symlink_to('/etc/passwd')\n"), "`x` is a symbolic link, not a regular file"),
+        (format!("{all}os.mkfifo(out / 'x')\n"), "`x` is a FIFO, not a regular file"),
+        (
+            format!("{all}(out / 'm.safetensors').touch()\n"),
+            "`m.safetensors` is not a safetensors file: it has 0 bytes, but the length of its header alone takes 8",
+        ),
+        (
+            format!("{all}(out / 'm.safetensors').write_bytes(b'PK\\x03\\x04 a zip file')\n"),
+            "`m.safetensors` is not a safetensors file: its first 8 bytes give a header of",
+        ),
+        ("sys.exit(3)\n".to_owned(), "`python3` exited with code 3"),
+        ("(out / 'x').touch()\nos.kill(os.getpid(), 9)\n".to_owned(), "`python3` was ended by signal 9"),
+    ] {
+        let error = failure(&project, &format!("{head}{program}"));
+        assert!(error.contains(message), "{program}: {error}");
+    }
+    // The good state before the fault is kept.
+    let breaks = "HOOK = lambda epoch: 1 / (epoch < 25)\n";
+    let error = failure(&project, &format!("{breaks}{}", include_str!("training/train.py")));
+    assert!(error.contains("ZeroDivisionError"), "{error}");
+    assert_eq!(project.plan(&[])["net"]["epochs"]["cached"], 20);
+}
+
+#[test]
+fn program_that_changes_its_inputs_harms_nobody() {
+    let Some(project) = project() else { return };
+    let data = "[stages.data]\nkind = \"command\"\nargv = [\"sh\", \"-c\", \"echo good > d.txt\"]\n\
+                outputs = { d = \"d.txt\" }\n[stages.net]";
+    project.edit("[stages.net]", data);
+    project
+        .edit("argv = [\"python3\", \"train.py\"]", "argv = [\"python3\", \"train.py\"]\ninputs = { data = \"data\" }");
+    let hook = "import pathlib, os\nfile = pathlib.Path(os.environ['VADPIPE_INPUTS']) / 'data' / 'd.txt'\n\
+                assert file.read_text() == 'good\\n'\nos.chmod(file, 0o644)\nfile.write_text('evil')\n";
+    project.write("train.py", &format!("{hook}{}", include_str!("training/train.py")));
+    assert_eq!(project.run(&[]).executed(), ["data", "net"], "each process finds the good input");
+    let log = project.vadpipe(["log", "last", "--stage", "net"]);
+    assert!(log.stdout.contains("the program changed its inputs; they are written again"), "{}", log.stdout);
+}
+
+#[test]
+fn nan_is_a_metric_and_ranks_last() {
+    let Some(project) = project() else { return };
+    let nan = include_str!("training/train.py").replace("\"_seconds\": 0.5", "\"bad\": float('nan')");
+    project.write("train.py", &nan);
+    project.edit("epochs = 40", "epochs = 10\nselect = { metric = \"bad\" }");
+    let error = project.vadpipe(["run", "p.toml"]);
+    assert!(error.stderr.contains("`select` names the metric `bad`"), "NaN is never the best: {}", error.stderr);
+    project.edit("\nselect = { metric = \"bad\" }", "");
+    project.run(&[]);
+    assert_eq!(metrics(&project)["nonfinite"]["net"]["bad"], "nan");
+}
+
+#[test]
+fn mistakes_in_the_pipeline_are_found_by_plan() {
+    let Some(project) = project() else { return };
+    let error = |from: &str, to: &str| {
+        project.write("p.toml", &PIPELINE.replace(from, to));
+        let plan = project.vadpipe(["plan", "p.toml"]);
+        assert_eq!(plan.code, 2, "{}", plan.stderr);
+        plan.stderr
+    };
+    for (from, to, message) in [
+        ("segment_epochs = 10\n", "", "`segment_epochs` is missing"),
+        ("epochs = 40\n", "", "`epochs` is missing"),
+        ("epochs = 40", "epochs = 40\nkeep = [15]", "there is no state after 15 epochs to keep"),
+        ("epochs = 40", "epochs = 40\nkeep_every = 4", "there is no state after 4 epochs to keep"),
+        (
+            "epochs = 40",
+            "segments = [{ epochs = 20, momentum = 0.9 }, { epochs = 20 }]",
+            "this segment has no value for `momentum`",
+        ),
+        ("epochs = 40", "segments = [{ lr = 0.9 }]", "a segment has no `epochs`"),
+        ("epochs = 40", "epochs = 40\noutputs = { state = \"state\" }", "the output `state` has a reserved name"),
+        ("epochs = 40", "epochs = 40\nselect = \"loss\"", "`select` must be a table, not a string"),
+        (
+            "epochs = 40",
+            "epochs = 40\nselect = { metric = \"loss\", mode = \"most\" }",
+            "`mode` must be \"min\" or \"max\"",
+        ),
+        ("[stages.net.start]", "[stages.net.begin]", "unknown field `begin`"),
+        ("lr = 0.05", "lr = nan", "nan"),
+        ("\"train.py\"", "\"missing.py\"", "`argv` names the script `missing.py`, which does not exist"),
+    ] {
+        let error = error(from, to);
+        assert!(error.contains(message), "{to}: {error}");
+    }
+}
+
+/// What `verify` prints about the program after these edits, and its exit code.
+fn verdict(project: &Project, edits: &[(&str, &str)]) -> (i32, String) {
+    let mut program = include_str!("training/train.py").to_owned();
+    for (from, to) in edits {
+        assert!(program.contains(from), "{from}");
+        program = program.replace(from, to);
+    }
+    project.write("train.py", &program);
+    project.run(&[]);
+    let output = project.vadpipe(["verify", "p.toml", "net"]);
+    (output.code, output.stdout + &output.stderr)
+}
+
+#[test]
+fn verify_finds_programs_that_are_not_reproducible_and_states_that_are_incomplete() {
+    const RATE: &str = "    lr = value_of(epoch, \"lr\")\n";
+    let Some(project) = project() else { return };
+    let (code, text) = verdict(&project, &[]);
+    assert_eq!((code, text.contains("incomplete")), (0, false), "{text}");
+    let generator = [("    generator.setstate((version, tuple(internal), gauss))\n", "")];
+    let scheduler = [(RATE, "    lr = value_of(epoch, \"lr\") * 0.9 ** (epoch - START)\n")];
+    let loader = [(RATE, "    lr = value_of(epoch, \"lr\") * (1 + (epoch - START) % 7)\n")];
+    let clock = [(RATE, "    import time\n    lr = value_of(epoch, \"lr\") * (1 + time.time_ns() % 1000)\n")];
+    let noise = [("weights[i] = weight -", "weights[i] = int.from_bytes(os.urandom(4), 'little') * 1e-12 + weight -")];
+    let incomplete = "the state of `net` is incomplete: if one process trains the first 20 epochs instead of two, tensor \
+                      state/model.safetensors: momentum differs in 4 of 4 elements";
+    let not_reproducible = "the program is not reproducible from epoch 1 on: tensor state/model.safetensors: momentum \
+                            differs in 4 of 4 elements";
+    for (fault, edit, expected, message) in [
+        ("generator not restored", generator, 0, incomplete),
+        ("scheduler not in the state", scheduler, 0, incomplete),
+        ("position of the loader not in the state", loader, 0, incomplete),
+        ("clock", clock, 3, not_reproducible),
+        ("noise from the system", noise, 3, not_reproducible),
+    ] {
+        let (code, text) = verdict(&project, &edit);
+        // A terminal's width wraps the text.
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(code, expected, "{fault}: {text}");
+        assert!(text.contains(message), "{fault}: {text}");
+    }
+    project.edit("epochs = 40", "epochs = 10");
+    let (_, text) = verdict(&project, &[]);
+    assert!(text.contains("fewer than two full segments, so its state was not checked"), "{text}");
+}
+
+#[test]
+fn verify_samples_stretches_of_a_program() {
+    let Some(project) = project() else { return };
+    project.edit("epochs = 40", "epochs = 40\nkeep_every = 10");
+    project.run(&[]);
+    let output = project.vadpipe(["verify", "p.toml", "net", "--sample", "2", "--seed", "1"]);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert_eq!(output.stdout.matches("same").count(), 2, "{}", output.stdout);
+}
