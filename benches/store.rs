@@ -233,6 +233,7 @@ fn chain(name: i64, epochs: u64) -> Components {
         contents: BTreeMap::new(),
         files_read: BTreeMap::new(),
         segments: Some(vec![Segment { epochs, params: BTreeMap::from([("lr".to_owned(), 1e-3.into())]) }]),
+        ..Components::default()
     }
 }
 

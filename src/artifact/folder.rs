@@ -3,6 +3,7 @@
 //! A safetensors file is stored tensor by tensor, so that equal tensors are stored once. Its metadata count, the order
 //! of its tensors does not. Any other file is one blob. Folders without files are not stored.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -83,7 +84,7 @@ impl TensorFile {
     pub fn header(&self) -> io::Result<(Vec<u8>, Vec<&str>)> {
         let too_large = || io::Error::new(io::ErrorKind::InvalidData, "the tensors are too large for a file");
         let mut order: Vec<(&String, &TensorEntry)> = self.tensors.iter().collect();
-        order.sort_by(|(_, a), (_, b)| b.element.cmp(&a.element));
+        order.sort_by_key(|(_, tensor)| Reverse(tensor.element));
         let (mut infos, mut end) = (Vec::with_capacity(order.len()), 0usize);
         for (name, TensorEntry { element, shape, .. }) in &order {
             let (start, size) = (end, byte_count(*element, shape).ok_or_else(too_large)?);

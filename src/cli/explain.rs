@@ -222,17 +222,15 @@ impl Chain {
         let Some(chain) = decision.components.as_ref().map(|c| c.chain()).filter(|c| !c.keys().is_empty()) else {
             return Ok(None);
         };
-        let (here, others): (Vec<_>, Vec<_>) = project
-            .store
-            .chain_states(chain.keys())?
-            .into_iter()
-            .partition(|state| state.class == project.compute.numerics);
-        let nearest = here.into_iter().next_back();
+        let resumable = project.spec.resumable(decision.point, &project.compute.numerics);
+        let nearest = project.store.longest_state(chain.keys(), &resumable)?;
+        let is_elsewhere = |state: &StateRecord| state.class != project.compute.numerics;
+        let elsewhere = project.store.chain_states(chain.keys())?.into_iter().rfind(is_elsewhere);
         let of = match nearest.as_ref().and_then(|s| s.towards) {
             Some(key) => project.store.result(&key)?,
             None => None,
         };
-        Ok(Some(Self { total: chain.total(), nearest, of, elsewhere: others.into_iter().next_back() }))
+        Ok(Some(Self { total: chain.total(), nearest, of, elsewhere }))
     }
 
     fn text(&self, numerics: &str) -> String {

@@ -42,6 +42,8 @@ struct Moving {
     resumed_at: Option<u64>,
     /// The state that this job saved last or resumed from, unless it is pinned.
     last: Option<StateRecord>,
+    /// The best epoch so far, and its state if it is stored.
+    best: (u64, Option<StateRecord>),
     at_rung: bool,
 }
 
@@ -72,7 +74,13 @@ impl<'a> StoredChain<'a> {
         settings: ChainSettings<'a>,
     ) -> Self {
         let ChainSettings { states, resumable, kept, interval, fresh, rung, cancel } = settings;
-        let moving = Mutex::new(Moving { last_save: Instant::now(), resumed_at: None, last: None, at_rung: false });
+        let moving = Mutex::new(Moving {
+            last_save: Instant::now(),
+            resumed_at: None,
+            last: None,
+            best: (0, None),
+            at_rung: false,
+        });
         Self { store, listener, stage, states, resumable, kept, interval, fresh, rung, cancel, moving }
     }
 
@@ -147,6 +155,39 @@ impl<'a> StoredChain<'a> {
         self.listener.event(&Event::Resumed { stage, epoch, step, epochs, resumed_at: epoch });
     }
 
+    /// Removes a state that `newest` replaces.
+    fn remove(&self, old: &StateRecord, newest: &StateRecord) {
+        // The new state is durable, so a leftover of the old one must not fail the training.
+        if let Err(error) = self.store.remove_superseded(old, newest) {
+            let what = format!("an earlier state of {} could not be removed", self.stage);
+            self.listener.event(&Event::Warning { message: format!("{what}: {error}; `vadpipe gc` removes it") });
+        }
+    }
+
+    /// Keeps the state after this epoch, the best so far, until the training ends or another epoch is better.
+    ///
+    /// # Errors
+    /// If the cache can't be read.
+    pub(crate) fn set_best(&self, epoch: u64) -> Result<(), Error> {
+        let mut moving = self.lock();
+        if moving.best.0 == epoch {
+            return Ok(());
+        }
+        let (before, last) = (moving.best.1.take(), moving.last.clone());
+        moving.best.0 = epoch;
+        drop(moving);
+        let stored = self.store.chain_states(self.states.keys())?;
+        let is_best = |state: &StateRecord| state.epoch == epoch && state.class == self.resumable.class;
+        self.lock().best.1 = stored.into_iter().find(is_best);
+        // The last state is removed when the next one is stored.
+        if let (Some(before), Some(last)) = (before, last)
+            && before.key != last.key
+        {
+            self.remove(&before, &last);
+        }
+        Ok(())
+    }
+
     /// Stores a state, and removes the one that it replaces.
     ///
     /// # Errors
@@ -162,19 +203,23 @@ impl<'a> StoredChain<'a> {
         let (class, pinned) = (self.resumable.class, self.is_kept(position));
         let new = NewState { position, class, pinned, tensors, folder, files_read };
         let record = self.store.put_state(self.states.keys(), new)?;
-        let before = self.lock().last.take();
-        if let Some(old) = before {
+        let mut moving = self.lock();
+        let before = moving.last.take();
+        if moving.best.0 == position.epoch {
+            moving.best.1 = Some(record.clone());
+        }
+        let best = moving.best.1.clone();
+        drop(moving);
+        if let Some(old) = before.filter(|old| best.as_ref().is_none_or(|best| best.key != old.key)) {
             // The program has read more files. When one of them changes, the training continues from the old state.
             let read_more = !old.files_read.keys().eq(record.files_read.keys());
-            let done = match read_more {
-                true => self.store.pin_state(&old),
-                false => self.store.remove_superseded(&old, &record).map(drop),
-            };
-            // The new state is durable, so a leftover of the old one must not fail the training.
-            if let Err(error) = done {
-                let what = format!("an earlier state of {} could not be removed", self.stage);
-                self.listener.event(&Event::Warning { message: format!("{what}: {error}; `vadpipe gc` removes it") });
+            match read_more {
+                true => self.store.pin_state(&old)?,
+                false => self.remove(&old, &record),
             }
+        }
+        if let Some(best) = best.filter(|_| position.epoch == self.total()) {
+            self.store.pin_state(&best)?;
         }
         let mut moving = self.lock();
         moving.last = Some(record.clone()).filter(|r| !r.pinned);

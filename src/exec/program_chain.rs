@@ -96,6 +96,10 @@ impl ProgramChain for StoredProgramChain<'_> {
         Ok(state.folder)
     }
 
+    fn set_best(&self, epoch: u64) -> Result<(), Error> {
+        self.chain.set_best(epoch)
+    }
+
     fn write(&self, files: &Folder, to: &Path) -> Result<(), Error> {
         Ok(self.store.write_folder(files, to)?)
     }

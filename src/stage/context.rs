@@ -294,6 +294,12 @@ pub trait ProgramChain: Send + Sync {
     /// # Errors
     /// If the cache fails.
     fn save(&self, epoch: u64, curves: &BTreeMap<String, Tensor>, files: &FolderOnDisk) -> Result<Folder, Error>;
+    /// Keeps the state after this epoch, the best so far, if there is one or it is the next to be saved. The state of
+    /// the epoch that was the best before is no longer kept for that.
+    ///
+    /// # Errors
+    /// If the cache fails.
+    fn set_best(&self, epoch: u64) -> Result<(), Error>;
     /// Writes the files of a state below the folder `to`, which must be empty.
     ///
     /// # Errors

@@ -4,6 +4,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use vadpipe::key::Key;
+use vadpipe::store::Store;
 
 use crate::support::{Project, Run, has, json, signal, wait_for};
 
@@ -26,9 +28,10 @@ lr = 0.05
 "#;
 
 /// A project that trains with `train.py`. `None` without Python.
+#[expect(clippy::print_stderr, reason = "it says why a test did nothing")]
 fn project() -> Option<Project> {
     if !has("python3") {
-        eprintln!("skipped: python3 is not installed");
+        eprintln!("python3 is not installed: its programs were not run");
         return None;
     }
     let project = Project::new(PIPELINE);
@@ -191,6 +194,24 @@ fn logged_metrics_are_curves_and_the_best_epoch_is_named() {
     assert_eq!(error.code, 2, "{}", error.stderr);
     assert!(error.stderr.contains("`select` names the metric `val_loss`, which the program did not log"));
     assert!(error.stderr.contains("it logged: accuracy, loss"), "{}", error.stderr);
+}
+
+#[test]
+fn state_of_the_best_epoch_is_kept_until_another_is_better() {
+    let Some(project) = project() else { return };
+    // The best epochs after each segment are 10, 20, 20 and 20.
+    let score = include_str!("training/train.py").replace("\"_seconds\": 0.5", "\"score\": -abs(epoch - 19)");
+    project.write("train.py", &score);
+    project.edit("epochs = 40", "epochs = 40\nselect = { metric = \"score\", mode = \"max\" }");
+    project.run(&[]);
+    assert_eq!(metrics(&project)["net"]["best_epoch"], 20.0);
+    let key = json(&project.vadpipe(["show", "p.toml", "net", "--json"]))["net"]["key"].clone();
+    let key: Key = serde_json::from_value(key).expect("a key");
+    let store = Store::open(&project.path("cache"), Default::default()).expect("a cache");
+    let chain = store.result(&key).expect("an index").expect("a result").components.chain();
+    let states = store.chain_states(chain.keys()).expect("an index");
+    // State 40 is the last. It is also the last multiple, from which a longer training continues.
+    assert_eq!(states.iter().map(|state| (state.epoch, state.pinned)).collect::<Vec<_>>(), [(20, true), (40, true)]);
 }
 
 #[test]

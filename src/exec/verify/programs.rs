@@ -180,6 +180,10 @@ impl ProgramChain for ProgramReplay<'_> {
         Ok(state.folder)
     }
 
+    fn set_best(&self, _epoch: u64) -> Result<()> {
+        Ok(())
+    }
+
     fn write(&self, files: &Folder, to: &Path) -> Result<()> {
         Ok(self.into.write_folder(files, to)?)
     }

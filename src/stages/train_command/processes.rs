@@ -54,6 +54,7 @@ impl<'a> Processes<'a> {
             Some(stored) => {
                 self.context.progress.log(&format!("continuing after epoch {}", stored.epoch));
                 let curves = Curves::from_tensors(&stored.curves, stored.epoch)?;
+                self.note_best(&curves)?;
                 State { epoch: stored.epoch, curves, files: stored.files }
             }
         };
@@ -97,10 +98,17 @@ impl<'a> Processes<'a> {
         for epoch in log.finish()? {
             state.curves.push(&epoch);
         }
+        self.note_best(&state.curves)?;
         state.files = self.chain.save(to, &state.curves.to_tensors(), &files)?;
         fs::remove_dir_all(&state_out).map_err(StageError::io(format!("can't remove {}", state_out.display())))?;
         state.epoch = to;
         Ok(state)
+    }
+
+    /// Keeps the state of the best epoch, if the stage selects one.
+    fn note_best(&self, curves: &Curves) -> Result<(), StageError> {
+        let best = self.stage.select.as_ref().and_then(|select| curves.best(&select.metric, select.larger));
+        best.map_or(Ok(()), |(_, epoch)| Ok(self.chain.set_best(epoch)?))
     }
 
     /// Runs one process and returns its log.
