@@ -8,7 +8,8 @@
 //! - `overrides`: each `-S path=value` is a separate source; it is put into the tree before types are checked.
 //! - `template`: replaces `${params.x}`, `${matrix.axis}` and `${pipeline.seed}`. Replacements are not scanned for
 //!   references.
-//! - `values`: the values of an axis (lists, ranges, samples), and their form in point names.
+//! - `values`: the values of an axis: lists, ranges, samples.
+//! - `listed`: the values in a list, and their form in point names.
 //! - `matrix`: all axes, and the combinations of their values.
 //! - `prune`: which points are stopped early.
 //! - `stages`: the runner's own fields of a stage's table (`kind`, `inputs`, `matrix`, `at`, `seed`).
@@ -26,6 +27,7 @@ mod axis;
 mod errors;
 mod expand;
 mod header;
+mod listed;
 mod matrix;
 mod overrides;
 mod parameters;

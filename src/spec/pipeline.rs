@@ -132,7 +132,7 @@ pub struct Point {
     pub name: String,
     /// The stage's name.
     pub stage: String,
-    /// The value of each axis, axes in the order of declaration.
+    /// The value of each axis, axes in the order of declaration. A list or a table is given by its label.
     pub coordinates: Vec<(String, Value)>,
     /// Its kind, its parameters and the stage to run.
     pub parsed: ParsedStage,

@@ -1,6 +1,7 @@
 //! Valid pipelines.
 
 mod errors;
+mod listed;
 mod properties;
 mod sweeps;
 mod wiring;

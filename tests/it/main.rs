@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "a failed expectation ends a test with its message")]
 
 mod answers;
+mod axes;
 mod bad_input;
 mod benches;
 mod browser;
