@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::axis::{Asked, Axis, AxisValue, MAX_POINTS};
 use super::errors::{check_name, suggest};
+use super::include::INCLUDE;
 use super::listed::value_text;
 use super::values::{Values, check_together, values};
 use crate::diagnostic::{Diagnostic, Diagnostics, Origin};
@@ -331,7 +332,10 @@ fn as_table<'a>(node: &'a Node, name: &str, diagnostics: &mut Diagnostics) -> Op
         }
         other => {
             let message = format!("`{name}` must hold tables such as {{ axis = value }}, not {}", other.describe());
-            diagnostics.error(&node.origin, message);
+            let error = diagnostics.error(&node.origin, message);
+            if name == INCLUDE {
+                error.help("to include a file, write `include` above the first table of this file");
+            }
             None
         }
     }

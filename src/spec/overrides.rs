@@ -5,8 +5,9 @@
 
 use std::ops::Range;
 
+use super::include::INCLUDE;
 use super::read::{self, Text};
-use crate::diagnostic::{Diagnostics, Origin, Sources, nearest};
+use crate::diagnostic::{Diagnostics, Origin, SourceKind, Sources, nearest};
 use crate::value::{Data, Entry, Node, Table};
 
 /// The deepest path. A tree of unlimited depth could exhaust the stack.
@@ -29,7 +30,7 @@ struct Segment {
 /// Puts the overrides into the tree in their order. Each becomes a separate source.
 pub(super) fn apply(overrides: &[String], root: &mut Table, sources: &mut Sources, diagnostics: &mut Diagnostics) {
     for text in overrides {
-        let source = sources.add(format!("-S {text}"), text.as_str());
+        let source = sources.add(SourceKind::Override, format!("-S {text}"), text.as_str());
         let (path, value) = match split(text) {
             Ok(found) => found,
             Err(bad) => {
@@ -39,6 +40,13 @@ pub(super) fn apply(overrides: &[String], root: &mut Table, sources: &mut Source
             }
         };
         let written = text.get(value.clone()).unwrap_or_default();
+        if let [Segment { name, span }, ..] = path.as_slice()
+            && name == INCLUDE
+        {
+            let error = diagnostics.error(&Origin { source, span: span.clone() }, "`include` can't be overridden");
+            error.help("override a value of the included file: its path is the same as if this file had it");
+            continue;
+        }
         let node = read::value(written, Text { source, offset: value.start })
             .unwrap_or_else(|| Node { data: Data::Text(written.to_owned()), origin: Origin { source, span: value } });
         set(root, &path, source, node, diagnostics);
@@ -141,7 +149,7 @@ fn set(root: &mut Table, path: &[Segment], source: usize, node: Node, diagnostic
 
 /// Reports overrides of parameters that nothing uses. `[params]` accepts any name, so a misspelt override would
 /// otherwise have no effect, and the run would silently be another experiment.
-pub(super) fn report_unused_params(root: &Table, file: usize, sources: &Sources, diagnostics: &mut Diagnostics) {
+pub(super) fn report_unused_params(root: &Table, sources: &Sources, diagnostics: &mut Diagnostics) {
     let Some(Data::Table(params)) = root.get("params").map(|node| &node.data) else { return };
     let spaceless = |text: &str| text.split_whitespace().collect::<String>();
     let texts: Vec<String> = sources.0.iter().map(|source| spaceless(&source.text)).collect();
@@ -151,7 +159,8 @@ pub(super) fn report_unused_params(root: &Table, file: usize, sources: &Sources,
             .any(|text| text.contains(&format!("${{params.{name}}}")) || text.contains(&format!("${{params.{name}.")))
     };
     let bare = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
-    for entry in params.0.iter().filter(|e| e.name_origin.source != file && bare(&e.name) && !mentioned(&e.name)) {
+    let overridden = |e: &&Entry| sources.is_override(e.name_origin.source);
+    for entry in params.0.iter().filter(overridden).filter(|e| bare(&e.name) && !mentioned(&e.name)) {
         let message = format!("nothing uses the parameter `{}`", entry.name);
         let error = diagnostics.error(&entry.name_origin, message);
         let others = params.0.iter().map(|e| e.name.as_str()).filter(|n| *n != entry.name);
@@ -174,7 +183,7 @@ mod tests {
     fn applied(toml: &str, overrides: &[&str]) -> Result<Table, String> {
         let mut sources = Sources::default();
         let mut diagnostics = Diagnostics::default();
-        let source = sources.add("p.toml", toml);
+        let source = sources.add(SourceKind::Pipeline, "p.toml", toml);
         let mut root = read::document(toml, source, &mut diagnostics);
         let overrides: Vec<String> = overrides.iter().map(|o| (*o).to_owned()).collect();
         apply(&overrides, &mut root, &mut sources, &mut diagnostics);
@@ -212,10 +221,10 @@ mod tests {
         let check = |set: &str| {
             let (mut sources, mut diagnostics) = (Sources::default(), Diagnostics::default());
             let text = "[params]\nepochs = 3\n[stages.a]\nn = \"${ params.epochs }\"\nm = \"${params.late}\"\n";
-            let file = sources.add("p.toml", text);
-            let mut root = read::document(text, file, &mut diagnostics);
+            let source = sources.add(SourceKind::Pipeline, "p.toml", text);
+            let mut root = read::document(text, source, &mut diagnostics);
             apply(&[set.to_owned()], &mut root, &mut sources, &mut diagnostics);
-            report_unused_params(&root, file, &sources, &mut diagnostics);
+            report_unused_params(&root, &sources, &mut diagnostics);
             diagnostics
                 .0
                 .into_iter()

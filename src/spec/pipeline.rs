@@ -13,7 +13,7 @@ use crate::value::Value;
 /// A pipeline, typed, expanded and without errors in its text.
 #[derive(Debug)]
 pub struct Spec {
-    /// Its texts: the file, then each override.
+    /// Its texts: the file, then those that it includes, then each override.
     pub sources: Sources,
     /// The `[pipeline]` section.
     pub pipeline: Header,

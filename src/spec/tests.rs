@@ -1,6 +1,7 @@
 //! Valid pipelines.
 
 mod errors;
+mod include;
 mod listed;
 mod properties;
 mod sweeps;

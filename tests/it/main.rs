@@ -17,6 +17,7 @@ mod earlier;
 mod freshness;
 mod golden;
 mod hostile;
+mod included;
 mod interruption;
 mod isolation;
 mod labels;
