@@ -1,13 +1,14 @@
 //! Reads a pipeline: TOML → a tree with places in the source → overrides (`-S`) → stages with axes → points.
 //!
 //! ```text
-//! texts ─read, include─► Node tree ─overrides─► Node tree
+//! texts ─read, include─► Node tree ─overrides, groups─► Node tree
 //!       ─header, params, matrix, stages─► axes of every stage ─expand─► points
 //! ```
 //!
 //! - `read`: turns TOML text into a tree of nodes with places; reports all syntax errors at once.
 //! - `include`: puts the tables of other files beneath those of the file.
 //! - `overrides`: each `-S path=value` is a separate source; it is put into the tree before types are checked.
+//! - `groups`: puts the chosen members of groups in the place of their names.
 //! - `template`: replaces `${params.x}`, `${matrix.axis}` and `${pipeline.seed}`. Replacements are not scanned for
 //!   references.
 //! - `values`: the values of an axis: lists, ranges, samples.
@@ -28,6 +29,7 @@ mod axes;
 mod axis;
 mod errors;
 mod expand;
+mod groups;
 mod header;
 mod include;
 mod listed;
@@ -101,7 +103,9 @@ pub fn load_with(
     let mut root = Includes::new(file_name, base, read, &mut sources, &mut diagnostics).merged(root);
     let broken = !diagnostics.is_empty();
     overrides::apply(overrides, &mut root, &mut sources, &mut diagnostics);
-    if broken {
+    let before = diagnostics.0.len();
+    groups::choose(&mut root, &mut diagnostics);
+    if broken || diagnostics.0.len() > before {
         // Further errors would only follow from these.
         std::mem::take(&mut diagnostics).into_result(&sources)?;
     }
@@ -129,8 +133,6 @@ pub fn included_files(pipeline: &Path) -> BTreeSet<PathBuf> {
     includes.into_paths()
 }
 
-const SECTIONS: [&str; 4] = ["pipeline", "params", "matrix", "stages"];
-
 /// The result of [`typed`].
 struct Typed {
     pipeline: Header,
@@ -142,10 +144,10 @@ struct Typed {
 
 /// Types and expands the whole tree. After an error the result must not be used.
 fn typed(root: &Table, sources: &Sources, registry: &Registry, diagnostics: &mut Diagnostics) -> Typed {
-    let known = |e: &&Entry| SECTIONS.contains(&e.name.as_str());
+    let known = |e: &&Entry| read::SECTIONS.contains(&e.name.as_str());
     for entry in root.0.iter().filter(|e| !known(e)) {
         let message = format!("unknown section `{}`", entry.name);
-        let names = SECTIONS.into_iter().chain([INCLUDE]);
+        let names = read::SECTIONS.into_iter().chain([INCLUDE]);
         errors::suggest(diagnostics, &entry.name_origin, message, &entry.name, names);
     }
     let params = template::params(&section(root, "params", diagnostics).unwrap_or_default(), sources, diagnostics);

@@ -22,7 +22,7 @@ use crate::diagnostic::{Diagnostics, Origin};
 use crate::value::{Data, Node, Table};
 
 /// The field of a table that is its label.
-const NAME: &str = "name";
+pub(super) const NAME: &str = "name";
 
 /// The values of a list without those that have an error.
 pub(super) fn list(axis: &str, items: &[Node], place: &Origin, diagnostics: &mut Diagnostics) -> Vec<AxisValue> {

@@ -1,12 +1,14 @@
 //! `-S path=value`: overrides that are put into the tree before types are checked.
 //!
 //! A path is a dotted TOML key of bare and quoted names: `stages.vad.at."distribution=gaussian".lr`. The value is TOML.
-//! If it is not valid TOML it is a string, so `-S stages.vad.distribution=uniform` needs no quotes.
+//! If it is not valid TOML it is a string, so `-S stages.vad.distribution=uniform` needs no quotes. `-S model=@wide`
+//! chooses from a group (see `groups`).
 
 use std::ops::Range;
 
+use super::groups;
 use super::include::INCLUDE;
-use super::read::{self, Text};
+use super::read::{self, Segment, Text};
 use crate::diagnostic::{Diagnostics, Origin, SourceKind, Sources, nearest};
 use crate::value::{Data, Entry, Node, Table};
 
@@ -17,13 +19,6 @@ const MAX_DEPTH: usize = 32;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadPath {
     message: &'static str,
-    span: Range<usize>,
-}
-
-/// A name in the path, and where it is written.
-#[derive(Debug, PartialEq, Eq)]
-struct Segment {
-    name: String,
     span: Range<usize>,
 }
 
@@ -47,9 +42,12 @@ pub(super) fn apply(overrides: &[String], root: &mut Table, sources: &mut Source
             error.help("override a value of the included file: its path is the same as if this file had it");
             continue;
         }
-        let node = read::value(written, Text { source, offset: value.start })
+        let mut node = read::value(written, Text { source, offset: value.start })
             .unwrap_or_else(|| Node { data: Data::Text(written.to_owned()), origin: Origin { source, span: value } });
-        set(root, &path, source, node, diagnostics);
+        let path = groups::redirect(root, path, &mut node);
+        if groups::check(root, &path, &node, source, diagnostics) {
+            set(root, &path, source, node, diagnostics);
+        }
     }
 }
 

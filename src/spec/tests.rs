@@ -1,6 +1,7 @@
 //! Valid pipelines.
 
 mod errors;
+mod groups;
 mod include;
 mod listed;
 mod properties;

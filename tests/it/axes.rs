@@ -91,3 +91,39 @@ fn value_is_part_of_the_key_and_its_label_is_not() {
     assert_ne!(before["net@model=small,seed=1"]["key"], after["net@model=small,seed=1"]["key"]);
     assert_ne!(before["net@model=small,seed=1"]["key"], Value::Null);
 }
+
+/// A program with a group, and the file that defines the group.
+fn grouped(choice: &str, reference: &str) -> Project {
+    let project = Project::new(&format!(
+        "include = [\"models.toml\"]\n[pipeline]\nname = \"p\"\n{choice}\n[stages.net]\nkind = \"command\"\n\
+         argv = [\"sh\", \"net.sh\", \"{reference}\", \"{{metrics}}\"]\n"
+    ));
+    project.write("models.toml", "[groups.model.small]\nwidth = 64\n[groups.model.wide]\nwidth = 256\n");
+    project.write("net.sh", "echo '{\"width\": '$1'}' > $2\n");
+    project
+}
+
+#[test]
+fn member_of_a_group_is_chosen_in_the_file_and_on_the_command_line() {
+    let project = grouped("[params]\nmodel = \"@small\"", "${params.model.width}");
+    let width = |more: &[&str]| {
+        project.run(more);
+        json(&project.vadpipe(["metrics", "p.toml", "--json"].iter().chain(more)))["net"]["width"].as_f64()
+    };
+    assert_eq!(width(&[]), Some(64.0));
+    assert_eq!(width(&["-S", "model=@wide"]), Some(256.0));
+    assert_eq!(width(&["-S", "model=@wide", "-S", "model.width=300"]), Some(300.0));
+    let output = project.vadpipe(["plan", "p.toml", "-S", "model=@wdie"]);
+    assert_eq!(output.code, 2);
+    assert!(output.stderr.contains("-S model=@wdie:1:7"), "{}", output.stderr);
+    assert!(output.stderr.contains("did you mean `wide`?"), "{}", output.stderr);
+}
+
+#[test]
+fn sweep_over_a_group_shares_results_with_a_choice() {
+    let chosen = grouped("[params]\nmodel = \"@small\"", "${params.model.width}");
+    let swept = grouped("[matrix]\nmodel = [\"@*\"]", "${matrix.model.width}");
+    assert_eq!(chosen.plan(&[])["net"]["key"], swept.plan(&[])["net@model=small"]["key"]);
+    assert_eq!(swept.run(&["-S", "model=@wide"]).executed(), ["net@model=wide"]);
+    assert_eq!(swept.run(&[]).cached(), ["net@model=wide"]);
+}
