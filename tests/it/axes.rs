@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Project, json};
+use crate::support::{MINI, Project, json};
 
 /// Programs with two axes of which one has tables and one has lists, and a program that gathers them.
 const SWEEP: &str = r#"
@@ -126,4 +126,28 @@ fn sweep_over_a_group_shares_results_with_a_choice() {
     assert_eq!(chosen.plan(&[])["net"]["key"], swept.plan(&[])["net@model=small"]["key"]);
     assert_eq!(swept.run(&["-S", "model=@wide"]).executed(), ["net@model=wide"]);
     assert_eq!(swept.run(&[]).cached(), ["net@model=wide"]);
+}
+
+#[test]
+fn report_shows_points_of_all_seeds_as_a_band() {
+    let project = Project::new(&MINI.replace("matrix = { distribution", "matrix = { seed = [1, 2], distribution"));
+    project.edit(
+        "distribution = \"${matrix.distribution}\"",
+        "distribution = \"${matrix.distribution}\"\nseed = \"${matrix.seed}\"",
+    );
+    project.run(&[]);
+    let page = |project: &Project| project.read("reports/mini.report.html");
+    assert!(
+        page(&project).contains("<title>vad@seed=1,distribution=uniform</title>") && !page(&project).contains("band")
+    );
+    project.edit("kind = \"report\"", "kind = \"report\"\nover = [\"seed\"]");
+    assert_eq!(project.run(&[]).executed(), ["report"]);
+    assert!(page(&project).contains("<title>vad@distribution=uniform</title>"));
+    assert!(page(&project).contains("<path class=\"band f0\"") && page(&project).contains(", n = 2</data>"));
+    project.edit("over = [\"seed\"]", "over = [\"sed\"]");
+    let run = project.try_run(&[]);
+    assert_eq!(run.output.code, 2);
+    assert!(run.output.stdout.contains("`over` names the axis `sed`"), "{}", run.output.stdout);
+    project.edit("over = [\"sed\"]\n", "");
+    assert_eq!(project.run(&[]).executed(), [""; 0], "`over` is in the key only where it is given");
 }
