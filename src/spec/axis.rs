@@ -54,9 +54,10 @@ impl AxisValue {
 
     /// The value as coordinate of a point. A list or a table is shown by its label.
     pub(super) fn coordinate(&self) -> Value {
-        match self.has_label() {
-            true => self.text.parse::<i64>().map_or_else(|_| self.text.as_str().into(), Value::Int),
-            false => self.node.data.value(),
+        match (&self.name, self.text.parse()) {
+            (Some(name), _) => name.data.value(),
+            (None, Ok(position)) if self.has_label() => Value::Int(position),
+            _ => self.node.data.value(),
         }
     }
 }

@@ -65,6 +65,9 @@ fn coordinates_are_labels() {
     let found: Vec<(&str, Value)> =
         point(&spec, "net@channels=1,model=Wide").coordinates.iter().map(|(a, v)| (a.as_str(), v.clone())).collect();
     assert_eq!(found, [("channels", Value::Int(1)), ("model", Value::from("Wide"))]);
+    let numbered = good(&NETS.replace("small", "007"));
+    let (_, name) = &point(&numbered, "net@channels=0,model=007").coordinates[1];
+    assert_eq!(*name, Value::from("007"), "a name is text, as it is written");
 }
 
 #[test]
