@@ -1,13 +1,14 @@
 //! Errors in the user's text, with their places.
 //!
-//! A pipeline consists of several texts: its file, and one short text for each `-S path=value`. An [`Origin`] is a
-//! place in one of them. Code that finds an error adds a [`Diagnostic`] and continues, so that all errors of a file are
-//! reported together.
+//! A pipeline consists of several texts: its file, the files that this one includes, and one short text for each
+//! `-S path=value`. An [`Origin`] is a place in one of them. Code that finds an error adds a [`Diagnostic`] and
+//! continues, so that all errors of a pipeline are reported together.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
@@ -26,10 +27,23 @@ pub struct Origin {
 /// One text: its name (a path, or ``-S params.epochs=8``) and its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
+    /// What it is.
+    pub kind: SourceKind,
     /// A path or a description.
     pub name: String,
     /// The whole text.
     pub text: String,
+}
+
+/// What a text of a pipeline is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceKind {
+    /// The pipeline's file.
+    Pipeline,
+    /// The file with this path, which another file includes.
+    Included(PathBuf),
+    /// The value of a `-S`.
+    Override,
 }
 
 /// All texts of a pipeline.
@@ -38,9 +52,36 @@ pub struct Sources(pub Vec<Source>);
 
 impl Sources {
     /// Adds a text and returns its index.
-    pub fn add(&mut self, name: impl Into<String>, text: impl Into<String>) -> usize {
-        self.0.push(Source { name: name.into(), text: text.into() });
+    pub fn add(&mut self, kind: SourceKind, name: impl Into<String>, text: impl Into<String>) -> usize {
+        self.0.push(Source { kind, name: name.into(), text: text.into() });
         self.0.len() - 1
+    }
+
+    /// Adds the text of a file. If it is not UTF-8, reports the first invalid byte and returns `None`.
+    pub fn add_bytes(
+        &mut self,
+        kind: SourceKind,
+        name: &str,
+        bytes: Vec<u8>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<usize> {
+        let error = match String::from_utf8(bytes) {
+            Ok(text) => return Some(self.add(kind, name, text)),
+            Err(error) => error,
+        };
+        let start = error.utf8_error().valid_up_to();
+        let byte = error.as_bytes().get(start).copied().unwrap_or_default();
+        // The decoded text is the same up to there, and has a replacement character there.
+        let source = self.add(kind, name, String::from_utf8_lossy(error.as_bytes()));
+        let origin = Origin { source, span: start..start + char::REPLACEMENT_CHARACTER.len_utf8() };
+        let message = format!("this byte, 0x{byte:02x}, is not valid UTF-8");
+        diagnostics.error(&origin, message).help("save the file as UTF-8");
+        None
+    }
+
+    /// Whether this text is the value of a `-S`.
+    pub fn is_override(&self, source: usize) -> bool {
+        self.0.get(source).is_some_and(|source| source.kind == SourceKind::Override)
     }
 
     /// `file:line:column` of an origin, counted from 1, columns in characters.
@@ -201,7 +242,7 @@ mod tests {
     #[test]
     fn first_errors_are_shown_once_each_and_the_others_counted() {
         let (mut sources, mut diagnostics) = (Sources::default(), Diagnostics::default());
-        let source = sources.add("p.toml", "x".repeat(200));
+        let source = sources.add(SourceKind::Pipeline, "p.toml", "x".repeat(200));
         for n in (0..70).rev().chain(0..70) {
             diagnostics.error(&Origin { source, span: n..n + 1 }, format!("error number {n}"));
         }
@@ -214,7 +255,7 @@ mod tests {
     fn hidden_characters_are_escaped_in_messages_and_replaced_in_quoted_lines() {
         let (mut sources, mut diagnostics) = (Sources::default(), Diagnostics::default());
         let text = "a = \"\u{202e}\u{200b}\u{9b}x\"  # \u{feff}\n";
-        let source = sources.add("p\u{202e}.toml", text);
+        let source = sources.add(SourceKind::Pipeline, "p\u{202e}.toml", text);
         let start = text.find('x').unwrap();
         let error = diagnostics.error(&Origin { source, span: start..start + 1 }, "`\u{202e}x` is unknown");
         error.help("known: \u{2066}y").label("\u{200b}here");

@@ -8,6 +8,9 @@
 //! alone in its role is shown under the role's name, because names of stages are not in the key; members of a list are
 //! shown under their labels, which are.
 //!
+//! With `over = ["seed"]`, points that differ only in their seed are shown together: a line is their mean, a band the
+//! standard deviation.
+//!
 //! The bytes of a page are those of an artifact: if they change for inputs that were possible before, raise the version
 //! of the kind `report`. HTML is made by the macro `html!`, which escapes texts.
 
@@ -22,6 +25,7 @@ mod request;
 mod run;
 mod scatter;
 mod sections;
+mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -32,12 +36,15 @@ pub use overlay::overlay;
 pub use request::{Reference, Spec};
 pub use run::{RunOverlay, StageOverlay};
 pub use sections::names;
+pub use summary::Summary;
 
 use crate::stage::{Cancel, Inputs, StageError};
 use html::{Html, html};
 use overlay::MARKER;
 
 const STYLE: &str = include_str!("report/style.css");
+/// Added to [`STYLE`] in a report with `over`.
+const BANDS: &str = include_str!("report/bands.css");
 const SCRIPT: &str = include_str!("report/script.js");
 /// Everything is inline; nothing may be fetched.
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
@@ -71,10 +78,15 @@ pub fn build(spec: &Spec, inputs: &Inputs, cancel: &Cancel) -> Result<String, St
     let contents = sections.iter().map(|s| html!("<li><a href=\"#{}\">{}</a></li>\n", s.id, s.title));
     let bodies =
         sections.iter().map(|s| html!("<section id=\"{}\"><h2>{}</h2>\n{}</section>\n", s.id, s.title, s.html));
+    let bands = match spec.over.is_empty() {
+        true => Html::default(),
+        false => html!("<style>\n{}</style>\n", Html::constant(BANDS)),
+    };
     let page = html!(
-        "{}<nav aria-label=\"Contents\"><ol>\n{}<li class=\"of-run\"><a href=\"#run\">The run</a></li>\n\
+        "{}{}<nav aria-label=\"Contents\"><ol>\n{}<li class=\"of-run\"><a href=\"#run\">The run</a></li>\n\
          </ol></nav>\n<main>\n{}{}\n{}",
         opening(&spec.title),
+        bands,
         contents.collect::<Html>(),
         bodies.collect::<Html>(),
         Html::constant(MARKER),

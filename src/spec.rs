@@ -1,14 +1,18 @@
 //! Reads a pipeline: TOML → a tree with places in the source → overrides (`-S`) → stages with axes → points.
 //!
 //! ```text
-//! text ─read─► Node tree ─overrides─► Node tree ─header, params, matrix, stages─► axes of every stage ─expand─► points
+//! texts ─read, include─► Node tree ─overrides, groups─► Node tree
+//!       ─header, params, matrix, stages─► axes of every stage ─expand─► points
 //! ```
 //!
 //! - `read`: turns TOML text into a tree of nodes with places; reports all syntax errors at once.
+//! - `include`: puts the tables of other files beneath those of the file.
 //! - `overrides`: each `-S path=value` is a separate source; it is put into the tree before types are checked.
+//! - `groups`: puts the chosen members of groups in the place of their names.
 //! - `template`: replaces `${params.x}`, `${matrix.axis}` and `${pipeline.seed}`. Replacements are not scanned for
 //!   references.
-//! - `values`: the values of an axis (lists, ranges, samples), and their form in point names.
+//! - `values`: the values of an axis: lists, ranges, samples.
+//! - `listed`: the values in a list, and their form in point names.
 //! - `matrix`: all axes, and the combinations of their values.
 //! - `prune`: which points are stopped early.
 //! - `stages`: the runner's own fields of a stage's table (`kind`, `inputs`, `matrix`, `at`, `seed`).
@@ -25,7 +29,10 @@ mod axes;
 mod axis;
 mod errors;
 mod expand;
+mod groups;
 mod header;
+mod include;
+mod listed;
 mod matrix;
 mod overrides;
 mod parameters;
@@ -43,14 +50,18 @@ mod testing;
 mod tests;
 
 pub use crate::stage::Precision;
+pub use include::ReadFile;
 pub use pipeline::{DeviceChoice, Header, Mode, Point, PointInput, Prune, Spec, StageSpec};
 pub use workload::Workload;
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
-use crate::diagnostic::{Diagnostic, Diagnostics, Origin, Sources};
+use self::include::{INCLUDE, Includes};
+use crate::diagnostic::{Diagnostic, Diagnostics, Origin, SourceKind, Sources};
 use crate::error::Error;
+use crate::file;
 use crate::id::StageId;
 use crate::stage::Registry;
 use crate::value::{Data, Entry, Node, Table};
@@ -58,8 +69,8 @@ use crate::value::{Data, Entry, Node, Table};
 /// The most bytes of a pipeline file. One with a million points is far smaller.
 pub const MAX_BYTES: u64 = 64 << 20;
 
-/// Reads a pipeline. `file_name` is used in messages, `base` is the folder for relative paths, and `overrides` are the
-/// values of `-S` in their order.
+/// Reads a pipeline and the files that it includes. `file_name` is used in messages, `base` is the folder for relative
+/// paths, and `overrides` are the values of `-S` in their order.
 ///
 /// # Errors
 /// All errors in the text, as one error (exit code 2) that quotes each place.
@@ -70,24 +81,57 @@ pub fn load(
     overrides: &[String],
     registry: &Registry,
 ) -> Result<Spec, Error> {
+    load_with(text, file_name, base, overrides, registry, &|path| file::read(path, MAX_BYTES))
+}
+
+/// Like [`load`], and reads included files with `read`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(
+    text: &str,
+    file_name: &str,
+    base: &Path,
+    overrides: &[String],
+    registry: &Registry,
+    read: &ReadFile<'_>,
+) -> Result<Spec, Error> {
     let mut sources = Sources::default();
     let mut diagnostics = Diagnostics::default();
-    let file = sources.add(file_name, text);
-    let mut root = read::document(text, file, &mut diagnostics);
+    let file = sources.add(SourceKind::Pipeline, file_name, text);
+    let root = read::document(text, file, &mut diagnostics);
+    let mut root = Includes::new(file_name, base, read, &mut sources, &mut diagnostics).merged(root);
     let broken = !diagnostics.is_empty();
     overrides::apply(overrides, &mut root, &mut sources, &mut diagnostics);
-    if broken {
-        // Further errors would only follow from the syntax errors.
+    let before = diagnostics.0.len();
+    groups::choose(&mut root, &mut diagnostics);
+    if broken || diagnostics.0.len() > before {
+        // Further errors would only follow from these.
         std::mem::take(&mut diagnostics).into_result(&sources)?;
     }
-    overrides::report_unused_params(&root, file, &sources, &mut diagnostics);
+    overrides::report_unused_params(&root, &sources, &mut diagnostics);
     let found = typed(&root, &sources, registry, &mut diagnostics);
     diagnostics.into_result(&sources)?;
     let Typed { pipeline, stages, points, prune, warnings } = found;
     Ok(Spec { sources, pipeline, stages, points, prune, base: base.to_owned(), warnings })
 }
 
-const SECTIONS: [&str; 4] = ["pipeline", "params", "matrix", "stages"];
+/// The files that a pipeline includes, directly or indirectly. Some of them may be missing, and the pipeline may have
+/// errors.
+pub fn included_files(pipeline: &Path) -> BTreeSet<PathBuf> {
+    let Ok(bytes) = file::read(pipeline, MAX_BYTES) else { return BTreeSet::new() };
+    let (mut sources, mut diagnostics) = (Sources::default(), Diagnostics::default());
+    let name = pipeline.display().to_string();
+    let Some(file) = sources.add_bytes(SourceKind::Pipeline, &name, bytes, &mut diagnostics) else {
+        return BTreeSet::new();
+    };
+    let root = read::document(&sources.0[file].text, file, &mut diagnostics);
+    let base = pipeline.parent().unwrap_or(Path::new(""));
+    let read = |path: &Path| file::read(path, MAX_BYTES);
+    let mut includes = Includes::new(&name, base, &read, &mut sources, &mut diagnostics);
+    includes.merged(root);
+    includes.into_paths()
+}
 
 /// The result of [`typed`].
 struct Typed {
@@ -100,10 +144,11 @@ struct Typed {
 
 /// Types and expands the whole tree. After an error the result must not be used.
 fn typed(root: &Table, sources: &Sources, registry: &Registry, diagnostics: &mut Diagnostics) -> Typed {
-    let known = |e: &&Entry| SECTIONS.contains(&e.name.as_str());
+    let known = |e: &&Entry| read::SECTIONS.contains(&e.name.as_str());
     for entry in root.0.iter().filter(|e| !known(e)) {
         let message = format!("unknown section `{}`", entry.name);
-        errors::suggest(diagnostics, &entry.name_origin, message, &entry.name, SECTIONS.into_iter());
+        let names = read::SECTIONS.into_iter().chain([INCLUDE]);
+        errors::suggest(diagnostics, &entry.name_origin, message, &entry.name, names);
     }
     let params = template::params(&section(root, "params", diagnostics).unwrap_or_default(), sources, diagnostics);
     let filled = |name: &str, diagnostics: &mut Diagnostics| {
@@ -135,7 +180,8 @@ fn typed(root: &Table, sources: &Sources, registry: &Registry, diagnostics: &mut
     let (points, ranges) = expansion.points(diagnostics);
     // An override may have replaced the only use of an axis. That is not an error: a value can be fixed for one
     // command.
-    let fixed = sources.0.iter().skip(1).any(|s| s.text.trim_start().starts_with("stages"));
+    let overrides = sources.0.iter().filter(|s| s.kind == SourceKind::Override);
+    let fixed = overrides.into_iter().any(|s| s.text.trim_start().starts_with("stages"));
     if diagnostics.is_empty() && !fixed {
         axes::check_use(&shapes, &matrix, diagnostics);
     }

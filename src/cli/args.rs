@@ -54,7 +54,7 @@ pub(super) struct PipelineArgs {
     /// Stages, points (`vad@lr=0.01`) or globs (`vad@*`) [default: everything]
     #[arg(value_name = "TARGET", add = ArgValueCompleter::new(completion::targets))]
     pub(super) targets: Vec<String>,
-    /// Set a value before the file is read: `-S params.epochs=8`, `-S 'stages.ad.channels=[64,32,16,16]'`
+    /// Set a value before the file is read: `-S params.epochs=8`, `-S model=@wide`, `-S 'stages.ad.channels=[64,32]'`
     #[arg(short = 'S', long = "set", value_name = "PATH=VALUE")]
     pub(super) set: Vec<String>,
     /// The device to compute on: auto, cpu, cuda or cuda:N

@@ -9,7 +9,7 @@ use super::args::{Global, PipelineArgs};
 use super::cache_dir::cache_dir;
 use super::cache_wait::CacheWait;
 use super::ui::Ui;
-use crate::diagnostic::{Diagnostics, Origin, Sources};
+use crate::diagnostic::{Diagnostics, SourceKind, Sources};
 use crate::error::{Error, Result};
 use crate::event::Listener;
 use crate::exec::{Compute, RunContext, choose};
@@ -177,18 +177,10 @@ fn open_cache(global: &Global, pipeline: Option<&Path>, ui: &Ui) -> Result<Arc<S
 
 /// Decodes the text of a pipeline; an error points to the first invalid byte.
 fn utf8(bytes: Vec<u8>, file: &str) -> Result<String> {
-    String::from_utf8(bytes).or_else(|error| {
-        let start = error.utf8_error().valid_up_to();
-        // The decoded text is the same up to there, and has a replacement character there.
-        let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
-        let byte = error.as_bytes().get(start).copied().unwrap_or_default();
-        let (mut sources, mut diagnostics) = (Sources::default(), Diagnostics::default());
-        let span = start..start + char::REPLACEMENT_CHARACTER.len_utf8();
-        let origin = Origin { source: sources.add(file, text.as_str()), span };
-        let message = format!("this byte, 0x{byte:02x}, is not valid UTF-8");
-        diagnostics.error(&origin, message).help("save the file as UTF-8");
-        diagnostics.into_result(&sources).map(|()| text)
-    })
+    let (mut sources, mut diagnostics) = (Sources::default(), Diagnostics::default());
+    sources.add_bytes(SourceKind::Pipeline, file, bytes, &mut diagnostics);
+    diagnostics.into_result(&sources)?;
+    Ok(sources.0.pop().map(|source| source.text).unwrap_or_default())
 }
 
 /// The folders with data sets, in the order in which they are searched: that of the command line, that of

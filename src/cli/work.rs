@@ -1,7 +1,7 @@
 //! `vadpipe work`: runs one job for another vadpipe. Not for users: `run --isolate` calls it.
 
-use std::io::Read as _;
-use std::path::PathBuf;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Listener};
 use crate::exec::{JobEnd, Message, RunContext, WorkOrder};
 use crate::graph::Graph;
-use crate::spec::{DeviceChoice, load};
+use crate::spec::{DeviceChoice, load_with};
 use crate::stage::Cancel;
 use crate::store::{Options, Store};
 
@@ -72,7 +72,11 @@ fn run(args: &WorkArgs, global: &Global, send: &(dyn Fn(Message) + Sync)) -> Res
     let cancel = Cancel::default();
     stop_on_signals(&cancel, |_| {})?;
     stop_at_end_of_input(&cancel)?;
-    let spec = load(&order.text, &order.file, &order.base, &order.overrides, &global.kinds.0)?;
+    let included = |path: &Path| match order.included.get(path) {
+        Some(text) => Ok(text.clone().into_bytes()),
+        None => Err(io::Error::from(io::ErrorKind::NotFound).into()),
+    };
+    let spec = load_with(&order.text, &order.file, &order.base, &order.overrides, &global.kinds.0, &included)?;
     let graph = Graph::of(&spec.points)?;
     let cancelled = cancel.clone();
     let options = Options { cancelled: Some(Arc::new(move || cancelled.is_cancelled())), ..Options::default() };

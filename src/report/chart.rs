@@ -1,6 +1,8 @@
-//! Line charts as inline SVG: one curve for each stage. The legend has the last value of each.
+//! Line charts as inline SVG: one curve for each stage. The legend has the last value of each. A curve that is the mean
+//! of several has a band of one standard deviation on both sides.
 
 use super::html::{Html, html, name, number, round_number};
+use super::summary::Summary;
 
 /// The drawing area, in the SVG's own units.
 const WIDTH: f64 = 350.0;
@@ -22,19 +24,52 @@ pub(super) struct Series {
     pub(super) colour: usize,
     /// Its values; one that is not finite leaves a gap.
     pub(super) values: Vec<f64>,
+    /// The standard deviation of each value, if it is a mean. Otherwise empty.
+    pub(super) deviations: Vec<f64>,
+    /// The number of curves that it is the mean of; 1 for a single curve.
+    pub(super) count: usize,
+}
+
+impl Series {
+    /// A single curve.
+    pub(super) fn single(name: String, colour: usize, values: Vec<f64>) -> Self {
+        Self { name, colour, values, deviations: Vec::new(), count: 1 }
+    }
+
+    /// The mean of several curves, up to the end of the shortest. A single curve stays as it is.
+    pub(super) fn mean(name: String, colour: usize, mut curves: Vec<Vec<f64>>) -> Self {
+        let count = curves.len();
+        if count == 1 {
+            return Self::single(name, colour, curves.remove(0));
+        }
+        let epochs = curves.iter().map(Vec::len).min().unwrap_or(0);
+        let at = |epoch: usize| Summary::of(&curves.iter().map(|curve| curve[epoch]).collect::<Vec<_>>());
+        let all: Vec<Summary> = (0..epochs).map(at).collect();
+        let deviations = all.iter().map(|s| s.deviation.unwrap_or_default()).collect();
+        Self { name, colour, values: all.iter().map(|s| s.mean).collect(), deviations, count }
+    }
+
+    /// The ends of the band around each value. Empty without a band.
+    fn band(&self) -> impl Iterator<Item = [f64; 2]> {
+        self.values.iter().zip(&self.deviations).map(|(value, deviation)| [value - deviation, value + deviation])
+    }
 }
 
 /// A chart of several series with its caption and its legend. Empty if there is no finite value.
 pub(super) fn lines(caption: &str, series: &[Series]) -> Html {
     let finite = || series.iter().flat_map(|s| &s.values).copied().filter(|v| v.is_finite());
     let (low, high) = finite().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
+    // A band that reaches 0 or less doesn't decide the scale of positive values. It ends at the edge of the drawing.
+    let ends = series.iter().flat_map(Series::band).flatten().filter(|v| v.is_finite() && (*v > 0.0 || low <= 0.0));
+    let (low, high) = ends.fold((low, high), |(l, h), v| (l.min(v), h.max(v)));
     let epochs = series.iter().map(|s| s.values.len()).max().unwrap_or(0);
     if low > high || epochs == 0 {
         return Html::default();
     }
     let y = Scale::fit(low, high);
     let kind = Html::constant(if y.log { " <small>log scale</small>" } else { "" });
-    let lines: Html = series.iter().map(|s| line(s, &y, epochs)).collect();
+    let bands = series.iter().map(|s| band(s, &y, epochs));
+    let lines: Html = bands.chain(series.iter().map(|s| line(s, &y, epochs))).collect();
     let mut out = html!("<figure class=\"chart\"><figcaption><b>{}</b>{}</figcaption>\n", caption, kind);
     out.push(html!("<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\">", WIDTH, HEIGHT, caption));
     out.push(html!("{}{}</svg>\n{}</figure>\n", axes(&y, epochs), lines, legend(series)));
@@ -48,7 +83,10 @@ fn class(index: usize) -> String {
 
 fn legend(series: &[Series]) -> Html {
     let item = |s: &Series| {
-        let last = s.values.last().map(|v| number(*v)).unwrap_or_default();
+        let mut last = s.values.last().map(|v| number(*v)).unwrap_or_default();
+        if let Some(deviation) = s.deviations.last() {
+            last.push_str(&format!(" ± {}, n = {}", number(*deviation), s.count));
+        }
         html!(
             "<li><svg viewBox=\"0 0 22 8\" aria-hidden=\"true\"><path class=\"{}\" d=\"M1 4H21\"/></svg>\
              <span>{}</span> <data>{}</data></li>",
@@ -91,6 +129,30 @@ fn line(series: &Series, y: &Scale, epochs: usize) -> Html {
     let dot = if drawn == 1 { " dot" } else { "" };
     let (class, title) = (class(series.colour), &series.name);
     html!("<path class=\"{}{}\" d=\"{}\"><title>{}</title></path>", class, dot, path, title)
+}
+
+/// The band around a line; one area for each part without gaps.
+fn band(series: &Series, y: &Scale, epochs: usize) -> Html {
+    let ends: Vec<[f64; 2]> = series.band().collect();
+    let stride = ends.len().div_ceil(MOST_POINTS).max(1);
+    let point = |at: usize, value: f64| {
+        let height = y.place(value);
+        // Below the drawing, also for values without a logarithm.
+        let height = if height.is_finite() { height.clamp(TOP, HEIGHT - BOTTOM) } else { HEIGHT - BOTTOM };
+        format!("{:.1} {height:.1}", x_of(at + 1, epochs))
+    };
+    let shown = ends.iter().enumerate().filter(|(at, _)| at % stride == 0 || at + 1 == ends.len());
+    let shown: Vec<(usize, &[f64; 2])> = shown.collect();
+    let mut path = String::new();
+    for part in shown.split(|(_, ends)| !ends.iter().all(|end| end.is_finite())).filter(|part| part.len() > 1) {
+        let upper = part.iter().map(|(at, [_, high])| point(*at, *high));
+        let lower = part.iter().rev().map(|(at, [low, _])| point(*at, *low));
+        path.push_str(&format!("M{}Z", upper.chain(lower).collect::<Vec<_>>().join("L")));
+    }
+    match path.is_empty() {
+        true => Html::default(),
+        false => html!("<path class=\"band f{}\" d=\"{}\"/>", series.colour % 10, path),
+    }
 }
 
 fn axes(y: &Scale, epochs: usize) -> Html {
@@ -208,19 +270,19 @@ mod tests {
     #[test]
     fn chart_without_values_is_empty() {
         assert_eq!(&*lines("loss", &[]), "");
-        assert_eq!(&*lines("loss", &[Series { name: "a".into(), colour: 0, values: vec![f64::NAN] }]), "");
+        assert_eq!(&*lines("loss", &[Series::single("a".into(), 0, vec![f64::NAN])]), "");
     }
 
     #[test]
     fn names_are_escaped() {
-        let chart = lines("a<b", &[Series { name: "<script>".into(), colour: 0, values: vec![1.0] }]);
+        let chart = lines("a<b", &[Series::single("<script>".into(), 0, vec![1.0])]);
         assert!(!chart.contains("<script>") && chart.contains("a&lt;b"), "{chart:?}");
     }
 
     proptest! {
         #[test]
         fn every_line_stays_in_the_drawing(values in prop::collection::vec(-1e6f64..1e6, 1..900)) {
-            let chart = lines("x", &[Series { name: "a".into(), colour: 0, values: values.clone() }]);
+            let chart = lines("x", &[Series::single("a".into(), 0, values.clone())]);
             let path = chart.split(" d=\"M").nth(1).unwrap();
             prop_assert!(!path.contains("NaN") && !path.contains("inf"));
             let (low, high) = values.iter().fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(*v), h.max(*v)));

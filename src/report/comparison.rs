@@ -161,8 +161,7 @@ fn section(found: &Comparison, pair: &Pair) -> Html {
     if !pair.curves.is_empty() {
         let chart = |curve: &Curve| {
             let series = titles.iter().zip(&curve.values).enumerate().filter(|(_, (_, v))| !v.is_empty());
-            let series =
-                series.map(|(colour, (title, values))| Series { name: title.clone(), colour, values: values.clone() });
+            let series = series.map(|(colour, (title, values))| Series::single(title.clone(), colour, values.clone()));
             lines(&curve.name, &series.collect::<Vec<_>>())
         };
         out.push(html!("<div class=\"multiples\">\n{}</div>\n", pair.curves.iter().map(chart).collect::<Html>()));

@@ -1,9 +1,11 @@
 //! Parallel coordinates as inline SVG: a vertical axis for each swept value and each metric, a line for each point.
 //!
 //! The values of a swept axis are placed in order and at even distances, unless there are too many numbers. A metric is
-//! drawn to scale. Each line has one of five colours, by its value of one metric.
+//! drawn to scale. Each line has one of five colours, by its value of one metric. A line that is the mean of several
+//! points has a band, which is one standard deviation wide on both sides of the metrics.
 
 use super::html::{Html, html, round_number, shortened};
+use super::summary::Summary;
 
 const HEIGHT: f64 = 280.0;
 const TOP: f64 = 34.0;
@@ -26,6 +28,8 @@ pub(super) struct Axis {
     scale: Scale,
     /// The place of each point: 0 at the bottom, 1 at the top.
     places: Vec<Option<f64>>,
+    /// The ends of the band around each place, if the places are means.
+    bands: Vec<Option<[f64; 2]>>,
 }
 
 enum Scale {
@@ -82,19 +86,35 @@ impl Axis {
         let last = texts.len().saturating_sub(1).max(1) as f64;
         let place = |v: &Step| texts.iter().position(|t| *t == v.text).map(|at| at as f64 / last);
         let places = values.iter().map(place).collect();
-        Self { title: title.to_owned(), scale: Scale::Steps(texts), places }
+        Self { title: title.to_owned(), scale: Scale::Steps(texts), places, bands: Vec::new() }
     }
 
     /// An axis of numbers, drawn to scale.
     pub(super) fn metric(title: &str, values: &[Option<f64>]) -> Self {
-        let finite = || values.iter().flatten().copied().filter(|v| v.is_finite());
+        Self::numbers(title, values, &[])
+    }
+
+    /// An axis of means, drawn to scale with their deviations.
+    pub(super) fn summaries(title: &str, values: &[Option<Summary>]) -> Self {
+        let means: Vec<Option<f64>> = values.iter().map(|v| v.map(|s| s.mean)).collect();
+        let end = |s: &Summary| s.deviation.map(|d| [s.mean - d, s.mean + d]).filter(|ends| ends[0].is_finite());
+        Self::numbers(title, &means, &values.iter().map(|v| v.as_ref().and_then(end)).collect::<Vec<_>>())
+    }
+
+    fn numbers(title: &str, values: &[Option<f64>], bands: &[Option<[f64; 2]>]) -> Self {
+        let positive = values.iter().flatten().all(|v| *v > 0.0);
+        // The band of positive values may reach 0 or less. It then ends at the edge of the drawing.
+        let ends = || bands.iter().flatten().flatten().copied().filter(|v| *v > 0.0 || !positive);
+        let finite = || values.iter().flatten().copied().chain(ends()).filter(|v| v.is_finite());
         let (low, high) = finite().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
         let log = low > 0.0 && high / low >= LOG_RATIO;
         let scaled = |v: f64| if log { libm::log10(v) } else { v };
         let (bottom, top) = (scaled(low), scaled(high));
         let share = |v: f64| if top > bottom { (scaled(v) - bottom) / (top - bottom) } else { 0.5 };
         let places = values.iter().map(|v| v.filter(|v| v.is_finite()).map(share)).collect();
-        Self { title: title.to_owned(), scale: Scale::Numbers { low, high, log }, places }
+        let edge = |v: f64| if log && v <= 0.0 { 0.0 } else { share(v).clamp(0.0, 1.0) };
+        let bands = bands.iter().map(|band| band.map(|ends| ends.map(edge))).collect();
+        Self { title: title.to_owned(), scale: Scale::Numbers { low, high, log }, places, bands }
     }
 
     /// The colour class of each point, by its place.
@@ -155,8 +175,12 @@ pub(super) fn plot(label: &str, axes: &[Axis], names: &[String], coloured: usize
             }
         }
         let colour = colours.get(point).copied().flatten().map(|q| format!(" q{q}")).unwrap_or_default();
-        out.push(html!("<path class=\"line{}\" data-p=\"{}\" d=\"{}\">", colour, point, path));
-        out.push(html!("<title>{}</title></path>\n", name));
+        let mut line = html!("<path class=\"line{}\" data-p=\"{}\" d=\"{}\">", colour, point, path);
+        line.push(html!("<title>{}</title></path>\n", name));
+        out.push(match band(axes, point, &x, &y) {
+            Some(band) => html!("<g><path class=\"band\" d=\"{}\"/>\n{}</g>\n", band, line),
+            None => line,
+        });
     }
     out.push(Html::constant("</g>\n"));
     for (at, axis) in axes.iter().enumerate() {
@@ -169,6 +193,24 @@ pub(super) fn plot(label: &str, axes: &[Axis], names: &[String], coloured: usize
     }
     out.push(Html::constant("</svg></div>\n"));
     out
+}
+
+/// The area around the line of a point, if any of its places is a mean. A part of the line without gaps is one area.
+fn band(axes: &[Axis], point: usize, x: &impl Fn(usize) -> f64, y: &impl Fn(f64) -> f64) -> Option<String> {
+    let ends = |axis: &Axis| {
+        let place = axis.places.get(point).copied().flatten()?;
+        Some(axis.bands.get(point).copied().flatten().unwrap_or([place, place]))
+    };
+    axes.iter().any(|axis| axis.bands.get(point).is_some_and(Option::is_some)).then_some(())?;
+    let all: Vec<(usize, Option<[f64; 2]>)> = axes.iter().map(ends).enumerate().collect();
+    let mut path = String::new();
+    for part in all.split(|(_, ends)| ends.is_none()).filter(|part| part.len() > 1) {
+        let part = part.iter().filter_map(|(at, ends)| Some((*at, (*ends)?)));
+        let upper = part.clone().map(|(at, [_, high])| format!("{} {:.1}", x(at), y(high)));
+        let lower = part.rev().map(|(at, [low, _])| format!("{} {:.1}", x(at), y(low)));
+        path.push_str(&format!("M{}Z", upper.chain(lower).collect::<Vec<_>>().join("L")));
+    }
+    Some(path)
 }
 
 /// The legend of the colours.

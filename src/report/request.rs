@@ -7,6 +7,8 @@ pub struct Spec {
     pub title: String,
     /// Figures from elsewhere, to compare with ours.
     pub reference: Vec<Reference>,
+    /// Axes such as a seed. Points that differ only in these are shown by their mean and deviation.
+    pub over: Vec<String>,
 }
 
 /// A figure from elsewhere.

@@ -2,6 +2,7 @@
 
 mod curves;
 mod figures;
+mod groups;
 mod images;
 mod item;
 mod other;
@@ -50,18 +51,23 @@ fn items(inputs: &Inputs) -> Vec<Item<'_>> {
 /// All sections that have something to show, in the order of reading.
 pub(super) fn all(spec: &Spec, inputs: &Inputs, cancel: &Cancel) -> Result<Vec<Section>, StageError> {
     let items = items(inputs);
+    groups::check(&items, &spec.over)?;
     let mut sections = vec![Section { id: "figures", title: "Figures", html: figures::render(spec, &items)? }];
-    type Render = fn(&[&Item<'_>]) -> Result<Html, StageError>;
-    let rest: [(&'static str, &'static str, Option<Capability>, Render); 9] = [
-        ("sweeps", "Sweeps", None, sweeps::render),
-        ("data", "Data", Some(Capability::EXAMPLES), images::data),
-        ("training", "Training", Some(Capability::HISTORY), curves::trainings),
-        ("fitting", "Fitting latents", Some(Capability::FITTED_LATENTS), curves::fits),
-        ("reconstructions", "Reconstructions", Some(Capability::RECONSTRUCTIONS), images::reconstructions),
-        ("samples", "Samples and magnitudes", Some(Capability::SAMPLES), images::samples),
-        ("interpolations", "Interpolations", Some(Capability::INTERPOLATION), images::interpolations),
-        ("embeddings", "Embeddings", Some(Capability::EMBEDDING), scatters::render),
-        ("other", "Other results", None, other::render),
+    type Items<'a> = [&'a Item<'a>];
+    type Render<'a> = &'a dyn Fn(&Items<'_>) -> Result<Html, StageError>;
+    let sweeps = |items: &Items<'_>| sweeps::render(items, &spec.over);
+    let trainings = |items: &Items<'_>| curves::trainings(items, &spec.over);
+    let fits = |items: &Items<'_>| curves::fits(items, &spec.over);
+    let rest: [(&'static str, &'static str, Option<Capability>, Render<'_>); 9] = [
+        ("sweeps", "Sweeps", None, &sweeps),
+        ("data", "Data", Some(Capability::EXAMPLES), &images::data),
+        ("training", "Training", Some(Capability::HISTORY), &trainings),
+        ("fitting", "Fitting latents", Some(Capability::FITTED_LATENTS), &fits),
+        ("reconstructions", "Reconstructions", Some(Capability::RECONSTRUCTIONS), &images::reconstructions),
+        ("samples", "Samples and magnitudes", Some(Capability::SAMPLES), &images::samples),
+        ("interpolations", "Interpolations", Some(Capability::INTERPOLATION), &images::interpolations),
+        ("embeddings", "Embeddings", Some(Capability::EMBEDDING), &scatters::render),
+        ("other", "Other results", None, &other::render),
     ];
     for (id, title, shown, render) in rest {
         cancel.check()?;

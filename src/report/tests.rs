@@ -163,6 +163,7 @@ fn spec() -> Spec {
             reference("VAD gaussian, random samples", None, "recognisable", "a claim to check below"),
             reference("VAD gaussian, train", Some("vad@distribution=gaussian.loss"), "about 1 → about 0.15", ""),
         ],
+        over: Vec::new(),
     }
 }
 
@@ -478,6 +479,79 @@ fn a_sweep_is_coloured_filtered_and_picked_from_by_buttons() {
     assert!(chosen.contains("<title>ad@lr=0.001,latent_dim=64</title>"), "{chosen}");
 }
 
+/// Two learning rates by three seeds, and a training that has no seed.
+fn seeds() -> Inputs {
+    let point = |lr: &str, seed: usize| {
+        let loss = if lr == "0.001" { 0.06 } else { 0.1 } + 0.01 * seed as f64;
+        training("train-ad", &format!("ad@lr={lr},seed={seed}"), loss, None)
+    };
+    let all = ["0.001", "0.01"].iter().flat_map(|lr| [1, 2, 3].map(|seed| point(lr, seed)));
+    let alone = training("train-ad", "other@width=3", 0.2, None);
+    Inputs(BTreeMap::from([("shown".to_owned(), all.chain([alone]).collect())]))
+}
+
+fn over(axes: &[&str]) -> Spec {
+    let over = axes.iter().map(|axis| (*axis).to_owned()).collect();
+    Spec { title: "Seeds".to_owned(), over, ..Spec::default() }
+}
+
+#[test]
+fn points_that_differ_only_in_seed_are_one_line_with_a_band() {
+    let html = build(&over(&["seed"]), &seeds(), &Cancel::default()).unwrap();
+    let chart = html.split("<b>Loss</b>").nth(1).unwrap().split("</figure>").next().unwrap();
+    assert_eq!(chart.matches("<path class=\"band f").count(), 2);
+    let names: Vec<&str> = chart.split("<title>").skip(1).map(|title| title.split('<').next().unwrap()).collect();
+    assert_eq!(names, ["ad@lr=0.001", "ad@lr=0.01", "other@width=3"]);
+    assert!(chart.contains("<data>0.08053 ± 0.01004, n = 3</data>"), "{chart}");
+    let band = chart.split("band f0\" d=\"M").nth(1).unwrap().split('"').next().unwrap();
+    assert_eq!(band.matches('L').count(), 199, "100 epochs there and back");
+    let sweep = html.split("<div class=\"sweep\">").nth(1).unwrap();
+    assert_eq!(sweep.matches("<path class=\"line q").count(), 2);
+    assert_eq!(sweep.matches("<path class=\"band\"").count(), 2);
+    assert!(sweep.contains("ad <small>train-ad, 6 points</small>"));
+    // In the table of the sweep and in that of all figures.
+    let cell = "<span title=\"0.08 ± 0.010000000000000002, n = 3\">0.08000 ± 0.01000</span>";
+    assert_eq!(html.matches(cell).count(), 2, "{html}");
+    let figures = html.split("id=\"reconstructions\"").next().unwrap();
+    assert!(!figures.contains("seed=1"), "only sections of images show single points");
+}
+
+#[test]
+fn page_without_groups_has_no_trace_of_them() {
+    let without = build(&over(&[]), &seeds(), &Cancel::default()).unwrap();
+    assert!(!without.contains("band") && !without.contains(" ± "));
+    assert_eq!(without.matches("<title>ad@lr=0.001,seed=").count(), 3 * 3, "a line in each of three charts");
+}
+
+#[test]
+fn axis_that_no_input_has_is_an_error() {
+    let error = |axis: &str, inputs: &Inputs| match build(&over(&[axis]), inputs, &Cancel::default()) {
+        Err(StageError::BadInput { message, hint }) => format!("{message} ({})", hint.unwrap_or_default()),
+        other => panic!("{other:?}"),
+    };
+    let wrong = "`over` names the axis `sed`, which no input of the report has";
+    assert_eq!(error("sed", &seeds()), format!("{wrong} (did you mean `seed`?)"));
+    assert_eq!(error("sed", &Inputs::default()), format!("{wrong} (no input is a list of points with axes)"));
+}
+
+#[test]
+fn browser_hides_and_colours_bands_with_their_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("report.html");
+    let clicks = "<script>
+        [...document.querySelectorAll(`.controls [aria-label='lr'] button`)].find((b) => b.textContent === '0.01').click();
+        document.title = [...document.querySelectorAll('.parallel .band')].map((b) => getComputedStyle(b).visibility);
+        </script></body>";
+    let html = build(&over(&["seed"]), &seeds(), &Cancel::default()).unwrap().replace("</body>", clicks);
+    std::fs::write(&file, html).unwrap();
+    let Some(page) = browser::load(&file).unwrap() else {
+        eprintln!("no chromium in PATH: nothing was clicked");
+        return;
+    };
+    assert_eq!(page.complaints, Vec::<String>::new());
+    assert!(page.dom.contains("<title>hidden,visible</title>"), "{}", page.dom);
+}
+
 #[test]
 #[ignore = "writes a report for the eye"]
 fn writes_a_sweep_to_look_at() {
@@ -486,8 +560,16 @@ fn writes_a_sweep_to_look_at() {
     println!("{}", file.display());
 }
 
+#[test]
+#[ignore = "writes a report for the eye"]
+fn writes_bands_to_look_at() {
+    let file = std::env::temp_dir().join("vadpipe-bands.html");
+    std::fs::write(&file, overlay(&build(&over(&["seed"]), &seeds(), &Cancel::default()).unwrap(), &run())).unwrap();
+    println!("{}", file.display());
+}
+
 fn spec_of_sweep() -> Spec {
-    Spec { title: "A sweep".to_owned(), reference: Vec::new() }
+    Spec { title: "A sweep".to_owned(), ..Spec::default() }
 }
 
 #[test]

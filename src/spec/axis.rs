@@ -2,7 +2,7 @@
 
 use crate::diagnostic::Origin;
 use crate::id::StageId;
-use crate::value::{Data, Node};
+use crate::value::{Data, Node, Value};
 
 /// The most points of a pipeline, independent of `limit`. More would fill the memory.
 pub(super) const MAX_POINTS: usize = 1_000_000;
@@ -36,15 +36,41 @@ pub(super) struct Asked {
 }
 
 /// One value of an axis.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct AxisValue {
-    /// As written, with its place.
+    /// As written, with its place. A table has no `name`.
     pub(super) node: Node,
-    /// As it is written in the names of points.
+    /// The `name` of a table, if it has one.
+    pub(super) name: Option<Node>,
+    /// As it is written in the names of points. For a list or a table: its label.
     pub(super) text: String,
 }
 
+impl AxisValue {
+    /// Whether it is a list or a table, which point names show by a label.
+    pub(super) fn has_label(&self) -> bool {
+        matches!(self.node.data, Data::List(_) | Data::Table(_))
+    }
+
+    /// The value as coordinate of a point. A list or a table is shown by its label.
+    pub(super) fn coordinate(&self) -> Value {
+        match (&self.name, self.text.parse()) {
+            (Some(name), _) => name.data.value(),
+            (None, Ok(position)) if self.has_label() => Value::Int(position),
+            _ => self.node.data.value(),
+        }
+    }
+}
+
 impl Axis {
+    /// The index of a value. A list or a table is given by its label, or written out without its name.
+    pub(super) fn find_data(&self, data: &Data) -> Option<usize> {
+        match data.as_text() {
+            Some(text) => self.find(&text),
+            None => self.values.iter().position(|v| v.node.data.value() == data.value()),
+        }
+    }
+
     /// The index of a value, written as in the names of points or as another form of the same number.
     pub(super) fn find(&self, text: &str) -> Option<usize> {
         let exact = self.values.iter().position(|v| v.text == text);

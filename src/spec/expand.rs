@@ -60,7 +60,7 @@ impl Expansion<'_> {
                 (axis.name.as_str(), &axis.values[*value as usize])
             });
             let name = PointName::write(draft.name, values.clone().map(|(axis, value)| (axis, value.text.as_str())));
-            let coordinates = values.map(|(axis, value)| (axis.to_owned(), value.node.data.value())).collect();
+            let coordinates = values.map(|(axis, value)| (axis.to_owned(), value.coordinate())).collect();
             longest = longest.max(name.len());
             names.push((name, coordinates));
         }

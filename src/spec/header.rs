@@ -1,6 +1,7 @@
 //! The `[pipeline]` section.
 
 use super::errors::check_name;
+use super::include::INCLUDE;
 use super::pipeline::{DeviceChoice, Header};
 use crate::diagnostic::{Diagnostics, Origin};
 use crate::stage::Precision;
@@ -26,6 +27,9 @@ pub(super) fn read(section: &Table, place: &Origin, diagnostics: &mut Diagnostic
     }
     if !params.is_given("name") {
         params.error("name", "the pipeline has no `name`", "add `name = \"…\"` to [pipeline]");
+    }
+    if params.node(INCLUDE).is_some() {
+        params.error(INCLUDE, "`include` is not a field of [pipeline]", "write it above the first table of this file");
     }
     params.finish();
     if let (Some(name), Some(node)) = (&name, section.get("name")) {

@@ -5,10 +5,10 @@
 //! its axis.
 //!
 //! `exclude` removes from the product of `[matrix]` every combination that has all coordinates of one of its tables.
-//! Then `include` adds each of its tables as a whole combination; its values need not be in the axes' lists. This
-//! differs from GitHub Actions, where an `include` may leave variables out, or add variables to existing combinations.
-//! Here a combination has a value for every axis and nothing else; a stage's `at` sets other values for some points. An
-//! `exclude` that excludes nothing is an error.
+//! Then `include` adds each of its tables as a whole combination. Its values need not be in the axes' lists, except for
+//! lists and tables, which have no label elsewhere. This differs from GitHub Actions, where an `include` may leave
+//! variables out, or add variables to existing combinations. Here a combination has a value for every axis and nothing
+//! else; a stage's `at` sets other values for some points. An `exclude` that excludes nothing is an error.
 //!
 //! Axes that are drawn together (see `values`) form one factor of the product. Its combinations are the draws.
 //!
@@ -20,7 +20,9 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::axis::{Asked, Axis, AxisValue, MAX_POINTS};
 use super::errors::{check_name, suggest};
-use super::values::{Values, check_together, value_text, values};
+use super::include::INCLUDE;
+use super::listed::value_text;
+use super::values::{Values, check_together, values};
 use crate::diagnostic::{Diagnostic, Diagnostics, Origin};
 use crate::id::{AxisId, StageId};
 use crate::value::{Data, Entry, Node, Table};
@@ -231,12 +233,8 @@ impl Matrix {
         let mut wanted = Vec::new();
         for entry in &table.0 {
             let Some(axis) = self.axis_of(&entry.name, &entry.name_origin, diagnostics) else { return };
-            let text = entry.node.data.as_text().unwrap_or_default();
-            let Some(value) = self.axis(axis).find(&text) else {
-                let message = format!("axis `{}` has no value {}", entry.name, entry.node.data.value());
-                let known = self.axis(axis).values.iter().map(|v| v.text.as_str());
-                suggest(diagnostics, &entry.node.origin, message, &text, known);
-                return;
+            let Some(value) = self.axis(axis).find_data(&entry.node.data) else {
+                return report_no_value(self.axis(axis), &entry.node, diagnostics);
             };
             wanted.push((axis, value as u32));
         }
@@ -254,20 +252,23 @@ impl Matrix {
         let mut row = BTreeMap::new();
         for entry in &table.0 {
             let Some(axis) = self.axis_of(&entry.name, &entry.name_origin, diagnostics) else { return };
+            if let Some(value) = self.axis(axis).find_data(&entry.node.data) {
+                row.insert(axis, value as u32);
+                continue;
+            }
+            if self.axis(axis).values.iter().any(AxisValue::has_label) {
+                return report_no_value(self.axis(axis), &entry.node, diagnostics);
+            }
             let Some(text) = value_text(&entry.node, diagnostics) else { return };
-            let known = self.axis(axis).find(&text);
             let values = &mut self.axes[axis.index()].values;
             let alike = values.iter().find(|v| v.text.to_lowercase() == text.to_lowercase());
-            if let (None, Some(alike)) = (known, alike) {
+            if let Some(alike) = alike {
                 let message = format!("{text:?} and {:?} differ only in case", alike.text);
                 diagnostics.error(&entry.node.origin, message);
                 return;
             }
-            let value = known.unwrap_or_else(|| {
-                values.push(AxisValue { node: entry.node.clone(), text });
-                values.len() - 1
-            });
-            row.insert(axis, value as u32);
+            values.push(AxisValue { node: entry.node.clone(), name: None, text });
+            row.insert(axis, values.len() as u32 - 1);
         }
         let missing: Vec<&str> =
             AxisId::first(self.shared).filter(|a| !row.contains_key(a)).map(|a| self.axis(a).name.as_str()).collect();
@@ -287,6 +288,12 @@ impl Matrix {
         }
         found
     }
+}
+
+fn report_no_value(axis: &Axis, node: &Node, diagnostics: &mut Diagnostics) {
+    let message = format!("axis `{}` has no value {}", axis.name, node.data.value());
+    let known = axis.values.iter().map(|v| v.text.as_str());
+    suggest(diagnostics, &node.origin, message, &node.data.as_text().unwrap_or_default(), known);
 }
 
 /// Adds a warning if there are fewer values than the axis asks for.
@@ -325,7 +332,10 @@ fn as_table<'a>(node: &'a Node, name: &str, diagnostics: &mut Diagnostics) -> Op
         }
         other => {
             let message = format!("`{name}` must hold tables such as {{ axis = value }}, not {}", other.describe());
-            diagnostics.error(&node.origin, message);
+            let error = diagnostics.error(&node.origin, message);
+            if name == INCLUDE {
+                error.help("to include a file, write `include` above the first table of this file");
+            }
             None
         }
     }

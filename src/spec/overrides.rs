@@ -1,12 +1,15 @@
 //! `-S path=value`: overrides that are put into the tree before types are checked.
 //!
 //! A path is a dotted TOML key of bare and quoted names: `stages.vad.at."distribution=gaussian".lr`. The value is TOML.
-//! If it is not valid TOML it is a string, so `-S stages.vad.distribution=uniform` needs no quotes.
+//! If it is not valid TOML it is a string, so `-S stages.vad.distribution=uniform` needs no quotes. `-S model=@wide`
+//! chooses from a group (see `groups`).
 
 use std::ops::Range;
 
-use super::read::{self, Text};
-use crate::diagnostic::{Diagnostics, Origin, Sources, nearest};
+use super::groups;
+use super::include::INCLUDE;
+use super::read::{self, Segment, Text};
+use crate::diagnostic::{Diagnostics, Origin, SourceKind, Sources, nearest};
 use crate::value::{Data, Entry, Node, Table};
 
 /// The deepest path. A tree of unlimited depth could exhaust the stack.
@@ -19,17 +22,10 @@ pub(super) struct BadPath {
     span: Range<usize>,
 }
 
-/// A name in the path, and where it is written.
-#[derive(Debug, PartialEq, Eq)]
-struct Segment {
-    name: String,
-    span: Range<usize>,
-}
-
 /// Puts the overrides into the tree in their order. Each becomes a separate source.
 pub(super) fn apply(overrides: &[String], root: &mut Table, sources: &mut Sources, diagnostics: &mut Diagnostics) {
     for text in overrides {
-        let source = sources.add(format!("-S {text}"), text.as_str());
+        let source = sources.add(SourceKind::Override, format!("-S {text}"), text.as_str());
         let (path, value) = match split(text) {
             Ok(found) => found,
             Err(bad) => {
@@ -39,9 +35,19 @@ pub(super) fn apply(overrides: &[String], root: &mut Table, sources: &mut Source
             }
         };
         let written = text.get(value.clone()).unwrap_or_default();
-        let node = read::value(written, Text { source, offset: value.start })
+        if let [Segment { name, span }, ..] = path.as_slice()
+            && name == INCLUDE
+        {
+            let error = diagnostics.error(&Origin { source, span: span.clone() }, "`include` can't be overridden");
+            error.help("override a value of the included file: its path is the same as if this file had it");
+            continue;
+        }
+        let mut node = read::value(written, Text { source, offset: value.start })
             .unwrap_or_else(|| Node { data: Data::Text(written.to_owned()), origin: Origin { source, span: value } });
-        set(root, &path, source, node, diagnostics);
+        let path = groups::redirect(root, path, &mut node);
+        if groups::check(root, &path, &node, source, diagnostics) {
+            set(root, &path, source, node, diagnostics);
+        }
     }
 }
 
@@ -141,7 +147,7 @@ fn set(root: &mut Table, path: &[Segment], source: usize, node: Node, diagnostic
 
 /// Reports overrides of parameters that nothing uses. `[params]` accepts any name, so a misspelt override would
 /// otherwise have no effect, and the run would silently be another experiment.
-pub(super) fn report_unused_params(root: &Table, file: usize, sources: &Sources, diagnostics: &mut Diagnostics) {
+pub(super) fn report_unused_params(root: &Table, sources: &Sources, diagnostics: &mut Diagnostics) {
     let Some(Data::Table(params)) = root.get("params").map(|node| &node.data) else { return };
     let spaceless = |text: &str| text.split_whitespace().collect::<String>();
     let texts: Vec<String> = sources.0.iter().map(|source| spaceless(&source.text)).collect();
@@ -151,7 +157,8 @@ pub(super) fn report_unused_params(root: &Table, file: usize, sources: &Sources,
             .any(|text| text.contains(&format!("${{params.{name}}}")) || text.contains(&format!("${{params.{name}.")))
     };
     let bare = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
-    for entry in params.0.iter().filter(|e| e.name_origin.source != file && bare(&e.name) && !mentioned(&e.name)) {
+    let overridden = |e: &&Entry| sources.is_override(e.name_origin.source);
+    for entry in params.0.iter().filter(overridden).filter(|e| bare(&e.name) && !mentioned(&e.name)) {
         let message = format!("nothing uses the parameter `{}`", entry.name);
         let error = diagnostics.error(&entry.name_origin, message);
         let others = params.0.iter().map(|e| e.name.as_str()).filter(|n| *n != entry.name);
@@ -174,7 +181,7 @@ mod tests {
     fn applied(toml: &str, overrides: &[&str]) -> Result<Table, String> {
         let mut sources = Sources::default();
         let mut diagnostics = Diagnostics::default();
-        let source = sources.add("p.toml", toml);
+        let source = sources.add(SourceKind::Pipeline, "p.toml", toml);
         let mut root = read::document(toml, source, &mut diagnostics);
         let overrides: Vec<String> = overrides.iter().map(|o| (*o).to_owned()).collect();
         apply(&overrides, &mut root, &mut sources, &mut diagnostics);
@@ -212,10 +219,10 @@ mod tests {
         let check = |set: &str| {
             let (mut sources, mut diagnostics) = (Sources::default(), Diagnostics::default());
             let text = "[params]\nepochs = 3\n[stages.a]\nn = \"${ params.epochs }\"\nm = \"${params.late}\"\n";
-            let file = sources.add("p.toml", text);
-            let mut root = read::document(text, file, &mut diagnostics);
+            let source = sources.add(SourceKind::Pipeline, "p.toml", text);
+            let mut root = read::document(text, source, &mut diagnostics);
             apply(&[set.to_owned()], &mut root, &mut sources, &mut diagnostics);
-            report_unused_params(&root, file, &sources, &mut diagnostics);
+            report_unused_params(&root, &sources, &mut diagnostics);
             diagnostics
                 .0
                 .into_iter()

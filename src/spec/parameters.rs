@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
 use super::axes::Shape;
+use super::axis::AxisValue;
 use super::errors::{PointErrors, suggest};
 use super::matrix::Matrix;
 use super::stages::{At, Draft, DraftInput, RESERVED, is_parameter};
@@ -147,10 +148,10 @@ impl<'a> Parser<'a> {
     fn variant(&self, row: &[u32], at: &[&Pattern<'_>], diagnostics: &mut Diagnostics) -> Option<Parsed> {
         let draft = self.whole.draft(self.stage);
         let shape = self.whole.shape(self.stage);
-        let mut axes: BTreeMap<&str, &Node> = BTreeMap::new();
+        let mut axes: BTreeMap<&str, &AxisValue> = BTreeMap::new();
         for position in &shape.relevant {
             let axis = self.whole.matrix.axis(shape.axes[*position]);
-            axes.insert(&axis.name, &axis.values[row[*position] as usize].node);
+            axes.insert(&axis.name, &axis.values[row[*position] as usize]);
         }
         let merged = merged(draft.table, at, diagnostics)?;
         let seed = Node { data: Data::Int(self.whole.seed), origin: draft.origin.clone() };

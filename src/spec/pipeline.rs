@@ -14,7 +14,7 @@ use crate::value::Value;
 /// A pipeline, typed, expanded and without errors in its text.
 #[derive(Debug)]
 pub struct Spec {
-    /// Its texts: the file, then each override.
+    /// Its texts: the file, then those that it includes, then each override.
     pub sources: Sources,
     /// The `[pipeline]` section.
     pub pipeline: Header,
@@ -139,7 +139,7 @@ pub struct Point {
     pub name: String,
     /// The stage's name.
     pub stage: String,
-    /// The value of each axis, axes in the order of declaration.
+    /// The value of each axis, axes in the order of declaration. A list or a table is given by its label.
     pub coordinates: Vec<(String, Value)>,
     /// Its kind, its parameters and the stage to run.
     pub parsed: ParsedStage,

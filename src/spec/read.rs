@@ -5,6 +5,18 @@ use toml::de::{DeTable, DeValue};
 use crate::diagnostic::{Diagnostics, Origin};
 use crate::value::{Data, Entry, Node, Table};
 
+/// The tables of a pipeline file.
+pub(super) const SECTIONS: [&str; 5] = ["pipeline", "params", "groups", "matrix", "stages"];
+
+/// A name in a dotted path, and where it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    /// The name.
+    pub(super) name: String,
+    /// Its bytes in the text.
+    pub(super) span: std::ops::Range<usize>,
+}
+
 /// The origin of a TOML text: a source, and an offset in it.
 #[derive(Clone, Copy)]
 pub(super) struct Text {

@@ -1,4 +1,5 @@
-//! References in strings: `${params.x}`, `${matrix.axis}` and `${pipeline.seed}`. `$${` is a literal `${`.
+//! References in strings: `${params.x}`, `${matrix.axis}` and `${pipeline.seed}`. `$${` is a literal `${`. More names
+//! reach into tables: `${params.model.width}`, `${matrix.model.width}`.
 //!
 //! A string that is only a reference is replaced by the value, which keeps its type and its place, so that an error
 //! about it quotes where the value is written. In a longer string the value is inserted as text. Inserted text is not
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 
+use super::axis::AxisValue;
 use super::errors::suggest;
 use crate::diagnostic::{Diagnostics, Origin, Sources};
 use crate::value::{Data, Entry, Node, Table};
@@ -59,16 +61,22 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
 enum Target<'a> {
     /// A parameter, or a value inside one: `model.size`.
     Param(&'a str),
-    /// An axis.
+    /// An axis, or a value inside one of its values.
     Axis(&'a str),
     /// The seed of the pipeline.
     Seed,
 }
 
+/// The first name of a path, and the others.
+fn first(path: &str) -> (&str, std::str::Split<'_, char>) {
+    let mut names = path.split('.');
+    (names.next().unwrap_or_default(), names)
+}
+
 fn target(inner: &str) -> Option<Target<'_>> {
     match inner.split_once('.')? {
         ("params", path) => Some(Target::Param(path)),
-        ("matrix", axis) => Some(Target::Axis(axis)),
+        ("matrix", path) => Some(Target::Axis(path)),
         ("pipeline", "seed") => Some(Target::Seed),
         _ => None,
     }
@@ -77,8 +85,8 @@ fn target(inner: &str) -> Option<Target<'_>> {
 /// Calls `found` for every axis that a node uses.
 pub(super) fn mentions(node: &Node, sources: &Sources, found: &mut impl FnMut(&str, Origin)) {
     references(node, &mut |node, whole, target| {
-        if let Target::Axis(axis) = target {
-            found(axis, part_of(sources, &node.origin, whole));
+        if let Target::Axis(path) = target {
+            found(first(path).0, part_of(sources, &node.origin, whole));
         }
     });
 }
@@ -119,7 +127,7 @@ pub(super) struct Scope<'a> {
     /// All texts, for exact places.
     pub(super) sources: &'a Sources,
     /// The values of the axes. `None` where axes can't be used.
-    pub(super) axes: Option<&'a BTreeMap<&'a str, &'a Node>>,
+    pub(super) axes: Option<&'a BTreeMap<&'a str, &'a AxisValue>>,
     /// The seed of the pipeline. `None` where it can't be used.
     pub(super) seed: Option<&'a Node>,
     /// The size that replacements may still add.
@@ -188,7 +196,12 @@ impl<'a> Scope<'a> {
                 let Some(text) = value.data.as_text() else {
                     let what = value.data.describe();
                     let message = format!("`{whole}` is {what}, which can't be part of a longer string");
-                    diagnostics.error(&place, message);
+                    let error = diagnostics.error(&place, message);
+                    if let Data::Table(Table(fields)) = &value.data
+                        && let Some(field) = fields.first()
+                    {
+                        error.help(format!("use one of its fields, such as `${{{inner}.{}}}`", field.name));
+                    }
                     return None;
                 };
                 self.spend(text.len(), &place, diagnostics)?;
@@ -209,9 +222,8 @@ impl<'a> Scope<'a> {
     fn look_up(&self, inner: &str, place: &Origin, diagnostics: &mut Diagnostics) -> Option<&'a Node> {
         match target(inner) {
             Some(Target::Param(path)) => self.param(path, place, diagnostics),
-            Some(Target::Axis(axis)) => match self.axes {
-                // A missing axis was reported when the stage's axes were found.
-                Some(axes) => axes.get(axis).copied(),
+            Some(Target::Axis(path)) => match self.axes {
+                Some(axes) => axis_value(axes, path, place, diagnostics),
                 None => {
                     let help = "only a stage's parameters and `seed` can use an axis";
                     diagnostics.error(place, "an axis can't be used here").help(help);
@@ -234,27 +246,53 @@ impl<'a> Scope<'a> {
     }
 
     fn param(&self, path: &str, place: &Origin, diagnostics: &mut Diagnostics) -> Option<&'a Node> {
-        let mut names = path.split('.');
-        let first = names.next().unwrap_or_default();
-        let Some(mut node) = self.params.get(first) else {
-            let error = format!("[params] has no parameter `{first}`");
-            suggest(diagnostics, place, error, first, self.params.keys().map(String::as_str));
+        let (name, rest) = first(path);
+        let Some(node) = self.params.get(name) else {
+            let error = format!("[params] has no parameter `{name}`");
+            suggest(diagnostics, place, error, name, self.params.keys().map(String::as_str));
             return None;
         };
-        for name in names {
-            let Data::Table(table) = &node.data else {
-                diagnostics.error(place, format!("`{path}`: {} has no `{name}`", node.data.describe()));
-                return None;
-            };
-            let Some(next) = table.get(name) else {
-                let error = format!("there is no `{name}` in `{path}`");
-                suggest(diagnostics, place, error, name, table.0.iter().map(|e| e.name.as_str()));
-                return None;
-            };
-            node = next;
-        }
-        Some(node)
+        inside(node, path, rest, place, diagnostics)
     }
+}
+
+/// The value of an axis, or a value inside it. `name` is the name of a table.
+fn axis_value<'a>(
+    axes: &BTreeMap<&str, &'a AxisValue>,
+    path: &str,
+    place: &Origin,
+    diagnostics: &mut Diagnostics,
+) -> Option<&'a Node> {
+    let (axis, rest) = first(path);
+    // A missing axis was reported when the stage's axes were found.
+    let value = axes.get(axis)?;
+    match &value.name {
+        Some(name) if rest.clone().eq(["name"]) => Some(name),
+        _ => inside(&value.node, path, rest, place, diagnostics),
+    }
+}
+
+/// The value inside a node that `names` lead to. `path` is the whole path, for messages.
+fn inside<'a, 'n>(
+    mut node: &'a Node,
+    path: &str,
+    names: impl Iterator<Item = &'n str>,
+    place: &Origin,
+    diagnostics: &mut Diagnostics,
+) -> Option<&'a Node> {
+    for name in names {
+        let Data::Table(table) = &node.data else {
+            diagnostics.error(place, format!("`{path}`: {} has no `{name}`", node.data.describe()));
+            return None;
+        };
+        let Some(next) = table.get(name) else {
+            let error = format!("there is no `{name}` in `{path}`");
+            suggest(diagnostics, place, error, name, table.0.iter().map(|e| e.name.as_str()));
+            return None;
+        };
+        node = next;
+    }
+    Some(node)
 }
 
 fn size(node: &Node) -> usize {
@@ -276,7 +314,7 @@ pub(super) fn params(section: &Table, sources: &Sources, diagnostics: &mut Diagn
     for (from, entry) in section.0.iter().enumerate() {
         references(&entry.node, &mut |_, _, target| {
             if let Target::Param(path) = target
-                && let Some(to) = index.get(path.split('.').next().unwrap_or_default())
+                && let Some(to) = index.get(first(path).0)
             {
                 graph.add_edge(NodeIndex::new(from), NodeIndex::new(*to), ());
             }

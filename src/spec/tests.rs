@@ -1,6 +1,9 @@
 //! Valid pipelines.
 
 mod errors;
+mod groups;
+mod include;
+mod listed;
 mod properties;
 mod sweeps;
 mod wiring;

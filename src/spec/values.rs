@@ -2,7 +2,7 @@
 //!
 //! | written | values |
 //! |---|---|
-//! | `[a, b, c]` | a, b and c |
+//! | `[a, b, c]` | a, b and c (see `listed`) |
 //! | `{ from = a, to = b, steps = n }` | n at equal distances, including both ends |
 //! | `{ from = a, to = b, steps = n, scale = "log" }` | n at equal ratios, including both ends, which must be above 0 |
 //! | `{ uniform = [a, b], samples = n, seed = s }` | n drawn uniformly between a and b |
@@ -26,7 +26,8 @@
 
 use std::collections::BTreeMap;
 
-use super::axis::{Asked, Axis, AxisValue, MAX_POINTS, Together, number};
+use super::axis::{Asked, Axis, AxisValue, MAX_POINTS, Together};
+use super::listed::list;
 use crate::diagnostic::{Diagnostics, Origin};
 use crate::rng::Streams;
 use crate::stage::{Bound, Params};
@@ -69,57 +70,6 @@ fn asked(table: &Table) -> Option<Asked> {
         _ => None,
     };
     ["steps", "samples"].into_iter().find_map(number)
-}
-
-fn list(name: &str, items: &[Node], place: &Origin, diagnostics: &mut Diagnostics) -> Vec<AxisValue> {
-    if items.is_empty() {
-        diagnostics.error(place, format!("axis `{name}` has no values")).help("give at least one");
-    }
-    // Point names become file names, and some file systems ignore case.
-    let mut seen: BTreeMap<String, &Node> = BTreeMap::new();
-    let mut numbers: BTreeMap<String, &Node> = BTreeMap::new();
-    let mut values = Vec::new();
-    for item in items {
-        let Some(text) = value_text(item, diagnostics) else { continue };
-        let same_number = number(&item.data).and_then(|n| numbers.insert(n, item));
-        if let Some(first) = seen.insert(text.to_lowercase(), item).or(same_number) {
-            let (first, again) = (first.data.value(), item.data.value());
-            let message = if first == again {
-                format!("axis `{name}` has {again} twice")
-            } else {
-                format!("axis `{name}` has {first} and {again}, which are too similar for point names")
-            };
-            diagnostics.error(&item.origin, message);
-            continue;
-        }
-        values.push(AxisValue { node: item.clone(), text });
-    }
-    values
-}
-
-/// The form of a value in point names. Point names become file names and are written in inputs, `at` and targets, so
-/// they must not contain characters that have a meaning there, in a path or in a glob.
-pub(super) fn value_text(node: &Node, diagnostics: &mut Diagnostics) -> Option<String> {
-    let Some(text) = node.data.as_text() else {
-        let message = format!("an axis value must be a string, a number or a boolean, not {}", node.data.describe());
-        let help = "name the variants, and set the parameter for each in the stage's `at`";
-        diagnostics.error(&node.origin, message).help(help);
-        return None;
-    };
-    let unsafe_char = |c: char| c.is_control() || "/\\,=@*?[]{}<>|\":".contains(c);
-    let problem = if text.is_empty() {
-        "it is empty".to_owned()
-    } else if let Some(c) = text.chars().find(|c| unsafe_char(*c)) {
-        format!("it contains {c:?}")
-    } else if text.contains("..") {
-        "it contains \"..\"".to_owned()
-    } else if text.trim() != text {
-        "it begins or ends with white space".to_owned()
-    } else {
-        return Some(text);
-    };
-    diagnostics.error(&node.origin, format!("{text:?} can't be part of a point's name: {problem}"));
-    None
 }
 
 /// An axis whose values are computed.
@@ -350,7 +300,10 @@ fn short(v: f64, scale: f64) -> f64 {
 fn numbers(data: Vec<Data>, place: &Origin) -> (Vec<AxisValue>, Vec<u32>) {
     let of: Vec<AxisValue> = data
         .into_iter()
-        .map(|data| AxisValue { text: data.as_text().unwrap_or_default(), node: Node { data, origin: place.clone() } })
+        .map(|data| {
+            let text = data.as_text().unwrap_or_default();
+            AxisValue { text, name: None, node: Node { data, origin: place.clone() } }
+        })
         .collect();
     let all = (0..of.len()).collect();
     chosen(&of, all)
@@ -363,7 +316,7 @@ fn chosen(of: &[AxisValue], picks: Vec<usize>) -> (Vec<AxisValue>, Vec<u32>) {
     let indices = picks.into_iter().filter_map(|pick| {
         let value = of.get(pick)?;
         Some(*places.entry(&value.text).or_insert_with(|| {
-            values.push(AxisValue { node: value.node.clone(), text: value.text.clone() });
+            values.push(value.clone());
             values.len() as u32 - 1
         }))
     });

@@ -5,6 +5,7 @@
 //! kind = "report"
 //! inputs = { data = "data", shown = ["ad", "vad@*", "fit@*", "tsne@*"] }
 //! title = "Auto-decoders on Fashion-MNIST"      # the default is "Report"
+//! over = ["seed"]                               # show the points of all seeds by their mean and standard deviation
 //!
 //! [stages.report.reference]                     # figures from elsewhere, in the order of their names
 //! "AD, train" = { ours = "ad.loss", seed = "0.9 → 0.06", note = "100 epochs" }
@@ -49,9 +50,13 @@ impl StageKind for Kind {
             "figures from elsewhere to show beside ours: { \"AD, test\" = { ours = \"fit.loss\", seed = 0.16 } }",
         );
         let mut reference = params.node("reference").map(|node| read_reference(params, &node)).unwrap_or_default();
+        let over = params
+            .describe("axes such as \"seed\": points that differ only in these are shown by mean and deviation")
+            .texts("over")
+            .unwrap_or_default();
         // The order of a table is not in the key, so it must not matter here.
         reference.sort_by(|a, b| a.label.cmp(&b.label));
-        Arc::new(Report(Spec { title, reference }))
+        Arc::new(Report(Spec { title, reference, over }))
     }
 }
 

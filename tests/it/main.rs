@@ -3,6 +3,7 @@
 #![expect(clippy::expect_used, reason = "a failed expectation ends a test with its message")]
 
 mod answers;
+mod axes;
 mod bad_input;
 mod benches;
 mod browser;
@@ -16,6 +17,7 @@ mod earlier;
 mod freshness;
 mod golden;
 mod hostile;
+mod included;
 mod interruption;
 mod isolation;
 mod labels;

@@ -156,3 +156,24 @@ fn watch_continues_after_a_failed_run() {
     watched.signal("-INT");
     assert_eq!(watched.code(), Some(0));
 }
+
+#[test]
+fn saved_included_file_starts_a_run_even_if_it_was_wrong() {
+    let project = Project::new(&format!(
+        "include = [\"parts/mode.toml\"]\n{}",
+        PIPELINE.replace("\"one.sh\", \"{out", "\"one.sh\", \"${params.word}\", \"{out")
+    ));
+    project.write("parts/mode.toml", "[params]\nword = \n");
+    project.write("one.sh", "echo $1 > $2\n");
+    project.write("lib/a.sh", "");
+    let watched = Watched::start(&project, &["one"]);
+    watched.wait_for("watching p.toml and 1 other file");
+    project.write("parts/mode.toml", "[params]\nword = \"a\"\n");
+    assert_eq!(watched.next_run(), ["one"]);
+    watched.wait_for("watching p.toml and");
+    project.write("parts/mode.toml", "[params]\nword = \"b\"\n");
+    assert_eq!(watched.next_run(), ["one"]);
+    watched.wait_for("watching");
+    watched.signal("-INT");
+    assert_eq!(watched.code(), Some(0));
+}

@@ -8,6 +8,7 @@ use super::row::{Coordinate, Row};
 use crate::cli::filter::{Cell, Column, Names};
 use crate::cli::ui::figure;
 use crate::error::{Error, Result};
+use crate::report::Summary;
 
 /// The axes that the points of a group have in common.
 pub(super) struct Grouping {
@@ -21,16 +22,6 @@ pub(super) struct Group {
     /// Number of points.
     pub(super) points: usize,
     pub(super) metrics: BTreeMap<String, Summary>,
-}
-
-/// The values of a metric in a group.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Summary {
-    /// Number of points that have the metric.
-    pub(super) count: usize,
-    pub(super) mean: f64,
-    /// The sample standard deviation, with n − 1 in the denominator. `None` for a single point.
-    pub(super) deviation: Option<f64>,
 }
 
 impl Grouping {
@@ -97,17 +88,6 @@ fn axis(name: &str, names: &Names) -> Result<String> {
             };
             Err(Error::bad_input(format!("`{name}` is not an axis")).hint(hint))
         }
-    }
-}
-
-impl Summary {
-    /// The summary of at least one value.
-    fn of(values: &[f64]) -> Self {
-        let count = values.len();
-        let mean = values.iter().sum::<f64>() / count as f64;
-        let squares: f64 = values.iter().map(|value| (value - mean) * (value - mean)).sum();
-        let deviation = (count > 1).then(|| (squares / (count - 1) as f64).sqrt());
-        Self { count, mean, deviation }
     }
 }
 

@@ -1,9 +1,9 @@
 //! `run --watch`: runs the pipeline, waits until a file changes, and runs it again.
 //!
-//! The watched files are the pipeline file and the files that are part of a key. Their size, time and inode are checked
-//! a few times per second. This costs next to nothing for so few files. It works where notifications do not: for
-//! editors that replace a file, for network and container file systems, and for files that do not exist yet. A run
-//! starts when the files have not changed for a moment.
+//! The watched files are the pipeline file, the files that it includes, and the files that are part of a key. Their
+//! size, time and inode are checked a few times per second. This costs next to nothing for so few files. It works where
+//! notifications do not: for editors that replace a file, for network and container file systems, and for files that do
+//! not exist yet. A run starts when the files have not changed for a moment.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +20,7 @@ use crate::cli::ui::{DIM, Ui, paint};
 use crate::error::{Category, Result};
 use crate::key::Digest;
 use crate::plan::{PipelineFiles, with_earlier_points};
+use crate::spec::included_files;
 use crate::stage::{Cancel, Files};
 
 /// How often files are checked.
@@ -47,10 +48,15 @@ pub(super) fn watch(
     loop {
         session.set_idle(false);
         let cache_wait = CacheWait::new(&session.cancel, global.no_wait);
+        // Watched even if the pipeline has errors, which may be in one of them.
+        let included = included_files(&pipeline);
+        for path in &included {
+            stamps.entry(path.clone()).or_insert_with_key(|path| stamp(path));
+        }
         let ran = Project::open_to_run(args, global, ui, &cache_wait).and_then(|project| {
             // A file that changes during the run starts the next one.
             let named = named(&project);
-            stamps.retain(|path, _| *path == pipeline || named.contains(path));
+            stamps.retain(|path, _| *path == pipeline || included.contains(path) || named.contains(path));
             for path in named {
                 stamps.entry(path).or_insert_with_key(|path| stamp(path));
             }

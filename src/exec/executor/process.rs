@@ -21,6 +21,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::{Executor, ExecutorEvent};
+use crate::diagnostic::{Source, SourceKind};
 use crate::error::{Category, EXHAUSTED_HINT, Error, Result, is_exhausted};
 use crate::event::Event;
 use crate::exec::context::RunContext;
@@ -38,6 +39,8 @@ pub struct WorkOrder {
     pub file: String,
     /// The text of the pipeline as it was when the run started.
     pub text: String,
+    /// The texts of the files that it includes, by path.
+    pub included: BTreeMap<PathBuf, String>,
     /// The folder of the pipeline's file.
     pub base: PathBuf,
     /// The values of `-S`.
@@ -77,14 +80,20 @@ impl JobEnd {
 impl WorkOrder {
     fn new(worker: &Worker<'_>, job: Job) -> Self {
         let context = &worker.context;
-        let mut sources = context.spec.sources.0.iter();
-        let pipeline = sources.next();
+        let sources = &context.spec.sources.0;
+        let pipeline = sources.iter().find(|source| source.kind == SourceKind::Pipeline);
+        let overrides = sources.iter().filter(|source| source.kind == SourceKind::Override);
+        let included = |source: &Source| match &source.kind {
+            SourceKind::Included(path) => Some((path.clone(), source.text.clone())),
+            SourceKind::Pipeline | SourceKind::Override => None,
+        };
         Self {
             cache: context.store.dir().to_owned(),
             file: pipeline.map(|source| source.name.clone()).unwrap_or_default(),
             text: pipeline.map(|source| source.text.clone()).unwrap_or_default(),
+            included: sources.iter().filter_map(included).collect(),
             base: context.spec.base.clone(),
-            overrides: sources.map(|source| source.text.clone()).collect(),
+            overrides: overrides.map(|source| source.text.clone()).collect(),
             device: context.compute.name.clone(),
             threads: context.threads,
             data_dirs: context.data_dirs.to_vec(),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::groups::{self, Group};
 use super::item::Item;
 use crate::artifact::Capability;
 use crate::diagnostic::nearest;
@@ -37,10 +38,11 @@ pub(super) fn render(spec: &Spec, items: &[Item<'_>]) -> Result<Html, StageError
         kinds.entry((step, item.kind())).or_default().push(item);
     }
     kinds.retain(|_, members| members.iter().any(|i| !i.manifest().metrics.is_empty()));
-    let tables: Html = kinds.values().map(|members| table(members[0].input.heading(), members)).collect();
+    let tables: Html = kinds.values().map(|members| table(members[0].input.heading(), members, &spec.over)).collect();
     let losses = kinds.values().flatten().any(|i| i.manifest().metrics.contains_key("rmse"));
     let reading = Html::constant(if losses { READING } else { "" });
-    Ok(html!("{}{}{}", beside(spec, items)?, tables, reading))
+    let note = if tables.is_empty() { Html::default() } else { groups::note(&spec.over) };
+    Ok(html!("{}{}{}{}", beside(spec, items)?, note, tables, reading))
 }
 
 /// The metrics of these results in the order of reading.
@@ -50,21 +52,32 @@ pub(super) fn metrics<'a>(items: impl Iterator<Item = &'a Item<'a>>) -> Vec<&'a 
     known.chain(names.iter().copied().filter(|name| !ORDER.contains(name))).collect()
 }
 
-fn table(title: &str, items: &[&Item<'_>]) -> Html {
+fn table(title: &str, items: &[&Item<'_>], over: &[String]) -> Html {
     let metrics = metrics(items.iter().copied());
     let facts: Vec<&str> = FACTS.into_iter().filter(|f| items.iter().any(|i| i.fact(f).is_some())).collect();
     let mut table = Table::default();
     table.column("stage", false);
+    if !over.is_empty() {
+        table.column("n", true);
+    }
     facts.iter().for_each(|fact| {
         table.column(&fact.replace('_', " "), false);
     });
     metrics.iter().for_each(|metric| {
         table.column(&metric.replace('_', " "), true);
     });
-    for item in items {
-        let mut cells = vec![Cell::name(&item.name)];
-        cells.extend(facts.iter().map(|fact| Cell::text(&item.fact(fact).unwrap_or_default())));
-        cells.extend(metrics.iter().map(|metric| Cell::number(item.manifest().metrics.get(*metric).copied())));
+    for Group { name, members } in groups::groups(items, over) {
+        let mut cells = vec![Cell::name(&name)];
+        if !over.is_empty() {
+            cells.push(Cell::number(Some(members.len() as f64)));
+        }
+        let fact = |fact: &&str| {
+            let first =
+                members[0].fact(fact).filter(|first| members.iter().all(|i| i.fact(fact).as_ref() == Some(first)));
+            Cell::text(&first.unwrap_or_default())
+        };
+        cells.extend(facts.iter().map(fact));
+        cells.extend(metrics.iter().map(|metric| groups::cell(groups::metric(&members, metric))));
         table.row(cells);
     }
     table.render(title)

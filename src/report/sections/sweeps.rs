@@ -3,10 +3,12 @@
 //! The axes are read from the points' names, which are the labels of a list and so in the report's key.
 
 use super::figures::metrics;
+use super::groups::{self, is_over};
 use super::item::Item;
 use crate::id::PointName;
 use crate::report::html::{Cell, Html, Table, html};
 use crate::report::parallel::{Axis, Step, plot, ramp};
+use crate::report::summary::Summary;
 use crate::stage::StageError;
 
 /// The maximum number of metrics; more make the plot too wide to read.
@@ -20,22 +22,36 @@ struct Sweep<'a> {
     points: Vec<Point<'a>>,
 }
 
+/// A point, or several that differ only in axes of `over`.
 struct Point<'a> {
-    item: &'a Item<'a>,
+    name: String,
+    items: Vec<&'a Item<'a>>,
     values: Vec<Step>,
 }
 
+impl Point<'_> {
+    /// Whether it contains the same point through another role.
+    fn has(&self, label: &str) -> bool {
+        self.items.iter().any(|item| item.input.label() == label)
+    }
+}
+
 /// A plot and a table for each stage that has several points with different metrics.
-pub(super) fn render(items: &[&Item<'_>]) -> Result<Html, StageError> {
+pub(super) fn render(items: &[&Item<'_>], over: &[String]) -> Result<Html, StageError> {
     let mut sweeps: Vec<Sweep<'_>> = Vec::new();
     for item in items.iter().copied() {
-        let Some((stage, coordinates)) = coordinates(item.input.label()) else { continue };
+        let label = item.input.label();
+        let Some((stage, mut coordinates)) = coordinates(label) else { continue };
+        coordinates.retain(|(axis, _)| !is_over(axis, over));
         let axes: Vec<&str> = coordinates.iter().map(|(axis, _)| *axis).collect();
-        let point = Point { item, values: coordinates.iter().map(|(_, value)| Step::new(value)).collect() };
+        let values = coordinates.iter().map(|(_, value)| Step::new(value)).collect();
+        let point = Point { name: PointName::write(stage, coordinates.into_iter()), items: vec![item], values };
         match sweeps.iter_mut().find(|s| s.stage == stage && s.kind == item.kind() && s.axes == axes) {
-            // The same point through another role.
-            Some(sweep) if sweep.points.iter().any(|p| p.item.input.label() == item.input.label()) => {}
-            Some(sweep) => sweep.points.push(point),
+            Some(sweep) if sweep.points.iter().any(|p| p.has(label)) => {}
+            Some(sweep) => match sweep.points.iter_mut().find(|p| p.name == point.name) {
+                Some(known) => known.items.push(item),
+                None => sweep.points.push(point),
+            },
             None => sweeps.push(Sweep { stage, kind: item.kind(), axes, points: vec![point] }),
         }
     }
@@ -46,7 +62,7 @@ pub(super) fn render(items: &[&Item<'_>]) -> Result<Html, StageError> {
             orders.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
         });
     }
-    Ok(sweeps.iter().filter(|s| s.points.len() > 1).map(Sweep::render).collect())
+    Ok(sweeps.iter().filter(|s| s.points.len() > 1).map(|s| s.render(over)).collect())
 }
 
 /// The stage and the coordinates of a point with axes.
@@ -58,9 +74,10 @@ fn coordinates(label: &str) -> Option<(&str, Vec<(&str, &str)>)> {
 
 impl Sweep<'_> {
     /// Empty if no metric differs.
-    fn render(&self) -> Html {
-        let metrics = metrics(self.points.iter().map(|p| p.item));
-        let value = |p: &Point<'_>, name: &str| p.item.manifest().metrics.get(name).copied().filter(|v| v.is_finite());
+    fn render(&self, over: &[String]) -> Html {
+        let metrics = metrics(self.points.iter().flat_map(|p| p.items.iter().copied()));
+        let summary = |p: &Point<'_>, name: &str| groups::metric(&p.items, name).filter(|s| s.mean.is_finite());
+        let value = |p: &Point<'_>, name: &str| summary(p, name).map(|s| s.mean);
         let differs = |name: &&str| self.points.iter().any(|p| value(p, name) != value(&self.points[0], name));
         let drawn: Vec<&str> = metrics.iter().copied().filter(differs).collect();
         // The first loss only if no other metric differs.
@@ -79,37 +96,43 @@ impl Sweep<'_> {
             if *name == colour {
                 coloured = axes.len();
             }
-            let values: Vec<Option<f64>> = self.points.iter().map(|p| value(p, name)).collect();
-            axes.push(Axis::metric(&name.replace('_', " "), &values));
+            let values: Vec<Option<Summary>> = self.points.iter().map(|p| summary(p, name)).collect();
+            axes.push(Axis::summaries(&name.replace('_', " "), &values));
         }
-        let points: Vec<String> = self.points.iter().map(|p| p.item.input.label().to_owned()).collect();
+        let points: Vec<String> = self.points.iter().map(|p| p.name.clone()).collect();
         let label = format!("{} points of {}: {} and metrics", points.len(), self.stage, self.axes.join(", "));
         html!(
-            "<div class=\"sweep\"><h3>{} <small>{}, {} points</small></h3>\n{}{}{}</div>\n",
+            "<div class=\"sweep\"><h3>{} <small>{}, {} points</small></h3>\n{}{}{}{}</div>\n",
             self.stage,
             self.kind,
-            points.len(),
+            self.points.iter().map(|p| p.items.len()).sum::<usize>(),
+            groups::note(over),
             plot(&label, &axes, &points, coloured),
             ramp(&colour.replace('_', " ")),
-            self.table(&metrics)
+            self.table(&metrics, over)
         )
     }
 
-    fn table(&self, metrics: &[&str]) -> Html {
+    fn table(&self, metrics: &[&str], over: &[String]) -> Html {
         let mut table = Table::default();
         table.column("point", false);
         for (at, axis) in self.axes.iter().enumerate() {
             let numeric = self.points.iter().all(|p| p.values[at].number.is_some());
             table.column_with(axis, numeric, " data-axis=\"1\"");
         }
+        if !over.is_empty() {
+            table.column("n", true);
+        }
         for metric in metrics {
             table.column_with(&metric.replace('_', " "), true, " data-colour=\"1\"");
         }
         for point in &self.points {
-            let mut cells = vec![Cell::name(point.item.input.label())];
+            let mut cells = vec![Cell::name(&point.name)];
             cells.extend(point.values.iter().map(|v| Cell::html(html!("{}", v.text), v.text.clone())));
-            let of = |name: &&str| point.item.manifest().metrics.get(*name).copied();
-            cells.extend(metrics.iter().map(|name| Cell::number(of(name))));
+            if !over.is_empty() {
+                cells.push(Cell::number(Some(point.items.len() as f64)));
+            }
+            cells.extend(metrics.iter().map(|name| groups::cell(groups::metric(&point.items, name))));
             table.row(cells);
         }
         table.render("")

@@ -388,13 +388,13 @@ matrix = { include = [] }
     7 | bad = ["a/b", "..", "a,b", "a=b", "a@b", "", "a\u0007", [1], "A", "a"]
       |                                              ^^^^^^^^^
 
-    error: an axis value must be a string, a number or a boolean, not a list
+    error: axis `bad` mixes a string and a list
      --> p.toml:7:57
       |
     7 | bad = ["a/b", "..", "a,b", "a=b", "a@b", "", "a\u0007", [1], "A", "a"]
       |                                                         ^^^
       |
-      = help: name the variants, and set the parameter for each in the stage's `at`
+      = help: the values of an axis are all lists, or all tables, or none of them is one
 
     error: axis `bad` has "A" and "a", which are too similar for point names
      --> p.toml:7:67
