@@ -252,9 +252,25 @@ fn merged(table: &Table, at: &[&Pattern<'_>], diagnostics: &mut Diagnostics) -> 
     }
     let mut merged = Table(table.0.iter().filter(is_ours).cloned().collect());
     for (entry, _) in chosen.into_values() {
-        merged.set(entry.clone());
+        merged.set(overridden(merged.get(&entry.name), entry));
     }
     fine.then_some(merged)
+}
+
+/// The tables of values that a program reads. An `at` overrides single values in them. It replaces other tables.
+const VALUES: [&str; 3] = ["values", "start", "epoch"];
+
+/// An entry of an `at`, with the values that it does not override.
+fn overridden(own: Option<&Node>, entry: &Entry) -> Entry {
+    let (Some(Data::Table(own)), Data::Table(over)) = (own.map(|node| &node.data), &entry.node.data) else {
+        return entry.clone();
+    };
+    if !VALUES.contains(&entry.name.as_str()) {
+        return entry.clone();
+    }
+    let mut values = own.clone();
+    over.0.iter().for_each(|value| values.set(value.clone()));
+    Entry { node: Node { data: Data::Table(values), origin: entry.node.origin.clone() }, ..entry.clone() }
 }
 
 fn written(at: &At<'_>) -> String {

@@ -305,9 +305,14 @@ impl<'a> Params<'a> {
         value.unwrap_or(default)
     }
 
-    /// A list of strings. Numbers and booleans become strings, as in the names of points.
+    /// A list of strings. Numbers and booleans become strings, as in the names of points. A list in it, such as a value
+    /// of an axis, stands for its members.
     pub fn words(&mut self, name: &'static str) -> Option<Vec<String>> {
-        let value = self.list(name, "strings or numbers", Data::as_text)?;
+        let words = |data: &Data| match data {
+            Data::List(members) => members.iter().map(|member| member.data.as_text()).collect(),
+            data => Some(vec![data.as_text()?]),
+        };
+        let value = self.list(name, "strings or numbers", words)?.concat();
         Some(self.record(name, value))
     }
 

@@ -13,6 +13,7 @@
 //! home = "user"                        # the user's HOME; "scratch", the default: an empty folder
 //! timeout_seconds = 600                # 0, the default, means none
 //! retries = 2                          # starts the program again after a failure; 0, the default, does not
+//! values = { width = 64 }              # in the JSON file VADPIPE_VALUES; `at` overrides single values
 //! shell = false                        # true: argv's first word is a script for /bin/sh, the others are its $1, $2, …
 //! ```
 //!
@@ -70,6 +71,7 @@ use super::program::{self, Defaults, Folders, Program, Start};
 use crate::artifact::Artifact;
 use crate::key::Digest;
 use crate::stage::{About, Capability, Context, Files, Params, Reads, Roles, Stage, StageError, StageKind};
+use crate::value::Values;
 
 /// The kind `command`.
 pub struct Kind;
@@ -77,6 +79,8 @@ pub struct Kind;
 /// A command with its parameters.
 struct Command {
     program: Program,
+    /// Values that the program reads, if it has any.
+    values: Option<Values>,
 }
 
 impl StageKind for Kind {
@@ -91,7 +95,9 @@ impl StageKind for Kind {
 
     fn parse(&self, params: &mut Params<'_>) -> Arc<dyn Stage> {
         let program = Program::parse(params, &Defaults { home: "scratch", outputs_in_params: true });
-        Arc::new(Command { program })
+        params.describe("values that the program reads from the JSON file VADPIPE_VALUES");
+        let values = params.node("values").map(|node| program::value_table(params, "values", &node));
+        Arc::new(Command { program, values })
     }
 }
 
@@ -119,12 +125,12 @@ impl Stage for Command {
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
         let folders = Folders::create(context)?;
         self.program.write_inputs(&folders, context)?;
-        let start = Start {
-            folders: &folders,
-            checkpoint: context.checkpoint,
-            dep_file: context.dep_file,
-            variables: folders.output_variables().into(),
-        };
+        let mut variables = Vec::from(folders.output_variables());
+        if let Some(values) = &self.values {
+            variables.push(folders.write_values(&program::as_json(values))?);
+        }
+        let (checkpoint, dep_file) = (context.checkpoint, context.dep_file);
+        let start = Start { folders: &folders, checkpoint, dep_file, variables };
         self.program.run(&start, &mut (), context)?;
         program::collect(self.program.outputs(), &folders, context)
     }

@@ -7,6 +7,7 @@ mod process;
 mod process_tree;
 mod read_only;
 mod supervisor;
+mod values;
 pub(super) mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ pub(super) use self::outputs::{MAX_METRIC_NAME, check_space, collect, number};
 pub(super) use self::process::Watch;
 pub(crate) use self::process_tree::supervise_with;
 pub(super) use self::read_only::ReadOnly;
+pub(super) use self::values::{as_json, value_table};
 pub(crate) use self::supervisor::{SUPERVISE, supervise};
 use crate::diagnostic::nearest;
 use crate::key::{Digest, Hash};

@@ -350,3 +350,18 @@ fn explain_says_that_path_finds_another_program_than_before() {
     let line = format!("  program     was {}, is now {}", then.display(), now.display());
     assert!(explained.contains(&line) && explained.contains("work: hit"), "{explained}");
 }
+
+#[test]
+fn values_are_read_from_a_file_and_overridden_one_by_one() {
+    let project = Project::new(
+        "[pipeline]\nname = \"p\"\n[matrix]\nlr = [1, 2]\nsizes = [[8, 4], [6]]\n[stages.net]\nkind = \"command\"\n\
+         argv = [\"sh\", \"-c\", \"tr -d ' \\\\n' < $VADPIPE_VALUES; echo; echo $*\", \"--sizes\", \"${matrix.sizes}\"]\n\
+         [stages.net.values]\nlr = \"${matrix.lr}\"\nepochs = 5\n[stages.net.at.\"lr=2\".values]\nepochs = 9\n",
+    );
+    project.run(&[]);
+    let log = |point: &str| project.vadpipe(["log", "last", "--stage", point]).stdout;
+    assert!(log("net@lr=1,sizes=0").contains("{\"epochs\":5,\"lr\":1}\n8 4"), "{}", log("net@lr=1,sizes=0"));
+    assert!(log("net@lr=2,sizes=1").contains("{\"epochs\":9,\"lr\":2}\n6"), "{}", log("net@lr=2,sizes=1"));
+    project.edit("epochs = 9", "epochs = 10");
+    assert_eq!(project.run(&[]).executed(), ["net@lr=2,sizes=0", "net@lr=2,sizes=1"]);
+}

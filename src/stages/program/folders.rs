@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value as JsonValue;
+
 use super::words::Paths;
 use crate::stage::{Context, Device, StageError};
 
@@ -58,6 +60,14 @@ impl Folders {
     /// The variables that tell the program where to write its outputs.
     pub(in crate::stages) fn output_variables(&self) -> [(&'static str, OsString); 2] {
         [("VADPIPE_OUTPUTS", self.outputs.clone().into()), ("VADPIPE_METRICS", self.metrics.clone().into())]
+    }
+
+    /// Writes the values that the program reads, and returns the variable that names the file.
+    pub(in crate::stages) fn write_values(&self, values: &JsonValue) -> Result<(&'static str, OsString), StageError> {
+        let path = self.root.join("values.json");
+        let what = format!("can't write {}", path.display());
+        std::fs::write(&path, format!("{values:#}\n")).map_err(StageError::io(what))?;
+        Ok(("VADPIPE_VALUES", path.into()))
     }
 
     /// Removes what the program wrote, so that it can start again. Its checkpoint stays.

@@ -1,8 +1,8 @@
 //! The parameters of `train-command`.
 
 use crate::stage::{Epochs, Params};
-use crate::stages::program::{Defaults, Program};
-use crate::value::{Data, Node, Table, Value, Values};
+use crate::stages::program::{self, Defaults, Program};
+use crate::value::{Data, Node, Value, Values};
 
 /// A training program with its parameters.
 pub(super) struct TrainCommand {
@@ -37,7 +37,7 @@ impl TrainCommand {
             params.error("segment_epochs", "`segment_epochs` is missing", "give the epochs that one process trains");
         }
         params.describe("values that shape the first state");
-        let start = params.node("start").map(|node| table(params, "start", &node)).unwrap_or_default();
+        let start = params.node("start").map(|node| program::value_table(params, "start", &node)).unwrap_or_default();
         let epochs = params.value_segments(every.unsigned_abs());
         params.describe("the metric that tells the best epoch: { metric = \"val_acc\", mode = \"max\" }");
         let select = params.node_unhashed("select");
@@ -50,16 +50,6 @@ impl TrainCommand {
         let select = select.and_then(|node| Select::parse(params, &node));
         Self { program, start, epochs, select, result }
     }
-}
-
-/// The values of a table.
-fn table(params: &mut Params<'_>, name: &str, node: &Node) -> Values {
-    if let Data::Table(Table(entries)) = &node.data {
-        return entries.iter().map(|entry| (entry.name.clone(), entry.node.data.value())).collect();
-    }
-    let message = format!("`{name}` must be a table, not {}", node.data.describe());
-    params.error_at(&node.origin, message, format!("write `{name} = {{ width = 256 }}`"));
-    Values::new()
 }
 
 impl Select {

@@ -12,7 +12,6 @@ use crate::artifact::{Artifact, Capability, Folder, FolderOnDisk};
 use crate::key::Segment;
 use crate::stage::{Context, ProcessFolders, ProgramChain, StageError};
 use crate::stages::program::{self, Folders, ReadOnly, Start};
-use crate::value::Values;
 
 /// The processes of one training.
 pub(super) struct Processes<'a> {
@@ -121,15 +120,13 @@ impl<'a> Processes<'a> {
     ) -> Result<TrainingLog<'a>, StageError> {
         let ProcessFolders { checkpoint, dep_file } = self.chain.begin(state_out.map(|_| to))?;
         let root = &self.folders.root;
-        let (values, log) = (root.join("values.json"), root.join("log.ndjson"));
-        let text = format!("{:#}\n", self.values(from, to));
-        fs::write(&values, text).map_err(StageError::io(format!("can't write {}", values.display())))?;
+        let log = root.join("log.ndjson");
         let path = |path: &Path| path.as_os_str().to_owned();
         let mut variables: Vec<(&str, OsString)> = vec![
             ("VADPIPE_PROTOCOL", "1".into()),
             ("VADPIPE_FROM", from.to_string().into()),
             ("VADPIPE_TO", to.to_string().into()),
-            ("VADPIPE_VALUES", path(&values)),
+            self.folders.write_values(&self.values(from, to))?,
             ("VADPIPE_LOG", path(&log)),
         ];
         if from > 0 {
@@ -154,11 +151,11 @@ impl<'a> Processes<'a> {
         for Segment { epochs: count, params } in &self.stage.epochs.segments {
             let (first, last) = (begin.max(from), (begin + count).min(to));
             if first < last {
-                epochs.push(json!({ "from": first, "to": last, "values": as_json(params) }));
+                epochs.push(json!({ "from": first, "to": last, "values": program::as_json(params) }));
             }
             begin += count;
         }
-        json!({ "start": as_json(&self.stage.start), "seed": self.context.streams.seed(), "epoch": epochs })
+        json!({ "start": program::as_json(&self.stage.start), "seed": self.context.streams.seed(), "epoch": epochs })
     }
 
     /// Writes the inputs again if the program changed them.
@@ -209,10 +206,6 @@ impl<'a> Processes<'a> {
         artifact.state = state.files;
         Ok(artifact)
     }
-}
-
-fn as_json(values: &Values) -> JsonValue {
-    values.iter().map(|(name, value)| (name.clone(), JsonValue::from(value))).collect()
 }
 
 /// Creates an empty folder, or empties it.
