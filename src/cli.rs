@@ -12,6 +12,7 @@ mod doctor;
 mod estimate;
 mod explain;
 mod export;
+mod failed;
 mod filter;
 mod gc;
 mod graph;

@@ -182,6 +182,14 @@ pub enum Event {
         /// The point that prevented it.
         because: String,
     },
+    /// A stage gathers a list without these points, which failed or were skipped (`missing = "skip"`). Sent before
+    /// `stage-started` or `stage-cached`.
+    InputsMissing {
+        /// The point.
+        stage: String,
+        /// The points that it does without.
+        missing: Vec<String>,
+    },
     /// A report was written.
     ReportWritten {
         /// The point.

@@ -56,7 +56,7 @@ use crate::exec::executor::local::LocalExecutor;
 use crate::exec::executor::process::ProcessExecutor;
 use crate::exec::resources::ResourcePool;
 use crate::exec::run_log::{RunInfo, RunLog, StageEnd};
-use crate::exec::state::table::{Dependencies, PointTable};
+use crate::exec::state::table::{Dependencies, PointTable, RoleInput};
 use crate::exec::state::{Planned, Policy, RunState};
 use crate::exec::worker::Worker;
 use crate::id::PointId;
@@ -160,7 +160,7 @@ fn table(context: &RunContext<'_>, options: &Options<'_>, plan: &Plan) -> PointT
     let spec = context.spec;
     let wanted: BTreeSet<PointId> = plan.decisions.iter().map(|d| d.point).collect();
     let roles = |id: PointId| match wanted.contains(&id) {
-        true => spec.point(id).inputs.values().map(|input| input.points().to_vec()).collect(),
+        true => spec.point(id).inputs.values().map(RoleInput::of).collect(),
         false => Vec::new(),
     };
     let dependencies = Dependencies {

@@ -35,7 +35,7 @@ pub use sections::names;
 
 use crate::stage::{Cancel, Inputs, StageError};
 use html::{Html, html};
-use overlay::MARKER;
+use overlay::{MAIN, MARKER};
 
 const STYLE: &str = include_str!("report/style.css");
 const SCRIPT: &str = include_str!("report/script.js");
@@ -73,9 +73,10 @@ pub fn build(spec: &Spec, inputs: &Inputs, cancel: &Cancel) -> Result<String, St
         sections.iter().map(|s| html!("<section id=\"{}\"><h2>{}</h2>\n{}</section>\n", s.id, s.title, s.html));
     let page = html!(
         "{}<nav aria-label=\"Contents\"><ol>\n{}<li class=\"of-run\"><a href=\"#run\">The run</a></li>\n\
-         </ol></nav>\n<main>\n{}{}\n{}",
+         </ol></nav>\n{}{}{}\n{}",
         opening(&spec.title),
         contents.collect::<Html>(),
+        Html::constant(MAIN),
         bodies.collect::<Html>(),
         Html::constant(MARKER),
         closing()

@@ -15,7 +15,7 @@ use crate::event::Listener;
 use crate::exec::{Compute, RunContext, choose};
 use crate::graph::Graph;
 use crate::id::PointId;
-use crate::plan::{Cause, Decision, Plan, Planner, State};
+use crate::plan::{Cause, Decision, Plan, Planner, State, some_of};
 use crate::spec::{DeviceChoice, MAX_BYTES, Spec, load};
 use crate::stage::{Cancel, Precision, Registry};
 use crate::store::{Holder, Options, ResultRecord, Store};
@@ -113,7 +113,7 @@ impl Project {
     }
 
     /// The cached results of the targets, by point, and the pruned targets with the reason. Prints the number of pruned
-    /// targets.
+    /// targets, and which results were made without missing points.
     pub(super) fn results_and_pruned(
         &self,
         ui: &Ui,
@@ -121,6 +121,13 @@ impl Project {
         let mut plan = self.plan(&BTreeSet::new(), ui)?;
         plan.decisions.retain(|d| self.targets.contains(&d.point));
         let results = self.planner(&BTreeSet::new()).records(&plan)?;
+        for decision in &plan.decisions {
+            for cause in decision.reason.iter().flat_map(|reason| &reason.causes) {
+                if let (Cause::Missing { stages }, Some(_)) = (cause, decision.output) {
+                    ui.note(&format!("{} was made without {}", self.name(decision.point), some_of(stages)));
+                }
+            }
+        }
         let cause = |d: &Decision| Some((d.point, d.reason.as_ref()?.causes.first()?.clone()));
         let pruned: BTreeMap<PointId, Cause> =
             plan.decisions.iter().filter(|d| d.state == State::Pruned).filter_map(cause).collect();

@@ -21,6 +21,7 @@ use crate::error::{Category, Error, Result};
 use crate::exec;
 use crate::id::PointId;
 use crate::plan::with_earlier_points;
+use crate::spec::PointInput;
 use crate::status::RunStatus;
 use crate::store::RunLabel;
 
@@ -48,7 +49,7 @@ pub(super) struct RunArgs {
     /// Run again whenever the pipeline file, or a file that is part of a key, changes
     #[arg(short, long)]
     watch: bool,
-    /// After a failure, run the stages that do not depend on the failed one
+    /// After a failure, run the stages that can do without the failed one
     #[arg(short, long)]
     keep_going: bool,
     /// Run the targets again, even if they are cached
@@ -147,7 +148,11 @@ impl Run<'_> {
             }
             RunStatus::Failed | RunStatus::Running => {
                 let category = outcome.error.map_or(Category::StageFailed, |e| e.category);
-                let hint = "run the same command again after a fix; finished stages are cached";
+                let mut hint = "run the same command again after a fix; finished stages are cached".to_owned();
+                let mut inputs = project.wanted.iter().flat_map(|p| project.spec.point(*p).inputs.values());
+                if !args.keep_going && inputs.any(PointInput::skips_missing) {
+                    hint.push_str("; with `-k`, lists with `missing = \"skip\"` leave out the failed ones");
+                }
                 Err(Error::new(category, "the run failed").hint(hint))
             }
         }

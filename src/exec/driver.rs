@@ -381,7 +381,7 @@ impl<'a> Driver<'a> {
         None
     }
 
-    /// The inputs of a job by role, without pruned points. `None` if the record of one is unknown.
+    /// The inputs of a job by role, without the points that lists leave out. `None` if the record of one is unknown.
     fn job_inputs(&self, point: PointId) -> Option<BTreeMap<String, Vec<JobInput>>> {
         let table = self.state.table();
         let member = |point: &PointId| match table.state(*point) {
@@ -393,7 +393,7 @@ impl<'a> Driver<'a> {
         };
         let roles = self.worker.context.point(point).inputs.iter();
         let members = |points: &[PointId]| -> Option<Vec<JobInput>> {
-            points.iter().filter(|p| !table.is_pruned(**p)).map(member).collect()
+            points.iter().filter(|p| !table.leaves_out(point, **p)).map(member).collect()
         };
         roles.map(|(role, input)| Some((role.clone(), members(input.points())?))).collect()
     }
@@ -411,22 +411,27 @@ impl<'a> Driver<'a> {
         self.worker.context.name(point)
     }
 
+    /// How a wanted point ended.
+    pub(crate) fn status(&self, point: PointId) -> StageStatus {
+        match self.state.table().state(point) {
+            PointState::Done(Done { executed: true, .. }) => StageStatus::Executed,
+            PointState::Done(Done { executed: false, .. }) => StageStatus::Cached,
+            PointState::Pruned(_) => StageStatus::Pruned,
+            PointState::Failed | PointState::Refused => StageStatus::Failed,
+            _ => StageStatus::Skipped,
+        }
+    }
+
     /// How every wanted point ended, in plan order.
     pub(crate) fn ends(&self) -> Vec<StageEnd> {
         let table = self.state.table();
         let end = |point: &PointId| {
-            let (status, key, digest) = match table.state(*point) {
-                PointState::Done(Done { key, output, executed: true }) => {
-                    (StageStatus::Executed, Some(*key), Some(*output))
-                }
-                PointState::Done(Done { key, output, executed: false }) => {
-                    (StageStatus::Cached, Some(*key), Some(*output))
-                }
-                PointState::Pruned(key) => (StageStatus::Pruned, *key, None),
-                PointState::Failed | PointState::Refused => (StageStatus::Failed, None, None),
-                _ => (StageStatus::Skipped, None, None),
+            let (key, digest) = match table.state(*point) {
+                PointState::Done(Done { key, output, .. }) => (Some(*key), Some(*output)),
+                PointState::Pruned(key) => (*key, None),
+                _ => (None, None),
             };
-            StageEnd { point: *point, status, key, digest }
+            StageEnd { point: *point, status: self.status(*point), key, digest }
         };
         table.order().iter().map(end).collect()
     }

@@ -23,6 +23,7 @@ mod layers;
 mod library;
 mod limits;
 mod losses;
+mod missing;
 mod processes;
 mod programs;
 mod repair;
