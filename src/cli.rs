@@ -15,6 +15,7 @@ mod export;
 mod failed;
 mod filter;
 mod gc;
+mod gpus;
 mod graph;
 mod kinds;
 mod limits;

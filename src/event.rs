@@ -59,6 +59,9 @@ pub enum Event {
         key: Key,
         /// Why it runs.
         reason: Option<Reason>,
+        /// The GPUs that its program gets.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        gpus: Vec<String>,
     },
     /// A training continues from a stored state.
     Resumed {

@@ -3,6 +3,7 @@
 pub mod command;
 mod decode;
 mod fit_latents;
+mod gpus;
 mod interpolate;
 pub mod load_data;
 mod reading;

@@ -13,6 +13,7 @@ use super::failed::FailedPoints;
 use super::project::Project;
 use super::ui::{DIM, GREEN, Ui, YELLOW, about, count, pad, paint};
 use crate::error::{Category, Error, Result};
+use crate::exec::check_gpus;
 use crate::plan::{Decision, Plan, State};
 use crate::spec::PointInput;
 
@@ -57,8 +58,9 @@ struct History {
     failed: FailedPoints,
 }
 
-/// Prints what would run, and why.
+/// Prints what would run, and why. A stage that needs more GPUs than there are is an error.
 pub(super) fn print(project: &Project, plan: &Plan, ui: &Ui) -> Result<()> {
+    check_gpus(&project.spec, plan, &project.gpus)?;
     let runs = if plan.is_complete() { Vec::new() } else { project.store.newest_runs(RUN_BYTES)? };
     let history = History {
         estimates: Estimates::of(project, plan, &runs),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::args::{Global, PipelineArgs};
 use super::cache_dir::cache_dir;
 use super::cache_wait::CacheWait;
+use super::gpus::visible;
 use super::ui::Ui;
 use crate::diagnostic::{Diagnostics, Origin, Sources};
 use crate::error::{Error, Result};
@@ -30,6 +31,8 @@ pub(super) struct Project {
     pub(super) store: Arc<Store>,
     /// The device.
     pub(super) compute: Compute,
+    /// The GPUs that programs may use, named as in `CUDA_VISIBLE_DEVICES`.
+    pub(super) gpus: Vec<String>,
     /// The points that the targets name.
     pub(super) targets: BTreeSet<PointId>,
     /// The targets and everything they need.
@@ -84,7 +87,7 @@ impl Project {
         let graph = Graph::of(&spec.points)?;
         let targets = graph.targets(&args.targets)?;
         let wanted = graph.upstream(targets.iter().copied());
-        Ok(Self { spec, graph, store, compute, targets, wanted })
+        Ok(Self { spec, graph, store, compute, gpus: visible(), targets, wanted })
     }
 
     /// What a run of this pipeline needs.
@@ -95,8 +98,8 @@ impl Project {
         cancel: &'a Cancel,
         listener: &'a dyn Listener,
     ) -> RunContext<'a> {
-        let (spec, graph, store, compute) = (&self.spec, &self.graph, &self.store, &self.compute);
-        RunContext { spec, graph, store, compute, data_dirs, threads, cancel, listener }
+        let (spec, graph, store, compute, gpus) = (&self.spec, &self.graph, &self.store, &self.compute, &self.gpus);
+        RunContext { spec, graph, store, compute, data_dirs, gpus, threads, cancel, listener }
     }
 
     /// A planner that runs the `forced` points again.

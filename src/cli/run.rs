@@ -58,7 +58,8 @@ pub(super) struct RunArgs {
     /// Run this stage again, even if it is cached (may be given several times)
     #[arg(short = 'R', long = "rerun", value_name = "STAGE", add = ArgValueCompleter::new(completion::targets))]
     rerun: Vec<String>,
-    /// The most stages that run at the same time; a large training runs alone [default: number of cores]
+    /// The most stages that run at the same time; a large training runs alone, and stages with `gpus` don't count
+    /// [default: number of cores]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
     /// Threads of a training [default: number of cores]; results do not depend on it

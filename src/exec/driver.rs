@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Category, Error, Result};
 use crate::event::{Event, Listener};
+use crate::exec::context::RunContext;
 use crate::exec::executor::{Executor, ExecutorEvent};
 use crate::exec::job::{Ended, Job, JobInput, StartOptions};
 use crate::exec::kept::kept_epochs;
 use crate::exec::reporter::Reporter;
+use crate::exec::resources::gpus_for;
 use crate::exec::run_log::{RunLog, StageEnd};
 use crate::exec::state::point::{Done, PointState};
 use crate::exec::state::{Claim, Command, Input, Lookup, Planned, Report, RunState};
@@ -367,8 +369,14 @@ impl<'a> Driver<'a> {
             let message = format!("internal error: an input of `{}` is unknown", self.name(point));
             return Some(Input::Ended(point, Ended::Failed(Error::storage(message))));
         };
+        let RunContext { gpus, .. } = self.worker.context;
+        let gpus = match gpus_for(self.worker.context.point(point), gpus, self.state.table().gpus(point)) {
+            Ok(gpus) => gpus,
+            // Its result was cached when the run started, and was lost.
+            Err(error) => return Some(Input::Ended(point, Ended::Failed(error))),
+        };
         let (stage, kind) = (self.name(point).to_owned(), components.kind.clone());
-        self.log.event(&Event::StageStarted { stage, kind, key, reason });
+        self.log.event(&Event::StageStarted { stage, kind, key, reason, gpus: gpus.clone() });
         let kept = match components.segments {
             Some(_) => {
                 let order = self.state.table().order();
@@ -377,7 +385,7 @@ impl<'a> Driver<'a> {
             None => None,
         };
         self.jobs.insert(point, (Instant::now(), None));
-        executor.start(Job { point, components, inputs, kept: kept.unwrap_or_default(), options });
+        executor.start(Job { point, components, inputs, kept: kept.unwrap_or_default(), gpus, options });
         None
     }
 

@@ -15,6 +15,7 @@ use crate::exec::context::RunContext;
 use crate::exec::executor::local::LocalExecutor;
 use crate::exec::executor::{Executor, ExecutorEvent};
 use crate::exec::job::{Job, JobInput, StartOptions};
+use crate::exec::resources::gpus_for;
 use crate::exec::worker::Worker;
 use crate::id::PointId;
 use crate::key::InputDigest;
@@ -102,7 +103,9 @@ impl Cached {
             inputs.insert(role.clone(), members.collect::<Result<_>>()?);
         }
         let options = StartOptions { fresh: true, ..StartOptions::default() };
-        Ok(Job { point, components: stored.components.clone(), inputs, kept: BTreeSet::new(), options })
+        let all: Vec<usize> = (0..context.gpus.len()).collect();
+        let gpus = gpus_for(context.point(point), context.gpus, &all)?;
+        Ok(Job { point, components: stored.components.clone(), inputs, kept: BTreeSet::new(), gpus, options })
     }
 }
 

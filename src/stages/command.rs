@@ -9,7 +9,8 @@
 //! paths = { images = "data/images" }   # files and folders as inputs, by their content
 //! sources = ["scripts/helpers.py"]     # more files, or folders, that change the result
 //! env = ["OMP_NUM_THREADS"]            # handed through if set; the values are in the key
-//! pass_env = ["CUDA_VISIBLE_DEVICES"]  # handed through if set; not in the key
+//! pass_env = ["WANDB_API_KEY"]         # handed through if set; not in the key
+//! gpus = 1                             # GPUs of its own, named in its CUDA_VISIBLE_DEVICES; not in the key
 //! home = "user"                        # the user's HOME; "scratch", the default: an empty folder
 //! timeout_seconds = 600                # 0, the default, means none
 //! retries = 2                          # starts the program again after a failure; 0, the default, does not
@@ -26,7 +27,8 @@
 //! - `{outputs.ROLE}`: the file or the folder for an output.
 //! - `{metrics}`: the file for an optional JSON object of numbers. `NaN`, `Infinity` and `-Infinity` are numbers, too.
 //! - `{seed}`: the seed of the stage. It is in the key if argv contains it.
-//! - `{device}`: `cpu`, or `cuda:0` with the number of the GPU. It is not in the key.
+//! - `{device}`: `cpu`, or `cuda:0` with the number of the GPU. With `gpus`, it is `cuda:0`, the first of the program's
+//!   own. It is not in the key.
 //! - `{checkpoint}`: a folder that survives a kill, an interruption and a failure until the result is stored. The
 //!   program finds there what it saved before, and continues from it. The folder belongs to the key: after a change,
 //!   also of a file that the program read, it is empty. `-f` empties it, too. `VADPIPE_CHECKPOINT` has the same path.
@@ -36,9 +38,9 @@
 //!   original folder afterwards. `{base}/PATH` is the original, unless `PATH` was copied.
 //!
 //! Other braces are not changed. In a shell script, paths are quoted if necessary. The environment contains only
-//! `PATH`, the variables in `env` and `pass_env`, `HOME` and `TMPDIR` (a scratch folder), `VADPIPE_INPUTS`,
-//! `VADPIPE_OUTPUTS`, `VADPIPE_METRICS`, `VADPIPE_SCRATCH`, `VADPIPE_DEPFILE`, and for Python `PYTHONPATH` (see below)
-//! and `PYTHONDONTWRITEBYTECODE`.
+//! `PATH`, the variables in `env` and `pass_env`, with `gpus` `CUDA_VISIBLE_DEVICES`, `HOME` and `TMPDIR` (a scratch
+//! folder), `VADPIPE_INPUTS`, `VADPIPE_OUTPUTS`, `VADPIPE_METRICS`, `VADPIPE_SCRATCH`, `VADPIPE_DEPFILE`, and for
+//! Python `PYTHONPATH` (see below) and `PYTHONDONTWRITEBYTECODE`.
 //!
 //! **Output.** The tensors of a `.safetensors` output keep their names if it is the only such output; otherwise they
 //! are named `ROLE.NAME`. Every other output becomes a file of the artifact under its file name, and the files of a
@@ -49,7 +51,7 @@
 //! `env`. The contents in the key are the files of `sources`, the files next to the pipeline that argv names, and the
 //! values of `env`. A word of argv that names a file is replaced by the path of its copy in the mirror. The program
 //! itself counts as a file only if its name contains a `/`, and a word of a script only if it contains a `/` or a `.`.
-//! `PATH`, the time-out and `retries` are not in the key.
+//! `PATH`, the time-out, `retries` and `gpus` are not in the key.
 //!
 //! **Files that the program reads** besides these enter the key after the run, if they belong to the project: see
 //! [`Context::dep_file`]. The program runs again when one of them changes. A Python program needs nothing for this: a
@@ -84,6 +86,7 @@ use rustix::fs::Access;
 use self::folders::{CommandPaths, Folders};
 pub(crate) use self::process_tree::supervise_with;
 pub(crate) use self::supervisor::{SUPERVISE, supervise};
+use super::gpus;
 use crate::artifact::Artifact;
 use crate::diagnostic::nearest;
 use crate::key::{Digest, Hash};
@@ -107,6 +110,8 @@ struct Command {
     timeout: Option<Duration>,
     /// How often the program is started again after it failed.
     retries: i64,
+    /// How many GPUs the program gets for itself.
+    gpus: usize,
     shell: bool,
 }
 
@@ -156,6 +161,7 @@ impl StageKind for Kind {
                 params.error(list, message, help);
             }
         }
+        let gpus = gpus::read(params, [("env", &env), ("pass_env", &pass_env)]);
         params.describe("the longest time; 0 means none");
         let timeout = params.int_unhashed("timeout_seconds", 0, 0..=31_536_000);
         params.describe("how often the program is started again after a failure");
@@ -166,7 +172,7 @@ impl StageKind for Kind {
         let keeps_home = params.choice_added("home", "scratch", HOMES);
         check_placeholders(params, &argv, &outputs, &paths);
         let timeout = u64::try_from(timeout).ok().filter(|s| *s > 0).map(Duration::from_secs);
-        Arc::new(Command { argv, outputs, paths, sources, env, pass_env, keeps_home, timeout, retries, shell })
+        Arc::new(Command { argv, outputs, paths, sources, env, pass_env, keeps_home, timeout, retries, gpus, shell })
     }
 }
 
@@ -247,6 +253,10 @@ impl Stage for Command {
         Some(format!("{}{target}", found.display()))
     }
 
+    fn gpus(&self) -> usize {
+        self.gpus
+    }
+
     fn uses_checkpoint(&self) -> bool {
         self.argv.iter().any(|word| words::has_placeholder(word, "checkpoint"))
     }
@@ -305,7 +315,7 @@ impl Command {
 
     fn paths<'a>(&'a self, folders: &'a Folders, context: &'a Context<'_>) -> CommandPaths<'a> {
         let (outputs, paths, seed) = (&self.outputs, &self.paths, context.streams.seed());
-        CommandPaths { folders, outputs, paths, seed, device: context.device, checkpoint: context.checkpoint }
+        CommandPaths { folders, outputs, paths, seed, device: gpus::device(context), checkpoint: context.checkpoint }
     }
 
     fn invocation(&self, folders: &Folders, context: &Context<'_>) -> process::Invocation {
@@ -330,6 +340,7 @@ impl Command {
                 environment.insert(name.to_owned(), value);
             }
         }
+        gpus::set_variable(context, &mut environment);
         environment.insert("VADPIPE_INPUTS".to_owned(), folders.inputs.clone().into());
         environment.insert("VADPIPE_OUTPUTS".to_owned(), folders.outputs.clone().into());
         environment.insert("VADPIPE_METRICS".to_owned(), folders.metrics.clone().into());

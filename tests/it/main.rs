@@ -15,6 +15,7 @@ mod files_read;
 mod earlier;
 mod freshness;
 mod golden;
+mod gpus;
 mod hostile;
 mod interruption;
 mod isolation;

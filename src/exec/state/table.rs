@@ -165,7 +165,7 @@ impl PointTable {
             _ => {}
         }
         if state.occupies_resources() {
-            self.pool.release(*demand);
+            self.pool.release(point);
         }
         if let Some(attempt) = state.attempt() {
             self.active.remove(&point);
@@ -187,7 +187,7 @@ impl PointTable {
             _ => {}
         }
         if state.occupies_resources() {
-            self.pool.acquire(*demand);
+            self.pool.acquire(point, *demand);
         }
         if let Some(attempt) = state.attempt() {
             self.active.insert(point);
@@ -228,6 +228,11 @@ impl PointTable {
         let others_run =
             self.looking_up > 0 || self.active.iter().any(|p| *p != point && self.state(*p).occupies_resources());
         !others_run && self.ready.values().all(BTreeSet::is_empty)
+    }
+
+    /// The indices of the GPUs that a running point has for itself.
+    pub(crate) fn gpus(&self, point: PointId) -> &[usize] {
+        self.pool.gpus(point)
     }
 
     /// The threads that a point gets for itself.

@@ -15,6 +15,9 @@ use crate::plan::ResolvedInputs;
 /// Threads of the machine.
 pub(super) const THREADS: usize = 4;
 
+/// GPUs of the machine.
+pub(super) const GPUS: usize = 2;
+
 pub(super) struct Dice(ChaCha8Rng);
 
 impl Dice {
@@ -93,6 +96,8 @@ pub(super) fn pipeline(dice: &mut Dice) -> Pipeline {
         });
         let roles: Vec<RoleInput> = roles.collect();
         let threads = [0, 1, 2, THREADS][dice.below(4)];
+        let gpu = dice.once_in(6);
+        let gpus = if !gpu && dice.once_in(4) { 1 + dice.below(GPUS) } else { 0 };
         let salt = if dice.once_in(4) { 0 } else { index as u64 };
         let epochs = dice.once_in(3).then(|| (2 + dice.below(3) as u64, dice.below(4) as u64));
         // Points that may have the same key must behave the same.
@@ -101,7 +106,7 @@ pub(super) fn pipeline(dice: &mut Dice) -> Pipeline {
             roles,
             salt,
             epochs,
-            demand: Demand { threads, gpu: dice.once_in(6) },
+            demand: Demand { threads, gpu, gpus },
             fails: is_own && trouble.failures && dice.once_in(6),
             unstable: is_own && trouble.unstable && dice.once_in(3),
         });
@@ -152,7 +157,7 @@ fn skipped_then_pruned(models: &mut Vec<Model>, member: usize) {
     ];
     for (index, roles) in roles.into_iter().enumerate() {
         let salt = (next + index) as u64;
-        let demand = Demand { threads: 0, gpu: false };
+        let demand = Demand::default();
         models.push(Model { roles, salt, epochs: None, demand, fails: index == 0, unstable: false });
     }
 }

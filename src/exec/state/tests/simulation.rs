@@ -8,10 +8,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::pipelines::{Dice, Model, Pipeline, THREADS, curve, hash, keys, pipeline};
+use super::pipelines::{Dice, GPUS, Model, Pipeline, THREADS, curve, hash, keys, pipeline};
 use crate::error::{Category, Error};
 use crate::exec::job::{Ended, StartOptions};
-use crate::exec::resources::{Demand, ResourcePool};
+use crate::exec::resources::{Demand, Gpus, ResourcePool};
 use crate::exec::state::point::{Blocker, PointState};
 use crate::exec::state::table::{Dependencies, PointTable, RoleInput};
 use crate::exec::state::{Claim, Command, Failure, Input, Lookup, Planned, Report, RunState};
@@ -111,7 +111,9 @@ impl Simulation {
             order: PointId::first(count).collect(),
         };
         let demands: Vec<Demand> = pipeline.models.iter().map(|m| m.demand).collect();
-        let table = PointTable::new(dependencies, &demands, ResourcePool::new(THREADS, pipeline.jobs, 3));
+        let gpus = Gpus { count: GPUS, device: Some(0) };
+        let pool = ResourcePool::new(THREADS, pipeline.jobs, 3).with_gpus(gpus);
+        let table = PointTable::new(dependencies, &demands, pool);
         let prune = Prune {
             stage: StageId::new(0),
             curve: "loss".to_owned(),
@@ -261,7 +263,13 @@ impl Simulation {
         assert!(self.running.insert(point, job).is_none(), "{point} runs twice");
         let running: Vec<Demand> =
             self.running.iter().filter(|(_, r)| !r.made).map(|(p, _)| self.model(*p).demand).collect();
-        assert!(running.len() <= self.pipeline.jobs, "too many jobs");
+        assert!(running.iter().filter(|d| d.gpus == 0).count() <= self.pipeline.jobs, "too many jobs");
+        let gpus = |p: &PointId| self.state.table().gpus(*p).to_vec();
+        let taken: Vec<usize> = self.running.iter().filter(|(_, r)| !r.made).flat_map(|(p, _)| gpus(p)).collect();
+        assert_eq!(taken.iter().collect::<BTreeSet<_>>().len(), taken.len(), "two points have the same GPU");
+        assert!(taken.iter().all(|gpu| *gpu < GPUS));
+        let demand = self.model(point).demand;
+        assert_eq!(gpus(&point).len(), if demand.gpu { 1 } else { demand.gpus }, "GPUs of {point}");
         let taken: usize = running.iter().map(|d| d.threads).sum();
         assert!(taken <= THREADS && running.iter().filter(|d| d.gpu).count() <= 1, "too few resources");
         let is_exclusive = |d: &&Demand| d.threads >= THREADS;
