@@ -203,6 +203,7 @@ impl<'a> Explanation<'a> {
         let name = self.project.name(point);
         match self.outputs.get(&point) {
             Some(digest) => format!("{name} = {}", digest.short()),
+            None if self.record.is_some() => format!("{name}, left out of the cached result"),
             None => format!("{name}, not known until it runs"),
         }
     }

@@ -108,6 +108,7 @@ fn plan_status_and_explain_name_the_missing_points_and_the_run_in_which_they_fai
     assert!(shown(&["status", "p.toml"]).contains("  table: cached without fit@lr=2\n"));
     let explained = shown(&["explain", "p.toml", "table", "net@lr=2"]);
     assert!(explained.contains("  because     cached without fit@lr=2\n"), "{explained}");
+    assert!(explained.contains("  input       fits from fit@lr=2, left out of the cached result\n"), "{explained}");
     assert!(explained.contains("  because     failed in run RUN\n"), "{explained}");
     assert!(!explained.contains("never run"), "{explained}");
 }
