@@ -59,6 +59,9 @@ pub enum Event {
         key: Key,
         /// Why it runs.
         reason: Option<Reason>,
+        /// The GPUs that its program gets.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        gpus: Vec<String>,
     },
     /// A training continues from a stored state.
     Resumed {
@@ -181,6 +184,14 @@ pub enum Event {
         stage: String,
         /// The point that prevented it.
         because: String,
+    },
+    /// A stage gathers a list without these points, which failed or were skipped (`missing = "skip"`). Sent before
+    /// `stage-started` or `stage-cached`.
+    InputsMissing {
+        /// The point.
+        stage: String,
+        /// The points that it does without.
+        missing: Vec<String>,
     },
     /// A report was written.
     ReportWritten {

@@ -48,6 +48,7 @@ use std::time::Instant;
 pub use context::RunContext;
 pub use device::{Compute, choose};
 pub use executor::process::{JobEnd, Message, WorkOrder};
+pub use resources::check_gpus;
 pub use verify::{Difference, Part, ProgramVerdict, Sample, Sampled, Stretch, Verification, verify};
 
 use crate::error::{Category, Error, Result};
@@ -56,14 +57,15 @@ use crate::exec::driver::Driver;
 use crate::exec::executor::Executor;
 use crate::exec::executor::local::LocalExecutor;
 use crate::exec::executor::process::ProcessExecutor;
-use crate::exec::resources::ResourcePool;
+use crate::exec::resources::{Gpus, ResourcePool};
 use crate::exec::run_log::{RunInfo, RunLog, StageEnd};
-use crate::exec::state::table::{Dependencies, PointTable};
+use crate::exec::state::table::{Dependencies, PointTable, RoleInput};
 use crate::exec::state::{Planned, Policy, RunState};
 use crate::exec::worker::Worker;
 use crate::id::PointId;
 use crate::key::StoredResult;
 use crate::plan::{Decision, Plan, State};
+use crate::stage::Device;
 use crate::status::{RunStatus, StageStatus};
 use crate::store::{RunLabel, new_run_id};
 
@@ -73,7 +75,7 @@ pub struct Options<'a> {
     pub wanted: &'a BTreeSet<PointId>,
     /// The points to execute even if they are cached.
     pub forced: &'a BTreeSet<PointId>,
-    /// The maximum number of stages that run at a time.
+    /// The maximum number of stages that run at a time, without those that have GPUs of their own.
     pub jobs: usize,
     /// Continue with the stages that do not depend on a failed stage.
     pub keep_going: bool,
@@ -112,6 +114,7 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     let (spec, compute) = (context.spec, context.compute);
     let planner = context.planner(options.forced);
     let plan = if options.keep_going { planner.plan_around(options.wanted) } else { planner.plan(options.wanted) }?;
+    check_gpus(spec, &plan, context.gpus)?;
     let id = new_run_id();
     let log = RunLog::start(
         *context,
@@ -162,15 +165,20 @@ fn table(context: &RunContext<'_>, options: &Options<'_>, plan: &Plan) -> PointT
     let spec = context.spec;
     let wanted: BTreeSet<PointId> = plan.decisions.iter().map(|d| d.point).collect();
     let roles = |id: PointId| match wanted.contains(&id) {
-        true => spec.point(id).inputs.values().map(|input| input.points().to_vec()).collect(),
+        true => spec.point(id).inputs.values().map(RoleInput::of).collect(),
         false => Vec::new(),
     };
     let dependencies = Dependencies {
         roles: spec.point_ids().map(roles).collect(),
         order: plan.decisions.iter().map(|d| d.point).collect(),
     };
-    let demands = ResourcePool::demands(spec, context.threads, !context.compute.device.is_cpu());
-    PointTable::new(dependencies, &demands, ResourcePool::within_limits(context.threads, options.jobs))
+    let device = match context.compute.device {
+        Device::Cuda { ordinal, .. } => Some(ordinal),
+        Device::Cpu => None,
+    };
+    let gpus = Gpus { count: context.gpus.len(), device };
+    let demands = ResourcePool::demands(spec, context.threads, gpus);
+    PointTable::new(dependencies, &demands, ResourcePool::within_limits(context.threads, options.jobs, gpus))
 }
 
 fn planned(decision: &Decision) -> Planned {

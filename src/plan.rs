@@ -22,9 +22,10 @@ mod reason;
 mod walk;
 
 pub use bracket::{Bracket, RungDecision, RungStatus, with_earlier_points};
-pub(crate) use decision::all_pruned;
+pub(crate) use decision::all_of;
 pub use decision::{CachedEpochs, Decision, Plan, ResolvedInputs, State};
 pub use planner::{PipelineFiles, Planner};
+pub(crate) use reason::some_of;
 pub use reason::{Cause, Reason, content, differences};
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub use summary::Summary;
 
 use crate::stage::{Cancel, Inputs, StageError};
 use html::{Html, html};
-use overlay::MARKER;
+use overlay::{MAIN, MARKER};
 
 const STYLE: &str = include_str!("report/style.css");
 /// Added to [`STYLE`] in a report with `over`.
@@ -84,10 +84,11 @@ pub fn build(spec: &Spec, inputs: &Inputs, cancel: &Cancel) -> Result<String, St
     };
     let page = html!(
         "{}{}<nav aria-label=\"Contents\"><ol>\n{}<li class=\"of-run\"><a href=\"#run\">The run</a></li>\n\
-         </ol></nav>\n<main>\n{}{}\n{}",
+         </ol></nav>\n{}{}{}\n{}",
         opening(&spec.title),
         bands,
         contents.collect::<Html>(),
+        Html::constant(MAIN),
         bodies.collect::<Html>(),
         Html::constant(MARKER),
         closing()

@@ -161,6 +161,10 @@ pub trait Stage: Send + Sync {
     fn uses_device(&self) -> bool {
         false
     }
+    /// For a stage that runs a program: how many GPUs the program gets for itself. Part of no key.
+    fn gpus(&self) -> usize {
+        0
+    }
     /// Digests of the files it reads, by a name that is part of the pipeline. Called while planning, so it must be
     /// quick.
     ///

@@ -34,8 +34,10 @@ status! {
         Cached = "cached",
         /// It failed.
         Failed = "failed",
-        /// It did not run, because a point that it needs failed or because the run was interrupted.
+        /// It did not run, because a point that it needs failed or because the run was interrupted first.
         Skipped = "skipped",
+        /// The run was interrupted while it ran. Only in run records: to the run itself it is skipped.
+        Interrupted = "interrupted",
         /// It has no result, because it or all points of one of its inputs were pruned.
         Pruned = "pruned",
     }

@@ -176,6 +176,7 @@ fn run(stage: &dyn Stage, inputs: Inputs, turns: &Turns) -> Result<(), StageErro
         streams: Streams::new(0),
         precision: Precision::F32,
         device: &Device::Cpu,
+        gpus: &[],
         scratch: nowhere,
         base: nowhere,
         mirror: None,

@@ -129,8 +129,13 @@ mod tests {
         impl Listener for Ignores {
             fn event(&self, _: &Event) {}
         }
-        let started =
-            Event::StageStarted { stage, kind: String::new(), key: crate::key::Digest::of(b"a"), reason: None };
+        let started = Event::StageStarted {
+            stage,
+            kind: String::new(),
+            key: crate::key::Digest::of(b"a"),
+            reason: None,
+            gpus: vec![],
+        };
         StartListener { cache_wait: &listener, listener: &Ignores }.event(&started);
         assert!(!cache_wait.is_over() && !cache_wait.gives_up("pid 8") && !cache_wait.is_over());
     }

@@ -4,23 +4,17 @@
 //!   [`crate::spec::Workload`].
 //! - Any other stage: the time that this point took when it last ran here. If it never did, the mean of the stage's
 //!   points.
-//!
-//! Reads only the newest run records, at most [`BUDGET`] bytes, so that planning stays quick.
 
 use std::collections::BTreeMap;
 
 use super::project::Project;
 use super::ui::{about, count};
-use crate::error::Result;
 use crate::id::{PointId, PointName};
 use crate::key::Digest;
 use crate::plan::{Decision, Plan, State};
 use crate::status::StageStatus;
-use crate::store::host_name;
+use crate::store::{RunRecord, host_name};
 use crate::system::cores;
-
-/// The most bytes of run records to read.
-const BUDGET: u64 = 1 << 20;
 
 /// Estimated times in seconds.
 pub(super) struct Estimates {
@@ -33,18 +27,15 @@ pub(super) struct Estimates {
 }
 
 impl Estimates {
-    /// Estimates the times of the points that a plan would run.
-    ///
-    /// # Errors
-    /// If the cache can't be read.
-    pub(super) fn of(project: &Project, plan: &Plan) -> Result<Self> {
-        let runs = |d: &&Decision| matches!(d.state, State::Miss | State::Maybe) && d.output.is_none();
-        let open: Vec<&Decision> = plan.decisions.iter().filter(runs).collect();
+    /// Estimates the times of the points that a plan would run, from these runs, the newest first.
+    pub(super) fn of(project: &Project, plan: &Plan, runs: &[RunRecord]) -> Self {
+        let is_open = |d: &&Decision| matches!(d.state, State::Miss | State::Maybe) && d.output.is_none();
+        let open: Vec<&Decision> = plan.decisions.iter().filter(is_open).collect();
         let mut estimates = Self { points: BTreeMap::new(), unknown: 0, total: 0.0 };
         if open.is_empty() {
-            return Ok(estimates);
+            return estimates;
         }
-        let history = History::read(project)?;
+        let history = History::read(project, runs);
         let cores = cores();
         let (mut alone, mut together, mut longest) = (0.0, 0.0, 0.0f64);
         for decision in open {
@@ -65,7 +56,7 @@ impl Estimates {
             }
         }
         estimates.total = alone + longest.max(together / cores as f64);
-        Ok(estimates)
+        estimates
     }
 
     /// The estimated seconds of a point, if any.
@@ -100,11 +91,11 @@ struct History {
 }
 
 impl History {
-    fn read(project: &Project) -> Result<Self> {
+    fn read(project: &Project, runs: &[RunRecord]) -> Self {
         let here = host_name();
         let mut history = Self::default();
         // The newest run comes first, so the first time of a point is the newest.
-        for run in project.store.newest_runs(BUDGET)?.iter().filter(|run| run.holder.host == here) {
+        for run in runs.iter().filter(|run| run.holder.host == here) {
             for stage in run.stages.iter().filter(|stage| stage.outcome == StageStatus::Executed) {
                 if let Some(rate) = stage.rate.filter(|_| run.class == project.compute.numerics) {
                     history.rates.entry(rate.workload).or_insert(rate.seconds_per_sample);
@@ -120,7 +111,7 @@ impl History {
         }
         let mean = |(name, all): (&str, Vec<f64>)| (name.to_owned(), all.iter().sum::<f64>() / all.len() as f64);
         history.stages = of_stages.into_iter().map(mean).collect();
-        Ok(history)
+        history
     }
 
     fn estimate(&self, project: &Project, decision: &Decision) -> Option<f64> {

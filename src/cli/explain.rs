@@ -6,13 +6,14 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::args::{Global, PipelineArgs};
-use super::plan::word;
+use super::failed::FailedPoints;
+use super::plan::{RUN_BYTES, word};
 use super::project::Project;
 use super::ui::{Ui, bytes, when};
 use crate::error::Result;
 use crate::id::PointId;
 use crate::key::{Digest, Segment};
-use crate::plan::{Bracket, Cause, Decision, PipelineFiles, Plan, RungDecision, State, content};
+use crate::plan::{Bracket, Decision, PipelineFiles, Plan, RungDecision, State, content};
 use crate::store::{ResultRecord, StateRecord};
 
 /// Arguments of `explain`.
@@ -26,6 +27,14 @@ pub(super) struct ExplainArgs {
     pipeline: PipelineArgs,
 }
 
+/// What is known about all points.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    records: &'a BTreeMap<PointId, ResultRecord>,
+    failed: &'a FailedPoints,
+    outputs: &'a BTreeMap<PointId, Digest>,
+}
+
 /// What is printed about one point.
 struct Explanation<'a> {
     project: &'a Project,
@@ -34,6 +43,8 @@ struct Explanation<'a> {
     plan: &'a Plan,
     /// Its result, if it is a hit.
     record: Option<&'a ResultRecord>,
+    /// The points that failed when they last ran.
+    failed: &'a FailedPoints,
     /// Known output digests, by point.
     outputs: &'a BTreeMap<PointId, Digest>,
     /// Digests of the files that it reads, by name.
@@ -61,9 +72,11 @@ pub(super) fn explain(args: &ExplainArgs, global: &Global, ui: &Ui) -> Result<()
     let plan = project.plan(&BTreeSet::new(), ui)?;
     let outputs: BTreeMap<PointId, Digest> = plan.decisions.iter().filter_map(|d| Some((d.point, d.output?))).collect();
     let records = project.planner(&BTreeSet::new()).records(&plan)?;
+    let runs = project.store.newest_runs(RUN_BYTES)?;
+    let failed = FailedPoints::of(&project.spec.pipeline.name, &runs);
+    let known = Known { records: &records, failed: &failed, outputs: &outputs };
     let decisions = plan.decisions.iter().filter(|d| project.targets.contains(&d.point));
-    let explanations: Vec<_> =
-        decisions.map(|d| Explanation::new(&project, &plan, d, (&outputs, &records))).collect::<Result<_>>()?;
+    let explanations: Vec<_> = decisions.map(|d| Explanation::new(&project, &plan, d, known)).collect::<Result<_>>()?;
     if ui.json {
         return ui.object(&json!({ "stages": explanations.iter().map(Explanation::object).collect::<Vec<_>>() }));
     }
@@ -97,12 +110,8 @@ fn rungs(project: &Project, plan: &Plan, point: PointId) -> Vec<Value> {
 }
 
 impl<'a> Explanation<'a> {
-    fn new(
-        project: &'a Project,
-        plan: &'a Plan,
-        decision: &'a Decision,
-        (outputs, records): (&'a BTreeMap<PointId, Digest>, &'a BTreeMap<PointId, ResultRecord>),
-    ) -> Result<Self> {
+    fn new(project: &'a Project, plan: &'a Plan, decision: &'a Decision, known: Known<'a>) -> Result<Self> {
+        let Known { records, failed, outputs } = known;
         let point = project.spec.point(decision.point);
         let files = PipelineFiles { store: &project.store, base: &project.spec.base };
         Ok(Self {
@@ -110,6 +119,7 @@ impl<'a> Explanation<'a> {
             decision,
             plan,
             record: records.get(&decision.point),
+            failed,
             outputs,
             contents: point.parsed.stage.contents(&files)?,
             newest: project.store.newest(&project.spec.pipeline.name, &point.name)?,
@@ -121,11 +131,9 @@ impl<'a> Explanation<'a> {
         let Decision { point, state, reason, key, .. } = self.decision;
         let record = self.record;
         let mut lines = vec![format!("{}: {}", self.project.name(*point), word(*state).0)];
-        if let Some(reason) = reason {
-            // An interrupted training has no result, but it has run.
-            let has_run = self.decision.epochs.is_some_and(|epochs| epochs.cached > 0);
-            let causes = reason.causes.iter().filter(|cause| !(has_run && **cause == Cause::NeverRun));
-            lines.extend(causes.map(|cause| format!("  because     {cause}")));
+        if reason.is_some() {
+            let causes = self.failed.causes(self.project.name(*point), self.decision);
+            lines.extend(causes.into_iter().map(|cause| format!("  because     {cause}")));
         }
         if let (Some(newest), None) = (&self.newest, record) {
             lines.push(format!("  before      {}, {}", newest.key.short(), made(newest)));
@@ -195,6 +203,7 @@ impl<'a> Explanation<'a> {
         let name = self.project.name(point);
         match self.outputs.get(&point) {
             Some(digest) => format!("{name} = {}", digest.short()),
+            None if self.record.is_some() => format!("{name}, left out of the cached result"),
             None => format!("{name}, not known until it runs"),
         }
     }

@@ -143,6 +143,7 @@ mod tests {
           parameter   sources
           parameter   env
           parameter   pass_env
+          parameter   gpus = 0
           parameter   timeout_seconds = 0
           parameter   retries = 0
           parameter   shell = false

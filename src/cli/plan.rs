@@ -9,11 +9,16 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::args::{Global, PipelineArgs};
 use super::estimate::Estimates;
+use super::failed::FailedPoints;
 use super::project::Project;
 use super::ui::{DIM, GREEN, Ui, YELLOW, about, count, pad, paint};
 use crate::error::{Category, Error, Result};
-use crate::plan::{Cause, Decision, Plan, State};
+use crate::exec::check_gpus;
+use crate::plan::{Decision, Plan, State};
 use crate::spec::PointInput;
+
+/// The most bytes of run records to read, so that planning stays quick.
+pub(super) const RUN_BYTES: u64 = 1 << 20;
 
 /// Arguments of `plan`.
 #[derive(Args)]
@@ -47,18 +52,29 @@ pub(super) fn plan(args: &PlanArgs, global: &Global, ui: &Ui) -> Result<()> {
     Ok(())
 }
 
-/// Prints what would run, and why.
+/// What earlier runs say about a plan.
+struct History {
+    estimates: Estimates,
+    failed: FailedPoints,
+}
+
+/// Prints what would run, and why. A stage that needs more GPUs than there are is an error.
 pub(super) fn print(project: &Project, plan: &Plan, ui: &Ui) -> Result<()> {
-    let estimates = Estimates::of(project, plan)?;
+    check_gpus(&project.spec, plan, &project.gpus)?;
+    let runs = if plan.is_complete() { Vec::new() } else { project.store.newest_runs(RUN_BYTES)? };
+    let history = History {
+        estimates: Estimates::of(project, plan, &runs),
+        failed: FailedPoints::of(&project.spec.pipeline.name, &runs),
+    };
     if ui.json {
-        return ui.object(&object(project, plan, &estimates));
+        return ui.object(&object(project, plan, &history));
     }
     let names = plan.decisions.iter().map(|d| project.name(d.point).width()).max().unwrap_or(0);
     let words = plan.decisions.iter().map(|d| word(d.state).0.len()).max().unwrap_or(0).max("maybe".len());
     let width = (words, names);
-    let lines: Vec<_> = plan.decisions.iter().map(|d| line(project, d, &estimates, width)).collect();
+    let lines: Vec<_> = plan.decisions.iter().map(|d| line(project, d, &history, width)).collect();
     ui.text(&lines.join("\n"));
-    let time = estimates.words().map(|words| format!("; {words}"));
+    let time = history.estimates.words().map(|words| format!("; {words}"));
     ui.note(&format!("{}{}", summary(plan), time.unwrap_or_default()));
     Ok(())
 }
@@ -86,28 +102,30 @@ pub(super) fn word(state: State) -> (&'static str, Style) {
     }
 }
 
-/// Why a point will run, and how many epochs are cached. An interrupted training has no result yet, but "never run"
-/// would be wrong beside its epochs.
-pub(super) fn why(decision: &Decision) -> Option<String> {
-    let reason = decision.reason.as_ref()?;
-    let Some(epochs) = decision.epochs.filter(|e| e.cached > 0) else { return Some(reason.text.clone()) };
-    let causes = reason.causes.iter().filter(|cause| !matches!(cause, Cause::NeverRun)).map(ToString::to_string);
-    let cached = format!("{} of {} epochs cached", epochs.cached, epochs.total);
-    Some(causes.chain([cached]).collect::<Vec<_>>().join("; "))
+/// Why a point will run, and how many epochs are cached.
+pub(super) fn why(project: &Project, decision: &Decision, failed: &FailedPoints) -> Option<String> {
+    decision.reason.as_ref()?;
+    let mut causes = failed.causes(project.name(decision.point), decision);
+    let cached = decision.epochs.filter(|epochs| epochs.cached > 0);
+    causes.extend(cached.map(|epochs| format!("{} of {} epochs cached", epochs.cached, epochs.total)));
+    Some(causes.join("; "))
 }
 
-fn line(project: &Project, decision: &Decision, estimates: &Estimates, (words, width): (usize, usize)) -> String {
+fn line(project: &Project, decision: &Decision, history: &History, (words, width): (usize, usize)) -> String {
+    let History { estimates, failed } = history;
     let (word, style) = word(decision.state);
     let word = paint(style, &format!("{word:words$}"));
     let name = pad(project.name(decision.point), width);
-    let why = why(decision).unwrap_or_else(|| paint(DIM, &decision.key.map(|k| k.short()).unwrap_or_default()));
+    let why = why(project, decision, failed)
+        .unwrap_or_else(|| paint(DIM, &decision.key.map(|k| k.short()).unwrap_or_default()));
     let left = if decision.epochs.is_some_and(|e| e.cached > 0) { " left" } else { "" };
     let time = estimates.point(decision.point).filter(|s| *s >= 1.0).map(|s| format!("  {}{left}", about(s)));
     let time = time.map(|time| paint(DIM, &time)).unwrap_or_default();
     format!("{word} {name}  {why}{time}").trim_end().to_owned()
 }
 
-fn object(project: &Project, plan: &Plan, estimates: &Estimates) -> serde_json::Value {
+fn object(project: &Project, plan: &Plan, history: &History) -> serde_json::Value {
+    let History { estimates, failed } = history;
     let stages = plan.decisions.iter().map(|d| {
         let point = project.spec.point(d.point);
         let names = |input: &PointInput| input.points().iter().map(|i| project.name(*i)).collect::<Vec<_>>();
@@ -115,6 +133,7 @@ fn object(project: &Project, plan: &Plan, estimates: &Estimates) -> serde_json::
         json!({
             "name": point.name, "kind": point.parsed.kind.name(), "key": d.key, "state": d.state, "reason": d.reason,
             "inputs": inputs, "epochs": d.epochs, "estimate_seconds": estimates.point(d.point),
+            "failed_in": failed.run(&point.name),
         })
     });
     let stages: Vec<_> = stages.collect();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::args::{Global, PipelineArgs};
 use super::cache_dir::cache_dir;
 use super::cache_wait::CacheWait;
+use super::gpus::visible;
 use super::ui::Ui;
 use crate::diagnostic::{Diagnostics, SourceKind, Sources};
 use crate::error::{Error, Result};
@@ -15,7 +16,7 @@ use crate::event::Listener;
 use crate::exec::{Compute, RunContext, choose};
 use crate::graph::Graph;
 use crate::id::PointId;
-use crate::plan::{Cause, Decision, Plan, Planner, State};
+use crate::plan::{Cause, Decision, Plan, Planner, State, some_of};
 use crate::spec::{DeviceChoice, MAX_BYTES, Spec, load};
 use crate::stage::{Cancel, Precision, Registry};
 use crate::store::{Holder, Options, ResultRecord, Store};
@@ -30,6 +31,8 @@ pub(super) struct Project {
     pub(super) store: Arc<Store>,
     /// The device.
     pub(super) compute: Compute,
+    /// The GPUs that programs may use, named as in `CUDA_VISIBLE_DEVICES`.
+    pub(super) gpus: Vec<String>,
     /// The points that the targets name.
     pub(super) targets: BTreeSet<PointId>,
     /// The targets and everything they need.
@@ -84,7 +87,7 @@ impl Project {
         let graph = Graph::of(&spec.points)?;
         let targets = graph.targets(&args.targets)?;
         let wanted = graph.upstream(targets.iter().copied());
-        Ok(Self { spec, graph, store, compute, targets, wanted })
+        Ok(Self { spec, graph, store, compute, gpus: visible(), targets, wanted })
     }
 
     /// What a run of this pipeline needs.
@@ -95,8 +98,8 @@ impl Project {
         cancel: &'a Cancel,
         listener: &'a dyn Listener,
     ) -> RunContext<'a> {
-        let (spec, graph, store, compute) = (&self.spec, &self.graph, &self.store, &self.compute);
-        RunContext { spec, graph, store, compute, data_dirs, threads, cancel, listener }
+        let (spec, graph, store, compute, gpus) = (&self.spec, &self.graph, &self.store, &self.compute, &self.gpus);
+        RunContext { spec, graph, store, compute, data_dirs, gpus, threads, cancel, listener }
     }
 
     /// A planner that runs the `forced` points again.
@@ -113,7 +116,7 @@ impl Project {
     }
 
     /// The cached results of the targets, by point, and the pruned targets with the reason. Prints the number of pruned
-    /// targets.
+    /// targets, and which results were made without missing points.
     pub(super) fn results_and_pruned(
         &self,
         ui: &Ui,
@@ -121,6 +124,13 @@ impl Project {
         let mut plan = self.plan(&BTreeSet::new(), ui)?;
         plan.decisions.retain(|d| self.targets.contains(&d.point));
         let results = self.planner(&BTreeSet::new()).records(&plan)?;
+        for decision in &plan.decisions {
+            for cause in decision.reason.iter().flat_map(|reason| &reason.causes) {
+                if let (Cause::Missing { stages }, Some(_)) = (cause, decision.output) {
+                    ui.note(&format!("{} was made without {}", self.name(decision.point), some_of(stages)));
+                }
+            }
+        }
         let cause = |d: &Decision| Some((d.point, d.reason.as_ref()?.causes.first()?.clone()));
         let pruned: BTreeMap<PointId, Cause> =
             plan.decisions.iter().filter(|d| d.state == State::Pruned).filter_map(cause).collect();

@@ -21,6 +21,7 @@ use crate::error::{Category, Error, Result};
 use crate::exec;
 use crate::id::PointId;
 use crate::plan::with_earlier_points;
+use crate::spec::PointInput;
 use crate::status::RunStatus;
 use crate::store::RunLabel;
 
@@ -48,7 +49,7 @@ pub(super) struct RunArgs {
     /// Run again whenever the pipeline file, or a file that is part of a key, changes
     #[arg(short, long)]
     watch: bool,
-    /// After a failure, run the stages that do not depend on the failed one
+    /// After a failure, run the stages that can do without the failed one
     #[arg(short, long)]
     keep_going: bool,
     /// Run the targets again, even if they are cached
@@ -57,7 +58,8 @@ pub(super) struct RunArgs {
     /// Run this stage again, even if it is cached (may be given several times)
     #[arg(short = 'R', long = "rerun", value_name = "STAGE", add = ArgValueCompleter::new(completion::targets))]
     rerun: Vec<String>,
-    /// The most stages that run at the same time; a large training runs alone [default: number of cores]
+    /// The most stages that run at the same time; a large training runs alone, and stages with `gpus` don't count
+    /// [default: number of cores]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
     /// Threads of a training [default: number of cores]; results do not depend on it
@@ -147,7 +149,11 @@ impl Run<'_> {
             }
             RunStatus::Failed | RunStatus::Running => {
                 let category = outcome.error.map_or(Category::StageFailed, |e| e.category);
-                let hint = "run the same command again after a fix; finished stages are cached";
+                let mut hint = "run the same command again after a fix; finished stages are cached".to_owned();
+                let mut inputs = project.wanted.iter().flat_map(|p| project.spec.point(*p).inputs.values());
+                if !args.keep_going && inputs.any(PointInput::skips_missing) {
+                    hint.push_str("; with `-k`, lists with `missing = \"skip\"` leave out the failed ones");
+                }
                 Err(Error::new(category, "the run failed").hint(hint))
             }
         }

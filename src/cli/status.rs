@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::args::{Global, PipelineArgs};
+use super::failed::FailedPoints;
 use super::project::Project;
 use super::ui::{Ui, bytes, count, seconds, when};
 use super::{log, plan};
@@ -57,6 +58,7 @@ pub(super) fn status(args: &StatusArgs, global: &Global, ui: &Ui) -> Result<()> 
     let project = Project::open(&args.pipeline, global, ui)?;
     let plan = project.plan(&BTreeSet::new(), ui)?;
     let runs = project.store.runs()?;
+    let failed = FailedPoints::of(&project.spec.pipeline.name, runs.iter().rev());
     let last = runs.into_iter().rfind(|r| r.pipeline == project.spec.pipeline.name);
     let states = project.store.all_states()?;
     let stored = stored(&plan, &states);
@@ -64,8 +66,9 @@ pub(super) fn status(args: &StatusArgs, global: &Global, ui: &Ui) -> Result<()> 
     let running: BTreeMap<PointId, Holder> =
         plan.decisions.iter().filter_map(|d| Some((d.point, holder(&project, d)?))).collect();
     if ui.json {
-        let stages: Vec<_> =
-            plan.decisions.iter().map(|d| point(&project, d, running.get(&d.point), stored.get(&d.point))).collect();
+        let stages =
+            plan.decisions.iter().map(|d| point(&project, d, &failed, running.get(&d.point), stored.get(&d.point)));
+        let stages: Vec<_> = stages.collect();
         let count = |state| plan.decisions.iter().filter(|d| d.state == state).count();
         let pruned = plan.pruned();
         let pruned: Vec<&str> = pruned.iter().map(|p| project.name(*p)).collect();
@@ -77,7 +80,7 @@ pub(super) fn status(args: &StatusArgs, global: &Global, ui: &Ui) -> Result<()> 
     }
     let mut lines = vec![plan::summary(&plan)];
     for d in plan.decisions.iter().filter(|d| d.state != State::Hit) {
-        let why = plan::why(d).unwrap_or_default();
+        let why = plan::why(&project, d, &failed).unwrap_or_default();
         let now = running.get(&d.point).map(|h| format!(" [running: {}]", h.describe())).unwrap_or_default();
         lines.push(format!("  {}: {why}{now}", project.name(d.point)));
     }
@@ -96,6 +99,7 @@ fn holder(project: &Project, decision: &Decision) -> Option<Holder> {
 fn point(
     project: &Project,
     decision: &Decision,
+    failed: &FailedPoints,
     running: Option<&Holder>,
     stored: Option<&Stored>,
 ) -> serde_json::Value {
@@ -108,7 +112,7 @@ fn point(
     json!({
         "name": spec.name, "kind": spec.parsed.kind.name(), "key": decision.key, "state": decision.state,
         "reason": decision.reason, "epochs": done.or(decision.epochs).or(unknown), "running": running,
-        "states": stored,
+        "states": stored, "failed_in": failed.run(&spec.name),
     })
 }
 

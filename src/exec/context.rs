@@ -26,6 +26,8 @@ pub struct RunContext<'a> {
     pub compute: &'a Compute,
     /// Folders that may contain data files.
     pub data_dirs: &'a [PathBuf],
+    /// The GPUs that programs may use, named as in `CUDA_VISIBLE_DEVICES`.
+    pub gpus: &'a [String],
     /// Threads of the process.
     pub threads: usize,
     /// Cancels the run.

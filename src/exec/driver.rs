@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Category, Error, Result};
 use crate::event::{Event, Listener};
+use crate::exec::context::RunContext;
 use crate::exec::executor::{Executor, ExecutorEvent};
 use crate::exec::job::{Ended, Job, JobInput, StartOptions};
 use crate::exec::kept::kept_epochs;
 use crate::exec::reporter::Reporter;
+use crate::exec::resources::gpus_for;
 use crate::exec::run_log::{RunLog, StageEnd};
 use crate::exec::state::point::{Done, PointState};
 use crate::exec::state::{Claim, Command, Input, Lookup, Planned, Report, RunState};
@@ -367,8 +369,14 @@ impl<'a> Driver<'a> {
             let message = format!("internal error: an input of `{}` is unknown", self.name(point));
             return Some(Input::Ended(point, Ended::Failed(Error::storage(message))));
         };
+        let RunContext { gpus, .. } = self.worker.context;
+        let gpus = match gpus_for(self.worker.context.point(point), gpus, self.state.table().gpus(point)) {
+            Ok(gpus) => gpus,
+            // Its result was cached when the run started, and was lost.
+            Err(error) => return Some(Input::Ended(point, Ended::Failed(error))),
+        };
         let (stage, kind) = (self.name(point).to_owned(), components.kind.clone());
-        self.log.event(&Event::StageStarted { stage, kind, key, reason });
+        self.log.event(&Event::StageStarted { stage, kind, key, reason, gpus: gpus.clone() });
         let kept = match components.segments {
             Some(_) => {
                 let order = self.state.table().order();
@@ -377,11 +385,11 @@ impl<'a> Driver<'a> {
             None => None,
         };
         self.jobs.insert(point, (Instant::now(), None));
-        executor.start(Job { point, components, inputs, kept: kept.unwrap_or_default(), options });
+        executor.start(Job { point, components, inputs, kept: kept.unwrap_or_default(), gpus, options });
         None
     }
 
-    /// The inputs of a job by role, without pruned points. `None` if the record of one is unknown.
+    /// The inputs of a job by role, without the points that lists leave out. `None` if the record of one is unknown.
     fn job_inputs(&self, point: PointId) -> Option<BTreeMap<String, Vec<JobInput>>> {
         let table = self.state.table();
         let member = |point: &PointId| match table.state(*point) {
@@ -393,7 +401,7 @@ impl<'a> Driver<'a> {
         };
         let roles = self.worker.context.point(point).inputs.iter();
         let members = |points: &[PointId]| -> Option<Vec<JobInput>> {
-            points.iter().filter(|p| !table.is_pruned(**p)).map(member).collect()
+            points.iter().filter(|p| !table.leaves_out(point, **p)).map(member).collect()
         };
         roles.map(|(role, input)| Some((role.clone(), members(input.points())?))).collect()
     }
@@ -411,22 +419,27 @@ impl<'a> Driver<'a> {
         self.worker.context.name(point)
     }
 
+    /// How a wanted point ended.
+    pub(crate) fn status(&self, point: PointId) -> StageStatus {
+        match self.state.table().state(point) {
+            PointState::Done(Done { executed: true, .. }) => StageStatus::Executed,
+            PointState::Done(Done { executed: false, .. }) => StageStatus::Cached,
+            PointState::Pruned(_) => StageStatus::Pruned,
+            PointState::Failed | PointState::Refused => StageStatus::Failed,
+            _ => StageStatus::Skipped,
+        }
+    }
+
     /// How every wanted point ended, in plan order.
     pub(crate) fn ends(&self) -> Vec<StageEnd> {
         let table = self.state.table();
         let end = |point: &PointId| {
-            let (status, key, digest) = match table.state(*point) {
-                PointState::Done(Done { key, output, executed: true }) => {
-                    (StageStatus::Executed, Some(*key), Some(*output))
-                }
-                PointState::Done(Done { key, output, executed: false }) => {
-                    (StageStatus::Cached, Some(*key), Some(*output))
-                }
-                PointState::Pruned(key) => (StageStatus::Pruned, *key, None),
-                PointState::Failed | PointState::Refused => (StageStatus::Failed, None, None),
-                _ => (StageStatus::Skipped, None, None),
+            let (key, digest) = match table.state(*point) {
+                PointState::Done(Done { key, output, .. }) => (Some(*key), Some(*output)),
+                PointState::Pruned(key) => (*key, None),
+                _ => (None, None),
             };
-            StageEnd { point: *point, status, key, digest }
+            StageEnd { point: *point, status: self.status(*point), key, digest }
         };
         table.order().iter().map(end).collect()
     }

@@ -19,6 +19,8 @@ pub(crate) struct Job {
     pub inputs: BTreeMap<String, Vec<JobInput>>,
     /// Epochs whose states are kept.
     pub kept: BTreeSet<u64>,
+    /// The GPUs that its program gets, named as in `CUDA_VISIBLE_DEVICES`.
+    pub gpus: Vec<String>,
     pub options: StartOptions,
 }
 

@@ -35,6 +35,9 @@ impl Reporter<'_> {
                 Event::StageInterrupted { stage: stage(point), has_checkpoint }
             }
             Report::Skipped(point, because) => Event::StageSkipped { stage: stage(point), because: stage(because) },
+            Report::Without(point, missing) => {
+                Event::InputsMissing { stage: stage(point), missing: missing.into_iter().map(stage).collect() }
+            }
             Report::Failed(point, failure) => {
                 let error = self.error(point, failure);
                 let log = self.worker.log_path(point).display().to_string();

@@ -41,7 +41,7 @@ pub(crate) fn write_reports(
     // A report whose record is gone is made again.
     let lost = driver.read_records(&all)?;
     let mut damaged: Vec<PointId> = reports.iter().copied().filter(|report| lost.contains(report)).collect();
-    let facts = run_overlay(context, driver, run);
+    let mut facts = run_overlay(context, driver, run);
     for point in reports {
         let name = context.point(point).parsed.kind.about().page;
         let entry = driver.record(point).zip(name).and_then(|(record, name)| record.manifest.files.get(name));
@@ -54,6 +54,8 @@ pub(crate) fn write_reports(
             }
             Err(error) => return Err(error.into()),
         };
+        let missing = driver.state().table().missing_inputs(point).into_iter();
+        facts.missing = missing.map(|input| (context.name(input).to_owned(), driver.status(input))).collect();
         let text = overlay(&String::from_utf8_lossy(&page), &facts);
         // Many pipelines have a stage `report`. The name of a pipeline contains no dot, so the names differ.
         let (pipeline, stage) = (&context.spec.pipeline.name, context.name(point).to_owned());
@@ -92,6 +94,7 @@ fn run_overlay(context: &RunContext<'_>, driver: &Driver<'_>, run: &str) -> RunO
         device: format!("{} ({})", context.compute.name, context.compute.numerics),
         threads: context.threads,
         stages: stages.collect(),
+        missing: Vec::new(),
     }
 }
 

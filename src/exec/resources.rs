@@ -15,14 +15,22 @@
 //! | 256-128-64-32 | 3.8 s | 2.3 s |
 //! | 512-256-128-64 | 6.1 s | 5.7 s |
 //!
-//! A training fills a GPU by itself, so one stage at a time uses the GPU.
+//! A training fills a GPU by itself, so one stage at a time uses the pipeline's GPU. A program gets as many GPUs of its
+//! own as it asks for ([`crate::stage::Stage::gpus`]). No other stage uses them meanwhile. The GPUs limit how many such
+//! programs run at a time, and `jobs` does not.
 //!
 //! A stage holds files open while it runs, and its lease until its result is stored. A low limit on open files
 //! (`ulimit -n`) therefore lowers the number of stages that run and of results that wait to be stored.
 
+use std::collections::BTreeMap;
+
 use rustix::process::{Resource, getrlimit};
 
-use crate::spec::Spec;
+use crate::diagnostic::Diagnostics;
+use crate::error::{Error, Result};
+use crate::id::PointId;
+use crate::plan::{Plan, State};
+use crate::spec::{Point, Spec};
 
 /// Files that the databases, the run's record and the standard streams need.
 const FILES: usize = 20;
@@ -38,17 +46,33 @@ const BACKLOG_BYTES: usize = 256 << 20;
 pub(crate) struct Demand {
     /// Threads of the pool. A stage that does not use the pool needs none.
     pub threads: usize,
-    /// Whether it needs the GPU.
+    /// Whether it computes on the pipeline's device, and that is a GPU.
     pub gpu: bool,
+    /// How many GPUs its program gets.
+    pub gpus: usize,
+}
+
+/// The GPUs of a run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Gpus {
+    /// How many there are.
+    pub count: usize,
+    /// The index of the pipeline's device, if that is a GPU.
+    pub device: Option<usize>,
 }
 
 /// The resources of a run, and what is in use.
 #[derive(Clone, Debug)]
 pub(crate) struct ResourcePool {
     threads: usize,
+    /// The most stages at a time, without those that have GPUs of their own.
     jobs: usize,
+    /// The most stages at a time.
+    most: usize,
     backlog: usize,
-    running: Vec<Demand>,
+    gpus: Gpus,
+    /// The stages that run, with the indices of the GPUs that each has.
+    running: BTreeMap<PointId, (Demand, Vec<usize>)>,
     waiting: usize,
     waiting_bytes: usize,
 }
@@ -57,43 +81,66 @@ impl ResourcePool {
     /// A pool of `threads` threads for at most `jobs` stages at a time, with at most `backlog` results waiting to be
     /// stored.
     pub(crate) fn new(threads: usize, jobs: usize, backlog: usize) -> Self {
-        let threads = threads.max(1);
-        Self { threads, jobs: jobs.max(1), backlog, running: Vec::new(), waiting: 0, waiting_bytes: 0 }
+        let (threads, jobs, gpus, running) = (threads.max(1), jobs.max(1), Gpus::default(), BTreeMap::new());
+        Self { threads, jobs, most: jobs, backlog, gpus, running, waiting: 0, waiting_bytes: 0 }
+    }
+
+    /// Adds GPUs.
+    #[must_use]
+    pub(crate) fn with_gpus(self, gpus: Gpus) -> Self {
+        Self { gpus, most: self.jobs + gpus.count, ..self }
     }
 
     /// A pool whose number of jobs and backlog fit the limit on open files.
-    pub(crate) fn within_limits(threads: usize, jobs: usize) -> Self {
+    pub(crate) fn within_limits(threads: usize, jobs: usize, gpus: Gpus) -> Self {
         let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
-        let (jobs, backlog) = within_files(limit.unwrap_or(usize::MAX), jobs);
-        Self::new(threads, jobs, backlog)
+        let (most, backlog) = within_files(limit.unwrap_or(usize::MAX), jobs + gpus.count);
+        Self { most, ..Self::new(threads, jobs.min(most), backlog).with_gpus(gpus) }
     }
 
     /// What each point of a pipeline occupies, in the order of [`Spec::points`].
-    pub(crate) fn demands(spec: &Spec, threads: usize, on_gpu: bool) -> Vec<Demand> {
-        let demand = |point: &crate::spec::Point| {
+    pub(crate) fn demands(spec: &Spec, threads: usize, gpus: Gpus) -> Vec<Demand> {
+        let demand = |point: &Point| {
             let stage = &*point.parsed.stage;
-            let gpu = on_gpu && stage.uses_device();
-            Demand { gpu, threads: if stage.parallel() && !gpu { stage.threads(threads.max(1)) } else { 0 } }
+            let gpu = gpus.device.is_some() && stage.uses_device();
+            let threads = if stage.parallel() && !gpu { stage.threads(threads.max(1)) } else { 0 };
+            // A stage that needs more GPUs than there are fails when it starts.
+            Demand { gpu, threads, gpus: stage.gpus().min(gpus.count) }
         };
         spec.points.iter().map(demand).collect()
     }
 
     /// Whether no stage can start at all.
     pub(crate) fn is_full(&self) -> bool {
-        self.running.len() >= self.jobs || self.waiting >= self.backlog || self.waiting_bytes >= BACKLOG_BYTES
+        self.running.len() >= self.most || self.waiting >= self.backlog || self.waiting_bytes >= BACKLOG_BYTES
     }
 
     /// Whether a stage can start beside those that run. A stage that needs all threads runs alone.
     pub(crate) fn fits(&self, demand: Demand) -> bool {
-        let taken: usize = self.running.iter().map(|d| d.threads).sum();
+        let taken: usize = self.running.values().map(|(d, _)| d.threads).sum();
         let is_exclusive = |d: &Demand| d.threads >= self.threads;
-        if self.running.iter().any(|d| is_exclusive(d) || (d.gpu && demand.gpu)) {
+        if self.running.values().any(|(d, _)| is_exclusive(d) || (d.gpu && demand.gpu)) {
             return false;
         }
         if is_exclusive(&demand) {
             return self.running.is_empty();
         }
-        self.running.len() < self.jobs && taken + demand.threads <= self.threads
+        let without_gpus = self.running.values().filter(|(d, _)| d.gpus == 0).count();
+        let is_within_jobs = demand.gpus > 0 || without_gpus < self.jobs;
+        is_within_jobs && taken + demand.threads <= self.threads && self.free_gpus(demand).is_some()
+    }
+
+    /// The GPUs that a stage would get. `None` if too few are free.
+    fn free_gpus(&self, demand: Demand) -> Option<Vec<usize>> {
+        let is_free = |gpu: &usize| self.running.values().all(|(_, taken)| !taken.contains(gpu));
+        let device = self.gpus.device.filter(|device| *device < self.gpus.count);
+        if let Some(device) = device.filter(|_| demand.gpu) {
+            return is_free(&device).then(|| vec![device]);
+        }
+        // The pipeline's device comes last, because other stages can use no other GPU.
+        let others = (0..self.gpus.count).filter(|gpu| Some(*gpu) != device);
+        let free: Vec<usize> = others.chain(device).filter(is_free).take(demand.gpus).collect();
+        (free.len() == demand.gpus).then_some(free)
     }
 
     /// The threads that a stage gets for itself. `None` if it shares the threads of the process, as it does when
@@ -103,15 +150,19 @@ impl ResourcePool {
     }
 
     /// Occupies what a stage needs.
-    pub(crate) fn acquire(&mut self, demand: Demand) {
-        self.running.push(demand);
+    pub(crate) fn acquire(&mut self, point: PointId, demand: Demand) {
+        let gpus = self.free_gpus(demand).unwrap_or_default();
+        self.running.insert(point, (demand, gpus));
     }
 
     /// Frees what [`ResourcePool::acquire`] occupied.
-    pub(crate) fn release(&mut self, demand: Demand) {
-        if let Some(index) = self.running.iter().position(|d| *d == demand) {
-            self.running.swap_remove(index);
-        }
+    pub(crate) fn release(&mut self, point: PointId) {
+        self.running.remove(&point);
+    }
+
+    /// The indices of the GPUs that a running stage has.
+    pub(crate) fn gpus(&self, point: PointId) -> &[usize] {
+        self.running.get(&point).map_or(&[], |(_, gpus)| gpus)
     }
 
     /// Counts a result that waits to be stored.
@@ -125,6 +176,45 @@ impl ResourcePool {
         self.waiting = self.waiting.saturating_sub(1);
         self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes);
     }
+}
+
+/// Refuses a plan in which a stage that may run needs more GPUs than there are. `gpus` are named as in
+/// `CUDA_VISIBLE_DEVICES`.
+///
+/// # Errors
+/// One error with the places of all such stages (exit code 2).
+pub fn check_gpus(spec: &Spec, plan: &Plan, gpus: &[String]) -> Result<()> {
+    let mut diagnostics = Diagnostics::default();
+    for decision in plan.decisions.iter().filter(|d| matches!(d.state, State::Miss | State::Maybe)) {
+        let point = spec.point(decision.point);
+        if let Some((message, help)) = lack_of_gpus(point, gpus) {
+            diagnostics.error(&point.origin, message).help(help);
+        }
+    }
+    diagnostics.into_result(&spec.sources)
+}
+
+/// The GPUs that a program gets: of `gpus`, those with these indices.
+///
+/// # Errors
+/// If the stage needs more GPUs than there are (exit code 2).
+pub(crate) fn gpus_for(point: &Point, gpus: &[String], given: &[usize]) -> Result<Vec<String>> {
+    if let Some((message, hint)) = lack_of_gpus(point, gpus) {
+        return Err(Error::bad_input(message).hint(hint));
+    }
+    // A stage that computes on the pipeline's device has no GPU of its own.
+    let needed = given.iter().take(point.parsed.stage.gpus());
+    Ok(needed.filter_map(|index| gpus.get(*index).cloned()).collect())
+}
+
+/// The message and the help if a stage needs more GPUs than there are.
+fn lack_of_gpus(point: &Point, gpus: &[String]) -> Option<(String, &'static str)> {
+    let (needed, found) = (point.parsed.stage.gpus(), gpus.len());
+    let words = |count| if count == 1 { "1 GPU".to_owned() } else { format!("{count} GPUs") };
+    let found_words = if found == 0 { "none was found".to_owned() } else { format!("there is only {}", words(found)) };
+    let help = "list the GPUs to use, such as `CUDA_VISIBLE_DEVICES=0,1`, or lower `gpus`";
+    let message = format!("stage `{}` needs {}, but {}", point.stage, words(needed), found_words);
+    (needed > found).then_some((message, help))
 }
 
 /// How many stages may run at a time and how many results may wait, for a limit on open files.
@@ -148,12 +238,19 @@ mod tests {
         assert_eq!(within_files(usize::MAX, 0), (1, 512));
     }
 
+    const CPU: Demand = Demand { threads: 0, gpu: false, gpus: 0 };
+
+    fn p(index: usize) -> PointId {
+        PointId::new(index)
+    }
+
     #[test]
     fn stage_that_needs_all_threads_runs_alone_and_others_share_them() {
         let fits = |threads, running: &[usize], jobs| {
             let mut pool = ResourcePool::new(4, jobs, 1);
-            running.iter().for_each(|threads| pool.acquire(Demand { threads: *threads, gpu: false }));
-            pool.fits(Demand { threads, gpu: false })
+            let running = running.iter().enumerate();
+            running.for_each(|(at, threads)| pool.acquire(p(at), Demand { threads: *threads, ..CPU }));
+            pool.fits(Demand { threads, ..CPU })
         };
         assert!(fits(4, &[], 4) && !fits(4, &[0], 4) && !fits(0, &[4], 4));
         assert!(fits(1, &[1, 1, 1], 4) && !fits(1, &[1, 1, 1, 1], 8));
@@ -165,11 +262,42 @@ mod tests {
     #[test]
     fn one_stage_at_a_time_uses_the_gpu_and_others_run_beside_it() {
         let mut pool = ResourcePool::new(2, 4, 1);
-        let gpu = Demand { threads: 0, gpu: true };
-        pool.acquire(gpu);
-        assert!(!pool.fits(gpu) && pool.fits(Demand { threads: 1, gpu: false }));
-        pool.release(gpu);
+        let gpu = Demand { gpu: true, ..CPU };
+        pool.acquire(p(0), gpu);
+        assert!(!pool.fits(gpu) && pool.fits(Demand { threads: 1, ..CPU }));
+        pool.release(p(0));
         assert!(pool.fits(gpu));
+    }
+
+    #[test]
+    fn programs_get_different_gpus_and_jobs_do_not_limit_them() {
+        let one = Demand { gpus: 1, ..CPU };
+        let mut pool = ResourcePool::new(2, 1, 1).with_gpus(Gpus { count: 2, device: None });
+        pool.acquire(p(0), CPU);
+        assert!(!pool.fits(CPU), "`-j 1`");
+        pool.acquire(p(1), one);
+        assert!(pool.fits(one) && !pool.fits(Demand { gpus: 2, ..CPU }));
+        pool.acquire(p(2), one);
+        assert_eq!((pool.gpus(p(1)), pool.gpus(p(2)), pool.fits(one)), (&[0][..], &[1][..], false));
+        pool.release(p(1));
+        pool.acquire(p(3), one);
+        assert_eq!(pool.gpus(p(3)), [0]);
+        pool.release(p(0));
+        assert!(pool.fits(CPU), "programs with GPUs don't count as jobs");
+    }
+
+    #[test]
+    fn program_does_not_get_the_gpu_on_which_the_pipeline_computes() {
+        let (own, one) = (Demand { gpu: true, ..CPU }, Demand { gpus: 1, ..CPU });
+        let mut pool = ResourcePool::new(2, 4, 1).with_gpus(Gpus { count: 2, device: Some(0) });
+        pool.acquire(p(0), one);
+        assert_eq!(pool.gpus(p(0)), [1], "the pipeline's GPU is the last choice");
+        assert!(pool.fits(own));
+        pool.acquire(p(1), one);
+        assert!(!pool.fits(own));
+        pool.release(p(1));
+        pool.acquire(p(2), own);
+        assert!(!pool.fits(one));
     }
 
     #[test]

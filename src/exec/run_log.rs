@@ -116,7 +116,8 @@ impl<'a> RunLog<'a> {
     pub(crate) fn end(&self, ends: &[StageEnd], status: RunStatus) -> Result<()> {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         for (stage, end) in record.stages.iter_mut().zip(ends) {
-            stage.outcome = end.status;
+            let was_stopped = stage.outcome == StageStatus::Interrupted && end.status == StageStatus::Skipped;
+            stage.outcome = if was_stopped { StageStatus::Interrupted } else { end.status };
             if end.status == StageStatus::Executed {
                 stage.rate = self.context.spec.training_rate(end.point, stage.seconds, stage.resumed_at);
             }
@@ -144,16 +145,18 @@ impl<'a> RunLog<'a> {
     }
 
     fn remember(&self, event: &Event) {
-        let (stage, seconds, epoch) = match event {
-            Event::StageFinished { stage, seconds, .. } => (stage, Some(*seconds), None),
-            Event::Resumed { stage, epoch, .. } => (stage, None, Some(*epoch)),
-            _ => return,
+        let (Event::StageFinished { stage, .. } | Event::Resumed { stage, .. } | Event::StageInterrupted { stage, .. }) =
+            event
+        else {
+            return;
         };
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         let position = self.positions.get(stage.as_str()).copied();
-        if let Some(stage) = position.and_then(|position| record.stages.get_mut(position)) {
-            stage.seconds = seconds.unwrap_or(stage.seconds);
-            stage.resumed_at = epoch.or(stage.resumed_at);
+        let Some(stage) = position.and_then(|position| record.stages.get_mut(position)) else { return };
+        match event {
+            Event::StageFinished { seconds, .. } => stage.seconds = *seconds,
+            Event::Resumed { epoch, .. } => stage.resumed_at = Some(*epoch),
+            _ => stage.outcome = StageStatus::Interrupted,
         }
     }
 

@@ -142,6 +142,8 @@ pub(crate) enum Report {
     Failed(PointId, Failure),
     /// The point does not run because that other point failed.
     Skipped(PointId, PointId),
+    /// The result of the point is made without these inputs, which failed or were skipped.
+    Without(PointId, Vec<PointId>),
 }
 
 /// Why a point has no result.
@@ -338,6 +340,7 @@ impl RunState {
                 let Attempt { rung, fresh, .. } = attempt;
                 self.table.set(point, PointState::Running(attempt));
                 let options = StartOptions { rung, fresh, threads: self.table.own_threads(point) };
+                self.report_missing(point);
                 return self.commands.push(Command::Start(point, options));
             }
             _ if !is_current => self.requeue(point),
@@ -370,7 +373,7 @@ impl RunState {
             Ended::Made(stored) => {
                 // A result that does not count stays in the cache under its key.
                 let counts =
-                    self.rung_status(point) == RungStatus::Promoted && !self.table.is_outdated(&attempt.inputs);
+                    self.rung_status(point) == RungStatus::Promoted && !self.table.is_outdated(point, &attempt.inputs);
                 if counts { self.settle(point, stored, true) } else { self.requeue(point) }
             }
             Ended::AtRung(epoch) => {
@@ -400,6 +403,14 @@ impl RunState {
             }
         }
         self.unblock(point);
+    }
+
+    /// Reports the inputs that a point does without, if any.
+    fn report_missing(&mut self, point: PointId) {
+        let missing = self.table.missing_inputs(point);
+        if !missing.is_empty() {
+            self.commands.push(Command::Report(Report::Without(point, missing)));
+        }
     }
 
     /// Requeues the points that a point blocked.

@@ -17,8 +17,10 @@ use crate::exec::context::RunContext;
 use crate::exec::executor::local::LocalExecutor;
 use crate::exec::executor::{Executor, ExecutorEvent};
 use crate::exec::job::{Job, JobInput, StartOptions};
+use crate::exec::resources::gpus_for;
 use crate::exec::worker::Worker;
 use crate::id::PointId;
+use crate::key::InputDigest;
 use crate::store::{Options, ResultRecord, Store, new_run_id};
 
 /// The outcome of running one point again.
@@ -58,7 +60,7 @@ pub fn verify(context: &RunContext<'_>, points: &[PointId], sample: Option<Sampl
     let worker = Worker { context: *context, into: &into, run: &run, checkpoint_interval: Duration::MAX };
     let plan = planner.plan(&graph.upstream(points.iter().copied()))?;
     let records = planner.records(&plan)?.into_iter().map(|(point, record)| (point, Arc::new(record))).collect();
-    let cached = Cached { records, pruned: plan.pruned() };
+    let cached = Cached { records };
     for point in points {
         cached.check_class(context, *point)?;
     }
@@ -71,7 +73,6 @@ pub fn verify(context: &RunContext<'_>, points: &[PointId], sample: Option<Sampl
 /// The stored results of the points and of their inputs.
 struct Cached {
     records: BTreeMap<PointId, Arc<ResultRecord>>,
-    pruned: BTreeSet<PointId>,
 }
 
 impl Cached {
@@ -96,12 +97,19 @@ impl Cached {
     fn job(&self, context: &RunContext<'_>, point: PointId, stored: &ResultRecord) -> Result<Job> {
         let mut inputs = BTreeMap::new();
         for (role, input) in &context.point(point).inputs {
-            let members = input.points().iter().filter(|p| !self.pruned.contains(p));
+            // It was made without points that were pruned or missing then.
+            let was_read = |p: &&PointId| match stored.components.inputs.get(role) {
+                Some(InputDigest::Many(members)) => members.contains_key(context.name(**p)),
+                _ => true,
+            };
+            let members = input.points().iter().filter(was_read);
             let members = members.map(|p| Ok(JobInput { point: *p, record: self.record(context, *p)? }));
             inputs.insert(role.clone(), members.collect::<Result<_>>()?);
         }
         let options = StartOptions { fresh: true, ..StartOptions::default() };
-        Ok(Job { point, components: stored.components.clone(), inputs, kept: BTreeSet::new(), options })
+        let all: Vec<usize> = (0..context.gpus.len()).collect();
+        let gpus = gpus_for(context.point(point), context.gpus, &all)?;
+        Ok(Job { point, components: stored.components.clone(), inputs, kept: BTreeSet::new(), gpus, options })
     }
 }
 

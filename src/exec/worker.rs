@@ -192,6 +192,7 @@ impl<'a> Worker<'a> {
             streams: Streams::new(point.seed),
             precision: spec.pipeline.precision,
             device: &compute.device,
+            gpus: &job.gpus,
             scratch: folders.scratch.path(),
             base: &spec.base,
             mirror: folders.mirror.as_ref().map(Mirror::base),

@@ -44,7 +44,8 @@ pub struct Decision {
     pub components: Option<Components>,
     /// Its key. `None` while an input is unknown.
     pub key: Option<Key>,
-    /// The digest of its result, if that is in the cache. The point may still be pruned.
+    /// The digest of its result, if that is in the cache. The point may still be pruned, or made again with inputs that
+    /// are missing now.
     pub output: Option<Digest>,
     /// Why it is not a hit.
     pub reason: Option<Reason>,
@@ -85,31 +86,39 @@ impl Plan {
 pub struct ResolvedInputs {
     /// The digests of the results in the cache.
     pub outputs: BTreeMap<PointId, Digest>,
-    /// The points that are pruned. Lists of inputs leave them out.
-    pub pruned: BTreeSet<PointId>,
+    /// The points that have no result. Lists of inputs leave them out: points that are pruned and, for a list with
+    /// `missing = "skip"`, points that failed or were skipped.
+    pub left_out: BTreeSet<PointId>,
 }
 
 impl ResolvedInputs {
-    /// Whether an input has a result or is pruned.
+    /// Whether an input has a result or is left out.
     pub fn is_settled(&self, input: PointId) -> bool {
-        self.outputs.contains_key(&input) || self.pruned.contains(&input)
+        self.outputs.contains_key(&input) || self.left_out.contains(&input)
     }
 
-    /// Whether all points of one of this point's inputs are pruned.
-    pub fn has_only_pruned_inputs(&self, point: &Point) -> bool {
-        let is_left_out = |input: &PointInput| all_pruned(input.points(), |p| self.pruned.contains(&p));
-        !self.pruned.is_empty() && point.inputs.values().any(is_left_out)
+    /// Whether all points of one of this point's inputs are left out. In a plan, they are pruned.
+    pub fn leaves_an_input_empty(&self, point: &Point) -> bool {
+        let is_empty = |input: &PointInput| all_of(input.points(), |p| self.left_out.contains(&p));
+        !self.left_out.is_empty() && point.inputs.values().any(is_empty)
     }
 
     /// Adds what a decision makes known.
     pub(super) fn add(&mut self, decision: &Decision) {
         let hit = decision.output.filter(|_| decision.state == State::Hit);
         self.outputs.extend(hit.map(|output| (decision.point, output)));
-        self.pruned.extend((decision.state == State::Pruned).then_some(decision.point));
+        self.left_out.extend((decision.state == State::Pruned).then_some(decision.point));
+    }
+
+    /// Adds what a decision makes known, and a result of an undecided point.
+    pub(super) fn add_stored(&mut self, decision: &Decision) {
+        self.add(decision);
+        self.outputs.extend(decision.output.map(|output| (decision.point, output)));
     }
 }
 
-/// Whether an input has points and all of them are pruned. A point with such an input has no result.
-pub(crate) fn all_pruned(members: &[PointId], is_pruned: impl Fn(PointId) -> bool) -> bool {
-    !members.is_empty() && members.iter().all(|p| is_pruned(*p))
+/// Whether an input has points and this holds for all of them. A point has no result if all points of an input are
+/// pruned.
+pub(crate) fn all_of(members: &[PointId], holds: impl Fn(PointId) -> bool) -> bool {
+    !members.is_empty() && members.iter().all(|p| holds(*p))
 }

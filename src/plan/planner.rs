@@ -62,7 +62,7 @@ impl Planner<'_> {
         Ok(points.into_iter().zip(found).filter_map(|(point, record)| Some((point, record?))).collect())
     }
 
-    /// Decides about one point, without pruning. None of its inputs may consist of pruned points only. Also returns the
+    /// Decides about one point, without pruning. None of its inputs may be empty. Also returns the
     /// chain if the point is a training and its inputs are known. The chain is returned separately, so that a plan of
     /// many trainings does not keep all chains.
     ///
@@ -167,9 +167,9 @@ impl Planner<'_> {
             let of = |i: &PointId| known.outputs.get(i).copied().unwrap_or(UNKNOWN);
             let digest = match input {
                 PointInput::One(i) => InputDigest::One(of(i)),
-                PointInput::Many(list) => {
-                    let left = list.iter().filter(|i| !known.pruned.contains(i));
-                    InputDigest::Many(left.map(|i| (self.point(*i).name.clone(), of(i))).collect())
+                PointInput::Many { points, .. } => {
+                    let members = points.iter().filter(|i| !known.left_out.contains(i));
+                    InputDigest::Many(members.map(|i| (self.point(*i).name.clone(), of(i))).collect())
                 }
             };
             inputs.insert(role.clone(), digest);
@@ -293,7 +293,7 @@ impl Planner<'_> {
     /// The reason that a point gets if all points of one of its inputs are pruned.
     pub(crate) fn cause_of_leaving_out(&self, point: PointId, known: &ResolvedInputs) -> Cause {
         let inputs = self.spec.point(point).inputs.values().flat_map(PointInput::points);
-        let pruned = inputs.filter(|p| known.pruned.contains(p));
+        let pruned = inputs.filter(|p| known.left_out.contains(p));
         Cause::LeftOut { stages: pruned.map(|p| self.spec.point(*p).name.clone()).collect() }
     }
 }

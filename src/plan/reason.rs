@@ -78,6 +78,11 @@ pub enum Cause {
         /// The names of these points.
         stages: Vec<String>,
     },
+    /// Its result in the cache was made without these points, which have no result. They run first.
+    Missing {
+        /// The names of these points.
+        stages: Vec<String>,
+    },
     /// It is trained to a rung and then compared with the points before it.
     Compared {
         /// The rung.
@@ -143,6 +148,7 @@ impl Cause {
             Self::Input { .. } => "input",
             Self::File { .. } => "file",
             Self::Upstream { .. } => "upstream",
+            Self::Missing { .. } => "missing",
             Self::Compared { .. } => "compared",
             Self::Pruned { .. } => "pruned",
             Self::LeftOut { .. } => "left-out",
@@ -190,6 +196,7 @@ impl fmt::Display for Cause {
                 write!(f, "{what} {name} changed")
             }
             Self::Upstream { stages } => write!(f, "after {}", some_of(stages)),
+            Self::Missing { stages } => write!(f, "cached without {}", some_of(stages)),
             Self::Compared { epoch } => write!(f, "compared after epoch {epoch}"),
             Self::Pruned { epoch, figure, value, place, of, best } => {
                 let promoted = if *best == 1 {
@@ -223,7 +230,8 @@ fn differing_parts(old: &[Value], new: &[Value]) -> (String, String) {
     (part(old), part(new))
 }
 
-fn some_of(names: &[String]) -> String {
+/// The first names, and how many more there are.
+pub(crate) fn some_of(names: &[String]) -> String {
     const SHOWN: usize = 3;
     let mut text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {

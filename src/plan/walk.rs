@@ -62,14 +62,18 @@ impl Planner<'_> {
 
     fn decide_all(&self, points: &[PointFiles]) -> Result<Vec<Decision>> {
         let decisions = self.store.look(|look| {
-            let mut known = ResolvedInputs::default();
+            let (mut known, mut stored) = (ResolvedInputs::default(), ResolvedInputs::default());
             let mut decisions = Vec::with_capacity(points.len());
             for (point, contents) in points {
                 let decision = match contents {
-                    Some(contents) => self.decide_with(look, *point, &known, contents)?.0,
+                    Some(contents) => {
+                        let decide = |known: &ResolvedInputs| self.decide_with(look, *point, known, contents);
+                        self.decide_on_stored(*point, &known, &stored, decide)?.0
+                    }
                     None => Decision::miss(*point, None),
                 };
                 known.add(&decision);
+                stored.add_stored(&decision);
                 decisions.push(decision);
             }
             Ok(decisions)
@@ -94,43 +98,77 @@ impl Planner<'_> {
     /// Decides about points in plan order and prunes. Opens the index for each point, because the values of other
     /// points are read in between.
     fn decide_and_prune(&self, points: &[PointFiles], bracket: &mut Bracket) -> Result<Vec<Decision>> {
-        let mut known = ResolvedInputs::default();
-        // Also has the results of undecided points, so that results that were made from them are found.
-        let mut stored = ResolvedInputs::default();
+        let (mut known, mut stored) = (ResolvedInputs::default(), ResolvedInputs::default());
         let mut decisions = Vec::with_capacity(points.len());
         for (point, contents) in points {
             let decision = match contents {
-                _ if known.has_only_pruned_inputs(self.spec.point(*point)) => self.without_inputs(*point, &known),
+                _ if known.leaves_an_input_empty(self.spec.point(*point)) => self.without_inputs(*point, &known),
                 Some(contents) => {
                     let decide = |known: &ResolvedInputs| {
                         self.store.look(|look| self.decide_with(look, *point, known, contents))
                     };
-                    let (mut decision, mut chain) = decide(&known)?;
-                    if decision.key.is_none() && self.may_use_undecided_results(*point, &known, &stored) {
-                        let (found, chain_of_found) = decide(&stored)?;
-                        if found.output.is_some() {
-                            decision = Decision { state: State::Maybe, reason: decision.reason, ..found };
-                            chain = chain_of_found;
-                        }
-                    }
+                    let (decision, chain) = self.decide_on_stored(*point, &known, &stored, decide)?;
                     self.pruned(decision, &chain, bracket)?
                 }
                 None => Decision::miss(*point, None),
             };
             known.add(&decision);
-            stored.add(&decision);
-            stored.outputs.extend(decision.output.map(|output| (*point, output)));
+            stored.add_stored(&decision);
             decisions.push(decision);
         }
         Ok(decisions)
     }
 
-    /// Whether a point may read stored results of undecided points, but none of them in a list, which pruning may still
-    /// shorten.
-    fn may_use_undecided_results(&self, point: PointId, known: &ResolvedInputs, stored: &ResolvedInputs) -> bool {
-        let undecided = |p: &PointId| stored.outputs.contains_key(p) && !known.is_settled(*p);
-        let lists = self.spec.point(point).inputs.values().filter(|input| matches!(input, PointInput::Many(_)));
-        stored.outputs.len() > known.outputs.len() && !lists.flat_map(PointInput::points).any(undecided)
+    /// Decides about a point. If some of its inputs are not known, looks for the result that was made from what the
+    /// cache has of them: `stored` also has the results of undecided points.
+    fn decide_on_stored<E>(
+        &self,
+        point: PointId,
+        known: &ResolvedInputs,
+        stored: &ResolvedInputs,
+        decide: impl Fn(&ResolvedInputs) -> Result<(Decision, StateChain), E>,
+    ) -> Result<(Decision, StateChain), E> {
+        let (decision, chain) = decide(known)?;
+        let inputs = if decision.key.is_none() { self.stored_inputs(point, known, stored) } else { None };
+        let Some(inputs) = inputs else { return Ok((decision, chain)) };
+        let (found, chain_of_found) = decide(&inputs)?;
+        if found.output.is_none() {
+            return Ok((decision, chain));
+        }
+        let missing = inputs.left_out.difference(&known.left_out).map(|p| self.point(*p).name.clone());
+        let missing: Vec<String> = missing.collect();
+        let reason = match (missing.is_empty(), decision.reason) {
+            (false, _) => Some(Reason::new(vec![Cause::Missing { stages: missing }])),
+            (true, reason) => reason,
+        };
+        Ok((Decision { state: State::Maybe, reason, ..found }, chain_of_found))
+    }
+
+    /// The inputs of a point as far as the cache has them. Lists with `missing = "skip"` leave out the rest. `None` if
+    /// the cache lacks an input, or if pruning may still shorten a list.
+    fn stored_inputs(&self, point: PointId, known: &ResolvedInputs, stored: &ResolvedInputs) -> Option<ResolvedInputs> {
+        let mut inputs = ResolvedInputs::default();
+        for input in self.point(point).inputs.values() {
+            let may_be_shortened = self.spec.prune.is_some() && matches!(input, PointInput::Many { .. });
+            let mut is_empty = true;
+            for member in input.points() {
+                match stored.outputs.get(member) {
+                    Some(_) if may_be_shortened && !known.is_settled(*member) => return None,
+                    Some(output) => {
+                        inputs.outputs.insert(*member, *output);
+                        is_empty = false;
+                    }
+                    None if input.skips_missing() || known.left_out.contains(member) => {
+                        inputs.left_out.insert(*member);
+                    }
+                    None => return None,
+                }
+            }
+            if is_empty {
+                return None;
+            }
+        }
+        Some(inputs)
     }
 
     /// Applies pruning to a decision.

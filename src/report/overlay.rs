@@ -8,12 +8,24 @@ use super::html::{Cell, Html, Table, duration, html, number};
 use super::run::{RunOverlay, StageOverlay, word};
 use crate::status::StageStatus;
 
+/// Where the content of a page begins.
+pub(super) const MAIN: &str = "<main>\n";
 /// Where the overlay goes.
 pub(super) const MARKER: &str = "<!--vadpipe:run-->";
 
-/// The page with the run inserted; unchanged if it has no marker.
+/// The page with the run inserted; unchanged if it has no marker. Points that are missing are named at the top.
 pub fn overlay(page: &str, run: &RunOverlay) -> String {
-    page.replacen(MARKER, &section(run), 1)
+    let page = page.replacen(MARKER, &section(run), 1);
+    if run.missing.is_empty() {
+        return page;
+    }
+    page.replacen(MAIN, &html!("{}{}", Html::constant(MAIN), missing(run)).into_string(), 1)
+}
+
+fn missing(run: &RunOverlay) -> Html {
+    let points =
+        run.missing.iter().map(|(name, status)| html!("{0} <span class=\"state {1}\">{1}</span>", name, word(*status)));
+    html!("<p class=\"note\" id=\"missing\"><strong>Not in this report:</strong> {}</p>\n", Html::join(points, ", "))
 }
 
 fn section(run: &RunOverlay) -> Html {

@@ -22,6 +22,8 @@ pub struct RunOverlay {
     pub version: String,
     /// Its points, in plan order.
     pub stages: Vec<StageOverlay>,
+    /// The points that this page gathers without, and how each ended.
+    pub missing: Vec<(String, StageStatus)>,
 }
 
 /// A point of a run.

@@ -161,6 +161,7 @@ impl Bench {
             streams: Streams::new(0),
             precision: Precision::F32,
             device: &Device::Cpu,
+            gpus: &[],
             scratch: &self.scratch,
             base: &self.base,
             mirror: None,

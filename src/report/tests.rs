@@ -214,6 +214,7 @@ fn run() -> RunOverlay {
         threads: 2,
         version: "0.1.0".into(),
         stages,
+        missing: Vec::new(),
     }
 }
 

@@ -134,7 +134,11 @@ impl Links<'_> {
                 }
                 found.extend(points);
             }
-            let found = if input.list { PointInput::Many(found) } else { PointInput::One(*found.first()?) };
+            let skips_missing = input.skips_missing;
+            let found = match input.list {
+                true => PointInput::Many { points: found, skips_missing },
+                false => PointInput::One(*found.first()?),
+            };
             inputs.insert(input.role.clone(), found);
         }
         Some(())

@@ -165,8 +165,13 @@ impl fmt::Debug for Point {
 pub enum PointInput {
     /// One point.
     One(PointId),
-    /// A list of different points in the order of the file. Their names are their labels.
-    Many(Vec<PointId>),
+    /// A list.
+    Many {
+        /// Different points in the order of the file. Their names are their labels.
+        points: Vec<PointId>,
+        /// Whether it leaves out points that failed or were skipped (`missing = "skip"`).
+        skips_missing: bool,
+    },
 }
 
 impl PointInput {
@@ -174,8 +179,13 @@ impl PointInput {
     pub fn points(&self) -> &[PointId] {
         match self {
             Self::One(point) => std::slice::from_ref(point),
-            Self::Many(points) => points,
+            Self::Many { points, .. } => points,
         }
+    }
+
+    /// Whether it is a list that leaves out points that failed or were skipped.
+    pub fn skips_missing(&self) -> bool {
+        matches!(self, Self::Many { skips_missing: true, .. })
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! An input is written `stage`, or `stage@axis=value` to fix a coordinate; the reading stage gets all other axes of the
 //! input. A list can also hold `stage@axis=*`, which gathers over this axis, and `stage@*`, which gathers over all
-//! axes.
+//! axes. A list can also be written `{ from = […], missing = "skip" }`: it then leaves out points that failed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::errors::{check_name, suggest};
 use super::matrix::Matrix;
 use super::template::{Scope, mentions, part_of};
-use crate::diagnostic::{Diagnostics, Origin, Sources};
+use crate::diagnostic::{Diagnostics, Origin, Sources, nearest};
 use crate::id::{AxisId, PointName, StageId};
 use crate::stage::{Registry, StageKind};
 use crate::value::{Data, Entry, Node, Table};
@@ -55,6 +55,8 @@ pub(super) struct DraftInput {
     pub(super) origin: Origin,
     /// Whether it is written as a list.
     pub(super) list: bool,
+    /// Whether a list leaves out points that failed or were skipped.
+    pub(super) skips_missing: bool,
     /// The stages in it.
     pub(super) members: Vec<Member>,
 }
@@ -204,23 +206,31 @@ impl<'a> Reader<'a> {
             diagnostics.error(&node.origin, message).help("inputs = { role = \"stage\" }");
             return None;
         };
-        let mut inputs = Vec::new();
+        let (mut inputs, mut readable) = (Vec::new(), true);
         for entry in &roles.0 {
             check_name("a role", &entry.name, &entry.name_origin, diagnostics);
-            let (list, nodes) = match &entry.node.data {
+            let from = match &entry.node.data {
+                Data::Table(table) => gathering(entry, table, diagnostics),
+                _ => Some((&entry.node, false)),
+            };
+            let Some((from, skips_missing)) = from else {
+                readable = false;
+                continue;
+            };
+            let (list, nodes) = match &from.data {
                 Data::List(items) => (true, items.iter().collect()),
-                _ => (false, vec![&entry.node]),
+                _ => (false, vec![from]),
             };
             if nodes.is_empty() {
                 let message = format!("the list of input `{}` is empty", entry.name);
-                diagnostics.error(&entry.node.origin, message).help("remove the role, or name a stage");
+                diagnostics.error(&from.origin, message).help("remove the role, or name a stage");
             }
             let members: Vec<Member> =
                 nodes.into_iter().filter_map(|n| self.member(reader, n, list, diagnostics)).collect();
-            let (role, role_origin) = (entry.name.clone(), entry.name_origin.clone());
-            inputs.push(DraftInput { role, role_origin, origin: entry.node.origin.clone(), list, members });
+            let (role, role_origin, origin) = (entry.name.clone(), entry.name_origin.clone(), from.origin.clone());
+            inputs.push(DraftInput { role, role_origin, origin, list, skips_missing, members });
         }
-        Some(inputs)
+        readable.then_some(inputs)
     }
 
     fn member(&self, reader: StageId, node: &Node, list: bool, diagnostics: &mut Diagnostics) -> Option<Member> {
@@ -258,6 +268,51 @@ impl<'a> Reader<'a> {
         let pick = |value: String| if value == "*" { Pick::All } else { Pick::Value(value) };
         Some(found.into_iter().map(|(axis, value)| (axis, pick(value))).collect())
     }
+}
+
+/// The list in an input that is written as a table, `{ from = […], missing = "skip" }`, and whether it leaves out
+/// points that failed. `None` after an error.
+fn gathering<'a>(entry: &Entry, table: &'a Table, diagnostics: &mut Diagnostics) -> Option<(&'a Node, bool)> {
+    const FIELDS: [&str; 2] = ["from", "missing"];
+    let before = diagnostics.0.len();
+    for field in table.0.iter().filter(|field| !FIELDS.contains(&field.name.as_str())) {
+        let message = format!("unknown field `{}` in the input `{}`", field.name, entry.name);
+        suggest(diagnostics, &field.name_origin, message, &field.name, FIELDS.into_iter());
+    }
+    let from = table.get("from");
+    match from {
+        None if diagnostics.0.len() == before => {
+            let message = format!("the input `{}` does not say what it gathers", entry.name);
+            let help = format!("{} = {{ from = [\"STAGE@*\"], missing = \"skip\" }}", entry.name);
+            diagnostics.error(&entry.node.origin, message).help(help);
+        }
+        Some(Node { data: Data::Text(stage), origin }) => {
+            let message = "`from` must be a list: only a list can leave out points that are missing";
+            diagnostics.error(origin, message).help(format!("from = [\"{stage}\"]"));
+        }
+        Some(node) if !matches!(node.data, Data::List(_)) => {
+            let message = format!("`from` must be a list of stages, not {}", node.data.describe());
+            diagnostics.error(&node.origin, message);
+        }
+        _ => {}
+    }
+    let missing = table.get("missing");
+    match missing.map(|node| (&node.data, &node.origin)) {
+        None => {}
+        Some((Data::Text(word), _)) if word == "skip" => {}
+        Some((Data::Text(word), origin)) => {
+            let help = match nearest(word, ["skip"]) {
+                Some(_) => "did you mean `skip`?",
+                None => "write `missing = \"skip\"`",
+            };
+            diagnostics.error(origin, format!("`missing` can't be {word:?}")).help(help);
+        }
+        Some((other, origin)) => {
+            let message = format!("`missing` must be \"skip\", not {}", other.describe());
+            diagnostics.error(origin, message);
+        }
+    }
+    from.filter(|_| diagnostics.0.len() == before).map(|from| (from, missing.is_some()))
 }
 
 /// A placeholder for a stage that is not a table. That error was reported.

@@ -146,9 +146,9 @@ pub(super) fn shown(spec: &Spec, point: &Point) -> String {
         .iter()
         .map(|(role, input)| match input {
             PointInput::One(i) => format!("{role}: {}", spec.point(*i).name),
-            PointInput::Many(is) => {
-                let names: Vec<&str> = is.iter().map(|i| spec.point(*i).name.as_str()).collect();
-                format!("{role}: [{}]", names.join(", "))
+            PointInput::Many { points, skips_missing } => {
+                let names: Vec<&str> = points.iter().map(|i| spec.point(*i).name.as_str()).collect();
+                format!("{role}: [{}]{}", names.join(", "), if *skips_missing { " or fewer" } else { "" })
             }
         })
         .collect();

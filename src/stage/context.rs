@@ -317,6 +317,8 @@ pub struct Context<'a> {
     pub precision: Precision,
     /// Where to compute.
     pub device: &'a Device,
+    /// The GPUs that its program gets, as many as [`super::Stage::gpus`], named as in `CUDA_VISIBLE_DEVICES`.
+    pub gpus: &'a [String],
     /// An empty folder of its own, removed afterwards.
     pub scratch: &'a Path,
     /// The folder of the pipeline file: relative paths start there.

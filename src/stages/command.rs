@@ -9,7 +9,8 @@
 //! paths = { images = "data/images" }   # files and folders as inputs, by their content
 //! sources = ["scripts/helpers.py"]     # more files, or folders, that change the result
 //! env = ["OMP_NUM_THREADS"]            # handed through if set; the values are in the key
-//! pass_env = ["CUDA_VISIBLE_DEVICES"]  # handed through if set; not in the key
+//! pass_env = ["WANDB_API_KEY"]         # handed through if set; not in the key
+//! gpus = 1                             # GPUs of its own, named in its CUDA_VISIBLE_DEVICES; not in the key
 //! home = "user"                        # the user's HOME; "scratch", the default: an empty folder
 //! timeout_seconds = 600                # 0, the default, means none
 //! retries = 2                          # starts the program again after a failure; 0, the default, does not
@@ -27,7 +28,8 @@
 //! - `{outputs.ROLE}`: the file or the folder for an output.
 //! - `{metrics}`: the file for an optional JSON object of numbers. `NaN`, `Infinity` and `-Infinity` are numbers, too.
 //! - `{seed}`: the seed of the stage. It is in the key if argv contains it.
-//! - `{device}`: `cpu`, or `cuda:0` with the number of the GPU. It is not in the key.
+//! - `{device}`: `cpu`, or `cuda:0` with the number of the GPU. With `gpus`, it is `cuda:0`, the first of the program's
+//!   own. It is not in the key.
 //! - `{checkpoint}`: a folder that survives a kill, an interruption and a failure until the result is stored. The
 //!   program finds there what it saved before, and continues from it. The folder belongs to the key: after a change,
 //!   also of a file that the program read, it is empty. `-f` empties it, too. `VADPIPE_CHECKPOINT` has the same path.
@@ -37,9 +39,9 @@
 //!   original folder afterwards. `{base}/PATH` is the original, unless `PATH` was copied.
 //!
 //! Other braces are not changed. In a shell script, paths are quoted if necessary. The environment contains only
-//! `PATH`, the variables in `env` and `pass_env`, `HOME` and `TMPDIR` (a scratch folder), `VADPIPE_INPUTS`,
-//! `VADPIPE_OUTPUTS`, `VADPIPE_METRICS`, `VADPIPE_SCRATCH`, `VADPIPE_DEPFILE`, and for Python `PYTHONPATH` (see below)
-//! and `PYTHONDONTWRITEBYTECODE`.
+//! `PATH`, the variables in `env` and `pass_env`, with `gpus` `CUDA_VISIBLE_DEVICES`, `HOME` and `TMPDIR` (a scratch
+//! folder), `VADPIPE_INPUTS`, `VADPIPE_OUTPUTS`, `VADPIPE_METRICS`, `VADPIPE_SCRATCH`, `VADPIPE_DEPFILE`, and for
+//! Python `PYTHONPATH` (see below) and `PYTHONDONTWRITEBYTECODE`.
 //!
 //! **Output.** The tensors of a `.safetensors` output keep their names if it is the only such output; otherwise they
 //! are named `ROLE.NAME`. Every other output becomes a file of the artifact under its file name, and the files of a
@@ -50,7 +52,7 @@
 //! `env`. The contents in the key are the files of `sources`, the files next to the pipeline that argv names, and the
 //! values of `env`. A word of argv that names a file is replaced by the path of its copy in the mirror. The program
 //! itself counts as a file only if its name contains a `/`, and a word of a script only if it contains a `/` or a `.`.
-//! `PATH`, the time-out and `retries` are not in the key.
+//! `PATH`, the time-out, `retries` and `gpus` are not in the key.
 //!
 //! **Files that the program reads** besides these enter the key after the run, if they belong to the project: see
 //! [`Context::dep_file`]. The program runs again when one of them changes. A Python program needs nothing for this: a
@@ -116,6 +118,10 @@ impl Stage for Command {
 
     fn program(&self) -> Option<String> {
         self.program.found_in_path()
+    }
+
+    fn gpus(&self) -> usize {
+        self.program.gpus()
     }
 
     fn uses_checkpoint(&self) -> bool {

@@ -1,6 +1,7 @@
 //! A program that a stage runs: its arguments, its environment, its files. Shared by `command` and `train-command`.
 
 mod folders;
+mod gpus;
 mod inputs;
 mod outputs;
 mod process;
@@ -24,8 +25,8 @@ pub(super) use self::outputs::{MAX_METRIC_NAME, check_space, collect, number};
 pub(super) use self::process::Watch;
 pub(crate) use self::process_tree::supervise_with;
 pub(super) use self::read_only::ReadOnly;
-pub(super) use self::values::{as_json, value_table};
 pub(crate) use self::supervisor::{SUPERVISE, supervise};
+pub(super) use self::values::{as_json, value_table};
 use crate::diagnostic::nearest;
 use crate::key::{Digest, Hash};
 use crate::stage::{Context, Files, Params, StageError};
@@ -45,6 +46,8 @@ pub(super) struct Program {
     timeout: Option<Duration>,
     /// How often the program is started again after it failed.
     retries: i64,
+    /// How many GPUs the program gets for itself.
+    gpus: usize,
     shell: bool,
 }
 
@@ -109,6 +112,7 @@ impl Program {
                 params.error(list, message, help);
             }
         }
+        let gpus = gpus::read(params, [("env", &env), ("pass_env", &pass_env)]);
         params.describe("the longest time; 0 means none");
         let timeout = params.int_unhashed("timeout_seconds", 0, 0..=31_536_000);
         params.describe("how often the program is started again after a failure");
@@ -119,12 +123,17 @@ impl Program {
         let keeps_home = params.choice_added("home", defaults.home, HOMES);
         check_placeholders(params, &argv, &outputs, &paths);
         let timeout = u64::try_from(timeout).ok().filter(|s| *s > 0).map(Duration::from_secs);
-        Self { argv, outputs, paths, sources, env, pass_env, keeps_home, timeout, retries, shell }
+        Self { argv, outputs, paths, sources, env, pass_env, keeps_home, timeout, retries, gpus, shell }
     }
 
     /// Whether argv contains the placeholder.
     pub(super) fn has_placeholder(&self, name: &str) -> bool {
         self.argv.iter().any(|word| words::has_placeholder(word, name))
+    }
+
+    /// See [`crate::stage::Stage::gpus`].
+    pub(super) fn gpus(&self) -> usize {
+        self.gpus
     }
 
     /// Paths below the output folder, by role.
@@ -240,7 +249,7 @@ impl Program {
             outputs: &self.outputs,
             paths: &self.paths,
             seed: context.streams.seed(),
-            device: context.device,
+            device: gpus::device(context),
             checkpoint: start.checkpoint,
         };
         let words = self.argv.iter().enumerate();
@@ -263,6 +272,7 @@ impl Program {
                 environment.insert(name.to_owned(), value);
             }
         }
+        gpus::set_variable(context, &mut environment);
         environment.insert("VADPIPE_INPUTS".to_owned(), folders.inputs.clone().into());
         environment.insert("VADPIPE_SCRATCH".to_owned(), folders.scratch.clone().into());
         environment.extend(start.variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));

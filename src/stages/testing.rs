@@ -163,6 +163,7 @@ impl Bench {
             streams: Streams::new(7),
             precision: self.precision,
             device: &self.device,
+            gpus: &[],
             scratch: nowhere,
             base: nowhere,
             mirror: None,

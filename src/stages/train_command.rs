@@ -112,6 +112,10 @@ impl Stage for TrainCommand {
         self.program.found_in_path()
     }
 
+    fn gpus(&self) -> usize {
+        self.program.gpus()
+    }
+
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
         Processes::create(self, context)?.run()
     }

@@ -37,6 +37,9 @@ fn ctrl_c_saves_a_state_and_the_next_run_continues_from_it() {
     assert!(interrupted.elapsed() < Duration::from_secs(5), "it stops quickly: {:?}", interrupted.elapsed());
     let status = stopped.vadpipe(["status", "p.toml"]);
     assert!(status.stdout.contains("interrupted"), "{}", status.stdout);
+    let log = stopped.vadpipe(["log", "last"]).stdout;
+    let outcome = |name: &str| log.lines().find(|line| line.starts_with(name)).map(str::to_owned).unwrap_or_default();
+    assert!(outcome("ad ").contains("interrupted") && outcome("data ").contains("executed"), "{log}");
     let again = stopped.run(&["ad"]);
     assert_eq!(again.of_kind("resumed").count(), 1);
     undisturbed.run(&["ad"]);

@@ -63,8 +63,8 @@ pub(super) fn of_project(project: &Project, ui: &Ui) -> Result<BTreeMap<PointId,
         let of = |i: &PointId| identity.get(i).copied().unwrap_or(Digest([0; 32]));
         let digest = |input: &PointInput| match input {
             PointInput::One(i) => InputDigest::One(of(i)),
-            PointInput::Many(list) => {
-                InputDigest::Many(list.iter().map(|i| (project.name(*i).to_owned(), of(i))).collect())
+            PointInput::Many { points, .. } => {
+                InputDigest::Many(points.iter().map(|i| (project.name(*i).to_owned(), of(i))).collect())
             }
         };
         let components = Components {

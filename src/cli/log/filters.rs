@@ -56,7 +56,7 @@ const STATUSES: [(Status, &str); 9] = [
     (Status::Stage(StageStatus::Failed), "Stages that failed"),
     (
         Status::Stage(StageStatus::Skipped),
-        "Stages that did not run, because a stage that they need failed or the run was interrupted",
+        "Stages that did not run, because a stage that they need failed or the run was interrupted first",
     ),
     (Status::Stage(StageStatus::Pruned), "Stages that were pruned, or that depend only on pruned points"),
     (Status::Run(RunStatus::Ok.word()), "Runs that succeeded"),

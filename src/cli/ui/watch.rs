@@ -14,6 +14,7 @@ use super::progress::{Board, last_line};
 use super::{DIM, GREEN, RED, Ui, YELLOW, figure, output_failed, paint, screen, seconds, shorten};
 use crate::error::Result;
 use crate::event::{Event, Listener};
+use crate::plan::some_of;
 use crate::status::RunStatus;
 
 /// A listener that prints the events of a run.
@@ -202,6 +203,9 @@ impl Watch {
             }
             Event::StageSkipped { stage, because } => {
                 self.line(YELLOW, "skipped", &format!("{stage}: needs {because}"));
+            }
+            Event::InputsMissing { stage, missing } => {
+                self.line(YELLOW, "partial", &format!("{stage}: without {}", some_of(missing)));
             }
             _ => {}
         }

@@ -72,19 +72,44 @@ pub(crate) struct Attempt {
 /// The inputs of a point when it starts. They may be replaced while it runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Snapshot {
-    /// The digests of the inputs, and the pruned ones.
+    /// The digests of the inputs, and those that are left out.
     pub resolved: ResolvedInputs,
     /// How often each input had been repaired.
     pub repairs: BTreeMap<PointId, u32>,
 }
 
-impl PointState {
-    /// The digest of its result. `Some(None)` if it is pruned. `None` if that is not known yet.
-    pub(crate) fn resolution(&self) -> Option<Option<Digest>> {
+/// What a point is to the points that read it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Resolution {
+    /// Not known yet.
+    Unknown,
+    /// It has a result with this digest.
+    Output(Digest),
+    /// It is pruned. All lists leave it out.
+    Pruned,
+    /// It failed, or was skipped because another point failed. Lists with `missing = "skip"` leave it out.
+    Missing,
+}
+
+impl Resolution {
+    /// Whether a point that reads it can start, as far as this input is concerned. `skips_missing`: it can do without.
+    pub(crate) fn is_enough(self, skips_missing: bool) -> bool {
         match self {
-            Self::Done(done) => Some(Some(done.output)),
-            Self::Pruned(_) => Some(None),
-            _ => None,
+            Self::Unknown => false,
+            Self::Output(_) | Self::Pruned => true,
+            Self::Missing => skips_missing,
+        }
+    }
+}
+
+impl PointState {
+    /// What this point is to the points that read it.
+    pub(crate) fn resolution(&self) -> Resolution {
+        match self {
+            Self::Done(done) => Resolution::Output(done.output),
+            Self::Pruned(_) => Resolution::Pruned,
+            Self::Failed | Self::Refused | Self::Skipped(Some(_)) => Resolution::Missing,
+            _ => Resolution::Unknown,
         }
     }
 

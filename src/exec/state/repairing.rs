@@ -93,7 +93,7 @@ impl RunState {
             self.withdraw(point);
         }
         for point in pruned {
-            self.make_ready(point);
+            self.requeue(point);
         }
         self.requeue_decided();
     }

@@ -1,4 +1,7 @@
 //! The consequences of the end of a point: its dependents become ready, or are skipped or pruned.
+//!
+//! A point that failed or was skipped is *missing*. Points that need it are skipped. Lists with `missing = "skip"` do
+//! without it: they have the members that are not missing, as if the others were not in the pipeline.
 
 use super::point::{Done, PointState};
 use super::{Command, Failure, PruneCause, Report, RunState};
@@ -8,6 +11,7 @@ use crate::key::{Key, StoredResult};
 impl RunState {
     /// Handles a result that was in the cache.
     pub(super) fn settle_cached(&mut self, point: PointId, stored: StoredResult) {
+        self.report_missing(point);
         self.commands.push(Command::Report(Report::Cached(point, stored.key)));
         self.settle(point, stored, false);
     }
@@ -24,7 +28,7 @@ impl RunState {
         }
     }
 
-    /// Makes a point ready if it waits and all its inputs are resolved.
+    /// Makes a point ready if it waits and all its inputs are resolved. Prunes or skips it if one of them is empty.
     pub(super) fn make_ready(&mut self, point: PointId) {
         if *self.table.state(point) != PointState::Waiting || !self.table.has_inputs(point) {
             return;
@@ -32,6 +36,8 @@ impl RunState {
         if self.table.has_only_pruned_inputs(point) {
             let cause = PruneCause::LeftOut(self.table.pruned_inputs(point));
             self.prune(point, None, cause);
+        } else if let Some(because) = self.table.emptied_by(point) {
+            self.skip(point, Some(because));
         } else {
             self.table.set(point, PointState::Ready);
         }
@@ -54,41 +60,79 @@ impl RunState {
     /// The failed point that prevents this point from running, if any. `Some(None)` if an input was skipped because the
     /// run was stopped.
     fn failed_input(&self, point: PointId) -> Option<Option<PointId>> {
-        self.table.inputs(point).iter().find_map(|input| match self.table.state(*input) {
+        let required = |input: &PointId| match self.table.state(*input) {
+            PointState::Skipped(None) => Some(None),
+            _ if self.table.skips_missing(point, *input) => None,
             PointState::Failed | PointState::Refused => Some(Some(*input)),
             PointState::Skipped(because) => Some(*because),
             _ => None,
-        })
+        };
+        let failed = self.table.inputs(point).iter().find_map(required);
+        failed.or_else(|| self.table.emptied_by(point).map(Some))
     }
 
-    /// Skips a point and its pending dependents because another point failed.
+    /// Skips a point and the pending points that need it because another point failed.
     fn skip(&mut self, point: PointId, because: Option<PointId>) {
-        let mut open = vec![point];
-        while let Some(point) = open.pop() {
-            self.table.set(point, PointState::Skipped(because));
-            self.unblock(point);
-            let Some(because) = because else { return };
-            self.commands.push(Command::Report(Report::Skipped(point, because)));
-            if let (Some(bracket), PointState::Failed) = (&mut self.bracket, self.table.state(because)) {
-                bracket.fail(point);
-            }
-            open.extend(self.pending_dependents(point));
+        self.mark_skipped(point, because);
+        if let Some(because) = because {
+            self.skip_dependents(point, because);
         }
     }
 
-    /// The dependents that have not started, the last in plan order first.
-    fn pending_dependents(&self, point: PointId) -> impl Iterator<Item = PointId> {
-        let dependents = self.table.dependents(point).into_iter().rev();
-        dependents.filter(|dependent| self.table.state(*dependent).is_pending())
+    fn mark_skipped(&mut self, point: PointId, because: Option<PointId>) {
+        self.table.set(point, PointState::Skipped(because));
+        self.unblock(point);
+        let Some(because) = because else { return };
+        self.commands.push(Command::Report(Report::Skipped(point, because)));
+        if let (Some(bracket), PointState::Failed) = (&mut self.bracket, self.table.state(because)) {
+            bracket.fail(point);
+        }
     }
 
-    /// Starts over with a skipped point if none of its inputs is failed or skipped any more.
+    /// Skips the pending points that need a point without a result, and the points that need these.
+    fn skip_dependents(&mut self, point: PointId, because: PointId) {
+        let mut open = self.go_on_without(point, because);
+        while let Some((point, because)) = open.pop() {
+            if self.table.state(point).is_pending() {
+                self.mark_skipped(point, Some(because));
+                open.extend(self.go_on_without(point, because));
+            }
+        }
+    }
+
+    /// Makes the dependents ready that waited for a point and do without it. Returns the pending dependents that can't
+    /// run without it, the last in plan order first, and the failed point behind each.
+    fn go_on_without(&mut self, point: PointId, because: PointId) -> Vec<(PointId, PointId)> {
+        let mut stopped = Vec::new();
+        for dependent in self.table.dependents(point).into_iter().rev() {
+            if !self.table.state(dependent).is_pending() {
+                continue;
+            }
+            let is_last = self.table.has_inputs(dependent) && !self.table.has_only_pruned_inputs(dependent);
+            if !self.table.skips_missing(dependent, point) {
+                stopped.push((dependent, because));
+            } else if let Some(because) = is_last.then(|| self.table.emptied_by(dependent)).flatten() {
+                stopped.push((dependent, because));
+            } else {
+                self.make_ready(dependent);
+            }
+        }
+        stopped
+    }
+
+    /// Starts over with a skipped point if none of its inputs is failed or skipped any more, and with points that did
+    /// without it.
     fn unskip(&mut self, point: PointId) {
         let mut open = vec![point];
         while let Some(point) = open.pop() {
             if matches!(self.table.state(point), PointState::Skipped(Some(_))) && self.failed_input(point).is_none() {
                 self.requeue(point);
-                open.extend(self.table.dependents(point));
+                for dependent in self.table.dependents(point) {
+                    if self.table.skips_missing(dependent, point) {
+                        self.withdraw(dependent);
+                    }
+                    open.push(dependent);
+                }
             }
         }
     }
@@ -119,7 +163,7 @@ impl RunState {
         }
     }
 
-    /// Fails a point and skips its pending dependents.
+    /// Fails a point and skips the pending points that need it.
     pub(super) fn fail(&mut self, point: PointId, failure: Failure) {
         self.failed = true;
         self.stopping |= !self.policy.keep_going;
@@ -130,11 +174,7 @@ impl RunState {
         if let Some(bracket) = self.bracket.as_mut().filter(|_| !is_refused) {
             bracket.fail(point);
         }
-        for dependent in self.pending_dependents(point).collect::<Vec<_>>().into_iter().rev() {
-            if self.table.state(dependent).is_pending() {
-                self.skip(dependent, Some(point));
-            }
-        }
+        self.skip_dependents(point, point);
         self.requeue_decided();
     }
 }

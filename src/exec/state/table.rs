@@ -6,19 +6,36 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::point::{Attempt, Blocker, PointState, Snapshot};
+use super::point::{Attempt, Blocker, PointState, Resolution, Snapshot};
 use crate::exec::resources::{Demand, ResourcePool};
 use crate::id::PointId;
 use crate::key::{Digest, Key};
-use crate::plan::{ResolvedInputs, all_pruned};
+use crate::plan::{ResolvedInputs, all_of};
+use crate::spec::PointInput;
 
 /// Which points read which. Indexed by [`PointId`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dependencies {
-    /// For each point its roles, and for each role the points that it reads.
-    pub roles: Vec<Vec<Vec<PointId>>>,
+    /// The inputs of each point.
+    pub roles: Vec<Vec<RoleInput>>,
     /// The wanted points in plan order: every point after its inputs.
     pub order: Vec<PointId>,
+}
+
+/// An input of a point.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RoleInput {
+    /// The points that it reads.
+    pub members: Vec<PointId>,
+    /// Whether it leaves out members that failed or were skipped.
+    pub skips_missing: bool,
+}
+
+impl RoleInput {
+    /// An input as the pipeline gives it.
+    pub(crate) fn of(input: &PointInput) -> Self {
+        Self { members: input.points().to_vec(), skips_missing: input.skips_missing() }
+    }
 }
 
 struct Entry {
@@ -26,6 +43,8 @@ struct Entry {
     demand: Demand,
     /// The distinct points that it reads.
     inputs: Vec<PointId>,
+    /// Those that it must have. The others may be missing.
+    required: BTreeSet<PointId>,
     /// The wanted points that read it.
     dependents: Vec<PointId>,
     /// The number of inputs that are not resolved.
@@ -45,7 +64,7 @@ struct Entry {
 /// The states of all points of a run.
 pub(crate) struct PointTable {
     entries: Vec<Entry>,
-    roles: Vec<Vec<Vec<PointId>>>,
+    roles: Vec<Vec<RoleInput>>,
     order: Vec<PointId>,
     pool: ResourcePool,
     /// The ranks of the ready points, by their demands.
@@ -69,12 +88,14 @@ impl PointTable {
             .iter()
             .zip(demands)
             .map(|(roles, demand)| {
-                let inputs: BTreeSet<PointId> = roles.iter().flatten().copied().collect();
+                let inputs: BTreeSet<PointId> = roles.iter().flat_map(|role| &role.members).copied().collect();
+                let required = roles.iter().filter(|role| !role.skips_missing).flat_map(|role| &role.members);
                 Entry {
                     state: PointState::Waiting,
                     demand: *demand,
                     unresolved: inputs.len(),
                     inputs: inputs.into_iter().collect(),
+                    required: required.copied().collect(),
                     dependents: Vec::new(),
                     rank: 0,
                     repairs: 0,
@@ -121,9 +142,9 @@ impl PointTable {
         self.forget(point);
         let before = std::mem::replace(&mut self.entries[point.index()].state, state);
         self.register(point);
-        let (was, is) = (before.resolution(), self.state(point).resolution());
+        let (was, is) = (before.resolution(), self.resolution(point));
         if was != is {
-            self.resolution_changed(point, was.is_some(), is.is_some());
+            self.resolution_changed(point, was, is);
         }
         before
     }
@@ -144,7 +165,7 @@ impl PointTable {
             _ => {}
         }
         if state.occupies_resources() {
-            self.pool.release(*demand);
+            self.pool.release(point);
         }
         if let Some(attempt) = state.attempt() {
             self.active.remove(&point);
@@ -166,7 +187,7 @@ impl PointTable {
             _ => {}
         }
         if state.occupies_resources() {
-            self.pool.acquire(*demand);
+            self.pool.acquire(point, *demand);
         }
         if let Some(attempt) = state.attempt() {
             self.active.insert(point);
@@ -176,9 +197,11 @@ impl PointTable {
 
     /// Updates the number of unresolved inputs of the dependents. A dependent that was ready for the old input waits
     /// again. A dependent that has started compares its [`Snapshot`] when the driver answers.
-    fn resolution_changed(&mut self, point: PointId, was_resolved: bool, is_resolved: bool) {
+    fn resolution_changed(&mut self, point: PointId, was: Resolution, is: Resolution) {
         for dependent in self.entries[point.index()].dependents.clone() {
             let entry = &mut self.entries[dependent.index()];
+            let skips_missing = !entry.required.contains(&point);
+            let (was_resolved, is_resolved) = (was.is_enough(skips_missing), is.is_enough(skips_missing));
             match (was_resolved, is_resolved) {
                 (false, true) => entry.unresolved -= 1,
                 (true, false) => entry.unresolved += 1,
@@ -205,6 +228,11 @@ impl PointTable {
         let others_run =
             self.looking_up > 0 || self.active.iter().any(|p| *p != point && self.state(*p).occupies_resources());
         !others_run && self.ready.values().all(BTreeSet::is_empty)
+    }
+
+    /// The indices of the GPUs that a running point has for itself.
+    pub(crate) fn gpus(&self, point: PointId) -> &[usize] {
+        self.pool.gpus(point)
     }
 
     /// The threads that a point gets for itself.
@@ -243,6 +271,11 @@ impl PointTable {
             PointState::Held(key) => Some((*point, *key)),
             _ => None,
         })
+    }
+
+    /// What a point is to the points that read it.
+    fn resolution(&self, point: PointId) -> Resolution {
+        self.state(point).resolution()
     }
 
     /// Whether a point is pruned.
@@ -293,7 +326,42 @@ impl PointTable {
     /// Whether all points of one of its roles are pruned.
     pub(crate) fn has_only_pruned_inputs(&self, point: PointId) -> bool {
         let roles = &self.roles[point.index()];
-        self.pruned > 0 && roles.iter().any(|members| all_pruned(members, |p| self.is_pruned(p)))
+        self.pruned > 0 && roles.iter().any(|role| all_of(&role.members, |p| self.is_pruned(p)))
+    }
+
+    /// Whether a point does without this input if the input has failed or was skipped.
+    pub(crate) fn skips_missing(&self, point: PointId, input: PointId) -> bool {
+        !self.entries[point.index()].required.contains(&input)
+    }
+
+    /// Whether a point that starts now leaves out this input.
+    pub(crate) fn leaves_out(&self, point: PointId, input: PointId) -> bool {
+        match self.resolution(input) {
+            Resolution::Pruned => true,
+            Resolution::Missing => self.skips_missing(point, input),
+            _ => false,
+        }
+    }
+
+    /// The inputs that a point does without although they are not pruned.
+    pub(crate) fn missing_inputs(&self, point: PointId) -> Vec<PointId> {
+        self.inputs(point).iter().copied().filter(|p| self.resolution(*p) == Resolution::Missing).collect()
+    }
+
+    /// A failed point that left one of this point's inputs empty, if any.
+    pub(crate) fn emptied_by(&self, point: PointId) -> Option<PointId> {
+        let roles = self.roles[point.index()].iter().filter(|role| role.skips_missing);
+        let mut empty = roles.filter(|role| all_of(&role.members, |p| self.leaves_out(point, p)));
+        empty.find_map(|role| role.members.iter().find_map(|p| self.failure_behind(*p)))
+    }
+
+    /// The failed point because of which a point has no result, if any.
+    fn failure_behind(&self, point: PointId) -> Option<PointId> {
+        match self.state(point) {
+            PointState::Failed | PointState::Refused => Some(point),
+            PointState::Skipped(because) => *because,
+            _ => None,
+        }
     }
 
     /// The pruned points that a point reads.
@@ -304,12 +372,15 @@ impl PointTable {
     /// The inputs of a point as they are now.
     pub(crate) fn snapshot(&self, point: PointId) -> Snapshot {
         let inputs = self.inputs(point).iter();
-        let output = |p: &PointId| Some((*p, self.state(*p).resolution()??));
+        let output = |p: &PointId| match self.resolution(*p) {
+            Resolution::Output(output) => Some((*p, output)),
+            _ => None,
+        };
         let repairs = inputs.clone().map(|p| (*p, self.repairs(*p))).filter(|(_, repairs)| *repairs > 0);
         Snapshot {
             resolved: ResolvedInputs {
-                outputs: inputs.filter_map(output).collect(),
-                pruned: self.pruned_inputs(point).into_iter().collect(),
+                outputs: inputs.clone().filter_map(output).collect(),
+                left_out: inputs.filter(|p| self.leaves_out(point, **p)).copied().collect(),
             },
             repairs: repairs.collect(),
         }
@@ -320,15 +391,18 @@ impl PointTable {
         self.has_inputs(point) && self.snapshot(point).resolved == snapshot.resolved
     }
 
-    /// Whether a result that was made from a snapshot is outdated. An input that is being made again is expected to get
-    /// the same bytes as before. If the bytes turn out to differ, its dependents are withdrawn then.
-    pub(crate) fn is_outdated(&self, snapshot: &Snapshot) -> bool {
-        let ResolvedInputs { outputs, pruned } = &snapshot.resolved;
-        let is_replaced = |input: &PointId, read: &Digest| match self.state(*input).resolution() {
-            Some(now) => now != Some(*read),
-            None => self.entries[input.index()].previous != Some(*read),
+    /// Whether the result of a point that was made from a snapshot is outdated. An input that is being made again is
+    /// expected to get the same bytes as before. If the bytes turn out to differ, its dependents are withdrawn then. If
+    /// it can't be made again, results that were made from it remain.
+    pub(crate) fn is_outdated(&self, point: PointId, snapshot: &Snapshot) -> bool {
+        let ResolvedInputs { outputs, left_out } = &snapshot.resolved;
+        let is_replaced = |input: &PointId, read: &Digest| match self.resolution(*input) {
+            Resolution::Output(now) => now != *read,
+            Resolution::Pruned => true,
+            Resolution::Unknown | Resolution::Missing => self.entries[input.index()].previous != Some(*read),
         };
-        outputs.iter().any(|(input, read)| is_replaced(input, read)) || pruned.iter().any(|p| !self.is_pruned(*p))
+        outputs.iter().any(|(input, read)| is_replaced(input, read))
+            || left_out.iter().any(|input| !self.leaves_out(point, *input))
     }
 
     /// How often a point ran again because its stored result was lost.
@@ -358,6 +432,12 @@ impl PointTable {
     /// Remembers the digest of a result that is made again.
     pub(crate) fn set_previous(&mut self, point: PointId, digest: Option<Digest>) {
         self.entries[point.index()].previous = digest;
+    }
+
+    /// Whether a point had a result in this run that was withdrawn.
+    #[cfg(test)]
+    pub(crate) fn has_previous(&self, point: PointId) -> bool {
+        self.entries[point.index()].previous.is_some()
     }
 
     /// Takes what [`PointTable::set_previous`] remembers.

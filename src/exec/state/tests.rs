@@ -6,7 +6,7 @@ mod simulation;
 use std::collections::BTreeSet;
 
 use super::point::PointState;
-use super::table::{Dependencies, PointTable};
+use super::table::{Dependencies, PointTable, RoleInput};
 use super::{Claim, Command, Input, Lookup, Planned, Policy, RunState};
 use crate::error::{Category, Error};
 use crate::exec::job::Ended;
@@ -17,7 +17,8 @@ use crate::key::{Digest, StateChain, StoredResult};
 /// A run in which each point reads the points in its list, with room for two jobs.
 fn run(inputs: &[&[usize]], policy: Policy) -> RunState {
     let points = PointId::first(inputs.len());
-    let read = |inputs: &&[usize]| inputs.iter().map(|input| vec![PointId::new(*input)]).collect();
+    let role = |input: &usize| RoleInput { members: vec![PointId::new(*input)], skips_missing: false };
+    let read = |inputs: &&[usize]| inputs.iter().map(role).collect();
     let dependencies = Dependencies { roles: inputs.iter().map(read).collect(), order: points.clone().collect() };
     let demands = vec![Demand::default(); inputs.len()];
     let mut state = RunState::new(PointTable::new(dependencies, &demands, ResourcePool::new(2, 2, 9)), policy, None);

@@ -3,7 +3,7 @@
 
 use insta::assert_snapshot;
 
-use super::super::testing::{names, read, wrong, wrong_with};
+use super::super::testing::{graph, names, read, wrong, wrong_with};
 
 #[test]
 fn errors_in_inputs() {
@@ -690,4 +690,111 @@ fn too_large_pipelines_are_refused() {
     let long = "x".repeat(195);
     let message = wrong(&format!("[stages.a]\nkind = \"load\"\nmatrix.name = [\"{long}\"]\n"));
     assert!(message.contains("a name of 202 bytes"), "{message}");
+}
+
+#[test]
+fn list_that_leaves_out_missing_points_gathers_as_a_plain_list() {
+    let text = r#"
+[pipeline]
+name = "p"
+[stages.data]
+kind = "load"
+matrix = { size = [1, 2] }
+[stages.plain]
+kind = "show"
+inputs = { shown = ["data@*"] }
+[stages.table]
+kind = "show"
+inputs = { shown = { from = ["data@*"] } }
+[stages.skips]
+kind = "show"
+inputs = { shown = { from = ["data@size=*"], missing = "skip" } }
+"#;
+    assert_snapshot!(graph(&read(text, &[]).unwrap()), @r"
+    data@size=1
+    data@size=2
+    plain <- shown: [data@size=1, data@size=2]
+    table <- shown: [data@size=1, data@size=2]
+    skips <- shown: [data@size=1, data@size=2] or fewer
+    ");
+}
+
+#[test]
+fn errors_in_lists_that_leave_out_missing_points() {
+    let text = r#"
+[stages.data]
+kind = "load"
+[stages.word]
+kind = "show"
+inputs = { a = { from = ["data"], missing = "other" }, b = { from = ["data"], missing = "skpi" } }
+[stages.type]
+kind = "show"
+inputs = { a = { from = ["data"], missing = true } }
+[stages.one]
+kind = "show"
+inputs = { a = { from = "data", missing = "skip" } }
+[stages.fields]
+kind = "show"
+inputs = { a = { form = ["data"], missing = "skip" }, b = { missing = "skip" } }
+[stages.role]
+kind = "train"
+inputs = { data = { from = ["data"], missing = "skip" } }
+"#;
+    assert_snapshot!(wrong(text), @r#"
+    error: `missing` can't be "other"
+     --> p.toml:7:45
+      |
+    7 | inputs = { a = { from = ["data"], missing = "other" }, b = { from = ["data"], missing = "skpi" } }
+      |                                             ^^^^^^^
+      |
+      = help: write `missing = "skip"`
+
+    error: `missing` can't be "skpi"
+     --> p.toml:7:89
+      |
+    7 | inputs = { a = { from = ["data"], missing = "other" }, b = { from = ["data"], missing = "skpi" } }
+      |                                                                                         ^^^^^^
+      |
+      = help: did you mean `skip`?
+
+    error: `missing` must be "skip", not a boolean
+      --> p.toml:10:45
+       |
+    10 | inputs = { a = { from = ["data"], missing = true } }
+       |                                             ^^^^
+
+    error: `from` must be a list: only a list can leave out points that are missing
+      --> p.toml:13:25
+       |
+    13 | inputs = { a = { from = "data", missing = "skip" } }
+       |                         ^^^^^^
+       |
+       = help: from = ["data"]
+
+    error: unknown field `form` in the input `a`
+      --> p.toml:16:18
+       |
+    16 | inputs = { a = { form = ["data"], missing = "skip" }, b = { missing = "skip" } }
+       |                  ^^^^
+       |
+       = help: did you mean `from`?
+
+    error: the input `b` does not say what it gathers
+      --> p.toml:16:59
+       |
+    16 | inputs = { a = { form = ["data"], missing = "skip" }, b = { missing = "skip" } }
+       |                                                           ^^^^^^^^^^^^^^^^^^^^
+       |
+       = help: b = { from = ["STAGE@*"], missing = "skip" }
+
+    error: role `data` of kind `train` takes one stage, not a list
+      --> p.toml:19:28
+       |
+    19 | inputs = { data = { from = ["data"], missing = "skip" } }
+       |                            ^^^^^^^^
+       |
+       = help: name one stage, without brackets
+
+    7 errors in the pipeline
+    "#);
 }

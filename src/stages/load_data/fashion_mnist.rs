@@ -201,6 +201,7 @@ mod tests {
             streams: Streams::new(0),
             precision: crate::stage::Precision::F32,
             device: &crate::stage::Device::Cpu,
+            gpus: &[],
             scratch: base,
             base,
             mirror: None,

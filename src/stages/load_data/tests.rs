@@ -75,6 +75,7 @@ fn run_in(
         streams: Streams::new(seed),
         precision: Precision::F32,
         device: &Device::Cpu,
+        gpus: &[],
         scratch: base,
         base,
         mirror: None,

@@ -96,6 +96,7 @@ fn run(stage: &dyn Stage, inputs: Inputs, heard: &Heard, cancel: &Cancel) -> Res
         streams: Streams::new(3),
         precision: Precision::F32,
         device: &Device::Cpu,
+        gpus: &[],
         scratch: Path::new("."),
         base: Path::new("."),
         mirror: None,

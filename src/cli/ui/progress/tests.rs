@@ -40,7 +40,7 @@ impl Shown {
 
     fn start(&mut self, stage: &str) -> &mut Self {
         let (stage, kind) = (stage.to_owned(), String::new());
-        self.event(&Event::StageStarted { stage, kind, key: Digest::of(b"a"), reason: None })
+        self.event(&Event::StageStarted { stage, kind, key: Digest::of(b"a"), reason: None, gpus: vec![] })
     }
 
     fn step(&mut self, stage: &str, done: u64, figures: &[(&str, f64)]) -> &mut Self {

@@ -7,12 +7,16 @@ use rand_core::{Rng as _, SeedableRng as _};
 
 use crate::exec::resources::Demand;
 use crate::exec::state::Policy;
+use crate::exec::state::table::RoleInput;
 use crate::id::PointId;
 use crate::key::{Digest, Key};
 use crate::plan::ResolvedInputs;
 
 /// Threads of the machine.
 pub(super) const THREADS: usize = 4;
+
+/// GPUs of the machine.
+pub(super) const GPUS: usize = 2;
 
 pub(super) struct Dice(ChaCha8Rng);
 
@@ -34,7 +38,7 @@ impl Dice {
 /// A point of a made-up pipeline.
 #[derive(Clone, Debug)]
 pub(super) struct Model {
-    pub(super) roles: Vec<Vec<PointId>>,
+    pub(super) roles: Vec<RoleInput>,
     /// Points with the same salt and the same inputs have the same key.
     pub(super) salt: u64,
     /// The epochs of a training, and how many of them it has in common with other trainings on the same inputs.
@@ -87,10 +91,13 @@ pub(super) fn pipeline(dice: &mut Dice) -> Pipeline {
     for index in 0..count {
         let roles = (0..dice.below(3)).filter(|_| index > 0).map(|_| {
             let members: BTreeSet<usize> = (0..1 + dice.below(3)).map(|_| dice.below(index)).collect();
-            members.into_iter().map(PointId::new).collect::<Vec<_>>()
+            let members = members.into_iter().map(PointId::new).collect();
+            RoleInput { members, skips_missing: dice.once_in(2) }
         });
-        let roles: Vec<Vec<PointId>> = roles.collect::<Vec<_>>();
+        let roles: Vec<RoleInput> = roles.collect();
         let threads = [0, 1, 2, THREADS][dice.below(4)];
+        let gpu = dice.once_in(6);
+        let gpus = if !gpu && dice.once_in(4) { 1 + dice.below(GPUS) } else { 0 };
         let salt = if dice.once_in(4) { 0 } else { index as u64 };
         let epochs = dice.once_in(3).then(|| (2 + dice.below(3) as u64, dice.below(4) as u64));
         // Points that may have the same key must behave the same.
@@ -99,12 +106,12 @@ pub(super) fn pipeline(dice: &mut Dice) -> Pipeline {
             roles,
             salt,
             epochs,
-            demand: Demand { threads, gpu: dice.once_in(6) },
+            demand: Demand { threads, gpu, gpus },
             fails: is_own && trouble.failures && dice.once_in(6),
             unstable: is_own && trouble.unstable && dice.once_in(3),
         });
     }
-    // A pruned sweep: trainings that read only point 0, or nothing.
+    // A pruned sweep: trainings that read points before it, or nothing.
     let mut members = BTreeSet::new();
     if dice.once_in(2) {
         let roles = models[0].roles.clone();
@@ -112,15 +119,47 @@ pub(super) fn pipeline(dice: &mut Dice) -> Pipeline {
         models[0] = Model { salt: 99, unstable: trouble.unstable, fails: false, ..models[0].clone() };
         let last = count.min(first + 2 + dice.below(5));
         for (index, model) in models.iter_mut().enumerate().take(last).skip(first) {
-            let inputs = if dice.once_in(2) { vec![vec![PointId::new(0)]] } else { roles.clone() };
+            let inputs = match dice.below(4) {
+                0 | 1 => vec![role(&[0], dice.once_in(2))],
+                2 => vec![role(&[0, dice.below(first)], true)],
+                _ => roles.clone(),
+            };
             *model = Model { roles: inputs, salt: index as u64, epochs: Some((4, 0)), ..model.clone() };
             members.insert(PointId::new(index));
         }
     }
+    if let Some(member) = members.last().filter(|_| trouble.failures && dice.once_in(2)) {
+        skipped_then_pruned(&mut models, member.index());
+    }
+    let count = models.len();
     let forced = PointId::first(count).filter(|_| dice.once_in(12)).collect();
     let policy = Policy { forced, keep_going: dice.once_in(2), wait: !dice.once_in(4) };
     let cached = (0..count).map(|_| dice.once_in(5)).collect();
     Pipeline { models, members, policy, jobs: 1 + dice.below(4), trouble, cached }
+}
+
+fn role(members: &[usize], skips_missing: bool) -> RoleInput {
+    let members: BTreeSet<PointId> = members.iter().copied().map(PointId::new).collect();
+    RoleInput { members: members.into_iter().collect(), skips_missing }
+}
+
+/// Adds a point that is skipped because of a failure, and pruned when `member` is. A reader of that point then has a
+/// result after all, and what does without the reader starts over.
+fn skipped_then_pruned(models: &mut Vec<Model>, member: usize) {
+    let next = models.len();
+    let roles = [
+        vec![],
+        vec![role(&[next], false), role(&[member], false)],
+        vec![role(&[0, next + 1], false)],
+        vec![role(&[0, next + 2], true)],
+        vec![role(&[next + 2], true)],
+        vec![role(&[next + 3, next + 4], false)],
+    ];
+    for (index, roles) in roles.into_iter().enumerate() {
+        let salt = (next + index) as u64;
+        let demand = Demand::default();
+        models.push(Model { roles, salt, epochs: None, demand, fails: index == 0, unstable: false });
+    }
 }
 
 pub(super) fn hash(parts: &[&[u8]]) -> Digest {
@@ -135,7 +174,7 @@ pub(super) fn hash(parts: &[&[u8]]) -> Digest {
 pub(super) fn keys(model: &Model, index: PointId, inputs: &ResolvedInputs) -> (Key, Vec<Key>) {
     let mut parts = Vec::new();
     for role in &model.roles {
-        let digests = role.iter().filter_map(|p| inputs.outputs.get(p));
+        let digests = role.members.iter().filter_map(|p| inputs.outputs.get(p));
         parts.push(hash(&digests.map(|d| d.0.as_slice()).collect::<Vec<_>>()));
     }
     let inputs = hash(&parts.iter().map(|d| d.0.as_slice()).collect::<Vec<_>>());

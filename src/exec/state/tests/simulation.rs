@@ -8,12 +8,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::pipelines::{Dice, Model, Pipeline, THREADS, curve, hash, keys, pipeline};
+use super::pipelines::{Dice, GPUS, Model, Pipeline, THREADS, curve, hash, keys, pipeline};
 use crate::error::{Category, Error};
 use crate::exec::job::{Ended, StartOptions};
-use crate::exec::resources::{Demand, ResourcePool};
+use crate::exec::resources::{Demand, Gpus, ResourcePool};
 use crate::exec::state::point::{Blocker, PointState};
-use crate::exec::state::table::{Dependencies, PointTable};
+use crate::exec::state::table::{Dependencies, PointTable, RoleInput};
 use crate::exec::state::{Claim, Command, Failure, Input, Lookup, Planned, Report, RunState};
 use crate::id::{PointId, StageId};
 use crate::key::{Digest, Key, StateChain, StoredResult};
@@ -111,7 +111,9 @@ impl Simulation {
             order: PointId::first(count).collect(),
         };
         let demands: Vec<Demand> = pipeline.models.iter().map(|m| m.demand).collect();
-        let table = PointTable::new(dependencies, &demands, ResourcePool::new(THREADS, pipeline.jobs, 3));
+        let gpus = Gpus { count: GPUS, device: Some(0) };
+        let pool = ResourcePool::new(THREADS, pipeline.jobs, 3).with_gpus(gpus);
+        let table = PointTable::new(dependencies, &demands, pool);
         let prune = Prune {
             stage: StageId::new(0),
             curve: "loss".to_owned(),
@@ -183,24 +185,34 @@ impl Simulation {
         self.outcome()
     }
 
-    /// Caches some results before the run. Their inputs are cached, too.
+    /// Caches some results before the run. Their inputs are cached, too, except for points that were missing when the
+    /// result was made.
     fn plan(&mut self) -> Vec<(PointId, Planned)> {
         let mut known = ResolvedInputs::default();
         let mut plan = Vec::new();
         for point in PointId::first(self.pipeline.models.len()) {
             let model = self.model(point).clone();
-            let has_inputs = model.roles.iter().flatten().all(|p| known.outputs.contains_key(p));
-            let is_cached = self.pipeline.cached[point.index()]
-                && has_inputs
+            let is_known = |p: &PointId| known.outputs.contains_key(p);
+            let has_inputs = model.roles.iter().flat_map(|role| &role.members).all(is_known);
+            let has_some = |role: &RoleInput| match role.skips_missing {
+                true => role.members.iter().any(is_known),
+                false => role.members.iter().all(is_known),
+            };
+            let may_be_cached = self.pipeline.cached[point.index()]
+                && model.roles.iter().all(has_some)
                 && !model.fails
                 && !self.pipeline.members.contains(&point)
                 && !self.pipeline.policy.forced.contains(&point);
-            if !is_cached {
+            if !may_be_cached {
                 plan.push((point, Planned::Open));
                 continue;
             }
             let (key, _) = keys(&model, point, &known);
             let output = self.world.output(&model, key);
+            if !has_inputs {
+                plan.push((point, Planned::Open));
+                continue;
+            }
             known.outputs.insert(point, output);
             plan.push((point, Planned::Hit(StoredResult { key, output })));
         }
@@ -234,10 +246,10 @@ impl Simulation {
         assert!(!self.interrupted, "nothing starts after an interruption");
         let (key, chain, cached) = self.lookups.remove(&point).expect("it was looked up");
         let mut inputs = Vec::new();
-        for input in self.model(point).roles.iter().flatten() {
+        for input in self.model(point).roles.iter().flat_map(|role| &role.members) {
             match self.state.table().state(*input) {
                 PointState::Done(done) => inputs.push((*input, done.key, done.output)),
-                PointState::Pruned(_) => {}
+                _ if self.state.table().leaves_out(point, *input) => {}
                 other => panic!("{point} starts before its input {input}, which is {other:?}"),
             }
         }
@@ -251,7 +263,13 @@ impl Simulation {
         assert!(self.running.insert(point, job).is_none(), "{point} runs twice");
         let running: Vec<Demand> =
             self.running.iter().filter(|(_, r)| !r.made).map(|(p, _)| self.model(*p).demand).collect();
-        assert!(running.len() <= self.pipeline.jobs, "too many jobs");
+        assert!(running.iter().filter(|d| d.gpus == 0).count() <= self.pipeline.jobs, "too many jobs");
+        let gpus = |p: &PointId| self.state.table().gpus(*p).to_vec();
+        let taken: Vec<usize> = self.running.iter().filter(|(_, r)| !r.made).flat_map(|(p, _)| gpus(p)).collect();
+        assert_eq!(taken.iter().collect::<BTreeSet<_>>().len(), taken.len(), "two points have the same GPU");
+        assert!(taken.iter().all(|gpu| *gpu < GPUS));
+        let demand = self.model(point).demand;
+        assert_eq!(gpus(&point).len(), if demand.gpu { 1 } else { demand.gpus }, "GPUs of {point}");
         let taken: usize = running.iter().map(|d| d.threads).sum();
         assert!(taken <= THREADS && running.iter().filter(|d| d.gpu).count() <= 1, "too few resources");
         let is_exclusive = |d: &&Demand| d.threads >= THREADS;
@@ -452,6 +470,7 @@ impl Simulation {
                 let failed = matches!(table.state(*because), PointState::Failed | PointState::Refused);
                 assert!(failed, "{point} is skipped because of {because}, which did not fail");
                 assert!(table.downstream(*because).contains(point), "{point} does not depend on {because}");
+                assert!(self.must_be_skipped(*point), "{point} could run without what is missing");
             }
             if matches!(state, PointState::Skipped(None)) {
                 let stopped = self.interrupted
@@ -462,12 +481,31 @@ impl Simulation {
         }
     }
 
+    /// Whether a point lacks an input that it needs, or all members of a list.
+    fn must_be_skipped(&self, point: PointId) -> bool {
+        let is_missing = |p: &PointId| {
+            matches!(
+                self.state.table().state(*p),
+                PointState::Failed | PointState::Refused | PointState::Skipped(Some(_))
+            )
+        };
+        let is_left_out = |p: &PointId| is_missing(p) || self.state.table().is_pruned(*p);
+        self.model(point).roles.iter().any(|role| match role.skips_missing {
+            true => role.members.iter().all(is_left_out) && role.members.iter().any(is_missing),
+            false => role.members.iter().any(is_missing),
+        })
+    }
+
     /// Checks that the pruned points are those of the definition in `plan/bracket.rs`.
     fn check_pruned(&self) {
         let table = self.state.table();
         let members: Vec<PointId> = self.pipeline.members.iter().copied().collect();
         let is_resolved = |p: &PointId| matches!(table.state(*p), PointState::Done(_) | PointState::Pruned(_));
-        let has_inputs = |p: &PointId| table.inputs(*p).iter().all(|i| matches!(table.state(*i), PointState::Done(_)));
+        // A point that failed when it was made again leaves the results that were made from it.
+        let is_input = |p: PointId, i: PointId| {
+            matches!(table.state(i), PointState::Done(_)) || (table.leaves_out(p, i) && !table.has_previous(i))
+        };
+        let has_inputs = |p: &PointId| table.inputs(*p).iter().all(|i| is_input(*p, *i));
         if !members.iter().all(|p| is_resolved(p) && has_inputs(p)) {
             return;
         }
@@ -476,7 +514,7 @@ impl Simulation {
                 PointState::Done(done) => Some((*i, done.output)),
                 _ => None,
             });
-            let inputs = ResolvedInputs { outputs: outputs.collect(), pruned: BTreeSet::new() };
+            let inputs = ResolvedInputs { outputs: outputs.collect(), left_out: BTreeSet::new() };
             curve(&keys(self.model(*p), *p, &inputs).1, 4)
         };
         let curves: BTreeMap<PointId, Vec<f64>> = members.iter().map(|p| (*p, curve_of(p))).collect();
@@ -502,7 +540,9 @@ impl Simulation {
         for input in self.state.table().inputs(point) {
             match self.state.table().state(*input) {
                 PointState::Done(done) => drop(inputs.outputs.insert(*input, done.output)),
-                PointState::Pruned(_) => drop(inputs.pruned.insert(*input)),
+                _ if self.state.table().leaves_out(point, *input) && !self.state.table().has_previous(*input) => {
+                    inputs.left_out.insert(*input);
+                }
                 // The input should have been made again and was not.
                 _ => return,
             }
