@@ -3,6 +3,7 @@
 //! Only `ui` prints. A command prints its results through the `Ui` that it gets. It returns `Ok` or an error, whose
 //! category gives the exit code.
 
+mod accept;
 mod args;
 mod cache_dir;
 mod cache_wait;
@@ -107,6 +108,8 @@ enum Command {
     Export(export::ExportArgs),
     /// Run stages again without the cache and compare the bytes
     Verify(verify::VerifyArgs),
+    /// Say that edits of files change nothing, so that results count as those of the edited files
+    Accept(accept::AcceptArgs),
     /// List runs and stages, or print the details of one run
     Log(log::LogArgs),
     /// Remove what recent runs do not need, and free the disk space
@@ -171,6 +174,7 @@ fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
         Command::Show(args) => show::show(&args, global, ui),
         Command::Export(args) => export::export(&args, global, ui),
         Command::Verify(args) => verify::verify(&args, global, ui),
+        Command::Accept(args) => accept::accept(&args, global, ui),
         Command::Log(args) => log::log(&args, global, ui),
         Command::Gc(args) => gc::gc(&args, global, ui),
         Command::Doctor(args) => doctor::doctor(&args, global, ui),

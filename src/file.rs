@@ -165,6 +165,30 @@ pub fn replace_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.persist(path).map(drop).map_err(|e| e.error)
 }
 
+/// Removes a folder with everything below it, also if a program has taken write permissions away.
+///
+/// # Errors
+/// If something can't be removed. A folder that does not exist is not an error.
+pub fn remove_folder(folder: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            make_writable(folder)?;
+            std::fs::remove_dir_all(folder)
+        }
+        other => other,
+    }
+}
+
+/// Gives the owner all permissions for a folder and the folders below it. Links are not followed.
+fn make_writable(folder: &Path) -> io::Result<()> {
+    if !folder.symlink_metadata()?.is_dir() {
+        return Ok(());
+    }
+    std::fs::set_permissions(folder, Permissions::from_mode(0o755))?;
+    std::fs::read_dir(folder)?.try_for_each(|entry| make_writable(&entry?.path()))
+}
+
 /// Makes the names in a folder durable.
 ///
 /// # Errors

@@ -275,6 +275,16 @@ impl StateChain {
         self.keys.get(usize::try_from(epoch).ok()?).copied()
     }
 
+    /// The keys of the states after multiples of `every` epochs, and of the last state.
+    pub fn at_boundaries(&self, every: u64) -> Self {
+        if every == 1 {
+            return self.clone();
+        }
+        let is_boundary = |epoch: u64| epoch.is_multiple_of(every) || epoch == self.total();
+        let keys = (0..).zip(self.keys.iter()).filter(|(epoch, _)| is_boundary(*epoch));
+        Self { keys: keys.map(|(_, key)| *key).collect() }
+    }
+
     /// The length of the chains' common prefix, in keys. The first key is that of the start, so `n` shared keys mean
     /// that the state after `n - 1` epochs is the last shared one.
     pub fn shared_prefix(&self, other: &Self) -> usize {

@@ -63,6 +63,7 @@ mod files;
 mod lease;
 mod look;
 mod results;
+mod accept;
 mod runs;
 mod states;
 mod state_files;
@@ -93,7 +94,7 @@ pub use lease::{Lease, LeaseOutcome};
 pub use look::{Look, LookError};
 pub use options::{Cancelled, Options, Waiting};
 pub use record::{
-    Commit, Provenance, RUN_FORMAT, ResultRecord, RunLabel, RunRecord, StageRun, StateRecord, TrainingRate,
+    Accepted, Commit, Provenance, RUN_FORMAT, ResultRecord, RunLabel, RunRecord, StageRun, StateRecord, TrainingRate,
 };
 pub use results::NewResult;
 pub use state_files::create_below;

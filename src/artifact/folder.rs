@@ -16,7 +16,7 @@ use super::blob::{BlobEntry, TensorEntry};
 use super::fault;
 use super::tensor::{ElementType, byte_count};
 use crate::file;
-use crate::key::Hash;
+use crate::key::{Digest, Hash};
 
 /// The length of the field in front of a header.
 const LENGTH: u64 = 8;
@@ -52,6 +52,13 @@ impl Folder {
     pub fn blobs(&self) -> impl Iterator<Item = BlobEntry> {
         let tensors = self.tensor_files.values().flat_map(|file| file.tensors.values());
         self.files.values().copied().chain(tensors.map(|tensor| tensor.blob))
+    }
+
+    /// The digest of everything that counts.
+    pub fn digest(&self) -> Digest {
+        let mut hash = Hash::new("folder of files");
+        self.hash(&mut hash);
+        hash.finish()
     }
 
     /// Adds everything that counts to a digest.
@@ -183,6 +190,11 @@ impl FolderOnDisk {
     /// If something below the folder is neither a regular file nor a folder, has a name that is not valid UTF-8, or is
     /// a safetensors file that is damaged.
     pub fn scan(root: &Path) -> Result<Self, FolderError> {
+        let kind = fs::symlink_metadata(root).map_err(|source| FolderError::Io { path: root.to_owned(), source })?;
+        if !kind.is_dir() {
+            let (name, fault) = (root.display().to_string(), "is not a folder any more".to_owned());
+            return Err(FolderError::Fault { name, fault });
+        }
         let (mut found, mut open) = (Self::default(), vec![String::new()]);
         while let Some(below) = open.pop() {
             let folder = root.join(&below);

@@ -279,5 +279,14 @@ fn segment(segment: &Segment) -> String {
 }
 
 fn made(record: &ResultRecord) -> String {
-    format!("by run {} on {}", record.provenance.run, when(record.provenance.finished_at))
+    let made = format!("by run {} on {}", record.provenance.run, when(record.provenance.finished_at));
+    made + &accepted(record)
+}
+
+/// That the user accepted edits of files as changing nothing.
+pub(super) fn accepted(record: &ResultRecord) -> String {
+    let accepted = record.provenance.accepted.as_ref();
+    accepted.map_or_else(String::new, |edits| {
+        format!("; edits of {} accepted on {}", edits.files.join(", "), when(edits.at))
+    })
 }

@@ -148,6 +148,7 @@ mod tests {
           parameter   retries = 0
           parameter   shell = false
           parameter   home = "scratch"
+          parameter   values
         "#);
         insta::assert_snapshot!(short(&*registry.get("train-vad").unwrap()), @r#"
         train-vad: train a variational auto-decoder: a decoder and one posterior for each train image

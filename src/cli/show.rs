@@ -3,6 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
+use super::explain;
 use super::results::{self, EarlierArgs};
 use super::ui::{Ui, bytes, figure, seconds, shorten, when};
 use super::{Global, PipelineArgs};
@@ -53,14 +54,15 @@ fn text(name: &str, record: &ResultRecord, facts: &[&str]) -> String {
         format!("  key       {}", record.key),
         format!("  output    {}", record.digest),
         format!(
-            "  made      {} by run {} in {}, vadpipe {}, {} ({}), {} threads",
+            "  made      {} by run {} in {}, vadpipe {}, {} ({}), {} threads{}",
             when(made.finished_at),
             made.run,
             seconds(made.seconds),
             made.version,
             made.device,
             made.class,
-            made.threads
+            made.threads,
+            explain::accepted(record)
         ),
     ];
     if let Some(provides) = record.provides.as_ref().filter(|provides| !provides.is_empty()) {

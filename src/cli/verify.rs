@@ -116,8 +116,8 @@ fn completeness(verification: &Verification) -> Option<String> {
     match (&verdict.incomplete, verdict.compared) {
         (Some(difference), Some(epochs)) => Some(format!(
             "the state of `{name}` is incomplete: if one process trains the first {epochs} epochs instead of two, \
-             {difference}. The program remembers something that it does not save, such as a random generator. \
-             This does not change results, because each process trains one segment"
+             {difference}. The program remembers something that it does not save, such as a learning-rate scheduler or \
+             a random generator. So its results depend on `segment_epochs`, but not on interruptions"
         )),
         (_, None) => Some(format!("`{name}` has fewer than two full segments, so its state was not checked")),
         (None, Some(_)) => None,

@@ -19,6 +19,8 @@ use crate::key::{Key, StateChain};
 use crate::stage::{Cancel, Chain, Position, Saved};
 use crate::store::{FilesRead, NewState, StateQuery, StateRecord, Store, StoreError};
 
+type TensorMap = BTreeMap<String, Tensor>;
+
 /// The initial state. It is cheaper to make than to store.
 const START: Position = Position { epoch: 0, step: 0 };
 
@@ -28,6 +30,7 @@ pub(crate) struct StoredChain<'a> {
     listener: &'a dyn Listener,
     stage: &'a str,
     states: StateChain,
+    result: Key,
     resumable: StateQuery<'a>,
     kept: BTreeSet<u64>,
     interval: Duration,
@@ -51,6 +54,8 @@ struct Moving {
 pub(crate) struct ChainSettings<'a> {
     /// The states of the training.
     pub states: StateChain,
+    /// The key of the result, as far as it is known.
+    pub result: Key,
     /// The states that can be continued.
     pub resumable: StateQuery<'a>,
     /// Epochs whose states are kept.
@@ -73,7 +78,7 @@ impl<'a> StoredChain<'a> {
         stage: &'a str,
         settings: ChainSettings<'a>,
     ) -> Self {
-        let ChainSettings { states, resumable, kept, interval, fresh, rung, cancel } = settings;
+        let ChainSettings { states, result, resumable, kept, interval, fresh, rung, cancel } = settings;
         let moving = Mutex::new(Moving {
             last_save: Instant::now(),
             resumed_at: None,
@@ -81,7 +86,7 @@ impl<'a> StoredChain<'a> {
             best: (0, None),
             at_rung: false,
         });
-        Self { store, listener, stage, states, resumable, kept, interval, fresh, rung, cancel, moving }
+        Self { store, listener, stage, states, result, resumable, kept, interval, fresh, rung, cancel, moving }
     }
 
     /// Whether a state at the rung or after it is stored.
@@ -113,6 +118,11 @@ impl<'a> StoredChain<'a> {
         (epoch / every + 1).saturating_mul(every).min(self.total())
     }
 
+    /// The numerics class of its states.
+    pub(crate) fn class(&self) -> &str {
+        self.resumable.class
+    }
+
     /// The key of the state after this many epochs.
     pub(crate) fn key(&self, epoch: u64) -> Option<Key> {
         self.states.at(epoch)
@@ -122,15 +132,18 @@ impl<'a> StoredChain<'a> {
     ///
     /// # Errors
     /// If the cache can't be read, or the folder can't be written.
-    pub(crate) fn resume_files(&self, to: &Path) -> Result<Option<StateRecord>, Error> {
+    pub(crate) fn resume_files(&self, to: &Path) -> Result<Option<(StateRecord, TensorMap)>, Error> {
         if self.fresh {
             return Ok(None);
         }
         while let Some(state) = self.store.longest_state(self.states.keys(), &self.resumable)? {
-            match self.store.write_folder(&state.folder, to) {
-                Ok(()) => {
+            match self.store.read_state(&state).and_then(|curves| {
+                self.store.write_folder(&state.folder, to)?;
+                Ok(curves)
+            }) {
+                Ok(curves) => {
                     self.note_resumed(&state);
-                    return Ok(Some(state));
+                    return Ok(Some((state, curves)));
                 }
                 // The store has removed the state. The next iteration finds the state before it.
                 Err(StoreError::Damaged { .. }) => {
@@ -178,7 +191,11 @@ impl<'a> StoredChain<'a> {
         drop(moving);
         let stored = self.store.chain_states(self.states.keys())?;
         let is_best = |state: &StateRecord| state.epoch == epoch && state.class == self.resumable.class;
-        self.lock().best.1 = stored.into_iter().find(is_best);
+        let best = stored.into_iter().find(is_best);
+        self.lock().best.1.clone_from(&best);
+        if let Some(best) = best.filter(|_| self.resumed_at() == Some(self.total())) {
+            self.store.pin_state(&best)?;
+        }
         // The last state is removed when the next one is stored.
         if let (Some(before), Some(last)) = (before, last)
             && before.key != last.key
@@ -201,7 +218,8 @@ impl<'a> StoredChain<'a> {
     ) -> Result<StateRecord, Error> {
         let started = Instant::now();
         let (class, pinned) = (self.resumable.class, self.is_kept(position));
-        let new = NewState { position, class, pinned, tensors, folder, files_read };
+        let result = Some(self.result);
+        let new = NewState { position, class, pinned, tensors, folder, files_read, result };
         let record = self.store.put_state(self.states.keys(), new)?;
         let mut moving = self.lock();
         let before = moving.last.take();
@@ -212,7 +230,7 @@ impl<'a> StoredChain<'a> {
         drop(moving);
         if let Some(old) = before.filter(|old| best.as_ref().is_none_or(|best| best.key != old.key)) {
             // The program has read more files. When one of them changes, the training continues from the old state.
-            let read_more = !old.files_read.keys().eq(record.files_read.keys());
+            let read_more = old.files_read != record.files_read;
             match read_more {
                 true => self.store.pin_state(&old)?,
                 false => self.remove(&old, &record),

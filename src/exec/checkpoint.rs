@@ -5,14 +5,17 @@
 //! CACHE/checkpoints/KEY/files-read   the files that the program has listed, in all attempts
 //! CACHE/checkpoints/KEY/about.json   About
 //! CACHE/checkpoints/KEY/digests.json the digests of the files that it had read when it was interrupted or failed
+//! CACHE/checkpoints/KEY.lock         held while a program uses the folder
 //! ```
+//!
+//! If another process uses the folder, the program gets a folder of its own, which is removed with its scratch folder.
 //!
 //! The key does not cover the files that the program reads but the pipeline does not name. If one of them changed since
 //! the first attempt, the checkpoint is dropped. A file that was written since, but has its old digest, has not
 //! changed.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +36,8 @@ pub(crate) struct Checkpoint {
     pub started: FileTime,
     /// The mirrored folders of earlier attempts, and their originals.
     pub mirrors: Vec<(PathBuf, PathBuf)>,
+    /// The lock of a folder in the cache.
+    lock: Option<(PathBuf, File)>,
 }
 
 /// About the attempts so far.
@@ -46,12 +51,29 @@ struct About {
 
 impl Checkpoint {
     /// Opens or creates the checkpoint of a key in a cache, for an attempt in this run. With `fresh`, or if a file that
-    /// an earlier attempt read has changed, it is empty.
+    /// an earlier attempt read has changed, it is empty. `private` is the folder to use if another process uses that of
+    /// the cache.
     ///
     /// # Errors
     /// If the cache can't be read or written.
-    pub(crate) fn open(cache: &Path, key: &Key, run: &str, fresh: bool, scan: &Scan<'_>) -> io::Result<Self> {
-        let folder = std::path::absolute(cache)?.join("checkpoints").join(key.to_string());
+    pub(crate) fn open(
+        (cache, private): (&Path, &Path),
+        key: &Key,
+        run: &str,
+        fresh: bool,
+        scan: &Scan<'_>,
+    ) -> io::Result<Self> {
+        let all = std::path::absolute(cache)?.join("checkpoints");
+        fs::create_dir_all(&all)?;
+        let path = all.join(format!("{key}.lock"));
+        let lock = File::options().create(true).append(true).open(&path)?;
+        let lock = match lock.try_lock() {
+            Ok(()) => Some((path, lock)),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Error(error)) => return Err(error),
+        };
+        let folder = if lock.is_some() { all.join(key.to_string()) } else { std::path::absolute(private)? };
+        let fresh = fresh || lock.is_none();
         let about: Option<About> = match fs::read(folder.join("about.json")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             text => serde_json::from_slice(&text?).ok(),
@@ -67,7 +89,7 @@ impl Checkpoint {
         };
         let about = about.filter(|_| !fresh && changed.is_none());
         if about.is_none() && folder.exists() {
-            fs::remove_dir_all(&folder)?;
+            file::remove_folder(&folder)?;
         }
         fs::create_dir_all(folder.join("files"))?;
         let resumed = match &about {
@@ -79,7 +101,7 @@ impl Checkpoint {
         let all = mirrors.iter().cloned().chain([own]).collect();
         let text = serde_json::to_vec(&About { run: run.to_owned(), started, mirrors: all })?;
         file::replace_durably(&folder.join("about.json"), &text)?;
-        Ok(Self { folder, resumed, changed, started, mirrors })
+        Ok(Self { folder, resumed, changed, started, mirrors, lock })
     }
 
     /// Remembers the digests of the files that the program has read, when it ends without a result. Without them, only
@@ -100,6 +122,9 @@ impl Checkpoint {
 
     /// Removes it. If that fails, `gc` removes it.
     pub(crate) fn remove(&self) {
-        let _ = fs::remove_dir_all(&self.folder);
+        let _ = file::remove_folder(&self.folder);
+        if let Some((path, _)) = &self.lock {
+            let _ = fs::remove_file(path);
+        }
     }
 }

@@ -317,9 +317,11 @@ impl<'a> Driver<'a> {
             Some(bracket) => self.planner.curve(&decision, &chain, &bracket.curve)?,
             None => Vec::new(),
         };
-        let cached_epochs = decision.epochs.map_or(0, |epochs| epochs.cached);
+        // A program has states only at its boundaries, so trainings that part in between share fewer epochs.
+        let every = self.planner.spec.resumable(point, "").every;
+        let cached_states = decision.epochs.map_or(0, |epochs| epochs.cached).div_ceil(every);
         let stored = decision.output.map(|output| StoredResult { key, output });
-        let lookup = Lookup { key, chain, cached_epochs, stored, curve };
+        let lookup = Lookup { key, chain: chain.at_boundaries(every), cached_states, stored, curve };
         self.decisions.insert(point, decision);
         Ok(Ok(lookup))
     }

@@ -41,6 +41,8 @@ pub(crate) struct Scan<'a> {
     pub started: FileTime,
     /// The mirrored folders of earlier attempts, and their originals.
     pub mirrors: Vec<(PathBuf, PathBuf)>,
+    /// A list of files that earlier processes of the same stage wrote.
+    pub written_before: PathBuf,
 }
 
 /// A moment on the clock by which the kernel sets the times of files on local file systems, in seconds and nanoseconds.
@@ -135,7 +137,8 @@ impl Scan<'_> {
     fn project_files(&self, list: &Path) -> io::Result<(BTreeMap<String, PathBuf>, BTreeSet<PathBuf>)> {
         let mut written = list.as_os_str().to_owned();
         written.push(".written");
-        let written = self.listed(Path::new(&written))?;
+        let mut written = self.listed(Path::new(&written))?;
+        written.extend(self.listed(&self.written_before)?);
         let (project, named) = (self.project(), self.named_files()?);
         let listed = self.listed(list)?.into_iter().filter(|path| !written.contains(path));
         let by_name = listed.filter_map(|path| Some((project.name(&path)?, path)));
@@ -338,7 +341,8 @@ mod tests {
         }
         let named = texts(&["../src/train.py"]);
         let mirror = Mirror::create(&base, &named, tempfile::tempdir().unwrap()).unwrap();
-        let scan = Scan { store: &store, mirror: &mirror, named: &named, started: FileTime::now(), mirrors: vec![] };
+        let (started, written_before) = (FileTime::now(), PathBuf::from("/nowhere"));
+        let scan = Scan { store: &store, mirror: &mirror, named: &named, started, mirrors: vec![], written_before };
         let name = |path: &Path| scan.project().name(path);
         assert_eq!(name(&base.join("data/1.csv")).as_deref(), Some("data/1.csv"));
         assert_eq!(name(&root.join("src/pkg/model.py")).as_deref(), Some("../src/pkg/model.py"), "beside a named file");

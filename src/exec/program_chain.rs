@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::exec::chain::StoredChain;
 use crate::exec::checkpoint::Checkpoint;
 use crate::exec::stage_folders::StageFolders;
-use crate::key::Key;
+use crate::key::{Hash, Key};
 use crate::stage::{Position, ProcessFolders, ProgramChain, ProgramState, StageError};
 use crate::store::{FilesRead, Store};
 
@@ -27,6 +27,8 @@ pub(crate) struct StoredProgramChain<'a> {
 struct Moving {
     /// The files that the program has read so far, in this run and before the state that it continued from.
     files_read: FilesRead,
+    /// The files of the state that the next process starts from.
+    state: Folder,
     /// The checkpoint of the process that runs.
     checkpoint: Option<Checkpoint>,
 }
@@ -44,7 +46,7 @@ impl<'a> StoredProgramChain<'a> {
 
     /// The files that the program has read, and the checkpoint of its last process.
     pub(crate) fn finish(self) -> (FilesRead, Option<Checkpoint>) {
-        let Moving { files_read, checkpoint } = self.moving.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Moving { files_read, checkpoint, .. } = self.moving.into_inner().unwrap_or_else(PoisonError::into_inner);
         (files_read, checkpoint)
     }
 
@@ -55,9 +57,10 @@ impl<'a> StoredProgramChain<'a> {
 
 impl ProgramChain for StoredProgramChain<'_> {
     fn resume(&self, to: &Path) -> Result<Option<ProgramState>, Error> {
-        let Some(state) = self.chain.resume_files(to)? else { return Ok(None) };
-        let curves = self.store.read_state(&state)?;
-        self.lock().files_read = state.files_read;
+        let Some((state, curves)) = self.chain.resume_files(to)? else { return Ok(None) };
+        let mut moving = self.lock();
+        (moving.files_read, moving.state) = (state.files_read, state.folder.clone());
+        drop(moving);
         Ok(Some(ProgramState { epoch: state.epoch, curves, files: state.folder }))
     }
 
@@ -66,7 +69,10 @@ impl ProgramChain for StoredProgramChain<'_> {
     }
 
     fn begin(&self, to: Option<u64>) -> Result<ProcessFolders, StageError> {
-        let key = to.and_then(|epoch| self.chain.key(epoch)).unwrap_or(self.result);
+        let end = to.and_then(|epoch| self.chain.key(epoch)).unwrap_or(self.result);
+        // Under the same keys, a process may start from other bytes: the files that it reads are in no key of a state.
+        let start = self.lock().state.digest();
+        let key = Hash::new("process").digest(&end).digest(&start).text(self.chain.class()).finish();
         let checkpoint = self.folders.open_checkpoint(self.store.dir(), &key)?;
         let process = ProcessFolders {
             checkpoint: checkpoint.as_ref().map(Checkpoint::files),
@@ -81,8 +87,16 @@ impl ProgramChain for StoredProgramChain<'_> {
         match &moving.checkpoint {
             Some(checkpoint) if !succeeded => self.folders.remember(checkpoint),
             checkpoint => {
+                self.folders.check_files("while the stage ran")?;
                 let found = self.folders.files_read(checkpoint.as_ref())?;
-                moving.files_read.extend(found);
+                self.folders.remember_written(checkpoint.as_ref())?;
+                for (name, digest) in found {
+                    let conflicts = moving.files_read.get(&name).is_some_and(|before| *before != digest);
+                    // Two processes have read two versions of the file. No file has this digest.
+                    let unmatched = || Hash::new("two versions").text(&name).digest(&digest).finish();
+                    let digest = if conflicts { unmatched() } else { digest };
+                    moving.files_read.insert(name, digest);
+                }
             }
         }
         Ok(())
@@ -91,7 +105,10 @@ impl ProgramChain for StoredProgramChain<'_> {
     fn save(&self, epoch: u64, curves: &BTreeMap<String, Tensor>, files: &FolderOnDisk) -> Result<Folder, Error> {
         let files_read = self.lock().files_read.clone();
         let state = self.chain.store(Position { epoch, step: 0 }, curves, Some(files), &files_read)?;
-        let checkpoint = self.lock().checkpoint.take();
+        let mut moving = self.lock();
+        moving.state.clone_from(&state.folder);
+        let checkpoint = moving.checkpoint.take();
+        drop(moving);
         checkpoint.iter().for_each(Checkpoint::remove);
         Ok(state.folder)
     }

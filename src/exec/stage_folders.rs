@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -89,7 +89,8 @@ impl<'a> StageFolders<'a> {
     pub(crate) fn open_checkpoint(&self, into: &Path, key: &Key) -> Result<Option<Checkpoint>, StageError> {
         let Some(scan) = self.scan(None) else { return Ok(None) };
         let stage = self.context.name(self.point).to_owned();
-        let checkpoint = Checkpoint::open(into, key, self.run, self.fresh, &scan)
+        let private = self.scratch.path().join(format!("checkpoint-{key}"));
+        let checkpoint = Checkpoint::open((into, &private), key, self.run, self.fresh, &scan)
             .map_err(StageError::io(format!("can't open the checkpoint of `{stage}`")))?;
         if let Some(run) = checkpoint.resumed.clone() {
             self.append_to_log(&format!("resuming from the checkpoint of run {run}"));
@@ -128,6 +129,23 @@ impl<'a> StageFolders<'a> {
         }
     }
 
+    /// Remembers which files the process has written, for the next process of the stage.
+    pub(crate) fn remember_written(&self, checkpoint: Option<&Checkpoint>) -> Result<(), StageError> {
+        let what = || "can't remember which files the program wrote";
+        let mut list = self.dep_file(checkpoint).into_os_string();
+        list.push(".written");
+        let new = match fs::read(list) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            new => new.map_err(StageError::io(what()))?,
+        };
+        let all = fs::OpenOptions::new().create(true).append(true).open(self.written_before());
+        all.and_then(|mut all| all.write_all(&new)).map_err(StageError::io(what()))
+    }
+
+    fn written_before(&self) -> PathBuf {
+        self.scratch.path().join("written-before")
+    }
+
     /// Remembers in a checkpoint which files the program has read, after an attempt without a result.
     pub(crate) fn remember(&self, checkpoint: &Checkpoint) {
         // If this fails, the next attempt judges the files by their times.
@@ -140,7 +158,8 @@ impl<'a> StageFolders<'a> {
         let mirror = self.mirror.as_ref()?;
         let started = checkpoint.map_or(self.started, |checkpoint| checkpoint.started);
         let mirrors = checkpoint.map(|checkpoint| checkpoint.mirrors.clone()).unwrap_or_default();
-        Some(Scan { store: self.context.store, mirror, named: &self.named, started, mirrors })
+        let written_before = self.written_before();
+        Some(Scan { store: self.context.store, mirror, named: &self.named, started, mirrors, written_before })
     }
 
     /// The key contains the digests of files as they were at the look-up. If a file changed since, the result belongs

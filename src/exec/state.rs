@@ -85,10 +85,10 @@ pub(crate) enum Input {
 pub(crate) struct Lookup {
     /// The key under which the point is computed.
     pub key: Key,
-    /// The states of a training.
+    /// The states of a training that can be stored.
     pub chain: StateChain,
-    /// The number of epochs that are not trained again.
-    pub cached_epochs: u64,
+    /// The index of the furthest one that is stored, or 0.
+    pub cached_states: u64,
     /// The result, if it is cached. Its key also covers the files that its program read.
     pub stored: Option<StoredResult>,
     /// The stored values of the compared metric by epoch, if the command requested them.
@@ -291,7 +291,7 @@ impl RunState {
             Ok(lookup) => lookup,
             Err(error) => return self.fail(point, Failure::Job(error)),
         };
-        let Lookup { key, chain, cached_epochs, stored, curve } = lookup;
+        let Lookup { key, chain, cached_states, stored, curve } = lookup;
         let rung = match self.rung_status_with(point, &curve) {
             RungStatus::Promoted => None,
             RungStatus::Below { epoch } => Some(epoch),
@@ -305,7 +305,7 @@ impl RunState {
         // A forced training ignores stored states only when it trains to its end, not on the way to a rung.
         let fresh = self.policy.forced.contains(&point) && rung.is_none();
         let other = self.table.computes(&key);
-        if let Some(other) = other.or_else(|| self.trains_missing_epochs(&chain, cached_epochs).filter(|_| !fresh)) {
+        if let Some(other) = other.or_else(|| self.trains_missing_states(&chain, cached_states).filter(|_| !fresh)) {
             return self.block(point, Blocker::Job(other));
         }
         let look_again = rung.is_none() && !was_lost && !self.policy.forced.contains(&point);
@@ -313,10 +313,10 @@ impl RunState {
         self.commands.push(Command::Claim { point, key, look_again });
     }
 
-    /// A training that computes uncached epochs of this chain, if any. No epoch is trained twice.
-    fn trains_missing_epochs(&self, chain: &StateChain, cached: u64) -> Option<PointId> {
-        let epochs = |other: &Attempt| chain.shared_prefix(&other.chain).saturating_sub(1) as u64;
-        self.table.attempts().find(|(_, other)| epochs(other) > cached).map(|(point, _)| point)
+    /// A training that makes states of this chain which are not cached, if any. No epoch is trained twice.
+    fn trains_missing_states(&self, chain: &StateChain, cached: u64) -> Option<PointId> {
+        let states = |other: &Attempt| chain.shared_prefix(&other.chain).saturating_sub(1) as u64;
+        self.table.attempts().find(|(_, other)| states(other) > cached).map(|(point, _)| point)
     }
 
     fn block(&mut self, point: PointId, blocker: Blocker) {

@@ -147,6 +147,7 @@ impl<'a> Worker<'a> {
         let chain = job.components.segments.as_ref().map(|_| {
             let settings = ChainSettings {
                 states: job.components.chain(),
+                result: job.components.declared().key(),
                 resumable: self.context.spec.resumable(job.point, &self.context.compute.numerics),
                 kept: job.kept.clone(),
                 interval: self.checkpoint_interval,
@@ -285,6 +286,7 @@ impl<'a> Worker<'a> {
             run: self.run.to_owned(),
             host: host_name(),
             program: self.context.point(output.point).parsed.stage.program(),
+            accepted: None,
         };
         NewResult {
             pipeline: &spec.pipeline.name,

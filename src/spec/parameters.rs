@@ -251,6 +251,12 @@ fn merged(table: &Table, at: &[&Pattern<'_>], diagnostics: &mut Diagnostics) -> 
         }
     }
     let mut merged = Table(table.0.iter().filter(is_ours).cloned().collect());
+    // The two exclude each other, so one of an `at` replaces the other.
+    for (given, replaced) in [("segments", "epochs"), ("epochs", "segments")] {
+        if chosen.contains_key(given) && !chosen.contains_key(replaced) {
+            merged.0.retain(|entry| entry.name != replaced);
+        }
+    }
     for (entry, _) in chosen.into_values() {
         merged.set(overridden(merged.get(&entry.name), entry));
     }

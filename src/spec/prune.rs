@@ -37,6 +37,7 @@ pub(super) fn read(
     let mut params = Params::new(table, name_origin.clone(), &[], diagnostics);
     let metric = params.text("metric");
     let mode = params.choice("mode", "min", &[("min", Mode::Min), ("max", Mode::Max)]);
+    let is_mode_given = params.is_given("mode");
     let rungs = params.ints("rungs", 1..=1_000_000);
     let reduction = params.int("reduction", REDUCTION, 2..=1_000_000) as u64;
     for (field, example) in [("metric", "metric = \"stage.loss\""), ("rungs", "rungs = [5, 20]")] {
@@ -50,6 +51,12 @@ pub(super) fn read(
         return None;
     }
     let (stage, curve) = stage_and_curve(&metric, place, stages, points, diagnostics)?;
+    let first = points.get(stages[stage.index()].points.start.index())?;
+    if !is_mode_given && first.parsed.stage.curves() == Curves::Any {
+        let message = format!("[matrix.prune] has no `mode`: is a larger or a smaller `{curve}` better?");
+        diagnostics.error(&place.origin, message).help("add mode = \"max\" or mode = \"min\"");
+        return None;
+    }
     let rungs: Vec<u64> = rungs.into_iter().map(|r| r as u64).collect();
     check_rungs(&rungs, table.get("rungs")?, &stages[stage.index()], points, diagnostics)?;
     (!rungs.is_empty()).then_some(Prune { stage, curve, mode, rungs, reduction })

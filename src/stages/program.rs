@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use rustix::fs::Access;
 
-pub(super) use self::folders::Folders;
 use self::folders::ProgramPaths;
+pub(super) use self::folders::{Folders, file_name};
 use self::outputs::make_folders;
 pub(super) use self::outputs::{MAX_METRIC_NAME, check_space, collect, number};
 pub(super) use self::process::Watch;

@@ -33,6 +33,20 @@ pub struct Provenance {
     /// The file of the program that it ran, if it ran one that `PATH` finds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
+    /// If the user accepted edits of files as changing nothing: `vadpipe accept`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted: Option<Accepted>,
+}
+
+/// Edits of files that the user accepted as changing nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The files.
+    pub files: Vec<String>,
+    /// The key of the result before the edits.
+    pub of: Key,
+    /// Unix milliseconds.
+    pub at: i64,
 }
 
 /// A finished result.
@@ -84,6 +98,9 @@ pub struct StateRecord {
     /// share a beginning. None in states of earlier versions.
     #[serde(default)]
     pub towards: Option<Key>,
+    /// The key of that training's result, as far as it is known before the training ends, if it is not `towards`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Key>,
     /// Finished epochs.
     pub epoch: u64,
     /// Finished steps of the next epoch; 0 for a state at the end of an epoch.
@@ -116,6 +133,11 @@ impl StateRecord {
     /// The blobs it needs.
     pub(super) fn blobs(&self) -> impl Iterator<Item = BlobEntry> {
         self.tensors.values().map(|t| t.blob).chain(self.folder.blobs())
+    }
+
+    /// The training that saved it: the key of its result.
+    pub(super) fn owner(&self) -> Option<Key> {
+        self.result.or(self.towards)
     }
 
     /// Where it is on its chain.

@@ -6,11 +6,13 @@
 //!
 //! - if it is on the chain of a living result and is pinned or the last one, or a kept run names its key; or
 //! - if it was saved for an unfinished training of a kept run, and is pinned or the newest of that training in its
-//!   numerics class. The training is identified by the key of its last state ([`StateRecord::towards`]). If its run was
-//!   killed before it knew that key, the training is identified by the time at which the state was saved.
+//!   numerics class. The training is identified by the key of its result ([`StateRecord::result`], or else
+//!   [`StateRecord::towards`]) and by the files that its program has read. If its run was killed before it knew that
+//!   key, the training is identified by the time at which the state was saved.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::entries::FilesRead;
 use super::record::{ResultRecord, RunRecord, StateRecord};
 use super::runs::UnreadableRuns;
 use crate::key::Key;
@@ -63,12 +65,13 @@ impl Live {
         dead: &[ResultRecord],
     ) -> (Vec<StateRecord>, Vec<StateRecord>) {
         let chains = chains(kept);
-        let last_state = |r: &ResultRecord| r.components.chain().keys().last().copied().unwrap_or(r.key);
-        let finished: BTreeSet<Key> = kept.iter().chain(dead).filter(|r| !r.damaged).map(last_state).collect();
-        let mut newest: BTreeMap<(Key, String), (u64, u64)> = BTreeMap::new();
+        let declared = |r: &ResultRecord| r.components.declared().key();
+        let finished: BTreeSet<Key> = kept.iter().chain(dead).filter(|r| !r.damaged).map(declared).collect();
+        let mut newest: BTreeMap<(Key, String, FilesRead), (u64, u64)> = BTreeMap::new();
         for state in &states {
-            if let Some(towards) = state.towards {
-                let furthest = newest.entry((towards, state.class.clone())).or_default();
+            if let Some(owner) = state.owner() {
+                let name = (owner, state.class.clone(), state.files_read.clone());
+                let furthest = newest.entry(name).or_default();
                 *furthest = (*furthest).max((state.epoch, state.step));
             }
         }
@@ -76,12 +79,15 @@ impl Live {
             let on_chain = chains.get(&state.key).is_some_and(|last| state.pinned || (*last && state.step == 0));
             // Half an epoch of a finished training is of no use, even if a run names it.
             let named = self.named.contains(&state.key) && !(finished.contains(&state.key) && state.step > 0);
-            let going_on = match state.towards {
+            // A result with other files does not finish the training.
+            let is_finished = |owner| finished.contains(&owner) && (state.files_read.is_empty() || !self.during(state));
+            let going_on = match state.owner() {
                 None => self.during(state),
-                Some(towards) if finished.contains(&towards) => false,
-                Some(towards) if !self.results.contains(&towards) && !self.during(state) => false,
-                Some(towards) => {
-                    state.pinned || newest.get(&(towards, state.class.clone())) == Some(&(state.epoch, state.step))
+                Some(owner) if is_finished(owner) => false,
+                Some(owner) if !self.results.contains(&owner) && !self.during(state) => false,
+                Some(owner) => {
+                    let name = (owner, state.class.clone(), state.files_read.clone());
+                    state.pinned || newest.get(&name) == Some(&(state.epoch, state.step))
                 }
             };
             on_chain || named || going_on

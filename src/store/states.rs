@@ -45,13 +45,15 @@ pub struct NewState<'a> {
     pub folder: Option<&'a FolderOnDisk>,
     /// See [`StateRecord::files_read`].
     pub files_read: &'a FilesRead,
+    /// See [`StateRecord::result`].
+    pub result: Option<Key>,
 }
 
 impl<'a> NewState<'a> {
     /// A state that consists of tensors.
     pub fn new(position: Position, class: &'a str, pinned: bool, tensors: &'a BTreeMap<String, Tensor>) -> Self {
         static NONE: FilesRead = BTreeMap::new();
-        Self { position, class, pinned, tensors, folder: None, files_read: &NONE }
+        Self { position, class, pinned, tensors, folder: None, files_read: &NONE, result: None }
     }
 }
 
@@ -75,6 +77,12 @@ impl Store {
     /// their epoch and step.
     pub fn longest_state(&self, states: &[Key], query: &StateQuery<'_>) -> Result<Option<StateRecord>> {
         self.look(|look| look.longest_state(states, query))
+    }
+
+    /// All stored states of this chain that can be continued, as far as the index knows, in the order of the chain.
+    pub fn resumable_states(&self, states: &[Key], query: &StateQuery<'_>) -> Result<Vec<StateRecord>> {
+        let (all, total) = (self.chain_states(states)?, states.len().saturating_sub(1) as u64);
+        Ok(all.into_iter().filter(|state| query.accepts(state, total, |path| self.digest_now(path))).collect())
     }
 
     /// All stored states of this chain in any numerics class, as far as the index knows, in the order of the chain.
@@ -135,10 +143,13 @@ impl Store {
         let is_same =
             |s: &StateRecord| (s.step, s.class.as_str(), &s.files_read) == (position.step, class, new.files_read);
         let same = before.into_iter().find(is_same);
-        let shared = same.as_ref().is_some_and(|s| s.towards.is_some_and(|other| other != towards));
+        let result = new.result.filter(|result| *result != towards);
+        let owner = result.unwrap_or(towards);
+        let shared = same.as_ref().is_some_and(|s| s.owner().is_some_and(|other| other != owner));
         let record = StateRecord {
             key: *key,
             towards: Some(towards),
+            result,
             epoch: position.epoch,
             step: position.step,
             class: class.to_owned(),
@@ -184,7 +195,7 @@ impl Store {
                 Ok(entries::states(db, &state.key)?.into_iter().find(|s| s.has_name_of(state)))
             };
             // As it is stored now: another process may have pinned it, or saved it for its own training.
-            let old = stored(old)?.filter(|s| !s.pinned && s.towards.is_none_or(|t| Some(t) == newest.towards));
+            let old = stored(old)?.filter(|s| !s.pinned && s.owner().is_none_or(|t| Some(t) == newest.owner()));
             Ok(old.filter(|_| matches!(stored(newest), Ok(Some(_)))))
         })?;
         let Some(old) = removable else { return Ok(false) };

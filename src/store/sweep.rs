@@ -22,6 +22,7 @@ use super::error::Result;
 use super::handle::Store;
 use super::lock::{self, Sharing};
 use super::record::RunRecord;
+use crate::file;
 
 /// Bytes of the longest `about.json` of a checkpoint.
 const LONGEST_ABOUT: u64 = 1 << 20;
@@ -50,7 +51,7 @@ impl Leftovers {
     /// Removes them. A file that can't be removed stays for the next time.
     pub(super) fn remove(self) {
         for path in &self.paths {
-            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            let _ = if path.is_dir() { file::remove_folder(path) } else { fs::remove_file(path) };
         }
     }
 }
@@ -88,7 +89,9 @@ impl Store {
         paths.extend(orphans.chain(temporary).filter(|path| disk::is_older(path, OLD)));
         paths.extend(entries(dir.join("checkpoints")).into_iter().filter(|path| {
             let is_kept = |id: &str| known.contains(id) && !old.iter().any(|run| run.id == id);
-            !last_run(path).is_some_and(|id| is_kept(&id)) && disk::is_older(path, OLD)
+            // A lock goes after its folder.
+            let is_lock = stem(path, "lock").is_some() && path.with_extension("").exists();
+            !is_lock && !last_run(path).is_some_and(|id| is_kept(&id)) && disk::is_older(path, OLD)
         }));
         let alone = self.alone(kept);
         if alone.is_some() {

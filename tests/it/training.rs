@@ -219,12 +219,15 @@ fn sweep_is_pruned_by_a_logged_metric() {
     let Some(project) = project() else { return };
     project.edit("lr = 0.05", "lr = \"${matrix.lr}\"");
     let prune = "[matrix]\nlr = [0.5, 0.1, 0.05, 0.0001]\n\
-                 [matrix.prune]\nmetric = \"net.loss\"\nrungs = [10, 20]\nreduction = 2\n[stages.net]";
+                 [matrix.prune]\nmetric = \"net.loss\"\nmode = \"min\"\nrungs = [10, 20]\nreduction = 2\n[stages.net]";
     project.edit("[stages.net]", prune);
     let run = project.run(&["-j", "1"]);
     assert!(run.of_kind("stage-pruned").count() >= 2, "{}", run.output.stdout);
     assert!(trained(&run).len() < 4 * 40);
-    project.edit("rungs = [10, 20]", "rungs = [10, 25]");
+    project.edit("mode = \"min\"\n", "");
+    let error = project.vadpipe(["plan", "p.toml"]);
+    assert!(error.stderr.contains("is a larger or a smaller `loss` better?"), "{}", error.stderr);
+    project.edit("rungs = [10, 20]", "mode = \"min\"\nrungs = [10, 25]");
     let error = project.vadpipe(["plan", "p.toml"]);
     assert_eq!(error.code, 2);
     assert!(error.stderr.contains("has no state after 25 epochs, so it can't be pruned there"), "{}", error.stderr);
@@ -264,8 +267,9 @@ fn faults_of_a_program_are_named() {
         (all.to_owned(), "the program exited with 0, but left no state after epoch 10"),
         ("(out / 'x').touch()\nepochs(1, 2)\n".to_owned(), "did not log epochs 3 to 10"),
         ("(out / 'x').touch()\nepochs(*range(1, 10))\n".to_owned(), "did not log epoch 10"),
-        ("epochs(1, 1)\n".to_owned(), "epoch 1 was logged before, expected 2"),
-        ("epochs(2)\n".to_owned(), "epoch 2 is out of order, expected 1"),
+        ("epochs(1, 1)\n".to_owned(), "epoch 1 was logged before: each epoch is logged once, in order; expected 2"),
+        ("epochs(2)\n".to_owned(), "epoch 2 is out of order: each epoch is logged once, in order; expected 1"),
+        ("epochs(0)\n".to_owned(), "epoch 0 does not exist: epochs count from 1; expected 1"),
         (format!("{all}epochs(11)\n"), "epoch 11 is after the last one of this process, 10"),
         ("print('loss 1', file=log, flush=True)\n".to_owned(), "line 1 of the program's log is not valid: "),
         ("print('[1]', file=log, flush=True)\n".to_owned(), "it is not a JSON object"),
@@ -412,4 +416,106 @@ fn verify_samples_stretches_of_a_program() {
     let output = project.vadpipe(["verify", "p.toml", "net", "--sample", "2", "--seed", "1"]);
     assert_eq!(output.code, 0, "{}", output.stderr);
     assert_eq!(output.stdout.matches("same").count(), 2, "{}", output.stdout);
+}
+
+#[test]
+fn accepted_edit_keeps_the_result_and_the_states() {
+    let Some(project) = project() else { return };
+    project.write("helper.py", "x = 1\n");
+    let import = "HOOK = lambda epoch: __import__('helper')\n";
+    project.write("train.py", &format!("{import}{}", include_str!("training/train.py")));
+    project.run(&[]);
+    let digests = project.digests();
+    project.write("train.py", &format!("# a comment\n{}", project.read("train.py")));
+    project.write("helper.py", "x = 1  # a comment\n");
+    assert_eq!(project.plan(&[])["net"]["epochs"]["cached"], 0);
+    let accepted = json(&project.vadpipe(["accept", "p.toml", "net", "--json"]));
+    assert_eq!(accepted["accepted"][0]["files"], serde_json::json!(["train.py", "helper.py"]), "{accepted}");
+    assert_eq!(project.run(&[]).executed(), [""; 0]);
+    assert_eq!(project.digests(), digests);
+    let explained = project.vadpipe(["explain", "p.toml", "net"]).stdout;
+    assert!(explained.contains("; edits of train.py, helper.py accepted on "), "{explained}");
+    project.edit("epochs = 40", "epochs = 50");
+    assert_eq!(trained(&project.run(&[])), (41..=50).collect::<Vec<_>>(), "the states were accepted, too");
+    // Anything else is refused.
+    project.edit("lr = 0.05", "lr = 0.04");
+    let refused = project.vadpipe(["accept", "p.toml", "net"]);
+    assert_eq!(refused.code, 2, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("`net` has another change than edits of files: lr 0.05 → 0.04"),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn process_does_not_find_what_the_one_before_has_left() {
+    let Some(project) = project() else { return };
+    let hook = "import os, pathlib\nfor folder in ['.', os.environ['TMPDIR']]:\n    \
+                left = pathlib.Path(folder) / 'left'\n    assert not left.exists()\n    left.touch()\n";
+    project.write("train.py", &format!("{hook}{}", include_str!("training/train.py")));
+    assert_eq!(trained(&project.run(&[])).len(), 40);
+}
+
+#[test]
+fn data_that_change_for_a_while_leave_no_state() {
+    let Some(project) = project() else { return };
+    project.edit("epochs = 40", "epochs = 40\npaths = { data = \"data.csv\" }");
+    project.write("data.csv", "good");
+    // The program edits its data in the second segment, and restores them in the next run.
+    let hook = "import pathlib\ndef HOOK(epoch):\n    if epoch == 12:\n        \
+                (pathlib.Path(DATA)).write_text('evil')\n";
+    let data = format!("DATA = {:?}\n", project.path("data.csv").display().to_string());
+    project.write("train.py", &format!("{data}{hook}{}", include_str!("training/train.py")));
+    let run = project.vadpipe(["run", "p.toml"]);
+    assert!(run.stderr.contains("file data.csv changed while the stage ran"), "{}", run.stderr);
+    project.write("data.csv", "good");
+    assert_eq!(project.plan(&[])["net"]["epochs"]["cached"], 10);
+}
+
+#[test]
+fn folders_without_permissions_are_removed() {
+    let Some(project) = project() else { return };
+    let hook = "import atexit, os\natexit.register(lambda: 'VADPIPE_STATE_OUT' in os.environ and \
+                os.chmod(os.environ['VADPIPE_STATE_OUT'] + '/generators', 0o555))\n";
+    project.write("train.py", &format!("{hook}{}", include_str!("training/train.py")));
+    assert_eq!(trained(&project.run(&[])).len(), 40);
+    assert_eq!(std::fs::read_dir(project.path("cache/scratch")).expect("a folder").count(), 0);
+}
+
+#[test]
+fn segments_of_one_point_replace_the_epochs_of_all() {
+    let Some(project) = project() else { return };
+    project.edit("[stages.net]", "[matrix]\nlr = [0.05, 0.01]\n[stages.net]");
+    project.edit("lr = 0.05\n", "lr = \"${matrix.lr}\"\n");
+    project.edit("segment_epochs = 10", "segment_epochs = 10\nkeep_every = 10");
+    assert_eq!(trained(&project.run(&[])).len(), 80);
+    let branch = "\n[stages.net.at.\"lr=0.05\"]\nsegments = [{ epochs = 20 }, { epochs = 20, lr = 0.005 }]\n";
+    project.write("p.toml", &(project.read("p.toml") + branch));
+    assert_eq!(trained(&project.run(&[])), (21..=40).collect::<Vec<_>>());
+}
+
+#[test]
+fn file_that_an_earlier_process_wrote_is_no_input() {
+    let Some(project) = project() else { return };
+    let hook = "import pathlib\ncache = pathlib.Path(__file__).resolve().parent / 'tokens'\n\
+                text = cache.read_text() if cache.exists() else 'none'\n\
+                cache.exists() or cache.write_text('made by the first process')\n";
+    project.write("train.py", &format!("{hook}{}", include_str!("training/train.py")));
+    let run = project.vadpipe(["run", "p.toml"]);
+    assert_eq!((run.code, run.stderr.contains("won't be reused")), (0, false), "{}", run.stderr);
+    assert_eq!(project.run(&[]).executed(), [""; 0]);
+}
+
+#[test]
+fn points_that_part_within_a_segment_do_not_wait_for_each_other() {
+    let Some(project) = project() else { return };
+    project.edit("epochs = 40", "segments = [{ epochs = 5, lr = 0.1 }, { epochs = 15, lr = \"${matrix.late}\" }]");
+    project.edit("[stages.net]", "[matrix]\nlate = [0.05, 0.01]\n[stages.net]");
+    let run = project.run(&["-j", "2"]);
+    let kinds: Vec<_> = run.events.iter().filter_map(|event| event["event"].as_str()).collect();
+    let at =
+        |kind: &str, nth: usize| kinds.iter().enumerate().filter(|(_, k)| **k == kind).nth(nth).expect("an event").0;
+    assert!(at("stage-started", 1) < at("stage-finished", 0), "both run at the same time: {kinds:?}");
+    assert_eq!(trained(&run).len(), 40);
 }

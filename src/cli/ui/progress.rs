@@ -11,7 +11,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::style::{DIM, GREEN, RED, paint, printable};
 use super::terminal::cut;
-use super::words::pad;
+use super::words::{decimals, pad};
 use crate::escape::escape;
 use crate::event::Event;
 use crate::id::PointName;
@@ -246,7 +246,7 @@ impl Running {
 
     /// The figures that fit, the loss first.
     fn figures(&self, width: usize) -> String {
-        let figure = |(name, value): (&String, &f64)| format!("{} {value:.4}", escape(name));
+        let figure = |(name, value): (&String, &f64)| format!("{} {}", escape(name), decimals(*value));
         let (first, others): (Vec<_>, Vec<_>) = self.figures.iter().partition(|(name, _)| *name == "loss");
         let rate = self.rate.map(|rate| format!("{rate:.0}/s"));
         let mut text = String::new();

@@ -11,6 +11,7 @@ use anstyle::Style;
 
 use super::failures::Failures;
 use super::progress::{Board, last_line};
+use super::words::decimals;
 use super::{DIM, GREEN, RED, Ui, YELLOW, figure, output_failed, paint, screen, seconds, shorten};
 use crate::error::Result;
 use crate::event::{Event, Listener};
@@ -268,7 +269,7 @@ fn position(epoch: u64, step: u64) -> String {
 }
 
 fn words(figures: &BTreeMap<String, f64>) -> String {
-    figures.iter().map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join(" ")
+    figures.iter().map(|(name, value)| format!("{name} {}", decimals(*value))).collect::<Vec<_>>().join(" ")
 }
 
 impl Listener for Watch {

@@ -52,6 +52,11 @@ pub(in crate::cli) fn figure(v: f64) -> String {
     if v == v.trunc() && v.abs() < 1e9 { format!("{v}") } else { format!("{v:.4}") }
 }
 
+/// A figure with four decimals, or a small one with four digits.
+pub(super) fn decimals(v: f64) -> String {
+    if v != 0.0 && v.abs() < 1e-3 { format!("{v:.3e}") } else { format!("{v:.4}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

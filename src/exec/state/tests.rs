@@ -33,7 +33,7 @@ fn digest(text: &str) -> Digest {
 /// Takes a point from its look-up to the start of its job. Returns the last commands.
 fn start(state: &mut RunState, point: usize) -> Vec<Command> {
     let key = digest(&format!("key {point}"));
-    let lookup = Lookup { key, chain: StateChain::default(), cached_epochs: 0, stored: None, curve: vec![] };
+    let lookup = Lookup { key, chain: StateChain::default(), cached_states: 0, stored: None, curve: vec![] };
     state.apply(Input::LookedUp(PointId::new(point), Ok(lookup)));
     state.apply(Input::Claimed(PointId::new(point), Claim::Granted))
 }
@@ -117,7 +117,7 @@ fn dependent_runs_again_if_its_repaired_input_has_different_bytes() {
 fn point_with_the_same_key_waits_for_the_first() {
     let mut state = run(&[&[], &[]], Policy::default());
     let key = digest("the key of both");
-    let lookup = || Lookup { key, chain: StateChain::default(), cached_epochs: 0, stored: None, curve: vec![] };
+    let lookup = || Lookup { key, chain: StateChain::default(), cached_states: 0, stored: None, curve: vec![] };
     let [first, second] = [PointId::new(0), PointId::new(1)];
     state.apply(Input::LookedUp(first, Ok(lookup())));
     assert!(state.apply(Input::LookedUp(second, Ok(lookup()))).is_empty());

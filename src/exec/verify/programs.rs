@@ -37,15 +37,14 @@ pub struct ProgramVerdict {
 
 /// The epochs whose states are needed to judge a program: those that are stored, and the first two boundaries.
 pub(super) fn needed_states(worker: &Worker<'_>, job: &Job, every: u64) -> Result<BTreeSet<u64>> {
-    let stored = stored_states(worker, worker.context.store, &job.components.chain())?;
+    let stored = stored_states(worker, job, worker.context.store)?;
     Ok(stored.into_iter().map(|state| state.epoch).chain([every, 2 * every]).collect())
 }
 
-/// The states of a chain in a store, from the first to the last.
-fn stored_states(worker: &Worker<'_>, store: &Store, chain: &StateChain) -> Result<Vec<StateRecord>> {
-    let mut states = store.chain_states(chain.keys())?;
-    states.retain(|state| state.class == worker.context.compute.numerics);
-    Ok(states)
+/// The states of a chain in a store whose files are as they were, from the first to the last.
+pub(super) fn stored_states(worker: &Worker<'_>, job: &Job, store: &Store) -> Result<Vec<StateRecord>> {
+    let query = worker.context.spec.resumable(job.point, &worker.context.compute.numerics);
+    Ok(store.resumable_states(job.components.chain().keys(), &query)?)
 }
 
 /// Compares the result and the states of a training with those of its second run, which are in `worker.into`.
@@ -56,9 +55,8 @@ pub(super) fn judge(
     again: &ResultRecord,
 ) -> Result<(Option<Difference>, ProgramVerdict)> {
     let every = worker.context.spec.resumable(job.point, "").every;
-    let chain = job.components.chain();
-    let before = stored_states(worker, worker.context.store, &chain)?;
-    let now = stored_states(worker, worker.into, &chain)?;
+    let before = stored_states(worker, job, worker.context.store)?;
+    let now = stored_states(worker, job, worker.into)?;
     for (old, new) in before.iter().filter_map(|old| Some((old, now.iter().find(|new| new.key == old.key)?))) {
         if let Some(found) = compare(worker, (worker.context.store, old), (worker.into, new))? {
             let epoch = first_epoch(worker, old, new)?.unwrap_or(old.epoch);
@@ -70,11 +68,11 @@ pub(super) fn judge(
         return Ok((Some(found), ProgramVerdict { epoch: None, incomplete: None, compared: None }));
     }
     let end = 2 * every;
-    let Some(two) = now.iter().find(|state| state.epoch == end) else {
+    let Some(two_processes) = now.iter().find(|state| state.epoch == end) else {
         return Ok((None, ProgramVerdict { epoch: None, incomplete: None, compared: None }));
     };
-    let one = replay(worker, job, None, end, end)?;
-    let incomplete = compare(worker, (worker.into, two), (worker.into, &one))?;
+    let one_process = replay(worker, job, None, end, end)?;
+    let incomplete = compare(worker, (worker.into, two_processes), (worker.into, &one_process))?;
     Ok((None, ProgramVerdict { epoch: None, incomplete, compared: Some(end) }))
 }
 

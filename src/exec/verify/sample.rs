@@ -54,9 +54,8 @@ impl Sample {
     /// Re-trains stretches of a training and compares the states at their ends.
     pub(super) fn check(self, worker: &Worker<'_>, job: &Job) -> Result<Sampled> {
         let chain = job.components.chain();
-        let whole = |s: &StateRecord| s.step == 0 && s.epoch > 0 && s.class == worker.context.compute.numerics;
-        let stored: Vec<StateRecord> =
-            worker.context.store.chain_states(chain.keys())?.into_iter().filter(whole).collect();
+        let mut stored = programs::stored_states(worker, job, worker.context.store)?;
+        stored.retain(|state| state.step == 0 && state.epoch > 0);
         let name = worker.context.name(job.point);
         if stored.is_empty() {
             let message = format!(

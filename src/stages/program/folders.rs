@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value as JsonValue;
 
 use super::words::Paths;
+use crate::file::remove_folder;
 use crate::stage::{Context, Device, StageError};
 
 /// The module that lists the files that a Python program reads.
@@ -71,10 +72,10 @@ impl Folders {
     }
 
     /// Removes what the program wrote, so that it can start again. Its checkpoint stays.
-    pub(super) fn clear(&self) -> Result<(), StageError> {
+    pub(in crate::stages) fn clear(&self) -> Result<(), StageError> {
         for folder in [&self.outputs, &self.scratch] {
             let what = format!("can't empty the folder {}", folder.display());
-            let empty = std::fs::remove_dir_all(folder).and_then(|()| std::fs::create_dir(folder));
+            let empty = remove_folder(folder).and_then(|()| std::fs::create_dir(folder));
             empty.map_err(StageError::io(what))?;
         }
         match std::fs::remove_file(&self.metrics) {
@@ -134,7 +135,7 @@ fn has_copies(path: &Path) -> bool {
 }
 
 /// The last component of an output's path.
-pub(super) fn file_name(path: &str) -> &str {
+pub(in crate::stages) fn file_name(path: &str) -> &str {
     let path = path.strip_suffix('/').unwrap_or(path);
     path.rsplit('/').next().unwrap_or(path)
 }

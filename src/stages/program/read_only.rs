@@ -24,19 +24,32 @@ impl ReadOnly {
     /// # Errors
     /// If a permission can't be changed.
     pub(in crate::stages) fn protect(folder: PathBuf) -> Result<Self, StageError> {
-        let what = format!("can't protect the folder {}", folder.display());
-        let stamps = set(&folder, 0o555, 0o444).and_then(|()| stamps(&folder)).map_err(StageError::io(what))?;
-        Ok(Self { folder, stamps })
+        let mut protected = Self { folder, stamps: BTreeMap::new() };
+        protected.protect_again()?;
+        Ok(protected)
+    }
+
+    /// Protects what is in the folder now.
+    ///
+    /// # Errors
+    /// If a permission can't be changed.
+    pub(in crate::stages) fn protect_again(&mut self) -> Result<(), StageError> {
+        let what = format!("can't protect the folder {}", self.folder.display());
+        let stamps = set(&self.folder, 0o555, 0o444).and_then(|()| stamps(&self.folder));
+        self.stamps = stamps.map_err(StageError::io(what))?;
+        Ok(())
+    }
+
+    /// The folder.
+    pub(in crate::stages) fn path(&self) -> &Path {
+        &self.folder
     }
 
     /// Whether anything below the folder was changed, added or removed. A program of the same user can change
     /// permissions.
-    ///
-    /// # Errors
-    /// If the folder can't be read.
-    pub(in crate::stages) fn is_changed(&self) -> Result<bool, StageError> {
-        let what = format!("can't read the folder {}", self.folder.display());
-        Ok(stamps(&self.folder).map_err(StageError::io(what))? != self.stamps)
+    pub(in crate::stages) fn is_changed(&self) -> bool {
+        // What can't be read was changed.
+        stamps(&self.folder).ok().as_ref() != Some(&self.stamps)
     }
 
     /// Gives the owner the write permissions back. Errors show when the folder is removed.
@@ -53,6 +66,10 @@ impl Drop for ReadOnly {
 
 /// Sets the permissions of a folder and of everything below it.
 fn set(folder: &Path, of_folders: u32, of_files: u32) -> io::Result<()> {
+    // A program may have replaced it by a link.
+    if !folder.symlink_metadata()?.is_dir() {
+        return Ok(());
+    }
     // First the folder itself: otherwise it could not be listed if a program has taken its permissions away.
     fs::set_permissions(folder, Permissions::from_mode(of_folders))?;
     for entry in fs::read_dir(folder)? {

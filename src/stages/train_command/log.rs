@@ -9,11 +9,14 @@ use std::path::PathBuf;
 use jiter::JsonValue;
 
 use crate::artifact::{Tensor, TensorError};
+use crate::file::remove_folder;
 use crate::stage::{Progress, StageError, Update};
-use crate::stages::program::{MAX_METRIC_NAME, Watch, number};
+use crate::stages::program::{MAX_METRIC_NAME, ReadOnly, Watch, number};
 
 /// The longest line, in bytes.
 const MAX_LINE: usize = 1 << 20;
+/// How many bytes are read at a time, so that a program that never stops logging can be interrupted.
+const AT_A_TIME: u64 = 4 << 20;
 /// The bits of the NaN that stands for an epoch in which a metric was not logged. A program that computes or logs a
 /// NaN never makes this one: its payload is that of R's `NA`.
 const MISSING: u64 = 0x7ff8_0000_0000_07a2;
@@ -90,6 +93,8 @@ pub(super) struct TrainingLog<'a> {
     path: PathBuf,
     /// Where the process writes its state. Emptied at each start.
     state: Option<PathBuf>,
+    /// What the program must not change.
+    protected: [&'a ReadOnly; 2],
     from: u64,
     to: u64,
     total: u64,
@@ -108,10 +113,11 @@ impl<'a> TrainingLog<'a> {
     pub(super) fn new(
         path: PathBuf,
         state: Option<PathBuf>,
+        protected: [&'a ReadOnly; 2],
         (from, to, total): (u64, u64, u64),
         progress: &'a dyn Progress,
     ) -> Self {
-        Self { path, state, from, to, total, progress, read: 0, lines: 0, rest: vec![], epochs: vec![] }
+        Self { path, state, protected, from, to, total, progress, read: 0, lines: 0, rest: vec![], epochs: vec![] }
     }
 
     /// The metrics of the epochs, after the process has exited with 0.
@@ -119,7 +125,7 @@ impl<'a> TrainingLog<'a> {
     /// # Errors
     /// If an epoch is missing.
     pub(super) fn finish(mut self) -> Result<Vec<BTreeMap<String, f64>>, StageError> {
-        self.read_lines()?;
+        self.read_lines(u64::MAX)?;
         let last = mem::take(&mut self.rest);
         if !last.is_empty() {
             self.read_line(&last)?;
@@ -133,12 +139,13 @@ impl<'a> TrainingLog<'a> {
         } else {
             format!("epochs {} to {}", logged + 1, self.to)
         };
-        let hint = "append a line such as {\"epoch\": 1, \"loss\": 0.5} to the file VADPIPE_LOG after each epoch";
+        let hint = "append a line such as {\"epoch\": 1, \"loss\": 0.5} to the file VADPIPE_LOG after each epoch; a line \
+                    with `step` is progress only";
         Err(StageError::failed(format!("the program exited with 0, but did not log {missing}; {hint}")))
     }
 
-    /// Reads what the program has appended since the last call.
-    fn read_lines(&mut self) -> Result<(), StageError> {
+    /// Reads what the program has appended since the last call, at most about so many bytes.
+    fn read_lines(&mut self, most: u64) -> Result<(), StageError> {
         let failed = StageError::io(format!("can't read the log {}", self.path.display()));
         let mut buffer = vec![0; 1 << 16];
         let mut open = || -> io::Result<File> {
@@ -155,7 +162,8 @@ impl<'a> TrainingLog<'a> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             file => file.map_err(failed)?,
         };
-        loop {
+        let end = self.read.saturating_add(most);
+        while self.read < end {
             let count = file.read(&mut buffer).map_err(StageError::io("can't read the log of the training"))?;
             if count == 0 {
                 return Ok(());
@@ -173,6 +181,7 @@ impl<'a> TrainingLog<'a> {
                 }
             }
         }
+        Ok(())
     }
 
     fn wrong(&self, what: impl std::fmt::Display) -> StageError {
@@ -225,9 +234,12 @@ impl<'a> TrainingLog<'a> {
         }
         #[expect(clippy::float_cmp, reason = "epochs are whole numbers, which floats hold exactly")]
         if epoch != expected as f64 {
-            let why = if epoch < expected as f64 { "was logged before" } else { "is out of order" };
-            let after = "the first finished epoch is 1, and each epoch is logged once, in order";
-            return Err(self.wrong(format!("epoch {epoch} {why}, expected {expected}; {after}")));
+            let why = match epoch {
+                _ if epoch < 1.0 => "does not exist: epochs count from 1",
+                _ if epoch < expected as f64 => "was logged before: each epoch is logged once, in order",
+                _ => "is out of order: each epoch is logged once, in order",
+            };
+            return Err(self.wrong(format!("epoch {epoch} {why}; expected {expected}")));
         }
         self.epochs.push(metrics);
         self.report(shown, true);
@@ -243,18 +255,23 @@ impl<'a> TrainingLog<'a> {
 impl Watch for TrainingLog<'_> {
     fn starts(&mut self) -> Result<(), StageError> {
         (self.read, self.lines, self.rest, self.epochs) = (0, 0, vec![], vec![]);
-        fs::write(&self.path, "").map_err(StageError::io(format!("can't write {}", self.path.display())))?;
-        let Some(state) = &self.state else { return Ok(()) };
-        let removed = match fs::remove_dir_all(state) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
+        if self.protected.iter().any(|folder| folder.is_changed()) {
+            let message = "the program changed its state or its inputs before it failed, so it is not started again";
+            return Err(StageError::failed(message));
+        }
+        // Not opened, because the program may have replaced it.
+        let empty = match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => File::create_new(&self.path),
         };
-        removed
+        empty.map_err(StageError::io(format!("can't write {}", self.path.display())))?;
+        let Some(state) = &self.state else { return Ok(()) };
+        remove_folder(state)
             .and_then(|()| fs::create_dir(state))
             .map_err(StageError::io(format!("can't create the folder {}", state.display())))
     }
 
     fn looks(&mut self) -> Result<(), StageError> {
-        self.read_lines()
+        self.read_lines(AT_A_TIME)
     }
 }

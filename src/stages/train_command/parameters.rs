@@ -27,7 +27,7 @@ impl TrainCommand {
     /// Reads the parameters.
     pub(super) fn parse(params: &mut Params<'_>) -> Self {
         let program = Program::parse(params, &Defaults { home: "user", outputs_in_params: false });
-        if let Some(path) = program.outputs().values().find(|path| *path == "state" || *path == "state/") {
+        if let Some(path) = program.outputs().values().find(|path| program::file_name(path) == "state") {
             let message = format!("the output `{path}` has a reserved name");
             params.error("outputs", message, "`state` is the folder of the last state; choose another name");
         }

@@ -2,16 +2,18 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value as JsonValue, json};
 
 use super::log::{Curves, TrainingLog};
 use super::parameters::{Select, TrainCommand};
 use crate::artifact::{Artifact, Capability, Folder, FolderOnDisk};
+use crate::file::remove_folder;
 use crate::key::Segment;
 use crate::stage::{Context, ProcessFolders, ProgramChain, StageError};
 use crate::stages::program::{self, Folders, ReadOnly, Start};
+use crate::value::Values;
 
 /// The processes of one training.
 pub(super) struct Processes<'a> {
@@ -45,7 +47,15 @@ impl<'a> Processes<'a> {
     }
 
     /// Trains from the furthest stored state to the last epoch, and writes the outputs.
-    pub(super) fn run(mut self) -> Result<Artifact, StageError> {
+    pub(super) fn run(self) -> Result<Artifact, StageError> {
+        let state_out = self.state_out();
+        let result = self.run_all();
+        // A program may have left folders that only this removes.
+        let _ = remove_folder(&state_out);
+        result
+    }
+
+    fn run_all(mut self) -> Result<Artifact, StageError> {
         let state_in = self.folders.root.join("state");
         create_empty(&state_in)?;
         let mut state = match self.chain.resume(&state_in)? {
@@ -60,7 +70,7 @@ impl<'a> Processes<'a> {
         while state.epoch < self.total() {
             self.context.cancel.check()?;
             let protected = ReadOnly::protect(state_in.clone())?;
-            state = self.train(state, &state_in)?;
+            state = self.train(state, &protected)?;
             drop(protected);
             self.restore_inputs()?;
             // The runner may stop the training at this state.
@@ -70,8 +80,13 @@ impl<'a> Processes<'a> {
                 self.chain.write(&state.files, &state_in)?;
             }
         }
-        let _protected = ReadOnly::protect(state_in.clone())?;
-        self.artifact(state, &state_in)
+        let protected = ReadOnly::protect(state_in)?;
+        self.artifact(state, &protected)
+    }
+
+    /// Where a process writes its state.
+    fn state_out(&self) -> PathBuf {
+        self.folders.root.join("state-out")
     }
 
     fn total(&self) -> u64 {
@@ -83,9 +98,9 @@ impl<'a> Processes<'a> {
     }
 
     /// Runs the process from a state to the next boundary, and stores the state there.
-    fn train(&self, mut state: State, state_in: &Path) -> Result<State, StageError> {
+    fn train(&self, mut state: State, state_in: &ReadOnly) -> Result<State, StageError> {
         let to = self.chain.boundary_after(state.epoch);
-        let state_out = self.folders.root.join("state-out");
+        let state_out = self.state_out();
         let log = self.start(state.epoch, to, state_in, Some(&state_out))?;
         let files = FolderOnDisk::scan(&state_out)
             .map_err(|error| StageError::failed(format!("the state after epoch {to} can't be stored: {error}")))?;
@@ -94,12 +109,10 @@ impl<'a> Processes<'a> {
             return Err(StageError::failed(format!("{message}; write it to the folder VADPIPE_STATE_OUT")));
         }
         program::check_space(&format!("the state after epoch {to}"), files.bytes(), &state_out)?;
-        for epoch in log.finish()? {
-            state.curves.push(&epoch);
-        }
+        log.finish()?.iter().for_each(|epoch| state.curves.push(epoch));
         self.note_best(&state.curves)?;
         state.files = self.chain.save(to, &state.curves.to_tensors(), &files)?;
-        fs::remove_dir_all(&state_out).map_err(StageError::io(format!("can't remove {}", state_out.display())))?;
+        remove_folder(&state_out).map_err(StageError::io(format!("can't remove {}", state_out.display())))?;
         state.epoch = to;
         Ok(state)
     }
@@ -111,13 +124,15 @@ impl<'a> Processes<'a> {
     }
 
     /// Runs one process and returns its log.
-    fn start(
-        &self,
+    fn start<'p>(
+        &'p self,
         from: u64,
         to: u64,
-        state_in: &Path,
+        state_in: &'p ReadOnly,
         state_out: Option<&Path>,
-    ) -> Result<TrainingLog<'a>, StageError> {
+    ) -> Result<TrainingLog<'p>, StageError> {
+        // A process must not find what the one before has left.
+        self.folders.clear()?;
         let ProcessFolders { checkpoint, dep_file } = self.chain.begin(state_out.map(|_| to))?;
         let root = &self.folders.root;
         let log = root.join("log.ndjson");
@@ -130,7 +145,7 @@ impl<'a> Processes<'a> {
             ("VADPIPE_LOG", path(&log)),
         ];
         if from > 0 {
-            variables.push(("VADPIPE_STATE_IN", path(state_in)));
+            variables.push(("VADPIPE_STATE_IN", path(state_in.path())));
         }
         match state_out {
             Some(state_out) => variables.push(("VADPIPE_STATE_OUT", path(state_out))),
@@ -139,7 +154,9 @@ impl<'a> Processes<'a> {
         let start =
             Start { folders: &self.folders, checkpoint: checkpoint.as_deref(), dep_file: Some(&dep_file), variables };
         let state_out = state_out.map(Path::to_owned);
-        let mut log = TrainingLog::new(log, state_out, (from, to, self.total()), self.context.progress);
+        let protected = [&self.inputs, state_in];
+        let epochs = (from, to, self.total());
+        let mut log = TrainingLog::new(log, state_out, protected, epochs, self.context.progress);
         let ran = self.stage.program.run(&start, &mut log, self.context);
         self.chain.end(ran.is_ok())?;
         ran.map(|()| log)
@@ -147,32 +164,36 @@ impl<'a> Processes<'a> {
 
     /// The content of `VADPIPE_VALUES`.
     fn values(&self, from: u64, to: u64) -> JsonValue {
-        let (mut epochs, mut begin) = (Vec::new(), 0);
+        let (mut epochs, mut begin): (Vec<(u64, u64, &Values)>, u64) = (Vec::new(), 0);
         for Segment { epochs: count, params } in &self.stage.epochs.segments {
             let (first, last) = (begin.max(from), (begin + count).min(to));
-            if first < last {
-                epochs.push(json!({ "from": first, "to": last, "values": program::as_json(params) }));
-            }
             begin += count;
+            match epochs.last_mut() {
+                _ if first >= last => {}
+                // Equal values are one part, however they are written: the keys are the same.
+                Some((_, end, before)) if *before == params => *end = last,
+                _ => epochs.push((first, last, params)),
+            }
         }
+        let part = |(from, to, values): (u64, u64, &Values)| json!({ "from": from, "to": to, "values": program::as_json(values) });
+        let epochs: Vec<JsonValue> = epochs.into_iter().map(part).collect();
         json!({ "start": program::as_json(&self.stage.start), "seed": self.context.streams.seed(), "epoch": epochs })
     }
 
     /// Writes the inputs again if the program changed them.
     fn restore_inputs(&mut self) -> Result<(), StageError> {
-        if !self.inputs.is_changed()? {
+        if !self.inputs.is_changed() {
             return Ok(());
         }
         self.context.progress.log("the program changed its inputs; they are written again");
         self.inputs.release();
         create_empty(&self.folders.inputs)?;
         self.stage.program.write_inputs(&self.folders, self.context)?;
-        self.inputs = ReadOnly::protect(self.folders.inputs.clone())?;
-        Ok(())
+        self.inputs.protect_again()
     }
 
     /// Writes the outputs, and makes the result.
-    fn artifact(self, state: State, state_in: &Path) -> Result<Artifact, StageError> {
+    fn artifact(self, state: State, state_in: &ReadOnly) -> Result<Artifact, StageError> {
         let mut artifact = Artifact { metrics: state.curves.last(), ..Artifact::default() };
         if self.has_outputs() {
             self.context.cancel.check()?;
@@ -211,8 +232,6 @@ impl<'a> Processes<'a> {
 /// Creates an empty folder, or empties it.
 fn create_empty(folder: &Path) -> Result<(), StageError> {
     let what = || format!("can't empty the folder {}", folder.display());
-    if folder.exists() {
-        fs::remove_dir_all(folder).map_err(StageError::io(what()))?;
-    }
+    remove_folder(folder).map_err(StageError::io(what()))?;
     fs::create_dir(folder).map_err(StageError::io(what()))
 }

@@ -353,7 +353,7 @@ impl Simulation {
         // A forced training that is compared continues from its stored states.
         self.lookups.insert(point, (key, chain.clone(), epochs));
         let chain = StateChain::of(chain);
-        Input::LookedUp(point, Ok(Lookup { key, chain, cached_epochs, stored, curve }))
+        Input::LookedUp(point, Ok(Lookup { key, chain, cached_states: cached_epochs, stored, curve }))
     }
 
     fn claim(&mut self, point: PointId, key: Key, look_again: bool, dice: &mut Dice) -> Input {
