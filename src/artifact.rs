@@ -6,6 +6,7 @@
 //! time, the host, the device, the number of threads or the cache: these are provenance and belong in the run record.
 
 mod blob;
+mod candle;
 mod capability;
 mod fault;
 mod folder;

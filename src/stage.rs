@@ -8,6 +8,7 @@
 //! Kinds know nothing of each other. A kind says what its artifacts provide, and a [`Role`] says what it needs: see
 //! [`Capability`].
 
+pub mod candle;
 mod context;
 mod epochs;
 mod error;

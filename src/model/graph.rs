@@ -82,13 +82,7 @@ impl GraphDecoder {
     /// If the device fails.
     pub fn weights(&self) -> Result<BTreeMap<String, artifact::Tensor>> {
         let parameters = self.parameters.iter().map(|(name, p)| (name, p.value.as_tensor()));
-        parameters
-            .chain(&self.running)
-            .map(|(name, t)| {
-                let values = t.flatten_all()?.to_vec1::<f32>()?;
-                Ok((name.clone(), artifact::Tensor::new(t.dims(), &values).map_err(Error::wrap)?))
-            })
-            .collect()
+        parameters.chain(&self.running).map(|(name, t)| Ok((name.clone(), artifact::Tensor::from_candle(t)?))).collect()
     }
 
     /// Adam's first moments, by the names of the parameters.

@@ -25,4 +25,13 @@ impl Epochs {
     pub fn total(&self) -> u64 {
         self.segments.iter().map(|s| s.epochs).sum()
     }
+
+    /// The index of the segment of an epoch, counted from 0; `None` after the last epoch.
+    pub fn segment_of(&self, epoch: u64) -> Option<usize> {
+        let mut end = 0;
+        self.segments.iter().position(|segment| {
+            end += segment.epochs;
+            epoch < end
+        })
+    }
 }

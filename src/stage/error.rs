@@ -56,6 +56,12 @@ impl StageError {
     }
 }
 
+impl From<candle_core::Error> for StageError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
 impl From<StageError> for Error {
     fn from(error: StageError) -> Self {
         match error {

@@ -143,7 +143,7 @@ fn comments_are_no_wider_than_code() {
     let width = settings.lines().find_map(|line| line.strip_prefix("max_width = ")).expect("a width");
     let width: usize = width.parse().expect("a number");
     let mut wide = BTreeMap::new();
-    for folder in ["src", "tests", "benches"] {
+    for folder in ["src", "tests", "benches", "examples"] {
         for file in rust_files(&root().join(folder)) {
             let text = fs::read_to_string(&file).expect("a source");
             let lines = text.lines().enumerate().filter(|(_, line)| line.trim_start().starts_with("//"));

@@ -8,6 +8,7 @@ mod bad_input;
 mod benches;
 mod browser;
 mod cache_dir;
+mod candle;
 mod chains;
 mod checkpoints;
 mod comparing;

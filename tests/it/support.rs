@@ -56,9 +56,10 @@ kind = "report"
 inputs = { shown = ["data", "ad", "vad@*", "fit@*"] }
 "#;
 
-/// A temporary folder with a pipeline.
+/// A temporary folder with a pipeline, and the program that runs it.
 pub(crate) struct Project {
     dir: TempDir,
+    program: PathBuf,
 }
 
 /// The exit code and the output of a command.
@@ -77,7 +78,12 @@ pub(crate) struct Run {
 impl Project {
     /// A folder with this pipeline.
     pub(crate) fn new(pipeline: &str) -> Self {
-        let project = Self { dir: tempfile::tempdir().expect("a folder") };
+        Self::with_program(env!("CARGO_BIN_EXE_vadpipe").into(), pipeline)
+    }
+
+    /// A folder with this pipeline for a program that has stage kinds of its own.
+    pub(crate) fn with_program(program: PathBuf, pipeline: &str) -> Self {
+        let project = Self { dir: tempfile::tempdir().expect("a folder"), program };
         project.write("p.toml", pipeline);
         project
     }
@@ -104,7 +110,7 @@ impl Project {
     }
 
     pub(crate) fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vadpipe"));
+        let mut command = Command::new(&self.program);
         command.args(args).current_dir(self.dir.path()).env_clear().env("HOME", self.dir.path());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -34,12 +34,7 @@ impl Schedule {
 
     /// The parameters of an epoch, counted from 0; `None` after the last epoch.
     pub(super) fn of(&self, epoch: u64) -> Option<Rates> {
-        let mut end = 0;
-        let segment = self.epochs.segments.iter().position(|segment| {
-            end += segment.epochs;
-            epoch < end
-        });
-        self.rates.get(segment?).copied()
+        self.rates.get(self.epochs.segment_of(epoch)?).copied()
     }
 
     /// The largest batch of all epochs, in samples.
