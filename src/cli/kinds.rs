@@ -101,8 +101,8 @@ fn described(kind: &dyn StageKind, width: Option<usize>) -> String {
     let mut rows = Vec::new();
     for p in parameters(kind) {
         let default = match &p.default {
+            _ if p.is_required => "[required]".to_owned(),
             Some(value) => format!("[default: {value}]"),
-            None if p.is_required => "[required]".to_owned(),
             None => "[optional]".to_owned(),
         };
         let segments = if p.is_in_segments { " [also in segments]" } else { "" };

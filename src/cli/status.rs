@@ -143,7 +143,7 @@ fn disk(project: &Project, states: &[StateRecord]) -> Disk {
 /// The size of the blobs of these states; a shared blob counts once.
 fn blob_bytes<'a>(states: impl IntoIterator<Item = &'a StateRecord>) -> u64 {
     let blobs: BTreeMap<Digest, u64> =
-        states.into_iter().flat_map(|s| s.tensors.values()).map(|t| (t.blob.digest, t.blob.size)).collect();
+        states.into_iter().flat_map(StateRecord::blobs).map(|blob| (blob.digest, blob.size)).collect();
     blobs.values().sum()
 }
 

@@ -131,7 +131,7 @@ impl StateRecord {
     }
 
     /// The blobs it needs.
-    pub(super) fn blobs(&self) -> impl Iterator<Item = BlobEntry> {
+    pub fn blobs(&self) -> impl Iterator<Item = BlobEntry> {
         self.tensors.values().map(|t| t.blob).chain(self.folder.blobs())
     }
 
