@@ -180,6 +180,15 @@ pub fn remove_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Creates an empty folder, or empties it as [`remove_folder`] does.
+///
+/// # Errors
+/// If something can't be removed, or the folder can't be created.
+pub fn empty_folder(folder: &Path) -> io::Result<()> {
+    remove_folder(folder)?;
+    std::fs::create_dir(folder)
+}
+
 /// Gives the owner all permissions for a folder and the folders below it. Links are not followed.
 fn make_writable(folder: &Path) -> io::Result<()> {
     if !folder.symlink_metadata()?.is_dir() {

@@ -275,6 +275,11 @@ impl StateChain {
         self.keys.get(usize::try_from(epoch).ok()?).copied()
     }
 
+    /// The first multiple of `every` epochs after this one, or the last epoch.
+    pub fn boundary_after(&self, epoch: u64, every: u64) -> u64 {
+        (epoch / every + 1).saturating_mul(every).min(self.total())
+    }
+
     /// The keys of the states after multiples of `every` epochs, and of the last state.
     pub fn at_boundaries(&self, every: u64) -> Self {
         if every == 1 {

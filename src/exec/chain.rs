@@ -7,7 +7,6 @@
 //! to stop.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::artifact::{FolderOnDisk, Tensor};
 use crate::error::Error;
 use crate::event::{Event, Listener};
+use crate::file;
 use crate::key::{Key, StateChain};
 use crate::stage::{Cancel, Chain, Position, Saved};
 use crate::store::{FilesRead, NewState, StateQuery, StateRecord, Store, StoreError};
@@ -114,8 +114,12 @@ impl<'a> StoredChain<'a> {
 
     /// The first epoch after this one whose state a program can continue from, or the last epoch.
     pub(crate) fn boundary_after(&self, epoch: u64) -> u64 {
-        let every = self.resumable.every;
-        (epoch / every + 1).saturating_mul(every).min(self.total())
+        self.states.boundary_after(epoch, self.resumable.every)
+    }
+
+    /// The key of the result, as far as it is known before the training ends.
+    pub(crate) fn result(&self) -> Key {
+        self.result
     }
 
     /// The numerics class of its states.
@@ -147,8 +151,8 @@ impl<'a> StoredChain<'a> {
                 }
                 // The store has removed the state. The next iteration finds the state before it.
                 Err(StoreError::Damaged { .. }) => {
-                    let empty = fs::remove_dir_all(to).and_then(|()| fs::create_dir(to));
-                    empty.map_err(|e| Error::storage(format!("can't empty {}", to.display())).caused_by(e))?;
+                    file::empty_folder(to)
+                        .map_err(|e| Error::storage(format!("can't empty {}", to.display())).caused_by(e))?;
                 }
                 Err(error) => return Err(error.into()),
             }

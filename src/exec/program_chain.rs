@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::exec::chain::StoredChain;
 use crate::exec::checkpoint::Checkpoint;
 use crate::exec::stage_folders::StageFolders;
-use crate::key::{Hash, Key};
+use crate::key::Hash;
 use crate::stage::{Position, ProcessFolders, ProgramChain, ProgramState, StageError};
 use crate::store::{FilesRead, Store};
 
@@ -18,8 +18,6 @@ pub(crate) struct StoredProgramChain<'a> {
     chain: &'a StoredChain<'a>,
     folders: &'a StageFolders<'a>,
     store: &'a Store,
-    /// The key of the result, as far as it is known before the program runs.
-    result: Key,
     moving: Mutex<Moving>,
 }
 
@@ -35,13 +33,8 @@ struct Moving {
 
 impl<'a> StoredProgramChain<'a> {
     /// The chain of the program that runs in these folders.
-    pub(crate) fn new(
-        chain: &'a StoredChain<'a>,
-        folders: &'a StageFolders<'a>,
-        store: &'a Store,
-        result: Key,
-    ) -> Self {
-        Self { chain, folders, store, result, moving: Mutex::default() }
+    pub(crate) fn new(chain: &'a StoredChain<'a>, folders: &'a StageFolders<'a>, store: &'a Store) -> Self {
+        Self { chain, folders, store, moving: Mutex::default() }
     }
 
     /// The files that the program has read, and the checkpoint of its last process.
@@ -69,7 +62,7 @@ impl ProgramChain for StoredProgramChain<'_> {
     }
 
     fn begin(&self, to: Option<u64>) -> Result<ProcessFolders, StageError> {
-        let end = to.and_then(|epoch| self.chain.key(epoch)).unwrap_or(self.result);
+        let end = to.and_then(|epoch| self.chain.key(epoch)).unwrap_or_else(|| self.chain.result());
         // Under the same keys, a process may start from other bytes: the files that it reads are in no key of a state.
         let start = self.lock().state.digest();
         let key = Hash::new("process").digest(&end).digest(&start).text(self.chain.class()).finish();

@@ -145,9 +145,10 @@ impl<'a> Worker<'a> {
     fn try_execute(&self, job: &Job, damaged: &DamagedInputs, at_rung: &AtomicBool) -> Result<StageRun, StageError> {
         let cancel = self.context.cancel.for_one();
         let chain = job.components.segments.as_ref().map(|_| {
+            let states = job.components.chain();
             let settings = ChainSettings {
-                states: job.components.chain(),
-                result: job.components.declared().key(),
+                result: job.components.declared().key_on(&states),
+                states,
                 resumable: self.context.spec.resumable(job.point, &self.context.compute.numerics),
                 kept: job.kept.clone(),
                 interval: self.checkpoint_interval,
@@ -177,13 +178,12 @@ impl<'a> Worker<'a> {
         let stage = &point.parsed.stage;
         let log_path = self.log_path(job.point);
         let folders = StageFolders::create(self.context, self.run, job, log_path.clone())?;
-        let result = job.components.declared().key();
         let stored = if let StageChain::Stored(chain) = chain { Some(chain) } else { None };
         let program = stored.filter(|_| folders.mirror.is_some());
-        let program = program.map(|chain| StoredProgramChain::new(chain, &folders, self.into, result));
+        let program = program.map(|chain| StoredProgramChain::new(chain, &folders, self.into));
         // Each process of a training program has a checkpoint of its own.
         let checkpoint = match stage.uses_checkpoint() && program.is_none() {
-            true => folders.open_checkpoint(self.into.dir(), &result)?,
+            true => folders.open_checkpoint(self.into.dir(), &job.components.declared().key())?,
             false => None,
         };
         let (dep_file, saved) = (folders.dep_file(checkpoint.as_ref()), checkpoint.as_ref().map(Checkpoint::files));

@@ -153,7 +153,7 @@ impl ProgramChain for ProgramReplay<'_> {
     }
 
     fn boundary_after(&self, epoch: u64) -> u64 {
-        (epoch / self.every + 1).saturating_mul(self.every).min(self.end)
+        self.states.boundary_after(epoch, self.every).min(self.end)
     }
 
     fn begin(&self, to: Option<u64>) -> Result<ProcessFolders, StageError> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value as JsonValue;
 
 use super::words::Paths;
-use crate::file::remove_folder;
+use crate::file::empty_folder;
 use crate::stage::{Context, Device, StageError};
 
 /// The module that lists the files that a Python program reads.
@@ -75,8 +75,7 @@ impl Folders {
     pub(in crate::stages) fn clear(&self) -> Result<(), StageError> {
         for folder in [&self.outputs, &self.scratch] {
             let what = format!("can't empty the folder {}", folder.display());
-            let empty = remove_folder(folder).and_then(|()| std::fs::create_dir(folder));
-            empty.map_err(StageError::io(what))?;
+            empty_folder(folder).map_err(StageError::io(what))?;
         }
         match std::fs::remove_file(&self.metrics) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

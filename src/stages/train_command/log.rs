@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use jiter::JsonValue;
 
 use crate::artifact::{Tensor, TensorError};
-use crate::file::remove_folder;
+use crate::file::empty_folder;
 use crate::stage::{Progress, StageError, Update};
 use crate::stages::program::{MAX_METRIC_NAME, ReadOnly, Watch, number};
 
@@ -266,9 +266,7 @@ impl Watch for TrainingLog<'_> {
         };
         empty.map_err(StageError::io(format!("can't write {}", self.path.display())))?;
         let Some(state) = &self.state else { return Ok(()) };
-        remove_folder(state)
-            .and_then(|()| fs::create_dir(state))
-            .map_err(StageError::io(format!("can't create the folder {}", state.display())))
+        empty_folder(state).map_err(StageError::io(format!("can't create the folder {}", state.display())))
     }
 
     fn looks(&mut self) -> Result<(), StageError> {

@@ -1,7 +1,6 @@
 //! The processes of a training program: one for each stretch between two boundaries, and one for the outputs.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value as JsonValue, json};
@@ -9,7 +8,7 @@ use serde_json::{Value as JsonValue, json};
 use super::log::{Curves, TrainingLog};
 use super::parameters::{Select, TrainCommand};
 use crate::artifact::{Artifact, Capability, Folder, FolderOnDisk};
-use crate::file::remove_folder;
+use crate::file::{empty_folder, remove_folder};
 use crate::key::Segment;
 use crate::stage::{Context, ProcessFolders, ProgramChain, StageError};
 use crate::stages::program::{self, Folders, ReadOnly, Start};
@@ -231,7 +230,5 @@ impl<'a> Processes<'a> {
 
 /// Creates an empty folder, or empties it.
 fn create_empty(folder: &Path) -> Result<(), StageError> {
-    let what = || format!("can't empty the folder {}", folder.display());
-    remove_folder(folder).map_err(StageError::io(what()))?;
-    fs::create_dir(folder).map_err(StageError::io(what()))
+    empty_folder(folder).map_err(StageError::io(format!("can't empty the folder {}", folder.display())))
 }
