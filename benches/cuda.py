@@ -1,4 +1,5 @@
 """Called by cuda.sh: compares the results of vadpipe on a GPU with those on the CPU, then its speed with PyTorch's."""
+import argparse
 import json
 import os
 import pathlib
@@ -8,8 +9,15 @@ import sys
 import tempfile
 import threading
 import time
+from statistics import median
 
-BINARY, REHEARSE = sys.argv[1], '--rehearse' in sys.argv
+arguments = argparse.ArgumentParser()
+arguments.add_argument('binary')
+arguments.add_argument('--rehearse', action='store_true')
+arguments.add_argument('--only', choices=('cpu', 'correctness', 'speed'))
+arguments.add_argument('--cpu-figures', type=pathlib.Path)
+ARGUMENTS = arguments.parse_args()
+BINARY, REHEARSE = ARGUMENTS.binary, ARGUMENTS.rehearse
 HERE = pathlib.Path(__file__).resolve().parent
 GPU = 'cpu' if REHEARSE else 'cuda:0'
 # The largest relative difference of a GPU's figures from the CPU's: rounding errors grow over a few hundred Adam steps.
@@ -17,7 +25,7 @@ TOLERANCE = dict(f32=0.02, tf32=0.05)
 # The same for a training's first epoch, in which rounding errors have grown less.
 FIRST = dict(f32=0.003, tf32=0.02)
 CHANNELS, LATENT = ([16, 16, 16, 16], 16) if REHEARSE else ([2048, 512, 256, 128], 128)
-IMAGES, SPEED_IMAGES, TIMED_EPOCHS = (64, 128, 2) if REHEARSE else (1024, 8192, 5)
+IMAGES, SPEED_IMAGES, TIMED_EPOCHS = (64, 128, 2) if REHEARSE else (1024, 8192, 4)
 BATCHES = (16, 64, 128)
 # Time limit of one program in seconds, so that a hang does not use up the time on somebody else's GPU.
 LIMIT = 240
@@ -146,16 +154,29 @@ def forget(*caches):
         shutil.rmtree(ROOT / cache, ignore_errors=True)
 
 
+def cpu_figures():
+    """The events of the run on the CPU, from the file if there is one: the CPU's results are the same on every machine."""
+    file = ARGUMENTS.cpu_figures
+    if file and file.exists():
+        return json.loads(file.read_text())
+    begin = time.perf_counter()
+    cpu = run('cpu', 'cpu')
+    print(f'    the CPU took {time.perf_counter() - begin:.0f} s', flush=True)
+    if file:
+        file.write_text(json.dumps(cpu))
+    return cpu
+
+
 def correctness():
     # First check that it trains on the GPU at all, because the run on the CPU takes a while.
     tiny = dict(params__epochs=1, params__images=64, stages__ad__channels='[16,16,16,16]')
     run('tiny', GPU, ('ad',), **tiny)
-    begin = time.perf_counter()
-    cpu = run('cpu', 'cpu')
-    print(f'    the CPU took {time.perf_counter() - begin:.0f} s', flush=True)
+    cpu = cpu_figures()
     if len(cpu) != 13:
         fail(f'stages are missing: {sorted(cpu)}')
+    begin = time.perf_counter()
     gpu = run('gpu', GPU)
+    print(f'    the GPU took {time.perf_counter() - begin:.0f} s', flush=True)
     compare('f32 on the GPU', gpu, cpu, 'f32')
     if not REHEARSE:
         if gpu['ad']['digest'] == cpu['ad']['digest']:
@@ -190,42 +211,60 @@ def ours(batch, precision, graph):
         program.kill()
         if len(times) < TIMED_EPOCHS + 2:
             fail(f'no {TIMED_EPOCHS + 2} epochs at batch {batch}: {program.stderr.read()[-3000:]}')
-    seconds = sorted(b - a for a, b in zip(times[1:], times[2:]))
-    return SPEED_IMAGES / seconds[len(seconds) // 2]
+    return SPEED_IMAGES / median(b - a for a, b in zip(times[1:], times[2:]))
 
 
-def torch(batch, precision, *flags):
-    words = [sys.executable, str(HERE / 'peers' / 'torch_train.py'), '--n', str(SPEED_IMAGES), '--batch', str(batch),
-             '--epochs', str(TIMED_EPOCHS + 2), '--device', 'cuda', '--fused', *flags]
-    words += ['--tf32'] * (precision == 'tf32')
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        print(f'cuda.sh: no result in {LIMIT} s: {words}', file=sys.stderr)
-        return None
-    if done.returncode != 0 and '--compile' in flags:
-        # It needs a C compiler and Triton, which not every machine has.
-        print(f'cuda.sh: torch.compile does not work here: {done.stderr[-500:]}', file=sys.stderr)
-        return None
-    if done.returncode != 0:
-        fail(f'PyTorch: {done.stderr[-3000:]}')
-    return json.loads(done.stdout.splitlines()[-1])['samples_per_s']
+class Torch:
+    """PyTorch with one set of settings, in a process of its own that measures all cases."""
+
+    def __init__(self, **settings):
+        words = [sys.executable, str(HERE / 'peers' / 'torch_train.py'), '--serve']
+        self.settings = dict(settings, device='cuda', fused=True, n=SPEED_IMAGES)
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.reply()
+
+    def reply(self):
+        timer = threading.Timer(LIMIT, self.process.kill)
+        timer.start()
+        line = self.process.stdout.readline()
+        timer.cancel()
+        return json.loads(line) if line else {'error': f'no reply in {LIMIT} s'}
+
+    def ask(self, **request):
+        try:
+            print(json.dumps(request), file=self.process.stdin, flush=True)
+        except BrokenPipeError:
+            return {'error': 'it has ended'}
+        return self.reply()
+
+    def __call__(self, batch, precision):
+        """Samples per second: the median over rounds of an epoch."""
+        opened = self.ask(command='open', name='case', batch=batch, tf32=precision == 'tf32', **self.settings)
+        rounds = [self.ask(command='round', name='case', images=SPEED_IMAGES) for _ in range(TIMED_EPOCHS)]
+        if errors := [reply['error'] for reply in [opened, *rounds] if 'error' in reply]:
+            print(f'cuda.sh: PyTorch with {self.settings}: {errors[0]}', file=sys.stderr)
+            return None
+        self.ask(command='close', name='case')
+        return SPEED_IMAGES / median(reply['seconds'] for reply in rounds)
 
 
 def speed():
     """PyTorch's compiler starts most slowly and comes last: if time runs out, all other results have been printed."""
     precisions = ('f32',) if REHEARSE else ('f32', 'tf32')
     cases = [(batch, precision) for precision in precisions for batch in BATCHES]
-    peers = {} if REHEARSE else {'torch': (), 'torch channels-last': ('--channels-last',), 'torch compiled': ('--compile',)}
+    peers = {} if REHEARSE else {'torch': {}, 'torch channels-last': dict(channels_last=True),
+                                 'torch compiled': dict(compiled=True)}
     print('\nAD training, samples/s (median over epochs):', flush=True)
     rates = {case: {} for case in cases}
     columns = {'vadpipe': lambda *case: ours(*case, False), 'vadpipe with graphs': lambda *case: ours(*case, True)}
-    columns.update({name: lambda *case, flags=flags: torch(*case, *flags) for name, flags in peers.items()})
-    for name, measure in columns.items():
+    for name in [*columns, *peers]:
+        # A peer starts when its turn comes, so that it takes no memory and no time from the others.
+        measure = columns.get(name) or Torch(**peers[name])
         for batch, precision in cases:
             rates[batch, precision][name] = rate = measure(batch, precision)
             print(f'    {name:<20} {precision:<4} {batch:4} {rate and round(rate)}', flush=True)
-    print('\n| batch | precision | ' + ' | '.join(columns) + ' | ours / best torch |\n|' + '---|' * (len(columns) + 3))
+    heads = ['batch', 'precision', *columns, *peers, 'ours / best torch']
+    print(f'\n| {" | ".join(heads)} |\n|{"---|" * len(heads)}')
     for (batch, precision), row in rates.items():
         mine = max(rate for name, rate in row.items() if name.startswith('vadpipe'))
         theirs = max((row[name] for name in peers if row[name]), default=None)
@@ -234,8 +273,12 @@ def speed():
         print('| ' + ' | '.join(map(str, [*cells, ratio])) + ' |', flush=True)
 
 
-correctness()
-speed()
+if ARGUMENTS.only == 'cpu':
+    cpu_figures()
+if ARGUMENTS.only in (None, 'correctness'):
+    correctness()
+if ARGUMENTS.only in (None, 'speed'):
+    speed()
 if FAILED:
     fail('; '.join(FAILED))
 print('\nall checks passed')
