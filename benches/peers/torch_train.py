@@ -120,7 +120,7 @@ class Training:
             decoder.requires_grad_(False)
         # On a GPU with CUDA graphs, as vadpipe can use them.
         how = 'default' if device == 'cpu' else 'reduce-overhead'
-        self.net = torch.compile(decoder, mode=how) if compiled else decoder
+        self.net = torch.compile(decoder, mode=how, dynamic=False) if compiled else decoder
 
         starts, self.z, self.kl = FAMILIES[mode]
         self.latents = [(start * torch.randn(n, LATENT, device=device)).requires_grad_() for start in starts]

@@ -39,7 +39,8 @@ pub(super) struct Project {
     pub(super) wanted: BTreeSet<PointId>,
 }
 
-/// If this is 1, trainings on a GPU replay CUDA graphs. It is for experiments, so it is not an option.
+/// If this is 0, trainings on a GPU start each kernel by itself instead of replaying CUDA graphs. It is for a profiler or
+/// a debugger, so it is not an option.
 const CUDA_GRAPH: &str = "VADPIPE_CUDA_GRAPH";
 
 /// The device to compute with, as the environment sets it up.
@@ -48,7 +49,7 @@ const CUDA_GRAPH: &str = "VADPIPE_CUDA_GRAPH";
 /// As [`choose`].
 pub(super) fn compute(device: DeviceChoice, precision: Precision) -> Result<Compute> {
     let compute = choose(device, precision)?;
-    Ok(if std::env::var_os(CUDA_GRAPH).is_some_and(|v| v == "1") { compute.with_graphs() } else { compute })
+    Ok(if std::env::var_os(CUDA_GRAPH).is_some_and(|v| v == "0") { compute.without_graphs() } else { compute })
 }
 
 impl Project {

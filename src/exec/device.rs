@@ -61,15 +61,16 @@ fn cuda(ordinal: usize) -> Result<Compute> {
     let numerics = crate::model::cuda::class(ordinal).map_err(|e| {
         Error::bad_input(format!("there is no device cuda:{ordinal}")).caused_by(e).hint("use `--device cpu`")
     })?;
-    let device = Device::Cuda { ordinal, graph: false };
+    let device = Device::Cuda { ordinal, graph: true };
     Ok(Compute { device, name: format!("cuda:{ordinal}"), numerics })
 }
 
 impl Compute {
-    /// Makes a GPU record the step of each training as a CUDA graph. Results do not change.
-    pub fn with_graphs(mut self) -> Self {
+    /// Makes a GPU start each kernel by itself, instead of recording the step of a training as a CUDA graph. Results do
+    /// not change.
+    pub fn without_graphs(mut self) -> Self {
         if let Device::Cuda { graph, .. } = &mut self.device {
-            *graph = true;
+            *graph = false;
         }
         self
     }

@@ -1,22 +1,21 @@
 //! Training on an NVIDIA GPU: the step of [`super::Decoder`] and of the latents, computed entirely on the GPU.
 //!
 //! # Arithmetic
-//! cuBLAS computes the products, over valid taps only ([`plan`]), on activations `[row][column][sample][channel]`.
+//! cuBLAS computes the products, one for each pass of a layer ([`layer`]), on activations `[pixel][sample][channel]`.
 //! Small kernels compute the rest (`kernels.cu`, which NVRTC compiles for the GPU in use). For the default decoder (128
 //! → 2048, 512, 256, 128), a sample takes:
 //!
-//! | layer | multiply-adds forward | with all taps | backward | products in calls, forward + backward |
-//! |---|---|---|---|---|
-//! | fully connected | 1.0 M | | 2 × | 4 in 1 + 8 in 2 |
-//! | 2×2 → 4×4 | 37.7 M | 67.1 M | 2 × | 24 in 2 + 48 in 6 |
-//! | 4×4 → 8×8 | 25.7 M | 33.6 M | 2 × | 56 in 2 + 112 in 4 |
-//! | 8×8 → 16×16 | 29.5 M | 33.6 M | 2 × | 120 in 2 + 240 in 4 |
-//! | last, 16 taps | 0.5 M | | 2 × | 16 in 1 + 32 in 2 |
+//! | layer | multiply-adds forward | of these, inside the image | backward |
+//! |---|---|---|---|
+//! | fully connected | 1.0 M | 1.0 M | 2 × |
+//! | 2×2 → 4×4 | 67.1 M | 37.7 M | 2 × |
+//! | 4×4 → 8×8 | 33.6 M | 25.7 M | 2 × |
+//! | 8×8 → 16×16 | 33.6 M | 29.5 M | 2 × |
+//! | last, 16 taps | 0.5 M | 0.5 M | 2 × |
 //!
-//! These are 283 M multiply-adds for each sample of a step: 9 GFLOP at batch 16, and 72 GFLOP at batch 128. Adam reads
-//! four and writes three arrays of 82 MB. For each sample, the forward products write 0.9 MB (4 slots of 57,344
-//! numbers). The input gradients write 1.0 MB (8 slots of 32,768 numbers), and read and write as much again where they
-//! accumulate. The norms move about 2 MB. A step is 55 launches with any batch.
+//! These are 407 M multiply-adds for each sample of a step: 13 GFLOP at batch 16, and 104 GFLOP at batch 128. Adam reads
+//! four and writes three arrays of 82 MB. For each sample, the products write 1.0 MB, and so do their gradients, which
+//! are read twice. The norms move about 2 MB. A step is 44 launches with any batch.
 //!
 //! # Determinism
 //! A training uses one stream and no atomics, the shapes determine the order of sums, and cuBLAS has a fixed workspace.
@@ -30,11 +29,9 @@
 mod device;
 #[cfg(test)]
 mod emulated;
+mod layer;
 mod layout;
 mod machine;
-mod plan;
-#[cfg(test)]
-mod product;
 mod program;
 mod settings;
 mod shared;

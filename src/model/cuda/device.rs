@@ -15,6 +15,7 @@ use cudarc::cublas::{CudaBlas, sys as blas};
 use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, result, sys};
 use cudarc::nvrtc::{Ptx, result as nvrtc, sys as nvrtc_sys};
 
+use super::layer::Sizes;
 use super::machine::{Address, Argument, CudaError, Kernel, Launch, Machine, Operation, Product, THREADS};
 use super::settings::Options;
 
@@ -174,40 +175,40 @@ impl Gpu {
     }
 
     fn multiply(&self, product: &Product) -> Result<(), CudaError> {
-        let (call, one) = (&product.call, 1.0f32);
-        let beta = if call.accumulate { 1.0f32 } else { 0.0 };
+        let (one, zero) = (1.0f32, 0.0f32);
         let operation = |transposed| match transposed {
             true => blas::cublasOperation_t::CUBLAS_OP_T,
             false => blas::cublasOperation_t::CUBLAS_OP_N,
         };
         let int = |n: usize| i32::try_from(n).map_err(|_| too_large());
         let float = blas::cudaDataType_t::CUDA_R_32F;
-        let ([m, n, k], [lda, ldb, ldc]) = (call.size, call.leading);
-        let [a, b, c] = product.pointers;
-        let compute = if product.aligned { self.compute } else { blas::cublasComputeType_t::CUBLAS_COMPUTE_32F };
-        // SAFETY: each of the three lists holds a pointer for each product, to a matrix of these sizes inside memory of
-        // this machine. The products of a call write different places, which a test checks.
+        let Sizes { transposed, size: [m, n, k], leading: [lda, ldb, ldc] } = product.sizes;
+        let [a, b, c] = product.operands;
+        // cuBLAS requires addresses and leading dimensions of whole 16 bytes for TF32.
+        let aligned = product.operands.iter().all(|operand| operand.0.is_multiple_of(16))
+            && product.sizes.leading.iter().all(|n| n.is_multiple_of(4));
+        let compute = if aligned { self.compute } else { blas::cublasComputeType_t::CUBLAS_COMPUTE_32F };
+        // SAFETY: the operands are matrices of these sizes inside memory of this machine. C is not one of A and B.
         #[expect(unsafe_code, reason = "a call into cuBLAS")]
         let multiplied = unsafe {
-            blas::cublasGemmBatchedEx(
+            blas::cublasGemmEx(
                 *self.blas.handle(),
-                operation(call.transposed[0]),
-                operation(call.transposed[1]),
+                operation(transposed[0]),
+                operation(transposed[1]),
                 int(m)?,
                 int(n)?,
                 int(k)?,
                 (&raw const one).cast(),
-                pointer::<*const c_void>(a).cast_const(),
+                pointer::<c_void>(a).cast_const(),
                 float,
                 int(lda)?,
-                pointer::<*const c_void>(b).cast_const(),
+                pointer::<c_void>(b).cast_const(),
                 float,
                 int(ldb)?,
-                (&raw const beta).cast(),
-                pointer::<*mut c_void>(c).cast_const(),
+                (&raw const zero).cast(),
+                pointer::<c_void>(c),
                 float,
                 int(ldc)?,
-                int(call.products.len())?,
                 compute,
                 blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )

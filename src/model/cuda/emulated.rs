@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use super::layer::Sizes;
 use super::machine::{Address, Argument, CudaError, Kernel, Launch, Machine, Operation, Product};
-use super::product::{extents, multiply_one};
 
 const SOURCE: &str = include_str!("kernels.cu");
 const SHIM: &str = include_str!("emulated.cpp");
@@ -22,7 +22,7 @@ type Emulate = unsafe extern "C" fn(*const c_char, c_int, c_uint, c_uint, *const
 pub(super) struct Emulated {
     emulate: Emulate,
     memory: RefCell<Vec<Vec<u64>>>,
-    /// Whether threads, blocks and the products of a call run in reverse order. Results must not depend on it.
+    /// Whether threads and blocks run in reverse order. Results must not depend on it.
     pub(super) backwards: bool,
 }
 
@@ -53,26 +53,43 @@ impl Emulated {
         assert_eq!(arguments, launch.arguments.len() as i32, "{:?}", launch.kernel);
     }
 
-    fn multiply(&self, product: &Product) {
-        let lengths = extents(&product.call);
-        let lists = product.pointers.map(|list| std::ptr::with_exposed_provenance::<u64>(list.0 as usize));
-        let count = product.call.products.len();
-        for n in 0..count {
-            let n = if self.backwards { count - 1 - n } else { n };
-            // SAFETY: the lists hold an address for each product, in memory of this machine, which is freed only with
-            // the machine. The result of a product is not one of its operands.
-            #[expect(unsafe_code, reason = "the machine's addresses are the host's")]
-            let (a, b, c) = unsafe {
-                let start = |list: *const u64| std::ptr::with_exposed_provenance_mut::<f32>(*list.add(n) as usize);
-                (
-                    std::slice::from_raw_parts(start(lists[0]).cast_const(), lengths[0]),
-                    std::slice::from_raw_parts(start(lists[1]).cast_const(), lengths[1]),
-                    std::slice::from_raw_parts_mut(start(lists[2]), lengths[2]),
-                )
-            };
-            multiply_one(&product.call, a, b, c);
+    fn multiply(product: &Product) {
+        let lengths = extents(product.sizes);
+        // SAFETY: the operands are in memory of this machine, which is freed only with the machine. The result is not
+        // one of the factors.
+        #[expect(unsafe_code, reason = "the machine's addresses are the host's")]
+        let (a, b, c) = unsafe {
+            let [a, b, c] = product.operands.map(|at| std::ptr::with_exposed_provenance_mut::<f32>(at.0 as usize));
+            (
+                std::slice::from_raw_parts(a.cast_const(), lengths[0]),
+                std::slice::from_raw_parts(b.cast_const(), lengths[1]),
+                std::slice::from_raw_parts_mut(c, lengths[2]),
+            )
+        };
+        multiply(product.sizes, a, b, c);
+    }
+}
+
+/// Computes `C = A · B`, column-major, with sums in f64.
+fn multiply(sizes: Sizes, a: &[f32], b: &[f32], c: &mut [f32]) {
+    let Sizes { transposed, size: [m, n, k], leading: [lda, ldb, ldc] } = sizes;
+    let [(row_a, inner_a), (inner_b, column_b)] =
+        [if transposed[0] { (lda, 1) } else { (1, lda) }, if transposed[1] { (ldb, 1) } else { (1, ldb) }];
+    for column in 0..n {
+        for row in 0..m {
+            let factors =
+                |i: usize| f64::from(a[row * row_a + i * inner_a]) * f64::from(b[i * inner_b + column * column_b]);
+            c[column * ldc + row] = (0..k).map(factors).sum::<f64>() as f32;
         }
     }
+}
+
+/// The number of elements in A, B and C that a product reads or writes, with gaps.
+fn extents(Sizes { transposed, size: [m, n, k], leading }: Sizes) -> [usize; 3] {
+    let a = if transposed[0] { (k, m) } else { (m, k) };
+    let b = if transposed[1] { (n, k) } else { (k, n) };
+    let reach = |(rows, columns): (usize, usize), leading: usize| (columns - 1) * leading + rows;
+    [reach(a, leading[0]), reach(b, leading[1]), reach((m, n), leading[2])]
 }
 
 impl Machine for Emulated {
@@ -106,7 +123,7 @@ impl Machine for Emulated {
     fn run(&self, operation: &Operation) -> Result<(), CudaError> {
         match operation {
             Operation::Launch(launch) => self.launch(launch),
-            Operation::Product(product) => self.multiply(product),
+            Operation::Product(product) => Self::multiply(product),
         }
         Ok(())
     }

@@ -85,29 +85,24 @@ CALL(cublasGetProperty)(int which, int *value) { return *value = which == 0 ? 13
 CALL(cublasDestroy_v2)(void *) { return 0; }
 CALL(cublasSetStream_v2)(void *, void *stream) { return stream == (void *)2 ? 0 : 7; }
 CALL(cublasSetWorkspace_v2)(void *, void *at, size_t bytes) { return at && bytes ? 0 : 7; }
-CALL(cublasGemmBatchedEx)(void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *const *a, int type_a,
-                          int lda, const void *const *b, int type_b, int ldb, const void *beta, void *const *c, int type_c, int ldc,
-                          int count, int compute, int algorithm) {
+CALL(cublasGemmEx)(void *handle, int op_a, int op_b, int m, int n, int k, const void *alpha, const void *a, int type_a, int lda,
+                   const void *b, int type_b, int ldb, const void *beta, void *c, int type_c, int ldc, int compute, int algorithm) {
     // Accepts CUDA_R_32F, CUBLAS_COMPUTE_32F or its TF32 variant, and CUBLAS_GEMM_DEFAULT.
     if (handle != (void *)4 || type_a || type_b || type_c || (compute != 68 && compute != 77) || algorithm != -1) return 7;
-    if (*(const float *)alpha != 1.0f || lda < (op_a ? k : m) || ldb < (op_b ? n : k) || ldc < m) return 7;
-    const float factor = *(const float *)beta;
+    if (*(const float *)alpha != 1.0f || *(const float *)beta != 0.0f) return 7;
+    if (lda < (op_a ? k : m) || ldb < (op_b ? n : k) || ldc < m) return 7;
     // The alignment that cuBLAS's documentation requires for TF32.
-    for (int p = 0; p < count && compute == 77; ++p)
-        if (((uint64_t)a[p] | (uint64_t)b[p] | (uint64_t)c[p]) % 16 || (lda | ldb | ldc) % 4) return 7;
+    if (compute == 77 && (((uint64_t)a | (uint64_t)b | (uint64_t)c) % 16 || (lda | ldb | ldc) % 4)) return 7;
 
     return do_or_record([=]() {
-        for (int p = 0; p < count; ++p) {
-            const float *x = (const float *)a[p], *y = (const float *)b[p];
-            for (int column = 0; column < n; ++column) {
-                for (int row = 0; row < m; ++row) {
-                    double sum = 0.0;
-                    for (int i = 0; i < k; ++i)
-                        sum += (double)x[op_a ? (int64_t)row * lda + i : (int64_t)i * lda + row] *
-                               y[op_b ? (int64_t)i * ldb + column : (int64_t)column * ldb + i];
-                    float *to = (float *)c[p] + (int64_t)column * ldc + row;
-                    *to = factor == 0.0f ? (float)sum : *to + (float)sum;
-                }
+        const float *x = (const float *)a, *y = (const float *)b;
+        for (int column = 0; column < n; ++column) {
+            for (int row = 0; row < m; ++row) {
+                double sum = 0.0;
+                for (int i = 0; i < k; ++i)
+                    sum += (double)x[op_a ? (int64_t)row * lda + i : (int64_t)i * lda + row] *
+                           y[op_b ? (int64_t)i * ldb + column : (int64_t)column * ldb + i];
+                ((float *)c)[(int64_t)column * ldc + row] = (float)sum;
             }
         }
     });

@@ -7,10 +7,9 @@
 // in a register across a SYNC(); such values are in shared memory. Sums are trees or loops in a fixed order, without
 // atomics, so the bytes are always the same.
 //
-// Layouts: activations are [pixel][sample][channel]. In products, the pixels are in product order (columns grouped by
-// their remainder), and `place` has the index of each pixel in plain order. The arrays of the tail are [pixel][sample].
-// Gradients and products may consist of several addends of one size (slots), `stride` apart, which their reader adds
-// up.
+// Layouts: activations are [pixel][sample][channel]. The arrays of the tail are [pixel][sample]. The products of a layer
+// are [input pixel][sample][tap][channel]; `sources` has SOURCES pairs of (input pixel, tap) for each output pixel, and
+// -1 after the last.
 
 #ifndef EMULATED
 #define KERNEL(name) extern "C" __global__ void __launch_bounds__(256) name
@@ -23,6 +22,9 @@
 #define THREADS 256
 #define CHANNELS 32
 #define LANES (THREADS / CHANNELS)
+#define FEW_CHANNELS 8
+#define MANY_LANES (THREADS / FEW_CHANNELS)
+#define SOURCES 4
 
 #define PLAIN 0
 #define GAUSSIAN 1
@@ -57,10 +59,30 @@ DEVICE void block_sum(double *sums) {
     }
 }
 
-DEVICE float add_slots(const float *x, i64 at, int slots, i64 stride) {
-    float sum = x[at];
-    for (int s = 1; s < slots; ++s) sum += x[at + s * stride];
+// The index of a product of a layer: that of sample b and channel c with the source s of an output pixel. -1 for none.
+DEVICE i64 product_at(const int *sources, int taps, int pixel, int s, int b, int batch, int c, int channels) {
+    const int *source = sources + ((i64)pixel * SOURCES + s) * 2;
+    return source[0] < 0 ? -1 : (((i64)source[0] * batch + b) * taps + source[1]) * channels + c;
+}
+
+// Adds up the products that land on an output pixel.
+DEVICE float gather(const float *product, const int *sources, int taps, int pixel, int b, int batch, int c,
+                    int channels) {
+    float sum = 0.0f;
+    for (int s = 0; s < SOURCES; ++s) {
+        const i64 at = product_at(sources, taps, pixel, s, b, batch, c, channels);
+        if (at >= 0) sum += product[at];
+    }
     return sum;
+}
+
+// Copies the gradient of an output pixel to its sources.
+DEVICE void scatter(float gradient, float *columns, const int *sources, int taps, int pixel, int b, int batch, int c,
+                    int channels) {
+    for (int s = 0; s < SOURCES; ++s) {
+        const i64 at = product_at(sources, taps, pixel, s, b, batch, c, channels);
+        if (at >= 0) columns[at] = gradient;
+    }
 }
 
 // ---- Adam: ops/adam.rs
@@ -73,22 +95,24 @@ DEVICE void adam_step(float *p, float *m, float *v, float g, float step_size, fl
     *p -= step_size * moved / (sqrtf(square) + epsilon);
 }
 
-// All parameters of the decoder. `segments` has rows of (begin, end, index in `extra`, slots) for gradients in slots.
-// Slots are added to the gradient in `g`.
-KERNEL(adam)(float *p, float *m, float *v, const float *g, const float *extra, const i64 *segments, int count,
-             const double *rates, const int *cursor, i64 n) {
+// Four numbers that a thread loads and stores at once.
+struct alignas(16) Four {
+    float at[4];
+};
+
+// All parameters of the decoder, in n groups of four.
+KERNEL(adam)(Four *p, Four *m, Four *v, const Four *g, const double *rates, const int *cursor, i64 n) {
     const double *now = rates + (i64)cursor[0] * RATES;
     EACH_THREAD(t) {
         const i64 i = global_index(t);
         if (i < n) {
-            float gradient = g[i];
-            for (int s = 0; s < count; ++s) {
-                const i64 *segment = segments + s * 4;
-                if (i < segment[0] || i >= segment[1]) continue;
-                const i64 size = segment[1] - segment[0];
-                for (i64 k = 0; k < segment[3]; ++k) gradient += extra[segment[2] + k * size + i - segment[0]];
-            }
-            adam_step(p + i, m + i, v + i, gradient, (float)now[0], (float)now[1]);
+            Four value = p[i], moment = m[i], square = v[i];
+            const Four gradient = g[i];
+            for (int k = 0; k < 4; ++k)
+                adam_step(value.at + k, moment.at + k, square.at + k, gradient.at[k], (float)now[0], (float)now[1]);
+            p[i] = value;
+            m[i] = moment;
+            v[i] = square;
         }
     }
 }
@@ -171,8 +195,8 @@ KERNEL(draw)(int family, const int *cursor, const int *order, const float *a, co
 
 // Adam on all latent numbers: rows outside the batch move by their momentum. `position` is the inverse of the epoch's
 // order, `dz` the gradient with respect to the batch's z.
-KERNEL(latents_step)(int family, const int *cursor, const int *position, const float *noise, const float *dz, int slots,
-                     i64 stride, const double *rates, float *a, float *am, float *av, float *b, float *bm, float *bv,
+KERNEL(latents_step)(int family, const int *cursor, const int *position, const float *noise, const float *dz,
+                     const double *rates, float *a, float *am, float *av, float *b, float *bm, float *bv,
                      int full, int batch, int dim, int n) {
     const double *now = rates + (i64)cursor[0] * RATES;
     const i64 start = (i64)cursor[0] * full;
@@ -183,7 +207,7 @@ KERNEL(latents_step)(int family, const int *cursor, const int *position, const f
             float by_a = 0.0f, by_b = 0.0f;
             if (at >= 0 && at < batch) {
                 const i64 j = at * dim + i % dim;
-                const float g = add_slots(dz, j, slots, stride);
+                const float g = dz[j];
                 if (family == PLAIN) {
                     by_a = g;
                 } else {
@@ -208,37 +232,53 @@ KERNEL(advance)(int *cursor) {
     }
 }
 
-// ---- The bias of the fully connected layer, [pixel][channel]
+// ---- Biases
 
-KERNEL(add_bias)(const float *x, int slots, i64 stride, const float *bias, float *y, int channels, int size) {
+// y = the sum of the products plus the bias, which has `stride` numbers for each pixel: `channels`, or 0 if the pixels
+// share one. With `clip`, y = relu of that.
+KERNEL(add_bias)(const float *product, const int *sources, int taps, const float *bias, int stride, int clip, float *y,
+                 int batch, int channels, int size) {
     EACH_THREAD(t) {
-        const int j = (int)global_index(t);
+        const int j = (int)global_index(t), b = j / channels, c = j % channels;
         if (j < size) {
-            const i64 i = (i64)blockIdx.y * size + j;
-            y[i] = add_slots(x, i, slots, stride) + bias[(i64)blockIdx.y * channels + j % channels];
+            const float sum = gather(product, sources, taps, blockIdx.y, b, batch, c, channels);
+            const float v = sum + bias[(i64)blockIdx.y * stride + c];
+            y[(i64)blockIdx.y * size + j] = clip && !(v > 0.0f) ? 0.0f : v;
         }
     }
 }
 
-// Writes the sum of the slots to d, and the gradient of each bias. One thread for each pixel and channel.
-KERNEL(bias_backward)(const float *dy, int slots, i64 stride, float *d, float *gradient, int batch, int channels, i64 n) {
+// Copies the gradient of the fully connected layer to its sources, and sums it up by bias, [pixel][channel]. A block
+// has CHANNELS channels of a pixel, LANES samples at a time.
+KERNEL(bias_backward)(const float *dy, const int *sources, int taps, float *columns, float *gradient, int batch,
+                      int channels) {
+    SHARED double sums[THREADS];
     EACH_THREAD(t) {
-        const i64 i = global_index(t);
-        if (i < n) {
-            const i64 first = i / channels * batch * channels + i % channels;
-            double sum = 0.0;
-            for (int s = 0; s < batch; ++s) {
-                const float g = add_slots(dy, first + (i64)s * channels, slots, stride);
-                d[first + (i64)s * channels] = g;
+        const int c = blockIdx.x * CHANNELS + t % CHANNELS;
+        double sum = 0.0;
+        if (c < channels) {
+            for (int b = t / CHANNELS; b < batch; b += LANES) {
+                const float g = dy[((i64)blockIdx.y * batch + b) * channels + c];
+                scatter(g, columns, sources, taps, blockIdx.y, b, batch, c, channels);
                 sum += g;
             }
-            gradient[i] = (float)sum;
+        }
+        sums[t] = sum;
+    }
+    SYNC();
+    EACH_THREAD(t) {
+        const int c = blockIdx.x * CHANNELS + t;
+        if (t < CHANNELS && c < channels) {
+            double sum = 0.0;
+            for (int lane = 0; lane < LANES; ++lane) sum += sums[lane * CHANNELS + t];
+            gradient[(i64)blockIdx.y * channels + c] = (float)sum;
         }
     }
 }
 
 // ---- Batch norm and ReLU: ops/norm.rs. Rows are (pixel, sample). A block sums CHANNELS channels over `chunk` rows,
-// LANES rows at a time. `partial` is [chunk][2][channel].
+// LANES rows at a time. `partial` is [chunk][2][channel]; a block adds it up for FEW_CHANNELS channels, MANY_LANES chunks
+// at a time.
 
 // Adds up two numbers of each thread of a block, by channel, into `partial`.
 DEVICE void store_partial(const double *first, const double *second, double *partial, int channels) {
@@ -256,13 +296,13 @@ DEVICE void store_partial(const double *first, const double *second, double *par
     }
 }
 
-// Adds up the partial sums of all chunks, by channel, into the first CHANNELS elements of both arrays.
+// Adds up the partial sums of all chunks, by channel, into the first FEW_CHANNELS elements of both arrays.
 DEVICE void load_partial(const double *partial, double *first, double *second, int chunks, int channels) {
     EACH_THREAD(t) {
-        const int c = blockIdx.x * CHANNELS + t % CHANNELS;
+        const int c = blockIdx.x * FEW_CHANNELS + t % FEW_CHANNELS;
         double a = 0.0, b = 0.0;
         if (c < channels) {
-            for (i64 chunk = t / CHANNELS; chunk < chunks; chunk += LANES) {
+            for (i64 chunk = t / FEW_CHANNELS; chunk < chunks; chunk += MANY_LANES) {
                 a += partial[chunk * 2 * channels + c];
                 b += partial[(chunk * 2 + 1) * channels + c];
             }
@@ -271,20 +311,20 @@ DEVICE void load_partial(const double *partial, double *first, double *second, i
         second[t] = b;
     }
     SYNC();
-    EACH_THREAD(t) {
-        if (t < CHANNELS) {
-            for (int lane = 1; lane < LANES; ++lane) {
-                first[t] += first[lane * CHANNELS + t];
-                second[t] += second[lane * CHANNELS + t];
+    for (int half = THREADS / 2; half >= FEW_CHANNELS; half /= 2) {
+        EACH_THREAD(t) {
+            if (t < half) {
+                first[t] += first[t + half];
+                second[t] += second[t + half];
             }
         }
+        SYNC();
     }
-    SYNC();
 }
 
-// Writes the sum of the product's slots to `x`, and partial sums of x and x².
-KERNEL(norm_sums)(const float *product, int slots, i64 stride, float *x, double *partial, int rows, int channels,
-                  int chunk) {
+// Writes the sums of the layer's products to `x`, and partial sums of x and x².
+KERNEL(norm_sums)(const float *product, const int *sources, int taps, float *x, double *partial, int batch, int rows,
+                  int channels, int chunk) {
     SHARED double sums[THREADS];
     SHARED double squares[THREADS];
     EACH_THREAD(t) {
@@ -293,9 +333,8 @@ KERNEL(norm_sums)(const float *product, int slots, i64 stride, float *x, double 
         double sum = 0.0, square = 0.0;
         if (c < channels) {
             for (int r = first + t / CHANNELS; r < end; r += LANES) {
-                const i64 at = (i64)r * channels + c;
-                const float v = add_slots(product, at, slots, stride);
-                x[at] = v;
+                const float v = gather(product, sources, taps, r / batch, r % batch, batch, c, channels);
+                x[(i64)r * channels + c] = v;
                 sum += v;
                 square += (double)v * v;
             }
@@ -314,8 +353,8 @@ KERNEL(norm_statistics)(const double *partial, float *mean, float *inverse, floa
     SHARED double squares[THREADS];
     load_partial(partial, sums, squares, chunks, channels);
     EACH_THREAD(t) {
-        const int c = blockIdx.x * CHANNELS + t;
-        if (t < CHANNELS && c < channels) {
+        const int c = blockIdx.x * FEW_CHANNELS + t;
+        if (t < FEW_CHANNELS && c < channels) {
             const double n = rows, average = sums[t] / n;
             // The difference of two f64 sums of f32 numbers keeps enough digits. Rounding may make it slightly
             // negative.
@@ -332,23 +371,22 @@ KERNEL(norm_statistics)(const double *partial, float *mean, float *inverse, floa
     }
 }
 
-// y = relu(γ x̂ + β), in plain order.
-KERNEL(norm_apply)(const float *x, int slots, i64 stride, const float *mean, const float *inverse, const float *gamma,
-                   const float *beta, const int *place, float *y, int channels, int size) {
+// y = relu(γ x̂ + β).
+KERNEL(norm_apply)(const float *x, const float *mean, const float *inverse, const float *gamma, const float *beta,
+                   float *y, int channels, i64 n) {
     EACH_THREAD(t) {
-        const int j = (int)global_index(t), c = j % channels;
-        if (j < size) {
-            const float sum = add_slots(x, (i64)blockIdx.y * size + j, slots, stride);
-            const float v = gamma[c] * ((sum - mean[c]) * inverse[c]) + beta[c];
-            y[(i64)place[blockIdx.y] * size + j] = v > 0.0f ? v : 0.0f;
+        const i64 i = global_index(t);
+        if (i < n) {
+            const int c = (int)((unsigned)i % (unsigned)channels);
+            const float v = gamma[c] * ((x[i] - mean[c]) * inverse[c]) + beta[c];
+            y[i] = v > 0.0f ? v : 0.0f;
         }
     }
 }
 
-// Writes g = dy · [y > 0] to `d` in product order, and partial sums of g and g x̂.
-KERNEL(norm_backward_sums)(const float *dy, int slots, i64 stride, const float *x, const float *mean,
-                           const float *inverse, const float *gamma, const float *beta, const int *place, float *d,
-                           double *partial, int rows, int channels, int batch, int chunk) {
+// Partial sums of g = dy · [y > 0] and of g x̂.
+KERNEL(norm_backward_sums)(const float *dy, const float *x, const float *mean, const float *inverse, const float *gamma,
+                           const float *beta, double *partial, int rows, int channels, int chunk) {
     SHARED double sums[THREADS];
     SHARED double dots[THREADS];
     EACH_THREAD(t) {
@@ -359,12 +397,7 @@ KERNEL(norm_backward_sums)(const float *dy, int slots, i64 stride, const float *
             for (int r = first + t / CHANNELS; r < end; r += LANES) {
                 const i64 at = (i64)r * channels + c;
                 const float normalised = (x[at] - mean[c]) * inverse[c];
-                float g = 0.0f;
-                if (gamma[c] * normalised + beta[c] > 0.0f) {
-                    const i64 plain = (i64)place[r / batch] * batch + r % batch;
-                    g = add_slots(dy, plain * channels + c, slots, stride);
-                }
-                d[at] = g;
+                const float g = gamma[c] * normalised + beta[c] > 0.0f ? dy[at] : 0.0f;
                 sum += g;
                 dot += (double)g * normalised;
             }
@@ -383,8 +416,8 @@ KERNEL(norm_backward_statistics)(const double *partial, float *dgamma, float *db
     SHARED double dots[THREADS];
     load_partial(partial, sums, dots, chunks, channels);
     EACH_THREAD(t) {
-        const int c = blockIdx.x * CHANNELS + t;
-        if (t < CHANNELS && c < channels) {
+        const int c = blockIdx.x * FEW_CHANNELS + t;
+        if (t < FEW_CHANNELS && c < channels) {
             dbeta[c] = (float)sums[t];
             dgamma[c] = (float)dots[t];
             means[c] = (float)(sums[t] / rows);
@@ -393,26 +426,30 @@ KERNEL(norm_backward_statistics)(const double *partial, float *dgamma, float *db
     }
 }
 
-// Replaces g by γ / √(var + ε) · (g − dβ / n − x̂ dγ / n).
-KERNEL(norm_backward_apply)(float *d, const float *x, const float *mean, const float *inverse, const float *gamma,
-                            const float *means, int channels, int size) {
+// Copies γ / √(var + ε) · (g − dβ / n − x̂ dγ / n) to the sources of each output pixel.
+KERNEL(norm_backward_apply)(const float *dy, const float *x, const float *mean, const float *inverse, const float *gamma,
+                            const float *beta, const float *means, const int *sources, int taps, float *columns,
+                            int batch, int channels, int size) {
     EACH_THREAD(t) {
-        const int j = (int)global_index(t), c = j % channels;
+        const int j = (int)global_index(t), b = j / channels, c = j % channels;
         if (j < size) {
             const i64 i = (i64)blockIdx.y * size + j;
             const float normalised = (x[i] - mean[c]) * inverse[c];
-            d[i] = gamma[c] * inverse[c] * (d[i] - means[c] - normalised * means[channels + c]);
+            const float g = gamma[c] * normalised + beta[c] > 0.0f ? dy[i] : 0.0f;
+            const float d = gamma[c] * inverse[c] * (g - means[c] - normalised * means[channels + c]);
+            scatter(d, columns, sources, taps, blockIdx.y, b, batch, c, channels);
         }
     }
 }
 
 // The backward pass where the norm is folded into the weights, so that only ReLU remains.
-KERNEL(clip_backward)(const float *dy, int slots, i64 stride, const float *y, const int *place, float *d, int size) {
+KERNEL(clip_backward)(const float *dy, const float *y, const int *sources, int taps, float *columns, int batch,
+                      int channels, int size) {
     EACH_THREAD(t) {
-        const int j = (int)global_index(t);
+        const int j = (int)global_index(t), b = j / channels, c = j % channels;
         if (j < size) {
-            const i64 at = (i64)place[blockIdx.y] * size + j;
-            d[(i64)blockIdx.y * size + j] = y[at] > 0.0f ? add_slots(dy, at, slots, stride) : 0.0f;
+            const i64 i = (i64)blockIdx.y * size + j;
+            scatter(y[i] > 0.0f ? dy[i] : 0.0f, columns, sources, taps, blockIdx.y, b, batch, c, channels);
         }
     }
 }
@@ -420,7 +457,7 @@ KERNEL(clip_backward)(const float *dy, int slots, i64 stride, const float *y, co
 // ---- The tail and the loss: ops/tail.rs. `scalars` are bias, scale and shift.
 
 // From the products [input pixel][sample][tap] to σ and x̂ − x, with a partial sum of its squares for each block.
-KERNEL(tail_forward)(const float *taps, int slots, i64 stride, const float *scalars, const u8 *images, const int *cursor,
+KERNEL(tail_forward)(const float *taps, const float *scalars, const u8 *images, const int *cursor,
                      const int *order, float *before, float *sigmoid, float *error, double *partial, int full,
                      int batch) {
     SHARED double squares[THREADS];
@@ -437,7 +474,7 @@ KERNEL(tail_forward)(const float *taps, int slots, i64 stride, const float *scal
                     const int iy = (oy - ky) / 2, ix = (ox - kx) / 2;
                     if (oy < ky || ox < kx || iy >= INPUT_SIDE || ix >= INPUT_SIDE) continue;
                     const i64 at = ((i64)(iy * INPUT_SIDE + ix) * batch + b) * TAPS + ky * 4 + kx;
-                    u += add_slots(taps, at, slots, stride);
+                    u += taps[at];
                 }
             }
             const float s = 1.0f / (1.0f + expf(-(scalars[1] * u + scalars[2])));

@@ -1,13 +1,13 @@
 //! Converts the decoder's state between the layouts of the host and of the GPU.
 //!
 //! The host has blocks of 16 × 16 numbers (see [`crate::ops`]) in the tensors of [`crate::model::Decoder::state`]. The
-//! GPU has all parameters in one long array: weights as `[tap][ci][co]`, the first bias as `[pixel][channel]`, the
+//! GPU has all parameters in one long array: weights as `[ci][tap][co]`, the first bias as `[pixel][channel]`, the
 //! others by channel. Writing a state does not change the padding of its blocks.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::plan::Layer;
+use super::layer::Layer;
 use crate::artifact::{Tensor, TensorError};
 use crate::model::DecoderShape;
 use crate::model::decoder::layers::{LAYERS, NORM_NAMES, NORMS, WEIGHTS, channels, find, geometry};
@@ -126,7 +126,7 @@ impl Layout {
         let (co, rest) = (block % panels * LANES + column, block / panels);
         let (tap, ci) = (rest % layer.geometry.taps(), rest / layer.geometry.taps() * LANES + row);
         let inside = ci < layer.ci && co < layer.co;
-        inside.then(|| self.weights[l].start + (tap * layer.ci + ci) * layer.co + co)
+        inside.then(|| self.weights[l].start + ci * layer.width() + tap * layer.co + co)
     }
 
     /// Reads a state.
@@ -227,16 +227,16 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_ordered_by_tap_input_and_output_channel() {
+    fn weights_are_ordered_by_input_channel_tap_and_output_channel() {
         let decoder = decoder();
         let layout = Layout::new(decoder.shape());
         let arrays = layout.read(&decoder.state().unwrap()).unwrap();
         let torch = decoder.weights().unwrap();
         let w = torch["net.3.weight"].to_vec::<f32>().unwrap();
-        let at = |i: usize, o: usize, tap: usize| layout.weights[2].start + (tap * 18 + i) * 17 + o;
+        let at = |i: usize, o: usize, tap: usize| layout.weights[2].start + (i * 16 + tap) * 17 + o;
         assert_eq!(arrays.parameters[0][at(3, 16, 7)], w[(3 * 17 + 16) * 16 + 7]);
         let fc = torch["fc.weight"].to_vec::<f32>().unwrap();
-        assert_eq!(arrays.parameters[0][layout.weights[0].start + (2 * 5 + 4) * 20 + 19], fc[(19 * 4 + 2) * 5 + 4]);
+        assert_eq!(arrays.parameters[0][layout.weights[0].start + (4 * 4 + 2) * 20 + 19], fc[(19 * 4 + 2) * 5 + 4]);
         let bias = torch["fc.bias"].to_vec::<f32>().unwrap();
         assert_eq!(arrays.parameters[0][layout.bias.start + 3 * 20 + 17], bias[17 * 4 + 3]);
         let running = torch["net.7.running_var"].to_vec::<f32>().unwrap();

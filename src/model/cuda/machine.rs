@@ -3,7 +3,7 @@
 //! [`super::device`] runs steps on a GPU. In tests, [`super::emulated`] runs the same kernels, built for the processor,
 //! so that whole steps are tested without a GPU.
 
-use super::plan::Call;
+use super::layer::Sizes;
 
 /// A failure of the driver, cuBLAS or NVRTC.
 #[derive(Debug, thiserror::Error)]
@@ -118,15 +118,12 @@ pub(super) struct Launch {
     pub(super) arguments: Vec<Argument>,
 }
 
-/// A batched product.
-#[derive(Clone, Debug)]
+/// A matrix product.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Product {
-    pub(super) call: Call,
-    /// The lists of the addresses of A, B and C, in the machine's memory.
-    pub(super) pointers: [Address; 3],
-    /// Whether the addresses and the leading dimensions of all matrices are multiples of 16 bytes, as cuBLAS requires
-    /// for TF32.
-    pub(super) aligned: bool,
+    pub(super) sizes: Sizes,
+    /// A, B and C.
+    pub(super) operands: [Address; 3],
 }
 
 /// One operation of a step.

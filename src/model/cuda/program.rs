@@ -4,9 +4,9 @@
 //! read them from the tables of the epoch, at the number of the step (`cursor`). So a step runs the list, which
 //! allocates nothing, or replays its recording.
 
+use super::layer::{Layer, Pass};
 use super::layout::layers;
-use super::machine::{Address, Argument, CudaError, Kernel, Launch, Machine, Operation, Product, THREADS, upload_new};
-use super::plan::{Calls, Layer, Pass, Plan};
+use super::machine::{Address, Argument, CudaError, Kernel, Launch, Machine, Operation, Product, THREADS};
 use super::settings::Statistics;
 use super::shared::Shared;
 use crate::model::decoder::layers::{LAYERS, NORMS};
@@ -15,28 +15,23 @@ use crate::ops::tail::PIXELS;
 /// The number of channels in a block of the norms' sums, as in `kernels.cu`.
 const CHANNELS: usize = 32;
 /// The maximum number of chunks of rows in these sums.
-const CHUNKS: usize = 128;
+const CHUNKS: usize = 256;
+/// The number of channels in a block that adds up these chunks.
+const FEW_CHANNELS: usize = 8;
 
 /// The buffers of a layer.
 #[derive(Clone, Copy)]
 struct Buffers {
     /// The input.
     x: Address,
-    /// The product, in slots.
+    /// The products, `[input pixel][sample][tap][channel]`.
     product: Address,
-    /// The sum of the slots, for a norm.
+    /// For each output pixel, the sum of its products, for a norm.
     sum: Address,
-    /// The gradient with respect to the product.
-    d: Address,
-    /// The gradient with respect to the input, in slots.
+    /// The gradient with respect to the products. Those that land outside the image keep the zeros of the allocation.
+    columns: Address,
+    /// The gradient with respect to the input.
     dx: Address,
-}
-
-/// The calls of a layer.
-struct Passes {
-    forward: Calls,
-    input: Calls,
-    weights: Calls,
 }
 
 /// The operations of a step.
@@ -48,12 +43,10 @@ pub(super) struct Program {
 
 /// Builds a program.
 struct Builder<'a> {
-    machine: &'a dyn Machine,
     shared: &'a Shared,
     full: usize,
     batch: usize,
     layers: [Layer; LAYERS],
-    passes: Vec<Passes>,
     buffers: Vec<Buffers>,
     /// Partial sums: of the KL, of the squared errors, of the tail's gradients and of the norms.
     sums: [Address; 4],
@@ -71,9 +64,9 @@ impl Program {
     pub(super) fn new(machine: &dyn Machine, shared: &Shared, full: usize, batch: usize) -> Result<Self, CudaError> {
         let mut builder = Builder::new(machine, shared, full, batch)?;
         builder.draw();
-        builder.forward()?;
+        builder.forward();
         builder.loss();
-        builder.backward()?;
+        builder.backward();
         builder.update();
         Ok(Self { operations: builder.operations, recording: None })
     }
@@ -88,27 +81,18 @@ impl Program {
 }
 
 impl<'a> Builder<'a> {
-    fn new(machine: &'a dyn Machine, shared: &'a Shared, full: usize, batch: usize) -> Result<Self, CudaError> {
+    fn new(machine: &dyn Machine, shared: &'a Shared, full: usize, batch: usize) -> Result<Self, CudaError> {
         let layers = layers(shared.shape);
-        let passes: Vec<Passes> = layers
-            .iter()
-            .map(|layer| {
-                let plan = Plan::new(*layer);
-                let calls = |pass| plan.calls(pass, batch);
-                Passes { forward: calls(Pass::Forward), input: calls(Pass::Input), weights: calls(Pass::Weights) }
-            })
-            .collect();
         let floats = |n: usize| machine.allocate(4 * n, "the buffers of a step");
         let doubles = |n: usize| machine.allocate(8 * n, "the buffers of a step");
         let mut x = floats(batch * shared.shape.latent_dim)?;
         let mut buffers = Vec::new();
-        for (layer, passes) in layers.iter().zip(&passes) {
-            let (input, output) = (inputs(*layer, batch), outputs(*layer, batch));
-            let product = floats(passes.forward.slots * output)?;
-            let (sum, d) = (floats(output)?, floats(output)?);
-            let dx = floats(passes.input.slots * input)?;
-            buffers.push(Buffers { x, product, sum, d, dx });
-            x = floats(output)?;
+        for layer in layers {
+            let products = layer.geometry.inputs() * batch * layer.width();
+            let (product, columns) = (floats(products)?, floats(products)?);
+            let sum = floats(outputs(layer, batch))?;
+            buffers.push(Buffers { x, product, sum, columns, dx: floats(inputs(layer, batch))? });
+            x = floats(outputs(layer, batch))?;
         }
         let widest = shared.shape.channels.into_iter().max().unwrap_or(1);
         let sums = [
@@ -120,7 +104,7 @@ impl<'a> Builder<'a> {
         let tail = [floats(PIXELS * batch)?, floats(PIXELS * batch)?, floats(PIXELS * batch)?];
         let (factor, means) = (doubles(1)?, floats(2 * widest)?);
         let operations = Vec::new();
-        Ok(Self { machine, shared, full, batch, layers, passes, buffers, sums, factor, means, tail, operations })
+        Ok(Self { shared, full, batch, layers, buffers, sums, factor, means, tail, operations })
     }
 
     fn launch(&mut self, kernel: Kernel, blocks: [usize; 2], arguments: Vec<Argument>) {
@@ -146,18 +130,9 @@ impl<'a> Builder<'a> {
         self.launch(kernel, [blocks(size), layer.geometry.outputs()], arguments);
     }
 
-    fn products(&mut self, calls: Calls, arrays: [Address; 3]) -> Result<(), CudaError> {
-        for call in calls.calls {
-            let mut pointers = arrays;
-            let mut aligned = call.leading.iter().all(|n| n.is_multiple_of(4));
-            for (operand, array) in arrays.into_iter().enumerate() {
-                let list: Vec<u64> = call.products.iter().map(|p| array.floats(p[operand]).0).collect();
-                aligned &= list.iter().all(|address| address.is_multiple_of(16));
-                pointers[operand] = upload_new(self.machine, &list, "the lists of products")?;
-            }
-            self.operations.push(Operation::Product(Product { call, pointers, aligned }));
-        }
-        Ok(())
+    fn product(&mut self, l: usize, pass: Pass, operands: [Address; 3]) {
+        let sizes = self.layers[l].product(pass, self.batch);
+        self.operations.push(Operation::Product(Product { sizes, operands }));
     }
 
     fn draw(&mut self) {
@@ -179,58 +154,50 @@ impl<'a> Builder<'a> {
         self.launch(Kernel::Draw, [blocks(n), 1], arguments);
     }
 
-    fn forward(&mut self) -> Result<(), CudaError> {
+    fn forward(&mut self) {
         for l in 0..LAYERS {
-            let (layer, buffers) = (self.layers[l], self.buffers[l]);
-            let calls = self.passes[l].forward.clone();
-            let slots = calls.slots;
-            self.products(calls, [self.parameter(self.shared.layout.weights[l].start), buffers.x, buffers.product])?;
-            let stride = outputs(layer, self.batch);
+            let buffers = self.buffers[l];
+            self.product(l, Pass::Forward, [self.weights(l), buffers.x, buffers.product]);
             match l {
-                0 => {
-                    let bias = self.parameter(self.shared.layout.bias.start);
-                    let mut arguments = slotted(buffers.product, slots, stride);
-                    arguments.extend([bias.into(), self.buffers[1].x.into(), int(layer.co)]);
-                    self.launch_over_pixels(layer, Kernel::AddBias, arguments);
+                0 => self.add_bias(l, self.parameter(self.shared.layout.bias.start), false),
+                1..=NORMS if self.shared.statistics == Statistics::Folded => {
+                    self.add_bias(l, self.gamma_and_beta(l)[1], true);
                 }
-                1..=NORMS => self.norm(l, slots),
+                1..=NORMS => self.norm(l),
                 _ => {}
             }
         }
-        Ok(())
     }
 
-    fn norm(&mut self, l: usize, slots: usize) {
+    /// Adds the bias, which is one for all pixels where a ReLU follows.
+    fn add_bias(&mut self, l: usize, bias: Address, relu: bool) {
+        let layer = self.layers[l];
+        let mut arguments = vec![self.buffers[l].product.into()];
+        arguments.extend(self.sources(l));
+        let stride = if relu { 0 } else { layer.co };
+        arguments.extend([bias.into(), int(stride), int(usize::from(relu)), self.buffers[l + 1].x.into()]);
+        arguments.extend([self.batch, layer.co].map(int));
+        self.launch_over_pixels(layer, Kernel::AddBias, arguments);
+    }
+
+    fn norm(&mut self, l: usize) {
         let (layer, Buffers { product, sum, .. }) = (self.layers[l], self.buffers[l]);
         let (n, rows) = (outputs(layer, self.batch), layer.geometry.outputs() * self.batch);
         let (chunk, chunks) = chunks(rows);
-        let across = layer.co.div_ceil(CHANNELS);
-        let mut x = slotted(sum, 1, 0);
+        let mut arguments = vec![product.into()];
+        arguments.extend(self.sources(l));
+        arguments.extend([sum, self.sums[3]].map(Argument::from));
+        arguments.extend([self.batch, rows, layer.co, chunk].map(int));
+        self.launch(Kernel::NormSums, [layer.co.div_ceil(CHANNELS), chunks], arguments);
         let [mean, inverse] = self.shared.normal[l - 1];
-        if self.shared.statistics == Statistics::Folded {
-            x = slotted(product, slots, n);
-        } else {
-            let mut arguments = slotted(product, slots, n);
-            arguments.extend([sum.into(), self.sums[3].into(), int(rows), int(layer.co), int(chunk)]);
-            self.launch(Kernel::NormSums, [across, chunks], arguments);
-            let [running_mean, running_variance] = &self.shared.layout.running[l - 1];
-            let arguments = vec![
-                self.sums[3].into(),
-                mean.into(),
-                inverse.into(),
-                self.shared.running.floats(running_mean.start).into(),
-                self.shared.running.floats(running_variance.start).into(),
-                int(chunks),
-                int(rows),
-                int(layer.co),
-                int(usize::from(self.shared.statistics == Statistics::Learning)),
-            ];
-            self.launch(Kernel::NormStatistics, [across, 1], arguments);
-        }
+        let running = self.shared.layout.running[l - 1].clone().map(|range| self.shared.running.floats(range.start));
+        let mut arguments = [self.sums[3], mean, inverse, running[0], running[1]].map(Argument::from).to_vec();
+        arguments.extend([chunks, rows, layer.co, usize::from(self.learns())].map(int));
+        self.launch(Kernel::NormStatistics, [layer.co.div_ceil(FEW_CHANNELS), 1], arguments);
         let [gamma, beta] = self.gamma_and_beta(l);
-        x.extend([mean, inverse, gamma, beta, self.shared.places[l], self.buffers[l + 1].x].map(Argument::from));
-        x.push(int(layer.co));
-        self.launch_over_pixels(layer, Kernel::NormApply, x);
+        let mut arguments = [sum, mean, inverse, gamma, beta, self.buffers[l + 1].x].map(Argument::from).to_vec();
+        arguments.push(int(layer.co));
+        self.launch_over(n, Kernel::NormApply, arguments);
     }
 
     fn loss(&mut self) {
@@ -238,11 +205,7 @@ impl<'a> Builder<'a> {
         let (last, n) = (LAYERS - 1, PIXELS * self.batch);
         let scalars = self.parameter(self.shared.layout.tail.start);
         let [before, sigmoid, error] = self.tail;
-        let mut forward = slotted(
-            self.buffers[last].product,
-            self.passes[last].forward.slots,
-            outputs(self.layers[last], self.batch),
-        );
+        let mut forward = vec![self.buffers[last].product.into()];
         forward.extend([scalars, *images, epoch.cursor, epoch.order, before, sigmoid, error].map(Argument::from));
         forward.extend([self.sums[1].into(), int(self.full), int(self.batch)]);
         let numbers = self.batch * shape.latent_dim;
@@ -260,7 +223,7 @@ impl<'a> Builder<'a> {
         let backward = [before, sigmoid, scalars, self.factor, error, self.sums[2]].map(Argument::from);
         let gradient = self.shared.gradient.floats(self.shared.layout.tail.start);
         let by_scalars = vec![self.sums[2].into(), int(blocks(n)), scalars.into(), gradient.into()];
-        let spread = vec![error.into(), self.buffers[last].d.into(), int(self.batch)];
+        let spread = vec![error.into(), self.buffers[last].columns.into(), int(self.batch)];
         self.launch(Kernel::TailForward, [blocks(n), 1], forward);
         self.launch(Kernel::TailLoss, [1, 1], loss);
         self.launch_over(n, Kernel::TailBackward, backward.to_vec());
@@ -270,63 +233,54 @@ impl<'a> Builder<'a> {
         self.launch_over_few(outputs(self.layers[last], self.batch), Kernel::TailSpread, spread);
     }
 
-    fn backward(&mut self) -> Result<(), CudaError> {
+    fn backward(&mut self) {
         for l in (0..LAYERS).rev() {
             match l {
                 0 => self.bias_backward(),
                 1..=NORMS => self.norm_backward(l),
                 _ => {}
             }
-            let (Buffers { x, d, dx, .. }, layout) = (self.buffers[l], &self.shared.layout);
+            let Buffers { x, columns, dx, .. } = self.buffers[l];
             if self.learns() {
-                let into = match self.shared.extra_slots[l] {
-                    Some((begin, _)) => self.shared.extra.floats(begin),
-                    None => self.shared.gradient.floats(layout.weights[l].start),
-                };
-                let calls = self.passes[l].weights.clone();
-                self.products(calls, [d, x, into])?;
+                let gradient = self.shared.gradient.floats(self.shared.layout.weights[l].start);
+                self.product(l, Pass::Weights, [columns, x, gradient]);
             }
-            let weights = self.parameter(layout.weights[l].start);
-            let calls = self.passes[l].input.clone();
-            self.products(calls, [weights, d, dx])?;
+            self.product(l, Pass::Input, [self.weights(l), columns, dx]);
         }
-        Ok(())
-    }
-
-    /// The gradient with respect to a layer's output, as the next layer wrote it: address, slots and their stride.
-    fn above(&self, l: usize) -> Vec<Argument> {
-        slotted(self.buffers[l + 1].dx, self.passes[l + 1].input.slots, outputs(self.layers[l], self.batch))
     }
 
     fn bias_backward(&mut self) {
         let layer = self.layers[0];
         let gradient = self.shared.gradient.floats(self.shared.layout.bias.start);
-        let mut arguments = self.above(0);
-        arguments.extend([self.buffers[0].d.into(), gradient.into(), int(self.batch), int(layer.co)]);
-        self.launch_over(layer.co * layer.geometry.outputs(), Kernel::BiasBackward, arguments);
+        let mut arguments = vec![self.buffers[1].dx.into()];
+        arguments.extend(self.sources(0));
+        arguments.extend([self.buffers[0].columns, gradient].map(Argument::from));
+        arguments.extend([self.batch, layer.co].map(int));
+        let blocks = [layer.co.div_ceil(CHANNELS), layer.geometry.outputs()];
+        self.launch(Kernel::BiasBackward, blocks, arguments);
     }
 
     fn norm_backward(&mut self, l: usize) {
-        let (layer, Buffers { sum, d, .. }) = (self.layers[l], self.buffers[l]);
-        let rows = layer.geometry.outputs() * self.batch;
-        let place = self.shared.places[l];
-        let mut arguments = self.above(l);
+        let (layer, Buffers { sum, columns, .. }) = (self.layers[l], self.buffers[l]);
+        let (dy, y) = (self.buffers[l + 1].dx, self.buffers[l + 1].x);
+        let [sources, taps] = self.sources(l);
+        let into = [sources, taps, columns.into(), int(self.batch), int(layer.co)];
         if self.shared.statistics == Statistics::Folded {
-            arguments.extend([self.buffers[l + 1].x, place, d].map(Argument::from));
+            let arguments = [&[dy.into(), y.into()][..], &into].concat();
             return self.launch_over_pixels(layer, Kernel::ClipBackward, arguments);
         }
+        let rows = layer.geometry.outputs() * self.batch;
         let (chunk, chunks) = chunks(rows);
-        let across = layer.co.div_ceil(CHANNELS);
         let ([mean, inverse], [gamma, beta]) = (self.shared.normal[l - 1], self.gamma_and_beta(l));
-        arguments.extend([sum, mean, inverse, gamma, beta, place, d, self.sums[3]].map(Argument::from));
-        arguments.extend([rows, layer.co, self.batch, chunk].map(int));
-        self.launch(Kernel::NormBackwardSums, [across, chunks], arguments);
+        let from = [dy, sum, mean, inverse, gamma, beta].map(Argument::from);
+        let mut arguments = [&from[..], &[self.sums[3].into()]].concat();
+        arguments.extend([rows, layer.co, chunk].map(int));
+        self.launch(Kernel::NormBackwardSums, [layer.co.div_ceil(CHANNELS), chunks], arguments);
         let [dgamma, dbeta] = self.shared.layout.norms[l - 1].clone().map(|r| self.shared.gradient.floats(r.start));
         let mut arguments = [self.sums[3], dgamma, dbeta, self.means].map(Argument::from).to_vec();
         arguments.extend([chunks, rows, layer.co].map(int));
-        self.launch(Kernel::NormBackwardStatistics, [across, 1], arguments);
-        let mut arguments = [d, sum, mean, inverse, gamma, self.means].map(Argument::from).to_vec();
-        arguments.push(int(layer.co));
+        self.launch(Kernel::NormBackwardStatistics, [layer.co.div_ceil(FEW_CHANNELS), 1], arguments);
+        let arguments = [&from[..], &[self.means.into()], &into].concat();
         self.launch_over_pixels(layer, Kernel::NormBackwardApply, arguments);
     }
 
@@ -334,16 +288,12 @@ impl<'a> Builder<'a> {
         let Shared { family, epoch, latents: [a, b], shape, samples, .. } = self.shared;
         if self.learns() {
             let [p, m, v] = self.shared.parameters;
-            let Shared { gradient, extra, segments, .. } = *self.shared;
-            let mut arguments = [p, m, v, gradient, extra, segments].map(Argument::from).to_vec();
-            arguments.extend([int(self.shared.segment_count), epoch.rates.into(), epoch.cursor.into()]);
-            self.launch_over(self.shared.layout.parameters, Kernel::Adam, arguments);
+            let arguments = [p, m, v, self.shared.gradient, epoch.rates, epoch.cursor].map(Argument::from).to_vec();
+            self.launch_over(self.shared.layout.parameters / 4, Kernel::Adam, arguments);
         }
         let mut arguments = vec![int(*family as usize)];
-        arguments.extend([epoch.cursor, epoch.position, epoch.noise].map(Argument::from));
-        let stride = self.batch * shape.latent_dim;
-        arguments.extend(slotted(self.buffers[0].dx, self.passes[0].input.slots, stride));
-        arguments.push(epoch.rates.into());
+        arguments
+            .extend([epoch.cursor, epoch.position, epoch.noise, self.buffers[0].dx, epoch.rates].map(Argument::from));
         arguments.extend([a[0], a[1], a[2], b[0], b[1], b[2]].map(Argument::from));
         arguments.extend([self.full, self.batch, shape.latent_dim].map(int));
         self.launch_over_few(samples * shape.latent_dim, Kernel::LatentsStep, arguments);
@@ -356,6 +306,15 @@ impl<'a> Builder<'a> {
 
     fn parameter(&self, at: usize) -> Address {
         self.shared.parameters[0].floats(at)
+    }
+
+    fn weights(&self, l: usize) -> Address {
+        self.parameter(self.shared.layout.weights[l].start)
+    }
+
+    /// The arguments from which a kernel finds the products of an output pixel.
+    fn sources(&self, l: usize) -> [Argument; 2] {
+        [self.shared.sources[l].into(), int(self.layers[l].geometry.taps())]
     }
 
     fn gamma_and_beta(&self, l: usize) -> [Address; 2] {
@@ -382,11 +341,6 @@ fn blocks(n: usize) -> usize {
 fn chunks(rows: usize) -> (usize, usize) {
     let chunk = rows.div_ceil(CHUNKS).next_multiple_of(THREADS / CHANNELS);
     (chunk, rows.div_ceil(chunk))
-}
-
-/// The arguments for an array in slots.
-fn slotted(array: Address, slots: usize, stride: usize) -> Vec<Argument> {
-    vec![array.into(), int(slots), long(stride)]
 }
 
 /// A size as an `int` argument. [`Shared::new`] checked that the sizes of the data fit.

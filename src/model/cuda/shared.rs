@@ -1,8 +1,8 @@
 //! What all programs of a training share: the memory on the GPU whose size does not depend on the batch.
 
+use super::layer::Layer;
 use super::layout::{Arrays, Layout, layers};
 use super::machine::{Address, CudaError, Machine, upload_new};
-use super::plan::{Layer, Pass, Plan};
 use super::settings::{Family, Statistics};
 use crate::model::DecoderShape;
 use crate::model::decoder::layers::{LAYERS, NORMS};
@@ -23,19 +23,11 @@ pub(super) struct Shared {
     pub(super) parameters: [Address; 3],
     /// Gradients, in the layout of the parameters.
     pub(super) gradient: Address,
-    /// Gradients that are computed in slots, for all layers.
-    pub(super) extra: Address,
-    /// For each layer whose weight gradient is computed in slots: the index of its first number in `extra`, and the
-    /// number of slots.
-    pub(super) extra_slots: [Option<(usize, usize)>; LAYERS],
-    /// The same for Adam: rows of (begin, end, index in `extra`, slots).
-    pub(super) segments: Address,
-    pub(super) segment_count: usize,
     pub(super) running: Address,
     /// Mean and 1 / √(var + ε) of each norm: those of the batch, or 0 and 1.
     pub(super) normal: [[Address; 2]; NORMS],
-    /// For each layer, the pixel in plain order of each output pixel in product order.
-    pub(super) places: [Address; LAYERS],
+    /// For each layer, its [`Layer::sources`].
+    pub(super) sources: [Address; LAYERS],
     pub(super) images: Address,
     /// Values, first and second moments of both parameters of the posteriors.
     pub(super) latents: [[Address; 3]; 2],
@@ -79,8 +71,7 @@ impl Shared {
         };
         let parameters = triple(&decoder.parameters, "the decoder")?;
         let layers = layers(shape);
-        let slots = GradientSlots::new(&layers, &layout);
-        let (places, normal) = upload_layers(machine, &layers)?;
+        let (sources, normal) = upload_layers(machine, &layers)?;
         let latents = latents.iter().map(|arrays| triple(arrays, "the latents")).collect::<Result<Vec<_>, _>>()?;
         // Kernels take two parameters. For a family with one, the second is never used.
         let first = latents.first().copied().ok_or_else(|| invalid("there are no latents"))?;
@@ -91,13 +82,9 @@ impl Shared {
             statistics,
             parameters,
             gradient: machine.allocate(4 * layout.parameters, "the gradient")?,
-            extra: machine.allocate(4 * slots.numbers.max(1), "the gradient")?,
-            extra_slots: slots.layers,
-            segment_count: slots.segments.len() / 4,
-            segments: upload_new(machine, &[slots.segments, vec![0]].concat(), "the gradient")?,
             running: upload_new(machine, &decoder.statistics, "the decoder")?,
             normal,
-            places,
+            sources,
             images: upload_new(machine, images, "the images")?,
             latents: [first, latents.get(1).copied().unwrap_or(first)],
             samples,
@@ -121,45 +108,20 @@ impl Tables {
     }
 }
 
-/// The weight gradients that are computed in slots; see [`Shared`] for the fields.
-struct GradientSlots {
-    layers: [Option<(usize, usize)>; LAYERS],
-    segments: Vec<i64>,
-    /// The numbers in all slots.
-    numbers: usize,
-}
-
-impl GradientSlots {
-    fn new(layers: &[Layer; LAYERS], layout: &Layout) -> Self {
-        let mut found = Self { layers: [None; LAYERS], segments: Vec::new(), numbers: 0 };
-        for (l, layer) in layers.iter().enumerate() {
-            let slots = Plan::new(*layer).calls(Pass::Weights, 1).slots;
-            if slots > 1 {
-                let (begin, weights) = (found.numbers, &layout.weights[l]);
-                found.layers[l] = Some((begin, slots));
-                found.segments.extend([weights.start, weights.end, begin, slots].map(|n| n as i64));
-                found.numbers += slots * layer.weights();
-            }
-        }
-        found
-    }
-}
-
-/// The places of all layers, and the initial statistics of the norms.
+/// The sources of all layers, and the initial statistics of the norms.
 fn upload_layers(
     machine: &dyn Machine,
     layers: &[Layer; LAYERS],
 ) -> Result<([Address; LAYERS], [[Address; 2]; NORMS]), CudaError> {
-    let (mut places, mut normal) = ([Address(0); LAYERS], [[Address(0); 2]; LAYERS]);
+    let (mut sources, mut normal) = ([Address(0); LAYERS], [[Address(0); 2]; LAYERS]);
     for (l, layer) in layers.iter().enumerate() {
-        let place: Vec<i32> = Plan::new(*layer).place().into_iter().map(as_int).collect();
-        places[l] = upload_new(machine, &place, "the layers' pixels")?;
+        sources[l] = upload_new(machine, &layer.sources(), "the layers' pixels")?;
         for (statistic, value) in normal[l].iter_mut().zip([0.0f32, 1.0]) {
             *statistic = upload_new(machine, &vec![value; layer.co], "the decoder")?;
         }
     }
     // The norms follow layers 1 to 3.
-    Ok((places, [normal[1], normal[2], normal[3]]))
+    Ok((sources, [normal[1], normal[2], normal[3]]))
 }
 
 /// A number of samples or steps as a kernel takes it. [`Shared::new`] checked that these numbers fit.
