@@ -66,6 +66,7 @@ mod results;
 mod accept;
 mod runs;
 mod states;
+mod clones;
 mod state_files;
 // Maintenance of the whole cache.
 mod roots;

@@ -106,13 +106,13 @@ impl Input for StoredInput {
         let tensors = TensorFile { tensors: tensors.clone(), ..TensorFile::default() };
         let tensor_files = BTreeMap::from([(ARTIFACT_FILE.to_owned(), tensors)]);
         let artifact = Folder { files: files.clone(), tensor_files };
-        self.noting_damage(self.store.write_folder(&artifact, folder))?;
+        self.noting_damage(self.store.share_folder(&artifact, folder))?;
         if state.is_empty() {
             return Ok(());
         }
         let folder = folder.join(STATE_FOLDER);
         let create = |e| Error::storage(format!("can't create {}", folder.display())).caused_by(e);
         fs::create_dir_all(&folder).map_err(create)?;
-        self.noting_damage(self.store.write_folder(state, &folder))
+        self.noting_damage(self.store.share_folder(state, &folder))
     }
 }

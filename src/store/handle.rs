@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::blobs::Blobs;
+use super::clones::Clones;
 use super::disk;
 use super::entries::FileRecord;
 use super::error::Result;
@@ -26,6 +27,7 @@ pub struct Store {
     pub(super) blobs: Blobs,
     /// Files whose digest is known.
     pub(super) files: Mutex<BTreeMap<PathBuf, FileRecord>>,
+    pub(super) clones: Clones,
 }
 
 impl Store {
@@ -36,7 +38,7 @@ impl Store {
     /// If a later vadpipe wrote it, or if something else is at this path.
     pub fn open(dir: &Path, options: Options) -> Result<Self> {
         let index = Arc::new(Index::new(Arc::new(Folder::new(dir, options)?)));
-        Ok(Self { blobs: Blobs::new(index.clone()), index, files: Mutex::default() })
+        Ok(Self { blobs: Blobs::new(index.clone()), index, files: Mutex::default(), clones: Clones::default() })
     }
 
     /// The cache's folder.

@@ -11,6 +11,7 @@ use super::handle::Store;
 use super::pack_writer::Source;
 use super::results::{blob_header, file_source, tensor_on_disk};
 use crate::artifact::{BlobEntry, Folder, FolderOnDisk, TensorEntry, TensorFile};
+use crate::key::Digest;
 
 /// A failure to copy a blob.
 enum CopyError {
@@ -52,6 +53,27 @@ impl Store {
         }
         for (name, file) in &folder.tensor_files {
             self.write_tensor_file(file, &mut create_below(to, name)?, &to.join(name))?;
+        }
+        Ok(())
+    }
+
+    /// The same for files that are written for several programs: see [`super::clones`].
+    ///
+    /// # Errors
+    /// As [`Store::write_folder`].
+    pub fn share_folder(&self, folder: &Folder, to: &Path) -> Result<()> {
+        let scratch = self.dir().join("scratch");
+        for (name, blob) in &folder.files {
+            let write = |file: &mut File| self.write_blob(blob, file, &to.join(name));
+            self.clones.fill((&blob.digest, blob.size), &mut create_below(to, name)?, &scratch, write)?;
+        }
+        for (name, file) in &folder.tensor_files {
+            let header = file.header().map_err(StoreError::io("can't write", &to.join(name)))?.0;
+            let digests = file.tensors.values().flat_map(|tensor| tensor.blob.digest.0);
+            let digest = Digest::of(&header.into_iter().chain(digests).collect::<Vec<u8>>());
+            let size = file.tensors.values().map(|tensor| tensor.blob.size).sum();
+            let write = |to_file: &mut File| self.write_tensor_file(file, to_file, &to.join(name));
+            self.clones.fill((&digest, size), &mut create_below(to, name)?, &scratch, write)?;
         }
         Ok(())
     }
@@ -129,7 +151,8 @@ pub fn create_below(folder: &Path, name: &str) -> Result<File> {
     let path = folder.join(name);
     let create = || {
         path.parent().map_or(Ok(()), fs::create_dir_all)?;
-        File::create_new(&path)
+        // Readable too, because a file must be to be cloned.
+        File::options().read(true).write(true).create_new(true).open(&path)
     };
     create().map_err(StoreError::io("can't create", &path))
 }
