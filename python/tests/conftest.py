@@ -68,9 +68,9 @@ class Project:
         return done.stdout + done.stderr
 
     def start(self, *arguments, cache="cache", **environment):
+        words, none = [self.program, *arguments, "--cache", cache], subprocess.DEVNULL
         environment = {**self.environment, **environment}
-        words = [self.program, *arguments, "--cache", cache]
-        return subprocess.Popen(words, cwd=self.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(words, cwd=self.folder, env=environment, stdout=none, stderr=none)
 
     def run(self, epochs=4, **options):
         return self.call("run", "p.toml", "-S", f"params.epochs={epochs}", **options)
@@ -94,8 +94,8 @@ class Project:
         return [int(line) for line in self.trace.read_text().split()] if self.trace.exists() else []
 
     def verified(self):
-        words = ["verify", "p.toml", "net", "--json", "--cache", "cache"]
-        done = subprocess.run([self.program, *words], cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        words = [self.program, "verify", "p.toml", "net", "--json", "--cache", "cache"]
+        done = subprocess.run(words, cwd=self.folder, env=self.environment, capture_output=True, text=True)
         return json.loads(done.stdout)["stages"][0]
 
 

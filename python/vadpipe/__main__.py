@@ -33,14 +33,13 @@ def main() -> None:
     _list_files()
     script = arguments[1]
     sys.argv = arguments[1:]
-    # As Python does, so that the script imports the modules beside it.
-    sys.path[0:1] = [os.path.dirname(os.path.abspath(script))]
-    try:
-        runpy.run_path(script, run_name="__main__")
-    except FileNotFoundError as error:
-        if error.filename != script:
-            raise
+    if not os.path.isfile(script):
         sys.exit(f"vadpipe: there is no script {script}")
+    # As Python does, so that the script imports the modules beside it. `python3 -m` has put the current folder first.
+    if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
+        del sys.path[0]
+    sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
+    runpy.run_path(script, run_name="__main__")
 
 
 if __name__ == "__main__":
