@@ -18,7 +18,7 @@ def program():
     found = os.environ.get("VADPIPE") or shutil.which("vadpipe")
     if found is None:
         pytest.fail("there is no program: VADPIPE=target/release/vadpipe pytest, or put it into PATH")
-    return found
+    return os.path.abspath(found)
 
 
 class Project:

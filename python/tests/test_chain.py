@@ -253,3 +253,36 @@ def test_other_protocol_is_refused(project):
     project.write("train.py", TRAIN)
     project.environment["VADPIPE_PROTOCOL"] = "2"
     assert "pip install --upgrade vadpipe" in project.by_hand(expect=1)
+
+
+def test_what_changes_in_place():
+    import random
+
+    import numpy as np
+
+    from vadpipe._tree import changes_in_place
+
+    for value in [[], {}, set(), np.zeros(2), random.Random(), (np.zeros(1), random.Random()), bytearray()]:
+        assert changes_in_place(value), value
+    for value in [1, 1.5, True, "x", None, (), (1, []), np.float32(1), frozenset(), b"", 1j]:
+        assert not changes_in_place(value), value
+
+
+def test_plain_values_survive(tmp_path):
+    from collections import Counter, OrderedDict, deque
+
+    from vadpipe import _tree
+
+    value = {
+        "numbers": [1, 2**70, 0.1, float("inf"), True, None], "tuple": (1, (2, "x")), "bytes": b"\0\xff",
+        "keys": {1: "a", (2, 3): "b", None: "c"}, "dollar": {"$": "tuple"}, "sets": [{3, 1}, frozenset({"a"})],
+        "ordered": OrderedDict(b=1, a=2), "counted": Counter(a=2), "complex": 1 + 2j, "last": deque([1, 2], maxlen=3),
+    }  # fmt: skip
+    _tree.save(tmp_path, "value", value)
+    found = _tree.load_plain(tmp_path, "value")
+    assert found == value and list(map(type, found.values())) == list(map(type, value.values()))
+    assert found["last"].maxlen == 3 and list(found["ordered"]) == ["b", "a"]
+    target = {"numbers": [], "more": 1, "last": deque()}
+    inner = target["numbers"]
+    assert _tree.load(tmp_path, "value", target) is target
+    assert target == value and target["numbers"] is inner

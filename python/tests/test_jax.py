@@ -49,7 +49,8 @@ def test_trees_and_keys_are_restored(project):
 
 
 def test_tree_that_is_not_updated_is_explained(project):
-    project.write("train.py", TRAIN.replace("opt_state=opt_state, key=key)\n        run.log", "key=key)\n        run.log"))
+    log = "key=key)\n        run.log"
+    project.write("train.py", TRAIN.replace(f"opt_state=opt_state, {log}", log))
     assert "call run.update(opt_state=opt_state) in each epoch" in project.by_hand(expect=1)
 
 

@@ -146,7 +146,8 @@ def test_exec_lists_what_an_isolated_script_reads(project):
     """)
     project.write("helper.py", "VALUE = 1")
     site = project.environment["PYTHONPATH"]
-    start = f"import sys; sys.path.insert(0, {site!r}); sys.argv[1:1] = ['exec']; import vadpipe.__main__ as m; m.main()"
+    start = f"import sys; sys.path.insert(0, {site!r}); sys.argv[1:1] = ['exec']"
+    start += "; from vadpipe.__main__ import main; main()"
     # As `python3 -I -m vadpipe exec train.py a b` of an installed package.
     project.pipeline(argv=["python3", "-I", "-c", start, "train.py", "a", "b"])
     project.run()

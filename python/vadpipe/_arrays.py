@@ -141,8 +141,16 @@ def from_jax(value: Any, where: str) -> tuple[Tensor, dict[str, Any]]:
         raise Error(f"{where} is spread over several hosts; gather it first")
     if getattr(value, "weak_type", False) and value.shape == ():
         note["weak"] = True
-    tensor, name = from_numpy(numpy.asarray(value), where)
-    return tensor, {**note, "dtype": name}
+    name = numpy.dtype(value.dtype).name
+    dtype, shape = (DTYPES.get(name), value.shape) if name != "complex128" else ("F64", (*value.shape, 2))
+    if dtype is None:
+        raise Error(f"{where} has elements of the type {name}, which safetensors does not have")
+
+    def data() -> Buffer:
+        # The copy to the host is made only when the bytes are written.
+        return from_numpy(numpy.asarray(value), where)[0].data()
+
+    return Tensor(dtype, tuple(shape), data), {**note, "dtype": name}
 
 
 def to_jax(reader: Reader, name: str, note: dict[str, Any], template: Any) -> Any:

@@ -87,7 +87,7 @@ class Artifact(Mapping[str, Any]):
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
-        content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return content
 
     @property

@@ -83,7 +83,7 @@ class Chain:
         self._read: dict[str, bool] = {}
         values: dict[str, Any] = {}
         if environment is not None:
-            values = json.loads(Path(environment["VADPIPE_VALUES"]).read_text())
+            values = json.loads(Path(environment["VADPIPE_VALUES"]).read_text(encoding="utf-8"))
         self._start: dict[str, Any] = values.get("start", {})
         self._parts: list[dict[str, Any]] = values.get("epoch", [])
         self._outputs: dict[str, str] = values.get("outputs", {})

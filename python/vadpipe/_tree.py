@@ -58,7 +58,9 @@ def changes_in_place(value: object) -> bool:
         return True
     if is_jax_tree(value) or is_numpy_scalar(value):
         return False
-    return not isinstance(value, (*SCALARS, complex, bytes, tuple, frozenset))
+    if isinstance(value, tuple):
+        return len(value) > 0 and all(map(changes_in_place, value))
+    return not isinstance(value, (*SCALARS, complex, bytes, frozenset))
 
 
 class _Encoder:
@@ -351,5 +353,5 @@ def load_plain(folder: Path, name: str) -> Any:
 
 def _opened(folder: Path, name: str) -> tuple[_Decoder, Any]:
     tensors = folder / f"{name}.safetensors"
-    tree = json.loads((folder / f"{name}.json").read_text())
+    tree = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     return _Decoder(name, Reader(tensors) if tensors.exists() else None), tree
