@@ -144,6 +144,29 @@ def test_values_of_segments_and_of_start(project):
     assert project.result()["manifest"]["metrics"] == {"lr": 0.5, "total": pytest.approx(13.0)}
 
 
+def test_command_stage_trains_from_the_beginning(project):
+    project.write("train.py", TRAIN.replace("own.random()", "len(run.inputs['data'])"))
+    project.write("p.toml", """
+        [pipeline]
+        name = "p"
+        [stages.data]
+        kind = "load-data"
+        source = "synthetic"
+        train = 20
+        test = 5
+        [stages.net]
+        kind = "command"
+        inputs = { data = "data" }
+        argv = ["python3", "train.py"]
+        pass_env = ["PYTHONPATH", "TRACE"]
+        values = { width = 6 }
+        outputs = { weights = "weights.npy" }
+    """)
+    project.call("run", "p.toml")
+    assert project.trained() == [0, 1, 2, 3]
+    assert project.result()["manifest"]["metrics"]["count"] == 4.0
+
+
 def test_epoch_without_a_log_and_epochs_from_one(project):
     project.write("train.py", """
         import vadpipe

@@ -33,7 +33,8 @@ def chain(epochs: Optional[int] = None, *, inputs: Optional[Mapping[str, Union[s
     """Puts a training script on the chain of states.
 
     Started by vadpipe, the script trains from one stored state to the next. Started by hand, it trains `epochs` epochs
-    from the beginning, as an ordinary script, and `inputs` are the files and folders that `run.inputs` has.
+    from the beginning, as an ordinary script, and `inputs` are the files and folders that `run.inputs` has. A `command`
+    stage trains from the beginning, too.
 
     Started by vadpipe, this seeds the generators of `random`, numpy and torch, as far as they are imported, with the
     seed of the stage.
@@ -47,9 +48,11 @@ def chain(epochs: Optional[int] = None, *, inputs: Optional[Mapping[str, Union[s
     protocol = os.environ.get("VADPIPE_PROTOCOL")
     if protocol is None:
         if epochs is None:
-            message = "this script was not started by vadpipe, so it needs a number of epochs"
-            raise Error(f"{message}: chain(epochs=10), or run it in a `train-command` stage")
-        return Chain(None, 0, epochs, inputs or {})
+            message = "this script was not started by a `train-command` stage, so it needs a number of epochs"
+            raise Error(f"{message}: chain(epochs=10)")
+        # A `command` stage has inputs, values and outputs, but no states.
+        is_command = "VADPIPE_INPUTS" in os.environ
+        return Chain(os.environ if is_command else None, 0, epochs, inputs or {})
     if protocol != PROTOCOL:
         message = f"vadpipe speaks protocol {protocol}, but this module only {PROTOCOL}"
         raise Error(f"{message}; install the same version of both: pip install --upgrade vadpipe")
@@ -81,9 +84,10 @@ class Chain:
         self._line: dict[str, float] = {}
         self._metrics: dict[str, float] = {}
         self._read: dict[str, bool] = {}
-        values: dict[str, Any] = {}
-        if environment is not None:
-            values = json.loads(Path(environment["VADPIPE_VALUES"]).read_text(encoding="utf-8"))
+        path = self._variable("VALUES")
+        values: dict[str, Any] = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+        if "VADPIPE_PROTOCOL" not in (environment or {}):
+            values = {"start": values}
         self._start: dict[str, Any] = values.get("start", {})
         self._parts: list[dict[str, Any]] = values.get("epoch", [])
         self._outputs: dict[str, str] = values.get("outputs", {})
@@ -111,7 +115,7 @@ class Chain:
     @property
     def outputs_due(self) -> bool:
         """Whether to write the outputs: in the last process of a stage that has outputs, and always by hand."""
-        return self._environment is None or self._from == self._to
+        return self._variable("STATE_OUT") is None
 
     @property
     def checkpoint(self) -> Optional[Path]:
@@ -260,7 +264,7 @@ class Chain:
                 message = f"the state has no generators{_of_rank(folder)}"
                 raise Error(f"{message}; train with as many processes as before, or from the beginning")
             _generators.restore_all(_tree.load_plain(folder, GENERATORS))
-        if self._environment is not None and self._from < self._to:
+        if self._variable("STATE_OUT") is not None:
             atexit.register(self._explain_missing_state)
 
     def _end_epoch(self) -> None:
