@@ -1,0 +1,352 @@
+"""The chain: a training that continues from stored states. See `chain`."""
+
+import atexit
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Optional, TypeVar, Union, overload
+
+from . import _generators, _tree
+from ._artifact import Inputs
+from ._errors import Error
+
+T = TypeVar("T")
+
+PROTOCOL = "1"
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Names of the log that have a meaning of their own, and the file of the generators.
+LOG_NAMES = ("epoch", "step", "saved")
+GENERATORS = "generators"
+
+
+class _Missing:
+    """Says that there is no default."""
+
+
+_MISSING = _Missing()
+
+
+def chain(epochs: Optional[int] = None, *, inputs: Optional[Mapping[str, Union[str, Path]]] = None) -> "Chain":
+    """Puts a training script on the chain of states.
+
+    Started by vadpipe, the script trains from one stored state to the next. Started by hand, it trains `epochs` epochs
+    from the beginning, as an ordinary script, and `inputs` are the files and folders that `run.inputs` has. A `command`
+    stage trains from the beginning, too.
+
+    Started by vadpipe, this seeds the generators of `random`, numpy and torch, as far as they are imported, with the
+    seed of the stage.
+
+        run = vadpipe.chain(epochs=100)
+        run.restore(model=model, optimizer=optimizer)
+        for epoch in run.epochs():
+            loss = train(model, optimizer, lr=run.value("lr", 1e-3))
+            run.log(loss=loss)
+    """
+    protocol = os.environ.get("VADPIPE_PROTOCOL")
+    if protocol is None:
+        if epochs is None:
+            message = "this script was not started by a `train-command` stage, so it needs a number of epochs"
+            raise Error(f"{message}: chain(epochs=10)")
+        # A `command` stage has inputs, values and outputs, but no states.
+        is_command = "VADPIPE_INPUTS" in os.environ
+        return Chain(os.environ if is_command else None, 0, epochs, inputs or {})
+    if protocol != PROTOCOL:
+        message = f"vadpipe speaks protocol {protocol}, but this module only {PROTOCOL}"
+        raise Error(f"{message}; install the same version of both: pip install --upgrade vadpipe")
+    run = Chain(os.environ, int(os.environ["VADPIPE_FROM"]), int(os.environ["VADPIPE_TO"]), {})
+    _generators.seed_all(run.seed)
+    return run
+
+
+def _rank() -> int:
+    """The number of this process among those that train together: of torch.distributed, or of torchrun."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_rank())
+    return int(os.environ.get("RANK", 0))
+
+
+class Chain:
+    """A training on the chain. `vadpipe.chain` makes it."""
+
+    def __init__(
+        self, environment: Optional[Mapping[str, str]], first: int, last: int, inputs: Mapping[str, Union[str, Path]]
+    ) -> None:
+        self._environment = environment
+        self._from, self._to = first, last
+        self._objects: dict[str, Any] = {}
+        self._updated: dict[str, Optional[int]] = {}
+        self._epoch: Optional[int] = None
+        self._state = "before"  # the loop, "in" it, or "after" it
+        self._line: dict[str, float] = {}
+        self._metrics: dict[str, float] = {}
+        self._read: dict[str, bool] = {}
+        path = self._variable("VALUES")
+        values: dict[str, Any] = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+        if "VADPIPE_PROTOCOL" not in (environment or {}):
+            values = {"start": values}
+        self._start: dict[str, Any] = values.get("start", {})
+        self._parts: list[dict[str, Any]] = values.get("epoch", [])
+        self._outputs: dict[str, str] = values.get("outputs", {})
+        self.seed: int = values.get("seed", 0)
+        """The seed of the stage; 0 if the script was started by hand."""
+        self.inputs = self._inputs(inputs)
+        """The inputs by role. Each is an `Artifact`, or a path if `paths` of the stage names it."""
+
+    def _variable(self, name: str) -> Optional[Path]:
+        text = (self._environment or {}).get(f"VADPIPE_{name}")
+        return Path(text) if text else None
+
+    def _inputs(self, given: Mapping[str, Union[str, Path]]) -> Inputs:
+        if self._environment is None:
+            return Inputs({role: Path(path) for role, path in given.items()}, by_hand=True)
+        folder = self._variable("INPUTS")
+        found = sorted(folder.iterdir()) if folder is not None and folder.is_dir() else []
+        return Inputs({path.name: path for path in found}, by_hand=False)
+
+    @property
+    def started_by_vadpipe(self) -> bool:
+        """False if the script was started by hand."""
+        return self._environment is not None
+
+    @property
+    def outputs_due(self) -> bool:
+        """Whether to write the outputs: in the last process of a stage that has outputs, and always by hand."""
+        return self._variable("STATE_OUT") is None
+
+    @property
+    def checkpoint(self) -> Optional[Path]:
+        """A folder that survives a kill until the state at the end of this process is stored. None by hand."""
+        return self._variable("CHECKPOINT")
+
+    @overload
+    def value(self, name: str) -> Any: ...
+    @overload
+    def value(self, name: str, default: T) -> T: ...
+    def value(self, name: str, default: Any = _MISSING) -> Any:
+        """A value of the stage: of `[stages.NAME.start]`, or of `[stages.NAME.epoch]` for the present epoch.
+
+        Values of epochs can change during a training, so read them in the loop. The default serves if the stage has no
+        such value, and by hand.
+        """
+        self._read[name] = self._read.get(name, False) or self._state == "in"
+        found = self._find(name, default)
+        # TOML has `lr = 1` for 1.0.
+        return float(found) if type(default) is float and type(found) is int else found
+
+    def _find(self, name: str, default: Any) -> Any:
+        epoch = self._from if self._epoch is None else self._epoch
+        for part in self._parts:
+            is_here = part["from"] <= epoch < part["to"] or (self._from == self._to and part is self._parts[-1])
+            if is_here and name in part["values"]:
+                return part["values"][name]
+        if name in self._start:
+            return self._start[name]
+        if not isinstance(default, _Missing):
+            return default
+        if self._environment is None:
+            message = f"`{name}` has no value if the script is started by hand"
+            raise Error(f"{message}; give a default: value(\"{name}\", …)")
+        message = f"the stage has no value `{name}`"
+        raise Error(f"{message}; add it to its table `start` or `epoch`, or give a default: value(\"{name}\", …)")
+
+    def restore(self, **objects: Any) -> Any:
+        """Registers what a state is made of, and restores it if the training continues.
+
+        Call it before the loop, with everything that the next epoch depends on: the model, the optimiser, the
+        scheduler, a GradScaler, averaged weights, a DataLoader with a generator, random generators that the script
+        made, arrays, lists and dicts. The generators of `random`, numpy and torch belong to it anyway.
+
+        Objects are restored in place. Numbers, strings, tuples and trees of JAX can't be: take the returned value, and
+        pass the new one to `update` in each epoch. One object is returned as it is, several as a tuple in their order.
+
+            params, opt_state = run.restore(params=params, opt_state=opt_state)
+        """
+        if not objects:
+            raise Error("restore() needs what the state is made of, by name: restore(model=model, optimizer=optimizer)")
+        if self._state != "before":
+            raise Error("call restore() before the loop over epochs()")
+        for name, value in objects.items():
+            if name in self._objects:
+                raise Error(f"`{name}` was restored before; each name is given once")
+            if name == GENERATORS or NAME.fullmatch(name) is None:
+                raise Error(f"`{name}` can't be the name of a part of the state; choose another one")
+            _tree.check(name, value)
+            state_in = self._variable("STATE_IN")
+            self._objects[name] = value if state_in is None else self._load(state_in, name, value)
+            if not _tree.changes_in_place(value):
+                self._updated[name] = None
+        restored = tuple(self._objects[name] for name in objects)
+        return restored[0] if len(restored) == 1 else restored
+
+    def _load(self, state_in: Path, name: str, value: Any) -> Any:
+        folder = self._own(state_in, value)
+        if not (folder / f"{name}.json").exists():
+            has = ", ".join(f"`{path.stem}`" for path in sorted(state_in.glob("*.json")) if path.stem != GENERATORS)
+            raise Error(f"the state after epoch {self._from} has no `{name}`{_of_rank(folder)}; it has {has}")
+        return _tree.load(folder, name, value)
+
+    def _own(self, folder: Path, value: Any) -> Path:
+        """Where an object is saved. Each process has its own random generators, and all share everything else."""
+        rank = _rank() if _generators.is_generator(value) or value is None else 0
+        return folder / f"rank{rank}" if rank > 0 else folder
+
+    def update(self, **values: Any) -> None:
+        """Gives the new values of what can't change in place: numbers, strings, tuples, trees of JAX.
+
+        Call it in each epoch.
+        """
+        for name, value in values.items():
+            if name not in self._objects:
+                raise Error(f"`{name}` is no part of the state; pass it to restore() before the loop")
+            self._objects[name] = value
+            if name in self._updated:
+                self._updated[name] = self._epoch
+
+    def epochs(self, start: int = 0) -> "Epochs":
+        """The epochs to train, from 0, or from `start`, as for `enumerate`. At the end, the state is saved."""
+        return Epochs(self, start)
+
+    def log(self, **numbers: Any) -> None:
+        """Logs numbers of the present epoch: they become metrics and curves, and a sweep can be pruned by them.
+
+        Names that begin with `_` are only shown. After the loop, the numbers are metrics of the result, if the stage
+        has outputs.
+        """
+        line = {}
+        for name, value in numbers.items():
+            if name in LOG_NAMES:
+                raise Error(f"`{name}` has a meaning of its own in the log; choose another name")
+            line[name] = _number(name, value)
+        if self._state == "in":
+            self._line.update(line)
+        elif self._state == "after":
+            self._metrics.update(line)
+            path = self._variable("METRICS")
+            if path is not None and _rank() == 0:
+                path.write_text(json.dumps(self._metrics))
+        else:
+            raise Error("call log() in the loop over epochs(), or after it for metrics of the result")
+
+    def step(self, step: int, **numbers: Any) -> None:
+        """Shows progress within an epoch. Nothing of it is in the result."""
+        self._append({"step": int(step), **{name: _number(name, value) for name, value in numbers.items()}})
+
+    def output(self, name: str) -> Path:
+        """The path of an output: of a role in `outputs` of the stage, or of its file name.
+
+        By hand, it is in the current folder. A name that ends in `/` is a folder, which is created.
+        """
+        if not self.outputs_due:
+            raise Error("outputs are only written at the end of a training: put this below `if run.outputs_due:`")
+        name = self._outputs.get(name, name)
+        path = (self._variable("OUTPUTS") or Path()) / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _begin(self) -> None:
+        if self._state != "before":
+            raise Error("a script loops over epochs() once")
+        if not self._objects:
+            raise Error("call restore() before the loop: restore(model=model, optimizer=optimizer)")
+        self._state = "in"
+        state_in = self._variable("STATE_IN")
+        if state_in is not None:
+            lost = {path.stem for path in state_in.glob("*.json")} - {GENERATORS} - set(self._objects)
+            if lost:
+                names = ", ".join(f"`{name}`" for name in sorted(lost))
+                raise Error(f"the state has {names}, which this process has not restored; pass it to restore()")
+            folder = self._own(state_in, None)
+            if not folder.is_dir():
+                message = f"the state has no generators{_of_rank(folder)}"
+                raise Error(f"{message}; train with as many processes as before, or from the beginning")
+            _generators.restore_all(_tree.load_plain(folder, GENERATORS))
+        if self._variable("STATE_OUT") is not None:
+            atexit.register(self._explain_missing_state)
+
+    def _end_epoch(self) -> None:
+        epoch = self._epoch
+        assert epoch is not None
+        old = [name for name, updated in self._updated.items() if updated != epoch]
+        if old:
+            kind, call = type(self._objects[old[0]]).__name__, ", ".join(f"{name}={name}" for name in old)
+            message = f"`{old[0]}` is a {kind}, which can't change in place"
+            raise Error(f"{message}; call run.update({call}) in each epoch")
+        self._append({"epoch": epoch + 1, **self._line})
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        log = self._variable("LOG")
+        if log is not None and _rank() == 0:
+            with open(log, "a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def _finish(self) -> None:
+        self._epoch, self._state = None, "after"
+        state_out = self._variable("STATE_OUT")
+        if state_out is None:
+            return
+        atexit.unregister(self._explain_missing_state)
+        rank = _rank()
+        for name, value in self._objects.items():
+            if rank == 0 or _generators.is_generator(value):
+                _tree.save(self._own(state_out, value), name, value)
+        _tree.save(self._own(state_out, None), GENERATORS, _generators.state_of_all())
+        if rank == 0 and self._from == 0:
+            self._warn_of_values()
+
+    def _explain_missing_state(self) -> None:
+        """Called at the exit of a process that has not saved its state."""
+        if hasattr(sys, "last_value") or self._epoch is None or _rank() != 0:
+            return
+        message = f"the loop ended in epoch {self._epoch + 1}, but vadpipe asked for the state after epoch {self._to}"
+        print(f"vadpipe: {message}; train all epochs that epochs() gives, without `break`", file=sys.stderr)
+
+    def _warn_of_values(self) -> None:
+        of_epochs = {name for part in self._parts for name in part["values"]}
+        for name in sorted({*self._start, *of_epochs}):
+            if name not in self._read:
+                print(f"vadpipe: the script has not read the value `{name}` of the stage", file=sys.stderr)
+            elif name in of_epochs and not self._read[name]:
+                message = f"`{name}` is a value of epochs, but the script has read it only before the loop"
+                help = "if it changes, the restored state wins; read it in the loop, or move it to `start`"
+                print(f"vadpipe: {message}; {help}", file=sys.stderr)
+
+
+class Epochs:
+    """The epochs that a process trains. `len` gives their number."""
+
+    def __init__(self, run: Chain, start: int) -> None:
+        self._run, self._start = run, start
+
+    def __len__(self) -> int:
+        return self._run._to - self._run._from
+
+    def __iter__(self) -> Iterator[int]:
+        run = self._run
+        run._begin()
+        for epoch in range(run._from, run._to):
+            run._epoch, run._line = epoch, {}
+            yield self._start + epoch
+            run._end_epoch()
+        run._finish()
+
+
+def _of_rank(folder: Path) -> str:
+    return f" of process {folder.name[4:]}" if folder.name.startswith("rank") else ""
+
+
+def _number(name: str, value: Any) -> float:
+    """A number to log: also a tensor or an array with one element."""
+    if hasattr(value, "item") and callable(value.item):
+        try:
+            value = value.item()
+        except (ValueError, RuntimeError) as error:
+            raise Error(f"`{name}` has several elements; log their mean or each by its own name") from error
+    if isinstance(value, (bool, int, float)):
+        return float(value) if not isinstance(value, int) else int(value)
+    raise Error(f"`{name}` is a {type(value).__name__}; only numbers can be logged")
+
+
