@@ -13,6 +13,7 @@ mod chains;
 mod checkpoints;
 mod comparing;
 mod descendants;
+mod documented;
 mod files_read;
 mod earlier;
 mod freshness;

@@ -128,9 +128,7 @@ impl Project {
 
     /// Runs `vadpipe run p.toml --json` with more arguments. It may fail.
     pub(crate) fn try_run(&self, more: &[&str]) -> Run {
-        let output = self.vadpipe(["run", "p.toml", "--json"].iter().chain(more));
-        let events = output.stdout.lines().map(|l| serde_json::from_str(l).expect("each line is JSON")).collect();
-        Run { output, events }
+        Run::of(self.vadpipe(["run", "p.toml", "--json"].iter().chain(more)))
     }
 
     /// Like [`Project::try_run`], but the run must succeed.
@@ -171,6 +169,12 @@ impl CommandOutput {
 }
 
 impl Run {
+    /// The events that a `run --json` printed.
+    pub(crate) fn of(output: CommandOutput) -> Self {
+        let events = output.stdout.lines().map(|l| serde_json::from_str(l).expect("each line is JSON")).collect();
+        Self { output, events }
+    }
+
     pub(crate) fn last(&self) -> &Value {
         let last = self.events.last().expect("an event");
         assert_eq!(last["event"], "run-finished");
