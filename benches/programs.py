@@ -107,10 +107,15 @@ def kill(folder):
     # PyTorch takes seconds to start.
     segment, epochs = (2, 6) if OPTIONS.library == "torch" else (5, 60)
     net = f"segment_epochs = {segment}\nepochs = {epochs}"
-    whole = Project(folder / "whole", net)
-    begun = time.monotonic()
-    whole.run()
-    seconds, expected = time.monotonic() - begun, whole.digest()
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+
+    def undisturbed(number):
+        whole, begun = Project(folder / f"whole-{number}", net), time.monotonic()
+        whole.run()
+        return time.monotonic() - begun, whole.digest()
+
+    # As many at a time as attempts below, so that they take as long.
+    seconds, expected = min(pool.map(undisturbed, range(os.cpu_count())))
     draw = random.Random(OPTIONS.seed)
     moments = [draw.uniform(0, seconds) for _ in range(count)]
 
@@ -134,8 +139,7 @@ def kill(folder):
         shutil.rmtree(project.folder)
         return right, len(trained)
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(attempt, range(count)))
+    results = list(pool.map(attempt, range(count)))
     right = sum(result for result, _ in results)
     kept = epochs - sum(trained for _, trained in results) / count
     text = f"{right} of {count} the digest of one go; {kept:.1f} of {epochs} epochs were kept on average"
