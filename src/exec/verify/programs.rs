@@ -156,11 +156,19 @@ impl ProgramChain for ProgramReplay<'_> {
         self.states.boundary_after(epoch, self.every).min(self.end)
     }
 
-    fn begin(&self, to: Option<u64>) -> Result<ProcessFolders, StageError> {
+    fn stops_at(&self) -> u64 {
+        self.end
+    }
+
+    fn begin(&self, to: Option<u64>, _has_checkpoint: bool) -> Result<ProcessFolders, StageError> {
         let checkpoint = self.folder.path().join(to.unwrap_or_default().to_string());
         let what = format!("can't create the folder {}", checkpoint.display());
         std::fs::create_dir_all(&checkpoint).map_err(StageError::io(what))?;
         Ok(ProcessFolders { checkpoint: Some(checkpoint), dep_file: self.folder.path().join("files-read") })
+    }
+
+    fn note_files(&self) -> Result<(), StageError> {
+        Ok(())
     }
 
     fn end(&self, _succeeded: bool) -> Result<(), StageError> {

@@ -10,6 +10,8 @@ pub(super) struct TrainCommand {
     /// Values that shape the first state.
     pub(super) start: Values,
     pub(super) epochs: Epochs,
+    /// Whether one process trains to the end and saves a state at each boundary.
+    pub(super) warm: bool,
     pub(super) select: Option<Select>,
     /// The parameters of the result only.
     pub(super) result: Values,
@@ -36,6 +38,12 @@ impl TrainCommand {
         if !params.is_given("segment_epochs") {
             params.error("segment_epochs", "`segment_epochs` is missing", "give the epochs that one process trains");
         }
+        params.describe("whether one process trains to the end and saves a state at each multiple");
+        let warm = params.bool_added("warm");
+        if warm && program.has_placeholder("checkpoint") {
+            let message = "`argv` contains `{checkpoint}`, which a program with `warm = true` does not have";
+            params.error("argv", message, "give a smaller `segment_epochs`: the program loses at most one segment");
+        }
         params.describe("values that shape the first state");
         let start = params.node("start").map(|node| program::value_table(params, "start", &node)).unwrap_or_default();
         let epochs = params.value_segments(every.unsigned_abs());
@@ -48,7 +56,7 @@ impl TrainCommand {
         }
         result.extend(select.iter().map(|node| ("select".to_owned(), node.data.value())));
         let select = select.and_then(|node| Select::parse(params, &node));
-        Self { program, start, epochs, select, result }
+        Self { program, start, epochs, warm, select, result }
     }
 }
 
