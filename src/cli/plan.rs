@@ -12,6 +12,7 @@ use super::estimate::Estimates;
 use super::failed::FailedPoints;
 use super::project::Project;
 use super::ui::{DIM, GREEN, Ui, YELLOW, about, count, pad, paint};
+use super::verdicts::PointVerdicts;
 use crate::error::{Category, Error, Result};
 use crate::exec::check_gpus;
 use crate::plan::{Decision, Plan, State};
@@ -57,6 +58,7 @@ struct History {
     estimates: Estimates,
     failed: FailedPoints,
 }
+    verdicts: PointVerdicts,
 
 /// Prints what would run, and why. A stage that needs more GPUs than there are is an error.
 pub(super) fn print(project: &Project, plan: &Plan, ui: &Ui) -> Result<()> {
@@ -66,6 +68,7 @@ pub(super) fn print(project: &Project, plan: &Plan, ui: &Ui) -> Result<()> {
         estimates: Estimates::of(project, plan, &runs),
         failed: FailedPoints::of(&project.spec.pipeline.name, &runs),
     };
+        verdicts: PointVerdicts::of(project, &plan.decisions),
     if ui.json {
         return ui.object(&object(project, plan, &history));
     }
@@ -112,7 +115,7 @@ pub(super) fn why(project: &Project, decision: &Decision, failed: &FailedPoints)
 }
 
 fn line(project: &Project, decision: &Decision, history: &History, (words, width): (usize, usize)) -> String {
-    let History { estimates, failed } = history;
+    let History { estimates, failed, verdicts } = history;
     let (word, style) = word(decision.state);
     let word = paint(style, &format!("{word:words$}"));
     let name = pad(project.name(decision.point), width);
@@ -121,11 +124,12 @@ fn line(project: &Project, decision: &Decision, history: &History, (words, width
     let left = if decision.epochs.is_some_and(|e| e.cached > 0) { " left" } else { "" };
     let time = estimates.point(decision.point).filter(|s| *s >= 1.0).map(|s| format!("  {}{left}", about(s)));
     let time = time.map(|time| paint(DIM, &time)).unwrap_or_default();
-    format!("{word} {name}  {why}{time}").trim_end().to_owned()
+    let verdict = verdicts.suffix(project, decision.point);
+    format!("{word} {name}  {why}{time}{verdict}").trim_end().to_owned()
 }
 
 fn object(project: &Project, plan: &Plan, history: &History) -> serde_json::Value {
-    let History { estimates, failed } = history;
+    let History { estimates, failed, verdicts } = history;
     let stages = plan.decisions.iter().map(|d| {
         let point = project.spec.point(d.point);
         let names = |input: &PointInput| input.points().iter().map(|i| project.name(*i)).collect::<Vec<_>>();
@@ -133,7 +137,7 @@ fn object(project: &Project, plan: &Plan, history: &History) -> serde_json::Valu
         json!({
             "name": point.name, "kind": point.parsed.kind.name(), "key": d.key, "state": d.state, "reason": d.reason,
             "inputs": inputs, "epochs": d.epochs, "estimate_seconds": estimates.point(d.point),
-            "failed_in": failed.run(&point.name),
+            "failed_in": failed.run(&point.name), "verdict": verdicts.get(d.point),
         })
     });
     let stages: Vec<_> = stages.collect();

@@ -39,6 +39,7 @@ mod shown;
 mod sweeps;
 mod terminal;
 mod training;
+mod verdicts;
 mod verifying;
 mod waiting;
 mod warm;

@@ -10,8 +10,6 @@ pub(super) struct TrainCommand {
     /// Values that shape the first state.
     pub(super) start: Values,
     pub(super) epochs: Epochs,
-    /// Whether one process trains to the end and saves a state at each boundary.
-    pub(super) warm: bool,
     pub(super) select: Option<Select>,
     /// The parameters of the result only.
     pub(super) result: Values,
@@ -46,7 +44,7 @@ impl TrainCommand {
         }
         params.describe("values that shape the first state");
         let start = params.node("start").map(|node| program::value_table(params, "start", &node)).unwrap_or_default();
-        let epochs = params.value_segments(every.unsigned_abs());
+        let epochs = Epochs { warm, ..params.value_segments(every.unsigned_abs()) };
         params.describe("the metric that tells the best epoch: { metric = \"val_acc\", mode = \"max\" }");
         let select = params.node_unhashed("select");
         let mut result = Values::new();
@@ -56,7 +54,7 @@ impl TrainCommand {
         }
         result.extend(select.iter().map(|node| ("select".to_owned(), node.data.value())));
         let select = select.and_then(|node| Select::parse(params, &node));
-        Self { program, start, epochs, warm, select, result }
+        Self { program, start, epochs, select, result }
     }
 }
 

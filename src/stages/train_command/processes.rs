@@ -97,7 +97,7 @@ impl<'a> Processes<'a> {
     /// if it is warm, those at all boundaries.
     fn train(&self, state: &mut State, state_in: &ReadOnly) -> Result<(), StageError> {
         let (from, state_out) = (state.epoch, self.state_out());
-        if !self.stage.warm {
+        if !self.stage.epochs.warm {
             let to = self.chain.boundary_after(from);
             let epochs = self.start((from, to), state_in, Some(&state_out), None)?.finish()?;
             return self.states().store(state, to, &state_out, &epochs);

@@ -67,7 +67,7 @@ impl<'a> States<'a> {
     }
 
     fn no_state(self, epoch: u64) -> String {
-        match self.stage.warm {
+        match self.stage.epochs.warm {
             true => format!("the program reported the state after epoch {epoch}, but its folder is empty"),
             false => format!(
                 "the program exited with 0, but left no state after epoch {epoch}; write it to the folder \
