@@ -262,3 +262,27 @@ fn warm_enters_the_key_only_if_it_is_true() {
     assert_eq!(key("warm = false\n"), cold);
     assert_ne!(key("warm = true\n"), cold);
 }
+
+#[test]
+fn plan_says_which_epochs_are_trained_again() {
+    let Some(project) = project() else { return };
+    project.edit("epochs = 40", "epochs = 25");
+    project.run(&[]);
+    project.edit("epochs = 25", "epochs = 40");
+    let plan = project.plan(&[])["net"].clone();
+    assert_eq!(plan["trained_again"], serde_json::json!({ "from": 20, "to": 25 }));
+    let plan = project.vadpipe(["plan", "p.toml"]).stdout;
+    let again = "20 of 40 epochs cached; epochs 21 to 25 are trained again, because states continue at multiples of \
+                 segment_epochs = 10";
+    assert!(plan.contains(again), "{plan}");
+    project.run(&[]);
+    project.edit("epochs = 40", "epochs = 50");
+    let plan = project.vadpipe(["plan", "p.toml"]).stdout;
+    assert!(plan.contains("40 of 50 epochs cached") && !plan.contains("trained"), "{plan}");
+    // A branch that parts within a segment.
+    project.edit("epochs = 50", "segments = [{ epochs = 41 }, { epochs = 9, lr = 0.01 }]");
+    let plan = project.vadpipe(["plan", "p.toml"]).stdout;
+    let alone = "40 of 50 epochs cached; epoch 41 is trained for this point alone, because states continue at multiples of \
+                 segment_epochs = 10";
+    assert!(plan.contains(alone), "{plan}");
+}
