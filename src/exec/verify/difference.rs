@@ -145,6 +145,9 @@ fn compare(name: &str, (old, a): Elements<'_>, (now, b): Elements<'_>) -> io::Re
         if before.len() != now.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        if before == now {
+            continue;
+        }
         let pairs = before.chunks_exact(size).zip(now.chunks_exact(size)).filter(|(a, b)| a != b);
         for (a, b) in pairs {
             differing += 1;
