@@ -30,6 +30,7 @@ mod session;
 mod show;
 mod status;
 mod ui;
+mod verdicts;
 mod verify;
 mod work;
 

@@ -229,10 +229,21 @@ fn quotable(text: &str, span: Range<usize>) -> (Cow<'_, str>, Range<usize>) {
 pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
-        .map(|k| (strsim::jaro_winkler(&wrong.to_lowercase(), &k.to_lowercase()), k))
+        .map(|k| (likeness(wrong, k), k))
         .filter(|(likeness, _)| *likeness > 0.75)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, k)| k)
+}
+
+/// The known names, the most similar to a wrong one first.
+pub fn nearest_first<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut known: Vec<&str> = known.into_iter().collect();
+    known.sort_by(|a, b| likeness(wrong, b).total_cmp(&likeness(wrong, a)));
+    known
+}
+
+fn likeness(wrong: &str, known: &str) -> f64 {
+    strsim::jaro_winkler(&wrong.to_lowercase(), &known.to_lowercase())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //! DIR/chunks-<generation>/journal        every change of the pieces' locations, and of each blob's list of pieces
 //! DIR/chunks-<generation>/      sled: the same for look-ups; blobs of earlier versions
 //! DIR/runs/<id>.json            run records (`<id>.ndjson` beside them is the runner's)
+//! DIR/verdicts/<key>.json       what `verify` found about a state or a result
 //! DIR/checkpoints/<key>/        what an unfinished program has saved (the runner's)
 //! DIR/leases/<key>              which process runs a key; a file lock, which the kernel frees when its holder dies
 //! DIR/work.lock                 shared by processes that run stages
@@ -68,7 +69,9 @@ mod runs;
 mod states;
 mod clones;
 mod state_files;
+mod verdicts;
 // Maintenance of the whole cache.
+
 mod roots;
 mod sweep;
 mod gc;
@@ -101,3 +104,4 @@ pub use results::NewResult;
 pub use state_files::create_below;
 pub use states::{NewState, StateQuery};
 pub use sweep::AtWork;
+pub use verdicts::{Difference, EpochRange, Finding, Part, Verdict, Verdicts};

@@ -10,11 +10,12 @@ use super::failed::FailedPoints;
 use super::plan::{RUN_BYTES, word};
 use super::project::Project;
 use super::ui::{Ui, bytes, when};
+use super::verdicts::{PointVerdicts, labelled};
 use crate::error::Result;
 use crate::id::PointId;
 use crate::key::{Digest, Segment};
 use crate::plan::{Bracket, Decision, PipelineFiles, Plan, RungDecision, State, content};
-use crate::store::{ResultRecord, StateRecord};
+use crate::store::{ResultRecord, StateRecord, Verdict};
 
 /// Arguments of `explain`.
 #[derive(Args)]
@@ -33,6 +34,7 @@ struct Known<'a> {
     records: &'a BTreeMap<PointId, ResultRecord>,
     failed: &'a FailedPoints,
     outputs: &'a BTreeMap<PointId, Digest>,
+    verdicts: &'a PointVerdicts,
 }
 
 /// What is printed about one point.
@@ -47,6 +49,8 @@ struct Explanation<'a> {
     failed: &'a FailedPoints,
     /// Known output digests, by point.
     outputs: &'a BTreeMap<PointId, Digest>,
+    /// What `verify` found about it.
+    verdict: Option<&'a Verdict>,
     /// Digests of the files that it reads, by name.
     contents: BTreeMap<String, Digest>,
     /// The newest result of the point, under any key.
@@ -74,8 +78,9 @@ pub(super) fn explain(args: &ExplainArgs, global: &Global, ui: &Ui) -> Result<()
     let records = project.planner(&BTreeSet::new()).records(&plan)?;
     let runs = project.store.newest_runs(RUN_BYTES)?;
     let failed = FailedPoints::of(&project.spec.pipeline.name, &runs);
-    let known = Known { records: &records, failed: &failed, outputs: &outputs };
     let decisions = plan.decisions.iter().filter(|d| project.targets.contains(&d.point));
+    let verdicts = PointVerdicts::of(&project, decisions.clone());
+    let known = Known { records: &records, failed: &failed, outputs: &outputs, verdicts: &verdicts };
     let explanations: Vec<_> = decisions.map(|d| Explanation::new(&project, &plan, d, known)).collect::<Result<_>>()?;
     if ui.json {
         return ui.object(&json!({ "stages": explanations.iter().map(Explanation::object).collect::<Vec<_>>() }));
@@ -111,7 +116,7 @@ fn rungs(project: &Project, plan: &Plan, point: PointId) -> Vec<Value> {
 
 impl<'a> Explanation<'a> {
     fn new(project: &'a Project, plan: &'a Plan, decision: &'a Decision, known: Known<'a>) -> Result<Self> {
-        let Known { records, failed, outputs } = known;
+        let Known { records, failed, outputs, verdicts } = known;
         let point = project.spec.point(decision.point);
         let files = PipelineFiles { store: &project.store, base: &project.spec.base };
         Ok(Self {
@@ -121,6 +126,7 @@ impl<'a> Explanation<'a> {
             record: records.get(&decision.point),
             failed,
             outputs,
+            verdict: verdicts.get(decision.point),
             contents: point.parsed.stage.contents(&files)?,
             newest: project.store.newest(&project.spec.pipeline.name, &point.name)?,
             chain: Chain::of(project, decision)?,
@@ -153,6 +159,8 @@ impl<'a> Explanation<'a> {
             lines.push(format!("  output      {}", record.digest));
             lines.push(format!("  made        {}", made(record)));
         }
+        let verdict = self.verdict.map(labelled).unwrap_or_default();
+        lines.extend(verdict.into_iter().map(|(label, text)| format!("  {label:11} {text}")));
         lines.extend(self.changed_program().map(|(then, now)| format!("  program     was {then}, is now {now}")));
         lines.join("\n")
     }
@@ -221,7 +229,7 @@ impl<'a> Explanation<'a> {
             "name": self.project.name(*point), "state": state, "key": key, "reason": reason, "components": components,
             "epochs": epochs, "rungs": rungs(self.project, self.plan, *point), "inputs": Value::Object(inputs.collect()), "newest": newest,
             "program": self.changed_program().map(|(then, now)| json!({ "then": then, "now": now })),
-            "nearest_state": self.chain.as_ref().and_then(Chain::object),
+            "nearest_state": self.chain.as_ref().and_then(Chain::object), "verdict": self.verdict,
         })
     }
 }

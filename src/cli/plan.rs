@@ -12,10 +12,12 @@ use super::estimate::Estimates;
 use super::failed::FailedPoints;
 use super::project::Project;
 use super::ui::{DIM, GREEN, Ui, YELLOW, about, count, pad, paint};
+use super::verdicts::PointVerdicts;
 use crate::error::{Category, Error, Result};
 use crate::exec::check_gpus;
 use crate::plan::{Decision, Plan, State};
 use crate::spec::PointInput;
+use crate::store::{EpochRange, StateQuery};
 
 /// The most bytes of run records to read, so that planning stays quick.
 pub(super) const RUN_BYTES: u64 = 1 << 20;
@@ -56,6 +58,7 @@ pub(super) fn plan(args: &PlanArgs, global: &Global, ui: &Ui) -> Result<()> {
 struct History {
     estimates: Estimates,
     failed: FailedPoints,
+    verdicts: PointVerdicts,
 }
 
 /// Prints what would run, and why. A stage that needs more GPUs than there are is an error.
@@ -65,6 +68,7 @@ pub(super) fn print(project: &Project, plan: &Plan, ui: &Ui) -> Result<()> {
     let history = History {
         estimates: Estimates::of(project, plan, &runs),
         failed: FailedPoints::of(&project.spec.pipeline.name, &runs),
+        verdicts: PointVerdicts::of(project, &plan.decisions),
     };
     if ui.json {
         return ui.object(&object(project, plan, &history));
@@ -108,11 +112,43 @@ pub(super) fn why(project: &Project, decision: &Decision, failed: &FailedPoints)
     let mut causes = failed.causes(project.name(decision.point), decision);
     let cached = decision.epochs.filter(|epochs| epochs.cached > 0);
     causes.extend(cached.map(|epochs| format!("{} of {} epochs cached", epochs.cached, epochs.total)));
+    causes.extend(trained_again(project, decision).map(|(epochs, words)| {
+        let what = if epochs.to - epochs.from == 1 {
+            format!("epoch {} is", epochs.to)
+        } else {
+            format!("epochs {epochs} are")
+        };
+        let every = project.spec.resumable(decision.point, "").every;
+        format!("{what} trained {words}, because states continue at multiples of segment_epochs = {every}")
+    }));
     Some(causes.join("; "))
 }
 
+/// The epochs that a training with long segments repeats, and why: a state that it has is no multiple, or it parts from
+/// other trainings within a segment.
+fn trained_again(project: &Project, decision: &Decision) -> Option<(EpochRange, &'static str)> {
+    let resumable = project.spec.resumable(decision.point, &project.compute.numerics);
+    let (from, components) = (decision.epochs?.cached, decision.components.as_ref()?);
+    if resumable.every == 1 {
+        return None;
+    }
+    let any = StateQuery { every: 1, ..resumable };
+    let furthest = project.store.longest_state(components.chain().keys(), &any).ok()?;
+    if let Some(state) = furthest.filter(|state| state.epoch > from) {
+        return Some((EpochRange { from, to: state.epoch }, "again"));
+    }
+    let ends = components.segments.iter().flatten().scan(0, |end, segment| {
+        *end += segment.epochs;
+        Some(*end)
+    });
+    let mut starts: Vec<u64> = ends.collect();
+    starts.pop();
+    let to = starts.into_iter().find(|start| from > 0 && *start > from && *start - from < resumable.every)?;
+    Some((EpochRange { from, to }, "for this point alone"))
+}
+
 fn line(project: &Project, decision: &Decision, history: &History, (words, width): (usize, usize)) -> String {
-    let History { estimates, failed } = history;
+    let History { estimates, failed, verdicts } = history;
     let (word, style) = word(decision.state);
     let word = paint(style, &format!("{word:words$}"));
     let name = pad(project.name(decision.point), width);
@@ -121,11 +157,12 @@ fn line(project: &Project, decision: &Decision, history: &History, (words, width
     let left = if decision.epochs.is_some_and(|e| e.cached > 0) { " left" } else { "" };
     let time = estimates.point(decision.point).filter(|s| *s >= 1.0).map(|s| format!("  {}{left}", about(s)));
     let time = time.map(|time| paint(DIM, &time)).unwrap_or_default();
-    format!("{word} {name}  {why}{time}").trim_end().to_owned()
+    let verdict = verdicts.suffix(project, decision.point);
+    format!("{word} {name}  {why}{time}{verdict}").trim_end().to_owned()
 }
 
 fn object(project: &Project, plan: &Plan, history: &History) -> serde_json::Value {
-    let History { estimates, failed } = history;
+    let History { estimates, failed, verdicts } = history;
     let stages = plan.decisions.iter().map(|d| {
         let point = project.spec.point(d.point);
         let names = |input: &PointInput| input.points().iter().map(|i| project.name(*i)).collect::<Vec<_>>();
@@ -133,7 +170,8 @@ fn object(project: &Project, plan: &Plan, history: &History) -> serde_json::Valu
         json!({
             "name": point.name, "kind": point.parsed.kind.name(), "key": d.key, "state": d.state, "reason": d.reason,
             "inputs": inputs, "epochs": d.epochs, "estimate_seconds": estimates.point(d.point),
-            "failed_in": failed.run(&point.name),
+            "failed_in": failed.run(&point.name), "verdict": verdicts.get(d.point),
+            "trained_again": trained_again(project, d).map(|(epochs, _)| epochs),
         })
     });
     let stages: Vec<_> = stages.collect();

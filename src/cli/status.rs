@@ -10,6 +10,7 @@ use super::args::{Global, PipelineArgs};
 use super::failed::FailedPoints;
 use super::project::Project;
 use super::ui::{Ui, bytes, count, seconds, when};
+use super::verdicts::PointVerdicts;
 use super::{log, plan};
 use crate::error::Result;
 use crate::id::PointId;
@@ -63,11 +64,15 @@ pub(super) fn status(args: &StatusArgs, global: &Global, ui: &Ui) -> Result<()> 
     let states = project.store.all_states()?;
     let stored = stored(&plan, &states);
     let disk = disk(&project, &states);
+    let verdicts = PointVerdicts::of(&project, &plan.decisions);
     let running: BTreeMap<PointId, Holder> =
         plan.decisions.iter().filter_map(|d| Some((d.point, holder(&project, d)?))).collect();
     if ui.json {
-        let stages =
-            plan.decisions.iter().map(|d| point(&project, d, &failed, running.get(&d.point), stored.get(&d.point)));
+        let stages = plan.decisions.iter().map(|d| {
+            let mut stage = point(&project, d, &failed, running.get(&d.point), stored.get(&d.point));
+            stage["verdict"] = json!(verdicts.get(d.point));
+            stage
+        });
         let stages: Vec<_> = stages.collect();
         let count = |state| plan.decisions.iter().filter(|d| d.state == state).count();
         let pruned = plan.pruned();
@@ -84,6 +89,7 @@ pub(super) fn status(args: &StatusArgs, global: &Global, ui: &Ui) -> Result<()> 
         let now = running.get(&d.point).map(|h| format!(" [running: {}]", h.describe())).unwrap_or_default();
         lines.push(format!("  {}: {why}{now}", project.name(d.point)));
     }
+    lines.extend(verdicts.lines(&project, &plan));
     lines.extend(disk_lines(&project, disk, &stored));
     lines.extend(last.map(|run| last_run(&run)));
     ui.text(&lines.join("\n"));

@@ -13,25 +13,29 @@ use super::ui::{GREEN, RED, Ui, Watch, paint};
 use crate::error::{Category, Error, Result};
 use crate::exec::{self, Sample, Sampled, Verification};
 use crate::id::PointId;
+use crate::store::{EpochRange, Finding};
 
 /// Arguments of `verify`.
 #[derive(Args)]
 #[command(after_help = "Examples:
   vadpipe verify quickstart.toml ad                  verify a whole stage
   vadpipe verify full.toml ad --sample 2             verify two stretches
+  vadpipe verify full.toml ad --sample all           verify all stretches
   vadpipe verify full.toml ad --sample 2 --seed 123  verify the same two again
 
 Runs each cached target again from its cached inputs, without the cache, and compares the bytes. If they differ, prints the \
 first tensor that differs and exits with code 3. With --sample, a training is verified in stretches: each starts at a \
 stored state (or at epoch 0), ends at the next one and is compared with it. `keep` and `keep_every` store more states. \
 Other targets run as a whole. For a training program, also checks whether its state is complete: one process trains the \
-epochs of the first two segments, and must end with the same state as two processes.")]
+epochs of the first two segments, or of two segments at each stretch, and must end with the same state as two processes.
+
+`plan`, `explain`, `status` and the report of a run show what was found.")]
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
-    /// Verify only N random stretches of each training
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    sample: Option<u32>,
+    /// Verify N random stretches of each training, or `all`, instead of the whole
+    #[arg(long, value_name = "N", value_parser = sample_count)]
+    sample: Option<usize>,
     /// Selects the stretches [default: a new seed each time, which is printed]
     #[arg(long, value_name = "SEED", requires = "sample")]
     seed: Option<i64>,
@@ -55,15 +59,15 @@ fn compare(args: &VerifyArgs, global: &Global, ui: &Ui, session: &Session, cache
     let results = project.all_results(ui)?;
     let points: Vec<PointId> = results.iter().map(|(point, _)| *point).collect();
     let seed = args.seed.unwrap_or_else(|| jiff::Timestamp::now().as_microsecond() % 1_000_000);
-    let sample = args.sample.map(|n| Sample { count: n as usize, seed });
-    if sample.is_some() {
+    let sample = args.sample.map(|count| Sample { count, seed });
+    if sample.is_some_and(|sample| sample.count < ALL) {
         ui.note(&format!("stretches selected with --seed {seed}"));
     }
     let data_dirs = data_dirs(args.data_dir.as_ref());
     let listener = StartListener { cache_wait, listener: &*session.watch };
     let context = project.context(&data_dirs, session.threads, &session.cancel, &listener);
     let found = exec::verify(&context, &points, sample)?;
-    let differing = found.iter().filter(|v| v.difference.is_some()).count();
+    let differing = found.iter().filter(|v| differs(v)).count();
     if ui.json {
         let seed = sample.map(|s| s.seed);
         ui.object(&json!({ "seed": seed, "stages": found.iter().map(object).collect::<Vec<_>>() }))?;
@@ -80,23 +84,31 @@ fn compare(args: &VerifyArgs, global: &Global, ui: &Ui, session: &Session, cache
     Ok(())
 }
 
+/// Whether the exit code says so. An incomplete state changes no result if each process trains one segment.
+fn differs(Verification { difference, verdict, .. }: &Verification) -> bool {
+    difference.is_some() || verdict.finding == Finding::StateIncomplete && verdict.warm
+}
+
 fn object(verification: &Verification) -> Value {
-    let Verification { name, difference, sampled, program } = verification;
+    let Verification { name, difference, sampled, program, verdict } = verification;
     let same = difference.is_none();
-    json!({ "name": name, "same": same, "difference": difference, "sampled": sampled, "program": program })
+    json!({
+        "name": name, "same": same, "difference": difference, "sampled": sampled, "program": program,
+        "finding": verdict.finding,
+    })
 }
 
 fn line(verification: &Verification) -> String {
-    let Verification { name, difference, sampled, program } = verification;
+    let Verification { name, difference, sampled, program, verdict } = verification;
     let Some(sampled) = sampled else {
-        let epoch = program.as_ref().and_then(|verdict| verdict.epoch);
+        let epoch = program.as_ref().and_then(|program| program.epoch);
         let from = epoch.map(|epoch| format!(" from epoch {epoch} on")).unwrap_or_default();
         return match (difference, program) {
             (None, _) => format!("{}    {name}", paint(GREEN, "same")),
-            (Some(difference), None) => format!("{} {name}: {difference}", paint(RED, "differs")),
-            (Some(difference), Some(_)) => {
+            (Some(difference), Some(_)) if verdict.finding == Finding::NotReproducible => {
                 format!("{} {name}: the program is not reproducible{from}: {difference}", paint(RED, "differs"))
             }
+            (Some(difference), _) => format!("{} {name}{from}: {difference}", paint(RED, "differs")),
         };
     };
     let lines = sampled.stretches.iter().map(|stretch| {
@@ -111,16 +123,37 @@ fn line(verification: &Verification) -> String {
 
 /// A warning if the state of a training program is incomplete, or was not checked.
 fn completeness(verification: &Verification) -> Option<String> {
-    let verdict = verification.program.as_ref().filter(|_| verification.difference.is_none())?;
-    let name = &verification.name;
-    match (&verdict.incomplete, verdict.compared) {
-        (Some(difference), Some(epochs)) => Some(format!(
-            "the state of `{name}` is incomplete: if one process trains the first {epochs} epochs instead of two, \
-             {difference}. The program remembers something that it does not save, such as a learning-rate scheduler or \
-             a random generator. So its results depend on `segment_epochs`, but not on interruptions"
-        )),
-        (_, None) => Some(format!("`{name}` has fewer than two full segments, so its state was not checked")),
-        (None, Some(_)) => None,
+    let Verification { name, verdict, program, .. } = verification;
+    if verdict.finding == Finding::Exact && program.as_ref().is_some_and(|program| program.compared.is_none()) {
+        return Some(format!("`{name}` has fewer than two full segments, so its state was not checked"));
+    }
+    let incomplete = verdict.difference.as_ref().filter(|_| verdict.finding == Finding::StateIncomplete)?;
+    let epochs = match verdict.pairs.first() {
+        Some(EpochRange { from: 0, to }) => format!("the first {to} epochs"),
+        Some(range) => format!("epochs {range}"),
+        None => "the epochs".to_owned(),
+    };
+    let (one, two) = if verdict.warm { ("two processes train", "one") } else { ("one process trains", "two") };
+    let matters = match verdict.warm {
+        true => {
+            "So its result depends on where the training was interrupted or extended: save and restore everything, or \
+             remove `warm = true`"
+        }
+        false => "So its results depend on `segment_epochs`, but not on interruptions",
+    };
+    Some(format!(
+        "the state of `{name}` is incomplete: if {one} {epochs} instead of {two}, {incomplete}. The program remembers \
+         something that it does not save, such as a learning-rate scheduler or a random generator. {matters}"
+    ))
+}
+
+/// The number of stretches that `--sample all` asks for.
+const ALL: usize = usize::MAX;
+
+fn sample_count(text: &str) -> std::result::Result<usize, String> {
+    match text {
+        "all" => Ok(ALL),
+        _ => text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "not a positive number, or `all`".to_owned()),
     }
 }
 
@@ -134,7 +167,7 @@ fn shortage(verification: &Verification, sample: Sample) -> Option<String> {
             "`{name}` has one stored state, after epoch {only}: {whole} ran again; `keep_every` stores more"
         ));
     }
-    if states.len() >= sample.count {
+    if states.len() >= sample.count || sample.count == ALL {
         return None;
     }
     let states: Vec<_> = states.iter().map(ToString::to_string).collect();

@@ -117,6 +117,11 @@ impl<'a> StoredChain<'a> {
         self.states.boundary_after(epoch, self.resumable.every)
     }
 
+    /// The epoch at which this job stops: the rung, or the last one.
+    pub(crate) fn stops_at(&self) -> u64 {
+        self.rung.map_or(self.total(), |rung| rung.min(self.total()))
+    }
+
     /// The key of the result, as far as it is known before the training ends.
     pub(crate) fn result(&self) -> Key {
         self.result

@@ -15,7 +15,7 @@ pub(crate) fn kept_epochs(planner: &Planner<'_>, order: &[PointId]) -> BTreeMap<
     let mut spacing: BTreeMap<PointId, u64> = BTreeMap::new();
     for &index in order {
         let point = planner.spec.point(index);
-        let Some(Epochs { segments, keep, every }) = point.parsed.stage.epochs() else { continue };
+        let Some(Epochs { segments, keep, every, .. }) = point.parsed.stage.epochs() else { continue };
         let inputs = point.inputs.iter().map(|(role, input)| {
             let points: Vec<u8> = input.points().iter().flat_map(|p| p.index().to_le_bytes()).collect();
             (role.clone(), InputDigest::One(Digest::of(&points)))

@@ -61,12 +61,19 @@ impl ProgramChain for StoredProgramChain<'_> {
         self.chain.boundary_after(epoch)
     }
 
-    fn begin(&self, to: Option<u64>) -> Result<ProcessFolders, StageError> {
+    fn stops_at(&self) -> u64 {
+        self.chain.stops_at()
+    }
+
+    fn begin(&self, to: Option<u64>, has_checkpoint: bool) -> Result<ProcessFolders, StageError> {
         let end = to.and_then(|epoch| self.chain.key(epoch)).unwrap_or_else(|| self.chain.result());
         // Under the same keys, a process may start from other bytes: the files that it reads are in no key of a state.
         let start = self.lock().state.digest();
         let key = Hash::new("process").digest(&end).digest(&start).text(self.chain.class()).finish();
-        let checkpoint = self.folders.open_checkpoint(self.store.dir(), &key)?;
+        let checkpoint = match has_checkpoint {
+            true => self.folders.open_checkpoint(self.store.dir(), &key)?,
+            false => None,
+        };
         let process = ProcessFolders {
             checkpoint: checkpoint.as_ref().map(Checkpoint::files),
             dep_file: self.folders.dep_file(checkpoint.as_ref()),
@@ -75,23 +82,25 @@ impl ProgramChain for StoredProgramChain<'_> {
         Ok(process)
     }
 
-    fn end(&self, succeeded: bool) -> Result<(), StageError> {
+    fn note_files(&self) -> Result<(), StageError> {
+        self.folders.check_files("while the stage ran")?;
         let mut moving = self.lock();
-        match &moving.checkpoint {
-            Some(checkpoint) if !succeeded => self.folders.remember(checkpoint),
-            checkpoint => {
-                self.folders.check_files("while the stage ran")?;
-                let found = self.folders.files_read(checkpoint.as_ref())?;
-                self.folders.remember_written(checkpoint.as_ref())?;
-                for (name, digest) in found {
-                    let conflicts = moving.files_read.get(&name).is_some_and(|before| *before != digest);
-                    // Two processes have read two versions of the file. No file has this digest.
-                    let unmatched = || Hash::new("two versions").text(&name).digest(&digest).finish();
-                    let digest = if conflicts { unmatched() } else { digest };
-                    moving.files_read.insert(name, digest);
-                }
-            }
+        for (name, digest) in self.folders.files_read(moving.checkpoint.as_ref())? {
+            let conflicts = moving.files_read.get(&name).is_some_and(|before| *before != digest);
+            // Two processes have read two versions of the file. No file has this digest.
+            let unmatched = || Hash::new("two versions").text(&name).digest(&digest).finish();
+            let digest = if conflicts { unmatched() } else { digest };
+            moving.files_read.insert(name, digest);
         }
+        Ok(())
+    }
+
+    fn end(&self, succeeded: bool) -> Result<(), StageError> {
+        if succeeded {
+            self.note_files()?;
+            return self.folders.remember_written(self.lock().checkpoint.as_ref());
+        }
+        self.lock().checkpoint.iter().for_each(|checkpoint| self.folders.remember(checkpoint));
         Ok(())
     }
 

@@ -71,10 +71,13 @@ fn run_overlay(context: &RunContext<'_>, driver: &Driver<'_>, run: &str) -> RunO
     let ends = driver.ends();
     let pruned: BTreeSet<PointId> =
         ends.iter().filter(|end| end.status == StageStatus::Pruned).map(|end| end.point).collect();
+    let verdicts = context.store.verdicts();
     let stages = ends.iter().map(|end| {
         let point = context.point(end.point);
         let record = driver.record(end.point);
         let inputs = point.inputs.values().flat_map(|i| i.points());
+        let verdict = record
+            .and_then(|record| context.store.verdict(&verdicts, &record.components, record.key, &context.spec.base));
         StageOverlay {
             name: point.name.clone(),
             kind: point.parsed.kind.name().to_owned(),
@@ -84,6 +87,7 @@ fn run_overlay(context: &RunContext<'_>, driver: &Driver<'_>, run: &str) -> RunO
             inputs: inputs.map(|i| context.name(*i).to_owned()).collect(),
             metrics: record.map(|r| r.manifest.metrics.clone()).unwrap_or_default(),
             pruned: pruned.contains(&end.point).then(|| why_pruned(context, driver, end.point, &pruned).to_string()),
+            verdict: verdict.map(|verdict| (verdict.found(), verdict.checked())),
         }
     });
     RunOverlay {

@@ -3,14 +3,15 @@
 mod difference;
 mod programs;
 mod sample;
+mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use difference::{Difference, Part};
 pub use programs::ProgramVerdict;
 pub use sample::{Sample, Sampled, Stretch};
+use verdict::NewVerdict;
 
 use crate::error::{Error, Result};
 use crate::exec::context::RunContext;
@@ -21,7 +22,8 @@ use crate::exec::resources::gpus_for;
 use crate::exec::worker::Worker;
 use crate::id::PointId;
 use crate::key::InputDigest;
-use crate::store::{Options, ResultRecord, Store, new_run_id};
+pub use crate::store::{Difference, Part};
+use crate::store::{Options, ResultRecord, Store, Verdict, new_run_id};
 
 /// The outcome of running one point again.
 #[derive(Clone, Debug)]
@@ -34,13 +36,15 @@ pub struct Verification {
     pub sampled: Option<Sampled>,
     /// What was found about a training program that ran again as a whole.
     pub program: Option<ProgramVerdict>,
+    /// What is recorded about it.
+    pub verdict: Verdict,
 }
 
 /// The longest wait for one event.
 const TICK: Duration = Duration::from_millis(200);
 
 /// Runs `points`, which must be cached, again from their cached inputs, into a temporary cache. With `sample`, trains
-/// only this many stretches between stored states of each training.
+/// only this many stretches between stored states of each training. Records what it finds: see [`Store::verdicts`].
 ///
 /// # Errors
 /// If a point is not cached, a training has no stored state to compare with, or a stage fails.
@@ -66,7 +70,7 @@ pub fn verify(context: &RunContext<'_>, points: &[PointId], sample: Option<Sampl
     }
     std::thread::scope(|scope| {
         let mut executor = LocalExecutor::new(scope, worker)?;
-        points.iter().map(|point| verify_one(&worker, &cached, *point, sample, &mut executor)).collect()
+        points.iter().map(|point| verify_one(&worker, &cached, *point, sample, &mut executor)).collect::<Result<_>>()
     })
 }
 
@@ -123,10 +127,12 @@ fn verify_one(
     let name = worker.context.name(point).to_owned();
     let stored = cached.record(&worker.context, point)?;
     let mut job = cached.job(&worker.context, point, &stored)?;
+    let verdict = NewVerdict { worker, job: &job.clone(), stored: &stored };
     if let (Some(sample), Some(_)) = (sample, &job.components.segments) {
         let sampled = sample.check(worker, &job)?;
         let difference = sampled.stretches.iter().find_map(|s| s.difference.clone());
-        return Ok(Verification { name, difference, sampled: Some(sampled), program: None });
+        let verdict = verdict.of_sample(&sampled)?;
+        return Ok(Verification { name, difference, sampled: Some(sampled), program: None, verdict });
     }
     let stage = &worker.context.point(point).parsed.stage;
     let is_program = stage.reads().files && job.components.segments.is_some();
@@ -140,15 +146,16 @@ fn verify_one(
             break ended.into_result()?;
         }
     };
-    if is_program {
+    let (difference, program) = if is_program {
         let again = worker.into.result(&made_again.key)?;
         let again = again.ok_or_else(|| Error::storage(format!("the second result of `{name}` is missing")))?;
-        let (difference, verdict) = programs::judge(worker, &job, &stored, &again)?;
-        return Ok(Verification { name, difference, sampled: None, program: Some(verdict) });
-    }
-    let difference = match made_again.digest == stored.digest {
-        true => None,
-        false => Some(difference::of_results(worker, &stored, &made_again)?),
+        let (difference, program) = programs::judge(worker, &job, &stored, &again)?;
+        (difference, Some(program))
+    } else if made_again.digest == stored.digest {
+        (None, None)
+    } else {
+        (Some(difference::of_results(worker, &stored, &made_again)?), None)
     };
-    Ok(Verification { name, difference, sampled: None, program: None })
+    let verdict = verdict.of_all(difference.clone(), program.as_ref())?;
+    Ok(Verification { name, difference, sampled: None, program, verdict })
 }

@@ -126,6 +126,7 @@ mod tests {
             inputs: inputs.iter().map(|s| (*s).to_owned()).collect(),
             metrics: BTreeMap::new(),
             pruned: None,
+            verdict: None,
         }
     }
 

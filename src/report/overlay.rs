@@ -80,6 +80,10 @@ fn timings(stages: &[StageOverlay]) -> Html {
 fn parameters(stages: &[StageOverlay]) -> Html {
     let mut table = Table::default();
     table.column("stage", false).column("kind", false).column("parameters", false).column("metrics", false);
+    let verified = stages.iter().any(|stage| stage.verdict.is_some());
+    if verified {
+        table.column("verify", false);
+    }
     for stage in stages {
         let params = stage.params.iter();
         let params = params.map(|(name, value)| html!("<span class=\"p\">{} = {}</span>", name, value.to_string()));
@@ -89,12 +93,17 @@ fn parameters(stages: &[StageOverlay]) -> Html {
             .map(|(name, value)| html!("<span class=\"p\" title=\"{}\">{} {}</span>", *value, name, number(*value)));
         let metrics = html!("<code>{}</code>", Html::join(metrics, " "));
         let pruned = stage.pruned.as_ref().map(|why| html!("<span class=\"state pruned\">{}</span>", why));
-        table.row(vec![
+        let mut cells = vec![
             Cell::name(&stage.name),
             Cell::text(&stage.kind),
             Cell::html(html!("<code>{}</code>", Html::join(params, " ")), String::new()),
             Cell::html(pruned.unwrap_or(metrics), String::new()),
-        ]);
+        ];
+        if verified {
+            let (found, checked) = stage.verdict.clone().unwrap_or_default();
+            cells.push(Cell::html(html!("<span title=\"{}\">{}</span>", checked, &found), found));
+        }
+        table.row(cells);
     }
     table.render("")
 }

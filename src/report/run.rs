@@ -45,6 +45,8 @@ pub struct StageOverlay {
     pub metrics: BTreeMap<String, f64>,
     /// Why it was pruned.
     pub pruned: Option<String>,
+    /// What `verify` found about it, and what was checked.
+    pub verdict: Option<(String, String)>,
 }
 
 /// The word for the status of a point.

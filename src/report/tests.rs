@@ -192,6 +192,7 @@ fn run() -> RunOverlay {
         inputs: from,
         metrics: input.manifest().metrics.clone(),
         pruned: None,
+        verdict: None,
     };
     for role in ["data", "ad", "vad", "fits", "decodes", "tsne", "walks", "own"] {
         for input in &inputs.0[role] {

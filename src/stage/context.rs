@@ -279,11 +279,20 @@ pub trait ProgramChain: Send + Sync {
     fn resume(&self, to: &Path) -> Result<Option<ProgramState>, Error>;
     /// The epoch to which the process trains that starts after `epoch` epochs.
     fn boundary_after(&self, epoch: u64) -> u64;
-    /// Prepares the process that trains to this epoch. `None` is the process that writes the outputs.
+    /// The last epoch that a process trains which trains to the end: that of the training, or one at which the runner
+    /// compares points.
+    fn stops_at(&self) -> u64;
+    /// Prepares the process that trains to this epoch. `None` is the process that writes the outputs. It gets a
+    /// checkpoint if `has_checkpoint`.
     ///
     /// # Errors
     /// If its folders can't be created.
-    fn begin(&self, to: Option<u64>) -> Result<ProcessFolders, StageError>;
+    fn begin(&self, to: Option<u64>, has_checkpoint: bool) -> Result<ProcessFolders, StageError>;
+    /// Notes which files the process has read so far. Call it before [`ProgramChain::save`] while the process runs.
+    ///
+    /// # Errors
+    /// If the list of files can't be read.
+    fn note_files(&self) -> Result<(), StageError>;
     /// Notes which files the process has read. Call it when the process has ended, before [`ProgramChain::save`].
     ///
     /// # Errors

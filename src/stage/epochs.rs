@@ -12,11 +12,13 @@ pub struct Epochs {
     /// There are states only after multiples of this many epochs, and after the last epoch. A training can continue
     /// from the multiples.
     pub every: u64,
+    /// Whether one process of a program trains to the end, instead of one for each multiple.
+    pub warm: bool,
 }
 
 impl Default for Epochs {
     fn default() -> Self {
-        Self { segments: vec![], keep: vec![], every: 1 }
+        Self { segments: vec![], keep: vec![], every: 1, warm: false }
     }
 }
 

@@ -239,6 +239,16 @@ impl<'a> Params<'a> {
         self.record(name, value.unwrap_or(default))
     }
 
+    /// A boolean that was added to the kind later: false, its default, is not in the key.
+    pub fn bool_added(&mut self, name: &'static str) -> bool {
+        let value = self.bool(name, false);
+        self.note(name, |parameter| parameter.default = Some(false.into()));
+        if !value {
+            self.canonical.remove(name);
+        }
+        value
+    }
+
     /// One of several words; returns the value that is paired with it. If `default` is none of them, the first is the
     /// default.
     pub fn choice<T: Copy>(&mut self, name: &'static str, default: &str, choices: &[(&str, T)]) -> T {

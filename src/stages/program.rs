@@ -136,6 +136,11 @@ impl Program {
         self.gpus
     }
 
+    /// How often the program is started again after it failed.
+    pub(super) fn retries(&self) -> i64 {
+        self.retries
+    }
+
     /// Paths below the output folder, by role.
     pub(super) fn outputs(&self) -> &BTreeMap<String, String> {
         &self.outputs
@@ -210,7 +215,7 @@ impl Program {
             make_folders(&self.outputs, &start.folders.outputs)?;
             watch.starts()?;
             match process::run(&invocation, watch, context) {
-                Err(StageError::Failed(error)) if retries_left > 0 => {
+                Err(StageError::Failed(error)) if retries_left > 0 && watch.can_start_again() => {
                     context.progress.log(&format!("{error}\nretries left: {retries_left}; the program starts again"));
                     start.folders.clear()?;
                 }

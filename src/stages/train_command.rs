@@ -11,6 +11,7 @@
 //! keep = [50]                          # epochs whose states are kept
 //! outputs = { predictions = "predictions.npy" }
 //! select = { metric = "val_acc", mode = "max" }   # adds the metrics `val_acc_best` and `best_epoch`
+//! warm = true                          # one process saves a state every `segment_epochs`; the default is false
 //!
 //! [stages.net.start]                   # values that shape the first state
 //! width = 256
@@ -24,6 +25,11 @@
 //! folder. So a training in one go and one that was extended, killed or branched are the same sequence of processes
 //! with the same inputs. If there are outputs, a last process reads the last state and writes only them.
 //!
+//! **Warm.** With `warm = true`, one process trains to the end. It writes the state after 20 epochs to the folder
+//! `STATE_OUT/20` and then logs `{"saved": 20}`. The state is stored at once, and the folder is removed. There must be
+//! a state after each multiple of `VADPIPE_SEGMENT` and after TO. The bytes of a training that was continued then
+//! depend on the program restoring everything, which `verify` checks.
+//!
 //! **Variables** of the environment, besides those of a `command`. A variable that is not set means that there is none.
 //!
 //! | variable | meaning |
@@ -34,6 +40,7 @@
 //! | `VADPIPE_STATE_OUT` | an empty folder for the state after TO epochs; not set if FROM = TO |
 //! | `VADPIPE_VALUES` | a JSON file: `start`, `seed` and `epoch`, a list of `{from, to, values}` |
 //! | `VADPIPE_LOG` | append `{"epoch": 11, "loss": 0.3}` for each finished epoch, and `{"step": 40}` in between |
+//! | `VADPIPE_SEGMENT` | with `warm`: the epochs between two states; not set otherwise |
 //! | `VADPIPE_CHECKPOINT` | a folder that survives a kill and an interruption until this process's state is stored |
 //! | `VADPIPE_OUTPUTS`, `VADPIPE_METRICS` | set if FROM = TO |
 //!
@@ -43,13 +50,16 @@
 //! **Log.** Numbers of an epoch are metrics and become curves; `NaN` and `Infinity` are numbers. Names that begin with
 //! `_` are shown, but are in no result. Other values are ignored.
 //!
-//! **Key.** The parameters in state(0) are argv, `segment_epochs`, `start`, `sources`, `env`, `shell` and the seed. The
-//! values of an epoch are in that epoch's key. `outputs` and `select` are in the key of the result only. The number of
-//! epochs, the point's name and its axes are in no key, and the program does not learn them.
+//! **Key.** The parameters in state(0) are argv, `segment_epochs`, `warm` if it is true, `start`, `sources`, `env`,
+//! `shell` and the seed. The values of an epoch are in that epoch's key. `outputs` and `select` are in the key of the
+//! result only. The number of epochs, the point's name and its axes are in no key, and the program does not learn them.
 
+mod curves;
 mod log;
 mod parameters;
 mod processes;
+mod reported;
+mod states;
 #[cfg(test)]
 mod tests;
 

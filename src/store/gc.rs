@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::PathBuf;
 
 use super::database::{Access, is_database};
 use super::disk;
@@ -107,7 +108,8 @@ impl Store {
         };
         let mut keep = state_blobs;
         keep.extend(kept.iter().flat_map(ResultRecord::blobs));
-        let old_small = self.index.small.others(&keep);
+        let mut old_small = self.index.small.others(&keep);
+        old_small.extend(self.old_verdicts(&kept, &kept_states));
         keep.retain(|blob| !self.index.small.has(blob));
         if policy.dry_run {
             let files = leftovers.bytes() + old_small.iter().map(|path| disk::bytes_below(path)).sum::<u64>();
@@ -123,6 +125,19 @@ impl Store {
         self.collect(&keep.iter().map(|blob| blob.digest).collect())?;
         report.bytes_after = self.disk_bytes();
         Ok(report)
+    }
+
+    /// The verdicts about results and states that are not kept.
+    fn old_verdicts(&self, results: &[ResultRecord], states: &[StateRecord]) -> Vec<PathBuf> {
+        let mut files = self.verdict_files();
+        if !files.is_empty() {
+            // The last state of a training may have been removed, but not its result.
+            let chains = results.iter().flat_map(|r| r.components.chain().keys().to_vec());
+            let keys = results.iter().map(|r| r.key).chain(states.iter().map(|s| s.key));
+            let live: BTreeSet<Key> = keys.chain(chains).collect();
+            files.retain(|(key, _)| !live.contains(key));
+        }
+        files.into_iter().map(|(_, path)| path).collect()
     }
 
     /// About how many bytes are freed if the chunk database and its packs keep only these blobs.

@@ -84,7 +84,7 @@ impl Store {
         let is_orphan = |id: &str| is_run_id(id) && !known.contains(id);
         let orphans = run_files.into_iter().filter(|path| stem(path, "ndjson").is_some_and(|id| is_orphan(&id)));
         let orphans = orphans.chain(entries(logs).into_iter().filter(|path| is_orphan(&name(path))));
-        let folders = [dir.to_owned(), dir.join("runs"), dir.join("small")];
+        let folders = [dir.to_owned(), dir.join("runs"), dir.join("small"), dir.join("verdicts")];
         let temporary = folders.into_iter().flat_map(entries).filter(|path| is_temporary(path));
         paths.extend(orphans.chain(temporary).filter(|path| disk::is_older(path, OLD)));
         paths.extend(entries(dir.join("checkpoints")).into_iter().filter(|path| {

@@ -1,65 +1,18 @@
 //! The first difference between two results, or between two states of a training.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::io::{self, Read};
 
 use half::{bf16, f16};
-use serde::Serialize;
 
-use crate::artifact::{ElementType, Folder, Manifest, Tensor};
+use crate::artifact::{ElementType, Folder, Manifest, Tensor, TensorEntry};
 use crate::error::Result;
 use crate::exec::worker::Worker;
 use crate::stage::STATE_FOLDER;
-use crate::store::{ResultRecord, Store};
+use crate::store::{Difference, Part, ResultRecord, Store};
 
-/// The part of a result that differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Part {
-    /// A tensor.
-    Tensor,
-    /// A file.
-    File,
-    /// A metric.
-    Metric,
-    /// A fact.
-    Fact,
-}
-
-/// The first difference between two results.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Difference {
-    /// The part that differs.
-    pub part: Part,
-    /// Its name.
-    pub name: String,
-    /// How it differs, in words.
-    pub how: String,
-    /// The number of elements, for a tensor.
-    pub elements: Option<u64>,
-    /// The number of elements that differ, for a tensor.
-    pub differing: Option<u64>,
-    /// The largest absolute difference, for a tensor or a metric. `None` if a number is not finite.
-    pub max_abs: Option<f64>,
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let part = match self.part {
-            Part::Tensor => "tensor",
-            Part::File => "file",
-            Part::Metric => "metric",
-            Part::Fact => "fact",
-        };
-        write!(f, "{part} {} {}", self.name, self.how)
-    }
-}
-
-impl Difference {
-    fn new(part: Part, name: &str, how: impl Into<String>) -> Self {
-        Self { part, name: name.to_owned(), how: how.into(), elements: None, differing: None, max_abs: None }
-    }
-}
+/// The size of the pieces in which tensors are compared. A multiple of the size of every element.
+const PIECE: usize = 1 << 16;
 
 /// The first difference between two results. Their digests must differ.
 pub(super) fn of_results(worker: &Worker<'_>, stored: &ResultRecord, again: &ResultRecord) -> Result<Difference> {
@@ -69,7 +22,7 @@ pub(super) fn of_results(worker: &Worker<'_>, stored: &ResultRecord, again: &Res
             None => return Ok(Difference::new(Part::Tensor, name, "is missing now")),
             Some(other) if other == entry => {}
             Some(other) => {
-                return of_tensors(name, &worker.context.store.read_tensor(entry)?, &worker.into.read_tensor(other)?);
+                return of_stored(name, (worker.context.store, entry), (worker.into, other));
             }
         }
     }
@@ -115,10 +68,7 @@ pub(super) fn of_folders(old: (&Store, &Folder), new: (&Store, &Folder)) -> Resu
             match now.tensors.get(name) {
                 None => return Ok(Some(Difference::new(Part::Tensor, &in_file, "is missing now"))),
                 Some(other) if other == entry => {}
-                Some(other) => {
-                    return of_tensors(&in_file, &old_store.read_tensor(entry)?, &new_store.read_tensor(other)?)
-                        .map(Some);
-                }
+                Some(other) => return of_stored(&in_file, (old_store, entry), (new_store, other)).map(Some),
             }
         }
         if let Some(name) = now.tensors.keys().find(|name| !before.tensors.contains_key(*name)) {
@@ -144,57 +94,98 @@ pub(super) fn of_states(
         match again.get(name) {
             None => return Ok(Some(Difference::new(Part::Tensor, name, "is missing now"))),
             Some(new) if new == old => {}
-            Some(new) => return of_tensors(name, old, new).map(Some),
+            Some(new) => return Ok(Some(of_tensors(name, old, new))),
         }
     }
     let new = again.keys().find(|n| !stored.contains_key(*n));
     Ok(new.map(|name| Difference::new(Part::Tensor, name, "is new")))
 }
 
-/// Compares elements by their bits, but measures the largest difference by their numeric values.
-fn of_tensors(name: &str, a: &Tensor, b: &Tensor) -> Result<Difference> {
-    if a.shape() != b.shape() || a.element() != b.element() {
-        return Ok(Difference::new(Part::Tensor, name, format!("was {a:?}, is {b:?} now")));
+/// The difference between two stored tensors, which are not held in memory.
+fn of_stored(name: &str, old: (&Store, &TensorEntry), new: (&Store, &TensorEntry)) -> Result<Difference> {
+    let (shape_of_old, shape_of_new) = ((old.1.element, &*old.1.shape), (new.1.element, &*new.1.shape));
+    let (mut before, mut now) = (old.0.tensor_elements(old.1)?, new.0.tensor_elements(new.1)?);
+    match compare(name, (shape_of_old, &mut before), (shape_of_new, &mut now)) {
+        Ok(difference) => Ok(difference),
+        // A blob is damaged, which the store then reports, or a collection moved its pieces.
+        Err(_) => Ok(of_tensors(name, &old.0.read_tensor(old.1)?, &new.0.read_tensor(new.1)?)),
     }
+}
+
+fn of_tensors(name: &str, old: &Tensor, new: &Tensor) -> Difference {
+    let shape = |tensor: &Tensor| (tensor.element(), tensor.shape().to_vec());
+    let ((a, shape_of_a), (b, shape_of_b)) = (shape(old), shape(new));
+    let compared = compare(name, ((a, &shape_of_a), &mut old.bytes()), ((b, &shape_of_b), &mut new.bytes()));
+    // Reading from memory does not fail.
+    compared.unwrap_or_else(|error| Difference::new(Part::Tensor, name, format!("can't be read: {error}")))
+}
+
+/// The type and the shape of a tensor, and its elements.
+type Elements<'a> = ((ElementType, &'a [usize]), &'a mut dyn Read);
+
+/// Compares elements by their bits, but measures the largest difference by their numeric values.
+fn compare(name: &str, (old, a): Elements<'_>, (now, b): Elements<'_>) -> io::Result<Difference> {
+    if old != now {
+        let word = |(element, shape): (ElementType, &[usize])| format!("Tensor({element:?} {shape:?})");
+        return Ok(Difference::new(Part::Tensor, name, format!("was {}, is {} now", word(old), word(now))));
+    }
+    let (element, elements) = (old.0, old.1.iter().map(|size| *size as u64).product::<u64>());
     // Elements of less than a byte are compared byte by byte.
-    let size = (a.element().bitsize() / 8).max(1);
-    let differs = a.bytes().chunks_exact(size).zip(b.bytes().chunks_exact(size)).map(|(a, b)| a != b);
-    let differing = differs.clone().filter(|differs| *differs).count() as u64;
-    let elements = a.len() as u64;
+    let size = (element.bitsize() / 8).max(1);
+    let (mut differing, mut largest) = (0, Some(0.0));
+    let (mut before, mut now) = (Vec::with_capacity(PIECE), Vec::with_capacity(PIECE));
+    loop {
+        before.clear();
+        now.clear();
+        (&mut *a).take(PIECE as u64).read_to_end(&mut before)?;
+        (&mut *b).take(PIECE as u64).read_to_end(&mut now)?;
+        if before.is_empty() && now.is_empty() {
+            break;
+        }
+        if before.len() != now.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if before == now {
+            continue;
+        }
+        let pairs = before.chunks_exact(size).zip(now.chunks_exact(size)).filter(|(a, b)| a != b);
+        for (a, b) in pairs {
+            differing += 1;
+            let distance = number(element, a).zip(number(element, b)).map(|(a, b)| (a - b).abs());
+            largest = largest.zip(distance).map(|(largest, distance): (f64, f64)| {
+                if largest.is_finite() && distance.is_finite() { largest.max(distance) } else { f64::INFINITY }
+            });
+        }
+    }
     let mut difference = Difference::new(Part::Tensor, name, format!("differs in {differing} of {elements} elements"));
-    difference.elements = Some(elements);
-    difference.differing = Some(differing);
-    let Some((numbers_a, numbers_b)) = numbers(a).zip(numbers(b)) else { return Ok(difference) };
-    let pairs = numbers_a.iter().zip(&numbers_b).zip(differs).filter(|(_, differs)| *differs);
-    let distances: Vec<f64> = pairs.map(|((a, b), _)| (a - b).abs()).collect();
-    if distances.iter().all(|distance| distance.is_finite()) {
-        let most = distances.into_iter().fold(0.0, f64::max);
-        difference.how += &format!(", by {most:e} at most");
-        difference.max_abs = Some(most);
-    } else {
-        difference.how += ", some of them not finite";
+    (difference.elements, difference.differing) = (Some(elements), Some(differing));
+    match largest {
+        Some(largest) if largest.is_finite() => {
+            difference.how += &format!(", by {largest:e} at most");
+            difference.max_abs = Some(largest);
+        }
+        Some(_) => difference.how += ", some of them not finite",
+        // Rust has no numbers for this type.
+        None => {}
     }
     Ok(difference)
 }
 
-/// The elements as numbers. `None` for a type that Rust has no numbers for.
-fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
-    fn each<const N: usize>(tensor: &Tensor, number: impl Fn([u8; N]) -> f64) -> Vec<f64> {
-        tensor.bytes().as_chunks().0.iter().map(|bytes| number(*bytes)).collect()
-    }
-    Some(match tensor.element() {
-        ElementType::F16 => each(tensor, |bytes| f16::from_le_bytes(bytes).into()),
-        ElementType::BF16 => each(tensor, |bytes| bf16::from_le_bytes(bytes).into()),
-        ElementType::F32 => each(tensor, |bytes| f32::from_le_bytes(bytes).into()),
-        ElementType::F64 => each(tensor, f64::from_le_bytes),
-        ElementType::BOOL | ElementType::U8 => each(tensor, |bytes| u8::from_le_bytes(bytes).into()),
-        ElementType::I8 => each(tensor, |bytes| i8::from_le_bytes(bytes).into()),
-        ElementType::I16 => each(tensor, |bytes| i16::from_le_bytes(bytes).into()),
-        ElementType::U16 => each(tensor, |bytes| u16::from_le_bytes(bytes).into()),
-        ElementType::I32 => each(tensor, |bytes| i32::from_le_bytes(bytes).into()),
-        ElementType::U32 => each(tensor, |bytes| u32::from_le_bytes(bytes).into()),
-        ElementType::I64 => each(tensor, |bytes| i64::from_le_bytes(bytes) as f64),
-        ElementType::U64 => each(tensor, |bytes| u64::from_le_bytes(bytes) as f64),
+/// An element as a number. `None` for a type that Rust has no numbers for.
+fn number(element: ElementType, bytes: &[u8]) -> Option<f64> {
+    Some(match element {
+        ElementType::F16 => f16::from_le_bytes(bytes.try_into().ok()?).into(),
+        ElementType::BF16 => bf16::from_le_bytes(bytes.try_into().ok()?).into(),
+        ElementType::F32 => f32::from_le_bytes(bytes.try_into().ok()?).into(),
+        ElementType::F64 => f64::from_le_bytes(bytes.try_into().ok()?),
+        ElementType::BOOL | ElementType::U8 => u8::from_le_bytes(bytes.try_into().ok()?).into(),
+        ElementType::I8 => i8::from_le_bytes(bytes.try_into().ok()?).into(),
+        ElementType::I16 => i16::from_le_bytes(bytes.try_into().ok()?).into(),
+        ElementType::U16 => u16::from_le_bytes(bytes.try_into().ok()?).into(),
+        ElementType::I32 => i32::from_le_bytes(bytes.try_into().ok()?).into(),
+        ElementType::U32 => u32::from_le_bytes(bytes.try_into().ok()?).into(),
+        ElementType::I64 => i64::from_le_bytes(bytes.try_into().ok()?) as f64,
+        ElementType::U64 => u64::from_le_bytes(bytes.try_into().ok()?) as f64,
         _ => return None,
     })
 }
@@ -204,7 +195,7 @@ mod tests {
     use super::*;
 
     fn difference(a: &[f32], b: &[f32]) -> String {
-        of_tensors("w", &Tensor::vector(a), &Tensor::vector(b)).unwrap().to_string()
+        of_tensors("w", &Tensor::vector(a), &Tensor::vector(b)).to_string()
     }
 
     #[test]
@@ -221,6 +212,10 @@ mod tests {
         );
         assert_eq!(difference(&[1.0], &[f32::NAN]), "tensor w differs in 1 of 1 elements, some of them not finite");
         assert_eq!(difference(&[1.0], &[1.0, 2.0]), "tensor w was Tensor(F32 [1]), is Tensor(F32 [2]) now");
+        // Longer than a piece.
+        let (zeros, mut ones) = (vec![0.0; PIECE], vec![0.0; PIECE]);
+        (ones[1], ones[PIECE - 1]) = (0.25, 2.0);
+        assert_eq!(difference(&zeros, &ones), "tensor w differs in 2 of 65536 elements, by 2e0 at most");
     }
 
     #[test]

@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
-use super::difference::{self, Difference};
-use super::programs;
+use super::difference;
+use super::programs::{self, CheckedStretch};
 use crate::artifact::Tensor;
 use crate::error::{Error, Result};
 use crate::exec::job::Job;
 use crate::exec::worker::{StageChain, Worker};
 use crate::rng::Streams;
 use crate::stage::{Cancel, Chain, Position, Saved, StageError};
-use crate::store::StateRecord;
+use crate::store::{Difference, EpochRange, StateRecord};
 
 /// How much of each training to check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,12 @@ pub struct Stretch {
     pub to: u64,
     /// The first tensor in which the state at its end differs.
     pub difference: Option<Difference>,
+    /// The first epoch that differed, if it can be told.
+    pub epoch: Option<u64>,
+    /// For a program: what differs if one process trains the epochs of two.
+    pub incomplete: Option<Difference>,
+    /// The epochs that were trained in both ways. `None` if there were no states for it.
+    pub pair: Option<EpochRange>,
 }
 
 impl Sample {
@@ -67,8 +73,7 @@ impl Sample {
         let states: Vec<u64> = stored.iter().map(|s| s.epoch).collect();
         let mut stretches = Vec::new();
         for at in self.pick(name, stored.len()) {
-            let before = at.checked_sub(1).map(|at| &stored[at]);
-            stretches.push(stretch(worker, job, before, &stored[at])?);
+            stretches.push(stretch(worker, job, &stored, at)?);
         }
         Ok(Sampled { stretches, states, total: chain.total() })
     }
@@ -81,13 +86,12 @@ impl Sample {
     }
 }
 
-fn stretch(worker: &Worker<'_>, job: &Job, before: Option<&StateRecord>, end: &StateRecord) -> Result<Stretch> {
-    let from = before.map_or(0, |s| s.epoch);
+fn stretch(worker: &Worker<'_>, job: &Job, stored: &[StateRecord], at: usize) -> Result<Stretch> {
+    let (before, end) = (at.checked_sub(1).map(|at| &stored[at]), &stored[at]);
+    let (from, to) = (before.map_or(0, |s| s.epoch), end.epoch);
     if worker.context.point(job.point).parsed.stage.reads().files {
-        let every = worker.context.spec.resumable(job.point, "").every;
-        let again = programs::replay(worker, job, before, end.epoch, every)?;
-        let difference = programs::compare(worker, (worker.context.store, end), (worker.into, &again))?;
-        return Ok(Stretch { from, to: end.epoch, difference });
+        let CheckedStretch { difference, epoch, incomplete, pair } = programs::check_stretch(worker, job, stored, at)?;
+        return Ok(Stretch { from, to, difference, epoch, incomplete, pair });
     }
     let start = before.map(|s| worker.context.store.read_state(s)).transpose()?;
     let replay = Replay {
@@ -108,7 +112,7 @@ fn stretch(worker: &Worker<'_>, job: &Job, before: Option<&StateRecord>, end: &S
         });
     };
     let difference = difference::of_states(&worker.context.store.read_state(end)?, &again)?;
-    Ok(Stretch { from, to: end.epoch, difference })
+    Ok(Stretch { from, to, difference, epoch: None, incomplete: None, pair: None })
 }
 
 /// A chain from one state to another. Stops the stage when it saves the second one.

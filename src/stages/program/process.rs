@@ -39,6 +39,10 @@ pub(in crate::stages) trait Watch {
     fn starts(&mut self) -> Result<(), StageError> {
         Ok(())
     }
+    /// Whether the program can start again with the same folders after it has failed.
+    fn can_start_again(&self) -> bool {
+        true
+    }
     /// Some time has passed, or the program has ended.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
-//! What a training program logs: a JSON object a line, read while the program writes it; and the curves made of it.
+//! The log of a training program: a JSON object a line, read while the program writes it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -8,7 +9,8 @@ use std::path::PathBuf;
 
 use jiter::JsonValue;
 
-use crate::artifact::{Tensor, TensorError};
+use super::curves::Metrics;
+use super::reported::ReportedStates;
 use crate::file::empty_folder;
 use crate::stage::{Progress, StageError, Update};
 use crate::stages::program::{MAX_METRIC_NAME, ReadOnly, Watch, number};
@@ -17,84 +19,17 @@ use crate::stages::program::{MAX_METRIC_NAME, ReadOnly, Watch, number};
 const MAX_LINE: usize = 1 << 20;
 /// How many bytes are read at a time, so that a program that never stops logging can be interrupted.
 const AT_A_TIME: u64 = 4 << 20;
-/// The bits of the NaN that stands for an epoch in which a metric was not logged. A program that computes or logs a
-/// NaN never makes this one: its payload is that of R's `NA`.
-const MISSING: u64 = 0x7ff8_0000_0000_07a2;
-/// The names of the tensors of curves begin with this.
-const PREFIX: &str = "history.";
-
-/// The metrics of the finished epochs.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Curves {
-    epochs: usize,
-    /// One value for each epoch.
-    by_name: BTreeMap<String, Vec<f64>>,
-}
-
-impl Curves {
-    /// The curves of a state.
-    ///
-    /// # Errors
-    /// If a tensor is not a list of f64, one for each epoch.
-    pub(super) fn from_tensors(tensors: &BTreeMap<String, Tensor>, epochs: u64) -> Result<Self, TensorError> {
-        let epochs = usize::try_from(epochs).unwrap_or(usize::MAX);
-        let mut by_name = BTreeMap::new();
-        for (name, tensor) in tensors {
-            let Some(name) = name.strip_prefix(PREFIX) else { continue };
-            let curve = tensor.to_vec::<f64>()?;
-            if curve.len() != epochs {
-                return Err(TensorError::Shape { elements: curve.len(), shape: vec![epochs] });
-            }
-            by_name.insert(name.to_owned(), curve);
-        }
-        Ok(Self { epochs, by_name })
-    }
-
-    /// The curves as tensors `history.NAME`: `f64 [epochs]`.
-    pub(super) fn to_tensors(&self) -> BTreeMap<String, Tensor> {
-        self.by_name.iter().map(|(name, curve)| (format!("{PREFIX}{name}"), Tensor::vector(curve))).collect()
-    }
-
-    /// Adds an epoch.
-    pub(super) fn push(&mut self, metrics: &BTreeMap<String, f64>) {
-        for name in metrics.keys().filter(|name| !self.by_name.contains_key(*name)).cloned().collect::<Vec<_>>() {
-            self.by_name.insert(name, vec![f64::from_bits(MISSING); self.epochs]);
-        }
-        for (name, curve) in &mut self.by_name {
-            curve.push(metrics.get(name).copied().unwrap_or(f64::from_bits(MISSING)));
-        }
-        self.epochs += 1;
-    }
-
-    /// What was logged in the last epoch.
-    pub(super) fn last(&self) -> BTreeMap<String, f64> {
-        let last = |curve: &Vec<f64>| curve.last().copied().filter(|value| value.to_bits() != MISSING);
-        self.by_name.iter().filter_map(|(name, curve)| Some((name.clone(), last(curve)?))).collect()
-    }
-
-    /// The best value of a metric, and its epoch, from 1. The first of several; NaN is never the best.
-    pub(super) fn best(&self, name: &str, larger: bool) -> Option<(f64, u64)> {
-        let values = (1..).zip(self.by_name.get(name)?.iter().copied()).filter(|(_, value)| !value.is_nan());
-        let better = |a: f64, b: f64| if larger { a > b } else { a < b };
-        values.fold(None, |best, (epoch, value)| match best {
-            Some((other, _)) if !better(value, other) => best,
-            _ => Some((value, epoch)),
-        })
-    }
-
-    /// The names of the metrics.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.by_name.keys().map(String::as_str)
-    }
-}
 
 /// The log of one process, which trains from one epoch to another.
 pub(super) struct TrainingLog<'a> {
     path: PathBuf,
     /// Where the process writes its state. Emptied at each start.
     state: Option<PathBuf>,
+    /// The states that a warm process reports.
+    reported: Option<ReportedStates<'a>>,
     /// What the program must not change.
     protected: [&'a ReadOnly; 2],
+    /// The start of the process or, if it is warm, the last state that it has reported.
     from: u64,
     to: u64,
     total: u64,
@@ -105,7 +40,7 @@ pub(super) struct TrainingLog<'a> {
     /// The beginning of a line that is not complete.
     rest: Vec<u8>,
     /// The metrics of the epochs after `from`.
-    epochs: Vec<BTreeMap<String, f64>>,
+    epochs: Vec<Metrics>,
 }
 
 impl<'a> TrainingLog<'a> {
@@ -113,35 +48,39 @@ impl<'a> TrainingLog<'a> {
     pub(super) fn new(
         path: PathBuf,
         state: Option<PathBuf>,
+        reported: Option<ReportedStates<'a>>,
         protected: [&'a ReadOnly; 2],
         (from, to, total): (u64, u64, u64),
         progress: &'a dyn Progress,
     ) -> Self {
-        Self { path, state, protected, from, to, total, progress, read: 0, lines: 0, rest: vec![], epochs: vec![] }
+        let (read, lines, rest, epochs) = (0, 0, vec![], vec![]);
+        Self { path, state, reported, protected, from, to, total, progress, read, lines, rest, epochs }
     }
 
-    /// The metrics of the epochs, after the process has exited with 0.
+    /// The metrics of the epochs whose state the program has not reported, after the process has exited with 0: all
+    /// epochs, or none of a warm process.
     ///
     /// # Errors
-    /// If an epoch is missing.
-    pub(super) fn finish(mut self) -> Result<Vec<BTreeMap<String, f64>>, StageError> {
+    /// If an epoch is missing, or the state of a warm process.
+    pub(super) fn finish(mut self) -> Result<Vec<Metrics>, StageError> {
         self.read_lines(u64::MAX)?;
         let last = mem::take(&mut self.rest);
         if !last.is_empty() {
             self.read_line(&last)?;
         }
         let logged = self.from + self.epochs.len() as u64;
-        if logged == self.to {
-            return Ok(self.epochs);
+        if logged < self.to {
+            let missing = match self.to - logged {
+                1 => format!("epoch {}", self.to),
+                _ => format!("epochs {} to {}", logged + 1, self.to),
+            };
+            let hint = "append a line such as {\"epoch\": 1, \"loss\": 0.5} to the file VADPIPE_LOG after each epoch; a \
+                        line with `step` is progress only";
+            let message = format!("the program exited with 0, but did not log {missing}; {hint}");
+            return Err(StageError::failed(message));
         }
-        let missing = if logged + 1 == self.to {
-            format!("epoch {}", self.to)
-        } else {
-            format!("epochs {} to {}", logged + 1, self.to)
-        };
-        let hint = "append a line such as {\"epoch\": 1, \"loss\": 0.5} to the file VADPIPE_LOG after each epoch; a line \
-                    with `step` is progress only";
-        Err(StageError::failed(format!("the program exited with 0, but did not log {missing}; {hint}")))
+        self.reported.as_ref().map_or(Ok(()), |reported| reported.check_complete(self.from, self.to))?;
+        Ok(self.epochs)
     }
 
     /// Reads what the program has appended since the last call, at most about so many bytes.
@@ -195,8 +134,12 @@ impl<'a> TrainingLog<'a> {
         }
         let value = JsonValue::parse(line, true).map_err(|error| self.wrong(error.description(line)))?;
         let JsonValue::Object(fields) = value else { return Err(self.wrong("it is not a JSON object")) };
-        let (mut epoch, mut metrics, mut shown) = (None, BTreeMap::new(), Vec::new());
+        let (mut epoch, mut saved, mut metrics, mut shown) = (None, None, BTreeMap::new(), Vec::new());
         for (name, value) in fields.iter() {
+            if name == "saved" && self.reported.is_some() {
+                saved = Some(value);
+                continue;
+            }
             let Ok(number) = number(value) else { continue };
             match &**name {
                 "epoch" => epoch = Some(number),
@@ -212,20 +155,38 @@ impl<'a> TrainingLog<'a> {
             }
         }
         let is_step = fields.iter().any(|(name, _)| name == "step");
-        match epoch.filter(|_| !is_step) {
-            Some(epoch) => self.end_epoch(epoch, metrics, shown)?,
-            None if is_step => self.report(shown, false),
-            None => {}
+        match (epoch.filter(|_| !is_step), saved) {
+            (None, Some(saved)) => self.end_state(saved)?,
+            (Some(_), Some(_)) => {
+                return Err(self.wrong("it has both `epoch` and `saved`, which are lines of their own"));
+            }
+            (Some(epoch), None) => self.end_epoch(epoch, metrics, shown)?,
+            (None, None) if is_step => self.report(shown, false),
+            (None, None) => {}
         }
         self.lines += 1;
+        Ok(())
+    }
+
+    /// Stores a state that a warm process reports, and the metrics up to it.
+    fn end_state(&mut self, epoch: &JsonValue<'_>) -> Result<(), StageError> {
+        let Some(reported) = &mut self.reported else { return Ok(()) };
+        let logged = self.from + self.epochs.len() as u64;
+        let epoch = match reported.check(epoch, self.from, self.to, logged) {
+            Ok(epoch) => epoch,
+            Err(what) => return Err(self.wrong(what)),
+        };
+        let rest = usize::try_from(epoch - self.from).map_or_else(|_| vec![], |count| self.epochs.split_off(count));
+        reported.store(epoch, &mem::replace(&mut self.epochs, rest))?;
+        self.from = epoch;
         Ok(())
     }
 
     fn end_epoch(
         &mut self,
         epoch: f64,
-        metrics: BTreeMap<String, f64>,
-        shown: Vec<(std::borrow::Cow<'static, str>, f64)>,
+        metrics: Metrics,
+        shown: Vec<(Cow<'static, str>, f64)>,
     ) -> Result<(), StageError> {
         let expected = self.from + self.epochs.len() as u64 + 1;
         if expected > self.to {
@@ -246,7 +207,7 @@ impl<'a> TrainingLog<'a> {
         Ok(())
     }
 
-    fn report(&self, figures: Vec<(std::borrow::Cow<'static, str>, f64)>, epoch_end: bool) {
+    fn report(&self, figures: Vec<(Cow<'static, str>, f64)>, epoch_end: bool) {
         let done = self.from + self.epochs.len() as u64;
         self.progress.update(Update { done, total: self.total, unit: "epochs", figures, rate: None, epoch_end });
     }
@@ -267,6 +228,11 @@ impl Watch for TrainingLog<'_> {
         empty.map_err(StageError::io(format!("can't write {}", self.path.display())))?;
         let Some(state) = &self.state else { return Ok(()) };
         empty_folder(state).map_err(StageError::io(format!("can't create the folder {}", state.display())))
+    }
+
+    /// A warm process that has reported a state is followed by one that starts from this state.
+    fn can_start_again(&self) -> bool {
+        self.reported.as_ref().is_none_or(ReportedStates::is_empty)
     }
 
     fn looks(&mut self) -> Result<(), StageError> {

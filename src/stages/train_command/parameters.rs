@@ -36,9 +36,15 @@ impl TrainCommand {
         if !params.is_given("segment_epochs") {
             params.error("segment_epochs", "`segment_epochs` is missing", "give the epochs that one process trains");
         }
+        params.describe("whether one process trains to the end and saves a state at each multiple");
+        let warm = params.bool_added("warm");
+        if warm && program.has_placeholder("checkpoint") {
+            let message = "`argv` contains `{checkpoint}`, which a program with `warm = true` does not have";
+            params.error("argv", message, "give a smaller `segment_epochs`: the program loses at most one segment");
+        }
         params.describe("values that shape the first state");
         let start = params.node("start").map(|node| program::value_table(params, "start", &node)).unwrap_or_default();
-        let epochs = params.value_segments(every.unsigned_abs());
+        let epochs = Epochs { warm, ..params.value_segments(every.unsigned_abs()) };
         params.describe("the metric that tells the best epoch: { metric = \"val_acc\", mode = \"max\" }");
         let select = params.node_unhashed("select");
         let mut result = Values::new();

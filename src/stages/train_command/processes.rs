@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value as JsonValue, json};
 
-use super::log::{Curves, TrainingLog};
-use super::parameters::{Select, TrainCommand};
-use crate::artifact::{Artifact, Capability, Folder, FolderOnDisk};
+use super::curves::Metrics;
+use super::log::TrainingLog;
+use super::parameters::TrainCommand;
+use super::reported::ReportedStates;
+use super::states::{State, States};
+use crate::artifact::{Artifact, Capability};
 use crate::file::{empty_folder, remove_folder};
 use crate::key::Segment;
 use crate::stage::{Context, ProcessFolders, ProgramChain, StageError};
@@ -22,15 +25,6 @@ pub(super) struct Processes<'a> {
     folders: Folders,
     /// Restores the permissions of the inputs in the end.
     inputs: ReadOnly,
-}
-
-/// A state of the training.
-#[derive(Default)]
-struct State {
-    /// Finished epochs.
-    epoch: u64,
-    curves: Curves,
-    files: Folder,
 }
 
 impl<'a> Processes<'a> {
@@ -57,19 +51,18 @@ impl<'a> Processes<'a> {
     fn run_all(mut self) -> Result<Artifact, StageError> {
         let state_in = self.folders.root.join("state");
         create_empty(&state_in)?;
-        let mut state = match self.chain.resume(&state_in)? {
-            None => State::default(),
-            Some(stored) => {
-                self.context.progress.log(&format!("continuing after epoch {}", stored.epoch));
-                let curves = Curves::from_tensors(&stored.curves, stored.epoch)?;
-                self.note_best(&curves)?;
-                State { epoch: stored.epoch, curves, files: stored.files }
-            }
-        };
+        let mut state = self.states().resume(&state_in, self.context)?;
         while state.epoch < self.total() {
             self.context.cancel.check()?;
-            let protected = ReadOnly::protect(state_in.clone())?;
-            state = self.train(state, &protected)?;
+            let (before, protected) = (state.epoch, ReadOnly::protect(state_in.clone())?);
+            match self.train(&mut state, &protected) {
+                // A warm process may fail after it has saved a state. The next one starts from there.
+                Err(StageError::Failed(error)) if state.epoch > before && self.stage.program.retries() > 0 => {
+                    let message = format!("{error}\nthe program starts again after epoch {}", state.epoch);
+                    self.context.progress.log(&message);
+                }
+                trained => trained?,
+            }
             drop(protected);
             self.restore_inputs()?;
             // The runner may stop the training at this state.
@@ -81,6 +74,10 @@ impl<'a> Processes<'a> {
         }
         let protected = ReadOnly::protect(state_in)?;
         self.artifact(state, &protected)
+    }
+
+    fn states(&self) -> States<'a> {
+        States::new(self.stage, self.chain)
     }
 
     /// Where a process writes its state.
@@ -96,43 +93,39 @@ impl<'a> Processes<'a> {
         !self.stage.program.outputs().is_empty()
     }
 
-    /// Runs the process from a state to the next boundary, and stores the state there.
-    fn train(&self, mut state: State, state_in: &ReadOnly) -> Result<State, StageError> {
-        let to = self.chain.boundary_after(state.epoch);
-        let state_out = self.state_out();
-        let log = self.start(state.epoch, to, state_in, Some(&state_out))?;
-        let files = FolderOnDisk::scan(&state_out)
-            .map_err(|error| StageError::failed(format!("the state after epoch {to} can't be stored: {error}")))?;
-        if files.is_empty() {
-            let message = format!("the program exited with 0, but left no state after epoch {to}");
-            return Err(StageError::failed(format!("{message}; write it to the folder VADPIPE_STATE_OUT")));
+    /// Runs the process that starts from a state, and stores the states that it writes: that at the next boundary or,
+    /// if it is warm, those at all boundaries.
+    fn train(&self, state: &mut State, state_in: &ReadOnly) -> Result<(), StageError> {
+        let (from, state_out) = (state.epoch, self.state_out());
+        if !self.stage.epochs.warm {
+            let to = self.chain.boundary_after(from);
+            let epochs = self.start((from, to), state_in, Some(&state_out), None)?.finish()?;
+            return self.states().store(state, to, &state_out, &epochs);
         }
-        program::check_space(&format!("the state after epoch {to}"), files.bytes(), &state_out)?;
-        log.finish()?.iter().for_each(|epoch| state.curves.push(epoch));
-        self.note_best(&state.curves)?;
-        state.files = self.chain.save(to, &state.curves.to_tensors(), &files)?;
-        remove_folder(&state_out).map_err(StageError::io(format!("can't remove {}", state_out.display())))?;
-        state.epoch = to;
-        Ok(state)
-    }
-
-    /// Keeps the state of the best epoch, if the stage selects one.
-    fn note_best(&self, curves: &Curves) -> Result<(), StageError> {
-        let best = self.stage.select.as_ref().and_then(|select| curves.best(&select.metric, select.larger));
-        best.map_or(Ok(()), |(_, epoch)| Ok(self.chain.set_best(epoch)?))
+        let store = |epoch, folder: &Path, epochs: &[Metrics]| {
+            self.chain.note_files()?;
+            self.states().store(state, epoch, folder, epochs)?;
+            // The runner may stop the training at this state.
+            self.context.cancel.check()
+        };
+        let taken = self.folders.root.join("state-reported");
+        let reported = ReportedStates::new(state_out.clone(), taken, self.stage.epochs.every, Box::new(store));
+        let epochs = (from, self.chain.stops_at());
+        self.start(epochs, state_in, Some(&state_out), Some(reported))?.finish()?;
+        remove_folder(&state_out).map_err(StageError::io(format!("can't remove {}", state_out.display())))
     }
 
     /// Runs one process and returns its log.
     fn start<'p>(
         &'p self,
-        from: u64,
-        to: u64,
+        (from, to): (u64, u64),
         state_in: &'p ReadOnly,
         state_out: Option<&Path>,
+        reported: Option<ReportedStates<'p>>,
     ) -> Result<TrainingLog<'p>, StageError> {
         // A process must not find what the one before has left.
         self.folders.clear()?;
-        let ProcessFolders { checkpoint, dep_file } = self.chain.begin(state_out.map(|_| to))?;
+        let ProcessFolders { checkpoint, dep_file } = self.chain.begin(state_out.map(|_| to), reported.is_none())?;
         let root = &self.folders.root;
         let log = root.join("log.ndjson");
         let path = |path: &Path| path.as_os_str().to_owned();
@@ -150,12 +143,15 @@ impl<'a> Processes<'a> {
             Some(state_out) => variables.push(("VADPIPE_STATE_OUT", path(state_out))),
             None => variables.extend(self.folders.output_variables()),
         }
+        if reported.is_some() {
+            variables.push(("VADPIPE_SEGMENT", self.stage.epochs.every.to_string().into()));
+        }
         let start =
             Start { folders: &self.folders, checkpoint: checkpoint.as_deref(), dep_file: Some(&dep_file), variables };
         let state_out = state_out.map(Path::to_owned);
         let protected = [&self.inputs, state_in];
         let epochs = (from, to, self.total());
-        let mut log = TrainingLog::new(log, state_out, protected, epochs, self.context.progress);
+        let mut log = TrainingLog::new(log, state_out, reported, protected, epochs, self.context.progress);
         let ran = self.stage.program.run(&start, &mut log, self.context);
         self.chain.end(ran.is_ok())?;
         ran.map(|()| log)
@@ -196,21 +192,12 @@ impl<'a> Processes<'a> {
         let mut artifact = Artifact { metrics: state.curves.last(), ..Artifact::default() };
         if self.has_outputs() {
             self.context.cancel.check()?;
-            self.start(state.epoch, state.epoch, state_in, None)?.finish()?;
+            self.start((state.epoch, state.epoch), state_in, None, None)?.finish()?;
             let made = program::collect(self.stage.program.outputs(), &self.folders, self.context)?;
             artifact.metrics.extend(made.metrics.clone());
             artifact = Artifact { metrics: artifact.metrics, ..made };
         }
-        if let Some(Select { metric, larger }) = &self.stage.select {
-            let Some((best, epoch)) = state.curves.best(metric, *larger) else {
-                let known = state.curves.names().collect::<Vec<_>>().join(", ");
-                let message = format!("`select` names the metric `{metric}`, which the program did not log");
-                let hint = format!("it logged: {}", if known.is_empty() { "nothing" } else { &known });
-                return Err(StageError::bad_input(message, hint));
-            };
-            artifact.metrics.insert(format!("{metric}_best"), best);
-            artifact.metrics.insert("best_epoch".to_owned(), epoch as f64);
-        }
+        self.states().add_best(&state.curves, &mut artifact.metrics)?;
         let curves = state.curves.to_tensors();
         if let Some(name) = curves
             .keys()

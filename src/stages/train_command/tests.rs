@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::Kind;
-use super::log::Curves;
+use super::curves::Curves;
 use crate::report::testing::parse_stage;
 
 fn line(metrics: &[(&str, f64)]) -> BTreeMap<String, f64> {
