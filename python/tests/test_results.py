@@ -23,7 +23,7 @@ TRAIN = """
         total["sum"] += run.value("lr", 1.0)
         run.log(sum=total["sum"], **({"even": 1} if epoch % 2 == 0 else {}))
     if run.outputs_due:
-        run.output("table.csv").write_text("a,b")
+        run.output("table").write_text("a,b")
         run.log(bad=float("nan"))
 """
 

@@ -38,7 +38,7 @@
 //! | `VADPIPE_FROM`, `VADPIPE_TO` | finished epochs at the start and at the end; if equal, it only writes outputs |
 //! | `VADPIPE_STATE_IN` | a read-only folder with the state after FROM epochs; not set if FROM is 0 |
 //! | `VADPIPE_STATE_OUT` | an empty folder for the state after TO epochs; not set if FROM = TO |
-//! | `VADPIPE_VALUES` | a JSON file: `start`, `seed` and `epoch`, a list of `{from, to, values}` |
+//! | `VADPIPE_VALUES` | a JSON file: `start`, `seed`, `epoch`, a list of `{from, to, values}`, and `outputs` if FROM = TO |
 //! | `VADPIPE_LOG` | append `{"epoch": 11, "loss": 0.3}` for each finished epoch, and `{"step": 40}` in between |
 //! | `VADPIPE_SEGMENT` | with `warm`: the epochs between two states; not set otherwise |
 //! | `VADPIPE_CHECKPOINT` | a folder that survives a kill and an interruption until this process's state is stored |

@@ -172,7 +172,12 @@ impl<'a> Processes<'a> {
         }
         let part = |(from, to, values): (u64, u64, &Values)| json!({ "from": from, "to": to, "values": program::as_json(values) });
         let epochs: Vec<JsonValue> = epochs.into_iter().map(part).collect();
-        json!({ "start": program::as_json(&self.stage.start), "seed": self.context.streams.seed(), "epoch": epochs })
+        let start = program::as_json(&self.stage.start);
+        let mut values = json!({ "start": start, "seed": self.context.streams.seed(), "epoch": epochs });
+        if from == to {
+            values["outputs"] = json!(self.stage.program.outputs());
+        }
+        values
     }
 
     /// Writes the inputs again if the program changed them.
