@@ -65,6 +65,37 @@ def test_extended_training_equals_one_go(training):
     assert extended["manifest"]["metrics"]["totals"] == 9.0
 
 
+def test_warm_training_extended_equals_one_go(project):
+    project.write("train.py", TRAIN)
+    project.pipeline(f"warm = true\n{OUTPUTS}", start="width = 5")
+    project.run(4)
+    project.run(8)
+    assert project.trained() == list(range(8))
+    project.run(8, cache="other")
+    assert project.result(8)["digest"] == project.result(8, cache="other")["digest"]
+    assert project.verified()["finding"] == "exact"
+
+
+def test_outputs_see_the_values_of_the_last_epoch(project):
+    project.write(
+        "train.py",
+        """
+        import vadpipe
+
+        run = vadpipe.chain(epochs=4)
+        run.restore(seen=[])
+        for epoch in run.epochs():
+            run.log(lr=run.value("lr"))
+        if run.outputs_due:
+            run.output("rate").write_text(str(run.value("lr")))
+            run.log(last=run.value("lr"))
+        """,
+    )
+    project.pipeline("outputs = { rate = 'rate.txt' }", epoch="lr = 0.25")
+    project.run(4)
+    assert project.result(4)["manifest"]["metrics"]["last"] == 0.25
+
+
 def test_killed_training_continues_with_the_same_bytes(training):
     run = training.start("run", "p.toml", STOP_AT="3")
     stopped = training.trace.with_suffix(".stopped")

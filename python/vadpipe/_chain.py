@@ -77,6 +77,8 @@ class Chain:
     ) -> None:
         self._environment = environment
         self._from, self._to = first, last
+        segment = (environment or {}).get("VADPIPE_SEGMENT")
+        self._segment = int(segment) if segment else None
         self._objects: dict[str, Any] = {}
         self._updated: dict[str, Optional[int]] = {}
         self._epoch: Optional[int] = None
@@ -289,13 +291,28 @@ class Chain:
         if state_out is None:
             return
         atexit.unregister(self._explain_missing_state)
-        rank = _rank()
-        for name, value in self._objects.items():
-            if rank == 0 or _generators.is_generator(value):
-                _tree.save(self._own(state_out, value), name, value)
-        _tree.save(self._own(state_out, None), GENERATORS, _generators.state_of_all())
-        if rank == 0 and self._from == 0:
+        if self._segment is None:
+            self._save(state_out)
+        if _rank() == 0 and self._from == 0:
             self._warn_of_values()
+
+    def _save(self, folder: Path) -> None:
+        for name, value in self._objects.items():
+            if _rank() == 0 or _generators.is_generator(value):
+                _tree.save(self._own(folder, value), name, value)
+        _tree.save(self._own(folder, None), GENERATORS, _generators.state_of_all())
+
+    def _save_at_boundary(self, done: int) -> None:
+        """Saves the state if the stage has `warm = true` and one is due after `done` epochs."""
+        state_out = self._variable("STATE_OUT")
+        if self._segment is None or state_out is None or (done % self._segment != 0 and done != self._to):
+            return
+        self._save(state_out / str(done))
+        distributed = sys.modules.get("torch.distributed")
+        if distributed is not None and distributed.is_available() and distributed.is_initialized():
+            # vadpipe takes the folder at once, so every process must have written its part.
+            distributed.barrier()
+        self._append({"saved": done})
 
     def _explain_missing_state(self) -> None:
         """Called at the exit of a process that has not saved its state."""
@@ -331,6 +348,7 @@ class Epochs:
             run._epoch, run._line = epoch, {}
             yield self._start + epoch
             run._end_epoch()
+            run._save_at_boundary(epoch + 1)
         run._finish()
 
 

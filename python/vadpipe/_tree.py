@@ -13,7 +13,9 @@ Nothing is pickled, so a state can't run code.
 """
 
 import base64
+import functools
 import json
+import types
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -151,7 +153,8 @@ class _Encoder:
 
 
 def _is_code(value: object) -> bool:
-    return callable(value) and not has_state_dict(value) and not is_torch(value) and not isinstance(value, type)
+    code = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
+    return isinstance(value, code)
 
 
 def _complex(dtype: str) -> dict[str, str]:

@@ -39,8 +39,8 @@ pub(super) struct Project {
     pub(super) wanted: BTreeSet<PointId>,
 }
 
-/// If this is 0, trainings on a GPU start each kernel by itself instead of replaying CUDA graphs. It is for a profiler or
-/// a debugger, so it is not an option.
+/// If this is 0, trainings on a GPU start each kernel by itself instead of replaying CUDA graphs. It is for a
+/// profiler, so it is not an option.
 const CUDA_GRAPH: &str = "VADPIPE_CUDA_GRAPH";
 
 /// The device to compute with, as the environment sets it up.

@@ -13,9 +13,9 @@
 //! | 8×8 → 16×16 | 33.6 M | 29.5 M | 2 × |
 //! | last, 16 taps | 0.5 M | 0.5 M | 2 × |
 //!
-//! These are 407 M multiply-adds for each sample of a step: 13 GFLOP at batch 16, and 104 GFLOP at batch 128. Adam reads
-//! four and writes three arrays of 82 MB. For each sample, the products write 1.0 MB, and so do their gradients, which
-//! are read twice. The norms move about 2 MB. A step is 44 launches with any batch.
+//! These are 407 M multiply-adds for each sample of a step: 13 GFLOP at batch 16, and 104 GFLOP at batch 128. Adam
+//! reads four and writes three arrays of 82 MB. For each sample, the products write 1.0 MB, and so do their gradients,
+//! which are read twice. The norms move about 2 MB. A step is 44 launches with any batch.
 //!
 //! # Determinism
 //! A training uses one stream and no atomics, the shapes determine the order of sums, and cuBLAS has a fixed workspace.

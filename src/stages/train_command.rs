@@ -38,7 +38,7 @@
 //! | `VADPIPE_FROM`, `VADPIPE_TO` | finished epochs at the start and at the end; if equal, it only writes outputs |
 //! | `VADPIPE_STATE_IN` | a read-only folder with the state after FROM epochs; not set if FROM is 0 |
 //! | `VADPIPE_STATE_OUT` | an empty folder for the state after TO epochs; not set if FROM = TO |
-//! | `VADPIPE_VALUES` | a JSON file: `start`, `seed`, `epoch`, a list of `{from, to, values}`, and `outputs` if FROM = TO |
+//! | `VADPIPE_VALUES` | a JSON file: `start`, `seed` and `epoch`, a list of `{from, to, values}`; see below |
 //! | `VADPIPE_LOG` | append `{"epoch": 11, "loss": 0.3}` for each finished epoch, and `{"step": 40}` in between |
 //! | `VADPIPE_SEGMENT` | with `warm`: the epochs between two states; not set otherwise |
 //! | `VADPIPE_CHECKPOINT` | a folder that survives a kill and an interruption until this process's state is stored |
@@ -47,12 +47,16 @@
 //! **State.** A folder of files. A safetensors file is stored tensor by tensor, with its metadata; any other file as it
 //! is. The state counts when the process has exited with 0.
 //!
+//! **Outputs.** If FROM = TO, `epoch` in `VADPIPE_VALUES` has the values of the last epoch, and `outputs` the file of
+//! each role.
+//!
 //! **Log.** Numbers of an epoch are metrics and become curves; `NaN` and `Infinity` are numbers. Names that begin with
 //! `_` are shown, but are in no result. Other values are ignored.
 //!
 //! **Key.** The parameters in state(0) are argv, `segment_epochs`, `warm` if it is true, `start`, `sources`, `env`,
 //! `shell` and the seed. The values of an epoch are in that epoch's key. `outputs` and `select` are in the key of the
 //! result only. The number of epochs, the point's name and its axes are in no key, and the program does not learn them.
+//! Only a warm process learns its last epoch, `VADPIPE_TO`: nothing that it computes may depend on that.
 
 mod curves;
 mod log;

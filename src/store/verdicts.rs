@@ -131,14 +131,19 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether it should be shown instead of an earlier one. What was found once stays true, so only a check of
-    /// everything refutes it.
+    /// Whether it should be shown instead of an earlier one. What was found once stays true, so only a check of the
+    /// same epochs refutes it.
     fn outweighs(&self, earlier: &Self) -> bool {
+        if self.finding != Finding::Exact || self.files_read != earlier.files_read {
+            return true;
+        }
         let checks_all = |verdict: &Self| verdict.stretches.is_none();
-        checks_all(self)
-            || self.finding != Finding::Exact
-            || earlier.finding == Finding::Exact && !checks_all(earlier)
-            || self.files_read != earlier.files_read
+        match earlier.finding {
+            Finding::Exact if checks_all(self) == checks_all(earlier) => self.epochs >= earlier.epochs,
+            Finding::Exact => checks_all(self),
+            Finding::NotReproducible => checks_all(self) && self.epochs >= earlier.epoch.or(earlier.epochs),
+            Finding::StateIncomplete => earlier.pairs.iter().all(|pair| self.pairs.contains(pair)),
+        }
     }
 
     /// What was found, in a word or two.
@@ -284,7 +289,21 @@ mod tests {
     }
 
     #[test]
-    fn only_a_check_of_everything_refutes_what_was_found() {
+    fn only_a_check_of_the_same_epochs_refutes_what_was_found() {
+        let pairs = |finding, pairs: &[(u64, u64)], epochs| {
+            let pairs = pairs.iter().map(|(from, to)| EpochRange { from: *from, to: *to }).collect();
+            Verdict { pairs, epochs: Some(epochs), ..verdict(finding, false, 0) }
+        };
+        let incomplete = pairs(Finding::StateIncomplete, &[(10, 30)], 40);
+        assert!(!pairs(Finding::Exact, &[(0, 20)], 40).outweighs(&incomplete), "another pair");
+        assert!(pairs(Finding::Exact, &[(0, 20), (10, 30)], 40).outweighs(&incomplete));
+        let late = Verdict { epoch: Some(35), ..verdict(Finding::NotReproducible, false, 0) };
+        assert!(!pairs(Finding::Exact, &[], 20).outweighs(&late), "a shorter training");
+        assert!(pairs(Finding::Exact, &[], 40).outweighs(&late));
+    }
+
+    #[test]
+    fn sample_does_not_refute_what_was_found() {
         use Finding::{Exact, NotReproducible};
         let dir = tempfile::tempdir().unwrap();
         let (store, key) = (store(dir.path()), Digest::of(b"state"));

@@ -269,11 +269,13 @@ impl ProgramChain for ProgramReplay<'_> {
         self.end
     }
 
-    fn begin(&self, to: Option<u64>, _has_checkpoint: bool) -> Result<ProcessFolders, StageError> {
-        let checkpoint = self.folder.path().join(to.unwrap_or_default().to_string());
-        let what = format!("can't create the folder {}", checkpoint.display());
-        std::fs::create_dir_all(&checkpoint).map_err(StageError::io(what))?;
-        Ok(ProcessFolders { checkpoint: Some(checkpoint), dep_file: self.folder.path().join("files-read") })
+    fn begin(&self, to: Option<u64>, has_checkpoint: bool) -> Result<ProcessFolders, StageError> {
+        let checkpoint = has_checkpoint.then(|| self.folder.path().join(to.unwrap_or_default().to_string()));
+        if let Some(folder) = &checkpoint {
+            let what = format!("can't create the folder {}", folder.display());
+            std::fs::create_dir_all(folder).map_err(StageError::io(what))?;
+        }
+        Ok(ProcessFolders { checkpoint, dep_file: self.folder.path().join("files-read") })
     }
 
     fn note_files(&self) -> Result<(), StageError> {

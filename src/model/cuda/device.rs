@@ -20,12 +20,16 @@ use super::machine::{Address, Argument, CudaError, Kernel, Launch, Machine, Oper
 use super::settings::Options;
 
 const SOURCE: &str = include_str!("kernels.cu");
+/// Raise it with every change of the order of sums in `kernels.cu` or in `program.rs`: a state made before is then not
+/// continued.
+const STEP: u32 = 2;
 /// The size of cuBLAS's workspace in bytes: the recommendation for the newest GPUs.
 const WORKSPACE: usize = 32 << 20;
 
-/// The numerics class of a GPU, such as `cuda-sm90x132-cublas13.1.0-nvrtc13.1`. Machines of the same class compute the
+/// The numerics class of a GPU, such as `cuda2-sm90x132-cublas13.1.0-nvrtc13.1`. Machines of the same class compute the
 /// same bits, so they can continue each other's states. One version of cuBLAS guarantees that for GPUs of one
-/// architecture with the same number of multiprocessors; for the other kernels, the version of NVRTC matters.
+/// architecture with the same number of multiprocessors; for the other kernels, the version of NVRTC matters. [`STEP`]
+/// counts the versions of our own arithmetic.
 ///
 /// # Errors
 /// If there is no such GPU, or the driver or a library is missing.
@@ -36,7 +40,7 @@ pub fn class(ordinal: usize) -> Result<String, CudaError> {
         .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
         .map_err(CudaError::call("reading the number of multiprocessors"))?;
     let (blas, compiler) = (blas_version()?, compiler_version()?);
-    Ok(format!("cuda-sm{major}{minor}x{processors}-cublas{blas}-nvrtc{compiler}"))
+    Ok(format!("cuda{STEP}-sm{major}{minor}x{processors}-cublas{blas}-nvrtc{compiler}"))
 }
 
 fn blas_version() -> Result<String, CudaError> {

@@ -320,7 +320,7 @@ fn gpu_computes_the_results_of_the_emulated_machine() {
 #[test]
 #[ignore = "run by gpu_computes_the_results_of_the_emulated_machine"]
 fn on_a_fake_driver() {
-    assert_eq!(class(0).unwrap(), "cuda-sm90x1-cublas13.1.2-nvrtc13.1");
+    assert_eq!(class(0).unwrap(), "cuda2-sm90x1-cublas13.1.2-nvrtc13.1");
     assert!(class(1).is_err());
     let run = |machine: Box<dyn Machine>, statistics| {
         let mut state = decoder().state().unwrap();
