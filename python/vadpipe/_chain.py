@@ -215,7 +215,7 @@ class Chain:
     def log(self, **numbers: Any) -> None:
         """Logs numbers of the present epoch: they become metrics and curves, and a sweep can be pruned by them.
 
-        Names that begin with `_` are only shown. After the loop, the numbers are metrics of the result, if the stage
+        Names that begin with `_` are only shown. By hand, each epoch is printed. After the loop, the numbers are metrics of the result, if the stage
         has outputs.
         """
         line = {}
@@ -278,6 +278,8 @@ class Chain:
             message = f"`{old[0]}` is a {kind}, which can't change in place"
             raise Error(f"{message}; call run.update({call}) in each epoch")
         self._append({"epoch": epoch + 1, **self._line})
+        if self._environment is None and self._line and _rank() == 0:
+            print(f"epoch {epoch + 1}:", ", ".join(f"{name} {value:.6g}" for name, value in self._line.items()))
 
     def _append(self, line: Mapping[str, Any]) -> None:
         log = self._variable("LOG")
