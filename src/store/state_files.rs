@@ -57,7 +57,8 @@ impl Store {
         Ok(())
     }
 
-    /// The same for files that are written for several programs: see [`super::clones`].
+    /// The same for files that are written for several programs: clones of one copy where the file system has
+    /// reflinks.
     ///
     /// # Errors
     /// As [`Store::write_folder`].
