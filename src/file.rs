@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs::{File, FileType, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -178,6 +178,14 @@ pub fn remove_folder(folder: &Path) -> io::Result<()> {
         }
         other => other,
     }
+}
+
+/// The inode, the length and the time of the last change of a file. No program can set that time.
+pub type Stamp = (u64, u64, i64, i64);
+
+/// The stamp of a file.
+pub fn stamp(file: &Metadata) -> Stamp {
+    (file.ino(), file.len(), file.ctime(), file.ctime_nsec())
 }
 
 /// Creates an empty folder, or empties it as [`remove_folder`] does.

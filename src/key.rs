@@ -253,6 +253,11 @@ pub struct StateChain {
     keys: Arc<[Key]>,
 }
 
+/// The first multiple of `every` epochs after this one, or the `last` epoch.
+pub fn boundary_after(epoch: u64, every: u64, last: u64) -> u64 {
+    (epoch / every + 1).saturating_mul(every).min(last)
+}
+
 impl StateChain {
     /// The chain with these keys.
     #[cfg(test)]
@@ -277,7 +282,7 @@ impl StateChain {
 
     /// The first multiple of `every` epochs after this one, or the last epoch.
     pub fn boundary_after(&self, epoch: u64, every: u64) -> u64 {
-        (epoch / every + 1).saturating_mul(every).min(self.total())
+        boundary_after(epoch, every, self.total())
     }
 
     /// The keys of the states after multiples of `every` epochs, and of the last state.

@@ -23,7 +23,7 @@ GENERATORS = "generators"
 
 
 class _Missing:
-    """Says that there is no default."""
+    """The default of a value without one."""
 
 
 _MISSING = _Missing()
@@ -61,10 +61,17 @@ def chain(epochs: Optional[int] = None, *, inputs: Optional[Mapping[str, Union[s
     return run
 
 
+def _distributed() -> Any:
+    """The module torch.distributed, if the script has initialised it."""
+    distributed = sys.modules.get("torch.distributed")
+    is_ready = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    return distributed if is_ready else None
+
+
 def _rank() -> int:
     """The number of this process among those that train together: of torch.distributed, or of torchrun."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+    distributed = _distributed()
+    if distributed is not None:
         return int(distributed.get_rank())
     return int(os.environ.get("RANK", 0))
 
@@ -310,8 +317,8 @@ class Chain:
         if self._segment is None or state_out is None or (done % self._segment != 0 and done != self._to):
             return
         self._save(state_out / str(done))
-        distributed = sys.modules.get("torch.distributed")
-        if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed = _distributed()
+        if distributed is not None:
             # vadpipe takes the folder at once, so every process must have written its part.
             distributed.barrier()
         self._append({"saved": done})

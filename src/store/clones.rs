@@ -9,7 +9,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -17,6 +16,7 @@ use rustix::fs::ioctl_ficlone;
 use tempfile::TempDir;
 
 use super::error::Result;
+use crate::file::{Stamp, stamp};
 use crate::key::Digest;
 use crate::system::free_space;
 
@@ -24,9 +24,6 @@ use crate::system::free_space;
 const MIN_BYTES: u64 = 1 << 20;
 /// The newest file is kept, and older ones as long as all together take at most this fraction of the free space.
 const SHARE: u64 = 4;
-
-/// The inode, the length and the times of the last modification and change of a file.
-type Stamp = (u64, u64, (i64, i64), (i64, i64));
 
 /// The files that this process has written for programs, by digest.
 #[derive(Default)]
@@ -76,7 +73,7 @@ impl Clones {
         let Some(at) = kept.originals.iter().position(|original| original.digest == *digest) else { return false };
         let original = &kept.originals[at];
         let cloned = File::open(&original.path).and_then(|from| {
-            let unchanged = stamp_of(&from)? == original.stamp;
+            let unchanged = stamp(&from.metadata()?) == original.stamp;
             if unchanged { ioctl_ficlone(to, &from).map(|()| true).map_err(io::Error::from) } else { Ok(false) }
         });
         let cloned = cloned.unwrap_or(false);
@@ -113,18 +110,13 @@ impl Clones {
             let mut permissions = file.metadata()?.permissions();
             permissions.set_readonly(true);
             file.set_permissions(permissions)?;
-            kept.originals.push(Original { digest: *digest, path, stamp: stamp_of(&file)? });
+            kept.originals.push(Original { digest: *digest, path, stamp: stamp(&file.metadata()?) });
             io::Result::Ok(())
         };
         if clone(&mut kept).is_err() {
             *kept = Kept { refused: true, ..Kept::default() };
         }
     }
-}
-
-fn stamp_of(file: &File) -> io::Result<Stamp> {
-    let file = file.metadata()?;
-    Ok((file.ino(), file.len(), (file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec())))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{Project, has, wait_for};
+use crate::support::{Project, has_python, wait_for};
 
 /// A pipeline with a stage `work` that runs this shell script. The script lists the files that it reads.
 fn shell(script: &str) -> Project {
@@ -209,8 +209,7 @@ fn python() -> Project {
 
 #[test]
 fn python_script_runs_again_when_a_module_or_a_file_that_it_opens_changes() {
-    if !has("python3") {
-        eprintln!("python3 is not installed: its programs were not run");
+    if !has_python() {
         return;
     }
     let project = python();
@@ -238,8 +237,7 @@ fn python_script_runs_again_when_a_module_or_a_file_that_it_opens_changes() {
 
 #[test]
 fn python_keeps_the_users_sitecustomize_and_its_path() {
-    if !has("python3") {
-        eprintln!("python3 is not installed: its programs were not run");
+    if !has_python() {
         return;
     }
     let project = Project::new(
@@ -266,8 +264,7 @@ fn python_keeps_the_users_sitecustomize_and_its_path() {
 
 #[test]
 fn file_that_a_python_script_writes_does_not_count() {
-    if !has("python3") {
-        eprintln!("python3 is not installed: its programs were not run");
+    if !has_python() {
         return;
     }
     let project = Project::new(

@@ -1,6 +1,6 @@
 //! `select`: the metric that tells the best epoch.
 
-use crate::support::{Project, has};
+use crate::support::Project;
 
 const PIPELINE: &str = r#"
 [pipeline]
@@ -18,15 +18,8 @@ lr = 0.05
 "#;
 
 /// A project that trains with this program. `None` without Python.
-#[expect(clippy::print_stderr, reason = "it says why a test did nothing")]
 fn project(program: &str) -> Option<Project> {
-    if !has("python3") {
-        eprintln!("python3 is not installed: its programs were not run");
-        return None;
-    }
-    let project = Project::new(PIPELINE);
-    project.write("train.py", program);
-    Some(project)
+    Project::with_script(PIPELINE, program)
 }
 
 const PROGRAM: &str = include_str!("warm/train.py");

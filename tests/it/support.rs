@@ -81,6 +81,15 @@ impl Project {
         Self::with_program(env!("CARGO_BIN_EXE_vadpipe").into(), pipeline)
     }
 
+    /// A folder with this pipeline and a `train.py`. `None` without Python.
+    pub(crate) fn with_script(pipeline: &str, script: &str) -> Option<Self> {
+        has_python().then(|| {
+            let project = Self::new(pipeline);
+            project.write("train.py", script);
+            project
+        })
+    }
+
     /// A folder with this pipeline for a program that has stage kinds of its own.
     pub(crate) fn with_program(program: PathBuf, pipeline: &str) -> Self {
         let project = Self { dir: tempfile::tempdir().expect("a folder"), program };
@@ -175,6 +184,11 @@ impl Run {
         Self { output, events }
     }
 
+    /// The epochs that the run trained, in order.
+    pub(crate) fn trained(&self) -> Vec<u64> {
+        self.of_kind("epoch").map(|event| event["epoch"].as_u64().expect("a number")).collect()
+    }
+
     pub(crate) fn last(&self) -> &Value {
         let last = self.events.last().expect("an event");
         assert_eq!(last["event"], "run-finished");
@@ -227,6 +241,16 @@ pub(crate) fn fashion_mnist() -> Option<PathBuf> {
 pub(crate) fn has(program: &str) -> bool {
     let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     found.is_ok_and(|s| s.success())
+}
+
+/// Whether Python is installed. Says so if it is not.
+#[expect(clippy::print_stderr, reason = "it says why a test did nothing")]
+pub(crate) fn has_python() -> bool {
+    let found = has("python3");
+    if !found {
+        eprintln!("python3 is not installed: its programs were not run");
+    }
+    found
 }
 
 /// Waits until a file exists.

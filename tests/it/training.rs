@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use vadpipe::key::Key;
 use vadpipe::store::Store;
 
-use crate::support::{Project, Run, has, json, signal, wait_for};
+use crate::support::{Project, json, signal, wait_for};
 
 const PIPELINE: &str = r#"
 [pipeline]
@@ -28,20 +28,8 @@ lr = 0.05
 "#;
 
 /// A project that trains with `train.py`. `None` without Python.
-#[expect(clippy::print_stderr, reason = "it says why a test did nothing")]
 fn project() -> Option<Project> {
-    if !has("python3") {
-        eprintln!("python3 is not installed: its programs were not run");
-        return None;
-    }
-    let project = Project::new(PIPELINE);
-    project.write("train.py", include_str!("training/train.py"));
-    Some(project)
-}
-
-/// The epochs that a run trained, in order.
-fn trained(run: &Run) -> Vec<u64> {
-    run.of_kind("epoch").map(|event| event["epoch"].as_u64().expect("a number")).collect()
+    Project::with_script(PIPELINE, include_str!("training/train.py"))
 }
 
 fn metrics(project: &Project) -> serde_json::Value {
@@ -52,19 +40,19 @@ fn metrics(project: &Project) -> serde_json::Value {
 fn longer_training_continues_and_equals_one_go() {
     let Some(project) = project() else { return };
     project.edit("epochs = 40", "epochs = 25");
-    assert_eq!(trained(&project.run(&[])), (1..=25).collect::<Vec<_>>());
+    assert_eq!(project.run(&[]).trained(), (1..=25).collect::<Vec<_>>());
     assert_eq!(project.run(&[]).executed(), [""; 0]);
     project.edit("epochs = 25", "epochs = 40");
     let plan = project.plan(&[])["net"].clone();
     assert_eq!((&plan["state"], &plan["epochs"]["cached"]), (&"miss".into(), &20.into()), "{plan}");
     let longer = project.run(&[]);
-    assert_eq!(trained(&longer), (21..=40).collect::<Vec<_>>(), "25 is no multiple of segment_epochs");
+    assert_eq!(longer.trained(), (21..=40).collect::<Vec<_>>(), "25 is no multiple of segment_epochs");
     let in_one_go = self::project().expect("Python is installed");
     in_one_go.run(&[]);
     assert_eq!(project.digests(), in_one_go.digests());
     // A shorter training ends with a state that the longer one has.
     project.edit("epochs = 40", "epochs = 20");
-    assert_eq!(trained(&project.run(&[])), [0u64; 0]);
+    assert_eq!(project.run(&[]).trained(), [0u64; 0]);
 }
 
 #[test]
@@ -86,7 +74,7 @@ fn training_that_is_killed_ends_with_the_same_bytes() {
     in_one_go.write("train.py", &project.read("train.py"));
     in_one_go.run(&[]);
     assert_eq!(project.digests(), in_one_go.digests());
-    assert!(trained(&resumed).len() <= 40);
+    assert!(resumed.trained().len() <= 40);
 }
 
 #[test]
@@ -132,10 +120,10 @@ fn branches_share_their_trunk() {
     project.edit("epochs = 40", "segments = [{ epochs = 20 }, { epochs = 10, lr = \"${matrix.late}\" }]");
     project.edit("[stages.net]", "[matrix]\nlate = [0.05, 0.01, 0.002]\n[stages.net]");
     let run = project.run(&["-j", "3"]);
-    assert_eq!(trained(&run).len(), 20 + 3 * 10, "{:?}", trained(&run));
+    assert_eq!(run.trained().len(), 20 + 3 * 10, "{:?}", run.trained());
     // A branch that is added later finds the trunk, too.
     project.edit("0.002]", "0.002, 0.0004]");
-    assert_eq!(trained(&project.run(&[])), (21..=30).collect::<Vec<_>>());
+    assert_eq!(project.run(&[]).trained(), (21..=30).collect::<Vec<_>>());
 }
 
 #[test]
@@ -147,7 +135,7 @@ fn outputs_are_written_from_the_last_state() {
     let plan = project.plan(&[])["net"].clone();
     assert_eq!(plan["epochs"]["cached"], 40, "{plan}");
     let run = project.run(&[]);
-    assert_eq!((run.executed(), trained(&run)), (vec!["net".to_owned()], vec![]));
+    assert_eq!((run.executed(), run.trained()), (vec!["net".to_owned()], vec![]));
     assert_eq!(metrics(&project)["net"]["loss"], before["net"]["loss"]);
     assert!(metrics(&project)["net"]["norm"].is_number());
     assert_eq!(project.vadpipe(["export", "p.toml", "--to", "out"]).code, 0);
@@ -172,7 +160,7 @@ fn edited_module_invalidates_the_chain_from_the_state_that_read_it() {
     let plan = project.plan(&[])["net"].clone();
     assert_eq!(plan["reason"]["text"], "file late.py changed");
     assert_eq!(plan["epochs"]["cached"], 20, "{plan}");
-    assert_eq!(trained(&project.run(&[])), (21..=40).collect::<Vec<_>>());
+    assert_eq!(project.run(&[]).trained(), (21..=40).collect::<Vec<_>>());
     // An edit that is undone is no edit.
     project.write("late.py", "x = 1\n");
     assert_eq!(project.run(&[]).executed(), [""; 0]);
@@ -214,16 +202,21 @@ fn state_of_the_best_epoch_is_kept_until_another_is_better() {
     assert_eq!(states.iter().map(|state| (state.epoch, state.pinned)).collect::<Vec<_>>(), [(20, true), (40, true)]);
 }
 
-#[test]
-fn sweep_is_pruned_by_a_logged_metric() {
-    let Some(project) = project() else { return };
+/// Runs a sweep of four rates, and checks that points are pruned by the loss after 10 and 20 epochs.
+pub(crate) fn run_pruned_sweep(project: &Project) {
     project.edit("lr = 0.05", "lr = \"${matrix.lr}\"");
     let prune = "[matrix]\nlr = [0.5, 0.1, 0.05, 0.0001]\n\
                  [matrix.prune]\nmetric = \"net.loss\"\nmode = \"min\"\nrungs = [10, 20]\nreduction = 2\n[stages.net]";
     project.edit("[stages.net]", prune);
     let run = project.run(&["-j", "1"]);
     assert!(run.of_kind("stage-pruned").count() >= 2, "{}", run.output.stdout);
-    assert!(trained(&run).len() < 4 * 40);
+    assert!(run.trained().len() < 4 * 40);
+}
+
+#[test]
+fn sweep_is_pruned_by_a_logged_metric() {
+    let Some(project) = project() else { return };
+    run_pruned_sweep(&project);
     project.edit("mode = \"min\"\n", "");
     let error = project.vadpipe(["plan", "p.toml"]);
     assert!(error.stderr.contains("is a larger or a smaller `loss` better?"), "{}", error.stderr);
@@ -436,7 +429,7 @@ fn accepted_edit_keeps_the_result_and_the_states() {
     let explained = project.vadpipe(["explain", "p.toml", "net"]).stdout;
     assert!(explained.contains("; edits of train.py, helper.py accepted on "), "{explained}");
     project.edit("epochs = 40", "epochs = 50");
-    assert_eq!(trained(&project.run(&[])), (41..=50).collect::<Vec<_>>(), "the states were accepted, too");
+    assert_eq!(project.run(&[]).trained(), (41..=50).collect::<Vec<_>>(), "the states were accepted, too");
     // Anything else is refused.
     project.edit("lr = 0.05", "lr = 0.04");
     let refused = project.vadpipe(["accept", "p.toml", "net"]);
@@ -454,7 +447,7 @@ fn process_does_not_find_what_the_one_before_has_left() {
     let hook = "import os, pathlib\nfor folder in ['.', os.environ['TMPDIR']]:\n    \
                 left = pathlib.Path(folder) / 'left'\n    assert not left.exists()\n    left.touch()\n";
     project.write("train.py", &format!("{hook}{}", include_str!("training/train.py")));
-    assert_eq!(trained(&project.run(&[])).len(), 40);
+    assert_eq!(project.run(&[]).trained().len(), 40);
 }
 
 #[test]
@@ -479,7 +472,7 @@ fn folders_without_permissions_are_removed() {
     let hook = "import atexit, os\natexit.register(lambda: 'VADPIPE_STATE_OUT' in os.environ and \
                 os.chmod(os.environ['VADPIPE_STATE_OUT'] + '/generators', 0o555))\n";
     project.write("train.py", &format!("{hook}{}", include_str!("training/train.py")));
-    assert_eq!(trained(&project.run(&[])).len(), 40);
+    assert_eq!(project.run(&[]).trained().len(), 40);
     assert_eq!(std::fs::read_dir(project.path("cache/scratch")).expect("a folder").count(), 0);
 }
 
@@ -489,10 +482,10 @@ fn segments_of_one_point_replace_the_epochs_of_all() {
     project.edit("[stages.net]", "[matrix]\nlr = [0.05, 0.01]\n[stages.net]");
     project.edit("lr = 0.05\n", "lr = \"${matrix.lr}\"\n");
     project.edit("segment_epochs = 10", "segment_epochs = 10\nkeep_every = 10");
-    assert_eq!(trained(&project.run(&[])).len(), 80);
+    assert_eq!(project.run(&[]).trained().len(), 80);
     let branch = "\n[stages.net.at.\"lr=0.05\"]\nsegments = [{ epochs = 20 }, { epochs = 20, lr = 0.005 }]\n";
     project.write("p.toml", &(project.read("p.toml") + branch));
-    assert_eq!(trained(&project.run(&[])), (21..=40).collect::<Vec<_>>());
+    assert_eq!(project.run(&[]).trained(), (21..=40).collect::<Vec<_>>());
 }
 
 #[test]
@@ -517,5 +510,5 @@ fn points_that_part_within_a_segment_do_not_wait_for_each_other() {
     let at =
         |kind: &str, nth: usize| kinds.iter().enumerate().filter(|(_, k)| **k == kind).nth(nth).expect("an event").0;
     assert!(at("stage-started", 1) < at("stage-finished", 0), "both run at the same time: {kinds:?}");
-    assert_eq!(trained(&run).len(), 40);
+    assert_eq!(run.trained().len(), 40);
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{MINI, Project, has, json};
+use crate::support::{MINI, Project, json};
 
 const PIPELINE: &str = r#"
 [pipeline]
@@ -27,15 +27,8 @@ inputs = { shown = ["net"] }
 const PROGRAM: &str = include_str!("warm/train.py");
 
 /// A project that trains with this program. `None` without Python.
-#[expect(clippy::print_stderr, reason = "it says why a test did nothing")]
 fn project(program: &str) -> Option<Project> {
-    if !has("python3") {
-        eprintln!("python3 is not installed: its programs were not run");
-        return None;
-    }
-    let project = Project::new(PIPELINE);
-    project.write("train.py", program);
-    Some(project)
+    Project::with_script(PIPELINE, program)
 }
 
 /// The program with an edit.

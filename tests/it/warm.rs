@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::support::{Project, Run, has, json};
+use crate::support::{Project, json};
+use crate::training::run_pruned_sweep;
 
 const PIPELINE: &str = r#"
 [pipeline]
@@ -24,20 +25,8 @@ lr = 0.05
 const PROGRAM: &str = include_str!("warm/train.py");
 
 /// A project that trains with the warm program. `None` without Python.
-#[expect(clippy::print_stderr, reason = "it says why a test did nothing")]
 fn project() -> Option<Project> {
-    if !has("python3") {
-        eprintln!("python3 is not installed: its programs were not run");
-        return None;
-    }
-    let project = Project::new(PIPELINE);
-    project.write("train.py", PROGRAM);
-    Some(project)
-}
-
-/// The epochs that a run trained, in order.
-fn trained(run: &Run) -> Vec<u64> {
-    run.of_kind("epoch").map(|event| event["epoch"].as_u64().expect("a number")).collect()
+    Project::with_script(PIPELINE, PROGRAM)
 }
 
 /// The processes that the last run started: what each trains, as "from 0 to 40".
@@ -74,13 +63,13 @@ fn one_process_trains_all_segments_and_a_longer_training_continues() {
     let Some(project) = project() else { return };
     project.edit("epochs = 40", "epochs = 25\noutputs = { weights = \"weights.txt\" }");
     let run = project.run(&[]);
-    assert_eq!(trained(&run), (1..=25).collect::<Vec<_>>());
+    assert_eq!(run.trained(), (1..=25).collect::<Vec<_>>());
     assert_eq!(processes(&project), ["from 0 to 25", "from 25 to 25"]);
     let saved: Vec<_> = run.of_kind("state-saved").map(|event| event["epoch"].as_u64()).collect();
     assert_eq!(saved, [Some(10), Some(20), Some(25)]);
     project.edit("epochs = 25", "epochs = 40");
     assert_eq!(cached(&project), 20);
-    assert_eq!(trained(&project.run(&[])), (21..=40).collect::<Vec<_>>());
+    assert_eq!(project.run(&[]).trained(), (21..=40).collect::<Vec<_>>());
     assert_eq!(processes(&project), ["from 20 to 40", "from 40 to 40"]);
     let in_one_go = self::project().expect("Python is installed");
     in_one_go.write("p.toml", &project.read("p.toml"));
@@ -94,7 +83,7 @@ fn one_process_trains_all_segments_and_a_longer_training_continues() {
     };
     let warm = state(&project);
     project.edit("warm = true", "warm = false");
-    assert_eq!(trained(&project.run(&[])).len(), 40);
+    assert_eq!(project.run(&[]).trained().len(), 40);
     std::fs::remove_dir_all(project.path("out")).expect("a folder");
     assert_eq!(state(&project), warm);
 }
@@ -109,7 +98,7 @@ fn killed_run_loses_at_most_one_segment() {
     run.kill().expect("it is killed");
     run.wait().expect("it ends");
     assert_eq!(cached(&project), 20);
-    assert_eq!(trained(&project.run(&[])), (21..=40).collect::<Vec<_>>());
+    assert_eq!(project.run(&[]).trained(), (21..=40).collect::<Vec<_>>());
     let in_one_go = self::project().expect("Python is installed");
     in_one_go.write("train.py", &project.read("train.py"));
     in_one_go.run(&[]);
@@ -121,9 +110,9 @@ fn branches_share_the_trunk_of_a_warm_training() {
     let Some(project) = project() else { return };
     project.edit("epochs = 40", "segments = [{ epochs = 20 }, { epochs = 20, lr = \"${matrix.late}\" }]");
     project.edit("[stages.net]", "[matrix]\nlate = [0.05, 0.01]\n[stages.net]");
-    assert_eq!(trained(&project.run(&["-j", "2"])).len(), 20 + 2 * 20);
+    assert_eq!(project.run(&["-j", "2"]).trained().len(), 20 + 2 * 20);
     project.edit("0.01]", "0.01, 0.002]");
-    assert_eq!(trained(&project.run(&[])), (21..=40).collect::<Vec<_>>());
+    assert_eq!(project.run(&[]).trained(), (21..=40).collect::<Vec<_>>());
 }
 
 #[test]
@@ -138,13 +127,7 @@ fn kept_states_stay_and_others_are_removed() {
 #[test]
 fn process_ends_at_the_rung_at_which_points_are_compared() {
     let Some(project) = project() else { return };
-    project.edit("lr = 0.05", "lr = \"${matrix.lr}\"");
-    let prune = "[matrix]\nlr = [0.5, 0.1, 0.05, 0.0001]\n\
-                 [matrix.prune]\nmetric = \"net.loss\"\nmode = \"min\"\nrungs = [10, 20]\nreduction = 2\n[stages.net]";
-    project.edit("[stages.net]", prune);
-    let run = project.run(&["-j", "1"]);
-    assert!(run.of_kind("stage-pruned").count() >= 2, "{}", run.output.stdout);
-    assert!(trained(&run).len() < 4 * 40);
+    run_pruned_sweep(&project);
     for lr in ["0.5", "0.1", "0.05", "0.0001"] {
         let log = project.vadpipe(["log", "last", "--stage", &format!("net@lr={lr}")]).stdout;
         assert!(log.contains("process from 0 to 10\n") && !log.contains("from 10 to 40\n"), "{log}");

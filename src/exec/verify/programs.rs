@@ -20,7 +20,7 @@ use crate::artifact::{Folder, FolderOnDisk, Tensor};
 use crate::error::{Error, Result};
 use crate::exec::job::Job;
 use crate::exec::worker::{StageChain, Worker};
-use crate::key::{Position, StateChain};
+use crate::key::{Position, StateChain, boundary_after};
 use crate::stage::{Cancel, ProcessFolders, ProgramChain, ProgramState, StageError};
 use crate::store::{Difference, EpochRange, NewState, ResultRecord, StateRecord, Store};
 
@@ -262,7 +262,7 @@ impl ProgramChain for ProgramReplay<'_> {
     }
 
     fn boundary_after(&self, epoch: u64) -> u64 {
-        self.every.map_or(self.end, |every| self.states.boundary_after(epoch, every).min(self.end))
+        self.every.map_or(self.end, |every| boundary_after(epoch, every, self.end))
     }
 
     fn stops_at(&self) -> u64 {

@@ -373,11 +373,11 @@ KERNEL(norm_statistics)(const double *partial, float *mean, float *inverse, floa
 
 // y = relu(γ x̂ + β).
 KERNEL(norm_apply)(const float *x, const float *mean, const float *inverse, const float *gamma, const float *beta,
-                   float *y, int channels, i64 n) {
+                   float *y, int channels, int size) {
     EACH_THREAD(t) {
-        const i64 i = global_index(t);
-        if (i < n) {
-            const int c = (int)((unsigned)i % (unsigned)channels);
+        const int j = (int)global_index(t), c = j % channels;
+        if (j < size) {
+            const i64 i = (i64)blockIdx.y * size + j;
             const float v = gamma[c] * ((x[i] - mean[c]) * inverse[c]) + beta[c];
             y[i] = v > 0.0f ? v : 0.0f;
         }

@@ -182,7 +182,7 @@ impl<'a> Builder<'a> {
 
     fn norm(&mut self, l: usize) {
         let (layer, Buffers { product, sum, .. }) = (self.layers[l], self.buffers[l]);
-        let (n, rows) = (outputs(layer, self.batch), layer.geometry.outputs() * self.batch);
+        let rows = layer.geometry.outputs() * self.batch;
         let (chunk, chunks) = chunks(rows);
         let mut arguments = vec![product.into()];
         arguments.extend(self.sources(l));
@@ -197,7 +197,7 @@ impl<'a> Builder<'a> {
         let [gamma, beta] = self.gamma_and_beta(l);
         let mut arguments = [sum, mean, inverse, gamma, beta, self.buffers[l + 1].x].map(Argument::from).to_vec();
         arguments.push(int(layer.co));
-        self.launch_over(n, Kernel::NormApply, arguments);
+        self.launch_over_pixels(layer, Kernel::NormApply, arguments);
     }
 
     fn loss(&mut self) {

@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::file::{Stamp, stamp};
 use crate::stage::StageError;
-
-/// The inode, the length and the time of the last change of a file.
-type Stamp = (u64, u64, i64, i64);
 
 /// A folder without write permissions. Links in it, and what they lead to, stay as they are. On drop, the owner may
 /// write again.
@@ -93,7 +91,7 @@ fn stamps(folder: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
             if file.is_dir() {
                 open.push(entry.path());
             }
-            stamps.insert(entry.path(), (file.ino(), file.len(), file.ctime(), file.ctime_nsec()));
+            stamps.insert(entry.path(), stamp(&file));
         }
     }
     Ok(stamps)

@@ -160,9 +160,9 @@ impl<'a> Processes<'a> {
     /// The content of `VADPIPE_VALUES`.
     fn values(&self, from: u64, to: u64) -> JsonValue {
         let (mut epochs, mut begin): (Vec<(u64, u64, &Values)>, u64) = (Vec::new(), 0);
-        let has_outputs = from == to;
+        let for_outputs = from == to;
         // Outputs are made with the values of the last epoch.
-        let from = if has_outputs { to.saturating_sub(1) } else { from };
+        let from = if for_outputs { to.saturating_sub(1) } else { from };
         for Segment { epochs: count, params } in &self.stage.epochs.segments {
             let (first, last) = (begin.max(from), (begin + count).min(to));
             begin += count;
@@ -177,7 +177,7 @@ impl<'a> Processes<'a> {
         let epochs: Vec<JsonValue> = epochs.into_iter().map(part).collect();
         let start = program::as_json(&self.stage.start);
         let mut values = json!({ "start": start, "seed": self.context.streams.seed(), "epoch": epochs });
-        if has_outputs {
+        if for_outputs {
             values["outputs"] = json!(self.stage.program.outputs());
         }
         values

@@ -9,6 +9,7 @@ use jiter::JsonValue;
 
 use super::curves::Metrics;
 use crate::file::remove_folder;
+use crate::key::boundary_after;
 use crate::stage::StageError;
 
 /// Stores the state in a folder after this epoch, with the metrics since the state before.
@@ -38,7 +39,7 @@ impl<'a> ReportedStates<'a> {
     }
 
     fn next(&self, from: u64, to: u64) -> u64 {
-        (from / self.every + 1).saturating_mul(self.every).min(to)
+        boundary_after(from, self.every, to)
     }
 
     /// The epoch of a state that is reported in the right order: the next one after `from`, the last one that was
