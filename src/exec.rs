@@ -46,7 +46,7 @@ use std::path::Path;
 use std::time::Instant;
 
 pub use context::RunContext;
-pub use device::{Compute, choose};
+pub use device::choose;
 pub use executor::process::{JobEnd, Message, WorkOrder};
 pub use resources::check_gpus;
 pub use verify::{Difference, Part, ProgramVerdict, Sample, Sampled, Stretch, Verification, verify};
@@ -114,7 +114,7 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     let (spec, compute) = (context.spec, context.compute);
     let planner = context.planner(options.forced);
     let plan = if options.keep_going { planner.plan_around(options.wanted) } else { planner.plan(options.wanted) }?;
-    check_gpus(spec, &plan, context.gpus)?;
+    check_gpus(spec, &plan, &compute.gpus)?;
     let id = new_run_id();
     let log = RunLog::start(
         *context,
@@ -176,7 +176,7 @@ fn table(context: &RunContext<'_>, options: &Options<'_>, plan: &Plan) -> PointT
         Device::Cuda { ordinal, .. } => Some(ordinal),
         Device::Cpu => None,
     };
-    let gpus = Gpus { count: context.gpus.len(), device };
+    let gpus = Gpus { count: context.compute.gpus.len(), device };
     let demands = ResourcePool::demands(spec, context.threads, gpus);
     PointTable::new(dependencies, &demands, ResourcePool::within_limits(context.threads, options.jobs, gpus))
 }

@@ -9,6 +9,7 @@
 //! [`Capability`].
 
 pub mod candle;
+mod compute;
 mod context;
 mod epochs;
 mod error;
@@ -19,6 +20,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use compute::{Compute, Gpu};
 pub(crate) use context::{ARTIFACT_FILE, STATE_FOLDER};
 pub use context::{
     Cancel, Chain, Context, Device, Input, Inputs, Position, Precision, ProcessFolders, ProgramChain, ProgramState,

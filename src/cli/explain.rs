@@ -62,6 +62,8 @@ struct Explanation<'a> {
 /// The stored states of a training.
 struct Chain {
     total: u64,
+    /// The numerics class of the states that can be continued here.
+    class: String,
     /// The furthest state that can be continued here.
     nearest: Option<StateRecord>,
     /// The result of the training that saved this state.
@@ -147,7 +149,7 @@ impl<'a> Explanation<'a> {
         if *state != State::Hit
             && let Some(chain) = &self.chain
         {
-            lines.push(format!("  cached      {}", chain.text(&self.project.compute.numerics)));
+            lines.push(format!("  cached      {}", chain.text()));
         }
         lines.extend(self.plan.bracket.iter().flat_map(|bracket| comparisons(self.project, bracket, *point)));
         match key {
@@ -239,24 +241,25 @@ impl Chain {
         let Some(chain) = decision.components.as_ref().map(|c| c.chain()).filter(|c| !c.keys().is_empty()) else {
             return Ok(None);
         };
-        let resumable = project.spec.resumable(decision.point, &project.compute.numerics);
+        let class = project.spec.class(decision.point, &project.compute);
+        let resumable = project.spec.resumable(decision.point, &class);
         let nearest = project.store.longest_state(chain.keys(), &resumable)?;
-        let is_elsewhere = |state: &StateRecord| state.class != project.compute.numerics;
+        let is_elsewhere = |state: &StateRecord| state.class != class;
         let elsewhere = project.store.chain_states(chain.keys())?.into_iter().rfind(is_elsewhere);
         let of = match nearest.as_ref().and_then(|s| s.towards) {
             Some(key) => project.store.result(&key)?,
             None => None,
         };
-        Ok(Some(Self { total: chain.total(), nearest, of, elsewhere }))
+        Ok(Some(Self { total: chain.total(), class, nearest, of, elsewhere }))
     }
 
-    fn text(&self, numerics: &str) -> String {
-        let total = self.total;
+    fn text(&self) -> String {
+        let (total, class) = (self.total, &self.class);
         let Some(state) = &self.nearest else {
             let elsewhere = self
                 .elsewhere
                 .as_ref()
-                .map(|s| format!("; {} epochs from {} can't be continued on {numerics}", s.epoch, s.class));
+                .map(|s| format!("; {} epochs from {} can't be continued on {class}", s.epoch, s.class));
             return format!("none of {total} epochs{}", elsewhere.unwrap_or_default());
         };
         let step = if state.step > 0 { format!(" and {} steps", state.step) } else { String::new() };

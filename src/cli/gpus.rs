@@ -1,19 +1,70 @@
 //! The GPUs that programs may use.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crate::stage::Gpu;
 
 /// The variable that tells CUDA which GPUs a process may use.
 const VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
 /// Has a folder for each GPU, if NVIDIA's driver is loaded.
 const DRIVER: &str = "/proc/driver/nvidia/gpus";
 
+/// How long NVIDIA's tool may take.
+const DEADLINE: Duration = Duration::from_secs(20);
+
 /// The GPUs that this process may use, named as in `CUDA_VISIBLE_DEVICES`: those that the variable names, or else all
-/// GPUs of this machine.
-pub(super) fn visible() -> Vec<String> {
-    match std::env::var_os(VARIABLE) {
+/// GPUs of this machine. Without their models.
+pub(super) fn visible() -> Vec<Gpu> {
+    let names = match std::env::var_os(VARIABLE) {
         Some(value) => named(&value.to_string_lossy()),
         None => (0..installed(Path::new(DRIVER), Path::new("/dev"))).map(|gpu| gpu.to_string()).collect(),
+    };
+    names.into_iter().map(|name| Gpu { name, model: None }).collect()
+}
+
+/// Adds the models, as far as NVIDIA's tool knows them.
+pub(super) fn with_models(mut gpus: Vec<Gpu>) -> Vec<Gpu> {
+    if gpus.is_empty() {
+        return gpus;
     }
+    let list = list_gpus().unwrap_or_default();
+    for gpu in &mut gpus {
+        gpu.model = model(&list, &gpu.name);
+    }
+    gpus
+}
+
+/// What `nvidia-smi -L` prints. `None` if it is not installed, fails, or does not end.
+fn list_gpus() -> Option<String> {
+    let (sender, receiver) = mpsc::channel();
+    // If the driver hangs, so does the tool, and it can't be killed. The thread then ends with this process.
+    std::thread::Builder::new()
+        .spawn(move || sender.send(Command::new("nvidia-smi").arg("-L").stdin(Stdio::null()).output()))
+        .ok()?;
+    let output = receiver.recv_timeout(DEADLINE).ok()?.ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The model of a GPU in the output of `nvidia-smi -L`. `name` is its number, or the start of its UUID. A part of a GPU
+/// (MIG) is listed below it.
+fn model(list: &str, name: &str) -> Option<String> {
+    let mut of_gpu = "";
+    for line in list.lines() {
+        let (front, uuid) = line.split_once("(UUID:").unwrap_or((line, ""));
+        let is_named = uuid.trim().starts_with(name);
+        if let Some((number, model)) = front.strip_prefix("GPU ").and_then(|gpu| gpu.split_once(':')) {
+            of_gpu = model.trim();
+            if number == name || is_named {
+                return Some(of_gpu.to_owned());
+            }
+        } else if let Some((part, _)) = front.trim().split_once(" Device").filter(|_| is_named) {
+            return Some(format!("{of_gpu} {}", part.trim()));
+        }
+    }
+    None
 }
 
 /// The GPUs in a value of the variable. As in CUDA, the first that can't exist ends the list.
@@ -58,6 +109,23 @@ mod tests {
         assert_eq!(named("1,1,0"), ["1", "0"]);
         assert_eq!(named(""), [""; 0]);
         assert_eq!(named("NoDevFiles"), [""; 0]);
+    }
+
+    #[test]
+    fn models_are_found_by_number_uuid_and_part() {
+        let list = "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-5d5ba0d6-d33d)\n\
+                    GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-8a2f2c3e-77aa)\n  \
+                    MIG 1g.5gb      Device  0: (UUID: MIG-c7384736-a75d)\n  \
+                    MIG 2g.10gb     Device  1: (UUID: MIG-a28ad590-3fda)\n\
+                    GPU 10: Tesla T4 (UUID: GPU-11111111-0000)\n";
+        let model = |name| model(list, name).unwrap_or_default();
+        assert_eq!(model("0"), "NVIDIA H100 80GB HBM3");
+        assert_eq!(model("1"), "NVIDIA A100-SXM4-40GB");
+        assert_eq!(model("10"), "Tesla T4");
+        assert_eq!(model("GPU-8a2f"), "NVIDIA A100-SXM4-40GB");
+        assert_eq!(model("MIG-a28ad590-3fda"), "NVIDIA A100-SXM4-40GB MIG 2g.10gb");
+        assert_eq!(model("2"), "");
+        assert_eq!(super::model("No devices were found", "0"), None);
     }
 
     #[test]

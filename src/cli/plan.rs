@@ -63,7 +63,7 @@ struct History {
 
 /// Prints what would run, and why. A stage that needs more GPUs than there are is an error.
 pub(super) fn print(project: &Project, plan: &Plan, ui: &Ui) -> Result<()> {
-    check_gpus(&project.spec, plan, &project.gpus)?;
+    check_gpus(&project.spec, plan, &project.compute.gpus)?;
     let runs = if plan.is_complete() { Vec::new() } else { project.store.newest_runs(RUN_BYTES)? };
     let history = History {
         estimates: Estimates::of(project, plan, &runs),
@@ -127,7 +127,8 @@ pub(super) fn why(project: &Project, decision: &Decision, failed: &FailedPoints)
 /// The epochs that a training with long segments repeats, and why: a state that it has is no multiple, or it parts from
 /// other trainings within a segment.
 fn trained_again(project: &Project, decision: &Decision) -> Option<(EpochRange, &'static str)> {
-    let resumable = project.spec.resumable(decision.point, &project.compute.numerics);
+    let class = project.spec.class(decision.point, &project.compute);
+    let resumable = project.spec.resumable(decision.point, &class);
     let (from, components) = (decision.epochs?.cached, decision.components.as_ref()?);
     if resumable.every == 1 {
         return None;

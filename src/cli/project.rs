@@ -8,17 +8,17 @@ use std::sync::Arc;
 use super::args::{Global, PipelineArgs};
 use super::cache_dir::cache_dir;
 use super::cache_wait::CacheWait;
-use super::gpus::visible;
+use super::gpus::{visible, with_models};
 use super::ui::Ui;
 use crate::diagnostic::{Diagnostics, SourceKind, Sources};
 use crate::error::{Error, Result};
 use crate::event::Listener;
-use crate::exec::{Compute, RunContext, choose};
+use crate::exec::{RunContext, choose};
 use crate::graph::Graph;
 use crate::id::PointId;
 use crate::plan::{Cause, Decision, Plan, Planner, State, some_of};
-use crate::spec::{DeviceChoice, MAX_BYTES, Spec, load};
-use crate::stage::{Cancel, Precision, Registry};
+use crate::spec::{DeviceChoice, MAX_BYTES, Point, Spec, load};
+use crate::stage::{Cancel, Compute, Precision, Registry};
 use crate::store::{Holder, Options, ResultRecord, Store};
 
 /// A pipeline with its graph, its cache and its device.
@@ -29,10 +29,8 @@ pub(super) struct Project {
     pub(super) graph: Graph,
     /// The cache.
     pub(super) store: Arc<Store>,
-    /// The device.
+    /// What stages compute on.
     pub(super) compute: Compute,
-    /// The GPUs that programs may use, named as in `CUDA_VISIBLE_DEVICES`.
-    pub(super) gpus: Vec<String>,
     /// The points that the targets name.
     pub(super) targets: BTreeSet<PointId>,
     /// The targets and everything they need.
@@ -84,11 +82,14 @@ impl Project {
             let _ = std::thread::Builder::new().spawn_scoped(scope, || store.open_ahead());
             load(&text, &args.file.display().to_string(), &base, &args.set, registry)
         })?;
-        let compute = compute(args.device.unwrap_or(spec.pipeline.device), spec.pipeline.precision)?;
+        let mut compute = compute(args.device.unwrap_or(spec.pipeline.device), spec.pipeline.precision)?;
+        // Asking for the models starts a program. Only the states of programs depend on them.
+        let has_states = |point: &Point| point.parsed.stage.gpus() > 0 && point.parsed.stage.epochs().is_some();
+        compute.gpus = if spec.points.iter().any(has_states) { with_models(visible()) } else { visible() };
         let graph = Graph::of(&spec.points)?;
         let targets = graph.targets(&args.targets)?;
         let wanted = graph.upstream(targets.iter().copied());
-        Ok(Self { spec, graph, store, compute, gpus: visible(), targets, wanted })
+        Ok(Self { spec, graph, store, compute, targets, wanted })
     }
 
     /// What a run of this pipeline needs.
@@ -99,14 +100,14 @@ impl Project {
         cancel: &'a Cancel,
         listener: &'a dyn Listener,
     ) -> RunContext<'a> {
-        let (spec, graph, store, compute, gpus) = (&self.spec, &self.graph, &self.store, &self.compute, &self.gpus);
-        RunContext { spec, graph, store, compute, data_dirs, gpus, threads, cancel, listener }
+        let (spec, graph, store, compute) = (&self.spec, &self.graph, &self.store, &self.compute);
+        RunContext { spec, graph, store, compute, data_dirs, threads, cancel, listener }
     }
 
     /// A planner that runs the `forced` points again.
     pub(super) fn planner<'a>(&'a self, forced: &'a BTreeSet<PointId>) -> Planner<'a> {
-        let (spec, graph, store, numerics) = (&self.spec, &self.graph, &self.store, &self.compute.numerics);
-        Planner { spec, graph, store, numerics, forced }
+        let (spec, graph, store, compute) = (&self.spec, &self.graph, &self.store, &self.compute);
+        Planner { spec, graph, store, compute, forced }
     }
 
     /// The plan for the wanted points. Prints the warnings of the cache.

@@ -92,7 +92,6 @@ fn run(args: &WorkArgs, global: &Global, send: &(dyn Fn(Message) + Sync)) -> Res
         store: &store,
         compute: &compute,
         data_dirs: &data_dirs,
-        gpus: &[],
         threads: order.threads,
         cancel: &cancel,
         listener: &Deaf,

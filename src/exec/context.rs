@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::event::Listener;
-use crate::exec::device::Compute;
 use crate::graph::Graph;
 use crate::id::PointId;
 use crate::plan::Planner;
 use crate::spec::{Point, Spec};
-use crate::stage::Cancel;
+use crate::stage::{Cancel, Compute};
 use crate::store::Store;
 
 /// A pipeline, its cache, and what to compute with.
@@ -22,12 +21,10 @@ pub struct RunContext<'a> {
     pub graph: &'a Graph,
     /// The cache.
     pub store: &'a Arc<Store>,
-    /// The device.
+    /// What stages compute on.
     pub compute: &'a Compute,
     /// Folders that may contain data files.
     pub data_dirs: &'a [PathBuf],
-    /// The GPUs that programs may use, named as in `CUDA_VISIBLE_DEVICES`.
-    pub gpus: &'a [String],
     /// Threads of the process.
     pub threads: usize,
     /// Cancels the run.
@@ -40,7 +37,7 @@ impl<'a> RunContext<'a> {
     /// A planner that ignores the stored results of `forced`.
     pub(crate) fn planner(&self, forced: &'a BTreeSet<PointId>) -> Planner<'a> {
         let Self { spec, graph, store, compute, .. } = *self;
-        Planner { spec, graph, store, numerics: &compute.numerics, forced }
+        Planner { spec, graph, store, compute, forced }
     }
 
     /// A point of the pipeline.

@@ -1,32 +1,18 @@
-//! The device that computes, and its numerics class.
-//!
-//! Machines of the same class round in the same way, so a chain can continue on any of them with the same bytes.
-//! Finished results are shared across classes. States are not.
+//! The choice of the device, and its numerics class.
 
 use crate::error::{Error, Result};
 use crate::spec::{DeviceChoice, Precision};
-use crate::stage::Device;
+use crate::stage::Compute;
 
-/// A device, ready to compute on.
-#[derive(Clone, Debug)]
-pub struct Compute {
-    /// The device, as stages use it.
-    pub device: Device,
-    /// "cpu" or "cuda:0".
-    pub name: String,
-    /// The numerics class, such as "cpu-avx512".
-    pub numerics: String,
-}
-
-/// Finds the requested device.
+/// Finds the requested device. Programs get no GPUs yet.
 ///
 /// # Errors
 /// If the device does not exist or does not support the precision (exit code 2).
 pub fn choose(choice: DeviceChoice, precision: Precision) -> Result<Compute> {
     let compute = match choice {
-        DeviceChoice::Cpu => cpu(),
-        DeviceChoice::Auto if !cfg!(feature = "cuda") => cpu(),
-        DeviceChoice::Auto => cuda(0).unwrap_or_else(|_| cpu()),
+        DeviceChoice::Cpu => Compute::cpu(cpu_class()),
+        DeviceChoice::Auto if !cfg!(feature = "cuda") => Compute::cpu(cpu_class()),
+        DeviceChoice::Auto => cuda(0).unwrap_or_else(|_| Compute::cpu(cpu_class())),
         DeviceChoice::Cuda(index) => cuda(index)?,
     };
     check_precision(&compute, precision)?;
@@ -45,10 +31,6 @@ fn check_precision(compute: &Compute, precision: Precision) -> Result<()> {
     Err(Error::bad_input(format!("{device} does not support precision {precision}")).hint(hint))
 }
 
-fn cpu() -> Compute {
-    Compute { device: Device::Cpu, name: "cpu".to_owned(), numerics: cpu_class().to_owned() }
-}
-
 #[cfg(not(feature = "cuda"))]
 fn cuda(_: usize) -> Result<Compute> {
     let hint = "build it with `cargo install --path . --features cuda`, or use `--device cpu`";
@@ -61,19 +43,7 @@ fn cuda(ordinal: usize) -> Result<Compute> {
     let numerics = crate::model::cuda::class(ordinal).map_err(|e| {
         Error::bad_input(format!("there is no device cuda:{ordinal}")).caused_by(e).hint("use `--device cpu`")
     })?;
-    let device = Device::Cuda { ordinal, graph: true };
-    Ok(Compute { device, name: format!("cuda:{ordinal}"), numerics })
-}
-
-impl Compute {
-    /// Makes a GPU start each kernel by itself, instead of recording the step of a training as a CUDA graph. Results do
-    /// not change.
-    pub fn without_graphs(mut self) -> Self {
-        if let Device::Cuda { graph, .. } = &mut self.device {
-            *graph = false;
-        }
-        self
-    }
+    Ok(Compute::cuda(ordinal, numerics))
 }
 
 /// The class of the instruction set that the matrix kernels use. It determines the order of additions.
@@ -99,16 +69,13 @@ mod tests {
 
     #[test]
     fn unsupported_precision_is_refused() {
-        let check_precision = |name: &str, precision| {
-            let device = if name == "cpu" { Device::Cpu } else { Device::Cuda { ordinal: 0, graph: false } };
-            check_precision(&Compute { device, name: name.to_owned(), numerics: String::new() }, precision)
-        };
-        let error = |device, precision| check_precision(device, precision).unwrap_err();
-        assert_eq!(error("cuda:0", Precision::Bf16).message, "cuda:0 does not support precision bf16");
-        assert_eq!(error("cpu", Precision::Tf32).message, "the CPU does not support precision tf32");
-        assert_eq!(error("cuda:0", Precision::Bf16).category, crate::error::Category::BadInput);
-        assert!(check_precision("cuda:0", Precision::F32).is_ok());
-        assert!(check_precision("cuda:1", Precision::Tf32).is_ok());
+        let (cpu, gpu) = (Compute::cpu("cpu-avx2"), Compute::cuda(0, "sm_90".to_owned()));
+        let error = |compute, precision| check_precision(compute, precision).unwrap_err();
+        assert_eq!(error(&gpu, Precision::Bf16).message, "cuda:0 does not support precision bf16");
+        assert_eq!(error(&cpu, Precision::Tf32).message, "the CPU does not support precision tf32");
+        assert_eq!(error(&gpu, Precision::Bf16).category, crate::error::Category::BadInput);
+        assert!(check_precision(&gpu, Precision::F32).is_ok());
+        assert!(check_precision(&gpu, Precision::Tf32).is_ok());
         assert!(choose(DeviceChoice::Cpu, Precision::Bf16).is_err());
     }
 

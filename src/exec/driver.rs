@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Category, Error, Result};
 use crate::event::{Event, Listener};
-use crate::exec::context::RunContext;
 use crate::exec::executor::{Executor, ExecutorEvent};
 use crate::exec::job::{Ended, Job, JobInput, StartOptions};
 use crate::exec::kept::kept_epochs;
@@ -371,8 +370,8 @@ impl<'a> Driver<'a> {
             let message = format!("internal error: an input of `{}` is unknown", self.name(point));
             return Some(Input::Ended(point, Ended::Failed(Error::storage(message))));
         };
-        let RunContext { gpus, .. } = self.worker.context;
-        let gpus = match gpus_for(self.worker.context.point(point), gpus, self.state.table().gpus(point)) {
+        let compute = self.worker.context.compute;
+        let gpus = match gpus_for(self.worker.context.point(point), &compute.gpus, self.state.table().gpus(point)) {
             Ok(gpus) => gpus,
             // Its result was cached when the run started, and was lost.
             Err(error) => return Some(Input::Ended(point, Ended::Failed(error))),
@@ -387,7 +386,8 @@ impl<'a> Driver<'a> {
             None => None,
         };
         self.jobs.insert(point, (Instant::now(), None));
-        executor.start(Job { point, components, inputs, kept: kept.unwrap_or_default(), gpus, options });
+        let (kept, class) = (kept.unwrap_or_default(), compute.class(&gpus));
+        executor.start(Job { point, components, inputs, kept, gpus, class, options });
         None
     }
 

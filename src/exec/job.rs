@@ -21,6 +21,8 @@ pub(crate) struct Job {
     pub kept: BTreeSet<u64>,
     /// The GPUs that its program gets, named as in `CUDA_VISIBLE_DEVICES`.
     pub gpus: Vec<String>,
+    /// The numerics class of its states.
+    pub class: String,
     pub options: StartOptions,
 }
 

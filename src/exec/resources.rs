@@ -31,6 +31,7 @@ use crate::error::{Error, Result};
 use crate::id::PointId;
 use crate::plan::{Plan, State};
 use crate::spec::{Point, Spec};
+use crate::stage::Gpu;
 
 /// Files that the databases, the run's record and the standard streams need.
 const FILES: usize = 20;
@@ -178,12 +179,11 @@ impl ResourcePool {
     }
 }
 
-/// Refuses a plan in which a stage that may run needs more GPUs than there are. `gpus` are named as in
-/// `CUDA_VISIBLE_DEVICES`.
+/// Refuses a plan in which a stage that may run needs more GPUs than there are.
 ///
 /// # Errors
 /// One error with the places of all such stages (exit code 2).
-pub fn check_gpus(spec: &Spec, plan: &Plan, gpus: &[String]) -> Result<()> {
+pub fn check_gpus(spec: &Spec, plan: &Plan, gpus: &[Gpu]) -> Result<()> {
     let mut diagnostics = Diagnostics::default();
     for decision in plan.decisions.iter().filter(|d| matches!(d.state, State::Miss | State::Maybe)) {
         let point = spec.point(decision.point);
@@ -198,17 +198,17 @@ pub fn check_gpus(spec: &Spec, plan: &Plan, gpus: &[String]) -> Result<()> {
 ///
 /// # Errors
 /// If the stage needs more GPUs than there are (exit code 2).
-pub(crate) fn gpus_for(point: &Point, gpus: &[String], given: &[usize]) -> Result<Vec<String>> {
+pub(crate) fn gpus_for(point: &Point, gpus: &[Gpu], given: &[usize]) -> Result<Vec<String>> {
     if let Some((message, hint)) = lack_of_gpus(point, gpus) {
         return Err(Error::bad_input(message).hint(hint));
     }
     // A stage that computes on the pipeline's device has no GPU of its own.
     let needed = given.iter().take(point.parsed.stage.gpus());
-    Ok(needed.filter_map(|index| gpus.get(*index).cloned()).collect())
+    Ok(needed.filter_map(|index| Some(gpus.get(*index)?.name.clone())).collect())
 }
 
 /// The message and the help if a stage needs more GPUs than there are.
-fn lack_of_gpus(point: &Point, gpus: &[String]) -> Option<(String, &'static str)> {
+fn lack_of_gpus(point: &Point, gpus: &[Gpu]) -> Option<(String, &'static str)> {
     let (needed, found) = (point.parsed.stage.gpus(), gpus.len());
     let words = |count| if count == 1 { "1 GPU".to_owned() } else { format!("{count} GPUs") };
     let found_words = if found == 0 { "none was found".to_owned() } else { format!("there is only {}", words(found)) };

@@ -83,8 +83,8 @@ impl Cached {
     /// The rounding of a training depends on the device, so only a device of the same class makes the same bytes.
     fn check_class(&self, context: &RunContext<'_>, point: PointId) -> Result<()> {
         let Some(record) = self.records.get(&point) else { return Ok(()) };
-        let (made_on, here) = (&record.provenance.class, &context.compute.numerics);
-        if record.components.segments.is_none() || made_on == here {
+        let (made_on, here) = (&record.provenance.class, context.spec.class(point, context.compute));
+        if record.components.segments.is_none() || *made_on == here {
             return Ok(());
         }
         let name = context.name(point);
@@ -111,9 +111,10 @@ impl Cached {
             inputs.insert(role.clone(), members.collect::<Result<_>>()?);
         }
         let options = StartOptions { fresh: true, ..StartOptions::default() };
-        let all: Vec<usize> = (0..context.gpus.len()).collect();
-        let gpus = gpus_for(context.point(point), context.gpus, &all)?;
-        Ok(Job { point, components: stored.components.clone(), inputs, kept: BTreeSet::new(), gpus, options })
+        let all: Vec<usize> = (0..context.compute.gpus.len()).collect();
+        let gpus = gpus_for(context.point(point), &context.compute.gpus, &all)?;
+        let (components, class) = (stored.components.clone(), context.compute.class(&gpus));
+        Ok(Job { point, components, inputs, kept: BTreeSet::new(), gpus, class, options })
     }
 }
 

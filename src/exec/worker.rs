@@ -87,6 +87,8 @@ pub(crate) struct StageRun {
 pub(crate) struct StageOutput {
     pub point: PointId,
     components: Components,
+    /// See [`Job::class`].
+    class: String,
     artifact: Artifact,
     /// Removed when the result is stored.
     checkpoint: Option<Checkpoint>,
@@ -126,8 +128,8 @@ impl<'a> Worker<'a> {
             Ok(StageRun { artifact, files_read, checkpoint, scratch }) => {
                 let seconds = started.elapsed().as_secs_f64();
                 let components = Components { files_read, ..job.components };
-                let point = job.point;
-                return Ok(StageOutput { point, components, artifact, checkpoint, _scratch: scratch, seconds });
+                let (point, class) = (job.point, job.class);
+                return Ok(StageOutput { point, components, class, artifact, checkpoint, _scratch: scratch, seconds });
             }
             Err(error) => error,
         };
@@ -149,7 +151,7 @@ impl<'a> Worker<'a> {
             let settings = ChainSettings {
                 result: job.components.declared().key_on(&states),
                 states,
-                resumable: self.context.spec.resumable(job.point, &self.context.compute.numerics),
+                resumable: self.context.spec.resumable(job.point, &job.class),
                 kept: job.kept.clone(),
                 interval: self.checkpoint_interval,
                 fresh: job.options.fresh,
@@ -279,7 +281,7 @@ impl<'a> Worker<'a> {
         let provenance = Provenance {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             device: compute.name.clone(),
-            class: compute.numerics.clone(),
+            class: output.class.clone(),
             threads,
             seconds: output.seconds,
             finished_at: 0,

@@ -11,6 +11,7 @@ use crate::id::PointId;
 use crate::key::Key;
 use crate::plan::{Planner, ResolvedInputs, State};
 use crate::spec::{Spec, load_with};
+use crate::stage::Compute;
 use crate::stages::builtin;
 use crate::store::{Options, Store};
 
@@ -116,7 +117,7 @@ fn keys(spec: &Spec) -> Option<Vec<(String, Key)>> {
     let graph = graph(spec);
     let store = no_cache();
     let forced = BTreeSet::new();
-    let planner = Planner { spec, graph: &graph, store: &store, numerics: "cpu", forced: &forced };
+    let planner = Planner { spec, graph: &graph, store: &store, compute: &Compute::cpu("cpu"), forced: &forced };
     let mut known = ResolvedInputs::default();
     for point in graph.order() {
         let key = planner.components(*point, &known, &BTreeMap::new()).key();
@@ -149,7 +150,7 @@ fn is_planned(spec: &Spec, text: &str) {
         return;
     }
     let (graph, store, forced) = (graph(spec), no_cache(), BTreeSet::new());
-    let planner = Planner { spec, graph: &graph, store: &store, numerics: "cpu", forced: &forced };
+    let planner = Planner { spec, graph: &graph, store: &store, compute: &Compute::cpu("cpu"), forced: &forced };
     let all: BTreeSet<PointId> = spec.point_ids().collect();
     match planner.plan(&all) {
         Ok(plan) => {

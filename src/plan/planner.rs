@@ -11,7 +11,7 @@ use crate::graph::Graph;
 use crate::id::PointId;
 use crate::key::{Components, Digest, InputDigest, Key, StateChain, StoredResult};
 use crate::spec::{Point, PointInput, Spec};
-use crate::stage::{Files, StageError};
+use crate::stage::{Compute, Files, StageError};
 use crate::store::{FilesRead, Look, LookError, ResultRecord, Store, StoreError};
 
 /// Digests the files that are part of keys, using the digests that the store remembers.
@@ -43,8 +43,8 @@ pub struct Planner<'a> {
     pub graph: &'a Graph,
     /// The cache.
     pub store: &'a Store,
-    /// The numerics class whose states can be continued.
-    pub numerics: &'a str,
+    /// What stages compute on. It decides which states can be continued.
+    pub compute: &'a Compute,
     /// Points that run even if their result is in the cache.
     pub forced: &'a BTreeSet<PointId>,
 }
@@ -244,9 +244,9 @@ impl Planner<'_> {
         if chain.keys().is_empty() {
             return Ok(None);
         }
-        let cached = look
-            .longest_state(chain.keys(), &self.spec.resumable(point, self.numerics))?
-            .map_or(0, |state| state.epoch);
+        let class = self.spec.class(point, self.compute);
+        let cached =
+            look.longest_state(chain.keys(), &self.spec.resumable(point, &class))?.map_or(0, |state| state.epoch);
         Ok(Some(CachedEpochs { cached, total: chain.total() }))
     }
 
@@ -268,9 +268,9 @@ impl Planner<'_> {
         {
             return Ok(curve);
         }
-        while let Some(state) =
-            self.store.longest_state(chain.keys(), &self.spec.resumable(decision.point, self.numerics))?
-        {
+        let class = self.spec.class(decision.point, self.compute);
+        let resumable = self.spec.resumable(decision.point, &class);
+        while let Some(state) = self.store.longest_state(chain.keys(), &resumable)? {
             let Some(entry) = state.tensors.get(&name) else { break };
             // The store removes a state that it finds damaged. The next iteration finds the state before it.
             if let Some(curve) = self.readable(entry)? {

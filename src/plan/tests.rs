@@ -8,6 +8,7 @@ use crate::error::Category;
 use crate::graph::Graph;
 use crate::id::PointId;
 use crate::spec::load;
+use crate::stage::Compute;
 use crate::stages::builtin;
 use crate::store::{Options, Store};
 
@@ -44,7 +45,10 @@ fn with_planner<T>(f: impl FnOnce(&Planner<'_>, &Path) -> T) -> T {
     let graph = Graph::of(&spec.points).unwrap();
     let store = Store::open(&dir.path().join("cache"), Options::default()).unwrap();
     let forced = BTreeSet::new();
-    f(&Planner { spec: &spec, graph: &graph, store: &store, numerics: "cpu", forced: &forced }, dir.path())
+    f(
+        &Planner { spec: &spec, graph: &graph, store: &store, compute: &Compute::cpu("cpu"), forced: &forced },
+        dir.path(),
+    )
 }
 
 fn points(planner: &Planner<'_>, stages: &[&str]) -> BTreeSet<PointId> {

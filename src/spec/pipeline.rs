@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::diagnostic::{Diagnostic, Origin, Sources};
 use crate::id::{PointId, StageId};
-use crate::stage::{ParsedStage, Precision};
+use crate::stage::{Compute, ParsedStage, Precision};
 use crate::store::StateQuery;
 use crate::value::Value;
 
@@ -35,6 +35,12 @@ impl Spec {
     /// The point with this id, which must be one of this pipeline's.
     pub fn point(&self, id: PointId) -> &Point {
         &self.points[id.index()]
+    }
+
+    /// The numerics class of the states of a training, as far as it is known before the run. On a machine with GPUs of
+    /// several models, a program may get others.
+    pub fn class(&self, point: PointId, compute: &Compute) -> String {
+        compute.class_with_first(self.point(point).parsed.stage.gpus())
     }
 
     /// The stored states of this numerics class that a training can continue from.

@@ -39,9 +39,9 @@
 //!   original folder afterwards. `{base}/PATH` is the original, unless `PATH` was copied.
 //!
 //! Other braces are not changed. In a shell script, paths are quoted if necessary. The environment contains only
-//! `PATH`, the variables in `env` and `pass_env`, with `gpus` `CUDA_VISIBLE_DEVICES`, `HOME` and `TMPDIR` (a scratch
-//! folder), `VADPIPE_INPUTS`, `VADPIPE_OUTPUTS`, `VADPIPE_METRICS`, `VADPIPE_SCRATCH`, `VADPIPE_DEPFILE`, and for
-//! Python `PYTHONPATH` (see below) and `PYTHONDONTWRITEBYTECODE`.
+//! `PATH`, the variables in `env` and `pass_env`, with `gpus` `CUDA_VISIBLE_DEVICES` and `CUDA_DEVICE_ORDER`, `HOME`
+//! and `TMPDIR` (a scratch folder), `VADPIPE_INPUTS`, `VADPIPE_OUTPUTS`, `VADPIPE_METRICS`, `VADPIPE_SCRATCH`,
+//! `VADPIPE_DEPFILE`, and for Python `PYTHONPATH` (see below) and `PYTHONDONTWRITEBYTECODE`.
 //!
 //! **Output.** The tensors of a `.safetensors` output keep their names if it is the only such output; otherwise they
 //! are named `ROLE.NAME`. Every other output becomes a file of the artifact under its file name, and the files of a

@@ -130,3 +130,86 @@ fn program_with_gpus_is_verified_on_a_gpu() {
     let output = CommandOutput::of(command.env("CUDA_VISIBLE_DEVICES", "").output().expect("vadpipe starts"));
     assert_eq!(output.code, 2, "{}", output.stderr);
 }
+
+/// Trains 10 epochs in each process, which write down the order of their GPUs.
+const TRAINING: &str = "[pipeline]\nname = \"p\"\n[stages.net]\nkind = \"train-command\"\ngpus = 1\n\
+    argv = [\"sh\", \"net.sh\"]\nsegment_epochs = 10\nepochs = 20\n";
+
+/// A project with that training and an `nvidia-smi` of its own, on a machine with an H100 and two A100.
+fn training() -> Project {
+    let project = Project::new(TRAINING);
+    project.write(
+        "net.sh",
+        "for epoch in $(seq $((VADPIPE_FROM + 1)) $VADPIPE_TO); do\necho \"{\\\"epoch\\\": $epoch}\" >> $VADPIPE_LOG\n\
+         done\necho $CUDA_DEVICE_ORDER $VADPIPE_TO > $VADPIPE_STATE_OUT/state\n",
+    );
+    std::fs::create_dir(project.path("bin")).expect("a folder");
+    project.write(
+        "bin/nvidia-smi",
+        "#!/bin/sh\n[ \"$1\" = -L ] || exit 2\n\
+         echo 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-5d5ba0d6-d33d)'\n\
+         echo 'GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-8a2f2c3e-77aa)'\n\
+         echo 'GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-c7384736-a75d)'\n",
+    );
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(project.path("bin/nvidia-smi"), executable).expect("a file");
+    project
+}
+
+/// Runs vadpipe on these GPUs of that machine.
+fn with_models(project: &Project, gpus: &str, args: &[&str]) -> CommandOutput {
+    let path = format!("{}:{}", project.path("bin").display(), std::env::var("PATH").unwrap_or_default());
+    let mut command = project.command(args);
+    CommandOutput::of(command.env("PATH", path).env("CUDA_VISIBLE_DEVICES", gpus).output().expect("vadpipe starts"))
+}
+
+fn train(project: &Project, gpus: &str, args: &[&str]) -> Vec<u64> {
+    let output = with_models(project, gpus, &[&["run", "p.toml", "--json"][..], args].concat());
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let events = output.stdout.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
+    Run { output, events }.trained()
+}
+
+#[test]
+fn training_continues_only_on_gpus_of_the_same_model_and_number() {
+    let project = training();
+    assert_eq!(train(&project, "0", &[]), (1..=20).collect::<Vec<_>>());
+    for other in ["1", "GPU-8a2f"] {
+        assert_eq!(train(&project, other, &[]), [0u64; 0], "results are shared");
+    }
+    let longer = ["-S", "stages.net.epochs=30"];
+    let explain = |gpus| with_models(&project, gpus, &[&["explain", "p.toml", "net"][..], &longer].concat()).stdout;
+    let elsewhere = "20 epochs from NVIDIA H100 80GB HBM3 can't be continued on NVIDIA A100-SXM4-40GB";
+    assert!(explain("1").contains(elsewhere), "{}", explain("1"));
+    assert!(explain("0").contains("20 of 30 epochs"), "{}", explain("0"));
+    assert_eq!(train(&project, "1", &longer), (1..=30).collect::<Vec<_>>());
+    // The other A100, by its UUID.
+    assert_eq!(train(&project, "GPU-c738", &["-S", "stages.net.epochs=40"]), (31..=40).collect::<Vec<_>>());
+    assert_eq!(train(&project, "0", &["-S", "stages.net.epochs=50"]), (21..=50).collect::<Vec<_>>());
+    project.edit("gpus = 1", "gpus = 2");
+    assert_eq!(train(&project, "1,2", &["-S", "stages.net.epochs=60"]), (1..=60).collect::<Vec<_>>());
+    let verify = |gpus| with_models(&project, gpus, &["verify", "p.toml", "net", "-S", "stages.net.epochs=60"]);
+    let refused = verify("0,1");
+    let message =
+        "`net` was trained on 2 x NVIDIA A100-SXM4-40GB, this is NVIDIA A100-SXM4-40GB + NVIDIA H100 80GB HBM3";
+    assert!(refused.code == 2 && refused.stderr.contains(message), "{}", refused.stderr);
+    assert_eq!(verify("2,1").code, 0);
+}
+
+#[test]
+fn training_with_gpus_of_unknown_models_has_the_class_of_the_machine() {
+    let project = training();
+    project.write("bin/nvidia-smi", "#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n");
+    assert_eq!(train(&project, "0", &[]).len(), 20);
+    project.write("bin/nvidia-smi", "#!/bin/sh\nexit 0\n");
+    assert_eq!(train(&project, "7", &["-S", "stages.net.epochs=30"]), (21..=30).collect::<Vec<_>>());
+}
+
+#[test]
+fn numbers_of_gpus_are_those_of_nvidia_smi() {
+    let project = training();
+    train(&project, "1", &[]);
+    assert_eq!(with_models(&project, "1", &["export", "p.toml", "net", "--to", "out"]).code, 0);
+    let state = project.read("out/net/state/state");
+    assert_eq!(state, "PCI_BUS_ID 20\n");
+}

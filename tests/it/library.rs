@@ -103,7 +103,6 @@ fn try_run(folder: &Path, pipeline: &str, registry: &Registry) -> (RunStatus, Ve
         store: &store,
         compute: &compute,
         data_dirs: &[],
-        gpus: &[],
         threads: 1,
         cancel: &Cancel::default(),
         listener: &heard,

@@ -59,7 +59,7 @@ pub(super) fn needed_states(worker: &Worker<'_>, job: &Job, every: u64) -> Resul
 
 /// The states of a chain in a store whose files are as they were, from the first to the last.
 pub(super) fn stored_states(worker: &Worker<'_>, job: &Job, store: &Store) -> Result<Vec<StateRecord>> {
-    let query = worker.context.spec.resumable(job.point, &worker.context.compute.numerics);
+    let query = worker.context.spec.resumable(job.point, &job.class);
     Ok(store.resumable_states(job.components.chain().keys(), &query)?)
 }
 

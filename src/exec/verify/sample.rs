@@ -64,10 +64,7 @@ impl Sample {
         stored.retain(|state| state.step == 0 && state.epoch > 0);
         let name = worker.context.name(job.point);
         if stored.is_empty() {
-            let message = format!(
-                "no state of `{name}` is stored for {}: there is nothing to compare with",
-                worker.context.compute.numerics
-            );
+            let message = format!("no state of `{name}` is stored for {}: there is nothing to compare with", job.class);
             return Err(Error::bad_input(message).hint("without `--sample` the whole training runs again"));
         }
         let states: Vec<u64> = stored.iter().map(|s| s.epoch).collect();

@@ -66,7 +66,7 @@ impl NewVerdict<'_> {
             stretches: None,
             pairs: vec![],
             at: jiff::Timestamp::now().as_millisecond(),
-            class: self.worker.context.compute.numerics.clone(),
+            class: self.job.class.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             files_read: self.stored.components.files_read.clone(),
         }

@@ -2,7 +2,8 @@
 //!
 //! The runner takes them from those that vadpipe may use itself, and no two stages have the same GPU at a time. The
 //! program sees only its own: CUDA counts the GPUs in `CUDA_VISIBLE_DEVICES` from 0, so the first is `cuda:0` for it.
-//! `gpus` is not in the key.
+//! `gpus` is not in the key. The states of a training have the model and the number of its GPUs as their numerics
+//! class, so a training on an A100 does not continue on an H100.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,6 +12,8 @@ use crate::stage::{Context, Device, Params};
 
 /// The variable that tells CUDA which GPUs a process may use.
 const VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
+/// Tells CUDA to number GPUs as `nvidia-smi` does. Otherwise the fastest comes first.
+const ORDER: (&str, &str) = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID");
 /// The most GPUs of a program.
 const MOST: i64 = 1024;
 
@@ -32,6 +35,7 @@ pub(super) fn read(params: &mut Params<'_>, lists: [(&'static str, &[String]); 2
 pub(super) fn set_variable(context: &Context<'_>, environment: &mut BTreeMap<String, OsString>) {
     if !context.gpus.is_empty() {
         environment.insert(VARIABLE.to_owned(), context.gpus.join(",").into());
+        environment.entry(ORDER.0.to_owned()).or_insert_with(|| ORDER.1.into());
     }
 }
 
