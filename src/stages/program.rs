@@ -3,6 +3,7 @@
 mod folders;
 mod gpus;
 mod inputs;
+pub(super) mod json;
 mod outputs;
 mod process;
 mod process_tree;
@@ -21,7 +22,7 @@ use rustix::fs::Access;
 use self::folders::ProgramPaths;
 pub(super) use self::folders::{Folders, file_name};
 use self::outputs::make_folders;
-pub(super) use self::outputs::{MAX_METRIC_NAME, check_space, collect, number};
+pub(super) use self::outputs::{MAX_METRIC_NAME, check_space, collect};
 pub(super) use self::process::Watch;
 pub(crate) use self::process_tree::supervise_with;
 pub(super) use self::read_only::ReadOnly;

@@ -155,11 +155,13 @@ impl Verdict {
         }
     }
 
-    /// What was found, and up to which epoch if a training is longer than that.
+    /// What was found, and in which epochs if not all of `total` were checked.
     pub fn words(&self, total: u64) -> String {
-        match self.epochs.filter(|epochs| *epochs < total && self.finding == Finding::Exact) {
-            Some(epochs) => format!("exact up to epoch {epochs}"),
-            None => self.word().to_owned(),
+        let checked = |stretches: &[EpochRange]| stretches.iter().map(|stretch| stretch.to - stretch.from).sum::<u64>();
+        match (self.finding, self.stretches.as_deref().map(checked), self.epochs) {
+            (Finding::Exact, Some(checked), _) if checked < total => format!("exact in {checked} of {total} epochs"),
+            (Finding::Exact, None, Some(epochs)) if epochs < total => format!("exact up to epoch {epochs}"),
+            _ => self.word().to_owned(),
         }
     }
 
@@ -300,6 +302,17 @@ mod tests {
         let late = Verdict { epoch: Some(35), ..verdict(Finding::NotReproducible, false, 0) };
         assert!(!pairs(Finding::Exact, &[], 20).outweighs(&late), "a shorter training");
         assert!(pairs(Finding::Exact, &[], 40).outweighs(&late));
+    }
+
+    #[test]
+    fn exact_is_said_only_of_the_epochs_that_were_checked() {
+        let (sampled, whole) = (verdict(Finding::Exact, true, 0), verdict(Finding::Exact, false, 0));
+        assert_eq!(sampled.words(40), "exact in 10 of 40 epochs");
+        assert_eq!(whole.words(40), "exact");
+        assert_eq!(whole.words(60), "exact up to epoch 40");
+        assert_eq!(verdict(Finding::NotReproducible, true, 0).words(40), "not reproducible");
+        let all = (0..4).map(|i| EpochRange { from: 10 * i, to: 10 * (i + 1) }).collect();
+        assert_eq!(Verdict { stretches: Some(all), ..sampled }.words(40), "exact");
     }
 
     #[test]

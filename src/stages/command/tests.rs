@@ -137,7 +137,7 @@ fn metrics_must_be_a_json_object_of_numbers() {
     insta::assert_snapshot!(messages.join("\n"), @r#"
     the metrics file must be a JSON object of numbers: `a` is "1"
     the metrics file must be a JSON object of numbers: `a` is an object
-    the metrics file must be a JSON object of numbers: it is not an object
+    the metrics file must be a JSON object of numbers: it is not a JSON object
     the metrics file must be a JSON object of numbers: expected ident at line 1 column 8
     the metrics file must be a JSON object of numbers: `a` is true
     the metrics file must be a JSON object of numbers: EOF while parsing a value at line 2 column 0

@@ -5,11 +5,11 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path};
 
-use jiter::JsonValue;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::folders::{Folders, file_name, make_folder};
+use super::json::{Field, fields, shortened};
 use super::words::is_name;
 use crate::artifact::{Artifact, FileOnDisk, TensorFileOnDisk, from_safetensors, is_tensor_file};
 use crate::file::{self, FileError};
@@ -262,40 +262,15 @@ fn read_metrics(path: &Path) -> Result<BTreeMap<String, f64>, StageError> {
     };
     let text = read_file(WHAT, file.into(), MAX_METRICS_BYTES)?;
     let wrong = |what: String| StageError::failed(format!("{WHAT} must be a JSON object of numbers: {what}"));
-    let value = JsonValue::parse(&text, true).map_err(|error| wrong(error.description(&text)))?;
-    let JsonValue::Object(object) = value else { return Err(wrong("it is not an object".to_owned())) };
-    object
-        .iter()
-        .map(|(name, value)| match number(value) {
-            _ if name.len() > MAX_METRIC_NAME => {
-                let (start, length) = (shortened(name), name.len());
-                Err(wrong(format!("the name `{start}` has {length} bytes; the limit is {MAX_METRIC_NAME}")))
-            }
-            Ok(number) => Ok((name.clone().into_owned(), number)),
-            Err(what) => Err(wrong(format!("`{name}` is {what}"))),
-        })
-        .collect()
-}
-
-/// The value of a metric, which may be NaN or infinite, as Python writes it. Otherwise, what it is instead.
-pub(in crate::stages) fn number(value: &JsonValue<'_>) -> Result<f64, String> {
-    match value {
-        JsonValue::Int(number) => Ok(*number as f64),
-        JsonValue::BigInt(number) => number.to_string().parse().map_err(|_| "not a number".to_owned()),
-        JsonValue::Float(number) => Ok(*number),
-        JsonValue::Null => Err("null".to_owned()),
-        JsonValue::Bool(truth) => Err(truth.to_string()),
-        JsonValue::Str(text) => Err(shortened(&format!("{text:?}"))),
-        JsonValue::Array(_) => Err("a list".to_owned()),
-        JsonValue::Object(_) => Err("an object".to_owned()),
-    }
-}
-
-/// The beginning of a long text.
-fn shortened(text: &str) -> String {
-    const MOST: usize = 60;
-    let start: String = text.chars().take(MOST).collect();
-    if start.len() < text.len() { start + "…" } else { start }
+    let metric = |(name, field): (String, Field)| match field {
+        _ if name.len() > MAX_METRIC_NAME => {
+            let (start, length) = (shortened(&name), name.len());
+            Err(wrong(format!("the name `{start}` has {length} bytes; the limit is {MAX_METRIC_NAME}")))
+        }
+        Field::Number(number) => Ok((name, number)),
+        Field::Other(what) => Err(wrong(format!("`{name}` is {what}"))),
+    };
+    fields(&text).map_err(wrong)?.into_iter().map(metric).collect()
 }
 
 /// Whether a file is an output, or in one that is a folder.

@@ -7,13 +7,12 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::mem;
 use std::path::PathBuf;
 
-use jiter::JsonValue;
-
 use super::curves::Metrics;
 use super::reported::ReportedStates;
 use crate::file::empty_folder;
 use crate::stage::{Progress, StageError, Update};
-use crate::stages::program::{MAX_METRIC_NAME, ReadOnly, Watch, number};
+use crate::stages::program::json::{Field, fields};
+use crate::stages::program::{MAX_METRIC_NAME, ReadOnly, Watch};
 
 /// The longest line, in bytes.
 const MAX_LINE: usize = 1 << 20;
@@ -132,16 +131,15 @@ impl<'a> TrainingLog<'a> {
             self.lines += 1;
             return Ok(());
         }
-        let value = JsonValue::parse(line, true).map_err(|error| self.wrong(error.description(line)))?;
-        let JsonValue::Object(fields) = value else { return Err(self.wrong("it is not a JSON object")) };
+        let fields = fields(line).map_err(|what| self.wrong(what))?;
         let (mut epoch, mut saved, mut metrics, mut shown) = (None, None, BTreeMap::new(), Vec::new());
-        for (name, value) in fields.iter() {
+        for (name, field) in &fields {
             if name == "saved" && self.reported.is_some() {
-                saved = Some(value);
+                saved = Some(field);
                 continue;
             }
-            let Ok(number) = number(value) else { continue };
-            match &**name {
+            let Some(number) = field.number() else { continue };
+            match name.as_str() {
                 "epoch" => epoch = Some(number),
                 name if name.len() > MAX_METRIC_NAME => {
                     return Err(self.wrong(format!("the name of a metric has {} bytes", name.len())));
@@ -169,7 +167,7 @@ impl<'a> TrainingLog<'a> {
     }
 
     /// Stores a state that a warm process reports, and the metrics up to it.
-    fn end_state(&mut self, epoch: &JsonValue<'_>) -> Result<(), StageError> {
+    fn end_state(&mut self, epoch: &Field) -> Result<(), StageError> {
         let Some(reported) = &mut self.reported else { return Ok(()) };
         let logged = self.from + self.epochs.len() as u64;
         let epoch = match reported.check(epoch, self.from, self.to, logged) {

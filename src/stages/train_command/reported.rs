@@ -5,12 +5,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use jiter::JsonValue;
-
 use super::curves::Metrics;
 use crate::file::remove_folder;
 use crate::key::boundary_after;
 use crate::stage::StageError;
+use crate::stages::program::json::Field;
 
 /// Stores the state in a folder after this epoch, with the metrics since the state before.
 type Store<'a> = Box<dyn FnMut(u64, &Path, &[Metrics]) -> Result<(), StageError> + 'a>;
@@ -44,13 +43,14 @@ impl<'a> ReportedStates<'a> {
 
     /// The epoch of a state that is reported in the right order: the next one after `from`, the last one that was
     /// reported. The process trains to `to`, and has logged the epochs up to `logged`. Otherwise, what is wrong.
-    pub(super) fn check(&self, epoch: &JsonValue<'_>, from: u64, to: u64, logged: u64) -> Result<u64, String> {
-        let JsonValue::Int(epoch) = epoch else {
+    pub(super) fn check(&self, epoch: &Field, from: u64, to: u64, logged: u64) -> Result<u64, String> {
+        let Some(epoch) = epoch.number().filter(|epoch| epoch.fract() == 0.0) else {
             return Err("`saved` is not an epoch, which is a whole number".to_owned());
         };
         let expected = if from < to { format!("; expected {}", self.next(from, to)) } else { String::new() };
-        match u64::try_from(*epoch).unwrap_or_default() {
-            _ if *epoch < 1 => Err(format!("there is no state after epoch {epoch}{expected}")),
+        // Larger numbers than there are epochs stay so.
+        match epoch as u64 {
+            _ if epoch < 1.0 => Err(format!("there is no state after epoch {epoch}{expected}")),
             epoch if epoch > to => {
                 Err(format!("the state after epoch {epoch} is after the last one of this process, {to}"))
             }
