@@ -32,6 +32,7 @@ mod missing;
 mod processes;
 mod programs;
 mod repair;
+mod reports;
 mod selecting;
 mod shells;
 mod shipped;
