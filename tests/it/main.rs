@@ -16,6 +16,7 @@ mod descendants;
 mod documented;
 mod files_read;
 mod earlier;
+mod following;
 mod freshness;
 mod golden;
 mod gpus;
