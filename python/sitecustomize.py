@@ -3,9 +3,12 @@
 vadpipe puts this file on PYTHONPATH of every program that it runs. Python then imports it at its start. The paths go to
 the file that VADPIPE_DEPFILE names, one a line. Files that are opened to be written go to the file with the same name
 and `.written` at its end. Without VADPIPE_DEPFILE, and in Python before 3.8, nothing is listed.
+
+Output to the log of the stage is written line by line, as on a terminal, so that `vadpipe log -f` shows it at once.
 """
 
 import os
+import stat
 import sys
 
 # The most files of a folder that are listed. After that, the folder is listed.
@@ -77,6 +80,15 @@ def _list_files(listing):
     sys.addaudithook(hook)
 
 
+def _write_lines():
+    """Writes each line of standard output at once. Python would keep some kilobytes of what goes to a file."""
+    try:
+        if stat.S_ISREG(os.fstat(1).st_mode):
+            sys.stdout.reconfigure(line_buffering=True)
+    except Exception:
+        pass
+
+
 def _run_next():
     """Runs the `sitecustomize` that Python would have found without this one."""
     here = os.path.dirname(os.path.abspath(__file__))
@@ -94,4 +106,5 @@ def _run_next():
 
 if os.environ.get("VADPIPE_DEPFILE") and hasattr(sys, "addaudithook"):
     _list_files(os.environ["VADPIPE_DEPFILE"])
+_write_lines()
 _run_next()

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::blob::{BlobEntry, TensorEntry};
 pub use self::capability::Capability;
+pub(crate) use self::capability::NOT_LOGGED;
 pub use self::folder::{
     FileOnDisk, Folder, FolderError, FolderOnDisk, TensorFile, TensorFileOnDisk, TensorOnDisk, is_tensor_file,
 };

@@ -8,6 +8,9 @@
 //! alone in its role is shown under the role's name, because names of stages are not in the key; members of a list are
 //! shown under their labels, which are.
 //!
+//! Pictures and tables that programs wrote are shown if [`Spec::outputs`] is set. It depends on the version in the key
+//! of the report, so a report that was cached before has another key.
+//!
 //! With `over = ["seed"]`, points that differ only in their seed are shown together: a line is their mean, a band the
 //! standard deviation.
 //!
@@ -16,11 +19,13 @@
 
 mod chart;
 mod comparison;
+mod csv_table;
 mod dag;
 mod html;
 pub mod image;
 mod overlay;
 mod parallel;
+mod picture;
 mod request;
 mod run;
 mod scatter;
@@ -45,9 +50,16 @@ use overlay::{MAIN, MARKER};
 const STYLE: &str = include_str!("report/style.css");
 /// Added to [`STYLE`] in a report with `over`.
 const BANDS: &str = include_str!("report/bands.css");
+/// Added to [`STYLE`] in a report with pictures or tables of programs.
+const OUTPUTS: &str = include_str!("report/outputs.css");
 const SCRIPT: &str = include_str!("report/script.js");
 /// Everything is inline; nothing may be fetched.
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
+
+/// Whether a report shows an output with this path: a picture, a table, or a folder, which may contain some.
+pub fn shows(path: &str) -> bool {
+    path.ends_with('/') || picture::is_picture(path) || csv_table::is_table(path)
+}
 
 /// A page up to its heading.
 fn opening(title: &str) -> Html {
@@ -78,15 +90,17 @@ pub fn build(spec: &Spec, inputs: &Inputs, cancel: &Cancel) -> Result<String, St
     let contents = sections.iter().map(|s| html!("<li><a href=\"#{}\">{}</a></li>\n", s.id, s.title));
     let bodies =
         sections.iter().map(|s| html!("<section id=\"{}\"><h2>{}</h2>\n{}</section>\n", s.id, s.title, s.html));
-    let bands = match spec.over.is_empty() {
-        true => Html::default(),
-        false => html!("<style>\n{}</style>\n", Html::constant(BANDS)),
+    let style = |css, is_needed| match is_needed {
+        true => html!("<style>\n{}</style>\n", Html::constant(css)),
+        false => Html::default(),
     };
+    let has_outputs = sections.iter().any(|s| s.id == "outputs");
+    let styles: Html = [style(BANDS, !spec.over.is_empty()), style(OUTPUTS, has_outputs)].into_iter().collect();
     let page = html!(
         "{}{}<nav aria-label=\"Contents\"><ol>\n{}<li class=\"of-run\"><a href=\"#run\">The run</a></li>\n\
          </ol></nav>\n{}{}{}\n{}",
         opening(&spec.title),
-        bands,
+        styles,
         contents.collect::<Html>(),
         Html::constant(MAIN),
         bodies.collect::<Html>(),

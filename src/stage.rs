@@ -192,6 +192,15 @@ pub trait Stage: Send + Sync {
     fn uses_checkpoint(&self) -> bool {
         false
     }
+    /// For a stage that runs a program: the paths of its outputs. The path of a folder ends with `/`.
+    fn output_paths(&self) -> Vec<&str> {
+        Vec::new()
+    }
+    /// The version in its key, if that is not the version of its kind: a change of the kind that matters only to some
+    /// inputs leaves the keys of all others as they are. `_outputs` are the [`Stage::output_paths`] of its inputs.
+    fn version(&self, _outputs: &mut dyn Iterator<Item = &str>) -> Option<u32> {
+        None
+    }
     /// Does the work.
     ///
     /// # Errors

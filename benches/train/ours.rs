@@ -172,6 +172,7 @@ impl Drop for Ours {
 fn run(stage: &dyn Stage, inputs: Inputs, turns: &Turns) -> Result<(), StageError> {
     let nowhere = Path::new("");
     let context = Context {
+        version: 1,
         inputs,
         streams: Streams::new(0),
         precision: Precision::F32,

@@ -15,6 +15,10 @@ pub struct Capability {
     optional: &'static [&'static str],
 }
 
+/// The bits of the NaN that stands for an epoch in which a metric was not logged. A program that computes or logs a NaN
+/// never makes this one: its payload is that of R's `NA`.
+pub(crate) const NOT_LOGGED: u64 = 0x7ff8_0000_0000_07a2;
+
 impl Capability {
     /// `train.images` and `test.images`: u8 [n, 28, 28], grey levels.
     pub const IMAGES: Self = Self::new("images", &["train.images"], &["test.images"]);

@@ -179,7 +179,7 @@ impl<'a> Explanation<'a> {
     fn parts(&self) -> Vec<String> {
         let point = self.project.spec.point(self.decision.point);
         let (kind, stage) = (&point.parsed.kind, &point.parsed.stage);
-        let mut lines = vec![format!("  kind        {}, version {}", kind.name(), kind.version())];
+        let mut lines = vec![format!("  kind        {}, version {}", kind.name(), self.project.spec.version(point))];
         lines.extend(point.parsed.params.iter().map(|(name, value)| format!("  parameter   {name} = {value}")));
         lines.extend(stage.epochs().iter().flat_map(|e| &e.segments).map(segment));
         if stage.reads().seed {

@@ -2,6 +2,8 @@
 
 mod filters;
 mod follow;
+mod newest;
+mod tail;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,8 +14,9 @@ use serde_json::json;
 
 pub(super) use self::filters::word;
 use self::filters::{FilterArgs, Filters};
+use self::tail::log_path;
 use super::args::Global;
-use super::project::open_store;
+use super::project::{open_cache, open_store, read_pipeline};
 use super::ui::{BOLD, GREEN, RED, Ui, paint, seconds, table, when};
 use crate::diagnostic::nearest;
 use crate::error::{Error, Result};
@@ -32,19 +35,27 @@ use crate::store::{Commit, RunLabel, RunRecord, StageRun, Store};
   vadpipe log last --events               print its events as NDJSON
   vadpipe log last --stage ad             print the log of a stage
   vadpipe log last --stage 'vad@*'        print the logs of all its points
-  vadpipe log -f                          follow the logs of running stages
-  vadpipe log -f --stage 'vad@*'          follow the logs of these points
+  vadpipe log -f full.toml ad             follow the log of a stage to its end
+  vadpipe log -f full.toml 'vad@*'        follow the logs of these points
+  vadpipe log full.toml ad                print the newest log of a stage
+  vadpipe log -f                          follow all stages that run
 
 Without RUN, this lists runs. With --stage, --run or a status of stages (executed, cached, failed, skipped, pruned), it lists \
-stages. --limit counts the runs that have a match. Dates and times are in UTC.")]
+stages. --limit counts the runs that have a match. Dates and times are in UTC.
+
+The log of a stage has the output of its programs. -f prints it as they write it. It needs a run in another terminal; \
+otherwise it prints what there is. With STAGE, it exits with code 1 if the stage fails.")]
 pub(super) struct LogArgs {
-    /// A run: its id, the beginning or the end of the id, or `last`
-    #[arg(value_name = "RUN")]
+    /// A run: its id, the beginning or the end of the id, or `last`. Or a pipeline file, for its newest run
+    #[arg(value_name = "RUN|FILE")]
     id: Option<String>,
+    /// Print the logs of these stages, points (`vad@lr=0.01`) or globs (`vad@*`)
+    #[arg(value_name = "STAGE", conflicts_with = "stage")]
+    stages: Vec<String>,
     /// Print the events of the run as NDJSON
-    #[arg(long, requires = "id", conflicts_with_all = ["stage", "status", "since", "run"])]
+    #[arg(long, requires = "id", conflicts_with_all = ["stages", "stage", "status", "since", "run"])]
     events: bool,
-    /// Print the logs of running stages as they grow, until they or the run end. Without RUN, of the newest run
+    /// Print the logs of running stages as they grow, until they or the run end. Without RUN or FILE, of the newest run
     #[arg(short, long, conflicts_with_all = ["events", "status", "since", "run", "limit"])]
     follow: bool,
     #[command(flatten)]
@@ -74,7 +85,10 @@ struct Row<'a> {
 
 /// Lists runs or stages, or prints one run.
 pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
-    let filters = Filters::new(&args.filters)?;
+    let filters = Filters::new(&args.filters, &args.stages)?;
+    if let Some(file) = args.id.as_deref().filter(|id| is_file(id)).map(Path::new) {
+        return of_pipeline(file, args, &filters, global, ui);
+    }
     let store = open_store(global, ui)?;
     if args.follow {
         return follow::follow(&store, &followed(&store, args.id.as_deref())?, &filters, ui);
@@ -92,21 +106,58 @@ pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
             list(&runs[runs.len().saturating_sub(args.limit)..], ui)
         };
     };
-    let run = store.run(id)?;
+    show(&store, &store.run(id)?, args, &filters, ui)
+}
+
+/// Whether the argument of `log` is a pipeline file, and not a run.
+fn is_file(argument: &str) -> bool {
+    argument.ends_with(".toml") || argument.contains('/')
+}
+
+/// Prints the newest logs of a pipeline's stages, follows them in the run that is going on, or shows its newest run.
+/// Records of runs and logs are files, so a run that is going on, which holds the cache, does not delay this.
+fn of_pipeline(file: &Path, args: &LogArgs, filters: &Filters, global: &Global, ui: &Ui) -> Result<()> {
+    let pipeline = read_pipeline(file, &[], &global.kinds.0)?.pipeline.name;
+    let store = open_cache(global, Some(file), ui)?;
+    let mut runs = store.runs()?;
+    runs.retain(|run| run.pipeline == pipeline);
+    let Some(newest) = runs.last() else {
+        let hint = format!("`vadpipe run {}` runs it", file.display());
+        return Err(Error::bad_input(format!("the pipeline `{pipeline}` has not run yet")).hint(hint));
+    };
+    if !args.follow && !filters.lists_stages() {
+        return show(&store, newest, args, filters, ui);
+    }
+    let has_match = |run: &&RunRecord| run.stages.iter().any(|stage| filters.takes_stage(stage));
+    let matching = || runs.iter().rev().filter(has_match);
+    if let Some(running) = matching().find(|run| args.follow && run.is_running()) {
+        return follow::follow(&store, running, filters, ui);
+    }
+    match matching().next() {
+        Some(run) => newest::print(&store, &runs, run, filters, args.follow, ui),
+        None => {
+            let pattern = args.stages.first().or(args.filters.stage.as_ref());
+            Err(no_stage(newest, pattern.map_or("", String::as_str)))
+        }
+    }
+}
+
+/// Prints one run, its events, or the logs of its stages.
+fn show(store: &Store, run: &RunRecord, args: &LogArgs, filters: &Filters, ui: &Ui) -> Result<()> {
     if args.events {
-        ui.exact(&read(&events_path(&store, &run))?);
+        ui.exact(&read(&events_path(store, run))?);
         return Ok(());
     }
-    if let Some(pattern) = &args.filters.stage {
-        return stage_logs(&store, &run, pattern, &filters, ui);
+    if let Some(pattern) = args.stages.first().or(args.filters.stage.as_ref()) {
+        return stage_logs(store, run, pattern, filters, ui);
     }
-    let failures = failures(&store, &run);
+    let failures = failures(store, run);
     if ui.json {
-        let mut object = serde_json::to_value(&run).map_err(|e| Error::storage("can't write JSON").caused_by(e))?;
+        let mut object = serde_json::to_value(run).map_err(|e| Error::storage("can't write JSON").caused_by(e))?;
         object["failures"] = json!(failures);
         return ui.object(&object);
     }
-    ui.text(&text(&run, &failures, ui.width()));
+    ui.text(&text(run, &failures, ui.width()));
     Ok(())
 }
 
@@ -191,10 +242,6 @@ fn stage_log(store: &Store, run: &RunRecord, stage: &StageRun) -> Result<String>
         true => error.hint(format!("`vadpipe log {made} --stage '{point}'` shows its log")),
         false => error.hint(format!("`vadpipe log {made}` shows that run; it has no log of the stage")),
     })
-}
-
-fn log_path(store: &Store, run: &str, point: &str) -> PathBuf {
-    store.dir().join("logs").join(run).join(format!("{point}.log"))
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -71,16 +71,10 @@ impl Project {
     }
 
     fn load(args: &PipelineArgs, registry: &Registry, store: Arc<Store>) -> Result<Self> {
-        let bytes = crate::file::read(&args.file, MAX_BYTES)
-            .map_err(|e| Error::bad_input(format!("can't read the pipeline {}", args.file.display())).caused_by(e))?;
-        let text = utf8(bytes, &args.file.display().to_string())?;
-        // Absolute, so that stages that change their folder still find files beside the pipeline.
-        let file = std::path::absolute(&args.file).unwrap_or_else(|_| args.file.clone());
-        let base = file.parent().unwrap_or(Path::new(".")).to_owned();
         let spec = std::thread::scope(|scope| {
             // If the thread can't be started, the cache is opened when it is needed.
             let _ = std::thread::Builder::new().spawn_scoped(scope, || store.open_ahead());
-            load(&text, &args.file.display().to_string(), &base, &args.set, registry)
+            read_pipeline(&args.file, &args.set, registry)
         })?;
         let mut compute = compute(args.device.unwrap_or(spec.pipeline.device), spec.pipeline.precision)?;
         // Asking for the models starts a program. Only the states of programs depend on them.
@@ -172,12 +166,24 @@ pub(super) fn not_cached(names: &[String]) -> Error {
     error.hint("`vadpipe run` computes it; `vadpipe plan` shows why it is missing")
 }
 
+/// Reads a pipeline, without opening its cache.
+pub(super) fn read_pipeline(path: &Path, set: &[String], registry: &Registry) -> Result<Spec> {
+    let bytes = crate::file::read(path, MAX_BYTES)
+        .map_err(|e| Error::bad_input(format!("can't read the pipeline {}", path.display())).caused_by(e))?;
+    let text = utf8(bytes, &path.display().to_string())?;
+    // Absolute, so that stages that change their folder still find files beside the pipeline.
+    let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let base = file.parent().unwrap_or(Path::new(".")).to_owned();
+    load(&text, &path.display().to_string(), &base, set, registry)
+}
+
 /// Opens the cache of a command without a pipeline.
 pub(super) fn open_store(global: &Global, ui: &Ui) -> Result<Arc<Store>> {
     open_cache(global, None, ui)
 }
 
-fn open_cache(global: &Global, pipeline: Option<&Path>, ui: &Ui) -> Result<Arc<Store>> {
+/// Opens the cache of a command. `pipeline` is its pipeline file, if it has one.
+pub(super) fn open_cache(global: &Global, pipeline: Option<&Path>, ui: &Ui) -> Result<Arc<Store>> {
     let ui = *ui;
     let waiting = move |holder: Option<&Holder>| {
         let who = holder.map_or_else(|| "another process".to_owned(), Holder::describe);

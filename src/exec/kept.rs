@@ -22,7 +22,7 @@ pub(crate) fn kept_epochs(planner: &Planner<'_>, order: &[PointId]) -> BTreeMap<
         });
         let components = Components {
             kind: point.parsed.kind.name().to_owned(),
-            version: point.parsed.kind.version(),
+            version: planner.spec.version(point),
             params: point.parsed.params.clone(),
             seed: Some(point.seed),
             inputs: inputs.collect(),

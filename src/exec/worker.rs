@@ -191,6 +191,7 @@ impl<'a> Worker<'a> {
         let (dep_file, saved) = (folders.dep_file(checkpoint.as_ref()), checkpoint.as_ref().map(Checkpoint::files));
         let progress = StageProgress::new(listener, &point.name, stored, &log_path);
         let context = Context {
+            version: job.components.version,
             inputs: stored_inputs(&self.context, job, damaged),
             streams: Streams::new(point.seed),
             precision: spec.pipeline.precision,

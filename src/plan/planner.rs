@@ -176,7 +176,7 @@ impl Planner<'_> {
         }
         Components {
             kind: point.parsed.kind.name().to_owned(),
-            version: point.parsed.kind.version(),
+            version: self.spec.version(point),
             params: point.parsed.params.clone(),
             seed: reads.seed.then_some(point.seed),
             precision: reads.precision.then(|| self.spec.pipeline.precision.to_string()),

@@ -6,12 +6,14 @@ mod groups;
 mod images;
 mod item;
 mod other;
+mod outputs;
 mod scatters;
 mod sweeps;
 
 use std::collections::BTreeSet;
 
 use self::item::Item;
+use self::outputs::Outputs;
 use super::html::Html;
 use super::request::Spec;
 use crate::artifact::Capability;
@@ -56,9 +58,15 @@ pub(super) fn all(spec: &Spec, inputs: &Inputs, cancel: &Cancel) -> Result<Vec<S
     type Items<'a> = [&'a Item<'a>];
     type Render<'a> = &'a dyn Fn(&Items<'_>) -> Result<Html, StageError>;
     let sweeps = |items: &Items<'_>| sweeps::render(items, &spec.over);
-    let trainings = |items: &Items<'_>| curves::trainings(items, &spec.over);
-    let fits = |items: &Items<'_>| curves::fits(items, &spec.over);
-    let rest: [(&'static str, &'static str, Option<Capability>, Render<'_>); 9] = [
+    let trainings = |items: &Items<'_>| curves::trainings(items, spec);
+    let fits = |items: &Items<'_>| curves::fits(items, spec);
+    let read = match spec.outputs {
+        true => Some(Outputs::read(&items, &spec.over, cancel)?),
+        false => None,
+    };
+    let outputs = |_: &Items<'_>| Ok(read.as_ref().map(|outputs| outputs.html.clone()).unwrap_or_default());
+    let others = |items: &Items<'_>| other::render(items, read.as_ref());
+    let rest: [(&'static str, &'static str, Option<Capability>, Render<'_>); 10] = [
         ("sweeps", "Sweeps", None, &sweeps),
         ("data", "Data", Some(Capability::EXAMPLES), &images::data),
         ("training", "Training", Some(Capability::HISTORY), &trainings),
@@ -67,7 +75,8 @@ pub(super) fn all(spec: &Spec, inputs: &Inputs, cancel: &Cancel) -> Result<Vec<S
         ("samples", "Samples and magnitudes", Some(Capability::SAMPLES), &images::samples),
         ("interpolations", "Interpolations", Some(Capability::INTERPOLATION), &images::interpolations),
         ("embeddings", "Embeddings", Some(Capability::EMBEDDING), &scatters::render),
-        ("other", "Other results", None, &other::render),
+        ("outputs", "Outputs", None, &outputs),
+        ("other", "Other results", None, &others),
     ];
     for (id, title, shown, render) in rest {
         cancel.check()?;

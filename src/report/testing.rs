@@ -157,6 +157,7 @@ impl Bench {
 
     pub(crate) fn context(&self, inputs: Inputs) -> Context<'_> {
         Context {
+            version: 1,
             inputs,
             streams: Streams::new(0),
             precision: Precision::F32,

@@ -1,5 +1,6 @@
 #[path = "../../tests/it/browser.rs"]
 mod browser;
+mod outputs;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -164,6 +165,7 @@ fn spec() -> Spec {
             reference("VAD gaussian, train", Some("vad@distribution=gaussian.loss"), "about 1 → about 0.15", ""),
         ],
         over: Vec::new(),
+        outputs: false,
     }
 }
 

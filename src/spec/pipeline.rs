@@ -43,6 +43,13 @@ impl Spec {
         compute.class_with_first(self.point(point).parsed.stage.gpus())
     }
 
+    /// The version of a point's kind in the point's key.
+    pub fn version(&self, point: &Point) -> u32 {
+        let inputs = point.inputs.values().flat_map(PointInput::points);
+        let mut outputs = inputs.flat_map(|input| self.point(*input).parsed.stage.output_paths());
+        point.parsed.stage.version(&mut outputs).unwrap_or_else(|| point.parsed.kind.version())
+    }
+
     /// The stored states of this numerics class that a training can continue from.
     pub fn resumable<'a>(&'a self, point: PointId, class: &'a str) -> StateQuery<'a> {
         let every = self.point(point).parsed.stage.epochs().map_or(1, |epochs| epochs.every);

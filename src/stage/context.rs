@@ -318,6 +318,8 @@ pub trait ProgramChain: Send + Sync {
 
 /// All that a running stage may use.
 pub struct Context<'a> {
+    /// The version in the key of the result: see [`super::Stage::version`].
+    pub version: u32,
     /// The artifacts it reads.
     pub inputs: Inputs,
     /// Random numbers. Use only if [`super::Reads::seed`] is set.

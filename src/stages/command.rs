@@ -124,6 +124,10 @@ impl Stage for Command {
         self.program.gpus()
     }
 
+    fn output_paths(&self) -> Vec<&str> {
+        self.program.outputs().values().map(String::as_str).collect()
+    }
+
     fn uses_checkpoint(&self) -> bool {
         self.program.has_placeholder("checkpoint")
     }

@@ -15,12 +15,16 @@
 //! `ours` is `NAME.METRIC`. A stage that is alone in its role has the role's name, any other the name of its point.
 //! `ours` and `note` are optional; `seed` is a number or a string. It is an error if no input has the figure.
 //!
+//! Pictures and tables that programs wrote are shown, and curves of tables. This came with version 3, which is only in
+//! the key of a report with an input that declares a picture, a table or a folder among its outputs. All others keep
+//! version 2, their keys and their bytes.
+//!
 //! The artifact is the file `report.html`, without data of any run; see [`crate::report::overlay()`].
 
 use std::sync::Arc;
 
 use crate::artifact::Artifact;
-use crate::report::{Reference, Spec, build};
+use crate::report::{Reference, Spec, build, shows};
 use crate::stage::{About, Context, Params, Roles, Stage, StageError, StageKind};
 use crate::value::{Data, Entry, Node};
 
@@ -29,6 +33,9 @@ pub struct Kind;
 
 /// The file in the artifact.
 const FILE: &str = "report.html";
+
+/// The version that shows pictures and tables of programs.
+const WITH_OUTPUTS: u32 = 3;
 
 struct Report(Spec);
 
@@ -56,7 +63,7 @@ impl StageKind for Kind {
             .unwrap_or_default();
         // The order of a table is not in the key, so it must not matter here.
         reference.sort_by(|a, b| a.label.cmp(&b.label));
-        Arc::new(Report(Spec { title, reference, over }))
+        Arc::new(Report(Spec { title, reference, over, outputs: false }))
     }
 }
 
@@ -105,8 +112,13 @@ fn read_figure(params: &mut Params<'_>, entry: &Entry) -> Option<Reference> {
 }
 
 impl Stage for Report {
+    fn version(&self, mut outputs: &mut dyn Iterator<Item = &str>) -> Option<u32> {
+        Iterator::any(&mut outputs, shows).then_some(WITH_OUTPUTS)
+    }
+
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
-        let html = build(&self.0, &context.inputs, context.cancel)?;
+        let spec = Spec { outputs: context.version >= WITH_OUTPUTS, ..self.0.clone() };
+        let html = build(&spec, &context.inputs, context.cancel)?;
         let mut artifact = Artifact::default();
         artifact.files.insert(FILE.to_owned(), html.into_bytes());
         Ok(artifact)

@@ -159,6 +159,7 @@ impl Bench {
     fn go(&self, chain: Option<&MemoryChain>, cancel: &Cancel) -> Result<Artifact, StageError> {
         let nowhere = Path::new("");
         self.stage.run(&Context {
+            version: 1,
             inputs: self.inputs.clone(),
             streams: Streams::new(7),
             precision: self.precision,

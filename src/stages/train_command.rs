@@ -130,6 +130,10 @@ impl Stage for TrainCommand {
         self.program.gpus()
     }
 
+    fn output_paths(&self) -> Vec<&str> {
+        self.program.outputs().values().map(String::as_str).collect()
+    }
+
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
         Processes::create(self, context)?.run()
     }

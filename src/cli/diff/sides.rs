@@ -69,7 +69,7 @@ pub(super) fn of_project(project: &Project, ui: &Ui) -> Result<BTreeMap<PointId,
         };
         let components = Components {
             kind: point.parsed.kind.name().to_owned(),
-            version: point.parsed.kind.version(),
+            version: project.spec.version(point),
             params: point.parsed.params.clone(),
             seed: reads.seed.then_some(point.seed),
             precision: reads.precision.then(|| project.spec.pipeline.precision.to_string()),

@@ -93,7 +93,8 @@ impl Status {
 /// The filters of the command line.
 pub(super) struct Filters {
     lists_stages: bool,
-    stage: Option<GlobMatcher>,
+    /// Patterns, of which one must match. Empty if all stages are meant.
+    stages: Vec<GlobMatcher>,
     status: Option<Status>,
     /// Unix milliseconds.
     since: Option<i64>,
@@ -102,16 +103,16 @@ pub(super) struct Filters {
 impl Filters {
     /// # Errors
     /// If a pattern or a time is not valid.
-    pub(super) fn new(args: &FilterArgs) -> Result<Self> {
+    pub(super) fn new(args: &FilterArgs, stages: &[String]) -> Result<Self> {
         let glob = |text: &String| {
             let wrong = |e: globset::Error| Error::bad_input(format!("`{text}` is not a valid pattern: {}", e.kind()));
             Glob::new(text).map(|g| g.compile_matcher()).map_err(wrong)
         };
         let outcome = args.status.is_some_and(|s| s.of_stage().is_some());
-        let lists_stages = args.stage.is_some() || args.run.is_some() || outcome;
-        let stage = args.stage.as_ref().map(glob).transpose()?;
+        let stages: Vec<GlobMatcher> = stages.iter().chain(&args.stage).map(glob).collect::<Result<_>>()?;
+        let lists_stages = !stages.is_empty() || args.run.is_some() || outcome;
         let since = args.since.as_deref().map(|text| since(text, &Zoned::now())).transpose()?;
-        Ok(Self { lists_stages, stage, status: args.status, since })
+        Ok(Self { lists_stages, stages, status: args.status, since })
     }
 
     /// Whether to list stages instead of runs.
@@ -129,7 +130,7 @@ impl Filters {
         let of = PointName::parse(&stage.name).stage;
         let matches = |glob: &GlobMatcher| glob.is_match(&stage.name) || glob.is_match(of);
         // The stages of an unfinished run are pending, so they match no status.
-        self.stage.as_ref().is_none_or(matches)
+        (self.stages.is_empty() || self.stages.iter().any(matches))
             && self.status.and_then(Status::of_stage).is_none_or(|wanted| stage.outcome == wanted)
     }
 }

@@ -1,16 +1,17 @@
 //! `log --follow`: prints the logs of running stages as they grow.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{ErrorKind, Read as _};
-use std::path::{Path, PathBuf};
+use std::process::exit;
 use std::thread::sleep;
 use std::time::Duration;
 
 use super::filters::{Filters, word};
+use super::tail::{Tail, log_path};
+use crate::cli::session::stop_on_signals;
 use crate::cli::ui::{DIM, Ui, paint};
-use crate::error::{Error, Result};
+use crate::error::{Category, Error, Result};
 use crate::event::Event;
+use crate::stage::Cancel;
 use crate::status::RunStatus;
 use crate::store::{RunRecord, Store};
 
@@ -23,7 +24,7 @@ const CHECK: usize = 10;
 /// ended. If the command line names stages, also the logs of those that have already ended.
 ///
 /// # Errors
-/// If no stage of the run matches, or a file can't be read.
+/// If no stage of the run matches, or a file can't be read. If the command line names stages: if one of them failed.
 pub(super) fn follow(store: &Store, run: &RunRecord, filters: &Filters, ui: &Ui) -> Result<()> {
     if ui.json {
         return Err(Error::bad_input("a log that is followed is text, not JSON").hint("leave out --json"));
@@ -34,9 +35,11 @@ pub(super) fn follow(store: &Store, run: &RunRecord, filters: &Filters, ui: &Ui)
         let hint = format!("`vadpipe log {}` lists its stages", run.id);
         return Err(Error::bad_input(format!("no stage of run {} matches", run.id)).hint(hint));
     }
-    let logs = store.dir().join("logs").join(&run.id);
+    // Nothing is to be saved.
+    stop_on_signals(&Cancel::default(), |_| exit(i32::from(Category::Interrupted.exit_code())))?;
     let prefixed = pending.len() > 1;
-    let mut follower = Follower { ui, logs, prefixed, pending, running: BTreeMap::new() };
+    let (running, failed) = (BTreeMap::new(), Vec::new());
+    let mut follower = Follower { ui, store, run: &run.id, prefixed, pending, running, failed };
     let mut events = Tail::new(store.dir().join("runs").join(format!("{}.ndjson", run.id)));
     let by_name = filters.lists_stages();
     let mut reads = 0_usize;
@@ -46,6 +49,9 @@ pub(super) fn follow(store: &Store, run: &RunRecord, filters: &Filters, ui: &Ui)
         let past = reads == 0 && !by_name;
         let finished = follower.read_events(&mut events, past)?;
         follower.print_logs()?;
+        if reads == 0 && by_name && follower.running.is_empty() && run.is_running() {
+            follower.say_that_it_waits();
+        }
         // The event comes before the record of the run is complete.
         let status = finished.map(RunStatus::word).or_else(|| is_over.then(|| word(run)));
         if status.is_some() || (by_name && follower.pending.is_empty()) {
@@ -55,21 +61,40 @@ pub(super) fn follow(store: &Store, run: &RunRecord, filters: &Filters, ui: &Ui)
         reads += 1;
         sleep(TICK);
     };
-    if let Some(status) = status.filter(|_| !by_name) {
-        ui.note(&paint(DIM, &format!("run {} has ended: {status}", run.id)));
+    match status {
+        Some(status) if !by_name => ui.note(&paint(DIM, &format!("run {} has ended: {status}", run.id))),
+        _ if by_name => return follower.result(&run.id),
+        _ => {}
     }
     Ok(())
 }
 
+/// The error of stages that did not end well.
+pub(super) fn failure(stages: &[String], run: &str) -> Result<()> {
+    let [first, others @ ..] = stages else { return Ok(()) };
+    let more = if others.is_empty() { String::new() } else { format!(" and {} others", others.len()) };
+    let message = format!("`{first}`{more} did not end well in run {run}");
+    Err(Error::new(Category::StageFailed, message).hint(format!("`vadpipe log {run}` shows how each stage ended")))
+}
+
+/// The beginning of each line of a stage, if there are several.
+pub(super) fn prefix(stage: &str, is_one_of_many: bool) -> String {
+    if is_one_of_many { paint(DIM, &format!("{stage} | ")) } else { String::new() }
+}
+
 struct Follower<'a> {
     ui: &'a Ui,
-    logs: PathBuf,
+    store: &'a Store,
+    /// The id of the run.
+    run: &'a str,
     /// Whether each line begins with the name of its stage.
     prefixed: bool,
     /// The stages that match and have not ended.
     pending: BTreeSet<&'a str>,
     /// The logs of the running ones.
     running: BTreeMap<String, Tail>,
+    /// The stages that match and failed, or ended without a result because another one failed.
+    failed: Vec<String>,
 }
 
 impl Follower<'_> {
@@ -79,10 +104,12 @@ impl Follower<'_> {
         // Other events may be long, and need not be parsed.
         let about_stages =
             |line: &&String| line.starts_with("{\"event\":\"stage-") || line.contains("\"run-finished\"");
-        for line in events.read(false)?.iter().filter(about_stages) {
+        let mut lines = Vec::new();
+        events.read(false, |new| lines.extend(new.iter().filter(about_stages).cloned()))?;
+        for line in &lines {
             match serde_json::from_str(line) {
                 Ok(Event::StageStarted { stage, .. }) if self.pending.contains(stage.as_str()) => {
-                    let log = self.logs.join(format!("{stage}.log"));
+                    let log = log_path(self.store, self.run, &stage);
                     self.running.entry(stage).or_insert_with(|| Tail::new(log));
                 }
                 Ok(Event::StageCached { stage, .. }) => {
@@ -91,19 +118,14 @@ impl Follower<'_> {
                         self.ui.note(&paint(DIM, &format!("{stage} does not run: its result is cached")));
                     }
                 }
-                Ok(
-                    Event::StageFinished { stage, .. }
-                    | Event::StageFailed { stage, .. }
-                    | Event::StageInterrupted { stage, .. }
-                    | Event::StageSkipped { stage, .. }
-                    | Event::StagePruned { stage, .. },
-                ) => {
-                    self.pending.remove(stage.as_str());
-                    let log = self.running.remove(&stage);
-                    if let Some(mut log) = log.filter(|_| !past) {
-                        self.print(&stage, log.read(true)?);
-                    }
+                Ok(Event::StageFinished { stage, .. } | Event::StagePruned { stage, .. }) => {
+                    self.end(stage, past, false)?;
                 }
+                Ok(
+                    Event::StageFailed { stage, .. }
+                    | Event::StageInterrupted { stage, .. }
+                    | Event::StageSkipped { stage, .. },
+                ) => self.end(stage, past, true)?,
                 Ok(Event::RunFinished { status, .. }) => finished = Some(status),
                 _ => {}
             }
@@ -111,91 +133,50 @@ impl Follower<'_> {
         Ok(finished)
     }
 
+    /// A stage has ended. Prints what is left of its log.
+    fn end(&mut self, stage: String, past: bool, has_failed: bool) -> Result<()> {
+        let is_followed = self.pending.remove(stage.as_str());
+        if let Some(mut log) = self.running.remove(&stage).filter(|_| !past) {
+            self.print(&stage, &mut log, true)?;
+        }
+        self.failed.extend((has_failed && is_followed).then_some(stage));
+        Ok(())
+    }
+
     /// Prints the new lines of all running stages.
     fn print_logs(&mut self) -> Result<()> {
         let mut running = std::mem::take(&mut self.running);
-        for (stage, log) in &mut running {
-            self.print(stage, log.read(false)?);
-        }
+        running.iter_mut().try_for_each(|(stage, log)| self.print(stage, log, false))?;
         self.running = running;
         Ok(())
     }
 
     /// Prints what is left of all logs.
     fn end_all(&mut self) -> Result<()> {
-        for (stage, mut log) in std::mem::take(&mut self.running) {
-            self.print(&stage, log.read(true)?);
-        }
-        Ok(())
+        let mut running = std::mem::take(&mut self.running);
+        running.iter_mut().try_for_each(|(stage, log)| self.print(stage, log, true))
     }
 
-    fn print(&self, stage: &str, lines: Vec<String>) {
-        let prefix = if self.prefixed { paint(DIM, &format!("{stage} | ")) } else { String::new() };
-        let lines: Vec<_> = lines.iter().map(|line| format!("{prefix}{line}")).collect();
-        if !lines.is_empty() {
+    fn print(&self, stage: &str, log: &mut Tail, complete: bool) -> Result<()> {
+        let prefix = prefix(stage, self.prefixed);
+        log.read(complete, |lines| {
+            let lines: Vec<String> = lines.iter().map(|line| format!("{prefix}{line}")).collect();
             self.ui.out(&lines.join("\n"));
-        }
-    }
-}
-
-/// A file that grows.
-struct Tail {
-    path: PathBuf,
-    file: Option<File>,
-    /// The beginning of a line that is not complete.
-    rest: Vec<u8>,
-}
-
-impl Tail {
-    fn new(path: PathBuf) -> Self {
-        Self { path, file: None, rest: Vec::new() }
+        })
     }
 
-    /// The lines that were completed since the last call; if the file is `complete`, also an unfinished last line. None
-    /// if the file does not exist yet.
-    fn read(&mut self, complete: bool) -> Result<Vec<String>> {
-        let failed = |path: &Path| Error::storage(format!("can't read {}", path.display()));
-        if self.file.is_none() {
-            match File::open(&self.path) {
-                Ok(file) => self.file = Some(file),
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-                Err(error) => return Err(failed(&self.path).caused_by(error)),
-            }
-        }
-        if let Some(file) = &mut self.file {
-            file.read_to_end(&mut self.rest).map_err(|error| failed(&self.path).caused_by(error))?;
-        }
-        let end = match self.rest.iter().rposition(|byte| *byte == b'\n') {
-            _ if complete => self.rest.len(),
-            Some(newline) => newline + 1,
-            None => return Ok(Vec::new()),
+    fn say_that_it_waits(&self) {
+        let Some(first) = self.pending.first() else { return };
+        let what = match self.pending.len() {
+            1 => format!("`{first}`"),
+            count => format!("one of {count} stages"),
         };
-        let lines: Vec<u8> = self.rest.drain(..end).collect();
-        Ok(String::from_utf8_lossy(&lines).lines().map(str::to_owned).collect())
+        self.ui.note(&paint(DIM, &format!("waiting for {what} to start")));
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use super::*;
-
-    #[test]
-    fn lines_of_a_growing_file_are_returned_once_they_are_complete() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.log");
-        let mut tail = Tail::new(path.clone());
-        assert_eq!(tail.read(false).unwrap(), [""; 0], "there is no file yet");
-        let mut file = File::create(path).unwrap();
-        let mut after = |text: &str, complete| {
-            file.write_all(text.as_bytes()).unwrap();
-            tail.read(complete).unwrap()
-        };
-        assert_eq!(after("one\ntw", false), ["one"]);
-        assert_eq!(after("", false), [""; 0]);
-        assert_eq!(after("o\nthree\nfo", false), ["two", "three"]);
-        assert_eq!(after("ur", true), ["four"]);
-        assert_eq!(after("", true), [""; 0]);
+    /// How the stages ended. Those that are left did not end before their run was killed.
+    fn result(mut self, run: &str) -> Result<()> {
+        self.failed.extend(self.pending.iter().map(|stage| (*stage).to_owned()));
+        failure(&self.failed, run)
     }
 }

@@ -1,6 +1,7 @@
 //! Results that no other section shows: images, files and tensors under names of their own.
 
 use super::item::Item;
+use super::outputs::Outputs;
 use crate::artifact::Capability;
 use crate::report::html::{Cell, Html, Table, html};
 use crate::report::image::data_uri;
@@ -10,15 +11,21 @@ use crate::stage::StageError;
 const LARGEST: u64 = 8 << 20;
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
-pub(super) fn render(items: &[&Item<'_>]) -> Result<Html, StageError> {
-    items.iter().map(|item| one(item)).collect()
+/// With `outputs`, a section of its own shows pictures and tables. Files that it can't show are listed with the reason.
+pub(super) fn render(items: &[&Item<'_>], outputs: Option<&Outputs>) -> Result<Html, StageError> {
+    items.iter().map(|item| one(item, outputs)).collect()
 }
 
-fn one(item: &Item<'_>) -> Result<Html, StageError> {
+fn one(item: &Item<'_>, outputs: Option<&Outputs>) -> Result<Html, StageError> {
     let manifest = item.manifest();
     let (mut pictures, mut rows) = (Html::default(), Vec::new());
     for (name, blob) in &manifest.files {
-        if name.ends_with(".png") && blob.size <= LARGEST {
+        let what = match outputs.and_then(|outputs| outputs.reason(item, name)) {
+            Some(None) => continue,
+            Some(Some(reason)) => reason,
+            None => "file",
+        };
+        if outputs.is_none() && name.ends_with(".png") && blob.size <= LARGEST {
             let bytes = item.input.file(name)?;
             if bytes.starts_with(PNG) {
                 pictures.push(html!(
@@ -29,10 +36,12 @@ fn one(item: &Item<'_>) -> Result<Html, StageError> {
                 continue;
             }
         }
-        rows.push(vec![Cell::text(name), Cell::text("file"), Cell::number(Some(blob.size as f64))]);
+        rows.push(vec![Cell::text(name), Cell::text(what), Cell::number(Some(blob.size as f64))]);
     }
     let is_known = |name: &str| item.declares() && Capability::ALL.iter().any(|capability| capability.defines(name));
-    for (name, tensor) in manifest.tensors.iter().filter(|(name, _)| !is_known(name)) {
+    // Like the history of a built-in training. Pages of earlier versions list it.
+    let is_drawn = |name: &str| outputs.is_some() && Capability::HISTORY.defines(name);
+    for (name, tensor) in manifest.tensors.iter().filter(|(name, _)| !is_known(name) && !is_drawn(name)) {
         let what = format!("{:?} {:?}", tensor.element, tensor.shape).to_lowercase();
         rows.push(vec![Cell::text(name), Cell::text(&what), Cell::number(Some(tensor.blob.size as f64))]);
     }

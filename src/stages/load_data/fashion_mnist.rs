@@ -197,6 +197,7 @@ mod tests {
     /// the address.
     fn fetch_from(address: &str, base: &Path, data_dirs: &[PathBuf], cancel: &Cancel) -> Result<PathBuf, String> {
         let context = Context {
+            version: 1,
             inputs: Inputs::default(),
             streams: Streams::new(0),
             precision: crate::stage::Precision::F32,

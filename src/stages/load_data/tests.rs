@@ -71,6 +71,7 @@ fn run_in(
     parameters: serde_json::Value,
 ) -> Result<Artifact, StageError> {
     let context = Context {
+        version: 1,
         inputs: Inputs::default(),
         streams: Streams::new(seed),
         precision: Precision::F32,

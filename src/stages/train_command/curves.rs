@@ -2,11 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::artifact::{Tensor, TensorError};
+use crate::artifact::{NOT_LOGGED as MISSING, Tensor, TensorError};
 
-/// The bits of the NaN that stands for an epoch in which a metric was not logged. A program that computes or logs a
-/// NaN never makes this one: its payload is that of R's `NA`.
-const MISSING: u64 = 0x7ff8_0000_0000_07a2;
 /// The names of the tensors of curves begin with this.
 const PREFIX: &str = "history.";
 

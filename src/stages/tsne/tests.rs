@@ -92,6 +92,7 @@ fn inputs(labels: &[u8], shape: [usize; 2], latents: &[f32], split: Option<&str>
 
 fn run(stage: &dyn Stage, inputs: Inputs, heard: &Heard, cancel: &Cancel) -> Result<Artifact, StageError> {
     stage.run(&Context {
+        version: 1,
         inputs,
         streams: Streams::new(3),
         precision: Precision::F32,

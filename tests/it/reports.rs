@@ -1,0 +1,78 @@
+//! Reports of what programs wrote: pictures and tables.
+
+use crate::support::Project;
+
+const DRAW: &str = r#"
+[pipeline]
+name = "draw"
+
+[matrix]
+rate = [0.1, 0.2]
+
+[stages.draw]
+kind = "command"
+argv = ["sh", "draw.sh", "${matrix.rate}"]
+outputs = { plot = "plot.svg", curve = "curve.csv", figures = "figures/", broken = "broken.png" }
+
+[stages.plain]
+kind = "command"
+argv = ["sh", "-c", "echo text > notes.txt"]
+outputs = { notes = "notes.txt" }
+
+[stages.report]
+kind = "report"
+inputs = { draw = ["draw@*"] }
+
+[stages.words]
+kind = "report"
+inputs = { plain = "plain" }
+"#;
+
+const SCRIPT: &str = r#"
+echo '<svg xmlns="http://www.w3.org/2000/svg" width="90" height="60"><path d="M9 9L80 50" stroke="red"/></svg>' > plot.svg
+cp plot.svg figures/one.svg
+: > broken.png
+echo step,loss > curve.csv
+for step in 1 2 3 4; do echo $step,$1$step >> curve.csv; done
+"#;
+
+fn draw() -> Project {
+    let project = Project::new(DRAW);
+    project.write("draw.sh", SCRIPT);
+    project
+}
+
+#[test]
+fn report_shows_pictures_and_curves_of_programs() {
+    let project = draw();
+    project.run(&[]);
+    let page = project.read("reports/draw.report.html");
+    assert_eq!(page.matches("src=\"data:image/svg+xml;base64,").count(), 4);
+    assert!(page.contains("<figcaption>draw@<wbr>rate=<wbr>0.1</figcaption>"));
+    assert!(page.contains(">curve.csv</b>") && page.contains(">step</text>"));
+    assert_eq!(page.matches("<title>draw@rate=0.2</title>").count(), 1);
+    assert!(page.contains("<td>the file is empty</td>"), "a broken picture does not fail the report");
+    let again = project.run(&[]);
+    assert_eq!(again.executed(), [""; 0]);
+    assert_eq!(project.vadpipe(["verify", "p.toml", "report"]).code, 0);
+}
+
+#[test]
+fn only_reports_of_pictures_tables_and_folders_have_a_new_version_in_their_key() {
+    let project = draw();
+    project.run(&[]);
+    let version = |stage: &str| {
+        let explained = project.vadpipe(["explain", "p.toml", stage]).stdout;
+        explained.lines().find(|line| line.contains("kind ")).expect("its kind").trim().to_owned()
+    };
+    assert_eq!(version("report"), "kind        report, version 3");
+    assert_eq!(version("words"), "kind        report, version 2");
+    // Declared later, a table changes the version.
+    let page = project.read("reports/draw.words.html");
+    project.edit("echo text > notes.txt", "echo text > notes.txt; echo a > a.csv");
+    project.edit("{ notes = \"notes.txt\" }", "{ notes = \"notes.txt\", table = \"a.csv\" }");
+    let plan = project.plan(&["words"]);
+    assert_eq!(plan["words"]["state"], "miss", "{plan:?}");
+    project.run(&["words"]);
+    assert_ne!(project.read("reports/draw.words.html"), page);
+}
