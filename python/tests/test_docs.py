@@ -1,42 +1,78 @@
-"""The script, the pipeline and the commands of docs/python.md."""
+"""The script, the pipelines and the commands of docs/python.md, and the pipelines that are shipped."""
 
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "python.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "python.md"
+PIPELINES = ROOT / "pipelines"
 
 
 def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 
+def sides_of_the_diff():
+    """The script before and after, and the number of added lines."""
+    lines = blocks("diff")[0].splitlines()
+    before, after = ("".join(line[1:] + "\n" for line in lines if line[:1] in (" ", side)) for side in "-+")
+    return before, after, sum(line.startswith("+") for line in lines)
+
+
+def write_shipped(project, name, *scripts):
+    """Puts a shipped pipeline and its scripts into the project."""
+    (project.folder / "scripts").mkdir()
+    # The package comes from the environment of the tests, which a user needs not hand through.
+    given = 'pass_env = ["PYTHONPATH", "OMP_NUM_THREADS"]'
+    project.environment["OMP_NUM_THREADS"] = "1"
+    project.write("p.toml", (PIPELINES / name).read_text().replace("argv =", f"{given}\nargv ="))
+    for script in scripts:
+        project.write(f"scripts/{script}", (PIPELINES / "scripts" / script).read_text())
+
+
+def test_page_shows_the_shipped_pipeline_and_script():
+    _, after, added = sides_of_the_diff()
+    assert after == (PIPELINES / "scripts" / "train_pytorch.py").read_text()
+    assert added <= 11
+    comment, pipeline = (PIPELINES / "pytorch.toml").read_text().split("[pipeline]", 1)
+    assert blocks("toml")[0] == "[pipeline]" + pipeline
+    assert all(line.startswith("#") for line in comment.splitlines() if line)
+
+
 def test_page_runs_as_written(project):
     pytest.importorskip("torch")
     pytest.importorskip("numpy")
-    (diff,) = blocks("diff")
-    sides = {side: "".join(line[1:] + "\n" for line in diff.splitlines() if line[:1] in (" ", side)) for side in "-+"}
-    assert sum(line.startswith("+") for line in diff.splitlines()) <= 12
-    project.write("train.py", sides["+"])
-    # The package comes from the environment, which a user needs not hand through.
-    toml = blocks("toml")[0].replace("argv =", 'pass_env = ["PYTHONPATH"]\nargv =')
-    project.write("p.toml", toml.replace("segment_epochs = 5", "segment_epochs = 10"))
-    commands = [line.partition("#")[0] for block in blocks("sh")[1:] for line in block.splitlines()]
-    assert len(commands) == 5
+    before, _, _ = sides_of_the_diff()
+    write_shipped(project, "pytorch.toml", "train_pytorch.py")
+    pipeline = (project.folder / "p.toml").read_text().replace("lr = [1e-3, 1e-2]", "lr = [1e-3]")
+    project.write("pytorch.toml", pipeline)
+    commands = [line.partition("#")[0] for block in blocks("sh")[1:3] for line in block.splitlines()]
+    programs = []
     for command in commands:
         program, *arguments = shlex.split(command)
+        programs.append((program, arguments[0]))
         if program == "vadpipe":
             output = project.call(*arguments)
             if arguments[0] == "verify":
                 assert "incomplete" not in output and "not reproducible" not in output, output
         else:
-            project.by_hand()
+            project.by_hand(script=arguments[0])
+    script = "scripts/train_pytorch.py"
+    verbs = [("vadpipe", verb) for verb in ("run", "run", "verify", "export")]
+    assert programs == [*verbs, ("python3", script)]
     assert (project.folder / "model.pt").exists()
-    if (project.folder / "out" / "data" / "train.safetensors").exists() and has_safetensors():
-        project.write("train.py", sides["-"])
-        project.by_hand()
+    longer = ("pytorch.toml", "net@lr=0.001", "-S", "params.epochs=40")
+    project.call("run", *longer, cache="other")
+    shown = [project.call("show", *longer, "--json", cache=cache) for cache in ("cache", "other")]
+    digests = [json.loads(text)["net@lr=0.001"]["digest"] for text in shown]
+    assert digests[0] == digests[1], "40 epochs in one go have the same bytes"
+    if has_safetensors():
+        project.write(script, before)
+        project.by_hand(script=script)
 
 
 def has_safetensors():
