@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -73,6 +74,27 @@ def test_page_runs_as_written(project):
     if has_safetensors():
         project.write(script, before)
         project.by_hand(script=script)
+
+
+def test_cooldowns_share_their_trunk(project):
+    pytest.importorskip("torch")
+    write_shipped(project, "cooldown.toml", "train_cooldown.py", "cooldown_figure.py")
+    pipeline = (project.folder / "p.toml").read_text()
+    branches = [(int(a), int(b)) for a, b in re.findall(r"start = (\d+), epochs = (\d+) }", pipeline)]
+    together, alone = max(branches)[0] + sum(length for _, length in branches), sum(map(sum, branches))
+    assert f"trains {together} epochs" in pipeline and f"have {alone}" in pipeline
+    assert f"**{together} epochs** instead of {alone}" in PAGE.read_text()
+    # Three short branches of few images.
+    pipeline = re.sub(r"    \{ name = \"[4-8]0\".*\n", "", pipeline).replace("train = 2000", "train = 64")
+    project.write("p.toml", re.sub(r"start = (\d+), epochs = \d+", r"start = \1, epochs = 2", pipeline))
+    events = project.call("run", "p.toml", "--json").splitlines()
+    events = [json.loads(line) for line in events if line.startswith("{")]
+    trained = sorted(event["epoch"] for event in events if event["event"] == "epoch")
+    assert trained == sorted([*range(1, 25), 9, 10, 17, 18, 25, 26]), "the trunk is trained once"
+    project.call("export", "p.toml", "figure", "--to", "out")
+    figure = (project.folder / "out" / "figure" / "cooldown.svg").read_text()
+    assert figure.count("<polyline") == 4 and figure.count("<circle") == 3
+    ElementTree.fromstring(figure)
 
 
 def has_safetensors():
