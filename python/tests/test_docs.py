@@ -97,6 +97,18 @@ def test_cooldowns_share_their_trunk(project):
     ElementTree.fromstring(figure)
 
 
+def test_shipped_training_with_lightning_is_exact(project):
+    pytest.importorskip("lightning")
+    write_shipped(project, "lightning.toml", "train_lightning.py")
+    point = ["p.toml", "net@lr=0.001", "-S", "params.epochs=10"]
+    project.call("run", *point, "-S", "params.epochs=5")
+    project.call("run", *point)
+    project.call("run", *point, cache="other")
+    shown = [json.loads(project.call("show", *point, "--json", cache=cache)) for cache in ("cache", "other")]
+    first, second = (record["net@lr=0.001"] for record in shown)
+    assert first["digest"] == second["digest"] and first["manifest"]["metrics"]["val_accuracy"] > 0.5
+
+
 def has_safetensors():
     try:
         import safetensors.torch  # noqa: F401

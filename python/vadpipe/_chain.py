@@ -116,6 +116,11 @@ class Chain:
         return self._environment is not None
 
     @property
+    def last_epoch(self) -> int:
+        """The number of finished epochs at the end of this process."""
+        return self._to
+
+    @property
     def outputs_due(self) -> bool:
         """Whether to write the outputs: in the last process of a stage that has outputs, and always by hand."""
         return self._variable("STATE_OUT") is None
@@ -217,6 +222,18 @@ class Chain:
     def epochs(self, start: int = 0) -> "Epochs":
         """The epochs to train, from 0, or from `start`, as for `enumerate`. At the end, the state is saved."""
         return Epochs(self, start)
+
+    def fit(self, trainer: Any, *arguments: Any, **options: Any) -> None:
+        """Trains with a Trainer of PyTorch Lightning: `run.fit(trainer, model, loader)` for `trainer.fit(model, loader)`.
+
+        It restores and saves all that a checkpoint of Lightning has, and logs the metrics of Lightning. The number of
+        epochs is that of the stage, and by hand that of `chain`. `ModelCheckpoint` does nothing in a stage.
+        """
+        from ._lightning import fit
+
+        if self._segment is not None:
+            raise Error("Lightning trains one segment in each process: remove `warm = true` from the stage")
+        fit(self, trainer, arguments, options)
 
     def log(self, **numbers: Any) -> None:
         """Logs numbers of the present epoch: they become metrics and curves, and a sweep can be pruned by them.
