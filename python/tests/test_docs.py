@@ -1,4 +1,4 @@
-"""The script, the pipelines and the commands of docs/python.md, and the pipelines that are shipped."""
+"""The scripts, pipelines and commands of docs/python.md and README.md, and the pipelines that are shipped."""
 
 import json
 import re
@@ -24,15 +24,27 @@ def sides_of_the_diff():
     return before, after, sum(line.startswith("+") for line in lines)
 
 
+def given_environment(project, pipeline):
+    """The pipeline with the package of the tests, which a user needs not hand through."""
+    project.environment["OMP_NUM_THREADS"] = "1"
+    return pipeline.replace("argv =", 'pass_env = ["PYTHONPATH", "OMP_NUM_THREADS"]\nargv =')
+
+
 def write_shipped(project, name, *scripts):
     """Puts a shipped pipeline and its scripts into the project."""
     (project.folder / "scripts").mkdir()
-    # The package comes from the environment of the tests, which a user needs not hand through.
-    given = 'pass_env = ["PYTHONPATH", "OMP_NUM_THREADS"]'
-    project.environment["OMP_NUM_THREADS"] = "1"
-    project.write("p.toml", (PIPELINES / name).read_text().replace("argv =", f"{given}\nargv ="))
+    project.write("p.toml", given_environment(project, (PIPELINES / name).read_text()))
     for script in scripts:
         project.write(f"scripts/{script}", (PIPELINES / "scripts" / script).read_text())
+
+
+def assert_in_one_go(project, *arguments, point):
+    """Trains a point in another cache in one go, and compares its result with the one in `cache`."""
+    project.call("run", *arguments, point, cache="other")
+    shown = [project.call("show", *arguments, point, "--json", cache=cache) for cache in ("cache", "other")]
+    records = [json.loads(text)[point] for text in shown]
+    assert records[0]["digest"] == records[1]["digest"]
+    return records[0]
 
 
 def test_page_shows_the_shipped_pipeline_and_script():
@@ -66,14 +78,34 @@ def test_page_runs_as_written(project):
     verbs = [("vadpipe", verb) for verb in ("run", "run", "verify", "export")]
     assert programs == [*verbs, ("python3", script)]
     assert (project.folder / "model.pt").exists()
-    longer = ("pytorch.toml", "net@lr=0.001", "-S", "params.epochs=40")
-    project.call("run", *longer, cache="other")
-    shown = [project.call("show", *longer, "--json", cache=cache) for cache in ("cache", "other")]
-    digests = [json.loads(text)["net@lr=0.001"]["digest"] for text in shown]
-    assert digests[0] == digests[1], "40 epochs in one go have the same bytes"
+    assert_in_one_go(project, "pytorch.toml", "-S", "params.epochs=40", point="net@lr=0.001")
     if has_safetensors():
         project.write(script, before)
         project.by_hand(script=script)
+
+
+def test_program_of_the_readme_runs_as_written(project):
+    pytest.importorskip("torch")
+    readme = (ROOT / "README.md").read_text()
+
+    def block(name):
+        return re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", readme, re.DOTALL).group(1)
+
+    project.write("train.py", block("train.py"))
+    pipeline = given_environment(project, block("mine.toml"))
+    # Fewer processes, each of which imports torch.
+    project.write("mine.toml", pipeline.replace("segment_epochs = 10 ", "segment_epochs = 50 "))
+    commands = [shlex.split(line.partition("#")[0]) for line in block("its commands").splitlines()]
+    first, longer, verify, by_hand = commands
+    outputs = [project.call(*command[1:], "net@lr=0.01", "--json") for command in (first, longer)]
+    trained = [[json.loads(line)["epoch"] for line in output.splitlines() if '"epoch":' in line and '"loss"' in line]
+               for output in outputs]  # fmt: skip
+    assert trained == [list(range(1, 101)), list(range(101, 201))]
+    assert_in_one_go(project, *longer[2:], point="net@lr=0.01")
+    output = project.call(*verify[1:-1], "net@lr=0.01")
+    assert "incomplete" not in output and "not reproducible" not in output, output
+    assert by_hand == ["python3", "train.py"]
+    assert "epoch 100: loss " in project.by_hand()
 
 
 def test_cooldowns_share_their_trunk(project):
@@ -100,13 +132,11 @@ def test_cooldowns_share_their_trunk(project):
 def test_shipped_training_with_lightning_is_exact(project):
     pytest.importorskip("lightning")
     write_shipped(project, "lightning.toml", "train_lightning.py")
-    point = ["p.toml", "net@lr=0.001", "-S", "params.epochs=10"]
-    project.call("run", *point, "-S", "params.epochs=5")
-    project.call("run", *point)
-    project.call("run", *point, cache="other")
-    shown = [json.loads(project.call("show", *point, "--json", cache=cache)) for cache in ("cache", "other")]
-    first, second = (record["net@lr=0.001"] for record in shown)
-    assert first["digest"] == second["digest"] and first["manifest"]["metrics"]["val_accuracy"] > 0.5
+    point = "net@lr=0.001"
+    project.call("run", "p.toml", point, "-S", "params.epochs=5")
+    project.call("run", "p.toml", point)
+    record = assert_in_one_go(project, "p.toml", point=point)
+    assert record["manifest"]["metrics"]["val_accuracy"] > 0.5
 
 
 def has_safetensors():

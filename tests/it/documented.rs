@@ -1,8 +1,8 @@
-//! The training programs and pipelines in README.md and docs/training-programs.md run as they are written there.
+//! The training programs and pipelines in docs/training-programs.md run as they are written there. `python/tests` runs
+//! those of README.md and docs/python.md, which need the Python module.
 
 use crate::support::{Project, Run, json};
 
-const README: &str = include_str!("../../README.md");
 const DOCS: &str = include_str!("../../docs/training-programs.md");
 
 /// The code below the comment `<!-- NAME -->`.
@@ -30,18 +30,18 @@ fn trained(run: &Run, point: &str) -> Vec<u64> {
 }
 
 #[test]
-fn training_of_the_readme_runs_as_written() {
+fn whole_program_of_the_docs_runs_as_written() {
     if !can_import("json") {
         return;
     }
     let files = || {
-        let project = Project::new(block(README, "mine.toml"));
-        project.write("mine.toml", block(README, "mine.toml"));
-        project.write("train.py", block(README, "train.py"));
+        let project = Project::new(block(DOCS, "mine.toml"));
+        project.write("mine.toml", block(DOCS, "mine.toml"));
+        project.write("train.py", block(DOCS, "train.py"));
         project
     };
     let project = files();
-    let commands: Vec<Vec<&str>> = block(README, "its commands")
+    let commands: Vec<Vec<&str>> = block(DOCS, "its commands")
         .lines()
         .map(|line| line.split('#').next().expect("a command").split_whitespace().skip(1).collect())
         .collect();
