@@ -18,7 +18,8 @@ TRAIN = """
         def __init__(self, width):
             super().__init__()
             self.save_hyperparameters()
-            self.layers = nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.Dropout(0.3), nn.Linear(width, 2))
+            inner = [nn.BatchNorm1d(width), nn.Dropout(0.3)]
+            self.layers = nn.Sequential(nn.Linear(6, width), *inner, nn.Linear(width, 2))
         def training_step(self, batch, at):
             loss = ((self.layers(batch[0]) - batch[1]) ** 2).mean()
             self.log("loss", loss, on_epoch=True, on_step=False)
@@ -74,8 +75,8 @@ def test_lightning_by_hand(project):
 
 
 def test_early_stopping_of_lightning_is_explained(project):
-    project.write("train.py", TRAIN.replace("logger=False,", "logger=False, callbacks=[L.pytorch.callbacks.EarlyStopping("
-                                            "'val_loss', patience=0, min_delta=99.0)],"))
+    stop = "L.pytorch.callbacks.EarlyStopping('val_loss', patience=0, min_delta=99.0)"
+    project.write("train.py", TRAIN.replace("logger=False,", f"logger=False, callbacks=[{stop}],"))
     project.pipeline(epoch="decay = 0.1", segment=4)
     project.run(expect=1)
     log = project.call("log", "last", "--stage", "net")

@@ -224,7 +224,9 @@ class Chain:
         return Epochs(self, start)
 
     def fit(self, trainer: Any, *arguments: Any, **options: Any) -> None:
-        """Trains with a Trainer of PyTorch Lightning: `run.fit(trainer, model, loader)` for `trainer.fit(model, loader)`.
+        """Trains with a Trainer of PyTorch Lightning.
+
+            run.fit(trainer, model, loader)         # instead of trainer.fit(model, loader)
 
         It restores and saves all that a checkpoint of Lightning has, and logs the metrics of Lightning. The number of
         epochs is that of the stage, and by hand that of `chain`. `ModelCheckpoint` does nothing in a stage.

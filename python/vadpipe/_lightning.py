@@ -72,6 +72,7 @@ def _callback(callbacks: Any, run: "Chain", epochs: Any) -> Any:
             self.is_begun = False
 
         def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-            run.log(**{name: value for name, value in trainer.callback_metrics.items() if name not in ("epoch", "step")})
+            metrics = trainer.callback_metrics
+            run.log(**{name: metrics[name] for name in metrics if name not in ("epoch", "step")})
 
     return Log()
