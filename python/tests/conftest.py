@@ -75,8 +75,8 @@ class Project:
     def run(self, epochs=4, **options):
         return self.call("run", "p.toml", "-S", f"params.epochs={epochs}", **options)
 
-    def by_hand(self, *arguments, expect=0, folder=None):
-        words = [sys.executable, str(self.folder / "train.py"), *arguments]
+    def by_hand(self, *arguments, expect=0, folder=None, script="train.py"):
+        words = [sys.executable, str(self.folder / script), *arguments]
         done = subprocess.run(words, cwd=folder or self.folder, env=self.environment, capture_output=True, text=True)
         assert done.returncode == expect, done.stdout + done.stderr
         return done.stdout + done.stderr

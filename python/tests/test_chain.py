@@ -15,7 +15,7 @@ TRAIN = """
     import vadpipe
 
     run = vadpipe.chain(epochs=4)
-    weights = np.random.standard_normal(run.value("width", 3))
+    weights = np.random.standard_normal(run.value("width", 3, optional=True))
     momentum = np.zeros_like(weights)
     rng, own = np.random.default_rng(run.seed), random.Random(run.seed)
     seen, totals = [], {1: (0.5, None)}
@@ -166,13 +166,134 @@ def test_values_of_segments_and_of_start(project):
         for epoch in run.epochs():
             lr = run.value("lr")
             total += lr * run.value("scale", 1.0)
-            assert type(run.value("whole", 1.0)) is float and run.value("other", "none") == "none"
+            assert type(run.value("whole", 1.0)) is float and run.value("other", "none", optional=True) == "none"
             run.update(total=total)
             run.log(total=total, lr=lr)
     """)
     project.pipeline("segments = [{ epochs = 3 }, { epochs = 2, lr = 0.5 }]", start="scale = 10.0\nwhole = 1")
     project.call("run", "p.toml")
     assert project.result()["manifest"]["metrics"] == {"lr": 0.5, "total": pytest.approx(13.0)}
+
+
+OPTIONS = """
+    import argparse, sys
+    from dataclasses import dataclass, field
+    import vadpipe
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--width", type=int, default=3)
+    parser.add_argument("--lr", type=float, default=0.1)
+    run = vadpipe.chain(epochs=2)
+    args = run.values(parser.parse_args())
+    width, total = run.restore(width=args.width, total=0.0)
+    for epoch in run.epochs():
+        run.values(args)
+        assert type(args.lr) is float
+        total += args.lr
+        run.update(width=args.width, total=total)
+        run.log(total=total, width=args.width)
+"""
+OF_DATACLASS = """
+    @dataclass
+    class Options:
+        width: int = 3
+        lr: float = 0.1
+"""
+
+
+@pytest.mark.parametrize("kind", ["argparse", "dict", "dataclass"])
+def test_options_of_a_script_get_the_values_of_the_stage(project, kind):
+    made = {"argparse": "parser.parse_args()", "dict": "vars(parser.parse_args())", "dataclass": "Options()"}[kind]
+    script = OPTIONS.replace("parser.parse_args()", made).replace("    run =", OF_DATACLASS + "    run =")
+    read = {"dict": "args['NAME']"}.get(kind, "args.NAME")
+    for name in ("width", "lr"):
+        script = script.replace(f"args.{name}", read.replace("NAME", name))
+    project.write("train.py", script)
+    project.pipeline("segments = [{ epochs = 3 }, { epochs = 2, lr = 1 }]", start="width = 5", epoch="lr = 0.5")
+    project.call("run", "p.toml")
+    assert project.result()["manifest"]["metrics"] == {"total": 3.5, "width": 5.0}
+    assert "has read it only before" not in project.call("log", "last", "--stage", "net")
+    assert "epoch 2: total 0.2, width 3" in project.by_hand()
+
+
+def test_value_that_is_no_option_of_the_script_is_an_error(project):
+    project.write("train.py", OPTIONS)
+    project.pipeline(start="widht = 5")
+    project.run(expect=1)
+    message = "the stage gives `widht`, but the script has no option of this name; did you mean `width`? Its options: "
+    assert message + "`lr`, `width`" in project.call("log", "last", "--stage", "net")
+
+
+def test_values_take_only_what_has_names(project):
+    project.write("train.py", "import vadpipe\nvadpipe.chain(epochs=1).values(3)")
+    assert "values() takes a Namespace of argparse, a dataclass or a dict, not a int" in project.by_hand(expect=1)
+
+
+def test_option_is_read_before_the_loop_only(project):
+    project.write("train.py", OPTIONS.replace("        run.values(args)\n", ""))
+    project.pipeline(start="width = 5")
+    project.run()
+    log = project.call("log", "last", "--stage", "net")
+    assert "`lr` is a value of epochs, but the script has read it only before the loop" in log and "`width`" not in log
+
+
+def test_loop_may_end_early_by_hand_and_in_a_command(project):
+    project.write("train.py", """
+        import vadpipe
+        run = vadpipe.chain(epochs=5)
+        run.restore(seen=[])
+        for epoch in run.epochs():
+            run.log(epoch_is=epoch)
+            if epoch == 1:
+                break
+        run.log(last=run.value("last", 0))
+        run.output("done.txt").write_text("done")
+    """)
+    assert project.by_hand() == "epoch 1: epoch_is 0\nepoch 2: epoch_is 1\n"
+    project.write("p.toml", """
+        [pipeline]
+        name = "p"
+        [stages.net]
+        kind = "command"
+        argv = ["python3", "train.py"]
+        pass_env = ["PYTHONPATH"]
+        values = { last = 3 }
+        outputs = { done = "done.txt" }
+    """)
+    project.call("run", "p.toml")
+    assert project.result()["manifest"]["metrics"]["last"] == 3.0
+    project.write("p.toml", (project.folder / "p.toml").read_text().replace("last = 3", "lats = 3"))
+    project.call("run", "p.toml", expect=1)
+    log = project.call("log", "last", "--stage", "net")
+    assert "the stage has no value `last`; did you mean `lats`? Its values: `lats`; add it to its table `values`" in log
+
+
+def test_training_that_stops_early_equals_one_go(project):
+    project.write("train.py", """
+        import math, os, vadpipe
+        run = vadpipe.chain(epochs=9)
+        stop = {"best": math.inf, "epoch": 0}
+        loss = run.restore(stop=stop, loss=5.0)[1]
+        for epoch in run.epochs():
+            if epoch - stop["epoch"] > 2:
+                run.log(best=stop["best"])
+                run.update(loss=loss)
+                continue
+            with open(os.environ["TRACE"], "a") as trace:
+                print(epoch, file=trace)
+            loss += -1.0 if epoch < 3 else 0.5
+            if loss < stop["best"]:
+                stop.update(best=loss, epoch=epoch)
+            run.update(loss=loss)
+            run.log(loss=loss, best=stop["best"])
+    """)
+    project.pipeline('select = { metric = "loss", mode = "min" }', epoch="")
+    project.run(4)
+    project.run(8)
+    assert project.trained() == [0, 1, 2, 3, 4], "no epoch is trained after the stop"
+    project.run(8, cache="other")
+    result = project.result(8)
+    assert result["digest"] == project.result(8, cache="other")["digest"]
+    assert result["manifest"]["metrics"] == {"best": 2.0, "best_epoch": 3.0, "loss_best": 2.0}
 
 
 def test_command_stage_trains_from_the_beginning(project):
@@ -190,7 +311,7 @@ def test_command_stage_trains_from_the_beginning(project):
         inputs = { data = "data" }
         argv = ["python3", "train.py"]
         pass_env = ["PYTHONPATH", "TRACE"]
-        values = { width = 6 }
+        values = { width = 6, lr = 0.1 }
         outputs = { weights = "weights.npy" }
     """)
     project.call("run", "p.toml")
@@ -254,7 +375,7 @@ def test_inputs_are_read_by_name(project):
         (("best = run.restore", "best = run.restore(rng=rng), run.restore"), "`rng` was restored before"),
         (("run.update(best=best)", "run.update(other=best)"), "`other` is no part of the state"),
         (("epochs=4", ""), "chain(epochs=10)"),
-        (('"width", 3', '"width"'), 'give a default: value("width", …)'),
+        (('"width", 3, optional=True', '"width"'), 'give a default: value("width", …)'),
     ],
 )
 def test_mistakes_are_explained_by_hand(project, change, message):
@@ -266,9 +387,12 @@ def test_mistakes_are_explained_by_hand(project, change, message):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (("run.value(\"lr\", 0.1)", "run.value('rate')"), "the stage has no value `rate`; add it to its table"),
-        (("seen.append(loss)", "break"), "train all epochs that epochs() gives, without `break`"),
-        (("weights = np.random.standard_normal(run.value(\"width\", 3))",
+        (('run.value("lr", 0.1)', "run.value('rate')"), "the stage has no value `rate`; its values: `lr`; add it to"),
+        (('"lr", 0.1', '"lrr", 0.1'), "the stage has no value `lrr`; did you mean `lr`? Its values: `lr`; add it to "
+         'its table `start` or `epoch`, or, if some pipelines don\'t give it, write value("lrr", …, optional=True)'),
+        (("seen.append(loss)", "break"), "the loop ended in epoch 1, but vadpipe asked for the state after epoch 2; "
+         "leave no epoch out: let those after an early stop do nothing, with `continue` instead of `break`"),
+        (("weights = np.random.standard_normal(run.value(\"width\", 3, optional=True))",
           "weights = np.zeros(3 if 'VADPIPE_STATE_IN' not in os.environ else 4)"), "make it with the same shape"),
         (("seen=seen, ", "**({'seen': seen} if 'VADPIPE_STATE_IN' not in os.environ else {}), "),
          "the state has `seen`, which this process has not restored"),

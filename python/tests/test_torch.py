@@ -117,9 +117,11 @@ DISTRIBUTED = """
     model = DistributedDataParallel(model)
     opt = torch.optim.Adam(model.parameters(), lr=1e-2)
     own = torch.Generator().manual_seed(100 + rank)
-    run.restore(model=model, opt=opt, own=own)
+    others = [{"noise": torch.Generator().manual_seed(200 + rank)}, (torch.Generator().manual_seed(rank), 1)]
+    run.restore(model=model, opt=opt, own=own, others=others)
     for epoch in run.epochs():
         inputs = torch.randn(8, 4) + torch.randn(8, 4, generator=own)
+        inputs += torch.randn(8, 4, generator=others[0]["noise"]) + torch.randn(8, 4, generator=others[1][0])
         loss = ((model(inputs) - inputs.sum(1, keepdim=True)) ** 2).mean()
         opt.zero_grad()
         loss.backward()
@@ -141,7 +143,8 @@ def test_two_processes_of_torchrun(project):
     result = project.result(4)
     assert result["digest"] == project.result(4, cache="other")["digest"]
     files, tensor_files = (result["manifest"]["state"][name] for name in ("files", "tensor_files"))
-    assert {"model.json", "opt.json", "own.json", "rank1/own.json", "rank1/generators.json"} <= set(files)
+    assert {"model.json", "opt.json", "own.json", "rank1/own.json", "rank1/others.json",
+            "rank1/generators.json"} <= set(files)
     own = [tensor_files[f"{folder}own.safetensors"]["tensors"]["own"]["blob"] for folder in ("", "rank1/")]
     assert own[0] != own[1]
     assert "rank1/model.json" not in files

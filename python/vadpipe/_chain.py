@@ -12,6 +12,7 @@ from typing import Any, Optional, TypeVar, Union, overload
 from . import _generators, _tree
 from ._artifact import Inputs
 from ._errors import Error
+from ._values import Values, like
 
 T = TypeVar("T")
 
@@ -92,15 +93,8 @@ class Chain:
         self._state = "before"  # the loop, "in" it, or "after" it
         self._line: dict[str, float] = {}
         self._metrics: dict[str, float] = {}
-        self._read: dict[str, bool] = {}
-        path = self._variable("VALUES")
-        values: dict[str, Any] = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
-        if "VADPIPE_PROTOCOL" not in (environment or {}):
-            values = {"start": values}
-        self._start: dict[str, Any] = values.get("start", {})
-        self._parts: list[dict[str, Any]] = values.get("epoch", [])
-        self._outputs: dict[str, str] = values.get("outputs", {})
-        self.seed: int = values.get("seed", 0)
+        self._values = Values(environment)
+        self.seed = self._values.seed
         """The seed of the stage; 0 if the script was started by hand."""
         self.inputs = self._inputs(inputs)
         """The inputs by role. Each is an `Artifact`, or a path if `paths` of the stage names it."""
@@ -122,6 +116,11 @@ class Chain:
         return self._environment is not None
 
     @property
+    def last_epoch(self) -> int:
+        """The number of finished epochs at the end of this process."""
+        return self._to
+
+    @property
     def outputs_due(self) -> bool:
         """Whether to write the outputs: in the last process of a stage that has outputs, and always by hand."""
         return self._variable("STATE_OUT") is None
@@ -134,33 +133,38 @@ class Chain:
     @overload
     def value(self, name: str) -> Any: ...
     @overload
-    def value(self, name: str, default: T) -> T: ...
-    def value(self, name: str, default: Any = _MISSING) -> Any:
+    def value(self, name: str, default: T, *, optional: bool = False) -> T: ...
+    def value(self, name: str, default: Any = _MISSING, *, optional: bool = False) -> Any:
         """A value of the stage: of `[stages.NAME.start]`, or of `[stages.NAME.epoch]` for the present epoch.
 
-        Values of epochs can change during a training, so read them in the loop. The default serves if the stage has no
-        such value, and by hand.
+        Values of epochs can change during a training, so read them in the loop. The default serves by hand. In a
+        stage, a value that the stage does not have is an error, so that a typing error can't choose the default; with
+        `optional=True`, the default serves there, too.
         """
-        self._read[name] = self._read.get(name, False) or self._state == "in"
-        found = self._find(name, default)
-        # TOML has `lr = 1` for 1.0.
-        return float(found) if type(default) is float and type(found) is int else found
+        values = self._values.at(self._now)
+        self._values.note_read(name, self._state == "in")
+        if name in values:
+            return like(default, values[name])
+        if isinstance(default, _Missing) or not (optional or self._values.is_by_hand):
+            raise self._values.missing(name)
+        return default
 
-    def _find(self, name: str, default: Any) -> Any:
-        epoch = self._from if self._epoch is None else self._epoch
-        for part in self._parts:
-            is_here = part["from"] <= epoch < part["to"] or (self._from == self._to and part is self._parts[-1])
-            if is_here and name in part["values"]:
-                return part["values"][name]
-        if name in self._start:
-            return self._start[name]
-        if not isinstance(default, _Missing):
-            return default
-        if self._environment is None:
-            message = f"`{name}` has no value if the script is started by hand"
-            raise Error(f"{message}; give a default: value(\"{name}\", …)")
-        message = f"the stage has no value `{name}`"
-        raise Error(f"{message}; add it to its table `start` or `epoch`, or give a default: value(\"{name}\", …)")
+    def values(self, args: T) -> T:
+        """Sets the options of a script to the values of the stage, and returns them. By hand, they stay as they are.
+
+        `args` is a Namespace of argparse, a dataclass or a dict. A value that it does not have is an error.
+
+            args = run.values(parser.parse_args())
+
+        Values of epochs can change during a training: call this again in the loop.
+        """
+        self._values.override(args, self._now, self._state == "in")
+        return args
+
+    @property
+    def _now(self) -> int:
+        """The present epoch. Outside the loop, the first one of this process."""
+        return self._from if self._epoch is None else self._epoch
 
     def restore(self, **objects: Any) -> Any:
         """Registers what a state is made of, and restores it if the training continues.
@@ -199,8 +203,8 @@ class Chain:
         return _tree.load(folder, name, value)
 
     def _own(self, folder: Path, value: Any) -> Path:
-        """Where an object is saved. Each process has its own random generators, and all share everything else."""
-        rank = _rank() if _generators.is_generator(value) or value is None else 0
+        """Where an object is saved. Each process has its own random generators; everything else is shared."""
+        rank = _rank() if value is None or _generators.has_generator(value) else 0
         return folder / f"rank{rank}" if rank > 0 else folder
 
     def update(self, **values: Any) -> None:
@@ -219,11 +223,25 @@ class Chain:
         """The epochs to train, from 0, or from `start`, as for `enumerate`. At the end, the state is saved."""
         return Epochs(self, start)
 
+    def fit(self, trainer: Any, *arguments: Any, **options: Any) -> None:
+        """Trains with a Trainer of PyTorch Lightning.
+
+            run.fit(trainer, model, loader)         # instead of trainer.fit(model, loader)
+
+        It restores and saves all that a checkpoint of Lightning has, and logs the metrics of Lightning. The number of
+        epochs is that of the stage, and by hand that of `chain`. `ModelCheckpoint` does nothing in a stage.
+        """
+        from ._lightning import fit
+
+        if self._segment is not None:
+            raise Error("Lightning trains one segment in each process: remove `warm = true` from the stage")
+        fit(self, trainer, arguments, options)
+
     def log(self, **numbers: Any) -> None:
         """Logs numbers of the present epoch: they become metrics and curves, and a sweep can be pruned by them.
 
-        Names that begin with `_` are only shown. By hand, each epoch is printed. After the loop, the numbers are metrics of the result, if the stage
-        has outputs.
+        Names that begin with `_` are only shown. By hand, each epoch is printed. After the loop, the numbers are
+        metrics of the result, if the stage has outputs.
         """
         line = {}
         for name, value in numbers.items():
@@ -251,7 +269,7 @@ class Chain:
         """
         if not self.outputs_due:
             raise Error("outputs are only written at the end of a training: put this below `if run.outputs_due:`")
-        name = self._outputs.get(name, name)
+        name = self._values.outputs.get(name, name)
         path = (self._variable("OUTPUTS") or Path()) / name
         (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
         return path
@@ -285,8 +303,18 @@ class Chain:
             message = f"`{old[0]}` is a {kind}, which can't change in place"
             raise Error(f"{message}; call run.update({call}) in each epoch")
         self._append({"epoch": epoch + 1, **self._line})
+        self._print_epoch()
+
+    def _print_epoch(self) -> None:
         if self._environment is None and self._line and _rank() == 0:
-            print(f"epoch {epoch + 1}:", ", ".join(f"{name} {value:.6g}" for name, value in self._line.items()))
+            print(f"epoch {self._now + 1}:", ", ".join(f"{name} {value:.6g}" for name, value in self._line.items()))
+
+    def _end_early(self) -> None:
+        """Called when the script leaves the loop, which only a script started by hand may do."""
+        self._state = "after"
+        if self.outputs_due and not sys.is_finalizing():
+            self._print_epoch()
+            self._epoch = None
 
     def _append(self, line: Mapping[str, Any]) -> None:
         log = self._variable("LOG")
@@ -303,11 +331,11 @@ class Chain:
         if self._segment is None:
             self._save(state_out)
         if _rank() == 0 and self._from == 0:
-            self._warn_of_values()
+            self._values.warn_of_unread()
 
     def _save(self, folder: Path) -> None:
         for name, value in self._objects.items():
-            if _rank() == 0 or _generators.is_generator(value):
+            if _rank() == 0 or _generators.has_generator(value):
                 _tree.save(self._own(folder, value), name, value)
         _tree.save(self._own(folder, None), GENERATORS, _generators.state_of_all())
 
@@ -328,17 +356,9 @@ class Chain:
         if hasattr(sys, "last_value") or self._epoch is None or _rank() != 0:
             return
         message = f"the loop ended in epoch {self._epoch + 1}, but vadpipe asked for the state after epoch {self._to}"
-        print(f"vadpipe: {message}; train all epochs that epochs() gives, without `break`", file=sys.stderr)
-
-    def _warn_of_values(self) -> None:
-        of_epochs = {name for part in self._parts for name in part["values"]}
-        for name in sorted({*self._start, *of_epochs}):
-            if name not in self._read:
-                print(f"vadpipe: the script has not read the value `{name}` of the stage", file=sys.stderr)
-            elif name in of_epochs and not self._read[name]:
-                message = f"`{name}` is a value of epochs, but the script has read it only before the loop"
-                help = "if it changes, the restored state wins; read it in the loop, or move it to `start`"
-                print(f"vadpipe: {message}; {help}", file=sys.stderr)
+        help = "leave no epoch out: let those after an early stop do nothing, with `continue` instead of `break`"
+        more = "`select` in the stage gives the best epoch, and `[matrix.prune]` stops the worst points of a sweep"
+        print(f"vadpipe: {message}; {help}. {more}: docs/python.md, \"Stopping early\"", file=sys.stderr)
 
 
 class Epochs:
@@ -355,7 +375,11 @@ class Epochs:
         run._begin()
         for epoch in range(run._from, run._to):
             run._epoch, run._line = epoch, {}
-            yield self._start + epoch
+            try:
+                yield self._start + epoch
+            except GeneratorExit:
+                run._end_early()
+                raise
             run._end_epoch()
             run._save_at_boundary(epoch + 1)
         run._finish()

@@ -61,6 +61,13 @@ def is_generator(value: object) -> bool:
     return torch is not None and (isinstance(value, torch.Generator) or is_loader(value))
 
 
+def has_generator(value: object) -> bool:
+    """Whether this is a random generator, or a list, a tuple or a dict with one in it."""
+    if isinstance(value, dict):
+        return any(map(has_generator, value.values()))
+    return any(map(has_generator, value)) if isinstance(value, (list, tuple)) else is_generator(value)
+
+
 def is_loader(value: object) -> bool:
     """Whether this is a DataLoader without a state of its own."""
     data = sys.modules.get("torch.utils.data")

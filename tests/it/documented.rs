@@ -1,8 +1,8 @@
-//! The training programs and pipelines in README.md and docs/training-programs.md run as they are written there.
+//! The training programs and pipelines in docs/training-programs.md run as they are written there. `python/tests` runs
+//! those of README.md and docs/python.md, which need the Python module.
 
 use crate::support::{Project, Run, json};
 
-const README: &str = include_str!("../../README.md");
 const DOCS: &str = include_str!("../../docs/training-programs.md");
 
 /// The code below the comment `<!-- NAME -->`.
@@ -30,18 +30,18 @@ fn trained(run: &Run, point: &str) -> Vec<u64> {
 }
 
 #[test]
-fn training_of_the_readme_runs_as_written() {
+fn whole_program_of_the_docs_runs_as_written() {
     if !can_import("json") {
         return;
     }
     let files = || {
-        let project = Project::new(block(README, "mine.toml"));
-        project.write("mine.toml", block(README, "mine.toml"));
-        project.write("train.py", block(README, "train.py"));
+        let project = Project::new(block(DOCS, "mine.toml"));
+        project.write("mine.toml", block(DOCS, "mine.toml"));
+        project.write("train.py", block(DOCS, "train.py"));
         project
     };
     let project = files();
-    let commands: Vec<Vec<&str>> = block(README, "its commands")
+    let commands: Vec<Vec<&str>> = block(DOCS, "its commands")
         .lines()
         .map(|line| line.split('#').next().expect("a command").split_whitespace().skip(1).collect())
         .collect();
@@ -109,30 +109,4 @@ fn shell_program_of_the_docs_runs_as_written() {
     assert_eq!(project.vadpipe(["export", "p.toml", "--to", "out"]).code, 0);
     assert_eq!(project.read("out/net/last.txt"), format!("{}\n", (1..=40).sum::<u32>()));
     assert_eq!(json(&project.vadpipe(["metrics", "p.toml", "--json"]))["net"]["sum"], 820.0);
-}
-
-#[test]
-fn shipped_training_with_pytorch_is_extended_to_the_bytes_of_one_go() {
-    if !can_import("torch, safetensors.torch") {
-        return;
-    }
-    let files = || {
-        let project = Project::new(include_str!("../../pipelines/own-training.toml"));
-        project.write("scripts/train_torch.py", include_str!("../../pipelines/scripts/train_torch.py"));
-        project
-    };
-    let project = files();
-    let run = |project: &Project, epochs: u64| {
-        let run = project.run(&["net@lr=0.001", "-S", &format!("params.epochs={epochs}")]);
-        trained(&run, "net@lr=0.001")
-    };
-    assert_eq!(run(&project, 10), (1..=10).collect::<Vec<_>>());
-    assert_eq!(run(&project, 20), (11..=20).collect::<Vec<_>>());
-    let in_one_go = files();
-    assert_eq!(run(&in_one_go, 20).len(), 20);
-    let digest = |project: &Project| {
-        let shown = project.vadpipe(["show", "p.toml", "net@lr=0.001", "-S", "params.epochs=20", "--json"]);
-        json(&shown)["net@lr=0.001"]["digest"].clone()
-    };
-    assert_eq!(digest(&project), digest(&in_one_go));
 }
