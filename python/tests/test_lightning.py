@@ -81,6 +81,9 @@ def test_early_stopping_of_lightning_is_explained(project):
     project.run(expect=1)
     log = project.call("log", "last", "--stage", "net")
     assert "Lightning stopped after 2 of 4 epochs, as with EarlyStopping; the stage needs all" in log
+    project.trace.unlink()
+    project.by_hand()
+    assert project.trained() == [0, 1] and (project.folder / "done").read_text() == "2", "by hand it stops"
 
 
 def test_warm_is_refused(project):

@@ -116,6 +116,11 @@ class Chain:
         return self._environment is not None
 
     @property
+    def is_on_chain(self) -> bool:
+        """Whether a `train-command` stage started the script: False by hand, and in a `command` stage."""
+        return "VADPIPE_PROTOCOL" in (self._environment or {})
+
+    @property
     def last_epoch(self) -> int:
         """The number of finished epochs at the end of this process."""
         return self._to
@@ -338,6 +343,10 @@ class Chain:
             if _rank() == 0 or _generators.has_generator(value):
                 _tree.save(self._own(folder, value), name, value)
         _tree.save(self._own(folder, None), GENERATORS, _generators.state_of_all())
+        distributed = _distributed()
+        if distributed is not None:
+            # The state is complete, and the first process may exit, only when every process has written its part.
+            distributed.barrier()
 
     def _save_at_boundary(self, done: int) -> None:
         """Saves the state if the stage has `warm = true` and one is due after `done` epochs."""
@@ -345,10 +354,6 @@ class Chain:
         if self._segment is None or state_out is None or (done % self._segment != 0 and done != self._to):
             return
         self._save(state_out / str(done))
-        distributed = _distributed()
-        if distributed is not None:
-            # vadpipe takes the folder at once, so every process must have written its part.
-            distributed.barrier()
         self._append({"saved": done})
 
     def _explain_missing_state(self) -> None:

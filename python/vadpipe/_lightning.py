@@ -23,8 +23,8 @@ def fit(run: "Chain", trainer: Any, arguments: tuple[Any, ...], options: dict[st
     callbacks = importlib.import_module(f"{package}.callbacks")
     checkpoint = run.restore(lightning={})
     is_new = not checkpoint
-    epochs = iter(run.epochs())
-    if run.started_by_vadpipe:
+    epochs: Any = iter(run.epochs())
+    if run.is_on_chain:
         trainer.strategy.checkpoint_io = _in_memory(package, checkpoint)
         # The chain of states replaces these. Their files would be lost with the folder of the process.
         kept = [callback for callback in trainer.callbacks if not isinstance(callback, callbacks.ModelCheckpoint)]
@@ -32,11 +32,14 @@ def fit(run: "Chain", trainer: Any, arguments: tuple[Any, ...], options: dict[st
     trainer.callbacks.append(_callback(callbacks, run, epochs))
     trainer.fit_loop.max_epochs = run.last_epoch
     trainer.fit(*arguments, **options, **({} if is_new else {"ckpt_path": "state"}))
-    if run.started_by_vadpipe and not run.outputs_due:
+    if not run.outputs_due:
         trainer.save_checkpoint("state")
-    if (epoch := next(epochs, None)) is not None:
+    if (epoch := next(epochs, None)) is None:
+        return
+    if run.is_on_chain:
         message = f"Lightning stopped after {epoch} of {run.last_epoch} epochs, as with EarlyStopping"
         raise Error(f"{message}; the stage needs all: use `select` in it for the best epoch")
+    epochs.close()
 
 
 def _in_memory(package: str, checkpoint: dict[str, Any]) -> Any:
