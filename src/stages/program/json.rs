@@ -58,7 +58,10 @@ fn field(jiter: &mut Jiter<'_>, start: Peek) -> Result<Field, JiterError> {
     }
     Ok(Field::Other(match start {
         Peek::String => shortened(&format!("{:?}", jiter.known_str()?)),
-        Peek::Null => "null".to_owned(),
+        Peek::Null => {
+            jiter.known_null()?;
+            "null".to_owned()
+        }
         Peek::True | Peek::False => jiter.known_bool(start)?.to_string(),
         _ => {
             jiter.known_skip(start)?;
