@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 use serde_json::json;
 
@@ -16,6 +17,7 @@ pub(super) use self::filters::word;
 use self::filters::{FilterArgs, Filters};
 use self::tail::log_path;
 use super::args::Global;
+use super::completion;
 use super::project::{open_cache, open_store, read_pipeline};
 use super::ui::{BOLD, GREEN, RED, Ui, paint, seconds, table, when};
 use crate::diagnostic::nearest;
@@ -47,10 +49,10 @@ The log of a stage has the output of its programs. -f prints it as they write it
 otherwise it prints what there is. With STAGE, it exits with code 1 if the stage fails.")]
 pub(super) struct LogArgs {
     /// A run: its id, the beginning or the end of the id, or `last`. Or a pipeline file, for its newest run
-    #[arg(value_name = "RUN|FILE")]
+    #[arg(value_name = "RUN|FILE", add = ArgValueCompleter::new(completion::files))]
     id: Option<String>,
     /// Print the logs of these stages, points (`vad@lr=0.01`) or globs (`vad@*`)
-    #[arg(value_name = "STAGE", conflicts_with = "stage")]
+    #[arg(value_name = "STAGE", conflicts_with = "stage", add = ArgValueCompleter::new(completion::targets))]
     stages: Vec<String>,
     /// Print the events of the run as NDJSON
     #[arg(long, requires = "id", conflicts_with_all = ["stages", "stage", "status", "since", "run"])]

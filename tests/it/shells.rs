@@ -40,6 +40,7 @@ fn bash_completes_stages_and_points_of_the_file() {
         return;
     };
     assert_eq!(stages, ["report"]);
+    assert_eq!(bash(&project, "vadpipe log -f p.toml r").expect("bash"), ["report"]);
     let all = bash(&project, "vadpipe plan p.toml ").expect("bash");
     assert!(["data", "ad", "ad@lr=0.01,latent_dim=6"].iter().all(|name| all.contains(&(*name).to_owned())), "{all:?}");
     // bash treats the text before the last `=` or `@` as other words.

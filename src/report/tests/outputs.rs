@@ -50,7 +50,8 @@ fn outputs() -> Inputs {
         let rate = rate.parse::<f64>().unwrap();
         let loss = falling(30, 0.9, rate);
         let gap = f64::from_bits(crate::artifact::NOT_LOGGED);
-        let every_fifth = (1..=30).map(|e: usize| if e.is_multiple_of(5) { rate * e as f64 } else { gap }).collect::<Vec<f64>>();
+        let every_fifth =
+            (1..=30).map(|e: usize| if e.is_multiple_of(5) { rate * e as f64 } else { gap }).collect::<Vec<f64>>();
         let tensors = [("history.loss", loss), ("history.val_accuracy", Tensor::vector(&every_fifth))];
         let tensors = tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
         let metrics = [("loss", rate), ("val_accuracy_best", rate * 30.0), ("best_epoch", 30.0)];
