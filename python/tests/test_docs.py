@@ -21,7 +21,7 @@ def test_page_runs_as_written(project):
     assert sum(line.startswith("+") for line in diff.splitlines()) <= 12
     project.write("train.py", sides["+"])
     # The package comes from the environment, which a user needs not hand through.
-    toml = blocks("toml")[0].replace("argv =", 'pass_env = ["PYTHONPATH"]\nargv =')
+    toml = blocks("toml")[0].replace("python =", 'pass_env = ["PYTHONPATH"]\npython =')
     project.write("p.toml", toml.replace("segment_epochs = 5", "segment_epochs = 10"))
     commands = [line.partition("#")[0] for block in blocks("sh")[1:] for line in block.splitlines()]
     assert len(commands) == 5

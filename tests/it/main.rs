@@ -31,6 +31,7 @@ mod losses;
 mod missing;
 mod processes;
 mod programs;
+mod python;
 mod repair;
 mod selecting;
 mod shells;
