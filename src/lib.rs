@@ -9,7 +9,8 @@
 //!
 //! The modules form layers, lowest first. Each module uses only modules that are listed above it; a test checks this by
 //! reading the `use` declarations. The library does not touch the terminal or the home directory, and reads only the
-//! environment variables that a `command` stage declares. All other access is in `cli`, which no module imports.
+//! environment variables that a `command` stage declares; only uv gets all of them. All other access is in `cli`, which
+//! no module imports.
 
 pub mod error;
 pub mod id;

@@ -184,8 +184,9 @@ pub trait Stage: Send + Sync {
     fn program_files(&self, _files: &dyn Files) -> Result<Option<BTreeSet<String>>, StageError> {
         Ok(None)
     }
-    /// For a stage that runs a program that `PATH` finds: its file. Part of no key.
-    fn program(&self) -> Option<String> {
+    /// For a stage that runs a program that is looked up in `PATH` or beside the pipeline, whose folder is `base`: the
+    /// program's file. Part of no key.
+    fn program(&self, _base: &Path) -> Option<String> {
         None
     }
     /// For a stage that runs a program: whether the program gets [`Context::checkpoint`].

@@ -27,7 +27,7 @@ def sides_of_the_diff():
 def given_environment(project, pipeline):
     """The pipeline with the package of the tests, which a user needs not hand through."""
     project.environment["OMP_NUM_THREADS"] = "1"
-    return pipeline.replace("argv =", 'pass_env = ["PYTHONPATH", "OMP_NUM_THREADS"]\nargv =')
+    return re.sub("^python =", 'pass_env = ["PYTHONPATH", "OMP_NUM_THREADS"]\npython =', pipeline, flags=re.MULTILINE)
 
 
 def write_shipped(project, name, *scripts):

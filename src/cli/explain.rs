@@ -171,7 +171,8 @@ impl<'a> Explanation<'a> {
     /// the stage run again.
     fn changed_program(&self) -> Option<(&str, String)> {
         let then = self.record.or(self.newest.as_ref())?.provenance.program.as_deref()?;
-        let now = self.project.spec.point(self.decision.point).parsed.stage.program()?;
+        let spec = &self.project.spec;
+        let now = spec.point(self.decision.point).parsed.stage.program(&spec.base)?;
         (then != now).then_some((then, now))
     }
 

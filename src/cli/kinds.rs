@@ -138,6 +138,7 @@ mod tests {
           provides    outputs
           inputs      any names, single or lists
           parameter   argv
+          parameter   python
           parameter   outputs
           parameter   paths
           parameter   sources

@@ -3,7 +3,8 @@
 //! A program lists the files that it opens in [`Context::dep_file`](crate::stage::Context::dep_file), one path a line,
 //! absolute or relative to the pipeline's folder. The files that belong to the project enter the key of the result:
 //! those below the pipeline's folder, and those below the folder of a file that the stage names. Installed packages,
-//! compiled Python modules, the repository's `.git`, the cache, and the files that the program itself wrote do not.
+//! all of `.venv`, compiled Python modules, the repository's `.git`, the cache, and the files that the program itself
+//! wrote do not.
 //!
 //! A folder in which a program read very many files counts as a whole, so that no result has thousands of names.
 
@@ -28,7 +29,7 @@ const MAX_IN_FOLDER: usize = 100;
 /// With more files and folders than this, the deepest folders count as a whole.
 const MAX_NAMES: usize = 1000;
 /// Folders of files that do not belong to the project.
-const FOREIGN: [&str; 4] = [".git", "__pycache__", "site-packages", "dist-packages"];
+const FOREIGN: [&str; 5] = [".git", ".venv", "__pycache__", "site-packages", "dist-packages"];
 
 /// Finds the files of a project in the lists that a program writes.
 #[derive(Clone)]
@@ -346,7 +347,8 @@ mod tests {
         let name = |path: &Path| scan.project().name(path);
         assert_eq!(name(&base.join("data/1.csv")).as_deref(), Some("data/1.csv"));
         assert_eq!(name(&root.join("src/pkg/model.py")).as_deref(), Some("../src/pkg/model.py"), "beside a named file");
-        for other in ["elsewhere/x.py", "pipelines/cache/index/x", "pipelines/.venv/lib/site-packages/torch.py"] {
+        for other in ["elsewhere/x.py", "pipelines/cache/index/x", "pipelines/.venv/share/x", "lib/site-packages/y.py"]
+        {
             assert_eq!(name(&root.join(other)), None, "{other}");
         }
         let list = root.join("list");

@@ -288,7 +288,7 @@ impl<'a> Worker<'a> {
             finished_at: 0,
             run: self.run.to_owned(),
             host: host_name(),
-            program: self.context.point(output.point).parsed.stage.program(),
+            program: self.context.point(output.point).parsed.stage.program(&spec.base),
             accepted: None,
         };
         NewResult {

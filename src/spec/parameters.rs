@@ -251,8 +251,8 @@ fn merged(table: &Table, at: &[&Pattern<'_>], diagnostics: &mut Diagnostics) -> 
         }
     }
     let mut merged = Table(table.0.iter().filter(is_ours).cloned().collect());
-    // The two exclude each other, so one of an `at` replaces the other.
-    for (given, replaced) in [("segments", "epochs"), ("epochs", "segments")] {
+    // Two that exclude each other: one of an `at` replaces the other.
+    for (given, replaced) in [("segments", "epochs"), ("epochs", "segments"), ("argv", "python"), ("python", "argv")] {
         if chosen.contains_key(given) && !chosen.contains_key(replaced) {
             merged.0.retain(|entry| entry.name != replaced);
         }

@@ -326,6 +326,22 @@ impl<'a> Params<'a> {
         Some(self.record(name, value))
     }
 
+    /// Like [`Params::words`]. A string is a list with this string.
+    pub fn word_or_words(&mut self, name: &'static str) -> Option<Vec<String>> {
+        const TAKES: &str = "a string, or a list of strings or numbers";
+        if !self.is_given(name) || matches!(self.find(name)?.data, Data::List(_)) {
+            let words = self.words(name);
+            self.note(name, |parameter| parameter.takes = TAKES.to_owned());
+            return words;
+        }
+        let word = self.read(
+            name,
+            || TAKES.to_owned(),
+            |data| if let Data::Text(word) = data { Some(word.clone()) } else { None },
+        )?;
+        Some(self.record(name, vec![word]))
+    }
+
     /// A list of strings that is not part of the key.
     pub fn texts_unhashed(&mut self, name: &'static str) -> Option<Vec<String>> {
         self.list(name, "strings", |d| if let Data::Text(t) = d { Some(t.clone()) } else { None })

@@ -5,6 +5,7 @@
 //! kind = "command"
 //! inputs = { data = "data", fits = ["fit@*"] }
 //! argv = ["python3", "scripts/summarise.py", "{inputs.data}", "{outputs.plot}", "--metrics", "{metrics}"]
+//! # python = ["scripts/summarise.py", …]   instead of argv, with the interpreter that is beside the pipeline
 //! outputs = { plot = "plot.png", table = "table.safetensors", model = "model/" }   # `/` at the end: a folder
 //! paths = { images = "data/images" }   # files and folders as inputs, by their content
 //! sources = ["scripts/helpers.py"]     # more files, or folders, that change the result
@@ -52,7 +53,8 @@
 //! `env`. The contents in the key are the files of `sources`, the files next to the pipeline that argv names, and the
 //! values of `env`. A word of argv that names a file is replaced by the path of its copy in the mirror. The program
 //! itself counts as a file only if its name contains a `/`, and a word of a script only if it contains a `/` or a `.`.
-//! `PATH`, the time-out, `retries` and `gpus` are not in the key.
+//! `PATH`, the time-out, `retries` and `gpus` are not in the key. With `python`, its words are in the key in the place
+//! of argv, and the content of the lock file, but not the interpreter: see `program::python`.
 //!
 //! **Files that the program reads** besides these enter the key after the run, if they belong to the project: see
 //! [`Context::dep_file`]. The program runs again when one of them changes. A Python program needs nothing for this: a
@@ -60,13 +62,15 @@
 //! or OpenCV: name these in `sources`. A program in another language writes a path a line to the file
 //! `VADPIPE_DEPFILE`.
 //!
-//! This is the only place in the library that reads the environment: a declared variable is an input like a file.
+//! This is the only place in the library that reads the environment: a declared variable is an input like a file. uv,
+//! which is not the program of the stage, gets all of it.
 //!
 //! **End.** The program leads a process group. At the time-out or an interruption, the group gets SIGTERM and, two
 //! seconds later, SIGKILL. Descendants that still run after the program has ended get the same signals, in whatever
 //! group or session they are. If vadpipe is killed, they are killed at once: see `supervisor`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::program::{self, Defaults, Folders, Program, Start};
@@ -116,8 +120,8 @@ impl Stage for Command {
         self.program.named_files(files).map(Some)
     }
 
-    fn program(&self) -> Option<String> {
-        self.program.found_in_path()
+    fn program(&self, base: &Path) -> Option<String> {
+        self.program.file(base)
     }
 
     fn gpus(&self) -> usize {

@@ -7,6 +7,7 @@ pub(super) mod json;
 mod outputs;
 mod process;
 mod process_tree;
+mod python;
 mod read_only;
 mod supervisor;
 mod values;
@@ -17,24 +18,28 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::Access;
-
 use self::folders::ProgramPaths;
 pub(super) use self::folders::{Folders, file_name};
 use self::outputs::make_folders;
 pub(super) use self::outputs::{MAX_METRIC_NAME, check_space, collect};
 pub(super) use self::process::Watch;
 pub(crate) use self::process_tree::supervise_with;
+use self::python::{Runner, in_path};
 pub(super) use self::read_only::ReadOnly;
 pub(crate) use self::supervisor::{SUPERVISE, supervise};
 pub(super) use self::values::{as_json, value_table};
+use self::words::Paths as _;
 use crate::diagnostic::nearest;
 use crate::key::{Digest, Hash};
 use crate::stage::{Context, Files, Params, StageError};
 
 /// A program with what the pipeline says about it.
 pub(super) struct Program {
+    /// The program and its arguments. With `python`, the program is [`PYTHON`], in whose place comes the interpreter
+    /// that is found beside the pipeline.
     argv: Vec<String>,
+    /// The parameter that gave argv: `argv` or `python`.
+    field: &'static str,
     /// Paths below the output folder, by role.
     outputs: BTreeMap<String, String>,
     /// Files and folders that are inputs, by role.
@@ -71,26 +76,15 @@ pub(super) struct Start<'a> {
     pub(super) variables: Vec<(&'static str, OsString)>,
 }
 
+/// The program of `python = "train.py"`.
+const PYTHON: &str = "python3";
 /// The values of `home`, and whether the program gets the user's HOME.
 const HOMES: &[(&str, bool)] = &[("scratch", false), ("user", true)];
 
 impl Program {
     /// Reads the parameters.
     pub(super) fn parse(params: &mut Params<'_>, defaults: &Defaults) -> Self {
-        params.describe("the program and its arguments, with placeholders such as {inputs.ROLE} and {metrics}");
-        let argv = params.words("argv");
-        if !params.is_given("argv") {
-            params.error("argv", "`argv` is missing", "give the program and its arguments: argv = [\"python3\", …]");
-        }
-        let given = argv.is_some();
-        let argv = argv.unwrap_or_default();
-        if given && argv.first().is_none_or(String::is_empty) || argv.iter().any(|w| w.contains('\0')) {
-            params.error(
-                "argv",
-                "`argv` is empty, begins with an empty word or contains a NUL",
-                "its first word is the program",
-            );
-        }
+        let (field, argv) = parse_argv(params);
         params.describe("what the program writes: paths by role; `/` at the end is a folder");
         let outputs = match defaults.outputs_in_params {
             true => params.node("outputs"),
@@ -120,11 +114,19 @@ impl Program {
         let retries = params.int_unhashed("retries", 0, 0..=100);
         params.describe("whether the first word of `argv` is a script for /bin/sh");
         let shell = params.bool("shell", false);
+        if shell && field == "python" {
+            params.error("shell", "`shell` does not go with `python`", "`argv` has the script for /bin/sh");
+        }
         params.describe("HOME of the program: an empty folder, or the user's");
         let keeps_home = params.choice_added("home", defaults.home, HOMES);
-        check_placeholders(params, &argv, &outputs, &paths);
+        check_placeholders(params, (field, &argv), &outputs, &paths);
         let timeout = u64::try_from(timeout).ok().filter(|s| *s > 0).map(Duration::from_secs);
-        Self { argv, outputs, paths, sources, env, pass_env, keeps_home, timeout, retries, gpus, shell }
+        Self { argv, field, outputs, paths, sources, env, pass_env, keeps_home, timeout, retries, gpus, shell }
+    }
+
+    /// The parameter that gives the words of the program.
+    pub(super) fn field(&self) -> &'static str {
+        self.field
     }
 
     /// Whether argv contains the placeholder.
@@ -149,14 +151,20 @@ impl Program {
 
     /// See [`crate::stage::Stage::program_files`].
     pub(super) fn named_files(&self, files: &dyn Files) -> Result<BTreeSet<String>, StageError> {
-        self.files(files)
+        let mut names = self.files(files)?;
+        // uv reads the original: a copy would hide an edit while the program runs.
+        if let Some(lock) = self.lock(&|name| files.resolve(name)) {
+            names.remove(&lock);
+        }
+        Ok(names)
     }
 
     /// See [`crate::stage::Stage::contents`].
     pub(super) fn contents(&self, files: &dyn Files) -> Result<BTreeMap<String, Digest>, StageError> {
         self.check_script(files)?;
         let mut contents = BTreeMap::new();
-        for name in self.files(files)? {
+        let lock = self.lock(&|name| files.resolve(name));
+        for name in self.files(files)?.into_iter().chain(lock) {
             let digest = files.digest(&files.resolve(&name)).map_err(StageError::io(format!("can't read {name}")))?;
             contents.insert(format!("file {name}"), digest);
         }
@@ -179,12 +187,15 @@ impl Program {
     }
 
     /// See [`crate::stage::Stage::program`].
-    pub(super) fn found_in_path(&self) -> Option<String> {
-        let name = self.argv.first().filter(|name| !self.shell && !name.contains('/'))?;
-        let folders = std::env::var_os("PATH")?;
-        let is_program = |path: &PathBuf| path.is_file() && rustix::fs::access(path, Access::EXEC_OK).is_ok();
-        let found = std::env::split_paths(&folders).map(|folder| folder.join(name)).find(is_program)?;
-        let file = found.canonicalize().unwrap_or_else(|_| found.clone());
+    pub(super) fn file(&self, base: &Path) -> Option<String> {
+        let (found, file) = match self.runner(&|name| base.join(name)) {
+            Some((_, runner)) => runner.program(base)?,
+            None => {
+                let name = self.argv.first().filter(|name| !self.shell && !name.contains('/'))?;
+                in_path(name).map(|file| (file.clone(), file))?
+            }
+        };
+        let file = file.canonicalize().unwrap_or(file);
         let target = if file == found { String::new() } else { format!(" → {}", file.display()) };
         Some(format!("{}{target}", found.display()))
     }
@@ -196,7 +207,7 @@ impl Program {
                 let known: Vec<&str> = context.inputs.0.keys().map(String::as_str).collect();
                 let hint =
                     format!("its inputs are: {}", if known.is_empty() { "none".into() } else { known.join(", ") });
-                let message = format!("`argv` contains `{{inputs.{role}}}`, but the stage has no such input");
+                let message = format!("`{}` contains `{{inputs.{role}}}`, but the stage has no such input", self.field);
                 return Err(StageError::bad_input(message, hint));
             }
         }
@@ -211,7 +222,7 @@ impl Program {
         watch: &mut dyn Watch,
         context: &Context<'_>,
     ) -> Result<(), StageError> {
-        let invocation = self.invocation(start, context);
+        let invocation = self.invocation(start, context)?;
         for retries_left in (0..=self.retries).rev() {
             make_folders(&self.outputs, &start.folders.outputs)?;
             watch.starts()?;
@@ -232,7 +243,7 @@ impl Program {
         let path = files.resolve(script);
         match path.try_exists() {
             Ok(false) => {
-                let message = format!("`argv` names the script `{script}`, which does not exist");
+                let message = format!("`{}` names the script `{script}`, which does not exist", self.field);
                 Err(StageError::bad_input(message, format!("looked for {}", path.display())))
             }
             _ => Ok(()),
@@ -248,7 +259,19 @@ impl Program {
         Ok(names)
     }
 
-    fn invocation(&self, start: &Start<'_>, context: &Context<'_>) -> process::Invocation {
+    /// With `python`, the script and what runs it. `resolve` finds files of the pipeline's folder.
+    fn runner(&self, resolve: &dyn Fn(&str) -> PathBuf) -> Option<(&str, Runner)> {
+        let script = self.argv.get(1).filter(|_| self.field == "python")?;
+        Some((script, Runner::find(script, resolve)))
+    }
+
+    /// The lock file that is in the key.
+    fn lock(&self, resolve: &dyn Fn(&str) -> PathBuf) -> Option<String> {
+        let (script, runner) = self.runner(resolve)?;
+        runner.lock(script)
+    }
+
+    fn invocation(&self, start: &Start<'_>, context: &Context<'_>) -> Result<process::Invocation, StageError> {
         let folders = start.folders;
         let paths = ProgramPaths {
             folders,
@@ -259,15 +282,28 @@ impl Program {
             checkpoint: start.checkpoint,
         };
         let words = self.argv.iter().enumerate();
-        let argv: Vec<OsString> =
+        let mut argv: Vec<OsString> =
             words.map(|(at, word)| words::expand(word, words::Place::of(at, self.shell), &paths)).collect();
-        let argv = if self.shell {
-            let script = argv.first().cloned().unwrap_or_default();
-            let head = ["/bin/sh".into(), "-c".into(), script, "sh".into()];
-            head.into_iter().chain(argv.into_iter().skip(1)).collect()
-        } else {
-            argv
-        };
+        if self.shell {
+            argv.insert(1.min(argv.len()), "sh".into());
+            argv.splice(0..0, ["/bin/sh".into(), "-c".into()]);
+        }
+        let mut environment = self.environment(start, context);
+        let mut name = argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();
+        if let Some((script, runner)) = self.runner(&|name| paths.in_base(name))
+            && let Some(interpreter) = runner.interpreter(script, folders, context)?
+        {
+            python::activate(&interpreter, &mut environment);
+            name = PYTHON.to_owned();
+            argv[0] = interpreter.into();
+        }
+        let (folder, timeout) = (folders.outputs.clone(), self.timeout);
+        Ok(process::Invocation { name, argv, environment, folder, timeout, printed: None })
+    }
+
+    /// The complete environment of the program, except for what an interpreter adds.
+    fn environment(&self, start: &Start<'_>, context: &Context<'_>) -> BTreeMap<String, OsString> {
+        let folders = start.folders;
         let mut environment: BTreeMap<String, OsString> = BTreeMap::from([
             ("HOME".to_owned(), folders.scratch.clone().into()),
             ("TMPDIR".to_owned(), folders.scratch.clone().into()),
@@ -297,30 +333,60 @@ impl Program {
             }
             environment.insert("PYTHONPATH".to_owned(), path);
         }
-        let folder = folders.outputs.clone();
-        process::Invocation { argv, environment, folder, timeout: self.timeout }
+        environment
     }
+}
+
+/// Reads the words of the program, and returns the parameter that gives them.
+fn parse_argv(params: &mut Params<'_>) -> (&'static str, Vec<String>) {
+    params.describe("the program and its arguments, with placeholders such as {inputs.ROLE}; or give `python`");
+    let argv = params.words("argv");
+    params.describe("instead of `argv`: a Python script and its arguments, run by uv, by `.venv` or by python3");
+    let script = params.word_or_words("python");
+    let field = if params.is_given("python") { "python" } else { "argv" };
+    match (params.is_given("argv"), params.is_given("python")) {
+        (true, true) => params.error("python", "the stage has both `argv` and `python`", "give one of the two"),
+        (false, false) => {
+            let help = "give the program and its arguments: argv = [\"julia\", …], or a script: python = \"train.py\"";
+            params.error_at(&params.place().clone(), "`argv` or `python` is missing", help);
+        }
+        _ => {}
+    }
+    let words = if field == "argv" { argv } else { script };
+    let is_given = words.is_some();
+    let words = words.unwrap_or_default();
+    if is_given && words.first().is_none_or(String::is_empty) || words.iter().any(|word| word.contains('\0')) {
+        let message = format!("`{field}` is empty, begins with an empty word or contains a NUL");
+        let first = if field == "argv" { "program" } else { "script" };
+        params.error(field, message, format!("its first word is the {first}"));
+    }
+    if field == "python" && words.first().is_some_and(|script| script.starts_with('-')) {
+        let help = "for options of Python, write argv = [\"python3\", \"-m\", …]";
+        params.error(field, "`python` begins with an option, not with a script", help);
+    }
+    let interpreter = (field == "python").then(|| PYTHON.to_owned());
+    (field, interpreter.into_iter().chain(words).collect())
 }
 
 fn check_placeholders(
     params: &mut Params<'_>,
-    argv: &[String],
+    (field, argv): (&'static str, &[String]),
     outputs: &BTreeMap<String, String>,
     paths: &BTreeMap<String, String>,
 ) {
     for role in argv.iter().flat_map(|word| words::roles(word, "inputs")) {
         if params.has_input(&role) == Some(false) && !paths.contains_key(&role) {
-            let message = format!("`argv` contains `{{inputs.{role}}}`, but the stage has no such input");
+            let message = format!("`{field}` contains `{{inputs.{role}}}`, but the stage has no such input");
             params.error(
-                "argv",
+                field,
                 message,
                 format!("add it: `inputs = {{ {role} = \"STAGE\" }}` or `paths = {{ {role} = \"FILE\" }}`"),
             );
         }
     }
     for (wrong, meant) in argv.iter().filter_map(|word| words::misspelled(word)) {
-        let message = format!("`argv` contains `{{{wrong}}}`, which is not a placeholder");
-        params.error("argv", message, format!("did you mean `{{{meant}}}`?"));
+        let message = format!("`{field}` contains `{{{wrong}}}`, which is not a placeholder");
+        params.error(field, message, format!("did you mean `{{{meant}}}`?"));
     }
     for role in argv.iter().flat_map(|word| words::roles(word, "outputs")) {
         if outputs.contains_key(&role) {
@@ -330,6 +396,6 @@ fn check_placeholders(
             Some(near) => format!("did you mean `{{outputs.{near}}}`?"),
             None => "declare it: `outputs = { … }`".to_owned(),
         };
-        params.error("argv", format!("`argv` contains `{{outputs.{role}}}`, but the stage has no such output"), help);
+        params.error(field, format!("`{field}` contains `{{outputs.{role}}}`, but the stage has no such output"), help);
     }
 }

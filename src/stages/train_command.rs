@@ -5,7 +5,7 @@
 //! [stages.net]
 //! kind = "train-command"
 //! inputs = { data = "data" }
-//! argv = ["python3", "train.py"]       # as for `command`, and so are paths, sources, env, timeout_seconds, …
+//! argv = ["python3", "train.py"]       # or python = "train.py"; both as for `command`, and so are paths, sources, …
 //! segment_epochs = 10                  # the epochs that one process trains
 //! epochs = 100                         # or segments = [{ epochs = 80, lr = 1e-3 }, { epochs = 20, lr = 1e-4 }]
 //! keep = [50]                          # epochs whose states are kept
@@ -53,10 +53,11 @@
 //! **Log.** Numbers of an epoch are metrics and become curves; `NaN` and `Infinity` are numbers. Names that begin with
 //! `_` are shown, but are in no result. Other values are ignored.
 //!
-//! **Key.** The parameters in state(0) are argv, `segment_epochs`, `warm` if it is true, `start`, `sources`, `env`,
-//! `shell` and the seed. The values of an epoch are in that epoch's key. `outputs` and `select` are in the key of the
-//! result only. The number of epochs, the point's name and its axes are in no key, and the program does not learn them.
-//! Only a warm process learns its last epoch, `VADPIPE_TO`: nothing that it computes may depend on that.
+//! **Key.** The parameters in state(0) are argv or `python`, `segment_epochs`, `warm` if it is true, `start`,
+//! `sources`, `env`, `shell` and the seed. The values of an epoch are in that epoch's key. `outputs` and `select` are
+//! in the key of the result only. The number of epochs, the point's name and its axes are in no key, and the program
+//! does not learn them. Only a warm process learns its last epoch, `VADPIPE_TO`: nothing that it computes may depend on
+//! that.
 
 mod curves;
 mod log;
@@ -68,6 +69,7 @@ mod states;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use self::parameters::TrainCommand;
@@ -122,8 +124,8 @@ impl Stage for TrainCommand {
         self.program.named_files(files).map(Some)
     }
 
-    fn program(&self) -> Option<String> {
-        self.program.found_in_path()
+    fn program(&self, base: &Path) -> Option<String> {
+        self.program.file(base)
     }
 
     fn gpus(&self) -> usize {

@@ -64,13 +64,13 @@ fn kinds_describe_the_type_default_and_choices_of_each_parameter() {
     "#);
     let short = project.vadpipe(["kinds"]).stdout;
     assert!(short.contains("  parameter   kl_weight = 1.0\n") && !short.contains("[default"), "{short}");
-    let object = crate::support::json(&project.vadpipe(["kinds", "command", "--json"]));
+    let object = crate::support::json(&project.vadpipe(["kinds", "train-command", "--json"]));
     let fields = object["kinds"][0]["fields"].as_array().expect("fields");
     let field = |name: &str| fields.iter().find(|field| field["name"] == name).expect("a field");
-    assert_eq!(
-        (&field("argv")["required"], &field("argv")["type"]),
-        (&true.into(), &"a list of strings or numbers".into())
-    );
+    let described = |name: &str| (field(name)["required"].clone(), field(name)["type"].clone());
+    assert_eq!(described("segment_epochs"), (true.into(), "an integer from 1 to 1000000".into()));
+    assert_eq!(described("argv"), (false.into(), "a list of strings or numbers".into()), "or `python`");
+    assert_eq!(described("python"), (false.into(), "a string, or a list of strings or numbers".into()));
     assert_eq!((&field("shell")["required"], &field("shell")["default"]), (&false.into(), &"false".into()));
     assert_eq!(object["kinds"][0]["parameters"]["shell"], "false", "as before");
 }

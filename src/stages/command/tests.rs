@@ -357,7 +357,7 @@ fn wrong_parameters_have_clear_errors() {
     ]
     .map(|text| parse(text).err().unwrap_or_else(|| format!("accepted: {text}")));
     insta::assert_snapshot!(errors.join("\n--\n"), @r#"
-    `argv` is missing (give the program and its arguments: argv = ["python3", …])
+    `argv` or `python` is missing (give the program and its arguments: argv = ["julia", …], or a script: python = "train.py")
     --
     `argv` is empty, begins with an empty word or contains a NUL (its first word is the program)
     --

@@ -20,6 +20,8 @@ const QUOTED_BYTES: u64 = 4096;
 
 /// A program with its arguments and its environment.
 pub(super) struct Invocation {
+    /// What messages call the program.
+    pub(super) name: String,
     /// The program and its arguments.
     pub(super) argv: Vec<OsString>,
     /// The complete environment.
@@ -28,6 +30,8 @@ pub(super) struct Invocation {
     pub(super) folder: PathBuf,
     /// The time after which it is ended, if any.
     pub(super) timeout: Option<Duration>,
+    /// The file for its standard output. Without one, that goes to the log of the stage.
+    pub(super) printed: Option<PathBuf>,
 }
 
 /// Follows a program while it runs.
@@ -67,24 +71,24 @@ enum End {
 /// # Errors
 /// If it can't be started, does not exit with 0, or takes too long. The message quotes the end of its output.
 pub(super) fn run(invocation: &Invocation, watch: &mut dyn Watch, context: &Context<'_>) -> Result<(), StageError> {
-    let (Some(program), path) = (invocation.argv.first(), context.log_path) else {
-        return Err(StageError::bad_input("`argv` is empty", "its first word is the program"));
-    };
+    let (name, path) = (&*invocation.name, context.log_path);
     let what = format!("can't open the log {}", path.display());
     let log = OpenOptions::new().create(true).append(true).open(path).map_err(StageError::io(what.clone()))?;
     let written_before = log.metadata().map_err(StageError::io(what.clone()))?.len();
-    let errors = log.try_clone().map_err(StageError::io(what))?;
-    let name = program.to_string_lossy().into_owned();
+    let printed = match &invocation.printed {
+        Some(file) => File::create(file).map_err(StageError::io(format!("can't create {}", file.display())))?,
+        None => log.try_clone().map_err(StageError::io(what))?,
+    };
     let mut tree = ProcessTree::start(&invocation.argv, |command| {
-        command.env_clear().envs(&invocation.environment).current_dir(&invocation.folder).stdout(log).stderr(errors)
+        command.env_clear().envs(&invocation.environment).current_dir(&invocation.folder).stdout(printed).stderr(log)
     })
-    .map_err(|error| cannot_start(&name, error))?;
+    .map_err(|error| cannot_start(name, error))?;
     let waited = wait(&mut tree, invocation.timeout, watch, context);
     if !matches!(waited, Ok(Ok(End::Exited(_)))) {
         tree.end();
     }
     let end = waited.map_err(|error| match error.raw_os_error() {
-        Some(_) => cannot_start(&name, error),
+        Some(_) => cannot_start(name, error),
         None => StageError::failed(format!("`{name}` was stopped, because {error}")),
     })??;
     let failure = match end {

@@ -39,8 +39,10 @@ impl TrainCommand {
         params.describe("whether one process trains to the end and saves a state at each multiple");
         let warm = params.bool_added("warm");
         if warm && program.has_placeholder("checkpoint") {
-            let message = "`argv` contains `{checkpoint}`, which a program with `warm = true` does not have";
-            params.error("argv", message, "give a smaller `segment_epochs`: the program loses at most one segment");
+            let field = program.field();
+            let message =
+                format!("`{field}` contains `{{checkpoint}}`, which a program with `warm = true` does not have");
+            params.error(field, message, "give a smaller `segment_epochs`: the program loses at most one segment");
         }
         params.describe("values that shape the first state");
         let start = params.node("start").map(|node| program::value_table(params, "start", &node)).unwrap_or_default();
