@@ -198,8 +198,8 @@ pub trait Stage: Send + Sync {
         Vec::new()
     }
     /// The version in its key, if that is not the version of its kind: a change of the kind that matters only to some
-    /// inputs leaves the keys of all others as they are. `_outputs` are the [`Stage::output_paths`] of its inputs.
-    fn version(&self, _outputs: &mut dyn Iterator<Item = &str>) -> Option<u32> {
+    /// inputs leaves the keys of all others as they are. `_inputs` are the stages that it reads.
+    fn version(&self, _inputs: &mut dyn Iterator<Item = &dyn Stage>) -> Option<u32> {
         None
     }
     /// Does the work.

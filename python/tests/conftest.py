@@ -27,12 +27,8 @@ class Project:
     def __init__(self, folder, program):
         self.folder, self.program = folder, program
         self.trace = folder.parent / "trace"
-        # Not `python/`, because Python would load the `sitecustomize` in it, which removes that folder from the path.
-        site = folder.parent / "site"
-        site.mkdir()
-        (site / "vadpipe").symlink_to(PACKAGE / "vadpipe")
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        self.environment = {**os.environ, "PATH": path, "PYTHONPATH": str(site), "TRACE": str(self.trace)}
+        self.environment = {**os.environ, "PATH": path, "PYTHONPATH": str(PACKAGE), "TRACE": str(self.trace)}
         self.environment.pop("VADPIPE_CACHE", None)
 
     def write(self, name, text):

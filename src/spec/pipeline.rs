@@ -46,8 +46,8 @@ impl Spec {
     /// The version of a point's kind in the point's key.
     pub fn version(&self, point: &Point) -> u32 {
         let inputs = point.inputs.values().flat_map(PointInput::points);
-        let mut outputs = inputs.flat_map(|input| self.point(*input).parsed.stage.output_paths());
-        point.parsed.stage.version(&mut outputs).unwrap_or_else(|| point.parsed.kind.version())
+        let mut stages = inputs.map(|input| &*self.point(*input).parsed.stage);
+        point.parsed.stage.version(&mut stages).unwrap_or_else(|| point.parsed.kind.version())
     }
 
     /// The stored states of this numerics class that a training can continue from.

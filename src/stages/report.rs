@@ -15,8 +15,9 @@
 //! `ours` is `NAME.METRIC`. A stage that is alone in its role has the role's name, any other the name of its point.
 //! `ours` and `note` are optional; `seed` is a number or a string. It is an error if no input has the figure.
 //!
-//! Pictures and tables that programs wrote are shown, and curves of tables. This came with version 3, which is only in
-//! the key of a report with an input that declares a picture, a table or a folder among its outputs. All others keep
+//! Pictures and tables that programs wrote are shown, and curves of tables. A line connects the epochs in which a
+//! program logged a metric. This came with version 3, which is only in the key of a report with such an input: a
+//! training by a program, or a program that declares a picture, a table or a folder among its outputs. All others keep
 //! version 2, their keys and their bytes.
 //!
 //! The artifact is the file `report.html`, without data of any run; see [`crate::report::overlay()`].
@@ -25,7 +26,7 @@ use std::sync::Arc;
 
 use crate::artifact::Artifact;
 use crate::report::{Reference, Spec, build, shows};
-use crate::stage::{About, Context, Params, Roles, Stage, StageError, StageKind};
+use crate::stage::{About, Context, Curves, Params, Roles, Stage, StageError, StageKind};
 use crate::value::{Data, Entry, Node};
 
 /// The kind `report`.
@@ -34,7 +35,7 @@ pub struct Kind;
 /// The file in the artifact.
 const FILE: &str = "report.html";
 
-/// The version that shows pictures and tables of programs.
+/// The version that shows what programs wrote.
 const WITH_OUTPUTS: u32 = 3;
 
 struct Report(Spec);
@@ -112,8 +113,10 @@ fn read_figure(params: &mut Params<'_>, entry: &Entry) -> Option<Reference> {
 }
 
 impl Stage for Report {
-    fn version(&self, mut outputs: &mut dyn Iterator<Item = &str>) -> Option<u32> {
-        Iterator::any(&mut outputs, shows).then_some(WITH_OUTPUTS)
+    fn version(&self, inputs: &mut dyn Iterator<Item = &dyn Stage>) -> Option<u32> {
+        let mut is_new =
+            |stage: &dyn Stage| stage.curves() == Curves::Any || stage.output_paths().into_iter().any(shows);
+        inputs.any(&mut is_new).then_some(WITH_OUTPUTS)
     }
 
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {

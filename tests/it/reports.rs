@@ -58,7 +58,7 @@ fn report_shows_pictures_and_curves_of_programs() {
 }
 
 #[test]
-fn only_reports_of_pictures_tables_and_folders_have_a_new_version_in_their_key() {
+fn only_reports_of_what_programs_wrote_have_a_new_version_in_their_key() {
     let project = draw();
     project.run(&[]);
     let version = |stage: &str| {
@@ -75,4 +75,24 @@ fn only_reports_of_pictures_tables_and_folders_have_a_new_version_in_their_key()
     assert_eq!(plan["words"]["state"], "miss", "{plan:?}");
     project.run(&["words"]);
     assert_ne!(project.read("reports/draw.words.html"), page);
+}
+
+#[test]
+fn line_connects_the_epochs_in_which_a_program_logged_a_metric() {
+    let project = Project::new(
+        "[pipeline]\nname = \"p\"\n[stages.net]\nkind = \"train-command\"\nargv = [\"sh\", \"net.sh\"]\n\
+         segment_epochs = 6\nepochs = 6\n[stages.report]\nkind = \"report\"\ninputs = { net = \"net\" }\n",
+    );
+    project.write(
+        "net.sh",
+        "for epoch in 1 2 3 4 5 6; do\n[ $((epoch % 3)) = 0 ] && more=\", \\\"accuracy\\\": 0.$epoch\" || more=\n\
+         echo \"{\\\"epoch\\\": $epoch$more}\" >> $VADPIPE_LOG\ndone\necho x > $VADPIPE_STATE_OUT/state\n",
+    );
+    project.run(&[]);
+    let page = project.read("reports/p.report.html");
+    let (_, chart) = page.split_once("<b>accuracy</b>").expect("a chart");
+    let (chart, _) = chart.split_once("</figure>").expect("its end");
+    let (_, line) = chart.split_once("class=\"s0 d0").expect("a line");
+    let path = line.split(" d=\"").nth(1).and_then(|d| d.split('"').next()).expect("its path");
+    assert_eq!(path.matches('L').count(), 1, "from epoch 3 to epoch 6: {path}");
 }

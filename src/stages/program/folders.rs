@@ -12,7 +12,7 @@ use crate::file::empty_folder;
 use crate::stage::{Context, Device, StageError};
 
 /// The module that lists the files that a Python program reads.
-const MODULE: &str = include_str!("../../../python/sitecustomize.py");
+const MODULE: &str = include_str!("sitecustomize.py");
 
 /// The absolute paths of a program's files and folders.
 pub(in crate::stages) struct Folders {
