@@ -18,7 +18,8 @@ pub(super) struct Global {
     /// cache, a new `./cache`]
     #[arg(long, global = true, value_name = "DIR", env = "VADPIPE_CACHE", hide_env_values = true)]
     pub(super) cache: Option<PathBuf>,
-    /// Print JSON: `run` prints one event per line, every other command one object
+    /// Print JSON: `run` prints one event per line, every other command one object. The project's `docs/schema`
+    /// describes it
     #[arg(long, global = true)]
     pub(super) json: bool,
     /// Print only results, warnings and errors

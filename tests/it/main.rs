@@ -23,6 +23,7 @@ mod hostile;
 mod included;
 mod interruption;
 mod isolation;
+mod json_output;
 mod labels;
 mod layers;
 mod library;

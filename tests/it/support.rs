@@ -1,7 +1,9 @@
 //! Runs the real program in a temporary folder with a pipeline and a cleared environment.
 
+pub(crate) mod schemas;
+
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -126,9 +128,12 @@ impl Project {
         command
     }
 
-    /// Runs `vadpipe` to its end.
+    /// Runs `vadpipe` to its end. What it prints with `--json` must match the schema of the command.
     pub(crate) fn vadpipe<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> CommandOutput {
-        CommandOutput::of(self.command(args).output().expect("vadpipe starts"))
+        let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        let output = CommandOutput::of(self.command(&args).output().expect("vadpipe starts"));
+        schemas::check(&args, &output.stdout);
+        output
     }
 
     pub(crate) fn start(&self, args: &[&str]) -> Child {
