@@ -114,7 +114,7 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     let (spec, compute) = (context.spec, context.compute);
     let planner = context.planner(options.forced);
     let plan = if options.keep_going { planner.plan_around(options.wanted) } else { planner.plan(options.wanted) }?;
-    check_gpus(spec, &plan, &compute.gpus)?;
+    check_gpus(spec, &plan, compute)?;
     let id = new_run_id();
     let log = RunLog::start(
         *context,
@@ -176,7 +176,9 @@ fn table(context: &RunContext<'_>, options: &Options<'_>, plan: &Plan) -> PointT
         Device::Cuda { ordinal, .. } => Some(ordinal),
         Device::Cpu => None,
     };
-    let gpus = Gpus { count: context.compute.gpus.len(), device };
+    // Otherwise the GPUs are not looked up.
+    let has_gpus = spec.points.iter().any(|point| point.parsed.stage.gpus() > 0);
+    let gpus = Gpus { count: if has_gpus { context.compute.gpus().ids.len() } else { 0 }, device };
     let demands = ResourcePool::demands(spec, context.threads, gpus);
     PointTable::new(dependencies, &demands, ResourcePool::within_limits(context.threads, options.jobs, gpus))
 }

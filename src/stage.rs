@@ -20,7 +20,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use compute::{Compute, Gpu};
+pub use compute::{Compute, ProgramGpus};
 pub(crate) use context::{ARTIFACT_FILE, STATE_FOLDER};
 pub use context::{
     Cancel, Chain, Context, Device, Input, Inputs, Position, Precision, ProcessFolders, ProgramChain, ProgramState,

@@ -1,51 +1,84 @@
 //! The GPUs that programs may use.
 
+use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::stage::Gpu;
+use crate::stage::ProgramGpus;
 
 /// The variable that tells CUDA which GPUs a process may use.
 const VARIABLE: &str = "CUDA_VISIBLE_DEVICES";
 /// Has a folder for each GPU, if NVIDIA's driver is loaded.
 const DRIVER: &str = "/proc/driver/nvidia/gpus";
 
-/// How long NVIDIA's tool may take.
-const DEADLINE: Duration = Duration::from_secs(20);
+/// How long NVIDIA's tool may take. It hangs if the driver does.
+const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The GPUs that this process may use, named as in `CUDA_VISIBLE_DEVICES`: those that the variable names, or else all
-/// GPUs of this machine. Without their models.
-pub(super) fn visible() -> Vec<Gpu> {
-    let names = match std::env::var_os(VARIABLE) {
-        Some(value) => named(&value.to_string_lossy()),
-        None => (0..installed(Path::new(DRIVER), Path::new("/dev"))).map(|gpu| gpu.to_string()).collect(),
-    };
-    names.into_iter().map(|name| Gpu { name, model: None }).collect()
+/// The GPUs that programs without states may use.
+pub(super) fn of_any_model() -> ProgramGpus {
+    ProgramGpus { ids: visible(), ..ProgramGpus::default() }
 }
 
-/// Adds the models, as far as NVIDIA's tool knows them.
-pub(super) fn with_models(mut gpus: Vec<Gpu>) -> Vec<Gpu> {
-    if gpus.is_empty() {
-        return gpus;
+/// The GPUs that trainings may use, and their model. A chain of states stays on one model. So if there are several,
+/// these are the GPUs of the first one's model: which GPU a training gets must not change its result.
+pub(super) fn of_one_model() -> ProgramGpus {
+    let ids = visible();
+    if ids.is_empty() {
+        return ProgramGpus::default();
     }
     let list = list_gpus().unwrap_or_default();
-    for gpu in &mut gpus {
-        gpu.model = model(&list, &gpu.name);
+    let models: Vec<Option<String>> = ids.iter().map(|id| model(&list, id)).collect();
+    let first = models[0].clone();
+    let (same, others): (Vec<_>, Vec<_>) = ids.into_iter().zip(models).partition(|(_, model)| *model == first);
+    let names = |gpus: &[(String, Option<String>)]| gpus.iter().map(|gpu| gpu.0.clone()).collect::<Vec<_>>();
+    let warning = match &first {
+        None => Some(
+            "the models of the GPUs are unknown, as `nvidia-smi -L` doesn't tell them: make sure that all are \
+                      the same, because trainings continue on any of them"
+                .to_owned(),
+        ),
+        Some(model) if !others.is_empty() => Some(format!(
+            "trainings use only the GPUs {} ({model}), because others round differently: to use another model, name its \
+             GPUs in {VARIABLE}",
+            names(&same).join(", ")
+        )),
+        Some(_) => None,
+    };
+    ProgramGpus { ids: names(&same), model: first, warning }
+}
+
+/// The GPUs that this process may use, named as in `CUDA_VISIBLE_DEVICES`: those that the variable names, or else all
+/// GPUs of this machine.
+fn visible() -> Vec<String> {
+    match std::env::var_os(VARIABLE) {
+        Some(value) => named(&value.to_string_lossy()),
+        None => (0..installed(Path::new(DRIVER), Path::new("/dev"))).map(|gpu| gpu.to_string()).collect(),
     }
-    gpus
 }
 
 /// What `nvidia-smi -L` prints. `None` if it is not installed, fails, or does not end.
 fn list_gpus() -> Option<String> {
+    let mut command = Command::new("nvidia-smi");
+    command.arg("-L").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().ok()?;
+    let mut stdout = child.stdout.take()?;
     let (sender, receiver) = mpsc::channel();
-    // If the driver hangs, so does the tool, and it can't be killed. The thread then ends with this process.
     std::thread::Builder::new()
-        .spawn(move || sender.send(Command::new("nvidia-smi").arg("-L").stdin(Stdio::null()).output()))
+        .spawn(move || {
+            let mut list = Vec::new();
+            sender.send(stdout.read_to_end(&mut list).map(|_| list))
+        })
         .ok()?;
-    let output = receiver.recv_timeout(DEADLINE).ok()?.ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    let list = receiver.recv_timeout(DEADLINE).ok().and_then(Result::ok);
+    if list.is_none() {
+        // In the driver, it can't be killed. Then it is not waited for.
+        let _ = child.kill();
+        return None;
+    }
+    let status = child.wait().ok()?;
+    list.filter(|_| status.success()).map(|list| String::from_utf8_lossy(&list).into_owned())
 }
 
 /// The model of a GPU in the output of `nvidia-smi -L`. `name` is its number, or the start of its UUID. A part of a GPU

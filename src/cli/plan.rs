@@ -63,7 +63,7 @@ struct History {
 
 /// Prints what would run, and why. A stage that needs more GPUs than there are is an error.
 pub(super) fn print(project: &Project, plan: &Plan, ui: &Ui) -> Result<()> {
-    check_gpus(&project.spec, plan, &project.compute.gpus)?;
+    check_gpus(&project.spec, plan, &project.compute)?;
     let runs = if plan.is_complete() { Vec::new() } else { project.store.newest_runs(RUN_BYTES)? };
     let history = History {
         estimates: Estimates::of(project, plan, &runs),

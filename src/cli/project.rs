@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::args::{Global, PipelineArgs};
 use super::cache_dir::cache_dir;
 use super::cache_wait::CacheWait;
-use super::gpus::{visible, with_models};
+use super::gpus;
 use super::ui::Ui;
 use crate::diagnostic::{Diagnostics, SourceKind, Sources};
 use crate::error::{Error, Result};
@@ -68,6 +68,10 @@ impl Project {
     pub(super) fn print_warnings(&self, ui: &Ui) {
         let texts = self.spec.warnings.iter().map(|warning| warning.render_warning(&self.spec.sources));
         texts.for_each(|text| ui.warn(&text));
+        let has_gpus = self.wanted.iter().any(|point| self.spec.point(*point).parsed.stage.gpus() > 0);
+        if has_gpus && let Some(warning) = &self.compute.gpus().warning {
+            ui.warn(warning);
+        }
     }
 
     fn load(args: &PipelineArgs, registry: &Registry, store: Arc<Store>) -> Result<Self> {
@@ -76,10 +80,10 @@ impl Project {
             let _ = std::thread::Builder::new().spawn_scoped(scope, || store.open_ahead());
             read_pipeline(&args.file, &args.set, registry)
         })?;
-        let mut compute = compute(args.device.unwrap_or(spec.pipeline.device), spec.pipeline.precision)?;
-        // Asking for the models starts a program. Only the states of programs depend on them.
+        let compute = compute(args.device.unwrap_or(spec.pipeline.device), spec.pipeline.precision)?;
         let has_states = |point: &Point| point.parsed.stage.gpus() > 0 && point.parsed.stage.epochs().is_some();
-        compute.gpus = if spec.points.iter().any(has_states) { with_models(visible()) } else { visible() };
+        let find = if spec.points.iter().any(has_states) { gpus::of_one_model } else { gpus::of_any_model };
+        let compute = compute.with_gpus(find);
         let graph = Graph::of(&spec.points)?;
         let targets = graph.targets(&args.targets)?;
         let wanted = graph.upstream(targets.iter().copied());

@@ -371,7 +371,7 @@ impl<'a> Driver<'a> {
             return Some(Input::Ended(point, Ended::Failed(Error::storage(message))));
         };
         let compute = self.worker.context.compute;
-        let gpus = match gpus_for(self.worker.context.point(point), &compute.gpus, self.state.table().gpus(point)) {
+        let gpus = match gpus_for(self.worker.context.point(point), compute, self.state.table().gpus(point)) {
             Ok(gpus) => gpus,
             // Its result was cached when the run started, and was lost.
             Err(error) => return Some(Input::Ended(point, Ended::Failed(error))),
@@ -386,7 +386,7 @@ impl<'a> Driver<'a> {
             None => None,
         };
         self.jobs.insert(point, (Instant::now(), None));
-        let (kept, class) = (kept.unwrap_or_default(), compute.class(&gpus));
+        let (kept, class) = (kept.unwrap_or_default(), compute.class(gpus.len()));
         executor.start(Job { point, components, inputs, kept, gpus, class, options });
         None
     }

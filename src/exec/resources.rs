@@ -31,7 +31,7 @@ use crate::error::{Error, Result};
 use crate::id::PointId;
 use crate::plan::{Plan, State};
 use crate::spec::{Point, Spec};
-use crate::stage::Gpu;
+use crate::stage::Compute;
 
 /// Files that the databases, the run's record and the standard streams need.
 const FILES: usize = 20;
@@ -183,35 +183,40 @@ impl ResourcePool {
 ///
 /// # Errors
 /// One error with the places of all such stages (exit code 2).
-pub fn check_gpus(spec: &Spec, plan: &Plan, gpus: &[Gpu]) -> Result<()> {
+pub fn check_gpus(spec: &Spec, plan: &Plan, compute: &Compute) -> Result<()> {
     let mut diagnostics = Diagnostics::default();
     for decision in plan.decisions.iter().filter(|d| matches!(d.state, State::Miss | State::Maybe)) {
         let point = spec.point(decision.point);
-        if let Some((message, help)) = lack_of_gpus(point, gpus) {
+        if let Some((message, help)) = lack_of_gpus(point, compute) {
             diagnostics.error(&point.origin, message).help(help);
         }
     }
     diagnostics.into_result(&spec.sources)
 }
 
-/// The GPUs that a program gets: of `gpus`, those with these indices.
+/// The GPUs that a program gets: of those of `compute`, those with these indices.
 ///
 /// # Errors
 /// If the stage needs more GPUs than there are (exit code 2).
-pub(crate) fn gpus_for(point: &Point, gpus: &[Gpu], given: &[usize]) -> Result<Vec<String>> {
-    if let Some((message, hint)) = lack_of_gpus(point, gpus) {
+pub(crate) fn gpus_for(point: &Point, compute: &Compute, given: &[usize]) -> Result<Vec<String>> {
+    if let Some((message, hint)) = lack_of_gpus(point, compute) {
         return Err(Error::bad_input(message).hint(hint));
     }
     // A stage that computes on the pipeline's device has no GPU of its own.
     let needed = given.iter().take(point.parsed.stage.gpus());
-    Ok(needed.filter_map(|index| Some(gpus.get(*index)?.name.clone())).collect())
+    Ok(needed.filter_map(|index| compute.gpus().ids.get(*index).cloned()).collect())
 }
 
 /// The message and the help if a stage needs more GPUs than there are.
-fn lack_of_gpus(point: &Point, gpus: &[Gpu]) -> Option<(String, &'static str)> {
-    let (needed, found) = (point.parsed.stage.gpus(), gpus.len());
+fn lack_of_gpus(point: &Point, compute: &Compute) -> Option<(String, &'static str)> {
+    let needed = point.parsed.stage.gpus();
+    let found = if needed > 0 { compute.gpus().ids.len() } else { 0 };
     let words = |count| if count == 1 { "1 GPU".to_owned() } else { format!("{count} GPUs") };
-    let found_words = if found == 0 { "none was found".to_owned() } else { format!("there is only {}", words(found)) };
+    let found_words = if found == 0 {
+        "none was found".to_owned()
+    } else {
+        format!("there {} only {}", if found == 1 { "is" } else { "are" }, words(found))
+    };
     let help = "list the GPUs to use, such as `CUDA_VISIBLE_DEVICES=0,1`, or lower `gpus`";
     let message = format!("stage `{}` needs {}, but {}", point.stage, words(needed), found_words);
     (needed > found).then_some((message, help))

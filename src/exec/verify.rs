@@ -111,9 +111,9 @@ impl Cached {
             inputs.insert(role.clone(), members.collect::<Result<_>>()?);
         }
         let options = StartOptions { fresh: true, ..StartOptions::default() };
-        let all: Vec<usize> = (0..context.compute.gpus.len()).collect();
-        let gpus = gpus_for(context.point(point), &context.compute.gpus, &all)?;
-        let (components, class) = (stored.components.clone(), context.compute.class(&gpus));
+        let first: Vec<usize> = (0..context.point(point).parsed.stage.gpus()).collect();
+        let gpus = gpus_for(context.point(point), context.compute, &first)?;
+        let (components, class) = (stored.components.clone(), context.compute.class(gpus.len()));
         Ok(Job { point, components, inputs, kept: BTreeSet::new(), gpus, class, options })
     }
 }

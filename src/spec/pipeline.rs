@@ -37,10 +37,9 @@ impl Spec {
         &self.points[id.index()]
     }
 
-    /// The numerics class of the states of a training, as far as it is known before the run. On a machine with GPUs of
-    /// several models, a program may get others.
+    /// The numerics class of the states of a training.
     pub fn class(&self, point: PointId, compute: &Compute) -> String {
-        compute.class_with_first(self.point(point).parsed.stage.gpus())
+        compute.class(self.point(point).parsed.stage.gpus())
     }
 
     /// The version of a point's kind in the point's key.

@@ -3,6 +3,8 @@
 //! Devices of the same class round in the same way, so a chain can continue on any of them with the same bytes.
 //! Finished results are shared across classes. States are not.
 
+use std::sync::{Arc, LazyLock};
+
 use super::context::Device;
 
 /// What the stages of a pipeline compute on.
@@ -14,33 +16,48 @@ pub struct Compute {
     pub name: String,
     /// The numerics class of the device, such as "cpu-avx512".
     pub numerics: String,
-    /// The GPUs that programs can get for themselves.
-    pub gpus: Vec<Gpu>,
+    gpus: Arc<LazyLock<ProgramGpus, FindGpus>>,
 }
 
-/// A GPU that a program can get.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gpu {
-    /// Its name in `CUDA_VISIBLE_DEVICES`.
-    pub name: String,
-    /// Its model, such as "NVIDIA A100-SXM4-40GB", if that is known.
+type FindGpus = Box<dyn FnOnce() -> ProgramGpus + Send>;
+
+/// The GPUs that programs can get for themselves. All are of one model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProgramGpus {
+    /// Their names in `CUDA_VISIBLE_DEVICES`.
+    pub ids: Vec<String>,
+    /// Their model, such as "NVIDIA A100-SXM4-40GB", if that is known.
     pub model: Option<String>,
+    /// What the user should know about them.
+    pub warning: Option<String>,
 }
 
 impl Compute {
-    /// The processor, with this numerics class.
+    /// The processor, with this numerics class. Programs get no GPUs.
     pub fn cpu(numerics: &str) -> Self {
-        Self { device: Device::Cpu, name: "cpu".to_owned(), numerics: numerics.to_owned(), gpus: vec![] }
+        Self::new(Device::Cpu, "cpu".to_owned(), numerics.to_owned())
     }
 
-    /// A GPU, with this numerics class.
+    /// A GPU, with this numerics class. Programs get no GPUs.
     pub fn cuda(ordinal: usize, numerics: String) -> Self {
-        let device = Device::Cuda { ordinal, graph: true };
-        Self { device, name: format!("cuda:{ordinal}"), numerics, gpus: vec![] }
+        Self::new(Device::Cuda { ordinal, graph: true }, format!("cuda:{ordinal}"), numerics)
+    }
+
+    fn new(device: Device, name: String, numerics: String) -> Self {
+        let none: FindGpus = Box::new(ProgramGpus::default);
+        Self { device, name, numerics, gpus: Arc::new(LazyLock::new(none)) }
+    }
+
+    /// Lets programs get GPUs. They are looked up when they are needed, because that may take a second.
+    #[must_use]
+    pub fn with_gpus(self, find: impl FnOnce() -> ProgramGpus + Send + 'static) -> Self {
+        let find: FindGpus = Box::new(find);
+        Self { gpus: Arc::new(LazyLock::new(find)), ..self }
     }
 
     /// Makes a GPU start each kernel by itself, instead of recording the step of a training as a CUDA graph. Results do
     /// not change.
+    #[must_use]
     pub fn without_graphs(mut self) -> Self {
         if let Device::Cuda { graph, .. } = &mut self.device {
             *graph = false;
@@ -48,24 +65,20 @@ impl Compute {
         self
     }
 
-    /// The numerics class of the states of a program that has these GPUs. GPUs of another model, or more of them, add
-    /// in another order. Without GPUs, or if their models are unknown, it is the class of the device.
-    pub fn class(&self, gpus: &[String]) -> String {
-        let model = |name: &String| self.gpus.iter().find(|gpu| gpu.name == *name)?.model.as_deref();
-        let models: Option<Vec<&str>> = gpus.iter().map(model).collect();
-        let mut models = models.unwrap_or_default();
-        models.sort_unstable();
-        let same = models.chunk_by(|a, b| a == b);
-        let counted: Vec<String> = same
-            .map(|same| if same.len() == 1 { same[0].to_owned() } else { format!("{} x {}", same.len(), same[0]) })
-            .collect();
-        if counted.is_empty() { self.numerics.clone() } else { counted.join(" + ") }
+    /// The GPUs that programs can get.
+    pub fn gpus(&self) -> &ProgramGpus {
+        &self.gpus
     }
 
-    /// The class if a program gets the first `count` GPUs.
-    pub fn class_with_first(&self, count: usize) -> String {
-        let first: Vec<String> = self.gpus.iter().take(count).map(|gpu| gpu.name.clone()).collect();
-        self.class(&first)
+    /// The numerics class of the states of a program that has this many GPUs. Another model, or more of them, adds in
+    /// another order.
+    pub fn class(&self, gpus: usize) -> String {
+        let model = || self.gpus().model.as_deref().unwrap_or("GPU of unknown model");
+        match gpus {
+            0 => self.numerics.clone(),
+            1 => model().to_owned(),
+            _ => format!("{gpus} x {}", model()),
+        }
     }
 }
 
@@ -74,17 +87,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn class_of_programs_has_models_and_numbers_of_gpus() {
-        let gpu = |name: &str, model: &str| Gpu { name: name.to_owned(), model: Some(model.to_owned()) };
-        let gpus = vec![gpu("0", "NVIDIA H100"), gpu("1", "NVIDIA A100"), gpu("2", "NVIDIA H100")];
-        let unknown = Gpu { name: "3".to_owned(), model: None };
-        let compute = Compute { gpus: gpus.into_iter().chain([unknown]).collect(), ..Compute::cpu("cpu-avx2") };
-        let class = |names: &[&str]| compute.class(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
-        assert_eq!(class(&[]), "cpu-avx2");
-        assert_eq!(class(&["0"]), "NVIDIA H100");
-        assert_eq!(class(&["2", "0"]), "2 x NVIDIA H100");
-        assert_eq!(class(&["0", "1", "2"]), "NVIDIA A100 + 2 x NVIDIA H100");
-        assert_eq!(class(&["0", "3"]), "cpu-avx2", "one model is unknown");
-        assert_eq!(compute.class_with_first(2), "NVIDIA A100 + NVIDIA H100");
+    fn class_of_a_program_has_the_model_and_the_number_of_its_gpus() {
+        let gpus = |model: Option<&str>| ProgramGpus { model: model.map(str::to_owned), ..ProgramGpus::default() };
+        let known = gpus(Some("NVIDIA H100"));
+        let known = Compute::cpu("cpu-avx2").with_gpus(move || known);
+        assert_eq!([0, 1, 2].map(|count| known.class(count)), ["cpu-avx2", "NVIDIA H100", "2 x NVIDIA H100"]);
+        let unknown = Compute::cpu("cpu-avx2").with_gpus(move || gpus(None));
+        assert_eq!(unknown.class(1), "GPU of unknown model", "it must not continue a state of the processor");
+    }
+
+    #[test]
+    fn gpus_are_looked_up_only_if_they_are_needed() {
+        let compute = Compute::cpu("cpu-avx2").with_gpus(|| unreachable!("nobody asked"));
+        assert_eq!(compute.class(0), "cpu-avx2");
     }
 }

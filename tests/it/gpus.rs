@@ -164,8 +164,13 @@ fn with_models(project: &Project, gpus: &str, args: &[&str]) -> CommandOutput {
 }
 
 fn train(project: &Project, gpus: &str, args: &[&str]) -> Vec<u64> {
+    train_with_warning(project, gpus, args, "")
+}
+
+/// The epochs that a run trained. It must print the warning.
+fn train_with_warning(project: &Project, gpus: &str, args: &[&str], warning: &str) -> Vec<u64> {
     let output = with_models(project, gpus, &[&["run", "p.toml", "--json"][..], args].concat());
-    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(output.code == 0 && output.stderr.contains(warning), "{}", output.stderr);
     let events = output.stdout.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect();
     Run { output, events }.trained()
 }
@@ -186,23 +191,38 @@ fn training_continues_only_on_gpus_of_the_same_model_and_number() {
     // The other A100, by its UUID.
     assert_eq!(train(&project, "GPU-c738", &["-S", "stages.net.epochs=40"]), (31..=40).collect::<Vec<_>>());
     assert_eq!(train(&project, "0", &["-S", "stages.net.epochs=50"]), (21..=50).collect::<Vec<_>>());
+    let verify = |gpus, epochs: &str| with_models(&project, gpus, &["verify", "p.toml", "net", "-S", epochs]);
+    let refused = verify("1", "stages.net.epochs=50");
+    let message = "`net` was trained on NVIDIA H100 80GB HBM3, this is NVIDIA A100-SXM4-40GB";
+    assert!(refused.code == 2 && refused.stderr.contains(message), "{}", refused.stderr);
     project.edit("gpus = 1", "gpus = 2");
     assert_eq!(train(&project, "1,2", &["-S", "stages.net.epochs=60"]), (1..=60).collect::<Vec<_>>());
-    let verify = |gpus| with_models(&project, gpus, &["verify", "p.toml", "net", "-S", "stages.net.epochs=60"]);
-    let refused = verify("0,1");
-    let message =
-        "`net` was trained on 2 x NVIDIA A100-SXM4-40GB, this is NVIDIA A100-SXM4-40GB + NVIDIA H100 80GB HBM3";
-    assert!(refused.code == 2 && refused.stderr.contains(message), "{}", refused.stderr);
-    assert_eq!(verify("2,1").code, 0);
+    assert_eq!(verify("2,1", "stages.net.epochs=60").code, 0);
 }
 
 #[test]
-fn training_with_gpus_of_unknown_models_has_the_class_of_the_machine() {
+fn trainings_use_gpus_of_one_model_only() {
+    let project = training();
+    let warning = "trainings use only the GPUs 1, 2 (NVIDIA A100-SXM4-40GB), because others round differently";
+    assert_eq!(train_with_warning(&project, "1,0,2", &[], warning).len(), 20);
+    assert_eq!(train(&project, "2", &["-S", "stages.net.epochs=30"]), (21..=30).collect::<Vec<_>>());
+    project.edit("gpus = 1", "gpus = 3");
+    let output = with_models(&project, "1,0,2", &["run", "p.toml", "-S", "stages.net.epochs=40"]);
+    assert!(output.code == 2 && output.stderr.contains("there are only 2 GPUs"), "{}", output.stderr);
+}
+
+#[test]
+fn gpus_of_unknown_models_continue_each_other_and_not_the_processor() {
     let project = training();
     project.write("bin/nvidia-smi", "#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n");
+    project.edit("gpus = 1\n", "");
     assert_eq!(train(&project, "0", &[]).len(), 20);
+    project.edit("argv =", "gpus = 1\nargv =");
+    let unknown = "the models of the GPUs are unknown";
+    let trained = train_with_warning(&project, "0", &["-S", "stages.net.epochs=30"], unknown);
+    assert_eq!(trained, (1..=30).collect::<Vec<_>>());
     project.write("bin/nvidia-smi", "#!/bin/sh\nexit 0\n");
-    assert_eq!(train(&project, "7", &["-S", "stages.net.epochs=30"]), (21..=30).collect::<Vec<_>>());
+    assert_eq!(train(&project, "7", &["-S", "stages.net.epochs=40"]), (31..=40).collect::<Vec<_>>());
 }
 
 #[test]

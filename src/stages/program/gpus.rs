@@ -23,8 +23,8 @@ pub(super) fn read(params: &mut Params<'_>, lists: [(&'static str, &[String]); 2
     params.describe("how many GPUs the program gets for itself, in CUDA_VISIBLE_DEVICES");
     let gpus = params.int_unhashed("gpus", 0, 0..=MOST);
     for (list, names) in lists {
-        if gpus > 0 && names.iter().any(|name| name == VARIABLE) {
-            let message = format!("`gpus` sets the variable `{VARIABLE}`, so `{list}` can't hand it through");
+        if let Some(name) = names.iter().find(|name| gpus > 0 && [VARIABLE, ORDER.0].contains(&name.as_str())) {
+            let message = format!("`gpus` sets the variable `{name}`, so `{list}` can't hand it through");
             params.error(list, message, format!("remove it from `{list}`, or remove `gpus`"));
         }
     }
@@ -35,7 +35,7 @@ pub(super) fn read(params: &mut Params<'_>, lists: [(&'static str, &[String]); 2
 pub(super) fn set_variable(context: &Context<'_>, environment: &mut BTreeMap<String, OsString>) {
     if !context.gpus.is_empty() {
         environment.insert(VARIABLE.to_owned(), context.gpus.join(",").into());
-        environment.entry(ORDER.0.to_owned()).or_insert_with(|| ORDER.1.into());
+        environment.insert(ORDER.0.to_owned(), ORDER.1.into());
     }
 }
 
