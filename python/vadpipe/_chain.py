@@ -219,8 +219,9 @@ class Chain:
 
             run.fit(trainer, model, loader)         # instead of trainer.fit(model, loader)
 
-        It restores and saves all that a checkpoint of Lightning has, and logs the metrics of Lightning. The number of
-        epochs is that of the stage, and by hand that of `chain`. `ModelCheckpoint` does nothing in a stage.
+        It restores and saves all that a checkpoint of Lightning has, and the generators of data loaders, and logs the
+        metrics of Lightning. The number of epochs is that of the stage, and by hand that of `chain`. In a stage,
+        `ModelCheckpoint` does nothing, and the length of a schedule is a value of `start`, not `trainer.max_epochs`.
         """
         from ._lightning import fit
 

@@ -1,4 +1,4 @@
-"""The processes that train together, with torch.distributed or started by torchrun."""
+"""The processes that train together, with torch.distributed: started by torchrun, or by Lightning."""
 
 import os
 import sys
@@ -14,11 +14,12 @@ def _distributed() -> Any:
 
 
 def rank() -> int:
-    """The number of this process among those that train together: of torch.distributed, or of torchrun."""
+    """The number of this process among those that train together: of torch.distributed, or of what started it."""
     distributed = _distributed()
     if distributed is not None:
         return int(distributed.get_rank())
-    return int(os.environ.get("RANK", 0))
+    # Of torchrun, or of Lightning, which starts the processes of one machine.
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
 
 
 def wait_for_all() -> None:
