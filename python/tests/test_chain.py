@@ -464,3 +464,31 @@ def test_plain_values_survive(tmp_path):
     inner = target["numbers"]
     assert _tree.load(tmp_path, "value", target) is target
     assert target == value and target["numbers"] is inner
+
+
+def test_state_without_an_object_of_a_list_or_dict_is_an_error(tmp_path):
+    import random
+
+    import numpy as np
+
+    from vadpipe import Error, _tree
+
+    def state(value):
+        _tree.save(tmp_path, "own", value)
+
+    own = random.Random(1)
+    for saved, script, message in [
+        ([own], [own, np.zeros(2)], r"the state has no `own\.1`, which is a ndarray in the script"),
+        ([(own,)], [(own, own)], r"the state has no `own\.0\.1`, which is a Random in the script"),
+        ({"a": own}, {"a": own, "b": {"c": [own]}}, r"the state has no `own\.b`, which is a dict in the script"),
+        ({1: own}, {1: own, 2: own}, r"the state has no `own\.2`, which is a Random in the script"),
+    ]:
+        state(saved)
+        with pytest.raises(Error, match=message):
+            _tree.load(tmp_path, "own", script)
+    # Containers grow and shrink by design, as long as they have plain values.
+    state({"weights": {"w": np.ones(2)}, "seen": [], "step": print})
+    best = {"weights": {}, "seen": [1.5], "loss": 0.5, "step": print, "empty": {}}
+    _tree.load(tmp_path, "own", best)
+    assert best["weights"]["w"].tolist() == [1.0, 1.0] and (best["seen"], best["step"]) == ([], print)
+    assert set(best) == {"weights", "seen", "step"}

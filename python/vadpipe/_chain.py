@@ -12,14 +12,15 @@ from typing import Any, Optional, TypeVar, Union, overload
 from . import _generators, _tree
 from ._artifact import Inputs
 from ._errors import Error
+from ._numbers import number, to_log
+from ._ranks import of_rank, rank, wait_for_all
 from ._values import Values, like
 
 T = TypeVar("T")
 
 PROTOCOL = "1"
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# Names of the log that have a meaning of their own, and the file of the generators.
-LOG_NAMES = ("epoch", "step", "saved")
+# The file of the generators.
 GENERATORS = "generators"
 
 
@@ -60,21 +61,6 @@ def chain(epochs: Optional[int] = None, *, inputs: Optional[Mapping[str, Union[s
     run = Chain(os.environ, int(os.environ["VADPIPE_FROM"]), int(os.environ["VADPIPE_TO"]), {})
     _generators.seed_all(run.seed)
     return run
-
-
-def _distributed() -> Any:
-    """The module torch.distributed, if the script has initialised it."""
-    distributed = sys.modules.get("torch.distributed")
-    is_ready = distributed is not None and distributed.is_available() and distributed.is_initialized()
-    return distributed if is_ready else None
-
-
-def _rank() -> int:
-    """The number of this process among those that train together: of torch.distributed, or of torchrun."""
-    distributed = _distributed()
-    if distributed is not None:
-        return int(distributed.get_rank())
-    return int(os.environ.get("RANK", 0))
 
 
 class Chain:
@@ -204,13 +190,13 @@ class Chain:
         folder = self._own(state_in, value)
         if not (folder / f"{name}.json").exists():
             has = ", ".join(f"`{path.stem}`" for path in sorted(state_in.glob("*.json")) if path.stem != GENERATORS)
-            raise Error(f"the state after epoch {self._from} has no `{name}`{_of_rank(folder)}; it has {has}")
+            raise Error(f"the state after epoch {self._from} has no `{name}`{of_rank(folder)}; it has {has}")
         return _tree.load(folder, name, value)
 
     def _own(self, folder: Path, value: Any) -> Path:
         """Where an object is saved. Each process has its own random generators; everything else is shared."""
-        rank = _rank() if value is None or _generators.has_generator(value) else 0
-        return folder / f"rank{rank}" if rank > 0 else folder
+        own = rank() if value is None or _generators.has_generator(value) else 0
+        return folder / f"rank{own}" if own > 0 else folder
 
     def update(self, **values: Any) -> None:
         """Gives the new values of what can't change in place: numbers, strings, tuples, trees of JAX.
@@ -233,8 +219,9 @@ class Chain:
 
             run.fit(trainer, model, loader)         # instead of trainer.fit(model, loader)
 
-        It restores and saves all that a checkpoint of Lightning has, and logs the metrics of Lightning. The number of
-        epochs is that of the stage, and by hand that of `chain`. `ModelCheckpoint` does nothing in a stage.
+        It restores and saves all that a checkpoint of Lightning has, and the generators of data loaders, and logs the
+        metrics of Lightning. The number of epochs is that of the stage, and by hand that of `chain`. In a stage,
+        `ModelCheckpoint` does nothing, and the length of a schedule is a value of `start`, not `trainer.max_epochs`.
         """
         from ._lightning import fit
 
@@ -248,24 +235,20 @@ class Chain:
         Names that begin with `_` are only shown. By hand, each epoch is printed. After the loop, the numbers are
         metrics of the result, if the stage has outputs.
         """
-        line = {}
-        for name, value in numbers.items():
-            if name in LOG_NAMES:
-                raise Error(f"`{name}` has a meaning of its own in the log; choose another name")
-            line[name] = _number(name, value)
+        line = {name: to_log(name, value) for name, value in numbers.items()}
         if self._state == "in":
             self._line.update(line)
         elif self._state == "after":
             self._metrics.update(line)
             path = self._variable("METRICS")
-            if path is not None and _rank() == 0:
+            if path is not None and rank() == 0:
                 path.write_text(json.dumps(self._metrics))
         else:
             raise Error("call log() in the loop over epochs(), or after it for metrics of the result")
 
     def step(self, step: int, **numbers: Any) -> None:
         """Shows progress within an epoch. Nothing of it is in the result."""
-        self._append({"step": int(step), **{name: _number(name, value) for name, value in numbers.items()}})
+        self._append({"step": int(step), **{name: number(name, value) for name, value in numbers.items()}})
 
     def output(self, name: str) -> Path:
         """The path of an output: of a role in `outputs` of the stage, or of its file name.
@@ -293,7 +276,7 @@ class Chain:
                 raise Error(f"the state has {names}, which this process has not restored; pass it to restore()")
             folder = self._own(state_in, None)
             if not folder.is_dir():
-                message = f"the state has no generators{_of_rank(folder)}"
+                message = f"the state has no generators{of_rank(folder)}"
                 raise Error(f"{message}; train with as many processes as before, or from the beginning")
             _generators.restore_all(_tree.load_plain(folder, GENERATORS))
         if self._variable("STATE_OUT") is not None:
@@ -311,11 +294,11 @@ class Chain:
         self._print_epoch()
 
     def _print_epoch(self) -> None:
-        if self._environment is None and self._line and _rank() == 0:
+        if self._environment is None and self._line and rank() == 0:
             print(f"epoch {self._now + 1}:", ", ".join(f"{name} {value:.6g}" for name, value in self._line.items()))
 
     def _end_early(self) -> None:
-        """Called when the script leaves the loop, which only a script started by hand may do."""
+        """Called when the script leaves the loop, which it may do if started by hand or by a `command` stage."""
         self._state = "after"
         if self.outputs_due and not sys.is_finalizing():
             self._print_epoch()
@@ -323,7 +306,7 @@ class Chain:
 
     def _append(self, line: Mapping[str, Any]) -> None:
         log = self._variable("LOG")
-        if log is not None and _rank() == 0:
+        if log is not None and rank() == 0:
             with open(log, "a") as file:
                 file.write(json.dumps(line) + "\n")
 
@@ -335,18 +318,16 @@ class Chain:
         atexit.unregister(self._explain_missing_state)
         if self._segment is None:
             self._save(state_out)
-        if _rank() == 0 and self._from == 0:
+        if rank() == 0 and self._from == 0:
             self._values.warn_of_unread()
 
     def _save(self, folder: Path) -> None:
         for name, value in self._objects.items():
-            if _rank() == 0 or _generators.has_generator(value):
+            if rank() == 0 or _generators.has_generator(value):
                 _tree.save(self._own(folder, value), name, value)
         _tree.save(self._own(folder, None), GENERATORS, _generators.state_of_all())
-        distributed = _distributed()
-        if distributed is not None:
-            # The state is complete, and the first process may exit, only when every process has written its part.
-            distributed.barrier()
+        # The state is complete, and the first process may exit, only when every process has written its part.
+        wait_for_all()
 
     def _save_at_boundary(self, done: int) -> None:
         """Saves the state if the stage has `warm = true` and one is due after `done` epochs."""
@@ -358,7 +339,7 @@ class Chain:
 
     def _explain_missing_state(self) -> None:
         """Called at the exit of a process that has not saved its state."""
-        if hasattr(sys, "last_value") or self._epoch is None or _rank() != 0:
+        if hasattr(sys, "last_value") or self._epoch is None or rank() != 0:
             return
         message = f"the loop ended in epoch {self._epoch + 1}, but vadpipe asked for the state after epoch {self._to}"
         help = "leave no epoch out: let those after an early stop do nothing, with `continue` instead of `break`"
@@ -388,21 +369,3 @@ class Epochs:
             run._end_epoch()
             run._save_at_boundary(epoch + 1)
         run._finish()
-
-
-def _of_rank(folder: Path) -> str:
-    return f" of process {folder.name[4:]}" if folder.name.startswith("rank") else ""
-
-
-def _number(name: str, value: Any) -> float:
-    """A number to log: also a tensor or an array with one element."""
-    if hasattr(value, "item") and callable(value.item):
-        try:
-            value = value.item()
-        except (ValueError, RuntimeError) as error:
-            raise Error(f"`{name}` has several elements; log their mean or each by its own name") from error
-    if isinstance(value, (bool, int, float)):
-        return float(value) if not isinstance(value, int) else int(value)
-    raise Error(f"`{name}` is a {type(value).__name__}; only numbers can be logged")
-
-

@@ -68,6 +68,17 @@ def has_generator(value: object) -> bool:
     return any(map(has_generator, value)) if isinstance(value, (list, tuple)) else is_generator(value)
 
 
+def all_of(value: object) -> list[Any]:
+    """The generators in a value: in lists, tuples and dicts, and of data loaders."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [generator for item in value for generator in all_of(item)]
+    if is_loader(value):
+        return _of_loader(value)
+    return [value] if is_generator(value) else []
+
+
 def is_loader(value: object) -> bool:
     """Whether this is a DataLoader without a state of its own."""
     data = sys.modules.get("torch.utils.data")

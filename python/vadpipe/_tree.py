@@ -265,8 +265,9 @@ class _Decoder:
 
     def container(self, template: Any, stored: Any, tag: Any, path: tuple[str, ...]) -> Any:
         if isinstance(template, dict) and isinstance(stored, dict) and tag in (None, "dict", "OrderedDict", "Counter"):
-            pairs = stored.items() if tag is None else [(self.decode(key), value) for key, value in stored["items"]]
-            loaded = {key: self.load(template.get(key), value, (*path, str(key))) for key, value in pairs}
+            pairs = stored if tag is None else {self.decode(key): value for key, value in stored["items"]}
+            self.check_missing({key: own for key, own in template.items() if key not in pairs}, path)
+            loaded = {key: self.load(template.get(key), value, (*path, str(key))) for key, value in pairs.items()}
             code = {key: value for key, value in template.items() if _is_code(value) and key not in loaded}
             template.clear()
             template.update({**loaded, **code})
@@ -287,6 +288,7 @@ class _Decoder:
         return value
 
     def elements(self, templates: Any, items: list[Any], path: tuple[str, ...]) -> list[Any]:
+        self.check_missing(dict(list(enumerate(templates))[len(items) :]), path)
         missing = [None] * (len(items) - len(templates))
         pairs = zip([*templates, *missing], items)
         return [self.load(template, item, (*path, str(at))) for at, (template, item) in enumerate(pairs)]
@@ -306,10 +308,28 @@ class _Decoder:
             values.append(value)
         return imported("jax").tree_util.tree_unflatten(structure, values)
 
+    def check_missing(self, entries: Mapping[Any, Any], path: tuple[str, ...]) -> None:
+        """Fails if the state lacks an entry that has more than plain values. A plain one is removed."""
+        for key, entry in entries.items():
+            if _is_restored(entry):
+                where = f"`{'.'.join((self.name, *path, str(key)))}`"
+                message = f"the state has no {where}, which is a {type(entry).__name__} in the script"
+                raise Error(f"{message}; pass the same objects, tensors and arrays to `restore` in each process")
+
     def check(self, fits: bool, tag: str, template: Any, where: str) -> None:
         if not fits:
             message = f"{where} is a {type(template).__name__}, but the state has {_described(tag)} there"
             raise Error(f"{message}; make it before `restore`, as when the state was saved")
+
+
+def _is_restored(value: object) -> bool:
+    """Whether this is an object, a generator, a tensor or an array, or a container with one in it."""
+    if isinstance(value, Mapping):
+        return any(map(_is_restored, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(_is_restored, value))
+    is_array = is_torch(value) or is_numpy(value) or is_jax(value)
+    return is_array or has_state_dict(value) or is_nnx(value) or _generators.is_generator(value)
 
 
 def _described(tag: str) -> str:
