@@ -113,10 +113,9 @@ fn read_figure(params: &mut Params<'_>, entry: &Entry) -> Option<Reference> {
 }
 
 impl Stage for Report {
-    fn version(&self, inputs: &mut dyn Iterator<Item = &dyn Stage>) -> Option<u32> {
-        let mut is_new =
-            |stage: &dyn Stage| stage.curves() == Curves::Any || stage.output_paths().into_iter().any(shows);
-        inputs.any(&mut is_new).then_some(WITH_OUTPUTS)
+    fn version(&self, mut inputs: &mut dyn Iterator<Item = &dyn Stage>) -> Option<u32> {
+        let is_new = |stage: &dyn Stage| stage.curves() == Curves::Any || stage.output_paths().into_iter().any(shows);
+        Iterator::any(&mut inputs, is_new).then_some(WITH_OUTPUTS)
     }
 
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
