@@ -342,6 +342,76 @@ fn missing_uv_and_a_broken_environment_fail_when_the_stage_starts() {
     ");
 }
 
+/// A training that logs the number in the module `mypkg` for each epoch. The process for epoch 2 waits for the file
+/// `go` before it imports the module.
+const LOGS_RATE: &str = r#"
+import json, os, pathlib, time
+start, end = (int(os.environ["VADPIPE_" + name]) for name in ("FROM", "TO"))
+signals = pathlib.Path(os.environ["SIGNALS"])
+if start == 1:
+    (signals / "started").touch()
+    while not (signals / "go").exists():
+        time.sleep(0.01)
+import mypkg
+for epoch in range(start, end):
+    with open(os.environ["VADPIPE_LOG"], "a") as log:
+        log.write(json.dumps({"epoch": epoch + 1, "rate": mypkg.RATE}) + "\n")
+open(os.environ["VADPIPE_STATE_OUT"] + "/n", "w").write(str(end))
+"#;
+
+/// Trains with a module that `.venv` has as editable, and edits it between two segments.
+fn edit_editable_module_between_segments(folder: &str, sources: &str) {
+    let pipeline = format!(
+        "[pipeline]\nname = \"p\"\n[stages.net]\nkind = \"train-command\"\npython = \"scripts/train.py\"\n\
+         pass_env = [\"SIGNALS\"]\nsegment_epochs = 1\nepochs = 1\n{sources}"
+    );
+    let Some(project) = project(&pipeline, "") else { return };
+    make_venv(&project);
+    let lib = std::fs::read_dir(project.path(".venv/lib")).expect("a folder").next().expect("one").expect("a folder");
+    let packages = lib.path().join("site-packages/mypkg.pth");
+    std::fs::write(packages, project.path(folder).display().to_string()).expect("written");
+    project.write("scripts/train.py", LOGS_RATE);
+    let module = format!("{folder}mypkg.py");
+    project.write(&module, "RATE = 1\n");
+    project.write("signals/note", "");
+    let command = || {
+        let mut command = project.command(["run", "p.toml", "--json"]);
+        command.env("SIGNALS", project.path("signals"));
+        command
+    };
+    let trained = || {
+        let run = Run::of(CommandOutput::of(command().output().expect("it starts")));
+        assert_eq!(run.output.code, 0, "{}", run.output.stderr);
+        run.trained()
+    };
+    // From the second run on, the mirror has copies of files that the program read.
+    assert_eq!(trained(), [1]);
+    project.edit("\nepochs = 1\n", "\nepochs = 3\n");
+    let run = command().stdout(std::process::Stdio::piped()).spawn().expect("it starts");
+    wait_for(&project.path("signals/started"));
+    project.write(&module, "RATE = 22\n");
+    project.write("signals/go", "");
+    let run = Run::of(CommandOutput::of(run.wait_with_output().expect("it ends")));
+    assert_eq!(run.output.code, 0, "{}", run.output.stdout);
+    let warning = format!("{module} changed while `net` ran, so its result won't be reused");
+    assert!(run.of_kind("warning").any(|event| event["message"] == warning), "{}", run.output.stdout);
+    project.write(&module, "RATE = 1\n");
+    assert_eq!(trained(), [2, 3], "epochs of the edited module don't count");
+    let metrics = json(&project.vadpipe(["metrics", "p.toml", "--json"]));
+    assert_eq!(metrics["net"]["rate"], 1.0);
+    assert_eq!(trained(), [0u64; 0], "the module did not change in the last run");
+}
+
+#[test]
+fn named_module_that_is_imported_in_place_and_edited_during_a_training_does_not_count_as_its_copy() {
+    edit_editable_module_between_segments("src/", "sources = [\"src\"]\n");
+}
+
+#[test]
+fn module_that_is_imported_in_place_and_edited_during_a_training_does_not_count_as_its_copy() {
+    edit_editable_module_between_segments("", "");
+}
+
 #[test]
 fn real_uv_runs_a_project_and_a_script_from_their_lock_files() {
     if !has("uv") {
