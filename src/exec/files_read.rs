@@ -2,9 +2,9 @@
 //!
 //! A program lists the files that it opens in [`Context::dep_file`](crate::stage::Context::dep_file), one path a line,
 //! absolute or relative to the pipeline's folder. The files that belong to the project enter the key of the result:
-//! those below the pipeline's folder, and those below the folder of a file that the stage names. Installed packages,
-//! all of `.venv`, compiled Python modules, the repository's `.git`, the cache, and the files that the program itself
-//! wrote do not.
+//! those below the pipeline's folder, those below the folder of a file that the stage names, and with `python` those
+//! below the folder above whose `uv.lock` or `.venv` is used. Installed packages, all of `.venv`, compiled Python
+//! modules, the repository's `.git`, the cache, and the files that the program itself wrote do not.
 //!
 //! A program may read a file in place although the mirror has a copy: a package that is installed as editable is found
 //! in its original folder. Then the original counts, also if the stage names the file.
@@ -41,6 +41,8 @@ pub(crate) struct Scan<'a> {
     pub mirror: &'a Mirror,
     /// The files and folders that its stage names.
     pub named: &'a BTreeSet<String>,
+    /// A folder above the pipeline's whose files belong to the project, too.
+    pub project: Option<PathBuf>,
     /// When the attempt started. With a checkpoint, when the first attempt started.
     pub started: FileTime,
     /// The mirrored folders of earlier attempts, and their originals.
@@ -251,7 +253,10 @@ impl Scan<'_> {
             let folder = if path.is_dir() { Some(&*path) } else { path.parent().filter(|_| !name.starts_with('/')) };
             folder.filter(|folder| folder.parent().is_some()).map(Path::to_owned)
         };
-        let roots = std::iter::once(base.to_owned()).chain(self.named.iter().filter_map(root)).collect();
+        let roots = std::iter::once(base.to_owned())
+            .chain(self.project.clone())
+            .chain(self.named.iter().filter_map(root))
+            .collect();
         Project { base, roots, cache: self.store.dir().canonicalize().ok() }
     }
 }
@@ -260,8 +265,9 @@ impl Scan<'_> {
 struct Project<'a> {
     /// The pipeline's folder.
     base: &'a Path,
-    /// The folders whose files belong to the project: that of the pipeline, those that the stage names, and those of
-    /// files that it names relative to the pipeline. Never the root of the file system.
+    /// The folders whose files belong to the project: that of the pipeline, that of a project in which it lies, those
+    /// that the stage names, and those of files that it names relative to the pipeline. Never the root of the file
+    /// system.
     roots: Vec<PathBuf>,
     cache: Option<PathBuf>,
 }
@@ -407,7 +413,15 @@ mod tests {
         let named = texts(&["../src/train.py"]);
         let mirror = Mirror::create(&base, &named, tempfile::tempdir().unwrap()).unwrap();
         let (started, written_before) = (FileTime::now(), PathBuf::from("/nowhere"));
-        let scan = Scan { store: &store, mirror: &mirror, named: &named, started, mirrors: vec![], written_before };
+        let scan = Scan {
+            store: &store,
+            mirror: &mirror,
+            named: &named,
+            project: None,
+            started,
+            mirrors: vec![],
+            written_before,
+        };
         let name = |path: &Path| scan.project().name(path);
         assert_eq!(name(&base.join("data/1.csv")).as_deref(), Some("data/1.csv"));
         assert_eq!(name(&root.join("src/pkg/model.py")).as_deref(), Some("../src/pkg/model.py"), "beside a named file");
