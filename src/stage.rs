@@ -184,9 +184,14 @@ pub trait Stage: Send + Sync {
     fn program_files(&self, _files: &dyn Files) -> Result<Option<BTreeSet<String>>, StageError> {
         Ok(None)
     }
-    /// For a stage that runs a program that is looked up in `PATH` or beside the pipeline, whose folder is `base`: the
-    /// program's file. Part of no key.
+    /// For a stage that runs a program that is looked up in `PATH`, or from `base` on, the pipeline's folder, upwards:
+    /// the program's file. Part of no key.
     fn program(&self, _base: &Path) -> Option<String> {
+        None
+    }
+    /// For a stage that runs a program: the folder above `base`, the pipeline's, whose files belong to the project as
+    /// those of the pipeline's folder do.
+    fn project(&self, _base: &Path) -> Option<PathBuf> {
         None
     }
     /// For a stage that runs a program: whether the program gets [`Context::checkpoint`].
@@ -245,6 +250,10 @@ pub trait Files {
     }
     /// A path as written in the pipeline, made absolute: relative ones are relative to the pipeline file's folder.
     fn resolve(&self, path: &str) -> PathBuf;
+    /// The pipeline file's folder, also if [`Files::resolve`] finds files in a mirror of it.
+    fn base(&self) -> PathBuf {
+        self.resolve("")
+    }
 }
 
 /// The stage kinds that a pipeline may use.

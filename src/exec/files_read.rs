@@ -2,9 +2,12 @@
 //!
 //! A program lists the files that it opens in [`Context::dep_file`](crate::stage::Context::dep_file), one path a line,
 //! absolute or relative to the pipeline's folder. The files that belong to the project enter the key of the result:
-//! those below the pipeline's folder, and those below the folder of a file that the stage names. Installed packages,
-//! all of `.venv`, compiled Python modules, the repository's `.git`, the cache, and the files that the program itself
-//! wrote do not.
+//! those below the pipeline's folder, those below the folder of a file that the stage names, and with `python` those
+//! below the folder above whose `uv.lock` or `.venv` is used. Installed packages, all of `.venv`, compiled Python
+//! modules, the repository's `.git`, the cache, and the files that the program itself wrote do not.
+//!
+//! A program may read a file in place although the mirror has a copy: a package that is installed as editable is found
+//! in its original folder. Then the original counts, also if the stage names the file.
 //!
 //! A folder in which a program read very many files counts as a whole, so that no result has thousands of names.
 
@@ -38,6 +41,8 @@ pub(crate) struct Scan<'a> {
     pub mirror: &'a Mirror,
     /// The files and folders that its stage names.
     pub named: &'a BTreeSet<String>,
+    /// A folder above the pipeline's whose files belong to the project, too.
+    pub project: Option<PathBuf>,
     /// When the attempt started. With a checkpoint, when the first attempt started.
     pub started: FileTime,
     /// The mirrored folders of earlier attempts, and their originals.
@@ -59,6 +64,28 @@ pub(crate) struct FoundFiles {
     pub changed: Vec<String>,
 }
 
+/// The files and folders of the project in a list, by their path relative to the pipeline's folder.
+struct ProjectFiles {
+    /// Those that the stage does not name.
+    others: BTreeMap<String, PathBuf>,
+    /// Those that the stage names, and that the program read in place although the mirror has copies. Their digests
+    /// are in the key.
+    named: BTreeMap<String, PathBuf>,
+    /// Those that the program read in place: it found them by another path than that of the mirror, for example by that
+    /// of a package that is installed as editable.
+    in_place: BTreeSet<PathBuf>,
+    /// The files that the program wrote.
+    written: BTreeSet<PathBuf>,
+}
+
+impl FoundFiles {
+    /// Adds a file that changed while the program ran.
+    fn add_changed(&mut self, name: String, started: FileTime) {
+        self.digests.insert(name.clone(), unmatched(&name, started));
+        self.changed.push(name);
+    }
+}
+
 impl FileTime {
     pub(crate) fn now() -> Self {
         let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::RealtimeCoarse);
@@ -77,55 +104,73 @@ impl Scan<'_> {
     /// # Errors
     /// If the list can't be read.
     pub(crate) fn files_read(&self, list: &Path) -> io::Result<FoundFiles> {
-        let (listed, written) = self.project_files(list)?;
+        let files = self.project_files(list)?;
         let (mut names, mut folders) = (BTreeSet::new(), BTreeSet::new());
-        for (name, path) in &listed {
+        for (name, path) in &files.others {
             match fs::metadata(path) {
                 Ok(file) if file.is_file() => drop(names.insert(PathBuf::from(name))),
                 Ok(file) if file.is_dir() => drop(folders.insert(PathBuf::from(name))),
                 _ => {}
             }
         }
+        // The program does not see changes of a file whose copy it read.
+        let copy = |path: &Path| {
+            let is_read_in_place = || path.ancestors().any(|path| files.in_place.contains(path));
+            self.mirror.copy_of(path).filter(|_| !is_read_in_place())
+        };
+        let has_changed = |path: &Path| self.has_changed(path, &files.written, &|path| copy(path).is_some());
         let mut found = FoundFiles::default();
         for name in summarized(names, folders) {
-            let path = self.mirror.original_base().join(&name);
-            let digest = match self.mirror.copy_of(&path) {
+            let path = self.path(&name);
+            let digest = match copy(&path) {
                 Some(copy) => file::open(&copy).ok().and_then(|copy| Digest::of_reader(copy).ok()),
                 None => self.store.digest_now(&path),
             };
             let Some(digest) = digest else { continue };
             // After the digest was computed, because the file may also change meanwhile.
-            let is_changed = self.has_changed(&path, &written)?;
-            let digest = if is_changed { unmatched(&name, self.started) } else { digest };
-            found.changed.extend(is_changed.then(|| name.clone()));
-            found.digests.insert(name, digest);
+            if has_changed(&path)? {
+                found.add_changed(name, self.started);
+            } else {
+                found.digests.insert(name, digest);
+            }
+        }
+        for name in files.named.into_keys() {
+            if has_changed(&self.path(&name))? {
+                found.add_changed(name, self.started);
+            }
         }
         Ok(found)
     }
 
-    /// The first file of the project in the list that has changed since the start. A file that was written since has
-    /// not changed if it has the digest in `digests`, which are those of [`Scan::files_read`].
+    /// The first file of the project in the list of an earlier attempt that has changed since the start. A file that
+    /// was written since has not changed if it has the digest in `digests`, which are those of [`Scan::files_read`].
     ///
     /// # Errors
     /// If the list or a folder in it can't be read.
     pub(crate) fn changed_file(&self, list: &Path, digests: &BTreeMap<String, Digest>) -> io::Result<Option<String>> {
-        let (listed, written) = self.project_files(list)?;
-        for (name, path) in listed {
+        let files = self.project_files(list)?;
+        for (name, path) in files.others.into_iter().chain(files.named) {
             let has_digest =
                 || digests.contains_key(&name) && digests.get(&name) == self.store.digest_now(&path).as_ref();
-            if self.has_changed(&path, &written)? && !has_digest() {
+            // The copies of this attempt are newer than what the earlier attempt read.
+            if self.has_changed(&path, &files.written, &|_| false)? && !has_digest() {
                 return Ok(Some(name));
             }
         }
         Ok(None)
     }
 
-    /// Whether a file, or a file below a folder, has changed since the start. A program that looked for a file that
-    /// does not exist has not read it. Changes of a copied file are not seen by the program.
-    fn has_changed(&self, path: &Path, written: &BTreeSet<PathBuf>) -> io::Result<bool> {
+    /// Whether a file, or a file below a folder, has changed since the start. Files do not count if the program read
+    /// their copies. A program that looked for a file that does not exist has not read it.
+    fn has_changed(
+        &self,
+        path: &Path,
+        written: &BTreeSet<PathBuf>,
+        is_copy_read: &dyn Fn(&Path) -> bool,
+    ) -> io::Result<bool> {
         let is_file_changed = |path: &Path| {
             let is_later = |file: fs::Metadata| file.is_file() && self.started.is_before_change_of(&file);
-            self.mirror.copy_of(path).is_none() && !written.contains(path) && fs::metadata(path).is_ok_and(is_later)
+            !is_copy_read(path) && !written.contains(path) && fs::metadata(path).is_ok_and(is_later)
         };
         if !path.is_dir() {
             return Ok(is_file_changed(path));
@@ -133,17 +178,31 @@ impl Scan<'_> {
         Ok(file::files_below(path)?.iter().any(|file| is_file_changed(&path.join(file))))
     }
 
-    /// The files and folders of the project in a list, by name, without those that the stage names and those that the
-    /// program wrote. Also returns the files that the program wrote.
-    fn project_files(&self, list: &Path) -> io::Result<(BTreeMap<String, PathBuf>, BTreeSet<PathBuf>)> {
+    /// The files and folders of the project in a list, without those that the program wrote.
+    fn project_files(&self, list: &Path) -> io::Result<ProjectFiles> {
         let mut written = list.as_os_str().to_owned();
         written.push(".written");
-        let mut written = self.listed(Path::new(&written))?;
-        written.extend(self.listed(&self.written_before)?);
-        let (project, named) = (self.project(), self.named_files()?);
-        let listed = self.listed(list)?.into_iter().filter(|path| !written.contains(path));
-        let by_name = listed.filter_map(|path| Some((project.name(&path)?, path)));
-        Ok((by_name.filter(|(name, _)| !named.contains(Path::new(name))).collect(), written))
+        let before = self.listed(&self.written_before)?;
+        let written: BTreeSet<PathBuf> =
+            self.listed(Path::new(&written))?.into_keys().chain(before.into_keys()).collect();
+        let (project, all_named) = (self.project(), self.named_files()?);
+        let (mut others, mut named, mut in_place) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        for (path, is_in_place) in self.listed(list)? {
+            let Some(name) = project.name(&path).filter(|_| !written.contains(&path)) else { continue };
+            let original = self.path(&name);
+            if !all_named.contains(Path::new(&name)) {
+                others.insert(name, path);
+            } else if is_in_place && self.mirror.copy_of(&original).is_some() {
+                named.insert(name, path);
+            }
+            in_place.extend(is_in_place.then_some(original));
+        }
+        Ok(ProjectFiles { others, named, in_place, written })
+    }
+
+    /// The path of a file of the project, without links in it.
+    fn path(&self, name: &str) -> PathBuf {
+        plain(&self.mirror.original_base().join(name))
     }
 
     /// The files whose digests are in the key already: those that the stage names, and those below folders that it
@@ -160,23 +219,30 @@ impl Scan<'_> {
         Ok(files)
     }
 
-    /// The original paths in a list. No list means none.
-    fn listed(&self, list: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    /// The original paths in a list, and whether a line names the original and not the mirror. No list means none.
+    fn listed(&self, list: &Path) -> io::Result<BTreeMap<PathBuf, bool>> {
         let file = match file::open(list).map_err(io::Error::from) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
             file => BufReader::new(file?),
         };
-        let original = |line: Vec<u8>| {
-            let path = self.mirror.original(&plain(&self.mirror.base().join(OsString::from_vec(line))));
+        let original = |path: &Path| {
+            let original = self.mirror.original(path);
             let earlier = |(mirrored, original): &(PathBuf, PathBuf)| {
                 path.strip_prefix(mirrored).ok().map(|below| original.join(below))
             };
-            self.mirrors.iter().find_map(earlier).unwrap_or(path)
+            self.mirrors.iter().find_map(earlier).unwrap_or(original)
         };
-        file.split(b'\n')
-            .filter(|line| !line.as_ref().is_ok_and(Vec::is_empty))
-            .map(|line| Ok(original(line?)))
-            .collect()
+        let mut paths = BTreeMap::new();
+        for line in file.split(b'\n') {
+            let line = line?;
+            if !line.is_empty() {
+                let path = plain(&self.mirror.base().join(OsString::from_vec(line)));
+                let original = original(&path);
+                let is_in_place = original == path;
+                *paths.entry(original).or_default() |= is_in_place;
+            }
+        }
+        Ok(paths)
     }
 
     /// The folders of the project.
@@ -187,7 +253,10 @@ impl Scan<'_> {
             let folder = if path.is_dir() { Some(&*path) } else { path.parent().filter(|_| !name.starts_with('/')) };
             folder.filter(|folder| folder.parent().is_some()).map(Path::to_owned)
         };
-        let roots = std::iter::once(base.to_owned()).chain(self.named.iter().filter_map(root)).collect();
+        let roots = std::iter::once(base.to_owned())
+            .chain(self.project.clone())
+            .chain(self.named.iter().filter_map(root))
+            .collect();
         Project { base, roots, cache: self.store.dir().canonicalize().ok() }
     }
 }
@@ -196,8 +265,9 @@ impl Scan<'_> {
 struct Project<'a> {
     /// The pipeline's folder.
     base: &'a Path,
-    /// The folders whose files belong to the project: that of the pipeline, those that the stage names, and those of
-    /// files that it names relative to the pipeline. Never the root of the file system.
+    /// The folders whose files belong to the project: that of the pipeline, that of a project in which it lies, those
+    /// that the stage names, and those of files that it names relative to the pipeline. Never the root of the file
+    /// system.
     roots: Vec<PathBuf>,
     cache: Option<PathBuf>,
 }
@@ -343,7 +413,15 @@ mod tests {
         let named = texts(&["../src/train.py"]);
         let mirror = Mirror::create(&base, &named, tempfile::tempdir().unwrap()).unwrap();
         let (started, written_before) = (FileTime::now(), PathBuf::from("/nowhere"));
-        let scan = Scan { store: &store, mirror: &mirror, named: &named, started, mirrors: vec![], written_before };
+        let scan = Scan {
+            store: &store,
+            mirror: &mirror,
+            named: &named,
+            project: None,
+            started,
+            mirrors: vec![],
+            written_before,
+        };
         let name = |path: &Path| scan.project().name(path);
         assert_eq!(name(&base.join("data/1.csv")).as_deref(), Some("data/1.csv"));
         assert_eq!(name(&root.join("src/pkg/model.py")).as_deref(), Some("../src/pkg/model.py"), "beside a named file");

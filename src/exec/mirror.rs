@@ -353,6 +353,10 @@ impl Files for MirrorFiles<'_> {
     fn resolve(&self, path: &str) -> PathBuf {
         self.mirror.base.join(path)
     }
+
+    fn base(&self) -> PathBuf {
+        self.mirror.original_base.clone()
+    }
 }
 
 #[cfg(test)]

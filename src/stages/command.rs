@@ -5,7 +5,7 @@
 //! kind = "command"
 //! inputs = { data = "data", fits = ["fit@*"] }
 //! argv = ["python3", "scripts/summarise.py", "{inputs.data}", "{outputs.plot}", "--metrics", "{metrics}"]
-//! # python = ["scripts/summarise.py", …]   instead of argv, with the interpreter that is beside the pipeline
+//! # python = ["scripts/summarise.py", …]   instead of argv, with the project's interpreter
 //! outputs = { plot = "plot.png", table = "table.safetensors", model = "model/" }   # `/` at the end: a folder
 //! paths = { images = "data/images" }   # files and folders as inputs, by their content
 //! sources = ["scripts/helpers.py"]     # more files, or folders, that change the result
@@ -70,7 +70,7 @@
 //! group or session they are. If vadpipe is killed, they are killed at once: see `supervisor`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::program::{self, Defaults, Folders, Program, Start};
@@ -122,6 +122,10 @@ impl Stage for Command {
 
     fn program(&self, base: &Path) -> Option<String> {
         self.program.file(base)
+    }
+
+    fn project(&self, base: &Path) -> Option<PathBuf> {
+        self.program.project(base)
     }
 
     fn gpus(&self) -> usize {

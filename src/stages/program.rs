@@ -36,7 +36,7 @@ use crate::stage::{Context, Files, Params, StageError};
 /// A program with what the pipeline says about it.
 pub(super) struct Program {
     /// The program and its arguments. With `python`, the program is [`PYTHON`], in whose place comes the interpreter
-    /// that is found beside the pipeline.
+    /// that is found beside or above the pipeline.
     argv: Vec<String>,
     /// The parameter that gave argv: `argv` or `python`.
     field: &'static str,
@@ -153,7 +153,7 @@ impl Program {
     pub(super) fn named_files(&self, files: &dyn Files) -> Result<BTreeSet<String>, StageError> {
         let mut names = self.files(files)?;
         // uv reads the original: a copy would hide an edit while the program runs.
-        if let Some(lock) = self.lock(&|name| files.resolve(name)) {
+        if let Some((lock, _)) = self.lock(files) {
             names.remove(&lock);
         }
         Ok(names)
@@ -163,9 +163,10 @@ impl Program {
     pub(super) fn contents(&self, files: &dyn Files) -> Result<BTreeMap<String, Digest>, StageError> {
         self.check_script(files)?;
         let mut contents = BTreeMap::new();
-        let lock = self.lock(&|name| files.resolve(name));
-        for name in self.files(files)?.into_iter().chain(lock) {
-            let digest = files.digest(&files.resolve(&name)).map_err(StageError::io(format!("can't read {name}")))?;
+        let named = self.files(files)?.into_iter().map(|name| (files.resolve(&name), name));
+        let lock = self.lock(files).map(|(name, path)| (path, name));
+        for (path, name) in named.chain(lock) {
+            let digest = files.digest(&path).map_err(StageError::io(format!("can't read {name}")))?;
             contents.insert(format!("file {name}"), digest);
         }
         for path in self.paths.values() {
@@ -188,7 +189,7 @@ impl Program {
 
     /// See [`crate::stage::Stage::program`].
     pub(super) fn file(&self, base: &Path) -> Option<String> {
-        let (found, file) = match self.runner(&|name| base.join(name)) {
+        let (found, file) = match self.runner(&|name| base.join(name), base) {
             Some((_, runner)) => runner.program(base)?,
             None => {
                 let name = self.argv.first().filter(|name| !self.shell && !name.contains('/'))?;
@@ -198,6 +199,12 @@ impl Program {
         let file = file.canonicalize().unwrap_or(file);
         let target = if file == found { String::new() } else { format!(" → {}", file.display()) };
         Some(format!("{}{target}", found.display()))
+    }
+
+    /// See [`crate::stage::Stage::project`].
+    pub(super) fn project(&self, base: &Path) -> Option<PathBuf> {
+        let (_, runner) = self.runner(&|name| base.join(name), base)?;
+        runner.project(base)
     }
 
     /// Writes the inputs to the folders.
@@ -259,16 +266,19 @@ impl Program {
         Ok(names)
     }
 
-    /// With `python`, the script and what runs it. `resolve` finds files of the pipeline's folder.
-    fn runner(&self, resolve: &dyn Fn(&str) -> PathBuf) -> Option<(&str, Runner)> {
+    /// With `python`, the script and what runs it. `resolve` finds the script.
+    fn runner(&self, resolve: &dyn Fn(&str) -> PathBuf, base: &Path) -> Option<(&str, Runner)> {
         let script = self.argv.get(1).filter(|_| self.field == "python")?;
-        Some((script, Runner::find(script, resolve)))
+        Some((script, Runner::find(script, &resolve(script), base)))
     }
 
-    /// The lock file that is in the key.
-    fn lock(&self, resolve: &dyn Fn(&str) -> PathBuf) -> Option<String> {
-        let (script, runner) = self.runner(resolve)?;
-        runner.lock(script)
+    /// The lock file that is in the key: its name there, and its path.
+    fn lock(&self, files: &dyn Files) -> Option<(String, PathBuf)> {
+        let base = files.base();
+        let (script, runner) = self.runner(&|name| files.resolve(name), &base)?;
+        // `run --watch` waits for what was resolved: a lock file that does not exist yet.
+        let _ = (files.resolve("uv.lock"), files.resolve(&python::lock_of(script)));
+        runner.lock(script, &base)
     }
 
     fn invocation(&self, start: &Start<'_>, context: &Context<'_>) -> Result<process::Invocation, StageError> {
@@ -290,8 +300,8 @@ impl Program {
         }
         let mut environment = self.environment(start, context);
         let mut name = argv.first().map(|program| program.to_string_lossy().into_owned()).unwrap_or_default();
-        if let Some((script, runner)) = self.runner(&|name| paths.in_base(name))
-            && let Some(interpreter) = runner.interpreter(script, folders, context)?
+        if let Some((script, runner)) = self.runner(&|name| paths.in_base(name), &folders.base)
+            && let Some(interpreter) = runner.interpreter(script, folders, self.timeout, context)?
         {
             python::activate(&interpreter, &mut environment);
             name = PYTHON.to_owned();

@@ -69,7 +69,7 @@ mod states;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::parameters::TrainCommand;
@@ -126,6 +126,10 @@ impl Stage for TrainCommand {
 
     fn program(&self, base: &Path) -> Option<String> {
         self.program.file(base)
+    }
+
+    fn project(&self, base: &Path) -> Option<PathBuf> {
+        self.program.project(base)
     }
 
     fn gpus(&self) -> usize {

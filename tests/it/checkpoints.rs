@@ -98,6 +98,20 @@ fn checkpoint_is_dropped_if_a_file_that_the_program_read_changes_or_if_it_is_for
 }
 
 #[test]
+fn checkpoint_is_dropped_if_a_file_changes_of_which_the_next_attempt_has_a_copy() {
+    let project = project();
+    // Files that the stored result has read are copied for later attempts.
+    assert_eq!(attempts(&project, &[]), 1);
+    std::fs::remove_file(project.path("signals/go")).expect("it exists");
+    project.write("words.txt", "two");
+    interrupted(&project);
+    project.write("words.txt", "three");
+    let second = interrupted(&project);
+    assert!(second.contains("words.txt changed: the checkpoint of `work` was dropped"), "{second}");
+    assert_eq!(attempts(&project, &[]), 2);
+}
+
+#[test]
 fn looking_for_a_file_that_does_not_exist_keeps_the_checkpoint() {
     let project = project();
     project.write("work.sh", &format!("echo local.json >> $VADPIPE_DEPFILE\n{}", project.read("work.sh")));

@@ -14,7 +14,7 @@ use vadpipe::event::Event;
 use vadpipe::plan::{Cause, Reason};
 use vadpipe::store::{ResultRecord, RunRecord, Verdict};
 
-use crate::support::schemas::{fault, folder, names};
+use crate::support::schemas::{fault, fault_as_published, folder, names};
 use crate::support::{CommandOutput, MINI, Project, json, signal, text, wait_for};
 
 /// Commands whose output is the same with `--json`.
@@ -69,12 +69,15 @@ fn visit(schema: &Value, place: &str, check: &mut dyn FnMut(&Map<String, Value>,
 }
 
 #[test]
-fn schemas_are_strict_and_describe_every_property() {
+fn schemas_are_open_and_describe_every_property() {
     let mut faults = Vec::new();
     for name in names() {
         visit(&schema(&name), &name, &mut |schema, place| {
-            if schema.get("type").is_some_and(|kind| kind == "object") && !schema.contains_key("additionalProperties") {
-                faults.push(format!("{place} allows any property"));
+            if schema.get("additionalProperties") == Some(&false.into()) {
+                faults.push(format!("{place} forbids the properties of later versions"));
+            }
+            if schema.contains_key("properties") && schema.get("type").is_none_or(|kind| kind != "object") {
+                faults.push(format!("{place} has properties, but its type is not `object`"));
             }
             let Some(Value::Object(properties)) = schema.get("properties") else { return };
             let required: Vec<String> =
@@ -154,7 +157,7 @@ fn schemas_have_the_fields_of_all_events_reasons_and_records() {
 }
 
 #[test]
-fn output_that_gains_or_loses_a_field_does_not_match() {
+fn output_that_loses_a_field_does_not_match_and_one_that_gains_a_field_matches_outside_of_tests() {
     let project = Project::new(MINI);
     let plan = object(&project, &["plan", "p.toml"]);
     let stage = plan["stages"][1].as_object().expect("an object").clone();
@@ -171,11 +174,21 @@ fn output_that_gains_or_loses_a_field_does_not_match() {
     }
     let mut more = stage.clone();
     more.insert("new".to_owned(), Value::Null);
-    assert!(fault("plan", &with(more)).is_some());
+    let more = with(more);
+    assert!(fault("plan", &more).is_some());
+    assert_eq!(fault_as_published("plan", &more), None, "of a later version");
     let mut event = project.run(&["data"]).last().clone();
     assert_eq!(fault("run", &event), None);
     event["new"] = Value::Null;
     assert!(fault("run", &event).is_some());
+    assert_eq!(fault_as_published("run", &event), None);
+    // A run without points that ran is not a list of points, too.
+    let run = object(&project, &["log", "last"]);
+    let mut without_points = run.clone();
+    without_points["stages"] = Value::Array(vec![]);
+    for run in [run, without_points] {
+        assert_eq!(fault_as_published("log", &run), None);
+    }
 }
 
 #[test]

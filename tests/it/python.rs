@@ -326,20 +326,162 @@ fn missing_uv_and_a_broken_environment_fail_when_the_stage_starts() {
         let output = project.command(["run", "p.toml", "-q"]).env("PATH", project.path("bin")).output();
         let output = CommandOutput::of(output.expect("it starts"));
         assert_eq!(output.code, 2, "{}", output.stdout);
-        output.stderr.lines().take(2).collect::<Vec<_>>().join("\n")
+        let base = project.path("").canonicalize().expect("a folder");
+        let message = output.stderr.replace(base.to_str().expect("a path"), "").replace(" /", " ");
+        message.lines().take(2).collect::<Vec<_>>().join("\n")
     };
     project.write("uv.lock", "version = 1\n");
     insta::assert_snapshot!(run(), @r"
-      FAILED work: `uv.lock` is beside the pipeline, so uv provides its packages, but `uv` is not in PATH
+      FAILED work: uv.lock exists, so uv provides its packages, but `uv` is not in PATH
              hint: install it: pip install uv
     ");
     assert_eq!(project.plan(&[])["work"]["state"], "miss", "plan needs no uv");
     std::fs::remove_file(project.path("uv.lock")).expect("it is removed");
     std::fs::create_dir(project.path(".venv")).expect("a folder");
     insta::assert_snapshot!(run(), @r"
-      FAILED work: the environment `.venv` beside the pipeline has no `bin/python3`
+      FAILED work: the environment .venv has no `bin/python3`
              hint: make it again, or remove it to use `python3` in PATH
     ");
+}
+
+/// A training that logs the number in the module `mypkg` for each epoch. The process for epoch 2 waits for the file
+/// `go` before it imports the module.
+const LOGS_RATE: &str = r#"
+import json, os, pathlib, time
+start, end = (int(os.environ["VADPIPE_" + name]) for name in ("FROM", "TO"))
+signals = pathlib.Path(os.environ["SIGNALS"])
+if start == 1:
+    (signals / "started").touch()
+    while not (signals / "go").exists():
+        time.sleep(0.01)
+import mypkg
+for epoch in range(start, end):
+    with open(os.environ["VADPIPE_LOG"], "a") as log:
+        log.write(json.dumps({"epoch": epoch + 1, "rate": mypkg.RATE}) + "\n")
+open(os.environ["VADPIPE_STATE_OUT"] + "/n", "w").write(str(end))
+"#;
+
+/// Trains with a module that `.venv` has as editable, and edits it between two segments.
+fn edit_editable_module_between_segments(folder: &str, sources: &str) {
+    let pipeline = format!(
+        "[pipeline]\nname = \"p\"\n[stages.net]\nkind = \"train-command\"\npython = \"scripts/train.py\"\n\
+         pass_env = [\"SIGNALS\"]\nsegment_epochs = 1\nepochs = 1\n{sources}"
+    );
+    let Some(project) = project(&pipeline, "") else { return };
+    make_venv(&project);
+    let lib = std::fs::read_dir(project.path(".venv/lib")).expect("a folder").next().expect("one").expect("a folder");
+    let packages = lib.path().join("site-packages/mypkg.pth");
+    std::fs::write(packages, project.path(folder).display().to_string()).expect("written");
+    project.write("scripts/train.py", LOGS_RATE);
+    let module = format!("{folder}mypkg.py");
+    project.write(&module, "RATE = 1\n");
+    project.write("signals/note", "");
+    let command = || {
+        let mut command = project.command(["run", "p.toml", "--json"]);
+        command.env("SIGNALS", project.path("signals"));
+        command
+    };
+    let trained = || {
+        let run = Run::of(CommandOutput::of(command().output().expect("it starts")));
+        assert_eq!(run.output.code, 0, "{}", run.output.stderr);
+        run.trained()
+    };
+    // From the second run on, the mirror has copies of files that the program read.
+    assert_eq!(trained(), [1]);
+    project.edit("\nepochs = 1\n", "\nepochs = 3\n");
+    let run = command().stdout(std::process::Stdio::piped()).spawn().expect("it starts");
+    wait_for(&project.path("signals/started"));
+    project.write(&module, "RATE = 22\n");
+    project.write("signals/go", "");
+    let run = Run::of(CommandOutput::of(run.wait_with_output().expect("it ends")));
+    assert_eq!(run.output.code, 0, "{}", run.output.stdout);
+    let warning = format!("{module} changed while `net` ran, so its result won't be reused");
+    assert!(run.of_kind("warning").any(|event| event["message"] == warning), "{}", run.output.stdout);
+    project.write(&module, "RATE = 1\n");
+    assert_eq!(trained(), [2, 3], "epochs of the edited module don't count");
+    let metrics = json(&project.vadpipe(["metrics", "p.toml", "--json"]));
+    assert_eq!(metrics["net"]["rate"], 1.0);
+    assert_eq!(trained(), [0u64; 0], "the module did not change in the last run");
+}
+
+#[test]
+fn named_module_that_is_imported_in_place_and_edited_during_a_training_does_not_count_as_its_copy() {
+    edit_editable_module_between_segments("src/", "sources = [\"src\"]\n");
+}
+
+#[test]
+fn module_that_is_imported_in_place_and_edited_during_a_training_does_not_count_as_its_copy() {
+    edit_editable_module_between_segments("", "");
+}
+
+#[test]
+fn lock_file_and_environment_are_found_above_the_pipeline_up_to_the_repository() {
+    let Some(project) = project(COMMAND, WORK) else { return };
+    for folder in ["repo/.git", "repo/sub/pipelines"] {
+        std::fs::create_dir_all(project.path(folder)).expect("a folder");
+    }
+    let read = "import shutil, sys, mine\nopen('out.txt', 'w').write(sys.prefix + mine.TEXT)\n";
+    for (name, text) in [("p.toml", COMMAND), ("work.py", read)] {
+        project.write(&format!("repo/sub/pipelines/{name}"), text);
+    }
+    let inner = project.path("repo/sub/pipelines").canonicalize().expect("a folder");
+    let plan = || {
+        let plan = project.command(["plan", "p.toml", "--json"]).current_dir(&inner).output().expect("it starts");
+        json(&CommandOutput::of(plan))["stages"][0].clone()
+    };
+    let without = plan()["key"].clone();
+    project.write("uv.lock", "version = 0\n");
+    assert_eq!(plan()["key"], without, "above the repository");
+    let repo = Command::new("python3").args(["-m", "venv", "--without-pip"]).arg(project.path("repo/.venv")).status();
+    assert!(repo.expect("Python starts").success());
+    let lib = std::fs::read_dir(project.path("repo/.venv/lib")).expect("a folder").next().expect("one").expect("one");
+    let source = project.path("repo/src").canonicalize().unwrap_or_else(|_| project.path("repo/src"));
+    std::fs::write(lib.path().join("site-packages/mine.pth"), source.display().to_string()).expect("written");
+    project.write("repo/src/mine.py", "TEXT = 'one'\n");
+    assert_eq!(plan()["key"], without, "the environment is in no key");
+    let run = || {
+        let path = format!("{}:{}", project.path("bin").display(), std::env::var("PATH").unwrap_or_default());
+        let run = project.command(["run", "p.toml", "--json"]).current_dir(&inner).env("PATH", path).output();
+        let run = Run::of(CommandOutput::of(run.expect("it starts")));
+        assert_eq!(run.output.code, 0, "{}", run.output.stdout);
+        run.executed()
+    };
+    assert_eq!(run(), ["work"]);
+    project.write("repo/src/mine.py", "TEXT = 'two'\n");
+    assert_eq!(plan()["reason"]["text"], "file ../../src/mine.py changed", "the environment's folder is the project");
+    // A uv that provides the environment.
+    let uv = UV.replace("exec \"$@\"", "shift; exec \"$(dirname \"$0\")/../repo/.venv/bin/python3\" \"$@\"");
+    write_program(&project, "bin/uv", &uv);
+    project.write("repo/uv.lock", "version = 1\n");
+    assert_ne!(plan()["key"], without);
+    assert_eq!(run(), ["work"]);
+    assert!(uv_calls(&project).starts_with("run --locked --project BASE/repo/sub/pipelines -- python3"));
+    project.write("repo/uv.lock", "version = 2\n");
+    let above = plan();
+    assert_eq!(above["reason"]["text"], "file uv.lock changed");
+    std::fs::rename(project.path("repo/uv.lock"), inner.join("uv.lock")).expect("it is moved");
+    assert_eq!(plan()["key"], above["key"], "wherever the lock file lies");
+}
+
+#[test]
+fn uv_ends_at_the_time_limit_of_the_stage_and_an_old_one_is_named() {
+    let Some(project) = project(&format!("{COMMAND}timeout_seconds = 1\n"), WORK) else { return };
+    project.write("uv.lock", "version = 1\n");
+    let failure = |uv: &str| {
+        write_program(&project, "bin/uv", uv);
+        let run = with_bin(&project, &["run", "p.toml", "-q"]);
+        (run.code, run.stderr)
+    };
+    let (code, message) = failure("#!/bin/sh\ntest \"$1\" = --version || sleep 60\n");
+    assert!(code == 1 && message.contains("`uv` took longer than 1 s and was ended"), "{message}");
+    let old = "#!/bin/sh\ntest \"$1\" = --version && echo 'uv 0.6.9 (abc 2025-03-20)' && exit\n\
+               echo \"error: unexpected argument '--script' found\" >&2\nexit 2\n";
+    let (code, message) = failure(old);
+    assert_eq!(code, 2, "{message}");
+    assert!(message.contains("unexpected argument '--script' found"), "{message}");
+    assert!(message.contains("hint: uv 0.6.9 is too old: `python` needs uv 0.6.10 or later"), "{message}");
+    let (code, message) = failure(&old.replace("0.6.9", "0.10.0"));
+    assert!(code == 1 && !message.contains("too old"), "{message}");
 }
 
 #[test]

@@ -145,4 +145,8 @@ impl Files for Recorder<'_> {
         self.named.borrow_mut().insert(path.clone());
         path
     }
+
+    fn base(&self) -> PathBuf {
+        self.files.base()
+    }
 }

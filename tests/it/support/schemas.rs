@@ -1,4 +1,7 @@
 //! Checks what commands print with `--json` against the schemas in `docs/schema`.
+//!
+//! The schemas are open: an object may have other properties, because later versions add some. The checks close them,
+//! so that a property without a description is found.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -29,25 +32,56 @@ pub(crate) fn names() -> Vec<String> {
     names
 }
 
-fn schemas() -> &'static Schemas {
-    static SCHEMAS: OnceLock<Schemas> = OnceLock::new();
-    SCHEMAS.get_or_init(|| {
+impl Schemas {
+    /// Reads the schemas, and changes each by `change`.
+    fn read(change: fn(&mut Value)) -> Self {
         let (mut all, mut compiler) = (boon::Schemas::new(), Compiler::new());
+        let place = |name: &str| folder().join(format!("{name}.json")).to_str().expect("a path").to_owned();
+        for name in names() {
+            let text = std::fs::read_to_string(place(&name)).expect("a schema");
+            let mut schema = serde_json::from_str(&text).expect("JSON");
+            change(&mut schema);
+            compiler.add_resource(&place(&name), schema).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        }
         let mut compile = |name: String| {
-            let path = folder().join(format!("{name}.json"));
-            let index = compiler.compile(path.to_str().expect("a path"), &mut all);
-            (name, index.unwrap_or_else(|error| panic!("{}: {error:#}", path.display())))
+            let index = compiler.compile(&place(&name), &mut all);
+            let index = index.unwrap_or_else(|error| panic!("{name}: {error:#}"));
+            (name, index)
         };
         let by_name = names().into_iter().map(&mut compile).collect();
-        Schemas { all, by_name }
-    })
+        Self { all, by_name }
+    }
+
+    fn fault(&self, name: &str, value: &Value) -> Option<String> {
+        let index = self.by_name.get(name).unwrap_or_else(|| panic!("docs/schema/{name}.json does not exist"));
+        self.all.validate(value, *index).err().map(|error| format!("{error:#}\n{value:#}"))
+    }
 }
 
-/// What is wrong with a value, by the schema of a command.
+/// Forbids all properties that objects of a schema do not describe.
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            fields.values_mut().for_each(close);
+            if fields.get("type").is_some_and(|kind| kind == "object") {
+                fields.entry("additionalProperties").or_insert(false.into());
+            }
+        }
+        Value::Array(members) => members.iter_mut().for_each(close),
+        _ => {}
+    }
+}
+
+/// What is wrong with a value, by the closed schema of a command.
 pub(crate) fn fault(name: &str, value: &Value) -> Option<String> {
-    let Schemas { all, by_name } = schemas();
-    let index = by_name.get(name).unwrap_or_else(|| panic!("docs/schema/{name}.json does not exist"));
-    all.validate(value, *index).err().map(|error| format!("{error:#}\n{value:#}"))
+    static CLOSED: OnceLock<Schemas> = OnceLock::new();
+    CLOSED.get_or_init(|| Schemas::read(close)).fault(name, value)
+}
+
+/// What is wrong with a value, by the schema of a command as it is published.
+pub(crate) fn fault_as_published(name: &str, value: &Value) -> Option<String> {
+    static PUBLISHED: OnceLock<Schemas> = OnceLock::new();
+    PUBLISHED.get_or_init(|| Schemas::read(|_| {})).fault(name, value)
 }
 
 /// Checks the output of a command, if it is one with `--json`. A command that failed may have printed nothing.
