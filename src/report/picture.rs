@@ -4,8 +4,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// A larger picture is not shown.
+/// A picture with more bytes is not shown.
 pub(super) const LARGEST: u64 = 8 << 20;
+/// A picture with more pixels is not shown: a browser takes four bytes for each.
+const MOST_PIXELS: usize = 100_000_000;
 
 /// The format of a picture, by the ending of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +77,13 @@ impl Format {
         if self == Self::Png && !bytes.windows(4).rev().any(|chunk| chunk == b"IEND") {
             return Err("the PNG file is cut off".to_owned());
         }
-        Ok(())
+        // A browser shows a picture without a readable size as broken.
+        match imagesize::blob_size(bytes) {
+            Ok(size) if size.width.saturating_mul(size.height) > MOST_PIXELS => {
+                Err(format!("pictures of more than {} megapixels are not shown", MOST_PIXELS / 1_000_000))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn name(self) -> &'static str {
@@ -142,5 +150,24 @@ mod tests {
         the SVG file is not valid UTF-8
         not a picture
         "#);
+    }
+
+    #[test]
+    fn picture_of_more_than_100_megapixels_is_not_shown() {
+        let png = |height: u32| {
+            let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\x27\x10".to_vec();
+            png.extend(height.to_be_bytes());
+            [&*png, b"\x08\0\0\0\0\0\0\0\0\0\0\0\0IEND"].concat()
+        };
+        assert!(address("a.png", &png(10_000)).is_ok());
+        let gif = b"GIF89a\xff\xff\xff\xff\0\0\0";
+        let jpeg = b"\xff\xd8\xff\xe0\0\x04ab\xff\xc0\0\x11\x08\xff\xff\xff\xff\x03\0\0\0\0\0\0\0\0\0\0";
+        let webp = b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xff\x7f\0\xff\x7f\0";
+        for (name, bytes) in
+            [("a.png", &*png(10_001)), ("a.png", &*png(u32::MAX)), ("a.gif", gif), ("a.jpg", jpeg), ("a.webp", webp)]
+        {
+            let reason = "pictures of more than 100 megapixels are not shown";
+            assert_eq!(address(name, bytes).unwrap_err(), reason, "{name}");
+        }
     }
 }
