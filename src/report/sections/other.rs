@@ -1,7 +1,7 @@
 //! Results that no other section shows: images, files and tensors under names of their own.
 
 use super::item::Item;
-use super::outputs::Outputs;
+use super::outputs::{FileStatus, Outputs};
 use crate::artifact::Capability;
 use crate::report::html::{Cell, Html, Table, html};
 use crate::report::image::data_uri;
@@ -20,9 +20,9 @@ fn one(item: &Item<'_>, outputs: Option<&Outputs>) -> Result<Html, StageError> {
     let manifest = item.manifest();
     let (mut pictures, mut rows) = (Html::default(), Vec::new());
     for (name, blob) in &manifest.files {
-        let what = match outputs.and_then(|outputs| outputs.reason(item, name)) {
-            Some(None) => continue,
-            Some(Some(reason)) => reason,
+        let what = match outputs.and_then(|outputs| outputs.file_status(item, name)) {
+            Some(FileStatus::Shown) => continue,
+            Some(FileStatus::Hidden(reason)) => reason,
             None => "file",
         };
         if outputs.is_none() && name.ends_with(".png") && blob.size <= LARGEST {

@@ -19,7 +19,7 @@ const MOST_PICTURES: usize = 60;
 /// The most tables of a stage. Those of all points under one name count once.
 const MOST_TABLES: usize = 20;
 /// The most rows of one table in the page, for all points together.
-const MOST_ROWS: usize = 200;
+const ROWS_PER_TABLE: usize = 200;
 /// The most columns of a table, and the most charts.
 const MOST_COLUMNS: usize = 24;
 /// The most characters of a cell.
@@ -31,10 +31,18 @@ const MOST_BYTES: u64 = 64 << 20;
 #[derive(Default)]
 pub(super) struct Outputs {
     pub(super) html: Html,
-    /// Why files are not shown, by the name of the input and their own. `None` for those that the section mentions.
-    reasons: BTreeMap<(String, String), Option<String>>,
+    /// The pictures and tables, by the name of the input and their own.
+    files: BTreeMap<(String, String), FileStatus>,
     /// How many bytes were read.
     bytes: u64,
+}
+
+/// What became of a picture or a table.
+pub(super) enum FileStatus {
+    /// The section shows or counts it.
+    Shown,
+    /// It is not shown, for this reason.
+    Hidden(String),
 }
 
 /// The points of a stage.
@@ -77,13 +85,13 @@ impl Outputs {
         Ok(outputs)
     }
 
-    /// Why a file of an input is not shown. `Some(None)` if it is, and `None` if it is neither a picture nor a table.
-    pub(super) fn reason(&self, item: &Item<'_>, file: &str) -> Option<Option<&str>> {
-        self.reasons.get(&(item.name.clone(), file.to_owned())).map(Option::as_deref)
+    /// What became of a file of an input. `None` if it is neither a picture nor a table.
+    pub(super) fn file_status(&self, item: &Item<'_>, file: &str) -> Option<&FileStatus> {
+        self.files.get(&(item.name.clone(), file.to_owned()))
     }
 
-    fn note(&mut self, item: &Item<'_>, file: &str, reason: Option<String>) {
-        self.reasons.insert((item.name.clone(), file.to_owned()), reason);
+    fn note(&mut self, item: &Item<'_>, file: &str, status: FileStatus) {
+        self.files.insert((item.name.clone(), file.to_owned()), status);
     }
 
     /// Reads a file, and what is in it. `None`, with a reason noted, if it can't be shown.
@@ -102,11 +110,11 @@ impl Outputs {
             self.bytes += size;
             read(file, &item.input.file(file)?)
         };
-        let (content, reason) = match content {
-            Ok(content) => (Some(content), None),
-            Err(reason) => (None, Some(reason)),
+        let (content, status) = match content {
+            Ok(content) => (Some(content), FileStatus::Shown),
+            Err(reason) => (None, FileStatus::Hidden(reason)),
         };
-        self.note(item, file, reason);
+        self.note(item, file, status);
         Ok(content)
     }
 
@@ -153,7 +161,7 @@ impl Outputs {
             let count = of_point.entry(&item.name).or_default();
             if *count >= share || shown.len() >= MOST_PICTURES {
                 left += 1;
-                self.note(item, file, None);
+                self.note(item, file, FileStatus::Shown);
                 continue;
             }
             if let Some(content) = self.load((item, file), picture::LARGEST, picture::address)? {
@@ -171,7 +179,8 @@ impl Outputs {
             let mut by_header: BTreeMap<Vec<String>, Vec<Shown<'_, CsvTable>>> = BTreeMap::new();
             for (item, file) in points.files(|file| file == name) {
                 if at >= MOST_TABLES {
-                    self.note(item, file, Some(format!("{MOST_TABLES} tables of a stage are shown")));
+                    let reason = format!("{MOST_TABLES} tables of a stage are shown");
+                    self.note(item, file, FileStatus::Hidden(reason));
                 } else if let Some(content) = self.load((item, file), csv_table::LARGEST, CsvTable::read)? {
                     let header = content.header.clone();
                     by_header.entry(header).or_default().push(Shown { item, file, content });
@@ -260,11 +269,11 @@ fn series(tables: &[Shown<'_, CsvTable>], column: usize, over: &[String]) -> Vec
 /// The first rows of each table; those of several points in one table.
 fn rows(tables: &[Shown<'_, CsvTable>], is_sweep: bool) -> Html {
     let header = &tables[0].content.header;
-    let share = (MOST_ROWS / tables.len()).max(1);
+    let share = (ROWS_PER_TABLE / tables.len()).max(1);
     let shown: Vec<(&Item<'_>, &Vec<String>)> = tables
         .iter()
         .flat_map(|table| table.content.rows.iter().take(share).map(|row| (table.item, row)))
-        .take(MOST_ROWS)
+        .take(ROWS_PER_TABLE)
         .collect();
     let columns = header.len().min(MOST_COLUMNS);
     let is_number = |column: usize| shown.iter().all(|(_, row)| csv_table::number(&row[column]).is_some());
