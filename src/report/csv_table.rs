@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(read("\u{feff}0,5;1,5\n").rows, [["0,5", "1,5"]]);
         // Not numbers.
         assert_eq!(read("a,b,c;d\n").header, ["a", "b", "c;d"]);
-        assert_eq!(read("1,2,3;4\n").rows, [["1", "2", "3;4"]]);
+        assert_eq!(read("1,2,3;4\n").header, ["1", "2", "3;4"]);
     }
 
     #[test]
