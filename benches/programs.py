@@ -117,22 +117,27 @@ def kill(folder):
     # As many at a time as attempts below, so that they take as long.
     seconds, expected = min(pool.map(undisturbed, range(os.cpu_count())))
     draw = random.Random(OPTIONS.seed)
-    moments = [draw.uniform(0, seconds) for _ in range(count)]
+    # By finished epochs and not by the clock, so that a busy machine does not move all kills to the first epoch.
+    moments = [(draw.randrange(epochs), draw.uniform(0, 2 * seconds / epochs)) for _ in range(count)]
 
     def attempt(number):
         """Kills a training at a random moment and runs it to its end. Returns whether the bytes are right."""
+        finished, delay = moments[number]
         while True:
             project = Project(folder / f"killed-{number}", net)
-            process = project.start("run", "p.toml", "-q")
+            process = project.start("run", "p.toml", "--json")
+            reached = (line for line in process.stdout if json.loads(line)["event"] == "epoch")
+            all(next(reached, None) for _ in range(finished))
             try:
-                process.communicate(timeout=moments[number])
+                process.wait(delay)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
                 break
             # It was already finished.
+            process.communicate()
             shutil.rmtree(project.folder)
-            moments[number] *= 0.5
+            delay *= 0.5
         trained = project.run()
         right = project.digest() == expected
         print(f"kill {number + 1} of {count}: {'the same' if right else 'ANOTHER'} digest", file=sys.stderr)
