@@ -1,26 +1,28 @@
 //! `vadpipe log`: lists runs and stages, or shows one run.
 
+mod files;
 mod filters;
 mod follow;
 mod newest;
 mod tail;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use serde::Serialize;
 use serde_json::json;
 
+pub(super) use self::files::events;
+use self::files::{events_path, log_path, read};
 pub(super) use self::filters::word;
 use self::filters::{FilterArgs, Filters};
-use self::tail::log_path;
+use self::newest::{PipelineRuns, is_file, no_stage};
 use super::args::Global;
 use super::completion;
-use super::project::{open_cache, open_store, read_pipeline};
+use super::project::open_store;
 use super::ui::{BOLD, GREEN, RED, Ui, paint, seconds, table, when};
-use crate::diagnostic::nearest;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::status::StageStatus;
@@ -45,8 +47,9 @@ use crate::store::{Commit, RunLabel, RunRecord, StageRun, Store};
 Without RUN, this lists runs. With --stage, --run or a status of stages (executed, cached, failed, skipped, pruned), it lists \
 stages. --limit counts the runs that have a match. Dates and times are in UTC.
 
-The log of a stage has the output of its programs. -f prints it as they write it. It needs a run in another terminal; \
-otherwise it prints what there is. With STAGE, it exits with code 1 if the stage fails.")]
+The log of a stage has the output of its programs. -f prints it as they write it. It needs a run in another terminal. \
+With FILE, it waits some seconds for one to start, and then prints the newest log. With STAGE, it exits with code 1 if \
+the stage fails.")]
 pub(super) struct LogArgs {
     /// A run: its id, the beginning or the end of the id, or `last`. Or a pipeline file, for its newest run
     #[arg(value_name = "RUN|FILE", add = ArgValueCompleter::new(completion::files))]
@@ -89,7 +92,7 @@ struct Row<'a> {
 pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
     let filters = Filters::new(&args.filters, &args.stages)?;
     if let Some(file) = args.id.as_deref().filter(|id| is_file(id)).map(Path::new) {
-        return of_pipeline(file, args, &filters, global, ui);
+        return log_of_pipeline(file, args, &filters, global, ui);
     }
     let store = open_store(global, ui)?;
     if args.follow {
@@ -111,43 +114,23 @@ pub(super) fn log(args: &LogArgs, global: &Global, ui: &Ui) -> Result<()> {
     show(&store, &store.run(id)?, args, &filters, ui)
 }
 
-/// Whether the argument of `log` is a pipeline file, and not a run.
-fn is_file(argument: &str) -> bool {
-    argument.ends_with(".toml") || argument.contains('/')
-}
-
-/// Prints the newest logs of a pipeline's stages, follows them in the run that is going on, or shows its newest run.
-/// Records of runs and logs are files, so a run that is going on, which holds the cache, does not delay this.
-fn of_pipeline(file: &Path, args: &LogArgs, filters: &Filters, global: &Global, ui: &Ui) -> Result<()> {
-    let pipeline = read_pipeline(file, &[], &global.kinds.0)?.pipeline.name;
-    let store = open_cache(global, Some(file), ui)?;
-    let mut runs = store.runs()?;
-    runs.retain(|run| run.pipeline == pipeline);
-    let Some(newest) = runs.last() else {
-        let hint = format!("`vadpipe run {}` runs it", file.display());
-        return Err(Error::bad_input(format!("the pipeline `{pipeline}` has not run yet")).hint(hint));
-    };
-    if !args.follow && !filters.lists_stages() {
-        return show(&store, newest, args, filters, ui);
+/// Prints the newest logs of a pipeline's stages, follows them, or shows its newest run.
+fn log_of_pipeline(file: &Path, args: &LogArgs, filters: &Filters, global: &Global, ui: &Ui) -> Result<()> {
+    let runs = PipelineRuns::read(file, global, ui)?;
+    let patterns: Vec<&str> = args.stages.iter().chain(&args.filters.stage).map(String::as_str).collect();
+    if args.follow {
+        return runs.follow(&patterns, filters, ui);
     }
-    let has_match = |run: &&RunRecord| run.stages.iter().any(|stage| filters.takes_stage(stage));
-    let matching = || runs.iter().rev().filter(has_match);
-    if let Some(running) = matching().find(|run| args.follow && run.is_running()) {
-        return follow::follow(&store, running, filters, ui);
+    if filters.lists_stages() {
+        return runs.print(&patterns, filters, ui);
     }
-    match matching().next() {
-        Some(run) => newest::print(&store, &runs, run, filters, args.follow, ui),
-        None => {
-            let pattern = args.stages.first().or(args.filters.stage.as_ref());
-            Err(no_stage(newest, pattern.map_or("", String::as_str)))
-        }
-    }
+    show(runs.store(), runs.newest()?, args, filters, ui)
 }
 
 /// Prints one run, its events, or the logs of its stages.
 fn show(store: &Store, run: &RunRecord, args: &LogArgs, filters: &Filters, ui: &Ui) -> Result<()> {
     if args.events {
-        ui.exact(&read(&events_path(store, run))?);
+        ui.exact(&read(&events_path(store, &run.id))?);
         return Ok(());
     }
     if let Some(pattern) = args.stages.first().or(args.filters.stage.as_ref()) {
@@ -169,10 +152,6 @@ fn followed(store: &Store, id: Option<&str>) -> Result<RunRecord> {
     Ok(running.map_or_else(|| store.run(id.unwrap_or("last")), Ok)?)
 }
 
-fn events_path(store: &Store, run: &RunRecord) -> PathBuf {
-    store.dir().join("runs").join(format!("{}.ndjson", run.id))
-}
-
 /// Why stages failed, by point, from the events of the run.
 fn failures(store: &Store, run: &RunRecord) -> BTreeMap<String, Why> {
     let why = |event| match event {
@@ -180,12 +159,6 @@ fn failures(store: &Store, run: &RunRecord) -> BTreeMap<String, Why> {
         _ => None,
     };
     events(store, run, "stage-failed").into_iter().filter_map(why).collect()
-}
-
-/// The events of this kind of a run. Those that can't be read are left out.
-pub(super) fn events(store: &Store, run: &RunRecord, kind: &str) -> Vec<Event> {
-    let events = std::fs::read_to_string(events_path(store, run)).unwrap_or_default();
-    events.lines().filter(|line| line.contains(kind)).filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// Prints the logs of the stages that match. With several, each has its name above it.
@@ -210,12 +183,6 @@ fn stage_logs(store: &Store, run: &RunRecord, pattern: &str, filters: &Filters, 
         log => ui.out(&log),
     }
     Ok(())
-}
-
-fn no_stage(run: &RunRecord, pattern: &str) -> Error {
-    let near = nearest(pattern, run.stages.iter().map(|s| s.name.as_str()));
-    let hint = near.map_or_else(|| "`vadpipe log RUN` lists its stages".to_owned(), |n| format!("did you mean `{n}`?"));
-    Error::bad_input(format!("run {} has no stage `{pattern}`", run.id)).hint(hint)
 }
 
 /// The log of a stage; empty if it logged nothing.
@@ -244,12 +211,6 @@ fn stage_log(store: &Store, run: &RunRecord, stage: &StageRun) -> Result<String>
         true => error.hint(format!("`vadpipe log {made} --stage '{point}'` shows its log")),
         false => error.hint(format!("`vadpipe log {made}` shows that run; it has no log of the stage")),
     })
-}
-
-fn read(path: &Path) -> Result<String> {
-    let text =
-        std::fs::read(path).map_err(|e| Error::bad_input(format!("can't read {}", path.display())).caused_by(e))?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Lists the stages that match, of the newest `limit` runs that have a match, newest last.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::{CommandOutput, Project, signal};
+use crate::support::{CommandOutput, Project, signal, text};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -113,9 +113,11 @@ fn log_prints_what_there_is_if_nothing_runs() {
         "{}",
         follows.stderr
     );
-    assert!(follows.stderr.contains("no run of `two` is going on"), "{}", follows.stderr);
+    // The first line on standard error says that nothing runs.
+    let noted = follows.stderr.starts_with("`first` is not running; waiting 3 seconds for a run to start\n");
+    assert!(noted && follows.stderr.contains(" has ended: ok\n"), "{}", follows.stderr);
     let prints = project.vadpipe(["log", "p.toml", "first"]);
-    assert_eq!((prints.code, &*prints.stdout, &*prints.stderr), (0, &*follows.stdout, ""));
+    assert_eq!((prints.code, &*prints.stdout), (0, &*follows.stdout));
     let run = project.vadpipe(["log", "p.toml"]);
     assert!(run.code == 0 && run.stdout.starts_with("run "), "{}", run.stdout);
     let wrong = project.vadpipe(["log", "p.toml", "fist"]);
@@ -134,11 +136,78 @@ fn log_of_a_stage_that_fails_exits_with_1() {
     let (first, last) = (ended(first), ended(last));
     assert_eq!(first.code, 1);
     assert!(first.stdout.contains("first ends\nfailed: `sh` exited with code 3"), "{}", first.stdout);
-    assert!(first.stderr.contains("`first` did not end well in run "), "{}", first.stderr);
+    assert!(first.stderr.contains("`first` failed in run "), "{}", first.stderr);
     // It was skipped.
     assert_eq!((last.code, &*last.stdout), (1, ""), "{}", last.stderr);
+    assert!(last.stderr.contains("`last` was skipped in run "), "{}", last.stderr);
     let later = project.vadpipe(["log", "-f", "p.toml", "first"]);
     assert!(later.code == 1 && later.stdout == first.stdout, "{}{}", later.stdout, later.stderr);
+}
+
+#[test]
+fn newest_log_is_that_of_the_run_that_made_the_result() {
+    let project = Project::new(
+        "[pipeline]\nname = \"one\"\n[params]\nrate = 1\n[stages.net]\nkind = \"command\"\n\
+         argv = [\"sh\", \"-c\", \"echo rate $0\", \"${params.rate}\"]\n",
+    );
+    let first = text(&project.run(&[]).last()["run"]);
+    project.run(&["-S", "params.rate=2"]);
+    assert_eq!(project.run(&[]).cached(), ["net"]);
+    let log = project.vadpipe(["log", "p.toml", "net"]);
+    assert_eq!((&*log.stdout, log.stderr), ("rate 1\n", format!("log of `net` in run {first}:\n")));
+}
+
+#[test]
+fn failure_of_an_earlier_run_is_not_the_log_of_a_stage_that_ran_well() {
+    let pipeline = TWO
+        .replace("[\"sh\", \"wait.sh\", \"-\", \"first\", \"${params.end}\"]", "[\"sh\", \"-c\", \"${params.end}\"]");
+    let project = Project::new(&pipeline);
+    project.write("wait.sh", WAIT);
+    assert_eq!(ended(start(&project, &["run", "p.toml", "--json", "-S", "params.end=exit 3"])).code, 1);
+    let log = project.vadpipe(["log", "p.toml", "first"]);
+    assert!(log.stdout.starts_with("failed: `sh` exited with code 3"), "{}{}", log.stdout, log.stderr);
+    let run = start(&project, &["run", "p.toml", "--json"]);
+    wait_for_run(&project);
+    let last = follow(&project, "last", &["log", "-f", "p.toml", "last"]);
+    wait_for_text(&project, "last.out", "last begins\n");
+    let during = project.vadpipe(["log", "p.toml", "first"]);
+    project.write("last.go", "");
+    assert!(ended(run).code == 0 && ended(last).code == 0);
+    // A built-in stage that logs nothing has no file.
+    let id = during.stderr.trim().rsplit(' ').next().expect("the run's id");
+    std::fs::remove_file(project.path(&format!("cache/logs/{id}/first.log"))).expect("an empty log");
+    let after = project.vadpipe(["log", "p.toml", "first"]);
+    for log in [&during, &after] {
+        assert_eq!((log.code, &*log.stdout), (0, ""));
+        assert!(log.stderr.starts_with("`first` logged nothing in run "), "{}", log.stderr);
+    }
+}
+
+#[test]
+fn log_waits_for_a_run_that_starts_after_it() {
+    let project = two();
+    project.write("first.go", "");
+    assert_eq!(ended(start(&project, &["run", "p.toml", "--json", "-S", "params.end=exit 3"])).code, 1);
+    let log = follow(&project, "early", &["log", "-f", "p.toml", "first"]);
+    wait_for_text(&project, "early.err", "`first` is not running; waiting 3 seconds for a run to start");
+    assert_eq!(ended(start(&project, &["run", "p.toml", "first", "--json"])).code, 0);
+    assert_eq!(ended(log).code, 0);
+    assert_eq!(project.read("early.out"), "first begins\nfirst complains\nfirst ends\n");
+}
+
+#[test]
+fn runs_of_another_file_with_the_same_pipeline_name_are_left_out() {
+    let pipeline = |word: &str| {
+        format!("[pipeline]\nname = \"one\"\n[stages.net]\nkind = \"command\"\nargv = [\"echo\", \"{word}\"]\n")
+    };
+    let project = Project::new(&pipeline("p"));
+    project.write("q.toml", &pipeline("q"));
+    project.run(&[]);
+    // This file has no run yet, so it may have had another name.
+    assert_eq!(project.vadpipe(["log", "q.toml", "net"]).stdout, "p\n");
+    assert_eq!(project.vadpipe(["run", "q.toml"]).code, 0);
+    assert_eq!(project.vadpipe(["log", "p.toml", "net"]).stdout, "p\n");
+    assert_eq!(project.vadpipe(["log", "q.toml", "net"]).stdout, "q\n");
 }
 
 #[test]

@@ -5,14 +5,15 @@ use std::process::exit;
 use std::thread::sleep;
 use std::time::Duration;
 
+use super::files::{events_path, log_path, stage_status};
 use super::filters::{Filters, word};
-use super::tail::{Tail, log_path};
+use super::tail::Tail;
 use crate::cli::session::stop_on_signals;
 use crate::cli::ui::{DIM, Ui, paint};
 use crate::error::{Category, Error, Result};
 use crate::event::Event;
 use crate::stage::Cancel;
-use crate::status::RunStatus;
+use crate::status::{RunStatus, StageStatus};
 use crate::store::{RunRecord, Store};
 
 /// How often files are read.
@@ -26,21 +27,19 @@ const CHECK: usize = 10;
 /// # Errors
 /// If no stage of the run matches, or a file can't be read. If the command line names stages: if one of them failed.
 pub(super) fn follow(store: &Store, run: &RunRecord, filters: &Filters, ui: &Ui) -> Result<()> {
-    if ui.json {
-        return Err(Error::bad_input("a log that is followed is text, not JSON").hint("leave out --json"));
-    }
+    check_text(ui)?;
     let pending: BTreeSet<&str> =
         run.stages.iter().filter(|stage| filters.takes_stage(stage)).map(|stage| stage.name.as_str()).collect();
     if pending.is_empty() {
         let hint = format!("`vadpipe log {}` lists its stages", run.id);
         return Err(Error::bad_input(format!("no stage of run {} matches", run.id)).hint(hint));
     }
-    // Nothing is to be saved.
+    // There is no state to save.
     stop_on_signals(&Cancel::default(), |_| exit(i32::from(Category::Interrupted.exit_code())))?;
     let prefixed = pending.len() > 1;
     let (running, failed) = (BTreeMap::new(), Vec::new());
     let mut follower = Follower { ui, store, run: &run.id, prefixed, pending, running, failed };
-    let mut events = Tail::new(store.dir().join("runs").join(format!("{}.ndjson", run.id)));
+    let mut events = Tail::of_documents(events_path(store, &run.id));
     let by_name = filters.lists_stages();
     let mut reads = 0_usize;
     let status = loop {
@@ -48,14 +47,14 @@ pub(super) fn follow(store: &Store, run: &RunRecord, filters: &Filters, ui: &Ui)
         let is_over = reads.is_multiple_of(CHECK) && !run.is_running();
         let past = reads == 0 && !by_name;
         let finished = follower.read_events(&mut events, past)?;
-        follower.print_logs()?;
+        follower.print_logs(false)?;
         if reads == 0 && by_name && follower.running.is_empty() && run.is_running() {
-            follower.say_that_it_waits();
+            follower.report_waiting();
         }
         // The event comes before the record of the run is complete.
         let status = finished.map(RunStatus::word).or_else(|| is_over.then(|| word(run)));
         if status.is_some() || (by_name && follower.pending.is_empty()) {
-            follower.end_all()?;
+            follower.print_logs(true)?;
             break status;
         }
         reads += 1;
@@ -69,17 +68,44 @@ pub(super) fn follow(store: &Store, run: &RunRecord, filters: &Filters, ui: &Ui)
     Ok(())
 }
 
-/// The error of stages that did not end well.
-pub(super) fn failure(stages: &[String], run: &str) -> Result<()> {
-    let [first, others @ ..] = stages else { return Ok(()) };
-    let more = if others.is_empty() { String::new() } else { format!(" and {} others", others.len()) };
-    let message = format!("`{first}`{more} did not end well in run {run}");
+/// Checks that the user wants text.
+///
+/// # Errors
+/// With `--json`.
+pub(super) fn check_text(ui: &Ui) -> Result<()> {
+    match ui.json {
+        true => Err(Error::bad_input("a log is text, not JSON").hint("leave out --json")),
+        false => Ok(()),
+    }
+}
+
+/// The error of stages that have no result: those that failed, or else those that have the status of the first one.
+pub(super) fn failure(stages: &[(String, StageStatus)], run: &str) -> Result<()> {
+    let failed = stages.iter().find(|(_, status)| *status == StageStatus::Failed);
+    let Some((first, status)) = failed.or(stages.first()) else { return Ok(()) };
+    let more = match stages.iter().filter(|(_, other)| other == status).count() - 1 {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let ended = match status {
+        StageStatus::Failed => "failed",
+        StageStatus::Skipped if more.is_empty() => "was skipped",
+        StageStatus::Skipped => "were skipped",
+        StageStatus::Interrupted if more.is_empty() => "was interrupted",
+        StageStatus::Interrupted => "were interrupted",
+        _ => "did not finish",
+    };
+    let message = format!("`{first}`{more} {ended} in run {run}");
     Err(Error::new(Category::StageFailed, message).hint(format!("`vadpipe log {run}` shows how each stage ended")))
 }
 
-/// The beginning of each line of a stage, if there are several.
-pub(super) fn prefix(stage: &str, is_one_of_many: bool) -> String {
-    if is_one_of_many { paint(DIM, &format!("{stage} | ")) } else { String::new() }
+/// Prints the new lines of a log. With `prefixed`, each line begins with the name of its stage.
+pub(super) fn print_new(log: &mut Tail, stage: &str, prefixed: bool, complete: bool, ui: &Ui) -> Result<()> {
+    let prefix = if prefixed { paint(DIM, &format!("{stage} | ")) } else { String::new() };
+    log.read(complete, |lines| {
+        let lines: Vec<String> = lines.iter().map(|line| format!("{prefix}{line}")).collect();
+        ui.out(&lines.join("\n"));
+    })
 }
 
 struct Follower<'a> {
@@ -93,8 +119,8 @@ struct Follower<'a> {
     pending: BTreeSet<&'a str>,
     /// The logs of the running ones.
     running: BTreeMap<String, Tail>,
-    /// The stages that match and failed, or ended without a result because another one failed.
-    failed: Vec<String>,
+    /// The stages that match and ended without a result, except those that were pruned.
+    failed: Vec<(String, StageStatus)>,
 }
 
 impl Follower<'_> {
@@ -108,64 +134,46 @@ impl Follower<'_> {
         events.read(false, |new| lines.extend(new.iter().filter(about_stages).cloned()))?;
         for line in &lines {
             match serde_json::from_str(line) {
-                Ok(Event::StageStarted { stage, .. }) if self.pending.contains(stage.as_str()) => {
-                    let log = log_path(self.store, self.run, &stage);
-                    self.running.entry(stage).or_insert_with(|| Tail::new(log));
-                }
-                Ok(Event::StageCached { stage, .. }) => {
-                    let followed = self.pending.remove(stage.as_str());
-                    if followed && !past {
-                        self.ui.note(&paint(DIM, &format!("{stage} does not run: its result is cached")));
-                    }
-                }
-                Ok(Event::StageFinished { stage, .. } | Event::StagePruned { stage, .. }) => {
-                    self.end(stage, past, false)?;
-                }
-                Ok(
-                    Event::StageFailed { stage, .. }
-                    | Event::StageInterrupted { stage, .. }
-                    | Event::StageSkipped { stage, .. },
-                ) => self.end(stage, past, true)?,
                 Ok(Event::RunFinished { status, .. }) => finished = Some(status),
-                _ => {}
+                Ok(event) => {
+                    let Some((stage, status)) = stage_status(&event) else { continue };
+                    self.set_status(stage, status, past)?;
+                }
+                Err(_) => {}
             }
         }
         Ok(finished)
     }
 
-    /// A stage has ended. Prints what is left of its log.
-    fn end(&mut self, stage: String, past: bool, has_failed: bool) -> Result<()> {
-        let is_followed = self.pending.remove(stage.as_str());
-        if let Some(mut log) = self.running.remove(&stage).filter(|_| !past) {
-            self.print(&stage, &mut log, true)?;
+    /// A stage has another status.
+    fn set_status(&mut self, stage: &str, status: StageStatus, past: bool) -> Result<()> {
+        if status == StageStatus::Running {
+            if self.pending.contains(stage) {
+                let log = || Tail::new(log_path(self.store, self.run, stage));
+                self.running.entry(stage.to_owned()).or_insert_with(log);
+            }
+            return Ok(());
         }
-        self.failed.extend((has_failed && is_followed).then_some(stage));
+        let is_followed = self.pending.remove(stage);
+        if status == StageStatus::Cached && is_followed && !past {
+            self.ui.note(&paint(DIM, &format!("{stage} does not run: its result is cached")));
+        }
+        // What is left of its log.
+        if let Some(mut log) = self.running.remove(stage).filter(|_| !past) {
+            print_new(&mut log, stage, self.prefixed, true, self.ui)?;
+        }
+        let failed = matches!(status, StageStatus::Failed | StageStatus::Interrupted | StageStatus::Skipped);
+        self.failed.extend((failed && is_followed).then(|| (stage.to_owned(), status)));
         Ok(())
     }
 
-    /// Prints the new lines of all running stages.
-    fn print_logs(&mut self) -> Result<()> {
-        let mut running = std::mem::take(&mut self.running);
-        running.iter_mut().try_for_each(|(stage, log)| self.print(stage, log, false))?;
-        self.running = running;
-        Ok(())
+    /// Prints the new lines of all running stages. With `complete`, also unfinished ones.
+    fn print_logs(&mut self, complete: bool) -> Result<()> {
+        let (ui, prefixed) = (self.ui, self.prefixed);
+        self.running.iter_mut().try_for_each(|(stage, log)| print_new(log, stage, prefixed, complete, ui))
     }
 
-    /// Prints what is left of all logs.
-    fn end_all(&mut self) -> Result<()> {
-        let mut running = std::mem::take(&mut self.running);
-        running.iter_mut().try_for_each(|(stage, log)| self.print(stage, log, true))
-    }
-
-    fn print(&self, stage: &str, log: &mut Tail, complete: bool) -> Result<()> {
-        let prefix = prefix(stage, self.prefixed);
-        log.read(complete, |lines| {
-            let lines: Vec<String> = lines.iter().map(|line| format!("{prefix}{line}")).collect();
-            self.ui.out(&lines.join("\n"));
-        })
-    }
-
-    fn say_that_it_waits(&self) {
+    fn report_waiting(&self) {
         let Some(first) = self.pending.first() else { return };
         let what = match self.pending.len() {
             1 => format!("`{first}`"),
@@ -176,7 +184,7 @@ impl Follower<'_> {
 
     /// How the stages ended. Those that are left did not end before their run was killed.
     fn result(mut self, run: &str) -> Result<()> {
-        self.failed.extend(self.pending.iter().map(|stage| (*stage).to_owned()));
+        self.failed.extend(self.pending.iter().map(|stage| ((*stage).to_owned(), StageStatus::Running)));
         failure(&self.failed, run)
     }
 }
