@@ -48,7 +48,7 @@ pub(super) struct PipelineRuns {
     runs: Vec<RunRecord>,
 }
 
-/// The log of a point. There is no such file if the point logged nothing.
+/// The log of a point. If the point logged nothing, the file is empty or there is none.
 struct PointLog {
     /// The run that wrote it.
     run: String,
@@ -169,7 +169,8 @@ impl PipelineRuns {
                 ui.note(&paint(DIM, &format!("`{point}` has no log")));
                 continue;
             };
-            if !path.exists() {
+            // Programs have an empty log, and built-in stages none.
+            if !path.metadata().is_ok_and(|file| file.len() > 0) {
                 ui.note(&paint(DIM, &format!("`{point}` logged nothing in run {run}")));
                 continue;
             }
