@@ -179,3 +179,8 @@ def test_safetensors_files_are_checked(tmp_path):
         (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
         with pytest.raises(vadpipe.Error, match="is not a valid safetensors file"):
             Artifact(tmp_path)
+
+
+def test_program_and_module_have_the_same_version(program):
+    shown = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    assert shown == f"vadpipe {vadpipe.__version__}\n"
