@@ -492,3 +492,54 @@ def test_state_without_an_object_of_a_list_or_dict_is_an_error(tmp_path):
     _tree.load(tmp_path, "own", best)
     assert best["weights"]["w"].tolist() == [1.0, 1.0] and (best["seen"], best["step"]) == ([], print)
     assert set(best) == {"weights", "seen", "step"}
+
+
+def test_number_of_epochs_is_unknown_in_a_stage(project):
+    project.write("train.py", """
+        import argparse, vadpipe
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--epochs", type=int, default=6)
+        args = parser.parse_args()
+        run = vadpipe.chain(epochs=args.epochs)
+        args = run.values(args)
+        total = run.restore(total=0.0)
+        for epoch in run.epochs():
+            print("of", args.epochs)
+            total += 1 - epoch / args.epochs
+            run.update(total=total)
+            run.log(total=total)
+    """)
+    assert "of 6" in project.by_hand()
+    project.pipeline(epoch="")
+    message = "`epochs` is unknown in a stage: a process trains one segment, and a training can be extended; give"
+    assert message in project.run(expect=1)
+    # The stage may give it as a value.
+    project.pipeline(epoch="", start="epochs = 6")
+    project.run()
+
+
+def test_seed_of_a_script_by_hand(project):
+    project.write("train.py", """
+        import random, sys, vadpipe
+        run = vadpipe.chain(epochs=1, seed=int(sys.argv[1]))
+        print("drew", run.seed, random.random())
+    """)
+    drew = [project.by_hand(seed).split("drew")[1] for seed in ("3", "3", "4")]
+    assert drew[0] == drew[1] != drew[2] and drew[0].startswith(" 3 ")
+
+
+def test_output_of_another_name_is_an_error(project):
+    project.write("train.py", """
+        import vadpipe
+        run = vadpipe.chain(epochs=1)
+        run.restore(seen=[])
+        for epoch in run.epochs():
+            run.log(loss=1.0)
+        if run.outputs_due:
+            run.output("figures/one.txt").write_text("1")
+            run.output("curves").write_text("a")
+    """)
+    project.pipeline('outputs = { curve = "curve.csv", figures = "figures/" }', epoch="")
+    project.run(expect=1)
+    message = "the stage has no output `curves`; did you mean `curve`? Its outputs: `curve`, `figures`"
+    assert message in project.call("log", "last", "--stage", "net")

@@ -31,7 +31,12 @@ class _Missing:
 _MISSING = _Missing()
 
 
-def chain(epochs: Optional[int] = None, *, inputs: Optional[Mapping[str, Union[str, Path]]] = None) -> "Chain":
+def chain(
+    epochs: Optional[int] = None,
+    *,
+    inputs: Optional[Mapping[str, Union[str, Path]]] = None,
+    seed: Optional[int] = None,
+) -> "Chain":
     """Puts a training script on the chain of states.
 
     Started by vadpipe, the script trains from one stored state to the next. Started by hand, it trains `epochs` epochs
@@ -39,7 +44,7 @@ def chain(epochs: Optional[int] = None, *, inputs: Optional[Mapping[str, Union[s
     stage trains from the beginning, too.
 
     Started by vadpipe, this seeds the generators of `random`, numpy and torch, as far as they are imported, with the
-    seed of the stage.
+    seed of the stage. By hand, it seeds them with `seed`, if that is given.
 
         run = vadpipe.chain(epochs=100)
         run.restore(model=model, optimizer=optimizer)
@@ -54,7 +59,11 @@ def chain(epochs: Optional[int] = None, *, inputs: Optional[Mapping[str, Union[s
             raise Error(f"{message}: chain(epochs=10)")
         # A `command` stage has inputs, values and outputs, but no states.
         is_command = "VADPIPE_INPUTS" in os.environ
-        return Chain(os.environ if is_command else None, 0, epochs, inputs or {})
+        run = Chain(os.environ if is_command else None, 0, epochs, inputs or {})
+        if seed is not None:
+            run.seed = seed
+            _generators.seed_all(seed)
+        return run
     if protocol != PROTOCOL:
         message = f"vadpipe speaks protocol {protocol}, but this module only {PROTOCOL}"
         raise Error(f"{message}; install the same version of both: pip install --upgrade vadpipe")
@@ -81,7 +90,7 @@ class Chain:
         self._metrics: dict[str, float] = {}
         self._values = Values(environment)
         self.seed = self._values.seed
-        """The seed of the stage; 0 if the script was started by hand."""
+        """The seed of the stage. By hand, that of `chain`, or 0."""
         self.inputs = self._inputs(inputs)
         """The inputs by role. Each is an `Artifact`, or a path if `paths` of the stage names it."""
 
@@ -143,7 +152,8 @@ class Chain:
     def values(self, args: T) -> T:
         """Sets the options of a script to the values of the stage, and returns them. By hand, they stay as they are.
 
-        `args` is a Namespace of argparse, a dataclass or a dict. A value that it does not have is an error.
+        `args` is a Namespace of argparse, a dataclass or a dict. A value that it does not have is an error. In a
+        training, options such as `epochs` become unknown, unless the stage gives them.
 
             args = run.values(parser.parse_args())
 
@@ -257,7 +267,7 @@ class Chain:
         """
         if not self.outputs_due:
             raise Error("outputs are only written at the end of a training: put this below `if run.outputs_due:`")
-        name = self._values.outputs.get(name, name)
+        name = self._values.output(name)
         path = (self._variable("OUTPUTS") or Path()) / name
         (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
         return path

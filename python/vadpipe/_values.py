@@ -10,6 +10,29 @@ from typing import Any, Optional
 from ._errors import Error
 
 
+# Options that are usually the number of epochs.
+LENGTHS = ("epochs", "n_epochs", "num_epochs", "max_epochs")
+
+
+class UnknownLength:
+    """The number of epochs of a training in a stage. It is in no key, so a script can't compute with it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return "unknown"
+
+    def _fail(self, *_: Any) -> Any:
+        message = f"`{self._name}` is unknown in a stage: a process trains one segment, and a training can be extended"
+        raise Error(f"{message}; give the length of a schedule as a value of `start`, with another name")
+
+    __int__ = __index__ = __float__ = __bool__ = __neg__ = _fail
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _fail
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _fail
+    __lt__ = __le__ = __gt__ = __ge__ = _fail
+
+
 class Values:
     """The values of `start` and of each epoch, and which of them the script has read."""
 
@@ -45,16 +68,28 @@ class Values:
         help = f"if some pipelines don't give it, write value(\"{name}\", …, optional=True)"
         return Error(f"the stage has no value `{name}`{_nearest(name, has)}; add it to its table {tables}, or, {help}")
 
+    def output(self, name: str) -> str:
+        """The path of an output, by its role or its path."""
+        paths = self.outputs.values()
+        is_known = not self.outputs or name in paths or any(p.endswith("/") and name.startswith(p) for p in paths)
+        if name not in self.outputs and not is_known:
+            raise Error(f"the stage has no output `{name}`{_nearest(name, self.outputs, 'outputs')}")
+        return self.outputs.get(name, name)
+
     def override(self, args: Any, epoch: int, in_loop: bool) -> None:
         """Sets the options of a script to the values of the stage."""
         is_dict = isinstance(args, MutableMapping)
         options: Mapping[str, Any] = args if is_dict else _attributes(args)
-        for name, value in self.at(epoch).items():
+        values = self.at(epoch)
+        if not (self.is_by_hand or self.is_command):
+            values = {**{name: UnknownLength(name) for name in LENGTHS if name in options}, **values}
+        for name, value in values.items():
             if name not in options:
                 message = f"the stage gives `{name}`, but the script has no option of this name"
                 help = "correct the name in the stage or in the script"
                 raise Error(f"{message}{_nearest(name, options, 'options')}; {help}")
-            self.note_read(name, in_loop)
+            if not isinstance(value, UnknownLength):
+                self.note_read(name, in_loop)
             value = like(options[name], value)
             if is_dict:
                 args[name] = value
