@@ -127,11 +127,6 @@ def test_import_is_light():
     assert done.stdout == "[]\n"
 
 
-def test_version_is_that_of_cargo(project):
-    (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)
-    assert vadpipe.__version__ == version
-    assert project.call("--version").split()[-1] == version
-
 
 def test_exec_lists_what_an_isolated_script_reads(project):
     project.write("train.py", """
