@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _generators
 from ._errors import Error
+from ._values import unknown_length
 
 if TYPE_CHECKING:
     from ._chain import Chain
@@ -67,7 +68,7 @@ def _restore_loaders(run: "Chain", loaders: list[Any]) -> None:
 
 
 def _generators_to_restore(run: "Chain", loaders: Any) -> list[Any]:
-    """The generators of data loaders that are no part of the state yet, each once."""
+    """The generators of data loaders that are not yet part of the state, each once."""
     known = {id(generator) for generator in _generators.all_of(run._objects)}
     return list({id(own): own for own in _generators.all_of(loaders) if id(own) not in known}.values())
 
@@ -85,19 +86,14 @@ def _hide_length(package: str, trainer: Any) -> None:
             caller = sys._getframe(1).f_globals.get("__name__", "")
             if caller.startswith((f"{package}.trainer.", f"{package}.callbacks.progress.")):
                 return super().max_epochs
-            raise _no_length("max_epochs")
+            raise unknown_length("trainer.max_epochs")
 
         @property
         def estimated_stepping_batches(self) -> Any:
-            raise _no_length("estimated_stepping_batches")
+            raise unknown_length("trainer.estimated_stepping_batches")
 
     Trainer.__name__, Trainer.__qualname__, Trainer.__module__ = own.__name__, own.__qualname__, own.__module__
     trainer.__class__ = Trainer
-
-
-def _no_length(name: str) -> Error:
-    message = f"`trainer.{name}` is unknown in a stage: a process trains one segment, and a training can be extended"
-    return Error(f"{message}; give the length of a schedule as a value of `start`: run.value(\"cosine_epochs\", 100)")
 
 
 def _in_memory(package: str, checkpoint: dict[str, Any]) -> Any:

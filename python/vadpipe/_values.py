@@ -14,6 +14,12 @@ from ._errors import Error
 LENGTHS = ("epochs", "n_epochs", "num_epochs", "max_epochs")
 
 
+def unknown_length(name: str) -> Error:
+    """The error of a script that computes with the number of epochs in a stage."""
+    message = f"`{name}` is unknown in a stage: a process trains one segment, and a training can be extended"
+    return Error(f"{message}; give the length of a schedule as a value of `start`: run.value(\"cosine_epochs\", 100)")
+
+
 class UnknownLength:
     """The number of epochs of a training in a stage. It is in no key, so a script can't compute with it."""
 
@@ -24,8 +30,7 @@ class UnknownLength:
         return "unknown"
 
     def _fail(self, *_: Any) -> Any:
-        message = f"`{self._name}` is unknown in a stage: a process trains one segment, and a training can be extended"
-        raise Error(f"{message}; give the length of a schedule as a value of `start`, with another name")
+        raise unknown_length(self._name)
 
     __int__ = __index__ = __float__ = __bool__ = __neg__ = _fail
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _fail

@@ -35,8 +35,8 @@ pub(super) fn of_one_model() -> ProgramGpus {
     let names = |gpus: &[(String, Option<String>)]| gpus.iter().map(|gpu| gpu.0.clone()).collect::<Vec<_>>();
     let warning = match &first {
         None => Some(
-            "the models of the GPUs are unknown, as `nvidia-smi -L` doesn't tell them: make sure that all are \
-                      the same, because trainings continue on any of them"
+            "the models of the GPUs are unknown, as `nvidia-smi -L` doesn't tell them: make sure that all are the same, \
+             because trainings continue on any of them"
                 .to_owned(),
         ),
         Some(model) if !others.is_empty() => Some(format!(

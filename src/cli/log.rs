@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 
 pub(super) use self::files::events;
-use self::files::{events_path, log_path, read};
+use self::files::{cached_result, events_path, log_path, read};
 pub(super) use self::filters::word;
 use self::filters::{FilterArgs, Filters};
 use self::newest::{PipelineRuns, is_file, no_stage};
@@ -198,11 +198,7 @@ fn stage_log(store: &Store, run: &RunRecord, stage: &StageRun) -> Result<String>
         return Ok(String::new());
     }
     let (name, id) = (&stage.name, &run.id);
-    let record = match stage.key.filter(|_| stage.outcome == StageStatus::Cached) {
-        Some(key) => store.result(&key)?,
-        None => None,
-    };
-    let Some(record) = record else {
+    let Some(record) = cached_result(store, stage)? else {
         return Err(Error::bad_input(format!("`{name}` has no log: it did not run in {id}")));
     };
     let (made, point) = (&record.provenance.run, &record.point);

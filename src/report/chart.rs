@@ -84,7 +84,7 @@ impl Series {
     }
 }
 
-/// A chart of several series over epochs with its caption and its legend. Empty if there is no finite value.
+/// A chart of several series over epochs with its caption and its legend. Empty without finite values.
 pub(super) fn lines(caption: &str, series: &[Series]) -> Html {
     let last = series.iter().flat_map(Series::places).fold(0.0, f64::max);
     lines_across(caption, &Across::epochs(last as usize), series)

@@ -16,10 +16,11 @@ pub struct Compute {
     pub name: String,
     /// The numerics class of the device, such as "cpu-avx512".
     pub numerics: String,
-    gpus: Arc<LazyLock<ProgramGpus, FindGpus>>,
+    gpus: LazyGpus,
 }
 
-type FindGpus = Box<dyn FnOnce() -> ProgramGpus + Send>;
+/// GPUs that are looked up at the first use.
+type LazyGpus = Arc<LazyLock<ProgramGpus, Box<dyn FnOnce() -> ProgramGpus + Send>>>;
 
 /// The GPUs that programs can get for themselves. All are of one model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,15 +45,13 @@ impl Compute {
     }
 
     fn new(device: Device, name: String, numerics: String) -> Self {
-        let none: FindGpus = Box::new(ProgramGpus::default);
-        Self { device, name, numerics, gpus: Arc::new(LazyLock::new(none)) }
+        Self { device, name, numerics, gpus: lazy(ProgramGpus::default) }
     }
 
     /// Lets programs get GPUs. They are looked up when they are needed, because that may take a second.
     #[must_use]
     pub fn with_gpus(self, find: impl FnOnce() -> ProgramGpus + Send + 'static) -> Self {
-        let find: FindGpus = Box::new(find);
-        Self { gpus: Arc::new(LazyLock::new(find)), ..self }
+        Self { gpus: lazy(find), ..self }
     }
 
     /// Makes a GPU start each kernel by itself, instead of recording the step of a training as a CUDA graph. Results do
@@ -80,6 +79,10 @@ impl Compute {
             _ => format!("{gpus} x {}", model()),
         }
     }
+}
+
+fn lazy(find: impl FnOnce() -> ProgramGpus + Send + 'static) -> LazyGpus {
+    Arc::new(LazyLock::new(Box::new(find)))
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ fn visit(schema: &Value, place: &str, check: &mut dyn FnMut(&Map<String, Value>,
             for (name, field) in fields.iter().filter(|(name, _)| *name != "const" && *name != "enum") {
                 let place = format!("{place}/{name}");
                 match (name.as_str(), field) {
-                    // Names of properties are no keywords.
+                    // Names of properties are not keywords.
                     ("properties" | "$defs", Value::Object(named)) => {
                         named.iter().for_each(|(name, schema)| visit(schema, &format!("{place}/{name}"), check));
                     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::status::StageStatus;
-use crate::store::{RunRecord, StageRun, Store};
+use crate::store::{ResultRecord, RunRecord, StageRun, Store};
 
 /// The log of a point in a run.
 pub(super) fn log_path(store: &Store, run: &str, point: &str) -> PathBuf {
@@ -56,6 +56,12 @@ pub(super) fn stages(store: &Store, run: &RunRecord) -> Vec<StageRun> {
         }
     }
     stages
+}
+
+/// The result of a stage that was cached in a run. Its provenance names the run that made it.
+pub(super) fn cached_result(store: &Store, stage: &StageRun) -> Result<Option<ResultRecord>> {
+    let key = stage.key.filter(|_| stage.outcome == StageStatus::Cached);
+    Ok(key.map(|key| store.result(&key)).transpose()?.flatten())
 }
 
 /// The text of a file.

@@ -34,7 +34,7 @@ pub(super) fn follow(store: &Store, run: &RunRecord, filters: &Filters, ui: &Ui)
         let hint = format!("`vadpipe log {}` lists its stages", run.id);
         return Err(Error::bad_input(format!("no stage of run {} matches", run.id)).hint(hint));
     }
-    // There is no state to save.
+    // This command writes nothing, so it can exit at once.
     stop_on_signals(&Cancel::default(), |_| exit(i32::from(Category::Interrupted.exit_code())))?;
     let prefixed = pending.len() > 1;
     let (running, failed) = (BTreeMap::new(), Vec::new());
@@ -158,7 +158,7 @@ impl Follower<'_> {
         if status == StageStatus::Cached && is_followed && !past {
             self.ui.note(&paint(DIM, &format!("{stage} does not run: its result is cached")));
         }
-        // What is left of its log.
+        // The last lines of its log.
         if let Some(mut log) = self.running.remove(stage).filter(|_| !past) {
             print_new(&mut log, stage, self.prefixed, true, self.ui)?;
         }

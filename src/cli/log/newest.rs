@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::files::{log_path, stages};
+use super::files::{cached_result, log_path, stages};
 use super::filters::{Filters, word};
 use super::follow::{check_text, failure, follow, print_new};
 use super::tail::Tail;
@@ -85,7 +85,7 @@ impl PipelineRuns {
     }
 
     /// # Errors
-    /// If there is no run.
+    /// If the pipeline has not run yet.
     pub(super) fn newest(&self) -> Result<&RunRecord> {
         self.runs.last().ok_or_else(|| {
             let hint = format!("`vadpipe run {}` runs it", self.file.display());
@@ -205,8 +205,7 @@ impl PipelineRuns {
             _ if own.path.exists() => Some(own),
             StageStatus::Pending | StageStatus::Skipped | StageStatus::Pruned => None,
             StageStatus::Cached => {
-                let record = stage.key.map(|key| self.store.result(&key)).transpose()?.flatten();
-                record.map(|record| log_in(&record.provenance.run, &record.point))
+                cached_result(&self.store, stage)?.map(|record| log_in(&record.provenance.run, &record.point))
             }
             _ => Some(own),
         })

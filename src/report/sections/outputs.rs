@@ -227,7 +227,7 @@ fn charts_and_rows(file: &str, tables: &[Shown<'_, CsvTable>], is_sweep: bool, o
     let header = &tables[0].content.header;
     let count: usize = tables.iter().map(|table| table.content.count).sum();
     let in_all = format!("{} {}", number(count as f64), if count == 1 { "row" } else { "rows" });
-    let rows = rows(tables, is_sweep);
+    let rows = rows(tables, count, is_sweep);
     if tables.iter().any(|table| table.content.curves().is_none()) {
         return html!("{}{}", title(file, &in_all), rows);
     }
@@ -266,8 +266,8 @@ fn series(tables: &[Shown<'_, CsvTable>], column: usize, over: &[String]) -> Vec
     series
 }
 
-/// The first rows of each table; those of several points in one table.
-fn rows(tables: &[Shown<'_, CsvTable>], is_sweep: bool) -> Html {
+/// The first rows of each table, of `count` in all; those of several points in one table.
+fn rows(tables: &[Shown<'_, CsvTable>], count: usize, is_sweep: bool) -> Html {
     let header = &tables[0].content.header;
     let share = (ROWS_PER_TABLE / tables.len()).max(1);
     let shown: Vec<(&Item<'_>, &Vec<String>)> = tables
@@ -290,7 +290,6 @@ fn rows(tables: &[Shown<'_, CsvTable>], is_sweep: bool) -> Html {
         cells.extend(row.iter().zip(&numeric).map(|(text, figures)| cell(text, *figures)));
         table.row(cells);
     }
-    let count: usize = tables.iter().map(|table| table.content.count).sum();
     let hidden = [(count - shown.len(), "rows"), (header.len() - columns, "columns")];
     let hidden = hidden.iter().filter(|(count, _)| *count > 0);
     let hidden: Vec<String> = hidden.map(|(count, what)| format!("{} more {what}", number(*count as f64))).collect();

@@ -21,7 +21,7 @@ impl Field {
 /// The fields of a JSON object, in order.
 ///
 /// # Errors
-/// What is wrong with the text.
+/// If the text is not a JSON object: the reason.
 pub(in crate::stages) fn fields(text: &[u8]) -> Result<Vec<(String, Field)>, String> {
     let mut jiter = Jiter::new(text).with_allow_inf_nan();
     let mut found = Vec::new();
