@@ -19,7 +19,6 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::exec::mirror::Mirror;
@@ -51,7 +50,7 @@ pub(crate) struct Scan<'a> {
     pub written_before: PathBuf,
 }
 
-/// A moment on the clock by which the kernel sets the times of files on local file systems, in seconds and nanoseconds.
+/// A moment, as a local file system records it for a file that changes then: seconds and nanoseconds.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct FileTime(i64, i64);
 
@@ -87,9 +86,14 @@ impl FoundFiles {
 }
 
 impl FileTime {
-    pub(crate) fn now() -> Self {
-        let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::RealtimeCoarse);
-        Self(tv_sec, tv_nsec)
+    /// Now. Creates a file in this folder, because no clock that a process can read is exact: since Linux 6.13, the time
+    /// of a file may be some milliseconds later than the coarse clock, and it may be earlier than the fine clock.
+    ///
+    /// # Errors
+    /// If the file can't be created.
+    pub(crate) fn now(folder: &Path) -> io::Result<Self> {
+        let file = tempfile::tempfile_in(folder)?.metadata()?;
+        Ok(Self(file.ctime(), file.ctime_nsec()))
     }
 
     /// Whether a file was written, replaced or renamed later.
@@ -394,6 +398,24 @@ mod tests {
     }
 
     #[test]
+    fn file_that_was_just_written_has_not_changed_since() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for _ in 0..200 {
+            // Since its time was read, the next change gets a time from the fine clock.
+            fs::write(&path, "old").unwrap();
+            fs::metadata(&path).unwrap();
+            fs::write(&path, "new").unwrap();
+            let now = FileTime::now(folder.path()).unwrap();
+            assert!(!now.is_before_change_of(&fs::metadata(&path).unwrap()));
+        }
+        let before = FileTime::now(folder.path()).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        fs::write(&path, "later").unwrap();
+        assert!(before.is_before_change_of(&fs::metadata(&path).unwrap()));
+    }
+
+    #[test]
     fn files_of_the_project_are_named_relative_to_the_pipeline_and_others_are_left_out() {
         let project = tempfile::tempdir().unwrap();
         let root = project.path().canonicalize().unwrap();
@@ -412,7 +434,7 @@ mod tests {
         }
         let named = texts(&["../src/train.py"]);
         let mirror = Mirror::create(&base, &named, tempfile::tempdir().unwrap()).unwrap();
-        let (started, written_before) = (FileTime::now(), PathBuf::from("/nowhere"));
+        let (started, written_before) = (FileTime::now(&root).unwrap(), PathBuf::from("/nowhere"));
         let scan = Scan {
             store: &store,
             mirror: &mirror,
