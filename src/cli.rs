@@ -8,6 +8,7 @@ mod args;
 mod cache_dir;
 mod cache_wait;
 mod completion;
+mod config;
 mod diff;
 mod doctor;
 mod estimate;
@@ -24,11 +25,15 @@ mod log;
 mod metrics;
 mod plan;
 mod project;
+mod pull;
+mod push;
 mod results;
 mod run;
 mod session;
+mod shared;
 mod show;
 mod status;
+mod store;
 mod ui;
 mod verdicts;
 mod verify;
@@ -117,6 +122,14 @@ enum Command {
     Gc(gc::GcArgs),
     /// Check every digest in the cache and repair what can be repaired
     Doctor(doctor::DoctorArgs),
+    /// Copy results and states from the shared store to the cache
+    Pull(pull::PullArgs),
+    /// Copy results and states from the cache to the shared store
+    Push(push::PushArgs),
+    /// Look after the shared store: make a key, list, check and clean it
+    Store(store::StoreCommandArgs),
+    /// Show the configuration
+    Config(config::ConfigArgs),
     /// List the stage kinds with their inputs and parameters
     Kinds(kinds::KindsArgs),
     /// Run the job of another vadpipe (`run --isolate`)
@@ -179,6 +192,10 @@ fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
         Command::Log(args) => log::log(&args, global, ui),
         Command::Gc(args) => gc::gc(&args, global, ui),
         Command::Doctor(args) => doctor::doctor(&args, global, ui),
+        Command::Pull(args) => pull::pull(&args, global, ui),
+        Command::Push(args) => push::push(&args, global, ui),
+        Command::Store(args) => store::store(&args, ui),
+        Command::Config(args) => config::config(&args, ui),
         Command::Kinds(args) => kinds::kinds(&args, global, ui),
         Command::Work(args) => work::work(&args, global, ui),
         Command::Completions { shell } => {

@@ -35,6 +35,22 @@ pub enum Event {
         /// Worker threads.
         threads: usize,
     },
+    /// Results and states were copied from the shared store.
+    Pulled {
+        /// Results that the cache lacked.
+        results: usize,
+        /// States of trainings that the cache lacked.
+        states: usize,
+        /// Bytes of their tensors and files.
+        bytes: u64,
+    },
+    /// The progress of a transfer from the shared store, before the first event of the run. Not written to its file.
+    Transferring {
+        /// Bytes that were copied.
+        done: u64,
+        /// Bytes to copy, as far as known.
+        total: u64,
+    },
     /// A stage's result was in the cache.
     StageCached {
         /// The point.

@@ -13,6 +13,8 @@
 //! - `checkpoint`: what a program keeps until its result is stored.
 //! - `files_read`: the files that a program read although its stage does not name them.
 //! - `reporter`: converts decisions into events and errors.
+//! - `filling`: completes the cache from the shared store before the run.
+//! - `fetching`: asks the shared store during the run.
 //! - `run_log`: the run's record and its events.
 //! - `reports`: writes the pages of report stages at the end.
 //!
@@ -25,7 +27,9 @@ mod context;
 mod device;
 mod driver;
 mod executor;
+mod fetching;
 mod files_read;
+mod filling;
 mod inputs;
 mod job;
 mod kept;
@@ -43,11 +47,13 @@ mod worker;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::thread::Scope;
 use std::time::Instant;
 
 pub use context::RunContext;
 pub use device::choose;
 pub use executor::process::{JobEnd, Message, WorkOrder};
+pub use filling::{Filled, fill};
 pub use resources::check_gpus;
 pub use verify::{Difference, Part, ProgramVerdict, Sample, Sampled, Stretch, Verification, verify};
 
@@ -57,13 +63,15 @@ use crate::exec::driver::Driver;
 use crate::exec::executor::Executor;
 use crate::exec::executor::local::LocalExecutor;
 use crate::exec::executor::process::ProcessExecutor;
+use crate::exec::executor::sharing::SharingExecutor;
+use crate::exec::fetching::Fetcher;
 use crate::exec::resources::{Gpus, ResourcePool};
 use crate::exec::run_log::{RunInfo, RunLog, StageEnd};
 use crate::exec::state::table::{Dependencies, PointTable, RoleInput};
 use crate::exec::state::{Planned, Policy, RunState};
 use crate::exec::worker::Worker;
 use crate::id::PointId;
-use crate::key::StoredResult;
+use crate::key::{Key, StoredResult};
 use crate::plan::{Decision, Plan, State};
 use crate::stage::Device;
 use crate::status::{RunStatus, StageStatus};
@@ -113,7 +121,11 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     let started = Instant::now();
     let (spec, compute) = (context.spec, context.compute);
     let planner = context.planner(options.forced);
-    let plan = if options.keep_going { planner.plan_around(options.wanted) } else { planner.plan(options.wanted) }?;
+    let plan = || match options.keep_going {
+        true => planner.plan_around(options.wanted),
+        false => planner.plan(options.wanted),
+    };
+    let (plan, filled) = fill(context, &planner, &plan)?;
     check_gpus(spec, &plan, compute)?;
     let id = new_run_id();
     let log = RunLog::start(
@@ -130,17 +142,17 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
         numerics: compute.numerics.clone(),
         threads: context.threads,
     });
+    let asked = report(&log, filled);
     // An error cancels the stages of this run, but not later work of the caller.
     let cancel = context.cancel.for_one();
     let worker = Worker::new(RunContext { listener: &log, cancel: &cancel, ..*context }, &id);
     let state = RunState::new(table(context, options, &plan), policy(options), plan.bracket.clone());
     let mut driver = Driver::new(&planner, worker, &log, state);
     let worked = std::thread::scope(|scope| {
-        let mut executor: Box<dyn Executor> = match options.isolate {
-            Some(program) => Box::new(ProcessExecutor::new(scope, worker, program)),
-            None => Box::new(LocalExecutor::new(scope, worker)?),
-        };
-        work(&mut driver, &worker, &plan, options.reports, &mut *executor)
+        let worked = execute(scope, &mut driver, worker, options, &plan, asked);
+        // Otherwise the scope waits for its thread.
+        driver.stop_fetching();
+        worked
     });
     driver.finish();
     log.warn_of_the_store();
@@ -155,6 +167,39 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     worked?;
     recorded?;
     Ok(Outcome { status, error: driver.into_error(), run: id.clone() })
+}
+
+/// Runs the stages of a plan. The shared store was `asked` for these keys.
+fn execute<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    driver: &mut Driver<'_>,
+    worker: Worker<'scope>,
+    options: &'scope Options<'_>,
+    plan: &Plan,
+    asked: BTreeSet<Key>,
+) -> Result<()> {
+    let mut executor: Box<dyn Executor> = match options.isolate {
+        Some(program) => Box::new(ProcessExecutor::new(scope, worker, program)),
+        None => Box::new(LocalExecutor::new(scope, worker)?),
+    };
+    if let Some(shared) = worker.context.shared {
+        driver.fetch_with(Fetcher::start(scope, worker.context, shared)?, asked);
+        if shared.writes() {
+            executor = Box::new(SharingExecutor::new(scope, executor, worker.context, shared)?);
+        }
+    }
+    work(driver, &worker, plan, options.reports, &mut *executor)
+}
+
+/// Reports what was copied from the shared store. Returns the keys that were asked for.
+fn report(log: &RunLog<'_>, filled: Filled) -> BTreeSet<Key> {
+    let is_empty = filled.is_empty();
+    let Filled { results, states, bytes, warnings, asked } = filled;
+    warnings.into_iter().for_each(|message| log.event(&Event::Warning { message }));
+    if !is_empty {
+        log.event(&Event::Pulled { results, states, bytes });
+    }
+    asked
 }
 
 fn policy(options: &Options<'_>) -> Policy {

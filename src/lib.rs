@@ -24,6 +24,7 @@ pub mod key;
 pub mod artifact;
 pub mod rng;
 pub mod store;
+pub mod shared;
 pub mod stage;
 pub mod ops;
 pub mod model;

@@ -34,7 +34,6 @@
 
 // Values and files.
 mod holder;
-pub mod remote;
 mod error;
 mod record;
 mod options;
@@ -104,4 +103,5 @@ pub use results::NewResult;
 pub use state_files::create_below;
 pub use states::{NewState, StateQuery};
 pub use sweep::AtWork;
+pub use transfer::Import;
 pub use verdicts::{Difference, EpochRange, Finding, Part, Verdict, Verdicts};

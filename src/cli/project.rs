@@ -99,7 +99,7 @@ impl Project {
         listener: &'a dyn Listener,
     ) -> RunContext<'a> {
         let (spec, graph, store, compute) = (&self.spec, &self.graph, &self.store, &self.compute);
-        RunContext { spec, graph, store, compute, data_dirs, threads, cancel, listener }
+        RunContext { spec, graph, store, shared: None, compute, data_dirs, threads, cancel, listener }
     }
 
     /// A planner that runs the `forced` points again.

@@ -15,10 +15,11 @@ use super::cache_dir::{cache_option, is_cache};
 use super::cache_wait::{CacheWait, StartListener};
 use super::project::{Project, data_dirs};
 use super::session::{Session, own_program};
+use super::shared::StoreWriteArgs;
 use super::ui::{Ui, Watch};
 use super::{completion, plan};
 use crate::error::{Category, Error, Result};
-use crate::exec;
+use crate::exec::{self, RunContext};
 use crate::id::PointId;
 use crate::plan::with_earlier_points;
 use crate::spec::PointInput;
@@ -32,6 +33,7 @@ const EXAMPLES: &str = "Examples:
   vadpipe run full.toml -S params.epochs=200  extend a training
   vadpipe run full.toml --json | jq .event    print one event per line
   vadpipe run own-script.toml --watch         run what each edit affects
+  vadpipe run full.toml --store s3://team/x   take what the team has made already
 
 Ctrl-C saves the state of running trainings and stops; the same command continues them. Other stages start over, except \
 programs that use {checkpoint}. A second Ctrl-C exits at once; trainings then continue from their last saved state. With --watch, the exit code is 0 if you press Ctrl-C between two \
@@ -43,6 +45,8 @@ runs and 130 if you press it during a run.";
 pub(super) struct RunArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
+    #[command(flatten)]
+    store: StoreWriteArgs,
     /// Only show what would run
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -135,7 +139,9 @@ impl Run<'_> {
         };
         let listener = StartListener { cache_wait, listener: &*session.watch };
         let data_dirs = data_dirs(args.data_dir.as_ref());
+        let shared = args.store.open()?;
         let context = project.context(&data_dirs, session.threads, &session.cancel, &listener);
+        let context = RunContext { shared: shared.as_ref(), ..context };
         let outcome = exec::run(&context, &options)?;
         match outcome.status {
             RunStatus::Ok => session.watch.check_output(),

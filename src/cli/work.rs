@@ -90,6 +90,7 @@ fn run(args: &WorkArgs, global: &Global, send: &(dyn Fn(Message) + Sync)) -> Res
         spec: &spec,
         graph: &graph,
         store: &store,
+        shared: None,
         compute: &compute,
         data_dirs: &data_dirs,
         threads: order.threads,

@@ -8,6 +8,7 @@ use crate::event::Listener;
 use crate::graph::Graph;
 use crate::id::PointId;
 use crate::plan::Planner;
+use crate::shared::SharedStore;
 use crate::spec::{Point, Spec};
 use crate::stage::{Cancel, Compute};
 use crate::store::Store;
@@ -21,6 +22,8 @@ pub struct RunContext<'a> {
     pub graph: &'a Graph,
     /// The cache.
     pub store: &'a Arc<Store>,
+    /// The store that the cache is completed from.
+    pub shared: Option<&'a SharedStore>,
     /// What stages compute on.
     pub compute: &'a Compute,
     /// Folders that may contain data files.

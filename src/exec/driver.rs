@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Category, Error, Result};
 use crate::event::{Event, Listener};
 use crate::exec::executor::{Executor, ExecutorEvent};
+use crate::exec::fetching::{Fetch, Fetcher};
 use crate::exec::job::{Ended, Job, JobInput, StartOptions};
 use crate::exec::kept::kept_epochs;
 use crate::exec::reporter::Reporter;
@@ -26,6 +27,8 @@ use crate::store::{Lease, LeaseOutcome, ResultRecord};
 
 /// How often the driver checks for free leases and for an interruption.
 const TICK: Duration = Duration::from_millis(200);
+/// How often it checks for answers of the shared store.
+const SHORT_TICK: Duration = Duration::from_millis(5);
 /// The shortest time between two checks of the same lease.
 const CHECK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -48,6 +51,8 @@ pub(crate) struct Driver<'a> {
     kept: Option<BTreeMap<PointId, BTreeSet<u64>>>,
     /// The first error, which decides the exit code.
     error: Option<Error>,
+    /// Asks the shared store, and the keys that it was asked for before the run.
+    fetcher: Option<(Fetcher, BTreeSet<Key>)>,
     /// Whether a stored result was found missing or damaged since the last look-up of all results.
     loss_noticed: bool,
 }
@@ -67,8 +72,19 @@ impl<'a> Driver<'a> {
             records: BTreeMap::new(),
             kept: None,
             error: None,
+            fetcher: None,
             loss_noticed: false,
         }
+    }
+
+    /// Asks the shared store for the results of points that are about to run, without those that were `asked` for.
+    pub(crate) fn fetch_with(&mut self, fetcher: Fetcher, asked: BTreeSet<Key>) {
+        self.fetcher = Some((fetcher, asked));
+    }
+
+    /// Ends the thread that asks the shared store.
+    pub(crate) fn stop_fetching(&mut self) {
+        self.fetcher = None;
     }
 
     /// The states of the points.
@@ -186,13 +202,15 @@ impl<'a> Driver<'a> {
             let commands = self.notice_interruption(executor);
             self.carry_out(commands, executor)?;
             self.check_leases(executor)?;
+            self.continue_fetched(executor)?;
             if !self.state.is_under_way() {
                 return Ok(());
             }
             let mut event = executor.poll(Duration::ZERO);
             if event.is_none() {
                 self.log.pause();
-                event = executor.poll(TICK);
+                let is_asking = self.fetcher.as_ref().is_some_and(|(fetcher, _)| fetcher.is_asking());
+                event = executor.poll(if is_asking { SHORT_TICK } else { TICK });
             }
             while let Some(received) = event {
                 self.handle(received, executor)?;
@@ -272,7 +290,7 @@ impl<'a> Driver<'a> {
                     Some(Input::LookedUp(point, self.look_up(point, &inputs, curve)?))
                 }
                 Command::Claim { point, key, look_again } => {
-                    Some(Input::Claimed(point, self.claim(point, key, look_again)?))
+                    self.claim(point, key, look_again)?.map(|claim| Input::Claimed(point, claim))
                 }
                 Command::Release(point) => {
                     self.leases.remove(&point);
@@ -325,26 +343,51 @@ impl<'a> Driver<'a> {
         Ok(Ok(lookup))
     }
 
-    /// Reads the records of the inputs and takes the lease of the key.
-    fn claim(&mut self, point: PointId, key: Key, look_again: bool) -> Result<Claim> {
+    /// Reads the records of the inputs and takes the lease of the key. `None` if the shared store is asked first.
+    fn claim(&mut self, point: PointId, key: Key, look_again: bool) -> Result<Option<Claim>> {
         let inputs = self.state.table().inputs(point).to_vec();
         let lost = self.read_records(&inputs)?;
         if !lost.is_empty() {
             self.loss_noticed = true;
-            return Ok(Claim::InputsLost(lost));
+            return Ok(Some(Claim::InputsLost(lost)));
         }
         let lease = match self.worker.context.store.lease(&key)? {
             LeaseOutcome::Granted(lease) => lease,
             LeaseOutcome::HeldBy(holder) => {
                 self.checked.insert(point, Instant::now());
-                return Ok(Claim::HeldBy(holder.describe()));
+                return Ok(Some(Claim::HeldBy(holder.describe())));
             }
         };
         if look_again && let Some(stored) = self.planner.present(point, &key)? {
-            return Ok(Claim::Found(stored));
+            return Ok(Some(Claim::Found(stored)));
         }
-        self.leases.insert(point, lease);
-        Ok(Claim::Granted)
+        let fetch = Fetch { point, key, lease };
+        let not_asked = match &mut self.fetcher {
+            Some((fetcher, asked)) => match look_again && asked.insert(key) {
+                true => fetcher.ask(fetch),
+                false => Some(fetch),
+            },
+            None => Some(fetch),
+        };
+        Ok(not_asked.map(|Fetch { lease, .. }| {
+            self.leases.insert(point, lease);
+            Claim::Granted
+        }))
+    }
+
+    /// Continues with the points for which the shared store has answered.
+    fn continue_fetched(&mut self, executor: &mut dyn Executor) -> Result<()> {
+        while let Some(Fetch { point, key, lease }) = self.fetcher.as_mut().and_then(|(fetcher, _)| fetcher.answer()) {
+            let claim = match self.planner.present(point, &key)? {
+                Some(stored) => Claim::Found(stored),
+                None => {
+                    self.leases.insert(point, lease);
+                    Claim::Granted
+                }
+            };
+            self.apply(Input::Claimed(point, claim), executor)?;
+        }
+        Ok(())
     }
 
     /// Checks whether leases of other processes are free now.

@@ -1,7 +1,9 @@
 //! Where jobs run: in threads of this process (`local.rs`), or in processes of their own (`process.rs`).
+//! With a shared store, another layer pushes what they make (`sharing.rs`).
 
 pub(crate) mod local;
 pub(crate) mod process;
+pub(crate) mod sharing;
 
 use std::time::Duration;
 

@@ -182,7 +182,7 @@ fn keys_to_resume(decision: &Decision) -> Vec<Key> {
 impl Listener for RunLog<'_> {
     fn event(&self, event: &Event) {
         self.remember(event);
-        if !matches!(event, Event::Progress { .. }) {
+        if !matches!(event, Event::Progress { .. } | Event::Transferring { .. }) {
             self.keep(event);
         }
         self.context.listener.event(event);

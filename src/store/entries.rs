@@ -29,8 +29,6 @@ pub(super) const SETUP: Setup = Setup { segment: 1 << 20, cache: 64 << 20, unjou
 
 /// Characters of the checksum before a record.
 const CHECK: usize = 32;
-/// More epochs than any training has.
-const MOST_EPOCHS: u64 = 100_000_000;
 
 type Result<T, E = Failure> = std::result::Result<T, E>;
 
@@ -115,10 +113,7 @@ trait Verified: for<'a> Deserialize<'a> {
 
 impl Verified for ResultRecord {
     fn is_right(&self) -> bool {
-        // The key of a training takes a hash for each epoch. An altered record must not make that endless.
-        let segments = self.components.segments.iter().flatten();
-        let epochs = segments.fold(0, |sum: u64, segment| sum.saturating_add(segment.epochs));
-        epochs <= MOST_EPOCHS && self.digest == self.manifest.digest() && self.key == self.components.key()
+        self.is_consistent()
     }
 }
 
@@ -136,11 +131,6 @@ fn parse<T: Verified>(bytes: &[u8]) -> Option<T> {
     }
     let (check, text) = bytes.split_at_checked(CHECK)?;
     (check == self::check(text).as_bytes()).then(|| serde_json::from_slice(text).ok())?
-}
-
-/// The result of this key, as [`checked`] wrote it. Its content is verified too, because its writer is not trusted.
-pub(super) fn parse_result(bytes: &[u8], key: &Key) -> Option<ResultRecord> {
-    parse(bytes).filter(|record: &ResultRecord| record.key == *key && record.is_right() && !record.damaged)
 }
 
 /// A record as it is written: its checksum, then JSON.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::holder::Holder;
-use super::remote::RemoteError;
+use crate::artifact::BlobEntry;
 use crate::error::{Category, Error};
 use crate::key::{Digest, Key};
 
@@ -85,9 +85,14 @@ pub enum StoreError {
     /// An artifact, a run record or a chain has no such entry, or more than one.
     #[error("{0}")]
     NotFound(String),
-    /// A remote store failed.
-    #[error(transparent)]
-    Remote(#[from] RemoteError),
+    /// A blob of another store did not arrive whole.
+    #[error("blob {} did not arrive: {why}", blob.digest.short())]
+    NotReceived {
+        /// The blob.
+        blob: BlobEntry,
+        /// What is wrong with it, or why the transfer ended.
+        why: String,
+    },
 }
 
 impl StoreError {
@@ -136,13 +141,12 @@ impl From<StoreError> for Error {
             StoreError::Damaged { .. } => (Category::Storage, "run the pipeline again to rebuild what was lost"),
             StoreError::Database { .. } => (Category::Storage, "`vadpipe doctor` looks for the damage"),
             StoreError::NotFound(_) => (Category::BadInput, ""),
-            StoreError::Io { .. } | StoreError::Remote(_) => (Category::Storage, ""),
+            StoreError::Io { .. } | StoreError::NotReceived { .. } => (Category::Storage, ""),
         };
         let made = Self::new(category, error.to_string());
         let made = if hint.is_empty() { made } else { made.hint(hint) };
         match error {
             StoreError::ReadOnly { source, .. } | StoreError::Io { source, .. } => made.caused_by(source),
-            StoreError::Remote(RemoteError::Failed { source, .. }) => made.caused_by(io::Error::other(source)),
             _ => made,
         }
     }

@@ -17,7 +17,6 @@ use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use super::error::{Result, StoreError};
 use super::pack::{self, NewPack, PackLocation};
-use super::remote::RemoteError;
 use super::tree::{self, PIECE, PieceList};
 use crate::artifact::BlobEntry;
 use crate::file;
@@ -168,24 +167,25 @@ pub(super) fn write(
     })
 }
 
-/// Writes blobs from streams to one pack, durably, and keeps one piece in memory. `open` opens the stream of a blob.
+/// Writes blobs from streams, one for each blob, to one pack, durably. Keeps one piece in memory.
 ///
 /// # Errors
-/// [`RemoteError::Altered`] if a blob's bytes don't match its digest. Then nothing is written.
+/// [`StoreError::NotReceived`] if a stream fails, or if its bytes don't match the digest. Then nothing is written.
 pub(super) fn write_streams<'a>(
-    blobs: &BTreeSet<BlobEntry>,
+    blobs: &[BlobEntry],
     folder: &Path,
-    open: impl Fn(&BlobEntry) -> Result<Box<dyn Read + 'a>, RemoteError>,
+    mut streams: impl Iterator<Item = Box<dyn Read + 'a>>,
 ) -> Result<Written> {
     let failed = || StoreError::io("can't write to", folder);
     let (mut pack, mut lists) = (NewPack::begin(folder).map_err(failed())?, Vec::new());
     for blob in blobs {
-        let name = || format!("blob {}", blob.digest);
-        let (mut stream, mut pieces, mut piece, mut left) = (open(blob)?, Vec::new(), Vec::new(), blob.size);
+        let not_received = |why: String| StoreError::NotReceived { blob: *blob, why };
+        let mut stream = streams.next().ok_or_else(|| not_received("the transfer broke off".to_owned()))?;
+        let (mut pieces, mut piece, mut left) = (Vec::new(), Vec::new(), blob.size);
         while left > 0 {
             piece.clear();
             let read = stream.by_ref().take(left.min(PIECE as u64)).read_to_end(&mut piece);
-            read.map_err(|e| RemoteError::Failed { what: format!("read {}", name()), source: e.into() })?;
+            read.map_err(|error| not_received(error.to_string()))?;
             if piece.is_empty() {
                 break;
             }
@@ -198,7 +198,12 @@ pub(super) fn write_streams<'a>(
         }
         // This also finds a stream that ends early: there are too few pieces, or the last one differs.
         if tree::root(&pieces, blob.size) != Some(blob.digest) {
-            return Err(RemoteError::Altered(name()).into());
+            let why = if left > 0 {
+                format!("{left} of {} bytes are missing", blob.size)
+            } else {
+                "it is altered".to_owned()
+            };
+            return Err(not_received(why));
         }
         lists.push((blob.digest, PieceList { size: blob.size, pieces }));
     }

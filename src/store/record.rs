@@ -11,6 +11,9 @@ use crate::artifact::{BlobEntry, Capability, Folder, Manifest, TensorEntry};
 use crate::key::{Components, Digest, Key, Position};
 use crate::status::{RunStatus, StageStatus};
 
+/// More epochs than any training has.
+const MOST_EPOCHS: u64 = 100_000_000;
+
 /// Where a result comes from. Never part of its identity.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
@@ -78,8 +81,16 @@ pub struct ResultRecord {
 
 impl ResultRecord {
     /// The blobs it needs.
-    pub(super) fn blobs(&self) -> impl Iterator<Item = BlobEntry> {
+    pub fn blobs(&self) -> impl Iterator<Item = BlobEntry> {
         self.manifest.blobs()
+    }
+
+    /// Whether its key is that of its components, and its digest that of its manifest.
+    pub fn is_consistent(&self) -> bool {
+        // The key of a training takes a hash for each epoch. An altered record must not make that endless.
+        let segments = self.components.segments.iter().flatten();
+        let epochs = segments.fold(0, |sum: u64, segment| sum.saturating_add(segment.epochs));
+        epochs <= MOST_EPOCHS && self.digest == self.manifest.digest() && self.key == self.components.key()
     }
 
     /// The names of what it provides. A record of an earlier version doesn't hold them; it provides what its kind does.

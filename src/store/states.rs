@@ -64,7 +64,7 @@ impl<'a> StateQuery<'a> {
     }
 
     /// Whether a state can be continued. `digest` returns the digest that a file has now.
-    pub(super) fn accepts(&self, state: &StateRecord, total: u64, digest: impl Fn(&Path) -> Option<Digest>) -> bool {
+    pub fn accepts(&self, state: &StateRecord, total: u64, digest: impl Fn(&Path) -> Option<Digest>) -> bool {
         state.class == self.class
             && (state.epoch.is_multiple_of(self.every) || state.epoch == total)
             && state.files_read.iter().all(|(name, stored)| digest(&self.base.join(name)).as_ref() == Some(stored))

@@ -7,7 +7,6 @@ mod earlier_formats;
 mod packs;
 mod processes;
 mod rebuilding;
-mod transfer;
 mod trouble;
 
 use std::collections::BTreeMap;

@@ -1,87 +1,103 @@
-//! Exchange of results with a remote store.
+//! Blobs and records that come from another store or go to one. The shared store (`shared.rs`) uses it.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 
 use super::entries;
 use super::error::{Result, StoreError};
 use super::handle::Store;
 use super::lock::Sharing;
 use super::pack_writer;
-use super::record::ResultRecord;
-use super::remote::{Remote, RemoteError, result_name};
+use super::record::{ResultRecord, StateRecord};
 use crate::artifact::BlobEntry;
-use crate::key::Key;
+
+/// Results and states of another store.
+#[derive(Clone, Debug, Default)]
+pub struct Import {
+    /// Results.
+    pub results: Vec<ResultRecord>,
+    /// States of trainings.
+    pub states: Vec<StateRecord>,
+}
+
+impl Import {
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.results.is_empty() && self.states.is_empty()
+    }
+
+    /// All blobs, those of the first records first.
+    pub fn blobs(&self) -> impl Iterator<Item = BlobEntry> {
+        self.results.iter().flat_map(ResultRecord::blobs).chain(self.states.iter().flat_map(StateRecord::blobs))
+    }
+
+    /// Removes the records that need one of these blobs. Returns whether there were any.
+    pub fn remove(&mut self, blobs: &BTreeSet<BlobEntry>) -> bool {
+        let before = self.results.len() + self.states.len();
+        self.results.retain(|record| !record.blobs().any(|blob| blobs.contains(&blob)));
+        self.states.retain(|record| !record.blobs().any(|blob| blobs.contains(&blob)));
+        self.results.len() + self.states.len() < before
+    }
+}
 
 impl Store {
-    /// Copies a result to a remote store: first its blobs, then its record. Skips objects that are there, and returns
-    /// how many it wrote. Large blobs are streamed.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`] if the cache has no such result, [`StoreError::Damaged`] if its bytes are damaged,
-    /// [`StoreError::Remote`] if the remote store fails.
-    pub fn push_result(&self, key: &Key, remote: &dyn Remote) -> Result<usize> {
-        let record = self.result(key)?.filter(|record| !record.damaged);
-        let record = record.ok_or_else(|| StoreError::NotFound(format!("there is no result {}", key.short())))?;
-        let mut written = 0;
-        for blob in record.blobs().collect::<BTreeSet<_>>() {
-            if !remote.has_blob(&blob)? {
-                if let Err(error) = self.push_blob(&blob, remote) {
-                    // If the blob is damaged, that error is returned instead.
-                    self.blobs.read(&blob, 0)?;
-                    return Err(error);
-                }
-                written += 1;
-            }
-        }
-        let record = entries::checked(&ResultRecord { lineage: 0, ..record }).map_err(|f| f.at(self.dir()))?;
-        Ok(written + usize::from(remote.put_record(&result_name(key), &record)?))
-    }
-
-    fn push_blob(&self, blob: &BlobEntry, remote: &dyn Remote) -> Result<()> {
-        // No collection may move the blob meanwhile.
-        let _collecting = self.index.folder.collect_lock(Sharing::Shared)?;
-        Ok(remote.put_blob(blob, &mut *self.blobs.stream(blob)?)?)
-    }
-
-    /// Copies a result from a remote store, unless this cache has it. The record is stored after all blobs have been
-    /// verified and stored. `None` if the remote store has no such result, or if a part of it is missing or altered,
-    /// which also causes a warning. Large blobs are streamed.
-    ///
-    /// # Errors
-    /// If the remote store fails, or this cache can't be written.
-    pub fn pull_result(&self, key: &Key, remote: &dyn Remote) -> Result<Option<ResultRecord>> {
-        if let Some(record) = self.result(key)?
-            && self.are_present(&[&record])? == [true]
-        {
-            return Ok(Some(record));
-        }
-        let name = result_name(key);
-        let record = match remote.get_record(&name) {
-            Ok(bytes) => entries::parse_result(&bytes, key).ok_or(RemoteError::Altered(name)),
-            Err(RemoteError::Missing(_)) => return Ok(None),
-            Err(error) => Err(error),
-        };
-        match record.map_err(StoreError::from).and_then(|record| self.pull_blobs(record, remote)) {
-            Ok(record) => Ok(Some(record)),
-            Err(StoreError::Remote(error @ (RemoteError::Missing(_) | RemoteError::Altered(_)))) => {
-                self.index.folder.warn(format!("the remote result {} is refused: {error}", key.short()));
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Stores the blobs of a result that this cache lacks, and then its record.
-    fn pull_blobs(&self, record: ResultRecord, remote: &dyn Remote) -> Result<ResultRecord> {
-        let _collecting = self.index.folder.collect_lock(Sharing::Shared)?;
-        let blobs: Vec<BlobEntry> = record.blobs().collect();
+    /// Those of these blobs that the cache does not have, each once, in their order.
+    pub fn lacking_blobs(&self, blobs: impl IntoIterator<Item = BlobEntry>) -> Result<Vec<BlobEntry>> {
+        let mut seen = BTreeSet::new();
+        let blobs: Vec<BlobEntry> = blobs.into_iter().filter(|blob| seen.insert(*blob)).collect();
         let stored = self.blobs.has_each(&blobs)?;
-        let lacking: BTreeSet<_> = blobs.into_iter().zip(stored).filter(|(_, stored)| !stored).map(|b| b.0).collect();
-        if !lacking.is_empty() {
-            let open = |blob: &BlobEntry| remote.get_blob(blob);
-            self.blobs.commit(|folder| pack_writer::write_streams(&lacking, folder, open))?;
+        Ok(blobs.into_iter().zip(stored).filter_map(|(blob, stored)| (!stored).then_some(blob)).collect())
+    }
+
+    /// Calls `send` with a blob's verified bytes as a stream. A large blob is never whole in memory.
+    ///
+    /// # Errors
+    /// As [`Store::read_tensor`], and those of `send`.
+    pub fn send_blob<T, E: From<StoreError>>(
+        &self,
+        blob: &BlobEntry,
+        send: impl FnOnce(&mut dyn Read) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let sent = {
+            // No collection may move the blob meanwhile.
+            let _collecting = self.index.folder.collect_lock(Sharing::Shared)?;
+            send(&mut *self.blobs.stream(blob)?)
+        };
+        if sent.is_err() {
+            // If the blob is damaged, that is the cause, and what needs it is forgotten.
+            self.blobs.read(blob, 0)?;
         }
-        let stored = self.put_results(vec![record.clone()])?.pop();
-        Ok(stored.unwrap_or(record))
+        sent
+    }
+
+    /// Stores records of another store. First stores `lacking`, the blobs that the cache lacks; `fetch` returns the
+    /// stream of each, in this order. Large blobs are never whole in memory.
+    ///
+    /// # Errors
+    /// [`StoreError::NotReceived`] if a blob does not arrive; then nothing is stored. If the cache can't be written.
+    pub fn import<'a>(
+        &self,
+        records: Import,
+        lacking: &[BlobEntry],
+        fetch: impl Fn() -> Box<dyn Iterator<Item = Box<dyn Read + 'a>> + 'a>,
+    ) -> Result<Vec<ResultRecord>> {
+        let _collecting = self.index.folder.collect_lock(Sharing::Shared)?;
+        if !lacking.is_empty() {
+            self.blobs.commit(|folder| pack_writer::write_streams(lacking, folder, fetch()))?;
+        }
+        let Import { results, states } = records;
+        if !states.is_empty() {
+            let lineage = self.index.read(entries::lineage)?;
+            self.index.change(|db, changes| {
+                for state in &states {
+                    let stored = entries::states(db, &state.key)?;
+                    if !stored.iter().any(|other| other.has_name_of(state) && other.lineage == lineage) {
+                        entries::put_state(changes, &StateRecord { lineage, ..state.clone() })?;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        if results.is_empty() { Ok(results) } else { self.put_results(results) }
     }
 }

@@ -101,6 +101,7 @@ fn try_run(folder: &Path, pipeline: &str, registry: &Registry) -> (RunStatus, Ve
         spec: &spec,
         graph: &graph,
         store: &store,
+        shared: None,
         compute: &compute,
         data_dirs: &[],
         threads: 1,

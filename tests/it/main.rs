@@ -40,6 +40,7 @@ mod selecting;
 mod shells;
 mod shipped;
 mod support;
+mod shared;
 mod shown;
 mod sweeps;
 mod terminal;

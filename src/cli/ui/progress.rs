@@ -32,6 +32,8 @@ const TAIL: u64 = 4096;
 pub(super) struct Board {
     /// The folder with the logs of all runs, if last lines are shown.
     logs: Option<PathBuf>,
+    /// A transfer from the shared store, in kilobytes.
+    transfer: Option<Steps>,
     run: Option<Run>,
 }
 
@@ -107,7 +109,12 @@ impl Board {
             let (id, ended, running) = (run.clone(), BTreeSet::new(), Vec::new());
             self.run = Some(Run { id, started: now, total: *stages, ended, failed: 0, running });
         }
+        if let Event::Transferring { done, total } = event {
+            let (done, total) = (done / 1000, total / 1000);
+            self.transfer.get_or_insert_with(|| Steps::begin(done, total, now)).advance(done, total, 0.0);
+        }
         let Some(run) = &mut self.run else { return };
+        self.transfer = None;
         match event {
             Event::StageStarted { stage, .. } => run.start(stage, now),
             Event::Progress { stage, done, total, figures, rate, .. } => {
@@ -146,7 +153,8 @@ impl Board {
 
     /// The lines to show, all narrower than `columns` and fewer than `rows`. Empty if nothing runs.
     pub(super) fn lines(&self, (columns, rows): (usize, usize), now: Instant) -> Vec<String> {
-        let Some(run) = &self.run else { return Vec::new() };
+        let pulling = |steps: &Steps| vec![simple_line("pulling (kB)", steps, columns - 1, now)];
+        let Some(run) = &self.run else { return self.transfer.as_ref().map(pulling).unwrap_or_default() };
         let shown = run.running.len().min(rows.saturating_sub(3).max(1));
         let most = (columns * 2 / 5).max(12);
         let names: Vec<String> = run.running[..shown].iter().map(|stage| short_name(&stage.name, most)).collect();

@@ -11,7 +11,7 @@ use anstyle::Style;
 
 use super::failures::Failures;
 use super::progress::{Board, last_line};
-use super::words::decimals;
+use super::words::{bytes, count, decimals};
 use super::{DIM, GREEN, RED, Ui, YELLOW, figure, output_failed, paint, screen, seconds, shorten};
 use crate::error::Result;
 use crate::event::{Event, Listener};
@@ -122,6 +122,15 @@ impl Watch {
                 let text =
                     format!("{pipeline}: {stages} stages on {device} ({numerics}), {threads} threads, run {run}");
                 self.line(GREEN, "run", &text);
+            }
+            Event::Pulled { results, states, bytes: size } => {
+                let text = format!(
+                    "{} and {} from the store ({})",
+                    count(*results, "result"),
+                    count(*states, "state"),
+                    bytes(*size)
+                );
+                self.line(GREEN, "pulled", &text);
             }
             Event::ReportWritten { path, .. } => self.line(GREEN, "report", path),
             Event::Warning { message } => self.say(&labelled(YELLOW, "warning", message)),
@@ -276,6 +285,9 @@ impl Listener for Watch {
     fn event(&self, event: &Event) {
         if !self.ui.json {
             return self.text(event);
+        }
+        if matches!(event, Event::Transferring { .. }) {
+            return;
         }
         let Ok(line) = serde_json::to_string(event) else { return };
         let mut buffer = lock(&self.buffer);

@@ -95,6 +95,7 @@ pub(super) fn check(args: &[OsString], stdout: &str) {
     let schema = match command {
         "log" if events => "run",
         "run" if has(&["-n", "--dry-run"]) => "plan",
+        "store" => &format!("store-{}", args[1].display()),
         other => other,
     };
     let values: Vec<&str> = if schema == "run" { stdout.lines().collect() } else { vec![stdout] };

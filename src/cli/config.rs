@@ -1,0 +1,140 @@
+//! The configuration file, and `vadpipe config`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::ui::Ui;
+use crate::error::{Error, Result};
+use crate::file::{self, FileError};
+
+/// The longest configuration file.
+const MAX_BYTES: u64 = 1 << 20;
+
+const EXAMPLES: &str = "Example of a configuration file:
+  [store]
+  url = \"s3://team/vadpipe\"       the shared store; --store and VADPIPE_STORE come first
+  write = true                    push what runs make; otherwise the store is only read
+  key = \"~/.ssh/vadpipe.key\"      signs what this machine pushes [default: vadpipe.key beside this file]
+
+  [store.trusted]                 if there are any, records of others are ignored
+  alice = \"ed25519:…\"
+
+`vadpipe store keygen` makes a key.";
+
+/// Arguments of `config`.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct ConfigArgs {}
+
+/// The configuration of a user on a machine.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Config {
+    #[serde(default)]
+    pub(super) store: StoreConfig,
+    /// Where it was read from, or would be.
+    #[serde(skip)]
+    pub(super) path: Option<PathBuf>,
+}
+
+/// The shared store.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StoreConfig {
+    /// Its address.
+    pub(super) url: Option<String>,
+    /// Whether runs push what they make.
+    #[serde(default)]
+    pub(super) write: bool,
+    /// The file of the key that signs what this machine pushes.
+    pub(super) key: Option<String>,
+    /// Public keys by the names of their owners.
+    #[serde(default)]
+    pub(super) trusted: BTreeMap<String, String>,
+}
+
+impl Config {
+    /// Reads the configuration: the file that `VADPIPE_CONFIG` names, or `vadpipe/config.toml` in the user's folder of
+    /// configurations. A file that does not exist is empty, unless `VADPIPE_CONFIG` names it.
+    ///
+    /// # Errors
+    /// If it can't be read, or if it has an unknown or wrong entry.
+    pub(super) fn load() -> Result<Self> {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let named = variable("VADPIPE_CONFIG");
+        let folder = variable("XDG_CONFIG_HOME").or_else(|| variable("HOME").map(|home| home.join(".config")));
+        let Some(path) = named.clone().or_else(|| folder.map(|folder| folder.join("vadpipe/config.toml"))) else {
+            return Ok(Self::default());
+        };
+        let unreadable = || Error::bad_input(format!("can't read the configuration {}", path.display()));
+        let bytes = match file::read(&path, MAX_BYTES) {
+            Err(FileError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => {
+                return Ok(Self { path: Some(path), ..Self::default() });
+            }
+            bytes => bytes.map_err(|e| unreadable().caused_by(e))?,
+        };
+        let text = String::from_utf8(bytes).map_err(|e| unreadable().caused_by(e))?;
+        let config: Self = toml::from_str(&text).map_err(|e| wrong(&path, &e))?;
+        Ok(Self { path: Some(path), ..config })
+    }
+
+    /// The file of the key that signs, if it exists or the configuration names it.
+    pub(super) fn key_file(&self) -> Option<PathBuf> {
+        match &self.store.key {
+            Some(key) => Some(self.resolve(key)),
+            None => self.default_key_file().filter(|path| path.exists()),
+        }
+    }
+
+    /// Where `keygen` writes a key.
+    pub(super) fn default_key_file(&self) -> Option<PathBuf> {
+        Some(self.path.as_ref()?.parent()?.join("vadpipe.key"))
+    }
+
+    /// A path in the file: relative to it, or to the home folder after `~/`.
+    fn resolve(&self, path: &str) -> PathBuf {
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        if let (Some(below), Some(home)) = (path.strip_prefix("~/"), home) {
+            return home.join(below);
+        }
+        let folder = self.path.as_ref().and_then(|file| file.parent());
+        folder.unwrap_or(Path::new("")).join(path)
+    }
+}
+
+/// The error of a file that can't be parsed, with its line and column.
+fn wrong(path: &Path, error: &toml::de::Error) -> Error {
+    let text = error.to_string();
+    let text = text.strip_prefix("TOML parse error at ").unwrap_or(&text);
+    Error::bad_input(format!("the configuration {} is wrong at {}", path.display(), text.trim_end()))
+        .hint("`vadpipe config --help` shows an example")
+}
+
+/// Shows the configuration.
+pub(super) fn config(_: &ConfigArgs, ui: &Ui) -> Result<()> {
+    let config = Config::load()?;
+    let file = config.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    let exists = config.path.as_ref().is_some_and(|path| path.exists());
+    let url = std::env::var("VADPIPE_STORE").ok().filter(|url| !url.is_empty());
+    let from_variable = url.is_some();
+    let url = url.or_else(|| config.store.url.clone());
+    let key = config.key_file().map(|path| path.display().to_string());
+    if ui.json {
+        return ui.object(&json!({
+            "file": file, "exists": exists,
+            "store": { "url": url, "write": config.store.write, "key": key, "trusted": config.store.trusted },
+        }));
+    }
+    let mut lines = vec![format!("{file}{}", if exists { "" } else { " (does not exist)" })];
+    let from = if from_variable { "  (VADPIPE_STORE)" } else { "" };
+    lines.push(format!("store.url     {}{from}", url.as_deref().unwrap_or("none")));
+    lines.push(format!("store.write   {}", config.store.write));
+    lines.push(format!("store.key     {}", key.as_deref().unwrap_or("none")));
+    lines.extend(config.store.trusted.iter().map(|(name, key)| format!("store.trusted.{name}   {key}")));
+    ui.text(&lines.join("\n"));
+    Ok(())
+}

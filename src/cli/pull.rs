@@ -1,0 +1,62 @@
+//! `vadpipe pull`.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+use serde_json::json;
+
+use super::args::{Global, PipelineArgs};
+use super::project::Project;
+use super::session::stop_on_signals;
+use super::shared::StoreArgs;
+use super::ui::{Ui, Watch, bytes, count};
+use crate::error::Result;
+use crate::exec::{Filled, RunContext, fill};
+use crate::plan::State;
+use crate::stage::Cancel;
+
+/// Arguments of `pull`.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  vadpipe pull full.toml --store /shared/vadpipe   copy what the store has of a pipeline
+  vadpipe pull full.toml 'vad@*'                   only of some stages and their inputs
+
+`run` pulls by itself. What was pulled stays in the cache if the command is interrupted; the same command goes on.")]
+pub(super) struct PullArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Copies results and states from the shared store.
+pub(super) fn pull(args: &PullArgs, global: &Global, ui: &Ui) -> Result<()> {
+    let shared = args.store.required(Some(false))?;
+    let project = Project::open(&args.pipeline, global, ui)?;
+    let cancel = Cancel::default();
+    stop_on_signals(&cancel, |_| {})?;
+    let watch = Watch::of_run(ui);
+    let context = RunContext { shared: Some(&shared), ..project.context(&[], 1, &cancel, &watch) };
+    let forced = BTreeSet::new();
+    let planner = project.planner(&forced);
+    shared.check()?;
+    let (plan, filled) = fill(&context, &planner, &|| planner.plan(&project.wanted))?;
+    watch.clear();
+    project.store.warnings().iter().for_each(|warning| ui.warn(warning));
+    let Filled { results, states, bytes: size, warnings, .. } = filled;
+    warnings.iter().for_each(|warning| ui.warn(warning));
+    let missing = plan.decisions.iter().filter(|d| !matches!(d.state, State::Hit | State::Pruned));
+    let missing: Vec<&str> = missing.map(|d| project.name(d.point)).collect();
+    if ui.json {
+        return ui.object(&json!({
+            "store": shared.address().to_string(), "results": results, "states": states, "bytes": size, "missing": missing,
+        }));
+    }
+    let pulled = format!("pulled {} and {} ({})", count(results, "result"), count(states, "state"), bytes(size));
+    let missing = match missing.len() {
+        0 => "nothing is missing".to_owned(),
+        number => format!("{} would run", count(number, "stage")),
+    };
+    ui.text(&format!("{pulled}; {missing}"));
+    Ok(())
+}

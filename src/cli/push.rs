@@ -1,0 +1,87 @@
+//! `vadpipe push`.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+use serde_json::json;
+
+use super::args::{Global, PipelineArgs};
+use super::project::Project;
+use super::session::stop_on_signals;
+use super::shared::{StoreArgs, print_warnings};
+use super::ui::{Ui, bytes, count};
+use crate::error::Result;
+use crate::plan::Plan;
+use crate::shared::Transfer;
+use crate::stage::Cancel;
+use crate::store::{Import, StateRecord};
+
+/// Arguments of `push`.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  vadpipe push full.toml --store s3://team/vadpipe   copy all cached results of a pipeline
+  vadpipe push full.toml tsne --no-states            only those of one stage and its inputs, without states
+
+`run --store-write` pushes what it makes by itself. The same command completes a push that was interrupted.")]
+pub(super) struct PushArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Leave out the states of trainings, from which other machines could extend them
+    #[arg(long)]
+    no_states: bool,
+}
+
+/// Copies results and states to the shared store.
+pub(super) fn push(args: &PushArgs, global: &Global, ui: &Ui) -> Result<()> {
+    let shared = args.store.required(Some(true))?;
+    let project = Project::open(&args.pipeline, global, ui)?;
+    let cancel = Cancel::default();
+    stop_on_signals(&cancel, |_| {})?;
+    let plan = project.plan(&BTreeSet::new(), ui)?;
+    let results = project.planner(&BTreeSet::new()).records(&plan)?.into_values().collect();
+    let states = if args.no_states { Vec::new() } else { states(&project, &plan)? };
+    let bar = ui.bar("pushing (kB)");
+    let cancelled = || cancel.is_cancelled();
+    // The bar is for this thread alone, so other threads only count.
+    let progress = std::sync::Mutex::new(bar);
+    let show = |done: u64, total: u64| {
+        if let Ok(bar) = progress.try_lock() {
+            bar.show(done / 1000, total / 1000);
+        }
+    };
+    let transfer = Transfer::new(&cancelled, &show);
+    let pushed = shared.push(&project.store, Import { results, states }, &transfer);
+    let moved = transfer.bytes();
+    drop(progress);
+    print_warnings(&shared, ui);
+    let pushed = pushed?;
+    for other in &pushed.others {
+        ui.warn(&format!(
+            "the store has another result of `{}`, made by {}: it stays, and yours is kept beside it",
+            other.point, other.provenance.host
+        ));
+    }
+    if ui.json {
+        let others: Vec<_> =
+            pushed.others.iter().map(|other| json!({ "point": other.point, "digest": other.digest })).collect();
+        return ui.object(&json!({
+            "store": shared.address().to_string(), "results": pushed.results, "states": pushed.states, "bytes": moved,
+            "others": others,
+        }));
+    }
+    let (results, states) = (count(pushed.results, "result"), count(pushed.states, "state"));
+    ui.text(&format!("pushed {results} and {states} ({}) to {}", bytes(moved), shared.address()));
+    Ok(())
+}
+
+/// The stored states of the trainings in a plan.
+fn states(project: &Project, plan: &Plan) -> Result<Vec<StateRecord>> {
+    let mut all = Vec::new();
+    for components in plan.decisions.iter().filter_map(|d| d.components.as_ref()).filter(|c| c.segments.is_some()) {
+        let stored = project.store.chain_states(components.chain().keys())?;
+        all.extend(stored.into_iter().filter(|state| state.step == 0));
+    }
+    Ok(all)
+}

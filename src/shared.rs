@@ -1,0 +1,44 @@
+//! The shared store: results and states of a whole team, in a directory or in an object store such as S3.
+//!
+//! ```text
+//! vadpipe.json                                the format of the store
+//! blob/<digest>                               the bytes of a tensor or a file; the digest is their BLAKE3
+//! result/<key>/<files>                        the record of a result; `key` is that without the files that a program
+//!                                             read, and `files` is their digest, or `none`
+//! state/<key>/<class>/<step>/<files>          the record of a state of a training
+//! word/<key>/<files>/<signer>/<digest>        another machine's record of a result: it agrees or dissents
+//! ```
+//!
+//! The cache of each machine stays in front. A result or a state that the cache lacks is pulled: its record, then the
+//! blobs that the cache lacks. What a run makes is pushed if the user asks for it: first the blobs, then the record that
+//! names them. Objects never change.
+//!
+//! Nothing that comes from the store is trusted. A record must be consistent with its key, signed by a trusted key if the
+//! user has named any, and each blob must have its digest. Whatever is missing, truncated or altered counts as missing and
+//! is reported. So nobody else's mistake ends a run or changes a byte of it.
+//!
+//! - `address`: which store, and how it is opened.
+//! - `cloud`: the clients of object stores.
+//! - `objects`: objects by name, with many requests at a time and with retries.
+//! - `blobs`: blobs up and down as streams.
+//! - `signature`: keys and signatures.
+//! - `record`: records as objects: names, signatures, checks.
+//! - `transfer`: how far a transfer is.
+//! - `exchange`: push and pull.
+
+mod address;
+mod blobs;
+#[cfg(feature = "cloud")]
+mod cloud;
+mod error;
+mod exchange;
+mod objects;
+mod record;
+mod signature;
+mod transfer;
+
+pub use address::{Address, Variables};
+pub use error::SharedError;
+pub use exchange::{Asked, Pulled, Pushed, SharedStore, Trust};
+pub use signature::{PublicKey, SecretKey};
+pub use transfer::Transfer;

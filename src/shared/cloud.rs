@@ -1,0 +1,104 @@
+//! The clients of object stores. Their settings and credentials come from the environment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::{ClientOptions, ObjectStore, RetryConfig};
+
+use super::address::Variables;
+
+/// A server that does not answer is given up after this time, so that a run goes on without it.
+fn retries() -> RetryConfig {
+    RetryConfig { max_retries: 4, retry_timeout: Duration::from_secs(60), ..RetryConfig::default() }
+}
+
+fn client() -> ClientOptions {
+    // reqwest is built without a provider of its own. A second installation fails, which changes nothing.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let user_agent = concat!("vadpipe/", env!("CARGO_PKG_VERSION"));
+    let options = ClientOptions::new().with_connect_timeout(Duration::from_secs(10));
+    match user_agent.parse() {
+        Ok(user_agent) => options.with_user_agent(user_agent),
+        Err(_) => options,
+    }
+}
+
+/// A server without encryption is used only on this machine, or if the environment allows it.
+fn is_local(variables: &Variables, names: &[&str]) -> bool {
+    let local = ["http://127.0.0.1", "http://localhost", "http://[::1]"];
+    names.iter().filter_map(|name| variables.get(*name)).any(|url| local.iter().any(|local| url.starts_with(local)))
+}
+
+/// Opens a bucket of S3.
+#[cfg(feature = "s3")]
+pub(super) fn s3(url: &str, variables: &Variables) -> Result<Arc<dyn ObjectStore>, String> {
+    use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+    let set = |builder: AmazonS3Builder, (name, value): (&String, &String)| match name
+        .to_ascii_lowercase()
+        .parse::<AmazonS3ConfigKey>()
+    {
+        Ok(key) => builder.with_config(key, value),
+        Err(_) => builder,
+    };
+    let aws = variables.iter().filter(|(name, _)| name.starts_with("AWS_"));
+    let mut builder = AmazonS3Builder::new().with_client_options(client()).with_retry(retries()).with_url(url);
+    builder = aws.fold(builder, set);
+    if is_local(variables, &["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]) {
+        builder = builder.with_allow_http(true);
+    }
+    let has = |names: &[&str]| names.iter().any(|name| variables.get(*name).is_some_and(|value| !value.is_empty()));
+    let sources = [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_METADATA_ENDPOINT",
+        "AWS_SKIP_SIGNATURE",
+    ];
+    // Otherwise the client asks the metadata service of a cloud machine, which takes minutes where there is none.
+    if !has(&sources) && !std::path::Path::new("/sys/hypervisor/uuid").exists() && !is_cloud_machine() {
+        return Err("there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
+                    AWS_SKIP_SIGNATURE=true for a public bucket"
+            .to_owned());
+    }
+    builder.build().map(|store| Arc::new(store) as _).map_err(|e| e.to_string())
+}
+
+/// Whether this is a machine of Amazon's cloud, which gets its credentials there.
+#[cfg(feature = "s3")]
+fn is_cloud_machine() -> bool {
+    let vendor = std::fs::read_to_string("/sys/class/dmi/id/sys_vendor").unwrap_or_default();
+    vendor.trim() == "Amazon EC2"
+}
+
+/// Opens a bucket of Google Cloud Storage.
+#[cfg(feature = "gcs")]
+pub(super) fn gcs(url: &str, variables: &Variables) -> Result<Arc<dyn ObjectStore>, String> {
+    use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+    let set = |builder: GoogleCloudStorageBuilder, (name, value): (&String, &String)| match name
+        .to_ascii_lowercase()
+        .parse::<GoogleConfigKey>()
+    {
+        Ok(key) => builder.with_config(key, value),
+        Err(_) => builder,
+    };
+    let builder = GoogleCloudStorageBuilder::new().with_client_options(client()).with_retry(retries()).with_url(url);
+    let google = variables.iter().filter(|(name, _)| name.starts_with("GOOGLE_"));
+    google.fold(builder, set).build().map(|store| Arc::new(store) as _).map_err(|e| e.to_string())
+}
+
+/// Opens a container of Azure Blob Storage.
+#[cfg(feature = "azure")]
+pub(super) fn azure(url: &str, variables: &Variables) -> Result<Arc<dyn ObjectStore>, String> {
+    use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+    let set = |builder: MicrosoftAzureBuilder, (name, value): (&String, &String)| match name
+        .to_ascii_lowercase()
+        .parse::<AzureConfigKey>()
+    {
+        Ok(key) => builder.with_config(key, value),
+        Err(_) => builder,
+    };
+    let builder = MicrosoftAzureBuilder::new().with_client_options(client()).with_retry(retries()).with_url(url);
+    let azure = variables.iter().filter(|(name, _)| name.starts_with("AZURE_"));
+    azure.fold(builder, set).build().map(|store| Arc::new(store) as _).map_err(|e| e.to_string())
+}
