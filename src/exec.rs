@@ -15,6 +15,7 @@
 //! - `reporter`: converts decisions into events and errors.
 //! - `filling`: completes the cache from the shared store before the run.
 //! - `fetching`: asks the shared store during the run.
+//! - `roots`: tells the shared store what the run needs.
 //! - `run_log`: the run's record and its events.
 //! - `reports`: writes the pages of report stages at the end.
 //!
@@ -39,6 +40,7 @@ mod progress;
 mod reporter;
 mod reports;
 mod resources;
+mod roots;
 mod run_log;
 mod stage_folders;
 mod state;
@@ -53,7 +55,7 @@ use std::time::Instant;
 pub use context::RunContext;
 pub use device::choose;
 pub use executor::process::{JobEnd, Message, WorkOrder};
-pub use filling::{Filled, fill};
+pub use filling::{Filled, fill, plan_with_store};
 pub use resources::check_gpus;
 pub use verify::{Difference, Part, ProgramVerdict, Sample, Sampled, Stretch, Verification, verify};
 
@@ -66,6 +68,7 @@ use crate::exec::executor::process::ProcessExecutor;
 use crate::exec::executor::sharing::SharingExecutor;
 use crate::exec::fetching::Fetcher;
 use crate::exec::resources::{Gpus, ResourcePool};
+use crate::exec::roots::put_root;
 use crate::exec::run_log::{RunInfo, RunLog, StageEnd};
 use crate::exec::state::table::{Dependencies, PointTable, RoleInput};
 use crate::exec::state::{Planned, Policy, RunState};
@@ -143,6 +146,10 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
         threads: context.threads,
     });
     let asked = report(&log, filled);
+    if !plan.is_complete() {
+        let keys: Vec<Key> = plan.decisions.iter().filter(|d| d.output.is_some()).filter_map(|d| d.key).collect();
+        put_root(context, &id, &keys)?;
+    }
     // An error cancels the stages of this run, but not later work of the caller.
     let cancel = context.cancel.for_one();
     let worker = Worker::new(RunContext { listener: &log, cancel: &cancel, ..*context }, &id);
@@ -157,6 +164,10 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     driver.finish();
     log.warn_of_the_store();
     let ends = driver.ends();
+    if ends.iter().any(|end| end.status == StageStatus::Executed) {
+        let keys: Vec<Key> = ends.iter().filter(|end| end.digest.is_some()).filter_map(|end| end.key).collect();
+        put_root(context, &id, &keys)?;
+    }
     let status = match &worked {
         Ok(()) => status(&ends, driver.error(), context.cancel.is_cancelled()),
         Err(error) if error.category == Category::Interrupted => RunStatus::Interrupted,

@@ -7,6 +7,7 @@
 //!                                             read, and `files` is their digest, or `none`
 //! state/<key>/<class>/<step>/<files>          the record of a state of a training
 //! word/<key>/<files>/<signer>/<digest>        another machine's record of a result: it agrees or dissents
+//! root/<pipeline>/<run>                       the records that a run needs
 //! ```
 //!
 //! The cache of each machine stays in front. A result or a state that the cache lacks is pulled: its record, then the
@@ -25,6 +26,8 @@
 //! - `record`: records as objects: names, signatures, checks.
 //! - `transfer`: how far a transfer is.
 //! - `exchange`: push and pull.
+//! - `roots`, `upkeep`: what recent runs need; counting, checking and cleaning the store.
+//! - `words`: who agrees about a result, and who dissents.
 
 mod address;
 mod blobs;
@@ -34,11 +37,17 @@ mod error;
 mod exchange;
 mod objects;
 mod record;
+mod roots;
 mod signature;
 mod transfer;
+mod upkeep;
+mod words;
 
 pub use address::{Address, Variables};
 pub use error::SharedError;
 pub use exchange::{Asked, Pulled, Pushed, SharedStore, Trust};
+pub use objects::GRACE;
 pub use signature::{PublicKey, SecretKey};
 pub use transfer::Transfer;
+pub use upkeep::{Counts, SHORTEST_GRACE, SharedDoctorReport, SharedGcPolicy, SharedGcReport};
+pub use words::{Voice, Voices};

@@ -11,12 +11,15 @@ use super::args::{Global, PipelineArgs};
 use super::estimate::Estimates;
 use super::failed::FailedPoints;
 use super::project::Project;
-use super::ui::{DIM, GREEN, Ui, YELLOW, about, count, pad, paint};
+use super::shared::{StoreArgs, print_warnings};
+use super::ui::{DIM, GREEN, Ui, Watch, YELLOW, about, count, pad, paint};
 use super::verdicts::PointVerdicts;
 use crate::error::{Category, Error, Result};
-use crate::exec::check_gpus;
+use crate::exec::{check_gpus, plan_with_store};
 use crate::plan::{Decision, Plan, State};
+use crate::shared::SharedStore;
 use crate::spec::PointInput;
+use crate::stage::Cancel;
 use crate::store::{EpochRange, StateQuery};
 
 /// The most bytes of run records to read, so that planning stays quick.
@@ -33,6 +36,8 @@ Time estimates come from earlier runs on this machine. A stage that never ran he
 pub(super) struct PlanArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Exit with code 10 if a stage would run
     #[arg(long)]
     check: bool,
@@ -42,7 +47,10 @@ pub(super) struct PlanArgs {
 pub(super) fn plan(args: &PlanArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
     project.print_warnings(ui);
-    let plan = project.plan(&BTreeSet::new(), ui)?;
+    let plan = match args.store.open(Some(false))? {
+        Some(shared) => with_store(&project, &shared, ui)?,
+        None => project.plan(&BTreeSet::new(), ui)?,
+    };
     print(&project, &plan, ui)?;
     let complete = plan.is_complete();
     // The process ends here: see `Project::leave`.
@@ -52,6 +60,21 @@ pub(super) fn plan(args: &PlanArgs, global: &Global, ui: &Ui) -> Result<()> {
         return Err(Error::new(Category::WouldRun, "not everything is cached"));
     }
     Ok(())
+}
+
+/// The plan of a run that takes what the shared store has. Without the store if that can't be reached.
+fn with_store(project: &Project, shared: &SharedStore, ui: &Ui) -> Result<Plan> {
+    let (cancel, watch) = (Cancel::default(), Watch::of_errors(ui));
+    let planned = plan_with_store(&project.context(&[], 1, &cancel, &watch), shared, &project.wanted);
+    project.store.warnings().iter().for_each(|warning| ui.warn(warning));
+    print_warnings(shared, ui);
+    match planned {
+        Err(error) if error.category == Category::Storage => {
+            ui.warn(&format!("{error}; this is the plan without the store"));
+            project.plan(&BTreeSet::new(), ui)
+        }
+        planned => planned,
+    }
 }
 
 /// What earlier runs say about a plan.
@@ -85,9 +108,10 @@ pub(super) fn print(project: &Project, plan: &Plan, ui: &Ui) -> Result<()> {
 
 /// "5 stages: 3 cached, 2 to run".
 pub(super) fn summary(plan: &Plan) -> String {
-    let of = |state| plan.decisions.iter().filter(|d| d.state == state).count();
+    let of = |state| plan.decisions.iter().filter(|d| d.state == state && !d.in_store).count();
     let counts = [
         (of(State::Hit), "cached"),
+        (plan.decisions.iter().filter(|d| d.in_store).count(), "in the store"),
         (of(State::Miss), "to run"),
         (of(State::Maybe), "may run"),
         (of(State::Pruned), "pruned"),
@@ -150,7 +174,7 @@ fn trained_again(project: &Project, decision: &Decision) -> Option<(EpochRange, 
 
 fn line(project: &Project, decision: &Decision, history: &History, (words, width): (usize, usize)) -> String {
     let History { estimates, failed, verdicts } = history;
-    let (word, style) = word(decision.state);
+    let (word, style) = if decision.in_store { ("store", GREEN) } else { word(decision.state) };
     let word = paint(style, &format!("{word:words$}"));
     let name = pad(project.name(decision.point), width);
     let why = why(project, decision, failed)
@@ -172,7 +196,7 @@ fn object(project: &Project, plan: &Plan, history: &History) -> serde_json::Valu
             "name": point.name, "kind": point.parsed.kind.name(), "key": d.key, "state": d.state, "reason": d.reason,
             "inputs": inputs, "epochs": d.epochs, "estimate_seconds": estimates.point(d.point),
             "failed_in": failed.run(&point.name), "verdict": verdicts.get(d.point),
-            "trained_again": trained_again(project, d).map(|(epochs, _)| epochs),
+            "trained_again": trained_again(project, d).map(|(epochs, _)| epochs), "in_store": d.in_store,
         })
     });
     let stages: Vec<_> = stages.collect();

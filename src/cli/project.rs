@@ -105,7 +105,7 @@ impl Project {
     /// A planner that runs the `forced` points again.
     pub(super) fn planner<'a>(&'a self, forced: &'a BTreeSet<PointId>) -> Planner<'a> {
         let (spec, graph, store, compute) = (&self.spec, &self.graph, &self.store, &self.compute);
-        Planner { spec, graph, store, compute, forced }
+        Planner { spec, graph, store, compute, forced, in_store: None }
     }
 
     /// The plan for the wanted points. Prints the warnings of the cache.

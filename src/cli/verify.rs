@@ -1,5 +1,6 @@
 //! `vadpipe verify`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -9,11 +10,14 @@ use super::args::{Global, PipelineArgs};
 use super::cache_wait::{CacheWait, StartListener};
 use super::project::{Project, data_dirs};
 use super::session::Session;
+use super::shared::StoreWriteArgs;
+use super::store;
 use super::ui::{GREEN, RED, Ui, Watch, paint};
 use crate::error::{Category, Error, Result};
-use crate::exec::{self, Sample, Sampled, Verification};
+use crate::exec::{self, RunContext, Sample, Sampled, Verification, fill};
 use crate::id::PointId;
-use crate::store::{EpochRange, Finding};
+use crate::shared::{SharedStore, Voices};
+use crate::store::{EpochRange, Finding, ResultRecord};
 
 /// Arguments of `verify`.
 #[derive(Args)]
@@ -29,10 +33,15 @@ stored state (or at epoch 0), ends at the next one and is compared with it. `kee
 Other targets run as a whole. For a training program, also checks whether its state is complete: one process trains the \
 epochs of the first two segments, or of two segments at each stretch, and must end with the same state as two processes.
 
+With --store, results that the cache lacks are taken from the shared store, and other machines' words about the targets \
+are shown. With --store-write, this machine adds its own word: whether it made the same bytes.
+
 `plan`, `explain`, `status` and the report of a run show what was found.")]
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
+    #[command(flatten)]
+    store: StoreWriteArgs,
     /// Verify N random stretches of each training, or `all`, instead of the whole
     #[arg(long, value_name = "N", value_parser = sample_count)]
     sample: Option<usize>,
@@ -56,6 +65,15 @@ pub(super) fn verify(args: &VerifyArgs, global: &Global, ui: &Ui) -> Result<()> 
 
 fn compare(args: &VerifyArgs, global: &Global, ui: &Ui, session: &Session, cache_wait: &CacheWait) -> Result<()> {
     let project = Project::open_to_run(&args.pipeline, global, ui, cache_wait)?;
+    let data_dirs = data_dirs(args.data_dir.as_ref());
+    let listener = StartListener { cache_wait, listener: &*session.watch };
+    let shared = args.store.open()?;
+    let context = project.context(&data_dirs, session.threads, &session.cancel, &listener);
+    let context = RunContext { shared: shared.as_ref(), ..context };
+    let none = BTreeSet::new();
+    let planner = project.planner(&none);
+    let (_, filled) = fill(&context, &planner, &|| planner.plan(&project.wanted))?;
+    filled.warnings.iter().for_each(|warning| ui.warn(warning));
     let results = project.all_results(ui)?;
     let points: Vec<PointId> = results.iter().map(|(point, _)| *point).collect();
     let seed = args.seed.unwrap_or_else(|| jiff::Timestamp::now().as_microsecond() % 1_000_000);
@@ -63,16 +81,20 @@ fn compare(args: &VerifyArgs, global: &Global, ui: &Ui, session: &Session, cache
     if sample.is_some_and(|sample| sample.count < ALL) {
         ui.note(&format!("stretches selected with --seed {seed}"));
     }
-    let data_dirs = data_dirs(args.data_dir.as_ref());
-    let listener = StartListener { cache_wait, listener: &*session.watch };
-    let context = project.context(&data_dirs, session.threads, &session.cancel, &listener);
     let found = exec::verify(&context, &points, sample)?;
+    let voices = match &shared {
+        Some(shared) => voices(shared, &found, &results)?,
+        None => Vec::new(),
+    };
     let differing = found.iter().filter(|v| differs(v)).count();
     if ui.json {
         let seed = sample.map(|s| s.seed);
-        ui.object(&json!({ "seed": seed, "stages": found.iter().map(object).collect::<Vec<_>>() }))?;
+        let voices: Vec<_> = voices.iter().map(store::object).collect();
+        let stages: Vec<_> = found.iter().map(object).collect();
+        ui.object(&json!({ "seed": seed, "stages": stages, "voices": voices }))?;
     } else {
         ui.text(&found.iter().map(line).collect::<Vec<_>>().join("\n"));
+        voices.iter().for_each(|voices| ui.text(&store::dissent(voices)));
         found.iter().filter_map(completeness).for_each(|text| ui.warn(&text));
         if let Some(sample) = sample {
             found.iter().filter_map(|v| shortage(v, sample)).for_each(|text| ui.warn(&text));
@@ -84,13 +106,25 @@ fn compare(args: &VerifyArgs, global: &Global, ui: &Ui, session: &Session, cache
     Ok(())
 }
 
+/// Tells the shared store what was made again, if this machine may write to it, and returns what all machines say.
+fn voices(shared: &SharedStore, found: &[Verification], results: &[(PointId, ResultRecord)]) -> Result<Vec<Voices>> {
+    if shared.writes() {
+        found
+            .iter()
+            .filter_map(|verification| verification.again.as_ref())
+            .try_for_each(|again| shared.attest(again))?;
+    }
+    let results: Vec<ResultRecord> = results.iter().map(|(_, record)| record.clone()).collect();
+    Ok(shared.voices(&results)?.into_iter().flatten().collect())
+}
+
 /// Whether the exit code says so. An incomplete state changes no result if each process trains one segment.
 fn differs(Verification { difference, verdict, .. }: &Verification) -> bool {
     difference.is_some() || verdict.finding == Finding::StateIncomplete && verdict.warm
 }
 
 fn object(verification: &Verification) -> Value {
-    let Verification { name, difference, sampled, program, verdict } = verification;
+    let Verification { name, difference, sampled, program, verdict, .. } = verification;
     let same = difference.is_none();
     json!({
         "name": name, "same": same, "difference": difference, "sampled": sampled, "program": program,
@@ -99,7 +133,7 @@ fn object(verification: &Verification) -> Value {
 }
 
 fn line(verification: &Verification) -> String {
-    let Verification { name, difference, sampled, program, verdict } = verification;
+    let Verification { name, difference, sampled, program, verdict, .. } = verification;
     let Some(sampled) = sampled else {
         let epoch = program.as_ref().and_then(|program| program.epoch);
         let from = epoch.map(|epoch| format!(" from epoch {epoch} on")).unwrap_or_default();

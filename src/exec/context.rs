@@ -40,7 +40,7 @@ impl<'a> RunContext<'a> {
     /// A planner that ignores the stored results of `forced`.
     pub(crate) fn planner(&self, forced: &'a BTreeSet<PointId>) -> Planner<'a> {
         let Self { spec, graph, store, compute, .. } = *self;
-        Planner { spec, graph, store, compute, forced }
+        Planner { spec, graph, store, compute, forced, in_store: None }
     }
 
     /// A point of the pipeline.

@@ -4,13 +4,14 @@
 //! with known keys, and plans again. Nothing is asked for twice. Last, the trainings that are still misses get the
 //! furthest state that the store has.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use crate::error::Result;
 use crate::event::Event;
 use crate::exec::context::RunContext;
 use crate::id::PointId;
-use crate::key::Key;
+use crate::key::{Digest, Key};
 use crate::plan::{Decision, Plan, Planner};
 use crate::shared::{Asked, SharedError, SharedStore, Transfer};
 use crate::store::FilesRead;
@@ -82,6 +83,42 @@ pub fn fill(
     Ok((last, filled))
 }
 
+/// Plans as if the cache had the results and the states of the shared store. Copies none of them.
+///
+/// # Errors
+/// As [`fill`].
+pub fn plan_with_store(context: &RunContext<'_>, shared: &SharedStore, wanted: &BTreeSet<PointId>) -> Result<Plan> {
+    let (forced, mut in_store, mut asked) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+    let mut plan = context.planner(&forced).plan(wanted)?;
+    loop {
+        let misses = plan.decisions.iter().filter(|decision| decision.output.is_none());
+        let ask = |decision: &Decision| {
+            let reads_files = context.point(decision.point).parsed.stage.reads().files;
+            decision.key.filter(|key| asked.insert(*key)).map(|declared| Asked { declared, reads_files })
+        };
+        let new: Vec<Asked> = misses.filter_map(ask).collect();
+        let found = if new.is_empty() { Vec::new() } else { shared.find_results(&new)? };
+        let found = new.iter().zip(found).filter(|(_, records)| !records.is_empty());
+        let before = in_store.len();
+        in_store.extend(found.map(|(asked, records)| (asked.declared, records)));
+        if in_store.len() == before {
+            break;
+        }
+        plan = Planner { in_store: Some(&in_store), ..context.planner(&forced) }.plan(wanted)?;
+    }
+    for decision in &mut plan.decisions {
+        if let (Some(components), Some(epochs)) = (&decision.components, &mut decision.epochs) {
+            let (spec, chain) = (context.spec, components.chain());
+            let class = spec.class(decision.point, context.compute);
+            let digest = |path: &Path| context.store.digest_now(path);
+            let query = spec.resumable(decision.point, &class);
+            let state = shared.find_state(chain.keys(), &query, epochs.cached, &digest)?;
+            epochs.cached = state.map_or(epochs.cached, |state| state.epoch);
+        }
+    }
+    Ok(plan)
+}
+
 /// The warning that the work goes on without the shared store.
 pub(crate) fn without_store(error: &SharedError) -> String {
     format!("{error}; what follows does without the store")
@@ -132,7 +169,7 @@ impl Filling<'_> {
         self.context.point(point).parsed.stage.reads().files
     }
 
-    fn digest(&self, path: &std::path::Path) -> Option<crate::key::Digest> {
+    fn digest(&self, path: &Path) -> Option<Digest> {
         self.context.store.digest_now(path)
     }
 
@@ -142,7 +179,7 @@ impl Filling<'_> {
         let (spec, chain) = (self.context.spec, components.chain());
         let class = spec.class(decision.point, self.context.compute);
         let query = spec.resumable(decision.point, &class);
-        let digest = |path: &std::path::Path| self.digest(path);
+        let digest = |path: &Path| self.digest(path);
         match self.shared.find_state(chain.keys(), &query, epochs.cached, &digest)? {
             Some(state) => self.shared.pull_state(self.context.store, state, self.transfer),
             None => Ok(false),

@@ -216,6 +216,7 @@ mod tests {
             output: None,
             reason: None,
             epochs: Some(CachedEpochs { cached, total }),
+            in_store: false,
         };
         let states = components(5000).chain().keys().to_vec();
         assert_eq!(keys_to_resume(&decision(4000, 5000)), states[4000..4002]);

@@ -38,6 +38,8 @@ pub struct Verification {
     pub program: Option<ProgramVerdict>,
     /// What is recorded about it.
     pub verdict: Verdict,
+    /// The result that was made again, if the whole stage ran again.
+    pub again: Option<ResultRecord>,
 }
 
 /// The longest wait for one event.
@@ -133,7 +135,7 @@ fn verify_one(
         let sampled = sample.check(worker, &job)?;
         let difference = sampled.stretches.iter().find_map(|s| s.difference.clone());
         let verdict = verdict.of_sample(&sampled)?;
-        return Ok(Verification { name, difference, sampled: Some(sampled), program: None, verdict });
+        return Ok(Verification { name, difference, sampled: Some(sampled), program: None, verdict, again: None });
     }
     let stage = &worker.context.point(point).parsed.stage;
     let is_program = stage.reads().files && job.components.segments.is_some();
@@ -158,5 +160,5 @@ fn verify_one(
         (Some(difference::of_results(worker, &stored, &made_again)?), None)
     };
     let verdict = verdict.of_all(difference.clone(), program.as_ref())?;
-    Ok(Verification { name, difference, sampled: None, program, verdict })
+    Ok(Verification { name, difference, sampled: None, program, verdict, again: Some(*made_again) })
 }

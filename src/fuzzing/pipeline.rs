@@ -117,7 +117,8 @@ fn keys(spec: &Spec) -> Option<Vec<(String, Key)>> {
     let graph = graph(spec);
     let store = no_cache();
     let forced = BTreeSet::new();
-    let planner = Planner { spec, graph: &graph, store: &store, compute: &Compute::cpu("cpu"), forced: &forced };
+    let planner =
+        Planner { spec, graph: &graph, store: &store, compute: &Compute::cpu("cpu"), forced: &forced, in_store: None };
     let mut known = ResolvedInputs::default();
     for point in graph.order() {
         let key = planner.components(*point, &known, &BTreeMap::new()).key();
@@ -150,7 +151,8 @@ fn is_planned(spec: &Spec, text: &str) {
         return;
     }
     let (graph, store, forced) = (graph(spec), no_cache(), BTreeSet::new());
-    let planner = Planner { spec, graph: &graph, store: &store, compute: &Compute::cpu("cpu"), forced: &forced };
+    let planner =
+        Planner { spec, graph: &graph, store: &store, compute: &Compute::cpu("cpu"), forced: &forced, in_store: None };
     let all: BTreeSet<PointId> = spec.point_ids().collect();
     match planner.plan(&all) {
         Ok(plan) => {

@@ -51,12 +51,23 @@ pub struct Decision {
     pub reason: Option<Reason>,
     /// How much of it is in the cache, if it is a training and a miss.
     pub epochs: Option<CachedEpochs>,
+    /// Whether the shared store has its result, and the cache does not.
+    pub in_store: bool,
 }
 
 impl Decision {
     /// A miss about which nothing else is known.
     pub(super) fn miss(point: PointId, reason: Option<Reason>) -> Self {
-        Self { point, state: State::Miss, components: None, key: None, output: None, reason, epochs: None }
+        Self {
+            point,
+            state: State::Miss,
+            components: None,
+            key: None,
+            output: None,
+            reason,
+            epochs: None,
+            in_store: false,
+        }
     }
 }
 

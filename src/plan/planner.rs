@@ -47,6 +47,9 @@ pub struct Planner<'a> {
     pub compute: &'a Compute,
     /// Points that run even if their result is in the cache.
     pub forced: &'a BTreeSet<PointId>,
+    /// Results of the shared store that count as those of the cache, by their keys without the files that their programs
+    /// read.
+    pub in_store: Option<&'a BTreeMap<Key, Vec<ResultRecord>>>,
 }
 
 impl Planner<'_> {
@@ -106,13 +109,17 @@ impl Planner<'_> {
         }
         let chain = components.chain();
         let key = components.key_on(&chain);
-        let stored = if forced { None } else { self.stored(look, point, &key)? };
+        let cached = if forced { None } else { self.stored(look, point, &key)? };
+        let in_store = if forced || cached.is_some() { None } else { self.in_store(look, &key) };
+        let is_in_store = in_store.is_some();
+        let stored = cached.or(in_store);
         let decision = match stored {
             Some((StoredResult { key, output }, files_read)) => Decision {
                 state: State::Hit,
                 key: Some(key),
                 output: Some(output),
                 components: Some(Components { files_read, ..components }),
+                in_store: is_in_store,
                 ..Decision::miss(point, None)
             },
             None => {
@@ -139,6 +146,16 @@ impl Planner<'_> {
             return look.hit_with_files(key, point, |name| look.digest_now(&self.spec.base.join(name)));
         }
         Ok(look.hit(key)?.map(|output| (StoredResult { key: *key, output }, FilesRead::new())))
+    }
+
+    /// The result of the shared store with this key, if the files that its program read are as it read them.
+    fn in_store(&self, look: &Look<'_>, key: &Key) -> Option<(StoredResult, FilesRead)> {
+        let records = self.in_store?.get(key)?;
+        let is_current =
+            |(name, stored): (&String, &Digest)| look.digest_now(&self.spec.base.join(name)).as_ref() == Some(stored);
+        let record = records.iter().find(|record| record.components.files_read.iter().all(is_current))?;
+        let stored = StoredResult { key: record.key, output: record.digest };
+        Some((stored, record.components.files_read.clone()))
     }
 
     fn unknown_inputs(&self, point: PointId, known: &ResolvedInputs) -> Vec<String> {

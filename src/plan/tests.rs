@@ -46,7 +46,14 @@ fn with_planner<T>(f: impl FnOnce(&Planner<'_>, &Path) -> T) -> T {
     let store = Store::open(&dir.path().join("cache"), Options::default()).unwrap();
     let forced = BTreeSet::new();
     f(
-        &Planner { spec: &spec, graph: &graph, store: &store, compute: &Compute::cpu("cpu"), forced: &forced },
+        &Planner {
+            spec: &spec,
+            graph: &graph,
+            store: &store,
+            compute: &Compute::cpu("cpu"),
+            forced: &forced,
+            in_store: None,
+        },
         dir.path(),
     )
 }

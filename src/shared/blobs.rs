@@ -14,6 +14,7 @@ use super::error::{Result, SharedError};
 use super::objects::{Objects, retried};
 use super::transfer::Transfer;
 use crate::artifact::BlobEntry;
+use crate::key::Digest;
 use crate::store::Store;
 
 /// Bytes that are in memory at most, in each direction.
@@ -113,6 +114,24 @@ impl Read for BlobReader<'_> {
         self.bytes.copy_to_slice(&mut buffer[..count]);
         Ok(count)
     }
+}
+
+/// The digest of a blob's bytes. `None` if it does not exist.
+///
+/// # Errors
+/// If the store can't be read.
+pub(super) fn digest(objects: &Objects, name: &str, size: u64) -> Result<Option<Digest>> {
+    let path = objects.path(name);
+    let mut hasher = blake3::Hasher::new();
+    for start in (0..size).step_by(RANGE as usize) {
+        let range = start..size.min(start + RANGE);
+        match objects.runtime.block_on(retried(|| objects.store.get_range(&path, range.clone()))) {
+            Ok(bytes) => drop(hasher.update(&bytes)),
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(objects.failed(&format!("read {name}"), &error)),
+        }
+    }
+    Ok(Some(Digest(*hasher.finalize().as_bytes())))
 }
 
 /// Copies blobs from the cache to the store. Returns the blobs that the cache could not read, which are damaged.

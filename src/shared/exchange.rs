@@ -90,7 +90,7 @@ pub struct Pushed {
 /// A shared store, open.
 pub struct SharedStore {
     pub(super) objects: Objects,
-    trust: Trust,
+    pub(super) trust: Trust,
     /// Whether this machine may write to it.
     writes: bool,
     is_checked: OnceLock<()>,
@@ -201,8 +201,19 @@ impl SharedStore {
         )
     }
 
+    /// # Errors
+    /// If this machine may not write to the store.
+    pub(super) fn require_writes(&self) -> Result<()> {
+        if self.writes {
+            return Ok(());
+        }
+        let message = format!("the store {} is only read from this machine", self.address());
+        let hint = "give --store-write, or set `write = true` under [store] in the configuration";
+        Err(SharedError::unusable(message, hint))
+    }
+
     /// Makes the store one of vadpipe before the first write.
-    fn mark(&self) -> Result<()> {
+    pub(super) fn mark(&self) -> Result<()> {
         self.check()?;
         if !self.is_marked.load(Ordering::Relaxed) {
             let marker = serde_json::to_vec(&Marker { format: FORMAT }).unwrap_or_default();
@@ -236,7 +247,7 @@ impl SharedStore {
     }
 
     /// Reads records. `None` for one that is missing or refused. Warns about those that are refused.
-    fn read<T: Named>(&self, names: &[String]) -> Result<Vec<Option<Signed<T>>>> {
+    pub(super) fn read<T: Named>(&self, names: &[String]) -> Result<Vec<Option<Signed<T>>>> {
         let mut refused = Vec::new();
         let mut records = Vec::with_capacity(names.len());
         for (name, bytes) in names.iter().zip(self.objects.get_each(names)) {
@@ -388,13 +399,7 @@ impl SharedStore {
     /// # Errors
     /// If the store can't be read or written, or if this machine may not write to it.
     pub fn push(&self, cache: &Store, records: Import, transfer: &Transfer<'_>) -> Result<Pushed> {
-        if !self.writes {
-            let hint = "give --store-write, or set `write = true` under [store] in the configuration";
-            return Err(SharedError::unusable(
-                format!("the store {} is only read from this machine", self.address()),
-                hint,
-            ));
-        }
+        self.require_writes()?;
         self.mark()?;
         let mut pushed = Pushed::default();
         let blank = |record: ResultRecord| ResultRecord { lineage: 0, ..record };
@@ -402,14 +407,16 @@ impl SharedStore {
         let states: Vec<_> = records.states.into_iter().map(|state| StateRecord { lineage: 0, ..state }).collect();
         let results = self.settle(results, &mut pushed)?;
         let names: Vec<String> = states.iter().map(Named::object).collect();
-        let stored = self.objects.sizes(&names).into_iter().collect::<Result<Vec<_>>>()?;
+        let stored = self.objects.look_at_each(&names).into_iter().collect::<Result<Vec<_>>>()?;
         let states: Vec<_> =
             states.into_iter().zip(stored).filter(|(_, stored)| stored.is_none()).map(|s| s.0).collect();
         let mut records = Import { results, states };
-        self.push_blobs(cache, &mut records, transfer)?;
+        let rewritten = self.push_blobs(cache, &mut records, transfer)?;
         let results = self.create(&records.results)?;
         let states = self.create(&records.states)?;
         pushed.states += states.into_iter().filter(|created| *created).count();
+        // A collection may have removed them before the records were there. Now it sees the records.
+        self.push_again(cache, &rewritten, transfer)?;
         let mut late = Vec::new();
         for (record, created) in records.results.into_iter().zip(results) {
             if created { pushed.results += 1 } else { late.push(record) }
@@ -431,8 +438,7 @@ impl SharedStore {
             let key = self.trust.key.as_ref();
             let agrees = record.digest == own.digest;
             if !agrees || (signer.is_some() && key.is_some_and(|key| Some(key.public()) != signer)) {
-                let name = record::word(&own, key.map(SecretKey::public));
-                words.push((name.clone(), record::encode(&own, &name, key)));
+                words.push((record::word(&own, key.map(SecretKey::public)), self.word(&own)));
             }
             if !agrees {
                 pushed.others.push(record);
@@ -442,24 +448,43 @@ impl SharedStore {
         Ok(lacking)
     }
 
-    /// Writes the blobs of records that the store lacks. Removes the records of which the cache has a damaged blob.
-    fn push_blobs(&self, cache: &Store, records: &mut Import, transfer: &Transfer<'_>) -> Result<()> {
+    /// Writes the blobs of records that the store lacks, and again those that a collection may remove before the records
+    /// are there. Returns these. Removes the records of which the cache has a damaged blob.
+    fn push_blobs(&self, cache: &Store, records: &mut Import, transfer: &Transfer<'_>) -> Result<Vec<BlobEntry>> {
         let blobs: Vec<BlobEntry> = records.blobs().collect::<BTreeSet<_>>().into_iter().collect();
+        let (lacking, old) = self.lacking_and_old(&blobs)?;
+        let all = [lacking, old.clone()].concat();
+        let damaged = self.upload(cache, &all, transfer)?;
+        records.remove(&damaged);
+        Ok(old)
+    }
+
+    /// Writes those of these blobs that are gone.
+    fn push_again(&self, cache: &Store, blobs: &[BlobEntry], transfer: &Transfer<'_>) -> Result<()> {
+        let (gone, _) = self.lacking_and_old(blobs)?;
+        self.upload(cache, &gone, transfer).map(drop)
+    }
+
+    /// Those of these blobs that the store lacks, and those that it has for long. A blob of another length is cut off.
+    fn lacking_and_old(&self, blobs: &[BlobEntry]) -> Result<(Vec<BlobEntry>, Vec<BlobEntry>)> {
         let names: Vec<String> = blobs.iter().map(blob_name).collect();
-        let mut lacking = Vec::new();
-        for (blob, size) in blobs.into_iter().zip(self.objects.sizes(&names)) {
-            // A blob of another length is cut off.
-            if size? != Some(blob.size) {
-                lacking.push(blob);
+        let (mut lacking, mut old) = (Vec::new(), Vec::new());
+        for (blob, stored) in blobs.iter().zip(self.objects.look_at_each(&names)) {
+            match stored? {
+                Some(stored) if stored.size == blob.size && !stored.is_old() => {}
+                Some(stored) if stored.size == blob.size => old.push(*blob),
+                _ => lacking.push(*blob),
             }
         }
-        transfer.expect(lacking.iter().map(|blob| blob.size).sum());
-        let damaged = blobs::upload(&self.objects, cache, &lacking, transfer)?;
-        for (_, error) in &damaged {
-            self.warn(error.to_string());
-        }
-        records.remove(&damaged.into_iter().map(|(blob, _)| blob).collect());
-        Ok(())
+        Ok((lacking, old))
+    }
+
+    /// Writes blobs. Returns those that are damaged in the cache.
+    fn upload(&self, cache: &Store, blobs: &[BlobEntry], transfer: &Transfer<'_>) -> Result<BTreeSet<BlobEntry>> {
+        transfer.expect(blobs.iter().map(|blob| blob.size).sum());
+        let damaged = blobs::upload(&self.objects, cache, blobs, transfer)?;
+        damaged.iter().for_each(|(_, error)| self.warn(error.to_string()));
+        Ok(damaged.into_iter().map(|(blob, _)| blob).collect())
     }
 
     fn create<T: Named>(&self, records: &[T]) -> Result<Vec<bool>> {

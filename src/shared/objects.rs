@@ -2,17 +2,19 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
-use object_store::{Error as StoreFailure, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
+use object_store::{Error as StoreFailure, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
 use tokio::runtime::Runtime;
 
 use super::address::{Address, Variables, hidden};
 use super::error::{Result, SharedError};
 
+/// `store gc` keeps what was written within this time, unless the user chooses another.
+pub const GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Requests in flight.
 const IN_FLIGHT: usize = 64;
 /// No record is larger. A larger object is not read.
@@ -28,6 +30,19 @@ pub(super) struct Listed {
     pub(super) size: u64,
     /// When it was written, in Unix milliseconds on the store's clock.
     pub(super) written_at: i64,
+}
+
+impl Listed {
+    /// How old it is, by the clock of this machine.
+    pub(super) fn age(&self) -> Duration {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        now.saturating_sub(Duration::from_millis(u64::try_from(self.written_at).unwrap_or(0)))
+    }
+
+    /// Whether it is so old that a machine that needs it writes it again.
+    pub(super) fn is_old(&self) -> bool {
+        self.age() > GRACE / 2
+    }
 }
 
 /// The objects of a store.
@@ -92,12 +107,12 @@ impl Objects {
         self.get_each(&[name.to_owned()]).pop().unwrap_or(Ok(None))
     }
 
-    /// The sizes of objects. `None` for one that does not exist.
-    pub(super) fn sizes(&self, names: &[String]) -> Vec<Result<Option<u64>>> {
+    /// The sizes of objects and when they were written. `None` for one that does not exist.
+    pub(super) fn look_at_each(&self, names: &[String]) -> Vec<Result<Option<Listed>>> {
         self.each(names, |name| async move {
             let path = self.path(name);
             match retried(|| self.store.head(&path)).await {
-                Ok(meta) => Ok(Some(meta.size)),
+                Ok(meta) => Ok(Some(listed(name, &meta))),
                 Err(StoreFailure::NotFound { .. }) => Ok(None),
                 Err(error) => Err(self.failed(&format!("look for {name}"), &error)),
             }
@@ -117,6 +132,13 @@ impl Objects {
         })
     }
 
+    /// Creates or replaces an object.
+    pub(super) fn put(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        let (path, bytes) = (self.path(name), Bytes::from(bytes));
+        let put = self.runtime.block_on(retried(|| self.store.put(&path, bytes.clone().into())));
+        put.map(drop).map_err(|error| self.failed(&format!("write {name}"), &error))
+    }
+
     /// Creates an object. False if it exists.
     pub(super) fn create(&self, name: &str, bytes: Vec<u8>) -> Result<bool> {
         self.create_each(vec![(name.to_owned(), bytes)]).pop().unwrap_or(Ok(false))
@@ -126,21 +148,18 @@ impl Objects {
     pub(super) fn list_each(&self, prefixes: &[String]) -> Vec<Result<Vec<Listed>>> {
         self.each(prefixes, |prefix| async move {
             let path = self.path(prefix);
-            let listed = retried(|| self.store.list(Some(&path)).try_collect::<Vec<_>>()).await;
-            let mut listed = match listed {
+            let answer = retried(|| self.store.list(Some(&path)).try_collect::<Vec<_>>()).await;
+            let mut metas = match answer {
                 Err(StoreFailure::NotFound { .. }) => Vec::new(),
-                listed => listed.map_err(|e| self.failed(&format!("list {prefix}"), &e))?,
+                answer => answer.map_err(|e| self.failed(&format!("list {prefix}"), &e))?,
             };
-            listed.sort_by(|a, b| a.location.cmp(&b.location));
+            metas.sort_by(|a, b| a.location.cmp(&b.location));
             let name = |path: &Path| {
                 let parts: Vec<String> = path.prefix_match(&self.root)?.map(|part| part.as_ref().to_owned()).collect();
                 Some(parts.join("/"))
             };
-            let object = |meta: object_store::ObjectMeta| {
-                let written_at = meta.last_modified.timestamp_millis();
-                Some(Listed { name: name(&meta.location)?, size: meta.size, written_at })
-            };
-            Ok(listed.into_iter().filter_map(object).collect())
+            let object = |meta: ObjectMeta| Some(listed(&name(&meta.location)?, &meta));
+            Ok(metas.into_iter().filter_map(object).collect())
         })
     }
 
@@ -156,8 +175,22 @@ impl Objects {
 
     /// Removes objects. One that does not exist is no error.
     pub(super) fn remove_each(&self, names: &[String]) -> Vec<Result<()>> {
+        self.remove_older_each(names, Duration::ZERO)
+    }
+
+    /// Removes objects, except those that were written within this time. One that does not exist is no error.
+    pub(super) fn remove_older_each(&self, names: &[String], grace: Duration) -> Vec<Result<()>> {
         self.each(names, |name| async move {
             let path = self.path(name);
+            if !grace.is_zero() {
+                // A machine that needs it may have written it again since it was listed.
+                match retried(|| self.store.head(&path)).await {
+                    Ok(meta) if listed(name, &meta).age() < grace => return Ok(()),
+                    Ok(_) => {}
+                    Err(StoreFailure::NotFound { .. }) => return Ok(()),
+                    Err(error) => return Err(self.failed(&format!("look for {name}"), &error)),
+                }
+            }
             match retried(|| self.store.delete(&path)).await {
                 Ok(()) | Err(StoreFailure::NotFound { .. }) => Ok(()),
                 Err(error) => Err(self.failed(&format!("remove {name}"), &error)),
@@ -191,6 +224,10 @@ impl Objects {
             },
         }
     }
+}
+
+fn listed(name: &str, meta: &ObjectMeta) -> Listed {
+    Listed { name: name.to_owned(), size: meta.size, written_at: meta.last_modified.timestamp_millis() }
 }
 
 /// The innermost cause of an error: the outer ones repeat it.

@@ -72,11 +72,15 @@ pub(super) fn states(key: &Key, class: &str) -> String {
     format!("state/{key}/{}/", part(class))
 }
 
+/// The beginning of the names of all words about the result of this object.
+pub(super) fn words(result: &str) -> String {
+    format!("word/{}/", result.strip_prefix("result/").unwrap_or(result))
+}
+
 /// The name of what another machine says about a result.
 pub(super) fn word(result: &ResultRecord, signer: Option<PublicKey>) -> String {
     let who = signer.map_or_else(|| part(&result.provenance.host), |key| key.short());
-    let name = result.object();
-    format!("word/{}/{who}/{}", name.strip_prefix("result/").unwrap_or(&name), result.digest.short())
+    format!("{}{who}/{}", words(&result.object()), result.digest.short())
 }
 
 const NO_FILES: &str = "none";
@@ -94,7 +98,7 @@ fn files(read: &FilesRead) -> String {
 
 /// A text as a part of a name: letters, digits, `.`, `_` and `-`. Other characters are replaced, and a digest makes the
 /// part unique.
-fn part(text: &str) -> String {
+pub(super) fn part(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if !text.is_empty() && text.len() <= 100 && text.chars().all(is_plain) && !text.starts_with('.') {
         return text.to_owned();

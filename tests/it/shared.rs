@@ -110,6 +110,29 @@ fn second_machine_runs_nothing_and_its_no_op_asks_for_nothing() {
 }
 
 #[test]
+fn plan_counts_what_the_store_has_and_copies_nothing() {
+    let store = store();
+    let first = Machine::new(store.path(), MINI);
+    let stages = first.run(&["--store-write"]).executed().len();
+    let second = Machine::new(store.path(), MINI);
+    let plan = second.vadpipe(&["plan", "p.toml", "--check"]);
+    assert_eq!(plan.code, 0, "{}", plan.stderr);
+    assert!(plan.stderr.contains(&format!("{stages} stages: {stages} in the store")), "{}", plan.stderr);
+    assert!(!second.project.path("cache").exists());
+    second.project.edit("epochs = 3", "epochs = 5");
+    let plan = json(&second.vadpipe(&["plan", "p.toml", "--json"]));
+    let stages = plan["stages"].as_array().expect("stages");
+    let ad = stages.iter().find(|stage| stage["name"] == "ad").expect("a stage");
+    assert_eq!((&ad["state"], &ad["epochs"]["cached"], &ad["in_store"]), (&"miss".into(), &3.into(), &false.into()));
+    assert_eq!(stages.iter().find(|stage| stage["name"] == "data").expect("a stage")["in_store"], true);
+    fs::remove_dir_all(store.path()).expect("removed");
+    fs::write(store.path(), "").expect("a file");
+    assert_eq!(second.vadpipe(&["plan", "p.toml"]).code, 2);
+    fs::remove_file(store.path()).expect("removed");
+    fs::create_dir(store.path()).expect("a folder");
+}
+
+#[test]
 fn training_is_extended_on_another_machine() {
     let store = store();
     let Some(first) = Machine::with_script(store.path()) else { return };
@@ -324,4 +347,113 @@ fn store_is_only_read_without_permission() {
     assert!(!objects(store.path(), "result/").is_empty(), "the configuration names the store and allows to write");
     let shown = json(&machine.project.vadpipe(["config", "--json"]));
     assert_eq!((&shown["store"]["url"], &shown["store"]["write"]), (&url.into(), &true.into()), "{shown}");
+}
+
+/// A pipeline whose only stage makes other bytes each time.
+const CLOCK: &str = r#"
+[pipeline]
+name = "p"
+[stages.a]
+kind = "command"
+argv = ["sh", "-c", "date +%s%N > time"]
+outputs = { a = "time" }
+"#;
+
+#[test]
+fn machines_that_verify_a_result_add_their_word() {
+    let store = store();
+    let machine = |pipeline: &str| {
+        let machine = Machine::new(store.path(), pipeline);
+        machine.project.vadpipe(["store", "keygen"]);
+        machine
+    };
+    machine(MINI).run(&["--store-write"]);
+    let second = machine(MINI);
+    let verified = json(&second.vadpipe(&["verify", "p.toml", "ad", "--store-write", "--json"]));
+    let voices = verified["voices"][0]["voices"].as_array().expect("voices").clone();
+    assert_eq!(voices.len(), 2, "{verified}");
+    assert_eq!((&voices[1]["name"], &voices[1]["differs"]), (&"you".into(), &serde_json::Value::Null));
+    assert_eq!(voices[0]["digest"], voices[1]["digest"]);
+    let third = machine(MINI).vadpipe(&["verify", "p.toml", "ad"]);
+    assert!(third.stdout.contains("ad: made by ") && third.stdout.contains(" agrees"), "{}", third.stdout);
+    // A program that is not reproducible.
+    machine(CLOCK).run(&["--store-write"]);
+    let verified = machine(CLOCK).vadpipe(&["verify", "p.toml", "a", "--store-write"]);
+    assert_eq!(verified.code, 3, "{}", verified.stderr);
+    assert!(
+        verified.stdout.contains("you (") && verified.stdout.contains(" differs in file `time`"),
+        "{}",
+        verified.stdout
+    );
+    let status = json(&second.vadpipe(&["store", "status", "--json"]));
+    assert_eq!(status["disputed"].as_array().expect("a list").len(), 1, "{status}");
+    assert_eq!((&status["disputed"][0]["point"], &status["words"]), (&"a".into(), &2.into()), "{status}");
+    let status = second.vadpipe(&["store", "status"]);
+    assert!(
+        status.stdout.contains("a: made by ") && status.stdout.contains("differs in file `time`"),
+        "{}",
+        status.stdout
+    );
+}
+
+#[test]
+fn doctor_removes_what_is_damaged_and_the_next_push_writes_it_again() {
+    let store = store();
+    let machine = Machine::new(store.path(), MINI);
+    machine.run(&["--store-write"]);
+    let doctor = |more: &[&str]| machine.vadpipe(&[&["store", "doctor", "--json"], more].concat());
+    let report = json(&doctor(&["--blobs"]));
+    assert_eq!((&report["healthy"], &report["atomic"]), (&true.into(), &true.into()), "{report}");
+    let (results, blobs) = (objects(store.path(), "result/"), objects(store.path(), "blob/"));
+    flip(&results[0]);
+    fs::write(&results[1], "").expect("empty");
+    fs::remove_file(&blobs[0]).expect("removed");
+    flip(&blobs[1]);
+    fs::write(&blobs[2], "x").expect("another length");
+    let found = doctor(&["-n", "--blobs"]);
+    assert_eq!(found.code, 5, "{}", found.stderr);
+    assert_eq!(objects(store.path(), "result/").len(), results.len(), "-n removes nothing");
+    let report = json(&doctor(&["--blobs"]));
+    let problems: Vec<&str> =
+        report["problems"].as_array().expect("a list").iter().filter_map(|p| p.as_str()).collect();
+    for part in ["it is altered", "it is not a record", "its bytes are not those of its name", "is missing or damaged"]
+    {
+        assert!(problems.iter().any(|problem| problem.contains(part)), "{part}: {problems:?}");
+    }
+    assert_eq!(json(&doctor(&["--blobs"]))["healthy"], true);
+    machine.vadpipe(&["push", "p.toml"]);
+    assert_eq!(objects(store.path(), "result/"), results);
+    assert_eq!(objects(store.path(), "blob/"), blobs);
+    let second = Machine::new(store.path(), MINI);
+    assert_eq!(second.run(&[]).executed(), [""; 0]);
+}
+
+#[test]
+fn gc_keeps_what_the_newest_runs_need_and_what_is_young() {
+    let store = store();
+    let machine = Machine::new(store.path(), MINI);
+    machine.run(&["--store-write"]);
+    let first = (objects(store.path(), "result/"), objects(store.path(), "blob/"));
+    machine.project.edit("epochs = 3", "epochs = 5");
+    machine.run(&["--store-write"]);
+    let all = (objects(store.path(), "result/"), objects(store.path(), "blob/"));
+    assert!(all.0.len() > first.0.len() && all.1.len() > first.1.len());
+    let gc = |args: &[&str]| machine.vadpipe(&[&["store", "gc", "--json"], args].concat());
+    assert_eq!(json(&gc(&["--keep-runs", "1"]))["records_removed"], 0, "everything is young");
+    let refused = gc(&["--grace", "0s"]);
+    assert!(refused.code == 2 && refused.stderr.contains("may lose what they push"), "{}", refused.stderr);
+    let kept = json(&gc(&["--keep-runs", "2", "--grace", "0s", "--force"]));
+    assert_eq!((&kept["records_removed"], &kept["blobs_removed"]), (&0.into(), &0.into()), "{kept}");
+    let counted = json(&gc(&["--keep-runs", "1", "--grace", "0s", "--force", "-n"]));
+    assert!(counted["records_removed"].as_u64() > Some(0) && counted["bytes_removed"].as_u64() > Some(0), "{counted}");
+    assert_eq!(objects(store.path(), "result/"), all.0, "-n removes nothing");
+    assert_eq!(
+        json(&gc(&["--keep-runs", "1", "--grace", "0s", "--force"]))["records_removed"],
+        counted["records_removed"]
+    );
+    assert!(objects(store.path(), "result/").len() < all.0.len());
+    let second = Machine::new(store.path(), MINI);
+    second.project.edit("epochs = 3", "epochs = 5");
+    assert_eq!(second.run(&[]).executed(), [""; 0], "the newest run is complete");
+    assert_eq!(json(&second.vadpipe(&["store", "doctor", "-n", "--json"]))["healthy"], true);
 }

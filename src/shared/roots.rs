@@ -1,0 +1,39 @@
+//! Roots: what the newest runs need. `store gc` keeps it.
+//!
+//! ```text
+//! root/<pipeline>/<run>      the names of the records that a run needs, as JSON
+//! ```
+//!
+//! A run that may write leaves a root when it starts, and again when it ends and all keys are known.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::Result;
+use super::exchange::SharedStore;
+use super::record::{Named, part};
+use crate::store::{ResultRecord, StateRecord};
+
+/// The beginning of the names of all roots.
+pub(super) const ROOTS: &str = "root/";
+
+/// What a run needs.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Root {
+    /// The names of results and states.
+    pub(super) records: BTreeSet<String>,
+}
+
+impl SharedStore {
+    /// Notes what a run needs. Replaces what the same run noted before.
+    ///
+    /// # Errors
+    /// If the store can't be written.
+    pub fn put_root(&self, pipeline: &str, run: &str, results: &[ResultRecord], states: &[StateRecord]) -> Result<()> {
+        self.mark()?;
+        let records = results.iter().map(Named::object).chain(states.iter().map(Named::object)).collect();
+        let bytes = serde_json::to_vec(&Root { records }).unwrap_or_default();
+        self.objects.put(&format!("{ROOTS}{}/{}", part(pipeline), part(run)), bytes)
+    }
+}
