@@ -21,6 +21,8 @@ use crate::store::{FilesRead, Import, ResultRecord, StateQuery, StateRecord, Sto
 
 /// The object that says that this is a store of vadpipe.
 const MARKER: &str = "vadpipe.json";
+/// The beginnings of the names of all other objects.
+const OWN: [&str; 8] = ["blob/", "claim/", "doctor/", "result/", "root/", "run/", "state/", "word/"];
 /// The format of the store.
 const FORMAT: u32 = 1;
 /// About how many bytes are stored at a time. What is stored stays if the transfer is interrupted.
@@ -99,9 +101,17 @@ pub struct SharedStore {
     warnings: Mutex<Vec<String>>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 struct Marker {
     format: u32,
+    /// Says the same in words. So a damaged marker is not taken for that of a later format.
+    is: String,
+}
+
+impl Marker {
+    fn new(format: u32) -> Self {
+        Self { format, is: format!("a store of vadpipe, format {format}") }
+    }
 }
 
 impl SharedStore {
@@ -176,19 +186,29 @@ impl SharedStore {
         }
         match self.objects.get(MARKER)? {
             Some(bytes) => match serde_json::from_slice::<Marker>(&bytes) {
-                Ok(Marker { format }) if format <= FORMAT => self.is_marked.store(true, Ordering::Relaxed),
-                Ok(Marker { format }) => {
+                Ok(marker) if marker == Marker::new(FORMAT) => self.is_marked.store(true, Ordering::Relaxed),
+                Ok(marker) if marker == Marker::new(marker.format) => {
+                    let format = marker.format;
                     let message =
                         format!("the store {address} has format {format}; this vadpipe reads formats up to {FORMAT}");
                     return Err(SharedError::unusable(message, "use the vadpipe that wrote it or a later one"));
                 }
-                Err(_) => return Err(self.is_something_else(MARKER)),
-            },
-            None => {
-                if let Some(other) = self.objects.first()? {
-                    return Err(self.is_something_else(&other));
+                Ok(_) | Err(_) => {
+                    if self.objects.first("result/")?.is_none() {
+                        return Err(self.is_something_else(MARKER));
+                    }
+                    self.is_marked.store(true, Ordering::Relaxed);
+                    self.warn(format!(
+                        "{MARKER} of the store {address} is damaged; `vadpipe store doctor` restores it"
+                    ));
                 }
-            }
+            },
+            None => match self.objects.first("")? {
+                // The marker was removed.
+                Some(own) if OWN.iter().any(|folder| own.starts_with(folder)) => {}
+                Some(other) => return Err(self.is_something_else(&other)),
+                None => {}
+            },
         }
         let _ = self.is_checked.set(());
         Ok(())
@@ -212,11 +232,16 @@ impl SharedStore {
         Err(SharedError::unusable(message, hint))
     }
 
+    /// Restores the marker.
+    pub(super) fn restore_marker(&self) -> Result<()> {
+        self.objects.put(MARKER, serde_json::to_vec(&Marker::new(FORMAT)).unwrap_or_default())
+    }
+
     /// Makes the store one of vadpipe before the first write.
     pub(super) fn mark(&self) -> Result<()> {
         self.check()?;
         if !self.is_marked.load(Ordering::Relaxed) {
-            let marker = serde_json::to_vec(&Marker { format: FORMAT }).unwrap_or_default();
+            let marker = serde_json::to_vec(&Marker::new(FORMAT)).unwrap_or_default();
             self.objects.create(MARKER, marker)?;
             self.is_marked.store(true, Ordering::Relaxed);
         }

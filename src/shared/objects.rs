@@ -154,20 +154,23 @@ impl Objects {
                 answer => answer.map_err(|e| self.failed(&format!("list {prefix}"), &e))?,
             };
             metas.sort_by(|a, b| a.location.cmp(&b.location));
-            let name = |path: &Path| {
-                let parts: Vec<String> = path.prefix_match(&self.root)?.map(|part| part.as_ref().to_owned()).collect();
-                Some(parts.join("/"))
-            };
-            let object = |meta: ObjectMeta| Some(listed(&name(&meta.location)?, &meta));
+            let object = |meta: ObjectMeta| Some(listed(&self.name(&meta.location)?, &meta));
             Ok(metas.into_iter().filter_map(object).collect())
         })
     }
 
-    /// The name of any object, if there is one.
-    pub(super) fn first(&self) -> Result<Option<String>> {
-        let first = || async { self.store.list(Some(&self.root)).next().await.transpose() };
+    /// The name of an object, as [`Objects::path`] takes it.
+    fn name(&self, path: &Path) -> Option<String> {
+        let parts: Vec<String> = path.prefix_match(&self.root)?.map(|part| part.as_ref().to_owned()).collect();
+        Some(parts.join("/"))
+    }
+
+    /// The name of any object below this prefix, if there is one.
+    pub(super) fn first(&self, prefix: &str) -> Result<Option<String>> {
+        let path = self.path(prefix);
+        let first = || async { self.store.list(Some(&path)).next().await.transpose() };
         match self.runtime.block_on(retried(first)) {
-            Ok(first) => Ok(first.map(|object| object.location.to_string())),
+            Ok(first) => Ok(first.and_then(|object| self.name(&object.location))),
             Err(StoreFailure::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.failed("list the objects", &error)),
         }

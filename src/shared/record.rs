@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! vadpipe record 1
+//! blake3 <digest of the JSON>
 //! signed ed25519:<public key> <signature>          only if it is signed
 //!
 //! {"key":…}                                        the record as JSON
@@ -19,6 +20,7 @@ use crate::store::{FilesRead, ResultRecord, StateRecord};
 /// The first line of every record. The number is that of its format.
 const FIRST: &str = "vadpipe record ";
 const FORMAT: u32 = 1;
+const CHECK: &str = "blake3 ";
 const SIGNED: &str = "signed ";
 
 /// A record with the key that signed it.
@@ -112,7 +114,8 @@ pub(super) fn encode<T: Named>(record: &T, name: &str, key: Option<&SecretKey>) 
     // Only a map whose keys aren't strings can fail, and there is none.
     let json = serde_json::to_vec(record).unwrap_or_default();
     let signed = key.map(|key| format!("{SIGNED}{} {}\n", key.public(), hex::encode(key.sign(&message(name, &json)))));
-    let head = format!("{FIRST}{FORMAT}\n{}\n", signed.unwrap_or_default());
+    let check = Digest::of(&json);
+    let head = format!("{FIRST}{FORMAT}\n{CHECK}{check}\n{}\n", signed.unwrap_or_default());
     [head.into_bytes(), json].concat()
 }
 
@@ -132,29 +135,36 @@ pub(super) fn decode<T: Named>(bytes: &[u8], name: &str, own: bool) -> Result<Si
         Some(newer) if newer > FORMAT => return Err(format!("it has format {newer}, of a later vadpipe")),
         _ => return Err("it is not a record".to_owned()),
     }
+    let (check, rest) = line(rest).ok_or("it is cut off")?;
     let (second, mut json) = line(rest).ok_or("it is cut off")?;
-    let mut signer = None;
-    if let Some(signed) = second.strip_prefix(SIGNED) {
-        let (key, signature) = signed.split_once(' ').ok_or("its signature can't be read")?;
-        let key: PublicKey = key.parse().map_err(|_| "its signature can't be read")?;
-        let signature = hex::decode(signature).map_err(|_| "its signature can't be read")?;
+    let mut signed = None;
+    if !second.is_empty() {
         let (empty, rest) = line(json).ok_or("it is cut off")?;
-        if !empty.is_empty() {
-            return Err("it is not a record".to_owned());
+        signed = second.strip_prefix(SIGNED).and_then(|signed| signed.split_once(' ')).filter(|_| empty.is_empty());
+        if signed.is_none() {
+            return Err("it is altered".to_owned());
         }
         json = rest;
-        if !key.verifies(&message(name, json), &signature) {
-            return Err("its signature is not that of its content".to_owned());
-        }
-        signer = Some(key);
-    } else if !second.is_empty() {
-        return Err("it is not a record".to_owned());
     }
+    if check.strip_prefix(CHECK) != Some(&*Digest::of(json).to_string()) {
+        return Err("it is altered or cut off".to_owned());
+    }
+    let signer = signed.map(|(key, signature)| verified(key, signature, &message(name, json))).transpose()?;
     let record: T = serde_json::from_slice(json).map_err(|_| "it is altered or cut off")?;
     if !record.is_consistent() || (own && record.object() != name) {
         return Err("it is altered: its content is not that of its key".to_owned());
     }
     Ok(Signed { record, signer })
+}
+
+/// The key of a signature that is right.
+fn verified(key: &str, signature: &str, message: &[u8]) -> Result<PublicKey, String> {
+    let key: PublicKey = key.parse().map_err(|_| "its signature can't be read")?;
+    let signature = hex::decode(signature).map_err(|_| "its signature can't be read")?;
+    match key.verifies(message, &signature) {
+        true => Ok(key),
+        false => Err("its signature is not that of its content".to_owned()),
+    }
 }
 
 /// The first line, and what follows it.

@@ -5,6 +5,7 @@
 //! never removed, as long as the clocks of the machines differ by less than half the grace period.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
 use super::blobs::{self, blob_name};
@@ -14,6 +15,7 @@ use super::objects::Listed;
 use super::record::{Named, Signed};
 use super::roots::{ROOTS, Root};
 use crate::artifact::BlobEntry;
+use crate::file;
 use crate::store::{ResultRecord, StateRecord};
 
 /// The shortest grace period: transfers and clocks that differ take less.
@@ -176,6 +178,9 @@ impl SharedStore {
             for old in [removed, old_blobs] {
                 self.objects.remove_older_each(&old, policy.grace).into_iter().collect::<Result<Vec<()>>>()?;
             }
+            if let Some(folder) = self.address().folder() {
+                remove_unfinished(folder, policy.grace);
+            }
         }
         Ok(report)
     }
@@ -235,6 +240,7 @@ impl SharedStore {
         if repair {
             self.objects.remove_each(&damaged).into_iter().collect::<Result<Vec<()>>>()?;
             report.removed = damaged.len();
+            self.restore_marker()?;
             report.is_atomic = Some(self.is_atomic()?);
         }
         Ok(report)
@@ -248,6 +254,20 @@ impl SharedStore {
         let created = self.objects.create_each(racers).into_iter().collect::<Result<Vec<bool>>>()?;
         self.objects.remove_each(&[name]).into_iter().collect::<Result<Vec<()>>>()?;
         Ok(created.into_iter().filter(|created| *created).count() == 1)
+    }
+}
+
+/// Removes what writers that were killed have left in a folder: `NAME#1`. No listing shows these files. Errors are
+/// ignored, because the next collection tries again.
+fn remove_unfinished(folder: &Path, grace: Duration) {
+    for path in file::files_below(folder).unwrap_or_default() {
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.rsplit_once('#'));
+        let is_unfinished = name.is_some_and(|(_, number)| number.parse::<u32>().is_ok());
+        let path = folder.join(&path);
+        let age = path.metadata().and_then(|file| file.modified()).ok().and_then(|time| time.elapsed().ok());
+        if is_unfinished && age.is_some_and(|age| age >= grace) {
+            let _ = std::fs::remove_file(&path);
+        }
     }
 }
 

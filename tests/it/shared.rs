@@ -318,7 +318,8 @@ fn wrong_stores_are_refused_before_anything_runs() {
     fs::write(store.path().join("thesis.tex"), "").expect("a file");
     let other = store.path().display().to_string();
     refused(&other, &["--store-write"], "is not a store of vadpipe: it holds");
-    fs::write(store.path().join("vadpipe.json"), r#"{"format":2}"#).expect("a file");
+    fs::write(store.path().join("vadpipe.json"), r#"{"format":2,"is":"a store of vadpipe, format 2"}"#)
+        .expect("a file");
     refused(&other, &[], "has format 2; this vadpipe reads formats up to 1");
     fs::write(store.path().join("vadpipe.json"), "{}").expect("a file");
     refused(&other, &[], "is not a store of vadpipe");
