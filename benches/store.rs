@@ -1,6 +1,7 @@
 //! Compares the store with a plain file and with the machine, and measures the look-ups of a no-op run.
 //!
-//! `cargo bench --bench store [-- FOLDER]`. The folder chooses the disk.
+//! `cargo bench --bench store [-- shared] [FOLDER]`. The folder chooses the disk. `shared` measures and attacks the
+//! shared store instead: see `store/shared.rs`.
 //!
 //! The store and the plain file take turns in the same folder, each time with new bytes. Medians are printed. The plain
 //! file is written and synced, then read while its BLAKE3 digest is computed. Like the store, the bench keeps the old
@@ -10,10 +11,14 @@
 //! The floor of a write is the plain file, because the same bytes must reach the same disk. The floor of a verified
 //! read is one copy of the bytes and one BLAKE3 digest, each by all threads at its measured rate.
 
+#[path = "store/shared.rs"]
+mod shared;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use vadpipe::artifact::{Artifact, Tensor};
@@ -32,9 +37,26 @@ const ROUNDS: u64 = 7;
 /// Checkpoints that replace each other.
 const REPLACED: u64 = 20;
 
-fn main() -> Outcome {
-    let base = std::env::args().nth(1).filter(|a| !a.starts_with('-')).unwrap_or(".".to_owned());
+fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|arg| arg == "--vadpipe") {
+        return shared::vadpipe(std::env::args_os().enumerate().filter(|(i, _)| *i != 1).map(|(_, arg)| arg));
+    }
+    match bench() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("failed: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench() -> Outcome {
+    let words: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let base = words.iter().find(|word| *word != "shared").map_or(".", String::as_str);
     let folder = tempfile::tempdir_in(base)?;
+    if words.iter().any(|word| word == "shared") {
+        return shared::run(folder.path());
+    }
     states(&folder.path().join("states"), &folder.path().join("plain"))?;
     growth(&folder.path().join("growth"))?;
     lookups(&folder.path().join("lookups"))
