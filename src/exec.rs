@@ -148,7 +148,7 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     let asked = report(&log, filled);
     if !plan.is_complete() {
         let keys: Vec<Key> = plan.decisions.iter().filter(|d| d.output.is_some()).filter_map(|d| d.key).collect();
-        put_root(context, &id, &keys)?;
+        put_root(context, &id, &plan, &keys)?;
     }
     // An error cancels the stages of this run, but not later work of the caller.
     let cancel = context.cancel.for_one();
@@ -164,9 +164,9 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     driver.finish();
     log.warn_of_the_store();
     let ends = driver.ends();
-    if ends.iter().any(|end| end.status == StageStatus::Executed) {
+    if !plan.is_complete() || ends.iter().any(|end| end.status == StageStatus::Executed) {
         let keys: Vec<Key> = ends.iter().filter(|end| end.digest.is_some()).filter_map(|end| end.key).collect();
-        put_root(context, &id, &keys)?;
+        put_root(context, &id, &plan, &keys)?;
     }
     let status = match &worked {
         Ok(()) => status(&ends, driver.error(), context.cancel.is_cancelled()),

@@ -18,36 +18,42 @@
 //! user has named any, and each blob must have its digest. Whatever is missing, truncated or altered counts as missing and
 //! is reported. So nobody else's mistake ends a run or changes a byte of it.
 //!
-//! - `address`: which store, and how it is opened.
-//! - `cloud`: the clients of object stores.
+//! - `address`: which store, and how it is opened; `cloud`: the clients of object stores.
 //! - `objects`: objects by name, with many requests at a time and with retries.
-//! - `blobs`: blobs up and down as streams.
+//! - `blobs`: blobs up and down as streams; `transfer`: how far a transfer is.
 //! - `signature`: keys and signatures.
 //! - `record`: records as objects: names, signatures, checks.
-//! - `transfer`: how far a transfer is.
-//! - `exchange`: push and pull.
-//! - `roots`, `upkeep`: what recent runs need; counting, checking and cleaning the store.
+//! - `handle`: the store; `pull`, `push`: what it exchanges with a cache.
 //! - `words`: who agrees about a result, and who dissents.
+//! - `contents`, `roots`, `gc`, `doctor`: what it holds, what recent runs need, cleaning and checking.
 
 mod address;
 mod blobs;
 #[cfg(feature = "cloud")]
 mod cloud;
+mod contents;
+mod doctor;
 mod error;
-mod exchange;
+mod gc;
+mod handle;
 mod objects;
+mod pull;
+mod push;
 mod record;
 mod roots;
 mod signature;
 mod transfer;
-mod upkeep;
 mod words;
 
 pub use address::{Address, Variables};
+pub use contents::Counts;
+pub use doctor::SharedDoctorReport;
 pub use error::SharedError;
-pub use exchange::{Asked, Pulled, Pushed, SharedStore, Trust};
+pub use gc::{SharedGcPolicy, SharedGcReport};
+pub use handle::{SharedStore, Trust};
 pub use objects::GRACE;
+pub use pull::{Asked, Pulled};
+pub use push::Pushed;
 pub use signature::{PublicKey, SecretKey};
 pub use transfer::Transfer;
-pub use upkeep::{Counts, SHORTEST_GRACE, SharedDoctorReport, SharedGcPolicy, SharedGcReport};
 pub use words::{Voice, Voices};

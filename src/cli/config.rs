@@ -10,6 +10,7 @@ use serde_json::json;
 use super::ui::Ui;
 use crate::error::{Error, Result};
 use crate::file::{self, FileError};
+use crate::shared::Address;
 
 /// The longest configuration file.
 const MAX_BYTES: u64 = 1 << 20;
@@ -122,6 +123,8 @@ pub(super) fn config(_: &ConfigArgs, ui: &Ui) -> Result<()> {
     let url = std::env::var("VADPIPE_STORE").ok().filter(|url| !url.is_empty());
     let from_variable = url.is_some();
     let url = url.or_else(|| config.store.url.clone());
+    // Without a password, should there be one.
+    let url = url.map(|url| Address::parse(&url, Path::new("")).map_or_else(|e| e.to_string(), |a| a.to_string()));
     let key = config.key_file().map(|path| path.display().to_string());
     if ui.json {
         return ui.object(&json!({

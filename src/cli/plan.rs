@@ -63,14 +63,14 @@ pub(super) fn plan(args: &PlanArgs, global: &Global, ui: &Ui) -> Result<()> {
 }
 
 /// The plan of a run that takes what the shared store has. Without the store if that can't be reached.
-fn with_store(project: &Project, shared: &SharedStore, ui: &Ui) -> Result<Plan> {
+pub(super) fn with_store(project: &Project, shared: &SharedStore, ui: &Ui) -> Result<Plan> {
     let (cancel, watch) = (Cancel::default(), Watch::of_errors(ui));
     let planned = plan_with_store(&project.context(&[], 1, &cancel, &watch), shared, &project.wanted);
     project.store.warnings().iter().for_each(|warning| ui.warn(warning));
     print_warnings(shared, ui);
     match planned {
         Err(error) if error.category == Category::Storage => {
-            ui.warn(&format!("{error}; this is the plan without the store"));
+            ui.warn(&format!("{error}; planning without the store"));
             project.plan(&BTreeSet::new(), ui)
         }
         planned => planned,

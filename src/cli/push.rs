@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::plan::Plan;
 use crate::shared::Transfer;
 use crate::stage::Cancel;
-use crate::store::{Import, StateRecord};
+use crate::store::{Import, StateRecord, new_run_id};
 
 /// Arguments of `push`.
 #[derive(Args)]
@@ -40,7 +40,7 @@ pub(super) fn push(args: &PushArgs, global: &Global, ui: &Ui) -> Result<()> {
     let cancel = Cancel::default();
     stop_on_signals(&cancel, |_| {})?;
     let plan = project.plan(&BTreeSet::new(), ui)?;
-    let results = project.planner(&BTreeSet::new()).records(&plan)?.into_values().collect();
+    let results: Vec<_> = project.planner(&BTreeSet::new()).records(&plan)?.into_values().collect();
     let states = if args.no_states { Vec::new() } else { states(&project, &plan)? };
     let bar = ui.bar("pushing (kB)");
     let cancelled = || cancel.is_cancelled();
@@ -52,11 +52,17 @@ pub(super) fn push(args: &PushArgs, global: &Global, ui: &Ui) -> Result<()> {
         }
     };
     let transfer = Transfer::new(&cancelled, &show);
-    let pushed = shared.push(&project.store, Import { results, states }, &transfer);
+    let accepted = results.iter().filter(|record| record.provenance.accepted.is_some()).count();
+    // So that `store gc` keeps them.
+    let rooted = shared.put_root(&project.spec.pipeline.name, &new_run_id(), &results, &states);
+    let pushed = rooted.and_then(|()| shared.push(&project.store, Import { results, states }, &transfer));
     let moved = transfer.bytes();
     drop(progress);
     print_warnings(&shared, ui);
     let pushed = pushed?;
+    if accepted > 0 {
+        ui.note(&format!("{} that `vadpipe accept` made valid stay here", count(accepted, "result")));
+    }
     for other in &pushed.others {
         ui.warn(&format!(
             "the store has another result of `{}`, made by {}: it stays, and yours is kept beside it",

@@ -115,7 +115,11 @@ impl Run<'_> {
         let Self { args, session, .. } = self;
         let forced = if force { forced(project, args)? } else { BTreeSet::new() };
         if args.dry_run {
-            return plan::print(project, &project.plan(&forced, self.ui)?, self.ui);
+            let plan = match args.store.open()?.filter(|_| forced.is_empty()) {
+                Some(shared) => plan::with_store(project, &shared, self.ui)?,
+                None => project.plan(&forced, self.ui)?,
+            };
+            return plan::print(project, &plan, self.ui);
         }
         let dir = project.store.dir();
         if !is_cache(dir) {

@@ -10,7 +10,7 @@ use super::args::{Global, PipelineArgs};
 use super::cache_wait::{CacheWait, StartListener};
 use super::project::{Project, data_dirs};
 use super::session::Session;
-use super::shared::StoreWriteArgs;
+use super::shared::{StoreWriteArgs, print_warnings};
 use super::store;
 use super::ui::{GREEN, RED, Ui, Watch, paint};
 use crate::error::{Category, Error, Result};
@@ -83,7 +83,7 @@ fn compare(args: &VerifyArgs, global: &Global, ui: &Ui, session: &Session, cache
     }
     let found = exec::verify(&context, &points, sample)?;
     let voices = match &shared {
-        Some(shared) => voices(shared, &found, &results)?,
+        Some(shared) => voices(shared, &found, &results, ui),
         None => Vec::new(),
     };
     let differing = found.iter().filter(|v| differs(v)).count();
@@ -107,15 +107,22 @@ fn compare(args: &VerifyArgs, global: &Global, ui: &Ui, session: &Session, cache
 }
 
 /// Tells the shared store what was made again, if this machine may write to it, and returns what all machines say.
-fn voices(shared: &SharedStore, found: &[Verification], results: &[(PointId, ResultRecord)]) -> Result<Vec<Voices>> {
-    if shared.writes() {
-        found
-            .iter()
-            .filter_map(|verification| verification.again.as_ref())
-            .try_for_each(|again| shared.attest(again))?;
+fn voices(shared: &SharedStore, found: &[Verification], results: &[(PointId, ResultRecord)], ui: &Ui) -> Vec<Voices> {
+    if shared.is_given_up() {
+        return Vec::new();
     }
     let results: Vec<ResultRecord> = results.iter().map(|(_, record)| record.clone()).collect();
-    Ok(shared.voices(&results)?.into_iter().flatten().collect())
+    let mut again = found.iter().filter_map(|verification| verification.again.as_ref());
+    let told = if shared.writes() { again.try_for_each(|again| shared.attest(again)) } else { Ok(()) };
+    let voices = told.and_then(|()| shared.voices(&results));
+    print_warnings(shared, ui);
+    match voices {
+        Ok(voices) => voices.into_iter().flatten().collect(),
+        Err(error) => {
+            ui.warn(&format!("{error}; what other machines say is unknown"));
+            Vec::new()
+        }
+    }
 }
 
 /// Whether the exit code says so. An incomplete state changes no result if each process trains one segment.

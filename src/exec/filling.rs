@@ -12,7 +12,7 @@ use crate::event::Event;
 use crate::exec::context::RunContext;
 use crate::id::PointId;
 use crate::key::{Digest, Key};
-use crate::plan::{Decision, Plan, Planner};
+use crate::plan::{Decision, Plan, Planner, State};
 use crate::shared::{Asked, SharedError, SharedStore, Transfer};
 use crate::store::FilesRead;
 
@@ -91,7 +91,7 @@ pub fn plan_with_store(context: &RunContext<'_>, shared: &SharedStore, wanted: &
     let (forced, mut in_store, mut asked) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
     let mut plan = context.planner(&forced).plan(wanted)?;
     loop {
-        let misses = plan.decisions.iter().filter(|decision| decision.output.is_none());
+        let misses = plan.decisions.iter().filter(|decision| is_lacking(decision));
         let ask = |decision: &Decision| {
             let reads_files = context.point(decision.point).parsed.stage.reads().files;
             decision.key.filter(|key| asked.insert(*key)).map(|declared| Asked { declared, reads_files })
@@ -106,22 +106,37 @@ pub fn plan_with_store(context: &RunContext<'_>, shared: &SharedStore, wanted: &
         }
         plan = Planner { in_store: Some(&in_store), ..context.planner(&forced) }.plan(wanted)?;
     }
-    for decision in &mut plan.decisions {
+    let names = shared.state_names(requests(context, plan.decisions.iter().filter(|d| is_lacking(d))))?;
+    for decision in plan.decisions.iter_mut().filter(|decision| is_lacking(decision)) {
         if let (Some(components), Some(epochs)) = (&decision.components, &mut decision.epochs) {
             let (spec, chain) = (context.spec, components.chain());
             let class = spec.class(decision.point, context.compute);
             let digest = |path: &Path| context.store.digest_now(path);
             let query = spec.resumable(decision.point, &class);
-            let state = shared.find_state(chain.keys(), &query, epochs.cached, &digest)?;
+            let state = shared.find_state(chain.keys(), &query, epochs.cached, names.as_ref(), &digest)?;
             epochs.cached = state.map_or(epochs.cached, |state| state.epoch);
         }
     }
     Ok(plan)
 }
 
+/// Whether the cache lacks a result that the run needs.
+fn is_lacking(decision: &Decision) -> bool {
+    decision.output.is_none() && decision.state != State::Pruned
+}
+
+/// How many requests the states of these trainings take at most.
+fn requests<'a>(context: &RunContext<'_>, decisions: impl Iterator<Item = &'a Decision>) -> u64 {
+    let of = |decision: &Decision| {
+        let every = context.spec.resumable(decision.point, "").every;
+        decision.epochs.map_or(0, |epochs| (epochs.total - epochs.cached).div_ceil(every))
+    };
+    decisions.map(of).sum()
+}
+
 /// The warning that the work goes on without the shared store.
 pub(crate) fn without_store(error: &SharedError) -> String {
-    format!("{error}; what follows does without the store")
+    format!("{error}; continuing without the store")
 }
 
 struct Filling<'a> {
@@ -138,7 +153,7 @@ struct Filling<'a> {
 impl Filling<'_> {
     /// Asks for results, or for states if there are no results to ask for.
     fn round(&mut self, plan: &Plan) -> Result<Filled, SharedError> {
-        let misses = plan.decisions.iter().filter(|decision| decision.output.is_none());
+        let misses = plan.decisions.iter().filter(|decision| is_lacking(decision));
         let misses = misses.filter(|decision| !self.planner.forced.contains(&decision.point));
         let misses: Vec<(&Decision, Key)> = misses.filter_map(|decision| Some((decision, decision.key?))).collect();
         let new = |(decision, key): &(&Decision, Key)| {
@@ -156,11 +171,14 @@ impl Filling<'_> {
                 return Ok(Filled { results: pulled.results, ..Filled::default() });
             }
         }
+        let new: Vec<&Decision> = misses.into_iter().filter(|(_, key)| self.states.insert(*key)).map(|m| m.0).collect();
+        let names = self.shared.state_names(requests(self.context, new.iter().copied()))?;
         let mut states = 0;
-        for (decision, key) in misses {
-            if self.states.insert(key) && self.pull_state(decision)? {
-                states += 1;
+        for decision in new {
+            if self.transfer.is_cancelled() {
+                return Err(SharedError::Cancelled);
             }
+            states += usize::from(self.pull_state(decision, names.as_ref())?);
         }
         Ok(Filled { states, ..Filled::default() })
     }
@@ -174,13 +192,13 @@ impl Filling<'_> {
     }
 
     /// Copies the furthest state of a training that is further than those of the cache.
-    fn pull_state(&self, decision: &Decision) -> Result<bool, SharedError> {
+    fn pull_state(&self, decision: &Decision, names: Option<&BTreeSet<String>>) -> Result<bool, SharedError> {
         let (Some(components), Some(epochs)) = (&decision.components, decision.epochs) else { return Ok(false) };
         let (spec, chain) = (self.context.spec, components.chain());
         let class = spec.class(decision.point, self.context.compute);
         let query = spec.resumable(decision.point, &class);
         let digest = |path: &Path| self.digest(path);
-        match self.shared.find_state(chain.keys(), &query, epochs.cached, &digest)? {
+        match self.shared.find_state(chain.keys(), &query, epochs.cached, names, &digest)? {
             Some(state) => self.shared.pull_state(self.context.store, state, self.transfer),
             None => Ok(false),
         }

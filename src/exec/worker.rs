@@ -290,6 +290,7 @@ impl<'a> Worker<'a> {
             host: host_name(),
             program: self.context.point(output.point).parsed.stage.program(&spec.base),
             accepted: None,
+            pulled: false,
         };
         NewResult {
             pipeline: &spec.pipeline.name,

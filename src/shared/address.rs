@@ -66,7 +66,7 @@ impl Address {
             other => return Err(wrong(&format!("no kind of store is called `{other}`"))),
         };
         if rest.contains(['?', '#']) || rest.split('/').next().is_some_and(|host| host.contains(':')) {
-            return Err(wrong("credentials and options belong into the environment"));
+            return Err(wrong("credentials and options belong in the environment"));
         }
         let (bucket, below) = rest.split_once('/').unwrap_or((rest, ""));
         if bucket.is_empty() {

@@ -8,7 +8,7 @@ use bytes::{Buf as _, Bytes};
 use futures_util::stream::{self, Stream, StreamExt as _};
 use object_store::{ObjectStoreExt as _, WriteMultipart};
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::error::{Result, SharedError};
 use super::objects::{Objects, retried};
@@ -42,11 +42,18 @@ pub(super) struct Download<'a> {
     objects: &'a Objects,
     ranges: Arc<Mutex<Ranges<'a>>>,
     transfer: &'a Transfer<'a>,
+    failure: &'a Mutex<Option<SharedError>>,
     blobs: std::vec::IntoIter<BlobEntry>,
 }
 
 impl<'a> Download<'a> {
-    pub(super) fn new(objects: &'a Objects, blobs: &[BlobEntry], transfer: &'a Transfer<'a>) -> Self {
+    /// `failure` is set if the store fails.
+    pub(super) fn new(
+        objects: &'a Objects,
+        blobs: &[BlobEntry],
+        transfer: &'a Transfer<'a>,
+        failure: &'a Mutex<Option<SharedError>>,
+    ) -> Self {
         let ranges = blobs.to_vec().into_iter().flat_map(|blob| {
             let starts = (0..blob.size).step_by(RANGE as usize);
             starts.map(move |start| (blob, start..blob.size.min(start + RANGE)))
@@ -56,7 +63,7 @@ impl<'a> Download<'a> {
             retried(|| objects.store.get_range(&path, range.clone())).await
         };
         let ranges: Ranges<'a> = Box::pin(stream::iter(ranges.map(read)).buffered(at_a_time(blobs)));
-        Self { objects, ranges: Arc::new(Mutex::new(ranges)), transfer, blobs: blobs.to_vec().into_iter() }
+        Self { objects, ranges: Arc::new(Mutex::new(ranges)), transfer, failure, blobs: blobs.to_vec().into_iter() }
     }
 }
 
@@ -77,6 +84,7 @@ impl<'a> Iterator for Download<'a> {
             objects: self.objects,
             ranges: Arc::clone(&self.ranges),
             transfer: self.transfer,
+            failure: self.failure,
             left: blob.size.div_ceil(RANGE),
             bytes: Bytes::new(),
         }))
@@ -88,6 +96,7 @@ struct BlobReader<'a> {
     objects: &'a Objects,
     ranges: Arc<Mutex<Ranges<'a>>>,
     transfer: &'a Transfer<'a>,
+    failure: &'a Mutex<Option<SharedError>>,
     /// Ranges that are not read yet.
     left: u64,
     bytes: Bytes,
@@ -105,7 +114,12 @@ impl Read for BlobReader<'_> {
             self.bytes = match next {
                 Some(Ok(bytes)) => bytes,
                 Some(Err(object_store::Error::NotFound { .. })) => return Err(io::Error::other("it is missing")),
-                Some(Err(error)) => return Err(io::Error::other(self.objects.failed("read it", &error))),
+                Some(Err(error)) => {
+                    let error = self.objects.failed("read a tensor or a file", &error);
+                    let why = io::Error::other(error.to_string());
+                    *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    return Err(why);
+                }
                 None => return Ok(0),
             };
             self.transfer.moved(self.bytes.len() as u64);
@@ -156,13 +170,13 @@ pub(super) fn upload(
         if transfer.is_cancelled() {
             return Err(SharedError::Cancelled);
         }
-        while let Some(Ok(done)) = tasks.try_join_next() {
-            check(done)?;
+        while let Some(done) = tasks.try_join_next() {
+            check(done.map_err(lost)?)?;
         }
         if tasks.len() >= MOST_REQUESTS
-            && let Some(Ok(done)) = objects.runtime.block_on(tasks.join_next())
+            && let Some(done) = objects.runtime.block_on(tasks.join_next())
         {
-            check(done)?;
+            check(done.map_err(lost)?)?;
         }
         let sent = match blob.size {
             ..=PART => upload_small(objects, cache, blob, &memory, &mut tasks),
@@ -174,9 +188,13 @@ pub(super) fn upload(
         }
     }
     while let Some(done) = objects.runtime.block_on(tasks.join_next()) {
-        check(done.map_err(|e| SharedError::System("a thread failed".to_owned(), io::Error::other(e)))?)?;
+        check(done.map_err(lost)?)?;
     }
     Ok(damaged)
+}
+
+fn lost(error: JoinError) -> SharedError {
+    SharedError::System("a thread failed".to_owned(), io::Error::other(error))
 }
 
 /// Reads a blob and writes it in the background.

@@ -9,14 +9,15 @@ use super::address::Variables;
 
 /// A server that does not answer is given up after this time, so that a run goes on without it.
 fn retries() -> RetryConfig {
-    RetryConfig { max_retries: 4, retry_timeout: Duration::from_secs(60), ..RetryConfig::default() }
+    RetryConfig { max_retries: 4, retry_timeout: Duration::from_secs(30), ..RetryConfig::default() }
 }
 
 fn client() -> ClientOptions {
     // reqwest is built without a provider of its own. A second installation fails, which changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let user_agent = concat!("vadpipe/", env!("CARGO_PKG_VERSION"));
-    let options = ClientOptions::new().with_connect_timeout(Duration::from_secs(10));
+    let options =
+        ClientOptions::new().with_connect_timeout(Duration::from_secs(5)).with_timeout(Duration::from_secs(300));
     match user_agent.parse() {
         Ok(user_agent) => options.with_user_agent(user_agent),
         Err(_) => options,

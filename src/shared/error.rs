@@ -40,7 +40,7 @@ pub enum SharedError {
 }
 
 impl SharedError {
-    /// An error that the user has to mend.
+    /// An error that the user has to fix.
     pub(super) fn unusable(message: impl Into<String>, hint: &'static str) -> Self {
         Self::Unusable { message: message.into(), hint }
     }

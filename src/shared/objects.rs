@@ -205,7 +205,7 @@ impl Objects {
         self.runtime.block_on(stream::iter(items.into_iter().map(f)).buffered(IN_FLIGHT).collect())
     }
 
-    /// The error of an operation. A refusal of the credentials is the user's to mend. The server's text may repeat
+    /// The error of an operation. A refusal of the credentials is the user's to fix. The server's text may repeat
     /// credentials, so it is not shown then.
     pub(super) fn failed(&self, what: &str, error: &StoreFailure) -> SharedError {
         let address = &self.address;
@@ -215,7 +215,7 @@ impl Objects {
                 SharedError::unusable(format!("the store {address} does not accept the credentials"), hint)
             }
             StoreFailure::PermissionDenied { .. } => {
-                SharedError::unusable(format!("the store {address} does not allow to {what}"), "")
+                SharedError::unusable(format!("permission denied: can't {what} in the store {address}"), "")
             }
             StoreFailure::NotSupported { .. } | StoreFailure::NotImplemented { .. } => {
                 SharedError::unusable(format!("the store {address} can't {what}: it lacks an operation"), "")

@@ -8,14 +8,19 @@
 //! {"key":…}                                        the record as JSON
 //! ```
 //!
+//! Later formats have `format <number>` as their second line.
+//!
 //! The signature is over the object's name and all bytes of the JSON, so a signed record can't be moved to another name.
+
+use std::fmt;
+use std::path::{Component, Path};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::signature::{PublicKey, SecretKey};
 use crate::key::{Digest, Hash, Key};
-use crate::store::{FilesRead, ResultRecord, StateRecord};
+use crate::store::{FilesRead, Provenance, ResultRecord, StateRecord};
 
 /// The first line of every record. The number is that of its format.
 const FIRST: &str = "vadpipe record ";
@@ -37,6 +42,21 @@ pub(super) trait Named: Serialize + DeserializeOwned {
 
     /// Whether its parts belong together.
     fn is_consistent(&self) -> bool;
+
+    /// Whether it came from a store. Only the machine that made a result signs it.
+    fn is_pulled(&self) -> bool;
+
+    /// The record as all machines see it.
+    fn shareable(&self) -> Self;
+}
+
+/// Whether these can be the names of files that a program of a project read.
+fn are_names(files: &FilesRead) -> bool {
+    let is_name = |name: &String| {
+        let path = Path::new(name);
+        path.is_relative() && path.components().any(|part| matches!(part, Component::Normal(_)))
+    };
+    files.keys().all(is_name)
 }
 
 impl Named for ResultRecord {
@@ -45,7 +65,16 @@ impl Named for ResultRecord {
     }
 
     fn is_consistent(&self) -> bool {
-        self.is_consistent() && !self.damaged && self.lineage == 0
+        self.is_consistent() && !self.damaged && self.lineage == 0 && are_names(&self.components.files_read)
+    }
+
+    fn is_pulled(&self) -> bool {
+        self.provenance.pulled
+    }
+
+    fn shareable(&self) -> Self {
+        let provenance = Provenance { pulled: false, ..self.provenance.clone() };
+        Self { lineage: 0, provenance, ..self.clone() }
     }
 }
 
@@ -55,7 +84,15 @@ impl Named for StateRecord {
     }
 
     fn is_consistent(&self) -> bool {
-        self.lineage == 0
+        self.lineage == 0 && are_names(&self.files_read)
+    }
+
+    fn is_pulled(&self) -> bool {
+        self.pulled
+    }
+
+    fn shareable(&self) -> Self {
+        Self { lineage: 0, pulled: false, ..self.clone() }
     }
 }
 
@@ -112,7 +149,8 @@ pub(super) fn part(text: &str) -> String {
 /// The bytes of a record's object.
 pub(super) fn encode<T: Named>(record: &T, name: &str, key: Option<&SecretKey>) -> Vec<u8> {
     // Only a map whose keys aren't strings can fail, and there is none.
-    let json = serde_json::to_vec(record).unwrap_or_default();
+    let json = serde_json::to_vec(&record.shareable()).unwrap_or_default();
+    let key = key.filter(|_| !record.is_pulled());
     let signed = key.map(|key| format!("{SIGNED}{} {}\n", key.public(), hex::encode(key.sign(&message(name, &json)))));
     let check = Digest::of(&json);
     let head = format!("{FIRST}{FORMAT}\n{CHECK}{check}\n{}\n", signed.unwrap_or_default());
@@ -123,47 +161,90 @@ fn message(name: &str, json: &[u8]) -> Vec<u8> {
     [FIRST.as_bytes(), name.as_bytes(), b"\n", json].concat()
 }
 
-/// Reads the record of the object `name`. A word is a result under another name, so `own` says whether the record must
-/// name its object.
-///
-/// # Errors
-/// Why the record is refused, as the end of a sentence.
-pub(super) fn decode<T: Named>(bytes: &[u8], name: &str, own: bool) -> Result<Signed<T>, String> {
-    let (first, rest) = line(bytes).ok_or("it is not a record")?;
+/// Why a record is not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// A later vadpipe wrote it.
+    Newer(u32),
+    /// It is altered, cut off, or no record.
+    Damaged(&'static str),
+    /// The user does not trust its signer, or it has none.
+    Untrusted(String),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Newer(format) => write!(f, "it has format {format}, of a later vadpipe"),
+            Self::Damaged(why) => f.write_str(why),
+            Self::Untrusted(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Whether a record with this signature is taken, or why not.
+pub(super) type TrustCheck<'a> = &'a dyn Fn(Option<PublicKey>) -> Result<(), String>;
+
+/// Takes every record.
+pub(super) const ANYBODY: TrustCheck<'static> = &|_| Ok(());
+
+/// Reads the record of the object `name`.
+pub(super) fn decode<T: Named>(bytes: &[u8], name: &str, trust: TrustCheck<'_>) -> Result<Signed<T>, Refusal> {
+    let signed: Signed<T> = decode_at(bytes, name, trust)?;
+    let is_own = signed.record.object() == name;
+    if is_own { Ok(signed) } else { Err(Refusal::Damaged("it is that of another key")) }
+}
+
+/// Reads a word about a result.
+pub(super) fn decode_word(bytes: &[u8], name: &str) -> Result<Signed<ResultRecord>, Refusal> {
+    let signed: Signed<ResultRecord> = decode_at(bytes, name, ANYBODY)?;
+    let is_about = name.starts_with(&words(&signed.record.object()));
+    if is_about { Ok(signed) } else { Err(Refusal::Damaged("it is about another result")) }
+}
+
+fn decode_at<T: Named>(bytes: &[u8], name: &str, trust: TrustCheck<'_>) -> Result<Signed<T>, Refusal> {
+    let damaged = Refusal::Damaged;
+    let (first, rest) = line(bytes).ok_or(damaged("it is not a record"))?;
     match first.strip_prefix(FIRST).and_then(|number| number.parse::<u32>().ok()) {
         Some(FORMAT) => {}
-        Some(newer) if newer > FORMAT => return Err(format!("it has format {newer}, of a later vadpipe")),
-        _ => return Err("it is not a record".to_owned()),
+        // A flipped bit may make this number: a record of a later format must say so twice.
+        Some(newer) if newer > FORMAT && rest.starts_with(format!("format {newer}\n").as_bytes()) => {
+            return Err(Refusal::Newer(newer));
+        }
+        _ => return Err(damaged("it is not a record")),
     }
-    let (check, rest) = line(rest).ok_or("it is cut off")?;
-    let (second, mut json) = line(rest).ok_or("it is cut off")?;
+    let (check, rest) = line(rest).ok_or(damaged("it is cut off"))?;
+    let (second, mut json) = line(rest).ok_or(damaged("it is cut off"))?;
     let mut signed = None;
     if !second.is_empty() {
-        let (empty, rest) = line(json).ok_or("it is cut off")?;
+        let (empty, rest) = line(json).ok_or(damaged("it is cut off"))?;
         signed = second.strip_prefix(SIGNED).and_then(|signed| signed.split_once(' ')).filter(|_| empty.is_empty());
         if signed.is_none() {
-            return Err("it is altered".to_owned());
+            return Err(damaged("it is altered"));
         }
         json = rest;
     }
     if check.strip_prefix(CHECK) != Some(&*Digest::of(json).to_string()) {
-        return Err("it is altered or cut off".to_owned());
+        return Err(damaged("it is altered or cut off"));
     }
-    let signer = signed.map(|(key, signature)| verified(key, signature, &message(name, json))).transpose()?;
-    let record: T = serde_json::from_slice(json).map_err(|_| "it is altered or cut off")?;
-    if !record.is_consistent() || (own && record.object() != name) {
-        return Err("it is altered: its content is not that of its key".to_owned());
+    let signer = signed.map(|(key, signature)| verified(key, signature, &message(name, json))).transpose();
+    let signer = signer.map_err(damaged)?;
+    // Before the content is read: that of a stranger may be made to take long.
+    trust(signer).map_err(Refusal::Untrusted)?;
+    let record: T = serde_json::from_slice(json).map_err(|_| damaged("it is altered or cut off"))?;
+    match record.is_consistent() {
+        true => Ok(Signed { record, signer }),
+        false => Err(damaged("it is altered: its content is not that of its key")),
     }
-    Ok(Signed { record, signer })
 }
 
 /// The key of a signature that is right.
-fn verified(key: &str, signature: &str, message: &[u8]) -> Result<PublicKey, String> {
+fn verified(key: &str, signature: &str, message: &[u8]) -> Result<PublicKey, &'static str> {
     let key: PublicKey = key.parse().map_err(|_| "its signature can't be read")?;
     let signature = hex::decode(signature).map_err(|_| "its signature can't be read")?;
     match key.verifies(message, &signature) {
         true => Ok(key),
-        false => Err("its signature is not that of its content".to_owned()),
+        false => Err("its signature is not that of its content"),
     }
 }
 

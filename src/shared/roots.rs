@@ -11,8 +11,9 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::error::Result;
-use super::exchange::SharedStore;
+use super::handle::SharedStore;
 use super::record::{Named, part};
+use crate::key::Digest;
 use crate::store::{ResultRecord, StateRecord};
 
 /// The beginning of the names of all roots.
@@ -25,6 +26,21 @@ pub(super) struct Root {
     pub(super) records: BTreeSet<String>,
 }
 
+impl Root {
+    /// Its object: the digest of the JSON, and the JSON.
+    fn encode(&self) -> Vec<u8> {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        [format!("{}\n", Digest::of(&json)).as_bytes(), &json].concat()
+    }
+
+    /// Reads an object. `None` if it is damaged.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (check, json) = bytes.split_at_checked(64)?;
+        let json = json.strip_prefix(b"\n")?;
+        (check == Digest::of(json).to_string().as_bytes()).then(|| serde_json::from_slice(json).ok())?
+    }
+}
+
 impl SharedStore {
     /// Notes what a run needs. Replaces what the same run noted before.
     ///
@@ -33,7 +49,7 @@ impl SharedStore {
     pub fn put_root(&self, pipeline: &str, run: &str, results: &[ResultRecord], states: &[StateRecord]) -> Result<()> {
         self.mark()?;
         let records = results.iter().map(Named::object).chain(states.iter().map(Named::object)).collect();
-        let bytes = serde_json::to_vec(&Root { records }).unwrap_or_default();
+        let bytes = Root { records }.encode();
         self.objects.put(&format!("{ROOTS}{}/{}", part(pipeline), part(run)), bytes)
     }
 }

@@ -29,7 +29,8 @@ impl<'a> Transfer<'a> {
         self.moved.load(Ordering::Relaxed)
     }
 
-    pub(super) fn is_cancelled(&self) -> bool {
+    /// Whether the user has interrupted it.
+    pub fn is_cancelled(&self) -> bool {
         self.cancelled.is_some_and(|cancelled| cancelled())
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::error::Result;
-use super::exchange::SharedStore;
+use super::handle::SharedStore;
 use super::record::{self, Signed};
 use super::signature::{PublicKey, SecretKey};
 use crate::artifact::Manifest;
@@ -103,7 +103,7 @@ impl SharedStore {
     fn read_words(&self, names: &[String]) -> Result<Vec<Signed<ResultRecord>>> {
         let mut words = Vec::new();
         for (name, bytes) in names.iter().zip(self.objects.get_each(names)) {
-            match bytes?.map(|bytes| record::decode::<ResultRecord>(&bytes, name, false)) {
+            match bytes?.map(|bytes| record::decode_word(&bytes, name)) {
                 Some(Ok(word)) => words.push(word),
                 Some(Err(why)) => self.warn(format!("{name} of the store {} is ignored: {why}", self.address())),
                 None => {}

@@ -36,6 +36,9 @@ pub struct Provenance {
     /// The file of the program that it ran, if it ran one that `PATH` finds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
+    /// Whether it came from a shared store.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pulled: bool,
     /// If the user accepted edits of files as changing nothing: `vadpipe accept`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted: Option<Accepted>,
@@ -131,6 +134,9 @@ pub struct StateRecord {
     pub files_read: BTreeMap<String, Digest>,
     /// Unix milliseconds.
     pub saved_at: i64,
+    /// Whether it came from a shared store.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pulled: bool,
     /// As in [`ResultRecord`].
     pub lineage: u64,
 }

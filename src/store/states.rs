@@ -158,6 +158,7 @@ impl Store {
             folder,
             files_read: new.files_read.clone(),
             saved_at: now_ms(),
+            pulled: false,
             lineage,
         };
         self.index.change(|_, changes| entries::put_state(changes, &record))?;

@@ -40,6 +40,20 @@ impl Import {
     }
 }
 
+/// A stream that notes whether it failed.
+struct Watched {
+    stream: Box<dyn Read>,
+    failed: bool,
+}
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.stream.read(buffer);
+        self.failed |= read.is_err();
+        read
+    }
+}
+
 impl Store {
     /// Those of these blobs that the cache does not have, each once, in their order.
     pub fn lacking_blobs(&self, blobs: impl IntoIterator<Item = BlobEntry>) -> Result<Vec<BlobEntry>> {
@@ -58,13 +72,14 @@ impl Store {
         blob: &BlobEntry,
         send: impl FnOnce(&mut dyn Read) -> Result<T, E>,
     ) -> Result<T, E> {
-        let sent = {
+        let (sent, is_readable) = {
             // No collection may move the blob meanwhile.
             let _collecting = self.index.folder.collect_lock(Sharing::Shared)?;
-            send(&mut *self.blobs.stream(blob)?)
+            let mut stream = Watched { stream: self.blobs.stream(blob)?, failed: false };
+            (send(&mut stream), !stream.failed)
         };
-        if sent.is_err() {
-            // If the blob is damaged, that is the cause, and what needs it is forgotten.
+        if sent.is_err() && !is_readable {
+            // The blob is damaged, so what needs it is forgotten.
             self.blobs.read(blob, 0)?;
         }
         sent
@@ -85,14 +100,15 @@ impl Store {
         if !lacking.is_empty() {
             self.blobs.commit(|folder| pack_writer::write_streams(lacking, folder, fetch()))?;
         }
-        let Import { results, states } = records;
+        let Import { mut results, states } = records;
+        results.iter_mut().for_each(|record| record.provenance.pulled = true);
         if !states.is_empty() {
             let lineage = self.index.read(entries::lineage)?;
             self.index.change(|db, changes| {
                 for state in &states {
                     let stored = entries::states(db, &state.key)?;
                     if !stored.iter().any(|other| other.has_name_of(state) && other.lineage == lineage) {
-                        entries::put_state(changes, &StateRecord { lineage, ..state.clone() })?;
+                        entries::put_state(changes, &StateRecord { lineage, pulled: true, ..state.clone() })?;
                     }
                 }
                 Ok(())

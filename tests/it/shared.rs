@@ -23,6 +23,35 @@ width = 4
 lr = 0.05
 "#;
 
+/// A sweep of which some points are pruned.
+const PRUNED: &str = r#"
+[pipeline]
+name = "p"
+seed = 3
+
+[matrix]
+lr = [0.001, 0.1, 0.01]
+
+[matrix.prune]
+metric = "ad.loss"
+rungs = [1]
+reduction = 3
+
+[stages.data]
+kind = "load-data"
+source = "synthetic"
+train = 40
+test = 20
+
+[stages.ad]
+kind = "train-ad"
+inputs = { data = "data" }
+learning_rate = "${matrix.lr}"
+epochs = 6
+latent_dim = 6
+channels = [16, 12, 8, 8]
+"#;
+
 /// A machine of the team, with its own cache, and the address of the store.
 struct Machine {
     project: Project,
@@ -278,8 +307,12 @@ fn only_records_of_trusted_keys_are_taken() {
     assert!(warnings.iter().any(|w| w.contains("which is not a trusted key")), "{warnings:?}");
     // A record that is signed over other bytes.
     for record in objects(store.path(), "result/") {
-        let text = fs::read_to_string(&record).expect("a record");
-        fs::write(&record, text.replace("\"seconds\":", "\"seconds\": ")).expect("a record");
+        let text = fs::read_to_string(&record).expect("a record").replace("\"seconds\":", "\"seconds\": ");
+        let (head, json) = text.split_once("\n\n").expect("a head");
+        let check = blake3::hash(json.as_bytes()).to_hex();
+        let old = head.lines().find(|line| line.starts_with("blake3 ")).expect("a digest");
+        let head = head.replace(old, &format!("blake3 {check}"));
+        fs::write(&record, format!("{head}\n\n{json}")).expect("a record");
     }
     let carol = Machine::new(store.path(), MINI);
     let run = carol.run(&[]);
@@ -457,4 +490,60 @@ fn gc_keeps_what_the_newest_runs_need_and_what_is_young() {
     second.project.edit("epochs = 3", "epochs = 5");
     assert_eq!(second.run(&[]).executed(), [""; 0], "the newest run is complete");
     assert_eq!(json(&second.vadpipe(&["store", "doctor", "-n", "--json"]))["healthy"], true);
+}
+
+#[test]
+fn machine_signs_only_what_it_made() {
+    let (first, second) = (store(), store());
+    let eve = Machine::new(first.path(), MINI);
+    let stages = eve.run(&["--store-write"]).executed().len();
+    // Bob trusts everybody, and copies what he has got to another store.
+    let mut bob = Machine::new(first.path(), MINI);
+    let key = json(&bob.project.vadpipe(["store", "keygen", "--json"]))["public"].as_str().expect("a key").to_owned();
+    assert_eq!(bob.run(&[]).executed(), [""; 0]);
+    bob.store = second.path().to_owned();
+    let pushed = json(&bob.vadpipe(&["push", "p.toml", "--json"]));
+    assert_eq!(pushed["results"].as_u64(), Some(stages as u64));
+    let carol = Machine::new(second.path(), MINI);
+    carol.project.write(".config/vadpipe/config.toml", &format!("[store.trusted]\nbob = \"{key}\"\n"));
+    assert_eq!(carol.run(&[]).executed().len(), stages, "they carry no signature of his");
+}
+
+#[test]
+fn team_that_begins_to_sign_replaces_unsigned_records() {
+    let store = store();
+    let alice = Machine::new(store.path(), MINI);
+    alice.run(&["--store-write"]);
+    let key = json(&alice.project.vadpipe(["store", "keygen", "--json"]))["public"].as_str().expect("a key").to_owned();
+    let config = format!("[store.trusted]\nalice = \"{key}\"\n");
+    alice.project.write(".config/vadpipe/config.toml", &config);
+    assert!(json(&alice.vadpipe(&["push", "p.toml", "--json"]))["results"].as_u64() > Some(0));
+    let bob = Machine::new(store.path(), MINI);
+    bob.project.write(".config/vadpipe/config.toml", &config);
+    assert_eq!(bob.run(&[]).executed(), [""; 0]);
+}
+
+#[test]
+fn push_writes_lost_blobs_again() {
+    let store = store();
+    let first = Machine::new(store.path(), MINI);
+    first.run(&["--store-write"]);
+    let blobs = objects(store.path(), "blob/");
+    blobs.iter().step_by(2).for_each(|blob| fs::remove_file(blob).expect("removed"));
+    first.vadpipe(&["push", "p.toml"]);
+    assert_eq!(objects(store.path(), "blob/"), blobs);
+    assert_eq!(Machine::new(store.path(), MINI).run(&[]).executed(), [""; 0]);
+}
+
+#[test]
+fn pruned_sweep_that_is_complete_asks_for_nothing() {
+    let store = store();
+    let machine = Machine::new(store.path(), PRUNED);
+    let first = machine.run(&["--store-write"]);
+    assert!(!first.last()["pruned"].as_array().expect("a list").is_empty());
+    let second = Machine::new(store.path(), PRUNED);
+    assert_eq!(second.run(&[]).executed(), [""; 0], "the states of pruned trainings are in the store");
+    fs::remove_dir_all(store.path()).expect("removed");
+    let run = machine.run(&[]);
+    assert_eq!((run.executed(), Machine::warnings(&run)), (vec![], vec![]));
 }

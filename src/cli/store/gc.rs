@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::cli::shared::{StoreArgs, print_warnings};
 use crate::cli::ui::{Ui, bytes, count};
 use crate::error::{Error, Result};
-use crate::shared::{SHORTEST_GRACE, SharedGcPolicy};
+use crate::shared::SharedGcPolicy;
 
 /// Arguments of `store gc`.
 #[derive(Args)]
@@ -16,8 +16,7 @@ use crate::shared::{SHORTEST_GRACE, SharedGcPolicy};
   vadpipe store gc -n               show what would be removed
   vadpipe store gc --keep-runs 50   keep what the newest 50 runs of each pipeline need
 
-Safe beside machines that write, if their clocks differ by less than half of --grace. Each of them must use the same \
---grace or a longer one.")]
+Safe beside machines that write, if their clocks differ by less than three days.")]
 pub(super) struct GcArgs {
     #[command(flatten)]
     store: StoreArgs,
@@ -46,12 +45,12 @@ pub(super) fn gc(args: &GcArgs, ui: &Ui) -> Result<()> {
     let grace = time(&args.grace).ok_or_else(|| {
         Error::bad_input(format!("`{}` is not a time", args.grace)).hint("a time is `7d`, `36h` or `90m`")
     })?;
-    if grace < SHORTEST_GRACE && !args.force {
-        let message = "with a --grace below 24 h, machines that write at this moment may lose what they push";
+    let policy = SharedGcPolicy { keep_runs: args.keep_runs, grace, dry_run: args.dry_run };
+    if !policy.is_safe_beside_writers() && !args.force {
+        let message = "with a --grace below 7 days, machines that write at this moment may lose what they push";
         return Err(Error::bad_input(message).hint("stop all of them and give --force, or give a longer time"));
     }
     let shared = args.store.required(if args.dry_run { None } else { Some(true) })?;
-    let policy = SharedGcPolicy { keep_runs: args.keep_runs, grace, dry_run: args.dry_run };
     let report = shared.gc(&policy)?;
     print_warnings(&shared, ui);
     if ui.json {

@@ -39,12 +39,12 @@ pub(in crate::cli) fn object(voices: &Voices) -> Value {
     })
 }
 
-/// "alice (host)", "host, signed by 1a2b…", "host".
+/// "alice (host)", "host (signed by 1a2b…)", "host (unsigned)".
 fn who(voice: &Voice) -> String {
     match (&voice.name, voice.signer) {
         (Some(name), _) => format!("{name} ({})", voice.host),
         (None, Some(key)) => format!("{} (signed by {})", voice.host, key.short()),
-        (None, None) => voice.host.clone(),
+        (None, None) => format!("{} (unsigned)", voice.host),
     }
 }
 

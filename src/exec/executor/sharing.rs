@@ -8,7 +8,8 @@
 //! The states of a training are pushed when its job ends, however it ends, and every [`PAUSE`] while it runs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, Scope};
 use std::time::{Duration, Instant};
 
@@ -123,12 +124,9 @@ impl Executor for SharingExecutor<'_> {
     fn poll(&mut self, timeout: Duration) -> Option<ExecutorEvent> {
         let until = Instant::now() + timeout;
         loop {
-            match self.done.try_recv() {
-                Ok(event) => {
-                    self.pending = self.pending.saturating_sub(1);
-                    return Some(event);
-                }
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
+            if let Ok(event) = self.done.try_recv() {
+                self.pending = self.pending.saturating_sub(1);
+                return Some(event);
             }
             let left = until.saturating_duration_since(Instant::now());
             let wait = if self.pending > 0 { left.min(TICK) } else { left };
@@ -155,14 +153,11 @@ struct Pusher<'a> {
 impl Pusher<'_> {
     fn run(mut self, waiting: &Receiver<Task>, events: &Sender<ExecutorEvent>) {
         loop {
-            let first = match waiting.recv_timeout(Duration::from_secs(3600)) {
-                Ok(first) => first,
-                Err(RecvTimeoutError::Timeout) => continue,
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
+            let Ok(first) = waiting.recv() else { return };
             let mut tasks = vec![first];
             tasks.extend(waiting.try_iter());
-            let replaced = self.push(&tasks);
+            // Each job must end, even after a panic.
+            let replaced = catch_unwind(AssertUnwindSafe(|| self.push(&tasks))).unwrap_or_default();
             for Task { point, ended, .. } in tasks {
                 let Some(ended) = ended else { continue };
                 let ended = ended.map(|own| {
@@ -204,7 +199,7 @@ impl Pusher<'_> {
             Err(error) => {
                 let warning = || match &error {
                     SharedError::Unusable { .. } => format!("{error}; this run pushes nothing more"),
-                    error => without_store(error),
+                    error => format!("{}; `vadpipe push` copies the results later", without_store(error)),
                 };
                 self.shared.give_up(warning).into_iter().for_each(|warning| self.warn(warning));
                 Vec::new()
@@ -226,11 +221,16 @@ impl Pusher<'_> {
             let what = format!("the store has another result of `{}`, made by {}", other.point, other.provenance.host);
             match self.shared.pull_record(self.context.store, other, &Transfer::default()) {
                 Ok(Some(record)) => {
-                    self.warn(format!("{what}; it replaces the own one (`vadpipe store status` lists such results)"));
+                    self.warn(format!(
+                        "{what}; using it instead of this run's (`vadpipe store status` lists such results)"
+                    ));
                     adopted.push(record);
                 }
-                Ok(None) => self.warn(format!("{what}, but it is damaged; the own one is used")),
-                Err(error) => self.warn(without_store(&error)),
+                Ok(None) => self.warn(format!("{what}, but it is damaged; using this run's")),
+                Err(error) => {
+                    let warning = self.shared.give_up(|| without_store(&error));
+                    warning.into_iter().for_each(|warning| self.warn(warning));
+                }
             }
         }
         adopted
