@@ -46,7 +46,7 @@ test = 20
 [stages.ad]
 kind = "train-ad"
 inputs = { data = "data" }
-learning_rate = "${matrix.lr}"
+lr = "${matrix.lr}"
 epochs = 6
 latent_dim = 6
 channels = [16, 12, 8, 8]
