@@ -11,20 +11,22 @@
 //!
 //! The cache of each machine stays in front. A result or a state that the cache lacks is pulled: its record, then the
 //! blobs that the cache lacks. What a run makes is pushed if the user asks for it: first the blobs, then the record that
-//! names them. Objects never change.
+//! names them. Objects never change, but a push replaces a damaged one.
 //!
 //! Nothing that comes from the store is trusted. A record must be consistent with its key, signed by a trusted key if the
 //! user has named any, and each blob must have its digest. Whatever is missing, truncated or altered counts as missing and
 //! is reported. So nobody else's mistake ends a run or changes a byte of it.
 //!
 //! - `address`: which store, and how it is opened.
+//! - `variables`: their settings in the environment.
 //! - `cloud`: the clients of object stores.
 //! - `objects`: objects by name, with many requests at a time and with retries.
 //! - `blobs`: blobs up and down as streams.
 //! - `signature`: keys and signatures.
 //! - `record`: records as objects: names, signatures, checks.
 //! - `transfer`: how far a transfer is.
-//! - `exchange`: push and pull.
+//! - `exchange`: the open store, and push.
+//! - `pulling`: pull.
 
 mod address;
 mod blobs;
@@ -33,12 +35,19 @@ mod cloud;
 mod error;
 mod exchange;
 mod objects;
+mod pulling;
 mod record;
 mod signature;
 mod transfer;
+mod variables;
 
-pub use address::{Address, Variables};
+#[cfg(test)]
+mod tests;
+
+pub use address::Address;
 pub use error::SharedError;
 pub use exchange::{Asked, Pulled, Pushed, SharedStore, Trust};
+pub use pulling::WantedState;
 pub use signature::{PublicKey, SecretKey};
 pub use transfer::Transfer;
+pub use variables::Variables;

@@ -12,7 +12,7 @@ use crate::exec::context::RunContext;
 use crate::id::PointId;
 use crate::key::Key;
 use crate::plan::{Decision, Plan, Planner};
-use crate::shared::{Asked, SharedError, SharedStore, Transfer};
+use crate::shared::{Asked, SharedError, SharedStore, Transfer, WantedState};
 use crate::store::FilesRead;
 
 /// What was copied from the shared store.
@@ -119,13 +119,9 @@ impl Filling<'_> {
                 return Ok(Filled { results: pulled.results, ..Filled::default() });
             }
         }
-        let mut states = 0;
-        for (decision, key) in misses {
-            if self.states.insert(key) && self.pull_state(decision)? {
-                states += 1;
-            }
-        }
-        Ok(Filled { states, ..Filled::default() })
+        let misses: Vec<&Decision> =
+            misses.into_iter().filter(|(_, key)| self.states.insert(*key)).map(|(decision, _)| decision).collect();
+        Ok(Filled { states: self.pull_states(&misses)?, ..Filled::default() })
     }
 
     fn reads_files(&self, point: PointId) -> bool {
@@ -136,16 +132,20 @@ impl Filling<'_> {
         self.context.store.digest_now(path)
     }
 
-    /// Copies the furthest state of a training that is further than those of the cache.
-    fn pull_state(&self, decision: &Decision) -> Result<bool, SharedError> {
-        let (Some(components), Some(epochs)) = (&decision.components, decision.epochs) else { return Ok(false) };
-        let (spec, chain) = (self.context.spec, components.chain());
-        let class = spec.class(decision.point, self.context.compute);
-        let query = spec.resumable(decision.point, &class);
-        let digest = |path: &std::path::Path| self.digest(path);
-        match self.shared.find_state(chain.keys(), &query, epochs.cached, &digest)? {
-            Some(state) => self.shared.pull_state(self.context.store, state, self.transfer),
-            None => Ok(false),
-        }
+    /// Copies the furthest state of each training that is further than those of the cache. Returns how many.
+    fn pull_states(&self, decisions: &[&Decision]) -> Result<usize, SharedError> {
+        let spec = self.context.spec;
+        let training = |decision: &&Decision| {
+            let chain = decision.components.as_ref()?.chain();
+            Some((decision.point, chain, spec.class(decision.point, self.context.compute), decision.epochs?.cached))
+        };
+        let trainings: Vec<_> = decisions.iter().filter_map(training).collect();
+        let wanted = trainings.iter().map(|(point, chain, class, cached)| WantedState {
+            states: chain.keys(),
+            query: spec.resumable(*point, class),
+            cached: *cached,
+        });
+        let found = self.shared.find_states(&wanted.collect::<Vec<_>>(), &|path| self.digest(path))?;
+        self.shared.pull_states(self.context.store, found.into_iter().flatten().collect(), self.transfer)
     }
 }

@@ -1,33 +1,29 @@
-//! Push and pull.
+//! The open store: how it is checked, what is known about it, and push.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use bytes::Bytes;
 use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
 
-use super::address::{Address, Variables};
-use super::blobs::{self, Download, blob_name};
+use super::address::Address;
+use super::blobs::{self, blob_name};
 use super::error::{Result, SharedError};
 use super::objects::Objects;
 use super::record::{self, Named, Signed};
 use super::signature::{PublicKey, SecretKey};
 use super::transfer::Transfer;
+use super::variables::Variables;
 use crate::artifact::BlobEntry;
-use crate::key::{Digest, Key};
-use crate::store::{FilesRead, Import, ResultRecord, StateQuery, StateRecord, Store, StoreError};
+use crate::key::Key;
+use crate::store::{Import, ResultRecord, StateRecord, Store};
 
 /// The object that says that this is a store of vadpipe.
 const MARKER: &str = "vadpipe.json";
 /// The format of the store.
 const FORMAT: u32 = 1;
-/// About how many bytes are stored at a time. What is stored stays if the transfer is interrupted.
-const BATCH: u64 = 256 << 20;
-/// Records that are looked for at a time.
-const RECORDS: usize = 512;
-/// Warnings about records of one call. More are only counted.
+/// Warnings about objects of one call. More are only counted.
 const WARNINGS: usize = 5;
 
 /// Who signs and who is trusted.
@@ -97,6 +93,8 @@ pub struct SharedStore {
     is_marked: AtomicBool,
     is_given_up: AtomicBool,
     warnings: Mutex<Vec<String>>,
+    /// The names of objects that were found damaged. A push replaces them.
+    damaged: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -123,8 +121,8 @@ impl SharedStore {
     }
 
     fn of(objects: Objects, trust: Trust, writes: bool) -> Self {
-        let (is_checked, is_marked, is_given_up, warnings) = Default::default();
-        Self { objects, trust, writes, is_checked, is_marked, is_given_up, warnings }
+        let (is_checked, is_marked, is_given_up, warnings, damaged) = Default::default();
+        Self { objects, trust, writes, is_checked, is_marked, is_given_up, warnings, damaged }
     }
 
     /// Its address.
@@ -153,8 +151,32 @@ impl SharedStore {
         (!self.is_given_up.swap(true, Ordering::Relaxed)).then(warning)
     }
 
+    /// Adds a warning, unless there is the same one.
     pub(super) fn warn(&self, warning: String) {
-        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
+    /// Notes damaged objects, given with a warning each. Warns about the first of them.
+    pub(super) fn refuse(&self, damaged: Vec<(String, String)>) {
+        let (names, warnings): (Vec<String>, Vec<String>) = damaged.into_iter().unzip();
+        self.damaged().extend(names);
+        self.warn_of_some(warnings);
+    }
+
+    fn warn_of_some(&self, mut warnings: Vec<String>) {
+        let more = warnings.len().saturating_sub(WARNINGS);
+        warnings.truncate(WARNINGS);
+        warnings.into_iter().for_each(|warning| self.warn(warning));
+        if more > 0 {
+            self.warn(format!("{more} more objects of the store {} are ignored", self.address()));
+        }
+    }
+
+    fn damaged(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Checks once that this is a store of vadpipe, or nothing yet.
@@ -162,10 +184,19 @@ impl SharedStore {
     /// # Errors
     /// If it holds something else, if a later vadpipe wrote it, or if it can't be reached.
     pub fn check(&self) -> Result<()> {
-        if self.is_checked.get().is_some() {
-            return Ok(());
-        }
         let address = self.address();
+        if self.is_checked.get().is_some() {
+            let is_marked = self.is_marked.load(Ordering::Relaxed);
+            // A folder may be unmounted. Then nothing must be written to what is below it.
+            return match address.folder().filter(|folder| is_marked && !folder.join(MARKER).exists()) {
+                Some(_) => Err(SharedError::Failed {
+                    what: format!("find {MARKER}"),
+                    address: address.to_string(),
+                    why: "it was there before".to_owned(),
+                }),
+                None => Ok(()),
+            };
+        }
         if let Some(folder) = address.folder().filter(|folder| !folder.is_dir()) {
             let is_file = folder.exists();
             if is_file || !self.writes {
@@ -174,7 +205,7 @@ impl SharedStore {
                 return Err(SharedError::unusable(format!("there is no store {address}: {why}"), hint));
             }
         }
-        match self.objects.get(MARKER)? {
+        match self.objects.get_soon(MARKER)? {
             Some(bytes) => match serde_json::from_slice::<Marker>(&bytes) {
                 Ok(Marker { format }) if format <= FORMAT => self.is_marked.store(true, Ordering::Relaxed),
                 Ok(Marker { format }) => {
@@ -185,7 +216,8 @@ impl SharedStore {
                 Err(_) => return Err(self.is_something_else(MARKER)),
             },
             None => {
-                if let Some(other) = self.objects.first()? {
+                // Someone may have removed the marker. The next push writes it again.
+                if let Some(other) = self.objects.first()?.filter(|name| !record::is_name(name)) {
                     return Err(self.is_something_else(&other));
                 }
             }
@@ -236,150 +268,26 @@ impl SharedStore {
     }
 
     /// Reads records. `None` for one that is missing or refused. Warns about those that are refused.
-    fn read<T: Named>(&self, names: &[String]) -> Result<Vec<Option<Signed<T>>>> {
+    pub(super) fn read<T: Named>(&self, names: &[String]) -> Result<Vec<Option<Signed<T>>>> {
         let mut refused = Vec::new();
         let mut records = Vec::with_capacity(names.len());
         for (name, bytes) in names.iter().zip(self.objects.get_each(names)) {
-            let record = bytes?.map(|bytes| self.accept(&bytes, name));
-            records.push(match record {
-                Some(Ok(record)) => Some(record),
-                Some(Err(why)) => {
-                    refused.push(format!("{name} of the store {} is ignored: {why}", self.address()));
-                    None
-                }
-                None => None,
-            });
-        }
-        let more = refused.len().saturating_sub(WARNINGS);
-        refused.truncate(WARNINGS);
-        refused.into_iter().for_each(|warning| self.warn(warning));
-        if more > 0 {
-            self.warn(format!("{more} more records of the store {} are ignored", self.address()));
-        }
-        Ok(records)
-    }
-
-    fn accept<T: Named>(&self, bytes: &Bytes, name: &str) -> Result<Signed<T>, String> {
-        let signed = record::decode(bytes, name, true)?;
-        self.trust.check(signed.signer)?;
-        Ok(signed)
-    }
-
-    /// Copies results from the store that the cache lacks. `is_current` says whether the files that a program read are
-    /// as it read them. A missing or altered object is a warning. Results that are stored stay if the transfer is
-    /// interrupted.
-    ///
-    /// # Errors
-    /// If the store can't be read, or the cache can't be written.
-    pub fn pull_results(
-        &self,
-        cache: &Store,
-        asked: &[Asked],
-        is_current: &dyn Fn(&FilesRead) -> bool,
-        transfer: &Transfer<'_>,
-    ) -> Result<Pulled> {
-        let mut pulled = Pulled::default();
-        for asked in asked.chunks(RECORDS) {
-            let found = self.find_results(asked)?.into_iter().flatten();
-            let results: Vec<ResultRecord> = found.filter(|r| is_current(&r.components.files_read)).collect();
-            pulled.results += self.import(cache, Import { results, ..Import::default() }, transfer)?;
-        }
-        Ok(pulled)
-    }
-
-    /// The furthest state in the store that a training can continue from, after more than `cached` epochs. `states` are
-    /// the keys of state(0), state(1), … state(n).
-    ///
-    /// # Errors
-    /// If the store can't be read.
-    pub fn find_state(
-        &self,
-        states: &[Key],
-        query: &StateQuery<'_>,
-        cached: u64,
-        digest: &dyn Fn(&std::path::Path) -> Option<Digest>,
-    ) -> Result<Option<StateRecord>> {
-        self.check()?;
-        let total = states.len().saturating_sub(1) as u64;
-        let is_boundary = |epoch: &u64| epoch.is_multiple_of(query.every) || *epoch == total;
-        let epochs: Vec<u64> = (cached + 1..=total).rev().filter(is_boundary).collect();
-        for epochs in epochs.chunks(64) {
-            let key = |epoch: &u64| usize::try_from(*epoch).ok().and_then(|index| states.get(index)).copied();
-            let keys: Vec<Key> = epochs.iter().filter_map(key).collect();
-            let prefixes: Vec<String> = keys.iter().map(|key| record::states(key, query.class)).collect();
-            for ((epoch, key), listed) in epochs.iter().zip(&keys).zip(self.objects.list_each(&prefixes)) {
-                let names: Vec<String> = listed?.into_iter().map(|object| object.name).collect();
-                let records = self.read::<StateRecord>(&names)?.into_iter().flatten().map(|signed| signed.record);
-                let fits = |state: &StateRecord| {
-                    let is_of_chain = state.key == *key && state.epoch == *epoch && state.step == 0;
-                    is_of_chain && query.accepts(state, total, digest)
-                };
-                if let Some(state) = records.into_iter().find(fits) {
-                    return Ok(Some(state));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// Copies a state from the store to the cache. Returns whether it did.
-    ///
-    /// # Errors
-    /// If the cache can't be written.
-    pub fn pull_state(&self, cache: &Store, state: StateRecord, transfer: &Transfer<'_>) -> Result<bool> {
-        Ok(self.import(cache, Import { states: vec![state], ..Import::default() }, transfer)? > 0)
-    }
-
-    /// Copies this result from the store, even if the cache has another one under its key. `None` if a part of it is
-    /// missing or altered.
-    ///
-    /// # Errors
-    /// If the cache can't be written.
-    pub fn pull_record(
-        &self,
-        cache: &Store,
-        result: ResultRecord,
-        transfer: &Transfer<'_>,
-    ) -> Result<Option<ResultRecord>> {
-        let pulled = self.import(cache, Import { results: vec![result.clone()], ..Import::default() }, transfer)?;
-        Ok(if pulled > 0 { cache.result(&result.key)? } else { None })
-    }
-
-    /// Stores records with their blobs in the cache, some at a time. Returns how many. Records of which a blob is
-    /// missing or altered are left out, with a warning.
-    fn import(&self, cache: &Store, records: Import, transfer: &Transfer<'_>) -> Result<usize> {
-        let lacking: BTreeSet<BlobEntry> = cache.lacking_blobs(records.blobs())?.into_iter().collect();
-        transfer.expect(lacking.iter().map(|blob| blob.size).sum());
-        let mut stored = 0;
-        for batch in batches(records, &lacking) {
-            if transfer.is_cancelled() {
-                return Err(SharedError::Cancelled);
-            }
-            stored += self.import_batch(cache, batch, transfer)?;
-        }
-        Ok(stored)
-    }
-
-    fn import_batch(&self, cache: &Store, mut batch: Import, transfer: &Transfer<'_>) -> Result<usize> {
-        while !batch.is_empty() {
-            let lacking = cache.lacking_blobs(batch.blobs())?;
-            let fetch = || -> Box<dyn Iterator<Item = Box<dyn std::io::Read + '_>> + '_> {
-                Box::new(Download::new(&self.objects, &lacking, transfer))
+            let Some(bytes) = bytes? else {
+                records.push(None);
+                continue;
             };
-            match cache.import(batch.clone(), &lacking, fetch) {
-                Ok(_) => return Ok(batch.results.len() + batch.states.len()),
-                Err(StoreError::NotReceived { .. }) if transfer.is_cancelled() => return Err(SharedError::Cancelled),
-                Err(StoreError::NotReceived { blob, why }) => {
-                    let name = blob_name(&blob);
-                    self.warn(format!("{name} of the store {} can't be used: {why}", self.address()));
-                    if !batch.remove(&BTreeSet::from([blob])) {
-                        return Ok(0);
-                    }
-                }
-                Err(error) => return Err(error.into()),
+            let decoded = record::decode(&bytes, name, true);
+            if decoded.is_ok() || record::is_of_later_format(&bytes) {
+                self.damaged().remove(name);
+            } else {
+                self.damaged().insert(name.clone());
             }
+            let accepted = decoded.and_then(|signed| self.trust.check(signed.signer).map(|()| signed));
+            let refuse = |why| refused.push(format!("{name} of the store {} is ignored: {why}", self.address()));
+            records.push(accepted.map_err(refuse).ok());
         }
-        Ok(0)
+        self.warn_of_some(refused);
+        Ok(records)
     }
 
     /// Copies results and states from the cache to the store, first their blobs. If the store has another result under
@@ -400,13 +308,16 @@ impl SharedStore {
         let blank = |record: ResultRecord| ResultRecord { lineage: 0, ..record };
         let results: Vec<_> = records.results.into_iter().filter(|r| !r.damaged).map(blank).collect();
         let states: Vec<_> = records.states.into_iter().map(|state| StateRecord { lineage: 0, ..state }).collect();
+        // Also those that the store has: their blobs may be missing.
+        let mut sources = Import { results: results.clone(), states: states.clone() };
         let results = self.settle(results, &mut pushed)?;
         let names: Vec<String> = states.iter().map(Named::object).collect();
-        let stored = self.objects.sizes(&names).into_iter().collect::<Result<Vec<_>>>()?;
+        let stored = self.read::<StateRecord>(&names)?;
         let states: Vec<_> =
             states.into_iter().zip(stored).filter(|(_, stored)| stored.is_none()).map(|s| s.0).collect();
+        sources.results.retain(|result| !pushed.others.iter().any(|other| other.key == result.key));
         let mut records = Import { results, states };
-        self.push_blobs(cache, &mut records, transfer)?;
+        records.remove(&self.push_blobs(cache, &sources, transfer)?);
         let results = self.create(&records.results)?;
         let states = self.create(&records.states)?;
         pushed.states += states.into_iter().filter(|created| *created).count();
@@ -430,6 +341,12 @@ impl SharedStore {
             };
             let key = self.trust.key.as_ref();
             let agrees = record.digest == own.digest;
+            if !agrees && !self.has_blobs_of(&record)? {
+                // Nobody can use the other result.
+                self.damaged().insert(own.object());
+                lacking.push(own);
+                continue;
+            }
             if !agrees || (signer.is_some() && key.is_some_and(|key| Some(key.public()) != signer)) {
                 let name = record::word(&own, key.map(SecretKey::public));
                 words.push((name.clone(), record::encode(&own, &name, key)));
@@ -442,55 +359,52 @@ impl SharedStore {
         Ok(lacking)
     }
 
-    /// Writes the blobs of records that the store lacks. Removes the records of which the cache has a damaged blob.
-    fn push_blobs(&self, cache: &Store, records: &mut Import, transfer: &Transfer<'_>) -> Result<()> {
+    /// Whether the store has all blobs of a result, as far as their lengths and earlier pulls say.
+    fn has_blobs_of(&self, result: &ResultRecord) -> Result<bool> {
+        let blobs: Vec<BlobEntry> = result.blobs().collect();
+        let names: Vec<String> = blobs.iter().map(blob_name).collect();
+        let sizes = self.objects.sizes(&names).into_iter().collect::<Result<Vec<_>>>()?;
+        let damaged = self.damaged();
+        Ok(blobs.iter().zip(sizes).all(|(blob, size)| size == Some(blob.size))
+            && !names.iter().any(|name| damaged.contains(name)))
+    }
+
+    /// Writes the blobs of records that the store lacks. Returns those that are damaged in the cache.
+    fn push_blobs(&self, cache: &Store, records: &Import, transfer: &Transfer<'_>) -> Result<BTreeSet<BlobEntry>> {
         let blobs: Vec<BlobEntry> = records.blobs().collect::<BTreeSet<_>>().into_iter().collect();
         let names: Vec<String> = blobs.iter().map(blob_name).collect();
         let mut lacking = Vec::new();
-        for (blob, size) in blobs.into_iter().zip(self.objects.sizes(&names)) {
+        for ((blob, name), size) in blobs.into_iter().zip(&names).zip(self.objects.sizes(&names)) {
             // A blob of another length is cut off.
-            if size? != Some(blob.size) {
+            if size? != Some(blob.size) || self.damaged().contains(name) {
                 lacking.push(blob);
             }
         }
-        transfer.expect(lacking.iter().map(|blob| blob.size).sum());
+        transfer.expect(blobs::total(&lacking));
         let damaged = blobs::upload(&self.objects, cache, &lacking, transfer)?;
+        let written: BTreeSet<String> = lacking.iter().map(blob_name).collect();
+        self.damaged().retain(|name| !written.contains(name));
         for (_, error) in &damaged {
             self.warn(error.to_string());
         }
-        records.remove(&damaged.into_iter().map(|(blob, _)| blob).collect());
-        Ok(())
+        Ok(damaged.into_iter().map(|(blob, _)| blob).collect())
     }
 
+    /// Writes records. Returns for each whether the store had none that can be read.
     fn create<T: Named>(&self, records: &[T]) -> Result<Vec<bool>> {
         let object = |record: &T| {
             let name = record.object();
             let bytes = record::encode(record, &name, self.trust.key.as_ref());
             (name, bytes)
         };
-        self.objects.create_each(records.iter().map(object).collect()).into_iter().collect()
+        let objects: Vec<(String, Vec<u8>)> = records.iter().map(object).collect();
+        let damaged: Vec<_> = objects.iter().filter(|(name, _)| self.damaged().contains(name)).cloned().collect();
+        let names: BTreeSet<String> = damaged.iter().map(|(name, _)| name.clone()).collect();
+        self.objects.replace_each(damaged).into_iter().collect::<Result<()>>()?;
+        let created = self.objects.create_each(objects.clone()).into_iter().zip(&objects);
+        let created =
+            created.map(|(created, (name, _))| Ok(created? || names.contains(name))).collect::<Result<Vec<bool>>>()?;
+        self.damaged().retain(|name| !names.contains(name));
+        Ok(created)
     }
-}
-
-/// Parts of an import whose lacking blobs have about [`BATCH`] bytes.
-fn batches(records: Import, lacking: &BTreeSet<BlobEntry>) -> Vec<Import> {
-    let mut batches = vec![Import::default()];
-    let mut bytes = 0;
-    let mut next = |blobs: u64, batches: &mut Vec<Import>| {
-        if bytes > 0 && bytes + blobs > BATCH {
-            batches.push(Import::default());
-            bytes = 0;
-        }
-        bytes += blobs;
-    };
-    let size = |blobs: &mut dyn Iterator<Item = BlobEntry>| blobs.filter(|b| lacking.contains(b)).map(|b| b.size).sum();
-    for result in records.results {
-        next(size(&mut result.blobs()), &mut batches);
-        batches.last_mut().into_iter().for_each(|batch| batch.results.push(result.clone()));
-    }
-    for state in records.states {
-        next(size(&mut state.blobs()), &mut batches);
-        batches.last_mut().into_iter().for_each(|batch| batch.states.push(state.clone()));
-    }
-    batches
 }

@@ -10,8 +10,9 @@ use object_store::path::Path;
 use object_store::{Error as StoreFailure, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
 use tokio::runtime::Runtime;
 
-use super::address::{Address, Variables, hidden};
+use super::address::Address;
 use super::error::{Result, SharedError};
+use super::variables::{Variables, hidden};
 
 /// Requests in flight.
 const IN_FLIGHT: usize = 64;
@@ -19,7 +20,11 @@ const IN_FLIGHT: usize = 64;
 const MOST_BYTES: u64 = 256 << 20;
 /// How often an operation is tried, and the pause after the first try. Each further pause is three times as long.
 const TRIES: u32 = 4;
-const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 50 });
+/// Clients that try again themselves: see `cloud`.
+const RETRIED: [&str; 3] = ["S3", "GCS", "MicrosoftAzure"];
+/// How long to wait for the first answer of a store.
+const FIRST_ANSWER: Duration = Duration::from_secs(20);
 
 /// An object in a listing.
 #[derive(Clone, Debug)]
@@ -70,26 +75,34 @@ impl Objects {
 
     /// Reads objects. `None` for one that does not exist.
     pub(super) fn get_each(&self, names: &[String]) -> Vec<Result<Option<Bytes>>> {
-        self.each(names, |name| async move {
-            let path = self.path(name);
-            let read = || async {
-                let found = self.store.get(&path).await?;
-                if found.meta.size > MOST_BYTES {
-                    return Ok(Bytes::new());
-                }
-                found.bytes().await
-            };
-            match retried(read).await {
-                Ok(bytes) => Ok(Some(bytes)),
-                Err(StoreFailure::NotFound { .. }) => Ok(None),
-                Err(error) => Err(self.failed(&format!("read {name}"), &error)),
-            }
+        self.each(names, |name| self.read(name))
+    }
+
+    /// Reads an object. `None` if it does not exist. Fails if no answer comes soon, so that nobody waits long for a
+    /// store that can't be reached.
+    pub(super) fn get_soon(&self, name: &str) -> Result<Option<Bytes>> {
+        let answer = async { tokio::time::timeout(FIRST_ANSWER, self.read(name)).await };
+        self.runtime.block_on(answer).unwrap_or_else(|_| {
+            let (what, address) = (format!("read {name}"), self.address.to_string());
+            Err(SharedError::Failed { what, address, why: format!("no answer within {} s", FIRST_ANSWER.as_secs()) })
         })
     }
 
-    /// Reads an object. `None` if it does not exist.
-    pub(super) fn get(&self, name: &str) -> Result<Option<Bytes>> {
-        self.get_each(&[name.to_owned()]).pop().unwrap_or(Ok(None))
+    async fn read(&self, name: &str) -> Result<Option<Bytes>> {
+        let path = self.path(name);
+        let read = || async {
+            let found = self.store.get(&path).await?;
+            if found.meta.size > MOST_BYTES {
+                return Ok(Bytes::new());
+            }
+            let size = found.meta.size;
+            whole(found.bytes().await?, size)
+        };
+        match retried(read).await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(StoreFailure::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed(&format!("read {name}"), &error)),
+        }
     }
 
     /// The sizes of objects. `None` for one that does not exist.
@@ -107,13 +120,37 @@ impl Objects {
     /// Creates objects. False for one that exists; it stays as it is.
     pub(super) fn create_each(&self, objects: Vec<(String, Vec<u8>)>) -> Vec<Result<bool>> {
         self.each(objects, |(name, bytes)| async move {
-            let (path, bytes) = (self.path(&name), Bytes::from(bytes));
-            let options = || PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-            match retried(|| self.store.put_opts(&path, bytes.clone().into(), options())).await {
-                Ok(_) => Ok(true),
+            match self.create_once(&self.path(&name), bytes.into()).await {
+                Ok(()) => Ok(true),
                 Err(StoreFailure::AlreadyExists { .. } | StoreFailure::Precondition { .. }) => Ok(false),
                 Err(error) => Err(self.failed(&format!("write {name}"), &error)),
             }
+        })
+    }
+
+    async fn create_once(&self, path: &Path, bytes: Bytes) -> object_store::Result<()> {
+        let options = || PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match retried(|| self.store.put_opts(path, bytes.clone().into(), options())).await {
+            // Some servers can't do both in one operation. Nothing relies on that it is one.
+            Err(error) if matches!(Refusal::of(&error, &root_cause(&error)), Some(Refusal::NoOperation)) => {
+                match retried(|| self.store.head(path)).await {
+                    Ok(_) => Err(StoreFailure::AlreadyExists { path: path.to_string(), source: error.into() }),
+                    Err(StoreFailure::NotFound { .. }) => {
+                        retried(|| self.store.put(path, bytes.clone().into())).await.map(drop)
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            created => created.map(drop),
+        }
+    }
+
+    /// Writes objects. Replaces those that exist.
+    pub(super) fn replace_each(&self, objects: Vec<(String, Vec<u8>)>) -> Vec<Result<()>> {
+        self.each(objects, |(name, bytes)| async move {
+            let (path, bytes) = (self.path(&name), Bytes::from(bytes));
+            let put = retried(|| self.store.put(&path, bytes.clone().into())).await;
+            put.map(drop).map_err(|error| self.failed(&format!("write {name}"), &error))
         })
     }
 
@@ -132,23 +169,25 @@ impl Objects {
                 listed => listed.map_err(|e| self.failed(&format!("list {prefix}"), &e))?,
             };
             listed.sort_by(|a, b| a.location.cmp(&b.location));
-            let name = |path: &Path| {
-                let parts: Vec<String> = path.prefix_match(&self.root)?.map(|part| part.as_ref().to_owned()).collect();
-                Some(parts.join("/"))
-            };
             let object = |meta: object_store::ObjectMeta| {
                 let written_at = meta.last_modified.timestamp_millis();
-                Some(Listed { name: name(&meta.location)?, size: meta.size, written_at })
+                Some(Listed { name: self.name(&meta.location)?, size: meta.size, written_at })
             };
             Ok(listed.into_iter().filter_map(object).collect())
         })
+    }
+
+    /// The name of the object with this path.
+    fn name(&self, path: &Path) -> Option<String> {
+        let parts: Vec<String> = path.prefix_match(&self.root)?.map(|part| part.as_ref().to_owned()).collect();
+        Some(parts.join("/"))
     }
 
     /// The name of any object, if there is one.
     pub(super) fn first(&self) -> Result<Option<String>> {
         let first = || async { self.store.list(Some(&self.root)).next().await.transpose() };
         match self.runtime.block_on(retried(first)) {
-            Ok(first) => Ok(first.map(|object| object.location.to_string())),
+            Ok(first) => Ok(first.and_then(|object| self.name(&object.location))),
             Err(StoreFailure::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.failed("list the objects", &error)),
         }
@@ -169,28 +208,82 @@ impl Objects {
         self.runtime.block_on(stream::iter(items.into_iter().map(f)).buffered(IN_FLIGHT).collect())
     }
 
-    /// The error of an operation. A refusal of the credentials is the user's to mend. The server's text may repeat
-    /// credentials, so it is not shown then.
+    /// The error of an operation. If the credentials are refused, the user has to act. The server's text may repeat
+    /// credentials, so only its code is shown then.
     pub(super) fn failed(&self, what: &str, error: &StoreFailure) -> SharedError {
         let address = &self.address;
-        let hint = "docs/shared-store.md lists the variables for each kind of store";
-        match error {
-            StoreFailure::Unauthenticated { .. } => {
-                SharedError::unusable(format!("the store {address} does not accept the credentials"), hint)
-            }
-            StoreFailure::PermissionDenied { .. } => {
-                SharedError::unusable(format!("the store {address} does not allow to {what}"), "")
-            }
-            StoreFailure::NotSupported { .. } | StoreFailure::NotImplemented { .. } => {
+        let cause = root_cause(error);
+        let code = code(&cause);
+        let shown = code.map(|code| format!(" ({code})")).unwrap_or_default();
+        match Refusal::of(error, &cause) {
+            Some(Refusal::NoCredentials) => SharedError::unusable(
+                format!("the store {address} does not accept the credentials{shown}"),
+                "check the credentials in the environment; docs/shared-store.md lists the variables",
+            ),
+            Some(Refusal::NotAllowed) => SharedError::unusable(
+                format!("the store {address} does not allow to {what}{shown}"),
+                "check the credentials in the environment, and what their owner may do",
+            ),
+            Some(Refusal::NoBucket) => SharedError::unusable(
+                format!("there is no store {address}: the server has no such bucket"),
+                "check the address and the server; the bucket must exist",
+            ),
+            Some(Refusal::NoOperation) => {
                 SharedError::unusable(format!("the store {address} can't {what}: it lacks an operation"), "")
             }
-            error => SharedError::Failed {
+            None => SharedError::Failed {
                 what: what.to_owned(),
                 address: address.to_string(),
-                why: hidden(&root_cause(error), &self.variables),
+                why: hidden(&code.map_or_else(|| first_line(&cause), str::to_owned), &self.variables),
             },
         }
     }
+}
+
+/// An answer of a server that stays the same until the user acts.
+enum Refusal {
+    NoCredentials,
+    NotAllowed,
+    NoBucket,
+    NoOperation,
+}
+
+impl Refusal {
+    /// The refusal in an error with this root cause. The clients have no type for those of a listing.
+    fn of(error: &StoreFailure, cause: &str) -> Option<Self> {
+        match code(cause) {
+            Some("NotImplemented") => return Some(Self::NoOperation),
+            Some("NoSuchBucket" | "ContainerNotFound") => return Some(Self::NoBucket),
+            Some(
+                "AuthenticationFailed"
+                | "ExpiredToken"
+                | "InvalidAccessKeyId"
+                | "InvalidToken"
+                | "SignatureDoesNotMatch"
+                | "TokenRefreshRequired",
+            ) => return Some(Self::NoCredentials),
+            _ => {}
+        }
+        match error {
+            StoreFailure::Unauthenticated { .. } => Some(Self::NoCredentials),
+            StoreFailure::PermissionDenied { .. } => Some(Self::NotAllowed),
+            StoreFailure::NotSupported { .. } | StoreFailure::NotImplemented { .. } => Some(Self::NoOperation),
+            _ if cause.contains("status code: 401") => Some(Self::NoCredentials),
+            _ if cause.contains("status code: 403") => Some(Self::NotAllowed),
+            _ => None,
+        }
+    }
+}
+
+/// The code in the text of an error of S3 or Azure, such as `NoSuchBucket`.
+fn code(text: &str) -> Option<&str> {
+    let (code, _) = text.split_once("<Code>")?.1.split_once("</Code>")?;
+    (code.len() <= 50 && code.chars().all(char::is_alphanumeric)).then_some(code)
+}
+
+/// The first line of a text, at most 300 characters.
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().chars().take(300).collect()
 }
 
 /// The innermost cause of an error: the outer ones repeat it.
@@ -202,6 +295,14 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
+/// An answer, if it has all bytes. One that is cut off is an error that is tried again.
+pub(super) fn whole(bytes: Bytes, size: u64) -> object_store::Result<Bytes> {
+    if bytes.len() as u64 == size {
+        return Ok(bytes);
+    }
+    Err(StoreFailure::Generic { store: "shared", source: format!("{} of {size} bytes came", bytes.len()).into() })
+}
+
 /// Tries an operation again if it may succeed then.
 pub(super) async fn retried<T, F>(operation: impl Fn() -> F) -> object_store::Result<T>
 where
@@ -210,7 +311,8 @@ where
     let mut pause = PAUSE;
     for _ in 1..TRIES {
         match operation().await {
-            Err(StoreFailure::Generic { .. } | StoreFailure::JoinError { .. }) => tokio::time::sleep(pause).await,
+            Err(StoreFailure::Generic { store, .. }) if !RETRIED.contains(&store) => tokio::time::sleep(pause).await,
+            Err(StoreFailure::JoinError { .. }) => tokio::time::sleep(pause).await,
             done => return done,
         }
         pause *= 3;

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! vadpipe record 1
-//! signed ed25519:<public key> <signature>          only if it is signed
-//!
+//! unsigned <digest>                                or `signed ed25519:<public key> <signature>`
 //! {"key":…}                                        the record as JSON
 //! ```
 //!
-//! The signature is over the object's name and all bytes of the JSON, so a signed record can't be moved to another name.
+//! The digest and the signature are over the object's name and all bytes of the JSON. So an altered byte is found, and
+//! a record can't be moved to another name.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +20,7 @@ use crate::store::{FilesRead, ResultRecord, StateRecord};
 const FIRST: &str = "vadpipe record ";
 const FORMAT: u32 = 1;
 const SIGNED: &str = "signed ";
+const UNSIGNED: &str = "unsigned ";
 
 /// A record with the key that signed it.
 #[derive(Clone, Debug)]
@@ -79,6 +80,13 @@ pub(super) fn word(result: &ResultRecord, signer: Option<PublicKey>) -> String {
     format!("word/{}/{who}/{}", name.strip_prefix("result/").unwrap_or(&name), result.digest.short())
 }
 
+/// Whether this is the name of a blob or a record.
+pub(super) fn is_name(name: &str) -> bool {
+    let mut parts = name.split('/');
+    let is_kind = parts.next().is_some_and(|kind| ["blob", "result", "state", "word"].contains(&kind));
+    is_kind && parts.next().is_some_and(|digest| digest.parse::<Digest>().is_ok())
+}
+
 const NO_FILES: &str = "none";
 
 fn files(read: &FilesRead) -> String {
@@ -107,9 +115,12 @@ fn part(text: &str) -> String {
 pub(super) fn encode<T: Named>(record: &T, name: &str, key: Option<&SecretKey>) -> Vec<u8> {
     // Only a map whose keys aren't strings can fail, and there is none.
     let json = serde_json::to_vec(record).unwrap_or_default();
-    let signed = key.map(|key| format!("{SIGNED}{} {}\n", key.public(), hex::encode(key.sign(&message(name, &json)))));
-    let head = format!("{FIRST}{FORMAT}\n{}\n", signed.unwrap_or_default());
-    [head.into_bytes(), json].concat()
+    let message = message(name, &json);
+    let second = match key {
+        Some(key) => format!("{SIGNED}{} {}", key.public(), hex::encode(key.sign(&message))),
+        None => format!("{UNSIGNED}{}", Digest::of(&message)),
+    };
+    [format!("{FIRST}{FORMAT}\n{second}\n").into_bytes(), json].concat()
 }
 
 fn message(name: &str, json: &[u8]) -> Vec<u8> {
@@ -128,29 +139,34 @@ pub(super) fn decode<T: Named>(bytes: &[u8], name: &str, own: bool) -> Result<Si
         Some(newer) if newer > FORMAT => return Err(format!("it has format {newer}, of a later vadpipe")),
         _ => return Err("it is not a record".to_owned()),
     }
-    let (second, mut json) = line(rest).ok_or("it is cut off")?;
-    let mut signer = None;
-    if let Some(signed) = second.strip_prefix(SIGNED) {
+    let (second, json) = line(rest).ok_or("it is cut off")?;
+    let message = message(name, json);
+    let signer = if let Some(signed) = second.strip_prefix(SIGNED) {
         let (key, signature) = signed.split_once(' ').ok_or("its signature can't be read")?;
         let key: PublicKey = key.parse().map_err(|_| "its signature can't be read")?;
         let signature = hex::decode(signature).map_err(|_| "its signature can't be read")?;
-        let (empty, rest) = line(json).ok_or("it is cut off")?;
-        if !empty.is_empty() {
-            return Err("it is not a record".to_owned());
-        }
-        json = rest;
-        if !key.verifies(&message(name, json), &signature) {
+        if !key.verifies(&message, &signature) {
             return Err("its signature is not that of its content".to_owned());
         }
-        signer = Some(key);
-    } else if !second.is_empty() {
-        return Err("it is not a record".to_owned());
-    }
+        Some(key)
+    } else {
+        let digest = second.strip_prefix(UNSIGNED).ok_or("it is not a record")?;
+        if digest != Digest::of(&message).to_string() {
+            return Err("it is altered or cut off".to_owned());
+        }
+        None
+    };
     let record: T = serde_json::from_slice(json).map_err(|_| "it is altered or cut off")?;
     if !record.is_consistent() || (own && record.object() != name) {
         return Err("it is altered: its content is not that of its key".to_owned());
     }
     Ok(Signed { record, signer })
+}
+
+/// Whether a later vadpipe wrote this record. Otherwise a record that can't be read is damaged.
+pub(super) fn is_of_later_format(bytes: &[u8]) -> bool {
+    let number = line(bytes).and_then(|(first, _)| first.strip_prefix(FIRST)?.parse::<u32>().ok());
+    number.is_some_and(|number| number > FORMAT)
 }
 
 /// The first line, and what follows it.

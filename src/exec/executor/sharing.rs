@@ -8,6 +8,7 @@
 //! The states of a training are pushed when its job ends, however it ends, and every [`PAUSE`] while it runs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::{Builder, Scope};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use crate::event::Event;
 use crate::exec::context::RunContext;
 use crate::exec::filling::without_store;
 use crate::exec::job::{Ended, Job};
+use crate::exec::worker::panic_message;
 use crate::id::PointId;
 use crate::key::StateChain;
 use crate::shared::{SharedError, SharedStore, Transfer};
@@ -162,7 +164,13 @@ impl Pusher<'_> {
             };
             let mut tasks = vec![first];
             tasks.extend(waiting.try_iter());
-            let replaced = self.push(&tasks);
+            // The driver waits for the ends of the jobs.
+            let pushed = catch_unwind(AssertUnwindSafe(|| self.push(&tasks)));
+            let replaced = pushed.unwrap_or_else(|panic| {
+                let text = panic_message(&*panic).unwrap_or("pushing results panicked");
+                self.shared.give_up(|| text.to_owned()).into_iter().for_each(|warning| self.warn(warning));
+                Vec::new()
+            });
             for Task { point, ended, .. } in tasks {
                 let Some(ended) = ended else { continue };
                 let ended = ended.map(|own| {
@@ -230,7 +238,9 @@ impl Pusher<'_> {
                     adopted.push(record);
                 }
                 Ok(None) => self.warn(format!("{what}, but it is damaged; the own one is used")),
-                Err(error) => self.warn(without_store(&error)),
+                Err(error) => {
+                    self.shared.give_up(|| without_store(&error)).into_iter().for_each(|warning| self.warn(warning));
+                }
             }
         }
         adopted
