@@ -61,7 +61,7 @@ fn wait<T>(objects: &Objects, transfer: &Transfer<'_>, future: impl Future<Outpu
 /// the user interrupts the transfer.
 pub(super) struct Download<'a> {
     reading: Arc<Reading<'a>>,
-    blobs: std::iter::Enumerate<std::vec::IntoIter<BlobEntry>>,
+    blobs: std::iter::Enumerate<std::slice::Iter<'a, BlobEntry>>,
 }
 
 /// What the streams of a [`Download`] share.
@@ -90,22 +90,22 @@ impl<'a> Download<'a> {
     /// Begins a download. If it ends early, the reason is left in `ended`.
     pub(super) fn new(
         objects: &'a Objects,
-        blobs: &[BlobEntry],
+        blobs: &'a [BlobEntry],
         transfer: &'a Transfer<'a>,
         ended: &'a Mutex<Option<SharedError>>,
     ) -> Self {
         let current = Arc::new(AtomicUsize::new(0));
         let needed = Arc::clone(&current);
-        let ranges = blobs.to_vec().into_iter().enumerate().flat_map(move |(index, blob)| {
+        let ranges = blobs.iter().enumerate().flat_map(move |(index, blob)| {
             let needed = Arc::clone(&needed);
             let starts = (0..blob.size).step_by(RANGE as usize);
             let starts = starts.take_while(move |_| needed.load(Ordering::Relaxed) <= index);
             starts.map(move |start| (index, blob, start..blob.size.min(start + RANGE)))
         });
-        let read = move |(index, blob, range)| async move { (index, read_range(objects, &blob, range).await) };
+        let read = move |(index, blob, range)| async move { (index, read_range(objects, blob, range).await) };
         let ranges = Mutex::new(Box::pin(stream::iter(ranges.map(read)).buffered(at_a_time(blobs))) as Ranges<'a>);
         let reading = Arc::new(Reading { objects, transfer, ranges, current, ended });
-        Self { reading, blobs: blobs.to_vec().into_iter().enumerate() }
+        Self { reading, blobs: blobs.iter().enumerate() }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The objects of a shared store by their names. All calls block; calls for many objects have many requests in flight.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,8 @@ const MOST_BYTES: u64 = 256 << 20;
 /// How often an operation is tried, and the pause after the first try. Each further pause is three times as long.
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 50 });
+/// The longest operation. The clients of object stores give up earlier; a file system may never answer.
+const LONGEST: Duration = Duration::from_secs(300);
 /// Clients that try again themselves: see `cloud`.
 const RETRIED: [&str; 3] = ["S3", "GCS", "MicrosoftAzure"];
 /// How long to wait for the first answer of a store.
@@ -35,11 +38,21 @@ pub(super) struct Listed {
     pub(super) written_at: i64,
 }
 
+/// The threads of all stores. They are never stopped, because one may wait for a file system that does not answer.
+fn runtime() -> io::Result<&'static Runtime> {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    if RUNTIME.get().is_none() {
+        // If another thread is faster, this one's is dropped.
+        let _ = RUNTIME.set(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?);
+    }
+    RUNTIME.get().ok_or_else(|| io::ErrorKind::Other.into())
+}
+
 /// The objects of a store.
 pub(super) struct Objects {
     pub(super) store: Arc<dyn ObjectStore>,
     root: Path,
-    pub(super) runtime: Runtime,
+    pub(super) runtime: &'static Runtime,
     address: Address,
     variables: Variables,
 }
@@ -58,9 +71,8 @@ impl Objects {
         address: Address,
         variables: Variables,
     ) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime =
-            runtime.map_err(|e| SharedError::System("can't start threads for the shared store".to_owned(), e))?;
+            runtime().map_err(|e| SharedError::System("can't start threads for shared stores".to_owned(), e))?;
         Ok(Self { store, root, runtime, address, variables })
     }
 
@@ -309,13 +321,16 @@ where
     F: Future<Output = object_store::Result<T>>,
 {
     let mut pause = PAUSE;
-    for _ in 1..TRIES {
-        match operation().await {
-            Err(StoreFailure::Generic { store, .. }) if !RETRIED.contains(&store) => tokio::time::sleep(pause).await,
-            Err(StoreFailure::JoinError { .. }) => tokio::time::sleep(pause).await,
+    for last in (0..TRIES).map(|number| number + 1 == TRIES) {
+        let Ok(done) = tokio::time::timeout(LONGEST, operation()).await else { break };
+        match done {
+            Err(StoreFailure::Generic { store, .. }) if !last && !RETRIED.contains(&store) => {}
+            Err(StoreFailure::JoinError { .. }) if !last => {}
             done => return done,
         }
+        tokio::time::sleep(pause).await;
         pause *= 3;
     }
-    operation().await
+    let why = format!("no answer within {} s", LONGEST.as_secs());
+    Err(StoreFailure::Generic { store: "shared", source: why.into() })
 }

@@ -315,7 +315,7 @@ fn store_is_only_read_without_permission() {
     fs::create_dir(store.path().join("s")).expect("a folder");
     let machine = Machine::new(&store.path().join("s"), MINI);
     machine.run(&[]);
-    assert_eq!(objects(store.path(), ""), [PathBuf::new(); 0]);
+    assert_eq!(objects(store.path(), ""), Vec::<PathBuf>::new());
     let url = machine.store.display().to_string();
     machine.project.write(".config/vadpipe/config.toml", &format!("[store]\nurl = \"{url}\"\nwrite = true\n"));
     machine.project.edit("epochs = 3", "epochs = 4");

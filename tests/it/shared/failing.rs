@@ -59,7 +59,7 @@ fn run_goes_on_without_a_store_that_refuses_writes() {
     // Not even root can write below a file.
     fs::write(folder.join("blob"), "").expect("a file");
     goes_on(&folder, "true", &["--store-write"], &format!("in the store {}: ", folder.display()));
-    assert_eq!(objects(&folder, "result/"), [PathBuf::new(); 0], "no record without its blobs");
+    assert_eq!(objects(&folder, "result/"), Vec::<PathBuf>::new(), "no record without its blobs");
     let machine = Machine::new(&folder, &pipeline("true"));
     machine.project.run(&["--no-store"]);
     let output = machine.vadpipe(&["push", "p.toml"]);
@@ -85,4 +85,13 @@ fn objects_deleted_behind_our_back_are_pushed_again() {
     first.vadpipe(&["push", "p.toml"]);
     assert_eq!(objects(store.path(), ""), all);
     assert_eq!(Machine::new(store.path(), MINI).run(&[]).executed(), [""; 0]);
+}
+
+#[test]
+fn run_goes_on_without_a_folder_that_never_answers() {
+    let store = store();
+    // Reading from it waits forever, as reading from a file server that is gone.
+    let made = std::process::Command::new("mkfifo").arg(store.path().join("vadpipe.json")).status();
+    assert!(made.expect("mkfifo").success());
+    goes_on(store.path(), "true", &["--store-write"], "vadpipe.json in the store ");
 }
