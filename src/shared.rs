@@ -12,13 +12,13 @@
 //!
 //! The cache of each machine stays in front. A result or a state that the cache lacks is pulled: its record, then the
 //! blobs that the cache lacks. What a run makes is pushed if the user asks for it: first the blobs, then the record that
-//! names them. Objects never change.
+//! names them. Objects never change, but a push replaces a damaged one.
 //!
 //! Nothing that comes from the store is trusted. A record must be consistent with its key, signed by a trusted key if the
 //! user has named any, and each blob must have its digest. Whatever is missing, truncated or altered counts as missing and
 //! is reported. So nobody else's mistake ends a run or changes a byte of it.
 //!
-//! - `address`: which store, and how it is opened; `cloud`: the clients of object stores.
+//! - `address`, `variables`: which store, and how it is opened; `cloud`: the clients of object stores.
 //! - `objects`: objects by name, with many requests at a time and with retries.
 //! - `blobs`: blobs up and down as streams; `transfer`: how far a transfer is.
 //! - `signature`: keys and signatures.
@@ -43,17 +43,21 @@ mod record;
 mod roots;
 mod signature;
 mod transfer;
+mod variables;
 mod words;
+#[cfg(test)]
+mod tests;
 
-pub use address::{Address, Variables};
+pub use address::Address;
 pub use contents::Counts;
 pub use doctor::SharedDoctorReport;
 pub use error::SharedError;
 pub use gc::{SharedGcPolicy, SharedGcReport};
 pub use handle::{SharedStore, Trust};
 pub use objects::GRACE;
-pub use pull::{Asked, Pulled};
+pub use pull::{Asked, Pulled, WantedState};
 pub use push::Pushed;
 pub use signature::{PublicKey, SecretKey};
 pub use transfer::Transfer;
+pub use variables::Variables;
 pub use words::{Voice, Voices};

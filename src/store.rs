@@ -82,7 +82,7 @@ mod transfer;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod fuzz;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use doctor::DoctorReport;
 pub use engine::silence_caught_panics;
@@ -96,6 +96,7 @@ pub use journal::FORMAT;
 pub use lease::{Lease, LeaseOutcome};
 pub use look::{Look, LookError};
 pub use options::{Cancelled, Options, Waiting};
+pub use pack_writer::NotReceived;
 pub use record::{
     Accepted, Commit, Provenance, RUN_FORMAT, ResultRecord, RunLabel, RunRecord, StageRun, StateRecord, TrainingRate,
 };

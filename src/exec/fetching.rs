@@ -3,6 +3,7 @@
 //! Before the run, `filling` asks for the points whose keys are known. The others depend on points that run, so their
 //! keys become known during the run. One thread asks for them, for all that wait at once, while the driver goes on.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, Scope};
@@ -11,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exec::context::RunContext;
 use crate::exec::filling::without_store;
+use crate::exec::worker::panic_message;
 use crate::id::PointId;
 use crate::key::Key;
 use crate::shared::{Asked, SharedStore, Transfer};
@@ -78,7 +80,12 @@ fn fetch(context: &RunContext<'_>, shared: &SharedStore, waiting: &Receiver<Fetc
             reads_files: context.point(request.point).parsed.stage.reads().files,
         };
         let asked: Vec<Asked> = batch.iter().map(asked).collect();
-        pull(context, shared, &asked);
+        // The driver waits for the answers.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| pull(context, shared, &asked))) {
+            let text = panic_message(&*panic).unwrap_or("asking the shared store panicked");
+            let warning = shared.give_up(|| text.to_owned());
+            warning.into_iter().for_each(|message| context.listener.event(&Event::Warning { message }));
+        }
         for request in batch {
             if answered.send(request).is_err() {
                 return;

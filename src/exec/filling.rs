@@ -11,10 +11,10 @@ use crate::error::Result;
 use crate::event::Event;
 use crate::exec::context::RunContext;
 use crate::id::PointId;
-use crate::key::{Digest, Key};
+use crate::key::{Components, Digest, Key};
 use crate::plan::{Decision, Plan, Planner, State};
-use crate::shared::{Asked, SharedError, SharedStore, Transfer};
-use crate::store::FilesRead;
+use crate::shared::{Asked, SharedError, SharedStore, Transfer, WantedState};
+use crate::store::{FilesRead, StateRecord};
 
 /// What was copied from the shared store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -106,15 +106,14 @@ pub fn plan_with_store(context: &RunContext<'_>, shared: &SharedStore, wanted: &
         }
         plan = Planner { in_store: Some(&in_store), ..context.planner(&forced) }.plan(wanted)?;
     }
-    let names = shared.state_names(requests(context, plan.decisions.iter().filter(|d| is_lacking(d))))?;
-    for decision in plan.decisions.iter_mut().filter(|decision| is_lacking(decision)) {
-        if let (Some(components), Some(epochs)) = (&decision.components, &mut decision.epochs) {
-            let (spec, chain) = (context.spec, components.chain());
-            let class = spec.class(decision.point, context.compute);
-            let digest = |path: &Path| context.store.digest_now(path);
-            let query = spec.resumable(decision.point, &class);
-            let state = shared.find_state(chain.keys(), &query, epochs.cached, names.as_ref(), &digest)?;
-            epochs.cached = state.map_or(epochs.cached, |state| state.epoch);
+    let is_training = |decision: &&Decision| is_lacking(decision) && decision.epochs.is_some();
+    let trainings: Vec<&Decision> = plan.decisions.iter().filter(is_training).collect();
+    let found = furthest_states(context, shared, &trainings)?;
+    let mut reached: BTreeMap<PointId, u64> =
+        trainings.iter().zip(found).filter_map(|(d, state)| Some((d.point, state?.epoch))).collect();
+    for decision in &mut plan.decisions {
+        if let (Some(epochs), Some(epoch)) = (&mut decision.epochs, reached.remove(&decision.point)) {
+            epochs.cached = epoch;
         }
     }
     Ok(plan)
@@ -123,15 +122,6 @@ pub fn plan_with_store(context: &RunContext<'_>, shared: &SharedStore, wanted: &
 /// Whether the cache lacks a result that the run needs.
 fn is_lacking(decision: &Decision) -> bool {
     decision.output.is_none() && decision.state != State::Pruned
-}
-
-/// How many requests the states of these trainings take at most.
-fn requests<'a>(context: &RunContext<'_>, decisions: impl Iterator<Item = &'a Decision>) -> u64 {
-    let of = |decision: &Decision| {
-        let every = context.spec.resumable(decision.point, "").every;
-        decision.epochs.map_or(0, |epochs| (epochs.total - epochs.cached).div_ceil(every))
-    };
-    decisions.map(of).sum()
 }
 
 /// The warning that the work goes on without the shared store.
@@ -172,15 +162,7 @@ impl Filling<'_> {
             }
         }
         let new: Vec<&Decision> = misses.into_iter().filter(|(_, key)| self.states.insert(*key)).map(|m| m.0).collect();
-        let names = self.shared.state_names(requests(self.context, new.iter().copied()))?;
-        let mut states = 0;
-        for decision in new {
-            if self.transfer.is_cancelled() {
-                return Err(SharedError::Cancelled);
-            }
-            states += usize::from(self.pull_state(decision, names.as_ref())?);
-        }
-        Ok(Filled { states, ..Filled::default() })
+        Ok(Filled { states: self.pull_states(&new)?, ..Filled::default() })
     }
 
     fn reads_files(&self, point: PointId) -> bool {
@@ -191,16 +173,30 @@ impl Filling<'_> {
         self.context.store.digest_now(path)
     }
 
-    /// Copies the furthest state of a training that is further than those of the cache.
-    fn pull_state(&self, decision: &Decision, names: Option<&BTreeSet<String>>) -> Result<bool, SharedError> {
-        let (Some(components), Some(epochs)) = (&decision.components, decision.epochs) else { return Ok(false) };
-        let (spec, chain) = (self.context.spec, components.chain());
-        let class = spec.class(decision.point, self.context.compute);
-        let query = spec.resumable(decision.point, &class);
-        let digest = |path: &Path| self.digest(path);
-        match self.shared.find_state(chain.keys(), &query, epochs.cached, names, &digest)? {
-            Some(state) => self.shared.pull_state(self.context.store, state, self.transfer),
-            None => Ok(false),
-        }
+    /// Copies the furthest state of each training that is further than those of the cache. Returns how many.
+    fn pull_states(&self, decisions: &[&Decision]) -> Result<usize, SharedError> {
+        let found = furthest_states(self.context, self.shared, decisions)?;
+        self.shared.pull_states(self.context.store, found.into_iter().flatten().collect(), self.transfer)
     }
+}
+
+/// The furthest state of each training in the store that is further than those of the cache, in their order.
+fn furthest_states(
+    context: &RunContext<'_>,
+    shared: &SharedStore,
+    decisions: &[&Decision],
+) -> Result<Vec<Option<StateRecord>>, SharedError> {
+    let spec = context.spec;
+    let training = |decision: &&Decision| {
+        let chain = decision.components.as_ref().map(Components::chain).unwrap_or_default();
+        let cached = decision.epochs.map_or(u64::MAX, |epochs| epochs.cached);
+        (decision.point, chain, spec.class(decision.point, context.compute), cached)
+    };
+    let trainings: Vec<_> = decisions.iter().map(training).collect();
+    let wanted = trainings.iter().map(|(point, chain, class, cached)| WantedState {
+        states: chain.keys(),
+        query: spec.resumable(*point, class),
+        cached: *cached,
+    });
+    shared.find_states(&wanted.collect::<Vec<_>>(), &|path| context.store.digest_now(path))
 }

@@ -1,8 +1,11 @@
 //! Blobs up and down as streams: ranges and parts of large blobs, and many small blobs at a time, in bounded memory.
 
 use std::io::{self, Read};
+use std::ops::Range;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use futures_util::stream::{self, Stream, StreamExt as _};
@@ -11,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
 
 use super::error::{Result, SharedError};
-use super::objects::{Objects, retried};
+use super::objects::{Objects, retried, whole};
 use super::transfer::Transfer;
 use crate::artifact::BlobEntry;
 use crate::key::Digest;
@@ -26,6 +29,8 @@ const PART: u64 = 8 << 20;
 const MOST_PARTS: u64 = 9_000;
 /// Requests in flight.
 const MOST_REQUESTS: usize = 64;
+/// How soon a transfer notices that the user interrupts it.
+const TICK: Duration = Duration::from_millis(100);
 /// How often the upload of a large blob is tried.
 const TRIES: usize = 3;
 
@@ -34,44 +39,100 @@ pub(super) fn blob_name(blob: &BlobEntry) -> String {
     format!("blob/{}", blob.digest)
 }
 
-/// Ranges of all blobs of a download, in their order.
-type Ranges<'a> = Pin<Box<dyn Stream<Item = object_store::Result<Bytes>> + Send + 'a>>;
+/// The bytes of blobs together.
+pub(super) fn total<'a>(blobs: impl IntoIterator<Item = &'a BlobEntry>) -> u64 {
+    // A record may name any sizes.
+    blobs.into_iter().fold(0, |sum, blob| sum.saturating_add(blob.size))
+}
 
-/// The streams of blobs, in their order. Reads ahead of the one that is being read.
+/// Waits for a future. `None` as soon as the user interrupts the transfer.
+fn wait<T>(objects: &Objects, transfer: &Transfer<'_>, future: impl Future<Output = T>) -> Option<T> {
+    objects.runtime.block_on(async {
+        let mut future = std::pin::pin!(future);
+        while !transfer.is_cancelled() {
+            if let Ok(done) = tokio::time::timeout(TICK, &mut future).await {
+                return Some(done);
+            }
+        }
+        None
+    })
+}
+
+/// The streams of blobs, in their order. Reads ahead of the one that is being read. Ends early if the store fails or if
+/// the user interrupts the transfer.
 pub(super) struct Download<'a> {
+    reading: Arc<Reading<'a>>,
+    blobs: std::iter::Enumerate<std::slice::Iter<'a, BlobEntry>>,
+}
+
+/// What the streams of a [`Download`] share.
+struct Reading<'a> {
     objects: &'a Objects,
-    ranges: Arc<Mutex<Ranges<'a>>>,
     transfer: &'a Transfer<'a>,
-    failure: &'a Mutex<Option<SharedError>>,
-    blobs: std::vec::IntoIter<BlobEntry>,
+    ranges: Mutex<Ranges<'a>>,
+    /// The blob that is being read. The ranges of those before it are no longer needed.
+    current: Arc<AtomicUsize>,
+    /// Why the download ended early.
+    ended: &'a Mutex<Option<SharedError>>,
+}
+
+/// Ranges of all blobs of a download, in their order, with the index of their blob.
+type Ranges<'a> = Pin<Box<dyn Stream<Item = (usize, Result<Bytes, Unread>)> + Send + 'a>>;
+
+/// Why a range can't be read.
+enum Unread {
+    /// Its blob is missing or cut off.
+    Damaged(String),
+    /// The store failed.
+    Failed(SharedError),
 }
 
 impl<'a> Download<'a> {
-    /// `failure` is set if the store fails.
+    /// Begins a download. If it ends early, the reason is left in `ended`.
     pub(super) fn new(
         objects: &'a Objects,
-        blobs: &[BlobEntry],
+        blobs: &'a [BlobEntry],
         transfer: &'a Transfer<'a>,
-        failure: &'a Mutex<Option<SharedError>>,
+        ended: &'a Mutex<Option<SharedError>>,
     ) -> Self {
-        let ranges = blobs.to_vec().into_iter().flat_map(|blob| {
+        let current = Arc::new(AtomicUsize::new(0));
+        let needed = Arc::clone(&current);
+        let ranges = blobs.iter().enumerate().flat_map(move |(index, blob)| {
+            let needed = Arc::clone(&needed);
             let starts = (0..blob.size).step_by(RANGE as usize);
-            starts.map(move |start| (blob, start..blob.size.min(start + RANGE)))
+            let starts = starts.take_while(move |_| needed.load(Ordering::Relaxed) <= index);
+            starts.map(move |start| (index, blob, start..blob.size.min(start + RANGE)))
         });
-        let read = move |(blob, range): (BlobEntry, std::ops::Range<u64>)| async move {
-            let path = objects.path(&blob_name(&blob));
-            retried(|| objects.store.get_range(&path, range.clone())).await
-        };
-        let ranges: Ranges<'a> = Box::pin(stream::iter(ranges.map(read)).buffered(at_a_time(blobs)));
-        Self { objects, ranges: Arc::new(Mutex::new(ranges)), transfer, failure, blobs: blobs.to_vec().into_iter() }
+        let read = move |(index, blob, range)| async move { (index, read_range(objects, blob, range).await) };
+        let ranges = Mutex::new(Box::pin(stream::iter(ranges.map(read)).buffered(at_a_time(blobs))) as Ranges<'a>);
+        let reading = Arc::new(Reading { objects, transfer, ranges, current, ended });
+        Self { reading, blobs: blobs.iter().enumerate() }
+    }
+}
+
+async fn read_range(objects: &Objects, blob: &BlobEntry, range: Range<u64>) -> Result<Bytes, Unread> {
+    let (name, missing) = (blob_name(blob), || Unread::Damaged("it is missing".to_owned()));
+    let path = objects.path(&name);
+    let read = || async { whole(objects.store.get_range(&path, range.clone()).await?, range.end - range.start) };
+    let error = match retried(read).await {
+        Ok(bytes) => return Ok(bytes),
+        Err(object_store::Error::NotFound { .. }) => return Err(missing()),
+        Err(error) => error,
+    };
+    // The error may be that a range is beyond the end.
+    match objects.store.head(&path).await {
+        Ok(meta) if meta.size < blob.size => {
+            Err(Unread::Damaged(format!("{} of {} bytes are missing", blob.size - meta.size, blob.size)))
+        }
+        Err(object_store::Error::NotFound { .. }) => Err(missing()),
+        _ => Err(Unread::Failed(objects.failed(&format!("read {name}"), &error))),
     }
 }
 
 /// How many ranges are read at a time, so that they fit into memory.
 fn at_a_time(blobs: &[BlobEntry]) -> usize {
-    let ranges: u64 = blobs.iter().map(|blob| blob.size.div_ceil(RANGE)).sum();
-    let bytes: u64 = blobs.iter().map(|blob| blob.size).sum();
-    let mean = (bytes / ranges.max(1)).max(1);
+    let ranges: u64 = blobs.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.size.div_ceil(RANGE)));
+    let mean = (total(blobs) / ranges.max(1)).max(1);
     usize::try_from(IN_MEMORY / mean).unwrap_or(MOST_REQUESTS).clamp(8, MOST_REQUESTS)
 }
 
@@ -79,24 +140,44 @@ impl<'a> Iterator for Download<'a> {
     type Item = Box<dyn Read + 'a>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let blob = self.blobs.next()?;
-        Some(Box::new(BlobReader {
-            objects: self.objects,
-            ranges: Arc::clone(&self.ranges),
-            transfer: self.transfer,
-            failure: self.failure,
-            left: blob.size.div_ceil(RANGE),
-            bytes: Bytes::new(),
-        }))
+        let (index, blob) = self.blobs.next().filter(|_| self.reading.is_going_on())?;
+        self.reading.current.store(index, Ordering::Relaxed);
+        let reading = Arc::clone(&self.reading);
+        Some(Box::new(BlobReader { reading, index, left: blob.size.div_ceil(RANGE), bytes: Bytes::new() }))
+    }
+}
+
+impl Reading<'_> {
+    fn is_going_on(&self) -> bool {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    fn end(&self, why: SharedError) -> io::Error {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        io::Error::other("the transfer broke off")
+    }
+
+    /// The next range of this blob.
+    fn next(&self, index: usize) -> io::Result<Bytes> {
+        let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match wait(self.objects, self.transfer, ranges.next()) {
+                None => return Err(self.end(SharedError::Cancelled)),
+                // A range of a blob that is damaged before it.
+                Some(Some((of, _))) if of != index => {}
+                Some(Some((_, Ok(bytes)))) => return Ok(bytes),
+                Some(Some((_, Err(Unread::Damaged(why))))) => return Err(io::Error::other(why)),
+                Some(Some((_, Err(Unread::Failed(error))))) => return Err(self.end(error)),
+                Some(None) => return Err(io::Error::other("a range is missing")),
+            }
+        }
     }
 }
 
 /// The bytes of one blob of a [`Download`].
 struct BlobReader<'a> {
-    objects: &'a Objects,
-    ranges: Arc<Mutex<Ranges<'a>>>,
-    transfer: &'a Transfer<'a>,
-    failure: &'a Mutex<Option<SharedError>>,
+    reading: Arc<Reading<'a>>,
+    index: usize,
     /// Ranges that are not read yet.
     left: u64,
     bytes: Bytes,
@@ -104,25 +185,10 @@ struct BlobReader<'a> {
 
 impl Read for BlobReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.bytes.is_empty() && self.left > 0 {
-            if self.transfer.is_cancelled() {
-                return Err(io::Error::other("it was interrupted"));
-            }
+        if self.bytes.is_empty() && self.left > 0 {
             self.left -= 1;
-            let mut ranges = self.ranges.lock().unwrap_or_else(PoisonError::into_inner);
-            let next = self.objects.runtime.block_on(ranges.next());
-            self.bytes = match next {
-                Some(Ok(bytes)) => bytes,
-                Some(Err(object_store::Error::NotFound { .. })) => return Err(io::Error::other("it is missing")),
-                Some(Err(error)) => {
-                    let error = self.objects.failed("read a tensor or a file", &error);
-                    let why = io::Error::other(error.to_string());
-                    *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                    return Err(why);
-                }
-                None => return Ok(0),
-            };
-            self.transfer.moved(self.bytes.len() as u64);
+            self.bytes = self.reading.next(self.index)?;
+            self.reading.transfer.moved(self.bytes.len() as u64);
         }
         let count = self.bytes.len().min(buffer.len());
         self.bytes.copy_to_slice(&mut buffer[..count]);
@@ -174,12 +240,12 @@ pub(super) fn upload(
             check(done.map_err(lost)?)?;
         }
         if tasks.len() >= MOST_REQUESTS
-            && let Some(done) = objects.runtime.block_on(tasks.join_next())
+            && let Some(done) = wait(objects, transfer, tasks.join_next()).ok_or(SharedError::Cancelled)?
         {
             check(done.map_err(lost)?)?;
         }
         let sent = match blob.size {
-            ..=PART => upload_small(objects, cache, blob, &memory, &mut tasks),
+            ..=PART => upload_small(objects, cache, blob, &memory, &mut tasks, transfer),
             _ => upload_large(objects, cache, blob, transfer),
         };
         match sent {
@@ -187,7 +253,7 @@ pub(super) fn upload(
             sent => sent?,
         }
     }
-    while let Some(done) = objects.runtime.block_on(tasks.join_next()) {
+    while let Some(done) = wait(objects, transfer, tasks.join_next()).ok_or(SharedError::Cancelled)? {
         check(done.map_err(lost)?)?;
     }
     Ok(damaged)
@@ -204,9 +270,11 @@ fn upload_small(
     blob: &BlobEntry,
     memory: &Arc<Semaphore>,
     tasks: &mut JoinSet<(BlobEntry, object_store::Result<()>)>,
+    transfer: &Transfer<'_>,
 ) -> Result<()> {
     let permits = u32::try_from(blob.size).unwrap_or(u32::MAX).max(1);
-    let permit = objects.runtime.block_on(Arc::clone(memory).acquire_many_owned(permits)).ok();
+    let permit = Arc::clone(memory).acquire_many_owned(permits);
+    let permit = wait(objects, transfer, permit).ok_or(SharedError::Cancelled)?.ok();
     let bytes: Bytes = cache.send_blob(blob, |stream| {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).map_err(|e| SharedError::System("can't read the cache".to_owned(), e))?;
@@ -233,25 +301,30 @@ fn upload_large(objects: &Objects, cache: &Store, blob: &BlobEntry, transfer: &T
             // Its methods start tasks.
             let _in_runtime = objects.runtime.enter();
             let mut upload = WriteMultipart::new_with_chunk_size(upload, part as usize);
+            let mut sent = Ok(());
             let mut buffer = vec![0; 1 << 20];
-            loop {
+            while sent.is_ok() {
                 let count = match stream.read(&mut buffer) {
                     Ok(0) => break,
-                    Ok(count) if !transfer.is_cancelled() => count,
-                    Ok(_) => {
-                        let _ = objects.runtime.block_on(upload.abort());
-                        return Err(SharedError::Cancelled);
-                    }
+                    Ok(count) => count,
                     Err(error) => {
-                        let _ = objects.runtime.block_on(upload.abort());
-                        return Err(SharedError::System("can't read the cache".to_owned(), error));
+                        sent = Err(SharedError::System("can't read the cache".to_owned(), error));
+                        break;
                     }
                 };
-                objects.runtime.block_on(upload.wait_for_capacity(in_flight)).map_err(failed)?;
-                upload.write(&buffer[..count]);
+                match wait(objects, transfer, upload.wait_for_capacity(in_flight)) {
+                    Some(Ok(())) => upload.write(&buffer[..count]),
+                    Some(Err(error)) => sent = Err(failed(error)),
+                    None => sent = Err(SharedError::Cancelled),
+                }
                 transfer.moved(count as u64);
             }
-            objects.runtime.block_on(upload.finish()).map_err(failed).map(drop)
+            if sent.is_err() {
+                // Otherwise a server keeps the parts.
+                let _ = objects.runtime.block_on(upload.abort());
+                return sent;
+            }
+            wait(objects, transfer, upload.finish()).ok_or(SharedError::Cancelled)?.map_err(failed).map(drop)
         })
     };
     let mut tries = 1;

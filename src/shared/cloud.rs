@@ -5,19 +5,21 @@ use std::time::Duration;
 
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
-use super::address::Variables;
+use super::variables::Variables;
 
-/// A server that does not answer is given up after this time, so that a run goes on without it.
+/// A busy server gets some time. One that fails for longer is given up, so that a run goes on without it.
 fn retries() -> RetryConfig {
-    RetryConfig { max_retries: 4, retry_timeout: Duration::from_secs(30), ..RetryConfig::default() }
+    RetryConfig { max_retries: 7, retry_timeout: Duration::from_secs(60), ..RetryConfig::default() }
 }
+
+/// The longest request. It must suffice for 64 MiB of parts in flight over a slow line.
+const LONGEST_REQUEST: Duration = Duration::from_secs(120);
 
 fn client() -> ClientOptions {
     // reqwest is built without a provider of its own. A second installation fails, which changes nothing.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let user_agent = concat!("vadpipe/", env!("CARGO_PKG_VERSION"));
-    let options =
-        ClientOptions::new().with_connect_timeout(Duration::from_secs(5)).with_timeout(Duration::from_secs(300));
+    let options = ClientOptions::new().with_connect_timeout(Duration::from_secs(10)).with_timeout(LONGEST_REQUEST);
     match user_agent.parse() {
         Ok(user_agent) => options.with_user_agent(user_agent),
         Err(_) => options,
@@ -44,8 +46,14 @@ pub(super) fn s3(url: &str, variables: &Variables) -> Result<Arc<dyn ObjectStore
     let aws = variables.iter().filter(|(name, _)| name.starts_with("AWS_"));
     let mut builder = AmazonS3Builder::new().with_client_options(client()).with_retry(retries()).with_url(url);
     builder = aws.fold(builder, set);
-    if is_local(variables, &["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]) {
+    let endpoints = ["AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"];
+    if is_local(variables, &endpoints) {
         builder = builder.with_allow_http(true);
+    } else if let Some(name) =
+        endpoints.iter().find(|name| variables.get(**name).is_some_and(|url| url.starts_with("http://")))
+        && !variables.contains_key("AWS_ALLOW_HTTP")
+    {
+        return Err(format!("{name} is a server without encryption: use https://, or set AWS_ALLOW_HTTP=true"));
     }
     let has = |names: &[&str]| names.iter().any(|name| variables.get(*name).is_some_and(|value| !value.is_empty()));
     let sources = [
@@ -56,9 +64,13 @@ pub(super) fn s3(url: &str, variables: &Variables) -> Result<Arc<dyn ObjectStore
         "AWS_METADATA_ENDPOINT",
         "AWS_SKIP_SIGNATURE",
     ];
+    if has(&["AWS_ACCESS_KEY_ID"]) != has(&["AWS_SECRET_ACCESS_KEY"]) {
+        return Err("of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, only one is set".to_owned());
+    }
     // Otherwise the client asks the metadata service of a cloud machine, which takes minutes where there is none.
     if !has(&sources) && !std::path::Path::new("/sys/hypervisor/uuid").exists() && !is_cloud_machine() {
-        return Err("there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
+        return Err("there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY \
+                    (`aws configure export-credentials --format env` prints those of a profile), or \
                     AWS_SKIP_SIGNATURE=true for a public bucket"
             .to_owned());
     }

@@ -1,18 +1,19 @@
 //! `SharedStore`: the handle that the rest of the crate uses. Its methods are in files by subject: `pull.rs`, `push.rs`,
 //! `words.rs`, `roots.rs`, `gc.rs`, `doctor.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
 
-use super::address::{Address, Variables};
+use super::address::Address;
 use super::error::{Result, SharedError};
 use super::objects::Objects;
 use super::record::{self, Named, Refusal, Signed};
 use super::signature::{PublicKey, SecretKey};
+use super::variables::Variables;
 
 /// The object that says that this is a store of vadpipe.
 const MARKER: &str = "vadpipe.json";
@@ -63,6 +64,8 @@ pub struct SharedStore {
     is_marked: AtomicBool,
     is_given_up: AtomicBool,
     warnings: Mutex<Vec<String>>,
+    /// The names of blobs that were found damaged. A push replaces them.
+    damaged: Mutex<BTreeSet<String>>,
 }
 
 #[derive(PartialEq, Serialize, Deserialize)]
@@ -97,8 +100,8 @@ impl SharedStore {
     }
 
     fn of(objects: Objects, trust: Trust, writes: bool) -> Self {
-        let (is_checked, is_marked, is_given_up, warnings) = Default::default();
-        Self { objects, trust, writes, is_checked, is_marked, is_given_up, warnings }
+        let (is_checked, is_marked, is_given_up, warnings, damaged) = Default::default();
+        Self { objects, trust, writes, is_checked, is_marked, is_given_up, warnings, damaged }
     }
 
     /// Its address.
@@ -127,8 +130,17 @@ impl SharedStore {
         (!self.is_given_up.swap(true, Ordering::Relaxed)).then(warning)
     }
 
+    /// Adds a warning, unless there is the same one.
     pub(super) fn warn(&self, warning: String) {
-        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
+    /// The names of blobs that were found damaged.
+    pub(super) fn damaged(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Checks once that this is a store of vadpipe, or nothing yet.
@@ -136,10 +148,19 @@ impl SharedStore {
     /// # Errors
     /// If it holds something else, if a later vadpipe wrote it, or if it can't be reached.
     pub fn check(&self) -> Result<()> {
-        if self.is_checked.get().is_some() {
-            return Ok(());
-        }
         let address = self.address();
+        if self.is_checked.get().is_some() {
+            let is_marked = self.is_marked.load(Ordering::Relaxed);
+            // A folder may be unmounted. Then nothing must be written to what is below it.
+            return match address.folder().filter(|folder| is_marked && !folder.join(MARKER).exists()) {
+                Some(_) => Err(SharedError::Failed {
+                    what: format!("find {MARKER}"),
+                    address: address.to_string(),
+                    why: "it was there before".to_owned(),
+                }),
+                None => Ok(()),
+            };
+        }
         if let Some(folder) = address.folder().filter(|folder| !folder.is_dir()) {
             let is_file = folder.exists();
             if is_file || !self.writes {
@@ -148,7 +169,7 @@ impl SharedStore {
                 return Err(SharedError::unusable(format!("there is no store {address}: {why}"), hint));
             }
         }
-        match self.objects.get(MARKER)? {
+        match self.objects.get_soon(MARKER)? {
             Some(bytes) => match serde_json::from_slice::<Marker>(&bytes) {
                 Ok(marker) if marker == Marker::new(FORMAT) => self.is_marked.store(true, Ordering::Relaxed),
                 Ok(marker) if marker == Marker::new(marker.format) => {

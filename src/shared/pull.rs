@@ -1,24 +1,25 @@
 //! Pull: results and states from the store to the cache.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use super::blobs::{Download, blob_name};
+use super::blobs::{Download, blob_name, total};
 use super::error::{Result, SharedError};
 use super::handle::{RECORDS, SharedStore};
 use super::record;
 use super::transfer::Transfer;
 use crate::artifact::BlobEntry;
 use crate::key::{Digest, Key};
-use crate::store::{FilesRead, Import, ResultRecord, StateQuery, StateRecord, Store, StoreError};
+use crate::store::{FilesRead, Import, ResultRecord, StateQuery, StateRecord, Store};
 
 /// About how many bytes are stored at a time. What is stored stays if the transfer is interrupted.
 const BATCH: u64 = 256 << 20;
-/// States are looked for one by one if this needs at most so many requests, else in a list of all states.
-const MOST_LISTINGS: u64 = 500;
-/// States of a training that are looked for at the same time.
-const AT_A_TIME: usize = 64;
+/// Prefixes that are listed one by one. For more of them, all states are listed.
+const MOST_LISTINGS: usize = 500;
+/// Epochs of a training whose states are looked for at a time.
+const EPOCHS: usize = 64;
 
 /// A result to look for.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +38,33 @@ pub struct Pulled {
     /// States that the cache did not have.
     pub states: usize,
 }
+
+/// A training whose furthest state is looked for.
+#[derive(Clone, Copy)]
+pub struct WantedState<'a> {
+    /// The keys of state(0), state(1), … state(n).
+    pub states: &'a [Key],
+    /// Which states the training can continue from.
+    pub query: StateQuery<'a>,
+    /// Only a state after more epochs is of use.
+    pub cached: u64,
+}
+
+impl WantedState<'_> {
+    fn total(&self) -> u64 {
+        self.states.len().saturating_sub(1) as u64
+    }
+
+    /// The epochs whose states are of use and their keys, the last one first.
+    fn epochs(&self) -> Vec<(u64, Key)> {
+        let is_boundary = |epoch: &u64| epoch.is_multiple_of(self.query.every) || *epoch == self.total();
+        let key = |epoch: u64| Some((epoch, *self.states.get(usize::try_from(epoch).ok()?)?));
+        (self.cached + 1..=self.total()).rev().filter(is_boundary).filter_map(key).collect()
+    }
+}
+
+/// The names of the states of an epoch, and their key.
+type Listed = (u64, Key, Vec<String>);
 
 impl SharedStore {
     /// The records of results, in the order of `asked`. A stage that runs a program may have several: one for each
@@ -87,21 +115,8 @@ impl SharedStore {
         Ok(pulled)
     }
 
-    /// The names of all states of the store, if so many requests for the states of trainings would be more.
-    ///
-    /// # Errors
-    /// If the store can't be read.
-    pub fn state_names(&self, requests: u64) -> Result<Option<BTreeSet<String>>> {
-        if requests <= MOST_LISTINGS {
-            return Ok(None);
-        }
-        self.check()?;
-        let listed = self.objects.list_each(&["state/".to_owned()]).pop().unwrap_or(Ok(Vec::new()))?;
-        Ok(Some(listed.into_iter().map(|object| object.name).collect()))
-    }
-
     /// The furthest state in the store that a training can continue from, after more than `cached` epochs. `states` are
-    /// the keys of state(0), state(1), … state(n). `names` are those of [`SharedStore::state_names`].
+    /// the keys of state(0), state(1), … state(n).
     ///
     /// # Errors
     /// If the store can't be read.
@@ -110,52 +125,97 @@ impl SharedStore {
         states: &[Key],
         query: &StateQuery<'_>,
         cached: u64,
-        names: Option<&BTreeSet<String>>,
         digest: &dyn Fn(&Path) -> Option<Digest>,
     ) -> Result<Option<StateRecord>> {
-        self.check()?;
-        let total = states.len().saturating_sub(1) as u64;
-        let is_boundary = |epoch: &u64| epoch.is_multiple_of(query.every) || *epoch == total;
-        let epochs: Vec<u64> = (cached + 1..=total).rev().filter(is_boundary).collect();
-        for epochs in epochs.chunks(AT_A_TIME) {
-            let key = |epoch: &u64| usize::try_from(*epoch).ok().and_then(|index| states.get(index)).copied();
-            let keys: Vec<Key> = epochs.iter().filter_map(key).collect();
-            let prefixes: Vec<String> = keys.iter().map(|key| record::states(key, query.class)).collect();
-            let listed: Vec<Vec<String>> = match names {
-                Some(names) => prefixes.iter().map(|prefix| below(names, prefix)).collect(),
-                None => {
-                    let listed = self.objects.list_each(&prefixes).into_iter();
-                    let names = listed.map(|l| Ok(l?.into_iter().map(|object| object.name).collect()));
-                    names.collect::<Result<_>>()?
+        let found = self.find_states(&[WantedState { states, query: *query, cached }], digest)?;
+        Ok(found.into_iter().next().flatten())
+    }
+
+    /// The furthest states in the store that these trainings can continue from, in their order.
+    ///
+    /// # Errors
+    /// If the store can't be read.
+    pub fn find_states(
+        &self,
+        wanted: &[WantedState<'_>],
+        digest: &dyn Fn(&Path) -> Option<Digest>,
+    ) -> Result<Vec<Option<StateRecord>>> {
+        let mut found: Vec<Option<StateRecord>> = vec![None; wanted.len()];
+        let mut epochs: Vec<Vec<(u64, Key)>> = wanted.iter().map(WantedState::epochs).collect();
+        while epochs.iter().any(|left| !left.is_empty()) {
+            self.check()?;
+            let asked: Vec<Vec<(u64, Key)>> =
+                epochs.iter_mut().map(|left| left.drain(..EPOCHS.min(left.len())).collect()).collect();
+            let mut listed = self.list_states(wanted, asked)?;
+            // The last epoch of each training first. Most fit, so the records of the others are not read.
+            loop {
+                let next: Vec<(usize, Listed)> =
+                    listed.iter_mut().enumerate().filter_map(|(i, left)| Some((i, left.pop()?))).collect();
+                if next.is_empty() {
+                    break;
                 }
-            };
-            for ((epoch, key), names) in epochs.iter().zip(&keys).zip(listed) {
-                let records = self.read::<StateRecord>(&names)?.into_iter().flatten().map(|signed| signed.record);
-                let fits = |state: &StateRecord| {
-                    let is_of_chain = state.key == *key && state.epoch == *epoch && state.step == 0;
-                    is_of_chain && query.accepts(state, total, digest)
-                };
-                if let Some(state) = records.into_iter().find(fits) {
-                    return Ok(Some(state));
+                let names: Vec<String> = next.iter().flat_map(|(_, (_, _, names))| names.clone()).collect();
+                let mut records = self.read::<StateRecord>(&names)?.into_iter();
+                for (i, (epoch, key, names)) in next {
+                    let records: Vec<_> = records.by_ref().take(names.len()).flatten().collect();
+                    let wanted = &wanted[i];
+                    let fits = |state: &StateRecord| {
+                        let is_of_chain = state.key == key && state.epoch == epoch && state.step == 0;
+                        is_of_chain && wanted.query.accepts(state, wanted.total(), digest)
+                    };
+                    found[i] = records.into_iter().map(|signed| signed.record).find(fits);
+                    if found[i].is_some() {
+                        listed[i].clear();
+                        epochs[i].clear();
+                    }
                 }
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
-    /// Copies a state from the store to the cache. Returns whether it did.
+    /// The states of these epochs of each training, the last epoch last.
+    fn list_states(&self, wanted: &[WantedState<'_>], asked: Vec<Vec<(u64, Key)>>) -> Result<Vec<Vec<Listed>>> {
+        let prefix = |wanted: &WantedState<'_>, key: &Key| record::states(key, wanted.query.class);
+        let all = wanted.iter().zip(&asked);
+        // Trainings may share their first epochs.
+        let prefixes: BTreeSet<String> =
+            all.flat_map(|(wanted, epochs)| epochs.iter().map(move |(_, key)| prefix(wanted, key))).collect();
+        let prefixes: Vec<String> = prefixes.into_iter().collect();
+        let mut names: BTreeMap<&String, Vec<String>> = BTreeMap::new();
+        if prefixes.len() > MOST_LISTINGS {
+            let all = self.objects.list_each(&["state/".to_owned()]).pop().unwrap_or(Ok(Vec::new()))?;
+            let all: BTreeSet<String> = all.into_iter().map(|object| object.name).collect();
+            names.extend(prefixes.iter().map(|prefix| (prefix, below(&all, prefix))));
+        }
+        let prefixes: Vec<&String> = prefixes.iter().filter(|prefix| !names.contains_key(prefix)).collect();
+        let asked_for: Vec<String> = prefixes.iter().map(|prefix| (*prefix).clone()).collect();
+        for (prefix, listed) in prefixes.into_iter().zip(self.objects.list_each(&asked_for)) {
+            names.insert(prefix, listed?.into_iter().map(|object| object.name).collect());
+        }
+        let listed = |(wanted, epochs): (&WantedState<'_>, Vec<(u64, Key)>)| {
+            let of = |(epoch, key): (u64, Key)| {
+                let names = names.get(&prefix(wanted, &key)).filter(|names| !names.is_empty())?;
+                Some((epoch, key, names.clone()))
+            };
+            epochs.into_iter().rev().filter_map(of).collect()
+        };
+        Ok(wanted.iter().zip(asked).map(listed).collect())
+    }
+
+    /// Copies states from the store to the cache. Returns how many.
     ///
     /// # Errors
-    /// If the cache can't be written.
-    pub fn pull_state(&self, cache: &Store, state: StateRecord, transfer: &Transfer<'_>) -> Result<bool> {
-        Ok(self.import(cache, Import { states: vec![state], ..Import::default() }, transfer)? > 0)
+    /// If the store can't be read, or the cache can't be written.
+    pub fn pull_states(&self, cache: &Store, states: Vec<StateRecord>, transfer: &Transfer<'_>) -> Result<usize> {
+        self.import(cache, Import { states, ..Import::default() }, transfer)
     }
 
     /// Copies this result from the store, even if the cache has another one under its key. `None` if a part of it is
     /// missing or altered.
     ///
     /// # Errors
-    /// If the cache can't be written.
+    /// If the store can't be read, or the cache can't be written.
     pub fn pull_record(
         &self,
         cache: &Store,
@@ -169,8 +229,11 @@ impl SharedStore {
     /// Stores records with their blobs in the cache, some at a time. Returns how many. Records of which a blob is
     /// missing or altered are left out, with a warning.
     fn import(&self, cache: &Store, records: Import, transfer: &Transfer<'_>) -> Result<usize> {
+        if records.is_empty() {
+            return Ok(0);
+        }
         let lacking: BTreeSet<BlobEntry> = cache.lacking_blobs(records.blobs())?.into_iter().collect();
-        transfer.expect(lacking.iter().map(|blob| blob.size).sum());
+        transfer.expect(total(&lacking));
         let mut stored = 0;
         for batch in batches(records, &lacking) {
             if transfer.is_cancelled() {
@@ -182,52 +245,22 @@ impl SharedStore {
     }
 
     fn import_batch(&self, cache: &Store, mut batch: Import, transfer: &Transfer<'_>) -> Result<usize> {
-        while !batch.is_empty() {
-            let lacking = cache.lacking_blobs(batch.blobs())?;
-            let failure = Mutex::new(None);
-            let fetch = || -> Box<dyn Iterator<Item = Box<dyn std::io::Read + '_>> + '_> {
-                Box::new(Download::new(&self.objects, &lacking, transfer, &failure))
-            };
-            let imported = cache.import(batch.clone(), &lacking, fetch);
-            let (blob, why) = match imported {
-                Ok(_) => return Ok(batch.results.len() + batch.states.len()),
-                Err(StoreError::NotReceived { .. }) if transfer.is_cancelled() => return Err(SharedError::Cancelled),
-                Err(StoreError::NotReceived { blob, why }) => (blob, why),
-                Err(error) => return Err(error.into()),
-            };
-            let mut bad = self.incomplete(&lacking)?;
-            let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
-            // The blob is all right, but the store failed.
-            if let Some(error) = failure.filter(|_| !bad.contains_key(&blob)) {
-                return Err(error);
-            }
-            let named = |(blob, why): (&BlobEntry, &String)| {
-                format!("{} of the store {} can't be used: {why}", blob_name(blob), self.address())
-            };
-            bad.entry(blob).or_insert(why);
-            self.warn_of_some(bad.iter().map(named).collect());
-            if !batch.remove(&bad.into_keys().collect()) {
-                return Ok(0);
-            }
+        let lacking = cache.lacking_blobs(batch.blobs())?;
+        let ended = Mutex::new(None);
+        let fetch = || -> Box<dyn Iterator<Item = Box<dyn Read + '_>> + '_> {
+            Box::new(Download::new(&self.objects, &lacking, transfer, &ended))
+        };
+        let lost = cache.import(batch.clone(), &lacking, fetch)?;
+        if let Some(error) = ended.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(error);
         }
-        Ok(0)
-    }
-
-    /// Those of these blobs that are missing or have another length, with what is wrong.
-    fn incomplete(&self, blobs: &[BlobEntry]) -> Result<BTreeMap<BlobEntry, String>> {
-        let names: Vec<String> = blobs.iter().map(blob_name).collect();
-        let mut incomplete = BTreeMap::new();
-        for (blob, stored) in blobs.iter().zip(self.objects.look_at_each(&names)) {
-            match stored? {
-                None => drop(incomplete.insert(*blob, "it is missing".to_owned())),
-                Some(stored) if stored.size != blob.size => {
-                    let why = format!("it has {} bytes instead of {}", stored.size, blob.size);
-                    incomplete.insert(*blob, why);
-                }
-                Some(_) => {}
-            }
-        }
-        Ok(incomplete)
+        let warning = |(blob, why): &(BlobEntry, String)| {
+            format!("{} of the store {} can't be used: {why}", blob_name(blob), self.address())
+        };
+        self.damaged().extend(lost.iter().map(|(blob, _)| blob_name(blob)));
+        self.warn_of_some(lost.iter().map(warning).collect());
+        batch.remove(&lost.into_iter().map(|(blob, _)| blob).collect());
+        Ok(batch.len())
     }
 }
 
@@ -239,21 +272,22 @@ fn below(names: &BTreeSet<String>, prefix: &str) -> Vec<String> {
 /// Parts of an import whose lacking blobs have about [`BATCH`] bytes.
 fn batches(records: Import, lacking: &BTreeSet<BlobEntry>) -> Vec<Import> {
     let mut batches = vec![Import::default()];
-    let mut bytes = 0;
-    let mut next = |blobs: u64, batches: &mut Vec<Import>| {
-        if bytes > 0 && bytes + blobs > BATCH {
+    let mut bytes: u64 = 0;
+    let mut next = |blobs: &mut dyn Iterator<Item = BlobEntry>, batches: &mut Vec<Import>| {
+        let blobs: Vec<BlobEntry> = blobs.filter(|blob| lacking.contains(blob)).collect();
+        let size = total(&blobs);
+        if bytes > 0 && bytes.saturating_add(size) > BATCH {
             batches.push(Import::default());
             bytes = 0;
         }
-        bytes += blobs;
+        bytes = bytes.saturating_add(size);
     };
-    let size = |blobs: &mut dyn Iterator<Item = BlobEntry>| blobs.filter(|b| lacking.contains(b)).map(|b| b.size).sum();
     for result in records.results {
-        next(size(&mut result.blobs()), &mut batches);
+        next(&mut result.blobs(), &mut batches);
         batches.last_mut().into_iter().for_each(|batch| batch.results.push(result.clone()));
     }
     for state in records.states {
-        next(size(&mut state.blobs()), &mut batches);
+        next(&mut state.blobs(), &mut batches);
         batches.last_mut().into_iter().for_each(|batch| batch.states.push(state.clone()));
     }
     batches

@@ -75,6 +75,12 @@ impl SharedStore {
                 }
             };
             let agrees = record.digest == own.digest;
+            if !agrees && !self.has_blobs_of(&record)? {
+                // Nobody can use the other result.
+                compared.refused.insert(name);
+                compared.lacking.push(own);
+                continue;
+            }
             let is_new_word = !agrees || (key.is_some() && key.map(SecretKey::public) != signer);
             if is_new_word && !own.is_pulled() {
                 words.push((record::word(&own, key.map(SecretKey::public)), self.word(&own)));
@@ -108,6 +114,12 @@ impl SharedStore {
         Ok((lacking, others))
     }
 
+    /// Whether the store has all blobs of a result, as far as their lengths and earlier pulls say.
+    fn has_blobs_of(&self, result: &ResultRecord) -> Result<bool> {
+        let blobs: Vec<BlobEntry> = result.blobs().collect();
+        Ok(self.lacking_and_old(&blobs)?.0.is_empty())
+    }
+
     /// Writes the blobs of records that the store lacks, and again those that a collection may remove before the records
     /// are there. Returns these, and the blobs that are damaged in the cache.
     fn push_blobs(
@@ -126,8 +138,8 @@ impl SharedStore {
     fn lacking_and_old(&self, blobs: &[BlobEntry]) -> Result<(Vec<BlobEntry>, Vec<BlobEntry>)> {
         let names: Vec<String> = blobs.iter().map(blob_name).collect();
         let (mut lacking, mut old) = (Vec::new(), Vec::new());
-        for (blob, stored) in blobs.iter().zip(self.objects.look_at_each(&names)) {
-            match stored? {
+        for ((blob, name), stored) in blobs.iter().zip(&names).zip(self.objects.look_at_each(&names)) {
+            match stored?.filter(|_| !self.damaged().contains(name)) {
                 Some(stored) if stored.size == blob.size && !stored.is_old() => {}
                 Some(stored) if stored.size == blob.size => old.push(*blob),
                 _ => lacking.push(*blob),
@@ -138,8 +150,10 @@ impl SharedStore {
 
     /// Writes blobs. Returns those that are damaged in the cache.
     fn upload(&self, cache: &Store, blobs: &[BlobEntry], transfer: &Transfer<'_>) -> Result<BTreeSet<BlobEntry>> {
-        transfer.expect(blobs.iter().map(|blob| blob.size).sum());
+        transfer.expect(blobs::total(blobs));
         let damaged = blobs::upload(&self.objects, cache, blobs, transfer)?;
+        let written: BTreeSet<String> = blobs.iter().map(blob_name).collect();
+        self.damaged().retain(|name| !written.contains(name));
         damaged.iter().for_each(|(_, error)| self.warn(error.to_string()));
         Ok(damaged.into_iter().map(|(blob, _)| blob).collect())
     }

@@ -2,15 +2,14 @@
 //!
 //! ```text
 //! vadpipe record 1
-//! blake3 <digest of the JSON>
-//! signed ed25519:<public key> <signature>          only if it is signed
-//!
+//! unsigned <digest>                                or `signed ed25519:<public key> <signature>`
 //! {"key":…}                                        the record as JSON
 //! ```
 //!
 //! Later formats have `format <number>` as their second line.
 //!
-//! The signature is over the object's name and all bytes of the JSON, so a signed record can't be moved to another name.
+//! The digest and the signature are over the object's name and all bytes of the JSON. So an altered byte is found, and
+//! a record can't be moved to another name.
 
 use std::fmt;
 use std::path::{Component, Path};
@@ -25,8 +24,8 @@ use crate::store::{FilesRead, Provenance, ResultRecord, StateRecord};
 /// The first line of every record. The number is that of its format.
 const FIRST: &str = "vadpipe record ";
 const FORMAT: u32 = 1;
-const CHECK: &str = "blake3 ";
 const SIGNED: &str = "signed ";
+const UNSIGNED: &str = "unsigned ";
 
 /// A record with the key that signed it.
 #[derive(Clone, Debug)]
@@ -150,11 +149,12 @@ pub(super) fn part(text: &str) -> String {
 pub(super) fn encode<T: Named>(record: &T, name: &str, key: Option<&SecretKey>) -> Vec<u8> {
     // Only a map whose keys aren't strings can fail, and there is none.
     let json = serde_json::to_vec(&record.shareable()).unwrap_or_default();
-    let key = key.filter(|_| !record.is_pulled());
-    let signed = key.map(|key| format!("{SIGNED}{} {}\n", key.public(), hex::encode(key.sign(&message(name, &json)))));
-    let check = Digest::of(&json);
-    let head = format!("{FIRST}{FORMAT}\n{CHECK}{check}\n{}\n", signed.unwrap_or_default());
-    [head.into_bytes(), json].concat()
+    let message = message(name, &json);
+    let second = match key.filter(|_| !record.is_pulled()) {
+        Some(key) => format!("{SIGNED}{} {}", key.public(), hex::encode(key.sign(&message))),
+        None => format!("{UNSIGNED}{}", Digest::of(&message)),
+    };
+    [format!("{FIRST}{FORMAT}\n{second}\n").into_bytes(), json].concat()
 }
 
 fn message(name: &str, json: &[u8]) -> Vec<u8> {
@@ -213,22 +213,18 @@ fn decode_at<T: Named>(bytes: &[u8], name: &str, trust: TrustCheck<'_>) -> Resul
         }
         _ => return Err(damaged("it is not a record")),
     }
-    let (check, rest) = line(rest).ok_or(damaged("it is cut off"))?;
-    let (second, mut json) = line(rest).ok_or(damaged("it is cut off"))?;
-    let mut signed = None;
-    if !second.is_empty() {
-        let (empty, rest) = line(json).ok_or(damaged("it is cut off"))?;
-        signed = second.strip_prefix(SIGNED).and_then(|signed| signed.split_once(' ')).filter(|_| empty.is_empty());
-        if signed.is_none() {
-            return Err(damaged("it is altered"));
+    let (second, json) = line(rest).ok_or(damaged("it is cut off"))?;
+    let message = message(name, json);
+    let signer = if let Some(signed) = second.strip_prefix(SIGNED) {
+        let (key, signature) = signed.split_once(' ').ok_or(damaged("its signature can't be read"))?;
+        Some(verified(key, signature, &message).map_err(damaged)?)
+    } else {
+        let digest = second.strip_prefix(UNSIGNED).ok_or(damaged("it is not a record"))?;
+        if digest != Digest::of(&message).to_string() {
+            return Err(damaged("it is altered or cut off"));
         }
-        json = rest;
-    }
-    if check.strip_prefix(CHECK) != Some(&*Digest::of(json).to_string()) {
-        return Err(damaged("it is altered or cut off"));
-    }
-    let signer = signed.map(|(key, signature)| verified(key, signature, &message(name, json))).transpose();
-    let signer = signer.map_err(damaged)?;
+        None
+    };
     // Before the content is read: that of a stranger may be made to take long.
     trust(signer).map_err(Refusal::Untrusted)?;
     let record: T = serde_json::from_slice(json).map_err(|_| damaged("it is altered or cut off"))?;

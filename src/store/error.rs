@@ -4,7 +4,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::holder::Holder;
-use crate::artifact::BlobEntry;
 use crate::error::{Category, Error};
 use crate::key::{Digest, Key};
 
@@ -85,14 +84,6 @@ pub enum StoreError {
     /// An artifact, a run record or a chain has no such entry, or more than one.
     #[error("{0}")]
     NotFound(String),
-    /// A blob of another store did not arrive whole.
-    #[error("blob {} did not arrive: {why}", blob.digest.short())]
-    NotReceived {
-        /// The blob.
-        blob: BlobEntry,
-        /// What is wrong with it, or why the transfer ended.
-        why: String,
-    },
 }
 
 impl StoreError {
@@ -141,7 +132,7 @@ impl From<StoreError> for Error {
             StoreError::Damaged { .. } => (Category::Storage, "run the pipeline again to rebuild what was lost"),
             StoreError::Database { .. } => (Category::Storage, "`vadpipe doctor` looks for the damage"),
             StoreError::NotFound(_) => (Category::BadInput, ""),
-            StoreError::Io { .. } | StoreError::NotReceived { .. } => (Category::Storage, ""),
+            StoreError::Io { .. } => (Category::Storage, ""),
         };
         let made = Self::new(category, error.to_string());
         let made = if hint.is_empty() { made } else { made.hint(hint) };

@@ -167,47 +167,57 @@ pub(super) fn write(
     })
 }
 
-/// Writes blobs from streams, one for each blob, to one pack, durably. Keeps one piece in memory.
-///
-/// # Errors
-/// [`StoreError::NotReceived`] if a stream fails, or if its bytes don't match the digest. Then nothing is written.
+/// A blob that did not arrive, and why: the end of a sentence.
+pub type NotReceived = (BlobEntry, String);
+
+/// Writes blobs from streams, one for each blob, to one pack, durably. Keeps one piece in memory. Leaves out the blobs
+/// whose streams fail or end early, or whose bytes don't match the digest. If there are fewer streams, the last blobs
+/// are left out.
 pub(super) fn write_streams<'a>(
     blobs: &[BlobEntry],
     folder: &Path,
     mut streams: impl Iterator<Item = Box<dyn Read + 'a>>,
-) -> Result<Written> {
+) -> Result<(Written, Vec<NotReceived>)> {
     let failed = || StoreError::io("can't write to", folder);
     let (mut pack, mut lists) = (NewPack::begin(folder).map_err(failed())?, Vec::new());
+    let mut lost = Vec::new();
     for blob in blobs {
-        let not_received = |why: String| StoreError::NotReceived { blob: *blob, why };
-        let mut stream = streams.next().ok_or_else(|| not_received("the transfer broke off".to_owned()))?;
-        let (mut pieces, mut piece, mut left) = (Vec::new(), Vec::new(), blob.size);
-        while left > 0 {
-            piece.clear();
-            let read = stream.by_ref().take(left.min(PIECE as u64)).read_to_end(&mut piece);
-            read.map_err(|error| not_received(error.to_string()))?;
-            if piece.is_empty() {
-                break;
-            }
-            left -= piece.len() as u64;
-            let digest = tree::name(pieces.len(), blob.size, [&piece, &[]]);
-            if !pack.has(&digest) {
-                pack.push(digest, [&piece, &[]]).map_err(failed())?;
-            }
-            pieces.push(digest);
+        let received = match streams.next() {
+            Some(mut stream) => receive(blob, &mut *stream, &mut pack).map_err(failed())?,
+            None => Err("the transfer broke off".to_owned()),
+        };
+        match received {
+            Ok(pieces) => lists.push((blob.digest, PieceList { size: blob.size, pieces })),
+            Err(why) => lost.push((*blob, why)),
         }
-        // This also finds a stream that ends early: there are too few pieces, or the last one differs.
-        if tree::root(&pieces, blob.size) != Some(blob.digest) {
-            let why = if left > 0 {
-                format!("{left} of {} bytes are missing", blob.size)
-            } else {
-                "it is altered".to_owned()
-            };
-            return Err(not_received(why));
-        }
-        lists.push((blob.digest, PieceList { size: blob.size, pieces }));
     }
-    Ok(Written { lists, locations: pack.finish().map_err(failed())?, reused: BTreeSet::new() })
+    let locations = if lists.is_empty() { BTreeMap::new() } else { pack.finish().map_err(failed())? };
+    Ok((Written { lists, locations, reused: BTreeSet::new() }, lost))
+}
+
+/// Writes a blob from a stream to a pack and returns its pieces, or why it did not arrive.
+fn receive(blob: &BlobEntry, stream: &mut dyn Read, pack: &mut NewPack) -> io::Result<Result<Vec<Digest>, String>> {
+    let (mut pieces, mut piece, mut left) = (Vec::new(), Vec::new(), blob.size);
+    while left > 0 {
+        piece.clear();
+        if let Err(error) = stream.take(left.min(PIECE as u64)).read_to_end(&mut piece) {
+            return Ok(Err(error.to_string()));
+        }
+        if piece.is_empty() {
+            return Ok(Err(format!("{left} of {} bytes are missing", blob.size)));
+        }
+        left -= piece.len() as u64;
+        let digest = tree::name(pieces.len(), blob.size, [&piece, &[]]);
+        let is_wrong = blob.size <= PIECE as u64 && digest != blob.digest;
+        if !is_wrong && !pack.has(&digest) {
+            pack.push(digest, [&piece, &[]])?;
+        }
+        pieces.push(digest);
+    }
+    Ok(match tree::root(&pieces, blob.size) == Some(blob.digest) {
+        true => Ok(pieces),
+        false => Err("it is altered".to_owned()),
+    })
 }
 
 /// The work of the calling thread.

@@ -2,9 +2,9 @@
 
 mod access;
 mod care;
-mod damage;
+pub(crate) mod damage;
 mod earlier_formats;
-mod packs;
+pub(crate) mod packs;
 mod processes;
 mod rebuilding;
 mod trouble;
@@ -17,11 +17,11 @@ use super::*;
 use crate::artifact::{Artifact, Tensor};
 use crate::key::{Components, Digest, InputDigest, Key, Position, Segment};
 
-pub(super) fn store(dir: &Path) -> Store {
+pub(crate) fn store(dir: &Path) -> Store {
     Store::open(dir, Options::default()).unwrap()
 }
 
-pub(super) fn components(name: &str, input: u8) -> Components {
+pub(crate) fn components(name: &str, input: u8) -> Components {
     Components {
         kind: "test".to_owned(),
         version: 1,
@@ -32,7 +32,7 @@ pub(super) fn components(name: &str, input: u8) -> Components {
 }
 
 /// Bytes that no compression or deduplication makes smaller.
-pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut hasher = blake3::Hasher::new();
     hasher.update(&seed.to_le_bytes());
@@ -40,7 +40,7 @@ pub(super) fn noise(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn artifact(seed: u64, len: usize) -> Artifact {
+pub(crate) fn artifact(seed: u64, len: usize) -> Artifact {
     let mut artifact = Artifact::default();
     // Small files are not in packs. Most of these tests are about packs.
     match len {
@@ -52,22 +52,22 @@ pub(super) fn artifact(seed: u64, len: usize) -> Artifact {
     artifact
 }
 
-pub(super) fn commit(store: &Store, point: &str, components: &Components, artifact: &Artifact) -> ResultRecord {
+pub(crate) fn commit(store: &Store, point: &str, components: &Components, artifact: &Artifact) -> ResultRecord {
     let provenance = Provenance { run: "run-1".to_owned(), ..Provenance::default() };
     store.commit(NewResult { pipeline: "p", point, components, artifact, provenance }).unwrap()
 }
 
 /// Whether a look-up considers this result present.
-pub(super) fn is_present(store: &Store, record: &ResultRecord) -> bool {
+pub(crate) fn is_present(store: &Store, record: &ResultRecord) -> bool {
     store.are_present(&[record]).unwrap()[0]
 }
 
 /// The furthest stored state of a chain, as a look-up finds it.
-pub(super) fn furthest(store: &Store, keys: &[Key], class: &str) -> Option<Position> {
+pub(crate) fn furthest(store: &Store, keys: &[Key], class: &str) -> Option<Position> {
     store.longest_state(keys, &StateQuery::new(class)).unwrap().map(|state| state.position())
 }
 
-pub(super) fn read(store: &Store, record: &ResultRecord) -> Result<Artifact> {
+pub(crate) fn read(store: &Store, record: &ResultRecord) -> Result<Artifact> {
     let mut artifact = Artifact { metrics: record.manifest.metrics.clone(), ..Artifact::default() };
     for (name, entry) in &record.manifest.files {
         artifact.files.insert(name.clone(), store.read_file(entry)?);
@@ -188,18 +188,18 @@ fn equal_blobs_and_pieces_are_stored_once() {
     assert_eq!(read(&store, &record).unwrap(), big);
 }
 
-fn chain(epochs: u64) -> Components {
+pub(crate) fn chain(epochs: u64) -> Components {
     Components { segments: Some(vec![Segment { epochs, params: BTreeMap::new() }]), ..components("chain", 1) }
 }
 
-fn state(seed: u64, len: usize) -> BTreeMap<String, Tensor> {
+pub(crate) fn state(seed: u64, len: usize) -> BTreeMap<String, Tensor> {
     BTreeMap::from([
         ("w".to_owned(), Tensor::vector(&noise(seed, len))),
         ("step".to_owned(), Tensor::vector(&[seed as u32])),
     ])
 }
 
-fn at(epoch: u64, step: u64) -> Position {
+pub(crate) fn at(epoch: u64, step: u64) -> Position {
     Position { epoch, step }
 }
 

@@ -1,13 +1,14 @@
 //! Blobs and records that come from another store or go to one. The shared store (`shared.rs`) uses it.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::io::Read;
+use std::io::{self, Read};
 
 use super::entries;
 use super::error::{Result, StoreError};
 use super::handle::Store;
 use super::lock::Sharing;
-use super::pack_writer;
+use super::pack_writer::{self, NotReceived};
 use super::record::{ResultRecord, StateRecord};
 use crate::artifact::BlobEntry;
 
@@ -31,26 +32,15 @@ impl Import {
         self.results.iter().flat_map(ResultRecord::blobs).chain(self.states.iter().flat_map(StateRecord::blobs))
     }
 
-    /// Removes the records that need one of these blobs. Returns whether there were any.
-    pub fn remove(&mut self, blobs: &BTreeSet<BlobEntry>) -> bool {
-        let before = self.results.len() + self.states.len();
+    /// The number of records.
+    pub fn len(&self) -> usize {
+        self.results.len() + self.states.len()
+    }
+
+    /// Removes the records that need one of these blobs.
+    pub fn remove(&mut self, blobs: &BTreeSet<BlobEntry>) {
         self.results.retain(|record| !record.blobs().any(|blob| blobs.contains(&blob)));
         self.states.retain(|record| !record.blobs().any(|blob| blobs.contains(&blob)));
-        self.results.len() + self.states.len() < before
-    }
-}
-
-/// A stream that notes whether it failed.
-struct Watched {
-    stream: Box<dyn Read>,
-    failed: bool,
-}
-
-impl Read for Watched {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.stream.read(buffer);
-        self.failed |= read.is_err();
-        read
     }
 }
 
@@ -72,34 +62,42 @@ impl Store {
         blob: &BlobEntry,
         send: impl FnOnce(&mut dyn Read) -> Result<T, E>,
     ) -> Result<T, E> {
-        let (sent, is_readable) = {
+        let mut is_readable = true;
+        let sent = {
             // No collection may move the blob meanwhile.
             let _collecting = self.index.folder.collect_lock(Sharing::Shared)?;
-            let mut stream = Watched { stream: self.blobs.stream(blob)?, failed: false };
-            (send(&mut stream), !stream.failed)
+            send(&mut Noting { stream: self.blobs.stream(blob)?, is_readable: &mut is_readable })
         };
-        if sent.is_err() && !is_readable {
-            // The blob is damaged, so what needs it is forgotten.
+        if !is_readable {
+            // If the blob is damaged, what needs it is forgotten.
             self.blobs.read(blob, 0)?;
         }
         sent
     }
 
     /// Stores records of another store. First stores `lacking`, the blobs that the cache lacks; `fetch` returns the
-    /// stream of each, in this order. Large blobs are never whole in memory.
+    /// stream of each, in this order. Large blobs are never whole in memory. Returns the blobs that did not arrive; the
+    /// records that need them are not stored.
     ///
     /// # Errors
-    /// [`StoreError::NotReceived`] if a blob does not arrive; then nothing is stored. If the cache can't be written.
+    /// If the cache can't be written.
     pub fn import<'a>(
         &self,
-        records: Import,
+        mut records: Import,
         lacking: &[BlobEntry],
         fetch: impl Fn() -> Box<dyn Iterator<Item = Box<dyn Read + 'a>> + 'a>,
-    ) -> Result<Vec<ResultRecord>> {
+    ) -> Result<Vec<NotReceived>> {
         let _collecting = self.index.folder.collect_lock(Sharing::Shared)?;
+        let lost = RefCell::default();
         if !lacking.is_empty() {
-            self.blobs.commit(|folder| pack_writer::write_streams(lacking, folder, fetch()))?;
+            self.blobs.commit(|folder| {
+                let (written, not_received) = pack_writer::write_streams(lacking, folder, fetch())?;
+                lost.replace(not_received);
+                Ok(written)
+            })?;
         }
+        let lost: Vec<NotReceived> = lost.into_inner();
+        records.remove(&lost.iter().map(|(blob, _)| *blob).collect());
         let Import { mut results, states } = records;
         results.iter_mut().for_each(|record| record.provenance.pulled = true);
         if !states.is_empty() {
@@ -114,6 +112,23 @@ impl Store {
                 Ok(())
             })?;
         }
-        if results.is_empty() { Ok(results) } else { self.put_results(results) }
+        if !results.is_empty() {
+            self.put_results(results)?;
+        }
+        Ok(lost)
+    }
+}
+
+/// A stream that notes whether it failed.
+struct Noting<'a> {
+    stream: Box<dyn Read>,
+    is_readable: &'a mut bool,
+}
+
+impl Read for Noting<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.stream.read(buffer);
+        *self.is_readable &= read.is_ok();
+        read
     }
 }

@@ -40,6 +40,8 @@ mod selecting;
 mod shells;
 mod shipped;
 mod support;
+#[cfg(feature = "s3")]
+mod s3;
 mod shared;
 mod shown;
 mod sweeps;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::error::{Category, Error};
 
-pub(super) fn flip(file: &Path, position: usize) {
+pub(crate) fn flip(file: &Path, position: usize) {
     let mut bytes = fs::read(file).unwrap();
     bytes[position] ^= 0x10;
     fs::write(file, bytes).unwrap();

@@ -13,7 +13,7 @@ use crate::store::{pack, pack_writer, pieces};
 
 const MB: usize = 1 << 20;
 
-pub(super) fn pack_files(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn pack_files(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut found = Vec::new();
     for path in entries.map(|e| e.unwrap().path()) {
