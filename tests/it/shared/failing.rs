@@ -24,9 +24,10 @@ fn goes_on(store: &Path, damage: &str, options: &[&str], expected: &str) {
     let machine = Machine::new(store, &pipeline(damage));
     let run = machine.run(options);
     assert_eq!(run.executed(), ["first", "second", "third", "fourth"]);
-    let warnings = Machine::warnings(&run);
+    let mut warnings = Machine::warnings(&run);
+    warnings.retain(|warning| !warning.ends_with("this is a new one"));
     assert!(warnings.len() == 1 && warnings[0].contains(expected), "{damage}: {warnings:?}");
-    assert!(warnings[0].ends_with("; what follows does without the store"), "{warnings:?}");
+    assert!(warnings[0].contains("; continuing without the store"), "{warnings:?}");
     let local = Project::new(&pipeline(damage));
     local.run(&["--no-store"]);
     assert_eq!(machine.project.digests(), local.digests(), "{damage}");
@@ -55,7 +56,7 @@ fn run_goes_on_without_a_store_that_refuses_writes() {
     let store = store();
     let folder = store.path().join("team");
     fs::create_dir(&folder).expect("a folder");
-    fs::write(folder.join("vadpipe.json"), r#"{"format":1}"#).expect("a file");
+    fs::write(folder.join("vadpipe.json"), r#"{"format":1,"is":"a store of vadpipe, format 1"}"#).expect("a file");
     // Not even root can write below a file.
     fs::write(folder.join("blob"), "").expect("a file");
     goes_on(&folder, "true", &["--store-write"], &format!("in the store {}: ", folder.display()));
@@ -75,7 +76,11 @@ fn objects_deleted_behind_our_back_are_pushed_again() {
     let store = store();
     let first = Machine::new(store.path(), MINI);
     first.run(&["--store-write"]);
-    let all = objects(store.path(), "");
+    let needed = || {
+        let is_of_a_run = |path: &PathBuf| path.strip_prefix(store.path()).is_ok_and(|name| name.starts_with("root"));
+        objects(store.path(), "").into_iter().filter(|path| !is_of_a_run(path)).collect::<Vec<_>>()
+    };
+    let all = needed();
     for object in all.iter().step_by(2) {
         fs::remove_file(object).expect("removed");
     }
@@ -83,7 +88,7 @@ fn objects_deleted_behind_our_back_are_pushed_again() {
     let run = second.run(&[]);
     assert!(!run.executed().is_empty() && second.project.digests() == first.project.digests());
     first.vadpipe(&["push", "p.toml"]);
-    assert_eq!(objects(store.path(), ""), all);
+    assert_eq!(needed(), all);
     assert_eq!(Machine::new(store.path(), MINI).run(&[]).executed(), [""; 0]);
 }
 
