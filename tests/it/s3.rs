@@ -162,10 +162,11 @@ fn server_that_checks_credentials_accepts_only_the_right_ones() {
     assert_eq!(reader.run(&[]).executed(), [""; 0]);
     reader.project.edit("train = 40", "train = 50");
     let run = reader.run(&["--store-write"]);
-    let refused = "the store s3://guarded does not allow to write ";
+    let refused = "permission denied (AccessDenied): can't write ";
     assert!(warnings(&run).len() == 1 && warnings(&run)[0].starts_with(refused), "{:?}", warnings(&run));
     let (id, secret) = moto.user("stranger");
-    machine(&id, &secret).is_refused(&[], "does not allow to read vadpipe.json (AccessDenied)");
+    machine(&id, &secret)
+        .is_refused(&[], "permission denied (AccessDenied): can't read vadpipe.json in the store s3://guarded");
 }
 
 #[test]
