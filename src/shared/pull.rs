@@ -59,7 +59,7 @@ impl WantedState<'_> {
     fn epochs(&self) -> Vec<(u64, Key)> {
         let is_boundary = |epoch: &u64| epoch.is_multiple_of(self.query.every) || *epoch == self.total();
         let key = |epoch: u64| Some((epoch, *self.states.get(usize::try_from(epoch).ok()?)?));
-        (self.cached + 1..=self.total()).rev().filter(is_boundary).filter_map(key).collect()
+        (self.cached.saturating_add(1)..=self.total()).rev().filter(is_boundary).filter_map(key).collect()
     }
 }
 
@@ -142,11 +142,12 @@ impl SharedStore {
     ) -> Result<Vec<Option<StateRecord>>> {
         let mut found: Vec<Option<StateRecord>> = vec![None; wanted.len()];
         let mut epochs: Vec<Vec<(u64, Key)>> = wanted.iter().map(WantedState::epochs).collect();
+        let mut all_names = None;
         while epochs.iter().any(|left| !left.is_empty()) {
             self.check()?;
             let asked: Vec<Vec<(u64, Key)>> =
                 epochs.iter_mut().map(|left| left.drain(..EPOCHS.min(left.len())).collect()).collect();
-            let mut listed = self.list_states(wanted, asked)?;
+            let mut listed = self.list_states(wanted, asked, &mut all_names)?;
             // The last epoch of each training first. Most fit, so the records of the others are not read.
             loop {
                 let next: Vec<(usize, Listed)> =
@@ -174,8 +175,14 @@ impl SharedStore {
         Ok(found)
     }
 
-    /// The states of these epochs of each training, the last epoch last.
-    fn list_states(&self, wanted: &[WantedState<'_>], asked: Vec<Vec<(u64, Key)>>) -> Result<Vec<Vec<Listed>>> {
+    /// The states of these epochs of each training, the last epoch last. If one list takes fewer requests, `all_names`
+    /// is filled with the names of all states.
+    fn list_states(
+        &self,
+        wanted: &[WantedState<'_>],
+        asked: Vec<Vec<(u64, Key)>>,
+        all_names: &mut Option<BTreeSet<String>>,
+    ) -> Result<Vec<Vec<Listed>>> {
         let prefix = |wanted: &WantedState<'_>, key: &Key| record::states(key, wanted.query.class);
         let all = wanted.iter().zip(&asked);
         // Trainings may share their first epochs.
@@ -183,15 +190,17 @@ impl SharedStore {
             all.flat_map(|(wanted, epochs)| epochs.iter().map(move |(_, key)| prefix(wanted, key))).collect();
         let prefixes: Vec<String> = prefixes.into_iter().collect();
         let mut names: BTreeMap<&String, Vec<String>> = BTreeMap::new();
-        if prefixes.len() > MOST_LISTINGS {
+        if all_names.is_none() && prefixes.len() > MOST_LISTINGS {
             let all = self.objects.list_each(&["state/".to_owned()]).pop().unwrap_or(Ok(Vec::new()))?;
-            let all: BTreeSet<String> = all.into_iter().map(|object| object.name).collect();
-            names.extend(prefixes.iter().map(|prefix| (prefix, below(&all, prefix))));
+            *all_names = Some(all.into_iter().map(|object| object.name).collect());
         }
-        let prefixes: Vec<&String> = prefixes.iter().filter(|prefix| !names.contains_key(prefix)).collect();
-        let asked_for: Vec<String> = prefixes.iter().map(|prefix| (*prefix).clone()).collect();
-        for (prefix, listed) in prefixes.into_iter().zip(self.objects.list_each(&asked_for)) {
-            names.insert(prefix, listed?.into_iter().map(|object| object.name).collect());
+        match all_names {
+            Some(all) => names.extend(prefixes.iter().map(|prefix| (prefix, below(all, prefix)))),
+            None => {
+                for (prefix, listed) in prefixes.iter().zip(self.objects.list_each(&prefixes)) {
+                    names.insert(prefix, listed?.into_iter().map(|object| object.name).collect());
+                }
+            }
         }
         let listed = |(wanted, epochs): (&WantedState<'_>, Vec<(u64, Key)>)| {
             let of = |(epoch, key): (u64, Key)| {

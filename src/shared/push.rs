@@ -38,11 +38,9 @@ impl SharedStore {
         let mut compared = self.compare(results, &mut pushed)?;
         let (new_states, other_states) = self.compare_states(records.states, &mut compared.refused)?;
         // Also those that the records of the store need: some may have been lost.
-        let mut needed = Import { results: compared.lacking.clone(), states: new_states.clone() };
-        needed.results.extend(compared.agreeing.iter().cloned());
-        needed.states.extend(other_states);
-        let (rewritten, damaged) = self.push_blobs(cache, &needed, transfer)?;
+        let others = Import { results: std::mem::take(&mut compared.agreeing), states: other_states };
         let mut new = Import { results: compared.lacking, states: new_states };
+        let (rewritten, damaged) = self.push_blobs(cache, &new, &others, transfer)?;
         new.remove(&damaged);
         let late = self.write(new.results, &compared.refused, &mut pushed.results)?;
         self.write(new.states, &compared.refused, &mut pushed.states)?;
@@ -120,16 +118,19 @@ impl SharedStore {
         Ok(self.lacking_and_old(&blobs)?.0.is_empty())
     }
 
-    /// Writes the blobs of records that the store lacks, and again those that a collection may remove before the records
-    /// are there. Returns these, and the blobs that are damaged in the cache.
+    /// Writes the blobs of new and of other records that the store lacks, and again those of new records that a
+    /// collection may remove before the records are there. Returns these, and the blobs that are damaged in the cache.
     fn push_blobs(
         &self,
         cache: &Store,
-        records: &Import,
+        new: &Import,
+        others: &Import,
         transfer: &Transfer<'_>,
     ) -> Result<(Vec<BlobEntry>, BTreeSet<BlobEntry>)> {
-        let blobs: Vec<BlobEntry> = records.blobs().collect::<BTreeSet<_>>().into_iter().collect();
-        let (lacking, old) = self.lacking_and_old(&blobs)?;
+        let of_new: BTreeSet<BlobEntry> = new.blobs().collect();
+        let all: BTreeSet<BlobEntry> = of_new.iter().copied().chain(others.blobs()).collect();
+        let (lacking, mut old) = self.lacking_and_old(&all.into_iter().collect::<Vec<_>>())?;
+        old.retain(|blob| of_new.contains(blob));
         let damaged = self.upload(cache, &[lacking, old.clone()].concat(), transfer)?;
         Ok((old, damaged))
     }

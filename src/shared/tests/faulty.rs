@@ -48,16 +48,23 @@ pub(super) struct Faulty {
     requests: Mutex<BTreeMap<(&'static str, String), u64>>,
     /// The objects in the order of their writing.
     written: Mutex<Vec<Path>>,
+    /// How much older all objects seem to be.
+    age: Mutex<Duration>,
 }
 
 impl Faulty {
     pub(super) fn new(seed: u64, rates: Rates) -> Self {
-        let (requests, written) = Default::default();
-        Self { inner: InMemory::new(), seed, rates: Mutex::new(rates), requests, written }
+        let (requests, written, age) = Default::default();
+        Self { inner: InMemory::new(), seed, rates: Mutex::new(rates), requests, written, age }
     }
 
     pub(super) fn set(&self, rates: Rates) {
         *self.rates.lock().unwrap() = rates;
+    }
+
+    /// Lets all objects be older.
+    pub(super) fn age(&self, age: Duration) {
+        *self.age.lock().unwrap() = age;
     }
 
     fn rates(&self) -> Rates {
@@ -149,7 +156,8 @@ impl ObjectStore for Faulty {
         let is_head = options.head;
         let mut dice = self.dice(if is_head { "head" } else { "get" }, path);
         self.before(&mut dice).await?;
-        let found = self.inner.get_opts(path, options).await?;
+        let mut found = self.inner.get_opts(path, options).await?;
+        found.meta.last_modified -= *self.age.lock().unwrap();
         if is_head {
             return Ok(found);
         }
