@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use object_store::local::LocalFileSystem;
 use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart};
 use vadpipe::artifact::{Artifact, Tensor};
@@ -168,20 +168,18 @@ fn copy_objects(from: &Path, to: &Path) -> Outcome {
     fs::create_dir_all(to)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (from, to) = (LocalFileSystem::new_with_prefix(from)?, LocalFileSystem::new_with_prefix(to)?.with_fsync(true));
-    runtime.block_on(async {
-        let mut objects = from.list(None);
-        while let Some(object) = objects.next().await {
-            let path = object?.location;
-            let mut bytes = from.get(&path).await?.into_stream();
-            let mut upload = WriteMultipart::new_with_chunk_size(to.put_multipart(&path).await?, 8 << 20);
-            while let Some(chunk) = bytes.next().await {
-                upload.wait_for_capacity(8).await?;
-                upload.put(chunk?);
-            }
-            upload.finish().await?;
+    let copy = |object: object_store::Result<object_store::ObjectMeta>| async {
+        let path = object?.location;
+        let mut bytes = from.get(&path).await?.into_stream();
+        let mut upload = WriteMultipart::new_with_chunk_size(to.put_multipart(&path).await?, 8 << 20);
+        while let Some(chunk) = bytes.next().await {
+            upload.wait_for_capacity(8).await?;
+            upload.put(chunk?);
         }
-        Ok(())
-    })
+        upload.finish().await.map(drop)
+    };
+    runtime.block_on(from.list(None).map(copy).buffer_unordered(4).try_collect::<()>())?;
+    Ok(())
 }
 
 /// This program as `vadpipe`.
