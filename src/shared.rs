@@ -6,12 +6,13 @@
 //! result/<key>/<files>                        the record of a result; `key` is that without the files that a program
 //!                                             read, and `files` is their digest, or `none`
 //! state/<key>/<class>/<step>/<files>          the record of a state of a training
+//! claim/<key>/<n>                             a worker that runs this key now
 //! word/<key>/<files>/<signer>/<digest>        another machine's record of a result: it agrees or dissents
 //! ```
 //!
 //! The cache of each machine stays in front. A result or a state that the cache lacks is pulled: its record, then the
 //! blobs that the cache lacks. What a run makes is pushed if the user asks for it: first the blobs, then the record that
-//! names them. Objects never change.
+//! names them. Objects other than claims never change.
 //!
 //! Nothing that comes from the store is trusted. A record must be consistent with its key, signed by a trusted key if the
 //! user has named any, and each blob must have its digest. Whatever is missing, truncated or altered counts as missing and
@@ -25,9 +26,11 @@
 //! - `record`: records as objects: names, signatures, checks.
 //! - `transfer`: how far a transfer is.
 //! - `exchange`: push and pull.
+//! - `claims`: which worker runs which key.
 
 mod address;
 mod blobs;
+mod claims;
 #[cfg(feature = "cloud")]
 mod cloud;
 mod error;
@@ -38,6 +41,7 @@ mod signature;
 mod transfer;
 
 pub use address::{Address, Variables};
+pub use claims::{ClaimOwner, Claims, HEARTBEAT};
 pub use error::SharedError;
 pub use exchange::{Asked, Pulled, Pushed, SharedStore, Trust};
 pub use signature::{PublicKey, SecretKey};

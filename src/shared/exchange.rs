@@ -202,7 +202,7 @@ impl SharedStore {
     }
 
     /// Makes the store one of vadpipe before the first write.
-    fn mark(&self) -> Result<()> {
+    pub(super) fn mark(&self) -> Result<()> {
         self.check()?;
         if !self.is_marked.load(Ordering::Relaxed) {
             let marker = serde_json::to_vec(&Marker { format: FORMAT }).unwrap_or_default();

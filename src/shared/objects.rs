@@ -28,6 +28,8 @@ pub(super) struct Listed {
     pub(super) size: u64,
     /// When it was written, in Unix milliseconds on the store's clock.
     pub(super) written_at: i64,
+    /// Changes whenever the object is written.
+    pub(super) version: String,
 }
 
 /// The objects of a store.
@@ -117,6 +119,17 @@ impl Objects {
         })
     }
 
+    /// Writes objects. Replaces those that exist.
+    pub(super) fn replace_each(&self, objects: Vec<(String, Vec<u8>)>) -> Vec<Result<()>> {
+        self.each(objects, |(name, bytes)| async move {
+            let (path, bytes) = (self.path(&name), Bytes::from(bytes));
+            match retried(|| self.store.put(&path, bytes.clone().into())).await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(self.failed(&format!("write {name}"), &error)),
+            }
+        })
+    }
+
     /// Creates an object. False if it exists.
     pub(super) fn create(&self, name: &str, bytes: Vec<u8>) -> Result<bool> {
         self.create_each(vec![(name.to_owned(), bytes)]).pop().unwrap_or(Ok(false))
@@ -138,7 +151,8 @@ impl Objects {
             };
             let object = |meta: object_store::ObjectMeta| {
                 let written_at = meta.last_modified.timestamp_millis();
-                Some(Listed { name: name(&meta.location)?, size: meta.size, written_at })
+                let version = meta.e_tag.unwrap_or_else(|| meta.last_modified.to_rfc3339());
+                Some(Listed { name: name(&meta.location)?, size: meta.size, written_at, version })
             };
             Ok(listed.into_iter().filter_map(object).collect())
         })
