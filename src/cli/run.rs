@@ -131,6 +131,8 @@ impl Run<'_> {
             jobs: args.jobs.map_or(session.threads, usize::from),
             keep_going: args.keep_going,
             wait: !self.global.no_wait,
+            worker: None,
+            part_of: None,
             isolate: program.as_deref(),
             reports: &args.reports,
             file: &args.pipeline.file.display().to_string(),

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::event::Event;
 use crate::exec::context::RunContext;
 use crate::id::PointId;
-use crate::key::Key;
+use crate::key::{Components, Key};
 use crate::plan::{Decision, Plan, Planner};
 use crate::shared::{Asked, SharedError, SharedStore, Transfer};
 use crate::store::FilesRead;
@@ -139,13 +139,24 @@ impl Filling<'_> {
     /// Copies the furthest state of a training that is further than those of the cache.
     fn pull_state(&self, decision: &Decision) -> Result<bool, SharedError> {
         let (Some(components), Some(epochs)) = (&decision.components, decision.epochs) else { return Ok(false) };
-        let (spec, chain) = (self.context.spec, components.chain());
-        let class = spec.class(decision.point, self.context.compute);
-        let query = spec.resumable(decision.point, &class);
-        let digest = |path: &std::path::Path| self.digest(path);
-        match self.shared.find_state(chain.keys(), &query, epochs.cached, &digest)? {
-            Some(state) => self.shared.pull_state(self.context.store, state, self.transfer),
-            None => Ok(false),
-        }
+        pull_state(self.context, self.shared, (decision.point, components, epochs.cached), self.transfer)
+    }
+}
+
+/// Copies the furthest state of a training from the shared store, if it is after more than `cached` epochs. Returns
+/// whether it did.
+pub(crate) fn pull_state(
+    context: &RunContext<'_>,
+    shared: &SharedStore,
+    (point, components, cached): (PointId, &Components, u64),
+    transfer: &Transfer<'_>,
+) -> Result<bool, SharedError> {
+    let (spec, chain) = (context.spec, components.chain());
+    let class = spec.class(point, context.compute);
+    let query = spec.resumable(point, &class);
+    let digest = |path: &std::path::Path| context.store.digest_now(path);
+    match shared.find_state(chain.keys(), &query, cached, &digest)? {
+        Some(state) => shared.pull_state(context.store, state, transfer),
+        None => Ok(false),
     }
 }

@@ -50,3 +50,4 @@ mod verifying;
 mod waiting;
 mod warm;
 mod watching;
+mod workers;
