@@ -38,6 +38,7 @@ mod ui;
 mod verdicts;
 mod verify;
 mod work;
+mod worker;
 
 #[cfg(any(fuzzing, test))]
 pub(crate) use filter::fuzz::check as check_filter;
@@ -132,6 +133,8 @@ enum Command {
     Config(config::ConfigArgs),
     /// List the stage kinds with their inputs and parameters
     Kinds(kinds::KindsArgs),
+    /// Run the points of a pipeline that no other worker runs, and push what is made to the shared store
+    Worker(worker::WorkerArgs),
     /// Run the job of another vadpipe (`run --isolate`)
     #[command(hide = true)]
     Work(work::WorkArgs),
@@ -197,6 +200,7 @@ fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
         Command::Store(args) => store::store(&args, ui),
         Command::Config(args) => config::config(&args, ui),
         Command::Kinds(args) => kinds::kinds(&args, global, ui),
+        Command::Worker(args) => worker::worker(&args, global, ui),
         Command::Work(args) => work::work(&args, global, ui),
         Command::Completions { shell } => {
             ui.exact(&completion::script(&shell.to_string())?);

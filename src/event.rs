@@ -78,6 +78,9 @@ pub enum Event {
         /// The GPUs that its program gets.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         gpus: Vec<String>,
+        /// The worker that runs it, if the run has several.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        worker: Option<String>,
     },
     /// A training continues from a stored state.
     Resumed {

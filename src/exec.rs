@@ -16,6 +16,7 @@
 //! - `filling`: completes the cache from the shared store before the run.
 //! - `fetching`: asks the shared store during the run.
 //! - `roots`: tells the shared store what the run needs.
+//! - `claiming`: several workers on one shared store.
 //! - `run_log`: the run's record and its events.
 //! - `reports`: writes the pages of report stages at the end.
 //!
@@ -24,6 +25,7 @@
 
 mod chain;
 mod checkpoint;
+mod claiming;
 mod context;
 mod device;
 mod driver;
@@ -47,11 +49,12 @@ mod state;
 mod verify;
 mod worker;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::thread::Scope;
 use std::time::Instant;
 
+pub use claiming::RunWorker;
 pub use context::RunContext;
 pub use device::choose;
 pub use executor::process::{JobEnd, Message, WorkOrder};
@@ -70,12 +73,14 @@ use crate::exec::fetching::Fetcher;
 use crate::exec::resources::{Gpus, ResourcePool};
 use crate::exec::roots::put_root;
 use crate::exec::run_log::{RunInfo, RunLog, StageEnd};
-use crate::exec::state::table::{Dependencies, PointTable, RoleInput};
+use crate::exec::state::point::{Dependencies, RoleInput};
+use crate::exec::state::table::PointTable;
 use crate::exec::state::{Planned, Policy, RunState};
 use crate::exec::worker::Worker;
 use crate::id::PointId;
 use crate::key::{Key, StoredResult};
 use crate::plan::{Decision, Plan, State};
+use crate::shared::HEARTBEAT;
 use crate::stage::Device;
 use crate::status::{RunStatus, StageStatus};
 use crate::store::{RunLabel, new_run_id};
@@ -92,6 +97,11 @@ pub struct Options<'a> {
     pub keep_going: bool,
     /// Wait for keys that other processes compute.
     pub wait: bool,
+    /// This process as one of several workers, which leave out what others run. It needs a shared store that it may
+    /// write to, and writes no reports. `None` for a run by itself.
+    pub worker: Option<RunWorker<'a>>,
+    /// The run that this one is a part of. `None` for a run by itself.
+    pub part_of: Option<PartOf<'a>>,
     /// The program that runs each stage in a process of its own (`vadpipe`, or one with the same stage kinds). `None`
     /// to run stages in threads of this process.
     pub isolate: Option<&'a Path>,
@@ -103,6 +113,37 @@ pub struct Options<'a> {
     pub args: &'a [String],
     /// Its name, its note and its commit, for the record.
     pub label: &'a dyn Fn() -> RunLabel,
+}
+
+/// A run that several workers share.
+#[derive(Clone, Copy, Debug)]
+pub struct PartOf<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// When it started, in Unix milliseconds.
+    pub started_at: i64,
+    /// The events of its workers so far. What they ran counts as run, and what failed in them does not run again.
+    pub events: &'a [Event],
+}
+
+impl<'a> PartOf<'a> {
+    /// The points that its workers ran.
+    fn ran(self) -> BTreeSet<&'a str> {
+        let stage =
+            |event: &'a Event| if let Event::StageFinished { stage, .. } = event { Some(&**stage) } else { None };
+        self.events.iter().filter_map(stage).collect()
+    }
+
+    /// The points that failed in its workers.
+    fn failed(self) -> BTreeMap<&'a str, Error> {
+        let failure = |event: &'a Event| match event {
+            Event::StageFailed { stage, error, hint, .. } => {
+                Some((&**stage, Error { hint: hint.clone(), ..Error::new(Category::StageFailed, error) }))
+            }
+            _ => None,
+        };
+        self.events.iter().filter_map(failure).collect()
+    }
 }
 
 /// How a run ended.
@@ -130,12 +171,14 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     };
     let (plan, filled) = fill(context, &planner, &plan)?;
     check_gpus(spec, &plan, compute)?;
-    let id = new_run_id();
+    let id = options.part_of.map_or_else(new_run_id, |part| part.id.to_owned());
+    let started_at = options.part_of.map_or_else(|| jiff::Timestamp::now().as_millisecond(), |part| part.started_at);
     let log = RunLog::start(
         *context,
-        RunInfo { id: &id, file: options.file, args: options.args, label: (options.label)() },
+        RunInfo { id: &id, file: options.file, args: options.args, label: (options.label)(), started_at },
         &plan,
     )?;
+    options.part_of.into_iter().for_each(|part| log.note(part.events));
     log.event(&Event::RunStarted {
         version: VERSION,
         run: id.clone(),
@@ -153,8 +196,10 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     // An error cancels the stages of this run, but not later work of the caller.
     let cancel = context.cancel.for_one();
     let worker = Worker::new(RunContext { listener: &log, cancel: &cancel, ..*context }, &id);
+    let worker = Worker { host: options.worker.map(|worker| worker.owner.name.as_str()), ..worker };
     let state = RunState::new(table(context, options, &plan), policy(options), plan.bracket.clone());
     let mut driver = Driver::new(&planner, worker, &log, state);
+    driver.set_worker(options.worker);
     let worked = std::thread::scope(|scope| {
         let worked = execute(scope, &mut driver, worker, options, &plan, asked);
         // Otherwise the scope waits for its thread.
@@ -163,13 +208,19 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     });
     driver.finish();
     log.warn_of_the_store();
-    let ends = driver.ends();
+    let mut ends = driver.ends();
     if !plan.is_complete() || ends.iter().any(|end| end.status == StageStatus::Executed) {
         let keys: Vec<Key> = ends.iter().filter(|end| end.digest.is_some()).filter_map(|end| end.key).collect();
         put_root(context, &id, &plan, &keys)?;
     }
+    let ran = options.part_of.map(PartOf::ran).unwrap_or_default();
+    for end in ends.iter_mut().filter(|end| end.status == StageStatus::Cached) {
+        if ran.contains(context.name(end.point)) {
+            end.status = StageStatus::Executed;
+        }
+    }
     let status = match &worked {
-        Ok(()) => status(&ends, driver.error(), context.cancel.is_cancelled()),
+        Ok(()) => status(&ends, driver.error(), context.cancel.is_cancelled() || driver.has_left()),
         Err(error) if error.category == Category::Interrupted => RunStatus::Interrupted,
         Err(_) => RunStatus::Failed,
     };
@@ -194,12 +245,20 @@ fn execute<'scope>(
         None => Box::new(LocalExecutor::new(scope, worker)?),
     };
     if let Some(shared) = worker.context.shared {
-        driver.fetch_with(Fetcher::start(scope, worker.context, shared)?, asked);
+        driver.fetch_with(Fetcher::start(scope, worker.context, shared, options.worker)?, asked);
         if shared.writes() {
-            executor = Box::new(SharingExecutor::new(scope, executor, worker.context, shared)?);
+            let heartbeat = options.worker.map_or(HEARTBEAT, |worker| worker.owner.period);
+            executor = Box::new(SharingExecutor::new(scope, executor, worker.context, shared, heartbeat)?);
         }
     }
-    work(driver, &worker, plan, options.reports, &mut *executor)
+    let reports = Some(options.reports).filter(|_| options.worker.is_none());
+    let mut failed = options.part_of.map(PartOf::failed).unwrap_or_default();
+    let mut planned = |d: &Decision| match planned(d) {
+        Planned::Open => failed.remove(worker.context.name(d.point)).map_or(Planned::Open, Planned::Failed),
+        planned => planned,
+    };
+    let known = plan.decisions.iter().map(|d| (d.point, planned(d))).collect();
+    work(driver, &worker, known, reports, &mut *executor)
 }
 
 /// Reports what was copied from the shared store. Returns the keys that were asked for.
@@ -236,7 +295,15 @@ fn table(context: &RunContext<'_>, options: &Options<'_>, plan: &Plan) -> PointT
     let has_gpus = spec.points.iter().any(|point| point.parsed.stage.gpus() > 0);
     let gpus = Gpus { count: if has_gpus { context.compute.gpus().ids.len() } else { 0 }, device };
     let demands = ResourcePool::demands(spec, context.threads, gpus);
-    PointTable::new(dependencies, &demands, ResourcePool::within_limits(context.threads, options.jobs, gpus))
+    let pool = ResourcePool::within_limits(context.threads, options.jobs, gpus);
+    let mut table = PointTable::new(dependencies, &demands, pool);
+    if let Some(worker) = options.worker {
+        let continues = |d: &Decision| d.epochs.is_some_and(|epochs| epochs.cached > 0);
+        table.start_in_order(
+            worker.order(plan.decisions.iter().map(|d| (d.point, context.name(d.point), continues(d)))),
+        );
+    }
+    table
 }
 
 fn planned(decision: &Decision) -> Planned {
@@ -252,14 +319,15 @@ fn planned(decision: &Decision) -> Planned {
 fn work(
     driver: &mut Driver<'_>,
     worker: &Worker<'_>,
-    plan: &Plan,
-    reports: &Path,
+    plan: Vec<(PointId, Planned)>,
+    reports: Option<&Path>,
     executor: &mut dyn Executor,
 ) -> Result<()> {
-    driver.run(plan.decisions.iter().map(|d| (d.point, planned(d))).collect(), executor)?;
+    driver.run(plan, executor)?;
     loop {
         // Each point is repaired a limited number of times, so this loop ends.
         while driver.remake_lost(executor)? {}
+        let Some(reports) = reports else { return Ok(()) };
         let damaged = reports::write_reports(&worker.context, driver, worker.run, reports)?;
         if !driver.remake(damaged, executor)? && !driver.remake_lost(executor)? {
             return Ok(());

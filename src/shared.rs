@@ -6,13 +6,14 @@
 //! result/<key>/<files>                        the record of a result; `key` is that without the files that a program
 //!                                             read, and `files` is their digest, or `none`
 //! state/<key>/<class>/<step>/<files>          the record of a state of a training
+//! claim/<key>/<n>                             a worker that runs this key now
 //! word/<key>/<files>/<signer>/<digest>        another machine's record of a result: it agrees or dissents
 //! root/<pipeline>/<run>                       the records that a run needs
 //! ```
 //!
 //! The cache of each machine stays in front. A result or a state that the cache lacks is pulled: its record, then the
 //! blobs that the cache lacks. What a run makes is pushed if the user asks for it: first the blobs, then the record that
-//! names them. Objects never change, but a push replaces a damaged one.
+//! names them. Objects other than claims never change, but a push replaces a damaged one.
 //!
 //! Nothing that comes from the store is trusted. A record must be consistent with its key, signed by a trusted key if the
 //! user has named any, and each blob must have its digest. Whatever is missing, truncated or altered counts as missing and
@@ -26,9 +27,11 @@
 //! - `handle`: the store; `pull`, `push`: what it exchanges with a cache.
 //! - `words`: who agrees about a result, and who dissents.
 //! - `contents`, `roots`, `gc`, `doctor`: what it holds, what recent runs need, cleaning and checking.
+//! - `claims`: which worker runs which key.
 
 mod address;
 mod blobs;
+mod claims;
 #[cfg(feature = "cloud")]
 mod cloud;
 mod contents;
@@ -49,6 +52,7 @@ mod words;
 mod tests;
 
 pub use address::Address;
+pub use claims::{ClaimOwner, Claims, HEARTBEAT};
 pub use contents::Counts;
 pub use doctor::SharedDoctorReport;
 pub use error::SharedError;

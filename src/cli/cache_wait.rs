@@ -135,6 +135,7 @@ mod tests {
             key: crate::key::Digest::of(b"a"),
             reason: None,
             gpus: vec![],
+            worker: None,
         };
         StartListener { cache_wait: &listener, listener: &Ignores }.event(&started);
         assert!(!cache_wait.is_over() && !cache_wait.gives_up("pid 8") && !cache_wait.is_over());

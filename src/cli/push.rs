@@ -83,7 +83,7 @@ pub(super) fn push(args: &PushArgs, global: &Global, ui: &Ui) -> Result<()> {
 }
 
 /// The stored states of the trainings in a plan.
-fn states(project: &Project, plan: &Plan) -> Result<Vec<StateRecord>> {
+pub(super) fn states(project: &Project, plan: &Plan) -> Result<Vec<StateRecord>> {
     let mut all = Vec::new();
     for components in plan.decisions.iter().filter_map(|d| d.components.as_ref()).filter(|c| c.segments.is_some()) {
         let stored = project.store.chain_states(components.chain().keys())?;

@@ -1,15 +1,20 @@
 //! `vadpipe run`.
 
 mod commit;
+mod fleet;
+mod local;
+mod merging;
 mod watching;
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
 use self::commit::CommitQuery;
+use self::local::Workers;
 use super::args::{Global, PipelineArgs};
 use super::cache_dir::{cache_option, is_cache};
 use super::cache_wait::{CacheWait, StartListener};
@@ -34,6 +39,7 @@ const EXAMPLES: &str = "Examples:
   vadpipe run full.toml --json | jq .event    print one event per line
   vadpipe run own-script.toml --watch         run what each edit affects
   vadpipe run full.toml --store s3://team/x   take what the team has made already
+  vadpipe run full.toml --on local:4          run in four workers on this machine
 
 Ctrl-C saves the state of running trainings and stops; the same command continues them. Other stages start over, except \
 programs that use {checkpoint}. A second Ctrl-C exits at once; trainings then continue from their last saved state. With --watch, the exit code is 0 if you press Ctrl-C between two \
@@ -69,6 +75,9 @@ pub(super) struct RunArgs {
     /// Threads of a training [default: number of cores]; results do not depend on it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Where stages run: `local:N` starts N workers on this machine. They share a store, which `--store` may name
+    #[arg(long, value_name = "ENGINE", value_parser = engine, conflicts_with_all = ["watch", "force", "rerun", "isolate"])]
+    on: Option<Engine>,
     /// Run each stage in a process of its own: one that crashes or runs out of memory fails alone
     #[arg(long)]
     isolate: bool,
@@ -84,6 +93,21 @@ pub(super) struct RunArgs {
     /// A folder with data sets; it is searched before VADPIPE_DATA_DIR and the user's cache folder
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+}
+
+/// Where the stages of a run are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Engine {
+    /// In this many workers on this machine.
+    Local(u16),
+}
+
+fn engine(text: &str) -> Result<Engine, String> {
+    let count = text.strip_prefix("local:").and_then(|count| count.parse().ok());
+    count
+        .filter(|count| (1..=256).contains(count))
+        .map(Engine::Local)
+        .ok_or("give `local:N`, such as `local:4`".to_owned())
 }
 
 /// Runs a pipeline, with `--watch` again and again.
@@ -135,6 +159,8 @@ impl Run<'_> {
             jobs: args.jobs.map_or(session.threads, usize::from),
             keep_going: args.keep_going,
             wait: !self.global.no_wait,
+            worker: None,
+            part_of: None,
             isolate: program.as_deref(),
             reports: &args.reports,
             file: &args.pipeline.file.display().to_string(),
@@ -146,7 +172,10 @@ impl Run<'_> {
         let shared = args.store.open()?;
         let context = project.context(&data_dirs, session.threads, &session.cancel, &listener);
         let context = RunContext { shared: shared.as_ref(), ..context };
-        let outcome = exec::run(&context, &options)?;
+        let outcome = match args.on {
+            None => exec::run(&context, &options)?,
+            Some(Engine::Local(count)) => local::run(&self.workers(count), project, &context, &options)?,
+        };
         match outcome.status {
             RunStatus::Ok => session.watch.check_output(),
             RunStatus::Interrupted => {
@@ -167,6 +196,26 @@ impl Run<'_> {
                 Err(Error::new(category, "the run failed").hint(hint))
             }
         }
+    }
+}
+
+impl Run<'_> {
+    /// The workers of `--on local:N`.
+    fn workers(&self, count: u16) -> Workers<'_> {
+        let (args, threads) = (self.args, self.session.threads);
+        let threads = args.threads.map_or((threads / usize::from(count)).max(1), usize::from).to_string();
+        let jobs = args.jobs.unwrap_or(1).to_string();
+        let mut arguments: Vec<OsString> = ["--jobs", &jobs, "--threads", &threads].map(OsString::from).into();
+        arguments.extend(args.keep_going.then(|| "--keep-going".into()));
+        let device = args.pipeline.device.map(|device| device.to_string().into());
+        let options = [("--device", device), ("--data-dir", args.data_dir.clone().map(OsString::from))];
+        let sets = args.pipeline.set.iter().map(|set| ("--set", Some(OsString::from(set))));
+        for (option, value) in options.into_iter().chain(sets) {
+            arguments.extend(value.into_iter().flat_map(|value| [option.into(), value]));
+        }
+        arguments.extend(["--".into(), args.pipeline.file.clone().into()]);
+        arguments.extend(args.pipeline.targets.iter().map(OsString::from));
+        Workers { count, arguments, store: args.store.store.store.as_deref(), ui: self.ui }
     }
 }
 

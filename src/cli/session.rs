@@ -1,6 +1,7 @@
 //! What `run` and `verify` need for computing: threads, a listener, signals that stop the work, and the file of this
 //! program.
 
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -75,6 +76,18 @@ pub(super) fn stop_on_signals(cancel: &Cancel, announce: impl Fn(usize) + Send +
         }
     };
     thread::Builder::new().name("vadpipe-signals".to_owned()).spawn(handle).map(drop).map_err(failed)
+}
+
+/// The driver closes our standard input when the run is interrupted. The kernel closes it when the driver dies.
+pub(super) fn stop_at_end_of_input(cancel: &Cancel) -> Result<()> {
+    let cancel = cancel.clone();
+    let wait = move || {
+        let mut input = std::io::stdin().lock();
+        while input.read(&mut [0; 64]).is_ok_and(|read| read > 0) {}
+        cancel.cancel();
+    };
+    let waiting = std::thread::Builder::new().name("vadpipe-input".to_owned()).spawn(wait);
+    waiting.map(drop).map_err(|e| Error::exhausted("can't start a thread", e))
 }
 
 /// The path of this program, which runs supervisors and the jobs of `--isolate`. A path in `/proc` stays valid if the

@@ -73,6 +73,12 @@ impl StoreWriteArgs {
     }
 }
 
+/// Opens a store in a folder that only this user writes to.
+pub(super) fn open_folder(folder: &Path) -> Result<SharedStore> {
+    let address = Address::parse(&folder.display().to_string(), Path::new(""))?;
+    Ok(SharedStore::open(address, Variables::new(), Trust::default(), true)?)
+}
+
 /// The keys that sign and that are trusted.
 pub(super) fn trust(config: &Config) -> Result<Trust> {
     let key = match config.key_file() {

@@ -1,6 +1,6 @@
 //! `vadpipe work`: runs one job for another vadpipe. Not for users: `run --isolate` calls it.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::Global;
 use super::project::compute;
-use super::session::{start_threads, stop_on_signals};
+use super::session::{start_threads, stop_at_end_of_input, stop_on_signals};
 use super::ui::Ui;
 use crate::error::{Error, Result};
 use crate::event::{Event, Listener};
@@ -100,16 +100,4 @@ fn run(args: &WorkArgs, global: &Global, send: &(dyn Fn(Message) + Sync)) -> Res
     order.work(&context, send);
     store.close();
     Ok(())
-}
-
-/// The driver closes our standard input when the run is interrupted. The kernel closes it when the driver dies.
-fn stop_at_end_of_input(cancel: &Cancel) -> Result<()> {
-    let cancel = cancel.clone();
-    let wait = move || {
-        let mut input = std::io::stdin().lock();
-        while input.read(&mut [0; 64]).is_ok_and(|read| read > 0) {}
-        cancel.cancel();
-    };
-    let waiting = std::thread::Builder::new().name("vadpipe-input".to_owned()).spawn(wait);
-    waiting.map(drop).map_err(|e| Error::exhausted("can't start a thread", e))
 }

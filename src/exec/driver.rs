@@ -3,34 +3,35 @@
 //! The driver runs in one thread. It looks up results, takes leases, sends events and starts jobs. An [`Executor`] runs
 //! the jobs and stores their results.
 
+mod permits;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Category, Error, Result};
 use crate::event::{Event, Listener};
+use crate::exec::claiming::RunWorker;
 use crate::exec::executor::{Executor, ExecutorEvent};
-use crate::exec::fetching::{Fetch, Fetcher};
+use crate::exec::fetching::{Fetcher, Permit};
 use crate::exec::job::{Ended, Job, JobInput, StartOptions};
 use crate::exec::kept::kept_epochs;
 use crate::exec::reporter::Reporter;
 use crate::exec::resources::gpus_for;
 use crate::exec::run_log::{RunLog, StageEnd};
 use crate::exec::state::point::{Done, PointState};
-use crate::exec::state::{Claim, Command, Input, Lookup, Planned, Report, RunState};
+use crate::exec::state::{Command, Input, Lookup, Planned, Report, RunState};
 use crate::exec::worker::Worker;
 use crate::id::PointId;
 use crate::key::{Key, StoredResult};
 use crate::plan::{Decision, Planner, ResolvedInputs};
 use crate::status::StageStatus;
-use crate::store::{Lease, LeaseOutcome, ResultRecord};
+use crate::store::ResultRecord;
 
 /// How often the driver checks for free leases and for an interruption.
 const TICK: Duration = Duration::from_millis(200);
 /// How often it checks for answers of the shared store.
 const SHORT_TICK: Duration = Duration::from_millis(5);
-/// The shortest time between two checks of the same lease.
-const CHECK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The driver of one run.
 pub(crate) struct Driver<'a> {
@@ -40,7 +41,7 @@ pub(crate) struct Driver<'a> {
     state: RunState,
     /// The look-ups of points that have not started yet.
     decisions: BTreeMap<PointId, Decision>,
-    leases: BTreeMap<PointId, Lease>,
+    permits: BTreeMap<PointId, Permit>,
     /// When the lease of each held point was last checked.
     checked: BTreeMap<PointId, Instant>,
     /// The jobs of the executor: when each started and, once its stage has ended, how many seconds the stage took.
@@ -53,6 +54,14 @@ pub(crate) struct Driver<'a> {
     error: Option<Error>,
     /// Asks the shared store, and the keys that it was asked for before the run.
     fetcher: Option<(Fetcher, BTreeSet<Key>)>,
+    /// The held points that another worker claims. The others are leased by another process on this cache.
+    claimed_elsewhere: BTreeSet<PointId>,
+    /// This process as one of several workers.
+    run_worker: Option<RunWorker<'a>>,
+    /// Since when there is nothing to do but wait for other workers.
+    idle_since: Option<Instant>,
+    /// Whether this worker left points to others.
+    left: bool,
     /// Whether a stored result was found missing or damaged since the last look-up of all results.
     loss_noticed: bool,
 }
@@ -66,25 +75,19 @@ impl<'a> Driver<'a> {
             log,
             state,
             decisions: BTreeMap::new(),
-            leases: BTreeMap::new(),
+            permits: BTreeMap::new(),
             checked: BTreeMap::new(),
             jobs: BTreeMap::new(),
             records: BTreeMap::new(),
             kept: None,
             error: None,
             fetcher: None,
+            claimed_elsewhere: BTreeSet::new(),
+            run_worker: None,
+            idle_since: None,
+            left: false,
             loss_noticed: false,
         }
-    }
-
-    /// Asks the shared store for the results of points that are about to run, without those that were `asked` for.
-    pub(crate) fn fetch_with(&mut self, fetcher: Fetcher, asked: BTreeSet<Key>) {
-        self.fetcher = Some((fetcher, asked));
-    }
-
-    /// Ends the thread that asks the shared store.
-    pub(crate) fn stop_fetching(&mut self) {
-        self.fetcher = None;
     }
 
     /// The states of the points.
@@ -203,6 +206,7 @@ impl<'a> Driver<'a> {
             self.carry_out(commands, executor)?;
             self.check_leases(executor)?;
             self.continue_fetched(executor)?;
+            self.leave_if_useless(executor)?;
             if !self.state.is_under_way() {
                 return Ok(());
             }
@@ -247,7 +251,7 @@ impl<'a> Driver<'a> {
                 self.apply(Input::Made(point, bytes), executor)
             }
             ExecutorEvent::Ended(point, ended) => {
-                self.leases.remove(&point);
+                self.permits.remove(&point);
                 let Some((started, seconds)) = self.jobs.remove(&point) else { return Ok(()) };
                 let seconds = seconds.unwrap_or_else(|| started.elapsed().as_secs_f64());
                 self.loss_noticed |= matches!(ended, Ended::Damaged(..));
@@ -293,7 +297,7 @@ impl<'a> Driver<'a> {
                     self.claim(point, key, look_again)?.map(|claim| Input::Claimed(point, claim))
                 }
                 Command::Release(point) => {
-                    self.leases.remove(&point);
+                    self.permits.remove(&point);
                     None
                 }
                 Command::Start(point, options) => self.start(point, options, executor),
@@ -343,68 +347,6 @@ impl<'a> Driver<'a> {
         Ok(Ok(lookup))
     }
 
-    /// Reads the records of the inputs and takes the lease of the key. `None` if the shared store is asked first.
-    fn claim(&mut self, point: PointId, key: Key, look_again: bool) -> Result<Option<Claim>> {
-        let inputs = self.state.table().inputs(point).to_vec();
-        let lost = self.read_records(&inputs)?;
-        if !lost.is_empty() {
-            self.loss_noticed = true;
-            return Ok(Some(Claim::InputsLost(lost)));
-        }
-        let lease = match self.worker.context.store.lease(&key)? {
-            LeaseOutcome::Granted(lease) => lease,
-            LeaseOutcome::HeldBy(holder) => {
-                self.checked.insert(point, Instant::now());
-                return Ok(Some(Claim::HeldBy(holder.describe())));
-            }
-        };
-        if look_again && let Some(stored) = self.planner.present(point, &key)? {
-            return Ok(Some(Claim::Found(stored)));
-        }
-        let fetch = Fetch { point, key, lease };
-        let not_asked = match &mut self.fetcher {
-            Some((fetcher, asked)) => match look_again && asked.insert(key) {
-                true => fetcher.ask(fetch),
-                false => Some(fetch),
-            },
-            None => Some(fetch),
-        };
-        Ok(not_asked.map(|Fetch { lease, .. }| {
-            self.leases.insert(point, lease);
-            Claim::Granted
-        }))
-    }
-
-    /// Continues with the points for which the shared store has answered.
-    fn continue_fetched(&mut self, executor: &mut dyn Executor) -> Result<()> {
-        while let Some(Fetch { point, key, lease }) = self.fetcher.as_mut().and_then(|(fetcher, _)| fetcher.answer()) {
-            let claim = match self.planner.present(point, &key)? {
-                Some(stored) => Claim::Found(stored),
-                None => {
-                    self.leases.insert(point, lease);
-                    Claim::Granted
-                }
-            };
-            self.apply(Input::Claimed(point, claim), executor)?;
-        }
-        Ok(())
-    }
-
-    /// Checks whether leases of other processes are free now.
-    fn check_leases(&mut self, executor: &mut dyn Executor) -> Result<()> {
-        for (point, key) in self.state.held() {
-            let checked = self.checked.entry(point).or_insert_with(Instant::now);
-            if self.state.is_stopping() || checked.elapsed() < CHECK_AGAIN {
-                continue;
-            }
-            *checked = Instant::now();
-            if self.worker.context.store.lease_holder(&key).is_none() {
-                self.apply(Input::HolderGone(point), executor)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Starts a job. Returns how it ended if it can't start.
     fn start(&mut self, point: PointId, options: StartOptions, executor: &mut dyn Executor) -> Option<Input> {
         let (Some(Decision { components: Some(components), key: Some(key), reason, .. }), Some(inputs)) =
@@ -420,7 +362,7 @@ impl<'a> Driver<'a> {
             Err(error) => return Some(Input::Ended(point, Ended::Failed(error))),
         };
         let (stage, kind) = (self.name(point).to_owned(), components.kind.clone());
-        self.log.event(&Event::StageStarted { stage, kind, key, reason, gpus: gpus.clone() });
+        self.log.event(&Event::StageStarted { stage, kind, key, reason, gpus: gpus.clone(), worker: None });
         let kept = match components.segments {
             Some(_) => {
                 let order = self.state.table().order();

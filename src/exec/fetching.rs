@@ -2,39 +2,96 @@
 //!
 //! Before the run, `filling` asks for the points whose keys are known. The others depend on points that run, so their
 //! keys become known during the run. One thread asks for them, for all that wait at once, while the driver goes on.
+//!
+//! Among several workers, the same thread claims the keys. A point that another worker has is held, and the thread
+//! looks at all claims from time to time. When the claim of a held point is gone or expired, the driver asks again.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, Scope};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::exec::claiming::{Renewed, RunWorker};
 use crate::exec::context::RunContext;
-use crate::exec::filling::without_store;
+use crate::exec::filling::{pull_state, without_store};
 use crate::exec::worker::panic_message;
 use crate::id::PointId;
-use crate::key::Key;
-use crate::shared::{Asked, SharedStore, Transfer};
+use crate::key::{Components, Key};
+use crate::shared::{Asked, Claims, SharedError, SharedStore, Transfer};
 use crate::store::{FilesRead, Lease};
 
-/// A point that is about to run, with the lease of its key.
+/// Heartbeats of claims in which the claims of others are looked at once.
+const LOOKS_PER_HEARTBEAT: u32 = 10;
+/// Longer than any run.
+const FOR_EVER: Duration = Duration::from_secs(3600);
+
+/// The right to run a key: the lease in the cache and, among several workers, the claim in the shared store. It ends
+/// when it is dropped, however the job ended.
+pub(crate) struct Permit {
+    _lease: Lease,
+    claim: Option<(Key, Sender<Request>)>,
+}
+
+impl Permit {
+    /// The right to run a key in a run without other workers.
+    pub(crate) fn of_lease(lease: Lease) -> Self {
+        Self { _lease: lease, claim: None }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some((key, requests)) = self.claim.take() {
+            // Without the thread, the claim expires.
+            let _ = requests.send(Request::Release(key));
+        }
+    }
+}
+
+/// A point that is about to run.
 pub(crate) struct Fetch {
     pub point: PointId,
     pub key: Key,
-    pub lease: Lease,
+    pub permit: Permit,
+    /// Whether to look for its result.
+    pub look: bool,
+    /// A training with the number of epochs whose states are cached, to look for a further state.
+    pub training: Option<(Box<Components>, u64)>,
+}
+
+/// A message to the thread.
+pub(crate) enum Request {
+    Fetch(Fetch),
+    /// The job of this key has ended.
+    Release(Key),
+}
+
+/// A message of the thread.
+pub(crate) enum Answer {
+    /// The cache has the result now, or the point may run.
+    Fetched(Fetch),
+    /// Another worker has it.
+    Held(PointId, String),
+    /// The other worker does not have it any more.
+    Free(PointId),
 }
 
 /// The thread that asks.
 pub(crate) struct Fetcher {
-    requests: Sender<Fetch>,
-    answers: Receiver<Fetch>,
+    requests: Sender<Request>,
+    answers: Receiver<Answer>,
     /// Requests without an answer.
     pending: usize,
+    /// Whether keys are claimed.
+    claims: bool,
 }
 
 impl Fetcher {
-    /// Starts the thread. It ends when this is dropped.
+    /// Starts the thread. It ends when this and all permits are dropped.
     ///
     /// # Errors
     /// If the system refuses a thread.
@@ -42,20 +99,38 @@ impl Fetcher {
         scope: &'scope Scope<'scope, '_>,
         context: RunContext<'scope>,
         shared: &'scope SharedStore,
+        worker: Option<RunWorker<'scope>>,
     ) -> Result<Self> {
         let (requests, waiting) = channel();
         let (answered, answers) = channel();
-        let run = move || fetch(&context, shared, &waiting, &answered);
+        let renewed = worker.map(|worker| Renewed::start(scope, shared, worker)).transpose()?;
+        let pause = worker.map_or(FOR_EVER, |worker| worker.owner.period / LOOKS_PER_HEARTBEAT);
+        let thread =
+            Thread { context, shared, renewed, answered, held: BTreeMap::new(), pause, last_look: Instant::now() };
+        let run = move || thread.run(&waiting);
         Builder::new().spawn_scoped(scope, run).map_err(|e| Error::exhausted("can't start a thread", e))?;
-        Ok(Self { requests, answers, pending: 0 })
+        Ok(Self { requests, answers, pending: 0, claims: worker.is_some() })
     }
 
-    /// Copies the result of a point to the cache, if the store has it. The answer comes later. If there is no thread any
-    /// more, returns the request.
+    /// Whether this claims keys.
+    pub(crate) fn claims(&self) -> bool {
+        self.claims
+    }
+
+    /// The permit to run a key of which the lease was taken.
+    pub(crate) fn permit(&self, key: Key, lease: Lease) -> Permit {
+        Permit { _lease: lease, claim: self.claims.then(|| (key, self.requests.clone())) }
+    }
+
+    /// Copies the result of a point to the cache, if the store has it. The answer comes later. If there is no thread
+    /// any more, returns the request.
     pub(crate) fn ask(&mut self, request: Fetch) -> Option<Fetch> {
-        let unsent = self.requests.send(request).err();
+        let unsent = self.requests.send(Request::Fetch(request)).err();
         self.pending += usize::from(unsent.is_none());
-        unsent.map(|unsent| unsent.0)
+        match unsent?.0 {
+            Request::Fetch(fetch) => Some(fetch),
+            Request::Release(_) => None,
+        }
     }
 
     /// Whether there are requests without an answer.
@@ -63,49 +138,175 @@ impl Fetcher {
         self.pending > 0
     }
 
-    /// A request that was carried out. The cache has the result now, or the store has none.
-    pub(crate) fn answer(&mut self) -> Option<Fetch> {
+    /// The next answer.
+    pub(crate) fn answer(&mut self) -> Option<Answer> {
         let answer = self.answers.try_recv().ok()?;
-        self.pending = self.pending.saturating_sub(1);
+        self.pending = self.pending.saturating_sub(usize::from(!matches!(answer, Answer::Free(_))));
         Some(answer)
     }
 }
 
-fn fetch(context: &RunContext<'_>, shared: &SharedStore, waiting: &Receiver<Fetch>, answered: &Sender<Fetch>) {
-    while let Ok(first) = waiting.recv() {
-        let mut batch = vec![first];
-        batch.extend(waiting.try_iter());
-        let asked = |request: &Fetch| Asked {
-            declared: request.key,
-            reads_files: context.point(request.point).parsed.stage.reads().files,
-        };
-        let asked: Vec<Asked> = batch.iter().map(asked).collect();
-        // The driver waits for the answers.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| pull(context, shared, &asked))) {
-            let text = panic_message(&*panic).unwrap_or("asking the shared store panicked");
-            let warning = shared.give_up(|| text.to_owned());
-            warning.into_iter().for_each(|message| context.listener.event(&Event::Warning { message }));
-        }
-        for request in batch {
-            if answered.send(request).is_err() {
+struct Thread<'a> {
+    context: RunContext<'a>,
+    shared: &'a SharedStore,
+    renewed: Option<Renewed<'a>>,
+    answered: Sender<Answer>,
+    /// The points that other workers have.
+    held: BTreeMap<Key, Vec<PointId>>,
+    /// The time between two looks at the claims of others.
+    pause: Duration,
+    last_look: Instant,
+}
+
+impl Thread<'_> {
+    fn run(mut self, waiting: &Receiver<Request>) {
+        loop {
+            let wait = match self.held.is_empty() {
+                true => FOR_EVER,
+                false => self.pause.saturating_sub(self.last_look.elapsed()),
+            };
+            let first = match waiting.recv_timeout(wait) {
+                Ok(first) => Some(first),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let (mut batch, mut released) = (Vec::new(), Vec::new());
+            for request in first.into_iter().chain(waiting.try_iter()) {
+                match request {
+                    Request::Fetch(fetch) => batch.push(fetch),
+                    Request::Release(key) => released.push(key),
+                }
+            }
+            if let Some(Renewed { claims, .. }) = self.renewed.as_ref().filter(|_| !released.is_empty()) {
+                // A claim that stays expires.
+                let _ = claims.release(&released);
+            }
+            let is_heard = self.fetch(batch) && self.look_at_claims();
+            if !is_heard {
                 return;
             }
         }
     }
-}
 
-fn pull(context: &RunContext<'_>, shared: &SharedStore, asked: &[Asked]) {
-    if shared.is_given_up() || context.cancel.is_cancelled() {
-        return;
+    /// Carries out requests. Returns whether the driver still listens.
+    fn fetch(&mut self, batch: Vec<Fetch>) -> bool {
+        let mut answers = Vec::new();
+        self.guarded(|| self.pull(&batch));
+        let (found, open): (Vec<_>, Vec<_>) = batch.into_iter().partition(|fetch| self.is_found(fetch));
+        answers.extend(found.into_iter().map(Answer::Fetched));
+        let outcomes = self.guarded(|| self.claim(&open)).unwrap_or(vec![None; open.len()]);
+        let mut own = Vec::new();
+        for (fetch, holder) in open.into_iter().zip(outcomes) {
+            match holder {
+                None => own.push(fetch),
+                Some(holder) => {
+                    self.held.entry(fetch.key).or_default().push(fetch.point);
+                    answers.push(Answer::Held(fetch.point, holder));
+                }
+            }
+        }
+        if self.renewed.is_some() {
+            // Another worker may have finished it just before the claim.
+            self.guarded(|| {
+                self.pull(&own);
+                own.iter().filter(|fetch| !self.is_found(fetch)).for_each(|fetch| self.pull_state(fetch));
+            });
+        }
+        answers.extend(own.into_iter().map(Answer::Fetched));
+        answers.into_iter().all(|answer| self.answered.send(answer).is_ok())
     }
-    let cancelled = || context.cancel.is_cancelled();
-    let transfer = Transfer::silent(&cancelled);
-    let digest = |name: &String| context.store.digest_now(&context.spec.base.join(Path::new(name)));
-    let is_current = |files: &FilesRead| files.iter().all(|(name, stored)| digest(name) == Some(*stored));
-    let pulled = shared.pull_results(context.store, asked, &is_current, &transfer);
-    let warnings = shared.warnings().into_iter();
-    let given_up = pulled.err().filter(|_| !cancelled()).and_then(|error| shared.give_up(|| without_store(&error)));
-    for message in warnings.chain(given_up) {
-        context.listener.event(&Event::Warning { message });
+
+    /// Calls `f`. The driver waits for answers, so a panic must not end this thread.
+    fn guarded<T>(&self, f: impl FnOnce() -> T) -> Option<T> {
+        let panic = match catch_unwind(AssertUnwindSafe(f)) {
+            Ok(value) => return Some(value),
+            Err(panic) => panic,
+        };
+        let text = panic_message(&*panic).unwrap_or("asking the shared store panicked");
+        let warning = self.shared.give_up(|| text.to_owned());
+        warning.into_iter().for_each(|message| self.context.listener.event(&Event::Warning { message }));
+        None
+    }
+
+    /// Whether the cache has the result of a point that was looked for.
+    fn is_found(&self, fetch: &Fetch) -> bool {
+        let forced = std::collections::BTreeSet::new();
+        let present = || self.context.planner(&forced).present(fetch.point, &fetch.key);
+        // If the cache fails, the driver notices.
+        fetch.look && self.renewed.is_some() && present().is_ok_and(|stored| stored.is_some())
+    }
+
+    fn is_over(&self) -> bool {
+        self.shared.is_given_up() || self.context.cancel.is_cancelled()
+    }
+
+    /// Claims keys. Returns the holders of those that others have.
+    fn claim(&self, batch: &[Fetch]) -> Vec<Option<String>> {
+        let keys: Vec<Key> = batch.iter().map(|fetch| fetch.key).collect();
+        let claims = self.renewed.as_ref().filter(|_| !keys.is_empty() && !self.is_over());
+        let outcomes = claims.map(|renewed| renewed.claims.take(&keys, Instant::now()));
+        self.or_give_up(outcomes.unwrap_or(Ok(vec![]))).filter(|o| !o.is_empty()).unwrap_or(vec![None; keys.len()])
+    }
+
+    /// Looks for held points that nobody runs any more. Returns whether the driver still listens.
+    fn look_at_claims(&mut self) -> bool {
+        let Some(Renewed { claims, .. }) = &self.renewed else { return true };
+        if self.held.is_empty() || self.last_look.elapsed() < self.pause {
+            return true;
+        }
+        let keys: Vec<Key> = self.held.keys().copied().collect();
+        let free = self.free(claims, &keys);
+        self.last_look = Instant::now();
+        let points: Vec<PointId> = free.iter().filter_map(|key| self.held.remove(key)).flatten().collect();
+        points.into_iter().all(|point| self.answered.send(Answer::Free(point)).is_ok())
+    }
+
+    fn free(&self, claims: &Claims<'_>, keys: &[Key]) -> Vec<Key> {
+        if self.is_over() {
+            return keys.to_vec();
+        }
+        self.or_give_up(claims.free(keys, Instant::now())).unwrap_or_default()
+    }
+
+    fn pull(&self, batch: &[Fetch]) {
+        let asked = |fetch: &Fetch| Asked {
+            declared: fetch.key,
+            reads_files: self.context.point(fetch.point).parsed.stage.reads().files,
+        };
+        let asked: Vec<Asked> = batch.iter().filter(|fetch| fetch.look).map(asked).collect();
+        if asked.is_empty() || self.is_over() {
+            return;
+        }
+        let context = self.context;
+        let digest = |name: &String| context.store.digest_now(&context.spec.base.join(Path::new(name)));
+        let is_current = |files: &FilesRead| files.iter().all(|(name, stored)| digest(name) == Some(*stored));
+        let cancelled = || context.cancel.is_cancelled();
+        let transfer = Transfer::silent(&cancelled);
+        self.or_give_up(self.shared.pull_results(context.store, &asked, &is_current, &transfer));
+    }
+
+    /// Copies the furthest state of a training, which another worker may have left.
+    fn pull_state(&self, fetch: &Fetch) {
+        let Some((components, cached)) = &fetch.training else { return };
+        if self.is_over() {
+            return;
+        }
+        let cancelled = || self.context.cancel.is_cancelled();
+        let transfer = Transfer::silent(&cancelled);
+        self.or_give_up(pull_state(&self.context, self.shared, (fetch.point, components, *cached), &transfer));
+    }
+
+    /// Reports the warnings of the store. If it has failed, the run does without it.
+    fn or_give_up<T>(&self, outcome: Result<T, SharedError>) -> Option<T> {
+        let warn = |message| self.context.listener.event(&Event::Warning { message });
+        self.shared.warnings().into_iter().for_each(warn);
+        match outcome {
+            Ok(value) => Some(value),
+            Err(_) if self.context.cancel.is_cancelled() => None,
+            Err(error) => {
+                self.shared.give_up(|| without_store(&error)).into_iter().for_each(warn);
+                None
+            }
+        }
     }
 }

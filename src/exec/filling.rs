@@ -200,3 +200,20 @@ fn furthest_states(
     });
     shared.find_states(&wanted.collect::<Vec<_>>(), &|path| context.store.digest_now(path))
 }
+
+/// Copies the furthest state of a training from the shared store, if it is after more than `cached` epochs. Returns
+/// whether it did.
+pub(crate) fn pull_state(
+    context: &RunContext<'_>,
+    shared: &SharedStore,
+    (point, components, cached): (PointId, &Components, u64),
+    transfer: &Transfer<'_>,
+) -> Result<bool, SharedError> {
+    let (spec, chain) = (context.spec, components.chain());
+    let class = spec.class(point, context.compute);
+    let query = spec.resumable(point, &class);
+    match shared.find_state(chain.keys(), &query, cached, &|path| context.store.digest_now(path))? {
+        Some(state) => Ok(shared.pull_states(context.store, vec![state], transfer)? > 0),
+        None => Ok(false),
+    }
+}

@@ -28,6 +28,8 @@ pub(crate) struct RunInfo<'a> {
     pub args: &'a [String],
     /// Its name, its note and its commit.
     pub label: RunLabel,
+    /// When it started, in Unix milliseconds.
+    pub started_at: i64,
 }
 
 /// How a point ended.
@@ -74,7 +76,7 @@ impl<'a> RunLog<'a> {
             file: info.file.to_owned(),
             args: info.args.to_vec(),
             label: info.label,
-            started_at: jiff::Timestamp::now().as_millisecond(),
+            started_at: info.started_at,
             finished_at: None,
             status: RunStatus::Running,
             holder: Holder::this_process(),
@@ -107,6 +109,14 @@ impl<'a> RunLog<'a> {
             self.event(&Event::Warning { message });
         }
         noticed
+    }
+
+    /// Notes events of the workers of this run, which the user has seen.
+    pub(crate) fn note(&self, events: &[Event]) {
+        for event in events {
+            self.remember(event);
+            self.keep(event);
+        }
     }
 
     /// Completes the record.

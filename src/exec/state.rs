@@ -55,6 +55,8 @@ pub(crate) enum Planned {
     Hit(StoredResult),
     /// It is pruned.
     Pruned { key: Option<Key>, cause: Cause },
+    /// It failed in a worker of this run.
+    Failed(Error),
     /// It is looked up when its inputs are resolved.
     Open,
 }
@@ -192,13 +194,16 @@ impl RunState {
 
     /// Applies the decisions of the plan, in plan order, and schedules the points that are ready.
     pub(crate) fn start(&mut self, plan: Vec<(PointId, Planned)>) -> Vec<Command> {
+        let mut failed = Vec::new();
         for (point, planned) in plan {
             match planned {
+                Planned::Failed(error) => failed.push((point, error)),
                 Planned::Hit(stored) => self.settle_cached(point, stored),
                 Planned::Pruned { key, cause } => self.prune(point, key, PruneCause::Planned(cause)),
                 Planned::Open => {}
             }
         }
+        failed.into_iter().for_each(|(point, error)| self.fail(point, Failure::Job(error)));
         for point in self.table.order().to_vec() {
             self.make_ready(point);
         }

@@ -63,7 +63,7 @@ pub fn verify(context: &RunContext<'_>, points: &[PointId], sample: Option<Sampl
     let into = Arc::new(Store::open(folder.path(), Options::default())?);
     let run = new_run_id();
     // The last state is the only checkpoint.
-    let worker = Worker { context: *context, into: &into, run: &run, checkpoint_interval: Duration::MAX };
+    let worker = Worker { context: *context, into: &into, run: &run, checkpoint_interval: Duration::MAX, host: None };
     let plan = planner.plan(&graph.upstream(points.iter().copied()))?;
     let records = planner.records(&plan)?.into_iter().map(|(point, record)| (point, Arc::new(record))).collect();
     let cached = Cached { records };

@@ -38,6 +38,8 @@ pub(crate) struct Worker<'a> {
     pub run: &'a str,
     /// The time between two checkpoints of a training.
     pub checkpoint_interval: Duration,
+    /// The name of this machine in results, if it is not that of the system.
+    pub host: Option<&'a str>,
 }
 
 /// The text of a panic.
@@ -111,7 +113,7 @@ impl<'a> Worker<'a> {
     pub(crate) fn new(context: RunContext<'a>, run: &'a str) -> Self {
         let seconds = context.spec.pipeline.checkpoint_seconds;
         let checkpoint_interval = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-        Self { context, into: context.store, run, checkpoint_interval }
+        Self { context, into: context.store, run, checkpoint_interval, host: None }
     }
 
     /// Runs a job and returns its output for [`Worker::commit`]. Without an output, returns how the job ended.
@@ -287,7 +289,7 @@ impl<'a> Worker<'a> {
             seconds: output.seconds,
             finished_at: 0,
             run: self.run.to_owned(),
-            host: host_name(),
+            host: self.host.map_or_else(host_name, str::to_owned),
             program: self.context.point(output.point).parsed.stage.program(&spec.base),
             accepted: None,
             pulled: false,

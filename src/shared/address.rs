@@ -99,7 +99,9 @@ impl Address {
                 let below = object_store::path::Path::from_absolute_path(&folder);
                 let below = below
                     .map_err(|_| SharedError::unusable(format!("`{self}` can't be the folder of a store"), FORMS))?;
-                Ok((Arc::new(LocalFileSystem::new().with_fsync(true)), below))
+                // Claims come and go, and would leave their folders.
+                let files = LocalFileSystem::new().with_fsync(true).with_automatic_cleanup(true);
+                Ok((Arc::new(files), below))
             }
             Kind::Url { scheme, url, below } => Ok((self.open_url(*scheme, url, variables)?, path(below)?)),
         }

@@ -38,11 +38,14 @@ pub(super) struct Listed {
     pub(super) size: u64,
     /// When it was written, in Unix milliseconds on the store's clock.
     pub(super) written_at: i64,
+    /// Changes whenever the object is written.
+    pub(super) version: String,
 }
 
 impl Listed {
     fn of(name: &str, meta: &ObjectMeta) -> Self {
-        Self { name: name.to_owned(), size: meta.size, written_at: meta.last_modified.timestamp_millis() }
+        let version = meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
+        Self { name: name.to_owned(), size: meta.size, written_at: meta.last_modified.timestamp_millis(), version }
     }
 
     /// How old it is, by the clock of this machine.

@@ -90,6 +90,8 @@ fn try_run(folder: &Path, pipeline: &str, registry: &Registry) -> (RunStatus, Ve
         jobs: 2,
         keep_going: false,
         wait: true,
+        worker: None,
+        part_of: None,
         isolate: None,
         reports: folder,
         file: "means.toml",

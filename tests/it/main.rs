@@ -52,3 +52,4 @@ mod verifying;
 mod waiting;
 mod warm;
 mod watching;
+mod workers;

@@ -51,6 +51,8 @@ struct Run {
 /// A running stage.
 struct Running {
     name: String,
+    /// Its name and the worker that runs it, if the run has several.
+    shown: String,
     started: Instant,
     steps: Option<Steps>,
     /// The newest value of each figure.
@@ -116,7 +118,7 @@ impl Board {
         let Some(run) = &mut self.run else { return };
         self.transfer = None;
         match event {
-            Event::StageStarted { stage, .. } => run.start(stage, now),
+            Event::StageStarted { stage, worker, .. } => run.start(stage, worker.as_deref(), now),
             Event::Progress { stage, done, total, figures, rate, .. } => {
                 run.advance(stage, (*done, *total), figures, *rate, now);
             }
@@ -157,7 +159,7 @@ impl Board {
         let Some(run) = &self.run else { return self.transfer.as_ref().map(pulling).unwrap_or_default() };
         let shown = run.running.len().min(rows.saturating_sub(3).max(1));
         let most = (columns * 2 / 5).max(12);
-        let names: Vec<String> = run.running[..shown].iter().map(|stage| short_name(&stage.name, most)).collect();
+        let names: Vec<String> = run.running[..shown].iter().map(|stage| short_name(&stage.shown, most)).collect();
         let width = names.iter().map(|name| name.width()).max().unwrap_or(0);
         let counts = run.running[..shown].iter().filter_map(|stage| Some(count(stage.steps.as_ref()?).len()));
         let columns = Columns { all: columns - 1, name: width, count: counts.max().unwrap_or(0) };
@@ -186,11 +188,13 @@ struct Columns {
 }
 
 impl Run {
-    fn start(&mut self, stage: &str, now: Instant) {
+    fn start(&mut self, stage: &str, worker: Option<&str>, now: Instant) {
         // A lost result is made again.
         self.ended.remove(stage);
         let (steps, figures, rate, last_line) = (None, BTreeMap::new(), None, String::new());
-        self.running.push(Running { name: stage.to_owned(), started: now, steps, figures, rate, last_line });
+        let (name, place) = (stage.to_owned(), worker.map(|worker| format!(" ({worker})")).unwrap_or_default());
+        let shown = format!("{name}{place}");
+        self.running.push(Running { name, shown, started: now, steps, figures, rate, last_line });
     }
 
     fn stop(&mut self, stage: &str) {

@@ -184,9 +184,10 @@ impl Watch {
             Event::StageWaiting { stage, holder } => {
                 self.line(YELLOW, "waiting", &format!("{stage}: runs in {holder}"))
             }
-            Event::StageStarted { stage, reason, .. } if self.board.is_none() => {
+            Event::StageStarted { stage, reason, worker, .. } if self.board.is_none() => {
                 let why = reason.as_ref().map(|r| paint(DIM, &format!("  ({})", r.text))).unwrap_or_default();
-                self.line(DIM, "start", &format!("{stage}{why}"));
+                let place = worker.as_ref().map(|worker| format!(" on {worker}")).unwrap_or_default();
+                self.line(DIM, "start", &format!("{stage}{place}{why}"));
             }
             Event::StagePruned { stage, reason } => self.line(YELLOW, "pruned", &format!("{stage}: {}", reason.text)),
             Event::StageFinished { stage, seconds: s, metrics, .. } => {

@@ -2,10 +2,10 @@
 //!
 //! This is a layer around another executor. A job whose result is stored in the cache ends for the driver only once the
 //! result is in the shared store, so that no stage starts from a result that another machine has made differently. If
-//! the store has another result under the same key, that one replaces the own one. One thread pushes, and takes all that
-//! waits at once.
+//! the store has another result under the same key, that one replaces the own one. One thread pushes, and takes all
+//! that waits at once.
 //!
-//! The states of a training are pushed when its job ends, however it ends, and every [`PAUSE`] while it runs.
+//! The states of a training are pushed when its job ends, however it ends, and from time to time while it runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,8 +24,8 @@ use crate::key::StateChain;
 use crate::shared::{SharedError, SharedStore, Transfer};
 use crate::store::{Import, ResultRecord, StateRecord};
 
-/// The shortest time between two pushes of the states of a training that runs.
-const PAUSE: Duration = Duration::from_secs(60);
+/// Heartbeats of claims between two pushes of the states of a training that runs.
+const PAUSE: u32 = 6;
 /// How often the inner executor is asked while something is pushed.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -37,6 +37,8 @@ pub(crate) struct SharingExecutor<'scope> {
     /// Tasks whose end was not received yet.
     pending: usize,
     trainings: BTreeMap<PointId, Training>,
+    /// The shortest time between two pushes of the states of a training that runs.
+    pause: Duration,
 }
 
 /// A training that runs.
@@ -65,13 +67,14 @@ impl<'scope> SharingExecutor<'scope> {
         inner: Box<dyn Executor + 'scope>,
         context: RunContext<'scope>,
         shared: &'scope SharedStore,
+        heartbeat: Duration,
     ) -> Result<Self> {
         let (tasks, waiting) = channel();
         let (events, done) = channel();
         let pusher = Pusher { context, shared, pushed: BTreeSet::new() };
         let run = move || pusher.run(&waiting, &events);
         Builder::new().spawn_scoped(scope, run).map_err(|e| Error::exhausted("can't start a thread", e))?;
-        Ok(Self { inner, tasks, done, pending: 0, trainings: BTreeMap::new() })
+        Ok(Self { inner, tasks, done, pending: 0, trainings: BTreeMap::new(), pause: heartbeat * PAUSE })
     }
 
     fn push(&mut self, task: Task) -> Option<ExecutorEvent> {
@@ -91,7 +94,7 @@ impl<'scope> SharingExecutor<'scope> {
         match event {
             ExecutorEvent::StateSaved(point) => {
                 if let Some(training) = self.trainings.get_mut(&point)
-                    && training.pushed_at.elapsed() >= PAUSE
+                    && training.pushed_at.elapsed() >= self.pause
                 {
                     training.pushed_at = Instant::now();
                     let training = Some(training.clone());

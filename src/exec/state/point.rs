@@ -5,6 +5,32 @@ use std::collections::BTreeMap;
 use crate::id::PointId;
 use crate::key::{Digest, Key, StateChain};
 use crate::plan::ResolvedInputs;
+use crate::spec::PointInput;
+
+/// Which points read which. Indexed by [`PointId`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Dependencies {
+    /// The inputs of each point.
+    pub roles: Vec<Vec<RoleInput>>,
+    /// The wanted points in plan order: every point after its inputs.
+    pub order: Vec<PointId>,
+}
+
+/// An input of a point.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RoleInput {
+    /// The points that it reads.
+    pub members: Vec<PointId>,
+    /// Whether it leaves out members that failed or were skipped.
+    pub skips_missing: bool,
+}
+
+impl RoleInput {
+    /// An input as the pipeline gives it.
+    pub(crate) fn of(input: &PointInput) -> Self {
+        Self { members: input.points().to_vec(), skips_missing: input.skips_missing() }
+    }
+}
 
 /// The state of a point in a run.
 #[derive(Clone, Debug, PartialEq)]

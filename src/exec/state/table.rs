@@ -6,37 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::point::{Attempt, Blocker, PointState, Resolution, Snapshot};
+use super::point::{Attempt, Blocker, Dependencies, PointState, Resolution, RoleInput, Snapshot};
 use crate::exec::resources::{Demand, ResourcePool};
 use crate::id::PointId;
 use crate::key::{Digest, Key};
 use crate::plan::{ResolvedInputs, all_of};
-use crate::spec::PointInput;
-
-/// Which points read which. Indexed by [`PointId`].
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Dependencies {
-    /// The inputs of each point.
-    pub roles: Vec<Vec<RoleInput>>,
-    /// The wanted points in plan order: every point after its inputs.
-    pub order: Vec<PointId>,
-}
-
-/// An input of a point.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct RoleInput {
-    /// The points that it reads.
-    pub members: Vec<PointId>,
-    /// Whether it leaves out members that failed or were skipped.
-    pub skips_missing: bool,
-}
-
-impl RoleInput {
-    /// An input as the pipeline gives it.
-    pub(crate) fn of(input: &PointInput) -> Self {
-        Self { members: input.points().to_vec(), skips_missing: input.skips_missing() }
-    }
-}
 
 struct Entry {
     state: PointState,
@@ -49,7 +23,7 @@ struct Entry {
     dependents: Vec<PointId>,
     /// The number of inputs that are not resolved.
     unresolved: usize,
-    /// The position in plan order.
+    /// The position in [`PointTable::starts`].
     rank: usize,
     /// How often it ran again because its stored result was lost.
     repairs: u32,
@@ -67,6 +41,8 @@ pub(crate) struct PointTable {
     roles: Vec<Vec<RoleInput>>,
     order: Vec<PointId>,
     pool: ResourcePool,
+    /// The wanted points in the order in which they start when they are ready.
+    starts: Vec<PointId>,
     /// The ranks of the ready points, by their demands.
     ready: BTreeMap<Demand, BTreeSet<usize>>,
     /// Points with an attempt.
@@ -114,6 +90,7 @@ impl PointTable {
         Self {
             entries,
             roles,
+            starts: order.clone(),
             order,
             pool,
             ready: BTreeMap::new(),
@@ -125,6 +102,12 @@ impl PointTable {
             looking_up: 0,
             pruned: 0,
         }
+    }
+
+    /// Sets the order in which points start when they are ready. Without it, that is plan order.
+    pub(crate) fn start_in_order(&mut self, points: Vec<PointId>) {
+        points.iter().enumerate().for_each(|(rank, point)| self.entries[point.index()].rank = rank);
+        self.starts = points;
     }
 
     /// The wanted points in plan order.
@@ -214,13 +197,13 @@ impl PointTable {
         }
     }
 
-    /// The first ready point in plan order for which resources are free.
+    /// The first ready point for which resources are free.
     pub(crate) fn next_ready(&self) -> Option<PointId> {
         if self.pool.is_full() {
             return None;
         }
         let fitting = self.ready.iter().filter(|(demand, ranks)| !ranks.is_empty() && self.pool.fits(**demand));
-        fitting.filter_map(|(_, ranks)| ranks.first()).min().map(|rank| self.order[*rank])
+        fitting.filter_map(|(_, ranks)| ranks.first()).min().map(|rank| self.starts[*rank])
     }
 
     /// Whether a point is the only one that is ready or occupies resources.
@@ -315,7 +298,7 @@ impl PointTable {
                 }
             }
         }
-        found.into_iter().map(|rank| self.order[rank]).collect()
+        found.into_iter().map(|rank| self.starts[rank]).collect()
     }
 
     /// Whether every input is resolved.

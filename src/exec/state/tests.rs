@@ -6,7 +6,8 @@ mod simulation;
 use std::collections::BTreeSet;
 
 use super::point::PointState;
-use super::table::{Dependencies, PointTable, RoleInput};
+use super::point::{Dependencies, RoleInput};
+use super::table::PointTable;
 use super::{Claim, Command, Input, Lookup, Planned, Policy, RunState};
 use crate::error::{Category, Error};
 use crate::exec::job::Ended;

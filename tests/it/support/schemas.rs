@@ -94,6 +94,7 @@ pub(super) fn check(args: &[OsString], stdout: &str) {
     }
     let schema = match command {
         "log" if events => "run",
+        "worker" => "run",
         "run" if has(&["-n", "--dry-run"]) => "plan",
         "store" => &format!("store-{}", args[1].display()),
         other => other,

@@ -40,7 +40,8 @@ impl Shown {
 
     fn start(&mut self, stage: &str) -> &mut Self {
         let (stage, kind) = (stage.to_owned(), String::new());
-        self.event(&Event::StageStarted { stage, kind, key: Digest::of(b"a"), reason: None, gpus: vec![] })
+        let key = Digest::of(b"a");
+        self.event(&Event::StageStarted { stage, kind, key, reason: None, gpus: vec![], worker: None })
     }
 
     fn step(&mut self, stage: &str, done: u64, figures: &[(&str, f64)]) -> &mut Self {

@@ -7,7 +7,7 @@ use rand_core::{Rng as _, SeedableRng as _};
 
 use crate::exec::resources::Demand;
 use crate::exec::state::Policy;
-use crate::exec::state::table::RoleInput;
+use crate::exec::state::point::RoleInput;
 use crate::id::PointId;
 use crate::key::{Digest, Key};
 use crate::plan::ResolvedInputs;

@@ -1,0 +1,165 @@
+//! `run --on local:N`: several workers on this machine.
+//!
+//! The workers are ordinary `vadpipe worker` processes on one shared store. At the end, the ordinary run on the
+//! project's own cache pulls what they have made, runs what is missing, and writes the reports.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::fleet::Fleet;
+use super::merging::Merged;
+use crate::cli::project::Project;
+use crate::cli::push::states;
+use crate::cli::session::own_program;
+use crate::cli::shared::open_folder;
+use crate::cli::ui::Ui;
+use crate::error::{Error, Result};
+use crate::event::{Event, VERSION};
+use crate::exec::{self, PartOf, RunContext, check_gpus, fill};
+use crate::plan::{Plan, State};
+use crate::shared::{SharedStore, Transfer};
+use crate::stage::Cancel;
+use crate::status::RunStatus;
+use crate::store::{Import, new_run_id};
+
+/// The time between two signs of life of a worker, in seconds. The workers see at once when one of them dies.
+const HEARTBEAT: &str = "2";
+/// A worker that has nothing to do may be needed when another one dies. Longer than any run, in seconds.
+const IDLE: &str = "31536000";
+
+/// The workers of a run.
+pub(super) struct Workers<'a> {
+    /// How many.
+    pub(super) count: u16,
+    /// The arguments of `vadpipe worker` that all of them get.
+    pub(super) arguments: Vec<OsString>,
+    /// The address of the shared store, if the command line names it.
+    pub(super) store: Option<&'a str>,
+    pub(super) ui: &'a Ui,
+}
+
+/// Runs the pipeline in workers. `context` may have a shared store.
+pub(super) fn run(
+    workers: &Workers<'_>,
+    project: &Project,
+    context: &RunContext<'_>,
+    options: &exec::Options<'_>,
+) -> Result<exec::Outcome> {
+    let planner = project.planner(options.forced);
+    let plan = || match options.keep_going {
+        true => planner.plan_around(options.wanted),
+        false => planner.plan(options.wanted),
+    };
+    let (plan, _) = fill(context, &planner, &plan)?;
+    if plan.decisions.iter().all(|decision| matches!(decision.state, State::Hit | State::Pruned)) {
+        return exec::run(context, options);
+    }
+    check_gpus(&project.spec, &plan, &project.compute)?;
+    // Makes the folder a cache, before anything else is in it.
+    let _at_work = project.store.at_work()?;
+    let own = match context.shared {
+        Some(shared) if shared.writes() => None,
+        _ => Some(OwnStore::open(project.store.dir())?),
+    };
+    let shared = own.as_ref().map(|own| &own.shared).or(context.shared);
+    let Some(shared) = shared else { return exec::run(context, options) };
+    push(project, &plan, shared, context.cancel)?;
+    let (id, started_at) = (new_run_id(), jiff::Timestamp::now().as_millisecond());
+    let merged = Merged::start(context.listener, &started(context, &plan, &id));
+    let folder = tempfile::Builder::new().prefix("vadpipe-workers-").tempdir();
+    let folder = folder.map_err(|e| Error::storage("can't create a folder for the workers").caused_by(e))?;
+    let program = own_program()?;
+    let store = own.as_ref().map(|own| own.folder.as_os_str()).or(workers.store.map(OsStr::new));
+    let command = |name: &str, cache: &Path| {
+        let mut command = Command::new(&program);
+        command.args(["worker", "--json", "--attached", "--heartbeat", HEARTBEAT, "--idle", IDLE]);
+        command.args(["--part-of", &id, "--name", name]).arg("--cache").arg(cache);
+        if let Some(store) = store {
+            command.arg("--store").arg(store);
+        }
+        command.args(&workers.arguments);
+        command
+    };
+    Fleet {
+        command: &command,
+        folder: folder.path(),
+        run: &id,
+        logs: &project.store.dir().join("logs").join(&id),
+        keep_going: options.keep_going,
+        cancel: context.cancel,
+        merged: &merged,
+    }
+    .run(workers.count)?;
+    let mut context = RunContext { listener: &merged, shared: Some(shared), ..*context };
+    if context.cancel.is_cancelled() {
+        // The workers have pushed their states. The next run may be one without workers.
+        let transfer = Cancel::default();
+        fill(&RunContext { cancel: &transfer, ..context }, &planner, &|| planner.plan(options.wanted))?;
+        context.shared = None;
+    }
+    let events = merged.events();
+    let part_of = Some(PartOf { id: &id, started_at, events: &events });
+    let outcome = exec::run(&context, &exec::Options { part_of, ..*options })?;
+    let counts: Vec<String> = merged.counts().iter().map(|(worker, n)| format!("{worker} ran {n}")).collect();
+    if !counts.is_empty() {
+        workers.ui.note(&format!("{} (`vadpipe log` shows where each stage ran)", counts.join(", ")));
+    }
+    if let Some(own) = own.filter(|_| outcome.status == RunStatus::Ok) {
+        own.remove();
+    }
+    Ok(outcome)
+}
+
+/// Copies what the cache has of a plan to the store, so that no worker makes it again.
+fn push(project: &Project, plan: &Plan, shared: &SharedStore, cancel: &Cancel) -> Result<()> {
+    let results = project.planner(&BTreeSet::new()).records(plan)?.into_values().collect();
+    let cancelled = || cancel.is_cancelled();
+    let records = Import { results, states: states(project, plan)? };
+    shared.push(&project.store, records, &Transfer::silent(&cancelled))?;
+    Ok(())
+}
+
+fn started(context: &RunContext<'_>, plan: &Plan, id: &str) -> Event {
+    Event::RunStarted {
+        version: VERSION,
+        run: id.to_owned(),
+        pipeline: context.spec.pipeline.name.clone(),
+        stages: plan.decisions.len(),
+        device: context.compute.name.clone(),
+        numerics: context.compute.numerics.clone(),
+        threads: context.threads,
+    }
+}
+
+/// The store of the workers if the user names none. It stays if the run does not succeed, so that the next one goes on
+/// from there.
+struct OwnStore {
+    folder: PathBuf,
+    shared: SharedStore,
+    /// Locked while it is in use: shared by all runs, exclusively to remove the store.
+    lock: File,
+}
+
+impl OwnStore {
+    fn open(cache: &Path) -> Result<Self> {
+        let folder = cache.join("workers");
+        let failed = |e| Error::storage(format!("can't create {}", folder.display())).caused_by(e);
+        fs::create_dir_all(&folder).map_err(failed)?;
+        let lock = File::create(folder.join("lock")).map_err(failed)?;
+        lock.lock_shared().map_err(failed)?;
+        let folder = std::path::absolute(folder.join("store")).map_err(failed)?;
+        Ok(Self { shared: open_folder(&folder)?, folder, lock })
+    }
+
+    /// Removes the store, unless another run uses it.
+    fn remove(self) {
+        // What stays is reused.
+        let is_last = self.lock.unlock().is_ok() && self.lock.try_lock().is_ok();
+        if is_last {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! `vadpipe worker`: one of several runs of a pipeline over one shared store.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use jiff::civil;
+use jiff::{SignedDuration, Timestamp, Zoned};
+
+use super::args::{Global, PipelineArgs};
+use super::cache_dir::cache_option;
+use super::cache_wait::{CacheWait, StartListener};
+use super::project::{Project, data_dirs};
+use super::session::{Session, stop_at_end_of_input};
+use super::shared::StoreArgs;
+use super::ui::{Ui, Watch};
+use crate::error::{Category, Error, Result};
+use crate::exec::{self, PartOf, RunContext, RunWorker};
+use crate::shared::{ClaimOwner, HEARTBEAT};
+use crate::stage::Cancel;
+use crate::status::RunStatus;
+use crate::store::{RunLabel, host_name};
+
+const EXAMPLES: &str = "Examples:
+  vadpipe worker full.toml --store s3://team/x               run what nobody has run yet
+  vadpipe worker full.toml --store /nfs/x --until 50m        save and leave after 50 minutes
+  vadpipe worker full.toml 'vad@*' --store /nfs/x --idle 5m  wait up to 5 minutes for others
+
+Start as many workers as you like, on as many machines as you like, at any time. Each takes points that no other worker \
+runs, and pushes results and states to the store. `vadpipe run full.toml --store …` then pulls the results to your cache \
+and writes the reports.
+
+A worker ends when nothing is left for it. With --until, and at Ctrl-C or SIGTERM, it saves the states of its trainings, \
+pushes them and ends with exit code 0; another worker continues them. If a worker dies, the others take its points over \
+after half a minute.
+
+Without --cache, the cache of a worker is a temporary folder, also if VADPIPE_CACHE is set: a worker never uses the cache \
+of the project.";
+
+/// Arguments of `worker`.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct WorkerArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// Leave after this long with nothing to do but wait for other workers: seconds, or a time such as `10m`
+    #[arg(long, value_name = "TIME", default_value = "60", value_parser = duration)]
+    idle: Duration,
+    /// Save, push and leave after a time, such as `50m`, or at a time, such as `18:30` or `2026-11-26T18:30`
+    #[arg(long, value_name = "TIME", value_parser = until)]
+    until: Option<Duration>,
+    /// After a failure, run the stages that can do without the failed one
+    #[arg(short, long)]
+    keep_going: bool,
+    /// The most stages that run at the same time in this worker [default: number of cores]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// Threads of a training [default: number of cores]; results do not depend on it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// A folder with data sets; it is searched before VADPIPE_DATA_DIR and the user's cache folder
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The name of this worker in results and messages, after that of the machine [default: worker-PID]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// The time between two signs of life, in seconds
+    #[arg(long, value_name = "SECONDS", hide = true, value_parser = duration)]
+    heartbeat: Option<Duration>,
+    /// The id of the run that this worker is a part of
+    #[arg(long, value_name = "RUN", hide = true)]
+    part_of: Option<String>,
+    /// Leave when standard input ends
+    #[arg(long, hide = true)]
+    attached: bool,
+}
+
+/// Runs the points that no other worker runs.
+pub(super) fn worker(args: &WorkerArgs, global: &Global, ui: &Ui) -> Result<()> {
+    let shared = args.store.required(Some(true))?;
+    let session = Session::start(args.threads, Watch::of_run(ui))?;
+    if args.attached {
+        stop_at_end_of_input(&session.cancel)?;
+    }
+    if let Some(until) = args.until {
+        cancel_after(until, &session.cancel)?;
+    }
+    let name = args.name.clone().unwrap_or_else(|| format!("worker-{}", std::process::id()));
+    let name = format!("{}/{name}", host_name());
+    let owner = ClaimOwner::this_process(name, args.heartbeat.unwrap_or(HEARTBEAT));
+    // A cache on a network file system would be slow, so VADPIPE_CACHE does not count.
+    let variable = std::env::var_os("VADPIPE_CACHE").map(PathBuf::from);
+    let scratch = tempfile::Builder::new().prefix("vadpipe-worker-").tempdir();
+    let scratch = scratch.map_err(|e| Error::storage("can't create a folder for the cache").caused_by(e))?;
+    let given = global.cache.clone().filter(|cache| Some(cache) != variable.as_ref());
+    let global = Global { cache: Some(given.unwrap_or_else(|| scratch.path().join("cache"))), ..global.clone() };
+    let cache_wait = CacheWait::new(&session.cancel, global.no_wait);
+    let project = Project::open_to_run(&args.pipeline, &global, ui, &cache_wait)?;
+    session.watch.set_cache(project.store.dir(), cache_option(project.store.dir()));
+    let (nothing, command_line) = (BTreeSet::new(), std::env::args().skip(1).collect::<Vec<_>>());
+    let started_at = Timestamp::now().as_millisecond();
+    let options = exec::Options {
+        wanted: &project.wanted,
+        forced: &nothing,
+        jobs: args.jobs.map_or(session.threads, usize::from),
+        keep_going: args.keep_going,
+        wait: true,
+        worker: Some(RunWorker { owner: &owner, idle: args.idle }),
+        part_of: args.part_of.as_deref().map(|id| PartOf { id, started_at, events: &[] }),
+        isolate: None,
+        reports: scratch.path(),
+        file: &args.pipeline.file.display().to_string(),
+        args: &command_line,
+        label: &RunLabel::default,
+    };
+    let listener = StartListener { cache_wait: &cache_wait, listener: &*session.watch };
+    let data_dirs = data_dirs(args.data_dir.as_ref());
+    let context = project.context(&data_dirs, session.threads, &session.cancel, &listener);
+    let outcome = exec::run(&RunContext { shared: Some(&shared), ..context }, &options);
+    project.store.close();
+    let outcome = match outcome {
+        Err(error) if error.category == Category::Interrupted && session.cancel.is_cancelled() => return Ok(()),
+        outcome => outcome?,
+    };
+    if shared.is_given_up() {
+        let message = format!("this worker has lost the store {}", shared.address());
+        return Err(Error::storage(message).hint("start it again; what was pushed is not lost"));
+    }
+    match outcome.status {
+        RunStatus::Ok => session.watch.check_output(),
+        RunStatus::Interrupted => Ok(()),
+        RunStatus::Failed | RunStatus::Running => {
+            let category = outcome.error.map_or(Category::StageFailed, |error| error.category);
+            Err(Error::new(category, "a stage failed").hint("start the worker again after a fix"))
+        }
+    }
+}
+
+/// Cancels after a time.
+fn cancel_after(time: Duration, cancel: &Cancel) -> Result<()> {
+    let cancel = cancel.clone();
+    let wait = move || {
+        std::thread::sleep(time);
+        cancel.cancel();
+    };
+    let waiting = std::thread::Builder::new().name("vadpipe-until".to_owned()).spawn(wait);
+    waiting.map(drop).map_err(|e| Error::exhausted("can't start a thread", e))
+}
+
+/// Seconds, or a duration such as `1h30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string());
+    }
+    let duration: SignedDuration = text.parse().map_err(|_| "give seconds, or a duration such as `10m` or `1h30m`")?;
+    Duration::try_from(duration).map_err(|_| "a duration is not negative".to_owned())
+}
+
+/// The time until a time of the day, a date with a time, or the end of a duration.
+fn until(text: &str) -> Result<Duration, String> {
+    until_at(text, &Zoned::now())
+}
+
+fn until_at(text: &str, now: &Zoned) -> Result<Duration, String> {
+    let unknown = "give a duration such as `50m`, a time such as `18:30`, or a date such as `2026-11-26T18:30`";
+    let is_duration = text.parse::<f64>().is_ok() || text.parse::<SignedDuration>().is_ok();
+    if is_duration {
+        return duration(text);
+    }
+    let at = if let Ok(at) = text.parse::<Timestamp>() {
+        at
+    } else if let Ok(at) = text.parse::<civil::DateTime>() {
+        now.time_zone().to_timestamp(at).map_err(|e| e.to_string())?
+    } else {
+        let time: civil::Time = text.parse().map_err(|_| unknown)?;
+        let day = if time > now.time() { now.date() } else { now.date().tomorrow().map_err(|e| e.to_string())? };
+        now.time_zone().to_timestamp(day.to_datetime(time)).map_err(|e| e.to_string())?
+    };
+    Duration::try_from(at.duration_since(now.timestamp())).map_err(|_| format!("{text} is over"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn until_is_a_duration_a_time_or_a_date() {
+        let now: Zoned = "2026-11-26T17:00:00[UTC]".parse().unwrap();
+        let seconds = |text: &str| until_at(text, &now).map(|time| time.as_secs());
+        assert_eq!(seconds("90"), Ok(90));
+        assert_eq!(seconds("50m"), Ok(3000));
+        assert_eq!(seconds("1h30m"), Ok(5400));
+        assert_eq!(seconds("18:30"), Ok(5400));
+        assert_eq!(seconds("16:30"), Ok(23 * 3600 + 1800), "tomorrow");
+        assert_eq!(seconds("2026-11-27T17:00"), Ok(24 * 3600));
+        assert_eq!(seconds("2026-11-26T18:00:00+01:00"), Ok(0));
+        assert_eq!(seconds("2026-11-26T16:59"), Err("2026-11-26T16:59 is over".to_owned()));
+        assert!(seconds("-5m").is_err() && seconds("-5").is_err() && seconds("noon").unwrap_err().contains("18:30"));
+    }
+}

@@ -1,0 +1,64 @@
+//! Several workers of one run: each claims a key in the shared store before it runs it.
+//!
+//! A worker is a run of the whole pipeline that does without the points that others run.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{Builder, Scope};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::id::PointId;
+use crate::key::Digest;
+use crate::shared::{ClaimOwner, Claims, SharedStore};
+
+/// One of the workers of a run.
+#[derive(Clone, Copy, Debug)]
+pub struct RunWorker<'a> {
+    /// Its name in claims.
+    pub owner: &'a ClaimOwner,
+    /// It leaves when it has had nothing to do for this long.
+    pub idle: Duration,
+}
+
+impl RunWorker<'_> {
+    /// The order in which this worker starts ready points. Each worker has another order, so that two rarely want the
+    /// same point. Trainings that it can continue come first. Takes the points with their names and whether they
+    /// continue.
+    pub(crate) fn order<'p>(&self, points: impl Iterator<Item = (PointId, &'p str, bool)>) -> Vec<PointId> {
+        let place = |name: &str| Digest::of(format!("{} {name}", self.owner.id()).as_bytes());
+        let mut points: Vec<_> = points.map(|(point, name, continues)| (!continues, place(name), point)).collect();
+        points.sort_unstable();
+        points.into_iter().map(|(_, _, point)| point).collect()
+    }
+}
+
+/// The claims of this worker, and the thread that renews them. The thread ends when this is dropped.
+pub(crate) struct Renewed<'a> {
+    pub(crate) claims: Arc<Claims<'a>>,
+    _stop: Sender<()>,
+}
+
+impl<'a> Renewed<'a> {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub(crate) fn start(scope: &'a Scope<'a, '_>, shared: &'a SharedStore, worker: RunWorker<'a>) -> Result<Self> {
+        let claims = Arc::new(Claims::new(shared, worker.owner));
+        let (_stop, stopped) = channel();
+        let (renewed, period) = (Arc::clone(&claims), worker.owner.period);
+        let run = move || renew(&renewed, period, &stopped);
+        Builder::new().spawn_scoped(scope, run).map_err(|e| Error::exhausted("can't start a thread", e))?;
+        Ok(Self { claims, _stop })
+    }
+}
+
+fn renew(claims: &Claims<'_>, period: Duration, stopped: &Receiver<()>) {
+    let mut next = Instant::now() + period;
+    while stopped.recv_timeout(next.saturating_duration_since(Instant::now())) == Err(RecvTimeoutError::Timeout) {
+        // If the store fails now, the next heartbeat may still be in time.
+        let _ = claims.beat();
+        next = Instant::now() + period;
+    }
+}
