@@ -68,7 +68,7 @@ pub(super) fn s3(url: &str, variables: &Variables) -> Result<Arc<dyn ObjectStore
         return Err("of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, only one is set".to_owned());
     }
     // Otherwise the client asks the metadata service of a cloud machine, which takes minutes where there is none.
-    if !has(&sources) && !std::path::Path::new("/sys/hypervisor/uuid").exists() && !is_cloud_machine() {
+    if !has(&sources) && !std::path::Path::new("/sys/hypervisor/uuid").exists() && !is_machine_of("Amazon EC2") {
         return Err("there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY \
                     (`aws configure export-credentials --format env` prints those of a profile), or \
                     AWS_SKIP_SIGNATURE=true for a public bucket"
@@ -77,11 +77,9 @@ pub(super) fn s3(url: &str, variables: &Variables) -> Result<Arc<dyn ObjectStore
     builder.build().map(|store| Arc::new(store) as _).map_err(|e| e.to_string())
 }
 
-/// Whether this is a machine of Amazon's cloud, which gets its credentials there.
-#[cfg(feature = "s3")]
-fn is_cloud_machine() -> bool {
-    let vendor = std::fs::read_to_string("/sys/class/dmi/id/sys_vendor").unwrap_or_default();
-    vendor.trim() == "Amazon EC2"
+/// Whether this is a machine of a cloud, which gets its credentials there.
+fn is_machine_of(vendor: &str) -> bool {
+    std::fs::read_to_string("/sys/class/dmi/id/sys_vendor").is_ok_and(|name| name.trim() == vendor)
 }
 
 /// Opens a bucket of Google Cloud Storage.
@@ -95,6 +93,18 @@ pub(super) fn gcs(url: &str, variables: &Variables) -> Result<Arc<dyn ObjectStor
         Ok(key) => builder.with_config(key, value),
         Err(_) => builder,
     };
+    let is_source = |name: &String| {
+        let sources = ["SERVICE_ACCOUNT", "APPLICATION_CREDENTIALS", "BEARER_TOKEN", "SKIP_SIGNATURE"];
+        name.starts_with("GOOGLE_") && sources.iter().any(|source| name.contains(source))
+    };
+    // The client looks there.
+    let of_gcloud = |home: std::path::PathBuf| home.join(".config/gcloud/application_default_credentials.json");
+    let is_logged_in = || std::env::home_dir().map(of_gcloud).is_some_and(|file| file.exists());
+    if !variables.keys().any(is_source) && !is_logged_in() && !is_machine_of("Google") {
+        return Err("there are no credentials: set GOOGLE_APPLICATION_CREDENTIALS, or run `gcloud auth \
+                    application-default login`"
+            .to_owned());
+    }
     let builder = GoogleCloudStorageBuilder::new().with_client_options(client()).with_retry(retries()).with_url(url);
     let google = variables.iter().filter(|(name, _)| name.starts_with("GOOGLE_"));
     google.fold(builder, set).build().map(|store| Arc::new(store) as _).map_err(|e| e.to_string())
@@ -111,6 +121,15 @@ pub(super) fn azure(url: &str, variables: &Variables) -> Result<Arc<dyn ObjectSt
         Ok(key) => builder.with_config(key, value),
         Err(_) => builder,
     };
+    let is_source = |name: &String| {
+        let sources = ["KEY", "SAS", "TOKEN", "CLIENT_ID", "MSI", "IDENTITY", "CLI", "SKIP_SIGNATURE", "EMULATOR"];
+        name.starts_with("AZURE_") && sources.iter().any(|source| name.contains(source))
+    };
+    if !variables.keys().any(is_source) && !is_machine_of("Microsoft Corporation") {
+        return Err("there are no credentials: set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or \
+                    AZURE_USE_AZURE_CLI=true after `az login`"
+            .to_owned());
+    }
     let builder = MicrosoftAzureBuilder::new().with_client_options(client()).with_retry(retries()).with_url(url);
     let azure = variables.iter().filter(|(name, _)| name.starts_with("AZURE_"));
     azure.fold(builder, set).build().map(|store| Arc::new(store) as _).map_err(|e| e.to_string())

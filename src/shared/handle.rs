@@ -54,6 +54,9 @@ impl Trust {
     }
 }
 
+/// What the store has under the name of a record: the record, or why it is refused.
+pub(super) type Stored<T> = Option<Result<Signed<T>, Refusal>>;
+
 /// A shared store, open.
 pub struct SharedStore {
     pub(super) objects: Objects,
@@ -236,7 +239,7 @@ impl SharedStore {
     }
 
     /// Reads records. Each is accepted, or refused with the reason; `None` if it does not exist.
-    pub(super) fn read_each<T: Named>(&self, names: &[String]) -> Result<Vec<Option<Result<Signed<T>, Refusal>>>> {
+    pub(super) fn read_each<T: Named>(&self, names: &[String]) -> Result<Vec<Stored<T>>> {
         let mut records = Vec::with_capacity(names.len());
         for names in names.chunks(RECORDS) {
             for (name, bytes) in names.iter().zip(self.objects.get_each(names)) {
