@@ -12,12 +12,12 @@
 //! ```
 //!
 //! The cache of each machine stays in front. A result or a state that the cache lacks is pulled: its record, then the
-//! blobs that the cache lacks. What a run makes is pushed if the user asks for it: first the blobs, then the record that
-//! names them. Objects other than claims never change, but a push replaces a damaged one.
+//! blobs that the cache lacks. What a run makes is pushed if the user asks for it: first the blobs, then the record
+//! that names them. Objects other than claims never change, but a push replaces a damaged one.
 //!
-//! Nothing that comes from the store is trusted. A record must be consistent with its key, signed by a trusted key if the
-//! user has named any, and each blob must have its digest. Whatever is missing, truncated or altered counts as missing and
-//! is reported. So nobody else's mistake ends a run or changes a byte of it.
+//! Nothing that comes from the store is trusted. A record must be consistent with its key, signed by a trusted key if
+//! the user has named any, and each blob must have its digest. Whatever is missing, truncated or altered counts as
+//! missing and is reported. So nobody else's mistake ends a run or changes a byte of it.
 //!
 //! - `address`, `variables`: which store, and how it is opened; `cloud`: the clients of object stores.
 //! - `objects`: objects by name, with many requests at a time and with retries.

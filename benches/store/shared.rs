@@ -126,8 +126,8 @@ fn megabytes_a_second(seconds: f64) -> f64 {
     (BIG_MB << 20) as f64 / 1e6 / seconds
 }
 
-/// Push and pull of large results, and the same bytes moved by the library alone: from files that are read to files that
-/// are synced.
+/// Push and pull of large results, and the same bytes moved by the library alone: from files that are read to files
+/// that are synced.
 fn rates(folder: &Path) -> Outcome {
     let made = cache(&folder.join("made"))?;
     let record = commit(&made, 1, &artifact(1, BIG_MB / TENSOR_MB, TENSOR_MB << 20))?;

@@ -86,8 +86,8 @@ impl FoundFiles {
 }
 
 impl FileTime {
-    /// Now. Creates a file in this folder, because no clock that a process can read is exact: since Linux 6.13, the time
-    /// of a file may be some milliseconds later than the coarse clock, and it may be earlier than the fine clock.
+    /// Now. Creates a file in this folder, because no clock that a process can read is exact: since Linux 6.13, the
+    /// time of a file may be some milliseconds later than the coarse clock, and it may be earlier than the fine clock.
     ///
     /// # Errors
     /// If the file can't be created.

@@ -47,8 +47,8 @@ pub struct Planner<'a> {
     pub compute: &'a Compute,
     /// Points that run even if their result is in the cache.
     pub forced: &'a BTreeSet<PointId>,
-    /// Results of the shared store that count as those of the cache, by their keys without the files that their programs
-    /// read.
+    /// Results of the shared store that count as those of the cache, by their keys without the files that their
+    /// programs read.
     pub in_store: Option<&'a BTreeMap<Key, Vec<ResultRecord>>>,
 }
 

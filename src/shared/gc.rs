@@ -2,8 +2,9 @@
 //!
 //! What the newest runs of each pipeline need stays, and so does every object that was written within the grace period.
 //! Machines may write at the same time. One that pushes a record writes blobs again that are older than half of
-//! [`GRACE`], and looks again when the record is there. So a blob that a new record needs is not removed, as long as the
-//! clocks of the machines differ by less than half of it. If that ever fails, the result is a miss and not wrong bytes.
+//! [`GRACE`], and looks again when the record is there. So a blob that a new record needs is not removed, as long as
+//! the clocks of the machines differ by less than half of it. If that ever fails, the result is a miss and not wrong
+//! bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

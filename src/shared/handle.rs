@@ -1,5 +1,5 @@
-//! `SharedStore`: the handle that the rest of the crate uses. Its methods are in files by subject: `pull.rs`, `push.rs`,
-//! `words.rs`, `roots.rs`, `gc.rs`, `doctor.rs`.
+//! `SharedStore`: the handle that the rest of the crate uses. Its methods are in files by subject: `pull.rs`,
+//! `push.rs`, `words.rs`, `roots.rs`, `gc.rs`, `doctor.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};

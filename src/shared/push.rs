@@ -24,8 +24,8 @@ pub struct Pushed {
 
 impl SharedStore {
     /// Copies results and states from the cache to the store, first their blobs. If the store has another result under
-    /// the same key, that one stays, and the own one is added as a word about it. A record of the store that is damaged,
-    /// or that this machine does not trust, is replaced. Results that the user accepted by hand are left out.
+    /// the same key, that one stays, and the own one is added as a word about it. A record of the store that is
+    /// damaged, or that this machine does not trust, is replaced. Results that the user accepted by hand are left out.
     ///
     /// # Errors
     /// If the store can't be read or written, or if this machine may not write to it.
