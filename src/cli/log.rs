@@ -241,9 +241,12 @@ fn stages(store: &Store, runs: &[RunRecord], filters: &Filters, limit: usize, ui
     Ok(())
 }
 
-/// Name, kind, outcome, time, output and the epoch at which it resumed.
+/// Name, kind, outcome, time, output and the epoch at which it resumed. The worker stands behind the time.
 fn stage_cells(stage: &StageRun) -> Vec<String> {
-    let took = if stage.outcome == StageStatus::Executed { seconds(stage.seconds) } else { String::new() };
+    let mut took = if stage.outcome == StageStatus::Executed { seconds(stage.seconds) } else { String::new() };
+    if let Some(worker) = stage.worker.as_ref().filter(|_| !took.is_empty()) {
+        took.push_str(&format!(" on {worker}"));
+    }
     let resumed = stage.resumed_at.map(|e| format!("from epoch {e}")).unwrap_or_default();
     let digest = stage.digest.map(|d| d.short()).unwrap_or_default();
     vec![stage.name.clone(), stage.kind.clone(), stage.outcome.word().to_owned(), took, digest, resumed]

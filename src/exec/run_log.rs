@@ -68,6 +68,7 @@ impl<'a> RunLog<'a> {
             digest: d.output.filter(|_| d.state == State::Hit),
             resumed_at: None,
             rate: None,
+            worker: None,
         };
         let record = RunRecord {
             format: RUN_FORMAT,
@@ -155,8 +156,10 @@ impl<'a> RunLog<'a> {
     }
 
     fn remember(&self, event: &Event) {
-        let (Event::StageFinished { stage, .. } | Event::Resumed { stage, .. } | Event::StageInterrupted { stage, .. }) =
-            event
+        let (Event::StageFinished { stage, .. }
+        | Event::Resumed { stage, .. }
+        | Event::StageStarted { stage, worker: Some(_), .. }
+        | Event::StageInterrupted { stage, .. }) = event
         else {
             return;
         };
@@ -166,6 +169,7 @@ impl<'a> RunLog<'a> {
         match event {
             Event::StageFinished { seconds, .. } => stage.seconds = *seconds,
             Event::Resumed { epoch, .. } => stage.resumed_at = Some(*epoch),
+            Event::StageStarted { worker, .. } => stage.worker.clone_from(worker),
             _ => stage.outcome = StageStatus::Interrupted,
         }
     }

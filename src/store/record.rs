@@ -193,6 +193,9 @@ pub struct StageRun {
     /// For a training that ran to its end: how fast it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<TrainingRate>,
+    /// The worker that ran it, if the run had several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
 }
 
 /// How fast a training was. Later runs estimate their time from it.

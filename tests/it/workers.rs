@@ -163,6 +163,8 @@ fn sweep_in_four_workers_runs_each_point_once_with_the_digests_of_a_plain_run() 
     assert_eq!(project.digests(), plain_digests(&project));
     // The record of the run, its logs and the results say who ran what.
     let id = text(&run.last()["run"]);
+    let log = project.vadpipe(["log", "last"]);
+    assert!(log.stdout.contains(" on worker-"), "{}", log.stdout);
     let log = project.vadpipe(["log", "last", "--stage", "first@i=3"]);
     assert!(log.stdout.contains("made i3"), "{}{}", log.stdout, log.stderr);
     let shown = project.vadpipe(["show", "p.toml", "first@i=3", "--json"]);

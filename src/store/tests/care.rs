@@ -20,6 +20,7 @@ pub(super) fn run(id: &str, keys: &[(&str, Key)]) -> RunRecord {
         digest: None,
         resumed_at: None,
         rate: None,
+        worker: None,
     };
     RunRecord {
         format: RUN_FORMAT,
