@@ -369,7 +369,7 @@ fn claim_that_cannot_be_read_does_not_block_a_point() {
     let project = Project::new("[pipeline]\nname = \"p\"\n[stages.a]\nkind = \"command\"\nargv = [\"true\"]\n");
     let key = text(&project.plan(&[])["a"]["key"]);
     // A later version may write another claim.
-    project.write("store/vadpipe.json", r#"{"format":1}"#);
+    project.write("store/vadpipe.json", r#"{"format":1,"is":"a store of vadpipe, format 1"}"#);
     project.write(&format!("store/claim/{key}/4"), "of a later version");
     let run = worker(&project, &["--heartbeat", "0.05"]);
     assert_eq!((run.output.code, run.executed()), (0, vec!["a".to_owned()]), "{}", run.output.stderr);
