@@ -179,20 +179,9 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
         &plan,
     )?;
     options.part_of.into_iter().for_each(|part| log.note(part.events));
-    log.event(&Event::RunStarted {
-        version: VERSION,
-        run: id.clone(),
-        pipeline: spec.pipeline.name.clone(),
-        stages: plan.decisions.len(),
-        device: compute.name.clone(),
-        numerics: compute.numerics.clone(),
-        threads: context.threads,
-    });
+    log.event(&begun(context, &id, &plan));
     let asked = report(&log, filled);
-    if !plan.is_complete() {
-        let keys: Vec<Key> = plan.decisions.iter().filter(|d| d.output.is_some()).filter_map(|d| d.key).collect();
-        put_root(context, &id, &plan, &keys)?;
-    }
+    put_root(context, &id, &plan, &[])?;
     // An error cancels the stages of this run, but not later work of the caller.
     let cancel = context.cancel.for_one();
     let worker = Worker::new(RunContext { listener: &log, cancel: &cancel, ..*context }, &id);
@@ -209,10 +198,7 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     driver.finish();
     log.warn_of_the_store();
     let mut ends = driver.ends();
-    if !plan.is_complete() || ends.iter().any(|end| end.status == StageStatus::Executed) {
-        let keys: Vec<Key> = ends.iter().filter(|end| end.digest.is_some()).filter_map(|end| end.key).collect();
-        put_root(context, &id, &plan, &keys)?;
-    }
+    put_root(context, &id, &plan, &ends)?;
     let ran = options.part_of.map(PartOf::ran).unwrap_or_default();
     for end in ends.iter_mut().filter(|end| end.status == StageStatus::Cached) {
         if ran.contains(context.name(end.point)) {
@@ -229,6 +215,20 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     worked?;
     recorded?;
     Ok(Outcome { status, error: driver.into_error(), run: id.clone() })
+}
+
+/// The first event of a run.
+fn begun(context: &RunContext<'_>, run: &str, plan: &Plan) -> Event {
+    let RunContext { spec, compute, threads, .. } = *context;
+    Event::RunStarted {
+        version: VERSION,
+        run: run.to_owned(),
+        pipeline: spec.pipeline.name.clone(),
+        stages: plan.decisions.len(),
+        device: compute.name.clone(),
+        numerics: compute.numerics.clone(),
+        threads,
+    }
 }
 
 /// Runs the stages of a plan. The shared store was `asked` for these keys.

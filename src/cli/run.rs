@@ -139,11 +139,7 @@ impl Run<'_> {
         let Self { args, session, .. } = self;
         let forced = if force { forced(project, args)? } else { BTreeSet::new() };
         if args.dry_run {
-            let plan = match args.store.open()?.filter(|_| forced.is_empty()) {
-                Some(shared) => plan::with_store(project, &shared, self.ui)?,
-                None => project.plan(&forced, self.ui)?,
-            };
-            return plan::print(project, &plan, self.ui);
+            return self.plan(project, &forced);
         }
         let dir = project.store.dir();
         if !is_cache(dir) {
@@ -200,6 +196,15 @@ impl Run<'_> {
 }
 
 impl Run<'_> {
+    /// Prints what would run.
+    fn plan(&self, project: &Project, forced: &BTreeSet<PointId>) -> Result<()> {
+        let plan = match self.args.store.open()?.filter(|_| forced.is_empty()) {
+            Some(shared) => plan::with_store(project, &shared, self.ui)?,
+            None => project.plan(forced, self.ui)?,
+        };
+        plan::print(project, &plan, self.ui)
+    }
+
     /// The workers of `--on local:N`.
     fn workers(&self, count: u16) -> Workers<'_> {
         let (args, threads) = (self.args, self.session.threads);

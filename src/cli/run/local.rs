@@ -67,12 +67,28 @@ pub(super) fn run(
     let shared = own.as_ref().map(|own| &own.shared).or(context.shared);
     let Some(shared) = shared else { return exec::run(context, options) };
     push(project, &plan, shared, context.cancel)?;
+    let store = own.as_ref().map(|own| own.folder.as_os_str()).or(workers.store.map(OsStr::new));
+    let outcome =
+        run_over((workers, store), (project, &plan), &RunContext { shared: Some(shared), ..*context }, options)?;
+    if let Some(own) = own.filter(|_| outcome.status == RunStatus::Ok) {
+        own.remove();
+    }
+    Ok(outcome)
+}
+
+/// Runs a plan in workers over the shared store of `context`, whose address is `store` if the workers don't know it, and
+/// then as an ordinary run, which takes what the workers have made.
+fn run_over(
+    (workers, store): (&Workers<'_>, Option<&OsStr>),
+    (project, plan): (&Project, &Plan),
+    context: &RunContext<'_>,
+    options: &exec::Options<'_>,
+) -> Result<exec::Outcome> {
     let (id, started_at) = (new_run_id(), jiff::Timestamp::now().as_millisecond());
-    let merged = Merged::start(context.listener, &started(context, &plan, &id));
+    let merged = Merged::start(context.listener, &started(context, plan, &id));
     let folder = tempfile::Builder::new().prefix("vadpipe-workers-").tempdir();
     let folder = folder.map_err(|e| Error::storage("can't create a folder for the workers").caused_by(e))?;
     let program = own_program()?;
-    let store = own.as_ref().map(|own| own.folder.as_os_str()).or(workers.store.map(OsStr::new));
     let command = |name: &str, cache: &Path| {
         let mut command = Command::new(&program);
         command.args(["worker", "--json", "--attached", "--heartbeat", HEARTBEAT, "--idle", IDLE]);
@@ -93,10 +109,11 @@ pub(super) fn run(
         merged: &merged,
     }
     .run(workers.count)?;
-    let mut context = RunContext { listener: &merged, shared: Some(shared), ..*context };
+    let mut context = RunContext { listener: &merged, ..*context };
     if context.cancel.is_cancelled() {
         // The workers have pushed their states. The next run may be one without workers.
         let transfer = Cancel::default();
+        let planner = project.planner(options.forced);
         fill(&RunContext { cancel: &transfer, ..context }, &planner, &|| planner.plan(options.wanted))?;
         context.shared = None;
     }
@@ -105,10 +122,7 @@ pub(super) fn run(
     let outcome = exec::run(&context, &exec::Options { part_of, ..*options })?;
     let counts: Vec<String> = merged.counts().iter().map(|(worker, n)| format!("{worker} ran {n}")).collect();
     if !counts.is_empty() {
-        workers.ui.note(&format!("{} (`vadpipe log` shows where each stage ran)", counts.join(", ")));
-    }
-    if let Some(own) = own.filter(|_| outcome.status == RunStatus::Ok) {
-        own.remove();
+        workers.ui.note(&format!("{} (`vadpipe log last` shows where each stage ran)", counts.join(", ")));
     }
     Ok(outcome)
 }
