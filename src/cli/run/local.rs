@@ -76,8 +76,8 @@ pub(super) fn run(
     Ok(outcome)
 }
 
-/// Runs a plan in workers over the shared store of `context`, whose address is `store` if the workers don't know it, and
-/// then as an ordinary run, which takes what the workers have made.
+/// Runs a plan in workers over the shared store of `context`, whose address is `store` if the workers don't know it,
+/// and then as an ordinary run, which takes what the workers have made.
 fn run_over(
     (workers, store): (&Workers<'_>, Option<&OsStr>),
     (project, plan): (&Project, &Plan),
