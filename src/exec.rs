@@ -58,7 +58,7 @@ pub use claiming::RunWorker;
 pub use context::RunContext;
 pub use device::choose;
 pub use executor::process::{JobEnd, Message, WorkOrder};
-pub use filling::{Filled, fill, plan_with_store};
+pub use filling::{Filled, fill, plan_with_store, pull_states};
 pub use resources::check_gpus;
 pub use verify::{Difference, Part, ProgramVerdict, Sample, Sampled, Stretch, Verification, verify};
 

@@ -17,14 +17,15 @@ const MAX_BYTES: u64 = 1 << 20;
 
 const EXAMPLES: &str = "Example of a configuration file:
   [store]
-  url = \"s3://team/vadpipe\"       the shared store; --store and VADPIPE_STORE come first
-  write = true                    push what runs make; otherwise the store is only read
-  key = \"~/.ssh/vadpipe.key\"      signs what this machine pushes [default: vadpipe.key beside this file]
+  url = \"s3://team/vadpipe\"    the shared store
+  write = true                 push what runs make
+  key = \"vadpipe.key\"          signs it; this is the default
 
-  [store.trusted]                 if there are any, records of others are ignored
+  [store.trusted]              if there are any, others are ignored
   alice = \"ed25519:…\"
 
-`vadpipe store keygen` makes a key.";
+--store and VADPIPE_STORE come before `url`. Without `write`, the store is only read. Paths are relative to the file's \
+folder, or to the home folder after `~/`. `vadpipe store keygen` makes a key.";
 
 /// Arguments of `config`.
 #[derive(Args)]
@@ -96,6 +97,13 @@ impl Config {
         Some(self.path.as_ref()?.parent()?.join("vadpipe.key"))
     }
 
+    /// The address of the shared store, with a path resolved as those of keys.
+    pub(super) fn store_url(&self) -> Option<String> {
+        let url = self.store.url.as_ref()?;
+        let is_folder = !url.contains(':') && !url.is_empty();
+        Some(if is_folder { self.resolve(url).display().to_string() } else { url.clone() })
+    }
+
     /// A path in the file: relative to it, or to the home folder after `~/`.
     fn resolve(&self, path: &str) -> PathBuf {
         let home = std::env::var_os("HOME").map(PathBuf::from);
@@ -122,7 +130,7 @@ pub(super) fn config(_: &ConfigArgs, ui: &Ui) -> Result<()> {
     let exists = config.path.as_ref().is_some_and(|path| path.exists());
     let url = std::env::var("VADPIPE_STORE").ok().filter(|url| !url.is_empty());
     let from_variable = url.is_some();
-    let url = url.or_else(|| config.store.url.clone());
+    let url = url.or_else(|| config.store_url());
     // Without a password, should there be one.
     let url = url.map(|url| Address::parse(&url, Path::new("")).map_or_else(|e| e.to_string(), |a| a.to_string()));
     let key = config.key_file().map(|path| path.display().to_string());

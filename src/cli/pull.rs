@@ -11,15 +11,15 @@ use super::session::stop_on_signals;
 use super::shared::StoreArgs;
 use super::ui::{Ui, Watch, bytes, count};
 use crate::error::Result;
-use crate::exec::{Filled, RunContext, fill};
+use crate::exec::{Filled, RunContext, fill, pull_states};
 use crate::plan::State;
 use crate::stage::Cancel;
 
 /// Arguments of `pull`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe pull full.toml --store /shared/vadpipe   copy what the store has of a pipeline
-  vadpipe pull full.toml 'vad@*'                   only of some stages and their inputs
+  vadpipe pull full.toml --store /shared/x  copy what the store has
+  vadpipe pull full.toml 'vad@*'            only of some stages and their inputs
 
 `run` pulls by itself. What was pulled stays in the cache if the command is interrupted; the same command goes on.")]
 pub(super) struct PullArgs {
@@ -41,9 +41,11 @@ pub(super) fn pull(args: &PullArgs, global: &Global, ui: &Ui) -> Result<()> {
     let planner = project.planner(&forced);
     shared.check()?;
     let (plan, filled) = fill(&context, &planner, &|| planner.plan(&project.wanted))?;
+    let more_states = pull_states(&context, &shared, &plan);
     watch.clear();
     project.store.warnings().iter().for_each(|warning| ui.warn(warning));
     let Filled { results, states, bytes: size, warnings, .. } = filled;
+    let states = states + more_states?;
     warnings.iter().for_each(|warning| ui.warn(warning));
     let missing = plan.decisions.iter().filter(|d| !matches!(d.state, State::Hit | State::Pruned));
     let missing: Vec<&str> = missing.map(|d| project.name(d.point)).collect();

@@ -19,8 +19,8 @@ use crate::store::{Import, StateRecord, new_run_id};
 /// Arguments of `push`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe push full.toml --store s3://team/vadpipe   copy all cached results of a pipeline
-  vadpipe push full.toml tsne --no-states            only those of one stage and its inputs, without states
+  vadpipe push full.toml --store s3://team/x  copy all cached results
+  vadpipe push full.toml tsne --no-states     a stage and its inputs, no states
 
 `run --store-write` pushes what it makes by itself. The same command completes a push that was interrupted.")]
 pub(super) struct PushArgs {

@@ -165,7 +165,8 @@ impl Run<'_> {
         };
         let listener = StartListener { cache_wait, listener: &*session.watch };
         let data_dirs = data_dirs(args.data_dir.as_ref());
-        let shared = args.store.open()?;
+        let left = || if args.on.is_none() { local::left_store(dir) } else { Ok(None) };
+        let shared = args.store.open()?.map_or_else(left, |shared| Ok(Some(shared)))?;
         let context = project.context(&data_dirs, session.threads, &session.cancel, &listener);
         let context = RunContext { shared: shared.as_ref(), ..context };
         let outcome = match args.on {

@@ -46,15 +46,14 @@ impl StoreArgs {
         let config = Config::load()?;
         // An empty variable is none.
         let given = self.store.as_deref().filter(|url| !url.is_empty());
-        let Some(url) = given.or(config.store.url.as_deref()) else { return Ok(None) };
-        // A relative folder in the configuration is one beside it.
-        let base = match given {
-            None => config.path.as_deref().and_then(Path::parent).unwrap_or(Path::new("")),
-            Some(_) => Path::new(""),
-        };
-        let address = Address::parse(url, base)?;
-        let writes = write.unwrap_or(config.store.write);
-        Ok(Some(SharedStore::open(address, variables(), trust(&config)?, writes)?))
+        let Some(url) = given.map(str::to_owned).or_else(|| config.store_url()) else { return Ok(None) };
+        let address = Address::parse(&url, Path::new(""))?;
+        let (writes, trust) = (write.unwrap_or(config.store.write), trust(&config)?);
+        if writes && trust.key.is_none() && !trust.trusted.is_empty() {
+            let message = "this machine trusts only signed records, and has no key to sign its own";
+            return Err(Error::bad_input(message).hint("`vadpipe store keygen` makes one"));
+        }
+        Ok(Some(SharedStore::open(address, variables(), trust, writes)?))
     }
 
     /// Opens the shared store of a command that needs one.
@@ -67,16 +66,19 @@ impl StoreArgs {
 }
 
 impl StoreWriteArgs {
-    /// As [`StoreArgs::open`].
+    /// As [`StoreArgs::open`]. To write, there must be a store.
     pub(super) fn open(&self) -> Result<Option<SharedStore>> {
-        self.store.open(self.store_write.then_some(true))
+        match self.store_write && !self.store.no_store {
+            true => self.store.required(Some(true)).map(Some),
+            false => self.store.open(None),
+        }
     }
 }
 
 /// Opens a store in a folder that only this user writes to.
-pub(super) fn open_folder(folder: &Path) -> Result<SharedStore> {
+pub(super) fn open_folder(folder: &Path, write: bool) -> Result<SharedStore> {
     let address = Address::parse(&folder.display().to_string(), Path::new(""))?;
-    Ok(SharedStore::open(address, Variables::new(), Trust::default(), true)?)
+    Ok(SharedStore::open(address, Variables::new(), Trust::default(), write)?)
 }
 
 /// The keys that sign and that are trusted.

@@ -49,12 +49,14 @@ pub(super) fn show(args: &ShowArgs, global: &Global, ui: &Ui) -> Result<()> {
 fn text(name: &str, record: &ResultRecord, facts: &[&str]) -> String {
     let manifest = &record.manifest;
     let made = &record.provenance;
+    let is_elsewhere = made.pulled || made.host.contains('/');
+    let place = if is_elsewhere { format!(" on {}", made.host) } else { String::new() };
     let mut lines = vec![
         format!("{name} ({})", manifest.kind),
         format!("  key       {}", record.key),
         format!("  output    {}", record.digest),
         format!(
-            "  made      {} by run {} in {}, vadpipe {}, {} ({}), {} threads{}",
+            "  made      {} by run {}{place} in {}, vadpipe {}, {} ({}), {} threads{}",
             when(made.finished_at),
             made.run,
             seconds(made.seconds),

@@ -14,6 +14,11 @@ use crate::error::Result;
 
 /// Arguments of `store`.
 #[derive(Args)]
+#[command(after_help = "Examples:
+  vadpipe store status --store s3://team/x  what the store holds
+  vadpipe store doctor -n                   what of it is damaged
+  vadpipe store gc --keep-runs 50           free space
+  vadpipe store keygen                      make a key to sign with")]
 pub(super) struct StoreCommandArgs {
     #[command(subcommand)]
     command: StoreCommand,

@@ -51,7 +51,7 @@ pub(crate) struct Scan<'a> {
 }
 
 /// A moment, as a local file system records it for a file that changes then: seconds and nanoseconds.
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct FileTime(i64, i64);
 
 /// The files of the project that a program read.

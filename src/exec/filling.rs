@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::exec::context::RunContext;
 use crate::id::PointId;
-use crate::key::{Components, Digest, Key};
+use crate::key::{Components, Digest, Key, StateChain};
 use crate::plan::{Decision, Plan, Planner, State};
 use crate::shared::{Asked, SharedError, SharedStore, Transfer, WantedState};
 use crate::store::{FilesRead, StateRecord};
@@ -81,6 +81,34 @@ pub fn fill(
         Err(error) => return Err(error.into()),
     }
     Ok((last, filled))
+}
+
+/// Copies the furthest states of all trainings of a plan that are further than those of the cache, also of those whose
+/// results are cached: another run may extend them. Returns how many.
+///
+/// # Errors
+/// If the store can't be read, or the cache can't be written.
+pub fn pull_states(context: &RunContext<'_>, shared: &SharedStore, plan: &Plan) -> Result<usize> {
+    let cancelled = || context.cancel.is_cancelled();
+    let spec = context.spec;
+    let mut trainings = Vec::new();
+    for decision in plan.decisions.iter().filter(|decision| decision.state != State::Pruned) {
+        let Some(components) = decision.components.as_ref().filter(|c| c.segments.is_some()) else { continue };
+        let (chain, class) = (components.chain(), spec.class(decision.point, context.compute));
+        let furthest = context.store.longest_state(chain.keys(), &spec.resumable(decision.point, &class))?;
+        trainings.push((decision.point, chain, class, furthest.map_or(0, |state| state.epoch)));
+    }
+    let wanted: Vec<WantedState<'_>> = trainings.iter().map(|training| wanted(context, training)).collect();
+    let found = shared.find_states(&wanted, &|path| context.store.digest_now(path)).map_err(Error::from)?;
+    let states = found.into_iter().flatten().collect();
+    Ok(shared.pull_states(context.store, states, &Transfer::silent(&cancelled)).map_err(Error::from)?)
+}
+
+/// A training: its point, its chain, its numerics class, and the epochs that the cache has.
+type Training = (PointId, StateChain, String, u64);
+
+fn wanted<'a>(context: &'a RunContext<'_>, (point, chain, class, cached): &'a Training) -> WantedState<'a> {
+    WantedState { states: chain.keys(), query: context.spec.resumable(*point, class), cached: *cached }
 }
 
 /// Plans as if the cache had the results and the states of the shared store. Copies none of them.
@@ -192,13 +220,9 @@ fn furthest_states(
         let cached = decision.epochs.map_or(u64::MAX, |epochs| epochs.cached);
         (decision.point, chain, spec.class(decision.point, context.compute), cached)
     };
-    let trainings: Vec<_> = decisions.iter().map(training).collect();
-    let wanted = trainings.iter().map(|(point, chain, class, cached)| WantedState {
-        states: chain.keys(),
-        query: spec.resumable(*point, class),
-        cached: *cached,
-    });
-    shared.find_states(&wanted.collect::<Vec<_>>(), &|path| context.store.digest_now(path))
+    let trainings: Vec<Training> = decisions.iter().map(training).collect();
+    let wanted: Vec<WantedState<'_>> = trainings.iter().map(|training| wanted(context, training)).collect();
+    shared.find_states(&wanted, &|path| context.store.digest_now(path))
 }
 
 /// Copies the furthest state of a training from the shared store, if it is after more than `cached` epochs. Returns

@@ -65,7 +65,11 @@ impl<'a> StageFolders<'a> {
             tempfile::Builder::new().prefix(&prefix).tempdir_in(&all_scratch).map_err(failed(&all_scratch.join(prefix)))
         };
         let named = point.parsed.stage.program_files(&PipelineFiles { store, base: &spec.base })?;
-        let started = FileTime::now(&all_scratch).map_err(failed(&all_scratch))?;
+        // Only programs read files that no key has.
+        let started = match &named {
+            Some(_) => FileTime::now(&all_scratch).map_err(failed(&all_scratch))?,
+            None => FileTime::default(),
+        };
         let mirror = match &named {
             Some(named) => {
                 let copied = named.union(&read_before(&context, job.point, named)?).cloned().collect();

@@ -37,6 +37,9 @@ enum Scheme {
 
 const FORMS: &str = "an address is a folder, `s3://BUCKET/PATH`, `gs://BUCKET/PATH` or `az://CONTAINER/PATH`";
 
+/// The kinds of stores in addresses.
+const SCHEMES: [&str; 9] = ["file", "s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "memory"];
+
 impl Address {
     /// Reads an address: a folder, `file:///FOLDER`, `s3://BUCKET/PATH`, `gs://BUCKET/PATH`, `az://CONTAINER/PATH`, or
     /// `memory:` for a store that lives as long as the process. A relative folder is one of `base`.
@@ -51,6 +54,9 @@ impl Address {
         }
         if text == "memory:" {
             return Ok(Self { kind: Kind::Memory, text: shown });
+        }
+        if text.split_once(':').is_some_and(|(scheme, _)| SCHEMES.contains(&scheme)) && !text.contains("://") {
+            return Err(wrong("after the kind of store comes `://`"));
         }
         let Some((scheme, rest)) = text.split_once("://") else {
             return Ok(Self { kind: Kind::Folder(base.join(text)), text: shown });
@@ -95,7 +101,7 @@ impl Address {
         match &self.kind {
             Kind::Memory => Ok((Arc::new(InMemory::new()), path("")?)),
             Kind::Folder(folder) => {
-                let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
+                let folder = without_parents(&std::path::absolute(folder).unwrap_or_else(|_| folder.clone()));
                 let below = object_store::path::Path::from_absolute_path(&folder);
                 let below = below
                     .map_err(|_| SharedError::unusable(format!("`{self}` can't be the folder of a store"), FORMS))?;
@@ -150,6 +156,15 @@ impl fmt::Display for Address {
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
+    }
+}
+
+/// A path without `..`, as far as its folders exist.
+fn without_parents(path: &Path) -> PathBuf {
+    let existing = path.ancestors().find_map(|folder| Some((folder, folder.canonicalize().ok()?)));
+    match existing {
+        Some((folder, real)) => path.strip_prefix(folder).map_or_else(|_| path.to_owned(), |below| real.join(below)),
+        None => path.to_owned(),
     }
 }
 

@@ -220,6 +220,14 @@ impl SharedStore {
         Err(SharedError::unusable(message, hint))
     }
 
+    /// Makes it a store of vadpipe, if it is none yet.
+    ///
+    /// # Errors
+    /// As [`SharedStore::check`], or if it can't be written.
+    pub fn create(&self) -> Result<()> {
+        self.mark()
+    }
+
     /// Restores the marker.
     pub(super) fn restore_marker(&self) -> Result<()> {
         self.objects.put(MARKER, serde_json::to_vec(&Marker::new(FORMAT)).unwrap_or_default())

@@ -343,6 +343,7 @@ fn wrong_stores_are_refused_before_anything_runs() {
     refused("nowhere", &[], "there is no store nowhere: no such folder");
     refused("ftp://host/x", &[], "no kind of store is called `ftp`");
     refused("s3://", &[], "it names no bucket");
+    refused("s3:/bucket/x", &[], "after the kind of store comes `://`");
     fs::write(store.path().join("thesis.tex"), "").expect("a file");
     let other = store.path().display().to_string();
     refused(&other, &["--store-write"], "is not a store of vadpipe: it holds");
@@ -360,6 +361,33 @@ fn wrong_stores_are_refused_before_anything_runs() {
     refused("nowhere", &[], "can't read the key");
     machine.project.write(".config/vadpipe/config.toml", "[store.trusted]\nalice = \"rsa:0\"\n");
     refused("nowhere", &[], "the trusted key of alice: `rsa:0` is not a public key");
+    let key = format!("ed25519:{}", "0".repeat(64));
+    machine.project.write(".config/vadpipe/config.toml", &format!("[store.trusted]\nalice = \"{key}\"\n"));
+    refused("new", &["--store-write"], "has no key to sign its own");
+    let output = machine.project.vadpipe(["run", "p.toml", "--store-write"]);
+    assert!(output.code == 2 && output.stderr.contains("no shared store is named"), "{}", output.stderr);
+}
+
+#[test]
+fn pulled_training_can_be_extended_without_the_store() {
+    let store = store();
+    let Some(first) = Machine::with_script(store.path()) else { return };
+    first.run(&["--store-write"]);
+    let second = Machine::with_script(store.path()).expect("Python is installed");
+    let pulled = json(&second.vadpipe(&["pull", "p.toml", "--json"]));
+    assert_eq!((&pulled["results"], &pulled["states"]), (&1.into(), &1.into()), "{pulled}");
+    second.project.edit("epochs = 40", "epochs = 50");
+    assert_eq!(second.project.run(&["--no-store"]).trained(), (41..=50).collect::<Vec<_>>());
+}
+
+#[test]
+fn folder_in_the_configuration_may_be_below_the_home_folder_or_beside_the_file() {
+    for (url, place) in [("~/team", "team"), ("team", ".config/vadpipe/team")] {
+        let project = Project::new(MINI);
+        project.write(".config/vadpipe/config.toml", &format!("[store]\nurl = \"{url}\"\nwrite = true\n"));
+        project.run(&[]);
+        assert!(!objects(&project.path(place), "result/").is_empty(), "{url}");
+    }
 }
 
 #[test]

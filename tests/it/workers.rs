@@ -322,6 +322,36 @@ fn run_whose_driver_was_killed_goes_on_where_it_was() {
 }
 
 #[test]
+fn training_of_workers_can_be_extended_by_a_plain_run() {
+    let Some(project) = training() else { return };
+    project.run(&["--on", "local:2"]);
+    project.edit("epochs = 40", "epochs = 45");
+    assert_eq!(project.run(&[]).trained(), (41..=45).collect::<Vec<_>>());
+}
+
+#[test]
+fn plain_run_takes_what_a_killed_driver_left() {
+    let project = project(SWEEP);
+    project.edit(
+        "sleep 0.05",
+        "if [ $0 = i7 ]; then while [ -e \\\"$1/signals/block\\\" ]; do touch \\\"$1/signals/blocked\\\"; sleep 0.01; done; fi",
+    );
+    project.write("signals/block", "");
+    let mut driver = project.start(&["run", "p.toml", "--on", "local:2", "--json"]);
+    wait_for(&project.path("signals/blocked"));
+    let begun = Instant::now();
+    while objects(&project.path("cache/workers/store/result")) < 22 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the other points never ended");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    driver.kill().expect("it is killed");
+    driver.wait().expect("it has ended");
+    fs::remove_file(project.path("signals/block")).expect("removed");
+    let run = project.run(&[]);
+    assert!(run.executed().len() <= 2 && run.cached().len() >= 22, "{:?}", run.executed());
+}
+
+#[test]
 fn failing_stage_fails_the_run_with_its_log() {
     let project = Project::new(
         r#"

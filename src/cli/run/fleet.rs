@@ -136,7 +136,8 @@ impl Fleet<'_> {
                 member.losses = 0;
                 self.end(member, stage);
             }
-            Event::Epoch { .. } | Event::StateSaved { .. } => member.losses = 0,
+            // An epoch whose state is not saved is trained again, and may kill the worker again.
+            Event::StateSaved { .. } => member.losses = 0,
             Event::RungReached { stage, .. } => drop(member.running.remove(stage)),
             Event::StageFailed { stage, log, .. } => *log = self.end(member, stage).display().to_string(),
             _ => {}

@@ -18,7 +18,7 @@ use crate::cli::shared::open_folder;
 use crate::cli::ui::Ui;
 use crate::error::{Error, Result};
 use crate::event::{Event, VERSION};
-use crate::exec::{self, PartOf, RunContext, check_gpus, fill};
+use crate::exec::{self, PartOf, RunContext, check_gpus, fill, pull_states};
 use crate::plan::{Plan, State};
 use crate::shared::{SharedStore, Transfer};
 use crate::stage::Cancel;
@@ -71,6 +71,9 @@ pub(super) fn run(
     let outcome =
         run_over((workers, store), (project, &plan), &RunContext { shared: Some(shared), ..*context }, options)?;
     if let Some(own) = own.filter(|_| outcome.status == RunStatus::Ok) {
+        // The next run may extend the trainings.
+        let plan = planner.plan(options.wanted)?;
+        pull_states(context, &own.shared, &plan)?;
         own.remove();
     }
     Ok(outcome)
@@ -157,6 +160,16 @@ struct OwnStore {
     lock: File,
 }
 
+/// The store of an earlier run with workers that was killed, to be read.
+pub(super) fn left_store(cache: &Path) -> Result<Option<SharedStore>> {
+    let folder = cache.join("workers/store");
+    if !folder.is_dir() {
+        return Ok(None);
+    }
+    let folder = std::path::absolute(&folder).unwrap_or(folder);
+    open_folder(&folder, false).map(Some)
+}
+
 impl OwnStore {
     fn open(cache: &Path) -> Result<Self> {
         let folder = cache.join("workers");
@@ -165,7 +178,11 @@ impl OwnStore {
         let lock = File::create(folder.join("lock")).map_err(failed)?;
         lock.lock_shared().map_err(failed)?;
         let folder = std::path::absolute(folder.join("store")).map_err(failed)?;
-        Ok(Self { shared: open_folder(&folder)?, folder, lock })
+        let shared = open_folder(&folder, true)?;
+        // Nobody needs to know that it is new.
+        shared.create()?;
+        shared.warnings();
+        Ok(Self { shared, folder, lock })
     }
 
     /// Removes the store, unless another run uses it.
