@@ -15,7 +15,11 @@ use crate::shared::Address;
 /// The longest configuration file.
 const MAX_BYTES: u64 = 1 << 20;
 
-const EXAMPLES: &str = "Example of a configuration file:
+const EXAMPLES: &str = "Examples:
+  vadpipe config         show the configuration and where it is
+  vadpipe config --json  as JSON
+
+A configuration file:
   [store]
   url = \"s3://team/vadpipe\"    the shared store
   write = true                 push what runs make

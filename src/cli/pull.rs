@@ -19,7 +19,7 @@ use crate::stage::Cancel;
 #[derive(Args)]
 #[command(after_help = "Examples:
   vadpipe pull full.toml --store /shared/x  copy what the store has
-  vadpipe pull full.toml 'vad@*'            only of some stages and their inputs
+  vadpipe pull full.toml 'vad@*'            only some stages and their inputs
 
 `run` pulls by itself. What was pulled stays in the cache if the command is interrupted; the same command goes on.")]
 pub(super) struct PullArgs {

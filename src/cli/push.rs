@@ -20,7 +20,7 @@ use crate::store::{Import, StateRecord, new_run_id};
 #[derive(Args)]
 #[command(after_help = "Examples:
   vadpipe push full.toml --store s3://team/x  copy all cached results
-  vadpipe push full.toml tsne --no-states     a stage and its inputs, no states
+  vadpipe push full.toml tsne --no-states     one stage, without states
 
 `run --store-write` pushes what it makes by itself. The same command completes a push that was interrupted.")]
 pub(super) struct PushArgs {

@@ -38,8 +38,8 @@ const EXAMPLES: &str = "Examples:
   vadpipe run full.toml -S params.epochs=200  extend a training
   vadpipe run full.toml --json | jq .event    print one event per line
   vadpipe run own-script.toml --watch         run what each edit affects
-  vadpipe run full.toml --store s3://team/x   take what the team has made already
-  vadpipe run full.toml --on local:4          run in four workers on this machine
+  vadpipe run full.toml --store s3://team/x   take what the team has made
+  vadpipe run full.toml --on local:4          run in four workers
 
 Ctrl-C saves the state of running trainings and stops; the same command continues them. Other stages start over, except \
 programs that use {checkpoint}. A second Ctrl-C exits at once; trainings then continue from their last saved state. With --watch, the exit code is 0 if you press Ctrl-C between two \

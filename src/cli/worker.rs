@@ -23,9 +23,9 @@ use crate::status::RunStatus;
 use crate::store::{RunLabel, host_name};
 
 const EXAMPLES: &str = "Examples:
-  vadpipe worker full.toml --store s3://team/x               run what nobody has run yet
-  vadpipe worker full.toml --store /nfs/x --until 50m        save and leave after 50 minutes
-  vadpipe worker full.toml 'vad@*' --store /nfs/x --idle 5m  wait up to 5 minutes for others
+  vadpipe worker full.toml --store s3://team/x      run what nobody has run
+  vadpipe worker full.toml --store /x --until 50m   save and leave in time
+  vadpipe worker full.toml --store /x --idle 5m     wait longer for others
 
 Start as many workers as you like, on as many machines as you like, at any time. Each takes points that no other worker \
 runs, and pushes results and states to the store. `vadpipe run full.toml --store …` then pulls the results to your cache \

@@ -10,8 +10,8 @@ use crate::error::{Category, Error, Result};
 /// Arguments of `store doctor`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe store doctor -n        only report problems; needs no permission to write
-  vadpipe store doctor --blobs   also read every tensor and file, and verify its digest
+  vadpipe store doctor -n       only report problems
+  vadpipe store doctor --blobs  also verify every tensor and file
 
 Removes damaged objects: the next push or run writes them again. Also tests with 32 creates at the same time whether the \
 store is atomic. If it is not, machines may do the same work twice, but never get wrong bytes.")]

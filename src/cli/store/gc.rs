@@ -13,8 +13,8 @@ use crate::shared::SharedGcPolicy;
 /// Arguments of `store gc`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe store gc -n               show what would be removed
-  vadpipe store gc --keep-runs 50   keep what the newest 50 runs of each pipeline need
+  vadpipe store gc -n              show what would be removed
+  vadpipe store gc --keep-runs 50  keep more runs of each pipeline
 
 Safe beside machines that write, if their clocks differ by less than three days.")]
 pub(super) struct GcArgs {

@@ -11,8 +11,8 @@ use crate::error::Result;
 /// Arguments of `store status`.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  vadpipe store status                          count what the store of the configuration holds
-  vadpipe store status --store s3://team/vadpipe
+  vadpipe store status                        that of the configuration
+  vadpipe store status --store s3://team/x    another one
 
 Lists the results that several machines made differently. Those programs are not reproducible.")]
 pub(super) struct StatusArgs {
