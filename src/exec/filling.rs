@@ -101,7 +101,7 @@ pub fn pull_states(context: &RunContext<'_>, shared: &SharedStore, plan: &Plan) 
     let wanted: Vec<WantedState<'_>> = trainings.iter().map(|training| wanted(context, training)).collect();
     let found = shared.find_states(&wanted, &|path| context.store.digest_now(path)).map_err(Error::from)?;
     let states = found.into_iter().flatten().collect();
-    Ok(shared.pull_states(context.store, states, &Transfer::silent(&cancelled)).map_err(Error::from)?)
+    shared.pull_states(context.store, states, &Transfer::silent(&cancelled)).map_err(Error::from)
 }
 
 /// A training: its point, its chain, its numerics class, and the epochs that the cache has.
