@@ -293,9 +293,8 @@ fn interrupted_run_with_workers_is_continued_by_a_plain_run() {
     assert_eq!(project.digests(), expected);
 }
 
-#[test]
-fn run_whose_driver_was_killed_goes_on_where_it_was() {
-    let project = project(SWEEP);
+/// Kills a driver of two workers while one point is left, and lets the point go on.
+fn kill_driver_before_the_last_point(project: &Project) {
     project.edit(
         "sleep 0.05",
         "if [ $0 = i7 ]; then while [ -e \\\"$1/signals/block\\\" ]; do touch \\\"$1/signals/blocked\\\"; sleep 0.01; done; fi",
@@ -311,6 +310,12 @@ fn run_whose_driver_was_killed_goes_on_where_it_was() {
     driver.kill().expect("it is killed");
     driver.wait().expect("it has ended");
     fs::remove_file(project.path("signals/block")).expect("removed");
+}
+
+#[test]
+fn run_whose_driver_was_killed_goes_on_where_it_was() {
+    let project = project(SWEEP);
+    kill_driver_before_the_last_point(&project);
     let run = project.run(&["--on", "local:2"]);
     assert_eq!(run.executed().len() + run.cached().len(), 24);
     let mut ran = ran(&project);
@@ -332,21 +337,7 @@ fn training_of_workers_can_be_extended_by_a_plain_run() {
 #[test]
 fn plain_run_takes_what_a_killed_driver_left() {
     let project = project(SWEEP);
-    project.edit(
-        "sleep 0.05",
-        "if [ $0 = i7 ]; then while [ -e \\\"$1/signals/block\\\" ]; do touch \\\"$1/signals/blocked\\\"; sleep 0.01; done; fi",
-    );
-    project.write("signals/block", "");
-    let mut driver = project.start(&["run", "p.toml", "--on", "local:2", "--json"]);
-    wait_for(&project.path("signals/blocked"));
-    let begun = Instant::now();
-    while objects(&project.path("cache/workers/store/result")) < 22 {
-        assert!(begun.elapsed() < Duration::from_secs(30), "the other points never ended");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    driver.kill().expect("it is killed");
-    driver.wait().expect("it has ended");
-    fs::remove_file(project.path("signals/block")).expect("removed");
+    kill_driver_before_the_last_point(&project);
     let run = project.run(&[]);
     assert!(run.executed().len() <= 2 && run.cached().len() >= 22, "{:?}", run.executed());
 }
