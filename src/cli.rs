@@ -133,7 +133,7 @@ enum Command {
     Config(config::ConfigArgs),
     /// List the stage kinds with their inputs and parameters
     Kinds(kinds::KindsArgs),
-    /// Run the points of a pipeline that no other worker runs, and push what is made to the shared store
+    /// Run what no other worker runs, and push it to the shared store
     Worker(worker::WorkerArgs),
     /// Run the job of another vadpipe (`run --isolate`)
     #[command(hide = true)]

@@ -60,6 +60,7 @@ pub use device::choose;
 pub use executor::process::{JobEnd, Message, WorkOrder};
 pub use filling::{Filled, fill, plan_with_store, pull_states};
 pub use resources::check_gpus;
+pub use roots::stored_states;
 pub use verify::{Difference, Part, ProgramVerdict, Sample, Sampled, Stretch, Verification, verify};
 
 use crate::error::{Category, Error, Result};
@@ -79,7 +80,7 @@ use crate::exec::state::{Planned, Policy, RunState};
 use crate::exec::worker::Worker;
 use crate::id::PointId;
 use crate::key::{Key, StoredResult};
-use crate::plan::{Decision, Plan, State};
+use crate::plan::{Decision, Plan, Planner, State};
 use crate::shared::HEARTBEAT;
 use crate::stage::Device;
 use crate::status::{RunStatus, StageStatus};
@@ -146,6 +147,16 @@ impl<'a> PartOf<'a> {
     }
 }
 
+impl Options<'_> {
+    /// Plans the wanted points with what the cache has.
+    ///
+    /// # Errors
+    /// As [`Planner::plan`], or with `keep_going` as [`Planner::plan_around`].
+    pub fn plan(&self, planner: &Planner<'_>) -> Result<Plan> {
+        if self.keep_going { planner.plan_around(self.wanted) } else { planner.plan(self.wanted) }
+    }
+}
+
 /// How a run ended.
 #[derive(Debug)]
 pub struct Outcome {
@@ -165,11 +176,7 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     let started = Instant::now();
     let (spec, compute) = (context.spec, context.compute);
     let planner = context.planner(options.forced);
-    let plan = || match options.keep_going {
-        true => planner.plan_around(options.wanted),
-        false => planner.plan(options.wanted),
-    };
-    let (plan, filled) = fill(context, &planner, &plan)?;
+    let (plan, filled) = fill(context, &planner, &|| options.plan(&planner))?;
     check_gpus(spec, &plan, compute)?;
     let id = options.part_of.map_or_else(new_run_id, |part| part.id.to_owned());
     let started_at = options.part_of.map_or_else(|| jiff::Timestamp::now().as_millisecond(), |part| part.started_at);
@@ -179,7 +186,7 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
         &plan,
     )?;
     options.part_of.into_iter().for_each(|part| log.note(part.events));
-    log.event(&begun(context, &id, &plan));
+    log.event(&run_started(context, &id, &plan));
     let asked = report(&log, filled);
     put_root(context, &id, &plan, &[])?;
     // An error cancels the stages of this run, but not later work of the caller.
@@ -218,7 +225,7 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
 }
 
 /// The first event of a run.
-fn begun(context: &RunContext<'_>, run: &str, plan: &Plan) -> Event {
+pub fn run_started(context: &RunContext<'_>, run: &str, plan: &Plan) -> Event {
     let RunContext { spec, compute, threads, .. } = *context;
     Event::RunStarted {
         version: VERSION,

@@ -59,7 +59,7 @@ pub use error::SharedError;
 pub use gc::{SharedGcPolicy, SharedGcReport};
 pub use handle::{SharedStore, Trust};
 pub use objects::GRACE;
-pub use pull::{Asked, Pulled, WantedState};
+pub use pull::{Asked, WantedState};
 pub use push::Pushed;
 pub use signature::{PublicKey, SecretKey};
 pub use transfer::Transfer;

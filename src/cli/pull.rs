@@ -8,7 +8,7 @@ use serde_json::json;
 use super::args::{Global, PipelineArgs};
 use super::project::Project;
 use super::session::stop_on_signals;
-use super::shared::StoreArgs;
+use super::shared::{StoreArgs, print_warnings};
 use super::ui::{Ui, Watch, bytes, count};
 use crate::error::Result;
 use crate::exec::{Filled, RunContext, fill, pull_states};
@@ -45,8 +45,9 @@ pub(super) fn pull(args: &PullArgs, global: &Global, ui: &Ui) -> Result<()> {
     watch.clear();
     project.store.warnings().iter().for_each(|warning| ui.warn(warning));
     let Filled { results, states, bytes: size, warnings, .. } = filled;
-    let states = states + more_states?;
     warnings.iter().for_each(|warning| ui.warn(warning));
+    print_warnings(&shared, ui);
+    let states = states + more_states?;
     let missing = plan.decisions.iter().filter(|d| !matches!(d.state, State::Hit | State::Pruned));
     let missing: Vec<&str> = missing.map(|d| project.name(d.point)).collect();
     if ui.json {

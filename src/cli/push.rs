@@ -11,10 +11,10 @@ use super::session::stop_on_signals;
 use super::shared::{StoreArgs, print_warnings};
 use super::ui::{Ui, bytes, count};
 use crate::error::Result;
-use crate::plan::Plan;
+use crate::exec::stored_states;
 use crate::shared::Transfer;
 use crate::stage::Cancel;
-use crate::store::{Import, StateRecord, new_run_id};
+use crate::store::{Import, new_run_id};
 
 /// Arguments of `push`.
 #[derive(Args)]
@@ -41,7 +41,8 @@ pub(super) fn push(args: &PushArgs, global: &Global, ui: &Ui) -> Result<()> {
     stop_on_signals(&cancel, |_| {})?;
     let plan = project.plan(&BTreeSet::new(), ui)?;
     let results: Vec<_> = project.planner(&BTreeSet::new()).records(&plan)?.into_values().collect();
-    let states = if args.no_states { Vec::new() } else { states(&project, &plan)? };
+    let stages = plan.decisions.iter().filter_map(|decision| decision.components.as_ref());
+    let states = if args.no_states { Vec::new() } else { stored_states(&project.store, stages)? };
     let bar = ui.bar("pushing (kB)");
     let cancelled = || cancel.is_cancelled();
     // The bar is for this thread alone, so other threads only count.
@@ -80,14 +81,4 @@ pub(super) fn push(args: &PushArgs, global: &Global, ui: &Ui) -> Result<()> {
     let (results, states) = (count(pushed.results, "result"), count(pushed.states, "state"));
     ui.text(&format!("pushed {results} and {states} ({}) to {}", bytes(moved), shared.address()));
     Ok(())
-}
-
-/// The stored states of the trainings in a plan.
-pub(super) fn states(project: &Project, plan: &Plan) -> Result<Vec<StateRecord>> {
-    let mut all = Vec::new();
-    for components in plan.decisions.iter().filter_map(|d| d.components.as_ref()).filter(|c| c.segments.is_some()) {
-        let stored = project.store.chain_states(components.chain().keys())?;
-        all.extend(stored.into_iter().filter(|state| state.step == 0));
-    }
-    Ok(all)
 }

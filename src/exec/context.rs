@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::event::Listener;
+use crate::event::{Event, Listener};
 use crate::graph::Graph;
 use crate::id::PointId;
 use crate::plan::Planner;
@@ -41,6 +41,16 @@ impl<'a> RunContext<'a> {
     pub(crate) fn planner(&self, forced: &'a BTreeSet<PointId>) -> Planner<'a> {
         let Self { spec, graph, store, compute, .. } = *self;
         Planner { spec, graph, store, compute, forced, in_store: None }
+    }
+
+    /// Warns the user.
+    pub(crate) fn warn(&self, message: String) {
+        self.listener.event(&Event::Warning { message });
+    }
+
+    /// Does without the shared store from now on. Warns the first time.
+    pub(crate) fn give_up(&self, shared: &SharedStore, why: impl FnOnce() -> String) {
+        shared.give_up(why).into_iter().for_each(|message| self.warn(message));
     }
 
     /// A point of the pipeline.

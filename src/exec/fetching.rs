@@ -8,26 +8,24 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, Scope};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::event::Event;
 use crate::exec::claiming::{Renewed, RunWorker};
 use crate::exec::context::RunContext;
-use crate::exec::filling::{pull_state, without_store};
+use crate::exec::filling::{Training, asked, pull_furthest, pull_results, without_store};
 use crate::exec::worker::panic_message;
 use crate::id::PointId;
 use crate::key::{Components, Key};
 use crate::shared::{Asked, Claims, SharedError, SharedStore, Transfer};
-use crate::store::{FilesRead, Lease};
+use crate::store::Lease;
 
 /// Heartbeats of claims in which the claims of others are looked at once.
 const LOOKS_PER_HEARTBEAT: u32 = 10;
-/// Longer than any run.
-const FOR_EVER: Duration = Duration::from_secs(3600);
+/// The wait of a thread that has nothing to look at. Waking up does nothing.
+const LONG: Duration = Duration::from_secs(3600);
 
 /// The right to run a key: the lease in the cache and, among several workers, the claim in the shared store. It ends
 /// when it is dropped, however the job ended.
@@ -104,7 +102,7 @@ impl Fetcher {
         let (requests, waiting) = channel();
         let (answered, answers) = channel();
         let renewed = worker.map(|worker| Renewed::start(scope, shared, worker)).transpose()?;
-        let pause = worker.map_or(FOR_EVER, |worker| worker.owner.period / LOOKS_PER_HEARTBEAT);
+        let pause = worker.map_or(LONG, |worker| worker.owner.period / LOOKS_PER_HEARTBEAT);
         let thread =
             Thread { context, shared, renewed, answered, held: BTreeMap::new(), pause, last_look: Instant::now() };
         let run = move || thread.run(&waiting);
@@ -122,8 +120,8 @@ impl Fetcher {
         Permit { _lease: lease, claim: self.claims.then(|| (key, self.requests.clone())) }
     }
 
-    /// Copies the result of a point to the cache, if the store has it. The answer comes later. If there is no thread
-    /// any more, returns the request.
+    /// Copies the result of a point to the cache, if the store has it. The answer comes later. If the thread has ended,
+    /// returns the request.
     pub(crate) fn ask(&mut self, request: Fetch) -> Option<Fetch> {
         let unsent = self.requests.send(Request::Fetch(request)).err();
         self.pending += usize::from(unsent.is_none());
@@ -162,7 +160,7 @@ impl Thread<'_> {
     fn run(mut self, waiting: &Receiver<Request>) {
         loop {
             let wait = match self.held.is_empty() {
-                true => FOR_EVER,
+                true => LONG,
                 false => self.pause.saturating_sub(self.last_look.elapsed()),
             };
             let first = match waiting.recv_timeout(wait) {
@@ -209,7 +207,7 @@ impl Thread<'_> {
             // Another worker may have finished it just before the claim.
             self.guarded(|| {
                 self.pull(&own);
-                own.iter().filter(|fetch| !self.is_found(fetch)).for_each(|fetch| self.pull_state(fetch));
+                self.pull_states(&own);
             });
         }
         answers.extend(own.into_iter().map(Answer::Fetched));
@@ -223,8 +221,7 @@ impl Thread<'_> {
             Err(panic) => panic,
         };
         let text = panic_message(&*panic).unwrap_or("asking the shared store panicked");
-        let warning = self.shared.give_up(|| text.to_owned());
-        warning.into_iter().for_each(|message| self.context.listener.event(&Event::Warning { message }));
+        self.context.give_up(self.shared, || text.to_owned());
         None
     }
 
@@ -269,42 +266,37 @@ impl Thread<'_> {
     }
 
     fn pull(&self, batch: &[Fetch]) {
-        let asked = |fetch: &Fetch| Asked {
-            declared: fetch.key,
-            reads_files: self.context.point(fetch.point).parsed.stage.reads().files,
-        };
-        let asked: Vec<Asked> = batch.iter().filter(|fetch| fetch.look).map(asked).collect();
+        let wanted = batch.iter().filter(|fetch| fetch.look);
+        let asked: Vec<Asked> = wanted.map(|fetch| asked(&self.context, fetch.point, fetch.key)).collect();
         if asked.is_empty() || self.is_over() {
             return;
         }
-        let context = self.context;
-        let digest = |name: &String| context.store.digest_now(&context.spec.base.join(Path::new(name)));
-        let is_current = |files: &FilesRead| files.iter().all(|(name, stored)| digest(name) == Some(*stored));
-        let cancelled = || context.cancel.is_cancelled();
-        let transfer = Transfer::silent(&cancelled);
-        self.or_give_up(self.shared.pull_results(context.store, &asked, &is_current, &transfer));
+        let cancelled = || self.context.cancel.is_cancelled();
+        self.or_give_up(pull_results(&self.context, self.shared, &asked, &Transfer::silent(&cancelled)));
     }
 
-    /// Copies the furthest state of a training, which another worker may have left.
-    fn pull_state(&self, fetch: &Fetch) {
-        let Some((components, cached)) = &fetch.training else { return };
-        if self.is_over() {
+    /// Copies the furthest states of trainings, which other workers may have left.
+    fn pull_states(&self, batch: &[Fetch]) {
+        let training = |fetch: &Fetch| {
+            let (components, cached) = fetch.training.as_ref().filter(|_| !self.is_found(fetch))?;
+            Some(Training::new(&self.context, fetch.point, components, *cached))
+        };
+        let trainings: Vec<Training> = batch.iter().filter_map(training).collect();
+        if trainings.is_empty() || self.is_over() {
             return;
         }
         let cancelled = || self.context.cancel.is_cancelled();
-        let transfer = Transfer::silent(&cancelled);
-        self.or_give_up(pull_state(&self.context, self.shared, (fetch.point, components, *cached), &transfer));
+        self.or_give_up(pull_furthest(&self.context, self.shared, &trainings, &Transfer::silent(&cancelled)));
     }
 
     /// Reports the warnings of the store. If it has failed, the run does without it.
     fn or_give_up<T>(&self, outcome: Result<T, SharedError>) -> Option<T> {
-        let warn = |message| self.context.listener.event(&Event::Warning { message });
-        self.shared.warnings().into_iter().for_each(warn);
+        self.shared.warnings().into_iter().for_each(|message| self.context.warn(message));
         match outcome {
             Ok(value) => Some(value),
             Err(_) if self.context.cancel.is_cancelled() => None,
             Err(error) => {
-                self.shared.give_up(|| without_store(&error)).into_iter().for_each(warn);
+                self.context.give_up(self.shared, || without_store(&error));
                 None
             }
         }

@@ -5,16 +5,15 @@
 //! furthest state that the store has.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::Event;
 use crate::exec::context::RunContext;
 use crate::id::PointId;
-use crate::key::{Components, Digest, Key, StateChain};
+use crate::key::{Components, Key, StateChain};
 use crate::plan::{Decision, Plan, Planner, State};
 use crate::shared::{Asked, SharedError, SharedStore, Transfer, WantedState};
-use crate::store::{FilesRead, StateRecord};
+use crate::store::{FilesRead, StateQuery, StateRecord};
 
 /// What was copied from the shared store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,26 +88,83 @@ pub fn fill(
 /// # Errors
 /// If the store can't be read, or the cache can't be written.
 pub fn pull_states(context: &RunContext<'_>, shared: &SharedStore, plan: &Plan) -> Result<usize> {
-    let cancelled = || context.cancel.is_cancelled();
-    let spec = context.spec;
     let mut trainings = Vec::new();
     for decision in plan.decisions.iter().filter(|decision| decision.state != State::Pruned) {
         let Some(components) = decision.components.as_ref().filter(|c| c.segments.is_some()) else { continue };
-        let (chain, class) = (components.chain(), spec.class(decision.point, context.compute));
-        let furthest = context.store.longest_state(chain.keys(), &spec.resumable(decision.point, &class))?;
-        trainings.push((decision.point, chain, class, furthest.map_or(0, |state| state.epoch)));
+        let mut training = Training::new(context, decision.point, components, 0);
+        let furthest = context.store.longest_state(training.chain.keys(), &training.query(context))?;
+        training.cached = furthest.map_or(0, |state| state.epoch);
+        trainings.push(training);
     }
-    let wanted: Vec<WantedState<'_>> = trainings.iter().map(|training| wanted(context, training)).collect();
-    let found = shared.find_states(&wanted, &|path| context.store.digest_now(path)).map_err(Error::from)?;
-    let states = found.into_iter().flatten().collect();
-    shared.pull_states(context.store, states, &Transfer::silent(&cancelled)).map_err(Error::from)
+    let cancelled = || context.cancel.is_cancelled();
+    Ok(pull_furthest(context, shared, &trainings, &Transfer::silent(&cancelled))?)
 }
 
-/// A training: its point, its chain, its numerics class, and the epochs that the cache has.
-type Training = (PointId, StateChain, String, u64);
+/// A training whose states the shared store may have.
+pub(crate) struct Training {
+    point: PointId,
+    chain: StateChain,
+    class: String,
+    /// The epochs whose states the cache has.
+    cached: u64,
+}
 
-fn wanted<'a>(context: &'a RunContext<'_>, (point, chain, class, cached): &'a Training) -> WantedState<'a> {
-    WantedState { states: chain.keys(), query: context.spec.resumable(*point, class), cached: *cached }
+impl Training {
+    /// The training of a point with these components.
+    pub(crate) fn new(context: &RunContext<'_>, point: PointId, components: &Components, cached: u64) -> Self {
+        Self { point, chain: components.chain(), class: context.spec.class(point, context.compute), cached }
+    }
+
+    /// The training of a decision, if it is one that is a miss.
+    fn of(context: &RunContext<'_>, decision: &Decision) -> Option<Self> {
+        Some(Self::new(context, decision.point, decision.components.as_ref()?, decision.epochs?.cached))
+    }
+
+    fn query<'a>(&'a self, context: &'a RunContext<'_>) -> StateQuery<'a> {
+        context.spec.resumable(self.point, &self.class)
+    }
+}
+
+/// The furthest state of each training in the store that is further than those of the cache, in their order.
+fn furthest_states(
+    context: &RunContext<'_>,
+    shared: &SharedStore,
+    trainings: &[Training],
+) -> Result<Vec<Option<StateRecord>>, SharedError> {
+    let wanted = trainings.iter().map(|training| WantedState {
+        states: training.chain.keys(),
+        query: training.query(context),
+        cached: training.cached,
+    });
+    shared.find_states(&wanted.collect::<Vec<_>>(), &|path| context.store.digest_now(path))
+}
+
+/// Copies the furthest state of each training that is further than those of the cache. Returns how many.
+pub(crate) fn pull_furthest(
+    context: &RunContext<'_>,
+    shared: &SharedStore,
+    trainings: &[Training],
+    transfer: &Transfer<'_>,
+) -> Result<usize, SharedError> {
+    let found = furthest_states(context, shared, trainings)?;
+    shared.pull_states(context.store, found.into_iter().flatten().collect(), transfer)
+}
+
+/// The question for the result of a point. `declared` is the key without the files that its program read.
+pub(crate) fn asked(context: &RunContext<'_>, point: PointId, declared: Key) -> Asked {
+    Asked { declared, reads_files: context.point(point).parsed.stage.reads().files }
+}
+
+/// Copies results from the shared store, if the files that their programs read are as they read them. Returns how many.
+pub(crate) fn pull_results(
+    context: &RunContext<'_>,
+    shared: &SharedStore,
+    asked: &[Asked],
+    transfer: &Transfer<'_>,
+) -> Result<usize, SharedError> {
+    let digest = |name: &String| context.store.digest_now(&context.spec.base.join(name));
+    let is_current = |files: &FilesRead| files.iter().all(|(name, stored)| digest(name) == Some(*stored));
+    shared.pull_results(context.store, asked, &is_current, transfer)
 }
 
 /// Plans as if the cache had the results and the states of the shared store. Copies none of them.
@@ -116,13 +172,13 @@ fn wanted<'a>(context: &'a RunContext<'_>, (point, chain, class, cached): &'a Tr
 /// # Errors
 /// As [`fill`].
 pub fn plan_with_store(context: &RunContext<'_>, shared: &SharedStore, wanted: &BTreeSet<PointId>) -> Result<Plan> {
-    let (forced, mut in_store, mut asked) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+    let (forced, mut in_store, mut known) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
     let mut plan = context.planner(&forced).plan(wanted)?;
     loop {
         let misses = plan.decisions.iter().filter(|decision| is_lacking(decision));
         let ask = |decision: &Decision| {
-            let reads_files = context.point(decision.point).parsed.stage.reads().files;
-            decision.key.filter(|key| asked.insert(*key)).map(|declared| Asked { declared, reads_files })
+            let key = decision.key.filter(|key| known.insert(*key))?;
+            Some(asked(context, decision.point, key))
         };
         let new: Vec<Asked> = misses.filter_map(ask).collect();
         let found = if new.is_empty() { Vec::new() } else { shared.find_results(&new)? };
@@ -134,11 +190,11 @@ pub fn plan_with_store(context: &RunContext<'_>, shared: &SharedStore, wanted: &
         }
         plan = Planner { in_store: Some(&in_store), ..context.planner(&forced) }.plan(wanted)?;
     }
-    let is_training = |decision: &&Decision| is_lacking(decision) && decision.epochs.is_some();
-    let trainings: Vec<&Decision> = plan.decisions.iter().filter(is_training).collect();
+    let lacking = plan.decisions.iter().filter(|decision| is_lacking(decision));
+    let trainings: Vec<Training> = lacking.filter_map(|decision| Training::of(context, decision)).collect();
     let found = furthest_states(context, shared, &trainings)?;
     let mut reached: BTreeMap<PointId, u64> =
-        trainings.iter().zip(found).filter_map(|(d, state)| Some((d.point, state?.epoch))).collect();
+        trainings.iter().zip(found).filter_map(|(training, state)| Some((training.point, state?.epoch))).collect();
     for decision in &mut plan.decisions {
         if let (Some(epochs), Some(epoch)) = (&mut decision.epochs, reached.remove(&decision.point)) {
             epochs.cached = epoch;
@@ -169,75 +225,24 @@ struct Filling<'a> {
 }
 
 impl Filling<'_> {
-    /// Asks for results, or for states if there are no results to ask for.
+    /// Asks for results. If that brings none, asks for states.
     fn round(&mut self, plan: &Plan) -> Result<Filled, SharedError> {
         let misses = plan.decisions.iter().filter(|decision| is_lacking(decision));
         let misses = misses.filter(|decision| !self.planner.forced.contains(&decision.point));
         let misses: Vec<(&Decision, Key)> = misses.filter_map(|decision| Some((decision, decision.key?))).collect();
         let new = |(decision, key): &(&Decision, Key)| {
-            let reads_files = self.reads_files(decision.point);
-            self.results.insert(*key).then_some(Asked { declared: *key, reads_files })
+            self.results.insert(*key).then(|| asked(self.context, decision.point, *key))
         };
-        let asked: Vec<Asked> = misses.iter().filter_map(new).collect();
-        if !asked.is_empty() {
-            let store = self.context.store;
-            let is_current = |files: &FilesRead| {
-                files.iter().all(|(name, digest)| self.digest(&self.context.spec.base.join(name)) == Some(*digest))
-            };
-            let pulled = self.shared.pull_results(store, &asked, &is_current, self.transfer)?;
-            if pulled.results > 0 {
-                return Ok(Filled { results: pulled.results, ..Filled::default() });
+        let new: Vec<Asked> = misses.iter().filter_map(new).collect();
+        if !new.is_empty() {
+            let results = pull_results(self.context, self.shared, &new, self.transfer)?;
+            if results > 0 {
+                return Ok(Filled { results, ..Filled::default() });
             }
         }
-        let new: Vec<&Decision> = misses.into_iter().filter(|(_, key)| self.states.insert(*key)).map(|m| m.0).collect();
-        Ok(Filled { states: self.pull_states(&new)?, ..Filled::default() })
-    }
-
-    fn reads_files(&self, point: PointId) -> bool {
-        self.context.point(point).parsed.stage.reads().files
-    }
-
-    fn digest(&self, path: &Path) -> Option<Digest> {
-        self.context.store.digest_now(path)
-    }
-
-    /// Copies the furthest state of each training that is further than those of the cache. Returns how many.
-    fn pull_states(&self, decisions: &[&Decision]) -> Result<usize, SharedError> {
-        let found = furthest_states(self.context, self.shared, decisions)?;
-        self.shared.pull_states(self.context.store, found.into_iter().flatten().collect(), self.transfer)
-    }
-}
-
-/// The furthest state of each training in the store that is further than those of the cache, in their order.
-fn furthest_states(
-    context: &RunContext<'_>,
-    shared: &SharedStore,
-    decisions: &[&Decision],
-) -> Result<Vec<Option<StateRecord>>, SharedError> {
-    let spec = context.spec;
-    let training = |decision: &&Decision| {
-        let chain = decision.components.as_ref().map(Components::chain).unwrap_or_default();
-        let cached = decision.epochs.map_or(u64::MAX, |epochs| epochs.cached);
-        (decision.point, chain, spec.class(decision.point, context.compute), cached)
-    };
-    let trainings: Vec<Training> = decisions.iter().map(training).collect();
-    let wanted: Vec<WantedState<'_>> = trainings.iter().map(|training| wanted(context, training)).collect();
-    shared.find_states(&wanted, &|path| context.store.digest_now(path))
-}
-
-/// Copies the furthest state of a training from the shared store, if it is after more than `cached` epochs. Returns
-/// whether it did.
-pub(crate) fn pull_state(
-    context: &RunContext<'_>,
-    shared: &SharedStore,
-    (point, components, cached): (PointId, &Components, u64),
-    transfer: &Transfer<'_>,
-) -> Result<bool, SharedError> {
-    let (spec, chain) = (context.spec, components.chain());
-    let class = spec.class(point, context.compute);
-    let query = spec.resumable(point, &class);
-    match shared.find_state(chain.keys(), &query, cached, &|path| context.store.digest_now(path))? {
-        Some(state) => Ok(shared.pull_states(context.store, vec![state], transfer)? > 0),
-        None => Ok(false),
+        let new = misses.into_iter().filter(|(_, key)| self.states.insert(*key));
+        let new: Vec<Training> = new.filter_map(|(decision, _)| Training::of(self.context, decision)).collect();
+        let states = pull_furthest(self.context, self.shared, &new, self.transfer)?;
+        Ok(Filled { states, ..Filled::default() })
     }
 }

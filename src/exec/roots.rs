@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 
 use crate::error::Result;
-use crate::event::Event;
 use crate::exec::context::RunContext;
 use crate::exec::filling::without_store;
 use crate::exec::run_log::StageEnd;
-use crate::key::Key;
+use crate::key::{Components, Key};
 use crate::plan::Plan;
 use crate::status::StageStatus;
-use crate::store::StateRecord;
+use crate::store::{StateRecord, Store};
 
 /// Notes the results of a plan and of the points that have ended, and the stored states of its trainings, as what the
 /// run needs. Does nothing if nothing had to run, or without a store that may be written.
@@ -28,14 +27,22 @@ pub(crate) fn put_root(context: &RunContext<'_>, run: &str, plan: &Plan, ends: &
     let keys: BTreeSet<Key> = planned.chain(made).collect();
     let results: Vec<_> = context.store.results(&keys.into_iter().collect::<Vec<_>>())?.into_iter().flatten().collect();
     let planned = plan.decisions.iter().filter_map(|decision| decision.components.as_ref());
-    let trainings = planned.chain(results.iter().map(|result| &result.components)).filter(|c| c.segments.is_some());
-    let mut states: Vec<StateRecord> = Vec::new();
-    for training in trainings {
-        states.extend(context.store.chain_states(training.chain().keys())?);
-    }
+    let states = stored_states(context.store, planned.chain(results.iter().map(|result| &result.components)))?;
     if let Err(error) = shared.put_root(&context.spec.pipeline.name, run, &results, &states) {
-        let warning = shared.give_up(|| without_store(&error));
-        warning.into_iter().for_each(|message| context.listener.event(&Event::Warning { message }));
+        context.give_up(shared, || without_store(&error));
     }
     Ok(())
+}
+
+/// The stored states of trainings at the ends of epochs, which is what stores share. Other stages have none.
+///
+/// # Errors
+/// If the cache can't be read.
+pub fn stored_states<'a>(store: &Store, stages: impl Iterator<Item = &'a Components>) -> Result<Vec<StateRecord>> {
+    let mut states = Vec::new();
+    for training in stages.filter(|components| components.segments.is_some()) {
+        let stored = store.chain_states(training.chain().keys())?;
+        states.extend(stored.into_iter().filter(|state| state.step == 0));
+    }
+    Ok(states)
 }

@@ -70,7 +70,7 @@ struct Reading<'a> {
     objects: &'a Objects,
     transfer: &'a Transfer<'a>,
     ranges: Mutex<Ranges<'a>>,
-    /// The blob that is being read. The ranges of those before it are no longer needed.
+    /// The index of the blob that is being read. Ranges of earlier blobs are skipped.
     current: Arc<AtomicUsize>,
     /// Why the download ended early.
     ended: &'a Mutex<Option<SharedError>>,

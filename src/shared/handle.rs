@@ -82,6 +82,11 @@ impl Marker {
     fn new(format: u32) -> Self {
         Self { format, is: format!("a store of vadpipe, format {format}") }
     }
+
+    fn encode(&self) -> Vec<u8> {
+        // Only a map whose keys aren't strings can fail, and there is none.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
 }
 
 impl SharedStore {
@@ -220,24 +225,19 @@ impl SharedStore {
         Err(SharedError::unusable(message, hint))
     }
 
-    /// Makes it a store of vadpipe, if it is none yet.
+    /// Restores the marker.
+    pub(super) fn restore_marker(&self) -> Result<()> {
+        self.objects.put(MARKER, Marker::new(FORMAT).encode())
+    }
+
+    /// Makes it a store of vadpipe, if it is none yet. Writes do it first.
     ///
     /// # Errors
     /// As [`SharedStore::check`], or if it can't be written.
-    pub fn create(&self) -> Result<()> {
-        self.mark()
-    }
-
-    /// Restores the marker.
-    pub(super) fn restore_marker(&self) -> Result<()> {
-        self.objects.put(MARKER, serde_json::to_vec(&Marker::new(FORMAT)).unwrap_or_default())
-    }
-
-    /// Makes the store one of vadpipe before the first write.
-    pub(super) fn mark(&self) -> Result<()> {
+    pub fn mark(&self) -> Result<()> {
         self.check()?;
         if !self.is_marked.load(Ordering::Relaxed) {
-            let marker = serde_json::to_vec(&Marker::new(FORMAT)).unwrap_or_default();
+            let marker = Marker::new(FORMAT).encode();
             if self.objects.create(MARKER, marker)? {
                 self.warn(format!("there was no store {}: this is a new one", self.address()));
             }

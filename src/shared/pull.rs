@@ -30,15 +30,6 @@ pub struct Asked {
     pub reads_files: bool,
 }
 
-/// What a pull brought.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pulled {
-    /// Results that the cache did not have.
-    pub results: usize,
-    /// States that the cache did not have.
-    pub states: usize,
-}
-
 /// A training whose furthest state is looked for.
 #[derive(Clone, Copy)]
 pub struct WantedState<'a> {
@@ -92,7 +83,7 @@ impl SharedStore {
 
     /// Copies results from the store that the cache lacks. `is_current` says whether the files that a program read are
     /// as it read them. A missing or altered object is a warning. Results that are stored stay if the transfer is
-    /// interrupted.
+    /// interrupted. Returns how many were copied.
     ///
     /// # Errors
     /// If the store can't be read, or the cache can't be written.
@@ -102,33 +93,17 @@ impl SharedStore {
         asked: &[Asked],
         is_current: &dyn Fn(&FilesRead) -> bool,
         transfer: &Transfer<'_>,
-    ) -> Result<Pulled> {
-        let mut pulled = Pulled::default();
+    ) -> Result<usize> {
+        let mut pulled = 0;
         for asked in asked.chunks(RECORDS) {
             if transfer.is_cancelled() {
                 return Err(SharedError::Cancelled);
             }
             let found = self.find_results(asked)?.into_iter().flatten();
             let results: Vec<ResultRecord> = found.filter(|r| is_current(&r.components.files_read)).collect();
-            pulled.results += self.import(cache, Import { results, ..Import::default() }, transfer)?;
+            pulled += self.import(cache, Import { results, ..Import::default() }, transfer)?;
         }
         Ok(pulled)
-    }
-
-    /// The furthest state in the store that a training can continue from, after more than `cached` epochs. `states` are
-    /// the keys of state(0), state(1), … state(n).
-    ///
-    /// # Errors
-    /// If the store can't be read.
-    pub fn find_state(
-        &self,
-        states: &[Key],
-        query: &StateQuery<'_>,
-        cached: u64,
-        digest: &dyn Fn(&Path) -> Option<Digest>,
-    ) -> Result<Option<StateRecord>> {
-        let found = self.find_states(&[WantedState { states, query: *query, cached }], digest)?;
-        Ok(found.into_iter().next().flatten())
     }
 
     /// The furthest states in the store that these trainings can continue from, in their order.

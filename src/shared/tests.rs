@@ -14,7 +14,7 @@ use self::faulty::{Faulty, Rates};
 use super::*;
 use crate::key::{Digest, Key};
 use crate::store::tests::store;
-use crate::store::{Import, ResultRecord, StateRecord, Store};
+use crate::store::{Import, ResultRecord, StateQuery, StateRecord, Store};
 
 /// A machine with a cache of its own.
 struct Machine {
@@ -44,8 +44,7 @@ impl Machine {
     }
 
     fn pull_from(&self, asked: &[Asked]) -> Result<usize, SharedError> {
-        let pulled = self.shared.pull_results(&self.cache, asked, &|_| true, &Transfer::default());
-        pulled.map(|pulled| pulled.results)
+        self.shared.pull_results(&self.cache, asked, &|_| true, &Transfer::default())
     }
 
     fn pull(&self, keys: &[Key]) -> Result<usize, SharedError> {
@@ -59,6 +58,20 @@ impl Machine {
 
     fn is_healthy(&self) -> bool {
         self.cache.doctor(false, &mut |_, _| ()).unwrap().is_healthy()
+    }
+}
+
+impl SharedStore {
+    /// [`SharedStore::find_states`] of one training.
+    fn find_state(
+        &self,
+        states: &[Key],
+        query: &StateQuery<'_>,
+        cached: u64,
+        digest: &dyn Fn(&Path) -> Option<Digest>,
+    ) -> Result<Option<StateRecord>, SharedError> {
+        let found = self.find_states(&[WantedState { states, query: *query, cached }], digest)?;
+        Ok(found.into_iter().next().flatten())
     }
 }
 

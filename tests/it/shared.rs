@@ -6,24 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::support::{CommandOutput, MINI, Project, Run, json};
-
-const TRAINING: &str = r#"
-[pipeline]
-name = "p"
-seed = 3
-
-[stages.net]
-kind = "train-command"
-argv = ["python3", "train.py"]
-segment_epochs = 10
-epochs = 40
-
-[stages.net.start]
-width = 4
-
-[stages.net.epoch]
-lr = 0.05
-"#;
+use crate::training;
 
 /// A sweep of which some points are pruned.
 const PRUNED: &str = r#"
@@ -66,7 +49,7 @@ impl Machine {
     }
 
     fn with_script(store: &Path) -> Option<Self> {
-        let project = Project::with_script(TRAINING, include_str!("training/train.py"))?;
+        let project = Project::with_script(training::PIPELINE, include_str!("training/train.py"))?;
         Some(Self { project, store: store.to_owned() })
     }
 

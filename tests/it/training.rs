@@ -9,7 +9,7 @@ use vadpipe::store::Store;
 
 use crate::support::{Project, json, signal, wait_for};
 
-const PIPELINE: &str = r#"
+pub(crate) const PIPELINE: &str = r#"
 [pipeline]
 name = "p"
 seed = 3

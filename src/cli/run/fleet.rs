@@ -1,7 +1,7 @@
 //! The worker processes of `run --on local:N`.
 //!
-//! They are told nothing but to stop: the shared store says what is left to run. Their events come through pipes. If
-//! this process dies, their standard input ends, and they save their states and leave.
+//! The shared store says what is left to run, so this process only starts and stops them. Their events come through
+//! pipes. If this process dies, their standard input ends, and they save their states and leave.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -12,14 +12,12 @@ use std::process::Command;
 use super::fleet::Fleet;
 use super::merging::Merged;
 use crate::cli::project::Project;
-use crate::cli::push::states;
 use crate::cli::session::own_program;
 use crate::cli::shared::open_folder;
 use crate::cli::ui::Ui;
 use crate::error::{Error, Result};
-use crate::event::{Event, VERSION};
-use crate::exec::{self, PartOf, RunContext, check_gpus, fill, pull_states};
-use crate::plan::{Plan, State};
+use crate::exec::{self, PartOf, RunContext, check_gpus, fill, pull_states, run_started, stored_states};
+use crate::plan::Plan;
 use crate::shared::{SharedStore, Transfer};
 use crate::stage::Cancel;
 use crate::status::RunStatus;
@@ -49,12 +47,8 @@ pub(super) fn run(
     options: &exec::Options<'_>,
 ) -> Result<exec::Outcome> {
     let planner = project.planner(options.forced);
-    let plan = || match options.keep_going {
-        true => planner.plan_around(options.wanted),
-        false => planner.plan(options.wanted),
-    };
-    let (plan, _) = fill(context, &planner, &plan)?;
-    if plan.decisions.iter().all(|decision| matches!(decision.state, State::Hit | State::Pruned)) {
+    let (plan, _) = fill(context, &planner, &|| options.plan(&planner))?;
+    if plan.is_complete() {
         return exec::run(context, options);
     }
     check_gpus(&project.spec, &plan, &project.compute)?;
@@ -72,7 +66,7 @@ pub(super) fn run(
         run_over((workers, store), (project, &plan), &RunContext { shared: Some(shared), ..*context }, options)?;
     if let Some(own) = own.filter(|_| outcome.status == RunStatus::Ok) {
         // The next run may extend the trainings.
-        let plan = planner.plan(options.wanted)?;
+        let plan = options.plan(&planner)?;
         pull_states(context, &own.shared, &plan)?;
         own.remove();
     }
@@ -88,7 +82,7 @@ fn run_over(
     options: &exec::Options<'_>,
 ) -> Result<exec::Outcome> {
     let (id, started_at) = (new_run_id(), jiff::Timestamp::now().as_millisecond());
-    let merged = Merged::start(context.listener, &started(context, plan, &id));
+    let merged = Merged::start(context.listener, &run_started(context, &id, plan));
     let folder = tempfile::Builder::new().prefix("vadpipe-workers-").tempdir();
     let folder = folder.map_err(|e| Error::storage("can't create a folder for the workers").caused_by(e))?;
     let program = own_program()?;
@@ -117,7 +111,7 @@ fn run_over(
         // The workers have pushed their states. The next run may be one without workers.
         let transfer = Cancel::default();
         let planner = project.planner(options.forced);
-        fill(&RunContext { cancel: &transfer, ..context }, &planner, &|| planner.plan(options.wanted))?;
+        fill(&RunContext { cancel: &transfer, ..context }, &planner, &|| options.plan(&planner))?;
         context.shared = None;
     }
     let events = merged.events();
@@ -134,21 +128,10 @@ fn run_over(
 fn push(project: &Project, plan: &Plan, shared: &SharedStore, cancel: &Cancel) -> Result<()> {
     let results = project.planner(&BTreeSet::new()).records(plan)?.into_values().collect();
     let cancelled = || cancel.is_cancelled();
-    let records = Import { results, states: states(project, plan)? };
+    let stages = plan.decisions.iter().filter_map(|decision| decision.components.as_ref());
+    let records = Import { results, states: stored_states(&project.store, stages)? };
     shared.push(&project.store, records, &Transfer::silent(&cancelled))?;
     Ok(())
-}
-
-fn started(context: &RunContext<'_>, plan: &Plan, id: &str) -> Event {
-    Event::RunStarted {
-        version: VERSION,
-        run: id.to_owned(),
-        pipeline: context.spec.pipeline.name.clone(),
-        stages: plan.decisions.len(),
-        device: context.compute.name.clone(),
-        numerics: context.compute.numerics.clone(),
-        threads: context.threads,
-    }
 }
 
 /// The store of the workers if the user names none. It stays if the run does not succeed, so that the next one goes on
@@ -180,7 +163,7 @@ impl OwnStore {
         let folder = std::path::absolute(folder.join("store")).map_err(failed)?;
         let shared = open_folder(&folder, true)?;
         // Nobody needs to know that it is new.
-        shared.create()?;
+        shared.mark()?;
         shared.warnings();
         Ok(Self { shared, folder, lock })
     }

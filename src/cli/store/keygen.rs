@@ -28,7 +28,8 @@ pub(super) struct KeygenArgs {
 pub(super) fn keygen(args: &KeygenArgs, ui: &Ui) -> Result<()> {
     let config = Config::load()?;
     let path = args.out.clone().or_else(|| config.default_key_file());
-    let path = path.ok_or_else(|| Error::bad_input("there is no home folder for the key").hint("give --out FILE"))?;
+    let path = path
+        .ok_or_else(|| Error::bad_input("can't find a folder for the key: HOME is not set").hint("give --out FILE"))?;
     let key = SecretKey::generate()?;
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => Error::bad_input(format!("{} exists", path.display()))

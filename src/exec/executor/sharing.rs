@@ -2,7 +2,7 @@
 //!
 //! This is a layer around another executor. A job whose result is stored in the cache ends for the driver only once the
 //! result is in the shared store, so that no stage starts from a result that another machine has made differently. If
-//! the store has another result under the same key, that one replaces the own one. One thread pushes, and takes all
+//! the store has another result under the same key, it is used instead. One thread pushes, and takes all
 //! that waits at once.
 //!
 //! The states of a training are pushed when its job ends, however it ends, and from time to time while it runs.
@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use super::{Executor, ExecutorEvent};
 use crate::error::{Error, Result};
-use crate::event::Event;
 use crate::exec::context::RunContext;
 use crate::exec::filling::without_store;
 use crate::exec::job::{Ended, Job};
+use crate::exec::worker::panic_message;
 use crate::id::PointId;
-use crate::key::StateChain;
+use crate::key::{Key, StateChain};
 use crate::shared::{SharedError, SharedStore, Transfer};
 use crate::store::{Import, ResultRecord, StateRecord};
 
@@ -150,7 +150,7 @@ struct Pusher<'a> {
     context: RunContext<'a>,
     shared: &'a SharedStore,
     /// The states that are in the store, by key and step.
-    pushed: BTreeSet<(crate::key::Key, u64)>,
+    pushed: BTreeSet<(Key, u64)>,
 }
 
 impl Pusher<'_> {
@@ -160,7 +160,11 @@ impl Pusher<'_> {
             let mut tasks = vec![first];
             tasks.extend(waiting.try_iter());
             // Each job must end, even after a panic.
-            let replaced = catch_unwind(AssertUnwindSafe(|| self.push(&tasks))).unwrap_or_default();
+            let replaced = catch_unwind(AssertUnwindSafe(|| self.push(&tasks))).unwrap_or_else(|panic| {
+                let text = panic_message(&*panic).unwrap_or("pushing results panicked");
+                self.context.give_up(self.shared, || text.to_owned());
+                Vec::new()
+            });
             for Task { point, ended, .. } in tasks {
                 let Some(ended) = ended else { continue };
                 let ended = ended.map(|own| {
@@ -193,7 +197,7 @@ impl Pusher<'_> {
         }
         let names: Vec<_> = records.states.iter().map(|state| (state.key, state.step)).collect();
         let pushed = self.shared.push(self.context.store, records, &Transfer::default());
-        self.shared.warnings().into_iter().for_each(|message| self.warn(message));
+        self.shared.warnings().into_iter().for_each(|message| self.context.warn(message));
         match pushed {
             Ok(pushed) => {
                 self.pushed.extend(names);
@@ -204,7 +208,7 @@ impl Pusher<'_> {
                     SharedError::Unusable { .. } => format!("{error}; this run pushes nothing more"),
                     error => format!("{}; `vadpipe push` copies the results later", without_store(error)),
                 };
-                self.shared.give_up(warning).into_iter().for_each(|warning| self.warn(warning));
+                self.context.give_up(self.shared, warning);
                 Vec::new()
             }
         }
@@ -224,22 +228,15 @@ impl Pusher<'_> {
             let what = format!("the store has another result of `{}`, made by {}", other.point, other.provenance.host);
             match self.shared.pull_record(self.context.store, other, &Transfer::default()) {
                 Ok(Some(record)) => {
-                    self.warn(format!(
+                    self.context.warn(format!(
                         "{what}; using it instead of this run's (`vadpipe store status` lists such results)"
                     ));
                     adopted.push(record);
                 }
-                Ok(None) => self.warn(format!("{what}, but it is damaged; using this run's")),
-                Err(error) => {
-                    let warning = self.shared.give_up(|| without_store(&error));
-                    warning.into_iter().for_each(|warning| self.warn(warning));
-                }
+                Ok(None) => self.context.warn(format!("{what}, but it is damaged; using this run's")),
+                Err(error) => self.context.give_up(self.shared, || without_store(&error)),
             }
         }
         adopted
-    }
-
-    fn warn(&self, message: String) {
-        self.context.listener.event(&Event::Warning { message });
     }
 }

@@ -8,10 +8,10 @@ use super::super::record::{self, ANYBODY, Named as _};
 use super::*;
 use crate::artifact::{Artifact, Tensor};
 use crate::key::Components;
+use crate::store::NewState;
 use crate::store::tests::damage::flip;
 use crate::store::tests::packs::pack_files;
 use crate::store::tests::{artifact, at, chain, commit, components, noise, read, state};
-use crate::store::{NewState, StateQuery};
 
 /// A machine with a result of a small file, a small tensor and a tensor of several pieces, which also is larger than a
 /// part and a range.
@@ -468,7 +468,7 @@ fn result_of_a_program_is_found_for_the_files_that_it_read() {
     let asked = Asked { declared: components("a", 1).key(), reads_files: true };
     let is_current = |files: &crate::store::FilesRead| files["data.txt"] == Digest([1; 32]);
     let pulled = second.shared.pull_results(&second.cache, &[asked], &is_current, &Transfer::default()).unwrap();
-    assert_eq!(pulled.results, 1);
+    assert_eq!(pulled, 1);
     assert_eq!(second.hit(&made[0].key), None);
     assert_eq!(second.hit(&made[1].key), Some(made[1].digest));
 }

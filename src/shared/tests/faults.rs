@@ -6,9 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::artifact::{Artifact, Tensor};
-use crate::key::{Components, Digest};
+use crate::key::Components;
+use crate::store::NewState;
 use crate::store::tests::{artifact, at, chain, commit, components, noise, read, state};
-use crate::store::{NewState, StateQuery};
 
 const MACHINES: usize = 3;
 const KEYS: u8 = 5;
