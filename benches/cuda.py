@@ -17,6 +17,8 @@ arguments.add_argument('binary')
 arguments.add_argument('--rehearse', action='store_true')
 arguments.add_argument('--only', choices=('cpu', 'correctness', 'speed'))
 arguments.add_argument('--cpu-figures', type=pathlib.Path)
+arguments.add_argument('--columns', type=lambda text: text.split(','))
+arguments.add_argument('--batches', type=lambda text: tuple(map(int, text.split(','))))
 ARGUMENTS = arguments.parse_args()
 BINARY, REHEARSE = ARGUMENTS.binary, ARGUMENTS.rehearse
 HERE = pathlib.Path(__file__).resolve().parent
@@ -26,8 +28,10 @@ TOLERANCE = dict(f32=0.02, tf32=0.05)
 # The same for a training's first epoch, in which rounding errors have grown less.
 FIRST = dict(f32=0.003, tf32=0.02)
 CHANNELS, LATENT = ([16, 16, 16, 16], 16) if REHEARSE else ([2048, 512, 256, 128], 128)
-IMAGES, SPEED_IMAGES, TIMED_EPOCHS = (64, 128, 2) if REHEARSE else (1024, 8192, 4)
-BATCHES = (16, 64, 128)
+IMAGES, SPEED_IMAGES, TIMED_EPOCHS = (64, 128, 2) if REHEARSE else (1024, 60000, 3)
+BATCHES = ARGUMENTS.batches or ((16, 64, 128) if REHEARSE else (16, 64, 128, 1024))
+# Images that PyTorch trains on in a round: less than an epoch, because its epochs take long at batch 16.
+ROUND_IMAGES = 8192
 # Time limit of one program in seconds, so that a hang does not use up the time on somebody else's GPU.
 LIMIT = 240
 FAILED = []
@@ -242,14 +246,14 @@ class Torch:
         return self.reply()
 
     def __call__(self, batch, precision):
-        """Samples per second: the median over rounds of an epoch."""
+        """Samples per second: the median over rounds."""
         opened = self.ask(command='open', name='case', batch=batch, tf32=precision == 'tf32', **self.settings)
-        rounds = [self.ask(command='round', name='case', images=SPEED_IMAGES) for _ in range(TIMED_EPOCHS)]
+        rounds = [self.ask(command='round', name='case', images=ROUND_IMAGES) for _ in range(TIMED_EPOCHS)]
         if errors := [reply['error'] for reply in [opened, *rounds] if 'error' in reply]:
             print(f'cuda.sh: PyTorch with {self.settings}: {errors[0]}', file=sys.stderr)
             return None
         self.ask(command='close', name='case')
-        return SPEED_IMAGES / median(reply['seconds'] for reply in rounds)
+        return ROUND_IMAGES / median(reply['seconds'] for reply in rounds)
 
 
 def speed():
@@ -257,10 +261,14 @@ def speed():
     precisions = ('f32',) if REHEARSE else ('f32', 'tf32')
     cases = [(batch, precision) for precision in precisions for batch in BATCHES]
     peers = {} if REHEARSE else {'torch': {}, 'torch channels-last': dict(channels_last=True),
-                                 'torch compiled': dict(compiled=True)}
+                                 'torch cudagraphs': dict(compiled='cudagraphs'),
+                                 'torch compiled': dict(compiled='reduce-overhead'),
+                                 'torch max-autotune': dict(compiled='max-autotune')}
     print('\nAD training, samples/s (median over epochs):', flush=True)
     rates = {case: {} for case in cases}
     columns = {'vadpipe': lambda *case: ours(*case, True), 'vadpipe without graphs': lambda *case: ours(*case, False)}
+    if ARGUMENTS.columns:
+        columns, peers = ({name: row[name] for name in row if name in ARGUMENTS.columns} for row in (columns, peers))
     for name in [*columns, *peers]:
         # A peer starts when its turn comes, so that it takes no memory and no time from the others.
         measure = columns.get(name) or Torch(**peers[name])
@@ -270,10 +278,10 @@ def speed():
     heads = ['batch', 'precision', *columns, *peers, 'ours / best torch']
     print(f'\n| {" | ".join(heads)} |\n|{"---|" * len(heads)}')
     for (batch, precision), row in rates.items():
-        mine = max(rate for name, rate in row.items() if name.startswith('vadpipe'))
+        mine = max((rate for name, rate in row.items() if name.startswith('vadpipe')), default=None)
         theirs = max((row[name] for name in peers if row[name]), default=None)
         cells = [batch, precision, *(round(rate) if rate else '-' for rate in row.values())]
-        ratio = f'{mine / theirs:.2f}' if theirs else '-'
+        ratio = f'{mine / theirs:.2f}' if mine and theirs else '-'
         print('| ' + ' | '.join(map(str, [*cells, ratio])) + ' |', flush=True)
 
 

@@ -3,12 +3,14 @@
 # anything was wrong.
 #
 #   benches/cuda.sh [VADPIPE] [--rehearse] [--only cpu|correctness|speed] [--cpu-figures FILE]
+#                   [--columns NAME,…] [--batches N,…]
 #
 # VADPIPE: a binary built with `--features cuda` (default: target/release/vadpipe). Neither Rust nor a network is needed.
 # Needs Python 3 with PyTorch for CUDA. Its wheels contain the cuBLAS and NVRTC that vadpipe then loads.
 # --rehearse: runs the whole script on the CPU with a tiny model and without PyTorch, to try the script itself.
 # --only: runs one part. `cpu` makes the figures to compare with, on the CPU.
 # --cpu-figures FILE: keeps these figures in FILE. They are the same on every machine, so they can be made where no GPU waits.
+# --columns, --batches: measure the speed of these programs only (the table's heads), and with these batch sizes.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 binary=$here/../target/release/vadpipe

@@ -118,9 +118,7 @@ class Training:
         decoder.train(not self.fit)
         if freeze:
             decoder.requires_grad_(False)
-        # On a GPU with CUDA graphs, as vadpipe can use them.
-        how = 'default' if device == 'cpu' else 'reduce-overhead'
-        self.net = torch.compile(decoder, mode=how, dynamic=False) if compiled else decoder
+        self.net = self.compile(decoder, compiled) if compiled else decoder
 
         starts, self.z, self.kl = FAMILIES[mode]
         self.latents = [(start * torch.randn(n, LATENT, device=device)).requires_grad_() for start in starts]
@@ -129,6 +127,13 @@ class Training:
             groups.append(dict(params=list(decoder.parameters())))
         self.optimizer = torch.optim.Adam(groups, lr=lr, fused=fused or None)
         self.order = torch.arange(0)
+
+    @staticmethod
+    def compile(decoder, how):
+        """`how`: a mode of `torch.compile`, or `cudagraphs` for its backend of that name, which generates no kernels."""
+        if how == 'cudagraphs':
+            return torch.compile(decoder, backend=how, dynamic=False)
+        return torch.compile(decoder, mode='default' if how is True else how, dynamic=False)
 
     def step(self, i):
         latents = [latent[i] for latent in self.latents]
