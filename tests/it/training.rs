@@ -1,7 +1,8 @@
 //! Trainings by programs: no epoch is trained twice, and the result is that of one go.
 
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use vadpipe::key::Key;
@@ -93,23 +94,20 @@ fn interrupted_training_keeps_the_states_of_its_segments() {
     assert_eq!(project.plan(&[])["net"]["epochs"]["cached"], 20);
 }
 
-/// A file that a program writes beside itself in its mirror.
-fn mirrored(project: &Project, name: &str) -> std::path::PathBuf {
-    let scratch = project.path("cache/scratch");
+/// A file that a program writes beside itself in its mirror, as deep as the folders above the project are mirrored.
+fn mirrored(project: &Project, name: &str) -> PathBuf {
+    fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+        let entries: Vec<_> = std::fs::read_dir(folder).into_iter().flatten().flatten().collect();
+        let below = entries.iter().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let found = entries.iter().find(|entry| entry.file_name() == name).map(|entry| entry.path());
+        found.or_else(|| below.map(std::fs::DirEntry::path).find_map(|folder| find(&folder, name)))
+    }
+    let begun = Instant::now();
     loop {
-        let entries = std::fs::read_dir(&scratch).into_iter().flatten().flatten();
-        let found = entries.map(|entry| entry.path().join(name)).find(|path| path.exists());
-        let below = std::fs::read_dir(&scratch).into_iter().flatten().flatten().flat_map(|entry| {
-            std::fs::read_dir(entry.path())
-                .into_iter()
-                .flatten()
-                .flatten()
-                .map(|e| e.path().join(name))
-                .collect::<Vec<_>>()
-        });
-        if let Some(path) = found.or_else(|| below.into_iter().find(|path| path.exists())) {
+        if let Some(path) = find(&project.path("cache/scratch"), name) {
             return path;
         }
+        assert!(begun.elapsed() < Duration::from_secs(60), "the program never wrote {name}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
