@@ -291,7 +291,8 @@ impl Read for PieceReader {
             let is_corrupt = read == 0 && self.next < self.located.locations.len();
             return if is_corrupt { Err(io::ErrorKind::InvalidData.into()) } else { Ok(read) };
         };
-        let mut piece = vec![0; location.len as usize];
+        let mut piece = std::mem::take(&mut self.piece).into_inner();
+        piece.resize(location.len as usize, 0);
         let job = Job { index: self.next, parts: [&mut piece, &mut []] };
         let filled = self.located.fill(job, &mut self.packs).map_err(io::Error::other)?;
         filled.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;

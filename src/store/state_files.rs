@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Component, Path};
+use std::sync::mpsc::sync_channel;
 
 use super::error::{Result, StoreError};
 use super::handle::Store;
@@ -12,6 +13,13 @@ use super::pack_writer::Source;
 use super::results::{blob_header, file_source, tensor_on_disk};
 use crate::artifact::{BlobEntry, Folder, FolderOnDisk, TensorEntry, TensorFile};
 use crate::key::Digest;
+
+/// A larger blob is read and written by two threads.
+const LARGE: u64 = 4 << 20;
+/// Bytes that one of them gives to the other at a time.
+const BUFFER: usize = 1 << 20;
+/// How many of these wait.
+const BUFFERS: usize = 2;
 
 /// A failure to copy a blob.
 enum CopyError {
@@ -117,7 +125,7 @@ impl Store {
     }
 
     /// Copies a blob without its first `head` bytes.
-    fn copy_blob(&self, blob: &BlobEntry, head: u64, to: &mut impl Write, path: &Path) -> Result<()> {
+    fn copy_blob(&self, blob: &BlobEntry, head: u64, to: &mut (impl Write + Send), path: &Path) -> Result<()> {
         let mut stream = self.blobs.stream(blob)?;
         let mut copied = 0;
         match copy(&mut stream, head, blob.size, to, &mut copied) {
@@ -133,17 +141,63 @@ impl Store {
     }
 }
 
-/// Copies what follows the first `head` bytes of a stream of `size` bytes, and counts what it has `copied`.
+/// Copies what follows the first `head` bytes of a stream of `size` bytes, and counts what it has `copied`. Reading and
+/// verifying takes as long as writing, so a thread of its own writes a large blob.
 fn copy(
     from: &mut dyn Read,
     head: u64,
     size: u64,
-    to: &mut impl Write,
+    to: &mut (impl Write + Send),
     copied: &mut u64,
 ) -> std::result::Result<(), CopyError> {
     io::copy(&mut from.take(head), &mut io::sink()).map_err(|_| CopyError::Read)?;
+    let size = size.saturating_sub(head);
+    if size < LARGE {
+        return copy_in_turn(from, size, to, copied);
+    }
+    std::thread::scope(|scope| {
+        let (filled, to_write) = sync_channel::<Vec<u8>>(BUFFERS);
+        let (written, empty) = sync_channel(BUFFERS);
+        let write = move || {
+            for buffer in to_write {
+                to.write_all(&buffer)?;
+                *copied += buffer.len() as u64;
+                let _ = written.try_send(buffer);
+            }
+            Ok(())
+        };
+        let spawned = std::thread::Builder::new().spawn_scoped(scope, write);
+        let writer = spawned.map_err(CopyError::Write)?;
+        let mut left = size;
+        let mut read = || {
+            while left > 0 {
+                let mut buffer = empty.try_recv().unwrap_or_default();
+                buffer.resize(BUFFER.min(usize::try_from(left).unwrap_or(BUFFER)), 0);
+                from.read_exact(&mut buffer).map_err(|_| CopyError::Read)?;
+                left -= buffer.len() as u64;
+                if filled.send(buffer).is_err() {
+                    // The writer has failed.
+                    return Ok(());
+                }
+            }
+            Ok(())
+        };
+        let read = read();
+        drop(filled);
+        let lost = || Err(io::Error::other("the thread that writes has panicked"));
+        writer.join().unwrap_or_else(|_| lost()).map_err(CopyError::Write)?;
+        read
+    })
+}
+
+fn copy_in_turn(
+    from: &mut dyn Read,
+    size: u64,
+    to: &mut impl Write,
+    copied: &mut u64,
+) -> std::result::Result<(), CopyError> {
     let mut buffer = vec![0; 1 << 16];
-    while *copied < size.saturating_sub(head) {
+    while *copied < size {
         let read = match from.read(&mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Ok(0) | Err(_) => return Err(CopyError::Read),
