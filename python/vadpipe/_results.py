@@ -86,21 +86,30 @@ def metrics(
         raise Error(f"there are no tables `{table}`; choose \"polars\", \"pandas\", \"rows\" or \"auto\"")
     text = _call("metrics", pipeline, *targets, "--csv", set=set, cache=cache)
     head, *lines = csv.reader(io.StringIO(text))
-    columns = {name: [_cell(name, line[at]) for line in lines] for at, name in enumerate(head)}
+    columns = {name: _column(name, texts) for name, texts in zip(head, zip(*lines) if lines else [[]] * len(head))}
     return _table(columns, table)
 
 
-def _cell(column: str, text: str) -> Any:
-    if column == "stage":
-        return text
-    if text == "":
-        return None
+def _column(name: str, texts: Sequence[str]) -> Sequence[Any]:
+    if name == "stage":
+        return list(texts)
+    # Most columns are numbers only, which is fast to find out.
+    return _numbers(texts) or [_cell(text) for text in texts]
+
+
+def _numbers(texts: Sequence[str]) -> list[Any]:
     for kind in (int, float):
         try:
-            return kind(text)
+            return list(map(kind, texts))
         except ValueError:
             pass
-    return {"true": True, "false": False}.get(text, text)
+    return []
+
+
+def _cell(text: str) -> Any:
+    if text == "":
+        return None
+    return (_numbers([text]) or [{"true": True, "false": False}.get(text, text)])[0]
 
 
 def _table(columns: Mapping[str, Sequence[Any]], table: str) -> Any:
