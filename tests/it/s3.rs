@@ -1,5 +1,6 @@
 //! A shared store on a real S3 server: moto, which `VADPIPE_MOTO` names the Python of.
 
+mod hosts;
 mod servers;
 
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-"""Starts moto's S3 server on loopback, prints its address and its users as JSON, and ends when standard input does."""
+"""Starts moto's S3 server on loopback, or with `all` on all interfaces, prints its address and its users as JSON, and ends when standard input does."""
 
 import json
 import os
@@ -14,9 +14,9 @@ if USERS:
 import boto3
 from moto.server import ThreadedMotoServer
 
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server = ThreadedMotoServer(ip_address="0.0.0.0" if sys.argv[1] == "all" else "127.0.0.1", port=0, verbose=False)
 server.start()
-endpoint = "http://%s:%s" % server.get_host_and_port()
+endpoint = "http://127.0.0.1:%s" % server.get_host_and_port()[1]
 client = {"endpoint_url": endpoint, "region_name": "us-east-1", "aws_access_key_id": "a", "aws_secret_access_key": "b"}
 users = {}
 if USERS:

@@ -20,6 +20,11 @@ impl Moto {
         Self::with("open", &["team", "large", "race", "thesis", "busy"])
     }
 
+    /// A server that other hosts reach.
+    pub(super) fn on_all_interfaces() -> Self {
+        Self::with("all", &["team"])
+    }
+
     /// A server that checks them. It has the users `writer`, `reader` and `stranger`.
     pub(super) fn with_users() -> Self {
         Self::with("users", &["guarded"])
