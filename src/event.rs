@@ -65,6 +65,13 @@ pub enum Event {
         /// The process that computes it.
         holder: String,
     },
+    /// This worker does not have what the stage needs, and leaves it to another one.
+    StageLeft {
+        /// The point.
+        stage: String,
+        /// What the worker lacks: "8 GB of memory".
+        lack: String,
+    },
     /// A stage begins.
     StageStarted {
         /// The point.

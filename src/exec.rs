@@ -17,6 +17,7 @@
 //! - `fetching`: asks the shared store during the run.
 //! - `roots`: tells the shared store what the run needs.
 //! - `claiming`: several workers on one shared store.
+//! - `run_files`: the files of a run that workers on other machines take part in.
 //! - `run_log`: the run's record and its events.
 //! - `reports`: writes the pages of report stages at the end.
 //!
@@ -43,6 +44,7 @@ mod reporter;
 mod reports;
 mod resources;
 mod roots;
+mod run_files;
 mod run_log;
 mod stage_folders;
 mod state;
@@ -59,8 +61,9 @@ pub use context::RunContext;
 pub use device::choose;
 pub use executor::process::{JobEnd, Message, WorkOrder};
 pub use filling::{Filled, fill, plan_with_store, pull_states};
-pub use resources::check_gpus;
+pub use resources::{Capacity, check_resources};
 pub use roots::stored_states;
+pub use run_files::{Relocation, RunFiles};
 pub use verify::{Difference, Part, ProgramVerdict, Sample, Sampled, Stretch, Verification, verify};
 
 use crate::error::{Category, Error, Result};
@@ -71,7 +74,7 @@ use crate::exec::executor::local::LocalExecutor;
 use crate::exec::executor::process::ProcessExecutor;
 use crate::exec::executor::sharing::SharingExecutor;
 use crate::exec::fetching::Fetcher;
-use crate::exec::resources::{Gpus, ResourcePool};
+use crate::exec::resources::{Demand, Gpus, ResourcePool};
 use crate::exec::roots::put_root;
 use crate::exec::run_log::{RunInfo, RunLog, StageEnd};
 use crate::exec::state::point::{Dependencies, RoleInput};
@@ -177,7 +180,9 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     let (spec, compute) = (context.spec, context.compute);
     let planner = context.planner(options.forced);
     let (plan, filled) = fill(context, &planner, &|| options.plan(&planner))?;
-    check_gpus(spec, &plan, compute)?;
+    if options.worker.is_none() {
+        check_resources(spec, &plan, compute, Capacity::of_run(context.memory))?;
+    }
     let id = options.part_of.map_or_else(new_run_id, |part| part.id.to_owned());
     let started_at = options.part_of.map_or_else(|| jiff::Timestamp::now().as_millisecond(), |part| part.started_at);
     let log = RunLog::start(
@@ -301,8 +306,13 @@ fn table(context: &RunContext<'_>, options: &Options<'_>, plan: &Plan) -> PointT
     // Otherwise the GPUs are not looked up.
     let has_gpus = spec.points.iter().any(|point| point.parsed.stage.gpus() > 0);
     let gpus = Gpus { count: if has_gpus { context.compute.gpus().ids.len() } else { 0 }, device };
-    let demands = ResourcePool::demands(spec, context.threads, gpus);
-    let pool = ResourcePool::within_limits(context.threads, options.jobs, gpus);
+    let pool = ResourcePool::within_limits(context.threads, options.jobs, gpus).with_memory(context.memory);
+    let mut demands = pool.demands(spec);
+    if let Some(worker) = options.worker {
+        // They do not run here, so looking for their results must not wait until the others leave room for them.
+        let lacking = plan.decisions.iter().map(|d| d.point).filter(|point| worker.lack(context, *point).is_some());
+        lacking.for_each(|point| demands[point.index()] = Demand::default());
+    }
     let mut table = PointTable::new(dependencies, &demands, pool);
     if let Some(worker) = options.worker {
         let continues = |d: &Decision| d.epochs.is_some_and(|epochs| epochs.cached > 0);

@@ -9,6 +9,7 @@
 //! claim/<key>/<n>                             a worker that runs this key now
 //! word/<key>/<files>/<signer>/<digest>        another machine's record of a result: it agrees or dissents
 //! root/<pipeline>/<run>                       the records that a run needs
+//! run/<id>                                    a pipeline with its files, for workers on any machine
 //! ```
 //!
 //! The cache of each machine stays in front. A result or a state that the cache lacks is pulled: its record, then the
@@ -27,7 +28,7 @@
 //! - `handle`: the store; `pull`, `push`: what it exchanges with a cache.
 //! - `words`: who agrees about a result, and who dissents.
 //! - `contents`, `roots`, `gc`, `doctor`: what it holds, what recent runs need, cleaning and checking.
-//! - `claims`: which worker runs which key.
+//! - `runs`: a pipeline with its files; `claims`: which worker runs which key.
 
 mod address;
 mod blobs;
@@ -44,6 +45,7 @@ mod pull;
 mod push;
 mod record;
 mod roots;
+mod runs;
 mod signature;
 mod transfer;
 mod variables;
@@ -61,6 +63,7 @@ pub use handle::{SharedStore, Trust};
 pub use objects::GRACE;
 pub use pull::{Asked, WantedState};
 pub use push::Pushed;
+pub use runs::{SharedFile, SharedRun};
 pub use signature::{PublicKey, SecretKey};
 pub use transfer::Transfer;
 pub use variables::Variables;

@@ -15,7 +15,8 @@
 //! - `listed`: the values in a list, and their form in point names.
 //! - `matrix`: all axes, and the combinations of their values.
 //! - `prune`: which points are stopped early.
-//! - `stages`: the runner's own fields of a stage's table (`kind`, `inputs`, `matrix`, `at`, `seed`).
+//! - `stages`: the runner's own fields of a stage's table (`kind`, `inputs`, `matrix`, `at`, `seed`, `resources`).
+//! - `resources`: what a stage needs of the machine that runs it.
 //! - `roles`: whether inputs provide what the roles of their stage need.
 //! - `axes`: the axes of each stage, found in dependency order, and their combinations.
 //! - `parameters`: a stage's parameters, overridden by its `at` and parsed by its kind.
@@ -39,6 +40,7 @@ mod parameters;
 mod pipeline;
 mod prune;
 mod read;
+mod resources;
 mod roles;
 mod stages;
 mod template;
@@ -52,6 +54,7 @@ mod tests;
 pub use crate::stage::Precision;
 pub use include::ReadFile;
 pub use pipeline::{DeviceChoice, Header, Mode, Point, PointInput, Prune, Spec, StageSpec};
+pub use resources::{Resources, cpus_in_words, memory_in_words, parse_memory, parse_time, time_in_words};
 pub use workload::Workload;
 
 use std::borrow::Cow;

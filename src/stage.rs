@@ -32,9 +32,10 @@ pub use params::{Bound, GivenInput, Parameter, Params};
 
 use crate::artifact::Artifact;
 pub use crate::artifact::Capability;
+use crate::diagnostic::{Diagnostics, Origin};
 use crate::key::Digest;
 use crate::store::digest_now;
-use crate::value::Values;
+use crate::value::{Table, Values};
 
 /// A kind of stage: its description, and the parser of its parameters.
 pub trait StageKind: Send + Sync {
@@ -53,6 +54,13 @@ pub trait StageKind: Send + Sync {
     /// See [`About::provides`].
     fn provides(&self) -> &'static [Capability] {
         self.about().provides
+    }
+    /// The parameters in the order in which the kind reads them: what it reads from an empty table.
+    fn parameters(&self) -> Vec<Parameter> {
+        let (table, mut ignored) = (Table::default(), Diagnostics::default());
+        let mut params = Params::new(&table, Origin { source: 0, span: 0..0 }, &[], &mut ignored).recording();
+        self.parse(&mut params);
+        params.recorded()
     }
 }
 

@@ -1,16 +1,20 @@
 //! The configuration file, and `vadpipe config`.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use serde_json::json;
 
 use super::ui::Ui;
 use crate::error::{Error, Result};
 use crate::file::{self, FileError};
 use crate::shared::Address;
+use crate::spec::{Resources, memory_in_words, parse_memory, parse_time, time_in_words};
 
 /// The longest configuration file.
 const MAX_BYTES: u64 = 1 << 20;
@@ -28,6 +32,9 @@ A configuration file:
   [store.trusted]              if there are any, others are ignored
   alice = \"ed25519:…\"
 
+  [resources]                  of stages that do not say what they need
+  memory = \"2 GB\"
+
 --store and VADPIPE_STORE come before `url`. Without `write`, the store is only read. Paths are relative to the file's \
 folder, or to the home folder after `~/`. `vadpipe store keygen` makes a key.";
 
@@ -42,6 +49,8 @@ pub(super) struct ConfigArgs {}
 pub(super) struct Config {
     #[serde(default)]
     pub(super) store: StoreConfig,
+    #[serde(default)]
+    resources: ResourcesConfig,
     /// Where it was read from, or would be.
     #[serde(skip)]
     pub(super) path: Option<PathBuf>,
@@ -63,7 +72,32 @@ pub(super) struct StoreConfig {
     pub(super) trusted: BTreeMap<String, String>,
 }
 
+/// What stages need that do not say it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResourcesConfig {
+    cpus: Option<NonZeroUsize>,
+    #[serde(default, deserialize_with = "memory")]
+    memory: Option<u64>,
+    #[serde(default, deserialize_with = "time")]
+    time: Option<Duration>,
+}
+
+fn memory<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    parse_memory(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
+}
+
+fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    parse_time(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
+}
+
 impl Config {
+    /// What stages need that do not say it.
+    pub(super) fn resources(&self) -> Resources {
+        let ResourcesConfig { cpus, memory, time } = self.resources;
+        Resources { cpus: cpus.map(NonZeroUsize::get), memory, time }
+    }
+
     /// Reads the configuration: the file that `VADPIPE_CONFIG` names, or `vadpipe/config.toml` in the user's folder of
     /// configurations. A file that does not exist is empty, unless `VADPIPE_CONFIG` names it.
     ///
@@ -138,10 +172,12 @@ pub(super) fn config(_: &ConfigArgs, ui: &Ui) -> Result<()> {
     // Without a password, should there be one.
     let url = url.map(|url| Address::parse(&url, Path::new("")).map_or_else(|e| e.to_string(), |a| a.to_string()));
     let key = config.key_file().map(|path| path.display().to_string());
+    let Resources { cpus, memory, time } = config.resources();
     if ui.json {
         return ui.object(&json!({
             "file": file, "exists": exists,
             "store": { "url": url, "write": config.store.write, "key": key, "trusted": config.store.trusted },
+            "resources": { "cpus": cpus, "memory": memory, "time": time.map(|time| time.as_secs_f64()) },
         }));
     }
     let mut lines = vec![format!("{file}{}", if exists { "" } else { " (does not exist)" })];
@@ -150,6 +186,12 @@ pub(super) fn config(_: &ConfigArgs, ui: &Ui) -> Result<()> {
     lines.push(format!("store.write   {}", config.store.write));
     lines.push(format!("store.key     {}", key.as_deref().unwrap_or("none")));
     lines.extend(config.store.trusted.iter().map(|(name, key)| format!("store.trusted.{name}   {key}")));
+    let resources = [
+        ("cpus  ", cpus.map(|cpus| cpus.to_string())),
+        ("memory", memory.map(memory_in_words)),
+        ("time  ", time.map(time_in_words)),
+    ];
+    lines.extend(resources.into_iter().filter_map(|(name, value)| Some(format!("resources.{name}   {}", value?))));
     ui.text(&lines.join("\n"));
     Ok(())
 }

@@ -5,10 +5,9 @@ use serde_json::json;
 
 use super::Global;
 use super::ui::{Ui, columns};
-use crate::diagnostic::{Diagnostics, Origin, nearest};
+use crate::diagnostic::nearest;
 use crate::error::{Error, Result};
-use crate::stage::{Capability, Parameter, Params, Role, Roles, StageKind};
-use crate::value::Table;
+use crate::stage::{Capability, Parameter, Role, Roles, StageKind};
 
 /// Arguments of `kinds`.
 #[derive(Args)]
@@ -42,7 +41,7 @@ pub(super) fn kinds(args: &KindsArgs, global: &Global, ui: &Ui) -> Result<()> {
 }
 
 fn object(kind: &dyn StageKind) -> serde_json::Value {
-    let parameters = parameters(kind);
+    let parameters = kind.parameters();
     let defaults: serde_json::Map<_, _> =
         parameters.iter().map(|p| (p.name.to_owned(), json!(p.default.as_ref().map(ToString::to_string)))).collect();
     let field = |p: &Parameter| {
@@ -89,7 +88,7 @@ fn head(kind: &dyn StageKind) -> Vec<String> {
 /// A kind with the defaults of its parameters.
 fn short(kind: &dyn StageKind) -> String {
     let mut lines = head(kind);
-    lines.extend(parameters(kind).into_iter().map(|p| match p.default {
+    lines.extend(kind.parameters().into_iter().map(|p| match p.default {
         Some(value) => format!("  parameter   {} = {value}", p.name),
         None => format!("  parameter   {}", p.name),
     }));
@@ -99,7 +98,7 @@ fn short(kind: &dyn StageKind) -> String {
 /// A kind with all that is known about its parameters.
 fn described(kind: &dyn StageKind, width: Option<usize>) -> String {
     let mut rows = Vec::new();
-    for p in parameters(kind) {
+    for p in kind.parameters() {
         let default = match &p.default {
             _ if p.is_required => "[required]".to_owned(),
             Some(value) => format!("[default: {value}]"),
@@ -114,14 +113,6 @@ fn described(kind: &dyn StageKind, width: Option<usize>) -> String {
     }
     let parameters = if rows.is_empty() { String::new() } else { format!("\n\n{}", columns(&rows, width)) };
     head(kind).join("\n") + &parameters
-}
-
-/// The parameters of a kind in the order in which it reads them: what it reads from an empty table.
-fn parameters(kind: &dyn StageKind) -> Vec<Parameter> {
-    let (table, mut ignored) = (Table::default(), Diagnostics::default());
-    let mut params = Params::new(&table, Origin { source: 0, span: 0..0 }, &[], &mut ignored).recording();
-    kind.parse(&mut params);
-    params.recorded()
 }
 
 #[cfg(test)]
@@ -170,7 +161,7 @@ mod tests {
           parameter   noise = 1.0
         "#);
         for kind in registry.iter() {
-            let names: Vec<&str> = parameters(&**kind).into_iter().map(|p| p.name).collect();
+            let names: Vec<&str> = kind.parameters().into_iter().map(|p| p.name).collect();
             assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{}: {names:?}", kind.name());
         }
     }

@@ -15,7 +15,7 @@ use super::shared::{StoreArgs, print_warnings};
 use super::ui::{DIM, GREEN, Ui, Watch, YELLOW, about, count, pad, paint};
 use super::verdicts::PointVerdicts;
 use crate::error::{Category, Error, Result};
-use crate::exec::{check_gpus, plan_with_store};
+use crate::exec::{Capacity, check_resources, plan_with_store};
 use crate::plan::{Decision, Plan, State};
 use crate::shared::SharedStore;
 use crate::spec::PointInput;
@@ -84,9 +84,10 @@ struct History {
     verdicts: PointVerdicts,
 }
 
-/// Prints what would run, and why. A stage that needs more GPUs than there are is an error.
+/// Prints what would run, and why. A stage that needs more GPUs than there are is an error. Its memory is
+/// not checked: it may run on another machine.
 pub(super) fn print(project: &Project, plan: &Plan, ui: &Ui) -> Result<()> {
-    check_gpus(&project.spec, plan, &project.compute)?;
+    check_resources(&project.spec, plan, &project.compute, Capacity::of_run(u64::MAX))?;
     let runs = if plan.is_complete() { Vec::new() } else { project.store.newest_runs(RUN_BYTES)? };
     let history = History {
         estimates: Estimates::of(project, plan, &runs),

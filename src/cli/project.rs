@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::args::{Global, PipelineArgs};
 use super::cache_dir::cache_dir;
 use super::cache_wait::CacheWait;
+use super::config::Config;
 use super::gpus;
 use super::ui::Ui;
 use crate::diagnostic::{Diagnostics, SourceKind, Sources};
@@ -75,11 +76,13 @@ impl Project {
     }
 
     fn load(args: &PipelineArgs, registry: &Registry, store: Arc<Store>) -> Result<Self> {
-        let spec = std::thread::scope(|scope| {
+        let defaults = Config::load()?.resources();
+        let mut spec = std::thread::scope(|scope| {
             // If the thread can't be started, the cache is opened when it is needed.
             let _ = std::thread::Builder::new().spawn_scoped(scope, || store.open_ahead());
             read_pipeline(&args.file, &args.set, registry)
         })?;
+        spec.points.iter_mut().for_each(|point| point.resources = point.resources.or(defaults));
         let compute = compute(args.device.unwrap_or(spec.pipeline.device), spec.pipeline.precision)?;
         let has_states = |point: &Point| point.parsed.stage.gpus() > 0 && point.parsed.stage.epochs().is_some();
         let find = if spec.points.iter().any(has_states) { gpus::of_one_model } else { gpus::of_any_model };
@@ -99,7 +102,20 @@ impl Project {
         listener: &'a dyn Listener,
     ) -> RunContext<'a> {
         let (spec, graph, store, compute) = (&self.spec, &self.graph, &self.store, &self.compute);
-        RunContext { spec, graph, store, shared: None, compute, data_dirs, threads, cancel, listener }
+        let memory = crate::system::memory();
+        RunContext {
+            spec,
+            graph,
+            store,
+            shared: None,
+            compute,
+            data_dirs,
+            relocation: None,
+            threads,
+            memory,
+            cancel,
+            listener,
+        }
     }
 
     /// A planner that runs the `forced` points again.

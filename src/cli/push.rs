@@ -11,8 +11,8 @@ use super::session::stop_on_signals;
 use super::shared::{StoreArgs, print_warnings};
 use super::ui::{Ui, bytes, count};
 use crate::error::Result;
-use crate::exec::stored_states;
-use crate::shared::Transfer;
+use crate::exec::{RunFiles, stored_states};
+use crate::shared::{SharedStore, Transfer};
 use crate::stage::Cancel;
 use crate::store::{Import, new_run_id};
 
@@ -21,8 +21,13 @@ use crate::store::{Import, new_run_id};
 #[command(after_help = "Examples:
   vadpipe push full.toml --store s3://team/x  copy all cached results
   vadpipe push full.toml tsne --no-states     one stage, without states
+  vadpipe push full.toml --run                also the pipeline and its files
 
-`run --store-write` pushes what it makes by itself. The same command completes a push that was interrupted.")]
+`run --store-write` pushes what it makes by itself. The same command completes a push that was interrupted.
+
+With --run, the pipeline and its files become a run of the store. `vadpipe worker --run ID` then takes part in it on any \
+machine, with the files as they are now. The files are those that the pipeline names and, if programs run, those of the project. \
+Files that git ignores, hidden ones and those above 16 MiB are left out: workers read them where they are now.")]
 pub(super) struct PushArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
@@ -31,6 +36,9 @@ pub(super) struct PushArgs {
     /// Leave out the states of trainings, from which other machines could extend them
     #[arg(long)]
     no_states: bool,
+    /// Also push the pipeline and its files as a run, and print its id
+    #[arg(long)]
+    run: bool,
 }
 
 /// Copies results and states to the shared store.
@@ -39,6 +47,8 @@ pub(super) fn push(args: &PushArgs, global: &Global, ui: &Ui) -> Result<()> {
     let project = Project::open(&args.pipeline, global, ui)?;
     let cancel = Cancel::default();
     stop_on_signals(&cancel, |_| {})?;
+    let files = if args.run { Some(RunFiles::find(&project.spec, &args.pipeline.file)?) } else { None };
+    files.iter().flat_map(|files| &files.warnings).for_each(|warning| ui.warn(warning));
     let plan = project.plan(&BTreeSet::new(), ui)?;
     let results: Vec<_> = project.planner(&BTreeSet::new()).records(&plan)?.into_values().collect();
     let stages = plan.decisions.iter().filter_map(|decision| decision.components.as_ref());
@@ -55,12 +65,17 @@ pub(super) fn push(args: &PushArgs, global: &Global, ui: &Ui) -> Result<()> {
     let transfer = Transfer::new(&cancelled, &show);
     let accepted = results.iter().filter(|record| record.provenance.accepted.is_some()).count();
     // So that `store gc` keeps them.
-    let rooted = shared.put_root(&project.spec.pipeline.name, &new_run_id(), &results, &states);
-    let pushed = rooted.and_then(|()| shared.push(&project.store, Import { results, states }, &transfer));
+    let id = new_run_id();
+    let rooted: Result<()> = shared.put_root(&project.spec.pipeline.name, &id, &results, &states).map_err(Into::into);
+    let pushed = rooted.and_then(|()| Ok(shared.push(&project.store, Import { results, states }, &transfer)?));
+    let pushed = pushed.and_then(|pushed| {
+        let run = files.map(|files| push_run(args, &files, &id, &shared, &transfer)).transpose()?;
+        Ok((pushed, run))
+    });
     let moved = transfer.bytes();
     drop(progress);
     print_warnings(&shared, ui);
-    let pushed = pushed?;
+    let (pushed, run) = pushed?;
     if accepted > 0 {
         ui.note(&format!("{} that `vadpipe accept` made valid stay here", count(accepted, "result")));
     }
@@ -75,10 +90,27 @@ pub(super) fn push(args: &PushArgs, global: &Global, ui: &Ui) -> Result<()> {
             pushed.others.iter().map(|other| json!({ "point": other.point, "digest": other.digest })).collect();
         return ui.object(&json!({
             "store": shared.address().to_string(), "results": pushed.results, "states": pushed.states, "bytes": moved,
-            "others": others,
+            "others": others, "run": run,
         }));
     }
     let (results, states) = (count(pushed.results, "result"), count(pushed.states, "state"));
     ui.text(&format!("pushed {results} and {states} ({}) to {}", bytes(moved), shared.address()));
+    if let Some(run) = run {
+        ui.text(&format!("run {run}: start workers with `vadpipe worker --run {run} --store {}`", shared.address()));
+    }
     Ok(())
+}
+
+/// Pushes the pipeline and its files as a run. Returns its id.
+fn push_run(
+    args: &PushArgs,
+    files: &RunFiles,
+    id: &str,
+    shared: &SharedStore,
+    transfer: &Transfer<'_>,
+) -> Result<String> {
+    let PipelineArgs { targets, set, .. } = &args.pipeline;
+    let run = files.run(id.to_owned(), targets.clone(), set.clone())?;
+    shared.put_run(&run, &|name| files.read(name), transfer)?;
+    Ok(run.id)
 }

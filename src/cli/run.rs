@@ -24,12 +24,13 @@ use super::shared::StoreWriteArgs;
 use super::ui::{Ui, Watch};
 use super::{completion, plan};
 use crate::error::{Category, Error, Result};
-use crate::exec::{self, RunContext};
+use crate::exec::{self, Capacity, RunContext, check_resources};
 use crate::id::PointId;
 use crate::plan::with_earlier_points;
-use crate::spec::PointInput;
+use crate::spec::{PointInput, parse_memory};
 use crate::status::RunStatus;
 use crate::store::RunLabel;
+use crate::system::memory;
 
 const EXAMPLES: &str = "Examples:
   vadpipe run full.toml                       run everything
@@ -75,6 +76,9 @@ pub(super) struct RunArgs {
     /// Threads of a training [default: number of cores]; results do not depend on it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Memory for the stages that run at the same time, such as `16 GB` [default: that of the machine]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    memory: Option<u64>,
     /// Where stages run: `local:N` starts N workers on this machine. They share a store, which `--store` may name
     #[arg(long, value_name = "ENGINE", value_parser = engine, conflicts_with_all = ["watch", "force", "rerun", "isolate"])]
     on: Option<Engine>,
@@ -168,10 +172,11 @@ impl Run<'_> {
         let left = || if args.on.is_none() { local::left_store(dir) } else { Ok(None) };
         let shared = args.store.open()?.map_or_else(left, |shared| Ok(Some(shared)))?;
         let context = project.context(&data_dirs, session.threads, &session.cancel, &listener);
-        let context = RunContext { shared: shared.as_ref(), ..context };
+        let memory = args.memory.unwrap_or(context.memory);
+        let context = RunContext { shared: shared.as_ref(), memory, ..context };
         let outcome = match args.on {
             None => exec::run(&context, &options)?,
-            Some(Engine::Local(count)) => local::run(&self.workers(count), project, &context, &options)?,
+            Some(Engine::Local(count)) => local::run(&self.workers(count, memory), project, &context, &options)?,
         };
         match outcome.status {
             RunStatus::Ok => session.watch.check_output(),
@@ -203,15 +208,24 @@ impl Run<'_> {
             Some(shared) => plan::with_store(project, &shared, self.ui)?,
             None => project.plan(forced, self.ui)?,
         };
+        let memory = self.args.memory.unwrap_or_else(memory);
+        match self.args.on {
+            Some(Engine::Local(count)) => local::check(&self.workers(count, memory), project, &plan)?,
+            None => check_resources(&project.spec, &plan, &project.compute, Capacity::of_run(memory))?,
+        }
         plan::print(project, &plan, self.ui)
     }
 
-    /// The workers of `--on local:N`.
-    fn workers(&self, count: u16) -> Workers<'_> {
-        let (args, threads) = (self.args, self.session.threads);
-        let threads = args.threads.map_or((threads / usize::from(count)).max(1), usize::from).to_string();
-        let jobs = args.jobs.unwrap_or(1).to_string();
-        let mut arguments: Vec<OsString> = ["--jobs", &jobs, "--threads", &threads].map(OsString::from).into();
+    /// The workers of `--on local:N`. They share the cores and the `memory`.
+    fn workers(&self, count: u16, memory: u64) -> Workers<'_> {
+        let args = self.args;
+        let threads = args.threads.map_or((self.session.threads / usize::from(count)).max(1), usize::from);
+        let memory = memory / u64::from(count);
+        let jobs = args.jobs.unwrap_or(1);
+        let limits =
+            [("--jobs", jobs.to_string()), ("--threads", threads.to_string()), ("--memory", format!("{memory} B"))];
+        let mut arguments: Vec<OsString> =
+            limits.into_iter().flat_map(|(name, value)| [name.into(), value.into()]).collect();
         arguments.extend(args.keep_going.then(|| "--keep-going".into()));
         let device = args.pipeline.device.map(|device| device.to_string().into());
         let options = [("--device", device), ("--data-dir", args.data_dir.clone().map(OsString::from))];
@@ -221,7 +235,7 @@ impl Run<'_> {
         }
         arguments.extend(["--".into(), args.pipeline.file.clone().into()]);
         arguments.extend(args.pipeline.targets.iter().map(OsString::from));
-        Workers { count, arguments, store: args.store.store.store.as_deref(), ui: self.ui }
+        Workers { count, threads, memory, arguments, store: args.store.store.store.as_deref(), ui: self.ui }
     }
 }
 

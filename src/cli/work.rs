@@ -18,6 +18,7 @@ use crate::graph::Graph;
 use crate::spec::{DeviceChoice, load_with};
 use crate::stage::Cancel;
 use crate::store::{Options, Store};
+use crate::system::memory;
 
 /// The longest order: the records of all inputs are in it.
 const MAX_ORDER_BYTES: u64 = 1 << 30;
@@ -93,7 +94,9 @@ fn run(args: &WorkArgs, global: &Global, send: &(dyn Fn(Message) + Sync)) -> Res
         shared: None,
         compute: &compute,
         data_dirs: &data_dirs,
+        relocation: None,
         threads: order.threads,
+        memory: memory(),
         cancel: &cancel,
         listener: &Deaf,
     };

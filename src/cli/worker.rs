@@ -1,23 +1,26 @@
 //! `vadpipe worker`: one of several runs of a pipeline over one shared store.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use jiff::civil;
 use jiff::{SignedDuration, Timestamp, Zoned};
 
 use super::args::{Global, PipelineArgs};
 use super::cache_dir::cache_option;
 use super::cache_wait::{CacheWait, StartListener};
+use super::completion;
 use super::project::{Project, data_dirs};
 use super::session::{Session, stop_at_end_of_input};
 use super::shared::StoreArgs;
 use super::ui::{Ui, Watch};
 use crate::error::{Category, Error, Result};
-use crate::exec::{self, PartOf, RunContext, RunWorker};
-use crate::shared::{ClaimOwner, HEARTBEAT};
+use crate::exec::{self, PartOf, Relocation, RunContext, RunWorker};
+use crate::shared::{ClaimOwner, HEARTBEAT, SharedStore};
+use crate::spec::{DeviceChoice, parse_memory};
 use crate::stage::Cancel;
 use crate::status::RunStatus;
 use crate::store::{RunLabel, host_name};
@@ -26,10 +29,14 @@ const EXAMPLES: &str = "Examples:
   vadpipe worker full.toml --store s3://team/x      run what nobody has run
   vadpipe worker full.toml --store /x --until 50m   save and leave in time
   vadpipe worker full.toml --store /x --idle 5m     wait longer for others
+  vadpipe worker --run ID --store s3://team/x       run what `push --run` pushed
 
 Start as many workers as you like, on as many machines as you like, at any time. Each takes points that no other worker \
 runs, and pushes results and states to the store. `vadpipe run full.toml --store …` then pulls the results to your cache \
 and writes the reports.
+
+A worker leaves stages whose `resources` are more than its cores, its memory or its GPUs to other workers, and those \
+that would take longer than the time until it leaves.
 
 A worker ends when nothing is left for it. With --until, and at Ctrl-C or SIGTERM, it saves the states of its trainings, \
 pushes them and ends with exit code 0; another worker continues them. If a worker dies, the others take its points over \
@@ -42,8 +49,21 @@ of the project.";
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct WorkerArgs {
-    #[command(flatten)]
-    pipeline: PipelineArgs,
+    /// The pipeline file
+    #[arg(value_name = "FILE", required_unless_present = "run", add = ArgValueCompleter::new(completion::files))]
+    file: Option<PathBuf>,
+    /// Stages, points (`vad@lr=0.01`) or globs (`vad@*`) [default: everything]
+    #[arg(value_name = "TARGET", add = ArgValueCompleter::new(completion::targets))]
+    targets: Vec<String>,
+    /// The run to take part in, with its files: `vadpipe push FILE --run` makes one and prints its id
+    #[arg(long, value_name = "ID", conflicts_with_all = ["file", "set"])]
+    run: Option<String>,
+    /// Set a value before the file is read, as for `vadpipe run`
+    #[arg(short = 'S', long = "set", value_name = "PATH=VALUE")]
+    set: Vec<String>,
+    /// The device to compute on: auto, cpu, cuda or cuda:N
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceChoice>,
     #[command(flatten)]
     store: StoreArgs,
     /// Leave after this long with nothing to do but wait for other workers: seconds, or a time such as `10m`
@@ -58,9 +78,12 @@ pub(super) struct WorkerArgs {
     /// The most stages that run at the same time in this worker [default: number of cores]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
-    /// Threads of a training [default: number of cores]; results do not depend on it
+    /// Cores for its stages, and threads of a training [default: number of cores]; results do not depend on it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Memory for the stages that run at the same time, such as `16 GB` [default: that of the machine]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    memory: Option<u64>,
     /// A folder with data sets; it is searched before VADPIPE_DATA_DIR and the user's cache folder
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -85,21 +108,19 @@ pub(super) fn worker(args: &WorkerArgs, global: &Global, ui: &Ui) -> Result<()> 
     if args.attached {
         stop_at_end_of_input(&session.cancel)?;
     }
-    if let Some(until) = args.until {
-        cancel_after(until, &session.cancel)?;
+    let until = args.until.map(|until| Instant::now() + until);
+    if let Some(until) = until {
+        cancel_at(until, &session.cancel)?;
     }
-    let name = args.name.clone().unwrap_or_else(|| format!("worker-{}", std::process::id()));
-    let name = format!("{}/{name}", host_name());
-    let owner = ClaimOwner::this_process(name, args.heartbeat.unwrap_or(HEARTBEAT));
-    // A cache on a network file system would be slow, so VADPIPE_CACHE does not count.
-    let variable = std::env::var_os("VADPIPE_CACHE").map(PathBuf::from);
+    let owner = args.owner();
     let scratch = tempfile::Builder::new().prefix("vadpipe-worker-").tempdir();
     let scratch = scratch.map_err(|e| Error::storage("can't create a folder for the cache").caused_by(e))?;
-    let given = global.cache.clone().filter(|cache| Some(cache) != variable.as_ref());
-    let global = Global { cache: Some(given.unwrap_or_else(|| scratch.path().join("cache"))), ..global.clone() };
+    let global = Global { cache: Some(cache(global, scratch.path())), ..global.clone() };
     let cache_wait = CacheWait::new(&session.cancel, global.no_wait);
-    let project = Project::open_to_run(&args.pipeline, &global, ui, &cache_wait)?;
+    let (pipeline, relocation) = args.pipeline(&shared, scratch.path())?;
+    let project = Project::open_to_run(&pipeline, &global, ui, &cache_wait)?;
     session.watch.set_cache(project.store.dir(), cache_option(project.store.dir()));
+    let part_of = args.part_of.as_deref().or(args.run.as_deref());
     let (nothing, command_line) = (BTreeSet::new(), std::env::args().skip(1).collect::<Vec<_>>());
     let started_at = Timestamp::now().as_millisecond();
     let options = exec::Options {
@@ -108,18 +129,20 @@ pub(super) fn worker(args: &WorkerArgs, global: &Global, ui: &Ui) -> Result<()> 
         jobs: args.jobs.map_or(session.threads, usize::from),
         keep_going: args.keep_going,
         wait: true,
-        worker: Some(RunWorker { owner: &owner, idle: args.idle }),
-        part_of: args.part_of.as_deref().map(|id| PartOf { id, started_at, events: &[] }),
+        worker: Some(RunWorker { owner: &owner, idle: args.idle, until }),
+        part_of: part_of.map(|id| PartOf { id, started_at, events: &[] }),
         isolate: None,
         reports: scratch.path(),
-        file: &args.pipeline.file.display().to_string(),
+        file: &pipeline.file.display().to_string(),
         args: &command_line,
         label: &RunLabel::default,
     };
     let listener = StartListener { cache_wait: &cache_wait, listener: &*session.watch };
     let data_dirs = data_dirs(args.data_dir.as_ref());
     let context = project.context(&data_dirs, session.threads, &session.cancel, &listener);
-    let outcome = exec::run(&RunContext { shared: Some(&shared), ..context }, &options);
+    let memory = args.memory.unwrap_or(context.memory);
+    let outcome =
+        exec::run(&RunContext { shared: Some(&shared), relocation: relocation.as_ref(), memory, ..context }, &options);
     project.store.close();
     let outcome = match outcome {
         Err(error) if error.category == Category::Interrupted && session.cancel.is_cancelled() => return Ok(()),
@@ -139,11 +162,39 @@ pub(super) fn worker(args: &WorkerArgs, global: &Global, ui: &Ui) -> Result<()> 
     }
 }
 
-/// Cancels after a time.
-fn cancel_after(time: Duration, cancel: &Cancel) -> Result<()> {
+/// The cache of the worker. On a network file system it would be slow, so VADPIPE_CACHE does not count.
+fn cache(global: &Global, scratch: &Path) -> PathBuf {
+    let variable = std::env::var_os("VADPIPE_CACHE").map(PathBuf::from);
+    let given = global.cache.clone().filter(|cache| Some(cache) != variable.as_ref());
+    given.unwrap_or_else(|| scratch.join("cache"))
+}
+
+impl WorkerArgs {
+    /// This worker in claims.
+    fn owner(&self) -> ClaimOwner {
+        let name = self.name.clone().unwrap_or_else(|| format!("worker-{}", std::process::id()));
+        ClaimOwner::this_process(format!("{}/{name}", host_name()), self.heartbeat.unwrap_or(HEARTBEAT))
+    }
+
+    /// The pipeline, and the run that it belongs to. The files of a run are written to a folder in `scratch`.
+    fn pipeline(&self, shared: &SharedStore, scratch: &Path) -> Result<(PipelineArgs, Option<Relocation>)> {
+        let (device, targets) = (self.device, self.targets.clone());
+        let Some(id) = &self.run else {
+            let file = self.file.clone().unwrap_or_default();
+            return Ok((PipelineArgs { file, targets, set: self.set.clone(), device }, None));
+        };
+        let run = shared.run(id)?;
+        let relocation = Relocation::lay_out(&run, shared, scratch)?;
+        let file = relocation.pipeline.clone();
+        Ok((PipelineArgs { file, targets: run.targets, set: run.set, device }, Some(relocation)))
+    }
+}
+
+/// Cancels at a time.
+fn cancel_at(time: Instant, cancel: &Cancel) -> Result<()> {
     let cancel = cancel.clone();
     let wait = move || {
-        std::thread::sleep(time);
+        std::thread::sleep(time.saturating_duration_since(Instant::now()));
         cancel.cancel();
     };
     let waiting = std::thread::Builder::new().name("vadpipe-until".to_owned()).spawn(wait);

@@ -8,9 +8,12 @@ use std::thread::{Builder, Scope};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::exec::context::RunContext;
+use crate::exec::resources::{Capacity, lack};
 use crate::id::PointId;
 use crate::key::Digest;
 use crate::shared::{ClaimOwner, Claims, SharedStore};
+use crate::spec::time_in_words;
 
 /// One of the workers of a run.
 #[derive(Clone, Copy, Debug)]
@@ -19,9 +22,24 @@ pub struct RunWorker<'a> {
     pub owner: &'a ClaimOwner,
     /// It leaves when it has had nothing to do for this long.
     pub idle: Duration,
+    /// When it will leave in any case.
+    pub until: Option<Instant>,
 }
 
 impl RunWorker<'_> {
+    /// What this worker lacks to run a point, if anything: "8 GB of memory".
+    pub(crate) fn lack(&self, context: &RunContext<'_>, point: PointId) -> Option<String> {
+        let (point, threads) = (context.point(point), context.threads);
+        let capacity = Capacity { cpus: Some(threads), memory: context.memory, gpus: None, owner: "this worker" };
+        if let Some(lack) = lack(point, context.compute, capacity) {
+            return Some(lack.needs);
+        }
+        // A training saves its state before this worker leaves.
+        let time = point.resources.time.filter(|_| point.parsed.stage.epochs().is_none())?;
+        let left = self.until?.saturating_duration_since(Instant::now());
+        (time > left).then(|| format!("{} of time", time_in_words(time)))
+    }
+
     /// The order in which this worker starts ready points. Each worker has another order, so that two rarely want the
     /// same point. Trainings that it can continue come first. Takes the points with their names and whether they
     /// continue.

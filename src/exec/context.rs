@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::event::{Event, Listener};
+use crate::exec::run_files::Relocation;
 use crate::graph::Graph;
 use crate::id::PointId;
 use crate::plan::Planner;
@@ -28,8 +29,12 @@ pub struct RunContext<'a> {
     pub compute: &'a Compute,
     /// Folders that may contain data files.
     pub data_dirs: &'a [PathBuf],
+    /// Where the pipeline's files come from, if they were laid out in another folder.
+    pub relocation: Option<&'a Relocation>,
     /// Threads of the process.
     pub threads: usize,
+    /// Bytes of memory for the stages that run at the same time.
+    pub memory: u64,
     /// Cancels the run.
     pub cancel: &'a Cancel,
     /// Receives the events.

@@ -5,6 +5,7 @@
 //!
 //! Among several workers, the same thread claims the keys. A point that another worker has is held, and the thread
 //! looks at all claims from time to time. When the claim of a held point is gone or expired, the driver asks again.
+//! A point that needs more than this worker has is left to others. The thread asks for its result from time to time.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -52,13 +53,22 @@ impl Drop for Permit {
 
 /// A point that is about to run.
 pub(crate) struct Fetch {
+    pub wanted: Wanted,
+    pub permit: Permit,
+}
+
+/// A point whose result the driver needs.
+pub(crate) struct Wanted {
     pub point: PointId,
     pub key: Key,
-    pub permit: Permit,
     /// Whether to look for its result.
     pub look: bool,
     /// A training with the number of epochs whose states are cached, to look for a further state.
     pub training: Option<(Box<Components>, u64)>,
+    /// Whether it only trains up to an epoch at which it is compared with others.
+    pub is_at_rung: bool,
+    /// What this worker lacks to run it: "8 GB of memory".
+    pub lack: Option<String>,
 }
 
 /// A message to the thread.
@@ -74,7 +84,9 @@ pub(crate) enum Answer {
     Fetched(Fetch),
     /// Another worker has it.
     Held(PointId, String),
-    /// The other worker does not have it any more.
+    /// This worker lacks something to run it.
+    Lacking(PointId, String),
+    /// The other worker does not have it any more, or something new of it has arrived.
     Free(PointId),
 }
 
@@ -103,8 +115,8 @@ impl Fetcher {
         let (answered, answers) = channel();
         let renewed = worker.map(|worker| Renewed::start(scope, shared, worker)).transpose()?;
         let pause = worker.map_or(LONG, |worker| worker.owner.period / LOOKS_PER_HEARTBEAT);
-        let thread =
-            Thread { context, shared, renewed, answered, held: BTreeMap::new(), pause, last_look: Instant::now() };
+        let (held, left, now) = (BTreeMap::new(), Vec::new(), Instant::now());
+        let thread = Thread { context, shared, renewed, answered, held, left, pause, last_look: now, last_pull: now };
         let run = move || thread.run(&waiting);
         Builder::new().spawn_scoped(scope, run).map_err(|e| Error::exhausted("can't start a thread", e))?;
         Ok(Self { requests, answers, pending: 0, claims: worker.is_some() })
@@ -151,19 +163,19 @@ struct Thread<'a> {
     answered: Sender<Answer>,
     /// The points that other workers have.
     held: BTreeMap<Key, Vec<PointId>>,
+    /// The points that this worker can't run.
+    left: Vec<Wanted>,
     /// The time between two looks at the claims of others.
     pause: Duration,
     last_look: Instant,
+    /// When it last asked for the results of `left`.
+    last_pull: Instant,
 }
 
 impl Thread<'_> {
     fn run(mut self, waiting: &Receiver<Request>) {
         loop {
-            let wait = match self.held.is_empty() {
-                true => LONG,
-                false => self.pause.saturating_sub(self.last_look.elapsed()),
-            };
-            let first = match waiting.recv_timeout(wait) {
+            let first = match waiting.recv_timeout(self.until_next_look()) {
                 Ok(first) => Some(first),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -179,35 +191,52 @@ impl Thread<'_> {
                 // A claim that stays expires.
                 let _ = claims.release(&released);
             }
-            let is_heard = self.fetch(batch) && self.look_at_claims();
+            let is_heard = self.fetch(batch) && self.look_at_claims() && self.look_for_results();
             if !is_heard {
                 return;
             }
         }
     }
 
+    fn until_next_look(&self) -> Duration {
+        let of_claims = self.pause.saturating_sub(self.last_look.elapsed());
+        let of_results = self.pause_of_results().saturating_sub(self.last_pull.elapsed());
+        let waits = [(self.held.is_empty(), of_claims), (self.left.is_empty(), of_results)];
+        waits.into_iter().filter(|(is_idle, _)| !is_idle).map(|(_, wait)| wait).min().unwrap_or(LONG)
+    }
+
+    fn pause_of_results(&self) -> Duration {
+        self.pause * LOOKS_PER_HEARTBEAT
+    }
+
     /// Carries out requests. Returns whether the driver still listens.
     fn fetch(&mut self, batch: Vec<Fetch>) -> bool {
         let mut answers = Vec::new();
-        self.guarded(|| self.pull(&batch));
-        let (found, open): (Vec<_>, Vec<_>) = batch.into_iter().partition(|fetch| self.is_found(fetch));
+        self.guarded(|| self.pull(batch.iter().map(|fetch| &fetch.wanted)));
+        let (found, open): (Vec<_>, Vec<_>) = batch.into_iter().partition(|fetch| self.is_found(&fetch.wanted));
         answers.extend(found.into_iter().map(Answer::Fetched));
+        let (left, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|fetch| fetch.wanted.lack.is_some());
+        for Fetch { wanted, .. } in left {
+            answers.push(Answer::Lacking(wanted.point, wanted.lack.clone().unwrap_or_default()));
+            self.left.push(wanted);
+        }
         let outcomes = self.guarded(|| self.claim(&open)).unwrap_or(vec![None; open.len()]);
         let mut own = Vec::new();
         for (fetch, holder) in open.into_iter().zip(outcomes) {
             match holder {
                 None => own.push(fetch),
                 Some(holder) => {
-                    self.held.entry(fetch.key).or_default().push(fetch.point);
-                    answers.push(Answer::Held(fetch.point, holder));
+                    self.held.entry(fetch.wanted.key).or_default().push(fetch.wanted.point);
+                    answers.push(Answer::Held(fetch.wanted.point, holder));
                 }
             }
         }
         if self.renewed.is_some() {
             // Another worker may have finished it just before the claim.
+            let wanted = || own.iter().map(|fetch| &fetch.wanted);
             self.guarded(|| {
-                self.pull(&own);
-                self.pull_states(&own);
+                self.pull(wanted());
+                self.pull_states(wanted());
             });
         }
         answers.extend(own.into_iter().map(Answer::Fetched));
@@ -226,11 +255,16 @@ impl Thread<'_> {
     }
 
     /// Whether the cache has the result of a point that was looked for.
-    fn is_found(&self, fetch: &Fetch) -> bool {
+    fn is_found(&self, wanted: &Wanted) -> bool {
+        wanted.look && self.renewed.is_some() && self.is_present(wanted)
+    }
+
+    /// Whether the cache has the result of a point.
+    fn is_present(&self, wanted: &Wanted) -> bool {
         let forced = std::collections::BTreeSet::new();
-        let present = || self.context.planner(&forced).present(fetch.point, &fetch.key);
+        let present = self.context.planner(&forced).present(wanted.point, &wanted.key);
         // If the cache fails, the driver notices.
-        fetch.look && self.renewed.is_some() && present().is_ok_and(|stored| stored.is_some())
+        present.is_ok_and(|stored| stored.is_some())
     }
 
     fn is_over(&self) -> bool {
@@ -239,7 +273,7 @@ impl Thread<'_> {
 
     /// Claims keys. Returns the holders of those that others have.
     fn claim(&self, batch: &[Fetch]) -> Vec<Option<String>> {
-        let keys: Vec<Key> = batch.iter().map(|fetch| fetch.key).collect();
+        let keys: Vec<Key> = batch.iter().map(|fetch| fetch.wanted.key).collect();
         let claims = self.renewed.as_ref().filter(|_| !keys.is_empty() && !self.is_over());
         let outcomes = claims.map(|renewed| renewed.claims.take(&keys, Instant::now()));
         self.or_give_up(outcomes.unwrap_or(Ok(vec![]))).filter(|o| !o.is_empty()).unwrap_or(vec![None; keys.len()])
@@ -258,6 +292,33 @@ impl Thread<'_> {
         points.into_iter().all(|point| self.answered.send(Answer::Free(point)).is_ok())
     }
 
+    /// Looks for the results of points that this worker can't run. Returns whether the driver still listens.
+    fn look_for_results(&mut self) -> bool {
+        if self.left.is_empty() || self.last_pull.elapsed() < self.pause_of_results() {
+            return true;
+        }
+        self.guarded(|| {
+            self.pull(self.left.iter());
+            self.pull_states(self.left.iter().filter(|wanted| wanted.is_at_rung));
+        });
+        self.last_pull = Instant::now();
+        let left = std::mem::take(&mut self.left);
+        let (new, left) =
+            left.into_iter().partition(|wanted| self.is_present(wanted) || self.has_further_state(wanted));
+        self.left = left;
+        new.into_iter().all(|wanted: Wanted| self.answered.send(Answer::Free(wanted.point)).is_ok())
+    }
+
+    /// Whether the cache has a further state of a training that is compared at a rung than when the driver asked.
+    fn has_further_state(&self, wanted: &Wanted) -> bool {
+        let Some((components, cached)) = wanted.training.as_ref().filter(|_| wanted.is_at_rung) else { return false };
+        let class = self.context.spec.class(wanted.point, self.context.compute);
+        let query = self.context.spec.resumable(wanted.point, &class);
+        let furthest = self.context.store.longest_state(components.chain().keys(), &query);
+        // If the cache fails, the driver notices.
+        furthest.ok().flatten().is_some_and(|state| state.epoch > *cached)
+    }
+
     fn free(&self, claims: &Claims<'_>, keys: &[Key]) -> Vec<Key> {
         if self.is_over() {
             return keys.to_vec();
@@ -265,9 +326,9 @@ impl Thread<'_> {
         self.or_give_up(claims.free(keys, Instant::now())).unwrap_or_default()
     }
 
-    fn pull(&self, batch: &[Fetch]) {
-        let wanted = batch.iter().filter(|fetch| fetch.look);
-        let asked: Vec<Asked> = wanted.map(|fetch| asked(&self.context, fetch.point, fetch.key)).collect();
+    fn pull<'w>(&self, wanted: impl Iterator<Item = &'w Wanted>) {
+        let wanted = wanted.filter(|wanted| wanted.look || wanted.lack.is_some());
+        let asked: Vec<Asked> = wanted.map(|wanted| asked(&self.context, wanted.point, wanted.key)).collect();
         if asked.is_empty() || self.is_over() {
             return;
         }
@@ -276,12 +337,12 @@ impl Thread<'_> {
     }
 
     /// Copies the furthest states of trainings, which other workers may have left.
-    fn pull_states(&self, batch: &[Fetch]) {
-        let training = |fetch: &Fetch| {
-            let (components, cached) = fetch.training.as_ref().filter(|_| !self.is_found(fetch))?;
-            Some(Training::new(&self.context, fetch.point, components, *cached))
+    fn pull_states<'w>(&self, wanted: impl Iterator<Item = &'w Wanted>) {
+        let training = |wanted: &Wanted| {
+            let (components, cached) = wanted.training.as_ref().filter(|_| !self.is_found(wanted))?;
+            Some(Training::new(&self.context, wanted.point, components, *cached))
         };
-        let trainings: Vec<Training> = batch.iter().filter_map(training).collect();
+        let trainings: Vec<Training> = wanted.filter_map(training).collect();
         if trainings.is_empty() || self.is_over() {
             return;
         }

@@ -22,6 +22,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::exec::mirror::Mirror;
+use crate::exec::run_files::Relocation;
 use crate::file;
 use crate::key::{Digest, Hash};
 use crate::store::Store;
@@ -42,6 +43,8 @@ pub(crate) struct Scan<'a> {
     pub named: &'a BTreeSet<String>,
     /// A folder above the pipeline's whose files belong to the project, too.
     pub project: Option<PathBuf>,
+    /// Where the files of the project come from, if they were laid out in another folder.
+    pub relocation: Option<&'a Relocation>,
     /// When the attempt started. With a checkpoint, when the first attempt started.
     pub started: FileTime,
     /// The mirrored folders of earlier attempts, and their originals.
@@ -75,6 +78,8 @@ struct ProjectFiles {
     in_place: BTreeSet<PathBuf>,
     /// The files that the program wrote.
     written: BTreeSet<PathBuf>,
+    /// The files that it read where the project comes from, by the file in their place.
+    relocated: BTreeMap<PathBuf, PathBuf>,
 }
 
 impl FoundFiles {
@@ -143,6 +148,13 @@ impl Scan<'_> {
                 found.add_changed(name, self.started);
             }
         }
+        for (path, original) in &files.relocated {
+            // The original may have been edited since the run was pushed.
+            let is_same = self.store.digest_now(path) == self.store.digest_now(original);
+            if let Some(name) = self.project().name(path).filter(|_| !is_same) {
+                found.add_changed(name, self.started);
+            }
+        }
         Ok(found)
     }
 
@@ -191,7 +203,13 @@ impl Scan<'_> {
             self.listed(Path::new(&written))?.into_keys().chain(before.into_keys()).collect();
         let (project, all_named) = (self.project(), self.named_files()?);
         let (mut others, mut named, mut in_place) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        for (path, is_in_place) in self.listed(list)? {
+        let mut relocated = BTreeMap::new();
+        for (listed, is_in_place) in self.listed(list)? {
+            let place = self.relocation.and_then(|relocation| relocation.relocated(&listed));
+            let path = place.unwrap_or(listed.clone());
+            if path != listed && !written.contains(&listed) {
+                relocated.insert(path.clone(), listed);
+            }
             let Some(name) = project.name(&path).filter(|_| !written.contains(&path)) else { continue };
             let original = self.path(&name);
             if !all_named.contains(Path::new(&name)) {
@@ -201,7 +219,7 @@ impl Scan<'_> {
             }
             in_place.extend(is_in_place.then_some(original));
         }
-        Ok(ProjectFiles { others, named, in_place, written })
+        Ok(ProjectFiles { others, named, in_place, written, relocated })
     }
 
     /// The path of a file of the project, without links in it.
@@ -436,6 +454,7 @@ mod tests {
         let mirror = Mirror::create(&base, &named, tempfile::tempdir().unwrap()).unwrap();
         let (started, written_before) = (FileTime::now(&root).unwrap(), PathBuf::from("/nowhere"));
         let scan = Scan {
+            relocation: None,
             store: &store,
             mirror: &mirror,
             named: &named,

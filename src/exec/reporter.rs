@@ -21,6 +21,7 @@ impl Reporter<'_> {
         let event = match report {
             Report::Cached(point, key) => Event::StageCached { stage: stage(point), key },
             Report::WaitsFor(point, holder) => Event::StageWaiting { stage: stage(point), holder },
+            Report::Left(point, lack) => Event::StageLeft { stage: stage(point), lack },
             Report::RunsAgain(point) => {
                 let name = self.name(point);
                 Event::Warning {

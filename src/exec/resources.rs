@@ -19,10 +19,14 @@
 //! own as it asks for ([`crate::stage::Stage::gpus`]). No other stage uses them meanwhile. The GPUs limit how many such
 //! programs run at a time, and `jobs` does not.
 //!
+//! The pipeline may say what a stage needs (`resources`). A stage that asks for cores occupies as many of them, and the
+//! memory of all stages that run is at most that of the machine. A run by itself gives a stage at most the cores that
+//! there are. A worker leaves a stage that asks for more than the worker has to other workers.
+//!
 //! A stage holds files open while it runs, and its lease until its result is stored. A low limit on open files
 //! (`ulimit -n`) therefore lowers the number of stages that run and of results that wait to be stored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustix::process::{Resource, getrlimit};
 
@@ -30,7 +34,7 @@ use crate::diagnostic::Diagnostics;
 use crate::error::{Error, Result};
 use crate::id::PointId;
 use crate::plan::{Plan, State};
-use crate::spec::{Point, Spec};
+use crate::spec::{Point, Resources, Spec, cpus_in_words, memory_in_words};
 use crate::stage::Compute;
 
 /// Files that the databases, the run's record and the standard streams need.
@@ -51,6 +55,28 @@ pub(crate) struct Demand {
     pub gpu: bool,
     /// How many GPUs its program gets.
     pub gpus: usize,
+    /// Bytes of memory, if the pipeline says how many.
+    pub memory: u64,
+}
+
+/// The most that a stage may ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity<'a> {
+    /// Cores. `None` if a stage gets fewer than it asks for.
+    pub cpus: Option<usize>,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// GPUs of programs. `None` to count those that programs may use, if a stage asks for any.
+    pub gpus: Option<usize>,
+    /// Who has them, for messages: "this machine".
+    pub owner: &'a str,
+}
+
+impl<'a> Capacity<'a> {
+    /// What a run by itself has.
+    pub fn of_run(memory: u64) -> Self {
+        Self { cpus: None, memory, gpus: None, owner: "this machine" }
+    }
 }
 
 /// The GPUs of a run.
@@ -66,6 +92,8 @@ pub(crate) struct Gpus {
 #[derive(Clone, Debug)]
 pub(crate) struct ResourcePool {
     threads: usize,
+    /// Bytes.
+    memory: u64,
     /// The most stages at a time, without those that have GPUs of their own.
     jobs: usize,
     /// The most stages at a time.
@@ -83,7 +111,13 @@ impl ResourcePool {
     /// stored.
     pub(crate) fn new(threads: usize, jobs: usize, backlog: usize) -> Self {
         let (threads, jobs, gpus, running) = (threads.max(1), jobs.max(1), Gpus::default(), BTreeMap::new());
-        Self { threads, jobs, most: jobs, backlog, gpus, running, waiting: 0, waiting_bytes: 0 }
+        Self { threads, memory: u64::MAX, jobs, most: jobs, backlog, gpus, running, waiting: 0, waiting_bytes: 0 }
+    }
+
+    /// Limits the memory of the stages that run, in bytes.
+    #[must_use]
+    pub(crate) fn with_memory(self, memory: u64) -> Self {
+        Self { memory, ..self }
     }
 
     /// Adds GPUs.
@@ -99,14 +133,19 @@ impl ResourcePool {
         Self { most, ..Self::new(threads, jobs.min(most), backlog).with_gpus(gpus) }
     }
 
-    /// What each point of a pipeline occupies, in the order of [`Spec::points`].
-    pub(crate) fn demands(spec: &Spec, threads: usize, gpus: Gpus) -> Vec<Demand> {
+    /// What each point of a pipeline occupies in this pool, in the order of [`Spec::points`]. None occupies more than
+    /// there is: a run refuses such a stage, or a worker leaves it to others.
+    pub(crate) fn demands(&self, spec: &Spec) -> Vec<Demand> {
         let demand = |point: &Point| {
-            let stage = &*point.parsed.stage;
-            let gpu = gpus.device.is_some() && stage.uses_device();
-            let threads = if stage.parallel() && !gpu { stage.threads(threads.max(1)) } else { 0 };
-            // A stage that needs more GPUs than there are fails when it starts.
-            Demand { gpu, threads, gpus: stage.gpus().min(gpus.count) }
+            let (stage, resources) = (&*point.parsed.stage, point.resources);
+            let gpu = self.gpus.device.is_some() && stage.uses_device();
+            let own = if stage.parallel() && !gpu { stage.threads(self.threads) } else { 0 };
+            Demand {
+                gpu,
+                threads: resources.cpus.unwrap_or(own).min(self.threads),
+                gpus: stage.gpus().min(self.gpus.count),
+                memory: resources.memory.unwrap_or(0).min(self.memory),
+            }
         };
         spec.points.iter().map(demand).collect()
     }
@@ -119,6 +158,7 @@ impl ResourcePool {
     /// Whether a stage can start beside those that run. A stage that needs all threads runs alone.
     pub(crate) fn fits(&self, demand: Demand) -> bool {
         let taken: usize = self.running.values().map(|(d, _)| d.threads).sum();
+        let memory = self.running.values().fold(demand.memory, |sum, (d, _)| sum.saturating_add(d.memory));
         let is_exclusive = |d: &Demand| d.threads >= self.threads;
         if self.running.values().any(|(d, _)| is_exclusive(d) || (d.gpu && demand.gpu)) {
             return false;
@@ -128,7 +168,8 @@ impl ResourcePool {
         }
         let without_gpus = self.running.values().filter(|(d, _)| d.gpus == 0).count();
         let is_within_jobs = demand.gpus > 0 || without_gpus < self.jobs;
-        is_within_jobs && taken + demand.threads <= self.threads && self.free_gpus(demand).is_some()
+        let is_within_limits = taken + demand.threads <= self.threads && memory <= self.memory;
+        is_within_jobs && is_within_limits && self.free_gpus(demand).is_some()
     }
 
     /// The GPUs that a stage would get. `None` if too few are free.
@@ -179,15 +220,19 @@ impl ResourcePool {
     }
 }
 
-/// Refuses a plan in which a stage that may run needs more GPUs than there are.
+/// Refuses a plan in which a stage that may run needs more than there is.
 ///
 /// # Errors
 /// One error with the places of all such stages (exit code 2).
-pub fn check_gpus(spec: &Spec, plan: &Plan, compute: &Compute) -> Result<()> {
+pub fn check_resources(spec: &Spec, plan: &Plan, compute: &Compute, capacity: Capacity<'_>) -> Result<()> {
     let mut diagnostics = Diagnostics::default();
+    let mut refused = BTreeSet::new();
     for decision in plan.decisions.iter().filter(|d| matches!(d.state, State::Miss | State::Maybe)) {
         let point = spec.point(decision.point);
-        if let Some((message, help)) = lack_of_gpus(point, compute) {
+        if let Some(Lack { has, needs, help }) = lack(point, compute, capacity)
+            && refused.insert((&point.stage, needs.clone()))
+        {
+            let message = format!("stage `{}` needs {needs}, but {has}", point.stage);
             diagnostics.error(&point.origin, message).help(help);
         }
     }
@@ -199,27 +244,57 @@ pub fn check_gpus(spec: &Spec, plan: &Plan, compute: &Compute) -> Result<()> {
 /// # Errors
 /// If the stage needs more GPUs than there are (exit code 2).
 pub(crate) fn gpus_for(point: &Point, compute: &Compute, given: &[usize]) -> Result<Vec<String>> {
-    if let Some((message, hint)) = lack_of_gpus(point, compute) {
-        return Err(Error::bad_input(message).hint(hint));
+    if let Some(Lack { needs, has, help }) = lack_of_gpus(point, compute, None, "this machine") {
+        return Err(Error::bad_input(format!("stage `{}` needs {needs}, but {has}", point.stage)).hint(help));
     }
     // A stage that computes on the pipeline's device has no GPU of its own.
     let needed = given.iter().take(point.parsed.stage.gpus());
     Ok(needed.filter_map(|index| compute.gpus().ids.get(*index).cloned()).collect())
 }
 
-/// The message and the help if a stage needs more GPUs than there are.
-fn lack_of_gpus(point: &Point, compute: &Compute) -> Option<(String, &'static str)> {
+/// What a stage asks for and does not get.
+pub(crate) struct Lack {
+    /// What it needs: "8 GB of memory".
+    pub(crate) needs: String,
+    /// What there is, as a sentence: "this machine has 4 GB".
+    has: String,
+    help: &'static str,
+}
+
+/// What a stage asks for and does not get, if anything.
+pub(crate) fn lack(point: &Point, compute: &Compute, capacity: Capacity<'_>) -> Option<Lack> {
+    let Capacity { cpus: most_cpus, memory: most_memory, gpus, owner } = capacity;
+    let Resources { cpus, memory, .. } = point.resources;
+    if let (Some(cpus), Some(most)) = (cpus, most_cpus)
+        && cpus > most
+    {
+        let has = format!("{owner} has {}", cpus_in_words(most));
+        return Some(Lack {
+            needs: cpus_in_words(cpus),
+            has,
+            help: "lower `cpus` of `resources`, or give `--threads`",
+        });
+    }
+    if let Some(memory) = memory.filter(|memory| *memory > most_memory) {
+        let has = format!("{owner} has {}", memory_in_words(most_memory));
+        let needs = format!("{} of memory", memory_in_words(memory));
+        return Some(Lack { needs, has, help: "lower `memory` of `resources`, or give `--memory`" });
+    }
+    lack_of_gpus(point, compute, gpus, owner)
+}
+
+fn lack_of_gpus(point: &Point, compute: &Compute, gpus: Option<usize>, owner: &str) -> Option<Lack> {
     let needed = point.parsed.stage.gpus();
-    let found = if needed > 0 { compute.gpus().ids.len() } else { 0 };
+    let found = if needed > 0 { gpus.unwrap_or_else(|| compute.gpus().ids.len()) } else { 0 };
     let words = |count| if count == 1 { "1 GPU".to_owned() } else { format!("{count} GPUs") };
-    let found_words = if found == 0 {
-        "none was found".to_owned()
-    } else {
-        format!("there {} only {}", if found == 1 { "is" } else { "are" }, words(found))
+    let has = match (found, gpus) {
+        (0, _) => "none was found".to_owned(),
+        (_, Some(_)) => format!("{owner} has only {}", words(found)),
+        (1, None) => "there is only 1 GPU".to_owned(),
+        (_, None) => format!("there are only {}", words(found)),
     };
     let help = "list the GPUs to use, such as `CUDA_VISIBLE_DEVICES=0,1`, or lower `gpus`";
-    let message = format!("stage `{}` needs {}, but {}", point.stage, words(needed), found_words);
-    (needed > found).then_some((message, help))
+    (needed > found).then(|| Lack { needs: words(needed), has, help })
 }
 
 /// How many stages may run at a time and how many results may wait, for a limit on open files.
@@ -243,7 +318,7 @@ mod tests {
         assert_eq!(within_files(usize::MAX, 0), (1, 512));
     }
 
-    const CPU: Demand = Demand { threads: 0, gpu: false, gpus: 0 };
+    const CPU: Demand = Demand { threads: 0, gpu: false, gpus: 0, memory: 0 };
 
     fn p(index: usize) -> PointId {
         PointId::new(index)
@@ -303,6 +378,16 @@ mod tests {
         pool.release(p(1));
         pool.acquire(p(2), own);
         assert!(!pool.fits(one));
+    }
+
+    #[test]
+    fn stages_that_run_fit_into_the_memory_together() {
+        let needs = |memory| Demand { memory, ..CPU };
+        let mut pool = ResourcePool::new(4, 4, 1).with_memory(8);
+        pool.acquire(p(0), needs(5));
+        assert!(pool.fits(needs(3)) && !pool.fits(needs(4)) && pool.fits(CPU));
+        pool.release(p(0));
+        assert!(pool.fits(needs(8)));
     }
 
     #[test]

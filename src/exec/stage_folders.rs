@@ -163,9 +163,9 @@ impl<'a> StageFolders<'a> {
         let started = checkpoint.map_or(self.started, |checkpoint| checkpoint.started);
         let mirrors = checkpoint.map(|checkpoint| checkpoint.mirrors.clone()).unwrap_or_default();
         let written_before = self.written_before();
-        let RunContext { spec, store, .. } = self.context;
+        let RunContext { spec, store, relocation, .. } = self.context;
         let project = self.context.point(self.point).parsed.stage.project(&spec.base);
-        Some(Scan { store, mirror, named: &self.named, project, started, mirrors, written_before })
+        Some(Scan { store, mirror, named: &self.named, project, relocation, started, mirrors, written_before })
     }
 
     /// The key contains the digests of files as they were at the look-up. If a file changed since, the result belongs

@@ -104,6 +104,8 @@ pub(crate) enum Claim {
     Granted,
     /// Another process computes it.
     HeldBy(String),
+    /// This worker lacks something to compute it.
+    Lacking(String),
     /// Another process finished it since the look-up.
     Found(StoredResult),
     /// The stored results of these inputs are gone.
@@ -134,6 +136,8 @@ pub(crate) enum Report {
     Cached(PointId, Key),
     /// Another process computes this point.
     WaitsFor(PointId, String),
+    /// This worker lacks something to compute this point, which another worker has.
+    Left(PointId, String),
     /// The stored result is gone, and the point runs again.
     RunsAgain(PointId),
     /// The point has no result.
@@ -354,6 +358,10 @@ impl RunState {
                 self.commands.push(Command::Report(Report::WaitsFor(point, holder)));
             }
             Claim::HeldBy(holder) => self.fail(point, Failure::Held(holder)),
+            Claim::Lacking(lack) => {
+                self.table.set(point, PointState::Held(attempt.key));
+                self.commands.push(Command::Report(Report::Left(point, lack)));
+            }
             Claim::Found(stored) => self.settle_cached(point, stored),
             Claim::InputsLost(lost) => {
                 let error = Error::storage("an input is no longer in the cache");
@@ -408,14 +416,6 @@ impl RunState {
             }
         }
         self.unblock(point);
-    }
-
-    /// Reports the inputs that a point does without, if any.
-    fn report_missing(&mut self, point: PointId) {
-        let missing = self.table.missing_inputs(point);
-        if !missing.is_empty() {
-            self.commands.push(Command::Report(Report::Without(point, missing)));
-        }
     }
 
     /// Requeues the points that a point blocked.

@@ -27,6 +27,7 @@ pub(super) struct Contents {
     pub(super) words: Vec<Listed>,
     pub(super) blobs: Vec<Listed>,
     pub(super) roots: Vec<Listed>,
+    pub(super) runs: Vec<Listed>,
     pub(super) bytes: u64,
 }
 
@@ -60,6 +61,7 @@ impl SharedStore {
                 Some("word") => contents.words.push(object),
                 Some("blob") => contents.blobs.push(object),
                 Some("root") => contents.roots.push(object),
+                Some("run") => contents.runs.push(object),
                 _ => {}
             }
         }

@@ -11,6 +11,7 @@ use super::handle::{RECORDS, SharedStore};
 use super::objects::Listed;
 use super::record::{self, ANYBODY, Named, Refusal};
 use super::roots::Root;
+use super::runs::SharedRun;
 use crate::artifact::BlobEntry;
 use crate::store::{ResultRecord, StateRecord};
 
@@ -51,6 +52,7 @@ impl SharedStore {
         }
         checkup.check_records::<ResultRecord>(&contents.results, |record| record.blobs().collect())?;
         checkup.check_records::<StateRecord>(&contents.states, |record| record.blobs().collect())?;
+        checkup.check_records::<SharedRun>(&contents.runs, |run| run.files.values().map(|file| file.blob).collect())?;
         checkup.check_others(&contents)?;
         progress(all, all);
         let Checkup { damaged, problems, .. } = checkup;

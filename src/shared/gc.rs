@@ -17,6 +17,7 @@ use super::handle::{RECORDS, SharedStore};
 use super::objects::{GRACE, Listed};
 use super::record::{self, ANYBODY, Named};
 use super::roots::{ROOTS, Root};
+use super::runs::SharedRun;
 use crate::artifact::BlobEntry;
 use crate::file;
 use crate::store::{ResultRecord, StateRecord};
@@ -26,7 +27,7 @@ use crate::store::{ResultRecord, StateRecord};
 pub struct SharedGcReport {
     /// Results and states that were kept.
     pub records_kept: usize,
-    /// Results, states and words that were removed.
+    /// Results, states, words and runs that were removed.
     pub records_removed: usize,
     /// Blobs that were kept.
     pub blobs_kept: usize,
@@ -66,6 +67,11 @@ impl SharedStore {
         let contents = self.contents()?;
         let is_young = |object: &Listed| object.age() < policy.grace;
         let (wanted, old_roots) = self.wanted(&contents.roots, policy)?;
+        let old_names: BTreeSet<&String> = old_roots.iter().collect();
+        let kept_roots = contents.roots.iter().filter(|root| !old_names.contains(&root.name));
+        let kept_ids: BTreeSet<&str> = kept_roots.filter_map(|root| root.name.rsplit('/').next()).collect();
+        let has_root = |run: &Listed| run.name.rsplit('/').next().is_some_and(|id| kept_ids.contains(id));
+        let keep_run = |run: &&Listed| is_young(run) || has_root(run);
         let keep = |object: &&Listed| is_young(object) || wanted.contains(&object.name);
         let (results, old_results): (Vec<_>, Vec<_>) = contents.results.iter().partition(keep);
         let (states, old_states): (Vec<_>, Vec<_>) = contents.states.iter().partition(keep);
@@ -75,10 +81,13 @@ impl SharedStore {
             result.is_some_and(|result| kept.contains(format!("result/{result}").as_str()))
         };
         let old_words = contents.words.iter().filter(|word| !is_young(word) && !has_result(word));
-        let old_records: Vec<&Listed> = old_results.into_iter().chain(old_states).chain(old_words).collect();
         let mut blobs = BTreeSet::new();
         self.add_blobs::<ResultRecord>(&results, &mut blobs, |record| record.blobs().collect())?;
         self.add_blobs::<StateRecord>(&states, &mut blobs, |record| record.blobs().collect())?;
+        let (runs, old_runs): (Vec<_>, Vec<_>) = contents.runs.iter().partition(keep_run);
+        self.add_blobs::<SharedRun>(&runs, &mut blobs, |run| run.files.values().map(|file| file.blob).collect())?;
+        let old_records: Vec<&Listed> =
+            old_results.into_iter().chain(old_states).chain(old_words).chain(old_runs).collect();
         let keep = |blob: &&Listed| is_young(blob) || blobs.contains(&blob.name);
         let (kept_blobs, old_blobs): (Vec<_>, Vec<_>) = contents.blobs.iter().partition(keep);
         let bytes_removed = old_records.iter().chain(&old_blobs).map(|object| object.size).sum();

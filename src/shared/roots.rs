@@ -42,14 +42,17 @@ impl Root {
 }
 
 impl SharedStore {
-    /// Notes what a run needs. Replaces what the same run noted before.
+    /// Notes what a run needs, besides what its other workers have noted.
     ///
     /// # Errors
     /// If the store can't be written.
     pub fn put_root(&self, pipeline: &str, run: &str, results: &[ResultRecord], states: &[StateRecord]) -> Result<()> {
         self.mark()?;
-        let records = results.iter().map(Named::object).chain(states.iter().map(Named::object)).collect();
-        let bytes = Root { records }.encode();
-        self.objects.put(&format!("{ROOTS}{}/{}", part(pipeline), part(run)), bytes)
+        let mut records: BTreeSet<String> =
+            results.iter().map(Named::object).chain(states.iter().map(Named::object)).collect();
+        let name = format!("{ROOTS}{}/{}", part(pipeline), part(run));
+        let before = self.objects.get_each(std::slice::from_ref(&name)).pop().transpose()?.flatten();
+        records.extend(before.and_then(|bytes| Root::decode(&bytes)).unwrap_or_default().records);
+        self.objects.put(&name, Root { records }.encode())
     }
 }

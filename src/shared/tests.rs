@@ -3,6 +3,7 @@
 mod exchange;
 mod faults;
 mod faulty;
+mod runs;
 
 use std::path::Path;
 use std::sync::Arc;

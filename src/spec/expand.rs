@@ -41,9 +41,18 @@ impl Expansion<'_> {
             // If one is missing there was an error, and the points will not be used.
             let (Some((variants, of_row)), Some(inputs)) = (parsed, inputs) else { continue };
             for (((name, coordinates), variant), inputs) in names.into_iter().zip(of_row).zip(inputs) {
-                let Parsed { stage: parsed, seed } = &variants[variant];
+                let Parsed { stage: parsed, seed, resources } = &variants[variant];
                 let (stage, origin) = (self.draft(stage).name.to_owned(), self.draft(stage).origin.clone());
-                points.push(Point { name, stage, coordinates, parsed: parsed.clone(), seed: *seed, inputs, origin });
+                points.push(Point {
+                    name,
+                    stage,
+                    coordinates,
+                    parsed: parsed.clone(),
+                    seed: *seed,
+                    resources: *resources,
+                    inputs,
+                    origin,
+                });
             }
         }
         (points, ranges)

@@ -10,7 +10,8 @@ use super::axes::Shape;
 use super::axis::AxisValue;
 use super::errors::{PointErrors, suggest};
 use super::matrix::Matrix;
-use super::stages::{At, Draft, DraftInput, RESERVED, is_parameter};
+use super::resources::{self, Resources};
+use super::stages::{At, Draft, DraftInput, RESERVED, may_vary};
 use super::template::Scope;
 use crate::diagnostic::{Diagnostics, Origin, Sources};
 use crate::id::{PointName, StageId};
@@ -54,6 +55,8 @@ pub(super) struct Parsed {
     pub(super) stage: ParsedStage,
     /// Its own seed, or else the pipeline's.
     pub(super) seed: i64,
+    /// What it needs of a machine.
+    pub(super) resources: Resources,
 }
 
 /// Parses the parameters of one stage.
@@ -176,6 +179,7 @@ impl<'a> Parser<'a> {
                 self.whole.seed
             }
         };
+        let resources = self.resources(&mut table, diagnostics);
         let from = diagnostics.0.len();
         let given = |input: &'a DraftInput| {
             let kinds = input.members.iter().filter_map(|m| self.whole.drafts[m.stage.index()].kind.as_ref());
@@ -197,7 +201,25 @@ impl<'a> Parser<'a> {
             return None;
         }
         let kind = draft.kind.clone()?;
-        Some(Parsed { stage: ParsedStage { kind, stage, params }, seed })
+        Some(Parsed { stage: ParsedStage { kind, stage, params }, seed, resources })
+    }
+
+    /// Takes `resources` out of a table of parameters. `gpus` remains in the table as a parameter of programs.
+    fn resources(&self, table: &mut Table, diagnostics: &mut Diagnostics) -> Resources {
+        let Some(at) = table.0.iter().position(|e| e.name == "resources") else { return Resources::default() };
+        let (resources, gpus) = resources::read(&table.0.remove(at), diagnostics);
+        let Some(gpus) = gpus else { return resources };
+        let has_parameter = self.kind.parameters().iter().any(|parameter| parameter.name == gpus.name);
+        if !has_parameter {
+            let message = format!("stages of kind `{}` don't get GPUs of their own", self.kind.name());
+            diagnostics.error(&gpus.name_origin, message).help("`--device cuda` computes on a GPU");
+        } else if let Some(other) = table.entry("gpus") {
+            let message = "`gpus` is given twice: beside `resources` and in it";
+            diagnostics.error(&other.name_origin, message).help("remove one of them");
+        } else {
+            table.0.push(gpus);
+        }
+        resources
     }
 
     /// Adds the stage's name to errors about values from elsewhere. They are reported where the value is written, which
@@ -230,7 +252,7 @@ fn within(table: &Table, place: &Origin) -> bool {
 
 /// A stage's own parameters, overridden by name with those of the matching `at`. `None` if these contradict each other.
 fn merged(table: &Table, at: &[&Pattern<'_>], diagnostics: &mut Diagnostics) -> Option<Table> {
-    let is_ours = |e: &&Entry| is_parameter(&e.name) || e.name == "seed";
+    let is_ours = |e: &&Entry| may_vary(&e.name);
     let mut chosen: BTreeMap<&str, (&Entry, &Pattern<'_>)> = BTreeMap::new();
     let mut by_weight = at.to_vec();
     by_weight.sort_by_key(|p| Reverse(p.coordinates.len()));

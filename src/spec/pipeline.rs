@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use super::resources::Resources;
 use crate::diagnostic::{Diagnostic, Origin, Sources};
 use crate::id::{PointId, StageId};
 use crate::stage::{Compute, ParsedStage, Precision};
@@ -157,6 +158,8 @@ pub struct Point {
     pub parsed: ParsedStage,
     /// The seed of the stage, or that of the pipeline.
     pub seed: i64,
+    /// What it needs of the machine that runs it; not part of the key.
+    pub resources: Resources,
     /// Its inputs, by role.
     pub inputs: BTreeMap<String, PointInput>,
     /// The place of the stage's name.

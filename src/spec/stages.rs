@@ -1,5 +1,5 @@
-//! The fields of a stage's table that the runner reads: `kind`, `inputs`, `matrix`, `at` and `seed`. All other fields
-//! are parameters of the kind.
+//! The fields of a stage's table that the runner reads: `kind`, `inputs`, `matrix`, `at`, `seed` and `resources`. All
+//! other fields are parameters of the kind.
 //!
 //! An input is written `stage`, or `stage@axis=value` to fix a coordinate; the reading stage gets all other axes of the
 //! input. A list can also hold `stage@axis=*`, which gathers over this axis, and `stage@*`, which gathers over all
@@ -17,7 +17,7 @@ use crate::stage::{Registry, StageKind};
 use crate::value::{Data, Entry, Node, Table};
 
 /// The fields that the runner reads in a stage's table.
-pub(super) const RESERVED: [&str; 5] = ["kind", "inputs", "matrix", "at", "seed"];
+pub(super) const RESERVED: [&str; 6] = ["kind", "inputs", "matrix", "at", "seed", "resources"];
 
 /// A stage as written, with its references to other stages resolved.
 pub(super) struct Draft<'a> {
@@ -160,8 +160,8 @@ impl<'a> Reader<'a> {
         let tainted = diagnostics.0.len() > before;
         let at = at(table, diagnostics);
         let mut mentioned = Vec::new();
-        let parameters = table.0.iter().filter(|e| is_parameter(&e.name) || e.name == "seed");
-        for entry in parameters.chain(at.iter().flat_map(|a| &a.table.0)) {
+        let own = table.0.iter().filter(|e| may_vary(&e.name));
+        for entry in own.chain(at.iter().flat_map(|a| &a.table.0)) {
             mentions(&entry.node, self.sources, &mut |axis, place| mentioned.push((axis.to_owned(), place)));
         }
         let (name, origin) = (entry.name.as_str(), &entry.name_origin);
@@ -333,9 +333,9 @@ fn no_stage(entry: &Entry) -> Draft<'_> {
     }
 }
 
-/// Whether a field of a stage's table belongs to its kind.
-pub(super) fn is_parameter(name: &str) -> bool {
-    !RESERVED.contains(&name)
+/// Whether a field of a stage's table may differ between the points of the stage.
+pub(super) fn may_vary(name: &str) -> bool {
+    !["kind", "inputs", "matrix", "at"].contains(&name)
 }
 
 /// Reads `axis=value,axis=value`. Each axis may occur once.
@@ -381,7 +381,7 @@ fn at<'a>(table: &'a Table, diagnostics: &mut Diagnostics) -> Vec<At<'a>> {
             diagnostics.error(&entry.name_origin, message).help(help);
             continue;
         };
-        for field in table.0.iter().filter(|e| !is_parameter(&e.name) && e.name != "seed") {
+        for field in table.0.iter().filter(|e| !may_vary(&e.name)) {
             let message = format!("`{}` can't differ between the points of a stage", field.name);
             diagnostics.error(&field.name_origin, message).help("write two stages instead");
         }

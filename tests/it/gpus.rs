@@ -233,3 +233,27 @@ fn numbers_of_gpus_are_those_of_nvidia_smi() {
     let state = project.read("out/net/state/state");
     assert_eq!(state, "PCI_BUS_ID 20\n");
 }
+
+#[test]
+fn workers_share_out_the_gpus() {
+    let project = project(1, 5, 2);
+    let run = run_with(&project, "3,GPU-8a2f", &["--on", "local:3"]);
+    assert_eq!(run.output.code, 0, "{}", run.output.stderr);
+    assert_eq!(seen(&project, 5), BTreeSet::from(["3 cuda:0".to_owned(), "GPU-8a2f cuda:0".to_owned()]));
+    let workers = run.of_kind("stage-started").map(|event| text(&event["worker"])).collect::<BTreeSet<_>>();
+    assert_eq!(workers, BTreeSet::from(["worker-1".to_owned(), "worker-2".to_owned()]), "the third has no GPU");
+    project.edit("gpus = 1", "gpus = 2");
+    let refused = run_with(&project, "3,GPU-8a2f", &["--on", "local:2", "-S", "stages.net.matrix.seed=[9]"]);
+    assert_eq!(refused.output.code, 2);
+    let message = "stage `net` needs 2 GPUs, but a worker of `--on local:2` has only 1 GPU";
+    assert!(refused.output.stderr.contains(message), "{}", refused.output.stderr);
+}
+
+#[test]
+fn worker_without_gpus_does_not_wait_for_a_stage_that_has_failed_elsewhere() {
+    let project = project(1, 2, 1);
+    project.write("net.sh", "exit 1\n");
+    let run = run_with(&project, "3", &["-k", "--on", "local:2"]);
+    assert_eq!(run.output.code, 1, "{}", run.output.stderr);
+    assert_eq!(run.failed().len(), 2);
+}

@@ -106,7 +106,9 @@ fn try_run(folder: &Path, pipeline: &str, registry: &Registry) -> (RunStatus, Ve
         shared: None,
         compute: &compute,
         data_dirs: &[],
+        relocation: None,
         threads: 1,
+        memory: 1 << 30,
         cancel: &Cancel::default(),
         listener: &heard,
     };

@@ -36,6 +36,7 @@ mod programs;
 mod python;
 mod repair;
 mod reports;
+mod resources;
 mod selecting;
 mod shells;
 mod shipped;

@@ -415,3 +415,152 @@ fn wrong_options_are_refused_before_anything_runs() {
     }
     refused(&["run", "p.toml", "--on", "local:2", "-f"], "cannot be used with");
 }
+
+/// A program that reads a module and a file that the pipeline does not name, and a file that git ignores.
+const UNNAMED: &str = r#"
+[pipeline]
+name = "p"
+
+[params]
+greeting = "hello"
+
+[stages.say]
+kind = "command"
+argv = ["python3", "say.py", "${params.greeting}"]
+outputs = { out = "out" }
+"#;
+
+fn run_with_files() -> Option<Project> {
+    has_python().then(|| {
+        let project = Project::new(UNNAMED);
+        let script = "import os, sys\nfrom words import NAME\nhere = os.path.dirname(__file__)\n\
+            data = open(os.path.join(here, 'ignored', 'data.txt')).read()\n\
+            open('out', 'w').write(f'{sys.argv[1]} {NAME} {data}')\n";
+        project.write("say.py", script);
+        project.write("words.py", "NAME = 'first'\n");
+        project.write("ignored/data.txt", "data");
+        project.write(".gitignore", "ignored/\n");
+        project
+    })
+}
+
+/// Pushes the pipeline as a run. Returns its id.
+fn pushed_run(project: &Project, more: &[&str]) -> String {
+    let fixed = ["push", "p.toml", "--store", "store", "--run", "--json"];
+    let output = project.vadpipe(fixed.iter().chain(more));
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let pushed: Value = serde_json::from_str(&output.stdout).expect("JSON");
+    text(&pushed["run"])
+}
+
+#[test]
+fn pushed_run_has_the_files_as_they_were() {
+    let Some(project) = run_with_files() else { return };
+    let id = pushed_run(&project, &["-S", "params.greeting=\"good morning\""]);
+    project.edit("hello", "good night");
+    project.write("words.py", "NAME = 'second'\n");
+    project.write("say.py", "raise SystemExit(1)\n");
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let store = project.path("store").display().to_string();
+    let mut command = project.command(["worker", "--run", &id, "--store", &store, "--json"]);
+    command.current_dir(elsewhere.path());
+    let worked = Run::of(CommandOutput::of(command.output().expect("it runs")));
+    assert_eq!(worked.executed(), ["say"], "{}", worked.output.stderr);
+    // The same files again: the result is in the store.
+    let original = run_with_files().expect("Python");
+    let run = original.run(&["--store", &store, "-S", "params.greeting=\"good morning\""]);
+    assert_eq!(run.cached(), ["say"]);
+    let exported = original.vadpipe(["export", "p.toml", "--to", "out", "-S", "params.greeting=\"good morning\""]);
+    assert_eq!(exported.code, 0, "{}", exported.stderr);
+    assert_eq!(original.read("out/say/out"), "good morning first data");
+    // The edited file is a file that the program read.
+    original.write("ignored/data.txt", "other");
+    let run = original.run(&["--store", &store, "-S", "params.greeting=\"good morning\""]);
+    assert_eq!(run.executed(), ["say"]);
+}
+
+#[test]
+fn run_that_the_store_does_not_have_is_an_error() {
+    let Some(project) = run_with_files() else { return };
+    let id = pushed_run(&project, &[]);
+    let worker = |id: &str| project.vadpipe(["worker", "--run", id, "--store", "store"]);
+    let missing = worker("20260101-000000-000000");
+    assert_eq!(missing.code, 2);
+    assert!(missing.stderr.contains("has no run 20260101-000000-000000"), "{}", missing.stderr);
+    let record = project.path("store/run").join(&id);
+    let altered = fs::read_to_string(&record).expect("a record").replace("say.py", "say.pz");
+    fs::write(&record, altered).expect("written");
+    let damaged = worker(&id);
+    assert_eq!(damaged.code, 2);
+    assert!(damaged.stderr.contains("it is altered or cut off"), "{}", damaged.stderr);
+    // Pushing it again takes another id, and the blobs that are there.
+    let id = pushed_run(&project, &[]);
+    fs::remove_dir_all(project.path("store/blob")).expect("removed");
+    let lost = worker(&id);
+    assert_eq!(lost.code, 2);
+    assert!(lost.stderr.contains("has lost the file"), "{}", lost.stderr);
+}
+
+#[test]
+fn worker_takes_either_a_file_or_a_run() {
+    let project = Project::new(SWEEP);
+    let missing = "required arguments were not provided";
+    let conflict = "cannot be used with";
+    let cases = [(&[][..], missing), (&["p.toml", "--run", "x"], conflict), (&["--run", "x", "-S", "a=1"], conflict)];
+    for (arguments, message) in cases {
+        let output = project.vadpipe(["worker", "--store", "store"].iter().chain(arguments));
+        assert_eq!(output.code, 2, "{arguments:?}");
+        assert!(output.stderr.contains(message), "{}", output.stderr);
+    }
+}
+
+#[test]
+fn pushed_run_has_included_files_scripts_of_other_folders_and_named_folders() {
+    if !has_python() {
+        return;
+    }
+    let project = Project::new("");
+    let pipeline = "include = [\"../common.toml\"]\n[pipeline]\nname = \"p\"\n[stages.say]\nkind = \"command\"\n\
+        argv = [\"python3\", \"../src/say.py\", \"{inputs.data}\", \"${params.greeting}\"]\n\
+        paths = { data = \"data\" }\noutputs = { out = \"out\" }\n";
+    project.write("exp/p.toml", pipeline);
+    project.write("exp/data/deep/words.txt", "first");
+    project.write("common.toml", "[params]\ngreeting = \"hello\"\n");
+    project.write("src/names.py", "NAME = 'Ada'\n");
+    let script = "import os, sys\nfrom names import NAME\n\
+        words = open(os.path.join(sys.argv[1], 'deep/words.txt')).read()\n\
+        open('out', 'w').write(f'{sys.argv[2]} {NAME} {words}')\n";
+    project.write("src/say.py", script);
+    let store = project.path("store").display().to_string();
+    let pushed = project.vadpipe(["push", "exp/p.toml", "--store", &store, "--run", "--json"]);
+    assert_eq!(pushed.code, 0, "{}", pushed.stderr);
+    let id = text(&serde_json::from_str::<Value>(&pushed.stdout).expect("JSON")["run"]);
+    // On a machine that does not have the files.
+    let moved = project.path("elsewhere");
+    fs::create_dir(&moved).expect("a folder");
+    for name in ["exp", "src", "common.toml"] {
+        fs::rename(project.path(name), moved.join(name)).expect("moved");
+    }
+    let worked = Run::of(project.vadpipe(["worker", "--run", &id, "--store", &store, "--json"]));
+    assert_eq!(worked.executed(), ["say"], "{}{}", worked.output.stdout, worked.output.stderr);
+    let run = project.vadpipe(["run", "elsewhere/exp/p.toml", "--store", &store, "--json"]);
+    assert_eq!(Run::of(run).cached(), ["say"], "the key is that of a plain run");
+}
+
+#[test]
+fn original_that_a_pushed_run_reads_by_itself_is_a_file_that_it_read() {
+    let Some(project) = run_with_files() else { return };
+    // As an installed package does, the script finds the folder from which the run comes.
+    let origin = project.path("");
+    let script = format!("import sys\nsys.path.insert(0, {:?})\n{}", origin.display(), project.read("say.py"));
+    project.write("say.py", &script);
+    let id = pushed_run(&project, &[]);
+    let worker = || Run::of(project.vadpipe(["worker", "--run", &id, "--store", "store", "--json"]));
+    project.write("words.py", "NAME = 'second'\n");
+    let edited = worker();
+    assert_eq!(edited.executed(), ["say"], "{}", edited.output.stderr);
+    let warnings: Vec<String> = edited.of_kind("warning").map(|event| text(&event["message"])).collect();
+    assert!(warnings.iter().any(|warning| warning.contains("words.py changed while `say` ran")), "{warnings:?}");
+    // The result does not count, not even for the edited file.
+    assert_eq!(project.run(&["--store", "store"]).executed(), ["say"]);
+}

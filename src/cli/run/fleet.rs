@@ -28,10 +28,14 @@ const RESTARTS: u32 = 3;
 /// How much of the end of a worker's error output is shown.
 const LINES: usize = 10;
 
+/// After this long without an event, workers that wait for each other have nothing to wait for. They ask for results
+/// every two seconds.
+const STUCK: Duration = Duration::from_secs(10);
+
 /// The worker processes of a run.
 pub(super) struct Fleet<'a> {
-    /// The command of a worker with a name and a cache.
-    pub(super) command: &'a dyn Fn(&str, &Path) -> Command,
+    /// The command of a worker: its index, its name and its cache.
+    pub(super) command: &'a dyn Fn(usize, &str, &Path) -> Command,
     /// The folder for what the workers write.
     pub(super) folder: &'a Path,
     /// The id of the run.
@@ -52,6 +56,10 @@ struct Member {
     ended: bool,
     /// The points that it runs now.
     running: BTreeSet<String>,
+    /// The points that it leaves to others.
+    left: BTreeSet<String>,
+    /// When its last event came.
+    last_event: Instant,
     /// How often it was lost since it last made progress.
     losses: u32,
     /// Outputs whose end was not read yet.
@@ -88,8 +96,9 @@ impl Fleet<'_> {
         for index in 0..usize::from(count) {
             let (name, cache) = (format!("worker-{}", index + 1), self.folder.join(format!("worker-{}", index + 1)));
             let child = self.start(&name, &cache, index, events)?;
-            let (running, losses, exited) = (BTreeSet::new(), 0, None);
-            members.push(Member { name, cache, child, ended: false, running, losses, unread: 1, exited });
+            let (running, left, last_event) = (BTreeSet::new(), BTreeSet::new(), Instant::now());
+            let (ended, losses, unread, exited) = (false, 0, 1, None);
+            members.push(Member { name, cache, child, ended, running, left, last_event, losses, unread, exited });
         }
         let mut is_stopping = false;
         while members.iter().any(|member| !member.ended) {
@@ -101,6 +110,8 @@ impl Fleet<'_> {
             }
             self.look(members, is_stopping, events)?;
             let must_stop = self.cancel.is_cancelled() || (self.merged.has_failures() && !self.keep_going);
+            // The final run makes what they wait for, if it can be made.
+            let must_stop = must_stop || are_stuck(members);
             if must_stop && !is_stopping {
                 is_stopping = true;
                 members.iter().for_each(Member::stop);
@@ -112,7 +123,7 @@ impl Fleet<'_> {
     fn start(&self, name: &str, cache: &Path, index: usize, events: &Sender<Line>) -> Result<Child> {
         let failed = |e| Error::exhausted(format!("can't start {name}"), e);
         let errors = File::options().create(true).append(true).open(self.errors(name)).map_err(failed)?;
-        let mut command = (self.command)(name, cache);
+        let mut command = (self.command)(index, name, cache);
         // A signal from the terminal must not reach it twice.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
         let mut child = command.spawn().map_err(failed)?;
@@ -130,7 +141,10 @@ impl Fleet<'_> {
 
     /// Handles an event of a worker.
     fn event(&self, member: &mut Member, mut event: Event) {
+        member.last_event = Instant::now();
         match &mut event {
+            Event::StageLeft { stage, .. } => drop(member.left.insert(stage.clone())),
+            Event::StageCached { stage, .. } | Event::StagePruned { stage, .. } => drop(member.left.remove(stage)),
             Event::StageStarted { stage, .. } => drop(member.running.insert(stage.clone())),
             Event::StageFinished { stage, .. } | Event::StageInterrupted { stage, .. } => {
                 member.losses = 0;
@@ -219,6 +233,13 @@ impl Member {
         // It may have ended just now.
         let _ = pid.map(|pid| kill_process(pid, Signal::TERM));
     }
+}
+
+/// Whether all workers wait for stages that they leave to others, so that nobody runs anything.
+fn are_stuck(members: &[Member]) -> bool {
+    let is_waiting =
+        |member: &Member| member.running.is_empty() && !member.left.is_empty() && member.last_event.elapsed() >= STUCK;
+    members.iter().filter(|member| !member.ended).all(is_waiting)
 }
 
 fn read(index: usize, output: ChildStdout, events: &Sender<Line>) {

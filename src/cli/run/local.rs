@@ -16,10 +16,10 @@ use crate::cli::session::own_program;
 use crate::cli::shared::open_folder;
 use crate::cli::ui::Ui;
 use crate::error::{Error, Result};
-use crate::exec::{self, PartOf, RunContext, check_gpus, fill, pull_states, run_started, stored_states};
+use crate::exec::{self, Capacity, PartOf, RunContext, check_resources, fill, pull_states, run_started, stored_states};
 use crate::plan::Plan;
 use crate::shared::{SharedStore, Transfer};
-use crate::stage::Cancel;
+use crate::stage::{Cancel, Device};
 use crate::status::RunStatus;
 use crate::store::{Import, new_run_id};
 
@@ -32,6 +32,10 @@ const IDLE: &str = "31536000";
 pub(super) struct Workers<'a> {
     /// How many.
     pub(super) count: u16,
+    /// Cores of each.
+    pub(super) threads: usize,
+    /// Bytes of memory of each.
+    pub(super) memory: u64,
     /// The arguments of `vadpipe worker` that all of them get.
     pub(super) arguments: Vec<OsString>,
     /// The address of the shared store, if the command line names it.
@@ -51,7 +55,7 @@ pub(super) fn run(
     if plan.is_complete() {
         return exec::run(context, options);
     }
-    check_gpus(&project.spec, &plan, &project.compute)?;
+    check(workers, project, &plan)?;
     // Makes the folder a cache, before anything else is in it.
     let _at_work = project.store.at_work()?;
     let own = match context.shared {
@@ -73,6 +77,24 @@ pub(super) fn run(
     Ok(outcome)
 }
 
+/// Refuses a plan with a stage that no worker can run.
+///
+/// # Errors
+/// As [`check_resources`].
+pub(super) fn check(workers: &Workers<'_>, project: &Project, plan: &Plan) -> Result<()> {
+    let owner = format!("a worker of `--on local:{}`", workers.count);
+    let gpus = shared_gpus(project).map(|gpus| gpus.len().div_ceil(usize::from(workers.count)));
+    let capacity = Capacity { cpus: Some(workers.threads), memory: workers.memory, gpus, owner: &owner };
+    check_resources(&project.spec, plan, &project.compute, capacity)
+}
+
+/// The GPUs that the workers share out, if a program needs any. A pipeline that computes on a GPU itself names it by
+/// its number among all of them, so its workers get all.
+fn shared_gpus(project: &Project) -> Option<&[String]> {
+    let needs_gpus = project.wanted.iter().any(|point| project.spec.point(*point).parsed.stage.gpus() > 0);
+    (needs_gpus && project.compute.device == Device::Cpu).then(|| project.compute.gpus().ids.as_slice())
+}
+
 /// Runs a plan in workers over the shared store of `context`, whose address is `store` if the workers don't know it,
 /// and then as an ordinary run, which takes what the workers have made.
 fn run_over(
@@ -86,8 +108,13 @@ fn run_over(
     let folder = tempfile::Builder::new().prefix("vadpipe-workers-").tempdir();
     let folder = folder.map_err(|e| Error::storage("can't create a folder for the workers").caused_by(e))?;
     let program = own_program()?;
-    let command = |name: &str, cache: &Path| {
+    let gpus = shared_gpus(project);
+    let command = |index: usize, name: &str, cache: &Path| {
         let mut command = Command::new(&program);
+        if let Some(gpus) = gpus {
+            let share: Vec<&str> = gpus.iter().skip(index).step_by(workers.count.into()).map(String::as_str).collect();
+            command.env("CUDA_VISIBLE_DEVICES", share.join(","));
+        }
         command.args(["worker", "--json", "--attached", "--heartbeat", HEARTBEAT, "--idle", IDLE]);
         command.args(["--part-of", &id, "--name", name]).arg("--cache").arg(cache);
         if let Some(store) = store {

@@ -39,6 +39,7 @@ impl<'a> Merged<'a> {
             | Event::Transferring { .. }
             | Event::StageCached { .. }
             | Event::StageWaiting { .. }
+            | Event::StageLeft { .. }
             | Event::StageSkipped { .. }
             | Event::StagePruned { .. }
             | Event::ReportWritten { .. } => return,

@@ -184,6 +184,7 @@ impl Watch {
             Event::StageWaiting { stage, holder } => {
                 self.line(YELLOW, "waiting", &format!("{stage}: runs in {holder}"))
             }
+            Event::StageLeft { stage, lack } => self.line(YELLOW, "left", &format!("{stage}: needs {lack}")),
             Event::StageStarted { stage, reason, worker, .. } if self.board.is_none() => {
                 let why = reason.as_ref().map(|r| paint(DIM, &format!("  ({})", r.text))).unwrap_or_default();
                 let place = worker.as_ref().map(|worker| format!(" on {worker}")).unwrap_or_default();

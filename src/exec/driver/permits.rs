@@ -7,7 +7,7 @@ use super::Driver;
 use crate::error::Result;
 use crate::exec::claiming::RunWorker;
 use crate::exec::executor::Executor;
-use crate::exec::fetching::{Answer, Fetch, Fetcher, Permit};
+use crate::exec::fetching::{Answer, Fetch, Fetcher, Permit, Wanted};
 use crate::exec::state::{Claim, Input};
 use crate::id::PointId;
 use crate::key::Key;
@@ -67,7 +67,11 @@ impl<'a> Driver<'a> {
             let components = decision.components.clone().filter(|components| components.segments.is_some())?;
             Some((Box::new(components), decision.epochs?.cached))
         });
-        let fetch = Fetch { point, key, permit, look: look_again, training };
+        let lack = self.run_worker.and_then(|worker| worker.lack(&self.worker.context, point));
+        let is_at_rung = self.state.table().state(point).attempt().is_some_and(|attempt| attempt.rung.is_some());
+        // Only another worker can make it, so its result is always looked for.
+        let look = look_again || (lack.is_some() && !is_at_rung);
+        let fetch = Fetch { wanted: Wanted { point, key, look, training, is_at_rung, lack }, permit };
         let not_asked = match fetcher.claims() || (look_again && asked.insert(key)) {
             true => fetcher.ask(fetch),
             false => Some(fetch),
@@ -86,12 +90,16 @@ impl<'a> Driver<'a> {
                     self.claimed_elsewhere.insert(point);
                     Input::Claimed(point, Claim::HeldBy(holder))
                 }
+                Answer::Lacking(point, lack) => {
+                    self.claimed_elsewhere.insert(point);
+                    Input::Claimed(point, Claim::Lacking(lack))
+                }
                 Answer::Free(point) => {
                     self.claimed_elsewhere.remove(&point);
                     Input::HolderGone(point)
                 }
                 Answer::Fetched(fetch) => {
-                    let Fetch { point, key, permit, look, .. } = fetch;
+                    let Fetch { wanted: Wanted { point, key, look, .. }, permit } = fetch;
                     let stored = if look { self.planner.present(point, &key)? } else { None };
                     let claim = stored.map_or(Claim::Granted, Claim::Found);
                     if matches!(claim, Claim::Granted) {

@@ -16,6 +16,14 @@ impl RunState {
         self.settle(point, stored, false);
     }
 
+    /// Reports the inputs that a point does without, if any.
+    pub(super) fn report_missing(&mut self, point: PointId) {
+        let missing = self.table.missing_inputs(point);
+        if !missing.is_empty() {
+            self.commands.push(Command::Report(Report::Without(point, missing)));
+        }
+    }
+
     /// Handles a result that is now in the cache.
     pub(super) fn settle(&mut self, point: PointId, stored: StoredResult, executed: bool) {
         let StoredResult { key, output } = stored;

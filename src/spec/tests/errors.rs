@@ -587,7 +587,7 @@ fn known_field_names_are_listed_once() {
     7 | zzz = 1
       | ^^^
       |
-      = help: known here: kind, inputs, matrix, at, seed, width, channels, distribution, segments, epochs, keep, keep_every, rate
+      = help: known here: kind, inputs, matrix, at, seed, resources, width, channels, distribution, segments, epochs, keep, keep_every, rate
 
     1 error in the pipeline
     ");

@@ -292,7 +292,7 @@ kind = "load"
     12 | note = 1
        | ^^^^
        |
-       = help: known here: kind, inputs, matrix, at, seed, title, reference
+       = help: known here: kind, inputs, matrix, at, seed, resources, title, reference
 
     2 errors in the pipeline
     "#);

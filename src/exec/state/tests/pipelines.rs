@@ -106,7 +106,7 @@ pub(super) fn pipeline(dice: &mut Dice) -> Pipeline {
             roles,
             salt,
             epochs,
-            demand: Demand { threads, gpu, gpus },
+            demand: Demand { threads, gpu, gpus, memory: 0 },
             fails: is_own && trouble.failures && dice.once_in(6),
             unstable: is_own && trouble.unstable && dice.once_in(3),
         });
