@@ -9,9 +9,11 @@ use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use super::database::Access;
 use super::disk::exists;
-use super::engine::Failure;
+use super::engine::{Failure, catch};
 use super::entries::{self, Altered, FileRecord, FilesRead};
 use super::error::Result;
 use super::files::digest_now;
@@ -22,6 +24,9 @@ use super::pack;
 use super::record::{ResultRecord, StateRecord};
 use super::states::StateQuery;
 use crate::key::{Components, Digest, Key, StoredResult};
+
+/// This many records and more are read by several threads.
+const MANY: usize = 512;
 
 /// The index, held open for look-ups.
 pub struct Look<'a> {
@@ -195,20 +200,28 @@ impl<'a> Look<'a> {
 
     /// The records of these keys, in their order.
     pub fn results(&self, keys: &[Key]) -> Result<Vec<Option<ResultRecord>>, LookError> {
-        keys.iter().map(|key| self.result(key)).collect()
+        let Some(db) = self.db else { return Ok(vec![None; keys.len()]) };
+        let read = |keys: &[Key]| keys.iter().map(|key| entries::result(db, key)).collect::<Result<Vec<_>, _>>();
+        // Reading a record is mostly parsing.
+        let found: Vec<_> = match keys.len() {
+            ..MANY => vec![read(keys)?],
+            _ => keys.par_chunks(MANY / 4).map(|keys| catch(|| read(keys))).collect::<Result<_, _>>()?,
+        };
+        let found = keys.iter().zip(found.into_iter().flatten());
+        Ok(found.map(|(key, record)| self.unless_altered(key, record)).collect())
     }
 
     /// The record of this key. An altered one counts as missing, and is removed after the look-ups.
     fn result(&self, key: &Key) -> Result<Option<ResultRecord>, LookError> {
         let Some(db) = self.db else { return Ok(None) };
-        Ok(match entries::result(db, key)? {
-            Some(Ok(record)) => Some(record),
-            Some(Err(Altered)) => {
-                self.altered.borrow_mut().insert(*key);
-                None
-            }
-            None => None,
-        })
+        Ok(self.unless_altered(key, entries::result(db, key)?))
+    }
+
+    fn unless_altered(&self, key: &Key, record: Option<Result<ResultRecord, Altered>>) -> Option<ResultRecord> {
+        if let Some(Err(Altered)) = record {
+            self.altered.borrow_mut().insert(*key);
+        }
+        record?.ok()
     }
 
     /// The newest result of this point.
