@@ -32,6 +32,7 @@ mod run;
 mod session;
 mod shared;
 mod show;
+mod slurm;
 mod status;
 mod store;
 mod ui;

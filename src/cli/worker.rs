@@ -16,6 +16,7 @@ use super::completion;
 use super::project::{Project, data_dirs};
 use super::session::{Session, stop_at_end_of_input};
 use super::shared::StoreArgs;
+use super::slurm::Allocation;
 use super::ui::{Ui, Watch};
 use crate::error::{Category, Error, Result};
 use crate::exec::{self, PartOf, Relocation, RunContext, RunWorker};
@@ -37,6 +38,8 @@ and writes the reports.
 
 A worker leaves stages whose `resources` are more than its cores, its memory or its GPUs to other workers, and those \
 that would take longer than the time until it leaves.
+
+In a job of Slurm, the cores, the memory and the end of the job are the defaults of --threads, --memory and --until.
 
 A worker ends when nothing is left for it. With --until, and at Ctrl-C or SIGTERM, it saves the states of its trainings, \
 pushes them and ends with exit code 0; another worker continues them. If a worker dies, the others take its points over \
@@ -104,11 +107,12 @@ pub(super) struct WorkerArgs {
 /// Runs the points that no other worker runs.
 pub(super) fn worker(args: &WorkerArgs, global: &Global, ui: &Ui) -> Result<()> {
     let shared = args.store.required(Some(true))?;
-    let session = Session::start(args.threads, Watch::of_run(ui))?;
+    let job = Allocation::of_this_process();
+    let session = Session::start(args.threads.or(job.cpus), Watch::of_run(ui))?;
     if args.attached {
         stop_at_end_of_input(&session.cancel)?;
     }
-    let until = args.until.map(|until| Instant::now() + until);
+    let until = args.until.or(job.time).map(|until| Instant::now() + until);
     if let Some(until) = until {
         cancel_at(until, &session.cancel)?;
     }
@@ -140,7 +144,7 @@ pub(super) fn worker(args: &WorkerArgs, global: &Global, ui: &Ui) -> Result<()> 
     let listener = StartListener { cache_wait: &cache_wait, listener: &*session.watch };
     let data_dirs = data_dirs(args.data_dir.as_ref());
     let context = project.context(&data_dirs, session.threads, &session.cancel, &listener);
-    let memory = args.memory.unwrap_or(context.memory);
+    let memory = args.memory.or(job.memory).unwrap_or(context.memory);
     let outcome =
         exec::run(&RunContext { shared: Some(&shared), relocation: relocation.as_ref(), memory, ..context }, &options);
     project.store.close();
