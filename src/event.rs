@@ -270,3 +270,11 @@ pub trait Listener: Send + Sync {
     /// now. Not called after the last event.
     fn pause(&self) {}
 }
+
+/// A listener that ignores all events.
+#[derive(Clone, Copy, Debug)]
+pub struct Silent;
+
+impl Listener for Silent {
+    fn event(&self, _: &Event) {}
+}

@@ -64,6 +64,7 @@ pub use filling::{Filled, fill, plan_with_store, pull_states};
 pub use resources::{Capacity, check_resources};
 pub use roots::stored_states;
 pub use run_files::{Relocation, RunFiles};
+pub(crate) use run_log::{RunInfo, RunLog};
 pub use verify::{Difference, Part, ProgramVerdict, Sample, Sampled, Stretch, Verification, verify};
 
 use crate::error::{Category, Error, Result};
@@ -76,7 +77,7 @@ use crate::exec::executor::sharing::SharingExecutor;
 use crate::exec::fetching::Fetcher;
 use crate::exec::resources::{Demand, Gpus, ResourcePool};
 use crate::exec::roots::put_root;
-use crate::exec::run_log::{RunInfo, RunLog, StageEnd};
+use crate::exec::run_log::StageEnd;
 use crate::exec::state::point::{Dependencies, RoleInput};
 use crate::exec::state::table::PointTable;
 use crate::exec::state::{Planned, Policy, RunState};

@@ -125,10 +125,6 @@ mod tests {
         assert_eq!((error.category, error.message.as_str()), (Category::CacheHeld, "the cache is held by pid 7"));
         let listener = cache_wait.clone();
         let stage = "a".to_owned();
-        struct Ignores;
-        impl Listener for Ignores {
-            fn event(&self, _: &Event) {}
-        }
         let started = Event::StageStarted {
             stage,
             kind: String::new(),
@@ -137,7 +133,7 @@ mod tests {
             gpus: vec![],
             worker: None,
         };
-        StartListener { cache_wait: &listener, listener: &Ignores }.event(&started);
+        StartListener { cache_wait: &listener, listener: &crate::event::Silent }.event(&started);
         assert!(!cache_wait.is_over() && !cache_wait.gives_up("pid 8") && !cache_wait.is_over());
     }
 

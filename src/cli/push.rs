@@ -27,7 +27,7 @@ use crate::store::{Import, new_run_id};
 
 With --run, the pipeline and its files become a run of the store. `vadpipe worker --run ID` then takes part in it on any \
 machine, with the files as they are now. The files are those that the pipeline names and, if programs run, those of the project. \
-Files that git ignores, hidden ones and those above 16 MiB are left out: workers read them where they are now.")]
+Files that git ignores, hidden ones, and those above 16 MiB that no stage names are left out.")]
 pub(super) struct PushArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,

@@ -12,7 +12,7 @@ use super::project::compute;
 use super::session::{start_threads, stop_at_end_of_input, stop_on_signals};
 use super::ui::Ui;
 use crate::error::{Error, Result};
-use crate::event::{Event, Listener};
+use crate::event::{Event, Silent};
 use crate::exec::{JobEnd, Message, RunContext, WorkOrder};
 use crate::graph::Graph;
 use crate::spec::{DeviceChoice, load_with};
@@ -31,12 +31,6 @@ pub(super) struct WorkArgs {
     /// The order, a JSON file
     #[arg(value_name = "ORDER")]
     order: PathBuf,
-}
-
-struct Deaf;
-
-impl Listener for Deaf {
-    fn event(&self, _: &Event) {}
 }
 
 /// Runs the job of an order. It stops when standard input ends, or at a signal.
@@ -98,7 +92,7 @@ fn run(args: &WorkArgs, global: &Global, send: &(dyn Fn(Message) + Sync)) -> Res
         threads: order.threads,
         memory: memory(),
         cancel: &cancel,
-        listener: &Deaf,
+        listener: &Silent,
     };
     order.work(&context, send);
     store.close();

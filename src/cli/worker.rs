@@ -107,7 +107,8 @@ pub(super) struct WorkerArgs {
 /// Runs the points that no other worker runs.
 pub(super) fn worker(args: &WorkerArgs, global: &Global, ui: &Ui) -> Result<()> {
     let shared = args.store.required(Some(true))?;
-    let job = Allocation::of_this_process();
+    // The driver of attached workers knows what each has.
+    let job = if args.attached { Allocation::default() } else { Allocation::of_this_process(args.until.is_none()) };
     let session = Session::start(args.threads.or(job.cpus), Watch::of_run(ui))?;
     if args.attached {
         stop_at_end_of_input(&session.cancel)?;

@@ -17,13 +17,13 @@ use std::fs;
 use std::io::{self, BufRead as _, BufReader};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::exec::mirror::Mirror;
 use crate::exec::run_files::Relocation;
-use crate::file;
+use crate::file::{self, without_dots};
 use crate::key::{Digest, Hash};
 use crate::store::Store;
 
@@ -149,8 +149,9 @@ impl Scan<'_> {
             }
         }
         for (path, original) in &files.relocated {
-            // The original may have been edited since the run was pushed.
-            let is_same = self.store.digest_now(path) == self.store.digest_now(original);
+            // The original may have been edited since the run was pushed, and edited back since it was read.
+            let is_same = self.store.digest_now(path) == self.store.digest_now(original)
+                && !self.has_changed(original, &files.written, &|_| false)?;
             if let Some(name) = self.project().name(path).filter(|_| !is_same) {
                 found.add_changed(name, self.started);
             }
@@ -205,11 +206,12 @@ impl Scan<'_> {
         let (mut others, mut named, mut in_place) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
         let mut relocated = BTreeMap::new();
         for (listed, is_in_place) in self.listed(list)? {
-            let place = self.relocation.and_then(|relocation| relocation.relocated(&listed));
-            let path = place.unwrap_or(listed.clone());
-            if path != listed && !written.contains(&listed) {
-                relocated.insert(path.clone(), listed);
+            if written.contains(&listed) {
+                continue;
             }
+            let place = self.relocation.and_then(|relocation| relocation.relocated(&listed));
+            let path = place.clone().unwrap_or_else(|| listed.clone());
+            relocated.extend(place.map(|place| (place, listed)));
             let Some(name) = project.name(&path).filter(|_| !written.contains(&path)) else { continue };
             let original = self.path(&name);
             if !all_named.contains(Path::new(&name)) {
@@ -224,7 +226,7 @@ impl Scan<'_> {
 
     /// The path of a file of the project, without links in it.
     fn path(&self, name: &str) -> PathBuf {
-        plain(&self.mirror.original_base().join(name))
+        without_dots(&self.mirror.original_base().join(name))
     }
 
     /// The files whose digests are in the key already: those that the stage names, and those below folders that it
@@ -258,7 +260,7 @@ impl Scan<'_> {
         for line in file.split(b'\n') {
             let line = line?;
             if !line.is_empty() {
-                let path = plain(&self.mirror.base().join(OsString::from_vec(line)));
+                let path = without_dots(&self.mirror.base().join(OsString::from_vec(line)));
                 let original = original(&path);
                 let is_in_place = original == path;
                 *paths.entry(original).or_default() |= is_in_place;
@@ -313,19 +315,6 @@ impl Project<'_> {
         let mut below = self.roots.iter().filter_map(|root| path.strip_prefix(root).ok());
         below.any(|below| !below.iter().any(is_foreign))
     }
-}
-
-/// An absolute path without `.` and `..`.
-fn plain(path: &Path) -> PathBuf {
-    let mut plain = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::ParentDir => drop(plain.pop()),
-            Component::CurDir => {}
-            part => plain.push(part),
-        }
-    }
-    plain
 }
 
 /// A digest that no file has.

@@ -3,10 +3,11 @@
 //! A run has the pipeline's file, what it includes, the files that its stages name, and the other files of the project:
 //! those below the pipeline's folder, below the folder of a script, and below the folder above whose `uv.lock` or
 //! `.venv` is used. Files that git ignores, hidden files, links to folders and large files that no stage names are left
-//! out.
+//! out. A worker has exactly these files, wherever it runs, so its keys and its results are those of the run. The only
+//! link is to a `.venv` that uv does not manage, because an environment can't be copied.
 //!
-//! A worker links what was left out to the originals, if it finds those. A program may also find an original by itself,
-//! such as a module of a package that is installed as editable. [`Relocation`] says which files these are.
+//! A program may still find an original by itself, such as a module of a package that is installed as editable.
+//! [`Relocation`] says which files these are.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +21,7 @@ use ignore::{DirEntry, WalkBuilder};
 
 use crate::diagnostic::SourceKind;
 use crate::error::{Error, Result};
-use crate::file;
+use crate::file::{self, without_dots};
 use crate::key::Digest;
 use crate::shared::{SharedFile, SharedRun, SharedStore};
 use crate::spec::Spec;
@@ -33,7 +34,7 @@ const MAX_NAMED_BYTES: u64 = 256 << 20;
 /// The most files of a run that no stage names, and their bytes.
 const MAX_FILES: usize = 10_000;
 const MAX_BYTES: u64 = 256 << 20;
-/// How many folders above the pipeline's a file may be.
+/// How many folders above the pipeline's a file may be, unless a repository contains more of them.
 const LEVELS: usize = 2;
 /// A folder that contains one of these is a cache, a shared store or an environment of Python.
 const FOREIGN_MARKERS: [&str; 4] = ["CACHEDIR.TAG", "index/journal", "vadpipe.json", "pyvenv.cfg"];
@@ -58,26 +59,31 @@ impl RunFiles {
     /// If a file that the pipeline names is too large, or if there are too many files (exit code 2).
     pub fn find(spec: &Spec, pipeline: &Path) -> Result<Self> {
         // The pipeline's folder is that of the link if its file is a link.
-        let pipeline = plain(pipeline)
-            .ok_or_else(|| Error::bad_input(format!("can't find the folder of {}", pipeline.display())))?;
+        let pipeline = without_links_in_folder(pipeline)?;
         let base = pipeline.parent().unwrap_or(Path::new("/")).to_owned();
-        let highest = base.ancestors().take(LEVELS + 1).filter(|folder| folder.parent().is_some()).last();
-        let highest = highest.unwrap_or(&base).to_owned();
-        let is_near = |path: &PathBuf| path.starts_with(&highest);
+        let highest = highest(&base);
+        let check = |path: &Path| match path.starts_with(&highest) {
+            true => Ok(path.to_owned()),
+            false => Err(too_far(path, &base)),
+        };
         let Named { files, programs } = Named::of(spec, &base);
-        let named: BTreeSet<PathBuf> = files.into_iter().filter(is_near).chain([pipeline.clone()]).collect();
+        let named = files.iter().map(|path| check(path)).collect::<Result<BTreeSet<_>>>()?;
+        let named: BTreeSet<PathBuf> = named.into_iter().chain([pipeline.clone()]).collect();
         let mut projects: BTreeSet<PathBuf> =
             programs.iter().filter_map(|path| Some(path.parent()?.to_owned())).collect();
-        projects.extend(distinct_stages(spec).filter_map(|stage| stage.project(&base)?.canonicalize().ok()));
+        for project in distinct_stages(spec).filter_map(|stage| stage.project(&base)) {
+            projects.insert(check(&project)?);
+        }
         projects.insert(base.clone());
-        projects.retain(is_near);
         let folder = common_folder(named.iter().filter_map(|path| path.parent()).chain(projects.iter().map(|p| &**p)));
         let size = |path: &Path| path.metadata().map_or(0, |file| file.len());
         if let Some(large) = named.iter().find(|path| size(path) > MAX_NAMED_BYTES) {
             let message = format!("{} is too large for a run: {} MB", large.display(), size(large) >> 20);
             return Err(Error::bad_input(message).hint("name it by its absolute path, or read it from a data folder"));
         }
-        let mut walk = Walk::default();
+        let is_link = |path: &&PathBuf| path.is_symlink();
+        let link = |path: &PathBuf| format!("{} is a link: the run has a copy in its place", path.display());
+        let mut walk = Walk { warnings: programs.iter().filter(is_link).map(link).collect(), ..Walk::default() };
         if distinct_stages(spec).any(|stage| stage.reads().files) {
             projects.iter().try_for_each(|project| walk.add(project, &named))?;
         }
@@ -138,29 +144,48 @@ impl Relocation {
         // The search for `uv.lock` and `.venv` in the folders above ends here.
         fs::create_dir_all(scratch.join(".git")).and_then(|()| fs::create_dir_all(&folder)).map_err(failed)?;
         shared.write_run(run, &folder)?;
-        link_others(&original, &folder);
-        Ok(Self { pipeline: folder.join(&run.pipeline), original, folder })
+        let relocation = Self { pipeline: folder.join(&run.pipeline), original, folder };
+        relocation.link_environments();
+        Ok(relocation)
     }
 
-    /// The file of the run that has the place of this original.
+    /// Links each `.venv` that the pipeline may use. uv writes to its environment, so it makes one in the copy. Without
+    /// the link, a script gets the `python3` in `PATH`, as on a machine that has no environment.
+    fn link_environments(&self) {
+        let folders = || self.pipeline.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.folder));
+        if folders().any(|folder| folder.join("uv.lock").exists()) {
+            return;
+        }
+        for folder in folders() {
+            let Ok(below) = folder.strip_prefix(&self.folder) else { continue };
+            let environment = self.original.join(below).join(".venv");
+            if environment.is_dir() {
+                let _ = symlink(environment, folder.join(".venv"));
+            }
+        }
+    }
+
+    /// The file of the run that has the place of this original, however the path of the original is written.
     pub(crate) fn relocated(&self, path: &Path) -> Option<PathBuf> {
-        path.strip_prefix(&self.original).ok().map(|below| self.folder.join(below))
+        if path.starts_with(&self.folder) {
+            return None;
+        }
+        let below = |path: &Path| Some(self.folder.join(path.strip_prefix(&self.original).ok()?));
+        below(path).or_else(|| below(&path.canonicalize().ok()?))
     }
 }
 
-/// Links everything in a folder that its copy lacks. A program that needs what can't be linked says so. uv writes to an
-/// environment, so it gets one of its own in the copy.
-fn link_others(original: &Path, copy: &Path) {
-    for path in fs::read_dir(original).into_iter().flatten().flatten().map(|entry| entry.path()) {
-        let Some(name) = path.file_name() else { continue };
-        let in_copy = copy.join(name);
-        let is_of_uv = name == ".venv" && original.join("uv.lock").exists();
-        if in_copy.is_dir() {
-            link_others(&path, &in_copy);
-        } else if in_copy.symlink_metadata().is_err() && !is_of_uv {
-            let _ = symlink(&path, in_copy);
-        }
-    }
+/// The highest folder that a run may contain: that of the repository, or a few levels up.
+fn highest(base: &Path) -> PathBuf {
+    let folders = || base.ancestors().filter(|folder| folder.parent().is_some());
+    let repository = folders().find(|folder| folder.join(".git").exists());
+    let near = folders().take(LEVELS + 1).last().unwrap_or(base);
+    repository.filter(|repository| near.starts_with(repository)).unwrap_or(near).to_owned()
+}
+
+fn too_far(path: &Path, base: &Path) -> Error {
+    let message = format!("{} is too far above {} for a run", path.display(), base.display());
+    Error::bad_input(message).hint("name it by its absolute path; workers then read it there")
 }
 
 /// The stages of a pipeline, each once.
@@ -170,9 +195,8 @@ fn distinct_stages(spec: &Spec) -> impl Iterator<Item = &dyn Stage> {
     stages.filter(move |stage| seen.insert(Arc::as_ptr(stage).cast::<()>())).map(|stage| &**stage)
 }
 
-/// What the pipeline names.
+/// What the pipeline names by a path relative to it. Workers read files with absolute paths where they are.
 struct Named {
-    /// Files, without links in the paths of their folders.
     files: BTreeSet<PathBuf>,
     /// Those of them that programs consist of.
     programs: BTreeSet<PathBuf>,
@@ -180,20 +204,23 @@ struct Named {
 
 impl Named {
     fn of(spec: &Spec, base: &Path) -> Self {
-        let recorded = RecordedFiles { base, found: RefCell::default() };
+        let recorded = RecordedFiles { base, absolute: RefCell::default(), found: RefCell::default() };
         let mut programs = BTreeSet::new();
         for stage in distinct_stages(spec) {
             // A file that is missing is an error of the plan.
             let _ = stage.contents(&recorded);
             let names = stage.program_files(&recorded).ok().flatten().unwrap_or_default();
             let relative = names.iter().filter(|name| Path::new(name).is_relative());
-            programs.extend(relative.filter_map(|name| plain(&base.join(name))).filter(|path| path.is_file()));
+            programs.extend(relative.map(|name| without_dots(&base.join(name))).filter(|path| path.is_file()));
         }
         let included = spec.sources.0.iter().filter_map(|source| match &source.kind {
-            SourceKind::Included(path) => plain(path),
+            SourceKind::Included(path) => without_links_in_folder(path).ok(),
             _ => None,
         });
-        let files = recorded.found.into_inner().into_iter().chain(included).chain(programs.iter().cloned());
+        let absolute = recorded.absolute.into_inner();
+        let is_relative = |path: &PathBuf| !absolute.iter().any(|absolute| path.starts_with(absolute));
+        let found = recorded.found.into_inner().into_iter().filter(is_relative);
+        let files = found.chain(included).chain(programs.iter().cloned());
         Self { files: files.filter(|path| path.is_file()).collect(), programs }
     }
 }
@@ -201,16 +228,21 @@ impl Named {
 /// Notes files instead of reading them.
 struct RecordedFiles<'a> {
     base: &'a Path,
+    /// Files and folders that are named by absolute paths.
+    absolute: RefCell<BTreeSet<PathBuf>>,
     found: RefCell<BTreeSet<PathBuf>>,
 }
 
 impl Files for RecordedFiles<'_> {
     fn digest(&self, path: &Path) -> io::Result<Digest> {
-        self.found.borrow_mut().extend(plain(path));
+        self.found.borrow_mut().insert(without_dots(path));
         Ok(Digest::of(b""))
     }
 
     fn resolve(&self, path: &str) -> PathBuf {
+        if Path::new(path).is_absolute() {
+            self.absolute.borrow_mut().insert(without_dots(Path::new(path)));
+        }
         self.base.join(path)
     }
 }
@@ -230,6 +262,9 @@ impl Walk {
             let is_marked = || FOREIGN_MARKERS.iter().any(|marker| entry.path().join(marker).exists());
             entry.depth() == 0 || (entry.file_name() != "__pycache__" && !is_marked())
         };
+        // uv reads it. Other hidden files may be secrets.
+        let version = project.join(".python-version");
+        self.files.extend(Some(version).filter(|file| file.is_file()));
         for entry in WalkBuilder::new(project).require_git(false).filter_entry(is_of_project).build() {
             let path = match entry {
                 Ok(entry) => entry.into_path(),
@@ -264,10 +299,12 @@ impl Walk {
     }
 }
 
-/// A path without links in its folder: the layout of the copy is that of the original.
-fn plain(path: &Path) -> Option<PathBuf> {
+/// The path of a file, without links in the path of its folder.
+fn without_links_in_folder(path: &Path) -> Result<PathBuf> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Some(folder.canonicalize().ok()?.join(path.file_name()?))
+    let found = folder.canonicalize().ok().zip(path.file_name());
+    let missing = || Error::bad_input(format!("can't find the folder of {}", path.display()));
+    found.map(|(folder, name)| folder.join(name)).ok_or_else(missing)
 }
 
 fn not_utf8(path: &Path) -> Error {

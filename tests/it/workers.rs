@@ -416,7 +416,7 @@ fn wrong_options_are_refused_before_anything_runs() {
     refused(&["run", "p.toml", "--on", "local:2", "-f"], "cannot be used with");
 }
 
-/// A program that reads a module and a file that the pipeline does not name, and a file that git ignores.
+/// A program that reads a module that the pipeline does not name.
 const UNNAMED: &str = r#"
 [pipeline]
 name = "p"
@@ -433,13 +433,12 @@ outputs = { out = "out" }
 fn run_with_files() -> Option<Project> {
     has_python().then(|| {
         let project = Project::new(UNNAMED);
-        let script = "import os, sys\nfrom words import NAME\nhere = os.path.dirname(__file__)\n\
-            data = open(os.path.join(here, 'ignored', 'data.txt')).read()\n\
-            open('out', 'w').write(f'{sys.argv[1]} {NAME} {data}')\n";
+        let script = "import sys\nfrom words import NAME\nopen('out', 'w').write(f'{sys.argv[1]} {NAME}')\n";
         project.write("say.py", script);
         project.write("words.py", "NAME = 'first'\n");
-        project.write("ignored/data.txt", "data");
         project.write(".gitignore", "ignored/\n");
+        project.write("ignored/data.txt", "data");
+        project.write(".secret", "token");
         project
     })
 }
@@ -472,9 +471,11 @@ fn pushed_run_has_the_files_as_they_were() {
     assert_eq!(run.cached(), ["say"]);
     let exported = original.vadpipe(["export", "p.toml", "--to", "out", "-S", "params.greeting=\"good morning\""]);
     assert_eq!(exported.code, 0, "{}", exported.stderr);
-    assert_eq!(original.read("out/say/out"), "good morning first data");
-    // The edited file is a file that the program read.
-    original.write("ignored/data.txt", "other");
+    assert_eq!(original.read("out/say/out"), "good morning first");
+    let record = fs::read_to_string(project.path("store/run").join(&id)).expect("a record");
+    assert!(record.contains("words.py") && !record.contains("ignored") && !record.contains("secret"), "{record}");
+    // A module that is edited later is a file that the program read.
+    original.write("words.py", "NAME = 'third'\n");
     let run = original.run(&["--store", &store, "-S", "params.greeting=\"good morning\""]);
     assert_eq!(run.executed(), ["say"]);
 }
@@ -548,6 +549,17 @@ fn pushed_run_has_included_files_scripts_of_other_folders_and_named_folders() {
 }
 
 #[test]
+fn file_far_above_the_pipeline_cannot_be_part_of_a_run() {
+    let Some(project) = run_with_files() else { return };
+    let pipeline = UNNAMED.replace("\"say.py\"", "\"../../../../say.py\"");
+    project.write("a/b/c/d/p.toml", &pipeline);
+    let pushed = project.vadpipe(["push", "a/b/c/d/p.toml", "--store", "store", "--run"]);
+    assert_eq!(pushed.code, 2, "{}", pushed.stderr);
+    assert!(pushed.stderr.contains("is too far above"), "{}", pushed.stderr);
+    assert!(!project.path("store/run").exists());
+}
+
+#[test]
 fn original_that_a_pushed_run_reads_by_itself_is_a_file_that_it_read() {
     let Some(project) = run_with_files() else { return };
     // As an installed package does, the script finds the folder from which the run comes.
@@ -563,4 +575,20 @@ fn original_that_a_pushed_run_reads_by_itself_is_a_file_that_it_read() {
     assert!(warnings.iter().any(|warning| warning.contains("words.py changed while `say` ran")), "{warnings:?}");
     // The result does not count, not even for the edited file.
     assert_eq!(project.run(&["--store", "store"]).executed(), ["say"]);
+}
+
+#[test]
+fn run_in_workers_is_in_the_log_from_its_start() {
+    let Some(project) = training() else { return };
+    project.write("signals/block", "");
+    let mut driver = project.start(&["run", "p.toml", "--on", "local:1", "--json"]);
+    wait_for(&project.path("signals/blocked"));
+    let log = || project.vadpipe(["log"]).stdout;
+    assert!(log().contains("running"), "{}", log());
+    let events = project.vadpipe(["log", "last", "--events"]).stdout;
+    assert!(events.contains("worker-1") && events.contains("\"event\":\"epoch\""), "{events}");
+    driver.kill().expect("it is killed");
+    driver.wait().expect("it has ended");
+    fs::remove_file(project.path("signals/block")).expect("removed");
+    assert!(log().contains("killed"), "{}", log());
 }

@@ -16,7 +16,10 @@ use crate::cli::session::own_program;
 use crate::cli::shared::open_folder;
 use crate::cli::ui::Ui;
 use crate::error::{Error, Result};
-use crate::exec::{self, Capacity, PartOf, RunContext, check_resources, fill, pull_states, run_started, stored_states};
+use crate::event::Silent;
+use crate::exec::{
+    self, Capacity, PartOf, RunContext, RunInfo, RunLog, check_resources, fill, pull_states, run_started, stored_states,
+};
 use crate::plan::Plan;
 use crate::shared::{SharedStore, Transfer};
 use crate::stage::{Cancel, Device};
@@ -41,6 +44,14 @@ pub(super) struct Workers<'a> {
     /// The address of the shared store, if the command line names it.
     pub(super) store: Option<&'a str>,
     pub(super) ui: &'a Ui,
+}
+
+impl Workers<'_> {
+    /// The share of a worker in these GPUs.
+    fn share(&self, gpus: &[String], worker: usize) -> String {
+        let share: Vec<&str> = gpus.iter().skip(worker).step_by(self.count.into()).map(String::as_str).collect();
+        share.join(",")
+    }
 }
 
 /// Runs the pipeline in workers. `context` may have a shared store.
@@ -104,23 +115,20 @@ fn run_over(
     options: &exec::Options<'_>,
 ) -> Result<exec::Outcome> {
     let (id, started_at) = (new_run_id(), jiff::Timestamp::now().as_millisecond());
-    let merged = Merged::start(context.listener, &run_started(context, &id, plan));
+    let info = RunInfo { id: &id, file: options.file, args: options.args, label: (options.label)(), started_at };
+    let log = RunLog::start(RunContext { listener: &Silent, ..*context }, info, plan)?;
+    let mut merged = Merged::start(context.listener, log, &run_started(context, &id, plan));
     let folder = tempfile::Builder::new().prefix("vadpipe-workers-").tempdir();
     let folder = folder.map_err(|e| Error::storage("can't create a folder for the workers").caused_by(e))?;
-    let program = own_program()?;
-    let gpus = shared_gpus(project);
+    let (program, gpus) = (own_program()?, shared_gpus(project));
     let command = |index: usize, name: &str, cache: &Path| {
         let mut command = Command::new(&program);
-        if let Some(gpus) = gpus {
-            let share: Vec<&str> = gpus.iter().skip(index).step_by(workers.count.into()).map(String::as_str).collect();
-            command.env("CUDA_VISIBLE_DEVICES", share.join(","));
+        if let Some(share) = gpus.map(|gpus| workers.share(gpus, index)) {
+            command.env("CUDA_VISIBLE_DEVICES", share);
         }
         command.args(["worker", "--json", "--attached", "--heartbeat", HEARTBEAT, "--idle", IDLE]);
         command.args(["--part-of", &id, "--name", name]).arg("--cache").arg(cache);
-        if let Some(store) = store {
-            command.arg("--store").arg(store);
-        }
-        command.args(&workers.arguments);
+        command.args(store.iter().flat_map(|store| ["--store".as_ref(), *store])).args(&workers.arguments);
         command
     };
     Fleet {
@@ -133,6 +141,7 @@ fn run_over(
         merged: &merged,
     }
     .run(workers.count)?;
+    merged.end_log();
     let mut context = RunContext { listener: &merged, ..*context };
     if context.cancel.is_cancelled() {
         // The workers have pushed their states. The next run may be one without workers.

@@ -5,10 +5,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::event::{Event, Listener};
+use crate::exec::RunLog;
 
 /// Passes on the events of workers, and then those of the run that gathers their results.
 pub(super) struct Merged<'a> {
     listener: &'a dyn Listener,
+    /// The record of the run while its workers run. The run that gathers their results writes it anew.
+    log: Option<RunLog<'a>>,
     started: Instant,
     past: Mutex<Past>,
 }
@@ -25,9 +28,15 @@ struct Past {
 
 impl<'a> Merged<'a> {
     /// Begins a run with this event.
-    pub(super) fn start(listener: &'a dyn Listener, started: &Event) -> Self {
+    pub(super) fn start(listener: &'a dyn Listener, log: RunLog<'a>, started: &Event) -> Self {
+        log.event(started);
         listener.event(started);
-        Self { listener, started: Instant::now(), past: Mutex::default() }
+        Self { listener, log: Some(log), started: Instant::now(), past: Mutex::default() }
+    }
+
+    /// Ends the record of the workers.
+    pub(super) fn end_log(&mut self) {
+        self.log = None;
     }
 
     /// Passes on an event of a worker. Leaves out those that only concern this worker.
@@ -56,6 +65,8 @@ impl<'a> Merged<'a> {
             Event::StageFailed { stage, .. } if !self.past().failed.insert(stage.clone()) => return,
             _ => {}
         }
+        self.log.iter().for_each(|log| log.event(&event));
+        self.log.iter().for_each(Listener::pause);
         self.listener.event(&event);
         self.listener.pause();
         if !matches!(event, Event::Progress { .. }) {
