@@ -107,8 +107,7 @@ pub(super) struct WorkerArgs {
 /// Runs the points that no other worker runs.
 pub(super) fn worker(args: &WorkerArgs, global: &Global, ui: &Ui) -> Result<()> {
     let shared = args.store.required(Some(true))?;
-    // The driver of attached workers knows what each has.
-    let job = if args.attached { Allocation::default() } else { Allocation::of_this_process(args.until.is_none()) };
+    let job = args.allocation();
     let session = Session::start(args.threads.or(job.cpus), Watch::of_run(ui))?;
     if args.attached {
         stop_at_end_of_input(&session.cancel)?;
@@ -175,6 +174,11 @@ fn cache(global: &Global, scratch: &Path) -> PathBuf {
 }
 
 impl WorkerArgs {
+    /// What a job of Slurm gives to this worker. The driver of attached workers knows what each has.
+    fn allocation(&self) -> Allocation {
+        if self.attached { Allocation::default() } else { Allocation::of_this_process(self.until.is_none()) }
+    }
+
     /// This worker in claims.
     fn owner(&self) -> ClaimOwner {
         let name = self.name.clone().unwrap_or_else(|| format!("worker-{}", std::process::id()));
