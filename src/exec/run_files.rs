@@ -133,7 +133,7 @@ pub struct Relocation {
 }
 
 impl Relocation {
-    /// Writes the files of a run to a new folder in `scratch`, with links to what the run left out.
+    /// Writes the files of a run to a new folder in `scratch`. An environment is linked to the original.
     ///
     /// # Errors
     /// As [`SharedStore::write_run`].
