@@ -60,7 +60,9 @@ impl Project {
     /// Reads the pipeline and opens its cache to run it. `cache_wait` decides how long to wait for the cache.
     pub(super) fn open_to_run(args: &PipelineArgs, global: &Global, ui: &Ui, cache_wait: &CacheWait) -> Result<Self> {
         let dir = cache_dir(global.cache.as_deref(), Some(&args.file));
-        let project = Self::load(args, &global.kinds.0, Arc::new(Store::open(&dir, cache_wait.options(ui))?))?;
+        let mut project = Self::load(args, &global.kinds.0, Arc::new(Store::open(&dir, cache_wait.options(ui))?))?;
+        let defaults = Config::load()?.resources();
+        project.spec.points.iter_mut().for_each(|point| point.resources = point.resources.or(defaults));
         project.print_warnings(ui);
         Ok(project)
     }
@@ -76,13 +78,11 @@ impl Project {
     }
 
     fn load(args: &PipelineArgs, registry: &Registry, store: Arc<Store>) -> Result<Self> {
-        let defaults = Config::load()?.resources();
-        let mut spec = std::thread::scope(|scope| {
+        let spec = std::thread::scope(|scope| {
             // If the thread can't be started, the cache is opened when it is needed.
             let _ = std::thread::Builder::new().spawn_scoped(scope, || store.open_ahead());
             read_pipeline(&args.file, &args.set, registry)
         })?;
-        spec.points.iter_mut().for_each(|point| point.resources = point.resources.or(defaults));
         let compute = compute(args.device.unwrap_or(spec.pipeline.device), spec.pipeline.precision)?;
         let has_states = |point: &Point| point.parsed.stage.gpus() > 0 && point.parsed.stage.epochs().is_some();
         let find = if spec.points.iter().any(has_states) { gpus::of_one_model } else { gpus::of_any_model };

@@ -136,7 +136,7 @@ impl SharedStore {
     }
 
     /// Those of these blobs that the store lacks, and those that it has for long. A blob of another length is cut off.
-    fn lacking_and_old(&self, blobs: &[BlobEntry]) -> Result<(Vec<BlobEntry>, Vec<BlobEntry>)> {
+    pub(super) fn lacking_and_old(&self, blobs: &[BlobEntry]) -> Result<(Vec<BlobEntry>, Vec<BlobEntry>)> {
         let names: Vec<String> = blobs.iter().map(blob_name).collect();
         let (mut lacking, mut old) = (Vec::new(), Vec::new());
         for ((blob, name), stored) in blobs.iter().zip(&names).zip(self.objects.look_at_each(&names)) {

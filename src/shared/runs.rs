@@ -6,17 +6,16 @@
 //!
 //! A later edit of the files changes nothing in the run. The files are small, so they are read and written whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::blobs::blob_name;
+use super::blobs::{blob_name, total};
 use super::error::{Result, SharedError};
 use super::handle::SharedStore;
-use super::objects::Listed;
 use super::record::{self, Named, part};
 use super::transfer::Transfer;
 use crate::artifact::BlobEntry;
@@ -99,18 +98,21 @@ impl SharedStore {
     ) -> Result<()> {
         self.require_writes()?;
         self.mark()?;
-        let lacking = self.lacking_files(run)?;
-        transfer.expect(lacking.values().map(|file| file.size).sum());
+        let blobs: Vec<BlobEntry> = run.files.values().map(|file| file.blob).collect();
+        let (lacking, old) = self.lacking_and_old(&blobs)?;
+        let needed: BTreeSet<BlobEntry> = lacking.into_iter().chain(old).collect();
+        let files = || run.files.iter().filter(|(_, file)| needed.contains(&file.blob));
+        transfer.expect(total(files().map(|(_, file)| &file.blob)));
         let (mut batch, mut bytes) = (Vec::new(), 0);
-        for (path, blob) in lacking {
+        for (path, SharedFile { blob, .. }) in files() {
             if transfer.is_cancelled() {
                 return Err(SharedError::Cancelled);
             }
             let content = read(path).map_err(|e| SharedError::System(format!("can't read {path}"), e))?;
-            if BlobEntry::of(&content) != blob {
+            if BlobEntry::of(&content) != *blob {
                 return Err(SharedError::unusable(format!("{path} was edited meanwhile"), "run the command again"));
             }
-            batch.push((blob_name(&blob), content));
+            batch.push((blob_name(blob), content));
             bytes += blob.size;
             if bytes >= BATCH {
                 self.put_files(&mut batch, &mut bytes, transfer)?;
@@ -120,19 +122,6 @@ impl SharedStore {
         let object = run.object();
         let record = record::encode(run, &object, self.trust.key.as_ref());
         self.objects.put(&object, record)
-    }
-
-    /// The files whose bytes the store lacks, or has for so long that a collection may remove them.
-    fn lacking_files<'r>(&self, run: &'r SharedRun) -> Result<BTreeMap<&'r str, BlobEntry>> {
-        let names: Vec<String> = run.files.values().map(|file| blob_name(&file.blob)).collect();
-        let mut lacking = BTreeMap::new();
-        for ((path, file), found) in run.files.iter().zip(self.objects.look_at_each(&names)) {
-            let is_sound = |found: &Listed| found.size == file.blob.size && !found.is_old();
-            if !found?.as_ref().is_some_and(is_sound) {
-                lacking.insert(path.as_str(), file.blob);
-            }
-        }
-        Ok(lacking)
     }
 
     fn put_files(&self, batch: &mut Vec<(String, Vec<u8>)>, bytes: &mut u64, transfer: &Transfer<'_>) -> Result<()> {

@@ -99,7 +99,7 @@ fn project(pipeline: &str) -> Project {
     project
 }
 
-fn training() -> Option<Project> {
+pub(crate) fn training() -> Option<Project> {
     has_python().then(|| {
         let project = project(TRAINING);
         project.write("train.py", &format!("{HOOK}\n{}", include_str!("training/train.py")));
@@ -108,7 +108,7 @@ fn training() -> Option<Project> {
 }
 
 /// The digests of a run without workers in another cache.
-fn plain_digests(project: &Project) -> std::collections::BTreeMap<String, String> {
+pub(crate) fn plain_digests(project: &Project) -> std::collections::BTreeMap<String, String> {
     let plain = self::project(&project.read("p.toml"));
     if project.path("train.py").exists() {
         plain.write("train.py", &project.read("train.py"));
@@ -131,7 +131,7 @@ fn each_once(project: &Project) {
     assert_eq!((once.len(), ran.len()), (24, 24), "{ran:?}");
 }
 
-fn ended(child: std::process::Child) -> CommandOutput {
+pub(crate) fn ended(child: std::process::Child) -> CommandOutput {
     CommandOutput::of(child.wait_with_output().expect("it ends"))
 }
 

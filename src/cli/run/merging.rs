@@ -10,7 +10,7 @@ use crate::exec::RunLog;
 /// Passes on the events of workers, and then those of the run that gathers their results.
 pub(super) struct Merged<'a> {
     listener: &'a dyn Listener,
-    /// The record of the run while its workers run. The run that gathers their results writes it anew.
+    /// The record of the run while its workers run. The run that gathers their results replaces it.
     log: Option<RunLog<'a>>,
     started: Instant,
     past: Mutex<Past>,

@@ -4,39 +4,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::servers::Moto;
-use crate::support::{CommandOutput, Project, Run, has, has_python, wait_for};
-
-const PIPELINE: &str = r#"
-[pipeline]
-name = "p"
-seed = 3
-
-[stages.net]
-kind = "train-command"
-argv = ["python3", "train.py", "{base}"]
-segment_epochs = 5
-epochs = 40
-
-[stages.net.start]
-width = 4
-
-[stages.net.epoch]
-lr = 0.05
-"#;
-
-/// The one who trains first waits after epoch 20 while there is a file `block`.
-const HOOK: &str = r#"
-import os
-import sys
-import time
-
-def HOOK(epoch):
-    block = os.path.join(sys.argv[1], "signals", "block")
-    if epoch == 20 and os.path.exists(block):
-        open(os.path.join(sys.argv[1], "signals", "blocked"), "w").close()
-        while os.path.exists(block):
-            time.sleep(0.01)
-"#;
+use crate::support::{Project, Run, has, wait_for};
+use crate::workers::{ended, plain_digests, training};
 
 /// A host with one connection, to this machine. Removed on drop.
 struct Host {
@@ -97,27 +66,15 @@ impl Drop for Host {
     }
 }
 
-fn ended(child: Child) -> CommandOutput {
-    CommandOutput::of(child.wait_with_output().expect("it ends"))
-}
-
-fn project() -> Project {
-    let project = Project::new(PIPELINE);
-    project.write("train.py", &format!("{HOOK}\n{}", include_str!("../training/train.py")));
-    project.write("signals/.keep", "");
-    project
-}
-
 #[test]
 fn training_of_a_host_that_is_cut_off_is_continued_by_another_host() {
-    let hosts = if has_python() && has("ip") { [1, 2].map(Host::new) } else { [None, None] };
+    let hosts = if has("ip") { [1, 2].map(Host::new) } else { [None, None] };
     let [Some(first), Some(second)] = hosts else {
-        eprintln!("skipped: without root and `ip` there are no network namespaces");
+        eprintln!("skipped: network namespaces need root and `ip`");
         return;
     };
-    let local = project();
-    local.run(&[]);
-    let (moto, cut_off, other) = (Moto::on_all_interfaces(), project(), project());
+    let (Some(cut_off), Some(other)) = (training(), training()) else { return };
+    let (moto, expected) = (Moto::on_all_interfaces(), plain_digests(&other));
     cut_off.write("signals/block", "");
     let worker = ["worker", "p.toml", "--heartbeat", "0.5"];
     let lost = first.start(&cut_off, &moto, &worker);
@@ -140,5 +97,5 @@ fn training_of_a_host_that_is_cut_off_is_continued_by_another_host() {
     first.connect(true);
     let again = first.run(&cut_off, &moto, &["run", "p.toml"]);
     assert_eq!(again.executed(), [""; 0], "{}", again.output.stderr);
-    assert_eq!(cut_off.digests(), local.digests());
+    assert_eq!(cut_off.digests(), expected);
 }
