@@ -10,6 +10,7 @@
 //! word/<key>/<files>/<signer>/<digest>        another machine's record of a result: it agrees or dissents
 //! root/<pipeline>/<run>                       the records that a run needs
 //! run/<id>                                    a pipeline with its files, for workers on any machine
+//! trash/<collection>/<name>                   what a collection removes
 //! ```
 //!
 //! The cache of each machine stays in front. A result or a state that the cache lacks is pulled: its record, then the
@@ -27,7 +28,7 @@
 //! - `record`: records as objects: names, signatures, checks.
 //! - `handle`: the store; `pull`, `push`: what it exchanges with a cache.
 //! - `words`: who agrees about a result, and who dissents.
-//! - `contents`, `roots`, `gc`, `doctor`: what it holds, what recent runs need, cleaning and checking.
+//! - `contents`, `roots`: what it holds, and what recent runs need; `gc`, `trash`: cleaning; `doctor`: checking.
 //! - `runs`: a pipeline with its files; `claims`: which worker runs which key.
 
 mod address;
@@ -48,6 +49,7 @@ mod roots;
 mod runs;
 mod signature;
 mod transfer;
+mod trash;
 mod variables;
 mod words;
 #[cfg(test)]

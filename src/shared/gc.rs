@@ -2,22 +2,23 @@
 //!
 //! What the newest runs of each pipeline need stays, and so does every object that was written within the grace period.
 //! Machines may write at the same time. One that pushes a record writes blobs again that are older than half of
-//! [`GRACE`], and looks again when the record is there. So a blob that a new record needs is not removed, as long as
-//! the clocks of the machines differ by less than half of it. If that ever fails, the result is a miss and not wrong
-//! bytes.
+//! [`GRACE`], and looks for them again when the record is there. The collection removes by way of the trash, see
+//! `trash`. So nothing that a new record needs is lost, as long as the clocks of the machines differ by less than half
+//! of [`GRACE`]. If that ever fails, the result is a miss and not wrong bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
 use super::blobs::blob_name;
-use super::contents::names;
+use super::contents::{Contents, names};
 use super::error::{Result, SharedError};
 use super::handle::{RECORDS, SharedStore};
 use super::objects::{GRACE, Listed};
 use super::record::{self, ANYBODY, Named};
 use super::roots::{ROOTS, Root};
 use super::runs::SharedRun;
+use super::trash::Trash;
 use crate::artifact::BlobEntry;
 use crate::file;
 use crate::store::{ResultRecord, StateRecord};
@@ -57,6 +58,18 @@ impl SharedGcPolicy {
     }
 }
 
+/// What a collection keeps and removes.
+struct Decision<'c> {
+    /// Records that stay, with their versions.
+    kept: BTreeMap<&'c str, &'c str>,
+    kept_blobs: usize,
+    old_roots: Vec<String>,
+    /// Results, states and runs, besides words.
+    old_records: Vec<&'c Listed>,
+    old_words: Vec<&'c Listed>,
+    old_blobs: Vec<&'c Listed>,
+}
+
 impl SharedStore {
     /// Removes what no recent run needs, see the module's head.
     ///
@@ -64,61 +77,109 @@ impl SharedStore {
     /// If the store can't be read or written, or if a record or a root that must be kept can't be read. Then nothing is
     /// removed, because it is unknown what it needs.
     pub fn gc(&self, policy: &SharedGcPolicy) -> Result<SharedGcReport> {
-        let contents = self.contents()?;
-        let is_young = |object: &Listed| object.age() < policy.grace;
-        let (wanted, old_roots) = self.wanted(&contents.roots, policy)?;
-        let old_names: BTreeSet<&String> = old_roots.iter().collect();
-        let kept_roots = contents.roots.iter().filter(|root| !old_names.contains(&root.name));
-        let kept_ids: BTreeSet<&str> = kept_roots.filter_map(|root| root.name.rsplit('/').next()).collect();
-        let has_root = |run: &Listed| run.name.rsplit('/').next().is_some_and(|id| kept_ids.contains(id));
-        let keep_run = |run: &&Listed| is_young(run) || has_root(run);
-        let keep = |object: &&Listed| is_young(object) || wanted.contains(&object.name);
-        let (results, old_results): (Vec<_>, Vec<_>) = contents.results.iter().partition(keep);
-        let (states, old_states): (Vec<_>, Vec<_>) = contents.states.iter().partition(keep);
-        let kept: BTreeSet<&str> = results.iter().map(|object| object.name.as_str()).collect();
-        let has_result = |word: &&Listed| {
-            let result = word.name.rsplitn(3, '/').nth(2).and_then(|name| name.strip_prefix("word/"));
-            result.is_some_and(|result| kept.contains(format!("result/{result}").as_str()))
-        };
-        let old_words = contents.words.iter().filter(|word| !is_young(word) && !has_result(word));
-        let mut blobs = BTreeSet::new();
-        self.add_blobs::<ResultRecord>(&results, &mut blobs, |record| record.blobs().collect())?;
-        self.add_blobs::<StateRecord>(&states, &mut blobs, |record| record.blobs().collect())?;
-        let (runs, old_runs): (Vec<_>, Vec<_>) = contents.runs.iter().partition(keep_run);
-        self.add_blobs::<SharedRun>(&runs, &mut blobs, |run| run.files.values().map(|file| file.blob).collect())?;
-        let old_records: Vec<&Listed> =
-            old_results.into_iter().chain(old_states).chain(old_words).chain(old_runs).collect();
-        let keep = |blob: &&Listed| is_young(blob) || blobs.contains(&blob.name);
-        let (kept_blobs, old_blobs): (Vec<_>, Vec<_>) = contents.blobs.iter().partition(keep);
-        let bytes_removed = old_records.iter().chain(&old_blobs).map(|object| object.size).sum();
         if !policy.dry_run {
             self.require_writes()?;
-            // Records before the blobs that they name.
-            for old in [old_roots, names(old_records.iter().copied()), names(old_blobs.iter().copied())] {
-                self.objects.remove_older_each(&old, policy.grace).into_iter().collect::<Result<Vec<()>>>()?;
-            }
-            if let Some(folder) = self.address().folder() {
-                remove_unfinished(folder, policy.grace);
-            }
+            self.check()?;
+            Trash::put_back_left(&self.objects)?;
+        }
+        let contents = self.contents()?;
+        let decision = self.decide(&contents, policy)?;
+        let removed = decision.old_records.iter().chain(&decision.old_words).chain(&decision.old_blobs);
+        let bytes_removed = removed.map(|object| object.size).sum();
+        if !policy.dry_run {
+            self.carry_out(&decision, &contents.roots, policy)?;
         }
         Ok(SharedGcReport {
-            records_kept: results.len() + states.len(),
-            records_removed: old_records.len(),
-            blobs_kept: kept_blobs.len(),
-            blobs_removed: old_blobs.len(),
+            records_kept: decision.kept.keys().filter(|name| !name.starts_with("run/")).count(),
+            records_removed: decision.old_records.len() + decision.old_words.len(),
+            blobs_kept: decision.kept_blobs,
+            blobs_removed: decision.old_blobs.len(),
             bytes_removed,
             bytes_kept: contents.bytes.saturating_sub(bytes_removed),
         })
     }
 
+    fn decide<'c>(&self, contents: &'c Contents, policy: &SharedGcPolicy) -> Result<Decision<'c>> {
+        let is_young = |object: &Listed| object.age() < policy.grace;
+        let (kept_roots, old_roots) = sort_roots(&contents.roots, policy);
+        let wanted = self.wanted(&kept_roots)?;
+        let kept_ids: BTreeSet<&str> = kept_roots.iter().filter_map(|root| root.rsplit('/').next()).collect();
+        let keep = |record: &&Listed| is_young(record) || wanted.contains(&record.name);
+        let has_root = |run: &Listed| run.name.rsplit('/').next().is_some_and(|id| kept_ids.contains(id));
+        let (results, old_results): (Vec<_>, Vec<_>) = contents.results.iter().partition(keep);
+        let (states, old_states): (Vec<_>, Vec<_>) = contents.states.iter().partition(keep);
+        let (runs, old_runs): (Vec<_>, Vec<_>) = contents.runs.iter().partition(|run| is_young(run) || has_root(run));
+        let kept_records: Vec<&Listed> = results.into_iter().chain(states).chain(runs).collect();
+        let kept: BTreeMap<_, _> =
+            kept_records.iter().map(|record| (record.name.as_str(), record.version.as_str())).collect();
+        let has_result = |word: &&Listed| {
+            let result = word.name.rsplitn(3, '/').nth(2).and_then(|name| name.strip_prefix("word/"));
+            result.is_some_and(|result| kept.contains_key(format!("result/{result}").as_str()))
+        };
+        let blobs = self.blobs_of(kept_records)?;
+        let keep = |blob: &&Listed| is_young(blob) || blobs.contains(&blob.name);
+        let (kept_blobs, old_blobs): (Vec<_>, Vec<_>) = contents.blobs.iter().partition(keep);
+        Ok(Decision {
+            kept_blobs: kept_blobs.len(),
+            old_roots,
+            old_records: old_results.into_iter().chain(old_states).chain(old_runs).collect(),
+            old_words: contents.words.iter().filter(|word| !is_young(word) && !has_result(word)).collect(),
+            old_blobs,
+            kept,
+        })
+    }
+
+    /// Removes what is old, and puts back what machines have needed meanwhile: first records, then blobs.
+    fn carry_out(&self, decision: &Decision<'_>, roots: &[Listed], policy: &SharedGcPolicy) -> Result<()> {
+        for old in [&decision.old_roots, &names(decision.old_words.iter().copied())] {
+            self.objects.remove_older_each(old, policy.grace).into_iter().collect::<Result<Vec<()>>>()?;
+        }
+        let mut trash = Trash::new(&self.objects);
+        trash.add(&decision.old_records, policy.grace)?;
+        let known: BTreeMap<_, _> = roots.iter().map(|root| (root.name.as_str(), root.version.as_str())).collect();
+        let wanted = self.wanted(&names(&self.new_objects(&[ROOTS], &known)?))?;
+        trash.put_back(|name| wanted.contains(name))?;
+        trash.add(&decision.old_blobs, policy.grace)?;
+        let needed = self.blobs_of(&self.new_objects(&["result/", "state/", "run/"], &decision.kept)?)?;
+        trash.put_back(|name| needed.contains(name))?;
+        trash.empty()?;
+        if let Some(folder) = self.address().folder() {
+            remove_unfinished(folder, policy.grace);
+        }
+        Ok(())
+    }
+
+    /// The objects whose names begin with one of these and which are not known in this version.
+    fn new_objects(&self, prefixes: &[&str], known: &BTreeMap<&str, &str>) -> Result<Vec<Listed>> {
+        let prefixes: Vec<String> = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
+        let listed = self.objects.list_each(&prefixes).into_iter().collect::<Result<Vec<_>>>()?;
+        let is_new = |object: &Listed| known.get(object.name.as_str()) != Some(&object.version.as_str());
+        Ok(listed.into_iter().flatten().filter(is_new).collect())
+    }
+
+    /// The names of the blobs that these results, states and runs need.
+    fn blobs_of<'c>(&self, records: impl IntoIterator<Item = &'c Listed>) -> Result<BTreeSet<String>> {
+        let mut by_kind: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for record in records {
+            by_kind.entry(record.name.split('/').next().unwrap_or_default()).or_default().push(record.name.clone());
+        }
+        let mut names = |kind| by_kind.remove(kind).unwrap_or_default();
+        let mut blobs = BTreeSet::new();
+        self.add_blobs::<ResultRecord>(&names("result"), &mut blobs, |record| record.blobs().collect())?;
+        self.add_blobs::<StateRecord>(&names("state"), &mut blobs, |record| record.blobs().collect())?;
+        let files = |run: &SharedRun| run.files.values().map(|file| file.blob).collect();
+        self.add_blobs::<SharedRun>(&names("run"), &mut blobs, files)?;
+        Ok(blobs)
+    }
+
     /// Adds the names of the blobs that these records need.
     fn add_blobs<T: Named>(
         &self,
-        listed: &[&Listed],
+        names: &[String],
         blobs: &mut BTreeSet<String>,
         of: impl Fn(&T) -> Vec<BlobEntry>,
     ) -> Result<()> {
-        for names in names(listed.iter().copied()).chunks(RECORDS) {
+        for names in names.chunks(RECORDS) {
             for (name, bytes) in names.iter().zip(self.objects.get_each(names)) {
                 // Another collection may have removed it.
                 let Some(bytes) = bytes? else { continue };
@@ -135,30 +196,35 @@ impl SharedStore {
         SharedError::unusable(message, "`vadpipe store doctor` removes what is damaged")
     }
 
-    /// The records that the newest runs need, and those of the grace period, and the roots of older runs.
-    fn wanted(&self, roots: &[Listed], policy: &SharedGcPolicy) -> Result<(BTreeSet<String>, Vec<String>)> {
-        let mut by_pipeline: BTreeMap<&str, Vec<&Listed>> = BTreeMap::new();
-        for root in roots {
-            let pipeline = root.name.strip_prefix(ROOTS).and_then(|name| name.split('/').next());
-            by_pipeline.entry(pipeline.unwrap_or_default()).or_default().push(root);
-        }
-        let (mut kept, mut old) = (Vec::new(), Vec::new());
-        for mut roots in by_pipeline.into_values() {
-            // Ids of runs sort by time.
-            roots.sort_unstable_by(|a, b| b.name.cmp(&a.name));
-            for (number, root) in roots.into_iter().enumerate() {
-                let is_kept = number < policy.keep_runs || root.age() < policy.grace;
-                if is_kept { &mut kept } else { &mut old }.push(root.name.clone());
-            }
-        }
+    /// The records that these roots name.
+    fn wanted(&self, roots: &[String]) -> Result<BTreeSet<String>> {
         let mut wanted = BTreeSet::new();
-        for (name, bytes) in kept.iter().zip(self.objects.get_each(&kept)) {
+        for (name, bytes) in roots.iter().zip(self.objects.get_each(roots)) {
             let Some(bytes) = bytes? else { continue };
             let root = Root::decode(&bytes).ok_or_else(|| self.unreadable(name, "it is damaged"))?;
             wanted.extend(root.records);
         }
-        Ok((wanted, old))
+        Ok(wanted)
     }
+}
+
+/// The roots of the newest runs and those of the grace period, and the roots of older runs.
+fn sort_roots(roots: &[Listed], policy: &SharedGcPolicy) -> (Vec<String>, Vec<String>) {
+    let mut by_pipeline: BTreeMap<&str, Vec<&Listed>> = BTreeMap::new();
+    for root in roots {
+        let pipeline = root.name.strip_prefix(ROOTS).and_then(|name| name.split('/').next());
+        by_pipeline.entry(pipeline.unwrap_or_default()).or_default().push(root);
+    }
+    let (mut kept, mut old) = (Vec::new(), Vec::new());
+    for mut roots in by_pipeline.into_values() {
+        // Ids of runs sort by time.
+        roots.sort_unstable_by(|a, b| b.name.cmp(&a.name));
+        for (number, root) in roots.into_iter().enumerate() {
+            let is_kept = number < policy.keep_runs || root.age() < policy.grace;
+            if is_kept { &mut kept } else { &mut old }.push(root.name.clone());
+        }
+    }
+    (kept, old)
 }
 
 /// Removes what writers that were killed have left in a folder: `NAME#1`. No listing shows these files. Errors are

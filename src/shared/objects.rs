@@ -255,7 +255,11 @@ impl Objects {
         })
     }
 
-    fn each<A, T, F: Future<Output = T>>(&self, items: impl IntoIterator<Item = A>, f: impl Fn(A) -> F) -> Vec<T> {
+    pub(super) fn each<A, T, F: Future<Output = T>>(
+        &self,
+        items: impl IntoIterator<Item = A>,
+        f: impl Fn(A) -> F,
+    ) -> Vec<T> {
         self.runtime.block_on(stream::iter(items.into_iter().map(f)).buffered(IN_FLIGHT).collect())
     }
 

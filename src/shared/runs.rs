@@ -100,7 +100,23 @@ impl SharedStore {
         self.mark()?;
         let blobs: Vec<BlobEntry> = run.files.values().map(|file| file.blob).collect();
         let (lacking, old) = self.lacking_and_old(&blobs)?;
-        let needed: BTreeSet<BlobEntry> = lacking.into_iter().chain(old).collect();
+        self.put_files(run, &lacking.into_iter().chain(old.iter().copied()).collect(), read, transfer)?;
+        let object = run.object();
+        let record = record::encode(run, &object, self.trust.key.as_ref());
+        self.objects.put(&object, record)?;
+        // A collection may have removed them before the record was there. Now it sees the record.
+        let (gone, _) = self.lacking_and_old(&old)?;
+        self.put_files(run, &gone.into_iter().collect(), read, transfer)
+    }
+
+    /// Writes the files of a run with these bytes.
+    fn put_files(
+        &self,
+        run: &SharedRun,
+        needed: &BTreeSet<BlobEntry>,
+        read: &dyn Fn(&str) -> std::io::Result<Vec<u8>>,
+        transfer: &Transfer<'_>,
+    ) -> Result<()> {
         let files = || run.files.iter().filter(|(_, file)| needed.contains(&file.blob));
         transfer.expect(total(files().map(|(_, file)| &file.blob)));
         let (mut batch, mut bytes) = (Vec::new(), 0);
@@ -115,16 +131,13 @@ impl SharedStore {
             batch.push((blob_name(blob), content));
             bytes += blob.size;
             if bytes >= BATCH {
-                self.put_files(&mut batch, &mut bytes, transfer)?;
+                self.put_batch(&mut batch, &mut bytes, transfer)?;
             }
         }
-        self.put_files(&mut batch, &mut bytes, transfer)?;
-        let object = run.object();
-        let record = record::encode(run, &object, self.trust.key.as_ref());
-        self.objects.put(&object, record)
+        self.put_batch(&mut batch, &mut bytes, transfer)
     }
 
-    fn put_files(&self, batch: &mut Vec<(String, Vec<u8>)>, bytes: &mut u64, transfer: &Transfer<'_>) -> Result<()> {
+    fn put_batch(&self, batch: &mut Vec<(String, Vec<u8>)>, bytes: &mut u64, transfer: &Transfer<'_>) -> Result<()> {
         self.objects.replace_each(std::mem::take(batch)).into_iter().collect::<Result<Vec<()>>>()?;
         transfer.moved(std::mem::take(bytes));
         Ok(())

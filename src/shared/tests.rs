@@ -1,5 +1,6 @@
 //! Tests of the shared store over a store in memory, which can be made to fail, and helpers that they share.
 
+mod collection;
 mod exchange;
 mod faults;
 mod faulty;

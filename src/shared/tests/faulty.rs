@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -48,23 +48,68 @@ pub(super) struct Faulty {
     requests: Mutex<BTreeMap<(&'static str, String), u64>>,
     /// The objects in the order of their writing.
     written: Mutex<Vec<Path>>,
-    /// How much older all objects seem to be.
-    age: Mutex<Duration>,
+    /// How much older all objects seem to be that were written before a time.
+    age: Mutex<(Duration, SystemTime)>,
+    /// What happens before a request, and how many requests are before it.
+    meanwhile: Mutex<Option<(usize, Meanwhile)>>,
+}
+
+/// What another machine does between two requests.
+struct Meanwhile(Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Meanwhile")
+    }
 }
 
 impl Faulty {
     pub(super) fn new(seed: u64, rates: Rates) -> Self {
-        let (requests, written, age) = Default::default();
-        Self { inner: InMemory::new(), seed, rates: Mutex::new(rates), requests, written, age }
+        let (requests, written, meanwhile) = Default::default();
+        let age = Mutex::new((Duration::ZERO, UNIX_EPOCH));
+        Self { inner: InMemory::new(), seed, rates: Mutex::new(rates), requests, written, age, meanwhile }
     }
 
     pub(super) fn set(&self, rates: Rates) {
         *self.rates.lock().unwrap() = rates;
     }
 
-    /// Lets all objects be older.
+    /// Lets all objects of this moment be older.
     pub(super) fn age(&self, age: Duration) {
-        *self.age.lock().unwrap() = age;
+        *self.age.lock().unwrap() = (age, SystemTime::now());
+    }
+
+    /// An object as it is seen.
+    fn aged(&self) -> impl Fn(ObjectMeta) -> ObjectMeta + Send + use<> {
+        let (age, before) = *self.age.lock().unwrap();
+        move |mut meta| {
+            if SystemTime::from(meta.last_modified) <= before {
+                meta.last_modified -= age;
+            }
+            meta
+        }
+    }
+
+    /// Lets another machine do something after this many more requests.
+    pub(super) fn meanwhile(&self, after: usize, act: impl FnOnce() + Send + 'static) {
+        *self.meanwhile.lock().unwrap() = Some((after, Meanwhile(Box::new(act))));
+    }
+
+    /// Forgets what another machine would do. False if it was done.
+    pub(super) fn forget_meanwhile(&self) -> bool {
+        self.meanwhile.lock().unwrap().take().is_some()
+    }
+
+    fn is_asked(&self) {
+        let mut meanwhile = self.meanwhile.lock().unwrap();
+        let Some((after, act)) = meanwhile.take() else { return };
+        if after > 0 {
+            *meanwhile = Some((after - 1, act));
+            return;
+        }
+        drop(meanwhile);
+        // Another thread, because it waits for requests of its own.
+        std::thread::spawn(act.0).join().unwrap();
     }
 
     fn rates(&self) -> Rates {
@@ -87,6 +132,7 @@ impl Faulty {
     /// A number below 100 for each fault of this request. It depends on the seed, the request and the number of such
     /// requests before it, and not on the order in which threads ask.
     fn dice(&self, kind: &'static str, path: &Path) -> impl FnMut() -> u64 + use<> {
+        self.is_asked();
         let mut counted = self.counted();
         let count = counted.entry((kind, path.to_string())).or_default();
         *count += 1;
@@ -157,7 +203,7 @@ impl ObjectStore for Faulty {
         let mut dice = self.dice(if is_head { "head" } else { "get" }, path);
         self.before(&mut dice).await?;
         let mut found = self.inner.get_opts(path, options).await?;
-        found.meta.last_modified -= *self.age.lock().unwrap();
+        found.meta = self.aged()(found.meta);
         if is_head {
             return Ok(found);
         }
@@ -180,6 +226,7 @@ impl ObjectStore for Faulty {
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.is_asked();
         self.inner.delete_stream(paths)
     }
 
@@ -192,7 +239,7 @@ impl ObjectStore for Faulty {
         let newest = if dice() < self.rates().hide { dice() as usize % 10 } else { 0 };
         let hidden: Vec<Path> = written.iter().rev().take(newest).cloned().collect();
         let shown = move |object: &ObjectMeta| futures_util::future::ready(!hidden.contains(&object.location));
-        self.inner.list(prefix).try_filter(shown).boxed()
+        self.inner.list(prefix).try_filter(shown).map_ok(self.aged()).boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
@@ -200,6 +247,7 @@ impl ObjectStore for Faulty {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.before(&mut self.dice("copy", from)).await?;
         self.inner.copy_opts(from, to, options).await
     }
 }

@@ -8,12 +8,12 @@ use std::time::Duration;
 use super::super::record::{self, ANYBODY, Named as _};
 use super::*;
 
-fn files() -> BTreeMap<String, Vec<u8>> {
+pub(super) fn files() -> BTreeMap<String, Vec<u8>> {
     let files = [("p.toml", "[pipeline]"), ("src/net.py", "print()"), ("copy.py", "print()")];
     files.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec())).into()
 }
 
-fn run(id: &str, files: &BTreeMap<String, Vec<u8>>) -> SharedRun {
+pub(super) fn run(id: &str, files: &BTreeMap<String, Vec<u8>>) -> SharedRun {
     SharedRun {
         id: id.to_owned(),
         pipeline: "p.toml".to_owned(),
@@ -24,7 +24,11 @@ fn run(id: &str, files: &BTreeMap<String, Vec<u8>>) -> SharedRun {
     }
 }
 
-fn put_run(machine: &Machine, run: &SharedRun, files: &BTreeMap<String, Vec<u8>>) -> Result<(), SharedError> {
+pub(super) fn put_run(
+    machine: &Machine,
+    run: &SharedRun,
+    files: &BTreeMap<String, Vec<u8>>,
+) -> Result<(), SharedError> {
     machine.shared.put_run(run, &|name| Ok(files[name].clone()), &Transfer::default())
 }
 
