@@ -14,6 +14,10 @@ use crate::stage::{Context, StageError};
 
 /// How often to look for an interruption and at the time-out.
 const TICK: Duration = Duration::from_millis(50);
+/// SIGHUP, SIGINT and SIGTERM.
+const STOPPING: [i32; 3] = [1, 2, 15];
+/// How long after a program this process may get a signal that was sent to both.
+const SIGNALLED_TOGETHER: Duration = Duration::from_millis(500);
 /// How much of the log a failure quotes.
 const QUOTED_LINES: usize = 12;
 const QUOTED_BYTES: u64 = 4096;
@@ -87,6 +91,9 @@ pub(super) fn run(invocation: &Invocation, watch: &mut dyn Watch, context: &Cont
     if !matches!(waited, Ok(Ok(End::Exited(_)))) {
         tree.end();
     }
+    if is_interrupted(&waited, context) {
+        return Err(StageError::Interrupted);
+    }
     let end = waited.map_err(|error| match error.raw_os_error() {
         Some(_) => cannot_start(name, error),
         None => StageError::failed(format!("`{name}` was stopped, because {error}")),
@@ -112,6 +119,25 @@ pub(super) fn run(invocation: &Invocation, watch: &mut dyn Watch, context: &Cont
         Some(lines) => format!("{failure}; the end of its output:\n{lines}"),
         None => format!("{failure}, without any output"),
     }))
+}
+
+/// Whether the program failed because everything is being stopped. A batch system signals all processes of a job, so the
+/// program may end before this process knows.
+fn is_interrupted(waited: &io::Result<Result<End, StageError>>, context: &Context<'_>) -> bool {
+    let is_signal = |number: i32| STOPPING.contains(&number);
+    let may_be = match waited {
+        Ok(Ok(End::Exited(Exit { status, .. }))) if !status.success() => {
+            // 128 and the number of the signal: as a shell says it.
+            status.signal().is_some_and(is_signal) || status.code().is_some_and(|code| is_signal(code - 128))
+        }
+        Err(error) => error.raw_os_error().is_none(),
+        _ => return false,
+    };
+    let start = Instant::now();
+    while may_be && !context.cancel.is_cancelled() && start.elapsed() < SIGNALLED_TOGETHER {
+        std::thread::sleep(TICK);
+    }
+    context.cancel.is_cancelled()
 }
 
 fn cannot_start(name: &str, error: io::Error) -> StageError {

@@ -16,6 +16,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use rustix::process::{
     Pid, Signal, WaitOptions, getpgid, getpid, kill_process, kill_process_group, set_child_subreaper, wait,
 };
 use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// The first argument of a supervisor. The program and its arguments follow.
 pub(crate) const SUPERVISE: &str = "supervise";
@@ -61,6 +63,12 @@ pub(crate) fn supervise(argv: &[OsString]) -> ExitCode {
 }
 
 fn run(program: &OsString, arguments: &[OsString], socket: &UnixStream) -> Report {
+    // A batch system signals all processes of a job. vadpipe decides when this one ends.
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        let _ = signal_hook::flag::register(signal, Arc::default());
+    }
+    // When memory runs out, the kernel ends the program and not vadpipe.
+    let _ = fs::write("/proc/self/oom_score_adj", "1000");
     // If this fails, descendants that left the group of the program are not found.
     let _ = set_child_subreaper(Some(getpid()));
     let mut command = Command::new(program);
