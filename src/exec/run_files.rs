@@ -2,8 +2,8 @@
 //!
 //! A run has the pipeline's file, what it includes, the files that its stages name, and the other files of the project:
 //! those below the pipeline's folder, below the folder of a script, and below the folder above whose `uv.lock` or
-//! `.venv` is used. Files that git ignores, hidden files, links to folders and large files that no stage names are left
-//! out. A worker has exactly these files, wherever it runs, so its keys and its results are those of the run. The only
+//! `.venv` is used. Files that git ignores, hidden files, logs, links to folders and large files that no stage names are
+//! left out. A worker has exactly these files, wherever it runs, so its keys and its results are those of the run. The only
 //! link is to a `.venv` that uv does not manage, because an environment can't be copied.
 //!
 //! A program may still find an original by itself, such as a module of a package that is installed as editable.
@@ -37,7 +37,9 @@ const MAX_BYTES: u64 = 256 << 20;
 /// How many folders above the pipeline's a file may be, unless a repository contains more of them.
 const LEVELS: usize = 2;
 /// A folder that contains one of these is a cache, a shared store or an environment of Python.
-const FOREIGN_MARKERS: [&str; 4] = ["CACHEDIR.TAG", "index/journal", "vadpipe.json", "pyvenv.cfg"];
+const FOREIGN_MARKERS: [&str; 5] = ["CACHEDIR.TAG", "index/journal", "work.lock", "vadpipe.json", "pyvenv.cfg"];
+/// The extensions of logs. They may change while a run is under way.
+const LOGS: [&str; 3] = ["err", "log", "out"];
 
 /// The files of a run.
 #[derive(Debug)]
@@ -274,7 +276,8 @@ impl Walk {
                 }
             };
             let Some(file) = path.metadata().ok().filter(fs::Metadata::is_file) else { continue };
-            if named.contains(&path) || self.files.contains(&path) {
+            let is_log = path.extension().is_some_and(|extension| LOGS.iter().any(|log| extension == *log));
+            if named.contains(&path) || self.files.contains(&path) || is_log {
                 continue;
             }
             if file.len() > MAX_FILE_BYTES {
