@@ -7,6 +7,7 @@ mod accept;
 mod args;
 mod cache_dir;
 mod cache_wait;
+mod cancel;
 mod completion;
 mod config;
 mod diff;
@@ -136,6 +137,8 @@ enum Command {
     Kinds(kinds::KindsArgs),
     /// Run what no other worker runs, and push it to the shared store
     Worker(worker::WorkerArgs),
+    /// End the workers of a run on a cluster
+    Cancel(cancel::CancelArgs),
     /// Run the job of another vadpipe (`run --isolate`)
     #[command(hide = true)]
     Work(work::WorkArgs),
@@ -202,6 +205,7 @@ fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
         Command::Config(args) => config::config(&args, ui),
         Command::Kinds(args) => kinds::kinds(&args, global, ui),
         Command::Worker(args) => worker::worker(&args, global, ui),
+        Command::Cancel(args) => cancel::cancel(&args, global, ui),
         Command::Work(args) => work::work(&args, global, ui),
         Command::Completions { shell } => {
             ui.exact(&completion::script(&shell.to_string())?);

@@ -219,6 +219,40 @@ pub enum Event {
         /// The points that it does without.
         missing: Vec<String>,
     },
+    /// A worker of the run began.
+    WorkerStarted {
+        /// Its name.
+        worker: String,
+        /// The machine on which it runs.
+        host: String,
+    },
+    /// A worker of the run ended.
+    WorkerEnded {
+        /// Its name.
+        worker: String,
+        /// Why: "left in time", or if it was lost "its job was preempted".
+        why: String,
+        /// Whether it ended without a word, so that others take its points over.
+        is_lost: bool,
+        /// The exit code of its process, unless it was lost.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exit_code: Option<u8>,
+        /// Seconds that its job waited in the queue of the cluster, if it had to.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        queued_seconds: Option<f64>,
+        /// Seconds that its job ran, if it was a job of a cluster.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seconds: Option<f64>,
+    },
+    /// How many workers of the run there are. Sent when it changes.
+    Workers {
+        /// Those that wait in the queue of the cluster.
+        pending: usize,
+        /// Those that run.
+        running: usize,
+        /// Why they wait, in the cluster's words: "Resources".
+        reason: Option<String>,
+    },
     /// A report was written.
     ReportWritten {
         /// The point.

@@ -17,6 +17,7 @@
 //! - `fetching`: asks the shared store during the run.
 //! - `roots`: tells the shared store what the run needs.
 //! - `claiming`: several workers on one shared store.
+//! - `feed`: a worker's events for whoever watches the run.
 //! - `run_files`: the files of a run that workers on other machines take part in.
 //! - `run_log`: the run's record and its events.
 //! - `reports`: writes the pages of report stages at the end.
@@ -31,6 +32,7 @@ mod context;
 mod device;
 mod driver;
 mod executor;
+mod feed;
 mod fetching;
 mod files_read;
 mod filling;
@@ -60,6 +62,7 @@ pub use claiming::RunWorker;
 pub use context::RunContext;
 pub use device::choose;
 pub use executor::process::{JobEnd, Message, WorkOrder};
+pub use feed::Feed;
 pub use filling::{Filled, fill, plan_with_store, pull_states};
 pub use resources::{Capacity, check_resources};
 pub use roots::stored_states;

@@ -10,6 +10,8 @@
 //! word/<key>/<files>/<signer>/<digest>        another machine's record of a result: it agrees or dissents
 //! root/<pipeline>/<run>                       the records that a run needs
 //! run/<id>                                    a pipeline with its files, for workers on any machine
+//! event/<run>/<worker>/<n>                    events of a worker, for whoever watches the run
+//! log/<run>/<stage>                           the log of a stage of the run
 //! trash/<collection>/<name>                   what a collection removes
 //! ```
 //!
@@ -29,7 +31,7 @@
 //! - `handle`: the store; `pull`, `push`: what it exchanges with a cache.
 //! - `words`: who agrees about a result, and who dissents.
 //! - `contents`, `roots`: what it holds, and what recent runs need; `gc`, `trash`: cleaning; `doctor`: checking.
-//! - `runs`: a pipeline with its files; `claims`: which worker runs which key.
+//! - `runs`: a pipeline with its files; `claims`: which worker runs which key; `events`: what workers tell.
 
 mod address;
 mod blobs;
@@ -39,6 +41,7 @@ mod cloud;
 mod contents;
 mod doctor;
 mod error;
+mod events;
 mod gc;
 mod handle;
 mod objects;
@@ -60,6 +63,7 @@ pub use claims::{ClaimOwner, Claims, HEARTBEAT};
 pub use contents::Counts;
 pub use doctor::SharedDoctorReport;
 pub use error::SharedError;
+pub use events::EventsRead;
 pub use gc::{SharedGcPolicy, SharedGcReport};
 pub use handle::{SharedStore, Trust};
 pub use objects::GRACE;

@@ -10,6 +10,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
 
+use super::slurm::Site;
 use super::ui::Ui;
 use crate::error::{Error, Result};
 use crate::file::{self, FileError};
@@ -35,7 +36,20 @@ A configuration file:
   [resources]                  of stages that do not say what they need
   memory = \"2 GB\"
 
---store and VADPIPE_STORE come before `url`. Without `write`, the store is only read. Paths are relative to the file's \
+  [engine.slurm]               of `run --on slurm`, all optional
+  partition = \"gpu\"          also account, qos, constraint
+  gpu = \"gpu:a100\"           the kind of GPU, as in --gres
+  workers = 16                 the most at a time
+  cpus = 1                     of a worker, for stages that don't say
+  memory = \"4 GB\"            the same; max_memory if it runs out
+  time = \"2h\"                the time limit of its job
+  setup = [\"module load python\"]
+  prefix = \"apptainer exec image.sif\"
+  program = \"/opt/vadpipe\"   where it is on the nodes
+  options = [\"--exclusive\"]  more options of sbatch
+  poll = \"30s\"               how often squeue is called
+
+--store and VADPIPE_STORE come before `url`, and -E slurm.NAME=VALUE before the settings of [engine.slurm]. Without `write`, the store is only read. Paths are relative to the file's \
 folder, or to the home folder after `~/`. `vadpipe store keygen` makes a key.";
 
 /// Arguments of `config`.
@@ -51,6 +65,8 @@ pub(super) struct Config {
     pub(super) store: StoreConfig,
     #[serde(default)]
     resources: ResourcesConfig,
+    #[serde(default)]
+    engine: EngineConfig,
     /// Where it was read from, or would be.
     #[serde(skip)]
     pub(super) path: Option<PathBuf>,
@@ -83,6 +99,15 @@ struct ResourcesConfig {
     time: Option<Duration>,
 }
 
+/// Where `run --on` runs stages.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EngineConfig {
+    /// The settings of [`Site`].
+    #[serde(default)]
+    slurm: toml::Table,
+}
+
 fn memory<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     parse_memory(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
 }
@@ -96,6 +121,14 @@ impl Config {
     pub(super) fn resources(&self) -> Resources {
         let ResourcesConfig { cpus, memory, time } = self.resources;
         Resources { cpus: cpus.map(NonZeroUsize::get), memory, time }
+    }
+
+    /// The settings of the cluster, with those of the command line (`slurm.partition=gpu`) in place of them.
+    ///
+    /// # Errors
+    /// If one is unknown or wrong.
+    pub(super) fn site(&self, given: &[String]) -> Result<Site> {
+        Site::of(self.engine.slurm.clone(), given)
     }
 
     /// Reads the configuration: the file that `VADPIPE_CONFIG` names, or `vadpipe/config.toml` in the user's folder of

@@ -1,7 +1,11 @@
 //! `vadpipe run`.
 
+mod cluster;
 mod commit;
 mod fleet;
+mod gathering;
+mod jobs;
+mod left;
 mod local;
 mod merging;
 mod watching;
@@ -13,11 +17,14 @@ use std::path::PathBuf;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
+use self::cluster::Cluster;
+pub(super) use self::cluster::{ClusterRun, job_name};
 use self::commit::CommitQuery;
 use self::local::Workers;
 use super::args::{Global, PipelineArgs};
 use super::cache_dir::{cache_option, is_cache};
 use super::cache_wait::{CacheWait, StartListener};
+use super::config::Config;
 use super::project::{Project, data_dirs};
 use super::session::{Session, own_program};
 use super::shared::StoreWriteArgs;
@@ -41,6 +48,7 @@ const EXAMPLES: &str = "Examples:
   vadpipe run own-script.toml --watch         run what each edit affects
   vadpipe run full.toml --store s3://team/x   take what the team has made
   vadpipe run full.toml --on local:4          run in four workers
+  vadpipe run full.toml --on slurm            run on a cluster
 
 Ctrl-C saves the state of running trainings and stops; the same command continues them. Other stages start over, except \
 programs that use {checkpoint}. A second Ctrl-C exits at once; trainings then continue from their last saved state. With --watch, the exit code is 0 if you press Ctrl-C between two \
@@ -79,9 +87,16 @@ pub(super) struct RunArgs {
     /// Memory for the stages that run at the same time, such as `16 GB` [default: that of the machine]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     memory: Option<u64>,
-    /// Where stages run: `local:N` starts N workers on this machine. They share a store, which `--store` may name
+    /// Where stages run: `local:N` starts N workers on this machine, `slurm` submits workers to the cluster. They share
+    /// a store, which `--store` may name; that of a cluster must be reachable from its nodes
     #[arg(long, value_name = "ENGINE", value_parser = engine, conflicts_with_all = ["watch", "force", "rerun", "isolate"])]
     on: Option<Engine>,
+    /// A setting of the engine, in place of that of the configuration: slurm.partition=gpu (may be given several times)
+    #[arg(short = 'E', long = "engine", value_name = "NAME=VALUE", requires = "on")]
+    engine: Vec<String>,
+    /// Leave when the first workers are submitted; the same command without it shows the run and gathers its results
+    #[arg(long, requires = "on")]
+    detach: bool,
     /// Run each stage in a process of its own: one that crashes or runs out of memory fails alone
     #[arg(long)]
     isolate: bool,
@@ -104,14 +119,19 @@ pub(super) struct RunArgs {
 enum Engine {
     /// In this many workers on this machine.
     Local(u16),
+    /// On the nodes of a cluster.
+    Slurm,
 }
 
 fn engine(text: &str) -> Result<Engine, String> {
+    if text == "slurm" {
+        return Ok(Engine::Slurm);
+    }
     let count = text.strip_prefix("local:").and_then(|count| count.parse().ok());
     count
         .filter(|count| (1..=256).contains(count))
         .map(Engine::Local)
-        .ok_or("give `local:N`, such as `local:4`".to_owned())
+        .ok_or("give `slurm`, or `local:N`, such as `local:4`".to_owned())
 }
 
 /// Runs a pipeline, with `--watch` again and again.
@@ -169,6 +189,9 @@ impl Run<'_> {
         };
         let listener = StartListener { cache_wait, listener: &*session.watch };
         let data_dirs = data_dirs(args.data_dir.as_ref());
+        if args.on != Some(Engine::Slurm) && (args.detach || !args.engine.is_empty()) {
+            return Err(Error::bad_input("--detach and -E need `--on slurm`"));
+        }
         let left = || if args.on.is_none() { local::left_store(dir) } else { Ok(None) };
         let shared = args.store.open()?.map_or_else(left, |shared| Ok(Some(shared)))?;
         let context = project.context(&data_dirs, session.threads, &session.cancel, &listener);
@@ -177,6 +200,10 @@ impl Run<'_> {
         let outcome = match args.on {
             None => exec::run(&context, &options)?,
             Some(Engine::Local(count)) => local::run(&self.workers(count, memory), project, &context, &options)?,
+            Some(Engine::Slurm) => match cluster::run(&self.cluster(&context)?, project, &context, &options)? {
+                Some(outcome) => outcome,
+                None => return Ok(()),
+            },
         };
         match outcome.status {
             RunStatus::Ok => session.watch.check_output(),
@@ -211,9 +238,42 @@ impl Run<'_> {
         let memory = self.args.memory.unwrap_or_else(memory);
         match self.args.on {
             Some(Engine::Local(count)) => local::check(&self.workers(count, memory), project, &plan)?,
+            // What its nodes have is known to the cluster.
+            Some(Engine::Slurm) => {}
             None => check_resources(&project.spec, &plan, &project.compute, Capacity::of_run(memory))?,
         }
         plan::print(project, &plan, self.ui)
+    }
+
+    /// The cluster of `--on slurm`.
+    fn cluster(&self, context: &RunContext<'_>) -> Result<Cluster<'_>> {
+        let args = self.args;
+        let site = Config::load()?.site(&args.engine)?;
+        let text =
+            |option: &str, value: Option<String>| value.into_iter().flat_map(|v| [option.to_owned(), v]).collect();
+        let data_dir = args.data_dir.as_ref().map(|dir| std::path::absolute(dir).unwrap_or_else(|_| dir.clone()));
+        let options: [Vec<String>; 4] = [
+            text("--jobs", args.jobs.map(|jobs| jobs.to_string())),
+            text("--threads", args.threads.map(|threads| threads.to_string())),
+            text("--device", args.pipeline.device.map(|device| device.to_string())),
+            text("--data-dir", data_dir.map(|dir| dir.display().to_string())),
+        ];
+        let keep_going = args.keep_going.then(|| "--keep-going".to_owned());
+        let store = context.shared.map(|shared| shared.address().to_string()).unwrap_or_default();
+        // Another node sees no process of this one.
+        let program = std::env::current_exe();
+        let program = program.map_err(|e| Error::storage("can't find this program's file").caused_by(e))?;
+        Ok(Cluster {
+            site,
+            detach: args.detach,
+            targets: args.pipeline.targets.clone(),
+            set: args.pipeline.set.clone(),
+            arguments: options.into_iter().flatten().chain(keep_going).collect(),
+            store,
+            program: program.display().to_string(),
+            file: &args.pipeline.file,
+            ui: self.ui,
+        })
     }
 
     /// The workers of `--on local:N`. They share the cores and the `memory`.

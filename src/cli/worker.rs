@@ -19,7 +19,8 @@ use super::shared::StoreArgs;
 use super::slurm::Allocation;
 use super::ui::{Ui, Watch};
 use crate::error::{Category, Error, Result};
-use crate::exec::{self, PartOf, Relocation, RunContext, RunWorker};
+use crate::event::Listener;
+use crate::exec::{self, Feed, PartOf, Relocation, RunContext, RunWorker};
 use crate::shared::{ClaimOwner, HEARTBEAT, SharedStore};
 use crate::spec::{DeviceChoice, parse_memory};
 use crate::stage::Cancel;
@@ -47,6 +48,9 @@ after half a minute.
 
 Without --cache, the cache of a worker is a temporary folder, also if VADPIPE_CACHE is set: a worker never uses the cache \
 of the project.";
+
+/// Why a worker ended that got a signal.
+pub(super) const STOPPED: &str = "saved its states and left";
 
 /// Arguments of `worker`.
 #[derive(Args)]
@@ -120,48 +124,89 @@ pub(super) fn worker(args: &WorkerArgs, global: &Global, ui: &Ui) -> Result<()> 
     let scratch = tempfile::Builder::new().prefix("vadpipe-worker-").tempdir();
     let scratch = scratch.map_err(|e| Error::storage("can't create a folder for the cache").caused_by(e))?;
     let global = Global { cache: Some(cache(global, scratch.path())), ..global.clone() };
-    let cache_wait = CacheWait::new(&session.cancel, global.no_wait);
-    let (pipeline, relocation) = args.pipeline(&shared, scratch.path())?;
-    let project = Project::open_to_run(&pipeline, &global, ui, &cache_wait)?;
-    session.watch.set_cache(project.store.dir(), cache_option(project.store.dir()));
-    let part_of = args.part_of.as_deref().or(args.run.as_deref());
-    let (nothing, command_line) = (BTreeSet::new(), std::env::args().skip(1).collect::<Vec<_>>());
-    let started_at = Timestamp::now().as_millisecond();
-    let options = exec::Options {
-        wanted: &project.wanted,
-        forced: &nothing,
-        jobs: args.jobs.map_or(session.threads, usize::from),
-        keep_going: args.keep_going,
-        wait: true,
-        worker: Some(RunWorker { owner: &owner, idle: args.idle, until }),
-        part_of: part_of.map(|id| PartOf { id, started_at, events: &[] }),
-        isolate: None,
-        reports: scratch.path(),
-        file: &pipeline.file.display().to_string(),
-        args: &command_line,
-        label: &RunLabel::default,
+    let memory = args.memory.or(job.memory);
+    let (scratch, owner) = (scratch.path(), &owner);
+    let work = Work { args, global: &global, ui, session: &session, shared: &shared, owner, until, memory, scratch };
+    let Some(run) = &args.run else { return work.run(&*session.watch) };
+    let logs = global.cache.clone().unwrap_or_default().join("logs").join(run);
+    let why = |ended: &Result<()>| match ended {
+        Err(error) => (format!("ended: {}", error.with_causes()), error.category.exit_code()),
+        Ok(()) if until.is_some_and(|until| until <= Instant::now()) => ("left in time".to_owned(), 0),
+        Ok(()) if session.cancel.is_cancelled() => (STOPPED.to_owned(), 0),
+        Ok(()) => ("ended: nothing was left for it".to_owned(), 0),
     };
-    let listener = StartListener { cache_wait: &cache_wait, listener: &*session.watch };
-    let data_dirs = data_dirs(args.data_dir.as_ref());
-    let context = project.context(&data_dirs, session.threads, &session.cancel, &listener);
-    let memory = args.memory.or(job.memory).unwrap_or(context.memory);
-    let outcome =
-        exec::run(&RunContext { shared: Some(&shared), relocation: relocation.as_ref(), memory, ..context }, &options);
-    project.store.close();
-    let outcome = match outcome {
-        Err(error) if error.category == Category::Interrupted && session.cancel.is_cancelled() => return Ok(()),
-        outcome => outcome?,
-    };
-    if shared.is_given_up() {
-        let message = format!("this worker has lost the store {}", shared.address());
-        return Err(Error::storage(message).hint("start it again; what was pushed is not lost"));
+    Feed { shared: &shared, run, owner, logs: &logs }.during(&*session.watch, |listener| work.run(listener), why)
+}
+
+/// The work of a worker.
+struct Work<'a> {
+    args: &'a WorkerArgs,
+    global: &'a Global,
+    ui: &'a Ui,
+    session: &'a Session,
+    shared: &'a SharedStore,
+    owner: &'a ClaimOwner,
+    /// When it leaves.
+    until: Option<Instant>,
+    /// Bytes, unless it has the memory of the machine.
+    memory: Option<u64>,
+    /// A folder that is removed at the end.
+    scratch: &'a Path,
+}
+
+impl Work<'_> {
+    fn run(&self, listener: &dyn Listener) -> Result<()> {
+        let Self { args, global, session, shared, scratch, .. } = *self;
+        let cache_wait = CacheWait::new(&session.cancel, global.no_wait);
+        let (pipeline, relocation) = args.pipeline(shared, scratch)?;
+        let project = Project::open_to_run(&pipeline, global, self.ui, &cache_wait)?;
+        session.watch.set_cache(project.store.dir(), cache_option(project.store.dir()));
+        let part_of = args.part_of.as_deref().or(args.run.as_deref());
+        let (nothing, command_line) = (BTreeSet::new(), std::env::args().skip(1).collect::<Vec<_>>());
+        let started_at = Timestamp::now().as_millisecond();
+        let options = exec::Options {
+            wanted: &project.wanted,
+            forced: &nothing,
+            jobs: args.jobs.map_or(session.threads, usize::from),
+            keep_going: args.keep_going,
+            wait: true,
+            worker: Some(RunWorker { owner: self.owner, idle: args.idle, until: self.until }),
+            part_of: part_of.map(|id| PartOf { id, started_at, events: &[] }),
+            isolate: None,
+            reports: scratch,
+            file: &pipeline.file.display().to_string(),
+            args: &command_line,
+            label: &RunLabel::default,
+        };
+        let listener = StartListener { cache_wait: &cache_wait, listener };
+        let data_dirs = data_dirs(args.data_dir.as_ref());
+        let context = project.context(&data_dirs, session.threads, &session.cancel, &listener);
+        let memory = self.memory.unwrap_or(context.memory);
+        let context = RunContext { shared: Some(shared), relocation: relocation.as_ref(), memory, ..context };
+        let outcome = exec::run(&context, &options);
+        project.store.close();
+        self.end(outcome)
     }
-    match outcome.status {
-        RunStatus::Ok => session.watch.check_output(),
-        RunStatus::Interrupted => Ok(()),
-        RunStatus::Failed | RunStatus::Running => {
-            let category = outcome.error.map_or(Category::StageFailed, |error| error.category);
-            Err(Error::new(category, "a stage failed").hint("start the worker again after a fix"))
+
+    /// How the worker ends.
+    fn end(&self, outcome: Result<exec::Outcome>) -> Result<()> {
+        let outcome = match outcome {
+            Err(error) if error.category == Category::Interrupted && self.session.cancel.is_cancelled() => {
+                return Ok(());
+            }
+            outcome => outcome?,
+        };
+        if self.shared.is_given_up() {
+            let message = format!("this worker has lost the store {}", self.shared.address());
+            return Err(Error::storage(message).hint("start it again; what was pushed is not lost"));
+        }
+        match outcome.status {
+            RunStatus::Ok => self.session.watch.check_output(),
+            RunStatus::Interrupted => Ok(()),
+            RunStatus::Failed | RunStatus::Running => {
+                let category = outcome.error.map_or(Category::StageFailed, |error| error.category);
+                Err(Error::new(category, "a stage failed").hint("start the worker again after a fix"))
+            }
         }
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Contents {
     pub(super) blobs: Vec<Listed>,
     pub(super) roots: Vec<Listed>,
     pub(super) runs: Vec<Listed>,
+    /// Events of workers and logs of stages.
+    pub(super) told: Vec<Listed>,
     pub(super) bytes: u64,
 }
 
@@ -62,6 +64,7 @@ impl SharedStore {
                 Some("blob") => contents.blobs.push(object),
                 Some("root") => contents.roots.push(object),
                 Some("run") => contents.runs.push(object),
+                Some("event" | "log") => contents.told.push(object),
                 _ => {}
             }
         }

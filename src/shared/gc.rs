@@ -64,8 +64,9 @@ struct Decision<'c> {
     kept: BTreeMap<&'c str, &'c str>,
     kept_blobs: usize,
     old_roots: Vec<String>,
-    /// Results, states and runs, besides words.
+    /// Results, states and runs.
     old_records: Vec<&'c Listed>,
+    /// Words, events and logs.
     old_words: Vec<&'c Listed>,
     old_blobs: Vec<&'c Listed>,
 }
@@ -116,6 +117,9 @@ impl SharedStore {
             let result = word.name.rsplitn(3, '/').nth(2).and_then(|name| name.strip_prefix("word/"));
             result.is_some_and(|result| kept.contains_key(format!("result/{result}").as_str()))
         };
+        let old_words = contents.words.iter().filter(|word| !is_young(word) && !has_result(word));
+        let is_of_kept_run = |told: &Listed| told.name.split('/').nth(1).is_some_and(|id| kept_ids.contains(id));
+        let old_told = contents.told.iter().filter(|told| !is_young(told) && !is_of_kept_run(told));
         let blobs = self.blobs_of(kept_records)?;
         let keep = |blob: &&Listed| is_young(blob) || blobs.contains(&blob.name);
         let (kept_blobs, old_blobs): (Vec<_>, Vec<_>) = contents.blobs.iter().partition(keep);
@@ -123,7 +127,7 @@ impl SharedStore {
             kept_blobs: kept_blobs.len(),
             old_roots,
             old_records: old_results.into_iter().chain(old_states).chain(old_runs).collect(),
-            old_words: contents.words.iter().filter(|word| !is_young(word) && !has_result(word)).collect(),
+            old_words: old_words.chain(old_told).collect(),
             old_blobs,
             kept,
         })

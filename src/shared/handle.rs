@@ -1,5 +1,5 @@
 //! `SharedStore`: the handle that the rest of the crate uses. Its methods are in files by subject: `pull.rs`,
-//! `push.rs`, `words.rs`, `roots.rs`, `runs.rs`, `gc.rs`, `doctor.rs`.
+//! `push.rs`, `words.rs`, `roots.rs`, `runs.rs`, `events.rs`, `gc.rs`, `doctor.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,8 @@ use super::variables::Variables;
 /// The object that says that this is a store of vadpipe.
 const MARKER: &str = "vadpipe.json";
 /// The beginnings of the names of all other objects.
-const OWN: [&str; 9] = ["blob/", "claim/", "doctor/", "result/", "root/", "run/", "state/", "trash/", "word/"];
+const OWN: [&str; 11] =
+    ["blob/", "claim/", "doctor/", "event/", "log/", "result/", "root/", "run/", "state/", "trash/", "word/"];
 /// The format of the store.
 const FORMAT: u32 = 1;
 /// Records that are read at a time.

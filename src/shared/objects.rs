@@ -225,6 +225,19 @@ impl Objects {
         }
     }
 
+    /// The folders right below a prefix that ends with `/`, by their names in it.
+    pub(super) fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        let path = self.path(prefix);
+        match self.runtime.block_on(retried(|| self.store.list_with_delimiter(Some(&path)))) {
+            Ok(listed) => {
+                let names = listed.common_prefixes.into_iter();
+                Ok(names.filter_map(|folder| folder.filename().map(str::to_owned)).collect())
+            }
+            Err(StoreFailure::NotFound { .. }) => Ok(Vec::new()),
+            Err(error) => Err(self.failed(&format!("list {prefix}"), &error)),
+        }
+    }
+
     /// Creates or replaces an object.
     pub(super) fn put(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
         self.replace_each(vec![(name.to_owned(), bytes)]).into_iter().collect()

@@ -3,28 +3,24 @@
 //! The workers are ordinary `vadpipe worker` processes on one shared store. At the end, the ordinary run on the
 //! project's own cache pulls what they have made, runs what is missing, and writes the reports.
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::fleet::Fleet;
-use super::merging::Merged;
+use super::gathering::{Gathering, push};
 use crate::cli::project::Project;
 use crate::cli::session::own_program;
 use crate::cli::shared::open_folder;
 use crate::cli::ui::Ui;
 use crate::error::{Error, Result};
-use crate::event::Silent;
-use crate::exec::{
-    self, Capacity, PartOf, RunContext, RunInfo, RunLog, check_resources, fill, pull_states, run_started, stored_states,
-};
+use crate::exec::{self, Capacity, RunContext, check_resources, fill, pull_states};
 use crate::plan::Plan;
 use crate::shared::{SharedStore, Transfer};
-use crate::stage::{Cancel, Device};
+use crate::stage::Device;
 use crate::status::RunStatus;
-use crate::store::{Import, new_run_id};
+use crate::store::new_run_id;
 
 /// The time between two signs of life of a worker, in seconds. The workers see at once when one of them dies.
 const HEARTBEAT: &str = "2";
@@ -75,7 +71,7 @@ pub(super) fn run(
     };
     let shared = own.as_ref().map(|own| &own.shared).or(context.shared);
     let Some(shared) = shared else { return exec::run(context, options) };
-    push(project, &plan, shared, context.cancel)?;
+    push(project, &plan, shared, &Transfer::silent(&|| context.cancel.is_cancelled()))?;
     let store = own.as_ref().map(|own| own.folder.as_os_str()).or(workers.store.map(OsStr::new));
     let outcome =
         run_over((workers, store), (project, &plan), &RunContext { shared: Some(shared), ..*context }, options)?;
@@ -114,10 +110,8 @@ fn run_over(
     context: &RunContext<'_>,
     options: &exec::Options<'_>,
 ) -> Result<exec::Outcome> {
-    let (id, started_at) = (new_run_id(), jiff::Timestamp::now().as_millisecond());
-    let info = RunInfo { id: &id, file: options.file, args: options.args, label: (options.label)(), started_at };
-    let log = RunLog::start(RunContext { listener: &Silent, ..*context }, info, plan)?;
-    let mut merged = Merged::start(context.listener, log, &run_started(context, &id, plan));
+    let id = new_run_id();
+    let gathering = Gathering::start(&id, jiff::Timestamp::now().as_millisecond(), context, options, plan)?;
     let folder = tempfile::Builder::new().prefix("vadpipe-workers-").tempdir();
     let folder = folder.map_err(|e| Error::storage("can't create a folder for the workers").caused_by(e))?;
     let (program, gpus) = (own_program()?, shared_gpus(project));
@@ -138,36 +132,10 @@ fn run_over(
         logs: &project.store.dir().join("logs").join(&id),
         keep_going: options.keep_going,
         cancel: context.cancel,
-        merged: &merged,
+        merged: &gathering.merged,
     }
     .run(workers.count)?;
-    merged.end_log();
-    let mut context = RunContext { listener: &merged, ..*context };
-    if context.cancel.is_cancelled() {
-        // The workers have pushed their states. The next run may be one without workers.
-        let transfer = Cancel::default();
-        let planner = project.planner(options.forced);
-        fill(&RunContext { cancel: &transfer, ..context }, &planner, &|| options.plan(&planner))?;
-        context.shared = None;
-    }
-    let events = merged.events();
-    let part_of = Some(PartOf { id: &id, started_at, events: &events });
-    let outcome = exec::run(&context, &exec::Options { part_of, ..*options })?;
-    let counts: Vec<String> = merged.counts().iter().map(|(worker, n)| format!("{worker} ran {n}")).collect();
-    if !counts.is_empty() {
-        workers.ui.note(&format!("{} (`vadpipe log last` shows where each stage ran)", counts.join(", ")));
-    }
-    Ok(outcome)
-}
-
-/// Copies what the cache has of a plan to the store, so that no worker makes it again.
-fn push(project: &Project, plan: &Plan, shared: &SharedStore, cancel: &Cancel) -> Result<()> {
-    let results = project.planner(&BTreeSet::new()).records(plan)?.into_values().collect();
-    let cancelled = || cancel.is_cancelled();
-    let stages = plan.decisions.iter().filter_map(|decision| decision.components.as_ref());
-    let records = Import { results, states: stored_states(&project.store, stages)? };
-    shared.push(&project.store, records, &Transfer::silent(&cancelled))?;
-    Ok(())
+    gathering.finish(project, context, options, workers.ui)
 }
 
 /// The store of the workers if the user names none. It stays if the run does not succeed, so that the next one goes on

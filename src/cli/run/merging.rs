@@ -65,6 +65,15 @@ impl<'a> Merged<'a> {
             Event::StageFailed { stage, .. } if !self.past().failed.insert(stage.clone()) => return,
             _ => {}
         }
+        self.pass(event);
+    }
+
+    /// Passes on an event of this process about its workers.
+    pub(super) fn of_driver(&self, event: Event) {
+        self.pass(event);
+    }
+
+    fn pass(&self, event: Event) {
         self.log.iter().for_each(|log| log.event(&event));
         self.log.iter().for_each(Listener::pause);
         self.listener.event(&event);

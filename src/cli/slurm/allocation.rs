@@ -18,19 +18,19 @@ const MARGIN_PART: u32 = 5;
 
 /// What a job has on this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Allocation {
+pub(in crate::cli) struct Allocation {
     /// Cores of a task.
-    pub(super) cpus: Option<u16>,
+    pub(in crate::cli) cpus: Option<u16>,
     /// Bytes of memory.
-    pub(super) memory: Option<u64>,
+    pub(in crate::cli) memory: Option<u64>,
     /// The time until the worker should save its states.
-    pub(super) time: Option<Duration>,
+    pub(in crate::cli) time: Option<Duration>,
 }
 
 impl Allocation {
     /// That of the job in which this process runs. Empty outside of Slurm. `asks_for_end` says whether to find out when
     /// the job ends.
-    pub(super) fn of_this_process(asks_for_end: bool) -> Self {
+    pub(in crate::cli) fn of_this_process(asks_for_end: bool) -> Self {
         let variable = |name: &str| std::env::var(name).ok();
         let found = Self::of(&variable, &|job| squeue(job).filter(|_| asks_for_end), &Zoned::now());
         // A login node may be smaller than the job that its user has there.

@@ -133,6 +133,7 @@ impl Watch {
                 self.line(GREEN, "pulled", &text);
             }
             Event::ReportWritten { path, .. } => self.line(GREEN, "report", path),
+            Event::WorkerStarted { .. } | Event::WorkerEnded { .. } | Event::Workers { .. } => self.worker(event),
             Event::Warning { message } => self.say(&labelled(YELLOW, "warning", message)),
             Event::RunFinished { status, executed, cached, failed, skipped, pruned, seconds: s, .. } => {
                 let (style, word) = match status {
@@ -218,6 +219,32 @@ impl Watch {
             }
             Event::InputsMissing { stage, missing } => {
                 self.line(YELLOW, "partial", &format!("{stage}: without {}", some_of(missing)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Prints what is new about the workers of the run.
+    fn worker(&self, event: &Event) {
+        match event {
+            Event::WorkerStarted { worker, host } => self.line(DIM, "worker", &format!("{worker} started on {host}")),
+            Event::WorkerEnded { worker, why, is_lost, exit_code, queued_seconds, .. } => {
+                let waited = queued_seconds.map(|s| format!(" (it waited {} in the queue)", seconds(s)));
+                let is_fine = !is_lost && *exit_code == Some(0);
+                let waited = waited.filter(|_| is_fine).unwrap_or_default();
+                match is_lost {
+                    true => self.line(YELLOW, "lost", &format!("{worker}: {why}")),
+                    false => {
+                        self.line(if is_fine { DIM } else { YELLOW }, "worker", &format!("{worker} {why}{waited}"))
+                    }
+                }
+            }
+            // Its end says the same.
+            Event::Workers { pending: 0, running: 0, .. } => {}
+            Event::Workers { pending, running, reason } => {
+                let reason = reason.as_ref().filter(|_| *pending > 0).map(|reason| format!(" ({reason})"));
+                let text = format!("{running} running, {pending} pending{}", reason.unwrap_or_default());
+                self.line(DIM, "workers", &text);
             }
             _ => {}
         }

@@ -1,0 +1,353 @@
+//! The workers of `run --on slurm`: submits them, listens to their events, and replaces those that were lost.
+//!
+//! The shared store says what is done. Slurm is asked only which workers wait and run, and why one ended that did not
+//! say so itself. If this process dies, the workers go on, and the next one finds their jobs by name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::left::Left;
+use super::merging::Merged;
+use crate::cli::project::Project;
+use crate::cli::slurm::{Book, Class, Client, Reaction, Refused, Site, Submission, TaskId};
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::plan::Plan;
+use crate::shared::{EventsRead, SharedStore};
+use crate::stage::Cancel;
+
+/// The longest time between two looks for events.
+const TICK: Duration = Duration::from_secs(2);
+/// How often this process looks whether the user interrupts it.
+const SHORT_TICK: Duration = Duration::from_millis(100);
+/// The shortest time between two calls of `sbatch`: at most ten in a minute.
+const BETWEEN_SUBMISSIONS: Duration = Duration::from_secs(6);
+/// The longest pause after a failure of Slurm.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// The most tasks of an array. Larger ones are often refused.
+const MAX_ARRAY: usize = 1000;
+/// How long workers may take to save their states when they are asked to leave.
+const LEAVING: Duration = Duration::from_secs(120);
+/// How long to wait for the last words of workers that have nothing to do.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+/// How much of the end of a job's output is shown.
+const LINES: usize = 10;
+
+/// The workers of a run.
+pub(super) struct Jobs<'a> {
+    pub(super) project: &'a Project,
+    pub(super) site: &'a Site,
+    pub(super) client: &'a Client<'a>,
+    pub(super) shared: &'a SharedStore,
+    /// The id of the run.
+    pub(super) run: &'a str,
+    /// The name of its jobs.
+    pub(super) name: &'a str,
+    /// The folder for what jobs print.
+    pub(super) outputs: &'a Path,
+    /// Where the logs of the run are.
+    pub(super) logs: &'a Path,
+    /// The arguments of a worker.
+    pub(super) arguments: &'a [String],
+    /// Where vadpipe is on this machine.
+    pub(super) program: &'a str,
+    pub(super) keep_going: bool,
+    pub(super) cancel: &'a Cancel,
+}
+
+/// What is known while they run.
+pub(super) struct Course<'a> {
+    book: Book,
+    left: Left<'a>,
+    read: EventsRead,
+    /// The name of each worker by its id in the store.
+    names: BTreeMap<String, String>,
+    queue: Retried,
+    submitting: Retried,
+    /// The most tasks of an array.
+    largest: usize,
+}
+
+/// Something that is done again and again, after longer pauses while it fails.
+struct Retried {
+    next: Instant,
+    pause: Duration,
+    failures: u32,
+}
+
+impl Retried {
+    fn every(pause: Duration) -> Self {
+        Self { next: Instant::now(), pause, failures: 0 }
+    }
+
+    fn is_due(&self) -> bool {
+        Instant::now() >= self.next
+    }
+
+    fn succeeded(&mut self) {
+        self.failures = 0;
+        self.next = Instant::now() + self.pause;
+    }
+
+    /// Whether this is the first failure in a row.
+    fn failed(&mut self) -> bool {
+        self.failures += 1;
+        self.next = Instant::now() + (self.pause * 2u32.saturating_pow(self.failures.min(16))).min(LONGEST_PAUSE);
+        self.failures == 1
+    }
+}
+
+impl<'a> Course<'a> {
+    /// The beginning.
+    pub(super) fn new(jobs: &Jobs<'a>, plan: &Plan) -> Self {
+        Self {
+            book: Book::default(),
+            left: Left::new(jobs.project, plan),
+            read: EventsRead::default(),
+            names: BTreeMap::new(),
+            queue: Retried::every(jobs.site.poll),
+            submitting: Retried::every(BETWEEN_SUBMISSIONS),
+            largest: MAX_ARRAY,
+        }
+    }
+}
+
+impl<'a> Jobs<'a> {
+    /// Runs the workers until nothing is left for them. `replan` makes a plan with what the store has.
+    ///
+    /// # Errors
+    /// If Slurm refuses the jobs, if the workers refuse the pipeline, or if they are lost again and again.
+    pub(super) fn run(
+        &self,
+        course: &mut Course<'a>,
+        merged: &Merged<'_>,
+        replan: &dyn Fn() -> Result<Plan>,
+    ) -> Result<()> {
+        // Jobs of a driver before this one.
+        course.queue.next = Instant::now();
+        let outcome = self.drive(course, merged, replan);
+        if outcome.is_err() {
+            let _ = self.client.stop(self.name);
+        }
+        outcome
+    }
+
+    fn drive(&self, course: &mut Course<'a>, merged: &Merged<'_>, replan: &dyn Fn() -> Result<Plan>) -> Result<()> {
+        let mut stopped: Option<(Instant, Duration)> = None;
+        loop {
+            if course.queue.is_due() {
+                self.look(course, merged, stopped.is_some())?;
+            }
+            self.listen(course, merged)?;
+            if let Some((since, longest)) = stopped {
+                if course.book.is_empty() || since.elapsed() >= longest {
+                    let _ = if course.book.is_empty() { Ok(()) } else { self.client.kill(self.name) };
+                    return Ok(());
+                }
+            } else {
+                let is_over = course.left.ready().is_empty() && course.book.running() == 0;
+                let must_stop = self.cancel.is_cancelled() || (merged.has_failures() && !self.keep_going);
+                if is_over || must_stop {
+                    self.stop(merged);
+                    stopped = Some((Instant::now(), if must_stop { LEAVING } else { LAST_WORDS }));
+                    course.queue.next = Instant::now() + self.site.poll.min(LAST_WORDS / 4);
+                } else if course.submitting.is_due() {
+                    if course.book.are_all_gone() {
+                        // Events may have been lost. The store knows.
+                        course.left.plan_again(&replan()?);
+                    }
+                    self.submit(course, &|message| warn(merged, message))?;
+                }
+            }
+            self.wait(stopped.is_some());
+        }
+    }
+
+    /// Waits for the next look at the events.
+    fn wait(&self, is_stopping: bool) {
+        let until = Instant::now() + TICK.min(self.site.poll / 2);
+        while Instant::now() < until && (is_stopping || !self.cancel.is_cancelled()) {
+            std::thread::sleep(SHORT_TICK);
+        }
+    }
+
+    fn stop(&self, merged: &Merged<'_>) {
+        if let Err(why) = self.client.stop(self.name) {
+            warn(merged, format!("can't cancel the jobs {}: {why}", self.name));
+        }
+    }
+
+    /// Passes on what workers tell.
+    fn listen(&self, course: &mut Course<'a>, merged: &Merged<'_>) -> Result<()> {
+        // If the store fails now, it may not the next time.
+        let pieces = self.shared.new_events(self.run, &mut course.read).unwrap_or_default();
+        for (id, piece) in pieces {
+            // A line may be damaged: it is only for the user.
+            for event in piece.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()) {
+                if let Event::WorkerStarted { worker, .. } = &event {
+                    course.names.insert(id.clone(), worker.clone());
+                }
+                let worker = course.names.get(&id).cloned().unwrap_or_else(|| id.clone());
+                let mut event = course.book.hear(&worker, event);
+                course.left.hear(&event);
+                if let Event::StageFinished { stage, .. } | Event::StageInterrupted { stage, .. } = &event {
+                    self.fetch_log(stage);
+                }
+                if let Event::StageFailed { stage, log, .. } = &mut event {
+                    *log = self.fetch_log(stage);
+                }
+                merged.of_worker(worker.rsplit('/').next().unwrap_or(&worker), event);
+            }
+        }
+        match course.book.refused() {
+            Some((task, why)) => Err(self.refusal(task, &why)),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies the log of a stage from the store. Returns where it is.
+    fn fetch_log(&self, stage: &str) -> String {
+        let path = self.logs.join(format!("{stage}.log"));
+        // The log is not a result, and a stage that printed nothing has none.
+        if let Ok(Some(log)) = self.shared.log(self.run, stage) {
+            let _ = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, log));
+        }
+        path.display().to_string()
+    }
+
+    /// Looks at the queue, and finds out why workers are no longer in it.
+    fn look(&self, course: &mut Course<'a>, merged: &Merged<'_>, is_stopping: bool) -> Result<()> {
+        let queue = match self.client.queue(self.name) {
+            Ok(queue) => queue,
+            Err(why) => {
+                if course.queue.failed() {
+                    warn(merged, format!("can't look at the queue; trying again: {why}"));
+                }
+                return Ok(());
+            }
+        };
+        course.queue.succeeded();
+        // What a worker said before its job ended counts.
+        self.listen(course, merged)?;
+        let gone = course.book.see(&queue);
+        if !gone.is_empty() && !is_stopping {
+            self.explain(course, &gone, merged)?;
+        }
+        if let Some(event) = course.book.news(&queue) {
+            merged.of_driver(event);
+        }
+        Ok(())
+    }
+
+    fn explain(&self, course: &mut Course<'a>, gone: &BTreeSet<TaskId>, merged: &Merged<'_>) -> Result<()> {
+        let known = self.client.ends(gone);
+        for end in known {
+            let events = match course.book.lost(&end, self.site.max_memory) {
+                None => continue,
+                Some(Reaction::Refused(task, why)) => return Err(self.refusal(task, &why)),
+                Some(Reaction::Lost(events)) => events,
+                Some(Reaction::Cancelled(events)) => {
+                    warn(merged, "a job was cancelled, so the run stops".to_owned());
+                    self.cancel.cancel();
+                    events
+                }
+            };
+            events.into_iter().for_each(|event| merged.of_driver(event));
+        }
+        Ok(())
+    }
+
+    /// Submits workers for the points that can run.
+    fn submit(&self, course: &mut Course<'a>, warn: &dyn Fn(String)) -> Result<()> {
+        let mut points: BTreeMap<Class, (usize, Option<Duration>)> = BTreeMap::new();
+        for point in course.left.ready() {
+            let point = self.project.spec.point(point);
+            let (count, longest) = points.entry(Class::of(point, self.site)).or_default();
+            *count += 1;
+            // A training can be interrupted.
+            *longest = (*longest).max(point.resources.time.filter(|_| point.parsed.stage.epochs().is_none()));
+        }
+        for (class, (count, time)) in points {
+            let lacking = course.book.lacking(class, count, self.site.workers.get().into());
+            let lacking = lacking.map_err(|why| {
+                Error::storage(format!("workers with {} make no progress: the last one {why}", class.words()))
+                    .hint(format!("their output is in {}", self.outputs.display()))
+            })?;
+            if lacking > 0 {
+                // One class at a time, so that there is a pause between them.
+                return self.submit_class(course, class, (lacking.min(course.largest), time), warn);
+            }
+        }
+        Ok(())
+    }
+
+    fn submit_class(
+        &self,
+        course: &mut Course<'a>,
+        class: Class,
+        (count, time): (usize, Option<Duration>),
+        warn: &dyn Fn(String),
+    ) -> Result<()> {
+        let (terms, excluded) = course.book.terms(class);
+        let Self { name, outputs, arguments, program, .. } = *self;
+        let excluded = &excluded;
+        let submission = Submission { name, class, terms, time, count, excluded, outputs, arguments, program };
+        match self.client.submit(&submission) {
+            Ok(job) => {
+                course.submitting.succeeded();
+                course.book.submitted(class, job, count);
+            }
+            Err(Refused::TooLarge) => course.largest = (count / 2).max(1),
+            Err(Refused::ForNow(why)) => {
+                if course.submitting.failed() {
+                    warn(format!("Slurm takes no jobs now; trying again: {why}"));
+                }
+            }
+            Err(Refused::Final(why)) => {
+                return Err(Error::bad_input(format!("Slurm refuses workers with {}: {why}", terms.words()))
+                    .hint("see [engine.slurm] of the configuration: `vadpipe config --help`"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Submits the workers that a run needs now. Returns how many there are.
+    ///
+    /// # Errors
+    /// As [`Jobs::run`], or if Slurm takes no jobs now.
+    pub(super) fn submit_only(&self, course: &mut Course<'a>) -> Result<usize> {
+        let later = |why: String| Error::storage(why).hint("run the same command again later");
+        let queue = self.client.queue(self.name).map_err(|why| later(format!("can't look at the queue: {why}")))?;
+        course.book.see(&queue);
+        let refusal = Mutex::new(None);
+        loop {
+            let before = course.book.len();
+            self.submit(course, &|message| *refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(message))?;
+            if let Some(message) = refusal.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                return Err(later(message));
+            }
+            if course.book.len() == before {
+                return Ok(before);
+            }
+        }
+    }
+
+    /// The error of a worker that can't do anything.
+    fn refusal(&self, task: TaskId, why: &str) -> Error {
+        let output = self.outputs.join(format!("{task}.out"));
+        let text = fs::read(&output).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        let lines = &lines[lines.len().saturating_sub(LINES)..];
+        let end =
+            if lines.is_empty() { String::new() } else { format!("; the end of its output:\n{}", lines.join("\n")) };
+        Error::bad_input(format!("the worker slurm-{task} can't work: {why}{end}"))
+            .hint(format!("its output is in {}", output.display()))
+    }
+}
+
+fn warn(merged: &Merged<'_>, message: String) {
+    merged.of_driver(Event::Warning { message });
+}

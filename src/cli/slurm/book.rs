@@ -1,0 +1,289 @@
+//! The workers of a run on a cluster: which wait and run, how others ended, and how many more the run needs.
+//!
+//! The book calls nothing. It is told the queue, the events of workers and the ends of jobs, and says what to do.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::answers::{Fate, Queued, TaskEnd, TaskId};
+use super::class::Class;
+use crate::cli::worker::STOPPED;
+use crate::error::Category;
+use crate::event::Event;
+
+/// How often workers of a class are submitted in a row without any progress.
+const ROUNDS: u32 = 4;
+/// For how many looks at the queue a new job may be missing in it.
+const UNSEEN: u32 = 2;
+
+/// A worker.
+#[derive(Debug)]
+struct Worker {
+    class: Class,
+    state: State,
+    /// Whether it said itself that it ended.
+    has_ended: bool,
+    /// Whether it said that someone stopped it.
+    was_stopped: bool,
+    /// The node on which it runs.
+    node: String,
+    /// How long it waited in the queue.
+    waited: Option<Duration>,
+    /// How often it was not in the queue.
+    unseen: u32,
+    /// The points that it runs.
+    running: BTreeSet<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Pending,
+    Running,
+    Gone,
+}
+
+/// What is known of a class.
+#[derive(Debug)]
+struct Group {
+    /// What its workers have now. They may need more memory than at first.
+    now: Class,
+    /// Nodes that failed.
+    excluded: BTreeSet<String>,
+    /// How often workers were submitted since one of them made progress.
+    rounds: u32,
+    /// Why the last one was lost.
+    last_loss: Option<String>,
+}
+
+/// What the end of a worker leads to.
+#[derive(Debug, PartialEq)]
+pub(in crate::cli) enum Reaction {
+    /// These events, in which the points that it ran are interrupted.
+    Lost(Vec<Event>),
+    /// As [`Reaction::Lost`], and the user has cancelled the job.
+    Cancelled(Vec<Event>),
+    /// The run can't go on: no worker can start.
+    Refused(TaskId, String),
+}
+
+/// See the head of the file.
+#[derive(Debug, Default)]
+pub(in crate::cli) struct Book {
+    workers: BTreeMap<TaskId, Worker>,
+    /// By what the points need.
+    groups: BTreeMap<Class, Group>,
+    /// A worker that refused the pipeline, and why.
+    refused: Option<(TaskId, String)>,
+    /// What was told last: pending and running workers, and why they wait.
+    told: (usize, usize, Option<String>),
+}
+
+/// The name of a task's worker.
+fn name(task: TaskId) -> String {
+    format!("slurm-{task}")
+}
+
+/// The task of a worker, whose name may begin with that of its machine.
+fn task_of(worker: &str) -> Option<TaskId> {
+    worker.rsplit('/').next()?.strip_prefix("slurm-")?.parse().ok()
+}
+
+impl Book {
+    fn group(&mut self, class: Class) -> &mut Group {
+        let new = || Group { now: class, excluded: BTreeSet::new(), rounds: 0, last_loss: None };
+        self.groups.entry(class).or_insert_with(new)
+    }
+
+    /// What the workers of a class get, and the nodes to leave out.
+    pub(in crate::cli) fn terms(&mut self, class: Class) -> (Class, BTreeSet<String>) {
+        let group = self.group(class);
+        (group.now, group.excluded.clone())
+    }
+
+    /// How many more workers of a class are needed for this many points.
+    ///
+    /// # Errors
+    /// If workers were submitted again and again without progress: why the last one was lost.
+    pub(in crate::cli) fn lacking(&mut self, class: Class, points: usize, most: usize) -> Result<usize, String> {
+        let of_class = |worker: &&Worker| worker.class == class && worker.state != State::Gone;
+        let here = self.workers.values().filter(of_class).count();
+        let free = most.saturating_sub(self.workers.values().filter(|worker| worker.state != State::Gone).count());
+        let lacking = points.min(most).saturating_sub(here).min(free);
+        let group = self.group(class);
+        if lacking > 0 && here == 0 && group.rounds >= ROUNDS {
+            let last = group.last_loss.clone().unwrap_or_else(|| "they ended although work is left".to_owned());
+            return Err(last);
+        }
+        Ok(lacking)
+    }
+
+    /// Notes an array that was submitted.
+    pub(in crate::cli) fn submitted(&mut self, class: Class, job: u64, count: usize) {
+        self.group(class).rounds += 1;
+        for index in 0..u32::try_from(count).unwrap_or(u32::MAX) {
+            self.add(TaskId { job, index }, class);
+        }
+    }
+
+    fn add(&mut self, task: TaskId, class: Class) {
+        let (node, running) = Default::default();
+        let worker = Worker {
+            class,
+            state: State::Pending,
+            has_ended: false,
+            was_stopped: false,
+            node,
+            waited: None,
+            unseen: 0,
+            running,
+        };
+        self.workers.entry(task).or_insert(worker);
+    }
+
+    /// Notes the queue. Returns the tasks that are no longer in it and of which only Slurm can say why.
+    pub(in crate::cli) fn see(&mut self, queue: &[Queued]) -> BTreeSet<TaskId> {
+        for queued in queue {
+            // A driver before this one submitted it.
+            if let Ok(class) = queued.comment.parse::<Class>() {
+                self.group(class);
+                self.add(queued.task, class);
+            }
+            let Some(worker) = self.workers.get_mut(&queued.task) else { continue };
+            worker.state = if queued.is_pending { State::Pending } else { State::Running };
+            worker.unseen = 0;
+            worker.node.clone_from(&queued.node);
+            worker.waited = queued.waited.or(worker.waited);
+        }
+        let seen: BTreeSet<TaskId> = queue.iter().map(|queued| queued.task).collect();
+        let mut gone = BTreeSet::new();
+        for (task, worker) in self.workers.iter_mut().filter(|(task, w)| !seen.contains(task) && w.state != State::Gone)
+        {
+            worker.unseen += 1;
+            // The job may have been submitted after the queue was made.
+            if worker.state == State::Pending && !worker.has_ended && worker.unseen < UNSEEN {
+                continue;
+            }
+            worker.state = State::Gone;
+            if !worker.has_ended || worker.was_stopped {
+                gone.insert(*task);
+            }
+        }
+        gone
+    }
+
+    /// Notes an event of a worker. Returns the event as the user sees it.
+    pub(in crate::cli) fn hear(&mut self, worker: &str, mut event: Event) -> Event {
+        let Some(task) = task_of(worker) else { return event };
+        if let Event::WorkerStarted { worker, .. } | Event::WorkerEnded { worker, .. } = &mut event {
+            *worker = name(task);
+        }
+        let Some(known) = self.workers.get_mut(&task) else { return event };
+        let class = known.class;
+        match &mut event {
+            Event::WorkerStarted { .. } => known.state = State::Running,
+            Event::WorkerEnded { why, exit_code, queued_seconds, .. } => {
+                (known.has_ended, known.was_stopped) = (true, why == STOPPED);
+                *queued_seconds = known.waited.map(|waited| waited.as_secs_f64());
+                let why = why.clone();
+                match *exit_code {
+                    Some(code) if code == Category::BadInput.exit_code() => self.refused = Some((task, why)),
+                    Some(code) if code != 0 => self.group(class).last_loss = Some(why),
+                    _ => {}
+                }
+            }
+            Event::StageStarted { stage, .. } => drop(known.running.insert(stage.clone())),
+            Event::StageFinished { stage, .. }
+            | Event::StageFailed { stage, .. }
+            | Event::StageInterrupted { stage, .. }
+            | Event::RungReached { stage, .. } => drop(known.running.remove(stage)),
+            _ => {}
+        }
+        if matches!(event, Event::StageFinished { .. } | Event::StateSaved { .. } | Event::RungReached { .. }) {
+            let group = self.group(class);
+            (group.rounds, group.last_loss) = (0, None);
+        }
+        event
+    }
+
+    /// Notes how a task ended whose worker did not say it. `most_memory` is in bytes.
+    pub(in crate::cli) fn lost(&mut self, end: &TaskEnd, most_memory: Option<u64>) -> Option<Reaction> {
+        let TaskEnd { task, fate, node, waited, ran } = end;
+        let worker = self.workers.get_mut(task)?;
+        let (class, node) = (worker.class, if node.is_empty() { worker.node.clone() } else { node.clone() });
+        let waited = waited.or(worker.waited);
+        if worker.has_ended && *fate != Fate::Cancelled {
+            return None;
+        }
+        let running = std::mem::take(&mut worker.running);
+        let group = self.group(class);
+        let place = if node.is_empty() { String::new() } else { format!(" ({node})") };
+        let mut why = format!("its job {}{place}", fate.words());
+        match fate {
+            // Exit code 1 is that of a stage's failure, which the worker reports itself.
+            Fate::Failed(code) if *code != 1 => return Some(Reaction::Refused(*task, why)),
+            Fate::NodeFailed if !node.is_empty() => drop(group.excluded.insert(node)),
+            Fate::OutOfMemory => match group.now.with_twice_the_memory(class.memory.unwrap_or(0), most_memory) {
+                Some(grown) => {
+                    group.now = grown;
+                    why = format!("{why}; the next ones get {}", grown.words());
+                }
+                None => {
+                    let why = format!("{why}, and gets no more; give `memory` of `resources`, or slurm.max_memory");
+                    return Some(Reaction::Refused(*task, why));
+                }
+            },
+            _ => {}
+        }
+        group.last_loss = Some(format!("was lost: {why}"));
+        let mut events: Vec<Event> =
+            running.into_iter().map(|stage| Event::StageInterrupted { stage, has_checkpoint: false }).collect();
+        events.push(Event::WorkerEnded {
+            worker: name(*task),
+            why,
+            is_lost: true,
+            exit_code: None,
+            queued_seconds: waited.map(|time| time.as_secs_f64()),
+            seconds: ran.map(|time| time.as_secs_f64()),
+        });
+        Some(if *fate == Fate::Cancelled { Reaction::Cancelled(events) } else { Reaction::Lost(events) })
+    }
+
+    /// A worker that refused the pipeline, and why.
+    pub(in crate::cli) fn refused(&mut self) -> Option<(TaskId, String)> {
+        self.refused.take()
+    }
+
+    /// The points that workers run now.
+    pub(in crate::cli) fn running(&self) -> usize {
+        self.workers.values().filter(|worker| worker.state != State::Gone).map(|worker| worker.running.len()).sum()
+    }
+
+    /// Whether no worker waits or runs.
+    pub(in crate::cli) fn is_empty(&self) -> bool {
+        self.workers.values().all(|worker| worker.state == State::Gone || worker.has_ended)
+    }
+
+    /// Whether there were workers, and all have ended.
+    pub(in crate::cli) fn are_all_gone(&self) -> bool {
+        !self.workers.is_empty() && self.is_empty()
+    }
+
+    /// How many workers there were.
+    pub(in crate::cli) fn len(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// The numbers of workers, if they have changed. `queue` says why they wait.
+    pub(in crate::cli) fn news(&mut self, queue: &[Queued]) -> Option<Event> {
+        let count = |state| self.workers.values().filter(|w| w.state == state && !w.has_ended).count();
+        let (pending, running) = (count(State::Pending), count(State::Running));
+        let reasons = queue.iter().filter(|queued| queued.is_pending && !matches!(&*queued.reason, "None" | "(None)"));
+        let reason = reasons.map(|queued| queued.reason.clone()).next().filter(|_| pending > 0);
+        let now = (pending, running, reason);
+        if now == self.told {
+            return None;
+        }
+        self.told = now.clone();
+        Some(Event::Workers { pending: now.0, running: now.1, reason: now.2 })
+    }
+}

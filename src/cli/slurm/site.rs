@@ -1,0 +1,137 @@
+//! The settings of a cluster: `[engine.slurm]` in the configuration, with what `-E slurm.NAME=VALUE` changes.
+
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+
+use crate::error::{Error, Result};
+use crate::spec::{parse_memory, parse_time};
+
+/// The beginning of all settings on the command line.
+const PREFIX: &str = "slurm.";
+const HINT: &str = "`vadpipe config --help` lists the settings, such as -E slurm.partition=gpu";
+
+/// The settings of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(in crate::cli) struct Site {
+    /// The partition, the account and so on, as `sbatch` takes them.
+    pub(in crate::cli) partition: Option<String>,
+    pub(in crate::cli) account: Option<String>,
+    pub(in crate::cli) qos: Option<String>,
+    pub(in crate::cli) constraint: Option<String>,
+    /// The kind of GPU, as in `--gres`: `gpu` or `gpu:a100`.
+    pub(in crate::cli) gpu: String,
+    /// More options of `sbatch`, each as one word: `--exclusive`.
+    pub(in crate::cli) options: Vec<String>,
+    /// Lines of shell that a job runs before its worker, such as `module load cuda`.
+    pub(in crate::cli) setup: Vec<String>,
+    /// What comes before the worker's command, such as `apptainer exec image.sif`.
+    pub(in crate::cli) prefix: String,
+    /// Where vadpipe is on the nodes. `None`: where it is here.
+    pub(in crate::cli) program: Option<String>,
+    /// The most workers at a time.
+    pub(in crate::cli) workers: NonZeroU16,
+    /// Cores of a worker, for stages that do not say what they need.
+    pub(in crate::cli) cpus: NonZeroU16,
+    /// Bytes of memory of a worker, for stages that do not say. `None`: what Slurm gives.
+    #[serde(deserialize_with = "memory")]
+    pub(in crate::cli) memory: Option<u64>,
+    /// The most memory of a worker. One that ran out of memory gets twice as much, up to here, or up to four times as
+    /// much as at first.
+    #[serde(deserialize_with = "memory")]
+    pub(in crate::cli) max_memory: Option<u64>,
+    /// The time limit of jobs. `None`: that of the partition, or what the stages need.
+    #[serde(deserialize_with = "time")]
+    pub(in crate::cli) time: Option<Duration>,
+    /// How often `squeue` is called.
+    #[serde(deserialize_with = "required_time")]
+    pub(in crate::cli) poll: Duration,
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self {
+            partition: None,
+            account: None,
+            qos: None,
+            constraint: None,
+            gpu: "gpu".to_owned(),
+            options: Vec::new(),
+            setup: Vec::new(),
+            prefix: String::new(),
+            program: None,
+            workers: NonZeroU16::MIN.saturating_add(15),
+            cpus: NonZeroU16::MIN,
+            memory: None,
+            max_memory: None,
+            time: None,
+            poll: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Site {
+    /// The settings in this table of the configuration, with those of the command line (`slurm.partition=gpu`) in place
+    /// of them.
+    ///
+    /// # Errors
+    /// If one is unknown or wrong (exit code 2).
+    pub(in crate::cli) fn of(mut table: toml::Table, given: &[String]) -> Result<Self> {
+        for setting in given {
+            let wrong = || Error::bad_input(format!("-E {setting}: write -E slurm.NAME=VALUE")).hint(HINT);
+            let (name, value) = setting.split_once('=').ok_or_else(wrong)?;
+            let name = name.strip_prefix(PREFIX).ok_or_else(wrong)?;
+            table.insert(name.to_owned(), value_of(value));
+        }
+        let site = table.try_into::<Self>();
+        site.map_err(|e| Error::bad_input(format!("[engine.slurm]: {}", e.message())).hint(HINT))
+    }
+}
+
+/// A number or a list if it is one in TOML, and otherwise the text itself.
+fn value_of(text: &str) -> toml::Value {
+    let parsed = format!("value = {text}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"));
+    let is_kept = |value: &toml::Value| matches!(value, toml::Value::Integer(_) | toml::Value::Array(_));
+    parsed.filter(is_kept).unwrap_or_else(|| toml::Value::String(text.to_owned()))
+}
+
+fn memory<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    parse_memory(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
+}
+
+fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    required_time(from).map(Some)
+}
+
+fn required_time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    parse_time(&String::deserialize(from)?).map_err(D::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_comes_before_the_configuration() {
+        let table = || "partition = \"main\"\nworkers = 4\nmemory = \"2 GB\"".parse::<toml::Table>().unwrap();
+        let given = ["slurm.partition=gpu", "slurm.workers=8", "slurm.account=7a", "slurm.options=[\"--exclusive\"]"];
+        let site = Site::of(table(), &given.map(str::to_owned)).unwrap();
+        assert_eq!((site.partition.as_deref(), site.workers.get()), (Some("gpu"), 8));
+        assert_eq!((site.account.as_deref(), site.memory), (Some("7a"), Some(2_000_000_000)));
+        assert_eq!(site.options, ["--exclusive"]);
+        assert_eq!(Site::of(toml::Table::new(), &[]).unwrap(), Site::default());
+    }
+
+    #[test]
+    fn wrong_settings_are_named() {
+        let error = |given: &str| Site::of(toml::Table::new(), &[given.to_owned()]).unwrap_err().to_string();
+        assert!(error("slurm.partitoin=gpu").contains("partitoin"));
+        assert!(error("slurm.workers=0").contains("[engine.slurm]"));
+        assert!(error("slurm.memory=2").contains("such as `8 GB`"));
+        assert!(error("partition=gpu").contains("-E slurm.NAME=VALUE"));
+        assert!(error("slurm.partition").contains("-E slurm.NAME=VALUE"));
+    }
+}

@@ -1,0 +1,189 @@
+//! The events of a worker and the logs of its stages, written to the shared store while it runs, so that another
+//! machine can watch the run.
+//!
+//! Errors are ignored: the results do not depend on it, and what can't be written now is written with the next piece.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::event::{Event, Listener};
+use crate::shared::{ClaimOwner, SharedStore};
+use crate::store::host_name;
+
+/// The shortest and the longest time between two pieces. The pause grows with the time that the worker has run, so that
+/// a worker that runs for days leaves some hundred pieces.
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(60);
+const PART: u32 = 100;
+/// Of a longer log, the end is written.
+const MAX_LOG_BYTES: u64 = 1 << 20;
+
+/// A worker that leaves its events in a store.
+pub struct Feed<'a> {
+    /// The store.
+    pub shared: &'a SharedStore,
+    /// The id of the run.
+    pub run: &'a str,
+    /// The worker.
+    pub owner: &'a ClaimOwner,
+    /// The folder with the logs of the run.
+    pub logs: &'a Path,
+}
+
+impl Feed<'_> {
+    /// Calls `work` with a listener that passes events on to `listener` and to the store. `why` says why the worker
+    /// ends, to be read after "it", and its exit code.
+    pub fn during<T>(
+        &self,
+        listener: &dyn Listener,
+        work: impl FnOnce(&dyn Listener) -> T,
+        why: impl FnOnce(&T) -> (String, u8),
+    ) -> T {
+        let feeding = Feeding { listener, pending: Mutex::default() };
+        let worker = self.owner.name.clone();
+        feeding.pending().add(&Event::WorkerStarted { worker: worker.clone(), host: host_name() });
+        let (stop, stopped) = channel::<()>();
+        std::thread::scope(|scope| {
+            let feeder = Feeder { feed: self, feeding: &feeding, next: 0, unwritten: Vec::new() };
+            // Without a thread, nobody can watch the run, which goes on all the same.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, move || feeder.run(&stopped));
+            let done = work(&feeding);
+            let (why, code) = why(&done);
+            let (is_lost, exit_code, queued_seconds, seconds) = (false, Some(code), None, None);
+            feeding.pending().add(&Event::WorkerEnded { worker, why, is_lost, exit_code, queued_seconds, seconds });
+            drop(stop);
+            done
+        })
+    }
+}
+
+/// What is not written yet.
+#[derive(Default)]
+struct Pending {
+    lines: Vec<u8>,
+    /// The newest progress of each stage.
+    progress: BTreeMap<String, Event>,
+    /// The stages that have ended.
+    ended: BTreeSet<String>,
+}
+
+struct Feeding<'a> {
+    listener: &'a dyn Listener,
+    pending: Mutex<Pending>,
+}
+
+impl Feeding<'_> {
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Listener for Feeding<'_> {
+    fn event(&self, event: &Event) {
+        self.listener.event(event);
+        let mut pending = self.pending();
+        match event {
+            Event::Transferring { .. } => return,
+            Event::Progress { stage, .. } => {
+                pending.progress.insert(stage.clone(), event.clone());
+                return;
+            }
+            Event::StageFinished { stage, .. }
+            | Event::StageFailed { stage, .. }
+            | Event::StageInterrupted { stage, .. } => {
+                pending.progress.remove(stage);
+                pending.ended.insert(stage.clone());
+            }
+            _ => {}
+        }
+        pending.add(event);
+    }
+
+    fn pause(&self) {
+        self.listener.pause();
+    }
+}
+
+impl Pending {
+    fn add(&mut self, event: &Event) {
+        // Only a map whose keys aren't strings can fail, and there is none.
+        if let Ok(line) = serde_json::to_vec(event) {
+            self.lines.extend(line);
+            self.lines.push(b'\n');
+        }
+    }
+
+    /// The events to write, the newest progress last, and the stages whose logs come first.
+    fn take(&mut self) -> (Vec<u8>, BTreeSet<String>) {
+        for event in std::mem::take(&mut self.progress).into_values() {
+            self.add(&event);
+        }
+        (std::mem::take(&mut self.lines), std::mem::take(&mut self.ended))
+    }
+}
+
+/// The thread that writes.
+struct Feeder<'a> {
+    feed: &'a Feed<'a>,
+    feeding: &'a Feeding<'a>,
+    /// The number of the next piece.
+    next: u64,
+    /// The next piece, if writing it failed. It may be there all the same, so it must not change.
+    unwritten: Vec<u8>,
+}
+
+impl Feeder<'_> {
+    fn run(mut self, stopped: &Receiver<()>) {
+        let started = Instant::now();
+        loop {
+            let pause = (started.elapsed() / PART).clamp(SHORTEST, LONGEST);
+            let is_over = stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout);
+            // What failed before comes first.
+            while self.write() {}
+            if is_over {
+                return;
+            }
+        }
+    }
+
+    /// Writes the next piece. Returns whether there may be another one.
+    fn write(&mut self) -> bool {
+        let Feed { shared, run, owner, .. } = *self.feed;
+        if self.unwritten.is_empty() {
+            let (lines, ended) = self.feeding.pending().take();
+            // A log is there when the event that says so is.
+            for (stage, log) in ended.iter().filter_map(|stage| Some((stage, end_of(&self.log(stage))?))) {
+                let _ = shared.put_log(run, stage, log);
+            }
+            self.unwritten = lines;
+        }
+        if self.unwritten.is_empty() || shared.is_given_up() {
+            return false;
+        }
+        let is_written = shared.put_events(run, owner.id(), self.next, self.unwritten.clone()).is_ok();
+        if is_written {
+            self.next += 1;
+            self.unwritten.clear();
+        }
+        is_written
+    }
+
+    fn log(&self, stage: &str) -> PathBuf {
+        self.feed.logs.join(format!("{stage}.log"))
+    }
+}
+
+/// The end of a file. `None` if it is empty or can't be read.
+fn end_of(path: &Path) -> Option<Vec<u8>> {
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(MAX_LOG_BYTES))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(MAX_LOG_BYTES).read_to_end(&mut bytes).ok()?;
+    Some(bytes).filter(|bytes| !bytes.is_empty())
+}
