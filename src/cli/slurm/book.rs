@@ -177,6 +177,17 @@ impl Book {
         if let Event::WorkerStarted { worker, .. } | Event::WorkerEnded { worker, .. } = &mut event {
             *worker = name(task);
         }
+        if let Event::StageStarted { stage, .. }
+        | Event::StageFinished { stage, .. }
+        | Event::StageFailed { stage, .. }
+        | Event::StageInterrupted { stage, .. }
+        | Event::RungReached { stage, .. } = &event
+        {
+            // Also of one that was lost, and whose point this worker has taken over.
+            for worker in self.workers.values_mut() {
+                worker.running.remove(stage);
+            }
+        }
         let Some(known) = self.workers.get_mut(&task) else { return event };
         let class = known.class;
         match &mut event {
@@ -192,10 +203,6 @@ impl Book {
                 }
             }
             Event::StageStarted { stage, .. } => drop(known.running.insert(stage.clone())),
-            Event::StageFinished { stage, .. }
-            | Event::StageFailed { stage, .. }
-            | Event::StageInterrupted { stage, .. }
-            | Event::RungReached { stage, .. } => drop(known.running.remove(stage)),
             _ => {}
         }
         if matches!(event, Event::StageFinished { .. } | Event::StateSaved { .. } | Event::RungReached { .. }) {
@@ -285,5 +292,185 @@ impl Book {
         }
         self.told = now.clone();
         Some(Event::Workers { pending: now.0, running: now.1, reason: now.2 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Digest;
+    use crate::store::host_name;
+
+    const CLASS: Class = Class { cpus: 1, memory: Some(1000), gpus: 0 };
+
+    fn task(index: u32) -> TaskId {
+        TaskId { job: 7, index }
+    }
+
+    fn queued(index: u32, is_pending: bool) -> Queued {
+        let (reason, node) = if is_pending { ("Resources", "") } else { ("None", "n1") };
+        let waited = (!is_pending).then_some(Duration::from_secs(9));
+        let (reason, node, comment) = (reason.to_owned(), node.to_owned(), CLASS.to_string());
+        Queued { task: task(index), is_pending, reason, node, waited, comment }
+    }
+
+    fn end(index: u32, fate: Fate) -> TaskEnd {
+        TaskEnd { task: task(index), fate, node: "n1".to_owned(), waited: None, ran: None }
+    }
+
+    fn worker(index: u32) -> String {
+        format!("host/slurm-7_{index}")
+    }
+
+    fn started(stage: &str) -> Event {
+        let (stage, kind, key) = (stage.to_owned(), "test".to_owned(), Digest::of(b""));
+        Event::StageStarted { stage, kind, key, reason: None, gpus: Vec::new(), worker: None }
+    }
+
+    fn saved(stage: &str) -> Event {
+        Event::StateSaved { stage: stage.to_owned(), epoch: 1, step: 0, seconds: 0.0, resumed_at: None }
+    }
+
+    fn left(index: u32, why: &str, code: u8) -> Event {
+        let (worker, why, queued_seconds, seconds) = (worker(index), why.to_owned(), None, None);
+        Event::WorkerEnded { worker, why, is_lost: false, exit_code: Some(code), queued_seconds, seconds }
+    }
+
+    fn lost(book: &mut Book, index: u32, fate: Fate) -> Vec<Event> {
+        match book.lost(&end(index, fate), None) {
+            Some(Reaction::Lost(events)) => events,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A book with workers that run.
+    fn with_workers(count: u32) -> Book {
+        let mut book = Book::default();
+        book.submitted(CLASS, 7, count as usize);
+        assert_eq!(book.see(&(0..count).map(|index| queued(index, false)).collect::<Vec<_>>()), BTreeSet::new());
+        book
+    }
+
+    #[test]
+    fn as_many_workers_are_submitted_as_points_can_run_and_the_site_allows() {
+        let mut book = Book::default();
+        assert_eq!(book.lacking(CLASS, 3, 8), Ok(3));
+        book.submitted(CLASS, 7, 3);
+        assert_eq!((book.lacking(CLASS, 3, 8), book.lacking(CLASS, 20, 8)), (Ok(0), Ok(5)));
+        let other = Class { cpus: 4, ..CLASS };
+        assert_eq!(book.lacking(other, 20, 8), Ok(5), "the limit is for all classes together");
+        // Two of them find nothing to do.
+        book.hear(&worker(0), left(0, "ended: nothing was left for it", 0));
+        book.hear(&worker(1), left(1, "ended: nothing was left for it", 0));
+        assert_eq!(book.see(&[queued(2, false)]), BTreeSet::new());
+        assert_eq!((book.lacking(CLASS, 1, 8), book.lacking(CLASS, 2, 8)), (Ok(0), Ok(1)));
+    }
+
+    #[test]
+    fn lost_worker_is_replaced_and_its_points_are_interrupted() {
+        let mut book = with_workers(2);
+        book.hear(&worker(0), started("a"));
+        book.hear(&worker(0), started("b"));
+        // Another worker has already taken one over.
+        book.hear(&worker(1), started("b"));
+        assert_eq!(book.see(&[queued(1, false)]), BTreeSet::from([task(0)]));
+        let events = lost(&mut book, 0, Fate::NodeFailed);
+        assert!(matches!(&events[0], Event::StageInterrupted { stage, .. } if stage == "a"), "{events:?}");
+        let Event::WorkerEnded { worker, why, is_lost: true, queued_seconds, .. } = &events[1] else {
+            panic!("{events:?}")
+        };
+        assert_eq!((&**worker, &**why, *queued_seconds), ("slurm-7_0", "its job lost its node (n1)", Some(9.0)));
+        assert_eq!((book.lacking(CLASS, 2, 8), book.running()), (Ok(1), 1));
+        assert_eq!(book.terms(CLASS).1, BTreeSet::from(["n1".to_owned()]), "the next one runs elsewhere");
+    }
+
+    #[test]
+    fn worker_that_ran_out_of_memory_gets_twice_as_much_up_to_the_limit() {
+        let mut book = with_workers(3);
+        book.see(&[]);
+        lost(&mut book, 0, Fate::OutOfMemory);
+        assert_eq!(book.terms(CLASS).0.memory, Some(2000));
+        lost(&mut book, 1, Fate::OutOfMemory);
+        assert_eq!(book.terms(CLASS).0.memory, Some(4000));
+        let refused = book.lost(&end(2, Fate::OutOfMemory), None);
+        assert!(matches!(refused, Some(Reaction::Refused(_, why)) if why.contains("gets no more")));
+    }
+
+    #[test]
+    fn workers_that_are_lost_again_and_again_end_the_run_unless_they_make_progress() {
+        let mut book = Book::default();
+        let mut round = |makes_progress: bool| {
+            let lacking = book.lacking(CLASS, 1, 8)?;
+            assert_eq!(lacking, 1);
+            let job = 100 + u64::from(book.group(CLASS).rounds) + book.len() as u64;
+            book.submitted(CLASS, job, 1);
+            let (task, name) = (TaskId { job, index: 0 }, format!("slurm-{job}_0"));
+            if makes_progress {
+                book.hear(&name, saved("a"));
+            }
+            book.see(&[]);
+            book.see(&[]);
+            assert!(book.lost(&TaskEnd { task, ..end(0, Fate::Killed(9)) }, None).is_some());
+            Ok::<_, String>(())
+        };
+        for _ in 0..3 {
+            assert_eq!((round(false), round(false), round(true)), (Ok(()), Ok(()), Ok(())));
+        }
+        let ends: Vec<_> = (0..5).map(|_| round(false)).collect();
+        assert_eq!(ends[..4], [Ok(()), Ok(()), Ok(()), Ok(())]);
+        assert_eq!(ends[4], Err("was lost: its job was killed by signal 9 (n1)".to_owned()));
+    }
+
+    #[test]
+    fn new_job_may_be_missing_in_the_queue_once() {
+        let mut book = Book::default();
+        book.submitted(CLASS, 7, 1);
+        assert_eq!(book.see(&[]), BTreeSet::new());
+        assert_eq!(book.see(&[queued(0, true)]), BTreeSet::new());
+        assert_eq!((book.see(&[]), book.see(&[])), (BTreeSet::new(), BTreeSet::from([task(0)])));
+        assert!(book.see(&[]).is_empty(), "it is asked for once");
+    }
+
+    #[test]
+    fn cancelled_job_is_told_from_a_preempted_one_also_if_the_worker_left_in_order() {
+        for (fate, is_cancelled) in [(Fate::Cancelled, true), (Fate::Preempted, false), (Fate::Completed, false)] {
+            let mut book = with_workers(1);
+            book.hear(&worker(0), left(0, STOPPED, 0));
+            assert_eq!(book.see(&[]), BTreeSet::from([task(0)]), "only Slurm knows who stopped it");
+            let reaction = book.lost(&end(0, fate), None);
+            assert_eq!(matches!(reaction, Some(Reaction::Cancelled(_))), is_cancelled, "{fate:?} {reaction:?}");
+            assert_eq!(book.lacking(CLASS, 1, 8), Ok(1));
+        }
+    }
+
+    #[test]
+    fn worker_that_refuses_the_pipeline_ends_the_run() {
+        let mut book = with_workers(1);
+        book.hear(&worker(0), left(0, "ended: there is no data", 2));
+        assert_eq!(book.refused(), Some((task(0), "ended: there is no data".to_owned())));
+        // It could not even reach the store.
+        let mut book = with_workers(1);
+        book.see(&[]);
+        assert!(matches!(book.lost(&end(0, Fate::Failed(2)), None), Some(Reaction::Refused(..))));
+    }
+
+    #[test]
+    fn jobs_of_an_earlier_driver_are_found_by_their_comments() {
+        let mut book = Book::default();
+        let foreign = Queued { comment: "nightly".to_owned(), ..queued(5, false) };
+        book.see(&[queued(0, false), queued(1, true), foreign]);
+        assert_eq!(book.lacking(CLASS, 3, 8), Ok(1));
+        let news = book.news(&[queued(1, true)]);
+        assert_eq!(news, Some(Event::Workers { pending: 1, running: 1, reason: Some("Resources".to_owned()) }));
+        assert_eq!(book.news(&[queued(1, true)]), None, "nothing has changed");
+    }
+
+    #[test]
+    fn workers_of_other_machines_are_only_passed_on() {
+        let mut book = with_workers(1);
+        let name = format!("{}/worker-9", host_name());
+        let event = Event::WorkerStarted { worker: name.clone(), host: host_name() };
+        assert_eq!(book.hear(&name, event.clone()), event);
+        assert_eq!(book.lacking(CLASS, 2, 8), Ok(1));
     }
 }

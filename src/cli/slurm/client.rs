@@ -263,7 +263,24 @@ mod tests {
             prefix: "apptainer exec image.sif".to_owned(),
             ..Site::default()
         };
-        insta::assert_snapshot!(options(&submission, &site).join("\n") + "\n\n" + &script(&submission, &site));
+        insta::assert_snapshot!(options(&submission, &site).join("\n") + "\n\n" + &script(&submission, &site), @r"
+        --parsable
+        --no-requeue
+        --job-name=vadpipe-r1
+        --comment=cpus=2,memory=1000,gpus=0
+        --array=0-7
+        --output=/logs/%A_%a.out
+        --ntasks=1
+        --cpus-per-task=2
+        --mem=2000M
+        --partition=main
+        --exclude=n1,n2
+        --exclusive
+
+        #!/bin/bash
+        module load python
+        exec apptainer exec image.sif '/opt/my programs/vadpipe' worker --run 'r 1' --store /s --name slurm-${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}
+        ");
     }
 
     #[test]

@@ -84,18 +84,24 @@ impl Site {
             let wrong = || Error::bad_input(format!("-E {setting}: write -E slurm.NAME=VALUE")).hint(HINT);
             let (name, value) = setting.split_once('=').ok_or_else(wrong)?;
             let name = name.strip_prefix(PREFIX).ok_or_else(wrong)?;
-            table.insert(name.to_owned(), value_of(value));
+            table.insert(name.to_owned(), value_of(name, value));
         }
         let site = table.try_into::<Self>();
         site.map_err(|e| Error::bad_input(format!("[engine.slurm]: {}", e.message())).hint(HINT))
     }
 }
 
-/// A number or a list if it is one in TOML, and otherwise the text itself.
-fn value_of(text: &str) -> toml::Value {
-    let parsed = format!("value = {text}").parse::<toml::Table>().ok().and_then(|mut table| table.remove("value"));
-    let is_kept = |value: &toml::Value| matches!(value, toml::Value::Integer(_) | toml::Value::Array(_));
-    parsed.filter(is_kept).unwrap_or_else(|| toml::Value::String(text.to_owned()))
+/// A value of the command line, by the kind of its setting. The name of an account may be a number.
+fn value_of(name: &str, text: &str) -> toml::Value {
+    let parsed = || format!("value = {text}").parse::<toml::Table>().ok()?.remove("value");
+    let text = || toml::Value::String(text.to_owned());
+    match name {
+        "workers" | "cpus" => parsed().filter(toml::Value::is_integer).unwrap_or_else(text),
+        "options" | "setup" => {
+            parsed().filter(toml::Value::is_array).unwrap_or_else(|| toml::Value::Array(vec![text()]))
+        }
+        _ => text(),
+    }
 }
 
 fn memory<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
@@ -117,10 +123,10 @@ mod tests {
     #[test]
     fn command_line_comes_before_the_configuration() {
         let table = || "partition = \"main\"\nworkers = 4\nmemory = \"2 GB\"".parse::<toml::Table>().unwrap();
-        let given = ["slurm.partition=gpu", "slurm.workers=8", "slurm.account=7a", "slurm.options=[\"--exclusive\"]"];
+        let given = ["slurm.partition=gpu", "slurm.workers=8", "slurm.account=7", "slurm.options=--exclusive"];
         let site = Site::of(table(), &given.map(str::to_owned)).unwrap();
         assert_eq!((site.partition.as_deref(), site.workers.get()), (Some("gpu"), 8));
-        assert_eq!((site.account.as_deref(), site.memory), (Some("7a"), Some(2_000_000_000)));
+        assert_eq!((site.account.as_deref(), site.memory), (Some("7"), Some(2_000_000_000)));
         assert_eq!(site.options, ["--exclusive"]);
         assert_eq!(Site::of(toml::Table::new(), &[]).unwrap(), Site::default());
     }
