@@ -60,11 +60,21 @@ impl Project {
     /// Reads the pipeline and opens its cache to run it. `cache_wait` decides how long to wait for the cache.
     pub(super) fn open_to_run(args: &PipelineArgs, global: &Global, ui: &Ui, cache_wait: &CacheWait) -> Result<Self> {
         let dir = cache_dir(global.cache.as_deref(), Some(&args.file));
-        let mut project = Self::load(args, &global.kinds.0, Arc::new(Store::open(&dir, cache_wait.options(ui))?))?;
-        let defaults = Config::load()?.resources();
-        project.spec.points.iter_mut().for_each(|point| point.resources = point.resources.or(defaults));
+        let project = Self::load(args, &global.kinds.0, Arc::new(Store::open(&dir, cache_wait.options(ui))?))?;
+        let project = project.with_default_resources()?;
         project.print_warnings(ui);
         Ok(project)
+    }
+
+    /// The same pipeline in another folder, with the same cache.
+    pub(super) fn in_another_folder(&self, args: &PipelineArgs, global: &Global) -> Result<Self> {
+        Self::load(args, &global.kinds.0, Arc::clone(&self.store))?.with_default_resources()
+    }
+
+    fn with_default_resources(mut self) -> Result<Self> {
+        let defaults = Config::load()?.resources();
+        self.spec.points.iter_mut().for_each(|point| point.resources = point.resources.or(defaults));
+        Ok(self)
     }
 
     /// Prints the warnings about the pipeline. Commands that only read results don't repeat them.

@@ -34,6 +34,7 @@ use crate::error::{Category, Error, Result};
 use crate::exec::{self, Capacity, RunContext, check_resources};
 use crate::id::PointId;
 use crate::plan::with_earlier_points;
+use crate::shared::SharedStore;
 use crate::spec::{PointInput, parse_memory};
 use crate::status::RunStatus;
 use crate::store::RunLabel;
@@ -259,19 +260,22 @@ impl Run<'_> {
             text("--data-dir", data_dir.map(|dir| dir.display().to_string())),
         ];
         let keep_going = args.keep_going.then(|| "--keep-going".to_owned());
-        let store = context.shared.map(|shared| shared.address().to_string()).unwrap_or_default();
+        let address = context.shared.map(SharedStore::address);
+        // A job may start in another folder.
+        let folder = address.and_then(|address| std::path::absolute(address.folder()?).ok());
+        let folder = folder.map(|folder| folder.display().to_string());
+        let store = folder.or(address.map(ToString::to_string)).unwrap_or_default();
         // Another node sees no process of this one.
         let program = std::env::current_exe();
         let program = program.map_err(|e| Error::storage("can't find this program's file").caused_by(e))?;
         Ok(Cluster {
             site,
             detach: args.detach,
-            targets: args.pipeline.targets.clone(),
-            set: args.pipeline.set.clone(),
+            pipeline: &args.pipeline,
+            global: self.global,
             arguments: options.into_iter().flatten().chain(keep_going).collect(),
             store,
             program: program.display().to_string(),
-            file: &args.pipeline.file,
             ui: self.ui,
         })
     }

@@ -50,6 +50,8 @@ pub struct RunFiles {
     pub pipeline: String,
     /// Their paths below the folder.
     pub files: BTreeSet<String>,
+    /// Those that the pipeline names, and the pipeline's file.
+    pub named: BTreeSet<String>,
     /// What was left out although a program may need it, one sentence each.
     pub warnings: Vec<String>,
 }
@@ -93,8 +95,8 @@ impl RunFiles {
         let is_utf8 = |path: &PathBuf| below(path).ok_or_else(|| not_utf8(path));
         let pipeline = is_utf8(&pipeline)?;
         let named = named.iter().map(is_utf8).collect::<Result<BTreeSet<String>>>()?;
-        let files = walk.files.iter().filter_map(below).chain(named).collect();
-        Ok(Self { pipeline, files, warnings: walk.warnings, folder })
+        let files = walk.files.iter().filter_map(below).chain(named.iter().cloned()).collect();
+        Ok(Self { pipeline, files, named, warnings: walk.warnings, folder })
     }
 
     /// The run with these files as they are now.

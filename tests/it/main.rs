@@ -45,6 +45,7 @@ mod support;
 mod s3;
 mod shared;
 mod shown;
+mod slurm;
 mod sweeps;
 mod terminal;
 mod training;

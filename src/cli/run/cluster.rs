@@ -2,11 +2,12 @@
 //!
 //! The pipeline and its files are pushed as a run, so that edits while jobs wait change nothing. The workers are
 //! ordinary `vadpipe worker --run ID` processes. At the end, the ordinary run on the project's own cache pulls what
-//! they have made and writes the reports.
+//! they have made and writes the reports. It reads the files of the run, too, and not those that were edited since.
 //!
 //! A file in the cache says which run of the store it is. The same command finds it again, after a crash or
 //! `--detach`, and goes on.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,14 +16,15 @@ use serde::{Deserialize, Serialize};
 
 use super::gathering::{Gathering, push};
 use super::jobs::{Course, Jobs};
+use crate::cli::args::{Global, PipelineArgs};
 use crate::cli::project::Project;
 use crate::cli::slurm::{Client, Site};
 use crate::cli::ui::{Ui, count};
 use crate::error::{Category, Error, Result};
-use crate::exec::{self, RunContext, RunFiles, fill};
+use crate::exec::{self, Relocation, RunContext, RunFiles, fill};
 use crate::file;
 use crate::key::{Digest, Hash};
-use crate::plan::Plan;
+use crate::plan::{Plan, some_of};
 use crate::shared::{SharedRun, SharedStore, Transfer};
 use crate::store::new_run_id;
 
@@ -34,16 +36,14 @@ pub(super) struct Cluster<'a> {
     pub(super) site: Site,
     /// Whether to leave when the first workers are submitted.
     pub(super) detach: bool,
-    pub(super) targets: Vec<String>,
-    pub(super) set: Vec<String>,
+    pub(super) pipeline: &'a PipelineArgs,
+    pub(super) global: &'a Global,
     /// The options of a worker, without those that say which run and which store.
     pub(super) arguments: Vec<String>,
     /// The address of the store.
     pub(super) store: String,
     /// Where vadpipe is on this machine.
     pub(super) program: String,
-    /// The pipeline's file.
-    pub(super) file: &'a Path,
     pub(super) ui: &'a Ui,
 }
 
@@ -100,50 +100,86 @@ pub(super) fn run(
     let Some(note) = cluster.prepare((project, &plan), shared, context)? else {
         return exec::run(context, options).map(Some);
     };
-    let ClusterRun { run, started_at, .. } = &note.content;
-    let cache = std::path::absolute(project.store.dir()).unwrap_or_else(|_| project.store.dir().to_owned());
-    let outputs = folder(&cache).join(run);
-    fs::create_dir_all(&outputs).map_err(|e| cannot_write(&outputs, e))?;
-    let logs = cache.join("logs").join(run);
-    let first = ["worker", "--run", run, "--store", &cluster.store].map(str::to_owned);
-    let arguments: Vec<String> = first.into_iter().chain(cluster.arguments.iter().cloned()).collect();
-    let jobs = Jobs {
-        project,
-        site: &cluster.site,
-        client: &client,
-        shared,
-        run,
-        name: &job_name(run),
-        outputs: &outputs,
-        logs: &logs,
-        arguments: &arguments,
-        program: &cluster.program,
-        keep_going: options.keep_going,
-        cancel: context.cancel,
-    };
-    let mut course = Course::new(&jobs, &plan);
-    if cluster.detach {
-        let workers = jobs.submit_only(&mut course)?;
-        cluster.ui.text(&format!(
-            "run {run}: {} wait or run; the same command without --detach shows it and gathers its results, and \
-             `vadpipe cancel {run}` ends it",
-            count(workers, "worker")
-        ));
-        return Ok(None);
-    }
-    let gathering = Gathering::start(run, *started_at, context, options, &plan)?;
-    let replan = || fill(context, &planner, &|| options.plan(&planner)).map(|(plan, _)| plan);
-    if let Err(error) = jobs.run(&mut course, &gathering.merged, &replan) {
-        // Its workers are asked to leave. The next command is a new run, which goes on from the store.
+    let scratch = tempfile::Builder::new().prefix("vadpipe-run-").tempdir();
+    let scratch = scratch.map_err(|e| Error::storage("can't create a folder for the files of the run").caused_by(e))?;
+    let relocation = Relocation::lay_out(&shared.run(&note.content.run)?, shared, scratch.path())?;
+    let pipeline = PipelineArgs { file: relocation.pipeline.clone(), ..cluster.pipeline.clone() };
+    let copy = project.in_another_folder(&pipeline, cluster.global)?;
+    let (spec, graph, compute) = (&copy.spec, &copy.graph, &copy.compute);
+    let context = RunContext { spec, graph, compute, relocation: Some(&relocation), ..*context };
+    let options = exec::Options { wanted: &copy.wanted, ..*options };
+    let outcome = cluster.run_jobs(&client, &note.content, (&copy, shared), &context, &options);
+    // After a failure, the next command is a new run, which goes on from the store.
+    if !matches!(outcome, Ok(None)) {
         note.remove();
-        return Err(error);
     }
-    let outcome = gathering.finish(project, context, options, cluster.ui)?;
-    note.remove();
-    Ok(Some(outcome))
+    outcome
 }
 
 impl Cluster<'_> {
+    /// Says that a run goes on, and which of its files were edited since.
+    fn say_that_it_goes_on(&self, run: &SharedRun, now: &SharedRun) {
+        let edited: Vec<String> = run
+            .files
+            .iter()
+            .filter(|(name, file)| now.files.get(*name) != Some(file))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let id = &run.id;
+        self.ui.note(&match edited.is_empty() {
+            true => format!("run {id} goes on"),
+            false => format!(
+                "run {id} goes on with its files as they were, without later edits of {}; `vadpipe cancel {id}` ends it",
+                some_of(&edited)
+            ),
+        });
+    }
+
+    /// Runs the workers of a run, whose files are those of `project`, and gathers what they have made.
+    fn run_jobs(
+        &self,
+        client: &Client<'_>,
+        ClusterRun { run, started_at, .. }: &ClusterRun,
+        (project, shared): (&Project, &SharedStore),
+        context: &RunContext<'_>,
+        options: &exec::Options<'_>,
+    ) -> Result<Option<exec::Outcome>> {
+        let planner = project.planner(options.forced);
+        let replan = || fill(context, &planner, &|| options.plan(&planner)).map(|(plan, _)| plan);
+        let plan = replan()?;
+        let cache = std::path::absolute(project.store.dir()).unwrap_or_else(|_| project.store.dir().to_owned());
+        let outputs = folder(&cache).join(run);
+        fs::create_dir_all(&outputs).map_err(|e| cannot_write(&outputs, e))?;
+        let first = ["worker", "--run", run, "--store", &self.store].map(str::to_owned);
+        let arguments: Vec<String> = first.into_iter().chain(self.arguments.iter().cloned()).collect();
+        let jobs = Jobs {
+            project,
+            site: &self.site,
+            client,
+            shared,
+            run,
+            name: &job_name(run),
+            outputs: &outputs,
+            logs: &cache.join("logs").join(run),
+            arguments: &arguments,
+            program: &self.program,
+            keep_going: options.keep_going,
+            cancel: context.cancel,
+        };
+        let mut course = Course::new(&jobs, &plan);
+        if self.detach {
+            let workers = count(jobs.submit_only(&mut course)?, "worker");
+            self.ui.text(&format!(
+                "run {run}: {workers} wait or run; the same command without --detach shows it and gathers its results, \
+                 and `vadpipe cancel {run}` ends it"
+            ));
+            return Ok(None);
+        }
+        let gathering = Gathering::start(run, *started_at, context, options, &plan)?;
+        jobs.run(&mut course, &gathering.merged, &replan)?;
+        gathering.finish(project, context, options, self.ui).map(Some)
+    }
+
     /// Finds the run that goes on, or pushes a new one. `None` if nothing is left to run, and no workers are there.
     fn prepare(
         &self,
@@ -151,13 +187,14 @@ impl Cluster<'_> {
         shared: &SharedStore,
         context: &RunContext<'_>,
     ) -> Result<Option<Note>> {
-        let files = RunFiles::find(&project.spec, self.file)?;
-        let run = files.run(new_run_id(), self.targets.clone(), self.set.clone())?;
-        let file = std::path::absolute(self.file).unwrap_or_else(|_| self.file.to_owned());
+        let files = RunFiles::find(&project.spec, &self.pipeline.file)?;
+        let run = files.run(new_run_id(), self.pipeline.targets.clone(), self.pipeline.set.clone())?;
+        let file = std::path::absolute(&self.pipeline.file).unwrap_or_else(|_| self.pipeline.file.clone());
         let others = ClusterRun::all(project.store.dir());
-        let mut note = Note::open(&folder(project.store.dir()), &digest(&run, &self.store), &run.id, file.clone())?;
+        let digest = digest(&run, &files.named, &self.store);
+        let mut note = Note::open(&folder(project.store.dir()), &digest, &run.id, file.clone())?;
         if note.is_found {
-            self.ui.note(&format!("run {} goes on", note.content.run));
+            self.say_that_it_goes_on(&shared.run(&note.content.run)?, &run);
             return Ok(Some(note));
         }
         if plan.is_complete() {
@@ -187,14 +224,15 @@ impl Cluster<'_> {
     }
 }
 
-/// Tells runs of different pipelines, files, targets, values and stores apart.
-fn digest(run: &SharedRun, store: &str) -> Digest {
+/// Tells runs of different pipelines, targets, values and stores apart, and of different contents of the files that the
+/// pipeline names. Other files may change for any reason.
+fn digest(run: &SharedRun, named: &BTreeSet<String>, store: &str) -> Digest {
     let mut hash = Hash::new("run on a cluster");
     hash.text(&run.folder).text(&run.pipeline).text(store);
     for list in [&run.targets, &run.set] {
         hash.text(&format!("{list:?}"));
     }
-    for (name, file) in &run.files {
+    for (name, file) in run.files.iter().filter(|(name, _)| named.contains(*name)) {
         hash.text(name).digest(&file.blob.digest);
     }
     hash.finish()

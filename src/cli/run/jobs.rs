@@ -109,7 +109,7 @@ impl<'a> Course<'a> {
             read: EventsRead::default(),
             names: BTreeMap::new(),
             queue: Retried::every(jobs.site.poll),
-            submitting: Retried::every(BETWEEN_SUBMISSIONS),
+            submitting: Retried::every(BETWEEN_SUBMISSIONS.min(jobs.site.poll)),
             largest: MAX_ARRAY,
         }
     }

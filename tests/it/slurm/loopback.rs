@@ -1,0 +1,234 @@
+//! A Slurm of two nodes on this machine. `VADPIPE_SLURM` names the folder in which `tests/slurm/up.sh` has started it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::support::{CommandOutput, MINI, Project, Run, text};
+use crate::workers::ended;
+
+/// Twelve trainings of some seconds.
+const SWEEP: &str = r#"
+[pipeline]
+name = "sweep"
+seed = 7
+checkpoint_seconds = 0
+
+[stages.data]
+kind = "load-data"
+source = "synthetic"
+train = 400
+test = 20
+
+[stages.ad]
+kind = "train-ad"
+inputs = { data = "data" }
+matrix = { lr = [1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 6e-4], latent_dim = [6, 8] }
+epochs = 12
+lr = "${matrix.lr}"
+latent_dim = "${matrix.latent_dim}"
+channels = [32, 16, 8, 8]
+batch = 4
+"#;
+
+const GPUS: &str = r#"
+[pipeline]
+name = "gpus"
+
+[stages.a]
+kind = "command"
+matrix = { i = [1, 2, 3] }
+argv = ["sh", "-c", "echo \"$CUDA_VISIBLE_DEVICES\" > out", "${matrix.i}"]
+outputs = { out = "out" }
+resources = { gpus = 1 }
+"#;
+
+/// The cluster, for one test at a time.
+struct Loopback {
+    folder: PathBuf,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Loopback {
+    /// `None` if there is none.
+    #[expect(clippy::print_stderr, reason = "it says why a test did nothing")]
+    fn new() -> Option<Self> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let Some(folder) = std::env::var_os("VADPIPE_SLURM") else {
+            eprintln!("VADPIPE_SLURM is not set: the workers were not run on a real Slurm");
+            return None;
+        };
+        Some(Self { folder: folder.into(), _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner) })
+    }
+
+    fn start(&self, project: &Project, more: &[&str]) -> std::process::Child {
+        let args = ["run", "p.toml", "--json", "--on", "slurm", "--store", "store", "--store-write"];
+        let mut command = project.command(args.iter().chain(&["-E", "slurm.poll=1s"]).chain(more));
+        command.env("SLURM_CONF", self.folder.join("slurm.conf")).spawn().expect("vadpipe starts")
+    }
+
+    fn run(&self, project: &Project, more: &[&str]) -> Run {
+        Run::of(ended(self.start(project, more)))
+    }
+
+    /// Runs one of Slurm's programs. Returns what it prints.
+    fn slurm(&self, program: &str, args: &[&str]) -> String {
+        let mut command = Command::new(program);
+        command.args(args).env("SLURM_CONF", self.folder.join("slurm.conf")).stdin(Stdio::null());
+        let output = CommandOutput::of(command.output().expect("the program starts"));
+        assert_eq!(output.code, 0, "{program}: {}", output.stderr);
+        output.stdout
+    }
+
+    /// Waits until this many jobs run.
+    fn wait_for_workers(&self, count: usize) {
+        let begun = Instant::now();
+        while self.slurm("squeue", &["--noheader", "--states=RUNNING"]).lines().count() < count {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{count} workers never ran");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Kills a node with everything that runs on it.
+    fn kill_node(&self, node: &str) {
+        let jobs = self.slurm("squeue", &["--noheader", "--nodelist", node, "--format=%A"]);
+        kill(self.daemon(node));
+        let steps: Vec<String> = jobs.lines().map(|job| format!("slurmstepd: [{job}.batch]")).collect();
+        let processes = processes();
+        let is_step = |process: &&Process| steps.iter().any(|step| process.command.starts_with(step));
+        for step in processes.iter().filter(is_step) {
+            kill(step.pid);
+            processes.iter().filter(|process| process.parent == step.pid).for_each(|worker| kill(worker.pid));
+        }
+    }
+
+    fn daemon(&self, node: &str) -> i32 {
+        let pid = fs::read_to_string(self.folder.join(format!("slurmd-{node}.pid"))).expect("a pid");
+        pid.trim().parse().expect("a pid")
+    }
+
+    fn start_node(&self, node: &str) {
+        self.slurm("slurmd", &["-N", node]);
+        let begun = Instant::now();
+        while self.slurm("sinfo", &["--noheader", "--Node", "--partition=main", "--format=%T"]).matches("idle").count()
+            < 2
+        {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the node is not up again");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+struct Process {
+    pid: i32,
+    parent: i32,
+    command: String,
+}
+
+/// The processes of this machine.
+fn processes() -> Vec<Process> {
+    let folders = fs::read_dir("/proc").expect("processes").flatten();
+    let process = |folder: fs::DirEntry| {
+        let pid = folder.file_name().to_str()?.parse().ok()?;
+        let command = fs::read_to_string(folder.path().join("cmdline")).ok()?;
+        let status = fs::read_to_string(folder.path().join("status")).ok()?;
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+        Some(Process { pid, parent, command })
+    };
+    folders.filter_map(process).collect()
+}
+
+/// A process may have ended by itself.
+fn kill(pid: i32) {
+    let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
+}
+
+fn plain_digests(pipeline: &str) -> std::collections::BTreeMap<String, String> {
+    let plain = Project::new(pipeline);
+    plain.run(&[]);
+    plain.digests()
+}
+
+#[test]
+fn sweep_whose_driver_and_node_were_killed_and_that_was_preempted_gives_the_digests_of_a_plain_run() {
+    let Some(cluster) = Loopback::new() else { return };
+    let project = Project::new(SWEEP);
+    let mut first = cluster.start(&project, &[]);
+    cluster.wait_for_workers(8);
+    first.kill().expect("it is killed");
+    first.wait().expect("it has ended");
+    let second = cluster.start(&project, &[]);
+    cluster.kill_node("n1");
+    // It needs all memory of the other node.
+    cluster.slurm("sbatch", &["--partition=urgent", "--nodelist=n2", "--mem=4000", "--wrap=sleep 2"]);
+    let run = Run::of(ended(second));
+    assert_eq!(run.output.code, 0, "{}\n{}", run.output.stdout, run.output.stderr);
+    let lost = run.of_kind("worker-ended").filter(|event| event["is_lost"] == true);
+    let lost: Vec<String> = lost.map(|event| text(&event["why"])).collect();
+    assert!(lost.iter().any(|why| why.starts_with("its job lost its node")), "{lost:?}");
+    assert_eq!(project.digests(), plain_digests(SWEEP));
+    cluster.start_node("n1");
+}
+
+#[test]
+fn pipeline_with_every_kind_of_dependency_runs_while_the_controller_is_away() {
+    let Some(cluster) = Loopback::new() else { return };
+    let project = Project::new(MINI);
+    let driver = cluster.start(&project, &[]);
+    cluster.wait_for_workers(1);
+    let controller = fs::read_to_string(cluster.folder.join("slurmctld.pid")).expect("a pid");
+    kill(controller.trim().parse().expect("a pid"));
+    std::thread::sleep(Duration::from_secs(3));
+    cluster.slurm("slurmctld", &[]);
+    let run = Run::of(ended(driver));
+    assert_eq!(run.output.code, 0, "{}\n{}", run.output.stdout, run.output.stderr);
+    assert_eq!(project.digests(), plain_digests(MINI));
+}
+
+#[test]
+fn programs_get_the_gpus_of_their_jobs() {
+    let Some(cluster) = Loopback::new() else { return };
+    let project = Project::new(GPUS);
+    let run = cluster.run(&project, &[]);
+    assert_eq!(run.output.code, 0, "{}\n{}", run.output.stdout, run.output.stderr);
+    let output = project.vadpipe(["export", "p.toml", "a", "--to", "out"]);
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    for i in 1..=3 {
+        let given = project.read(&format!("out/a@i={i}/out"));
+        assert!(matches!(given.trim(), "0" | "1"), "one GPU of the node: {given:?}");
+    }
+}
+
+#[test]
+fn refusals_of_slurm_are_told_in_its_words() {
+    let Some(cluster) = Loopback::new() else { return };
+    let project = Project::new(GPUS);
+    for (setting, message) in [
+        ("slurm.partition=gpu", "invalid partition specified: gpu"),
+        ("slurm.cpus=100", "Requested node configuration is not available"),
+        ("slurm.options=--no-such-option", "no-such-option"),
+    ] {
+        let run = cluster.run(&project, &["-E", setting]);
+        assert_eq!(run.output.code, 2, "{setting}: {}\n{}", run.output.stdout, run.output.stderr);
+        assert!(run.output.stderr.contains(message), "{setting}: {}", run.output.stderr);
+    }
+    // A job that some user cancels.
+    let driver = cluster.start(&project, &["-E", "slurm.options=--hold"]);
+    let begun = Instant::now();
+    loop {
+        let queue = cluster.slurm("squeue", &["--noheader", "--array", "--format=%i"]);
+        if let Some(task) = queue.lines().next() {
+            cluster.slurm("scancel", &[task.trim()]);
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "no job is in the queue");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let run = Run::of(ended(driver));
+    assert_eq!(run.output.code, 130, "{}\n{}", run.output.stdout, run.output.stderr);
+}

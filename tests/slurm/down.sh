@@ -1,0 +1,17 @@
+#!/bin/bash
+# Stops the Slurm that up.sh started: tests/slurm/down.sh FOLDER
+root=$(realpath "${1:?give a folder}")
+export SLURM_CONF=$root/slurm.conf
+scancel --me 2> /dev/null && sleep 1
+for file in "$root"/slurmd-n1.pid "$root"/slurmd-n2.pid "$root"/slurmctld.pid "$root"/munged.pid; do
+  [ -s "$file" ] || continue
+  pid=$(cat "$file")
+  # The number may be that of another process by now.
+  case $(readlink "/proc/$pid/exe") in
+    */slurmd* | */slurmctld* | */munged*) kill "$pid" ;;
+    *) continue ;;
+  esac
+  for _ in $(seq 50); do [ -d "/proc/$pid" ] && sleep 0.1; done
+  [ -d "/proc/$pid" ] && kill -9 "$pid"
+done
+exit 0
