@@ -79,7 +79,7 @@ use crate::exec::executor::process::ProcessExecutor;
 use crate::exec::executor::sharing::SharingExecutor;
 use crate::exec::fetching::Fetcher;
 use crate::exec::resources::{Demand, Gpus, ResourcePool};
-use crate::exec::roots::put_root;
+use crate::exec::roots::{RootOwner, put_root};
 use crate::exec::run_log::StageEnd;
 use crate::exec::state::point::{Dependencies, RoleInput};
 use crate::exec::state::table::PointTable;
@@ -184,7 +184,8 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     let (spec, compute) = (context.spec, context.compute);
     let planner = context.planner(options.forced);
     let (plan, filled) = fill(context, &planner, &|| options.plan(&planner))?;
-    if options.worker.is_none() {
+    // The workers of a run have other resources than this machine.
+    if options.worker.is_none() && options.part_of.is_none() {
         check_resources(spec, &plan, compute, Capacity::of_run(context.memory))?;
     }
     let id = options.part_of.map_or_else(new_run_id, |part| part.id.to_owned());
@@ -197,7 +198,9 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     options.part_of.into_iter().for_each(|part| log.note(part.events));
     log.event(&run_started(context, &id, &plan));
     let asked = report(&log, filled);
-    put_root(context, &id, &plan, &[])?;
+    let worker = options.worker.map(|worker| worker.owner.id());
+    let owner = RootOwner { run: &id, worker, is_part: options.part_of.is_some() };
+    put_root(context, owner, &plan, &[])?;
     // An error cancels the stages of this run, but not later work of the caller.
     let cancel = context.cancel.for_one();
     let worker = Worker::new(RunContext { listener: &log, cancel: &cancel, ..*context }, &id);
@@ -214,7 +217,7 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     driver.finish();
     log.warn_of_the_store();
     let mut ends = driver.ends();
-    put_root(context, &id, &plan, &ends)?;
+    put_root(context, owner, &plan, &ends)?;
     let ran = options.part_of.map(PartOf::ran).unwrap_or_default();
     for end in ends.iter_mut().filter(|end| end.status == StageStatus::Cached) {
         if ran.contains(context.name(end.point)) {

@@ -360,7 +360,7 @@ fn age(store: &Path) -> Outcome {
 fn collection(folder: &Path) -> Outcome {
     let store = folder.join("store");
     let writers: Vec<Store> = (0..WRITERS).map(|n| cache(&folder.join(format!("w{n}")))).collect::<Outcome<_>>()?;
-    let policy = SharedGcPolicy { keep_runs: 1, grace: GRACE, dry_run: false };
+    let policy = SharedGcPolicy { keep_runs: 1, grace: GRACE, dry_run: false, force: false };
     let (mut removed, mut pushed) = (0, 0);
     for turn in 0..TURNS as u64 {
         // All results of a turn share their blobs. The first is pushed, and its record is removed.

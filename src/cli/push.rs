@@ -66,7 +66,8 @@ pub(super) fn push(args: &PushArgs, global: &Global, ui: &Ui) -> Result<()> {
     let accepted = results.iter().filter(|record| record.provenance.accepted.is_some()).count();
     // So that `store gc` keeps them.
     let id = new_run_id();
-    let rooted: Result<()> = shared.put_root(&project.spec.pipeline.name, &id, &results, &states).map_err(Into::into);
+    let rooted: Result<()> =
+        shared.put_root(&project.spec.pipeline.name, (&id, None), &results, &states).map_err(Into::into);
     let pushed = rooted.and_then(|()| Ok(shared.push(&project.store, Import { results, states }, &transfer)?));
     let pushed = pushed.and_then(|pushed| {
         let run = files.map(|files| push_run(args, &files, &id, &shared, &transfer)).transpose()?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -110,7 +111,7 @@ pub(super) struct WorkerArgs {
 
 /// Runs the points that no other worker runs.
 pub(super) fn worker(args: &WorkerArgs, global: &Global, ui: &Ui) -> Result<()> {
-    let shared = args.store.required(Some(true))?;
+    let shared = Arc::new(args.store.required(Some(true))?);
     let job = args.allocation();
     let session = Session::start(args.threads.or(job.cpus), Watch::of_run(ui))?;
     if args.attached {
@@ -135,7 +136,8 @@ pub(super) fn worker(args: &WorkerArgs, global: &Global, ui: &Ui) -> Result<()> 
         Ok(()) if session.cancel.is_cancelled() => (STOPPED.to_owned(), 0),
         Ok(()) => ("ended: nothing was left for it".to_owned(), 0),
     };
-    Feed { shared: &shared, run, owner, logs: &logs }.during(&*session.watch, |listener| work.run(listener), why)
+    let feed = Feed { shared: Arc::clone(&shared), run: run.clone(), owner: owner.clone(), logs };
+    feed.during(&*session.watch, |listener| work.run(listener), why)
 }
 
 /// The work of a worker.

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::event::{Event, Listener};
@@ -20,45 +20,54 @@ use crate::store::host_name;
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
 const PART: u32 = 100;
+/// How long the end of a worker waits until its last events are written.
+const LAST_WORDS: Duration = Duration::from_secs(20);
 /// Of a longer log, the end is written.
 const MAX_LOG_BYTES: u64 = 1 << 20;
 
 /// A worker that leaves its events in a store.
-pub struct Feed<'a> {
+pub struct Feed {
     /// The store.
-    pub shared: &'a SharedStore,
+    pub shared: Arc<SharedStore>,
     /// The id of the run.
-    pub run: &'a str,
+    pub run: String,
     /// The worker.
-    pub owner: &'a ClaimOwner,
+    pub owner: ClaimOwner,
     /// The folder with the logs of the run.
-    pub logs: &'a Path,
+    pub logs: PathBuf,
 }
 
-impl Feed<'_> {
+impl Feed {
     /// Calls `work` with a listener that passes events on to `listener` and to the store. `why` says why the worker
     /// ends, to be read after "it", and its exit code.
     pub fn during<T>(
-        &self,
+        self,
         listener: &dyn Listener,
         work: impl FnOnce(&dyn Listener) -> T,
         why: impl FnOnce(&T) -> (String, u8),
     ) -> T {
-        let feeding = Feeding { listener, pending: Mutex::default() };
         let worker = self.owner.name.clone();
+        let feeding = Feeding { listener, pending: Arc::default() };
         feeding.pending().add(&Event::WorkerStarted { worker: worker.clone(), host: host_name() });
         let (stop, stopped) = channel::<()>();
-        std::thread::scope(|scope| {
-            let feeder = Feeder { feed: self, feeding: &feeding, next: 0, unwritten: Vec::new() };
-            // Without a thread, nobody can watch the run, which goes on all the same.
-            let _ = std::thread::Builder::new().spawn_scoped(scope, move || feeder.run(&stopped));
-            let done = work(&feeding);
-            let (why, code) = why(&done);
-            let (is_lost, exit_code, queued_seconds, seconds) = (false, Some(code), None, None);
-            feeding.pending().add(&Event::WorkerEnded { worker, why, is_lost, exit_code, queued_seconds, seconds });
-            drop(stop);
-            done
-        })
+        let (done, is_done) = channel::<()>();
+        let feeder = Feeder { feed: self, pending: Arc::clone(&feeding.pending), next: 0, unwritten: Vec::new() };
+        let run = move || {
+            feeder.run(&stopped);
+            drop(done);
+        };
+        // Without a thread, nobody can watch the run, which goes on all the same.
+        if std::thread::Builder::new().name("vadpipe-feed".to_owned()).spawn(run).is_err() {
+            feeding.pending().is_closed = true;
+        }
+        let result = work(&feeding);
+        let (why, code) = why(&result);
+        let (is_lost, exit_code, queued_seconds, seconds) = (false, Some(code), None, None);
+        feeding.pending().add(&Event::WorkerEnded { worker, why, is_lost, exit_code, queued_seconds, seconds });
+        drop(stop);
+        // A store that does not answer must not hold the worker.
+        let _ = is_done.recv_timeout(LAST_WORDS);
+        result
     }
 }
 
@@ -70,11 +79,13 @@ struct Pending {
     progress: BTreeMap<String, Event>,
     /// The stages that have ended.
     ended: BTreeSet<String>,
+    /// Nobody writes any more.
+    is_closed: bool,
 }
 
 struct Feeding<'a> {
     listener: &'a dyn Listener,
-    pending: Mutex<Pending>,
+    pending: Arc<Mutex<Pending>>,
 }
 
 impl Feeding<'_> {
@@ -111,6 +122,9 @@ impl Listener for Feeding<'_> {
 
 impl Pending {
     fn add(&mut self, event: &Event) {
+        if self.is_closed {
+            return;
+        }
         // Only a map whose keys aren't strings can fail, and there is none.
         if let Ok(line) = serde_json::to_vec(event) {
             self.lines.extend(line);
@@ -128,16 +142,16 @@ impl Pending {
 }
 
 /// The thread that writes.
-struct Feeder<'a> {
-    feed: &'a Feed<'a>,
-    feeding: &'a Feeding<'a>,
+struct Feeder {
+    feed: Feed,
+    pending: Arc<Mutex<Pending>>,
     /// The number of the next piece.
     next: u64,
     /// The next piece, if writing it failed. It may be there all the same, so it must not change.
     unwritten: Vec<u8>,
 }
 
-impl Feeder<'_> {
+impl Feeder {
     fn run(mut self, stopped: &Receiver<()>) {
         let started = Instant::now();
         loop {
@@ -153,16 +167,23 @@ impl Feeder<'_> {
 
     /// Writes the next piece. Returns whether there may be another one.
     fn write(&mut self) -> bool {
-        let Feed { shared, run, owner, .. } = *self.feed;
+        let Feed { shared, run, owner, .. } = &self.feed;
+        if shared.is_given_up() {
+            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            *pending = Pending { is_closed: true, ..Pending::default() };
+            return false;
+        }
         if self.unwritten.is_empty() {
-            let (lines, ended) = self.feeding.pending().take();
-            // A log is there when the event that says so is.
+            let (lines, ended) = self.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // A log is there when the event that says so is, if the store works.
             for (stage, log) in ended.iter().filter_map(|stage| Some((stage, end_of(&self.log(stage))?))) {
-                let _ = shared.put_log(run, stage, log);
+                if shared.is_given_up() || shared.put_log(run, stage, log).is_err() {
+                    self.pending.lock().unwrap_or_else(PoisonError::into_inner).ended.insert(stage.clone());
+                }
             }
             self.unwritten = lines;
         }
-        if self.unwritten.is_empty() || shared.is_given_up() {
+        if self.unwritten.is_empty() {
             return false;
         }
         let is_written = shared.put_events(run, owner.id(), self.next, self.unwritten.clone()).is_ok();

@@ -11,15 +11,27 @@ use crate::plan::Plan;
 use crate::status::StageStatus;
 use crate::store::{StateRecord, Store};
 
+/// Whose root it is.
+#[derive(Clone, Copy)]
+pub(crate) struct RootOwner<'a> {
+    /// The id of the run.
+    pub(crate) run: &'a str,
+    /// This process, if it is one of its workers.
+    pub(crate) worker: Option<&'a str>,
+    /// Whether other processes ran stages of the run.
+    pub(crate) is_part: bool,
+}
+
 /// Notes the results of a plan and of the points that have ended, and the stored states of its trainings, as what the
 /// run needs. Does nothing if nothing had to run, or without a store that may be written.
 ///
 /// # Errors
 /// If the cache fails. A failure of the store is only a warning.
-pub(crate) fn put_root(context: &RunContext<'_>, run: &str, plan: &Plan, ends: &[StageEnd]) -> Result<()> {
+pub(crate) fn put_root(context: &RunContext<'_>, owner: RootOwner<'_>, plan: &Plan, ends: &[StageEnd]) -> Result<()> {
     let Some(shared) = context.shared.filter(|shared| shared.writes() && !shared.is_given_up()) else { return Ok(()) };
     let executed = ends.iter().any(|end| end.status == StageStatus::Executed);
-    if plan.is_complete() && !executed {
+    // What the workers of this run made counts as run.
+    if plan.is_complete() && !executed && !owner.is_part {
         return Ok(());
     }
     let planned = plan.decisions.iter().filter(|decision| decision.output.is_some()).filter_map(|d| d.key);
@@ -28,7 +40,7 @@ pub(crate) fn put_root(context: &RunContext<'_>, run: &str, plan: &Plan, ends: &
     let results: Vec<_> = context.store.results(&keys.into_iter().collect::<Vec<_>>())?.into_iter().flatten().collect();
     let planned = plan.decisions.iter().filter_map(|decision| decision.components.as_ref());
     let states = stored_states(context.store, planned.chain(results.iter().map(|result| &result.components)))?;
-    if let Err(error) = shared.put_root(&context.spec.pipeline.name, run, &results, &states) {
+    if let Err(error) = shared.put_root(&context.spec.pipeline.name, (owner.run, owner.worker), &results, &states) {
         context.give_up(shared, || without_store(&error));
     }
     Ok(())

@@ -16,9 +16,9 @@ use super::error::{Result, SharedError};
 use super::handle::{RECORDS, SharedStore};
 use super::objects::{GRACE, Listed};
 use super::record::{self, ANYBODY, Named};
-use super::roots::{ROOTS, Root};
+use super::roots::{ROOTS, Root, WORKER};
 use super::runs::SharedRun;
-use super::trash::Trash;
+use super::trash::{Collecting, Trash};
 use crate::artifact::BlobEntry;
 use crate::file;
 use crate::store::{ResultRecord, StateRecord};
@@ -49,6 +49,8 @@ pub struct SharedGcPolicy {
     pub grace: Duration,
     /// Only count.
     pub dry_run: bool,
+    /// Collect although another collection seems to be under way.
+    pub force: bool,
 }
 
 impl SharedGcPolicy {
@@ -62,6 +64,8 @@ impl SharedGcPolicy {
 struct Decision<'c> {
     /// Records that stay, with their versions.
     kept: BTreeMap<&'c str, &'c str>,
+    /// Roots that stay, with their versions.
+    kept_roots: BTreeMap<&'c str, &'c str>,
     kept_blobs: usize,
     old_roots: Vec<String>,
     /// Results, states and runs.
@@ -78,9 +82,11 @@ impl SharedStore {
     /// If the store can't be read or written, or if a record or a root that must be kept can't be read. Then nothing is
     /// removed, because it is unknown what it needs.
     pub fn gc(&self, policy: &SharedGcPolicy) -> Result<SharedGcReport> {
+        let mut collecting = None;
         if !policy.dry_run {
             self.require_writes()?;
-            self.check()?;
+            self.mark()?;
+            collecting = Some(Collecting::begin(&self.objects, policy.force)?);
             Trash::put_back_left(&self.objects)?;
         }
         let contents = self.contents()?;
@@ -88,8 +94,9 @@ impl SharedStore {
         let removed = decision.old_records.iter().chain(&decision.old_words).chain(&decision.old_blobs);
         let bytes_removed = removed.map(|object| object.size).sum();
         if !policy.dry_run {
-            self.carry_out(&decision, &contents.roots, policy)?;
+            self.carry_out(&decision, policy)?;
         }
+        drop(collecting);
         Ok(SharedGcReport {
             records_kept: decision.kept.keys().filter(|name| !name.starts_with("run/")).count(),
             records_removed: decision.old_records.len() + decision.old_words.len(),
@@ -103,8 +110,8 @@ impl SharedStore {
     fn decide<'c>(&self, contents: &'c Contents, policy: &SharedGcPolicy) -> Result<Decision<'c>> {
         let is_young = |object: &Listed| object.age() < policy.grace;
         let (kept_roots, old_roots) = sort_roots(&contents.roots, policy);
-        let wanted = self.wanted(&kept_roots)?;
-        let kept_ids: BTreeSet<&str> = kept_roots.iter().filter_map(|root| root.rsplit('/').next()).collect();
+        let wanted = self.wanted(&kept_roots.iter().cloned().collect::<Vec<_>>())?;
+        let kept_ids: BTreeSet<&str> = kept_roots.iter().map(|root| run_of(root)).collect();
         let keep = |record: &&Listed| is_young(record) || wanted.contains(&record.name);
         let has_root = |run: &Listed| run.name.rsplit('/').next().is_some_and(|id| kept_ids.contains(id));
         let (results, old_results): (Vec<_>, Vec<_>) = contents.results.iter().partition(keep);
@@ -113,10 +120,8 @@ impl SharedStore {
         let kept_records: Vec<&Listed> = results.into_iter().chain(states).chain(runs).collect();
         let kept: BTreeMap<_, _> =
             kept_records.iter().map(|record| (record.name.as_str(), record.version.as_str())).collect();
-        let has_result = |word: &&Listed| {
-            let result = word.name.rsplitn(3, '/').nth(2).and_then(|name| name.strip_prefix("word/"));
-            result.is_some_and(|result| kept.contains_key(format!("result/{result}").as_str()))
-        };
+        let has_result =
+            |word: &&Listed| result_of_word(&word.name).is_some_and(|result| kept.contains_key(result.as_str()));
         let old_words = contents.words.iter().filter(|word| !is_young(word) && !has_result(word));
         let is_of_kept_run = |told: &Listed| told.name.split('/').nth(1).is_some_and(|id| kept_ids.contains(id));
         let old_told = contents.told.iter().filter(|told| !is_young(told) && !is_of_kept_run(told));
@@ -129,28 +134,61 @@ impl SharedStore {
             old_records: old_results.into_iter().chain(old_states).chain(old_runs).collect(),
             old_words: old_words.chain(old_told).collect(),
             old_blobs,
+            kept_roots: contents
+                .roots
+                .iter()
+                .filter(|root| kept_roots.contains(&root.name))
+                .map(|root| (root.name.as_str(), root.version.as_str()))
+                .collect(),
             kept,
         })
     }
 
-    /// Removes what is old, and puts back what machines have needed meanwhile: first records, then blobs.
-    fn carry_out(&self, decision: &Decision<'_>, roots: &[Listed], policy: &SharedGcPolicy) -> Result<()> {
-        for old in [&decision.old_roots, &names(decision.old_words.iter().copied())] {
-            self.objects.remove_older_each(old, policy.grace).into_iter().collect::<Result<Vec<()>>>()?;
-        }
+    /// Removes what is old, and puts back what machines have needed meanwhile.
+    fn carry_out(&self, decision: &Decision<'_>, policy: &SharedGcPolicy) -> Result<()> {
+        let removed = self.objects.remove_older_each(&decision.old_roots, policy.grace);
+        removed.into_iter().collect::<Result<Vec<()>>>()?;
         let mut trash = Trash::new(&self.objects);
-        trash.add(&decision.old_records, policy.grace)?;
-        let known: BTreeMap<_, _> = roots.iter().map(|root| (root.name.as_str(), root.version.as_str())).collect();
-        let wanted = self.wanted(&names(&self.new_objects(&[ROOTS], &known)?))?;
-        trash.put_back(|name| wanted.contains(name))?;
-        trash.add(&decision.old_blobs, policy.grace)?;
-        let needed = self.blobs_of(&self.new_objects(&["result/", "state/", "run/"], &decision.kept)?)?;
-        trash.put_back(|name| needed.contains(name))?;
-        trash.empty()?;
+        match self.collect_into(&mut trash, decision, policy) {
+            Ok(old) => {
+                trash.empty(policy.grace)?;
+                self.objects.remove_older_each(&old, policy.grace).into_iter().collect::<Result<Vec<()>>>()?;
+            }
+            Err(error) => {
+                // If this fails, too, the next collection does it.
+                let _ = trash.put_back(|_| true);
+                return Err(error);
+            }
+        }
         if let Some(folder) = self.address().folder() {
             remove_unfinished(folder, policy.grace);
         }
         Ok(())
+    }
+
+    /// Moves what is old to the trash, first records, then blobs, and puts back what is needed. Returns the words, events
+    /// and logs that nobody needs.
+    fn collect_into(
+        &self,
+        trash: &mut Trash<'_>,
+        decision: &Decision<'_>,
+        policy: &SharedGcPolicy,
+    ) -> Result<Vec<String>> {
+        trash.add(&decision.old_records, policy.grace)?;
+        let new_roots = names(&self.new_objects(&[ROOTS], &decision.kept_roots)?);
+        let wanted = self.wanted(&new_roots)?;
+        let ids: BTreeSet<&str> = new_roots.iter().map(|root| run_of(root)).collect();
+        let is_of_new_run = |name: &str| name.split('/').nth(1).is_some_and(|id| ids.contains(id));
+        let is_needed = |name: &String| wanted.contains(name) || (name.starts_with("run/") && is_of_new_run(name));
+        let put_back: BTreeSet<String> = trash.put_back(is_needed)?.into_iter().collect();
+        trash.add(&decision.old_blobs, policy.grace)?;
+        let needed = self.blobs_of(&self.new_objects(&["result/", "state/", "run/"], &decision.kept)?)?;
+        trash.put_back(|name| needed.contains(name))?;
+        let is_old = |name: &String| match result_of_word(name) {
+            Some(result) => !put_back.contains(&result),
+            None => !is_of_new_run(name),
+        };
+        Ok(names(decision.old_words.iter().copied()).into_iter().filter(is_old).collect())
     }
 
     /// The objects whose names begin with one of these and which are not known in this version.
@@ -212,23 +250,36 @@ impl SharedStore {
     }
 }
 
+/// The id of the run that a root is of. Each worker of a run has its own root.
+fn run_of(root: &str) -> &str {
+    let name = root.rsplit('/').next().unwrap_or_default();
+    name.split(WORKER).next().unwrap_or_default()
+}
+
+/// The result that a word is about.
+fn result_of_word(name: &str) -> Option<String> {
+    let result = name.rsplitn(3, '/').nth(2)?.strip_prefix("word/")?;
+    Some(format!("result/{result}"))
+}
+
 /// The roots of the newest runs and those of the grace period, and the roots of older runs.
-fn sort_roots(roots: &[Listed], policy: &SharedGcPolicy) -> (Vec<String>, Vec<String>) {
+fn sort_roots(roots: &[Listed], policy: &SharedGcPolicy) -> (BTreeSet<String>, Vec<String>) {
     let mut by_pipeline: BTreeMap<&str, Vec<&Listed>> = BTreeMap::new();
     for root in roots {
         let pipeline = root.name.strip_prefix(ROOTS).and_then(|name| name.split('/').next());
         by_pipeline.entry(pipeline.unwrap_or_default()).or_default().push(root);
     }
-    let (mut kept, mut old) = (Vec::new(), Vec::new());
-    for mut roots in by_pipeline.into_values() {
+    let (mut kept, mut old) = (BTreeSet::new(), BTreeSet::new());
+    for roots in by_pipeline.into_values() {
         // Ids of runs sort by time.
-        roots.sort_unstable_by(|a, b| b.name.cmp(&a.name));
-        for (number, root) in roots.into_iter().enumerate() {
-            let is_kept = number < policy.keep_runs || root.age() < policy.grace;
-            if is_kept { &mut kept } else { &mut old }.push(root.name.clone());
+        let runs: BTreeSet<&str> = roots.iter().map(|root| run_of(&root.name)).collect();
+        let newest: BTreeSet<&str> = runs.into_iter().rev().take(policy.keep_runs).collect();
+        for root in roots {
+            let is_kept = newest.contains(run_of(&root.name)) || root.age() < policy.grace;
+            if is_kept { &mut kept } else { &mut old }.insert(root.name.clone());
         }
     }
-    (kept, old)
+    (kept, old.into_iter().collect())
 }
 
 /// Removes what writers that were killed have left in a folder: `NAME#1`. No listing shows these files. Errors are

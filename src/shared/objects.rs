@@ -44,7 +44,8 @@ pub(super) struct Listed {
 
 impl Listed {
     fn of(name: &str, meta: &ObjectMeta) -> Self {
-        let version = meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
+        // The tag may be that of the content.
+        let version = format!("{} {}", meta.e_tag.as_deref().unwrap_or_default(), meta.last_modified.to_rfc3339());
         Self { name: name.to_owned(), size: meta.size, written_at: meta.last_modified.timestamp_millis(), version }
     }
 

@@ -40,12 +40,12 @@ impl SharedStore {
         // Also those that the records of the store need: some may have been lost.
         let others = Import { results: std::mem::take(&mut compared.agreeing), states: other_states };
         let mut new = Import { results: compared.lacking, states: new_states };
-        let (rewritten, damaged) = self.push_blobs(cache, &new, &others, transfer)?;
+        let (written, damaged) = self.push_blobs(cache, &new, &others, transfer)?;
         new.remove(&damaged);
         let late = self.write(new.results, &compared.refused, &mut pushed.results)?;
         self.write(new.states, &compared.refused, &mut pushed.states)?;
         // A collection may have removed them before the records were there. Now it sees the records.
-        let (gone, _) = self.lacking_and_old(&rewritten)?;
+        let (gone, _) = self.lacking_and_old(&written)?;
         self.upload(cache, &gone, transfer)?;
         // Another machine was faster.
         self.compare(late, &mut pushed)?;
@@ -119,7 +119,8 @@ impl SharedStore {
     }
 
     /// Writes the blobs of new and of other records that the store lacks, and again those of new records that a
-    /// collection may remove before the records are there. Returns these, and the blobs that are damaged in the cache.
+    /// collection may remove before the records are there. Returns those of new records, and the blobs that are damaged
+    /// in the cache.
     fn push_blobs(
         &self,
         cache: &Store,
@@ -131,8 +132,10 @@ impl SharedStore {
         let all: BTreeSet<BlobEntry> = of_new.iter().copied().chain(others.blobs()).collect();
         let (lacking, mut old) = self.lacking_and_old(&all.into_iter().collect::<Vec<_>>())?;
         old.retain(|blob| of_new.contains(blob));
-        let damaged = self.upload(cache, &[lacking, old.clone()].concat(), transfer)?;
-        Ok((old, damaged))
+        let mut written = [lacking, old].concat();
+        let damaged = self.upload(cache, &written, transfer)?;
+        written.retain(|blob| of_new.contains(blob) && !damaged.contains(blob));
+        Ok((written, damaged))
     }
 
     /// Those of these blobs that the store lacks, and those that it has for long. A blob of another length is cut off.

@@ -1,7 +1,8 @@
 //! Roots: what the newest runs need. `store gc` keeps it.
 //!
 //! ```text
-//! root/<pipeline>/<run>      the names of the records that a run needs, as JSON
+//! root/<pipeline>/<run>              the names of the records that a run needs, as JSON
+//! root/<pipeline>/<run>~<worker>     the same of one of its workers
 //! ```
 //!
 //! A run that may write leaves a root when it starts, and again when it ends and all keys are known.
@@ -18,6 +19,8 @@ use crate::store::{ResultRecord, StateRecord};
 
 /// The beginning of the names of all roots.
 pub(super) const ROOTS: &str = "root/";
+/// Between the id of a run and that of a worker. No id contains it.
+pub(super) const WORKER: char = '~';
 
 /// What a run needs.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -42,15 +45,22 @@ impl Root {
 }
 
 impl SharedStore {
-    /// Notes what a run needs, besides what its other workers have noted.
+    /// Notes what a run needs, or one of its workers.
     ///
     /// # Errors
     /// If the store can't be written.
-    pub fn put_root(&self, pipeline: &str, run: &str, results: &[ResultRecord], states: &[StateRecord]) -> Result<()> {
+    pub fn put_root(
+        &self,
+        pipeline: &str,
+        (run, worker): (&str, Option<&str>),
+        results: &[ResultRecord],
+        states: &[StateRecord],
+    ) -> Result<()> {
         self.mark()?;
         let mut records: BTreeSet<String> =
             results.iter().map(Named::object).chain(states.iter().map(Named::object)).collect();
-        let name = format!("{ROOTS}{}/{}", part(pipeline), part(run));
+        let worker = worker.map(|worker| format!("{WORKER}{}", part(worker))).unwrap_or_default();
+        let name = format!("{ROOTS}{}/{}{worker}", part(pipeline), part(run));
         let before = self.objects.get_each(std::slice::from_ref(&name)).pop().transpose()?.flatten();
         records.extend(before.and_then(|bytes| Root::decode(&bytes)).unwrap_or_default().records);
         self.objects.put(&name, Root { records }.encode())

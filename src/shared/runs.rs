@@ -100,12 +100,13 @@ impl SharedStore {
         self.mark()?;
         let blobs: Vec<BlobEntry> = run.files.values().map(|file| file.blob).collect();
         let (lacking, old) = self.lacking_and_old(&blobs)?;
-        self.put_files(run, &lacking.into_iter().chain(old.iter().copied()).collect(), read, transfer)?;
+        let written = [lacking, old].concat();
+        self.put_files(run, &written.iter().copied().collect(), read, transfer)?;
         let object = run.object();
         let record = record::encode(run, &object, self.trust.key.as_ref());
         self.objects.put(&object, record)?;
         // A collection may have removed them before the record was there. Now it sees the record.
-        let (gone, _) = self.lacking_and_old(&old)?;
+        let (gone, _) = self.lacking_and_old(&written)?;
         self.put_files(run, &gone.into_iter().collect(), read, transfer)
     }
 

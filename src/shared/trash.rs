@@ -9,16 +9,21 @@
 //! lists the roots and the records again. So whichever of the two is later sees what the other did: the collection puts
 //! the object back, or the machine writes it again. This holds however slow a request is.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use object_store::{Error as StoreFailure, ObjectStoreExt as _};
 
-use super::error::Result;
+use super::error::{Result, SharedError};
 use super::objects::{Listed, Objects, retried};
 use crate::store::new_run_id;
 
 /// The beginning of the names of all objects in the trash.
 const TRASH: &str = "trash/";
+/// The object of the collection that is under way.
+const COLLECTING: &str = "trash/collecting";
+/// After this long, a collection was killed.
+const LONGEST_COLLECTION: Duration = Duration::from_secs(3600);
 /// Object stores in the cloud copy no larger object at once: 5 GB.
 const MOST_COPIED: u64 = 5_000_000_000;
 /// No move takes longer.
@@ -28,17 +33,18 @@ const LONGEST_MOVE: Duration = Duration::from_secs(24 * 3600);
 pub(super) struct Trash<'a> {
     objects: &'a Objects,
     folder: String,
-    moved: Vec<String>,
+    moved: BTreeSet<String>,
+    /// Objects that can't be moved, and are removed at the end.
+    large: BTreeSet<String>,
 }
 
 impl<'a> Trash<'a> {
     /// An empty trash.
     pub(super) fn new(objects: &'a Objects) -> Self {
-        Self { objects, folder: format!("{TRASH}{}/", new_run_id()), moved: Vec::new() }
+        Self { objects, folder: format!("{TRASH}{}/", new_run_id()), moved: BTreeSet::new(), large: BTreeSet::new() }
     }
 
-    /// Puts back what collections that were killed have left. Another collection that is under way loses nothing by it:
-    /// it looks only after what it moved itself.
+    /// Puts back what collections that were killed have left.
     ///
     /// # Errors
     /// If the store can't be read or written.
@@ -68,29 +74,33 @@ impl<'a> Trash<'a> {
                 continue;
             }
             if object.size > MOST_COPIED && self.objects.address().folder().is_none() {
-                self.objects.remove(&object.name)?;
+                self.large.insert(object.name.clone());
                 continue;
             }
             moves.push((object.name.clone(), format!("{}{}", self.folder, object.name)));
-            self.moved.push(object.name.clone());
+            self.moved.insert(object.name.clone());
         }
         self.objects.move_each(moves).into_iter().collect()
     }
 
-    /// Puts back what is needed.
+    /// Puts back what is needed. Returns it.
     ///
     /// # Errors
     /// If the store can't be read or written.
-    pub(super) fn put_back(&self, is_needed: impl Fn(&String) -> bool) -> Result<()> {
-        let needed = self.moved.iter().filter(|name| is_needed(name));
-        put_back(self.objects, needed.map(|name| (format!("{}{name}", self.folder), name.clone())).collect())
+    pub(super) fn put_back(&mut self, is_needed: impl Fn(&String) -> bool) -> Result<Vec<String>> {
+        self.large.retain(|name| !is_needed(name));
+        let needed: Vec<String> = self.moved.iter().filter(|name| is_needed(name)).cloned().collect();
+        put_back(self.objects, needed.iter().map(|name| (format!("{}{name}", self.folder), name.clone())).collect())?;
+        Ok(needed)
     }
 
-    /// Removes what is in the trash.
+    /// Removes what is in the trash, and what can't be moved unless a machine has written it within this time.
     ///
     /// # Errors
     /// If the store can't be written.
-    pub(super) fn empty(self) -> Result<()> {
+    pub(super) fn empty(self, grace: Duration) -> Result<()> {
+        let large: Vec<String> = self.large.into_iter().collect();
+        self.objects.remove_older_each(&large, grace).into_iter().collect::<Result<Vec<()>>>()?;
         let names: Vec<String> = self.moved.iter().map(|name| format!("{}{name}", self.folder)).collect();
         self.objects.remove_each(&names).into_iter().collect()
     }
@@ -102,7 +112,45 @@ fn put_back(objects: &Objects, mut moves: Vec<(String, String)>) -> Result<()> {
     let found = objects.look_at_each(&names).into_iter().collect::<Result<Vec<_>>>()?;
     let mut found = found.into_iter();
     moves.retain(|_| found.next().flatten().is_none());
-    objects.move_each(moves).into_iter().collect()
+    let (blobs, records): (Vec<_>, Vec<_>) = moves.into_iter().partition(|(_, name)| name.starts_with("blob/"));
+    objects.move_each(blobs).into_iter().collect::<Result<Vec<()>>>()?;
+    // A machine may have written another record meanwhile, which counts. Records are small.
+    let from: Vec<String> = records.iter().map(|(from, _)| from.clone()).collect();
+    let contents = objects.get_each(&from).into_iter().collect::<Result<Vec<_>>>()?;
+    let again = records.into_iter().zip(contents).filter_map(|((_, name), bytes)| Some((name, bytes?.to_vec())));
+    objects.create_each(again.collect()).into_iter().collect::<Result<Vec<bool>>>()?;
+    objects.remove_each(&from).into_iter().collect()
+}
+
+/// A collection that is under way. Two at the same time could each rely on what the other moves.
+pub(super) struct Collecting<'a> {
+    objects: &'a Objects,
+}
+
+impl<'a> Collecting<'a> {
+    /// Begins a collection. With `force`, although another one seems to be under way.
+    ///
+    /// # Errors
+    /// If another one is under way, or if the store fails.
+    pub(super) fn begin(objects: &'a Objects, force: bool) -> Result<Self> {
+        let name = COLLECTING.to_owned();
+        let is_first = objects.create(&name, Vec::new())?;
+        let found = objects.look_at_each(std::slice::from_ref(&name)).pop().unwrap_or(Ok(None))?;
+        if !is_first && !force && found.is_some_and(|found| found.age() < LONGEST_COLLECTION) {
+            let message = format!("another collection of the store {} is under way", objects.address());
+            let hint = "if it was killed, give --force, or try again in an hour";
+            return Err(SharedError::unusable(message, hint));
+        }
+        objects.put(&name, Vec::new())?;
+        Ok(Self { objects })
+    }
+}
+
+impl Drop for Collecting<'_> {
+    fn drop(&mut self) {
+        // If it stays, the next collection is refused for a while.
+        let _ = self.objects.remove_each(&[COLLECTING.to_owned()]);
+    }
 }
 
 impl Objects {
@@ -116,9 +164,5 @@ impl Objects {
                 Err(error) => Err(self.failed(&format!("move {from} to {to}"), &error)),
             }
         })
-    }
-
-    fn remove(&self, name: &str) -> Result<()> {
-        self.remove_each(&[name.to_owned()]).into_iter().collect()
     }
 }

@@ -215,8 +215,7 @@ impl Cluster<'_> {
         };
         let cancelled = || context.cancel.is_cancelled();
         let transfer = Transfer::new(&cancelled, &show);
-        shared.put_root(&project.spec.pipeline.name, &run.id, &[], &[])?;
-        push(project, plan, shared, &transfer)?;
+        push(project, plan, (shared, &run.id), &transfer)?;
         shared.put_run(&run, &|name| files.read(name), &transfer)?;
         // From now on, jobs may be submitted that the next command has to find.
         note.keep()?;

@@ -64,11 +64,17 @@ impl<'a> Gathering<'a> {
     }
 }
 
-/// Copies what the cache has of a plan to the store, so that no worker makes it again.
-pub(super) fn push(project: &Project, plan: &Plan, shared: &SharedStore, transfer: &Transfer<'_>) -> Result<()> {
-    let results = project.planner(&BTreeSet::new()).records(plan)?.into_values().collect();
+/// Copies what the cache has of a plan to the store, so that no worker makes it again. First notes that this run needs it.
+pub(super) fn push(
+    project: &Project,
+    plan: &Plan,
+    (shared, run): (&SharedStore, &str),
+    transfer: &Transfer<'_>,
+) -> Result<()> {
+    let results: Vec<_> = project.planner(&BTreeSet::new()).records(plan)?.into_values().collect();
     let stages = plan.decisions.iter().filter_map(|decision| decision.components.as_ref());
-    let records = Import { results, states: stored_states(&project.store, stages)? };
-    shared.push(&project.store, records, transfer)?;
+    let states = stored_states(&project.store, stages)?;
+    shared.put_root(&project.spec.pipeline.name, (run, None), &results, &states)?;
+    shared.push(&project.store, Import { results, states }, transfer)?;
     Ok(())
 }

@@ -33,6 +33,8 @@ const MAX_ARRAY: usize = 1000;
 const LEAVING: Duration = Duration::from_secs(120);
 /// How long to wait for the last words of workers that have nothing to do.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+/// Where the user finds what to change.
+const SETTINGS: &str = "see [engine.slurm] of the configuration: `vadpipe config --help`";
 /// How much of the end of a job's output is shown.
 const LINES: usize = 10;
 
@@ -239,7 +241,14 @@ impl<'a> Jobs<'a> {
         if let Some(event) = course.book.news(&queue) {
             merged.of_driver(event);
         }
-        Ok(())
+        match course.book.hopeless(&queue).filter(|_| !is_stopping) {
+            Some((class, reason)) => Err(Error::bad_input(format!(
+                "Slurm never starts workers with {}: they wait for the reason {reason}",
+                class.words()
+            ))
+            .hint(SETTINGS)),
+            None => Ok(()),
+        }
     }
 
     fn explain(&self, course: &mut Course<'a>, gone: &BTreeSet<TaskId>, merged: &Merged<'_>) -> Result<()> {
@@ -307,8 +316,9 @@ impl<'a> Jobs<'a> {
                 }
             }
             Err(Refused::Final(why)) => {
-                return Err(Error::bad_input(format!("Slurm refuses workers with {}: {why}", terms.words()))
-                    .hint("see [engine.slurm] of the configuration: `vadpipe config --help`"));
+                return Err(
+                    Error::bad_input(format!("Slurm refuses workers with {}: {why}", terms.words())).hint(SETTINGS)
+                );
             }
         }
         Ok(())

@@ -71,10 +71,11 @@ pub(super) fn run(
     };
     let shared = own.as_ref().map(|own| &own.shared).or(context.shared);
     let Some(shared) = shared else { return exec::run(context, options) };
-    push(project, &plan, shared, &Transfer::silent(&|| context.cancel.is_cancelled()))?;
+    let id = new_run_id();
+    push(project, &plan, (shared, &id), &Transfer::silent(&|| context.cancel.is_cancelled()))?;
     let store = own.as_ref().map(|own| own.folder.as_os_str()).or(workers.store.map(OsStr::new));
     let outcome =
-        run_over((workers, store), (project, &plan), &RunContext { shared: Some(shared), ..*context }, options)?;
+        run_over((workers, store, &id), (project, &plan), &RunContext { shared: Some(shared), ..*context }, options)?;
     if let Some(own) = own.filter(|_| outcome.status == RunStatus::Ok) {
         // The next run may extend the trainings.
         let plan = options.plan(&planner)?;
@@ -105,13 +106,12 @@ fn shared_gpus(project: &Project) -> Option<&[String]> {
 /// Runs a plan in workers over the shared store of `context`, whose address is `store` if the workers don't know it,
 /// and then as an ordinary run, which takes what the workers have made.
 fn run_over(
-    (workers, store): (&Workers<'_>, Option<&OsStr>),
+    (workers, store, id): (&Workers<'_>, Option<&OsStr>, &str),
     (project, plan): (&Project, &Plan),
     context: &RunContext<'_>,
     options: &exec::Options<'_>,
 ) -> Result<exec::Outcome> {
-    let id = new_run_id();
-    let gathering = Gathering::start(&id, jiff::Timestamp::now().as_millisecond(), context, options, plan)?;
+    let gathering = Gathering::start(id, jiff::Timestamp::now().as_millisecond(), context, options, plan)?;
     let folder = tempfile::Builder::new().prefix("vadpipe-workers-").tempdir();
     let folder = folder.map_err(|e| Error::storage("can't create a folder for the workers").caused_by(e))?;
     let (program, gpus) = (own_program()?, shared_gpus(project));
@@ -121,15 +121,15 @@ fn run_over(
             command.env("CUDA_VISIBLE_DEVICES", share);
         }
         command.args(["worker", "--json", "--attached", "--heartbeat", HEARTBEAT, "--idle", IDLE]);
-        command.args(["--part-of", &id, "--name", name]).arg("--cache").arg(cache);
+        command.args(["--part-of", id, "--name", name]).arg("--cache").arg(cache);
         command.args(store.iter().flat_map(|store| ["--store".as_ref(), *store])).args(&workers.arguments);
         command
     };
     Fleet {
         command: &command,
         folder: folder.path(),
-        run: &id,
-        logs: &project.store.dir().join("logs").join(&id),
+        run: id,
+        logs: &project.store.dir().join("logs").join(id),
         keep_going: options.keep_going,
         cancel: context.cancel,
         merged: &gathering.merged,

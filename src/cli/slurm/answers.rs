@@ -206,6 +206,20 @@ pub(super) fn is_final(refusal: &str) -> bool {
     !FOR_NOW.iter().any(|text| refusal.contains(text))
 }
 
+/// Whether a job that waits for this reason never starts, unless someone changes the job or the cluster.
+pub(super) fn is_hopeless(reason: &str) -> bool {
+    const NEVER: [&str; 6] = [
+        "BadConstraints",
+        "InvalidAccount",
+        "InvalidQOS",
+        "PartitionConfig",
+        "PartitionNodeLimit",
+        "PartitionTimeLimit",
+    ];
+    let is_limit_of_one_job = reason.contains("PerJob") && reason.contains("Max");
+    NEVER.contains(&reason) || is_limit_of_one_job
+}
+
 /// Whether `sbatch` refuses an array because of its size.
 pub(super) fn is_too_large(refusal: &str) -> bool {
     refusal.contains("array specification")
@@ -284,6 +298,8 @@ mod tests {
         ] {
             assert!(is_final(staying), "{staying}");
         }
+        assert!(["PartitionConfig", "QOSMaxCpuPerJobLimit"].into_iter().all(is_hopeless));
+        assert!(!["Resources", "Priority", "QOSMaxJobsPerUserLimit", "PartitionDown"].into_iter().any(is_hopeless));
         assert!(is_too_large("sbatch: error: Batch job submission failed: Invalid job array specification"));
     }
 }

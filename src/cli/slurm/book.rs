@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::answers::{Fate, Queued, TaskEnd, TaskId};
+use super::answers::{Fate, Queued, TaskEnd, TaskId, is_hopeless};
 use super::class::Class;
 use crate::cli::worker::STOPPED;
 use crate::error::Category;
@@ -25,6 +25,8 @@ struct Worker {
     has_ended: bool,
     /// Whether it said that someone stopped it.
     was_stopped: bool,
+    /// Whether it was seen running, or spoke.
+    has_started: bool,
     /// The node on which it runs.
     node: String,
     /// How long it waited in the queue.
@@ -132,6 +134,7 @@ impl Book {
             state: State::Pending,
             has_ended: false,
             was_stopped: false,
+            has_started: false,
             node,
             waited: None,
             unseen: 0,
@@ -150,6 +153,7 @@ impl Book {
             }
             let Some(worker) = self.workers.get_mut(&queued.task) else { continue };
             worker.state = if queued.is_pending { State::Pending } else { State::Running };
+            worker.has_started |= !queued.is_pending;
             worker.unseen = 0;
             worker.node.clone_from(&queued.node);
             worker.waited = queued.waited.or(worker.waited);
@@ -191,7 +195,7 @@ impl Book {
         let Some(known) = self.workers.get_mut(&task) else { return event };
         let class = known.class;
         match &mut event {
-            Event::WorkerStarted { .. } => known.state = State::Running,
+            Event::WorkerStarted { .. } => (known.state, known.has_started) = (State::Running, true),
             Event::WorkerEnded { why, exit_code, queued_seconds, .. } => {
                 (known.has_ended, known.was_stopped) = (true, why == STOPPED);
                 *queued_seconds = known.waited.map(|waited| waited.as_secs_f64());
@@ -216,6 +220,9 @@ impl Book {
     pub(in crate::cli) fn lost(&mut self, end: &TaskEnd, most_memory: Option<u64>) -> Option<Reaction> {
         let TaskEnd { task, fate, node, waited, ran } = end;
         let worker = self.workers.get_mut(task)?;
+        // Slurm forgets a task that was cancelled before it began.
+        let was_cancelled = *fate == Fate::Unknown && !worker.has_started;
+        let fate = if was_cancelled { &Fate::Cancelled } else { fate };
         let (class, node) = (worker.class, if node.is_empty() { worker.node.clone() } else { node.clone() });
         let waited = waited.or(worker.waited);
         if worker.has_ended && *fate != Fate::Cancelled {
@@ -263,6 +270,14 @@ impl Book {
     /// The points that workers run now.
     pub(in crate::cli) fn running(&self) -> usize {
         self.workers.values().filter(|worker| worker.state != State::Gone).map(|worker| worker.running.len()).sum()
+    }
+
+    /// Why the workers of a class never start, if Slurm says so and no worker runs.
+    pub(in crate::cli) fn hopeless(&self, queue: &[Queued]) -> Option<(Class, String)> {
+        let own = || queue.iter().filter_map(|queued| Some((queued, self.workers.get(&queued.task)?)));
+        let (queued, worker) = own().find(|(queued, _)| queued.is_pending && is_hopeless(&queued.reason))?;
+        let is_running = own().any(|(queued, _)| !queued.is_pending);
+        (!is_running).then(|| (worker.class, queued.reason.clone()))
     }
 
     /// Whether no worker waits or runs.
@@ -444,6 +459,18 @@ mod tests {
     }
 
     #[test]
+    fn task_that_disappears_before_it_began_was_cancelled() {
+        let mut book = Book::default();
+        book.submitted(CLASS, 7, 1);
+        book.see(&[queued(0, true)]);
+        assert_eq!((book.see(&[]), book.see(&[])), (BTreeSet::new(), BTreeSet::from([task(0)])));
+        assert!(matches!(book.lost(&end(0, Fate::Unknown), None), Some(Reaction::Cancelled(_))));
+        let mut book = with_workers(1);
+        book.see(&[]);
+        assert!(matches!(book.lost(&end(0, Fate::Unknown), None), Some(Reaction::Lost(_))));
+    }
+
+    #[test]
     fn worker_that_refuses_the_pipeline_ends_the_run() {
         let mut book = with_workers(1);
         book.hear(&worker(0), left(0, "ended: there is no data", 2));
@@ -463,6 +490,15 @@ mod tests {
         let news = book.news(&[queued(1, true)]);
         assert_eq!(news, Some(Event::Workers { pending: 1, running: 1, reason: Some("Resources".to_owned()) }));
         assert_eq!(book.news(&[queued(1, true)]), None, "nothing has changed");
+    }
+
+    #[test]
+    fn workers_that_never_start_are_named_unless_others_run() {
+        let book = with_workers(2);
+        let never = Queued { reason: "PartitionConfig".to_owned(), ..queued(0, true) };
+        assert_eq!(book.hopeless(std::slice::from_ref(&never)), Some((CLASS, "PartitionConfig".to_owned())));
+        assert_eq!(book.hopeless(&[never, queued(1, false)]), None);
+        assert_eq!(book.hopeless(&[queued(0, true)]), None);
     }
 
     #[test]

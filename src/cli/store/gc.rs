@@ -26,7 +26,8 @@ pub(super) struct GcArgs {
     /// Keep what was written within this time
     #[arg(long, default_value = "7d", value_name = "TIME")]
     grace: String,
-    /// Collect although machines that write at this moment may lose what they push
+    /// Collect although machines that write at this moment may lose what they push, or although another collection
+    /// seems to be under way
     #[arg(long)]
     force: bool,
     /// Only show what would be removed
@@ -45,7 +46,7 @@ pub(super) fn gc(args: &GcArgs, ui: &Ui) -> Result<()> {
     let grace = time(&args.grace).ok_or_else(|| {
         Error::bad_input(format!("`{}` is not a time", args.grace)).hint("a time is `7d`, `36h` or `90m`")
     })?;
-    let policy = SharedGcPolicy { keep_runs: args.keep_runs, grace, dry_run: args.dry_run };
+    let policy = SharedGcPolicy { keep_runs: args.keep_runs, grace, dry_run: args.dry_run, force: args.force };
     if !policy.is_safe_beside_writers() && !args.force {
         let message = "with a --grace below 7 days, machines that write at this moment may lose what they push";
         return Err(Error::bad_input(message).hint("stop all of them and give --force, or give a longer time"));

@@ -34,7 +34,7 @@ impl Scene {
     fn push(&self) -> impl FnOnce() + Send + 'static {
         let (writer, results) = (Arc::clone(&self.writer), self.results.clone());
         move || {
-            writer.shared.put_root("p", "r2", &results, &[]).unwrap();
+            writer.shared.put_root("p", ("r2", None), &results, &[]).unwrap();
             writer.push(results.to_vec(), Vec::new()).unwrap();
             put_run(&writer, &run("r2", &files()), &files()).unwrap();
         }
@@ -44,7 +44,10 @@ impl Scene {
     fn collect(&self) -> impl FnOnce() + Send + 'static {
         let collector = Machine::new(&self.store);
         move || {
-            collector.shared.gc(&SharedGcPolicy { keep_runs: 1, grace: GRACE, dry_run: false }).unwrap();
+            let policy = SharedGcPolicy { keep_runs: 1, grace: GRACE, dry_run: false, force: false };
+            if let Err(error) = collector.shared.gc(&policy) {
+                assert!(error.to_string().contains("another collection"), "{error}");
+            }
         }
     }
 
@@ -105,7 +108,7 @@ fn collection_that_ended_early_loses_nothing_and_the_next_one_completes_it() {
         let store = Arc::clone(&scene.store);
         scene.store.meanwhile(after, move || store.set(Rates { fail: 100, ..Rates::default() }));
         let collector = Machine::new(&scene.store);
-        let policy = SharedGcPolicy { keep_runs: 1, grace: GRACE, dry_run: false };
+        let policy = SharedGcPolicy { keep_runs: 1, grace: GRACE, dry_run: false, force: false };
         let collected = collector.shared.gc(&policy);
         scene.store.set(Rates::default());
         if scene.store.forget_meanwhile() {
@@ -126,7 +129,7 @@ fn collection_beside_another_one_loses_nothing() {
         let scene = Scene::new();
         scene.store.meanwhile(after, scene.collect());
         let collector = Machine::new(&scene.store);
-        collector.shared.gc(&SharedGcPolicy { keep_runs: 1, grace: GRACE, dry_run: false }).unwrap();
+        collector.shared.gc(&SharedGcPolicy { keep_runs: 1, grace: GRACE, dry_run: false, force: false }).unwrap();
         if scene.store.forget_meanwhile() {
             break;
         }
@@ -139,7 +142,7 @@ fn collection_beside_another_one_loses_nothing() {
 fn dry_run_changes_nothing() {
     let scene = Scene::new();
     let before = objects(&scene.store);
-    let policy = SharedGcPolicy { keep_runs: 1, grace: Duration::ZERO, dry_run: true };
+    let policy = SharedGcPolicy { keep_runs: 1, grace: Duration::ZERO, dry_run: true, force: false };
     let report = scene.writer.shared.gc(&policy).unwrap();
     assert_eq!((report.records_removed, report.blobs_removed), (1, 6), "{report:?}");
     assert_eq!(objects(&scene.store), before);

@@ -97,9 +97,9 @@ fn collection_keeps_the_files_of_recent_runs() {
         let mut files = files.clone();
         files.insert("own".to_owned(), id.as_bytes().to_vec());
         put_run(&machine, &run(id, &files), &files).unwrap();
-        machine.shared.put_root("p", id, &[], &[]).unwrap();
+        machine.shared.put_root("p", (id, None), &[], &[]).unwrap();
     }
-    let policy = SharedGcPolicy { keep_runs: 1, grace: Duration::ZERO, dry_run: false };
+    let policy = SharedGcPolicy { keep_runs: 1, grace: Duration::ZERO, dry_run: false, force: false };
     let report = machine.shared.gc(&policy).unwrap();
     assert_eq!((report.records_removed, report.blobs_removed), (1, 1), "{report:?}");
     assert!(machine.shared.run("r1").is_err());

@@ -7,7 +7,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 
 use crate::support::{CommandOutput, MINI, Project, Run, text};
 use crate::workers::ended;
@@ -210,7 +209,7 @@ fn refusals_of_slurm_are_told_in_its_words() {
     let project = Project::new(GPUS);
     for (setting, message) in [
         ("slurm.partition=gpu", "invalid partition specified: gpu"),
-        ("slurm.cpus=100", "Requested node configuration is not available"),
+        ("slurm.cpus=100", "they wait for the reason PartitionConfig"),
         ("slurm.options=--no-such-option", "no-such-option"),
     ] {
         let run = cluster.run(&project, &["-E", setting]);
