@@ -137,6 +137,9 @@ fn engine(text: &str) -> Result<Engine, String> {
 
 /// Runs a pipeline, with `--watch` again and again.
 pub(super) fn run(args: &RunArgs, global: &Global, ui: &Ui) -> Result<()> {
+    if args.on != Some(Engine::Slurm) && (args.detach || !args.engine.is_empty()) {
+        return Err(Error::bad_input("--detach and -E need `--on slurm`"));
+    }
     let session = Session::start(args.threads, Watch::of_run(ui))?;
     let run = Run { args, global, ui, session: &session };
     if args.watch {
@@ -190,9 +193,6 @@ impl Run<'_> {
         };
         let listener = StartListener { cache_wait, listener: &*session.watch };
         let data_dirs = data_dirs(args.data_dir.as_ref());
-        if args.on != Some(Engine::Slurm) && (args.detach || !args.engine.is_empty()) {
-            return Err(Error::bad_input("--detach and -E need `--on slurm`"));
-        }
         let left = || if args.on.is_none() { local::left_store(dir) } else { Ok(None) };
         let shared = args.store.open()?.map_or_else(left, |shared| Ok(Some(shared)))?;
         let context = project.context(&data_dirs, session.threads, &session.cancel, &listener);
@@ -206,13 +206,17 @@ impl Run<'_> {
                 None => return Ok(()),
             },
         };
+        self.end(project, outcome, !forced.is_empty())
+    }
+
+    /// How the command ends.
+    fn end(&self, project: &Project, outcome: exec::Outcome, is_forced: bool) -> Result<()> {
         match outcome.status {
-            RunStatus::Ok => session.watch.check_output(),
+            RunStatus::Ok => self.session.watch.check_output(),
             RunStatus::Interrupted => {
-                let hint = if forced.is_empty() {
-                    "run the same command again to continue"
-                } else {
-                    "the forced results were not replaced; run the same command again to rebuild them"
+                let hint = match is_forced {
+                    false => "run the same command again to continue",
+                    true => "the forced results were not replaced; run the same command again to rebuild them",
                 };
                 Err(Error::new(Category::Interrupted, "interrupted").hint(hint))
             }
@@ -220,7 +224,7 @@ impl Run<'_> {
                 let category = outcome.error.map_or(Category::StageFailed, |e| e.category);
                 let mut hint = "run the same command again after a fix; finished stages are cached".to_owned();
                 let mut inputs = project.wanted.iter().flat_map(|p| project.spec.point(*p).inputs.values());
-                if !args.keep_going && inputs.any(PointInput::skips_missing) {
+                if !self.args.keep_going && inputs.any(PointInput::skips_missing) {
                     hint.push_str("; with `-k`, lists with `missing = \"skip\"` leave out the failed ones");
                 }
                 Err(Error::new(category, "the run failed").hint(hint))

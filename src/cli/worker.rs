@@ -206,7 +206,9 @@ impl Work<'_> {
             RunStatus::Ok => self.session.watch.check_output(),
             RunStatus::Interrupted => Ok(()),
             RunStatus::Failed | RunStatus::Running => {
+                // Exit code 2 says that no worker can run the pipeline.
                 let category = outcome.error.map_or(Category::StageFailed, |error| error.category);
+                let category = if category == Category::BadInput { Category::StageFailed } else { category };
                 Err(Error::new(category, "a stage failed").hint("start the worker again after a fix"))
             }
         }

@@ -2,9 +2,9 @@
 //!
 //! A run has the pipeline's file, what it includes, the files that its stages name, and the other files of the project:
 //! those below the pipeline's folder, below the folder of a script, and below the folder above whose `uv.lock` or
-//! `.venv` is used. Files that git ignores, hidden files, logs, links to folders and large files that no stage names are
-//! left out. A worker has exactly these files, wherever it runs, so its keys and its results are those of the run. The only
-//! link is to a `.venv` that uv does not manage, because an environment can't be copied.
+//! `.venv` is used. Files that git ignores, hidden files, logs, links to folders and large files that no stage names
+//! are left out. A worker has exactly these files, wherever it runs, so its keys and its results are those of the run.
+//! The only link is to a `.venv` that uv does not manage, because an environment can't be copied.
 //!
 //! A program may still find an original by itself, such as a module of a package that is installed as editable.
 //! [`Relocation`] says which files these are.

@@ -166,8 +166,8 @@ impl SharedStore {
         Ok(())
     }
 
-    /// Moves what is old to the trash, first records, then blobs, and puts back what is needed. Returns the words, events
-    /// and logs that nobody needs.
+    /// Moves what is old to the trash, first records, then blobs, and puts back what is needed. Returns the words,
+    /// events and logs that nobody needs.
     fn collect_into(
         &self,
         trash: &mut Trash<'_>,

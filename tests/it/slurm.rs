@@ -232,7 +232,7 @@ fn cancelled_run_ends_and_its_workers_save() {
     assert_eq!(cancelled.code, 0, "{}", cancelled.stderr);
     let run = Run::of(ended(driver));
     assert_eq!(run.output.code, 130, "{}", run.output.stderr);
-    assert!(warnings(&run).contains(&"a job was cancelled, so the run stops".to_owned()), "{:?}", warnings(&run));
+    assert!(warnings(&run).contains(&"the run was cancelled".to_owned()), "{:?}", warnings(&run));
     let again = ended(cluster.command(&project, ["cancel"]).spawn().expect("vadpipe starts"));
     assert_eq!(again.code, 2, "{}", again.stdout);
     assert!(again.stderr.contains("no run of the cache cache is on a cluster"), "{}", again.stderr);

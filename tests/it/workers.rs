@@ -410,7 +410,7 @@ fn wrong_options_are_refused_before_anything_runs() {
     refused(&["worker", "p.toml", "--store", "store", "--until", "noon"], "give a duration such as `50m`");
     refused(&["worker", "p.toml", "--store", "store", "--until", "2020-01-01T00:00"], "is over");
     refused(&["worker", "p.toml", "nothing", "--store", "store"], "no stage and no point matches `nothing`");
-    for engine in ["slurm", "local", "local:0", "local:x", "local:-1"] {
+    for engine in ["local", "local:0", "local:x", "local:-1"] {
         refused(&["run", "p.toml", "--on", engine], "give `local:N`, such as `local:4`");
     }
     refused(&["run", "p.toml", "--on", "local:2", "-f"], "cannot be used with");

@@ -8,7 +8,7 @@
 //! `--detach`, and goes on.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ use crate::error::{Category, Error, Result};
 use crate::exec::{self, Relocation, RunContext, RunFiles, fill};
 use crate::file;
 use crate::key::{Digest, Hash};
-use crate::plan::{Plan, some_of};
+use crate::plan::{Plan, State, some_of};
 use crate::shared::{SharedRun, SharedStore, Transfer};
 use crate::store::new_run_id;
 
@@ -108,12 +108,7 @@ pub(super) fn run(
     let (spec, graph, compute) = (&copy.spec, &copy.graph, &copy.compute);
     let context = RunContext { spec, graph, compute, relocation: Some(&relocation), ..*context };
     let options = exec::Options { wanted: &copy.wanted, ..*options };
-    let outcome = cluster.run_jobs(&client, &note.content, (&copy, shared), &context, &options);
-    // After a failure, the next command is a new run, which goes on from the store.
-    if !matches!(outcome, Ok(None)) {
-        note.remove();
-    }
-    outcome
+    cluster.run_jobs(&client, note, (&copy, shared), &context, &options)
 }
 
 impl Cluster<'_> {
@@ -139,11 +134,12 @@ impl Cluster<'_> {
     fn run_jobs(
         &self,
         client: &Client<'_>,
-        ClusterRun { run, started_at, .. }: &ClusterRun,
+        note: Note,
         (project, shared): (&Project, &SharedStore),
         context: &RunContext<'_>,
         options: &exec::Options<'_>,
     ) -> Result<Option<exec::Outcome>> {
+        let ClusterRun { run, started_at, .. } = &note.content;
         let planner = project.planner(options.forced);
         let replan = || fill(context, &planner, &|| options.plan(&planner)).map(|(plan, _)| plan);
         let plan = replan()?;
@@ -164,20 +160,32 @@ impl Cluster<'_> {
             arguments: &arguments,
             program: &self.program,
             keep_going: options.keep_going,
+            is_cancelled: &|| !note.path.exists(),
             cancel: context.cancel,
         };
         let mut course = Course::new(&jobs, &plan);
         if self.detach {
             let workers = count(jobs.submit_only(&mut course)?, "worker");
             self.ui.text(&format!(
-                "run {run}: {workers} wait or run; the same command without --detach shows it and gathers its results, \
-                 and `vadpipe cancel {run}` ends it"
+                "run {run}: {workers} wait or run; the same command without --detach shows it, replaces workers and \
+                 gathers the results, and `vadpipe cancel {run}` ends it"
             ));
             return Ok(None);
         }
         let gathering = Gathering::start(run, *started_at, context, options, &plan)?;
-        jobs.run(&mut course, &gathering.merged, &replan)?;
-        gathering.finish(project, context, options, self.ui).map(Some)
+        if let Err(error) = jobs.run(&mut course, &gathering.merged, &replan) {
+            // If they can't be stopped, the next command finds them.
+            if client.stop(jobs.name).is_ok() {
+                note.remove();
+            }
+            return Err(error);
+        }
+        if !context.cancel.is_cancelled() && !course.has_failures() {
+            require_all(&replan()?)?;
+        }
+        let outcome = gathering.finish(project, context, options, self.ui)?;
+        note.remove();
+        Ok(Some(outcome))
     }
 
     /// Finds the run that goes on, or pushes a new one. `None` if nothing is left to run, and no workers are there.
@@ -223,6 +231,16 @@ impl Cluster<'_> {
     }
 }
 
+/// Fails if a plan would run anything. It would run here, and a login node is not the place for it.
+fn require_all(plan: &Plan) -> Result<()> {
+    let left = plan.decisions.iter().filter(|d| matches!(d.state, State::Miss | State::Maybe)).count();
+    if left == 0 {
+        return Ok(());
+    }
+    let message = format!("the workers have ended, but the store lacks {}", count(left, "result"));
+    Err(Error::storage(message).hint("run the same command again: it goes on from there"))
+}
+
 /// Tells runs of different pipelines, targets, values and stores apart, and of different contents of the files that the
 /// pipeline names. Other files may change for any reason.
 fn digest(run: &SharedRun, named: &BTreeSet<String>, store: &str) -> Digest {
@@ -253,7 +271,7 @@ impl Note {
         fs::create_dir_all(folder).map_err(|e| cannot_write(folder, e))?;
         let open = File::options().create(true).truncate(false).read(true).write(true).open(&path);
         let mut file = open.map_err(|e| cannot_write(&path, e))?;
-        if file.try_lock().is_err() {
+        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
             return Err(Error::new(Category::CacheHeld, "another vadpipe watches this run")
                 .hint("`vadpipe log last --follow` shows what it does"));
         }
@@ -281,8 +299,11 @@ impl Note {
 
     /// The run has ended.
     fn remove(self) {
-        // If it stays, the next run finds that nothing is left.
-        let _ = fs::remove_file(&self.path);
+        // After `vadpipe cancel`, it may be that of the next run. If it stays, the next run finds that nothing is left.
+        let found = fs::read(&self.path).ok().and_then(|text| serde_json::from_slice::<ClusterRun>(&text).ok());
+        if found.is_none_or(|found| found.run == self.content.run) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -64,7 +64,8 @@ impl<'a> Gathering<'a> {
     }
 }
 
-/// Copies what the cache has of a plan to the store, so that no worker makes it again. First notes that this run needs it.
+/// Copies what the cache has of a plan to the store, so that no worker makes it again. First notes that the run needs
+/// it.
 pub(super) fn push(
     project: &Project,
     plan: &Plan,

@@ -57,6 +57,8 @@ pub(super) struct Jobs<'a> {
     /// Where vadpipe is on this machine.
     pub(super) program: &'a str,
     pub(super) keep_going: bool,
+    /// Whether `vadpipe cancel` has ended the run.
+    pub(super) is_cancelled: &'a dyn Fn() -> bool,
     pub(super) cancel: &'a Cancel,
 }
 
@@ -71,6 +73,10 @@ pub(super) struct Course<'a> {
     submitting: Retried,
     /// The most tasks of an array.
     largest: usize,
+    /// Whether the queue was seen since the start, or since `sbatch` failed: Slurm may have taken the job.
+    is_queue_known: bool,
+    /// How many workers there were when it was last looked what the store has.
+    replanned_after: usize,
 }
 
 /// Something that is done again and again, after longer pauses while it fails.
@@ -113,7 +119,16 @@ impl<'a> Course<'a> {
             queue: Retried::every(jobs.site.poll),
             submitting: Retried::every(BETWEEN_SUBMISSIONS.min(jobs.site.poll)),
             largest: MAX_ARRAY,
+            is_queue_known: false,
+            replanned_after: 0,
         }
+    }
+}
+
+impl Course<'_> {
+    /// Whether a point has failed.
+    pub(super) fn has_failures(&self) -> bool {
+        self.left.has_failures()
     }
 }
 
@@ -130,11 +145,7 @@ impl<'a> Jobs<'a> {
     ) -> Result<()> {
         // Jobs of a driver before this one.
         course.queue.next = Instant::now();
-        let outcome = self.drive(course, merged, replan);
-        if outcome.is_err() {
-            let _ = self.client.stop(self.name);
-        }
-        outcome
+        self.drive(course, merged, replan)
     }
 
     fn drive(&self, course: &mut Course<'a>, merged: &Merged<'_>, replan: &dyn Fn() -> Result<Plan>) -> Result<()> {
@@ -151,15 +162,20 @@ impl<'a> Jobs<'a> {
                 }
             } else {
                 let is_over = course.left.ready().is_empty() && course.book.running() == 0;
-                let must_stop = self.cancel.is_cancelled() || (merged.has_failures() && !self.keep_going);
+                if (self.is_cancelled)() && !self.cancel.is_cancelled() {
+                    warn(merged, "the run was cancelled".to_owned());
+                    self.cancel.cancel();
+                }
+                let must_stop = self.cancel.is_cancelled() || (course.left.has_failures() && !self.keep_going);
                 if is_over || must_stop {
                     self.stop(merged);
                     stopped = Some((Instant::now(), if must_stop { LEAVING } else { LAST_WORDS }));
                     course.queue.next = Instant::now() + self.site.poll.min(LAST_WORDS / 4);
-                } else if course.submitting.is_due() {
-                    if course.book.are_all_gone() {
+                } else if course.submitting.is_due() && course.is_queue_known {
+                    if course.book.are_all_gone() && course.replanned_after != course.book.submissions() {
                         // Events may have been lost. The store knows.
                         course.left.plan_again(&replan()?);
+                        course.replanned_after = course.book.submissions();
                     }
                     self.submit(course, &|message| warn(merged, message))?;
                 }
@@ -194,7 +210,9 @@ impl<'a> Jobs<'a> {
                 }
                 let worker = course.names.get(&id).cloned().unwrap_or_else(|| id.clone());
                 let mut event = course.book.hear(&worker, event);
-                course.left.hear(&event);
+                if !course.left.hear(&event) {
+                    continue;
+                }
                 if let Event::StageFinished { stage, .. } | Event::StageInterrupted { stage, .. } = &event {
                     self.fetch_log(stage);
                 }
@@ -232,6 +250,8 @@ impl<'a> Jobs<'a> {
             }
         };
         course.queue.succeeded();
+        course.is_queue_known = true;
+        course.book.adopt(&queue);
         // What a worker said before its job ended counts.
         self.listen(course, merged)?;
         let gone = course.book.see(&queue);
@@ -274,12 +294,15 @@ impl<'a> Jobs<'a> {
         let mut points: BTreeMap<Class, (usize, Option<Duration>)> = BTreeMap::new();
         for point in course.left.ready() {
             let point = self.project.spec.point(point);
-            let (count, longest) = points.entry(Class::of(point, self.site)).or_default();
+            let (count, longest) = points.entry(Class::of(point, self.site)).or_insert((0, Some(Duration::ZERO)));
             *count += 1;
             // A training can be interrupted.
-            *longest = (*longest).max(point.resources.time.filter(|_| point.parsed.stage.epochs().is_none()));
+            if point.parsed.stage.epochs().is_none() {
+                *longest = longest.and_then(|longest| Some(longest.max(point.resources.time?)));
+            }
         }
         for (class, (count, time)) in points {
+            let time = time.filter(|time| !time.is_zero());
             let lacking = course.book.lacking(class, count, self.site.workers.get().into());
             let lacking = lacking.map_err(|why| {
                 Error::storage(format!("workers with {} make no progress: the last one {why}", class.words()))
@@ -304,13 +327,20 @@ impl<'a> Jobs<'a> {
         let Self { name, outputs, arguments, program, .. } = *self;
         let excluded = &excluded;
         let submission = Submission { name, class, terms, time, count, excluded, outputs, arguments, program };
-        match self.client.submit(&submission) {
+        let answer = self.client.submit(&submission);
+        // Slurm has taken such jobs before.
+        let answer = answer.map_err(|refused| match refused {
+            Refused::Final(why) if course.book.submissions() > 0 => Refused::ForNow(why),
+            refused => refused,
+        });
+        match answer {
             Ok(job) => {
                 course.submitting.succeeded();
                 course.book.submitted(class, job, count);
             }
             Err(Refused::TooLarge) => course.largest = (count / 2).max(1),
             Err(Refused::ForNow(why)) => {
+                (course.is_queue_known, course.queue.next) = (false, Instant::now());
                 if course.submitting.failed() {
                     warn(format!("Slurm takes no jobs now; trying again: {why}"));
                 }
@@ -334,13 +364,13 @@ impl<'a> Jobs<'a> {
         course.book.see(&queue);
         let refusal = Mutex::new(None);
         loop {
-            let before = course.book.len();
+            let before = (course.book.submissions(), course.largest);
             self.submit(course, &|message| *refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(message))?;
             if let Some(message) = refusal.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 return Err(later(message));
             }
-            if course.book.len() == before {
-                return Ok(before);
+            if (course.book.submissions(), course.largest) == before {
+                return Ok(course.book.submissions());
             }
         }
     }

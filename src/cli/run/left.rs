@@ -31,36 +31,45 @@ impl<'a> Left<'a> {
         self.undone = undone.filter(|point| !self.failed.contains(point)).collect();
     }
 
-    /// Notes an event of a worker.
-    pub(super) fn hear(&mut self, event: &Event) {
+    /// Notes an event of a worker. Returns false for a failure that does not count, because another worker has made the
+    /// result.
+    pub(super) fn hear(&mut self, event: &Event) -> bool {
         let (stage, has_failed) = match event {
             Event::StageFinished { stage, .. }
             | Event::StageCached { stage, .. }
             | Event::StagePruned { stage, .. } => (stage, false),
             Event::StageFailed { stage, .. } => (stage, true),
-            _ => return,
+            _ => return true,
         };
-        let Some(point) = self.names.get(stage.as_str()) else { return };
+        let Some(point) = self.names.get(stage.as_str()) else { return true };
         if has_failed {
-            // Another worker may have made it before.
             if self.undone.remove(point) {
                 self.failed.insert(*point);
             }
-        } else {
-            self.undone.remove(point);
-            self.failed.remove(point);
+            return self.failed.contains(point);
         }
+        self.undone.remove(point);
+        self.failed.remove(point);
+        true
+    }
+
+    /// Whether a point has failed, and no other worker has made it.
+    pub(super) fn has_failures(&self) -> bool {
+        !self.failed.is_empty()
     }
 
     /// The points that can run now, or do.
     pub(super) fn ready(&self) -> Vec<PointId> {
-        self.undone.iter().copied().filter(|point| self.is_ready(*point)).collect()
-    }
-
-    fn is_ready(&self, point: PointId) -> bool {
-        let inputs = self.project.graph.inputs(point);
-        let skips = || self.project.spec.point(point).inputs.values().any(PointInput::skips_missing);
-        let is_there = |input: &PointId| !self.undone.contains(input) && (!self.failed.contains(input) || skips());
-        inputs.iter().all(is_there)
+        let (mut ready, mut missing) = (Vec::new(), self.failed.clone());
+        for point in self.project.graph.order().iter().filter(|point| self.undone.contains(point)) {
+            let inputs = self.project.graph.inputs(*point);
+            let skips = self.project.spec.point(*point).inputs.values().any(PointInput::skips_missing);
+            if !skips && inputs.iter().any(|input| missing.contains(input)) {
+                missing.insert(*point);
+            } else if inputs.iter().all(|input| !self.undone.contains(input) || missing.contains(input)) {
+                ready.push(*point);
+            }
+        }
+        ready
     }
 }

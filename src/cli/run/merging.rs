@@ -60,7 +60,9 @@ impl<'a> Merged<'a> {
         };
         match &event {
             Event::StageFinished { stage, .. } => {
-                drop(self.past().ran.insert(stage.clone(), worker.to_owned()));
+                let mut past = self.past();
+                past.ran.insert(stage.clone(), worker.to_owned());
+                past.failed.remove(stage);
             }
             Event::StageFailed { stage, .. } if !self.past().failed.insert(stage.clone()) => return,
             _ => {}

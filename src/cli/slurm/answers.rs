@@ -8,6 +8,8 @@ use jiff::civil::DateTime;
 
 /// The fields of `squeue --format` that [`Queued`] is made of.
 pub(super) const QUEUE_FORMAT: &str = "%i|%T|%r|%N|%V|%S|%k";
+/// The most tasks of an array.
+const MAX_TASKS: usize = 1 << 20;
 /// The fields of `sacct --format` that [`TaskEnd`] is made of.
 pub(super) const ACCOUNT_FIELDS: &str = "JobID,State,ExitCode,NodeList,Submit,Start,End";
 
@@ -160,16 +162,30 @@ impl TaskEnd {
     }
 }
 
+/// The tasks of a job in Slurm's list: `3`, `[0-2,5%4]`.
+fn tasks(job: &str, list: &str) -> Option<Vec<TaskId>> {
+    let job = job.parse().ok()?;
+    let list = list.trim_matches(['[', ']']).split('%').next()?;
+    let mut tasks = Vec::new();
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        tasks.extend((first..=last).take(MAX_TASKS).map(|index| TaskId { job, index }));
+    }
+    Some(tasks)
+}
+
 /// The ended tasks in an answer of `sacct --parsable2`.
 pub(super) fn account(answer: &str) -> Vec<TaskEnd> {
     let end = |line: &str| {
         let [task, state, exit, node, submit, start, end] = fields(line)?;
+        let (job, list) = task.split_once('_')?;
         let is_over = !matches!(state, "PENDING" | "RUNNING" | "COMPLETING" | "REQUEUED" | "SUSPENDED");
         let (waited, ran) = (between(submit, start), between(start, end));
-        let (task, node) = (task.parse().ok()?, node.to_owned());
-        is_over.then(|| TaskEnd { task, fate: Fate::of(state, exit), node, waited, ran })
+        let (tasks, fate, node) = (tasks(job, list)?, Fate::of(state, exit), node.to_owned());
+        is_over.then(|| tasks.into_iter().map(move |task| TaskEnd { task, fate, node: node.clone(), waited, ran }))
     };
-    answer.lines().filter_map(end).collect()
+    answer.lines().filter_map(end).flatten().collect()
 }
 
 /// The ended tasks in an answer of `scontrol show job --oneliner`.
@@ -180,18 +196,21 @@ pub(super) fn shown(answer: &str) -> Vec<TaskEnd> {
         };
         let state = field("JobState");
         let is_over = !matches!(state, "PENDING" | "RUNNING" | "COMPLETING" | "SUSPENDED" | "CONFIGURING" | "");
-        let task = TaskId { job: field("ArrayJobId").parse().ok()?, index: field("ArrayTaskId").parse().ok()? };
+        let tasks = tasks(field("ArrayJobId"), field("ArrayTaskId"))?;
         let (waited, ran) =
             (between(field("SubmitTime"), field("StartTime")), between(field("StartTime"), field("EndTime")));
-        let node = field("NodeList").to_owned();
-        is_over.then(|| TaskEnd { task, fate: Fate::of(state, field("ExitCode")), node, waited, ran })
+        let (fate, node) = (Fate::of(state, field("ExitCode")), field("NodeList").to_owned());
+        is_over.then(|| tasks.into_iter().map(move |task| TaskEnd { task, fate, node: node.clone(), waited, ran }))
     };
-    answer.lines().filter_map(end).collect()
+    answer.lines().filter_map(end).flatten().collect()
 }
 
 /// Whether a refusal of `sbatch` stays the same until the user acts. Otherwise it may pass: the controller is away, or
 /// the user has too many jobs.
 pub(super) fn is_final(refusal: &str) -> bool {
+    if refusal.contains("time limit is invalid") {
+        return true;
+    }
     const FOR_NOW: [&str; 9] = [
         "Unable to contact",
         "timed out",
@@ -276,6 +295,9 @@ mod tests {
         );
         let (waited, ran) = (Some(Duration::from_secs(60)), Some(Duration::from_secs(120)));
         let end = TaskEnd { task: TASK, fate: Fate::TimeLimit, node: "n1".to_owned(), waited, ran };
+        let cancelled = account("12_[0-2,5%4]|CANCELLED by 1000|0:0|None assigned|Unknown|Unknown|Unknown\n");
+        let indices: Vec<u32> = cancelled.iter().map(|end| end.task.index).collect();
+        assert_eq!((indices, cancelled[0].fate), (vec![0, 1, 2, 5], Fate::Cancelled));
         assert_eq!(accounted, std::slice::from_ref(&end));
         assert_eq!(shown, [end]);
     }
@@ -295,6 +317,7 @@ mod tests {
             "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified",
             "sbatch: error: Batch job submission failed: Requested node configuration is not available",
             "sbatch: error: Invalid --time specification",
+            "sbatch: error: Requested time limit is invalid (missing or exceeds some limit)",
         ] {
             assert!(is_final(staying), "{staying}");
         }

@@ -74,6 +74,8 @@ pub(in crate::cli) struct Book {
     workers: BTreeMap<TaskId, Worker>,
     /// By what the points need.
     groups: BTreeMap<Class, Group>,
+    /// Whether any worker has spoken.
+    has_heard: bool,
     /// A worker that refused the pipeline, and why.
     refused: Option<(TaskId, String)>,
     /// What was told last: pending and running workers, and why they wait.
@@ -107,13 +109,14 @@ impl Book {
     /// # Errors
     /// If workers were submitted again and again without progress: why the last one was lost.
     pub(in crate::cli) fn lacking(&mut self, class: Class, points: usize, most: usize) -> Result<usize, String> {
-        let of_class = |worker: &&Worker| worker.class == class && worker.state != State::Gone;
-        let here = self.workers.values().filter(of_class).count();
-        let free = most.saturating_sub(self.workers.values().filter(|worker| worker.state != State::Gone).count());
+        // A job may take long to end after its worker.
+        let is_here = |worker: &&Worker| worker.state != State::Gone && !worker.has_ended;
+        let here = self.workers.values().filter(|worker| worker.class == class && is_here(worker)).count();
+        let free = most.saturating_sub(self.workers.values().filter(is_here).count());
         let lacking = points.min(most).saturating_sub(here).min(free);
         let group = self.group(class);
         if lacking > 0 && here == 0 && group.rounds >= ROUNDS {
-            let last = group.last_loss.clone().unwrap_or_else(|| "they ended although work is left".to_owned());
+            let last = group.last_loss.clone().unwrap_or_else(|| "ended although work is left".to_owned());
             return Err(last);
         }
         Ok(lacking)
@@ -121,7 +124,9 @@ impl Book {
 
     /// Notes an array that was submitted.
     pub(in crate::cli) fn submitted(&mut self, class: Class, job: u64, count: usize) {
-        self.group(class).rounds += 1;
+        let is_here = |worker: &Worker| worker.class == class && worker.state != State::Gone && !worker.has_ended;
+        let is_first = !self.workers.values().any(is_here);
+        self.group(class).rounds += u32::from(is_first);
         for index in 0..u32::try_from(count).unwrap_or(u32::MAX) {
             self.add(TaskId { job, index }, class);
         }
@@ -143,14 +148,20 @@ impl Book {
         self.workers.entry(task).or_insert(worker);
     }
 
-    /// Notes the queue. Returns the tasks that are no longer in it and of which only Slurm can say why.
-    pub(in crate::cli) fn see(&mut self, queue: &[Queued]) -> BTreeSet<TaskId> {
+    /// Notes the jobs in the queue that a driver before this one submitted.
+    pub(in crate::cli) fn adopt(&mut self, queue: &[Queued]) {
         for queued in queue {
-            // A driver before this one submitted it.
             if let Ok(class) = queued.comment.parse::<Class>() {
                 self.group(class);
                 self.add(queued.task, class);
             }
+        }
+    }
+
+    /// Notes the queue. Returns the tasks that are no longer in it and of which only Slurm can say why.
+    pub(in crate::cli) fn see(&mut self, queue: &[Queued]) -> BTreeSet<TaskId> {
+        self.adopt(queue);
+        for queued in queue {
             let Some(worker) = self.workers.get_mut(&queued.task) else { continue };
             worker.state = if queued.is_pending { State::Pending } else { State::Running };
             worker.has_started |= !queued.is_pending;
@@ -192,6 +203,7 @@ impl Book {
                 worker.running.remove(stage);
             }
         }
+        self.has_heard = true;
         let Some(known) = self.workers.get_mut(&task) else { return event };
         let class = known.class;
         match &mut event {
@@ -207,6 +219,10 @@ impl Book {
                 }
             }
             Event::StageStarted { stage, .. } => drop(known.running.insert(stage.clone())),
+            Event::StageLeft { stage, lack } => {
+                let why = format!("left {stage} to others, because it lacks {lack}");
+                self.group(class).last_loss = Some(why);
+            }
             _ => {}
         }
         if matches!(event, Event::StageFinished { .. } | Event::StateSaved { .. } | Event::RungReached { .. }) {
@@ -219,6 +235,7 @@ impl Book {
     /// Notes how a task ended whose worker did not say it. `most_memory` is in bytes.
     pub(in crate::cli) fn lost(&mut self, end: &TaskEnd, most_memory: Option<u64>) -> Option<Reaction> {
         let TaskEnd { task, fate, node, waited, ran } = end;
+        let has_heard = self.has_heard;
         let worker = self.workers.get_mut(task)?;
         // Slurm forgets a task that was cancelled before it began.
         let was_cancelled = *fate == Fate::Unknown && !worker.has_started;
@@ -233,8 +250,10 @@ impl Book {
         let place = if node.is_empty() { String::new() } else { format!(" ({node})") };
         let mut why = format!("its job {}{place}", fate.words());
         match fate {
-            // Exit code 1 is that of a stage's failure, which the worker reports itself.
-            Fate::Failed(code) if *code != 1 => return Some(Reaction::Refused(*task, why)),
+            // The pipeline is wrong, or the first worker can't even start. Later, it may be one node that is wrong.
+            Fate::Failed(code) if *code == 2 || (!has_heard && *code != 1) => {
+                return Some(Reaction::Refused(*task, why));
+            }
             Fate::NodeFailed if !node.is_empty() => drop(group.excluded.insert(node)),
             Fate::OutOfMemory => match group.now.with_twice_the_memory(class.memory.unwrap_or(0), most_memory) {
                 Some(grown) => {
@@ -291,7 +310,7 @@ impl Book {
     }
 
     /// How many workers there were.
-    pub(in crate::cli) fn len(&self) -> usize {
+    pub(in crate::cli) fn submissions(&self) -> usize {
         self.workers.len()
     }
 
@@ -417,7 +436,7 @@ mod tests {
         let mut round = |makes_progress: bool| {
             let lacking = book.lacking(CLASS, 1, 8)?;
             assert_eq!(lacking, 1);
-            let job = 100 + u64::from(book.group(CLASS).rounds) + book.len() as u64;
+            let job = 100 + u64::from(book.group(CLASS).rounds) + book.submissions() as u64;
             book.submitted(CLASS, job, 1);
             let (task, name) = (TaskId { job, index: 0 }, format!("slurm-{job}_0"));
             if makes_progress {

@@ -8,7 +8,7 @@ use super::site::Site;
 use crate::spec::{Point, cpus_in_words, memory_in_words};
 
 /// Work that a worker needs in order to start and to save its states, besides the time of its longest stage.
-const AROUND: Duration = Duration::from_secs(120);
+const AROUND: Duration = Duration::from_secs(300);
 /// Slurm counts memory in units of this many bytes.
 const MEBIBYTE: u64 = 1 << 20;
 
@@ -101,7 +101,7 @@ mod tests {
         let class = Class { cpus: 4, memory: Some(8000), gpus: 2 };
         let site = Site { gpu: "gpu:a100".to_owned(), ..Site::default() };
         let options = class.options(&site, Some(Duration::from_secs(3600)));
-        assert_eq!(options, ["--ntasks=1", "--cpus-per-task=4", "--mem=8000M", "--gres=gpu:a100:2", "--time=62"]);
+        assert_eq!(options, ["--ntasks=1", "--cpus-per-task=4", "--mem=8000M", "--gres=gpu:a100:2", "--time=65"]);
         let site = Site { time: Some(Duration::from_secs(30)), ..Site::default() };
         let class = Class { cpus: 1, memory: None, gpus: 0 };
         assert_eq!(class.options(&site, None), ["--ntasks=1", "--cpus-per-task=1", "--time=1"]);

@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 
 /// A program that takes longer is ended. `sbatch` tries for long by itself when the controller is away.
 const LONGEST: Duration = Duration::from_secs(120);
+/// Variables that change what the programs other than `sbatch` show and end.
+const FILTERS: [&str; 4] = ["SQUEUE_", "SCANCEL_", "SACCT_", "SLURM_CLUSTERS"];
 /// How much of a program's error output is shown.
 const MAX_MESSAGE: usize = 500;
 
@@ -117,24 +119,30 @@ impl<'a> Client<'a> {
     }
 
     fn known_ends(&self, tasks: &BTreeSet<TaskId>) -> Vec<TaskEnd> {
+        let mut known = Vec::new();
         if self.has_accounts.load(Ordering::Relaxed) {
             let names: Vec<String> = tasks.iter().map(TaskId::to_string).collect();
             let mut command = Command::new("sacct");
             command.args(["--allocations", "--noheader", "--parsable2", "--format", ACCOUNT_FIELDS]);
             command.args(["--jobs", &names.join(",")]);
-            let ends = call(command, "").map(|answer| answers::account(&answer)).unwrap_or_default();
-            if !ends.is_empty() {
-                return ends;
+            match call(command, "") {
+                Ok(answer) => known = answers::account(&answer),
+                Err(_) => self.has_accounts.store(false, Ordering::Relaxed),
             }
-            self.has_accounts.store(false, Ordering::Relaxed);
         }
-        let jobs: BTreeSet<u64> = tasks.iter().map(|task| task.job).collect();
+        // Accounts may lag behind.
+        let is_known = |task: &&TaskId| known.iter().any(|end| end.task == **task);
+        let jobs: BTreeSet<u64> = tasks.iter().filter(|task| !is_known(task)).map(|task| task.job).collect();
         let show = |job: u64| {
             let mut command = Command::new("scontrol");
             command.args(["--oneliner", "show", "job", &job.to_string()]);
             call(command, "").map(|answer| answers::shown(&answer)).unwrap_or_default()
         };
-        jobs.into_iter().flat_map(show).collect()
+        let shown: Vec<TaskEnd> = jobs.into_iter().flat_map(show).collect();
+        let is_new = |end: &TaskEnd| !known.iter().any(|known| known.task == end.task);
+        let new: Vec<TaskEnd> = shown.into_iter().filter(is_new).collect();
+        known.extend(new);
+        known
     }
 
     /// Removes the jobs with this name that wait, and asks the workers of those that run to save and leave.
@@ -142,8 +150,9 @@ impl<'a> Client<'a> {
     /// # Errors
     /// If `scancel` fails.
     pub(in crate::cli) fn stop(&self, name: &str) -> Result<(), String> {
-        scancel(&["--state", "PENDING", "--name", name])?;
-        scancel(&["--signal", "TERM", "--batch", "--state", "RUNNING", "--name", name])
+        let pending = scancel(&["--state", "PENDING", "--name", name]);
+        let running = scancel(&["--signal", "TERM", "--batch", "--state", "RUNNING", "--name", name]);
+        pending.and(running)
     }
 
     /// Ends the jobs with this name.
@@ -211,6 +220,11 @@ fn call(mut command: Command, input: &str) -> Result<String, String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // The format of times that `answers` reads.
     command.env("SLURM_TIME_FORMAT", "standard");
+    // They would hide jobs.
+    let is_filter = |name: &str| FILTERS.iter().any(|filter| name.starts_with(filter));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_filter)) {
+        command.env_remove(name);
+    }
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => format!("there is no `{program}`"),
         _ => format!("can't run `{program}`: {error}"),

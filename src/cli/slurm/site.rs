@@ -11,6 +11,8 @@ use crate::spec::{parse_memory, parse_time};
 
 /// The beginning of all settings on the command line.
 const PREFIX: &str = "slurm.";
+/// Options of `sbatch` with which jobs would not be found again.
+const OWN: [&str; 7] = ["--array", "-a", "--clusters", "-M", "--comment", "--job-name", "-J"];
 const HINT: &str = "`vadpipe config --help` lists the settings, such as -E slurm.partition=gpu";
 
 /// The settings of a cluster.
@@ -87,7 +89,13 @@ impl Site {
             table.insert(name.to_owned(), value_of(name, value));
         }
         let site = table.try_into::<Self>();
-        site.map_err(|e| Error::bad_input(format!("[engine.slurm]: {}", e.message())).hint(HINT))
+        let site = site.map_err(|e| Error::bad_input(format!("[engine.slurm]: {}", e.message())).hint(HINT))?;
+        let is_own = |option: &&String| OWN.iter().any(|own| option.starts_with(own));
+        match site.options.iter().find(is_own) {
+            Some(option) => Err(Error::bad_input(format!("[engine.slurm]: `options` can't contain {option}"))
+                .hint("vadpipe needs these options itself, or jobs of one cluster")),
+            None => Ok(site),
+        }
     }
 }
 
@@ -138,6 +146,7 @@ mod tests {
         assert!(error("slurm.workers=0").contains("[engine.slurm]"));
         assert!(error("slurm.memory=2").contains("such as `8 GB`"));
         assert!(error("partition=gpu").contains("-E slurm.NAME=VALUE"));
+        assert!(error("slurm.options=--clusters=c2").contains("can't contain --clusters=c2"));
         assert!(error("slurm.partition").contains("-E slurm.NAME=VALUE"));
     }
 }

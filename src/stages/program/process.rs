@@ -110,6 +110,7 @@ pub(super) fn run(invocation: &Invocation, watch: &mut dyn Watch, context: &Cont
             }
             match (status.code(), status.signal()) {
                 (Some(code), _) => format!("`{name}` exited with code {code}"),
+                (None, Some(9)) => format!("`{name}` was killed (signal 9), as when memory runs out"),
                 (None, Some(signal)) => format!("`{name}` was ended by signal {signal}"),
                 (None, None) => format!("`{name}` failed"),
             }
@@ -121,12 +122,14 @@ pub(super) fn run(invocation: &Invocation, watch: &mut dyn Watch, context: &Cont
     }))
 }
 
-/// Whether the program failed because everything is being stopped. A batch system signals all processes of a job, so the
-/// program may end before this process knows.
+/// Whether the program ended because everything is being stopped. A batch system signals all processes of a job, so
+/// the program may end before this process knows.
 fn is_interrupted(waited: &io::Result<Result<End, StageError>>, context: &Context<'_>) -> bool {
     let is_signal = |number: i32| STOPPING.contains(&number);
     let may_be = match waited {
-        Ok(Ok(End::Exited(Exit { status, .. }))) if !status.success() => {
+        // One that caught the signal may exit with 0, and its outputs are those of half the work.
+        Ok(Ok(End::Exited(Exit { status, .. }))) if status.success() => false,
+        Ok(Ok(End::Exited(Exit { status, .. }))) => {
             // 128 and the number of the signal: as a shell says it.
             status.signal().is_some_and(is_signal) || status.code().is_some_and(|code| is_signal(code - 128))
         }
