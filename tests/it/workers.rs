@@ -411,7 +411,7 @@ fn wrong_options_are_refused_before_anything_runs() {
     refused(&["worker", "p.toml", "--store", "store", "--until", "2020-01-01T00:00"], "is over");
     refused(&["worker", "p.toml", "nothing", "--store", "store"], "no stage and no point matches `nothing`");
     for engine in ["local", "local:0", "local:x", "local:-1"] {
-        refused(&["run", "p.toml", "--on", engine], "give `local:N`, such as `local:4`");
+        refused(&["run", "p.toml", "--on", engine], "`local:N`, such as `local:4`");
     }
     refused(&["run", "p.toml", "--on", "local:2", "-f"], "cannot be used with");
 }
