@@ -144,3 +144,17 @@ def has_safetensors():
     except ImportError:
         return False
     return True
+
+
+def test_manifest_for_kubernetes_is_valid():
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    yaml = pytest.importorskip("yaml")
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    manifest = yaml.safe_load(re.search(r"<!-- the manifest -->\n```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[1])
+    kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
+    # Every option of the worker exists.
+    container = manifest["spec"]["template"]["spec"]["containers"][0]
+    words = container["command"][1:] + container["args"]
+    assert words[0] == "worker"
+    options = {word for word in words if word.startswith("--")}
+    assert options == {"--run", "--store", "--threads", "--memory", "--name"}

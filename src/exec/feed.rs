@@ -208,3 +208,44 @@ fn end_of(path: &Path) -> Option<Vec<u8>> {
     file.take(MAX_LOG_BYTES).read_to_end(&mut bytes).ok()?;
     Some(bytes).filter(|bytes| !bytes.is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Silent;
+    use crate::shared::{Address, EventsRead, HEARTBEAT, Trust, Variables};
+
+    fn warned(number: usize) -> Event {
+        Event::Warning { message: number.to_string() }
+    }
+
+    #[test]
+    fn events_come_in_their_order_and_logs_before_the_events_that_end_their_stages() {
+        let dir = tempfile::tempdir().unwrap();
+        let address = Address::parse(&dir.path().join("store").display().to_string(), Path::new("")).unwrap();
+        let shared = Arc::new(SharedStore::open(address, Variables::new(), Trust::default(), true).unwrap());
+        std::fs::write(dir.path().join("a.log"), "made a").unwrap();
+        let owner = ClaimOwner::this_process("host/w".to_owned(), HEARTBEAT);
+        let (run, logs) = ("r1".to_owned(), dir.path().to_owned());
+        let feed = Feed { shared: Arc::clone(&shared), run, owner, logs };
+        let work = |listener: &dyn Listener| {
+            (0..30).for_each(|number| listener.event(&warned(number)));
+            listener.event(&Event::StageInterrupted { stage: "a".to_owned(), has_checkpoint: false });
+            // So that there are several pieces.
+            std::thread::sleep(SHORTEST * 2);
+            listener.event(&warned(30));
+        };
+        feed.during(&Silent, work, |()| ("left in time".to_owned(), 0));
+        let pieces = shared.new_events("r1", &mut EventsRead::default()).unwrap();
+        assert!(pieces.len() >= 2);
+        let lines = pieces.iter().flat_map(|(_, piece)| piece.split(|byte| *byte == b'\n'));
+        let events: Vec<Event> =
+            lines.filter(|line| !line.is_empty()).map(|line| serde_json::from_slice(line).unwrap()).collect();
+        assert!(matches!(&events[0], Event::WorkerStarted { worker, .. } if worker == "host/w"), "{events:?}");
+        assert_eq!(events[1..31], (0..30).map(warned).collect::<Vec<_>>());
+        assert_eq!((events.len(), &events[32]), (34, &warned(30)));
+        let Event::WorkerEnded { why, exit_code, is_lost: false, .. } = &events[33] else { panic!("{events:?}") };
+        assert_eq!((&**why, *exit_code), ("left in time", Some(0)));
+        assert_eq!(shared.log("r1", "a").unwrap().unwrap(), "made a");
+    }
+}

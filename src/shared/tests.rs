@@ -1,6 +1,7 @@
 //! Tests of the shared store over a store in memory, which can be made to fail, and helpers that they share.
 
 mod collection;
+mod events;
 mod exchange;
 mod faults;
 mod faulty;

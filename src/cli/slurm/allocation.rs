@@ -59,9 +59,14 @@ impl Allocation {
         Self {
             cpus: cpus.map(|cpus| u16::try_from(cpus).unwrap_or(u16::MAX)),
             memory: megabytes.map(|megabytes| megabytes.saturating_mul(1 << 20)),
-            time: left.map(|left| left.saturating_sub(LONGEST_MARGIN.min(left / MARGIN_PART))),
+            time: left.map(time_to_work),
         }
     }
+}
+
+/// The time that a worker works if its job has this much time left.
+pub(super) fn time_to_work(left: Duration) -> Duration {
+    left.saturating_sub(LONGEST_MARGIN.min(left / MARGIN_PART))
 }
 
 /// The number at the start of a list such as `4(x2),3`; 1 if there is none.

@@ -55,11 +55,15 @@ impl Class {
         let mut options = vec!["--ntasks=1".to_owned(), format!("--cpus-per-task={}", self.cpus)];
         options.extend(self.memory.map(|memory| format!("--mem={memory}M")));
         options.extend((self.gpus > 0).then(|| format!("--gres={}:{}", site.gpu, self.gpus)));
-        let limit = site.time.or(time.map(|time| time + AROUND));
-        // Slurm counts in minutes.
-        options.extend(limit.map(|limit| format!("--time={}", limit.as_secs().div_ceil(60).max(1))));
+        options.extend(limit(site, time).map(|limit| format!("--time={}", limit.as_secs() / 60)));
         options
     }
+}
+
+/// The time limit of a job, in whole minutes, as Slurm counts. `None`: that of the partition.
+pub(super) fn limit(site: &Site, time: Option<Duration>) -> Option<Duration> {
+    let limit = site.time.or(time.map(|time| time + AROUND))?;
+    Some(Duration::from_secs(limit.as_secs().div_ceil(60).max(1) * 60))
 }
 
 /// As in the comment of a job.

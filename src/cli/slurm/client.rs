@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::allocation::time_to_work;
 use super::answers::{self, ACCOUNT_FIELDS, QUEUE_FORMAT, Queued, TaskEnd, TaskId};
-use super::class::Class;
+use super::class::{Class, limit};
 use super::site::Site;
 use crate::error::{Error, Result};
 
@@ -207,7 +208,12 @@ fn script(submission: &Submission<'_>, site: &Site) -> String {
         let _ = writeln!(script, "{line}");
     }
     let prefix = if site.prefix.is_empty() { String::new() } else { format!("{} ", site.prefix) };
-    let _ = writeln!(script, "exec {prefix}{command} --name slurm-${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}");
+    let _ = write!(script, "exec {prefix}{command} --name slurm-${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}");
+    if let Some(limit) = limit(site, submission.time) {
+        // So that the worker needs not ask Slurm. SECONDS is the time since the shell started.
+        let _ = write!(script, " --until $(({} - SECONDS))", time_to_work(limit).as_secs());
+    }
+    script.push('\n');
     script
 }
 
@@ -263,7 +269,7 @@ mod tests {
             name: "vadpipe-r1",
             class: Class { cpus: 2, memory: Some(1000), gpus: 0 },
             terms: Class { cpus: 2, memory: Some(2000), gpus: 0 },
-            time: None,
+            time: Some(Duration::from_secs(3600)),
             count: 8,
             excluded: &excluded,
             outputs: Path::new("/logs"),
@@ -287,13 +293,14 @@ mod tests {
         --ntasks=1
         --cpus-per-task=2
         --mem=2000M
+        --time=65
         --partition=main
         --exclude=n1,n2
         --exclusive
 
         #!/bin/bash
         module load python
-        exec apptainer exec image.sif '/opt/my programs/vadpipe' worker --run 'r 1' --store /s --name slurm-${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}
+        exec apptainer exec image.sif '/opt/my programs/vadpipe' worker --run 'r 1' --store /s --name slurm-${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID} --until $((3840 - SECONDS))
         ");
     }
 

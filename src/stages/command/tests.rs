@@ -166,7 +166,7 @@ fn failure_has_the_exit_code_and_the_end_of_the_output() {
       oh no
     ");
     assert!(bench.log().starts_with("1\n2\n"), "the whole log is kept");
-    insta::assert_snapshot!(failure(&Bench::new(), &script("kill -9 $$", "")), @"`/bin/sh` was ended by signal 9, without any output");
+    insta::assert_snapshot!(failure(&Bench::new(), &script("kill -9 $$", "")), @"`/bin/sh` was ended by signal 9 (SIGKILL), as when memory runs out, without any output");
 }
 
 #[test]

@@ -110,7 +110,7 @@ pub(super) fn run(invocation: &Invocation, watch: &mut dyn Watch, context: &Cont
             }
             match (status.code(), status.signal()) {
                 (Some(code), _) => format!("`{name}` exited with code {code}"),
-                (None, Some(9)) => format!("`{name}` was killed (signal 9), as when memory runs out"),
+                (None, Some(9)) => format!("`{name}` was ended by signal 9 (SIGKILL), as when memory runs out"),
                 (None, Some(signal)) => format!("`{name}` was ended by signal {signal}"),
                 (None, None) => format!("`{name}` failed"),
             }
