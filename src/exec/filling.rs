@@ -13,7 +13,7 @@ use crate::id::PointId;
 use crate::key::{Components, Key, StateChain};
 use crate::plan::{Decision, Plan, Planner, State};
 use crate::shared::{Asked, SharedError, SharedStore, Transfer, WantedState};
-use crate::store::{FilesRead, StateQuery, StateRecord};
+use crate::store::{FilesRead, StateQuery};
 
 /// What was copied from the shared store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,18 +125,14 @@ impl Training {
     }
 }
 
-/// The furthest state of each training in the store that is further than those of the cache, in their order.
-fn furthest_states(
-    context: &RunContext<'_>,
-    shared: &SharedStore,
-    trainings: &[Training],
-) -> Result<Vec<Option<StateRecord>>, SharedError> {
-    let wanted = trainings.iter().map(|training| WantedState {
+/// What these trainings can continue from.
+fn wanted_states<'a>(context: &'a RunContext<'_>, trainings: &'a [Training]) -> Vec<WantedState<'a>> {
+    let wanted = |training: &'a Training| WantedState {
         states: training.chain.keys(),
         query: training.query(context),
         cached: training.cached,
-    });
-    shared.find_states(&wanted.collect::<Vec<_>>(), &|path| context.store.digest_now(path))
+    };
+    trainings.iter().map(wanted).collect()
 }
 
 /// Copies the furthest state of each training that is further than those of the cache. Returns how many.
@@ -146,8 +142,8 @@ pub(crate) fn pull_furthest(
     trainings: &[Training],
     transfer: &Transfer<'_>,
 ) -> Result<usize, SharedError> {
-    let found = furthest_states(context, shared, trainings)?;
-    shared.pull_states(context.store, found.into_iter().flatten().collect(), transfer)
+    let wanted = wanted_states(context, trainings);
+    shared.pull_states(context.store, &wanted, &|path| context.store.digest_now(path), transfer)
 }
 
 /// The question for the result of a point. `declared` is the key without the files that its program read.
@@ -192,7 +188,8 @@ pub fn plan_with_store(context: &RunContext<'_>, shared: &SharedStore, wanted: &
     }
     let lacking = plan.decisions.iter().filter(|decision| is_lacking(decision));
     let trainings: Vec<Training> = lacking.filter_map(|decision| Training::of(context, decision)).collect();
-    let found = furthest_states(context, shared, &trainings)?;
+    let wanted = wanted_states(context, &trainings);
+    let found = shared.find_states(&wanted, &|path| context.store.digest_now(path))?;
     let mut reached: BTreeMap<PointId, u64> =
         trainings.iter().zip(found).filter_map(|(training, state)| Some((training.point, state?.epoch))).collect();
     for decision in &mut plan.decisions {

@@ -85,7 +85,11 @@ impl SharedStore {
         let mut collecting = None;
         if !policy.dry_run {
             self.require_writes()?;
-            self.mark()?;
+            self.check()?;
+            // A wrong address must not become a store.
+            if self.objects.first("")?.is_none() {
+                return Ok(SharedGcReport::default());
+            }
             collecting = Some(Collecting::begin(&self.objects, policy.force)?);
             Trash::put_back_left(&self.objects)?;
         }

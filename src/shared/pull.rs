@@ -115,6 +115,16 @@ impl SharedStore {
         wanted: &[WantedState<'_>],
         digest: &dyn Fn(&Path) -> Option<Digest>,
     ) -> Result<Vec<Option<StateRecord>>> {
+        self.find_states_without(&BTreeSet::new(), wanted, digest)
+    }
+
+    /// [`SharedStore::find_states`] that need none of the `lost` blobs.
+    fn find_states_without(
+        &self,
+        lost: &BTreeSet<BlobEntry>,
+        wanted: &[WantedState<'_>],
+        digest: &dyn Fn(&Path) -> Option<Digest>,
+    ) -> Result<Vec<Option<StateRecord>>> {
         let mut found: Vec<Option<StateRecord>> = vec![None; wanted.len()];
         let mut epochs: Vec<Vec<(u64, Key)>> = wanted.iter().map(WantedState::epochs).collect();
         let mut all_names = None;
@@ -137,7 +147,8 @@ impl SharedStore {
                     let wanted = &wanted[i];
                     let fits = |state: &StateRecord| {
                         let is_of_chain = state.key == key && state.epoch == epoch && state.step == 0;
-                        is_of_chain && wanted.query.accepts(state, wanted.total(), digest)
+                        let is_whole = !state.blobs().any(|blob| lost.contains(&blob));
+                        is_of_chain && is_whole && wanted.query.accepts(state, wanted.total(), digest)
                     };
                     found[i] = records.into_iter().map(|signed| signed.record).find(fits);
                     if found[i].is_some() {
@@ -187,12 +198,30 @@ impl SharedStore {
         Ok(wanted.iter().zip(asked).map(listed).collect())
     }
 
-    /// Copies states from the store to the cache. Returns how many.
+    /// Copies the furthest state of each training that is further than those of the cache. If the store has lost a part
+    /// of it, copies the furthest one that is whole. Returns how many.
     ///
     /// # Errors
     /// If the store can't be read, or the cache can't be written.
-    pub fn pull_states(&self, cache: &Store, states: Vec<StateRecord>, transfer: &Transfer<'_>) -> Result<usize> {
-        self.import(cache, Import { states, ..Import::default() }, transfer)
+    pub fn pull_states(
+        &self,
+        cache: &Store,
+        wanted: &[WantedState<'_>],
+        digest: &dyn Fn(&Path) -> Option<Digest>,
+        transfer: &Transfer<'_>,
+    ) -> Result<usize> {
+        let (mut pulled, mut lost) = (0, BTreeSet::new());
+        loop {
+            let found = self.find_states_without(&lost, wanted, digest)?;
+            let states: Vec<StateRecord> = found.into_iter().flatten().collect();
+            let needed: Vec<BlobEntry> = states.iter().flat_map(StateRecord::blobs).collect();
+            pulled += self.import(cache, Import { states, ..Import::default() }, transfer)?;
+            let known = lost.len();
+            lost.extend(cache.lacking_blobs(needed)?);
+            if lost.len() == known {
+                return Ok(pulled);
+            }
+        }
     }
 
     /// Copies this result from the store, even if the cache has another one under its key. `None` if a part of it is

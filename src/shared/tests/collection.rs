@@ -73,6 +73,14 @@ fn old_objects_that_nobody_needs_are_removed() {
 }
 
 #[test]
+fn collection_makes_no_store_where_there_is_none() {
+    let store = faultless();
+    let policy = SharedGcPolicy { keep_runs: 1, grace: GRACE, dry_run: false, force: false };
+    assert_eq!(Machine::new(&store).shared.gc(&policy).unwrap().records_removed, 0);
+    assert_eq!(objects(&store), [""; 0]);
+}
+
+#[test]
 fn push_between_any_two_requests_of_a_collection_loses_nothing() {
     for after in 0.. {
         let scene = Scene::new();

@@ -407,8 +407,9 @@ fn training_continues_from_the_furthest_state_that_counts() {
     assert_eq!(find(&query(&second), 0), Some(150));
     assert_eq!(find(&query(&second), 150), None, "the cache has more");
     assert_eq!(find(&StateQuery { class: "cuda", ..query(&second) }, 0), None);
-    let found = second.shared.find_state(&keys, &query(&second), 0, &digest).unwrap().unwrap();
-    assert_eq!(second.shared.pull_states(&second.cache, vec![found], &Transfer::default()).unwrap(), 1);
+    let wanted = [WantedState { states: &keys, query: query(&second), cached: 0 }];
+    let pull = || second.shared.pull_states(&second.cache, &wanted, &digest, &Transfer::default()).unwrap();
+    assert_eq!(pull(), 1);
     let (record, tensors) = second.cache.resume(&keys, &query(&second)).unwrap().unwrap();
     assert_eq!((record.epoch, tensors), (150, state(150, 10_000)));
     assert!(second.is_healthy());
@@ -447,7 +448,7 @@ fn nothing_asked_for_makes_no_request() {
     assert_eq!(machine.pull(&[]).unwrap(), 0);
     assert_eq!(machine.shared.find_states(&[], &|_| None).unwrap(), []);
     assert_eq!(machine.shared.find_state(&keys, &query(&machine), 3, &|_| None).unwrap(), None);
-    assert_eq!(machine.shared.pull_states(&machine.cache, Vec::new(), &Transfer::default()).unwrap(), 0);
+    assert_eq!(machine.shared.pull_states(&machine.cache, &[], &|_| None, &Transfer::default()).unwrap(), 0);
     assert_eq!(store.requests(), BTreeMap::new());
     assert_eq!(std::fs::read_dir(machine.dir.path()).unwrap().count(), 0, "the cache is not created either");
 }
@@ -487,4 +488,27 @@ fn store_without_its_marker_is_still_one_and_gets_it_back() {
     remove(&store, "vadpipe.json");
     let error = Machine::new(&store).pull(&[record.key]).unwrap_err().to_string();
     assert!(error.contains("is not a store of vadpipe: it holds a/thesis.tex"), "{error}");
+}
+
+#[test]
+fn training_continues_from_the_furthest_state_that_is_whole() {
+    let store = faultless();
+    let (first, second) = (Machine::new(&store), Machine::new(&store));
+    let keys = chain(3).chain().keys().to_vec();
+    let save = |epoch: u64| {
+        first.cache.put_state(&keys, NewState::new(at(epoch, 0), "cpu", true, &state(epoch, 100_000))).unwrap()
+    };
+    let states = [1, 2, 3].map(save).to_vec();
+    first.push(Vec::new(), states.clone()).unwrap();
+    let of_epoch = |epoch: u64| states.iter().find(|state| state.epoch == epoch).unwrap();
+    let shared: Vec<_> = of_epoch(1).blobs().collect();
+    for epoch in [2, 3] {
+        let own = of_epoch(epoch).blobs().find(|blob| !shared.contains(blob)).unwrap();
+        remove(&store, &blob_name(&own));
+    }
+    let query = StateQuery { class: "cpu", every: 1, base: second.dir.path() };
+    let wanted = [WantedState { states: &keys, query, cached: 0 }];
+    let pulled = second.shared.pull_states(&second.cache, &wanted, &|_| None, &Transfer::default()).unwrap();
+    assert_eq!((pulled, second.cache.resume(&keys, &query).unwrap().unwrap().0.epoch), (1, 1));
+    assert_eq!(second.shared.warnings().len(), 2, "both damages are reported");
 }

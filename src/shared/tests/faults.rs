@@ -125,8 +125,8 @@ impl Team {
         machine.pull(&lacking)?;
         let keys = chain(EPOCHS).chain().keys().to_vec();
         let query = StateQuery { class: "cpu", every: 1, base: machine.dir.path() };
-        let found = machine.shared.find_state(&keys, &query, 0, &|_| None)?;
-        machine.shared.pull_states(&machine.cache, found.into_iter().collect(), &Transfer::default())?;
+        let wanted = [WantedState { states: &keys, query, cached: 0 }];
+        machine.shared.pull_states(&machine.cache, &wanted, &|_| None, &Transfer::default())?;
         Ok(())
     }
 
