@@ -21,17 +21,17 @@ checkpoint_seconds = 0
 [stages.data]
 kind = "load-data"
 source = "synthetic"
-train = 400
+train = 60
 test = 20
 
 [stages.ad]
 kind = "train-ad"
 inputs = { data = "data" }
 matrix = { lr = [1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 6e-4], latent_dim = [6, 8] }
-epochs = 12
+epochs = 6
 lr = "${matrix.lr}"
 latent_dim = "${matrix.latent_dim}"
-channels = [32, 16, 8, 8]
+channels = [16, 12, 8, 8]
 batch = 4
 "#;
 
