@@ -165,7 +165,10 @@ fn sweep_whose_driver_and_node_were_killed_and_that_was_preempted_gives_the_dige
     let second = cluster.start(&project, &[]);
     cluster.kill_node("n1");
     // It needs all memory of the other node.
-    cluster.slurm("sbatch", &["--partition=urgent", "--nodelist=n2", "--mem=4000", "--wrap=sleep 2"]);
+    cluster.slurm(
+        "sbatch",
+        &["--partition=urgent", "--nodelist=n2", "--mem=4000", "--output=/dev/null", "--wrap=sleep 2"],
+    );
     let run = Run::of(ended(second));
     assert_eq!(run.output.code, 0, "{}\n{}", run.output.stdout, run.output.stderr);
     let lost = run.of_kind("worker-ended").filter(|event| event["is_lost"] == true);
