@@ -1,13 +1,14 @@
 //! The configuration file, and `vadpipe config`.
 
+pub(super) mod units;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::json;
 
 use super::slurm::Site;
@@ -15,7 +16,7 @@ use super::ui::Ui;
 use crate::error::{Error, Result};
 use crate::file::{self, FileError};
 use crate::shared::Address;
-use crate::spec::{Resources, memory_in_words, parse_memory, parse_time, time_in_words};
+use crate::spec::{Resources, memory_in_words, time_in_words};
 
 /// The longest configuration file.
 const MAX_BYTES: u64 = 1 << 20;
@@ -93,9 +94,9 @@ pub(super) struct StoreConfig {
 #[serde(deny_unknown_fields)]
 struct ResourcesConfig {
     cpus: Option<NonZeroUsize>,
-    #[serde(default, deserialize_with = "memory")]
+    #[serde(default, deserialize_with = "units::memory")]
     memory: Option<u64>,
-    #[serde(default, deserialize_with = "time")]
+    #[serde(default, deserialize_with = "units::time")]
     time: Option<Duration>,
 }
 
@@ -106,14 +107,6 @@ struct EngineConfig {
     /// The settings of [`Site`].
     #[serde(default)]
     slurm: toml::Table,
-}
-
-fn memory<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    parse_memory(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
-}
-
-fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    parse_time(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
 }
 
 impl Config {

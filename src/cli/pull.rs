@@ -12,7 +12,6 @@ use super::shared::{StoreArgs, print_warnings};
 use super::ui::{Ui, Watch, bytes, count};
 use crate::error::Result;
 use crate::exec::{Filled, RunContext, fill, pull_states};
-use crate::plan::State;
 use crate::stage::Cancel;
 
 /// Arguments of `pull`.
@@ -48,8 +47,7 @@ pub(super) fn pull(args: &PullArgs, global: &Global, ui: &Ui) -> Result<()> {
     warnings.iter().for_each(|warning| ui.warn(warning));
     print_warnings(&shared, ui);
     let states = states + more_states?;
-    let missing = plan.decisions.iter().filter(|d| !matches!(d.state, State::Hit | State::Pruned));
-    let missing: Vec<&str> = missing.map(|d| project.name(d.point)).collect();
+    let missing: Vec<&str> = plan.open().map(|decision| project.name(decision.point)).collect();
     if ui.json {
         return ui.object(&json!({
             "store": shared.address().to_string(), "results": results, "states": states, "bytes": size, "missing": missing,

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::args::{Global, PipelineArgs};
 use super::project::Project;
 use super::session::stop_on_signals;
-use super::shared::{StoreArgs, print_warnings};
+use super::shared::{StoreArgs, print_warnings, transfer_bar};
 use super::ui::{Ui, bytes, count};
 use crate::error::Result;
 use crate::exec::{RunFiles, stored_states};
@@ -53,15 +53,8 @@ pub(super) fn push(args: &PushArgs, global: &Global, ui: &Ui) -> Result<()> {
     let results: Vec<_> = project.planner(&BTreeSet::new()).records(&plan)?.into_values().collect();
     let stages = plan.decisions.iter().filter_map(|decision| decision.components.as_ref());
     let states = if args.no_states { Vec::new() } else { stored_states(&project.store, stages)? };
-    let bar = ui.bar("pushing (kB)");
+    let show = transfer_bar(ui, "pushing (kB)");
     let cancelled = || cancel.is_cancelled();
-    // The bar is for this thread alone, so other threads only count.
-    let progress = std::sync::Mutex::new(bar);
-    let show = |done: u64, total: u64| {
-        if let Ok(bar) = progress.try_lock() {
-            bar.show(done / 1000, total / 1000);
-        }
-    };
     let transfer = Transfer::new(&cancelled, &show);
     let accepted = results.iter().filter(|record| record.provenance.accepted.is_some()).count();
     // So that `store gc` keeps them.
@@ -74,7 +67,7 @@ pub(super) fn push(args: &PushArgs, global: &Global, ui: &Ui) -> Result<()> {
         Ok((pushed, run))
     });
     let moved = transfer.bytes();
-    drop(progress);
+    drop(show);
     print_warnings(&shared, ui);
     let (pushed, run) = pushed?;
     if accepted > 0 {

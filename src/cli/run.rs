@@ -8,6 +8,7 @@ mod jobs;
 mod left;
 mod local;
 mod merging;
+mod output;
 mod watching;
 
 use std::collections::BTreeSet;

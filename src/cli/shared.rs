@@ -1,6 +1,7 @@
 //! The shared store of a command: its options, and how it is opened.
 
 use std::path::Path;
+use std::sync::Mutex;
 
 use clap::Args;
 
@@ -115,6 +116,17 @@ fn variables() -> Variables {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };
     std::env::vars_os().filter_map(text).filter(|(name, value)| is_cloud(name) && !value.is_empty()).collect()
+}
+
+/// A bar of a transfer: shows bytes that were moved, of all.
+pub(super) fn transfer_bar(ui: &Ui, what: &'static str) -> impl Fn(u64, u64) + Sync + use<> {
+    // The bar is for one thread at a time. Others only count.
+    let bar = Mutex::new(ui.bar(what));
+    move |done, total| {
+        if let Ok(bar) = bar.try_lock() {
+            bar.show(done / 1000, total / 1000);
+        }
+    }
 }
 
 /// Prints the warnings of a store.

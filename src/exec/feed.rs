@@ -48,7 +48,7 @@ impl Feed {
     ) -> T {
         let worker = self.owner.name.clone();
         let feeding = Feeding { listener, pending: Arc::default() };
-        feeding.pending().add(&Event::WorkerStarted { worker: worker.clone(), host: host_name() });
+        lock(&feeding.pending).add(&Event::WorkerStarted { worker: worker.clone(), host: host_name() });
         let (stop, stopped) = channel::<()>();
         let (done, is_done) = channel::<()>();
         let feeder = Feeder { feed: self, pending: Arc::clone(&feeding.pending), next: 0, unwritten: Vec::new() };
@@ -58,12 +58,12 @@ impl Feed {
         };
         // Without a thread, nobody can watch the run, which goes on all the same.
         if std::thread::Builder::new().name("vadpipe-feed".to_owned()).spawn(run).is_err() {
-            feeding.pending().is_closed = true;
+            lock(&feeding.pending).is_closed = true;
         }
         let result = work(&feeding);
         let (why, code) = why(&result);
         let (is_lost, exit_code, queued_seconds, seconds) = (false, Some(code), None, None);
-        feeding.pending().add(&Event::WorkerEnded { worker, why, is_lost, exit_code, queued_seconds, seconds });
+        lock(&feeding.pending).add(&Event::WorkerEnded { worker, why, is_lost, exit_code, queued_seconds, seconds });
         drop(stop);
         // A store that does not answer must not hold the worker.
         let _ = is_done.recv_timeout(LAST_WORDS);
@@ -88,16 +88,14 @@ struct Feeding<'a> {
     pending: Arc<Mutex<Pending>>,
 }
 
-impl Feeding<'_> {
-    fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock(pending: &Mutex<Pending>) -> MutexGuard<'_, Pending> {
+    pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Listener for Feeding<'_> {
     fn event(&self, event: &Event) {
         self.listener.event(event);
-        let mut pending = self.pending();
+        let mut pending = lock(&self.pending);
         match event {
             Event::Transferring { .. } => return,
             Event::Progress { stage, .. } => {
@@ -169,16 +167,15 @@ impl Feeder {
     fn write(&mut self) -> bool {
         let Feed { shared, run, owner, .. } = &self.feed;
         if shared.is_given_up() {
-            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-            *pending = Pending { is_closed: true, ..Pending::default() };
+            *lock(&self.pending) = Pending { is_closed: true, ..Pending::default() };
             return false;
         }
         if self.unwritten.is_empty() {
-            let (lines, ended) = self.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let (lines, ended) = lock(&self.pending).take();
             // A log is there when the event that says so is, if the store works.
             for (stage, log) in ended.iter().filter_map(|stage| Some((stage, end_of(&self.log(stage))?))) {
                 if shared.is_given_up() || shared.put_log(run, stage, log).is_err() {
-                    self.pending.lock().unwrap_or_else(PoisonError::into_inner).ended.insert(stage.clone());
+                    lock(&self.pending).ended.insert(stage.clone());
                 }
             }
             self.unwritten = lines;

@@ -33,7 +33,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::diagnostic::Diagnostics;
 use crate::error::{Error, Result};
 use crate::id::PointId;
-use crate::plan::{Plan, State};
+use crate::plan::Plan;
 use crate::spec::{Point, Resources, Spec, cpus_in_words, memory_in_words};
 use crate::stage::Compute;
 
@@ -227,7 +227,7 @@ impl ResourcePool {
 pub fn check_resources(spec: &Spec, plan: &Plan, compute: &Compute, capacity: Capacity<'_>) -> Result<()> {
     let mut diagnostics = Diagnostics::default();
     let mut refused = BTreeSet::new();
-    for decision in plan.decisions.iter().filter(|d| matches!(d.state, State::Miss | State::Maybe)) {
+    for decision in plan.open() {
         let point = spec.point(decision.point);
         if let Some(Lack { has, needs, help }) = lack(point, compute, capacity)
             && refused.insert((&point.stage, needs.clone()))

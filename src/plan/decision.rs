@@ -81,9 +81,14 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The decisions about points that would run, or may.
+    pub fn open(&self) -> impl Iterator<Item = &Decision> {
+        self.decisions.iter().filter(|decision| matches!(decision.state, State::Miss | State::Maybe))
+    }
+
     /// Whether nothing has to run.
     pub fn is_complete(&self) -> bool {
-        self.decisions.iter().all(|d| matches!(d.state, State::Hit | State::Pruned))
+        self.open().next().is_none()
     }
 
     /// The points that are known to be pruned.

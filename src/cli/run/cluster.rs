@@ -18,13 +18,14 @@ use super::gathering::{Gathering, push};
 use super::jobs::{Course, Jobs};
 use crate::cli::args::{Global, PipelineArgs};
 use crate::cli::project::Project;
+use crate::cli::shared::transfer_bar;
 use crate::cli::slurm::{Client, Site};
 use crate::cli::ui::{Ui, count};
 use crate::error::{Category, Error, Result};
 use crate::exec::{self, Relocation, RunContext, RunFiles, fill};
 use crate::file;
 use crate::key::{Digest, Hash};
-use crate::plan::{Plan, State, some_of};
+use crate::plan::{Plan, some_of};
 use crate::shared::{SharedRun, SharedStore, Transfer};
 use crate::store::new_run_id;
 
@@ -142,7 +143,8 @@ impl Cluster<'_> {
         let ClusterRun { run, started_at, .. } = &note.content;
         let planner = project.planner(options.forced);
         let replan = || fill(context, &planner, &|| options.plan(&planner)).map(|(plan, _)| plan);
-        let plan = replan()?;
+        // The cache has been filled already.
+        let plan = options.plan(&planner)?;
         let cache = std::path::absolute(project.store.dir()).unwrap_or_else(|_| project.store.dir().to_owned());
         let outputs = folder(&cache).join(run);
         fs::create_dir_all(&outputs).map_err(|e| cannot_write(&outputs, e))?;
@@ -214,13 +216,7 @@ impl Cluster<'_> {
             self.ui.note(&format!("run {run} of other files or targets goes on; `vadpipe cancel {run}` ends it"));
         }
         files.warnings.iter().for_each(|warning| self.ui.warn(warning));
-        let bar = std::sync::Mutex::new(self.ui.bar("pushing (kB)"));
-        let show = |done: u64, total: u64| {
-            // The bar is for one thread, so others only count.
-            if let Ok(bar) = bar.try_lock() {
-                bar.show(done / 1000, total / 1000);
-            }
-        };
+        let show = transfer_bar(self.ui, "pushing (kB)");
         let cancelled = || context.cancel.is_cancelled();
         let transfer = Transfer::new(&cancelled, &show);
         push(project, plan, (shared, &run.id), &transfer)?;
@@ -233,11 +229,11 @@ impl Cluster<'_> {
 
 /// Fails if a plan would run anything. It would run here, and a login node is not the place for it.
 fn require_all(plan: &Plan) -> Result<()> {
-    let left = plan.decisions.iter().filter(|d| matches!(d.state, State::Miss | State::Maybe)).count();
-    if left == 0 {
+    if plan.is_complete() {
         return Ok(());
     }
-    let message = format!("the workers have ended, but the store lacks {}", count(left, "result"));
+    let left = count(plan.open().count(), "result");
+    let message = format!("the workers have ended, but the store lacks {left}");
     Err(Error::storage(message).hint("run the same command again: it goes on from there"))
 }
 

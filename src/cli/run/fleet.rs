@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::merging::Merged;
+use super::output::end_of_output;
 use crate::error::{Category, Error, Result};
 use crate::event::Event;
 use crate::stage::Cancel;
@@ -25,8 +26,6 @@ const TICK: Duration = Duration::from_millis(100);
 const LEFT_BEHIND: Duration = Duration::from_secs(2);
 /// How often a worker is started again without progress.
 const RESTARTS: u32 = 3;
-/// How much of the end of a worker's error output is shown.
-const LINES: usize = 10;
 
 /// After this long without an event, workers that wait for each other have nothing to wait for. They ask for results
 /// every two seconds.
@@ -195,11 +194,11 @@ impl Fleet<'_> {
     fn is_lost(&self, member: &mut Member, status: ExitStatus) -> Result<bool> {
         let why = format!("{} {}", member.name, words(status));
         if status.code() == Some(code(Category::BadInput)) {
-            return Err(Error::bad_input(format!("{why}{}", self.last_lines(&member.name))));
+            return Err(Error::bad_input(format!("{why}{}", end_of_output(&self.errors(&member.name)))));
         }
         let is_last = member.losses >= RESTARTS;
         if is_last && member.running.is_empty() {
-            return Err(Error::storage(format!("{why}{}", self.last_lines(&member.name))));
+            return Err(Error::storage(format!("{why}{}", end_of_output(&self.errors(&member.name)))));
         }
         for stage in std::mem::take(&mut member.running) {
             let log = self.end(member, &stage).display().to_string();
@@ -215,14 +214,6 @@ impl Fleet<'_> {
             self.merged.of_worker(&member.name, Event::Warning { message });
         }
         Ok(!is_last)
-    }
-
-    /// The end of what a worker wrote to standard error, to be appended to a message.
-    fn last_lines(&self, name: &str) -> String {
-        let text = fs::read_to_string(self.errors(name)).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        let lines = &lines[lines.len().saturating_sub(LINES)..];
-        if lines.is_empty() { String::new() } else { format!("; the end of its output:\n{}", lines.join("\n")) }
     }
 }
 

@@ -3,14 +3,15 @@
 //! The shared store says what is done. Slurm is asked only which workers wait and run, and why one ended that did not
 //! say so itself. If this process dies, the workers go on, and the next one finds their jobs by name.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::left::Left;
 use super::merging::Merged;
+use super::output::end_of_output;
 use crate::cli::project::Project;
 use crate::cli::slurm::{Book, Class, Client, Reaction, Refused, Site, Submission, TaskId};
 use crate::error::{Error, Result};
@@ -35,8 +36,6 @@ const LEAVING: Duration = Duration::from_secs(120);
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Where the user finds what to change.
 const SETTINGS: &str = "see [engine.slurm] of the configuration: `vadpipe config --help`";
-/// How much of the end of a job's output is shown.
-const LINES: usize = 10;
 
 /// The workers of a run.
 pub(super) struct Jobs<'a> {
@@ -123,9 +122,7 @@ impl<'a> Course<'a> {
             replanned_after: 0,
         }
     }
-}
 
-impl Course<'_> {
     /// Whether a point has failed.
     pub(super) fn has_failures(&self) -> bool {
         self.left.has_failures()
@@ -143,12 +140,6 @@ impl<'a> Jobs<'a> {
         merged: &Merged<'_>,
         replan: &dyn Fn() -> Result<Plan>,
     ) -> Result<()> {
-        // Jobs of a driver before this one.
-        course.queue.next = Instant::now();
-        self.drive(course, merged, replan)
-    }
-
-    fn drive(&self, course: &mut Course<'a>, merged: &Merged<'_>, replan: &dyn Fn() -> Result<Plan>) -> Result<()> {
         let mut stopped: Option<(Instant, Duration)> = None;
         loop {
             if course.queue.is_due() {
@@ -166,7 +157,7 @@ impl<'a> Jobs<'a> {
                     warn(merged, "the run was cancelled".to_owned());
                     self.cancel.cancel();
                 }
-                let must_stop = self.cancel.is_cancelled() || (course.left.has_failures() && !self.keep_going);
+                let must_stop = self.cancel.is_cancelled() || (course.has_failures() && !self.keep_going);
                 if is_over || must_stop {
                     self.stop(merged);
                     stopped = Some((Instant::now(), if must_stop { LEAVING } else { LAST_WORDS }));
@@ -209,8 +200,8 @@ impl<'a> Jobs<'a> {
                     course.names.insert(id.clone(), worker.clone());
                 }
                 let worker = course.names.get(&id).cloned().unwrap_or_else(|| id.clone());
-                let mut event = course.book.hear(&worker, event);
-                if !course.left.hear(&event) {
+                let mut event = course.book.on_event(&worker, event);
+                if !course.left.on_event(&event) {
                     continue;
                 }
                 if let Event::StageFinished { stage, .. } | Event::StageInterrupted { stage, .. } = &event {
@@ -238,7 +229,7 @@ impl<'a> Jobs<'a> {
         path.display().to_string()
     }
 
-    /// Looks at the queue, and finds out why workers are no longer in it.
+    /// Looks at the queue. Asks why workers have left it.
     fn look(&self, course: &mut Course<'a>, merged: &Merged<'_>, is_stopping: bool) -> Result<()> {
         let queue = match self.client.queue(self.name) {
             Ok(queue) => queue,
@@ -272,8 +263,7 @@ impl<'a> Jobs<'a> {
     }
 
     fn explain(&self, course: &mut Course<'a>, gone: &BTreeSet<TaskId>, merged: &Merged<'_>) -> Result<()> {
-        let known = self.client.ends(gone);
-        for end in known {
+        for end in self.client.ends(gone) {
             let events = match course.book.lost(&end, self.site.max_memory) {
                 None => continue,
                 Some(Reaction::Refused(task, why)) => return Err(self.refusal(task, &why)),
@@ -362,11 +352,11 @@ impl<'a> Jobs<'a> {
         let later = |why: String| Error::storage(why).hint("run the same command again later");
         let queue = self.client.queue(self.name).map_err(|why| later(format!("can't look at the queue: {why}")))?;
         course.book.see(&queue);
-        let refusal = Mutex::new(None);
+        let refusal = Cell::new(None);
         loop {
             let before = (course.book.submissions(), course.largest);
-            self.submit(course, &|message| *refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(message))?;
-            if let Some(message) = refusal.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            self.submit(course, &|message| refusal.set(Some(message)))?;
+            if let Some(message) = refusal.take() {
                 return Err(later(message));
             }
             if (course.book.submissions(), course.largest) == before {
@@ -378,11 +368,7 @@ impl<'a> Jobs<'a> {
     /// The error of a worker that can't do anything.
     fn refusal(&self, task: TaskId, why: &str) -> Error {
         let output = self.outputs.join(format!("{task}.out"));
-        let text = fs::read(&output).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        let lines = &lines[lines.len().saturating_sub(LINES)..];
-        let end =
-            if lines.is_empty() { String::new() } else { format!("; the end of its output:\n{}", lines.join("\n")) };
+        let end = end_of_output(&output);
         Error::bad_input(format!("the worker slurm-{task} can't work: {why}{end}"))
             .hint(format!("its output is in {}", output.display()))
     }

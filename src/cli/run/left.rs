@@ -1,11 +1,11 @@
-//! What is left of a plan that workers on other machines run, as far as their events say.
+//! What is left to run of a plan. Workers on other machines run it, and their events say what is done.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cli::project::Project;
 use crate::event::Event;
 use crate::id::PointId;
-use crate::plan::{Plan, State};
+use crate::plan::Plan;
 use crate::spec::PointInput;
 
 /// The points that are not done.
@@ -27,13 +27,13 @@ impl<'a> Left<'a> {
 
     /// Those that a newer plan would run.
     pub(super) fn plan_again(&mut self, plan: &Plan) {
-        let undone = plan.decisions.iter().filter(|d| matches!(d.state, State::Miss | State::Maybe)).map(|d| d.point);
+        let undone = plan.open().map(|decision| decision.point);
         self.undone = undone.filter(|point| !self.failed.contains(point)).collect();
     }
 
     /// Notes an event of a worker. Returns false for a failure that does not count, because another worker has made the
     /// result.
-    pub(super) fn hear(&mut self, event: &Event) -> bool {
+    pub(super) fn on_event(&mut self, event: &Event) -> bool {
         let (stage, has_failed) = match event {
             Event::StageFinished { stage, .. }
             | Event::StageCached { stage, .. }

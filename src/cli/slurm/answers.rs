@@ -59,7 +59,7 @@ pub(super) fn submitted(answer: &str) -> Option<u64> {
 /// The tasks in an answer of `squeue --array`.
 ///
 /// # Errors
-/// The first line that is no task.
+/// The first line that does not describe a task.
 pub(super) fn queue(answer: &str) -> Result<Vec<Queued>, String> {
     let lines = answer.lines().filter(|line| !line.trim().is_empty());
     lines.map(|line| queued(line).ok_or_else(|| line.chars().take(100).collect())).collect()

@@ -1,6 +1,6 @@
 //! The workers of a run on a cluster: which wait and run, how others ended, and how many more the run needs.
 //!
-//! The book calls nothing. It is told the queue, the events of workers and the ends of jobs, and says what to do.
+//! The book runs no program. It gets the queue, the events of workers and the ends of jobs, and says what to do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -98,6 +98,11 @@ impl Book {
         self.groups.entry(class).or_insert_with(new)
     }
 
+    /// The workers that wait or run. A job may take long to end after its worker.
+    fn here(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.values().filter(|worker| worker.state != State::Gone && !worker.has_ended)
+    }
+
     /// What the workers of a class get, and the nodes to leave out.
     pub(in crate::cli) fn terms(&mut self, class: Class) -> (Class, BTreeSet<String>) {
         let group = self.group(class);
@@ -109,10 +114,8 @@ impl Book {
     /// # Errors
     /// If workers were submitted again and again without progress: why the last one was lost.
     pub(in crate::cli) fn lacking(&mut self, class: Class, points: usize, most: usize) -> Result<usize, String> {
-        // A job may take long to end after its worker.
-        let is_here = |worker: &&Worker| worker.state != State::Gone && !worker.has_ended;
-        let here = self.workers.values().filter(|worker| worker.class == class && is_here(worker)).count();
-        let free = most.saturating_sub(self.workers.values().filter(is_here).count());
+        let here = self.here().filter(|worker| worker.class == class).count();
+        let free = most.saturating_sub(self.here().count());
         let lacking = points.min(most).saturating_sub(here).min(free);
         let group = self.group(class);
         if lacking > 0 && here == 0 && group.rounds >= ROUNDS {
@@ -124,8 +127,7 @@ impl Book {
 
     /// Notes an array that was submitted.
     pub(in crate::cli) fn submitted(&mut self, class: Class, job: u64, count: usize) {
-        let is_here = |worker: &Worker| worker.class == class && worker.state != State::Gone && !worker.has_ended;
-        let is_first = !self.workers.values().any(is_here);
+        let is_first = !self.here().any(|worker| worker.class == class);
         self.group(class).rounds += u32::from(is_first);
         for index in 0..u32::try_from(count).unwrap_or(u32::MAX) {
             self.add(TaskId { job, index }, class);
@@ -158,7 +160,7 @@ impl Book {
         }
     }
 
-    /// Notes the queue. Returns the tasks that are no longer in it and of which only Slurm can say why.
+    /// Notes the queue. Returns the tasks that have left it without a reason: Slurm has to be asked.
     pub(in crate::cli) fn see(&mut self, queue: &[Queued]) -> BTreeSet<TaskId> {
         self.adopt(queue);
         for queued in queue {
@@ -187,7 +189,7 @@ impl Book {
     }
 
     /// Notes an event of a worker. Returns the event as the user sees it.
-    pub(in crate::cli) fn hear(&mut self, worker: &str, mut event: Event) -> Event {
+    pub(in crate::cli) fn on_event(&mut self, worker: &str, mut event: Event) -> Event {
         let Some(task) = task_of(worker) else { return event };
         if let Event::WorkerStarted { worker, .. } | Event::WorkerEnded { worker, .. } = &mut event {
             *worker = name(task);
@@ -301,7 +303,7 @@ impl Book {
 
     /// Whether no worker waits or runs.
     pub(in crate::cli) fn is_empty(&self) -> bool {
-        self.workers.values().all(|worker| worker.state == State::Gone || worker.has_ended)
+        self.here().next().is_none()
     }
 
     /// Whether there were workers, and all have ended.
@@ -316,7 +318,7 @@ impl Book {
 
     /// The numbers of workers, if they have changed. `queue` says why they wait.
     pub(in crate::cli) fn news(&mut self, queue: &[Queued]) -> Option<Event> {
-        let count = |state| self.workers.values().filter(|w| w.state == state && !w.has_ended).count();
+        let count = |state| self.here().filter(|worker| worker.state == state).count();
         let (pending, running) = (count(State::Pending), count(State::Running));
         let reasons = queue.iter().filter(|queued| queued.is_pending && !matches!(&*queued.reason, "None" | "(None)"));
         let reason = reasons.map(|queued| queued.reason.clone()).next().filter(|_| pending > 0);
@@ -394,8 +396,8 @@ mod tests {
         let other = Class { cpus: 4, ..CLASS };
         assert_eq!(book.lacking(other, 20, 8), Ok(5), "the limit is for all classes together");
         // Two of them find nothing to do.
-        book.hear(&worker(0), left(0, "ended: nothing was left for it", 0));
-        book.hear(&worker(1), left(1, "ended: nothing was left for it", 0));
+        book.on_event(&worker(0), left(0, "ended: nothing was left for it", 0));
+        book.on_event(&worker(1), left(1, "ended: nothing was left for it", 0));
         assert_eq!(book.see(&[queued(2, false)]), BTreeSet::new());
         assert_eq!((book.lacking(CLASS, 1, 8), book.lacking(CLASS, 2, 8)), (Ok(0), Ok(1)));
     }
@@ -403,10 +405,10 @@ mod tests {
     #[test]
     fn lost_worker_is_replaced_and_its_points_are_interrupted() {
         let mut book = with_workers(2);
-        book.hear(&worker(0), started("a"));
-        book.hear(&worker(0), started("b"));
+        book.on_event(&worker(0), started("a"));
+        book.on_event(&worker(0), started("b"));
         // Another worker has already taken one over.
-        book.hear(&worker(1), started("b"));
+        book.on_event(&worker(1), started("b"));
         assert_eq!(book.see(&[queued(1, false)]), BTreeSet::from([task(0)]));
         let events = lost(&mut book, 0, Fate::NodeFailed);
         assert!(matches!(&events[0], Event::StageInterrupted { stage, .. } if stage == "a"), "{events:?}");
@@ -440,7 +442,7 @@ mod tests {
             book.submitted(CLASS, job, 1);
             let (task, name) = (TaskId { job, index: 0 }, format!("slurm-{job}_0"));
             if makes_progress {
-                book.hear(&name, saved("a"));
+                book.on_event(&name, saved("a"));
             }
             book.see(&[]);
             book.see(&[]);
@@ -469,7 +471,7 @@ mod tests {
     fn cancelled_job_is_told_from_a_preempted_one_also_if_the_worker_left_in_order() {
         for (fate, is_cancelled) in [(Fate::Cancelled, true), (Fate::Preempted, false), (Fate::Completed, false)] {
             let mut book = with_workers(1);
-            book.hear(&worker(0), left(0, STOPPED, 0));
+            book.on_event(&worker(0), left(0, STOPPED, 0));
             assert_eq!(book.see(&[]), BTreeSet::from([task(0)]), "only Slurm knows who stopped it");
             let reaction = book.lost(&end(0, fate), None);
             assert_eq!(matches!(reaction, Some(Reaction::Cancelled(_))), is_cancelled, "{fate:?} {reaction:?}");
@@ -492,7 +494,7 @@ mod tests {
     #[test]
     fn worker_that_refuses_the_pipeline_ends_the_run() {
         let mut book = with_workers(1);
-        book.hear(&worker(0), left(0, "ended: there is no data", 2));
+        book.on_event(&worker(0), left(0, "ended: there is no data", 2));
         assert_eq!(book.refused(), Some((task(0), "ended: there is no data".to_owned())));
         // It could not even reach the store.
         let mut book = with_workers(1);
@@ -525,7 +527,7 @@ mod tests {
         let mut book = with_workers(1);
         let name = format!("{}/worker-9", host_name());
         let event = Event::WorkerStarted { worker: name.clone(), host: host_name() };
-        assert_eq!(book.hear(&name, event.clone()), event);
+        assert_eq!(book.on_event(&name, event.clone()), event);
         assert_eq!(book.lacking(CLASS, 2, 8), Ok(1));
     }
 }

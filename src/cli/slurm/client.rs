@@ -1,11 +1,11 @@
 //! Calls the programs of Slurm.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
@@ -62,12 +62,12 @@ pub(in crate::cli) enum Refused {
 pub(in crate::cli) struct Client<'a> {
     site: &'a Site,
     /// Whether the cluster keeps accounts, as far as known.
-    has_accounts: AtomicBool,
+    has_accounts: Cell<bool>,
 }
 
 impl<'a> Client<'a> {
     pub(in crate::cli) fn new(site: &'a Site) -> Self {
-        Self { site, has_accounts: AtomicBool::new(true) }
+        Self { site, has_accounts: Cell::new(true) }
     }
 
     /// Fails if there is no `sbatch` (exit code 2).
@@ -121,14 +121,14 @@ impl<'a> Client<'a> {
 
     fn known_ends(&self, tasks: &BTreeSet<TaskId>) -> Vec<TaskEnd> {
         let mut known = Vec::new();
-        if self.has_accounts.load(Ordering::Relaxed) {
+        if self.has_accounts.get() {
             let names: Vec<String> = tasks.iter().map(TaskId::to_string).collect();
             let mut command = Command::new("sacct");
             command.args(["--allocations", "--noheader", "--parsable2", "--format", ACCOUNT_FIELDS]);
             command.args(["--jobs", &names.join(",")]);
             match call(command, "") {
                 Ok(answer) => known = answers::account(&answer),
-                Err(_) => self.has_accounts.store(false, Ordering::Relaxed),
+                Err(_) => self.has_accounts.set(false),
             }
         }
         // Accounts may lag behind.

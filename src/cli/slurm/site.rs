@@ -3,11 +3,10 @@
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
+use crate::cli::config::units;
 use crate::error::{Error, Result};
-use crate::spec::{parse_memory, parse_time};
 
 /// The beginning of all settings on the command line.
 const PREFIX: &str = "slurm.";
@@ -39,17 +38,17 @@ pub(in crate::cli) struct Site {
     /// Cores of a worker, for stages that do not say what they need.
     pub(in crate::cli) cpus: NonZeroU16,
     /// Bytes of memory of a worker, for stages that do not say. `None`: what Slurm gives.
-    #[serde(deserialize_with = "memory")]
+    #[serde(deserialize_with = "units::memory")]
     pub(in crate::cli) memory: Option<u64>,
     /// The most memory of a worker. One that ran out of memory gets twice as much, up to here, or up to four times as
     /// much as at first.
-    #[serde(deserialize_with = "memory")]
+    #[serde(deserialize_with = "units::memory")]
     pub(in crate::cli) max_memory: Option<u64>,
     /// The time limit of jobs. `None`: that of the partition, or what the stages need.
-    #[serde(deserialize_with = "time")]
+    #[serde(deserialize_with = "units::time")]
     pub(in crate::cli) time: Option<Duration>,
     /// How often `squeue` is called.
-    #[serde(deserialize_with = "required_time")]
+    #[serde(deserialize_with = "units::required_time")]
     pub(in crate::cli) poll: Duration,
 }
 
@@ -110,18 +109,6 @@ fn value_of(name: &str, text: &str) -> toml::Value {
         }
         _ => text(),
     }
-}
-
-fn memory<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    parse_memory(&String::deserialize(from)?).map(Some).map_err(D::Error::custom)
-}
-
-fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    required_time(from).map(Some)
-}
-
-fn required_time<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    parse_time(&String::deserialize(from)?).map_err(D::Error::custom)
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use super::runs::{files, put_run, run};
 use super::*;
 use crate::store::tests::{artifact, commit, components};
 
+const POLICY: SharedGcPolicy = SharedGcPolicy { keep_runs: 1, grace: GRACE, dry_run: false, force: false };
+
 /// A store whose objects are all old and needed by nobody, and a machine that is about to push what needs them.
 struct Scene {
     store: Arc<Faulty>,
@@ -44,8 +46,7 @@ impl Scene {
     fn collect(&self) -> impl FnOnce() + Send + 'static {
         let collector = Machine::new(&self.store);
         move || {
-            let policy = SharedGcPolicy { keep_runs: 1, grace: GRACE, dry_run: false, force: false };
-            if let Err(error) = collector.shared.gc(&policy) {
+            if let Err(error) = collector.shared.gc(&POLICY) {
                 assert!(error.to_string().contains("another collection"), "{error}");
             }
         }
@@ -75,8 +76,7 @@ fn old_objects_that_nobody_needs_are_removed() {
 #[test]
 fn collection_makes_no_store_where_there_is_none() {
     let store = faultless();
-    let policy = SharedGcPolicy { keep_runs: 1, grace: GRACE, dry_run: false, force: false };
-    assert_eq!(Machine::new(&store).shared.gc(&policy).unwrap().records_removed, 0);
+    assert_eq!(Machine::new(&store).shared.gc(&POLICY).unwrap().records_removed, 0);
     assert_eq!(objects(&store), [""; 0]);
 }
 
@@ -116,8 +116,7 @@ fn collection_that_ended_early_loses_nothing_and_the_next_one_completes_it() {
         let store = Arc::clone(&scene.store);
         scene.store.meanwhile(after, move || store.set(Rates { fail: 100, ..Rates::default() }));
         let collector = Machine::new(&scene.store);
-        let policy = SharedGcPolicy { keep_runs: 1, grace: GRACE, dry_run: false, force: false };
-        let collected = collector.shared.gc(&policy);
+        let collected = collector.shared.gc(&POLICY);
         scene.store.set(Rates::default());
         if scene.store.forget_meanwhile() {
             break;
@@ -137,7 +136,7 @@ fn collection_beside_another_one_loses_nothing() {
         let scene = Scene::new();
         scene.store.meanwhile(after, scene.collect());
         let collector = Machine::new(&scene.store);
-        collector.shared.gc(&SharedGcPolicy { keep_runs: 1, grace: GRACE, dry_run: false, force: false }).unwrap();
+        collector.shared.gc(&POLICY).unwrap();
         if scene.store.forget_meanwhile() {
             break;
         }
@@ -150,7 +149,7 @@ fn collection_beside_another_one_loses_nothing() {
 fn dry_run_changes_nothing() {
     let scene = Scene::new();
     let before = objects(&scene.store);
-    let policy = SharedGcPolicy { keep_runs: 1, grace: Duration::ZERO, dry_run: true, force: false };
+    let policy = SharedGcPolicy { grace: Duration::ZERO, dry_run: true, ..POLICY };
     let report = scene.writer.shared.gc(&policy).unwrap();
     assert_eq!((report.records_removed, report.blobs_removed), (1, 6), "{report:?}");
     assert_eq!(objects(&scene.store), before);
