@@ -198,6 +198,8 @@ impl SharedStore {
                 }
             },
             None => match self.objects.first("")? {
+                // Another machine has just written it.
+                Some(own) if own == MARKER => {}
                 // The marker was removed.
                 Some(own) if OWN.iter().any(|folder| own.starts_with(folder)) => {}
                 Some(other) => return Err(self.is_something_else(&other)),

@@ -512,3 +512,18 @@ fn training_continues_from_the_furthest_state_that_is_whole() {
     assert_eq!((pulled, second.cache.resume(&keys, &query).unwrap().unwrap().0.epoch), (1, 1));
     assert_eq!(second.shared.warnings().len(), 2, "both damages are reported");
 }
+
+#[test]
+fn two_machines_may_make_the_same_store_at_the_same_time() {
+    for after in 0.. {
+        let store = faultless();
+        let (first, second) = (Machine::new(&store), Machine::new(&store));
+        store.meanwhile(after, move || second.shared.mark().unwrap());
+        first.shared.mark().unwrap();
+        if store.forget_meanwhile() {
+            assert!(after > 2, "{after} requests");
+            break;
+        }
+        assert_eq!(objects(&store), ["vadpipe.json"]);
+    }
+}
