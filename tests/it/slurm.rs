@@ -71,8 +71,12 @@ fn ran(project: &Project) -> Vec<String> {
 
 const EACH_ONCE: [&str; 5] = ["all", "first-i1", "first-i2", "first-i3", "first-i4"];
 
-fn block(project: &Project) {
+/// Starts a run on the cluster, and waits until a point waits in the middle of its work.
+fn start_blocked(project: &Project, cluster: &StandIn, more: &[&str]) -> std::process::Child {
     project.write("signals/block", "");
+    let driver = start(project, cluster, more);
+    wait_for(&project.path("signals/blocked"));
+    driver
 }
 
 fn unblock(project: &Project) {
@@ -120,9 +124,7 @@ fn sweep_on_a_cluster_runs_each_point_once_with_the_digests_of_a_plain_run() {
 #[test]
 fn run_whose_driver_was_killed_goes_on_with_the_same_workers() {
     let (project, cluster) = (project(), StandIn::new());
-    block(&project);
-    let mut driver = start(&project, &cluster, &[]);
-    wait_for(&project.path("signals/blocked"));
+    let mut driver = start_blocked(&project, &cluster, &[]);
     driver.kill().expect("it is killed");
     driver.wait().expect("it has ended");
     let second = start(&project, &cluster, &[]);
@@ -143,13 +145,11 @@ fn run_whose_driver_was_killed_goes_on_with_the_same_workers() {
 fn edits_while_workers_run_do_not_count_for_the_run() {
     let Some(project) = long_training() else { return };
     let (cluster, expected) = (StandIn::new(), plain_digests(&project));
-    project.write("signals/block", "");
-    let driver = start(&project, &cluster, &[]);
-    wait_for(&project.path("signals/blocked"));
+    let driver = start_blocked(&project, &cluster, &[]);
     let (pipeline, script) = (project.read("p.toml"), project.read("train.py"));
     project.edit("lr = 0.05", "lr = 0.5");
     project.write("train.py", "raise SystemExit(1)");
-    std::fs::remove_file(project.path("signals/block")).expect("removed");
+    unblock(&project);
     assert_ok(&Run::of(ended(driver)));
     assert_eq!(project.plan(&[])["net"]["state"], "miss", "the edited pipeline has no result");
     project.write("p.toml", &pipeline);
@@ -178,12 +178,10 @@ fn detached_run_goes_on_by_itself_and_the_same_command_gathers_its_results() {
 fn killed_worker_is_replaced_and_the_training_continues_from_its_last_pushed_state() {
     let Some(project) = long_training() else { return };
     let (cluster, expected) = (StandIn::new(), plain_digests(&project));
-    project.write("signals/block", "");
-    let driver = start(&project, &cluster, &[]);
-    wait_for(&project.path("signals/blocked"));
+    let driver = start_blocked(&project, &cluster, &[]);
     cluster.kill(0, "NODE_FAIL");
     cluster.wait_for_calls("scontrol", 1);
-    std::fs::remove_file(project.path("signals/block")).expect("removed");
+    unblock(&project);
     let run = Run::of(ended(driver));
     assert_ok(&run);
     let lost = run.of_kind("worker-ended").find(|event| event["is_lost"] == true).expect("one is lost");
@@ -195,9 +193,7 @@ fn killed_worker_is_replaced_and_the_training_continues_from_its_last_pushed_sta
 #[test]
 fn worker_that_ran_out_of_memory_is_replaced_by_one_with_twice_as_much() {
     let (project, cluster) = (project(), StandIn::new());
-    block(&project);
-    let driver = start(&project, &cluster, &["-E", "slurm.workers=1", "-E", "slurm.memory=512MiB"]);
-    wait_for(&project.path("signals/blocked"));
+    let driver = start_blocked(&project, &cluster, &["-E", "slurm.workers=1", "-E", "slurm.memory=512MiB"]);
     cluster.kill(0, "OUT_OF_MEMORY");
     unblock(&project);
     assert_ok(&Run::of(ended(driver)));
@@ -209,14 +205,12 @@ fn worker_that_ran_out_of_memory_is_replaced_by_one_with_twice_as_much() {
 fn interrupted_run_lets_its_workers_save_and_is_continued_by_a_plain_run() {
     let Some(project) = long_training() else { return };
     let (cluster, expected) = (StandIn::new(), plain_digests(&project));
-    project.write("signals/block", "");
-    let driver = start(&project, &cluster, &[]);
-    wait_for(&project.path("signals/blocked"));
+    let driver = start_blocked(&project, &cluster, &[]);
     signal(&driver, Signal::INT);
     let run = Run::of(ended(driver));
     assert_eq!((run.output.code, &run.last()["status"]), (130, &Value::from("interrupted")), "{}", run.output.stderr);
     assert!(cluster.is_idle());
-    std::fs::remove_file(project.path("signals/block")).expect("removed");
+    unblock(&project);
     assert_eq!(project.run(&[]).trained(), (21..=40).collect::<Vec<_>>());
     assert_eq!(project.digests(), expected);
 }
@@ -224,9 +218,7 @@ fn interrupted_run_lets_its_workers_save_and_is_continued_by_a_plain_run() {
 #[test]
 fn cancelled_run_ends_and_its_workers_save() {
     let (project, cluster) = (project(), StandIn::new());
-    block(&project);
-    let driver = start(&project, &cluster, &[]);
-    wait_for(&project.path("signals/blocked"));
+    let driver = start_blocked(&project, &cluster, &[]);
     cluster.wait_for_calls("squeue", 1);
     let cancelled = ended(cluster.command(&project, ["cancel", "--json"]).spawn().expect("vadpipe starts"));
     assert_eq!(cancelled.code, 0, "{}", cancelled.stderr);
