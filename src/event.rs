@@ -232,6 +232,9 @@ pub enum Event {
         worker: String,
         /// Why: "left in time", or if it was lost "its job was preempted".
         why: String,
+        /// The kind of this reason.
+        #[serde(default)]
+        cause: WorkerCause,
         /// Whether it ended without a word, so that others take its points over.
         is_lost: bool,
         /// The exit code of its process, unless it was lost.
@@ -285,6 +288,33 @@ pub enum Event {
         /// Seconds since the first event.
         seconds: f64,
     },
+}
+
+/// Why a worker of a run ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkerCause {
+    /// Nothing was left for it.
+    Done,
+    /// The time of its job was over.
+    TimeLimit,
+    /// It was asked to leave, and it is not known why.
+    Stopped,
+    /// Another job needed its place.
+    Preempted,
+    /// Memory ran out.
+    OutOfMemory,
+    /// Its node failed.
+    NodeFailed,
+    /// The user cancelled its job.
+    Cancelled,
+    /// A signal killed it.
+    Killed,
+    /// It ended with an error.
+    Failed,
+    /// Nobody knows.
+    #[default]
+    Unknown,
 }
 
 impl Event {

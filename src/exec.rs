@@ -62,7 +62,7 @@ pub use claiming::RunWorker;
 pub use context::RunContext;
 pub use device::choose;
 pub use executor::process::{JobEnd, Message, WorkOrder};
-pub use feed::Feed;
+pub use feed::{Feed, WorkerEnd};
 pub use filling::{Filled, fill, plan_with_store, pull_states};
 pub use resources::{Capacity, check_resources};
 pub use roots::stored_states;
@@ -173,6 +173,8 @@ pub struct Outcome {
     pub run: String,
     /// The first failure, which decides the exit code.
     pub error: Option<Error>,
+    /// The point for which this worker had too little memory, so that it left.
+    pub lacked_memory: Option<String>,
 }
 
 /// Makes the wanted points. A failed stage is reported in the outcome, not as an error.
@@ -233,7 +235,8 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     let recorded = log.end(&ends, status);
     worked?;
     recorded?;
-    Ok(Outcome { status, error: driver.into_error(), run: id.clone() })
+    let lacked_memory = driver.lacked_memory().map(|point| context.name(point).to_owned());
+    Ok(Outcome { status, error: driver.into_error(), run: id.clone(), lacked_memory })
 }
 
 /// The first event of a run.

@@ -20,6 +20,55 @@ fn control_group_memory(root: &Path) -> Option<u64> {
     groups.filter_map(|limit| fs::read_to_string(limit).ok()?.trim().parse().ok()).min()
 }
 
+/// Processes that the kernel has killed because memory ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryKills {
+    count: u64,
+    /// Whether only those in the control group of this process are counted, and not all of the machine.
+    is_own: bool,
+}
+
+impl MemoryKills {
+    /// Those so far.
+    pub fn so_far() -> Self {
+        Self::below(Path::new("/"))
+    }
+
+    /// `root` has `proc` and `sys`.
+    fn below(root: &Path) -> Self {
+        let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+        let files = groups.lines().filter_map(|line| {
+            let (_, group) = line.split_once(':')?;
+            let (controllers, path) = group.split_once(":/")?;
+            match controllers {
+                "" => Some(root.join("sys/fs/cgroup").join(path).join("memory.events")),
+                // Version 1.
+                "memory" => Some(root.join("sys/fs/cgroup/memory").join(path).join("memory.oom_control")),
+                _ => None,
+            }
+        });
+        let own = files.filter_map(|file| oom_kills(&file)).max();
+        let count = own.or_else(|| oom_kills(&root.join("proc/vmstat"))).unwrap_or_default();
+        Self { count, is_own: own.is_some() }
+    }
+
+    /// Whether the kernel has killed processes since then.
+    pub fn have_grown(self) -> bool {
+        Self::so_far().count > self.count
+    }
+
+    /// Whether only those in the control group of this process are counted.
+    pub fn are_own(self) -> bool {
+        self.is_own
+    }
+}
+
+/// The number after `oom_kill` in a file of the kernel.
+fn oom_kills(file: &Path) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
 /// Bytes that this process may still write to the file system of a path. `u64::MAX` if unknown.
 pub fn free_space(path: &Path) -> u64 {
     rustix::fs::statvfs(path).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize))
@@ -49,5 +98,25 @@ mod tests {
         write("sys/fs/cgroup/job/memory.max", "4096\n");
         write("sys/fs/cgroup/memory.max", "8192\n");
         assert_eq!(control_group_memory(root.path()), Some(4096));
+    }
+
+    #[test]
+    fn killed_processes_are_those_of_the_own_control_group_or_else_of_the_machine() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let kills = || MemoryKills::below(root.path());
+        assert_eq!(kills(), MemoryKills { count: 0, is_own: false });
+        write("proc/vmstat", "nr_free_pages 7\noom_kill 12\n");
+        assert_eq!(kills(), MemoryKills { count: 12, is_own: false });
+        write("proc/self/cgroup", "0::/job/step\n");
+        write("sys/fs/cgroup/job/step/memory.events", "oom 5\noom_kill 3\noom_group_kill 0\n");
+        assert_eq!(kills(), MemoryKills { count: 3, is_own: true });
+        write("proc/self/cgroup", "5:memory:/slurm/job\n1:cpu:/x\n0::/\n");
+        write("sys/fs/cgroup/memory/slurm/job/memory.oom_control", "oom_kill_disable 0\noom_kill 4\n");
+        assert_eq!(kills(), MemoryKills { count: 4, is_own: true }, "version 1");
     }
 }

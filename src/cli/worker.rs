@@ -1,5 +1,6 @@
 //! `vadpipe worker`: one of several runs of a pipeline over one shared store.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use super::shared::StoreArgs;
 use super::slurm::Allocation;
 use super::ui::{Ui, Watch};
 use crate::error::{Category, Error, Result};
-use crate::event::Listener;
-use crate::exec::{self, Feed, PartOf, Relocation, RunContext, RunWorker};
+use crate::event::{Listener, WorkerCause};
+use crate::exec::{self, Feed, PartOf, Relocation, RunContext, RunWorker, WorkerEnd};
 use crate::shared::{ClaimOwner, HEARTBEAT, SharedStore};
 use crate::spec::{DeviceChoice, parse_memory};
 use crate::stage::Cancel;
@@ -49,9 +50,6 @@ after half a minute.
 
 Without --cache, the cache of a worker is a temporary folder, also if VADPIPE_CACHE is set: a worker never uses the cache \
 of the project.";
-
-/// Why a worker ended that got a signal.
-pub(super) const STOPPED: &str = "saved its states and left";
 
 /// Arguments of `worker`.
 #[derive(Args)]
@@ -126,18 +124,24 @@ pub(super) fn worker(args: &WorkerArgs, global: &Global, ui: &Ui) -> Result<()> 
     let scratch = scratch.map_err(|e| Error::storage("can't create a folder for the cache").caused_by(e))?;
     let global = Global { cache: Some(cache(global, scratch.path())), ..global.clone() };
     let memory = args.memory.or(job.memory);
-    let (scratch, owner) = (scratch.path(), &owner);
-    let work = Work { args, global: &global, ui, session: &session, shared: &shared, owner, until, memory, scratch };
+    let (scratch, owner, is_limited) = (scratch.path(), &owner, args.run.is_some() && job.memory.is_some());
+    let work = Work {
+        args,
+        global: &global,
+        ui,
+        session: &session,
+        shared: &shared,
+        owner,
+        until,
+        memory,
+        is_limited,
+        lacks_memory: Cell::new(false),
+        scratch,
+    };
     let Some(run) = &args.run else { return work.run(&*session.watch) };
     let logs = global.cache.clone().unwrap_or_default().join("logs").join(run);
-    let why = |ended: &Result<()>| match ended {
-        Err(error) => (format!("ended: {}", error.with_causes()), error.category.exit_code()),
-        Ok(()) if until.is_some_and(|until| until <= Instant::now()) => ("left in time".to_owned(), 0),
-        Ok(()) if session.cancel.is_cancelled() => (STOPPED.to_owned(), 0),
-        Ok(()) => ("ended: nothing was left for it".to_owned(), 0),
-    };
     let feed = Feed { shared: Arc::clone(&shared), run: run.clone(), owner: owner.clone(), logs };
-    feed.during(&*session.watch, |listener| work.run(listener), why)
+    feed.during(&*session.watch, |listener| work.run(listener), |ended| work.describe(ended))
 }
 
 /// The work of a worker.
@@ -152,6 +156,10 @@ struct Work<'a> {
     until: Option<Instant>,
     /// Bytes, unless it has the memory of the machine.
     memory: Option<u64>,
+    /// Whether another job may have more memory.
+    is_limited: bool,
+    /// Whether a program ran out of memory.
+    lacks_memory: Cell<bool>,
     /// A folder that is removed at the end.
     scratch: &'a Path,
 }
@@ -172,7 +180,12 @@ impl Work<'_> {
             jobs: args.jobs.map_or(session.threads, usize::from),
             keep_going: args.keep_going,
             wait: true,
-            worker: Some(RunWorker { owner: self.owner, idle: args.idle, until: self.until }),
+            worker: Some(RunWorker {
+                owner: self.owner,
+                idle: args.idle,
+                until: self.until,
+                leaves_without_memory: self.is_limited,
+            }),
             part_of: part_of.map(|id| PartOf { id, started_at, events: &[] }),
             isolate: None,
             reports: scratch,
@@ -190,6 +203,23 @@ impl Work<'_> {
         self.end(outcome)
     }
 
+    /// How the worker ended, for whoever watches the run.
+    fn describe(&self, ended: &Result<()>) -> WorkerEnd {
+        let (why, cause) = match ended {
+            Err(error) if self.lacks_memory.get() => (format!("ended: {error}"), WorkerCause::OutOfMemory),
+            Err(error) => (format!("ended: {}", error.with_causes()), WorkerCause::Failed),
+            Ok(()) if self.until.is_some_and(|until| until <= Instant::now()) => {
+                ("left in time".to_owned(), WorkerCause::TimeLimit)
+            }
+            Ok(()) if self.session.cancel.is_cancelled() => {
+                ("saved its states and left".to_owned(), WorkerCause::Stopped)
+            }
+            Ok(()) => ("ended: nothing was left for it".to_owned(), WorkerCause::Done),
+        };
+        let exit_code = ended.as_ref().err().map_or(0, |error| error.category.exit_code());
+        WorkerEnd { why, cause, exit_code }
+    }
+
     /// How the worker ends.
     fn end(&self, outcome: Result<exec::Outcome>) -> Result<()> {
         let outcome = match outcome {
@@ -201,6 +231,12 @@ impl Work<'_> {
         if self.shared.is_given_up() {
             let message = format!("this worker has lost the store {}", self.shared.address());
             return Err(Error::storage(message).hint("start it again; what was pushed is not lost"));
+        }
+        if let Some(point) = outcome.lacked_memory {
+            let message = format!("`{point}` ran out of memory");
+            self.lacks_memory.set(true);
+            let hint = "start workers with more memory: they continue with what is stored";
+            return Err(Error::new(Category::StageFailed, message).hint(hint));
         }
         match outcome.status {
             RunStatus::Ok => self.session.watch.check_output(),

@@ -24,6 +24,8 @@ pub struct RunWorker<'a> {
     pub idle: Duration,
     /// When it will leave in any case.
     pub until: Option<Instant>,
+    /// Whether it leaves when a program runs out of memory, so that a worker with more memory runs it.
+    pub leaves_without_memory: bool,
 }
 
 impl RunWorker<'_> {

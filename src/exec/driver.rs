@@ -62,6 +62,8 @@ pub(crate) struct Driver<'a> {
     idle_since: Option<Instant>,
     /// Whether this worker left points to others.
     left: bool,
+    /// The point for which this worker had too little memory.
+    lacked_memory: Option<PointId>,
     /// Whether a stored result was found missing or damaged since the last look-up of all results.
     loss_noticed: bool,
 }
@@ -86,6 +88,7 @@ impl<'a> Driver<'a> {
             run_worker: None,
             idle_since: None,
             left: false,
+            lacked_memory: None,
             loss_noticed: false,
         }
     }
@@ -255,6 +258,7 @@ impl<'a> Driver<'a> {
                 let Some((started, seconds)) = self.jobs.remove(&point) else { return Ok(()) };
                 let seconds = seconds.unwrap_or_else(|| started.elapsed().as_secs_f64());
                 self.loss_noticed |= matches!(ended, Ended::Damaged(..));
+                let ended = self.left_to_more_memory(point, ended);
                 let ended = self.note_end(point, ended, seconds);
                 self.apply(Input::Ended(point, ended), executor)
             }

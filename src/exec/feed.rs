@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::event::{Event, Listener};
+use crate::event::{Event, Listener, WorkerCause};
 use crate::shared::{ClaimOwner, SharedStore};
 use crate::store::host_name;
 
@@ -24,6 +24,17 @@ const PART: u32 = 100;
 const LAST_WORDS: Duration = Duration::from_secs(20);
 /// Of a longer log, the end is written.
 const MAX_LOG_BYTES: u64 = 1 << 20;
+
+/// How a worker ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerEnd {
+    /// Why, to be read after "it".
+    pub why: String,
+    /// The kind of this reason.
+    pub cause: WorkerCause,
+    /// The exit code of its process.
+    pub exit_code: u8,
+}
 
 /// A worker that leaves its events in a store.
 pub struct Feed {
@@ -38,13 +49,13 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// Calls `work` with a listener that passes events on to `listener` and to the store. `why` says why the worker
-    /// ends, to be read after "it", and its exit code.
+    /// Calls `work` with a listener that passes events on to `listener` and to the store. `end` says how the
+    /// worker ended.
     pub fn during<T>(
         self,
         listener: &dyn Listener,
         work: impl FnOnce(&dyn Listener) -> T,
-        why: impl FnOnce(&T) -> (String, u8),
+        end: impl FnOnce(&T) -> WorkerEnd,
     ) -> T {
         let worker = self.owner.name.clone();
         let feeding = Feeding { listener, pending: Arc::default() };
@@ -61,9 +72,16 @@ impl Feed {
             lock(&feeding.pending).is_closed = true;
         }
         let result = work(&feeding);
-        let (why, code) = why(&result);
-        let (is_lost, exit_code, queued_seconds, seconds) = (false, Some(code), None, None);
-        lock(&feeding.pending).add(&Event::WorkerEnded { worker, why, is_lost, exit_code, queued_seconds, seconds });
+        let WorkerEnd { why, cause, exit_code } = end(&result);
+        lock(&feeding.pending).add(&Event::WorkerEnded {
+            worker,
+            why,
+            cause,
+            is_lost: false,
+            exit_code: Some(exit_code),
+            queued_seconds: None,
+            seconds: None,
+        });
         drop(stop);
         // A store that does not answer must not hold the worker.
         let _ = is_done.recv_timeout(LAST_WORDS);
@@ -232,7 +250,8 @@ mod tests {
             std::thread::sleep(SHORTEST * 2);
             listener.event(&warned(30));
         };
-        feed.during(&Silent, work, |()| ("left in time".to_owned(), 0));
+        let end = WorkerEnd { why: "left in time".to_owned(), cause: WorkerCause::TimeLimit, exit_code: 0 };
+        feed.during(&Silent, work, |()| end);
         let pieces = shared.new_events("r1", &mut EventsRead::default()).unwrap();
         assert!(pieces.len() >= 2);
         let lines = pieces.iter().flat_map(|(_, piece)| piece.split(|byte| *byte == b'\n'));
@@ -241,8 +260,10 @@ mod tests {
         assert!(matches!(&events[0], Event::WorkerStarted { worker, .. } if worker == "host/w"), "{events:?}");
         assert_eq!(events[1..31], (0..30).map(warned).collect::<Vec<_>>());
         assert_eq!((events.len(), &events[32]), (34, &warned(30)));
-        let Event::WorkerEnded { why, exit_code, is_lost: false, .. } = &events[33] else { panic!("{events:?}") };
-        assert_eq!((&**why, *exit_code), ("left in time", Some(0)));
+        let Event::WorkerEnded { why, cause, exit_code, is_lost: false, .. } = &events[33] else {
+            panic!("{events:?}")
+        };
+        assert_eq!((&**why, *cause, *exit_code), ("left in time", WorkerCause::TimeLimit, Some(0)));
         assert_eq!(shared.log("r1", "a").unwrap().unwrap(), "made a");
     }
 }

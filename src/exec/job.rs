@@ -93,6 +93,8 @@ pub(crate) enum Ended<R = StoredResult> {
     Interrupted,
     /// The stored results of these inputs are missing or damaged.
     Damaged(BTreeSet<PointId>, #[serde(with = "plain")] Error),
+    /// Memory ran out, and the kernel killed its program.
+    OutOfMemory(#[serde(with = "plain")] Error),
     /// Its worker was lost.
     WorkerLost(#[serde(with = "plain")] Error),
     /// It failed.
@@ -112,6 +114,7 @@ impl<R> Ended<R> {
             Self::AtRung(epoch) => Ended::AtRung(epoch),
             Self::Interrupted => Ended::Interrupted,
             Self::Damaged(points, error) => Ended::Damaged(points, error),
+            Self::OutOfMemory(error) => Ended::OutOfMemory(error),
             Self::WorkerLost(error) => Ended::WorkerLost(error),
             Self::Failed(error) => Ended::Failed(error),
         }
@@ -122,7 +125,9 @@ impl<R> Ended<R> {
         match self {
             Self::Made(result) => Ok(result),
             Self::AtRung(_) | Self::Interrupted => Err(Error::new(Category::Interrupted, "interrupted")),
-            Self::Damaged(_, error) | Self::WorkerLost(error) | Self::Failed(error) => Err(error),
+            Self::Damaged(_, error) | Self::OutOfMemory(error) | Self::WorkerLost(error) | Self::Failed(error) => {
+                Err(error)
+            }
         }
     }
 }

@@ -410,7 +410,7 @@ impl RunState {
                     self.requeue(point);
                 }
             }
-            Ended::Failed(error) => {
+            Ended::OutOfMemory(error) | Ended::Failed(error) => {
                 self.stopping |= error.category == Category::Storage;
                 self.fail(point, Failure::Job(error));
             }

@@ -135,6 +135,7 @@ impl<'a> Worker<'a> {
             }
             Err(error) => error,
         };
+        let is_out_of_memory = matches!(error, StageError::OutOfMemory(_));
         let rung = job.options.rung.filter(|_| at_rung.load(Ordering::Relaxed));
         let error = match (Ended::with(Error::from(error)), rung) {
             (Ended::Interrupted, Some(epoch)) => return Err(Ended::AtRung(epoch)),
@@ -142,6 +143,9 @@ impl<'a> Worker<'a> {
             (ended, _) => return Err(ended),
         };
         self.log_failure(job.point, &error);
+        if is_out_of_memory {
+            return Err(Ended::OutOfMemory(error));
+        }
         let damaged = std::mem::take(&mut *damaged.lock().unwrap_or_else(PoisonError::into_inner));
         Err(if damaged.is_empty() { Ended::Failed(error) } else { Ended::Damaged(damaged, error) })
     }

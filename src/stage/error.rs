@@ -5,12 +5,17 @@ use std::io;
 use crate::artifact::TensorError;
 use crate::error::{Category, EXHAUSTED_HINT, Error, is_exhausted};
 
+const MEMORY_HINT: &str = "run fewer stages at a time (`--jobs`), give `memory` of `resources`, or use a smaller batch";
+
 /// Why a stage made no artifact.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
     /// It failed: exit code 1.
     #[error("{0}")]
     Failed(String),
+    /// The kernel killed its program because memory ran out: exit code 1.
+    #[error("{0}")]
+    OutOfMemory(String),
     /// Its data or an input is wrong: exit code 2.
     #[error("{message}")]
     BadInput {
@@ -67,6 +72,7 @@ impl From<StageError> for Error {
         match error {
             StageError::Storage(error) => error,
             StageError::BadInput { message, hint } => Error { hint, ..Error::bad_input(message) },
+            StageError::OutOfMemory(message) => Error::new(Category::StageFailed, message).hint(MEMORY_HINT),
             StageError::Interrupted => Error::new(Category::Interrupted, "interrupted"),
             StageError::Io { what, source } => {
                 let exhausted = is_exhausted(&source);

@@ -111,7 +111,7 @@ impl<'a> Course<'a> {
     /// The beginning.
     pub(super) fn new(jobs: &Jobs<'a>, plan: &Plan) -> Self {
         Self {
-            book: Book::default(),
+            book: Book::new(jobs.site.max_memory),
             left: Left::new(jobs.project, plan),
             read: EventsRead::default(),
             names: BTreeMap::new(),
@@ -160,6 +160,7 @@ impl<'a> Jobs<'a> {
                 let must_stop = self.cancel.is_cancelled() || (course.has_failures() && !self.keep_going);
                 if is_over || must_stop {
                     self.stop(merged);
+                    course.book.end().into_iter().for_each(|event| merged.of_driver(event));
                     stopped = Some((Instant::now(), if must_stop { LEAVING } else { LAST_WORDS }));
                     course.queue.next = Instant::now() + self.site.poll.min(LAST_WORDS / 4);
                 } else if course.submitting.is_due() && course.is_queue_known {
@@ -200,7 +201,7 @@ impl<'a> Jobs<'a> {
                     course.names.insert(id.clone(), worker.clone());
                 }
                 let worker = course.names.get(&id).cloned().unwrap_or_else(|| id.clone());
-                let mut event = course.book.on_event(&worker, event);
+                let Some(mut event) = course.book.on_event(&worker, event) else { continue };
                 if !course.left.on_event(&event) {
                     continue;
                 }
@@ -264,10 +265,11 @@ impl<'a> Jobs<'a> {
 
     fn explain(&self, course: &mut Course<'a>, gone: &BTreeSet<TaskId>, merged: &Merged<'_>) -> Result<()> {
         for end in self.client.ends(gone) {
-            let events = match course.book.lost(&end, self.site.max_memory) {
+            let events = match course.book.lost(&end) {
                 None => continue,
                 Some(Reaction::Refused(task, why)) => return Err(self.refusal(task, &why)),
                 Some(Reaction::Lost(events)) => events,
+                Some(Reaction::Stopped(event)) => vec![event],
                 Some(Reaction::Cancelled(events)) => {
                     warn(merged, "a job was cancelled, so the run stops".to_owned());
                     self.cancel.cancel();

@@ -32,7 +32,7 @@ impl Allocation {
     /// the job ends.
     pub(in crate::cli) fn of_this_process(asks_for_end: bool) -> Self {
         let variable = |name: &str| std::env::var(name).ok();
-        let found = Self::of(&variable, &|job| squeue(job).filter(|_| asks_for_end), &Zoned::now());
+        let found = Self::of(&variable, &|job| if asks_for_end { squeue(job) } else { None }, &Zoned::now());
         // A login node may be smaller than the job that its user has there.
         let most_cpus = u16::try_from(cores()).unwrap_or(u16::MAX);
         let (cpus, memory) = (found.cpus.map(|cpus| cpus.min(most_cpus)), found.memory.map(|m| m.min(memory())));

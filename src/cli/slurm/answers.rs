@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use jiff::civil::DateTime;
 
+use crate::event::WorkerCause;
+
 /// The fields of `squeue --format` that [`Queued`] is made of.
 pub(super) const QUEUE_FORMAT: &str = "%i|%T|%r|%N|%V|%S|%k";
 /// The most tasks of an array.
@@ -124,6 +126,20 @@ impl Fate {
             "FAILED" if code > 128 => Self::Killed(code - 128),
             "FAILED" => Self::Failed(code),
             _ => Self::Unknown,
+        }
+    }
+
+    /// As the cause of a worker's end.
+    pub(in crate::cli) fn cause(self) -> WorkerCause {
+        match self {
+            Self::Completed | Self::Unknown => WorkerCause::Unknown,
+            Self::TimeLimit => WorkerCause::TimeLimit,
+            Self::Preempted => WorkerCause::Preempted,
+            Self::OutOfMemory => WorkerCause::OutOfMemory,
+            Self::NodeFailed => WorkerCause::NodeFailed,
+            Self::Cancelled => WorkerCause::Cancelled,
+            Self::Failed(_) => WorkerCause::Failed,
+            Self::Killed(_) => WorkerCause::Killed,
         }
     }
 

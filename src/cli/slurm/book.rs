@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use super::answers::{Fate, Queued, TaskEnd, TaskId, is_hopeless};
 use super::class::Class;
-use crate::cli::worker::STOPPED;
 use crate::error::Category;
-use crate::event::Event;
+use crate::event::{Event, WorkerCause};
 
 /// How often workers of a class are submitted in a row without any progress.
 const ROUNDS: u32 = 4;
@@ -20,11 +19,13 @@ const UNSEEN: u32 = 2;
 #[derive(Debug)]
 struct Worker {
     class: Class,
+    /// What it has: the memory of a class may grow.
+    terms: Class,
     state: State,
     /// Whether it said itself that it ended.
     has_ended: bool,
-    /// Whether it said that someone stopped it.
-    was_stopped: bool,
+    /// What it said when it ended, because someone stopped it. Only Slurm knows who.
+    stopped: Option<Event>,
     /// Whether it was seen running, or spoke.
     has_started: bool,
     /// The node on which it runs.
@@ -62,7 +63,9 @@ struct Group {
 pub(in crate::cli) enum Reaction {
     /// These events, in which the points that it ran are interrupted.
     Lost(Vec<Event>),
-    /// As [`Reaction::Lost`], and the user has cancelled the job.
+    /// This event of a worker that has said itself that it left: it was stopped for this reason.
+    Stopped(Event),
+    /// These events, and the user has cancelled the job.
     Cancelled(Vec<Event>),
     /// The run can't go on: no worker can start.
     Refused(TaskId, String),
@@ -80,11 +83,30 @@ pub(in crate::cli) struct Book {
     refused: Option<(TaskId, String)>,
     /// What was told last: pending and running workers, and why they wait.
     told: (usize, usize, Option<String>),
+    /// The most memory of a worker that ran out of it, in bytes.
+    most_memory: Option<u64>,
+    /// Whether the run ends, so that nobody asks why workers stop.
+    is_ending: bool,
 }
 
 /// The name of a task's worker.
 fn name(task: TaskId) -> String {
     format!("slurm-{task}")
+}
+
+/// A node in a message.
+fn place(node: &str) -> String {
+    if node.is_empty() { String::new() } else { format!(" ({node})") }
+}
+
+/// The end of a worker that left in order, with the reason for which Slurm stopped it.
+fn stopped(mut event: Event, fate: Fate) -> Reaction {
+    if let Event::WorkerEnded { why, cause, .. } = &mut event
+        && matches!(fate, Fate::TimeLimit | Fate::Preempted | Fate::NodeFailed | Fate::Cancelled)
+    {
+        (*why, *cause) = (format!("{why}: its job {}", fate.words()), fate.cause());
+    }
+    if fate == Fate::Cancelled { Reaction::Cancelled(vec![event]) } else { Reaction::Stopped(event) }
 }
 
 /// The task of a worker, whose name may begin with that of its machine.
@@ -93,6 +115,11 @@ fn task_of(worker: &str) -> Option<TaskId> {
 }
 
 impl Book {
+    /// An empty book. Workers that run out of memory get at most this many bytes.
+    pub(in crate::cli) fn new(most_memory: Option<u64>) -> Self {
+        Self { most_memory, ..Self::default() }
+    }
+
     fn group(&mut self, class: Class) -> &mut Group {
         let new = || Group { now: class, excluded: BTreeSet::new(), rounds: 0, last_loss: None };
         self.groups.entry(class).or_insert_with(new)
@@ -138,9 +165,10 @@ impl Book {
         let (node, running) = Default::default();
         let worker = Worker {
             class,
+            terms: self.group(class).now,
             state: State::Pending,
             has_ended: false,
-            was_stopped: false,
+            stopped: None,
             has_started: false,
             node,
             waited: None,
@@ -181,16 +209,17 @@ impl Book {
                 continue;
             }
             worker.state = State::Gone;
-            if !worker.has_ended || worker.was_stopped {
+            if !worker.has_ended || worker.stopped.is_some() {
                 gone.insert(*task);
             }
         }
         gone
     }
 
-    /// Notes an event of a worker. Returns the event as the user sees it.
-    pub(in crate::cli) fn on_event(&mut self, worker: &str, mut event: Event) -> Event {
-        let Some(task) = task_of(worker) else { return event };
+    /// Notes an event of a worker. Returns the event as the user sees it; `None` if the book waits for Slurm to say why
+    /// the worker was stopped.
+    pub(in crate::cli) fn on_event(&mut self, worker: &str, mut event: Event) -> Option<Event> {
+        let Some(task) = task_of(worker) else { return Some(event) };
         if let Event::WorkerStarted { worker, .. } | Event::WorkerEnded { worker, .. } = &mut event {
             *worker = name(task);
         }
@@ -206,20 +235,11 @@ impl Book {
             }
         }
         self.has_heard = true;
-        let Some(known) = self.workers.get_mut(&task) else { return event };
+        let Some(known) = self.workers.get_mut(&task) else { return Some(event) };
         let class = known.class;
-        match &mut event {
+        match &event {
             Event::WorkerStarted { .. } => (known.state, known.has_started) = (State::Running, true),
-            Event::WorkerEnded { why, exit_code, queued_seconds, .. } => {
-                (known.has_ended, known.was_stopped) = (true, why == STOPPED);
-                *queued_seconds = known.waited.map(|waited| waited.as_secs_f64());
-                let why = why.clone();
-                match *exit_code {
-                    Some(code) if code == Category::BadInput.exit_code() => self.refused = Some((task, why)),
-                    Some(code) if code != 0 => self.group(class).last_loss = Some(why),
-                    _ => {}
-                }
-            }
+            Event::WorkerEnded { .. } => return self.ended(task, event),
             Event::StageStarted { stage, .. } => drop(known.running.insert(stage.clone())),
             Event::StageLeft { stage, lack } => {
                 let why = format!("left {stage} to others, because it lacks {lack}");
@@ -231,56 +251,100 @@ impl Book {
             let group = self.group(class);
             (group.rounds, group.last_loss) = (0, None);
         }
-        event
+        Some(event)
     }
 
-    /// Notes how a task ended whose worker did not say it. `most_memory` is in bytes.
-    pub(in crate::cli) fn lost(&mut self, end: &TaskEnd, most_memory: Option<u64>) -> Option<Reaction> {
+    /// Notes that a worker has said that it ended.
+    fn ended(&mut self, task: TaskId, mut event: Event) -> Option<Event> {
+        let worker = self.workers.get_mut(&task)?;
+        worker.has_ended = true;
+        let (class, terms) = (worker.class, worker.terms);
+        let Event::WorkerEnded { why, cause, exit_code, queued_seconds, .. } = &mut event else { return Some(event) };
+        *queued_seconds = worker.waited.map(|waited| waited.as_secs_f64());
+        match (*cause, *exit_code) {
+            (WorkerCause::OutOfMemory, _) => match self.more_memory(class, terms) {
+                Ok(more) => {
+                    *why = format!("{why}; {more}");
+                    self.group(class).last_loss = Some(why.clone());
+                }
+                Err(no_more) => self.refused = Some((task, format!("{why}, {no_more}"))),
+            },
+            (WorkerCause::Stopped, _) if !self.is_ending => {
+                worker.stopped = Some(event);
+                return None;
+            }
+            (_, Some(code)) if code == Category::BadInput.exit_code() => self.refused = Some((task, why.clone())),
+            (_, Some(code)) if code != 0 => self.group(class).last_loss = Some(why.clone()),
+            _ => {}
+        }
+        Some(event)
+    }
+
+    /// Lets the next workers of a class have twice the memory of one that had these terms. Returns what they get.
+    ///
+    /// # Errors
+    /// If they get no more, in words that follow a reason.
+    fn more_memory(&mut self, class: Class, terms: Class) -> Result<String, String> {
+        let most = self.most_memory;
+        let group = self.group(class);
+        // Another worker with as little memory may have ended before.
+        if group.now.memory <= terms.memory {
+            let grown = group.now.with_twice_the_memory(class.memory.unwrap_or(0), most);
+            group.now = grown.ok_or("and gets no more; give `memory` of `resources`, or slurm.max_memory")?;
+        }
+        Ok(format!("the next ones get {}", group.now.words()))
+    }
+
+    /// From now on, nobody asks Slurm why workers stop. Returns the events that waited for it.
+    pub(in crate::cli) fn end(&mut self) -> Vec<Event> {
+        self.is_ending = true;
+        self.workers.values_mut().filter_map(|worker| worker.stopped.take()).collect()
+    }
+
+    /// Notes how a task ended, as Slurm says it.
+    pub(in crate::cli) fn lost(&mut self, end: &TaskEnd) -> Option<Reaction> {
         let TaskEnd { task, fate, node, waited, ran } = end;
         let has_heard = self.has_heard;
         let worker = self.workers.get_mut(task)?;
         // Slurm forgets a task that was cancelled before it began.
         let was_cancelled = *fate == Fate::Unknown && !worker.has_started;
-        let fate = if was_cancelled { &Fate::Cancelled } else { fate };
-        let (class, node) = (worker.class, if node.is_empty() { worker.node.clone() } else { node.clone() });
-        let waited = waited.or(worker.waited);
-        if worker.has_ended && *fate != Fate::Cancelled {
+        let fate = if was_cancelled { Fate::Cancelled } else { *fate };
+        let (class, terms) = (worker.class, worker.terms);
+        let node = if node.is_empty() { worker.node.clone() } else { node.clone() };
+        let (waited, place) = (waited.or(worker.waited), place(&node));
+        if let Some(event) = worker.stopped.take() {
+            return Some(stopped(event, fate));
+        }
+        if worker.has_ended && fate != Fate::Cancelled {
             return None;
         }
         let running = std::mem::take(&mut worker.running);
-        let group = self.group(class);
-        let place = if node.is_empty() { String::new() } else { format!(" ({node})") };
         let mut why = format!("its job {}{place}", fate.words());
         match fate {
             // The pipeline is wrong, or the first worker can't even start. Later, it may be one node that is wrong.
-            Fate::Failed(code) if *code == 2 || (!has_heard && *code != 1) => {
+            Fate::Failed(code) if code == 2 || (!has_heard && code != 1) => {
                 return Some(Reaction::Refused(*task, why));
             }
-            Fate::NodeFailed if !node.is_empty() => drop(group.excluded.insert(node)),
-            Fate::OutOfMemory => match group.now.with_twice_the_memory(class.memory.unwrap_or(0), most_memory) {
-                Some(grown) => {
-                    group.now = grown;
-                    why = format!("{why}; the next ones get {}", grown.words());
-                }
-                None => {
-                    let why = format!("{why}, and gets no more; give `memory` of `resources`, or slurm.max_memory");
-                    return Some(Reaction::Refused(*task, why));
-                }
+            Fate::NodeFailed if !node.is_empty() => drop(self.group(class).excluded.insert(node)),
+            Fate::OutOfMemory => match self.more_memory(class, terms) {
+                Ok(more) => why = format!("{why}; {more}"),
+                Err(no_more) => return Some(Reaction::Refused(*task, format!("{why}, {no_more}"))),
             },
             _ => {}
         }
-        group.last_loss = Some(format!("was lost: {why}"));
+        self.group(class).last_loss = Some(format!("was lost: {why}"));
         let mut events: Vec<Event> =
             running.into_iter().map(|stage| Event::StageInterrupted { stage, has_checkpoint: false }).collect();
         events.push(Event::WorkerEnded {
             worker: name(*task),
             why,
+            cause: fate.cause(),
             is_lost: true,
             exit_code: None,
             queued_seconds: waited.map(|time| time.as_secs_f64()),
             seconds: ran.map(|time| time.as_secs_f64()),
         });
-        Some(if *fate == Fate::Cancelled { Reaction::Cancelled(events) } else { Reaction::Lost(events) })
+        Some(if fate == Fate::Cancelled { Reaction::Cancelled(events) } else { Reaction::Lost(events) })
     }
 
     /// A worker that refused the pipeline, and why.
@@ -337,6 +401,7 @@ mod tests {
     use crate::key::Digest;
     use crate::store::host_name;
 
+    const STOPPED: &str = "saved its states and left";
     const CLASS: Class = Class { cpus: 1, memory: Some(1000), gpus: 0 };
 
     fn task(index: u32) -> TaskId {
@@ -369,11 +434,16 @@ mod tests {
 
     fn left(index: u32, why: &str, code: u8) -> Event {
         let (worker, why, queued_seconds, seconds) = (worker(index), why.to_owned(), None, None);
-        Event::WorkerEnded { worker, why, is_lost: false, exit_code: Some(code), queued_seconds, seconds }
+        let cause = match code {
+            0 if why == STOPPED => WorkerCause::Stopped,
+            0 => WorkerCause::Done,
+            _ => WorkerCause::Failed,
+        };
+        Event::WorkerEnded { worker, why, cause, is_lost: false, exit_code: Some(code), queued_seconds, seconds }
     }
 
     fn lost(book: &mut Book, index: u32, fate: Fate) -> Vec<Event> {
-        match book.lost(&end(index, fate), None) {
+        match book.lost(&end(index, fate)) {
             Some(Reaction::Lost(events)) => events,
             other => panic!("{other:?}"),
         }
@@ -420,16 +490,48 @@ mod tests {
         assert_eq!(book.terms(CLASS).1, BTreeSet::from(["n1".to_owned()]), "the next one runs elsewhere");
     }
 
+    /// Submits a worker that runs and then ends for lack of memory. Returns what follows.
+    fn out_of_memory(book: &mut Book, index: u32, says_so: bool) -> Option<Reaction> {
+        let task = TaskId { job: 100 + u64::from(index), index: 0 };
+        book.submitted(CLASS, task.job, 1);
+        book.see(&[Queued { task, ..queued(0, false) }]);
+        if !says_so {
+            book.see(&[]);
+            return book.lost(&TaskEnd { task, ..end(0, Fate::OutOfMemory) });
+        }
+        let Event::WorkerEnded { .. } = left(0, "", 1) else { panic!() };
+        let mut event = left(0, "ended: `a` ran out of memory", 1);
+        if let Event::WorkerEnded { cause, .. } = &mut event {
+            *cause = WorkerCause::OutOfMemory;
+        }
+        book.on_event(&format!("host/slurm-{task}"), event).map(Reaction::Stopped)
+    }
+
     #[test]
     fn worker_that_ran_out_of_memory_gets_twice_as_much_up_to_the_limit() {
+        for says_so in [false, true] {
+            let mut book = Book::default();
+            for memory in [2000, 4000] {
+                assert!(out_of_memory(&mut book, memory, says_so).is_some());
+                assert_eq!(book.terms(CLASS).0.memory, Some(u64::from(memory)));
+            }
+            let last = out_of_memory(&mut book, 8000, says_so);
+            let why = match last {
+                Some(Reaction::Refused(_, why)) => why,
+                _ => book.refused().expect("it can't run").1,
+            };
+            assert!(why.contains("ran out of memory") && why.contains("gets no more"), "{why}");
+        }
+    }
+
+    #[test]
+    fn workers_that_run_out_of_the_same_memory_let_it_grow_once() {
         let mut book = with_workers(3);
         book.see(&[]);
-        lost(&mut book, 0, Fate::OutOfMemory);
-        assert_eq!(book.terms(CLASS).0.memory, Some(2000));
-        lost(&mut book, 1, Fate::OutOfMemory);
-        assert_eq!(book.terms(CLASS).0.memory, Some(4000));
-        let refused = book.lost(&end(2, Fate::OutOfMemory), None);
-        assert!(matches!(refused, Some(Reaction::Refused(_, why)) if why.contains("gets no more")));
+        for index in 0..3 {
+            lost(&mut book, index, Fate::OutOfMemory);
+            assert_eq!(book.terms(CLASS).0.memory, Some(2000));
+        }
     }
 
     #[test]
@@ -446,7 +548,7 @@ mod tests {
             }
             book.see(&[]);
             book.see(&[]);
-            assert!(book.lost(&TaskEnd { task, ..end(0, Fate::Killed(9)) }, None).is_some());
+            assert!(book.lost(&TaskEnd { task, ..end(0, Fate::Killed(9)) }).is_some());
             Ok::<_, String>(())
         };
         for _ in 0..3 {
@@ -468,15 +570,41 @@ mod tests {
     }
 
     #[test]
-    fn cancelled_job_is_told_from_a_preempted_one_also_if_the_worker_left_in_order() {
-        for (fate, is_cancelled) in [(Fate::Cancelled, true), (Fate::Preempted, false), (Fate::Completed, false)] {
+    fn worker_that_was_stopped_ends_for_the_reason_that_slurm_gives() {
+        for (fate, expected) in [
+            (Fate::Cancelled, "saved its states and left: its job was cancelled"),
+            (Fate::Preempted, "saved its states and left: its job was preempted"),
+            (Fate::Completed, STOPPED),
+        ] {
             let mut book = with_workers(1);
-            book.on_event(&worker(0), left(0, STOPPED, 0));
-            assert_eq!(book.see(&[]), BTreeSet::from([task(0)]), "only Slurm knows who stopped it");
-            let reaction = book.lost(&end(0, fate), None);
-            assert_eq!(matches!(reaction, Some(Reaction::Cancelled(_))), is_cancelled, "{fate:?} {reaction:?}");
+            assert_eq!(book.on_event(&worker(0), left(0, STOPPED, 0)), None, "only Slurm knows who stopped it");
+            assert_eq!(book.see(&[]), BTreeSet::from([task(0)]));
+            let reaction = book.lost(&end(0, fate)).expect("it has ended");
+            assert_eq!(matches!(reaction, Reaction::Cancelled(_)), fate == Fate::Cancelled, "{reaction:?}");
+            let (Reaction::Cancelled(events), Reaction::Stopped(event)) = (match reaction {
+                Reaction::Stopped(event) => (Reaction::Cancelled(Vec::new()), Reaction::Stopped(event)),
+                Reaction::Cancelled(mut events) => {
+                    let event = events.remove(0);
+                    (Reaction::Cancelled(events), Reaction::Stopped(event))
+                }
+                other => panic!("{other:?}"),
+            }) else {
+                panic!()
+            };
+            assert_eq!(events, []);
+            let Event::WorkerEnded { why, is_lost: false, .. } = event else { panic!("{event:?}") };
+            assert_eq!(why, expected);
             assert_eq!(book.lacking(CLASS, 1, 8), Ok(1));
         }
+    }
+
+    #[test]
+    fn nobody_asks_why_workers_stop_at_the_end_of_the_run() {
+        let mut book = with_workers(2);
+        assert_eq!(book.on_event(&worker(0), left(0, STOPPED, 0)), None);
+        assert_eq!(book.end().len(), 1, "it waited for Slurm");
+        assert!(book.on_event(&worker(1), left(1, STOPPED, 0)).is_some());
+        assert_eq!(book.end(), []);
     }
 
     #[test]
@@ -485,10 +613,10 @@ mod tests {
         book.submitted(CLASS, 7, 1);
         book.see(&[queued(0, true)]);
         assert_eq!((book.see(&[]), book.see(&[])), (BTreeSet::new(), BTreeSet::from([task(0)])));
-        assert!(matches!(book.lost(&end(0, Fate::Unknown), None), Some(Reaction::Cancelled(_))));
+        assert!(matches!(book.lost(&end(0, Fate::Unknown)), Some(Reaction::Cancelled(_))));
         let mut book = with_workers(1);
         book.see(&[]);
-        assert!(matches!(book.lost(&end(0, Fate::Unknown), None), Some(Reaction::Lost(_))));
+        assert!(matches!(book.lost(&end(0, Fate::Unknown)), Some(Reaction::Lost(_))));
     }
 
     #[test]
@@ -499,7 +627,7 @@ mod tests {
         // It could not even reach the store.
         let mut book = with_workers(1);
         book.see(&[]);
-        assert!(matches!(book.lost(&end(0, Fate::Failed(2)), None), Some(Reaction::Refused(..))));
+        assert!(matches!(book.lost(&end(0, Fate::Failed(2))), Some(Reaction::Refused(..))));
     }
 
     #[test]
@@ -527,7 +655,7 @@ mod tests {
         let mut book = with_workers(1);
         let name = format!("{}/worker-9", host_name());
         let event = Event::WorkerStarted { worker: name.clone(), host: host_name() };
-        assert_eq!(book.on_event(&name, event.clone()), event);
+        assert_eq!(book.on_event(&name, event.clone()), Some(event));
         assert_eq!(book.lacking(CLASS, 2, 8), Ok(1));
     }
 }

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::exec::claiming::RunWorker;
 use crate::exec::executor::Executor;
 use crate::exec::fetching::{Answer, Fetch, Fetcher, Permit, Wanted};
+use crate::exec::job::Ended;
 use crate::exec::state::{Claim, Input};
 use crate::id::PointId;
 use crate::key::Key;
@@ -37,6 +38,23 @@ impl<'a> Driver<'a> {
     /// Whether this worker left points to others.
     pub(crate) fn has_left(&self) -> bool {
         self.left
+    }
+
+    /// The point for which this worker had too little memory, so that it left.
+    pub(crate) fn lacked_memory(&self) -> Option<PointId> {
+        self.lacked_memory
+    }
+
+    /// Leaves if a program ran out of memory and a worker with more memory may run it.
+    pub(super) fn left_to_more_memory<R>(&mut self, point: PointId, ended: Ended<R>) -> Ended<R> {
+        match ended {
+            Ended::OutOfMemory(_) if self.run_worker.is_some_and(|worker| worker.leaves_without_memory) => {
+                (self.left, self.lacked_memory) = (true, Some(point));
+                self.worker.context.cancel.cancel();
+                Ended::Interrupted
+            }
+            ended => ended,
+        }
     }
 
     /// Reads the records of the inputs and takes the lease of the key. `None` if the shared store is asked first.

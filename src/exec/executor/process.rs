@@ -29,6 +29,7 @@ use crate::exec::job::{Ended, Job};
 use crate::exec::worker::{Worker, panic_message};
 use crate::id::PointId;
 use crate::store::ResultRecord;
+use crate::system::MemoryKills;
 
 /// A job with everything that another process needs to run it.
 #[derive(Serialize, Deserialize)]
@@ -196,7 +197,7 @@ impl Launcher<'_> {
         };
         let order = self.write_order(job).map_err(failed("can't write the order of a job"))?;
         let log = self.worker.open_log(point).map_err(failed("can't write the log of a stage"))?;
-        let killed_before = processes_killed_for_memory();
+        let killed_before = MemoryKills::so_far();
         let mut child = Command::new(self.program)
             .arg("work")
             .arg(order.path())
@@ -221,7 +222,7 @@ impl Launcher<'_> {
         let end = child.stdout.take().and_then(|output| self.read_messages(point, output, events));
         self.inputs.lock().unwrap_or_else(PoisonError::into_inner).remove(&point);
         let status = child.wait().map_err(failed("can't wait for the process of a stage"))?;
-        let is_out_of_memory = processes_killed_for_memory() > killed_before;
+        let is_out_of_memory = killed_before.have_grown();
         end.ok_or_else(|| {
             if self.worker.context.cancel.is_cancelled() {
                 return Ended::Interrupted;
@@ -285,13 +286,6 @@ fn crash(status: ExitStatus, is_out_of_memory: bool) -> Error {
         Some(Signal::ABORT) => error("its process aborted (SIGABRT)".to_owned()),
         _ => error(format!("its process was ended by signal {number}")),
     }
-}
-
-/// The number of processes that the kernel has killed because memory ran out.
-fn processes_killed_for_memory() -> u64 {
-    let statistics = fs::read_to_string("/proc/vmstat").unwrap_or_default();
-    let count = statistics.lines().find_map(|line| line.strip_prefix("oom_kill "));
-    count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -6,16 +6,19 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use super::process_tree::{Exit, ProcessTree};
 use crate::error::{Error, is_exhausted};
 use crate::stage::{Context, StageError};
+use crate::system::MemoryKills;
 
 /// How often to look for an interruption and at the time-out.
 const TICK: Duration = Duration::from_millis(50);
 /// SIGHUP, SIGINT and SIGTERM.
 const STOPPING: [i32; 3] = [1, 2, 15];
+const SIGKILL: i32 = 9;
 /// How long after a program this process may get a signal that was sent to both.
 const SIGNALLED_TOGETHER: Duration = Duration::from_millis(500);
 /// How much of the log a failure quotes.
@@ -77,6 +80,7 @@ enum End {
 pub(super) fn run(invocation: &Invocation, watch: &mut dyn Watch, context: &Context<'_>) -> Result<(), StageError> {
     let (name, path) = (&*invocation.name, context.log_path);
     let what = format!("can't open the log {}", path.display());
+    let killed_before = MemoryKills::so_far();
     let log = OpenOptions::new().create(true).append(true).open(path).map_err(StageError::io(what.clone()))?;
     let written_before = log.metadata().map_err(StageError::io(what.clone()))?.len();
     let printed = match &invocation.printed {
@@ -98,9 +102,9 @@ pub(super) fn run(invocation: &Invocation, watch: &mut dyn Watch, context: &Cont
         Some(_) => cannot_start(name, error),
         None => StageError::failed(format!("`{name}` was stopped, because {error}")),
     })??;
-    let failure = match end {
+    let (failure, is_out_of_memory) = match end {
         End::Cancelled => return Err(StageError::Interrupted),
-        End::TimedOut(limit) => format!("`{name}` took longer than {} s and was ended", limit.as_secs()),
+        End::TimedOut(limit) => (format!("`{name}` took longer than {} s and was ended", limit.as_secs()), false),
         End::Exited(Exit { status, left }) => {
             if left {
                 context.progress.log(&format!("`{name}` left processes running; they were ended"));
@@ -108,18 +112,30 @@ pub(super) fn run(invocation: &Invocation, watch: &mut dyn Watch, context: &Cont
             if status.success() {
                 return Ok(());
             }
-            match (status.code(), status.signal()) {
-                (Some(code), _) => format!("`{name}` exited with code {code}"),
-                (None, Some(9)) => format!("`{name}` was ended by signal 9 (SIGKILL), as when memory runs out"),
-                (None, Some(signal)) => format!("`{name}` was ended by signal {signal}"),
-                (None, None) => format!("`{name}` failed"),
-            }
+            failure(name, status, killed_before)
         }
     };
-    Err(StageError::failed(match tail(path, written_before) {
+    let message = match tail(path, written_before) {
         Some(lines) => format!("{failure}; the end of its output:\n{lines}"),
         None => format!("{failure}, without any output"),
-    }))
+    };
+    Err(if is_out_of_memory { StageError::OutOfMemory(message) } else { StageError::Failed(message) })
+}
+
+/// What a program died of, and whether that was a lack of memory. The kernel may have killed a child of the program,
+/// which then failed in its own way. Among the processes of a whole machine, only a SIGKILL says whose memory it was.
+fn failure(name: &str, status: ExitStatus, killed_before: MemoryKills) -> (String, bool) {
+    let is_killed = status.signal() == Some(SIGKILL) || status.code() == Some(128 + SIGKILL);
+    let is_out_of_memory = (is_killed || killed_before.are_own()) && killed_before.have_grown();
+    let failure = match (status.code(), status.signal()) {
+        (Some(code), _) if is_out_of_memory => format!("`{name}` ran out of memory and exited with code {code}"),
+        (None, _) if is_out_of_memory => format!("`{name}` ran out of memory: the kernel killed it"),
+        (Some(code), _) => format!("`{name}` exited with code {code}"),
+        (None, Some(SIGKILL)) => format!("`{name}` was ended by signal 9 (SIGKILL), as when memory runs out"),
+        (None, Some(signal)) => format!("`{name}` was ended by signal {signal}"),
+        (None, None) => format!("`{name}` failed"),
+    };
+    (failure, is_out_of_memory)
 }
 
 /// Whether the program ended because everything is being stopped. A batch system signals all processes of a job, so
