@@ -189,12 +189,12 @@ type Disturbance<'a> = &'a dyn Fn(&mut Child, &Path) -> Outcome;
 
 fn failures(cluster: &Loopback, away: u64) -> Outcome {
     let disturb: [(&str, Disturbance<'_>); 4] = [
-        ("node killed", &|_, _| cluster.kill_node("n1")),
+        ("node killed", &|_, _| cluster.kill("n1")),
         ("preemption", &|_, _| cluster.preempt("n2")),
         ("controller away", &|_, _| {
-            cluster.kill_controller()?;
+            cluster.kill("controller")?;
             std::thread::sleep(Duration::from_secs(away));
-            cluster.start_controller()
+            cluster.start_again("controller")
         }),
         ("driver killed", &|driver, folder| {
             driver.kill()?;
@@ -221,7 +221,10 @@ fn failures(cluster: &Loopback, away: u64) -> Outcome {
         let named: std::collections::BTreeSet<String> =
             words.map(|event| &event["why"]).chain(warnings).filter_map(Value::as_str).map(str::to_owned).collect();
         say(&format!("{what:16} {} points, {again} finished ones ran again; {named:?}", finished.len()));
-        cluster.mend()?;
+        if what == "node killed" {
+            cluster.start_again("n1")?;
+        }
+        cluster.wait_until_idle()?;
         if again > 0 {
             return Err(format!("{what}: finished points ran again").into());
         }

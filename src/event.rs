@@ -3,6 +3,8 @@
 //! The runner sends events; the terminal, the NDJSON file and the report receive them. Each line of `run --json` is one
 //! event. New fields may be added. A change of meaning raises [`VERSION`].
 
+mod workers;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::key::Key;
 use crate::plan::Reason;
 use crate::status::RunStatus;
+
+pub use self::workers::WorkerCounts;
 
 /// The version of the events. The first event of a run contains it.
 pub const VERSION: u32 = 1;
@@ -243,7 +247,7 @@ pub enum Event {
         /// Seconds that its job waited in the queue of the cluster, if it had to.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         queued_seconds: Option<f64>,
-        /// Seconds that its job ran, if it was a job of a cluster.
+        /// Seconds that it ran, if it is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seconds: Option<f64>,
     },
@@ -255,6 +259,9 @@ pub enum Event {
         running: usize,
         /// Why they wait, in the cluster's words: "Resources".
         reason: Option<String>,
+        /// Those that were submitted so far in place of workers that ended although work was left for them.
+        #[serde(default)]
+        replaced: usize,
     },
     /// A report was written.
     ReportWritten {
@@ -315,6 +322,24 @@ pub enum WorkerCause {
     /// Nobody knows.
     #[default]
     Unknown,
+}
+
+impl WorkerCause {
+    /// For the user, after a number of workers.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::TimeLimit => "at their time limits",
+            Self::Stopped => "stopped",
+            Self::Preempted => "preempted",
+            Self::OutOfMemory => "out of memory",
+            Self::NodeFailed => "lost with their nodes",
+            Self::Cancelled => "cancelled",
+            Self::Killed => "killed",
+            Self::Failed => "failed",
+            Self::Unknown => "lost",
+        }
+    }
 }
 
 impl Event {

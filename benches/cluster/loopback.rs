@@ -71,6 +71,11 @@ impl Loopback {
         Ok(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
     }
 
+    /// The settings, for programs that take all of Slurm's variables away from their jobs.
+    pub(super) fn settings(&self) -> PathBuf {
+        self.path("slurm.conf")
+    }
+
     pub(super) fn forget_calls(&self) {
         // There may be none.
         let _ = fs::remove_file(self.path("calls"));
@@ -112,19 +117,21 @@ impl Loopback {
         Ok(())
     }
 
-    /// Kills a node with everything that runs on it.
-    pub(super) fn kill_node(&self, node: &str) -> Outcome {
-        let jobs = self.slurm("squeue", &["--noheader", "--nodelist", node, "--format=%A"])?;
-        self.kill(&format!("slurmd-{node}.pid"))?;
-        for job in jobs.lines() {
-            let script = format!(
-                "for step in $(pgrep -f 'slurmstepd: \\[{}.batch\\]'); do kill -9 $step $(pgrep -P $step); done",
-                job.trim()
-            );
-            // A job may have ended by itself.
-            let _ = Command::new("sh").args(["-c", &script]).stderr(Stdio::null()).status()?;
+    /// Kills a node with everything that runs on it, or the controller.
+    pub(super) fn kill(&self, part: &str) -> Outcome {
+        self.call("kill.sh", part)
+    }
+
+    /// Starts what was killed.
+    pub(super) fn start_again(&self, part: &str) -> Outcome {
+        self.call("start.sh", part)
+    }
+
+    fn call(&self, script: &str, part: &str) -> Outcome {
+        match self.script(script).arg(part).status()?.success() {
+            true => Ok(()),
+            false => Err(format!("{script} {part} failed").into()),
         }
-        Ok(())
     }
 
     /// Takes all memory of a node for a moment.
@@ -134,27 +141,12 @@ impl Loopback {
         self.slurm("sbatch", &args).map(drop)
     }
 
-    pub(super) fn kill_controller(&self) -> Outcome {
-        self.kill("slurmctld.pid")
-    }
-
-    pub(super) fn start_controller(&self) -> Outcome {
-        self.slurm("slurmctld", &[]).map(drop)
-    }
-
-    fn kill(&self, file: &str) -> Outcome {
-        let pid = fs::read_to_string(self.path(file))?;
-        Command::new("kill").args(["-9", pid.trim()]).status()?;
-        Ok(())
-    }
-
-    /// Starts what was killed.
-    pub(super) fn mend(&self) -> Outcome {
-        let idle = || self.slurm("sinfo", &["--noheader", "--Node", "--partition=main", "--format=%T"]);
-        if idle()?.contains("down") {
-            self.slurm("slurmd", &["-N", "n1"])?;
-        }
-        self.wait_until("the nodes are not up", || Ok(idle()?.matches("idle").count() == 2))
+    /// Waits until nothing runs.
+    pub(super) fn wait_until_idle(&self) -> Outcome {
+        self.wait_until("the nodes are not up", || {
+            let nodes = self.slurm("sinfo", &["--noheader", "--Node", "--partition=main", "--format=%T"])?;
+            Ok(nodes.matches("idle").count() == 2)
+        })
     }
 }
 

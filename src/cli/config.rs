@@ -199,11 +199,14 @@ pub(super) fn config(_: &ConfigArgs, ui: &Ui) -> Result<()> {
     let url = url.map(|url| Address::parse(&url, Path::new("")).map_or_else(|e| e.to_string(), |a| a.to_string()));
     let key = config.key_file().map(|path| path.display().to_string());
     let Resources { cpus, memory, time } = config.resources();
+    let slurm = &config.engine.slurm;
+    config.site(&[]).map_err(|e| Error { message: format!("the configuration {file}: {e}"), ..e })?;
     if ui.json {
         return ui.object(&json!({
             "file": file, "exists": exists,
             "store": { "url": url, "write": config.store.write, "key": key, "trusted": config.store.trusted },
             "resources": { "cpus": cpus, "memory": memory, "time": time.map(|time| time.as_secs_f64()) },
+            "engine": { "slurm": slurm },
         }));
     }
     let mut lines = vec![format!("{file}{}", if exists { "" } else { " (does not exist)" })];
@@ -218,6 +221,7 @@ pub(super) fn config(_: &ConfigArgs, ui: &Ui) -> Result<()> {
         ("time  ", time.map(time_in_words)),
     ];
     lines.extend(resources.into_iter().filter_map(|(name, value)| Some(format!("resources.{name}   {}", value?))));
+    lines.extend(slurm.iter().map(|(name, value)| format!("engine.slurm.{name}   {value}")));
     ui.text(&lines.join("\n"));
     Ok(())
 }

@@ -13,6 +13,7 @@ use super::ui::{Ui, bytes, count, seconds, when};
 use super::verdicts::PointVerdicts;
 use super::{log, plan};
 use crate::error::Result;
+use crate::event::WorkerCounts;
 use crate::id::PointId;
 use crate::key::{Digest, Key};
 use crate::plan::{CachedEpochs, Decision, Plan, State};
@@ -61,6 +62,7 @@ pub(super) fn status(args: &StatusArgs, global: &Global, ui: &Ui) -> Result<()> 
     let runs = project.store.runs()?;
     let failed = FailedPoints::of(&project.spec.pipeline.name, runs.iter().rev());
     let last = runs.into_iter().rfind(|r| r.pipeline == project.spec.pipeline.name);
+    let workers = last.as_ref().and_then(|run| WorkerCounts::of(&log::events(&project.store, run, "\"worker")));
     let states = project.store.all_states()?;
     let stored = stored(&plan, &states);
     let disk = disk(&project, &states);
@@ -80,7 +82,7 @@ pub(super) fn status(args: &StatusArgs, global: &Global, ui: &Ui) -> Result<()> 
         return ui.object(&json!({
             "pipeline": project.spec.pipeline.name, "complete": plan.is_complete(), "hit": count(State::Hit),
             "miss": count(State::Miss), "maybe": count(State::Maybe), "pruned": pruned, "stages": stages, "disk": disk,
-            "last_run": last,
+            "last_run": last, "workers": workers,
         }));
     }
     let mut lines = vec![plan::summary(&plan)];
@@ -92,6 +94,7 @@ pub(super) fn status(args: &StatusArgs, global: &Global, ui: &Ui) -> Result<()> 
     lines.extend(verdicts.lines(&project, &plan));
     lines.extend(disk_lines(&project, disk, &stored));
     lines.extend(last.map(|run| last_run(&run)));
+    lines.extend(workers.map(|workers| format!("its workers: {}", workers.words(seconds))));
     ui.text(&lines.join("\n"));
     Ok(())
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Category, Error, Result};
-use crate::event::{Event, Listener};
+use crate::event::{Event, Listener, WorkerCounts};
 use crate::exec::claiming::RunWorker;
 use crate::exec::executor::{Executor, ExecutorEvent};
 use crate::exec::fetching::{Fetcher, Permit};
@@ -107,6 +107,11 @@ impl<'a> Driver<'a> {
     /// The first error.
     pub(crate) fn error(&self) -> Option<&Error> {
         self.error.as_ref()
+    }
+
+    /// The workers of the run, if it has any.
+    pub(crate) fn workers(&self) -> Option<WorkerCounts> {
+        self.log.workers()
     }
 
     /// Takes the first error.

@@ -71,6 +71,7 @@ impl Feed {
         if std::thread::Builder::new().name("vadpipe-feed".to_owned()).spawn(run).is_err() {
             lock(&feeding.pending).is_closed = true;
         }
+        let begun = Instant::now();
         let result = work(&feeding);
         let WorkerEnd { why, cause, exit_code } = end(&result);
         lock(&feeding.pending).add(&Event::WorkerEnded {
@@ -80,7 +81,7 @@ impl Feed {
             is_lost: false,
             exit_code: Some(exit_code),
             queued_seconds: None,
-            seconds: None,
+            seconds: Some(begun.elapsed().as_secs_f64()),
         });
         drop(stop);
         // A store that does not answer must not hold the worker.

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -16,7 +17,7 @@ use crate::id::PointId;
 use crate::key::Segment;
 use crate::plan::Cause;
 use crate::report::{RunOverlay, StageOverlay, overlay};
-use crate::spec::Point;
+use crate::spec::{Point, time_in_words};
 use crate::status::StageStatus;
 use crate::store::StoreError;
 use crate::value::{Value, Values};
@@ -97,9 +98,14 @@ fn run_overlay(context: &RunContext<'_>, driver: &Driver<'_>, run: &str) -> RunO
         started: jiff::Zoned::now().strftime("%Y-%m-%d %H:%M %Z").to_string(),
         device: format!("{} ({})", context.compute.name, context.compute.numerics),
         threads: context.threads,
+        workers: driver.workers().map(|workers| workers.words(in_words)),
         stages: stages.collect(),
         missing: Vec::new(),
     }
+}
+
+fn in_words(seconds: f64) -> String {
+    time_in_words(Duration::from_secs_f64(seconds.max(0.0).round()))
 }
 
 /// Why a point is pruned: it was not promoted at a rung, or all points of one of its inputs are pruned.

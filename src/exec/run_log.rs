@@ -10,7 +10,7 @@ use std::io::{BufWriter, Write as _};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::event::{Event, Listener};
+use crate::event::{Event, Listener, WorkerCounts};
 use crate::exec::context::RunContext;
 use crate::id::PointId;
 use crate::key::{Digest, Key};
@@ -46,6 +46,8 @@ pub(crate) struct RunLog<'a> {
     context: RunContext<'a>,
     file: Mutex<BufWriter<File>>,
     record: Mutex<RunRecord>,
+    /// The workers of the run, if it has any.
+    workers: Mutex<Option<WorkerCounts>>,
     /// The position of each stage in the record.
     positions: BTreeMap<&'a str, usize>,
     /// Protects scratch folders from `gc` during the run.
@@ -99,7 +101,7 @@ impl<'a> RunLog<'a> {
         let storage = |e| Error::storage(format!("can't write {}", path.display())).caused_by(e);
         path.parent().map_or(Ok(()), fs::create_dir_all).map_err(storage)?;
         let file = Mutex::new(BufWriter::new(File::create(&path).map_err(storage)?));
-        Ok(Self { context, file, record: Mutex::new(record), positions, _at_work: at_work })
+        Ok(Self { context, file, record: Mutex::new(record), workers: Mutex::default(), positions, _at_work: at_work })
     }
 
     /// Reports the warnings of the store since the last call, such as damage. Returns whether there were any.
@@ -155,7 +157,13 @@ impl<'a> RunLog<'a> {
         Ok(noted?)
     }
 
+    /// The workers of the run, if it has any.
+    pub(crate) fn workers(&self) -> Option<WorkerCounts> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn remember(&self, event: &Event) {
+        WorkerCounts::count(&mut self.workers.lock().unwrap_or_else(PoisonError::into_inner), event);
         let (Event::StageFinished { stage, .. }
         | Event::Resumed { stage, .. }
         | Event::StageStarted { stage, worker: Some(_), .. }

@@ -44,6 +44,7 @@ fn section(run: &RunOverlay) -> Html {
         ("threads", &run.threads.to_string()),
         ("vadpipe", &run.version),
     ];
+    let facts = facts.into_iter().chain(run.workers.as_ref().map(|workers| ("workers", workers)));
     let facts = facts.map(|(name, value)| html!("<div><dt>{}</dt><dd>{}</dd></div>", name, value));
     html!(
         "<section id=\"run\"><h2>The run</h2>\n<dl class=\"facts\">{}<div><dt>stages</dt><dd>{}</dd></div></dl>\n{}\

@@ -20,6 +20,8 @@ pub struct RunOverlay {
     pub threads: usize,
     /// The version of vadpipe.
     pub version: String,
+    /// Its workers, if it had several: how many there were and how they ended.
+    pub workers: Option<String>,
     /// Its points, in plan order.
     pub stages: Vec<StageOverlay>,
     /// The points that this page gathers without, and how each ended.

@@ -216,6 +216,7 @@ fn run() -> RunOverlay {
         device: "cpu (avx512)".into(),
         threads: 2,
         version: "0.1.0".into(),
+        workers: Some("3 started, 1 preempted; 1 replaced".into()),
         stages,
         missing: Vec::new(),
     }

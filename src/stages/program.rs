@@ -234,7 +234,9 @@ impl Program {
             make_folders(&self.outputs, &start.folders.outputs)?;
             watch.starts()?;
             match process::run(&invocation, watch, context) {
-                Err(StageError::Failed(error) | StageError::OutOfMemory(error)) if retries_left > 0 && watch.can_start_again() => {
+                Err(StageError::Failed(error) | StageError::OutOfMemory(error))
+                    if retries_left > 0 && watch.can_start_again() =>
+                {
                     context.progress.log(&format!("{error}\nretries left: {retries_left}; the program starts again"));
                     start.folders.clear()?;
                 }

@@ -224,6 +224,12 @@ fn configuration_has_resources_for_stages_that_do_not_say_what_they_need() {
     assert_eq!(refused.code, 2);
     assert!(refused.stderr.contains("stage `small` needs 900 GB of memory"), "{}", refused.stderr);
     assert!(run(&["config"]).stdout.contains("resources.memory   900 GB"));
+    project.write("config.toml", "[engine.slurm]\npartition = \"gpu\"\nworkers = 4\n");
+    assert!(run(&["config"]).stdout.contains("engine.slurm.partition   \"gpu\"\nengine.slurm.workers   4"));
+    project.write("config.toml", "[engine.slurm]\npartitoin = \"gpu\"\n");
+    let wrong = run(&["config"]);
+    assert_eq!(wrong.code, 2);
+    assert!(wrong.stderr.contains("config.toml: [engine.slurm]: unknown field `partitoin`"), "{}", wrong.stderr);
     project.write("config.toml", "[resources]\nmemory = 900\n");
     let wrong = run(&["run", "p.toml"]);
     assert_eq!(wrong.code, 2);

@@ -3,6 +3,7 @@
 mod loopback;
 mod stand_in;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -199,6 +200,66 @@ fn worker_that_ran_out_of_memory_is_replaced_by_one_with_twice_as_much() {
     assert_ok(&Run::of(ended(driver)));
     let calls = cluster.all_calls();
     assert!(calls.contains("--mem=512M") && calls.contains("--mem=1024M"), "{calls}");
+}
+
+/// The programs of a worker whose kernel counts, in the file `kills` of the test, what it kills for lack of memory.
+const KERNEL: &str = r#"#!/bin/sh
+exec unshare --user --map-root-user --mount sh -c \
+  'mount -t tmpfs none /sys/fs/cgroup && mount --bind "$0" /proc/vmstat && exec "$@"' "$(dirname "$0")/kills" "$@"
+"#;
+
+/// Fails once, as when memory runs out.
+const HUNGRY: &str = r#"
+[pipeline]
+name = "hungry"
+
+[stages.a]
+kind = "command"
+argv = ["sh", "-c", "cd \"$0\"; echo ran >> ran; if [ $(wc -l < ran) = 1 ]; then echo oom_kill 7 > kills; kill -9 $$; fi; echo made > \"$1\"", "{base}", "{outputs.out}"]
+outputs = { out = "out" }
+resources = { memory = "100 MiB" }
+"#;
+
+#[test]
+fn program_that_ran_out_of_memory_runs_once_more_with_twice_as_much() {
+    let (project, cluster) = (Project::new(HUNGRY), StandIn::new());
+    let path = project.path("").display().to_string();
+    project.edit("\"{base}\"", &format!("{path:?}"));
+    project.write("kills", "oom_kill 6\n");
+    project.write("kernel", KERNEL);
+    let kernel = project.path("kernel");
+    std::fs::set_permissions(&kernel, std::fs::Permissions::from_mode(0o755)).expect("a program");
+    if !std::process::Command::new(&kernel).arg("true").status().is_ok_and(|status| status.success()) {
+        eprintln!("unshare is not permitted: no program ran out of memory");
+        return;
+    }
+    let run = run(&project, &cluster, &["-E", &format!("slurm.prefix={}", kernel.display())]);
+    assert_ok(&run);
+    let calls = cluster.all_calls();
+    assert!(calls.contains("--mem=100M") && calls.contains("--mem=200M"), "{calls}");
+    assert_eq!(project.read("ran"), "ran\nran\n");
+    let ended = run.of_kind("worker-ended").find(|event| event["cause"] == "out-of-memory").expect("one has ended");
+    assert_eq!(text(&ended["why"]), "ended: `a` ran out of memory; the next ones get 1 CPU, 209.7 MB");
+}
+
+#[test]
+fn preempted_worker_that_saved_its_states_ends_for_this_reason() {
+    let Some(project) = long_training() else { return };
+    let (cluster, expected) = (StandIn::new(), plain_digests(&project));
+    let driver = start_blocked(&project, &cluster, &[]);
+    cluster.ask_to_leave(0, "PREEMPTED");
+    cluster.wait_for_calls("scontrol", 1);
+    unblock(&project);
+    let run = Run::of(ended(driver));
+    assert_ok(&run);
+    let ended = run.of_kind("worker-ended").find(|event| event["cause"] == "preempted").expect("one has ended");
+    assert_eq!(
+        (text(&ended["why"]), &ended["is_lost"]),
+        ("saved its states and left: its job was preempted".to_owned(), &Value::from(false))
+    );
+    assert_eq!(project.digests(), expected);
+    let status = project.vadpipe(["status", "p.toml"]);
+    assert!(status.stdout.contains("1 preempted; 1 replaced"), "{}", status.stdout);
 }
 
 #[test]

@@ -56,6 +56,8 @@ struct Group {
     rounds: u32,
     /// Why the last one was lost.
     last_loss: Option<String>,
+    /// Workers that ended although work was left for them, and in whose place none was submitted yet.
+    missing: usize,
 }
 
 /// What the end of a worker leads to.
@@ -81,8 +83,10 @@ pub(in crate::cli) struct Book {
     has_heard: bool,
     /// A worker that refused the pipeline, and why.
     refused: Option<(TaskId, String)>,
-    /// What was told last: pending and running workers, and why they wait.
-    told: (usize, usize, Option<String>),
+    /// How many workers were submitted in place of others.
+    replaced: usize,
+    /// What was told last.
+    told: Option<Event>,
     /// The most memory of a worker that ran out of it, in bytes.
     most_memory: Option<u64>,
     /// Whether the run ends, so that nobody asks why workers stop.
@@ -121,7 +125,7 @@ impl Book {
     }
 
     fn group(&mut self, class: Class) -> &mut Group {
-        let new = || Group { now: class, excluded: BTreeSet::new(), rounds: 0, last_loss: None };
+        let new = || Group { now: class, excluded: BTreeSet::new(), rounds: 0, last_loss: None, missing: 0 };
         self.groups.entry(class).or_insert_with(new)
     }
 
@@ -155,7 +159,11 @@ impl Book {
     /// Notes an array that was submitted.
     pub(in crate::cli) fn submitted(&mut self, class: Class, job: u64, count: usize) {
         let is_first = !self.here().any(|worker| worker.class == class);
-        self.group(class).rounds += u32::from(is_first);
+        let group = self.group(class);
+        group.rounds += u32::from(is_first);
+        let replaced = group.missing.min(count);
+        group.missing -= replaced;
+        self.replaced += replaced;
         for index in 0..u32::try_from(count).unwrap_or(u32::MAX) {
             self.add(TaskId { job, index }, class);
         }
@@ -260,7 +268,15 @@ impl Book {
         worker.has_ended = true;
         let (class, terms) = (worker.class, worker.terms);
         let Event::WorkerEnded { why, cause, exit_code, queued_seconds, .. } = &mut event else { return Some(event) };
+        let is_early = *cause != WorkerCause::Done && !self.is_ending;
+        let is_stopped = *cause == WorkerCause::Stopped && !self.is_ending;
         *queued_seconds = worker.waited.map(|waited| waited.as_secs_f64());
+        if is_stopped {
+            worker.stopped = Some(event);
+            self.group(class).missing += 1;
+            return None;
+        }
+        self.group(class).missing += usize::from(is_early);
         match (*cause, *exit_code) {
             (WorkerCause::OutOfMemory, _) => match self.more_memory(class, terms) {
                 Ok(more) => {
@@ -269,10 +285,6 @@ impl Book {
                 }
                 Err(no_more) => self.refused = Some((task, format!("{why}, {no_more}"))),
             },
-            (WorkerCause::Stopped, _) if !self.is_ending => {
-                worker.stopped = Some(event);
-                return None;
-            }
             (_, Some(code)) if code == Category::BadInput.exit_code() => self.refused = Some((task, why.clone())),
             (_, Some(code)) if code != 0 => self.group(class).last_loss = Some(why.clone()),
             _ => {}
@@ -332,7 +344,9 @@ impl Book {
             },
             _ => {}
         }
-        self.group(class).last_loss = Some(format!("was lost: {why}"));
+        let group = self.group(class);
+        group.last_loss = Some(format!("was lost: {why}"));
+        group.missing += 1;
         let mut events: Vec<Event> =
             running.into_iter().map(|stage| Event::StageInterrupted { stage, has_checkpoint: false }).collect();
         events.push(Event::WorkerEnded {
@@ -386,12 +400,9 @@ impl Book {
         let (pending, running) = (count(State::Pending), count(State::Running));
         let reasons = queue.iter().filter(|queued| queued.is_pending && !matches!(&*queued.reason, "None" | "(None)"));
         let reason = reasons.map(|queued| queued.reason.clone()).next().filter(|_| pending > 0);
-        let now = (pending, running, reason);
-        if now == self.told {
-            return None;
-        }
-        self.told = now.clone();
-        Some(Event::Workers { pending: now.0, running: now.1, reason: now.2 })
+        let event = Event::Workers { pending, running, reason, replaced: self.replaced };
+        let is_old = self.told.as_ref().map_or(self.workers.is_empty(), |told| *told == event);
+        (!is_old).then(|| self.told.insert(event).clone())
     }
 }
 
@@ -488,6 +499,9 @@ mod tests {
         assert_eq!((&**worker, &**why, *queued_seconds), ("slurm-7_0", "its job lost its node (n1)", Some(9.0)));
         assert_eq!((book.lacking(CLASS, 2, 8), book.running()), (Ok(1), 1));
         assert_eq!(book.terms(CLASS).1, BTreeSet::from(["n1".to_owned()]), "the next one runs elsewhere");
+        book.submitted(CLASS, 8, 2);
+        let news = book.news(&[]);
+        assert!(matches!(news, Some(Event::Workers { pending: 2, running: 1, replaced: 1, .. })), "{news:?}");
     }
 
     /// Submits a worker that runs and then ends for lack of memory. Returns what follows.
@@ -499,7 +513,6 @@ mod tests {
             book.see(&[]);
             return book.lost(&TaskEnd { task, ..end(0, Fate::OutOfMemory) });
         }
-        let Event::WorkerEnded { .. } = left(0, "", 1) else { panic!() };
         let mut event = left(0, "ended: `a` ran out of memory", 1);
         if let Event::WorkerEnded { cause, .. } = &mut event {
             *cause = WorkerCause::OutOfMemory;
@@ -581,18 +594,12 @@ mod tests {
             assert_eq!(book.see(&[]), BTreeSet::from([task(0)]));
             let reaction = book.lost(&end(0, fate)).expect("it has ended");
             assert_eq!(matches!(reaction, Reaction::Cancelled(_)), fate == Fate::Cancelled, "{reaction:?}");
-            let (Reaction::Cancelled(events), Reaction::Stopped(event)) = (match reaction {
-                Reaction::Stopped(event) => (Reaction::Cancelled(Vec::new()), Reaction::Stopped(event)),
-                Reaction::Cancelled(mut events) => {
-                    let event = events.remove(0);
-                    (Reaction::Cancelled(events), Reaction::Stopped(event))
-                }
-                other => panic!("{other:?}"),
-            }) else {
-                panic!()
+            let events = match reaction {
+                Reaction::Lost(events) | Reaction::Cancelled(events) => events,
+                Reaction::Stopped(event) => vec![event],
+                Reaction::Refused(_, why) => panic!("{why}"),
             };
-            assert_eq!(events, []);
-            let Event::WorkerEnded { why, is_lost: false, .. } = event else { panic!("{event:?}") };
+            let [Event::WorkerEnded { why, is_lost: false, .. }] = &*events else { panic!("{events:?}") };
             assert_eq!(why, expected);
             assert_eq!(book.lacking(CLASS, 1, 8), Ok(1));
         }
@@ -637,7 +644,8 @@ mod tests {
         book.see(&[queued(0, false), queued(1, true), foreign]);
         assert_eq!(book.lacking(CLASS, 3, 8), Ok(1));
         let news = book.news(&[queued(1, true)]);
-        assert_eq!(news, Some(Event::Workers { pending: 1, running: 1, reason: Some("Resources".to_owned()) }));
+        let (reason, replaced) = (Some("Resources".to_owned()), 0);
+        assert_eq!(news, Some(Event::Workers { pending: 1, running: 1, reason, replaced }));
         assert_eq!(book.news(&[queued(1, true)]), None, "nothing has changed");
     }
 

@@ -241,7 +241,7 @@ impl Watch {
             }
             // Its end says the same.
             Event::Workers { pending: 0, running: 0, .. } => {}
-            Event::Workers { pending, running, reason } => {
+            Event::Workers { pending, running, reason, .. } => {
                 let reason = reason.as_ref().filter(|_| *pending > 0).map(|reason| format!(" ({reason})"));
                 let text = format!("{running} running, {pending} pending{}", reason.unwrap_or_default());
                 self.line(DIM, "workers", &text);

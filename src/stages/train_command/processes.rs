@@ -57,7 +57,9 @@ impl<'a> Processes<'a> {
             let (before, protected) = (state.epoch, ReadOnly::protect(state_in.clone())?);
             match self.train(&mut state, &protected) {
                 // A warm process may fail after it has saved a state. The next one starts from there.
-                Err(StageError::Failed(error) | StageError::OutOfMemory(error)) if state.epoch > before && self.stage.program.retries() > 0 => {
+                Err(StageError::Failed(error) | StageError::OutOfMemory(error))
+                    if state.epoch > before && self.stage.program.retries() > 0 =>
+                {
                     let message = format!("{error}\nthe program starts again after epoch {}", state.epoch);
                     self.context.progress.log(&message);
                 }

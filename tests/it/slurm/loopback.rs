@@ -1,12 +1,9 @@
 //! A Slurm of two nodes on this machine. `VADPIPE_SLURM` names the folder in which `tests/slurm/up.sh` has started it.
 
-use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{CommandOutput, MINI, Project, Run, text};
 use crate::workers::ended;
@@ -93,58 +90,12 @@ impl Loopback {
         }
     }
 
-    /// Kills a node with everything that runs on it.
-    fn kill_node(&self, node: &str) {
-        let jobs = self.slurm("squeue", &["--noheader", "--nodelist", node, "--format=%A"]);
-        kill(self.daemon(node));
-        let steps: Vec<String> = jobs.lines().map(|job| format!("slurmstepd: [{job}.batch]")).collect();
-        let processes = processes();
-        let is_step = |process: &&Process| steps.iter().any(|step| process.command.starts_with(step));
-        for step in processes.iter().filter(is_step) {
-            kill(step.pid);
-            processes.iter().filter(|process| process.parent == step.pid).for_each(|worker| kill(worker.pid));
-        }
+    /// Calls one of the scripts that start and kill parts of the cluster.
+    fn script(&self, name: &str, part: &str) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slurm").join(name);
+        let status = Command::new(script).arg(&self.folder).arg(part).stdin(Stdio::null()).status();
+        assert!(status.expect("the script starts").success(), "{name} {part}");
     }
-
-    fn daemon(&self, node: &str) -> i32 {
-        let pid = fs::read_to_string(self.folder.join(format!("slurmd-{node}.pid"))).expect("a pid");
-        pid.trim().parse().expect("a pid")
-    }
-
-    fn start_node(&self, node: &str) {
-        self.slurm("slurmd", &["-N", node]);
-        let begun = Instant::now();
-        while self.slurm("sinfo", &["--noheader", "--Node", "--partition=main", "--format=%T"]).matches("idle").count()
-            < 2
-        {
-            assert!(begun.elapsed() < Duration::from_secs(60), "the node is not up again");
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-}
-
-struct Process {
-    pid: i32,
-    parent: i32,
-    command: String,
-}
-
-/// The processes of this machine.
-fn processes() -> Vec<Process> {
-    let folders = fs::read_dir("/proc").expect("processes").flatten();
-    let process = |folder: fs::DirEntry| {
-        let pid = folder.file_name().to_str()?.parse().ok()?;
-        let command = fs::read_to_string(folder.path().join("cmdline")).ok()?;
-        let status = fs::read_to_string(folder.path().join("status")).ok()?;
-        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
-        Some(Process { pid, parent, command })
-    };
-    folders.filter_map(process).collect()
-}
-
-/// A process may have ended by itself.
-fn kill(pid: i32) {
-    let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
 }
 
 #[test]
@@ -156,7 +107,7 @@ fn sweep_whose_driver_and_node_were_killed_and_that_was_preempted_gives_the_dige
     first.kill().expect("it is killed");
     first.wait().expect("it has ended");
     let second = cluster.start(&project, &[]);
-    cluster.kill_node("n1");
+    cluster.script("kill.sh", "n1");
     // It needs all memory of the other node.
     cluster.slurm(
         "sbatch",
@@ -170,7 +121,7 @@ fn sweep_whose_driver_and_node_were_killed_and_that_was_preempted_gives_the_dige
     let plain = Project::with_script(SWEEP, SCRIPT).expect("Python");
     plain.run(&[]);
     assert_eq!(project.digests(), plain.digests());
-    cluster.start_node("n1");
+    cluster.script("start.sh", "n1");
 }
 
 #[test]
@@ -179,10 +130,9 @@ fn pipeline_with_every_kind_of_dependency_runs_while_the_controller_is_away() {
     let project = Project::new(MINI);
     let driver = cluster.start(&project, &[]);
     cluster.wait_for_workers(1);
-    let controller = fs::read_to_string(cluster.folder.join("slurmctld.pid")).expect("a pid");
-    kill(controller.trim().parse().expect("a pid"));
+    cluster.script("kill.sh", "controller");
     std::thread::sleep(Duration::from_secs(3));
-    cluster.slurm("slurmctld", &[]);
+    cluster.script("start.sh", "controller");
     let run = Run::of(ended(driver));
     assert_eq!(run.output.code, 0, "{}\n{}", run.output.stdout, run.output.stderr);
     let plain = Project::new(MINI);

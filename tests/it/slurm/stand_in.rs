@@ -31,6 +31,7 @@ for option in "$@"; do
   case $option in
     --array=0-*) last=${option#--array=0-} ;;
     --comment=*) comment=${option#--comment=} ;;
+    --mem=*M) memory=${option#--mem=}; export SLURM_MEM_PER_NODE="${memory%M}" ;;
     --output=*) output=${option#--output=} ;;
   esac
 done
@@ -178,10 +179,19 @@ impl StandIn {
 
     /// Kills the workers with this index and what they run, for this reason.
     pub(super) fn kill(&self, index: u32, fate: &str) {
+        self.signal(index, Signal::KILL, fate);
+    }
+
+    /// Asks the workers with this index to leave, for this reason.
+    pub(super) fn ask_to_leave(&self, index: u32, fate: &str) {
+        self.signal(index, Signal::TERM, fate);
+    }
+
+    fn signal(&self, index: u32, with: Signal, fate: &str) {
         let end = format!("_{index}.pid");
         for path in self.running().iter().filter(|path| path.to_str().is_some_and(|path| path.ends_with(&end))) {
             fs::write(path.with_extension("fate"), fate).expect("written");
-            kill(path);
+            signal(path, with);
         }
     }
 
@@ -200,16 +210,16 @@ impl StandIn {
     }
 }
 
-/// Kills the worker whose id is in this file.
-fn kill(path: &Path) {
+/// Sends a signal to the worker whose id is in this file, and to what it runs.
+fn signal(path: &Path, signal: Signal) {
     let pid = fs::read_to_string(path).expect("a pid").trim().parse().ok().and_then(Pid::from_raw);
     // It may have ended by itself.
-    let _ = kill_process_group(pid.expect("a pid"), Signal::KILL);
+    let _ = kill_process_group(pid.expect("a pid"), signal);
 }
 
 impl Drop for StandIn {
     /// After a failure, no worker may stay.
     fn drop(&mut self) {
-        self.running().iter().for_each(|path| kill(path));
+        self.running().iter().for_each(|path| signal(path, Signal::KILL));
     }
 }
