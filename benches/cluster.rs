@@ -216,7 +216,7 @@ fn failures(cluster: &Loopback, away: u64) -> Outcome {
             *finished.entry(event["stage"].as_str().unwrap_or_default()).or_default() += 1;
         }
         let again = finished.values().filter(|count| **count > 1).count();
-        let words = of_kind(&events, "worker-ended").filter(|event| event["is_lost"] == true);
+        let words = of_kind(&events, "worker-ended").filter(|event| event["cause"] != "done");
         let warnings = of_kind(&events, "warning").map(|event| &event["message"]);
         let named: std::collections::BTreeSet<String> =
             words.map(|event| &event["why"]).chain(warnings).filter_map(Value::as_str).map(str::to_owned).collect();

@@ -292,6 +292,12 @@ pub enum Event {
         /// Points that have no result because they were pruned or depend on pruned points.
         #[serde(default)]
         pruned: Vec<String>,
+        /// Epochs of the trainings among the points that have a result: those that this run trained.
+        #[serde(default)]
+        epochs_trained: u64,
+        /// The others, which were in the cache.
+        #[serde(default)]
+        epochs_cached: u64,
         /// Seconds since the first event.
         seconds: f64,
     },

@@ -231,7 +231,7 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
         Err(error) if error.category == Category::Interrupted => RunStatus::Interrupted,
         Err(_) => RunStatus::Failed,
     };
-    log.event(&finished(context, &ends, &id, status, started));
+    log.event(&finished(context, &ends, status, &log, started));
     let recorded = log.end(&ends, status);
     worked?;
     recorded?;
@@ -375,19 +375,31 @@ fn status(ends: &[StageEnd], error: Option<&Error>, interrupted: bool) -> RunSta
     }
 }
 
-fn finished(context: &RunContext<'_>, ends: &[StageEnd], run: &str, status: RunStatus, started: Instant) -> Event {
+fn finished(
+    context: &RunContext<'_>,
+    ends: &[StageEnd],
+    status: RunStatus,
+    log: &RunLog<'_>,
+    started: Instant,
+) -> Event {
+    let with_result = ends.iter().filter(|end| matches!(end.status, StageStatus::Executed | StageStatus::Cached));
+    let epochs = with_result.filter_map(|end| Some(context.point(end.point).parsed.stage.epochs()?.total()));
+    let epochs: u64 = epochs.sum();
+    let epochs_trained = log.epochs_trained().min(epochs);
     let named = |status: StageStatus| {
         let ends = ends.iter().filter(|end| end.status == status);
         ends.map(|end| context.name(end.point).to_owned()).collect()
     };
     Event::RunFinished {
         status,
-        run: run.to_owned(),
+        run: log.run(),
         executed: named(StageStatus::Executed),
         cached: named(StageStatus::Cached),
         failed: named(StageStatus::Failed),
         skipped: named(StageStatus::Skipped),
         pruned: named(StageStatus::Pruned),
+        epochs_trained,
+        epochs_cached: epochs - epochs_trained,
         seconds: started.elapsed().as_secs_f64(),
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
@@ -48,6 +49,7 @@ pub(crate) struct RunLog<'a> {
     record: Mutex<RunRecord>,
     /// The workers of the run, if it has any.
     workers: Mutex<Option<WorkerCounts>>,
+    epochs_trained: AtomicU64,
     /// The position of each stage in the record.
     positions: BTreeMap<&'a str, usize>,
     /// Protects scratch folders from `gc` during the run.
@@ -101,7 +103,15 @@ impl<'a> RunLog<'a> {
         let storage = |e| Error::storage(format!("can't write {}", path.display())).caused_by(e);
         path.parent().map_or(Ok(()), fs::create_dir_all).map_err(storage)?;
         let file = Mutex::new(BufWriter::new(File::create(&path).map_err(storage)?));
-        Ok(Self { context, file, record: Mutex::new(record), workers: Mutex::default(), positions, _at_work: at_work })
+        Ok(Self {
+            context,
+            file,
+            record: Mutex::new(record),
+            workers: Mutex::default(),
+            epochs_trained: AtomicU64::new(0),
+            positions,
+            _at_work: at_work,
+        })
     }
 
     /// Reports the warnings of the store since the last call, such as damage. Returns whether there were any.
@@ -162,7 +172,20 @@ impl<'a> RunLog<'a> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How many epochs were trained in this run.
+    pub(crate) fn epochs_trained(&self) -> u64 {
+        self.epochs_trained.load(Ordering::Relaxed)
+    }
+
+    /// The run's id.
+    pub(crate) fn run(&self) -> String {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).id.clone()
+    }
+
     fn remember(&self, event: &Event) {
+        if let Event::Epoch { .. } = event {
+            self.epochs_trained.fetch_add(1, Ordering::Relaxed);
+        }
         WorkerCounts::count(&mut self.workers.lock().unwrap_or_else(PoisonError::into_inner), event);
         let (Event::StageFinished { stage, .. }
         | Event::Resumed { stage, .. }

@@ -30,6 +30,9 @@ fn points_that_branch_late_share_the_epochs_before() {
     let project = Project::new(&pipeline);
     let run = project.run(&["ad"]);
     assert_eq!(run.of_kind("epoch").count(), 6 + 2, "four epochs are shared");
+    assert_eq!((&run.last()["epochs_trained"], &run.last()["epochs_cached"]), (&8.into(), &4.into()));
+    let again = project.vadpipe(["run", "p.toml", "ad"]);
+    assert!(again.stderr.contains("; 12 of 12 epochs were cached"), "{}", again.stderr);
     // A run of one point alone gives the same bytes.
     for point in ["ad@late=0.001", "ad@late=0.0001"] {
         let alone = Project::new(&pipeline);

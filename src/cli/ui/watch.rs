@@ -136,6 +136,7 @@ impl Watch {
             Event::WorkerStarted { .. } | Event::WorkerEnded { .. } | Event::Workers { .. } => self.worker(event),
             Event::Warning { message } => self.say(&labelled(YELLOW, "warning", message)),
             Event::RunFinished { status, executed, cached, failed, skipped, pruned, seconds: s, .. } => {
+                let epochs = saved_epochs(event);
                 let (style, word) = match status {
                     RunStatus::Ok => (GREEN, "ok"),
                     RunStatus::Failed => (RED, "failed"),
@@ -145,7 +146,7 @@ impl Watch {
                 let counts = [(failed, "failed"), (skipped, "skipped")];
                 let counts = ran.iter().chain(&counts).filter(|(list, _)| !list.is_empty());
                 let counts: Vec<_> = counts.map(|(list, word)| format!("{} {word}", list.len())).collect();
-                self.line(style, word, &format!("{} in {}", counts.join(", "), seconds(*s)));
+                self.line(style, word, &format!("{} in {}{epochs}", counts.join(", "), seconds(*s)));
                 let failures = lock(&self.failures).list(&lock(&self.cache_option));
                 failures.iter().filter(|_| !self.quiet).for_each(|line| self.ui.err(line));
                 self.clear();
@@ -329,5 +330,14 @@ impl Listener for Watch {
 
     fn pause(&self) {
         self.write_out(&mut lock(&self.buffer));
+    }
+}
+/// How many epochs did not have to be trained, as the end of a line.
+fn saved_epochs(event: &Event) -> String {
+    match event {
+        Event::RunFinished { epochs_trained, epochs_cached, .. } if *epochs_cached > 0 => {
+            format!("; {epochs_cached} of {} epochs were cached", epochs_trained + epochs_cached)
+        }
+        _ => String::new(),
     }
 }

@@ -150,6 +150,8 @@ fn whole_run_counts_stages_that_are_made_again_once() {
         failed: vec![],
         skipped: vec![],
         pruned: vec![],
+        epochs_trained: 0,
+        epochs_cached: 0,
         seconds: 1.0,
     };
     assert_eq!(shown.event(&event).lines(80, 24), "", "nothing is left after the end");
