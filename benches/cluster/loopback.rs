@@ -119,7 +119,7 @@ impl Loopback {
 
     /// Kills a node with everything that runs on it, or the controller.
     pub(super) fn kill(&self, part: &str) -> Outcome {
-        self.call("kill.sh", part)
+        self.call("stop.sh", part)
     }
 
     /// Starts what was killed.

@@ -11,7 +11,8 @@ for file in "$root"/slurmd-n1.pid "$root"/slurmd-n2.pid "$root"/slurmctld.pid "$
     */slurmd* | */slurmctld* | */munged*) kill "$pid" ;;
     *) continue ;;
   esac
-  for _ in $(seq 50); do [ -d "/proc/$pid" ] && sleep 0.1; done
-  [ -d "/proc/$pid" ] && kill -9 "$pid"
+  # A process that has ended has no program, also if nobody has waited for it.
+  for _ in $(seq 50); do readlink "/proc/$pid/exe" > /dev/null && sleep 0.1; done
+  readlink "/proc/$pid/exe" > /dev/null && kill -9 "$pid"
 done
 exit 0

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Starts a part of Slurm that kill.sh killed, and waits until both nodes are free: tests/slurm/start.sh FOLDER n1|n2|controller
+# Starts a part of Slurm that stop.sh stopped, and waits until both nodes are free: tests/slurm/start.sh FOLDER n1|n2|controller
 set -euo pipefail
 root=$(realpath "${1:?give a folder}")
 export SLURM_CONF=$root/slurm.conf

@@ -6,8 +6,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use jiff::civil::DateTime;
-use jiff::{Timestamp, Zoned};
+use jiff::Timestamp;
 
 use crate::system::{cores, memory};
 
@@ -32,15 +31,16 @@ impl Allocation {
     /// the job ends.
     pub(in crate::cli) fn of_this_process(asks_for_end: bool) -> Self {
         let variable = |name: &str| std::env::var(name).ok();
-        let found = Self::of(&variable, &|job| if asks_for_end { squeue(job) } else { None }, &Zoned::now());
+        let found = Self::of(&variable, &|job| if asks_for_end { squeue(job) } else { None }, Timestamp::now());
         // A login node may be smaller than the job that its user has there.
         let most_cpus = u16::try_from(cores()).unwrap_or(u16::MAX);
         let (cpus, memory) = (found.cpus.map(|cpus| cpus.min(most_cpus)), found.memory.map(|m| m.min(memory())));
         Self { cpus, memory, ..found }
     }
 
-    /// `queue` asks for the jobs of an id with their ends, for versions before 23.02, which don't set a variable.
-    fn of(variable: &dyn Fn(&str) -> Option<String>, queue: &dyn Fn(&str) -> Option<String>, now: &Zoned) -> Self {
+    /// `queue` asks for the jobs of an id with the time that they have left, for versions before 23.02, which don't set
+    /// a variable.
+    fn of(variable: &dyn Fn(&str) -> Option<String>, queue: &dyn Fn(&str) -> Option<String>, now: Timestamp) -> Self {
         let Some(job) = variable("SLURM_JOB_ID") else { return Self::default() };
         let number = |name: &str| variable(name)?.parse::<u64>().ok().filter(|number| *number > 0);
         // `srun` starts several tasks on a node, which share it.
@@ -53,9 +53,11 @@ impl Allocation {
             let per_cpu = || Some(number("SLURM_MEM_PER_CPU")?.saturating_mul(cpus?));
             per_cpu().or_else(per_gpu)
         });
-        let set = || Timestamp::from_second(i64::try_from(number("SLURM_JOB_END_TIME")?).ok()?).ok();
-        let asked = || now.time_zone().to_timestamp(end_in_queue(&queue(&job)?, &job)?).ok();
-        let left = set().or_else(asked).and_then(|end| Duration::try_from(end.duration_since(now.timestamp())).ok());
+        let set = || {
+            let (start, end) = (number("SLURM_JOB_START_TIME")?, number("SLURM_JOB_END_TIME")?);
+            time_left(start, end, u64::try_from(now.as_second()).ok()?)
+        };
+        let left = set().or_else(|| left_in_queue(&queue(&job)?, &job));
         Self {
             cpus: cpus.map(|cpus| u16::try_from(cpus).unwrap_or(u16::MAX)),
             memory: megabytes.map(|megabytes| megabytes.saturating_mul(1 << 20)),
@@ -75,18 +77,30 @@ fn first_number(list: &str) -> u64 {
     digits.parse().unwrap_or(1).max(1)
 }
 
-/// The jobs with this id and their ends, in local time. An array has the id of one of its jobs.
+/// The time that a job has left, by its start, its end and the time now, in Unix seconds. The clock of this node may be
+/// far from that of the controller: then a job that has just started has all of its time.
+fn time_left(start: u64, end: u64, now: u64) -> Option<Duration> {
+    let limit = end.checked_sub(start)?;
+    let left = if (start..end).contains(&now) { end - now } else { limit };
+    Some(Duration::from_secs(left))
+}
+
+/// The jobs with this id and the time that they have left. An array has the id of one of its jobs.
 fn squeue(job: &str) -> Option<String> {
     let mut command = Command::new("squeue");
-    command.args(["--noheader", "--jobs", job, "--format", "%A %e"]).env("SLURM_TIME_FORMAT", "standard");
+    command.args(["--noheader", "--jobs", job, "--format", "%A %L"]);
     command.stdin(Stdio::null()).stderr(Stdio::null());
     String::from_utf8(command.output().ok()?.stdout).ok()
 }
 
-/// The end of a job. `None` if it has no limit.
-fn end_in_queue(queue: &str, job: &str) -> Option<DateTime> {
-    let end = queue.lines().find_map(|line| line.trim().strip_prefix(job)?.strip_prefix(' '))?;
-    end.trim().parse().ok()
+/// The time that a job has left: `1-02:03:04`, `5:00`. `None` if it has no limit.
+fn left_in_queue(queue: &str, job: &str) -> Option<Duration> {
+    let left = queue.lines().find_map(|line| line.trim().strip_prefix(job)?.strip_prefix(' '))?.trim();
+    let (days, time) = left.split_once('-').unwrap_or(("0", left));
+    let parts: Option<Vec<u64>> = time.split(':').map(|part| part.parse().ok()).collect();
+    let seconds =
+        parts.filter(|parts| (2..=3).contains(&parts.len()))?.into_iter().fold(0, |sum, part| sum * 60 + part);
+    Some(Duration::from_secs(days.parse::<u64>().ok()? * 24 * 3600 + seconds))
 }
 
 #[cfg(test)]
@@ -95,11 +109,11 @@ mod tests {
 
     use super::*;
 
-    fn allocation(variables: &[(&str, &str)], end: Option<&str>) -> Allocation {
+    fn allocation(variables: &[(&str, &str)], left: Option<&str>) -> Allocation {
         let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();
-        let now: Zoned = "2026-11-26T17:00:00[UTC]".parse().unwrap();
+        let now = Timestamp::from_second(10_000).unwrap();
         let variable = |name: &str| variables.get(name).map(|text| (*text).to_owned());
-        Allocation::of(&variable, &|job| end.filter(|_| job == "7").map(str::to_owned), &now)
+        Allocation::of(&variable, &|job| left.filter(|_| job == "7").map(str::to_owned), now)
     }
 
     #[test]
@@ -109,15 +123,15 @@ mod tests {
             ("SLURM_CPUS_PER_TASK", "4"),
             ("SLURM_CPUS_ON_NODE", "8"),
             ("SLURM_MEM_PER_NODE", "4000"),
-            ("SLURM_JOB_END_TIME", "1795716000"),
+            ("SLURM_JOB_START_TIME", "9000"),
+            ("SLURM_JOB_END_TIME", "13600"),
         ];
         let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
         let expected = Allocation { cpus: Some(4), memory: Some(4000 << 20), time: minutes(59) };
         assert_eq!(allocation(&variables, None), expected);
         assert_eq!(allocation(&variables[1..], None), Allocation::default(), "this is not a job");
         let variables = [("SLURM_JOB_ID", "7"), ("SLURM_CPUS_ON_NODE", "2"), ("SLURM_MEM_PER_CPU", "100")];
-        let asked =
-            allocation(&variables, Some("70 2026-11-26T19:00:00\n7 2026-11-26T17:01:00\n8 2026-11-26T18:00:00\n"));
+        let asked = allocation(&variables, Some("70 2:00:00\n7 1:00\n8 1:00:00\n"));
         let task = [
             &variables[..],
             &[("SLURM_STEP_ID", "0"), ("SLURM_PROCID", "1"), ("SLURM_STEP_TASKS_PER_NODE", "2(x3),1")],
@@ -125,8 +139,24 @@ mod tests {
         let shared = allocation(&task.concat(), None);
         assert_eq!((shared.cpus, shared.memory), (Some(1), Some(100 << 20)), "two tasks share the node");
         assert_eq!(asked, Allocation { cpus: Some(2), memory: Some(200 << 20), time: Some(Duration::from_secs(48)) });
-        for end in [None, Some("7 NONE"), Some(""), Some("7 2026-11-26T16:00:00")] {
-            assert_eq!(allocation(&variables, end).time, None, "{end:?}");
+        for left in [None, Some("7 UNLIMITED"), Some("7 NOT_SET"), Some(""), Some("7 12"), Some("7 1:x")] {
+            assert_eq!(allocation(&variables, left).time, None, "{left:?}");
         }
+    }
+
+    #[test]
+    fn time_left_is_read_as_squeue_prints_it() {
+        let left = |text: &str| left_in_queue(text, "7").map(|left| left.as_secs());
+        assert_eq!(left("7 4:05"), Some(245));
+        assert_eq!(left("7 1:02:03"), Some(3723));
+        assert_eq!(left("7 2-00:00:01"), Some(2 * 86_400 + 1));
+    }
+
+    #[test]
+    fn node_whose_clock_is_wrong_has_the_time_of_its_job() {
+        let left = |now| time_left(1000, 4600, now).map(|left| left.as_secs());
+        assert_eq!(left(1600), Some(3000));
+        assert_eq!((left(500), left(90_000)), (Some(3600), Some(3600)), "its clock is behind, or ahead");
+        assert_eq!(time_left(4600, 1000, 2000), None);
     }
 }

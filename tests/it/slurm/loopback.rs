@@ -107,7 +107,7 @@ fn sweep_whose_driver_and_node_were_killed_and_that_was_preempted_gives_the_dige
     first.kill().expect("it is killed");
     first.wait().expect("it has ended");
     let second = cluster.start(&project, &[]);
-    cluster.script("kill.sh", "n1");
+    cluster.script("stop.sh", "n1");
     // It needs all memory of the other node.
     cluster.slurm(
         "sbatch",
@@ -130,7 +130,7 @@ fn pipeline_with_every_kind_of_dependency_runs_while_the_controller_is_away() {
     let project = Project::new(MINI);
     let driver = cluster.start(&project, &[]);
     cluster.wait_for_workers(1);
-    cluster.script("kill.sh", "controller");
+    cluster.script("stop.sh", "controller");
     std::thread::sleep(Duration::from_secs(3));
     cluster.script("start.sh", "controller");
     let run = Run::of(ended(driver));
