@@ -152,3 +152,20 @@ fn numbers_that_describe_a_result_are_facts_and_not_metrics() {
     let diff = project.vadpipe(["diff", "last~1", "last"]).stdout;
     assert!(diff.contains("  train  40  →  30\n") && !diff.contains("(-10)"), "{diff}");
 }
+
+#[test]
+fn many_cached_points_are_one_line_unless_every_one_is_asked_for() {
+    let project = Project::new(
+        "[pipeline]\nname = \"many\"\n[stages.a]\nkind = \"command\"\nmatrix = { n = [1, 2, 3, 4, 5, 6] }\n\
+         argv = [\"sh\", \"-c\", \"echo $0 > $1\", \"${matrix.n}\", \"{outputs.x}\"]\noutputs = { x = \"x.txt\" }\n",
+    );
+    project.run(&[]);
+    let again = project.vadpipe(["run", "p.toml"]).stderr;
+    let cached = |text: &str| text.lines().filter(|line| line.trim_start().starts_with("cached ")).count();
+    assert!(again.contains("cached 6 points: a@n=1, a@n=2, a@n=3 and 3 more"), "{again}");
+    assert_eq!(cached(&again), 1, "{again}");
+    assert_eq!(cached(&project.vadpipe(["run", "p.toml", "-v"]).stderr), 6);
+    project.edit("[1, 2,", "[1, 7,");
+    let one_ran = project.vadpipe(["run", "p.toml"]).stderr;
+    assert!(one_ran.contains("5 cached in ") && one_ran.contains("done a@n=7"), "{one_ran}");
+}

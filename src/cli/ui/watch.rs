@@ -29,6 +29,8 @@ pub(in crate::cli) struct Watch {
     cache_option: Mutex<String>,
     /// The newest saved state of each training: epoch and step.
     saved: Mutex<BTreeMap<String, (u64, u64)>>,
+    /// Cached points that are not printed yet.
+    cached: Mutex<Vec<String>>,
     /// JSON lines that are not written yet.
     buffer: Mutex<String>,
     /// Standard output can no longer be written.
@@ -43,6 +45,8 @@ const LONGEST_BUFFER: usize = 64 << 10;
 const TICK: Duration = Duration::from_millis(100);
 /// The column in which the texts of all lines begin.
 const TEXT: usize = 9;
+/// More cached points in a row are one line.
+const MOST_CACHED: usize = 4;
 /// Begins another line of a text.
 const BREAK: &str = "\n         ";
 
@@ -60,9 +64,9 @@ impl Watch {
 
     fn new(ui: Ui, board: Option<Arc<Mutex<Board>>>, quiet: bool) -> Self {
         let (failures, cache_option) = (Mutex::default(), Mutex::default());
-        let (saved, buffer) = (Mutex::default(), Mutex::default());
+        let (saved, cached, buffer) = (Mutex::default(), Mutex::default(), Mutex::default());
         let (is_closed, failed) = (AtomicBool::new(false), Mutex::default());
-        Self { ui, quiet, board, failures, cache_option, saved, buffer, is_closed, failed }
+        Self { ui, quiet, board, failures, cache_option, saved, cached, buffer, is_closed, failed }
     }
 
     /// Shows the output of programs, from the logs in this cache. `option` is the option with which other commands find
@@ -115,9 +119,14 @@ impl Watch {
             lock(board).event(event, Instant::now());
         }
         lock(&self.failures).event(event);
+        if let Event::StageCached { stage, .. } = event {
+            if !self.quiet {
+                lock(&self.cached).push(stage.clone());
+            }
+            return;
+        }
+        self.print_cached();
         match event {
-            // There may be thousands: don't even format them.
-            Event::StageCached { .. } if self.quiet => {}
             Event::RunStarted { run, pipeline, stages, device, numerics, threads, .. } => {
                 let text =
                     format!("{pipeline}: {stages} stages on {device} ({numerics}), {threads} threads, run {run}");
@@ -158,6 +167,16 @@ impl Watch {
         }
     }
 
+    /// Prints the points that were cached one after the other. Most runs have many, and few have to be known.
+    fn print_cached(&self) {
+        let cached = std::mem::take(&mut *lock(&self.cached));
+        if self.ui.verbose || cached.len() <= MOST_CACHED {
+            cached.iter().for_each(|stage| self.line(DIM, "cached", stage));
+        } else {
+            self.line(DIM, "cached", &format!("{}: {}", count(cached.len(), "point"), some_of(&cached)));
+        }
+    }
+
     /// Prints the progress of a stage.
     fn training(&self, event: &Event) {
         match event {
@@ -182,7 +201,6 @@ impl Watch {
     /// Prints the start or the end of a stage.
     fn stage(&self, event: &Event) {
         match event {
-            Event::StageCached { stage, .. } => self.line(DIM, "cached", stage),
             Event::StageWaiting { stage, holder } => {
                 self.line(YELLOW, "waiting", &format!("{stage}: runs in {holder}"))
             }
@@ -311,6 +329,16 @@ fn words(figures: &BTreeMap<String, f64>) -> String {
     figures.iter().map(|(name, value)| format!("{name} {}", decimals(*value))).collect::<Vec<_>>().join(" ")
 }
 
+/// How many epochs did not have to be trained, as the end of a line.
+fn saved_epochs(event: &Event) -> String {
+    match event {
+        Event::RunFinished { epochs_trained, epochs_cached, .. } if *epochs_cached > 0 => {
+            format!("; {epochs_cached} of {} epochs were cached", epochs_trained + epochs_cached)
+        }
+        _ => String::new(),
+    }
+}
+
 impl Listener for Watch {
     fn event(&self, event: &Event) {
         if !self.ui.json {
@@ -329,15 +357,7 @@ impl Listener for Watch {
     }
 
     fn pause(&self) {
+        self.print_cached();
         self.write_out(&mut lock(&self.buffer));
-    }
-}
-/// How many epochs did not have to be trained, as the end of a line.
-fn saved_epochs(event: &Event) -> String {
-    match event {
-        Event::RunFinished { epochs_trained, epochs_cached, .. } if *epochs_cached > 0 => {
-            format!("; {epochs_cached} of {} epochs were cached", epochs_trained + epochs_cached)
-        }
-        _ => String::new(),
     }
 }
