@@ -1,6 +1,6 @@
 //! The workers of a run, counted from its events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -15,6 +15,8 @@ pub struct WorkerCounts {
     pub reason: Option<String>,
     /// Those that run.
     pub running: usize,
+    #[serde(skip)]
+    running_names: BTreeSet<String>,
     /// Those that have started.
     pub started: usize,
     /// Those that ended although work was left for them, by the cause.
@@ -46,8 +48,12 @@ impl WorkerCounts {
 
     fn add(&mut self, event: &Event) {
         match event {
-            Event::WorkerStarted { .. } => self.started += 1,
-            Event::WorkerEnded { cause, queued_seconds, seconds, .. } => {
+            Event::WorkerStarted { worker, .. } => {
+                self.started += 1;
+                self.running_names.insert(worker.clone());
+            }
+            Event::WorkerEnded { worker, cause, queued_seconds, seconds, .. } => {
+                self.running_names.remove(worker);
                 if *cause != WorkerCause::Done {
                     *self.ended_early.entry(*cause).or_default() += 1;
                 }
@@ -55,12 +61,13 @@ impl WorkerCounts {
                 self.longest_queued_seconds = self.longest_queued_seconds.max(queued_seconds.unwrap_or(0.0));
                 self.ran_seconds += seconds.unwrap_or(0.0);
             }
-            Event::Workers { pending, running, reason, replaced } => {
-                (self.pending, self.running, self.replaced) = (*pending, *running, *replaced);
+            Event::Workers { pending, reason, replaced, .. } => {
+                (self.pending, self.replaced) = (*pending, *replaced);
                 self.reason.clone_from(reason);
             }
             _ => {}
         }
+        self.running = self.running_names.len();
     }
 
     /// For the user: `2 running, 1 pending (Resources); 5 started, 1 preempted; 1 replaced`. `seconds` writes a time.
@@ -73,15 +80,12 @@ impl WorkerCounts {
         };
         let early = self.ended_early.iter().map(|(cause, count)| format!(", {count} {}", cause.words()));
         let replaced = if self.replaced > 0 { format!("; {} replaced", self.replaced) } else { String::new() };
-        let times = match self.queued_seconds > 0.0 || self.ran_seconds > 0.0 {
-            true => format!(
-                "; {} in the queue ({} at most), {} of work",
-                seconds(self.queued_seconds),
-                seconds(self.longest_queued_seconds),
-                seconds(self.ran_seconds)
-            ),
-            false => String::new(),
-        };
+        let queue = (self.queued_seconds > 0.0).then(|| {
+            let longest = seconds(self.longest_queued_seconds);
+            format!("; {} in the queue ({longest} at most)", seconds(self.queued_seconds))
+        });
+        let work = (self.ran_seconds > 0.0).then(|| format!("; {} of work", seconds(self.ran_seconds)));
+        let times: String = [queue, work].into_iter().flatten().collect();
         format!("{now}{} started{}{replaced}{times}", self.started, early.collect::<String>())
     }
 }
@@ -113,15 +117,14 @@ mod tests {
         assert_eq!(words(&events).unwrap(), "2 running, 1 pending (Resources); 2 started");
         events.push(ended("a", WorkerCause::NodeFailed, Some(3.0), Some(60.0)));
         events.push(ended("b", WorkerCause::Preempted, Some(9.0), Some(30.0)));
-        events.push(workers(0, 2, 2));
+        events.push(workers(0, 0, 2));
         events.extend([started("c"), started("d")]);
         assert_eq!(
             words(&events).unwrap(),
-            "2 running; 4 started, 1 preempted, 1 lost with their nodes; 2 replaced; 12 s in the queue (9 s at most), \
+            "2 running; 4 started, 1 preempted, 1 lost with their nodes; 2 replaced; 12 s in the queue (9 s at most); \
              90 s of work"
         );
-        events.push(workers(0, 0, 2));
-        events.push(ended("c", WorkerCause::Done, None, Some(10.0)));
+        events.extend(["c", "d"].map(|worker| ended(worker, WorkerCause::Done, None, Some(10.0))));
         assert!(words(&events).unwrap().starts_with("4 started, 1 preempted"));
     }
 }
