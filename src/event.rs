@@ -229,6 +229,9 @@ pub enum Event {
         worker: String,
         /// The machine on which it runs.
         host: String,
+        /// What it has, in the words of the engine that started it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        class: Option<String>,
     },
     /// A worker of the run ended.
     WorkerEnded {

@@ -383,9 +383,12 @@ fn finished(
     started: Instant,
 ) -> Event {
     let with_result = ends.iter().filter(|end| matches!(end.status, StageStatus::Executed | StageStatus::Cached));
-    let epochs = with_result.filter_map(|end| Some(context.point(end.point).parsed.stage.epochs()?.total()));
-    let epochs: u64 = epochs.sum();
-    let epochs_trained = log.epochs_trained().min(epochs);
+    let (mut epochs, mut epochs_trained) = (0, 0);
+    for end in with_result {
+        let total = context.point(end.point).parsed.stage.epochs().map_or(0, |epochs| epochs.total());
+        epochs += total;
+        epochs_trained += log.epochs_trained(context.name(end.point)).min(total);
+    }
     let named = |status: StageStatus| {
         let ends = ends.iter().filter(|end| end.status == status);
         ends.map(|end| context.name(end.point).to_owned()).collect()

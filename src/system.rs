@@ -40,11 +40,10 @@ impl MemoryKills {
         let files = groups.lines().filter_map(|line| {
             let (_, group) = line.split_once(':')?;
             let (controllers, path) = group.split_once(":/")?;
+            let is_version_1 = || controllers.split(',').any(|controller| controller == "memory");
             match controllers {
                 "" => Some(root.join("sys/fs/cgroup").join(path).join("memory.events")),
-                // Version 1.
-                "memory" => Some(root.join("sys/fs/cgroup/memory").join(path).join("memory.oom_control")),
-                _ => None,
+                _ => is_version_1().then(|| root.join("sys/fs/cgroup/memory").join(path).join("memory.oom_control")),
             }
         });
         let own = files.filter_map(|file| oom_kills(&file)).max();
@@ -54,7 +53,8 @@ impl MemoryKills {
 
     /// Whether the kernel has killed processes since then.
     pub fn have_grown(self) -> bool {
-        Self::so_far().count > self.count
+        let now = Self::so_far();
+        now.is_own == self.is_own && now.count > self.count
     }
 
     /// Whether only those in the control group of this process are counted.

@@ -117,7 +117,7 @@ impl Loopback {
         Ok(())
     }
 
-    /// Kills a node with everything that runs on it, or the controller.
+    /// Kills a node with everything that runs on it, or stops the controller.
     pub(super) fn kill(&self, part: &str) -> Outcome {
         self.call("stop.sh", part)
     }

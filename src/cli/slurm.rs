@@ -5,6 +5,7 @@
 //! - `client`: the programs of Slurm: `sbatch`, `squeue`, `sacct`, `scontrol`, `scancel`.
 //! - `answers`: what they print.
 //! - `class`: points with the same resources, which the workers of one array run.
+//! - `group`: the workers of a class, and what the next ones get.
 //! - `book`: the workers of a run, how they ended, and how many more it needs.
 
 mod allocation;
@@ -12,11 +13,12 @@ mod answers;
 mod book;
 mod class;
 mod client;
+mod group;
 mod site;
 
 pub(super) use allocation::Allocation;
 pub(super) use answers::TaskId;
-pub(super) use book::{Book, Reaction};
+pub(super) use book::{Book, Ending, Reaction};
 pub(super) use class::Class;
 pub(super) use client::{Client, Refused, Submission};
 pub(super) use site::Site;

@@ -62,7 +62,8 @@ pub(super) fn status(args: &StatusArgs, global: &Global, ui: &Ui) -> Result<()> 
     let runs = project.store.runs()?;
     let failed = FailedPoints::of(&project.spec.pipeline.name, runs.iter().rev());
     let last = runs.into_iter().rfind(|r| r.pipeline == project.spec.pipeline.name);
-    let workers = last.as_ref().and_then(|run| WorkerCounts::of(&log::events(&project.store, run, "\"worker")));
+    let workers =
+        last.as_ref().and_then(|run| WorkerCounts::of(&log::events(&project.store, run, "\"event\":\"worker")));
     let states = project.store.all_states()?;
     let stored = stored(&plan, &states);
     let disk = disk(&project, &states);

@@ -102,6 +102,12 @@ pub(super) struct WorkerArgs {
     /// The id of the run that this worker is a part of
     #[arg(long, value_name = "RUN", hide = true)]
     part_of: Option<String>,
+    /// What the job has, for the driver that submitted it
+    #[arg(long, value_name = "CLASS", hide = true)]
+    class: Option<String>,
+    /// Leave when a program runs out of memory, because a job with more memory will run it
+    #[arg(long, hide = true)]
+    leave_without_memory: bool,
     /// Leave when standard input ends
     #[arg(long, hide = true)]
     attached: bool,
@@ -119,12 +125,12 @@ pub(super) fn worker(args: &WorkerArgs, global: &Global, ui: &Ui) -> Result<()> 
     if let Some(until) = until {
         cancel_at(until, &session.cancel)?;
     }
-    let owner = args.owner();
+    let owner = args.owner(&job);
     let scratch = tempfile::Builder::new().prefix("vadpipe-worker-").tempdir();
     let scratch = scratch.map_err(|e| Error::storage("can't create a folder for the cache").caused_by(e))?;
     let global = Global { cache: Some(cache(global, scratch.path())), ..global.clone() };
     let memory = args.memory.or(job.memory);
-    let (scratch, owner, is_limited) = (scratch.path(), &owner, args.run.is_some() && job.memory.is_some());
+    let (scratch, owner) = (scratch.path(), &owner);
     let work = Work {
         args,
         global: &global,
@@ -134,13 +140,13 @@ pub(super) fn worker(args: &WorkerArgs, global: &Global, ui: &Ui) -> Result<()> 
         owner,
         until,
         memory,
-        is_limited,
         lacks_memory: Cell::new(false),
         scratch,
     };
     let Some(run) = &args.run else { return work.run(&*session.watch) };
     let logs = global.cache.clone().unwrap_or_default().join("logs").join(run);
-    let feed = Feed { shared: Arc::clone(&shared), run: run.clone(), owner: owner.clone(), logs };
+    let (run, owner, class) = (run.clone(), owner.clone(), args.class.clone());
+    let feed = Feed { shared: Arc::clone(&shared), run, owner, class, logs };
     feed.during(&*session.watch, |listener| work.run(listener), |ended| work.describe(ended))
 }
 
@@ -156,8 +162,6 @@ struct Work<'a> {
     until: Option<Instant>,
     /// Bytes, unless it has the memory of the machine.
     memory: Option<u64>,
-    /// Whether another job may have more memory.
-    is_limited: bool,
     /// Whether a program ran out of memory.
     lacks_memory: Cell<bool>,
     /// A folder that is removed at the end.
@@ -184,7 +188,7 @@ impl Work<'_> {
                 owner: self.owner,
                 idle: args.idle,
                 until: self.until,
-                leaves_without_memory: self.is_limited,
+                leaves_without_memory: args.leave_without_memory,
             }),
             part_of: part_of.map(|id| PartOf { id, started_at, events: &[] }),
             isolate: None,
@@ -207,6 +211,10 @@ impl Work<'_> {
     fn describe(&self, ended: &Result<()>) -> WorkerEnd {
         let (why, cause) = match ended {
             Err(error) if self.lacks_memory.get() => (format!("ended: {error}"), WorkerCause::OutOfMemory),
+            // It went on without the stage that failed, until nothing was left.
+            Err(error) if self.args.keep_going && error.category == Category::StageFailed => {
+                (format!("ended: {error}"), WorkerCause::Done)
+            }
             Err(error) => (format!("ended: {}", error.with_causes()), WorkerCause::Failed),
             Ok(()) if self.until.is_some_and(|until| until <= Instant::now()) => {
                 ("left in time".to_owned(), WorkerCause::TimeLimit)
@@ -265,9 +273,12 @@ impl WorkerArgs {
     }
 
     /// This worker in claims.
-    fn owner(&self) -> ClaimOwner {
+    fn owner(&self, job: &Allocation) -> ClaimOwner {
         let name = self.name.clone().unwrap_or_else(|| format!("worker-{}", std::process::id()));
-        ClaimOwner::this_process(format!("{}/{name}", host_name()), self.heartbeat.unwrap_or(HEARTBEAT))
+        let mut owner =
+            ClaimOwner::this_process(format!("{}/{name}", host_name()), self.heartbeat.unwrap_or(HEARTBEAT));
+        owner.memory = job.memory.unwrap_or(owner.memory);
+        owner
     }
 
     /// The pipeline, and the run that it belongs to. The files of a run are written to a folder in `scratch`.

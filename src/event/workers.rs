@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     fn started(worker: &str) -> Event {
-        Event::WorkerStarted { worker: worker.to_owned(), host: "n1".to_owned() }
+        Event::WorkerStarted { worker: worker.to_owned(), host: "n1".to_owned(), class: None }
     }
 
     fn ended(worker: &str, cause: WorkerCause, queued: Option<f64>, ran: Option<f64>) -> Event {

@@ -259,11 +259,11 @@ impl<'a> Driver<'a> {
                 self.apply(Input::Made(point, bytes), executor)
             }
             ExecutorEvent::Ended(point, ended) => {
+                let ended = self.left_to_more_memory(point, ended);
                 self.permits.remove(&point);
                 let Some((started, seconds)) = self.jobs.remove(&point) else { return Ok(()) };
                 let seconds = seconds.unwrap_or_else(|| started.elapsed().as_secs_f64());
                 self.loss_noticed |= matches!(ended, Ended::Damaged(..));
-                let ended = self.left_to_more_memory(point, ended);
                 let ended = self.note_end(point, ended, seconds);
                 self.apply(Input::Ended(point, ended), executor)
             }

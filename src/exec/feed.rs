@@ -44,6 +44,8 @@ pub struct Feed {
     pub run: String,
     /// The worker.
     pub owner: ClaimOwner,
+    /// What the worker has, in the words of the engine that started it.
+    pub class: Option<String>,
     /// The folder with the logs of the run.
     pub logs: PathBuf,
 }
@@ -59,7 +61,11 @@ impl Feed {
     ) -> T {
         let worker = self.owner.name.clone();
         let feeding = Feeding { listener, pending: Arc::default() };
-        lock(&feeding.pending).add(&Event::WorkerStarted { worker: worker.clone(), host: host_name() });
+        lock(&feeding.pending).add(&Event::WorkerStarted {
+            worker: worker.clone(),
+            host: host_name(),
+            class: self.class.clone(),
+        });
         let (stop, stopped) = channel::<()>();
         let (done, is_done) = channel::<()>();
         let feeder = Feeder { feed: self, pending: Arc::clone(&feeding.pending), next: 0, unwritten: Vec::new() };
@@ -243,7 +249,7 @@ mod tests {
         std::fs::write(dir.path().join("a.log"), "made a").unwrap();
         let owner = ClaimOwner::this_process("host/w".to_owned(), HEARTBEAT);
         let (run, logs) = ("r1".to_owned(), dir.path().to_owned());
-        let feed = Feed { shared: Arc::clone(&shared), run, owner, logs };
+        let feed = Feed { shared: Arc::clone(&shared), run, owner, class: None, logs };
         let work = |listener: &dyn Listener| {
             (0..30).for_each(|number| listener.event(&warned(number)));
             listener.event(&Event::StageInterrupted { stage: "a".to_owned(), has_checkpoint: false });

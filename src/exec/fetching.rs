@@ -21,6 +21,7 @@ use crate::exec::worker::panic_message;
 use crate::id::PointId;
 use crate::key::{Components, Key};
 use crate::shared::{Asked, Claims, SharedError, SharedStore, Transfer};
+use crate::spec::memory_in_words;
 use crate::store::Lease;
 
 /// Heartbeats of claims in which the claims of others are looked at once.
@@ -39,6 +40,16 @@ impl Permit {
     /// The right to run a key in a run without other workers.
     pub(crate) fn of_lease(lease: Lease) -> Self {
         Self { _lease: lease, claim: None }
+    }
+}
+
+impl Permit {
+    /// Notes for other workers that this one has too little memory for the key.
+    pub(crate) fn note_too_little_memory(&self) {
+        if let Some((key, requests)) = &self.claim {
+            // Without the thread, others find out by themselves.
+            let _ = requests.send(Request::TooLittleMemory(*key));
+        }
     }
 }
 
@@ -74,6 +85,8 @@ pub(crate) struct Wanted {
 /// A message to the thread.
 pub(crate) enum Request {
     Fetch(Fetch),
+    /// This worker has too little memory for a key that it runs.
+    TooLittleMemory(Key),
     /// The job of this key has ended.
     Release(Key),
 }
@@ -139,7 +152,7 @@ impl Fetcher {
         self.pending += usize::from(unsent.is_none());
         match unsent?.0 {
             Request::Fetch(fetch) => Some(fetch),
-            Request::Release(_) => None,
+            Request::TooLittleMemory(_) | Request::Release(_) => None,
         }
     }
 
@@ -184,6 +197,11 @@ impl Thread<'_> {
             for request in first.into_iter().chain(waiting.try_iter()) {
                 match request {
                     Request::Fetch(fetch) => batch.push(fetch),
+                    Request::TooLittleMemory(key) => {
+                        let noted = self.renewed.as_ref().map(|renewed| renewed.claims.note_too_little_memory(&key));
+                        // Otherwise, others find out by themselves.
+                        let _ = noted;
+                    }
                     Request::Release(key) => released.push(key),
                 }
             }
@@ -222,10 +240,18 @@ impl Thread<'_> {
         }
         let outcomes = self.guarded(|| self.claim(&open)).unwrap_or(vec![None; open.len()]);
         let mut own = Vec::new();
-        for (fetch, holder) in open.into_iter().zip(outcomes) {
-            match holder {
-                None => own.push(fetch),
-                Some(holder) => {
+        for (mut fetch, holder) in open.into_iter().zip(outcomes) {
+            let claims = self.renewed.as_ref().map(|renewed| &renewed.claims);
+            let too_little = claims.and_then(|claims| claims.too_little_memory(&fetch.wanted.key));
+            match (holder, too_little) {
+                (None, _) => own.push(fetch),
+                (Some(_), Some(bytes)) => {
+                    let lack = format!("more than {} of memory", memory_in_words(bytes));
+                    answers.push(Answer::Lacking(fetch.wanted.point, lack.clone()));
+                    fetch.wanted.lack = Some(lack);
+                    self.left.push(fetch.wanted);
+                }
+                (Some(holder), None) => {
                     self.held.entry(fetch.wanted.key).or_default().push(fetch.wanted.point);
                     answers.push(Answer::Held(fetch.wanted.point, holder));
                 }

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
@@ -49,7 +48,8 @@ pub(crate) struct RunLog<'a> {
     record: Mutex<RunRecord>,
     /// The workers of the run, if it has any.
     workers: Mutex<Option<WorkerCounts>>,
-    epochs_trained: AtomicU64,
+    /// The first and the last epoch that each training trained. After a worker was lost, some come twice.
+    trained: Mutex<BTreeMap<String, (u64, u64)>>,
     /// The position of each stage in the record.
     positions: BTreeMap<&'a str, usize>,
     /// Protects scratch folders from `gc` during the run.
@@ -108,7 +108,7 @@ impl<'a> RunLog<'a> {
             file,
             record: Mutex::new(record),
             workers: Mutex::default(),
-            epochs_trained: AtomicU64::new(0),
+            trained: Mutex::default(),
             positions,
             _at_work: at_work,
         })
@@ -172,9 +172,10 @@ impl<'a> RunLog<'a> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many epochs were trained in this run.
-    pub(crate) fn epochs_trained(&self) -> u64 {
-        self.epochs_trained.load(Ordering::Relaxed)
+    /// How many epochs of a training were trained in this run.
+    pub(crate) fn epochs_trained(&self, stage: &str) -> u64 {
+        let trained = self.trained.lock().unwrap_or_else(PoisonError::into_inner);
+        trained.get(stage).map_or(0, |(first, last)| last + 1 - first)
     }
 
     /// The run's id.
@@ -183,8 +184,12 @@ impl<'a> RunLog<'a> {
     }
 
     fn remember(&self, event: &Event) {
-        if let Event::Epoch { .. } = event {
-            self.epochs_trained.fetch_add(1, Ordering::Relaxed);
+        if let Event::Epoch { stage, epoch, .. } = event {
+            let mut trained = self.trained.lock().unwrap_or_else(PoisonError::into_inner);
+            match trained.get_mut(stage) {
+                Some((first, last)) => (*first, *last) = ((*first).min(*epoch), (*last).max(*epoch)),
+                None => drop(trained.insert(stage.clone(), (*epoch, *epoch))),
+            }
         }
         WorkerCounts::count(&mut self.workers.lock().unwrap_or_else(PoisonError::into_inner), event);
         let (Event::StageFinished { stage, .. }

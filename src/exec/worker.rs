@@ -143,11 +143,12 @@ impl<'a> Worker<'a> {
             (ended, _) => return Err(ended),
         };
         self.log_failure(job.point, &error);
-        if is_out_of_memory {
-            return Err(Ended::OutOfMemory(error));
-        }
         let damaged = std::mem::take(&mut *damaged.lock().unwrap_or_else(PoisonError::into_inner));
-        Err(if damaged.is_empty() { Ended::Failed(error) } else { Ended::Damaged(damaged, error) })
+        Err(match is_out_of_memory {
+            _ if !damaged.is_empty() => Ended::Damaged(damaged, error),
+            true => Ended::OutOfMemory(error),
+            false => Ended::Failed(error),
+        })
     }
 
     fn try_execute(&self, job: &Job, damaged: &DamagedInputs, at_rung: &AtomicBool) -> Result<StageRun, StageError> {

@@ -5,6 +5,9 @@
 //! that sees the same claim for three periods, on its own monotonic clock, creates `claim/<key>/<n + 1>`. A claim of a
 //! process that ran on the same machine and has ended is not waited for. No clocks are compared.
 //!
+//! A worker whose program ran out of memory writes `claim/<key>/memory-<bytes>`, with what it had. Workers with no more
+//! than that leave the key to others. The one that makes the result removes it.
+//!
 //! A claim only saves work. If it is lost, or if two workers create it, both run the key. Results are named by their
 //! keys, so the second one is compared with the first.
 
@@ -20,6 +23,7 @@ use super::handle::SharedStore;
 use super::objects::Listed;
 use crate::key::Key;
 use crate::store::Holder;
+use crate::system::memory;
 
 /// The time between two heartbeats, unless a worker has another one.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -29,6 +33,8 @@ const SILENCE: u32 = 3;
 const EARLIER: u64 = 16;
 /// The beginning of the names of all claims.
 const CLAIMS: &str = "claim/";
+/// The beginning of a name, after the key, that says how much memory was too little.
+const MEMORY: &str = "memory-";
 
 /// A worker, as its claims name it.
 #[derive(Clone, Debug)]
@@ -37,6 +43,8 @@ pub struct ClaimOwner {
     pub name: String,
     /// The time between its heartbeats.
     pub period: Duration,
+    /// Bytes of memory that its programs may use.
+    pub memory: u64,
     holder: Holder,
     /// See [`machine`].
     machine: Option<String>,
@@ -52,7 +60,7 @@ impl ClaimOwner {
         let _ = SystemRandom::new().fill(&mut random);
         let holder = Holder::this_process();
         let id = format!("{}-{}-{}", holder.host, holder.pid, hex::encode(random));
-        Self { name, period, holder, machine: machine(), id }
+        Self { name, period, memory: memory(), holder, machine: machine(), id }
     }
 
     /// Tells it from all other workers.
@@ -112,6 +120,8 @@ struct State {
     own: BTreeMap<Key, u64>,
     /// The claims of others.
     seen: BTreeMap<Key, Seen>,
+    /// Bytes of memory that were too little.
+    too_little: BTreeMap<Key, u64>,
     /// The number of heartbeats.
     beat: u64,
 }
@@ -130,7 +140,7 @@ impl<'a> Claims<'a> {
         Self { shared, owner, state: Mutex::default() }
     }
 
-    /// Claims keys. For each key, returns the worker that has it, or `None` if the claim is ours now.
+    /// Claims keys. For each key, returns the worker that has it or can have it, or `None` if the claim is ours now.
     ///
     /// # Errors
     /// If the store can't be read or written.
@@ -143,6 +153,10 @@ impl<'a> Claims<'a> {
         self.observe(state, keys, listed.concat(), now)?;
         let (mut outcomes, mut new, mut adopted) = (vec![None; keys.len()], Vec::new(), Vec::new());
         for (i, key) in keys.iter().enumerate() {
+            if state.too_little.get(key).is_some_and(|bytes| self.owner.memory <= *bytes) {
+                outcomes[i] = Some("a worker with more memory".to_owned());
+                continue;
+            }
             match state.seen.get(key) {
                 None => new.push((i, 1)),
                 Some(seen) if seen.is_of(self.owner) => {
@@ -167,6 +181,19 @@ impl<'a> Claims<'a> {
             }
         }
         Ok(outcomes)
+    }
+
+    /// If this worker has too little memory for a key that it wanted to claim: how much was too little, in bytes.
+    pub fn too_little_memory(&self, key: &Key) -> Option<u64> {
+        self.state().too_little.get(key).copied().filter(|bytes| self.owner.memory <= *bytes)
+    }
+
+    /// Notes that the memory of this worker was too little for a key.
+    ///
+    /// # Errors
+    /// If the store can't be written.
+    pub fn note_too_little_memory(&self, key: &Key) -> Result<()> {
+        self.shared.objects.put(&format!("{CLAIMS}{key}/{MEMORY}{}", self.owner.memory), Vec::new())
     }
 
     /// Those of these keys that nobody runs: they have no claim, or one that is expired.
@@ -201,9 +228,11 @@ impl<'a> Claims<'a> {
     pub fn release(&self, keys: &[Key]) -> Result<()> {
         let mut state = self.state();
         let numbers = keys.iter().filter_map(|key| Some((key, state.own.remove(key)?)));
-        let names: Vec<String> = numbers
-            .flat_map(|(key, number)| (number.saturating_sub(EARLIER).max(1)..=number).map(move |n| name(key, n)))
-            .collect();
+        let claims = numbers
+            .flat_map(|(key, number)| (number.saturating_sub(EARLIER).max(1)..=number).map(move |n| name(key, n)));
+        let mut names: Vec<String> = claims.collect();
+        let too_little = keys.iter().filter_map(|key| Some((key, state.too_little.remove(key)?)));
+        names.extend(too_little.map(|(key, bytes)| format!("{CLAIMS}{key}/{MEMORY}{bytes}")));
         keys.iter().for_each(|key| drop(state.seen.remove(key)));
         self.shared.objects.remove_each(&names).into_iter().collect()
     }
@@ -211,8 +240,15 @@ impl<'a> Claims<'a> {
     /// Notes the newest claim of each key.
     fn observe(&self, state: &mut State, keys: &[Key], listed: Vec<Listed>, now: Instant) -> Result<()> {
         let mut newest: BTreeMap<&str, (u64, &str)> = BTreeMap::new();
+        let mut too_little: BTreeMap<&str, u64> = BTreeMap::new();
         for Listed { name, version, .. } in &listed {
             let parts = name.strip_prefix(CLAIMS).and_then(|rest| rest.split_once('/'));
+            if let Some((key, bytes)) = parts.and_then(|(key, rest)| Some((key, rest.strip_prefix(MEMORY)?)))
+                && let Ok(bytes) = bytes.parse::<u64>()
+            {
+                let most = too_little.entry(key).or_default();
+                *most = bytes.max(*most);
+            }
             let Some((key, Ok(number))) = parts.map(|(key, number)| (key, number.parse::<u64>())) else { continue };
             if newest.get(key).is_none_or(|(known, _)| *known < number) {
                 newest.insert(key, (number, version));
@@ -220,6 +256,10 @@ impl<'a> Claims<'a> {
         }
         let mut changed = Vec::new();
         for key in keys {
+            match too_little.get(key.to_string().as_str()) {
+                Some(bytes) => drop(state.too_little.insert(*key, *bytes)),
+                None => drop(state.too_little.remove(key)),
+            }
             let Some((number, version)) = newest.get(key.to_string().as_str()).copied() else {
                 state.seen.remove(key);
                 continue;
@@ -244,7 +284,7 @@ impl<'a> Claims<'a> {
     }
 
     fn body(&self, beat: u64) -> Vec<u8> {
-        let ClaimOwner { name, period, holder, machine, id } = self.owner;
+        let ClaimOwner { name, period, holder, machine, id, .. } = self.owner;
         let period_ms = u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
         let (worker, id, holder, machine) = (name.clone(), id.clone(), holder.clone(), machine.clone());
         let body = Body { worker, id, holder, machine, period_ms, beat };

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Starts a part of Slurm that stop.sh stopped, and waits until both nodes are free: tests/slurm/start.sh FOLDER n1|n2|controller
+# Starts a part of Slurm that stop.sh stopped: tests/slurm/start.sh FOLDER n1|n2|controller
+# After a node, waits until both nodes are free.
 set -euo pipefail
 root=$(realpath "${1:?give a folder}")
 export SLURM_CONF=$root/slurm.conf

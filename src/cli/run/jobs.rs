@@ -13,7 +13,7 @@ use super::left::Left;
 use super::merging::Merged;
 use super::output::end_of_output;
 use crate::cli::project::Project;
-use crate::cli::slurm::{Book, Class, Client, Reaction, Refused, Site, Submission, TaskId};
+use crate::cli::slurm::{Book, Class, Client, Ending, Reaction, Refused, Site, Submission, TaskId};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::plan::Plan;
@@ -140,6 +140,18 @@ impl<'a> Jobs<'a> {
         merged: &Merged<'_>,
         replan: &dyn Fn() -> Result<Plan>,
     ) -> Result<()> {
+        let ran = self.run_to_end(course, merged, replan);
+        let (last_words, news) = (course.book.end(Ending::Stopped), course.book.last_news());
+        last_words.into_iter().chain(news).for_each(|event| merged.of_driver(event));
+        ran
+    }
+
+    fn run_to_end(
+        &self,
+        course: &mut Course<'a>,
+        merged: &Merged<'_>,
+        replan: &dyn Fn() -> Result<Plan>,
+    ) -> Result<()> {
         let mut stopped: Option<(Instant, Duration)> = None;
         loop {
             if course.queue.is_due() {
@@ -160,7 +172,8 @@ impl<'a> Jobs<'a> {
                 let must_stop = self.cancel.is_cancelled() || (course.has_failures() && !self.keep_going);
                 if is_over || must_stop {
                     self.stop(merged);
-                    course.book.end().into_iter().for_each(|event| merged.of_driver(event));
+                    let ending = if must_stop { Ending::Stopped } else { Ending::Over };
+                    course.book.end(ending).into_iter().for_each(|event| merged.of_driver(event));
                     stopped = Some((Instant::now(), if must_stop { LEAVING } else { LAST_WORDS }));
                     course.queue.next = Instant::now() + self.site.poll.min(LAST_WORDS / 4);
                 } else if course.submitting.is_due() && course.is_queue_known {
@@ -192,8 +205,26 @@ impl<'a> Jobs<'a> {
 
     /// Passes on what workers tell.
     fn listen(&self, course: &mut Course<'a>, merged: &Merged<'_>) -> Result<()> {
+        for (worker, mut event) in self.hear(course) {
+            if let Event::StageFinished { stage, .. } | Event::StageInterrupted { stage, .. } = &event {
+                self.fetch_log(stage);
+            }
+            if let Event::StageFailed { stage, log, .. } = &mut event {
+                *log = self.fetch_log(stage);
+            }
+            merged.of_worker(worker.rsplit('/').next().unwrap_or(&worker), event);
+        }
+        match course.book.refused() {
+            Some((task, why)) => Err(self.refusal(task, &why)),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes what workers tell. Returns what the user should know, with their names.
+    fn hear(&self, course: &mut Course<'a>) -> Vec<(String, Event)> {
         // If the store fails now, it may not the next time.
         let pieces = self.shared.new_events(self.run, &mut course.read).unwrap_or_default();
+        let mut heard = Vec::new();
         for (id, piece) in pieces {
             // A line may be damaged: it is only for the user.
             for event in piece.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()) {
@@ -201,23 +232,11 @@ impl<'a> Jobs<'a> {
                     course.names.insert(id.clone(), worker.clone());
                 }
                 let worker = course.names.get(&id).cloned().unwrap_or_else(|| id.clone());
-                let Some(mut event) = course.book.on_event(&worker, event) else { continue };
-                if !course.left.on_event(&event) {
-                    continue;
-                }
-                if let Event::StageFinished { stage, .. } | Event::StageInterrupted { stage, .. } = &event {
-                    self.fetch_log(stage);
-                }
-                if let Event::StageFailed { stage, log, .. } = &mut event {
-                    *log = self.fetch_log(stage);
-                }
-                merged.of_worker(worker.rsplit('/').next().unwrap_or(&worker), event);
+                let event = course.book.on_event(&worker, event).filter(|event| course.left.on_event(event));
+                heard.extend(event.map(|event| (worker, event)));
             }
         }
-        match course.book.refused() {
-            Some((task, why)) => Err(self.refusal(task, &why)),
-            None => Ok(()),
-        }
+        heard
     }
 
     /// Copies the log of a stage from the store. Returns where it is.
@@ -353,6 +372,8 @@ impl<'a> Jobs<'a> {
     pub(super) fn submit_only(&self, course: &mut Course<'a>) -> Result<usize> {
         let later = |why: String| Error::storage(why).hint("run the same command again later");
         let queue = self.client.queue(self.name).map_err(|why| later(format!("can't look at the queue: {why}")))?;
+        // They may say how much memory is too little.
+        self.hear(course);
         course.book.see(&queue);
         let refusal = Cell::new(None);
         loop {

@@ -53,11 +53,10 @@ impl Allocation {
             let per_cpu = || Some(number("SLURM_MEM_PER_CPU")?.saturating_mul(cpus?));
             per_cpu().or_else(per_gpu)
         });
-        let set = || {
-            let (start, end) = (number("SLURM_JOB_START_TIME")?, number("SLURM_JOB_END_TIME")?);
-            time_left(start, end, u64::try_from(now.as_second()).ok()?)
-        };
-        let left = set().or_else(|| left_in_queue(&queue(&job)?, &job));
+        let (start, end) = (number("SLURM_JOB_START_TIME"), number("SLURM_JOB_END_TIME"));
+        let set = || time_left(start?, end?, u64::try_from(now.as_second()).ok()?);
+        let limit = || Some(Duration::from_secs(end?.checked_sub(start?)?));
+        let left = set().or_else(|| left_in_queue(&queue(&job)?, &job)).or_else(limit);
         Self {
             cpus: cpus.map(|cpus| u16::try_from(cpus).unwrap_or(u16::MAX)),
             memory: megabytes.map(|megabytes| megabytes.saturating_mul(1 << 20)),
@@ -77,12 +76,10 @@ fn first_number(list: &str) -> u64 {
     digits.parse().unwrap_or(1).max(1)
 }
 
-/// The time that a job has left, by its start, its end and the time now, in Unix seconds. The clock of this node may be
-/// far from that of the controller: then a job that has just started has all of its time.
+/// The time that a job has left, by its start, its end and the time now, in Unix seconds. `None` if it does not run
+/// now: the clock of this node is far from that of the controller, or the job was extended.
 fn time_left(start: u64, end: u64, now: u64) -> Option<Duration> {
-    let limit = end.checked_sub(start)?;
-    let left = if (start..end).contains(&now) { end - now } else { limit };
-    Some(Duration::from_secs(left))
+    (start..end).contains(&now).then(|| Duration::from_secs(end - now))
 }
 
 /// The jobs with this id and the time that they have left. An array has the id of one of its jobs.
@@ -153,10 +150,16 @@ mod tests {
     }
 
     #[test]
-    fn node_whose_clock_is_wrong_has_the_time_of_its_job() {
-        let left = |now| time_left(1000, 4600, now).map(|left| left.as_secs());
-        assert_eq!(left(1600), Some(3000));
-        assert_eq!((left(500), left(90_000)), (Some(3600), Some(3600)), "its clock is behind, or ahead");
-        assert_eq!(time_left(4600, 1000, 2000), None);
+    fn node_whose_clock_is_wrong_asks_slurm_or_has_the_time_of_its_job() {
+        let left = |start, end, queue| {
+            let variables = [("SLURM_JOB_ID", "7"), ("SLURM_JOB_START_TIME", start), ("SLURM_JOB_END_TIME", end)];
+            allocation(&variables, queue).time.map(|time| time.as_secs())
+        };
+        // It is 10,000, and a fifth or a minute is left for saving.
+        assert_eq!(left("9700", "10300", None), Some(240));
+        for (start, end) in [("20000", "20600"), ("5000", "5600")] {
+            assert_eq!((left(start, end, Some("7 4:00")), left(start, end, None)), (Some(192), Some(540)));
+        }
+        assert_eq!(left("20600", "20000", None), None);
     }
 }

@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use super::answers::{Fate, Queued, TaskEnd, TaskId, is_hopeless};
 use super::class::Class;
+use super::group::Group;
 use crate::error::Category;
 use crate::event::{Event, WorkerCause};
 
-/// How often workers of a class are submitted in a row without any progress.
-const ROUNDS: u32 = 4;
 /// For how many looks at the queue a new job may be missing in it.
 const UNSEEN: u32 = 2;
 
@@ -45,19 +44,13 @@ enum State {
     Gone,
 }
 
-/// What is known of a class.
-#[derive(Debug)]
-struct Group {
-    /// What its workers have now. They may need more memory than at first.
-    now: Class,
-    /// Nodes that failed.
-    excluded: BTreeSet<String>,
-    /// How often workers were submitted since one of them made progress.
-    rounds: u32,
-    /// Why the last one was lost.
-    last_loss: Option<String>,
-    /// Workers that ended although work was left for them, and in whose place none was submitted yet.
-    missing: usize,
+/// Why workers are stopped at the end of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cli) enum Ending {
+    /// Nothing is left for them.
+    Over,
+    /// The run was interrupted, or has failed.
+    Stopped,
 }
 
 /// What the end of a worker leads to.
@@ -89,8 +82,8 @@ pub(in crate::cli) struct Book {
     told: Option<Event>,
     /// The most memory of a worker that ran out of it, in bytes.
     most_memory: Option<u64>,
-    /// Whether the run ends, so that nobody asks why workers stop.
-    is_ending: bool,
+    /// How the run ends, once it does: then nobody asks why workers stop.
+    ending: Option<Ending>,
 }
 
 /// The name of a task's worker.
@@ -125,8 +118,7 @@ impl Book {
     }
 
     fn group(&mut self, class: Class) -> &mut Group {
-        let new = || Group { now: class, excluded: BTreeSet::new(), rounds: 0, last_loss: None, missing: 0 };
-        self.groups.entry(class).or_insert_with(new)
+        self.groups.entry(class).or_insert_with(|| Group::new(class))
     }
 
     /// The workers that wait or run. A job may take long to end after its worker.
@@ -137,7 +129,7 @@ impl Book {
     /// What the workers of a class get, and the nodes to leave out.
     pub(in crate::cli) fn terms(&mut self, class: Class) -> (Class, BTreeSet<String>) {
         let group = self.group(class);
-        (group.now, group.excluded.clone())
+        (group.terms, group.excluded.clone())
     }
 
     /// How many more workers of a class are needed for this many points.
@@ -145,35 +137,34 @@ impl Book {
     /// # Errors
     /// If workers were submitted again and again without progress: why the last one was lost.
     pub(in crate::cli) fn lacking(&mut self, class: Class, points: usize, most: usize) -> Result<usize, String> {
-        let here = self.here().filter(|worker| worker.class == class).count();
+        let terms = self.group(class).terms;
+        // One with too little memory may be of use for the point that it runs.
+        let is_of_use = |worker: &&Worker| worker.terms.memory >= terms.memory || !worker.running.is_empty();
+        let here = self.here().filter(|worker| worker.class == class).filter(is_of_use).count();
         let free = most.saturating_sub(self.here().count());
         let lacking = points.min(most).saturating_sub(here).min(free);
-        let group = self.group(class);
-        if lacking > 0 && here == 0 && group.rounds >= ROUNDS {
-            let last = group.last_loss.clone().unwrap_or_else(|| "ended although work is left".to_owned());
-            return Err(last);
+        match self.group(class).is_stuck().filter(|_| lacking > 0 && here == 0) {
+            Some(why) => Err(why),
+            None => Ok(lacking),
         }
-        Ok(lacking)
     }
 
     /// Notes an array that was submitted.
     pub(in crate::cli) fn submitted(&mut self, class: Class, job: u64, count: usize) {
         let is_first = !self.here().any(|worker| worker.class == class);
         let group = self.group(class);
-        group.rounds += u32::from(is_first);
-        let replaced = group.missing.min(count);
-        group.missing -= replaced;
+        let (replaced, terms) = (group.submitted(count, is_first), group.terms);
         self.replaced += replaced;
         for index in 0..u32::try_from(count).unwrap_or(u32::MAX) {
-            self.add(TaskId { job, index }, class);
+            self.add(TaskId { job, index }, class, terms);
         }
     }
 
-    fn add(&mut self, task: TaskId, class: Class) {
+    fn add(&mut self, task: TaskId, class: Class, terms: Class) {
         let (node, running) = Default::default();
         let worker = Worker {
             class,
-            terms: self.group(class).now,
+            terms,
             state: State::Pending,
             has_ended: false,
             stopped: None,
@@ -189,11 +180,16 @@ impl Book {
     /// Notes the jobs in the queue that a driver before this one submitted.
     pub(in crate::cli) fn adopt(&mut self, queue: &[Queued]) {
         for queued in queue {
-            if let Ok(class) = queued.comment.parse::<Class>() {
-                self.group(class);
-                self.add(queued.task, class);
+            if let Some((class, terms)) = Class::parse_with_terms(&queued.comment) {
+                self.found(queued.task, class, terms);
             }
         }
+    }
+
+    /// Notes a worker that a driver before this one submitted.
+    fn found(&mut self, task: TaskId, class: Class, terms: Class) {
+        self.group(class).found(terms);
+        self.add(task, class, terms);
     }
 
     /// Notes the queue. Returns the tasks that have left it without a reason: Slurm has to be asked.
@@ -243,6 +239,11 @@ impl Book {
             }
         }
         self.has_heard = true;
+        if let Event::WorkerStarted { class: Some(class), .. } = &event
+            && let Some((class, terms)) = Class::parse_with_terms(class)
+        {
+            self.found(task, class, terms);
+        }
         let Some(known) = self.workers.get_mut(&task) else { return Some(event) };
         let class = known.class;
         match &event {
@@ -256,8 +257,7 @@ impl Book {
             _ => {}
         }
         if matches!(event, Event::StageFinished { .. } | Event::StateSaved { .. } | Event::RungReached { .. }) {
-            let group = self.group(class);
-            (group.rounds, group.last_loss) = (0, None);
+            self.group(class).made_progress();
         }
         Some(event)
     }
@@ -265,17 +265,29 @@ impl Book {
     /// Notes that a worker has said that it ended.
     fn ended(&mut self, task: TaskId, mut event: Event) -> Option<Event> {
         let worker = self.workers.get_mut(&task)?;
-        worker.has_ended = true;
         let (class, terms) = (worker.class, worker.terms);
+        let is_late = worker.state == State::Gone && !worker.has_ended;
+        worker.has_ended = true;
         let Event::WorkerEnded { why, cause, exit_code, queued_seconds, .. } = &mut event else { return Some(event) };
-        let is_early = *cause != WorkerCause::Done && !self.is_ending;
-        let is_stopped = *cause == WorkerCause::Stopped && !self.is_ending;
         *queued_seconds = worker.waited.map(|waited| waited.as_secs_f64());
-        if is_stopped {
-            worker.stopped = Some(event);
-            self.group(class).missing += 1;
+        if is_late {
+            // Its end was reported in Slurm's words, which may say less.
+            if *cause == WorkerCause::OutOfMemory {
+                let _ = self.more_memory(class, terms);
+            }
             return None;
         }
+        match self.ending.filter(|_| *cause == WorkerCause::Stopped) {
+            Some(Ending::Over) => *cause = WorkerCause::Done,
+            Some(Ending::Stopped) => return Some(event),
+            None if *cause == WorkerCause::Stopped => {
+                worker.stopped = Some(event);
+                self.group(class).missing += 1;
+                return None;
+            }
+            None => {}
+        }
+        let is_early = *cause != WorkerCause::Done;
         self.group(class).missing += usize::from(is_early);
         match (*cause, *exit_code) {
             (WorkerCause::OutOfMemory, _) => match self.more_memory(class, terms) {
@@ -292,25 +304,22 @@ impl Book {
         Some(event)
     }
 
-    /// Lets the next workers of a class have twice the memory of one that had these terms. Returns what they get.
-    ///
-    /// # Errors
-    /// If they get no more, in words that follow a reason.
+    /// See [`Group::more_memory`].
     fn more_memory(&mut self, class: Class, terms: Class) -> Result<String, String> {
         let most = self.most_memory;
-        let group = self.group(class);
-        // Another worker with as little memory may have ended before.
-        if group.now.memory <= terms.memory {
-            let grown = group.now.with_twice_the_memory(class.memory.unwrap_or(0), most);
-            group.now = grown.ok_or("and gets no more; give `memory` of `resources`, or slurm.max_memory")?;
-        }
-        Ok(format!("the next ones get {}", group.now.words()))
+        self.group(class).more_memory(terms, most)
     }
 
     /// From now on, nobody asks Slurm why workers stop. Returns the events that waited for it.
-    pub(in crate::cli) fn end(&mut self) -> Vec<Event> {
-        self.is_ending = true;
+    pub(in crate::cli) fn end(&mut self, ending: Ending) -> Vec<Event> {
+        self.ending.get_or_insert(ending);
         self.workers.values_mut().filter_map(|worker| worker.stopped.take()).collect()
+    }
+
+    /// That no worker is left, if there were any.
+    pub(in crate::cli) fn last_news(&self) -> Option<Event> {
+        let (pending, running, reason, replaced) = (0, 0, None, self.replaced);
+        (!self.workers.is_empty()).then_some(Event::Workers { pending, running, reason, replaced })
     }
 
     /// Notes how a task ended, as Slurm says it.
@@ -325,6 +334,7 @@ impl Book {
         let node = if node.is_empty() { worker.node.clone() } else { node.clone() };
         let (waited, place) = (waited.or(worker.waited), place(&node));
         if let Some(event) = worker.stopped.take() {
+            self.group(class).last_loss = Some(format!("was stopped: its job {}{place}", fate.words()));
             return Some(stopped(event, fate));
         }
         if worker.has_ended && fate != Fate::Cancelled {
@@ -553,7 +563,7 @@ mod tests {
         let mut round = |makes_progress: bool| {
             let lacking = book.lacking(CLASS, 1, 8)?;
             assert_eq!(lacking, 1);
-            let job = 100 + u64::from(book.group(CLASS).rounds) + book.submissions() as u64;
+            let job = 100 + book.submissions() as u64;
             book.submitted(CLASS, job, 1);
             let (task, name) = (TaskId { job, index: 0 }, format!("slurm-{job}_0"));
             if makes_progress {
@@ -606,12 +616,43 @@ mod tests {
     }
 
     #[test]
+    fn last_words_that_come_after_slurm_has_explained_the_end_count_once() {
+        let mut book = with_workers(1);
+        book.see(&[]);
+        lost(&mut book, 0, Fate::Preempted);
+        assert_eq!(book.on_event(&worker(0), left(0, STOPPED, 0)), None);
+        book.submitted(CLASS, 8, 2);
+        assert!(matches!(book.last_news(), Some(Event::Workers { replaced: 1, .. })));
+        assert_eq!(book.end(Ending::Over), []);
+    }
+
+    #[test]
+    fn driver_that_takes_a_run_up_learns_from_events_how_much_memory_was_too_little() {
+        let mut book = Book::default();
+        let class = Some(CLASS.to_string());
+        book.on_event(&worker(0), Event::WorkerStarted { worker: worker(0), host: "n1".to_owned(), class });
+        let mut event = left(0, "ended: `a` ran out of memory", 1);
+        if let Event::WorkerEnded { cause, .. } = &mut event {
+            *cause = WorkerCause::OutOfMemory;
+        }
+        assert!(book.on_event(&worker(0), event).is_some());
+        assert_eq!(book.terms(CLASS).0.memory, Some(2000));
+        assert_eq!((book.see(&[]), book.lacking(CLASS, 1, 8)), (BTreeSet::new(), Ok(1)));
+        // Also from those that are in the queue.
+        let mut book = Book::default();
+        let comment = CLASS.with_terms(&Class { memory: Some(4000), ..CLASS });
+        book.see(&[Queued { comment, ..queued(0, true) }]);
+        assert_eq!((book.terms(CLASS).0.memory, book.lacking(CLASS, 1, 8)), (Some(4000), Ok(0)));
+    }
+
+    #[test]
     fn nobody_asks_why_workers_stop_at_the_end_of_the_run() {
         let mut book = with_workers(2);
         assert_eq!(book.on_event(&worker(0), left(0, STOPPED, 0)), None);
-        assert_eq!(book.end().len(), 1, "it waited for Slurm");
-        assert!(book.on_event(&worker(1), left(1, STOPPED, 0)).is_some());
-        assert_eq!(book.end(), []);
+        assert_eq!(book.end(Ending::Over).len(), 1, "it waited for Slurm");
+        let event = book.on_event(&worker(1), left(1, STOPPED, 0));
+        assert!(matches!(event, Some(Event::WorkerEnded { cause: WorkerCause::Done, .. })), "{event:?}");
+        assert_eq!(book.end(Ending::Over), []);
     }
 
     #[test]
@@ -662,7 +703,7 @@ mod tests {
     fn workers_of_other_machines_are_only_passed_on() {
         let mut book = with_workers(1);
         let name = format!("{}/worker-9", host_name());
-        let event = Event::WorkerStarted { worker: name.clone(), host: host_name() };
+        let event = Event::WorkerStarted { worker: name.clone(), host: host_name(), class: None };
         assert_eq!(book.on_event(&name, event.clone()), Some(event));
         assert_eq!(book.lacking(CLASS, 2, 8), Ok(1));
     }

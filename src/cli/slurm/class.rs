@@ -9,6 +9,8 @@ use crate::spec::{Point, cpus_in_words, memory_in_words};
 
 /// Work that a worker needs in order to start and to save its states, besides the time of its longest stage.
 const AROUND: Duration = Duration::from_secs(300);
+/// Before the memory of the terms of workers, if that has grown.
+const HAS: &str = ",has=";
 /// Slurm counts memory in units of this many bytes.
 const MEBIBYTE: u64 = 1 << 20;
 
@@ -48,6 +50,22 @@ impl Class {
         let most = most.map_or(first.saturating_mul(4), |bytes| bytes / MEBIBYTE);
         let grown = memory.saturating_mul(2).min(most);
         (grown > memory).then_some(Self { memory: Some(grown), ..*self })
+    }
+
+    /// The name of workers with these terms for points of this class: in the comment of a job, and in its events.
+    pub(super) fn with_terms(&self, terms: &Self) -> String {
+        match terms.memory.filter(|_| terms != self) {
+            Some(memory) => format!("{self}{HAS}{memory}"),
+            None => self.to_string(),
+        }
+    }
+
+    /// The class and the terms of workers with this name.
+    pub(super) fn parse_with_terms(name: &str) -> Option<(Self, Self)> {
+        let (class, memory) = name.split_once(HAS).map_or((name, None), |(class, memory)| (class, Some(memory)));
+        let class: Self = class.parse().ok()?;
+        let memory = memory.map(|memory| memory.parse().ok()).map_or(Some(class.memory), |parsed| parsed.map(Some))?;
+        Some((class, Self { memory, ..class }))
     }
 
     /// The options of `sbatch` that ask for it. `time` is the longest time of a stage that can't be interrupted.
@@ -97,6 +115,17 @@ mod tests {
         }
         for wrong in ["", "none", "cpus=1", "cpus=x,memory=1,gpus=0", "cpus=1,memory=,gpus=0"] {
             assert_eq!(wrong.parse::<Class>(), Err(()), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn terms_survive_the_name_of_workers() {
+        let class = Class { cpus: 4, memory: Some(8000), gpus: 1 };
+        for terms in [class, Class { memory: Some(16_000), ..class }] {
+            assert_eq!(Class::parse_with_terms(&class.with_terms(&terms)), Some((class, terms)));
+        }
+        for wrong in ["nightly", "cpus=1,memory=1,gpus=0,has=x"] {
+            assert_eq!(Class::parse_with_terms(wrong), None, "{wrong}");
         }
     }
 

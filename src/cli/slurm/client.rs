@@ -177,7 +177,7 @@ fn options(submission: &Submission<'_>, site: &Site) -> Vec<String> {
         "--parsable".to_owned(),
         "--no-requeue".to_owned(),
         format!("--job-name={name}"),
-        format!("--comment={class}"),
+        format!("--comment={}", class.with_terms(terms)),
         format!("--array=0-{}", count - 1),
         format!("--output={}", outputs.join("%A_%a.out").display()),
     ];
@@ -209,6 +209,15 @@ fn script(submission: &Submission<'_>, site: &Site) -> String {
     }
     let prefix = if site.prefix.is_empty() { String::new() } else { format!("{} ", site.prefix) };
     let _ = write!(script, "exec {prefix}{command} --name slurm-${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}");
+    let Submission { class, terms, .. } = submission;
+    let _ = write!(script, " --class {}", class.with_terms(terms));
+    if terms.with_twice_the_memory(class.memory.unwrap_or(0), site.max_memory).is_some() {
+        script.push_str(" --leave-without-memory");
+    }
+    if let Some(memory) = class.memory.filter(|_| terms != class) {
+        // What it has more is for stages that need more than they say, and not for more of them at a time.
+        let _ = write!(script, " --memory {memory}MiB");
+    }
     if let Some(limit) = limit(site, submission.time) {
         // So that the worker needs not ask Slurm. SECONDS is the time since the shell started.
         let _ = write!(script, " --until $(({} - SECONDS))", time_to_work(limit).as_secs());
@@ -287,7 +296,7 @@ mod tests {
         --parsable
         --no-requeue
         --job-name=vadpipe-r1
-        --comment=cpus=2,memory=1000,gpus=0
+        --comment=cpus=2,memory=1000,gpus=0,has=2000
         --array=0-7
         --output=/logs/%A_%a.out
         --ntasks=1
@@ -300,7 +309,7 @@ mod tests {
 
         #!/bin/bash
         module load python
-        exec apptainer exec image.sif '/opt/my programs/vadpipe' worker --run 'r 1' --store /s --name slurm-${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID} --until $((3840 - SECONDS))
+        exec apptainer exec image.sif '/opt/my programs/vadpipe' worker --run 'r 1' --store /s --name slurm-${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID} --class cpus=2,memory=1000,gpus=0,has=2000 --leave-without-memory --memory 1000MiB --until $((3840 - SECONDS))
         ");
     }
 

@@ -246,7 +246,9 @@ impl Watch {
     /// Prints what is new about the workers of the run.
     fn worker(&self, event: &Event) {
         match event {
-            Event::WorkerStarted { worker, host } => self.line(DIM, "worker", &format!("{worker} started on {host}")),
+            Event::WorkerStarted { worker, host, .. } => {
+                self.line(DIM, "worker", &format!("{worker} started on {host}"))
+            }
             Event::WorkerEnded { worker, why, is_lost, exit_code, queued_seconds, .. } => {
                 let waited = queued_seconds.map(|s| format!(" (it waited {} in the queue)", seconds(s)));
                 let is_fine = !is_lost && *exit_code == Some(0);

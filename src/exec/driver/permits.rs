@@ -49,7 +49,9 @@ impl<'a> Driver<'a> {
     pub(super) fn left_to_more_memory<R>(&mut self, point: PointId, ended: Ended<R>) -> Ended<R> {
         match ended {
             Ended::OutOfMemory(_) if self.run_worker.is_some_and(|worker| worker.leaves_without_memory) => {
-                (self.left, self.lacked_memory) = (true, Some(point));
+                self.left = true;
+                self.lacked_memory.get_or_insert(point);
+                self.permits.get(&point).into_iter().for_each(Permit::note_too_little_memory);
                 self.worker.context.cancel.cancel();
                 Ended::Interrupted
             }

@@ -53,6 +53,23 @@ fn one_worker_gets_a_key_and_the_others_learn_who_has_it() {
 }
 
 #[test]
+fn key_for_which_a_worker_had_too_little_memory_goes_to_one_with_more() {
+    let of = |name: &str, memory| ClaimOwner { memory, ..worker(name) };
+    let (store, small, same, large) = (store(), of("w1", 100), of("w2", 100), of("w3", 200));
+    let [small, same, large] = [&small, &same, &large].map(|owner| Claims::new(&store, owner));
+    let (a, now) = (key("a"), Instant::now());
+    assert!(takes(&small, a, now));
+    small.note_too_little_memory(&a).unwrap();
+    small.release(&[a]).unwrap();
+    assert!(!takes(&same, a, now) && !takes(&small, a, now));
+    assert_eq!((same.too_little_memory(&a), large.too_little_memory(&a)), (Some(100), None));
+    assert!(takes(&large, a, now));
+    large.release(&[a]).unwrap();
+    assert_eq!(objects(&store), 0, "nothing stays after the result");
+    assert!(takes(&same, a, now));
+}
+
+#[test]
 fn claim_expires_after_three_periods_without_a_heartbeat() {
     let (store, alice, bob) = (store(), worker("w1"), worker("w2"));
     let (first, second) = (Claims::new(&store, &alice), Claims::new(&store, &bob));

@@ -128,7 +128,10 @@ fn failure(name: &str, status: ExitStatus, killed_before: MemoryKills) -> (Strin
     let is_killed = status.signal() == Some(SIGKILL) || status.code() == Some(128 + SIGKILL);
     let is_out_of_memory = (is_killed || killed_before.are_own()) && killed_before.have_grown();
     let failure = match (status.code(), status.signal()) {
-        (Some(code), _) if is_out_of_memory => format!("`{name}` ran out of memory and exited with code {code}"),
+        (Some(code), _) if is_out_of_memory && is_killed => format!("`{name}` ran out of memory: exit code {code}"),
+        (Some(code), _) if is_out_of_memory => {
+            format!("`{name}` exited with code {code}; the kernel killed a process because memory ran out")
+        }
         (None, _) if is_out_of_memory => format!("`{name}` ran out of memory: the kernel killed it"),
         (Some(code), _) => format!("`{name}` exited with code {code}"),
         (None, Some(SIGKILL)) => format!("`{name}` was ended by signal 9 (SIGKILL), as when memory runs out"),
