@@ -3,7 +3,8 @@
 
 use serde::Serialize;
 
-use super::chart::{Series, lines};
+use super::chart::{Caption, Series, lines};
+use super::colours::Painting;
 use super::html::{Cell, Html, Table, html, name, number};
 use super::image::data_uri;
 use super::{closing, opening};
@@ -160,9 +161,9 @@ fn section(found: &Comparison, pair: &Pair) -> Html {
     let titles = sides(found, pair);
     if !pair.curves.is_empty() {
         let chart = |curve: &Curve| {
-            let series = titles.iter().zip(&curve.values).enumerate().filter(|(_, (_, v))| !v.is_empty());
-            let series = series.map(|(colour, (title, values))| Series::single(title.clone(), colour, values.clone()));
-            lines(&curve.name, &series.collect::<Vec<_>>())
+            let series = titles.iter().zip(&curve.values);
+            let series = series.map(|(title, values)| Series::single(title.clone(), values.clone()));
+            lines(&Caption::of(&curve.name), &series.collect::<Vec<_>>(), &Painting::plain(&titles))
         };
         out.push(html!("<div class=\"multiples\">\n{}</div>\n", pair.curves.iter().map(chart).collect::<Html>()));
     }

@@ -14,6 +14,8 @@ const BOX_HEIGHT: f64 = 38.0;
 const COLUMN: f64 = 214.0;
 const ROW: f64 = 50.0;
 const MARGIN: f64 = 8.0;
+/// The graph shrinks to the width of the page, down to this share of its size; then it scrolls.
+const SMALLEST: f64 = 0.62;
 /// Characters that fit into a box.
 const NAME_LENGTH: usize = 23;
 
@@ -34,10 +36,12 @@ pub(super) fn draw(stages: &[StageOverlay]) -> Html {
     };
     let edges = stages.iter().enumerate().flat_map(|(at, stage)| inputs(stage).into_iter().map(move |from| (from, at)));
     html!(
-        "<div class=\"wide\" tabindex=\"0\"><svg class=\"dag\" viewBox=\"0 0 {0} {1}\" style=\"width:{0}px\" role=\"img\" \
-         aria-label=\"the pipeline's stages\">{2}{3}</svg></div>\n",
+        "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"graph of the stages\"><svg class=\"dag\" \
+         viewBox=\"0 0 {0} {1}\" style=\"min-width:{2}px;max-width:{0}px\" role=\"img\" \
+         aria-label=\"the pipeline's stages\">{3}{4}</svg></div>\n",
         width,
         height,
+        width * SMALLEST,
         edges.map(|(from, to)| edge(corner(from), corner(to))).collect::<Html>(),
         stages.iter().enumerate().map(|(at, stage)| node(stage, corner(at))).collect::<Html>(),
     )

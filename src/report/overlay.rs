@@ -60,7 +60,12 @@ fn timings(stages: &[StageOverlay]) -> Html {
     let total: f64 = stages.iter().filter_map(|s| s.seconds).sum();
     let longest = stages.iter().filter_map(|s| s.seconds).fold(0.0, f64::max);
     let mut table = Table::default();
-    table.column("stage", false).column("kind", false).column("state", false).column("time", true).column("", false);
+    table
+        .column("stage", false)
+        .column("kind", false)
+        .column("state", false)
+        .column("time", true)
+        .column("share", false);
     for stage in stages {
         let state = word(stage.status);
         let time = stage.seconds.map_or_else(String::new, duration);
