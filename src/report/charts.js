@@ -21,7 +21,9 @@ const roundTicks = ({ low, high, log }) => {
     const digits = high - low < 1.5 ? [1, 2, 3, 5] : high - low < 4 ? [1, 3] : [1];
     const powers = [...Array(Math.ceil(high) - Math.floor(low) + 1).keys()].map((i) => i + Math.floor(low));
     const all = powers.flatMap((power) => digits.map((digit) => Number(`${digit}e${power}`)));
-    return all.filter((v) => Math.log10(v) >= low && Math.log10(v) <= high);
+    const inside = all.filter((v) => Math.log10(v) >= low && Math.log10(v) <= high);
+    // A short part of a logarithmic scale is nearly linear.
+    return inside.length > 2 ? inside : roundTicks({ low: 10 ** low, high: 10 ** high, log: false });
   }
   const least = (high - low) / 5;
   const power = 10 ** Math.floor(Math.log10(least));
@@ -101,7 +103,10 @@ class Chart {
       line.path.setAttribute("d", draw(smooth) + end);
       line.drawn = smooth;
       if (smoothing > 0 && line.path.classList.contains("l")) {
-        line.path.before(shape("path", { class: `raw ${line.path.getAttribute("class").split(" ")[1]}`, d: draw(raw) }));
+        const faint = shape("path", { class: `raw ${line.path.getAttribute("class").split(" ")[1]}`, d: draw(raw) });
+        faint.classList.toggle("off", line.path.classList.contains("off"));
+        line.raw = faint;
+        line.path.before(faint);
       }
     }
     const [left, , right] = this.box;
@@ -169,7 +174,9 @@ class Chart {
       const made = key.querySelector("button");
       if (made && !isPressed(made)) key.dataset.lines.split(" ").forEach((line) => off.add(line));
     }
-    for (const line of this.lines) line.path.classList.toggle("off", off.has(line.at));
+    for (const line of this.lines) {
+      for (const path of [line.path, line.raw]) path?.classList.toggle("off", off.has(line.at));
+    }
   }
 }
 const charts = new Map([...document.querySelectorAll("svg.lines")].map((svg) => [svg, new Chart(svg)]));

@@ -36,5 +36,10 @@ fn one(item: &Item<'_>, outputs: &Outputs) -> Result<Html, StageError> {
     for row in rows {
         table.row(row);
     }
-    Ok(html!("<h3>{} <small>{}</small></h3>\n{}", item.name, item.kind(), table.render("")))
+    Ok(html!(
+        "<h3>{} <small>{}</small></h3>\n{}",
+        item.name,
+        item.kind(),
+        table.render_as(&format!("files of {}", item.name))
+    ))
 }

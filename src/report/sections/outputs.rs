@@ -316,7 +316,7 @@ fn rows(tables: &[Shown<'_, CsvTable>], count: usize, is_sweep: bool) -> Html {
         true => Html::default(),
         false => html!("<p class=\"under\">… {}</p>\n", hidden.join(", ")),
     };
-    html!("{}{}", table.render(""), more)
+    html!("{}{}", table.render_as(&format!("{} of {}", tables[0].file, tables[0].item.name)), more)
 }
 
 fn cell(text: &str, is_number: bool) -> Cell {

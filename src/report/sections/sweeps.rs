@@ -3,7 +3,7 @@
 //!
 //! The axes are read from the points' names, which are the labels of a list and so in the report's key.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::figures::metrics;
 use super::groups::{self, is_over};
@@ -24,6 +24,8 @@ const MOST_METRICS: usize = 6;
 const MOST_CHARTS: usize = 4;
 /// With fewer points, the table of all metrics says the same as parallel coordinates.
 const FEWEST_IN_PLOT: usize = 8;
+/// A chart with more lines shows means.
+const MOST_LINES: usize = 30;
 /// The charts of no more points than this are small.
 const FEW: usize = 5;
 /// The maximum number of evenly spaced numbers; more are drawn to scale.
@@ -38,6 +40,9 @@ const SAME: f64 = 0.999;
 const SAME_ORDER: f64 = 0.98;
 /// Fewer points may have the same order by chance.
 const FEWEST_IN_ORDER: usize = 8;
+
+/// The places of a line, in their order, and the points at each.
+type Places<'p> = BTreeMap<u64, (f64, Vec<&'p Point<'p>>)>;
 
 /// The points of one stage.
 pub(super) struct Sweep<'a> {
@@ -225,46 +230,63 @@ impl Sweep<'_> {
         let steps = self.steps(axis);
         let numeric = steps.iter().all(|step| step.number.is_some());
         let is_to_scale = numeric && steps.len() > MOST_STEPS;
-        let place = |step: &Step| match step.number {
+        let place = |point: &Point<'_>| match point.values[axis].number {
             Some(number) if is_to_scale => number,
-            _ => steps.iter().position(|known| known == step).unwrap_or(0) as f64,
+            _ => steps.iter().position(|known| *known == point.values[axis]).unwrap_or(0) as f64,
         };
-        let mut series: Vec<Series> = Vec::new();
-        let mut points: Vec<&Point<'_>> = self.points.iter().filter(|p| p.summary(metric).is_some()).collect();
-        points.sort_by(|a, b| place(&a.values[axis]).total_cmp(&place(&b.values[axis])));
-        let is_alone = self.varying().len() == 1;
-        for point in points {
-            let Some(summary) = point.summary(metric) else { continue };
-            // Words in no order are dots, and have the colours that they have elsewhere.
-            let name = if is_alone && !numeric { point.name.clone() } else { without(&point.name, self.axes[axis]) };
-            let at = match series.iter().position(|known| known.name == name) {
-                Some(at) => at,
+        let (names, mean_over) = self.lines(axis, numeric);
+        let mut lines: Vec<(&str, Places<'_>)> = Vec::new();
+        for (point, name) in self.points.iter().zip(&names).filter(|(point, _)| point.value(metric).is_some()) {
+            let at = place(point);
+            let line = match lines.iter().position(|(known, _)| known == name) {
+                Some(line) => line,
                 None => {
-                    let marks = if numeric { Marks::LineAndDots } else { Marks::Dots };
-                    series.push(Series { name, count: point.items.len(), marks, ..Series::default() });
-                    series.len() - 1
+                    lines.push((name, BTreeMap::new()));
+                    lines.len() - 1
                 }
             };
-            series[at].at.push(place(&point.values[axis]));
-            series[at].values.push(summary.mean);
-            series[at].deviations.extend(summary.deviation);
+            lines[line].1.entry(order(at)).or_insert_with(|| (at, Vec::new())).1.push(point);
         }
-        let texts: Vec<String> = steps.iter().map(|step| step.text.clone()).collect();
+        let marks = if numeric { Marks::LineAndDots } else { Marks::Dots };
+        let series: Vec<Series> =
+            lines.into_iter().map(|(name, places)| series(name, marks, metric, &places)).collect();
         let title = self.axes[axis];
+        let texts: Vec<String> = steps.iter().map(|step| step.text.clone()).collect();
         let x = match is_to_scale {
             true => Across::numbers(title, series.iter().flat_map(|s| s.at.iter().copied())),
             false => Across::steps(title, &texts),
         };
-        series.iter_mut().filter(|s| s.deviations.len() < s.values.len()).for_each(|s| s.deviations.clear());
         let names: Vec<&str> = series.iter().map(|series| series.name.as_str()).collect();
-        let metric = metric.replace('_', " ");
-        let caption = Caption { title: format!("{metric} against {title}"), y: metric };
         let mut painting = colours.paint(&names);
         if painting.key.axis.as_deref() == Some(title) {
             // The ticks say what the key would.
             painting.key = Key::default();
         }
-        draw(&caption, &x, &series, &painting)
+        let metric = metric.replace('_', " ");
+        let mean = mean_over.map(|axes| format!(", mean over {axes}")).unwrap_or_default();
+        draw(&Caption { title: format!("{metric} against {title}{mean}"), y: metric }, &x, &series, &painting)
+    }
+
+    /// The line of each point in a chart against an axis, and the axes that the lines are means over.
+    fn lines(&self, axis: usize, numeric: bool) -> (Vec<String>, Option<String>) {
+        let varying = self.varying();
+        if varying.len() == 1 && !numeric {
+            // Words in no order are dots, and have the colours that they have elsewhere.
+            return (self.points.iter().map(|point| point.name.clone()).collect(), None);
+        }
+        let rests: Vec<String> = self.points.iter().map(|point| without(&point.name, self.axes[axis])).collect();
+        if rests.iter().collect::<BTreeSet<_>>().len() <= MOST_LINES {
+            return (rests, None);
+        }
+        // A line for each value of one other axis, if it has few.
+        let kept = varying.iter().copied().find(|other| *other != axis && self.steps(*other).len() <= MOST_LINES);
+        let name = |point: &Point<'_>| {
+            let kept = kept.map(|kept| (self.axes[kept], point.values[kept].text.as_str()));
+            PointName::write(self.stage, kept.into_iter())
+        };
+        let others = varying.iter().filter(|other| **other != axis && Some(**other) != kept);
+        let others: Vec<&str> = others.map(|other| self.axes[*other]).collect();
+        (self.points.iter().map(name).collect(), Some(others.join(" and ")))
     }
 
     /// The mean of a metric for each pair of values of two axes. Empty if there are too many.
@@ -336,8 +358,36 @@ impl Sweep<'_> {
             cells.extend(metrics.iter().map(|name| groups::cell(groups::metric(&point.items, name))));
             table.row(cells);
         }
-        table.render("")
+        table.render_as(&format!("points of {}", self.stage))
     }
+}
+
+/// A number that orders places as their values.
+fn order(place: f64) -> u64 {
+    let bits = place.to_bits();
+    if place.is_sign_negative() { !bits } else { bits | 1 << 63 }
+}
+
+/// A line with the mean of the points at each place. Its band is the deviation over axes of `over`.
+fn series(name: &str, marks: Marks, metric: &str, places: &Places<'_>) -> Series {
+    let mut series = Series { name: name.to_owned(), marks, ..Series::default() };
+    for (at, points) in places.values() {
+        let summaries: Vec<Summary> = points.iter().filter_map(|point| point.summary(metric)).collect();
+        let means: Vec<f64> = summaries.iter().map(|summary| summary.mean).collect();
+        series.at.push(*at);
+        series.values.push(Summary::of(&means).mean);
+        match summaries[..] {
+            [Summary { deviation: Some(deviation), count, .. }] => {
+                series.deviations.push(deviation);
+                series.count = count;
+            }
+            _ => series.deviations.clear(),
+        }
+    }
+    if series.deviations.len() < series.values.len() {
+        series.deviations.clear();
+    }
+    series
 }
 
 /// Whether one metric is a line of the other, or orders many points as the other does.
