@@ -134,7 +134,7 @@ pub(super) fn plot(label: &str, axes: &[Axis], names: &[String], coloured: usize
         HEIGHT,
         label,
         many,
-        width * 0.72,
+        width * 0.9,
         width * 1.15
     );
     for (at, axis) in axes.iter().enumerate() {

@@ -81,7 +81,7 @@ pub(super) fn all(spec: &Spec, inputs: &Inputs, cancel: &Cancel) -> Result<Vec<S
     let read = Outputs::read(&items, over, &colours, cancel)?;
     type Items<'a> = [&'a Item<'a>];
     type Render<'a> = &'a dyn Fn(&Items<'_>) -> Result<Html, StageError>;
-    let found = Found { spec, all: &items, colours: &colours, data: &data };
+    let found = Found { spec, all: &items, colours: &colours, data: &data, cover: read.cover.as_ref() };
     let findings = |items: &Items<'_>| found.render(items);
     let sweeps = |items: &Items<'_>| Ok(sweeps::render(items, over, &colours));
     let trainings = |items: &Items<'_>| curves::trainings(items, over, &colours);

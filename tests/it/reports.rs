@@ -38,10 +38,12 @@ fn report_shows_pictures_and_curves_of_programs() {
     let project = draw();
     project.run(&[]);
     let page = project.read("reports/draw.report.html");
-    assert_eq!(page.matches("src=\"data:image/svg+xml;base64,").count(), 4);
+    // Four among the outputs, and one on the first screen.
+    assert_eq!(page.matches("src=\"data:image/svg+xml;base64,").count(), 5);
     assert!(page.contains("<figcaption>draw@<wbr>rate=<wbr>0.1</figcaption>"));
     assert!(page.contains(">curve.csv</b>") && page.contains(">step</text>"));
     assert_eq!(page.matches("<title>draw@rate=0.2</title>").count(), 1);
+    assert!(page.contains("<b>plot.svg</b>"));
     assert!(page.contains("<td>the file is empty</td>"), "a broken picture does not fail the report");
     let again = project.run(&[]);
     assert_eq!(again.executed(), [""; 0]);

@@ -54,8 +54,13 @@ fn measures(item: &Item<'_>) -> BTreeSet<String> {
     histories.filter_map(|(name, _)| name.strip_prefix(PREFIX)).map(str::to_owned).collect()
 }
 
+/// The metrics that any of these inputs has a history of.
+pub(super) fn measures_of(items: &[&Item<'_>]) -> BTreeSet<String> {
+    items.iter().flat_map(|item| measures(item)).collect()
+}
+
 fn charts(items: &[&Item<'_>], over: &[String], colours: &Colours) -> Result<Html, StageError> {
-    let all: BTreeSet<String> = items.iter().flat_map(|i| measures(i)).collect();
+    let all = measures_of(items);
     let known = MEASURES.iter().map(|(name, _, _)| *name).filter(|name| all.contains(*name));
     let others = all.iter().map(String::as_str).filter(|name| MEASURES.iter().all(|(n, _, _)| n != name));
     let mut out = note(over);

@@ -30,6 +30,8 @@ pub(super) struct Found<'a> {
     pub(super) all: &'a [Item<'a>],
     pub(super) colours: &'a Colours,
     pub(super) data: &'a DataSets,
+    /// A picture that a program wrote.
+    pub(super) cover: Option<&'a Html>,
 }
 
 /// One of the figures at the top.
@@ -58,7 +60,10 @@ impl Found<'_> {
             true => Html::default(),
             false => html!("<dl class=\"findings\">\n{}</dl>\n", figures.iter().map(tile).collect::<Html>()),
         };
-        let pictures = [self.curve(items, &sweeps)?, self.images(items)?, self.scatter(items)?];
+        let mut pictures = vec![self.curve(items, &sweeps)?, self.images(items)?, self.scatter(items)?];
+        if pictures.iter().any(|picture| picture.is_empty()) {
+            pictures.extend(self.cover.cloned());
+        }
         let pictures = match pictures.iter().all(|picture| picture.is_empty()) {
             true => Html::default(),
             false => html!("<div class=\"three\">\n{}</div>\n", Html::from_iter(pictures)),
@@ -112,7 +117,11 @@ impl Found<'_> {
         let trainings =
             |item: &&&Item<'_>| item.shows(Capability::HISTORY) && !item.provides(Capability::FITTED_LATENTS);
         let trainings: Vec<&Item<'_>> = items.iter().filter(trainings).copied().collect();
-        curves::chart(&trainings, "loss", &self.spec.over, self.colours)
+        let measures = curves::measures_of(&trainings);
+        match measures.iter().find(|measure| *measure == "loss").or(measures.first()) {
+            Some(measure) => curves::chart(&trainings, measure, &self.spec.over, self.colours),
+            None => Ok(Html::default()),
+        }
     }
 
     /// Reconstructions of the best model, of images that it was not trained on if there are some.

@@ -25,6 +25,8 @@ const ROWS_PER_TABLE: usize = 200;
 const MOST_COLUMNS: usize = 24;
 /// The most characters of a cell.
 const LONGEST_CELL: usize = 120;
+/// The most characters of the address of the picture on the first screen, which is in the page twice.
+const LARGEST_COVER: usize = 400_000;
 /// The most bytes of pictures and tables of a report.
 const MOST_BYTES: u64 = 64 << 20;
 
@@ -34,6 +36,8 @@ pub(super) struct Outputs {
     pub(super) html: Html,
     /// The pictures and tables, by the name of the input and their own.
     files: BTreeMap<(String, String), FileStatus>,
+    /// A picture for the first screen, unless all are large.
+    pub(super) cover: Option<Html>,
     /// How many bytes were read.
     bytes: u64,
 }
@@ -138,8 +142,9 @@ impl Outputs {
         let mut out = Html::default();
         for (set, files) in sets {
             let (shown, left) = self.read_pictures(&files)?;
-            if shown.is_empty() {
-                continue;
+            let Some(first) = shown.first() else { continue };
+            if self.cover.is_none() && first.content.len() <= LARGEST_COVER {
+                self.cover = Some(cover(first));
             }
             let folder = if set.is_empty() || set == files[0].1 { "" } else { "/" };
             let title = if set.is_empty() { Html::default() } else { title(&format!("{set}{folder}"), "") };
@@ -212,6 +217,18 @@ impl<'a> Points<'a> {
 /// The heading of files with this name.
 fn title(file: &str, detail: &str) -> Html {
     html!("<p class=\"file\"><b>{}</b> <small>{}</small></p>\n", file, detail)
+}
+
+fn cover(Shown { item, file, content }: &Shown<'_, String>) -> Html {
+    html!(
+        "<figure class=\"chart cover\"><figcaption><b>{}</b> <small>of {}</small></figcaption><img alt=\"{} of {}\" \
+         src=\"{}\"></figure>\n",
+        *file,
+        name(&item.name),
+        *file,
+        item.name,
+        content
+    )
 }
 
 fn figure(Shown { item, file, content }: &Shown<'_, String>, set: &str, is_sweep: bool) -> Html {

@@ -103,6 +103,14 @@ fn pictures_of_points_are_side_by_side_with_their_names() {
 }
 
 #[test]
+fn first_screen_has_a_picture_of_a_program() {
+    let page = page(&outputs(), &[]);
+    let findings = section(&page, "findings");
+    assert!(findings.contains("class=\"chart cover\"") && findings.contains("<b>plot.svg</b>"), "{findings}");
+    assert!(findings.contains("<b>Loss</b>"));
+}
+
+#[test]
 fn files_that_cannot_be_shown_are_listed_with_the_reason() {
     let page = page(&outputs(), &[]);
     let other = section(&page, "other");
