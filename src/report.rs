@@ -8,8 +8,8 @@
 //! alone in its role is shown under the role's name, because names of stages are not in the key; members of a list are
 //! shown under their labels, which are.
 //!
-//! Pictures and tables that programs wrote are shown if [`Spec::outputs`] is set. It depends on the version in the key
-//! of the report, so a report that was cached before has another key.
+//! A value of an axis has one colour in all figures. Curves, scatters and tables are complete without the script, which
+//! adds values below the pointer, scales, keys that can be clicked, and the figures as SVG files.
 //!
 //! With `over = ["seed"]`, points that differ only in their seed are shown together: a line is their mean, a band the
 //! standard deviation.
@@ -18,9 +18,11 @@
 //! of the kind `report`. HTML is made by the macro `html!`, which escapes texts.
 
 mod chart;
+mod colours;
 mod comparison;
 mod csv_table;
 mod dag;
+mod heat;
 mod html;
 pub mod image;
 mod overlay;
@@ -28,8 +30,10 @@ mod parallel;
 mod picture;
 mod request;
 mod run;
+mod scale;
 mod scatter;
 mod sections;
+mod step;
 mod summary;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -43,23 +47,22 @@ pub use run::{RunOverlay, StageOverlay};
 pub use sections::names;
 pub use summary::Summary;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::stage::{Cancel, Inputs, StageError};
 use html::{Html, html};
 use overlay::{MAIN, MARKER};
 
 const STYLE: &str = include_str!("report/style.css");
-/// Added to [`STYLE`] in a report with `over`.
-const BANDS: &str = include_str!("report/bands.css");
-/// Added to [`STYLE`] in a report with pictures or tables of programs.
-const OUTPUTS: &str = include_str!("report/outputs.css");
-const SCRIPT: &str = include_str!("report/script.js");
+const FIGURES: &str = include_str!("report/figures.css");
+const SCRIPTS: [&str; 3] =
+    [include_str!("report/script.js"), include_str!("report/charts.js"), include_str!("report/sweeps.js")];
+/// Source Sans 3, its Latin letters in all weights. Its licence is `report/font/OFL.txt`.
+const FONT: &[u8] = include_bytes!("report/font/source-sans-3.woff2");
 /// Everything is inline; nothing may be fetched.
-const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
-
-/// Whether a report shows an output with this path: a picture, a table, or a folder, which may contain some.
-pub fn shows(path: &str) -> bool {
-    path.ends_with('/') || picture::is_picture(path) || csv_table::is_table(path)
-}
+const POLICY: &str =
+    "default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
 
 /// A page up to its heading.
 fn opening(title: &str) -> Html {
@@ -68,17 +71,22 @@ fn opening(title: &str) -> Html {
          <meta http-equiv=\"Content-Security-Policy\" content=\"{0}\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>{1}</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>\n{2}</style>\n</head>\n<body>\n\
+         <title>{1}</title>\n<link rel=\"icon\" href=\"data:,\">\n<style>\n\
+         @font-face {{ font-family: \"Source Sans 3\"; font-weight: 200 900; font-display: block; \
+         src: url(data:font/woff2;base64,{2}) format(\"woff2\"); }}\n{3}{4}</style>\n</head>\n<body>\n\
          <header><h1>{1}</h1></header>\n",
         Html::constant(POLICY),
         title,
-        Html::constant(STYLE)
+        STANDARD.encode(FONT),
+        Html::constant(STYLE),
+        Html::constant(FIGURES)
     )
 }
 
 /// A page from the end of its content on.
 fn closing() -> Html {
-    html!("</main>\n<script>\n{}</script>\n</body>\n</html>\n", Html::constant(SCRIPT))
+    let scripts: Html = SCRIPTS.iter().map(|script| Html::constant(script)).collect();
+    html!("</main>\n<script>\n\"use strict\";\n{}</script>\n</body>\n</html>\n", scripts)
 }
 
 /// The whole report, without the section of the run: see [`overlay()`].
@@ -90,17 +98,10 @@ pub fn build(spec: &Spec, inputs: &Inputs, cancel: &Cancel) -> Result<String, St
     let contents = sections.iter().map(|s| html!("<li><a href=\"#{}\">{}</a></li>\n", s.id, s.title));
     let bodies =
         sections.iter().map(|s| html!("<section id=\"{}\"><h2>{}</h2>\n{}</section>\n", s.id, s.title, s.html));
-    let style = |css, is_needed| match is_needed {
-        true => html!("<style>\n{}</style>\n", Html::constant(css)),
-        false => Html::default(),
-    };
-    let has_outputs = sections.iter().any(|s| s.id == "outputs");
-    let styles: Html = [style(BANDS, !spec.over.is_empty()), style(OUTPUTS, has_outputs)].into_iter().collect();
     let page = html!(
-        "{}{}<nav aria-label=\"Contents\"><ol>\n{}<li class=\"of-run\"><a href=\"#run\">The run</a></li>\n\
+        "{}<nav aria-label=\"Contents\"><ol>\n{}<li class=\"of-run\"><a href=\"#run\">The run</a></li>\n\
          </ol></nav>\n{}{}{}\n{}",
         opening(&spec.title),
-        styles,
         contents.collect::<Html>(),
         Html::constant(MAIN),
         bodies.collect::<Html>(),

@@ -3,7 +3,8 @@
 
 use serde::Serialize;
 
-use super::chart::{Series, lines};
+use super::chart::{Caption, Series, lines};
+use super::colours::Painting;
 use super::html::{Cell, Html, Table, html, name, number};
 use super::image::data_uri;
 use super::{closing, opening};
@@ -160,13 +161,15 @@ fn section(found: &Comparison, pair: &Pair) -> Html {
     let titles = sides(found, pair);
     if !pair.curves.is_empty() {
         let chart = |curve: &Curve| {
-            let series = titles.iter().zip(&curve.values).enumerate().filter(|(_, (_, v))| !v.is_empty());
-            let series = series.map(|(colour, (title, values))| Series::single(title.clone(), colour, values.clone()));
-            lines(&curve.name, &series.collect::<Vec<_>>())
+            let series = titles.iter().zip(&curve.values);
+            let series = series.map(|(title, values)| Series::single(title.clone(), values.clone()));
+            lines(&Caption::of(&curve.name), &series.collect::<Vec<_>>(), &Painting::plain(&titles))
         };
         out.push(html!("<div class=\"multiples\">\n{}</div>\n", pair.curves.iter().map(chart).collect::<Html>()));
     }
-    let pictures: Html = pair.pictures.iter().map(|picture| beside(&titles, picture)).collect();
+    // One level below the heading of the pair, or of the page.
+    let heading = if pair.title() == found.title() { "h2" } else { "h3" };
+    let pictures: Html = pair.pictures.iter().map(|picture| beside(&titles, picture, heading)).collect();
     html!("{}{}</section>\n", out, pictures)
 }
 
@@ -177,7 +180,7 @@ fn sides(found: &Comparison, pair: &Pair) -> [String; 2] {
 
 fn changes(title: &str, found: &Comparison, changes: &[Change]) -> Html {
     let mut table = Table::default();
-    table.column("", false).column(&found.a, false).column(&found.b, false);
+    table.column("name", false).column(&found.a, false).column(&found.b, false);
     let cell = |value: &Option<String>| Cell::text(value.as_deref().unwrap_or("–"));
     for change in changes {
         table.row(vec![Cell::text(&change.name), cell(&change.a), cell(&change.b)]);
@@ -199,7 +202,7 @@ fn figures(found: &Comparison, figures: &[Figure]) -> Html {
     table.render("Metrics")
 }
 
-fn beside(titles: &[String; 2], picture: &Picture) -> Html {
+fn beside(titles: &[String; 2], picture: &Picture, heading: &'static str) -> Html {
     let image = |title: &str, png: &[u8]| {
         html!(
             "<figure class=\"picture\"><img alt=\"{}: {}\" src=\"{}\"><figcaption>{}</figcaption></figure>",
@@ -217,7 +220,8 @@ fn beside(titles: &[String; 2], picture: &Picture) -> Html {
         (Some(a), Some(b)) if a == b => image("the same in both", a),
         (a, b) => titles.iter().zip([a, b]).map(side).collect(),
     };
-    html!("<h3>{}</h3>\n<div class=\"beside\">{}</div>\n", picture.name, images)
+    let heading = Html::constant(heading);
+    html!("<{0}>{1}</{0}>\n<div class=\"beside\">{2}</div>\n", heading, picture.name, images)
 }
 
 #[cfg(test)]

@@ -8,17 +8,28 @@ use std::collections::BTreeMap;
 use super::html::{Html, html, shortened};
 use super::run::{StageOverlay, word};
 use crate::id::PointName;
+use crate::status::StageStatus;
 
 const BOX_WIDTH: f64 = 164.0;
 const BOX_HEIGHT: f64 = 38.0;
 const COLUMN: f64 = 214.0;
 const ROW: f64 = 50.0;
 const MARGIN: f64 = 8.0;
+/// With more points, a node is a stage.
+const MOST_NODES: usize = 60;
+/// The graph shrinks to the width of the page, down to this share of its size; then it scrolls.
+const SMALLEST: f64 = 0.62;
 /// Characters that fit into a box.
 const NAME_LENGTH: usize = 23;
 
-/// The graph; empty if there is nothing to draw.
+/// The graph; empty if there is nothing to draw. Of many points, those of a stage are one node.
 pub(super) fn draw(stages: &[StageOverlay]) -> Html {
+    if stages.len() > MOST_NODES {
+        let merged = merge(stages);
+        if merged.len() < stages.len() {
+            return draw(&merged);
+        }
+    }
     let places = layout(stages);
     let (Some(columns), Some(rows)) =
         (places.iter().map(|p| p.0).max(), places.iter().map(|p| p.1).max_by(f64::total_cmp))
@@ -34,13 +45,50 @@ pub(super) fn draw(stages: &[StageOverlay]) -> Html {
     };
     let edges = stages.iter().enumerate().flat_map(|(at, stage)| inputs(stage).into_iter().map(move |from| (from, at)));
     html!(
-        "<div class=\"wide\" tabindex=\"0\"><svg class=\"dag\" viewBox=\"0 0 {0} {1}\" style=\"width:{0}px\" role=\"img\" \
-         aria-label=\"the pipeline's stages\">{2}{3}</svg></div>\n",
+        "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"graph of the stages\"><svg class=\"dag\" \
+         viewBox=\"0 0 {0} {1}\" style=\"min-width:{2}px;max-width:{0}px\" role=\"img\" \
+         aria-label=\"the pipeline's stages\">{3}{4}</svg></div>\n",
         width,
         height,
+        width * SMALLEST,
         edges.map(|(from, to)| edge(corner(from), corner(to))).collect::<Html>(),
         stages.iter().enumerate().map(|(at, stage)| node(stage, corner(at))).collect::<Html>(),
     )
+}
+
+/// The stages of these points, each with the status that a reader must know first.
+fn merge(points: &[StageOverlay]) -> Vec<StageOverlay> {
+    let stage_of = |name: &str| PointName::parse(name).stage.to_owned();
+    let mut counts: Vec<usize> = Vec::new();
+    let mut stages: Vec<StageOverlay> = Vec::new();
+    for point in points {
+        let name = stage_of(&point.name);
+        let at = stages.iter().position(|stage| stage.name == name).unwrap_or_else(|| {
+            stages.push(StageOverlay { name, inputs: Vec::new(), ..point.clone() });
+            counts.push(0);
+            stages.len() - 1
+        });
+        counts[at] += 1;
+        let stage = &mut stages[at];
+        if urgency(point.status) > urgency(stage.status) {
+            stage.status = point.status;
+        }
+        for input in point.inputs.iter().map(|input| stage_of(input)) {
+            if !stage.inputs.contains(&input) {
+                stage.inputs.push(input);
+            }
+        }
+    }
+    for (stage, count) in stages.iter_mut().zip(counts).filter(|(_, count)| *count > 1) {
+        stage.kind = format!("{count} points");
+    }
+    stages
+}
+
+fn urgency(status: StageStatus) -> usize {
+    use StageStatus::{Cached, Executed, Failed, Pruned, Running, Skipped};
+    let order = [Pruned, Cached, Executed, Skipped, Running, Failed];
+    order.iter().position(|known| *known == status).unwrap_or(0)
 }
 
 fn edge((from_x, from_y): (f64, f64), (to_x, to_y): (f64, f64)) -> Html {
@@ -137,6 +185,18 @@ mod tests {
         let places = layout(&stages);
         assert_eq!(places.iter().map(|p| p.0).collect::<Vec<_>>(), [2, 1, 0, 1]);
         assert_ne!(places[1].1, places[3].1);
+    }
+
+    #[test]
+    fn many_points_of_a_stage_are_one_node() {
+        let names: Vec<String> = (0..100).map(|i| format!("fit@lr={i}")).collect();
+        let mut stages = vec![stage("data", &[])];
+        stages.extend(names.iter().map(|name| stage(name, &["data"])));
+        stages.push(stage("report", &names.iter().map(String::as_str).collect::<Vec<_>>()));
+        stages[7].status = StageStatus::Failed;
+        let svg = draw(&stages);
+        assert_eq!((svg.matches("<rect").count(), svg.matches("class=\"edge\"").count()), (3, 2));
+        assert!(svg.contains(">100 points<") && svg.contains("node failed"), "{svg:?}");
     }
 
     #[test]

@@ -210,6 +210,9 @@ pub(super) fn duration(seconds: f64) -> String {
     }
 }
 
+/// A table with more rows scrolls.
+const MOST_ROWS: usize = 60;
+
 /// A table that can be sorted. The first column holds names.
 #[derive(Default)]
 pub(super) struct Table {
@@ -270,14 +273,26 @@ impl Table {
         self
     }
 
-    /// The table, in a box that scrolls sideways if the table is too wide.
+    /// The table, in a box that scrolls sideways if the table is too wide, and downwards if it has many rows.
     pub(super) fn render(&self, caption: &str) -> Html {
-        let caption = if caption.is_empty() { Html::default() } else { html!("<caption>{}</caption>", caption) };
+        let label = if caption.is_empty() { "table" } else { caption };
+        self.boxed(label, if caption.is_empty() { Html::default() } else { html!("<caption>{}</caption>", caption) })
+    }
+
+    /// The table without a caption. Screen readers announce its box by this label.
+    pub(super) fn render_as(&self, label: &str) -> Html {
+        self.boxed(label, Html::default())
+    }
+
+    fn boxed(&self, label: &str, caption: Html) -> Html {
         let head: Html = self.head.iter().map(Column::render).collect();
         let rows: Html = self.rows.iter().map(|row| self.row_html(row)).collect();
+        let long = Html::constant(if self.rows.len() > MOST_ROWS { " long" } else { "" });
         html!(
-            "<div class=\"wide\" tabindex=\"0\"><table class=\"sortable\">{}<thead><tr>{}</tr></thead><tbody>\n\
-             {}</tbody></table></div>\n",
+            "<div class=\"wide{}\" tabindex=\"0\" role=\"region\" aria-label=\"{}\"><table class=\"sortable\">{}<thead>\
+             <tr>{}</tr></thead><tbody>\n{}</tbody></table></div>\n",
+            long,
+            label,
             caption,
             head,
             rows

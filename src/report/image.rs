@@ -76,6 +76,26 @@ impl Stack {
         Ok(Self { pixels: images.to_vec::<u8>()?, count, height, width })
     }
 
+    /// Whether its first images are all of these.
+    pub(super) fn begins_with(&self, images: &Self) -> bool {
+        (self.height, self.width) == (images.height, images.width) && self.pixels.starts_with(&images.pixels)
+    }
+
+    /// Images of half the size, each pixel the mean of four.
+    pub(super) fn halved(&self) -> Self {
+        let (height, width) = (self.height / 2, self.width / 2);
+        let pixel =
+            |image: usize, y: usize, x: usize| u16::from(self.pixels[(image * self.height + y) * self.width + x]);
+        let mean = |image: usize, y: usize, x: usize| {
+            let sum: u16 =
+                [(0, 0), (0, 1), (1, 0), (1, 1)].iter().map(|(dy, dx)| pixel(image, 2 * y + dy, 2 * x + dx)).sum();
+            (sum / 4) as u8
+        };
+        let rows = (0..self.count).flat_map(|image| (0..height).map(move |y| (image, y)));
+        let pixels = rows.flat_map(|(image, y)| (0..width).map(move |x| mean(image, y, x))).collect();
+        Self { pixels, count: self.count, height, width }
+    }
+
     /// The images from `first` on, at most `count` of them.
     pub(super) fn grid(&self, first: usize, count: usize, columns: usize, scale: usize) -> Result<Vec<u8>, ImageError> {
         let count = count.min(self.count.saturating_sub(first));

@@ -8,6 +8,9 @@ use super::html::{Cell, Html, Table, duration, html, number};
 use super::run::{RunOverlay, StageOverlay, word};
 use crate::status::StageStatus;
 
+/// The tables of a run have no more rows.
+const MOST_ROWS: usize = 200;
+
 /// Where the content of a page begins.
 pub(super) const MAIN: &str = "<main>\n";
 /// Where the overlay goes.
@@ -60,9 +63,15 @@ fn section(run: &RunOverlay) -> Html {
 fn timings(stages: &[StageOverlay]) -> Html {
     let total: f64 = stages.iter().filter_map(|s| s.seconds).sum();
     let longest = stages.iter().filter_map(|s| s.seconds).fold(0.0, f64::max);
+    let (shown, more) = first(stages);
     let mut table = Table::default();
-    table.column("stage", false).column("kind", false).column("state", false).column("time", true).column("", false);
-    for stage in stages {
+    table
+        .column("stage", false)
+        .column("kind", false)
+        .column("state", false)
+        .column("time", true)
+        .column("share", false);
+    for stage in shown {
         let state = word(stage.status);
         let time = stage.seconds.map_or_else(String::new, duration);
         let share = stage.seconds.filter(|_| longest > 0.0).map_or(0.0, |s| 100.0 * s / longest);
@@ -75,17 +84,29 @@ fn timings(stages: &[StageOverlay]) -> Html {
             Cell::html(bar, share.to_string()),
         ]);
     }
-    table.render(&format!("Stages that ran took {} together", duration(total)))
+    html!("{}{}", table.render(&format!("Stages that ran took {} together", duration(total))), more)
+}
+
+/// The first points of a large run, and how many others there are.
+fn first(stages: &[StageOverlay]) -> (&[StageOverlay], Html) {
+    match stages.get(..MOST_ROWS) {
+        Some(shown) if stages.len() > MOST_ROWS => {
+            let more = stages.len() - MOST_ROWS;
+            (shown, html!("<p class=\"under\">… {} more points: see `vadpipe show`.</p>\n", more))
+        }
+        _ => (stages, Html::default()),
+    }
 }
 
 fn parameters(stages: &[StageOverlay]) -> Html {
+    let (shown, more) = first(stages);
     let mut table = Table::default();
     table.column("stage", false).column("kind", false).column("parameters", false).column("metrics", false);
     let verified = stages.iter().any(|stage| stage.verdict.is_some());
     if verified {
         table.column("verify", false);
     }
-    for stage in stages {
+    for stage in shown {
         let params = stage.params.iter();
         let params = params.map(|(name, value)| html!("<span class=\"p\">{} = {}</span>", name, value.to_string()));
         let metrics = stage
@@ -106,5 +127,5 @@ fn parameters(stages: &[StageOverlay]) -> Html {
         }
         table.row(cells);
     }
-    table.render("")
+    html!("{}{}", table.render_as("parameters and metrics"), more)
 }

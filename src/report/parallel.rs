@@ -1,10 +1,12 @@
 //! Parallel coordinates as inline SVG: a vertical axis for each swept value and each metric, a line for each point.
 //!
 //! The values of a swept axis are placed in order and at even distances, unless there are too many numbers. A metric is
-//! drawn to scale. Each line has one of five colours, by its value of one metric. A line that is the mean of several
+//! drawn to scale. The colour of a line is its value of one metric. A line that is the mean of several
 //! points has a band, which is one standard deviation wide on both sides of the metrics.
 
+use super::colours::ramp_class;
 use super::html::{Html, html, round_number, shortened};
+use super::step::Step;
 use super::summary::Summary;
 
 const HEIGHT: f64 = 280.0;
@@ -19,8 +21,8 @@ const MOST_STEPS: usize = 12;
 const LOG_RATIO: f64 = 50.0;
 /// Characters of a label.
 const LONGEST: usize = 16;
-/// Colours of lines.
-const COLOURS: f64 = 5.0;
+/// A plot with more lines is drawn with thin ones.
+const MANY_LINES: usize = 60;
 
 /// One vertical axis.
 pub(super) struct Axis {
@@ -40,28 +42,6 @@ enum Scale {
         high: f64,
         log: bool,
     },
-}
-
-/// A value of a swept axis: its text, and its number if it is one.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Step {
-    pub(super) text: String,
-    pub(super) number: Option<f64>,
-}
-
-impl Step {
-    /// Numbers by value, before other values by text.
-    pub(super) fn order(&self, other: &Self) -> std::cmp::Ordering {
-        match (self.number, other.number) {
-            (Some(a), Some(b)) => a.total_cmp(&b),
-            (a, b) => b.is_some().cmp(&a.is_some()).then_with(|| self.text.cmp(&other.text)),
-        }
-    }
-
-    /// A value as written in a point's name.
-    pub(super) fn new(text: &str) -> Self {
-        Self { text: text.to_owned(), number: text.parse().ok().filter(|n: &f64| n.is_finite()) }
-    }
 }
 
 impl Axis {
@@ -117,9 +97,9 @@ impl Axis {
         Self { title: title.to_owned(), scale: Scale::Numbers { low, high, log }, places, bands }
     }
 
-    /// The colour class of each point, by its place.
-    fn colours(&self) -> Vec<Option<u8>> {
-        self.places.iter().map(|p| p.map(|p| libm::floor(p * COLOURS).clamp(0.0, COLOURS - 1.0) as u8)).collect()
+    /// The class of the colour of each point, by its place.
+    fn colours(&self) -> Vec<Option<String>> {
+        self.places.iter().map(|place| place.map(ramp_class)).collect()
     }
 
     /// Places and labels of ticks.
@@ -146,12 +126,16 @@ pub(super) fn plot(label: &str, axes: &[Axis], names: &[String], coloured: usize
     let width = LEFT + RIGHT + SPACING * axes.len().saturating_sub(1) as f64;
     let x = |axis: usize| LEFT + SPACING * axis as f64;
     let y = |share: f64| HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP);
+    let many = Html::constant(if names.len() > MANY_LINES { " many" } else { "" });
     let mut out = html!(
-        "<div class=\"wide\" tabindex=\"0\"><svg class=\"parallel\" viewBox=\"0 0 {0} {1}\" \
-         style=\"width:{0}px\" role=\"img\" aria-label=\"{2}\">\n",
+        "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"{2}\"><svg class=\"parallel{3}\" \
+         viewBox=\"0 0 {0} {1}\" style=\"min-width:{4}px;max-width:{5}px\" role=\"img\" aria-label=\"{2}\">\n",
         width,
         HEIGHT,
-        label
+        label,
+        many,
+        width * 0.9,
+        width * 1.15
     );
     for (at, axis) in axes.iter().enumerate() {
         let (here, title) = (x(at), shortened(&axis.title, LONGEST));
@@ -174,7 +158,7 @@ pub(super) fn plot(label: &str, axes: &[Axis], names: &[String], coloured: usize
                 }
             }
         }
-        let colour = colours.get(point).copied().flatten().map(|q| format!(" q{q}")).unwrap_or_default();
+        let colour = colours.get(point).cloned().flatten().map(|class| format!(" {class}")).unwrap_or_default();
         let mut line = html!("<path class=\"line{}\" data-p=\"{}\" d=\"{}\">", colour, point, path);
         line.push(html!("<title>{}</title></path>\n", name));
         out.push(match band(axes, point, &x, &y) {
@@ -211,12 +195,6 @@ fn band(axes: &[Axis], point: usize, x: &impl Fn(usize) -> f64, y: &impl Fn(f64)
         path.push_str(&format!("M{}Z", upper.chain(lower).collect::<Vec<_>>().join("L")));
     }
     Some(path)
-}
-
-/// The legend of the colours.
-pub(super) fn ramp(metric: &str) -> Html {
-    let colours: Html = (0..COLOURS as u8).map(|q| html!("<i class=\"q{}\"></i>", q)).collect();
-    html!("<p class=\"ramp\"><b>{}</b> low {} high</p>\n", metric, colours)
 }
 
 #[cfg(test)]
@@ -261,9 +239,6 @@ mod tests {
             let axis = Axis::metric("x", &values);
             for place in axis.places.iter().flatten() {
                 prop_assert!((0.0..=1.0).contains(place), "{place}");
-            }
-            for colour in axis.colours().into_iter().flatten() {
-                prop_assert!(colour < 5);
             }
             let names: Vec<String> = values.iter().map(|v| format!("{v:?}")).collect();
             let plot = plot("p", &[axis], &names, 0);

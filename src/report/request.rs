@@ -9,8 +9,6 @@ pub struct Spec {
     pub reference: Vec<Reference>,
     /// Axes such as a seed. Points that differ only in these are shown by their mean and deviation.
     pub over: Vec<String>,
-    /// Whether it shows pictures and tables of programs. Without them, a page has the bytes of earlier versions.
-    pub outputs: bool,
 }
 
 /// A figure from elsewhere.

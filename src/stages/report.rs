@@ -16,17 +16,15 @@
 //! `ours` and `note` are optional; `seed` is a number or a string. It is an error if no input has the figure.
 //!
 //! Pictures and tables that programs wrote are shown, and curves of tables. A line connects the epochs in which a
-//! program logged a metric. This came with version 3, which is only in the key of a report with such an input: a
-//! training by a program, or a program that declares a picture, a table or a folder among its outputs. All others keep
-//! version 2, their keys and their bytes.
+//! program logged a metric.
 //!
 //! The artifact is the file `report.html`, without data of any run; see [`crate::report::overlay()`].
 
 use std::sync::Arc;
 
 use crate::artifact::Artifact;
-use crate::report::{Reference, Spec, build, shows};
-use crate::stage::{About, Context, Curves, Params, Roles, Stage, StageError, StageKind};
+use crate::report::{Reference, Spec, build};
+use crate::stage::{About, Context, Params, Roles, Stage, StageError, StageKind};
 use crate::value::{Data, Entry, Node};
 
 /// The kind `report`.
@@ -35,9 +33,6 @@ pub struct Kind;
 /// The file in the artifact.
 const FILE: &str = "report.html";
 
-/// The version that shows what programs wrote.
-const WITH_OUTPUTS: u32 = 3;
-
 struct Report(Spec);
 
 impl StageKind for Kind {
@@ -45,7 +40,7 @@ impl StageKind for Kind {
         About {
             roles: Roles::Any,
             page: Some(FILE),
-            ..About::new("report", 2, "one self-contained HTML file: figures, curves, images, scatters")
+            ..About::new("report", 4, "one self-contained HTML file: figures, curves, images, scatters")
         }
     }
 
@@ -64,7 +59,7 @@ impl StageKind for Kind {
             .unwrap_or_default();
         // The order of a table is not in the key, so it must not matter here.
         reference.sort_by(|a, b| a.label.cmp(&b.label));
-        Arc::new(Report(Spec { title, reference, over, outputs: false }))
+        Arc::new(Report(Spec { title, reference, over }))
     }
 }
 
@@ -113,14 +108,8 @@ fn read_figure(params: &mut Params<'_>, entry: &Entry) -> Option<Reference> {
 }
 
 impl Stage for Report {
-    fn version(&self, mut inputs: &mut dyn Iterator<Item = &dyn Stage>) -> Option<u32> {
-        let is_new = |stage: &dyn Stage| stage.curves() == Curves::Any || stage.output_paths().into_iter().any(shows);
-        Iterator::any(&mut inputs, is_new).then_some(WITH_OUTPUTS)
-    }
-
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {
-        let spec = Spec { outputs: context.version >= WITH_OUTPUTS, ..self.0.clone() };
-        let html = build(&spec, &context.inputs, context.cancel)?;
+        let html = build(&self.0, &context.inputs, context.cancel)?;
         let mut artifact = Artifact::default();
         artifact.files.insert(FILE.to_owned(), html.into_bytes());
         Ok(artifact)
@@ -155,7 +144,7 @@ mod tests {
         assert_eq!(artifact.files.keys().collect::<Vec<_>>(), [FILE]);
         let html = std::str::from_utf8(&artifact.files[FILE]).unwrap();
         assert!(html.contains("<title>Ours &amp; theirs</title>"));
-        let (samples, train) = (html.find("AD, samples").unwrap(), html.find("AD, train").unwrap());
+        let (samples, train) = (html.rfind("AD, samples").unwrap(), html.rfind("AD, train").unwrap());
         assert!(samples < train, "in the order of names, since a table in a key has no other");
     }
 

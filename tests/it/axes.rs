@@ -138,12 +138,13 @@ fn report_shows_points_of_all_seeds_as_a_band() {
     project.run(&[]);
     let page = |project: &Project| project.read("reports/mini.report.html");
     assert!(
-        page(&project).contains("<title>vad@seed=1,distribution=uniform</title>") && !page(&project).contains("band")
+        page(&project).contains("<title>vad@seed=1,distribution=uniform</title>")
+            && !page(&project).contains("<path class=\"band")
     );
     project.edit("kind = \"report\"", "kind = \"report\"\nover = [\"seed\"]");
     assert_eq!(project.run(&[]).executed(), ["report"]);
     assert!(page(&project).contains("<title>vad@distribution=uniform</title>"));
-    assert!(page(&project).contains("<path class=\"band f0\"") && page(&project).contains(", n = 2</data>"));
+    assert!(page(&project).contains("<path class=\"band c0\"") && page(&project).contains(", n = 2</data>"));
     project.edit("over = [\"seed\"]", "over = [\"sed\"]");
     let run = project.try_run(&[]);
     assert_eq!(run.output.code, 2);

@@ -53,7 +53,7 @@ fn diff_of_two_points_shows_their_images_side_by_side() {
     let output = project.vadpipe(["diff"].iter().chain(&points).chain(&["--html", "diff.html"]));
     assert_eq!(output.code, 0, "{}", output.stderr);
     let html = project.read("diff.html");
-    assert!(html.contains("<h3>reconstructions</h3>") && html.contains("the same in both"), "originals are shown once");
+    assert!(html.contains("<h2>reconstructions</h2>") && html.contains("the same in both"), "originals are shown once");
     assert_eq!(html.matches("<img").count(), 3);
     assert!(html.contains("<b>loss</b>") && !html.contains("https://"));
     match browser::load(&project.path("diff.html")).expect("the browser runs") {

@@ -234,7 +234,7 @@ fn training_of_another_crate_feeds_every_kind_that_needs_what_it_provides() {
         let start = page.split(&format!("<section id=\"{id}\">")).nth(1);
         start.unwrap_or_else(|| panic!("no section {id}")).split("</section>").next().unwrap_or_default().to_owned()
     };
-    assert!(section("figures").contains("<caption>Averages</caption>"));
+    assert!(section("metrics").contains("<caption>Averages</caption>"));
     let training = section("training");
     assert!(training.contains("<h3>Averages</h3>") && training.contains("<title>average</title>"), "{training}");
     assert!(section("fitting").contains("<title>fit</title>"));

@@ -6,8 +6,7 @@ use super::groups::{self, Group};
 use super::item::Item;
 use crate::artifact::Capability;
 use crate::diagnostic::nearest;
-use crate::report::html::{Cell, Html, Table, html, number};
-use crate::report::request::Spec;
+use crate::report::html::{Cell, Html, Table, html};
 use crate::stage::StageError;
 
 /// Metrics in the order of reading; others follow by name.
@@ -31,18 +30,25 @@ const READING: &str = "<p class=\"note\"><b>loss</b> is ‖x − x̂‖<sub>F</s
     averaged over batches (grey levels 0–255); it falls with the square root of the batch size. <b>rmse</b>, in grey \
     levels, and <b>psnr</b>, in dB, do not. <b>kl</b> is a mean over samples and latent dimensions.</p>\n";
 
-pub(super) fn render(spec: &Spec, items: &[Item<'_>]) -> Result<Html, StageError> {
+/// Tables of all metrics. Kinds whose points are all in the tables of sweeps are left out.
+pub(super) fn render(over: &[String], items: &[Item<'_>], in_sweeps: &BTreeSet<String>) -> Html {
     let mut kinds: BTreeMap<(usize, &str), Vec<&Item<'_>>> = BTreeMap::new();
     for item in items {
-        let step = STEPS.iter().position(|step| item.provides(*step)).unwrap_or(STEPS.len());
-        kinds.entry((step, item.kind())).or_default().push(item);
+        kinds.entry((step(item), item.kind())).or_default().push(item);
     }
-    kinds.retain(|_, members| members.iter().any(|i| !i.manifest().metrics.is_empty()));
-    let tables: Html = kinds.values().map(|members| table(members[0].input.heading(), members, &spec.over)).collect();
+    kinds.retain(|_, members| {
+        members.iter().any(|i| !i.manifest().metrics.is_empty()) && !members.iter().all(|i| in_sweeps.contains(&i.name))
+    });
+    let tables: Html = kinds.values().map(|members| table(members[0].input.heading(), members, over)).collect();
     let losses = kinds.values().flatten().any(|i| i.manifest().metrics.contains_key("rmse"));
     let reading = Html::constant(if losses { READING } else { "" });
-    let note = if tables.is_empty() { Html::default() } else { groups::note(&spec.over) };
-    Ok(html!("{}{}{}{}", beside(spec, items)?, note, tables, reading))
+    let note = if tables.is_empty() { Html::default() } else { groups::note(over) };
+    html!("{}{}{}", note, tables, reading)
+}
+
+/// The place of an input in the order of an experiment.
+pub(super) fn step(item: &Item<'_>) -> usize {
+    STEPS.iter().position(|step| item.provides(*step)).unwrap_or(STEPS.len())
 }
 
 /// The metrics of these results in the order of reading.
@@ -83,26 +89,8 @@ fn table(title: &str, items: &[&Item<'_>], over: &[String]) -> Html {
     table.render(title)
 }
 
-fn beside(spec: &Spec, items: &[Item<'_>]) -> Result<Html, StageError> {
-    if spec.reference.is_empty() {
-        return Ok(Html::default());
-    }
-    let mut table = Table::default();
-    table.column("figure", false).column("ours", true).column("seed’s", true).column("note", false);
-    for figure in &spec.reference {
-        let ours = figure.ours.as_deref().map(|name| find(name, items)).transpose()?;
-        let title = figure.ours.as_deref().unwrap_or_default();
-        let shown = ours.map(number).unwrap_or_default();
-        let exact = ours.map(|v| v.to_string()).unwrap_or_default();
-        let html = html!("<span title=\"{} = {}\">{}</span>", title, exact, shown);
-        let ours = if figure.ours.is_some() { Cell::html(html, exact) } else { Cell::text("") };
-        table.row(vec![Cell::text(&figure.label), ours, Cell::text(&figure.seed), Cell::text(&figure.note)]);
-    }
-    Ok(table.render("Ours beside the seed’s"))
-}
-
 /// The value of `NAME.METRIC`. A name may hold dots, a metric of ours does not.
-fn find(wanted: &str, items: &[Item<'_>]) -> Result<f64, StageError> {
+pub(super) fn find(wanted: &str, items: &[Item<'_>]) -> Result<f64, StageError> {
     let named = |name: fn(&Item<'_>) -> String| {
         let metrics = move |i: &Item<'_>| {
             let name = name(i);

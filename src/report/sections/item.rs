@@ -70,6 +70,20 @@ impl Item<'_> {
         })
     }
 
+    /// The elements of a tensor of indices, such as labels.
+    pub(super) fn indices(&self, name: &str) -> Result<Vec<usize>, StageError> {
+        let tensor = self.input.tensor(name)?;
+        Ok(match tensor.element() {
+            ElementType::U32 => tensor.to_vec::<u32>()?.into_iter().map(|index| index as usize).collect(),
+            _ => tensor.to_vec::<u8>()?.into_iter().map(usize::from).collect(),
+        })
+    }
+
+    /// Its value of a metric, if that is a finite number.
+    pub(super) fn metric(&self, name: &str) -> Option<f64> {
+        self.manifest().metrics.get(name).copied().filter(|value| value.is_finite())
+    }
+
     pub(super) fn images(&self, name: &str) -> Result<Stack, StageError> {
         Ok(Stack::new(&self.input.tensor(name)?)?)
     }

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::groups::{self, groups};
 use super::item::Item;
 use crate::id::PointName;
-use crate::report::chart::{Series, lines_over};
+use crate::report::chart::{Caption, Series, lines_over};
+use crate::report::colours::Colours;
 use crate::report::csv_table::{self, CsvTable, is_table};
 use crate::report::html::{Cell, Html, Table, html, name, number, shortened};
 use crate::report::picture::{self, is_picture};
@@ -24,6 +25,8 @@ const ROWS_PER_TABLE: usize = 200;
 const MOST_COLUMNS: usize = 24;
 /// The most characters of a cell.
 const LONGEST_CELL: usize = 120;
+/// The most characters of the address of the picture on the first screen, which is in the page twice.
+const LARGEST_COVER: usize = 400_000;
 /// The most bytes of pictures and tables of a report.
 const MOST_BYTES: u64 = 64 << 20;
 
@@ -33,6 +36,8 @@ pub(super) struct Outputs {
     pub(super) html: Html,
     /// The pictures and tables, by the name of the input and their own.
     files: BTreeMap<(String, String), FileStatus>,
+    /// A picture for the first screen, unless all are large.
+    pub(super) cover: Option<Html>,
     /// How many bytes were read.
     bytes: u64,
 }
@@ -63,7 +68,12 @@ impl Outputs {
     ///
     /// # Errors
     /// If the bytes of an input are missing or damaged in the cache, or if cancelled.
-    pub(super) fn read(items: &[Item<'_>], over: &[String], cancel: &Cancel) -> Result<Self, StageError> {
+    pub(super) fn read(
+        items: &[Item<'_>],
+        over: &[String],
+        colours: &Colours,
+        cancel: &Cancel,
+    ) -> Result<Self, StageError> {
         let mut stages: Vec<Points<'_>> = Vec::new();
         for item in items {
             let stage = PointName::parse(&item.name).stage;
@@ -76,7 +86,7 @@ impl Outputs {
         for points in &stages {
             cancel.check()?;
             let pictures = outputs.pictures(points)?;
-            let tables = outputs.tables(points, over)?;
+            let tables = outputs.tables(points, over, colours)?;
             if !(pictures.is_empty() && tables.is_empty()) {
                 let kind = points.items[0].kind();
                 outputs.html.push(html!("<h3>{} <small>{}</small></h3>\n{}{}", points.stage, kind, pictures, tables));
@@ -132,8 +142,9 @@ impl Outputs {
         let mut out = Html::default();
         for (set, files) in sets {
             let (shown, left) = self.read_pictures(&files)?;
-            if shown.is_empty() {
-                continue;
+            let Some(first) = shown.first() else { continue };
+            if self.cover.is_none() && first.content.len() <= LARGEST_COVER {
+                self.cover = Some(cover(first));
             }
             let folder = if set.is_empty() || set == files[0].1 { "" } else { "/" };
             let title = if set.is_empty() { Html::default() } else { title(&format!("{set}{folder}"), "") };
@@ -172,7 +183,7 @@ impl Outputs {
         Ok((shown, left))
     }
 
-    fn tables(&mut self, points: &Points<'_>, over: &[String]) -> Result<Html, StageError> {
+    fn tables(&mut self, points: &Points<'_>, over: &[String], colours: &Colours) -> Result<Html, StageError> {
         let names: BTreeSet<&str> = points.files(is_table).map(|(_, file)| file).collect();
         let mut out = Html::default();
         for (at, name) in names.into_iter().enumerate() {
@@ -187,7 +198,9 @@ impl Outputs {
                 }
             }
             let is_sweep = points.items.len() > 1;
-            out.push(by_header.values().map(|tables| charts_and_rows(name, tables, is_sweep, over)).collect());
+            out.push(
+                by_header.values().map(|tables| charts_and_rows(name, tables, is_sweep, (over, colours))).collect(),
+            );
         }
         Ok(out)
     }
@@ -204,6 +217,18 @@ impl<'a> Points<'a> {
 /// The heading of files with this name.
 fn title(file: &str, detail: &str) -> Html {
     html!("<p class=\"file\"><b>{}</b> <small>{}</small></p>\n", file, detail)
+}
+
+fn cover(Shown { item, file, content }: &Shown<'_, String>) -> Html {
+    html!(
+        "<figure class=\"chart cover\"><figcaption><b>{}</b> <small>of {}</small></figcaption><img alt=\"{} of {}\" \
+         src=\"{}\"></figure>\n",
+        *file,
+        name(&item.name),
+        *file,
+        item.name,
+        content
+    )
 }
 
 fn figure(Shown { item, file, content }: &Shown<'_, String>, set: &str, is_sweep: bool) -> Html {
@@ -223,7 +248,12 @@ fn figure(Shown { item, file, content }: &Shown<'_, String>, set: &str, is_sweep
 }
 
 /// Tables with the same header: their curves, if all have some, and their rows.
-fn charts_and_rows(file: &str, tables: &[Shown<'_, CsvTable>], is_sweep: bool, over: &[String]) -> Html {
+fn charts_and_rows(
+    file: &str,
+    tables: &[Shown<'_, CsvTable>],
+    is_sweep: bool,
+    (over, colours): (&[String], &Colours),
+) -> Html {
     let header = &tables[0].content.header;
     let count: usize = tables.iter().map(|table| table.content.count).sum();
     let in_all = format!("{} {}", number(count as f64), if count == 1 { "row" } else { "rows" });
@@ -232,12 +262,16 @@ fn charts_and_rows(file: &str, tables: &[Shown<'_, CsvTable>], is_sweep: bool, o
         return html!("{}{}", title(file, &in_all), rows);
     }
     let others = header.iter().enumerate().skip(1).take(MOST_COLUMNS);
-    let charts = others.map(|(column, name)| lines_over(name, &header[0], &series(tables, column, over)));
+    let chart = |(column, name): (usize, &String)| {
+        let series = series(tables, column, over);
+        let names: Vec<&str> = series.iter().map(|series| series.name.as_str()).collect();
+        lines_over(&Caption::of(name), &header[0], &series, &colours.paint(&names))
+    };
     html!(
         "{}{}<div class=\"multiples\">\n{}</div>\n<details class=\"values\"><summary>{}</summary>\n{}</details>\n",
         title(file, ""),
         groups::note(over),
-        charts.collect::<Html>(),
+        others.map(chart).collect::<Html>(),
         in_all,
         rows
     )
@@ -250,18 +284,20 @@ fn series(tables: &[Shown<'_, CsvTable>], column: usize, over: &[String]) -> Vec
         tables.iter().find(|table| table.item.name == item.name).and_then(|table| table.content.curves())
     };
     let mut series = Vec::new();
-    for (colour, group) in groups(&items, over).into_iter().enumerate() {
+    for group in groups(&items, over) {
         let curves: Vec<(&str, Vec<&[f64]>)> =
             group.members.iter().filter_map(|item| Some((&*item.name, columns(item)?))).collect();
         let places = curves[0].1[0];
         if curves.iter().all(|(_, columns)| columns[0] == places) {
             let values = curves.iter().map(|(_, columns)| columns[column].to_vec()).collect();
-            series.push(Series::logged(group.name, colour, places, values));
+            series.push(Series::logged(group.name, places, values));
             continue;
         }
-        series.extend(curves.into_iter().map(|(name, columns)| {
-            Series::logged(name.to_owned(), colour, columns[0], vec![columns[column].to_vec()])
-        }));
+        series.extend(
+            curves
+                .into_iter()
+                .map(|(name, columns)| Series::logged(name.to_owned(), columns[0], vec![columns[column].to_vec()])),
+        );
     }
     series
 }
@@ -297,7 +333,7 @@ fn rows(tables: &[Shown<'_, CsvTable>], count: usize, is_sweep: bool) -> Html {
         true => Html::default(),
         false => html!("<p class=\"under\">… {}</p>\n", hidden.join(", ")),
     };
-    html!("{}{}", table.render(""), more)
+    html!("{}{}", table.render_as(&format!("{} of {}", tables[0].file, tables[0].item.name)), more)
 }
 
 fn cell(text: &str, is_number: bool) -> Cell {

@@ -79,7 +79,7 @@ fn outputs() -> Inputs {
 }
 
 fn page(inputs: &Inputs, over: &[&str]) -> String {
-    build(&Spec { outputs: true, ..super::over(over) }, inputs, &Cancel::default()).unwrap()
+    build(&super::over(over), inputs, &Cancel::default()).unwrap()
 }
 
 fn section<'a>(page: &'a str, id: &str) -> &'a str {
@@ -100,6 +100,14 @@ fn pictures_of_points_are_side_by_side_with_their_names() {
     assert!(section.contains("<figcaption>plain.svg</figcaption>"));
     assert!(section.contains("<b>frames/</b>") && section.contains("<figcaption>059.png</figcaption>"));
     assert!(!section.contains("060.png") && section.contains("10 more pictures are not shown."));
+}
+
+#[test]
+fn first_screen_has_a_picture_of_a_program() {
+    let page = page(&outputs(), &[]);
+    let findings = section(&page, "findings");
+    assert!(findings.contains("class=\"chart cover\"") && findings.contains("<b>plot.svg</b>"), "{findings}");
+    assert!(findings.contains("<b>Loss</b>"));
 }
 
 #[test]
@@ -131,7 +139,7 @@ fn columns_of_numbers_are_curves_with_a_line_for_each_point() {
     assert!(charts[0].contains("<b>loss</b>") && charts[0].contains(">step</text>"));
     assert!(charts.iter().all(|chart| chart.matches("<title>net@rate=").count() == 2));
     // Cells of val_accuracy are empty in four rows of five.
-    let path = charts[1].split("<path class=\"s0 d0\" d=\"").nth(1).unwrap().split('"').next().unwrap();
+    let path = charts[1].split("<path class=\"l c0 d0\" data-l=\"0\" d=\"").nth(1).unwrap().split('"').next().unwrap();
     assert_eq!(path.matches('L').count(), 11, "{path}");
     assert!(part.contains("<summary>120 rows</summary>") && part.contains("… 20 more rows"), "{part}");
 }
@@ -155,27 +163,19 @@ fn curves_of_seeds_are_a_mean_with_a_band() {
     let inputs = Inputs(BTreeMap::from([("net".to_owned(), vec![point(1), point(2), point(3)])]));
     let page = page(&inputs, &["seed"]);
     let chart = section(&page, "outputs").split("<b>loss</b>").nth(1).unwrap();
-    assert_eq!(chart.split("</figure>").next().unwrap().matches("<path class=\"band f0\"").count(), 1);
+    assert_eq!(chart.split("</figure>").next().unwrap().matches("<path class=\"band ").count(), 1);
 }
 
 #[test]
 fn metric_that_was_logged_in_some_epochs_is_a_line() {
     let charts = page(&outputs(), &[]);
     let chart = section(&charts, "training").split("<b>val_accuracy</b>").nth(1).unwrap();
-    let path = chart.split("<path class=\"s0 d0\" d=\"").nth(1).unwrap().split('"').next().unwrap();
+    let path = chart.split("<path class=\"l c0 d0\" data-l=\"0\" d=\"").nth(1).unwrap().split('"').next().unwrap();
     assert_eq!(path.matches('L').count(), 5, "{path}");
     assert!(chart.contains("<data>1.500</data>"), "the last value that was logged");
-    let figures = section(&charts, "figures");
+    let figures = section(&charts, "metrics");
     assert!(figures.contains("<caption>Trainings</caption>") && figures.contains(">val accuracy best</th>"));
     assert!(section(&charts, "sweeps").contains(">net <small>train-command, 2 points</small>"));
-}
-
-#[test]
-fn page_without_pictures_and_tables_has_the_bytes_of_earlier_versions() {
-    let mut inputs = everything();
-    inputs.0.insert("own".to_owned(), vec![files("own", vec![("model/weights.bin", vec![1, 2, 3])])]);
-    let with = |outputs| build(&Spec { outputs, ..spec() }, &inputs, &Cancel::default()).unwrap();
-    assert_eq!(with(true), with(false));
 }
 
 #[test]
