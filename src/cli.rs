@@ -16,7 +16,6 @@ mod estimate;
 mod explain;
 mod export;
 mod failed;
-mod filter;
 mod gc;
 mod gpus;
 mod graph;
@@ -41,9 +40,6 @@ mod verdicts;
 mod verify;
 mod work;
 mod worker;
-
-#[cfg(any(fuzzing, test))]
-pub(crate) use filter::fuzz::check as check_filter;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -20,6 +20,7 @@ pub mod file;
 pub mod system;
 pub mod diagnostic;
 pub mod value;
+pub mod filter;
 pub mod key;
 pub mod artifact;
 pub mod rng;
