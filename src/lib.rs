@@ -36,6 +36,7 @@ pub mod graph;
 pub mod plan;
 pub mod event;
 pub mod exec;
+pub mod page;
 pub mod cli;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]

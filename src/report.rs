@@ -38,6 +38,7 @@ mod tests;
 
 pub use comparison::{Change, Comparison, Curve, Figure, Pair, Picture, comparison};
 pub use overlay::overlay;
+pub(crate) use picture::{is_picture, media_type};
 pub use request::{Reference, Spec};
 pub use run::{RunOverlay, StageOverlay};
 pub use sections::names;
@@ -55,6 +56,11 @@ const OUTPUTS: &str = include_str!("report/outputs.css");
 const SCRIPT: &str = include_str!("report/script.js");
 /// Everything is inline; nothing may be fetched.
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
+
+/// The colours of a report, light and dark, as custom properties: the beginning of its style.
+pub(crate) fn palette() -> &'static str {
+    STYLE.split("\n* {").next().unwrap_or_default()
+}
 
 /// Whether a report shows an output with this path: a picture, a table, or a folder, which may contain some.
 pub fn shows(path: &str) -> bool {
