@@ -4,7 +4,7 @@
 //! real program serves each of them, and the time of its answers and its memory are measured. All times are the best of
 //! five, in milliseconds, over a socket of this machine.
 
-#![expect(clippy::print_stdout, reason = "a bench prints its results")]
+#![expect(clippy::print_stdout, clippy::expect_used, reason = "a bench prints its results, and ends at an error")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

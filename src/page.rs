@@ -20,8 +20,10 @@ mod graph;
 mod guard;
 mod images;
 mod importance;
+mod kept;
 mod live;
 mod model;
+mod remote;
 mod routes;
 mod runs;
 mod server;
@@ -32,4 +34,5 @@ mod tests;
 mod watch;
 
 pub use model::Pipeline;
+pub use remote::Remote;
 pub use server::{Server, Settings};

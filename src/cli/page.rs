@@ -17,9 +17,10 @@ use super::cache_dir::cache_dir;
 use super::completion;
 use super::project::read_pipeline;
 use super::session::stop_on_signals;
+use super::shared::StoreArgs;
 use super::ui::Ui;
 use crate::error::{Error, Result};
-use crate::page::{Pipeline, Server, Settings};
+use crate::page::{Pipeline, Remote, Server, Settings};
 use crate::stage::Cancel;
 use crate::store::{CacheReader, StoreError, host_name};
 
@@ -30,6 +31,8 @@ use crate::store::{CacheReader, StoreError, host_name};
   vadpipe ui --open                 and open the browser
   vadpipe ui sweep.toml             show one pipeline, also its points that have not run
   vadpipe ui --cache /data/cache --port 8080
+  vadpipe ui sweep.toml --run ID --store s3://lab/store
+                                    watch the workers of a run on other machines
 
 It prints an address with a token. Nobody without the token can read the page. Ctrl-C ends it. It shows runs of other \
 processes while they run, and changes nothing.
@@ -43,6 +46,11 @@ pub(super) struct PageArgs {
     /// Set a value before the files are read, as with `run`
     #[arg(short = 'S', long = "set", value_name = "PATH=VALUE", requires = "files")]
     set: Vec<String>,
+    /// Also follow this run, whose workers write to the shared store. Needs one FILE, that of the run
+    #[arg(long, value_name = "RUN", requires = "files")]
+    run: Option<String>,
+    #[command(flatten)]
+    store: StoreArgs,
     /// The port [default: a free one]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     port: u16,
@@ -71,6 +79,7 @@ pub(super) fn page(args: &PageArgs, global: &Global, ui: &Ui) -> Result<()> {
         hosts: hosts(args),
         cache,
         pipelines,
+        remote: remote(args)?,
         registry: global.kinds.0.clone(),
     };
     let (sender, stop) = oneshot::channel();
@@ -90,6 +99,15 @@ pub(super) fn page(args: &PageArgs, global: &Global, ui: &Ui) -> Result<()> {
     // Removed when the server ends.
     let _shortcut = if args.open && !args.no_open { open(&url, ui) } else { None };
     server.run(stop)
+}
+
+/// The run in the shared store that the command line names.
+fn remote(args: &PageArgs) -> Result<Option<Remote>> {
+    let Some(run) = &args.run else { return Ok(None) };
+    if args.files.len() != 1 {
+        return Err(Error::bad_input("--run needs one pipeline file").hint("name the file of the run"));
+    }
+    Ok(Some(Remote { shared: args.store.required(Some(false))?, run: run.clone() }))
 }
 
 fn pipelines(args: &PageArgs, global: &Global) -> Result<Vec<Pipeline>> {

@@ -169,13 +169,10 @@ fn start_labels(all: &[Stored], starts: &BTreeMap<(&str, Key), Vec<usize>>) -> V
         values
     };
     let values: Vec<(&str, Values)> = starts.iter().map(|((kind, _), members)| (*kind, with_seed(members))).collect();
-    let mut labels = Vec::new();
-    for (kind, own) in &values {
-        let of_kind: Vec<&Values> =
-            std::iter::once(own).chain(values.iter().filter(|(k, _)| k == kind).map(|(_, v)| v)).collect();
-        labels.push(differing(&of_kind).swap_remove(0));
-    }
-    labels
+    let mut kinds: BTreeMap<&str, Vec<&Values>> = BTreeMap::new();
+    values.iter().for_each(|(kind, values)| kinds.entry(kind).or_default().push(values));
+    // The order of `starts` is that of the kinds.
+    kinds.values().flat_map(|of_kind| differing(of_kind)).collect()
 }
 
 /// Whether a training was last resumed at a rung of its own run, so that this run has trained the epochs before, too.
@@ -219,7 +216,7 @@ fn training_json(model: &Model, training: &Stored, newest: Option<&str>) -> Valu
         "point": number, "name": record.point, "key": record.key.short(), "epochs": training.total,
         "resumed_at": training.resumed_at, "seconds": record.provenance.seconds, "run": record.provenance.run,
         "finished_at": record.provenance.finished_at, "is_current": is_current,
-        "is_new": newest == Some(record.provenance.run.as_str()),
+        "is_new": newest == Some(record.provenance.run.as_str()), "is_rung": is_rung(model, training),
     })
 }
 

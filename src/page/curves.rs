@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::live::LiveCurve;
@@ -68,11 +69,11 @@ pub(super) fn metrics(model: &Model, points: &[usize]) -> Value {
     json!(counts)
 }
 
-/// The curves of a metric.
+/// The curves of a metric as JSON.
 ///
 /// # Errors
 /// If the cache can't be read. A damaged curve is left out.
-pub(super) fn curves(cache: &Mutex<CurveCache>, model: &Model, query: &CurvesQuery) -> Result<Value, StoreError> {
+pub(super) fn curves(cache: &Mutex<CurveCache>, model: &Model, query: &CurvesQuery) -> Result<Vec<u8>, StoreError> {
     let name = format!("{PREFIX}{}", query.metric);
     let wanted = query.points.iter().take(MOST_SERIES).filter_map(|n| Some((*n, model.points.get(*n)?)));
     let records: Vec<_> = wanted
@@ -96,25 +97,77 @@ pub(super) fn curves(cache: &Mutex<CurveCache>, model: &Model, query: &CurvesQue
     let mut series = Vec::with_capacity(sources.len());
     for (number, point, source) in &sources {
         let values = match source {
-            Source::Live(curve) => decimate(curve.first, &curve.values, bucket),
+            Source::Live(curve) => Arc::new(decimate(curve.first, &curve.values, bucket)),
             Source::Stored(entry) => match stored(cache, model, entry, bucket) {
                 Err(StoreError::Damaged { .. }) => continue,
-                values => values?.to_vec(),
+                values => values?,
             },
         };
-        let values: Vec<Option<f32>> = values.into_iter().map(|v| v.is_finite().then_some(v)).collect();
-        let pace = pace(model, point);
-        series.push(json!({
-            "id": number, "values": values, "epochs": epochs(source),
-            "seconds_per_epoch": pace.map(|(seconds, _)| seconds), "samples_per_epoch": pace.and_then(|(_, s)| s),
-        }));
+        let (seconds_per_epoch, samples_per_epoch) = pace(model, point);
+        let values = Values(values);
+        series.push(Series { id: *number, epochs: epochs(source), seconds_per_epoch, samples_per_epoch, values });
     }
     let places = longest.div_ceil(bucket) * if bucket == 1 { 1 } else { 2 };
-    Ok(json!({ "metric": query.metric, "bucket": bucket, "places": places, "epochs": longest, "series": series }))
+    let answer = Curves { metric: &query.metric, bucket, places, epochs: longest, series };
+    // Only a map whose keys aren't strings can fail, and there is none.
+    Ok(serde_json::to_vec(&answer).unwrap_or_default())
+}
+
+/// The curves of a metric.
+#[derive(Serialize)]
+struct Curves<'a> {
+    metric: &'a str,
+    /// Epochs in a bucket.
+    bucket: u64,
+    /// Values of the longest curve.
+    places: u64,
+    /// Epochs of the longest curve.
+    epochs: u64,
+    series: Vec<Series>,
+}
+
+#[derive(Serialize)]
+struct Series {
+    /// The number of the point.
+    id: usize,
+    epochs: u64,
+    seconds_per_epoch: Option<f64>,
+    samples_per_epoch: Option<f64>,
+    values: Values,
+}
+
+/// Values as a page draws them: with five digits, and null where there is none.
+struct Values(Arc<Vec<f32>>);
+
+impl Serialize for Values {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.0.iter().map(|value| value.is_finite().then(|| five_digits(*value))))
+    }
+}
+
+/// The value, rounded to five digits.
+fn five_digits(value: f32) -> f64 {
+    let value = f64::from(value);
+    if value == 0.0 {
+        return 0.0;
+    }
+    let digits = 4 - value.abs().log10().floor() as i32;
+    match digits {
+        // Dividing by a power of ten gives the nearest number with these digits.
+        0..=22 => (value * 10f64.powi(digits)).round() / 10f64.powi(digits),
+        _ => value,
+    }
 }
 
 /// The mean seconds and samples of an epoch of a training.
-fn pace(model: &Model, point: &Point) -> Option<(f64, Option<f64>)> {
+fn pace(model: &Model, point: &Point) -> (Option<f64>, Option<f64>) {
+    match known_pace(model, point) {
+        Some((seconds, samples)) => (Some(seconds), samples),
+        None => (None, None),
+    }
+}
+
+fn known_pace(model: &Model, point: &Point) -> Option<(f64, Option<f64>)> {
     let result = point.result.as_ref()?;
     let training = model.trainings.get(&(result.run.clone(), point.name.clone()))?;
     let epochs = result.epochs?.checked_sub(training.resumed_at).filter(|epochs| *epochs > 0)? as f64;
@@ -208,6 +261,13 @@ mod tests {
         let drawn = decimate(3, &[0.5, 0.25], 1);
         assert!(drawn[..2].iter().all(|value| value.is_nan()));
         assert_eq!(drawn[2..], [0.5, 0.25]);
+    }
+
+    #[test]
+    fn values_are_sent_with_five_digits() {
+        let values = [0.123_456_79, -98_765.43, 1.0, 0.0, 2.5e-7, f32::NAN];
+        let text = serde_json::to_string(&Values(Arc::new(values.to_vec()))).unwrap();
+        assert_eq!(text, "[0.12346,-98765.0,1.0,0.0,2.5e-7,null]");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 
 use serde_json::{Value, json};
 
+use super::kept::is_decodable;
 use super::model::{Model, Point};
 use super::table::figure;
 use crate::artifact::{Capability, ElementType, TensorEntry};
@@ -15,6 +16,8 @@ use crate::plan::{content, differences};
 use crate::report::is_picture;
 use crate::store::{ResultRecord, StateRecord};
 
+/// The name of the images that a state decodes, as in results.
+pub(super) const RECONSTRUCTIONS: &str = "reconstructions";
 /// Bytes of a log in one answer.
 const LOG_PART: u64 = 256 << 10;
 /// Images of a stack that can be shown. A larger stack is a data set.
@@ -174,7 +177,8 @@ fn states(model: &Model, record: &ResultRecord) -> Value {
     let mut states: Vec<StateRecord> = model.reader.states().filter(is_own).collect();
     states.sort_by_key(|state| state.epoch);
     let json = |state: &StateRecord| {
-        let images = state.tensors.iter().filter(|(_, entry)| is_stack(entry)).map(|(name, _)| name);
+        let images = state.tensors.iter().filter(|(_, entry)| is_stack(entry)).map(|(name, _)| name.as_str());
+        let images = images.chain(is_decodable(record, state).then_some(RECONSTRUCTIONS));
         let pictures = state.folder.files.keys().filter(|name| is_picture(name));
         json!({
             "epoch": state.epoch, "bytes": state.bytes(), "is_pinned": state.pinned, "class": state.class,
@@ -185,7 +189,7 @@ fn states(model: &Model, record: &ResultRecord) -> Value {
 }
 
 /// Whether a tensor is a stack of grey images.
-pub(super) fn is_stack(entry: &TensorEntry) -> bool {
+fn is_stack(entry: &TensorEntry) -> bool {
     entry.element == ElementType::U8 && entry.shape.len() == 3 && (1..=MOST_IMAGES).contains(&entry.shape[0])
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::details::{is_stack, is_text};
+use super::details::is_text;
 use super::model::Model;
 use crate::artifact::{BlobEntry, ElementType, Tensor, TensorEntry};
 use crate::report::{image, is_picture, media_type};
@@ -10,6 +10,8 @@ use crate::store::{ResultRecord, StateRecord};
 
 /// A file or a tensor with more bytes is not sent.
 const LARGEST: u64 = 64 << 20;
+/// Images in one picture.
+const MOST: usize = 400;
 
 /// The images of a stack that are drawn.
 pub(super) struct Selection {
@@ -59,10 +61,18 @@ pub(super) fn png(
         None => Arc::new(model.reader.read_tensor(entry).map_err(|error| error.to_string())?),
     };
     *last = Some((entry.blob, Arc::clone(&tensor)));
-    let (height, width) = (entry.shape[1], entry.shape[2]);
+    draw(&tensor, selection)
+}
+
+/// Images of a stack as PNG.
+///
+/// # Errors
+/// Why they can't be drawn.
+pub(super) fn draw(tensor: &Tensor, selection: &Selection) -> Result<Vec<u8>, String> {
+    let &[images, height, width] = tensor.shape() else { return Err("it is not a stack of images".to_owned()) };
     let size = height * width;
-    let first = selection.first.min(entry.shape[0]);
-    let count = selection.count.min(entry.shape[0] - first).min(if is_stack(entry) { 400 } else { 100 });
+    let first = selection.first.min(images);
+    let count = selection.count.min(images - first).min(MOST);
     let bytes = tensor.bytes().get(first * size..(first + count) * size).unwrap_or_default().to_vec();
     let shown = Tensor::from_bytes(ElementType::U8, [count, height, width], bytes).map_err(|e| e.to_string())?;
     image::grid(&shown, selection.columns.clamp(1, 64), selection.scale.clamp(1, 8)).map_err(|e| e.to_string())

@@ -36,6 +36,8 @@ pub(super) struct PointRun {
     pub(super) figures: BTreeMap<String, f64>,
     /// The values of all epochs, by name.
     pub(super) curves: BTreeMap<String, LiveCurve>,
+    /// Whether its result may be in a shared store only.
+    pub(super) is_remote: bool,
     /// When this program saw it start, in Unix milliseconds.
     pub(super) seen_at: Option<i64>,
     pub(super) seconds: Option<f64>,
@@ -103,6 +105,7 @@ impl PointRun {
             rungs: Vec::new(),
             figures: BTreeMap::new(),
             curves: BTreeMap::new(),
+            is_remote: false,
             seen_at: None,
             seconds: (stage.seconds > 0.0).then_some(stage.seconds),
         }
@@ -139,7 +142,10 @@ impl PointRun {
                 }
             }
             Event::RungReached { epoch, .. } => self.rungs.push(epoch),
-            Event::StageFinished { key, seconds, .. } => (self.key, self.seconds) = (Some(key), Some(seconds)),
+            Event::StageFinished { key, seconds, metrics, .. } => {
+                (self.key, self.seconds) = (Some(key), Some(seconds));
+                self.figures = metrics;
+            }
             Event::StageFailed { error, .. } => self.why = Some(error),
             Event::StageSkipped { because, .. } => self.why = Some(format!("because of {because}")),
             Event::StagePruned { reason, .. } => {
@@ -151,6 +157,11 @@ impl PointRun {
             }
             _ => {}
         }
+    }
+
+    /// Whether it has a result.
+    pub(super) fn has_ended_well(&self) -> bool {
+        matches!(self.status, StageStatus::Cached | StageStatus::Executed)
     }
 
     /// Whether the point still has to run, or runs.

@@ -213,7 +213,7 @@ impl Model {
     pub(super) fn changed_runs(&mut self, files: &[RunFile]) -> Vec<RunFile> {
         let ids: BTreeSet<&str> = files.iter().map(|file| file.id.as_str()).collect();
         let before = self.runs.len();
-        self.runs.retain(|id, _| ids.contains(id.as_str()));
+        self.runs.retain(|id, run| run.is_remote || ids.contains(id.as_str()));
         self.changes.has_runs |= before != self.runs.len();
         let is_new = |file: &&RunFile| self.runs.get(&file.id).is_none_or(|run| run.stamp != file.stamp);
         files.iter().filter(is_new).cloned().collect()
@@ -258,7 +258,7 @@ impl Model {
                 known.key = stage.key.or(known.key);
                 known.seconds = (stage.seconds > 0.0).then_some(stage.seconds).or(known.seconds);
             }
-            _ => *live = Some(PointRun::new(&run.id, stage)),
+            _ => *live = Some(PointRun { is_remote: run.is_remote, ..PointRun::new(&run.id, stage) }),
         }
         self.changes.points.insert(number);
         self.take_result(number);
@@ -309,8 +309,7 @@ impl Model {
     /// the run.
     fn take_result(&mut self, number: usize) {
         let point = &self.points[number];
-        let used =
-            point.live.as_ref().filter(|live| matches!(live.status, StageStatus::Cached | StageStatus::Executed));
+        let used = point.live.as_ref().filter(|live| live.has_ended_well());
         let Some(key) = used.and_then(|live| live.key) else { return };
         if point.result.as_ref().is_none_or(|result| result.key != key)
             && let Some(outcome) = self.reader.result(&key).map(|record| self.outcome(&record))
@@ -356,10 +355,7 @@ impl Point {
     pub(super) fn is_done(&self) -> bool {
         match (&self.result, &self.live) {
             (Some(_), None) => true,
-            (Some(result), Some(live)) => {
-                matches!(live.status, StageStatus::Cached | StageStatus::Executed)
-                    || (live.key == Some(result.key) && !live.is_open())
-            }
+            (Some(result), Some(live)) => live.has_ended_well() || (live.key == Some(result.key) && !live.is_open()),
             (None, _) => false,
         }
     }
@@ -369,7 +365,8 @@ impl Point {
         match &self.live {
             _ if self.is_done() => "done",
             Some(live) if live.waits_for.is_some() => "waiting",
-            Some(live) if live.status == StageStatus::Cached || live.status == StageStatus::Executed => "removed",
+            Some(live) if live.has_ended_well() && live.is_remote => "done",
+            Some(live) if live.has_ended_well() => "removed",
             Some(live) => live.status.word(),
             None => "not run",
         }

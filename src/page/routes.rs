@@ -20,11 +20,12 @@ use tokio::sync::broadcast::error::RecvError;
 use super::assets::{self, PAGE};
 use super::chain::chain;
 use super::curves::{self, CurvesQuery};
-use super::details::{details, embedding, log};
+use super::details::{RECONSTRUCTIONS, details, embedding, log};
 use super::graph::graph;
 use super::guard::guard;
 use super::images::{self, Selection, Sent};
 use super::importance::importance;
+use super::kept::reconstructions;
 use super::model::Model;
 use super::state::App;
 use super::table::table;
@@ -100,6 +101,11 @@ async fn answer<T: Send + 'static>(
     tokio::task::spawn_blocking(move || f(&app, &app.model())).await.map_err(failed)?
 }
 
+/// An answer that is written already. A tree of values would take several times its memory.
+fn json_text(text: Vec<u8>) -> Response {
+    ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response()
+}
+
 async fn page() -> Response {
     ([(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))], PAGE).into_response()
 }
@@ -148,14 +154,14 @@ struct PointsQuery {
     ids: bool,
 }
 
-async fn points(State(app): Shared, Query(query): Query<PointsQuery>) -> Answer {
+async fn points(State(app): Shared, Query(query): Query<PointsQuery>) -> Result<Response, Refusal> {
     answer(app, move |app, model| {
         let columns = app.columns();
         if query.ids {
             let ids = columns.select(model, &query.conditions)?;
-            return Ok(Json(json!({ "version": model.version, "ids": ids })));
+            return Ok(Json(json!({ "version": model.version, "ids": ids })).into_response());
         }
-        Ok(Json(table(model, &columns, &query.conditions)?))
+        Ok(json_text(table(model, &columns, &query.conditions)?))
     })
     .await
 }
@@ -204,24 +210,36 @@ async fn point_image(
     Query(query): Query<ImageQuery>,
 ) -> Result<Response, Refusal> {
     answer(app, move |app, model| {
-        let tensors = match query.epoch {
-            Some(epoch) => images::state(model, number, epoch).map(|state| state.tensors),
-            None => images::record(model, number).map(|record| record.manifest.tensors),
+        let none = || Refusal::not_found("there is no such tensor");
+        let record = images::record(model, number).ok_or_else(none)?;
+        let state = query.epoch.map(|epoch| images::state(model, number, epoch).ok_or_else(none)).transpose()?;
+        let tensors = state.as_ref().map_or(&record.manifest.tensors, |state| &state.tensors);
+        let selection = query.selection();
+        let png = match (tensors.get(&query.name), &state) {
+            (Some(entry), _) => {
+                let mut last = app.last_tensor.lock().unwrap_or_else(PoisonError::into_inner);
+                images::png(model, entry, &selection, &mut last)
+            }
+            (None, Some(state)) if query.name == RECONSTRUCTIONS => {
+                reconstructions(&model.reader, &record, state).and_then(|images| images::draw(&images, &selection))
+            }
+            (None, _) => return Err(none()),
         };
-        let entry = tensors.and_then(|mut tensors| tensors.remove(&query.name));
-        let entry = entry.ok_or_else(|| Refusal::not_found("there is no such tensor"))?;
-        let selection = Selection {
-            first: query.first,
-            count: query.count.unwrap_or(100),
-            columns: query.columns.unwrap_or(10),
-            scale: query.scale.unwrap_or(1),
-        };
-        let mut last = app.last_tensor.lock().unwrap_or_else(PoisonError::into_inner);
-        let png = images::png(model, &entry, &selection, &mut last);
         let png = png.map_err(|why| Refusal(StatusCode::UNPROCESSABLE_ENTITY, why, None))?;
         Ok(([(CONTENT_TYPE, HeaderValue::from_static("image/png"))], png).into_response())
     })
     .await
+}
+
+impl ImageQuery {
+    fn selection(&self) -> Selection {
+        Selection {
+            first: self.first,
+            count: self.count.unwrap_or(100),
+            columns: self.columns.unwrap_or(10),
+            scale: self.scale.unwrap_or(1),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -287,13 +305,13 @@ impl SelectionQuery {
     }
 }
 
-async fn point_curves(State(app): Shared, Query(query): Query<SelectionQuery>) -> Answer {
+async fn point_curves(State(app): Shared, Query(query): Query<SelectionQuery>) -> Result<Response, Refusal> {
     answer(app, move |app, model| {
         let points = query.points(app, model)?;
-        let Some(metric) = query.metric else { return Ok(Json(curves::metrics(model, &points))) };
+        let Some(metric) = query.metric else { return Ok(Json(curves::metrics(model, &points)).into_response()) };
         let query = CurvesQuery { metric, points, most: query.most.unwrap_or(VALUES) };
         let found = curves::curves(&app.curves, model, &query).map_err(|error| Refusal::from(Error::from(error)))?;
-        Ok(Json(found))
+        Ok(json_text(found))
     })
     .await
 }

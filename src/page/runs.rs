@@ -26,6 +26,8 @@ pub(super) struct Run {
     pub(super) status: RunStatus,
     /// Whether its process lives.
     pub(super) is_running: bool,
+    /// Whether its workers write to a shared store, so that this cache may lack its record and its results.
+    pub(super) is_remote: bool,
     /// How many of its points have each status.
     pub(super) counts: BTreeMap<&'static str, usize>,
     /// The state of its record on the disk.
@@ -52,6 +54,7 @@ impl Run {
             finished_at: record.finished_at,
             status: record.status,
             is_running: record.is_running(),
+            is_remote: false,
             counts: BTreeMap::new(),
             stamp: file.stamp,
             events: None,

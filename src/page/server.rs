@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::guard::Guard;
 use super::model::{Model, Pipeline};
+use super::remote::{self, Remote};
 use super::state::App;
 use super::{routes, watch};
 use crate::error::{Error, Result};
@@ -27,6 +28,8 @@ pub struct Settings {
     pub cache: CacheReader,
     /// The pipelines that are shown; none for all of the cache.
     pub pipelines: Vec<Pipeline>,
+    /// A run of workers that write to a shared store. It needs one pipeline.
+    pub remote: Option<Remote>,
     /// The kinds of stages.
     pub registry: Arc<Registry>,
 }
@@ -35,6 +38,7 @@ pub struct Settings {
 pub struct Server {
     listener: TcpListener,
     app: Arc<App>,
+    remote: Option<Remote>,
 }
 
 impl Server {
@@ -46,10 +50,13 @@ impl Server {
         let address = SocketAddr::new(settings.address, settings.port);
         let listener = TcpListener::bind(address).map_err(|error| refused(address, error))?;
         let guard = Guard::new(settings.hosts)?;
-        let model = Model::new(settings.cache, settings.pipelines, settings.registry);
+        let mut model = Model::new(settings.cache, settings.pipelines, settings.registry);
+        if let Some(remote) = &settings.remote {
+            remote::add(&mut model, remote);
+        }
         let app = Arc::new(App::new(model, guard));
         watch::load(&app);
-        Ok(Self { listener, app })
+        Ok(Self { listener, app, remote: settings.remote })
     }
 
     /// The address of the page, with the token.
@@ -67,11 +74,11 @@ impl Server {
     /// If the system refuses threads or the socket.
     pub fn run(self, stop: oneshot::Receiver<()>) -> Result<()> {
         let app = Arc::clone(&self.app);
-        let follow = move || watch::follow(&app);
-        thread::Builder::new()
-            .name("vadpipe-page".to_owned())
-            .spawn(follow)
-            .map_err(|error| Error::exhausted("can't start a thread", error))?;
+        spawn(move || watch::follow(&app))?;
+        if let Some(remote) = self.remote {
+            let app = Arc::clone(&self.app);
+            spawn(move || remote::follow(&app, &remote))?;
+        }
         let runtime = Builder::new_multi_thread().worker_threads(2).max_blocking_threads(8).enable_all().build();
         let runtime = runtime.map_err(|error| Error::exhausted("can't start threads", error))?;
         self.listener.set_nonblocking(true).map_err(failed)?;
@@ -87,6 +94,12 @@ impl Server {
         runtime.shutdown_background();
         served.map_err(failed)
     }
+}
+
+/// Starts a thread that runs until the program ends.
+fn spawn(work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let spawned = thread::Builder::new().name("vadpipe-page".to_owned()).spawn(work);
+    spawned.map(drop).map_err(|error| Error::exhausted("can't start a thread", error))
 }
 
 fn refused(address: SocketAddr, error: std::io::Error) -> Error {

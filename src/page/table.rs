@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
 use super::model::{Model, Point};
 use crate::artifact::metrics::nonfinite_name;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::filter::{Cell, Column, Filter, Names};
 
 /// Names of columns that every point has, besides `stage`. A condition may use them, unless an axis has the name.
@@ -72,29 +73,27 @@ impl Columns {
     }
 
     /// A line of the table.
-    pub(super) fn row(&self, number: usize, point: &Point) -> Value {
-        let axes = self.axes.iter().map(|name| cell(point.axes.get(name).map(|coordinate| &coordinate.cell)));
-        let metrics = self.metrics.iter().map(|name| point.metric(name).map_or(Value::Null, figure));
-        let parameters = self.parameters.iter().map(|name| cell(point.parameter(name)));
-        let values: Vec<Value> = axes.chain(metrics).chain(parameters).collect();
+    pub(super) fn row<'a>(&self, number: usize, point: &'a Point) -> Row<'a> {
+        let axes = self.axes.iter().map(|name| Entry::of(point.axes.get(name).map(|coordinate| &coordinate.cell)));
+        let metrics = self.metrics.iter().map(|name| point.metric(name).map_or(Entry::None, Entry::number));
+        let parameters = self.parameters.iter().map(|name| Entry::of(point.parameter(name)));
         let (result, live) = (point.result.as_ref().filter(|_| point.is_done()), point.current());
         let epochs = live.and_then(|live| live.epochs).or_else(|| result?.epochs.map(|epochs| (epochs, epochs)));
-        let mut row = Map::new();
-        let mut put = |name: &str, value: Value| drop(row.insert(name.to_owned(), value));
-        put("id", json!(number));
-        put("pipeline", json!(&*point.pipeline));
-        put("point", json!(point.name));
-        put("stage", json!(point.stage));
-        put("kind", json!(point.kind()));
-        put("status", json!(point.status()));
-        put("epoch", json!(epochs.map(|(done, _)| done)));
-        put("epochs", json!(epochs.map(|(_, total)| total)));
-        put("seconds", json!(result.map(|result| result.seconds)));
-        put("finished_at", json!(result.map(|result| result.finished_at)));
-        put("run", json!(point.live.as_ref().map(|live| &*live.run).or(result.map(|result| result.run.as_str()))));
-        put("why", json!(live.and_then(|live| live.waits_for.as_ref().or(live.why.as_ref()))));
-        put("values", Value::Array(values));
-        Value::Object(row)
+        Row {
+            id: number,
+            pipeline: &point.pipeline,
+            point: &point.name,
+            stage: &point.stage,
+            kind: point.kind(),
+            status: point.status(),
+            epoch: epochs.map(|(done, _)| done),
+            epochs: epochs.map(|(_, total)| total),
+            seconds: result.map(|result| result.seconds),
+            finished_at: result.map(|result| result.finished_at),
+            run: point.live.as_ref().map(|live| &*live.run).or(result.map(|result| result.run.as_str())),
+            why: live.and_then(|live| live.waits_for.as_deref().or(live.why.as_deref())),
+            values: axes.chain(metrics).chain(parameters).collect(),
+        }
     }
 
     /// The numbers of the points that meet these conditions. Empty text meets all points.
@@ -127,11 +126,53 @@ fn value(point: &Point, column: &Column) -> Option<Cell> {
     }
 }
 
-fn cell(cell: Option<&Cell>) -> Value {
-    match cell {
-        Some(Cell::Number(number)) => figure(*number),
-        Some(Cell::Text(text)) => json!(text),
-        None => Value::Null,
+/// A line of the table.
+#[derive(Serialize)]
+pub(super) struct Row<'a> {
+    id: usize,
+    pipeline: &'a str,
+    point: &'a str,
+    stage: &'a str,
+    kind: Option<&'a str>,
+    status: &'static str,
+    epoch: Option<u64>,
+    epochs: Option<u64>,
+    seconds: Option<f64>,
+    finished_at: Option<i64>,
+    run: Option<&'a str>,
+    why: Option<&'a str>,
+    /// The values of the columns, in their order.
+    values: Vec<Entry<'a>>,
+}
+
+/// A value of a line.
+enum Entry<'a> {
+    None,
+    Number(f64),
+    Text(&'a str),
+}
+
+impl<'a> Entry<'a> {
+    fn of(cell: Option<&'a Cell>) -> Self {
+        match cell {
+            Some(Cell::Number(number)) => Self::number(*number),
+            Some(Cell::Text(text)) => Self::Text(text),
+            None => Self::None,
+        }
+    }
+
+    fn number(value: f64) -> Self {
+        nonfinite_name(value).map_or(Self::Number(value), Self::Text)
+    }
+}
+
+impl Serialize for Entry<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Self::None => to.serialize_none(),
+            Self::Number(number) => to.serialize_f64(*number),
+            Self::Text(text) => to.serialize_str(text),
+        }
     }
 }
 
@@ -140,12 +181,21 @@ pub(super) fn figure(value: f64) -> Value {
     nonfinite_name(value).map_or_else(|| json!(value), |name| json!(name))
 }
 
-/// The whole table, or the points that meet these conditions.
+/// The whole table.
+#[derive(Serialize)]
+struct Table<'a> {
+    version: u64,
+    columns: Value,
+    rows: Vec<Row<'a>>,
+}
+
+/// The whole table, or the points that meet these conditions, as JSON.
 ///
 /// # Errors
 /// If the text is not a valid condition.
-pub(super) fn table(model: &Model, columns: &Columns, conditions: &str) -> Result<Value> {
+pub(super) fn table(model: &Model, columns: &Columns, conditions: &str) -> Result<Vec<u8>> {
     let numbers = columns.select(model, conditions)?;
-    let rows: Vec<Value> = numbers.iter().map(|number| columns.row(*number, &model.points[*number])).collect();
-    Ok(json!({ "version": model.version, "columns": columns.json(), "rows": rows }))
+    let rows = numbers.iter().map(|number| columns.row(*number, &model.points[*number])).collect();
+    let table = Table { version: model.version, columns: columns.json(), rows };
+    serde_json::to_vec(&table).map_err(|e| Error::storage("can't write JSON").caused_by(e))
 }

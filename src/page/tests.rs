@@ -32,6 +32,7 @@ impl Running {
             hosts: vec![],
             cache: CacheReader::open(dir.path()).unwrap(),
             pipelines: vec![],
+            remote: None,
             registry: Arc::new(builtin()),
         };
         let server = Server::bind(settings).unwrap();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::model::{Changes, Model};
 use super::runs::Run;
 use super::state::App;
-use super::table::Columns;
+use super::table::{Columns, Row};
 use crate::file::tail::Tail;
 
 /// The time between two looks.
@@ -101,7 +101,7 @@ fn read_events(app: &App, id: &str) {
 fn note_killed(app: &App) {
     let mut model = app.model_mut();
     for run in model.runs.values_mut() {
-        run.is_running = run.is_running && run.holder.may_live();
+        run.is_running = run.is_running && (run.is_remote || run.holder.may_live());
     }
 }
 
@@ -127,7 +127,7 @@ fn publish(app: &App) {
 
 fn message(model: &Model, columns: &Columns, changes: &Changes, has_other_columns: bool) -> Value {
     let is_whole = has_other_columns || changes.has_other_points || changes.points.len() > MOST_ROWS;
-    let rows: Option<Vec<Value>> = (!is_whole).then(|| {
+    let rows: Option<Vec<Row<'_>>> = (!is_whole).then(|| {
         let numbers = changes.points.iter().filter(|number| model.points[**number].is_shown());
         numbers.map(|number| columns.row(*number, &model.points[*number])).collect()
     });

@@ -37,6 +37,7 @@ epochs = "${params.epochs}"
 lr = "${matrix.lr}"
 latent_dim = 6
 channels = [16, 12, 8, 8]
+keep_every = 1
 "#;
 
 /// A page that runs.
@@ -226,6 +227,22 @@ fn file_shows_points_that_have_not_run() {
 }
 
 #[test]
+fn run_of_workers_on_other_machines_is_followed_through_the_store() {
+    let project = Project::new(SWEEP);
+    project.run(&["data"]);
+    let pushed = json(&project.vadpipe(["push", "p.toml", "--store", "store", "--run", "--json"]));
+    let id = text(&pushed["run"]);
+    let page = Page::start(&project, &["p.toml", "--run", &id, "--store", "store"]);
+    page.wait("the points", |points| points.iter().any(|(_, row)| row["status"] == "pending"));
+    let elsewhere = project.vadpipe(["worker", "--run", &id, "--store", "store", "--cache", "elsewhere"]);
+    assert_eq!(elsewhere.code, 0, "{}", elsewhere.stderr);
+    page.wait("the results", is_done);
+    let curves = page.ok("/api/curves?metric=loss&where=stage%3Dnet");
+    let series = curves["series"].as_array().expect("series");
+    assert!(series.len() == 3 && series.iter().all(|one| one["epochs"] == 4), "{curves}");
+}
+
+#[test]
 fn watching_changes_no_file_of_the_cache() {
     let project = Project::new(SWEEP);
     project.run(&[]);
@@ -285,7 +302,7 @@ fn page_works_in_a_browser() {
         return;
     }
     let project = Project::new(SWEEP);
-    project.run(&["-S", "params.epochs=2"]);
+    project.run(&["-S", "params.epochs=2", "--note", "<img src=x onerror=alert(1)>"]);
     project.run(&[]);
     let page = Page::start(&project, &["p.toml"]);
     page.wait("the results", is_done);

@@ -90,6 +90,13 @@ const stories = {
     const text = await page.locator("main").innerText();
     assert.match(text, /What differs from net@lr=|What changed since/);
     assert.match(text, /What its key is made of/);
+    await page.waitForSelector(".multiples canvas");
+    const kept = page.getByLabel("Kept epoch");
+    await kept.focus();
+    const last = await page.locator("output").innerText();
+    await page.keyboard.press("ArrowLeft");
+    await page.waitForFunction((last) => document.querySelector("output").textContent !== last, last);
+    await page.waitForFunction(() => { const image = document.querySelector("img[alt^='reconstructions after']"); image.scrollIntoView(); return image.naturalWidth > 50; });
   },
 
   async "the chain shows what trainings share"(page) {
@@ -122,6 +129,9 @@ const stories = {
     await page.evaluate(() => { location.hash = "runs"; });
     await page.waitForSelector(".runs tbody tr");
     assert.ok(await page.locator(".runs tbody tr").count() >= 3);
+    // What users write is text.
+    assert.match(await page.locator(".runs").innerText(), /<img src=x onerror=alert\(1\)>/);
+    assert.equal(await page.locator(".runs img").count(), 0);
   },
 
   async "brushing an axis selects points"(page) {

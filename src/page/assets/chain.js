@@ -16,7 +16,7 @@ export function show(main, state) {
 
   function legend() {
     const item = (name, text) => el("li", {}, el("i", { class: `swatch ${name}` }), text);
-    return el("ul", { class: "legend" }, item("new", "trained by the newest run"), item("old", "trained by an earlier run"), item("reused", "resumed here"), item("end", "a result"), item("stopped", "stopped early"));
+    return el("ul", { class: "legend" }, item("new", "trained by the newest run"), item("old", "trained by an earlier run"), item("reused", "resumed here"), item("end", "a result"), item("rung-mark", "rung"), item("stopped", "stopped early"));
   }
 
   async function load() {
@@ -101,9 +101,13 @@ export function show(main, state) {
         const training = found.trainings[part.training];
         marks.append(svg("line", { class: part.is_new ? "trained new" : "trained", x1: Math.max(x(part.from), start), x2: x(part.to), y1: at, y2: at, "stroke-width": 3 + 2 * Math.min(Math.log2(branch.members), 4) },
           svg("title", {}, `epochs ${part.from + 1} to ${part.to}: trained for ${training.name} by run ${training.run}`)));
-        if (part.from > 0 && part.from >= branch.from && training.resumed_at === part.from) marks.append(svg("circle", { class: "resumed", cx: x(part.from), cy: at, r: 4 }, svg("title", {}, `resumed after epoch ${part.from} by run ${training.run}`)));
+        if (part.from > 0 && part.from >= branch.from && training.resumed_at === part.from && training.is_rung) marks.append(svg("line", { class: "rung", x1: x(part.from), x2: x(part.from), y1: at - 6, y2: at + 6 }, svg("title", {}, `promoted at the rung after epoch ${part.from}`)));
+        else if (part.from > 0 && part.from >= branch.from && training.resumed_at === part.from) marks.append(svg("circle", { class: "resumed", cx: x(part.from), cy: at, r: 4 }, svg("title", {}, `resumed after epoch ${part.from} by run ${training.run}`)));
       }
-      if (branch.label && x(branch.to) - start > 70) marks.append(svg("text", { class: "label", x: start + 5, y: at - 6 }, fit(branch.label, (x(branch.to) - start - 8) / 6)));
+      // The label of a start without epochs goes on with that of its children.
+      const above = branch.parent === null ? null : tree.branches[branch.parent];
+      const label = [above && above.to === above.from ? above.label : "", branch.label].filter(Boolean).join(", ");
+      if (label && x(branch.to) - start > 70) marks.append(svg("text", { class: "label", x: start + 5, y: at - 6 }, fit(label, (x(branch.to) - start - 8) / 6)));
       branch.ends.forEach((end, order) => {
         const training = found.trainings[end];
         if (order === 0) marks.append(svg("circle", { class: training.is_new ? "end new" : "end", cx: to, cy: at, r: 5 }));

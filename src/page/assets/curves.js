@@ -148,11 +148,12 @@ export function show(main, state) {
       ...size(),
       legend: { show: false },
       cursor: { focus: { prox: many ? 16 : 24 }, drag: { x: true, y: true, uni: 20 }, points: { show: !many, size: 6 } },
-      focus: { alpha: many ? 0.12 : 0.25 },
+      // Dimming redraws all curves, which takes too long if there are many.
+      focus: { alpha: many ? 1 : 0.25 },
       scales: { x: { time: false, distr: settings.logX ? 3 : 1 }, y: { distr: settings.logY ? 3 : 1 } },
       axes: [{ ...axis(unit), incrs: settings.x === "time" ? undefined : [1, 2, 5].flatMap((n) => Array.from({ length: 10 }, (_, p) => n * 10 ** p)).sort((a, b) => a - b) }, { ...axis(), size: 62, values: (_, all) => all.map((v) => (v === null ? "" : figure(v))) }],
       series: [{}, ...series.map((one, at) => ({ label: String(one.id), stroke: paint.of(one, at), width: many ? 1 : 1.75, points: { show: false }, spanGaps: true, alpha: many ? 0.7 : 1 }))],
-      hooks: { setCursor: [hover], setSeries: [(_, at) => { focused = at; }] },
+      hooks: { setCursor: [hover], setSeries: [(_, at) => { focused = at; if (many) highlight(); }], draw: [() => { if (many) highlight(); }] },
     }, columns, chart);
     chart.setAttribute("aria-label", `${plural(series.length, "curve")} of ${settings.metric}`);
     plot.over.addEventListener("click", () => { if (focused > 0 && !plot.select.width) state.open(`point/${series[focused - 1].id}`); });
@@ -162,7 +163,36 @@ export function show(main, state) {
     reading(null);
   }
 
-  let focused = null, listed = [], legend = [], frame = 0;
+  let focused = null, listed = [], legend = [], frame = 0, above = null;
+
+  /** Draws the curve at the cursor above all others. */
+  function highlight() {
+    if (!plot?.over) return;
+    const { clientWidth: width, clientHeight: height } = plot.over;
+    if (!above || above.parentElement !== plot.over) {
+      above = el("canvas", { class: "above", "aria-hidden": "true" });
+      plot.over.append(above);
+    }
+    above.width = width * devicePixelRatio;
+    above.height = height * devicePixelRatio;
+    if (!focused || !plot.data[focused]) return;
+    const context = above.getContext("2d");
+    context.scale(devicePixelRatio, devicePixelRatio);
+    context.beginPath();
+    let pen = false;
+    plot.data[focused].forEach((value, at) => {
+      if (value === null || value === undefined) return;
+      const [x, y] = [plot.valToPos(plot.data[0][at], "x"), plot.valToPos(value, "y")];
+      if (pen) context.lineTo(x, y); else context.moveTo(x, y);
+      pen = true;
+    });
+    for (const [stroke, size] of [[colour("--paper"), 6], [colour("--ink"), 2.5]]) {
+      context.strokeStyle = stroke;
+      context.lineWidth = size;
+      context.stroke();
+    }
+  }
+
   function hover(u) {
     if (frame) return;
     frame = requestAnimationFrame(() => { frame = 0; reading(u.cursor.idx ?? null); });

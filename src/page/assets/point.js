@@ -5,7 +5,8 @@ import { bytes, colour, difference, el, empty, figure, option, plural, seconds, 
 
 export function show(main, state, argument) {
   const id = Number(argument);
-  let details = null, against = state.baseline !== null && state.baseline !== id ? state.baseline : null, timer = null, log = null, closed = false;
+  let curvesPart = null, details = null, against = state.baseline !== null && state.baseline !== id ? state.baseline : null, timer = null, log = null, closed = false;
+  let drawCurves = async () => {};
   const body = el("div", { class: "details" });
   main.append(body);
 
@@ -27,6 +28,7 @@ export function show(main, state, argument) {
       el("div", { class: "title" }, el("a", { class: "back", href: "#points" }, "All points"), el("h2", { class: "point-name" }, details.point),
         el("p", {}, statusBadge(details.status), ` ${details.pipeline}${details.kind ? `, ${details.kind}` : ""}`), liveText(live)),
       result ? section("Metrics", comparePicker(), metrics()) : "",
+      curvesPart ??= curves(),
       result ? images(result) : "",
       details.states?.some((one) => one.images.length || one.pictures.length) ? keptEpochs() : "",
       result?.has_embedding ? embedding() : "",
@@ -52,7 +54,7 @@ export function show(main, state, argument) {
     const own = state.rows.get(id);
     const others = [...state.rows.values()].filter((row) => row.id !== id && row.status === "done" && row.kind === own?.kind).slice(0, 2000);
     if (!others.length && !details.earlier.length) return "";
-    return el("label", { class: "compare" }, el("span", {}, "Compare with "), el("select", { onchange: (event) => { against = event.target.value === "" ? null : Number(event.target.value); load(); } },
+    return el("label", { class: "compare" }, el("span", {}, "Compare with "), el("select", { onchange: (event) => { against = event.target.value === "" ? null : Number(event.target.value); load(); drawCurves().catch(() => {}); } },
       option("", details.earlier.length ? "its earlier result" : "nothing"), ...others.map((row) => option(row.id, row.point, row.id === against))));
   }
 
@@ -62,6 +64,33 @@ export function show(main, state, argument) {
     const other = details.changes ? details.against : null;
     const line = ({ name, now, before }) => el("tr", {}, el("th", { scope: "row" }, name), el("td", { class: "number" }, figure(now)), other ? el("td", { class: "number" }, figure(before)) : "", other ? el("td", { class: "number" }, typeof now === "number" && typeof before === "number" ? difference(now - before) : "") : "");
     return el("div", { class: "wide" }, el("table", {}, other ? el("thead", {}, el("tr", {}, el("td", {}), el("th", { scope: "col" }, "this point"), el("th", { scope: "col" }, other.point === details.point ? "before" : other.point), el("th", { scope: "col" }, "difference"))) : "", el("tbody", {}, all.map(line))));
+  }
+
+  /** A small chart for each metric that has a curve, with that of the other point. */
+  function curves() {
+    const part = el("section", { hidden: true }, el("h2", {}, "Curves"));
+    const charts = el("div", { class: "multiples" });
+    part.append(charts);
+    drawCurves = async () => {
+      const ids = [id, against].filter((one) => one !== null).join(",");
+      const names = Object.keys(await get("/api/curves", { ids })).sort();
+      const all = await Promise.all(names.slice(0, 12).map((metric) => get("/api/curves", { ids, metric, most: 300 })));
+      if (closed) return;
+      part.hidden = !names.length;
+      charts.replaceChildren(...all.map((data) => {
+        const place = el("div", {});
+        const figureOf = el("figure", {}, el("figcaption", {}, data.metric), place);
+        const xs = Array.from({ length: data.places }, (_, at) => (data.bucket === 1 ? at + 1 : Math.floor(at / 2) * data.bucket + 1 + (at % 2) * Math.floor(data.bucket / 2)));
+        const series = [...data.series].sort((a) => (a.id === id ? 1 : -1));
+        const columns = series.map((one) => [...one.values, ...Array(Math.max(xs.length - one.values.length, 0)).fill(null)]);
+        const ink = colour("--soft"), line = colour("--line");
+        const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif", size: 26 };
+        requestAnimationFrame(() => new uPlot({ width: Math.max(place.clientWidth, 200), height: 170, legend: { show: false }, cursor: { drag: { x: true, y: false } }, scales: { x: { time: false } }, axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] }, { ...axis, size: 52, values: (_, ticks) => ticks.map((v) => figure(v)) }], series: [{}, ...series.map((one) => ({ stroke: one.id === id ? colour("--0") : colour("--3"), width: one.id === id ? 2 : 1.25, points: { show: false }, spanGaps: true }))] }, [xs, ...columns], place));
+        return figureOf;
+      }));
+    };
+    drawCurves().catch(() => {});
+    return part;
   }
 
   function changesSection() {
@@ -108,7 +137,9 @@ export function show(main, state, argument) {
     const draw = (at) => {
       const one = kept[at];
       text.textContent = `epoch ${one.epoch}`;
-      shown.replaceChildren(...one.images.map((name) => el("figure", {}, el("figcaption", {}, name), picture(name, { epoch: one.epoch, count: 40, columns: 10, scale: 2 }, `${name} after epoch ${one.epoch}`))), ...one.pictures.map((name) => el("figure", {}, el("figcaption", {}, name), el("img", { class: "file", src: fileUrl(id, name, { epoch: one.epoch }), alt: `${name} after epoch ${one.epoch}` }))));
+      const originals = details.result.tensors.some((tensor) => tensor.name === "originals");
+      const pair = (name) => el("figure", {}, el("figcaption", {}, `originals, and their reconstructions after epoch ${one.epoch}`), [0, 10].map((first) => el("div", { class: "pair" }, picture("originals", { first, count: 10, columns: 10, scale: 2 }, "originals"), picture(name, { epoch: one.epoch, first, count: 10, columns: 10, scale: 2 }, `reconstructions after epoch ${one.epoch}`))));
+      shown.replaceChildren(...one.images.map((name) => name === "reconstructions" && originals ? pair(name) : el("figure", {}, el("figcaption", {}, name), picture(name, { epoch: one.epoch, count: 40, columns: 10, scale: 2 }, `${name} after epoch ${one.epoch}`))), ...one.pictures.map((name) => el("figure", {}, el("figcaption", {}, name), el("img", { class: "file", src: fileUrl(id, name, { epoch: one.epoch }), alt: `${name} after epoch ${one.epoch}` }))));
     };
     const slider = el("input", { type: "range", min: 0, max: kept.length - 1, value: kept.length - 1, "aria-label": "Kept epoch", oninput: (event) => draw(Number(event.target.value)) });
     draw(kept.length - 1);
@@ -201,6 +232,7 @@ export function show(main, state, argument) {
   }
 
   const again = throttle(() => load().catch(() => {}), 700);
+  const redraw = throttle(() => drawCurves().catch(() => {}), 700);
   load().catch((error) => body.replaceChildren(empty(error.message), el("p", {}, el("a", { href: "#points" }, "All points"))));
-  return { update(change) { if (change.ids?.includes(id) || change.states) again(); }, close() { closed = true; clearTimeout(timer); } };
+  return { update(change) { if (change.ids?.includes(id) || change.states) again(); if (change.ids?.includes(id)) redraw(); }, close() { closed = true; clearTimeout(timer); } };
 }
