@@ -109,7 +109,7 @@ impl Guard {
     /// itself goes on, because a browser sends no strict cookie after a redirection that another site began.
     fn exchange(&self) -> Response {
         let page = "<!DOCTYPE html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" \
-                    content=\"0;url=/\"><title>vadpipe</title><p><a href=\"/\">Open the page</a></p></html>";
+                    content=\"0;url=/\"><link rel=\"icon\" href=\"data:,\"><title>vadpipe</title><p><a href=\"/\">Open the page</a></p></html>";
         let cookie = format!("{}={}; Path=/; HttpOnly; SameSite=Strict", self.cookie, self.token);
         let mut response = Response::new(Body::from(page));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));

@@ -127,11 +127,11 @@ const stories = {
     await page.evaluate(() => { location.hash = "graph"; });
     await page.waitForSelector(".stages .edge", { state: "attached" });
     await page.evaluate(() => { location.hash = "runs"; });
-    await page.waitForSelector(".runs tbody tr");
-    assert.ok(await page.locator(".runs tbody tr").count() >= 3);
+    await page.waitForSelector("table.runs tbody tr");
+    assert.ok(await page.locator("table.runs tbody tr").count() >= 3);
     // What users write is text.
-    assert.match(await page.locator(".runs").innerText(), /<img src=x onerror=alert\(1\)>/);
-    assert.equal(await page.locator(".runs img").count(), 0);
+    assert.match(await page.locator("table.runs").innerText(), /<img src=x onerror=alert\(1\)>/);
+    assert.equal(await page.locator("table.runs img").count(), 0);
   },
 
   async "brushing an axis selects points"(page) {
