@@ -9,6 +9,7 @@ use super::model::{Model, Point};
 use crate::artifact::metrics::nonfinite_name;
 use crate::error::{Error, Result};
 use crate::filter::{Cell, Column, Filter, Names};
+use crate::id::PointName;
 
 /// Names of columns that every point has, besides `stage`. A condition may use them, unless an axis has the name.
 const OF_EVERY_POINT: [&str; 3] = ["kind", "pipeline", "status"];
@@ -32,8 +33,13 @@ impl Columns {
         let mut metrics: BTreeSet<&String> = BTreeSet::new();
         let mut parameters: BTreeMap<&str, OfStages<'_>> = BTreeMap::new();
         for (_, point) in model.shown() {
-            for axis in point.axes.keys().filter(|axis| !axes.contains(axis)).cloned().collect::<Vec<_>>() {
-                axes.push(axis);
+            // As they are declared: in the order of the point's name.
+            let coordinates =
+                PointName::parse(&point.name).coordinates.into_iter().flat_map(PointName::split_coordinates);
+            for (axis, _) in coordinates.filter_map(PointName::split_coordinate) {
+                if !axes.iter().any(|known| known == axis) {
+                    axes.push(axis.to_owned());
+                }
             }
             metrics.extend(point.metrics());
             let stage = (&*point.pipeline, point.stage.as_str());
