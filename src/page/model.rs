@@ -61,6 +61,9 @@ pub(super) struct Training {
     pub(super) seconds_per_sample: Option<f64>,
 }
 
+/// Bytes of the records of runs that are read, the newest ones first. A record of 40,000 points has about 10 MB.
+const MOST_BYTES: u64 = 128 << 20;
+
 /// What has changed since the last look.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -216,7 +219,13 @@ impl Model {
         self.runs.retain(|id, run| run.is_remote || ids.contains(id.as_str()));
         self.changes.has_runs |= before != self.runs.len();
         let is_new = |file: &&RunFile| self.runs.get(&file.id).is_none_or(|run| run.stamp != file.stamp);
-        files.iter().filter(is_new).cloned().collect()
+        let mut bytes = 0u64;
+        let mut newest: Vec<&RunFile> = files.iter().rev().collect();
+        newest.retain(|file| {
+            bytes = bytes.saturating_add(file.stamp.0);
+            bytes <= MOST_BYTES || self.runs.contains_key(&file.id)
+        });
+        newest.into_iter().rev().filter(is_new).cloned().collect()
     }
 
     /// Adds a run or replaces what is known about it.
@@ -319,7 +328,7 @@ impl Model {
         self.points[number].drop_stored_curves();
     }
 
-    /// A run has ended without a word: its process is gone.
+    /// The process of a run is gone, but the run has not ended: its open points were interrupted.
     pub(super) fn note_killed(&mut self, run: &str) {
         for (number, point) in self.points.iter_mut().enumerate() {
             if let Some(live) = point.live.as_mut().filter(|live| *live.run == *run && live.is_open()) {

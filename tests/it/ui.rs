@@ -168,7 +168,7 @@ fn page_shows_a_run_of_another_process_while_it_runs() {
     let page = Page::start(&project, &[]);
     page.wait("the results", is_done);
     let mut events = page.connect("/api/events").lines();
-    let mut run = project.start(&["run", "p.toml", "-q", "-S", "params.epochs=12"]);
+    let mut run = project.start(&["run", "p.toml", "-q", "-S", "params.epochs=8"]);
     // A message says which points have finished an epoch, and their curves have it.
     let epochs = loop {
         let line = events.next().expect("a line").expect("a message");
@@ -185,11 +185,11 @@ fn page_shows_a_run_of_another_process_while_it_runs() {
     let curves = page.ok("/api/curves?metric=loss&where=stage%3Dnet");
     let series = curves["series"].as_array().expect("series");
     assert!(
-        series.len() == 3 && series.iter().all(|one| one["values"].as_array().expect("values").len() == 12),
+        series.len() == 3 && series.iter().all(|one| one["values"].as_array().expect("values").len() == 8),
         "{curves}"
     );
     let chain = page.ok("/api/chain?pipeline=sweep");
-    assert_eq!((&chain["epochs"], &chain["epochs_saved"]), (&(3 * 12 + 3).into(), &3.into()), "{chain}");
+    assert_eq!((&chain["epochs"], &chain["epochs_saved"]), (&(3 * 8 + 3).into(), &3.into()), "{chain}");
     assert_eq!(page.end(Signal::TERM), 0);
 }
 
@@ -307,8 +307,7 @@ fn page_works_in_a_browser() {
     let page = Page::start(&project, &["p.toml"]);
     page.wait("the results", is_done);
     // The script starts this run, to see it live.
-    let run =
-        project.command(["run", "p.toml", "-q", "-S", "params.epochs=60", "-S", "stages.net.at.\"lr=0.01\".batch=4"]);
+    let run = project.command(["run", "p.toml", "-q", "-S", "params.epochs=20"]);
     let output = Command::new("node")
         .arg(tests.join("page.mjs"))
         .arg(page.url())

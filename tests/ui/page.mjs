@@ -42,6 +42,12 @@ const stories = {
     await page.waitForFunction(() => document.querySelector("#count").textContent === "4 points");
   },
 
+  async "the table scrolls inside its frame"(page) {
+    const [frame, window] = await page.evaluate(() => [document.querySelector(".grid").clientHeight, innerHeight]);
+    assert.ok(frame > 200 && frame < window, `${frame} of ${window}`);
+    assert.ok(await page.evaluate(() => document.documentElement.scrollHeight <= innerHeight));
+  },
+
   async "a column sorts the table"(page) {
     const losses = async () => {
       const labels = await page.locator(".head [role=columnheader]").allInnerTexts();
