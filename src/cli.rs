@@ -16,7 +16,6 @@ mod estimate;
 mod explain;
 mod export;
 mod failed;
-mod filter;
 mod gc;
 mod gpus;
 mod graph;
@@ -24,6 +23,7 @@ mod kinds;
 mod limits;
 mod log;
 mod metrics;
+mod page;
 mod plan;
 mod project;
 mod pull;
@@ -41,9 +41,6 @@ mod verdicts;
 mod verify;
 mod work;
 mod worker;
-
-#[cfg(any(fuzzing, test))]
-pub(crate) use filter::fuzz::check as check_filter;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -75,6 +72,7 @@ const EXAMPLES: &str = "Examples:
   vadpipe run full.toml ad fit-ad           run two stages and their inputs
   vadpipe run full.toml -S params.epochs=8  run with another value
   vadpipe plan full.toml                    show what would run, and why
+  vadpipe ui --open                         watch runs and results in the browser
   vadpipe export full.toml ad --to out      copy results out of the cache
 
 Exit codes:
@@ -113,6 +111,9 @@ enum Command {
     Metrics(metrics::MetricsArgs),
     /// Print the content of cached results
     Show(show::ShowArgs),
+    /// Show runs, results and curves in the browser, live
+    #[command(name = "ui")]
+    Page(page::PageArgs),
     /// Copy results out of the cache as safetensors, JSON and PNG files
     Export(export::ExportArgs),
     /// Run stages again without the cache and compare the bytes
@@ -193,6 +194,7 @@ fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
         Command::Graph(args) => graph::graph(&args, global, ui),
         Command::Metrics(args) => metrics::metrics(&args, global, ui),
         Command::Show(args) => show::show(&args, global, ui),
+        Command::Page(args) => page::page(&args, global, ui),
         Command::Export(args) => export::export(&args, global, ui),
         Command::Verify(args) => verify::verify(&args, global, ui),
         Command::Accept(args) => accept::accept(&args, global, ui),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::key::Key;
 use crate::plan::Reason;
-use crate::status::RunStatus;
+use crate::status::{RunStatus, StageStatus};
 
 pub use self::workers::WorkerCounts;
 
@@ -357,6 +357,20 @@ impl Event {
     pub fn is_one_of_many(&self) -> bool {
         use Event::{StageCached, StageFinished, StageSkipped, StageStarted};
         matches!(self, StageCached { .. } | StageStarted { .. } | StageFinished { .. } | StageSkipped { .. })
+    }
+
+    /// The stage that it is about and the status of that stage after it, if it is about one.
+    pub fn stage_status(&self) -> Option<(&str, StageStatus)> {
+        Some(match self {
+            Self::StageStarted { stage, .. } => (stage, StageStatus::Running),
+            Self::StageFinished { stage, .. } => (stage, StageStatus::Executed),
+            Self::StageCached { stage, .. } => (stage, StageStatus::Cached),
+            Self::StageFailed { stage, .. } => (stage, StageStatus::Failed),
+            Self::StageInterrupted { stage, .. } => (stage, StageStatus::Interrupted),
+            Self::StageSkipped { stage, .. } => (stage, StageStatus::Skipped),
+            Self::StagePruned { stage, .. } => (stage, StageStatus::Pruned),
+            _ => return None,
+        })
     }
 }
 

@@ -3,6 +3,8 @@
 //! Only regular files are read, and only up to a limit. Opening a FIFO waits for a writer, and a device such as
 //! `/dev/zero` never ends. So a file is opened without waiting, and its type is checked before it is read.
 
+pub(crate) mod tail;
+
 use std::collections::BTreeSet;
 use std::fs::{File, FileType, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};

@@ -10,7 +10,7 @@ mod pipeline;
 #[cfg(test)]
 mod tests;
 
-use crate::cli;
+use crate::filter::fuzz as filter;
 use crate::store::fuzz as store;
 
 /// Runs a closure and returns the most bytes that it had allocated at any one time.
@@ -21,7 +21,7 @@ type Check = fn(&[u8], Peak);
 
 /// Every target by its name, which is also the name of its corpus folder.
 const TARGETS: [(&str, Check); 9] = [
-    ("filter", |bytes, _| cli::check_filter(bytes)),
+    ("filter", |bytes, _| filter::check(bytes)),
     ("format", |bytes, _| store::format(bytes)),
     ("idx", data::idx),
     ("journal", |bytes, _| store::journal(bytes)),

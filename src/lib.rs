@@ -20,6 +20,7 @@ pub mod file;
 pub mod system;
 pub mod diagnostic;
 pub mod value;
+pub mod filter;
 pub mod key;
 pub mod artifact;
 pub mod rng;
@@ -35,6 +36,7 @@ pub mod graph;
 pub mod plan;
 pub mod event;
 pub mod exec;
+pub mod page;
 pub mod cli;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]

@@ -42,6 +42,7 @@ mod tests;
 
 pub use comparison::{Change, Comparison, Curve, Figure, Pair, Picture, comparison};
 pub use overlay::overlay;
+pub(crate) use picture::{is_picture, media_type};
 pub use request::{Reference, Spec};
 pub use run::{RunOverlay, StageOverlay};
 pub use sections::names;
@@ -63,6 +64,11 @@ const FONT: &[u8] = include_bytes!("report/font/source-sans-3.woff2");
 /// Everything is inline; nothing may be fetched.
 const POLICY: &str =
     "default-src 'none'; img-src data:; font-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
+
+/// The colours of a report, light and dark, as custom properties: the beginning of its style.
+pub(crate) fn palette() -> &'static str {
+    STYLE.split("\n* {").next().unwrap_or_default()
+}
 
 /// A page up to its heading.
 fn opening(title: &str) -> Html {

@@ -69,6 +69,9 @@ mod states;
 mod clones;
 mod state_files;
 mod verdicts;
+// A reader that takes no lock.
+mod followed;
+mod reader;
 // Maintenance of the whole cache.
 
 mod roots;
@@ -97,6 +100,7 @@ pub use lease::{Lease, LeaseOutcome};
 pub use look::{Look, LookError};
 pub use options::{Cancelled, Options, Waiting};
 pub use pack_writer::NotReceived;
+pub use reader::{CacheReader, Refreshed, RunFile};
 pub use record::{
     Accepted, Commit, Provenance, RUN_FORMAT, ResultRecord, RunLabel, RunRecord, StageRun, StateRecord, TrainingRate,
 };

@@ -4,7 +4,6 @@ mod files;
 mod filters;
 mod follow;
 mod newest;
-mod tail;
 
 use std::collections::BTreeMap;
 use std::path::Path;

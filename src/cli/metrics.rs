@@ -10,14 +10,14 @@ use serde::Serializer as _;
 use serde::ser::SerializeMap as _;
 
 use self::groups::{Group, Grouping};
-use self::row::{Coordinate, Row};
+use self::row::Row;
 use super::args::{Global, PipelineArgs};
-use super::filter::{Cell, Column, Filter, Names};
 use super::project::Project;
 use super::results::{self, EarlierArgs, PointResult, Results};
 use super::ui::{Ui, table};
 use crate::artifact::metrics::nonfinite_name;
 use crate::error::{Error, Result};
+use crate::filter::{Cell, Column, Coordinate, Filter, Names, sort};
 use crate::id::PointName;
 use crate::plan::Cause;
 use crate::spec::{Point, StageSpec};
@@ -228,23 +228,6 @@ fn axes(project: &Project, rows: &[Row]) -> Vec<String> {
         }
     }
     axes
-}
-
-/// Sorts rows by a column. Equal rows stay in plan order.
-fn sort<R>(rows: &mut [R], by: Option<&str>, names: &Names, get: impl Fn(&R, &Column) -> Option<Cell>) -> Result<()> {
-    let Some(by) = by else { return Ok(()) };
-    let (name, down) = match by.strip_prefix('-') {
-        Some(name) => (name, true),
-        None => (by, false),
-    };
-    let column = names.find(name)?;
-    let value = |row: &R| get(row, &column).filter(|cell| !cell.is_nan());
-    rows.sort_by(|a, b| match (value(a), value(b)) {
-        (Some(a), Some(b)) if down => b.order(&a),
-        (Some(a), Some(b)) => a.order(&b),
-        (a, b) => a.is_none().cmp(&b.is_none()),
-    });
-    Ok(())
 }
 
 /// `{"point": {"metric": number}}`, in the order of the rows. A number that is not finite is `null`, and

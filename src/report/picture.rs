@@ -34,8 +34,13 @@ fn format_of(name: &str) -> Option<Format> {
 }
 
 /// Whether a file of this name is a picture.
-pub(super) fn is_picture(name: &str) -> bool {
+pub(crate) fn is_picture(name: &str) -> bool {
     format_of(name).is_some()
+}
+
+/// The media type of a picture of this name.
+pub(crate) fn media_type(name: &str) -> Option<&'static str> {
+    format_of(name).map(Format::media_type)
 }
 
 /// The address of a picture.

@@ -148,6 +148,23 @@ fn check(text: &[u8]) -> String {
 #[derive(Debug)]
 pub(super) struct Altered;
 
+/// The record of a result as its entry holds it; none if the entry can't be read or was altered.
+pub(super) fn parse_result(entry: &[u8]) -> Option<ResultRecord> {
+    parse(entry)
+}
+
+/// As [`parse_result`], for a state.
+pub(super) fn parse_state(entry: &[u8]) -> Option<StateRecord> {
+    parse(entry)
+}
+
+/// The pipeline and the point in the name of the entry of a newest result.
+pub(super) fn parse_newest(name: &[u8]) -> Option<(String, String)> {
+    let name = String::from_utf8_lossy(name.strip_prefix(b"n")?);
+    let (pipeline, point) = name.split_once('\0')?;
+    Some((pipeline.to_owned(), point.to_owned()))
+}
+
 /// The result of a key.
 pub(super) fn result(db: &sled::Db, key: &Key) -> Result<Option<Result<ResultRecord, Altered>>> {
     let Some(entry) = db.get(name(b'r', &[&key.0]))? else { return Ok(None) };

@@ -162,9 +162,7 @@ pub(super) struct Located {
 /// Looks up a blob's pieces; `None` if the database has no list of them.
 pub(super) fn locate(db: &sled::Db, database: &Path, entry: &BlobEntry) -> Result<Option<Located>, ReadError> {
     let Some(list) = db.get(key(b'l', &entry.digest))? else { return Ok(None) };
-    let is_right = |l: &PieceList| l.size == entry.size && tree::root(&l.pieces, l.size) == Some(entry.digest);
-    let list = PieceList::decode(&list, PIECE).filter(is_right);
-    let list = list.ok_or_else(|| Corruption::new("its list of pieces is damaged"))?;
+    let list = right_list(&list, entry)?;
     let mut locations = Vec::with_capacity(list.pieces.len());
     for piece in &list.pieces {
         locations.push(match location(db, piece).map_err(ReadError::Failed)? {
@@ -173,6 +171,25 @@ pub(super) fn locate(db: &sled::Db, database: &Path, entry: &BlobEntry) -> Resul
         });
     }
     Ok(Some(Located { list, locations, folder: pack::folder(database) }))
+}
+
+fn right_list(bytes: &[u8], entry: &BlobEntry) -> Result<PieceList, Corruption> {
+    let is_right = |l: &PieceList| l.size == entry.size && tree::root(&l.pieces, l.size) == Some(entry.digest);
+    let list = PieceList::decode(bytes, PIECE).filter(is_right);
+    list.ok_or_else(|| Corruption::new("its list of pieces is damaged"))
+}
+
+/// As [`locate`], in entries that `get` returns.
+pub(super) fn locate_among<'e>(
+    get: impl Fn(&[u8]) -> Option<&'e [u8]>,
+    database: &Path,
+    entry: &BlobEntry,
+) -> Result<Located, Corruption> {
+    let list = get(&key(b'l', &entry.digest)).ok_or_else(|| Corruption::new("it is missing"))?;
+    let list = right_list(list, entry)?;
+    let location = |piece| get(&key(b'p', piece)).and_then(PackLocation::decode);
+    let locations = list.pieces.iter().map(|piece| location(piece).ok_or_else(|| "is missing".to_owned())).collect();
+    Ok(Located { list, locations, folder: pack::folder(database) })
 }
 
 /// The blobs that share a pack with one of these pieces, and may be damaged too.

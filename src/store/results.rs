@@ -38,14 +38,7 @@ impl Store {
     /// [`StoreError::Damaged`] if it is missing or altered. All results and states that need it are misses from then
     /// on.
     pub fn read_tensor(&self, entry: &TensorEntry) -> Result<Tensor> {
-        let header = Tensor::blob_header(entry.element, &entry.shape).unwrap_or_default();
-        let (head, body) = self.blobs.read(&entry.blob, header.len())?;
-        let tensor = match head.is_empty() {
-            true => Tensor::from_blob(&body).ok(),
-            false if head == header => Tensor::from_bytes(entry.element, entry.shape.as_slice(), body).ok(),
-            false => Tensor::from_blob(&[head, body].concat()).ok(),
-        };
-        let tensor = tensor.filter(|t| t.element() == entry.element && t.shape() == entry.shape);
+        let tensor = tensor_of(entry, self.blobs.read(&entry.blob, header_length(entry))?);
         // The bytes are as stored, but the manifest describes another tensor: the index is wrong.
         tensor.ok_or_else(|| {
             let why = "it is not the tensor that the manifest names".to_owned();
@@ -202,6 +195,23 @@ impl Store {
             o.write_soon(&changes)
         })
     }
+}
+
+/// Bytes of a tensor's blob before its elements.
+pub(super) fn header_length(entry: &TensorEntry) -> usize {
+    Tensor::blob_header(entry.element, &entry.shape).unwrap_or_default().len()
+}
+
+/// The tensor that a manifest names, from its blob. The header was read separately if it is long enough. `None` if it
+/// is another tensor.
+pub(super) fn tensor_of(entry: &TensorEntry, (head, body): (Vec<u8>, Vec<u8>)) -> Option<Tensor> {
+    let header = Tensor::blob_header(entry.element, &entry.shape).unwrap_or_default();
+    let tensor = match head.is_empty() {
+        true => Tensor::from_blob(&body).ok(),
+        false if head == header => Tensor::from_bytes(entry.element, entry.shape.as_slice(), body).ok(),
+        false => Tensor::from_blob(&[head, body].concat()).ok(),
+    };
+    tensor.filter(|t| t.element() == entry.element && t.shape() == entry.shape)
 }
 
 fn tensor_source(tensor: &Tensor) -> Result<Source<'_>> {

@@ -16,7 +16,7 @@ use crate::key::{Digest, Key};
 const CHECK: &str = ",\"check\":\"";
 
 /// Bytes of the longest run record: one of 40,000 stages has about 10 MB.
-const LONGEST: u64 = 1 << 30;
+pub(super) const LONGEST: u64 = 1 << 30;
 
 /// Runs whose record can't be read.
 #[derive(Debug, Default)]
@@ -118,7 +118,8 @@ impl Store {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<RunRecord, String> {
+/// Parses a run record and checks its digest.
+pub(super) fn parse(bytes: &[u8]) -> Result<RunRecord, String> {
     // Records of earlier versions have no check.
     if let Some(body) = bytes.windows(CHECK.len()).rposition(|w| w == CHECK.as_bytes()) {
         let check = bytes.get(body + CHECK.len()..).and_then(|rest| rest.strip_suffix(b"\"}"));

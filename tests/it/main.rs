@@ -49,6 +49,7 @@ mod slurm;
 mod sweeps;
 mod terminal;
 mod training;
+mod ui;
 mod verdicts;
 mod verifying;
 mod waiting;

@@ -24,20 +24,6 @@ pub(in crate::cli) fn events(store: &Store, run: &RunRecord, kind: &str) -> Vec<
     events.lines().filter(|line| line.contains(kind)).filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// The status of a stage after an event, if the event is about one.
-pub(super) fn stage_status(event: &Event) -> Option<(&str, StageStatus)> {
-    Some(match event {
-        Event::StageStarted { stage, .. } => (stage, StageStatus::Running),
-        Event::StageFinished { stage, .. } => (stage, StageStatus::Executed),
-        Event::StageCached { stage, .. } => (stage, StageStatus::Cached),
-        Event::StageFailed { stage, .. } => (stage, StageStatus::Failed),
-        Event::StageInterrupted { stage, .. } => (stage, StageStatus::Interrupted),
-        Event::StageSkipped { stage, .. } => (stage, StageStatus::Skipped),
-        Event::StagePruned { stage, .. } => (stage, StageStatus::Pruned),
-        _ => return None,
-    })
-}
-
 /// The stages of a run. The record of a run that is going on or was killed does not say how they ended, but events do.
 pub(super) fn stages(store: &Store, run: &RunRecord) -> Vec<StageRun> {
     let mut stages = run.stages.clone();
@@ -46,8 +32,10 @@ pub(super) fn stages(store: &Store, run: &RunRecord) -> Vec<StageRun> {
     }
     let events = events(store, run, "\"stage-");
     // The last event of a stage wins.
-    let last: BTreeMap<&str, (StageStatus, &Event)> =
-        events.iter().filter_map(|event| stage_status(event).map(|(stage, status)| (stage, (status, event)))).collect();
+    let last: BTreeMap<&str, (StageStatus, &Event)> = events
+        .iter()
+        .filter_map(|event| event.stage_status().map(|(stage, status)| (stage, (status, event))))
+        .collect();
     for stage in &mut stages {
         let Some((status, event)) = last.get(stage.name.as_str()) else { continue };
         stage.outcome = *status;

@@ -5,13 +5,13 @@ use std::process::exit;
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::files::{events_path, log_path, stage_status};
+use super::files::{events_path, log_path};
 use super::filters::{Filters, word};
-use super::tail::Tail;
 use crate::cli::session::stop_on_signals;
 use crate::cli::ui::{DIM, Ui, paint};
 use crate::error::{Category, Error, Result};
 use crate::event::Event;
+use crate::file::tail::Tail;
 use crate::stage::Cancel;
 use crate::status::{RunStatus, StageStatus};
 use crate::store::{RunRecord, Store};
@@ -136,7 +136,7 @@ impl Follower<'_> {
             match serde_json::from_str(line) {
                 Ok(Event::RunFinished { status, .. }) => finished = Some(status),
                 Ok(event) => {
-                    let Some((stage, status)) = stage_status(&event) else { continue };
+                    let Some((stage, status)) = event.stage_status() else { continue };
                     self.set_status(stage, status, past)?;
                 }
                 Err(_) => {}

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use super::files::{cached_result, log_path, stages};
 use super::filters::{Filters, word};
 use super::follow::{check_text, failure, follow, print_new};
-use super::tail::Tail;
 use crate::cli::args::Global;
 use crate::cli::project::{open_cache, read_pipeline};
 use crate::cli::ui::{DIM, Ui, paint};
 use crate::diagnostic::nearest;
 use crate::error::{Error, Result};
+use crate::file::tail::Tail;
 use crate::status::StageStatus;
 use crate::store::{RunRecord, StageRun, Store};
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::row::{Coordinate, Row};
-use crate::cli::filter::{Cell, Column, Names};
+use super::row::Row;
 use crate::cli::ui::figure;
 use crate::error::{Error, Result};
+use crate::filter::{Cell, Column, Coordinate, Names};
 use crate::report::Summary;
 
 /// The axes that the points of a group have in common.

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::cli::filter::{Cell, Column};
 use crate::cli::ui::{figure, shorten};
-use crate::id::PointName;
+use crate::filter::{Cell, Column, Coordinate};
 use crate::plan::Cause;
-use crate::value::Value;
 
 /// A point with its values.
 pub(super) struct Row {
@@ -18,30 +16,6 @@ pub(super) struct Row {
     pub(super) facts: BTreeMap<String, f64>,
     /// Set if it is pruned, with the reason if that is known. Then it has no metrics.
     pub(super) pruned: Option<Option<Cause>>,
-}
-
-/// The value of an axis.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Coordinate {
-    /// The value, to compare.
-    pub(super) cell: Cell,
-    /// As in the name of the point.
-    pub(super) text: String,
-}
-
-impl Coordinate {
-    /// The coordinates of a point with this name. `values` are their values in the same order, if the point is in the
-    /// pipeline. Else a value that reads as a number is one.
-    pub(super) fn all(name: &str, values: Option<&[(String, Value)]>) -> BTreeMap<String, Self> {
-        let texts = PointName::parse(name).coordinates.into_iter().flat_map(PointName::split_coordinates);
-        let texts = texts.filter_map(PointName::split_coordinate).enumerate();
-        let one = |(at, (axis, text)): (usize, (&str, &str))| {
-            let typed = values.and_then(|values| values.get(at)).map(|(_, value)| Cell::of(value));
-            let read = || text.parse().map_or_else(|_| Cell::Text(text.to_owned()), Cell::Number);
-            (axis.to_owned(), Self { cell: typed.unwrap_or_else(read), text: text.to_owned() })
-        };
-        texts.map(one).collect()
-    }
 }
 
 impl Row {

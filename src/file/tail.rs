@@ -17,7 +17,7 @@ const LONGEST_BAR: usize = 64 << 10;
 const BAR_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A file that grows. It may not exist yet.
-pub(super) struct Tail {
+pub(crate) struct Tail {
     path: PathBuf,
     file: Option<File>,
     /// The beginning of a line that is not complete.
@@ -30,12 +30,12 @@ pub(super) struct Tail {
 
 impl Tail {
     /// A log, which people read. A progress bar draws itself again after each carriage return.
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self { path, file: None, rest: Vec::new(), bar: None, is_log: true }
     }
 
     /// A file with a document in each line, of any length.
-    pub(super) fn of_documents(path: PathBuf) -> Self {
+    pub(crate) fn of_documents(path: PathBuf) -> Self {
         Self { is_log: false, ..Self::new(path) }
     }
 
@@ -45,7 +45,7 @@ impl Tail {
     ///
     /// # Errors
     /// If the file can't be read.
-    pub(super) fn read(&mut self, complete: bool, mut f: impl FnMut(&[String])) -> Result<()> {
+    pub(crate) fn read(&mut self, complete: bool, mut f: impl FnMut(&[String])) -> Result<()> {
         loop {
             let read = self.fill()?;
             let is_end = read < MOST;

@@ -10,62 +10,18 @@
 //! `metric.NAME`. Numbers are compared as numbers, so `lr=1e-3` finds `0.001`. Other values are compared as strings,
 //! which are only equal or unequal. A point without the value meets no condition on it.
 
+mod cell;
+mod coordinate;
 #[cfg(any(fuzzing, test))]
-pub(super) mod fuzz;
+pub(crate) mod fuzz;
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::fmt;
 
+pub(crate) use self::cell::Cell;
+pub(crate) use self::coordinate::Coordinate;
 use crate::diagnostic::nearest;
 use crate::error::{Error, Result};
-use crate::value::Value;
-
-/// A value of a point: of an axis, or a metric.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Cell {
-    /// A number.
-    Number(f64),
-    /// A string.
-    Text(String),
-}
-
-impl Cell {
-    /// The value of an axis.
-    pub(super) fn of(value: &Value) -> Self {
-        match value {
-            Value::Int(v) => Self::Number(*v as f64),
-            Value::Float(v) => Self::Number(*v),
-            Value::Text(v) => Self::Text(v.clone()),
-            other => Self::Text(other.to_string()),
-        }
-    }
-
-    /// Whether it is NaN, which is neither less nor greater than a number.
-    pub(super) fn is_nan(&self) -> bool {
-        matches!(self, Self::Number(v) if v.is_nan())
-    }
-
-    /// Numbers come before strings; each type has its own order.
-    pub(super) fn order(&self, other: &Self) -> Ordering {
-        match (self, other) {
-            (Self::Number(a), Self::Number(b)) => a.total_cmp(b),
-            (Self::Text(a), Self::Text(b)) => a.cmp(b),
-            (Self::Number(_), Self::Text(_)) => Ordering::Less,
-            (Self::Text(_), Self::Number(_)) => Ordering::Greater,
-        }
-    }
-}
-
-impl fmt::Display for Cell {
-    /// A number has the shortest digits that parse to the same number.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Number(v) => write!(f, "{v}"),
-            Self::Text(v) => f.write_str(v),
-        }
-    }
-}
 
 /// How two values are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,14 +68,14 @@ struct Condition {
 
 /// Conditions that must all hold.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Filter(Vec<Condition>);
+pub(crate) struct Filter(Vec<Condition>);
 
 impl Filter {
     /// Parses conditions, which must all hold.
     ///
     /// # Errors
     /// If a condition is not valid.
-    pub(super) fn parse(texts: &[String]) -> Result<Self> {
+    pub(crate) fn parse(texts: &[String]) -> Result<Self> {
         let conditions = texts.iter().flat_map(|text| text.split("&&")).map(condition);
         conditions.collect::<Result<_>>().map(Self)
     }
@@ -128,7 +84,7 @@ impl Filter {
     ///
     /// # Errors
     /// If a name is unknown or ambiguous, or if `<` or `>` is used with strings.
-    pub(super) fn retain<R>(
+    pub(crate) fn retain<R>(
         &self,
         rows: &mut Vec<R>,
         names: &Names,
@@ -146,7 +102,7 @@ impl Filter {
 
 /// The column that a name refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Column {
+pub(crate) enum Column {
     /// The stage.
     Stage,
     /// An axis.
@@ -156,11 +112,11 @@ pub(super) enum Column {
 }
 
 /// All names: `stage`, axes and metrics. A metric and an axis may have the same name.
-pub(super) struct Names {
+pub(crate) struct Names {
     /// In the order of declaration.
-    pub(super) axes: Vec<String>,
+    pub(crate) axes: Vec<String>,
     /// The metrics of cached results.
-    pub(super) metrics: BTreeSet<String>,
+    pub(crate) metrics: BTreeSet<String>,
 }
 
 const STAGE: &str = "stage";
@@ -169,13 +125,13 @@ const OF_METRIC: &str = "metric.";
 
 impl Names {
     /// All columns except `stage`: the axes, then the metrics.
-    pub(super) fn columns(&self) -> Vec<Column> {
+    pub(crate) fn columns(&self) -> Vec<Column> {
         let axes = self.axes.iter().cloned().map(Column::Axis);
         axes.chain(self.metrics.iter().cloned().map(Column::Metric)).collect()
     }
 
     /// The unique name of a column. An axis or a metric gets its prefix only if its name is already used.
-    pub(super) fn label(&self, column: &Column) -> String {
+    pub(crate) fn label(&self, column: &Column) -> String {
         let taken = |name: &str| name == STAGE || name.starts_with(OF_AXIS) || name.starts_with(OF_METRIC);
         match column {
             Column::Stage => STAGE.to_owned(),
@@ -189,7 +145,7 @@ impl Names {
     ///
     /// # Errors
     /// If the name is unknown, with the nearest known name; or if it is both an axis and a metric.
-    pub(super) fn find(&self, name: &str) -> Result<Column> {
+    pub(crate) fn find(&self, name: &str) -> Result<Column> {
         let axis = |name: &str| self.axes.iter().any(|a| a == name).then(|| Column::Axis(name.to_owned()));
         let metric = |name: &str| self.metrics.contains(name).then(|| Column::Metric(name.to_owned()));
         if name == STAGE {
@@ -286,6 +242,29 @@ fn condition(text: &str) -> Result<Condition> {
         return Err(wrong(&format!("`<` and `>` need numbers, and `{value}` is a string")));
     }
     Ok(condition)
+}
+
+/// Sorts rows by a column; a leading `-` sorts in descending order. Equal rows stay in their order. Rows without a
+/// value or with NaN come last.
+pub(crate) fn sort<R>(
+    rows: &mut [R],
+    by: Option<&str>,
+    names: &Names,
+    get: impl Fn(&R, &Column) -> Option<Cell>,
+) -> Result<()> {
+    let Some(by) = by else { return Ok(()) };
+    let (name, down) = match by.strip_prefix('-') {
+        Some(name) => (name, true),
+        None => (by, false),
+    };
+    let column = names.find(name)?;
+    let value = |row: &R| get(row, &column).filter(|cell| !cell.is_nan());
+    rows.sort_by(|a, b| match (value(a), value(b)) {
+        (Some(a), Some(b)) if down => b.order(&a),
+        (Some(a), Some(b)) => a.order(&b),
+        (a, b) => a.is_none().cmp(&b.is_none()),
+    });
+    Ok(())
 }
 
 #[cfg(test)]

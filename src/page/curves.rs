@@ -1,0 +1,279 @@
+//! The curves of trainings: those of stored results from their tensors, those of running trainings from the events.
+//!
+//! A page can't draw millions of points. If trainings have more epochs than asked for, each bucket of epochs is drawn
+//! as its least and its greatest value, in the order in which they come, so that no spike is lost. All curves of an
+//! answer have the same buckets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
+
+use super::live::LiveCurve;
+use super::model::{Model, Point};
+use crate::artifact::{ElementType, NOT_LOGGED, TensorEntry};
+use crate::key::Digest;
+use crate::store::StoreError;
+
+const PREFIX: &str = "history.";
+/// Curves that are kept in memory, each with a few kilobytes.
+const MOST_KEPT: usize = 6_000;
+/// Curves in one answer.
+const MOST_SERIES: usize = 5_000;
+
+/// Decimated curves by their tensor and the epochs in a bucket.
+#[derive(Default)]
+pub(super) struct CurveCache(BTreeMap<(Digest, u64), Arc<Vec<f32>>>);
+
+/// What a page asks for.
+pub(super) struct CurvesQuery {
+    /// The metric.
+    pub(super) metric: String,
+    /// The numbers of the points.
+    pub(super) points: Vec<usize>,
+    /// The most values of a curve.
+    pub(super) most: usize,
+}
+
+/// Where the values of a curve are.
+enum Source<'a> {
+    Stored(&'a TensorEntry),
+    Live(&'a LiveCurve),
+}
+
+impl Point {
+    /// The names of the metrics that have a curve.
+    fn curve_names<'a>(&'a self, tensors: &'a BTreeMap<String, TensorEntry>) -> BTreeSet<&'a str> {
+        let stored = tensors.iter().filter(|(_, t)| is_curve(t)).filter_map(|(name, _)| name.strip_prefix(PREFIX));
+        let live = self.current().into_iter().flat_map(|live| live.curves.keys().map(String::as_str));
+        stored.chain(live).collect()
+    }
+}
+
+fn is_curve(entry: &TensorEntry) -> bool {
+    entry.shape.len() == 1 && matches!(entry.element, ElementType::F32 | ElementType::F64)
+}
+
+/// The metrics of which any of these points has a curve, with the number of points.
+pub(super) fn metrics(model: &Model, points: &[usize]) -> Value {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let none = BTreeMap::new();
+    for point in points.iter().filter_map(|number| model.points.get(*number)) {
+        let record = point.result.as_ref().filter(|_| point.is_done()).and_then(|r| model.reader.result(&r.key));
+        let tensors = record.as_ref().map_or(&none, |record| &record.manifest.tensors);
+        for name in point.curve_names(tensors) {
+            *counts.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+    json!(counts)
+}
+
+/// The curves of a metric as JSON.
+///
+/// # Errors
+/// If the cache can't be read. A damaged curve is left out.
+pub(super) fn curves(cache: &Mutex<CurveCache>, model: &Model, query: &CurvesQuery) -> Result<Vec<u8>, StoreError> {
+    let name = format!("{PREFIX}{}", query.metric);
+    let wanted = query.points.iter().take(MOST_SERIES).filter_map(|n| Some((*n, model.points.get(*n)?)));
+    let records: Vec<_> = wanted
+        .map(|(number, point)| {
+            let result = point.result.as_ref().filter(|_| point.is_done());
+            (number, point, result.and_then(|result| model.reader.result(&result.key)))
+        })
+        .collect();
+    let mut sources: Vec<(usize, &Point, Source<'_>)> = Vec::new();
+    for (number, point, record) in &records {
+        let stored = record.as_ref().and_then(|record| record.manifest.tensors.get(&name)).filter(|t| is_curve(t));
+        let live = || point.current().and_then(|live| live.curves.get(&query.metric)).map(Source::Live);
+        sources.extend(stored.map(Source::Stored).or_else(live).map(|source| (*number, *point, source)));
+    }
+    let epochs = |source: &Source<'_>| match source {
+        Source::Stored(entry) => entry.shape[0] as u64,
+        Source::Live(curve) => curve.first.saturating_sub(1) + curve.values.len() as u64,
+    };
+    let longest = sources.iter().map(|(_, _, source)| epochs(source)).max().unwrap_or(0);
+    let bucket = bucket(longest, query.most);
+    let mut series = Vec::with_capacity(sources.len());
+    for (number, point, source) in &sources {
+        let values = match source {
+            Source::Live(curve) => Arc::new(decimate(curve.first, &curve.values, bucket)),
+            Source::Stored(entry) => match stored(cache, model, entry, bucket) {
+                Err(StoreError::Damaged { .. }) => continue,
+                values => values?,
+            },
+        };
+        let (seconds_per_epoch, samples_per_epoch) = pace(model, point);
+        let values = Values(values);
+        series.push(Series { id: *number, epochs: epochs(source), seconds_per_epoch, samples_per_epoch, values });
+    }
+    let places = longest.div_ceil(bucket) * if bucket == 1 { 1 } else { 2 };
+    let answer = Curves { metric: &query.metric, bucket, places, epochs: longest, series };
+    // Only a map whose keys aren't strings can fail, and there is none.
+    Ok(serde_json::to_vec(&answer).unwrap_or_default())
+}
+
+/// The curves of a metric.
+#[derive(Serialize)]
+struct Curves<'a> {
+    metric: &'a str,
+    /// Epochs in a bucket.
+    bucket: u64,
+    /// Values of the longest curve.
+    places: u64,
+    /// Epochs of the longest curve.
+    epochs: u64,
+    series: Vec<Series>,
+}
+
+#[derive(Serialize)]
+struct Series {
+    /// The number of the point.
+    id: usize,
+    epochs: u64,
+    seconds_per_epoch: Option<f64>,
+    samples_per_epoch: Option<f64>,
+    values: Values,
+}
+
+/// Values as a page draws them: with five digits, and null where there is none.
+struct Values(Arc<Vec<f32>>);
+
+impl Serialize for Values {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.0.iter().map(|value| value.is_finite().then(|| five_digits(*value))))
+    }
+}
+
+/// The value, rounded to five digits.
+fn five_digits(value: f32) -> f64 {
+    let value = f64::from(value);
+    if value == 0.0 {
+        return 0.0;
+    }
+    let digits = 4 - value.abs().log10().floor() as i32;
+    match digits {
+        // Dividing by a power of ten gives the nearest number with these digits.
+        0..=22 => (value * 10f64.powi(digits)).round() / 10f64.powi(digits),
+        _ => value,
+    }
+}
+
+/// The mean seconds and samples of an epoch of a training.
+fn pace(model: &Model, point: &Point) -> (Option<f64>, Option<f64>) {
+    match known_pace(model, point) {
+        Some((seconds, samples)) => (Some(seconds), samples),
+        None => (None, None),
+    }
+}
+
+fn known_pace(model: &Model, point: &Point) -> Option<(f64, Option<f64>)> {
+    let result = point.result.as_ref()?;
+    let training = model.trainings.get(&(result.run.clone(), point.name.clone()))?;
+    let epochs = result.epochs?.checked_sub(training.resumed_at).filter(|epochs| *epochs > 0)? as f64;
+    let seconds = training.seconds / epochs;
+    Some((seconds, training.seconds_per_sample.map(|per_sample| (seconds / per_sample).round())))
+}
+
+/// The epochs in a bucket, so that a curve has at most this many values.
+fn bucket(epochs: u64, most: usize) -> u64 {
+    let most = most.clamp(2, 100_000) as u64;
+    if epochs <= most { 1 } else { epochs.div_ceil(most / 2) }
+}
+
+/// The values of a curve that begins at the epoch `first`: one for each epoch, or two for each bucket.
+fn decimate(first: u64, values: &[f32], bucket: u64) -> Vec<f32> {
+    let missing = usize::try_from(first.saturating_sub(1)).unwrap_or(usize::MAX).min(1 << 24);
+    let padded = std::iter::repeat_n(f32::NAN, missing).chain(values.iter().copied());
+    if bucket <= 1 {
+        return padded.collect();
+    }
+    let all: Vec<f32> = padded.collect();
+    let size = usize::try_from(bucket).unwrap_or(usize::MAX);
+    all.chunks(size).flat_map(ends).collect()
+}
+
+/// The least and the greatest value, in their order. NaN if there is none.
+fn ends(values: &[f32]) -> [f32; 2] {
+    let finite = || values.iter().copied().enumerate().filter(|(_, value)| value.is_finite());
+    let low = finite().min_by(|(_, a), (_, b)| a.total_cmp(b));
+    let high = finite().max_by(|(_, a), (_, b)| a.total_cmp(b));
+    match (low, high) {
+        (Some((i, low)), Some((j, high))) if i <= j => [low, high],
+        (Some((_, low)), Some((_, high))) => [high, low],
+        _ => [f32::NAN; 2],
+    }
+}
+
+/// A decimated stored curve.
+fn stored(
+    cache: &Mutex<CurveCache>,
+    model: &Model,
+    entry: &TensorEntry,
+    bucket: u64,
+) -> Result<Arc<Vec<f32>>, StoreError> {
+    let name = (entry.blob.digest, bucket);
+    let cache = || cache.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = cache().0.get(&name) {
+        return Ok(Arc::clone(known));
+    }
+    let values = Arc::new(decimate(1, &read(model, entry)?, bucket));
+    let mut cache = cache();
+    if cache.0.len() >= MOST_KEPT {
+        cache.0.clear();
+    }
+    cache.0.insert(name, Arc::clone(&values));
+    Ok(values)
+}
+
+fn read(model: &Model, entry: &TensorEntry) -> Result<Vec<f32>, StoreError> {
+    let tensor = model.reader.read_tensor(entry)?;
+    let values = match tensor.element() {
+        ElementType::F32 => tensor.to_vec::<f32>(),
+        _ => tensor.to_vec::<f64>().map(|values| values.into_iter().map(shown).collect()),
+    };
+    // The type is that of the entry, which was checked.
+    Ok(values.unwrap_or_default())
+}
+
+fn shown(value: f64) -> f32 {
+    if value.to_bits() == NOT_LOGGED { f32::NAN } else { value as f32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decimation_keeps_every_spike_and_the_order_of_the_ends() {
+        let mut values = vec![1.0f32; 1000];
+        (values[417], values[733]) = (9.0, -3.0);
+        let bucket = bucket(1000, 100);
+        let drawn = decimate(1, &values, bucket);
+        assert_eq!((bucket, drawn.len()), (20, 100));
+        assert!(drawn.contains(&9.0) && drawn.contains(&-3.0));
+        assert_eq!(decimate(1, &[3.0, 1.0, 2.0, 5.0], 2), [3.0, 1.0, 2.0, 5.0]);
+    }
+
+    #[test]
+    fn short_curve_is_whole_and_a_resumed_one_begins_where_it_was_resumed() {
+        assert_eq!(bucket(400, 400), 1);
+        let drawn = decimate(3, &[0.5, 0.25], 1);
+        assert!(drawn[..2].iter().all(|value| value.is_nan()));
+        assert_eq!(drawn[2..], [0.5, 0.25]);
+    }
+
+    #[test]
+    fn values_are_sent_with_five_digits() {
+        let values = [0.123_456_79, -98_765.43, 1.0, 0.0, 2.5e-7, f32::NAN];
+        let text = serde_json::to_string(&Values(Arc::new(values.to_vec()))).unwrap();
+        assert_eq!(text, "[0.12346,-98765.0,1.0,0.0,2.5e-7,null]");
+    }
+
+    #[test]
+    fn bucket_without_a_value_is_a_gap() {
+        let drawn = decimate(1, &[f32::NAN, f32::NAN, 1.0, f32::INFINITY], 2);
+        assert!(drawn[0].is_nan() && drawn[1].is_nan());
+        assert_eq!(drawn[2..], [1.0, 1.0]);
+    }
+}

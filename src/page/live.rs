@@ -1,0 +1,182 @@
+//! The state of a run's points, as the events of the run tell it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use crate::event::Event;
+use crate::key::Key;
+use crate::plan::Cause;
+use crate::status::StageStatus;
+use crate::store::StageRun;
+
+/// A point in the newest run that knows it.
+#[derive(Clone, Debug)]
+pub(super) struct PointRun {
+    /// The id of the run.
+    pub(super) run: Arc<str>,
+    pub(super) status: StageStatus,
+    pub(super) kind: String,
+    /// Its key, once known.
+    pub(super) key: Option<Key>,
+    /// The process that it waits for.
+    pub(super) waits_for: Option<String>,
+    /// Why it runs, failed, was skipped or was pruned.
+    pub(super) why: Option<String>,
+    /// The worker that runs it.
+    pub(super) worker: Option<String>,
+    /// Finished epochs and all epochs, of a training.
+    pub(super) epochs: Option<(u64, u64)>,
+    /// The epoch at which the run resumed the training.
+    pub(super) resumed_at: Option<u64>,
+    /// The rungs that it reached.
+    pub(super) rungs: Vec<u64>,
+    /// The values of the last epoch.
+    pub(super) figures: BTreeMap<String, f64>,
+    /// The values of all epochs, by name.
+    pub(super) curves: BTreeMap<String, LiveCurve>,
+    /// Whether its result may be in a shared store only.
+    pub(super) is_remote: bool,
+    /// When this program saw it start, in Unix milliseconds.
+    pub(super) seen_at: Option<i64>,
+    pub(super) seconds: Option<f64>,
+}
+
+/// The values of a metric in the epochs of a run.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LiveCurve {
+    /// The first epoch.
+    pub(super) first: u64,
+    /// A value for each epoch from there on. NaN where there is none.
+    pub(super) values: Vec<f32>,
+}
+
+impl LiveCurve {
+    fn set(&mut self, epoch: u64, value: f64) {
+        /// More epochs without a value than any run skips.
+        const LONGEST_GAP: usize = 1 << 20;
+        if self.values.is_empty() {
+            self.first = epoch;
+        }
+        let Some(at) = epoch.checked_sub(self.first).and_then(|at| usize::try_from(at).ok()) else { return };
+        if at >= self.values.len() + LONGEST_GAP {
+            return;
+        }
+        if at >= self.values.len() {
+            self.values.resize(at + 1, f32::NAN);
+        }
+        self.values[at] = value as f32;
+    }
+}
+
+/// An event of an epoch, of which there are most.
+#[derive(Deserialize)]
+pub(super) struct EpochLine {
+    pub(super) stage: String,
+    epoch: u64,
+    epochs: u64,
+    figures: BTreeMap<String, f64>,
+}
+
+/// How the line of such an event begins.
+const EPOCH: &str = "{\"event\":\"epoch\"";
+
+impl EpochLine {
+    /// The event in this line, if it is one of an epoch.
+    pub(super) fn parse(line: &str) -> Option<Self> {
+        line.starts_with(EPOCH).then(|| serde_json::from_str(line).ok())?
+    }
+}
+
+impl PointRun {
+    /// A point of a run, as the record of the run tells it.
+    pub(super) fn new(run: &Arc<str>, stage: &StageRun) -> Self {
+        Self {
+            run: Arc::clone(run),
+            status: stage.outcome,
+            kind: stage.kind.clone(),
+            key: stage.key,
+            waits_for: None,
+            why: None,
+            worker: stage.worker.clone(),
+            epochs: None,
+            resumed_at: stage.resumed_at,
+            rungs: Vec::new(),
+            figures: BTreeMap::new(),
+            curves: BTreeMap::new(),
+            is_remote: false,
+            seen_at: None,
+            seconds: (stage.seconds > 0.0).then_some(stage.seconds),
+        }
+    }
+
+    /// Adds an epoch.
+    pub(super) fn add_epoch(&mut self, line: EpochLine) {
+        self.epochs = Some((line.epoch, line.epochs));
+        for (name, value) in &line.figures {
+            self.curves.entry(name.clone()).or_default().set(line.epoch, *value);
+        }
+        self.figures = line.figures;
+    }
+
+    /// Applies an event that is about this point. `now` is the time in Unix milliseconds.
+    pub(super) fn apply(&mut self, event: Event, now: i64) {
+        if let Some((_, status)) = event.stage_status() {
+            self.status = status;
+            self.waits_for = None;
+        }
+        match event {
+            Event::StageStarted { kind, key, reason, worker, .. } => {
+                (self.kind, self.key, self.worker) = (kind, Some(key), worker);
+                self.why = reason.map(|reason| reason.text);
+                self.seen_at = Some(now);
+            }
+            Event::StageWaiting { holder, .. } => self.waits_for = Some(holder),
+            Event::StageCached { key, .. } => self.key = Some(key),
+            Event::Resumed { epoch, epochs, .. } => {
+                self.epochs = Some((epoch, epochs));
+                // After a rung, the run goes on with what it trained itself.
+                if !self.rungs.contains(&epoch) {
+                    self.resumed_at = Some(epoch);
+                }
+            }
+            Event::RungReached { epoch, .. } => self.rungs.push(epoch),
+            Event::StageFinished { key, seconds, metrics, .. } => {
+                (self.key, self.seconds) = (Some(key), Some(seconds));
+                self.figures = metrics;
+            }
+            Event::StageFailed { error, .. } => self.why = Some(error),
+            Event::StageSkipped { because, .. } => self.why = Some(format!("because of {because}")),
+            Event::StagePruned { reason, .. } => {
+                if let Some(Cause::Pruned { epoch, .. }) = reason.causes.first() {
+                    let total = self.epochs.map_or(*epoch, |(_, total)| total);
+                    self.epochs = Some((*epoch, total));
+                }
+                self.why = Some(reason.text);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether it has a result.
+    pub(super) fn has_ended_well(&self) -> bool {
+        matches!(self.status, StageStatus::Cached | StageStatus::Executed)
+    }
+
+    /// Whether the point still has to run, or runs.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.status, StageStatus::Pending | StageStatus::Running)
+    }
+}
+
+/// The point that an event is about, if it is about one.
+pub(super) fn point_of(event: &Event) -> Option<&str> {
+    Some(match event {
+        Event::StageWaiting { stage, .. }
+        | Event::Resumed { stage, .. }
+        | Event::RungReached { stage, .. }
+        | Event::Epoch { stage, .. } => stage,
+        other => other.stage_status()?.0,
+    })
+}

@@ -1,0 +1,423 @@
+//! What the page shows: the points of a cache with their results, and the runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::live::{EpochLine, PointRun, point_of};
+use super::runs::Run;
+use crate::event::Event;
+use crate::filter::{Cell, Coordinate};
+use crate::id::PointName;
+use crate::key::{Digest, Key};
+use crate::spec::Spec;
+use crate::stage::Registry;
+use crate::status::StageStatus;
+use crate::store::{CacheReader, Refreshed, ResultRecord, RunFile, StageRun};
+
+/// A pipeline file that the command line names.
+pub struct Pipeline {
+    /// The file as given.
+    pub file: String,
+    /// Its content.
+    pub spec: Spec,
+}
+
+/// A point: the name of a result in a pipeline.
+pub(super) struct Point {
+    pub(super) pipeline: Arc<str>,
+    pub(super) name: String,
+    pub(super) stage: String,
+    pub(super) axes: BTreeMap<String, Coordinate>,
+    /// Its newest result.
+    pub(super) result: Option<Outcome>,
+    /// What the newest run that knows it did with it.
+    pub(super) live: Option<PointRun>,
+    /// Whether a pipeline file that was given has it.
+    pub(super) is_declared: bool,
+}
+
+/// What the table shows of a result.
+pub(super) struct Outcome {
+    pub(super) key: Key,
+    pub(super) digest: Digest,
+    pub(super) kind: String,
+    pub(super) metrics: BTreeMap<String, f64>,
+    pub(super) parameters: BTreeMap<String, Cell>,
+    /// All epochs of a training.
+    pub(super) epochs: Option<u64>,
+    pub(super) seconds: f64,
+    /// Unix milliseconds.
+    pub(super) finished_at: i64,
+    /// The run that made it.
+    pub(super) run: String,
+}
+
+/// How a point of a run was trained.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Training {
+    /// The epoch at which the run resumed it.
+    pub(super) resumed_at: u64,
+    pub(super) seconds: f64,
+    pub(super) seconds_per_sample: Option<f64>,
+}
+
+/// Bytes of the records of runs that are read, the newest ones first. A record of 40,000 points has about 10 MB.
+const MOST_BYTES: u64 = 128 << 20;
+
+/// What has changed since the last look.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Points whose line in the table changed.
+    pub(super) points: BTreeSet<usize>,
+    /// Points that finished an epoch.
+    pub(super) epochs: BTreeSet<usize>,
+    /// Whether points were added or removed.
+    pub(super) has_other_points: bool,
+    pub(super) has_runs: bool,
+    pub(super) has_states: bool,
+}
+
+impl Changes {
+    /// Whether nothing has changed.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { points, epochs, has_other_points, has_runs, has_states } = self;
+        points.is_empty() && epochs.is_empty() && !has_other_points && !has_runs && !has_states
+    }
+}
+
+/// Everything that the page shows.
+pub(super) struct Model {
+    pub(super) reader: CacheReader,
+    pub(super) pipelines: Vec<Pipeline>,
+    registry: Arc<Registry>,
+    /// Their numbers never change while the server runs.
+    pub(super) points: Vec<Point>,
+    numbers: BTreeMap<(Arc<str>, String), usize>,
+    /// By id, which sorts them by time.
+    pub(super) runs: BTreeMap<String, Run>,
+    /// How trainings ran, by (run, point).
+    pub(super) trainings: BTreeMap<(String, String), Training>,
+    pub(super) changes: Changes,
+    /// Raised by each change.
+    pub(super) version: u64,
+}
+
+impl Model {
+    pub(super) fn new(reader: CacheReader, pipelines: Vec<Pipeline>, registry: Arc<Registry>) -> Self {
+        let (points, numbers, runs, trainings, changes) = Default::default();
+        let mut model = Self { reader, pipelines, registry, points, numbers, runs, trainings, changes, version: 0 };
+        let declared: Vec<(String, String)> = model
+            .pipelines
+            .iter()
+            .flat_map(|p| p.spec.points.iter().map(|point| (p.spec.pipeline.name.clone(), point.name.clone())))
+            .collect();
+        for (pipeline, point) in declared {
+            let number = model.number(&pipeline, &point);
+            model.points[number].is_declared = true;
+        }
+        model
+    }
+
+    /// Whether the page shows a pipeline: those of the files that were given, or else all.
+    pub(super) fn shows(&self, pipeline: &str) -> bool {
+        self.pipelines.is_empty() || self.pipelines.iter().any(|p| p.spec.pipeline.name == pipeline)
+    }
+
+    /// The file of a pipeline, if it was given.
+    pub(super) fn spec(&self, pipeline: &str) -> Option<&Spec> {
+        self.pipelines.iter().map(|p| &p.spec).find(|spec| spec.pipeline.name == pipeline)
+    }
+
+    /// The number of a point, if it is known.
+    pub(super) fn find(&self, pipeline: &str, point: &str) -> Option<usize> {
+        self.numbers.get(&(Arc::from(pipeline), point.to_owned())).copied()
+    }
+
+    /// The number of a point, which is added if it is new.
+    fn number(&mut self, pipeline: &str, name: &str) -> usize {
+        let pipeline: Arc<str> = Arc::from(pipeline);
+        if let Some(number) = self.numbers.get(&(Arc::clone(&pipeline), name.to_owned())) {
+            return *number;
+        }
+        let spec = self.spec(&pipeline);
+        let declared = spec.and_then(|spec| spec.points.iter().find(|point| point.name == name));
+        let axes = Coordinate::all(name, declared.map(|point| point.coordinates.as_slice()));
+        let number = self.points.len();
+        self.numbers.insert((Arc::clone(&pipeline), name.to_owned()), number);
+        self.points.push(Point {
+            pipeline,
+            name: name.to_owned(),
+            stage: PointName::parse(name).stage.to_owned(),
+            axes,
+            result: None,
+            live: None,
+            is_declared: false,
+        });
+        self.changes.has_other_points = true;
+        number
+    }
+
+    /// Applies what has changed in the cache.
+    pub(super) fn refresh(&mut self, refreshed: Refreshed) {
+        let Refreshed { is_replaced, results, mut newest, has_states } = refreshed;
+        self.changes.has_states |= has_states || is_replaced;
+        if is_replaced {
+            newest.extend(self.points.iter().map(|p| (p.pipeline.to_string(), p.name.clone())));
+        }
+        if is_replaced || self.points.is_empty() {
+            newest.extend(self.reader.all_newest().map(|(pipeline, point, _)| (pipeline, point)));
+        }
+        if !results.is_empty() {
+            // A result may have been damaged or removed.
+            let of_key = |p: &&Point| p.result.as_ref().is_some_and(|result| results.contains(&result.key));
+            newest.extend(self.points.iter().filter(of_key).map(|p| (p.pipeline.to_string(), p.name.clone())));
+        }
+        for (pipeline, name) in newest {
+            if !self.shows(&pipeline) {
+                continue;
+            }
+            let record = self.reader.newest(&pipeline, &name).and_then(|key| self.reader.result(&key));
+            let outcome = record.map(|record| self.outcome(&record));
+            let number = self.number(&pipeline, &name);
+            self.changes.has_other_points |= outcome.is_none();
+            self.points[number].result = outcome;
+            self.changes.points.insert(number);
+            self.take_result(number);
+        }
+    }
+
+    fn outcome(&self, record: &ResultRecord) -> Outcome {
+        let kind = &record.manifest.kind;
+        let facts = self.registry.facts(kind);
+        let components = &record.components;
+        let mut parameters: BTreeMap<String, Cell> =
+            components.params.iter().map(|(name, value)| (name.clone(), Cell::of(value))).collect();
+        // Parameters of epochs, if they are the same in all epochs.
+        if let Some([segment]) = components.segments.as_deref() {
+            parameters.extend(segment.params.iter().map(|(name, value)| (name.clone(), Cell::of(value))));
+        }
+        parameters.extend(components.seed.map(|seed| ("seed".to_owned(), Cell::Number(seed as f64))));
+        let epochs = components.segments.as_ref().map(|all| all.iter().map(|segment| segment.epochs).sum());
+        let metrics = record.manifest.metrics.iter().filter(|(name, _)| !facts.contains(&name.as_str()));
+        Outcome {
+            key: record.key,
+            digest: record.digest,
+            kind: kind.clone(),
+            metrics: metrics.map(|(name, value)| (name.clone(), *value)).collect(),
+            parameters,
+            epochs,
+            seconds: record.provenance.seconds,
+            finished_at: record.provenance.finished_at,
+            run: record.provenance.run.clone(),
+        }
+    }
+
+    /// The ids of the records that differ from those that are known. Runs without a record are forgotten.
+    pub(super) fn changed_runs(&mut self, files: &[RunFile]) -> Vec<RunFile> {
+        let ids: BTreeSet<&str> = files.iter().map(|file| file.id.as_str()).collect();
+        let before = self.runs.len();
+        self.runs.retain(|id, run| run.is_remote || ids.contains(id.as_str()));
+        self.changes.has_runs |= before != self.runs.len();
+        let is_new = |file: &&RunFile| self.runs.get(&file.id).is_none_or(|run| run.stamp != file.stamp);
+        let mut bytes = 0u64;
+        let mut newest: Vec<&RunFile> = files.iter().rev().collect();
+        newest.retain(|file| {
+            bytes = bytes.saturating_add(file.stamp.0);
+            bytes <= MOST_BYTES || self.runs.contains_key(&file.id)
+        });
+        newest.into_iter().rev().filter(is_new).cloned().collect()
+    }
+
+    /// Adds a run or replaces what is known about it.
+    pub(super) fn put_run(&mut self, mut run: Run, stages: &[StageRun]) {
+        if !self.shows(&run.pipeline) {
+            return;
+        }
+        run.counts = counts(stages);
+        for stage in stages.iter().filter(|stage| stage.outcome == StageStatus::Executed) {
+            let training = Training {
+                resumed_at: stage.resumed_at.unwrap_or(0),
+                seconds: stage.seconds,
+                seconds_per_sample: stage.rate.map(|rate| rate.seconds_per_sample),
+            };
+            self.trainings.insert((run.id.to_string(), stage.name.clone()), training);
+        }
+        let is_newest = self.newest_run(&run.pipeline).is_none_or(|newest| *newest.id <= *run.id);
+        if is_newest || run.is_running || self.runs.contains_key(&*run.id) {
+            for stage in stages {
+                self.put_point(&run, stage);
+            }
+        }
+        if let Some(known) = self.runs.get_mut(&*run.id) {
+            run.events = known.events.take();
+        }
+        self.changes.has_runs = true;
+        self.runs.insert(run.id.to_string(), run);
+    }
+
+    fn put_point(&mut self, run: &Run, stage: &StageRun) {
+        let number = self.number(&run.pipeline, &stage.name);
+        let live = &mut self.points[number].live;
+        match live {
+            Some(known) if *known.run > *run.id => return,
+            // Events have told more than the record of a run that is not over.
+            Some(known) if known.run == run.id && run.finished_at.is_none() => return,
+            Some(known) if known.run == run.id => {
+                known.status = stage.outcome;
+                known.key = stage.key.or(known.key);
+                known.seconds = (stage.seconds > 0.0).then_some(stage.seconds).or(known.seconds);
+            }
+            _ => *live = Some(PointRun { is_remote: run.is_remote, ..PointRun::new(&run.id, stage) }),
+        }
+        self.changes.points.insert(number);
+        self.take_result(number);
+    }
+
+    /// The newest run of a pipeline.
+    pub(super) fn newest_run(&self, pipeline: &str) -> Option<&Run> {
+        self.runs.values().rev().find(|run| *run.pipeline == *pipeline)
+    }
+
+    /// Whether a line of the events of a run tells something about a point that its result does not tell.
+    fn needs(&self, number: usize, is_running: bool) -> bool {
+        is_running || self.points[number].result.is_none() || !self.points[number].is_done()
+    }
+
+    /// Applies lines of the events of a run. `now` is the time in Unix milliseconds.
+    pub(super) fn apply(&mut self, run: &str, lines: &[String], now: i64) {
+        let Some(known) = self.runs.get(run) else { return };
+        let (pipeline, id, is_running) = (Arc::clone(&known.pipeline), Arc::clone(&known.id), known.is_running);
+        for line in lines {
+            if let Some(epoch) = EpochLine::parse(line) {
+                if let Some(number) = self.find(&pipeline, &epoch.stage)
+                    && self.needs(number, is_running)
+                    && let Some(live) = self.points[number].live.as_mut().filter(|live| live.run == id)
+                {
+                    live.add_epoch(epoch);
+                    self.changes.points.insert(number);
+                    self.changes.epochs.insert(number);
+                }
+                continue;
+            }
+            let Ok(event) = serde_json::from_str::<Event>(line) else { continue };
+            let Some(number) = point_of(&event).and_then(|name| self.find(&pipeline, name)) else { continue };
+            if let Some(live) = self.points[number].live.as_mut().filter(|live| live.run == id) {
+                // The record of a run that is over is right about how its points ended.
+                let (status, key) = (live.status, live.key);
+                live.apply(event, now);
+                if !is_running && !matches!(status, StageStatus::Pending | StageStatus::Running) {
+                    (live.status, live.key) = (status, key);
+                }
+                self.changes.points.insert(number);
+                self.take_result(number);
+            }
+        }
+    }
+
+    /// Finds the result that the newest run of a point has used. The index names it as the point's newest at the end of
+    /// the run.
+    fn take_result(&mut self, number: usize) {
+        let point = &self.points[number];
+        let used = point.live.as_ref().filter(|live| live.has_ended_well());
+        let Some(key) = used.and_then(|live| live.key) else { return };
+        if point.result.as_ref().is_none_or(|result| result.key != key)
+            && let Some(outcome) = self.reader.result(&key).map(|record| self.outcome(&record))
+        {
+            self.points[number].result = Some(outcome);
+        }
+        self.points[number].drop_stored_curves();
+    }
+
+    /// The process of a run is gone, but the run has not ended: its open points were interrupted.
+    pub(super) fn note_killed(&mut self, run: &str) {
+        for (number, point) in self.points.iter_mut().enumerate() {
+            if let Some(live) = point.live.as_mut().filter(|live| *live.run == *run && live.is_open()) {
+                let was_running = live.status == StageStatus::Running;
+                live.status = if was_running { StageStatus::Interrupted } else { StageStatus::Skipped };
+                self.changes.points.insert(number);
+            }
+        }
+        self.changes.has_runs = true;
+    }
+
+    /// The points that the page shows, with their numbers.
+    pub(super) fn shown(&self) -> impl Iterator<Item = (usize, &Point)> {
+        self.points.iter().enumerate().filter(|(_, point)| point.is_shown())
+    }
+}
+
+fn counts(stages: &[StageRun]) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for stage in stages {
+        *counts.entry(stage.outcome.word()).or_default() += 1;
+    }
+    counts
+}
+
+impl Point {
+    /// Whether it still is in the cache, in a run or in a pipeline file.
+    pub(super) fn is_shown(&self) -> bool {
+        self.result.is_some() || self.live.is_some() || self.is_declared
+    }
+
+    /// Whether its newest result is that of its newest run.
+    pub(super) fn is_done(&self) -> bool {
+        match (&self.result, &self.live) {
+            (Some(_), None) => true,
+            (Some(result), Some(live)) => live.has_ended_well() || (live.key == Some(result.key) && !live.is_open()),
+            (None, _) => false,
+        }
+    }
+
+    /// Its status in a word.
+    pub(super) fn status(&self) -> &'static str {
+        match &self.live {
+            _ if self.is_done() => "done",
+            Some(live) if live.waits_for.is_some() => "waiting",
+            Some(live) if live.has_ended_well() && live.is_remote => "done",
+            Some(live) if live.has_ended_well() => "removed",
+            Some(live) => live.status.word(),
+            None => "not run",
+        }
+    }
+
+    /// The live values, unless the result has them.
+    pub(super) fn current(&self) -> Option<&PointRun> {
+        self.live.as_ref().filter(|_| !self.is_done())
+    }
+
+    /// The value of a metric: of its result, or of the last epoch of a training that runs.
+    pub(super) fn metric(&self, name: &str) -> Option<f64> {
+        match (self.current(), &self.result) {
+            (Some(live), _) => live.figures.get(name).copied(),
+            (None, Some(result)) => result.metrics.get(name).copied(),
+            (None, None) => None,
+        }
+    }
+
+    /// The names of its metrics.
+    pub(super) fn metrics(&self) -> impl Iterator<Item = &String> {
+        let live = self.current().map(|live| &live.figures);
+        live.or(self.result.as_ref().map(|result| &result.metrics)).into_iter().flat_map(BTreeMap::keys)
+    }
+
+    /// The value of a parameter.
+    pub(super) fn parameter(&self, name: &str) -> Option<&Cell> {
+        self.result.as_ref()?.parameters.get(name)
+    }
+
+    /// Its kind, if it is known.
+    pub(super) fn kind(&self) -> Option<&str> {
+        let live = self.live.as_ref().map(|live| live.kind.as_str());
+        live.or(self.result.as_ref().map(|result| result.kind.as_str()))
+    }
+
+    /// Forgets the curves of a run whose result is stored: the result has them.
+    fn drop_stored_curves(&mut self) {
+        if self.is_done()
+            && let Some(live) = &mut self.live
+        {
+            live.curves.clear();
+        }
+    }
+}

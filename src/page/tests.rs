@@ -1,0 +1,175 @@
+//! The server, over a socket.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::routes;
+use super::server::{Server, Settings};
+use crate::stages::builtin;
+use crate::store::CacheReader;
+use crate::store::tests::{artifact, commit, components, store};
+
+/// A server with a small cache.
+struct Running {
+    port: u16,
+    token: String,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Running {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        commit(&store(dir.path()), "net@lr=0.1", &components("a", 1), &artifact(1, 100));
+        let settings = Settings {
+            address: Ipv4Addr::LOCALHOST.into(),
+            port: 0,
+            hosts: vec![],
+            cache: CacheReader::open(dir.path()).unwrap(),
+            pipelines: vec![],
+            remote: None,
+            registry: Arc::new(builtin()),
+        };
+        let server = Server::bind(settings).unwrap();
+        let url = server.url().unwrap();
+        let (address, token) = url.strip_prefix("http://127.0.0.1:").unwrap().split_once("/?token=").unwrap();
+        let (port, token) = (address.parse().unwrap(), token.to_owned());
+        let (stop, stopped) = oneshot::channel();
+        let thread = Some(std::thread::spawn(move || server.run(stopped).unwrap()));
+        Self { port, token, stop: Some(stop), thread, _dir: dir }
+    }
+
+    /// The status and the answer to a request with these lines after the first one.
+    fn request(&self, first: &str, headers: &[&str]) -> (u16, String) {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        write!(stream, "{first} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        // Streams of events have no end: their head is enough.
+        while !answer.windows(4).any(|w| w == b"\r\n\r\n") || !first.contains("/api/events") {
+            let mut part = [0; 4096];
+            match stream.read(&mut part).unwrap() {
+                0 => break,
+                read => answer.extend_from_slice(&part[..read]),
+            }
+        }
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        (status, answer)
+    }
+
+    fn host(&self) -> String {
+        format!("Host: 127.0.0.1:{}", self.port)
+    }
+
+    fn bearer(&self) -> String {
+        format!("Authorization: Bearer {}", self.token)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.stop.take().map(|stop| stop.send(()));
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+/// Every address that the server knows, with values for its parts, and two that it does not know.
+fn addresses() -> Vec<String> {
+    let known = routes::all().into_iter().map(|(path, _)| {
+        let path = path.replace("{number}", "0").replace("{name}", "page.css");
+        match path.rsplit('/').next() {
+            Some("chain" | "graph") => format!("{path}?pipeline=p"),
+            Some("image" | "file") => format!("{path}?name=x"),
+            _ => path,
+        }
+    });
+    known.chain(["/none".to_owned(), "/../etc/passwd".to_owned()]).collect()
+}
+
+#[test]
+fn every_route_refuses_a_foreign_host_a_foreign_origin_and_a_missing_token() {
+    let server = Running::start();
+    let (host, bearer) = (server.host(), server.bearer());
+    let own = format!("Origin: http://127.0.0.1:{}", server.port);
+    for address in addresses() {
+        let get = format!("GET {address}");
+        let status = |first: &str, headers: &[&str]| server.request(first, headers).0;
+        assert!([200, 404, 422].contains(&status(&get, &[&host, &bearer])), "{address} with the token");
+        assert!([200, 404, 422].contains(&status(&get, &[&host, &bearer, &own])), "{address} from its own page");
+        for foreign in ["Host: evil.example", "Host: 127.0.0.1.evil.example:80", "Host: localhost.", "Host: 0.0.0.0"] {
+            assert_eq!(status(&get, &[foreign, &bearer]), 403, "{address}: {foreign}");
+        }
+        assert_eq!(status(&get, &[&bearer]), 400, "{address} without a host");
+        assert_eq!(status(&get, &[&host, "Host: evil.example", &bearer]), 400, "{address} with two hosts");
+        let other_port = format!("Origin: http://127.0.0.1:{}", server.port.wrapping_add(1));
+        for foreign in ["Origin: http://evil.example", "Origin: null", "Origin: https://127.0.0.1", &other_port] {
+            assert_eq!(status(&get, &[&host, &bearer, foreign]), 403, "{address}: {foreign}");
+        }
+        let wrong = format!("{bearer}0");
+        for missing in [&[host.as_str()][..], &[&host, &wrong], &[&host, "Cookie: vadpipe=1; token=2"]] {
+            assert_eq!(status(&get, missing), 401, "{address}: {missing:?}");
+        }
+        for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
+            assert_eq!(status(&format!("{method} {address}"), &[&host, &bearer]), 405, "{method} {address}");
+        }
+    }
+}
+
+#[test]
+fn every_answer_says_what_the_page_may_load() {
+    let server = Running::start();
+    for address in addresses() {
+        for headers in [vec![server.host(), server.bearer()], vec![server.host()]] {
+            let headers: Vec<&str> = headers.iter().map(String::as_str).collect();
+            let answer = server.request(&format!("GET {address}"), &headers).1.to_lowercase();
+            for header in [
+                "content-security-policy: default-src 'none'",
+                "x-content-type-options: nosniff",
+                "referrer-policy: no-referrer",
+                "cross-origin-resource-policy: same-origin",
+                "cache-control: no-store",
+            ] {
+                assert!(answer.contains(header), "{address} lacks {header}: {answer}");
+            }
+            assert!(!answer.contains("access-control"), "{address} allows other sites");
+        }
+    }
+}
+
+#[test]
+fn token_of_the_printed_address_becomes_a_strict_cookie() {
+    let server = Running::start();
+    let (status, answer) = server.request(&format!("GET /?token={}", server.token), &[&server.host()]);
+    assert_eq!(status, 200);
+    let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+    assert!(cookie.ends_with("; Path=/; HttpOnly; SameSite=Strict"), "{cookie}");
+    let cookie = format!("Cookie: other=1; {}", cookie.split(';').next().unwrap());
+    // Through `ssh -L` the port is another one.
+    for host in [server.host(), "Host: localhost:1".to_owned(), "Host: [::1]:8080".to_owned()] {
+        let (status, page) = server.request("GET /", &[&host, &cookie]);
+        assert!(status == 200 && page.contains("<title>"), "{page}");
+    }
+    assert_eq!(server.request("GET /api/points", &[&server.host(), &cookie]).0, 200);
+}
+
+#[test]
+fn page_has_no_inline_script_and_names_only_files_that_exist() {
+    let page = super::assets::PAGE;
+    assert!(!page.contains("<script>") && !page.contains("style=") && !page.contains(" on"), "{page}");
+    for part in page.split("/assets/").skip(1) {
+        let name = part.split('"').next().unwrap();
+        assert!(super::assets::find(name).is_some(), "{name}");
+    }
+    for asset in super::assets::ASSETS.iter().filter(|asset| asset.name.ends_with(".js") && asset.name != "uplot.js") {
+        for markup in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"] {
+            assert!(!asset.text.contains(markup), "{} uses {markup}", asset.name);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! A cache for a program that only watches: reads what other processes write, takes no lock, and changes nothing.
+//!
+//! [`super::Store`] opens sled for its look-ups, which takes the lock of the database and may repair it. A reader
+//! follows the journals instead (see `followed.rs`), and reads packs and small files, which never change. So runs never
+//! wait for it. Damage is an error of the read, and nothing is forgotten.
+//!
+//! Results that only sled knows, in a cache that no version with journals has changed, are not seen.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use super::disk;
+use super::entries;
+use super::error::{Result, StoreError};
+use super::followed::{EntryChanges, FollowedEntries};
+use super::journal::FORMAT;
+use super::pieces::{self, Corruption, Parts};
+use super::record::{ResultRecord, RunRecord, StateRecord};
+use super::results::{header_length, tensor_of};
+use super::runs;
+use super::small_files::SmallFiles;
+use crate::artifact::{BlobEntry, Tensor, TensorEntry};
+use crate::key::{Digest, Key};
+
+/// Bytes of the longest FORMAT.
+const LONGEST_FORMAT: u64 = 64;
+
+/// A cache that is only read.
+pub struct CacheReader {
+    dir: PathBuf,
+    small: SmallFiles,
+    index: FollowedEntries,
+    /// The chunk database. Read when the first blob is read that is not a small file.
+    chunks: Mutex<Option<FollowedEntries>>,
+}
+
+/// What has changed in a cache since the last look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refreshed {
+    /// Whether anything may have changed, because the cache was collected or replaced.
+    pub is_replaced: bool,
+    /// Keys of results that were stored, changed or removed.
+    pub results: BTreeSet<Key>,
+    /// Points, as (pipeline, point), whose newest result is another one now.
+    pub newest: BTreeSet<(String, String)>,
+    /// Whether states of trainings were stored or removed.
+    pub has_states: bool,
+}
+
+impl Refreshed {
+    /// Whether nothing has changed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The record of a run on the disk.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RunFile {
+    /// The run's id.
+    pub id: String,
+    /// The size of the record and when it was written. Equal if the record is.
+    pub stamp: (u64, SystemTime),
+}
+
+impl CacheReader {
+    /// The cache in this folder. Call [`CacheReader::refresh`] to read it.
+    ///
+    /// # Errors
+    /// If the folder is not a cache, or if a later vadpipe wrote it.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let not_a_cache = |why: &str| StoreError::NotACache { dir: dir.to_owned(), why: why.to_owned() };
+        let format = disk::read(&dir.join("FORMAT"), LONGEST_FORMAT).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound if dir.is_dir() => not_a_cache("it has no file FORMAT"),
+            std::io::ErrorKind::NotFound => not_a_cache("there is no such folder"),
+            _ => not_a_cache(&format!("FORMAT: {error}")),
+        })?;
+        match std::str::from_utf8(&format).ok().and_then(|text| text.trim().parse().ok()) {
+            Some(found) if found > FORMAT => {
+                return Err(StoreError::Newer { dir: dir.to_owned(), found, known: FORMAT });
+            }
+            Some(_) => {}
+            None => return Err(not_a_cache("its file FORMAT holds no number")),
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            small: SmallFiles::new(dir),
+            index: FollowedEntries::new(dir.join("index"), b"mnrt"),
+            chunks: Mutex::default(),
+        })
+    }
+
+    /// The cache's folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Reads what has changed since the last call.
+    ///
+    /// # Errors
+    /// If the cache can't be read, or if a later vadpipe has changed it.
+    pub fn refresh(&mut self) -> Result<Refreshed> {
+        let mut refreshed = Refreshed::default();
+        let keys = match self.index.read()? {
+            EntryChanges::All => return Ok(Refreshed { is_replaced: true, ..refreshed }),
+            EntryChanges::Keys(keys) => keys,
+        };
+        for key in keys {
+            match key.split_first() {
+                Some((b'r', digest)) => refreshed.results.extend(digest.try_into().map(Digest)),
+                Some((b'n', _)) => refreshed.newest.extend(entries::parse_newest(&key)),
+                Some((b't', _)) => refreshed.has_states = true,
+                _ => {}
+            }
+        }
+        Ok(refreshed)
+    }
+
+    /// The result of this key, if it is stored and not damaged.
+    pub fn result(&self, key: &Key) -> Option<ResultRecord> {
+        let entry = self.index.get(&[b"r", key.0.as_slice()].concat())?;
+        entries::parse_result(entry).filter(|record| record.key == *key && !record.damaged)
+    }
+
+    /// All points with the key of each one's newest result: (pipeline, point, key).
+    pub fn all_newest(&self) -> impl Iterator<Item = (String, String, Key)> {
+        self.index.of_letter(b'n').filter_map(|(name, key)| {
+            let (pipeline, point) = entries::parse_newest(name)?;
+            Some((pipeline, point, Digest(key.try_into().ok()?)))
+        })
+    }
+
+    /// The key of the newest result of a point.
+    pub fn newest(&self, pipeline: &str, point: &str) -> Option<Key> {
+        let name = [b"n", pipeline.as_bytes(), &[0], point.as_bytes()].concat();
+        Some(Digest(self.index.get(&name)?.try_into().ok()?))
+    }
+
+    /// All results that are not damaged.
+    pub fn results(&self) -> impl Iterator<Item = ResultRecord> {
+        let records = self.index.of_letter(b'r').filter_map(|(_, entry)| entries::parse_result(entry));
+        records.filter(|record| !record.damaged)
+    }
+
+    /// All states of trainings.
+    pub fn states(&self) -> impl Iterator<Item = StateRecord> {
+        self.index.of_letter(b't').filter_map(|(_, entry)| entries::parse_state(entry))
+    }
+
+    /// A tensor's verified content.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if it is missing or altered.
+    pub fn read_tensor(&self, entry: &TensorEntry) -> Result<Tensor> {
+        let parts = self.read(&entry.blob, header_length(entry))?;
+        let damaged = || damaged(&entry.blob, "it is not the tensor that the manifest names".to_owned());
+        tensor_of(entry, parts).ok_or_else(damaged)
+    }
+
+    /// A blob's verified bytes.
+    ///
+    /// # Errors
+    /// As [`CacheReader::read_tensor`].
+    pub fn read_file(&self, entry: &BlobEntry) -> Result<Vec<u8>> {
+        Ok(self.read(entry, 0)?.1)
+    }
+
+    fn read(&self, entry: &BlobEntry, head: usize) -> Result<Parts> {
+        if let Some(Ok(bytes)) = self.small.read(entry)? {
+            return Ok((Vec::new(), bytes));
+        }
+        let mut why = String::new();
+        // A collection may move or remove pieces between the look-up and the read, and blobs are added.
+        for is_known in [true, false] {
+            let located = {
+                let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+                let chunks = self.chunks_of(&mut chunks);
+                if !is_known {
+                    chunks.read()?;
+                }
+                pieces::locate_among(|key| chunks.get(key), chunks.folder(), entry)
+            };
+            let found = match located {
+                Ok(located) => located.read(head)?,
+                Err(corruption) => Err(corruption),
+            };
+            match found {
+                Ok(parts) => return Ok(parts),
+                Err(Corruption { why: reason, .. }) => why = reason,
+            }
+        }
+        Err(damaged(entry, why))
+    }
+
+    /// The chunk database of the present generation.
+    fn chunks_of<'c>(&self, chunks: &'c mut Option<FollowedEntries>) -> &'c mut FollowedEntries {
+        let generation = self.index.get(b"mgeneration").and_then(|n| Some(u64::from_le_bytes(n.try_into().ok()?)));
+        let folder = self.dir.join(format!("chunks-{}", generation.unwrap_or(0)));
+        let known = chunks.take().filter(|chunks| chunks.folder() == folder);
+        chunks.insert(known.unwrap_or_else(|| FollowedEntries::new(folder, b"lp")))
+    }
+
+    /// The records of runs, sorted by id, which sorts them by time.
+    ///
+    /// # Errors
+    /// If the folder can't be read.
+    pub fn run_files(&self) -> Result<Vec<RunFile>> {
+        let folder = self.dir.join("runs");
+        let mut files = Vec::new();
+        for path in disk::entries(&folder).map_err(StoreError::io("can't read", &folder))? {
+            let name = disk::name(&path);
+            // It may have been removed meanwhile.
+            let (Some(id), Ok(file)) = (name.strip_suffix(".json"), path.metadata()) else { continue };
+            let stamp = (file.len(), file.modified().unwrap_or(SystemTime::UNIX_EPOCH));
+            files.push(RunFile { id: id.to_owned(), stamp });
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    /// The record of a run; none if it can't be read.
+    pub fn run(&self, id: &str) -> Option<RunRecord> {
+        let path = self.dir.join("runs").join(format!("{id}.json"));
+        runs::parse(&disk::read(&path, runs::LONGEST).ok()?).ok()
+    }
+
+    /// The file with the events of a run.
+    pub fn events_path(&self, run: &str) -> PathBuf {
+        self.dir.join("runs").join(format!("{run}.ndjson"))
+    }
+
+    /// The file with the log of a point in a run.
+    pub fn log_path(&self, run: &str, point: &str) -> PathBuf {
+        self.dir.join("logs").join(run).join(format!("{point}.log"))
+    }
+}
+
+fn damaged(blob: &BlobEntry, why: String) -> StoreError {
+    StoreError::Damaged { what: format!("blob {}", blob.digest.short()), why, blob: blob.digest, forgotten: vec![] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::Artifact;
+    use crate::store::tests::{commit, components, store};
+
+    fn artifact(values: &[f64]) -> Artifact {
+        let tensors = [("history.loss".to_owned(), Tensor::vector(values))].into();
+        let files = [("a.txt".to_owned(), b"text".to_vec())].into();
+        Artifact { tensors, files, metrics: [("loss".to_owned(), values[0])].into(), ..Artifact::default() }
+    }
+
+    /// All files of the cache with their bytes.
+    fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+        let files = crate::file::files_below(dir).unwrap();
+        files.into_iter().map(|path| (path.clone(), std::fs::read(dir.join(path)).unwrap())).collect()
+    }
+
+    #[test]
+    fn reader_follows_what_another_process_stores_and_takes_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let first = commit(&store, "net@lr=0.1", &components("a", 1), &artifact(&[0.5, 0.25]));
+        let mut reader = CacheReader::open(dir.path()).unwrap();
+        assert_eq!(reader.refresh().unwrap().results, BTreeSet::from([first.key]));
+        assert!(reader.refresh().unwrap().is_empty());
+        // The store has the index open, and holds its lock.
+        let second = store.look(|_| Ok(reader.result(&first.key))).unwrap();
+        assert_eq!(second.as_ref(), Some(&first));
+        let tensor = reader.read_tensor(&first.manifest.tensors["history.loss"]).unwrap();
+        assert_eq!(tensor.to_vec::<f64>().unwrap(), [0.5, 0.25]);
+        assert_eq!(reader.read_file(&first.manifest.files["a.txt"]).unwrap(), b"text");
+        let second = commit(&store, "net@lr=0.2", &components("b", 1), &artifact(&[0.75, 0.125]));
+        assert_eq!(reader.refresh().unwrap().results, BTreeSet::from([second.key]));
+        assert!(reader.read_tensor(&second.manifest.tensors["history.loss"]).is_ok());
+        let points: Vec<String> = reader.all_newest().map(|(_, point, _)| point).collect();
+        assert_eq!(points, ["net@lr=0.1", "net@lr=0.2"]);
+    }
+
+    #[test]
+    fn reading_changes_no_file_and_creates_no_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(CacheReader::open(dir.path()).is_err() && contents(dir.path()).is_empty());
+        let missing = dir.path().join("none");
+        assert!(CacheReader::open(&missing).is_err() && !missing.exists());
+        let store = store(dir.path());
+        let record = commit(&store, "x", &components("a", 1), &artifact(&[1.0]));
+        drop(store);
+        std::fs::remove_file(dir.path().join("FORMAT")).unwrap();
+        assert!(CacheReader::open(dir.path()).is_err(), "a store would write FORMAT again");
+        assert!(!dir.path().join("FORMAT").exists());
+        std::fs::write(dir.path().join("FORMAT"), "3\n").unwrap();
+        let packs = crate::file::files_below(dir.path()).unwrap();
+        let pack = packs.iter().find(|path| path.display().to_string().contains("/packs/")).unwrap();
+        std::fs::write(dir.path().join(pack), "damaged").unwrap();
+        let before = contents(dir.path());
+        let mut reader = CacheReader::open(dir.path()).unwrap();
+        reader.refresh().unwrap();
+        let error = reader.read_tensor(&record.manifest.tensors["history.loss"]).unwrap_err();
+        assert!(error.to_string().contains("is damaged in the cache"), "{error}");
+        assert!(reader.result(&record.key).is_some(), "nothing is forgotten");
+        assert!(contents(dir.path()) == before, "no file has changed");
+    }
+
+    #[test]
+    fn journal_that_a_collection_wrote_is_read_from_its_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let record = commit(&store, "x", &components("a", 1), &artifact(&[1.0]));
+        let mut reader = CacheReader::open(dir.path()).unwrap();
+        reader.refresh().unwrap();
+        store.gc(&crate::store::GcPolicy { keep_runs: 1, named: vec![], dry_run: false }).unwrap();
+        assert!(reader.refresh().unwrap().is_replaced);
+        assert_eq!(reader.result(&record.key).is_some(), store.result(&record.key).unwrap().is_some());
+    }
+}
