@@ -20,7 +20,7 @@ pub(super) fn run(cluster: &Loopback, stages: u64) -> Outcome<Option<f64>> {
     let _settings = Settings::of(cluster)?;
     let begun = Instant::now();
     let mut command = cluster.command(&snakemake);
-    command.args(["--executor", "slurm", "--jobs", &stages.to_string(), "--slurm-array-jobs", "all"]);
+    command.args(["--executor", "slurm", "--jobs", &stages.to_string()]);
     command.args(["--slurm-no-account", "--default-resources", "slurm_partition=main"]);
     // Its defaults wait for 40 s before the first look, and ask `sacct`, which this cluster does not have.
     command.args(["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "5"]);

@@ -1,4 +1,4 @@
-// What the page of `vadpipe ui` takes: `node benches/page.mjs path/to/vadpipe [--trainings N] [--epochs N] [--peers PYTHON]`.
+// What the page of `vadpipe ui` takes: `node benches/page/browser.mjs path/to/vadpipe [--trainings N] [--epochs N] [--peers PYTHON]`.
 //
 // The data are made, not trained: a program writes five metrics for each epoch. Each figure is measured in Chromium on
 // this machine. With --peers, the same curves are shown by TensorBoard and Aim, if this Python has them. Needs Node and
@@ -16,7 +16,7 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-const { chromium } = createRequire(new URL("../tests/ui/package.json", import.meta.url))("playwright-core");
+const { chromium } = createRequire(new URL("../../tests/ui/package.json", import.meta.url))("playwright-core");
 
 const args = process.argv.slice(2);
 const option = (name, otherwise) => (args.includes(name) ? args[args.indexOf(name) + 1] : otherwise);
