@@ -26,6 +26,7 @@ mod model;
 mod remote;
 mod routes;
 mod runs;
+mod seen_runs;
 mod server;
 mod state;
 mod table;

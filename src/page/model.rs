@@ -12,7 +12,7 @@ use crate::key::{Digest, Key};
 use crate::spec::Spec;
 use crate::stage::Registry;
 use crate::status::StageStatus;
-use crate::store::{CacheReader, Refreshed, ResultRecord, RunFile, StageRun};
+use crate::store::{CacheReader, Refreshed, ResultRecord, StageRun};
 
 /// A pipeline file that the command line names.
 pub struct Pipeline {
@@ -60,9 +60,6 @@ pub(super) struct Training {
     pub(super) seconds: f64,
     pub(super) seconds_per_sample: Option<f64>,
 }
-
-/// Bytes of the records of runs that are read, the newest ones first. A record of 40,000 points has about 10 MB.
-const MOST_BYTES: u64 = 128 << 20;
 
 /// What has changed since the last look.
 #[derive(Debug, Default)]
@@ -212,20 +209,18 @@ impl Model {
         }
     }
 
-    /// The ids of the records that differ from those that are known. Runs without a record are forgotten.
-    pub(super) fn changed_runs(&mut self, files: &[RunFile]) -> Vec<RunFile> {
-        let ids: BTreeSet<&str> = files.iter().map(|file| file.id.as_str()).collect();
+    /// Forgets runs whose records were removed, and what is known of points only from them.
+    pub(super) fn forget_runs(&mut self, ids: &BTreeSet<String>) {
         let before = self.runs.len();
-        self.runs.retain(|id, run| run.is_remote || ids.contains(id.as_str()));
+        self.runs.retain(|id, run| run.is_remote || !ids.contains(id));
         self.changes.has_runs |= before != self.runs.len();
-        let is_new = |file: &&RunFile| self.runs.get(&file.id).is_none_or(|run| run.stamp != file.stamp);
-        let mut bytes = 0u64;
-        let mut newest: Vec<&RunFile> = files.iter().rev().collect();
-        newest.retain(|file| {
-            bytes = bytes.saturating_add(file.stamp.0);
-            bytes <= MOST_BYTES || self.runs.contains_key(&file.id)
-        });
-        newest.into_iter().rev().filter(is_new).cloned().collect()
+        self.trainings.retain(|(run, _), _| !ids.contains(run));
+        for (number, point) in self.points.iter_mut().enumerate() {
+            if point.live.take_if(|live| !live.is_remote && ids.contains(&*live.run)).is_some() {
+                self.changes.points.insert(number);
+                self.changes.has_other_points = true;
+            }
+        }
     }
 
     /// Adds a run or replaces what is known about it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::model::Model;
 use super::runs::Run;
@@ -52,7 +52,6 @@ pub(super) fn add(model: &mut Model, remote: &Remote) {
         is_running: true,
         is_remote: true,
         counts: BTreeMap::new(),
-        stamp: (0, SystemTime::UNIX_EPOCH),
         events: None,
         has_all_events: true,
     };

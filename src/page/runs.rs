@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
 use crate::file::tail::Tail;
 use crate::status::RunStatus;
-use crate::store::{Holder, RunFile, RunRecord};
+use crate::store::{Holder, RunRecord};
 
 /// A run.
 pub(super) struct Run {
@@ -30,8 +29,6 @@ pub(super) struct Run {
     pub(super) is_remote: bool,
     /// How many of its points have each status.
     pub(super) counts: BTreeMap<&'static str, usize>,
-    /// The state of its record on the disk.
-    pub(super) stamp: (u64, SystemTime),
     /// Its events, if they are followed. Taken out while they are read.
     pub(super) events: Option<Tail>,
     /// Whether all its events were read.
@@ -40,7 +37,7 @@ pub(super) struct Run {
 
 impl Run {
     /// The run of this record.
-    pub(super) fn new(record: &RunRecord, file: &RunFile) -> Self {
+    pub(super) fn new(record: &RunRecord) -> Self {
         Self {
             id: Arc::from(record.id.as_str()),
             pipeline: Arc::from(record.pipeline.as_str()),
@@ -56,7 +53,6 @@ impl Run {
             is_running: record.is_running(),
             is_remote: false,
             counts: BTreeMap::new(),
-            stamp: file.stamp,
             events: None,
             has_all_events: false,
         }

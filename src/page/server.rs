@@ -11,7 +11,8 @@ use super::guard::Guard;
 use super::model::{Model, Pipeline};
 use super::remote::{self, Remote};
 use super::state::App;
-use super::{routes, watch};
+use super::routes;
+use super::watch::Watcher;
 use crate::error::{Error, Result};
 use crate::stage::Registry;
 use crate::store::CacheReader;
@@ -38,6 +39,7 @@ pub struct Settings {
 pub struct Server {
     listener: TcpListener,
     app: Arc<App>,
+    watcher: Watcher,
     remote: Option<Remote>,
 }
 
@@ -55,8 +57,8 @@ impl Server {
             remote::add(&mut model, remote);
         }
         let app = Arc::new(App::new(model, guard));
-        watch::load(&app);
-        Ok(Self { listener, app, remote: settings.remote })
+        let watcher = Watcher::load(Arc::clone(&app));
+        Ok(Self { listener, app, watcher, remote: settings.remote })
     }
 
     /// The address of the page, with the token.
@@ -73,8 +75,8 @@ impl Server {
     /// # Errors
     /// If the system refuses threads or the socket.
     pub fn run(self, stop: oneshot::Receiver<()>) -> Result<()> {
-        let app = Arc::clone(&self.app);
-        spawn(move || watch::follow(&app))?;
+        let watcher = self.watcher;
+        spawn(move || watcher.follow())?;
         if let Some(remote) = self.remote {
             let app = Arc::clone(&self.app);
             spawn(move || remote::follow(&app, &remote))?;

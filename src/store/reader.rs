@@ -9,7 +9,6 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
 
 use super::disk;
 use super::entries;
@@ -17,9 +16,9 @@ use super::error::{Result, StoreError};
 use super::followed::{EntryChanges, FollowedEntries};
 use super::journal::FORMAT;
 use super::pieces::{self, Corruption, Parts};
-use super::record::{ResultRecord, RunRecord, StateRecord};
+use super::record::{ResultRecord, StateRecord};
 use super::results::{header_length, tensor_of};
-use super::runs;
+use super::run_folder::RunFolder;
 use super::small_files::SmallFiles;
 use crate::artifact::{BlobEntry, Tensor, TensorEntry};
 use crate::key::{Digest, Key};
@@ -54,15 +53,6 @@ impl Refreshed {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
-}
-
-/// The record of a run on the disk.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RunFile {
-    /// The run's id.
-    pub id: String,
-    /// The size of the record and when it was written. Equal if the record is.
-    pub stamp: (u64, SystemTime),
 }
 
 impl CacheReader {
@@ -202,33 +192,9 @@ impl CacheReader {
         chunks.insert(known.unwrap_or_else(|| FollowedEntries::new(folder, b"lp")))
     }
 
-    /// The records of runs, sorted by id, which sorts them by time.
-    ///
-    /// # Errors
-    /// If the folder can't be read.
-    pub fn run_files(&self) -> Result<Vec<RunFile>> {
-        let folder = self.dir.join("runs");
-        let mut files = Vec::new();
-        for path in disk::entries(&folder).map_err(StoreError::io("can't read", &folder))? {
-            let name = disk::name(&path);
-            // It may have been removed meanwhile.
-            let (Some(id), Ok(file)) = (name.strip_suffix(".json"), path.metadata()) else { continue };
-            let stamp = (file.len(), file.modified().unwrap_or(SystemTime::UNIX_EPOCH));
-            files.push(RunFile { id: id.to_owned(), stamp });
-        }
-        files.sort();
-        Ok(files)
-    }
-
-    /// The record of a run; none if it can't be read.
-    pub fn run(&self, id: &str) -> Option<RunRecord> {
-        let path = self.dir.join("runs").join(format!("{id}.json"));
-        runs::parse(&disk::read(&path, runs::LONGEST).ok()?).ok()
-    }
-
-    /// The file with the events of a run.
-    pub fn events_path(&self, run: &str) -> PathBuf {
-        self.dir.join("runs").join(format!("{run}.ndjson"))
+    /// The folder of the run records.
+    pub fn runs(&self) -> RunFolder {
+        RunFolder::new(&self.dir)
     }
 
     /// The file with the log of a point in a run.
