@@ -247,7 +247,11 @@ impl Model {
             run.events = known.events.take();
         }
         self.changes.has_runs = true;
-        self.runs.insert(run.id.to_string(), run);
+        let (id, was_killed) = (Arc::clone(&run.id), run.was_killed());
+        self.runs.insert(id.to_string(), run);
+        if was_killed {
+            self.note_killed(&id);
+        }
     }
 
     fn put_point(&mut self, run: &Run, stage: &StageRun) {
@@ -282,6 +286,7 @@ impl Model {
     pub(super) fn apply(&mut self, run: &str, lines: &[String], now: i64) {
         let Some(known) = self.runs.get(run) else { return };
         let (pipeline, id, is_running) = (Arc::clone(&known.pipeline), Arc::clone(&known.id), known.is_running);
+        let has_ended = known.finished_at.is_some();
         for line in lines {
             if let Some(epoch) = EpochLine::parse(line) {
                 if let Some(number) = self.find(&pipeline, &epoch.stage)
@@ -297,10 +302,10 @@ impl Model {
             let Ok(event) = serde_json::from_str::<Event>(line) else { continue };
             let Some(number) = point_of(&event).and_then(|name| self.find(&pipeline, name)) else { continue };
             if let Some(live) = self.points[number].live.as_mut().filter(|live| live.run == id) {
-                // The record of a run that is over is right about how its points ended.
+                // The record of a run that has ended is right about how its points ended.
                 let (status, key) = (live.status, live.key);
                 live.apply(event, now);
-                if !is_running && !matches!(status, StageStatus::Pending | StageStatus::Running) {
+                if has_ended && !matches!(status, StageStatus::Pending | StageStatus::Running) {
                     (live.status, live.key) = (status, key);
                 }
                 self.changes.points.insert(number);
@@ -330,9 +335,9 @@ impl Model {
                 let was_running = live.status == StageStatus::Running;
                 live.status = if was_running { StageStatus::Interrupted } else { StageStatus::Skipped };
                 self.changes.points.insert(number);
+                self.changes.has_runs = true;
             }
         }
-        self.changes.has_runs = true;
     }
 
     /// The points that the page shows, with their numbers.

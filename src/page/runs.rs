@@ -58,6 +58,11 @@ impl Run {
         }
     }
 
+    /// Whether its process is gone before the run has ended.
+    pub(super) fn was_killed(&self) -> bool {
+        self.finished_at.is_none() && !self.is_running
+    }
+
     /// How it ended, or that it runs.
     pub(super) fn word(&self) -> &'static str {
         match self.status {

@@ -81,14 +81,14 @@ impl Watcher {
             (run.events.take().unwrap_or_else(|| Tail::of_documents(path)), !run.is_running)
         };
         let now = jiff::Timestamp::now().as_millisecond();
-        // An events file that can't be read says nothing.
-        let read = events.read(is_over, |lines| app.model_mut().apply(id, lines, now));
+        // An events file that can't be read says nothing, and is not read again when the run is over.
+        let _ = events.read(is_over, |lines| app.model_mut().apply(id, lines, now));
         let mut model = app.model_mut();
         if let Some(run) = model.runs.get_mut(id) {
             run.events = Some(events).filter(|_| !is_over);
-            run.has_all_events = is_over && read.is_ok();
+            run.has_all_events = is_over;
         }
-        if is_over && model.runs.get(id).is_some_and(|run| run.finished_at.is_none()) {
+        if model.runs.get(id).is_some_and(Run::was_killed) {
             model.note_killed(id);
         }
     }
@@ -103,14 +103,15 @@ fn refresh_cache(app: &App) {
     }
 }
 
-/// The runs whose events say more than their records: those that are not over, and the newest of each pipeline.
+/// The runs whose events say more than their records: those that are not over, those that were not over at the last
+/// look, and the newest of each pipeline.
 fn followed(app: &App) -> Vec<String> {
     let model = app.model();
     let mut pipelines = BTreeSet::new();
     let mut followed = Vec::new();
     for run in model.runs.values().rev() {
         let is_newest = pipelines.insert(&run.pipeline);
-        if (is_newest || run.is_running) && !run.has_all_events {
+        if (is_newest || run.is_running || run.events.is_some()) && !run.has_all_events {
             followed.push(run.id.to_string());
         }
     }
@@ -119,9 +120,13 @@ fn followed(app: &App) -> Vec<String> {
 
 fn note_killed(app: &App) {
     let mut model = app.model_mut();
-    for run in model.runs.values_mut() {
-        run.is_running = run.is_running && (run.is_remote || run.holder.may_live());
+    let has_ended = |run: &&mut Run| run.is_running && !run.is_remote && !run.holder.may_live();
+    let mut killed = 0;
+    for run in model.runs.values_mut().filter(has_ended) {
+        run.is_running = false;
+        killed += 1;
     }
+    model.changes.has_runs |= killed > 0;
 }
 
 /// Tells the pages what has changed.
@@ -155,3 +160,6 @@ fn message(model: &Model, columns: &Columns, changes: &Changes, has_other_column
         "runs": changes.has_runs, "states": changes.has_states,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! What the page shows of runs, as their records and events change.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::page::guard::Guard;
+use crate::stages::builtin;
+use crate::status::{RunStatus, StageStatus};
+use crate::store::tests::{components, run, store};
+use crate::store::{CacheReader, Holder, RunRecord, Store};
+
+/// A run that has not ended. All its points wait.
+fn open_run(id: &str, points: &[&str], is_alive: bool) -> RunRecord {
+    let keys: Vec<_> = points.iter().map(|point| (*point, components(point, 1).key())).collect();
+    let mut record = run(id, &keys);
+    for stage in &mut record.stages {
+        (stage.outcome, stage.key, stage.seconds) = (StageStatus::Pending, None, 0.0);
+    }
+    (record.finished_at, record.status) = (None, RunStatus::Running);
+    if !is_alive {
+        record.holder = Holder { start_ticks: 1, ..record.holder };
+    }
+    record
+}
+
+/// A cache with these runs, and what follows it.
+fn watch(dir: &Path, runs: &[RunRecord]) -> (Store, Watcher) {
+    let store = store(dir);
+    // It creates the index, too.
+    for run in runs {
+        store.write_run(run).unwrap();
+    }
+    let reader = CacheReader::open(dir).unwrap();
+    let app = App::new(Model::new(reader, vec![], Arc::new(builtin())), Guard::new(vec![]).unwrap());
+    let watcher = Watcher::load(Arc::new(app));
+    (store, watcher)
+}
+
+fn write_events(dir: &Path, run: &str, events: &[&str]) {
+    let path = dir.join("runs").join(format!("{run}.ndjson"));
+    let before = std::fs::read_to_string(&path).unwrap_or_default();
+    let lines: String = events.iter().map(|event| format!("{event}\n")).collect();
+    std::fs::write(path, before + &lines).unwrap();
+}
+
+fn status(watcher: &Watcher, point: &str) -> &'static str {
+    let model = watcher.app.model();
+    model.points[model.find("p", point).unwrap()].status()
+}
+
+fn started(point: &str) -> String {
+    let key = components(point, 1).key();
+    format!(r#"{{"event":"stage-started","stage":"{point}","kind":"test","key":"{key}","reason":null}}"#)
+}
+
+fn epoch(point: &str, epoch: u64) -> String {
+    format!(r#"{{"event":"epoch","stage":"{point}","epoch":{epoch},"epochs":10,"figures":{{"loss":0.5}}}}"#)
+}
+
+/// Lets the process of a run seem to be gone.
+fn kill(watcher: &Watcher, run: &str) {
+    watcher.app.model_mut().runs.get_mut(run).unwrap().holder.start_ticks = 1;
+    note_killed(&watcher.app);
+}
+
+#[test]
+fn points_of_a_killed_run_are_closed_even_if_a_later_run_of_other_points_is_newer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (open_run("20260101-1", &["a"], false), open_run("20260102-2", &["b"], true));
+    let (_store, mut watcher) = watch(dir.path(), &[old, new]);
+    watcher.look();
+    assert_eq!((status(&watcher, "a"), status(&watcher, "b")), ("skipped", "pending"));
+}
+
+#[test]
+fn older_of_two_live_runs_is_read_to_its_end_after_it_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (open_run("20260101-1", &["a"], true), open_run("20260102-2", &["b"], true));
+    let (_store, mut watcher) = watch(dir.path(), &[old, new]);
+    write_events(dir.path(), "20260101-1", &[&started("a")]);
+    watcher.look();
+    assert_eq!(status(&watcher, "a"), "running");
+    kill(&watcher, "20260101-1");
+    watcher.look();
+    assert_eq!((status(&watcher, "a"), status(&watcher, "b")), ("interrupted", "pending"));
+    let model = watcher.app.model();
+    assert!(model.runs["20260101-1"].events.is_none() && model.runs["20260102-2"].events.is_some());
+}
+
+#[test]
+fn unreadable_events_of_a_killed_run_are_published_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, mut watcher) = watch(dir.path(), &[open_run("20260101-1", &["a"], false)]);
+    std::fs::create_dir(dir.path().join("runs/20260101-1.ndjson")).unwrap();
+    watcher.look();
+    let version = watcher.app.model().version;
+    watcher.look();
+    assert_eq!(watcher.app.model().version, version);
+}
