@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::model::Model;
 use super::runs::Run;
-use super::state::App;
+use super::state::{App, Followed};
 use crate::shared::{EventsRead, SharedStore};
 use crate::status::{RunStatus, StageStatus};
 use crate::store::{Holder, StageRun};
@@ -65,12 +65,13 @@ pub(super) fn follow(app: &App, remote: &Remote) {
         match remote.shared.new_events(&remote.run, &mut read) {
             Ok(pieces) => {
                 let now = jiff::Timestamp::now().as_millisecond();
+                app.set_problem(Followed::SharedStore, None);
                 for (_, bytes) in pieces {
                     let lines: Vec<String> = String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect();
                     app.model_mut().apply(&remote.run, &lines, now);
                 }
             }
-            Err(error) => app.set_problem(&error.to_string()),
+            Err(error) => app.set_problem(Followed::SharedStore, Some(error.to_string())),
         }
         std::thread::sleep(TICK);
     }

@@ -27,7 +27,7 @@ use super::images::{self, Selection, Sent};
 use super::importance::importance;
 use super::kept::reconstructions;
 use super::model::Model;
-use super::state::App;
+use super::state::{App, READ_ALL};
 use super::table::table;
 use crate::error::{Category, Error};
 
@@ -120,7 +120,7 @@ async fn events(State(app): Shared) -> Sse<impl Stream<Item = Result<Event, Infa
     let stream = unfold(app.updates.subscribe(), async |mut updates| {
         let text = match updates.recv().await {
             Ok(text) => text.to_string(),
-            Err(RecvError::Lagged(_)) => json!({ "table": true, "runs": true, "states": true }).to_string(),
+            Err(RecvError::Lagged(_)) => READ_ALL.to_owned(),
             Err(RecvError::Closed) => return None,
         };
         Some((Ok(Event::default().data(text)), updates))

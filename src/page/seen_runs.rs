@@ -7,6 +7,8 @@ use crate::store::{RunFile, RunFolder, RunRecord};
 
 /// The folder is listed when it has changed, and at least this often: its time of change may be coarse.
 const SCAN: Duration = Duration::from_secs(2);
+/// Changes that are closer together may have the same time.
+const MOMENT: Duration = Duration::from_millis(50);
 /// Bytes of the records of runs that are read, the newest ones first. A record of 40,000 points has about 10 MB.
 const MOST_BYTES: u64 = 128 << 20;
 
@@ -53,7 +55,9 @@ impl SeenRuns {
         }
         // A folder that can't be read says nothing.
         let Ok(ids) = self.folder.ids() else { return RunChanges::default() };
-        (self.changed_at, self.scanned_at) = (changed_at, Some(Instant::now()));
+        // A record that is written in the same moment does not change the time again.
+        self.changed_at = changed_at.filter(|at| at.elapsed().is_ok_and(|age| age > MOMENT));
+        self.scanned_at = Some(Instant::now());
         self.scan(&ids)
     }
 
@@ -110,7 +114,6 @@ mod tests {
         std::fs::write(dir.path().join("runs/20260103-3.json"), "{").unwrap();
         let mut seen = SeenRuns::new(CacheReader::open(dir.path()).unwrap().runs());
         let mut changed = |seen: &mut SeenRuns| {
-            seen.scanned_at = None;
             let changes = seen.look();
             changes.changed.iter().for_each(|file| drop(seen.read(&file.id)));
             (changes.changed.into_iter().map(|file| file.id).collect::<Vec<_>>(), changes.removed.into_iter().collect())

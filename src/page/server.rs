@@ -1,5 +1,6 @@
 //! The server: its address, its threads and its end.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
@@ -76,10 +77,10 @@ impl Server {
     /// If the system refuses threads or the socket.
     pub fn run(self, stop: oneshot::Receiver<()>) -> Result<()> {
         let watcher = self.watcher;
-        spawn(move || watcher.follow())?;
+        spawn(&self.app, move || watcher.follow())?;
         if let Some(remote) = self.remote {
             let app = Arc::clone(&self.app);
-            spawn(move || remote::follow(&app, &remote))?;
+            spawn(&self.app, move || remote::follow(&app, &remote))?;
         }
         let runtime = Builder::new_multi_thread().worker_threads(2).max_blocking_threads(8).enable_all().build();
         let runtime = runtime.map_err(|error| Error::exhausted("can't start threads", error))?;
@@ -98,8 +99,14 @@ impl Server {
     }
 }
 
-/// Starts a thread that runs until the program ends.
-fn spawn(work: impl FnOnce() + Send + 'static) -> Result<()> {
+/// Starts a thread that runs until the program ends. If it panics, the page says that it shows nothing new.
+fn spawn(app: &Arc<App>, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let app = Arc::clone(app);
+    let work = move || {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            app.note_failed_thread();
+        }
+    };
     let spawned = thread::Builder::new().name("vadpipe-page".to_owned()).spawn(work);
     spawned.map(drop).map_err(|error| Error::exhausted("can't start a thread", error))
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::model::{Changes, Model};
 use super::runs::Run;
 use super::seen_runs::SeenRuns;
-use super::state::App;
+use super::state::{App, Followed};
 use super::table::{Columns, Row};
 use crate::file::tail::Tail;
 
@@ -95,12 +95,20 @@ impl Watcher {
 }
 
 fn refresh_cache(app: &App) {
-    let mut model = app.model_mut();
-    match model.reader.refresh() {
-        Ok(refreshed) if refreshed.is_empty() => {}
-        Ok(refreshed) => model.refresh(refreshed),
-        Err(error) => app.set_problem(&error.to_string()),
-    }
+    let problem = {
+        let mut model = app.model_mut();
+        let refreshed = model.reader.refresh();
+        let problem = match refreshed {
+            Ok(refreshed) if refreshed.is_empty() => None,
+            Ok(refreshed) => {
+                model.refresh(refreshed);
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        problem.or_else(|| model.reader.check().err().map(|error| error.to_string()))
+    };
+    app.set_problem(Followed::Cache, problem);
 }
 
 /// The runs whose events say more than their records: those that are not over, those that were not over at the last

@@ -18,6 +18,8 @@ pub(super) struct FollowedEntries {
     letters: &'static [u8],
     position: Position,
     entries: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    /// Whether entries were forgotten and the caller was not told yet.
+    is_replaced: bool,
 }
 
 /// What a read of the journal has changed.
@@ -32,7 +34,8 @@ pub(super) enum EntryChanges {
 impl FollowedEntries {
     /// The database in this folder; keys with other first letters are ignored. Nothing is read yet.
     pub(super) fn new(folder: PathBuf, letters: &'static [u8]) -> Self {
-        Self { folder, letters, position: Position { id: [0; 16], offset: 0 }, entries: BTreeMap::new() }
+        let position = Position { id: [0; 16], offset: 0 };
+        Self { folder, letters, position, entries: BTreeMap::new(), is_replaced: false }
     }
 
     /// The folder of the database.
@@ -45,14 +48,20 @@ impl FollowedEntries {
     /// # Errors
     /// If the journal can't be read, or if a later version wrote it.
     pub(super) fn read(&mut self) -> Result<EntryChanges> {
+        let keys = self.read_keys()?;
+        Ok(if std::mem::take(&mut self.is_replaced) { EntryChanges::All } else { EntryChanges::Keys(keys) })
+    }
+
+    fn read_keys(&mut self) -> Result<BTreeSet<Box<[u8]>>> {
         let folder = self.folder.clone();
         let failed = || StoreError::unreadable(&folder);
-        let mut changes = EntryChanges::Keys(BTreeSet::new());
+        let mut keys = BTreeSet::new();
         let Some(mut journal) = Journal::open(&self.folder, false).map_err(failed())? else {
-            return Ok(self.clear(changes));
+            self.clear();
+            return Ok(keys);
         };
         if !journal.is_whole() {
-            return Ok(changes);
+            return Ok(keys);
         }
         if !journal.is_ours() {
             let (dir, found) = (folder, journal.format());
@@ -60,17 +69,17 @@ impl FollowedEntries {
         }
         let end = journal.position();
         if end.id != self.position.id || end.offset < self.position.offset {
-            changes = self.clear(changes);
+            self.clear();
             self.position = Position { id: end.id, offset: 0 };
         }
         if end.offset == self.position.offset {
-            return Ok(changes);
+            return Ok(keys);
         }
-        let (letters, entries) = (self.letters, &mut self.entries);
+        let (letters, is_replaced, entries) = (self.letters, self.is_replaced, &mut self.entries);
         let replay = journal.replay(self.position.offset, |frame, _| {
             for (key, value) in frame.iter().filter(|(key, _)| key.first().is_some_and(|l| letters.contains(l))) {
                 let key: Box<[u8]> = (*key).into();
-                if let EntryChanges::Keys(keys) = &mut changes {
+                if !is_replaced {
                     keys.insert(key.clone());
                 }
                 match value {
@@ -81,15 +90,14 @@ impl FollowedEntries {
             Ok::<_, std::io::Error>(())
         });
         self.position.offset = replay.map_err(failed())?.end;
-        Ok(changes)
+        Ok(keys)
     }
 
     /// Forgets all entries.
-    fn clear(&mut self, changes: EntryChanges) -> EntryChanges {
-        let was_empty = self.entries.is_empty();
+    fn clear(&mut self) {
+        self.is_replaced |= !self.entries.is_empty();
         self.entries.clear();
         self.position = Position { id: [0; 16], offset: 0 };
-        if was_empty { changes } else { EntryChanges::All }
     }
 
     /// The value of a key.

@@ -61,19 +61,7 @@ impl CacheReader {
     /// # Errors
     /// If the folder is not a cache, or if a later vadpipe wrote it.
     pub fn open(dir: &Path) -> Result<Self> {
-        let not_a_cache = |why: &str| StoreError::NotACache { dir: dir.to_owned(), why: why.to_owned() };
-        let format = disk::read(&dir.join("FORMAT"), LONGEST_FORMAT).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound if dir.is_dir() => not_a_cache("it has no file FORMAT"),
-            std::io::ErrorKind::NotFound => not_a_cache("there is no such folder"),
-            _ => not_a_cache(&format!("FORMAT: {error}")),
-        })?;
-        match std::str::from_utf8(&format).ok().and_then(|text| text.trim().parse().ok()) {
-            Some(found) if found > FORMAT => {
-                return Err(StoreError::Newer { dir: dir.to_owned(), found, known: FORMAT });
-            }
-            Some(_) => {}
-            None => return Err(not_a_cache("its file FORMAT holds no number")),
-        }
+        check_format(dir)?;
         Ok(Self {
             dir: dir.to_owned(),
             small: SmallFiles::new(dir),
@@ -106,6 +94,14 @@ impl CacheReader {
             }
         }
         Ok(refreshed)
+    }
+
+    /// Checks that the cache is still there.
+    ///
+    /// # Errors
+    /// As [`CacheReader::open`].
+    pub fn check(&self) -> Result<()> {
+        check_format(&self.dir)
     }
 
     /// The result of this key, if it is stored and not damaged.
@@ -200,6 +196,24 @@ impl CacheReader {
     /// The file with the log of a point in a run.
     pub fn log_path(&self, run: &str, point: &str) -> PathBuf {
         self.dir.join("logs").join(run).join(format!("{point}.log"))
+    }
+}
+
+/// # Errors
+/// If the folder is not a cache, or if a later vadpipe wrote it.
+fn check_format(dir: &Path) -> Result<()> {
+    let not_a_cache = |why: &str| StoreError::NotACache { dir: dir.to_owned(), why: why.to_owned() };
+    let format = disk::read(&dir.join("FORMAT"), LONGEST_FORMAT).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound if dir.is_dir() => not_a_cache("it has no file FORMAT"),
+        std::io::ErrorKind::NotFound => not_a_cache("there is no such folder"),
+        _ => not_a_cache(&format!("FORMAT: {error}")),
+    })?;
+    match std::str::from_utf8(&format).ok().and_then(|text| text.trim().parse().ok()) {
+        Some(found) if found > FORMAT => {
+            Err(StoreError::Newer { dir: dir.to_owned(), found, known: FORMAT })
+        }
+        Some(_) => Ok(()),
+        None => Err(not_a_cache("its file FORMAT holds no number")),
     }
 }
 

@@ -98,3 +98,32 @@ fn unreadable_events_of_a_killed_run_are_published_once() {
     watcher.look();
     assert_eq!(watcher.app.model().version, version);
 }
+
+#[test]
+fn problem_ends_when_the_cache_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path().join("cache");
+    let (_store, mut watcher) = watch(&cache, &[]);
+    assert_eq!(watcher.app.problem(), None);
+    std::fs::rename(&cache, dir.path().join("moved")).unwrap();
+    watcher.look();
+    let problem = watcher.app.problem().unwrap();
+    assert!(problem.ends_with("is not a cache: there is no such folder"), "{problem}");
+    let version = watcher.app.model().version;
+    std::fs::rename(dir.path().join("moved"), &cache).unwrap();
+    watcher.look();
+    assert_eq!(watcher.app.problem(), None);
+    assert!(watcher.app.model().version > version, "the pages are told");
+}
+
+#[test]
+fn removed_run_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let finished = run("20260101-1", &[("a", components("a", 1).key())]);
+    let (_store, mut watcher) = watch(dir.path(), &[finished]);
+    assert_eq!(watcher.app.model().trainings.len(), 1);
+    std::fs::remove_file(dir.path().join("runs/20260101-1.json")).unwrap();
+    watcher.look();
+    let model = watcher.app.model();
+    assert!(model.trainings.is_empty() && model.runs.is_empty() && model.shown().next().is_none());
+}
