@@ -282,8 +282,8 @@ impl Model {
         is_running || self.points[number].result.is_none() || !self.points[number].is_done()
     }
 
-    /// Applies lines of the events of a run. `now` is the time in Unix milliseconds.
-    pub(super) fn apply(&mut self, run: &str, lines: &[String], now: i64) {
+    /// Applies lines of the events of a run. `now` is their time in Unix milliseconds; none if they may be old.
+    pub(super) fn apply(&mut self, run: &str, lines: &[String], now: Option<i64>) {
         let Some(known) = self.runs.get(run) else { return };
         let (pipeline, id, is_running) = (Arc::clone(&known.pipeline), Arc::clone(&known.id), known.is_running);
         let has_ended = known.finished_at.is_some();
@@ -293,7 +293,7 @@ impl Model {
                     && self.needs(number, is_running)
                     && let Some(live) = self.points[number].live.as_mut().filter(|live| live.run == id)
                 {
-                    live.add_epoch(epoch);
+                    live.add_epoch(epoch, now);
                     self.changes.points.insert(number);
                     self.changes.epochs.insert(number);
                 }
@@ -312,6 +312,12 @@ impl Model {
                 self.take_result(number);
             }
         }
+    }
+
+    /// The old events of a run were applied: those that follow tell how fast it is.
+    pub(super) fn measure(&mut self, run: &str, now: i64) {
+        let of_run = self.points.iter_mut().filter_map(|point| point.live.as_mut()).filter(|live| *live.run == *run);
+        of_run.for_each(|live| live.measure(now));
     }
 
     /// Finds the result that the newest run of a point has used. The index names it as the point's newest at the end of

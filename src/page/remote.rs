@@ -61,6 +61,7 @@ pub(super) fn add(model: &mut Model, remote: &Remote) {
 /// Follows the events of the workers until the server ends.
 pub(super) fn follow(app: &App, remote: &Remote) {
     let mut read = EventsRead::default();
+    let mut is_first = true;
     loop {
         match remote.shared.new_events(&remote.run, &mut read) {
             Ok(pieces) => {
@@ -68,7 +69,10 @@ pub(super) fn follow(app: &App, remote: &Remote) {
                 app.set_problem(Followed::SharedStore, None);
                 for (_, bytes) in pieces {
                     let lines: Vec<String> = String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect();
-                    app.model_mut().apply(&remote.run, &lines, now);
+                    app.model_mut().apply(&remote.run, &lines, (!is_first).then_some(now));
+                }
+                if std::mem::take(&mut is_first) {
+                    app.model_mut().measure(&remote.run, now);
                 }
             }
             Err(error) => app.set_problem(Followed::SharedStore, Some(error.to_string())),

@@ -75,15 +75,20 @@ impl Watcher {
     fn read_events(&self, id: &str) {
         let app = &self.app;
         let path = self.runs.folder().events_path(id);
-        let (mut events, is_over) = {
+        let (mut events, is_first, is_over) = {
             let mut model = app.model_mut();
             let Some(run) = model.runs.get_mut(id) else { return };
-            (run.events.take().unwrap_or_else(|| Tail::of_documents(path)), !run.is_running)
+            let events = run.events.take();
+            let is_first = events.is_none();
+            (events.unwrap_or_else(|| Tail::of_documents(path)), is_first, !run.is_running)
         };
         let now = jiff::Timestamp::now().as_millisecond();
         // An events file that can't be read says nothing, and is not read again when the run is over.
-        let _ = events.read(is_over, |lines| app.model_mut().apply(id, lines, now));
+        let _ = events.read(is_over, |lines| app.model_mut().apply(id, lines, (!is_first).then_some(now)));
         let mut model = app.model_mut();
+        if is_first {
+            model.measure(id, now);
+        }
         if let Some(run) = model.runs.get_mut(id) {
             run.events = Some(events).filter(|_| !is_over);
             run.has_all_events = is_over;

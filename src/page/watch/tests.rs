@@ -127,3 +127,36 @@ fn removed_run_leaves_nothing_behind() {
     let model = watcher.app.model();
     assert!(model.trainings.is_empty() && model.runs.is_empty() && model.shown().next().is_none());
 }
+
+#[test]
+fn time_left_is_measured_from_the_epochs_that_were_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, mut watcher) = watch(dir.path(), &[open_run("20260101-1", &["a"], true)]);
+    write_events(dir.path(), "20260101-1", &[&started("a"), &epoch("a", 1), &epoch("a", 5)]);
+    watcher.look();
+    let left = |watcher: &Watcher, change: Option<(i64, i64)>, now: i64| {
+        let mut model = watcher.app.model_mut();
+        let live = model.points[0].live.as_mut().unwrap();
+        if let Some((from, epoch_at)) = change {
+            (live.measured_from, live.epoch_at) = (live.measured_from.map(|(_, done)| (from, done)), Some(epoch_at));
+        }
+        live.seconds_left(now)
+    };
+    assert_eq!(left(&watcher, None, 9_000), None, "the page was started in mid-run");
+    write_events(dir.path(), "20260101-1", &[&epoch("a", 6), &epoch("a", 7)]);
+    watcher.look();
+    // Epochs 6 and 7 took four seconds, and epoch 8 began a second ago.
+    assert_eq!(left(&watcher, Some((1_000, 5_000)), 6_000), Some(5.0));
+    write_events(dir.path(), "20260101-1", &[&started("a")]);
+    watcher.look();
+    assert_eq!(left(&watcher, None, 9_000), None, "it began again");
+}
+
+#[test]
+fn rung_that_is_read_twice_is_shown_once() {
+    let mut live = PointRun::new(&Arc::from("20260101-1"), &run("20260101-1", &[("a", components("a", 1).key())]).stages[0]);
+    for _ in 0..2 {
+        live.apply(serde_json::from_str(RUNG).unwrap(), None);
+    }
+    assert_eq!(live.rungs, [3]);
+}
