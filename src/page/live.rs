@@ -130,7 +130,7 @@ impl PointRun {
     /// Begins to measure the epochs of a training that runs already.
     pub(super) fn measure(&mut self, now: i64) {
         if self.status == StageStatus::Running && self.measured_from.is_none() {
-            self.measured_from = self.epochs.map(|(done, _)| (now, done));
+            self.measured_from = Some((now, self.epochs.map_or(0, |(done, _)| done)));
         }
     }
 

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::live::{EpochLine, PointRun, point_of};
 use super::runs::Run;
 use crate::event::Event;
@@ -95,6 +97,8 @@ pub(super) struct Model {
     /// How trainings ran, by (run, point).
     pub(super) trainings: BTreeMap<(String, String), Training>,
     pub(super) changes: Changes,
+    /// Whether points of running runs have another status since the pages were last told of runs.
+    pub(super) has_other_counts: bool,
     /// Raised by each change.
     pub(super) version: u64,
 }
@@ -102,7 +106,19 @@ pub(super) struct Model {
 impl Model {
     pub(super) fn new(reader: CacheReader, pipelines: Vec<Pipeline>, registry: Arc<Registry>) -> Self {
         let (points, numbers, runs, trainings, changes) = Default::default();
-        let mut model = Self { reader, pipelines, registry, points, numbers, runs, trainings, changes, version: 0 };
+        let (has_other_counts, version) = (false, 0);
+        let mut model = Self {
+            reader,
+            pipelines,
+            registry,
+            points,
+            numbers,
+            runs,
+            trainings,
+            changes,
+            has_other_counts,
+            version,
+        };
         let declared: Vec<(String, String)> = model
             .pipelines
             .iter()
@@ -272,6 +288,20 @@ impl Model {
         self.take_result(number);
     }
 
+    /// All runs as JSON, the newest first.
+    pub(super) fn runs_json(&self) -> Vec<Value> {
+        let mut live: BTreeMap<&str, BTreeMap<&'static str, usize>> = BTreeMap::new();
+        for live_point in self.points.iter().filter_map(|point| point.live.as_ref()) {
+            *live.entry(&live_point.run).or_default().entry(live_point.status.word()).or_default() += 1;
+        }
+        // The record of a run that has not ended is old. Points that a later run took over are missing here.
+        let present = |run: &Run| {
+            let counts = live.get(&*run.id).filter(|_| run.finished_at.is_none())?;
+            (counts.values().sum::<usize>() == run.counts.values().sum()).then_some(counts)
+        };
+        self.runs.values().rev().map(|run| run.json(present(run).unwrap_or(&run.counts))).collect()
+    }
+
     /// The newest run of a pipeline.
     pub(super) fn newest_run(&self, pipeline: &str) -> Option<&Run> {
         self.runs.values().rev().find(|run| *run.pipeline == *pipeline)
@@ -305,6 +335,7 @@ impl Model {
                 // The record of a run that has ended is right about how its points ended.
                 let (status, key) = (live.status, live.key);
                 live.apply(event, now);
+                self.has_other_counts |= is_running && live.status != status;
                 if has_ended && !matches!(status, StageStatus::Pending | StageStatus::Running) {
                     (live.status, live.key) = (status, key);
                 }

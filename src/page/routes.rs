@@ -131,7 +131,7 @@ async fn events(State(app): Shared) -> Sse<impl Stream<Item = Result<Event, Infa
 /// The cache, the runs and the pipelines.
 async fn state(State(app): Shared) -> Answer {
     answer(app, |app, model| {
-        let runs: Vec<Value> = model.runs.values().rev().map(|run| run.json()).collect();
+        let runs = model.runs_json();
         let mut pipelines: Vec<&str> = model.shown().map(|(_, point)| &*point.pipeline).collect();
         pipelines.sort_unstable();
         pipelines.dedup();

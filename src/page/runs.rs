@@ -27,7 +27,7 @@ pub(super) struct Run {
     pub(super) is_running: bool,
     /// Whether its workers write to a shared store, so that this cache may lack its record and its results.
     pub(super) is_remote: bool,
-    /// How many of its points have each status.
+    /// How many of its points have each status, as its record says.
     pub(super) counts: BTreeMap<&'static str, usize>,
     /// Its events, if they are followed. Taken out while they are read.
     pub(super) events: Option<Tail>,
@@ -71,11 +71,12 @@ impl Run {
         }
     }
 
-    pub(super) fn json(&self) -> Value {
+    /// The run as JSON. `points` says how many of its points have each status.
+    pub(super) fn json(&self, points: &BTreeMap<&'static str, usize>) -> Value {
         json!({
             "id": &*self.id, "pipeline": &*self.pipeline, "file": self.file, "name": self.name, "note": self.note,
             "device": self.device, "threads": self.threads, "host": self.holder.host, "started_at": self.started_at,
-            "finished_at": self.finished_at, "status": self.word(), "points": self.counts,
+            "finished_at": self.finished_at, "status": self.word(), "points": points,
         })
     }
 }

@@ -44,6 +44,7 @@ impl Watcher {
             if processes.elapsed() >= PROCESSES {
                 processes = Instant::now();
                 note_killed(&self.app);
+                tell_counts(&self.app);
             }
             self.look();
             std::thread::sleep(TICK);
@@ -140,6 +141,14 @@ fn note_killed(app: &App) {
         killed += 1;
     }
     model.changes.has_runs |= killed > 0;
+}
+
+/// Lets the pages read the runs again if they have other counts. That takes long in a large cache, so it is not done at
+/// each look.
+fn tell_counts(app: &App) {
+    let mut model = app.model_mut();
+    let has_other_counts = std::mem::take(&mut model.has_other_counts);
+    model.changes.has_runs |= has_other_counts;
 }
 
 /// Tells the pages what has changed.

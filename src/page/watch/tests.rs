@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::page::guard::Guard;
+use crate::page::live::PointRun;
 use crate::stages::builtin;
 use crate::status::{RunStatus, StageStatus};
 use crate::store::tests::{components, run, store};
@@ -155,8 +156,23 @@ fn time_left_is_measured_from_the_epochs_that_were_seen() {
 #[test]
 fn rung_that_is_read_twice_is_shown_once() {
     let mut live = PointRun::new(&Arc::from("20260101-1"), &run("20260101-1", &[("a", components("a", 1).key())]).stages[0]);
+    let rung = r#"{"event":"rung-reached","stage":"a","epoch":3,"seconds":1.0}"#;
     for _ in 0..2 {
-        live.apply(serde_json::from_str(RUNG).unwrap(), None);
+        live.apply(serde_json::from_str(rung).unwrap(), None);
     }
     assert_eq!(live.rungs, [3]);
+}
+
+#[test]
+fn running_run_counts_its_points_by_their_present_status() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, mut watcher) = watch(dir.path(), &[open_run("20260101-1", &["a", "b"], true)]);
+    let counts = |watcher: &Watcher| {
+        let model = watcher.app.model();
+        model.runs_json()[0]["points"].clone()
+    };
+    assert_eq!(counts(&watcher), json!({ "pending": 2 }));
+    write_events(dir.path(), "20260101-1", &[&started("b")]);
+    watcher.look();
+    assert_eq!(counts(&watcher), json!({ "pending": 1, "running": 1 }));
 }
