@@ -23,6 +23,7 @@ mod importance;
 mod kept;
 mod live;
 mod model;
+mod point;
 mod remote;
 mod routes;
 mod runs;

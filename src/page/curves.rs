@@ -11,7 +11,8 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::live::LiveCurve;
-use super::model::{Model, Point};
+use super::model::Model;
+use super::point::Point;
 use crate::artifact::{ElementType, NOT_LOGGED, TensorEntry};
 use crate::key::Digest;
 use crate::store::StoreError;

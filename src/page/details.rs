@@ -8,7 +8,8 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use serde_json::{Value, json};
 
 use super::kept::is_decodable;
-use super::model::{Model, Point};
+use super::model::Model;
+use super::point::Point;
 use super::table::figure;
 use crate::artifact::{Capability, ElementType, TensorEntry};
 use crate::key::{Components, InputDigest};

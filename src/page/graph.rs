@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::model::{Model, Point};
+use super::model::Model;
+use super::point::Point;
 use crate::key::{Digest, InputDigest};
 use crate::spec::PointInput;
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::live::{EpochLine, PointRun, point_of};
+use super::point::{Outcome, Point};
 use super::runs::Run;
 use crate::event::Event;
 use crate::filter::{Cell, Coordinate};
 use crate::id::PointName;
-use crate::key::{Digest, Key};
 use crate::spec::Spec;
 use crate::stage::Registry;
 use crate::status::StageStatus;
@@ -22,36 +22,6 @@ pub struct Pipeline {
     pub file: String,
     /// Its content.
     pub spec: Spec,
-}
-
-/// A point: the name of a result in a pipeline.
-pub(super) struct Point {
-    pub(super) pipeline: Arc<str>,
-    pub(super) name: String,
-    pub(super) stage: String,
-    pub(super) axes: BTreeMap<String, Coordinate>,
-    /// Its newest result.
-    pub(super) result: Option<Outcome>,
-    /// What the newest run that knows it did with it.
-    pub(super) live: Option<PointRun>,
-    /// Whether a pipeline file that was given has it.
-    pub(super) is_declared: bool,
-}
-
-/// What the table shows of a result.
-pub(super) struct Outcome {
-    pub(super) key: Key,
-    pub(super) digest: Digest,
-    pub(super) kind: String,
-    pub(super) metrics: BTreeMap<String, f64>,
-    pub(super) parameters: BTreeMap<String, Cell>,
-    /// All epochs of a training.
-    pub(super) epochs: Option<u64>,
-    pub(super) seconds: f64,
-    /// Unix milliseconds.
-    pub(super) finished_at: i64,
-    /// The run that made it.
-    pub(super) run: String,
 }
 
 /// How a point of a run was trained.
@@ -182,7 +152,10 @@ impl Model {
         }
         if !results.is_empty() {
             // A result may have been damaged or removed.
-            let of_key = |p: &&Point| p.result.as_ref().is_some_and(|result| results.contains(&result.key));
+            let of_key = |p: &&Point| {
+                let keys = [p.result.as_ref().map(|result| result.key), p.live.as_ref().and_then(|live| live.key)];
+                keys.iter().flatten().any(|key| results.contains(key))
+            };
             newest.extend(self.points.iter().filter(of_key).map(|p| (p.pipeline.to_string(), p.name.clone())));
         }
         for (pipeline, name) in newest {
@@ -389,72 +362,4 @@ fn counts(stages: &[StageRun]) -> BTreeMap<&'static str, usize> {
         *counts.entry(stage.outcome.word()).or_default() += 1;
     }
     counts
-}
-
-impl Point {
-    /// Whether it still is in the cache, in a run or in a pipeline file.
-    pub(super) fn is_shown(&self) -> bool {
-        self.result.is_some() || self.live.is_some() || self.is_declared
-    }
-
-    /// Whether its newest result is that of its newest run.
-    pub(super) fn is_done(&self) -> bool {
-        match (&self.result, &self.live) {
-            (Some(_), None) => true,
-            (Some(result), Some(live)) => live.has_ended_well() || (live.key == Some(result.key) && !live.is_open()),
-            (None, _) => false,
-        }
-    }
-
-    /// Its status in a word.
-    pub(super) fn status(&self) -> &'static str {
-        match &self.live {
-            _ if self.is_done() => "done",
-            Some(live) if live.waits_for.is_some() => "waiting",
-            Some(live) if live.has_ended_well() && live.is_remote => "done",
-            Some(live) if live.has_ended_well() => "removed",
-            Some(live) => live.status.word(),
-            None => "not run",
-        }
-    }
-
-    /// The live values, unless the result has them.
-    pub(super) fn current(&self) -> Option<&PointRun> {
-        self.live.as_ref().filter(|_| !self.is_done())
-    }
-
-    /// The value of a metric: of its result, or of the last epoch of a training that runs.
-    pub(super) fn metric(&self, name: &str) -> Option<f64> {
-        match (self.current(), &self.result) {
-            (Some(live), _) => live.figures.get(name).copied(),
-            (None, Some(result)) => result.metrics.get(name).copied(),
-            (None, None) => None,
-        }
-    }
-
-    /// The names of its metrics.
-    pub(super) fn metrics(&self) -> impl Iterator<Item = &String> {
-        let live = self.current().map(|live| &live.figures);
-        live.or(self.result.as_ref().map(|result| &result.metrics)).into_iter().flat_map(BTreeMap::keys)
-    }
-
-    /// The value of a parameter.
-    pub(super) fn parameter(&self, name: &str) -> Option<&Cell> {
-        self.result.as_ref()?.parameters.get(name)
-    }
-
-    /// Its kind, if it is known.
-    pub(super) fn kind(&self) -> Option<&str> {
-        let live = self.live.as_ref().map(|live| live.kind.as_str());
-        live.or(self.result.as_ref().map(|result| result.kind.as_str()))
-    }
-
-    /// Forgets the curves of a run whose result is stored: the result has them.
-    fn drop_stored_curves(&mut self) {
-        if self.is_done()
-            && let Some(live) = &mut self.live
-        {
-            live.curves.clear();
-        }
-    }
 }
