@@ -68,7 +68,7 @@ impl Guard {
         let headers = request.headers();
         let Some(host) = host(request) else { return Some((StatusCode::BAD_REQUEST, "the request has no host")) };
         if !self.hosts.iter().any(|known| known.eq_ignore_ascii_case(without_port(host))) {
-            return Some((StatusCode::FORBIDDEN, "this server does not answer for that host"));
+            return Some((StatusCode::FORBIDDEN, "this server does not answer for that host: name it with `--host`"));
         }
         let is_own = |origin: &HeaderValue| {
             origin.to_str().is_ok_and(|origin| origin.strip_prefix("http://").is_some_and(|o| o == host))

@@ -16,7 +16,7 @@ use super::routes;
 use super::watch::Watcher;
 use crate::error::{Error, Result};
 use crate::stage::Registry;
-use crate::store::CacheReader;
+use crate::store::{CacheReader, host_name};
 
 /// What the server shows and where it listens.
 pub struct Settings {
@@ -68,6 +68,11 @@ impl Server {
     /// If the system does not tell the port.
     pub fn url(&self) -> Result<String> {
         let address = self.listener.local_addr().map_err(failed)?;
+        // A browser can't open the address 0.0.0.0, and the guard refuses it.
+        let address = match address.ip().is_unspecified() {
+            true => format!("{}:{}", host_name(), address.port()),
+            false => address.to_string(),
+        };
         Ok(format!("http://{address}/?token={}", self.app.guard.token()))
     }
 

@@ -10,11 +10,13 @@ use tokio::sync::oneshot;
 use super::routes;
 use super::server::{Server, Settings};
 use crate::stages::builtin;
-use crate::store::CacheReader;
+use crate::store::{CacheReader, host_name};
 use crate::store::tests::{artifact, commit, components, store};
 
 /// A server with a small cache.
 struct Running {
+    /// The host in the printed address.
+    name: String,
     port: u16,
     token: String,
     stop: Option<oneshot::Sender<()>>,
@@ -24,12 +26,16 @@ struct Running {
 
 impl Running {
     fn start() -> Self {
+        Self::listen(Ipv4Addr::LOCALHOST, vec![])
+    }
+
+    fn listen(address: Ipv4Addr, hosts: Vec<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         commit(&store(dir.path()), "net@lr=0.1", &components("a", 1), &artifact(1, 100));
         let settings = Settings {
-            address: Ipv4Addr::LOCALHOST.into(),
+            address: address.into(),
             port: 0,
-            hosts: vec![],
+            hosts,
             cache: CacheReader::open(dir.path()).unwrap(),
             pipelines: vec![],
             remote: None,
@@ -37,11 +43,12 @@ impl Running {
         };
         let server = Server::bind(settings).unwrap();
         let url = server.url().unwrap();
-        let (address, token) = url.strip_prefix("http://127.0.0.1:").unwrap().split_once("/?token=").unwrap();
-        let (port, token) = (address.parse().unwrap(), token.to_owned());
+        let (address, token) = url.strip_prefix("http://").unwrap().split_once("/?token=").unwrap();
+        let (name, port) = address.rsplit_once(':').unwrap();
+        let (name, port, token) = (name.to_owned(), port.parse().unwrap(), token.to_owned());
         let (stop, stopped) = oneshot::channel();
         let thread = Some(std::thread::spawn(move || server.run(stopped).unwrap()));
-        Self { port, token, stop: Some(stop), thread, _dir: dir }
+        Self { name, port, token, stop: Some(stop), thread, _dir: dir }
     }
 
     /// The status and the answer to a request with these lines after the first one.
@@ -65,7 +72,7 @@ impl Running {
     }
 
     fn host(&self) -> String {
-        format!("Host: 127.0.0.1:{}", self.port)
+        format!("Host: {}:{}", self.name, self.port)
     }
 
     fn bearer(&self) -> String {
@@ -172,4 +179,14 @@ fn page_has_no_inline_script_and_names_only_files_that_exist() {
             assert!(!asset.text.contains(markup), "{} uses {markup}", asset.name);
         }
     }
+}
+
+#[test]
+fn printed_address_of_a_server_for_all_addresses_is_answered() {
+    let name = host_name();
+    let server = Running::listen(Ipv4Addr::UNSPECIFIED, vec![name.clone()]);
+    assert_eq!(server.name, name);
+    assert_eq!(server.request(&format!("GET /?token={}", server.token), &[&server.host()]).0, 200);
+    let (status, answer) = server.request("GET /", &["Host: 0.0.0.0", &server.bearer()]);
+    assert!(status == 403 && answer.contains("`--host`"), "{answer}");
 }
