@@ -33,12 +33,13 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 /// Names of the loopback address.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
+/// How the name of the cookie begins. The port of the server follows, as the browser knows it.
+const COOKIE_PREFIX: &str = "vadpipe-";
+
 /// Decides about requests.
 #[derive(Debug)]
 pub(super) struct Guard {
     token: String,
-    /// The name of the cookie. Servers on other ports of a machine have other cookies.
-    cookie: String,
     /// Names by which this machine may be addressed.
     hosts: Vec<String>,
 }
@@ -53,9 +54,8 @@ impl Guard {
         let failed = |_| Error::storage("the system has no random numbers");
         SystemRandom::new().fill(&mut bytes).map_err(failed)?;
         let token = hex::encode(bytes);
-        let cookie = format!("vadpipe-{}", &blake3::hash(token.as_bytes()).to_hex()[..12]);
         let loopback = LOOPBACK.iter().map(|name| (*name).to_owned());
-        Ok(Self { token, cookie, hosts: loopback.chain(hosts).collect() })
+        Ok(Self { token, hosts: loopback.chain(hosts).collect() })
     }
 
     /// The token.
@@ -97,7 +97,7 @@ impl Guard {
     fn in_cookie(&self, headers: &HeaderMap) -> bool {
         let texts = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
         let mut pairs = texts.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        pairs.any(|(name, value)| name == self.cookie && self.is_token(value))
+        pairs.any(|(name, value)| name.starts_with(COOKIE_PREFIX) && self.is_token(value))
     }
 
     fn in_authorization(&self, headers: &HeaderMap) -> bool {
@@ -107,10 +107,13 @@ impl Guard {
 
     /// The answer to the printed address: sets the cookie and opens the page without the token in its address. The page
     /// itself goes on, because a browser sends no strict cookie after a redirection that another site began.
-    fn exchange(&self) -> Response {
+    fn exchange(&self, request: &Request) -> Response {
         let page = "<!DOCTYPE html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" \
                     content=\"0;url=/\"><link rel=\"icon\" href=\"data:,\"><title>vadpipe</title><p><a href=\"/\">Open the page</a></p></html>";
-        let cookie = format!("{}={}; Path=/; HttpOnly; SameSite=Strict", self.cookie, self.token);
+        // Browsers send cookies to all ports of a host. A later server on this port replaces the cookie.
+        let port = host(request).and_then(|host| host.strip_prefix(without_port(host))?.strip_prefix(':'));
+        let name = format!("{COOKIE_PREFIX}{}", port.unwrap_or("80"));
+        let cookie = format!("{name}={}; Path=/; HttpOnly; SameSite=Strict", self.token);
         let mut response = Response::new(Body::from(page));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
         if let Ok(cookie) = HeaderValue::from_str(&cookie) {
@@ -143,7 +146,7 @@ pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, nex
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             response
         }
-        None if request.uri().path() == "/" && guard.in_query(&request) => guard.exchange(),
+        None if request.uri().path() == "/" && guard.in_query(&request) => guard.exchange(&request),
         None => next.run(request).await,
     };
     let headers = response.headers_mut();

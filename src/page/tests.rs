@@ -157,6 +157,7 @@ fn token_of_the_printed_address_becomes_a_strict_cookie() {
     assert_eq!(status, 200);
     let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
     assert!(cookie.ends_with("; Path=/; HttpOnly; SameSite=Strict"), "{cookie}");
+    assert!(cookie.starts_with(&format!("vadpipe-{}={};", server.port, server.token)), "{cookie}");
     let cookie = format!("Cookie: other=1; {}", cookie.split(';').next().unwrap());
     // Through `ssh -L` the port is another one.
     for host in [server.host(), "Host: localhost:1".to_owned(), "Host: [::1]:8080".to_owned()] {
