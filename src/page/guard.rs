@@ -6,8 +6,8 @@
 //! - The `Host` of each request must be a name of this machine's loopback address. A foreign site that lets its own
 //!   name point to 127.0.0.1 (DNS rebinding) is refused. The port may be any, as `ssh -L` may use another one.
 //! - A request with an `Origin` must come from a page of this server.
-//! - Each request must carry the token: as a cookie, as `Authorization: Bearer`, or as `?token=`. The address that the
-//!   program prints has it. It is exchanged for a cookie with `SameSite=Strict` and `HttpOnly`.
+//! - Each request must carry the token: as a cookie, as `Authorization: Bearer`, or as `/?token=`, the address that the
+//!   program prints. There it is exchanged for a cookie with `SameSite=Strict` and `HttpOnly`.
 //! - Only GET and HEAD are allowed: the server changes nothing.
 //! - The page may load only what this server sends. No script, style or event handler in its HTML is run.
 
@@ -89,7 +89,11 @@ impl Guard {
         blake3::hash(given.as_bytes()) == blake3::hash(self.token.as_bytes())
     }
 
+    /// Whether the request is for the address that was printed: only that one has the token in its query.
     fn in_query(&self, request: &Request) -> bool {
+        if request.uri().path() != "/" {
+            return false;
+        }
         let query = request.uri().query().unwrap_or_default();
         query.split('&').any(|part| part.strip_prefix("token=").is_some_and(|token| self.is_token(token)))
     }
@@ -146,7 +150,7 @@ pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, nex
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             response
         }
-        None if request.uri().path() == "/" && guard.in_query(&request) => guard.exchange(&request),
+        None if guard.in_query(&request) => guard.exchange(&request),
         None => next.run(request).await,
     };
     let headers = response.headers_mut();
