@@ -5,7 +5,8 @@
 //!
 //! - The `Host` of each request must be a name of this machine's loopback address. A foreign site that lets its own
 //!   name point to 127.0.0.1 (DNS rebinding) is refused. The port may be any, as `ssh -L` may use another one.
-//! - A request with an `Origin` must come from a page of this server.
+//! - A request with an `Origin` must come from a page of this server, and so must one with `Sec-Fetch-Site`, unless it
+//!   follows a link.
 //! - Each request must carry the token: as a cookie, as `Authorization: Bearer`, or as `/?token=`, the address that the
 //!   program prints. There it is exchanged for a cookie with `SameSite=Strict` and `HttpOnly`.
 //! - Only GET and HEAD are allowed: the server changes nothing.
@@ -76,6 +77,9 @@ impl Guard {
         if headers.get_all(ORIGIN).iter().any(|origin| !is_own(origin)) {
             return Some((StatusCode::FORBIDDEN, "the request comes from a page of another site"));
         }
+        if comes_from_elsewhere(headers) {
+            return Some((StatusCode::FORBIDDEN, "the request comes from a page of another site"));
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Some((StatusCode::METHOD_NOT_ALLOWED, "this server only answers GET and HEAD"));
         }
@@ -125,6 +129,16 @@ impl Guard {
         }
         response
     }
+}
+
+/// Whether a browser says that a page of another site, or of another port of this machine, makes the request. A link to
+/// the page may be followed.
+fn comes_from_elsewhere(headers: &HeaderMap) -> bool {
+    let is = |name: &str, known: &[&str]| {
+        let mut values = headers.get_all(name).iter();
+        values.any(|value| known.iter().any(|known| value.as_bytes() == known.as_bytes()))
+    };
+    is("sec-fetch-site", &["same-site", "cross-site"]) && !is("sec-fetch-mode", &["navigate"])
 }
 
 /// The host that a request names.

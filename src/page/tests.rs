@@ -193,3 +193,22 @@ fn printed_address_of_a_server_for_all_addresses_is_answered() {
     let (status, answer) = server.request("GET /", &["Host: 0.0.0.0", &server.bearer()]);
     assert!(status == 403 && answer.contains("`--host`"), "{answer}");
 }
+
+#[test]
+fn request_of_a_page_on_another_port_is_refused_and_a_link_is_followed() {
+    let server = Running::start();
+    let status = |fetch: &[&str]| {
+        let (host, bearer) = (server.host(), server.bearer());
+        let headers: Vec<&str> = [host.as_str(), &bearer].iter().chain(fetch).copied().collect();
+        server.request("GET /api/points", &headers).0
+    };
+    for site in ["same-site", "cross-site"] {
+        let site = format!("Sec-Fetch-Site: {site}");
+        assert_eq!(status(&[&site, "Sec-Fetch-Mode: no-cors"]), 403, "{site}");
+        assert_eq!(status(&[&site]), 403, "{site}");
+        assert_eq!(status(&[&site, "Sec-Fetch-Mode: navigate"]), 200, "{site}");
+    }
+    for site in ["same-origin", "none"] {
+        assert_eq!(status(&[&format!("Sec-Fetch-Site: {site}"), "Sec-Fetch-Mode: cors"]), 200, "{site}");
+    }
+}
