@@ -211,7 +211,8 @@ pub(super) fn log(model: &Model, number: usize, from: Option<u64>) -> Option<Val
     let run = log_run(point)?;
     let is_over = point.status() != "running";
     let none = || json!({ "run": run, "from": 0, "next": 0, "text": "", "is_over": is_over, "exists": false });
-    let Ok(mut file) = crate::file::open(&model.reader.log_path(run, &point.name)) else { return Some(none()) };
+    let file = model.reader.log_path(run, &point.name).and_then(|path| crate::file::open(&path).ok());
+    let Some(mut file) = file else { return Some(none()) };
     let length = file.metadata().map_or(0, |file| file.len());
     let from = from.unwrap_or(length.saturating_sub(LOG_PART)).min(length);
     let text = read_part(&mut file, from).unwrap_or_default();

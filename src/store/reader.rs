@@ -7,7 +7,7 @@
 //! Results that only sled knows, in a cache that no version with journals has changed, are not seen.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::disk;
@@ -193,9 +193,12 @@ impl CacheReader {
         RunFolder::new(&self.dir)
     }
 
-    /// The file with the log of a point in a run.
-    pub fn log_path(&self, run: &str, point: &str) -> PathBuf {
-        self.dir.join("logs").join(run).join(format!("{point}.log"))
+    /// The file with the log of a point in a run. None if a name leads out of the folder.
+    pub fn log_path(&self, run: &str, point: &str) -> Option<PathBuf> {
+        let file = format!("{point}.log");
+        let is_inside = |name: &str| Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+        let is_named = !run.is_empty() && is_inside(run) && is_inside(&file);
+        is_named.then(|| self.dir.join("logs").join(run).join(file))
     }
 }
 
@@ -295,5 +298,17 @@ mod tests {
         store.gc(&crate::store::GcPolicy { keep_runs: 1, named: vec![], dry_run: false }).unwrap();
         assert!(reader.refresh().unwrap().is_replaced);
         assert_eq!(reader.result(&record.key).is_some(), store.result(&record.key).unwrap().is_some());
+    }
+
+    #[test]
+    fn names_of_a_foreign_record_lead_to_no_file_outside_the_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(store(dir.path()));
+        let reader = CacheReader::open(dir.path()).unwrap();
+        let inside = dir.path().join("logs/run-1/net@data=a/b.log");
+        assert_eq!(reader.log_path("run-1", "net@data=a/b"), Some(inside));
+        for (run, point) in [("..", "x"), ("a/../..", "x"), ("/etc", "x"), ("", "x"), ("r", "../x"), ("r", "/etc/x")] {
+            assert_eq!(reader.log_path(run, point), None, "{run} {point}");
+        }
     }
 }
