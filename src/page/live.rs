@@ -60,6 +60,11 @@ impl LiveCurve {
     fn set(&mut self, epoch: u64, value: f64) {
         /// More epochs without a value than any run skips.
         const LONGEST_GAP: usize = 1 << 20;
+        /// More epochs than any training has.
+        const LAST: u64 = 1 << 24;
+        if epoch > LAST {
+            return;
+        }
         if self.values.is_empty() {
             self.first = epoch;
         }
@@ -212,4 +217,18 @@ pub(super) fn point_of(event: &Event) -> Option<&str> {
         | Event::Epoch { stage, .. } => stage,
         other => other.stage_status()?.0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epoch_that_no_training_reaches_is_ignored() {
+        let mut curve = LiveCurve::default();
+        curve.set(u64::MAX, 1.0);
+        curve.set(3, 2.0);
+        curve.set(1 << 22, 2.0);
+        assert_eq!((curve.first, curve.values), (3, vec![2.0]));
+    }
 }

@@ -294,6 +294,8 @@ struct SelectionQuery {
     #[serde(default, rename = "where")]
     conditions: String,
     most: Option<usize>,
+    /// Epochs in a bucket of a curve.
+    bucket: Option<u64>,
 }
 
 impl SelectionQuery {
@@ -309,7 +311,7 @@ async fn point_curves(State(app): Shared, Query(query): Query<SelectionQuery>) -
     answer(app, move |app, model| {
         let points = query.points(app, model)?;
         let Some(metric) = query.metric else { return Ok(Json(curves::metrics(model, &points)).into_response()) };
-        let query = CurvesQuery { metric, points, most: query.most.unwrap_or(VALUES) };
+        let query = CurvesQuery { metric, points, most: query.most.unwrap_or(VALUES), bucket: query.bucket };
         let found = curves::curves(&app.curves, model, &query).map_err(|error| Refusal::from(Error::from(error)))?;
         Ok(json_text(found))
     })
