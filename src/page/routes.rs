@@ -221,6 +221,7 @@ async fn point_image(
                 images::png(model, entry, &selection, &mut last)
             }
             (None, Some(state)) if query.name == RECONSTRUCTIONS => {
+                let _one_at_a_time = app.large.lock().unwrap_or_else(PoisonError::into_inner);
                 reconstructions(&model.reader, &record, state).and_then(|images| images::draw(&images, &selection))
             }
             (None, _) => return Err(none()),
@@ -254,13 +255,15 @@ async fn point_file(
     Path(number): Path<usize>,
     Query(query): Query<FileQuery>,
 ) -> Result<Response, Refusal> {
-    answer(app, move |_, model| {
+    answer(app, move |app, model| {
         let files = match query.epoch {
             Some(epoch) => images::state(model, number, epoch).map(|state| state.folder.files),
             None => images::record(model, number).map(|record| record.manifest.files),
         };
         let blob = files.and_then(|mut files| files.remove(&query.name));
         let blob = blob.ok_or_else(|| Refusal::not_found("there is no such file"))?;
+        let is_large = blob.size > images::LARGE;
+        let _one_at_a_time = is_large.then(|| app.large.lock().unwrap_or_else(PoisonError::into_inner));
         let sent = images::file(model, &query.name, &blob);
         sent.map(send).map_err(|why| Refusal(StatusCode::UNPROCESSABLE_ENTITY, why, None))
     })

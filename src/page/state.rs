@@ -26,6 +26,8 @@ pub(super) struct App {
     pub(super) updates: broadcast::Sender<Arc<str>>,
     pub(super) curves: Mutex<CurveCache>,
     pub(super) last_tensor: Mutex<LastTensor>,
+    /// Held while a file or a state is read that may be large, so that only one is in memory.
+    pub(super) large: Mutex<()>,
     pub(super) guard: Arc<Guard>,
     /// Why what is shown may be old, by what can't be followed.
     problems: Mutex<BTreeMap<Followed, String>>,
@@ -43,8 +45,9 @@ pub(super) enum Followed {
 impl App {
     pub(super) fn new(model: Model, guard: Guard) -> Self {
         let (updates, _) = broadcast::channel(BACKLOG);
-        let (columns, curves, last_tensor, problems) = Default::default();
-        Self { model: RwLock::new(model), columns, updates, curves, last_tensor, guard: Arc::new(guard), problems }
+        let (columns, curves, last_tensor, large, problems) = Default::default();
+        let (model, guard) = (RwLock::new(model), Arc::new(guard));
+        Self { model, columns, updates, curves, last_tensor, large, guard, problems }
     }
 
     pub(super) fn model(&self) -> RwLockReadGuard<'_, Model> {

@@ -45,6 +45,7 @@ impl Watcher {
                 processes = Instant::now();
                 note_killed(&self.app);
                 tell_counts(&self.app);
+                self.app.last_tensor.lock().unwrap_or_else(PoisonError::into_inner).forget_old();
             }
             self.look();
             std::thread::sleep(TICK);

@@ -20,6 +20,8 @@ pub(super) struct FollowedEntries {
     entries: BTreeMap<Box<[u8]>, Box<[u8]>>,
     /// Whether entries were forgotten and the caller was not told yet.
     is_replaced: bool,
+    /// Whether the caller wants to know which keys have changed.
+    lists_keys: bool,
 }
 
 /// What a read of the journal has changed.
@@ -35,7 +37,12 @@ impl FollowedEntries {
     /// The database in this folder; keys with other first letters are ignored. Nothing is read yet.
     pub(super) fn new(folder: PathBuf, letters: &'static [u8]) -> Self {
         let position = Position { id: [0; 16], offset: 0 };
-        Self { folder, letters, position, entries: BTreeMap::new(), is_replaced: false }
+        Self { folder, letters, position, entries: BTreeMap::new(), is_replaced: false, lists_keys: true }
+    }
+
+    /// The same without lists of changed keys, which take memory.
+    pub(super) fn without_lists(self) -> Self {
+        Self { lists_keys: false, ..self }
     }
 
     /// The folder of the database.
@@ -75,11 +82,12 @@ impl FollowedEntries {
         if end.offset == self.position.offset {
             return Ok(keys);
         }
-        let (letters, is_replaced, entries) = (self.letters, self.is_replaced, &mut self.entries);
+        let is_listed = self.lists_keys && !self.is_replaced;
+        let (letters, entries) = (self.letters, &mut self.entries);
         let replay = journal.replay(self.position.offset, |frame, _| {
             for (key, value) in frame.iter().filter(|(key, _)| key.first().is_some_and(|l| letters.contains(l))) {
                 let key: Box<[u8]> = (*key).into();
-                if !is_replaced {
+                if is_listed {
                     keys.insert(key.clone());
                 }
                 match value {

@@ -185,7 +185,7 @@ impl CacheReader {
         let generation = self.index.get(b"mgeneration").and_then(|n| Some(u64::from_le_bytes(n.try_into().ok()?)));
         let folder = self.dir.join(format!("chunks-{}", generation.unwrap_or(0)));
         let known = chunks.take().filter(|chunks| chunks.folder() == folder);
-        chunks.insert(known.unwrap_or_else(|| FollowedEntries::new(folder, b"lp")))
+        chunks.insert(known.unwrap_or_else(|| FollowedEntries::new(folder, b"lp").without_lists()))
     }
 
     /// The folder of the run records.
