@@ -1,7 +1,7 @@
 //! The entries of a database, followed through its journal. Takes no lock, and sled is not opened.
 //!
 //! The journal holds every change, so its frames give the entries of the database. Other processes append to it
-//! meanwhile: a frame that is not complete yet is read the next time. A collection writes a new journal with another
+//! meanwhile: a frame that is not complete yet is read the next time, even if frames after it are complete. A collection writes a new journal with another
 //! id, which is then read from its beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,10 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use super::error::{Result, StoreError};
-use super::journal::{FORMAT, Journal, Position};
+use super::journal::{FORMAT, Journal, Position, Replay};
+
+/// How often a frame that looks damaged is read again: the process that appends it may not have finished.
+const READS: u8 = 5;
 
 /// The entries of a database, up to the last time that its journal was read.
 pub(super) struct FollowedEntries {
@@ -22,6 +25,8 @@ pub(super) struct FollowedEntries {
     is_replaced: bool,
     /// Whether the caller wants to know which keys have changed.
     lists_keys: bool,
+    /// Where the first frame is that looked damaged, and how many reads found it so.
+    damage: Option<(u64, u8)>,
 }
 
 /// What a read of the journal has changed.
@@ -37,7 +42,7 @@ impl FollowedEntries {
     /// The database in this folder; keys with other first letters are ignored. Nothing is read yet.
     pub(super) fn new(folder: PathBuf, letters: &'static [u8]) -> Self {
         let position = Position { id: [0; 16], offset: 0 };
-        Self { folder, letters, position, entries: BTreeMap::new(), is_replaced: false, lists_keys: true }
+        Self { folder, letters, position, entries: BTreeMap::new(), is_replaced: false, lists_keys: true, damage: None }
     }
 
     /// The same without lists of changed keys, which take memory.
@@ -97,8 +102,21 @@ impl FollowedEntries {
             }
             Ok::<_, std::io::Error>(())
         });
-        self.position.offset = replay.map_err(failed())?.end;
+        let found = replay.map_err(failed())?;
+        self.position.offset = self.next_offset(found);
         Ok(keys)
+    }
+
+    /// Where the next read begins: at the first damage, until it has been read several times.
+    fn next_offset(&mut self, found: Replay) -> u64 {
+        let before = self.damage.take();
+        let Some(at) = found.damaged_at else { return found.end };
+        let reads = before.filter(|(known, _)| *known == at).map_or(1, |(_, reads)| reads + 1);
+        if reads >= READS {
+            return found.end;
+        }
+        self.damage = Some((at, reads));
+        at
     }
 
     /// Forgets all entries.
@@ -118,5 +136,79 @@ impl FollowedEntries {
         let from = (Bound::Included(&[letter][..]), Bound::Unbounded);
         let entries = self.entries.range::<[u8], _>(from);
         entries.take_while(move |(key, _)| key.first() == Some(&letter)).map(|(key, value)| (&**key, &**value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::journal::{Changes, FILE};
+
+    /// A journal with a frame for each of these keys, and where each frame begins.
+    fn journal(dir: &Path, keys: &[&str]) -> Vec<u64> {
+        let mut begins = Vec::new();
+        let journal = Journal::create::<std::io::Error>(dir, 0, |journal| {
+            for key in keys {
+                begins.push(journal.position().offset);
+                let mut changes = Changes::default();
+                changes.insert(key, "value");
+                journal.append(&changes, false)?;
+            }
+            Ok(())
+        });
+        drop(journal.unwrap());
+        begins
+    }
+
+    /// Changes a byte of the journal, or changes it back.
+    fn flip(dir: &Path, at: u64) {
+        let mut bytes = std::fs::read(dir.join(FILE)).unwrap();
+        bytes[at as usize] ^= 0x40;
+        std::fs::write(dir.join(FILE), bytes).unwrap();
+    }
+
+    fn keys(followed: &FollowedEntries) -> Vec<String> {
+        followed.entries.keys().map(|key| String::from_utf8_lossy(key).into_owned()).collect()
+    }
+
+    #[test]
+    fn frame_that_was_not_complete_is_read_again_after_later_frames() {
+        let dir = tempfile::tempdir().unwrap();
+        let begins = journal(dir.path(), &["ra", "rb", "rc"]);
+        flip(dir.path(), begins[1]);
+        let mut followed = FollowedEntries::new(dir.path().to_owned(), b"r");
+        followed.read().unwrap();
+        assert_eq!(keys(&followed), ["ra", "rc"]);
+        flip(dir.path(), begins[1]);
+        let changes = followed.read().unwrap();
+        assert_eq!(changes, EntryChanges::Keys([Box::from(*b"rb"), Box::from(*b"rc")].into()));
+        assert_eq!(keys(&followed), ["ra", "rb", "rc"]);
+        assert_eq!(followed.read().unwrap(), EntryChanges::Keys(BTreeSet::new()));
+    }
+
+    #[test]
+    fn damaged_frame_is_passed_after_some_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let begins = journal(dir.path(), &["ra", "rb", "rc"]);
+        flip(dir.path(), begins[1]);
+        let mut followed = FollowedEntries::new(dir.path().to_owned(), b"r");
+        for _ in 0..READS {
+            assert_ne!(followed.read().unwrap(), EntryChanges::Keys(BTreeSet::new()));
+        }
+        assert_eq!(followed.read().unwrap(), EntryChanges::Keys(BTreeSet::new()));
+        assert_eq!(keys(&followed), ["ra", "rc"]);
+    }
+
+    #[test]
+    fn replacement_is_reported_after_a_read_that_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        journal(dir.path(), &["ra"]);
+        let mut followed = FollowedEntries::new(dir.path().to_owned(), b"r");
+        followed.read().unwrap();
+        // As a read does that finds another journal and then fails.
+        followed.clear();
+        assert_eq!(followed.read().unwrap(), EntryChanges::All);
+        assert_eq!(keys(&followed), ["ra"]);
+        assert_eq!(followed.read().unwrap(), EntryChanges::Keys(BTreeSet::new()));
     }
 }
