@@ -270,7 +270,8 @@ impl Model {
         // The record of a run that has not ended is old. Points that a later run took over are missing here.
         let present = |run: &Run| {
             let counts = live.get(&*run.id).filter(|_| run.finished_at.is_none())?;
-            (counts.values().sum::<usize>() == run.counts.values().sum()).then_some(counts)
+            let total = |counts: &BTreeMap<&str, usize>| counts.values().sum::<usize>();
+            (total(counts) == total(&run.counts)).then_some(counts)
         };
         self.runs.values().rev().map(|run| run.json(present(run).unwrap_or(&run.counts))).collect()
     }

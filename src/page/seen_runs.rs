@@ -113,7 +113,7 @@ mod tests {
         store.write_run(&open).unwrap();
         std::fs::write(dir.path().join("runs/20260103-3.json"), "{").unwrap();
         let mut seen = SeenRuns::new(CacheReader::open(dir.path()).unwrap().runs());
-        let mut changed = |seen: &mut SeenRuns| {
+        let changed = |seen: &mut SeenRuns| {
             let changes = seen.look();
             changes.changed.iter().for_each(|file| drop(seen.read(&file.id)));
             (changes.changed.into_iter().map(|file| file.id).collect::<Vec<_>>(), changes.removed.into_iter().collect())
