@@ -77,18 +77,8 @@ impl Model {
     pub(super) fn new(reader: CacheReader, pipelines: Vec<Pipeline>, registry: Arc<Registry>) -> Self {
         let (points, numbers, runs, trainings, changes) = Default::default();
         let (has_other_counts, version) = (false, 0);
-        let mut model = Self {
-            reader,
-            pipelines,
-            registry,
-            points,
-            numbers,
-            runs,
-            trainings,
-            changes,
-            has_other_counts,
-            version,
-        };
+        let mut model =
+            Self { reader, pipelines, registry, points, numbers, runs, trainings, changes, has_other_counts, version };
         let declared: Vec<(String, String)> = model
             .pipelines
             .iter()

@@ -1,7 +1,7 @@
 //! The server: its address, its threads and its end.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 use super::guard::Guard;
 use super::model::{Model, Pipeline};
 use super::remote::{self, Remote};
-use super::state::App;
 use super::routes;
+use super::state::App;
 use super::watch::Watcher;
 use crate::error::{Error, Result};
 use crate::stage::Registry;

@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 use super::routes;
 use super::server::{Server, Settings};
 use crate::stages::builtin;
-use crate::store::{CacheReader, host_name};
 use crate::store::tests::{artifact, commit, components, store};
+use crate::store::{CacheReader, host_name};
 
 /// A server with a small cache.
 struct Running {
@@ -123,7 +123,8 @@ fn every_route_refuses_a_foreign_host_a_foreign_origin_and_a_missing_token() {
         for missing in [&[host.as_str()][..], &[&host, &wrong], &[&host, "Cookie: vadpipe=1; token=2"]] {
             assert_eq!(status(&get, missing), 401, "{address}: {missing:?}");
         }
-        let with_token = format!("GET {address}{}token={}", if address.contains('?') { '&' } else { '?' }, server.token);
+        let with_token =
+            format!("GET {address}{}token={}", if address.contains('?') { '&' } else { '?' }, server.token);
         assert_eq!(status(&with_token, &[&host]), if address == "/" { 200 } else { 401 }, "{with_token}");
         for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
             assert_eq!(status(&format!("{method} {address}"), &[&host, &bearer]), 405, "{method} {address}");

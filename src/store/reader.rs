@@ -212,9 +212,7 @@ fn check_format(dir: &Path) -> Result<()> {
         _ => not_a_cache(&format!("FORMAT: {error}")),
     })?;
     match std::str::from_utf8(&format).ok().and_then(|text| text.trim().parse().ok()) {
-        Some(found) if found > FORMAT => {
-            Err(StoreError::Newer { dir: dir.to_owned(), found, known: FORMAT })
-        }
+        Some(found) if found > FORMAT => Err(StoreError::Newer { dir: dir.to_owned(), found, known: FORMAT }),
         Some(_) => Ok(()),
         None => Err(not_a_cache("its file FORMAT holds no number")),
     }
@@ -303,7 +301,7 @@ mod tests {
     #[test]
     fn names_of_a_foreign_record_lead_to_no_file_outside_the_cache() {
         let dir = tempfile::tempdir().unwrap();
-        drop(store(dir.path()));
+        commit(&store(dir.path()), "x", &components("a", 1), &artifact(&[1.0]));
         let reader = CacheReader::open(dir.path()).unwrap();
         let inside = dir.path().join("logs/run-1/net@data=a/b.log");
         assert_eq!(reader.log_path("run-1", "net@data=a/b"), Some(inside));

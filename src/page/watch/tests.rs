@@ -28,7 +28,6 @@ fn open_run(id: &str, points: &[&str], is_alive: bool) -> RunRecord {
 /// A cache with these runs, and what follows it.
 fn watch(dir: &Path, runs: &[RunRecord]) -> (Store, Watcher) {
     let store = store(dir);
-    // It creates the index, too.
     for run in runs {
         store.write_run(run).unwrap();
     }
@@ -104,7 +103,7 @@ fn unreadable_events_of_a_killed_run_are_published_once() {
 fn problem_ends_when_the_cache_is_back() {
     let dir = tempfile::tempdir().unwrap();
     let cache = dir.path().join("cache");
-    let (_store, mut watcher) = watch(&cache, &[]);
+    let (_store, mut watcher) = watch(&cache, &[run("20260101-1", &[])]);
     assert_eq!(watcher.app.problem(), None);
     std::fs::rename(&cache, dir.path().join("moved")).unwrap();
     watcher.look();
@@ -155,7 +154,8 @@ fn time_left_is_measured_from_the_epochs_that_were_seen() {
 
 #[test]
 fn rung_that_is_read_twice_is_shown_once() {
-    let mut live = PointRun::new(&Arc::from("20260101-1"), &run("20260101-1", &[("a", components("a", 1).key())]).stages[0]);
+    let mut live =
+        PointRun::new(&Arc::from("20260101-1"), &run("20260101-1", &[("a", components("a", 1).key())]).stages[0]);
     let rung = r#"{"event":"rung-reached","stage":"a","epoch":3,"seconds":1.0}"#;
     for _ in 0..2 {
         live.apply(serde_json::from_str(rung).unwrap(), None);
