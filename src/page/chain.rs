@@ -156,7 +156,7 @@ pub(super) fn chain(model: &Model, pipeline: &str) -> Value {
     })
 }
 
-/// The epochs of a branch that its trainings took from earlier ones, and the seconds that training them would have taken.
+/// The epochs of a branch that its trainings took from earlier ones, and the seconds that training these would take.
 /// A training that was resumed at a rung of its own run has trained the epochs before, too.
 fn reused(all: &[Stored], branch: &Branch, is_rung: impl Fn(&Stored) -> bool) -> (u64, f64) {
     let members = || branch.members.iter().map(|member| &all[*member]);

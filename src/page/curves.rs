@@ -56,8 +56,8 @@ pub(super) struct CurvesQuery {
     pub(super) points: Vec<usize>,
     /// The most values of a curve.
     pub(super) most: usize,
-    /// Epochs in a bucket, instead of `most`. A page that extends its curves asks for the bucket that they have. It gets
-    /// a larger one only if a curve would have twice as many values as it may ask for.
+    /// Epochs in a bucket, instead of `most`. A page that extends its curves asks for the bucket that they have. It
+    /// gets a larger one only if a curve would have twice as many values as it may ask for.
     pub(super) bucket: Option<u64>,
 }
 
