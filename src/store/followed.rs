@@ -1,8 +1,8 @@
 //! The entries of a database, followed through its journal. Takes no lock, and sled is not opened.
 //!
 //! The journal holds every change, so its frames give the entries of the database. Other processes append to it
-//! meanwhile: a frame that is not complete yet is read the next time, also if there are complete ones after it. A collection writes a new journal with another
-//! id, which is then read from its beginning.
+//! meanwhile: a frame that is not complete yet is read the next time, also if there are complete ones after it. A
+//! collection writes a new journal with another id, which is then read from its beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
