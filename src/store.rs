@@ -71,6 +71,7 @@ mod state_files;
 mod verdicts;
 // A reader that takes no lock.
 mod followed;
+mod run_folder;
 mod reader;
 // Maintenance of the whole cache.
 
@@ -100,11 +101,12 @@ pub use lease::{Lease, LeaseOutcome};
 pub use look::{Look, LookError};
 pub use options::{Cancelled, Options, Waiting};
 pub use pack_writer::NotReceived;
-pub use reader::{CacheReader, Refreshed, RunFile};
+pub use reader::{CacheReader, Refreshed};
 pub use record::{
     Accepted, Commit, Provenance, RUN_FORMAT, ResultRecord, RunLabel, RunRecord, StageRun, StateRecord, TrainingRate,
 };
 pub use results::NewResult;
+pub use run_folder::{RunFile, RunFolder};
 pub use state_files::create_below;
 pub use states::{NewState, StateQuery};
 pub use sweep::AtWork;

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::model::{Model, Point};
+use super::model::Model;
+use super::point::Point;
 use crate::key::{Components, Key, Segment};
 use crate::store::ResultRecord;
 use crate::value::Values;
@@ -36,7 +37,9 @@ impl Stored {
         let training = model.trainings.get(&(record.provenance.run.clone(), record.point.clone()));
         let resumed_at = training.map_or(0, |training| training.resumed_at).min(total);
         let trained = total - resumed_at;
-        let seconds_per_epoch = (trained > 0).then(|| record.provenance.seconds / trained as f64);
+        // Without the record of its run, it is unknown how many epochs it has trained.
+        let is_known = training.is_some() && trained > 0;
+        let seconds_per_epoch = is_known.then(|| record.provenance.seconds / trained as f64);
         Some(Self { record, start, segments, total, resumed_at, seconds_per_epoch })
     }
 
@@ -133,12 +136,9 @@ pub(super) fn chain(model: &Model, pipeline: &str) -> Value {
         grow(&all, members.clone(), 0, None, label, &mut tree);
         let stages: BTreeSet<&str> = members.iter().map(|m| stage_of(&all[*m].record.point)).collect();
         for branch in &tree {
-            let length = branch.to - branch.from;
-            let paces = branch.members.iter().filter_map(|member| all[*member].seconds_per_epoch);
-            let (sum, count) = paces.fold((0.0, 0), |(sum, count), pace| (sum + pace, count + 1));
-            let shared = (branch.members.len() - 1) as u64 * length;
-            epochs_saved += shared;
-            seconds_saved += shared as f64 * sum / f64::from(count.max(1));
+            let (epochs, seconds) = reused(&all, branch, |training| is_rung(model, training));
+            epochs_saved += epochs;
+            seconds_saved += seconds;
         }
         let is_new =
             |training: &Stored| is_rung(model, training) && newest.as_deref() == Some(&training.record.provenance.run);
@@ -154,6 +154,17 @@ pub(super) fn chain(model: &Model, pipeline: &str) -> Value {
         "epochs": all.iter().map(|t| t.total).sum::<u64>(),
         "epochs_saved": epochs_saved, "seconds_saved": seconds_saved, "newest_run": newest,
     })
+}
+
+/// The epochs of a branch that its trainings took from earlier ones, and the seconds that training these would take.
+/// A training that was resumed at a rung of its own run has trained the epochs before, too.
+fn reused(all: &[Stored], branch: &Branch, is_rung: impl Fn(&Stored) -> bool) -> (u64, f64) {
+    let members = || branch.members.iter().map(|member| &all[*member]);
+    let resumed = members().filter(|training| !is_rung(training));
+    let epochs = resumed.map(|training| training.resumed_at.min(branch.to).saturating_sub(branch.from)).sum::<u64>();
+    let paces: Vec<f64> = members().filter_map(|training| training.seconds_per_epoch).collect();
+    let mean = paces.iter().sum::<f64>() / paces.len().max(1) as f64;
+    (epochs, epochs as f64 * mean)
 }
 
 fn stage_of(point: &str) -> &str {
@@ -286,5 +297,25 @@ mod tests {
         ");
         let shared = branch_json(&all, &tree[0], None, |_| false);
         assert_eq!(shared["trained"].as_array().unwrap().len(), 1, "one training trained what three share");
+    }
+
+    #[test]
+    fn epochs_are_saved_by_trainings_that_were_resumed_and_not_by_their_shape() {
+        let mut all = [
+            stored(&[(100, 0.1)], 0),
+            stored(&[(200, 0.1)], 100),
+            // It shares 50 epochs with the others, but was trained from the beginning.
+            stored(&[(50, 0.1), (50, 0.01)], 0),
+        ];
+        let saved = |all: &[Stored], rung: u64| {
+            let mut tree = Vec::new();
+            grow(all, vec![0, 1, 2], 0, None, String::new(), &mut tree);
+            let each = tree.iter().map(|branch| reused(all, branch, |training| training.resumed_at == rung));
+            each.fold((0, 0.0), |(epochs, seconds), (e, s)| (epochs + e, seconds + s))
+        };
+        assert_eq!(saved(&all, 0), (100, 100.0));
+        assert_eq!(saved(&all, 100), (0, 0.0), "it was resumed at a rung of its own run");
+        all.iter_mut().for_each(|training| training.seconds_per_epoch = None);
+        assert_eq!(saved(&all, 0), (100, 0.0), "no record says how fast they were");
     }
 }

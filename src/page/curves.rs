@@ -11,20 +11,42 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::live::LiveCurve;
-use super::model::{Model, Point};
+use super::model::Model;
+use super::point::Point;
 use crate::artifact::{ElementType, NOT_LOGGED, TensorEntry};
 use crate::key::Digest;
 use crate::store::StoreError;
 
 const PREFIX: &str = "history.";
-/// Curves that are kept in memory, each with a few kilobytes.
-const MOST_KEPT: usize = 6_000;
+/// Values that are kept in memory: 64 MiB.
+const MOST_KEPT: usize = 16 << 20;
 /// Curves in one answer.
 const MOST_SERIES: usize = 5_000;
+/// Values in one answer.
+const MOST_VALUES: usize = 4 << 20;
+/// Values of a curve that a page may ask for.
+const MOST_OF_CURVE: usize = 2_000;
+/// A curve with more bytes is not read.
+const LARGEST: u64 = 64 << 20;
 
 /// Decimated curves by their tensor and the epochs in a bucket.
 #[derive(Default)]
-pub(super) struct CurveCache(BTreeMap<(Digest, u64), Arc<Vec<f32>>>);
+pub(super) struct CurveCache {
+    curves: BTreeMap<(Digest, u64), Arc<Vec<f32>>>,
+    /// Values of all of them.
+    values: usize,
+}
+
+impl CurveCache {
+    fn insert(&mut self, name: (Digest, u64), values: &Arc<Vec<f32>>) {
+        if self.values + values.len() > MOST_KEPT {
+            *self = Self::default();
+        }
+        self.values += values.len();
+        let before = self.curves.insert(name, Arc::clone(values));
+        self.values -= before.map_or(0, |before| before.len());
+    }
+}
 
 /// What a page asks for.
 pub(super) struct CurvesQuery {
@@ -34,6 +56,20 @@ pub(super) struct CurvesQuery {
     pub(super) points: Vec<usize>,
     /// The most values of a curve.
     pub(super) most: usize,
+    /// Epochs in a bucket, instead of `most`. A page that extends its curves asks for the bucket that they have. It
+    /// gets a larger one only if a curve would have twice as many values as it may ask for.
+    pub(super) bucket: Option<u64>,
+}
+
+impl CurvesQuery {
+    /// The epochs in a bucket, for this many curves of which the longest has this many epochs.
+    fn bucket_for(&self, epochs: u64, curves: usize) -> u64 {
+        let room = MOST_VALUES / curves.max(1);
+        match self.bucket {
+            Some(named) => named.max(bucket(epochs, room.min(2 * MOST_OF_CURVE))),
+            None => bucket(epochs, room.min(self.most).min(MOST_OF_CURVE)),
+        }
+    }
 }
 
 /// Where the values of a curve are.
@@ -52,7 +88,7 @@ impl Point {
 }
 
 fn is_curve(entry: &TensorEntry) -> bool {
-    entry.shape.len() == 1 && matches!(entry.element, ElementType::F32 | ElementType::F64)
+    entry.shape.len() == 1 && entry.blob.size <= LARGEST && matches!(entry.element, ElementType::F32 | ElementType::F64)
 }
 
 /// The metrics of which any of these points has a curve, with the number of points.
@@ -90,10 +126,10 @@ pub(super) fn curves(cache: &Mutex<CurveCache>, model: &Model, query: &CurvesQue
     }
     let epochs = |source: &Source<'_>| match source {
         Source::Stored(entry) => entry.shape[0] as u64,
-        Source::Live(curve) => curve.first.saturating_sub(1) + curve.values.len() as u64,
+        Source::Live(curve) => curve.first.saturating_sub(1).saturating_add(curve.values.len() as u64),
     };
     let longest = sources.iter().map(|(_, _, source)| epochs(source)).max().unwrap_or(0);
-    let bucket = bucket(longest, query.most);
+    let bucket = query.bucket_for(longest, sources.len());
     let mut series = Vec::with_capacity(sources.len());
     for (number, point, source) in &sources {
         let values = match source {
@@ -177,7 +213,7 @@ fn known_pace(model: &Model, point: &Point) -> Option<(f64, Option<f64>)> {
 
 /// The epochs in a bucket, so that a curve has at most this many values.
 fn bucket(epochs: u64, most: usize) -> u64 {
-    let most = most.clamp(2, 100_000) as u64;
+    let most = most.max(2) as u64;
     if epochs <= most { 1 } else { epochs.div_ceil(most / 2) }
 }
 
@@ -214,15 +250,11 @@ fn stored(
 ) -> Result<Arc<Vec<f32>>, StoreError> {
     let name = (entry.blob.digest, bucket);
     let cache = || cache.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = cache().0.get(&name) {
+    if let Some(known) = cache().curves.get(&name) {
         return Ok(Arc::clone(known));
     }
     let values = Arc::new(decimate(1, &read(model, entry)?, bucket));
-    let mut cache = cache();
-    if cache.0.len() >= MOST_KEPT {
-        cache.0.clear();
-    }
-    cache.0.insert(name, Arc::clone(&values));
+    cache().insert(name, &values);
     Ok(values)
 }
 
@@ -253,6 +285,30 @@ mod tests {
         assert_eq!((bucket, drawn.len()), (20, 100));
         assert!(drawn.contains(&9.0) && drawn.contains(&-3.0));
         assert_eq!(decimate(1, &[3.0, 1.0, 2.0, 5.0], 2), [3.0, 1.0, 2.0, 5.0]);
+    }
+
+    #[test]
+    fn page_names_the_bucket_of_curves_that_grow_until_they_are_too_long() {
+        let query = |bucket| CurvesQuery { metric: "loss".to_owned(), points: vec![], most: 100, bucket };
+        assert_eq!(query(None).bucket_for(1_000, 1), 20);
+        assert_eq!(query(Some(20)).bucket_for(1_500, 1), 20, "it stays the same");
+        assert_eq!(query(Some(1)).bucket_for(1_000_000, 1), 500, "more values would be too many");
+        assert_eq!(query(Some(0)).bucket_for(10, 1), 1);
+        let greedy = CurvesQuery { most: usize::MAX, ..query(None) };
+        assert_eq!(greedy.bucket_for(2_000, 1), 1);
+        assert_eq!(greedy.bucket_for(20_000, 1), 20);
+        assert_eq!(greedy.bucket_for(2_000, MOST_SERIES), 5, "many curves have fewer values each");
+    }
+
+    #[test]
+    fn kept_curves_take_a_limited_number_of_bytes() {
+        let mut cache = CurveCache::default();
+        let curve = Arc::new(vec![0.0; MOST_KEPT / 4]);
+        for number in 0..9 {
+            cache.insert((Digest([number; 32]), 1), &curve);
+            cache.insert((Digest([number; 32]), 1), &curve);
+            assert!(cache.values <= MOST_KEPT && cache.values == cache.curves.len() * curve.len());
+        }
     }
 
     #[test]

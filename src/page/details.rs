@@ -8,7 +8,8 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use serde_json::{Value, json};
 
 use super::kept::is_decodable;
-use super::model::{Model, Point};
+use super::model::Model;
+use super::point::Point;
 use super::table::figure;
 use crate::artifact::{Capability, ElementType, TensorEntry};
 use crate::key::{Components, InputDigest};
@@ -20,6 +21,8 @@ use crate::store::{ResultRecord, StateRecord};
 pub(super) const RECONSTRUCTIONS: &str = "reconstructions";
 /// Bytes of a log in one answer.
 const LOG_PART: u64 = 256 << 10;
+/// An embedding with more bytes is not sent: a million places.
+const LARGEST_EMBEDDING: u64 = 8 << 20;
 /// Images of a stack that can be shown. A larger stack is a data set.
 const MOST_IMAGES: usize = 2_000;
 
@@ -99,7 +102,7 @@ fn result(model: &Model, record: &ResultRecord) -> Value {
         "tensors": tensors.collect::<Vec<_>>(), "files": files.collect::<Vec<_>>(),
         "provenance": record.provenance, "components": components(&record.components),
         "inputs": inputs(model, record), "provides": provides,
-        "has_embedding": manifest.tensors.get("embedding").is_some_and(|t| t.shape.len() == 2 && t.shape[1] == 2),
+        "has_embedding": manifest.tensors.get("embedding").is_some_and(is_embedding),
     })
 }
 
@@ -188,6 +191,11 @@ fn states(model: &Model, record: &ResultRecord) -> Value {
     json!(states.iter().map(json).collect::<Vec<_>>())
 }
 
+/// Whether a tensor has places in the plane, and few enough to draw them.
+fn is_embedding(entry: &TensorEntry) -> bool {
+    entry.shape.len() == 2 && entry.shape[1] == 2 && entry.blob.size <= LARGEST_EMBEDDING
+}
+
 /// Whether a tensor is a stack of grey images.
 fn is_stack(entry: &TensorEntry) -> bool {
     entry.element == ElementType::U8 && entry.shape.len() == 3 && (1..=MOST_IMAGES).contains(&entry.shape[0])
@@ -210,7 +218,8 @@ pub(super) fn log(model: &Model, number: usize, from: Option<u64>) -> Option<Val
     let run = log_run(point)?;
     let is_over = point.status() != "running";
     let none = || json!({ "run": run, "from": 0, "next": 0, "text": "", "is_over": is_over, "exists": false });
-    let Ok(mut file) = crate::file::open(&model.reader.log_path(run, &point.name)) else { return Some(none()) };
+    let file = model.reader.log_path(run, &point.name).and_then(|path| crate::file::open(&path).ok());
+    let Some(mut file) = file else { return Some(none()) };
     let length = file.metadata().map_or(0, |file| file.len());
     let from = from.unwrap_or(length.saturating_sub(LOG_PART)).min(length);
     let text = read_part(&mut file, from).unwrap_or_default();
@@ -237,7 +246,10 @@ fn read_part(file: &mut File, from: u64) -> std::io::Result<Vec<u8>> {
 pub(super) fn embedding(model: &Model, number: usize) -> Option<Value> {
     let point = model.points.get(number)?;
     let record = model.reader.result(&point.result.as_ref()?.key)?;
-    let tensor = |name: &str| model.reader.read_tensor(record.manifest.tensors.get(name)?).ok();
+    let tensor = |name: &str| {
+        let entry = record.manifest.tensors.get(name).filter(|entry| entry.blob.size <= LARGEST_EMBEDDING)?;
+        model.reader.read_tensor(entry).ok()
+    };
     let places = tensor("embedding")?.to_vec::<f32>().ok()?;
     let labels = tensor("labels").and_then(|labels| labels.to_vec::<u8>().ok()).unwrap_or_default();
     let places: Vec<Value> =

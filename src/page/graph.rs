@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::model::{Model, Point};
+use super::model::Model;
+use super::point::Point;
 use crate::key::{Digest, InputDigest};
 use crate::spec::PointInput;
 
@@ -38,7 +39,7 @@ pub(super) fn graph(model: &Model, pipeline: &str, now: i64) -> Value {
         let Some(stage) = stages.get_mut(point.stage.as_str()) else { continue };
         let mean = (!stage.seconds.is_empty()).then(|| stage.seconds.iter().sum::<f64>() / stage.seconds.len() as f64);
         let is_running = point.status() == "running";
-        let left = if is_running { seconds_left(point, now).or(mean) } else { mean };
+        let left = if is_running { live.seconds_left(now).or(mean) } else { mean };
         match left {
             Some(left) => stage.left += left,
             None => stage.unknown += 1,
@@ -62,15 +63,6 @@ pub(super) fn graph(model: &Model, pipeline: &str, now: i64) -> Value {
     };
     let nodes: Vec<Value> = stages.iter().map(node).collect();
     json!({ "pipeline": pipeline, "stages": nodes, "edges": edges, "left": left, "without_estimate": unknown })
-}
-
-/// The seconds that a running training still takes, from the epochs that it has finished.
-fn seconds_left(point: &Point, now: i64) -> Option<f64> {
-    let live = point.live.as_ref()?;
-    let (done, total) = live.epochs?;
-    let trained = done.checked_sub(live.resumed_at.unwrap_or(0)).filter(|trained| *trained > 0)?;
-    let elapsed = (now - live.seen_at?) as f64 / 1000.0;
-    Some(elapsed / trained as f64 * total.saturating_sub(done) as f64)
 }
 
 /// The stages that read each other: from the pipeline file, or else from the inputs of stored results.

@@ -5,9 +5,10 @@
 //!
 //! - The `Host` of each request must be a name of this machine's loopback address. A foreign site that lets its own
 //!   name point to 127.0.0.1 (DNS rebinding) is refused. The port may be any, as `ssh -L` may use another one.
-//! - A request with an `Origin` must come from a page of this server.
-//! - Each request must carry the token: as a cookie, as `Authorization: Bearer`, or as `?token=`. The address that the
-//!   program prints has it. It is exchanged for a cookie with `SameSite=Strict` and `HttpOnly`.
+//! - A request with an `Origin` must come from a page of this server, and so must one with `Sec-Fetch-Site`, unless it
+//!   follows a link.
+//! - Each request must carry the token: as a cookie, as `Authorization: Bearer`, or as `/?token=`, the address that the
+//!   program prints. There it is exchanged for a cookie with `SameSite=Strict` and `HttpOnly`.
 //! - Only GET and HEAD are allowed: the server changes nothing.
 //! - The page may load only what this server sends. No script, style or event handler in its HTML is run.
 
@@ -33,12 +34,13 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 /// Names of the loopback address.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
+/// How the name of the cookie begins. The port of the server follows, as the browser knows it.
+const COOKIE_PREFIX: &str = "vadpipe-";
+
 /// Decides about requests.
 #[derive(Debug)]
 pub(super) struct Guard {
     token: String,
-    /// The name of the cookie. Servers on other ports of a machine have other cookies.
-    cookie: String,
     /// Names by which this machine may be addressed.
     hosts: Vec<String>,
 }
@@ -53,9 +55,8 @@ impl Guard {
         let failed = |_| Error::storage("the system has no random numbers");
         SystemRandom::new().fill(&mut bytes).map_err(failed)?;
         let token = hex::encode(bytes);
-        let cookie = format!("vadpipe-{}", &blake3::hash(token.as_bytes()).to_hex()[..12]);
         let loopback = LOOPBACK.iter().map(|name| (*name).to_owned());
-        Ok(Self { token, cookie, hosts: loopback.chain(hosts).collect() })
+        Ok(Self { token, hosts: loopback.chain(hosts).collect() })
     }
 
     /// The token.
@@ -68,12 +69,15 @@ impl Guard {
         let headers = request.headers();
         let Some(host) = host(request) else { return Some((StatusCode::BAD_REQUEST, "the request has no host")) };
         if !self.hosts.iter().any(|known| known.eq_ignore_ascii_case(without_port(host))) {
-            return Some((StatusCode::FORBIDDEN, "this server does not answer for that host"));
+            return Some((StatusCode::FORBIDDEN, "this server does not answer for that host: name it with `--host`"));
         }
         let is_own = |origin: &HeaderValue| {
             origin.to_str().is_ok_and(|origin| origin.strip_prefix("http://").is_some_and(|o| o == host))
         };
         if headers.get_all(ORIGIN).iter().any(|origin| !is_own(origin)) {
+            return Some((StatusCode::FORBIDDEN, "the request comes from a page of another site"));
+        }
+        if comes_from_elsewhere(headers) {
             return Some((StatusCode::FORBIDDEN, "the request comes from a page of another site"));
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -89,7 +93,11 @@ impl Guard {
         blake3::hash(given.as_bytes()) == blake3::hash(self.token.as_bytes())
     }
 
+    /// Whether the request is for the address that was printed: only that one has the token in its query.
     fn in_query(&self, request: &Request) -> bool {
+        if request.uri().path() != "/" {
+            return false;
+        }
         let query = request.uri().query().unwrap_or_default();
         query.split('&').any(|part| part.strip_prefix("token=").is_some_and(|token| self.is_token(token)))
     }
@@ -97,7 +105,7 @@ impl Guard {
     fn in_cookie(&self, headers: &HeaderMap) -> bool {
         let texts = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
         let mut pairs = texts.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
-        pairs.any(|(name, value)| name == self.cookie && self.is_token(value))
+        pairs.any(|(name, value)| name.starts_with(COOKIE_PREFIX) && self.is_token(value))
     }
 
     fn in_authorization(&self, headers: &HeaderMap) -> bool {
@@ -107,10 +115,13 @@ impl Guard {
 
     /// The answer to the printed address: sets the cookie and opens the page without the token in its address. The page
     /// itself goes on, because a browser sends no strict cookie after a redirection that another site began.
-    fn exchange(&self) -> Response {
+    fn exchange(&self, request: &Request) -> Response {
         let page = "<!DOCTYPE html><html lang=\"en\"><meta charset=\"utf-8\"><meta http-equiv=\"refresh\" \
                     content=\"0;url=/\"><link rel=\"icon\" href=\"data:,\"><title>vadpipe</title><p><a href=\"/\">Open the page</a></p></html>";
-        let cookie = format!("{}={}; Path=/; HttpOnly; SameSite=Strict", self.cookie, self.token);
+        // Browsers send cookies to all ports of a host. A later server on this port replaces the cookie.
+        let port = host(request).and_then(|host| host.strip_prefix(without_port(host))?.strip_prefix(':'));
+        let name = format!("{COOKIE_PREFIX}{}", port.unwrap_or("80"));
+        let cookie = format!("{name}={}; Path=/; HttpOnly; SameSite=Strict", self.token);
         let mut response = Response::new(Body::from(page));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
         if let Ok(cookie) = HeaderValue::from_str(&cookie) {
@@ -118,6 +129,16 @@ impl Guard {
         }
         response
     }
+}
+
+/// Whether a browser says that a page of another site, or of another port of this machine, makes the request. A link to
+/// the page may be followed.
+fn comes_from_elsewhere(headers: &HeaderMap) -> bool {
+    let is = |name: &str, known: &[&str]| {
+        let mut values = headers.get_all(name).iter();
+        values.any(|value| known.iter().any(|known| value.as_bytes() == known.as_bytes()))
+    };
+    is("sec-fetch-site", &["same-site", "cross-site"]) && !is("sec-fetch-mode", &["navigate"])
 }
 
 /// The host that a request names.
@@ -143,7 +164,7 @@ pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, nex
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             response
         }
-        None if request.uri().path() == "/" && guard.in_query(&request) => guard.exchange(),
+        None if guard.in_query(&request) => guard.exchange(&request),
         None => next.run(request).await,
     };
     let headers = response.headers_mut();

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::model::{Model, Point};
+use super::model::Model;
+use super::point::Point;
 use crate::filter::Cell;
 
 /// Groups of points that a parameter with many numbers is cut into.

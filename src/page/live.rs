@@ -38,8 +38,12 @@ pub(super) struct PointRun {
     pub(super) curves: BTreeMap<String, LiveCurve>,
     /// Whether its result may be in a shared store only.
     pub(super) is_remote: bool,
-    /// When this program saw it start, in Unix milliseconds.
+    /// When this program saw it start, in Unix milliseconds. None if it started before.
     pub(super) seen_at: Option<i64>,
+    /// When this program began to measure its epochs, in Unix milliseconds, and how many were finished then.
+    pub(super) measured_from: Option<(i64, u64)>,
+    /// When this program saw the last epoch end, in Unix milliseconds.
+    pub(super) epoch_at: Option<i64>,
     pub(super) seconds: Option<f64>,
 }
 
@@ -56,6 +60,11 @@ impl LiveCurve {
     fn set(&mut self, epoch: u64, value: f64) {
         /// More epochs without a value than any run skips.
         const LONGEST_GAP: usize = 1 << 20;
+        /// More epochs than any training has.
+        const LAST: u64 = 1 << 24;
+        if epoch > LAST {
+            return;
+        }
         if self.values.is_empty() {
             self.first = epoch;
         }
@@ -107,21 +116,43 @@ impl PointRun {
             curves: BTreeMap::new(),
             is_remote: false,
             seen_at: None,
+            measured_from: None,
+            epoch_at: None,
             seconds: (stage.seconds > 0.0).then_some(stage.seconds),
         }
     }
 
-    /// Adds an epoch.
-    pub(super) fn add_epoch(&mut self, line: EpochLine) {
+    /// Adds an epoch that ended at `now`, in Unix milliseconds, or at an unknown time.
+    pub(super) fn add_epoch(&mut self, line: EpochLine, now: Option<i64>) {
         self.epochs = Some((line.epoch, line.epochs));
+        self.epoch_at = now;
         for (name, value) in &line.figures {
             self.curves.entry(name.clone()).or_default().set(line.epoch, *value);
         }
         self.figures = line.figures;
     }
 
-    /// Applies an event that is about this point. `now` is the time in Unix milliseconds.
-    pub(super) fn apply(&mut self, event: Event, now: i64) {
+    /// Begins to measure the epochs of a training that runs already.
+    pub(super) fn measure(&mut self, now: i64) {
+        if self.status == StageStatus::Running && self.measured_from.is_none() {
+            self.measured_from = Some((now, self.epochs.map_or(0, |(done, _)| done)));
+        }
+    }
+
+    /// The seconds that a running training still takes, from the epochs that were seen.
+    pub(super) fn seconds_left(&self, now: i64) -> Option<f64> {
+        let ((from, before), (done, total)) = (self.measured_from?, self.epochs?);
+        let epoch_at = self.epoch_at?;
+        let trained = done.checked_sub(before).filter(|trained| *trained > 0)?;
+        let seconds = |from: i64, to: i64| to.saturating_sub(from).max(0) as f64 / 1000.0;
+        let each = seconds(from, epoch_at) / trained as f64;
+        // The epoch that runs now has begun when the last one ended.
+        let left = each * total.saturating_sub(done) as f64 - seconds(epoch_at, now);
+        Some(left.max(0.0))
+    }
+
+    /// Applies an event that is about this point. `now` is the time of the event in Unix milliseconds, if it is known.
+    pub(super) fn apply(&mut self, event: Event, now: Option<i64>) {
         if let Some((_, status)) = event.stage_status() {
             self.status = status;
             self.waits_for = None;
@@ -130,18 +161,25 @@ impl PointRun {
             Event::StageStarted { kind, key, reason, worker, .. } => {
                 (self.kind, self.key, self.worker) = (kind, Some(key), worker);
                 self.why = reason.map(|reason| reason.text);
-                self.seen_at = Some(now);
+                self.seen_at = now;
+                (self.measured_from, self.epoch_at) = (now.map(|now| (now, 0)), None);
             }
             Event::StageWaiting { holder, .. } => self.waits_for = Some(holder),
             Event::StageCached { key, .. } => self.key = Some(key),
             Event::Resumed { epoch, epochs, .. } => {
                 self.epochs = Some((epoch, epochs));
+                (self.measured_from, self.epoch_at) = (now.map(|now| (now, epoch)), None);
                 // After a rung, the run goes on with what it trained itself.
                 if !self.rungs.contains(&epoch) {
                     self.resumed_at = Some(epoch);
                 }
             }
-            Event::RungReached { epoch, .. } => self.rungs.push(epoch),
+            Event::RungReached { epoch, .. } => {
+                // Events are read again if the record of a run that is over changes.
+                if !self.rungs.contains(&epoch) {
+                    self.rungs.push(epoch);
+                }
+            }
             Event::StageFinished { key, seconds, metrics, .. } => {
                 (self.key, self.seconds) = (Some(key), Some(seconds));
                 self.figures = metrics;
@@ -179,4 +217,18 @@ pub(super) fn point_of(event: &Event) -> Option<&str> {
         | Event::Epoch { stage, .. } => stage,
         other => other.stage_status()?.0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epoch_that_no_training_reaches_is_ignored() {
+        let mut curve = LiveCurve::default();
+        curve.set(u64::MAX, 1.0);
+        curve.set(3, 2.0);
+        curve.set(1 << 22, 2.0);
+        assert_eq!((curve.first, curve.values), (3, vec![2.0]));
+    }
 }

@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::live::{EpochLine, PointRun, point_of};
+use super::point::{Outcome, Point};
 use super::runs::Run;
 use crate::event::Event;
 use crate::filter::{Cell, Coordinate};
 use crate::id::PointName;
-use crate::key::{Digest, Key};
 use crate::spec::Spec;
 use crate::stage::Registry;
 use crate::status::StageStatus;
-use crate::store::{CacheReader, Refreshed, ResultRecord, RunFile, StageRun};
+use crate::store::{CacheReader, Refreshed, ResultRecord, StageRun};
 
 /// A pipeline file that the command line names.
 pub struct Pipeline {
@@ -20,36 +22,6 @@ pub struct Pipeline {
     pub file: String,
     /// Its content.
     pub spec: Spec,
-}
-
-/// A point: the name of a result in a pipeline.
-pub(super) struct Point {
-    pub(super) pipeline: Arc<str>,
-    pub(super) name: String,
-    pub(super) stage: String,
-    pub(super) axes: BTreeMap<String, Coordinate>,
-    /// Its newest result.
-    pub(super) result: Option<Outcome>,
-    /// What the newest run that knows it did with it.
-    pub(super) live: Option<PointRun>,
-    /// Whether a pipeline file that was given has it.
-    pub(super) is_declared: bool,
-}
-
-/// What the table shows of a result.
-pub(super) struct Outcome {
-    pub(super) key: Key,
-    pub(super) digest: Digest,
-    pub(super) kind: String,
-    pub(super) metrics: BTreeMap<String, f64>,
-    pub(super) parameters: BTreeMap<String, Cell>,
-    /// All epochs of a training.
-    pub(super) epochs: Option<u64>,
-    pub(super) seconds: f64,
-    /// Unix milliseconds.
-    pub(super) finished_at: i64,
-    /// The run that made it.
-    pub(super) run: String,
 }
 
 /// How a point of a run was trained.
@@ -60,9 +32,6 @@ pub(super) struct Training {
     pub(super) seconds: f64,
     pub(super) seconds_per_sample: Option<f64>,
 }
-
-/// Bytes of the records of runs that are read, the newest ones first. A record of 40,000 points has about 10 MB.
-const MOST_BYTES: u64 = 128 << 20;
 
 /// What has changed since the last look.
 #[derive(Debug, Default)]
@@ -98,6 +67,8 @@ pub(super) struct Model {
     /// How trainings ran, by (run, point).
     pub(super) trainings: BTreeMap<(String, String), Training>,
     pub(super) changes: Changes,
+    /// Whether points of running runs have another status since the pages were last told of runs.
+    pub(super) has_other_counts: bool,
     /// Raised by each change.
     pub(super) version: u64,
 }
@@ -105,7 +76,9 @@ pub(super) struct Model {
 impl Model {
     pub(super) fn new(reader: CacheReader, pipelines: Vec<Pipeline>, registry: Arc<Registry>) -> Self {
         let (points, numbers, runs, trainings, changes) = Default::default();
-        let mut model = Self { reader, pipelines, registry, points, numbers, runs, trainings, changes, version: 0 };
+        let (has_other_counts, version) = (false, 0);
+        let mut model =
+            Self { reader, pipelines, registry, points, numbers, runs, trainings, changes, has_other_counts, version };
         let declared: Vec<(String, String)> = model
             .pipelines
             .iter()
@@ -169,7 +142,10 @@ impl Model {
         }
         if !results.is_empty() {
             // A result may have been damaged or removed.
-            let of_key = |p: &&Point| p.result.as_ref().is_some_and(|result| results.contains(&result.key));
+            let of_key = |p: &&Point| {
+                let keys = [p.result.as_ref().map(|result| result.key), p.live.as_ref().and_then(|live| live.key)];
+                keys.iter().flatten().any(|key| results.contains(key))
+            };
             newest.extend(self.points.iter().filter(of_key).map(|p| (p.pipeline.to_string(), p.name.clone())));
         }
         for (pipeline, name) in newest {
@@ -212,20 +188,18 @@ impl Model {
         }
     }
 
-    /// The ids of the records that differ from those that are known. Runs without a record are forgotten.
-    pub(super) fn changed_runs(&mut self, files: &[RunFile]) -> Vec<RunFile> {
-        let ids: BTreeSet<&str> = files.iter().map(|file| file.id.as_str()).collect();
+    /// Forgets runs whose records were removed, and what is known of points only from them.
+    pub(super) fn forget_runs(&mut self, ids: &BTreeSet<String>) {
         let before = self.runs.len();
-        self.runs.retain(|id, run| run.is_remote || ids.contains(id.as_str()));
+        self.runs.retain(|id, run| run.is_remote || !ids.contains(id));
         self.changes.has_runs |= before != self.runs.len();
-        let is_new = |file: &&RunFile| self.runs.get(&file.id).is_none_or(|run| run.stamp != file.stamp);
-        let mut bytes = 0u64;
-        let mut newest: Vec<&RunFile> = files.iter().rev().collect();
-        newest.retain(|file| {
-            bytes = bytes.saturating_add(file.stamp.0);
-            bytes <= MOST_BYTES || self.runs.contains_key(&file.id)
-        });
-        newest.into_iter().rev().filter(is_new).cloned().collect()
+        self.trainings.retain(|(run, _), _| !ids.contains(run));
+        for (number, point) in self.points.iter_mut().enumerate() {
+            if point.live.take_if(|live| !live.is_remote && ids.contains(&*live.run)).is_some() {
+                self.changes.points.insert(number);
+                self.changes.has_other_points = true;
+            }
+        }
     }
 
     /// Adds a run or replaces what is known about it.
@@ -252,7 +226,11 @@ impl Model {
             run.events = known.events.take();
         }
         self.changes.has_runs = true;
-        self.runs.insert(run.id.to_string(), run);
+        let (id, was_killed) = (Arc::clone(&run.id), run.was_killed());
+        self.runs.insert(id.to_string(), run);
+        if was_killed {
+            self.note_killed(&id);
+        }
     }
 
     fn put_point(&mut self, run: &Run, stage: &StageRun) {
@@ -273,6 +251,21 @@ impl Model {
         self.take_result(number);
     }
 
+    /// All runs as JSON, the newest first.
+    pub(super) fn runs_json(&self) -> Vec<Value> {
+        let mut live: BTreeMap<&str, BTreeMap<&'static str, usize>> = BTreeMap::new();
+        for live_point in self.points.iter().filter_map(|point| point.live.as_ref()) {
+            *live.entry(&live_point.run).or_default().entry(live_point.status.word()).or_default() += 1;
+        }
+        // The record of a run that has not ended is old. Points that a later run took over are missing here.
+        let present = |run: &Run| {
+            let counts = live.get(&*run.id).filter(|_| run.finished_at.is_none())?;
+            let total = |counts: &BTreeMap<&str, usize>| counts.values().sum::<usize>();
+            (total(counts) == total(&run.counts)).then_some(counts)
+        };
+        self.runs.values().rev().map(|run| run.json(present(run).unwrap_or(&run.counts))).collect()
+    }
+
     /// The newest run of a pipeline.
     pub(super) fn newest_run(&self, pipeline: &str) -> Option<&Run> {
         self.runs.values().rev().find(|run| *run.pipeline == *pipeline)
@@ -283,17 +276,18 @@ impl Model {
         is_running || self.points[number].result.is_none() || !self.points[number].is_done()
     }
 
-    /// Applies lines of the events of a run. `now` is the time in Unix milliseconds.
-    pub(super) fn apply(&mut self, run: &str, lines: &[String], now: i64) {
+    /// Applies lines of the events of a run. `now` is their time in Unix milliseconds; none if they may be old.
+    pub(super) fn apply(&mut self, run: &str, lines: &[String], now: Option<i64>) {
         let Some(known) = self.runs.get(run) else { return };
         let (pipeline, id, is_running) = (Arc::clone(&known.pipeline), Arc::clone(&known.id), known.is_running);
+        let has_ended = known.finished_at.is_some();
         for line in lines {
             if let Some(epoch) = EpochLine::parse(line) {
                 if let Some(number) = self.find(&pipeline, &epoch.stage)
                     && self.needs(number, is_running)
                     && let Some(live) = self.points[number].live.as_mut().filter(|live| live.run == id)
                 {
-                    live.add_epoch(epoch);
+                    live.add_epoch(epoch, now);
                     self.changes.points.insert(number);
                     self.changes.epochs.insert(number);
                 }
@@ -302,16 +296,23 @@ impl Model {
             let Ok(event) = serde_json::from_str::<Event>(line) else { continue };
             let Some(number) = point_of(&event).and_then(|name| self.find(&pipeline, name)) else { continue };
             if let Some(live) = self.points[number].live.as_mut().filter(|live| live.run == id) {
-                // The record of a run that is over is right about how its points ended.
+                // The record of a run that has ended is right about how its points ended.
                 let (status, key) = (live.status, live.key);
                 live.apply(event, now);
-                if !is_running && !matches!(status, StageStatus::Pending | StageStatus::Running) {
+                self.has_other_counts |= is_running && live.status != status;
+                if has_ended && !matches!(status, StageStatus::Pending | StageStatus::Running) {
                     (live.status, live.key) = (status, key);
                 }
                 self.changes.points.insert(number);
                 self.take_result(number);
             }
         }
+    }
+
+    /// The old events of a run were applied: those that follow tell how fast it is.
+    pub(super) fn measure(&mut self, run: &str, now: i64) {
+        let of_run = self.points.iter_mut().filter_map(|point| point.live.as_mut()).filter(|live| *live.run == *run);
+        of_run.for_each(|live| live.measure(now));
     }
 
     /// Finds the result that the newest run of a point has used. The index names it as the point's newest at the end of
@@ -335,9 +336,9 @@ impl Model {
                 let was_running = live.status == StageStatus::Running;
                 live.status = if was_running { StageStatus::Interrupted } else { StageStatus::Skipped };
                 self.changes.points.insert(number);
+                self.changes.has_runs = true;
             }
         }
-        self.changes.has_runs = true;
     }
 
     /// The points that the page shows, with their numbers.
@@ -352,72 +353,4 @@ fn counts(stages: &[StageRun]) -> BTreeMap<&'static str, usize> {
         *counts.entry(stage.outcome.word()).or_default() += 1;
     }
     counts
-}
-
-impl Point {
-    /// Whether it still is in the cache, in a run or in a pipeline file.
-    pub(super) fn is_shown(&self) -> bool {
-        self.result.is_some() || self.live.is_some() || self.is_declared
-    }
-
-    /// Whether its newest result is that of its newest run.
-    pub(super) fn is_done(&self) -> bool {
-        match (&self.result, &self.live) {
-            (Some(_), None) => true,
-            (Some(result), Some(live)) => live.has_ended_well() || (live.key == Some(result.key) && !live.is_open()),
-            (None, _) => false,
-        }
-    }
-
-    /// Its status in a word.
-    pub(super) fn status(&self) -> &'static str {
-        match &self.live {
-            _ if self.is_done() => "done",
-            Some(live) if live.waits_for.is_some() => "waiting",
-            Some(live) if live.has_ended_well() && live.is_remote => "done",
-            Some(live) if live.has_ended_well() => "removed",
-            Some(live) => live.status.word(),
-            None => "not run",
-        }
-    }
-
-    /// The live values, unless the result has them.
-    pub(super) fn current(&self) -> Option<&PointRun> {
-        self.live.as_ref().filter(|_| !self.is_done())
-    }
-
-    /// The value of a metric: of its result, or of the last epoch of a training that runs.
-    pub(super) fn metric(&self, name: &str) -> Option<f64> {
-        match (self.current(), &self.result) {
-            (Some(live), _) => live.figures.get(name).copied(),
-            (None, Some(result)) => result.metrics.get(name).copied(),
-            (None, None) => None,
-        }
-    }
-
-    /// The names of its metrics.
-    pub(super) fn metrics(&self) -> impl Iterator<Item = &String> {
-        let live = self.current().map(|live| &live.figures);
-        live.or(self.result.as_ref().map(|result| &result.metrics)).into_iter().flat_map(BTreeMap::keys)
-    }
-
-    /// The value of a parameter.
-    pub(super) fn parameter(&self, name: &str) -> Option<&Cell> {
-        self.result.as_ref()?.parameters.get(name)
-    }
-
-    /// Its kind, if it is known.
-    pub(super) fn kind(&self) -> Option<&str> {
-        let live = self.live.as_ref().map(|live| live.kind.as_str());
-        live.or(self.result.as_ref().map(|result| result.kind.as_str()))
-    }
-
-    /// Forgets the curves of a run whose result is stored: the result has them.
-    fn drop_stored_curves(&mut self) {
-        if self.is_done()
-            && let Some(live) = &mut self.live
-        {
-            live.curves.clear();
-        }
-    }
 }

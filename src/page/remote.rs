@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::model::Model;
 use super::runs::Run;
-use super::state::App;
+use super::state::{App, Followed};
 use crate::shared::{EventsRead, SharedStore};
 use crate::status::{RunStatus, StageStatus};
 use crate::store::{Holder, StageRun};
@@ -52,7 +52,6 @@ pub(super) fn add(model: &mut Model, remote: &Remote) {
         is_running: true,
         is_remote: true,
         counts: BTreeMap::new(),
-        stamp: (0, SystemTime::UNIX_EPOCH),
         events: None,
         has_all_events: true,
     };
@@ -62,16 +61,21 @@ pub(super) fn add(model: &mut Model, remote: &Remote) {
 /// Follows the events of the workers until the server ends.
 pub(super) fn follow(app: &App, remote: &Remote) {
     let mut read = EventsRead::default();
+    let mut is_first = true;
     loop {
         match remote.shared.new_events(&remote.run, &mut read) {
             Ok(pieces) => {
                 let now = jiff::Timestamp::now().as_millisecond();
+                app.set_problem(Followed::SharedStore, None);
                 for (_, bytes) in pieces {
                     let lines: Vec<String> = String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect();
-                    app.model_mut().apply(&remote.run, &lines, now);
+                    app.model_mut().apply(&remote.run, &lines, (!is_first).then_some(now));
+                }
+                if std::mem::take(&mut is_first) {
+                    app.model_mut().measure(&remote.run, now);
                 }
             }
-            Err(error) => app.set_problem(&error.to_string()),
+            Err(error) => app.set_problem(Followed::SharedStore, Some(error.to_string())),
         }
         std::thread::sleep(TICK);
     }

@@ -27,7 +27,7 @@ use super::images::{self, Selection, Sent};
 use super::importance::importance;
 use super::kept::reconstructions;
 use super::model::Model;
-use super::state::App;
+use super::state::{App, READ_ALL};
 use super::table::table;
 use crate::error::{Category, Error};
 
@@ -120,7 +120,7 @@ async fn events(State(app): Shared) -> Sse<impl Stream<Item = Result<Event, Infa
     let stream = unfold(app.updates.subscribe(), async |mut updates| {
         let text = match updates.recv().await {
             Ok(text) => text.to_string(),
-            Err(RecvError::Lagged(_)) => json!({ "table": true, "runs": true, "states": true }).to_string(),
+            Err(RecvError::Lagged(_)) => READ_ALL.to_owned(),
             Err(RecvError::Closed) => return None,
         };
         Some((Ok(Event::default().data(text)), updates))
@@ -131,7 +131,7 @@ async fn events(State(app): Shared) -> Sse<impl Stream<Item = Result<Event, Infa
 /// The cache, the runs and the pipelines.
 async fn state(State(app): Shared) -> Answer {
     answer(app, |app, model| {
-        let runs: Vec<Value> = model.runs.values().rev().map(|run| run.json()).collect();
+        let runs = model.runs_json();
         let mut pipelines: Vec<&str> = model.shown().map(|(_, point)| &*point.pipeline).collect();
         pipelines.sort_unstable();
         pipelines.dedup();
@@ -221,6 +221,7 @@ async fn point_image(
                 images::png(model, entry, &selection, &mut last)
             }
             (None, Some(state)) if query.name == RECONSTRUCTIONS => {
+                let _one_at_a_time = app.large.lock().unwrap_or_else(PoisonError::into_inner);
                 reconstructions(&model.reader, &record, state).and_then(|images| images::draw(&images, &selection))
             }
             (None, _) => return Err(none()),
@@ -254,13 +255,15 @@ async fn point_file(
     Path(number): Path<usize>,
     Query(query): Query<FileQuery>,
 ) -> Result<Response, Refusal> {
-    answer(app, move |_, model| {
+    answer(app, move |app, model| {
         let files = match query.epoch {
             Some(epoch) => images::state(model, number, epoch).map(|state| state.folder.files),
             None => images::record(model, number).map(|record| record.manifest.files),
         };
         let blob = files.and_then(|mut files| files.remove(&query.name));
         let blob = blob.ok_or_else(|| Refusal::not_found("there is no such file"))?;
+        let is_large = blob.size > images::LARGE;
+        let _one_at_a_time = is_large.then(|| app.large.lock().unwrap_or_else(PoisonError::into_inner));
         let sent = images::file(model, &query.name, &blob);
         sent.map(send).map_err(|why| Refusal(StatusCode::UNPROCESSABLE_ENTITY, why, None))
     })
@@ -294,6 +297,8 @@ struct SelectionQuery {
     #[serde(default, rename = "where")]
     conditions: String,
     most: Option<usize>,
+    /// Epochs in a bucket of a curve.
+    bucket: Option<u64>,
 }
 
 impl SelectionQuery {
@@ -309,7 +314,7 @@ async fn point_curves(State(app): Shared, Query(query): Query<SelectionQuery>) -
     answer(app, move |app, model| {
         let points = query.points(app, model)?;
         let Some(metric) = query.metric else { return Ok(Json(curves::metrics(model, &points)).into_response()) };
-        let query = CurvesQuery { metric, points, most: query.most.unwrap_or(VALUES) };
+        let query = CurvesQuery { metric, points, most: query.most.unwrap_or(VALUES), bucket: query.bucket };
         let found = curves::curves(&app.curves, model, &query).map_err(|error| Refusal::from(Error::from(error)))?;
         Ok(json_text(found))
     })

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
 use crate::file::tail::Tail;
 use crate::status::RunStatus;
-use crate::store::{Holder, RunFile, RunRecord};
+use crate::store::{Holder, RunRecord};
 
 /// A run.
 pub(super) struct Run {
@@ -28,10 +27,8 @@ pub(super) struct Run {
     pub(super) is_running: bool,
     /// Whether its workers write to a shared store, so that this cache may lack its record and its results.
     pub(super) is_remote: bool,
-    /// How many of its points have each status.
+    /// How many of its points have each status, as its record says.
     pub(super) counts: BTreeMap<&'static str, usize>,
-    /// The state of its record on the disk.
-    pub(super) stamp: (u64, SystemTime),
     /// Its events, if they are followed. Taken out while they are read.
     pub(super) events: Option<Tail>,
     /// Whether all its events were read.
@@ -40,7 +37,7 @@ pub(super) struct Run {
 
 impl Run {
     /// The run of this record.
-    pub(super) fn new(record: &RunRecord, file: &RunFile) -> Self {
+    pub(super) fn new(record: &RunRecord) -> Self {
         Self {
             id: Arc::from(record.id.as_str()),
             pipeline: Arc::from(record.pipeline.as_str()),
@@ -56,10 +53,14 @@ impl Run {
             is_running: record.is_running(),
             is_remote: false,
             counts: BTreeMap::new(),
-            stamp: file.stamp,
             events: None,
             has_all_events: false,
         }
+    }
+
+    /// Whether its process is gone before the run has ended.
+    pub(super) fn was_killed(&self) -> bool {
+        self.finished_at.is_none() && !self.is_running
     }
 
     /// How it ended, or that it runs.
@@ -70,11 +71,12 @@ impl Run {
         }
     }
 
-    pub(super) fn json(&self) -> Value {
+    /// The run as JSON. `points` says how many of its points have each status.
+    pub(super) fn json(&self, points: &BTreeMap<&'static str, usize>) -> Value {
         json!({
             "id": &*self.id, "pipeline": &*self.pipeline, "file": self.file, "name": self.name, "note": self.note,
             "device": self.device, "threads": self.threads, "host": self.holder.host, "started_at": self.started_at,
-            "finished_at": self.finished_at, "status": self.word(), "points": self.counts,
+            "finished_at": self.finished_at, "status": self.word(), "points": points,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The server: its address, its threads and its end.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
@@ -10,11 +11,12 @@ use tokio::sync::oneshot;
 use super::guard::Guard;
 use super::model::{Model, Pipeline};
 use super::remote::{self, Remote};
+use super::routes;
 use super::state::App;
-use super::{routes, watch};
+use super::watch::Watcher;
 use crate::error::{Error, Result};
 use crate::stage::Registry;
-use crate::store::CacheReader;
+use crate::store::{CacheReader, host_name};
 
 /// What the server shows and where it listens.
 pub struct Settings {
@@ -38,6 +40,7 @@ pub struct Settings {
 pub struct Server {
     listener: TcpListener,
     app: Arc<App>,
+    watcher: Watcher,
     remote: Option<Remote>,
 }
 
@@ -55,8 +58,8 @@ impl Server {
             remote::add(&mut model, remote);
         }
         let app = Arc::new(App::new(model, guard));
-        watch::load(&app);
-        Ok(Self { listener, app, remote: settings.remote })
+        let watcher = Watcher::load(Arc::clone(&app));
+        Ok(Self { listener, app, watcher, remote: settings.remote })
     }
 
     /// The address of the page, with the token.
@@ -65,6 +68,11 @@ impl Server {
     /// If the system does not tell the port.
     pub fn url(&self) -> Result<String> {
         let address = self.listener.local_addr().map_err(failed)?;
+        // A browser can't open the address 0.0.0.0, and the guard refuses it.
+        let address = match address.ip().is_unspecified() {
+            true => format!("{}:{}", host_name(), address.port()),
+            false => address.to_string(),
+        };
         Ok(format!("http://{address}/?token={}", self.app.guard.token()))
     }
 
@@ -73,11 +81,11 @@ impl Server {
     /// # Errors
     /// If the system refuses threads or the socket.
     pub fn run(self, stop: oneshot::Receiver<()>) -> Result<()> {
-        let app = Arc::clone(&self.app);
-        spawn(move || watch::follow(&app))?;
+        let watcher = self.watcher;
+        spawn(&self.app, move || watcher.follow())?;
         if let Some(remote) = self.remote {
             let app = Arc::clone(&self.app);
-            spawn(move || remote::follow(&app, &remote))?;
+            spawn(&self.app, move || remote::follow(&app, &remote))?;
         }
         let runtime = Builder::new_multi_thread().worker_threads(2).max_blocking_threads(8).enable_all().build();
         let runtime = runtime.map_err(|error| Error::exhausted("can't start threads", error))?;
@@ -96,8 +104,14 @@ impl Server {
     }
 }
 
-/// Starts a thread that runs until the program ends.
-fn spawn(work: impl FnOnce() + Send + 'static) -> Result<()> {
+/// Starts a thread that runs until the program ends. If it panics, the page says that it shows nothing new.
+fn spawn(app: &Arc<App>, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let app = Arc::clone(app);
+    let work = move || {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            app.note_failed_thread();
+        }
+    };
     let spawned = thread::Builder::new().name("vadpipe-page".to_owned()).spawn(work);
     spawned.map(drop).map_err(|error| Error::exhausted("can't start a thread", error))
 }

@@ -1,5 +1,6 @@
 //! What the routes and the thread that follows the cache share.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::broadcast;
@@ -13,6 +14,9 @@ use super::table::Columns;
 /// Messages that a slow page may miss before it reads everything again.
 const BACKLOG: usize = 64;
 
+/// The message that tells a page to read everything again.
+pub(super) const READ_ALL: &str = r#"{"table":true,"rows":[],"epochs":[],"runs":true,"states":true}"#;
+
 /// The state of the server.
 pub(super) struct App {
     model: RwLock<Model>,
@@ -22,16 +26,28 @@ pub(super) struct App {
     pub(super) updates: broadcast::Sender<Arc<str>>,
     pub(super) curves: Mutex<CurveCache>,
     pub(super) last_tensor: Mutex<LastTensor>,
+    /// Held while a file or a state is read that may be large, so that only one is in memory.
+    pub(super) large: Mutex<()>,
     pub(super) guard: Arc<Guard>,
-    /// Why the cache can't be followed.
-    problem: Mutex<Option<String>>,
+    /// Why what is shown may be old, by what can't be followed.
+    problems: Mutex<BTreeMap<Followed, String>>,
+}
+
+/// What the server follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Followed {
+    Cache,
+    SharedStore,
+    /// All of it: a thread has failed.
+    All,
 }
 
 impl App {
     pub(super) fn new(model: Model, guard: Guard) -> Self {
         let (updates, _) = broadcast::channel(BACKLOG);
-        let (columns, curves, last_tensor, problem) = Default::default();
-        Self { model: RwLock::new(model), columns, updates, curves, last_tensor, guard: Arc::new(guard), problem }
+        let (columns, curves, last_tensor, large, problems) = Default::default();
+        let (model, guard) = (RwLock::new(model), Arc::new(guard));
+        Self { model, columns, updates, curves, last_tensor, large, guard, problems }
     }
 
     pub(super) fn model(&self) -> RwLockReadGuard<'_, Model> {
@@ -47,11 +63,32 @@ impl App {
         self.columns.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn set_problem(&self, problem: &str) {
-        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem.to_owned());
+    /// Notes why something can't be followed, or that it can be followed again. The pages are told of a change.
+    pub(super) fn set_problem(&self, of: Followed, problem: Option<String>) {
+        let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        if problems.get(&of) == problem.as_ref() {
+            return;
+        }
+        match problem {
+            Some(problem) => drop(problems.insert(of, problem)),
+            None => drop(problems.remove(&of)),
+        }
+        drop(problems);
+        self.model_mut().changes.has_runs = true;
     }
 
+    /// Notes that a thread which follows something has failed. It can't tell the pages any more.
+    pub(super) fn note_failed_thread(&self) {
+        let problem = "the page shows nothing new, because a part of it failed: start `vadpipe ui` again";
+        self.set_problem(Followed::All, Some(problem.to_owned()));
+        // Nobody may be listening.
+        let _ = self.updates.send(READ_ALL.into());
+    }
+
+    /// Why what is shown may be old.
     pub(super) fn problem(&self) -> Option<String> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let texts: Vec<&str> = problems.values().map(String::as_str).collect();
+        (!texts.is_empty()).then(|| texts.join("; "))
     }
 }

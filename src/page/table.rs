@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::model::{Model, Point};
+use super::model::Model;
+use super::point::Point;
 use crate::artifact::metrics::nonfinite_name;
 use crate::error::{Error, Result};
 use crate::filter::{Cell, Column, Filter, Names};

@@ -10,11 +10,13 @@ use tokio::sync::oneshot;
 use super::routes;
 use super::server::{Server, Settings};
 use crate::stages::builtin;
-use crate::store::CacheReader;
 use crate::store::tests::{artifact, commit, components, store};
+use crate::store::{CacheReader, host_name};
 
 /// A server with a small cache.
 struct Running {
+    /// The host in the printed address.
+    name: String,
     port: u16,
     token: String,
     stop: Option<oneshot::Sender<()>>,
@@ -24,12 +26,16 @@ struct Running {
 
 impl Running {
     fn start() -> Self {
+        Self::listen(Ipv4Addr::LOCALHOST, vec![])
+    }
+
+    fn listen(address: Ipv4Addr, hosts: Vec<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         commit(&store(dir.path()), "net@lr=0.1", &components("a", 1), &artifact(1, 100));
         let settings = Settings {
-            address: Ipv4Addr::LOCALHOST.into(),
+            address: address.into(),
             port: 0,
-            hosts: vec![],
+            hosts,
             cache: CacheReader::open(dir.path()).unwrap(),
             pipelines: vec![],
             remote: None,
@@ -37,11 +43,12 @@ impl Running {
         };
         let server = Server::bind(settings).unwrap();
         let url = server.url().unwrap();
-        let (address, token) = url.strip_prefix("http://127.0.0.1:").unwrap().split_once("/?token=").unwrap();
-        let (port, token) = (address.parse().unwrap(), token.to_owned());
+        let (address, token) = url.strip_prefix("http://").unwrap().split_once("/?token=").unwrap();
+        let (name, port) = address.rsplit_once(':').unwrap();
+        let (name, port, token) = (name.to_owned(), port.parse().unwrap(), token.to_owned());
         let (stop, stopped) = oneshot::channel();
         let thread = Some(std::thread::spawn(move || server.run(stopped).unwrap()));
-        Self { port, token, stop: Some(stop), thread, _dir: dir }
+        Self { name, port, token, stop: Some(stop), thread, _dir: dir }
     }
 
     /// The status and the answer to a request with these lines after the first one.
@@ -65,7 +72,7 @@ impl Running {
     }
 
     fn host(&self) -> String {
-        format!("Host: 127.0.0.1:{}", self.port)
+        format!("Host: {}:{}", self.name, self.port)
     }
 
     fn bearer(&self) -> String {
@@ -116,6 +123,9 @@ fn every_route_refuses_a_foreign_host_a_foreign_origin_and_a_missing_token() {
         for missing in [&[host.as_str()][..], &[&host, &wrong], &[&host, "Cookie: vadpipe=1; token=2"]] {
             assert_eq!(status(&get, missing), 401, "{address}: {missing:?}");
         }
+        let with_token =
+            format!("GET {address}{}token={}", if address.contains('?') { '&' } else { '?' }, server.token);
+        assert_eq!(status(&with_token, &[&host]), if address == "/" { 200 } else { 401 }, "{with_token}");
         for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
             assert_eq!(status(&format!("{method} {address}"), &[&host, &bearer]), 405, "{method} {address}");
         }
@@ -150,6 +160,7 @@ fn token_of_the_printed_address_becomes_a_strict_cookie() {
     assert_eq!(status, 200);
     let cookie = answer.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
     assert!(cookie.ends_with("; Path=/; HttpOnly; SameSite=Strict"), "{cookie}");
+    assert!(cookie.starts_with(&format!("vadpipe-{}={};", server.port, server.token)), "{cookie}");
     let cookie = format!("Cookie: other=1; {}", cookie.split(';').next().unwrap());
     // Through `ssh -L` the port is another one.
     for host in [server.host(), "Host: localhost:1".to_owned(), "Host: [::1]:8080".to_owned()] {
@@ -171,5 +182,34 @@ fn page_has_no_inline_script_and_names_only_files_that_exist() {
         for markup in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"] {
             assert!(!asset.text.contains(markup), "{} uses {markup}", asset.name);
         }
+    }
+}
+
+#[test]
+fn printed_address_of_a_server_for_all_addresses_is_answered() {
+    let name = host_name();
+    let server = Running::listen(Ipv4Addr::UNSPECIFIED, vec![name.clone()]);
+    assert_eq!(server.name, name);
+    assert_eq!(server.request(&format!("GET /?token={}", server.token), &[&server.host()]).0, 200);
+    let (status, answer) = server.request("GET /", &["Host: 0.0.0.0", &server.bearer()]);
+    assert!(status == 403 && answer.contains("`--host`"), "{answer}");
+}
+
+#[test]
+fn request_of_a_page_on_another_port_is_refused_and_a_link_is_followed() {
+    let server = Running::start();
+    let status = |fetch: &[&str]| {
+        let (host, bearer) = (server.host(), server.bearer());
+        let headers: Vec<&str> = [host.as_str(), &bearer].iter().chain(fetch).copied().collect();
+        server.request("GET /api/points", &headers).0
+    };
+    for site in ["same-site", "cross-site"] {
+        let site = format!("Sec-Fetch-Site: {site}");
+        assert_eq!(status(&[&site, "Sec-Fetch-Mode: no-cors"]), 403, "{site}");
+        assert_eq!(status(&[&site]), 403, "{site}");
+        assert_eq!(status(&[&site, "Sec-Fetch-Mode: navigate"]), 200, "{site}");
+    }
+    for site in ["same-origin", "none"] {
+        assert_eq!(status(&[&format!("Sec-Fetch-Site: {site}"), "Sec-Fetch-Mode: cors"]), 200, "{site}");
     }
 }

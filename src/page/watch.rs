@@ -1,14 +1,15 @@
 //! Looks for changes in the cache and in the events of runs, and tells the pages about them.
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::model::{Changes, Model};
 use super::runs::Run;
-use super::state::App;
+use super::seen_runs::SeenRuns;
+use super::state::{App, Followed};
 use super::table::{Columns, Row};
 use crate::file::tail::Tail;
 
@@ -19,90 +20,136 @@ const PROCESSES: Duration = Duration::from_secs(2);
 /// With more changed lines the page asks for the whole table.
 const MOST_ROWS: usize = 300;
 
-/// Reads what the cache holds and which runs there are. Their events are read later.
-pub(super) fn load(app: &App) {
-    refresh_cache(app);
-    refresh_runs(app);
-    publish(app);
+/// Follows a cache.
+pub(super) struct Watcher {
+    app: Arc<App>,
+    runs: SeenRuns,
 }
 
-/// Follows the cache until the server ends.
-pub(super) fn follow(app: &App) {
-    let mut processes = Instant::now();
-    loop {
-        refresh_cache(app);
-        if processes.elapsed() >= PROCESSES {
-            processes = Instant::now();
-            note_killed(app);
+impl Watcher {
+    /// Reads what the cache holds and which runs there are. Their events are read later.
+    pub(super) fn load(app: Arc<App>) -> Self {
+        let runs = SeenRuns::new(app.model().reader.runs());
+        let mut watcher = Self { app, runs };
+        refresh_cache(&watcher.app);
+        watcher.refresh_runs();
+        publish(&watcher.app);
+        watcher
+    }
+
+    /// Follows the cache until the server ends.
+    pub(super) fn follow(mut self) {
+        let mut processes = Instant::now();
+        loop {
+            if processes.elapsed() >= PROCESSES {
+                processes = Instant::now();
+                note_killed(&self.app);
+                tell_counts(&self.app);
+                self.app.last_tensor.lock().unwrap_or_else(PoisonError::into_inner).forget_old();
+            }
+            self.look();
+            std::thread::sleep(TICK);
         }
-        refresh_runs(app);
-        for run in followed(app) {
-            read_events(app, &run);
+    }
+
+    /// Reads what has changed, and tells the pages.
+    fn look(&mut self) {
+        refresh_cache(&self.app);
+        self.refresh_runs();
+        for run in followed(&self.app) {
+            self.read_events(&run);
         }
-        publish(app);
-        std::thread::sleep(TICK);
+        publish(&self.app);
+    }
+
+    /// Reads the records of runs that are new or have changed, without keeping others from the model meanwhile.
+    fn refresh_runs(&mut self) {
+        let changes = self.runs.look();
+        if !changes.removed.is_empty() {
+            self.app.model_mut().forget_runs(&changes.removed);
+        }
+        for file in changes.changed {
+            let Some(record) = self.runs.read(&file.id) else { continue };
+            self.app.model_mut().put_run(Run::new(&record), &record.stages);
+        }
+    }
+
+    fn read_events(&self, id: &str) {
+        let app = &self.app;
+        let path = self.runs.folder().events_path(id);
+        let (mut events, is_first, is_over) = {
+            let mut model = app.model_mut();
+            let Some(run) = model.runs.get_mut(id) else { return };
+            let events = run.events.take();
+            let is_first = events.is_none();
+            (events.unwrap_or_else(|| Tail::of_documents(path)), is_first, !run.is_running)
+        };
+        let now = jiff::Timestamp::now().as_millisecond();
+        // An events file that can't be read says nothing, and is not read again when the run is over.
+        let _ = events.read(is_over, |lines| app.model_mut().apply(id, lines, (!is_first).then_some(now)));
+        let mut model = app.model_mut();
+        if is_first {
+            model.measure(id, now);
+        }
+        if let Some(run) = model.runs.get_mut(id) {
+            run.events = Some(events).filter(|_| !is_over);
+            run.has_all_events = is_over;
+        }
+        if model.runs.get(id).is_some_and(Run::was_killed) {
+            model.note_killed(id);
+        }
     }
 }
 
 fn refresh_cache(app: &App) {
-    let mut model = app.model_mut();
-    match model.reader.refresh() {
-        Ok(refreshed) if refreshed.is_empty() => {}
-        Ok(refreshed) => model.refresh(refreshed),
-        Err(error) => app.set_problem(&error.to_string()),
-    }
+    let problem = {
+        let mut model = app.model_mut();
+        let refreshed = model.reader.refresh();
+        let problem = match refreshed {
+            Ok(refreshed) if refreshed.is_empty() => None,
+            Ok(refreshed) => {
+                model.refresh(refreshed);
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        problem.or_else(|| model.reader.check().err().map(|error| error.to_string()))
+    };
+    app.set_problem(Followed::Cache, problem);
 }
 
-/// Reads the records of runs that are new or have changed, without keeping others from the model meanwhile.
-fn refresh_runs(app: &App) {
-    let (files, reader) = (app.model().reader.run_files(), |id: &str| app.model().reader.run(id));
-    let Ok(files) = files else { return };
-    let changed = app.model_mut().changed_runs(&files);
-    for file in changed {
-        let Some(record) = reader(&file.id) else { continue };
-        app.model_mut().put_run(Run::new(&record, &file), &record.stages);
-    }
-}
-
-/// The runs whose events say more than their records: those that are not over, and the newest of each pipeline.
+/// The runs whose events say more than their records: those that are not over, those that were not over at the last
+/// look, and the newest of each pipeline.
 fn followed(app: &App) -> Vec<String> {
     let model = app.model();
     let mut pipelines = BTreeSet::new();
     let mut followed = Vec::new();
     for run in model.runs.values().rev() {
         let is_newest = pipelines.insert(&run.pipeline);
-        if (is_newest || run.is_running) && !run.has_all_events {
+        if (is_newest || run.is_running || run.events.is_some()) && !run.has_all_events {
             followed.push(run.id.to_string());
         }
     }
     followed
 }
 
-fn read_events(app: &App, id: &str) {
-    let (mut events, is_over) = {
-        let mut model = app.model_mut();
-        let path = model.reader.events_path(id);
-        let Some(run) = model.runs.get_mut(id) else { return };
-        (run.events.take().unwrap_or_else(|| Tail::of_documents(path)), !run.is_running)
-    };
-    let now = jiff::Timestamp::now().as_millisecond();
-    // An events file that can't be read says nothing.
-    let read = events.read(is_over, |lines| app.model_mut().apply(id, lines, now));
-    let mut model = app.model_mut();
-    if let Some(run) = model.runs.get_mut(id) {
-        run.events = Some(events).filter(|_| !is_over);
-        run.has_all_events = is_over && read.is_ok();
-    }
-    if is_over && model.runs.get(id).is_some_and(|run| run.finished_at.is_none()) {
-        model.note_killed(id);
-    }
-}
-
 fn note_killed(app: &App) {
     let mut model = app.model_mut();
-    for run in model.runs.values_mut() {
-        run.is_running = run.is_running && (run.is_remote || run.holder.may_live());
+    let has_ended = |run: &&mut Run| run.is_running && !run.is_remote && !run.holder.may_live();
+    let mut killed = 0;
+    for run in model.runs.values_mut().filter(has_ended) {
+        run.is_running = false;
+        killed += 1;
     }
+    model.changes.has_runs |= killed > 0;
+}
+
+/// Lets the pages read the runs again if they have other counts. That takes long in a large cache, so it is not done at
+/// each look.
+fn tell_counts(app: &App) {
+    let mut model = app.model_mut();
+    let has_other_counts = std::mem::take(&mut model.has_other_counts);
+    model.changes.has_runs |= has_other_counts;
 }
 
 /// Tells the pages what has changed.
@@ -136,3 +183,6 @@ fn message(model: &Model, columns: &Columns, changes: &Changes, has_other_column
         "runs": changes.has_runs, "states": changes.has_states,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,18 @@
 //! The entries of a database, followed through its journal. Takes no lock, and sled is not opened.
 //!
 //! The journal holds every change, so its frames give the entries of the database. Other processes append to it
-//! meanwhile: a frame that is not complete yet is read the next time. A collection writes a new journal with another
-//! id, which is then read from its beginning.
+//! meanwhile: a frame that is not complete yet is read the next time, also if there are complete ones after it. A
+//! collection writes a new journal with another id, which is then read from its beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use super::error::{Result, StoreError};
-use super::journal::{FORMAT, Journal, Position};
+use super::journal::{FORMAT, Journal, Position, Replay};
+
+/// How often a frame that looks damaged is read again: the process that appends it may not have finished.
+const READS: u8 = 5;
 
 /// The entries of a database, up to the last time that its journal was read.
 pub(super) struct FollowedEntries {
@@ -18,6 +21,12 @@ pub(super) struct FollowedEntries {
     letters: &'static [u8],
     position: Position,
     entries: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    /// Whether entries were forgotten and the caller was not told yet.
+    is_replaced: bool,
+    /// Whether the caller wants to know which keys have changed.
+    lists_keys: bool,
+    /// Where the first frame is that looked damaged, and how many reads found it so.
+    damage: Option<(u64, u8)>,
 }
 
 /// What a read of the journal has changed.
@@ -32,7 +41,13 @@ pub(super) enum EntryChanges {
 impl FollowedEntries {
     /// The database in this folder; keys with other first letters are ignored. Nothing is read yet.
     pub(super) fn new(folder: PathBuf, letters: &'static [u8]) -> Self {
-        Self { folder, letters, position: Position { id: [0; 16], offset: 0 }, entries: BTreeMap::new() }
+        let position = Position { id: [0; 16], offset: 0 };
+        Self { folder, letters, position, entries: BTreeMap::new(), is_replaced: false, lists_keys: true, damage: None }
+    }
+
+    /// The same without lists of changed keys, which take memory.
+    pub(super) fn without_lists(self) -> Self {
+        Self { lists_keys: false, ..self }
     }
 
     /// The folder of the database.
@@ -45,14 +60,20 @@ impl FollowedEntries {
     /// # Errors
     /// If the journal can't be read, or if a later version wrote it.
     pub(super) fn read(&mut self) -> Result<EntryChanges> {
+        let keys = self.read_keys()?;
+        Ok(if std::mem::take(&mut self.is_replaced) { EntryChanges::All } else { EntryChanges::Keys(keys) })
+    }
+
+    fn read_keys(&mut self) -> Result<BTreeSet<Box<[u8]>>> {
         let folder = self.folder.clone();
         let failed = || StoreError::unreadable(&folder);
-        let mut changes = EntryChanges::Keys(BTreeSet::new());
+        let mut keys = BTreeSet::new();
         let Some(mut journal) = Journal::open(&self.folder, false).map_err(failed())? else {
-            return Ok(self.clear(changes));
+            self.clear();
+            return Ok(keys);
         };
         if !journal.is_whole() {
-            return Ok(changes);
+            return Ok(keys);
         }
         if !journal.is_ours() {
             let (dir, found) = (folder, journal.format());
@@ -60,17 +81,18 @@ impl FollowedEntries {
         }
         let end = journal.position();
         if end.id != self.position.id || end.offset < self.position.offset {
-            changes = self.clear(changes);
+            self.clear();
             self.position = Position { id: end.id, offset: 0 };
         }
         if end.offset == self.position.offset {
-            return Ok(changes);
+            return Ok(keys);
         }
+        let is_listed = self.lists_keys && !self.is_replaced;
         let (letters, entries) = (self.letters, &mut self.entries);
         let replay = journal.replay(self.position.offset, |frame, _| {
             for (key, value) in frame.iter().filter(|(key, _)| key.first().is_some_and(|l| letters.contains(l))) {
                 let key: Box<[u8]> = (*key).into();
-                if let EntryChanges::Keys(keys) = &mut changes {
+                if is_listed {
                     keys.insert(key.clone());
                 }
                 match value {
@@ -80,16 +102,28 @@ impl FollowedEntries {
             }
             Ok::<_, std::io::Error>(())
         });
-        self.position.offset = replay.map_err(failed())?.end;
-        Ok(changes)
+        let found = replay.map_err(failed())?;
+        self.position.offset = self.next_offset(found);
+        Ok(keys)
+    }
+
+    /// Where the next read begins: at the first damage, until it has been read several times.
+    fn next_offset(&mut self, found: Replay) -> u64 {
+        let before = self.damage.take();
+        let Some(at) = found.damaged_at else { return found.end };
+        let reads = before.filter(|(known, _)| *known == at).map_or(1, |(_, reads)| reads + 1);
+        if reads >= READS {
+            return found.end;
+        }
+        self.damage = Some((at, reads));
+        at
     }
 
     /// Forgets all entries.
-    fn clear(&mut self, changes: EntryChanges) -> EntryChanges {
-        let was_empty = self.entries.is_empty();
+    fn clear(&mut self) {
+        self.is_replaced |= !self.entries.is_empty();
         self.entries.clear();
         self.position = Position { id: [0; 16], offset: 0 };
-        if was_empty { changes } else { EntryChanges::All }
     }
 
     /// The value of a key.
@@ -102,5 +136,79 @@ impl FollowedEntries {
         let from = (Bound::Included(&[letter][..]), Bound::Unbounded);
         let entries = self.entries.range::<[u8], _>(from);
         entries.take_while(move |(key, _)| key.first() == Some(&letter)).map(|(key, value)| (&**key, &**value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::journal::{Changes, FILE};
+
+    /// A journal with a frame for each of these keys, and where each frame begins.
+    fn journal(dir: &Path, keys: &[&str]) -> Vec<u64> {
+        let mut begins = Vec::new();
+        let journal = Journal::create::<std::io::Error>(dir, 0, |journal| {
+            for key in keys {
+                begins.push(journal.position().offset);
+                let mut changes = Changes::default();
+                changes.insert(key, "value");
+                journal.append(&changes, false)?;
+            }
+            Ok(())
+        });
+        drop(journal.unwrap());
+        begins
+    }
+
+    /// Changes a byte of the journal, or changes it back.
+    fn flip(dir: &Path, at: u64) {
+        let mut bytes = std::fs::read(dir.join(FILE)).unwrap();
+        bytes[at as usize] ^= 0x40;
+        std::fs::write(dir.join(FILE), bytes).unwrap();
+    }
+
+    fn keys(followed: &FollowedEntries) -> Vec<String> {
+        followed.entries.keys().map(|key| String::from_utf8_lossy(key).into_owned()).collect()
+    }
+
+    #[test]
+    fn frame_that_was_not_complete_is_read_again_after_later_frames() {
+        let dir = tempfile::tempdir().unwrap();
+        let begins = journal(dir.path(), &["ra", "rb", "rc"]);
+        flip(dir.path(), begins[1]);
+        let mut followed = FollowedEntries::new(dir.path().to_owned(), b"r");
+        followed.read().unwrap();
+        assert_eq!(keys(&followed), ["ra", "rc"]);
+        flip(dir.path(), begins[1]);
+        let changes = followed.read().unwrap();
+        assert_eq!(changes, EntryChanges::Keys([Box::from(*b"rb"), Box::from(*b"rc")].into()));
+        assert_eq!(keys(&followed), ["ra", "rb", "rc"]);
+        assert_eq!(followed.read().unwrap(), EntryChanges::Keys(BTreeSet::new()));
+    }
+
+    #[test]
+    fn damaged_frame_is_passed_after_some_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let begins = journal(dir.path(), &["ra", "rb", "rc"]);
+        flip(dir.path(), begins[1]);
+        let mut followed = FollowedEntries::new(dir.path().to_owned(), b"r");
+        for _ in 0..READS {
+            assert_ne!(followed.read().unwrap(), EntryChanges::Keys(BTreeSet::new()));
+        }
+        assert_eq!(followed.read().unwrap(), EntryChanges::Keys(BTreeSet::new()));
+        assert_eq!(keys(&followed), ["ra", "rc"]);
+    }
+
+    #[test]
+    fn replacement_is_reported_after_a_read_that_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        journal(dir.path(), &["ra"]);
+        let mut followed = FollowedEntries::new(dir.path().to_owned(), b"r");
+        followed.read().unwrap();
+        // As a read does that finds another journal and then fails.
+        followed.clear();
+        assert_eq!(followed.read().unwrap(), EntryChanges::All);
+        assert_eq!(keys(&followed), ["ra"]);
+        assert_eq!(followed.read().unwrap(), EntryChanges::Keys(BTreeSet::new()));
     }
 }

@@ -136,6 +136,8 @@ pub(super) struct Replay {
     pub(super) end: u64,
     /// Damaged parts of the file that are followed by a whole frame.
     pub(super) damaged: usize,
+    /// Where the first of them begins.
+    pub(super) damaged_at: Option<u64>,
 }
 
 /// An open journal.
@@ -247,13 +249,16 @@ impl Journal {
         mut apply: impl FnMut(&[Change<'_>], Position) -> Result<(), E>,
     ) -> Result<Replay, E> {
         let length = self.file.metadata()?.len();
-        let mut found = Replay { end: start.max(HEADER as u64), damaged: 0 };
+        let mut found = Replay { end: start.max(HEADER as u64), damaged: 0, damaged_at: None };
         let mut at = found.end;
         loop {
             if let Some(payload) = self.frame(at, length)?
                 && let Some(changes) = decode(&payload)
             {
-                found.damaged += usize::from(at != found.end);
+                if at != found.end {
+                    found.damaged += 1;
+                    found.damaged_at.get_or_insert(found.end);
+                }
                 found.end = at + (FRAME_HEADER + payload.len()) as u64;
                 at = found.end;
                 apply(&changes, Position { id: self.id, offset: at })?;

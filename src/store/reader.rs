@@ -7,9 +7,8 @@
 //! Results that only sled knows, in a cache that no version with journals has changed, are not seen.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
 
 use super::disk;
 use super::entries;
@@ -17,9 +16,9 @@ use super::error::{Result, StoreError};
 use super::followed::{EntryChanges, FollowedEntries};
 use super::journal::FORMAT;
 use super::pieces::{self, Corruption, Parts};
-use super::record::{ResultRecord, RunRecord, StateRecord};
+use super::record::{ResultRecord, StateRecord};
 use super::results::{header_length, tensor_of};
-use super::runs;
+use super::run_folder::RunFolder;
 use super::small_files::SmallFiles;
 use crate::artifact::{BlobEntry, Tensor, TensorEntry};
 use crate::key::{Digest, Key};
@@ -56,34 +55,13 @@ impl Refreshed {
     }
 }
 
-/// The record of a run on the disk.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RunFile {
-    /// The run's id.
-    pub id: String,
-    /// The size of the record and when it was written. Equal if the record is.
-    pub stamp: (u64, SystemTime),
-}
-
 impl CacheReader {
     /// The cache in this folder. Call [`CacheReader::refresh`] to read it.
     ///
     /// # Errors
     /// If the folder is not a cache, or if a later vadpipe wrote it.
     pub fn open(dir: &Path) -> Result<Self> {
-        let not_a_cache = |why: &str| StoreError::NotACache { dir: dir.to_owned(), why: why.to_owned() };
-        let format = disk::read(&dir.join("FORMAT"), LONGEST_FORMAT).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound if dir.is_dir() => not_a_cache("it has no file FORMAT"),
-            std::io::ErrorKind::NotFound => not_a_cache("there is no such folder"),
-            _ => not_a_cache(&format!("FORMAT: {error}")),
-        })?;
-        match std::str::from_utf8(&format).ok().and_then(|text| text.trim().parse().ok()) {
-            Some(found) if found > FORMAT => {
-                return Err(StoreError::Newer { dir: dir.to_owned(), found, known: FORMAT });
-            }
-            Some(_) => {}
-            None => return Err(not_a_cache("its file FORMAT holds no number")),
-        }
+        check_format(dir)?;
         Ok(Self {
             dir: dir.to_owned(),
             small: SmallFiles::new(dir),
@@ -116,6 +94,14 @@ impl CacheReader {
             }
         }
         Ok(refreshed)
+    }
+
+    /// Checks that the cache is still there.
+    ///
+    /// # Errors
+    /// As [`CacheReader::open`].
+    pub fn check(&self) -> Result<()> {
+        check_format(&self.dir)
     }
 
     /// The result of this key, if it is stored and not damaged.
@@ -199,41 +185,36 @@ impl CacheReader {
         let generation = self.index.get(b"mgeneration").and_then(|n| Some(u64::from_le_bytes(n.try_into().ok()?)));
         let folder = self.dir.join(format!("chunks-{}", generation.unwrap_or(0)));
         let known = chunks.take().filter(|chunks| chunks.folder() == folder);
-        chunks.insert(known.unwrap_or_else(|| FollowedEntries::new(folder, b"lp")))
+        chunks.insert(known.unwrap_or_else(|| FollowedEntries::new(folder, b"lp").without_lists()))
     }
 
-    /// The records of runs, sorted by id, which sorts them by time.
-    ///
-    /// # Errors
-    /// If the folder can't be read.
-    pub fn run_files(&self) -> Result<Vec<RunFile>> {
-        let folder = self.dir.join("runs");
-        let mut files = Vec::new();
-        for path in disk::entries(&folder).map_err(StoreError::io("can't read", &folder))? {
-            let name = disk::name(&path);
-            // It may have been removed meanwhile.
-            let (Some(id), Ok(file)) = (name.strip_suffix(".json"), path.metadata()) else { continue };
-            let stamp = (file.len(), file.modified().unwrap_or(SystemTime::UNIX_EPOCH));
-            files.push(RunFile { id: id.to_owned(), stamp });
-        }
-        files.sort();
-        Ok(files)
+    /// The folder of the run records.
+    pub fn runs(&self) -> RunFolder {
+        RunFolder::new(&self.dir)
     }
 
-    /// The record of a run; none if it can't be read.
-    pub fn run(&self, id: &str) -> Option<RunRecord> {
-        let path = self.dir.join("runs").join(format!("{id}.json"));
-        runs::parse(&disk::read(&path, runs::LONGEST).ok()?).ok()
+    /// The file with the log of a point in a run. None if a name leads out of the folder.
+    pub fn log_path(&self, run: &str, point: &str) -> Option<PathBuf> {
+        let file = format!("{point}.log");
+        let is_inside = |name: &str| Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+        let is_named = !run.is_empty() && is_inside(run) && is_inside(&file);
+        is_named.then(|| self.dir.join("logs").join(run).join(file))
     }
+}
 
-    /// The file with the events of a run.
-    pub fn events_path(&self, run: &str) -> PathBuf {
-        self.dir.join("runs").join(format!("{run}.ndjson"))
-    }
-
-    /// The file with the log of a point in a run.
-    pub fn log_path(&self, run: &str, point: &str) -> PathBuf {
-        self.dir.join("logs").join(run).join(format!("{point}.log"))
+/// # Errors
+/// If the folder is not a cache, or if a later vadpipe wrote it.
+fn check_format(dir: &Path) -> Result<()> {
+    let not_a_cache = |why: &str| StoreError::NotACache { dir: dir.to_owned(), why: why.to_owned() };
+    let format = disk::read(&dir.join("FORMAT"), LONGEST_FORMAT).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound if dir.is_dir() => not_a_cache("it has no file FORMAT"),
+        std::io::ErrorKind::NotFound => not_a_cache("there is no such folder"),
+        _ => not_a_cache(&format!("FORMAT: {error}")),
+    })?;
+    match std::str::from_utf8(&format).ok().and_then(|text| text.trim().parse().ok()) {
+        Some(found) if found > FORMAT => Err(StoreError::Newer { dir: dir.to_owned(), found, known: FORMAT }),
+        Some(_) => Ok(()),
+        None => Err(not_a_cache("its file FORMAT holds no number")),
     }
 }
 
@@ -315,5 +296,17 @@ mod tests {
         store.gc(&crate::store::GcPolicy { keep_runs: 1, named: vec![], dry_run: false }).unwrap();
         assert!(reader.refresh().unwrap().is_replaced);
         assert_eq!(reader.result(&record.key).is_some(), store.result(&record.key).unwrap().is_some());
+    }
+
+    #[test]
+    fn names_of_a_foreign_record_lead_to_no_file_outside_the_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        commit(&store(dir.path()), "x", &components("a", 1), &artifact(&[1.0]));
+        let reader = CacheReader::open(dir.path()).unwrap();
+        let inside = dir.path().join("logs/run-1/net@data=a/b.log");
+        assert_eq!(reader.log_path("run-1", "net@data=a/b"), Some(inside));
+        for (run, point) in [("..", "x"), ("a/../..", "x"), ("/etc", "x"), ("", "x"), ("r", "../x"), ("r", "/etc/x")] {
+            assert_eq!(reader.log_path(run, point), None, "{run} {point}");
+        }
     }
 }

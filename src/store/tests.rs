@@ -12,6 +12,8 @@ mod trouble;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+pub(crate) use care::run;
+
 use super::error::Result;
 use super::*;
 use crate::artifact::{Artifact, Tensor};

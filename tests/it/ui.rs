@@ -157,6 +157,15 @@ fn table_has_the_results_of_all_pipelines_and_the_filter_of_metrics() {
         let known: Vec<String> = known.as_object().expect("an object").keys().cloned().collect();
         assert_eq!(found, known, "{condition}");
     }
+    // So a page need not name thousands of points in an address.
+    for path in ["/api/curves?", "/api/curves?metric=loss&bucket=2&", "/api/importance?metric=loss&"] {
+        let ids = table["rows"].as_array().expect("rows").iter().filter(|row| row["stage"] == "net");
+        let ids: Vec<String> = ids.map(|row| row["id"].to_string()).collect();
+        let by_ids = page.ok(&format!("{path}ids={}", ids.join(",")));
+        assert_eq!(page.ok(&format!("{path}where=stage%3Dnet")), by_ids, "{path}");
+    }
+    let curves = page.ok("/api/curves?metric=loss&bucket=2&where=stage%3Dnet");
+    assert_eq!((&curves["bucket"], &curves["places"], &curves["epochs"]), (&2.into(), &4.into(), &4.into()));
     let (status, answer) = page.get("/api/points?where=lss%3C1");
     assert_eq!((status, answer["hint"].as_str()), (400, Some("did you mean `loss`?")), "{answer}");
 }

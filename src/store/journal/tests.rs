@@ -53,7 +53,7 @@ fn appended_changes_are_replayed_from_any_position() {
     let (frames, found) = replay(dir.path(), 0);
     assert_eq!(frames[0], (vec![(b"a".to_vec(), Some(b"1".to_vec()))], first));
     assert_eq!(frames[1], (vec![(b"b".to_vec(), Some(vec![])), (b"a".to_vec(), None)], second));
-    assert_eq!(found, Replay { end: second.offset, damaged: 0 });
+    assert_eq!(found, Replay { end: second.offset, damaged: 0, damaged_at: None });
     assert_eq!(replay(dir.path(), first.offset).0.len(), 1);
     assert_eq!(replay(dir.path(), second.offset).0.len(), 0);
     assert_eq!(Position::decode(&second.encode()), Some(second));
@@ -91,7 +91,7 @@ fn damaged_frame_costs_only_its_own_changes() {
         bytes[at as usize] ^= 0x40;
         fs::write(path(dir.path()), &bytes).unwrap();
         assert_eq!(keys(dir.path()), ["a", "c", "d"], "byte {at}");
-        assert_eq!(replay(dir.path(), 0).1, Replay { end: ends[4], damaged: 1 });
+        assert_eq!(replay(dir.path(), 0).1, Replay { end: ends[4], damaged: 1, damaged_at: Some(ends[1]) });
         let mut journal = Journal::open(dir.path(), true).unwrap().unwrap();
         journal.replay(0, |_, _| Ok::<_, io::Error>(())).unwrap();
         journal.append(&set("e", "value"), true).unwrap();

@@ -10,7 +10,7 @@ use super::*;
 use crate::status::{RunStatus, StageStatus};
 use crate::store::old_chunks::CHUNK;
 
-pub(super) fn run(id: &str, keys: &[(&str, Key)]) -> RunRecord {
+pub(crate) fn run(id: &str, keys: &[(&str, Key)]) -> RunRecord {
     let stage = |(name, key): &(&str, Key)| StageRun {
         name: (*name).to_owned(),
         kind: "test".to_owned(),
