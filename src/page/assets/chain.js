@@ -1,18 +1,19 @@
 // The trees of trainings: which epochs they share, where they part, and what was trained now.
 
-import { get } from "./api.js";
-import { el, empty, option, plural, seconds, svg, throttle, when } from "./dom.js";
+import { get, newest, unlessAborted } from "./api.js";
+import { el, empty, options, plural, seconds, svg, throttle, when } from "./dom.js";
 
 const ROW = 26, LEFT = 14, RIGHT = 236;
 const settings = { pipeline: "" };
 
 export function show(main, state) {
-  const pipeline = el("select", { onchange: (event) => { settings.pipeline = event.target.value; load(); } });
+  const pipeline = el("select", { onchange: (event) => { settings.pipeline = event.target.value; load().catch(failed); } });
   const label = el("label", {}, el("span", {}, "Pipeline"), pipeline);
   const summary = el("div", { class: "figures" });
   const trees = el("div", { class: "trees" });
   main.append(el("div", { class: "bar" }, label, legend()), summary, trees);
-  let found = null;
+  let found = null, drawn = "", isClosed = false;
+  const loading = newest();
 
   function legend() {
     const item = (name, text) => el("li", {}, el("i", { class: `swatch ${name}` }), text);
@@ -23,9 +24,13 @@ export function show(main, state) {
     const all = [...new Set([...state.rows.values()].map((row) => row.pipeline))];
     if (!all.includes(settings.pipeline)) settings.pipeline = (state.pipeline || state.info.runs[0]?.pipeline) ?? all[0] ?? "";
     label.hidden = all.length < 2;
-    pipeline.replaceChildren(...all.map((name) => option(name, name, name === settings.pipeline)));
+    options(pipeline, all.map((name) => [name, name]), settings.pipeline);
     if (!settings.pipeline) { trees.replaceChildren(empty("The cache has no training yet.")); return; }
-    found = await get("/api/chain", { pipeline: settings.pipeline });
+    const answer = await get("/api/chain", { pipeline: settings.pipeline }, { signal: loading.begin() });
+    const text = JSON.stringify(answer);
+    if (isClosed || text === drawn) return;
+    drawn = text;
+    found = answer;
     draw();
   }
 
@@ -56,7 +61,12 @@ export function show(main, state) {
       parts.push(el("section", {}, el("h2", {}, stage), picture(own, unfinished)));
     }
     if (found.left_out) parts.push(el("p", { class: "note" }, `${plural(found.left_out, "older training")} left out.`));
+    // What was scrolled to, and the focus, stay.
+    const scrolled = [...trees.querySelectorAll(".wide")].map((part) => part.scrollLeft);
+    const focused = trees.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
     trees.replaceChildren(...(parts.length ? parts : [empty("No training of this pipeline has a result or runs.")]));
+    [...trees.querySelectorAll(".wide")].forEach((part, at) => { part.scrollLeft = scrolled[at] ?? 0; });
+    if (focused) [...trees.querySelectorAll("a")].find((link) => link.getAttribute("href") === focused)?.focus({ preventScroll: true });
   }
 
   /** All trees of a stage over one axis of epochs. */
@@ -130,11 +140,19 @@ export function show(main, state) {
     }
   }
 
-  const again = throttle(() => load().catch(() => {}), 1500);
-  load().catch((error) => trees.replaceChildren(empty(error.message)));
+  const failed = unlessAborted((error) => { if (!isClosed && !found) trees.replaceChildren(empty(error.message)); });
+  const again = throttle(() => load().catch(failed), 1500);
+  again();
   const resized = new ResizeObserver(throttle(() => found && draw(), 200));
   resized.observe(main);
-  return { update(change) { if (change.rows || change.states || change.epochs?.length || change.runs) again(); }, close: () => resized.disconnect() };
+  return {
+    update(change) { if (change.rows || change.states || change.epochs?.length || change.runs || change.columns) again(); },
+    close() {
+      isClosed = true;
+      loading.stop();
+      resized.disconnect();
+    },
+  };
 }
 
 /** A text of at most this many characters. */
