@@ -175,6 +175,7 @@ async function loadInfo() {
   }
   say(byId("cache"), state.info.cache);
   byId("cache").title = state.info.cache;
+  failure = "";
   problems();
   view.update({ runs: true });
 }
