@@ -95,8 +95,8 @@ export function show(main, state) {
     }
     for (const one of unfinished) { drawOpen(one, row); row += 1; }
     const height = y(row) + 6;
-    const ticks = niceTicks(most);
-    const axis = svg("g", { class: "epochs" }, ...ticks.flatMap((tick) => [svg("line", { x1: x(tick), x2: x(tick), y1: 18, y2: height - 4 }), svg("text", { x: x(tick), y: 12, "text-anchor": tick === 0 ? "start" : "middle" }, tick === 0 ? "epoch 0" : String(tick))]));
+    const ticks = niceTicks(most, (width - LEFT - right) / 56);
+    const axis = svg("g", { class: "epochs" }, ...ticks.flatMap((tick) => [svg("line", { x1: x(tick), x2: x(tick), y1: 18, y2: height - 4 }), svg("text", { x: x(tick), y: 12, "text-anchor": tick === 0 ? "start" : "middle" }, tick === 0 && width >= 600 ? "epoch 0" : String(tick))]));
     return el("div", { class: "wide" }, svg("svg", { class: "chain", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${plural(own.length, "tree")} of trainings over ${most} epochs` }, axis, marks));
 
     function drawBranch(tree, branch, line, parentLine) {
@@ -161,8 +161,9 @@ function fit(text, most) {
   return text.length <= most ? text : `${text.slice(0, most - 1)}…`;
 }
 
-function niceTicks(most) {
-  const rough = most / 8;
+/** Up to eight places of an axis, or fewer if there is room for fewer only. */
+function niceTicks(most, room) {
+  const rough = most / Math.min(8, Math.max(room, 1));
   const power = 10 ** Math.floor(Math.log10(Math.max(rough, 1)));
   const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough) ?? 1;
   const ticks = [];

@@ -279,13 +279,18 @@ export function show(main, state) {
     if (zoom) plot.batch(rescale);
     if (cursor?.left >= 0) requestAnimationFrame(() => plot?.setCursor(cursor));
     describe(series);
-    plot.over.addEventListener("click", () => { if (focused > 0 && !plot.select.width) state.open(`point/${series[focused - 1].id}`); });
+    // The first click of a double-click, which ends the zoom, opens nothing.
+    plot.over.addEventListener("click", (event) => {
+      clearTimeout(clicked);
+      const id = focused > 0 && !plot.select.width ? listed[focused - 1]?.one.id : undefined;
+      if (event.detail === 1 && id !== undefined) clicked = setTimeout(() => { if (!isClosed) state.open(`point/${id}`); }, 250);
+    });
     listed = series.map((one, at) => ({ one, at, colour: paint.of(one, at) }));
     legend = paint.legend;
     reading(null);
   }
 
-  let focused = null, listed = [], legend = [], frame = 0, above = null;
+  let focused = null, listed = [], legend = [], frame = 0, above = null, clicked = null;
 
   /** Draws the curve at the cursor above all others. */
   function highlight() {
