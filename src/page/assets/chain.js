@@ -43,7 +43,7 @@ export function show(main, state) {
       number(found.epochs.toLocaleString("en"), "epochs that their results need"),
       number((found.epochs - found.epochs_saved).toLocaleString("en"), "epochs trained"),
       number(found.epochs_saved.toLocaleString("en"), "epochs taken from the cache"),
-      number(seconds(found.seconds_saved) || "0 s", "of training saved"),
+      number(found.seconds_saved ? seconds(found.seconds_saved) : "0 s", "of training saved"),
       pruned.length ? number(pruned.reduce((sum, one) => sum + one.epochs - one.epoch, 0).toLocaleString("en"), `epochs not trained: ${plural(pruned.length, "point")} pruned`) : "");
     const parts = [];
     const byStage = new Map();
