@@ -63,6 +63,25 @@ const stories = {
     await page.getByRole("button", { name: /^loss ↑/ }).click();
     await page.waitForSelector("[aria-sort=descending]");
     assert.deepEqual(await losses(), up.reverse());
+    assert.match(await page.evaluate(() => document.activeElement.textContent), /^loss ↓/, "the button keeps the focus");
+  },
+
+  async "no request is longer than a server accepts"(page) {
+    const lists = await page.evaluate(async () => (await import("/assets/api.js")).parts(Array.from({ length: 20000 }, (_, id) => id)));
+    assert.equal(lists.flat().length, 20000);
+    assert.ok(lists.length > 1 && lists.every((list) => list.join(",").length < 30000));
+  },
+
+  async "a hidden page leaves its connection and catches up later"(page) {
+    const hide = (is) => page.evaluate((is) => {
+      Object.defineProperty(document, "hidden", { configurable: true, get: () => is });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }, is);
+    await hide(true);
+    const asked = page.waitForRequest((request) => request.url().endsWith("/api/points"));
+    await hide(false);
+    await asked;
+    await page.waitForFunction(() => document.querySelector("#live").textContent === "live");
   },
 
   async "the keyboard alone selects, sets a baseline and opens a point"(page) {
@@ -115,6 +134,16 @@ const stories = {
   async "a running training has a curve that grows"(page) {
     await page.evaluate(() => { location.hash = "curves"; });
     await page.waitForSelector(".chart canvas");
+    // Zooms to a part. The run must leave the plot and its zoom as they are.
+    const plot = await page.locator(".u-over").boundingBox();
+    const at = (share) => [plot.x + plot.width * share, plot.y + plot.height / 2];
+    await page.mouse.move(...at(0.4));
+    await page.mouse.down();
+    await page.mouse.move(...at(0.6));
+    await page.mouse.move(...at(0.9));
+    await page.mouse.up();
+    await page.evaluate(() => { document.querySelector(".u-over").dataset.known = "yes"; });
+    await page.mouse.move(...at(1.5));
     const child = spawn(run[0], run.slice(1), { stdio: "ignore" });
     const ended = new Promise((resolve) => child.on("exit", resolve));
     const epochs = () => page.evaluate(async () => {
@@ -127,6 +156,12 @@ const stories = {
     await page.waitForFunction((text) => document.querySelector(".values")?.innerText !== text, before);
     assert.equal(await ended, 0);
     await page.waitForFunction(() => document.querySelector(".u-axis") !== null);
+    assert.equal(await page.locator(".u-over").getAttribute("data-known"), "yes", "the plot is drawn anew");
+    await page.mouse.move(...at(0.02));
+    await page.waitForFunction(() => /epoch [2-9]/.test(document.querySelector(".readout b").textContent));
+    await page.mouse.dblclick(...at(0.02));
+    await page.mouse.move(...at(0.01));
+    await page.waitForFunction(() => document.querySelector(".readout b").textContent === "epoch 1");
   },
 
   async "the graph and the runs are there"(page) {
@@ -148,6 +183,7 @@ const stories = {
     for (let step = 0; step < 8; step += 1) await page.keyboard.press("ArrowUp");
     await page.waitForFunction(() => /^\d of \d points selected/.test(document.querySelector("main .note").textContent));
     await page.waitForSelector(".importance h2");
+    assert.equal(await area.getAttribute("aria-valuenow"), "40");
   },
 };
 

@@ -1,7 +1,7 @@
 // The state of the page, its views, and the filter that they share.
 
-import { get, listen } from "./api.js";
-import { debounce, el, option, plural, throttle } from "./dom.js";
+import { get, listen, newest } from "./api.js";
+import { debounce, el, options, plural, say, throttle } from "./dom.js";
 import * as table from "./table.js";
 import * as curves from "./curves.js";
 import * as parallel from "./parallel.js";
@@ -27,7 +27,6 @@ const state = {
   hidden: new Set(),
   brushes: new Map(),
   open,
-  refresh: () => view.update({ filter: true }),
 };
 
 const VIEWS = [
@@ -51,6 +50,7 @@ function open(name) {
 function route() {
   const [name, argument] = (location.hash.slice(1) || "points").split("/");
   if (name === "main") return;
+  isRouted = true;
   const known = VIEWS.find(([id]) => id === name);
   const module = name === "point" ? point : (known ? known[2] : table);
   shown = name === "point" || known ? name : "points";
@@ -93,75 +93,142 @@ function conditions() {
   return parts.filter(Boolean).join(" && ");
 }
 
-let filtering = 0;
-async function filter() {
-  const own = ++filtering;
+const filtering = newest();
+let filterFailed = false;
+
+/** Finds the points that meet the filter. `more` is what else has changed. */
+async function filter(more = {}) {
+  const signal = filtering.begin();
   const problem = byId("where-problem");
   const where = conditions();
+  let ids;
   try {
-    const ids = where ? (await get("/api/points", { where, ids: true })).ids : [...state.rows.keys()];
-    if (own !== filtering) return;
-    state.ids = ids;
-    problem.textContent = "";
-    byId("where").removeAttribute("aria-invalid");
+    ids = where ? (await get("/api/points", { where, ids: true }, { signal })).ids : [...state.rows.keys()];
   } catch (error) {
-    if (own !== filtering) return;
-    problem.textContent = error.hint ? `${error.message}. ${error.hint}` : error.message;
+    if (error.name === "AbortError") return;
+    filterFailed = true;
+    say(problem, error.hint ? `${error.message}. ${error.hint}` : error.message);
     byId("where").setAttribute("aria-invalid", "true");
+    view.update({ rows: true, ...more });
     return;
   }
+  const isSame = !filterFailed && ids.length === state.ids.length && ids.every((id, at) => id === state.ids[at]);
+  filterFailed = false;
+  state.ids = ids;
+  say(problem, "");
+  byId("where").removeAttribute("aria-invalid");
   const all = state.rows.size;
-  byId("count").textContent = state.ids.length === all ? plural(all, "point") : `${state.ids.length.toLocaleString("en")} of ${plural(all, "point")}`;
-  view.update({ filter: true });
+  say(byId("count"), ids.length === all ? plural(all, "point") : `${ids.length.toLocaleString("en")} of ${plural(all, "point")}`);
+  view.update({ filter: !isSame, rows: true, ...more });
 }
 
+/** The version of the rows, the loads that were asked for, and the messages that wait for the end of a load. */
+let version = 0, requested = 1, finished = 0, waiting = [];
+const isStale = () => requested !== finished;
+
+/** Loads the whole table, then applies the messages that are newer. */
 async function loadTable() {
-  const found = await get("/api/points");
+  const own = requested;
+  let found;
+  try {
+    found = await get("/api/points");
+  } catch (error) {
+    report(error);
+    setTimeout(reload, 3000);
+    return;
+  }
+  finished = own;
+  version = found.version;
+  const before = state.rows;
+  const columns = JSON.stringify(found.columns) !== JSON.stringify(state.columns);
   state.columns = found.columns;
   state.rows = new Map(found.rows.map((row) => [row.id, row]));
+  const ids = new Set(found.rows.filter((row) => hasMoved(before.get(row.id), row)).map((row) => row.id));
+  if (!isStale()) {
+    for (const message of waiting) for (const id of apply(message)) ids.add(id);
+    waiting = [];
+  }
+  failure = "";
+  problems();
   lists();
-  await filter();
+  await filter({ columns, ids: [...ids] });
+}
+
+function hasMoved(before, row) {
+  return !before || before.status !== row.status || before.epoch !== row.epoch || before.run !== row.run || before.finished_at !== row.finished_at;
+}
+
+/** Applies the rows of a message that is newer than the table. Returns their numbers. */
+function apply(message) {
+  const rows = message.version > version ? message.rows ?? [] : [];
+  if (message.version > version) version = message.version;
+  for (const row of rows) state.rows.set(row.id, row);
+  return rows.map((row) => row.id);
 }
 
 async function loadInfo() {
-  state.info = await get("/api/state");
-  byId("cache").textContent = state.info.cache;
+  try {
+    state.info = await get("/api/state");
+  } catch (error) {
+    report(error);
+    return;
+  }
+  say(byId("cache"), state.info.cache);
   byId("cache").title = state.info.cache;
-  byId("problem").textContent = state.info.problem ?? "";
+  failure = "";
+  problems();
   view.update({ runs: true });
+}
+
+/** What went wrong in a request. */
+let failure = "";
+
+function report(error) {
+  failure = error.message;
+  problems();
+}
+
+function problems() {
+  say(byId("problem"), state.info.problem || failure);
 }
 
 /** The lists of pipelines and stages. */
 function lists() {
-  const of = (name) => [...new Set([...state.rows.values()].map((row) => row[name]))];
-  const fill = (id, all, values) => {
-    const select = byId(id);
-    const known = [...select.options].slice(1).map((o) => o.value);
-    select.parentElement.hidden = values.length < 2;
-    if (known.join("\n") === values.join("\n") && select.options.length) return;
-    select.replaceChildren(option("", all), ...values.map((value) => option(value, value, value === state[id])));
+  const fill = (id, all) => {
+    const values = [...new Set([...state.rows.values()].map((row) => row[id]))];
+    if (!values.includes(state[id])) state[id] = "";
+    byId(id).parentElement.hidden = values.length < 2;
+    options(byId(id), [["", all], ...values.map((value) => [value, value])], state[id]);
   };
-  fill("pipeline", "all pipelines", of("pipeline"));
-  fill("stage", "all stages", of("stage"));
+  fill("pipeline", "all pipelines");
+  fill("stage", "all stages");
 }
 
 const refilter = throttle(() => (conditions() ? filter() : view.update({ rows: true })), 400);
-const reload = throttle(() => loadTable().catch(report), 400);
-const reinfo = throttle(() => loadInfo().catch(report), 400);
-
-function report(error) {
-  byId("problem").textContent = error.message;
-}
+/** One load at a time, so that no older table replaces a newer one. The first one opens the view. */
+const reload = throttle(async () => {
+  await loadTable();
+  if (!isRouted) route();
+}, 400);
+let isRouted = false;
+const reinfo = throttle(loadInfo, 400);
 
 function changed(message) {
-  if (message.table) {
+  let ids = [];
+  // Messages of another server have other versions.
+  if (message.isNew) waiting = [];
+  if (message.table || waiting.length > 1000) {
+    waiting = [];
+    requested += 1;
     reload();
-  } else if (message.rows.length) {
-    for (const row of message.rows) state.rows.set(row.id, row);
-    refilter();
+  } else if (isStale()) {
+    waiting.push(message);
+  } else {
+    ids = apply(message);
+    if (ids.length) refilter();
   }
   if (message.runs) reinfo();
-  view.update({ epochs: message.epochs, states: message.states, rows: message.rows.length > 0, ids: message.rows.map((row) => row.id) });
+  view.update({ epochs: message.epochs ?? [], states: message.states, rows: ids.length > 0, ids });
 }
 
 function start() {
@@ -182,11 +249,11 @@ function start() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", route);
   listen(changed, (answers) => {
     const live = byId("live");
-    live.textContent = answers ? "live" : "no connection to the server";
+    say(live, answers ? "live" : "no connection to the server");
     live.classList.toggle("lost", !answers);
   });
-  loadTable().then(route).catch((error) => { report(error); route(); });
-  loadInfo().catch(report);
+  reload();
+  reinfo();
 }
 
 start();

@@ -1,18 +1,19 @@
 // The trees of trainings: which epochs they share, where they part, and what was trained now.
 
-import { get } from "./api.js";
-import { el, empty, option, plural, seconds, svg, throttle, when } from "./dom.js";
+import { get, newest, unlessAborted } from "./api.js";
+import { el, empty, options, plural, seconds, svg, throttle, when } from "./dom.js";
 
 const ROW = 26, LEFT = 14, RIGHT = 236;
 const settings = { pipeline: "" };
 
 export function show(main, state) {
-  const pipeline = el("select", { onchange: (event) => { settings.pipeline = event.target.value; load(); } });
+  const pipeline = el("select", { onchange: (event) => { settings.pipeline = event.target.value; load().catch(failed); } });
   const label = el("label", {}, el("span", {}, "Pipeline"), pipeline);
   const summary = el("div", { class: "figures" });
   const trees = el("div", { class: "trees" });
   main.append(el("div", { class: "bar" }, label, legend()), summary, trees);
-  let found = null;
+  let found = null, drawn = "", isClosed = false;
+  const loading = newest();
 
   function legend() {
     const item = (name, text) => el("li", {}, el("i", { class: `swatch ${name}` }), text);
@@ -23,9 +24,13 @@ export function show(main, state) {
     const all = [...new Set([...state.rows.values()].map((row) => row.pipeline))];
     if (!all.includes(settings.pipeline)) settings.pipeline = (state.pipeline || state.info.runs[0]?.pipeline) ?? all[0] ?? "";
     label.hidden = all.length < 2;
-    pipeline.replaceChildren(...all.map((name) => option(name, name, name === settings.pipeline)));
+    options(pipeline, all.map((name) => [name, name]), settings.pipeline);
     if (!settings.pipeline) { trees.replaceChildren(empty("The cache has no training yet.")); return; }
-    found = await get("/api/chain", { pipeline: settings.pipeline });
+    const answer = await get("/api/chain", { pipeline: settings.pipeline }, { signal: loading.begin() });
+    const text = JSON.stringify(answer);
+    if (isClosed || text === drawn) return;
+    drawn = text;
+    found = answer;
     draw();
   }
 
@@ -38,7 +43,7 @@ export function show(main, state) {
       number(found.epochs.toLocaleString("en"), "epochs that their results need"),
       number((found.epochs - found.epochs_saved).toLocaleString("en"), "epochs trained"),
       number(found.epochs_saved.toLocaleString("en"), "epochs taken from the cache"),
-      number(seconds(found.seconds_saved) || "0 s", "of training saved"),
+      number(found.seconds_saved ? seconds(found.seconds_saved) : "0 s", "of training saved"),
       pruned.length ? number(pruned.reduce((sum, one) => sum + one.epochs - one.epoch, 0).toLocaleString("en"), `epochs not trained: ${plural(pruned.length, "point")} pruned`) : "");
     const parts = [];
     const byStage = new Map();
@@ -56,7 +61,12 @@ export function show(main, state) {
       parts.push(el("section", {}, el("h2", {}, stage), picture(own, unfinished)));
     }
     if (found.left_out) parts.push(el("p", { class: "note" }, `${plural(found.left_out, "older training")} left out.`));
+    // What was scrolled to, and the focus, stay.
+    const scrolled = [...trees.querySelectorAll(".wide")].map((part) => part.scrollLeft);
+    const focused = trees.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
     trees.replaceChildren(...(parts.length ? parts : [empty("No training of this pipeline has a result or runs.")]));
+    [...trees.querySelectorAll(".wide")].forEach((part, at) => { part.scrollLeft = scrolled[at] ?? 0; });
+    if (focused) [...trees.querySelectorAll("a")].find((link) => link.getAttribute("href") === focused)?.focus({ preventScroll: true });
   }
 
   /** All trees of a stage over one axis of epochs. */
@@ -85,8 +95,8 @@ export function show(main, state) {
     }
     for (const one of unfinished) { drawOpen(one, row); row += 1; }
     const height = y(row) + 6;
-    const ticks = niceTicks(most);
-    const axis = svg("g", { class: "epochs" }, ...ticks.flatMap((tick) => [svg("line", { x1: x(tick), x2: x(tick), y1: 18, y2: height - 4 }), svg("text", { x: x(tick), y: 12, "text-anchor": tick === 0 ? "start" : "middle" }, tick === 0 ? "epoch 0" : String(tick))]));
+    const ticks = niceTicks(most, (width - LEFT - right) / 56);
+    const axis = svg("g", { class: "epochs" }, ...ticks.flatMap((tick) => [svg("line", { x1: x(tick), x2: x(tick), y1: 18, y2: height - 4 }), svg("text", { x: x(tick), y: 12, "text-anchor": tick === 0 ? "start" : "middle" }, tick === 0 && width >= 600 ? "epoch 0" : String(tick))]));
     return el("div", { class: "wide" }, svg("svg", { class: "chain", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${plural(own.length, "tree")} of trainings over ${most} epochs` }, axis, marks));
 
     function drawBranch(tree, branch, line, parentLine) {
@@ -130,11 +140,19 @@ export function show(main, state) {
     }
   }
 
-  const again = throttle(() => load().catch(() => {}), 1500);
-  load().catch((error) => trees.replaceChildren(empty(error.message)));
+  const failed = unlessAborted((error) => { if (!isClosed && !found) trees.replaceChildren(empty(error.message)); });
+  const again = throttle(() => load().catch(failed), 1500);
+  again();
   const resized = new ResizeObserver(throttle(() => found && draw(), 200));
   resized.observe(main);
-  return { update(change) { if (change.rows || change.states || change.epochs?.length || change.runs) again(); }, close: () => resized.disconnect() };
+  return {
+    update(change) { if (change.rows || change.states || change.epochs?.length || change.runs || change.columns) again(); },
+    close() {
+      isClosed = true;
+      loading.stop();
+      resized.disconnect();
+    },
+  };
 }
 
 /** A text of at most this many characters. */
@@ -143,8 +161,9 @@ function fit(text, most) {
   return text.length <= most ? text : `${text.slice(0, most - 1)}…`;
 }
 
-function niceTicks(most) {
-  const rough = most / 8;
+/** Up to eight places of an axis, or fewer if there is room for fewer only. */
+function niceTicks(most, room) {
+  const rough = most / Math.min(8, Math.max(room, 1));
   const power = 10 ** Math.floor(Math.log10(Math.max(rough, 1)));
   const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough) ?? 1;
   const ticks = [];

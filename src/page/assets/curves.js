@@ -1,78 +1,143 @@
 // Curves of trainings: one line for each point, drawn by uPlot.
 
-import { get } from "./api.js";
-import { colour, el, empty, figure, option, palette, plural, scale, seconds, throttle } from "./dom.js";
+import { get, newest, parts, unlessAborted } from "./api.js";
+import { colour, el, empty, figure, option, options, palette, plural, say, scale, throttle } from "./dom.js";
 
 /** Values of a curve that are asked for. */
 const MOST = 600;
 /** More curves have no legend. */
 const MOST_NAMED = 40;
+/** Curves that a browser draws in a second. */
+const MOST_CURVES = 5000;
 
 const settings = { metric: "", x: "epoch", colour: "", smooth: 0, logX: false, logY: false, only: false };
 
 export function show(main, state) {
-  let data = null, plot = null, asked = 0, names = {};
-  const metric = el("select", { onchange: (e) => { settings.metric = e.target.value; load(); } });
-  const across = el("select", { onchange: (e) => { settings.x = e.target.value; draw(); } });
+  let data = null, plot = null, names = {}, isClosed = false;
+  /** The points whose curves were asked for. */
+  let asked = new Set();
+  /** What the user has zoomed to: the range of x, and that of y unless it follows the values. */
+  let zoom = null;
+  const loading = newest();
+  const metric = el("select", { onchange: (e) => { settings.metric = e.target.value; zoom = null; load().catch(failed); } });
+  const across = el("select", { onchange: (e) => { settings.x = e.target.value; zoom = null; draw(); } });
   const by = el("select", { onchange: (e) => { settings.colour = e.target.value; draw(); } });
-  const smooth = el("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: settings.smooth, "aria-label": "Smoothing", oninput: (e) => { settings.smooth = Number(e.target.value); redraw(); } });
-  const box = (name, text) => el("label", { class: "check" }, el("input", { type: "checkbox", checked: settings[name], onchange: (e) => { settings[name] = e.target.checked; if (name === "only") load(); else draw(); } }), text);
+  const smooth = el("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: settings.smooth, "aria-label": "Smoothing", oninput: (e) => { settings.smooth = Number(e.target.value); extend(); } });
+  const box = (name, text) => el("label", { class: "check" }, el("input", { type: "checkbox", checked: settings[name], onchange: (e) => { settings[name] = e.target.checked; if (name === "only") follow(); else { zoom = null; draw(); } } }), text);
   const bar = el("div", { class: "bar" },
     el("label", {}, el("span", {}, "Metric"), metric), el("label", {}, el("span", {}, "Across"), across),
     el("label", {}, el("span", {}, "Colour by"), by), el("label", {}, el("span", {}, "Smoothing"), smooth),
     box("logY", "log values"), box("logX", "log steps"), box("only", "selected points only"));
   const chart = el("div", { class: "chart", role: "img", "aria-label": "Curves" });
-  const readout = el("div", { class: "readout", role: "status" });
+  // Not a live region: it changes with each move of the mouse.
+  const readout = el("div", { class: "readout", role: "group", "aria-label": "Values" });
   const note = el("p", { class: "note" });
   main.append(bar, el("div", { class: "plotting" }, chart, readout), note);
   across.replaceChildren(option("epoch", "epochs", settings.x === "epoch"), option("time", "time of training", settings.x === "time"), option("samples", "samples", settings.x === "samples"));
-  const redraw = throttle(() => draw(), 60);
+  const extend = throttle(() => redraw(), 60);
   const resized = new ResizeObserver(() => plot?.setSize(size()));
   resized.observe(chart);
 
-  const wanted = () => (settings.only && state.selected.size ? state.ids.filter((id) => state.selected.has(id)) : state.ids);
+  const matching = () => (settings.only && state.selected.size ? state.ids.filter((id) => state.selected.has(id)) : state.ids);
+  const wanted = () => matching().slice(0, MOST_CURVES);
+  const failed = unlessAborted((error) => { if (!isClosed) { remove(); chart.replaceChildren(empty(error.message)); } });
 
-  async function start() {
-    names = await get("/api/curves", { ids: wanted().join(",") || "-" });
+  /** The metrics that have curves. Chooses one. */
+  async function start(signal) {
+    const found = await Promise.all(parts(wanted()).map((ids) => get("/api/curves", {}, { ids, signal })));
+    if (isClosed) return;
+    names = {};
+    for (const part of found) for (const [name, count] of Object.entries(part)) names[name] = (names[name] ?? 0) + count;
     const all = Object.keys(names).sort((a, b) => names[b] - names[a] || a.localeCompare(b));
-    if (!all.length) {
-      chart.replaceChildren(empty("None of these points has a curve. Trainings have one for each metric that they log in an epoch."));
-      return;
-    }
-    if (!names[settings.metric]) settings.metric = names.loss ? "loss" : all[0];
-    metric.replaceChildren(...all.map((name) => option(name, `${name} (${names[name]})`, name === settings.metric)));
-    const axes = state.columns.filter((column) => column.kind !== "metric").map((column) => column.label);
-    by.replaceChildren(option("", "point"), ...["stage", ...axes].map((name) => option(name, name, name === settings.colour)));
-    await load();
+    if (all.length && !names[settings.metric]) { settings.metric = names.loss ? "loss" : all[0]; zoom = null; }
+    options(metric, all.map((name) => [name, `${name} (${names[name]})`]), settings.metric);
+    columns();
   }
 
+  /** The columns that can colour the curves. */
+  function columns() {
+    const axes = state.columns.filter((column) => column.kind !== "metric").map((column) => column.label);
+    if (settings.colour !== "stage" && !axes.includes(settings.colour)) settings.colour = "";
+    options(by, [["", "point"], ...["stage", ...axes].map((name) => [name, name])], settings.colour);
+  }
+
+  /** The number of epochs that a training has run, as the table says. */
+  const epochsOf = (id) => state.rows.get(id)?.epoch ?? 0;
+  /** The training with the most epochs. All answers have the same buckets if each of them has its curve. */
+  const longest = (ids) => ids.reduce((best, id) => (best === null || epochsOf(id) > epochsOf(best) ? id : best), null);
+
+  /** The curves of these points, whose buckets are those of the point `anchor`. */
+  async function ask(ids, anchor, signal) {
+    const lists = parts(ids).map((part) => (anchor === null || part.includes(anchor) ? part : [...part, anchor]));
+    return Promise.all(lists.map((list) => get("/api/curves", { metric: settings.metric, most: MOST }, { ids: list, signal })));
+  }
+
+  /** Loads all curves. */
   async function load() {
-    const own = ++asked;
-    const found = await get("/api/curves", { ids: wanted().join(",") || "-", metric: settings.metric, most: MOST });
-    if (own !== asked) return;
-    data = found;
+    const signal = loading.begin();
+    const ids = wanted();
+    await start(signal);
+    if (isClosed) return;
+    if (!names[settings.metric]) {
+      data = null;
+      asked = new Set();
+      draw();
+      return;
+    }
+    let found = await ask(ids, longest(ids), signal);
+    if (found.some((part) => part.bucket !== found[0].bucket)) {
+      // The table did not know which training is the longest.
+      const last = found.reduce((a, b) => (b.epochs > a.epochs ? b : a)).series.reduce((a, b) => (b.epochs > a.epochs ? b : a));
+      found = await ask(ids, last.id, signal);
+    }
+    if (isClosed) return;
+    const series = new Map(found.flatMap((part) => part.series).map((one) => [one.id, one]));
+    data = { ...found.reduce((a, b) => (b.epochs > a.epochs ? b : a)), series: [...series.values()] };
+    asked = new Set(ids);
     draw();
   }
 
-  /** Asks again for the curves that have grown. */
+  /** Curves that have grown since they were asked for. */
   const grown = new Set();
-  const follow = throttle(async () => {
-    const ids = [...grown].filter((id) => state.ids.includes(id));
-    grown.clear();
-    if (!data || !ids.length) return;
-    const found = await get("/api/curves", { ids: ids.join(","), metric: settings.metric, most: MOST });
-    if (found.bucket !== data.bucket || found.epochs > data.epochs) { load(); return; }
-    const known = new Map(data.series.map((one) => [one.id, one]));
-    let is = false;
-    for (const one of found.series) {
-      if (known.has(one.id)) Object.assign(known.get(one.id), one); else { data.series.push(one); is = true; }
-    }
-    if (is || !plot || settings.x !== "epoch") draw(); else plot.setData(aligned().columns, false) ?? scaleTo();
-  }, 300);
+  /** Asks for the curves that have grown or that are new, and for no others. */
+  const follow = throttle(() => catchUp().catch(data ? () => {} : failed), 300);
 
-  function scaleTo() {
-    plot.setScale("x", { min: plot.data[0][0], max: plot.data[0].at(-1) });
+  async function catchUp() {
+    if (isClosed) return;
+    const before = data;
+    const now = wanted();
+    const is = new Set(now);
+    const ids = now.filter((id) => grown.has(id) || !asked.has(id));
+    grown.clear();
+    if (!before || before.metric !== settings.metric) { await load(); return; }
+    const kept = before.series.filter((one) => is.has(one.id));
+    const most = Math.max(0, ...kept.map((one) => one.epochs));
+    // Only longer curves were left out: the others have finer buckets.
+    if (kept.length < before.series.length && kept.length && most < before.epochs && bucketOf(most) !== before.bucket) { await load(); return; }
+    let isOther = kept.length !== before.series.length;
+    if (ids.length) {
+      const anchor = before.series.find((one) => one.epochs === before.epochs)?.id ?? null;
+      const found = await ask(ids, anchor, undefined);
+      // Meanwhile another metric was chosen, or all were loaded.
+      if (isClosed || data !== before) return;
+      if (found.some((part) => part.bucket !== before.bucket)) { await load(); return; }
+      const known = new Map(kept.map((one) => [one.id, one]));
+      for (const one of found.flatMap((part) => part.series)) {
+        if (known.has(one.id)) Object.assign(known.get(one.id), one);
+        else if (is.has(one.id)) { kept.push(one); known.set(one.id, one); isOther = true; }
+      }
+      for (const id of ids) asked.add(id);
+      data.places = Math.max(data.places, ...found.map((part) => part.places));
+      data.epochs = Math.max(data.epochs, ...found.map((part) => part.epochs));
+    }
+    for (const id of asked) if (!is.has(id)) asked.delete(id);
+    data.series = kept;
+    if (isOther || !plot) draw(); else redraw();
+    if (isOther) await start();
   }
+
+  /** The epochs in a bucket of the server, for curves of this length. */
+  const bucketOf = (epochs) => (epochs <= MOST ? 1 : Math.ceil(epochs / Math.floor(MOST / 2)));
 
   const place = (at) => (data.bucket === 1 ? at + 1 : Math.floor(at / 2) * data.bucket + 1 + (at % 2 ? Math.floor(data.bucket / 2) : 0));
 
@@ -80,7 +145,10 @@ export function show(main, state) {
   function smoothed(values) {
     if (!settings.smooth) return values;
     let sum = 0, weight = 0;
-    return values.map((value) => {
+    // Of a bucket with several epochs, the middle between its least and its greatest value.
+    const middle = (at) => { const [a, b] = [values[at], values[at + 1] ?? values[at]]; return a === null ? b : (a + b) / 2; };
+    const all = data.bucket === 1 ? values : values.map((value, at) => (value === null ? null : middle(at - (at % 2))));
+    return all.map((value) => {
       if (value === null) return null;
       sum = sum * settings.smooth + value;
       weight = weight * settings.smooth + 1;
@@ -129,13 +197,59 @@ export function show(main, state) {
     return { width: Math.max(chart.clientWidth, 280), height: Math.max(Math.min(innerHeight - chart.getBoundingClientRect().top - 90, 720), 260) };
   }
 
-  function draw() {
+  /** Takes the plot away, and remembers where the cursor is. */
+  function remove() {
+    const at = plot ? { left: plot.cursor.left, top: plot.cursor.top } : null;
     plot?.destroy();
     plot = null;
-    if (!data) return;
+    return at;
+  }
+
+  /** Draws the curves again that are shown, each with its new values. What was zoomed to stays. */
+  function redraw() {
+    if (!plot) { draw(); return; }
     const { columns, series } = aligned();
+    if (series.length !== listed.length || series.some((one, at) => one.id !== listed[at].one.id)) { draw(); return; }
+    listed.forEach((item, at) => { item.one = series[at]; });
+    plot.batch(() => {
+      plot.setData(columns, !zoom?.x);
+      rescale();
+    });
+    describe(series);
+    hover(plot);
+  }
+
+  function rescale() {
+    if (zoom?.x) plot.setScale("x", zoom.x);
+    if (zoom?.y) plot.setScale("y", zoom.y);
+  }
+
+  /** Remembers the range that was dragged. */
+  function keepZoom(u) {
+    const { left, top, width, height } = u.select;
+    if (!width && !height) return;
+    const x = width < u.over.clientWidth - 1 ? { min: u.posToVal(left, "x"), max: u.posToVal(left + width, "x") } : null;
+    const y = height < u.over.clientHeight - 1 ? { min: u.posToVal(top + height, "y"), max: u.posToVal(top, "y") } : null;
+    zoom = { x: x ?? zoom?.x ?? null, y: y ?? (x ? null : zoom?.y ?? null) };
+  }
+
+  function describe(series) {
+    const all = matching().length;
+    const several = data.bucket > 1 && (settings.smooth ? `; smoothed from the middles between the least and the greatest value of ${data.bucket} epochs` : `; each place shows the least and the greatest value of ${data.bucket} epochs`);
+    say(note, `${plural(series.length, "curve")}${all > MOST_CURVES ? ` of the first ${plural(MOST_CURVES, "point")} of ${all.toLocaleString("en")}` : ""}${several || ""}. Drag to zoom, double-click to go back, click a curve to open its point.`);
+    chart.setAttribute("aria-label", `${plural(series.length, "curve")} of ${settings.metric}`);
+  }
+
+  function draw() {
+    const cursor = remove();
+    if (isClosed) return;
+    const { columns, series } = data ? aligned() : { series: [] };
     if (!series.length) {
-      chart.replaceChildren(empty(settings.x === "epoch" ? "None of these points has this curve." : "The time of an epoch is known once a training has ended."));
+      const why = !data || !names[settings.metric] ? "None of these points has a curve. Trainings have one for each metric that they log in an epoch." : settings.x === "epoch" ? "None of these points has this curve." : "The time of an epoch is known once a training has ended.";
+      chart.replaceChildren(empty(why));
+      readout.replaceChildren();
+      say(note, "");
+      listed = [];
       return;
     }
     chart.replaceChildren();
@@ -144,26 +258,39 @@ export function show(main, state) {
     const ink = colour("--soft"), line = colour("--line");
     const axis = (label) => ({ stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 }, font: "12px system-ui, sans-serif", label, labelFont: "12px system-ui, sans-serif", labelSize: 18, size: label ? 34 : undefined });
     const unit = { epoch: "epoch", time: "hours of training, if all epochs of a run took the same time", samples: "samples" }[settings.x];
+    const kept = focused > 0 ? listed[focused - 1]?.one.id : null;
+    focused = series.findIndex((one) => one.id === kept) + 1 || null;
     plot = new uPlot({
       ...size(),
       legend: { show: false },
-      cursor: { focus: { prox: many ? 16 : 24 }, drag: { x: true, y: true, uni: 20 }, points: { show: !many, size: 6 } },
+      cursor: { focus: { prox: many ? 16 : 24 }, drag: { x: true, y: true, uni: 20 }, points: { show: !many, size: 6 }, bind: { dblclick: (_, __, handler) => (event) => { zoom = null; handler(event); } } },
       // Dimming redraws all curves, which takes too long if there are many.
       focus: { alpha: many ? 1 : 0.25 },
       scales: { x: { time: false, distr: settings.logX ? 3 : 1 }, y: { distr: settings.logY ? 3 : 1 } },
       axes: [{ ...axis(unit), incrs: settings.x === "time" ? undefined : [1, 2, 5].flatMap((n) => Array.from({ length: 10 }, (_, p) => n * 10 ** p)).sort((a, b) => a - b) }, { ...axis(), size: 62, values: (_, all) => all.map((v) => (v === null ? "" : figure(v))) }],
       series: [{}, ...series.map((one, at) => ({ label: String(one.id), stroke: paint.of(one, at), width: many ? 1 : 1.75, points: { show: false }, spanGaps: true, alpha: many ? 0.7 : 1 }))],
-      hooks: { setCursor: [hover], setSeries: [(_, at) => { focused = at; if (many) highlight(); }], draw: [() => { if (many) highlight(); }] },
+      hooks: {
+        setCursor: [hover],
+        setSelect: [(u) => keepZoom(u)],
+        setSeries: [(_, at) => { focused = at; if (many) highlight(); }],
+        draw: [() => { if (many) highlight(); }],
+      },
     }, columns, chart);
-    chart.setAttribute("aria-label", `${plural(series.length, "curve")} of ${settings.metric}`);
-    plot.over.addEventListener("click", () => { if (focused > 0 && !plot.select.width) state.open(`point/${series[focused - 1].id}`); });
-    note.textContent = `${plural(series.length, "curve")}${data.bucket > 1 ? `; each place shows the least and the greatest value of ${data.bucket} epochs` : ""}. Drag to zoom, double-click to go back, click a curve to open its point.`;
+    if (zoom) plot.batch(rescale);
+    if (cursor?.left >= 0) requestAnimationFrame(() => plot?.setCursor(cursor));
+    describe(series);
+    // The first click of a double-click, which ends the zoom, opens nothing.
+    plot.over.addEventListener("click", (event) => {
+      clearTimeout(clicked);
+      const id = focused > 0 && !plot.select.width ? listed[focused - 1]?.one.id : undefined;
+      if (event.detail === 1 && id !== undefined) clicked = setTimeout(() => { if (!isClosed) state.open(`point/${id}`); }, 250);
+    });
     listed = series.map((one, at) => ({ one, at, colour: paint.of(one, at) }));
     legend = paint.legend;
     reading(null);
   }
 
-  let focused = null, listed = [], legend = [], frame = 0, above = null;
+  let focused = null, listed = [], legend = [], frame = 0, above = null, clicked = null;
 
   /** Draws the curve at the cursor above all others. */
   function highlight() {
@@ -198,48 +325,73 @@ export function show(main, state) {
     frame = requestAnimationFrame(() => { frame = 0; reading(u.cursor.idx ?? null); });
   }
 
+  /** The least and the greatest value of a curve at a place. */
+  function valuesAt(values, at) {
+    if (data.bucket === 1 || settings.x !== "epoch" || settings.smooth) return [values[at] ?? null, values[at] ?? null];
+    const first = at - (at % 2);
+    const both = [values[first], values[first + 1]].filter((v) => v !== null && v !== undefined);
+    return both.length ? [Math.min(...both), Math.max(...both)] : [null, null];
+  }
+
+  /** The last value of a curve. The ends of a bucket of several epochs are not it, but the table has it. */
+  function lastOf(item, column) {
+    const values = plot.data[item.at + 1];
+    const known = item.one.last ?? (column < 0 ? null : state.rows.get(item.one.id)?.values[column]);
+    if (data.bucket > 1 && !settings.smooth && typeof known === "number") return [known, known];
+    for (let i = values.length - 1; i >= 0; i -= 1) if (values[i] !== null && values[i] !== undefined) return valuesAt(values, i);
+    return [null, null];
+  }
+
+  /** What the values at a place are. */
+  function headOf(at) {
+    if (at === null) return settings.smooth ? "last values, smoothed" : "last values";
+    const x = plot.data[0][at];
+    if (settings.x !== "epoch") return `${settings.x === "time" ? `${figure(x)} hours` : `${figure(x)} samples`}${data.bucket > 1 ? `, about: between the least and the greatest of ${data.bucket} epochs` : ""}`;
+    if (data.bucket === 1) return `epoch ${figure(x)}`;
+    const from = Math.floor(at / 2) * data.bucket + 1;
+    const epochs = `epochs ${from}–${Math.min(from + data.bucket - 1, data.epochs)}`;
+    return settings.smooth ? `smoothed, ${epochs}` : `least and greatest of ${epochs}`;
+  }
+
   /** The values of all curves at the cursor, the nearest ones first. */
   function reading(at) {
     if (!plot) return;
+    if (at !== null && at >= plot.data[0].length) at = null;
     const entry = (item, value) => el("li", { class: focused === item.at + 1 ? "near" : "" }, el("i", { class: "swatch", vars: { "--swatch": item.colour } }), el("a", { href: `#point/${item.one.id}` }, state.rows.get(item.one.id)?.point ?? ""), el("data", {}, value));
-    const head = at === null ? "last values" : `${settings.x} ${figure(plot.data[0][at])}`;
-    const value = (item) => {
-      const all = plot.data[item.at + 1];
-      if (at !== null) return all[at];
-      for (let i = all.length - 1; i >= 0; i -= 1) if (all[i] !== null) return all[i];
-      return null;
-    };
+    const column = state.columns.findIndex((c) => c.kind === "metric" && c.name === settings.metric);
     const known = [];
     let low = Infinity, high = -Infinity;
     for (const item of listed) {
-      const v = value(item);
-      if (v === null || v === undefined) continue;
-      known.push([v, item]);
-      low = Math.min(low, v); high = Math.max(high, v);
+      const [least, greatest] = at === null ? lastOf(item, column) : valuesAt(plot.data[item.at + 1], at);
+      if (least === null) continue;
+      known.push([least, greatest, item]);
+      low = Math.min(low, least); high = Math.max(high, greatest);
     }
     known.sort((a, b) => a[0] - b[0]);
-    const near = known.findIndex(([, item]) => item.at + 1 === focused);
+    const near = known.findIndex(([, , item]) => item.at + 1 === focused);
     const from = known.length <= MOST_NAMED ? 0 : Math.min(Math.max(0, near - 12), known.length - 25);
     const part = known.length <= MOST_NAMED ? known : known.slice(from, from + 25);
     readout.replaceChildren(
-      el("p", {}, el("b", {}, head), known.length ? ` ${plural(known.length, "curve")}, from ${figure(low)} to ${figure(high)}` : ""),
-      legend.length ? el("ul", { class: "legend" }, legend.slice(0, 12).map(([v, c]) => el("li", {}, el("i", { class: "swatch", vars: { "--swatch": c } }), `${settings.colour} ${figure(v)}`))) : "",
-      el("ul", { class: "values" }, part.map(([v, item]) => entry(item, figure(v)))),
+      el("p", {}, el("b", {}, headOf(at)), known.length ? ` ${plural(known.length, "curve")}, from ${figure(low)} to ${figure(high)}` : ""),
+      legend.length ? el("ul", { class: "legend" }, legend.slice(0, 12).map(([v, c]) => el("li", {}, el("i", { class: "swatch", vars: { "--swatch": c } }), `${settings.colour} ${figure(v)}`)), legend.length > 12 ? el("li", {}, `and ${legend.length - 12} more`) : "") : "",
+      el("ul", { class: "values" }, part.map(([least, greatest, item]) => entry(item, least === greatest ? figure(least) : `${figure(least)} … ${figure(greatest)}`))),
       part.length < known.length ? el("p", { class: "note" }, `${part.length} of ${known.length}`) : "");
   }
 
-  start().catch((error) => chart.replaceChildren(empty(error.message)));
-  const restart = throttle(() => start().catch(() => {}), 500);
+  load().catch(failed);
   return {
     update(change) {
-      if (change.filter) restart();
-      const mine = change.epochs ?? [];
-      for (const id of mine) grown.add(id);
-      if (mine.length) follow();
-      // A point that is done has its curve in its result.
-      if (change.rows && change.ids?.some((id) => state.rows.get(id)?.status === "done") && !mine.length) { for (const id of change.ids) grown.add(id); follow(); }
-      if (!data && mine.length) restart();
+      if (change.columns) start().catch(() => {});
+      for (const id of change.epochs ?? []) grown.add(id);
+      // A point that is done has its curve in its result; messages may have been missed.
+      for (const id of change.ids ?? []) if (["done", "running"].includes(state.rows.get(id)?.status)) grown.add(id);
+      if (change.filter || grown.size) follow();
     },
-    close() { resized.disconnect(); plot?.destroy(); },
+    close() {
+      isClosed = true;
+      loading.stop();
+      resized.disconnect();
+      remove();
+    },
   };
 }

@@ -77,18 +77,35 @@ export function plural(count, word) {
   return `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 }
 
+/** Custom properties that were read. Reading one may compute the style again. */
+const read = new Map();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => read.clear());
+
 /** The value of a custom property of the style. */
 export function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  if (!read.has(name)) read.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  return read.get(name);
 }
 
-/** Calls `f` at most once in `ms`, and once after the last call. */
+/** Calls `f` at most once in `ms`, and once after the last call. Waits for its promise before it calls it again. */
 export function throttle(f, ms) {
-  let timer = null, last = 0;
-  return () => {
+  let timer = null, last = -Infinity, isBusy = false, isWanted = false;
+  const call = () => {
+    if (isBusy) { isWanted = true; return; }
     if (timer !== null) return;
-    timer = setTimeout(() => { timer = null; last = performance.now(); f(); }, Math.max(0, last + ms - performance.now()));
+    timer = setTimeout(async () => {
+      timer = null;
+      isBusy = true;
+      try {
+        await f();
+      } finally {
+        last = performance.now();
+        isBusy = false;
+        if (isWanted) { isWanted = false; call(); }
+      }
+    }, Math.max(0, last + ms - performance.now()));
   };
+  return call;
 }
 
 /** Calls `f` when `ms` have passed without a call. */
@@ -112,12 +129,34 @@ export function palette(index) {
   return colour(`--c${index % 10}`);
 }
 
-/** A colour between the five of the scale; `at` is from 0 to 1. */
+/** A colour of the scale; `at` is from 0 to 1. */
 export function scale(at) {
-  const stops = [0, 2, 4, 7, 9].map((n) => colour(`--v${n}`));
-  const place = Math.min(Math.max(at, 0), 1) * 4;
-  const left = Math.min(Math.floor(place), 3);
+  const last = 9;
+  const place = Math.min(Math.max(at, 0), 1) * last;
+  const left = Math.min(Math.floor(place), last - 1);
   const parse = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
-  const [a, b] = [parse(stops[left]), parse(stops[left + 1])];
+  const [a, b] = [parse(colour(`--v${left}`)), parse(colour(`--v${left + 1}`))];
   return `rgb(${a.map((v, i) => Math.round(v + (b[i] - v) * (place - left))).join(" ")})`;
+}
+
+/** Puts these children into a node without moving those that stay, so that they keep the focus. */
+export function arrange(node, children) {
+  const wanted = new Set(children);
+  for (const child of [...node.children]) if (!wanted.has(child)) child.remove();
+  children.forEach((child, at) => { if (node.children[at] !== child) node.insertBefore(child, node.children[at] ?? null); });
+}
+
+/** Replaces the options of a list if they differ. An option is its value and its text. */
+export function options(select, all, chosen) {
+  const text = JSON.stringify(all);
+  if (select.dataset.options !== text) {
+    select.dataset.options = text;
+    select.replaceChildren(...all.map(([value, label]) => option(value, label)));
+  }
+  if (select.value !== String(chosen)) select.value = String(chosen);
+}
+
+/** Sets a text if it differs, so that it is announced only then. */
+export function say(node, text) {
+  if (node.textContent !== text) node.textContent = text;
 }

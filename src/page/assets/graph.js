@@ -1,16 +1,18 @@
 // The graph of a pipeline by stages: what runs, what waits, and the time that is left.
 
-import { get } from "./api.js";
-import { el, empty, option, plural, seconds, svg, throttle } from "./dom.js";
+import { get, newest, unlessAborted } from "./api.js";
+import { el, empty, options, plural, seconds, svg, throttle } from "./dom.js";
 
 const settings = { pipeline: "" };
 const BOX = { width: 196, height: 66, across: 64, down: 22 };
 const ORDER = ["done", "running", "waiting", "pending", "not run", "failed", "interrupted", "pruned", "skipped", "removed"];
 
 export function show(main, state) {
-  const pipeline = el("select", { onchange: (event) => { settings.pipeline = event.target.value; load(); } });
+  const pipeline = el("select", { onchange: (event) => { settings.pipeline = event.target.value; load().catch(failed); } });
   const label = el("label", {}, el("span", {}, "Pipeline"), pipeline);
-  const left = el("p", { class: "count", role: "status" });
+  const left = el("p", { class: "count" });
+  const loading = newest();
+  let drawn = "", isClosed = false;
   const drawing = el("div", { class: "wide", tabindex: 0 });
   const now = el("section", { class: "now" });
   main.append(el("div", { class: "bar" }, label, left), drawing, now);
@@ -19,15 +21,21 @@ export function show(main, state) {
     const all = [...new Set([...state.rows.values()].map((row) => row.pipeline))];
     if (!all.includes(settings.pipeline)) settings.pipeline = (state.pipeline || state.info.runs[0]?.pipeline) ?? all[0] ?? "";
     label.hidden = all.length < 2;
-    pipeline.replaceChildren(...all.map((name) => option(name, name, name === settings.pipeline)));
+    options(pipeline, all.map((name) => [name, name]), settings.pipeline);
     if (!settings.pipeline) { drawing.replaceChildren(empty("The cache has no point yet.")); return; }
-    draw(await get("/api/graph", { pipeline: settings.pipeline }));
+    const found = await get("/api/graph", { pipeline: settings.pipeline }, { signal: loading.begin() });
+    const text = JSON.stringify(found);
+    if (isClosed || text === drawn) return;
+    drawn = text;
+    draw(found);
   }
 
   function draw(found) {
     const open = found.stages.some((stage) => stage.running.length || stage.counts.pending);
     left.textContent = !open ? "" : found.left > 0 ? `about ${seconds(found.left)} left${found.without_estimate ? `, and ${plural(found.without_estimate, "point")} without an estimate` : ""}` : "no estimate yet";
+    const focused = document.activeElement?.dataset?.stage;
     drawing.replaceChildren(found.stages.length ? picture(found) : empty("This pipeline has no point."));
+    if (focused) [...drawing.querySelectorAll(".box")].find((box) => box.dataset.stage === focused)?.focus({ preventScroll: true });
     const running = found.stages.flatMap((stage) => stage.running);
     now.replaceChildren(...(running.length ? [el("h2", {}, "Now"), el("table", {}, el("thead", {}, el("tr", {}, ["point", "status", "epochs", "left", "where"].map((name) => el("th", { scope: "col" }, name)))),
       el("tbody", {}, running.slice(0, 100).map((one) => el("tr", {}, el("th", { scope: "row" }, el("a", { href: `#point/${one.id}` }, one.point)), el("td", {}, one.status),
@@ -78,13 +86,20 @@ export function show(main, state) {
     });
     const words = ORDER.filter((status) => stage.counts[status]).map((status) => (all === 1 ? status : `${stage.counts[status]} ${status}`)).join(", ");
     const open = () => { state.pipeline = settings.pipeline; state.stage = stage.stage; document.getElementById("stage").value = stage.stage; document.getElementById("pipeline").value = settings.pipeline; document.getElementById("stage").dispatchEvent(new Event("change")); state.open("points"); };
-    return svg("g", { class: stage.running.length ? "box running" : "box", tabindex: 0, role: "button", "aria-label": `${stage.stage}: ${words}`, onclick: open, onkeydown: (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); open(); } } },
+    return svg("g", { class: stage.running.length ? "box running" : "box", tabindex: 0, role: "button", "data-stage": stage.stage, "aria-label": `${stage.stage}: ${words}`, onclick: open, onkeydown: (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); open(); } } },
       svg("rect", { x: place.x, y: place.y, width: BOX.width, height: BOX.height, rx: 4 }),
       svg("text", { class: "stage-name", x: place.x + 12, y: place.y + 22 }, stage.stage.length > 24 ? `${stage.stage.slice(0, 23)}…` : stage.stage),
       svg("text", { class: "stage-words", x: place.x + 12, y: place.y + 42 }, words.length > 27 ? `${words.slice(0, 26)}…` : words, svg("title", {}, `${stage.kind ?? ""}: ${words}; ${seconds(stage.seconds)} of work`)), ...bars);
   }
 
-  const again = throttle(() => load().catch(() => {}), 1000);
-  load().catch((error) => drawing.replaceChildren(empty(error.message)));
-  return { update(change) { if (change.rows || change.runs || change.epochs?.length) again(); } };
+  const failed = unlessAborted((error) => { if (!isClosed && !drawn) drawing.replaceChildren(empty(error.message)); });
+  const again = throttle(() => load().catch(failed), 1000);
+  again();
+  return {
+    update(change) { if (change.rows || change.runs || change.epochs?.length) again(); },
+    close() {
+      isClosed = true;
+      loading.stop();
+    },
+  };
 }

@@ -1,20 +1,21 @@
 // Parallel coordinates of parameters and a metric, with brushes that select points, and the importance of each parameter.
 
-import { get } from "./api.js";
-import { colour, debounce, el, empty, figure, option, plural, scale, svg } from "./dom.js";
+import { get, newest, parts } from "./api.js";
+import { colour, debounce, el, empty, figure, options, plural, say, scale, svg, throttle } from "./dom.js";
 
 const settings = { metric: "" };
 const TOP = 46, BOTTOM = 26, HEIGHT = 420;
 
 export function show(main, state) {
   const metric = el("select", { onchange: (event) => { settings.metric = event.target.value; draw(); } });
-  const clear = el("button", { type: "button", onclick: () => { state.brushes.clear(); draw(); } }, "Clear the brushes");
+  const clear = el("button", { type: "button", onclick: () => { state.brushes.clear(); drawn = ""; draw(); } }, "Clear the brushes");
   const keep = el("button", { type: "button", onclick: () => { state.selected = new Set(inside().map((row) => row.id)); state.open("curves"); } }, "Show the curves of the selection");
   const note = el("p", { class: "note", role: "status" });
+  const loading = newest();
   const drawing = el("div", { class: "wide", tabindex: 0 });
   const shares = el("section", { class: "importance", "aria-label": "Importance" });
   main.append(el("div", { class: "bar" }, el("label", {}, el("span", {}, "Metric"), metric), clear, keep), note, drawing, shares);
-  let axes = [], rows = [], canvas = null, frame = 0, compared = "";
+  let axes = [], rows = [], canvas = null, frame = 0, compared = "", drawn = "", isDragged = false, isLate = false, isClosed = false;
   const resized = new ResizeObserver(debounce(() => draw(), 80));
   resized.observe(main);
 
@@ -24,12 +25,16 @@ export function show(main, state) {
     const own = state.columns.map((column, at) => ({ ...column, at }));
     const metrics = own.filter((c) => c.kind === "metric" && rows.some((row) => typeof row.values[c.at] === "number"));
     if (!metrics.some((c) => c.label === settings.metric)) settings.metric = (metrics.find((c) => c.label === "loss") ?? metrics[0])?.label ?? "";
-    metric.replaceChildren(...metrics.map((c) => option(c.label, c.label, c.label === settings.metric)));
+    options(metric, metrics.map((c) => [c.label, c.label]), settings.metric);
     const last = metrics.find((c) => c.label === settings.metric);
     if (last) rows = rows.filter((row) => typeof row.values[last.at] === "number");
     // Points of other stages have other parameters: the stage with the most points is compared.
     const stages = new Map();
-    for (const row of rows) { const name = `${row.pipeline}: ${row.stage}`; stages.set(name, [...(stages.get(name) ?? []), row]); }
+    for (const row of rows) {
+      const name = `${row.pipeline}: ${row.stage}`;
+      if (!stages.has(name)) stages.set(name, []);
+      stages.get(name).push(row);
+    }
     const [most, ...others] = [...stages].sort((a, b) => b[1].length - a[1].length);
     rows = most?.[1] ?? [];
     compared = others.length ? ` of ${most[0]} (choose another stage with the filter)` : "";
@@ -42,10 +47,11 @@ export function show(main, state) {
     const numbers = values.length > 0 && values.every((v) => typeof v === "number");
     if (!numbers) {
       values.sort((a, b) => String(a).localeCompare(String(b)));
-      const place = (v) => (values.length < 2 ? 0.5 : values.indexOf(v) / (values.length - 1));
+      const order = new Map(values.map((v, at) => [v, at]));
+      const place = (v) => (order.has(v) ? (values.length < 2 ? 0.5 : order.get(v) / (values.length - 1)) : null);
       return { ...column, place, ticks: values.slice(0, 16).map((v) => [place(v), figure(v)]) };
     }
-    const [low, high] = [Math.min(...values), Math.max(...values)];
+    const [low, high] = values.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
     const isLog = low > 0 && high / low >= 20;
     const to = isLog ? Math.log : (v) => v;
     const span = to(high) - to(low) || 1;
@@ -63,15 +69,22 @@ export function show(main, state) {
     }));
   }
 
+  /** Draws the axes again only if they are others, so that a brush keeps the focus. */
   function draw() {
+    if (isDragged) { isLate = true; return; }
     layout();
     if (axes.length < 2) {
+      drawn = "";
       drawing.replaceChildren(empty("There is nothing to compare yet: no parameter differs between points with a metric."));
       note.textContent = "";
       shares.replaceChildren();
       return;
     }
     const width = Math.max(drawing.clientWidth, axes.length * 104);
+    const look = JSON.stringify([width, axes.map((a) => [a.label, a.isLog, a.ticks])]);
+    if (look === drawn) { repaint(); return; }
+    drawn = look;
+    const focused = document.activeElement?.dataset?.axis;
     const step = (width - 90) / (axes.length - 1);
     const x = (at) => 45 + at * step;
     const y = (place) => HEIGHT - BOTTOM - place * (HEIGHT - TOP - BOTTOM);
@@ -79,15 +92,16 @@ export function show(main, state) {
     const marks = svg("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "group", "aria-label": "Axes: drag on one to select, or use the arrow keys" });
     axes.forEach((a, at) => {
       const brush = svg("rect", { class: "brush", x: x(at) - 9, width: 18, y: 0, height: 0 });
-      const area = svg("rect", { class: "axis-area", x: x(at) - 22, width: 44, y: TOP - 8, height: HEIGHT - TOP - BOTTOM + 16, tabindex: 0, role: "slider", "aria-label": `Range of ${a.label}`, "aria-valuetext": "all" });
+      const area = svg("rect", { class: "axis-area", x: x(at) - 22, width: 44, y: TOP - 8, height: HEIGHT - TOP - BOTTOM + 16, tabindex: 0, role: "slider", "data-axis": a.label, "aria-orientation": "vertical", "aria-label": `Range of ${a.label}`, "aria-valuemin": 0, "aria-valuemax": 100 });
       const show = () => {
         const range = state.brushes.get(a.label);
         brush.setAttribute("y", range ? y(range[1]) - 2 : 0);
         brush.setAttribute("height", range ? y(range[0]) - y(range[1]) + 4 : 0);
+        area.setAttribute("aria-valuenow", range ? Math.round(range[0] * 100) : 0);
         area.setAttribute("aria-valuetext", range ? `${Math.round(range[0] * 100)} to ${Math.round(range[1] * 100)} percent of the axis` : "all");
       };
       show();
-      drag(area, (event) => 1 - (event.offsetY - TOP) / (HEIGHT - TOP - BOTTOM), (range) => { if (range) state.brushes.set(a.label, range); else state.brushes.delete(a.label); show(); repaint(); });
+      drag(area, (event) => 1 - (event.offsetY - TOP) / (HEIGHT - TOP - BOTTOM), (range) => { if (range) state.brushes.set(a.label, range); else state.brushes.delete(a.label); show(); repaint(); }, (is) => { isDragged = is; if (!is && isLate) { isLate = false; draw(); } });
       area.addEventListener("keydown", (event) => {
         const by = { ArrowUp: 0.05, ArrowDown: -0.05 }[event.key];
         if (event.key === "Escape" || event.key === "Delete") state.brushes.delete(a.label);
@@ -108,6 +122,7 @@ export function show(main, state) {
         brush, area);
     });
     drawing.replaceChildren(el("div", { class: "parallel", vars: { width: `${width}px`, height: `${HEIGHT}px` } }, canvas, marks));
+    if (focused) [...marks.querySelectorAll(".axis-area")].find((area) => area.dataset.axis === focused)?.focus();
     paint();
     importance();
 
@@ -137,34 +152,52 @@ export function show(main, state) {
       const all = rows.filter((row) => chosen.has(row.id)).sort((a, b) => b.values[last.at] - a.values[last.at]);
       for (const row of all) { context.strokeStyle = scale(last.place(row.values[last.at])); path(row); }
       context.globalAlpha = 1;
-      note.textContent = chosen.size === rows.length ? `${plural(rows.length, "point")} with ${settings.metric}${compared}. Drag on an axis to select.` : `${chosen.size} of ${plural(rows.length, "point")} selected.`;
       keep.disabled = !chosen.size;
     }
     repaint = () => { if (!frame) frame = requestAnimationFrame(() => { frame = 0; paint(); importance(); }); };
   }
   let repaint = () => {};
 
-  const importance = debounce(async () => {
-    const ids = inside().map((row) => row.id);
-    if (!ids.length || !settings.metric) return;
-    const column = state.columns.find((c) => c.label === settings.metric);
-    const found = await get("/api/importance", { ids: ids.join(","), metric: column.name });
-    const line = ({ name, share }) => el("tr", {}, el("th", { scope: "row" }, name), el("td", { class: "number" }, `${Math.round(share * 100)} %`), el("td", {}, el("i", { class: "bar-of", vars: { "--share": `${share * 100}%` } })));
-    shares.replaceChildren(el("h2", {}, `What decides ${settings.metric}`),
-      el("p", { class: "note" }, `The share of the variance of ${settings.metric} that each parameter explains by itself, in ${plural(found.points, "point")}. What that many groups explain by chance is taken off. Parameters that only matter together have small shares.`),
-      found.parameters.length ? el("table", {}, el("tbody", {}, found.parameters.map(line))) : empty("No parameter has several points for each of its values."));
+  /** Says how many points are selected, and asks what decides the metric among them. */
+  const importance = debounce(() => {
+    const chosen = inside();
+    say(note, chosen.length === rows.length ? `${plural(rows.length, "point")} with ${settings.metric}${compared}. Drag on an axis to select.` : `${chosen.length.toLocaleString("en")} of ${plural(rows.length, "point")} selected.`);
+    explain(chosen.map((row) => row.id)).catch(() => {});
   }, 150);
 
+  async function explain(ids) {
+    const column = state.columns.find((c) => c.label === settings.metric);
+    if (!ids.length || !column || isClosed) return;
+    const signal = loading.begin();
+    // More points than one request can name: every nth of them tells nearly the same.
+    const most = parts(ids)[0].length;
+    const every = Math.ceil(ids.length / most);
+    const sample = every > 1 ? ids.filter((_, at) => at % every === 0) : ids;
+    const found = await get("/api/importance", { metric: column.name }, { ids: sample, signal });
+    if (isClosed) return;
+    const line = ({ name, share }) => el("tr", {}, el("th", { scope: "row" }, name), el("td", { class: "number" }, `${Math.round(share * 100)} %`), el("td", {}, el("i", { class: "bar-of", vars: { "--share": `${share * 100}%` } })));
+    shares.replaceChildren(el("h2", {}, `What decides ${settings.metric}`),
+      el("p", { class: "note" }, `The share of the variance of ${settings.metric} that each parameter explains by itself, in ${every > 1 ? "a sample of " : ""}${plural(found.points, "point")}. What that many groups explain by chance is taken off. Parameters that only matter together have small shares.`),
+      found.parameters.length ? el("table", {}, el("tbody", {}, found.parameters.map(line))) : empty("No parameter has several points for each of its values."));
+  }
+
   draw();
-  const redraw = debounce(draw, 300);
-  return { update(change) { if (change.filter || change.rows) redraw(); }, close: () => resized.disconnect() };
+  const redraw = throttle(draw, 300);
+  return {
+    update(change) { if (change.filter || change.rows || change.columns) redraw(); },
+    close() {
+      isClosed = true;
+      loading.stop();
+      resized.disconnect();
+    },
+  };
 }
 
 /** Calls `set` with the range that is dragged, or with nothing after a click. */
-function drag(area, place, set) {
+function drag(area, place, set, dragged) {
   let from = null;
   const clamp = (v) => Math.min(Math.max(v, 0), 1);
-  area.addEventListener("pointerdown", (event) => { from = clamp(place(event)); area.setPointerCapture(event.pointerId); event.preventDefault(); area.focus(); });
+  area.addEventListener("pointerdown", (event) => { dragged(true); from = clamp(place(event)); area.setPointerCapture(event.pointerId); event.preventDefault(); area.focus(); });
   area.addEventListener("pointermove", (event) => {
     if (from === null) return;
     const to = clamp(place(event));
@@ -173,5 +206,7 @@ function drag(area, place, set) {
   area.addEventListener("pointerup", (event) => {
     if (from !== null && Math.abs(clamp(place(event)) - from) <= 0.01) set(null);
     from = null;
+    dragged(false);
   });
+  area.addEventListener("pointercancel", () => { from = null; dragged(false); });
 }

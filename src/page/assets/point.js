@@ -1,17 +1,21 @@
 // A point: its key, what changed, its metrics, images, files and its log.
 
-import { fileUrl, get, imageUrl } from "./api.js";
-import { bytes, colour, difference, el, empty, figure, option, plural, seconds, statusBadge, throttle, when } from "./dom.js";
+import { fileUrl, get, imageUrl, newest, unlessAborted } from "./api.js";
+import { arrange, bytes, colour, difference, el, empty, figure, options, plural, say, seconds, statusBadge, throttle, when } from "./dom.js";
 
 export function show(main, state, argument) {
   const id = Number(argument);
-  let curvesPart = null, details = null, against = state.baseline !== null && state.baseline !== id ? state.baseline : null, timer = null, log = null, closed = false;
-  let drawCurves = async () => {};
+  /** Characters of a log that are kept. */
+  const MOST_LOG = 1 << 20;
+  let details = null, against = state.baseline !== null && state.baseline !== id ? state.baseline : null, timer = null, closed = false;
+  const loading = newest(), loadingCurves = newest();
+  /** Charts by their metric. */
+  const charts = new Map();
   const body = el("div", { class: "details" });
   main.append(body);
 
   async function load() {
-    const found = await get(`/api/points/${id}`, { against });
+    const found = await get(`/api/points/${id}`, { against }, { signal: loading.begin() });
     if (closed) return;
     details = found;
     draw();
@@ -21,23 +25,39 @@ export function show(main, state, argument) {
     return el("section", {}, el("h2", {}, title), ...content);
   }
 
+  const parts = new Map();
+  /** A part of the page. It is built again only if what it shows has changed. */
+  function part(name, shown, build) {
+    const text = JSON.stringify(shown);
+    const known = parts.get(name);
+    if (known?.text === text) return known.node;
+    const node = build();
+    parts.set(name, { text, node });
+    return node;
+  }
+
   function draw() {
-    const { result, live } = details;
-    log ??= logSection();
-    body.replaceChildren(
-      el("div", { class: "title" }, el("a", { class: "back", href: "#points" }, "All points"), el("h2", { class: "point-name" }, details.point),
-        el("p", {}, statusBadge(details.status), ` ${details.pipeline}${details.kind ? `, ${details.kind}` : ""}`), liveText(live)),
-      result ? section("Metrics", comparePicker(), metrics()) : "",
-      curvesPart ??= curves(),
-      result ? images(result) : "",
-      details.states?.some((one) => one.images.length || one.pictures.length) ? keptEpochs() : "",
-      result?.has_embedding ? embedding() : "",
-      result ? changesSection() : "",
-      result ? section("What its key is made of", keyTable(result)) : "",
-      result ? section("Files", fileTable(result)) : "",
-      details.log ? log : "",
-      result ? section("How it was made", provenance(result.provenance)) : "",
-      details.earlier.length ? section("Earlier results", earlier()) : "");
+    const { result, live, changes } = details;
+    const back = part("back", 0, () => el("a", { class: "back", href: "#points" }, "All points"));
+    const title = part("title", [details.point], () => el("h2", { class: "point-name" }, details.point));
+    const status = part("status", [details.status, details.pipeline, details.kind, live], () => el("div", {}, el("p", {}, statusBadge(details.status), ` ${details.pipeline}${details.kind ? `, ${details.kind}` : ""}`), liveText(live)));
+    const top = part("top", 0, () => el("div", { class: "title" }));
+    arrange(top, [back, title, status]);
+    const kept = details.states?.filter((one) => one.images.length || one.pictures.length) ?? [];
+    arrange(body, [
+      top,
+      result && metricsSection(),
+      part("curves", 0, curves),
+      result && part("images", [result.digest, result.tensors, result.files], () => images(result)),
+      result && kept.length > 0 && keptEpochs(kept),
+      result?.has_embedding && part("embedding", result.digest, embedding),
+      result && changes && part("changes", [changes.causes, changes.same_bytes, details.against], changesSection),
+      result && part("key", [result.components, result.inputs, result.key, result.digest], () => section("What its key is made of", keyTable(result))),
+      result && part("files", [result.key, result.files, result.tensors], () => section("Files", fileTable(result))),
+      details.log && part("log", 0, logSection),
+      result && part("made", result.provenance, () => section("How it was made", provenance(result.provenance))),
+      details.earlier.length > 0 && part("earlier", details.earlier, () => section("Earlier results", earlier())),
+    ].filter(Boolean));
   }
 
   function liveText(live) {
@@ -50,12 +70,21 @@ export function show(main, state, argument) {
     return [el("p", { class: "note" }, parts.join(", ")), live.waits_for ? el("p", { class: "note" }, `Waits for ${live.waits_for}.`) : "", live.why ? el("p", { class: details.status === "failed" ? "problem" : "note" }, live.why) : ""];
   }
 
-  function comparePicker() {
+  /** The metrics, below the list of points to compare with. The list stays, for it may be open. */
+  function metricsSection() {
+    const picker = part("picker", 0, () => {
+      const list = el("select", { onchange: (event) => { against = event.target.value === "" ? null : Number(event.target.value); load().catch(unlessAborted(failed)); drawCurves().catch(() => {}); } });
+      return el("label", { class: "compare" }, el("span", {}, "Compare with "), list);
+    });
     const own = state.rows.get(id);
     const others = [...state.rows.values()].filter((row) => row.id !== id && row.status === "done" && row.kind === own?.kind).slice(0, 2000);
-    if (!others.length && !details.earlier.length) return "";
-    return el("label", { class: "compare" }, el("span", {}, "Compare with "), el("select", { onchange: (event) => { against = event.target.value === "" ? null : Number(event.target.value); load(); drawCurves().catch(() => {}); } },
-      option("", details.earlier.length ? "its earlier result" : "nothing"), ...others.map((row) => option(row.id, row.point, row.id === against))));
+    const chosen = against !== null && !others.some((row) => row.id === against) ? state.rows.get(against) : null;
+    options(picker.querySelector("select"), [["", details.earlier.length ? "its earlier result" : "nothing"], ...(chosen ? [chosen] : []).concat(others).map((row) => [row.id, row.point])], against ?? "");
+    picker.hidden = !others.length && !details.earlier.length && against === null;
+    const table = part("metrics", [details.changes?.metrics, details.result.metrics, details.against], metrics);
+    const node = part("metrics-section", 0, () => section("Metrics", picker, el("div", {})));
+    arrange(node.lastChild, [table]);
+    return node;
   }
 
   function metrics() {
@@ -66,35 +95,59 @@ export function show(main, state, argument) {
     return el("div", { class: "wide" }, el("table", {}, other ? el("thead", {}, el("tr", {}, el("td", {}), el("th", { scope: "col" }, "this point"), el("th", { scope: "col" }, other.point === details.point ? "before" : other.point), el("th", { scope: "col" }, "difference"))) : "", el("tbody", {}, all.map(line))));
   }
 
-  /** A small chart for each metric that has a curve, with that of the other point. */
+  const curvesPart = el("section", { hidden: true }, el("h2", {}, "Curves"), el("div", { class: "multiples" }));
+
   function curves() {
-    const part = el("section", { hidden: true }, el("h2", {}, "Curves"));
-    const charts = el("div", { class: "multiples" });
-    part.append(charts);
-    drawCurves = async () => {
-      const ids = [id, against].filter((one) => one !== null).join(",");
-      const names = Object.keys(await get("/api/curves", { ids })).sort();
-      const all = await Promise.all(names.slice(0, 12).map((metric) => get("/api/curves", { ids, metric, most: 300 })));
-      if (closed) return;
-      part.hidden = !names.length;
-      charts.replaceChildren(...all.map((data) => {
-        const place = el("div", {});
-        const figureOf = el("figure", {}, el("figcaption", {}, data.metric), place);
-        const xs = Array.from({ length: data.places }, (_, at) => (data.bucket === 1 ? at + 1 : Math.floor(at / 2) * data.bucket + 1 + (at % 2) * Math.floor(data.bucket / 2)));
-        const series = [...data.series].sort((a) => (a.id === id ? 1 : -1));
-        const columns = series.map((one) => [...one.values, ...Array(Math.max(xs.length - one.values.length, 0)).fill(null)]);
-        const ink = colour("--soft"), line = colour("--line");
-        const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif", size: 26 };
-        requestAnimationFrame(() => new uPlot({ width: Math.max(place.clientWidth, 200), height: 170, legend: { show: false }, cursor: { drag: { x: true, y: false } }, scales: { x: { time: false } }, axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] }, { ...axis, size: 52, values: (_, ticks) => ticks.map((v) => figure(v)) }], series: [{}, ...series.map((one) => ({ stroke: one.id === id ? colour("--0") : colour("--3"), width: one.id === id ? 2 : 1.25, points: { show: false }, spanGaps: true }))] }, [xs, ...columns], place));
-        return figureOf;
-      }));
-    };
     drawCurves().catch(() => {});
-    return part;
+    return curvesPart;
+  }
+
+  /** A small chart for each metric that has a curve, with that of the other point. Charts that are there get new values. */
+  async function drawCurves() {
+    const signal = loadingCurves.begin();
+    const ids = [id, against].filter((one) => one !== null);
+    const names = Object.keys(await get("/api/curves", {}, { ids, signal })).sort().slice(0, 12);
+    const all = await Promise.all(names.map((metric) => get("/api/curves", { metric, most: 300 }, { ids, signal })));
+    if (closed) return;
+    curvesPart.hidden = !names.length;
+    for (const [name, chart] of charts) if (!names.includes(name)) { chart.plot?.destroy(); charts.delete(name); }
+    for (const data of all) if (!charts.has(data.metric)) charts.set(data.metric, chartOf(data.metric));
+    arrange(curvesPart.lastChild, names.map((name) => charts.get(name).node));
+    for (const data of all) fillChart(charts.get(data.metric), data);
+  }
+
+  function chartOf(metric) {
+    const place = el("div", {});
+    return { node: el("figure", {}, el("figcaption", {}, metric), place), place, plot: null, shown: "" };
+  }
+
+  function fillChart(chart, data) {
+    const xs = Array.from({ length: data.places }, (_, at) => (data.bucket === 1 ? at + 1 : Math.floor(at / 2) * data.bucket + 1 + (at % 2) * Math.floor(data.bucket / 2)));
+    const rank = (one) => (one.id === id ? 1 : 0);
+    const series = [...data.series].sort((a, b) => rank(a) - rank(b));
+    const columns = [xs, ...series.map((one) => [...one.values, ...Array(Math.max(xs.length - one.values.length, 0)).fill(null)])];
+    const shown = series.map((one) => one.id).join();
+    if (chart.plot && chart.shown === shown) {
+      const { min, max } = chart.plot.scales.x;
+      const before = chart.plot.data[0];
+      // What was zoomed to stays.
+      const isZoomed = before.length > 1 && (min > before[0] || max < before.at(-1));
+      chart.plot.setData(columns, !isZoomed);
+      if (isZoomed) chart.plot.setScale("x", { min, max });
+      return;
+    }
+    chart.plot?.destroy();
+    chart.shown = shown;
+    const ink = colour("--soft"), line = colour("--line");
+    const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif", size: 26 };
+    chart.plot = new uPlot({
+      width: Math.max(chart.place.clientWidth, 200), height: 170, legend: { show: false }, cursor: { drag: { x: true, y: false } }, scales: { x: { time: false } },
+      axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] }, { ...axis, size: 52, values: (_, ticks) => ticks.map((v) => figure(v)) }],
+      series: [{}, ...series.map((one) => ({ stroke: colour(one.id === id ? "--c0" : "--c1"), width: one.id === id ? 2 : 1.25, points: { show: false }, spanGaps: true }))],
+    }, columns, chart.place);
   }
 
   function changesSection() {
-    if (!details.changes) return "";
     const { causes, same_bytes: same } = details.changes;
     const other = details.against;
     const title = other.point === details.point ? `What changed since ${when(other.finished_at)}` : `What differs from ${other.point}`;
@@ -105,18 +158,18 @@ export function show(main, state, argument) {
   function images(result) {
     const stacks = result.tensors.filter((tensor) => tensor.view === "images");
     const pictures = result.files.filter((file) => file.view === "picture");
-    if (!stacks.length && !pictures.length) return "";
+    if (!stacks.length && !pictures.length) return el("section", { hidden: true });
     const names = stacks.map((tensor) => tensor.name);
     const parts = [];
     if (names.includes("originals") && names.includes("reconstructions")) parts.push(beside(stacks.find((t) => t.name === "originals")));
     const rest = stacks.filter((t) => !(parts.length && (t.name === "originals" || t.name === "reconstructions")));
     for (const tensor of rest) parts.push(el("figure", {}, el("figcaption", {}, `${tensor.name}, ${tensor.shape[0] > 100 ? `the first 100 of ${tensor.shape[0]}` : tensor.shape[0]}`), picture(tensor.name, { count: 100, columns: 10, scale: 2 }, `${tensor.name} of ${details.point}`)));
-    for (const file of pictures) parts.push(el("figure", {}, el("figcaption", {}, file.name), el("img", { class: "file", loading: "lazy", src: fileUrl(id, file.name), alt: file.name })));
+    for (const file of pictures) parts.push(el("figure", {}, el("figcaption", {}, file.name), el("img", { class: "file", loading: "lazy", src: fileUrl(id, file.name, { v: result.digest.slice(0, 16) }), alt: file.name })));
     return section("Images", ...parts);
   }
 
   function picture(name, selection, alt) {
-    return el("img", { class: "grey", loading: "lazy", src: imageUrl(id, name, selection), alt });
+    return el("img", { class: "grey", loading: "lazy", src: imageUrl(id, name, { ...selection, v: selection.v ?? details.result.digest.slice(0, 16) }), alt });
   }
 
   function beside(tensor) {
@@ -129,21 +182,39 @@ export function show(main, state, argument) {
     return el("figure", {}, el("figcaption", {}, "originals, and their reconstructions below"), ...lines);
   }
 
-  /** Pictures of the states that are kept, one epoch at a time. */
-  function keptEpochs() {
-    const kept = details.states.filter((one) => one.images.length || one.pictures.length);
-    const shown = el("div", {});
+  /** Pictures of the states that are kept, one epoch at a time. The slider stays at its epoch when there are more. */
+  const keptPart = { kept: [], epoch: null, shown: "" };
+  function keptEpochs(kept) {
+    const { slider, text, pictures, node } = keptPart.node ? keptPart : Object.assign(keptPart, keptSection());
+    const wasLast = keptPart.epoch === null || keptPart.epoch === keptPart.kept.at(-1)?.epoch;
+    keptPart.kept = kept;
+    const at = wasLast ? kept.length - 1 : kept.findIndex((one) => one.epoch === keptPart.epoch);
+    slider.max = kept.length - 1;
+    slider.value = at < 0 ? kept.length - 1 : at;
+    slider.disabled = kept.length < 2;
+    showEpoch(text, pictures);
+    return node;
+  }
+
+  function keptSection() {
+    const pictures = el("div", {});
     const text = el("output", {});
-    const draw = (at) => {
-      const one = kept[at];
-      text.textContent = `epoch ${one.epoch}`;
-      const originals = details.result.tensors.some((tensor) => tensor.name === "originals");
-      const pair = (name) => el("figure", {}, el("figcaption", {}, `originals, and their reconstructions after epoch ${one.epoch}`), [0, 10].map((first) => el("div", { class: "pair" }, picture("originals", { first, count: 10, columns: 10, scale: 2 }, "originals"), picture(name, { epoch: one.epoch, first, count: 10, columns: 10, scale: 2 }, `reconstructions after epoch ${one.epoch}`))));
-      shown.replaceChildren(...one.images.map((name) => name === "reconstructions" && originals ? pair(name) : el("figure", {}, el("figcaption", {}, name), picture(name, { epoch: one.epoch, count: 40, columns: 10, scale: 2 }, `${name} after epoch ${one.epoch}`))), ...one.pictures.map((name) => el("figure", {}, el("figcaption", {}, name), el("img", { class: "file", src: fileUrl(id, name, { epoch: one.epoch }), alt: `${name} after epoch ${one.epoch}` }))));
-    };
-    const slider = el("input", { type: "range", min: 0, max: kept.length - 1, value: kept.length - 1, "aria-label": "Kept epoch", oninput: (event) => draw(Number(event.target.value)) });
-    draw(kept.length - 1);
-    return section("Kept epochs", el("p", { class: "bar" }, slider, text), shown);
+    const slider = el("input", { type: "range", min: 0, max: 0, value: 0, "aria-label": "Kept epoch", oninput: () => showEpoch(text, pictures) });
+    return { slider, text, pictures, node: section("Kept epochs", el("p", { class: "bar" }, slider, text), pictures) };
+  }
+
+  function showEpoch(text, pictures) {
+    const one = keptPart.kept[Number(keptPart.slider.value)];
+    const originals = details.result.tensors.some((tensor) => tensor.name === "originals");
+    const shown = JSON.stringify([one.epoch, one.images, one.pictures, one.saved_at, originals, details.result.digest]);
+    keptPart.epoch = one.epoch;
+    if (keptPart.shown === shown) return;
+    keptPart.shown = shown;
+    text.textContent = `epoch ${one.epoch}`;
+    keptPart.slider.setAttribute("aria-valuetext", `epoch ${one.epoch}`);
+    const v = one.saved_at ?? 0;
+    const pair = (name) => el("figure", {}, el("figcaption", {}, `originals, and their reconstructions after epoch ${one.epoch}`), [0, 10].map((first) => el("div", { class: "pair" }, picture("originals", { first, count: 10, columns: 10, scale: 2 }, "originals"), picture(name, { epoch: one.epoch, first, count: 10, columns: 10, scale: 2, v }, `reconstructions after epoch ${one.epoch}`))));
+    pictures.replaceChildren(...one.images.map((name) => name === "reconstructions" && originals ? pair(name) : el("figure", {}, el("figcaption", {}, name), picture(name, { epoch: one.epoch, count: 40, columns: 10, scale: 2, v }, `${name} after epoch ${one.epoch}`))), ...one.pictures.map((name) => el("figure", {}, el("figcaption", {}, name), el("img", { class: "file", src: fileUrl(id, name, { epoch: one.epoch, v }), alt: `${name} after epoch ${one.epoch}` }))));
   }
 
   function embedding() {
@@ -211,28 +282,74 @@ export function show(main, state, argument) {
     return el("div", { class: "wide" }, el("table", {}, el("tbody", {}, details.earlier.slice(0, 20).map((one) => el("tr", {}, el("th", { scope: "row" }, when(one.finished_at)), el("td", {}, el("code", {}, one.key.slice(0, 12))), el("td", {}, Object.entries(one.metrics).slice(0, 5).map(([name, value]) => `${name} ${figure(value)}`).join(", ")), el("td", {}, `run ${one.run}`))))));
   }
 
+  /** The log of the newest run. Follows it, and keeps its end. */
   function logSection() {
     const text = el("pre", { class: "log", tabindex: 0, "aria-label": "Log" });
     const follow = el("input", { type: "checkbox", checked: true });
     const part = section("Log", el("p", { class: "bar" }, el("label", { class: "check" }, follow, "follow")), text);
-    let next = null;
-    const read = async () => {
-      if (closed) return;
-      let found = null;
-      try { found = await get(`/api/points/${id}/log`, { from: next ?? undefined }); } catch { return; }
-      if (next === null && !found.text) text.textContent = found.exists ? "It has logged nothing." : "It has no log.";
-      else if (next === null) text.textContent = found.text;
-      else if (found.text) { if (next === 0) text.textContent = ""; text.append(found.text); }
+    let run = null, next = null, length = 0;
+    const reset = () => { next = null; length = 0; text.replaceChildren(); };
+    const add = (found) => {
+      if (found.run !== run || (next !== null && found.exists && found.from < next)) {
+        // The log of another run, or one that was written again. Read it from its end on.
+        const isFirst = next === null;
+        run = found.run;
+        reset();
+        if (!isFirst) return 0;
+      }
+      if (!found.text) {
+        if (!length) say(text, found.exists ? "It has logged nothing." : "It has no log.");
+      } else {
+        if (!length) text.replaceChildren();
+        text.append(found.text);
+        length += found.text.length;
+        while (length > MOST_LOG && text.childNodes.length > 1) {
+          length -= text.firstChild.data.length;
+          text.firstChild.remove();
+        }
+        if (follow.checked) text.scrollTop = text.scrollHeight;
+      }
       if (found.exists) next = found.next;
-      if (follow.checked && found.text) text.scrollTop = text.scrollHeight;
-      timer = setTimeout(read, found.is_over ? 5000 : 500);
+      return found.is_over ? 5000 : 500;
+    };
+    const read = async () => {
+      let wait = 5000;
+      try {
+        if (!document.hidden) {
+          const found = await get(`/api/points/${id}/log`, { from: next ?? undefined });
+          if (!closed) wait = add(found);
+        }
+      } catch {
+        // The server may answer again later.
+      } finally {
+        if (!closed) timer = setTimeout(read, wait);
+      }
     };
     read();
     return part;
   }
 
-  const again = throttle(() => load().catch(() => {}), 700);
+  function failed(error) {
+    if (!closed && !details) body.replaceChildren(empty(error.message), el("p", {}, el("a", { href: "#points" }, "All points")));
+  }
+
+  const again = throttle(() => load().catch(unlessAborted(failed)), 700);
   const redraw = throttle(() => drawCurves().catch(() => {}), 700);
-  load().catch((error) => body.replaceChildren(empty(error.message), el("p", {}, el("a", { href: "#points" }, "All points"))));
-  return { update(change) { if (change.ids?.includes(id) || change.states) again(); if (change.ids?.includes(id)) redraw(); }, close() { closed = true; clearTimeout(timer); } };
+  again();
+  return {
+    update(change) {
+      const isMine = change.ids?.includes(id);
+      // A server may name the points whose states have changed.
+      const hasStates = Array.isArray(change.states) ? change.states.includes(id) : change.states;
+      if (isMine || hasStates) again();
+      if (isMine || change.epochs?.includes(id)) redraw();
+    },
+    close() {
+      closed = true;
+      clearTimeout(timer);
+      loading.stop();
+      loadingCurves.stop();
+      for (const chart of charts.values()) chart.plot?.destroy();
+    },
+  };
 }

@@ -1,6 +1,6 @@
 // The table of points. Only the lines on the screen are in the document.
 
-import { debounce, difference, el, empty, figure, option, plural, seconds, statusBadge, when } from "./dom.js";
+import { debounce, difference, el, empty, figure, options, plural, say, seconds, statusBadge, when } from "./dom.js";
 
 const LINE = 32;
 const BEYOND = 12;
@@ -27,7 +27,8 @@ function compare(a, b, down) {
 }
 
 export function show(main, state) {
-  let columns = [], items = [], active = -1, drawn = "";
+  let columns = [], items = [], active = -1, drawn = "", headed = "", picked = "";
+  const all = el("input", { type: "checkbox", "aria-label": "Select all", tabindex: -1, onchange: (event) => { for (const id of state.ids) { if (event.target.checked) state.selected.add(id); else state.selected.delete(id); } update({ rows: true }); } });
   const head = el("div", { class: "head", role: "row", "aria-rowindex": 1 });
   const body = el("div", { class: "lines" });
   const pinned = el("div", { class: "pinned" });
@@ -55,35 +56,50 @@ export function show(main, state) {
       column.width = Math.min(Math.max(column.label.length * 0.56 + 1.8, 5.6), 12);
       column.extra = column.kind === "parameter" && ++parameters > MOST_PARAMETERS;
     }
-    const all = [...FIXED, ...used, ...LAST];
+    const every = [...FIXED, ...used, ...LAST];
     const isHidden = (c) => (state.hidden.has(c.label) ? true : c.extra && !state.hidden.has(`+${c.label}`));
-    columns = all.filter((column) => !isHidden(column));
-    picker.replaceChildren(...all.map((column) => el("label", {}, el("input", {
-      type: "checkbox", checked: !isHidden(column), onchange: (event) => {
-        state.hidden.delete(column.label);
-        state.hidden.delete(`+${column.label}`);
-        if (!event.target.checked) state.hidden.add(column.label);
-        else if (column.extra) state.hidden.add(`+${column.label}`);
-        update({ filter: true });
-      },
-    }), column.label)));
+    columns = every.filter((column) => !isHidden(column));
+    const boxes = JSON.stringify(every.map((column) => [column.label, isHidden(column)]));
+    if (boxes !== picked) {
+      picked = boxes;
+      const focused = picker.contains(document.activeElement) ? document.activeElement.dataset.column : null;
+      picker.replaceChildren(...every.map((column) => el("label", {}, el("input", {
+        type: "checkbox", "data-column": column.label, checked: !isHidden(column), onchange: (event) => {
+          state.hidden.delete(column.label);
+          state.hidden.delete(`+${column.label}`);
+          if (!event.target.checked) state.hidden.add(column.label);
+          else if (column.extra) state.hidden.add(`+${column.label}`);
+          update({ filter: true });
+        },
+      }), column.label)));
+      if (focused) [...picker.querySelectorAll("input")].find((box) => box.dataset.column === focused)?.focus();
+    }
     const axes = used.filter((column) => column.kind !== "metric").map((column) => column.label);
-    group.replaceChildren(option("", "nothing"), ...["stage", "status", ...axes].map((name) => option(name, name, name === state.group)));
+    if (!["stage", "status", ...axes].includes(state.group)) state.group = "";
+    options(group, [["", "nothing"], ...["stage", "status", ...axes].map((name) => [name, name])], state.group);
     const widths = columns.map((column) => `${column.width}rem`).join(" ");
     const longest = Math.max(8, ...rows.map((row) => row.point.length));
     grid.style.setProperty("--columns", `2rem min(var(--name), ${longest * 0.52 + 1.4}rem) ${widths} minmax(0, 1fr)`);
     grid.setAttribute("aria-colcount", columns.length + 2);
-    head.replaceChildren(
-      el("span", { class: "cell", role: "columnheader" }, el("input", { type: "checkbox", "aria-label": "Select all", tabindex: -1, checked: rows.length > 0 && rows.every((row) => state.selected.has(row.id)), onchange: (event) => { for (const id of state.ids) { if (event.target.checked) state.selected.add(id); else state.selected.delete(id); } update({ rows: true }); } })),
-      header({ key: "point", label: "point", kind: "fixed", of: (row) => row.point }),
-      ...columns.map(header));
+    all.checked = rows.length > 0 && rows.every((row) => state.selected.has(row.id));
+    const heads = JSON.stringify([columns.map((column) => [column.label, column.number, column.kind]), state.sort]);
+    if (heads !== headed) {
+      headed = heads;
+      // A button that was pressed keeps the focus.
+      const focused = head.contains(document.activeElement) ? document.activeElement.dataset.column : null;
+      head.replaceChildren(
+        el("span", { class: "cell", role: "columnheader" }, all),
+        header({ key: "point", label: "point", kind: "fixed", of: (row) => row.point }),
+        ...columns.map(header));
+      if (focused) [...head.querySelectorAll("button")].find((button) => button.dataset.column === focused)?.focus();
+    }
     arrange(rows);
   }
 
   function header(column) {
     const is = state.sort.column === column.label;
     return el("span", { class: `cell ${column.number ? "number" : ""} ${column.kind}`, role: "columnheader", "aria-sort": is ? (state.sort.down ? "descending" : "ascending") : "none" },
-      el("button", { type: "button", title: `Sort by ${column.label}`, onclick: () => {
+      el("button", { type: "button", "data-column": column.label, title: `Sort by ${column.label}`, onclick: () => {
         const { sort } = state;
         if (!is) state.sort = { column: column.label, down: false };
         else if (!sort.down) sort.down = true;
@@ -165,10 +181,13 @@ export function show(main, state) {
     pinned.replaceChildren(...(baseline ? [line({ row: baseline }, null)] : []));
     const lines = [];
     for (let at = first; at < last; at += 1) lines.push(line(items[at], at));
+    // A box or a link of a line that had the focus leaves it to the table.
+    const hadFocus = body.contains(document.activeElement);
     body.replaceChildren(...lines);
+    if (hadFocus) grid.focus({ preventScroll: true });
     if (!items.length) body.replaceChildren(empty(state.rows.size ? "No point meets the filter." : "The cache has no point yet. Start `vadpipe run`, and it appears here."));
     grid.setAttribute("aria-activedescendant", active >= 0 ? `line-${active}` : "");
-    chosen.textContent = state.selected.size ? `${plural(state.selected.size, "point")} selected` : "";
+    say(chosen, state.selected.size ? `${plural(state.selected.size, "point")} selected` : "");
   }
 
   function select(id) {
@@ -207,7 +226,7 @@ export function show(main, state) {
   const relayout = debounce(layout, 0);
   function update(change) {
     // The order may change with a value, so all is arranged again; only what is on the screen is drawn.
-    if (change.filter || change.rows) relayout();
+    if (change.filter || change.rows || change.columns) relayout();
   }
   layout();
   return { update, close: () => resized.disconnect() };
