@@ -174,12 +174,8 @@ impl PointRun {
                     self.resumed_at = Some(epoch);
                 }
             }
-            Event::RungReached { epoch, .. } => {
-                // Events are read again if the record of a run that is over changes.
-                if !self.rungs.contains(&epoch) {
-                    self.rungs.push(epoch);
-                }
-            }
+            // Events are read again if the record of a run that is over changes.
+            Event::RungReached { epoch, .. } if !self.rungs.contains(&epoch) => self.rungs.push(epoch),
             Event::StageFinished { key, seconds, metrics, .. } => {
                 (self.key, self.seconds) = (Some(key), Some(seconds));
                 self.figures = metrics;
