@@ -29,7 +29,7 @@ use crate::store::{CacheReader, StoreError, host_name};
 #[command(after_help = "Examples:
   vadpipe ui                        show the cache of this folder
   vadpipe ui --open                 and open the browser
-  vadpipe ui sweep.toml             show one pipeline, also its points that have not run
+  vadpipe ui sweep.toml             one pipeline, also what has not run
   vadpipe ui --cache /data/cache --port 8080
   vadpipe ui sweep.toml --run ID --store s3://lab/store
                                     watch the workers of a run on other machines
