@@ -72,7 +72,7 @@ const EXAMPLES: &str = "Examples:
   vadpipe run full.toml ad fit-ad           run two stages and their inputs
   vadpipe run full.toml -S params.epochs=8  run with another value
   vadpipe plan full.toml                    show what would run, and why
-  vadpipe ui --open                         watch runs and results in the browser
+  vadpipe ui --open                         watch runs in the browser
   vadpipe export full.toml ad --to out      copy results out of the cache
 
 Exit codes:
