@@ -52,6 +52,11 @@ impl From<FileError> for io::Error {
     }
 }
 
+/// Whether a relative path stays below the folder to which it is relative, and names something there.
+pub fn stays_below(path: &str) -> bool {
+    !path.is_empty() && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+}
+
 /// Opens a regular file for reading without waiting. Links are followed.
 ///
 /// # Errors

@@ -177,7 +177,8 @@ fn states(model: &Model, record: &ResultRecord) -> Value {
     }
     let chain = record.components.chain();
     let is_own = |state: &StateRecord| state.step == 0 && chain.at(state.epoch) == Some(state.key);
-    let mut states: Vec<StateRecord> = model.reader.states().filter(is_own).collect();
+    let of_chain = chain.keys().iter().flat_map(|key| model.reader.states(key));
+    let mut states: Vec<StateRecord> = of_chain.filter(is_own).collect();
     states.sort_by_key(|state| state.epoch);
     let json = |state: &StateRecord| {
         let images = state.tensors.iter().filter(|(_, entry)| is_stack(entry)).map(|(name, _)| name.as_str());

@@ -60,7 +60,7 @@ pub(super) fn record(model: &Model, number: usize) -> Option<ResultRecord> {
 /// The state of a point's training after this epoch.
 pub(super) fn state(model: &Model, number: usize, epoch: u64) -> Option<StateRecord> {
     let key = record(model, number)?.components.chain().at(epoch)?;
-    model.reader.states().find(|state| state.key == key && state.step == 0)
+    model.reader.states(&key).into_iter().find(|state| state.step == 0)
 }
 
 /// Images of a tensor as PNG.

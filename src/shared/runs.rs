@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Component, Path};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,7 @@ use super::handle::SharedStore;
 use super::record::{self, Named, part};
 use super::transfer::Transfer;
 use crate::artifact::BlobEntry;
+use crate::file::stays_below;
 use crate::key::Digest;
 
 /// Bytes of files that are in memory at a time, at most one file more.
@@ -64,11 +65,7 @@ impl Named for SharedRun {
 
     /// A path must not lead out of the folder to which the files are written.
     fn is_consistent(&self) -> bool {
-        let is_below = |path: &str| {
-            let mut parts = Path::new(path).components();
-            !path.is_empty() && parts.all(|part| matches!(part, Component::Normal(_)))
-        };
-        self.files.contains_key(&self.pipeline) && self.files.keys().all(|path| is_below(path))
+        self.files.contains_key(&self.pipeline) && self.files.keys().all(|path| stays_below(path))
     }
 
     fn is_pulled(&self) -> bool {

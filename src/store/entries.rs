@@ -92,7 +92,8 @@ fn number(db: &sled::Db, name: &[u8]) -> Result<Option<u64>> {
     Ok(db.get(name)?.and_then(|v| Some(u64::from_le_bytes(v.as_ref().try_into().ok()?))))
 }
 
-fn name(prefix: u8, parts: &[&[u8]]) -> Vec<u8> {
+/// The name of an entry: the letter of its kind, and then these parts.
+pub(super) fn name(prefix: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut name = vec![prefix];
     parts.iter().for_each(|p| name.extend_from_slice(p));
     name
@@ -312,7 +313,8 @@ pub(super) fn remove_newest(batch: &mut Changes, pipeline: &str, point: &str) {
     batch.remove(newest_name(pipeline, point));
 }
 
-fn newest_name(pipeline: &str, point: &str) -> Vec<u8> {
+/// The name of the entry with the newest result of a point.
+pub(super) fn newest_name(pipeline: &str, point: &str) -> Vec<u8> {
     name(b'n', &[pipeline.as_bytes(), &[0], point.as_bytes()])
 }
 

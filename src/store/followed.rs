@@ -131,11 +131,10 @@ impl FollowedEntries {
         self.entries.get(key).map(|value| &**value)
     }
 
-    /// The entries whose keys begin with this letter.
-    pub(super) fn of_letter(&self, letter: u8) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let from = (Bound::Included(&[letter][..]), Bound::Unbounded);
-        let entries = self.entries.range::<[u8], _>(from);
-        entries.take_while(move |(key, _)| key.first() == Some(&letter)).map(|(key, value)| (&**key, &**value))
+    /// The entries whose keys begin with these bytes.
+    pub(super) fn with_prefix<'p>(&self, prefix: &'p [u8]) -> impl Iterator<Item = (&[u8], &[u8])> + use<'_, 'p> {
+        let entries = self.entries.range::<[u8], _>((Bound::Included(prefix), Bound::Unbounded));
+        entries.take_while(move |(key, _)| key.starts_with(prefix)).map(|(key, value)| (&**key, &**value))
     }
 }
 

@@ -7,7 +7,7 @@
 //! Results that only sled knows, in a cache that no version with journals has changed, are not seen.
 
 use std::collections::BTreeSet;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::disk;
@@ -21,6 +21,7 @@ use super::results::{header_length, tensor_of};
 use super::run_folder::RunFolder;
 use super::small_files::SmallFiles;
 use crate::artifact::{BlobEntry, Tensor, TensorEntry};
+use crate::file::stays_below;
 use crate::key::{Digest, Key};
 
 /// Bytes of the longest FORMAT.
@@ -106,13 +107,13 @@ impl CacheReader {
 
     /// The result of this key, if it is stored and not damaged.
     pub fn result(&self, key: &Key) -> Option<ResultRecord> {
-        let entry = self.index.get(&[b"r", key.0.as_slice()].concat())?;
+        let entry = self.index.get(&entries::name(b'r', &[&key.0]))?;
         entries::parse_result(entry).filter(|record| record.key == *key && !record.damaged)
     }
 
     /// All points with the key of each one's newest result: (pipeline, point, key).
     pub fn all_newest(&self) -> impl Iterator<Item = (String, String, Key)> {
-        self.index.of_letter(b'n').filter_map(|(name, key)| {
+        self.index.with_prefix(b"n").filter_map(|(name, key)| {
             let (pipeline, point) = entries::parse_newest(name)?;
             Some((pipeline, point, Digest(key.try_into().ok()?)))
         })
@@ -120,19 +121,19 @@ impl CacheReader {
 
     /// The key of the newest result of a point.
     pub fn newest(&self, pipeline: &str, point: &str) -> Option<Key> {
-        let name = [b"n", pipeline.as_bytes(), &[0], point.as_bytes()].concat();
-        Some(Digest(self.index.get(&name)?.try_into().ok()?))
+        Some(Digest(self.index.get(&entries::newest_name(pipeline, point))?.try_into().ok()?))
     }
 
     /// All results that are not damaged.
     pub fn results(&self) -> impl Iterator<Item = ResultRecord> {
-        let records = self.index.of_letter(b'r').filter_map(|(_, entry)| entries::parse_result(entry));
+        let records = self.index.with_prefix(b"r").filter_map(|(_, entry)| entries::parse_result(entry));
         records.filter(|record| !record.damaged)
     }
 
-    /// All states of trainings.
-    pub fn states(&self) -> impl Iterator<Item = StateRecord> {
-        self.index.of_letter(b't').filter_map(|(_, entry)| entries::parse_state(entry))
+    /// The states that are stored under a key, in the order of their steps.
+    pub fn states(&self, key: &Key) -> Vec<StateRecord> {
+        let name = entries::name(b't', &[&key.0]);
+        self.index.with_prefix(&name).filter_map(|(_, entry)| entries::parse_state(entry)).collect()
     }
 
     /// A tensor's verified content.
@@ -196,9 +197,8 @@ impl CacheReader {
     /// The file with the log of a point in a run. None if a name leads out of the folder.
     pub fn log_path(&self, run: &str, point: &str) -> Option<PathBuf> {
         let file = format!("{point}.log");
-        let is_inside = |name: &str| Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-        let is_named = !run.is_empty() && is_inside(run) && is_inside(&file);
-        is_named.then(|| self.dir.join("logs").join(run).join(file))
+        let is_below = stays_below(run) && stays_below(&file);
+        is_below.then(|| self.dir.join("logs").join(run).join(file))
     }
 }
 

@@ -1,11 +1,12 @@
 //! The names and the contents of the files that a result is exported to. Nothing is read or written here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::artifact::{BlobEntry, ElementType, Manifest, TensorEntry, TensorFile};
+use crate::file::stays_below;
 use crate::stage::STATE_FOLDER;
 
 /// A file of an export.
@@ -133,9 +134,8 @@ const LONGEST_NAME: usize = 255;
 fn check_names(names: &BTreeSet<String>) -> Result<(), String> {
     for name in names {
         let path = Path::new(name);
-        let plain = !name.is_empty() && path.components().all(|c| matches!(c, Component::Normal(_)));
         let as_written = path.components().collect::<PathBuf>().as_os_str() == path.as_os_str();
-        if !plain || !as_written || name.contains('\0') {
+        if !stays_below(name) || !as_written || name.contains('\0') {
             return Err(format!("{name:?} can't be the name of a file"));
         }
         if name.split('/').any(|part| part.len() > LONGEST_NAME) {
