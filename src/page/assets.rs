@@ -42,6 +42,7 @@ assets! {
     "curves.js": SCRIPT,
     "parallel.js": SCRIPT,
     "chain.js": SCRIPT,
+    "pipeline.js": SCRIPT,
     "point.js": SCRIPT,
     "graph.js": SCRIPT,
     "runs.js": SCRIPT,

@@ -61,13 +61,14 @@ pub(super) struct Model {
     registry: Arc<Registry>,
     /// Their numbers never change while the server runs.
     pub(super) points: Vec<Point>,
-    numbers: BTreeMap<(Arc<str>, String), usize>,
+    /// By pipeline and name.
+    numbers: BTreeMap<Arc<str>, BTreeMap<String, usize>>,
     /// By id, which sorts them by time.
     pub(super) runs: BTreeMap<String, Run>,
     /// How trainings ran, by (run, point).
     pub(super) trainings: BTreeMap<(String, String), Training>,
     pub(super) changes: Changes,
-    /// Whether points of running runs have another status since the pages were last told of runs.
+    /// Whether points of running runs have another status since the last message about runs.
     pub(super) has_other_counts: bool,
     /// Raised by each change.
     pub(super) version: u64,
@@ -103,20 +104,21 @@ impl Model {
 
     /// The number of a point, if it is known.
     pub(super) fn find(&self, pipeline: &str, point: &str) -> Option<usize> {
-        self.numbers.get(&(Arc::from(pipeline), point.to_owned())).copied()
+        self.numbers.get(pipeline)?.get(point).copied()
     }
 
     /// The number of a point, which is added if it is new.
     fn number(&mut self, pipeline: &str, name: &str) -> usize {
-        let pipeline: Arc<str> = Arc::from(pipeline);
-        if let Some(number) = self.numbers.get(&(Arc::clone(&pipeline), name.to_owned())) {
-            return *number;
+        if let Some(number) = self.find(pipeline, name) {
+            return number;
         }
-        let spec = self.spec(&pipeline);
+        let spec = self.spec(pipeline);
         let declared = spec.and_then(|spec| spec.points.iter().find(|point| point.name == name));
         let axes = Coordinate::all(name, declared.map(|point| point.coordinates.as_slice()));
         let number = self.points.len();
-        self.numbers.insert((Arc::clone(&pipeline), name.to_owned()), number);
+        let known = self.numbers.get_key_value(pipeline).map(|(pipeline, _)| Arc::clone(pipeline));
+        let pipeline = known.unwrap_or_else(|| Arc::from(pipeline));
+        self.numbers.entry(Arc::clone(&pipeline)).or_default().insert(name.to_owned(), number);
         self.points.push(Point {
             pipeline,
             name: name.to_owned(),
@@ -238,7 +240,7 @@ impl Model {
         let live = &mut self.points[number].live;
         match live {
             Some(known) if *known.run > *run.id => return,
-            // Events have told more than the record of a run that is not over.
+            // Events say more than the record of a run that is not over.
             Some(known) if known.run == run.id && run.finished_at.is_none() => return,
             Some(known) if known.run == run.id => {
                 known.status = stage.outcome;

@@ -115,7 +115,7 @@ async fn asset(Path(name): Path<String>) -> Result<Response, Refusal> {
     Ok(([(CONTENT_TYPE, HeaderValue::from_static(media_type))], text).into_response())
 }
 
-/// Changes, as server-sent events. A page that was too slow to read all of them is told to read everything again.
+/// Changes, as server-sent events. A page that was too slow to read all of them reads everything again.
 async fn events(State(app): Shared) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let stream = unfold(app.updates.subscribe(), async |mut updates| {
         let text = match updates.recv().await {

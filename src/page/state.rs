@@ -63,7 +63,7 @@ impl App {
         self.columns.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes why something can't be followed, or that it can be followed again. The pages are told of a change.
+    /// Notes why something can't be followed, or that it can be followed again. Pages get a message if that changed.
     pub(super) fn set_problem(&self, of: Followed, problem: Option<String>) {
         let mut problems = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         if problems.get(&of) == problem.as_ref() {

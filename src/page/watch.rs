@@ -1,4 +1,4 @@
-//! Looks for changes in the cache and in the events of runs, and tells the pages about them.
+//! Looks for changes in the cache and in the events of runs, and sends them to the pages.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -44,7 +44,7 @@ impl Watcher {
             if processes.elapsed() >= PROCESSES {
                 processes = Instant::now();
                 note_killed(&self.app);
-                tell_counts(&self.app);
+                publish_counts(&self.app);
                 self.app.last_tensor.lock().unwrap_or_else(PoisonError::into_inner).forget_old();
             }
             self.look();
@@ -52,7 +52,7 @@ impl Watcher {
         }
     }
 
-    /// Reads what has changed, and tells the pages.
+    /// Reads what has changed, and sends messages to the pages.
     fn look(&mut self) {
         refresh_cache(&self.app);
         self.refresh_runs();
@@ -102,20 +102,17 @@ impl Watcher {
 }
 
 fn refresh_cache(app: &App) {
-    let problem = {
+    let refreshed = {
         let mut model = app.model_mut();
         let refreshed = model.reader.refresh();
-        let problem = match refreshed {
-            Ok(refreshed) if refreshed.is_empty() => None,
-            Ok(refreshed) => {
+        refreshed.map(|refreshed| {
+            if !refreshed.is_empty() {
                 model.refresh(refreshed);
-                None
             }
-            Err(error) => Some(error.to_string()),
-        };
-        problem.or_else(|| model.reader.check().err().map(|error| error.to_string()))
+        })
     };
-    app.set_problem(Followed::Cache, problem);
+    let problem = refreshed.and_then(|()| app.model().reader.check()).err();
+    app.set_problem(Followed::Cache, problem.map(|error| error.to_string()));
 }
 
 /// The runs whose events say more than their records: those that are not over, those that were not over at the last
@@ -144,15 +141,15 @@ fn note_killed(app: &App) {
     model.changes.has_runs |= killed > 0;
 }
 
-/// Lets the pages read the runs again if they have other counts. That takes long in a large cache, so it is not done at
-/// each look.
-fn tell_counts(app: &App) {
+/// Makes pages read the runs again if their counts have changed. That takes long in a large cache, so this is not done
+/// at each look.
+fn publish_counts(app: &App) {
     let mut model = app.model_mut();
     let has_other_counts = std::mem::take(&mut model.has_other_counts);
     model.changes.has_runs |= has_other_counts;
 }
 
-/// Tells the pages what has changed.
+/// Sends what has changed to the pages.
 fn publish(app: &App) {
     let mut model = app.model_mut();
     let changes = std::mem::take(&mut model.changes);

@@ -1,37 +1,24 @@
 // The trees of trainings: which epochs they share, where they part, and what was trained now.
 
-import { get, newest, unlessAborted } from "./api.js";
-import { el, empty, options, plural, seconds, svg, throttle, when } from "./dom.js";
+import { el, empty, plural, seconds, svg, throttle, when } from "./dom.js";
+import { ofPipeline } from "./pipeline.js";
 
 const ROW = 26, LEFT = 14, RIGHT = 236;
 const settings = { pipeline: "" };
 
 export function show(main, state) {
-  const pipeline = el("select", { onchange: (event) => { settings.pipeline = event.target.value; load().catch(failed); } });
-  const label = el("label", {}, el("span", {}, "Pipeline"), pipeline);
   const summary = el("div", { class: "figures" });
   const trees = el("div", { class: "trees" });
-  main.append(el("div", { class: "bar" }, label, legend()), summary, trees);
-  let found = null, drawn = "", isClosed = false;
-  const loading = newest();
+  let found = null;
+  const pipeline = ofPipeline(state, settings, {
+    path: "/api/chain", pause: 1500, place: trees, nothing: "The cache has no training yet.",
+    draw(answer) { found = answer; draw(); },
+  });
+  main.append(el("div", { class: "bar" }, pipeline.label, legend()), summary, trees);
 
   function legend() {
     const item = (name, text) => el("li", {}, el("i", { class: `swatch ${name}` }), text);
     return el("ul", { class: "legend" }, item("new", "trained by the newest run"), item("old", "trained by an earlier run"), item("reused", "resumed here"), item("end", "a result"), item("rung-mark", "rung"), item("stopped", "stopped early"));
-  }
-
-  async function load() {
-    const all = [...new Set([...state.rows.values()].map((row) => row.pipeline))];
-    if (!all.includes(settings.pipeline)) settings.pipeline = (state.pipeline || state.info.runs[0]?.pipeline) ?? all[0] ?? "";
-    label.hidden = all.length < 2;
-    options(pipeline, all.map((name) => [name, name]), settings.pipeline);
-    if (!settings.pipeline) { trees.replaceChildren(empty("The cache has no training yet.")); return; }
-    const answer = await get("/api/chain", { pipeline: settings.pipeline }, { signal: loading.begin() });
-    const text = JSON.stringify(answer);
-    if (isClosed || text === drawn) return;
-    drawn = text;
-    found = answer;
-    draw();
   }
 
   function draw() {
@@ -140,16 +127,13 @@ export function show(main, state) {
     }
   }
 
-  const failed = unlessAborted((error) => { if (!isClosed && !found) trees.replaceChildren(empty(error.message)); });
-  const again = throttle(() => load().catch(failed), 1500);
-  again();
+  pipeline.again();
   const resized = new ResizeObserver(throttle(() => found && draw(), 200));
   resized.observe(main);
   return {
-    update(change) { if (change.rows || change.states || change.epochs?.length || change.runs || change.columns) again(); },
+    update(change) { if (change.rows || change.states || change.epochs?.length || change.runs || change.columns) pipeline.again(); },
     close() {
-      isClosed = true;
-      loading.stop();
+      pipeline.close();
       resized.disconnect();
     },
   };

@@ -1,34 +1,18 @@
 // The graph of a pipeline by stages: what runs, what waits, and the time that is left.
 
-import { get, newest, unlessAborted } from "./api.js";
-import { el, empty, options, plural, seconds, svg, throttle } from "./dom.js";
+import { el, empty, plural, seconds, svg } from "./dom.js";
+import { ofPipeline } from "./pipeline.js";
 
 const settings = { pipeline: "" };
 const BOX = { width: 196, height: 66, across: 64, down: 22 };
 const ORDER = ["done", "running", "waiting", "pending", "not run", "failed", "interrupted", "pruned", "skipped", "removed"];
 
 export function show(main, state) {
-  const pipeline = el("select", { onchange: (event) => { settings.pipeline = event.target.value; load().catch(failed); } });
-  const label = el("label", {}, el("span", {}, "Pipeline"), pipeline);
   const left = el("p", { class: "count" });
-  const loading = newest();
-  let drawn = "", isClosed = false;
   const drawing = el("div", { class: "wide", tabindex: 0 });
   const now = el("section", { class: "now" });
-  main.append(el("div", { class: "bar" }, label, left), drawing, now);
-
-  async function load() {
-    const all = [...new Set([...state.rows.values()].map((row) => row.pipeline))];
-    if (!all.includes(settings.pipeline)) settings.pipeline = (state.pipeline || state.info.runs[0]?.pipeline) ?? all[0] ?? "";
-    label.hidden = all.length < 2;
-    options(pipeline, all.map((name) => [name, name]), settings.pipeline);
-    if (!settings.pipeline) { drawing.replaceChildren(empty("The cache has no point yet.")); return; }
-    const found = await get("/api/graph", { pipeline: settings.pipeline }, { signal: loading.begin() });
-    const text = JSON.stringify(found);
-    if (isClosed || text === drawn) return;
-    drawn = text;
-    draw(found);
-  }
+  const pipeline = ofPipeline(state, settings, { path: "/api/graph", pause: 1000, place: drawing, nothing: "The cache has no point yet.", draw });
+  main.append(el("div", { class: "bar" }, pipeline.label, left), drawing, now);
 
   function draw(found) {
     const open = found.stages.some((stage) => stage.running.length || stage.counts.pending);
@@ -92,14 +76,9 @@ export function show(main, state) {
       svg("text", { class: "stage-words", x: place.x + 12, y: place.y + 42 }, words.length > 27 ? `${words.slice(0, 26)}…` : words, svg("title", {}, `${stage.kind ?? ""}: ${words}; ${seconds(stage.seconds)} of work`)), ...bars);
   }
 
-  const failed = unlessAborted((error) => { if (!isClosed && !drawn) drawing.replaceChildren(empty(error.message)); });
-  const again = throttle(() => load().catch(failed), 1000);
-  again();
+  pipeline.again();
   return {
-    update(change) { if (change.rows || change.runs || change.epochs?.length) again(); },
-    close() {
-      isClosed = true;
-      loading.stop();
-    },
+    update(change) { if (change.rows || change.runs || change.epochs?.length) pipeline.again(); },
+    close: pipeline.close,
   };
 }

@@ -113,7 +113,7 @@ fn problem_ends_when_the_cache_is_back() {
     std::fs::rename(dir.path().join("moved"), &cache).unwrap();
     watcher.look();
     assert_eq!(watcher.app.problem(), None);
-    assert!(watcher.app.model().version > version, "the pages are told");
+    assert!(watcher.app.model().version > version, "pages get a message");
 }
 
 #[test]
