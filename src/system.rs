@@ -83,14 +83,16 @@ pub fn cores() -> usize {
 mod tests {
     use super::*;
 
+    fn write_below(root: &Path, path: &str, text: &str) {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
     #[test]
     fn memory_is_limited_by_the_control_groups_of_the_process() {
         let root = tempfile::tempdir().unwrap();
-        let write = |path: &str, text: &str| {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        };
+        let write = |path: &str, text: &str| write_below(root.path(), path, text);
         assert_eq!(control_group_memory(root.path()), None);
         write("proc/self/cgroup", "1:cpu:/x\n0::/job/step\n");
         assert_eq!(control_group_memory(root.path()), None);
@@ -103,11 +105,7 @@ mod tests {
     #[test]
     fn killed_processes_are_those_of_the_own_control_group_or_else_of_the_machine() {
         let root = tempfile::tempdir().unwrap();
-        let write = |path: &str, text: &str| {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        };
+        let write = |path: &str, text: &str| write_below(root.path(), path, text);
         let kills = || MemoryKills::below(root.path());
         assert_eq!(kills(), MemoryKills { count: 0, is_own: false });
         write("proc/vmstat", "nr_free_pages 7\noom_kill 12\n");

@@ -101,16 +101,10 @@ impl Loopback {
     }
 
     pub(super) fn wait_for_workers(&self, count: usize) -> Outcome {
-        self.wait_until("workers never ran", || {
-            Ok(self.slurm("squeue", &["--noheader", "--states=RUNNING"])?.lines().count() >= count)
-        })
-    }
-
-    fn wait_until(&self, otherwise: &str, mut holds: impl FnMut() -> Outcome<bool>) -> Outcome {
         let begun = Instant::now();
-        while !holds()? {
+        while self.slurm("squeue", &["--noheader", "--states=RUNNING"])?.lines().count() < count {
             if begun.elapsed() > Duration::from_secs(120) {
-                return Err(otherwise.into());
+                return Err("workers never ran".into());
             }
             std::thread::sleep(Duration::from_millis(200));
         }
@@ -127,10 +121,10 @@ impl Loopback {
         self.call("start.sh", part)
     }
 
-    fn call(&self, script: &str, part: &str) -> Outcome {
-        match self.script(script).arg(part).status()?.success() {
+    fn call(&self, script: &str, argument: &str) -> Outcome {
+        match self.script(script).arg(argument).status()?.success() {
             true => Ok(()),
-            false => Err(format!("{script} {part} failed").into()),
+            false => Err(format!("{script} {argument} failed").into()),
         }
     }
 
@@ -143,10 +137,7 @@ impl Loopback {
 
     /// Waits until nothing runs.
     pub(super) fn wait_until_idle(&self) -> Outcome {
-        self.wait_until("the nodes are not up", || {
-            let nodes = self.slurm("sinfo", &["--noheader", "--Node", "--partition=main", "--format=%T"])?;
-            Ok(nodes.matches("idle").count() == 2)
-        })
+        self.call("wait.sh", "120")
     }
 }
 

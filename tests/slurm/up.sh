@@ -66,9 +66,4 @@ munged --key-file="$root/munge/key" --socket="$root/munge/socket" --pid-file="$r
 slurmctld
 slurmd -N n1
 slurmd -N n2
-for _ in $(seq 120); do
-  [ "$(sinfo --noheader --Node --partition=main --format=%T 2> /dev/null | grep -c idle)" = 2 ] && exit 0
-  sleep 0.25
-done
-echo "the nodes are not up; see $root" >&2
-exit 1
+"$(dirname "$0")/wait.sh" "$root" 30
