@@ -207,7 +207,7 @@ impl Work<'_> {
         self.end(outcome)
     }
 
-    /// How the worker ended, for whoever watches the run.
+    /// How the worker ended, for the events of the run.
     fn describe(&self, ended: &Result<()>) -> WorkerEnd {
         let (why, cause) = match ended {
             Err(error) if self.lacks_memory.get() => (format!("ended: {error}"), WorkerCause::OutOfMemory),

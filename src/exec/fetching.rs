@@ -198,9 +198,10 @@ impl Thread<'_> {
                 match request {
                     Request::Fetch(fetch) => batch.push(fetch),
                     Request::TooLittleMemory(key) => {
-                        let noted = self.renewed.as_ref().map(|renewed| renewed.claims.note_too_little_memory(&key));
-                        // Otherwise, others find out by themselves.
-                        let _ = noted;
+                        if let Some(Renewed { claims, .. }) = &self.renewed {
+                            // If it fails, others find out by themselves.
+                            let _ = claims.note_too_little_memory(&key);
+                        }
                     }
                     Request::Release(key) => released.push(key),
                 }

@@ -205,7 +205,7 @@ impl<'a> Jobs<'a> {
 
     /// Passes on what workers tell.
     fn listen(&self, course: &mut Course<'a>, merged: &Merged<'_>) -> Result<()> {
-        for (worker, mut event) in self.hear(course) {
+        for (worker, mut event) in self.read_events(course) {
             if let Event::StageFinished { stage, .. } | Event::StageInterrupted { stage, .. } = &event {
                 self.fetch_log(stage);
             }
@@ -220,11 +220,11 @@ impl<'a> Jobs<'a> {
         }
     }
 
-    /// Notes what workers tell. Returns what the user should know, with their names.
-    fn hear(&self, course: &mut Course<'a>) -> Vec<(String, Event)> {
+    /// Reads the new events of workers. Returns those for the user, with the names of their workers.
+    fn read_events(&self, course: &mut Course<'a>) -> Vec<(String, Event)> {
         // If the store fails now, it may not the next time.
         let pieces = self.shared.new_events(self.run, &mut course.read).unwrap_or_default();
-        let mut heard = Vec::new();
+        let mut events = Vec::new();
         for (id, piece) in pieces {
             // A line may be damaged: it is only for the user.
             for event in piece.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()) {
@@ -233,10 +233,10 @@ impl<'a> Jobs<'a> {
                 }
                 let worker = course.names.get(&id).cloned().unwrap_or_else(|| id.clone());
                 let event = course.book.on_event(&worker, event).filter(|event| course.left.on_event(event));
-                heard.extend(event.map(|event| (worker, event)));
+                events.extend(event.map(|event| (worker, event)));
             }
         }
-        heard
+        events
     }
 
     /// Copies the log of a stage from the store. Returns where it is.
@@ -373,7 +373,7 @@ impl<'a> Jobs<'a> {
         let later = |why: String| Error::storage(why).hint("run the same command again later");
         let queue = self.client.queue(self.name).map_err(|why| later(format!("can't look at the queue: {why}")))?;
         // They may say how much memory is too little.
-        self.hear(course);
+        self.read_events(course);
         course.book.see(&queue);
         let refusal = Cell::new(None);
         loop {

@@ -73,13 +73,13 @@ pub(in crate::cli) struct Book {
     /// By what the points need.
     groups: BTreeMap<Class, Group>,
     /// Whether any worker has spoken.
-    has_heard: bool,
+    has_events: bool,
     /// A worker that refused the pipeline, and why.
     refused: Option<(TaskId, String)>,
     /// How many workers were submitted in place of others.
     replaced: usize,
-    /// What was told last.
-    told: Option<Event>,
+    /// The last event about the numbers of workers.
+    last_counts: Option<Event>,
     /// The most memory of a worker that ran out of it, in bytes.
     most_memory: Option<u64>,
     /// How the run ends, once it does: then nobody asks why workers stop.
@@ -238,7 +238,7 @@ impl Book {
                 worker.running.remove(stage);
             }
         }
-        self.has_heard = true;
+        self.has_events = true;
         if let Event::WorkerStarted { class: Some(class), .. } = &event
             && let Some((class, terms)) = Class::parse_with_terms(class)
         {
@@ -277,18 +277,18 @@ impl Book {
             }
             return None;
         }
-        match self.ending.filter(|_| *cause == WorkerCause::Stopped) {
-            Some(Ending::Over) => *cause = WorkerCause::Done,
-            Some(Ending::Stopped) => return Some(event),
-            None if *cause == WorkerCause::Stopped => {
-                worker.stopped = Some(event);
-                self.group(class).missing += 1;
-                return None;
+        if *cause == WorkerCause::Stopped {
+            match self.ending {
+                Some(Ending::Over) => *cause = WorkerCause::Done,
+                Some(Ending::Stopped) => return Some(event),
+                None => {
+                    worker.stopped = Some(event);
+                    self.group(class).missing += 1;
+                    return None;
+                }
             }
-            None => {}
         }
-        let is_early = *cause != WorkerCause::Done;
-        self.group(class).missing += usize::from(is_early);
+        self.group(class).missing += usize::from(*cause != WorkerCause::Done);
         match (*cause, *exit_code) {
             (WorkerCause::OutOfMemory, _) => match self.more_memory(class, terms) {
                 Ok(more) => {
@@ -325,7 +325,7 @@ impl Book {
     /// Notes how a task ended, as Slurm says it.
     pub(in crate::cli) fn lost(&mut self, end: &TaskEnd) -> Option<Reaction> {
         let TaskEnd { task, fate, node, waited, ran } = end;
-        let has_heard = self.has_heard;
+        let has_events = self.has_events;
         let worker = self.workers.get_mut(task)?;
         // Slurm forgets a task that was cancelled before it began.
         let was_cancelled = *fate == Fate::Unknown && !worker.has_started;
@@ -344,7 +344,7 @@ impl Book {
         let mut why = format!("its job {}{place}", fate.words());
         match fate {
             // The pipeline is wrong, or the first worker can't even start. Later, it may be one node that is wrong.
-            Fate::Failed(code) if code == 2 || (!has_heard && code != 1) => {
+            Fate::Failed(code) if code == 2 || (!has_events && code != 1) => {
                 return Some(Reaction::Refused(*task, why));
             }
             Fate::NodeFailed if !node.is_empty() => drop(self.group(class).excluded.insert(node)),
@@ -411,8 +411,8 @@ impl Book {
         let reasons = queue.iter().filter(|queued| queued.is_pending && !matches!(&*queued.reason, "None" | "(None)"));
         let reason = reasons.map(|queued| queued.reason.clone()).next().filter(|_| pending > 0);
         let event = Event::Workers { pending, running, reason, replaced: self.replaced };
-        let is_old = self.told.as_ref().map_or(self.workers.is_empty(), |told| *told == event);
-        (!is_old).then(|| self.told.insert(event).clone())
+        let is_old = self.last_counts.as_ref().map_or(self.workers.is_empty(), |last| *last == event);
+        (!is_old).then(|| self.last_counts.insert(event).clone())
     }
 }
 
