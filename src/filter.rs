@@ -8,7 +8,8 @@
 //!
 //! A name is an axis, a metric or `stage`. If an axis and a metric have the same name, write `axis.NAME` or
 //! `metric.NAME`. Numbers are compared as numbers, so `lr=1e-3` finds `0.001`. Other values are compared as strings,
-//! which are only equal or unequal. A point without the value meets no condition on it.
+//! which are only equal or unequal. A set of strings is equal to each of them. A point without the value meets no
+//! condition on it.
 
 mod cell;
 mod coordinate;
@@ -213,6 +214,7 @@ impl Condition {
             (Cell::Number(a), Ok(b)) => a.partial_cmp(&b),
             // Strings have no order.
             _ if self.is_ordered() => None,
+            (Cell::Set(all), _) => return all.contains(&self.value) == (self.operator == Operator::Equal),
             (cell, _) => Some(cell.to_string().cmp(&self.value)),
         };
         order.is_some_and(|order| self.operator.holds(order))
@@ -228,13 +230,13 @@ fn condition(text: &str) -> Result<Condition> {
     let (name, rest) = text.split_at(at);
     let found = OPERATORS.iter().find_map(|(sign, operator)| Some((*operator, rest.strip_prefix(sign)?)));
     let (operator, value) = found.ok_or_else(|| wrong("`!` is only valid in `!=`"))?;
-    let value = value.trim();
-    let value = value.strip_prefix(['"', '\'']).and_then(|v| v.strip_suffix(['"', '\''])).unwrap_or(value);
+    let written = value.trim();
+    let value = written.strip_prefix(['"', '\'']).and_then(|v| v.strip_suffix(['"', '\''])).unwrap_or(written);
     let name = name.trim();
     if name.is_empty() {
         return Err(wrong("it has no name"));
     }
-    if value.is_empty() || value.starts_with(['<', '>', '=', '!']) {
+    if value.is_empty() || written.starts_with(['<', '>', '=', '!']) {
         return Err(wrong("it has no value"));
     }
     let condition = Condition { name: name.to_owned(), operator, value: value.to_owned() };
@@ -295,8 +297,10 @@ mod tests {
     #[test]
     fn conditions_compare_numbers_and_strings() {
         let text = |text: &str| Cell::Text(text.to_owned());
-        let point =
-            [("lr", Cell::Number(0.001)), ("loss", Cell::Number(0.2)), ("kind", text("uniform")), ("mixed", text("0"))];
+        let tags = Cell::Set(["a".to_owned(), "b".to_owned()].into());
+        let kind = text("uniform");
+        let (lr, loss, mixed) = (Cell::Number(0.001), Cell::Number(0.2), text("0"));
+        let point = [("lr", lr), ("loss", loss), ("kind", kind), ("mixed", mixed), ("tag", tags)];
         for (text, wanted) in [
             ("lr=1e-3", true),
             ("lr == 0.0010", true),
@@ -306,6 +310,10 @@ mod tests {
             ("loss>=0.3", false),
             ("kind=uniform", true),
             ("kind='uniform'", true),
+            ("kind!='<3>'", true),
+            ("tag=a && tag=b && tag!=c", true),
+            ("tag!=a", false),
+            ("tag=c", false),
             ("kind!=uniform", false),
             ("kind!=gaussian", true),
             ("psnr<100", false),

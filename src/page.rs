@@ -5,9 +5,9 @@
 //!                                                               └→ messages (server-sent events) → page
 //! ```
 //!
-//! The server only reads. It takes no lock of the cache, so no run waits for it: see [`crate::store::CacheReader`].
-//! It follows the files that runs write anyway, so it shows runs of other processes. `guard` decides who may read, in
-//! front of every route.
+//! The server takes no lock of the cache, so no run waits for it: see [`crate::store::CacheReader`]. It only reads,
+//! except that it writes the tags and notes of users beside the data. It follows the files that runs write anyway, so
+//! it shows runs of other processes. `guard` decides who may read, in front of every route.
 //!
 //! The page is written in plain JavaScript modules, which are part of the program. It asks for no file of another
 //! server. Everything that users write is inserted as text, never as HTML.
@@ -23,6 +23,7 @@ mod importance;
 mod kept;
 mod live;
 mod model;
+mod notes;
 mod point;
 mod remote;
 mod routes;

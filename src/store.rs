@@ -70,7 +70,9 @@ mod clones;
 mod state_files;
 mod verdicts;
 // A reader that takes no lock.
+mod blob_reader;
 mod followed;
+mod notes;
 mod run_folder;
 mod reader;
 // Maintenance of the whole cache.
@@ -88,6 +90,7 @@ pub(crate) mod fuzz;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use blob_reader::BlobReader;
 pub use doctor::DoctorReport;
 pub use engine::silence_caught_panics;
 pub use entries::FilesRead;
@@ -99,6 +102,7 @@ pub use holder::{Holder, host_name, new_run_id};
 pub use journal::FORMAT;
 pub use lease::{Lease, LeaseOutcome};
 pub use look::{Look, LookError};
+pub use notes::{Note, Notes};
 pub use options::{Cancelled, Options, Waiting};
 pub use pack_writer::NotReceived;
 pub use reader::{CacheReader, Refreshed};

@@ -1,6 +1,7 @@
 //! A value of a point.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::value::Value;
@@ -12,6 +13,8 @@ pub(crate) enum Cell {
     Number(f64),
     /// A string.
     Text(String),
+    /// Several strings, such as tags. Equal to each of them, and unequal to all others.
+    Set(BTreeSet<String>),
 }
 
 impl Cell {
@@ -34,9 +37,9 @@ impl Cell {
     pub(crate) fn order(&self, other: &Self) -> Ordering {
         match (self, other) {
             (Self::Number(a), Self::Number(b)) => a.total_cmp(b),
-            (Self::Text(a), Self::Text(b)) => a.cmp(b),
-            (Self::Number(_), Self::Text(_)) => Ordering::Less,
-            (Self::Text(_), Self::Number(_)) => Ordering::Greater,
+            (Self::Number(_), _) => Ordering::Less,
+            (_, Self::Number(_)) => Ordering::Greater,
+            (a, b) => a.to_string().cmp(&b.to_string()),
         }
     }
 }
@@ -47,6 +50,7 @@ impl fmt::Display for Cell {
         match self {
             Self::Number(v) => write!(f, "{v}"),
             Self::Text(v) => f.write_str(v),
+            Self::Set(all) => f.write_str(&all.iter().map(String::as_str).collect::<Vec<_>>().join(", ")),
         }
     }
 }

@@ -45,6 +45,7 @@ assets! {
     "pipeline.js": SCRIPT,
     "point.js": SCRIPT,
     "graph.js": SCRIPT,
+    "notes.js": SCRIPT,
     "runs.js": SCRIPT,
     "uplot.js": SCRIPT,
     "uplot.css": STYLE,

@@ -119,7 +119,7 @@ fn differing(all: &[&Values]) -> Vec<String> {
 /// The trees of a pipeline.
 pub(super) fn chain(model: &Model, pipeline: &str) -> Value {
     let newest = model.newest_run(pipeline).map(|run| run.id.to_string());
-    let of_pipeline = model.reader.results().filter(|record| record.pipeline == pipeline);
+    let of_pipeline = model.results_of_pipeline(pipeline);
     let mut all: Vec<Stored> = of_pipeline.filter_map(|record| Stored::new(model, record)).collect();
     all.sort_by_key(|training| Reverse(training.record.provenance.finished_at));
     let left_out = all.len().saturating_sub(MOST);

@@ -15,7 +15,7 @@ use super::model::Model;
 use super::point::Point;
 use crate::artifact::{ElementType, NOT_LOGGED, TensorEntry};
 use crate::key::Digest;
-use crate::store::StoreError;
+use crate::store::{BlobReader, StoreError};
 
 const PREFIX: &str = "history.";
 /// Values that are kept in memory: 64 MiB.
@@ -72,12 +72,6 @@ impl CurvesQuery {
     }
 }
 
-/// Where the values of a curve are.
-enum Source<'a> {
-    Stored(&'a TensorEntry),
-    Live(&'a LiveCurve),
-}
-
 impl Point {
     /// The names of the metrics that have a curve.
     fn curve_names<'a>(&'a self, tensors: &'a BTreeMap<String, TensorEntry>) -> BTreeSet<&'a str> {
@@ -105,54 +99,91 @@ pub(super) fn metrics(model: &Model, points: &[usize]) -> Value {
     json!(counts)
 }
 
-/// The curves of a metric as JSON.
-///
-/// # Errors
-/// If the cache can't be read. A damaged curve is left out.
-pub(super) fn curves(cache: &Mutex<CurveCache>, model: &Model, query: &CurvesQuery) -> Result<Vec<u8>, StoreError> {
+/// The curves of a metric, before the stored ones are read.
+pub(super) struct Selected {
+    metric: String,
+    /// Epochs in a bucket.
+    bucket: u64,
+    /// Epochs of the longest curve.
+    longest: u64,
+    curves: Vec<(Series, Source)>,
+}
+
+/// The curves that a page asks for. Those of running trainings are copied.
+pub(super) fn select(model: &Model, query: CurvesQuery) -> Selected {
     let name = format!("{PREFIX}{}", query.metric);
     let wanted = query.points.iter().take(MOST_SERIES).filter_map(|n| Some((*n, model.points.get(*n)?)));
-    let records: Vec<_> = wanted
-        .map(|(number, point)| {
-            let result = point.result.as_ref().filter(|_| point.is_done());
-            (number, point, result.and_then(|result| model.reader.result(&result.key)))
-        })
-        .collect();
-    let mut sources: Vec<(usize, &Point, Source<'_>)> = Vec::new();
-    for (number, point, record) in &records {
-        let stored = record.as_ref().and_then(|record| record.manifest.tensors.get(&name)).filter(|t| is_curve(t));
-        let live = || point.current().and_then(|live| live.curves.get(&query.metric)).map(Source::Live);
-        sources.extend(stored.map(Source::Stored).or_else(live).map(|source| (*number, *point, source)));
-    }
-    let epochs = |source: &Source<'_>| match source {
-        Source::Stored(entry) => entry.shape[0] as u64,
-        Source::Live(curve) => curve.first.saturating_sub(1).saturating_add(curve.values.len() as u64),
-    };
-    let longest = sources.iter().map(|(_, _, source)| epochs(source)).max().unwrap_or(0);
-    let bucket = query.bucket_for(longest, sources.len());
-    let mut series = Vec::with_capacity(sources.len());
-    for (number, point, source) in &sources {
-        let values = match source {
-            Source::Live(curve) => Arc::new(decimate(curve.first, &curve.values, bucket)),
-            Source::Stored(entry) => match stored(cache, model, entry, bucket) {
-                Err(StoreError::Damaged { .. }) => continue,
-                values => values?,
-            },
-        };
+    let mut found: Vec<(Series, Found<'_>)> = Vec::new();
+    for (id, point) in wanted {
+        let result = point.result.as_ref().filter(|_| point.is_done());
+        let record = result.and_then(|result| model.reader.result(&result.key));
+        let stored = record.and_then(|mut record| record.manifest.tensors.remove(&name)).filter(is_curve);
+        let live = || point.current().and_then(|live| live.curves.get(&query.metric)).map(Found::Live);
+        let Some(curve) = stored.map(Found::Stored).or_else(live) else { continue };
         let (seconds_per_epoch, samples_per_epoch) = pace(model, point);
-        let values = Values(values);
-        series.push(Series { id: *number, epochs: epochs(source), seconds_per_epoch, samples_per_epoch, values });
+        let (epochs, values) = (curve.epochs(), Values::default());
+        found.push((Series { id, epochs, seconds_per_epoch, samples_per_epoch, values }, curve));
     }
-    let places = longest.div_ceil(bucket) * if bucket == 1 { 1 } else { 2 };
-    let answer = Curves { metric: &query.metric, bucket, places, epochs: longest, series };
-    // Only a map whose keys aren't strings can fail, and there is none.
-    Ok(serde_json::to_vec(&answer).unwrap_or_default())
+    let longest = found.iter().map(|(series, _)| series.epochs).max().unwrap_or(0);
+    let bucket = query.bucket_for(longest, found.len());
+    let source = |curve| match curve {
+        Found::Stored(entry) => Source::Stored(entry),
+        Found::Live(curve) => Source::Known(Arc::new(decimate(curve.first, &curve.values, bucket))),
+    };
+    let curves = found.into_iter().map(|(series, curve)| (series, source(curve))).collect();
+    Selected { metric: query.metric, bucket, longest, curves }
+}
+
+/// A curve in the cache or in the model.
+enum Found<'a> {
+    Stored(TensorEntry),
+    Live(&'a LiveCurve),
+}
+
+impl Found<'_> {
+    fn epochs(&self) -> u64 {
+        match self {
+            Self::Stored(entry) => entry.shape[0] as u64,
+            Self::Live(curve) => curve.first.saturating_sub(1).saturating_add(curve.values.len() as u64),
+        }
+    }
+}
+
+/// Where the values of a selected curve are.
+enum Source {
+    Stored(TensorEntry),
+    Known(Arc<Vec<f32>>),
+}
+
+impl Selected {
+    /// Reads the stored curves. The answer is JSON.
+    ///
+    /// # Errors
+    /// If the cache can't be read. A damaged curve is left out.
+    pub(super) fn read(self, cache: &Mutex<CurveCache>, blobs: &BlobReader) -> Result<Vec<u8>, StoreError> {
+        let Self { metric, bucket, longest, curves } = self;
+        let mut series = Vec::with_capacity(curves.len());
+        for (one, source) in curves {
+            let values = match source {
+                Source::Known(values) => values,
+                Source::Stored(entry) => match stored(cache, blobs, &entry, bucket) {
+                    Err(StoreError::Damaged { .. }) => continue,
+                    values => values?,
+                },
+            };
+            series.push(Series { values: Values(values), ..one });
+        }
+        let places = longest.div_ceil(bucket) * if bucket == 1 { 1 } else { 2 };
+        let answer = Curves { metric, bucket, places, epochs: longest, series };
+        // Only a map whose keys aren't strings can fail, and there is none.
+        Ok(serde_json::to_vec(&answer).unwrap_or_default())
+    }
 }
 
 /// The curves of a metric.
 #[derive(Serialize)]
-struct Curves<'a> {
-    metric: &'a str,
+struct Curves {
+    metric: String,
     /// Epochs in a bucket.
     bucket: u64,
     /// Values of the longest curve.
@@ -173,6 +204,7 @@ struct Series {
 }
 
 /// Values as a page draws them: with five digits, and null where there is none.
+#[derive(Default)]
 struct Values(Arc<Vec<f32>>);
 
 impl Serialize for Values {
@@ -244,7 +276,7 @@ fn ends(values: &[f32]) -> [f32; 2] {
 /// A decimated stored curve.
 fn stored(
     cache: &Mutex<CurveCache>,
-    model: &Model,
+    blobs: &BlobReader,
     entry: &TensorEntry,
     bucket: u64,
 ) -> Result<Arc<Vec<f32>>, StoreError> {
@@ -253,13 +285,13 @@ fn stored(
     if let Some(known) = cache().curves.get(&name) {
         return Ok(Arc::clone(known));
     }
-    let values = Arc::new(decimate(1, &read(model, entry)?, bucket));
+    let values = Arc::new(decimate(1, &read(blobs, entry)?, bucket));
     cache().insert(name, &values);
     Ok(values)
 }
 
-fn read(model: &Model, entry: &TensorEntry) -> Result<Vec<f32>, StoreError> {
-    let tensor = model.reader.read_tensor(entry)?;
+fn read(blobs: &BlobReader, entry: &TensorEntry) -> Result<Vec<f32>, StoreError> {
+    let tensor = blobs.tensor(entry)?;
     let values = match tensor.element() {
         ElementType::F32 => tensor.to_vec::<f32>(),
         _ => tensor.to_vec::<f64>().map(|values| values.into_iter().map(shown).collect()),

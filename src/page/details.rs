@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -15,7 +16,7 @@ use crate::artifact::{Capability, ElementType, TensorEntry};
 use crate::key::{Components, InputDigest};
 use crate::plan::{content, differences};
 use crate::report::is_picture;
-use crate::store::{ResultRecord, StateRecord};
+use crate::store::{BlobReader, ResultRecord, StateRecord};
 
 /// The name of the images that a state decodes, as in results.
 pub(super) const RECONSTRUCTIONS: &str = "reconstructions";
@@ -30,7 +31,7 @@ const MOST_IMAGES: usize = 2_000;
 pub(super) fn details(model: &Model, number: usize, other: Option<usize>) -> Option<Value> {
     let point = model.points.get(number).filter(|point| point.is_shown())?;
     let record = point.result.as_ref().and_then(|result| model.reader.result(&result.key));
-    let earlier = earlier(model, point);
+    let earlier = earlier(model, number);
     let against = match other {
         Some(other) => model.points.get(other).and_then(|p| model.reader.result(&p.result.as_ref()?.key)),
         None => earlier.first().cloned(),
@@ -38,6 +39,8 @@ pub(super) fn details(model: &Model, number: usize, other: Option<usize>) -> Opt
     let mut details = json!({
         "id": number, "pipeline": &*point.pipeline, "point": point.name, "stage": point.stage, "kind": point.kind(),
         "status": point.status(), "live": live(point), "log": log_run(point),
+        "can_note": point.noted_key().is_some(),
+        "note": model.note(point).map(|note| json!({ "tags": note.tags, "text": note.text })),
         "earlier": earlier.iter().map(summary).collect::<Vec<_>>(),
     });
     if let Some(record) = &record {
@@ -50,10 +53,9 @@ pub(super) fn details(model: &Model, number: usize, other: Option<usize>) -> Opt
 }
 
 /// Results of the point before the newest one, the newest first.
-fn earlier(model: &Model, point: &Point) -> Vec<ResultRecord> {
-    let newest = point.result.as_ref().map(|result| result.key);
-    let is_earlier = |r: &ResultRecord| r.point == point.name && r.pipeline == *point.pipeline && Some(r.key) != newest;
-    let mut earlier: Vec<ResultRecord> = model.reader.results().filter(is_earlier).collect();
+fn earlier(model: &Model, number: usize) -> Vec<ResultRecord> {
+    let newest = model.points[number].result.as_ref().map(|result| result.key);
+    let mut earlier: Vec<ResultRecord> = model.results_of(number).filter(|record| Some(record.key) != newest).collect();
     earlier.sort_by_key(|record| Reverse(record.provenance.finished_at));
     earlier
 }
@@ -213,20 +215,36 @@ fn log_run(point: &Point) -> Option<&str> {
     live.or(point.result.as_ref().map(|result| result.run.as_str()))
 }
 
-/// A part of a point's log from this offset on. Without an offset: its end.
-pub(super) fn log(model: &Model, number: usize, from: Option<u64>) -> Option<Value> {
+/// The log of a point.
+pub(super) struct PointLog {
+    run: String,
+    path: Option<PathBuf>,
+    /// Whether it does not grow any more.
+    is_over: bool,
+}
+
+/// Where the log of a point is.
+pub(super) fn log(model: &Model, number: usize) -> Option<PointLog> {
     let point = model.points.get(number)?;
-    let run = log_run(point)?;
-    let is_over = point.status() != "running";
-    let none = || json!({ "run": run, "from": 0, "next": 0, "text": "", "is_over": is_over, "exists": false });
-    let file = model.reader.log_path(run, &point.name).and_then(|path| crate::file::open(&path).ok());
-    let Some(mut file) = file else { return Some(none()) };
-    let length = file.metadata().map_or(0, |file| file.len());
-    let from = from.unwrap_or(length.saturating_sub(LOG_PART)).min(length);
-    let text = read_part(&mut file, from).unwrap_or_default();
-    let next = from + text.len() as u64;
-    let text = String::from_utf8_lossy(&text);
-    Some(json!({ "run": run, "from": from, "next": next, "text": text, "is_over": is_over, "exists": true }))
+    let run = log_run(point)?.to_owned();
+    let path = model.reader.log_path(&run, &point.name);
+    Some(PointLog { run, path, is_over: point.status() != "running" })
+}
+
+impl PointLog {
+    /// A part of the log from this offset on. Without an offset: its end.
+    pub(super) fn read(self, from: Option<u64>) -> Value {
+        let Self { run, path, is_over } = self;
+        let Some(mut file) = path.and_then(|path| crate::file::open(&path).ok()) else {
+            return json!({ "run": run, "from": 0, "next": 0, "text": "", "is_over": is_over, "exists": false });
+        };
+        let length = file.metadata().map_or(0, |file| file.len());
+        let from = from.unwrap_or(length.saturating_sub(LOG_PART)).min(length);
+        let text = read_part(&mut file, from).unwrap_or_default();
+        let next = from + text.len() as u64;
+        let text = String::from_utf8_lossy(&text);
+        json!({ "run": run, "from": from, "next": next, "text": text, "is_over": is_over, "exists": true })
+    }
 }
 
 /// Reads up to the last whole line, or a part of a very long line.
@@ -243,18 +261,19 @@ fn read_part(file: &mut File, from: u64) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The places of an embedding: (x, y, class), the names of the classes, and where the images are.
-pub(super) fn embedding(model: &Model, number: usize) -> Option<Value> {
+/// An embedding, before its places are read.
+pub(super) struct Embedding {
+    places: TensorEntry,
+    labels: Option<TensorEntry>,
+    classes: Option<Value>,
+    /// Where the images are.
+    images: Value,
+}
+
+/// The embedding of a point.
+pub(super) fn embedding(model: &Model, number: usize) -> Option<Embedding> {
     let point = model.points.get(number)?;
-    let record = model.reader.result(&point.result.as_ref()?.key)?;
-    let tensor = |name: &str| {
-        let entry = record.manifest.tensors.get(name).filter(|entry| entry.blob.size <= LARGEST_EMBEDDING)?;
-        model.reader.read_tensor(entry).ok()
-    };
-    let places = tensor("embedding")?.to_vec::<f32>().ok()?;
-    let labels = tensor("labels").and_then(|labels| labels.to_vec::<u8>().ok()).unwrap_or_default();
-    let places: Vec<Value> =
-        places.chunks_exact(2).enumerate().map(|(at, place)| json!([place[0], place[1], labels.get(at)])).collect();
+    let mut record = model.reader.result(&point.result.as_ref()?.key)?;
     let split = record.manifest.facts.get("split").and_then(Value::as_str).unwrap_or("train");
     let images = format!("{split}.images");
     let has_images = |p: &Point| {
@@ -268,7 +287,19 @@ pub(super) fn embedding(model: &Model, number: usize) -> Option<Value> {
         _ => None,
     };
     let images = data.map(|(number, _)| json!({ "id": number, "tensor": images }));
-    let classes = record.manifest.facts.get("classes");
-    let capability = Capability::EMBEDDING.name();
-    Some(json!({ "kind": capability, "places": places, "classes": classes, "images": images }))
+    let mut tensor = |name: &str| record.manifest.tensors.remove(name).filter(|t| t.blob.size <= LARGEST_EMBEDDING);
+    let (places, labels) = (tensor("embedding")?, tensor("labels"));
+    Some(Embedding { places, labels, classes: record.manifest.facts.remove("classes"), images: json!(images) })
+}
+
+impl Embedding {
+    /// Its places (x, y, class), the names of the classes, and where the images are. None if it can't be read.
+    pub(super) fn read(self, blobs: &BlobReader) -> Option<Value> {
+        let places = blobs.tensor(&self.places).ok()?.to_vec::<f32>().ok()?;
+        let labels = self.labels.and_then(|labels| blobs.tensor(&labels).ok()?.to_vec::<u8>().ok()).unwrap_or_default();
+        let places: Vec<Value> =
+            places.chunks_exact(2).enumerate().map(|(at, place)| json!([place[0], place[1], labels.get(at)])).collect();
+        let kind = Capability::EMBEDDING.name();
+        Some(json!({ "kind": kind, "places": places, "classes": self.classes, "images": self.images }))
+    }
 }

@@ -9,7 +9,8 @@
 //!   follows a link.
 //! - Each request must carry the token: as a cookie, as `Authorization: Bearer`, or as `/?token=`, the address that the
 //!   program prints. There it is exchanged for a cookie with `SameSite=Strict` and `HttpOnly`.
-//! - Only GET and HEAD are allowed: the server changes nothing.
+//! - Only GET and HEAD are allowed, and PUT for the notes of users. A PUT needs an `Origin` or `Authorization`: a
+//!   cookie alone does not show that a page of this server makes the request.
 //! - The page may load only what this server sends. No script, style or event handler in its HTML is run.
 
 use std::sync::Arc;
@@ -80,12 +81,19 @@ impl Guard {
         if comes_from_elsewhere(headers) {
             return Some((StatusCode::FORBIDDEN, "the request comes from a page of another site"));
         }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Some((StatusCode::METHOD_NOT_ALLOWED, "this server only answers GET and HEAD"));
+        match *request.method() {
+            Method::GET | Method::HEAD => {}
+            Method::PUT if is_note(request.uri().path()) => {}
+            _ => return Some((StatusCode::METHOD_NOT_ALLOWED, "this server only answers GET and HEAD")),
         }
         let given = self.in_query(request) || self.in_cookie(headers) || self.in_authorization(headers);
-        let why = "the token is missing or wrong: open the address that `vadpipe ui` printed";
-        (!given).then_some((StatusCode::UNAUTHORIZED, why))
+        if !given {
+            let why = "the token is missing or wrong: open the address that `vadpipe ui` printed";
+            return Some((StatusCode::UNAUTHORIZED, why));
+        }
+        let is_ours = headers.contains_key(ORIGIN) || self.in_authorization(headers);
+        let why = "a change needs an `Origin` or `Authorization`";
+        (*request.method() == Method::PUT && !is_ours).then_some((StatusCode::FORBIDDEN, why))
     }
 
     fn is_token(&self, given: &str) -> bool {
@@ -139,6 +147,11 @@ fn comes_from_elsewhere(headers: &HeaderMap) -> bool {
         values.any(|value| known.iter().any(|known| value.as_bytes() == known.as_bytes()))
     };
     is("sec-fetch-site", &["same-site", "cross-site"]) && !is("sec-fetch-mode", &["navigate"])
+}
+
+/// Whether this is the address of a note, which may be changed.
+fn is_note(path: &str) -> bool {
+    path.starts_with("/api/points/") && path.ends_with("/note")
 }
 
 /// The host that a request names.

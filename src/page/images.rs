@@ -6,7 +6,7 @@ use super::details::is_text;
 use super::model::Model;
 use crate::artifact::{BlobEntry, ElementType, Tensor, TensorEntry};
 use crate::report::{image, is_picture, media_type};
-use crate::store::{ResultRecord, StateRecord};
+use crate::store::{BlobReader, ResultRecord, StateRecord};
 
 /// A file or a tensor with more bytes is not sent.
 const LARGEST: u64 = 64 << 20;
@@ -68,7 +68,7 @@ pub(super) fn state(model: &Model, number: usize, epoch: u64) -> Option<StateRec
 /// # Errors
 /// Why they can't be drawn.
 pub(super) fn png(
-    model: &Model,
+    blobs: &BlobReader,
     entry: &TensorEntry,
     selection: &Selection,
     last: &mut LastTensor,
@@ -79,7 +79,7 @@ pub(super) fn png(
     // Another tensor is freed before this one is read.
     let kept = match last.0.take().filter(|kept| kept.blob == entry.blob) {
         Some(kept) => kept.tensor,
-        None => model.reader.read_tensor(entry).map_err(|error| error.to_string())?,
+        None => blobs.tensor(entry).map_err(|error| error.to_string())?,
     };
     let kept = last.0.insert(Kept { blob: entry.blob, tensor: kept, used_at: Instant::now() });
     draw(&kept.tensor, selection)
@@ -112,11 +112,11 @@ pub(super) fn draw(tensor: &Tensor, selection: &Selection) -> Result<Vec<u8>, St
 ///
 /// # Errors
 /// Why it can't be sent.
-pub(super) fn file(model: &Model, name: &str, blob: &BlobEntry) -> Result<Sent, String> {
+pub(super) fn file(blobs: &BlobReader, name: &str, blob: &BlobEntry) -> Result<Sent, String> {
     if blob.size > LARGEST {
         return Err(format!("it has more than {} MiB: use `vadpipe export`", LARGEST >> 20));
     }
-    let bytes = model.reader.read_file(blob).map_err(|error| error.to_string())?;
+    let bytes = blobs.file(blob).map_err(|error| error.to_string())?;
     let picture = media_type(name).filter(|_| is_picture(name));
     let text = is_text(name).then_some("text/plain; charset=utf-8");
     let media_type = picture.or(text);

@@ -4,7 +4,7 @@
 use crate::artifact::Tensor;
 use crate::model::posterior::Distribution;
 use crate::model::{Decoder, DecoderShape, Frozen};
-use crate::store::{CacheReader, ResultRecord, StateRecord};
+use crate::store::{BlobReader, ResultRecord, StateRecord};
 use crate::value::Value;
 
 /// Bytes of the largest state that is decoded.
@@ -49,7 +49,7 @@ fn distribution(record: &ResultRecord) -> Option<Distribution> {
 /// # Errors
 /// Why they can't be decoded.
 pub(super) fn reconstructions(
-    reader: &CacheReader,
+    blobs: &BlobReader,
     record: &ResultRecord,
     state: &StateRecord,
 ) -> Result<Tensor, String> {
@@ -57,7 +57,7 @@ pub(super) fn reconstructions(
     let shape = shape(record).filter(|_| is_decodable(record, state)).ok_or_else(cannot)?;
     let read = |name: &String| {
         let entry = state.tensors.get(name).ok_or_else(cannot)?;
-        reader.read_tensor(entry).map_err(|error| error.to_string())
+        blobs.tensor(entry).map_err(|error| error.to_string())
     };
     let name = latents(record, state).ok_or_else(cannot)?;
     let values = read(&name)?.to_vec::<f32>().map_err(|error| error.to_string())?;

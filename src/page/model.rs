@@ -1,7 +1,7 @@
 //! What the page shows: the points of a cache with their results, and the runs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
@@ -11,10 +11,11 @@ use super::runs::Run;
 use crate::event::Event;
 use crate::filter::{Cell, Coordinate};
 use crate::id::PointName;
+use crate::key::Key;
 use crate::spec::Spec;
 use crate::stage::Registry;
 use crate::status::StageStatus;
-use crate::store::{CacheReader, Refreshed, ResultRecord, StageRun};
+use crate::store::{CacheReader, Note, Refreshed, ResultRecord, StageRun};
 
 /// A pipeline file that the command line names.
 pub struct Pipeline {
@@ -63,10 +64,14 @@ pub(super) struct Model {
     pub(super) points: Vec<Point>,
     /// By pipeline and name.
     numbers: BTreeMap<Arc<str>, BTreeMap<String, usize>>,
+    /// The keys of all results by point, which are read when a page asks for them.
+    results: OnceLock<BTreeMap<usize, BTreeSet<Key>>>,
     /// By id, which sorts them by time.
     pub(super) runs: BTreeMap<String, Run>,
     /// How trainings ran, by (run, point).
     pub(super) trainings: BTreeMap<(String, String), Training>,
+    /// What users wrote, by the key of the result.
+    notes: BTreeMap<Key, Note>,
     pub(super) changes: Changes,
     /// Whether points of running runs have another status since the last message about runs.
     pub(super) has_other_counts: bool,
@@ -76,10 +81,22 @@ pub(super) struct Model {
 
 impl Model {
     pub(super) fn new(reader: CacheReader, pipelines: Vec<Pipeline>, registry: Arc<Registry>) -> Self {
-        let (points, numbers, runs, trainings, changes) = Default::default();
+        let (points, numbers, results, runs, trainings, notes, changes) = Default::default();
         let (has_other_counts, version) = (false, 0);
-        let mut model =
-            Self { reader, pipelines, registry, points, numbers, runs, trainings, changes, has_other_counts, version };
+        let mut model = Self {
+            reader,
+            pipelines,
+            registry,
+            points,
+            numbers,
+            results,
+            runs,
+            trainings,
+            notes,
+            changes,
+            has_other_counts,
+            version,
+        };
         let declared: Vec<(String, String)> = model
             .pipelines
             .iter()
@@ -161,6 +178,34 @@ impl Model {
             self.points[number].result = outcome;
             self.changes.points.insert(number);
             self.take_result(number);
+        }
+        if let Some(mut known) = self.results.take().filter(|_| !is_replaced) {
+            self.add_keys(&mut known, results.iter().filter_map(|key| self.reader.result(key)));
+            self.results = known.into();
+        }
+    }
+
+    /// All results of a point that are in the cache.
+    pub(super) fn results_of(&self, number: usize) -> impl Iterator<Item = ResultRecord> {
+        let all = self.results.get_or_init(|| {
+            let mut all = BTreeMap::new();
+            self.add_keys(&mut all, self.reader.results());
+            all
+        });
+        all.get(&number).into_iter().flatten().filter_map(|key| self.reader.result(key))
+    }
+
+    /// All results of a pipeline that are in the cache.
+    pub(super) fn results_of_pipeline(&self, pipeline: &str) -> impl Iterator<Item = ResultRecord> {
+        let numbers = self.numbers.get(pipeline).into_iter().flat_map(BTreeMap::values);
+        numbers.flat_map(|number| self.results_of(*number))
+    }
+
+    fn add_keys(&self, all: &mut BTreeMap<usize, BTreeSet<Key>>, records: impl Iterator<Item = ResultRecord>) {
+        for record in records {
+            if let Some(number) = self.find(&record.pipeline, &record.point) {
+                all.entry(number).or_default().insert(record.key);
+            }
         }
     }
 
@@ -341,6 +386,27 @@ impl Model {
                 self.changes.has_runs = true;
             }
         }
+    }
+
+    /// The note about a point's result, or about that which it will have.
+    pub(super) fn note(&self, point: &Point) -> Option<&Note> {
+        self.notes.get(&point.noted_key()?)
+    }
+
+    /// Replaces all notes.
+    pub(super) fn put_notes(&mut self, notes: BTreeMap<Key, Note>) {
+        let before = std::mem::replace(&mut self.notes, notes);
+        let has_changed = |key: &Key| before.get(key) != self.notes.get(key);
+        let changed =
+            self.points.iter().enumerate().filter(|(_, p)| p.noted_key().is_some_and(|key| has_changed(&key)));
+        self.changes.points.extend(changed.map(|(number, _)| number));
+    }
+
+    /// Replaces a note.
+    pub(super) fn put_note(&mut self, key: Key, note: Note) {
+        let mut notes = self.notes.clone();
+        notes.insert(key, note);
+        self.put_notes(notes);
     }
 
     /// The points that the page shows, with their numbers.

@@ -89,6 +89,11 @@ impl Point {
         self.result.as_ref()?.parameters.get(name)
     }
 
+    /// The key of the result that notes about it belong to: the one that is shown, or that which runs.
+    pub(super) fn noted_key(&self) -> Option<Key> {
+        self.current().and_then(|live| live.key).or_else(|| self.result.as_ref().map(|result| result.key))
+    }
+
     /// Its kind, if it is known.
     pub(super) fn kind(&self) -> Option<&str> {
         let live = self.live.as_ref().map(|live| live.kind.as_str());

@@ -27,9 +27,11 @@ use super::images::{self, Selection, Sent};
 use super::importance::importance;
 use super::kept::reconstructions;
 use super::model::Model;
+use super::notes::NoteChange;
 use super::state::{App, READ_ALL};
 use super::table::table;
 use crate::error::{Category, Error};
+use crate::store::Note;
 
 /// Values of a curve, if the page does not say how many it can draw.
 const VALUES: usize = 600;
@@ -49,6 +51,7 @@ pub(super) fn all() -> Vec<(&'static str, MethodRouter<Arc<App>>)> {
         ("/api/points", get(points)),
         ("/api/points/{number}", get(point)),
         ("/api/points/{number}/log", get(point_log)),
+        ("/api/points/{number}/note", get(point_note).put(change_note)),
         ("/api/points/{number}/image", get(point_image)),
         ("/api/points/{number}/file", get(point_file)),
         ("/api/points/{number}/embedding", get(point_embedding)),
@@ -92,13 +95,21 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Computes an answer from the model on a thread that may block.
+/// Computes an answer on a thread that may block.
 async fn answer<T: Send + 'static>(
+    app: Arc<App>,
+    f: impl FnOnce(&App) -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    let failed = |_| Refusal(StatusCode::INTERNAL_SERVER_ERROR, "the server failed".to_owned(), None);
+    tokio::task::spawn_blocking(move || f(&app)).await.map_err(failed)?
+}
+
+/// Computes an answer from the model.
+async fn of_model<T: Send + 'static>(
     app: Arc<App>,
     f: impl FnOnce(&App, &Model) -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
-    let failed = |_| Refusal(StatusCode::INTERNAL_SERVER_ERROR, "the server failed".to_owned(), None);
-    tokio::task::spawn_blocking(move || f(&app, &app.model())).await.map_err(failed)?
+    answer(app, move |app| f(app, &app.model())).await
 }
 
 /// An answer that is written already. A tree of values would take several times its memory.
@@ -130,7 +141,7 @@ async fn events(State(app): Shared) -> Sse<impl Stream<Item = Result<Event, Infa
 
 /// The cache, the runs and the pipelines.
 async fn state(State(app): Shared) -> Answer {
-    answer(app, |app, model| {
+    of_model(app, |app, model| {
         let runs = model.runs_json();
         let mut pipelines: Vec<&str> = model.shown().map(|(_, point)| &*point.pipeline).collect();
         pipelines.sort_unstable();
@@ -155,7 +166,7 @@ struct PointsQuery {
 }
 
 async fn points(State(app): Shared, Query(query): Query<PointsQuery>) -> Result<Response, Refusal> {
-    answer(app, move |app, model| {
+    of_model(app, move |app, model| {
         let columns = app.columns();
         if query.ids {
             let ids = columns.select(model, &query.conditions)?;
@@ -173,7 +184,7 @@ struct PointQuery {
 }
 
 async fn point(State(app): Shared, Path(number): Path<usize>, Query(query): Query<PointQuery>) -> Answer {
-    answer(app, move |_, model| {
+    of_model(app, move |_, model| {
         let found = details(model, number, query.against);
         found.map(Json).ok_or_else(|| Refusal::not_found("there is no such point"))
     })
@@ -186,8 +197,42 @@ struct LogQuery {
 }
 
 async fn point_log(State(app): Shared, Path(number): Path<usize>, Query(query): Query<LogQuery>) -> Answer {
-    answer(app, move |_, model| {
-        log(model, number, query.from).map(Json).ok_or_else(|| Refusal::not_found("the point has no log"))
+    answer(app, move |app| {
+        let log = log(&app.model(), number).ok_or_else(|| Refusal::not_found("the point has no log"))?;
+        Ok(Json(log.read(query.from)))
+    })
+    .await
+}
+
+async fn point_note(State(app): Shared, Path(number): Path<usize>) -> Answer {
+    of_model(app, move |_, model| {
+        let point = model.points.get(number).ok_or_else(|| Refusal::not_found("there is no such point"))?;
+        Ok(Json(note_json(&model.note(point).cloned().unwrap_or_default())))
+    })
+    .await
+}
+
+fn note_json(note: &Note) -> Value {
+    json!({ "tags": note.tags, "text": note.text })
+}
+
+/// Changes the tags or the note of a point.
+async fn change_note(State(app): Shared, Path(number): Path<usize>, Json(change): Json<NoteChange>) -> Answer {
+    answer(app, move |app| {
+        let _one_at_a_time = app.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (notes, key, mut note) = {
+            let model = app.model();
+            let point = model.points.get(number).ok_or_else(|| Refusal::not_found("there is no such point"))?;
+            let key = point.noted_key().ok_or_else(|| Refusal::not_found("the point has not begun to run"))?;
+            let note = model.note(point).cloned().unwrap_or_default();
+            let (pipeline, point) = (point.pipeline.to_string(), point.name.clone());
+            (model.reader.notes(), key, Note { pipeline, point, ..note })
+        };
+        change.apply(&mut note)?;
+        notes.write(&key, &note).map_err(Error::from)?;
+        let written = note_json(&note);
+        app.model_mut().put_note(key, note);
+        Ok(Json(written))
     })
     .await
 }
@@ -209,20 +254,24 @@ async fn point_image(
     Path(number): Path<usize>,
     Query(query): Query<ImageQuery>,
 ) -> Result<Response, Refusal> {
-    answer(app, move |app, model| {
+    answer(app, move |app| {
         let none = || Refusal::not_found("there is no such tensor");
-        let record = images::record(model, number).ok_or_else(none)?;
-        let state = query.epoch.map(|epoch| images::state(model, number, epoch).ok_or_else(none)).transpose()?;
+        let (record, state) = {
+            let model = app.model();
+            let record = images::record(&model, number).ok_or_else(none)?;
+            let state = query.epoch.map(|epoch| images::state(&model, number, epoch).ok_or_else(none)).transpose()?;
+            (record, state)
+        };
         let tensors = state.as_ref().map_or(&record.manifest.tensors, |state| &state.tensors);
         let selection = query.selection();
         let png = match (tensors.get(&query.name), &state) {
             (Some(entry), _) => {
                 let mut last = app.last_tensor.lock().unwrap_or_else(PoisonError::into_inner);
-                images::png(model, entry, &selection, &mut last)
+                images::png(&app.blobs, entry, &selection, &mut last)
             }
             (None, Some(state)) if query.name == RECONSTRUCTIONS => {
                 let _one_at_a_time = app.large.lock().unwrap_or_else(PoisonError::into_inner);
-                reconstructions(&model.reader, &record, state).and_then(|images| images::draw(&images, &selection))
+                reconstructions(&app.blobs, &record, state).and_then(|images| images::draw(&images, &selection))
             }
             (None, _) => return Err(none()),
         };
@@ -255,16 +304,16 @@ async fn point_file(
     Path(number): Path<usize>,
     Query(query): Query<FileQuery>,
 ) -> Result<Response, Refusal> {
-    answer(app, move |app, model| {
+    answer(app, move |app| {
         let files = match query.epoch {
-            Some(epoch) => images::state(model, number, epoch).map(|state| state.folder.files),
-            None => images::record(model, number).map(|record| record.manifest.files),
+            Some(epoch) => images::state(&app.model(), number, epoch).map(|state| state.folder.files),
+            None => images::record(&app.model(), number).map(|record| record.manifest.files),
         };
         let blob = files.and_then(|mut files| files.remove(&query.name));
         let blob = blob.ok_or_else(|| Refusal::not_found("there is no such file"))?;
         let is_large = blob.size > images::LARGE;
         let _one_at_a_time = is_large.then(|| app.large.lock().unwrap_or_else(PoisonError::into_inner));
-        let sent = images::file(model, &query.name, &blob);
+        let sent = images::file(&app.blobs, &query.name, &blob);
         sent.map(send).map_err(|why| Refusal(StatusCode::UNPROCESSABLE_ENTITY, why, None))
     })
     .await
@@ -282,8 +331,10 @@ fn send(sent: Sent) -> Response {
 }
 
 async fn point_embedding(State(app): Shared, Path(number): Path<usize>) -> Answer {
-    answer(app, move |_, model| {
-        embedding(model, number).map(Json).ok_or_else(|| Refusal::not_found("the point has no embedding"))
+    answer(app, move |app| {
+        let embedding = embedding(&app.model(), number);
+        let read = embedding.and_then(|embedding| embedding.read(&app.blobs));
+        read.map(Json).ok_or_else(|| Refusal::not_found("the point has no embedding"))
     })
     .await
 }
@@ -311,18 +362,21 @@ impl SelectionQuery {
 }
 
 async fn point_curves(State(app): Shared, Query(query): Query<SelectionQuery>) -> Result<Response, Refusal> {
-    answer(app, move |app, model| {
-        let points = query.points(app, model)?;
-        let Some(metric) = query.metric else { return Ok(Json(curves::metrics(model, &points)).into_response()) };
+    answer(app, move |app| {
+        let model = app.model();
+        let points = query.points(app, &model)?;
+        let Some(metric) = query.metric else { return Ok(Json(curves::metrics(&model, &points)).into_response()) };
         let query = CurvesQuery { metric, points, most: query.most.unwrap_or(VALUES), bucket: query.bucket };
-        let found = curves::curves(&app.curves, model, &query).map_err(|error| Refusal::from(Error::from(error)))?;
-        Ok(json_text(found))
+        let selected = curves::select(&model, query);
+        drop(model);
+        let read = selected.read(&app.curves, &app.blobs).map_err(|error| Refusal::from(Error::from(error)))?;
+        Ok(json_text(read))
     })
     .await
 }
 
 async fn point_importance(State(app): Shared, Query(query): Query<SelectionQuery>) -> Answer {
-    answer(app, move |app, model| {
+    of_model(app, move |app, model| {
         let points = query.points(app, model)?;
         Ok(Json(importance(model, &points, query.metric.as_deref().unwrap_or_default())))
     })
@@ -335,11 +389,11 @@ struct PipelineQuery {
 }
 
 async fn pipeline_chain(State(app): Shared, Query(query): Query<PipelineQuery>) -> Answer {
-    answer(app, move |_, model| Ok(Json(chain(model, &query.pipeline)))).await
+    of_model(app, move |_, model| Ok(Json(chain(model, &query.pipeline)))).await
 }
 
 async fn pipeline_graph(State(app): Shared, Query(query): Query<PipelineQuery>) -> Answer {
-    answer(app, move |_, model| Ok(Json(graph(model, &query.pipeline, now())))).await
+    of_model(app, move |_, model| Ok(Json(graph(model, &query.pipeline, now())))).await
 }
 
 /// Now, in Unix milliseconds.

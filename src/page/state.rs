@@ -10,6 +10,7 @@ use super::guard::Guard;
 use super::images::LastTensor;
 use super::model::Model;
 use super::table::Columns;
+use crate::store::BlobReader;
 
 /// Messages that a slow page may miss before it reads everything again.
 const BACKLOG: usize = 64;
@@ -19,7 +20,9 @@ pub(super) const READ_ALL: &str = r#"{"table":true,"rows":[],"epochs":[],"runs":
 
 /// The state of the server.
 pub(super) struct App {
+    /// Not held while something is read from disk, so that no page waits for the disk of another.
     model: RwLock<Model>,
+    pub(super) blobs: Arc<BlobReader>,
     /// The columns of the table in the last message.
     pub(super) columns: RwLock<Columns>,
     /// Messages about changes, as JSON.
@@ -28,6 +31,8 @@ pub(super) struct App {
     pub(super) last_tensor: Mutex<LastTensor>,
     /// Held while a file or a state is read that may be large, so that only one is in memory.
     pub(super) large: Mutex<()>,
+    /// Held while a note is changed.
+    pub(super) writing: Mutex<()>,
     pub(super) guard: Arc<Guard>,
     /// Why what is shown may be old, by what can't be followed.
     problems: Mutex<BTreeMap<Followed, String>>,
@@ -45,9 +50,20 @@ pub(super) enum Followed {
 impl App {
     pub(super) fn new(model: Model, guard: Guard) -> Self {
         let (updates, _) = broadcast::channel(BACKLOG);
-        let (columns, curves, last_tensor, large, problems) = Default::default();
-        let (model, guard) = (RwLock::new(model), Arc::new(guard));
-        Self { model, columns, updates, curves, last_tensor, large, guard, problems }
+        let (columns, curves, last_tensor, large, writing, problems) = Default::default();
+        let (blobs, guard) = (model.reader.blobs(), Arc::new(guard));
+        Self {
+            model: RwLock::new(model),
+            blobs,
+            columns,
+            updates,
+            curves,
+            last_tensor,
+            large,
+            writing,
+            guard,
+            problems,
+        }
     }
 
     pub(super) fn model(&self) -> RwLockReadGuard<'_, Model> {

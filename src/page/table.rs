@@ -13,7 +13,7 @@ use crate::filter::{Cell, Column, Filter, Names};
 use crate::id::PointName;
 
 /// Names of columns that every point has, besides `stage`. A condition may use them, unless an axis has the name.
-const OF_EVERY_POINT: [&str; 3] = ["kind", "pipeline", "status"];
+const OF_EVERY_POINT: [&str; 4] = ["kind", "pipeline", "status", "tag"];
 
 /// A parameter by (pipeline, stage): a value of it, and whether there are others.
 type OfStages<'a> = BTreeMap<(&'a str, &'a str), (&'a Cell, bool)>;
@@ -80,7 +80,9 @@ impl Columns {
     }
 
     /// A line of the table.
-    pub(super) fn row<'a>(&self, number: usize, point: &'a Point) -> Row<'a> {
+    pub(super) fn row<'a>(&self, model: &'a Model, number: usize) -> Row<'a> {
+        let point = &model.points[number];
+        let note = model.note(point);
         let axes = self.axes.iter().map(|name| Entry::of(point.axes.get(name).map(|coordinate| &coordinate.cell)));
         let metrics = self.metrics.iter().map(|name| point.metric(name).map_or(Entry::None, Entry::number));
         let parameters = self.parameters.iter().map(|name| Entry::of(point.parameter(name)));
@@ -98,6 +100,8 @@ impl Columns {
             seconds: result.map(|result| result.seconds),
             finished_at: result.map(|result| result.finished_at),
             run: point.live.as_ref().map(|live| &*live.run).or(result.map(|result| result.run.as_str())),
+            tags: note.map(|note| &note.tags).filter(|tags| !tags.is_empty()),
+            note: note.map(|note| start(&note.text)).filter(|text| !text.is_empty()),
             why: live.and_then(|live| live.waits_for.as_deref().or(live.why.as_deref())),
             values: axes.chain(metrics).chain(parameters).collect(),
         }
@@ -111,14 +115,14 @@ impl Columns {
         let mut rows: Vec<(usize, &Point)> = model.shown().collect();
         if !conditions.trim().is_empty() {
             let filter = Filter::parse(&[conditions.to_owned()])?;
-            filter.retain(&mut rows, &self.names(), |(_, point), column| value(point, column))?;
+            filter.retain(&mut rows, &self.names(), |(_, point), column| value(model, point, column))?;
         }
         Ok(rows.into_iter().map(|(number, _)| number).collect())
     }
 }
 
 /// The value of a column, as conditions see it.
-fn value(point: &Point, column: &Column) -> Option<Cell> {
+fn value(model: &Model, point: &Point, column: &Column) -> Option<Cell> {
     match column {
         Column::Stage => Some(Cell::Text(point.stage.clone())),
         Column::Metric(name) => point.metric(name).map(Cell::Number),
@@ -127,6 +131,7 @@ fn value(point: &Point, column: &Column) -> Option<Cell> {
             (None, Some(cell), _) => Some(cell.clone()),
             (.., "kind") => point.kind().map(|kind| Cell::Text(kind.to_owned())),
             (.., "pipeline") => Some(Cell::Text(point.pipeline.to_string())),
+            (.., "tag") => Some(Cell::Set(model.note(point).map(|note| note.tags.clone()).unwrap_or_default())),
             (.., "status") => Some(Cell::Text(point.status().to_owned())),
             _ => None,
         },
@@ -148,8 +153,19 @@ pub(super) struct Row<'a> {
     finished_at: Option<i64>,
     run: Option<&'a str>,
     why: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tags: Option<&'a BTreeSet<String>>,
+    /// The beginning of the note.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'a str>,
     /// The values of the columns, in their order.
     values: Vec<Entry<'a>>,
+}
+
+/// The beginning of a text.
+fn start(text: &str) -> &str {
+    const LONGEST: usize = 200;
+    text.char_indices().nth(LONGEST).map_or(text, |(at, _)| &text[..at])
 }
 
 /// A value of a line.
@@ -164,7 +180,7 @@ impl<'a> Entry<'a> {
         match cell {
             Some(Cell::Number(number)) => Self::number(*number),
             Some(Cell::Text(text)) => Self::Text(text),
-            None => Self::None,
+            Some(Cell::Set(_)) | None => Self::None,
         }
     }
 
@@ -202,7 +218,7 @@ struct Table<'a> {
 /// If the text is not a valid condition.
 pub(super) fn table(model: &Model, columns: &Columns, conditions: &str) -> Result<Vec<u8>> {
     let numbers = columns.select(model, conditions)?;
-    let rows = numbers.iter().map(|number| columns.row(*number, &model.points[*number])).collect();
+    let rows = numbers.iter().map(|number| columns.row(model, *number)).collect();
     let table = Table { version: model.version, columns: columns.json(), rows };
     serde_json::to_vec(&table).map_err(|e| Error::storage("can't write JSON").caused_by(e))
 }

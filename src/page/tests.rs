@@ -53,10 +53,15 @@ impl Running {
 
     /// The status and the answer to a request with these lines after the first one.
     fn request(&self, first: &str, headers: &[&str]) -> (u16, String) {
+        self.send(first, headers, "")
+    }
+
+    /// The status and the answer to a request with this body.
+    fn send(&self, first: &str, headers: &[&str], body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
-        write!(stream, "{first} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").unwrap();
+        write!(stream, "{first} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n{body}").unwrap();
         let mut answer = Vec::new();
         // Streams of events have no end: their head is enough.
         while !answer.windows(4).any(|w| w == b"\r\n\r\n") || !first.contains("/api/events") {
@@ -127,9 +132,44 @@ fn every_route_refuses_a_foreign_host_a_foreign_origin_and_a_missing_token() {
             format!("GET {address}{}token={}", if address.contains('?') { '&' } else { '?' }, server.token);
         assert_eq!(status(&with_token, &[&host]), if address == "/" { 200 } else { 401 }, "{with_token}");
         for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
-            assert_eq!(status(&format!("{method} {address}"), &[&host, &bearer]), 405, "{method} {address}");
+            let may_change = method == "PUT" && address.ends_with("/note");
+            let expected = if may_change { 415 } else { 405 };
+            assert_eq!(status(&format!("{method} {address}"), &[&host, &bearer]), expected, "{method} {address}");
         }
     }
+}
+
+#[test]
+fn note_is_changed_by_the_page_or_with_the_token_and_by_nobody_else() {
+    let server = Running::start();
+    let (host, bearer) = (server.host(), server.bearer());
+    let cookie = format!("Cookie: vadpipe-{}={}", server.port, server.token);
+    let own = format!("Origin: http://127.0.0.1:{}", server.port);
+    let put = |headers: &[&str], body: &str| {
+        let length = format!("Content-Length: {}", body.len());
+        let headers = [headers, &["Content-Type: application/json", &length]].concat();
+        server.send("PUT /api/points/0/note", &headers, body)
+    };
+    let tag = r#"{ "add": ["best"] }"#;
+    assert_eq!(put(&[&host], tag).0, 401);
+    assert_eq!(put(&["Host: evil.example", &bearer], tag).0, 403);
+    assert_eq!(put(&[&host, &cookie], tag).0, 403, "a form of another site could send the cookie");
+    for foreign in ["Origin: http://evil.example", "Origin: null", "Origin: http://127.0.0.1:1"] {
+        assert_eq!(put(&[&host, &cookie, foreign], tag).0, 403, "{foreign}");
+        assert_eq!(put(&[&host, &bearer, foreign], tag).0, 403, "{foreign}");
+    }
+    assert!(server.request("GET /api/points/0/note", &[&host, &bearer]).1.contains(r#""tags":[]"#));
+    assert_eq!(put(&[&host, &cookie, &own], tag).0, 200);
+    assert_eq!(put(&[&host, &bearer], r#"{ "text": "why" }"#).0, 200);
+    let (status, refused) = put(&[&host, &bearer], r#"{ "add": ["a,b"] }"#);
+    assert!(status == 400 && refused.contains("is not a valid tag"), "{refused}");
+    let note = server.request("GET /api/points/0/note", &[&host, &bearer]).1;
+    assert!(note.contains(r#""tags":["best"]"#) && note.contains(r#""text":"why""#), "{note}");
+    let found = |condition: &str| {
+        let get = format!("GET /api/points?ids=true&where={condition}");
+        server.request(&get, &[&host, &bearer]).1.contains(r#""ids":[0]"#)
+    };
+    assert!(found("tag=best") && !found("tag!=best") && !found("tag=be") && found("tag!=be"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -24,14 +24,17 @@ const MOST_ROWS: usize = 300;
 pub(super) struct Watcher {
     app: Arc<App>,
     runs: SeenRuns,
+    /// When the notes were last changed that the model has.
+    notes_at: Option<SystemTime>,
 }
 
 impl Watcher {
     /// Reads what the cache holds and which runs there are. Their events are read later.
     pub(super) fn load(app: Arc<App>) -> Self {
         let runs = SeenRuns::new(app.model().reader.runs());
-        let mut watcher = Self { app, runs };
+        let mut watcher = Self { app, runs, notes_at: None };
         refresh_cache(&watcher.app);
+        watcher.refresh_notes();
         watcher.refresh_runs();
         publish(&watcher.app);
         watcher
@@ -56,6 +59,7 @@ impl Watcher {
     fn look(&mut self) {
         refresh_cache(&self.app);
         self.refresh_runs();
+        self.refresh_notes();
         for run in followed(&self.app) {
             self.read_events(&run);
         }
@@ -71,6 +75,18 @@ impl Watcher {
         for file in changes.changed {
             let Some(record) = self.runs.read(&file.id) else { continue };
             self.app.model_mut().put_run(Run::new(&record), &record.stages);
+        }
+    }
+
+    /// Reads the notes of users, if any was written or removed.
+    fn refresh_notes(&mut self) {
+        let notes = self.app.model().reader.notes();
+        let changed_at = notes.changed_at();
+        if changed_at != self.notes_at
+            && let Ok(all) = notes.all()
+        {
+            self.notes_at = changed_at;
+            self.app.model_mut().put_notes(all);
         }
     }
 
@@ -173,7 +189,7 @@ fn message(model: &Model, columns: &Columns, changes: &Changes, has_other_column
     let is_whole = has_other_columns || changes.has_other_points || changes.points.len() > MOST_ROWS;
     let rows: Option<Vec<Row<'_>>> = (!is_whole).then(|| {
         let numbers = changes.points.iter().filter(|number| model.points[**number].is_shown());
-        numbers.map(|number| columns.row(*number, &model.points[*number])).collect()
+        numbers.map(|number| columns.row(model, *number)).collect()
     });
     json!({
         "version": model.version, "table": is_whole, "rows": rows.unwrap_or_default(), "epochs": changes.epochs,

@@ -8,19 +8,17 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
+use super::blob_reader::BlobReader;
 use super::disk;
 use super::entries;
 use super::error::{Result, StoreError};
 use super::followed::{EntryChanges, FollowedEntries};
 use super::journal::FORMAT;
-use super::pieces::{self, Corruption, Parts};
+use super::notes::Notes;
 use super::record::{ResultRecord, StateRecord};
-use super::results::{header_length, tensor_of};
 use super::run_folder::RunFolder;
-use super::small_files::SmallFiles;
-use crate::artifact::{BlobEntry, Tensor, TensorEntry};
 use crate::file::stays_below;
 use crate::key::{Digest, Key};
 
@@ -30,10 +28,8 @@ const LONGEST_FORMAT: u64 = 64;
 /// A cache that is only read.
 pub struct CacheReader {
     dir: PathBuf,
-    small: SmallFiles,
     index: FollowedEntries,
-    /// The chunk database. Read when the first blob is read that is not a small file.
-    chunks: Mutex<Option<FollowedEntries>>,
+    blobs: Arc<BlobReader>,
 }
 
 /// What has changed in a cache since the last look.
@@ -63,12 +59,8 @@ impl CacheReader {
     /// If the folder is not a cache, or if a later vadpipe wrote it.
     pub fn open(dir: &Path) -> Result<Self> {
         check_format(dir)?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            small: SmallFiles::new(dir),
-            index: FollowedEntries::new(dir.join("index"), b"mnrt"),
-            chunks: Mutex::default(),
-        })
+        let index = FollowedEntries::new(dir.join("index"), b"mnrt");
+        Ok(Self { dir: dir.to_owned(), index, blobs: Arc::new(BlobReader::new(dir)) })
     }
 
     /// The cache's folder.
@@ -82,7 +74,9 @@ impl CacheReader {
     /// If the cache can't be read, or if a later vadpipe has changed it.
     pub fn refresh(&mut self) -> Result<Refreshed> {
         let mut refreshed = Refreshed::default();
-        let keys = match self.index.read()? {
+        let changes = self.index.read()?;
+        self.blobs.set_generation(self.generation());
+        let keys = match changes {
             EntryChanges::All => return Ok(Refreshed { is_replaced: true, ..refreshed }),
             EntryChanges::Keys(keys) => keys,
         };
@@ -95,6 +89,12 @@ impl CacheReader {
             }
         }
         Ok(refreshed)
+    }
+
+    /// The number of the chunk database, which a collection replaces.
+    fn generation(&self) -> u64 {
+        let stored = self.index.get(b"mgeneration").and_then(|number| number.try_into().ok());
+        stored.map_or(0, u64::from_le_bytes)
     }
 
     /// Checks that the cache is still there.
@@ -136,57 +136,14 @@ impl CacheReader {
         self.index.with_prefix(&name).filter_map(|(_, entry)| entries::parse_state(entry)).collect()
     }
 
-    /// A tensor's verified content.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`] if it is missing or altered.
-    pub fn read_tensor(&self, entry: &TensorEntry) -> Result<Tensor> {
-        let parts = self.read(&entry.blob, header_length(entry))?;
-        let damaged = || damaged(&entry.blob, "it is not the tensor that the manifest names".to_owned());
-        tensor_of(entry, parts).ok_or_else(damaged)
+    /// Reads tensors and files.
+    pub fn blobs(&self) -> Arc<BlobReader> {
+        Arc::clone(&self.blobs)
     }
 
-    /// A blob's verified bytes.
-    ///
-    /// # Errors
-    /// As [`CacheReader::read_tensor`].
-    pub fn read_file(&self, entry: &BlobEntry) -> Result<Vec<u8>> {
-        Ok(self.read(entry, 0)?.1)
-    }
-
-    fn read(&self, entry: &BlobEntry, head: usize) -> Result<Parts> {
-        if let Some(Ok(bytes)) = self.small.read(entry)? {
-            return Ok((Vec::new(), bytes));
-        }
-        let mut why = String::new();
-        // A collection may move or remove pieces between the look-up and the read, and blobs are added.
-        for is_known in [true, false] {
-            let located = {
-                let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
-                let chunks = self.chunks_of(&mut chunks);
-                if !is_known {
-                    chunks.read()?;
-                }
-                pieces::locate_among(|key| chunks.get(key), chunks.folder(), entry)
-            };
-            let found = match located {
-                Ok(located) => located.read(head)?,
-                Err(corruption) => Err(corruption),
-            };
-            match found {
-                Ok(parts) => return Ok(parts),
-                Err(Corruption { why: reason, .. }) => why = reason,
-            }
-        }
-        Err(damaged(entry, why))
-    }
-
-    /// The chunk database of the present generation.
-    fn chunks_of<'c>(&self, chunks: &'c mut Option<FollowedEntries>) -> &'c mut FollowedEntries {
-        let generation = self.index.get(b"mgeneration").and_then(|n| Some(u64::from_le_bytes(n.try_into().ok()?)));
-        let folder = self.dir.join(format!("chunks-{}", generation.unwrap_or(0)));
-        let known = chunks.take().filter(|chunks| chunks.folder() == folder);
-        chunks.insert(known.unwrap_or_else(|| FollowedEntries::new(folder, b"lp").without_lists()))
+    /// The tags and notes of users.
+    pub fn notes(&self) -> Notes {
+        Notes::new(&self.dir)
     }
 
     /// The folder of the run records.
@@ -218,14 +175,10 @@ fn check_format(dir: &Path) -> Result<()> {
     }
 }
 
-fn damaged(blob: &BlobEntry, why: String) -> StoreError {
-    StoreError::Damaged { what: format!("blob {}", blob.digest.short()), why, blob: blob.digest, forgotten: vec![] }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::artifact::Artifact;
+    use crate::artifact::{Artifact, Tensor};
     use crate::store::tests::{commit, components, store};
 
     fn artifact(values: &[f64]) -> Artifact {
@@ -251,12 +204,12 @@ mod tests {
         // The store has the index open, and holds its lock.
         let second = store.look(|_| Ok(reader.result(&first.key))).unwrap();
         assert_eq!(second.as_ref(), Some(&first));
-        let tensor = reader.read_tensor(&first.manifest.tensors["history.loss"]).unwrap();
+        let tensor = reader.blobs().tensor(&first.manifest.tensors["history.loss"]).unwrap();
         assert_eq!(tensor.to_vec::<f64>().unwrap(), [0.5, 0.25]);
-        assert_eq!(reader.read_file(&first.manifest.files["a.txt"]).unwrap(), b"text");
+        assert_eq!(reader.blobs().file(&first.manifest.files["a.txt"]).unwrap(), b"text");
         let second = commit(&store, "net@lr=0.2", &components("b", 1), &artifact(&[0.75, 0.125]));
         assert_eq!(reader.refresh().unwrap().results, BTreeSet::from([second.key]));
-        assert!(reader.read_tensor(&second.manifest.tensors["history.loss"]).is_ok());
+        assert!(reader.blobs().tensor(&second.manifest.tensors["history.loss"]).is_ok());
         let points: Vec<String> = reader.all_newest().map(|(_, point, _)| point).collect();
         assert_eq!(points, ["net@lr=0.1", "net@lr=0.2"]);
     }
@@ -280,7 +233,7 @@ mod tests {
         let before = contents(dir.path());
         let mut reader = CacheReader::open(dir.path()).unwrap();
         reader.refresh().unwrap();
-        let error = reader.read_tensor(&record.manifest.tensors["history.loss"]).unwrap_err();
+        let error = reader.blobs().tensor(&record.manifest.tensors["history.loss"]).unwrap_err();
         assert!(error.to_string().contains("is damaged in the cache"), "{error}");
         assert!(reader.result(&record.key).is_some(), "nothing is forgotten");
         assert!(contents(dir.path()) == before, "no file has changed");

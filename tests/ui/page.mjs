@@ -124,6 +124,29 @@ const stories = {
     await page.waitForFunction(() => { const image = document.querySelector("img[alt^='reconstructions after']"); image.scrollIntoView(); return image.naturalWidth > 50; });
   },
 
+  async "tags and notes stay with a point, and the filter finds tags"(page) {
+    await page.evaluate(() => { location.hash = "points"; });
+    await page.waitForSelector(".lines .line");
+    await page.evaluate(() => { for (const box of document.querySelectorAll(".lines .line.selected input")) box.click(); });
+    const line = page.locator(".lines .line").filter({ hasText: "net@lr=0.001" }).first();
+    await line.locator("input").click();
+    await page.getByLabel("Tag for the selected points").fill("<b>best</b>");
+    await page.keyboard.press("Enter");
+    await line.locator(".tag").waitFor();
+    await page.fill("#where", 'tag="<b>best</b>"');
+    await page.waitForFunction(() => document.querySelector("#count").textContent.startsWith("1 of 4"));
+    await page.fill("#where", 'tag!="<b>best</b>"');
+    await page.waitForFunction(() => document.querySelector("#count").textContent.startsWith("3 of 4"));
+    await page.fill("#where", "");
+    await line.locator("a").click();
+    await page.getByLabel("Note", { exact: true }).fill("the paper\nuses it");
+    await page.waitForFunction(() => document.querySelector(".noted .note").textContent === "Saved.");
+    await page.reload();
+    await page.waitForFunction(() => document.querySelector(".noted textarea")?.value === "the paper\nuses it");
+    await page.getByRole("button", { name: "Remove the tag <b>best</b>" }).click();
+    await page.waitForFunction(() => !document.querySelector(".noted .tag"));
+  },
+
   async "the chain shows what trainings share"(page) {
     await page.evaluate(() => { location.hash = "chain"; });
     await page.waitForSelector(".chain .trained.new", { state: "attached" });

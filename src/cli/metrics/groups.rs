@@ -115,6 +115,7 @@ impl Group {
         let axis = |cell: &Cell| match cell {
             Cell::Number(number) => json!(number),
             Cell::Text(text) => json!(text),
+            Cell::Set(all) => json!(all),
         };
         let axes: Map<String, Value> = self.axes.iter().map(|(name, c)| (name.clone(), axis(&c.cell))).collect();
         let summary = |s: &Summary| json!({ "mean": s.mean, "std": s.deviation, "n": s.count });

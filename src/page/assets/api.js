@@ -5,7 +5,7 @@ const MOST_TEXT = 30_000;
 /** Points in one request. */
 const MOST_IDS = 4000;
 
-/** The answer as JSON. The error has the server's hint. `ids` are the numbers of points. */
+/** The answer as JSON. `ids` are the numbers of points. */
 export async function get(path, parameters = {}, { signal, ids } = {}) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(parameters)) {
@@ -15,6 +15,17 @@ export async function get(path, parameters = {}, { signal, ids } = {}) {
   const list = ids ? `ids=${ids.length ? ids.join(",") : "-"}` : "";
   const text = [query.toString(), list].filter(Boolean).join("&");
   const answer = await fetch(text ? `${path}?${text}` : path, { headers: { accept: "application/json" }, signal });
+  return contentOf(answer);
+}
+
+/** Changes something. The answer as JSON. */
+export async function put(path, body) {
+  const answer = await fetch(path, { method: "PUT", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+  return contentOf(answer);
+}
+
+/** The content of an answer. The error has the server's hint. */
+async function contentOf(answer) {
   if (answer.status === 401) throw new Error("The session has ended. Open the address that `vadpipe ui` printed.");
   const isJson = (answer.headers.get("content-type") ?? "").startsWith("application/json");
   const content = isJson ? await answer.json() : null;

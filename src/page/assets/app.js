@@ -155,7 +155,8 @@ async function loadTable() {
 }
 
 function hasMoved(before, row) {
-  return !before || before.status !== row.status || before.epoch !== row.epoch || before.run !== row.run || before.finished_at !== row.finished_at;
+  return !before || before.status !== row.status || before.epoch !== row.epoch || before.run !== row.run || before.finished_at !== row.finished_at
+    || before.note !== row.note || String(before.tags) !== String(row.tags);
 }
 
 /** Applies the rows of a message that is newer than the table. Returns their numbers. */

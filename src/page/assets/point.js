@@ -1,6 +1,7 @@
 // A point: its key, what changed, its metrics, images, files and its log.
 
 import { fileUrl, get, imageUrl, newest, unlessAborted } from "./api.js";
+import { noteEditor } from "./notes.js";
 import { arrange, bytes, colour, difference, el, empty, figure, options, plural, say, seconds, statusBadge, throttle, when } from "./dom.js";
 
 export function show(main, state, argument) {
@@ -46,6 +47,7 @@ export function show(main, state, argument) {
     const kept = details.states?.filter((one) => one.images.length || one.pictures.length) ?? [];
     arrange(body, [
       top,
+      details.can_note && noteSection(),
       result && metricsSection(),
       part("curves", 0, curves),
       result && part("images", [result.digest, result.tensors, result.files], () => images(result)),
@@ -58,6 +60,14 @@ export function show(main, state, argument) {
       result && part("made", result.provenance, () => section("How it was made", provenance(result.provenance))),
       details.earlier.length > 0 && part("earlier", details.earlier, () => section("Earlier results", earlier())),
     ].filter(Boolean));
+  }
+
+  let editor = null;
+
+  function noteSection() {
+    editor ??= noteEditor(id, details.note, again);
+    editor.show(details.note);
+    return editor.node;
   }
 
   function liveText(live) {

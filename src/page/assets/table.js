@@ -1,6 +1,7 @@
 // The table of points. Only the lines on the screen are in the document.
 
 import { debounce, difference, el, empty, figure, options, plural, say, seconds, statusBadge, when } from "./dom.js";
+import { tagForm, tags } from "./notes.js";
 
 const LINE = 32;
 const BEYOND = 12;
@@ -16,6 +17,9 @@ const LAST = [
   { key: "seconds", label: "time", kind: "fixed", of: (row) => row.seconds, text: (row) => seconds(row.seconds), width: 5, number: true },
   { key: "finished_at", label: "finished", kind: "fixed", of: (row) => row.finished_at, text: (row) => when(row.finished_at), width: 9, number: true },
 ];
+
+const TAGS = { key: "tags", label: "tags", kind: "fixed", of: (row) => row.tags?.join(", ") ?? null, node: (row) => tags(row.tags), width: 9 };
+const NOTE = { key: "note", label: "note", kind: "fixed", of: (row) => row.note ?? null, text: (row) => row.note ?? "", width: 12 };
 
 /** Numbers before texts, missing and NaN last. */
 function compare(a, b, down) {
@@ -36,10 +40,12 @@ export function show(main, state) {
   const group = el("select", { onchange: (event) => { state.group = event.target.value; update({ filter: true }); } });
   const picker = el("div", { class: "picker" });
   const chosen = el("p", { class: "count", role: "status" });
+  const problem = el("p", { class: "problem", role: "alert" });
+  const tagging = tagForm(state, (text) => say(problem, text));
   const bar = el("div", { class: "bar" },
     el("label", {}, el("span", {}, "Group by"), group),
     el("details", { class: "columns" }, el("summary", {}, "Columns"), picker),
-    chosen,
+    chosen, tagging, problem,
     el("span", { class: "keys" }, "↑ ↓ move, Enter opens, Space selects, B sets the baseline, / filters"));
   main.append(bar, grid);
   grid.addEventListener("scroll", () => draw(), { passive: true });
@@ -56,7 +62,8 @@ export function show(main, state) {
       column.width = Math.min(Math.max(column.label.length * 0.56 + 1.8, 5.6), 12);
       column.extra = column.kind === "parameter" && ++parameters > MOST_PARAMETERS;
     }
-    const every = [...FIXED, ...used, ...LAST];
+    const noted = [TAGS, NOTE].filter((column) => rows.some((row) => column.of(row) !== null));
+    const every = [...FIXED, ...noted, ...used, ...LAST];
     const isHidden = (c) => (state.hidden.has(c.label) ? true : c.extra && !state.hidden.has(`+${c.label}`));
     columns = every.filter((column) => !isHidden(column));
     const boxes = JSON.stringify(every.map((column) => [column.label, isHidden(column)]));
@@ -140,14 +147,15 @@ export function show(main, state) {
   function cells(row, baseline) {
     return columns.map((column) => {
       const value = column.of(row);
-      const parts = [column.key === "status" ? statusBadge(value) : column.text ? column.text(row) : figure(value)];
+      const parts = [column.key === "status" ? statusBadge(value) : column.node ? column.node(row) : column.text ? column.text(row) : figure(value)];
       if (column.key === "status" && row.why) parts[0].title = row.why;
+      const title = column === NOTE ? row.note : null;
       if (baseline && column.kind === "metric" && baseline.id !== row.id && typeof value === "number") {
         const other = column.of(baseline);
         if (typeof other === "number") parts.push(el("small", { class: "difference" }, difference(value - other)));
       }
       const progress = column.key === "epoch" && row.epochs && row.epoch < row.epochs;
-      return el("span", { class: `cell ${column.number ? "number" : ""} ${progress ? "progress" : ""}`, role: "gridcell", vars: progress ? { "--done": `${(100 * row.epoch) / row.epochs}%` } : {} }, ...parts);
+      return el("span", { class: `cell ${column.number ? "number" : ""} ${progress ? "progress" : ""}`, role: "gridcell", title, vars: progress ? { "--done": `${(100 * row.epoch) / row.epochs}%` } : {} }, ...parts);
     });
   }
 
@@ -188,6 +196,7 @@ export function show(main, state) {
     if (!items.length) body.replaceChildren(empty(state.rows.size ? "No point meets the filter." : "The cache has no point yet. Start `vadpipe run`, and it appears here."));
     grid.setAttribute("aria-activedescendant", active >= 0 ? `line-${active}` : "");
     say(chosen, state.selected.size ? `${plural(state.selected.size, "point")} selected` : "");
+    tagging.hidden = !state.selected.size;
   }
 
   function select(id) {

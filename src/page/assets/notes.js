@@ -1,0 +1,71 @@
+// Tags and notes: the only thing that the page changes.
+
+import { put } from "./api.js";
+import { debounce, el, say } from "./dom.js";
+
+/** Tags as small labels. With `remove`, each has a button that calls it. */
+export function tags(all, remove) {
+  return el("span", { class: "tags" }, (all ?? []).map((tag) => el("span", { class: "tag" }, tag,
+    remove ? el("button", { type: "button", "aria-label": `Remove the tag ${tag}`, onclick: () => remove(tag) }, "×") : "")));
+}
+
+/** A form that adds a tag to the points that are selected. */
+export function tagForm(state, failed) {
+  const name = el("input", { type: "text", placeholder: "tag", "aria-label": "Tag for the selected points", maxlength: 40 });
+  const form = el("form", { class: "tagging", hidden: true }, name, el("button", {}, "Add tag"));
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const tag = name.value.trim();
+    if (!tag) return;
+    try {
+      for (const id of state.selected) await put(`/api/points/${id}/note`, { add: [tag] });
+      name.value = "";
+      failed("");
+    } catch (error) {
+      failed(error.message);
+    }
+  });
+  return form;
+}
+
+/** The tags and the note of a point, which can be changed. `changed` is called after each change. */
+export function noteEditor(id, note, changed) {
+  const said = el("p", { class: "note", role: "status" });
+  const change = async (body) => {
+    try {
+      await put(`/api/points/${id}/note`, body);
+      say(said, "Saved.");
+      changed();
+      return true;
+    } catch (error) {
+      say(said, error.message);
+      return false;
+    }
+  };
+  const shown = el("div", {});
+  const add = el("input", { type: "text", placeholder: "add a tag", "aria-label": "Add a tag", maxlength: 40 });
+  const form = el("form", { class: "tagging" }, shown, add, el("button", {}, "Add"));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (add.value.trim()) change({ add: [add.value] });
+    add.value = "";
+  });
+  const text = el("textarea", { rows: 3, "aria-label": "Note", placeholder: "What you want to remember about this result" });
+  let saved = note?.text ?? "";
+  text.value = saved;
+  const save = async () => {
+    const now = text.value;
+    if (now === saved) return;
+    saved = now;
+    if (!await change({ text: now })) saved = null;
+  };
+  text.addEventListener("change", save);
+  text.addEventListener("input", debounce(save, 1000));
+  /** Shows what the server has. A text that is being written stays. */
+  function show(now) {
+    shown.replaceChildren(tags(now?.tags, (tag) => change({ remove: [tag] })));
+    if (text.value === saved && document.activeElement !== text) text.value = saved = now?.text ?? "";
+  }
+  show(note);
+  return { node: el("section", { class: "noted" }, el("h2", {}, "Tags and note"), form, text, said), show };
+}
