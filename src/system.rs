@@ -1,8 +1,13 @@
-//! What this machine has.
+//! What this machine has, and what a stage uses of it.
 
 use std::fs;
 use std::path::Path;
 use std::thread;
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike as _;
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 /// Bytes of memory that this process may use: that of the machine, or less in a control group.
 pub fn memory() -> u64 {
@@ -77,6 +82,40 @@ pub fn free_space(path: &Path) -> u64 {
 /// Cores that this process may use, at least 1.
 pub fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// What a stage has used of the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Seconds that its threads and its processes computed, together.
+    pub cpu_seconds: f64,
+    /// Bytes of memory that its largest process had at most. None if it ran no program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_memory: Option<u64>,
+}
+
+impl Usage {
+    /// That of the children of this process which have ended, and of their descendants.
+    pub fn of_children() -> Self {
+        // It fails only for an unknown kind.
+        let Ok(usage) = getrusage(UsageWho::RUSAGE_CHILDREN) else { return Self::default() };
+        let time = usage.user_time() + usage.system_time();
+        let kibibytes = u64::try_from(usage.max_rss()).unwrap_or_default();
+        Self { cpu_seconds: time.num_microseconds() as f64 / 1e6, peak_memory: Some(kibibytes << 10) }
+    }
+
+    /// That of a clock of this process or this thread.
+    pub fn of_clock(clock: ClockId) -> Self {
+        let time = clock_gettime(clock);
+        Self { cpu_seconds: time.tv_sec as f64 + time.tv_nsec as f64 / 1e9, peak_memory: None }
+    }
+
+    /// Both together: the sum of the times, and the larger memory.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let peak_memory = self.peak_memory.max(other.peak_memory);
+        Self { cpu_seconds: self.cpu_seconds + other.cpu_seconds, peak_memory }
+    }
 }
 
 #[cfg(test)]

@@ -58,6 +58,8 @@ pub(crate) struct StartOptions {
     pub fresh: bool,
     /// Threads for this job alone. `None` to share the threads of the process.
     pub threads: Option<usize>,
+    /// Whether nothing will run beside it.
+    pub is_alone: bool,
 }
 
 /// Serializes an error as plain data. The message then includes the text of its causes.

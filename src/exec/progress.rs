@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::event::{Event, Listener};
 use crate::exec::chain::StoredChain;
 use crate::stage::{Progress, Update};
+use crate::system::Usage;
 
 /// The progress of one stage. Its log file is created with the first line.
 pub(crate) struct StageProgress<'a> {
@@ -17,6 +18,8 @@ pub(crate) struct StageProgress<'a> {
     chain: Option<&'a StoredChain<'a>>,
     log_path: &'a Path,
     log: Mutex<Option<File>>,
+    /// What the programs of the stage have used.
+    used: Mutex<Option<Usage>>,
 }
 
 impl<'a> StageProgress<'a> {
@@ -27,7 +30,12 @@ impl<'a> StageProgress<'a> {
         chain: Option<&'a StoredChain<'a>>,
         log_path: &'a Path,
     ) -> Self {
-        Self { listener, stage, chain, log_path, log: Mutex::new(None) }
+        Self { listener, stage, chain, log_path, log: Mutex::default(), used: Mutex::default() }
+    }
+
+    /// What the programs of the stage have used, if it ran any.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -45,6 +53,11 @@ impl Progress for StageProgress<'_> {
             Event::Progress { stage, done, total, unit: unit.to_owned(), figures, rate, resumed_at }
         };
         self.listener.event(&event);
+    }
+
+    fn used(&self, usage: Usage) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        *used = Some(used.unwrap_or_default().and(usage));
     }
 
     fn log(&self, line: &str) {

@@ -85,6 +85,7 @@ fn run_overlay(context: &RunContext<'_>, driver: &Driver<'_>, run: &str) -> RunO
             params: shown_params(point),
             status: end.status,
             seconds: record.map(|r| r.provenance.seconds),
+            usage: record.and_then(|r| r.provenance.usage),
             inputs: inputs.map(|i| context.name(*i).to_owned()).collect(),
             metrics: record.map(|r| r.manifest.metrics.clone()).unwrap_or_default(),
             pruned: pruned.contains(&end.point).then(|| why_pruned(context, driver, end.point, &pruned).to_string()),

@@ -348,7 +348,8 @@ impl RunState {
             Claim::Granted => {
                 let Attempt { rung, fresh, .. } = attempt;
                 self.table.set(point, PointState::Running(attempt));
-                let options = StartOptions { rung, fresh, threads: self.table.own_threads(point) };
+                let (threads, is_alone) = (self.table.own_threads(point), self.table.is_alone(point));
+                let options = StartOptions { rung, fresh, threads, is_alone };
                 self.report_missing(point);
                 return self.commands.push(Command::Start(point, options));
             }

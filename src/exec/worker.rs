@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::time::ClockId;
 use tempfile::TempDir;
 
 use crate::artifact::Artifact;
@@ -17,7 +18,7 @@ use crate::exec::chain::{ChainSettings, StoredChain};
 use crate::exec::checkpoint::Checkpoint;
 use crate::exec::context::RunContext;
 use crate::exec::inputs::{DamagedInputs, stored_inputs};
-use crate::exec::job::{Ended, Job};
+use crate::exec::job::{Ended, Job, StartOptions};
 use crate::exec::mirror::Mirror;
 use crate::exec::program_chain::StoredProgramChain;
 use crate::exec::progress::StageProgress;
@@ -27,6 +28,7 @@ use crate::key::Components;
 use crate::rng::Streams;
 use crate::stage::{Cancel, Chain, Context, ProgramChain, StageError};
 use crate::store::{FilesRead, NewResult, Provenance, ResultRecord, Store, StoreError, host_name};
+use crate::system::Usage;
 
 /// Runs the jobs of one run.
 #[derive(Clone, Copy)]
@@ -81,6 +83,8 @@ pub(crate) struct StageRun {
     files_read: FilesRead,
     /// To be removed when the result is stored.
     checkpoint: Option<Checkpoint>,
+    /// What it used, if that is known.
+    usage: Option<Usage>,
     /// Holds the files of the artifact that are on the disk.
     scratch: TempDir,
 }
@@ -98,6 +102,8 @@ pub(crate) struct StageOutput {
     _scratch: TempDir,
     /// How long the stage ran.
     seconds: f64,
+    /// What it used, if that is known.
+    usage: Option<Usage>,
 }
 
 impl StageOutput {
@@ -127,11 +133,12 @@ impl<'a> Worker<'a> {
                 Err(StageError::failed(format!("internal error: {text}")))
             });
         let error = match outcome {
-            Ok(StageRun { artifact, files_read, checkpoint, scratch }) => {
+            Ok(StageRun { artifact, files_read, checkpoint, usage, scratch: _scratch }) => {
                 let seconds = started.elapsed().as_secs_f64();
                 let components = Components { files_read, ..job.components };
                 let (point, class) = (job.point, job.class);
-                return Ok(StageOutput { point, components, class, artifact, checkpoint, _scratch: scratch, seconds });
+                let output = StageOutput { point, components, class, artifact, checkpoint, _scratch, seconds, usage };
+                return Ok(output);
             }
             Err(error) => error,
         };
@@ -216,10 +223,7 @@ impl<'a> Worker<'a> {
             chain: chain.of_tensors(),
             program_chain: chain.of_a_program().or(program.as_ref().map(|chain| chain as &dyn ProgramChain)),
         };
-        let made = match job.options.threads.and_then(own_pool) {
-            None => stage.run(&context),
-            Some(pool) => pool.install(|| stage.run(&context)),
-        };
+        let (made, threads) = measured(job.options, || stage.run(&context));
         folders.move_back();
         if let (Err(_), Some(checkpoint)) = (&made, &checkpoint) {
             folders.remember(checkpoint);
@@ -230,7 +234,8 @@ impl<'a> Worker<'a> {
             Some(program) => program.finish(),
             None => (folders.files_read(checkpoint.as_ref())?, checkpoint),
         };
-        Ok(StageRun { artifact, files_read, checkpoint, scratch: folders.scratch })
+        let usage = progress.usage().map(|programs| programs.and(threads.unwrap_or_default())).or(threads);
+        Ok(StageRun { artifact, files_read, checkpoint, usage, scratch: folders.scratch })
     }
 
     /// The log of a point in this run.
@@ -292,6 +297,7 @@ impl<'a> Worker<'a> {
             class: output.class.clone(),
             threads,
             seconds: output.seconds,
+            usage: output.usage,
             finished_at: 0,
             run: self.run.to_owned(),
             host: self.host.map_or_else(host_name, str::to_owned),
@@ -307,6 +313,21 @@ impl<'a> Worker<'a> {
             provenance,
         }
     }
+}
+
+/// Runs a stage with the threads that it gets. Also returns what its threads used, if that can be told apart from what
+/// other stages use.
+fn measured<T: Send>(options: StartOptions, stage: impl FnOnce() -> T + Send) -> (T, Option<Usage>) {
+    let since = |before: Usage, now: Usage| Usage { cpu_seconds: now.cpu_seconds - before.cpu_seconds, ..now };
+    if let Some(pool) = options.threads.and_then(own_pool) {
+        let used = || pool.broadcast(|_| Usage::of_clock(ClockId::ThreadCPUTime)).into_iter().reduce(Usage::and);
+        let before = used().unwrap_or_default();
+        let made = pool.install(stage);
+        return (made, used().map(|now| since(before, now)));
+    }
+    let before = Usage::of_clock(ClockId::ProcessCPUTime);
+    let made = stage();
+    (made, options.is_alone.then(|| since(before, Usage::of_clock(ClockId::ProcessCPUTime))))
 }
 
 /// A pool for one stage. `None` if the system refuses threads: the stage then shares those of the process, and its

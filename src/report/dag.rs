@@ -171,6 +171,7 @@ mod tests {
             params: Values::new(),
             status: StageStatus::Executed,
             seconds: None,
+            usage: None,
             inputs: inputs.iter().map(|s| (*s).to_owned()).collect(),
             metrics: BTreeMap::new(),
             pruned: None,

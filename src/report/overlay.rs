@@ -3,6 +3,8 @@
 //! The report's artifact is a pure function of its inputs and can't hold any of this. The section is inserted at the
 //! [`MARKER`] of a page when the file is written.
 
+use bytesize::ByteSize;
+
 use super::dag;
 use super::html::{Cell, Html, Table, duration, html, number};
 use super::run::{RunOverlay, StageOverlay, word};
@@ -65,26 +67,45 @@ fn timings(stages: &[StageOverlay]) -> Html {
     let longest = stages.iter().filter_map(|s| s.seconds).fold(0.0, f64::max);
     let (shown, more) = first(stages);
     let mut table = Table::default();
-    table
-        .column("stage", false)
-        .column("kind", false)
-        .column("state", false)
-        .column("time", true)
-        .column("share", false);
+    table.column("stage", false).column("kind", false).column("state", false).column("time", true);
+    let has_usage = stages.iter().any(|stage| stage.usage.is_some());
+    let has_memory = stages.iter().any(|stage| stage.usage.is_some_and(|usage| usage.peak_memory.is_some()));
+    if has_usage {
+        table.column("CPU time", true);
+    }
+    if has_memory {
+        table.column("memory", true);
+    }
+    table.column("share", false);
     for stage in shown {
         let state = word(stage.status);
         let time = stage.seconds.map_or_else(String::new, duration);
         let share = stage.seconds.filter(|_| longest > 0.0).map_or(0.0, |s| 100.0 * s / longest);
         let bar = html!("<div class=\"bar\"><i style=\"width:{:.1}%\"></i></div>", share);
-        table.row(vec![
+        let mut cells = vec![
             Cell::name(&stage.name),
             Cell::text(&stage.kind),
             Cell::html(html!("<span class=\"state {0}\">{0}</span>", state), state.to_owned()),
-            Cell::html(html!("{}", time), stage.seconds.map_or_else(|| "-1".to_owned(), |s| s.to_string())),
-            Cell::html(bar, share.to_string()),
-        ]);
+            sorted(time, stage.seconds),
+        ];
+        let usage = stage.usage.unwrap_or_default();
+        if has_usage {
+            let seconds = stage.usage.map(|usage| usage.cpu_seconds);
+            cells.push(sorted(seconds.map_or_else(String::new, duration), seconds));
+        }
+        if has_memory {
+            let memory = usage.peak_memory.map(|bytes| ByteSize(bytes).to_string());
+            cells.push(sorted(memory.unwrap_or_default(), usage.peak_memory.map(|bytes| bytes as f64)));
+        }
+        cells.push(Cell::html(bar, share.to_string()));
+        table.row(cells);
     }
     html!("{}{}", table.render(&format!("Stages that ran took {} together", duration(total))), more)
+}
+
+/// A cell that is sorted by a number, or comes first without one.
+fn sorted(text: String, number: Option<f64>) -> Cell {
+    Cell::html(html!("{}", text), number.map_or_else(|| "-1".to_owned(), |number| number.to_string()))
 }
 
 /// The first points of a large run, and how many others there are.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::status::StageStatus;
+use crate::system::Usage;
 use crate::value::Values;
 
 /// A run as the report shows it.
@@ -41,6 +42,8 @@ pub struct StageOverlay {
     pub status: StageStatus,
     /// How long it took, in this run or, if it was cached, in the run that made it.
     pub seconds: Option<f64>,
+    /// What it used of the machine, if that is known.
+    pub usage: Option<Usage>,
     /// The names of the points it reads.
     pub inputs: Vec<String>,
     /// Its metrics.

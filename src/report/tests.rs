@@ -16,6 +16,7 @@ use crate::key::Digest;
 use crate::rng::Streams;
 use crate::stage::Input;
 use crate::status::StageStatus;
+use crate::system::Usage;
 use crate::value::{Value, Values};
 
 const CLASSES: [&str; 10] =
@@ -192,6 +193,8 @@ fn run() -> RunOverlay {
             _ => StageStatus::Cached,
         },
         seconds: (at % 3 == 1).then_some(13.7 * (at + 1) as f64),
+        usage: (at % 3 == 1)
+            .then(|| Usage { cpu_seconds: 27.0 * (at + 1) as f64, peak_memory: (at == 1).then_some(300 << 20) }),
         inputs: from,
         metrics: input.manifest().metrics.clone(),
         pruned: None,

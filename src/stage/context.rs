@@ -14,6 +14,7 @@ use crate::error::Error;
 pub use crate::key::Position;
 use crate::rng::Streams;
 use crate::store::create_below;
+use crate::system::Usage;
 use crate::value::Value;
 
 /// An artifact that a stage reads, tensor by tensor, each verified against its digest.
@@ -217,6 +218,10 @@ pub trait Progress: Send + Sync {
     fn update(&self, update: Update);
     /// A line for the stage's log, which is kept.
     fn log(&self, line: &str);
+    /// What a program of the stage has used, once it has ended.
+    fn used(&self, usage: Usage) {
+        let _ = usage;
+    }
 }
 
 /// A saved state: everything that the next step reads and that the result is made of.

@@ -10,6 +10,7 @@ use super::holder::Holder;
 use crate::artifact::{BlobEntry, Capability, Folder, Manifest, TensorEntry};
 use crate::key::{Components, Digest, Key, Position};
 use crate::status::{RunStatus, StageStatus};
+use crate::system::Usage;
 
 /// More epochs than any training has.
 const MOST_EPOCHS: u64 = 100_000_000;
@@ -27,6 +28,9 @@ pub struct Provenance {
     pub threads: usize,
     /// Wall-clock seconds it took.
     pub seconds: f64,
+    /// What it used of the machine, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
     /// Unix milliseconds.
     pub finished_at: i64,
     /// The run that computed it.

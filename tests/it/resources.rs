@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Project, Run, text};
+use crate::support::{Project, Run, json, text};
 
 /// A stage that notes that it runs, one that needs more than most machines have, and one that reads both.
 const PIPELINE: &str = r#"
@@ -234,4 +234,39 @@ fn configuration_has_resources_for_stages_that_do_not_say_what_they_need() {
     let wrong = run(&["run", "p.toml"]);
     assert_eq!(wrong.code, 2);
     assert!(wrong.stderr.contains("line 2, column 10"), "{}", wrong.stderr);
+}
+
+#[test]
+fn cpu_time_and_memory_of_stages_are_kept_and_stand_in_the_report() {
+    let project = Project::new(
+        r#"
+[pipeline]
+name = "p"
+
+[stages.hog]
+kind = "command"
+argv = ["sh", "-c", "x=$(head -c 60000000 /dev/zero | tr '\\0' a); echo $${#x} > out"]
+outputs = { out = "out" }
+
+[stages.report]
+kind = "report"
+inputs = { hog = "hog" }
+"#,
+    );
+    project.run(&[]);
+    let usage = |stage: &str| {
+        let shown = json(&project.vadpipe(["show", "p.toml", stage, "--json"]));
+        shown[stage]["provenance"]["usage"].clone()
+    };
+    let hog = usage("hog");
+    let (seconds, memory) = (hog["cpu_seconds"].as_f64().expect("a time"), hog["peak_memory"].as_u64().expect("bytes"));
+    assert!(seconds > 0.01, "{hog}");
+    assert!((60_000_000..2_000_000_000).contains(&memory), "{hog}");
+    let report = usage("report");
+    assert!(report["cpu_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "it ran alone: {report}");
+    assert!(report["peak_memory"].is_null(), "it has no process of its own");
+    let page = project.read("reports/p.report.html");
+    for column in ["CPU time", "memory"] {
+        assert!(page.contains(&format!(">{column}<")), "{column}");
+    }
 }

@@ -284,7 +284,7 @@ export function show(main, state, argument) {
   }
 
   function provenance(made) {
-    const facts = [["finished", when(made.finished_at)], ["time", seconds(made.seconds)], ["run", made.run], ["machine", made.host], ["device", `${made.device} (${made.class}), ${plural(made.threads, "thread")}`], ["vadpipe", made.version], ["program", made.program]];
+    const facts = [["finished", when(made.finished_at)], ["time", seconds(made.seconds)], ["CPU time", seconds(made.usage?.cpu_seconds)], ["memory", made.usage?.peak_memory && `${bytes(made.usage.peak_memory)} in its largest process`], ["run", made.run], ["machine", made.host], ["device", `${made.device} (${made.class}), ${plural(made.threads, "thread")}`], ["vadpipe", made.version], ["program", made.program]];
     return el("dl", { class: "facts" }, facts.filter(([, value]) => value).map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
   }
 

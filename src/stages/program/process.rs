@@ -105,7 +105,7 @@ pub(super) fn run(invocation: &Invocation, watch: &mut dyn Watch, context: &Cont
     let (failure, is_out_of_memory) = match end {
         End::Cancelled => return Err(StageError::Interrupted),
         End::TimedOut(limit) => (format!("`{name}` took longer than {} s and was ended", limit.as_secs()), false),
-        End::Exited(Exit { status, left }) => {
+        End::Exited(Exit { status, left, .. }) => {
             if left {
                 context.progress.log(&format!("`{name}` left processes running; they were ended"));
             }
@@ -188,6 +188,7 @@ fn wait(
             return Ok(Err(error));
         }
         if let Some(exit) = exit {
+            exit.usage.into_iter().for_each(|usage| context.progress.used(usage));
             return Ok(Ok(End::Exited(exit)));
         }
         if context.cancel.is_cancelled() {

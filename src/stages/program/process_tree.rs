@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 
 use super::supervisor::{GRACE, Report, SUPERVISE};
+use crate::system::Usage;
 
 /// How often to look at a process group.
 const POLL: Duration = Duration::from_millis(5);
@@ -49,6 +50,8 @@ pub(super) struct Exit {
     pub(super) status: ExitStatus,
     /// Whether it left processes running, which were ended.
     pub(super) left: bool,
+    /// What it and its descendants used, if it had a supervisor.
+    pub(super) usage: Option<Usage>,
 }
 
 impl ProcessTree {
@@ -80,14 +83,16 @@ impl ProcessTree {
                 let _ = supervisor.wait();
                 match report {
                     Report::NotStarted(error) => Err(io::Error::from_raw_os_error(error)),
-                    Report::Ended { status, left } => Ok(Some(Exit { status: ExitStatus::from_raw(status), left })),
+                    Report::Ended { status, left, usage } => {
+                        Ok(Some(Exit { status: ExitStatus::from_raw(status), left, usage: Some(usage) }))
+                    }
                 }
             }
             Self::Group(leader) => {
                 let start = Instant::now();
                 loop {
                     if let Some(status) = leader.try_wait()? {
-                        return Ok(Some(Exit { status, left: end_group(leader) }));
+                        return Ok(Some(Exit { status, left: end_group(leader), usage: None }));
                     }
                     if start.elapsed() >= longest {
                         return Ok(None);

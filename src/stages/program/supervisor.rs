@@ -28,6 +28,8 @@ use rustix::process::{
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use crate::system::Usage;
+
 /// The first argument of a supervisor. The program and its arguments follow.
 pub(crate) const SUPERVISE: &str = "supervise";
 /// How long processes may take to end after SIGTERM.
@@ -47,6 +49,8 @@ pub(super) enum Report {
         status: i32,
         /// Whether it left processes running.
         left: bool,
+        /// What it and its descendants used.
+        usage: Usage,
     },
 }
 
@@ -94,7 +98,8 @@ fn run(program: &OsString, arguments: &[OsString], socket: &UnixStream) -> Repor
             Err(error) => return Report::NotStarted(error.raw_os_error()),
         }
     };
-    Report::Ended { status, left: end_children(group) }
+    let left = end_children(group);
+    Report::Ended { status, left, usage: Usage::of_children() }
 }
 
 /// Waits for vadpipe to ask for the end, or to die.
