@@ -1,4 +1,4 @@
-// What the page of `vadpipe ui` takes: `node benches/page/browser.mjs path/to/vadpipe [--trainings N] [--epochs N] [--peers PYTHON]`.
+// What the page of `vadpipe ui` takes: `node benches/page/browser.mjs path/to/vadpipe [--trainings N] [--epochs N] [--peers PYTHON [--only-peers]]`.
 //
 // The data are made, not trained: a program writes five metrics for each epoch. Each figure is measured in Chromium on
 // this machine. With --peers, the same curves are shown by TensorBoard and Aim, if this Python has them. Needs Node and
@@ -239,9 +239,11 @@ function memoryOfAll(pid) {
 
 async function peer(name, script, command, port, selector) {
   const data = mkdtempSync(join(folder, `${name}-`));
-  write(`${name}.py`, script);
+  // Not the name of the package that it imports.
+  const program = `write-${name}.py`;
+  write(program, script);
   const begun = performance.now();
-  execFileSync(peers, [join(folder, `${name}.py`), data, String(trainings), String(epochs)], { cwd: data, stdio: ["ignore", "ignore", "inherit"] });
+  execFileSync(peers, [join(folder, program), data, String(trainings), String(epochs)], { cwd: data, stdio: ["ignore", "ignore", "inherit"] });
   const written = performance.now() - begun;
   const server = spawn(peers, command(data), { cwd: data, stdio: "ignore", detached: true });
   const started = performance.now();
@@ -266,7 +268,7 @@ async function peer(name, script, command, port, selector) {
 
 try {
   say(`${trainings} trainings of ${epochs} epochs and ${metrics.length} metrics, and ${points} other points`);
-  await ours();
+  if (!args.includes("--only-peers")) await ours();
   if (peers) {
     await peer("tensorboard", TENSORBOARD, (data) => ["-m", "tensorboard.main", "--logdir", data, "--port", "17901"], 17901, "tb-card canvas, scalar-card, card-view canvas");
     await peer("aim", AIM, (data) => ["-m", "aim", "up", "--repo", data, "--port", "17902"], 17902, "canvas, table, .Table, .ExploreTable");
