@@ -2,11 +2,12 @@
 //!
 //! A page can't draw millions of points. If trainings have more epochs than asked for, each bucket of epochs is drawn
 //! as its least and its greatest value, in the order in which they come, so that no spike is lost. All curves of an
-//! answer have the same buckets.
+//! answer have the same buckets. A page that smooths curves asks for the means of the buckets, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::ser::SerializeStruct as _;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
@@ -18,8 +19,8 @@ use crate::key::Digest;
 use crate::store::{BlobReader, StoreError};
 
 const PREFIX: &str = "history.";
-/// Values that are kept in memory: 64 MiB.
-const MOST_KEPT: usize = 16 << 20;
+/// Values that are kept in memory: 32 MiB.
+const MOST_KEPT: usize = 8 << 20;
 /// Curves in one answer.
 const MOST_SERIES: usize = 5_000;
 /// Values in one answer.
@@ -32,18 +33,18 @@ const LARGEST: u64 = 64 << 20;
 /// Decimated curves by their tensor and the epochs in a bucket.
 #[derive(Default)]
 pub(super) struct CurveCache {
-    curves: BTreeMap<(Digest, u64), Arc<Vec<f32>>>,
+    curves: BTreeMap<(Digest, u64), Arc<Decimated>>,
     /// Values of all of them.
     values: usize,
 }
 
 impl CurveCache {
-    fn insert(&mut self, name: (Digest, u64), values: &Arc<Vec<f32>>) {
-        if self.values + values.len() > MOST_KEPT {
+    fn insert(&mut self, name: (Digest, u64), curve: &Arc<Decimated>) {
+        if self.values + curve.len() > MOST_KEPT {
             *self = Self::default();
         }
-        self.values += values.len();
-        let before = self.curves.insert(name, Arc::clone(values));
+        self.values += curve.len();
+        let before = self.curves.insert(name, Arc::clone(curve));
         self.values -= before.map_or(0, |before| before.len());
     }
 }
@@ -59,6 +60,8 @@ pub(super) struct CurvesQuery {
     /// Epochs in a bucket, instead of `most`. A page that extends its curves asks for the bucket that they have. It
     /// gets a larger one only if a curve would have twice as many values as it may ask for.
     pub(super) bucket: Option<u64>,
+    /// Whether it wants the means of buckets.
+    pub(super) means: bool,
 }
 
 impl CurvesQuery {
@@ -106,6 +109,7 @@ pub(super) struct Selected {
     bucket: u64,
     /// Epochs of the longest curve.
     longest: u64,
+    means: bool,
     curves: Vec<(Series, Source)>,
 }
 
@@ -121,8 +125,8 @@ pub(super) fn select(model: &Model, query: CurvesQuery) -> Selected {
         let live = || point.current().and_then(|live| live.curves.get(&query.metric)).map(Found::Live);
         let Some(curve) = stored.map(Found::Stored).or_else(live) else { continue };
         let (seconds_per_epoch, samples_per_epoch) = pace(model, point);
-        let (epochs, values) = (curve.epochs(), Values::default());
-        found.push((Series { id, epochs, seconds_per_epoch, samples_per_epoch, values }, curve));
+        let epochs = curve.epochs();
+        found.push((Series { id, epochs, seconds_per_epoch, samples_per_epoch, ..Series::default() }, curve));
     }
     let longest = found.iter().map(|(series, _)| series.epochs).max().unwrap_or(0);
     let bucket = query.bucket_for(longest, found.len());
@@ -131,7 +135,7 @@ pub(super) fn select(model: &Model, query: CurvesQuery) -> Selected {
         Found::Live(curve) => Source::Known(Arc::new(decimate(curve.first, &curve.values, bucket))),
     };
     let curves = found.into_iter().map(|(series, curve)| (series, source(curve))).collect();
-    Selected { metric: query.metric, bucket, longest, curves }
+    Selected { metric: query.metric, bucket, longest, means: query.means, curves }
 }
 
 /// A curve in the cache or in the model.
@@ -152,7 +156,7 @@ impl Found<'_> {
 /// Where the values of a selected curve are.
 enum Source {
     Stored(TensorEntry),
-    Known(Arc<Vec<f32>>),
+    Known(Arc<Decimated>),
 }
 
 impl Selected {
@@ -161,17 +165,17 @@ impl Selected {
     /// # Errors
     /// If the cache can't be read. A damaged curve is left out.
     pub(super) fn read(self, cache: &Mutex<CurveCache>, blobs: &BlobReader) -> Result<Vec<u8>, StoreError> {
-        let Self { metric, bucket, longest, curves } = self;
+        let Self { metric, bucket, longest, means, curves } = self;
         let mut series = Vec::with_capacity(curves.len());
         for (one, source) in curves {
-            let values = match source {
-                Source::Known(values) => values,
+            let curve = match source {
+                Source::Known(curve) => curve,
                 Source::Stored(entry) => match stored(cache, blobs, &entry, bucket) {
                     Err(StoreError::Damaged { .. }) => continue,
-                    values => values?,
+                    curve => curve?,
                 },
             };
-            series.push(Series { values: Values(values), ..one });
+            series.push(Series { curve, has_means: means && bucket > 1, ..one });
         }
         let places = longest.div_ceil(bucket) * if bucket == 1 { 1 } else { 2 };
         let answer = Curves { metric, bucket, places, epochs: longest, series };
@@ -193,24 +197,45 @@ struct Curves {
     series: Vec<Series>,
 }
 
-#[derive(Serialize)]
+#[derive(Default)]
 struct Series {
     /// The number of the point.
     id: usize,
     epochs: u64,
     seconds_per_epoch: Option<f64>,
     samples_per_epoch: Option<f64>,
-    values: Values,
+    curve: Arc<Decimated>,
+    has_means: bool,
 }
 
-/// Values as a page draws them: with five digits, and null where there is none.
-#[derive(Default)]
-struct Values(Arc<Vec<f32>>);
-
-impl Serialize for Values {
+impl Serialize for Series {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(self.0.iter().map(|value| value.is_finite().then(|| five_digits(*value))))
+        let mut fields = to.serialize_struct("Series", 7)?;
+        fields.serialize_field("id", &self.id)?;
+        fields.serialize_field("epochs", &self.epochs)?;
+        fields.serialize_field("seconds_per_epoch", &self.seconds_per_epoch)?;
+        fields.serialize_field("samples_per_epoch", &self.samples_per_epoch)?;
+        fields.serialize_field("last", &shown(self.curve.last))?;
+        fields.serialize_field("values", &Values(&self.curve.ends))?;
+        if self.has_means {
+            fields.serialize_field("means", &Values(&self.curve.means))?;
+        }
+        fields.end()
     }
+}
+
+/// Values as a page draws them.
+struct Values<'a>(&'a [f32]);
+
+impl Serialize for Values<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.0.iter().map(|value| shown(*value)))
+    }
+}
+
+/// A value with five digits. None if there is none.
+fn shown(value: f32) -> Option<f64> {
+    value.is_finite().then(|| five_digits(value))
 }
 
 /// The value, rounded to five digits.
@@ -249,16 +274,40 @@ fn bucket(epochs: u64, most: usize) -> u64 {
     if epochs <= most { 1 } else { epochs.div_ceil(most / 2) }
 }
 
-/// The values of a curve that begins at the epoch `first`: one for each epoch, or two for each bucket.
-fn decimate(first: u64, values: &[f32], bucket: u64) -> Vec<f32> {
-    let missing = usize::try_from(first.saturating_sub(1)).unwrap_or(usize::MAX).min(1 << 24);
-    let padded = std::iter::repeat_n(f32::NAN, missing).chain(values.iter().copied());
-    if bucket <= 1 {
-        return padded.collect();
+/// What is drawn of a curve.
+#[derive(Debug, Default)]
+struct Decimated {
+    /// One value for each epoch, or two for each bucket of several epochs. NaN where there is none.
+    ends: Vec<f32>,
+    /// The mean of each bucket of several epochs.
+    means: Vec<f32>,
+    /// The value of the last epoch.
+    last: f32,
+}
+
+impl Decimated {
+    /// The number of its values.
+    fn len(&self) -> usize {
+        self.ends.len() + self.means.len()
     }
-    let all: Vec<f32> = padded.collect();
-    let size = usize::try_from(bucket).unwrap_or(usize::MAX);
-    all.chunks(size).flat_map(ends).collect()
+}
+
+/// Decimates a curve that begins at the epoch `first`.
+fn decimate(first: u64, values: &[f32], bucket: u64) -> Decimated {
+    let missing = usize::try_from(first.saturating_sub(1)).unwrap_or(usize::MAX).min(1 << 24);
+    let all: Vec<f32> = std::iter::repeat_n(f32::NAN, missing).chain(values.iter().copied()).collect();
+    let last = all.last().copied().unwrap_or(f32::NAN);
+    if bucket <= 1 {
+        return Decimated { ends: all, means: vec![], last };
+    }
+    let buckets = || all.chunks(usize::try_from(bucket).unwrap_or(usize::MAX));
+    Decimated { ends: buckets().flat_map(ends).collect(), means: buckets().map(mean).collect(), last }
+}
+
+/// The mean of the finite values. NaN if there is none.
+fn mean(values: &[f32]) -> f32 {
+    let finite = || values.iter().filter(|value| value.is_finite());
+    (finite().map(|value| f64::from(*value)).sum::<f64>() / finite().count() as f64) as f32
 }
 
 /// The least and the greatest value, in their order. NaN if there is none.
@@ -279,7 +328,7 @@ fn stored(
     blobs: &BlobReader,
     entry: &TensorEntry,
     bucket: u64,
-) -> Result<Arc<Vec<f32>>, StoreError> {
+) -> Result<Arc<Decimated>, StoreError> {
     let name = (entry.blob.digest, bucket);
     let cache = || cache.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = cache().curves.get(&name) {
@@ -294,13 +343,13 @@ fn read(blobs: &BlobReader, entry: &TensorEntry) -> Result<Vec<f32>, StoreError>
     let tensor = blobs.tensor(entry)?;
     let values = match tensor.element() {
         ElementType::F32 => tensor.to_vec::<f32>(),
-        _ => tensor.to_vec::<f64>().map(|values| values.into_iter().map(shown).collect()),
+        _ => tensor.to_vec::<f64>().map(|values| values.into_iter().map(logged).collect()),
     };
     // The type is that of the entry, which was checked.
     Ok(values.unwrap_or_default())
 }
 
-fn shown(value: f64) -> f32 {
+fn logged(value: f64) -> f32 {
     if value.to_bits() == NOT_LOGGED { f32::NAN } else { value as f32 }
 }
 
@@ -313,15 +362,20 @@ mod tests {
         let mut values = vec![1.0f32; 1000];
         (values[417], values[733]) = (9.0, -3.0);
         let bucket = bucket(1000, 100);
-        let drawn = decimate(1, &values, bucket);
-        assert_eq!((bucket, drawn.len()), (20, 100));
+        let Decimated { ends: drawn, means, .. } = decimate(1, &values, bucket);
+        assert_eq!((bucket, drawn.len(), means.len()), (20, 100, 50));
         assert!(drawn.contains(&9.0) && drawn.contains(&-3.0));
-        assert_eq!(decimate(1, &[3.0, 1.0, 2.0, 5.0], 2), [3.0, 1.0, 2.0, 5.0]);
+        assert_eq!(means[20], 1.4);
+        let short = decimate(1, &[3.0, 1.0, 2.0, 5.0, 4.0], 2);
+        assert_eq!(
+            (short.ends, short.means, short.last),
+            (vec![3.0, 1.0, 2.0, 5.0, 4.0, 4.0], vec![2.0, 3.5, 4.0], 4.0)
+        );
     }
 
     #[test]
     fn page_names_the_bucket_of_curves_that_grow_until_they_are_too_long() {
-        let query = |bucket| CurvesQuery { metric: "loss".to_owned(), points: vec![], most: 100, bucket };
+        let query = |bucket| CurvesQuery { metric: "loss".to_owned(), points: vec![], most: 100, bucket, means: false };
         assert_eq!(query(None).bucket_for(1_000, 1), 20);
         assert_eq!(query(Some(20)).bucket_for(1_500, 1), 20, "it stays the same");
         assert_eq!(query(Some(1)).bucket_for(1_000_000, 1), 500, "more values would be too many");
@@ -335,7 +389,8 @@ mod tests {
     #[test]
     fn kept_curves_take_a_limited_number_of_bytes() {
         let mut cache = CurveCache::default();
-        let curve = Arc::new(vec![0.0; MOST_KEPT / 4]);
+        let half = vec![0.0; MOST_KEPT / 8];
+        let curve = Arc::new(Decimated { ends: half.clone(), means: half, last: 0.0 });
         for number in 0..9 {
             cache.insert((Digest([number; 32]), 1), &curve);
             cache.insert((Digest([number; 32]), 1), &curve);
@@ -346,7 +401,7 @@ mod tests {
     #[test]
     fn short_curve_is_whole_and_a_resumed_one_begins_where_it_was_resumed() {
         assert_eq!(bucket(400, 400), 1);
-        let drawn = decimate(3, &[0.5, 0.25], 1);
+        let drawn = decimate(3, &[0.5, 0.25], 1).ends;
         assert!(drawn[..2].iter().all(|value| value.is_nan()));
         assert_eq!(drawn[2..], [0.5, 0.25]);
     }
@@ -354,13 +409,14 @@ mod tests {
     #[test]
     fn values_are_sent_with_five_digits() {
         let values = [0.123_456_79, -98_765.43, 1.0, 0.0, 2.5e-7, f32::NAN];
-        let text = serde_json::to_string(&Values(Arc::new(values.to_vec()))).unwrap();
+        let text = serde_json::to_string(&Values(&values)).unwrap();
         assert_eq!(text, "[0.12346,-98765.0,1.0,0.0,2.5e-7,null]");
     }
 
     #[test]
     fn bucket_without_a_value_is_a_gap() {
-        let drawn = decimate(1, &[f32::NAN, f32::NAN, 1.0, f32::INFINITY], 2);
+        let Decimated { ends: drawn, means, last } = decimate(1, &[f32::NAN, f32::NAN, 1.0, f32::INFINITY], 2);
+        assert!(means[0].is_nan() && means[1] == 1.0 && !last.is_finite());
         assert!(drawn[0].is_nan() && drawn[1].is_nan());
         assert_eq!(drawn[2..], [1.0, 1.0]);
     }

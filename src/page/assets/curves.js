@@ -22,7 +22,7 @@ export function show(main, state) {
   const metric = el("select", { onchange: (e) => { settings.metric = e.target.value; zoom = null; load().catch(failed); } });
   const across = el("select", { onchange: (e) => { settings.x = e.target.value; zoom = null; draw(); } });
   const by = el("select", { onchange: (e) => { settings.colour = e.target.value; draw(); } });
-  const smooth = el("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: settings.smooth, "aria-label": "Smoothing", oninput: (e) => { settings.smooth = Number(e.target.value); extend(); } });
+  const smooth = el("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: settings.smooth, "aria-label": "Smoothing", oninput: (e) => { settings.smooth = Number(e.target.value); if (settings.smooth && data?.bucket > 1 && !data.series[0]?.means) follow(); else extend(); } });
   const box = (name, text) => el("label", { class: "check" }, el("input", { type: "checkbox", checked: settings[name], onchange: (e) => { settings[name] = e.target.checked; if (name === "only") follow(); else { zoom = null; draw(); } } }), text);
   const bar = el("div", { class: "bar" },
     el("label", {}, el("span", {}, "Metric"), metric), el("label", {}, el("span", {}, "Across"), across),
@@ -69,7 +69,7 @@ export function show(main, state) {
   /** The curves of these points, whose buckets are those of the point `anchor`. */
   async function ask(ids, anchor, signal) {
     const lists = parts(ids).map((part) => (anchor === null || part.includes(anchor) ? part : [...part, anchor]));
-    return Promise.all(lists.map((list) => get("/api/curves", { metric: settings.metric, most: MOST }, { ids: list, signal })));
+    return Promise.all(lists.map((list) => get("/api/curves", { metric: settings.metric, most: MOST, means: settings.smooth ? true : null }, { ids: list, signal })));
   }
 
   /** Loads all curves. */
@@ -109,7 +109,8 @@ export function show(main, state) {
     const is = new Set(now);
     const ids = now.filter((id) => grown.has(id) || !asked.has(id));
     grown.clear();
-    if (!before || before.metric !== settings.metric) { await load(); return; }
+    const lacksMeans = settings.smooth && before?.bucket > 1 && before.series.some((one) => !one.means);
+    if (!before || before.metric !== settings.metric || lacksMeans) { await load(); return; }
     const kept = before.series.filter((one) => is.has(one.id));
     const most = Math.max(0, ...kept.map((one) => one.epochs));
     // Only longer curves were left out: the others have finer buckets.
@@ -141,19 +142,18 @@ export function show(main, state) {
 
   const place = (at) => (data.bucket === 1 ? at + 1 : Math.floor(at / 2) * data.bucket + 1 + (at % 2 ? Math.floor(data.bucket / 2) : 0));
 
-  /** The mean of the values before, the newer ones with more weight. */
-  function smoothed(values) {
-    if (!settings.smooth) return values;
+  /** The mean of the values before, the newer ones with more weight. A bucket of epochs counts as that many epochs. */
+  function smoothed({ values, means }) {
+    if (!settings.smooth || (data.bucket > 1 && !means)) return values;
+    const kept = settings.smooth ** data.bucket;
     let sum = 0, weight = 0;
-    // Of a bucket with several epochs, the middle between its least and its greatest value.
-    const middle = (at) => { const [a, b] = [values[at], values[at + 1] ?? values[at]]; return a === null ? b : (a + b) / 2; };
-    const all = data.bucket === 1 ? values : values.map((value, at) => (value === null ? null : middle(at - (at % 2))));
-    return all.map((value) => {
+    const all = (data.bucket === 1 ? values : means).map((value) => {
       if (value === null) return null;
-      sum = sum * settings.smooth + value;
-      weight = weight * settings.smooth + 1;
+      sum = sum * kept + value;
+      weight = weight * kept + 1;
       return sum / weight;
     });
+    return data.bucket === 1 ? all : all.flatMap((value) => [value, value]);
   }
 
   /** All curves on the same places. */
@@ -161,15 +161,15 @@ export function show(main, state) {
     const fits = (value) => (settings.logY && value !== null && value <= 0 ? null : value);
     if (settings.x === "epoch") {
       const xs = Array.from({ length: data.places }, (_, at) => place(at));
-      const pad = (values) => { const all = smoothed(values).map(fits); while (all.length < xs.length) all.push(null); return all; };
-      return { columns: [xs, ...data.series.map((one) => pad(one.values))], series: data.series };
+      const pad = (one) => { const all = smoothed(one).map(fits); while (all.length < xs.length) all.push(null); return all; };
+      return { columns: [xs, ...data.series.map(pad)], series: data.series };
     }
     const unit = settings.x === "time" ? (one) => one.seconds_per_epoch && one.seconds_per_epoch / 3600 : (one) => one.samples_per_epoch;
     const series = data.series.filter((one) => unit(one));
     const end = Math.max(...series.map((one) => one.epochs * unit(one)), 0);
     const xs = Array.from({ length: MOST }, (_, at) => (end * (at + 1)) / MOST);
     const columns = series.map((one) => {
-      const values = smoothed(one.values).map(fits);
+      const values = smoothed(one).map(fits);
       return xs.map((x) => {
         const epoch = x / unit(one);
         if (epoch > one.epochs || epoch < 1) return null;
@@ -235,7 +235,7 @@ export function show(main, state) {
 
   function describe(series) {
     const all = matching().length;
-    const several = data.bucket > 1 && (settings.smooth ? `; smoothed from the middles between the least and the greatest value of ${data.bucket} epochs` : `; each place shows the least and the greatest value of ${data.bucket} epochs`);
+    const several = data.bucket > 1 && (settings.smooth ? `; smoothed from the means of ${data.bucket} epochs each` : `; each place shows the least and the greatest value of ${data.bucket} epochs`);
     say(note, `${plural(series.length, "curve")}${all > MOST_CURVES ? ` of the first ${plural(MOST_CURVES, "point")} of ${all.toLocaleString("en")}` : ""}${several || ""}. Drag to zoom, double-click to go back, click a curve to open its point.`);
     chart.setAttribute("aria-label", `${plural(series.length, "curve")} of ${settings.metric}`);
   }
