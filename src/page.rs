@@ -22,6 +22,7 @@ mod images;
 mod importance;
 mod kept;
 mod live;
+mod logs;
 mod model;
 mod notes;
 mod point;
@@ -37,5 +38,5 @@ mod tests;
 mod watch;
 
 pub use model::Pipeline;
-pub use remote::Remote;
 pub use server::{Server, Settings};
+pub use state::Remote;

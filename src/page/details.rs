@@ -1,10 +1,7 @@
-//! A point: what its key is made of, what changed, what its result holds, and its log.
+//! A point: what its key is made of, what changed, and what its result holds.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
-use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
@@ -20,8 +17,6 @@ use crate::store::{BlobReader, ResultRecord, StateRecord};
 
 /// The name of the images that a state decodes, as in results.
 pub(super) const RECONSTRUCTIONS: &str = "reconstructions";
-/// Bytes of a log in one answer.
-const LOG_PART: u64 = 256 << 10;
 /// An embedding with more bytes is not sent: a million places.
 const LARGEST_EMBEDDING: u64 = 8 << 20;
 /// Images of a stack that can be shown. A larger stack is a data set.
@@ -38,7 +33,7 @@ pub(super) fn details(model: &Model, number: usize, other: Option<usize>) -> Opt
     };
     let mut details = json!({
         "id": number, "pipeline": &*point.pipeline, "point": point.name, "stage": point.stage, "kind": point.kind(),
-        "status": point.status(), "live": live(point), "log": log_run(point),
+        "status": point.status(), "live": live(point), "log": point.log_run(),
         "can_note": point.noted_key().is_some(),
         "note": model.note(point).map(|note| json!({ "tags": note.tags, "text": note.text })),
         "earlier": earlier.iter().map(summary).collect::<Vec<_>>(),
@@ -207,58 +202,6 @@ fn is_stack(entry: &TensorEntry) -> bool {
 /// Whether a file can be shown as text.
 pub(super) fn is_text(name: &str) -> bool {
     [".txt", ".csv", ".json", ".log", ".md", ".toml", ".tsv", ".yaml", ".yml"].iter().any(|end| name.ends_with(end))
-}
-
-/// The run that has the newest log of a point.
-fn log_run(point: &Point) -> Option<&str> {
-    let live = point.live.as_ref().filter(|_| !point.is_done() || point.result.is_none()).map(|live| &*live.run);
-    live.or(point.result.as_ref().map(|result| result.run.as_str()))
-}
-
-/// The log of a point.
-pub(super) struct PointLog {
-    run: String,
-    path: Option<PathBuf>,
-    /// Whether it does not grow any more.
-    is_over: bool,
-}
-
-/// Where the log of a point is.
-pub(super) fn log(model: &Model, number: usize) -> Option<PointLog> {
-    let point = model.points.get(number)?;
-    let run = log_run(point)?.to_owned();
-    let path = model.reader.log_path(&run, &point.name);
-    Some(PointLog { run, path, is_over: point.status() != "running" })
-}
-
-impl PointLog {
-    /// A part of the log from this offset on. Without an offset: its end.
-    pub(super) fn read(self, from: Option<u64>) -> Value {
-        let Self { run, path, is_over } = self;
-        let Some(mut file) = path.and_then(|path| crate::file::open(&path).ok()) else {
-            return json!({ "run": run, "from": 0, "next": 0, "text": "", "is_over": is_over, "exists": false });
-        };
-        let length = file.metadata().map_or(0, |file| file.len());
-        let from = from.unwrap_or(length.saturating_sub(LOG_PART)).min(length);
-        let text = read_part(&mut file, from).unwrap_or_default();
-        let next = from + text.len() as u64;
-        let text = String::from_utf8_lossy(&text);
-        json!({ "run": run, "from": from, "next": next, "text": text, "is_over": is_over, "exists": true })
-    }
-}
-
-/// Reads up to the last whole line, or a part of a very long line.
-fn read_part(file: &mut File, from: u64) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.seek(SeekFrom::Start(from))?;
-    file.take(LOG_PART).read_to_end(&mut bytes)?;
-    let end = bytes.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
-    match end {
-        Some(end) => bytes.truncate(end),
-        None if (bytes.len() as u64) < LOG_PART => bytes.clear(),
-        None => {}
-    }
-    Ok(bytes)
 }
 
 /// An embedding, before its places are read.

@@ -94,6 +94,12 @@ impl Point {
         self.current().and_then(|live| live.key).or_else(|| self.result.as_ref().map(|result| result.key))
     }
 
+    /// The run that has its newest log.
+    pub(super) fn log_run(&self) -> Option<&str> {
+        let live = self.live.as_ref().filter(|_| !self.is_done() || self.result.is_none()).map(|live| &*live.run);
+        live.or(self.result.as_ref().map(|result| result.run.as_str()))
+    }
+
     /// Its kind, if it is known.
     pub(super) fn kind(&self) -> Option<&str> {
         let live = self.live.as_ref().map(|live| live.kind.as_str());

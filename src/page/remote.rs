@@ -6,21 +6,13 @@ use std::time::Duration;
 
 use super::model::Model;
 use super::runs::Run;
-use super::state::{App, Followed};
-use crate::shared::{EventsRead, SharedStore};
+use super::state::{App, Followed, Remote};
+use crate::shared::EventsRead;
 use crate::status::{RunStatus, StageStatus};
 use crate::store::{Holder, StageRun};
 
 /// The time between two requests for new events. Workers write some once a second at most.
 const TICK: Duration = Duration::from_secs(1);
-
-/// A run in a shared store.
-pub struct Remote {
-    /// The store.
-    pub shared: SharedStore,
-    /// The id of the run.
-    pub run: String,
-}
 
 /// Adds the run with the points of the pipeline file that was given.
 pub(super) fn add(model: &mut Model, remote: &Remote) {
@@ -59,7 +51,8 @@ pub(super) fn add(model: &mut Model, remote: &Remote) {
 }
 
 /// Follows the events of the workers until the server ends.
-pub(super) fn follow(app: &App, remote: &Remote) {
+pub(super) fn follow(app: &App) {
+    let Some(remote) = &app.remote else { return };
     let mut read = EventsRead::default();
     let mut is_first = true;
     loop {

@@ -20,12 +20,13 @@ use tokio::sync::broadcast::error::RecvError;
 use super::assets::{self, PAGE};
 use super::chain::chain;
 use super::curves::{self, CurvesQuery};
-use super::details::{RECONSTRUCTIONS, details, embedding, log};
+use super::details::{RECONSTRUCTIONS, details, embedding};
 use super::graph::graph;
 use super::guard::guard;
 use super::images::{self, Selection, Sent};
 use super::importance::importance;
 use super::kept::reconstructions;
+use super::logs;
 use super::model::Model;
 use super::notes::NoteChange;
 use super::state::{App, READ_ALL};
@@ -198,8 +199,8 @@ struct LogQuery {
 
 async fn point_log(State(app): Shared, Path(number): Path<usize>, Query(query): Query<LogQuery>) -> Answer {
     answer(app, move |app| {
-        let log = log(&app.model(), number).ok_or_else(|| Refusal::not_found("the point has no log"))?;
-        Ok(Json(log.read(query.from)))
+        let log = logs::find(&app.model(), number).ok_or_else(|| Refusal::not_found("the point has no log"))?;
+        Ok(Json(log.read(query.from, app.remote.as_ref())))
     })
     .await
 }
@@ -350,6 +351,9 @@ struct SelectionQuery {
     most: Option<usize>,
     /// Epochs in a bucket of a curve.
     bucket: Option<u64>,
+    /// Whether to send the means of buckets.
+    #[serde(default)]
+    means: bool,
 }
 
 impl SelectionQuery {
@@ -366,7 +370,13 @@ async fn point_curves(State(app): Shared, Query(query): Query<SelectionQuery>) -
         let model = app.model();
         let points = query.points(app, &model)?;
         let Some(metric) = query.metric else { return Ok(Json(curves::metrics(&model, &points)).into_response()) };
-        let query = CurvesQuery { metric, points, most: query.most.unwrap_or(VALUES), bucket: query.bucket };
+        let query = CurvesQuery {
+            metric,
+            points,
+            most: query.most.unwrap_or(VALUES),
+            bucket: query.bucket,
+            means: query.means,
+        };
         let selected = curves::select(&model, query);
         drop(model);
         let read = selected.read(&app.curves, &app.blobs).map_err(|error| Refusal::from(Error::from(error)))?;

@@ -10,9 +10,9 @@ use tokio::sync::oneshot;
 
 use super::guard::Guard;
 use super::model::{Model, Pipeline};
-use super::remote::{self, Remote};
+use super::remote;
 use super::routes;
-use super::state::App;
+use super::state::{App, Remote};
 use super::watch::Watcher;
 use crate::error::{Error, Result};
 use crate::stage::Registry;
@@ -41,7 +41,6 @@ pub struct Server {
     listener: TcpListener,
     app: Arc<App>,
     watcher: Watcher,
-    remote: Option<Remote>,
 }
 
 impl Server {
@@ -57,9 +56,9 @@ impl Server {
         if let Some(remote) = &settings.remote {
             remote::add(&mut model, remote);
         }
-        let app = Arc::new(App::new(model, guard));
+        let app = Arc::new(App::new(model, guard, settings.remote));
         let watcher = Watcher::load(Arc::clone(&app));
-        Ok(Self { listener, app, watcher, remote: settings.remote })
+        Ok(Self { listener, app, watcher })
     }
 
     /// The address of the page, with the token.
@@ -83,9 +82,9 @@ impl Server {
     pub fn run(self, stop: oneshot::Receiver<()>) -> Result<()> {
         let watcher = self.watcher;
         spawn(&self.app, move || watcher.follow())?;
-        if let Some(remote) = self.remote {
+        if self.app.remote.is_some() {
             let app = Arc::clone(&self.app);
-            spawn(&self.app, move || remote::follow(&app, &remote))?;
+            spawn(&self.app, move || remote::follow(&app))?;
         }
         let runtime = Builder::new_multi_thread().worker_threads(2).max_blocking_threads(8).enable_all().build();
         let runtime = runtime.map_err(|error| Error::exhausted("can't start threads", error))?;

@@ -10,6 +10,7 @@ use super::guard::Guard;
 use super::images::LastTensor;
 use super::model::Model;
 use super::table::Columns;
+use crate::shared::SharedStore;
 use crate::store::BlobReader;
 
 /// Messages that a slow page may miss before it reads everything again.
@@ -34,8 +35,18 @@ pub(super) struct App {
     /// Held while a note is changed.
     pub(super) writing: Mutex<()>,
     pub(super) guard: Arc<Guard>,
+    /// The run in a shared store that is followed.
+    pub(super) remote: Option<Remote>,
     /// Why what is shown may be old, by what can't be followed.
     problems: Mutex<BTreeMap<Followed, String>>,
+}
+
+/// A run in a shared store.
+pub struct Remote {
+    /// The store.
+    pub shared: SharedStore,
+    /// The id of the run.
+    pub run: String,
 }
 
 /// What the server follows.
@@ -48,7 +59,7 @@ pub(super) enum Followed {
 }
 
 impl App {
-    pub(super) fn new(model: Model, guard: Guard) -> Self {
+    pub(super) fn new(model: Model, guard: Guard, remote: Option<Remote>) -> Self {
         let (updates, _) = broadcast::channel(BACKLOG);
         let (columns, curves, last_tensor, large, writing, problems) = Default::default();
         let (blobs, guard) = (model.reader.blobs(), Arc::new(guard));
@@ -62,6 +73,7 @@ impl App {
             large,
             writing,
             guard,
+            remote,
             problems,
         }
     }

@@ -249,6 +249,9 @@ fn run_of_workers_on_other_machines_is_followed_through_the_store() {
     let curves = page.ok("/api/curves?metric=loss&where=stage%3Dnet");
     let series = curves["series"].as_array().expect("series");
     assert!(series.len() == 3 && series.iter().all(|one| one["epochs"] == 4), "{curves}");
+    // The logs are on the other machine; the worker left them in the store.
+    let log = page.ok(&format!("/api/points/{}/log", series[0]["id"]));
+    assert!(text(&log["text"]).contains("epoch 4/4") && log["is_over"] == true, "{log}");
 }
 
 #[test]

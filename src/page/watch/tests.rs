@@ -32,7 +32,7 @@ fn watch(dir: &Path, runs: &[RunRecord]) -> (Store, Watcher) {
         store.write_run(run).unwrap();
     }
     let reader = CacheReader::open(dir).unwrap();
-    let app = App::new(Model::new(reader, vec![], Arc::new(builtin())), Guard::new(vec![]).unwrap());
+    let app = App::new(Model::new(reader, vec![], Arc::new(builtin())), Guard::new(vec![]).unwrap(), None);
     let watcher = Watcher::load(Arc::new(app));
     (store, watcher)
 }
