@@ -8,6 +8,7 @@
 // - filter: from a key in the filter to the changed table, with 10,000 rows
 // - hover: frames a second while the pointer moves over the curves
 // - live: from a logged epoch of a running training to its place on the page
+// - training: the time of a training with the page of its curves open, as a ratio to that without any page
 // - memory: the resident memory of the server, its peak
 
 import { execFileSync, spawn } from "node:child_process";
@@ -82,6 +83,20 @@ kind = "command"
 matrix = { n = ${numbers(points)} }
 argv = ["sh", "-c", "echo '{\\"loss\\": 0.'$0'}' > $1; echo > $2", "\${matrix.n}", "{metrics}", "{outputs.x}"]
 outputs = { x = "x" }
+`);
+
+write("speed.toml", `[pipeline]
+name = "speed"
+[stages.data]
+kind = "load-data"
+source = "synthetic"
+train = 480
+[stages.ad]
+kind = "train-ad"
+inputs = { data = "data" }
+epochs = 12
+latent_dim = 64
+channels = [512, 256, 128, 64]
 `);
 
 const say = (line) => console.log(line);
@@ -171,6 +186,7 @@ async function ours() {
     say(`hover        ${(await frames(page, ".chart canvas")).toFixed(0)} frames a second`);
     await page.close();
     await live(url);
+    await trainingSpeed(url, server);
     const [now, peak] = memory(server.pid);
     say(`memory       ${now.toFixed(0)} MB, at most ${peak.toFixed(0)} MB`);
   } finally {
@@ -204,6 +220,47 @@ async function live(url) {
   if (!delays.length) throw new Error("no epoch appeared on the page");
   say(`live         ${delays[Math.floor(delays.length / 2)]} ms after the event, ${delays.at(-1)} ms at most`);
   await page.close();
+}
+
+/** The seconds that these processes have computed. */
+function computed(pids) {
+  const ticks = pids.map((pid) => {
+    try {
+      const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1].split(" ");
+      // With those of children that have ended.
+      return [11, 12, 13, 14].reduce((sum, at) => sum + Number(fields[at]), 0);
+    } catch { return 0; }
+  });
+  return ticks.reduce((sum, one) => sum + one, 0) / 100;
+}
+
+const browserProcesses = () => execFileSync("pgrep", ["chromium"]).toString().split("\n").map(Number).filter(Boolean);
+
+/** The median of the ratios of pairs of trainings: with the page open, and without. */
+async function trainingSpeed(url, server) {
+  const trained = (seed) => {
+    const child = spawn(vadpipe, ["run", "speed.toml", "--quiet", "-S", `pipeline.seed=${seed}`], { cwd: folder, stdio: ["ignore", "ignore", "inherit"] });
+    return new Promise((resolve) => child.on("exit", resolve)).then(() => {
+      const record = JSON.parse(execFileSync(vadpipe, ["show", "speed.toml", "ad", "--json", "-S", `pipeline.seed=${seed}`], { cwd: folder }));
+      return record.ad.provenance.seconds;
+    });
+  };
+  await trained(0);
+  const ratios = [];
+  const begun = [computed([server.pid]), computed(browserProcesses())];
+  for (let pair = 1; pair <= 7; pair += 1) {
+    const { page } = await open(`${url}`, ".line");
+    await page.fill("#where", "pipeline=speed");
+    await page.evaluate(() => { location.hash = "curves"; });
+    const watched = await trained(2 * pair);
+    await page.close();
+    const alone = await trained(2 * pair + 1);
+    ratios.push(watched / alone);
+  }
+  ratios.sort((a, b) => a - b);
+  const [own, browsers] = [computed([server.pid]) - begun[0], computed(browserProcesses()) - begun[1]];
+  say(`             the server computed for ${own.toFixed(1)} s, the browser for ${browsers.toFixed(1)} s meanwhile`);
+  say(`training     ${ratios[3].toFixed(3)} of the time without the page (${ratios[0].toFixed(3)} to ${ratios[6].toFixed(3)})`);
 }
 
 const TENSORBOARD = `${CURVE}

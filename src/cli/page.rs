@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
+use rustix::process::nice;
 use serde_json::json;
 use tempfile::NamedTempFile;
 use tokio::sync::oneshot;
@@ -69,6 +70,9 @@ pub(super) struct PageArgs {
     no_open: bool,
 }
 
+/// How much lower the priority of the server is than that of other processes.
+const NICENESS: i32 = 10;
+
 /// Serves the page until a signal comes.
 pub(super) fn page(args: &PageArgs, global: &Global, ui: &Ui) -> Result<()> {
     let pipelines = pipelines(args, global)?;
@@ -82,6 +86,8 @@ pub(super) fn page(args: &PageArgs, global: &Global, ui: &Ui) -> Result<()> {
         remote: remote(args)?,
         registry: global.kinds.0.clone(),
     };
+    // A training on this machine goes first.
+    let _ = nice(NICENESS);
     let (sender, stop) = oneshot::channel();
     let sender = Mutex::new(Some(sender));
     stop_on_signals(&Cancel::default(), move |_| {

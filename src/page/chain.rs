@@ -124,6 +124,8 @@ pub(super) fn chain(model: &Model, pipeline: &str) -> Value {
     all.sort_by_key(|training| Reverse(training.record.provenance.finished_at));
     let left_out = all.len().saturating_sub(MOST);
     all.truncate(MOST);
+    // As in the table. The results of a point stay in their order.
+    all.sort_by_key(|training| model.find(pipeline, &training.record.point));
     let mut starts: BTreeMap<(&str, Key), Vec<usize>> = BTreeMap::new();
     for (number, training) in all.iter().enumerate() {
         starts.entry((training.record.manifest.kind.as_str(), training.start)).or_default().push(number);

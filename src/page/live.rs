@@ -123,13 +123,16 @@ impl PointRun {
     }
 
     /// Adds an epoch that ended at `now`, in Unix milliseconds, or at an unknown time.
-    pub(super) fn add_epoch(&mut self, line: EpochLine, now: Option<i64>) {
+    /// Applies the event of an epoch. Returns whether it has other values than the epoch before.
+    pub(super) fn add_epoch(&mut self, line: EpochLine, now: Option<i64>) -> bool {
+        let has_other_names = !self.figures.keys().eq(line.figures.keys());
         self.epochs = Some((line.epoch, line.epochs));
         self.epoch_at = now;
         for (name, value) in &line.figures {
             self.curves.entry(name.clone()).or_default().set(line.epoch, *value);
         }
         self.figures = line.figures;
+        has_other_names
     }
 
     /// Begins to measure the epochs of a training that runs already.

@@ -43,6 +43,8 @@ pub(super) struct Changes {
     pub(super) epochs: BTreeSet<usize>,
     /// Whether points were added or removed.
     pub(super) has_other_points: bool,
+    /// Whether the table may need other columns.
+    pub(super) may_have_other_columns: bool,
     pub(super) has_runs: bool,
     pub(super) has_states: bool,
 }
@@ -50,8 +52,9 @@ pub(super) struct Changes {
 impl Changes {
     /// Whether nothing has changed.
     pub(super) fn is_empty(&self) -> bool {
-        let Self { points, epochs, has_other_points, has_runs, has_states } = self;
-        points.is_empty() && epochs.is_empty() && !has_other_points && !has_runs && !has_states
+        let Self { points, epochs, has_other_points, may_have_other_columns, has_runs, has_states } = self;
+        let has_other_lines = *has_other_points || *may_have_other_columns;
+        points.is_empty() && epochs.is_empty() && !has_other_lines && !has_runs && !has_states
     }
 }
 
@@ -176,6 +179,7 @@ impl Model {
             let number = self.number(&pipeline, &name);
             self.changes.has_other_points |= outcome.is_none();
             self.points[number].result = outcome;
+            self.changes.may_have_other_columns = true;
             self.changes.points.insert(number);
             self.take_result(number);
         }
@@ -240,6 +244,7 @@ impl Model {
         let before = self.runs.len();
         self.runs.retain(|id, run| run.is_remote || !ids.contains(id));
         self.changes.has_runs |= before != self.runs.len();
+        self.changes.may_have_other_columns = true;
         self.trainings.retain(|(run, _), _| !ids.contains(run));
         for (number, point) in self.points.iter_mut().enumerate() {
             if point.live.take_if(|live| !live.is_remote && ids.contains(&*live.run)).is_some() {
@@ -273,6 +278,7 @@ impl Model {
             run.events = known.events.take();
         }
         self.changes.has_runs = true;
+        self.changes.may_have_other_columns = true;
         let (id, was_killed) = (Arc::clone(&run.id), run.was_killed());
         self.runs.insert(id.to_string(), run);
         if was_killed {
@@ -334,7 +340,7 @@ impl Model {
                     && self.needs(number, is_running)
                     && let Some(live) = self.points[number].live.as_mut().filter(|live| live.run == id)
                 {
-                    live.add_epoch(epoch, now);
+                    self.changes.may_have_other_columns |= live.add_epoch(epoch, now);
                     self.changes.points.insert(number);
                     self.changes.epochs.insert(number);
                 }
@@ -347,6 +353,7 @@ impl Model {
                 let (status, key) = (live.status, live.key);
                 live.apply(event, now);
                 self.has_other_counts |= is_running && live.status != status;
+                self.changes.may_have_other_columns |= live.status != status;
                 if has_ended && !matches!(status, StageStatus::Pending | StageStatus::Running) {
                     (live.status, live.key) = (status, key);
                 }
@@ -372,6 +379,7 @@ impl Model {
             && let Some(outcome) = self.reader.result(&key).map(|record| self.outcome(&record))
         {
             self.points[number].result = Some(outcome);
+            self.changes.may_have_other_columns = true;
         }
         self.points[number].drop_stored_curves();
     }

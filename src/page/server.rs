@@ -86,7 +86,7 @@ impl Server {
             let app = Arc::clone(&self.app);
             spawn(&self.app, move || remote::follow(&app))?;
         }
-        let runtime = Builder::new_multi_thread().worker_threads(2).max_blocking_threads(8).enable_all().build();
+        let runtime = Builder::new_multi_thread().worker_threads(1).max_blocking_threads(4).enable_all().build();
         let runtime = runtime.map_err(|error| Error::exhausted("can't start threads", error))?;
         self.listener.set_nonblocking(true).map_err(failed)?;
         let served = runtime.block_on(async {

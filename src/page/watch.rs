@@ -13,8 +13,8 @@ use super::state::{App, Followed};
 use super::table::{Columns, Row};
 use crate::file::tail::Tail;
 
-/// The time between two looks.
-const TICK: Duration = Duration::from_millis(200);
+/// The time between two looks. Each look and what pages then do takes time from trainings on this machine.
+const TICK: Duration = Duration::from_millis(300);
 /// The time between two looks at the processes of runs.
 const PROCESSES: Duration = Duration::from_secs(2);
 /// With more changed lines the page asks for the whole table.
@@ -173,14 +173,14 @@ fn publish(app: &App) {
         return;
     }
     model.version += 1;
-    let columns = Columns::of(&model);
-    let are_new = {
-        let mut known = app.columns.write().unwrap_or_else(PoisonError::into_inner);
-        let are_new = *known != columns;
-        known.clone_from(&columns);
-        are_new
-    };
-    let message = message(&model, &columns, &changes, are_new);
+    // Looks at all points, which takes too long to do it after each epoch.
+    let may_differ = changes.has_other_points || changes.may_have_other_columns;
+    let new = may_differ.then(|| Columns::of(&model)).filter(|columns| *columns != app.columns());
+    let are_new = new.is_some();
+    if let Some(columns) = new {
+        *app.columns.write().unwrap_or_else(PoisonError::into_inner) = columns;
+    }
+    let message = message(&model, &app.columns(), &changes, are_new);
     // Nobody may be listening.
     let _ = app.updates.send(message.to_string().into());
 }

@@ -173,7 +173,7 @@ const stories = {
       const answer = await fetch("/api/points");
       return Math.max(...(await answer.json()).rows.map((row) => row.epoch ?? 0));
     });
-    await page.waitForFunction(() => /[5-9]|\d\d/.test(document.querySelector(".chart").getAttribute("aria-label")) || document.querySelector(".readout").innerText.includes("net@"));
+    await page.waitForFunction(() => /[5-9]|\d\d/.test(document.querySelector(".chart").getAttribute("aria-label")) || document.querySelector(".readout").innerText.includes("lr="));
     const before = await page.locator(".values").innerText();
     while (await epochs() <= 4) await page.waitForTimeout(100);
     await page.waitForFunction((text) => document.querySelector(".values")?.innerText !== text, before);

@@ -205,7 +205,7 @@ function lists() {
   fill("stage", "all stages");
 }
 
-const refilter = throttle(() => (conditions() ? filter() : view.update({ rows: true })), 400);
+const refilter = throttle(() => (conditions() ? filter() : view.update({ rows: true })), 800);
 /** One load at a time, so that no older table replaces a newer one. The first one opens the view. */
 const reload = throttle(async () => {
   await loadTable();

@@ -1,9 +1,9 @@
 // The trees of trainings: which epochs they share, where they part, and what was trained now.
 
-import { el, empty, plural, seconds, svg, throttle, when } from "./dom.js";
+import { el, empty, plural, seconds, shortNames, svg, throttle, when } from "./dom.js";
 import { ofPipeline } from "./pipeline.js";
 
-const ROW = 26, LEFT = 14, RIGHT = 236;
+const ROW = 26, LEFT = 14;
 const settings = { pipeline: "" };
 
 export function show(main, state) {
@@ -43,7 +43,9 @@ export function show(main, state) {
       const stage = one.name.split("@")[0];
       if (!byStage.has(stage)) byStage.set(stage, []);
     }
-    for (const [stage, own] of byStage) {
+    const order = [...new Set([...state.rows.values()].map((row) => row.stage))];
+    const inOrder = [...byStage].sort(([a], [b]) => order.indexOf(a.split(",")[0]) - order.indexOf(b.split(",")[0]));
+    for (const [stage, own] of inOrder) {
       const unfinished = open.filter((one) => one.name.split("@")[0] === stage);
       parts.push(el("section", {}, el("h2", {}, stage), picture(own, unfinished)));
     }
@@ -60,12 +62,15 @@ export function show(main, state) {
   function picture(own, unfinished) {
     const most = Math.max(1, ...own.flatMap((tree) => tree.branches.map((branch) => branch.to)), ...unfinished.map((one) => one.epochs));
     const width = Math.max(trees.clientWidth, 360);
-    const right = width < 600 ? 150 : RIGHT;
+    const names = shortNames([...new Set([...own.flatMap((tree) => tree.branches.flatMap((branch) => branch.ends.map((end) => found.trainings[end].name))), ...unfinished.map((one) => one.name)])]);
+    const longest = Math.max(12, ...[...names.values()].map((name) => name.length), ...unfinished.map((one) => names.get(one.name).length + one.status.length + 2));
+    const right = Math.min(longest * 6.6 + 30, width * 0.42);
     const x = (epoch) => LEFT + (epoch / most) * (width - LEFT - right);
     const marks = svg("g", {});
     let row = 0;
-    const y = (at) => 30 + at * ROW;
-    for (const tree of own) {
+    const y = (at) => 36 + at * ROW;
+    const first = (tree) => Math.min(...tree.branches.flatMap((branch) => branch.ends));
+    for (const tree of [...own].sort((a, b) => first(a) - first(b))) {
       const rows = new Map();
       const children = tree.branches.map(() => []);
       tree.branches.forEach((branch, at) => { if (branch.parent !== null) children[branch.parent].push(at); });
@@ -110,7 +115,7 @@ export function show(main, state) {
         if (order === 0) marks.append(svg("circle", { class: training.is_new ? "end new" : "end", cx: to, cy: at, r: 5 }));
         if (order > 0) return;
         const more = branch.ends.length > 1 ? ` and ${branch.ends.length - 1} more` : "";
-        const text = svg("text", { class: training.is_current ? "name" : "name earlier", x: to + 10, y: at + 4 }, fit(training.name, (width - to - 16) / 6.6) + more, svg("title", {}, `${training.name}: ${training.epochs} epochs, ${seconds(training.seconds)}, finished ${when(training.finished_at)} by run ${training.run}${training.is_current ? "" : " (an earlier result)"}`));
+        const text = svg("text", { class: training.is_current ? "name" : "name earlier", x: to + 10, y: at + 4 }, fit(names.get(training.name), (width - to - 16) / 6.6) + more, svg("title", {}, `${training.name}: ${training.epochs} epochs, ${seconds(training.seconds)}, finished ${when(training.finished_at)} by run ${training.run}${training.is_current ? "" : " (an earlier result)"}`));
         marks.append(training.point === null ? text : svg("a", { href: `#point/${training.point}` }, text));
       });
     }
@@ -123,7 +128,7 @@ export function show(main, state) {
         svg("line", { class: `trained new ${one.status === "running" ? "running" : ""}`, x1: x(resumed), x2: x(one.epoch), y1: at, y2: at, "stroke-width": 3 }),
         ...one.rungs.map((rung) => svg("line", { class: "rung", x1: x(rung), x2: x(rung), y1: at - 6, y2: at + 6 }, svg("title", {}, `rung after epoch ${rung}`))));
       if (one.status === "pruned" || one.status === "failed" || one.status === "interrupted") marks.append(svg("path", { class: `stopped ${one.status}`, d: `M${x(one.epoch) - 4} ${at - 4}l8 8m0 -8l-8 8` }, svg("title", {}, one.why ?? one.status)));
-      marks.append(svg("a", { href: `#point/${one.point}` }, svg("text", { class: "name", x: Math.max(x(one.epoch), x(resumed)) + 10, y: at + 4 }, fit(one.name, Math.max((width - x(one.epoch) - 96) / 6.6, 8)), svg("tspan", { class: "status-text" }, `  ${one.status}`), svg("title", {}, `${one.name}: ${one.why ?? one.status}`))));
+      marks.append(svg("a", { href: `#point/${one.point}` }, svg("text", { class: "name", x: Math.max(x(one.epoch), x(resumed)) + 10, y: at + 4 }, fit(names.get(one.name), Math.max((width - x(one.epoch) - 96) / 6.6, 8)), svg("tspan", { class: "status-text" }, `  ${one.status}`), svg("title", {}, `${one.name}: ${one.why ?? one.status}`))));
     }
   }
 

@@ -1,16 +1,18 @@
 // Curves of trainings: one line for each point, drawn by uPlot.
 
 import { get, newest, parts, unlessAborted } from "./api.js";
-import { colour, el, empty, figure, option, options, palette, plural, say, scale, throttle } from "./dom.js";
+import { colour, el, empty, figure, option, options, palette, plural, say, scale, shortNames, throttle } from "./dom.js";
 
 /** Values of a curve that are asked for. */
 const MOST = 600;
+/** Colours that can be told apart. */
+const COLOURS = 10;
 /** More curves have no legend. */
 const MOST_NAMED = 40;
 /** Curves that a browser draws in a second. */
 const MOST_CURVES = 5000;
 
-const settings = { metric: "", x: "epoch", colour: "", smooth: 0, logX: false, logY: false, only: false };
+const settings = { metric: "", x: "epoch", colour: null, smooth: 0, logX: false, logY: false, only: false };
 
 export function show(main, state) {
   let data = null, plot = null, names = {}, isClosed = false;
@@ -51,14 +53,23 @@ export function show(main, state) {
     const all = Object.keys(names).sort((a, b) => names[b] - names[a] || a.localeCompare(b));
     if (all.length && !names[settings.metric]) { settings.metric = names.loss ? "loss" : all[0]; zoom = null; }
     options(metric, all.map((name) => [name, `${name} (${names[name]})`]), settings.metric);
-    columns();
+    choices();
   }
 
   /** The columns that can colour the curves. */
-  function columns() {
+  function choices() {
     const axes = state.columns.filter((column) => column.kind !== "metric").map((column) => column.label);
-    if (settings.colour !== "stage" && !axes.includes(settings.colour)) settings.colour = "";
-    options(by, [["", "point"], ...["stage", ...axes].map((name) => [name, name])], settings.colour);
+    if (settings.colour && settings.colour !== "stage" && !axes.includes(settings.colour)) settings.colour = null;
+    options(by, [["", "point"], ...["stage", ...axes].map((name) => [name, name])], colourBy());
+  }
+
+  /** What colours the curves: what the user has chosen, or an axis if there are more curves than colours. */
+  function colourBy() {
+    if (settings.colour !== null) return settings.colour;
+    const series = data?.series ?? [];
+    if (series.length <= COLOURS) return "";
+    const differs = (_, at) => new Set(series.map((one) => state.rows.get(one.id)?.values[at])).size > 1;
+    return state.columns.filter((column, at) => column.kind === "axis" && differs(column, at))[0]?.label ?? "";
   }
 
   /** The number of epochs that a training has run, as the table says. */
@@ -100,7 +111,7 @@ export function show(main, state) {
   /** Curves that have grown since they were asked for. */
   const grown = new Set();
   /** Asks for the curves that have grown or that are new, and for no others. */
-  const follow = throttle(() => catchUp().catch(data ? () => {} : failed), 300);
+  const follow = throttle(() => catchUp().catch(data ? () => {} : failed), 500);
 
   async function catchUp() {
     if (isClosed) return;
@@ -183,14 +194,15 @@ export function show(main, state) {
 
   /** The colour of each curve. */
   function colours(series) {
-    const column = state.columns.findIndex((c) => c.label === settings.colour);
-    const of = (row) => (settings.colour === "stage" ? row?.stage : column >= 0 ? row?.values[column] : null);
-    if (!settings.colour) return { of: (one, at) => (series.length > MOST_NAMED ? scale(at / series.length) : palette(at)), legend: [] };
+    const chosen = colourBy();
+    const column = state.columns.findIndex((c) => c.label === chosen);
+    const of = (row) => (chosen === "stage" ? row?.stage : column >= 0 ? row?.values[column] : null);
+    if (!chosen) return { of: (one, at) => (series.length > MOST_NAMED ? scale(at / series.length) : palette(at)), legend: [] };
     const values = [...new Set(series.map((one) => of(state.rows.get(one.id))))].filter((v) => v !== null && v !== undefined);
     const numbers = values.every((v) => typeof v === "number");
     values.sort((a, b) => (numbers ? a - b : String(a).localeCompare(String(b))));
     const paint = (v) => { const at = values.indexOf(v); return at < 0 ? colour("--soft") : numbers ? scale(values.length < 2 ? 0 : at / (values.length - 1)) : palette(at); };
-    return { of: (one) => paint(of(state.rows.get(one.id))), legend: values.map((v) => [v, paint(v)]) };
+    return { of: (one) => paint(of(state.rows.get(one.id))), legend: values.map((v) => [`${chosen} ${figure(v)}`, paint(v)]) };
   }
 
   function size() {
@@ -253,6 +265,7 @@ export function show(main, state) {
       return;
     }
     chart.replaceChildren();
+    choices();
     const paint = colours(series);
     const many = series.length > MOST_NAMED;
     const ink = colour("--soft"), line = colour("--line");
@@ -285,7 +298,9 @@ export function show(main, state) {
       const id = focused > 0 && !plot.select.width ? listed[focused - 1]?.one.id : undefined;
       if (event.detail === 1 && id !== undefined) clicked = setTimeout(() => { if (!isClosed) state.open(`point/${id}`); }, 250);
     });
-    listed = series.map((one, at) => ({ one, at, colour: paint.of(one, at) }));
+    const name = (one) => state.rows.get(one.id)?.point ?? "";
+    const names = shortNames(series.map(name));
+    listed = series.map((one, at) => ({ one, at, colour: paint.of(one, at), name: names.get(name(one)) }));
     legend = paint.legend;
     reading(null);
   }
@@ -357,7 +372,7 @@ export function show(main, state) {
   function reading(at) {
     if (!plot) return;
     if (at !== null && at >= plot.data[0].length) at = null;
-    const entry = (item, value) => el("li", { class: focused === item.at + 1 ? "near" : "" }, el("i", { class: "swatch", vars: { "--swatch": item.colour } }), el("a", { href: `#point/${item.one.id}` }, state.rows.get(item.one.id)?.point ?? ""), el("data", {}, value));
+    const entry = (item, value) => el("li", { class: focused === item.at + 1 ? "near" : "" }, el("i", { class: "swatch", vars: { "--swatch": item.colour } }), el("a", { href: `#point/${item.one.id}`, title: state.rows.get(item.one.id)?.point }, item.name), el("data", {}, value));
     const column = state.columns.findIndex((c) => c.kind === "metric" && c.name === settings.metric);
     const known = [];
     let low = Infinity, high = -Infinity;
@@ -373,7 +388,7 @@ export function show(main, state) {
     const part = known.length <= MOST_NAMED ? known : known.slice(from, from + 25);
     readout.replaceChildren(
       el("p", {}, el("b", {}, headOf(at)), known.length ? ` ${plural(known.length, "curve")}, from ${figure(low)} to ${figure(high)}` : ""),
-      legend.length ? el("ul", { class: "legend" }, legend.slice(0, 12).map(([v, c]) => el("li", {}, el("i", { class: "swatch", vars: { "--swatch": c } }), `${settings.colour} ${figure(v)}`)), legend.length > 12 ? el("li", {}, `and ${legend.length - 12} more`) : "") : "",
+      legend.length ? el("ul", { class: "legend" }, legend.slice(0, 12).map(([v, c]) => el("li", {}, el("i", { class: "swatch", vars: { "--swatch": c } }), v)), legend.length > 12 ? el("li", {}, `and ${legend.length - 12} more`) : "") : "",
       el("ul", { class: "values" }, part.map(([least, greatest, item]) => entry(item, least === greatest ? figure(least) : `${figure(least)} … ${figure(greatest)}`))),
       part.length < known.length ? el("p", { class: "note" }, `${part.length} of ${known.length}`) : "");
   }

@@ -119,6 +119,21 @@ export function statusBadge(status) {
   return el("span", { class: `status ${String(status).replaceAll(" ", "-")}` }, status);
 }
 
+/** Names of points without what all of them have in common: `lr=0.1` for `net@lr=0.1,batch=16` beside `net@lr=0.2,batch=16`. */
+export function shortNames(names) {
+  const all = names.map((name) => {
+    const [stage, rest] = name.includes("@") ? [name.slice(0, name.indexOf("@")), name.slice(name.indexOf("@") + 1)] : [name, ""];
+    return { name, stage, parts: rest ? rest.split(/,(?=[^,=]+=)/) : [] };
+  });
+  const isCommon = (part) => all.every((one) => one.parts.includes(part));
+  const isOneStage = all.every((one) => one.stage === all[0].stage);
+  return new Map(all.map(({ name, stage, parts }) => {
+    const own = parts.filter((part) => !isCommon(part)).join(", ");
+    const short = isOneStage ? own : [stage, own].filter(Boolean).join(" ");
+    return [name, all.length > 1 && short ? short : name];
+  }));
+}
+
 /** A message in place of what is missing. */
 export function empty(...text) {
   return el("p", { class: "empty" }, ...text);

@@ -50,7 +50,7 @@ export function noteEditor(id, note, changed) {
     if (add.value.trim()) change({ add: [add.value] });
     add.value = "";
   });
-  const text = el("textarea", { rows: 3, "aria-label": "Note", placeholder: "What you want to remember about this result" });
+  const text = el("textarea", { rows: 4, "aria-label": "Note", placeholder: "What you want to remember about this result" });
   let saved = note?.text ?? "";
   text.value = saved;
   const save = async () => {
@@ -67,5 +67,5 @@ export function noteEditor(id, note, changed) {
     if (text.value === saved && document.activeElement !== text) text.value = saved = now?.text ?? "";
   }
   show(note);
-  return { node: el("section", { class: "noted" }, el("h2", {}, "Tags and note"), form, text, said), show };
+  return { node: el("section", { class: "noted" }, form, text, said), show };
 }

@@ -43,11 +43,10 @@ export function show(main, state, argument) {
     const title = part("title", [details.point], () => el("h2", { class: "point-name" }, details.point));
     const status = part("status", [details.status, details.pipeline, details.kind, live], () => el("div", {}, el("p", {}, statusBadge(details.status), ` ${details.pipeline}${details.kind ? `, ${details.kind}` : ""}`), liveText(live)));
     const top = part("top", 0, () => el("div", { class: "title" }));
-    arrange(top, [back, title, status]);
+    arrange(top, [back, title, status, ...(details.can_note ? [noteSection()] : [])]);
     const kept = details.states?.filter((one) => one.images.length || one.pictures.length) ?? [];
     arrange(body, [
       top,
-      details.can_note && noteSection(),
       result && metricsSection(),
       part("curves", 0, curves),
       result && part("images", [result.digest, result.tensors, result.files], () => images(result)),
@@ -296,7 +295,7 @@ export function show(main, state, argument) {
   function logSection() {
     const text = el("pre", { class: "log", tabindex: 0, "aria-label": "Log" });
     const follow = el("input", { type: "checkbox", checked: true });
-    const part = section("Log", el("p", { class: "bar" }, el("label", { class: "check" }, follow, "follow")), text);
+    const part = el("section", { class: "all" }, el("h2", {}, "Log"), el("p", { class: "bar" }, el("label", { class: "check" }, follow, "follow")), text);
     let run = null, next = null, length = 0;
     const reset = () => { next = null; length = 0; text.replaceChildren(); };
     const add = (found) => {
