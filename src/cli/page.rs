@@ -71,7 +71,7 @@ pub(super) struct PageArgs {
 }
 
 /// How much lower the priority of the server is than that of other processes.
-const NICENESS: i32 = 10;
+const NICENESS: i32 = 5;
 
 /// Serves the page until a signal comes.
 pub(super) fn page(args: &PageArgs, global: &Global, ui: &Ui) -> Result<()> {
@@ -86,8 +86,6 @@ pub(super) fn page(args: &PageArgs, global: &Global, ui: &Ui) -> Result<()> {
         remote: remote(args)?,
         registry: global.kinds.0.clone(),
     };
-    // A training on this machine goes first.
-    let _ = nice(NICENESS);
     let (sender, stop) = oneshot::channel();
     let sender = Mutex::new(Some(sender));
     stop_on_signals(&Cancel::default(), move |_| {
@@ -104,6 +102,8 @@ pub(super) fn page(args: &PageArgs, global: &Global, ui: &Ui) -> Result<()> {
     }
     // Removed when the server ends.
     let _shortcut = if args.open && !args.no_open { open(&url, ui) } else { None };
+    // A training on this machine goes first. The browser keeps its priority.
+    let _ = nice(NICENESS);
     server.run(stop)
 }
 

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -315,19 +315,26 @@ impl<'a> Worker<'a> {
     }
 }
 
+/// The number of stages that this process has started.
+static STARTED: AtomicU64 = AtomicU64::new(0);
+
 /// Runs a stage with the threads that it gets. Also returns what its threads used, if that can be told apart from what
 /// other stages use.
 fn measured<T: Send>(options: StartOptions, stage: impl FnOnce() -> T + Send) -> (T, Option<Usage>) {
     let since = |before: Usage, now: Usage| Usage { cpu_seconds: now.cpu_seconds - before.cpu_seconds, ..now };
     if let Some(pool) = options.threads.and_then(own_pool) {
+        STARTED.fetch_add(1, Ordering::Relaxed);
         let used = || pool.broadcast(|_| Usage::of_clock(ClockId::ThreadCPUTime)).into_iter().reduce(Usage::and);
         let before = used().unwrap_or_default();
         let made = pool.install(stage);
         return (made, used().map(|now| since(before, now)));
     }
     let before = Usage::of_clock(ClockId::ProcessCPUTime);
+    let started = STARTED.fetch_add(1, Ordering::Relaxed) + 1;
     let made = stage();
-    (made, options.is_alone.then(|| since(before, Usage::of_clock(ClockId::ProcessCPUTime))))
+    // Another one may have become ready meanwhile.
+    let was_alone = options.is_alone && STARTED.load(Ordering::Relaxed) == started;
+    (made, was_alone.then(|| since(before, Usage::of_clock(ClockId::ProcessCPUTime))))
 }
 
 /// A pool for one stage. `None` if the system refuses threads: the stage then shares those of the process, and its

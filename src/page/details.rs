@@ -34,7 +34,7 @@ pub(super) fn details(model: &Model, number: usize, other: Option<usize>) -> Opt
     let mut details = json!({
         "id": number, "pipeline": &*point.pipeline, "point": point.name, "stage": point.stage, "kind": point.kind(),
         "status": point.status(), "live": live(point), "log": point.log_run(),
-        "can_note": point.noted_key().is_some(),
+        "can_note": point.noted_keys().next().is_some(),
         "note": model.note(point).map(|note| json!({ "tags": note.tags, "text": note.text })),
         "earlier": earlier.iter().map(summary).collect::<Vec<_>>(),
     });

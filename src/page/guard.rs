@@ -84,7 +84,7 @@ impl Guard {
         match *request.method() {
             Method::GET | Method::HEAD => {}
             Method::PUT if is_note(request.uri().path()) => {}
-            _ => return Some((StatusCode::METHOD_NOT_ALLOWED, "this server only answers GET and HEAD")),
+            _ => return Some((StatusCode::METHOD_NOT_ALLOWED, "this server answers GET and HEAD, and PUT for notes")),
         }
         let given = self.in_query(request) || self.in_cookie(headers) || self.in_authorization(headers);
         if !given {

@@ -122,8 +122,8 @@ impl PointRun {
         }
     }
 
-    /// Adds an epoch that ended at `now`, in Unix milliseconds, or at an unknown time.
-    /// Applies the event of an epoch. Returns whether it has other values than the epoch before.
+    /// Adds an epoch that ended at `now`, in Unix milliseconds, or at an unknown time. Returns whether its values have
+    /// other names than before.
     pub(super) fn add_epoch(&mut self, line: EpochLine, now: Option<i64>) -> bool {
         let has_other_names = !self.figures.keys().eq(line.figures.keys());
         self.epochs = Some((line.epoch, line.epochs));

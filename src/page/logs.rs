@@ -33,6 +33,7 @@ impl PointLog {
     /// A part of the log from this offset on, as JSON. Without an offset: its end.
     pub(super) fn read(self, from: Option<u64>, remote: Option<&Remote>) -> Value {
         let file = self.path.as_ref().and_then(|path| crate::file::open(path).ok());
+        let is_here = file.is_some();
         let part = match file {
             Some(file) => part(file, from).ok(),
             None => self.of_worker(remote).and_then(|text| part(Cursor::new(text), from).ok()),
@@ -40,7 +41,8 @@ impl PointLog {
         let exists = part.is_some();
         let (from, text) = part.unwrap_or_default();
         let next = from + text.len() as u64;
-        let (text, is_over) = (String::from_utf8_lossy(&text), self.is_over);
+        // A worker leaves its log when the stage ends, so there is no need to ask for more often.
+        let (text, is_over) = (String::from_utf8_lossy(&text), self.is_over || !is_here);
         json!({ "run": self.run, "from": from, "next": next, "text": text, "is_over": is_over, "exists": exists })
     }
 

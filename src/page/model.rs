@@ -196,7 +196,10 @@ impl Model {
             self.add_keys(&mut all, self.reader.results());
             all
         });
-        all.get(&number).into_iter().flatten().filter_map(|key| self.reader.result(key))
+        let point = &self.points[number];
+        let records = all.get(&number).into_iter().flatten().filter_map(|key| self.reader.result(key));
+        // The same result may have been stored for another point meanwhile.
+        records.filter(|record| record.point == point.name && record.pipeline == *point.pipeline)
     }
 
     /// All results of a pipeline that are in the cache.
@@ -226,8 +229,10 @@ impl Model {
         parameters.extend(components.seed.map(|seed| ("seed".to_owned(), Cell::Number(seed as f64))));
         let epochs = components.segments.as_ref().map(|all| all.iter().map(|segment| segment.epochs).sum());
         let metrics = record.manifest.metrics.iter().filter(|(name, _)| !facts.contains(&name.as_str()));
+        let declared = (!components.files_read.is_empty()).then(|| components.declared().key());
         Outcome {
             key: record.key,
+            declared,
             digest: record.digest,
             kind: kind.clone(),
             metrics: metrics.map(|(name, value)| (name.clone(), *value)).collect(),
@@ -392,29 +397,34 @@ impl Model {
                 live.status = if was_running { StageStatus::Interrupted } else { StageStatus::Skipped };
                 self.changes.points.insert(number);
                 self.changes.has_runs = true;
+                self.changes.may_have_other_columns = true;
             }
         }
     }
 
     /// The note about a point's result, or about that which it will have.
     pub(super) fn note(&self, point: &Point) -> Option<&Note> {
-        self.notes.get(&point.noted_key()?)
+        point.noted_keys().find_map(|key| self.notes.get(&key))
     }
 
     /// Replaces all notes.
     pub(super) fn put_notes(&mut self, notes: BTreeMap<Key, Note>) {
         let before = std::mem::replace(&mut self.notes, notes);
-        let has_changed = |key: &Key| before.get(key) != self.notes.get(key);
-        let changed =
-            self.points.iter().enumerate().filter(|(_, p)| p.noted_key().is_some_and(|key| has_changed(&key)));
-        self.changes.points.extend(changed.map(|(number, _)| number));
+        let keys: BTreeSet<&Key> = before.keys().chain(self.notes.keys()).collect();
+        let changed: BTreeSet<Key> = keys.into_iter().filter(|k| before.get(k) != self.notes.get(k)).copied().collect();
+        if !changed.is_empty() {
+            let points = self.points.iter().enumerate();
+            let has_changed = points.filter(|(_, point)| point.noted_keys().any(|key| changed.contains(&key)));
+            self.changes.points.extend(has_changed.map(|(number, _)| number));
+        }
     }
 
-    /// Replaces a note.
-    pub(super) fn put_note(&mut self, key: Key, note: Note) {
-        let mut notes = self.notes.clone();
-        notes.insert(key, note);
-        self.put_notes(notes);
+    /// Replaces the note of a point.
+    pub(super) fn put_note(&mut self, number: usize, key: Key, note: Note) {
+        let keys: Vec<Key> = self.points[number].noted_keys().collect();
+        keys.iter().for_each(|key| drop(self.notes.remove(key)));
+        self.notes.insert(key, note);
+        self.changes.points.insert(number);
     }
 
     /// The points that the page shows, with their numbers.

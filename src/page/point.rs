@@ -24,6 +24,8 @@ pub(super) struct Point {
 /// What the table shows of a result.
 pub(super) struct Outcome {
     pub(super) key: Key,
+    /// Its key before it ran, if its program read files that the pipeline does not name.
+    pub(super) declared: Option<Key>,
     pub(super) digest: Digest,
     pub(super) kind: String,
     pub(super) metrics: BTreeMap<String, f64>,
@@ -89,9 +91,12 @@ impl Point {
         self.result.as_ref()?.parameters.get(name)
     }
 
-    /// The key of the result that notes about it belong to: the one that is shown, or that which runs.
-    pub(super) fn noted_key(&self) -> Option<Key> {
-        self.current().and_then(|live| live.key).or_else(|| self.result.as_ref().map(|result| result.key))
+    /// The keys under which notes about it may be: those of the result that runs or is shown. New notes get the first.
+    pub(super) fn noted_keys(&self) -> impl Iterator<Item = Key> {
+        let live = self.current().and_then(|live| live.key);
+        let result = self.result.as_ref().filter(|_| live.is_none());
+        let of_result = result.into_iter().flat_map(|result| [Some(result.key), result.declared]);
+        live.into_iter().chain(of_result.flatten())
     }
 
     /// The run that has its newest log.

@@ -32,6 +32,7 @@ use super::notes::NoteChange;
 use super::state::{App, READ_ALL};
 use super::table::table;
 use crate::error::{Category, Error};
+use crate::key::Key;
 use crate::store::Note;
 
 /// Values of a curve, if the page does not say how many it can draw.
@@ -221,18 +222,23 @@ fn note_json(note: &Note) -> Value {
 async fn change_note(State(app): Shared, Path(number): Path<usize>, Json(change): Json<NoteChange>) -> Answer {
     answer(app, move |app| {
         let _one_at_a_time = app.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (notes, key, mut note) = {
+        let (notes, keys, pipeline, point) = {
             let model = app.model();
             let point = model.points.get(number).ok_or_else(|| Refusal::not_found("there is no such point"))?;
-            let key = point.noted_key().ok_or_else(|| Refusal::not_found("the point has not begun to run"))?;
-            let note = model.note(point).cloned().unwrap_or_default();
-            let (pipeline, point) = (point.pipeline.to_string(), point.name.clone());
-            (model.reader.notes(), key, Note { pipeline, point, ..note })
+            let keys: Vec<Key> = point.noted_keys().collect();
+            (model.reader.notes(), keys, point.pipeline.to_string(), point.name.clone())
         };
+        let key = *keys.first().ok_or_else(|| Refusal::not_found("the point has no result and does not run"))?;
+        // Another process may have changed the file.
+        let known = keys.iter().find_map(|key| notes.read(key).transpose()).transpose().map_err(Error::from)?;
+        let mut note = Note { pipeline, point, ..known.unwrap_or_default() };
         change.apply(&mut note)?;
         notes.write(&key, &note).map_err(Error::from)?;
+        for other in &keys[1..] {
+            notes.write(other, &Note::default()).map_err(Error::from)?;
+        }
         let written = note_json(&note);
-        app.model_mut().put_note(key, note);
+        app.model_mut().put_note(number, key, note);
         Ok(Json(written))
     })
     .await

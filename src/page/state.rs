@@ -21,7 +21,7 @@ pub(super) const READ_ALL: &str = r#"{"table":true,"rows":[],"epochs":[],"runs":
 
 /// The state of the server.
 pub(super) struct App {
-    /// Not held while something is read from disk, so that no page waits for the disk of another.
+    /// Not held while tensors, files and logs are read, so that no page waits for the disk of another.
     model: RwLock<Model>,
     pub(super) blobs: Arc<BlobReader>,
     /// The columns of the table in the last message.
@@ -32,7 +32,7 @@ pub(super) struct App {
     pub(super) last_tensor: Mutex<LastTensor>,
     /// Held while a file or a state is read that may be large, so that only one is in memory.
     pub(super) large: Mutex<()>,
-    /// Held while a note is changed.
+    /// Held while a note is changed, and while all are read.
     pub(super) writing: Mutex<()>,
     pub(super) guard: Arc<Guard>,
     /// The run in a shared store that is followed.

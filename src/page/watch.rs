@@ -17,6 +17,8 @@ use crate::file::tail::Tail;
 const TICK: Duration = Duration::from_millis(300);
 /// The time between two looks at the processes of runs.
 const PROCESSES: Duration = Duration::from_secs(2);
+/// Changes that are closer together may have the same time.
+const MOMENT: Duration = Duration::from_millis(50);
 /// With more changed lines the page asks for the whole table.
 const MOST_ROWS: usize = 300;
 
@@ -82,10 +84,13 @@ impl Watcher {
     fn refresh_notes(&mut self) {
         let notes = self.app.model().reader.notes();
         let changed_at = notes.changed_at();
-        if changed_at != self.notes_at
-            && let Ok(all) = notes.all()
-        {
-            self.notes_at = changed_at;
+        if changed_at == self.notes_at {
+            return;
+        }
+        // A note that is written in the same moment does not change the time again.
+        self.notes_at = changed_at.filter(|at| at.elapsed().is_ok_and(|age| age > MOMENT));
+        let _none_is_written = self.app.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(all) = notes.all() {
             self.app.model_mut().put_notes(all);
         }
     }

@@ -2,6 +2,7 @@
 //! [`super::CacheReader`] is refreshed.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::error::{Result, StoreError};
@@ -15,22 +16,20 @@ use crate::artifact::{BlobEntry, Tensor, TensorEntry};
 pub struct BlobReader {
     dir: PathBuf,
     small: SmallFiles,
+    /// The number of the chunk database. A collection replaces it.
+    generation: AtomicU64,
     chunks: Mutex<FollowedEntries>,
 }
 
 impl BlobReader {
     pub(super) fn new(dir: &Path) -> Self {
         let (small, chunks) = (SmallFiles::new(dir), Mutex::new(database(dir, 0)));
-        Self { dir: dir.to_owned(), small, chunks }
+        Self { dir: dir.to_owned(), small, generation: AtomicU64::new(0), chunks }
     }
 
-    /// Uses the chunk database of this generation.
+    /// Makes later reads use the chunk database of this number. Does not wait for those that run.
     pub(super) fn set_generation(&self, generation: u64) {
-        let new = database(&self.dir, generation);
-        let mut chunks = self.chunks();
-        if chunks.folder() != new.folder() {
-            *chunks = new;
-        }
+        self.generation.store(generation, Ordering::Relaxed);
     }
 
     /// A tensor's verified content.
@@ -78,7 +77,12 @@ impl BlobReader {
     }
 
     fn chunks(&self) -> MutexGuard<'_, FollowedEntries> {
-        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = database(&self.dir, self.generation.load(Ordering::Relaxed));
+        if chunks.folder() != now.folder() {
+            *chunks = now;
+        }
+        chunks
     }
 }
 

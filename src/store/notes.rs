@@ -68,12 +68,30 @@ impl Notes {
         Ok(paths.iter().filter_map(note).collect())
     }
 
+    /// The note of a result, if it has one.
+    ///
+    /// # Errors
+    /// If its file can't be read or is not a note.
+    pub fn read(&self, key: &Key) -> Result<Option<Note>> {
+        let path = self.path(key);
+        let bytes = match disk::read(&path, LONGEST) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(StoreError::io("can't read", &path))?,
+        };
+        let note = serde_json::from_slice(&bytes).map_err(std::io::Error::from);
+        note.map(Some).map_err(StoreError::io("can't read", &path))
+    }
+
+    fn path(&self, key: &Key) -> PathBuf {
+        self.folder.join(format!("{key}.json"))
+    }
+
     /// Writes the note of a result. An empty note is removed.
     ///
     /// # Errors
     /// If the file can't be written.
     pub fn write(&self, key: &Key, note: &Note) -> Result<()> {
-        let path = self.folder.join(format!("{key}.json"));
+        let path = self.path(key);
         if note.is_empty() {
             return disk::remove_file(&path).map_err(StoreError::io("can't remove", &path));
         }
@@ -101,8 +119,11 @@ mod tests {
         notes.write(&key, &note).unwrap();
         assert_eq!(notes.all().unwrap(), BTreeMap::from([(key, note.clone())]));
         std::fs::write(dir.path().join("notes/README.md"), "mine").unwrap();
-        std::fs::write(dir.path().join(format!("notes/{}.json", Digest::of(b"x"))), "{").unwrap();
+        let damaged = Digest::of(b"x");
+        std::fs::write(dir.path().join(format!("notes/{damaged}.json")), "{").unwrap();
         assert_eq!(notes.all().unwrap().len(), 1, "other files are left out");
+        assert_eq!((notes.read(&key).unwrap(), notes.read(&Digest::of(b"y")).unwrap()), (Some(note.clone()), None));
+        assert!(notes.read(&damaged).is_err(), "it is not replaced by an empty one");
         notes.write(&key, &Note { tags: BTreeSet::new(), text: String::new(), ..note }).unwrap();
         assert!(notes.all().unwrap().is_empty());
         notes.write(&key, &Note::default()).unwrap();

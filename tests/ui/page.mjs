@@ -187,6 +187,14 @@ const stories = {
     await page.waitForFunction(() => document.querySelector(".readout b").textContent === "epoch 1");
   },
 
+  async "a chart without curves says why, and has them again"(page) {
+    await page.selectOption("label:has-text('Across') select", "epoch");
+    await page.fill("#where", "stage=data");
+    await page.waitForFunction(() => /None of these points has/.test(document.querySelector(".chart").innerText));
+    await page.fill("#where", "");
+    await page.waitForSelector(".chart canvas");
+  },
+
   async "the graph and the runs are there"(page) {
     await page.evaluate(() => { location.hash = "graph"; });
     await page.waitForSelector(".stages .edge", { state: "attached" });

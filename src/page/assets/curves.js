@@ -24,7 +24,7 @@ export function show(main, state) {
   const metric = el("select", { onchange: (e) => { settings.metric = e.target.value; zoom = null; load().catch(failed); } });
   const across = el("select", { onchange: (e) => { settings.x = e.target.value; zoom = null; draw(); } });
   const by = el("select", { onchange: (e) => { settings.colour = e.target.value; draw(); } });
-  const smooth = el("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: settings.smooth, "aria-label": "Smoothing", oninput: (e) => { settings.smooth = Number(e.target.value); if (settings.smooth && data?.bucket > 1 && !data.series[0]?.means) follow(); else extend(); } });
+  const smooth = el("input", { type: "range", min: 0, max: 0.99, step: 0.01, value: settings.smooth, "aria-label": "Smoothing", oninput: (e) => { settings.smooth = Number(e.target.value); if (settings.smooth && data?.bucket > 1 && data.series.some((one) => !one.means)) follow(); else extend(); } });
   const box = (name, text) => el("label", { class: "check" }, el("input", { type: "checkbox", checked: settings[name], onchange: (e) => { settings[name] = e.target.checked; if (name === "only") follow(); else { zoom = null; draw(); } } }), text);
   const bar = el("div", { class: "bar" },
     el("label", {}, el("span", {}, "Metric"), metric), el("label", {}, el("span", {}, "Across"), across),
@@ -135,7 +135,7 @@ export function show(main, state) {
       if (found.some((part) => part.bucket !== before.bucket)) { await load(); return; }
       const known = new Map(kept.map((one) => [one.id, one]));
       for (const one of found.flatMap((part) => part.series)) {
-        if (known.has(one.id)) Object.assign(known.get(one.id), one);
+        if (known.has(one.id)) Object.assign(known.get(one.id), { means: undefined }, one);
         else if (is.has(one.id)) { kept.push(one); known.set(one.id, one); isOther = true; }
       }
       for (const id of ids) asked.add(id);
@@ -299,8 +299,8 @@ export function show(main, state) {
       if (event.detail === 1 && id !== undefined) clicked = setTimeout(() => { if (!isClosed) state.open(`point/${id}`); }, 250);
     });
     const name = (one) => state.rows.get(one.id)?.point ?? "";
-    const names = shortNames(series.map(name));
-    listed = series.map((one, at) => ({ one, at, colour: paint.of(one, at), name: names.get(name(one)) }));
+    const short = shortNames(series.map(name));
+    listed = series.map((one, at) => ({ one, at, colour: paint.of(one, at), name: short.get(name(one)) }));
     legend = paint.legend;
     reading(null);
   }

@@ -125,7 +125,9 @@ export function shortNames(names) {
     const [stage, rest] = name.includes("@") ? [name.slice(0, name.indexOf("@")), name.slice(name.indexOf("@") + 1)] : [name, ""];
     return { name, stage, parts: rest ? rest.split(/,(?=[^,=]+=)/) : [] };
   });
-  const isCommon = (part) => all.every((one) => one.parts.includes(part));
+  const counts = new Map();
+  for (const part of all.flatMap((one) => [...new Set(one.parts)])) counts.set(part, (counts.get(part) ?? 0) + 1);
+  const isCommon = (part) => counts.get(part) === all.length;
   const isOneStage = all.every((one) => one.stage === all[0].stage);
   return new Map(all.map(({ name, stage, parts }) => {
     const own = parts.filter((part) => !isCommon(part)).join(", ");

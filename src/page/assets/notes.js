@@ -1,7 +1,7 @@
 // Tags and notes: the only thing that the page changes.
 
 import { put } from "./api.js";
-import { debounce, el, say } from "./dom.js";
+import { debounce, el, plural, say } from "./dom.js";
 
 /** Tags as small labels. With `remove`, each has a button that calls it. */
 export function tags(all, remove) {
@@ -17,13 +17,12 @@ export function tagForm(state, failed) {
     event.preventDefault();
     const tag = name.value.trim();
     if (!tag) return;
-    try {
-      for (const id of state.selected) await put(`/api/points/${id}/note`, { add: [tag] });
-      name.value = "";
-      failed("");
-    } catch (error) {
-      failed(error.message);
+    const chosen = [...state.selected], problems = [];
+    for (const id of chosen) {
+      await put(`/api/points/${id}/note`, { add: [tag] }).catch((error) => problems.push(`${state.rows.get(id)?.point}: ${error.message}`));
     }
+    if (problems.length < chosen.length) name.value = "";
+    failed(problems.length ? `${problems.length} of ${plural(chosen.length, "point")} not tagged. ${problems[0]}` : "");
   });
   return form;
 }

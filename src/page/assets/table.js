@@ -31,7 +31,7 @@ function compare(a, b, down) {
 }
 
 export function show(main, state) {
-  let columns = [], items = [], active = -1, drawn = "", headed = "", picked = "";
+  let columns = [], items = [], active = -1, longest = 8, drawn = "", headed = "", picked = "";
   const all = el("input", { type: "checkbox", "aria-label": "Select all", tabindex: -1, onchange: (event) => { for (const id of state.ids) { if (event.target.checked) state.selected.add(id); else state.selected.delete(id); } update({ rows: true }); } });
   const head = el("div", { class: "head", role: "row", "aria-rowindex": 1 });
   const body = el("div", { class: "lines" });
@@ -84,9 +84,8 @@ export function show(main, state) {
     const axes = used.filter((column) => column.kind !== "metric").map((column) => column.label);
     if (!["stage", "status", ...axes].includes(state.group)) state.group = "";
     options(group, [["", "nothing"], ...["stage", "status", ...axes].map((name) => [name, name])], state.group);
-    const widths = columns.map((column) => `${column.width}rem`).join(" ");
-    const longest = Math.max(8, ...rows.map((row) => row.point.length));
-    grid.style.setProperty("--columns", `2rem min(var(--name), ${longest * 0.52 + 1.4}rem) ${widths} minmax(0, 1fr)`);
+    longest = Math.max(8, ...rows.map((row) => row.point.length));
+    setWidths();
     grid.setAttribute("aria-colcount", columns.length + 2);
     all.checked = rows.length > 0 && rows.every((row) => state.selected.has(row.id));
     const heads = JSON.stringify([columns.map((column) => [column.label, column.number, column.kind]), state.sort]);
@@ -101,6 +100,14 @@ export function show(main, state) {
       if (focused) [...head.querySelectorAll("button")].find((button) => button.dataset.column === focused)?.focus();
     }
     arrange(rows);
+  }
+
+  /** Metrics are wider while they show their difference from the baseline. */
+  function setWidths() {
+    const width = (column) => column.width + (column.kind === "metric" && baselineOf() ? 4.5 : 0);
+    const name = `min(var(--name), ${longest * 0.52 + (baselineOf() ? 5.6 : 1.4)}rem)`;
+    const all = `2rem ${name} ${columns.map((column) => `${width(column)}rem`).join(" ")} minmax(0, 1fr)`;
+    if (grid.style.getPropertyValue("--columns") !== all) grid.style.setProperty("--columns", all);
   }
 
   function header(column) {
@@ -186,6 +193,7 @@ export function show(main, state) {
     if (now === drawn) return;
     drawn = now;
     const baseline = baselineOf();
+    setWidths();
     pinned.replaceChildren(...(baseline ? [line({ row: baseline }, null)] : []));
     const lines = [];
     for (let at = first; at < last; at += 1) lines.push(line(items[at], at));
