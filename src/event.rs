@@ -105,6 +105,9 @@ pub enum Event {
         epochs: u64,
         /// The epoch at which this run resumed the training; equal to `epoch`.
         resumed_at: u64,
+        /// The key of the state. None in events of earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        state: Option<Key>,
     },
     /// A program finds what it saved in its checkpoint before.
     CheckpointFound {
@@ -158,6 +161,9 @@ pub enum Event {
         /// The epoch at which this run resumed the training, if it did.
         #[serde(skip_serializing_if = "Option::is_none")]
         resumed_at: Option<u64>,
+        /// The key of the state. None in events of earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        state: Option<Key>,
     },
     /// A training reached a rung of `[matrix.prune]`, and its state was stored. Next it is compared with other points.
     RungReached {

@@ -84,6 +84,22 @@ pub fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// Makes the allocator of this process give freed memory back to the system. By default, glibc keeps what large answers
+/// took, for each thread.
+pub fn return_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        /// Larger blocks have pages of their own.
+        const LARGE: libc::c_int = 1 << 20;
+        // SAFETY: both only set parameters of the allocator.
+        #[expect(unsafe_code, reason = "calls into the C library")]
+        unsafe {
+            libc::mallopt(libc::M_ARENA_MAX, 1);
+            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        }
+    }
+}
+
 /// What a stage has used of the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {

@@ -14,7 +14,7 @@
 import { execFileSync, spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { tmpdir } from "node:os";
+import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 
 const { chromium } = createRequire(new URL("../../tests/ui/package.json", import.meta.url))("playwright-core");
@@ -94,7 +94,7 @@ train = 480
 [stages.ad]
 kind = "train-ad"
 inputs = { data = "data" }
-epochs = 12
+epochs = 30
 latent_dim = 64
 channels = [512, 256, 128, 64]
 `);
@@ -236,31 +236,37 @@ function computed(pids) {
 
 const browserProcesses = () => execFileSync("pgrep", ["chromium"]).toString().split("\n").map(Number).filter(Boolean);
 
-/** The median of the ratios of pairs of trainings: with the page open, and without. */
+/** The ratios of pairs of trainings, with the page of their curves open and without, and what the page computed. */
 async function trainingSpeed(url, server) {
-  const trained = (seed) => {
+  const cores = cpus().length;
+  const trained = async (seed) => {
     const child = spawn(vadpipe, ["run", "speed.toml", "--quiet", "-S", `pipeline.seed=${seed}`], { cwd: folder, stdio: ["ignore", "ignore", "inherit"] });
-    return new Promise((resolve) => child.on("exit", resolve)).then(() => {
-      const record = JSON.parse(execFileSync(vadpipe, ["show", "speed.toml", "ad", "--json", "-S", `pipeline.seed=${seed}`], { cwd: folder }));
-      return record.ad.provenance.seconds;
-    });
+    await new Promise((resolve) => child.on("exit", resolve));
+    const record = JSON.parse(execFileSync(vadpipe, ["show", "speed.toml", "ad", "--json", "-S", `pipeline.seed=${seed}`], { cwd: folder }));
+    return record.ad.provenance.seconds;
   };
   await trained(0);
   const ratios = [];
-  const begun = [computed([server.pid]), computed(browserProcesses())];
-  for (let pair = 1; pair <= 7; pair += 1) {
-    const { page } = await open(`${url}`, ".line");
+  let time = 0, own = 0, browsers = 0;
+  for (let pair = 1; pair <= 5; pair += 1) {
+    const { page } = await open(url, ".line");
     await page.fill("#where", "pipeline=speed");
     await page.evaluate(() => { location.hash = "curves"; });
+    await page.waitForSelector(".chart canvas");
+    await page.waitForTimeout(2000);
+    const begun = [performance.now(), computed([server.pid]), computed(browserProcesses())];
     const watched = await trained(2 * pair);
+    time += (performance.now() - begun[0]) / 1000;
+    own += computed([server.pid]) - begun[1];
+    browsers += computed(browserProcesses()) - begun[2];
     await page.close();
     const alone = await trained(2 * pair + 1);
     ratios.push(watched / alone);
   }
   ratios.sort((a, b) => a - b);
-  const [own, browsers] = [computed([server.pid]) - begun[0], computed(browserProcesses()) - begun[1]];
-  say(`             the server computed for ${own.toFixed(1)} s, the browser for ${browsers.toFixed(1)} s meanwhile`);
-  say(`training     ${ratios[3].toFixed(3)} of the time without the page (${ratios[0].toFixed(3)} to ${ratios[6].toFixed(3)})`);
+  const share = (seconds) => `${((100 * seconds) / time / cores).toFixed(1)} %`;
+  say(`training     ${ratios[2].toFixed(3)} of the time without the page (${ratios[0].toFixed(3)} to ${ratios[4].toFixed(3)})`);
+  say(`             meanwhile, of ${cores} cores, the server took ${share(own)} and the browser ${share(browsers)}`);
 }
 
 const TENSORBOARD = `${CURVE}

@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::page::{Pipeline, Remote, Server, Settings};
 use crate::stage::Cancel;
 use crate::store::{CacheReader, StoreError, host_name};
+use crate::system::return_freed_memory;
 
 /// Arguments of `ui`.
 #[derive(Args)]
@@ -75,6 +76,7 @@ const NICENESS: i32 = 5;
 
 /// Serves the page until a signal comes.
 pub(super) fn page(args: &PageArgs, global: &Global, ui: &Ui) -> Result<()> {
+    return_freed_memory();
     let pipelines = pipelines(args, global)?;
     let cache = cache(args, global)?;
     let settings = Settings {

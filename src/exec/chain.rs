@@ -174,7 +174,8 @@ impl<'a> StoredChain<'a> {
         drop(moving);
         self.stop_at_rung(position.epoch);
         let (stage, epochs, Position { epoch, step }) = (self.stage.to_owned(), self.total(), position);
-        self.listener.event(&Event::Resumed { stage, epoch, step, epochs, resumed_at: epoch });
+        let state = Some(state.key);
+        self.listener.event(&Event::Resumed { stage, epoch, step, epochs, resumed_at: epoch, state });
     }
 
     /// Removes a state that `newest` replaces.
@@ -255,8 +256,8 @@ impl<'a> StoredChain<'a> {
         drop(moving);
         self.stop_at_rung(position.epoch);
         let (stage, Position { epoch, step }) = (self.stage.to_owned(), position);
-        let seconds = started.elapsed().as_secs_f64();
-        self.listener.event(&Event::StateSaved { stage, epoch, step, seconds, resumed_at });
+        let (seconds, state) = (started.elapsed().as_secs_f64(), Some(record.key));
+        self.listener.event(&Event::StateSaved { stage, epoch, step, seconds, resumed_at, state });
         Ok(record)
     }
 

@@ -1,4 +1,5 @@
-//! The curves of trainings: those of stored results from their tensors, those of running trainings from the events.
+//! The curves of trainings: those of stored results from their tensors, those of running trainings from the events. If
+//! a running training was resumed, its newest state has the epochs before.
 //!
 //! A page can't draw millions of points. If trainings have more epochs than asked for, each bucket of epochs is drawn
 //! as its least and its greatest value, in the order in which they come, so that no spike is lost. All curves of an
@@ -11,7 +12,7 @@ use serde::ser::SerializeStruct as _;
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-use super::live::LiveCurve;
+use super::live::{LiveCurve, PointRun};
 use super::model::Model;
 use super::point::Point;
 use crate::artifact::{ElementType, NOT_LOGGED, TensorEntry};
@@ -122,7 +123,11 @@ pub(super) fn select(model: &Model, query: CurvesQuery) -> Selected {
         let result = point.result.as_ref().filter(|_| point.is_done());
         let record = result.and_then(|result| model.reader.result(&result.key));
         let stored = record.and_then(|mut record| record.manifest.tensors.remove(&name)).filter(is_curve);
-        let live = || point.current().and_then(|live| live.curves.get(&query.metric)).map(Found::Live);
+        let live = || {
+            let live = point.current()?;
+            let curve = live.curves.get(&query.metric)?;
+            Some(Found::Live(curve, before(model, live, &name, curve.first)))
+        };
         let Some(curve) = stored.map(Found::Stored).or_else(live) else { continue };
         let (seconds_per_epoch, samples_per_epoch) = pace(model, point);
         let epochs = curve.epochs();
@@ -132,7 +137,7 @@ pub(super) fn select(model: &Model, query: CurvesQuery) -> Selected {
     let bucket = query.bucket_for(longest, found.len());
     let source = |curve| match curve {
         Found::Stored(entry) => Source::Stored(entry),
-        Found::Live(curve) => Source::Known(Arc::new(decimate(curve.first, &curve.values, bucket))),
+        Found::Live(curve, before) => Source::Live { before, first: curve.first, values: curve.values.clone() },
     };
     let curves = found.into_iter().map(|(series, curve)| (series, source(curve))).collect();
     Selected { metric: query.metric, bucket, longest, means: query.means, curves }
@@ -141,14 +146,15 @@ pub(super) fn select(model: &Model, query: CurvesQuery) -> Selected {
 /// A curve in the cache or in the model.
 enum Found<'a> {
     Stored(TensorEntry),
-    Live(&'a LiveCurve),
+    /// Also the curve of the epochs before, if the training was resumed.
+    Live(&'a LiveCurve, Option<TensorEntry>),
 }
 
 impl Found<'_> {
     fn epochs(&self) -> u64 {
         match self {
             Self::Stored(entry) => entry.shape[0] as u64,
-            Self::Live(curve) => curve.first.saturating_sub(1).saturating_add(curve.values.len() as u64),
+            Self::Live(curve, _) => curve.first.saturating_sub(1).saturating_add(curve.values.len() as u64),
         }
     }
 }
@@ -156,7 +162,33 @@ impl Found<'_> {
 /// Where the values of a selected curve are.
 enum Source {
     Stored(TensorEntry),
-    Known(Arc<Decimated>),
+    Live {
+        /// The curve of the epochs before `first`, and perhaps of some more.
+        before: Option<TensorEntry>,
+        first: u64,
+        values: Vec<f32>,
+    },
+}
+
+/// The curve up to the epoch `first`, in the newest state of a training that was resumed.
+fn before(model: &Model, live: &PointRun, name: &str, first: u64) -> Option<TensorEntry> {
+    let at = live.state.filter(|_| first > 1)?;
+    let states = model.reader.states(&at.key);
+    let mut state = states.into_iter().find(|state| (state.epoch, state.step) == (at.epoch, at.step))?;
+    let curve = state.tensors.remove(name).filter(is_curve)?;
+    (curve.shape[0] as u64 >= first - 1).then_some(curve)
+}
+
+/// A curve with the epochs before it. They are missing if they can't be read.
+fn joined(blobs: &BlobReader, before: Option<&TensorEntry>, first: u64, values: &[f32], bucket: u64) -> Decimated {
+    match before.and_then(|entry| read(blobs, entry).ok()) {
+        Some(mut all) => {
+            all.truncate(usize::try_from(first - 1).unwrap_or(usize::MAX));
+            all.extend(values);
+            decimate(1, &all, bucket)
+        }
+        None => decimate(first, values, bucket),
+    }
 }
 
 impl Selected {
@@ -169,7 +201,9 @@ impl Selected {
         let mut series = Vec::with_capacity(curves.len());
         for (one, source) in curves {
             let curve = match source {
-                Source::Known(curve) => curve,
+                Source::Live { before, first, values } => {
+                    Arc::new(joined(blobs, before.as_ref(), first, &values, bucket))
+                }
                 Source::Stored(entry) => match stored(cache, blobs, &entry, bucket) {
                     Err(StoreError::Damaged { .. }) => continue,
                     curve => curve?,

@@ -30,6 +30,8 @@ pub(super) struct PointRun {
     pub(super) epochs: Option<(u64, u64)>,
     /// The epoch at which the run resumed the training.
     pub(super) resumed_at: Option<u64>,
+    /// The state that it saved last or was resumed from.
+    pub(super) state: Option<StateAt>,
     /// The rungs that it reached.
     pub(super) rungs: Vec<u64>,
     /// The values of the last epoch.
@@ -45,6 +47,14 @@ pub(super) struct PointRun {
     /// When this program saw the last epoch end, in Unix milliseconds.
     pub(super) epoch_at: Option<i64>,
     pub(super) seconds: Option<f64>,
+}
+
+/// Which state of a training it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StateAt {
+    pub(super) key: Key,
+    pub(super) epoch: u64,
+    pub(super) step: u64,
 }
 
 /// The values of a metric in the epochs of a run.
@@ -111,6 +121,7 @@ impl PointRun {
             worker: stage.worker.clone(),
             epochs: None,
             resumed_at: stage.resumed_at,
+            state: None,
             rungs: Vec::new(),
             figures: BTreeMap::new(),
             curves: BTreeMap::new(),
@@ -169,7 +180,11 @@ impl PointRun {
             }
             Event::StageWaiting { holder, .. } => self.waits_for = Some(holder),
             Event::StageCached { key, .. } => self.key = Some(key),
-            Event::Resumed { epoch, epochs, .. } => {
+            Event::StateSaved { epoch, step, state, .. } => {
+                self.state = state.map(|key| StateAt { key, epoch, step });
+            }
+            Event::Resumed { epoch, step, epochs, state, .. } => {
+                self.state = state.map(|key| StateAt { key, epoch, step });
                 self.epochs = Some((epoch, epochs));
                 (self.measured_from, self.epoch_at) = (now.map(|now| (now, epoch)), None);
                 // After a rung, the run goes on with what it trained itself.
@@ -212,6 +227,7 @@ pub(super) fn point_of(event: &Event) -> Option<&str> {
     Some(match event {
         Event::StageWaiting { stage, .. }
         | Event::Resumed { stage, .. }
+        | Event::StateSaved { stage, .. }
         | Event::RungReached { stage, .. }
         | Event::Epoch { stage, .. } => stage,
         other => other.stage_status()?.0,

@@ -203,6 +203,29 @@ fn page_shows_a_run_of_another_process_while_it_runs() {
 }
 
 #[test]
+fn resumed_training_is_shown_from_its_first_epoch() {
+    let project = Project::new(SWEEP);
+    project.run(&["-S", "params.epochs=4"]);
+    let before = Page::start(&project, &[]).ok("/api/curves?metric=loss&where=lr%3D0.001");
+    let mut run = project.start(&["run", "p.toml", "-q", "-S", "params.epochs=100000", "net@lr=0.001"]);
+    let page = Page::start(&project, &[]);
+    page.wait("an epoch", |points| points.iter().any(|(_, row)| row["epoch"].as_u64().is_some_and(|done| done > 8)));
+    let check = |curves: &Value| {
+        let (old, new) = (&before["series"][0]["values"], &curves["series"][0]["values"]);
+        let (old, new) = (old.as_array().expect("values"), new.as_array().expect("values"));
+        assert!(old.len() == 4 && new.len() > 8, "{curves}");
+        assert_eq!(old[..], new[..4], "the epochs that were cached");
+        assert!(new.iter().all(Value::is_number), "{curves}");
+    };
+    let path = "/api/curves?metric=loss&most=2000&where=lr%3D0.001";
+    check(&page.ok(path));
+    run.kill().expect("it runs");
+    run.wait().expect("it ends");
+    page.wait("the end", |points| points.iter().any(|(_, row)| row["status"] == "interrupted"));
+    check(&page.ok(path));
+}
+
+#[test]
 fn point_has_its_key_its_changes_its_images_and_its_log() {
     let project = Project::new(SWEEP);
     project.run(&["-S", "params.epochs=2"]);

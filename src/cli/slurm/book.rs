@@ -450,7 +450,7 @@ mod tests {
     }
 
     fn saved(stage: &str) -> Event {
-        Event::StateSaved { stage: stage.to_owned(), epoch: 1, step: 0, seconds: 0.0, resumed_at: None }
+        Event::StateSaved { stage: stage.to_owned(), epoch: 1, step: 0, seconds: 0.0, resumed_at: None, state: None }
     }
 
     fn left(index: u32, why: &str, code: u8) -> Event {

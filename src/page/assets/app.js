@@ -235,7 +235,7 @@ function changed(message) {
 function start() {
   tabs();
   const where = byId("where");
-  const typed = debounce(() => { state.where = where.value; filter(); }, 60);
+  const typed = debounce(() => { state.where = where.value; filter(); }, 30);
   where.addEventListener("input", typed);
   byId("filter").addEventListener("submit", (event) => event.preventDefault());
   for (const id of ["pipeline", "stage"]) {
