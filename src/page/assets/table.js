@@ -104,7 +104,7 @@ export function show(main, state) {
 
   /** Metrics are wider while they show their difference from the baseline. */
   function setWidths() {
-    const width = (column) => column.width + (column.kind === "metric" && baselineOf() ? 4.5 : 0);
+    const width = (column) => (column.kind === "metric" && baselineOf() ? Math.max(column.width, 9.4) : column.width);
     const name = `min(var(--name), ${longest * 0.52 + (baselineOf() ? 5.6 : 1.4)}rem)`;
     const all = `2rem ${name} ${columns.map((column) => `${width(column)}rem`).join(" ")} minmax(0, 1fr)`;
     if (grid.style.getPropertyValue("--columns") !== all) grid.style.setProperty("--columns", all);
