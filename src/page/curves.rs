@@ -172,9 +172,8 @@ enum Source {
 
 /// The curve up to the epoch `first`, in the newest state of a training that was resumed.
 fn before(model: &Model, live: &PointRun, name: &str, first: u64) -> Option<TensorEntry> {
-    let at = live.state.filter(|_| first > 1)?;
-    let states = model.reader.states(&at.key);
-    let mut state = states.into_iter().find(|state| (state.epoch, state.step) == (at.epoch, at.step))?;
+    let (key, position) = live.state.filter(|_| first > 1)?;
+    let mut state = model.reader.states(&key).into_iter().find(|state| state.position() == position)?;
     let curve = state.tensors.remove(name).filter(is_curve)?;
     (curve.shape[0] as u64 >= first - 1).then_some(curve)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use crate::event::Event;
-use crate::key::Key;
+use crate::key::{Key, Position};
 use crate::plan::Cause;
 use crate::status::StageStatus;
 use crate::store::StageRun;
@@ -31,7 +31,7 @@ pub(super) struct PointRun {
     /// The epoch at which the run resumed the training.
     pub(super) resumed_at: Option<u64>,
     /// The state that it saved last or was resumed from.
-    pub(super) state: Option<StateAt>,
+    pub(super) state: Option<(Key, Position)>,
     /// The rungs that it reached.
     pub(super) rungs: Vec<u64>,
     /// The values of the last epoch.
@@ -47,14 +47,6 @@ pub(super) struct PointRun {
     /// When this program saw the last epoch end, in Unix milliseconds.
     pub(super) epoch_at: Option<i64>,
     pub(super) seconds: Option<f64>,
-}
-
-/// Which state of a training it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct StateAt {
-    pub(super) key: Key,
-    pub(super) epoch: u64,
-    pub(super) step: u64,
 }
 
 /// The values of a metric in the epochs of a run.
@@ -181,10 +173,10 @@ impl PointRun {
             Event::StageWaiting { holder, .. } => self.waits_for = Some(holder),
             Event::StageCached { key, .. } => self.key = Some(key),
             Event::StateSaved { epoch, step, state, .. } => {
-                self.state = state.map(|key| StateAt { key, epoch, step });
+                self.state = state.map(|key| (key, Position { epoch, step }));
             }
             Event::Resumed { epoch, step, epochs, state, .. } => {
-                self.state = state.map(|key| StateAt { key, epoch, step });
+                self.state = state.map(|key| (key, Position { epoch, step }));
                 self.epochs = Some((epoch, epochs));
                 (self.measured_from, self.epoch_at) = (now.map(|now| (now, epoch)), None);
                 // After a rung, the run goes on with what it trained itself.

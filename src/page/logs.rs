@@ -33,16 +33,17 @@ impl PointLog {
     /// A part of the log from this offset on, as JSON. Without an offset: its end.
     pub(super) fn read(self, from: Option<u64>, remote: Option<&Remote>) -> Value {
         let file = self.path.as_ref().and_then(|path| crate::file::open(path).ok());
-        let is_here = file.is_some();
-        let part = match file {
-            Some(file) => part(file, from).ok(),
-            None => self.of_worker(remote).and_then(|text| part(Cursor::new(text), from).ok()),
+        let left = file.is_none().then(|| self.of_worker(remote)).flatten();
+        // The worker has left it at the end of the stage.
+        let is_over = self.is_over || left.is_some();
+        let part = match (file, left) {
+            (Some(file), _) => part(file, from).ok(),
+            (None, left) => left.and_then(|text| part(Cursor::new(text), from).ok()),
         };
         let exists = part.is_some();
         let (from, text) = part.unwrap_or_default();
         let next = from + text.len() as u64;
-        // A worker leaves its log when the stage ends, so there is no need to ask for more often.
-        let (text, is_over) = (String::from_utf8_lossy(&text), self.is_over || !is_here);
+        let text = String::from_utf8_lossy(&text);
         json!({ "run": self.run, "from": from, "next": next, "text": text, "is_over": is_over, "exists": exists })
     }
 

@@ -29,6 +29,7 @@ use super::kept::reconstructions;
 use super::logs;
 use super::model::Model;
 use super::notes::NoteChange;
+use super::point::Point;
 use super::state::{App, READ_ALL};
 use super::table::table;
 use crate::error::{Category, Error};
@@ -208,10 +209,14 @@ async fn point_log(State(app): Shared, Path(number): Path<usize>, Query(query): 
 
 async fn point_note(State(app): Shared, Path(number): Path<usize>) -> Answer {
     of_model(app, move |_, model| {
-        let point = model.points.get(number).ok_or_else(|| Refusal::not_found("there is no such point"))?;
+        let point = known(model, number)?;
         Ok(Json(note_json(&model.note(point).cloned().unwrap_or_default())))
     })
     .await
+}
+
+fn known(model: &Model, number: usize) -> Result<&Point, Refusal> {
+    model.points.get(number).ok_or_else(|| Refusal::not_found("there is no such point"))
 }
 
 fn note_json(note: &Note) -> Value {
@@ -224,7 +229,7 @@ async fn change_note(State(app): Shared, Path(number): Path<usize>, Json(change)
         let _one_at_a_time = app.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let (notes, keys, pipeline, point) = {
             let model = app.model();
-            let point = model.points.get(number).ok_or_else(|| Refusal::not_found("there is no such point"))?;
+            let point = known(&model, number)?;
             let keys: Vec<Key> = point.noted_keys().collect();
             (model.reader.notes(), keys, point.pipeline.to_string(), point.name.clone())
         };

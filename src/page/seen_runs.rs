@@ -12,6 +12,11 @@ const MOMENT: Duration = Duration::from_millis(50);
 /// Bytes of the records of runs that are read, the newest ones first. A record of 40,000 points has about 10 MB.
 const MOST_BYTES: u64 = 128 << 20;
 
+/// When a folder was changed, unless that is so recent that a file written now would not change the time again.
+pub(super) fn settled(changed_at: Option<SystemTime>) -> Option<SystemTime> {
+    changed_at.filter(|at| at.elapsed().is_ok_and(|age| age > MOMENT))
+}
+
 /// The records that were read or left out.
 pub(super) struct SeenRuns {
     folder: RunFolder,
@@ -55,8 +60,7 @@ impl SeenRuns {
         }
         // A folder that can't be read says nothing.
         let Ok(ids) = self.folder.ids() else { return RunChanges::default() };
-        // A record that is written in the same moment does not change the time again.
-        self.changed_at = changed_at.filter(|at| at.elapsed().is_ok_and(|age| age > MOMENT));
+        self.changed_at = settled(changed_at);
         self.scanned_at = Some(Instant::now());
         self.scan(&ids)
     }

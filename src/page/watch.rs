@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::model::{Changes, Model};
 use super::runs::Run;
-use super::seen_runs::SeenRuns;
+use super::seen_runs::{SeenRuns, settled};
 use super::state::{App, Followed};
 use super::table::{Columns, Row};
 use crate::file::tail::Tail;
@@ -17,8 +17,6 @@ use crate::file::tail::Tail;
 const TICK: Duration = Duration::from_millis(300);
 /// The time between two looks at the processes of runs.
 const PROCESSES: Duration = Duration::from_secs(2);
-/// Changes that are closer together may have the same time.
-const MOMENT: Duration = Duration::from_millis(50);
 /// With more changed lines the page asks for the whole table.
 const MOST_ROWS: usize = 300;
 
@@ -87,8 +85,7 @@ impl Watcher {
         if changed_at == self.notes_at {
             return;
         }
-        // A note that is written in the same moment does not change the time again.
-        self.notes_at = changed_at.filter(|at| at.elapsed().is_ok_and(|age| age > MOMENT));
+        self.notes_at = settled(changed_at);
         let _none_is_written = self.app.writing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Ok(all) = notes.all() {
             self.app.model_mut().put_notes(all);

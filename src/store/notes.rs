@@ -50,7 +50,7 @@ impl Notes {
         Self { folder: dir.join("notes") }
     }
 
-    /// When a note was last written or removed. None if there is no note.
+    /// When a note was last written or removed. None if the cache never had a note.
     pub fn changed_at(&self) -> Option<SystemTime> {
         self.folder.metadata().ok()?.modified().ok()
     }
