@@ -81,6 +81,14 @@ impl Filter {
         conditions.collect::<Result<_>>().map(Self)
     }
 
+    /// The columns that the conditions read.
+    ///
+    /// # Errors
+    /// If a name is unknown or ambiguous.
+    pub(crate) fn columns(&self, names: &Names) -> Result<Vec<Column>> {
+        self.0.iter().map(|c| names.find(&c.name)).collect()
+    }
+
     /// Keeps the rows that meet all conditions. `get` returns the value of a column in a row.
     ///
     /// # Errors
@@ -91,7 +99,7 @@ impl Filter {
         names: &Names,
         get: impl Fn(&R, &Column) -> Option<Cell>,
     ) -> Result<()> {
-        let columns: Vec<Column> = self.0.iter().map(|c| names.find(&c.name)).collect::<Result<_>>()?;
+        let columns = self.columns(names)?;
         for (condition, column) in self.0.iter().zip(&columns) {
             condition.check(rows.iter().filter_map(|row| get(row, column)))?;
         }

@@ -15,6 +15,7 @@
 mod assets;
 mod chain;
 mod curves;
+mod decimation;
 mod details;
 mod graph;
 mod guard;

@@ -7,7 +7,7 @@
 // - first paint: from the request to the first row of the table, and when the browser has painted something
 // - filter: from a key in the filter to the changed table, with 10,000 rows
 // - hover: frames a second while the pointer moves over the curves
-// - live: from a logged epoch of a running training to its place on the page
+// - live: from a logged epoch of a running training to its place in the table and in the curve
 // - training: the time of a training with the page of its curves open, as a ratio to that without any page
 // - memory: the resident memory of the server, its peak
 
@@ -194,31 +194,44 @@ async function ours() {
   }
 }
 
-/** Milliseconds from a logged epoch to its place in the table of the page. */
+/** Milliseconds from a logged epoch to its place in the table, and to its place in the curve. */
 async function live(url) {
+  await liveIn(url, "table", "points", 0.25, (text) => Number(/(\d+) \/ 40/.exec(text)?.[1]) || null);
+  // The last value of the curve stands beside it.
+  await liveIn(url, "curve", "curves", 0.26, (text, epochs) => {
+    const last = Number(/last values.*?\s([\d.e-]+)\s*$/s.exec(text)?.[1]);
+    return epochs.find(([, loss]) => Math.abs(loss - last) < 1e-4 * loss)?.[0] ?? null;
+  });
+}
+
+async function liveIn(url, name, view, pause, epochOf) {
   const { page } = await open(url, ".line");
   await page.fill("#where", "stage=net && pipeline=live").catch(() => {});
-  const child = spawn(vadpipe, ["run", "live.toml", "--json"], { cwd: folder, stdio: ["ignore", "pipe", "inherit"] });
-  const logged = new Map();
+  await page.evaluate((view) => { location.hash = view; }, view);
+  const child = spawn(vadpipe, ["run", "live.toml", "--json", "-S", `stages.net.start.pause=${pause}`], { cwd: folder, stdio: ["ignore", "pipe", "inherit"] });
+  const logged = [];
   child.stdout.on("data", (data) => {
     for (const line of String(data).split("\n").filter(Boolean)) {
       const event = JSON.parse(line);
-      if (event.event === "epoch") logged.set(event.epoch, Date.now());
+      if (event.event === "epoch") logged.push([event.epoch, event.figures.loss, Date.now()]);
     }
   });
-  const seen = await page.evaluate(() => new Promise((resolve) => {
-    const seen = [];
+  const texts = page.evaluate(() => new Promise((resolve) => {
+    const texts = [], begun = performance.now();
     const look = () => {
-      const at = document.body.innerText.match(/(\d+) \/ 40/);
-      if (at && seen.at(-1)?.[0] !== Number(at[1])) seen.push([Number(at[1]), Date.now()]);
-      seen.length >= 20 ? resolve(seen) : requestAnimationFrame(look);
+      const text = document.getElementById("main").innerText;
+      if (text !== texts.at(-1)?.[0]) texts.push([text, Date.now()]);
+      performance.now() - begun > 9000 ? resolve(texts) : requestAnimationFrame(look);
     };
     look();
   }));
+  const seen = (await texts).map(([text, at]) => [epochOf(text, logged), at]).filter(([epoch]) => epoch !== null);
   await new Promise((resolve) => child.on("exit", resolve));
-  const delays = seen.filter(([epoch]) => logged.has(epoch)).map(([epoch, at]) => at - logged.get(epoch)).sort((a, b) => a - b);
-  if (!delays.length) throw new Error("no epoch appeared on the page");
-  say(`live         ${delays[Math.floor(delays.length / 2)]} ms after the event, ${delays.at(-1)} ms at most`);
+  const last = Math.max(...seen.map(([epoch]) => epoch));
+  const delays = logged.filter(([epoch]) => epoch <= last)
+    .map(([epoch, , at]) => seen.find(([shown]) => shown >= epoch)[1] - at).sort((a, b) => a - b);
+  if (!(last >= 20)) throw new Error(`only ${last} epochs appeared in the ${name}`);
+  say(`live         ${name}: ${delays[Math.floor(delays.length / 2)]} ms after the event, ${delays.at(-1)} ms at most`);
   await page.close();
 }
 

@@ -80,10 +80,10 @@ impl Point {
         }
     }
 
-    /// The names of its metrics.
+    /// The names of its metrics: of its result and of a training that runs, so that no column comes and goes with it.
     pub(super) fn metrics(&self) -> impl Iterator<Item = &String> {
         let live = self.current().map(|live| &live.figures);
-        live.or(self.result.as_ref().map(|result| &result.metrics)).into_iter().flat_map(BTreeMap::keys)
+        live.into_iter().chain(self.result.as_ref().map(|result| &result.metrics)).flat_map(BTreeMap::keys)
     }
 
     /// The value of a parameter.

@@ -172,8 +172,7 @@ async fn points(State(app): Shared, Query(query): Query<PointsQuery>) -> Result<
     of_model(app, move |app, model| {
         let columns = app.columns();
         if query.ids {
-            let ids = columns.select(model, &query.conditions)?;
-            return Ok(Json(json!({ "version": model.version, "ids": ids })).into_response());
+            return Ok(Json(columns.select(model, &query.conditions)?).into_response());
         }
         Ok(json_text(table(model, &columns, &query.conditions)?))
     })
@@ -371,7 +370,7 @@ impl SelectionQuery {
     fn points(&self, app: &App, model: &Model) -> Result<Vec<usize>, Refusal> {
         match &self.ids {
             Some(ids) => Ok(ids.split(',').filter_map(|id| id.trim().parse().ok()).collect()),
-            None => Ok(app.columns().select(model, &self.conditions)?),
+            None => Ok(app.columns().select(model, &self.conditions)?.ids),
         }
     }
 }

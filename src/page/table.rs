@@ -107,18 +107,31 @@ impl Columns {
         }
     }
 
-    /// The numbers of the points that meet these conditions. Empty text meets all points.
+    /// The points that meet these conditions. Empty text meets all points.
     ///
     /// # Errors
     /// If the text is not a valid condition.
-    pub(super) fn select(&self, model: &Model, conditions: &str) -> Result<Vec<usize>> {
+    pub(super) fn select(&self, model: &Model, conditions: &str) -> Result<Selected> {
         let mut rows: Vec<(usize, &Point)> = model.shown().collect();
+        let mut reads_metrics = false;
         if !conditions.trim().is_empty() {
-            let filter = Filter::parse(&[conditions.to_owned()])?;
-            filter.retain(&mut rows, &self.names(), |(_, point), column| value(model, point, column))?;
+            let (filter, names) = (Filter::parse(&[conditions.to_owned()])?, self.names());
+            filter.retain(&mut rows, &names, |(_, point), column| value(model, point, column))?;
+            reads_metrics = filter.columns(&names)?.iter().any(|column| matches!(column, Column::Metric(_)));
         }
-        Ok(rows.into_iter().map(|(number, _)| number).collect())
+        let ids = rows.into_iter().map(|(number, _)| number).collect();
+        Ok(Selected { version: model.version, ids, reads_metrics })
     }
+}
+
+/// The points that meet conditions.
+#[derive(Serialize)]
+pub(super) struct Selected {
+    version: u64,
+    /// The numbers of the points.
+    pub(super) ids: Vec<usize>,
+    /// Whether an epoch of a training may change which points meet them.
+    reads_metrics: bool,
 }
 
 /// The value of a column, as conditions see it.
@@ -217,8 +230,8 @@ struct Table<'a> {
 /// # Errors
 /// If the text is not a valid condition.
 pub(super) fn table(model: &Model, columns: &Columns, conditions: &str) -> Result<Vec<u8>> {
-    let numbers = columns.select(model, conditions)?;
-    let rows = numbers.iter().map(|number| columns.row(model, *number)).collect();
+    let selected = columns.select(model, conditions)?;
+    let rows = selected.ids.iter().map(|number| columns.row(model, *number)).collect();
     let table = Table { version: model.version, columns: columns.json(), rows };
     serde_json::to_vec(&table).map_err(|e| Error::storage("can't write JSON").caused_by(e))
 }

@@ -95,6 +95,8 @@ function conditions() {
 
 const filtering = newest();
 let filterFailed = false;
+/** Whether an epoch of a training may change which points meet the filter. */
+let readsMetrics = false;
 
 /** Finds the points that meet the filter. `more` is what else has changed. */
 async function filter(more = {}) {
@@ -103,7 +105,9 @@ async function filter(more = {}) {
   const where = conditions();
   let ids;
   try {
-    ids = where ? (await get("/api/points", { where, ids: true }, { signal })).ids : [...state.rows.keys()];
+    const found = where ? await get("/api/points", { where, ids: true }, { signal }) : { ids: [...state.rows.keys()], reads_metrics: false };
+    ids = found.ids;
+    readsMetrics = found.reads_metrics;
   } catch (error) {
     if (error.name === "AbortError") return;
     filterFailed = true;
@@ -154,15 +158,19 @@ async function loadTable() {
   await filter({ columns, ids: [...ids] });
 }
 
-function hasMoved(before, row) {
-  return !before || before.status !== row.status || before.epoch !== row.epoch || before.run !== row.run || before.finished_at !== row.finished_at
+/** Whether more than the epoch of a point has changed. */
+function isOther(before, row) {
+  return !before || before.status !== row.status || before.run !== row.run || before.finished_at !== row.finished_at
     || before.note !== row.note || String(before.tags) !== String(row.tags);
 }
+
+const hasMoved = (before, row) => isOther(before, row) || before.epoch !== row.epoch;
 
 /** Applies the rows of a message that is newer than the table. Returns their numbers. */
 function apply(message) {
   const rows = message.version > version ? message.rows ?? [] : [];
   if (message.version > version) version = message.version;
+  if (rows.length && conditions() && (readsMetrics || rows.some((row) => isOther(state.rows.get(row.id), row)))) refilter();
   for (const row of rows) state.rows.set(row.id, row);
   return rows.map((row) => row.id);
 }
@@ -205,7 +213,7 @@ function lists() {
   fill("stage", "all stages");
 }
 
-const refilter = throttle(() => (conditions() ? filter() : view.update({ rows: true })), 800);
+const refilter = throttle(filter, 800);
 /** One load at a time, so that no older table replaces a newer one. The first one opens the view. */
 const reload = throttle(async () => {
   await loadTable();
@@ -226,7 +234,6 @@ function changed(message) {
     waiting.push(message);
   } else {
     ids = apply(message);
-    if (ids.length) refilter();
   }
   if (message.runs) reinfo();
   view.update({ epochs: message.epochs ?? [], states: message.states, rows: ids.length > 0, ids });

@@ -125,7 +125,7 @@ export function show(main, state) {
       const resumed = one.resumed_at ?? 0;
       marks.append(svg("line", { class: "planned", x1: x(0), x2: x(one.epochs), y1: at, y2: at }),
         svg("line", { class: "branch", x1: x(0), x2: x(Math.min(resumed, one.epoch)), y1: at, y2: at, "stroke-width": 3 }),
-        svg("line", { class: `trained new ${one.status === "running" ? "running" : ""}`, x1: x(resumed), x2: x(one.epoch), y1: at, y2: at, "stroke-width": 3 }),
+        svg("line", { class: "trained new", x1: x(resumed), x2: x(one.epoch), y1: at, y2: at, "stroke-width": 3 }),
         ...one.rungs.map((rung) => svg("line", { class: "rung", x1: x(rung), x2: x(rung), y1: at - 6, y2: at + 6 }, svg("title", {}, `rung after epoch ${rung}`))));
       if (one.status === "pruned" || one.status === "failed" || one.status === "interrupted") marks.append(svg("path", { class: `stopped ${one.status}`, d: `M${x(one.epoch) - 4} ${at - 4}l8 8m0 -8l-8 8` }, svg("title", {}, one.why ?? one.status)));
       marks.append(svg("a", { href: `#point/${one.point}` }, svg("text", { class: "name", x: Math.max(x(one.epoch), x(resumed)) + 10, y: at + 4 }, fit(names.get(one.name), Math.max((width - x(one.epoch) - 96) / 6.6, 8)), svg("tspan", { class: "status-text" }, `  ${one.status}`), svg("title", {}, `${one.name}: ${one.why ?? one.status}`))));

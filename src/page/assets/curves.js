@@ -11,6 +11,8 @@ const COLOURS = 10;
 const MOST_NAMED = 40;
 /** Curves that a browser draws in a second. */
 const MOST_CURVES = 5000;
+/** The time between two drawings of curves that grow. Each takes time from trainings on this machine. */
+const PAUSE = 600;
 
 const settings = { metric: "", x: "epoch", colour: null, smooth: 0, logX: false, logY: false, only: false };
 
@@ -37,6 +39,7 @@ export function show(main, state) {
   main.append(bar, el("div", { class: "plotting" }, chart, readout), note);
   across.replaceChildren(option("epoch", "epochs", settings.x === "epoch"), option("time", "time of training", settings.x === "time"), option("samples", "samples", settings.x === "samples"));
   const extend = throttle(() => redraw(), 60);
+  const advance = throttle(() => new Promise(requestAnimationFrame).then(() => { if (!isClosed && data) redraw(); }), PAUSE);
   const resized = new ResizeObserver(() => plot?.setSize(size()));
   resized.observe(chart);
 
@@ -102,16 +105,47 @@ export function show(main, state) {
       found = await ask(ids, last.id, signal);
     }
     if (isClosed) return;
-    const series = new Map(found.flatMap((part) => part.series).map((one) => [one.id, one]));
+    const series = new Map(found.flatMap((part) => part.series).map((one) => [one.id, ofRun(one)]));
     data = { ...found.reduce((a, b) => (b.epochs > a.epochs ? b : a)), series: [...series.values()] };
     asked = new Set(ids);
     draw();
   }
 
+  /** A curve with the run that the table knows. */
+  const ofRun = (one) => ({ ...one, run: state.rows.get(one.id)?.run });
+
+  /** The curve of a point, if it is shown. */
+  function curveOf(id) {
+    if (curveOf.series !== data?.series) {
+      curveOf.series = data?.series;
+      curveOf.byId = new Map(data?.series.map((one) => [one.id, one]));
+    }
+    return curveOf.byId.get(id);
+  }
+
+  /**
+   * Takes the values of an epoch from the table, which saves a request. Returns how many were added to the curve of a
+   * running training: 0 if it has them all. Returns null if the curve must be asked for.
+   */
+  function append(id) {
+    const one = curveOf(id), row = state.rows.get(id);
+    if (!one || row?.status !== "running" || row.run !== one.run || data.bucket !== 1) return null;
+    if (row.epoch === one.epochs) return 0;
+    const column = state.columns.findIndex((c) => c.kind === "metric" && c.name === data.metric);
+    if (column < 0 || row.epoch !== one.epochs + 1 || one.values.length !== one.epochs || row.epoch > MOST) return null;
+    const value = row.values[column];
+    one.values.push(typeof value === "number" ? value : null);
+    one.last = one.values.at(-1);
+    one.epochs = row.epoch;
+    data.places = Math.max(data.places, one.epochs);
+    data.epochs = Math.max(data.epochs, one.epochs);
+    return 1;
+  }
+
   /** Curves that have grown since they were asked for. */
   const grown = new Set();
   /** Asks for the curves that have grown or that are new, and for no others. */
-  const follow = throttle(() => catchUp().catch(data ? () => {} : failed), 500);
+  const follow = throttle(() => catchUp().catch(data ? () => {} : failed), PAUSE);
 
   async function catchUp() {
     if (isClosed) return;
@@ -134,7 +168,7 @@ export function show(main, state) {
       if (isClosed || data !== before) return;
       if (found.some((part) => part.bucket !== before.bucket)) { await load(); return; }
       const known = new Map(kept.map((one) => [one.id, one]));
-      for (const one of found.flatMap((part) => part.series)) {
+      for (const one of found.flatMap((part) => part.series).map(ofRun)) {
         if (known.has(one.id)) Object.assign(known.get(one.id), { means: undefined }, one);
         else if (is.has(one.id)) { kept.push(one); known.set(one.id, one); isOther = true; }
       }
@@ -144,7 +178,7 @@ export function show(main, state) {
     }
     for (const id of asked) if (!is.has(id)) asked.delete(id);
     data.series = kept;
-    if (isOther || !plot) draw(); else redraw();
+    if (isOther || !plot) draw(); else if (ids.length) redraw();
     if (isOther) await start();
   }
 
@@ -223,12 +257,16 @@ export function show(main, state) {
     const { columns, series } = aligned();
     if (series.length !== listed.length || series.some((one, at) => one.id !== listed[at].one.id)) { draw(); return; }
     listed.forEach((item, at) => { item.one = series[at]; });
+    // The values are read here and not in a frame of their own.
+    cancelAnimationFrame(frame);
+    frame = -1;
     plot.batch(() => {
       plot.setData(columns, !zoom?.x);
       rescale();
     });
+    frame = 0;
     describe(series);
-    hover(plot);
+    reading(plot.cursor.idx ?? null);
   }
 
   function rescale() {
@@ -315,9 +353,12 @@ export function show(main, state) {
       above = el("canvas", { class: "above", "aria-hidden": "true" });
       plot.over.append(above);
     }
-    above.width = width * devicePixelRatio;
+    const isShown = focused && plot.data[focused];
+    if (!isShown && !above.width) return;
+    // Setting the width empties it.
+    above.width = isShown ? width * devicePixelRatio : 0;
     above.height = height * devicePixelRatio;
-    if (!focused || !plot.data[focused]) return;
+    if (!isShown) return;
     const context = above.getContext("2d");
     context.scale(devicePixelRatio, devicePixelRatio);
     context.beginPath();
@@ -397,9 +438,12 @@ export function show(main, state) {
   return {
     update(change) {
       if (change.columns) start().catch(() => {});
-      for (const id of change.epochs ?? []) grown.add(id);
+      const isMoving = (id) => ["done", "running"].includes(state.rows.get(id)?.status);
       // A point that is done has its curve in its result; messages may have been missed.
-      for (const id of change.ids ?? []) if (["done", "running"].includes(state.rows.get(id)?.status)) grown.add(id);
+      for (const id of new Set([...change.epochs ?? [], ...(change.ids ?? []).filter(isMoving)])) {
+        const added = append(id);
+        if (added === null) grown.add(id); else if (added) advance();
+      }
       if (change.filter || grown.size) follow();
     },
     close() {
