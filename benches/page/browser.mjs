@@ -196,15 +196,13 @@ async function ours() {
 
 /** Milliseconds from a logged epoch to its place in the table, and to its place in the curve. */
 async function live(url) {
-  await liveIn(url, "table", "points", 0.25, (text) => Number(/(\d+) \/ 40/.exec(text)?.[1]) || null);
+  await liveIn(url, "table", "points", "#main", 0.25, (text) => Number(/(\d+) \/ 40/.exec(text)?.[1]) || null);
   // The last value of the curve stands beside it.
-  await liveIn(url, "curve", "curves", 0.26, (text, epochs) => {
-    const last = Number(/last values.*?\s([\d.e-]+)\s*$/s.exec(text)?.[1]);
-    return epochs.find(([, loss]) => Math.abs(loss - last) < 1e-4 * loss)?.[0] ?? null;
-  });
+  await liveIn(url, "curve", "curves", ".readout data", 0.26, (text, epochs) =>
+    epochs.find(([, loss]) => Math.abs(loss - Number(text)) < 1e-3 * loss)?.[0] ?? null);
 }
 
-async function liveIn(url, name, view, pause, epochOf) {
+async function liveIn(url, name, view, selector, pause, epochOf) {
   const { page } = await open(url, ".line");
   await page.fill("#where", "stage=net && pipeline=live").catch(() => {});
   await page.evaluate((view) => { location.hash = view; }, view);
@@ -216,15 +214,15 @@ async function liveIn(url, name, view, pause, epochOf) {
       if (event.event === "epoch") logged.push([event.epoch, event.figures.loss, Date.now()]);
     }
   });
-  const texts = page.evaluate(() => new Promise((resolve) => {
+  const texts = page.evaluate((selector) => new Promise((resolve) => {
     const texts = [], begun = performance.now();
     const look = () => {
-      const text = document.getElementById("main").innerText;
+      const text = document.querySelector(selector)?.innerText ?? "";
       if (text !== texts.at(-1)?.[0]) texts.push([text, Date.now()]);
       performance.now() - begun > 9000 ? resolve(texts) : requestAnimationFrame(look);
     };
     look();
-  }));
+  }), selector);
   const seen = (await texts).map(([text, at]) => [epochOf(text, logged), at]).filter(([epoch]) => epoch !== null);
   await new Promise((resolve) => child.on("exit", resolve));
   const last = Math.max(...seen.map(([epoch]) => epoch));
