@@ -36,8 +36,9 @@ type Outcome<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
 /// The decoder of the experiment, the default of `channels`.
 const SHAPE: DecoderShape = DecoderShape { latent_dim: 128, channels: [2048, 512, 256, 128] };
-/// Two operations for each multiply-add of the forward pass of one sample, without those outside the image.
-const FORWARD_GFLOP: f64 = 2.0
+/// Two operations for each multiply-add of the forward pass of one sample by direct products, without those outside the
+/// image.
+const DIRECT_GFLOP: f64 = 2.0
     * (128.0 * 8192.0 + 36.0 * 2048.0 * 512.0 + 196.0 * 512.0 * 256.0 + 900.0 * 256.0 * 128.0 + 256.0 * 16.0 * 128.0)
     / 1e9;
 /// The parameters that Adam updates: weights and biases of the layers, scale and shift of the batch norms.
@@ -71,6 +72,8 @@ struct Bench {
     rounds: usize,
     peer_images: usize,
     floor: Floor,
+    /// Two operations for each multiply-add that a forward pass of one sample really makes.
+    made_gflop: f64,
     peer: Option<Peer>,
 }
 
@@ -86,6 +89,7 @@ fn main() -> Outcome {
         rounds: options.rounds.unwrap_or(if quick { 1 } else { 5 }),
         peer_images: peer_images.unwrap_or(if quick { 256 } else { IMAGES }),
         floor: Floor::new(),
+        made_gflop: kernels::made_gflop(),
         peer: ["ad", "fit"].iter().any(|part| options.wants(part)).then(|| Peer::start_if_installed(SCRIPT)).flatten(),
         options,
     };
@@ -106,9 +110,9 @@ fn main() -> Outcome {
     if bench.options.wants("kernels") {
         let limit = Duration::from_secs_f64(if quick { 0.5 } else { 3.0 });
         let batches = bench.batches(&[16, 64, 128]);
-        kernels::steps(limit, &mut bench.floor, &batches);
-        kernels::ceiling(limit / 4);
-        batches.iter().for_each(|batch| kernels::layers(limit / 10, *batch));
+        kernels::steps(limit, &mut bench.floor, bench.made_gflop, &batches);
+        let peak = kernels::ceiling(limit / 4);
+        batches.iter().for_each(|batch| kernels::layers(limit / 10, *batch, peak));
     }
     Ok(())
 }
@@ -148,7 +152,7 @@ impl Bench {
     /// Compares our training with PyTorch in alternating rounds, at each batch size.
     fn against_peer(&mut self, part: &Part) -> Outcome {
         println!("\n{:<15} samples/s (median)           floor                     ours / floor", part.title);
-        println!("  batch cores    ours    peer   ratio   samples/s  GFLOP/s   GB/s  seconds       peer's setting");
+        println!("  batch cores    ours    peer   ratio   samples/s  GFLOP/s   GB/s  seconds  direct   peer's setting");
         for batch in self.batches(part.batches) {
             let setting = self.open_peer(part, batch)?;
             let mut inputs = vec![("data", ours::data()?)];
@@ -182,19 +186,20 @@ impl Bench {
                 None => format!("{:>7} {:>7}", "-", "-"),
             };
             println!(
-                "{batch:7} {:5.2} {ours:7.1} {peer} {:11.1} {gflops:8.0} {gbytes:6.1} {:8.2} ×   {}",
+                "{batch:7} {:5.2} {ours:7.1} {peer} {:11.1} {gflops:8.0} {gbytes:6.1} {:6.2} × {:5.2} ×   {}",
                 median(&cores),
                 IMAGES as f64 / floor,
                 seconds / floor,
+                seconds / (floor + IMAGES as f64 * (DIRECT_GFLOP - self.made_gflop) * part.passes / gflops),
                 setting.map_or("-", |s| s.name)
             );
         }
         Ok(())
     }
 
-    /// Seconds of an epoch that consists only of the matrix products and of Adam's memory traffic.
+    /// Seconds of an epoch that consists only of the matrix products that are really made and of Adam's memory traffic.
     fn floor_seconds(&self, part: &Part, batch: usize) -> f64 {
-        let products = IMAGES as f64 * FORWARD_GFLOP * part.passes / self.floor.gflops;
+        let products = IMAGES as f64 * self.made_gflop * part.passes / self.floor.gflops;
         let steps = if part.adam { IMAGES.div_ceil(batch) } else { 0 };
         products + steps as f64 * PARAMETERS as f64 * ADAM_BYTES / 1e9 / self.floor.gbytes
     }

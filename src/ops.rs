@@ -29,6 +29,7 @@ pub mod block;
 pub mod kernel;
 pub mod norm;
 pub mod plan;
+mod products;
 pub mod tail;
 pub mod transposed;
 pub mod tsne;

@@ -10,12 +10,27 @@ use vadpipe::ops::plan::Geometry;
 use vadpipe::ops::transposed::{BackwardInput, BlockMoments, Buffers, Convolution};
 use vadpipe::rng::Streams;
 
+use crate::SHAPE;
 use crate::floor::{Cost, Floor, cost};
-use crate::{FORWARD_GFLOP, SHAPE};
+
+/// The sizes of a layer: geometry, input channels and output channels.
+fn shapes() -> [(Geometry, usize, usize); 5] {
+    let up = |input| Geometry { input, kernel: 4, stride: 2, padding: 1 };
+    let full = Geometry { input: 1, kernel: 2, stride: 1, padding: 0 };
+    let taps = Geometry { input: 16, kernel: 1, stride: 1, padding: 0 };
+    let [c0, c1, c2, c3] = SHAPE.channels;
+    [(full, SHAPE.latent_dim, c0), (up(2), c0, c1), (up(4), c1, c2), (up(8), c2, c3), (taps, c3, 16)]
+}
+
+/// GFLOP of the products in a forward pass of one sample. Minimal filtering needs fewer than direct products.
+pub(crate) fn made_gflop() -> f64 {
+    let of_layer = |(geometry, ci, co)| 2.0 * (Convolution::new(geometry, ci, co).products() * ci * co) as f64 / 1e9;
+    shapes().map(of_layer).iter().sum()
+}
 
 /// The bare steps, without the rest of a training: samples/s and GFLOP/s by wall time and by CPU time, compared with a
 /// plain product.
-pub(crate) fn steps(limit: Duration, floor: &mut Floor, batches: &[usize]) {
+pub(crate) fn steps(limit: Duration, floor: &mut Floor, made_gflop: f64, batches: &[usize]) {
     let streams = Streams::new(0);
     let mut decoder = Decoder::new(SHAPE, &streams);
     let mut frozen = decoder.weights().and_then(|w| Frozen::from_weights(&w)).ok();
@@ -28,7 +43,7 @@ pub(crate) fn steps(limit: Duration, floor: &mut Floor, batches: &[usize]) {
         floor.measure(limit / 2);
         let line = |what: &str, cost: Cost, passes: f64| {
             let part = |seconds: f64, gemm: f64| {
-                let gflops = FORWARD_GFLOP * passes * batch as f64 / seconds;
+                let gflops = made_gflop * passes * batch as f64 / seconds;
                 format!("{:9.0} {gflops:8.0} {:4.0} % of {gemm:3.0}", batch as f64 / seconds, 100.0 * gflops / gemm)
             };
             let (clock, core) = (part(cost.clock, floor.gflops), part(cost.computing, floor.gflops_per_core));
@@ -48,28 +63,41 @@ pub(crate) fn steps(limit: Duration, floor: &mut Floor, batches: &[usize]) {
 }
 
 /// GFLOP/s of multiply-adds on one core if all operands are in its first-level cache: the peak of the kernel.
-pub(crate) fn ceiling(limit: Duration) {
+pub(crate) fn ceiling(limit: Duration) -> f64 {
     let (a, b) = (vec![Block([[0.5; 16]; 16]); 8], vec![Block([[0.25; 16]; 16]); 8]);
     let mut acc = Block::ZERO;
     let run = Run { blocks: 8, scalars: 1, vectors: 1, fresh: false };
     let cost = cost(limit, || {
         for _ in 0..1000 {
-            accumulate::<true>(&mut acc, &a, &b, (0..4).map(|_| (0, 0)), run);
+            accumulate::<true>(std::slice::from_mut(&mut acc), &a, &b, (0..4).map(|_| (0, 0)), std::iter::empty(), run);
         }
     });
     let gflops = 2.0 * 4096.0 * 8.0 * 4.0 * 1000.0 / cost.clock / 1e9;
-    println!("one core's multiply-adds in cache: {gflops:.0} GFLOP/s");
+    println!("one core's multiply-adds in cache: {gflops:.0} GFLOP/s, {}", instructions());
+    gflops
 }
 
-/// The products of each layer, measured separately: their share of the sum, and GFLOP/s per second of CPU time.
-pub(crate) fn layers(limit: Duration, batch: usize) {
+/// The vector instructions that this processor has.
+fn instructions() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let has_fma = std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma");
+        match (std::arch::is_x86_feature_detected!("avx512f"), has_fma) {
+            (true, _) => "AVX-512",
+            (false, true) => "AVX2",
+            (false, false) => "neither AVX-512 nor AVX2",
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    "not x86-64"
+}
+
+/// The products of each layer, measured separately: their share of the sum, GFLOP/s per second of CPU time, and these
+/// as a part of `peak`.
+pub(crate) fn layers(limit: Duration, batch: usize, peak: f64) {
     let chunks = batch.div_ceil(16);
-    let up = |input| Geometry { input, kernel: 4, stride: 2, padding: 1 };
-    let full = Geometry { input: 1, kernel: 2, stride: 1, padding: 0 };
-    let taps = Geometry { input: 16, kernel: 1, stride: 1, padding: 0 };
-    let shapes = [(full, 128, 2048), (up(2), 2048, 512), (up(4), 512, 256), (up(8), 256, 128), (taps, 128, 16)];
     let mut lines = Vec::new();
-    for (geometry, ci, co) in shapes {
+    for (geometry, ci, co) in shapes() {
         let mut c = Convolution::new(geometry, ci, co);
         let mut moments = BlockMoments::of(&c);
         let (x, mut y) = (zeroed(c.ci * geometry.inputs() * chunks), zeroed(c.co * geometry.outputs() * chunks));
@@ -86,9 +114,11 @@ pub(crate) fn layers(limit: Duration, batch: usize) {
         lines.push((ci, co, [(forward, gflop), (input, gflop), (backward - input, gflop)]));
     }
     let total: f64 = lines.iter().flat_map(|(_, _, parts)| parts).map(|p| p.0).sum();
-    println!("batch {batch:3}      forward           input gradient    weight gradient and Adam");
+    println!("batch {batch:3}      forward                  input gradient           weight gradient and Adam");
     for (ci, co, parts) in lines {
-        let parts = parts.map(|(s, gflop)| format!("{:4.1} % {:4.0} GFLOP/s", 100.0 * s / total, gflop / s));
+        let parts = parts.map(|(s, gflop)| {
+            format!("{:4.1} % {:4.0} GFLOP/s {:3.0} %", 100.0 * s / total, gflop / s, 100.0 * gflop / s / peak)
+        });
         println!("{ci:5} → {co:4}  {}", parts.join("  "));
     }
 }

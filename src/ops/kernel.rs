@@ -17,59 +17,65 @@ pub struct Run {
     pub scalars: usize,
     /// The distance between two blocks of vectors.
     pub vectors: usize,
-    /// Whether the sum starts at 0 instead of the previous content of `acc`.
+    /// Whether the sum starts at 0 instead of the previous content of the results.
     pub fresh: bool,
 }
 
-/// Adds the products of all runs to `acc`, or to 0 if the run is fresh. `pairs` holds the first block of each run, in
-/// `scalars` and in `vectors`. With `BY_ROW`, rows of the scalars' blocks are rows of the result; otherwise they are
-/// steps of the sum.
+/// Adds the products of all runs to each of `accs`, or to 0 if the run is fresh. `pairs` holds the first block of each
+/// run, in `scalars` and in `vectors`; the vectors of the next result are one block further. With `BY_ROW`, rows of the
+/// scalars' blocks are rows of the result; otherwise they are steps of the sum. `next` are the pairs of the next call,
+/// whose blocks are prefetched.
 ///
 /// # Panics
 /// If a run leaves its slice.
 #[inline(always)]
 pub fn accumulate<const BY_ROW: bool>(
-    acc: &mut Block,
+    accs: &mut [Block],
     scalars: &[Block],
     vectors: &[Block],
     pairs: impl Iterator<Item = (usize, usize)> + Clone,
+    next: impl Iterator<Item = (usize, usize)> + Clone,
     run: Run,
 ) {
     let last = run.blocks - 1;
     for (s, v) in pairs.clone() {
-        assert!(s + last * run.scalars < scalars.len() && v + last * run.vectors < vectors.len(), "run out of bounds");
+        let (s, v) = (s + last * run.scalars, v + last * run.vectors + accs.len());
+        assert!(s < scalars.len() && v <= vectors.len(), "run out of bounds");
     }
     #[cfg(target_arch = "x86_64")]
     {
         if std::arch::is_x86_feature_detected!("avx512f") {
             // SAFETY: the processor has AVX-512F, and the loop above checked that every run lies inside both slices.
             #[expect(unsafe_code, reason = "calls the AVX-512 kernel")]
-            return unsafe { x86::avx512::<BY_ROW>(acc, scalars, vectors, pairs, run) };
+            return unsafe {
+                for (n, acc) in accs.iter_mut().enumerate() {
+                    x86::avx512::<BY_ROW>(acc, scalars, &vectors[n..], pairs.clone(), next.clone(), run);
+                }
+            };
         }
         if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-            // SAFETY: the processor has AVX2 and FMA.
+            // SAFETY: the processor has AVX2 and FMA, and the loop above checked that every run lies inside both slices.
             #[expect(unsafe_code, reason = "calls the AVX2 kernel")]
-            return unsafe { x86::avx2::<BY_ROW>(acc, scalars, vectors, pairs, run) };
+            return unsafe { x86::avx2::<BY_ROW>(accs, scalars, vectors, pairs, next, run) };
         }
     }
-    portable::<BY_ROW>(acc, scalars, vectors, pairs, run);
+    for (n, acc) in accs.iter_mut().enumerate() {
+        portable::<BY_ROW>(acc, scalars, &vectors[n..], pairs.clone(), run);
+    }
 }
 
-/// Fetches a block that is needed soon into the cache. A hint; does nothing on processors other than x86-64.
+/// Fetches a line that is needed soon into the cache. A hint, for any address; does nothing on processors other than
+/// x86-64.
 #[inline(always)]
-pub fn prefetch(block: Option<&Block>) {
+pub fn prefetch(line: *const Row) {
     #[cfg(target_arch = "x86_64")]
-    if let Some(block) = block {
-        for row in &block.0 {
-            // SAFETY: SSE is part of x86-64, and prefetching does not change memory.
-            #[expect(unsafe_code, reason = "a prefetch instruction takes a pointer")]
-            unsafe {
-                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(row.as_ptr().cast());
-            }
-        }
+    // SAFETY: SSE is part of x86-64, and prefetching neither changes memory nor faults.
+    #[expect(unsafe_code, reason = "a prefetch instruction takes a pointer")]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = block;
+    let _ = line;
 }
 
 /// The rows of the tile that the portable kernel keeps in registers at a time: 4 rows are 8 AVX2 registers or 16 NEON
@@ -112,7 +118,8 @@ fn portable<const BY_ROW: bool>(
 mod x86 {
     use super::{Block, LANES, Run};
     use std::arch::x86_64::{
-        __m512, _MM_HINT_T0, _mm_prefetch, _mm512_fmadd_ps, _mm512_load_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        __m256, __m512, _MM_HINT_T0, _mm_prefetch, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_load_ps,
+        _mm256_setzero_ps, _mm256_store_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_set1_ps, _mm512_setzero_ps,
         _mm512_store_ps,
     };
 
@@ -124,6 +131,7 @@ mod x86 {
         scalars: &[Block],
         vectors: &[Block],
         mut pairs: impl Iterator<Item = (usize, usize)>,
+        mut next: impl Iterator<Item = (usize, usize)>,
         run: Run,
     ) {
         // SAFETY: blocks are aligned to 64 bytes, and the caller guarantees that runs lie in bounds. Prefetching any
@@ -135,16 +143,17 @@ mod x86 {
                     *register = _mm512_load_ps(row.as_ptr());
                 }
             }
-            let mut next = pairs.next();
-            while let Some((s, v)) = next {
-                next = pairs.next();
+            let mut pair = pairs.next();
+            while let Some((s, v)) = pair {
+                pair = pairs.next();
+                let ahead = pair.or_else(|| next.next());
                 let mut left = scalars.as_ptr().add(s);
                 let mut right = vectors.as_ptr().add(v);
                 for at in 1..=run.blocks {
                     let (mut next_left, mut next_right) =
                         (left.wrapping_add(run.scalars), right.wrapping_add(run.vectors));
-                    if let (Some((s, v)), true) = (next, at == run.blocks) {
-                        (next_left, next_right) = (scalars.as_ptr().add(s), vectors.as_ptr().add(v));
+                    if let (Some((s, v)), true) = (ahead, at == run.blocks) {
+                        (next_left, next_right) = (scalars.as_ptr().wrapping_add(s), vectors.as_ptr().wrapping_add(v));
                     }
                     let (l, r) = (left.cast::<f32>(), right.cast::<f32>());
                     for k in 0..LANES {
@@ -166,17 +175,138 @@ mod x86 {
         }
     }
 
+    /// The number of blocks that are processed together with AVX2. Those of both operands and the next ones fill half of
+    /// the first-level cache, and the processor computes long enough for the next ones to come from main memory.
+    const GROUP: usize = 4;
+
+    /// Up to [`GROUP`] blocks of both operands.
+    #[derive(Clone, Copy)]
+    struct Group {
+        scalars: [*const f32; GROUP],
+        vectors: [*const f32; GROUP],
+        len: usize,
+    }
+
+    impl Group {
+        /// The same scalars with the vectors of the next result.
+        #[inline(always)]
+        fn advanced(mut self) -> Self {
+            for vectors in &mut self.vectors {
+                *vectors = vectors.wrapping_add(LANES * LANES);
+            }
+            self
+        }
+    }
+
+    /// 16 rows of 16 numbers take 32 registers, of which AVX2 has 16. So the tile is computed in three parts of 6, 5 and
+    /// 5 rows, each with at most 12 registers for sums, 2 for lanes and 1 for a scalar. A step of 6 rows is 8 loads and
+    /// 12 multiply-adds; Zen 3 can do 2 of each in a cycle.
+    ///
     /// # Safety
-    /// The processor must have AVX2 and FMA.
+    /// The processor must have AVX2 and FMA, and every block of every run must lie inside its slice.
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn avx2<const BY_ROW: bool>(
-        acc: &mut Block,
+        accs: &mut [Block],
         scalars: &[Block],
         vectors: &[Block],
-        pairs: impl Iterator<Item = (usize, usize)> + Clone,
+        mut pairs: impl Iterator<Item = (usize, usize)>,
+        mut next: impl Iterator<Item = (usize, usize)>,
         run: Run,
     ) {
-        super::portable::<BY_ROW>(acc, scalars, vectors, pairs, run);
+        // SAFETY: the caller guarantees that runs lie in bounds.
+        unsafe {
+            let (scalars, vectors) = (scalars.as_ptr(), vectors.as_ptr());
+            let first = Group { scalars: [scalars.cast(); GROUP], vectors: [vectors.cast(); GROUP], len: 0 };
+            let (mut left, mut right, mut rest) = (scalars, vectors, 0);
+            let mut take = |pairs: &mut dyn Iterator<Item = (usize, usize)>| {
+                let mut group = first;
+                while group.len < GROUP {
+                    if rest == 0 {
+                        let Some((s, v)) = pairs.next() else { break };
+                        (left, right, rest) = (scalars.wrapping_add(s), vectors.wrapping_add(v), run.blocks);
+                    }
+                    group.scalars[group.len] = left.cast();
+                    group.vectors[group.len] = right.cast();
+                    group.len += 1;
+                    rest -= 1;
+                    (left, right) = (left.wrapping_add(run.scalars), right.wrapping_add(run.vectors));
+                }
+                group
+            };
+            let mut group = take(&mut pairs);
+            let mut fresh = run.fresh;
+            if group.len == 0 && fresh {
+                accs.fill(Block::ZERO);
+            }
+            while group.len > 0 {
+                let mut following = take(&mut pairs);
+                let is_last = following.len == 0;
+                if is_last {
+                    following = take(&mut next);
+                }
+                // The scalars of a group stay in the cache for all results.
+                let last = accs.len() - 1;
+                for (n, acc) in accs.iter_mut().enumerate() {
+                    let of_next = group.advanced();
+                    if n < last {
+                        rows::<BY_ROW, 0, 6>(acc, &group, None, fresh);
+                        rows::<BY_ROW, 6, 5>(acc, &group, Some(&of_next.vectors), fresh);
+                    } else {
+                        rows::<BY_ROW, 0, 6>(acc, &group, Some(&following.scalars), fresh);
+                        rows::<BY_ROW, 6, 5>(acc, &group, Some(&following.vectors), fresh);
+                    }
+                    rows::<BY_ROW, 11, 5>(acc, &group, None, fresh);
+                    group = of_next;
+                }
+                (group, fresh) = (following, false);
+                if is_last {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Adds the products of a group to `ROWS` rows from `FIRST` on, and prefetches the blocks `ahead`.
+    ///
+    /// # Safety
+    /// The processor must have AVX2 and FMA, and the pointers of the group must point to blocks.
+    #[target_feature(enable = "avx2,fma")]
+    #[inline]
+    unsafe fn rows<const BY_ROW: bool, const FIRST: usize, const ROWS: usize>(
+        acc: &mut Block,
+        group: &Group,
+        ahead: Option<&[*const f32; GROUP]>,
+        fresh: bool,
+    ) {
+        // SAFETY: a block has 16 rows of 16 numbers, and is aligned to 64 bytes. Prefetching any address is allowed.
+        unsafe {
+            let mut tile: [[__m256; 2]; ROWS] = [[_mm256_setzero_ps(); 2]; ROWS];
+            if !fresh {
+                for (registers, row) in tile.iter_mut().zip(&acc.0[FIRST..FIRST + ROWS]) {
+                    *registers = [_mm256_load_ps(row.as_ptr()), _mm256_load_ps(row.as_ptr().add(LANES / 2))];
+                }
+            }
+            for at in 0..group.len {
+                let (l, r) = (group.scalars[at], group.vectors[at]);
+                for k in 0..LANES {
+                    if let Some(ahead) = ahead {
+                        _mm_prefetch::<_MM_HINT_T0>(ahead[at].cast::<i8>().wrapping_add(k * 64));
+                    }
+                    let lanes = [_mm256_load_ps(r.add(k * LANES)), _mm256_load_ps(r.add(k * LANES + LANES / 2))];
+                    for (row, registers) in tile.iter_mut().enumerate() {
+                        let row = FIRST + row;
+                        let scalar =
+                            _mm256_broadcast_ss(&*l.add(if BY_ROW { row * LANES + k } else { k * LANES + row }));
+                        registers[0] = _mm256_fmadd_ps(scalar, lanes[0], registers[0]);
+                        registers[1] = _mm256_fmadd_ps(scalar, lanes[1], registers[1]);
+                    }
+                }
+            }
+            for (registers, row) in tile.iter().zip(&mut acc.0[FIRST..FIRST + ROWS]) {
+                _mm256_store_ps(row.as_mut_ptr(), registers[0]);
+                _mm256_store_ps(row.as_mut_ptr().add(LANES / 2), registers[1]);
+            }
+        }
     }
 }
 
@@ -217,6 +347,9 @@ pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
 
 #[cfg(test)]
 mod tests {
+    use std::iter::{empty, once};
+    use std::slice::from_mut;
+
     use super::*;
     use crate::rng::Streams;
 
@@ -232,11 +365,11 @@ mod tests {
         let pairs = [(0, 1), (4, 2), (1, 0)];
         let run = Run { blocks: 3, scalars: 2, vectors: 3, fresh: false };
         let (mut fast, mut plain, mut rows) = (s[8], s[8], s[8]);
-        accumulate::<false>(&mut fast, &s, &v, pairs.into_iter(), run);
+        accumulate::<false>(from_mut(&mut fast), &s, &v, pairs.into_iter(), empty(), run);
         portable::<false>(&mut plain, &s, &v, pairs.into_iter(), run);
         assert_eq!(fast, plain);
         let turned: Vec<Block> = s.iter().map(Block::transposed).collect();
-        accumulate::<true>(&mut rows, &turned, &v, pairs.into_iter(), run);
+        accumulate::<true>(from_mut(&mut rows), &turned, &v, pairs.into_iter(), empty(), run);
         assert_eq!(fast, rows);
         let mut expected = f64::from(s[8].0[3][7]);
         for (a, b) in pairs {
@@ -249,10 +382,25 @@ mod tests {
         assert!((f64::from(fast.0[3][7]) - expected).abs() < 1e-4);
 
         let (run, mut zero) = (Run { fresh: true, ..run }, Block::ZERO);
-        accumulate::<false>(&mut zero, &s, &v, pairs.into_iter(), Run { fresh: false, ..run });
-        accumulate::<false>(&mut fast, &s, &v, pairs.into_iter(), run);
+        accumulate::<false>(from_mut(&mut zero), &s, &v, pairs.into_iter(), once((2, 2)), Run { fresh: false, ..run });
+        accumulate::<false>(from_mut(&mut fast), &s, &v, pairs.into_iter(), empty(), run);
         portable::<false>(&mut plain, &s, &v, pairs.into_iter(), run);
         assert_eq!((fast, plain), (zero, zero), "a fresh sum ignores the previous content");
+    }
+
+    #[test]
+    fn each_result_has_the_next_vectors_and_what_is_prefetched_does_not_matter() {
+        let (s, v) = (random(12, "s"), random(40, "v"));
+        for (blocks, pairs) in [(1, vec![(3, 0)]), (5, vec![(0, 1), (2, 7)]), (6, vec![(1, 0), (0, 4), (2, 2)])] {
+            let run = Run { blocks, scalars: 1, vectors: 3, fresh: true };
+            let mut together = [Block::ZERO; 5];
+            accumulate::<true>(&mut together, &s, &v, pairs.iter().copied(), [(2, 9), (77, 99)].into_iter(), run);
+            for (n, found) in together.iter().enumerate() {
+                let mut alone = Block::ZERO;
+                portable::<true>(&mut alone, &s, &v[n..], pairs.iter().copied(), run);
+                assert_eq!(*found, alone, "result {n} of runs of {blocks} blocks");
+            }
+        }
     }
 
     #[test]
@@ -260,6 +408,6 @@ mod tests {
     fn run_that_leaves_its_slice_panics() {
         let blocks = random(3, "s");
         let run = Run { blocks: 2, scalars: 1, vectors: 2, fresh: true };
-        accumulate::<false>(&mut Block::ZERO.clone(), &blocks, &blocks, std::iter::once((0, 1)), run);
+        accumulate::<false>(&mut [Block::ZERO], &blocks, &blocks, once((0, 1)), empty(), run);
     }
 }

@@ -9,9 +9,10 @@
 use rayon::prelude::*;
 
 use super::adam::Rates;
-use super::block::{Block, panels, zeroed};
-use super::kernel::{Run, accumulate, prefetch, vectorised};
+use super::block::{Block, LANES, Row, panels, zeroed};
+use super::kernel::{prefetch, vectorised};
 use super::plan::{Axis, Geometry, Plan};
+use super::products::{Weight, forward, input_gradient_panels, padded, transpose_all, weight_gradient, with_padding};
 use super::winograd::Minimal;
 
 /// The weights of a transposed convolution, and how to multiply with them.
@@ -39,20 +40,13 @@ enum Method {
         order: Vec<usize>,
     },
     /// Products of linear combinations of taps and of pixels. `forms` are those of the weights:
-    /// `[ci panel][form][co panel]`.
+    /// `[ci panel][form][co panel]`, each panel with padding.
     Minimal { algorithm: Box<Minimal>, forms: Vec<Block> },
 }
 
-/// The number of blocks of one operand that a run reads for one chunk. With a few chunks, these and their weights stay
-/// in the cache of a core (1 MiB on Zen 4).
-const WORKING_SET: usize = 128;
-
 /// How many blocks ahead of their update weights and moments are prefetched. They come from main memory, which takes as
 /// long as computing the gradient of a block for a small batch.
-const AHEAD: usize = 2;
-
-/// The minimum number of tasks of a forward pass, if there are enough pixels.
-const TASKS: usize = 32;
+const AHEAD: usize = 3;
 
 /// The maximum number of panels of input channels that one task of minimal filtering processes together. The gradient
 /// of a sum is far away in memory, and each panel uses it in few products.
@@ -64,18 +58,14 @@ fn group_of(panels: usize) -> usize {
     (panels / (2 * rayon::current_num_threads())).clamp(1, GROUP)
 }
 
-/// The number of panels of the summed channel in a run. It determines the order of sums, so it depends only on the
-/// layer: the results of a sample are the same in any batch.
-fn run_length(panels: usize, pixels: usize) -> usize {
-    (WORKING_SET / pixels).clamp(4, 16).min(panels)
-}
-
 /// The buffers of a convolution besides input and output, for batches with one number of chunks.
 #[derive(Debug)]
 pub struct Buffers {
-    /// For minimal filtering: the signals of the last forward pass's input, or their gradient.
+    /// The signals of the last forward pass's input, or their gradient; each panel has padding. Without minimal
+    /// filtering the input itself, unless that is not worth a copy.
     signals: Vec<Block>,
-    /// For minimal filtering: the sums, or their gradient.
+    /// The sums, or their gradient; each panel has padding. Without minimal filtering the gradient of the output, unless
+    /// that is not worth a copy.
     sums: Vec<Block>,
     /// For an update: the gradient of the sums of products, with each block transposed.
     rows: Vec<Block>,
@@ -88,9 +78,10 @@ impl Buffers {
     pub fn new<const UPDATE: bool>(convolution: &Convolution, chunks: usize) -> Self {
         let Convolution { ci, co, .. } = convolution;
         let plan = convolution.plan();
-        let (signals, sums) = match convolution.method {
-            Method::Direct { .. } => (0, 0),
-            Method::Minimal { .. } => (ci * plan.inputs() * chunks, co * plan.outputs() * chunks),
+        let is_minimal = matches!(convolution.method, Method::Minimal { .. });
+        let (signals, sums) = match is_minimal || convolution.copies_panels() {
+            true => (ci * padded(plan.inputs() * chunks), co * padded(plan.outputs() * chunks)),
+            false => (0, 0),
         };
         let rows = co * plan.outputs() * chunks;
         let if_update = |n: usize| zeroed(if UPDATE { n } else { 0 });
@@ -98,7 +89,7 @@ impl Buffers {
             signals: zeroed(signals),
             sums: zeroed(sums),
             rows: if_update(rows),
-            signal_gradients: if_update(signals),
+            signal_gradients: if_update(if is_minimal { signals } else { 0 }),
         }
     }
 }
@@ -108,9 +99,10 @@ impl Convolution {
     pub fn new(geometry: Geometry, input_channels: usize, output_channels: usize) -> Self {
         let (ci, co) = (panels(input_channels), panels(output_channels));
         let method = match Minimal::new(geometry) {
-            Some(algorithm) => {
-                Method::Minimal { forms: zeroed(ci * algorithm.plan.taps() * co), algorithm: Box::new(algorithm) }
-            }
+            Some(algorithm) => Method::Minimal {
+                forms: zeroed(ci * padded(algorithm.plan.taps() * co)),
+                algorithm: Box::new(algorithm),
+            },
             None => {
                 let Geometry { kernel, stride, .. } = geometry;
                 let mut taps: Vec<usize> = (0..geometry.taps()).collect();
@@ -131,7 +123,7 @@ impl Convolution {
     pub fn change_weights<R>(&mut self, change: impl FnOnce(&mut [Block]) -> R) -> R {
         let result = change(&mut self.weights);
         if let Method::Minimal { algorithm, forms } = &mut self.method {
-            algorithm.forms.panels(&self.weights, forms, self.co);
+            algorithm.forms.panels(&self.weights, forms, self.ci, self.co);
         }
         result
     }
@@ -139,6 +131,11 @@ impl Convolution {
     /// The number of matrix products in a forward pass, for one panel of input channels and one of output channels.
     pub fn products(&self) -> usize {
         self.plan().products()
+    }
+
+    /// Whether each block of the input is used in so many products that a copy with padding is faster.
+    fn copies_panels(&self) -> bool {
+        self.products() * self.co >= 8 * self.plan().inputs()
     }
 
     fn plan(&self) -> &Plan {
@@ -150,12 +147,16 @@ impl Convolution {
 
     /// The forward pass: writes `output[o] = Σ x[i] · W[tap]`. `x` and `output` are activations of `chunks` chunks.
     pub fn forward(&self, x: &[Block], output: &mut [Block], buffers: &mut Buffers, chunks: usize) {
+        let panels = [self.ci, self.co];
         match &self.method {
-            Method::Direct { plan, .. } => forward(plan, [self.ci, self.co], &self.weights, x, output, chunks),
+            Method::Direct { plan, .. } => {
+                let x = with_padding(x, &mut buffers.signals, self.ci);
+                forward(plan, panels, &self.weights, x, output, chunks);
+            }
             Method::Minimal { algorithm, forms } => {
-                algorithm.signals.panels(x, &mut buffers.signals, chunks);
-                forward(&algorithm.plan, [self.ci, self.co], forms, &buffers.signals, &mut buffers.sums, chunks);
-                algorithm.outputs.panels(&buffers.sums, output, chunks);
+                algorithm.signals.panels(x, &mut buffers.signals, self.ci, chunks);
+                forward(&algorithm.plan, panels, forms, &buffers.signals, &mut buffers.sums, chunks);
+                algorithm.outputs.panels(&buffers.sums, output, self.co, chunks);
             }
         }
     }
@@ -163,22 +164,26 @@ impl Convolution {
     /// The input gradient: writes `dx[i] = Σ dy[o] · W[tap]ᵀ`. It overwrites the buffers, so a later update needs
     /// another forward pass first.
     pub fn input_gradient(&self, dy: &[Block], dx: &mut [Block], buffers: &mut Buffers, chunks: usize) {
-        let strip = self.plan().taps() * self.co;
+        let (ci, co) = (self.ci, self.co);
         match &self.method {
-            Method::Direct { plan, .. } => dx
-                .par_chunks_mut(plan.inputs() * chunks)
-                .zip_eq(self.weights.par_chunks(strip))
-                .for_each(|(dx, weights)| input_gradient_panels(plan, self.co, weights, dy, dx, chunks)),
+            Method::Direct { plan, .. } => {
+                let dy = with_padding(dy, &mut buffers.sums, co);
+                dx.par_chunks_mut(plan.inputs() * chunks)
+                    .zip_eq(self.weights.par_chunks(plan.taps() * co))
+                    .for_each(|(dx, weights)| input_gradient_panels(plan, [1, co], weights, dy, dx, chunks));
+            }
             Method::Minimal { algorithm, forms } => {
                 let Buffers { signals, sums, .. } = buffers;
-                let group = group_of(self.ci);
-                algorithm.sum_gradients.panels(dy, sums, chunks);
+                let group = group_of(ci);
+                algorithm.sum_gradients.panels(dy, sums, co, chunks);
+                let (of_signals, of_forms) = (signals.len() / ci, forms.len() / ci);
                 dx.par_chunks_mut(group * self.geometry.inputs() * chunks)
-                    .zip_eq(signals.par_chunks_mut(group * algorithm.plan.inputs() * chunks))
-                    .zip_eq(forms.par_chunks(group * strip))
+                    .zip_eq(signals.par_chunks_mut(group * of_signals))
+                    .zip_eq(forms.par_chunks(group * of_forms))
                     .for_each(|((dx, signals), forms)| {
-                        input_gradient_panels(&algorithm.plan, self.co, forms, sums, signals, chunks);
-                        algorithm.input_gradients.each_panel(signals, dx, chunks);
+                        let panels = signals.len() / of_signals;
+                        input_gradient_panels(&algorithm.plan, [panels, co], forms, sums, signals, chunks);
+                        algorithm.input_gradients.each_panel(signals, dx, panels, chunks);
                     });
             }
         }
@@ -199,9 +204,10 @@ impl Convolution {
         chunks: usize,
         rates: Rates,
     ) {
-        let Self { geometry, co, weights, method, .. } = self;
-        let (strip, pixels) = (geometry.taps() * *co, geometry.inputs() * chunks);
-        let group = if matches!(method, Method::Direct { .. }) { 1 } else { group_of(self.ci) };
+        let Self { geometry, ci, co, weights, method, .. } = self;
+        let (ci, co) = (*ci, *co);
+        let (strip, pixels) = (geometry.taps() * co, geometry.inputs() * chunks);
+        let group = if matches!(method, Method::Direct { .. }) { 1 } else { group_of(ci) };
         let weights = weights.par_chunks_mut(group * strip);
         let moments = moments.m.par_chunks_mut(group * strip).zip_eq(moments.v.par_chunks_mut(group * strip));
         let parameters = weights.zip_eq(moments).map(|(w, (m, v))| Parameters { w, m, v });
@@ -209,38 +215,33 @@ impl Convolution {
         match method {
             Method::Direct { plan, order } => {
                 transpose_all(input.dy, rows);
+                let dy = with_padding(input.dy, sums, co);
                 dx.par_chunks_mut(pixels).zip_eq(input.x.par_chunks(pixels)).zip_eq(parameters).for_each(
                     |((dx, x), mut parameters)| {
-                        input_gradient_panels(plan, *co, parameters.w, input.dy, dx, chunks);
+                        input_gradient_panels(plan, [1, co], parameters.w, dy, dx, chunks);
                         for (n, at) in order.iter().copied().enumerate() {
-                            if let Some(ahead) = order.get(n + AHEAD) {
-                                parameters.prefetch(*ahead);
-                            }
-                            let gradient = weight_gradient_block(plan, x, rows, at / *co, at % *co, chunks);
-                            parameters.update(at, &gradient, rates);
+                            let weight = |at: usize| Weight { input: 0, tap: at / co, panel: at % co };
+                            let next = order.get(n + 1).copied().map(weight);
+                            let gradient = weight_gradient(plan, (x, rows), weight(at), next, chunks);
+                            parameters.update(at, &gradient, rates, order.get(n + AHEAD).copied());
                         }
                     },
                 );
             }
             Method::Minimal { algorithm, forms } => {
-                algorithm.sum_gradients.panels_and_rows(input.dy, sums, rows, chunks);
-                let of_group = group * algorithm.plan.inputs() * chunks;
+                algorithm.sum_gradients.panels_and_rows(input.dy, sums, rows, co, chunks);
+                let (of_signals, of_forms) = (signals.len() / ci, forms.len() / ci);
                 dx.par_chunks_mut(group * pixels)
-                    .zip_eq(signals.par_chunks(of_group).zip_eq(signal_gradients.par_chunks_mut(of_group)))
-                    .zip_eq(parameters.zip_eq(forms.par_chunks_mut(group * algorithm.plan.taps() * *co)))
-                    .for_each(|((dx, (signals, dsignals)), (mut parameters, forms))| {
-                        input_gradient_panels(&algorithm.plan, *co, forms, sums, dsignals, chunks);
-                        algorithm.input_gradients.each_panel(dsignals, dx, chunks);
-                        for panel in 0..*co {
-                            update_minimal(
-                                algorithm,
-                                forms,
-                                &mut parameters,
-                                (panel, *co),
-                                (signals, rows),
-                                chunks,
-                                rates,
-                            );
+                    .zip_eq(signals.par_chunks(group * of_signals))
+                    .zip_eq(signal_gradients.par_chunks_mut(group * of_signals))
+                    .zip_eq(parameters.zip_eq(forms.par_chunks_mut(group * of_forms)))
+                    .for_each(|(((dx, signals), dsignals), (mut parameters, forms))| {
+                        let panels = signals.len() / of_signals;
+                        input_gradient_panels(&algorithm.plan, [panels, co], forms, sums, dsignals, chunks);
+                        algorithm.input_gradients.each_panel(dsignals, dx, panels, chunks);
+                        for panel in 0..co {
+                            let to = Channels { from: panels, panel, of: co };
+                            update_minimal(algorithm, forms, &mut parameters, to, (signals, rows), chunks, rates);
                         }
                     });
             }
@@ -256,20 +257,33 @@ struct Parameters<'a> {
 }
 
 impl Parameters<'_> {
+    /// The first lines of a block of weights and moments, which may be beyond the end.
     #[inline(always)]
-    fn prefetch(&self, at: usize) {
-        prefetch(self.w.get(at));
-        prefetch(self.m.get(at));
-        prefetch(self.v.get(at));
+    fn lines(&self, at: usize) -> [*const Row; 3] {
+        [self.w.as_ptr(), self.m.as_ptr(), self.v.as_ptr()].map(|first| first.wrapping_add(at).cast())
     }
 
-    /// One step of Adam on a block.
+    /// Prefetches a block of weights and moments.
     #[inline(always)]
-    fn update(&mut self, at: usize, gradient: &Block, rates: Rates) {
-        let (w, m, v) = (&mut self.w[at], &mut self.m[at], &mut self.v[at]);
+    fn prefetch(&self, at: usize) {
+        let lines = self.lines(at);
+        (0..LANES).for_each(|row| lines.iter().for_each(|line| prefetch(line.wrapping_add(row))));
+    }
+
+    /// One step of Adam on a block. Prefetches the block `ahead` meanwhile: all its lines at once would have to wait for
+    /// each other.
+    #[inline(always)]
+    fn update(&mut self, at: usize, gradient: &Block, rates: Rates, ahead: Option<usize>) {
+        let ahead = ahead.map(|ahead| self.lines(ahead));
+        let (w, m, v) = (&mut self.w[at].0, &mut self.m[at].0, &mut self.v[at].0);
         vectorised(
             #[inline(always)]
-            || rates.rows(&mut w.0, &gradient.0, &mut m.0, &mut v.0),
+            || {
+                for row in 0..LANES {
+                    ahead.iter().flatten().for_each(|line| prefetch(line.wrapping_add(row)));
+                    rates.step(&mut w[row], &gradient.0[row], &mut m[row], &mut v[row]);
+                }
+            },
         );
     }
 }
@@ -299,83 +313,15 @@ pub struct BackwardInput<'a> {
     pub dy: &'a [Block],
 }
 
-/// Writes the sums of products to `out`.
-fn forward(plan: &Plan, [ci, co]: [usize; 2], weights: &[Block], x: &[Block], out: &mut [Block], chunks: usize) {
-    let pixels = plan.outputs();
-    // A few panels are split, so that all threads have work until the end. Otherwise the weights are read only once.
-    let parts = (1..=pixels).find(|n| pixels.is_multiple_of(*n) && n * co >= TASKS).unwrap_or(pixels);
-    let part = pixels / parts;
-    out.par_chunks_mut(part * chunks).enumerate().for_each(|(task, out)| {
-        let (panel, first) = (task * part / pixels, task * part % pixels);
-        forward_part(plan, [ci, co], weights, x, out, chunks, [panel, first]);
-    });
-}
-
-fn forward_part(
-    plan: &Plan,
-    [ci, co]: [usize; 2],
-    weights: &[Block],
-    x: &[Block],
-    out: &mut [Block],
-    chunks: usize,
-    [panel, first]: [usize; 2],
-) {
-    let (inputs, taps) = (plan.inputs(), plan.taps());
-    let length = run_length(ci, inputs);
-    for start in (0..ci).step_by(length) {
-        let run =
-            Run { blocks: length.min(ci - start), scalars: taps * co, vectors: inputs * chunks, fresh: start == 0 };
-        for (at, acc) in out.iter_mut().enumerate() {
-            let (pixel, chunk) = (first + at / chunks, at % chunks);
-            let pairs = plan.by_output[pixel]
-                .iter()
-                .map(|(tap, input)| ((start * taps + tap) * co + panel, (start * inputs + input) * chunks + chunk));
-            accumulate::<false>(acc, weights, x, pairs, run);
-        }
-    }
-}
-
-/// The input gradient of a group of panels of input channels; `weights` are their strips. Each block of `dy` is read
-/// once for the whole group.
-fn input_gradient_panels(plan: &Plan, co: usize, weights: &[Block], dy: &[Block], dx: &mut [Block], chunks: usize) {
-    let (inputs, outputs, strip) = (plan.inputs(), plan.outputs(), plan.taps() * co);
-    let length = run_length(co, outputs);
-    for start in (0..co).step_by(length) {
-        let run = Run { blocks: length.min(co - start), scalars: 1, vectors: outputs * chunks, fresh: start == 0 };
-        for (pixel, meets) in plan.by_input.iter().enumerate() {
-            for (panel, weights) in weights.chunks(strip).enumerate() {
-                let first = (panel * inputs + pixel) * chunks;
-                for (chunk, acc) in dx[first..first + chunks].iter_mut().enumerate() {
-                    let pairs = meets
-                        .iter()
-                        .map(|(tap, output)| (tap * co + start, (start * outputs + output) * chunks + chunk));
-                    accumulate::<true>(acc, weights, dy, pairs, run);
-                }
-            }
-        }
-    }
-}
-
-/// Transposes each block.
-fn transpose_all(from: &[Block], to: &mut [Block]) {
-    /// The number of blocks in a task.
-    const PIECE: usize = 16;
-    from.par_chunks(PIECE).zip_eq(to.par_chunks_mut(PIECE)).for_each(|(from, to)| {
-        vectorised(
-            #[inline(always)]
-            || from.iter().zip(to).for_each(|(from, to)| *to = from.transposed()),
-        );
-    });
-}
-
-/// The gradient of one block of weights. `x` is the input of one panel, `rows` the gradient of all outputs.
-#[inline(always)]
-fn weight_gradient_block(plan: &Plan, x: &[Block], rows: &[Block], tap: usize, panel: usize, chunks: usize) -> Block {
-    let mut gradient = Block::ZERO;
-    let pairs =
-        plan.by_tap[tap].iter().map(|(input, output)| (input * chunks, (panel * plan.outputs() + output) * chunks));
-    accumulate::<true>(&mut gradient, x, rows, pairs, Run { blocks: chunks, scalars: 1, vectors: 1, fresh: true });
-    gradient
+/// The channels whose weights are updated together.
+#[derive(Clone, Copy)]
+struct Channels {
+    /// The number of panels of input channels.
+    from: usize,
+    /// The panel of output channels.
+    panel: usize,
+    /// The number of panels of output channels.
+    of: usize,
 }
 
 /// Updates the weights from a task's panels of input channels to one panel of output channels. The input gradient no
@@ -385,32 +331,33 @@ fn update_minimal(
     algorithm: &Minimal,
     forms: &mut [Block],
     parameters: &mut Parameters<'_>,
-    (panel, co): (usize, usize),
+    Channels { from, panel, of: co }: Channels,
     (signals, rows): (&[Block], &[Block]),
     chunks: usize,
     rates: Rates,
 ) {
     let plan = &algorithm.plan;
-    let (count, taps, of_panel) = (plan.taps(), algorithm.forms.inputs(), plan.inputs() * chunks);
-    let panels = signals.len() / of_panel;
+    let (count, taps) = (plan.taps(), algorithm.forms.inputs());
+    let (of_signals, of_forms) = (signals.len() / from, forms.len() / from);
     for form in 0..count {
-        for input in 0..panels {
+        for input in 0..from {
             if (form * taps).is_multiple_of(count) {
                 parameters.prefetch((input * taps + form * taps / count) * co + panel);
             }
-            let signals = &signals[input * of_panel..][..of_panel];
-            forms[(input * count + form) * co + panel] =
-                weight_gradient_block(plan, signals, rows, form, panel, chunks);
+            let weight = |form, input| Weight { input: input * of_signals, tap: form, panel };
+            let next = if input + 1 < from { weight(form, input + 1) } else { weight((form + 1) % count, 0) };
+            forms[input * of_forms + form * co + panel] =
+                weight_gradient(plan, (signals, rows), weight(form, input), Some(next), chunks);
         }
     }
-    for input in 0..panels {
-        let (forms, first) = (&mut forms[input * count * co..][..count * co], input * taps * co);
+    for input in 0..from {
+        let (forms, first) = (&mut forms[input * of_forms..][..of_forms], input * taps * co);
         vectorised(
             #[inline(always)]
             || {
                 for tap in 0..taps {
                     let gradient = algorithm.tap_gradients.one(tap, |form| &forms[form * co + panel]);
-                    parameters.update(first + tap * co + panel, &gradient, rates);
+                    parameters.update(first + tap * co + panel, &gradient, rates, None);
                 }
                 for form in 0..count {
                     forms[form * co + panel] = algorithm.forms.one(form, |tap| &parameters.w[first + tap * co + panel]);

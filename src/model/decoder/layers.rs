@@ -34,7 +34,7 @@ impl DecoderShape {
     /// 16 × 16 floats. Biases and batch norms are left out. The result saturates.
     ///
     /// Each layer's output is stored as it is, normalised if the layer has a norm, and as gradient. Its products also
-    /// need the transposed sums and, with minimal filtering, forms, signals and sums.
+    /// need the transposed sums, and signals and sums or copies of input and gradient; with minimal filtering also forms.
     pub fn training_bytes(&self, batch: usize, images: usize) -> u64 {
         let full = batch.min(images);
         let last = images.checked_rem(full).unwrap_or(0);
@@ -49,7 +49,9 @@ impl DecoderShape {
             let copies = if (1..=NORMS).contains(&l) { 3 } else { 2 };
             let (forms, signals, sums) = match MINIMAL[l] {
                 Some(Sizes { signals, forms, sums }) => (forms as u64, 2 * signals as u64, 2 * sums as u64),
-                None => (0, 0, pixels),
+                // The last layer multiplies its input in place; the others have a copy of input and gradient.
+                None if l == LAYERS - 1 => (0, 0, pixels),
+                None => (0, geometry.inputs() as u64, 2 * pixels),
             };
             let weights = panels(ci).saturating_mul(panels(co)).saturating_mul(3 * taps + forms);
             let activations = panels(co).saturating_mul(copies * pixels + sums);

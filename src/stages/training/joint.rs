@@ -194,7 +194,7 @@ mod tests {
         let Err(StageError::BadInput { message, hint }) = huge.check_memory(1000, 16 * GIB) else {
             panic!("not refused")
         };
-        insta::assert_snapshot!(message, @"training this decoder takes about 70.6 GiB; this machine has 16.0 GiB");
+        insta::assert_snapshot!(message, @"training this decoder takes about 70.7 GiB; this machine has 16.0 GiB");
         assert_eq!(hint.as_deref(), Some("give it fewer `channels`, a smaller `latent_dim` or a smaller `batch`"));
         let usual = joint(128, CHANNELS.map(|c| c as usize), 16);
         assert!(usual.check_memory(1000, GIB).is_ok());
