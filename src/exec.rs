@@ -120,7 +120,7 @@ pub struct Options<'a> {
     /// The command line after the program's name, for the record.
     pub args: &'a [String],
     /// Its name, its note and its commit, for the record.
-    pub label: &'a dyn Fn() -> RunLabel,
+    pub label: &'a (dyn Fn() -> RunLabel + Sync),
 }
 
 /// A run that several workers share.
@@ -194,7 +194,7 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     let started_at = options.part_of.map_or_else(|| jiff::Timestamp::now().as_millisecond(), |part| part.started_at);
     let log = RunLog::start(
         *context,
-        RunInfo { id: &id, file: options.file, args: options.args, label: (options.label)(), started_at },
+        RunInfo { id: &id, file: options.file, args: options.args, label: options.label, started_at },
         &plan,
     )?;
     options.part_of.into_iter().for_each(|part| log.note(part.events));

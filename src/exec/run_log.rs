@@ -26,8 +26,8 @@ pub(crate) struct RunInfo<'a> {
     pub file: &'a str,
     /// The command line after the program's name.
     pub args: &'a [String],
-    /// Its name, its note and its commit.
-    pub label: RunLabel,
+    /// Its name, its note and its commit. May wait for git.
+    pub label: &'a (dyn Fn() -> RunLabel + Sync),
     /// When it started, in Unix milliseconds.
     pub started_at: i64,
 }
@@ -46,6 +46,7 @@ pub(crate) struct RunLog<'a> {
     context: RunContext<'a>,
     file: Mutex<BufWriter<File>>,
     record: Mutex<RunRecord>,
+    label: &'a (dyn Fn() -> RunLabel + Sync),
     /// The workers of the run, if it has any.
     workers: Mutex<Option<WorkerCounts>>,
     /// The first and the last epoch that each training trained. After a worker was lost, some come twice.
@@ -61,7 +62,7 @@ impl<'a> RunLog<'a> {
     ///
     /// # Errors
     /// If the cache can't be written.
-    pub(crate) fn start(context: RunContext<'a>, info: RunInfo<'_>, plan: &Plan) -> Result<Self> {
+    pub(crate) fn start(context: RunContext<'a>, info: RunInfo<'a>, plan: &Plan) -> Result<Self> {
         let RunContext { spec, store, compute, .. } = context;
         let stage = |d: &Decision| StageRun {
             name: spec.point(d.point).name.clone(),
@@ -74,13 +75,15 @@ impl<'a> RunLog<'a> {
             rate: None,
             worker: None,
         };
+        // Nothing is written yet of a run in which everything is cached, so that it need not wait for git.
+        let label = if plan.is_complete() { RunLabel::default() } else { (info.label)() };
         let record = RunRecord {
             format: RUN_FORMAT,
             id: info.id.to_owned(),
             pipeline: spec.pipeline.name.clone(),
             file: info.file.to_owned(),
             args: info.args.to_vec(),
-            label: info.label,
+            label,
             started_at: info.started_at,
             finished_at: None,
             status: RunStatus::Running,
@@ -107,6 +110,7 @@ impl<'a> RunLog<'a> {
             context,
             file,
             record: Mutex::new(record),
+            label: info.label,
             workers: Mutex::default(),
             trained: Mutex::default(),
             positions,
@@ -148,6 +152,7 @@ impl<'a> RunLog<'a> {
             stage.key = end.key.or(stage.key);
             stage.digest = end.digest.or(stage.digest);
         }
+        record.label = (self.label)();
         record.finished_at = Some(jiff::Timestamp::now().as_millisecond());
         record.status = status;
         let hit = |end: &StageEnd| end.digest.and(end.key).map(|key| (self.context.name(end.point), key));

@@ -63,4 +63,7 @@ fn run_records_the_commit_and_whether_files_were_modified() {
     assert_eq!(commit_of("last")["modified"], true);
     let log = project.vadpipe(["log", "last"]).stdout;
     assert!(log.contains(&format!("commit {head}, with changes that are not committed\n")), "{log}");
+    project.edit("\"Y\"", "\"Z\"");
+    project.run(&["--on", "local:1"]);
+    assert_eq!(commit_of("last")["id"], head.as_str(), "the record of a run with workers is written twice");
 }

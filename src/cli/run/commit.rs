@@ -2,26 +2,32 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::store::Commit;
 
 /// git takes longer than a fully cached run, so it runs in the background while the run is planned.
-pub(super) struct CommitQuery(Mutex<Option<JoinHandle<Option<Commit>>>>);
+#[derive(Default)]
+pub(super) struct CommitQuery {
+    git: Mutex<Option<JoinHandle<Option<Commit>>>>,
+    answer: OnceLock<Option<Commit>>,
+}
 
 impl CommitQuery {
     /// Starts to ask, if the folder is in a repository.
     pub(super) fn start(folder: &Path) -> Self {
         let Some(folder) = folder.canonicalize().ok().filter(|folder| is_in_repository(folder)) else {
-            return Self(Mutex::default());
+            return Self::default();
         };
-        Self(Mutex::new(std::thread::Builder::new().spawn(move || commit(&folder)).ok()))
+        let git = std::thread::Builder::new().spawn(move || commit(&folder)).ok();
+        Self { git: Mutex::new(git), ..Self::default() }
     }
 
-    /// The answer, which can be taken once. `None` if there is no commit yet, or git is not installed.
+    /// The answer, once git has ended. `None` if there is no commit yet, or git is not installed.
     pub(super) fn answer(&self) -> Option<Commit> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?.join().ok()?
+        let wait = || self.git.lock().unwrap_or_else(PoisonError::into_inner).take()?.join().ok()?;
+        self.answer.get_or_init(wait).clone()
     }
 }
 

@@ -28,10 +28,10 @@ impl<'a> Gathering<'a> {
         id: &'a str,
         started_at: i64,
         context: &RunContext<'a>,
-        options: &exec::Options<'_>,
+        options: &exec::Options<'a>,
         plan: &Plan,
     ) -> Result<Self> {
-        let info = RunInfo { id, file: options.file, args: options.args, label: (options.label)(), started_at };
+        let info = RunInfo { id, file: options.file, args: options.args, label: options.label, started_at };
         let log = RunLog::start(RunContext { listener: &Silent, ..*context }, info, plan)?;
         Ok(Self { id, started_at, merged: Merged::start(context.listener, log, &run_started(context, id, plan)) })
     }
