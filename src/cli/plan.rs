@@ -104,6 +104,9 @@ pub(super) fn print(project: &Project, plan: &Plan, ui: &Ui) -> Result<()> {
     ui.text(&lines.join("\n"));
     let time = history.estimates.words().map(|words| format!("; {words}"));
     ui.note(&format!("{}{}", summary(plan), time.unwrap_or_default()));
+    if ui.verbose {
+        ui.note(&format!("on {} ({})", project.compute.name, project.compute.numerics));
+    }
     Ok(())
 }
 

@@ -54,7 +54,8 @@ pub fn accumulate<const BY_ROW: bool>(
             };
         }
         if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-            // SAFETY: the processor has AVX2 and FMA, and the loop above checked that every run lies inside both slices.
+            // SAFETY: the processor has AVX2 and FMA, and the loop above checked that every run lies inside both
+            // slices.
             #[expect(unsafe_code, reason = "calls the AVX2 kernel")]
             return unsafe { x86::avx2::<BY_ROW>(accs, scalars, vectors, pairs, next, run) };
         }
@@ -175,8 +176,8 @@ mod x86 {
         }
     }
 
-    /// The number of blocks that are processed together with AVX2. Those of both operands and the next ones fill half of
-    /// the first-level cache, and the processor computes long enough for the next ones to come from main memory.
+    /// The number of blocks that are processed together with AVX2. Those of both operands and the next ones fill half
+    /// of the first-level cache, and the processor computes long enough for the next ones to come from main memory.
     const GROUP: usize = 4;
 
     /// Up to [`GROUP`] blocks of both operands.
@@ -198,9 +199,9 @@ mod x86 {
         }
     }
 
-    /// 16 rows of 16 numbers take 32 registers, of which AVX2 has 16. So the tile is computed in three parts of 6, 5 and
-    /// 5 rows, each with at most 12 registers for sums, 2 for lanes and 1 for a scalar. A step of 6 rows is 8 loads and
-    /// 12 multiply-adds; Zen 3 can do 2 of each in a cycle.
+    /// 16 rows of 16 numbers take 32 registers, of which AVX2 has 16. So the tile is computed in three parts of 6, 5
+    /// and 5 rows, each with at most 12 registers for sums, 2 for lanes and 1 for a scalar. A step of 6 rows is 8 loads
+    /// and 12 multiply-adds; Zen 3 can do 2 of each in a cycle.
     ///
     /// # Safety
     /// The processor must have AVX2 and FMA, and every block of every run must lie inside its slice.

@@ -1,8 +1,8 @@
 //! The matrix products of a [`Plan`]: sums of products, and the gradients of inputs and weights.
 //!
-//! Arrays consist of panels of equal length. Panels of weights, inputs and sums may end with padding, which is not used:
-//! a run reads one block of each panel, and if panels were a power of two apart, all blocks of the run would share a few
-//! sets of the caches and replace each other.
+//! Arrays consist of panels of equal length. Panels of weights, inputs and sums may end with padding, which is not
+//! used: a run reads one block of each panel, and if panels were a power of two apart, all blocks of the run would
+//! share a few sets of the caches and replace each other.
 
 use std::slice::from_mut;
 

@@ -64,8 +64,8 @@ pub struct Buffers {
     /// The signals of the last forward pass's input, or their gradient; each panel has padding. Without minimal
     /// filtering the input itself, unless that is not worth a copy.
     signals: Vec<Block>,
-    /// The sums, or their gradient; each panel has padding. Without minimal filtering the gradient of the output, unless
-    /// that is not worth a copy.
+    /// The sums, or their gradient; each panel has padding. Without minimal filtering the gradient of the output,
+    /// unless that is not worth a copy.
     sums: Vec<Block>,
     /// For an update: the gradient of the sums of products, with each block transposed.
     rows: Vec<Block>,
@@ -270,8 +270,8 @@ impl Parameters<'_> {
         (0..LANES).for_each(|row| lines.iter().for_each(|line| prefetch(line.wrapping_add(row))));
     }
 
-    /// One step of Adam on a block. Prefetches the block `ahead` meanwhile: all its lines at once would have to wait for
-    /// each other.
+    /// One step of Adam on a block. Prefetches the block `ahead` meanwhile: all its lines at once would have to wait
+    /// for each other.
     #[inline(always)]
     fn update(&mut self, at: usize, gradient: &Block, rates: Rates, ahead: Option<usize>) {
         let ahead = ahead.map(|ahead| self.lines(ahead));

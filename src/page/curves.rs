@@ -1,6 +1,6 @@
 //! The curves of trainings: those of stored results from their tensors, those of running trainings from the events. If
-//! a running training was resumed, its newest state has the epochs before. All curves of an answer have the same buckets
-//! of epochs.
+//! a running training was resumed, its newest state has the epochs before. All curves of an answer have the same
+//! buckets of epochs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};

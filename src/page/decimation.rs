@@ -1,6 +1,6 @@
-//! Decimation of curves: a page can't draw millions of points. If trainings have more epochs than asked for, each bucket
-//! of epochs is drawn as its least and its greatest value, in the order in which they come, so that no spike is lost. A
-//! page that smooths curves asks for the means of the buckets, too.
+//! Decimation of curves: a page can't draw millions of points. If trainings have more epochs than asked for, each
+//! bucket of epochs is drawn as its least and its greatest value, in the order in which they come, so that no spike is
+//! lost. A page that smooths curves asks for the means of the buckets, too.
 
 use serde::{Serialize, Serializer};
 

@@ -177,7 +177,8 @@ fn page_shows_a_run_of_another_process_while_it_runs() {
     let page = Page::start(&project, &[]);
     page.wait("the results", is_done);
     let mut events = page.connect("/api/events").lines();
-    let mut run = project.start(&["run", "p.toml", "-q", "-S", "params.epochs=8"]);
+    // So many that the server looks at the run while it trains.
+    let mut run = project.start(&["run", "p.toml", "-q", "-S", "params.epochs=100"]);
     // A message says which points have finished an epoch, and their curves have it.
     let epochs = loop {
         let line = events.next().expect("a line").expect("a message");
@@ -194,11 +195,11 @@ fn page_shows_a_run_of_another_process_while_it_runs() {
     let curves = page.ok("/api/curves?metric=loss&where=stage%3Dnet");
     let series = curves["series"].as_array().expect("series");
     assert!(
-        series.len() == 3 && series.iter().all(|one| one["values"].as_array().expect("values").len() == 8),
+        series.len() == 3 && series.iter().all(|one| one["values"].as_array().expect("values").len() == 100),
         "{curves}"
     );
     let chain = page.ok("/api/chain?pipeline=sweep");
-    assert_eq!((&chain["epochs"], &chain["epochs_saved"]), (&(3 * 8 + 3).into(), &3.into()), "{chain}");
+    assert_eq!((&chain["epochs"], &chain["epochs_saved"]), (&(3 * 100 + 3).into(), &3.into()), "{chain}");
     assert_eq!(page.end(Signal::TERM), 0);
 }
 

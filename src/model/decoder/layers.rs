@@ -34,7 +34,8 @@ impl DecoderShape {
     /// 16 × 16 floats. Biases and batch norms are left out. The result saturates.
     ///
     /// Each layer's output is stored as it is, normalised if the layer has a norm, and as gradient. Its products also
-    /// need the transposed sums, and signals and sums or copies of input and gradient; with minimal filtering also forms.
+    /// need the transposed sums, and signals and sums or copies of input and gradient; with minimal filtering also
+    /// forms.
     pub fn training_bytes(&self, batch: usize, images: usize) -> u64 {
         let full = batch.min(images);
         let last = images.checked_rem(full).unwrap_or(0);

@@ -12,7 +12,7 @@ const MOST_NAMED = 40;
 /** Curves that a browser draws in a second. */
 const MOST_CURVES = 5000;
 /** The time between two drawings of curves that grow. Each takes time from trainings on this machine. */
-const PAUSE = 600;
+const PAUSE = 400;
 
 const settings = { metric: "", x: "epoch", colour: null, smooth: 0, logX: false, logY: false, only: false };
 
