@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use vadpipe::exec::choose;
 use vadpipe::model::{Decoder, Frozen};
 use vadpipe::ops::adam::Rates;
 use vadpipe::ops::block::{Block, zeroed};
@@ -9,6 +10,7 @@ use vadpipe::ops::kernel::{Run, accumulate};
 use vadpipe::ops::plan::Geometry;
 use vadpipe::ops::transposed::{BackwardInput, BlockMoments, Buffers, Convolution};
 use vadpipe::rng::Streams;
+use vadpipe::spec::{DeviceChoice, Precision};
 
 use crate::SHAPE;
 use crate::floor::{Cost, Floor, cost};
@@ -73,23 +75,10 @@ pub(crate) fn ceiling(limit: Duration) -> f64 {
         }
     });
     let gflops = 2.0 * 4096.0 * 8.0 * 4.0 * 1000.0 / cost.clock / 1e9;
-    println!("one core's multiply-adds in cache: {gflops:.0} GFLOP/s, {}", instructions());
+    // The CPU supports f32, so there is a class.
+    let class = choose(DeviceChoice::Cpu, Precision::F32).map(|compute| compute.numerics).unwrap_or_default();
+    println!("one core's multiply-adds in cache: {gflops:.0} GFLOP/s ({class})");
     gflops
-}
-
-/// The vector instructions that this processor has.
-fn instructions() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let has_fma = std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma");
-        match (std::arch::is_x86_feature_detected!("avx512f"), has_fma) {
-            (true, _) => "AVX-512",
-            (false, true) => "AVX2",
-            (false, false) => "neither AVX-512 nor AVX2",
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    "not x86-64"
 }
 
 /// The products of each layer, measured separately: their share of the sum, GFLOP/s per second of CPU time, and these

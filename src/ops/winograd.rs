@@ -114,6 +114,7 @@ impl Transform {
     pub fn panels_and_rows(&self, from: &[Block], to: &mut [Block], rows: &mut [Block], panels: usize, each: usize) {
         let (from, to) = (from.par_chunks(from.len() / panels), to.par_chunks_mut(to.len() / panels));
         to.zip_eq(rows.par_chunks_mut(self.outputs() * each)).zip_eq(from).for_each(|((to, rows), from)| {
+            let to = &mut to[..rows.len()];
             vectorised(
                 #[inline(always)]
                 || {

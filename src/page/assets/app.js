@@ -105,7 +105,7 @@ async function filter(more = {}) {
   const where = conditions();
   let ids;
   try {
-    const found = where ? await get("/api/points", { where, ids: true }, { signal }) : { ids: [...state.rows.keys()], reads_metrics: false };
+    const found = where ? await get("/api/points", { where, ids: true }, { signal }) : { ids: [...state.rows.keys()] };
     ids = found.ids;
     readsMetrics = found.reads_metrics;
   } catch (error) {
@@ -166,11 +166,15 @@ function isOther(before, row) {
 
 const hasMoved = (before, row) => isOther(before, row) || before.epoch !== row.epoch;
 
+/** Whether these rows may change which points meet the filter. */
+function mayMoveFilter(rows) {
+  return Boolean(conditions()) && rows.some((row) => readsMetrics || isOther(state.rows.get(row.id), row));
+}
+
 /** Applies the rows of a message that is newer than the table. Returns their numbers. */
 function apply(message) {
   const rows = message.version > version ? message.rows ?? [] : [];
   if (message.version > version) version = message.version;
-  if (rows.length && conditions() && (readsMetrics || rows.some((row) => isOther(state.rows.get(row.id), row)))) refilter();
   for (const row of rows) state.rows.set(row.id, row);
   return rows.map((row) => row.id);
 }
@@ -233,6 +237,7 @@ function changed(message) {
   } else if (isStale()) {
     waiting.push(message);
   } else {
+    if (mayMoveFilter(message.rows ?? [])) refilter();
     ids = apply(message);
   }
   if (message.runs) reinfo();

@@ -124,22 +124,23 @@ export function show(main, state) {
   }
 
   /**
-   * Takes the values of an epoch from the table, which saves a request. Returns how many were added to the curve of a
-   * running training: 0 if it has them all. Returns null if the curve must be asked for.
+   * Takes the value of an epoch of a running training from the table, which saves a request. Returns whether the curve
+   * has all epochs then; if not, it must be asked for.
    */
   function append(id) {
     const one = curveOf(id), row = state.rows.get(id);
-    if (!one || row?.status !== "running" || row.run !== one.run || data.bucket !== 1) return null;
-    if (row.epoch === one.epochs) return 0;
+    if (!one || row?.status !== "running" || row.run !== one.run || data.bucket !== 1) return false;
+    if (row.epoch === one.epochs) return true;
     const column = state.columns.findIndex((c) => c.kind === "metric" && c.name === data.metric);
-    if (column < 0 || row.epoch !== one.epochs + 1 || one.values.length !== one.epochs || row.epoch > MOST) return null;
+    if (column < 0 || row.epoch !== one.epochs + 1 || one.values.length !== one.epochs || row.epoch > MOST) return false;
     const value = row.values[column];
     one.values.push(typeof value === "number" ? value : null);
     one.last = one.values.at(-1);
     one.epochs = row.epoch;
     data.places = Math.max(data.places, one.epochs);
     data.epochs = Math.max(data.epochs, one.epochs);
-    return 1;
+    advance();
+    return true;
   }
 
   /** Curves that have grown since they were asked for. */
@@ -441,8 +442,7 @@ export function show(main, state) {
       const isMoving = (id) => ["done", "running"].includes(state.rows.get(id)?.status);
       // A point that is done has its curve in its result; messages may have been missed.
       for (const id of new Set([...change.epochs ?? [], ...(change.ids ?? []).filter(isMoving)])) {
-        const added = append(id);
-        if (added === null) grown.add(id); else if (added) advance();
+        if (!append(id)) grown.add(id);
       }
       if (change.filter || grown.size) follow();
     },
