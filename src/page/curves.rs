@@ -14,7 +14,8 @@ use super::live::{LiveCurve, PointRun};
 use super::model::Model;
 use super::point::Point;
 use crate::artifact::{ElementType, NOT_LOGGED, TensorEntry};
-use crate::key::Digest;
+use crate::key::{Digest, Key};
+use crate::stage::Position;
 use crate::store::{BlobReader, StoreError};
 
 const PREFIX: &str = "history.";
@@ -124,7 +125,7 @@ pub(super) fn select(model: &Model, query: CurvesQuery) -> Selected {
         let live = || {
             let live = point.current()?;
             let curve = live.curves.get(&query.metric)?;
-            Some(Found::Live(curve, before(model, live, &name, curve.first)))
+            Some(Found::Live(curve, earlier(model, live, &name, curve.first)))
         };
         let Some(curve) = stored.map(Found::Stored).or_else(live) else { continue };
         let (seconds_per_epoch, samples_per_epoch) = pace(model, point);
@@ -135,7 +136,7 @@ pub(super) fn select(model: &Model, query: CurvesQuery) -> Selected {
     let bucket = query.bucket_for(longest, found.len());
     let source = |curve| match curve {
         Found::Stored(entry) => Source::Stored(entry),
-        Found::Live(curve, before) => Source::Live { before, first: curve.first, values: curve.values.clone() },
+        Found::Live(curve, states) => Source::Live { states, curve: curve.clone() },
     };
     let curves = found.into_iter().map(|(series, curve)| (series, source(curve))).collect();
     Selected { metric: query.metric, bucket, longest, means: query.means, curves }
@@ -144,8 +145,8 @@ pub(super) fn select(model: &Model, query: CurvesQuery) -> Selected {
 /// A curve in the cache or in the model.
 enum Found<'a> {
     Stored(TensorEntry),
-    /// Also the curve of the epochs before, if the training was resumed.
-    Live(&'a LiveCurve, Option<TensorEntry>),
+    /// Also curves of the epochs before, if the training was resumed.
+    Live(&'a LiveCurve, Vec<TensorEntry>),
 }
 
 impl Found<'_> {
@@ -161,30 +162,34 @@ impl Found<'_> {
 enum Source {
     Stored(TensorEntry),
     Live {
-        /// The curve of the epochs before `first`, and perhaps of some more.
-        before: Option<TensorEntry>,
-        first: u64,
-        values: Vec<f32>,
+        /// The curve in states of the training, which have the epochs before.
+        states: Vec<TensorEntry>,
+        curve: LiveCurve,
     },
 }
 
-/// The curve up to the epoch `first`, in the newest state of a training that was resumed.
-fn before(model: &Model, live: &PointRun, name: &str, first: u64) -> Option<TensorEntry> {
-    let (key, position) = live.state.filter(|_| first > 1)?;
-    let mut state = model.reader.states(&key).into_iter().find(|state| state.position() == position)?;
-    let curve = state.tensors.remove(name).filter(is_curve)?;
-    (curve.shape[0] as u64 >= first - 1).then_some(curve)
+/// The curve up to the epoch `first`, in the states of a training that was resumed. The cache as the model knows it is
+/// a little older than the events, so it may not have the newest state yet.
+fn earlier(model: &Model, live: &PointRun, name: &str, first: u64) -> Vec<TensorEntry> {
+    let found = |(key, position): &(Key, Position)| {
+        let mut state = model.reader.states(key).into_iter().find(|state| state.position() == *position)?;
+        let curve = state.tensors.remove(name).filter(is_curve)?;
+        (curve.shape[0] as u64 >= first - 1).then_some(curve)
+    };
+    live.states.iter().rev().flatten().filter(|_| first > 1).filter_map(found).collect()
 }
 
 /// A curve with the epochs before it. They are missing if they can't be read.
-fn joined(blobs: &BlobReader, before: Option<&TensorEntry>, first: u64, values: &[f32], bucket: u64) -> Decimated {
-    match before.and_then(|entry| read(blobs, entry).ok()) {
-        Some(mut all) => {
-            all.truncate(usize::try_from(first - 1).unwrap_or(usize::MAX));
-            all.extend(values);
-            decimate(1, &all, bucket)
-        }
-        None => decimate(first, values, bucket),
+fn joined(blobs: &BlobReader, states: &[TensorEntry], curve: &LiveCurve, bucket: u64) -> Decimated {
+    let LiveCurve { first, values, earlier } = curve;
+    let mut unread = states.iter().take_while(|_| earlier.get().is_none());
+    if let Some(mut all) = unread.find_map(|entry| read(blobs, entry).ok()) {
+        all.truncate(usize::try_from(first - 1).unwrap_or(usize::MAX));
+        let _same = earlier.set(all);
+    }
+    match earlier.get() {
+        Some(earlier) => decimate(1, &[&earlier[..], values].concat(), bucket),
+        None => decimate(*first, values, bucket),
     }
 }
 
@@ -198,9 +203,7 @@ impl Selected {
         let mut series = Vec::with_capacity(curves.len());
         for (one, source) in curves {
             let curve = match source {
-                Source::Live { before, first, values } => {
-                    Arc::new(joined(blobs, before.as_ref(), first, &values, bucket))
-                }
+                Source::Live { states, curve } => Arc::new(joined(blobs, &states, &curve, bucket)),
                 Source::Stored(entry) => match stored(cache, blobs, &entry, bucket) {
                     Err(StoreError::Damaged { .. }) => continue,
                     curve => curve?,
@@ -305,6 +308,9 @@ fn logged(value: f64) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artifact::{Artifact, Tensor};
+    use crate::store::CacheReader;
+    use crate::store::tests::{commit, components, store};
 
     #[test]
     fn page_names_the_bucket_of_curves_that_grow_until_they_are_too_long() {
@@ -317,6 +323,23 @@ mod tests {
         assert_eq!(greedy.bucket_for(2_000, 1), 1);
         assert_eq!(greedy.bucket_for(20_000, 1), 20);
         assert_eq!(greedy.bucket_for(2_000, MOST_SERIES), 5, "many curves have fewer values each");
+    }
+
+    #[test]
+    fn epochs_before_a_resumed_training_are_read_from_an_older_state_and_then_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let tensors = [("history.loss".to_owned(), Tensor::vector(&[0.5, 0.25, 0.125]))].into();
+        let stored =
+            commit(&store(dir.path()), "net", &components("a", 1), &Artifact { tensors, ..Artifact::default() });
+        let blobs = CacheReader::open(dir.path()).unwrap().blobs();
+        let entry = stored.manifest.tensors["history.loss"].clone();
+        let mut removed = entry.clone();
+        removed.blob.digest = Digest([7; 32]);
+        let curve = LiveCurve { first: 3, values: vec![0.1], ..LiveCurve::default() };
+        let values = |states: &[TensorEntry]| joined(&blobs, states, &curve, 1).ends;
+        assert!(values(&[]).iter().take(2).all(|value| value.is_nan()), "there is no state yet");
+        assert_eq!(values(&[removed, entry]), [0.5, 0.25, 0.1]);
+        assert_eq!(values(&[]), [0.5, 0.25, 0.1], "the states were removed meanwhile");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The state of a run's points, as the events of the run tell it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::Deserialize;
 
@@ -30,8 +30,8 @@ pub(super) struct PointRun {
     pub(super) epochs: Option<(u64, u64)>,
     /// The epoch at which the run resumed the training.
     pub(super) resumed_at: Option<u64>,
-    /// The state that it saved last or was resumed from.
-    pub(super) state: Option<(Key, Position)>,
+    /// The state from which it was resumed last, and the one that it saved last.
+    pub(super) states: [Option<(Key, Position)>; 2],
     /// The rungs that it reached.
     pub(super) rungs: Vec<u64>,
     /// The values of the last epoch.
@@ -56,6 +56,8 @@ pub(super) struct LiveCurve {
     pub(super) first: u64,
     /// A value for each epoch from there on. NaN where there is none.
     pub(super) values: Vec<f32>,
+    /// The values of the epochs before, once they have been read. They stay: a later look may find no state to read.
+    pub(super) earlier: Arc<OnceLock<Vec<f32>>>,
 }
 
 impl LiveCurve {
@@ -113,7 +115,7 @@ impl PointRun {
             worker: stage.worker.clone(),
             epochs: None,
             resumed_at: stage.resumed_at,
-            state: None,
+            states: [None; 2],
             rungs: Vec::new(),
             figures: BTreeMap::new(),
             curves: BTreeMap::new(),
@@ -173,10 +175,10 @@ impl PointRun {
             Event::StageWaiting { holder, .. } => self.waits_for = Some(holder),
             Event::StageCached { key, .. } => self.key = Some(key),
             Event::StateSaved { epoch, step, state, .. } => {
-                self.state = state.map(|key| (key, Position { epoch, step }));
+                self.states[1] = state.map(|key| (key, Position { epoch, step }));
             }
             Event::Resumed { epoch, step, epochs, state, .. } => {
-                self.state = state.map(|key| (key, Position { epoch, step }));
+                self.states = [state.map(|key| (key, Position { epoch, step })), None];
                 self.epochs = Some((epoch, epochs));
                 (self.measured_from, self.epoch_at) = (now.map(|now| (now, epoch)), None);
                 // After a rung, the run goes on with what it trained itself.
