@@ -32,6 +32,7 @@ mod emulated;
 mod layer;
 mod layout;
 mod machine;
+mod opened;
 mod program;
 mod settings;
 mod shared;
@@ -52,8 +53,8 @@ use crate::ops::adam::Rates;
 #[cfg(test)]
 use crate::ops::tail::PIXELS;
 
-pub use self::device::class;
 pub use self::machine::CudaError;
+pub use self::opened::class;
 pub use self::settings::{Options, Statistics};
 
 /// The number of the emulated GPU, for tests.

@@ -22,7 +22,7 @@ pub struct Provenance {
     pub version: String,
     /// `cpu`, `cuda:0`.
     pub device: String,
-    /// Numerics class: `cpu-avx512`, `cuda2-sm90x132-…`, …
+    /// Numerics class: `cpu-avx512`, `cuda3-sm90x132-…`, …
     pub class: String,
     /// Number of threads it could use.
     pub threads: usize,

@@ -21,7 +21,7 @@
 
 #define THREADS 256
 #define CHANNELS 32
-#define LANES (THREADS / CHANNELS)
+#define LANES (THREADS * 4 / CHANNELS)
 #define FEW_CHANNELS 8
 #define MANY_LANES (THREADS / FEW_CHANNELS)
 #define SOURCES 4
@@ -41,8 +41,9 @@
 typedef long long i64;
 typedef unsigned char u8;
 
-// Divisions have 32 bits, because a 64-bit division takes longer than the rest of a kernel. Kernels over activations
-// have a row of blocks for each pixel, with the `size` numbers of its samples and channels.
+// Divisions have 32 bits, because a 64-bit division takes longer than the rest of a kernel. In kernels over activations,
+// a thread has four channels of a sample: one load, one index and one division serve all four. They have a row of blocks
+// for each pixel, with `size` threads in it.
 
 // The length of a row of the epoch's table: Adam's rates, and the weight of the KL of one latent number.
 #define RATES 5
@@ -59,29 +60,67 @@ DEVICE void block_sum(double *sums) {
     }
 }
 
+// Four numbers that a thread loads and stores at once.
+struct alignas(16) Four {
+    float at[4];
+};
+
+// The numbers of the channels c to c + 3, of which `from` is the first. Channels after the last are 0.
+DEVICE Four load(const float *from, int c, int channels) {
+    if (channels % 4 == 0) return *(const Four *)from;
+    Four four = {};
+    for (int k = 0; k < 4; ++k) {
+        if (c + k < channels) four.at[k] = from[k];
+    }
+    return four;
+}
+
+// The reverse.
+DEVICE void store(Four four, float *to, int c, int channels) {
+    if (channels % 4 == 0) {
+        *(Four *)to = four;
+        return;
+    }
+    for (int k = 0; k < 4; ++k) {
+        if (c + k < channels) to[k] = four.at[k];
+    }
+}
+
+// A sample and the first of four channels, for a thread of a pixel.
+struct Place {
+    int b, c;
+};
+
+DEVICE Place place(int thread, int channels) {
+    const int fours = (channels + 3) / 4;
+    return {thread / fours, thread % fours * 4};
+}
+
 // The index of a product of a layer: that of sample b and channel c with the source s of an output pixel. -1 for none.
 DEVICE i64 product_at(const int *sources, int taps, int pixel, int s, int b, int batch, int c, int channels) {
     const int *source = sources + ((i64)pixel * SOURCES + s) * 2;
     return source[0] < 0 ? -1 : (((i64)source[0] * batch + b) * taps + source[1]) * channels + c;
 }
 
-// Adds up the products that land on an output pixel.
-DEVICE float gather(const float *product, const int *sources, int taps, int pixel, int b, int batch, int c,
-                    int channels) {
-    float sum = 0.0f;
+// Adds up the products that land on an output pixel, for four channels.
+DEVICE Four gather(const float *product, const int *sources, int taps, int pixel, int b, int batch, int c,
+                   int channels) {
+    Four sum = {};
     for (int s = 0; s < SOURCES; ++s) {
         const i64 at = product_at(sources, taps, pixel, s, b, batch, c, channels);
-        if (at >= 0) sum += product[at];
+        if (at < 0) continue;
+        const Four more = load(product + at, c, channels);
+        for (int k = 0; k < 4; ++k) sum.at[k] += more.at[k];
     }
     return sum;
 }
 
-// Copies the gradient of an output pixel to its sources.
-DEVICE void scatter(float gradient, float *columns, const int *sources, int taps, int pixel, int b, int batch, int c,
+// Copies the gradient of four channels of an output pixel to its sources.
+DEVICE void scatter(Four gradient, float *columns, const int *sources, int taps, int pixel, int b, int batch, int c,
                     int channels) {
     for (int s = 0; s < SOURCES; ++s) {
         const i64 at = product_at(sources, taps, pixel, s, b, batch, c, channels);
-        if (at >= 0) columns[at] = gradient;
+        if (at >= 0) store(gradient, columns + at, c, channels);
     }
 }
 
@@ -94,11 +133,6 @@ DEVICE void adam_step(float *p, float *m, float *v, float g, float step_size, fl
     *v = square;
     *p -= step_size * moved / (sqrtf(square) + epsilon);
 }
-
-// Four numbers that a thread loads and stores at once.
-struct alignas(16) Four {
-    float at[4];
-};
 
 // All parameters of the decoder, in n groups of four.
 KERNEL(adam)(Four *p, Four *m, Four *v, const Four *g, const double *rates, const int *cursor, i64 n) {
@@ -239,11 +273,17 @@ KERNEL(advance)(int *cursor) {
 KERNEL(add_bias)(const float *product, const int *sources, int taps, const float *bias, int stride, int clip, float *y,
                  int batch, int channels, int size) {
     EACH_THREAD(t) {
-        const int j = (int)global_index(t), b = j / channels, c = j % channels;
+        const int j = (int)global_index(t);
         if (j < size) {
-            const float sum = gather(product, sources, taps, blockIdx.y, b, batch, c, channels);
-            const float v = sum + bias[(i64)blockIdx.y * stride + c];
-            y[(i64)blockIdx.y * size + j] = clip && !(v > 0.0f) ? 0.0f : v;
+            const Place at = place(j, channels);
+            const i64 i = ((i64)blockIdx.y * batch + at.b) * channels + at.c;
+            const Four more = load(bias + (i64)blockIdx.y * stride + at.c, at.c, channels);
+            Four sum = gather(product, sources, taps, blockIdx.y, at.b, batch, at.c, channels);
+            for (int k = 0; k < 4; ++k) {
+                sum.at[k] += more.at[k];
+                if (clip && !(sum.at[k] > 0.0f)) sum.at[k] = 0.0f;
+            }
+            store(sum, y + i, at.c, channels);
         }
     }
 }
@@ -252,18 +292,18 @@ KERNEL(add_bias)(const float *product, const int *sources, int taps, const float
 // has CHANNELS channels of a pixel, LANES samples at a time.
 KERNEL(bias_backward)(const float *dy, const int *sources, int taps, float *columns, float *gradient, int batch,
                       int channels) {
-    SHARED double sums[THREADS];
+    SHARED double sums[THREADS * 4];
     EACH_THREAD(t) {
-        const int c = blockIdx.x * CHANNELS + t % CHANNELS;
-        double sum = 0.0;
+        const int c = blockIdx.x * CHANNELS + t * 4 % CHANNELS;
+        double sum[4] = {};
         if (c < channels) {
-            for (int b = t / CHANNELS; b < batch; b += LANES) {
-                const float g = dy[((i64)blockIdx.y * batch + b) * channels + c];
+            for (int b = t * 4 / CHANNELS; b < batch; b += LANES) {
+                const Four g = load(dy + ((i64)blockIdx.y * batch + b) * channels + c, c, channels);
                 scatter(g, columns, sources, taps, blockIdx.y, b, batch, c, channels);
-                sum += g;
+                for (int k = 0; k < 4; ++k) sum[k] += g.at[k];
             }
         }
-        sums[t] = sum;
+        for (int k = 0; k < 4; ++k) sums[t * 4 + k] = sum[k];
     }
     SYNC();
     EACH_THREAD(t) {
@@ -325,22 +365,26 @@ DEVICE void load_partial(const double *partial, double *first, double *second, i
 // Writes the sums of the layer's products to `x`, and partial sums of x and x².
 KERNEL(norm_sums)(const float *product, const int *sources, int taps, float *x, double *partial, int batch, int rows,
                   int channels, int chunk) {
-    SHARED double sums[THREADS];
-    SHARED double squares[THREADS];
+    SHARED double sums[THREADS * 4];
+    SHARED double squares[THREADS * 4];
     EACH_THREAD(t) {
-        const int c = blockIdx.x * CHANNELS + t % CHANNELS;
+        const int c = blockIdx.x * CHANNELS + t * 4 % CHANNELS;
         const int first = blockIdx.y * chunk, end = first + chunk < rows ? first + chunk : rows;
-        double sum = 0.0, square = 0.0;
+        double sum[4] = {}, square[4] = {};
         if (c < channels) {
-            for (int r = first + t / CHANNELS; r < end; r += LANES) {
-                const float v = gather(product, sources, taps, r / batch, r % batch, batch, c, channels);
-                x[(i64)r * channels + c] = v;
-                sum += v;
-                square += (double)v * v;
+            for (int r = first + t * 4 / CHANNELS; r < end; r += LANES) {
+                const Four v = gather(product, sources, taps, r / batch, r % batch, batch, c, channels);
+                store(v, x + (i64)r * channels + c, c, channels);
+                for (int k = 0; k < 4; ++k) {
+                    sum[k] += v.at[k];
+                    square[k] += (double)v.at[k] * v.at[k];
+                }
             }
         }
-        sums[t] = sum;
-        squares[t] = square;
+        for (int k = 0; k < 4; ++k) {
+            sums[t * 4 + k] = sum[k];
+            squares[t * 4 + k] = square[k];
+        }
     }
     SYNC();
     store_partial(sums, squares, partial, channels);
@@ -371,15 +415,38 @@ KERNEL(norm_statistics)(const double *partial, float *mean, float *inverse, floa
     }
 }
 
+// The statistics and parameters of a norm, for four channels.
+struct Norm {
+    Four mean, inverse, gamma, beta;
+};
+
+DEVICE Norm load_norm(const float *mean, const float *inverse, const float *gamma, const float *beta, int c,
+                      int channels) {
+    return {load(mean + c, c, channels), load(inverse + c, c, channels), load(gamma + c, c, channels),
+            load(beta + c, c, channels)};
+}
+
+// x̂ of channel k.
+DEVICE float normalise(const Norm &norm, float x, int k) { return (x - norm.mean.at[k]) * norm.inverse.at[k]; }
+
+// γ x̂ + β of channel k.
+DEVICE float scale(const Norm &norm, float normalised, int k) { return norm.gamma.at[k] * normalised + norm.beta.at[k]; }
+
 // y = relu(γ x̂ + β).
 KERNEL(norm_apply)(const float *x, const float *mean, const float *inverse, const float *gamma, const float *beta,
-                   float *y, int channels, int size) {
+                   float *y, int batch, int channels, int size) {
     EACH_THREAD(t) {
-        const int j = (int)global_index(t), c = j % channels;
+        const int j = (int)global_index(t);
         if (j < size) {
-            const i64 i = (i64)blockIdx.y * size + j;
-            const float v = gamma[c] * ((x[i] - mean[c]) * inverse[c]) + beta[c];
-            y[i] = v > 0.0f ? v : 0.0f;
+            const Place at = place(j, channels);
+            const i64 i = ((i64)blockIdx.y * batch + at.b) * channels + at.c;
+            const Norm norm = load_norm(mean, inverse, gamma, beta, at.c, channels);
+            Four v = load(x + i, at.c, channels);
+            for (int k = 0; k < 4; ++k) {
+                const float whole = scale(norm, normalise(norm, v.at[k], k), k);
+                v.at[k] = whole > 0.0f ? whole : 0.0f;
+            }
+            store(v, y + i, at.c, channels);
         }
     }
 }
@@ -387,23 +454,29 @@ KERNEL(norm_apply)(const float *x, const float *mean, const float *inverse, cons
 // Partial sums of g = dy · [y > 0] and of g x̂.
 KERNEL(norm_backward_sums)(const float *dy, const float *x, const float *mean, const float *inverse, const float *gamma,
                            const float *beta, double *partial, int rows, int channels, int chunk) {
-    SHARED double sums[THREADS];
-    SHARED double dots[THREADS];
+    SHARED double sums[THREADS * 4];
+    SHARED double dots[THREADS * 4];
     EACH_THREAD(t) {
-        const int c = blockIdx.x * CHANNELS + t % CHANNELS;
+        const int c = blockIdx.x * CHANNELS + t * 4 % CHANNELS;
         const int first = blockIdx.y * chunk, end = first + chunk < rows ? first + chunk : rows;
-        double sum = 0.0, dot = 0.0;
+        double sum[4] = {}, dot[4] = {};
         if (c < channels) {
-            for (int r = first + t / CHANNELS; r < end; r += LANES) {
+            const Norm norm = load_norm(mean, inverse, gamma, beta, c, channels);
+            for (int r = first + t * 4 / CHANNELS; r < end; r += LANES) {
                 const i64 at = (i64)r * channels + c;
-                const float normalised = (x[at] - mean[c]) * inverse[c];
-                const float g = gamma[c] * normalised + beta[c] > 0.0f ? dy[at] : 0.0f;
-                sum += g;
-                dot += (double)g * normalised;
+                const Four value = load(x + at, c, channels), gradient = load(dy + at, c, channels);
+                for (int k = 0; k < 4; ++k) {
+                    const float normalised = normalise(norm, value.at[k], k);
+                    const float g = scale(norm, normalised, k) > 0.0f ? gradient.at[k] : 0.0f;
+                    sum[k] += g;
+                    dot[k] += (double)g * normalised;
+                }
             }
         }
-        sums[t] = sum;
-        dots[t] = dot;
+        for (int k = 0; k < 4; ++k) {
+            sums[t * 4 + k] = sum[k];
+            dots[t * 4 + k] = dot[k];
+        }
     }
     SYNC();
     store_partial(sums, dots, partial, channels);
@@ -431,13 +504,20 @@ KERNEL(norm_backward_apply)(const float *dy, const float *x, const float *mean, 
                             const float *beta, const float *means, const int *sources, int taps, float *columns,
                             int batch, int channels, int size) {
     EACH_THREAD(t) {
-        const int j = (int)global_index(t), b = j / channels, c = j % channels;
+        const int j = (int)global_index(t);
         if (j < size) {
-            const i64 i = (i64)blockIdx.y * size + j;
-            const float normalised = (x[i] - mean[c]) * inverse[c];
-            const float g = gamma[c] * normalised + beta[c] > 0.0f ? dy[i] : 0.0f;
-            const float d = gamma[c] * inverse[c] * (g - means[c] - normalised * means[channels + c]);
-            scatter(d, columns, sources, taps, blockIdx.y, b, batch, c, channels);
+            const Place at = place(j, channels);
+            const i64 i = ((i64)blockIdx.y * batch + at.b) * channels + at.c;
+            const Norm norm = load_norm(mean, inverse, gamma, beta, at.c, channels);
+            const Four value = load(x + i, at.c, channels), shift = load(means + at.c, at.c, channels);
+            const Four slope = load(means + channels + at.c, at.c, channels);
+            Four d = load(dy + i, at.c, channels);
+            for (int k = 0; k < 4; ++k) {
+                const float normalised = normalise(norm, value.at[k], k);
+                const float g = scale(norm, normalised, k) > 0.0f ? d.at[k] : 0.0f;
+                d.at[k] = norm.gamma.at[k] * norm.inverse.at[k] * (g - shift.at[k] - normalised * slope.at[k]);
+            }
+            scatter(d, columns, sources, taps, blockIdx.y, at.b, batch, at.c, channels);
         }
     }
 }
@@ -446,10 +526,16 @@ KERNEL(norm_backward_apply)(const float *dy, const float *x, const float *mean, 
 KERNEL(clip_backward)(const float *dy, const float *y, const int *sources, int taps, float *columns, int batch,
                       int channels, int size) {
     EACH_THREAD(t) {
-        const int j = (int)global_index(t), b = j / channels, c = j % channels;
+        const int j = (int)global_index(t);
         if (j < size) {
-            const i64 i = (i64)blockIdx.y * size + j;
-            scatter(y[i] > 0.0f ? dy[i] : 0.0f, columns, sources, taps, blockIdx.y, b, batch, c, channels);
+            const Place at = place(j, channels);
+            const i64 i = ((i64)blockIdx.y * batch + at.b) * channels + at.c;
+            const Four value = load(y + i, at.c, channels);
+            Four d = load(dy + i, at.c, channels);
+            for (int k = 0; k < 4; ++k) {
+                if (!(value.at[k] > 0.0f)) d.at[k] = 0.0f;
+            }
+            scatter(d, columns, sources, taps, blockIdx.y, at.b, batch, at.c, channels);
         }
     }
 }

@@ -123,9 +123,10 @@ impl<'a> Builder<'a> {
         self.launch(kernel, [blocks(n), 1], arguments);
     }
 
-    /// Launches a kernel with a thread for each number of a layer's output, in a row of blocks for each pixel.
+    /// Launches a kernel with a thread for four channels of a layer's output, in a row of blocks for each pixel.
     fn launch_over_pixels(&mut self, layer: Layer, kernel: Kernel, mut arguments: Vec<Argument>) {
-        let size = self.batch * layer.co;
+        arguments.extend([self.batch, layer.co].map(int));
+        let size = self.batch * layer.co.div_ceil(4);
         arguments.push(int(size));
         self.launch(kernel, [blocks(size), layer.geometry.outputs()], arguments);
     }
@@ -176,7 +177,6 @@ impl<'a> Builder<'a> {
         arguments.extend(self.sources(l));
         let stride = if relu { 0 } else { layer.co };
         arguments.extend([bias.into(), int(stride), int(usize::from(relu)), self.buffers[l + 1].x.into()]);
-        arguments.extend([self.batch, layer.co].map(int));
         self.launch_over_pixels(layer, Kernel::AddBias, arguments);
     }
 
@@ -195,8 +195,7 @@ impl<'a> Builder<'a> {
         arguments.extend([chunks, rows, layer.co, usize::from(self.learns())].map(int));
         self.launch(Kernel::NormStatistics, [layer.co.div_ceil(FEW_CHANNELS), 1], arguments);
         let [gamma, beta] = self.gamma_and_beta(l);
-        let mut arguments = [sum, mean, inverse, gamma, beta, self.buffers[l + 1].x].map(Argument::from).to_vec();
-        arguments.push(int(layer.co));
+        let arguments = [sum, mean, inverse, gamma, beta, self.buffers[l + 1].x].map(Argument::from).to_vec();
         self.launch_over_pixels(layer, Kernel::NormApply, arguments);
     }
 
@@ -264,7 +263,7 @@ impl<'a> Builder<'a> {
         let (layer, Buffers { sum, columns, .. }) = (self.layers[l], self.buffers[l]);
         let (dy, y) = (self.buffers[l + 1].dx, self.buffers[l + 1].x);
         let [sources, taps] = self.sources(l);
-        let into = [sources, taps, columns.into(), int(self.batch), int(layer.co)];
+        let into = [sources, taps, columns.into()];
         if self.shared.statistics == Statistics::Folded {
             let arguments = [&[dy.into(), y.into()][..], &into].concat();
             return self.launch_over_pixels(layer, Kernel::ClipBackward, arguments);
@@ -339,7 +338,7 @@ fn blocks(n: usize) -> usize {
 
 /// The number of rows in a chunk, and of chunks. They depend only on the number of rows.
 fn chunks(rows: usize) -> (usize, usize) {
-    let chunk = rows.div_ceil(CHUNKS).next_multiple_of(THREADS / CHANNELS);
+    let chunk = rows.div_ceil(CHUNKS).next_multiple_of(4 * THREADS / CHANNELS);
     (chunk, rows.div_ceil(chunk))
 }
 

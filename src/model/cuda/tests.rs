@@ -320,7 +320,7 @@ fn gpu_computes_the_results_of_the_emulated_machine() {
 #[test]
 #[ignore = "run by gpu_computes_the_results_of_the_emulated_machine"]
 fn on_a_fake_driver() {
-    assert_eq!(class(0).unwrap(), "cuda2-sm90x1-cublas13.1.2-nvrtc13.1");
+    assert_eq!(class(0).unwrap(), "cuda3-sm90x1-cublas13.1.2-nvrtc13.1");
     assert!(class(1).is_err());
     let run = |machine: Box<dyn Machine>, statistics| {
         let mut state = decoder().state().unwrap();
@@ -345,11 +345,11 @@ fn on_a_fake_driver() {
 #[test]
 fn kernels_compile_for_gpus() {
     // NVRTC needs no GPU, but may not be installed.
-    if super::device::compiler().is_err() {
+    if super::opened::compiler().is_err() {
         eprintln!("skipped: there is no NVRTC");
         return;
     }
     for architecture in [(8, 0), (9, 0), (12, 0)] {
-        assert!(!super::device::compile(architecture).unwrap().is_empty(), "{architecture:?}");
+        assert!(!super::opened::compile(architecture).unwrap().is_empty(), "{architecture:?}");
     }
 }
