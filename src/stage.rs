@@ -168,9 +168,14 @@ pub trait Stage: Send + Sync {
     fn threads(&self, all: usize) -> usize {
         all
     }
-    /// Whether it computes on the pipeline's device, and so needs the GPU token if that is a GPU.
+    /// Whether it computes on the pipeline's device.
     fn uses_device(&self) -> bool {
         false
+    }
+    /// For a stage that computes on the pipeline's device: how many stages of its size share a GPU. 1 if it fills the
+    /// GPU by itself.
+    fn beside_on_gpu(&self) -> usize {
+        1
     }
     /// For a stage that runs a program: how many GPUs the program gets for itself. Part of no key.
     fn gpus(&self) -> usize {

@@ -15,9 +15,10 @@
 //! | 256-128-64-32 | 3.8 s | 2.3 s |
 //! | 512-256-128-64 | 6.1 s | 5.7 s |
 //!
-//! A training fills a GPU by itself, so one stage at a time uses the pipeline's GPU. A program gets as many GPUs of its
-//! own as it asks for ([`crate::stage::Stage::gpus`]). No other stage uses them meanwhile. The GPUs limit how many such
-//! programs run at a time, and `jobs` does not.
+//! A large training fills the pipeline's GPU by itself. Small ones, whose kernels are too short to fill it, share it
+//! ([`crate::stage::Stage::beside_on_gpu`]). A program gets as many GPUs of its own as it asks for
+//! ([`crate::stage::Stage::gpus`]). No other stage uses them meanwhile. The GPUs limit how many such programs run at a
+//! time, and `jobs` does not.
 //!
 //! The pipeline may say what a stage needs (`resources`). A stage that asks for cores occupies as many of them, and the
 //! memory of all stages that run is at most that of the machine. A run by itself gives a stage at most the cores that
@@ -46,13 +47,16 @@ const BACKLOG: usize = 512;
 /// No stage starts while this many bytes of results wait to be stored.
 const BACKLOG_BYTES: usize = 256 << 20;
 
+/// The parts into which the pipeline's GPU is divided: the most stages that share it.
+pub(crate) const GPU_PARTS: usize = 8;
+
 /// What a stage occupies while it runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Demand {
     /// Threads of the pool. A stage that does not use the pool needs none.
     pub threads: usize,
-    /// Whether it computes on the pipeline's device, and that is a GPU.
-    pub gpu: bool,
+    /// The parts of the pipeline's GPU on which it computes, of [`GPU_PARTS`].
+    pub gpu: usize,
     /// How many GPUs its program gets.
     pub gpus: usize,
     /// Bytes of memory, if the pipeline says how many.
@@ -138,8 +142,9 @@ impl ResourcePool {
     pub(crate) fn demands(&self, spec: &Spec) -> Vec<Demand> {
         let demand = |point: &Point| {
             let (stage, resources) = (&*point.parsed.stage, point.resources);
-            let gpu = self.gpus.device.is_some() && stage.uses_device();
-            let own = if stage.parallel() && !gpu { stage.threads(self.threads) } else { 0 };
+            let on_gpu = self.gpus.device.is_some() && stage.uses_device();
+            let gpu = if on_gpu { GPU_PARTS.div_ceil(stage.beside_on_gpu().clamp(1, GPU_PARTS)) } else { 0 };
+            let own = if stage.parallel() && !on_gpu { stage.threads(self.threads) } else { 0 };
             Demand {
                 gpu,
                 threads: resources.cpus.unwrap_or(own).min(self.threads),
@@ -160,7 +165,8 @@ impl ResourcePool {
         let taken: usize = self.running.values().map(|(d, _)| d.threads).sum();
         let memory = self.running.values().fold(demand.memory, |sum, (d, _)| sum.saturating_add(d.memory));
         let is_exclusive = |d: &Demand| d.threads >= self.threads;
-        if self.running.values().any(|(d, _)| is_exclusive(d) || (d.gpu && demand.gpu)) {
+        let gpu: usize = self.running.values().map(|(d, _)| d.gpu).sum();
+        if self.running.values().any(|(d, _)| is_exclusive(d)) || gpu + demand.gpu > GPU_PARTS {
             return false;
         }
         if is_exclusive(&demand) {
@@ -176,8 +182,9 @@ impl ResourcePool {
     fn free_gpus(&self, demand: Demand) -> Option<Vec<usize>> {
         let is_free = |gpu: &usize| self.running.values().all(|(_, taken)| !taken.contains(gpu));
         let device = self.gpus.device.filter(|device| *device < self.gpus.count);
-        if let Some(device) = device.filter(|_| demand.gpu) {
-            return is_free(&device).then(|| vec![device]);
+        if let Some(device) = device.filter(|_| demand.gpu > 0) {
+            let is_of_a_program = |(d, taken): &(Demand, Vec<usize>)| d.gpu == 0 && taken.contains(&device);
+            return (!self.running.values().any(is_of_a_program)).then(|| vec![device]);
         }
         // The pipeline's device comes last, because other stages can use no other GPU.
         let others = (0..self.gpus.count).filter(|gpu| Some(*gpu) != device);
@@ -318,7 +325,7 @@ mod tests {
         assert_eq!(within_files(usize::MAX, 0), (1, 512));
     }
 
-    const CPU: Demand = Demand { threads: 0, gpu: false, gpus: 0, memory: 0 };
+    const CPU: Demand = Demand { threads: 0, gpu: 0, gpus: 0, memory: 0 };
 
     fn p(index: usize) -> PointId {
         PointId::new(index)
@@ -340,13 +347,18 @@ mod tests {
     }
 
     #[test]
-    fn one_stage_at_a_time_uses_the_gpu_and_others_run_beside_it() {
-        let mut pool = ResourcePool::new(2, 4, 1);
-        let gpu = Demand { gpu: true, ..CPU };
-        pool.acquire(p(0), gpu);
-        assert!(!pool.fits(gpu) && pool.fits(Demand { threads: 1, ..CPU }));
+    fn large_training_has_the_gpu_for_itself_and_small_ones_share_it() {
+        let mut pool = ResourcePool::new(2, 4, 1).with_gpus(Gpus { count: 1, device: Some(0) });
+        let [large, half, small] = [GPU_PARTS, GPU_PARTS / 2, 1].map(|gpu| Demand { gpu, ..CPU });
+        pool.acquire(p(0), large);
+        assert!(!pool.fits(small) && pool.fits(Demand { threads: 1, ..CPU }));
         pool.release(p(0));
-        assert!(pool.fits(gpu));
+        assert!(pool.fits(large));
+        pool.acquire(p(1), small);
+        pool.acquire(p(2), half);
+        assert!(pool.fits(small) && !pool.fits(half) && !pool.fits(large));
+        assert_eq!((pool.gpus(p(1)), pool.gpus(p(2))), (&[0][..], &[0][..]));
+        assert!(!pool.fits(Demand { gpus: 1, ..CPU }), "a program shares no GPU");
     }
 
     #[test]
@@ -368,7 +380,7 @@ mod tests {
 
     #[test]
     fn program_does_not_get_the_gpu_on_which_the_pipeline_computes() {
-        let (own, one) = (Demand { gpu: true, ..CPU }, Demand { gpus: 1, ..CPU });
+        let (own, one) = (Demand { gpu: GPU_PARTS, ..CPU }, Demand { gpus: 1, ..CPU });
         let mut pool = ResourcePool::new(2, 4, 1).with_gpus(Gpus { count: 2, device: Some(0) });
         pool.acquire(p(0), one);
         assert_eq!(pool.gpus(p(0)), [1], "the pipeline's GPU is the last choice");

@@ -24,7 +24,10 @@ use crate::stage::{Context, Device, Position, Precision, StageError};
 impl From<CudaError> for StageError {
     fn from(error: CudaError) -> Self {
         match error {
-            CudaError::Memory { .. } => Self::bad_input(error.to_string(), "use a smaller `batch`, or `--device cpu`"),
+            CudaError::Memory { .. } => Self::bad_input(
+                error.to_string(),
+                "use a smaller `batch`, fewer stages at a time (`-j`), or `--device cpu`",
+            ),
             other => Self::failed(other.to_string()),
         }
     }

@@ -29,6 +29,8 @@ struct Joint {
 /// A forward pass with fewer multiply-adds than this gains nothing from a second thread: see `exec/resources.rs` for
 /// figures.
 const SMALL_STEP: u64 = 1 << 28;
+/// A forward pass with this many multiply-adds keeps a GPU busy.
+const GPU_STEP: u64 = 1 << 30;
 /// The default of `channels`.
 const CHANNELS: [i64; 4] = [2048, 512, 256, 128];
 
@@ -97,6 +99,11 @@ impl Stage for Joint {
 
     fn uses_device(&self) -> bool {
         true
+    }
+
+    fn beside_on_gpu(&self) -> usize {
+        let step = self.shape.multiply_adds(self.schedule.largest_batch()).max(1);
+        usize::try_from(GPU_STEP / step).unwrap_or(usize::MAX).max(1)
     }
 
     fn run(&self, context: &Context<'_>) -> Result<Artifact, StageError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
-use crate::exec::resources::Demand;
+use crate::exec::resources::{Demand, GPU_PARTS};
 use crate::exec::state::Policy;
 use crate::exec::state::point::RoleInput;
 use crate::id::PointId;
@@ -96,8 +96,8 @@ pub(super) fn pipeline(dice: &mut Dice) -> Pipeline {
         });
         let roles: Vec<RoleInput> = roles.collect();
         let threads = [0, 1, 2, THREADS][dice.below(4)];
-        let gpu = dice.once_in(6);
-        let gpus = if !gpu && dice.once_in(4) { 1 + dice.below(GPUS) } else { 0 };
+        let gpu = if dice.once_in(6) { [1, GPU_PARTS / 2, GPU_PARTS][dice.below(3)] } else { 0 };
+        let gpus = if gpu == 0 && dice.once_in(4) { 1 + dice.below(GPUS) } else { 0 };
         let salt = if dice.once_in(4) { 0 } else { index as u64 };
         let epochs = dice.once_in(3).then(|| (2 + dice.below(3) as u64, dice.below(4) as u64));
         // Points that may have the same key must behave the same.
