@@ -18,3 +18,12 @@ pub struct StepLoss {
     /// The KL averaged over the batch's samples and latent dimensions, in nats, not weighted; 0 for plain latents.
     pub kl: f64,
 }
+
+/// The decoded images of a split, compared with the originals.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Comparison {
+    /// The squared error of each batch: ‖x − x̂‖_F².
+    pub squared_errors: Vec<f64>,
+    /// The first images, n × 784 grey levels.
+    pub decoded: Vec<f32>,
+}

@@ -44,13 +44,12 @@ use std::collections::BTreeMap;
 use self::device::Gpu;
 use self::layout::{Arrays, Layout};
 use self::machine::{Address, Machine};
-use self::program::Program;
+use self::program::{Program, Purpose};
 use self::shared::{RATES, Shared, as_int};
 use crate::artifact::Tensor;
 use crate::model::posterior::Distribution;
-use crate::model::{DecoderShape, StepLoss};
+use crate::model::{Comparison, DecoderShape, StepLoss};
 use crate::ops::adam::Rates;
-#[cfg(test)]
 use crate::ops::tail::PIXELS;
 
 pub use self::machine::CudaError;
@@ -95,8 +94,8 @@ pub struct EpochRates {
 pub struct CudaTraining {
     machine: Box<dyn Machine>,
     shared: Shared,
-    /// By the batch size of the epoch and that of the step.
-    programs: BTreeMap<(usize, usize), Program>,
+    /// By purpose, and by the batch size of the epoch and that of the step.
+    programs: BTreeMap<(Purpose, usize, usize), Program>,
     decoder_step: u64,
     latent_step: u64,
     /// The batch size of the current epoch, and the number of samples in its remaining steps.
@@ -194,20 +193,50 @@ impl CudaTraining {
         if batch == 0 {
             return Ok(());
         }
-        let machine = &*self.machine;
-        if let Some(program) = self.programs.get(&(full, batch)) {
-            program.run(machine)?;
-        } else {
-            let mut program = Program::new(machine, &self.shared, full, batch)?;
-            program.run(machine)?;
-            // Recorded only after a first run, in which the libraries load modules: a graph can't record that.
-            program.recording = machine.record(&program.operations)?;
-            self.programs.insert((full, batch), program);
-        }
+        self.run(Purpose::Step, (full, batch))?;
         self.epoch.1 -= batch;
         self.latent_step += 1;
         self.decoder_step += u64::from(self.shared.statistics == Statistics::Learning);
         Ok(())
+    }
+
+    /// Runs the program for a batch. Returns where the program leaves the decoded images.
+    fn run(&mut self, purpose: Purpose, (full, batch): (usize, usize)) -> Result<Address, CudaError> {
+        let machine = &*self.machine;
+        if let Some(program) = self.programs.get(&(purpose, full, batch)) {
+            program.run(machine)?;
+            return Ok(program.decoded);
+        }
+        let mut program = Program::new(machine, &self.shared, purpose, (full, batch))?;
+        program.run(machine)?;
+        // Recorded only after a first run, in which the libraries load modules: a graph can't record that.
+        program.recording = machine.record(&program.operations)?;
+        let decoded = program.decoded;
+        self.programs.insert((purpose, full, batch), program);
+        Ok(decoded)
+    }
+
+    /// Decodes all samples from their latents, in batches of this size and in their order, and compares them with the
+    /// images. Nothing learns. Returns at least the first `shown` images, or all.
+    ///
+    /// # Errors
+    /// If the GPU fails.
+    pub fn evaluate(&mut self, batch: usize, shown: usize) -> Result<Comparison, CudaError> {
+        let samples = self.shared.samples;
+        let order: Vec<usize> = (0..samples).collect();
+        self.begin_epoch(&order, 0, &[], EpochRates { batch, lr: 0.0, latent_lr: 0.0, kl_weight: 0.0 })?;
+        let mut decoded = Vec::new();
+        for start in (0..samples).step_by(batch) {
+            let size = batch.min(samples - start);
+            let sigmoid = self.run(Purpose::Evaluation, (batch, size))?;
+            if start < shown {
+                let pixels = self.floats(sigmoid, PIXELS * size)?;
+                decoded.extend((0..size).flat_map(|b| pixels.iter().skip(b).step_by(size).map(|v| v * 255.0)));
+            }
+        }
+        self.epoch = (batch, 0);
+        let losses = self.losses(0..samples.div_ceil(batch))?;
+        Ok(Comparison { squared_errors: losses.into_iter().map(|loss| loss.squared_error).collect(), decoded })
     }
 
     /// The losses of these steps of the epoch. Waits for them.

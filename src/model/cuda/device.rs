@@ -140,6 +140,7 @@ impl Machine for Gpu {
         if !self.records {
             return Ok(None);
         }
+        let _alone = self.open.alone();
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.lane.stream.begin_capture(mode).map_err(CudaError::call("starting to record a graph"))?;
         let started = operations.iter().try_for_each(|operation| self.run(operation));

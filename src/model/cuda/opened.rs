@@ -29,6 +29,7 @@ pub(super) struct OpenGpu {
     functions: OnceLock<Vec<CudaFunction>>,
     /// Those that no training uses.
     idle: Mutex<Vec<Lane>>,
+    alone: Mutex<()>,
 }
 
 /// A stream, with a cuBLAS handle whose workspace has a fixed size, so that it always chooses the same kernels and the
@@ -67,16 +68,15 @@ impl OpenGpu {
         unsafe {
             context.disable_event_tracking();
         }
-        Ok(Self { context, functions: OnceLock::new(), idle: Mutex::default() })
+        Ok(Self { context, functions: OnceLock::new(), idle: Mutex::default(), alone: Mutex::default() })
     }
 
     /// The kernels, in the order of [`Kernel::ALL`].
     pub(super) fn functions(&self) -> Result<&[CudaFunction], CudaError> {
-        static COMPILING: Mutex<()> = Mutex::new(());
         if let Some(functions) = self.functions.get() {
             return Ok(functions);
         }
-        let _one_at_a_time = lock(&COMPILING);
+        let _alone = self.alone();
         if let Some(functions) = self.functions.get() {
             return Ok(functions);
         }
@@ -88,10 +88,19 @@ impl OpenGpu {
         Ok(self.functions.get_or_init(|| functions))
     }
 
+    /// Until this is dropped, no other training starts cuBLAS or records a graph: a recording fails if another thread
+    /// uses some calls meanwhile.
+    pub(super) fn alone(&self) -> MutexGuard<'_, ()> {
+        lock(&self.alone)
+    }
+
     /// A stream for one training.
     pub(super) fn take_lane(&self) -> Result<Lane, CudaError> {
-        let idle = lock(&self.idle).pop();
-        idle.map_or_else(|| Lane::new(&self.context), Ok)
+        if let Some(lane) = lock(&self.idle).pop() {
+            return Ok(lane);
+        }
+        let _alone = self.alone();
+        Lane::new(&self.context)
     }
 
     /// Takes back the stream of a training that has ended.

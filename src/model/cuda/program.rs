@@ -39,6 +39,17 @@ pub(super) struct Program {
     pub(super) operations: Vec<Operation>,
     /// The machine's recording of the operations.
     pub(super) recording: Option<usize>,
+    /// Where it leaves the decoded images, `[pixel][sample]`, from 0 to 1.
+    pub(super) decoded: Address,
+}
+
+/// What a program does with a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Purpose {
+    /// A step of a training or of a fit.
+    Step,
+    /// Decodes, and compares with the images.
+    Evaluation,
 }
 
 /// Builds a program.
@@ -60,15 +71,25 @@ struct Builder<'a> {
 }
 
 impl Program {
-    /// The program of steps with `batch` samples, in an epoch whose other steps have `full`.
-    pub(super) fn new(machine: &dyn Machine, shared: &Shared, full: usize, batch: usize) -> Result<Self, CudaError> {
+    /// The program of batches of `batch` samples, in an epoch whose other batches have `full`.
+    pub(super) fn new(
+        machine: &dyn Machine,
+        shared: &Shared,
+        purpose: Purpose,
+        (full, batch): (usize, usize),
+    ) -> Result<Self, CudaError> {
         let mut builder = Builder::new(machine, shared, full, batch)?;
         builder.draw();
         builder.forward();
         builder.loss();
-        builder.backward();
-        builder.update();
-        Ok(Self { operations: builder.operations, recording: None })
+        if purpose == Purpose::Step {
+            builder.loss_backward();
+            builder.backward();
+            builder.update();
+        }
+        builder.launch(Kernel::Advance, [1, 1], vec![shared.epoch.cursor.into()]);
+        let decoded = builder.tail[1];
+        Ok(Self { operations: builder.operations, recording: None, decoded })
     }
 
     /// Runs a step.
@@ -219,12 +240,18 @@ impl<'a> Builder<'a> {
             Argument::Double(n as f64),
             Argument::Double(numbers as f64),
         ];
+        self.launch(Kernel::TailForward, [blocks(n), 1], forward);
+        self.launch(Kernel::TailLoss, [1, 1], loss);
+    }
+
+    fn loss_backward(&mut self) {
+        let (last, n) = (LAYERS - 1, PIXELS * self.batch);
+        let scalars = self.parameter(self.shared.layout.tail.start);
+        let [before, sigmoid, error] = self.tail;
         let backward = [before, sigmoid, scalars, self.factor, error, self.sums[2]].map(Argument::from);
         let gradient = self.shared.gradient.floats(self.shared.layout.tail.start);
         let by_scalars = vec![self.sums[2].into(), int(blocks(n)), scalars.into(), gradient.into()];
         let spread = vec![error.into(), self.buffers[last].columns.into(), int(self.batch)];
-        self.launch(Kernel::TailForward, [blocks(n), 1], forward);
-        self.launch(Kernel::TailLoss, [1, 1], loss);
         self.launch_over(n, Kernel::TailBackward, backward.to_vec());
         if self.learns() {
             self.launch(Kernel::TailScalars, [1, 1], by_scalars);
@@ -296,7 +323,6 @@ impl<'a> Builder<'a> {
         arguments.extend([a[0], a[1], a[2], b[0], b[1], b[2]].map(Argument::from));
         arguments.extend([self.full, self.batch, shape.latent_dim].map(int));
         self.launch_over_few(samples * shape.latent_dim, Kernel::LatentsStep, arguments);
-        self.launch(Kernel::Advance, [1, 1], vec![epoch.cursor.into()]);
     }
 
     fn learns(&self) -> bool {

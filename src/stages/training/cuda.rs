@@ -17,9 +17,10 @@ use super::engine::Engine;
 use super::net::{Fixed, Net};
 use super::schedule::{Epoch, Rates};
 use crate::artifact::Tensor;
-use crate::model::StepLoss;
-use crate::model::cuda::{CudaError, CudaTraining, EpochRates, Options, Statistics};
+use crate::model::cuda::{CudaError, CudaTraining, EpochRates, LatentArrays, Options, Statistics};
+use crate::model::{Comparison, StepLoss};
 use crate::stage::{Context, Device, Position, Precision, StageError};
+use crate::stages::reading::Images;
 
 impl From<CudaError> for StageError {
     fn from(error: CudaError) -> Self {
@@ -35,12 +36,17 @@ impl From<CudaError> for StageError {
 
 /// The engine for the context's device.
 pub(super) fn engine<'a>(context: &Context<'_>, cpu: CpuEngine<'a>) -> Box<dyn Engine + 'a> {
+    match options(context) {
+        None => Box::new(cpu),
+        Some(options) => Box::new(GpuEngine::new(cpu, options)),
+    }
+}
+
+/// The context's GPU. None if its device is the CPU.
+fn options(context: &Context<'_>) -> Option<Options> {
     match *context.device {
-        Device::Cpu => Box::new(cpu),
-        Device::Cuda { ordinal, graph } => {
-            let tf32 = context.precision == Precision::Tf32;
-            Box::new(GpuEngine::new(cpu, Options { ordinal, graph, tf32 }))
-        }
+        Device::Cpu => None,
+        Device::Cuda { ordinal, graph } => Some(Options { ordinal, graph, tf32: context.precision == Precision::Tf32 }),
     }
 }
 
@@ -98,11 +104,37 @@ impl<'a> GpuEngine<'a> {
 fn upload(host: &CpuEngine<'_>, options: Options) -> Result<CudaTraining, StageError> {
     let (statistics, state) = match &host.net {
         Net::Learning(decoder) => (Statistics::Learning, decoder.state()?),
-        Net::Fixed(Fixed::Batch(decoder)) => (Statistics::Batch, decoder.state()?),
-        Net::Fixed(Fixed::Running(frozen)) => (Statistics::Folded, frozen.unfolded_state()?),
+        Net::Fixed(fixed) => fixed_state(fixed)?,
     };
     let network = (host.net.shape(), statistics);
     Ok(CudaTraining::new(options, network, &state, &host.latents.arrays(), &host.images.pixels)?)
+}
+
+fn fixed_state(fixed: &Fixed) -> Result<(Statistics, BTreeMap<String, Tensor>), StageError> {
+    Ok(match fixed {
+        Fixed::Batch(decoder) => (Statistics::Batch, decoder.state()?),
+        Fixed::Running(frozen) => (Statistics::Folded, frozen.unfolded_state()?),
+    })
+}
+
+/// Decodes the latents `z` of all images on the context's GPU, and compares: see [`CudaTraining::evaluate`]. None if the
+/// context's device is the CPU.
+pub(super) fn compare(
+    context: &Context<'_>,
+    decoder: &Fixed,
+    images: &Images,
+    z: impl FnOnce() -> Vec<f32>,
+    (batch, shown): (usize, usize),
+) -> Result<Option<Comparison>, StageError> {
+    let Some(options) = options(context) else { return Ok(None) };
+    context.cancel.check()?;
+    let (statistics, state) = fixed_state(decoder)?;
+    let z = z();
+    let zeros = vec![0.0; z.len()];
+    let latents = LatentArrays { distribution: None, parameters: vec![[z, zeros.clone(), zeros]], step: 0 };
+    let network = (decoder.shape(), statistics);
+    let mut decoder = CudaTraining::new(options, network, &state, &latents, &images.pixels)?;
+    Ok(Some(decoder.evaluate(batch, shown)?))
 }
 
 impl Engine for GpuEngine<'_> {

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::history::{PIXELS, rmse};
 use super::net::Fixed;
 use crate::artifact::{Tensor, TensorError};
-use crate::model::Frozen;
+use crate::model::{Comparison, Frozen};
 use crate::stage::{Context, StageError};
 use crate::stages::reading::Images;
 
@@ -39,20 +39,14 @@ pub(in crate::stages) fn evaluate(
     images: &Images,
     mut z: impl FnMut(u64, Range<usize>) -> Vec<f32>,
 ) -> Result<Evaluation, StageError> {
-    let (mut loss, mut squared_error, mut reconstructions) = (0.0, 0.0, vec![]);
-    let batches = images.count.div_ceil(BATCH);
-    for batch in 0..batches {
-        context.cancel.check()?;
-        let samples = batch * BATCH..((batch + 1) * BATCH).min(images.count);
-        let decoded = decoder.decode(&z(batch as u64, samples.clone()));
-        let originals = &images.pixels[samples.start * PIXELS..samples.end * PIXELS];
-        let squares = decoded.iter().zip(originals).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>();
-        loss += squares.sqrt() / originals.len() as f64;
+    let Comparison { squared_errors, decoded } = compare(context, decoder, images, &mut z)?;
+    let (mut loss, mut squared_error) = (0.0, 0.0);
+    for (squares, samples) in squared_errors.iter().zip(batches(images.count)) {
+        loss += squares.sqrt() / (samples.len() * PIXELS) as f64;
         squared_error += squares;
-        let missing = (SHOWN * PIXELS).saturating_sub(reconstructions.len());
-        reconstructions.extend(decoded.iter().take(missing).map(|v| grey(*v)));
     }
-    let loss = loss / batches as f64;
+    let loss = loss / squared_errors.len() as f64;
+    let reconstructions = decoded.iter().take(SHOWN * PIXELS).map(|v| grey(*v)).collect();
     if !loss.is_finite() {
         return Err(StageError::failed(format!(
             "the output of the decoder is not finite with {}: the training diverged; try smaller learning rates",
@@ -60,6 +54,41 @@ pub(in crate::stages) fn evaluate(
         )));
     }
     Ok(Evaluation { loss, rmse: rmse(squared_error, images.count), reconstructions })
+}
+
+fn compare(
+    context: &Context<'_>,
+    decoder: &mut Fixed,
+    images: &Images,
+    mut z: impl FnMut(u64, Range<usize>) -> Vec<f32>,
+) -> Result<Comparison, StageError> {
+    let mut batches = (0..).zip(batches(images.count));
+    #[cfg(feature = "cuda")]
+    {
+        let z = || batches.clone().flat_map(|(batch, samples)| z(batch, samples)).collect();
+        if let Some(compared) = super::cuda::compare(context, decoder, images, z, (BATCH, SHOWN))? {
+            return Ok(compared);
+        }
+    }
+    let mut compared = Comparison::default();
+    batches
+        .try_for_each(|(batch, samples)| {
+            context.cancel.check()?;
+            let decoded = decoder.decode(&z(batch, samples.clone()));
+            let originals = &images.pixels[samples.start * PIXELS..samples.end * PIXELS];
+            let squares = decoded.iter().zip(originals).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+            compared.squared_errors.push(squares.sum());
+            if samples.start < SHOWN {
+                compared.decoded.extend(decoded);
+            }
+            Ok(())
+        })
+        .map(|()| compared)
+}
+
+/// The samples of each batch.
+fn batches(samples: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+    (0..samples).step_by(BATCH).map(move |start| start..(start + BATCH).min(samples))
 }
 
 impl Evaluation {

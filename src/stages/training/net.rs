@@ -18,8 +18,7 @@ impl Net<'_> {
     pub(super) fn shape(&self) -> DecoderShape {
         match self {
             Self::Learning(decoder) => decoder.shape(),
-            Self::Fixed(Fixed::Running(frozen)) => frozen.shape(),
-            Self::Fixed(Fixed::Batch(decoder)) => decoder.shape(),
+            Self::Fixed(fixed) => fixed.shape(),
         }
     }
 
@@ -43,6 +42,15 @@ pub(in crate::stages) enum Fixed {
 }
 
 impl Fixed {
+    /// The decoder's sizes.
+    #[cfg(feature = "cuda")]
+    pub(super) fn shape(&self) -> DecoderShape {
+        match self {
+            Self::Running(frozen) => frozen.shape(),
+            Self::Batch(decoder) => decoder.shape(),
+        }
+    }
+
     /// The images of `z` (B × latent_dim, B is not 0): B × 784 grey levels.
     pub(super) fn decode(&mut self, z: &[f32]) -> Vec<f32> {
         match self {

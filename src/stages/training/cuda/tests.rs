@@ -64,6 +64,9 @@ fn assert_close(name: &str, found: &Artifact, wanted: &Artifact) {
         let found = found.metrics[metric];
         assert!((found - wanted).abs() < 1e-3 * wanted.abs(), "{name}: {metric} {found}, not {wanted}");
     }
+    let pictures = |artifact: &Artifact| artifact.tensors["reconstructions"].to_vec::<u8>().unwrap();
+    let (found, wanted) = (pictures(found), pictures(wanted));
+    assert!(found.iter().zip(wanted).all(|(a, b)| a.abs_diff(b) <= 1), "{name}: other reconstructions");
 }
 
 #[test]
