@@ -41,8 +41,8 @@ pub(super) struct Changes {
     pub(super) points: BTreeSet<usize>,
     /// Points that finished an epoch.
     pub(super) epochs: BTreeSet<usize>,
-    /// Whether points were added or removed.
-    pub(super) has_other_points: bool,
+    /// Whether points may no longer be shown.
+    pub(super) has_removed_points: bool,
     /// Whether the table may need other columns.
     pub(super) may_have_other_columns: bool,
     pub(super) has_runs: bool,
@@ -52,8 +52,8 @@ pub(super) struct Changes {
 impl Changes {
     /// Whether nothing has changed.
     pub(super) fn is_empty(&self) -> bool {
-        let Self { points, epochs, has_other_points, may_have_other_columns, has_runs, has_states } = self;
-        let has_other_lines = *has_other_points || *may_have_other_columns;
+        let Self { points, epochs, has_removed_points, may_have_other_columns, has_runs, has_states } = self;
+        let has_other_lines = *has_removed_points || *may_have_other_columns;
         points.is_empty() && epochs.is_empty() && !has_other_lines && !has_runs && !has_states
     }
 }
@@ -148,7 +148,8 @@ impl Model {
             live: None,
             is_declared: false,
         });
-        self.changes.has_other_points = true;
+        self.changes.points.insert(number);
+        self.changes.may_have_other_columns = true;
         number
     }
 
@@ -177,7 +178,7 @@ impl Model {
             let record = self.reader.newest(&pipeline, &name).and_then(|key| self.reader.result(&key));
             let outcome = record.map(|record| self.outcome(&record));
             let number = self.number(&pipeline, &name);
-            self.changes.has_other_points |= outcome.is_none();
+            self.changes.has_removed_points |= outcome.is_none();
             self.points[number].result = outcome;
             self.changes.may_have_other_columns = true;
             self.changes.points.insert(number);
@@ -254,7 +255,7 @@ impl Model {
         for (number, point) in self.points.iter_mut().enumerate() {
             if point.live.take_if(|live| !live.is_remote && ids.contains(&*live.run)).is_some() {
                 self.changes.points.insert(number);
-                self.changes.has_other_points = true;
+                self.changes.has_removed_points = true;
             }
         }
     }

@@ -176,7 +176,7 @@ fn publish(app: &App) {
     }
     model.version += 1;
     // Looks at all points, which takes too long to do it after each epoch.
-    let may_differ = changes.has_other_points || changes.may_have_other_columns;
+    let may_differ = changes.has_removed_points || changes.may_have_other_columns;
     let new = may_differ.then(|| Columns::of(&model)).filter(|columns| *columns != app.columns());
     let are_new = new.is_some();
     if let Some(columns) = new {
@@ -188,7 +188,7 @@ fn publish(app: &App) {
 }
 
 fn message(model: &Model, columns: &Columns, changes: &Changes, has_other_columns: bool) -> Value {
-    let is_whole = has_other_columns || changes.has_other_points || changes.points.len() > MOST_ROWS;
+    let is_whole = has_other_columns || changes.has_removed_points || changes.points.len() > MOST_ROWS;
     let rows: Option<Vec<Row<'_>>> = (!is_whole).then(|| {
         let numbers = changes.points.iter().filter(|number| model.points[**number].is_shown());
         numbers.map(|number| columns.row(model, *number)).collect()

@@ -105,7 +105,8 @@ async function filter(more = {}) {
   const where = conditions();
   let ids;
   try {
-    const found = where ? await get("/api/points", { where, ids: true }, { signal }) : { ids: [...state.rows.keys()] };
+    const all = () => [...state.rows.keys()].sort((a, b) => a - b);
+    const found = where ? await get("/api/points", { where, ids: true }, { signal }) : { ids: all() };
     ids = found.ids;
     readsMetrics = found.reads_metrics;
   } catch (error) {
@@ -237,8 +238,12 @@ function changed(message) {
   } else if (isStale()) {
     waiting.push(message);
   } else {
-    if (mayMoveFilter(message.rows ?? [])) refilter();
+    const rows = message.rows ?? [];
+    const hasNew = rows.some((row) => !state.rows.has(row.id));
+    const moves = hasNew || mayMoveFilter(rows);
     ids = apply(message);
+    if (hasNew) lists();
+    if (moves) refilter();
   }
   if (message.runs) reinfo();
   view.update({ epochs: message.epochs ?? [], states: message.states, rows: ids.length > 0, ids });
