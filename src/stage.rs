@@ -23,8 +23,8 @@ use std::sync::Arc;
 pub use compute::{Compute, ProgramGpus};
 pub(crate) use context::{ARTIFACT_FILE, STATE_FOLDER};
 pub use context::{
-    Cancel, Chain, Context, Device, Input, Inputs, Position, Precision, ProcessFolders, ProgramChain, ProgramState,
-    Progress, Saved, Update,
+    Cancel, Chain, Context, Device, Due, Input, Inputs, Position, Precision, ProcessFolders, ProgramChain,
+    ProgramState, Progress, Saved, Update,
 };
 pub use epochs::Epochs;
 pub use error::StageError;

@@ -37,6 +37,7 @@ mod holder;
 mod error;
 mod record;
 mod options;
+mod direct;
 mod disk;
 mod lock;
 mod tree;

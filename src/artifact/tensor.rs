@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Metadata, SafeTensors, TensorInfo, TensorView};
 
@@ -87,6 +88,25 @@ impl Tensor {
     /// If the number of elements is not the product of the shape.
     pub fn new<T: Element>(shape: impl Into<Vec<usize>>, elements: &[T]) -> Result<Self, TensorError> {
         Self::from_bytes(T::TYPE, shape, bytemuck::cast_slice(elements).to_vec())
+    }
+
+    /// [`Tensor::new`] in the memory of `spare`, if that has as many bytes and no other owner. The first use of new memory
+    /// takes longer than the copy. Copies on several threads.
+    ///
+    /// # Errors
+    /// As [`Tensor::new`].
+    pub fn new_in<T: Element + Sync>(
+        spare: Option<Self>,
+        shape: impl Into<Vec<usize>>,
+        elements: &[T],
+    ) -> Result<Self, TensorError> {
+        const PART: usize = 1 << 20;
+        let from: &[u8] = bytemuck::cast_slice(elements);
+        let spare =
+            spare.and_then(|tensor| Arc::try_unwrap(tensor.bytes).ok()).filter(|bytes| bytes.len() == from.len());
+        let Some(mut bytes) = spare else { return Self::new(shape, elements) };
+        bytes.par_chunks_mut(PART).zip(from.par_chunks(PART)).for_each(|(to, from)| to.copy_from_slice(from));
+        Self::from_bytes(T::TYPE, shape, bytes)
     }
 
     /// A tensor whose elements are set by `fill`. They are 0 before. Saves the copy that [`Tensor::new`] makes.

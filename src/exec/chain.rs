@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::event::{Event, Listener};
 use crate::file;
 use crate::key::{Key, StateChain};
-use crate::stage::{Cancel, Chain, Position, Saved};
+use crate::stage::{Cancel, Chain, Due, Position, Saved};
 use crate::store::{FilesRead, NewState, StateQuery, StateRecord, Store, StoreError};
 
 type TensorMap = BTreeMap<String, Tensor>;
@@ -227,6 +227,8 @@ impl<'a> StoredChain<'a> {
         files_read: &FilesRead,
     ) -> Result<StateRecord, Error> {
         let started = Instant::now();
+        // The training goes on meanwhile, and needs no other checkpoint.
+        self.lock().last_save = started;
         let (class, pinned) = (self.resumable.class, self.is_kept(position));
         let result = Some(self.result);
         let new = NewState { position, class, pinned, tensors, folder, files_read, result };
@@ -281,14 +283,16 @@ impl Chain for StoredChain<'_> {
         Ok(Some(Saved { position: record.position(), tensors }))
     }
 
-    fn due(&self, position: Position) -> bool {
-        if self.is_kept(position) || (position.step == 0 && self.rung == Some(position.epoch)) {
-            return true;
+    fn due(&self, position: Position) -> Due {
+        let ends_epoch = position.step == 0;
+        if ends_epoch && self.rung == Some(position.epoch) {
+            return Due::Stop;
         }
-        if position == START {
-            return false;
+        if self.is_kept(position) || (ends_epoch && self.interval.is_zero() && position != START) {
+            return Due::Wanted;
         }
-        if self.interval.is_zero() { position.step == 0 } else { self.lock().last_save.elapsed() >= self.interval }
+        let has_passed = || self.lock().last_save.elapsed() >= self.interval;
+        if position != START && !self.interval.is_zero() && has_passed() { Due::Checkpoint } else { Due::No }
     }
 
     fn save(&self, position: Position, tensors: &BTreeMap<String, Tensor>) -> Result<(), Error> {

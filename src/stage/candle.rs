@@ -66,7 +66,7 @@ pub use self::adamw::AdamW;
 pub use self::history::Figures;
 use self::history::History;
 pub use self::init::builder;
-use super::{Chain, Context, Device, Epochs, Position, Saved, StageError, Update};
+use super::{Chain, Context, Device, Due, Epochs, Position, Saved, StageError, Update};
 use crate::artifact::{Artifact, Tensor};
 
 /// One step of a training.
@@ -241,7 +241,7 @@ where
 
     /// Whether the chain wants the state at this position.
     fn is_state_due(&self) -> bool {
-        self.training.context.chain.is_some_and(|chain| chain.due(self.at))
+        self.training.context.chain.is_some_and(|chain| chain.due(self.at) != Due::No)
     }
 
     /// Saves the state if it is due or the training is cancelled.

@@ -233,6 +233,20 @@ pub struct Saved {
     pub tensors: BTreeMap<String, Tensor>,
 }
 
+/// Whether a state is to be saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// No.
+    No,
+    /// `checkpoint_seconds` have passed. It may be left out while an earlier state is still being saved.
+    Checkpoint,
+    /// It is wanted: after the last epoch, or at an epoch that `keep` or another training asks for.
+    Wanted,
+    /// The same, and the runner may stop the training at this state, for example to compare the points of a sweep.
+    /// Check [`Cancel`] once it is saved, before the training goes on.
+    Stop,
+}
+
 /// A training's chain of states. The stage advances along it; the runner keeps the keys and the leases, and decides
 /// which states stay in the store.
 pub trait Chain: Send + Sync {
@@ -241,11 +255,9 @@ pub trait Chain: Send + Sync {
     /// # Errors
     /// If the cache fails. A damaged state is not an error: the state before it is returned.
     fn resume(&self) -> Result<Option<Saved>, Error>;
-    /// Whether to save the state at this position: after the last epoch, at an epoch that `keep` or another training
-    /// asks for, or when `checkpoint_seconds` have passed. Called after every step, so it must be cheap.
-    fn due(&self, position: Position) -> bool;
-    /// Saves a state. Check [`Cancel`] again afterwards: the runner may stop the training at this state, for example to
-    /// compare the points of a sweep.
+    /// Whether to save the state at this position. Called after every step, so it must be cheap.
+    fn due(&self, position: Position) -> Due;
+    /// Saves a state. The training may go on meanwhile, but there is one call at a time, in the order of the positions.
     ///
     /// # Errors
     /// If the cache fails.

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use crate::artifact::{Artifact, Tensor};
 use crate::diagnostic::{Diagnostics, Origin};
@@ -10,8 +11,8 @@ use crate::error::Error;
 use crate::report::testing::FakeInput;
 use crate::rng::Streams;
 use crate::stage::{
-    Cancel, Chain, Context, Device, Input, Inputs, Params, Position, Precision, Progress, Saved, Stage, StageError,
-    StageKind, Update,
+    Cancel, Chain, Context, Device, Due, Input, Inputs, Params, Position, Precision, Progress, Saved, Stage,
+    StageError, StageKind, Update,
 };
 use crate::value::{Data, Entry, Node, Table, Values};
 
@@ -31,6 +32,10 @@ pub(super) struct MemoryChain {
     pub(super) stop_at: Option<Position>,
     /// Cancelled at `stop_at`.
     pub(super) cancel: Cancel,
+    /// If given, the chain wants a checkpoint after each step, and the first save waits until the training is here.
+    pub(super) saves_until: Option<Position>,
+    /// Where the training is.
+    pub(super) at: (Mutex<Option<Position>>, Condvar),
 }
 
 impl MemoryChain {
@@ -62,14 +67,25 @@ impl Chain for MemoryChain {
         Ok(saved.last_key_value().map(|(position, tensors)| Saved { position: *position, tensors: tensors.clone() }))
     }
 
-    fn due(&self, position: Position) -> bool {
+    fn due(&self, position: Position) -> Due {
         if self.stop_at == Some(position) {
             self.cancel.cancel();
         }
-        self.wanted.contains(&position)
+        *self.at.0.lock().unwrap() = Some(position);
+        self.at.1.notify_all();
+        match self.saves_until {
+            _ if self.wanted.contains(&position) => Due::Wanted,
+            Some(_) if position.step > 0 => Due::Checkpoint,
+            _ => Due::No,
+        }
     }
 
     fn save(&self, position: Position, tensors: &BTreeMap<String, Tensor>) -> Result<(), Error> {
+        let is_here = |at: &mut Option<Position>| *at < self.saves_until;
+        let (at, waited) =
+            self.at.1.wait_timeout_while(self.at.0.lock().unwrap(), Duration::from_secs(60), is_here).unwrap();
+        assert!(!waited.timed_out(), "the training waits at {at:?}");
+        drop(at);
         self.saved.lock().unwrap().insert(position, tensors.clone());
         Ok(())
     }

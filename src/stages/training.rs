@@ -25,11 +25,10 @@ pub(in crate::stages) mod joint;
 pub(in crate::stages) mod latents;
 mod meter;
 pub(in crate::stages) mod net;
+mod saving;
 pub(in crate::stages) mod schedule;
 
 use std::collections::BTreeMap;
-
-use rayon::prelude::*;
 
 use self::cpu::CpuEngine;
 use self::engine::Engine;
@@ -37,11 +36,12 @@ use self::history::{Figures, History};
 use self::latents::Latents;
 use self::meter::Meter;
 use self::net::Net;
+use self::saving::{Saver, Unsaved};
 use self::schedule::{Epoch, Rates, Schedule};
 use super::reading::Images;
-use crate::artifact::{ElementType, Tensor};
+use crate::artifact::Tensor;
 use crate::model::StepLoss;
-use crate::stage::{Chain, Context, Position, Saved, StageError};
+use crate::stage::{Chain, Context, Due, Position, Saved, StageError};
 
 /// A training before its first epoch.
 pub(in crate::stages) struct Training<'a> {
@@ -77,29 +77,31 @@ impl Training<'_> {
         // Without the feature, `reading::check_device` has refused every other device.
         #[cfg(not(feature = "cuda"))]
         let engine = Box::new(cpu);
-        let mut training = TrainingLoop {
-            context,
-            schedule,
-            purpose,
-            samples: images.count,
-            has_kl,
-            engine,
-            history: History::default(),
-            at: Position { epoch: 0, step: 0 },
-            saved: None,
-            losses: vec![],
-            meter: Meter::new(context.progress, schedule.epochs.total()),
-        };
-        if let Some(saved) = saved {
-            training.resume(&saved)?;
-        }
-        training.run()?;
-        Ok(training.history)
+        std::thread::scope(|scope| {
+            let mut training = TrainingLoop {
+                context,
+                schedule,
+                purpose,
+                samples: images.count,
+                has_kl,
+                engine,
+                history: History::default(),
+                at: Position { epoch: 0, step: 0 },
+                saver: Saver::new(scope, context.chain, saved.as_ref().map(|saved| saved.position)),
+                losses: vec![],
+                meter: Meter::new(context.progress, schedule.epochs.total()),
+            };
+            if let Some(saved) = saved {
+                training.resume(&saved)?;
+            }
+            training.run()?;
+            Ok(training.history)
+        })
     }
 }
 
 /// A training under way.
-struct TrainingLoop<'a> {
+struct TrainingLoop<'scope, 'a> {
     context: &'a Context<'a>,
     schedule: &'a Schedule,
     purpose: &'static str,
@@ -109,33 +111,33 @@ struct TrainingLoop<'a> {
     history: History,
     /// The position up to which the history knows the losses.
     at: Position,
-    /// The newest position whose state is saved.
-    saved: Option<Position>,
+    saver: Saver<'scope, 'a>,
     /// A buffer for [`Engine::losses`].
     losses: Vec<StepLoss>,
     meter: Meter<'a>,
 }
 
-impl TrainingLoop<'_> {
+impl TrainingLoop<'_, '_> {
     fn resume(&mut self, saved: &Saved) -> Result<(), StageError> {
         let Position { epoch, step } = saved.position;
         self.history = History::from_state(&saved.tensors, epoch)?;
         self.engine.restore(&saved.tensors)?;
-        (self.at, self.saved) = (saved.position, Some(saved.position));
+        self.at = saved.position;
         self.context.progress.log(&format!("continuing after epoch {epoch}, step {step}"));
         Ok(())
     }
 
     fn run(&mut self) -> Result<(), StageError> {
-        self.save_or_stop(self.is_state_due(self.at))?;
+        self.save_or_stop(self.due(self.at))?;
         while let Some(rates) = self.schedule.of(self.at.epoch) {
             self.run_epoch(rates)?;
         }
-        if self.saved != Some(self.at) {
+        if self.saver.newest() != Some(self.at) {
             // Also brings the network and the latents on the host up to date; saving did so otherwise.
-            self.good_state()?;
+            let state = self.state()?;
+            saving::check(&state).map_err(|why| self.unsaved(self.at, why))?;
         }
-        Ok(())
+        self.wait()
     }
 
     /// Runs the rest of the current epoch.
@@ -150,8 +152,9 @@ impl TrainingLoop<'_> {
         for step in from..steps {
             self.engine.step(&epoch, step)?;
             let (after, is_last) = (epoch.after(step), step + 1 == steps);
-            let is_due = self.is_state_due(after);
-            let samples = self.read_losses(&epoch, is_last || is_due || self.context.cancel.is_cancelled())?;
+            let due = self.due(after);
+            let stops = due != Due::No || self.context.cancel.is_cancelled();
+            let samples = self.read_losses(&epoch, is_last || stops)?;
             if samples == 0 {
                 // The device is still computing, and nothing needs its results yet.
                 continue;
@@ -163,7 +166,7 @@ impl TrainingLoop<'_> {
             } else {
                 self.meter.step(after, steps, samples, &self.history.running);
             }
-            self.save_or_stop(is_due)?;
+            self.save_or_stop(due)?;
         }
         Ok(())
     }
@@ -172,54 +175,77 @@ impl TrainingLoop<'_> {
     /// Returns the number of samples in these steps.
     fn read_losses(&mut self, epoch: &Epoch<'_>, wait: bool) -> Result<usize, StageError> {
         self.engine.losses(wait, &mut self.losses)?;
-        let (mut step, mut samples) = (self.at.step as usize, 0);
+        let (mut step, mut samples, mut is_finite) = (self.at.step as usize, 0, true);
         for loss in self.losses.drain(..) {
             let batch = epoch.rows(step).len();
             let figures = Figures::of(loss, batch, epoch.rates.kl_weight);
             step += 1;
-            if !figures.loss.is_finite() || !figures.squared_error.is_finite() {
-                let how = format!("the loss is not a finite number at step {step} of {}", epoch.steps());
-                return Err(diverged(self.saved, epoch.number + 1, &how, Some(epoch.rates)));
+            is_finite = figures.loss.is_finite() && figures.squared_error.is_finite();
+            if !is_finite {
+                break;
             }
             self.history.add(figures);
             samples += batch;
         }
-        Ok(samples)
+        if is_finite {
+            return Ok(samples);
+        }
+        // A state that is being saved is good, or its error comes first.
+        self.wait()?;
+        let how = format!("the loss is not a finite number at step {step} of {}", epoch.steps());
+        Err(diverged(self.saver.saved(), epoch.number + 1, &how, Some(epoch.rates)))
     }
 
-    /// Whether the chain wants the state at this position.
-    fn is_state_due(&self, position: Position) -> bool {
-        self.context.chain.is_some_and(|chain| chain.due(position))
+    /// Whether the chain wants the state at this position. A checkpoint waits until the one before is saved.
+    fn due(&self, position: Position) -> Due {
+        match self.context.chain.map_or(Due::No, |chain| chain.due(position)) {
+            Due::Checkpoint if self.saver.is_busy() => Due::No,
+            due => due,
+        }
     }
 
     /// Saves the state if it is due or the training is cancelled.
     ///
     /// # Errors
     /// [`StageError::Interrupted`] if the training is cancelled.
-    fn save_or_stop(&mut self, is_due: bool) -> Result<(), StageError> {
-        let mut stop = self.context.cancel.is_cancelled();
-        if let Some(chain) = self.context.chain
-            && (is_due || stop)
-            && self.saved != Some(self.at)
-        {
-            chain.save(self.at, &self.good_state()?)?;
-            self.saved = Some(self.at);
-            // The runner may stop the training at this state.
-            stop = self.context.cancel.is_cancelled();
+    fn save_or_stop(&mut self, due: Due) -> Result<(), StageError> {
+        let stops = self.context.cancel.is_cancelled();
+        if self.context.chain.is_some() && (due != Due::No || stops) && self.saver.newest() != Some(self.at) {
+            self.wait()?;
+            let state = self.state()?;
+            self.saver.start(self.at, state).map_err(|why| self.unsaved(self.at, why))?;
         }
-        if stop { Err(StageError::Interrupted) } else { Ok(()) }
+        if stops || due == Due::Stop || !self.saver.is_busy() {
+            self.wait()?;
+        }
+        // The runner may stop the training at the state that was just saved.
+        if self.context.cancel.is_cancelled() && (stops || due == Due::Stop) {
+            return Err(StageError::Interrupted);
+        }
+        Ok(())
     }
 
-    /// The current state. Fails if the state is not finite, which the loss does not always show: it is that before the
-    /// last update.
-    fn good_state(&mut self) -> Result<BTreeMap<String, Tensor>, StageError> {
-        let mut state = self.engine.state()?;
+    /// Waits until the state that is being saved is stored.
+    fn wait(&mut self) -> Result<(), StageError> {
+        self.saver.wait().map_err(|(at, why)| self.unsaved(at, why))
+    }
+
+    /// The current state.
+    fn state(&mut self) -> Result<BTreeMap<String, Tensor>, StageError> {
+        let mut state = self.engine.state(self.saver.take_spare())?;
         state.extend(self.history.state());
-        let Some(name) = first_not_finite(&state) else { return Ok(state) };
-        let Position { epoch, step } = self.at;
+        Ok(state)
+    }
+
+    /// The error of a state that was not saved.
+    fn unsaved(&self, Position { epoch, step }: Position, why: Unsaved) -> StageError {
+        let name = match why {
+            Unsaved::NotFinite(name) => name,
+            Unsaved::Failed(error) => return error.into(),
+        };
         let epoch = if step > 0 { epoch + 1 } else { epoch };
         let rates = epoch.checked_sub(1).and_then(|epoch| self.schedule.of(epoch));
-        Err(diverged(self.saved, epoch, &format!("`{name}` holds numbers that are not finite"), rates))
+        diverged(self.saver.saved(), epoch, &format!("`{name}` holds numbers that are not finite"), rates)
     }
 }
 
@@ -239,18 +265,6 @@ fn diverged(saved: Option<Position>, epoch: u64, how: &str, rates: Option<Rates>
         None => "try a smaller `init_std`".to_owned(),
     };
     StageError::failed(format!("the training diverged in epoch {epoch}: {how}; {kept}; {advice}"))
-}
-
-/// The name of the first tensor that holds an infinity or a NaN.
-fn first_not_finite(state: &BTreeMap<String, Tensor>) -> Option<&str> {
-    let finite = |tensor: &Tensor| {
-        tensor.bytes().par_chunks(1 << 20).all(|bytes| match tensor.element() {
-            ElementType::F32 => bytes.as_chunks().0.iter().all(|b| f32::from_le_bytes(*b).is_finite()),
-            ElementType::F64 => bytes.as_chunks().0.iter().all(|b| f64::from_le_bytes(*b).is_finite()),
-            _ => true,
-        })
-    };
-    state.iter().find(|(_, tensor)| !finite(tensor)).map(|(name, _)| name.as_str())
 }
 
 #[cfg(test)]

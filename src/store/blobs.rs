@@ -16,7 +16,7 @@ use super::index::{Index, count_affected};
 use super::lock::Sharing;
 use super::old_chunks;
 use super::pack;
-use super::pack_writer::{self, Body, Source, Written};
+use super::pack_writer::{self, Body, Pace, Source, Written};
 use super::pieces::{self, Corruption, Located, Locations, Parts, PieceReader, ReadError};
 use super::recovery::Recovery;
 use crate::artifact::BlobEntry;
@@ -213,7 +213,7 @@ impl Blobs {
     }
 
     /// Writes blobs to a pack, durably, and returns their entries. Called while no process collects.
-    pub(super) fn write(&self, sources: &[Source<'_>]) -> Result<Vec<BlobEntry>> {
+    pub(super) fn write(&self, sources: &[Source<'_>], pace: Pace) -> Result<Vec<BlobEntry>> {
         if sources.is_empty() {
             return Ok(Vec::new());
         }
@@ -223,7 +223,7 @@ impl Blobs {
                 self.index.database.touch();
                 self.change(|o| pieces::known(o, pieces))
             };
-            pack_writer::write(sources, folder, &known)
+            pack_writer::write(sources, folder, &known, pace)
         })
     }
 
@@ -316,7 +316,7 @@ pub(super) fn is_listed(o: &Opened, blob: &BlobEntry) -> Result<bool, Failure> {
 fn write_group(o: &Opened, group: &[Vec<u8>]) -> Result<(), Failure> {
     let sources: Vec<_> = group.iter().map(|bytes| Source { head: Vec::new(), body: Body::Bytes(bytes) }).collect();
     let known = |pieces: &[Digest]| pieces::known(o, pieces).map_err(|f| f.at(o.path()));
-    let written = pack_writer::write(&sources, &pack::folder(o.path()), &known)?;
+    let written = pack_writer::write(&sources, &pack::folder(o.path()), &known, Pace::Fast)?;
     // Nothing was removed meanwhile.
     pieces::commit(o, &written).map(drop)
 }

@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::direct::DirectWriter;
 use super::disk;
 use super::error::{Result, StoreError};
 use super::tree::PIECE;
@@ -56,6 +57,8 @@ pub(super) struct NewPack {
     pub(super) offset: u64,
     pieces: BTreeMap<Digest, (u64, u32)>,
     name: blake3::Hasher,
+    /// If it is written past the page cache.
+    direct: Option<DirectWriter>,
 }
 
 impl NewPack {
@@ -64,7 +67,12 @@ impl NewPack {
         let file = disk::temporary(folder)?;
         file.as_file().lock()?;
         let (pieces, name) = (BTreeMap::new(), blake3::Hasher::new());
-        Ok(Self { file, folder: folder.to_owned(), offset: 0, pieces, name })
+        Ok(Self { file, folder: folder.to_owned(), offset: 0, pieces, name, direct: None })
+    }
+
+    /// Writes what follows past the page cache.
+    pub(super) fn make_direct(&mut self) {
+        self.direct = Some(DirectWriter::begin(self.file.as_file()));
     }
 
     /// Another handle of the file.
@@ -78,7 +86,10 @@ impl NewPack {
 
     pub(super) fn push(&mut self, piece: Digest, parts: [&[u8]; 2]) -> io::Result<()> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
-        parts.iter().try_for_each(|part| self.file.write_all(part))?;
+        parts.iter().try_for_each(|part| match &mut self.direct {
+            Some(direct) => direct.write(self.file.as_file(), part),
+            None => self.file.write_all(part),
+        })?;
         self.pieces.insert(piece, (self.offset, u32::try_from(len).map_err(io::Error::other)?));
         self.offset += len as u64;
         self.name.update(&piece.0);
@@ -91,7 +102,9 @@ impl NewPack {
         if self.pieces.is_empty() {
             return Ok(BTreeMap::new());
         }
-        self.file.as_file().sync_all()?;
+        let file = self.file.as_file();
+        self.direct.map_or(Ok(()), |direct| direct.finish(file))?;
+        file.sync_all()?;
         self.file.persist(self.folder.join(pack.to_string())).map_err(|e| e.error)?;
         disk::sync_folder(&self.folder)?;
         let location = |(piece, (offset, len))| (piece, PackLocation { pack, offset, len });

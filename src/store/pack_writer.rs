@@ -3,7 +3,8 @@
 //! A blob is hashed in groups of 4 pieces (4 MiB). Each thread takes the next group and hashes it. The calling thread
 //! appends the new pieces of hashed groups in their order, and hashes a group itself when none is ready. So a pack has
 //! the same bytes whatever the number of threads, and hashing takes no extra time if writing takes as long. Writing
-//! fills the page cache only. Meanwhile, another thread makes the kernel write the file to the disk.
+//! fills the page cache only. Meanwhile, another thread makes the kernel write the file to the disk. The states of a
+//! training that goes on are hashed and written by the calling thread alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -35,6 +36,16 @@ const THREADS: usize = 4;
 pub(super) fn threads() -> usize {
     static COUNT: OnceLock<usize> = OnceLock::new();
     *COUNT.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from).min(THREADS))
+}
+
+/// How blobs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// As fast as possible: on several threads. The page cache keeps them, because they are read soon.
+    Fast,
+    /// With little of the processor's time, because a training goes on meanwhile: hashed on one thread that gives way to
+    /// others, and written past the page cache.
+    Beside,
 }
 
 /// A blob to be written, in two parts, because a tensor's header is not contiguous with its elements.
@@ -141,6 +152,7 @@ pub(super) fn write(
     sources: &[Source<'_>],
     folder: &Path,
     known: &dyn Fn(&[Digest]) -> Result<Vec<bool>>,
+    pace: Pace,
 ) -> Result<Written> {
     let mut groups = Vec::new();
     for (source, blob) in sources.iter().enumerate() {
@@ -149,22 +161,41 @@ pub(super) fn write(
         groups.extend(firsts.map(|first| Group { source, first, pieces: GROUP.min(pieces - first) }));
     }
     let work = Work { sources, groups, next: AtomicUsize::new(0) };
-    let threads = if work.bytes() < ALONE { 1 } else { threads().min(work.groups.len()) };
+    let threads = match pace {
+        _ if work.bytes() < ALONE => 1,
+        Pace::Fast => threads().min(work.groups.len()),
+        Pace::Beside => 2,
+    };
     std::thread::scope(|scope| {
         let (send, hashed) = mpsc::channel();
         let work = &work;
+        let mut hashing = 0;
         for _ in 1..threads {
             let send = send.clone();
             // The send fails when the calling thread has failed.
-            let run = move || while work.hash_next().is_some_and(|hashed| send.send(hashed).is_ok()) {};
+            let run = move || {
+                if pace == Pace::Beside {
+                    give_way();
+                }
+                while work.hash_next().is_some_and(|hashed| send.send(hashed).is_ok()) {}
+            };
             // If the system refuses a thread, fewer threads do the work.
-            let _ = Builder::new().spawn_scoped(scope, run);
+            hashing += usize::from(Builder::new().spawn_scoped(scope, run).is_ok());
         }
         drop(send);
         let names = vec![Vec::new(); sources.len()];
-        let writer = Writer { work, folder, known, names, reused: BTreeSet::new(), pack: None, sync: None };
+        let hashes = pace == Pace::Fast || hashing == 0;
+        let writer =
+            Writer { work, folder, known, pace, hashes, names, reused: BTreeSet::new(), pack: None, sync: None };
         writer.write(&hashed, scope)
     })
+}
+
+/// Lowers the priority of the calling thread: other threads go first.
+fn give_way() {
+    // On other systems this would lower the priority of the whole process. A refusal does no harm.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(None, 19);
 }
 
 /// A blob that did not arrive, and why: the end of a sentence.
@@ -225,6 +256,9 @@ struct Writer<'a, 'scope> {
     work: &'a Work<'a>,
     folder: &'a Path,
     known: &'a dyn Fn(&[Digest]) -> Result<Vec<bool>>,
+    pace: Pace,
+    /// Whether this thread hashes too.
+    hashes: bool,
     names: Vec<Vec<Digest>>,
     reused: BTreeSet<Digest>,
     pack: Option<NewPack>,
@@ -249,7 +283,8 @@ impl<'scope> Writer<'_, 'scope> {
                 let next = match hashed.try_recv() {
                     Ok(next) => Some(next),
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => {
-                        self.work.hash_next().or_else(|| hashed.recv().ok())
+                        let own = self.hashes.then(|| self.work.hash_next()).flatten();
+                        own.or_else(|| hashed.recv().ok())
                     }
                 };
                 // Only a thread that failed leaves a group out.
@@ -292,8 +327,10 @@ impl<'scope> Writer<'_, 'scope> {
                 if bytes >= ALONE {
                     pack::remove_abandoned(self.folder);
                 }
-                let pack = NewPack::begin(self.folder)?;
-                if bytes > SYNC {
+                let mut pack = NewPack::begin(self.folder)?;
+                if self.pace == Pace::Beside && bytes >= ALONE {
+                    pack.make_direct();
+                } else if bytes > SYNC {
                     let (request, requests) = mpsc::channel();
                     let file = pack.handle()?;
                     let run = move || {

@@ -9,7 +9,7 @@ use super::handle::Store;
 use super::holder::now_ms;
 use super::journal::Changes;
 use super::lock::Sharing;
-use super::pack_writer::{Body, Source};
+use super::pack_writer::{Body, Pace, Source};
 use super::record::{Provenance, ResultRecord};
 use super::small_files::SmallFiles;
 use crate::artifact::{
@@ -139,7 +139,7 @@ impl Store {
         }
         self.index.small.write(&small)?;
         // In the order of the sources: for each artifact, its files in packs, then its tensors.
-        let mut entries = self.blobs.write(&sources)?.into_iter();
+        let mut entries = self.blobs.write(&sources, Pace::Fast)?.into_iter();
         let mut manifests = Vec::with_capacity(all.len());
         for ((kind, artifact), own) in all.iter().zip(files) {
             let mut files = BTreeMap::new();
@@ -165,9 +165,13 @@ impl Store {
     }
 
     /// Writes tensors, durably. Called while no process collects.
-    pub(super) fn write_tensors(&self, tensors: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, TensorEntry>> {
+    pub(super) fn write_tensors(
+        &self,
+        tensors: &BTreeMap<String, Tensor>,
+        pace: Pace,
+    ) -> Result<BTreeMap<String, TensorEntry>> {
         let sources = tensors.values().map(tensor_source).collect::<Result<Vec<_>>>()?;
-        let entries = self.blobs.write(&sources)?;
+        let entries = self.blobs.write(&sources, pace)?;
         Ok(tensors.iter().zip(entries).map(|((name, t), blob)| (name.clone(), tensor_entry(t, blob))).collect())
     }
 

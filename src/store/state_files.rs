@@ -9,7 +9,7 @@ use std::sync::mpsc::sync_channel;
 
 use super::error::{Result, StoreError};
 use super::handle::Store;
-use super::pack_writer::Source;
+use super::pack_writer::{Pace, Source};
 use super::results::{blob_header, file_source, tensor_on_disk};
 use crate::artifact::{BlobEntry, Folder, FolderOnDisk, TensorEntry, TensorFile};
 use crate::key::Digest;
@@ -36,7 +36,7 @@ impl Store {
         for file in folder.tensor_files.values() {
             sources.extend(file.tensors.values().map(tensor_on_disk).collect::<Result<Vec<_>>>()?);
         }
-        let mut blobs = self.blobs.write(&sources)?.into_iter();
+        let mut blobs = self.blobs.write(&sources, Pace::Fast)?.into_iter();
         let files = folder.files.keys().cloned().zip(blobs.by_ref()).collect();
         let mut stored = Folder { files, ..Folder::default() };
         for (name, file) in &folder.tensor_files {

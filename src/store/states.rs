@@ -15,6 +15,7 @@ use super::error::{Result, StoreError};
 use super::handle::Store;
 use super::holder::now_ms;
 use super::lock::Sharing;
+use super::pack_writer::Pace;
 use super::record::StateRecord;
 use crate::artifact::{FolderOnDisk, Tensor};
 use crate::key::{Digest, Key, Position};
@@ -137,7 +138,8 @@ impl Store {
             return Err(StoreError::NotFound(format!("the chain has no state {}+{}", position.epoch, position.step)));
         };
         let _collecting = self.index.folder.collect_lock(Sharing::Shared)?;
-        let tensors = self.write_tensors(new.tensors)?;
+        // A checkpoint is read only after a crash. A state that is kept may be continued soon.
+        let tensors = self.write_tensors(new.tensors, if pinned { Pace::Fast } else { Pace::Beside })?;
         let folder = new.folder.map(|folder| self.put_folder(folder)).transpose()?.unwrap_or_default();
         let (before, lineage) = self.index.read(|db| Ok((entries::states(db, key)?, entries::lineage(db)?)))?;
         let is_same =

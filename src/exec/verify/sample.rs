@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::exec::job::Job;
 use crate::exec::worker::{StageChain, Worker};
 use crate::rng::Streams;
-use crate::stage::{Cancel, Chain, Position, Saved, StageError};
+use crate::stage::{Cancel, Chain, Due, Position, Saved, StageError};
 use crate::store::{Difference, EpochRange, StateRecord};
 
 /// How much of each training to check.
@@ -128,11 +128,11 @@ impl Chain for Replay<'_> {
         Ok(self.start.clone())
     }
 
-    fn due(&self, position: Position) -> bool {
+    fn due(&self, position: Position) -> Due {
         if self.interrupted.is_cancelled() {
             self.stop.cancel();
         }
-        position == self.end
+        if position == self.end { Due::Stop } else { Due::No }
     }
 
     fn save(&self, position: Position, tensors: &BTreeMap<String, Tensor>) -> Result<(), Error> {

@@ -164,15 +164,25 @@ impl Decoder {
     /// # Errors
     /// None: the numbers fit the shapes.
     pub fn state(&self) -> Result<BTreeMap<String, Tensor>, TensorError> {
+        self.state_in(&mut BTreeMap::new())
+    }
+
+    /// [`Decoder::state`] in the memory of an earlier state.
+    ///
+    /// # Errors
+    /// As [`Decoder::state`].
+    pub fn state_in(&self, spare: &mut BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>, TensorError> {
         let layers = self.convolutions.iter().zip(&self.moments).zip(WEIGHTS);
         let large: Vec<_> = layers
             .flat_map(|((c, moments), name)| {
-                [("w", c.weights()), ("m", &moments.m), ("v", &moments.v)].map(|(part, blocks)| (name, part, c, blocks))
+                [("w", c.weights()), ("m", &moments.m), ("v", &moments.v)]
+                    .map(|(part, blocks)| (format!("{PREFIX}{name}.{part}"), c, blocks))
             })
+            .map(|(name, c, blocks)| (spare.remove(&name), name, c, blocks))
             .collect();
-        let copied = large.into_par_iter().map(|(name, part, c, blocks)| {
+        let copied = large.into_par_iter().map(|(spare, name, c, blocks)| {
             let shape = [c.ci, c.geometry.taps(), c.co, LANES, LANES];
-            Ok((format!("{PREFIX}{name}.{part}"), Tensor::new::<f32>(shape, bytemuck::cast_slice(blocks))?))
+            Ok((name, Tensor::new_in::<f32>(spare, shape, bytemuck::cast_slice(blocks))?))
         });
         let mut tensors: BTreeMap<String, Tensor> = copied.collect::<Result<_, TensorError>>()?;
         for (name, small) in self.smalls() {

@@ -10,7 +10,7 @@ use super::*;
 use crate::error::Error;
 use crate::key::Segment;
 use crate::report::testing::Bench;
-use crate::stage::{Cancel, Inputs};
+use crate::stage::{Cancel, Due, Inputs};
 
 /// Keeps the last state, and stops the training at a position.
 #[derive(Default)]
@@ -24,11 +24,11 @@ impl Chain for MemoryChain {
     fn resume(&self) -> Result<Option<Saved>, Error> {
         Ok(self.last.lock().unwrap().clone())
     }
-    fn due(&self, position: Position) -> bool {
+    fn due(&self, position: Position) -> Due {
         if self.stop_at == Some(position) {
             self.cancel.cancel();
         }
-        position.epoch > 0 && position.step == 0
+        if position.epoch > 0 && position.step == 0 { Due::Wanted } else { Due::No }
     }
     fn save(&self, position: Position, tensors: &BTreeMap<String, Tensor>) -> Result<(), Error> {
         *self.last.lock().unwrap() = Some(Saved { position, tensors: tensors.clone() });

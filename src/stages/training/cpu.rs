@@ -69,11 +69,11 @@ impl Engine for CpuEngine<'_> {
         Ok(())
     }
 
-    fn state(&mut self) -> Result<BTreeMap<String, Tensor>, StageError> {
+    fn state(&mut self, mut spare: BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>, StageError> {
         self.latents.catch_up();
-        let mut state = self.latents.state()?;
+        let mut state = self.latents.state(&mut spare)?;
         if let Net::Learning(decoder) = &self.net {
-            state.extend(decoder.state()?);
+            state.extend(decoder.state_in(&mut spare)?);
         }
         Ok(state)
     }

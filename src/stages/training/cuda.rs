@@ -179,9 +179,9 @@ impl Engine for GpuEngine<'_> {
         Ok(())
     }
 
-    fn state(&mut self) -> Result<BTreeMap<String, Tensor>, StageError> {
+    fn state(&mut self, spare: BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>, StageError> {
         self.fetch()?;
-        self.host.state()
+        self.host.state(spare)
     }
 
     fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), StageError> {

@@ -33,11 +33,12 @@ pub(super) trait Engine {
     fn losses(&mut self, wait: bool, into: &mut Vec<StepLoss>) -> Result<(), StageError>;
 
     /// Everything that the next step reads: `decoder.*` if the decoder learns, and `latents.*`. Waits for all steps,
-    /// and brings the decoder and the latents on the host up to date.
+    /// and brings the decoder and the latents on the host up to date. Uses the memory of `spare`, a state that is no
+    /// longer needed.
     ///
     /// # Errors
     /// If the device fails.
-    fn state(&mut self) -> Result<BTreeMap<String, Tensor>, StageError>;
+    fn state(&mut self, spare: BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>, StageError>;
 
     /// Goes to a state that [`Engine::state`] returned, of this engine or another.
     ///

@@ -271,13 +271,18 @@ impl Latents {
     ///
     /// # Errors
     /// None: the numbers fit the shapes.
-    pub(in crate::stages) fn state(&self) -> Result<BTreeMap<String, Tensor>, TensorError> {
+    pub(in crate::stages) fn state(
+        &self,
+        spare: &mut BTreeMap<String, Tensor>,
+    ) -> Result<BTreeMap<String, Tensor>, TensorError> {
         debug_assert!(self.recent.is_empty(), "rows are not up to date");
         let shape = [self.samples, self.dim];
         let mut tensors = BTreeMap::from([("latents.step".to_owned(), Tensor::vector(&[self.step as i64]))]);
         for Learned { name, values, m, v, .. } in &self.parameters {
             for (part, array) in [("value", values), ("m", m), ("v", v)] {
-                tensors.insert(format!("latents.{name}.{part}"), Tensor::new(shape, array)?);
+                let name = format!("latents.{name}.{part}");
+                let tensor = Tensor::new_in(spare.remove(&name), shape, array)?;
+                tensors.insert(name, tensor);
             }
         }
         Ok(tensors)

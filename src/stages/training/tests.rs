@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::saving::{self, Unsaved};
 use crate::artifact::Artifact;
 use crate::stage::{Input, Position, Precision, StageError, StageKind};
 use crate::stages::fit_latents::FitLatents;
@@ -249,16 +250,28 @@ fn training_that_diverges_names_the_epoch_and_keeps_the_last_good_state() {
     assert!(said.ends_with("try a smaller `lr` (now 1e38) or `latent_lr` (now 1e38)"), "{said}");
     assert_eq!(chain.positions(), [(1, 0)]);
     let state = &chain.saved.lock().unwrap()[&Position { epoch: 1, step: 0 }];
-    assert_eq!(super::first_not_finite(state), None);
+    assert!(saving::check(state).is_ok());
+}
+
+#[test]
+fn training_goes_on_while_a_checkpoint_is_saved_and_leaves_others_out_meanwhile() {
+    let there = Position { epoch: 2, step: 1 };
+    let chain = MemoryChain { saves_until: Some(there), ..MemoryChain::keeping(&[3]) };
+    let made = train(&TrainAd, &small(3)).run_on(&chain).unwrap();
+    let positions = chain.positions();
+    assert_eq!((positions[0], positions.last()), ((0, 1), Some(&(3, 0))));
+    assert!(positions[1] >= (there.epoch, there.step), "{positions:?}");
+    assert!(made == train(&TrainAd, &small(3)).run().unwrap(), "a state is a copy, and changes nothing");
 }
 
 #[test]
 fn state_that_is_not_finite_is_found() {
     let state =
         |v: f32| std::collections::BTreeMap::from([("z".to_owned(), crate::artifact::Tensor::vector(&[1.0, v]))]);
-    assert_eq!(super::first_not_finite(&state(f32::MAX)), None);
-    assert_eq!(super::first_not_finite(&state(f32::INFINITY)), Some("z"));
-    assert_eq!(super::first_not_finite(&state(f32::NAN)), Some("z"));
+    assert!(saving::check(&state(f32::MAX)).is_ok());
+    for value in [f32::INFINITY, f32::NAN] {
+        assert!(matches!(saving::check(&state(value)), Err(Unsaved::NotFinite(name)) if name == "z"));
+    }
 }
 
 #[test]

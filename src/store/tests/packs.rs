@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::damage::{copy, flip, heals};
 use super::*;
 use crate::store::journal::Changes;
-use crate::store::pack_writer::{Body, Source};
+use crate::store::pack_writer::{Body, Pace, Source};
 use crate::store::tree::PIECE;
 use crate::store::{pack, pack_writer, pieces};
 
@@ -91,7 +91,7 @@ fn interrupted_write_costs_nothing_and_is_completed_later() {
             fs::File::open(&half).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
             abandoned = Some(half);
         } else {
-            let written = pack_writer::write(&[source], &folder, &|p| Ok(vec![false; p.len()])).unwrap();
+            let written = pack_writer::write(&[source], &folder, &|p| Ok(vec![false; p.len()]), Pace::Fast).unwrap();
             match step {
                 1 => {}
                 2 => {
@@ -115,6 +115,20 @@ fn interrupted_write_costs_nothing_and_is_completed_later() {
 }
 
 #[test]
+fn pack_of_a_checkpoint_is_that_of_any_other_blob() {
+    let blob = noise(3, 5 * MB + 17);
+    let written = [Pace::Fast, Pace::Beside].map(|pace| {
+        let dir = tempfile::tempdir().unwrap();
+        let source = Source { head: vec![1, 2, 3], body: Body::Bytes(&blob) };
+        let written = pack_writer::write(&[source], dir.path(), &|p| Ok(vec![false; p.len()]), pace).unwrap();
+        let packs = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        let packs: Vec<_> = packs.map(|path| (path.file_name().unwrap().to_owned(), fs::read(path).unwrap())).collect();
+        (written.lists[0].0, written.locations, packs)
+    });
+    assert!(written[0] == written[1] && written[0].2.len() == 1);
+}
+
+#[test]
 fn unnamed_pack_is_removed_with_a_superseded_state() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
@@ -123,7 +137,7 @@ fn unnamed_pack_is_removed_with_a_superseded_state() {
     let blob = noise(9, MB);
     let source = Source { head: Vec::new(), body: Body::Bytes(&blob) };
     let folder = pack::folder(&dir.path().join("chunks-0"));
-    pack_writer::write(&[source], &folder, &|p| Ok(vec![false; p.len()])).unwrap();
+    pack_writer::write(&[source], &folder, &|p| Ok(vec![false; p.len()]), Pace::Fast).unwrap();
     let two = store.put_state(&keys, NewState::new(at(2, 0), "cpu", false, &state(2, MB))).unwrap();
     assert_eq!(pack_files(dir.path()).len(), 3);
     assert!(store.remove_superseded(&one, &two).unwrap());

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::damage::{copy, three};
 use super::packs::{pack_files, policy};
 use super::*;
-use crate::store::pack_writer::{Body, Source};
+use crate::store::pack_writer::{Body, Pace, Source};
 use crate::store::{pack, pack_writer, pieces};
 
 const MB: usize = 1 << 20;
@@ -33,7 +33,7 @@ fn remove_b(dir: &Path, record: &ResultRecord) {
 fn orphan(folder: &Path, a: &Artifact) {
     let blob = a.tensors["a"].to_blob().unwrap();
     let source = Source { head: Vec::new(), body: Body::Bytes(&blob) };
-    pack_writer::write(&[source], folder, &|p| Ok(vec![false; p.len()])).unwrap();
+    pack_writer::write(&[source], folder, &|p| Ok(vec![false; p.len()]), Pace::Fast).unwrap();
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn failed_thread_ends_the_writing_of_a_pack() {
     let blob = vec![0; 80 * MB];
     let source = Source { head: Vec::new(), body: Body::Bytes(&blob) };
     // Many groups, so that the other threads are at work when one fails.
-    let write = || pack_writer::write(&[source], dir.path(), &|_| panic!("as it should"));
+    let write = || pack_writer::write(&[source], dir.path(), &|_| panic!("as it should"), Pace::Fast);
     let ended = catch_unwind(AssertUnwindSafe(write));
     assert!(ended.is_err() || ended.is_ok_and(|written| written.is_err()));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
