@@ -105,7 +105,7 @@ pub use lease::{Lease, LeaseOutcome};
 pub use look::{Look, LookError};
 pub use notes::{Note, Notes};
 pub use options::{Cancelled, Options, Waiting};
-pub use pack_writer::NotReceived;
+pub use pack_writer::{NotReceived, Pace};
 pub use reader::{CacheReader, Refreshed};
 pub use record::{
     Accepted, Commit, Provenance, RUN_FORMAT, ResultRecord, RunLabel, RunRecord, StageRun, StateRecord, TrainingRate,

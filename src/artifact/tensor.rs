@@ -90,8 +90,8 @@ impl Tensor {
         Self::from_bytes(T::TYPE, shape, bytemuck::cast_slice(elements).to_vec())
     }
 
-    /// [`Tensor::new`] in the memory of `spare`, if that has as many bytes and no other owner. The first use of new memory
-    /// takes longer than the copy. Copies on several threads.
+    /// Makes a [`Tensor::new`] in the memory of `spare`, if that has as many bytes and no other owner. The first use of new
+    /// memory takes longer than the copy. Copies on several threads.
     ///
     /// # Errors
     /// As [`Tensor::new`].
@@ -273,6 +273,22 @@ pub fn from_safetensors(bytes: &[u8]) -> Result<BTreeMap<String, Tensor>, Tensor
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tensor_uses_the_memory_of_a_spare_one_that_nobody_else_has() {
+        let elements: Vec<f32> = (0..700_000).map(|n| n as f32).collect();
+        let made = |spare| Tensor::new_in(spare, [700_000], &elements).unwrap();
+        let spare = Tensor::vector(&vec![7.0f32; 700_000]);
+        let (kept, memory) = (spare.clone(), spare.bytes().as_ptr());
+        assert_eq!(made(Some(spare)), Tensor::vector(&elements));
+        assert!(
+            kept.to_vec::<f32>().unwrap().iter().all(|element| *element == 7.0),
+            "another owner keeps its elements"
+        );
+        let made_in_spare = made(Some(kept));
+        assert_eq!((made_in_spare.bytes().as_ptr(), made_in_spare), (memory, Tensor::vector(&elements)));
+        assert_eq!(made(Some(Tensor::vector(&[1.0f32]))), Tensor::vector(&elements), "a shorter one is of no use");
+    }
 
     #[test]
     fn filled_tensor_holds_written_elements() {

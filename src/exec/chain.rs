@@ -17,7 +17,7 @@ use crate::event::{Event, Listener};
 use crate::file;
 use crate::key::{Key, StateChain};
 use crate::stage::{Cancel, Chain, Due, Position, Saved};
-use crate::store::{FilesRead, NewState, StateQuery, StateRecord, Store, StoreError};
+use crate::store::{FilesRead, NewState, Pace, StateQuery, StateRecord, Store, StoreError};
 
 type TensorMap = BTreeMap<String, Tensor>;
 
@@ -227,11 +227,13 @@ impl<'a> StoredChain<'a> {
         files_read: &FilesRead,
     ) -> Result<StateRecord, Error> {
         let started = Instant::now();
-        // The training goes on meanwhile, and needs no other checkpoint.
         self.lock().last_save = started;
         let (class, pinned) = (self.resumable.class, self.is_kept(position));
         let result = Some(self.result);
-        let new = NewState { position, class, pinned, tensors, folder, files_read, result };
+        // A training goes on while a checkpoint is saved, and reads it only after a crash.
+        let is_checkpoint = folder.is_none() && self.kind(position) == Due::Checkpoint && !self.cancel.is_cancelled();
+        let pace = if is_checkpoint { Pace::Background } else { Pace::Fast };
+        let new = NewState { position, class, pinned, tensors, folder, files_read, result, pace };
         let record = self.store.put_state(self.states.keys(), new)?;
         let mut moving = self.lock();
         let before = moving.last.take();
@@ -253,7 +255,6 @@ impl<'a> StoredChain<'a> {
         }
         let mut moving = self.lock();
         moving.last = Some(record.clone()).filter(|r| !r.pinned);
-        moving.last_save = Instant::now();
         let resumed_at = moving.resumed_at;
         drop(moving);
         self.stop_at_rung(position.epoch);
@@ -261,6 +262,24 @@ impl<'a> StoredChain<'a> {
         let (seconds, state) = (started.elapsed().as_secs_f64(), Some(record.key));
         self.listener.event(&Event::StateSaved { stage, epoch, step, seconds, resumed_at, state });
         Ok(record)
+    }
+
+    /// How a state at this position is due, once `checkpoint_seconds` have passed.
+    fn kind(&self, position: Position) -> Due {
+        let ends_epoch = position.step == 0;
+        if ends_epoch && self.rung == Some(position.epoch) {
+            Due::Stop
+        } else if self.is_kept(position) {
+            Due::Wanted
+        } else if position == START {
+            Due::No
+        } else if !self.interval.is_zero() {
+            Due::Checkpoint
+        } else if ends_epoch {
+            Due::Wanted
+        } else {
+            Due::No
+        }
     }
 
     fn is_kept(&self, position: Position) -> bool {
@@ -284,15 +303,10 @@ impl Chain for StoredChain<'_> {
     }
 
     fn due(&self, position: Position) -> Due {
-        let ends_epoch = position.step == 0;
-        if ends_epoch && self.rung == Some(position.epoch) {
-            return Due::Stop;
+        match self.kind(position) {
+            Due::Checkpoint if self.lock().last_save.elapsed() < self.interval => Due::No,
+            kind => kind,
         }
-        if self.is_kept(position) || (ends_epoch && self.interval.is_zero() && position != START) {
-            return Due::Wanted;
-        }
-        let has_passed = || self.lock().last_save.elapsed() >= self.interval;
-        if position != START && !self.interval.is_zero() && has_passed() { Due::Checkpoint } else { Due::No }
     }
 
     fn save(&self, position: Position, tensors: &BTreeMap<String, Tensor>) -> Result<(), Error> {

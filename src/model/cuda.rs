@@ -208,9 +208,7 @@ impl CudaTraining {
             return Ok(program.decoded);
         }
         let mut program = Program::new(machine, &self.shared, purpose, (full, batch))?;
-        program.run(machine)?;
-        // Recorded only after a first run, in which the libraries load modules: a graph can't record that.
-        program.recording = machine.record(&program.operations)?;
+        program.recording = machine.run_first(&program.operations)?;
         let decoded = program.decoded;
         self.programs.insert((purpose, full, batch), program);
         Ok(decoded)

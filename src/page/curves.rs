@@ -125,7 +125,7 @@ pub(super) fn select(model: &Model, query: CurvesQuery) -> Selected {
         let live = || {
             let live = point.current()?;
             let curve = live.curves.get(&query.metric)?;
-            Some(Found::Live(curve, earlier(model, live, &name, curve.first)))
+            Some(Found::Live(curve, earlier(model, live, &name, curve)))
         };
         let Some(curve) = stored.map(Found::Stored).or_else(live) else { continue };
         let (seconds_per_epoch, samples_per_epoch) = pace(model, point);
@@ -168,15 +168,18 @@ enum Source {
     },
 }
 
-/// The curve up to the epoch `first`, in the states of a training that was resumed. The cache as the model knows it is
+/// The curve of the epochs before `curve`, in the states of a training that was resumed. Empty once they were read. The cache as the model knows it is
 /// a little older than the events, so it may not have the newest state yet.
-fn earlier(model: &Model, live: &PointRun, name: &str, first: u64) -> Vec<TensorEntry> {
+fn earlier(model: &Model, live: &PointRun, name: &str, curve: &LiveCurve) -> Vec<TensorEntry> {
+    if curve.first <= 1 || curve.earlier.get().is_some() {
+        return Vec::new();
+    }
     let found = |(key, position): &(Key, Position)| {
         let mut state = model.reader.states(key).into_iter().find(|state| state.position() == *position)?;
-        let curve = state.tensors.remove(name).filter(is_curve)?;
-        (curve.shape[0] as u64 >= first - 1).then_some(curve)
+        let stored = state.tensors.remove(name).filter(is_curve)?;
+        (stored.shape[0] as u64 >= curve.first - 1).then_some(stored)
     };
-    live.states.iter().rev().flatten().filter(|_| first > 1).filter_map(found).collect()
+    live.states.iter().rev().flatten().filter_map(found).collect()
 }
 
 /// A curve with the epochs before it. They are missing if they can't be read.

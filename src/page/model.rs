@@ -41,7 +41,7 @@ pub(super) struct Changes {
     pub(super) points: BTreeSet<usize>,
     /// Points that finished an epoch.
     pub(super) epochs: BTreeSet<usize>,
-    /// Whether points may no longer be shown.
+    /// Whether points were removed.
     pub(super) has_removed_points: bool,
     /// Whether the table may need other columns.
     pub(super) may_have_other_columns: bool,

@@ -238,12 +238,13 @@ pub struct Saved {
 pub enum Due {
     /// No.
     No,
-    /// `checkpoint_seconds` have passed. It may be left out while an earlier state is still being saved.
+    /// `checkpoint_seconds` have passed. It may be skipped while an earlier state is still being saved.
     Checkpoint,
-    /// It is wanted: after the last epoch, or at an epoch that `keep` or another training asks for.
+    /// It must be saved: after the last epoch, at an epoch that `keep` or another training asks for, or after each epoch if
+    /// `checkpoint_seconds` is 0.
     Wanted,
-    /// The same, and the runner may stop the training at this state, for example to compare the points of a sweep.
-    /// Check [`Cancel`] once it is saved, before the training goes on.
+    /// It must be saved, and the runner may stop the training at this state, for example to compare the points of a
+    /// sweep. Check [`Cancel`] once it is saved, before the training goes on.
     Stop,
 }
 

@@ -34,6 +34,8 @@ pub(super) struct MemoryChain {
     pub(super) cancel: Cancel,
     /// If given, the chain wants a checkpoint after each step, and the first save waits until the training is here.
     pub(super) saves_until: Option<Position>,
+    /// Whether saving fails.
+    pub(super) is_full: bool,
     /// Where the training is.
     pub(super) at: (Mutex<Option<Position>>, Condvar),
 }
@@ -81,9 +83,12 @@ impl Chain for MemoryChain {
     }
 
     fn save(&self, position: Position, tensors: &BTreeMap<String, Tensor>) -> Result<(), Error> {
-        let is_here = |at: &mut Option<Position>| *at < self.saves_until;
+        if self.is_full {
+            return Err(Error::storage("the disk is full"));
+        }
+        let is_before = |at: &mut Option<Position>| *at < self.saves_until;
         let (at, waited) =
-            self.at.1.wait_timeout_while(self.at.0.lock().unwrap(), Duration::from_secs(60), is_here).unwrap();
+            self.at.1.wait_timeout_while(self.at.0.lock().unwrap(), Duration::from_secs(60), is_before).unwrap();
         assert!(!waited.timed_out(), "the training waits at {at:?}");
         drop(at);
         self.saved.lock().unwrap().insert(position, tensors.clone());

@@ -1,5 +1,5 @@
-//! Writes a file past the page cache. The kernel then copies nothing, which takes most of the processor's time of a
-//! large write. What was written is not in memory when it is read.
+//! Writes a file past the page cache. This saves the kernel's copy, which is most of the CPU time of a large write. A
+//! later read has to come from the disk.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -10,7 +10,7 @@ const ALIGNMENT: usize = 4096;
 
 /// What is to be written to a new file.
 pub(super) struct DirectWriter {
-    /// Has an aligned block somewhere.
+    /// Holds the aligned block.
     memory: Vec<u8>,
     /// Where the block begins.
     start: usize,
@@ -58,7 +58,7 @@ impl DirectWriter {
                 Ok(written) => rest = &rest[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Some file systems refuse only the write itself.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput && self.is_direct => {
+                Err(error) if self.is_direct && is_refusal(&error) => {
                     set_direct(file, false)?;
                     self.is_direct = false;
                 }
@@ -68,6 +68,10 @@ impl DirectWriter {
         self.filled = 0;
         Ok(())
     }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
 }
 
 #[cfg(target_os = "linux")]
@@ -88,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_has_all_bytes_whatever_the_sizes_of_the_parts_and_the_file_system() {
+    fn direct_write_keeps_all_bytes() {
         let bytes: Vec<u8> = (0..2 * BLOCK + 12_345).map(|i| (i * 31 % 251) as u8).collect();
         // The second is often in memory, where writes always go through the page cache.
         for folder in [std::env::temp_dir(), "/dev/shm".into()].iter().filter(|folder| folder.is_dir()) {

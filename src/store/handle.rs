@@ -4,7 +4,7 @@
 //! (`states.rs`), leases (`lease.rs`), run records (`runs.rs`), digests of files (`files.rs`), collection (`gc.rs`),
 //! checks (`doctor.rs`) and exchange with a remote store (`transfer.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -16,6 +16,7 @@ use super::error::Result;
 use super::folder::Folder;
 use super::index::Index;
 use super::options::Options;
+use crate::key::Digest;
 
 /// A cache. Any number of threads may use it through `&self`, and any number of processes may open the same folder.
 ///
@@ -28,6 +29,8 @@ pub struct Store {
     /// Files whose digest is known.
     pub(super) files: Mutex<BTreeMap<PathBuf, FileRecord>>,
     pub(super) clones: Clones,
+    /// Blobs of superseded states that could not be removed yet, because others were storing something.
+    pub(super) superseded: Mutex<BTreeSet<Digest>>,
 }
 
 impl Store {
@@ -38,7 +41,8 @@ impl Store {
     /// If a later vadpipe wrote it, or if something else is at this path.
     pub fn open(dir: &Path, options: Options) -> Result<Self> {
         let index = Arc::new(Index::new(Arc::new(Folder::new(dir, options)?)));
-        Ok(Self { blobs: Blobs::new(index.clone()), index, files: Mutex::default(), clones: Clones::default() })
+        let (blobs, files, clones) = (Blobs::new(index.clone()), Mutex::default(), Clones::default());
+        Ok(Self { index, blobs, files, clones, superseded: Mutex::default() })
     }
 
     /// The cache's folder.

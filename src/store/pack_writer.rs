@@ -3,8 +3,8 @@
 //! A blob is hashed in groups of 4 pieces (4 MiB). Each thread takes the next group and hashes it. The calling thread
 //! appends the new pieces of hashed groups in their order, and hashes a group itself when none is ready. So a pack has
 //! the same bytes whatever the number of threads, and hashing takes no extra time if writing takes as long. Writing
-//! fills the page cache only. Meanwhile, another thread makes the kernel write the file to the disk. The states of a
-//! training that goes on are hashed and written by the calling thread alone.
+//! fills the page cache only. Meanwhile, another thread makes the kernel write the file to the disk. [`Pace::Background`]
+//! leaves the cores and the page cache to others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -29,6 +29,9 @@ const GROUP: usize = 4;
 const SYNC: u64 = 16 << 20;
 /// Fewer bytes than this are written on one thread.
 const ALONE: u64 = 2 << 20;
+/// The niceness of a thread that gives way: it gets a tenth of a core that others want.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
 /// More threads than this only wait for the disk.
 const THREADS: usize = 4;
 
@@ -40,12 +43,12 @@ pub(super) fn threads() -> usize {
 
 /// How blobs are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pace {
+pub enum Pace {
     /// As fast as possible: on several threads. The page cache keeps them, because they are read soon.
     Fast,
     /// With little of the processor's time, because a training goes on meanwhile: hashed on one thread that gives way to
     /// others, and written past the page cache.
-    Beside,
+    Background,
 }
 
 /// A blob to be written, in two parts, because a tensor's header is not contiguous with its elements.
@@ -164,7 +167,7 @@ pub(super) fn write(
     let threads = match pace {
         _ if work.bytes() < ALONE => 1,
         Pace::Fast => threads().min(work.groups.len()),
-        Pace::Beside => 2,
+        Pace::Background => 2,
     };
     std::thread::scope(|scope| {
         let (send, hashed) = mpsc::channel();
@@ -174,7 +177,7 @@ pub(super) fn write(
             let send = send.clone();
             // The send fails when the calling thread has failed.
             let run = move || {
-                if pace == Pace::Beside {
+                if pace == Pace::Background {
                     give_way();
                 }
                 while work.hash_next().is_some_and(|hashed| send.send(hashed).is_ok()) {}
@@ -195,7 +198,7 @@ pub(super) fn write(
 fn give_way() {
     // On other systems this would lower the priority of the whole process. A refusal does no harm.
     #[cfg(target_os = "linux")]
-    let _ = rustix::process::setpriority_process(None, 19);
+    let _ = rustix::process::setpriority_process(None, NICENESS);
 }
 
 /// A blob that did not arrive, and why: the end of a sentence.
@@ -328,7 +331,7 @@ impl<'scope> Writer<'_, 'scope> {
                     pack::remove_abandoned(self.folder);
                 }
                 let mut pack = NewPack::begin(self.folder)?;
-                if self.pace == Pace::Beside && bytes >= ALONE {
+                if self.pace == Pace::Background && bytes >= ALONE {
                     pack.make_direct();
                 } else if bytes > SYNC {
                     let (request, requests) = mpsc::channel();

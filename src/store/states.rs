@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::PoisonError;
 
 use super::database::Access;
 use super::engine::Failure;
@@ -48,13 +49,15 @@ pub struct NewState<'a> {
     pub files_read: &'a FilesRead,
     /// See [`StateRecord::result`].
     pub result: Option<Key>,
+    /// How its tensors are written.
+    pub pace: Pace,
 }
 
 impl<'a> NewState<'a> {
     /// A state that consists of tensors.
     pub fn new(position: Position, class: &'a str, pinned: bool, tensors: &'a BTreeMap<String, Tensor>) -> Self {
         static NONE: FilesRead = BTreeMap::new();
-        Self { position, class, pinned, tensors, folder: None, files_read: &NONE, result: None }
+        Self { position, class, pinned, tensors, folder: None, files_read: &NONE, result: None, pace: Pace::Fast }
     }
 }
 
@@ -138,8 +141,7 @@ impl Store {
             return Err(StoreError::NotFound(format!("the chain has no state {}+{}", position.epoch, position.step)));
         };
         let _collecting = self.index.folder.collect_lock(Sharing::Shared)?;
-        // A checkpoint is read only after a crash. A state that is kept may be continued soon.
-        let tensors = self.write_tensors(new.tensors, if pinned { Pace::Fast } else { Pace::Beside })?;
+        let tensors = self.write_tensors(new.tensors, new.pace)?;
         let folder = new.folder.map(|folder| self.put_folder(folder)).transpose()?.unwrap_or_default();
         let (before, lineage) = self.index.read(|db| Ok((entries::states(db, key)?, entries::lineage(db)?)))?;
         let is_same =
@@ -207,10 +209,13 @@ impl Store {
             entries::remove_state(changes, &old);
             Ok(())
         })?;
+        let mut superseded = self.superseded.lock().unwrap_or_else(PoisonError::into_inner);
+        superseded.extend(old.blobs().map(|blob| blob.digest));
         if removal.is_some() {
             let live: BTreeSet<Digest> = self.index.wanted_blobs()?.into_iter().map(|b| b.digest).collect();
-            let dead: BTreeSet<Digest> = old.blobs().map(|b| b.digest).filter(|b| !live.contains(b)).collect();
+            let dead = &*superseded - &live;
             self.blobs.remove(Access::Write, |blob| dead.contains(blob))?;
+            superseded.clear();
         }
         Ok(true)
     }

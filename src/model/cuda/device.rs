@@ -136,11 +136,13 @@ impl Machine for Gpu {
         }
     }
 
-    fn record(&self, operations: &[Operation]) -> Result<Option<usize>, CudaError> {
+    fn run_first(&self, operations: &[Operation]) -> Result<Option<usize>, CudaError> {
+        let _exclusive = self.open.exclusive();
+        // The libraries load modules meanwhile. A graph can't record that.
+        operations.iter().try_for_each(|operation| self.run(operation))?;
         if !self.records {
             return Ok(None);
         }
-        let _alone = self.open.alone();
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.lane.stream.begin_capture(mode).map_err(CudaError::call("starting to record a graph"))?;
         let started = operations.iter().try_for_each(|operation| self.run(operation));
@@ -164,17 +166,19 @@ impl Machine for Gpu {
 
 impl Drop for Gpu {
     fn drop(&mut self) {
+        // An error of another training says nothing about this one.
+        let _ = self.open.context.check_err();
         // Memory must not be freed while a kernel still writes to it. An error can't be reported any more.
-        let ended = self.lane.stream.synchronize();
-        if ended.is_ok() {
+        if self.lane.stream.synchronize().is_ok() {
             self.graphs.get_mut().clear();
             self.memory.get_mut().clear();
+            // Only then does the driver give the memory back, for programs on the same GPU.
+            let _ = self.lane.stream.synchronize();
             // SAFETY: the lane is not used after this.
             #[expect(unsafe_code, reason = "takes out of a ManuallyDrop, here only")]
             let lane = unsafe { ManuallyDrop::take(&mut self.lane) };
             self.open.give_back(lane);
         }
-        self.open.context.record_err(ended);
     }
 }
 

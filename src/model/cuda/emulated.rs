@@ -128,7 +128,8 @@ impl Machine for Emulated {
         Ok(())
     }
 
-    fn record(&self, _: &[Operation]) -> Result<Option<usize>, CudaError> {
+    fn run_first(&self, operations: &[Operation]) -> Result<Option<usize>, CudaError> {
+        operations.iter().try_for_each(|operation| self.run(operation))?;
         Ok(None)
     }
 

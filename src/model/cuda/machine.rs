@@ -143,9 +143,9 @@ pub(super) trait Machine {
     fn download(&self, from: Address, bytes: &mut [u8]) -> Result<(), CudaError>;
     /// Starts an operation; may return before it is done.
     fn run(&self, operation: &Operation) -> Result<(), CudaError>;
-    /// Records operations without running them, and returns the number of the recording; `None` if the machine does not
-    /// record.
-    fn record(&self, operations: &[Operation]) -> Result<Option<usize>, CudaError>;
+    /// Runs operations for the first time, and records them. Returns the number of the recording; `None` if the machine
+    /// does not record.
+    fn run_first(&self, operations: &[Operation]) -> Result<Option<usize>, CudaError>;
     /// Runs a recording, by its number.
     fn replay(&self, recording: usize) -> Result<(), CudaError>;
 }

@@ -2,7 +2,7 @@
 //! small decoder, and a sweep has many trainings.
 //!
 //! NVRTC compiles `kernels.cu` when the first training begins. A training has a stream and a cuBLAS handle for itself,
-//! and the next one gets them after it.
+//! and a later one uses them again.
 //!
 //! Driver, cuBLAS and NVRTC are loaded by name when a GPU is used, so the program also starts without them.
 
@@ -27,9 +27,9 @@ const WORKSPACE: usize = 32 << 20;
 pub(super) struct OpenGpu {
     pub(super) context: Arc<CudaContext>,
     functions: OnceLock<Vec<CudaFunction>>,
-    /// Those that no training uses.
+    /// Lanes that no training uses.
     idle: Mutex<Vec<Lane>>,
-    alone: Mutex<()>,
+    exclusive: Mutex<()>,
 }
 
 /// A stream, with a cuBLAS handle whose workspace has a fixed size, so that it always chooses the same kernels and the
@@ -68,7 +68,7 @@ impl OpenGpu {
         unsafe {
             context.disable_event_tracking();
         }
-        Ok(Self { context, functions: OnceLock::new(), idle: Mutex::default(), alone: Mutex::default() })
+        Ok(Self { context, functions: OnceLock::new(), idle: Mutex::default(), exclusive: Mutex::default() })
     }
 
     /// The kernels, in the order of [`Kernel::ALL`].
@@ -76,7 +76,7 @@ impl OpenGpu {
         if let Some(functions) = self.functions.get() {
             return Ok(functions);
         }
-        let _alone = self.alone();
+        let _exclusive = self.exclusive();
         if let Some(functions) = self.functions.get() {
             return Ok(functions);
         }
@@ -88,10 +88,10 @@ impl OpenGpu {
         Ok(self.functions.get_or_init(|| functions))
     }
 
-    /// Until this is dropped, no other training starts cuBLAS or records a graph: a recording fails if another thread
-    /// uses some calls meanwhile.
-    pub(super) fn alone(&self) -> MutexGuard<'_, ()> {
-        lock(&self.alone)
+    /// Until this is dropped, no other training records a graph, loads kernels or starts cuBLAS. A recording fails if
+    /// another thread does one of these meanwhile.
+    pub(super) fn exclusive(&self) -> MutexGuard<'_, ()> {
+        lock(&self.exclusive)
     }
 
     /// A stream for one training.
@@ -99,7 +99,7 @@ impl OpenGpu {
         if let Some(lane) = lock(&self.idle).pop() {
             return Ok(lane);
         }
-        let _alone = self.alone();
+        let _exclusive = self.exclusive();
         Lane::new(&self.context)
     }
 

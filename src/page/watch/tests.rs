@@ -65,6 +65,18 @@ fn kill(watcher: &Watcher, run: &str) {
 }
 
 #[test]
+fn new_points_come_as_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut watcher) = watch(dir.path(), &[open_run("run-1", &["net@lr=0.1"], true)]);
+    let mut updates = watcher.app.updates.subscribe();
+    store.write_run(&open_run("run-2", &["net@lr=0.1", "net@lr=0.2"], true)).unwrap();
+    watcher.look();
+    let message: Value = serde_json::from_str(&updates.try_recv().unwrap()).unwrap();
+    let names: Vec<_> = message["rows"].as_array().unwrap().iter().map(|row| row["point"].as_str().unwrap()).collect();
+    assert_eq!((message["table"].as_bool(), names), (Some(false), vec!["net@lr=0.1", "net@lr=0.2"]), "{message}");
+}
+
+#[test]
 fn points_of_a_killed_run_are_closed_even_if_a_later_run_of_other_points_is_newer() {
     let dir = tempfile::tempdir().unwrap();
     let (old, new) = (open_run("20260101-1", &["a"], false), open_run("20260102-2", &["b"], true));

@@ -1,5 +1,5 @@
 //! Saves the states of a training on a thread of its own, one at a time, so that the training does not wait for hashing
-//! and the disk. It waits only for the copy that is saved. A training has at most one such copy in memory.
+//! and the disk. It waits only while its state is copied. A training has at most one such copy in memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -95,6 +95,15 @@ impl<'scope, 'env> Saver<'scope, 'env> {
         self.saved = Some(position);
         self.spare = Arc::try_unwrap(state).unwrap_or_default();
         Ok(())
+    }
+}
+
+impl Drop for Saver<'_, '_> {
+    fn drop(&mut self) {
+        // The training has failed, and its own error counts.
+        if let Some(saving) = self.under_way.take() {
+            let _ = saving.thread.join();
+        }
     }
 }
 

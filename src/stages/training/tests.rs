@@ -254,7 +254,7 @@ fn training_that_diverges_names_the_epoch_and_keeps_the_last_good_state() {
 }
 
 #[test]
-fn training_goes_on_while_a_checkpoint_is_saved_and_leaves_others_out_meanwhile() {
+fn training_goes_on_while_a_checkpoint_is_saved_and_skips_others() {
     let there = Position { epoch: 2, step: 1 };
     let chain = MemoryChain { saves_until: Some(there), ..MemoryChain::keeping(&[3]) };
     let made = train(&TrainAd, &small(3)).run_on(&chain).unwrap();
@@ -262,6 +262,13 @@ fn training_goes_on_while_a_checkpoint_is_saved_and_leaves_others_out_meanwhile(
     assert_eq!((positions[0], positions.last()), ((0, 1), Some(&(3, 0))));
     assert!(positions[1] >= (there.epoch, there.step), "{positions:?}");
     assert!(made == train(&TrainAd, &small(3)).run().unwrap(), "a state is a copy, and changes nothing");
+}
+
+#[test]
+fn training_fails_if_its_state_cannot_be_saved() {
+    let chain = MemoryChain { is_full: true, ..MemoryChain::keeping(&[1]) };
+    let error = train(&TrainAd, &small(3)).run_on(&chain).unwrap_err();
+    assert_eq!(error.to_string(), "the disk is full");
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn interrupted_write_costs_nothing_and_is_completed_later() {
 #[test]
 fn pack_of_a_checkpoint_is_that_of_any_other_blob() {
     let blob = noise(3, 5 * MB + 17);
-    let written = [Pace::Fast, Pace::Beside].map(|pace| {
+    let written = [Pace::Fast, Pace::Background].map(|pace| {
         let dir = tempfile::tempdir().unwrap();
         let source = Source { head: vec![1, 2, 3], body: Body::Bytes(&blob) };
         let written = pack_writer::write(&[source], dir.path(), &|p| Ok(vec![false; p.len()]), pace).unwrap();
