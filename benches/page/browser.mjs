@@ -1,8 +1,8 @@
 // What the page of `vadpipe ui` takes: `node benches/page/browser.mjs path/to/vadpipe [--trainings N] [--epochs N] [--peers PYTHON [--only-peers]]`.
 //
 // The data are made, not trained: a program writes five metrics for each epoch. Each figure is measured in Chromium on
-// this machine. With --peers, the same curves are shown by TensorBoard and Aim, if this Python has them. Needs Node and
-// `npm ci` in tests/ui. Exits with code 1 if the page shows something wrong.
+// this machine. With --peers, the same curves are shown by TensorBoard, trackio and Aim, as far as this Python has them.
+// Needs Node and `npm ci` in tests/ui. Exits with code 1 if the page shows something wrong.
 //
 // - first paint: from the request to the first row of the table, and when the browser has painted something
 // - filter: from a key in the filter to the changed table, with 10,000 rows
@@ -305,6 +305,27 @@ for seed in range(int(sys.argv[2])):
     run.close()
 `;
 
+const TRACKIO = `${CURVE}
+import os, sys
+os.environ["TRACKIO_DIR"] = sys.argv[1]
+import trackio
+for seed in range(int(sys.argv[2])):
+    trackio.init(project="net", name=f"net@n={seed}", config={"n": seed})
+    for epoch, figures in curve(seed, int(sys.argv[3])):
+        trackio.log(figures, step=epoch)
+    trackio.finish()
+`;
+
+const SHOW_TRACKIO = `
+import os, sys
+os.environ["TRACKIO_DIR"] = sys.argv[1]
+import trackio
+trackio.show(project="net", open_browser=False, host="127.0.0.1", server_port=17903, block_thread=True)
+`;
+
+/** Whether the peers' Python has a package. */
+const has = (name) => { try { execFileSync(peers, ["-c", `import ${name}`], { stdio: "ignore" }); return true; } catch { return false; } };
+
 /** The memory of a process and all its children, in megabytes. */
 function memoryOfAll(pid) {
   const children = execFileSync("ps", ["-o", "pid=", "--ppid", String(pid)]).toString().split("\n").map(Number).filter(Boolean);
@@ -344,8 +365,9 @@ try {
   say(`${trainings} trainings of ${epochs} epochs and ${metrics.length} metrics, and ${points} other points`);
   if (!args.includes("--only-peers")) await ours();
   if (peers) {
-    await peer("tensorboard", TENSORBOARD, (data) => ["-m", "tensorboard.main", "--logdir", data, "--port", "17901"], 17901, "tb-card canvas, scalar-card, card-view canvas");
-    await peer("aim", AIM, (data) => ["-m", "aim", "up", "--repo", data, "--port", "17902"], 17902, "canvas, table, .Table, .ExploreTable");
+    if (has("tensorboard")) await peer("tensorboard", TENSORBOARD, (data) => ["-m", "tensorboard.main", "--logdir", data, "--port", "17901"], 17901, "tb-card canvas, scalar-card, card-view canvas");
+    if (has("trackio")) await peer("trackio", TRACKIO, (data) => ["-c", SHOW_TRACKIO, data], 17903, "canvas.marks");
+    if (has("aim")) await peer("aim", AIM, (data) => ["-m", "aim", "up", "--repo", data, "--port", "17902"], 17902, "canvas, table, .Table, .ExploreTable");
   }
 } finally {
   await browser.close();
