@@ -90,8 +90,8 @@ impl Tensor {
         Self::from_bytes(T::TYPE, shape, bytemuck::cast_slice(elements).to_vec())
     }
 
-    /// Makes a [`Tensor::new`] in the memory of `spare`, if that has as many bytes and no other owner. The first use of new
-    /// memory takes longer than the copy. Copies on several threads.
+    /// Makes a [`Tensor::new`] in the memory of `spare`, if that has as many bytes and no other owner. The first use
+    /// of new memory takes longer than the copy. Copies on several threads.
     ///
     /// # Errors
     /// As [`Tensor::new`].

@@ -55,8 +55,8 @@ pub(crate) const GPU_PARTS: usize = 8;
 pub(crate) struct Demand {
     /// Threads of the pool. A stage that does not use the pool needs none.
     pub threads: usize,
-    /// The parts of the pipeline's GPU on which it computes, of [`GPU_PARTS`]. A part is not divided further, so 2, 4 or 8
-    /// equal stages share a GPU.
+    /// The parts of the pipeline's GPU on which it computes, of [`GPU_PARTS`]. A part is not divided further, so 2, 4
+    /// or 8 equal stages share a GPU.
     pub gpu: usize,
     /// How many GPUs its program gets.
     pub gpus: usize,

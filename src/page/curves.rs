@@ -168,8 +168,8 @@ enum Source {
     },
 }
 
-/// The curve of the epochs before `curve`, in the states of a training that was resumed. Empty once they were read. The cache as the model knows it is
-/// a little older than the events, so it may not have the newest state yet.
+/// The curve of the epochs before `curve`, in the states of a training that was resumed. Empty once they were read.
+/// The cache as the model knows it is a little older than the events, so it may not have the newest state yet.
 fn earlier(model: &Model, live: &PointRun, name: &str, curve: &LiveCurve) -> Vec<TensorEntry> {
     if curve.first <= 1 || curve.earlier.get().is_some() {
         return Vec::new();

@@ -240,7 +240,8 @@ pub enum Due {
     No,
     /// `checkpoint_seconds` have passed. It may be skipped while an earlier state is still being saved.
     Checkpoint,
-    /// It must be saved: after the last epoch, at an epoch that `keep` or another training asks for, or after each epoch if
+    /// It must be saved: after the last epoch, at an epoch that `keep` or another training asks for, or after each
+    /// epoch if
     /// `checkpoint_seconds` is 0.
     Wanted,
     /// It must be saved, and the runner may stop the training at this state, for example to compare the points of a

@@ -3,8 +3,8 @@
 //! A blob is hashed in groups of 4 pieces (4 MiB). Each thread takes the next group and hashes it. The calling thread
 //! appends the new pieces of hashed groups in their order, and hashes a group itself when none is ready. So a pack has
 //! the same bytes whatever the number of threads, and hashing takes no extra time if writing takes as long. Writing
-//! fills the page cache only. Meanwhile, another thread makes the kernel write the file to the disk. [`Pace::Background`]
-//! leaves the cores and the page cache to others.
+//! fills the page cache only. Meanwhile, another thread makes the kernel write the file to the disk.
+//! [`Pace::Background`] leaves the cores and the page cache to others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -46,8 +46,8 @@ pub(super) fn threads() -> usize {
 pub enum Pace {
     /// As fast as possible: on several threads. The page cache keeps them, because they are read soon.
     Fast,
-    /// With little of the processor's time, because a training goes on meanwhile: hashed on one thread that gives way to
-    /// others, and written past the page cache.
+    /// With little of the processor's time, because a training goes on meanwhile: hashed on one thread that gives way
+    /// to others, and written past the page cache.
     Background,
 }
 

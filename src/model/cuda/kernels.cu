@@ -41,9 +41,9 @@
 typedef long long i64;
 typedef unsigned char u8;
 
-// Divisions have 32 bits, because a 64-bit division takes longer than the rest of a kernel. In kernels over activations,
-// a thread computes four channels of a sample: one load, one index and one division serve all four. They have a row of blocks
-// for each pixel, with `size` threads in it.
+// Divisions have 32 bits, because a 64-bit division takes longer than the rest of a kernel. In kernels over
+// activations, a thread computes four channels of a sample: one load, one index and one division serve all four. They
+// have a row of blocks for each pixel, with `size` threads in it.
 
 // The length of a row of the epoch's table: Adam's rates, and the weight of the KL of one latent number.
 #define RATES 5

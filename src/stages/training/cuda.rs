@@ -117,8 +117,8 @@ fn fixed_state(fixed: &Fixed) -> Result<(Statistics, BTreeMap<String, Tensor>), 
     })
 }
 
-/// Decodes the latents `z` of all images on the context's GPU, and compares: see [`CudaTraining::evaluate`]. None if the
-/// context's device is the CPU.
+/// Decodes the latents `z` of all images on the context's GPU, and compares: see [`CudaTraining::evaluate`]. None if
+/// the context's device is the CPU.
 pub(super) fn compare(
     context: &Context<'_>,
     decoder: &Fixed,
