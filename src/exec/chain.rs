@@ -237,7 +237,8 @@ impl<'a> StoredChain<'a> {
         let record = self.store.put_state(self.states.keys(), new)?;
         let mut moving = self.lock();
         let before = moving.last.take();
-        if moving.best.0 == position.epoch {
+        // No epoch is the best before one has ended.
+        if position.step == 0 && position.epoch > 0 && moving.best.0 == position.epoch {
             moving.best.1 = Some(record.clone());
         }
         let best = moving.best.1.clone();

@@ -71,6 +71,18 @@ fn keep_every_keeps_states_and_plan_counts_their_epochs() {
 }
 
 #[test]
+fn checkpoint_replaces_the_one_before_also_in_the_first_epoch() {
+    let project = Project::new(MINI);
+    project.edit("checkpoint_seconds = 0", "checkpoint_seconds = 1e-9");
+    // So many steps that several checkpoints fit into an epoch, however slow the disk is.
+    let run = project.run(&["ad", "-S", "stages.data.train=2000", "-S", "params.epochs=1"]);
+    let in_first_epoch = run.of_kind("state-saved").filter(|event| event["epoch"] == 0).count();
+    assert!(in_first_epoch > 1, "{in_first_epoch} states in the first epoch");
+    let doctor = project.vadpipe(["doctor"]);
+    assert!(doctor.stdout.contains("results and 1 state,"), "{}", doctor.stdout);
+}
+
+#[test]
 fn checkpoints_and_kept_states_do_not_change_results() {
     let (often, never) = (Project::new(MINI), Project::new(MINI));
     never.edit("checkpoint_seconds = 0", "checkpoint_seconds = 1000");
