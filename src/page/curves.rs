@@ -340,7 +340,7 @@ mod tests {
         removed.blob.digest = Digest([7; 32]);
         let curve = LiveCurve { first: 3, values: vec![0.1], ..LiveCurve::default() };
         let values = |states: &[TensorEntry]| joined(&blobs, states, &curve, 1).ends;
-        assert!(values(&[]).iter().take(2).all(|value| value.is_nan()), "there is no state yet");
+        assert!(values(&[])[..2].iter().all(|value| value.is_nan()), "no state is stored yet");
         assert_eq!(values(&[removed, entry]), [0.5, 0.25, 0.1]);
         assert_eq!(values(&[]), [0.5, 0.25, 0.1], "the states were removed meanwhile");
     }

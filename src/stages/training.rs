@@ -215,14 +215,12 @@ impl TrainingLoop<'_, '_> {
             let state = self.state()?;
             self.saver.start(self.at, state).map_err(|why| self.unsaved(self.at, why))?;
         }
-        if stops || due == Due::Stop || !self.saver.is_busy() {
+        let waits = stops || due == Due::Stop;
+        if waits || !self.saver.is_busy() {
             self.wait()?;
         }
         // The runner may stop the training at the state that was just saved.
-        if self.context.cancel.is_cancelled() && (stops || due == Due::Stop) {
-            return Err(StageError::Interrupted);
-        }
-        Ok(())
+        if waits && self.context.cancel.is_cancelled() { Err(StageError::Interrupted) } else { Ok(()) }
     }
 
     /// Waits until the state that is being saved is stored.

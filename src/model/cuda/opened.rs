@@ -44,7 +44,7 @@ impl OpenGpu {
     /// Opens a GPU, unless it is open already, for the calling thread.
     ///
     /// # Errors
-    /// If there is no such GPU, or the driver or a library is missing.
+    /// If the GPU, the driver or a library is missing.
     pub(super) fn get(ordinal: usize) -> Result<Arc<Self>, CudaError> {
         static OPEN: Mutex<BTreeMap<usize, Arc<OpenGpu>>> = Mutex::new(BTreeMap::new());
         libraries()?;
@@ -150,7 +150,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// counts the versions of our own arithmetic.
 ///
 /// # Errors
-/// If there is no such GPU, or the driver or a library is missing.
+/// If the GPU, the driver or a library is missing.
 pub fn class(ordinal: usize) -> Result<String, CudaError> {
     let gpu = OpenGpu::get(ordinal)?;
     let (major, minor) = capability(&gpu.context)?;

@@ -105,8 +105,9 @@ async function filter(more = {}) {
   const where = conditions();
   let ids;
   try {
-    const all = () => [...state.rows.keys()].sort((a, b) => a - b);
-    const found = where ? await get("/api/points", { where, ids: true }, { signal }) : { ids: all() };
+    const found = where
+      ? await get("/api/points", { where, ids: true }, { signal })
+      : { ids: [...state.rows.keys()].sort((a, b) => a - b), reads_metrics: false };
     ids = found.ids;
     readsMetrics = found.reads_metrics;
   } catch (error) {

@@ -62,7 +62,7 @@ fn compare(
     images: &Images,
     mut z: impl FnMut(u64, Range<usize>) -> Vec<f32>,
 ) -> Result<Comparison, StageError> {
-    let mut batches = (0..).zip(batches(images.count));
+    let batches = (0..).zip(batches(images.count));
     #[cfg(feature = "cuda")]
     {
         let z = || batches.clone().flat_map(|(batch, samples)| z(batch, samples)).collect();
@@ -71,19 +71,17 @@ fn compare(
         }
     }
     let mut compared = Comparison::default();
-    batches
-        .try_for_each(|(batch, samples)| {
-            context.cancel.check()?;
-            let decoded = decoder.decode(&z(batch, samples.clone()));
-            let originals = &images.pixels[samples.start * PIXELS..samples.end * PIXELS];
-            let squares = decoded.iter().zip(originals).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
-            compared.squared_errors.push(squares.sum());
-            if samples.start < SHOWN {
-                compared.decoded.extend(decoded);
-            }
-            Ok(())
-        })
-        .map(|()| compared)
+    for (batch, samples) in batches {
+        context.cancel.check()?;
+        let decoded = decoder.decode(&z(batch, samples.clone()));
+        let originals = &images.pixels[samples.start * PIXELS..samples.end * PIXELS];
+        let squares = decoded.iter().zip(originals).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+        compared.squared_errors.push(squares.sum());
+        if samples.start < SHOWN {
+            compared.decoded.extend(decoded);
+        }
+    }
+    Ok(compared)
 }
 
 /// The samples of each batch.
