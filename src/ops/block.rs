@@ -41,12 +41,22 @@ pub fn panels(n: usize) -> usize {
     n.div_ceil(LANES)
 }
 
+/// Bytes of a large page on x86-64 and most Arm processors.
+const LARGE_PAGE: usize = 2 << 20;
+
+/// The number of unused blocks behind an array that fills a large page. Without them, arrays of the same size would
+/// begin at almost the same place of their pages. Adam reads and writes three of them side by side, and the memory
+/// would serve their blocks from the same banks, one after the other.
+const GAP: usize = 64;
+
 /// `n` zeroed blocks, on large pages if they fill at least one. A pass over weights jumps from block to block, and an
 /// ordinary page holds only four blocks, so that nearly each jump would miss the TLB.
 pub fn zeroed(n: usize) -> Vec<Block> {
+    let gap = if n * size_of::<Block>() >= LARGE_PAGE { GAP } else { 0 };
     // The kernel zeroes each page when it is first touched, so several threads can share that work.
-    let mut blocks = bytemuck::zeroed_vec(n);
+    let mut blocks = bytemuck::zeroed_vec(n + gap);
     advise_large_pages(&mut blocks);
+    blocks.truncate(n);
     blocks
 }
 
@@ -54,10 +64,9 @@ pub fn zeroed(n: usize) -> Vec<Block> {
 fn advise_large_pages(memory: &mut [Block]) {
     #[cfg(target_os = "linux")]
     {
-        /// The size of a large page on x86-64 and most Arm processors.
-        const LARGE: usize = 2 << 20;
         let start = memory.as_mut_ptr() as usize;
-        let (first, end) = (start.next_multiple_of(LARGE), (start + size_of_val(memory)) / LARGE * LARGE);
+        let (first, end) =
+            (start.next_multiple_of(LARGE_PAGE), (start + size_of_val(memory)) / LARGE_PAGE * LARGE_PAGE);
         if first < end {
             let pages = memory.as_mut_ptr().wrapping_byte_add(first - start).cast();
             // SAFETY: the range lies inside `memory`, and the size of pages does not change their content.

@@ -199,6 +199,45 @@ mod x86 {
         }
     }
 
+    /// Splits runs into groups.
+    struct Groups<'a> {
+        scalars: &'a [Block],
+        vectors: &'a [Block],
+        run: Run,
+        /// The next blocks of the current run.
+        left: *const Block,
+        right: *const Block,
+        /// How many blocks it has left.
+        rest: usize,
+    }
+
+    impl<'a> Groups<'a> {
+        fn new(scalars: &'a [Block], vectors: &'a [Block], run: Run) -> Self {
+            Self { scalars, vectors, run, left: scalars.as_ptr(), right: vectors.as_ptr(), rest: 0 }
+        }
+
+        /// The next group. Empty if there are no more pairs.
+        #[inline(always)]
+        fn next(&mut self, pairs: &mut impl Iterator<Item = (usize, usize)>) -> Group {
+            let (scalars, vectors) = (self.scalars.as_ptr(), self.vectors.as_ptr());
+            let mut group = Group { scalars: [scalars.cast(); GROUP], vectors: [vectors.cast(); GROUP], len: 0 };
+            while group.len < GROUP {
+                if self.rest == 0 {
+                    let Some((s, v)) = pairs.next() else { break };
+                    (self.left, self.right) = (scalars.wrapping_add(s), vectors.wrapping_add(v));
+                    self.rest = self.run.blocks;
+                }
+                group.scalars[group.len] = self.left.cast();
+                group.vectors[group.len] = self.right.cast();
+                group.len += 1;
+                self.rest -= 1;
+                self.left = self.left.wrapping_add(self.run.scalars);
+                self.right = self.right.wrapping_add(self.run.vectors);
+            }
+            group
+        }
+    }
+
     /// 16 rows of 16 numbers take 32 registers, of which AVX2 has 16. So the tile is computed in three parts of 6, 5
     /// and 5 rows, each with at most 12 registers for sums, 2 for lanes and 1 for a scalar. A step of 6 rows is 8 loads
     /// and 12 multiply-adds; Zen 3 can do 2 of each in a cycle.
@@ -216,34 +255,17 @@ mod x86 {
     ) {
         // SAFETY: the caller guarantees that runs lie in bounds.
         unsafe {
-            let (scalars, vectors) = (scalars.as_ptr(), vectors.as_ptr());
-            let first = Group { scalars: [scalars.cast(); GROUP], vectors: [vectors.cast(); GROUP], len: 0 };
-            let (mut left, mut right, mut rest) = (scalars, vectors, 0);
-            let mut take = |pairs: &mut dyn Iterator<Item = (usize, usize)>| {
-                let mut group = first;
-                while group.len < GROUP {
-                    if rest == 0 {
-                        let Some((s, v)) = pairs.next() else { break };
-                        (left, right, rest) = (scalars.wrapping_add(s), vectors.wrapping_add(v), run.blocks);
-                    }
-                    group.scalars[group.len] = left.cast();
-                    group.vectors[group.len] = right.cast();
-                    group.len += 1;
-                    rest -= 1;
-                    (left, right) = (left.wrapping_add(run.scalars), right.wrapping_add(run.vectors));
-                }
-                group
-            };
-            let mut group = take(&mut pairs);
+            let mut groups = Groups::new(scalars, vectors, run);
+            let mut group = groups.next(&mut pairs);
             let mut fresh = run.fresh;
             if group.len == 0 && fresh {
                 accs.fill(Block::ZERO);
             }
             while group.len > 0 {
-                let mut following = take(&mut pairs);
+                let mut following = groups.next(&mut pairs);
                 let is_last = following.len == 0;
                 if is_last {
-                    following = take(&mut next);
+                    following = groups.next(&mut next);
                 }
                 // The scalars of a group stay in the cache for all results.
                 let last = accs.len() - 1;

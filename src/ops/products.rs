@@ -131,16 +131,17 @@ pub(super) struct Weight {
     pub(super) panel: usize,
 }
 
-/// The gradient of one block of weights. `rows` is the gradient of all outputs. What the gradient of `next` needs is
-/// prefetched.
+/// Writes the gradient of one block of weights. `rows` is the gradient of all outputs. Prefetches what the gradient of
+/// `next` needs.
 #[inline(always)]
 pub(super) fn weight_gradient(
     plan: &Plan,
     (x, rows): (&[Block], &[Block]),
     weight: Weight,
-    next: Option<Weight>,
+    next: Weight,
+    gradient: &mut Block,
     chunks: usize,
-) -> Block {
+) {
     let pairs = |weight: Weight| {
         let Weight { input: first, tap, panel } = weight;
         let place = move |(input, output): &(usize, usize)| {
@@ -148,9 +149,6 @@ pub(super) fn weight_gradient(
         };
         plan.by_tap[tap].iter().map(place)
     };
-    let mut gradient = Block::ZERO;
     let run = Run { blocks: chunks, scalars: 1, vectors: 1, fresh: true };
-    let next = next.into_iter().flat_map(pairs);
-    accumulate::<true>(from_mut(&mut gradient), x, rows, pairs(weight), next, run);
-    gradient
+    accumulate::<true>(from_mut(gradient), x, rows, pairs(weight), pairs(next), run);
 }

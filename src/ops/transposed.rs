@@ -33,12 +33,7 @@ pub struct Convolution {
 #[derive(Clone, Debug)]
 enum Method {
     /// Products of taps and pixels.
-    Direct {
-        plan: Plan,
-        /// The order in which the blocks of a strip are updated: by panel of output channels, then by the output pixels
-        /// that the taps reach. So the gradient of a panel is read from memory once instead of once for each tap.
-        order: Vec<usize>,
-    },
+    Direct(Plan),
     /// Products of linear combinations of taps and of pixels. `forms` are those of the weights:
     /// `[ci panel][form][co panel]`, each panel with padding.
     Minimal { algorithm: Box<Minimal>, forms: Vec<Block> },
@@ -103,13 +98,7 @@ impl Convolution {
                 forms: zeroed(ci * padded(algorithm.plan.taps() * co)),
                 algorithm: Box::new(algorithm),
             },
-            None => {
-                let Geometry { kernel, stride, .. } = geometry;
-                let mut taps: Vec<usize> = (0..geometry.taps()).collect();
-                taps.sort_by_key(|tap| (tap / kernel % stride, tap % kernel % stride));
-                let order = (0..co).flat_map(|panel| taps.iter().map(move |tap| tap * co + panel)).collect();
-                Method::Direct { plan: Plan::new(&Axis::direct(geometry)), order }
-            }
+            None => Method::Direct(Plan::new(&Axis::direct(geometry))),
         };
         Self { geometry, ci, co, weights: zeroed(ci * geometry.taps() * co), method }
     }
@@ -140,7 +129,7 @@ impl Convolution {
 
     fn plan(&self) -> &Plan {
         match &self.method {
-            Method::Direct { plan, .. } => plan,
+            Method::Direct(plan) => plan,
             Method::Minimal { algorithm, .. } => &algorithm.plan,
         }
     }
@@ -149,7 +138,7 @@ impl Convolution {
     pub fn forward(&self, x: &[Block], output: &mut [Block], buffers: &mut Buffers, chunks: usize) {
         let panels = [self.ci, self.co];
         match &self.method {
-            Method::Direct { plan, .. } => {
+            Method::Direct(plan) => {
                 let x = with_padding(x, &mut buffers.signals, self.ci);
                 forward(plan, panels, &self.weights, x, output, chunks);
             }
@@ -166,7 +155,7 @@ impl Convolution {
     pub fn input_gradient(&self, dy: &[Block], dx: &mut [Block], buffers: &mut Buffers, chunks: usize) {
         let (ci, co) = (self.ci, self.co);
         match &self.method {
-            Method::Direct { plan, .. } => {
+            Method::Direct(plan) => {
                 let dy = with_padding(dy, &mut buffers.sums, co);
                 dx.par_chunks_mut(plan.inputs() * chunks)
                     .zip_eq(self.weights.par_chunks(plan.taps() * co))
@@ -207,23 +196,24 @@ impl Convolution {
         let Self { geometry, ci, co, weights, method, .. } = self;
         let (ci, co) = (*ci, *co);
         let (strip, pixels) = (geometry.taps() * co, geometry.inputs() * chunks);
-        let group = if matches!(method, Method::Direct { .. }) { 1 } else { group_of(ci) };
+        let group = if matches!(method, Method::Direct(_)) { 1 } else { group_of(ci) };
         let weights = weights.par_chunks_mut(group * strip);
         let moments = moments.m.par_chunks_mut(group * strip).zip_eq(moments.v.par_chunks_mut(group * strip));
         let parameters = weights.zip_eq(moments).map(|(w, (m, v))| Parameters { w, m, v });
         let Buffers { signals, sums, rows, signal_gradients } = buffers;
         match method {
-            Method::Direct { plan, order } => {
+            Method::Direct(plan) => {
                 transpose_all(input.dy, rows);
                 let dy = with_padding(input.dy, sums, co);
                 dx.par_chunks_mut(pixels).zip_eq(input.x.par_chunks(pixels)).zip_eq(parameters).for_each(
                     |((dx, x), mut parameters)| {
                         input_gradient_panels(plan, [1, co], parameters.w, dy, dx, chunks);
-                        for (n, at) in order.iter().copied().enumerate() {
-                            let weight = |at: usize| Weight { input: 0, tap: at / co, panel: at % co };
-                            let next = order.get(n + 1).copied().map(weight);
-                            let gradient = weight_gradient(plan, (x, rows), weight(at), next, chunks);
-                            parameters.update(at, &gradient, rates, order.get(n + AHEAD).copied());
+                        let weight = |at: usize| Weight { input: 0, tap: at / co, panel: at % co };
+                        let mut gradient = Block::ZERO;
+                        for at in 0..strip {
+                            let next = weight((at + 1) % strip);
+                            weight_gradient(plan, (x, rows), weight(at), next, &mut gradient, chunks);
+                            parameters.update(at, &gradient, rates, Some(at + AHEAD));
                         }
                     },
                 );
@@ -346,8 +336,8 @@ fn update_minimal(
             }
             let weight = |form, input| Weight { input: input * of_signals, tap: form, panel };
             let next = if input + 1 < from { weight(form, input + 1) } else { weight((form + 1) % count, 0) };
-            forms[input * of_forms + form * co + panel] =
-                weight_gradient(plan, (signals, rows), weight(form, input), Some(next), chunks);
+            let gradient = &mut forms[input * of_forms + form * co + panel];
+            weight_gradient(plan, (signals, rows), weight(form, input), next, gradient, chunks);
         }
     }
     for input in 0..from {
