@@ -53,8 +53,8 @@ use self::session::own_program;
 use self::ui::Ui;
 use crate::error::Result;
 use crate::stage::Registry;
-use crate::stages::builtin;
-use crate::stages::{SUPERVISE, supervise, supervise_with};
+use crate::stages::{SUPERVISE, builtin, supervise, supervise_with};
+use crate::system::put_heap_on_large_pages;
 
 /// Runs experiment pipelines. A TOML file describes a DAG of stages. Only stages that changed run again, and no epoch
 /// is trained twice.
@@ -172,6 +172,10 @@ pub fn main_with(registry: Registry, args: impl IntoIterator<Item = OsString>) -
         supervise_with(program);
     }
     let mut cli = Cli::parse_from(args);
+    // A server runs for long and should take little memory.
+    if !matches!(cli.command, Command::Page(_)) {
+        put_heap_on_large_pages();
+    }
     cli.global.kinds = Kinds(Arc::new(registry));
     let ui = Ui::new(cli.global.json, cli.global.quiet, cli.global.verbose);
     match limits::check().and_then(|()| dispatch(cli, &ui)) {

@@ -4,10 +4,10 @@
 //! and remains if the run is killed. The file contains every event except progress. The driver flushes it before it
 //! waits, so other programs can follow a run, and the events before a crash are not lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::event::{Event, Listener, WorkerCounts};
@@ -51,8 +51,8 @@ pub(crate) struct RunLog<'a> {
     workers: Mutex<Option<WorkerCounts>>,
     /// The first and the last epoch that each training trained. After a worker was lost, some come twice.
     trained: Mutex<BTreeMap<String, (u64, u64)>>,
-    /// The position of each stage in the record.
-    positions: BTreeMap<&'a str, usize>,
+    /// The position of each stage in the record, once an event needs one.
+    positions: OnceLock<HashMap<String, usize>>,
     /// Protects scratch folders from `gc` during the run.
     _at_work: AtWork,
 }
@@ -100,8 +100,6 @@ impl<'a> RunLog<'a> {
         if !plan.is_complete() {
             store.write_run(&record)?;
         }
-        let positions =
-            plan.decisions.iter().enumerate().map(|(i, d)| (spec.point(d.point).name.as_str(), i)).collect();
         let path = store.dir().join("runs").join(format!("{}.ndjson", info.id));
         let storage = |e| Error::storage(format!("can't write {}", path.display())).caused_by(e);
         path.parent().map_or(Ok(()), fs::create_dir_all).map_err(storage)?;
@@ -113,7 +111,7 @@ impl<'a> RunLog<'a> {
             label: info.label,
             workers: Mutex::default(),
             trained: Mutex::default(),
-            positions,
+            positions: OnceLock::new(),
             _at_work: at_work,
         })
     }
@@ -205,7 +203,8 @@ impl<'a> RunLog<'a> {
             return;
         };
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
-        let position = self.positions.get(stage.as_str()).copied();
+        let positions = self.positions.get_or_init(|| positions(&record.stages));
+        let position = positions.get(stage.as_str()).copied();
         let Some(stage) = position.and_then(|position| record.stages.get_mut(position)) else { return };
         match event {
             Event::StageFinished { seconds, .. } => stage.seconds = *seconds,
@@ -224,6 +223,10 @@ impl<'a> RunLog<'a> {
             let _ = file.flush();
         }
     }
+}
+
+fn positions(stages: &[StageRun]) -> HashMap<String, usize> {
+    stages.iter().enumerate().map(|(position, stage)| (stage.name.clone(), position)).collect()
 }
 
 /// The keys of the states that a training continues from: the furthest stored one and the next, since a state in the

@@ -71,6 +71,11 @@ pub(super) fn usable(db: &sled::Db, key: &Key) -> Result<Option<Usable>> {
     Ok(db.get(name(b'u', &[&key.0]))?.and_then(|v| Usable::decode(&v)))
 }
 
+/// Reads the short entries of up to `count` results, so that their pages are in memory.
+pub(super) fn read_ahead(db: &sled::Db, count: usize) -> Result<()> {
+    db.scan_prefix(b"u").take(count).try_for_each(|entry| Ok(drop(entry?)))
+}
+
 /// The number of the chunk database's folder; none in a new index.
 pub(super) fn generation(db: &sled::Db) -> Result<Option<u64>> {
     number(db, b"mgeneration")

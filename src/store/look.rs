@@ -55,11 +55,15 @@ impl From<Failure> for LookError {
 }
 
 impl Store {
-    /// Opens the index if there is one and no other process has it. Call it in parallel with other work, before
-    /// look-ups: opening takes longer the more the index holds. Errors are ignored, because the look-ups report them.
+    /// Opens the index if there is one and no other process has it, and reads what look-ups need. Call it in parallel
+    /// with other work, before look-ups: opening takes longer the more the index holds. Errors are ignored, because the
+    /// look-ups report them.
     pub fn open_ahead(&self) {
+        /// More than this would take longer than reading most pipelines.
+        const RESULTS: usize = 20_000;
         if self.index.exists().unwrap_or(false) && self.index.is_free() {
-            let _ = self.look(|_| Ok(()));
+            let read = |look: &Look<'_>| look.db.map_or(Ok(()), |db| entries::read_ahead(db, RESULTS));
+            let _ = self.look(|look| Ok(read(look)?));
         }
     }
 

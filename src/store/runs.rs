@@ -31,9 +31,12 @@ impl Store {
     /// Writes or replaces a run record, durably.
     pub fn write_run(&self, record: &RunRecord) -> Result<()> {
         let path = self.index.folder.create("runs")?.join(format!("{}.json", record.id));
-        let text = serde_json::to_string(record).map_err(|e| StoreError::io("can't write", &path)(e.into()))?;
-        let body = text.strip_suffix('}').unwrap_or(&text);
-        write_atomically(&path, format!("{body}{CHECK}{}\"}}", Digest::of(body.as_bytes())).as_bytes())
+        let mut text = serde_json::to_string(record).map_err(|e| StoreError::io("can't write", &path)(e.into()))?;
+        // The brace that ends it. It follows the check.
+        text.pop();
+        let digest = Digest::of(text.as_bytes());
+        text.extend([CHECK, &digest.to_string(), "\"}"]);
+        write_atomically(&path, text.as_bytes())
     }
 
     /// Runs whose record is damaged or missing, and what may be known about them.
