@@ -78,7 +78,7 @@ fn result(n: usize, epochs: u64) -> (String, Components, Artifact) {
     let components = Components {
         kind: "train-command".to_owned(),
         version: 1,
-        params,
+        params: params.into(),
         segments,
         seed: Some(seed as i64),
         ..Components::default()

@@ -19,6 +19,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use vadpipe::artifact::{Artifact, Tensor};
@@ -248,7 +249,7 @@ fn chain(name: i64, epochs: u64) -> Components {
     Components {
         kind: "bench".to_owned(),
         version: 1,
-        params: (0..12).map(|i| (format!("parameter {i}"), (name * i).into())).collect(),
+        params: Arc::new((0..12).map(|i| (format!("parameter {i}"), (name * i).into())).collect()),
         seed: Some(name),
         precision: None,
         inputs: BTreeMap::new(),

@@ -196,7 +196,7 @@ pub struct Components {
     /// The kind's VERSION.
     pub version: u32,
     /// Parameters in canonical form. For a training, only the parameters of its start.
-    pub params: Values,
+    pub params: Arc<Values>,
     /// The seed, if the stage reads it.
     pub seed: Option<i64>,
     /// The precision, if the stage reads it. A string, so that this program can read records with a precision that it

@@ -304,5 +304,5 @@ pub struct ParsedStage {
     /// What it does.
     pub stage: Arc<dyn Stage>,
     /// Its parameters in canonical form, without those of epochs.
-    pub params: Values,
+    pub params: Arc<Values>,
 }

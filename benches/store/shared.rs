@@ -83,7 +83,7 @@ fn artifact(seed: u64, tensors: usize, bytes: usize) -> Artifact {
 fn components(number: u64) -> Components {
     let params = BTreeMap::from([("n".to_owned(), i64::try_from(number).unwrap_or(0).into())]);
     let inputs = BTreeMap::<String, InputDigest>::new();
-    Components { kind: "noise".to_owned(), version: 1, params, inputs, ..Components::default() }
+    Components { kind: "noise".to_owned(), version: 1, params: params.into(), inputs, ..Components::default() }
 }
 
 fn cache(folder: &Path) -> Outcome<Store> {

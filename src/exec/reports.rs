@@ -123,7 +123,7 @@ fn why_pruned(context: &RunContext<'_>, driver: &Driver<'_>, point: PointId, pru
 
 /// The parameters of a stage, including those of its epochs.
 fn shown_params(point: &Point) -> Values {
-    let mut params = point.parsed.params.clone();
+    let mut params = Values::clone(&point.parsed.params);
     if let Some(epochs) = point.parsed.stage.epochs() {
         params.insert("epochs".to_owned(), Value::Int(epochs.total() as i64));
         match epochs.segments.as_slice() {

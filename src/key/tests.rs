@@ -18,7 +18,7 @@ fn training(segments: Vec<Segment>) -> Components {
     Components {
         kind: "train-ad".to_owned(),
         version: 1,
-        params: table([("latent_dim", Value::Int(6))]),
+        params: table([("latent_dim", Value::Int(6))]).into(),
         seed: Some(7),
         precision: Some("f32".to_owned()),
         inputs: BTreeMap::from([("data".to_owned(), InputDigest::One(digest("data")))]),
@@ -37,7 +37,7 @@ fn keys_equal_pinned_digests() {
     let stage = Components {
         kind: "report".to_owned(),
         version: 3,
-        params: table([("title", "all".into()), ("flags", flags), ("scale", Value::Float(0.5)), ("more", more)]),
+        params: table([("title", "all".into()), ("flags", flags), ("scale", Value::Float(0.5)), ("more", more)]).into(),
         seed: None,
         precision: None,
         inputs: BTreeMap::from([
@@ -70,7 +70,7 @@ fn every_component_changes_the_key() {
     let changes: [fn(&mut Components); 12] = [
         |c| c.kind = "train-vad".to_owned(),
         |c| c.version = 2,
-        |c| c.params.clear(),
+        |c| c.params = Arc::default(),
         |c| c.seed = Some(8),
         |c| c.seed = None,
         |c| c.precision = Some("f64".to_owned()),

@@ -177,7 +177,7 @@ fn stage_of(point: &str) -> &str {
 fn start_labels(all: &[Stored], starts: &BTreeMap<(&str, Key), Vec<usize>>) -> Vec<String> {
     let with_seed = |members: &Vec<usize>| {
         let components = &all[members[0]].record.components;
-        let mut values = components.params.clone();
+        let mut values = Values::clone(&components.params);
         values.extend(components.seed.map(|seed| ("seed".to_owned(), seed.into())));
         values
     };

@@ -319,6 +319,8 @@ fn segments(old: Option<&[Segment]>, new: Option<&[Segment]>, causes: &mut Vec<C
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::key::Digest;
 
@@ -330,7 +332,7 @@ mod tests {
         Components {
             kind: "train-ad".into(),
             version: 1,
-            params: Values::from([("latent_dim".into(), Value::Int(16))]),
+            params: Values::from([("latent_dim".into(), Value::Int(16))]).into(),
             seed: Some(7),
             precision: Some("f32".into()),
             inputs: [("data".into(), InputDigest::One(Digest::of(b"data")))].into(),
@@ -348,7 +350,7 @@ mod tests {
     fn changed_parameter_is_reported_with_its_old_and_new_value() {
         let old = training(&[(3, 1e-3)]);
         let mut new = old.clone();
-        new.params.insert("latent_dim".into(), Value::Int(32));
+        Arc::make_mut(&mut new.params).insert("latent_dim".into(), Value::Int(32));
         assert_eq!(Reason::new(differences(&old, &new)).text, "latent_dim 16 → 32");
     }
 
@@ -356,7 +358,8 @@ mod tests {
     fn changed_words_of_a_long_list_are_shown_with_the_word_before() {
         let argv = |words: &[&str]| Values::from([("argv".into(), Value::from(words.to_vec()))]);
         let reason = |old: &[&str], new: &[&str]| {
-            let [old, new] = [old, new].map(|words| Components { params: argv(words), ..training(&[(3, 1e-3)]) });
+            let [old, new] =
+                [old, new].map(|words| Components { params: argv(words).into(), ..training(&[(3, 1e-3)]) });
             Reason::new(differences(&old, &new)).text
         };
         let old = ["python3", "train.py", "--epochs", "10", "--lr", "0.1"];

@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use super::axes::Shape;
 use super::axis::AxisValue;
@@ -201,7 +202,7 @@ impl<'a> Parser<'a> {
             return None;
         }
         let kind = draft.kind.clone()?;
-        Some(Parsed { stage: ParsedStage { kind, stage, params }, seed, resources })
+        Some(Parsed { stage: ParsedStage { kind, stage, params: Arc::new(params) }, seed, resources })
     }
 
     /// Takes `resources` out of a table of parameters. `gpus` remains in the table as a parameter of programs.

@@ -27,7 +27,7 @@ pub(crate) fn components(name: &str, input: u8) -> Components {
     Components {
         kind: "test".to_owned(),
         version: 1,
-        params: BTreeMap::from([("name".to_owned(), name.into())]),
+        params: BTreeMap::from([("name".to_owned(), name.into())]).into(),
         inputs: BTreeMap::from([("data".to_owned(), InputDigest::One(Digest([input; 32])))]),
         ..Components::default()
     }

@@ -32,7 +32,7 @@ fn swept(axis: &str) -> String {
 }
 
 fn params(text: &str, overrides: &[&str], name: &str) -> String {
-    Value::Table(point(&good_with(text, overrides), name).parsed.params.clone()).to_string()
+    Value::Table(point(&good_with(text, overrides), name).parsed.params.as_ref().clone()).to_string()
 }
 
 #[test]

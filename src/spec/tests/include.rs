@@ -32,7 +32,7 @@ fn wrong(text: &str, files: &[(&str, &str)]) -> String {
 }
 
 fn params(spec: &Spec, name: &str) -> String {
-    Value::Table(point(spec, name).parsed.params.clone()).to_string()
+    Value::Table(point(spec, name).parsed.params.as_ref().clone()).to_string()
 }
 
 const COMMON: &str = r#"

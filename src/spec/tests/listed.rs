@@ -37,7 +37,7 @@ fn params(text: &str, name: &str) -> String {
     let stage = &point(&spec, name).parsed;
     let segments = stage.stage.epochs().map(|e| e.segments[0].params["rate"].clone());
     let segments = segments.map_or_else(String::new, |rate| format!("; rate = {rate}"));
-    format!("{}{segments}", Value::Table(stage.params.clone()))
+    format!("{}{segments}", Value::Table(stage.params.as_ref().clone()))
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Runs, files, collection, and round trips of any size.
 
 use std::fs;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
@@ -70,7 +71,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let (mut c, mut a) = (chain(2), Artifact::default());
         for (i, x) in numbers.iter().enumerate() {
-            c.params.insert(format!("p{i}"), (*x).into());
+            Arc::make_mut(&mut c.params).insert(format!("p{i}"), (*x).into());
             a.metrics.insert(format!("m{i}"), *x);
         }
         let written = commit(&store(dir.path()), "x", &c, &a);
