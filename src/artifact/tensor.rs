@@ -9,6 +9,7 @@ use safetensors::SafeTensorError;
 use safetensors::tensor::{Metadata, SafeTensors, TensorInfo, TensorView};
 
 use super::fault;
+use crate::system::vec_on_large_pages;
 
 /// The type of a tensor's elements: any that a safetensors file can hold.
 pub use safetensors::tensor::Dtype as ElementType;
@@ -87,7 +88,10 @@ impl Tensor {
     /// # Errors
     /// If the number of elements is not the product of the shape.
     pub fn new<T: Element>(shape: impl Into<Vec<usize>>, elements: &[T]) -> Result<Self, TensorError> {
-        Self::from_bytes(T::TYPE, shape, bytemuck::cast_slice(elements).to_vec())
+        let from: &[u8] = bytemuck::cast_slice(elements);
+        let mut bytes = vec_on_large_pages(from.len());
+        bytes.extend_from_slice(from);
+        Self::from_bytes(T::TYPE, shape, bytes)
     }
 
     /// Makes a [`Tensor::new`] in the memory of `spare`, if that has as many bytes and no other owner. The first use
@@ -118,7 +122,8 @@ impl Tensor {
         let Some(size) = shape.iter().try_fold(size_of::<T>(), |n, d| n.checked_mul(*d)) else {
             return Err(TensorError::Shape { elements: 0, shape });
         };
-        let mut bytes = vec![0u8; size];
+        let mut bytes = vec_on_large_pages(size);
+        bytes.resize(size, 0);
         match bytemuck::try_cast_slice_mut(&mut bytes) {
             Ok(elements) => fill(elements),
             // Allocators usually align large buffers well enough, but do not guarantee it.

@@ -1,5 +1,10 @@
 //! The 16 × 16 block of which all large arrays consist, and operations inside one. See [`crate::ops`] for the layout.
 
+use rayon::iter::repeat_n;
+use rayon::prelude::*;
+
+use crate::system::vec_on_large_pages;
+
 /// The number of samples in a SIMD register, and of channels in a panel.
 pub const LANES: usize = 16;
 
@@ -41,43 +46,23 @@ pub fn panels(n: usize) -> usize {
     n.div_ceil(LANES)
 }
 
-/// Bytes of a large page on x86-64 and most Arm processors.
-const LARGE_PAGE: usize = 2 << 20;
-
-/// The number of unused blocks behind an array that fills a large page. Without them, arrays of the same size would
-/// begin at almost the same place of their pages. Adam reads and writes three of them side by side, and the memory
-/// would serve their blocks from the same banks, one after the other.
+/// The number of unused blocks behind a large array. Without them, arrays of the same size would begin at almost the
+/// same place of their pages. Adam reads and writes three of them side by side, and the memory would serve their blocks
+/// from the same banks, one after the other.
 const GAP: usize = 64;
+
+/// The size of a large array, in blocks.
+const LARGE: usize = 1 << 11;
 
 /// `n` zeroed blocks, on large pages if they fill at least one. A pass over weights jumps from block to block, and an
 /// ordinary page holds only four blocks, so that nearly each jump would miss the TLB.
 pub fn zeroed(n: usize) -> Vec<Block> {
-    let gap = if n * size_of::<Block>() >= LARGE_PAGE { GAP } else { 0 };
-    // The kernel zeroes each page when it is first touched, so several threads can share that work.
-    let mut blocks = bytemuck::zeroed_vec(n + gap);
-    advise_large_pages(&mut blocks);
-    blocks.truncate(n);
-    blocks
-}
-
-/// Asks the kernel for large pages. A hint: it changes only the speed.
-fn advise_large_pages(memory: &mut [Block]) {
-    #[cfg(target_os = "linux")]
-    {
-        let start = memory.as_mut_ptr() as usize;
-        let (first, end) =
-            (start.next_multiple_of(LARGE_PAGE), (start + size_of_val(memory)) / LARGE_PAGE * LARGE_PAGE);
-        if first < end {
-            let pages = memory.as_mut_ptr().wrapping_byte_add(first - start).cast();
-            // SAFETY: the range lies inside `memory`, and the size of pages does not change their content.
-            #[expect(unsafe_code, reason = "madvise takes a pointer")]
-            unsafe {
-                libc::madvise(pages, end - first, libc::MADV_HUGEPAGE);
-            }
-        }
+    if n < LARGE {
+        return vec![Block::ZERO; n];
     }
-    #[cfg(not(target_os = "linux"))]
-    let _ = memory;
+    let mut blocks = vec_on_large_pages(n + GAP);
+    repeat_n(Block::ZERO, n).collect_into_vec(&mut blocks);
+    blocks
 }
 
 /// The sizes of a batch. Its samples are in chunks of 16; the last chunk may be partly filled.
