@@ -54,7 +54,7 @@ use self::ui::Ui;
 use crate::error::Result;
 use crate::stage::Registry;
 use crate::stages::{SUPERVISE, builtin, supervise, supervise_with};
-use crate::system::put_heap_on_large_pages;
+use crate::system::set_up_heap_for_planning;
 
 /// Runs experiment pipelines. A TOML file describes a DAG of stages. Only stages that changed run again, and no epoch
 /// is trained twice.
@@ -172,13 +172,13 @@ pub fn main_with(registry: Registry, args: impl IntoIterator<Item = OsString>) -
         supervise_with(program);
     }
     let mut cli = Cli::parse_from(args);
-    // A server runs for long and should take little memory.
-    if !matches!(cli.command, Command::Page(_)) {
-        put_heap_on_large_pages();
-    }
     cli.global.kinds = Kinds(Arc::new(registry));
     let ui = Ui::new(cli.global.json, cli.global.quiet, cli.global.verbose);
-    match limits::check().and_then(|()| dispatch(cli, &ui)) {
+    let checked = limits::check();
+    if matches!(cli.command, Command::Run(_) | Command::Plan(_) | Command::Status(_)) {
+        set_up_heap_for_planning();
+    }
+    match checked.and_then(|()| dispatch(cli, &ui)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             ui.error(&error);

@@ -92,6 +92,7 @@ use crate::shared::HEARTBEAT;
 use crate::stage::Device;
 use crate::status::{RunStatus, StageStatus};
 use crate::store::{RunLabel, new_run_id};
+use crate::system::set_up_heap_for_work;
 
 /// The options of a run.
 pub struct Options<'a> {
@@ -186,6 +187,9 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     let (spec, compute) = (context.spec, context.compute);
     let planner = context.planner(options.forced);
     let (plan, filled) = fill(context, &planner, &|| options.plan(&planner))?;
+    if !plan.is_complete() {
+        set_up_heap_for_work();
+    }
     // The workers of a run have other resources than this machine.
     if options.worker.is_none() && options.part_of.is_none() {
         check_resources(spec, &plan, compute, Capacity::of_run(context.memory))?;

@@ -224,6 +224,9 @@ impl Graph {
     /// # Errors
     /// If a target matches nothing or is not a valid glob.
     pub fn targets(&self, targets: &[String]) -> Result<BTreeSet<PointId>, GraphError> {
+        if targets.is_empty() {
+            return Ok(PointId::first(self.len()).collect());
+        }
         let points = self.graph.node_weights().map(|node| (node.name.as_str(), node.stage.as_str()));
         Ok(matching(points, targets)?.into_iter().map(PointId::new).collect())
     }

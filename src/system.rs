@@ -8,6 +8,8 @@ use std::thread;
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -104,11 +106,18 @@ pub fn return_freed_memory() {
 
 /// An empty vector whose memory is on large pages, as far as it fills them. The first touch of a large page is faster
 /// than that of 512 ordinary pages.
-pub fn vec_on_large_pages<T>(capacity: usize) -> Vec<T> {
+pub(crate) fn vec_on_large_pages<T>(capacity: usize) -> Vec<T> {
     let mut vec = Vec::with_capacity(capacity);
     let memory = vec.spare_capacity_mut();
     advise_large_pages(memory.as_mut_ptr().expose_provenance(), size_of_val(memory));
     vec
+}
+
+/// Zeros on large pages. The kernel zeroes the pages of a large vector when they are first touched.
+pub(crate) fn zeros_on_large_pages(len: usize) -> Vec<u8> {
+    let mut zeros = vec![0; len];
+    advise_large_pages(zeros.as_mut_ptr().expose_provenance(), len);
+    zeros
 }
 
 /// Asks the kernel for large pages in these bytes of memory. A hint: it changes only the speed.
@@ -131,13 +140,16 @@ fn advise_large_pages(start: usize, bytes: usize) {
     let _ = (start, bytes);
 }
 
-/// Whether large blocks that are freed go back to the system.
+/// Whether the heap is set up for planning.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-static RETURNS_LARGE_BLOCKS: AtomicBool = AtomicBool::new(false);
+static IS_FOR_PLANNING: AtomicBool = AtomicBool::new(false);
 
 /// Puts the first 64 MiB of the first thread's heap on large pages. A plan of 10,000 points takes 40 MB in small
 /// pieces. On ordinary pages, a quarter of its time would be spent on page faults.
-pub fn put_heap_on_large_pages() {
+///
+/// Other work then needs [`set_up_heap_for_work`]: each block of 256 KiB gets pages of its own, and the heap keeps
+/// what is freed.
+pub(crate) fn set_up_heap_for_planning() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         const HEAP: libc::c_int = 64 << 20;
@@ -145,8 +157,13 @@ pub fn put_heap_on_large_pages() {
         const TOP_PAD: libc::c_int = 128 << 10;
         /// Outside this heap, blocks of this size get pages of their own, which are zero without being touched.
         const SEPARATE: libc::c_int = 256 << 10;
-        RETURNS_LARGE_BLOCKS.store(true, Ordering::Relaxed);
-        // SAFETY: these only set parameters of the allocator, take memory from it and return it, and ask for its end.
+        if getrlimit(Resource::As).current.is_some() {
+            // The heap would take of a limited address space.
+            return;
+        }
+        IS_FOR_PLANNING.store(true, Ordering::Relaxed);
+        // SAFETY: these set parameters of the allocator, allocate and free blocks, and read the end of the heap. Other
+        // threads may allocate meanwhile, with the old or the new parameters.
         #[expect(unsafe_code, reason = "calls into the C library")]
         let [start, end] = unsafe {
             libc::mallopt(libc::M_TOP_PAD, HEAP);
@@ -163,18 +180,23 @@ pub fn put_heap_on_large_pages() {
     }
 }
 
-/// Makes the allocator keep large blocks that are freed, for stages that need the same size again and again. By
-/// default, glibc does so after a while, but not after [`put_heap_on_large_pages`].
-pub fn keep_large_blocks() {
+/// Makes the allocator keep large blocks that are freed, for work that needs the same size again and again, and return
+/// the end of a heap that is no longer used. By default, glibc adapts to the sizes, but not after
+/// [`set_up_heap_for_planning`].
+pub(crate) fn set_up_heap_for_work() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        /// The largest that glibc would keep by default.
+        /// The largest block that glibc would keep by default.
         const LARGEST: libc::c_int = 32 << 20;
-        if RETURNS_LARGE_BLOCKS.swap(false, Ordering::Relaxed) {
-            // SAFETY: it only sets a parameter of the allocator.
+        /// What a heap may keep at its end.
+        const UNUSED: libc::c_int = 8 << 20;
+        if IS_FOR_PLANNING.swap(false, Ordering::Relaxed) {
+            // SAFETY: these only set parameters of the allocator. Other threads may allocate meanwhile, with the old or
+            // the new parameters.
             #[expect(unsafe_code, reason = "calls into the C library")]
             unsafe {
                 libc::mallopt(libc::M_MMAP_THRESHOLD, LARGEST);
+                libc::mallopt(libc::M_TRIM_THRESHOLD, UNUSED);
             }
         }
     }

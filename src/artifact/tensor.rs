@@ -9,7 +9,7 @@ use safetensors::SafeTensorError;
 use safetensors::tensor::{Metadata, SafeTensors, TensorInfo, TensorView};
 
 use super::fault;
-use crate::system::vec_on_large_pages;
+use crate::system::{vec_on_large_pages, zeros_on_large_pages};
 
 /// The type of a tensor's elements: any that a safetensors file can hold.
 pub use safetensors::tensor::Dtype as ElementType;
@@ -122,8 +122,7 @@ impl Tensor {
         let Some(size) = shape.iter().try_fold(size_of::<T>(), |n, d| n.checked_mul(*d)) else {
             return Err(TensorError::Shape { elements: 0, shape });
         };
-        let mut bytes = vec_on_large_pages(size);
-        bytes.resize(size, 0);
+        let mut bytes = zeros_on_large_pages(size);
         match bytemuck::try_cast_slice_mut(&mut bytes) {
             Ok(elements) => fill(elements),
             // Allocators usually align large buffers well enough, but do not guarantee it.

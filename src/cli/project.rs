@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::args::{Global, PipelineArgs};
 use super::cache_dir::cache_dir;
@@ -88,10 +89,13 @@ impl Project {
     }
 
     fn load(args: &PipelineArgs, registry: &Registry, store: Arc<Store>) -> Result<Self> {
+        let is_needed = AtomicBool::new(false);
         let spec = std::thread::scope(|scope| {
             // If the thread can't be started, the cache is opened when it is needed.
-            let _ = std::thread::Builder::new().spawn_scoped(scope, || store.open_ahead());
-            read_pipeline(&args.file, &args.set, registry)
+            let _ = std::thread::Builder::new().spawn_scoped(scope, || store.open_ahead(&is_needed));
+            let spec = read_pipeline(&args.file, &args.set, registry);
+            is_needed.store(true, Ordering::Relaxed);
+            spec
         })?;
         let compute = compute(args.device.unwrap_or(spec.pipeline.device), spec.pipeline.precision)?;
         let has_states = |point: &Point| point.parsed.stage.gpus() > 0 && point.parsed.stage.epochs().is_some();

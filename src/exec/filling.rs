@@ -14,6 +14,7 @@ use crate::key::{Components, Key, StateChain};
 use crate::plan::{Decision, Plan, Planner, State};
 use crate::shared::{Asked, SharedError, SharedStore, Transfer, WantedState};
 use crate::store::{FilesRead, StateQuery};
+use crate::system::set_up_heap_for_work;
 
 /// What was copied from the shared store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +51,7 @@ pub fn fill(
     let mut last = plan()?;
     let mut filled = Filled::default();
     let Some(shared) = context.shared else { return Ok((last, filled)) };
+    set_up_heap_for_work();
     let cancelled = || context.cancel.is_cancelled();
     let progress = |done, total| context.listener.event(&Event::Transferring { done, total });
     let transfer = Transfer::new(&cancelled, &progress);

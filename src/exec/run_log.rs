@@ -225,6 +225,7 @@ impl<'a> RunLog<'a> {
     }
 }
 
+/// The position of each stage, by its name.
 fn positions(stages: &[StageRun]) -> HashMap<String, usize> {
     stages.iter().enumerate().map(|(position, stage)| (stage.name.clone(), position)).collect()
 }

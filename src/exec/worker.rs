@@ -28,7 +28,7 @@ use crate::key::Components;
 use crate::rng::Streams;
 use crate::stage::{Cancel, Chain, Context, ProgramChain, StageError};
 use crate::store::{FilesRead, NewResult, Provenance, ResultRecord, Store, StoreError, host_name};
-use crate::system::{Usage, keep_large_blocks};
+use crate::system::Usage;
 
 /// Runs the jobs of one run.
 #[derive(Clone, Copy)]
@@ -223,7 +223,6 @@ impl<'a> Worker<'a> {
             chain: chain.of_tensors(),
             program_chain: chain.of_a_program().or(program.as_ref().map(|chain| chain as &dyn ProgramChain)),
         };
-        keep_large_blocks();
         let (made, threads) = measured(job.options, || stage.run(&context));
         folders.move_back();
         if let (Err(_), Some(checkpoint)) = (&made, &checkpoint) {

@@ -84,7 +84,7 @@ impl Decoder {
         decoder
     }
 
-    /// A decoder whose weights are all 0, for [`Decoder::initialise`] or [`Decoder::restore`]. Takes almost no time.
+    /// A decoder whose weights are all 0, for [`Decoder::initialise`] or [`Decoder::restore`].
     pub fn blank(shape: DecoderShape) -> Self {
         let convolutions = layers::convolutions(shape);
         let moments = std::array::from_fn(|l| BlockMoments::of(&convolutions[l]));

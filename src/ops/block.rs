@@ -46,9 +46,9 @@ pub fn panels(n: usize) -> usize {
     n.div_ceil(LANES)
 }
 
-/// The number of unused blocks behind a large array. Without them, arrays of the same size would begin at almost the
-/// same place of their pages. Adam reads and writes three of them side by side, and the memory would serve their blocks
-/// from the same banks, one after the other.
+/// The number of unused blocks behind a large array. Without them, arrays of equal size would begin at nearly the same
+/// offset within a large page. Adam uses three of them together, and their blocks would be in the same banks of the
+/// memory.
 const GAP: usize = 64;
 
 /// The size of a large array, in blocks.
@@ -58,7 +58,7 @@ const LARGE: usize = 1 << 11;
 /// ordinary page holds only four blocks, so that nearly each jump would miss the TLB.
 pub fn zeroed(n: usize) -> Vec<Block> {
     if n < LARGE {
-        return vec![Block::ZERO; n];
+        return bytemuck::zeroed_vec(n);
     }
     let mut blocks = vec_on_large_pages(n + GAP);
     repeat_n(Block::ZERO, n).collect_into_vec(&mut blocks);
@@ -123,6 +123,13 @@ pub fn unpack(from: &[Block], channels: usize, batch: Batch, to: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn large_array_is_zero_and_has_a_gap() {
+        let blocks = zeroed(LARGE + 1);
+        assert!(blocks.len() == LARGE + 1 && blocks.iter().all(|block| *block == Block::ZERO));
+        assert!(blocks.capacity() >= LARGE + 1 + GAP);
+    }
 
     #[test]
     fn packed_numbers_unpack_and_padding_is_zero() {

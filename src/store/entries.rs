@@ -71,9 +71,9 @@ pub(super) fn usable(db: &sled::Db, key: &Key) -> Result<Option<Usable>> {
     Ok(db.get(name(b'u', &[&key.0]))?.and_then(|v| Usable::decode(&v)))
 }
 
-/// Reads the short entries of up to `count` results, so that their pages are in memory.
-pub(super) fn read_ahead(db: &sled::Db, count: usize) -> Result<()> {
-    db.scan_prefix(b"u").take(count).try_for_each(|entry| Ok(drop(entry?)))
+/// Reads the short entries of results until `is_enough`, so that their pages are in memory.
+pub(super) fn read_ahead(db: &sled::Db, is_enough: impl Fn() -> bool) -> Result<()> {
+    db.scan_prefix(b"u").take_while(|_| !is_enough()).try_for_each(|entry| Ok(drop(entry?)))
 }
 
 /// The number of the chunk database's folder; none in a new index.

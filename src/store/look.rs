@@ -8,6 +8,7 @@
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
@@ -55,15 +56,17 @@ impl From<Failure> for LookError {
 }
 
 impl Store {
-    /// Opens the index if there is one and no other process has it, and reads what look-ups need. Call it in parallel
-    /// with other work, before look-ups: opening takes longer the more the index holds. Errors are ignored, because the
-    /// look-ups report them.
-    pub fn open_ahead(&self) {
-        /// More than this would take longer than reading most pipelines.
-        const RESULTS: usize = 20_000;
+    /// Opens the index if there is one and no other process has it, and reads ahead in it until `is_needed`. Call it in
+    /// parallel with other work, before look-ups: opening takes longer the more the index holds. Errors are ignored,
+    /// because the look-ups report them.
+    pub fn open_ahead(&self, is_needed: &AtomicBool) {
         if self.index.exists().unwrap_or(false) && self.index.is_free() {
-            let read = |look: &Look<'_>| look.db.map_or(Ok(()), |db| entries::read_ahead(db, RESULTS));
-            let _ = self.look(|look| Ok(read(look)?));
+            let read_ahead = |db: &sled::Db| catch(|| entries::read_ahead(db, || is_needed.load(Ordering::Relaxed)));
+            let _ = self.look(|look| {
+                // Damage in what no look-up needs is no reason to repair the index.
+                let _ = look.db.map(read_ahead);
+                Ok(())
+            });
         }
     }
 

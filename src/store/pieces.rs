@@ -33,7 +33,7 @@ use super::pack_writer::{self, Written};
 use super::tree::{self, PIECE, PieceList};
 use crate::artifact::BlobEntry;
 use crate::key::Digest;
-use crate::system::vec_on_large_pages;
+use crate::system::zeros_on_large_pages;
 
 /// How the chunk database is set up. Changing the segment size raises [`super::FORMAT`].
 pub(super) const SETUP: Setup = Setup { segment: 8 << 20, cache: 64 << 20, unjournaled: b"bc", precious: b"bc" };
@@ -235,8 +235,7 @@ impl Located {
         }
         // The header of a tensor is shorter than a piece. A longer one was requested for the wrong blob.
         let head = if head < PIECE.min(size) { head } else { 0 };
-        let (mut first, mut rest) = (vec![0; head], vec_on_large_pages(size - head));
-        rest.resize(size - head, 0);
+        let (mut first, mut rest) = (vec![0; head], zeros_on_large_pages(size - head));
         let (start, others) = rest.split_at_mut(PIECE.min(size) - head);
         let others = others.chunks_mut(PIECE).enumerate();
         let others = others.map(|(i, part)| Job { index: i + 1, parts: [&mut [], part] });
