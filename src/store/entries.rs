@@ -73,7 +73,10 @@ pub(super) fn usable(db: &sled::Db, key: &Key) -> Result<Option<Usable>> {
 
 /// Reads the short entries of results until `is_enough`, so that their pages are in memory.
 pub(super) fn read_ahead(db: &sled::Db, is_enough: impl Fn() -> bool) -> Result<()> {
-    db.scan_prefix(b"u").take_while(|_| !is_enough()).try_for_each(|entry| Ok(drop(entry?)))
+    for entry in db.scan_prefix(b"u").take_while(|_| !is_enough()) {
+        entry?;
+    }
+    Ok(())
 }
 
 /// The number of the chunk database's folder; none in a new index.
