@@ -174,11 +174,7 @@ pub fn main_with(registry: Registry, args: impl IntoIterator<Item = OsString>) -
     let mut cli = Cli::parse_from(args);
     cli.global.kinds = Kinds(Arc::new(registry));
     let ui = Ui::new(cli.global.json, cli.global.quiet, cli.global.verbose);
-    let checked = limits::check();
-    if matches!(cli.command, Command::Run(_) | Command::Plan(_) | Command::Status(_)) {
-        set_up_heap_for_planning();
-    }
-    match checked.and_then(|()| dispatch(cli, &ui)) {
+    match limits::check().and_then(|()| dispatch(cli, &ui)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             ui.error(&error);
@@ -188,6 +184,9 @@ pub fn main_with(registry: Registry, args: impl IntoIterator<Item = OsString>) -
 }
 
 fn dispatch(cli: Cli, ui: &Ui) -> Result<()> {
+    if matches!(cli.command, Command::Run(_) | Command::Plan(_) | Command::Status(_)) {
+        set_up_heap_for_planning();
+    }
     let global = &cli.global;
     match cli.command {
         Command::Run(args) => run::run(&args, global, ui),

@@ -224,9 +224,6 @@ impl Graph {
     /// # Errors
     /// If a target matches nothing or is not a valid glob.
     pub fn targets(&self, targets: &[String]) -> Result<BTreeSet<PointId>, GraphError> {
-        if targets.is_empty() {
-            return Ok(PointId::first(self.len()).collect());
-        }
         let points = self.graph.node_weights().map(|node| (node.name.as_str(), node.stage.as_str()));
         Ok(matching(points, targets)?.into_iter().map(PointId::new).collect())
     }
@@ -249,14 +246,14 @@ pub fn matching<'a>(
     all: impl IntoIterator<Item = (&'a str, &'a str)>,
     targets: &[String],
 ) -> Result<BTreeSet<usize>, GraphError> {
+    if targets.is_empty() {
+        return Ok((0..all.into_iter().count()).collect());
+    }
     let mut points: BTreeMap<&str, usize> = BTreeMap::new();
     let mut stages: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (position, (name, stage)) in all.into_iter().enumerate() {
         points.insert(name, position);
         stages.entry(stage).or_default().push(position);
-    }
-    if targets.is_empty() {
-        return Ok(points.into_values().collect());
     }
     let mut found = BTreeSet::new();
     for target in targets {

@@ -147,8 +147,8 @@ static IS_FOR_PLANNING: AtomicBool = AtomicBool::new(false);
 /// Puts the first 64 MiB of the first thread's heap on large pages. A plan of 10,000 points takes 40 MB in small
 /// pieces. On ordinary pages, a quarter of its time would be spent on page faults.
 ///
-/// Other work then needs [`set_up_heap_for_work`]: each block of 256 KiB gets pages of its own, and the heap keeps
-/// what is freed.
+/// Call [`set_up_heap_for_work`] before other work. Until then, each block of 256 KiB or more gets new pages, and the
+/// heap keeps freed memory.
 pub(crate) fn set_up_heap_for_planning() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
@@ -180,9 +180,9 @@ pub(crate) fn set_up_heap_for_planning() {
     }
 }
 
-/// Makes the allocator keep large blocks that are freed, for work that needs the same size again and again, and return
-/// the end of a heap that is no longer used. By default, glibc adapts to the sizes, but not after
-/// [`set_up_heap_for_planning`].
+/// Undoes the limits of [`set_up_heap_for_planning`]. The allocator then keeps freed blocks of up to 32 MiB for the
+/// next use, and returns the unused end of a heap to the system. glibc adapts both limits by itself only while no
+/// program has set one.
 pub(crate) fn set_up_heap_for_work() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {

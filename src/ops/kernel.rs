@@ -216,7 +216,7 @@ mod x86 {
             Self { scalars, vectors, run, left: scalars.as_ptr(), right: vectors.as_ptr(), rest: 0 }
         }
 
-        /// The next group. Empty if there are no more pairs.
+        /// Takes the next group. It is empty after the last pair.
         #[inline(always)]
         fn next(&mut self, pairs: &mut impl Iterator<Item = (usize, usize)>) -> Group {
             let (scalars, vectors) = (self.scalars.as_ptr(), self.vectors.as_ptr());

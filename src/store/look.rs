@@ -63,7 +63,7 @@ impl Store {
         if self.index.exists().unwrap_or(false) && self.index.is_free() {
             let read_ahead = |db: &sled::Db| catch(|| entries::read_ahead(db, || is_needed.load(Ordering::Relaxed)));
             let _ = self.look(|look| {
-                // Damage in what no look-up needs is no reason to repair the index.
+                // Ignored here, because an error of `look` repairs the index. A look-up repairs what it needs.
                 let _ = look.db.map(read_ahead);
                 Ok(())
             });
