@@ -1,8 +1,8 @@
 //! The inner loop of all matrix products: adds outer products to a 16 × 16 tile of results, which stays in registers.
 //!
 //! `acc[r][l] += Σ scalars[k][r] · vectors[k][l]` (or `scalars[r][k]`), over a list of pairs of positions, and over a
-//! run of blocks from each pair on. With AVX-512 the 16 rows of `acc` are 16 registers, and a step is one load and 16
-//! multiply-adds with a broadcast operand. Zen 4 can do one 512-bit multiply-add a cycle, and 17 loads in 16 cycles.
+//! run of blocks from each pair on. Blocks are processed in small groups: the scalars of a group are read once for all
+//! results, and meanwhile the next group is prefetched.
 //!
 //! Each element is one chain of fused multiply-adds with every instruction set, so all give the same bits.
 
@@ -47,11 +47,7 @@ pub fn accumulate<const BY_ROW: bool>(
         if std::arch::is_x86_feature_detected!("avx512f") {
             // SAFETY: the processor has AVX-512F, and the loop above checked that every run lies inside both slices.
             #[expect(unsafe_code, reason = "calls the AVX-512 kernel")]
-            return unsafe {
-                for (n, acc) in accs.iter_mut().enumerate() {
-                    x86::avx512::<BY_ROW>(acc, scalars, &vectors[n..], pairs.clone(), next.clone(), run);
-                }
-            };
+            return unsafe { x86::avx512::<BY_ROW>(accs, scalars, vectors, pairs, next, run) };
         }
         if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
             // SAFETY: the processor has AVX2 and FMA, and the loop above checked that every run lies inside both
@@ -124,60 +120,8 @@ mod x86 {
         _mm512_store_ps,
     };
 
-    /// # Safety
-    /// The processor must have AVX-512F, and every block of every run must lie inside its slice.
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn avx512<const BY_ROW: bool>(
-        acc: &mut Block,
-        scalars: &[Block],
-        vectors: &[Block],
-        mut pairs: impl Iterator<Item = (usize, usize)>,
-        mut next: impl Iterator<Item = (usize, usize)>,
-        run: Run,
-    ) {
-        // SAFETY: blocks are aligned to 64 bytes, and the caller guarantees that runs lie in bounds. Prefetching any
-        // address is allowed, and `wrapping_add` may leave the allocation.
-        unsafe {
-            let mut tile: [__m512; LANES] = [_mm512_setzero_ps(); LANES];
-            if !run.fresh {
-                for (register, row) in tile.iter_mut().zip(&acc.0) {
-                    *register = _mm512_load_ps(row.as_ptr());
-                }
-            }
-            let mut pair = pairs.next();
-            while let Some((s, v)) = pair {
-                pair = pairs.next();
-                let ahead = pair.or_else(|| next.next());
-                let mut left = scalars.as_ptr().add(s);
-                let mut right = vectors.as_ptr().add(v);
-                for at in 1..=run.blocks {
-                    let (mut next_left, mut next_right) =
-                        (left.wrapping_add(run.scalars), right.wrapping_add(run.vectors));
-                    if let (Some((s, v)), true) = (ahead, at == run.blocks) {
-                        (next_left, next_right) = (scalars.as_ptr().wrapping_add(s), vectors.as_ptr().wrapping_add(v));
-                    }
-                    let (l, r) = (left.cast::<f32>(), right.cast::<f32>());
-                    for k in 0..LANES {
-                        // A block is too short for the hardware to prefetch the next one by itself.
-                        _mm_prefetch::<_MM_HINT_T0>(next_left.cast::<i8>().wrapping_add(k * 64));
-                        _mm_prefetch::<_MM_HINT_T0>(next_right.cast::<i8>().wrapping_add(k * 64));
-                        let lanes = _mm512_load_ps(r.add(k * LANES));
-                        for (row, register) in tile.iter_mut().enumerate() {
-                            let scalar = *l.add(if BY_ROW { row * LANES + k } else { k * LANES + row });
-                            *register = _mm512_fmadd_ps(_mm512_set1_ps(scalar), lanes, *register);
-                        }
-                    }
-                    (left, right) = (next_left, next_right);
-                }
-            }
-            for (register, row) in tile.iter().zip(&mut acc.0) {
-                _mm512_store_ps(row.as_mut_ptr(), *register);
-            }
-        }
-    }
-
-    /// The number of blocks that are processed together with AVX2. Those of both operands and the next ones fill half
-    /// of the first-level cache, and the processor computes long enough for the next ones to come from main memory.
+    /// The number of blocks that are processed together. Those of both operands and the next ones fill half of the
+    /// first-level cache, and the processor computes long enough for the next ones to come from main memory.
     const GROUP: usize = 4;
 
     /// Up to [`GROUP`] blocks of both operands.
@@ -238,6 +182,96 @@ mod x86 {
         }
     }
 
+    /// Blocks to be prefetched while a group is processed.
+    struct Ahead<'a> {
+        /// The scalars of the next group, with the last result of this one.
+        scalars: Option<&'a [*const f32; GROUP]>,
+        /// The vectors of the next result or group.
+        vectors: &'a [*const f32; GROUP],
+    }
+
+    /// Calls `add` for each group and result, also with whether the sum starts at 0. The scalars of a group stay in the
+    /// cache for all results.
+    #[inline(always)]
+    fn each_group(
+        accs: &mut [Block],
+        mut groups: Groups<'_>,
+        mut pairs: impl Iterator<Item = (usize, usize)>,
+        mut next: impl Iterator<Item = (usize, usize)>,
+        mut add: impl FnMut(&mut Block, &Group, Ahead<'_>, bool),
+    ) {
+        let mut group = groups.next(&mut pairs);
+        let mut fresh = groups.run.fresh;
+        if group.len == 0 && fresh {
+            accs.fill(Block::ZERO);
+        }
+        while group.len > 0 {
+            let mut following = groups.next(&mut pairs);
+            let is_last = following.len == 0;
+            if is_last {
+                following = groups.next(&mut next);
+            }
+            let last = accs.len() - 1;
+            for (n, acc) in accs.iter_mut().enumerate() {
+                let of_next = group.advanced();
+                let ahead = match n < last {
+                    true => Ahead { scalars: None, vectors: &of_next.vectors },
+                    false => Ahead { scalars: Some(&following.scalars), vectors: &following.vectors },
+                };
+                add(acc, &group, ahead, fresh);
+                group = of_next;
+            }
+            (group, fresh) = (following, false);
+            if is_last {
+                break;
+            }
+        }
+    }
+
+    /// The 16 rows of a tile are 16 registers. A step is one load and 16 multiply-adds with a broadcast operand. Zen 4
+    /// can do one 512-bit multiply-add a cycle, and 17 loads in 16 cycles.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512F, and every block of every run must lie inside its slice.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn avx512<const BY_ROW: bool>(
+        accs: &mut [Block],
+        scalars: &[Block],
+        vectors: &[Block],
+        pairs: impl Iterator<Item = (usize, usize)>,
+        next: impl Iterator<Item = (usize, usize)>,
+        run: Run,
+    ) {
+        each_group(accs, Groups::new(scalars, vectors, run), pairs, next, |acc, group, ahead, fresh| {
+            // SAFETY: blocks are aligned to 64 bytes, and the caller guarantees that runs lie in bounds.
+            unsafe {
+                let mut tile: [__m512; LANES] = [_mm512_setzero_ps(); LANES];
+                if !fresh {
+                    for (register, row) in tile.iter_mut().zip(&acc.0) {
+                        *register = _mm512_load_ps(row.as_ptr());
+                    }
+                }
+                let ahead = [ahead.scalars.unwrap_or(ahead.vectors), ahead.vectors];
+                for at in 0..group.len {
+                    let (l, r) = (group.scalars[at], group.vectors[at]);
+                    for k in 0..LANES {
+                        for blocks in ahead {
+                            _mm_prefetch::<_MM_HINT_T0>(blocks[at].cast::<i8>().wrapping_add(k * 64));
+                        }
+                        let lanes = _mm512_load_ps(r.add(k * LANES));
+                        for (row, register) in tile.iter_mut().enumerate() {
+                            let scalar = *l.add(if BY_ROW { row * LANES + k } else { k * LANES + row });
+                            *register = _mm512_fmadd_ps(_mm512_set1_ps(scalar), lanes, *register);
+                        }
+                    }
+                }
+                for (register, row) in tile.iter().zip(&mut acc.0) {
+                    _mm512_store_ps(row.as_mut_ptr(), *register);
+                }
+            }
+        });
+    }
+
     /// 16 rows of 16 numbers take 32 registers, of which AVX2 has 16. So the tile is computed in three parts of 6, 5
     /// and 5 rows, each with at most 12 registers for sums, 2 for lanes and 1 for a scalar. A step of 6 rows is 8 loads
     /// and 12 multiply-adds; Zen 3 can do 2 of each in a cycle.
@@ -249,44 +283,18 @@ mod x86 {
         accs: &mut [Block],
         scalars: &[Block],
         vectors: &[Block],
-        mut pairs: impl Iterator<Item = (usize, usize)>,
-        mut next: impl Iterator<Item = (usize, usize)>,
+        pairs: impl Iterator<Item = (usize, usize)>,
+        next: impl Iterator<Item = (usize, usize)>,
         run: Run,
     ) {
-        // SAFETY: the caller guarantees that runs lie in bounds.
-        unsafe {
-            let mut groups = Groups::new(scalars, vectors, run);
-            let mut group = groups.next(&mut pairs);
-            let mut fresh = run.fresh;
-            if group.len == 0 && fresh {
-                accs.fill(Block::ZERO);
+        each_group(accs, Groups::new(scalars, vectors, run), pairs, next, |acc, group, ahead, fresh| {
+            // SAFETY: the caller guarantees that runs lie in bounds.
+            unsafe {
+                rows::<BY_ROW, 0, 6>(acc, group, ahead.scalars, fresh);
+                rows::<BY_ROW, 6, 5>(acc, group, Some(ahead.vectors), fresh);
+                rows::<BY_ROW, 11, 5>(acc, group, None, fresh);
             }
-            while group.len > 0 {
-                let mut following = groups.next(&mut pairs);
-                let is_last = following.len == 0;
-                if is_last {
-                    following = groups.next(&mut next);
-                }
-                // The scalars of a group stay in the cache for all results.
-                let last = accs.len() - 1;
-                for (n, acc) in accs.iter_mut().enumerate() {
-                    let of_next = group.advanced();
-                    if n < last {
-                        rows::<BY_ROW, 0, 6>(acc, &group, None, fresh);
-                        rows::<BY_ROW, 6, 5>(acc, &group, Some(&of_next.vectors), fresh);
-                    } else {
-                        rows::<BY_ROW, 0, 6>(acc, &group, Some(&following.scalars), fresh);
-                        rows::<BY_ROW, 6, 5>(acc, &group, Some(&following.vectors), fresh);
-                    }
-                    rows::<BY_ROW, 11, 5>(acc, &group, None, fresh);
-                    group = of_next;
-                }
-                (group, fresh) = (following, false);
-                if is_last {
-                    break;
-                }
-            }
-        }
+        });
     }
 
     /// Adds the products of a group to `ROWS` rows from `FIRST` on, and prefetches the blocks `ahead`.
