@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 use safetensors::SafeTensorError;
@@ -42,12 +42,21 @@ impl Element for i64 {
 }
 
 /// A tensor on the host: row-major, little-endian, cheap to clone.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Tensor {
     element: ElementType,
     shape: Vec<usize>,
     bytes: Arc<Vec<u8>>,
+    /// Set once it is known.
+    is_finite: OnceLock<bool>,
 }
+
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Self) -> bool {
+        (self.element, &self.shape, &self.bytes) == (other.element, &other.shape, &other.bytes)
+    }
+}
+impl Eq for Tensor {}
 
 /// An error in a tensor's bytes, or in how a tensor is used.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +104,8 @@ impl Tensor {
     }
 
     /// Makes a [`Tensor::new`] in the memory of `spare`, if that has as many bytes and no other owner. The first use
-    /// of new memory takes longer than the copy. Copies on several threads.
+    /// of new memory takes longer than the copy. Copies on several threads, which also find out whether the elements
+    /// are finite.
     ///
     /// # Errors
     /// As [`Tensor::new`].
@@ -109,8 +119,14 @@ impl Tensor {
         let spare =
             spare.and_then(|tensor| Arc::try_unwrap(tensor.bytes).ok()).filter(|bytes| bytes.len() == from.len());
         let Some(mut bytes) = spare else { return Self::new(shape, elements) };
-        bytes.par_chunks_mut(PART).zip(from.par_chunks(PART)).for_each(|(to, from)| to.copy_from_slice(from));
-        Self::from_bytes(T::TYPE, shape, bytes)
+        let parts = bytes.par_chunks_mut(PART).zip(from.par_chunks(PART)).map(|(to, from)| {
+            to.copy_from_slice(from);
+            // The bytes are in the core's cache now.
+            are_finite(T::TYPE, to)
+        });
+        let is_finite = parts.reduce(|| true, |left, right| left & right);
+        let tensor = Self::from_bytes(T::TYPE, shape, bytes)?;
+        Ok(Self { is_finite: OnceLock::from(is_finite), ..tensor })
     }
 
     /// A tensor whose elements are set by `fill`. They are 0 before. Saves the copy that [`Tensor::new`] makes.
@@ -137,7 +153,7 @@ impl Tensor {
 
     /// A tensor of one dimension.
     pub fn vector<T: Element>(elements: &[T]) -> Self {
-        Self { element: T::TYPE, shape: vec![elements.len()], bytes: Arc::new(bytemuck::cast_slice(elements).to_vec()) }
+        Self::of(T::TYPE, vec![elements.len()], bytemuck::cast_slice(elements).to_vec())
     }
 
     /// A tensor from its little-endian bytes.
@@ -149,7 +165,11 @@ impl Tensor {
         if byte_count(element, &shape) != Some(bytes.len()) {
             return Err(TensorError::Shape { elements: bytes.len() * 8 / element.bitsize(), shape });
         }
-        Ok(Self { element, shape, bytes: Arc::new(bytes) })
+        Ok(Self::of(element, shape, bytes))
+    }
+
+    fn of(element: ElementType, shape: Vec<usize>, bytes: Vec<u8>) -> Self {
+        Self { element, shape, bytes: Arc::new(bytes), is_finite: OnceLock::new() }
     }
 
     /// The element type.
@@ -175,6 +195,11 @@ impl Tensor {
     /// The little-endian bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// Whether no element is an infinity or a NaN. Looks only at elements of the types f32 and f64.
+    pub fn is_finite(&self) -> bool {
+        *self.is_finite.get_or_init(|| are_finite(self.element, &self.bytes))
     }
 
     /// The elements, row-major.
@@ -240,6 +265,20 @@ impl std::fmt::Debug for Tensor {
     }
 }
 
+/// [`Tensor::is_finite`] of these bytes.
+fn are_finite(element: ElementType, bytes: &[u8]) -> bool {
+    /// Looks at many elements of N bytes at once, as vectors.
+    fn all<const N: usize>(bytes: &[u8], is_finite: impl Fn(&[u8; N]) -> bool) -> bool {
+        let mut many = bytes.as_chunks().0.chunks(1 << 12);
+        many.all(|elements| elements.iter().fold(true, |all, element| all & is_finite(element)))
+    }
+    match element {
+        ElementType::F32 => all(bytes, |b| f32::from_le_bytes(*b).is_finite()),
+        ElementType::F64 => all(bytes, |b| f64::from_le_bytes(*b).is_finite()),
+        _ => true,
+    }
+}
+
 const BLOB_NAME: &str = "tensor";
 
 /// A safetensors file with several named tensors and no metadata map.
@@ -292,6 +331,21 @@ mod tests {
         let made_in_spare = made(Some(kept));
         assert_eq!((made_in_spare.bytes().as_ptr(), made_in_spare), (memory, Tensor::vector(&elements)));
         assert_eq!(made(Some(Tensor::vector(&[1.0f32]))), Tensor::vector(&elements), "a shorter one is of no use");
+    }
+
+    #[test]
+    fn tensor_is_finite_without_infinities_and_nans() {
+        let mut elements: Vec<f32> = (0..700_000).map(|n| n as f32).collect();
+        let copied = |elements: &[f32]| Tensor::new_in(Some(Tensor::vector(elements)), [700_000], elements).unwrap();
+        assert!(copied(&elements).is_finite() && Tensor::vector(&elements).is_finite());
+        for (position, bad) in [(0, f32::NAN), (300_000, f32::INFINITY), (699_999, f32::NEG_INFINITY)] {
+            let good = std::mem::replace(&mut elements[position], bad);
+            assert!(!copied(&elements).is_finite() && !Tensor::vector(&elements).is_finite(), "{bad} at {position}");
+            elements[position] = good;
+        }
+        assert!(Tensor::vector(&[f64::MAX, f64::MIN_POSITIVE]).is_finite());
+        assert!(!Tensor::vector(&[0.0, f64::NAN]).is_finite());
+        assert!(Tensor::vector(&[u32::MAX, f32::NAN.to_bits()]).is_finite(), "an integer is always finite");
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! appends the new pieces of hashed groups in their order, and hashes a group itself when none is ready. So a pack has
 //! the same bytes whatever the number of threads, and hashing takes no extra time if writing takes as long. Writing
 //! fills the page cache only. Meanwhile, another thread makes the kernel write the file to the disk.
-//! [`Pace::Background`] leaves the cores and the page cache to others.
+//!
+//! [`Pace::Background`] leaves the cores and the page cache to others. Then one thread does everything, and pieces are
+//! named by checksums instead of hashes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -23,15 +25,12 @@ use crate::artifact::BlobEntry;
 use crate::file;
 use crate::key::Digest;
 
-/// Pieces that are hashed at a time.
+/// Pieces that are hashed at a time. At [`Pace::Background`] it is one, which is then written from the core's cache.
 const GROUP: usize = 4;
 /// Bytes after which the kernel is made to write to the disk.
 const SYNC: u64 = 16 << 20;
 /// Fewer bytes than this are written on one thread.
 const ALONE: u64 = 2 << 20;
-/// The niceness of a thread that gives way: it gets a tenth of a core that others want.
-#[cfg(target_os = "linux")]
-const NICENESS: i32 = 10;
 /// More threads than this only wait for the disk.
 const THREADS: usize = 4;
 
@@ -46,8 +45,8 @@ pub(super) fn threads() -> usize {
 pub enum Pace {
     /// As fast as possible: on several threads. The page cache keeps them, because they are read soon.
     Fast,
-    /// With little of the processor's time, because a training goes on meanwhile: hashed on one thread that gives way
-    /// to others, and written past the page cache.
+    /// With little of the processor's time, because a training goes on meanwhile: on one thread, with checksums instead
+    /// of hashes, and past the page cache. For blobs that never leave this cache.
     Background,
 }
 
@@ -130,6 +129,7 @@ struct Work<'a> {
     sources: &'a [Source<'a>],
     groups: Vec<Group>,
     next: AtomicUsize,
+    pace: Pace,
 }
 
 /// The number of a group, and the names of its pieces.
@@ -142,7 +142,11 @@ impl Work<'_> {
         let group = self.groups.get(i)?;
         let source = &self.sources[group.source];
         let pieces = group.first..group.first + group.pieces;
-        Some((i, source.each_piece(pieces, |piece, parts| Ok(tree::name(piece, source.len() as u64, parts)))))
+        let name = |piece, parts: [&[u8]; 2]| match self.pace {
+            Pace::Fast => tree::name(piece, source.len() as u64, parts),
+            Pace::Background => tree::checksum(piece, parts),
+        };
+        Some((i, source.each_piece(pieces, |piece, parts| Ok(name(piece, parts)))))
     }
 
     fn bytes(&self) -> u64 {
@@ -157,48 +161,31 @@ pub(super) fn write(
     known: &dyn Fn(&[Digest]) -> Result<Vec<bool>>,
     pace: Pace,
 ) -> Result<Written> {
+    let group = if pace == Pace::Fast { GROUP } else { 1 };
     let mut groups = Vec::new();
     for (source, blob) in sources.iter().enumerate() {
         let pieces = blob.len().div_ceil(PIECE);
-        let firsts = (0..pieces).step_by(GROUP);
-        groups.extend(firsts.map(|first| Group { source, first, pieces: GROUP.min(pieces - first) }));
+        let firsts = (0..pieces).step_by(group);
+        groups.extend(firsts.map(|first| Group { source, first, pieces: group.min(pieces - first) }));
     }
-    let work = Work { sources, groups, next: AtomicUsize::new(0) };
-    let threads = match pace {
-        _ if work.bytes() < ALONE => 1,
-        Pace::Fast => threads().min(work.groups.len()),
-        Pace::Background => 2,
-    };
+    let work = Work { sources, groups, next: AtomicUsize::new(0), pace };
+    let is_alone = pace == Pace::Background || work.bytes() < ALONE;
+    let threads = if is_alone { 1 } else { threads().min(work.groups.len()) };
     std::thread::scope(|scope| {
         let (send, hashed) = mpsc::channel();
         let work = &work;
-        let mut hashing = 0;
         for _ in 1..threads {
             let send = send.clone();
             // The send fails when the calling thread has failed.
-            let run = move || {
-                if pace == Pace::Background {
-                    give_way();
-                }
-                while work.hash_next().is_some_and(|hashed| send.send(hashed).is_ok()) {}
-            };
+            let run = move || while work.hash_next().is_some_and(|hashed| send.send(hashed).is_ok()) {};
             // If the system refuses a thread, fewer threads do the work.
-            hashing += usize::from(Builder::new().spawn_scoped(scope, run).is_ok());
+            let _ = Builder::new().spawn_scoped(scope, run);
         }
         drop(send);
         let names = vec![Vec::new(); sources.len()];
-        let hashes = pace == Pace::Fast || hashing == 0;
-        let writer =
-            Writer { work, folder, known, pace, hashes, names, reused: BTreeSet::new(), pack: None, sync: None };
+        let writer = Writer { work, folder, known, names, reused: BTreeSet::new(), pack: None, sync: None };
         writer.write(&hashed, scope)
     })
-}
-
-/// Lowers the priority of the calling thread: other threads go first.
-fn give_way() {
-    // On other systems this would lower the priority of the whole process. A refusal does no harm.
-    #[cfg(target_os = "linux")]
-    let _ = rustix::process::setpriority_process(None, NICENESS);
 }
 
 /// A blob that did not arrive, and why: the end of a sentence.
@@ -259,9 +246,6 @@ struct Writer<'a, 'scope> {
     work: &'a Work<'a>,
     folder: &'a Path,
     known: &'a dyn Fn(&[Digest]) -> Result<Vec<bool>>,
-    pace: Pace,
-    /// Whether this thread hashes too.
-    hashes: bool,
     names: Vec<Vec<Digest>>,
     reused: BTreeSet<Digest>,
     pack: Option<NewPack>,
@@ -286,8 +270,7 @@ impl<'scope> Writer<'_, 'scope> {
                 let next = match hashed.try_recv() {
                     Ok(next) => Some(next),
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => {
-                        let own = self.hashes.then(|| self.work.hash_next()).flatten();
-                        own.or_else(|| hashed.recv().ok())
+                        self.work.hash_next().or_else(|| hashed.recv().ok())
                     }
                 };
                 // Only a thread that failed leaves a group out.
@@ -331,7 +314,7 @@ impl<'scope> Writer<'_, 'scope> {
                     pack::remove_abandoned(self.folder);
                 }
                 let mut pack = NewPack::begin(self.folder)?;
-                if self.pace == Pace::Background && bytes >= ALONE {
+                if self.work.pace == Pace::Background && bytes >= ALONE {
                     pack.make_direct();
                 } else if bytes > SYNC {
                     let (request, requests) = mpsc::channel();

@@ -279,7 +279,7 @@ impl Located {
             Err(why) => return Ok(Err(why.clone())),
         };
         let read = reader.read(location, [&mut *first, &mut *second])?;
-        let is_right = || tree::name(index, self.list.size, [first, second]) == self.list.pieces[index];
+        let is_right = || tree::is_named(&self.list.pieces[index], index, self.list.size, [first, second]);
         Ok(match read {
             Ok(()) if is_right() => Ok(()),
             Ok(()) => Err("is altered".to_owned()),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
-use crate::artifact::{ElementType, Tensor};
+use crate::artifact::Tensor;
 use crate::error::Error;
 use crate::stage::{Chain, Position};
 
@@ -115,17 +115,6 @@ fn save(chain: Option<&dyn Chain>, position: Position, state: &State) -> Result<
 /// Refuses a state that is not finite. The loss does not always show it, because that is the loss before the last
 /// update.
 pub(super) fn check(state: &State) -> Result<(), Unsaved> {
-    let finite = |tensor: &Tensor| match tensor.element() {
-        ElementType::F32 => all(tensor, |b| f32::from_le_bytes(*b).is_finite()),
-        ElementType::F64 => all(tensor, |b| f64::from_le_bytes(*b).is_finite()),
-        _ => true,
-    };
-    let bad = state.iter().find(|(_, tensor)| !finite(tensor));
+    let bad = state.iter().find(|(_, tensor)| !tensor.is_finite());
     bad.map_or(Ok(()), |(name, _)| Err(Unsaved::NotFinite(name.clone())))
-}
-
-/// Whether all elements of N bytes are good. Looks at many at once, as vectors.
-fn all<const N: usize>(tensor: &Tensor, is_good: impl Fn(&[u8; N]) -> bool) -> bool {
-    let mut many = tensor.bytes().as_chunks().0.chunks(1 << 12);
-    many.all(|elements| elements.iter().fold(true, |good, element| good & is_good(element)))
 }

@@ -115,17 +115,62 @@ fn interrupted_write_costs_nothing_and_is_completed_later() {
 }
 
 #[test]
-fn pack_of_a_checkpoint_is_that_of_any_other_blob() {
+fn blob_is_written_with_the_same_bytes_at_any_pace() {
     let blob = noise(3, 5 * MB + 17);
     let written = [Pace::Fast, Pace::Background].map(|pace| {
         let dir = tempfile::tempdir().unwrap();
         let source = Source { head: vec![1, 2, 3], body: Body::Bytes(&blob) };
         let written = pack_writer::write(&[source], dir.path(), &|p| Ok(vec![false; p.len()]), pace).unwrap();
         let packs = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
-        let packs: Vec<_> = packs.map(|path| (path.file_name().unwrap().to_owned(), fs::read(path).unwrap())).collect();
-        (written.lists[0].0, written.locations, packs)
+        (written.lists[0].0, packs.map(|path| fs::read(path).unwrap()).collect::<Vec<_>>())
     });
-    assert!(written[0] == written[1] && written[0].2.len() == 1);
+    let whole = [&[1, 2, 3], blob.as_slice()].concat();
+    assert!(written.iter().all(|(_, packs)| *packs == [whole.as_slice()]));
+    assert_eq!(written[0].0, Digest::of(&whole));
+    assert_ne!(written[1].0, written[0].0, "checksums give another digest");
+}
+
+#[test]
+fn damaged_state_with_checksums_is_forgotten() {
+    let template = tempfile::tempdir().unwrap();
+    let keys = chain(3).chain().keys().to_vec();
+    let (good, partial) = (state(1, MB), state(2, 2 * MB + 5));
+    let background =
+        |position, tensors| NewState { pace: Pace::Background, ..NewState::new(position, "cpu", false, tensors) };
+    let first = store(template.path());
+    first.put_state(&keys, NewState::new(at(1, 0), "cpu", false, &good)).unwrap();
+    let before = pack_files(template.path());
+    first.put_state(&keys, background(at(1, 7), &partial)).unwrap();
+    drop(first);
+    let pack = pack_files(template.path()).into_iter().find(|pack| !before.contains(pack)).unwrap();
+    let length = fs::metadata(&pack).unwrap().len() as usize;
+    // The second tensor and its header are at the end.
+    for damage in [None, Some(0), Some(MB - 1), Some(MB), Some(2 * MB + 50), Some(length - 1)] {
+        let dir = tempfile::tempdir().unwrap();
+        copy(template.path(), dir.path());
+        if let Some(position) = damage {
+            flip(&dir.path().join(pack.strip_prefix(template.path()).unwrap()), position);
+        }
+        let (record, tensors) = store(dir.path()).resume(&keys, &StateQuery::new("cpu")).unwrap().unwrap();
+        let expected = if damage.is_some() { (at(1, 0), &good) } else { (at(1, 7), &partial) };
+        assert!((record.position(), &tensors) == expected, "{damage:?}: {:?}", record.position());
+    }
+}
+
+#[test]
+fn state_at_the_end_of_an_epoch_has_digests_at_any_pace() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, keys, tensors) = (store(dir.path()), chain(3).chain().keys().to_vec(), state(1, 3 * MB));
+    let has_digests = |position| {
+        let new = NewState { pace: Pace::Background, ..NewState::new(position, "cpu", false, &tensors) };
+        let record = store.put_state(&keys, new).unwrap();
+        let blob = tensors["w"].to_blob().unwrap();
+        assert_eq!(store.read_state(&record).unwrap(), tensors);
+        record.tensors["w"].blob.digest == Digest::of(&blob)
+    };
+    // It may go to another machine, which verifies the digest.
+    assert!(has_digests(at(2, 0)));
+    assert!(!has_digests(at(2, 5)));
 }
 
 #[test]
