@@ -19,7 +19,7 @@ pub struct TensorEntry {
 /// A blob in a manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct BlobEntry {
-    /// Digest of all its bytes.
+    /// Digest of all its bytes; for some blobs of states in mid-epoch, which stay in their cache, of checksums.
     pub digest: Digest,
     /// Its length in bytes.
     pub size: u64,

@@ -104,8 +104,8 @@ impl Tensor {
     }
 
     /// Makes a [`Tensor::new`] in the memory of `spare`, if that has as many bytes and no other owner. The first use
-    /// of new memory takes longer than the copy. Copies on several threads, which also find out whether the elements
-    /// are finite.
+    /// of new memory takes longer than the copy. Then several threads copy, and find out whether the elements are
+    /// finite.
     ///
     /// # Errors
     /// As [`Tensor::new`].

@@ -230,9 +230,9 @@ impl<'a> StoredChain<'a> {
         self.lock().last_save = started;
         let (class, pinned) = (self.resumable.class, self.is_kept(position));
         let result = Some(self.result);
-        // A training goes on while a checkpoint is saved, and reads it only after a crash.
+        // Most trainings go on while a checkpoint is saved. It is read only after a crash.
         let is_checkpoint = folder.is_none() && self.kind(position) == Due::Checkpoint && !self.cancel.is_cancelled();
-        let pace = if is_checkpoint { Pace::Background } else { Pace::Fast };
+        let pace = if is_checkpoint { Pace::Temporary } else { Pace::Fast };
         let new = NewState { position, class, pinned, tensors, folder, files_read, result, pace };
         let record = self.store.put_state(self.states.keys(), new)?;
         let mut moving = self.lock();

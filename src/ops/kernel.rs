@@ -6,6 +6,8 @@
 //!
 //! Each element is one chain of fused multiply-adds with every instruction set, so all give the same bits.
 
+use std::iter::FusedIterator;
+
 use super::block::{Block, LANES, Row};
 
 /// A run of blocks, in both operands.
@@ -27,16 +29,17 @@ pub struct Run {
 /// whose blocks are prefetched.
 ///
 /// # Panics
-/// If a run leaves its slice.
+/// If a run has no blocks or leaves its slice.
 #[inline(always)]
 pub fn accumulate<const BY_ROW: bool>(
     accs: &mut [Block],
     scalars: &[Block],
     vectors: &[Block],
-    pairs: impl Iterator<Item = (usize, usize)> + Clone,
+    pairs: impl FusedIterator<Item = (usize, usize)> + Clone,
     next: impl Iterator<Item = (usize, usize)> + Clone,
     run: Run,
 ) {
+    assert!(run.blocks > 0, "a run without blocks");
     let last = run.blocks - 1;
     for (s, v) in pairs.clone() {
         let (s, v) = (s + last * run.scalars, v + last * run.vectors + accs.len());
@@ -113,7 +116,7 @@ fn portable<const BY_ROW: bool>(
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "vector instructions on raw pointers; `accumulate` checks the bounds")]
 mod x86 {
-    use super::{Block, LANES, Run};
+    use super::{Block, FusedIterator, LANES, Run};
     use std::arch::x86_64::{
         __m256, __m512, _MM_HINT_T0, _mm_prefetch, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_load_ps,
         _mm256_setzero_ps, _mm256_store_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_set1_ps, _mm512_setzero_ps,
@@ -196,7 +199,7 @@ mod x86 {
     fn each_group(
         accs: &mut [Block],
         mut groups: Groups<'_>,
-        mut pairs: impl Iterator<Item = (usize, usize)>,
+        mut pairs: impl FusedIterator<Item = (usize, usize)>,
         mut next: impl Iterator<Item = (usize, usize)>,
         mut add: impl FnMut(&mut Block, &Group, Ahead<'_>, bool),
     ) {
@@ -211,10 +214,10 @@ mod x86 {
             if is_last {
                 following = groups.next(&mut next);
             }
-            let last = accs.len() - 1;
+            let results = accs.len();
             for (n, acc) in accs.iter_mut().enumerate() {
                 let of_next = group.advanced();
-                let ahead = match n < last {
+                let ahead = match n + 1 < results {
                     true => Ahead { scalars: None, vectors: &of_next.vectors },
                     false => Ahead { scalars: Some(&following.scalars), vectors: &following.vectors },
                 };
@@ -238,12 +241,13 @@ mod x86 {
         accs: &mut [Block],
         scalars: &[Block],
         vectors: &[Block],
-        pairs: impl Iterator<Item = (usize, usize)>,
+        pairs: impl FusedIterator<Item = (usize, usize)>,
         next: impl Iterator<Item = (usize, usize)>,
         run: Run,
     ) {
         each_group(accs, Groups::new(scalars, vectors, run), pairs, next, |acc, group, ahead, fresh| {
-            // SAFETY: blocks are aligned to 64 bytes, and the caller guarantees that runs lie in bounds.
+            // SAFETY: blocks are aligned to 64 bytes, and the caller guarantees that runs lie in bounds. Prefetching is
+            // allowed at any address.
             unsafe {
                 let mut tile: [__m512; LANES] = [_mm512_setzero_ps(); LANES];
                 if !fresh {
@@ -283,7 +287,7 @@ mod x86 {
         accs: &mut [Block],
         scalars: &[Block],
         vectors: &[Block],
-        pairs: impl Iterator<Item = (usize, usize)>,
+        pairs: impl FusedIterator<Item = (usize, usize)>,
         next: impl Iterator<Item = (usize, usize)>,
         run: Run,
     ) {
@@ -388,6 +392,40 @@ mod tests {
         let mut blocks = vec![Block::ZERO; n];
         Streams::new(1).stream(purpose, 0, 0).normals(bytemuck::cast_slice_mut(&mut blocks));
         blocks
+    }
+
+    /// The results of each kernel that this processor can run.
+    #[expect(unsafe_code, reason = "calls the kernels for features that were just detected")]
+    fn of_each_kernel(accs: &[Block], s: &[Block], v: &[Block], pairs: &[(usize, usize)], run: Run) -> Vec<Vec<Block>> {
+        let (pairs, next) = (pairs.iter().copied(), [(2, 9), (77, 99)].into_iter());
+        let mut found = vec![accs.to_vec(); 2];
+        for (n, acc) in found[0].iter_mut().enumerate() {
+            portable::<true>(acc, s, v.get(n..).unwrap_or_default(), pairs.clone(), run);
+        }
+        accumulate::<true>(&mut found[1], s, v, pairs.clone(), next.clone(), run);
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            let mut own = accs.to_vec();
+            // SAFETY: the processor has AVX2 and FMA, and `accumulate` has checked the bounds.
+            unsafe { x86::avx2::<true>(&mut own, s, v, pairs, next, run) };
+            found.push(own);
+        }
+        found
+    }
+
+    #[test]
+    fn all_kernels_give_the_same_bits_for_any_number_of_results() {
+        let (s, v, accs) = (random(12, "s"), random(40, "v"), random(5, "a"));
+        let all = [(1, vec![]), (1, vec![(3, 0)]), (5, vec![(0, 1), (2, 7)]), (4, vec![(1, 0), (0, 4), (2, 2)])];
+        for (blocks, pairs) in all {
+            for (fresh, results) in [(true, 5), (false, 5), (true, 1), (false, 1), (true, 0)] {
+                let run = Run { blocks, scalars: 1, vectors: 3, fresh };
+                let found = of_each_kernel(&accs[..results], &s, &v, &pairs, run);
+                assert!(found.iter().all(|other| *other == found[0]), "{run:?}, {pairs:?}, {results} results");
+                let expected = if fresh { vec![Block::ZERO; results] } else { accs[..results].to_vec() };
+                assert_eq!(found[0] == expected, pairs.is_empty() || results == 0);
+            }
+        }
     }
 
     #[test]

@@ -25,7 +25,8 @@ pub struct Pushed {
 impl SharedStore {
     /// Copies results and states from the cache to the store, first their blobs. If the store has another result under
     /// the same key, that one stays, and the own one is added as a word about it. A record of the store that is
-    /// damaged, or that this machine does not trust, is replaced. Results that the user accepted by hand are left out.
+    /// damaged, or that this machine does not trust, is replaced. Results that the user accepted by hand are left out,
+    /// and so are states in mid-epoch, which may have checksums instead of hashes.
     ///
     /// # Errors
     /// If the store can't be read or written, or if this machine may not write to it.
@@ -36,7 +37,8 @@ impl SharedStore {
         let is_sound = |record: &ResultRecord| !record.damaged && record.provenance.accepted.is_none();
         let results: Vec<ResultRecord> = records.results.into_iter().filter(is_sound).collect();
         let mut compared = self.compare(results, &mut pushed)?;
-        let (new_states, other_states) = self.compare_states(records.states, &mut compared.refused)?;
+        let states = records.states.into_iter().filter(|state| state.step == 0).collect();
+        let (new_states, other_states) = self.compare_states(states, &mut compared.refused)?;
         // Also those that the records of the store need: some may have been lost.
         let others = Import { results: std::mem::take(&mut compared.agreeing), states: other_states };
         let mut new = Import { results: compared.lacking, states: new_states };

@@ -5,8 +5,8 @@
 //! the same bytes whatever the number of threads, and hashing takes no extra time if writing takes as long. Writing
 //! fills the page cache only. Meanwhile, another thread makes the kernel write the file to the disk.
 //!
-//! [`Pace::Background`] leaves the cores and the page cache to others. Then one thread does everything, and pieces are
-//! named by checksums instead of hashes.
+//! [`Pace::Background`] and [`Pace::Temporary`] leave the cores and the page cache to others: one thread does all, and
+//! gives way to other threads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -25,12 +25,16 @@ use crate::artifact::BlobEntry;
 use crate::file;
 use crate::key::Digest;
 
-/// Pieces that are hashed at a time. At [`Pace::Background`] it is one, which is then written from the core's cache.
+/// Pieces that are hashed at a time. If one thread does everything, it is one piece, so that it is still in the core's
+/// cache when it is written.
 const GROUP: usize = 4;
 /// Bytes after which the kernel is made to write to the disk.
 const SYNC: u64 = 16 << 20;
 /// Fewer bytes than this are written on one thread.
 const ALONE: u64 = 2 << 20;
+/// The niceness of a thread that gives way: it gets a tenth of a core that others want.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
 /// More threads than this only wait for the disk.
 const THREADS: usize = 4;
 
@@ -45,9 +49,11 @@ pub(super) fn threads() -> usize {
 pub enum Pace {
     /// As fast as possible: on several threads. The page cache keeps them, because they are read soon.
     Fast,
-    /// With little of the processor's time, because a training goes on meanwhile: on one thread, with checksums instead
-    /// of hashes, and past the page cache. For blobs that never leave this cache.
+    /// With little of the processor's time, because a training goes on meanwhile: on one thread that gives way to
+    /// others, and past the page cache if it is much.
     Background,
+    /// As [`Pace::Background`], with checksums instead of hashes. For blobs that never leave this cache.
+    Temporary,
 }
 
 /// A blob to be written, in two parts, because a tensor's header is not contiguous with its elements.
@@ -143,8 +149,8 @@ impl Work<'_> {
         let source = &self.sources[group.source];
         let pieces = group.first..group.first + group.pieces;
         let name = |piece, parts: [&[u8]; 2]| match self.pace {
-            Pace::Fast => tree::name(piece, source.len() as u64, parts),
-            Pace::Background => tree::checksum(piece, parts),
+            Pace::Fast | Pace::Background => tree::name(piece, source.len() as u64, parts),
+            Pace::Temporary => tree::checksum(piece, parts),
         };
         Some((i, source.each_piece(pieces, |piece, parts| Ok(name(piece, parts)))))
     }
@@ -154,13 +160,11 @@ impl Work<'_> {
     }
 }
 
+/// Which of these pieces have a location already.
+pub(super) type Known<'a> = dyn Fn(&[Digest]) -> Result<Vec<bool>> + Sync + 'a;
+
 /// Hashes blobs and writes their new pieces to a pack, durably. `known` says which pieces have a location already.
-pub(super) fn write(
-    sources: &[Source<'_>],
-    folder: &Path,
-    known: &dyn Fn(&[Digest]) -> Result<Vec<bool>>,
-    pace: Pace,
-) -> Result<Written> {
+pub(super) fn write(sources: &[Source<'_>], folder: &Path, known: &Known<'_>, pace: Pace) -> Result<Written> {
     let group = if pace == Pace::Fast { GROUP } else { 1 };
     let mut groups = Vec::new();
     for (source, blob) in sources.iter().enumerate() {
@@ -169,11 +173,33 @@ pub(super) fn write(
         groups.extend(firsts.map(|first| Group { source, first, pieces: group.min(pieces - first) }));
     }
     let work = Work { sources, groups, next: AtomicUsize::new(0), pace };
-    let is_alone = pace == Pace::Background || work.bytes() < ALONE;
-    let threads = if is_alone { 1 } else { threads().min(work.groups.len()) };
+    if work.bytes() < ALONE {
+        return write_on(1, &work, folder, known);
+    }
+    if pace == Pace::Fast {
+        return write_on(threads().min(work.groups.len()), &work, folder, known);
+    }
+    let run = || {
+        give_way();
+        write_on(1, &work, folder, known)
+    };
+    std::thread::scope(|scope| match Builder::new().spawn_scoped(scope, run) {
+        Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+        Err(_) => write_on(1, &work, folder, known),
+    })
+}
+
+/// Lowers the priority of the calling thread: other threads go first.
+fn give_way() {
+    // On other systems this would lower the priority of the whole process. A refusal does no harm.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(None, NICENESS);
+}
+
+/// Hashes and writes on this many threads, of which the calling one is the first.
+fn write_on(threads: usize, work: &Work<'_>, folder: &Path, known: &Known<'_>) -> Result<Written> {
     std::thread::scope(|scope| {
         let (send, hashed) = mpsc::channel();
-        let work = &work;
         for _ in 1..threads {
             let send = send.clone();
             // The send fails when the calling thread has failed.
@@ -182,7 +208,7 @@ pub(super) fn write(
             let _ = Builder::new().spawn_scoped(scope, run);
         }
         drop(send);
-        let names = vec![Vec::new(); sources.len()];
+        let names = vec![Vec::new(); work.sources.len()];
         let writer = Writer { work, folder, known, names, reused: BTreeSet::new(), pack: None, sync: None };
         writer.write(&hashed, scope)
     })
@@ -245,7 +271,7 @@ fn receive(blob: &BlobEntry, stream: &mut dyn Read, pack: &mut NewPack) -> io::R
 struct Writer<'a, 'scope> {
     work: &'a Work<'a>,
     folder: &'a Path,
-    known: &'a dyn Fn(&[Digest]) -> Result<Vec<bool>>,
+    known: &'a Known<'a>,
     names: Vec<Vec<Digest>>,
     reused: BTreeSet<Digest>,
     pack: Option<NewPack>,
@@ -314,7 +340,7 @@ impl<'scope> Writer<'_, 'scope> {
                     pack::remove_abandoned(self.folder);
                 }
                 let mut pack = NewPack::begin(self.folder)?;
-                if self.work.pace == Pace::Background && bytes >= ALONE {
+                if self.work.pace != Pace::Fast && bytes >= ALONE {
                     pack.make_direct();
                 } else if bytes > SYNC {
                     let (request, requests) = mpsc::channel();

@@ -127,7 +127,7 @@ pub struct StateRecord {
     pub class: String,
     /// Whether it stays when a later one is stored.
     pub pinned: bool,
-    /// Its tensors.
+    /// Its tensors. In mid-epoch their digests may be made of checksums, which mean nothing outside this cache.
     pub tensors: BTreeMap<String, TensorEntry>,
     /// Its files, if it is the state of a program.
     #[serde(default, skip_serializing_if = "Folder::is_empty")]

@@ -49,8 +49,7 @@ pub struct NewState<'a> {
     pub files_read: &'a FilesRead,
     /// See [`StateRecord::result`].
     pub result: Option<Key>,
-    /// How its tensors are written. A state at the end of an epoch may leave this cache, so it is always written
-    /// [`Pace::Fast`].
+    /// How its tensors are written. Only states in mid-epoch, which never leave this cache, are [`Pace::Temporary`].
     pub pace: Pace,
 }
 
@@ -142,7 +141,10 @@ impl Store {
             return Err(StoreError::NotFound(format!("the chain has no state {}+{}", position.epoch, position.step)));
         };
         let _collecting = self.index.folder.collect_lock(Sharing::Shared)?;
-        let pace = if position.step > 0 { new.pace } else { Pace::Fast };
+        let pace = match new.pace {
+            Pace::Temporary if position.step == 0 => Pace::Background,
+            pace => pace,
+        };
         let tensors = self.write_tensors(new.tensors, pace)?;
         let folder = new.folder.map(|folder| self.put_folder(folder)).transpose()?.unwrap_or_default();
         let (before, lineage) = self.index.read(|db| Ok((entries::states(db, key)?, entries::lineage(db)?)))?;

@@ -8,8 +8,8 @@
 //! its offset, so equal bytes have the same name only at equal offsets.
 //!
 //! A blob that never leaves its cache and is soon replaced may have checksums as the names of its pieces instead. They
-//! take a tenth of the time, and find any damage as well. Its digest follows from these names in the same way. It is
-//! then not the hash of the blob's bytes.
+//! take a fraction of the time and detect accidental damage as reliably, but not deliberate changes. The blob's digest
+//! follows from these names in the same way. It is then not the hash of the blob's bytes.
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 
@@ -45,7 +45,7 @@ impl PieceList {
     }
 }
 
-/// The first half of a name that is a checksum. A chaining value begins with it by chance once in 2¹²⁸.
+/// The second half of a name that is a checksum. A chaining value ends with it by chance once in 2¹²⁸.
 const CHECKSUM: [u8; 16] = *b"XXH3 of a piece:";
 
 /// The checksum of piece `index` of a blob as its name. The piece's bytes are these parts, one after the other.
@@ -53,14 +53,14 @@ pub(super) fn checksum(index: usize, parts: [&[u8]; 2]) -> Digest {
     let mut hasher = XxHash3_128::with_seed(index as u64);
     parts.iter().for_each(|part| hasher.write(part));
     let mut name = [0; 32];
-    name[..16].copy_from_slice(&CHECKSUM);
-    name[16..].copy_from_slice(&hasher.finish_128().to_le_bytes());
+    name[..16].copy_from_slice(&hasher.finish_128().to_le_bytes());
+    name[16..].copy_from_slice(&CHECKSUM);
     Digest(name)
 }
 
 /// Whether piece `index` of a blob of `size` bytes, which consists of these parts, has this name.
 pub(super) fn is_named(name: &Digest, index: usize, size: u64, parts: [&[u8]; 2]) -> bool {
-    let own = if name.0.starts_with(&CHECKSUM) { checksum(index, parts) } else { self::name(index, size, parts) };
+    let own = if name.0.ends_with(&CHECKSUM) { checksum(index, parts) } else { self::name(index, size, parts) };
     own == *name
 }
 

@@ -8,10 +8,10 @@ use super::super::record::{self, ANYBODY, Named as _};
 use super::*;
 use crate::artifact::{Artifact, Tensor};
 use crate::key::Components;
-use crate::store::NewState;
 use crate::store::tests::damage::flip;
 use crate::store::tests::packs::pack_files;
 use crate::store::tests::{artifact, at, chain, commit, components, noise, read, state};
+use crate::store::{NewState, Pace};
 
 /// A machine with a result of a small file, a small tensor and a tensor of several pieces, which also is larger than a
 /// part and a range.
@@ -413,6 +413,21 @@ fn training_continues_from_the_furthest_state_that_counts() {
     let (record, tensors) = second.cache.resume(&keys, &query(&second)).unwrap().unwrap();
     assert_eq!((record.epoch, tensors), (150, state(150, 10_000)));
     assert!(second.is_healthy());
+}
+
+#[test]
+fn state_in_mid_epoch_stays_in_its_cache() {
+    let store = faultless();
+    let (machine, keys) = (Machine::new(&store), chain(3).chain().keys().to_vec());
+    let save = |position| {
+        let tensors = state(1, 3 << 20);
+        let new = NewState { pace: Pace::Temporary, ..NewState::new(position, "cpu", false, &tensors) };
+        machine.cache.put_state(&keys, new).unwrap()
+    };
+    assert_eq!(machine.push(Vec::new(), vec![save(at(1, 7))]).unwrap().states, 0);
+    assert_eq!(objects(&store).len(), 1, "only the marker");
+    assert_eq!(machine.push(Vec::new(), vec![save(at(2, 0)), save(at(2, 7))]).unwrap().states, 1);
+    assert!(machine.is_healthy());
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn interrupted_write_costs_nothing_and_is_completed_later() {
 #[test]
 fn blob_is_written_with_the_same_bytes_at_any_pace() {
     let blob = noise(3, 5 * MB + 17);
-    let written = [Pace::Fast, Pace::Background].map(|pace| {
+    let written = [Pace::Fast, Pace::Background, Pace::Temporary].map(|pace| {
         let dir = tempfile::tempdir().unwrap();
         let source = Source { head: vec![1, 2, 3], body: Body::Bytes(&blob) };
         let written = pack_writer::write(&[source], dir.path(), &|p| Ok(vec![false; p.len()]), pace).unwrap();
@@ -126,8 +126,8 @@ fn blob_is_written_with_the_same_bytes_at_any_pace() {
     });
     let whole = [&[1, 2, 3], blob.as_slice()].concat();
     assert!(written.iter().all(|(_, packs)| *packs == [whole.as_slice()]));
-    assert_eq!(written[0].0, Digest::of(&whole));
-    assert_ne!(written[1].0, written[0].0, "checksums give another digest");
+    assert_eq!([written[0].0, written[1].0], [Digest::of(&whole); 2]);
+    assert_ne!(written[2].0, written[0].0, "checksums give another digest");
 }
 
 #[test]
@@ -135,26 +135,52 @@ fn damaged_state_with_checksums_is_forgotten() {
     let template = tempfile::tempdir().unwrap();
     let keys = chain(3).chain().keys().to_vec();
     let (good, partial) = (state(1, MB), state(2, 2 * MB + 5));
-    let background =
-        |position, tensors| NewState { pace: Pace::Background, ..NewState::new(position, "cpu", false, tensors) };
+    let temporary =
+        |position, tensors| NewState { pace: Pace::Temporary, ..NewState::new(position, "cpu", false, tensors) };
     let first = store(template.path());
     first.put_state(&keys, NewState::new(at(1, 0), "cpu", false, &good)).unwrap();
     let before = pack_files(template.path());
-    first.put_state(&keys, background(at(1, 7), &partial)).unwrap();
+    first.put_state(&keys, temporary(at(1, 7), &partial)).unwrap();
     drop(first);
     let pack = pack_files(template.path()).into_iter().find(|pack| !before.contains(pack)).unwrap();
+    // The large tensor comes last, and its blob ends with its elements.
     let length = fs::metadata(&pack).unwrap().len() as usize;
-    // The second tensor and its header are at the end.
-    for damage in [None, Some(0), Some(MB - 1), Some(MB), Some(2 * MB + 50), Some(length - 1)] {
+    let start = length - partial["w"].to_blob().unwrap().len();
+    let places = [0, start - 1, start, start + PIECE - 1, start + PIECE, length - 1];
+    for damage in places.into_iter().map(Some).chain([None]) {
         let dir = tempfile::tempdir().unwrap();
         copy(template.path(), dir.path());
         if let Some(position) = damage {
             flip(&dir.path().join(pack.strip_prefix(template.path()).unwrap()), position);
         }
-        let (record, tensors) = store(dir.path()).resume(&keys, &StateQuery::new("cpu")).unwrap().unwrap();
+        let store = store(dir.path());
+        let resumed = || store.resume(&keys, &StateQuery::new("cpu")).unwrap().unwrap();
+        let (record, tensors) = resumed();
         let expected = if damage.is_some() { (at(1, 0), &good) } else { (at(1, 7), &partial) };
         assert!((record.position(), &tensors) == expected, "{damage:?}: {:?}", record.position());
+        assert_eq!(store.warnings().len(), usize::from(damage.is_some()), "{damage:?}");
+        store.put_state(&keys, temporary(at(1, 7), &partial)).unwrap();
+        assert!(resumed().1 == partial, "{damage:?}: it is not repaired");
     }
+}
+
+#[test]
+fn states_with_checksums_and_with_digests_do_not_accumulate() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, keys, tensors) = (store(dir.path()), chain(9).chain().keys().to_vec(), state(1, 3 * MB));
+    let mut before: Option<StateRecord> = None;
+    for epoch in 1..9 {
+        // All have the same tensors, as in a training that changes nothing.
+        for (step, pace) in [(0, Pace::Fast), (3, Pace::Temporary), (6, Pace::Temporary)] {
+            let new = NewState { pace, ..NewState::new(at(epoch, step), "cpu", false, &tensors) };
+            let record = store.put_state(&keys, new).unwrap();
+            assert!(before.is_none_or(|old| store.remove_superseded(&old, &record).unwrap()));
+            before = Some(record);
+            assert!(bytes_of(&pack_files(dir.path())) < 4 * MB as u64);
+        }
+    }
+    assert_eq!(store.resume(&keys, &StateQuery::new("cpu")).unwrap().unwrap().1, tensors);
+    assert!(store.doctor(true, &mut |_, _| ()).unwrap().is_healthy());
 }
 
 #[test]
@@ -162,7 +188,7 @@ fn state_at_the_end_of_an_epoch_has_digests_at_any_pace() {
     let dir = tempfile::tempdir().unwrap();
     let (store, keys, tensors) = (store(dir.path()), chain(3).chain().keys().to_vec(), state(1, 3 * MB));
     let has_digests = |position| {
-        let new = NewState { pace: Pace::Background, ..NewState::new(position, "cpu", false, &tensors) };
+        let new = NewState { pace: Pace::Temporary, ..NewState::new(position, "cpu", false, &tensors) };
         let record = store.put_state(&keys, new).unwrap();
         let blob = tensors["w"].to_blob().unwrap();
         assert_eq!(store.read_state(&record).unwrap(), tensors);
