@@ -31,8 +31,8 @@ use super::holder::new_run_id;
 use crate::key::Digest;
 
 /// The version of the cache's layout: 2 since large blobs are in packs, 3 since databases have journals. Caches of
-/// formats 1 and 2 are read as they are. The first change makes them format 3. Checksums instead of hashes are no new
-/// format: an earlier version takes such a state for damaged, and continues from the one before it.
+/// formats 1 and 2 are read as they are. The first change makes them format 3. States with checksums did not raise it.
+/// An earlier version treats such a state as damaged, and continues from the one before it.
 pub const FORMAT: u32 = 3;
 
 /// The name of the journal in its database's folder.
