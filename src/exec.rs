@@ -143,6 +143,16 @@ impl<'a> PartOf<'a> {
         self.events.iter().filter_map(stage).collect()
     }
 
+    /// Counts the points that its workers ran as run, not as cached.
+    fn count_what_ran(self, context: &RunContext<'_>, ends: &mut [StageEnd]) {
+        let ran = self.ran();
+        for end in ends.iter_mut().filter(|end| end.status == StageStatus::Cached) {
+            if ran.contains(context.name(end.point)) {
+                end.status = StageStatus::Executed;
+            }
+        }
+    }
+
     /// The points that failed in its workers.
     fn failed(self) -> BTreeMap<&'a str, Error> {
         let failure = |event: &'a Event| match event {
@@ -224,12 +234,7 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     log.warn_of_the_store();
     let mut ends = driver.ends();
     put_root(context, owner, &plan, &ends)?;
-    let ran = options.part_of.map(PartOf::ran).unwrap_or_default();
-    for end in ends.iter_mut().filter(|end| end.status == StageStatus::Cached) {
-        if ran.contains(context.name(end.point)) {
-            end.status = StageStatus::Executed;
-        }
-    }
+    options.part_of.into_iter().for_each(|part| part.count_what_ran(context, &mut ends));
     let status = match &worked {
         Ok(()) => status(&ends, driver.error(), context.cancel.is_cancelled() || driver.has_left()),
         Err(error) if error.category == Category::Interrupted => RunStatus::Interrupted,
@@ -240,7 +245,10 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     worked?;
     recorded?;
     let lacked_memory = driver.lacked_memory().map(|point| context.name(point).to_owned());
-    Ok(Outcome { status, error: driver.into_error(), run: id.clone(), lacked_memory })
+    let (error, state) = driver.into_parts();
+    // Freeing thousands of decisions takes milliseconds, for which the caller need not wait.
+    rayon::spawn(move || drop((plan, state)));
+    Ok(Outcome { status, error, run: id, lacked_memory })
 }
 
 /// The first event of a run.

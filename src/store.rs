@@ -56,6 +56,7 @@ mod old_chunks;
 // The index, and all blobs.
 mod small_files;
 mod entries;
+mod read_ahead;
 mod index;
 mod blobs;
 // The handle and its operations.

@@ -184,7 +184,7 @@ impl Project {
     /// Closes the cache and leaks the memory; the process is about to exit. Freeing ten thousand points one by one
     /// would take longer than looking them up.
     pub(super) fn leave(self) {
-        self.store.close();
+        self.store.leave();
         std::mem::forget(self);
     }
 

@@ -114,9 +114,9 @@ impl<'a> Driver<'a> {
         self.log.workers()
     }
 
-    /// Takes the first error.
-    pub(crate) fn into_error(self) -> Option<Error> {
-        self.error
+    /// The first error, and the states of the points.
+    pub(crate) fn into_parts(self) -> (Option<Error>, RunState) {
+        (self.error, self.state)
     }
 
     /// Applies the plan and runs until no work is left.

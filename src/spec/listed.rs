@@ -14,7 +14,7 @@
 //! The values of an axis are all lists, or all tables with the same fields, or none of them is a list or a table. Then
 //! a missing or misspelled field is found, and a reference finds its field in all values.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use super::axis::{AxisValue, number};
 use super::errors::suggest;
@@ -35,8 +35,8 @@ pub(super) fn list(axis: &str, items: &[Node], place: &Origin, diagnostics: &mut
         value(item, position, diagnostics).filter(|_| is_like_first)
     });
     let values: Vec<AxisValue> = read.collect();
-    let mut seen: BTreeMap<String, &AxisValue> = BTreeMap::new();
-    let mut numbers: BTreeMap<String, &AxisValue> = BTreeMap::new();
+    let mut seen: HashMap<String, &AxisValue> = HashMap::with_capacity(values.len());
+    let mut numbers: HashMap<String, &AxisValue> = HashMap::new();
     let is_new = values.iter().map(|value| {
         // Point names become file names, and some file systems ignore case. No two values have the same position.
         let unnamed = value.has_label() && value.name.is_none();

@@ -11,7 +11,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,14 @@ const TICK: Duration = Duration::from_millis(10);
 const GIVE_WAY: Duration = Duration::from_millis(20);
 /// How long a database that another process wants may be in use before new uses have to wait.
 const FAIR_USE: Duration = Duration::from_millis(100);
+
+/// The last version of an open database.
+static LAST_VERSION: AtomicU64 = AtomicU64::new(0);
+
+/// A version that no open database has had.
+fn new_version() -> u64 {
+    LAST_VERSION.fetch_add(1, Ordering::Relaxed) + 1
+}
 
 /// Where a database is, and what happens when it is created or recovered.
 pub(super) trait Host {
@@ -65,6 +73,10 @@ pub(super) struct Opened {
     /// Device and inode of its file.
     identity: Option<(u64, u64)>,
     since: Instant,
+    /// Its version when it was opened; 0 if it changed meanwhile.
+    first_version: u64,
+    /// Its version now.
+    version: AtomicU64,
     /// sled refuses everything after an error, so the database is opened again for the next user.
     has_failed: AtomicBool,
     /// Set if this is a temporary copy.
@@ -77,6 +89,11 @@ impl Opened {
     /// The database's folder.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A number that is another one after each change. No two open databases have the same.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// Applies changes together. They are durable when this returns.
@@ -104,6 +121,7 @@ impl Opened {
         }
         let position = journal.append(changes, sync)?;
         let applied = catch(|| recovery::apply(&self.db, &changes.iter(), position));
+        self.has_changed();
         self.has_failed.fetch_or(applied.is_err(), Ordering::Relaxed);
         applied
     }
@@ -111,6 +129,7 @@ impl Opened {
     /// Sets an entry that is not in the journal, because it can be computed again.
     pub(super) fn remember(&self, key: &[u8], value: &[u8]) -> Result<(), Failure> {
         debug_assert!(key.first().is_some_and(|letter| self.setup.unjournaled.contains(letter)));
+        self.has_changed();
         self.db.insert(key, value)?;
         Ok(())
     }
@@ -126,10 +145,15 @@ impl Opened {
         if self.copy.is_some() || keys.is_empty() {
             return Ok(());
         }
+        self.has_changed();
         let mut batch = sled::Batch::default();
         keys.iter().for_each(|key| batch.remove(key.as_slice()));
         self.db.apply_batch(batch)?;
         flush(&self.db, &self.path)
+    }
+
+    fn has_changed(&self) {
+        self.version.store(new_version(), Ordering::Release);
     }
 
     fn serves(&self, access: Access) -> bool {
@@ -238,6 +262,17 @@ impl Database {
         aside::close(self.write().take());
     }
 
+    /// Closes the database of a process that is about to exit. The kernel does that faster, and nothing is lost if it
+    /// has not changed.
+    pub(super) fn leave(&self) {
+        match self.write().take() {
+            Some(opened) if opened.copy.is_none() && opened.version() == opened.first_version => {
+                std::mem::forget(opened);
+            }
+            other => aside::close(other),
+        }
+    }
+
     /// Closes the database and runs `f` with its lock held, for work on its folder.
     fn alone<T>(&self, f: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut opened = self.write();
@@ -298,7 +333,11 @@ impl Database {
         }
         let open = recovery::open(&path, self.setup, &|| self.folder.raise_format());
         let (db, journal, recovery) = open.map_err(|f| f.at(&path))?;
-        let opened = self.opened(db, journal, path, None, Some(lock));
+        let mut opened = self.opened(db, journal, path, None, Some(lock));
+        if recovery.was_behind {
+            // sled writes what it has replayed when it is closed.
+            opened.first_version = 0;
+        }
         if recovery.has_lost_entries() {
             catch(|| Ok(host.recovered(&opened, &recovery)?)).map_err(|f| f.at(&opened.path))?;
             recovery::finish(&opened.path, &recovery).map_err(|f| f.at(&opened.path))?;
@@ -329,8 +368,11 @@ impl Database {
         copy: Option<TemporaryCopy>,
         lock: Option<File>,
     ) -> Opened {
+        let version = new_version();
         Opened {
             db,
+            first_version: version,
+            version: version.into(),
             journal: Mutex::new(journal),
             setup: self.setup,
             identity: identity_of(&path),

@@ -46,6 +46,7 @@ pub type FilesRead = BTreeMap<String, Digest>;
 
 /// What a look-up needs of a result. Its letter comes after that of the results, so that a recovery that reads a
 /// damaged index up to the first damage saves the results first.
+#[derive(Clone, Copy)]
 pub(super) struct Usable {
     pub(super) digest: Digest,
     pub(super) lineage: u64,
@@ -71,9 +72,18 @@ pub(super) fn usable(db: &sled::Db, key: &Key) -> Result<Option<Usable>> {
     Ok(db.get(name(b'u', &[&key.0]))?.and_then(|v| Usable::decode(&v)))
 }
 
-/// Reads the short entries of results until `is_enough`, so that their pages are in memory.
-pub(super) fn read_ahead(db: &sled::Db, is_enough: impl Fn() -> bool) -> Result<()> {
-    for entry in db.scan_prefix(b"u").take_while(|_| !is_enough()) {
+/// The short entries of all results, sorted by key. An entry that can't be read is `None`.
+pub(super) fn all_usable(db: &sled::Db) -> impl Iterator<Item = Result<Option<(Key, Usable)>>> {
+    db.scan_prefix(b"u").map(|entry| {
+        let (name, value) = entry?;
+        let key = name.get(1..).and_then(|key| Some(Digest(key.try_into().ok()?)));
+        Ok(key.zip(Usable::decode(&value)))
+    })
+}
+
+/// Reads the newest results of points until `is_enough`, so that their pages are in sled's cache.
+pub(super) fn touch_newest(db: &sled::Db, is_enough: impl Fn() -> bool) -> Result<()> {
+    for entry in db.scan_prefix(b"n").take_while(|_| !is_enough()) {
         entry?;
     }
     Ok(())

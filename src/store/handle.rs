@@ -62,6 +62,12 @@ impl Store {
         self.index.database.close();
     }
 
+    /// Closes the databases of a process that is about to exit. It can't open them again.
+    pub fn leave(&self) {
+        self.blobs.database.leave();
+        self.index.database.leave();
+    }
+
     /// Bytes that the whole cache takes on disk.
     pub fn disk_bytes(&self) -> u64 {
         disk::bytes_below(self.dir())

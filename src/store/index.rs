@@ -13,6 +13,7 @@ use super::error::{Result, StoreError};
 use super::folder::Folder;
 use super::journal::Changes;
 use super::lock::{self, Sharing};
+use super::read_ahead::ReadAhead;
 use super::record::ResultRecord;
 use super::recovery::Recovery;
 use super::small_files::SmallFiles;
@@ -27,6 +28,7 @@ pub(super) struct Index {
     pub(super) folder: Arc<Folder>,
     pub(super) small: SmallFiles,
     pub(super) database: Arc<Database>,
+    pub(super) read_ahead: ReadAhead,
 }
 
 impl Host for Index {
@@ -51,7 +53,7 @@ impl Host for Index {
 impl Index {
     pub(super) fn new(folder: Arc<Folder>) -> Self {
         let database = Database::new(folder.clone(), "index", entries::SETUP);
-        Self { small: SmallFiles::new(&folder.dir), folder, database }
+        Self { small: SmallFiles::new(&folder.dir), folder, database, read_ahead: ReadAhead::default() }
     }
 
     pub(super) fn exists(&self) -> Result<bool> {

@@ -8,11 +8,12 @@
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
-use super::database::Access;
+use super::database::{Access, Opened};
 use super::disk::exists;
 use super::engine::{Failure, catch};
 use super::entries::{self, Altered, FileRecord, FilesRead};
@@ -22,6 +23,7 @@ use super::handle::Store;
 use super::index::Index;
 use super::journal;
 use super::pack;
+use super::read_ahead::UsableResults;
 use super::record::{ResultRecord, StateRecord};
 use super::states::StateQuery;
 use crate::key::{Components, Digest, Key, StoredResult};
@@ -35,6 +37,8 @@ pub struct Look<'a> {
     db: Option<&'a sled::Db>,
     store: &'a Store,
     index: &'a Index,
+    /// The short entries, if they were read ahead.
+    usable: Option<Arc<UsableResults>>,
     /// The lineage of the packs, if there are any. Determined for the first result that needs them.
     packs: OnceCell<Option<u64>>,
     /// Results whose entries were found to be altered.
@@ -60,14 +64,24 @@ impl Store {
     /// parallel with other work, before look-ups: opening takes longer the more the index holds. Errors are ignored,
     /// because the look-ups report them.
     pub fn open_ahead(&self, is_needed: &AtomicBool) {
-        if self.index.exists().unwrap_or(false) && self.index.is_free() {
-            let read_ahead = |db: &sled::Db| catch(|| entries::read_ahead(db, || is_needed.load(Ordering::Relaxed)));
-            let _ = self.look(|look| {
-                // Ignored here, because an error of `look` repairs the index. A look-up repairs what it needs.
-                let _ = look.db.map(read_ahead);
+        let index = &*self.index;
+        if !index.exists().unwrap_or(false) || !index.is_free() {
+            return;
+        }
+        let is_needed = || is_needed.load(Ordering::Relaxed);
+        let _ = index.with(Access::Read, |opened| {
+            // Errors are ignored here, too, because they would make `with` repair the index. A look-up repairs what it
+            // needs.
+            let _ = catch(|| {
+                let version = opened.version();
+                if let Some(results) = UsableResults::read(&opened.db, is_needed)? {
+                    index.read_ahead.keep(version, results);
+                    entries::touch_newest(&opened.db, is_needed)?;
+                }
                 Ok(())
             });
-        }
+            Ok(())
+        });
     }
 
     /// Calls `f` with the index held open. If the index had to be repaired, `f` is called again. It must not use the
@@ -75,10 +89,10 @@ impl Store {
     pub fn look<T>(&self, f: impl Fn(&Look<'_>) -> Result<T, LookError>) -> Result<T> {
         let index = &*self.index;
         if !index.exists()? {
-            return f(&Look::new(None, self)).map_err(|LookError(failure)| failure.at(self.dir()));
+            return f(&Look::new(self, None)).map_err(|LookError(failure)| failure.at(self.dir()));
         }
         let (answer, altered, computed) = index.with(Access::Read, |opened| {
-            let look = Look::new(Some(&opened.db), self);
+            let look = Look::new(self, Some(opened));
             let answer = f(&look).map_err(|LookError(failure)| failure)?;
             Ok((answer, look.altered.into_inner(), look.computed.into_inner()))
         })?;
@@ -115,10 +129,12 @@ fn has_packs(path: &Path) -> Result<bool> {
 }
 
 impl<'a> Look<'a> {
-    fn new(db: Option<&'a sled::Db>, store: &'a Store) -> Self {
+    fn new(store: &'a Store, opened: Option<&'a Opened>) -> Self {
         let index = &*store.index;
+        let usable = opened.and_then(|opened| index.read_ahead.results(opened.version()));
+        let db = opened.map(|opened| &opened.db);
         let (altered, digests, computed) = Default::default();
-        Self { db, store, index, packs: OnceCell::new(), altered, digests, computed }
+        Self { db, store, index, usable, packs: OnceCell::new(), altered, digests, computed }
     }
 
     /// Whether there are packs of this lineage.
@@ -144,7 +160,11 @@ impl<'a> Look<'a> {
     /// The output digest of this key's result, if its bytes are there: see [`Store::are_present`].
     pub fn hit(&self, key: &Key) -> Result<Option<Digest>, LookError> {
         let Some(db) = self.db else { return Ok(None) };
-        if let Some(usable) = entries::usable(db, key)?
+        let usable = match &self.usable {
+            Some(all) => all.get(key).copied(),
+            None => entries::usable(db, key)?,
+        };
+        if let Some(usable) = usable
             && (!usable.blobs || self.has_packs(usable.lineage)?)
         {
             return Ok(Some(usable.digest));

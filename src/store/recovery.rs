@@ -50,6 +50,8 @@ pub(super) struct Recovery {
     saved: usize,
     /// What was wrong with the journal.
     journal: Option<String>,
+    /// Whether sled lacked changes of the journal.
+    pub(super) was_behind: bool,
 }
 
 impl Recovery {
@@ -109,6 +111,7 @@ fn try_open(
     }
     let db = open_sled(path, setup)?;
     if let Some(journal) = &mut journal {
+        recovery.was_behind = position(&db)? != Some(journal.position());
         recovery.journal = follow(&db, journal, setup)?;
     }
     if let Some((aside, _)) = &recovery.aside {

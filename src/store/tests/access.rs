@@ -206,3 +206,55 @@ fn wait_for_a_held_cache_ends_when_it_is_cancelled() {
     assert!(matches!(error, StoreError::Cancelled));
     assert_eq!(Error::from(error).category, Category::Interrupted);
 }
+
+/// Reads ahead until the end, as if the pipeline took long to parse.
+fn read_ahead(store: &Store) {
+    store.open_ahead(&AtomicBool::new(false));
+}
+
+#[test]
+fn entries_that_were_read_ahead_do_not_hide_a_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let hit = |store: &Store, key: &Key| store.look(|look| look.hit(key)).unwrap();
+    let first = commit(&store(dir.path()), "x", &components("a", 1), &artifact(1, 100_000));
+    let store = store(dir.path());
+    read_ahead(&store);
+    assert_eq!(hit(&store, &first.key), Some(first.digest));
+    assert_eq!(hit(&store, &Digest([7; 32])), None);
+    // A result that is stored afterwards.
+    let second = commit(&store, "y", &components("b", 1), &artifact(2, 100));
+    assert_eq!(hit(&store, &second.key), Some(second.digest));
+    assert_eq!(hit(&store, &first.key), Some(first.digest));
+    // A result that turns out to be damaged.
+    read_ahead(&store);
+    assert_eq!(hit(&store, &first.key), Some(first.digest));
+    store.index.lose(&first.blobs().map(|blob| blob.digest).collect()).unwrap();
+    assert_eq!(hit(&store, &first.key), None);
+    read_ahead(&store);
+    assert_eq!(hit(&store, &first.key), None);
+    assert_eq!(hit(&store, &second.key), Some(second.digest));
+}
+
+#[test]
+fn entries_that_were_read_ahead_do_not_outlive_their_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    let hit = |store: &Store, key: &Key| store.look(|look| look.hit(key)).unwrap();
+    let (ours, theirs) = (store(dir.path()), store(dir.path()));
+    let first = commit(&ours, "x", &components("a", 1), &artifact(1, 100));
+    read_ahead(&ours);
+    assert_eq!(hit(&ours, &first.key), Some(first.digest));
+    ours.close();
+    // Another process stores a result meanwhile.
+    let second = commit(&theirs, "y", &components("b", 1), &artifact(2, 100));
+    theirs.close();
+    assert_eq!(hit(&ours, &second.key), Some(second.digest));
+}
+
+#[test]
+fn read_ahead_that_is_cut_short_hides_no_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = commit(&store(dir.path()), "x", &components("a", 1), &artifact(1, 100));
+    let store = store(dir.path());
+    store.open_ahead(&AtomicBool::new(true));
+    assert_eq!(store.look(|look| look.hit(&first.key)).unwrap(), Some(first.digest));
+}
