@@ -104,8 +104,7 @@ impl Tensor {
     }
 
     /// Makes a [`Tensor::new`] in the memory of `spare`, if that has as many bytes and no other owner. The first use
-    /// of new memory takes longer than the copy. Then several threads copy, and find out whether the elements are
-    /// finite.
+    /// of new memory takes longer than the copy. Several threads copy, and find out whether the elements are finite.
     ///
     /// # Errors
     /// As [`Tensor::new`].
@@ -118,7 +117,7 @@ impl Tensor {
         let from: &[u8] = bytemuck::cast_slice(elements);
         let spare =
             spare.and_then(|tensor| Arc::try_unwrap(tensor.bytes).ok()).filter(|bytes| bytes.len() == from.len());
-        let Some(mut bytes) = spare else { return Self::new(shape, elements) };
+        let mut bytes = spare.unwrap_or_else(|| zeros_on_large_pages(from.len()));
         let parts = bytes.par_chunks_mut(PART).zip(from.par_chunks(PART)).map(|(to, from)| {
             to.copy_from_slice(from);
             // The bytes are in the core's cache now.
@@ -336,11 +335,15 @@ mod tests {
     #[test]
     fn tensor_is_finite_without_infinities_and_nans() {
         let mut elements: Vec<f32> = (0..700_000).map(|n| n as f32).collect();
-        let copied = |elements: &[f32]| Tensor::new_in(Some(Tensor::vector(elements)), [700_000], elements).unwrap();
-        assert!(copied(&elements).is_finite() && Tensor::vector(&elements).is_finite());
+        let copied = |elements: &[f32]| {
+            [Some(Tensor::vector(elements)), None].map(|spare| Tensor::new_in(spare, [700_000], elements).unwrap())
+        };
+        let is_finite = |elements: &[f32]| copied(elements).map(|tensor| tensor.is_finite());
+        assert!(is_finite(&elements) == [true; 2] && Tensor::vector(&elements).is_finite());
         for (position, bad) in [(0, f32::NAN), (300_000, f32::INFINITY), (699_999, f32::NEG_INFINITY)] {
             let good = std::mem::replace(&mut elements[position], bad);
-            assert!(!copied(&elements).is_finite() && !Tensor::vector(&elements).is_finite(), "{bad} at {position}");
+            assert_eq!(is_finite(&elements), [false; 2], "{bad} at {position}");
+            assert!(!Tensor::vector(&elements).is_finite(), "{bad} at {position}");
             elements[position] = good;
         }
         assert!(Tensor::vector(&[f64::MAX, f64::MIN_POSITIVE]).is_finite());

@@ -18,6 +18,7 @@ pub(super) mod layers;
 mod tensors;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use std::collections::BTreeMap;
 

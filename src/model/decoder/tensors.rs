@@ -15,6 +15,7 @@ use crate::ops::transposed::Convolution;
 use crate::rng::Streams;
 
 use super::layers::{self, NORM_NAMES, NORMS, WEIGHTS, find};
+use super::weights::{get_weights, set_weights};
 use super::{Decoder, DecoderShape, Frozen, Small, scalars};
 
 /// PyTorch's names and shapes of bias, scale and shift of the tail.
@@ -32,86 +33,6 @@ fn weight_shape(shape: DecoderShape, layer: usize) -> Vec<usize> {
         4 => vec![ci, 1, 4, 4],
         _ => vec![ci, co, 4, 4],
     }
-}
-
-/// The order of a layer's weights, in PyTorch and here.
-#[derive(Clone, Copy)]
-struct Weights {
-    layer: usize,
-    ci: usize,
-    co: usize,
-    taps: usize,
-    /// The number of blocks in a panel of input channels.
-    blocks: usize,
-}
-
-impl Weights {
-    fn of(convolution: &Convolution, shape: DecoderShape, layer: usize) -> Self {
-        let ((ci, co), taps) = (layers::channels(shape)[layer], convolution.geometry.taps());
-        Self { layer, ci, co, taps, blocks: taps * convolution.co }
-    }
-
-    /// The weights of a panel of input channels.
-    fn of_panel(self, panel: usize) -> impl Iterator<Item = WeightIndex> {
-        let Self { layer, ci, co, taps, blocks } = self;
-        let channels = panel * LANES..((panel + 1) * LANES).min(ci);
-        channels.flat_map(move |i| {
-            (0..co).flat_map(move |o| {
-                (0..taps).map(move |tap| WeightIndex {
-                    theirs: if layer == 0 { (o * taps + tap) * ci + i } else { (i * co + o) * taps + tap },
-                    block: tap * (blocks / taps) + o / LANES,
-                    row: i % LANES,
-                    column: o % LANES,
-                    output: o,
-                })
-            })
-        })
-    }
-}
-
-/// The indices of a weight.
-struct WeightIndex {
-    /// In PyTorch's order.
-    theirs: usize,
-    /// Its block in the panel.
-    block: usize,
-    row: usize,
-    column: usize,
-    /// Its output channel.
-    output: usize,
-}
-
-/// Sets the weights to PyTorch's `values`, multiplied by the scale of each output channel. A single scale applies to
-/// all channels.
-fn set_weights(convolution: &mut Convolution, shape: DecoderShape, layer: usize, values: &[f32], scales: &[f32]) {
-    let weights = Weights::of(convolution, shape, layer);
-    let scale = |output| if scales.len() == 1 { scales[0] } else { scales[output] };
-    convolution.change_weights(|all| {
-        all.par_chunks_mut(weights.blocks).enumerate().for_each(|(panel, blocks)| {
-            for WeightIndex { theirs, block, row, column, output } in weights.of_panel(panel) {
-                blocks[block].0[row][column] = values[theirs] * scale(output);
-            }
-        });
-    });
-}
-
-/// Copies the weights to `values`, in PyTorch's order.
-fn get_weights(convolution: &Convolution, shape: DecoderShape, layer: usize, values: &mut [f32]) {
-    let weights = Weights::of(convolution, shape, layer);
-    if layer == 0 {
-        // The weights of a panel are not consecutive in PyTorch's fully connected layer, so threads can't split
-        // `values`.
-        for (panel, blocks) in convolution.weights().chunks(weights.blocks).enumerate() {
-            weights.of_panel(panel).for_each(|p| values[p.theirs] = blocks[p.block].0[p.row][p.column]);
-        }
-        return;
-    }
-    let of_panel = LANES * weights.co * weights.taps;
-    let panels = convolution.weights().par_chunks(weights.blocks).zip(values.par_chunks_mut(of_panel)).enumerate();
-    panels.for_each(|(panel, (blocks, values))| {
-        let first = panel * of_panel;
-        weights.of_panel(panel).for_each(|p| values[p.theirs - first] = blocks[p.block].0[p.row][p.column]);
-    });
 }
 
 /// The row and lane of a number of the fully connected layer's bias, which is ordered by panel, pixel and channel.

@@ -262,6 +262,19 @@ fn padded_weights_stay_zero() {
 }
 
 #[test]
+fn weights_keep_their_places() {
+    for shape in [TINY, ODD] {
+        let mut weights = Decoder::new(shape, &Streams::new(1)).weights().unwrap();
+        // Different numbers, so that no two can be exchanged unnoticed.
+        for tensor in weights.values_mut() {
+            let numbers: Vec<f32> = (1..=tensor.len()).map(|n| n as f32).collect();
+            *tensor = Tensor::new(tensor.shape(), &numbers).unwrap();
+        }
+        assert_eq!(Decoder::from_weights(&weights).unwrap().weights().unwrap(), weights);
+    }
+}
+
+#[test]
 fn initial_weights_have_bounds_of_pytorch_and_depend_on_seed() {
     let weights = Decoder::new(ODD, &Streams::new(1)).weights().unwrap();
     for (name, fan_in) in [("fc.weight", 18), ("fc.bias", 18), ("net.0.weight", 33 * 16), ("net.9.weight", 16)] {
