@@ -158,6 +158,8 @@ pub fn main() -> ExitCode {
 
 /// [`main`] with other stage kinds and arguments; the first argument is the program's name. A crate with its own kinds
 /// gets its own `vadpipe` with `main_with(registry, std::env::args_os())`.
+///
+/// Call it once per process, which then ends. Until then a cache may stay locked, and memory is not freed.
 pub fn main_with(registry: Registry, args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     match &args[..] {

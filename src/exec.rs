@@ -136,16 +136,11 @@ pub struct PartOf<'a> {
 }
 
 impl<'a> PartOf<'a> {
-    /// The points that its workers ran.
-    fn ran(self) -> BTreeSet<&'a str> {
-        let stage =
-            |event: &'a Event| if let Event::StageFinished { stage, .. } = event { Some(&**stage) } else { None };
-        self.events.iter().filter_map(stage).collect()
-    }
-
     /// Counts the points that its workers ran as run, not as cached.
     fn count_what_ran(self, context: &RunContext<'_>, ends: &mut [StageEnd]) {
-        let ran = self.ran();
+        let stage =
+            |event: &'a Event| if let Event::StageFinished { stage, .. } = event { Some(&**stage) } else { None };
+        let ran: BTreeSet<&str> = self.events.iter().filter_map(stage).collect();
         for end in ends.iter_mut().filter(|end| end.status == StageStatus::Cached) {
             if ran.contains(context.name(end.point)) {
                 end.status = StageStatus::Executed;
@@ -234,7 +229,9 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     log.warn_of_the_store();
     let mut ends = driver.ends();
     put_root(context, owner, &plan, &ends)?;
-    options.part_of.into_iter().for_each(|part| part.count_what_ran(context, &mut ends));
+    if let Some(part) = options.part_of {
+        part.count_what_ran(context, &mut ends);
+    }
     let status = match &worked {
         Ok(()) => status(&ends, driver.error(), context.cancel.is_cancelled() || driver.has_left()),
         Err(error) if error.category == Category::Interrupted => RunStatus::Interrupted,
@@ -246,9 +243,14 @@ pub fn run(context: &RunContext<'_>, options: &Options<'_>) -> Result<Outcome> {
     recorded?;
     let lacked_memory = driver.lacked_memory().map(|point| context.name(point).to_owned());
     let (error, state) = driver.into_parts();
-    // Freeing thousands of decisions takes milliseconds, for which the caller need not wait.
-    rayon::spawn(move || drop((plan, state)));
+    free_in_background((plan, state));
     Ok(Outcome { status, error, run: id, lacked_memory })
+}
+
+/// Frees thousands of small blocks, which takes milliseconds, while the caller goes on.
+fn free_in_background(garbage: impl Send + 'static) {
+    // If the system refuses a thread, they are freed here.
+    let _ = std::thread::Builder::new().spawn(move || drop(garbage));
 }
 
 /// The first event of a run.

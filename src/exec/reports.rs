@@ -57,7 +57,7 @@ pub(crate) fn write_reports(
         };
         let missing = driver.state().table().missing_inputs(point).into_iter();
         facts.missing = missing.map(|input| (context.name(input).to_owned(), driver.status(input))).collect();
-        // A page is UTF-8 unless another version wrote it. Checking that is faster than replacing what is not.
+        // A page is UTF-8 unless another version wrote it, and `from_utf8` is faster than `from_utf8_lossy`.
         let page = String::from_utf8(page).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
         let text = overlay(&page, &facts);
         // Many pipelines have a stage `report`. The name of a pipeline contains no dot, so the names differ.

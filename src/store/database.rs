@@ -73,10 +73,9 @@ pub(super) struct Opened {
     /// Device and inode of its file.
     identity: Option<(u64, u64)>,
     since: Instant,
-    /// Its version when it was opened; 0 if it changed meanwhile.
-    first_version: u64,
-    /// Its version now.
+    /// See [`Opened::version`].
     version: AtomicU64,
+    has_changed: AtomicBool,
     /// sled refuses everything after an error, so the database is opened again for the next user.
     has_failed: AtomicBool,
     /// Set if this is a temporary copy.
@@ -113,7 +112,11 @@ impl Opened {
             (None, Some(copy)) => return Err(copy.refusal().into()),
             _ if changes.is_empty() => return Ok(()),
             (Some(journal), _) => journal,
-            (None, None) => journal.insert(recovery::start_journal(&self.db, &self.path, self.setup)?),
+            (None, None) => {
+                let started = recovery::start_journal(&self.db, &self.path, self.setup);
+                self.note_change();
+                journal.insert(started?)
+            }
         };
         // If sled lacks an earlier change, its position must not pass that change.
         if self.has_failed.load(Ordering::Relaxed) {
@@ -121,7 +124,7 @@ impl Opened {
         }
         let position = journal.append(changes, sync)?;
         let applied = catch(|| recovery::apply(&self.db, &changes.iter(), position));
-        self.has_changed();
+        self.note_change();
         self.has_failed.fetch_or(applied.is_err(), Ordering::Relaxed);
         applied
     }
@@ -129,8 +132,9 @@ impl Opened {
     /// Sets an entry that is not in the journal, because it can be computed again.
     pub(super) fn remember(&self, key: &[u8], value: &[u8]) -> Result<(), Failure> {
         debug_assert!(key.first().is_some_and(|letter| self.setup.unjournaled.contains(letter)));
-        self.has_changed();
-        self.db.insert(key, value)?;
+        let inserted = self.db.insert(key, value);
+        self.note_change();
+        inserted?;
         Ok(())
     }
 
@@ -145,14 +149,17 @@ impl Opened {
         if self.copy.is_some() || keys.is_empty() {
             return Ok(());
         }
-        self.has_changed();
         let mut batch = sled::Batch::default();
         keys.iter().for_each(|key| batch.remove(key.as_slice()));
-        self.db.apply_batch(batch)?;
+        let applied = self.db.apply_batch(batch);
+        self.note_change();
+        applied?;
         flush(&self.db, &self.path)
     }
 
-    fn has_changed(&self) {
+    /// Call it after each change of sled.
+    fn note_change(&self) {
+        self.has_changed.store(true, Ordering::Relaxed);
         self.version.store(new_version(), Ordering::Release);
     }
 
@@ -262,11 +269,11 @@ impl Database {
         aside::close(self.write().take());
     }
 
-    /// Closes the database of a process that is about to exit. The kernel does that faster, and nothing is lost if it
-    /// has not changed.
+    /// Leaves an unchanged database to the kernel, which closes it faster when the process ends. A changed one is
+    /// closed, so that sled writes its changes.
     pub(super) fn leave(&self) {
         match self.write().take() {
-            Some(opened) if opened.copy.is_none() && opened.version() == opened.first_version => {
+            Some(opened) if opened.copy.is_none() && !opened.has_changed.load(Ordering::Relaxed) => {
                 std::mem::forget(opened);
             }
             other => aside::close(other),
@@ -333,10 +340,9 @@ impl Database {
         }
         let open = recovery::open(&path, self.setup, &|| self.folder.raise_format());
         let (db, journal, recovery) = open.map_err(|f| f.at(&path))?;
-        let mut opened = self.opened(db, journal, path, None, Some(lock));
-        if recovery.was_behind {
-            // sled writes what it has replayed when it is closed.
-            opened.first_version = 0;
+        let opened = self.opened(db, journal, path, None, Some(lock));
+        if recovery.was_behind || recovery.has_lost_entries() {
+            opened.note_change();
         }
         if recovery.has_lost_entries() {
             catch(|| Ok(host.recovered(&opened, &recovery)?)).map_err(|f| f.at(&opened.path))?;
@@ -368,11 +374,10 @@ impl Database {
         copy: Option<TemporaryCopy>,
         lock: Option<File>,
     ) -> Opened {
-        let version = new_version();
         Opened {
             db,
-            first_version: version,
-            version: version.into(),
+            version: new_version().into(),
+            has_changed: AtomicBool::new(false),
             journal: Mutex::new(journal),
             setup: self.setup,
             identity: identity_of(&path),

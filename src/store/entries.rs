@@ -72,7 +72,7 @@ pub(super) fn usable(db: &sled::Db, key: &Key) -> Result<Option<Usable>> {
     Ok(db.get(name(b'u', &[&key.0]))?.and_then(|v| Usable::decode(&v)))
 }
 
-/// The short entries of all results, sorted by key. An entry that can't be read is `None`.
+/// The short entries of all results, sorted by key. A malformed entry is `None`.
 pub(super) fn all_usable(db: &sled::Db) -> impl Iterator<Item = Result<Option<(Key, Usable)>>> {
     db.scan_prefix(b"u").map(|entry| {
         let (name, value) = entry?;
@@ -81,7 +81,8 @@ pub(super) fn all_usable(db: &sled::Db) -> impl Iterator<Item = Result<Option<(K
     })
 }
 
-/// Reads the newest results of points until `is_enough`, so that their pages are in sled's cache.
+/// Reads the newest results of points until `is_enough`, so that their pages are in sled's cache when
+/// [`super::Store::note_hits`] reads them at the end of a run.
 pub(super) fn touch_newest(db: &sled::Db, is_enough: impl Fn() -> bool) -> Result<()> {
     for entry in db.scan_prefix(b"n").take_while(|_| !is_enough()) {
         entry?;

@@ -62,8 +62,8 @@ impl Store {
         self.index.database.close();
     }
 
-    /// Closes the databases of a process that is about to exit. It can't open them again.
-    pub fn leave(&self) {
+    /// Closes the databases of a process that is about to exit. An unchanged one stays locked until then.
+    pub(crate) fn leave(&self) {
         self.blobs.database.leave();
         self.index.database.leave();
     }

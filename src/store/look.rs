@@ -2,8 +2,9 @@
 //!
 //! Beside each result's record there is a short entry for look-ups: 'u' ‖ key → digest ‖ lineage ‖ whether it needs
 //! blobs (41 bytes instead of some thousand, and nothing to parse). The two are written and removed together, and the
-//! short entry is removed when the result is found damaged, so it never promises more than the record. Results of
-//! earlier versions may have no short entry. Then the record itself is read.
+//! short entry is removed when the result is found damaged, so it never promises more than the record. A [`Look`] keeps
+//! the entries that were read ahead when it began. Results of earlier versions may have no short entry. Then the record
+//! itself is read.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +38,7 @@ pub struct Look<'a> {
     db: Option<&'a sled::Db>,
     store: &'a Store,
     index: &'a Index,
-    /// The short entries, if they were read ahead.
+    /// The short entries that were read ahead.
     usable: Option<Arc<UsableResults>>,
     /// The lineage of the packs, if there are any. Determined for the first result that needs them.
     packs: OnceCell<Option<u64>>,
@@ -74,11 +75,8 @@ impl Store {
             // needs.
             let _ = catch(|| {
                 let version = opened.version();
-                if let Some(results) = UsableResults::read(&opened.db, is_needed)? {
-                    index.read_ahead.keep(version, results);
-                    entries::touch_newest(&opened.db, is_needed)?;
-                }
-                Ok(())
+                index.read_ahead.keep(version, UsableResults::read(&opened.db, is_needed)?);
+                entries::touch_newest(&opened.db, is_needed)
             });
             Ok(())
         });
@@ -160,11 +158,8 @@ impl<'a> Look<'a> {
     /// The output digest of this key's result, if its bytes are there: see [`Store::are_present`].
     pub fn hit(&self, key: &Key) -> Result<Option<Digest>, LookError> {
         let Some(db) = self.db else { return Ok(None) };
-        let usable = match &self.usable {
-            Some(all) => all.get(key).copied(),
-            None => entries::usable(db, key)?,
-        };
-        if let Some(usable) = usable
+        let read_ahead = self.usable.as_ref().and_then(|usable| usable.get(key));
+        if let Some(usable) = read_ahead.map_or_else(|| entries::usable(db, key), |usable| Ok(Some(usable)))?
             && (!usable.blobs || self.has_packs(usable.lineage)?)
         {
             return Ok(Some(usable.digest));

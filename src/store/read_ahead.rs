@@ -1,8 +1,8 @@
-//! The short entries of all results in memory.
+//! The short entries of results in memory.
 //!
 //! They are read while the pipeline is parsed. A plan of thousands of points then finds its keys in a sorted list, in a
-//! tenth of the time that sled takes. No other process can change an index that is open here. A change that this
-//! process makes gives the open index another version, and the list counts for one version only.
+//! tenth of the time that sled takes. No other process can change an index that is open here, or its copy. A change
+//! that this process makes gives the open index another version, and a list counts for one version only.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,26 +10,23 @@ use super::engine::Failure;
 use super::entries::{self, Usable};
 use crate::key::Key;
 
-/// The short entries of all results, sorted by key.
+/// Short entries of results, sorted by key.
 pub(super) struct UsableResults(Vec<(Key, Usable)>);
 
 impl UsableResults {
-    /// Reads them until `is_needed`. `None` if there was no time for all.
-    pub(super) fn read(db: &sled::Db, is_needed: impl Fn() -> bool) -> Result<Option<Self>, Failure> {
+    /// Reads them until `is_needed`, and then knows only a part of them.
+    pub(super) fn read(db: &sled::Db, is_needed: impl Fn() -> bool) -> Result<Self, Failure> {
         let mut all = Vec::new();
-        for entry in entries::all_usable(db) {
-            if is_needed() {
-                return Ok(None);
-            }
+        for entry in entries::all_usable(db).take_while(|_| !is_needed()) {
             all.extend(entry?);
         }
-        Ok(Some(Self(all)))
+        Ok(Self(all))
     }
 
-    /// The short entry of a result; `None` if only its record tells whether it is a hit.
-    pub(super) fn get(&self, key: &Key) -> Option<&Usable> {
+    /// The short entry of a result, if it was read.
+    pub(super) fn get(&self, key: &Key) -> Option<Usable> {
         let found = self.0.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
-        Some(&self.0[found].1)
+        Some(self.0[found].1)
     }
 }
 

@@ -262,15 +262,24 @@ fn padded_weights_stay_zero() {
 }
 
 #[test]
-fn weights_keep_their_places() {
-    for shape in [TINY, ODD] {
+fn weights_have_the_places_that_their_module_describes() {
+    for shape in [TINY, ODD, DecoderShape { latent_dim: 16, channels: [32, 16, 32, 16] }] {
         let mut weights = Decoder::new(shape, &Streams::new(1)).weights().unwrap();
         // Different numbers, so that no two can be exchanged unnoticed.
         for tensor in weights.values_mut() {
             let numbers: Vec<f32> = (1..=tensor.len()).map(|n| n as f32).collect();
             *tensor = Tensor::new(tensor.shape(), &numbers).unwrap();
         }
-        assert_eq!(Decoder::from_weights(&weights).unwrap().weights().unwrap(), weights);
+        let decoder = Decoder::from_weights(&weights).unwrap();
+        assert_eq!(decoder.weights().unwrap(), weights);
+        for (l, c) in decoder.convolutions.iter().enumerate() {
+            let ((ci, co), taps) = (layers::channels(shape)[l], c.geometry.taps());
+            for (i, o, tap) in (0..ci).flat_map(|i| (0..co).flat_map(move |o| (0..taps).map(move |tap| (i, o, tap)))) {
+                let theirs = if l == 0 { (o * taps + tap) * ci + i } else { (i * co + o) * taps + tap };
+                let block = &c.weights()[i / LANES * taps * c.co + tap * c.co + o / LANES];
+                assert_eq!(block.0[i % LANES][o % LANES], (theirs + 1) as f32, "layer {l}, {i} to {o}, tap {tap}");
+            }
+        }
     }
 }
 

@@ -31,7 +31,7 @@ enum Order {
     Connected,
     /// By input channel and output channel, then 16 taps.
     Kernels,
-    /// The same with a single tap. The pixels of the last layer's output are its output channels.
+    /// The same with a single tap. The 16 taps of the last layer are its output channels.
     SingleTap,
 }
 
@@ -82,69 +82,64 @@ pub(super) fn set_weights(
 pub(super) fn get_weights(convolution: &Convolution, shape: DecoderShape, layer: usize, values: &mut [f32]) {
     let layer = Layer::of(convolution, shape, layer);
     let blocks = convolution.weights();
-    if let Order::Connected = layer.order {
-        // The weights of a panel are not consecutive in PyTorch's order, so threads can't split `values`.
-        for (panel, blocks) in blocks.chunks(layer.blocks()).enumerate() {
-            get_columns(layer, panel, blocks, values);
-        }
-        return;
+    match layer.order {
+        Order::Connected => get_columns(layer, blocks, values),
+        Order::Kernels => get_kernels::<16>(layer, blocks, values),
+        Order::SingleTap => get_kernels::<1>(layer, blocks, values),
     }
-    blocks.par_chunks(layer.blocks()).zip(values.par_chunks_mut(layer.weights())).for_each(|(blocks, values)| {
-        match layer.order {
-            Order::SingleTap => get_kernels::<1>(layer, blocks, values),
-            _ => get_kernels::<16>(layer, blocks, values),
-        }
-    });
-}
-
-/// The output channels and taps of the fully connected layer.
-fn columns(layer: Layer) -> impl Iterator<Item = (usize, usize)> {
-    (0..layer.co).flat_map(move |output| (0..layer.taps).map(move |tap| (output, tap)))
 }
 
 /// Sets a panel of input channels of the fully connected layer.
 fn set_columns(layer: Layer, panel: usize, values: &[f32], blocks: &mut [Block], scale: impl Fn(usize) -> f32) {
-    for (output, tap) in columns(layer) {
+    for (n, of_output) in values.chunks_exact(layer.ci).enumerate() {
+        let (output, tap) = (n / layer.taps, n % layer.taps);
         let rows = &mut blocks[tap * layer.outputs + output / LANES].0;
-        let inputs = values[(output * layer.taps + tap) * layer.ci..][..layer.ci].iter().skip(panel * LANES);
-        rows.iter_mut().zip(inputs).for_each(|(row, value)| row[output % LANES] = value * scale(output));
+        let inputs = of_output[panel * LANES..].iter().zip(rows);
+        inputs.for_each(|(value, row)| row[output % LANES] = value * scale(output));
     }
 }
 
-/// Copies a panel of input channels of the fully connected layer to `values`.
-fn get_columns(layer: Layer, panel: usize, blocks: &[Block], values: &mut [f32]) {
-    for (output, tap) in columns(layer) {
-        let rows = &blocks[tap * layer.outputs + output / LANES].0;
-        let inputs = values[(output * layer.taps + tap) * layer.ci..][..layer.ci].iter_mut().skip(panel * LANES);
-        inputs.zip(rows).for_each(|(value, row)| *value = row[output % LANES]);
-    }
+/// Copies the weights of the fully connected layer to `values`.
+fn get_columns(layer: Layer, blocks: &[Block], values: &mut [f32]) {
+    values.par_chunks_exact_mut(layer.ci).enumerate().for_each(|(n, of_output)| {
+        let (output, tap) = (n / layer.taps, n % layer.taps);
+        let block = |panel| &blocks[panel * layer.blocks() + tap * layer.outputs + output / LANES];
+        for (panel, inputs) in of_output.chunks_mut(LANES).enumerate() {
+            inputs.iter_mut().zip(&block(panel).0).for_each(|(value, row)| *value = row[output % LANES]);
+        }
+    });
 }
 
 /// Sets a panel of input channels. `values` begins with its weights.
 fn set_kernels<const TAPS: usize>(layer: Layer, values: &[f32], blocks: &mut [Block], scale: impl Fn(usize) -> f32) {
     // All taps of 16 input and 16 output channels fit into the cache of a core.
-    for panel in 0..layer.outputs {
-        let first = panel * LANES;
+    for output_panel in 0..layer.outputs {
+        let first = output_panel * LANES;
         for (row, of_input) in values.chunks_exact(layer.co * TAPS).take(LANES).enumerate() {
             let kernels = of_input.as_chunks::<TAPS>().0[first..].iter().take(LANES).enumerate();
+            // Unused columns stay 0.
             let mut lines: [Row; TAPS] = [[0.0; LANES]; TAPS];
             for (column, kernel) in kernels {
-                let scale = scale(first + column);
-                kernel.iter().zip(&mut lines).for_each(|(value, line)| line[column] = value * scale);
+                let factor = scale(first + column);
+                kernel.iter().zip(&mut lines).for_each(|(value, line)| line[column] = value * factor);
             }
-            let blocks = blocks[panel..].iter_mut().step_by(layer.outputs);
+            let blocks = blocks[output_panel..].iter_mut().step_by(layer.outputs);
             blocks.zip(lines).for_each(|(block, line)| block.0[row] = line);
         }
     }
 }
 
-/// Copies a panel of input channels to `values`, which has as many channels as the panel.
+/// Copies the weights to `values`.
 fn get_kernels<const TAPS: usize>(layer: Layer, blocks: &[Block], values: &mut [f32]) {
-    for panel in 0..layer.outputs {
-        for (row, of_input) in values.chunks_exact_mut(layer.co * TAPS).enumerate() {
-            let lines: [&Row; TAPS] = std::array::from_fn(|tap| &blocks[tap * layer.outputs + panel].0[row]);
-            let kernels = of_input.as_chunks_mut::<TAPS>().0[panel * LANES..].iter_mut().take(LANES).enumerate();
-            kernels.for_each(|(column, kernel)| *kernel = lines.map(|line| line[column]));
+    let panels = blocks.par_chunks(layer.blocks()).zip_eq(values.par_chunks_mut(layer.weights()));
+    panels.for_each(|(blocks, values)| {
+        for output_panel in 0..layer.outputs {
+            for (row, of_input) in values.chunks_exact_mut(layer.co * TAPS).enumerate() {
+                let line = |tap: usize| &blocks[tap * layer.outputs + output_panel].0[row];
+                let lines: [&Row; TAPS] = std::array::from_fn(line);
+                let kernels = of_input.as_chunks_mut::<TAPS>().0[output_panel * LANES..].iter_mut().take(LANES);
+                kernels.enumerate().for_each(|(column, kernel)| *kernel = lines.map(|line| line[column]));
+            }
         }
-    }
+    });
 }

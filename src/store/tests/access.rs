@@ -212,42 +212,51 @@ fn read_ahead(store: &Store) {
     store.open_ahead(&AtomicBool::new(false));
 }
 
+fn hit(store: &Store, key: &Key) -> Option<Digest> {
+    store.look(|look| look.hit(key)).unwrap()
+}
+
+fn lose(store: &Store, result: &ResultRecord) {
+    store.index.lose(&result.blobs().map(|blob| blob.digest).collect()).unwrap();
+}
+
 #[test]
 fn entries_that_were_read_ahead_do_not_hide_a_change() {
     let dir = tempfile::tempdir().unwrap();
-    let hit = |store: &Store, key: &Key| store.look(|look| look.hit(key)).unwrap();
-    let first = commit(&store(dir.path()), "x", &components("a", 1), &artifact(1, 100_000));
+    let a = components("a", 1);
+    let first = commit(&store(dir.path()), "x", &a, &artifact(1, 100_000));
     let store = store(dir.path());
     read_ahead(&store);
     assert_eq!(hit(&store, &first.key), Some(first.digest));
     assert_eq!(hit(&store, &Digest([7; 32])), None);
-    // A result that is stored afterwards.
-    let second = commit(&store, "y", &components("b", 1), &artifact(2, 100));
-    assert_eq!(hit(&store, &second.key), Some(second.digest));
-    assert_eq!(hit(&store, &first.key), Some(first.digest));
+    // Another result with the same key, as `--force` makes it.
+    let again = commit(&store, "x", &a, &artifact(2, 100_000));
+    assert_ne!(again.digest, first.digest);
+    assert_eq!(hit(&store, &first.key), Some(again.digest));
     // A result that turns out to be damaged.
     read_ahead(&store);
-    assert_eq!(hit(&store, &first.key), Some(first.digest));
-    store.index.lose(&first.blobs().map(|blob| blob.digest).collect()).unwrap();
+    lose(&store, &again);
     assert_eq!(hit(&store, &first.key), None);
+    // A result whose packs are lost.
+    let second = commit(&store, "y", &components("b", 1), &artifact(3, 100_000));
     read_ahead(&store);
-    assert_eq!(hit(&store, &first.key), None);
     assert_eq!(hit(&store, &second.key), Some(second.digest));
+    store.index.raise_lineage().unwrap();
+    assert_eq!(hit(&store, &second.key), None);
 }
 
 #[test]
 fn entries_that_were_read_ahead_do_not_outlive_their_opening() {
     let dir = tempfile::tempdir().unwrap();
-    let hit = |store: &Store, key: &Key| store.look(|look| look.hit(key)).unwrap();
     let (ours, theirs) = (store(dir.path()), store(dir.path()));
-    let first = commit(&ours, "x", &components("a", 1), &artifact(1, 100));
+    let first = commit(&ours, "x", &components("a", 1), &artifact(1, 100_000));
     read_ahead(&ours);
     assert_eq!(hit(&ours, &first.key), Some(first.digest));
     ours.close();
-    // Another process stores a result meanwhile.
-    let second = commit(&theirs, "y", &components("b", 1), &artifact(2, 100));
+    // Another process finds it damaged.
+    lose(&theirs, &first);
     theirs.close();
-    assert_eq!(hit(&ours, &second.key), Some(second.digest));
+    assert_eq!(hit(&ours, &first.key), None);
 }
 
 #[test]
@@ -256,5 +265,26 @@ fn read_ahead_that_is_cut_short_hides_no_result() {
     let first = commit(&store(dir.path()), "x", &components("a", 1), &artifact(1, 100));
     let store = store(dir.path());
     store.open_ahead(&AtomicBool::new(true));
-    assert_eq!(store.look(|look| look.hit(&first.key)).unwrap(), Some(first.digest));
+    assert_eq!(hit(&store, &first.key), Some(first.digest));
+}
+
+#[test]
+fn only_an_unchanged_index_is_left_open() {
+    let leave = |use_it: &dyn Fn(&Store)| {
+        let dir = tempfile::tempdir().unwrap();
+        commit(&store(dir.path()), "x", &components("a", 1), &artifact(1, 100));
+        let store = store(dir.path());
+        read_ahead(&store);
+        use_it(&store);
+        store.leave();
+        open(dir.path()).unwrap().index.is_free()
+    };
+    assert!(!leave(&|_| ()), "the end of the process closes it");
+    assert!(leave(&|store| drop(commit(store, "y", &components("b", 1), &artifact(2, 100)))));
+    assert!(leave(&|store| store.note_hits("p", &[("z", Digest([1; 32]))]).unwrap()));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    // The digest of a new file is not remembered, because it may still change.
+    file.as_file().set_modified(std::time::SystemTime::now() - Duration::from_secs(60)).unwrap();
+    let digest = |store: &Store| assert!(store.file_digest(file.path()).is_ok());
+    assert!(leave(&digest), "a file's digest is remembered");
 }
