@@ -3,7 +3,7 @@
 use rustix::process::{Resource, getrlimit};
 
 use crate::error::{Error, Result};
-use crate::system::cores;
+use crate::system::{cores, save_address_space};
 
 /// Address space that a small pipeline needs in addition to the stacks of its threads.
 const BASE: u64 = 128 << 20;
@@ -52,7 +52,7 @@ fn check_threads(count: usize) -> Result<()> {
 
 fn check_address_space() -> Result<()> {
     let Some(limit) = getrlimit(Resource::As).current else { return Ok(()) };
-    use_few_arenas();
+    save_address_space();
     let needed = BASE + STACK * (THREADS + 2 * cores() as u64);
     let used = address_space().unwrap_or(0);
     if limit.saturating_sub(used) >= needed {
@@ -74,14 +74,4 @@ fn address_space() -> Option<u64> {
     let size = text.lines().find_map(|line| line.strip_prefix("VmSize:"))?;
     let kilobytes: u64 = size.split_ascii_whitespace().next()?.parse().ok()?;
     Some(kilobytes << 10)
-}
-
-/// glibc reserves 64 MB of address space for each allocating thread, up to eight times the number of cores.
-fn use_few_arenas() {
-    #[cfg(target_env = "gnu")]
-    #[expect(unsafe_code, reason = "a setting of the C library")]
-    // SAFETY: only sets a number in the allocator; called before other threads start.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 2);
-    }
 }
