@@ -158,8 +158,11 @@ impl<'a> Look<'a> {
     /// The output digest of this key's result, if its bytes are there: see [`Store::are_present`].
     pub fn hit(&self, key: &Key) -> Result<Option<Digest>, LookError> {
         let Some(db) = self.db else { return Ok(None) };
-        let read_ahead = self.usable.as_ref().and_then(|usable| usable.get(key));
-        if let Some(usable) = read_ahead.map_or_else(|| entries::usable(db, key), |usable| Ok(Some(usable)))?
+        let usable = match self.usable.as_ref().and_then(|usable| usable.get(key)) {
+            None => entries::usable(db, key)?,
+            read_ahead => read_ahead,
+        };
+        if let Some(usable) = usable
             && (!usable.blobs || self.has_packs(usable.lineage)?)
         {
             return Ok(Some(usable.digest));
